@@ -1,1 +1,5 @@
 //! Ringback.
+pub mod call;
+pub mod calls;
+pub mod clock;
+pub mod names;

@@ -1,0 +1,122 @@
+//! A change of a call as data: what to set, and on what condition. The store makes one conditional write of it;
+//! [`Call::apply`] and [`Check::holds`] say what that write means.
+
+use std::collections::BTreeSet;
+
+use super::{Answerer, Call, HistoryEntry, KEPT_FOR, Status, Why};
+use crate::clock::Timestamp;
+use crate::names::{CallSid, ChannelId, DeviceId, Extension};
+
+/// A change that may be saved if every check holds for the call as it is stored then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// The condition: all of these.
+    pub checks: Vec<Check>,
+    /// The change.
+    pub change: Change,
+}
+
+/// What to set, and the line of history that tells of it. Each change also counts the version up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The fields to set.
+    pub sets: Vec<Set>,
+    /// The line to add to the call's history.
+    pub entry: HistoryEntry,
+}
+
+/// One thing that must be true of the stored call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// Nothing has changed since this version was read.
+    VersionIs(u64),
+    /// The call is in this state.
+    StatusIs(Status),
+    /// The call is for this extension.
+    ExtensionIs(Extension),
+    /// The phone may still ring at this moment.
+    RingsAt(Timestamp),
+    /// The ring is over at this moment.
+    RungOutAt(Timestamp),
+    /// Nobody has recorded yet which devices rang.
+    NotRungYet,
+    /// This device rang and no other did.
+    RangOnly(DeviceId),
+    /// The effects of the transition made at this moment are still owed.
+    OwedSince(Timestamp),
+}
+
+impl Check {
+    /// Whether this is true of `call`.
+    #[must_use]
+    pub fn holds(&self, call: &Call) -> bool {
+        match self {
+            Self::VersionIs(version) => call.version == *version,
+            Self::StatusIs(status) => call.status == *status,
+            Self::ExtensionIs(extension) => call.extension == *extension,
+            Self::RingsAt(moment) => call.rings_until > *moment,
+            Self::RungOutAt(moment) => call.rings_until <= *moment,
+            Self::NotRungYet => call.rang.is_none(),
+            Self::RangOnly(device) => call
+                .rang
+                .as_ref()
+                .is_some_and(|rang| rang.len() == 1 && rang.contains(device)),
+            Self::OwedSince(moment) => call.owed_since == Some(*moment),
+        }
+    }
+}
+
+/// One field to set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Set {
+    /// Go on to this state.
+    Status(Status),
+    /// Who accepted.
+    AnsweredBy(Answerer),
+    /// When the app was ready.
+    ReadyAt(Timestamp),
+    /// When the legs were joined.
+    BridgedAt(Timestamp),
+    /// When and why the call was over; it is kept for a day from then on.
+    Ended(Timestamp, Why),
+    /// The channel on which the caller waits.
+    CallerLeg(ChannelId),
+    /// Exotel's id of the call.
+    CallSid(CallSid),
+    /// The devices that rang.
+    Rang(BTreeSet<DeviceId>),
+    /// The devices that declined.
+    DeclinedBy(BTreeSet<DeviceId>),
+    /// Effects are owed from now on.
+    OwedSince(Timestamp),
+    /// Nothing is owed any longer.
+    NothingOwed,
+}
+
+impl Set {
+    /// When an item whose call ended at `ended_at` may be forgotten, in seconds since the Unix epoch.
+    #[must_use]
+    pub fn expiry_after(ended_at: Timestamp) -> u64 {
+        (ended_at + KEPT_FOR).as_secs_rounded_up()
+    }
+
+    pub(super) fn apply_to(&self, call: &mut Call) {
+        match self {
+            Self::Status(status) => call.status = *status,
+            Self::AnsweredBy(answerer) => call.answered_by = Some(answerer.clone()),
+            Self::ReadyAt(moment) => call.ready_at = Some(*moment),
+            Self::BridgedAt(moment) => call.bridged_at = Some(*moment),
+            Self::Ended(moment, why) => {
+                call.ended_at = Some(*moment);
+                call.why = Some(*why);
+                call.expires_at = Self::expiry_after(*moment);
+            }
+            Self::CallerLeg(channel) => call.caller_leg = Some(channel.clone()),
+            Self::CallSid(sid) => call.call_sid = Some(sid.clone()),
+            Self::Rang(devices) => call.rang = Some(devices.clone()),
+            Self::DeclinedBy(devices) => call.declined_by.clone_from(devices),
+            Self::OwedSince(moment) => call.owed_since = Some(*moment),
+            Self::NothingOwed => call.owed_since = None,
+        }
+    }
+}

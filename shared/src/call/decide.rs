@@ -1,0 +1,612 @@
+//! Every rule of a call's life.
+
+use std::collections::BTreeSet;
+
+use super::{
+    Answerer, Attempt, Audience, Call, CallType, CancelReason, Change, Check, Effect, Event,
+    HistoryEntry, Limits, Party, Set, Status, Why,
+};
+use crate::clock::Timestamp;
+use crate::names::{CallId, CallSid, Caller, ChannelId, Extension};
+
+/// What follows from an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Save the change, on condition that nobody saved another first; then carry the effects out.
+    Advance {
+        /// What to save.
+        change: Change,
+        /// What to do then.
+        effects: Vec<Effect>,
+    },
+    /// The event has been dealt with before. These effects may have been left undone.
+    Stay {
+        /// What to do again.
+        effects: Vec<Effect>,
+    },
+    /// The event is not for this call, or comes too late. Not a fault of ours: the caller is told why.
+    Refuse(Refusal),
+}
+
+/// Why an event was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The party's extension has no part in the call.
+    NotYours,
+    /// The call has gone another way; its status says which.
+    GoneAnotherWay,
+    /// The witness speaks of another call of the same caller.
+    AnotherCall,
+}
+
+/// A call that somebody has just witnessed.
+#[derive(Clone, Debug)]
+pub struct Incoming {
+    /// The id it is to have.
+    pub call_id: CallId,
+    /// Whose phone is wanted.
+    pub extension: Extension,
+    /// Who calls.
+    pub caller: Caller,
+    /// Voice or video.
+    pub call_type: CallType,
+    /// The channel on which the caller waits, if the PBX reports it.
+    pub caller_leg: Option<ChannelId>,
+    /// Exotel's id, if it is known.
+    pub call_sid: Option<CallSid>,
+}
+
+/// The beginning of a call's life: it is to be stored, and then the phone is to be woken ([`Effect::Ring`] and a
+/// timer are owed). S1 pushed first; a fast phone could then answer a call that did not exist yet.
+#[must_use]
+pub fn ring(incoming: Incoming, limits: Limits, now: Timestamp) -> Call {
+    let rings_until = now + limits.ring;
+    let longest = rings_until + limits.connect + limits.talk;
+    Call {
+        call_id: incoming.call_id,
+        version: 1,
+        status: Status::WaitingForMobile,
+        extension: incoming.extension,
+        caller: incoming.caller,
+        call_type: incoming.call_type,
+        created_at: now,
+        rings_until,
+        limits,
+        history: vec![HistoryEntry {
+            at: now,
+            event: "ring".to_owned(),
+            by: incoming.caller_leg.as_ref().map(ToString::to_string),
+        }],
+        call_sid: incoming.call_sid,
+        caller_leg: incoming.caller_leg,
+        rang: None,
+        declined_by: BTreeSet::new(),
+        answered_by: None,
+        ready_at: None,
+        bridged_at: None,
+        ended_at: None,
+        why: None,
+        owed_since: Some(now),
+        expires_at: Set::expiry_after(longest),
+    }
+}
+
+/// What follows from `event` for `call`. Every rule, including who may do what, is in here.
+#[must_use]
+pub fn decide(call: &Call, event: &Event, now: Timestamp) -> Decision {
+    if party_of(event).is_some_and(|party| party.extension != call.extension) {
+        return Decision::Refuse(Refusal::NotYours);
+    }
+    let verdict = match event {
+        Event::Announced {
+            caller_leg,
+            call_sid,
+        } => announced(call, caller_leg.as_ref(), call_sid.as_ref()),
+        Event::Rang { devices, .. } => rang(call, devices),
+        Event::NobodyRang(why) => nobody_rang(call, *why, now),
+        Event::Accepted { by, .. } => accepted(call, by, now),
+        Event::Declined { by } => declined(call, by, now),
+        Event::HungUp { by } => hung_up(call, by, now),
+        Event::CallerLeft { answered } => caller_left(call, *answered, now),
+        Event::PhoneLeft { answered, cause } => phone_left(call, *answered, *cause, now),
+        Event::Bridged => bridged(call, now),
+        Event::TimerFired => timer_fired(call, now),
+        Event::Settled { owed_since } => settled(call, *owed_since),
+    };
+    match verdict {
+        Verdict::Change(sets) => {
+            let change = Change {
+                sets,
+                entry: entry(event, now),
+            };
+            let effects = effects_after(&call.apply(&change), event, now);
+            Decision::Advance { change, effects }
+        }
+        Verdict::Repeat => Decision::Stay {
+            effects: again(call, now),
+        },
+        Verdict::Only(effects) => Decision::Stay { effects },
+        Verdict::Refuse(refusal) => Decision::Refuse(refusal),
+    }
+}
+
+/// The change that `event` makes in the state in which it normally arrives, to be tried without reading first.
+/// `None` where no state is more usual than another.
+///
+/// Promise (held by a property test): where its checks hold, [`decide`] would advance by the same change.
+#[must_use]
+pub fn usual(event: &Event, now: Timestamp) -> Option<Attempt> {
+    let waiting = Check::StatusIs(Status::WaitingForMobile);
+    let (checks, sets) = match event {
+        Event::Announced { .. } => return None,
+        Event::Rang { devices, .. } => (
+            vec![waiting, Check::NotRungYet],
+            vec![Set::Rang(devices.clone()), Set::NothingOwed],
+        ),
+        Event::NobodyRang(why) => (
+            vec![waiting, Check::NotRungYet],
+            ended(Status::Failed, *why, now),
+        ),
+        Event::Accepted { by, .. } => (
+            vec![
+                waiting,
+                Check::ExtensionIs(by.extension.clone()),
+                Check::RingsAt(now),
+            ],
+            ready(by, now),
+        ),
+        Event::Declined { by } | Event::HungUp { by } => {
+            let mut checks = vec![waiting, Check::ExtensionIs(by.extension.clone())];
+            checks.extend(by.device.clone().map(Check::RangOnly));
+            let mut sets: Vec<Set> = by
+                .device
+                .iter()
+                .map(|device| Set::DeclinedBy([device.clone()].into()))
+                .collect();
+            sets.extend(ended(Status::Declined, Why::CalleeDeclined, now));
+            (checks, sets)
+        }
+        Event::CallerLeft { answered: false } => (
+            vec![waiting],
+            ended(Status::Canceled, Why::CallerHungUp, now),
+        ),
+        Event::CallerLeft { answered: true } => (
+            vec![Check::StatusIs(Status::InProgress)],
+            ended(Status::Completed, Why::CallerHungUp, now),
+        ),
+        Event::PhoneLeft { .. } => (
+            vec![Check::StatusIs(Status::InProgress)],
+            ended(Status::Completed, Why::CalleeHungUp, now),
+        ),
+        Event::Bridged => (vec![Check::StatusIs(Status::MobileReady)], talking(now)),
+        Event::TimerFired => (
+            vec![waiting, Check::RungOutAt(now)],
+            ended(Status::TimedOut, Why::NoAnswer, now),
+        ),
+        Event::Settled { owed_since } => {
+            (vec![Check::OwedSince(*owed_since)], vec![Set::NothingOwed])
+        }
+    };
+    Some(Attempt {
+        checks,
+        change: Change {
+            sets,
+            entry: entry(event, now),
+        },
+    })
+}
+
+/// What is to be done once `event` has brought the call to where it is now.
+#[must_use]
+pub fn effects_after(call: &Call, event: &Event, now: Timestamp) -> Vec<Effect> {
+    match event {
+        Event::Announced { .. } => after_announcement(call, now),
+        Event::Rang { finished_at, .. } => recall_late_rings(call, *finished_at),
+        Event::Declined { .. } | Event::HungUp { .. } if !call.status.is_final() => Vec::new(),
+        Event::Settled { .. } => Vec::new(),
+        Event::NobodyRang(_)
+        | Event::Accepted { .. }
+        | Event::Declined { .. }
+        | Event::HungUp { .. }
+        | Event::CallerLeft { .. }
+        | Event::PhoneLeft { .. }
+        | Event::TimerFired => owed(call),
+        // What accepting the call owed is still owed by whoever carried that out.
+        Event::Bridged => Vec::new(),
+    }
+}
+
+/// How a rule ends: [`Decision`] before the parts that all rules share are added.
+enum Verdict {
+    Change(Vec<Set>),
+    Repeat,
+    Only(Vec<Effect>),
+    Refuse(Refusal),
+}
+
+const NOTHING_TO_DO: Verdict = Verdict::Only(Vec::new());
+const GONE_ANOTHER_WAY: Verdict = Verdict::Refuse(Refusal::GoneAnotherWay);
+
+fn announced(call: &Call, leg: Option<&ChannelId>, sid: Option<&CallSid>) -> Verdict {
+    let same_sid = sid.is_some() && sid == call.call_sid.as_ref();
+    let other_sid = !same_sid && sid.is_some() && call.call_sid.is_some();
+    let new_leg = leg.filter(|leg| call.caller_leg.as_ref() != Some(leg));
+    let replaces_leg = new_leg.is_some() && call.caller_leg.is_some();
+    let names_the_dead = call.status.is_final() && !same_sid && leg.is_none();
+    // Two legs with one CallSid are the trunk's second try; without it, they are two callers.
+    if other_sid || names_the_dead || (replaces_leg && !same_sid) {
+        return Verdict::Refuse(Refusal::AnotherCall);
+    }
+    let mut sets: Vec<Set> = new_leg.cloned().map(Set::CallerLeg).into_iter().collect();
+    if !same_sid {
+        sets.extend(sid.cloned().map(Set::CallSid));
+    }
+    if sets.is_empty() {
+        Verdict::Repeat
+    } else {
+        Verdict::Change(sets)
+    }
+}
+
+fn rang(call: &Call, devices: &BTreeSet<crate::names::DeviceId>) -> Verdict {
+    match (call.status, &call.rang) {
+        (_, Some(_)) => NOTHING_TO_DO,
+        (Status::WaitingForMobile, None) => {
+            Verdict::Change(vec![Set::Rang(devices.clone()), Set::NothingOwed])
+        }
+        (_, None) => Verdict::Change(vec![Set::Rang(devices.clone())]),
+    }
+}
+
+fn nobody_rang(call: &Call, why: Why, now: Timestamp) -> Verdict {
+    let waits_in_vain = call.status == Status::WaitingForMobile && call.rang.is_none();
+    if waits_in_vain {
+        Verdict::Change(ended(Status::Failed, why, now))
+    } else {
+        NOTHING_TO_DO
+    }
+}
+
+fn accepted(call: &Call, by: &Party, now: Timestamp) -> Verdict {
+    match call.status {
+        Status::WaitingForMobile if now < call.rings_until => Verdict::Change(ready(by, now)),
+        Status::MobileReady | Status::InProgress if is_answerer(call, by) => Verdict::Repeat,
+        Status::WaitingForMobile
+        | Status::MobileReady
+        | Status::InProgress
+        | Status::Completed
+        | Status::Declined
+        | Status::TimedOut
+        | Status::Canceled
+        | Status::Failed => GONE_ANOTHER_WAY,
+    }
+}
+
+fn declined(call: &Call, by: &Party, now: Timestamp) -> Verdict {
+    match call.status {
+        Status::WaitingForMobile => decline_while_ringing(call, by, now),
+        Status::Declined => Verdict::Repeat,
+        Status::MobileReady
+        | Status::InProgress
+        | Status::Completed
+        | Status::TimedOut
+        | Status::Canceled
+        | Status::Failed => GONE_ANOTHER_WAY,
+    }
+}
+
+/// A decline that names its device is that device's own: the others ring on until the last of them declines. One
+/// that names none speaks for the extension.
+fn decline_while_ringing(call: &Call, by: &Party, now: Timestamp) -> Verdict {
+    let did_not_ring = |device| {
+        call.rang
+            .as_ref()
+            .is_some_and(|rang| !rang.contains(device))
+    };
+    if by.device.as_ref().is_some_and(did_not_ring) {
+        return NOTHING_TO_DO;
+    }
+    let mut declined_by = call.declined_by.clone();
+    let is_new = by
+        .device
+        .as_ref()
+        .is_none_or(|device| declined_by.insert(device.clone()));
+    let others_ring = by.device.is_some()
+        && call
+            .rang
+            .as_ref()
+            .is_some_and(|rang| !rang.is_subset(&declined_by));
+    if others_ring && !is_new {
+        return NOTHING_TO_DO;
+    }
+    let mut sets = Vec::new();
+    if by.device.is_some() {
+        sets.push(Set::DeclinedBy(declined_by));
+    }
+    if !others_ring {
+        sets.extend(ended(Status::Declined, Why::CalleeDeclined, now));
+    }
+    Verdict::Change(sets)
+}
+
+fn hung_up(call: &Call, by: &Party, now: Timestamp) -> Verdict {
+    match call.status {
+        Status::WaitingForMobile => decline_while_ringing(call, by, now),
+        // The device that lost the race says goodbye to a call that is another's.
+        Status::MobileReady | Status::InProgress if !may_end(call, by) => NOTHING_TO_DO,
+        Status::MobileReady => Verdict::Change(ended(Status::Declined, Why::CalleeHungUp, now)),
+        Status::InProgress => Verdict::Change(ended(Status::Completed, Why::CalleeHungUp, now)),
+        Status::Completed
+        | Status::Declined
+        | Status::TimedOut
+        | Status::Canceled
+        | Status::Failed => Verdict::Repeat,
+    }
+}
+
+fn caller_left(call: &Call, answered: bool, now: Timestamp) -> Verdict {
+    match call.status {
+        Status::WaitingForMobile => {
+            Verdict::Change(ended(Status::Canceled, Why::CallerHungUp, now))
+        }
+        // Only joining the legs answers the caller: this overtook the news that they had been joined.
+        Status::MobileReady if answered => {
+            Verdict::Change(ended(Status::Completed, Why::CallerHungUp, now))
+        }
+        Status::MobileReady => Verdict::Change(ended(Status::Canceled, Why::CallerHungUp, now)),
+        Status::InProgress => Verdict::Change(ended(Status::Completed, Why::CallerHungUp, now)),
+        Status::Completed
+        | Status::Declined
+        | Status::TimedOut
+        | Status::Canceled
+        | Status::Failed => NOTHING_TO_DO,
+    }
+}
+
+fn phone_left(call: &Call, answered: bool, cause: u16, now: Timestamp) -> Verdict {
+    let (status, why) = match call.status {
+        Status::MobileReady if answered => (Status::Completed, Why::CalleeHungUp),
+        Status::MobileReady if is_no(cause) => (Status::Declined, Why::CalleeDeclined),
+        Status::MobileReady => (Status::Failed, Why::PhoneUnreachable),
+        Status::InProgress => (Status::Completed, Why::CalleeHungUp),
+        Status::WaitingForMobile
+        | Status::Completed
+        | Status::Declined
+        | Status::TimedOut
+        | Status::Canceled
+        | Status::Failed => return NOTHING_TO_DO,
+    };
+    Verdict::Change(ended(status, why, now))
+}
+
+fn bridged(call: &Call, now: Timestamp) -> Verdict {
+    match call.status {
+        Status::MobileReady => Verdict::Change(talking(now)),
+        Status::InProgress => NOTHING_TO_DO,
+        Status::WaitingForMobile => GONE_ANOTHER_WAY,
+        // The legs met while the call was being ended.
+        Status::Completed
+        | Status::Declined
+        | Status::TimedOut
+        | Status::Canceled
+        | Status::Failed => Verdict::Only(vec![Effect::HangUpCaller, Effect::HangUpPhone]),
+    }
+}
+
+fn timer_fired(call: &Call, now: Timestamp) -> Verdict {
+    match call.deadline() {
+        None => Verdict::Repeat,
+        Some(deadline) if now < deadline => too_early(call, deadline, now),
+        Some(_) => Verdict::Change(match call.status {
+            Status::MobileReady => ended(Status::Failed, Why::NotConnected, now),
+            Status::InProgress => ended(Status::Completed, Why::TalkedTooLong, now),
+            Status::WaitingForMobile
+            | Status::Completed
+            | Status::Declined
+            | Status::TimedOut
+            | Status::Canceled
+            | Status::Failed => ended(Status::TimedOut, Why::NoAnswer, now),
+        }),
+    }
+}
+
+/// A timer that comes before its time ends nothing. It sets itself anew, since it may be the last one there is,
+/// and finishes what somebody left undone.
+fn too_early(call: &Call, deadline: Timestamp, now: Timestamp) -> Verdict {
+    let mut effects = vec![Effect::ArmTimer(deadline)];
+    if call.was_abandoned(now) {
+        effects.extend(
+            owed(call)
+                .into_iter()
+                .filter(|effect| *effect != Effect::ArmTimer(deadline)),
+        );
+    }
+    Verdict::Only(effects)
+}
+
+fn settled(call: &Call, owed_since: Timestamp) -> Verdict {
+    if call.owed_since == Some(owed_since) {
+        Verdict::Change(vec![Set::NothingOwed])
+    } else {
+        NOTHING_TO_DO
+    }
+}
+
+fn ready(by: &Party, now: Timestamp) -> Vec<Set> {
+    vec![
+        Set::Status(Status::MobileReady),
+        Set::AnsweredBy(Answerer {
+            device: by.device.clone(),
+        }),
+        Set::ReadyAt(now),
+        Set::OwedSince(now),
+    ]
+}
+
+fn talking(now: Timestamp) -> Vec<Set> {
+    vec![Set::Status(Status::InProgress), Set::BridgedAt(now)]
+}
+
+fn ended(status: Status, why: Why, now: Timestamp) -> Vec<Set> {
+    vec![
+        Set::Status(status),
+        Set::Ended(now, why),
+        Set::OwedSince(now),
+    ]
+}
+
+/// All that being in its state asks to be done for a call: what a transition into that state is followed by, and
+/// what is done over if whoever made the transition died.
+fn owed(call: &Call) -> Vec<Effect> {
+    let mut effects = match call.status {
+        Status::WaitingForMobile => return vec![Effect::ArmTimer(call.rings_until), Effect::Ring],
+        Status::MobileReady => {
+            let mut effects: Vec<Effect> = call.caller_leg.iter().map(|_| Effect::Bridge).collect();
+            effects.extend(answered_elsewhere(call));
+            effects
+        }
+        Status::InProgress => answered_elsewhere(call).into_iter().collect(),
+        Status::Completed => take_down(call, Effect::HangUpCaller),
+        Status::Canceled => with_cancel(call, Effect::HangUpCaller, CancelReason::CallerHungUp),
+        Status::TimedOut => with_cancel(call, Effect::Busy, CancelReason::Timeout),
+        Status::Failed if call.ready_at.is_some() => {
+            with_cancel(call, Effect::Busy, CancelReason::Timeout)
+        }
+        Status::Failed => take_down(call, Effect::Busy),
+        Status::Declined if call.ready_at.is_some() => take_down(call, Effect::Busy),
+        Status::Declined if rang_alone(call) => take_down(call, Effect::Busy),
+        Status::Declined => with_cancel(call, Effect::Busy, CancelReason::AnsweredElsewhere),
+    };
+    effects.extend(call.owed_since.map(Effect::Settle));
+    if call.status.is_final() {
+        effects.push(Effect::DisarmTimer);
+    }
+    effects
+}
+
+/// What a repeated event sets off: what nobody would notice twice, or everything, if the first attempt died.
+fn again(call: &Call, now: Timestamp) -> Vec<Effect> {
+    let mut effects = owed(call);
+    if !call.was_abandoned(now) {
+        effects.retain(Effect::repeats_unnoticed);
+    }
+    effects
+}
+
+fn after_announcement(call: &Call, now: Timestamp) -> Vec<Effect> {
+    match call.status {
+        Status::WaitingForMobile if call.was_abandoned(now) => owed(call),
+        Status::WaitingForMobile | Status::InProgress => Vec::new(),
+        Status::MobileReady => call.caller_leg.iter().map(|_| Effect::Bridge).collect(),
+        // The leg of a caller whose call was over before it arrived.
+        Status::Completed
+        | Status::Declined
+        | Status::TimedOut
+        | Status::Canceled
+        | Status::Failed => call.caller_leg.iter().map(|_| Effect::Busy).collect(),
+    }
+}
+
+/// A push that was handed over only after the call had stopped ringing may reach its phone after the cancellation
+/// did: it is called back once more.
+fn recall_late_rings(call: &Call, finished_at: Timestamp) -> Vec<Effect> {
+    let stopped_ringing = call.ready_at.or(call.ended_at);
+    if stopped_ringing.is_none_or(|stopped| finished_at < stopped) {
+        return Vec::new();
+    }
+    match call.status {
+        Status::WaitingForMobile => Vec::new(),
+        Status::MobileReady | Status::InProgress | Status::Completed => {
+            answered_elsewhere(call).into_iter().collect()
+        }
+        Status::Canceled => vec![cancel(call, CancelReason::CallerHungUp)],
+        Status::TimedOut | Status::Failed => vec![cancel(call, CancelReason::Timeout)],
+        Status::Declined => vec![cancel(call, CancelReason::AnsweredElsewhere)],
+    }
+}
+
+fn take_down(call: &Call, caller: Effect) -> Vec<Effect> {
+    let mut effects: Vec<Effect> = call.caller_leg.iter().map(|_| caller.clone()).collect();
+    effects.extend(call.ready_at.map(|_| Effect::HangUpPhone));
+    effects
+}
+
+fn with_cancel(call: &Call, caller: Effect, reason: CancelReason) -> Vec<Effect> {
+    let mut effects = take_down(call, caller);
+    effects.push(cancel(call, reason));
+    effects
+}
+
+/// The cancellation for every device that may think it still has a part in the call.
+fn cancel(call: &Call, reason: CancelReason) -> Effect {
+    let answerer = call
+        .answered_by
+        .as_ref()
+        .and_then(|answerer| answerer.device.clone());
+    let to = match answerer {
+        // The others were told when this one answered.
+        Some(device) => Audience::Only(device),
+        None => Audience::AllBut(call.declined_by.clone()),
+    };
+    Effect::Cancel { reason, to }
+}
+
+/// The cancellation for the devices that did not answer. An app that named no device cannot be told from the
+/// others, and must not be told that somebody else answered what it answered itself.
+fn answered_elsewhere(call: &Call) -> Option<Effect> {
+    let answerer = call.answered_by.as_ref()?.device.clone()?;
+    if call
+        .rang
+        .as_ref()
+        .is_some_and(|rang| rang.len() == 1 && rang.contains(&answerer))
+    {
+        return None;
+    }
+    let mut spared = call.declined_by.clone();
+    spared.insert(answerer);
+    Some(Effect::Cancel {
+        reason: CancelReason::AnsweredElsewhere,
+        to: Audience::AllBut(spared),
+    })
+}
+
+fn rang_alone(call: &Call) -> bool {
+    call.rang.as_ref().is_some_and(|rang| rang.len() <= 1)
+}
+
+fn is_answerer(call: &Call, by: &Party) -> bool {
+    call.answered_by
+        .as_ref()
+        .is_some_and(|answerer| answerer.device == by.device)
+}
+
+fn may_end(call: &Call, by: &Party) -> bool {
+    by.device.is_none() || is_answerer(call, by)
+}
+
+/// Whether a phone that ends its leg with this Q.850 cause said no: 17 user busy, 21 call rejected.
+const fn is_no(cause: u16) -> bool {
+    matches!(cause, 17 | 21)
+}
+
+fn party_of(event: &Event) -> Option<&Party> {
+    match event {
+        Event::Accepted { by, .. } | Event::Declined { by } | Event::HungUp { by } => Some(by),
+        Event::Announced { .. }
+        | Event::Rang { .. }
+        | Event::NobodyRang(_)
+        | Event::CallerLeft { .. }
+        | Event::PhoneLeft { .. }
+        | Event::Bridged
+        | Event::TimerFired
+        | Event::Settled { .. } => None,
+    }
+}
+
+fn entry(event: &Event, now: Timestamp) -> HistoryEntry {
+    HistoryEntry {
+        at: now,
+        event: event.as_str().to_owned(),
+        by: event.by(),
+    }
+}

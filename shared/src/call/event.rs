@@ -1,0 +1,190 @@
+//! What can happen to a call.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+use crate::names::{CallSid, ChannelId, DeviceId, Extension};
+
+/// Something that happened to a call, whoever reported it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A witness of the call (Exotel's webhook, the PBX's hook) has told what it knows of it.
+    Announced {
+        /// The channel on which the caller waits.
+        caller_leg: Option<ChannelId>,
+        /// Exotel's id of the call.
+        call_sid: Option<CallSid>,
+    },
+    /// Pushes went out to these devices, the last of them at this moment.
+    Rang {
+        /// The devices whose push service took the push.
+        devices: BTreeSet<DeviceId>,
+        /// When the last of them had been handed over.
+        finished_at: Timestamp,
+    },
+    /// No device could be woken.
+    NobodyRang(Why),
+    /// An app took the call.
+    Accepted {
+        /// Who.
+        by: Party,
+        /// Whether the app was running already.
+        readiness: Readiness,
+    },
+    /// An app did not want the call.
+    Declined {
+        /// Who.
+        by: Party,
+    },
+    /// An app ended the call.
+    HungUp {
+        /// Who.
+        by: Party,
+    },
+    /// The caller's leg is gone.
+    CallerLeft {
+        /// Whether that leg had been answered, which only joining it to the phone does.
+        answered: bool,
+    },
+    /// The phone's leg is gone.
+    PhoneLeft {
+        /// Whether the phone had answered it.
+        answered: bool,
+        /// The Q.850 cause, 0 where none was given.
+        cause: u16,
+    },
+    /// The two legs have been joined.
+    Bridged,
+    /// A timer of this call has fired.
+    TimerFired,
+    /// The effects that were owed since this moment have been carried out.
+    Settled {
+        /// [`super::Call::owed_since`], as it was when they were begun.
+        owed_since: Timestamp,
+    },
+}
+
+impl Event {
+    /// The event's name in histories and logs.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Announced {
+                caller_leg: Some(_),
+                ..
+            } => "caller_arrived",
+            Self::Announced {
+                caller_leg: None, ..
+            } => "announced",
+            Self::Rang { .. } => "rang",
+            Self::NobodyRang(_) => "nobody_rang",
+            Self::Accepted {
+                readiness: Readiness::Running,
+                ..
+            } => "accept",
+            Self::Accepted {
+                readiness: Readiness::Woken,
+                ..
+            } => "accept_ready",
+            Self::Declined { .. } => "decline",
+            Self::HungUp { .. } => "hangup",
+            Self::CallerLeft { .. } => "caller_left",
+            Self::PhoneLeft { .. } => "phone_left",
+            Self::Bridged => "bridged",
+            Self::TimerFired => "timer_fired",
+            Self::Settled { .. } => "settled",
+        }
+    }
+
+    /// By whom, or with what cause, for the history.
+    #[must_use]
+    pub fn by(&self) -> Option<String> {
+        match self {
+            Self::Announced {
+                caller_leg: leg, ..
+            } => leg.as_ref().map(ToString::to_string),
+            Self::Rang { devices, .. } => Some(format!("{} devices", devices.len())),
+            Self::NobodyRang(why) => Some(why.as_str().to_owned()),
+            Self::Accepted { by, .. } | Self::Declined { by } | Self::HungUp { by } => {
+                Some(by.to_string())
+            }
+            Self::CallerLeft { answered } => Some(format!("answered={answered}")),
+            Self::PhoneLeft { answered, cause } => {
+                Some(format!("answered={answered} cause={cause}"))
+            }
+            Self::Bridged | Self::TimerFired | Self::Settled { .. } => None,
+        }
+    }
+}
+
+/// Whether the app was running when the call came (S1's actions `accept` and `accept_ready`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// `accept`: it was running. It may still register with SIP only seconds later.
+    Running,
+    /// `accept_ready`: the push woke it, and it has made itself ready.
+    Woken,
+}
+
+/// An app that acts on a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Party {
+    /// The extension that its token speaks for.
+    pub extension: Extension,
+    /// Its device. An app that names none speaks for the extension as a whole.
+    pub device: Option<DeviceId>,
+}
+
+impl fmt::Display for Party {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.device {
+            Some(device) => write!(f, "{}/{device}", self.extension),
+            None => write!(f, "{}", self.extension),
+        }
+    }
+}
+
+/// Why a call was over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Why {
+    /// The caller hung up.
+    CallerHungUp,
+    /// The person called declined.
+    CalleeDeclined,
+    /// The person called hung up.
+    CalleeHungUp,
+    /// Nobody answered while it rang.
+    NoAnswer,
+    /// The extension has no device.
+    NoDevice,
+    /// No push service took a push.
+    PushFailed,
+    /// The phone was ready but its SIP leg could not be brought up.
+    PhoneUnreachable,
+    /// The phone was ready but the legs were not joined in time.
+    NotConnected,
+    /// They talked for longer than a call may last.
+    TalkedTooLong,
+}
+
+impl Why {
+    /// As it stands in histories, logs and answers.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::CallerHungUp => "caller_hung_up",
+            Self::CalleeDeclined => "callee_declined",
+            Self::CalleeHungUp => "callee_hung_up",
+            Self::NoAnswer => "no_answer",
+            Self::NoDevice => "no_device",
+            Self::PushFailed => "push_failed",
+            Self::PhoneUnreachable => "phone_unreachable",
+            Self::NotConnected => "not_connected",
+            Self::TalkedTooLong => "talked_too_long",
+        }
+    }
+}

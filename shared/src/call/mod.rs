@@ -1,0 +1,266 @@
+//! The life of a call: what it is, what can happen to it, and what follows. No I/O, no clock.
+//!
+//! [`decide`] holds every rule. [`Event`] is what can happen, [`Effect`] what is to be done about it, and
+//! [`Attempt`] the change to save first, with the condition on which it may be saved.
+
+mod change;
+mod decide;
+mod effect;
+mod event;
+#[cfg(test)]
+mod properties;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use change::{Attempt, Change, Check, Set};
+pub use decide::{Decision, Refusal, decide, effects_after, ring, usual};
+pub use effect::{Audience, CancelReason, Effect};
+pub use event::{Event, Party, Readiness, Why};
+
+use crate::clock::Timestamp;
+use crate::names::{CallId, CallSid, Caller, ChannelId, DeviceId, Extension};
+
+/// One call, as it is stored.
+///
+/// New code must read what old code wrote: a new field is optional or has a default.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Call {
+    /// The call's id; S1's `server_call_id` and `call_id` are both this.
+    pub call_id: CallId,
+    /// Counts the changes of this item, so that a rival who saved first is noticed.
+    pub version: u64,
+    /// Where the call is in its life.
+    pub status: Status,
+    /// Whose phone is wanted.
+    pub extension: Extension,
+    /// Who calls.
+    pub caller: Caller,
+    /// Voice or video.
+    pub call_type: CallType,
+    /// When the call was stored, which is just before the phone was woken.
+    pub created_at: Timestamp,
+    /// Until when the phone rings (S1: `timeout`).
+    pub rings_until: Timestamp,
+    /// The time limits that were in force when the call came.
+    pub limits: Limits,
+    /// Exotel's id of the call, once one of the witnesses has told it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub call_sid: Option<CallSid>,
+    /// The channel on which the caller waits, once it has reached Asterisk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caller_leg: Option<ChannelId>,
+    /// The devices whose push went out; absent until that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rang: Option<BTreeSet<DeviceId>>,
+    /// The devices that declined while others rang on.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub declined_by: BTreeSet<DeviceId>,
+    /// Who accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered_by: Option<Answerer>,
+    /// When the app said it was ready (S1: `mobile_ready_time`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_at: Option<Timestamp>,
+    /// When the two legs were joined.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bridged_at: Option<Timestamp>,
+    /// When the call was over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Timestamp>,
+    /// Why it was over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<Why>,
+    /// Since when the effects of the last transition are owed; absent once they have been carried out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owed_since: Option<Timestamp>,
+    /// What happened, oldest first.
+    #[serde(default)]
+    pub history: Vec<HistoryEntry>,
+    /// When the item may be forgotten, in seconds since the Unix epoch (DynamoDB's TTL attribute).
+    pub expires_at: u64,
+}
+
+/// Where a call is in its life. `snake_case` on the wire, as the contract spells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// The caller waits, the phone is being woken.
+    WaitingForMobile,
+    /// The app has said that it is ready; the two legs are being joined.
+    MobileReady,
+    /// Caller and phone are talking.
+    InProgress,
+    /// They have talked.
+    Completed,
+    /// The person wanted did not want the call.
+    Declined,
+    /// Nobody answered in time.
+    TimedOut,
+    /// The caller hung up before anybody answered.
+    Canceled,
+    /// It could not be carried out.
+    Failed,
+}
+
+impl Status {
+    /// Whether the call is over. There is no way out of a final state.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        match self {
+            Self::WaitingForMobile | Self::MobileReady | Self::InProgress => false,
+            Self::Completed | Self::Declined | Self::TimedOut | Self::Canceled | Self::Failed => {
+                true
+            }
+        }
+    }
+
+    /// As it stands on the wire and in the table.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::WaitingForMobile => "waiting_for_mobile",
+            Self::MobileReady => "mobile_ready",
+            Self::InProgress => "in_progress",
+            Self::Completed => "completed",
+            Self::Declined => "declined",
+            Self::TimedOut => "timed_out",
+            Self::Canceled => "canceled",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// Voice or video (S2: `callType`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CallType {
+    /// Sound alone.
+    #[default]
+    Voice,
+    /// Sound and picture.
+    Video,
+}
+
+impl CallType {
+    /// As it stands in pushes.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Voice => "voice",
+            Self::Video => "video",
+        }
+    }
+}
+
+/// Who accepted a call: an app that named its device, or the extension as a whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answerer {
+    /// The device, where the app named it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceId>,
+}
+
+/// How long each part of a call may last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// How long a phone rings.
+    #[serde(rename = "ring_ms", with = "millis")]
+    pub ring: Duration,
+    /// How long a phone that said it is ready may take until it talks.
+    #[serde(rename = "connect_ms", with = "millis")]
+    pub connect: Duration,
+    /// How long the two may talk.
+    #[serde(rename = "talk_ms", with = "millis")]
+    pub talk: Duration,
+}
+
+/// One line of a call's history.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryEntry {
+    /// When.
+    pub at: Timestamp,
+    /// What happened, in the words of [`Event::as_str`].
+    pub event: String,
+    /// By whom, or with what cause.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
+/// How long effects may be owed before somebody else takes them for abandoned and carries them out.
+///
+/// Longer than a push and an originate take; shorter than a caller's patience.
+pub const ABANDONED_AFTER: Duration = Duration::from_secs(3);
+
+/// How long a finished call is kept for late and repeated requests (the contract: a day).
+pub const KEPT_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl Call {
+    /// Until when the call may stay in the state it is in; `None` once it is over. No other state lacks a deadline,
+    /// so no call gets stuck.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Timestamp> {
+        match self.status {
+            Status::WaitingForMobile => Some(self.rings_until),
+            Status::MobileReady => {
+                let ready_at = self.ready_at.unwrap_or(self.created_at);
+                Some(self.rings_until.max(ready_at + self.limits.connect))
+            }
+            Status::InProgress => {
+                Some(self.bridged_at.unwrap_or(self.created_at) + self.limits.talk)
+            }
+            Status::Completed
+            | Status::Declined
+            | Status::TimedOut
+            | Status::Canceled
+            | Status::Failed => None,
+        }
+    }
+
+    /// The status as a phone should see it now: a ring whose time is up is over, even before its timer fires.
+    #[must_use]
+    pub fn status_at(&self, now: Timestamp) -> Status {
+        let ringing_too_long = self.status == Status::WaitingForMobile && now >= self.rings_until;
+        if ringing_too_long {
+            Status::TimedOut
+        } else {
+            self.status
+        }
+    }
+
+    /// Whether the effects of the last transition have been owed for so long that whoever carried them out must
+    /// have died.
+    #[must_use]
+    pub fn was_abandoned(&self, now: Timestamp) -> bool {
+        self.owed_since
+            .is_some_and(|since| now.since(since) >= ABANDONED_AFTER)
+    }
+
+    /// The call as it is after `change`.
+    #[must_use]
+    pub fn apply(&self, change: &Change) -> Self {
+        let mut next = self.clone();
+        for set in &change.sets {
+            set.apply_to(&mut next);
+        }
+        next.version += 1;
+        next.history.push(change.entry.clone());
+        next
+    }
+}
+
+mod millis {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u64(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        u64::deserialize(from).map(Duration::from_millis)
+    }
+}

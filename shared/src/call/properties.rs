@@ -1,0 +1,322 @@
+//! What holds for every call, whatever happens to it and in whatever order.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::call::decide::Incoming;
+use crate::names::PhoneNumber;
+
+const LIMITS: Limits = Limits {
+    ring: Duration::from_secs(30),
+    connect: Duration::from_secs(15),
+    talk: Duration::from_secs(3600),
+};
+
+const START: Timestamp = Timestamp::from_millis(1_000_000_000_000);
+
+fn device(name: &str) -> DeviceId {
+    DeviceId::try_from(name).unwrap()
+}
+
+fn party(device_name: Option<&str>) -> Party {
+    Party {
+        extension: Extension::try_from("1001").unwrap(),
+        device: device_name.map(device),
+    }
+}
+
+/// A call that has just come in and whose caller waits in Asterisk, or is still on the way there.
+fn a_call(caller_leg: Option<&str>) -> Call {
+    let incoming = Incoming {
+        call_id: CallId::fresh(),
+        extension: Extension::try_from("1001").unwrap(),
+        caller: Caller {
+            number: PhoneNumber::parse("9876543210", "IN"),
+            name: None,
+        },
+        call_type: CallType::Voice,
+        caller_leg: caller_leg.map(|leg| ChannelId::try_from(leg).unwrap()),
+        call_sid: None,
+    };
+    ring(incoming, LIMITS, START)
+}
+
+fn any_device() -> impl Strategy<Value = Option<&'static str>> {
+    prop_oneof![
+        Just(None),
+        Just(Some("phone")),
+        Just(Some("tablet")),
+        Just(Some("stranger"))
+    ]
+}
+
+fn any_party() -> impl Strategy<Value = Party> {
+    (any_device(), prop::bool::weighted(0.1)).prop_map(|(name, foreign)| Party {
+        extension: Extension::try_from(if foreign { "1002" } else { "1001" }).unwrap(),
+        device: name.map(device),
+    })
+}
+
+fn any_event() -> impl Strategy<Value = Event> {
+    let rang = prop::collection::btree_set(prop_oneof![Just("phone"), Just("tablet")], 1..=2);
+    prop_oneof![
+        (
+            prop::option::of(prop_oneof![Just("leg-a"), Just("leg-b")]),
+            prop::option::of(prop_oneof![Just("sid-a"), Just("sid-b")])
+        )
+            .prop_map(|(leg, sid)| Event::Announced {
+                caller_leg: leg.map(|leg| ChannelId::try_from(leg).unwrap()),
+                call_sid: sid.map(|sid| CallSid::try_from(sid).unwrap()),
+            }),
+        (rang, 0_u64..40_000).prop_map(|(devices, after)| Event::Rang {
+            devices: devices.into_iter().map(device).collect::<BTreeSet<_>>(),
+            finished_at: START + Duration::from_millis(after),
+        }),
+        prop_oneof![Just(Why::NoDevice), Just(Why::PushFailed)].prop_map(Event::NobodyRang),
+        (any_party(), any::<bool>()).prop_map(|(by, woken)| Event::Accepted {
+            by,
+            readiness: if woken {
+                Readiness::Woken
+            } else {
+                Readiness::Running
+            },
+        }),
+        any_party().prop_map(|by| Event::Declined { by }),
+        any_party().prop_map(|by| Event::HungUp { by }),
+        any::<bool>().prop_map(|answered| Event::CallerLeft { answered }),
+        (
+            any::<bool>(),
+            prop_oneof![Just(0_u16), Just(16), Just(17), Just(21), Just(20)]
+        )
+            .prop_map(|(answered, cause)| Event::PhoneLeft { answered, cause }),
+        Just(Event::Bridged),
+        Just(Event::TimerFired),
+        (0_u64..40_000).prop_map(|after| Event::Settled {
+            owed_since: START + Duration::from_millis(after)
+        }),
+    ]
+}
+
+/// Events, each with the time that passes before it, in milliseconds.
+fn any_life() -> impl Strategy<Value = (bool, Vec<(u64, Event)>)> {
+    let step = (
+        prop_oneof![Just(0_u64), 0_u64..2_000, 10_000_u64..40_000],
+        any_event(),
+    );
+    (any::<bool>(), prop::collection::vec(step, 0..25))
+}
+
+/// Lives a life, showing `watch` each event with the call before it, what was decided, and the call after it.
+fn live(
+    (with_leg, events): (bool, Vec<(u64, Event)>),
+    mut watch: impl FnMut(&Call, &Event, Timestamp, &Decision, &Call),
+) -> Call {
+    let mut call = a_call(with_leg.then_some("leg-a"));
+    let mut now = START;
+    for (pause, event) in events {
+        now = now + Duration::from_millis(pause);
+        let decision = decide(&call, &event, now);
+        let next = match &decision {
+            Decision::Advance { change, .. } => call.apply(change),
+            Decision::Stay { .. } | Decision::Refuse(_) => call.clone(),
+        };
+        watch(&call, &event, now, &decision, &next);
+        call = next;
+    }
+    call
+}
+
+fn effects_of(decision: &Decision) -> &[Effect] {
+    match decision {
+        Decision::Advance { effects, .. } | Decision::Stay { effects } => effects,
+        Decision::Refuse(_) => &[],
+    }
+}
+
+proptest! {
+    #[test]
+    fn there_is_no_way_out_of_a_final_state(life in any_life()) {
+        live(life, |before, event, _, _, after| {
+            if before.status.is_final() {
+                assert_eq!(before.status, after.status, "{event:?}");
+                assert_eq!((before.ended_at, before.why), (after.ended_at, after.why), "{event:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn only_one_device_is_ever_bridged(life in any_life()) {
+        let mut answerer = None;
+        live(life, |_, event, _, decision, after| {
+            if effects_of(decision).contains(&Effect::Bridge) {
+                let bridged = after.answered_by.clone().expect("bridged without an answerer");
+                assert_eq!(answerer.get_or_insert(bridged.clone()), &bridged, "{event:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn a_call_is_bridged_only_while_its_phone_is_ready(life in any_life()) {
+        live(life, |_, event, _, decision, after| {
+            if effects_of(decision).contains(&Effect::Bridge) {
+                assert_eq!(after.status, Status::MobileReady, "{event:?}");
+                assert!(after.caller_leg.is_some(), "{event:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn every_call_ends_by_its_deadline(life in any_life()) {
+        let mut call = live(life, |_, _, _, _, _| {});
+        while let Some(deadline) = call.deadline() {
+            let Decision::Advance { change, .. } = decide(&call, &Event::TimerFired, deadline) else {
+                panic!("the timer found nothing to do in {:?}", call.status);
+            };
+            call = call.apply(&change);
+        }
+        prop_assert!(call.status.is_final());
+    }
+
+    #[test]
+    fn a_caller_who_was_not_bridged_hears_how_it_ended(life in any_life()) {
+        live(life, |before, event, _, decision, after| {
+            let ended = !before.status.is_final() && after.status.is_final();
+            if ended && after.caller_leg.is_some() {
+                let told = [Effect::Busy, Effect::HangUpCaller];
+                assert!(effects_of(decision).iter().any(|effect| told.contains(effect)), "{event:?} {after:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn a_repeated_event_changes_nothing_and_sends_nothing(life in any_life()) {
+        live(life, |_, event, now, decision, after| {
+            let first_attempt_died = after.was_abandoned(now);
+            if matches!(decision, Decision::Advance { .. }) && !first_attempt_died {
+                let repeated = decide(after, event, now);
+                assert!(!matches!(repeated, Decision::Advance { .. }), "{event:?} {after:?}");
+                let sends = |effect: &Effect| matches!(effect, Effect::Ring | Effect::Cancel { .. });
+                assert!(!effects_of(&repeated).iter().any(sends), "{event:?} {repeated:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn a_repeated_request_of_an_app_is_answered_as_the_first(life in any_life()) {
+        live(life, |_, event, now, decision, after| {
+            let is_request = matches!(event, Event::Accepted { .. } | Event::Declined { .. } | Event::HungUp { .. });
+            if is_request && matches!(decision, Decision::Advance { .. }) {
+                assert!(matches!(decide(after, event, now), Decision::Stay { .. }), "{event:?} {after:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn effects_that_died_with_their_process_are_owed_by_the_next(life in any_life()) {
+        live(life, |before, event, now, decision, after| {
+            let Decision::Advance { effects, .. } = decision else { return };
+            let entered_state = before.status != after.status && *event != Event::Bridged;
+            if !entered_state {
+                return;
+            }
+            let later = now + ABANDONED_AFTER;
+            let Decision::Stay { effects: redone } = decide(after, &Event::TimerFired, later) else { return };
+            for effect in effects {
+                assert!(redone.contains(effect), "{effect:?} is lost after {event:?}: {redone:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn the_usual_change_is_the_one_that_the_rules_make(life in any_life()) {
+        live(life, |before, event, now, decision, _| {
+            let Some(attempt) = usual(event, now) else { return };
+            if !attempt.checks.iter().all(|check| check.holds(before)) {
+                return;
+            }
+            let Decision::Advance { change, effects } = decision else {
+                panic!("{event:?} passes its checks but is not followed by a change: {decision:?}");
+            };
+            assert_eq!(change, &attempt.change, "{event:?}");
+            assert_eq!(effects, &effects_after(&before.apply(&attempt.change), event, now));
+        });
+    }
+
+    #[test]
+    fn a_foreign_extension_never_changes_a_call(life in any_life()) {
+        live(life, |before, event, _, _, after| {
+            let foreign = match event {
+                Event::Accepted { by, .. } | Event::Declined { by } | Event::HungUp { by } => by.extension.as_str() != "1001",
+                _ => false,
+            };
+            assert!(!foreign || before == after, "{event:?}");
+        });
+    }
+}
+
+mod the_usual_state {
+    //! Where each event normally arrives, one write without a read is enough.
+
+    use super::*;
+
+    fn saved_at_once(call: &Call, event: &Event) -> bool {
+        usual(event, START)
+            .is_some_and(|attempt| attempt.checks.iter().all(|check| check.holds(call)))
+    }
+
+    fn ready() -> Call {
+        let call = a_call(Some("leg-a"));
+        let accepted = Event::Accepted {
+            by: party(Some("phone")),
+            readiness: Readiness::Woken,
+        };
+        after(&call, &accepted)
+    }
+
+    fn after(call: &Call, event: &Event) -> Call {
+        match decide(call, event, START) {
+            Decision::Advance { change, .. } => call.apply(&change),
+            other => panic!("{event:?} did not advance the call: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn of_an_answer_is_ringing() {
+        let call = a_call(None);
+        let by = party(Some("phone"));
+        assert!(saved_at_once(
+            &call,
+            &Event::Accepted {
+                by: by.clone(),
+                readiness: Readiness::Running
+            }
+        ));
+        assert!(saved_at_once(&call, &Event::Declined { by: party(None) }));
+        let rang = Event::Rang {
+            devices: [device("phone")].into(),
+            finished_at: START,
+        };
+        assert!(saved_at_once(&call, &rang));
+        assert!(saved_at_once(&after(&call, &rang), &Event::Declined { by }));
+    }
+
+    #[test]
+    fn of_being_bridged_is_ready_and_of_leaving_is_talking() {
+        assert!(saved_at_once(&ready(), &Event::Bridged));
+        let talking = after(&ready(), &Event::Bridged);
+        assert!(saved_at_once(
+            &talking,
+            &Event::CallerLeft { answered: true }
+        ));
+        assert!(saved_at_once(
+            &talking,
+            &Event::PhoneLeft {
+                answered: true,
+                cause: 16
+            }
+        ));
+    }
+}

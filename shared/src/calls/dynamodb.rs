@@ -1,0 +1,459 @@
+//! Calls in DynamoDB, one item a call.
+//!
+//! | `pk` | `sk` | what |
+//! | --- | --- | --- |
+//! | `CALL#{call_id}` | `CALL` | the call, or `alias_of` another |
+//! | `CALLER#{number or anonymous}#FOR#{extension}` | `MEETING` | the call that is met there, `until` its ring is over |
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::error::SdkError;
+use aws_sdk_dynamodb::operation::put_item::PutItemError;
+use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
+use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
+use aws_sdk_dynamodb::types::{
+    AttributeValue, CancellationReason, Put, ReturnValue,
+    ReturnValuesOnConditionCheckFailure as OnFailure, TransactWriteItem,
+};
+use serde::Serialize;
+
+use super::{Calls, Created, Meeting, Place, Saved, StoreError};
+use crate::call::{Attempt, Call, Change, Check, Set};
+use crate::names::{CallId, Caller, PhoneNumber};
+
+type Item = HashMap<String, AttributeValue>;
+
+const STORING: &str = "storing a call";
+
+/// Two witnesses of one call write at the same moment, and DynamoDB may then serve neither (`TransactionConflict`).
+const PAUSES_AFTER_CONFLICT: [Duration; 3] = [
+    Duration::from_millis(10),
+    Duration::from_millis(40),
+    Duration::from_millis(120),
+];
+
+/// Calls in a DynamoDB table.
+#[derive(Clone, Debug)]
+pub struct DynamoCalls {
+    client: Client,
+    table: String,
+}
+
+impl DynamoCalls {
+    /// The calls in this table.
+    #[must_use]
+    pub const fn new(client: Client, table: String) -> Self {
+        Self { client, table }
+    }
+
+    async fn create_alone(&self, call: &Call) -> Result<Created, StoreError> {
+        let answer = self
+            .client
+            .put_item()
+            .table_name(&self.table)
+            .set_item(Some(call_item(call)?))
+            .condition_expression("attribute_not_exists(pk)")
+            .return_values_on_condition_check_failure(OnFailure::AllOld)
+            .send()
+            .await;
+        match answer.map_err(refused_put) {
+            Ok(_) => Ok(Created::New),
+            Err(Ok(standing)) => self.known(standing.unwrap_or_default()).await,
+            Err(Err(error)) => Err(unavailable(STORING)(error)),
+        }
+    }
+
+    /// Stores the call together with its claim to its place, both or neither. `None`: another transaction was under
+    /// way on one of the two, and nothing was written.
+    async fn create_and_claim(
+        &self,
+        call: &Call,
+        meeting: &Meeting,
+    ) -> Result<Option<Created>, StoreError> {
+        let writes = [self.put_call(call)?, self.put_claim(call, meeting)?]
+            .map(|put| TransactWriteItem::builder().put(put).build());
+        let answer = self
+            .client
+            .transact_write_items()
+            .set_transact_items(Some(writes.into()))
+            .send()
+            .await;
+        let mut reasons = match answer.map_err(cancellation) {
+            Ok(_) => return Ok(Some(Created::New)),
+            Err(Ok(reasons)) => reasons.into_iter(),
+            Err(Err(error)) => return Err(unavailable(STORING)(error)),
+        };
+        if let Some(standing) = reasons.next().and_then(standing_item) {
+            return self.known(standing).await.map(Some);
+        }
+        let claimed = reasons.next().and_then(standing_item);
+        Ok(claimed
+            .and_then(|item| id_in(&item, "call_id"))
+            .map(Created::Meets))
+    }
+
+    async fn known(&self, standing: Item) -> Result<Created, StoreError> {
+        let call = self.call_in(standing).await?;
+        call.map(Created::Known).ok_or_else(|| conflict(STORING))
+    }
+
+    fn put_call(&self, call: &Call) -> Result<Put, StoreError> {
+        Put::builder()
+            .table_name(&self.table)
+            .set_item(Some(call_item(call)?))
+            .condition_expression("attribute_not_exists(pk)")
+            .return_values_on_condition_check_failure(OnFailure::AllOld)
+            .build()
+            .map_err(unavailable(STORING))
+    }
+
+    fn put_claim(&self, call: &Call, meeting: &Meeting) -> Result<Put, StoreError> {
+        let id = call.call_id.to_string();
+        let replaced = meeting.instead_of.unwrap_or(call.call_id).to_string();
+        Put::builder()
+            .table_name(&self.table)
+            .set_item(Some(place_key(&meeting.place)))
+            .item("call_id", AttributeValue::S(id.clone()))
+            .item("until", millis(call.rings_until.as_millis()))
+            .item("expires_at", millis(call.expires_at))
+            .condition_expression(
+                "attribute_not_exists(pk) OR #until <= :now OR call_id IN (:this, :replaced)",
+            )
+            .expression_attribute_names("#until", "until")
+            .expression_attribute_values(":now", millis(meeting.now.as_millis()))
+            .expression_attribute_values(":this", AttributeValue::S(id))
+            .expression_attribute_values(":replaced", AttributeValue::S(replaced))
+            .return_values_on_condition_check_failure(OnFailure::AllOld)
+            .build()
+            .map_err(unavailable(STORING))
+    }
+
+    async fn item(&self, key: Item, doing: &'static str) -> Result<Option<Item>, StoreError> {
+        let answer = self
+            .client
+            .get_item()
+            .table_name(&self.table)
+            .set_key(Some(key))
+            .consistent_read(true)
+            .send()
+            .await
+            .map_err(unavailable(doing))?;
+        Ok(answer.item)
+    }
+
+    /// Reads a call out of an item; an alias is followed.
+    async fn call_in(&self, item: Item) -> Result<Option<Call>, StoreError> {
+        let doing = "reading a call";
+        let Some(id) = alias_in(&item) else {
+            return serde_dynamo::from_item(item)
+                .map(Some)
+                .map_err(unreadable(doing));
+        };
+        match self.item(call_key(id), doing).await? {
+            Some(item) => serde_dynamo::from_item(item)
+                .map(Some)
+                .map_err(unreadable(doing)),
+            None => Ok(None),
+        }
+    }
+
+    /// One conditional write. `Err` of an item: the condition failed, and this is what stands there.
+    async fn update(
+        &self,
+        id: CallId,
+        attempt: &Attempt,
+    ) -> Result<Result<Item, Option<Item>>, StoreError> {
+        let doing = "saving a change";
+        let write = Expressions::of(attempt).map_err(unreadable(doing))?;
+        let answer = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(call_key(id)))
+            .update_expression(write.update)
+            .condition_expression(write.condition)
+            .set_expression_attribute_names(Some(write.names))
+            .set_expression_attribute_values(Some(write.values))
+            .return_values(ReturnValue::AllNew)
+            .return_values_on_condition_check_failure(OnFailure::AllOld)
+            .send()
+            .await;
+        match answer {
+            Ok(saved) => Ok(Ok(saved.attributes.unwrap_or_default())),
+            Err(error) => match refused_item(error) {
+                Ok(item) => Ok(Err(item)),
+                Err(error) => Err(unavailable(doing)(error)),
+            },
+        }
+    }
+}
+
+impl Calls for DynamoCalls {
+    async fn create(&self, call: &Call, meeting: Option<&Meeting>) -> Result<Created, StoreError> {
+        let Some(meeting) = meeting else {
+            return self.create_alone(call).await;
+        };
+        for pause in PAUSES_AFTER_CONFLICT {
+            match self.create_and_claim(call, meeting).await? {
+                Some(created) => return Ok(created),
+                None => tokio::time::sleep(pause).await,
+            }
+        }
+        self.create_and_claim(call, meeting)
+            .await?
+            .ok_or_else(|| conflict(STORING))
+    }
+
+    async fn attempt(&self, id: CallId, attempt: &Attempt) -> Result<Saved, StoreError> {
+        let mut answer = self.update(id, attempt).await?;
+        if let Err(Some(item)) = &answer
+            && let Some(meant) = alias_in(item)
+        {
+            answer = self.update(meant, attempt).await?;
+        }
+        match answer {
+            Ok(item) => {
+                let call = serde_dynamo::from_item(item).map_err(unreadable("saving a change"))?;
+                Ok(Saved::As(call))
+            }
+            Err(Some(item)) => Ok(Saved::Not(self.call_in(item).await?)),
+            Err(None) => Ok(Saved::Not(None)),
+        }
+    }
+
+    async fn find(&self, id: CallId) -> Result<Option<Call>, StoreError> {
+        match self.item(call_key(id), "reading a call").await? {
+            Some(item) => self.call_in(item).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn met_at(&self, place: &Place) -> Result<Option<CallId>, StoreError> {
+        let claim = self
+            .item(place_key(place), "looking for a caller's call")
+            .await?;
+        Ok(claim.and_then(|item| id_in(&item, "call_id")))
+    }
+
+    async fn alias(&self, alias: CallId, id: CallId, expires_at: u64) -> Result<(), StoreError> {
+        self.client
+            .put_item()
+            .table_name(&self.table)
+            .set_item(Some(call_key(alias)))
+            .item("alias_of", AttributeValue::S(id.to_string()))
+            .item("expires_at", millis(expires_at))
+            .send()
+            .await
+            .map_err(unavailable("storing a second name of a call"))?;
+        Ok(())
+    }
+}
+
+fn call_item(call: &Call) -> Result<Item, StoreError> {
+    let mut item: Item = serde_dynamo::to_item(call).map_err(unreadable(STORING))?;
+    item.extend(call_key(call.call_id));
+    Ok(item)
+}
+
+fn call_key(id: CallId) -> Item {
+    key(format!("CALL#{id}"), "CALL")
+}
+
+fn place_key(place: &Place) -> Item {
+    let caller = place
+        .caller
+        .as_ref()
+        .map_or(Caller::WITHHELD, PhoneNumber::as_str);
+    key(
+        format!("CALLER#{caller}#FOR#{}", place.extension),
+        "MEETING",
+    )
+}
+
+fn key(pk: String, sk: &str) -> Item {
+    Item::from([
+        ("pk".to_owned(), AttributeValue::S(pk)),
+        ("sk".to_owned(), AttributeValue::S(sk.to_owned())),
+    ])
+}
+
+fn millis(value: u64) -> AttributeValue {
+    AttributeValue::N(value.to_string())
+}
+
+fn alias_in(item: &Item) -> Option<CallId> {
+    id_in(item, "alias_of")
+}
+
+fn id_in(item: &Item, attribute: &str) -> Option<CallId> {
+    let text = item.get(attribute)?.as_s().ok()?;
+    CallId::try_from(text.as_str()).ok()
+}
+
+/// An [`Attempt`] in DynamoDB's expressions.
+struct Expressions {
+    update: String,
+    condition: String,
+    names: HashMap<String, String>,
+    values: Item,
+}
+
+impl Expressions {
+    fn of(attempt: &Attempt) -> Result<Self, serde_dynamo::Error> {
+        let mut this = Self {
+            update: String::new(),
+            condition: "attribute_exists(pk) AND attribute_not_exists(alias_of)".to_owned(),
+            names: HashMap::new(),
+            values: Item::new(),
+        };
+        for check in &attempt.checks {
+            this.require(check)?;
+        }
+        this.update = this.update_of(&attempt.change)?;
+        Ok(this)
+    }
+
+    fn require(&mut self, check: &Check) -> Result<(), serde_dynamo::Error> {
+        let term = match check {
+            Check::VersionIs(version) => self.compare("version", "=", version)?,
+            Check::StatusIs(status) => self.compare("status", "=", status)?,
+            Check::ExtensionIs(extension) => self.compare("extension", "=", extension)?,
+            Check::RingsAt(moment) => self.compare("rings_until", ">", moment)?,
+            Check::RungOutAt(moment) => self.compare("rings_until", "<=", moment)?,
+            Check::OwedSince(moment) => self.compare("owed_since", "=", moment)?,
+            Check::NotRungYet => format!("attribute_not_exists({})", self.name("rang")),
+            Check::RangOnly(device) => self.compare("rang", "=", &[device])?,
+        };
+        self.condition.push_str(" AND ");
+        self.condition.push_str(&term);
+        Ok(())
+    }
+
+    fn update_of(&mut self, change: &Change) -> Result<String, serde_dynamo::Error> {
+        let mut sets = Vec::new();
+        let mut removes = Vec::new();
+        for set in &change.sets {
+            match set {
+                Set::Status(status) => sets.push(self.compare("status", "=", status)?),
+                Set::AnsweredBy(answerer) => {
+                    sets.push(self.compare("answered_by", "=", answerer)?)
+                }
+                Set::ReadyAt(moment) => sets.push(self.compare("ready_at", "=", moment)?),
+                Set::BridgedAt(moment) => sets.push(self.compare("bridged_at", "=", moment)?),
+                Set::Ended(moment, why) => {
+                    sets.push(self.compare("ended_at", "=", moment)?);
+                    sets.push(self.compare("why", "=", why)?);
+                    sets.push(self.compare("expires_at", "=", &Set::expiry_after(*moment))?);
+                }
+                Set::CallerLeg(channel) => sets.push(self.compare("caller_leg", "=", channel)?),
+                Set::CallSid(sid) => sets.push(self.compare("call_sid", "=", sid)?),
+                Set::Rang(devices) => sets.push(self.compare("rang", "=", devices)?),
+                Set::DeclinedBy(devices) => sets.push(self.compare("declined_by", "=", devices)?),
+                Set::OwedSince(moment) => sets.push(self.compare("owed_since", "=", moment)?),
+                Set::NothingOwed => removes.push(self.name("owed_since")),
+            }
+        }
+        let (history, line) = (self.name("history"), self.value(&[&change.entry])?);
+        sets.push(format!("{history} = list_append({history}, {line})"));
+        let (version, one) = (self.name("version"), self.value(&1)?);
+        sets.push(format!("{version} = {version} + {one}"));
+        let mut update = format!("SET {}", sets.join(", "));
+        if !removes.is_empty() {
+            update.push_str(&format!(" REMOVE {}", removes.join(", ")));
+        }
+        Ok(update)
+    }
+
+    /// `attribute operator value`, which is a comparison in a condition and, with `=`, an assignment in an update.
+    fn compare(
+        &mut self,
+        attribute: &str,
+        operator: &str,
+        value: &impl Serialize,
+    ) -> Result<String, serde_dynamo::Error> {
+        let (name, value) = (self.name(attribute), self.value(value)?);
+        Ok(format!("{name} {operator} {value}"))
+    }
+
+    fn name(&mut self, attribute: &str) -> String {
+        let name = format!("#{attribute}");
+        self.names.insert(name.clone(), attribute.to_owned());
+        name
+    }
+
+    fn value(&mut self, value: &impl Serialize) -> Result<String, serde_dynamo::Error> {
+        let name = format!(":v{}", self.values.len());
+        self.values
+            .insert(name.clone(), serde_dynamo::to_attribute_value(value)?);
+        Ok(name)
+    }
+}
+
+/// The item that made a condition fail, or the error if it was another one.
+fn refused_item(
+    error: SdkError<UpdateItemError>,
+) -> Result<Option<Item>, Box<SdkError<UpdateItemError>>> {
+    match error {
+        SdkError::ServiceError(ref service) => match service.err() {
+            UpdateItemError::ConditionalCheckFailedException(refused) => Ok(refused.item.clone()),
+            _ => Err(Box::new(error)),
+        },
+        other => Err(Box::new(other)),
+    }
+}
+
+/// [`refused_item`], for a put.
+fn refused_put(error: SdkError<PutItemError>) -> Result<Option<Item>, Box<SdkError<PutItemError>>> {
+    match error {
+        SdkError::ServiceError(ref service) => match service.err() {
+            PutItemError::ConditionalCheckFailedException(refused) => Ok(refused.item.clone()),
+            _ => Err(Box::new(error)),
+        },
+        other => Err(Box::new(other)),
+    }
+}
+
+/// Why a transaction was cancelled, write by write, or the error if it was another one.
+fn cancellation(
+    error: SdkError<TransactWriteItemsError>,
+) -> Result<Vec<CancellationReason>, Box<SdkError<TransactWriteItemsError>>> {
+    match error {
+        SdkError::ServiceError(ref service) => match service.err() {
+            TransactWriteItemsError::TransactionCanceledException(cancelled) => {
+                Ok(cancelled.cancellation_reasons.clone().unwrap_or_default())
+            }
+            _ => Err(Box::new(error)),
+        },
+        other => Err(Box::new(other)),
+    }
+}
+
+/// The item that stood in the way of one write of a transaction.
+fn standing_item(reason: CancellationReason) -> Option<Item> {
+    let failed = reason.code.as_deref() == Some("ConditionalCheckFailed");
+    reason.item.filter(|_| failed)
+}
+
+/// Two witnesses wrote at the same moment and DynamoDB served neither.
+fn conflict(doing: &'static str) -> StoreError {
+    StoreError::Unavailable {
+        doing,
+        source: "the transaction met another one".into(),
+    }
+}
+
+fn unavailable<E>(doing: &'static str) -> impl FnOnce(E) -> StoreError
+where
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    move |source| StoreError::Unavailable {
+        doing,
+        source: source.into(),
+    }
+}
+
+fn unreadable(doing: &'static str) -> impl FnOnce(serde_dynamo::Error) -> StoreError {
+    move |source| StoreError::Unreadable { doing, source }
+}

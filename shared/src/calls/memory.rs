@@ -1,0 +1,85 @@
+//! Calls in memory: the twin that fast tests run on.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::{Calls, Created, Meeting, Place, Saved, StoreError};
+use crate::call::{Attempt, Call};
+use crate::clock::Timestamp;
+use crate::names::CallId;
+
+/// Calls kept in this process.
+#[derive(Debug, Default)]
+pub struct MemoryCalls {
+    table: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    calls: HashMap<CallId, Call>,
+    aliases: HashMap<CallId, CallId>,
+    claims: HashMap<Place, (CallId, Timestamp)>,
+}
+
+impl Table {
+    fn resolve(&self, id: CallId) -> CallId {
+        self.aliases.get(&id).copied().unwrap_or(id)
+    }
+}
+
+impl MemoryCalls {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Calls for MemoryCalls {
+    async fn create(&self, call: &Call, meeting: Option<&Meeting>) -> Result<Created, StoreError> {
+        let mut table = self.table();
+        let id = table.resolve(call.call_id);
+        if let Some(known) = table.calls.get(&id) {
+            return Ok(Created::Known(known.clone()));
+        }
+        if let Some(meeting) = meeting {
+            let claim = table.claims.get(&meeting.place).copied();
+            let standing = claim.filter(|(other, until)| {
+                *until > meeting.now && *other != id && Some(*other) != meeting.instead_of
+            });
+            if let Some((other, _)) = standing {
+                return Ok(Created::Meets(other));
+            }
+            table
+                .claims
+                .insert(meeting.place.clone(), (id, call.rings_until));
+        }
+        table.calls.insert(id, call.clone());
+        Ok(Created::New)
+    }
+
+    async fn attempt(&self, id: CallId, attempt: &Attempt) -> Result<Saved, StoreError> {
+        let mut table = self.table();
+        let id = table.resolve(id);
+        let Some(call) = table.calls.get_mut(&id) else {
+            return Ok(Saved::Not(None));
+        };
+        if !attempt.checks.iter().all(|check| check.holds(call)) {
+            return Ok(Saved::Not(Some(call.clone())));
+        }
+        *call = call.apply(&attempt.change);
+        Ok(Saved::As(call.clone()))
+    }
+
+    async fn find(&self, id: CallId) -> Result<Option<Call>, StoreError> {
+        let table = self.table();
+        Ok(table.calls.get(&table.resolve(id)).cloned())
+    }
+
+    async fn met_at(&self, place: &Place) -> Result<Option<CallId>, StoreError> {
+        Ok(self.table().claims.get(place).map(|(id, _)| *id))
+    }
+
+    async fn alias(&self, alias: CallId, id: CallId, _expires_at: u64) -> Result<(), StoreError> {
+        self.table().aliases.insert(alias, id);
+        Ok(())
+    }
+}

@@ -1,0 +1,113 @@
+//! Where calls are kept. [`DynamoCalls`] on AWS; [`MemoryCalls`], its twin, in tests. One suite of promises holds
+//! both to the same behaviour.
+
+mod dynamodb;
+mod memory;
+#[cfg(test)]
+mod promises;
+
+use std::future::Future;
+
+pub use dynamodb::DynamoCalls;
+pub use memory::MemoryCalls;
+
+use crate::call::{Attempt, Call};
+use crate::clock::Timestamp;
+use crate::names::{CallId, Extension, PhoneNumber};
+
+/// The calls, and which of them a witness without Exotel's CallSid means.
+pub trait Calls {
+    /// Stores a new call, if nobody has stored it yet, and lets it be met at `meeting` while it rings.
+    fn create(
+        &self,
+        call: &Call,
+        meeting: Option<&Meeting>,
+    ) -> impl Future<Output = Result<Created, StoreError>> + Send;
+
+    /// Saves a change if its checks hold: one conditional write, which answers with the call as it then is.
+    fn attempt(
+        &self,
+        id: CallId,
+        attempt: &Attempt,
+    ) -> impl Future<Output = Result<Saved, StoreError>> + Send;
+
+    /// The call as it is.
+    fn find(&self, id: CallId) -> impl Future<Output = Result<Option<Call>, StoreError>> + Send;
+
+    /// The call that was last met at this place, whether or not it still rings.
+    fn met_at(
+        &self,
+        place: &Place,
+    ) -> impl Future<Output = Result<Option<CallId>, StoreError>> + Send;
+
+    /// Lets `alias` stand for `id` from now on, in all of the above.
+    fn alias(
+        &self,
+        alias: CallId,
+        id: CallId,
+        expires_at: u64,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+}
+
+/// Where two witnesses of one call meet when Exotel's CallSid is missing: a caller who waits for an extension.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// Whose phone is wanted. Callers of the same number, or of none, are never mixed up across extensions.
+    pub extension: Extension,
+    /// The caller's number; `None` when it is withheld.
+    pub caller: Option<PhoneNumber>,
+}
+
+/// A call's claim to be the one that is met at a place, for as long as it rings.
+#[derive(Clone, Debug)]
+pub struct Meeting {
+    /// Where.
+    pub place: Place,
+    /// The time of the claim: one that ran out before is overruled.
+    pub now: Timestamp,
+    /// A call that is over, whose claim this one replaces.
+    pub instead_of: Option<CallId>,
+}
+
+/// How a new call was stored.
+#[derive(Debug)]
+pub enum Created {
+    /// It is new.
+    New,
+    /// It is known already, and stands so.
+    Known(Call),
+    /// Another call is met at its place.
+    Meets(CallId),
+}
+
+/// How a change was saved.
+#[derive(Debug)]
+pub enum Saved {
+    /// The call as it now is.
+    As(Call),
+    /// A check did not hold; the call as it is, if there is one.
+    Not(Option<Call>),
+}
+
+/// Why the store could not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The table did not answer, or not in time. Trying again may help.
+    #[error("while {doing}: the table could not be reached")]
+    Unavailable {
+        /// What was being done.
+        doing: &'static str,
+        /// What the client says.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// An item that this code cannot read, or a call that it cannot write.
+    #[error("while {doing}: an item does not have the shape of a call")]
+    Unreadable {
+        /// What was being done.
+        doing: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: serde_dynamo::Error,
+    },
+}

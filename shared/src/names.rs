@@ -1,0 +1,340 @@
+//! The names of things that come from outside, parsed at the door and trusted afterwards.
+//!
+//! None of these types can hold a character that means something to an ARI URL, a dialplan, a DynamoDB
+//! expression or a log line, so nothing behind the door needs to escape them again.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// Why a value was refused at the door. Its text is for whoever sent the value.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what} {rule}")]
+pub struct BadName {
+    /// Which value, in the words of the contract: `extension`, `channel_id`.
+    pub what: &'static str,
+    /// What the value must be.
+    pub rule: &'static str,
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $type:ident, $what:literal, $rule:literal, $longest:literal, $allowed:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $type(String);
+
+        impl $type {
+            /// The name as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl TryFrom<String> for $type {
+            type Error = BadName;
+
+            fn try_from(text: String) -> Result<Self, BadName> {
+                let allowed: fn(char) -> bool = $allowed;
+                if text.is_empty() || text.len() > $longest || !text.chars().all(allowed) {
+                    return Err(BadName { what: $what, rule: $rule });
+                }
+                Ok(Self(text))
+            }
+        }
+
+        impl TryFrom<&str> for $type {
+            type Error = BadName;
+
+            fn try_from(text: &str) -> Result<Self, BadName> {
+                Self::try_from(text.to_owned())
+            }
+        }
+
+        impl From<$type> for String {
+            fn from(name: $type) -> Self {
+                name.0
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+name!(
+    /// A phone's SIP extension: the name of its PJSIP endpoint, and what an app's token speaks for.
+    Extension, "extension", "must be 1 to 32 letters, digits, '_' or '-'", 32,
+    |c| c.is_ascii_alphanumeric() || c == '_' || c == '-'
+);
+
+name!(
+    /// An app's installation on one device, as the app names it.
+    DeviceId, "device_id", "must be 1 to 128 letters, digits, '.', ':', '_' or '-'", 128,
+    |c| c.is_ascii_alphanumeric() || matches!(c, '.' | ':' | '_' | '-')
+);
+
+name!(
+    /// An Asterisk channel's unique id, such as `1732175943.12` or, with a system name, `pbx1-1732175943.12`.
+    ChannelId, "channel_id", "must be 1 to 128 letters, digits, '.', ':', '@', '_' or '-'", 128,
+    |c| c.is_ascii_alphanumeric() || matches!(c, '.' | ':' | '@' | '_' | '-')
+);
+
+impl ChannelId {
+    const PHONE_PREFIX: &str = "ringback-";
+
+    /// The id that the phone's leg of a call is originated with. It is made from the call's id, so that Asterisk
+    /// itself (409, "already exists") keeps a call from ever having two.
+    #[must_use]
+    pub fn of_phone(call: CallId) -> Self {
+        Self(format!("{}{call}", Self::PHONE_PREFIX))
+    }
+
+    /// The call whose phone leg this is; `None` for a channel of any other origin.
+    #[must_use]
+    pub fn phone_of(&self) -> Option<CallId> {
+        CallId::try_from(self.0.strip_prefix(Self::PHONE_PREFIX)?).ok()
+    }
+}
+
+name!(
+    /// Exotel's id of a call, `CallSid`, which its trunk's INVITE carries too (`X-Exotel-CallSid`).
+    CallSid, "CallSid", "must be 1 to 64 letters, digits, '_' or '-'", 64,
+    |c| c.is_ascii_alphanumeric() || c == '_' || c == '-'
+);
+
+/// A call's id. A UUID, since CallKit on iOS takes nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct CallId(Uuid);
+
+/// Ringback's own UUID namespace, for ids made from an Exotel CallSid (RFC 9562, version 5).
+const CALL_SID_NAMESPACE: Uuid = Uuid::from_u128(0x9d3c_6a1e_52f4_4c0b_8e77_1f0a_6b2d_94c5);
+
+impl CallId {
+    /// The id of the call that Exotel knows by this CallSid: always the same one, so that whoever reports the call
+    /// first, last or twice speaks of the same call.
+    #[must_use]
+    pub fn of_call_sid(sid: &CallSid) -> Self {
+        Self(Uuid::new_v5(&CALL_SID_NAMESPACE, sid.as_str().as_bytes()))
+    }
+
+    /// A new id for a call that Exotel has not named, ordered by time.
+    #[must_use]
+    pub fn fresh() -> Self {
+        Self(Uuid::now_v7())
+    }
+}
+
+impl TryFrom<&str> for CallId {
+    type Error = BadName;
+
+    fn try_from(text: &str) -> Result<Self, BadName> {
+        let refused = BadName {
+            what: "server_call_id",
+            rule: "must be a UUID",
+        };
+        Uuid::try_parse(text).map(Self).map_err(|_| refused)
+    }
+}
+
+impl fmt::Display for CallId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A telephone number: E.164 (`+918047491899`) where it is one, else the digits as they came (a short code).
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PhoneNumber(String);
+
+impl PhoneNumber {
+    /// Reads a number as Exotel (`09876543210`), Asterisk (`919876543210`) or a person writes it. Numbers without
+    /// a country code are taken as `country`'s (ISO 3166, `IN`). `None` where there is no number in `text`.
+    #[must_use]
+    pub fn parse(text: &str, country: &str) -> Option<Self> {
+        let compact: String = text
+            .chars()
+            .filter(|c| !matches!(c, ' ' | '-' | '(' | ')' | '.'))
+            .collect();
+        let digits = compact.strip_prefix('+').unwrap_or(&compact);
+        if digits.is_empty() || digits.len() > 32 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+            return None;
+        }
+        // More digits than a national number has, and no trunk prefix: a country code without its plus sign.
+        let international =
+            compact.starts_with('+') || (digits.len() > 10 && !digits.starts_with('0'));
+        let parsed = if international {
+            phonelib::PhoneNumber::parse(&format!("+{digits}"))
+        } else {
+            phonelib::PhoneNumber::parse_with_country(digits, country)
+        };
+        Some(Self(parsed.map_or_else(
+            || digits.to_owned(),
+            |number| number.e164().to_owned(),
+        )))
+    }
+
+    /// The number as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for PhoneNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Numbers are personal: in logs only the last two digits show.
+impl fmt::Debug for PhoneNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = self.0.len().saturating_sub(2);
+        write!(f, "…{}", &self.0[shown..])
+    }
+}
+
+/// Who calls, as far as the network says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Caller {
+    /// The caller's number; `None` when it is withheld.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub number: Option<PhoneNumber>,
+    /// The caller's name, if the network or the PBX knows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<CallerName>,
+}
+
+impl Caller {
+    /// What stands for a withheld number wherever a number has to stand.
+    pub const WITHHELD: &str = "anonymous";
+
+    /// The number as text, or [`Caller::WITHHELD`].
+    #[must_use]
+    pub fn number_or_withheld(&self) -> &str {
+        self.number
+            .as_ref()
+            .map_or(Self::WITHHELD, PhoneNumber::as_str)
+    }
+}
+
+/// A caller's name: any script, no control characters, at most 64 characters. Personal, so hidden from `Debug`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct CallerName(String);
+
+impl CallerName {
+    /// The name that stands in `text`; `None` if nothing does.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let name: String = text.chars().filter(|c| !c.is_control()).take(64).collect();
+        let name = name.trim();
+        (!name.is_empty()).then(|| Self(name.to_owned()))
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for CallerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CallerName(…)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn number(text: &str) -> Option<String> {
+        PhoneNumber::parse(text, "IN").map(|number| number.to_string())
+    }
+
+    #[test]
+    fn one_number_written_in_five_ways_is_one_number() {
+        for text in [
+            "+919876543210",
+            "919876543210",
+            "9876543210",
+            "09876543210",
+            "+91 98765-43210",
+        ] {
+            assert_eq!(number(text).as_deref(), Some("+919876543210"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_landline_and_a_foreign_number_keep_their_country() {
+        assert_eq!(number("08047491899").as_deref(), Some("+918047491899"));
+        assert_eq!(number("+442071838750").as_deref(), Some("+442071838750"));
+    }
+
+    #[test]
+    fn a_short_code_stays_as_it_is() {
+        assert_eq!(number("56161").as_deref(), Some("56161"));
+    }
+
+    #[test]
+    fn what_is_no_number_is_none() {
+        for text in [
+            "",
+            "anonymous",
+            "Restricted",
+            "+",
+            "sip:x@y",
+            "98765;drop",
+            "९८७६५४३२१०",
+        ] {
+            assert_eq!(number(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_name_cannot_carry_syntax() {
+        for text in ["", "10/01", "1001@evil", "1001\n", "${EXTEN}", "a b", "é"] {
+            assert!(Extension::try_from(text).is_err(), "{text:?}");
+        }
+        assert!(Extension::try_from("1001").is_ok());
+    }
+
+    #[test]
+    fn a_call_sid_always_makes_the_same_uuid() {
+        let sid = CallSid::try_from("b3d1e5a2c4f60718293a4b5c6d7e8f90").unwrap();
+        assert_eq!(CallId::of_call_sid(&sid), CallId::of_call_sid(&sid));
+        assert_eq!(CallId::of_call_sid(&sid).to_string().len(), 36);
+    }
+
+    #[test]
+    fn a_phone_leg_knows_its_call() {
+        let call = CallId::fresh();
+        assert_eq!(ChannelId::of_phone(call).phone_of(), Some(call));
+        assert_eq!(
+            ChannelId::try_from("1732175943.12").unwrap().phone_of(),
+            None
+        );
+    }
+
+    #[test]
+    fn personal_values_do_not_show_in_debug() {
+        let caller = Caller {
+            number: PhoneNumber::parse("9876543210", "IN"),
+            name: CallerName::parse("Asha"),
+        };
+        let shown = format!("{caller:?}");
+        assert!(
+            !shown.contains("98765") && !shown.contains("Asha"),
+            "{shown}"
+        );
+    }
+}
