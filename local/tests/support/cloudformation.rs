@@ -1,0 +1,172 @@
+//! `template.yaml`, read as CloudFormation reads it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Map, Value, json};
+
+/// The template, with its short tags (`!Ref`, `!Sub`) in CloudFormation's long form (`{"Ref": …}`).
+pub(crate) struct Template(Value);
+
+impl Template {
+    pub(crate) fn load(repository: &Path) -> Result<Self> {
+        let path = repository.join("template.yaml");
+        let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        let yaml: yaml_serde::Value = yaml_serde::from_str(&text).with_context(|| format!("parse {}", path.display()))?;
+        Ok(Self(long_form(yaml)?))
+    }
+
+    /// The properties of every resource of one type, by logical id.
+    pub(crate) fn resources<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = (&'a str, &'a Value)> {
+        self.0["Resources"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter(move |(_, resource)| resource["Type"] == kind)
+            .map(|(id, resource)| (id.as_str(), &resource["Properties"]))
+    }
+
+    pub(crate) fn parameters(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.0["Parameters"].as_object().into_iter().flatten().map(|(name, parameter)| (name.as_str(), parameter))
+    }
+
+    pub(crate) fn resource(&self, id: &str) -> &Value {
+        &self.0["Resources"][id]
+    }
+
+    /// The functions, by the name of their binary.
+    pub(crate) fn functions(&self) -> BTreeMap<&str, Function<'_>> {
+        self.resources("AWS::Serverless::Function")
+            .filter_map(|(id, properties)| {
+                let name = self.resource(id)["Metadata"]["BuildProperties"]["Binary"].as_str()?;
+                Some((name, Function { template: self, id, properties }))
+            })
+            .collect()
+    }
+
+    /// The function that a route's target, followed through its integration, leads to.
+    pub(crate) fn function_behind(&self, route: &Value) -> Option<&str> {
+        let integration = self.integration_of(route)?;
+        let function = referred(&self.resource(integration)["Properties"]["IntegrationUri"])?;
+        self.resource(function)["Metadata"]["BuildProperties"]["Binary"].as_str()
+    }
+
+    fn integration_of<'a>(&self, route: &'a Value) -> Option<&'a str> {
+        route["Target"]["Fn::Sub"].as_str()?.strip_prefix("integrations/${")?.strip_suffix('}')
+    }
+
+    /// The statements of every policy in the template, each with the resource that holds it.
+    pub(crate) fn statements(&self) -> Vec<(&str, &Value)> {
+        let roles = self.resources("AWS::IAM::Role").flat_map(|(id, role)| {
+            role["Policies"].as_array().into_iter().flatten().map(move |policy| (id, &policy["PolicyDocument"]))
+        });
+        let shared = self.resources("AWS::IAM::ManagedPolicy").map(|(id, policy)| (id, &policy["PolicyDocument"]));
+        roles.chain(shared).flat_map(|(id, document)| each(&document["Statement"]).map(move |one| (id, one))).collect()
+    }
+}
+
+/// One function.
+pub(crate) struct Function<'a> {
+    template: &'a Template,
+    /// Its logical id.
+    pub(crate) id: &'a str,
+    pub(crate) properties: &'a Value,
+}
+
+impl<'a> Function<'a> {
+    /// Its environment, by variable.
+    pub(crate) fn environment(&self) -> BTreeMap<&'a str, &'a Value> {
+        self.properties["Environment"]["Variables"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(name, value)| (name.as_str(), value))
+            .collect()
+    }
+
+    pub(crate) fn timeout_seconds(&self) -> u64 {
+        self.properties["Timeout"].as_u64().unwrap_or_default()
+    }
+
+    /// Everything the function may do: its role's own statements, and those of the policies the role shares.
+    pub(crate) fn statements(&self) -> Vec<&'a Value> {
+        let Some(role) = referred(&self.properties["Role"]) else { return Vec::new() };
+        let shared: BTreeSet<&str> =
+            each(&self.template.resource(role)["Properties"]["ManagedPolicyArns"]).filter_map(referred).collect();
+        let all = self.template.statements().into_iter();
+        all.filter(|(id, _)| *id == role || shared.contains(id)).map(|(_, statement)| statement).collect()
+    }
+
+    /// The resources, by logical id, on which the function may do this.
+    pub(crate) fn may(&self, action: &str) -> BTreeSet<&'a str> {
+        self.statements()
+            .into_iter()
+            .filter(|statement| each(&statement["Action"]).any(|allowed| allowed == action))
+            .flat_map(|statement| each(&statement["Resource"]).filter_map(referred))
+            .collect()
+    }
+
+    /// The resources of one type that the function's environment tells it about.
+    pub(crate) fn told_about(&self, kind: &str) -> BTreeSet<&'a str> {
+        let template = self.template;
+        let ids = self.environment().into_values().filter_map(referred);
+        ids.filter(|id| template.resource(id)["Type"] == kind).collect()
+    }
+}
+
+/// What a `Ref` or `GetAtt` points at.
+pub(crate) fn referred(value: &Value) -> Option<&str> {
+    value["Ref"].as_str().or_else(|| value["Fn::GetAtt"][0].as_str())
+}
+
+/// The values of what CloudFormation takes both as one value and as a list.
+pub(crate) fn each(value: &Value) -> impl Iterator<Item = &Value> {
+    let (list, one) = match value {
+        Value::Array(list) => (list.as_slice(), None),
+        Value::Null => (&[][..], None),
+        one => (&[][..], Some(one)),
+    };
+    list.iter().chain(one)
+}
+
+/// An ARN or a name as a reader sees it in the template: `${Name}` for what is filled in.
+pub(crate) fn as_written(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        _ => match (referred(value), &value["Fn::Sub"]) {
+            (Some(id), _) => format!("${{{id}}}"),
+            (None, Value::String(text)) => text.clone(),
+            (None, Value::Array(parts)) => parts.first().map(as_written).unwrap_or_default(),
+            _ => value.to_string(),
+        },
+    }
+}
+
+fn long_form(yaml: yaml_serde::Value) -> Result<Value> {
+    use yaml_serde::Value as Yaml;
+    Ok(match yaml {
+        Yaml::Tagged(tagged) => {
+            let (name, value) = (tagged.tag.to_string(), long_form(tagged.value)?);
+            match (name.trim_start_matches('!'), value) {
+                ("Ref", value) => json!({ "Ref": value }),
+                ("Condition", value) => json!({ "Condition": value }),
+                ("GetAtt", Value::String(path)) => {
+                    let (id, attribute) = path.split_once('.').with_context(|| format!("!GetAtt {path}"))?;
+                    json!({ "Fn::GetAtt": [id, attribute] })
+                }
+                (name, value) => json!({ (format!("Fn::{name}")): value }),
+            }
+        }
+        Yaml::Mapping(mapping) => {
+            let mut object = Map::new();
+            for (key, value) in mapping {
+                let Yaml::String(key) = key else { bail!("a key that is no text: {key:?}") };
+                object.insert(key, long_form(value)?);
+            }
+            Value::Object(object)
+        }
+        Yaml::Sequence(values) => Value::Array(values.into_iter().map(long_form).collect::<Result<_>>()?),
+        scalar => serde_json::to_value(scalar)?,
+    })
+}
