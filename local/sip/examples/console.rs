@@ -1,0 +1,176 @@
+//! A hand-operated trunk and phones: one command a line on standard input, one event a line on
+//! standard output.
+//!
+//! ```sh
+//! cargo run -p ringback-sip --example console -- 127.0.0.1:5060 127.0.0.2:0
+//! ```
+//!
+//! | command | does |
+//! | --- | --- |
+//! | `phone 1001 PASSWORD` | registers a phone; its calls are named `1001` |
+//! | `forget 1001` | switches that phone off without unregistering |
+//! | `call NAME DID NUMBER [CALLSID]` | the trunk calls; NUMBER `withheld` calls anonymously |
+//! | `name TEXT` | display name of the following calls |
+//! | `answer 1001`, `reject 1001 486` | what the phone does with the call that rings |
+//! | `cancel NAME`, `hangup NAME` | ends a call, from the trunk's or the phone's side |
+//! | `audio NAME` | how many packets this leg has received |
+
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use ringback_sip::{CallEvents, Caller, IncomingCall, Moment, OutgoingCall, Phone, Stage, Trunk};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    sync::Mutex,
+    task::JoinHandle,
+};
+
+const FOREVER: Duration = Duration::from_secs(86_400);
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let pbx = arguments.next().context("the PBX's address is missing")?;
+    let trunk = arguments.next().unwrap_or("127.0.0.2:0".into());
+    let mut console = Console {
+        pbx: pbx.parse()?,
+        trunk: Trunk::bind(&trunk).await?,
+        caller_name: None,
+        placed: HashMap::new(),
+        phones: HashMap::new(),
+        ringing: Arc::default(),
+    };
+    let mut commands = BufReader::new(tokio::io::stdin()).lines();
+    while let Some(line) = commands.next_line().await? {
+        if let Err(error) = console.run(&line).await {
+            println!("{line}: {error:#}");
+        }
+    }
+    Ok(())
+}
+
+struct Console {
+    pbx: SocketAddr,
+    trunk: Trunk,
+    caller_name: Option<String>,
+    placed: HashMap<String, OutgoingCall>,
+    phones: HashMap<String, JoinHandle<()>>,
+    ringing: Arc<Mutex<HashMap<String, IncomingCall>>>,
+}
+
+impl Console {
+    async fn run(&mut self, line: &str) -> Result<()> {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            [] => Ok(()),
+            ["phone", extension, password] => self.phone(extension, password).await,
+            ["forget", extension] => self.forget(extension),
+            ["call", name, did, number] => self.call(name, did, number, None).await,
+            ["call", name, did, number, sid] => self.call(name, did, number, Some(sid)).await,
+            ["name", ..] => {
+                self.caller_name = line.split_once(' ').map(|(_, name)| name.into());
+                Ok(())
+            }
+            ["answer", phone] => Ok(self.at(phone).await?.answer().await.map(|_| ())?),
+            ["reject", phone, code] => Ok(self.at(phone).await?.reject(code.parse()?).await?),
+            ["cancel", name] => Ok(self.placed(name)?.cancel().await?),
+            ["hangup", name] => match self.placed.get(name) {
+                Some(call) => Ok(call.hang_up().await?),
+                None => Ok(self.at(name).await?.hang_up().await?),
+            },
+            ["audio", name] => self.audio(name).await,
+            _ => bail!("no such command"),
+        }
+    }
+
+    async fn phone(&mut self, extension: &str, password: &str) -> Result<()> {
+        let mut phone = Phone::new(self.pbx, extension, password).await?;
+        phone.register().await?;
+        say(extension, &format!("registered from {}", phone.address()));
+        let (name, ringing) = (extension.to_owned(), self.ringing.clone());
+        let task = tokio::spawn(async move {
+            while let Ok(call) = phone.next_call(FOREVER).await {
+                say(&name, &format!("called by {:?}", call.caller()));
+                tell(name.clone(), call.events());
+                ringing.lock().await.insert(name.clone(), call);
+            }
+        });
+        self.phones.insert(extension.to_owned(), task);
+        Ok(())
+    }
+
+    fn forget(&mut self, extension: &str) -> Result<()> {
+        let phone = self.phones.remove(extension).context("no such phone")?;
+        phone.abort();
+        Ok(())
+    }
+
+    async fn call(&mut self, name: &str, did: &str, number: &str, sid: Option<&str>) -> Result<()> {
+        let mut caller = match number {
+            "withheld" => Caller::withheld(),
+            number => Caller::number(number),
+        };
+        caller.display_name = self.caller_name.clone();
+        let call = self.trunk.call(self.pbx, did, caller, sid).await?;
+        tell(name.to_owned(), call.events());
+        self.placed.insert(name.to_owned(), call);
+        Ok(())
+    }
+
+    async fn audio(&self, name: &str) -> Result<()> {
+        let packets = match self.placed.get(name) {
+            Some(call) => call.media().received(),
+            None => self.at(name).await?.media().received(),
+        };
+        say(name, &format!("has received {packets} packets"));
+        Ok(())
+    }
+
+    fn placed(&self, name: &str) -> Result<&OutgoingCall> {
+        self.placed.get(name).context("no such call")
+    }
+
+    async fn at(&self, phone: &str) -> Result<IncomingCall> {
+        let ringing = self.ringing.lock().await;
+        ringing.get(phone).cloned().context("no call at this phone")
+    }
+}
+
+/// Prints a call's events as they happen.
+fn tell(name: String, events: CallEvents) {
+    tokio::spawn(async move {
+        let mut told = 0;
+        while let Some(event) = events.after(told).await {
+            told += 1;
+            print_at(event.at, &name, &describe(&event.stage));
+        }
+    });
+}
+
+fn describe(stage: &Stage) -> String {
+    match stage {
+        Stage::Ringing { code } => format!("ringing ({code})"),
+        Stage::Answered => "answered".into(),
+        Stage::Rejected { code, reason } => format!("rejected: {code} {reason}"),
+        Stage::Ended { by_remote: true } => "ended by the other side".into(),
+        Stage::Ended { by_remote: false } => "ended by us".into(),
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "a person watches it happen")]
+fn say(name: &str, what: &str) {
+    let now = std::time::SystemTime::now();
+    print_line(now, name, what);
+}
+
+fn print_at(at: Moment, name: &str, what: &str) {
+    print_line(at.wall, name, what);
+}
+
+fn print_line(at: std::time::SystemTime, name: &str, what: &str) {
+    let epoch = at.duration_since(std::time::UNIX_EPOCH);
+    println!(
+        "{:.3} {name} {what}",
+        epoch.unwrap_or_default().as_secs_f64()
+    );
+}

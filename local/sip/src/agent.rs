@@ -1,0 +1,277 @@
+//! The user agent under trunks and phones: one UDP socket, the SIP stack's tasks, and what is the
+//! same for both ends of a call.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use rsipstack::{
+    EndpointBuilder,
+    dialog::{
+        dialog::{DialogState, DialogStateReceiver, TerminatedReason, TransactionHandle},
+        dialog_layer::DialogLayer,
+        invite_dialog::InviteDialog,
+    },
+    sip::{Header, Method, StatusCode, Uri},
+    transaction::{TransactionReceiver, endpoint::EndpointInnerRef, transaction::Transaction},
+    transport::{TransportLayer, udp::UdpConnection},
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::{
+    Error, Media, Stage,
+    events::{CallEvents, EventLog},
+};
+
+/// A new call for this user agent, with the transaction that asks for it.
+pub(crate) type Invitations = mpsc::UnboundedReceiver<Transaction>;
+
+#[derive(Clone)]
+pub(crate) struct Agent {
+    pub(crate) local: SocketAddr,
+    pub(crate) endpoint: EndpointInnerRef,
+    pub(crate) dialogs: Arc<DialogLayer>,
+    /// Ends the stack's tasks, and closes its socket, with the last clone.
+    _stop: Arc<DropGuard>,
+}
+
+impl Agent {
+    pub(crate) async fn bind(address: SocketAddr) -> Result<(Self, Invitations), Error> {
+        let stop = CancellationToken::new();
+        let transport = TransportLayer::new(stop.clone());
+        let socket = UdpConnection::create_connection(address, None, Some(stop.child_token()));
+        let socket = socket.await.map_err(failed("opening a SIP socket"))?;
+        let local = socket.get_addr().get_socketaddr();
+        let local = local.map_err(failed("reading the SIP socket's address"))?;
+        transport.add_transport(socket.into());
+        let endpoint = EndpointBuilder::new()
+            .with_user_agent("ringback-sip")
+            .with_cancel_token(stop.clone())
+            .with_transport_layer(transport)
+            .build();
+        let incoming = endpoint.incoming_transactions();
+        let incoming = incoming.map_err(failed("reading SIP requests"))?;
+        let dialogs = Arc::new(DialogLayer::new(endpoint.inner.clone()));
+        let (invite, invitations) = mpsc::unbounded_channel();
+        let agent = Self {
+            local,
+            endpoint: endpoint.inner.clone(),
+            dialogs: dialogs.clone(),
+            _stop: Arc::new(stop.clone().drop_guard()),
+        };
+        tokio::spawn(stop.run_until_cancelled_owned(async move {
+            tokio::select! {
+                _ = endpoint.serve() => {}
+                () = dispatch(incoming, dialogs, invite) => {}
+            }
+        }));
+        Ok((agent, invitations))
+    }
+
+    pub(crate) fn ip(&self) -> IpAddr {
+        self.local.ip()
+    }
+
+    pub(crate) fn uri(&self, user: &str) -> Result<Uri, Error> {
+        uri(user, self.local)
+    }
+}
+
+/// `sip:user@address`; refuses what would break out of the user part.
+pub(crate) fn uri(user: &str, address: SocketAddr) -> Result<Uri, Error> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "+-_.*#".contains(c);
+    let text = if user.is_empty() {
+        format!("sip:{address}")
+    } else {
+        format!("sip:{user}@{address}")
+    };
+    let parsed = Uri::try_from(text.as_str()).ok();
+    parsed
+        .filter(|_| user.chars().all(plain))
+        .ok_or_else(|| Error::Address(user.to_owned()))
+}
+
+pub(crate) fn failed(doing: &'static str) -> impl FnOnce(rsipstack::Error) -> Error {
+    move |source| Error::Sip {
+        doing,
+        source: Box::new(source),
+    }
+}
+
+pub(crate) fn sdp_content_type() -> Vec<Header> {
+    vec![Header::ContentType("application/sdp".into())]
+}
+
+/// `Busy Here` of `486 Busy Here`.
+pub(crate) fn reason_phrase(status: &StatusCode) -> String {
+    let text = status.to_string();
+    let phrase = text.split_once(' ').map(|(_, phrase)| phrase.to_owned());
+    phrase.unwrap_or(text)
+}
+
+/// Gives each request to the call it belongs to.
+async fn dispatch(
+    mut incoming: TransactionReceiver,
+    dialogs: Arc<DialogLayer>,
+    invite: mpsc::UnboundedSender<Transaction>,
+) {
+    while let Some(mut request) = incoming.recv().await {
+        if let Some(mut dialog) = dialogs.match_dialog(&request) {
+            tokio::spawn(async move {
+                if let Err(error) = dialog.handle(&mut request).await {
+                    tracing::debug!(%error, "request within a call failed");
+                }
+            });
+        } else if request.original.method == Method::Invite {
+            // Nobody may be listening: then the transaction's drop ends it.
+            let _ = invite.send(request);
+        } else {
+            tokio::spawn(answer_stray(request));
+        }
+    }
+}
+
+/// Requests outside calls: a PBX's qualifying OPTIONS and its NOTIFYs are welcome, the rest
+/// belongs to a call that is over.
+async fn answer_stray(mut request: Transaction) {
+    let code = match request.original.method {
+        Method::Options | Method::Notify => StatusCode::OK,
+        Method::Ack => return,
+        _ => StatusCode::CallTransactionDoesNotExist,
+    };
+    if let Err(error) = request.reply(code).await {
+        tracing::debug!(%error, "answering a request outside calls failed");
+    }
+}
+
+/// What both ends of a call have: the dialog, its story, its audio. Dropping it hangs up.
+pub(crate) struct Leg {
+    pub(crate) dialog: InviteDialog,
+    pub(crate) log: EventLog,
+    pub(crate) media: Media,
+}
+
+impl Leg {
+    pub(crate) fn events(&self) -> CallEvents {
+        self.log.events()
+    }
+
+    pub(crate) async fn hang_up(&self) -> Result<(), Error> {
+        let result = self.dialog.hangup().await;
+        self.media.mute();
+        result.map_err(failed("hanging up"))
+    }
+}
+
+impl Drop for Leg {
+    fn drop(&mut self) {
+        self.media.mute();
+        if self.log.events().is_over() {
+            return;
+        }
+        let dialog = self.dialog.clone();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { dialog.hangup().await });
+        }
+    }
+}
+
+/// Writes a call's story from the stack's state changes, and answers what the other side asks
+/// during the call.
+pub(crate) async fn follow(
+    mut states: DialogStateReceiver,
+    log: EventLog,
+    media: Media,
+    ours: End,
+) {
+    while let Some(state) = states.recv().await {
+        match state {
+            DialogState::Early(_, response) => log.note(Stage::Ringing {
+                code: response.status_code.code(),
+            }),
+            DialogState::Confirmed(_, response) => {
+                if ours == End::Calling {
+                    connect(&media, &response.body);
+                }
+                log.note(Stage::Answered);
+            }
+            // A re-INVITE or UPDATE: a session refresh, or a moved media stream.
+            DialogState::Updated(_, request, handle) => {
+                connect(&media, &request.body);
+                accept_update(&handle, &media).await;
+            }
+            DialogState::Info(_, _, handle)
+            | DialogState::Options(_, _, handle)
+            | DialogState::Notify(_, _, handle)
+            | DialogState::Message(_, _, handle) => {
+                let _ = handle.reply(StatusCode::OK).await;
+            }
+            DialogState::Terminated(_, reason) => {
+                media.mute();
+                if let Some(by_remote) = ended_by_remote(&reason, ours) {
+                    log.note(Stage::Ended { by_remote });
+                }
+            }
+            DialogState::Calling(_)
+            | DialogState::Trying(_)
+            | DialogState::WaitAck(..)
+            | DialogState::Publish(..)
+            | DialogState::Refer(..) => {}
+        }
+    }
+}
+
+/// Which end of a call we are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    Calling,
+    Called,
+}
+
+/// Whether the other side ended the call; `None` when the INVITE got a final response, which is
+/// noted with its code elsewhere.
+fn ended_by_remote(reason: &TerminatedReason, ours: End) -> Option<bool> {
+    match (reason, ours) {
+        (TerminatedReason::UacBye, end) => Some(end == End::Called),
+        (TerminatedReason::UasBye, end) => Some(end == End::Calling),
+        (TerminatedReason::UacCancel, End::Called) => Some(true),
+        (TerminatedReason::Timeout, _) => Some(true),
+        _ => None,
+    }
+}
+
+fn connect(media: &Media, description: &[u8]) {
+    if description.is_empty() {
+        return;
+    }
+    if let Err(error) = media.connect(description) {
+        tracing::warn!(%error, "the other side's audio cannot be reached");
+    }
+}
+
+async fn accept_update(handle: &TransactionHandle, media: &Media) {
+    let body = media.description().into_bytes();
+    let answer = handle.respond(StatusCode::OK, Some(sdp_content_type()), Some(body));
+    if let Err(error) = answer.await {
+        tracing::debug!(%error, "accepting a session update failed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plain_users_become_addresses() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 5060));
+        let text = |user| uri(user, address).map(|uri| uri.to_string()).ok();
+        assert_eq!(
+            text("+919876543210").as_deref(),
+            Some("sip:+919876543210@127.0.0.1:5060")
+        );
+        assert_eq!(text("1>\r\nVia: x"), None);
+        assert_eq!(text("a@b"), None);
+    }
+}

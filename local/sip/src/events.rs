@@ -1,0 +1,218 @@
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::watch;
+
+use crate::Error;
+
+/// When something happened, on the clock that measures and on the one that people read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// For differences.
+    pub instant: Instant,
+    /// For people, and for comparing with logs.
+    pub wall: SystemTime,
+}
+
+impl Moment {
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "an event of the outside world happens when it happens"
+    )]
+    pub(crate) fn now() -> Self {
+        Self {
+            instant: Instant::now(),
+            wall: SystemTime::now(),
+        }
+    }
+
+    /// How long after `earlier` this was; zero when it was not after it.
+    pub fn since(self, earlier: Self) -> Duration {
+        self.instant.saturating_duration_since(earlier.instant)
+    }
+}
+
+/// How far a call has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stage {
+    /// The called party rings (180 or 183).
+    Ringing {
+        /// The provisional response's code.
+        code: u16,
+    },
+    /// The call is up (200).
+    Answered,
+    /// A final response other than 200, 487 after a `CANCEL` included.
+    Rejected {
+        /// The final response's code.
+        code: u16,
+        /// Its reason phrase.
+        reason: String,
+    },
+    /// The call is over: hung up, or given up while it rang.
+    Ended {
+        /// Whether the other side ended it.
+        by_remote: bool,
+    },
+}
+
+impl Stage {
+    fn is_final(&self) -> bool {
+        matches!(self, Self::Rejected { .. } | Self::Ended { .. })
+    }
+}
+
+/// One step of a call, and when it happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallEvent {
+    /// What happened.
+    pub stage: Stage,
+    /// When.
+    pub at: Moment,
+}
+
+/// All that has happened to a call, oldest first. It can be asked, and waited on, any number of
+/// times: nothing is consumed.
+#[derive(Debug, Clone)]
+pub struct CallEvents(watch::Receiver<Vec<CallEvent>>);
+
+/// The writing end.
+#[derive(Debug, Clone)]
+pub(crate) struct EventLog(watch::Sender<Vec<CallEvent>>);
+
+impl EventLog {
+    pub(crate) fn new() -> Self {
+        Self(watch::Sender::new(Vec::new()))
+    }
+
+    pub(crate) fn events(&self) -> CallEvents {
+        CallEvents(self.0.subscribe())
+    }
+
+    /// Notes the stage, once, and never after a final one: SIP repeats itself (two 180s), and a
+    /// rejection also ends the dialog.
+    pub(crate) fn note(&self, stage: Stage) {
+        self.0.send_if_modified(|events| {
+            let over = events.iter().any(|event| event.stage.is_final());
+            let known = events.iter().any(|event| event.stage == stage);
+            if over || known {
+                return false;
+            }
+            events.push(CallEvent {
+                stage,
+                at: Moment::now(),
+            });
+            true
+        });
+    }
+}
+
+impl CallEvents {
+    /// All events so far.
+    pub fn all(&self) -> Vec<CallEvent> {
+        self.0.borrow().clone()
+    }
+
+    /// Whether the call is over, one way or the other.
+    pub fn is_over(&self) -> bool {
+        self.0.borrow().iter().any(|event| event.stage.is_final())
+    }
+
+    /// The event after the first `known` ones; `None` once the call is over and has been told
+    /// entirely. For printing a call as it happens.
+    pub async fn after(&self, known: usize) -> Option<CallEvent> {
+        let mut receiver = self.0.clone();
+        let events = receiver
+            .wait_for(|events| events.len() > known || events.iter().any(|e| e.stage.is_final()))
+            .await
+            .ok()?;
+        events.get(known).cloned()
+    }
+
+    /// Waits until a stage that `is_it` accepts was reached, whether it lies ahead or behind.
+    pub async fn wait_for(
+        &self,
+        wanted: &'static str,
+        within: Duration,
+        is_it: impl Fn(&Stage) -> bool,
+    ) -> Result<CallEvent, Error> {
+        let mut receiver = self.0.clone();
+        let reached = tokio::time::timeout(within, async {
+            receiver
+                .wait_for(|events| events.iter().any(|e| is_it(&e.stage) || e.stage.is_final()))
+                .await
+                .map(|events| events.clone())
+        })
+        .await;
+        let events = match reached {
+            Ok(Ok(events)) => events,
+            Ok(Err(_)) => return Err(Error::Stopped),
+            Err(_) => {
+                return Err(Error::TimedOut {
+                    wanted,
+                    waited: within,
+                    seen: stages(&self.all()),
+                });
+            }
+        };
+        match events.iter().find(|event| is_it(&event.stage)) {
+            Some(event) => Ok(event.clone()),
+            None => Err(Error::WentAnotherWay {
+                wanted,
+                seen: stages(&events),
+            }),
+        }
+    }
+}
+
+fn stages(events: &[CallEvent]) -> Vec<Stage> {
+    events.iter().map(|event| event.stage.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOON: Duration = Duration::from_millis(20);
+
+    fn is_answered(stage: &Stage) -> bool {
+        *stage == Stage::Answered
+    }
+
+    #[tokio::test]
+    async fn what_has_happened_before_the_wait_is_found() {
+        let log = EventLog::new();
+        log.note(Stage::Ringing { code: 180 });
+        log.note(Stage::Answered);
+        let event = log.events().wait_for("200", SOON, is_answered).await;
+        assert_eq!(event.ok().map(|e| e.stage), Some(Stage::Answered));
+    }
+
+    #[tokio::test]
+    async fn a_rejected_call_is_not_waited_for_any_longer() {
+        let log = EventLog::new();
+        log.note(Stage::Rejected {
+            code: 486,
+            reason: "Busy Here".into(),
+        });
+        let hour = Duration::from_secs(3600);
+        let result = log.events().wait_for("200", hour, is_answered).await;
+        assert!(matches!(result, Err(Error::WentAnotherWay { .. })));
+    }
+
+    #[tokio::test]
+    async fn waiting_ends_in_time() {
+        let log = EventLog::new();
+        let result = log.events().wait_for("200", SOON, is_answered).await;
+        assert!(matches!(result, Err(Error::TimedOut { .. })));
+    }
+
+    #[tokio::test]
+    async fn repetitions_and_anything_after_the_end_are_not_noted() {
+        let log = EventLog::new();
+        log.note(Stage::Ringing { code: 180 });
+        log.note(Stage::Ringing { code: 180 });
+        log.note(Stage::Ended { by_remote: true });
+        log.note(Stage::Ended { by_remote: false });
+        assert_eq!(log.events().all().len(), 2);
+    }
+}

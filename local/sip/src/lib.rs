@@ -1,0 +1,44 @@
+//! Simulated SIP endpoints: a [`Trunk`] that calls a PBX as Exotel does, and [`Phone`]s that
+//! register with it and take calls. They speak real SIP and real RTP over UDP, so that a test sees
+//! what a caller and a phone would see: the codes, the times, and whether audio flows.
+//!
+//! ```no_run
+//! # use std::time::Duration;
+//! # use ringback_sip::{Caller, Phone, Trunk};
+//! # async fn example() -> Result<(), ringback_sip::Error> {
+//! let pbx = "127.0.0.1:5060".parse().unwrap();
+//! let soon = Duration::from_secs(5);
+//! let mut phone = Phone::new(pbx, "1001", "password").await?;
+//! phone.register().await?;
+//!
+//! let trunk = Trunk::bind("127.0.0.2:0").await?;
+//! let call = trunk.call(pbx, "08047491899", Caller::number("+919876543210"), None).await?;
+//! call.ringing(soon).await?;
+//!
+//! let incoming = phone.next_call(soon).await?;
+//! incoming.answer().await?;
+//! call.answered(soon).await?;
+//! call.media().hears(incoming.media(), soon).await?;
+//!
+//! incoming.hang_up().await?;
+//! call.ended(soon).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Reading order: [`trunk`](Trunk) and [`phone`](Phone), the [`events`](CallEvents) both kinds of
+//! call share, then media (SDP and RTP) and the user agent under everything.
+
+mod agent;
+mod error;
+mod events;
+mod media;
+mod phone;
+mod sdp;
+mod trunk;
+
+pub use error::Error;
+pub use events::{CallEvent, CallEvents, Moment, Stage};
+pub use media::Media;
+pub use phone::{IncomingCall, Phone};
+pub use trunk::{Caller, OutgoingCall, Trunk};

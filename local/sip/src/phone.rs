@@ -1,0 +1,225 @@
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use rsipstack::{
+    dialog::{authenticate::Credential, registration::Registration},
+    sip::{StatusCode, ToTypedHeader, headers::typed, prelude::HeadersExt},
+    transaction::transaction::Transaction,
+};
+
+use crate::{
+    CallEvent, CallEvents, Caller, Error, Media, Stage,
+    agent::{self, Agent, End, Invitations, Leg, failed},
+    events::EventLog,
+};
+
+const REGISTERED_FOR: u32 = 120;
+
+/// A phone of one extension, on a socket of its own. It rings (180) as soon as it is called.
+pub struct Phone {
+    agent: Agent,
+    invitations: Invitations,
+    registration: Registration,
+    registrar: SocketAddr,
+    extension: String,
+}
+
+impl Phone {
+    /// A phone that is switched on but not registered. It lives at the address of this machine
+    /// from which the PBX is reached.
+    pub async fn new(pbx: SocketAddr, extension: &str, password: &str) -> Result<Self, Error> {
+        let (agent, invitations) = Agent::bind(own_address_towards(pbx).await?).await?;
+        let credential = Credential {
+            username: extension.to_owned(),
+            password: password.to_owned(),
+            realm: None,
+            auth_username: None,
+        };
+        let mut registration = Registration::new(agent.endpoint.clone(), Some(credential));
+        registration.contact = Some(typed::Contact {
+            display_name: None,
+            uri: agent.uri(extension)?,
+            params: Vec::new(),
+        });
+        Ok(Self {
+            agent,
+            invitations,
+            registration,
+            registrar: pbx,
+            extension: extension.to_owned(),
+        })
+    }
+
+    /// The phone's extension.
+    pub fn extension(&self) -> &str {
+        &self.extension
+    }
+
+    /// Where the phone can be reached.
+    pub fn address(&self) -> SocketAddr {
+        self.agent.local
+    }
+
+    /// Registers with the PBX for two minutes, proving the password by digest.
+    pub async fn register(&mut self) -> Result<(), Error> {
+        self.register_for(REGISTERED_FOR).await
+    }
+
+    /// Takes the registration back.
+    pub async fn unregister(&mut self) -> Result<(), Error> {
+        self.register_for(0).await
+    }
+
+    async fn register_for(&mut self, seconds: u32) -> Result<(), Error> {
+        let registrar = agent::uri("", self.registrar)?;
+        let response = self.registration.register(registrar, Some(seconds)).await;
+        let code = response.map_err(failed("registering"))?.status_code;
+        if code == StatusCode::OK {
+            Ok(())
+        } else {
+            Err(Error::RegisterRefused(code.code()))
+        }
+    }
+
+    /// Waits for the next call, which rings already when this returns.
+    pub async fn next_call(&mut self, within: Duration) -> Result<IncomingCall, Error> {
+        let invitation = tokio::time::timeout(within, self.invitations.recv()).await;
+        match invitation {
+            Ok(Some(invitation)) => self.ring(invitation).await,
+            Ok(None) => Err(Error::Stopped),
+            Err(_) => Err(Error::TimedOut {
+                wanted: "an INVITE",
+                waited: within,
+                seen: Vec::new(),
+            }),
+        }
+    }
+
+    async fn ring(&self, mut invitation: Transaction) -> Result<IncomingCall, Error> {
+        let caller = caller_of(&invitation)?;
+        let media = Media::open(self.agent.ip()).await?;
+        let offer = invitation.original.body.clone();
+        let log = EventLog::new();
+        let (state, states) = self.agent.dialogs.new_dialog_state_channel();
+        let contact = self.agent.uri(&self.extension)?;
+        let mut dialog = self
+            .agent
+            .dialogs
+            .get_or_create_server_invite(&invitation, state, None, Some(contact))
+            .map_err(failed("taking an INVITE"))?;
+        let story = agent::follow(states, log.clone(), media.clone(), End::Called);
+        tokio::spawn(story);
+        let leg = Leg {
+            dialog: dialog.clone(),
+            log: log.clone(),
+            media,
+        };
+        tokio::spawn(async move { dialog.handle(&mut invitation).await });
+        leg.dialog.ringing(None, None).map_err(failed("ringing"))?;
+        log.note(Stage::Ringing { code: 180 });
+        Ok(IncomingCall {
+            caller,
+            offer,
+            leg: Arc::new(leg),
+            _agent: self.agent.clone(),
+        })
+    }
+}
+
+/// A free port at the address the system would send from. Nothing is sent.
+async fn own_address_towards(pbx: SocketAddr) -> Result<SocketAddr, Error> {
+    let probe = async {
+        let socket = tokio::net::UdpSocket::bind(unspecified(pbx)).await?;
+        socket.connect(pbx).await?;
+        socket.local_addr()
+    };
+    let address = probe.await.map_err(|source| Error::Socket {
+        doing: "finding the way to the PBX",
+        source,
+    })?;
+    Ok(SocketAddr::new(address.ip(), 0))
+}
+
+fn unspecified(like: SocketAddr) -> SocketAddr {
+    if like.is_ipv4() {
+        SocketAddr::from(([0; 4], 0))
+    } else {
+        SocketAddr::from(([0; 16], 0))
+    }
+}
+
+fn caller_of(invitation: &Transaction) -> Result<Caller, Error> {
+    let header = invitation.original.from_header();
+    let from = header.and_then(|header| header.typed());
+    let from = from.map_err(|error| failed("reading an INVITE's From")(error.into()))?;
+    let number = from.uri.auth.map(|auth| auth.user).unwrap_or_default();
+    Ok(Caller {
+        withheld: number.is_empty() || number.eq_ignore_ascii_case("anonymous"),
+        number,
+        display_name: from.display_name,
+    })
+}
+
+/// A call that rings at a phone. Dropping the last clone rejects it, or hangs it up.
+#[derive(Clone)]
+pub struct IncomingCall {
+    caller: Caller,
+    offer: Vec<u8>,
+    leg: Arc<Leg>,
+    /// A call outlives the phone's handle.
+    _agent: Agent,
+}
+
+impl IncomingCall {
+    /// Who calls, as the phone would show it.
+    pub fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// What has happened to this call.
+    pub fn events(&self) -> CallEvents {
+        self.leg.events()
+    }
+
+    /// This leg's audio.
+    pub fn media(&self) -> &Media {
+        &self.leg.media
+    }
+
+    /// Answers (200) and starts sending audio. Gives the moment at which the answer went out.
+    pub async fn answer(&self) -> Result<CallEvent, Error> {
+        self.leg.media.connect(&self.offer)?;
+        let answer = self.leg.media.description().into_bytes();
+        let headers = agent::sdp_content_type();
+        let sent = self.leg.dialog.accept(Some(headers), Some(answer));
+        sent.map_err(failed("answering a call"))?;
+        self.leg.log.note(Stage::Answered);
+        let is_it = |stage: &Stage| *stage == Stage::Answered;
+        let at_once = Duration::ZERO;
+        self.events()
+            .wait_for("our own answer", at_once, is_it)
+            .await
+    }
+
+    /// Refuses the call with a final response: 486 busy, 603 declined.
+    pub async fn reject(&self, code: u16) -> Result<(), Error> {
+        let status = StatusCode::from(code);
+        let reason = agent::reason_phrase(&status);
+        let sent = self.leg.dialog.reject(Some(status), None);
+        sent.map_err(failed("rejecting a call"))?;
+        self.leg.log.note(Stage::Rejected { code, reason });
+        Ok(())
+    }
+
+    /// Hangs up an answered call (BYE); refuses one that still rings.
+    pub async fn hang_up(&self) -> Result<(), Error> {
+        self.leg.hang_up().await
+    }
+
+    /// Waits for the call's end, be it a BYE or, before it was answered, a CANCEL.
+    pub async fn ended(&self, within: Duration) -> Result<CallEvent, Error> {
+        let is_it = |stage: &Stage| matches!(stage, Stage::Ended { .. });
+        self.events()
+            .wait_for("the call's end", within, is_it)
+            .await
+    }
+}
