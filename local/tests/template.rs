@@ -22,47 +22,85 @@ fn sam_finds_nothing_to_complain_about() -> Result<()> {
     let settings = Settings::from_environment();
     let sam = match settings.variable("RINGBACK_SAM") {
         Some(path) => path.into(),
-        None => Some(settings.tools_dir().join("venv/bin/sam")).filter(|path| path.exists()).unwrap_or("sam".into()),
+        None => Some(settings.tools_dir().join("venv/bin/sam"))
+            .filter(|path| path.exists())
+            .unwrap_or("sam".into()),
     };
     let output = Command::new(&sam)
-        .args(["validate", "--lint", "--region", "ap-south-1", "--template-file", "template.yaml"])
+        .args([
+            "validate",
+            "--lint",
+            "--region",
+            "ap-south-1",
+            "--template-file",
+            "template.yaml",
+        ])
         .env("SAM_CLI_TELEMETRY", "0")
         .current_dir(settings.repository())
         .output()
         .with_context(|| {
-            format!("{} does not run: `make test` brings it; or set RINGBACK_SAM to a SAM CLI", sam.display())
+            format!(
+                "{} does not run: `make test` brings it; or set RINGBACK_SAM to a SAM CLI",
+                sam.display()
+            )
         })?;
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success() && said.contains("is a valid SAM Template"), "{said}");
+    ensure!(
+        output.status.success() && said.contains("is a valid SAM Template"),
+        "{said}"
+    );
     Ok(())
 }
 
 #[test]
 fn every_function_of_the_workspace_is_deployed_and_no_other() -> Result<()> {
     let template = template()?;
-    let deployed: BTreeSet<String> = template.functions().into_keys().map(str::to_owned).collect();
+    let deployed: BTreeSet<String> = template
+        .functions()
+        .into_keys()
+        .map(str::to_owned)
+        .collect();
     let written: BTreeSet<String> = std::fs::read_dir(repository().join("functions"))?
         .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
         .collect::<Result<_>>()?;
     assert_eq!(deployed, written);
-    assert_eq!(deployed.len(), template.resources("AWS::Serverless::Function").count(), "one has no Binary");
+    assert_eq!(
+        deployed.len(),
+        template.resources("AWS::Serverless::Function").count(),
+        "one has no Binary"
+    );
     Ok(())
 }
 
 #[test]
 fn no_policy_allows_an_action_or_a_resource_that_it_does_not_name() -> Result<()> {
     // Schedules and endpoints are made while the functions run: their group and their application name them.
-    let named_by_what_holds_them = ["schedule/${CallSchedules}/*", "endpoint/${PlatformAndName}/*"];
+    let named_by_what_holds_them = [
+        "schedule/${CallSchedules}/*",
+        "endpoint/${PlatformAndName}/*",
+    ];
     for (holder, statement) in template()?.statements() {
         for action in each(&statement["Action"]).map(as_written) {
             assert!(!action.contains('*'), "{holder} allows {action}");
         }
         for resource in each(&statement["Resource"]).map(as_written) {
-            let named = !resource.contains('*') || named_by_what_holds_them.iter().any(|end| resource.ends_with(end));
-            assert!(named && !resource.is_empty(), "{holder} allows its actions on {resource}");
+            let named = !resource.contains('*')
+                || named_by_what_holds_them
+                    .iter()
+                    .any(|end| resource.ends_with(end));
+            assert!(
+                named && !resource.is_empty(),
+                "{holder} allows its actions on {resource}"
+            );
         }
-        assert!(statement["NotAction"].is_null() && statement["NotResource"].is_null(), "{holder} allows all but…");
-        assert!(statement["Sid"].is_string() || holder == "SchedulerRole", "{holder}: a statement without a name");
+        assert!(
+            statement["NotAction"].is_null() && statement["NotResource"].is_null(),
+            "{holder} allows all but…"
+        );
+        assert!(
+            statement["Sid"].is_string() || holder == "SchedulerRole",
+            "{holder}: a statement without a name"
+        );
     }
     Ok(())
 }
@@ -81,14 +119,23 @@ fn no_role_brings_a_policy_from_outside_the_template() -> Result<()> {
 fn each_function_may_use_what_it_is_told_about_and_nothing_else() -> Result<()> {
     for (name, function) in template()?.functions() {
         let secrets = function.told_about("AWS::SecretsManager::Secret");
-        assert_eq!(function.may("secretsmanager:GetSecretValue"), secrets, "{name}'s secrets");
+        assert_eq!(
+            function.may("secretsmanager:GetSecretValue"),
+            secrets,
+            "{name}'s secrets"
+        );
         let table = function.told_about("AWS::DynamoDB::GlobalTable");
         assert_eq!(function.may("dynamodb:GetItem"), table, "{name}'s table");
         let queue = function.told_about("AWS::SQS::Queue");
-        let queues: BTreeSet<&str> = &function.may("sqs:SendMessage") | &function.may("sqs:GetQueueAttributes");
+        let queues: BTreeSet<&str> =
+            &function.may("sqs:SendMessage") | &function.may("sqs:GetQueueAttributes");
         assert!(queues.is_superset(&queue), "{name} cannot use {queue:?}");
         let scheduler = function.told_about("AWS::IAM::Role");
-        assert_eq!(function.may("iam:PassRole"), scheduler, "{name}'s scheduler role");
+        assert_eq!(
+            function.may("iam:PassRole"),
+            scheduler,
+            "{name}'s scheduler role"
+        );
     }
     Ok(())
 }
@@ -96,13 +143,23 @@ fn each_function_may_use_what_it_is_told_about_and_nothing_else() -> Result<()> 
 #[test]
 fn the_scheduler_may_only_invoke_call_timeout() -> Result<()> {
     let template = template()?;
-    let allowed: Vec<&Value> =
-        template.statements().into_iter().filter(|(id, _)| *id == "SchedulerRole").map(|(_, one)| one).collect();
+    let allowed: Vec<&Value> = template
+        .statements()
+        .into_iter()
+        .filter(|(id, _)| *id == "SchedulerRole")
+        .map(|(_, one)| one)
+        .collect();
     assert_eq!(allowed.len(), 1);
     assert_eq!(allowed[0]["Action"], "lambda:InvokeFunction");
-    assert!(as_written(&allowed[0]["Resource"]).ends_with(":function:${AWS::StackName}-call-timeout"));
-    let trust = &template.resource("SchedulerRole")["Properties"]["AssumeRolePolicyDocument"]["Statement"][0];
-    assert_eq!(trust["Condition"]["StringEquals"]["aws:SourceArn"], json!({ "Fn::GetAtt": ["CallSchedules", "Arn"] }));
+    assert!(
+        as_written(&allowed[0]["Resource"]).ends_with(":function:${AWS::StackName}-call-timeout")
+    );
+    let trust = &template.resource("SchedulerRole")["Properties"]["AssumeRolePolicyDocument"]["Statement"]
+        [0];
+    assert_eq!(
+        trust["Condition"]["StringEquals"]["aws:SourceArn"],
+        json!({ "Fn::GetAtt": ["CallSchedules", "Arn"] })
+    );
     Ok(())
 }
 
@@ -110,12 +167,20 @@ fn the_scheduler_may_only_invoke_call_timeout() -> Result<()> {
 fn the_table_is_encrypted_forgets_on_time_and_can_be_brought_back() -> Result<()> {
     let template = template()?;
     let tables: Vec<_> = template.resources("AWS::DynamoDB::GlobalTable").collect();
-    let [(id, table)] = tables[..] else { anyhow::bail!("{} tables", tables.len()) };
+    let [(id, table)] = tables[..] else {
+        anyhow::bail!("{} tables", tables.len())
+    };
     assert_eq!(table["BillingMode"], "PAY_PER_REQUEST");
-    assert_eq!(table["TimeToLiveSpecification"], json!({ "AttributeName": "expires_at", "Enabled": true }));
+    assert_eq!(
+        table["TimeToLiveSpecification"],
+        json!({ "AttributeName": "expires_at", "Enabled": true })
+    );
     assert_eq!(table["SSESpecification"]["SSEEnabled"], true);
     for replica in each(&table["Replicas"]) {
-        assert_eq!(replica["PointInTimeRecoverySpecification"]["PointInTimeRecoveryEnabled"], true, "{replica}");
+        assert_eq!(
+            replica["PointInTimeRecoverySpecification"]["PointInTimeRecoveryEnabled"], true,
+            "{replica}"
+        );
     }
     let resource = template.resource(id);
     assert_eq!(resource["DeletionPolicy"], "RetainExceptOnCreate");
@@ -127,12 +192,20 @@ fn the_table_is_encrypted_forgets_on_time_and_can_be_brought_back() -> Result<()
 fn every_log_is_kept_for_as_long_as_the_deployment_says() -> Result<()> {
     let template = template()?;
     for (name, function) in template.functions() {
-        let group = referred(&function.properties["LoggingConfig"]["LogGroup"]).context(format!("{name} logs where?"))?;
+        let group = referred(&function.properties["LoggingConfig"]["LogGroup"])
+            .context(format!("{name} logs where?"))?;
         let group = &template.resource(group)["Properties"];
-        assert_eq!(as_written(&group["LogGroupName"]), format!("/aws/lambda/${{AWS::StackName}}-{name}"));
+        assert_eq!(
+            as_written(&group["LogGroupName"]),
+            format!("/aws/lambda/${{AWS::StackName}}-{name}")
+        );
     }
     for (id, group) in template.resources("AWS::Logs::LogGroup") {
-        assert_eq!(group["RetentionInDays"], json!({ "Ref": "LogRetentionDays" }), "{id}");
+        assert_eq!(
+            group["RetentionInDays"],
+            json!({ "Ref": "LogRetentionDays" }),
+            "{id}"
+        );
     }
     Ok(())
 }
@@ -140,10 +213,18 @@ fn every_log_is_kept_for_as_long_as_the_deployment_says() -> Result<()> {
 #[test]
 fn the_access_log_leaves_out_urls_which_hold_exotels_secret() -> Result<()> {
     for (id, stage) in template()?.resources("AWS::ApiGatewayV2::Stage") {
-        let format = stage["AccessLogSettings"]["Format"].as_str().context(format!("{id} has no access log"))?;
-        let example: Value = serde_json::from_str(format).context("the access log's lines are not JSON")?;
+        let format = stage["AccessLogSettings"]["Format"]
+            .as_str()
+            .context(format!("{id} has no access log"))?;
+        let example: Value =
+            serde_json::from_str(format).context("the access log's lines are not JSON")?;
         assert!(example.is_object());
-        for secret in ["queryString", "$context.path", "requestOverride", "authorizer"] {
+        for secret in [
+            "queryString",
+            "$context.path",
+            "requestOverride",
+            "authorizer",
+        ] {
             assert!(!format.contains(secret), "{id} logs {secret}");
         }
     }
@@ -156,15 +237,31 @@ fn a_timeout_that_fails_is_tried_again_and_then_kept() -> Result<()> {
     let functions = template.functions();
     let timeout = functions.get("call-timeout").context("call-timeout")?;
     let source = &timeout.properties["Events"]["TimeIsUp"]["Properties"];
-    assert_eq!(source["FunctionResponseTypes"], json!(["ReportBatchItemFailures"]));
-    assert!(source["MaximumBatchingWindowInSeconds"].is_null(), "a caller waits for busy");
+    assert_eq!(
+        source["FunctionResponseTypes"],
+        json!(["ReportBatchItemFailures"])
+    );
+    assert!(
+        source["MaximumBatchingWindowInSeconds"].is_null(),
+        "a caller waits for busy"
+    );
 
-    let queue = &template.resource(referred(&source["Queue"]).context("the source's queue")?)["Properties"];
-    let dead_letters = referred(&queue["RedrivePolicy"]["deadLetterTargetArn"]).context("the dead-letter queue")?;
+    let queue =
+        &template.resource(referred(&source["Queue"]).context("the source's queue")?)["Properties"];
+    let dead_letters = referred(&queue["RedrivePolicy"]["deadLetterTargetArn"])
+        .context("the dead-letter queue")?;
     assert_eq!(template.resource(dead_letters)["Type"], "AWS::SQS::Queue");
-    assert_eq!(referred(&timeout.properties["DeadLetterQueue"]["TargetArn"]), Some(dead_letters));
-    let visibility = queue["VisibilityTimeout"].as_u64().context("VisibilityTimeout")?;
-    assert!(visibility >= 6 * timeout.timeout_seconds(), "AWS asks for six times the function's timeout");
+    assert_eq!(
+        referred(&timeout.properties["DeadLetterQueue"]["TargetArn"]),
+        Some(dead_letters)
+    );
+    let visibility = queue["VisibilityTimeout"]
+        .as_u64()
+        .context("VisibilityTimeout")?;
+    assert!(
+        visibility >= 6 * timeout.timeout_seconds(),
+        "AWS asks for six times the function's timeout"
+    );
     for (id, queue) in template.resources("AWS::SQS::Queue") {
         assert_eq!(queue["SqsManagedSseEnabled"], true, "{id}");
     }
@@ -175,13 +272,24 @@ fn a_timeout_that_fails_is_tried_again_and_then_kept() -> Result<()> {
 fn secrets_that_can_be_made_up_are_long_and_fit_into_a_url() -> Result<()> {
     let template = template()?;
     let made_up = |id: &str| template.resource(id)["Properties"]["GenerateSecretString"].clone();
-    for (id, key) in [("AppSecret", "jwt_secret"), ("ExotelSecret", "webhook_secret"), ("AsteriskSecret", "hook_secret")] {
+    for (id, key) in [
+        ("AppSecret", "jwt_secret"),
+        ("ExotelSecret", "webhook_secret"),
+        ("AsteriskSecret", "hook_secret"),
+    ] {
         let secret = made_up(id);
         assert_eq!(secret["GenerateStringKey"], key);
         assert!(secret["PasswordLength"].as_u64() >= Some(40), "{id}");
-        let excluded = secret["ExcludeCharacters"].as_str().context(format!("{id}: which characters?"))?;
-        let punctuation = (b'!'..=b'~').map(char::from).filter(char::is_ascii_punctuation);
-        assert!(punctuation.clone().all(|one| excluded.contains(one)), "{id}");
+        let excluded = secret["ExcludeCharacters"]
+            .as_str()
+            .context(format!("{id}: which characters?"))?;
+        let punctuation = (b'!'..=b'~')
+            .map(char::from)
+            .filter(char::is_ascii_punctuation);
+        assert!(
+            punctuation.clone().all(|one| excluded.contains(one)),
+            "{id}"
+        );
         serde_json::from_str::<Value>(secret["SecretStringTemplate"].as_str().unwrap_or_default())?;
     }
     Ok(())
@@ -190,9 +298,17 @@ fn secrets_that_can_be_made_up_are_long_and_fit_into_a_url() -> Result<()> {
 #[test]
 fn every_parameter_says_what_it_is_for_and_what_it_may_be() -> Result<()> {
     for (name, parameter) in template()?.parameters() {
-        assert!(parameter["Description"].as_str().is_some_and(|text| text.len() > 20), "{name} has no description");
+        assert!(
+            parameter["Description"]
+                .as_str()
+                .is_some_and(|text| text.len() > 20),
+            "{name} has no description"
+        );
         let limits = ["AllowedPattern", "AllowedValues", "MinValue"];
-        assert!(limits.iter().any(|limit| !parameter[limit].is_null()), "{name} may be anything");
+        assert!(
+            limits.iter().any(|limit| !parameter[limit].is_null()),
+            "{name} may be anything"
+        );
     }
     Ok(())
 }
@@ -200,14 +316,25 @@ fn every_parameter_says_what_it_is_for_and_what_it_may_be() -> Result<()> {
 #[test]
 fn every_route_may_call_its_function() -> Result<()> {
     let template = template()?;
-    let allowed: BTreeSet<&str> =
-        template.resources("AWS::Lambda::Permission").filter_map(|(_, one)| referred(&one["FunctionName"])).collect();
+    let allowed: BTreeSet<&str> = template
+        .resources("AWS::Lambda::Permission")
+        .filter_map(|(_, one)| referred(&one["FunctionName"]))
+        .collect();
     let functions = template.functions();
     for (id, route) in template.resources("AWS::ApiGatewayV2::Route") {
-        let function = template.function_behind(route).context(format!("{id} leads nowhere"))?;
+        let function = template
+            .function_behind(route)
+            .context(format!("{id} leads nowhere"))?;
         let function = functions.get(function).context(function.to_owned())?;
-        assert!(allowed.contains(function.id), "{id}: API Gateway may not call {}", function.id);
-        assert!(function.timeout_seconds() < 30, "API Gateway gives up after 30 s");
+        assert!(
+            allowed.contains(function.id),
+            "{id}: API Gateway may not call {}",
+            function.id
+        );
+        assert!(
+            function.timeout_seconds() < 30,
+            "API Gateway gives up after 30 s"
+        );
     }
     Ok(())
 }
@@ -218,7 +345,10 @@ fn every_function_has_an_event_and_every_event_a_function() -> Result<()> {
     let functions = template.functions();
     let mut with_events = BTreeSet::new();
     for file in EventFile::all(repository())? {
-        with_events.insert(file.function(functions.keys().copied()).context(format!("{}: which function?", file.name))?);
+        with_events.insert(
+            file.function(functions.keys().copied())
+                .context(format!("{}: which function?", file.name))?,
+        );
     }
     assert_eq!(with_events, functions.into_keys().collect());
     Ok(())
@@ -231,10 +361,17 @@ fn every_route_has_an_event_that_goes_to_its_function() -> Result<()> {
     let events = EventFile::all(repository())?;
     let mut routes: BTreeSet<&str> = BTreeSet::new();
     for (id, route) in template.resources("AWS::ApiGatewayV2::Route") {
-        let key = route["RouteKey"].as_str().context(format!("{id} has no key"))?;
+        let key = route["RouteKey"]
+            .as_str()
+            .context(format!("{id} has no key"))?;
         let behind = template.function_behind(route);
         for event in events.iter().filter(|event| event.route() == Some(key)) {
-            assert_eq!(event.function(functions.keys().copied()), behind, "{}", event.name);
+            assert_eq!(
+                event.function(functions.keys().copied()),
+                behind,
+                "{}",
+                event.name
+            );
         }
         routes.insert(key);
     }
@@ -245,17 +382,42 @@ fn every_route_has_an_event_that_goes_to_its_function() -> Result<()> {
 
 #[test]
 fn events_are_as_api_gateway_would_send_them() -> Result<()> {
-    for file in EventFile::all(repository())?.iter().filter(|file| file.route().is_some()) {
+    for file in EventFile::all(repository())?
+        .iter()
+        .filter(|file| file.route().is_some())
+    {
         let event = &file.event;
-        let headers = event["headers"].as_object().context(format!("{}: headers", file.name))?;
-        assert!(headers.keys().all(|name| name.to_lowercase() == *name), "{}", file.name);
+        let headers = event["headers"]
+            .as_object()
+            .context(format!("{}: headers", file.name))?;
+        assert!(
+            headers.keys().all(|name| name.to_lowercase() == *name),
+            "{}",
+            file.name
+        );
         let path = &event["requestContext"]["http"]["path"];
-        assert_eq!((&event["rawPath"], &event["version"]), (path, &json!("2.0")), "{}", file.name);
+        assert_eq!(
+            (&event["rawPath"], &event["version"]),
+            (path, &json!("2.0")),
+            "{}",
+            file.name
+        );
         if let Some(body) = event["body"].as_str() {
-            let text = headers["content-type"].as_str().is_some_and(|kind| kind.starts_with("application/json"));
+            let text = headers["content-type"]
+                .as_str()
+                .is_some_and(|kind| kind.starts_with("application/json"));
             assert_eq!(event["isBase64Encoded"], !text, "{}", file.name);
-            let length = if text { body.len() } else { BASE64.decode(body)?.len() };
-            assert_eq!(headers["content-length"], length.to_string(), "{}", file.name);
+            let length = if text {
+                body.len()
+            } else {
+                BASE64.decode(body)?.len()
+            };
+            assert_eq!(
+                headers["content-length"],
+                length.to_string(),
+                "{}",
+                file.name
+            );
         }
     }
     Ok(())
@@ -264,17 +426,27 @@ fn events_are_as_api_gateway_would_send_them() -> Result<()> {
 #[test]
 fn events_carry_the_documented_secrets_and_no_others() -> Result<()> {
     let secrets = documented_secrets(repository())?;
-    let secret = |name: &str| secrets.get(name).with_context(|| format!("{name} is not in events/README.md"));
+    let secret = |name: &str| {
+        secrets
+            .get(name)
+            .with_context(|| format!("{name} is not in events/README.md"))
+    };
     let key = jsonwebtoken::DecodingKey::from_secret(secret("jwt_secret")?.as_bytes());
     let rules = jsonwebtoken::Validation::new(jsonwebtoken::Algorithm::HS256);
     for EventFile { name, event } in EventFile::all(repository())? {
         if let Some(token) = event["headers"]["authorization"].as_str() {
             let token = token.strip_prefix("Bearer ").context(name.clone())?;
-            let claims = jsonwebtoken::decode::<Value>(token, &key, &rules).context(name.clone())?.claims;
+            let claims = jsonwebtoken::decode::<Value>(token, &key, &rules)
+                .context(name.clone())?
+                .claims;
             assert_eq!(claims["extension"], "1001", "{name}");
         }
         if let Some(query) = event["queryStringParameters"].as_object() {
-            assert_eq!(query["secret"], secret("webhook_secret")?.as_str(), "{name}");
+            assert_eq!(
+                query["secret"],
+                secret("webhook_secret")?.as_str(),
+                "{name}"
+            );
         }
         if let Some(header) = event["headers"].get("x-ringback-secret") {
             assert_eq!(header, secret("hook_secret")?.as_str(), "{name}");

@@ -12,13 +12,18 @@ pub(crate) struct Template(Value);
 impl Template {
     pub(crate) fn load(repository: &Path) -> Result<Self> {
         let path = repository.join("template.yaml");
-        let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-        let yaml: yaml_serde::Value = yaml_serde::from_str(&text).with_context(|| format!("parse {}", path.display()))?;
+        let text =
+            std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        let yaml: yaml_serde::Value =
+            yaml_serde::from_str(&text).with_context(|| format!("parse {}", path.display()))?;
         Ok(Self(long_form(yaml)?))
     }
 
     /// The properties of every resource of one type, by logical id.
-    pub(crate) fn resources<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = (&'a str, &'a Value)> {
+    pub(crate) fn resources<'a>(
+        &'a self,
+        kind: &'a str,
+    ) -> impl Iterator<Item = (&'a str, &'a Value)> {
         self.0["Resources"]
             .as_object()
             .into_iter()
@@ -28,7 +33,11 @@ impl Template {
     }
 
     pub(crate) fn parameters(&self) -> impl Iterator<Item = (&str, &Value)> {
-        self.0["Parameters"].as_object().into_iter().flatten().map(|(name, parameter)| (name.as_str(), parameter))
+        self.0["Parameters"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(name, parameter)| (name.as_str(), parameter))
     }
 
     pub(crate) fn resource(&self, id: &str) -> &Value {
@@ -40,7 +49,14 @@ impl Template {
         self.resources("AWS::Serverless::Function")
             .filter_map(|(id, properties)| {
                 let name = self.resource(id)["Metadata"]["BuildProperties"]["Binary"].as_str()?;
-                Some((name, Function { template: self, id, properties }))
+                Some((
+                    name,
+                    Function {
+                        template: self,
+                        id,
+                        properties,
+                    },
+                ))
             })
             .collect()
     }
@@ -53,16 +69,28 @@ impl Template {
     }
 
     fn integration_of<'a>(&self, route: &'a Value) -> Option<&'a str> {
-        route["Target"]["Fn::Sub"].as_str()?.strip_prefix("integrations/${")?.strip_suffix('}')
+        route["Target"]["Fn::Sub"]
+            .as_str()?
+            .strip_prefix("integrations/${")?
+            .strip_suffix('}')
     }
 
     /// The statements of every policy in the template, each with the resource that holds it.
     pub(crate) fn statements(&self) -> Vec<(&str, &Value)> {
         let roles = self.resources("AWS::IAM::Role").flat_map(|(id, role)| {
-            role["Policies"].as_array().into_iter().flatten().map(move |policy| (id, &policy["PolicyDocument"]))
+            role["Policies"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(move |policy| (id, &policy["PolicyDocument"]))
         });
-        let shared = self.resources("AWS::IAM::ManagedPolicy").map(|(id, policy)| (id, &policy["PolicyDocument"]));
-        roles.chain(shared).flat_map(|(id, document)| each(&document["Statement"]).map(move |one| (id, one))).collect()
+        let shared = self
+            .resources("AWS::IAM::ManagedPolicy")
+            .map(|(id, policy)| (id, &policy["PolicyDocument"]));
+        roles
+            .chain(shared)
+            .flat_map(|(id, document)| each(&document["Statement"]).map(move |one| (id, one)))
+            .collect()
     }
 }
 
@@ -91,11 +119,17 @@ impl<'a> Function<'a> {
 
     /// Everything the function may do: its role's own statements, and those of the policies the role shares.
     pub(crate) fn statements(&self) -> Vec<&'a Value> {
-        let Some(role) = referred(&self.properties["Role"]) else { return Vec::new() };
+        let Some(role) = referred(&self.properties["Role"]) else {
+            return Vec::new();
+        };
         let shared: BTreeSet<&str> =
-            each(&self.template.resource(role)["Properties"]["ManagedPolicyArns"]).filter_map(referred).collect();
+            each(&self.template.resource(role)["Properties"]["ManagedPolicyArns"])
+                .filter_map(referred)
+                .collect();
         let all = self.template.statements().into_iter();
-        all.filter(|(id, _)| *id == role || shared.contains(id)).map(|(_, statement)| statement).collect()
+        all.filter(|(id, _)| *id == role || shared.contains(id))
+            .map(|(_, statement)| statement)
+            .collect()
     }
 
     /// The resources, by logical id, on which the function may do this.
@@ -111,13 +145,16 @@ impl<'a> Function<'a> {
     pub(crate) fn told_about(&self, kind: &str) -> BTreeSet<&'a str> {
         let template = self.template;
         let ids = self.environment().into_values().filter_map(referred);
-        ids.filter(|id| template.resource(id)["Type"] == kind).collect()
+        ids.filter(|id| template.resource(id)["Type"] == kind)
+            .collect()
     }
 }
 
 /// What a `Ref` or `GetAtt` points at.
 pub(crate) fn referred(value: &Value) -> Option<&str> {
-    value["Ref"].as_str().or_else(|| value["Fn::GetAtt"][0].as_str())
+    value["Ref"]
+        .as_str()
+        .or_else(|| value["Fn::GetAtt"][0].as_str())
 }
 
 /// The values of what CloudFormation takes both as one value and as a list.
@@ -152,7 +189,9 @@ fn long_form(yaml: yaml_serde::Value) -> Result<Value> {
                 ("Ref", value) => json!({ "Ref": value }),
                 ("Condition", value) => json!({ "Condition": value }),
                 ("GetAtt", Value::String(path)) => {
-                    let (id, attribute) = path.split_once('.').with_context(|| format!("!GetAtt {path}"))?;
+                    let (id, attribute) = path
+                        .split_once('.')
+                        .with_context(|| format!("!GetAtt {path}"))?;
                     json!({ "Fn::GetAtt": [id, attribute] })
                 }
                 (name, value) => json!({ (format!("Fn::{name}")): value }),
@@ -161,12 +200,16 @@ fn long_form(yaml: yaml_serde::Value) -> Result<Value> {
         Yaml::Mapping(mapping) => {
             let mut object = Map::new();
             for (key, value) in mapping {
-                let Yaml::String(key) = key else { bail!("a key that is no text: {key:?}") };
+                let Yaml::String(key) = key else {
+                    bail!("a key that is no text: {key:?}")
+                };
                 object.insert(key, long_form(value)?);
             }
             Value::Object(object)
         }
-        Yaml::Sequence(values) => Value::Array(values.into_iter().map(long_form).collect::<Result<_>>()?),
+        Yaml::Sequence(values) => {
+            Value::Array(values.into_iter().map(long_form).collect::<Result<_>>()?)
+        }
         scalar => serde_json::to_value(scalar)?,
     })
 }

@@ -21,22 +21,33 @@ impl EventFile {
             .context("list events/")?
             .map(|entry| Ok(entry?.path()))
             .collect::<Result<_>>()?;
-        paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
+        paths.retain(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "json")
+        });
         paths.sort();
         paths.iter().map(|path| Self::read(path)).collect()
     }
 
     fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
-        let event = serde_json::from_str(&text).with_context(|| format!("parse {}", path.display()))?;
-        let name = path.file_stem().and_then(|name| name.to_str()).context("a file name in UTF-8")?.to_owned();
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+        let event =
+            serde_json::from_str(&text).with_context(|| format!("parse {}", path.display()))?;
+        let name = path
+            .file_stem()
+            .and_then(|name| name.to_str())
+            .context("a file name in UTF-8")?
+            .to_owned();
         Ok(Self { name, event })
     }
 
     /// The function that the file's name begins with.
     pub(crate) fn function<'a>(&self, functions: impl Iterator<Item = &'a str>) -> Option<&'a str> {
         let names = functions.filter(|function| {
-            self.name.strip_prefix(function).is_some_and(|case| case.is_empty() || case.starts_with('-'))
+            self.name
+                .strip_prefix(function)
+                .is_some_and(|case| case.is_empty() || case.starts_with('-'))
         });
         names.max_by_key(|function| function.len())
     }
@@ -49,8 +60,10 @@ impl EventFile {
 
 /// The secrets of `events/README.md`: its table's rows of the form ``| `name` | `value` |``.
 pub(crate) fn documented_secrets(repository: &Path) -> Result<BTreeMap<String, String>> {
-    let readme = std::fs::read_to_string(repository.join("events/README.md")).context("read events/README.md")?;
-    let in_backticks = |cell: &str| Some(cell.trim().strip_prefix('`')?.strip_suffix('`')?.to_owned());
+    let readme = std::fs::read_to_string(repository.join("events/README.md"))
+        .context("read events/README.md")?;
+    let in_backticks =
+        |cell: &str| Some(cell.trim().strip_prefix('`')?.strip_suffix('`')?.to_owned());
     let rows = readme.lines().filter_map(|line| {
         let mut cells = line.strip_prefix('|')?.split('|');
         Some((in_backticks(cells.next()?)?, in_backticks(cells.next()?)?))

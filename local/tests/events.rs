@@ -1,0 +1,205 @@
+//! Every event of `events/`, handed to the real binary of its function by Lambda's own protocol, in the environment
+//! that `template.yaml` declares for it. The local stack must be running, and the functions built.
+
+#[path = "support/cloudformation.rs"]
+#[expect(dead_code, reason = "shared with template.rs, which asks for more")]
+mod cloudformation;
+#[path = "support/event_files.rs"]
+mod event_files;
+#[path = "support/runtime_api.rs"]
+mod runtime_api;
+#[path = "support/surroundings.rs"]
+mod surroundings;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use cloudformation::{Function, Template, referred};
+use event_files::{EventFile, documented_secrets};
+use ringback_local::settings::Settings;
+use ringback_local::stack::Stack;
+use runtime_api::RunningFunction;
+use serde_json::{Value, json};
+use surroundings::Surroundings;
+
+/// The events in the order of their story, with the status codes that each may be answered with.
+const STORY: [(&str, &[u16]); 18] = [
+    ("health", &[200]),
+    ("devices-put", &[200]),
+    ("asterisk-incoming-incoming", &[200]),
+    ("exotel-webhook-passthru-get", &[200]),
+    ("exotel-webhook-passthru-post-json", &[200]),
+    ("call-status", &[200]),
+    // The call's legs are not there: Asterisk is asked for them, and says so.
+    ("call-response-accept", &[200, 502]),
+    ("call-response-accept-ready", &[200, 502]),
+    ("asterisk-incoming-bridged", &[200]),
+    ("call-response-decline", &[200, 409]),
+    ("call-response-hangup", &[200]),
+    ("asterisk-incoming-ended", &[200]),
+    ("exotel-webhook-status-callback-form", &[200]),
+    ("exotel-webhook-status-callback-multipart", &[200]),
+    ("exotel-webhook-status-callback-json", &[200]),
+    ("devices-delete", &[200]),
+    ("call-timeout-sqs", &[]),
+    ("call-timeout-schedule", &[]),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_event_gets_a_well_formed_answer_from_its_real_binary() -> Result<()> {
+    let settings = Settings::from_environment();
+    let files = EventFile::all(settings.repository())?;
+    let told: BTreeSet<&str> = STORY.iter().map(|(name, _)| *name).collect();
+    let written: BTreeSet<&str> = files.iter().map(|file| file.name.as_str()).collect();
+    assert_eq!(told, written, "the story and events/ tell different events");
+
+    let secrets = documented_secrets(settings.repository())?;
+    let surroundings = Surroundings::make(Stack::load(&settings.state_dir())?, &secrets).await?;
+    let told = Functions::new(settings, &surroundings)?.tell(&files).await;
+    surroundings.remove().await?;
+    told
+}
+
+/// The functions, each started when the story comes to it and kept warm.
+struct Functions {
+    template: Template,
+    settings: Settings,
+    variables: BTreeMap<&'static str, String>,
+    running: BTreeMap<String, RunningFunction>,
+}
+
+impl Functions {
+    fn new(settings: Settings, surroundings: &Surroundings) -> Result<Self> {
+        let template = Template::load(settings.repository())?;
+        std::fs::create_dir_all(settings.state("events"))?;
+        Ok(Self {
+            template,
+            settings,
+            variables: surroundings.variables(),
+            running: BTreeMap::new(),
+        })
+    }
+
+    async fn tell(mut self, files: &[EventFile]) -> Result<()> {
+        for (name, statuses) in STORY {
+            let file = files.iter().find(|file| file.name == name).context(name)?;
+            let answer = self.invoke(file).await.context(name)?;
+            match (file.route(), &file.event["Records"]) {
+                (Some(_), _) => check_http(&answer, statuses),
+                (None, Value::Array(_)) => check_batch(&answer),
+                (None, _) => Ok(()),
+            }
+            .with_context(|| format!("{name} was answered with {answer}"))?;
+        }
+        Ok(())
+    }
+
+    async fn invoke(&mut self, file: &EventFile) -> Result<Value> {
+        let functions = self.template.functions();
+        let name = file
+            .function(functions.keys().copied())
+            .context("no function has this event")?;
+        if !self.running.contains_key(name) {
+            let function = functions.get(name).context("the function")?;
+            let environment = self.environment(function)?;
+            let timeout = Duration::from_secs(function.timeout_seconds());
+            let log = self.settings.state("events").join(format!("{name}.log"));
+            let started =
+                RunningFunction::start(name, &self.bootstrap(name), &environment, timeout, &log)
+                    .await?;
+            self.running.insert(name.to_owned(), started);
+        }
+        self.running
+            .get_mut(name)
+            .context("just started")?
+            .invoke(&file.event)
+            .await
+    }
+
+    fn bootstrap(&self, function: &str) -> PathBuf {
+        self.settings
+            .repository()
+            .join("target/lambda")
+            .join(function)
+            .join("bootstrap")
+    }
+
+    /// Exactly the variables that the template gives the function, so that one it forgot is missing here too.
+    fn environment(&self, function: &Function<'_>) -> Result<BTreeMap<String, String>> {
+        let of_lambda = self
+            .variables
+            .iter()
+            .filter(|(name, _)| name.starts_with("AWS_"));
+        let mut environment: BTreeMap<String, String> = of_lambda
+            .map(|(name, value)| ((*name).to_owned(), value.clone()))
+            .collect();
+        for (name, declared) in function.environment() {
+            let value = self
+                .variables
+                .get(name)
+                .cloned()
+                .or_else(|| self.default_of(declared));
+            environment.insert(
+                name.to_owned(),
+                value.with_context(|| format!("what is {name} here?"))?,
+            );
+        }
+        Ok(environment)
+    }
+
+    fn default_of(&self, declared: &Value) -> Option<String> {
+        let parameter = referred(declared)?;
+        let (_, parameter) = self
+            .template
+            .parameters()
+            .find(|(name, _)| *name == parameter)?;
+        match &parameter["Default"] {
+            Value::String(text) => Some(text.clone()),
+            Value::Null => None,
+            other => Some(other.to_string()),
+        }
+    }
+}
+
+/// The contract's answers: JSON, and an error says what went wrong and has a code.
+fn check_http(answer: &Value, statuses: &[u16]) -> Result<()> {
+    let status = answer["statusCode"]
+        .as_u64()
+        .and_then(|status| u16::try_from(status).ok())
+        .context("no statusCode")?;
+    ensure!(
+        statuses.contains(&status),
+        "{status} is none of {statuses:?}"
+    );
+    let kind = answer["headers"]["content-type"]
+        .as_str()
+        .unwrap_or_default();
+    ensure!(
+        kind.starts_with("application/json"),
+        "its content type is {kind:?}"
+    );
+    let body: Value = serde_json::from_str(answer["body"].as_str().context("no body")?)?;
+    ensure!(body.is_object(), "its body is no object");
+    if status >= 400 {
+        ensure!(
+            body["success"] == false && body["error"].is_string(),
+            "an error without words: {body}"
+        );
+        let code = body["code"].as_str().unwrap_or_default();
+        let snake_case = !code.is_empty()
+            && code
+                .chars()
+                .all(|one| one.is_ascii_lowercase() || one == '_');
+        ensure!(snake_case, "an error without a code: {body}");
+    }
+    Ok(())
+}
+
+fn check_batch(answer: &Value) -> Result<()> {
+    if answer["batchItemFailures"] != json!([]) {
+        bail!("a message failed");
+    }
+    Ok(())
+}
