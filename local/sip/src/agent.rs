@@ -104,13 +104,6 @@ pub(crate) fn sdp_content_type() -> Vec<Header> {
     vec![Header::ContentType("application/sdp".into())]
 }
 
-/// `Busy Here` of `486 Busy Here`.
-pub(crate) fn reason_phrase(status: &StatusCode) -> String {
-    let text = status.to_string();
-    let phrase = text.split_once(' ').map(|(_, phrase)| phrase.to_owned());
-    phrase.unwrap_or(text)
-}
-
 /// Gives each request to the call it belongs to.
 async fn dispatch(
     mut incoming: TransactionReceiver,
@@ -146,11 +139,13 @@ async fn answer_stray(mut request: Transaction) {
     }
 }
 
-/// What both ends of a call have: the dialog, its story, its audio. Dropping it hangs up.
+/// What both ends of a call have: the dialog, its story, its audio.
+#[derive(Clone)]
 pub(crate) struct Leg {
     pub(crate) dialog: InviteDialog,
     pub(crate) log: EventLog,
     pub(crate) media: Media,
+    pub(crate) end: End,
 }
 
 impl Leg {
@@ -158,30 +153,59 @@ impl Leg {
         self.log.events()
     }
 
+    /// BYE once the call is up; before that, CANCEL from the calling end, 603 from the called one.
     pub(crate) async fn hang_up(&self) -> Result<(), Error> {
-        let result = self.dialog.hangup().await;
         self.media.mute();
-        result.map_err(failed("hanging up"))
+        if self.end == End::Called && self.dialog.state().can_cancel() {
+            return self.reject(StatusCode::Decline);
+        }
+        self.dialog.hangup().await.map_err(failed("hanging up"))
+    }
+
+    pub(crate) fn reject(&self, status: StatusCode) -> Result<(), Error> {
+        let stage = rejected(&status);
+        let sent = self.dialog.reject(Some(status), None);
+        sent.map_err(failed("rejecting a call"))?;
+        self.log.note(stage);
+        Ok(())
     }
 }
 
-impl Drop for Leg {
+pub(crate) fn rejected(status: &StatusCode) -> Stage {
+    let text = status.to_string();
+    Stage::Rejected {
+        code: status.code(),
+        reason: text.split_once(' ').map_or(text.clone(), |(_, r)| r.into()),
+    }
+}
+
+/// Hangs up when the last handle to a call is dropped.
+pub(crate) struct HangUpOnDrop(Leg);
+
+impl Leg {
+    pub(crate) fn hang_up_on_drop(&self) -> Arc<HangUpOnDrop> {
+        Arc::new(HangUpOnDrop(self.clone()))
+    }
+}
+
+impl Drop for HangUpOnDrop {
     fn drop(&mut self) {
-        self.media.mute();
-        if self.log.events().is_over() {
+        let leg = self.0.clone();
+        leg.media.mute();
+        if leg.events().is_over() {
             return;
         }
-        let dialog = self.dialog.clone();
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move { dialog.hangup().await });
+            runtime.spawn(async move { leg.hang_up().await });
         }
     }
 }
 
 /// Writes a call's story from the stack's state changes, and answers what the other side asks
-/// during the call.
+/// during the call, until the call is over.
 pub(crate) async fn follow(
     mut states: DialogStateReceiver,
+    dialogs: Arc<DialogLayer>,
     log: EventLog,
     media: Media,
     ours: End,
@@ -200,7 +224,7 @@ pub(crate) async fn follow(
             // A re-INVITE or UPDATE: a session refresh, or a moved media stream.
             DialogState::Updated(_, request, handle) => {
                 connect(&media, &request.body);
-                accept_update(&handle, &media).await;
+                accept_update(&handle, &media, &request.body).await;
             }
             DialogState::Info(_, _, handle)
             | DialogState::Options(_, _, handle)
@@ -208,11 +232,13 @@ pub(crate) async fn follow(
             | DialogState::Message(_, _, handle) => {
                 let _ = handle.reply(StatusCode::OK).await;
             }
-            DialogState::Terminated(_, reason) => {
+            DialogState::Terminated(id, reason) => {
                 media.mute();
                 if let Some(by_remote) = ended_by_remote(&reason, ours) {
                     log.note(Stage::Ended { by_remote });
                 }
+                dialogs.remove_dialog(&id);
+                return;
             }
             DialogState::Calling(_)
             | DialogState::Trying(_)
@@ -251,8 +277,8 @@ fn connect(media: &Media, description: &[u8]) {
     }
 }
 
-async fn accept_update(handle: &TransactionHandle, media: &Media) {
-    let body = media.description().into_bytes();
+async fn accept_update(handle: &TransactionHandle, media: &Media, offered: &[u8]) {
+    let body = media.answer(offered);
     let answer = handle.respond(StatusCode::OK, Some(sdp_content_type()), Some(body));
     if let Err(error) = answer.await {
         tracing::debug!(%error, "accepting a session update failed");

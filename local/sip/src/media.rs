@@ -58,8 +58,12 @@ impl Media {
         Ok(media)
     }
 
-    pub(crate) fn description(&self) -> String {
-        sdp::describe(self.local)
+    pub(crate) fn offer(&self) -> Vec<u8> {
+        sdp::offer(self.local).into_bytes()
+    }
+
+    pub(crate) fn answer(&self, offered: &[u8]) -> Vec<u8> {
+        sdp::answer(self.local, offered).into_bytes()
     }
 
     /// Starts sending to where the other side's session description says.
@@ -180,8 +184,8 @@ mod tests {
     #[tokio::test]
     async fn two_connected_legs_hear_each_other() -> Result<(), Error> {
         let (caller, phone) = (leg().await?, leg().await?);
-        caller.connect(phone.description().as_bytes())?;
-        phone.connect(caller.description().as_bytes())?;
+        caller.connect(&phone.offer())?;
+        phone.connect(&caller.offer())?;
         caller.hears(&phone, SOON).await?;
         phone.hears(&caller, SOON).await
     }
@@ -189,7 +193,7 @@ mod tests {
     #[tokio::test]
     async fn a_leg_is_not_taken_for_another() -> Result<(), Error> {
         let (caller, phone, stranger) = (leg().await?, leg().await?, leg().await?);
-        stranger.connect(phone.description().as_bytes())?;
+        stranger.connect(&phone.offer())?;
         phone.hears(&stranger, SOON).await?;
         let result = phone.hears(&caller, Duration::from_millis(50)).await;
         assert!(matches!(result, Err(Error::Silent { packets, .. }) if packets > 0));

@@ -8,7 +8,7 @@ use rsipstack::{
 
 use crate::{
     CallEvent, CallEvents, Caller, Error, Media, Stage,
-    agent::{self, Agent, End, Invitations, Leg, failed},
+    agent::{self, Agent, End, HangUpOnDrop, Invitations, Leg, failed},
     events::EventLog,
 };
 
@@ -106,12 +106,19 @@ impl Phone {
             .dialogs
             .get_or_create_server_invite(&invitation, state, None, Some(contact))
             .map_err(failed("taking an INVITE"))?;
-        let story = agent::follow(states, log.clone(), media.clone(), End::Called);
+        let story = agent::follow(
+            states,
+            self.agent.dialogs.clone(),
+            log.clone(),
+            media.clone(),
+            End::Called,
+        );
         tokio::spawn(story);
         let leg = Leg {
             dialog: dialog.clone(),
             log: log.clone(),
             media,
+            end: End::Called,
         };
         tokio::spawn(async move { dialog.handle(&mut invitation).await });
         leg.dialog.ringing(None, None).map_err(failed("ringing"))?;
@@ -119,7 +126,8 @@ impl Phone {
         Ok(IncomingCall {
             caller,
             offer,
-            leg: Arc::new(leg),
+            _hang_up: leg.hang_up_on_drop(),
+            leg,
             _agent: self.agent.clone(),
         })
     }
@@ -155,8 +163,18 @@ fn caller_of(invitation: &Transaction) -> Result<Caller, Error> {
     Ok(Caller {
         withheld: number.is_empty() || number.eq_ignore_ascii_case("anonymous"),
         number,
-        display_name: from.display_name,
+        display_name: from.display_name.as_deref().map(unquoted),
     })
+}
+
+/// What a SIP quoted string says, without the backslashes that protect it.
+fn unquoted(text: &str) -> String {
+    let mut characters = text.chars();
+    std::iter::from_fn(|| match characters.next()? {
+        '\\' => characters.next(),
+        plain => Some(plain),
+    })
+    .collect()
 }
 
 /// A call that rings at a phone. Dropping the last clone rejects it, or hangs it up.
@@ -164,7 +182,8 @@ fn caller_of(invitation: &Transaction) -> Result<Caller, Error> {
 pub struct IncomingCall {
     caller: Caller,
     offer: Vec<u8>,
-    leg: Arc<Leg>,
+    leg: Leg,
+    _hang_up: Arc<HangUpOnDrop>,
     /// A call outlives the phone's handle.
     _agent: Agent,
 }
@@ -188,7 +207,7 @@ impl IncomingCall {
     /// Answers (200) and starts sending audio. Gives the moment at which the answer went out.
     pub async fn answer(&self) -> Result<CallEvent, Error> {
         self.leg.media.connect(&self.offer)?;
-        let answer = self.leg.media.description().into_bytes();
+        let answer = self.leg.media.answer(&self.offer);
         let headers = agent::sdp_content_type();
         let sent = self.leg.dialog.accept(Some(headers), Some(answer));
         sent.map_err(failed("answering a call"))?;
@@ -202,15 +221,10 @@ impl IncomingCall {
 
     /// Refuses the call with a final response: 486 busy, 603 declined.
     pub async fn reject(&self, code: u16) -> Result<(), Error> {
-        let status = StatusCode::from(code);
-        let reason = agent::reason_phrase(&status);
-        let sent = self.leg.dialog.reject(Some(status), None);
-        sent.map_err(failed("rejecting a call"))?;
-        self.leg.log.note(Stage::Rejected { code, reason });
-        Ok(())
+        self.leg.reject(StatusCode::from(code))
     }
 
-    /// Hangs up an answered call (BYE); refuses one that still rings.
+    /// Hangs up an answered call (BYE); declines one that still rings (603).
     pub async fn hang_up(&self) -> Result<(), Error> {
         self.leg.hang_up().await
     }

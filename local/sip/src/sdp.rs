@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::Error;
 
-/// The offer or the answer of a leg that receives PCMU at `rtp`.
-pub(crate) fn describe(rtp: SocketAddr) -> String {
+/// The offer of a leg that receives PCMU at `rtp`.
+pub(crate) fn offer(rtp: SocketAddr) -> String {
     let family = if rtp.is_ipv4() { "IP4" } else { "IP6" };
     let ip = rtp.ip();
     let port = rtp.port();
@@ -22,6 +22,22 @@ pub(crate) fn describe(rtp: SocketAddr) -> String {
         String::new(),
     ]
     .join("\r\n")
+}
+
+/// The answer of the same leg to an offer. Every offered stream has its line in an answer: port 0
+/// refuses what comes after the audio (video).
+pub(crate) fn answer(rtp: SocketAddr, offered: &[u8]) -> String {
+    let offered = String::from_utf8_lossy(offered);
+    let streams = offered.lines().filter_map(|line| line.strip_prefix("m="));
+    let others = streams.filter(|stream| !stream.starts_with("audio "));
+    others.fold(offer(rtp), |answer, stream| answer + &refused(stream))
+}
+
+fn refused(stream: &str) -> String {
+    let mut words = stream.split_whitespace();
+    let kind = words.next().unwrap_or_default();
+    let rest: Vec<&str> = words.skip(1).collect();
+    format!("m={kind} 0 {}\r\n", rest.join(" "))
 }
 
 /// Where the other side wants its PCMU to be sent.
@@ -54,9 +70,17 @@ mod tests {
     fn what_we_describe_we_can_read() -> Result<(), Error> {
         for address in ["127.0.0.2:40000", "[::1]:40002"] {
             let address: SocketAddr = address.parse().map_err(|_| Error::Stopped)?;
-            assert_eq!(audio_address(describe(address).as_bytes())?, address);
+            assert_eq!(audio_address(offer(address).as_bytes())?, address);
         }
         Ok(())
+    }
+
+    #[test]
+    fn an_answer_refuses_the_streams_after_the_audio() {
+        let rtp = SocketAddr::from(([127, 0, 0, 1], 4000));
+        let offered = b"v=0\r\nm=audio 1 RTP/AVP 0 8\r\na=x\r\nm=video 2 RTP/AVP 96 97\r\n";
+        let expected = offer(rtp) + "m=video 0 RTP/AVP 96 97\r\n";
+        assert_eq!(answer(rtp, offered), expected);
     }
 
     #[test]

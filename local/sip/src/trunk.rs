@@ -2,13 +2,13 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use rsipstack::{
     dialog::invitation::{InviteAsyncResult, InviteOption},
-    sip::{Header, Response, StatusCodeKind, Uri},
+    sip::{Header, StatusCodeKind, Uri},
     transport::SipAddr,
 };
 
 use crate::{
     CallEvent, CallEvents, Error, Media, Moment, Stage,
-    agent::{self, Agent, End, Leg, failed},
+    agent::{self, Agent, End, HangUpOnDrop, Leg, failed},
     events::EventLog,
 };
 
@@ -128,7 +128,7 @@ impl Trunk {
             caller: caller.presented_uri(&self.agent)?,
             callee: agent::uri(did, pbx)?,
             destination: Some(SipAddr::from(pbx)),
-            offer: Some(media.description().into_bytes()),
+            offer: Some(media.offer()),
             contact: self.agent.uri("trunk")?,
             headers: Some(headers),
             ..Default::default()
@@ -141,13 +141,26 @@ impl Trunk {
             .dialogs
             .do_invite_async(invite, state)
             .map_err(failed("sending an INVITE"))?;
-        let story = agent::follow(states, log.clone(), media.clone(), End::Calling);
+        let story = agent::follow(
+            states,
+            self.agent.dialogs.clone(),
+            log.clone(),
+            media.clone(),
+            End::Calling,
+        );
         tokio::spawn(story);
         let noting = log.clone();
         tokio::spawn(async move { note_refusal(outcome.await.ok(), &noting) });
+        let leg = Leg {
+            dialog,
+            log,
+            media,
+            end: End::Calling,
+        };
         Ok(OutgoingCall {
             placed,
-            leg: Arc::new(Leg { dialog, log, media }),
+            _hang_up: leg.hang_up_on_drop(),
+            leg,
             _agent: self.agent.clone(),
         })
     }
@@ -158,7 +171,7 @@ fn note_refusal(outcome: Option<InviteAsyncResult>, log: &EventLog) {
     match outcome {
         Some(Ok((_, Some(response)))) => {
             if response.status_code.kind() != StatusCodeKind::Successful {
-                log.note(rejected(&response));
+                log.note(agent::rejected(&response.status_code));
             }
         }
         // No answer at all: what RFC 3261 takes for a 408.
@@ -169,18 +182,12 @@ fn note_refusal(outcome: Option<InviteAsyncResult>, log: &EventLog) {
     }
 }
 
-fn rejected(response: &Response) -> Stage {
-    Stage::Rejected {
-        code: response.status_code.code(),
-        reason: agent::reason_phrase(&response.status_code),
-    }
-}
-
 /// A call the trunk has placed. Dropping the last clone hangs up.
 #[derive(Clone)]
 pub struct OutgoingCall {
     placed: Moment,
-    leg: Arc<Leg>,
+    leg: Leg,
+    _hang_up: Arc<HangUpOnDrop>,
     /// A call outlives the handle of the trunk that placed it.
     _agent: Agent,
 }

@@ -1,0 +1,153 @@
+//! A trunk calls a phone directly, without a PBX between them.
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::Result;
+use ringback_sip::{Caller, Error, IncomingCall, OutgoingCall, Phone, Stage, Trunk};
+
+const SOON: Duration = Duration::from_secs(3);
+
+struct Line {
+    phone: Phone,
+    trunk: Trunk,
+}
+
+impl Line {
+    async fn new() -> Result<Self> {
+        // Only the way to the PBX matters to a phone that does not register.
+        let nobody: SocketAddr = "127.0.0.1:9".parse()?;
+        Ok(Self {
+            phone: Phone::new(nobody, "1001", "unused").await?,
+            trunk: Trunk::bind("127.0.0.2:0").await?,
+        })
+    }
+
+    async fn ring_from(&mut self, caller: Caller) -> Result<(OutgoingCall, IncomingCall)> {
+        let address = self.phone.address();
+        let call = self
+            .trunk
+            .call(address, "1001", caller, Some("sid"))
+            .await?;
+        let incoming = self.phone.next_call(SOON).await?;
+        call.ringing(SOON).await?;
+        Ok((call, incoming))
+    }
+
+    async fn ring(&mut self) -> Result<(OutgoingCall, IncomingCall)> {
+        self.ring_from(Caller::number("+919876543210")).await
+    }
+}
+
+#[tokio::test]
+async fn an_answered_call_carries_audio_both_ways_until_the_phone_hangs_up() -> Result<()> {
+    let (call, incoming) = Line::new().await?.ring().await?;
+    let sent = incoming.answer().await?;
+    let arrived = call.answered(SOON).await?;
+    assert!(arrived.at.since(sent.at) < Duration::from_secs(1));
+    call.media().hears(incoming.media(), SOON).await?;
+    incoming.media().hears(call.media(), SOON).await?;
+    incoming.hang_up().await?;
+    assert_eq!(
+        call.ended(SOON).await?.stage,
+        Stage::Ended { by_remote: true }
+    );
+    assert_eq!(
+        incoming.ended(SOON).await?.stage,
+        Stage::Ended { by_remote: false }
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_caller_hangs_up() -> Result<()> {
+    let (call, incoming) = Line::new().await?.ring().await?;
+    incoming.answer().await?;
+    call.answered(SOON).await?;
+    call.hang_up().await?;
+    assert_eq!(
+        incoming.ended(SOON).await?.stage,
+        Stage::Ended { by_remote: true }
+    );
+    assert_eq!(
+        call.ended(SOON).await?.stage,
+        Stage::Ended { by_remote: false }
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_phones_rejection_reaches_the_caller_with_its_code() -> Result<()> {
+    let (call, incoming) = Line::new().await?.ring().await?;
+    incoming.reject(486).await?;
+    let (code, event) = call.rejected(SOON).await?;
+    assert_eq!(code, 486);
+    let reason = "Busy Here".to_owned();
+    assert_eq!(event.stage, Stage::Rejected { code, reason });
+    let answered = call.answered(SOON).await;
+    assert!(matches!(answered, Err(Error::WentAnotherWay { .. })));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_caller_who_gives_up_silences_the_phone() -> Result<()> {
+    let (call, incoming) = Line::new().await?.ring().await?;
+    call.cancel().await?;
+    assert_eq!(call.rejected(SOON).await?.0, 487);
+    assert_eq!(
+        incoming.ended(SOON).await?.stage,
+        Stage::Ended { by_remote: true }
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_dropped_call_is_hung_up() -> Result<()> {
+    let (call, incoming) = Line::new().await?.ring().await?;
+    drop(call);
+    incoming.ended(SOON).await?;
+    let (call, incoming) = Line::new().await?.ring().await?;
+    drop(incoming);
+    call.rejected(SOON).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_phone_sees_who_calls() -> Result<()> {
+    let asha = Caller::number("+919876543210").named(r#"Asha "आशा" \o/"#);
+    let (_call, incoming) = Line::new().await?.ring_from(asha.clone()).await?;
+    assert_eq!(*incoming.caller(), asha);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_withheld_number_does_not_reach_the_phone() -> Result<()> {
+    let somebody = Caller {
+        withheld: true,
+        ..Caller::number("+919876543210")
+    };
+    let (_call, incoming) = Line::new().await?.ring_from(somebody).await?;
+    assert!(incoming.caller().withheld);
+    assert_eq!(incoming.caller().number, "anonymous");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_phone_takes_one_call_after_another() -> Result<()> {
+    let mut line = Line::new().await?;
+    for _ in 0..3 {
+        let (call, incoming) = line.ring().await?;
+        incoming.answer().await?;
+        call.answered(SOON).await?;
+        call.hang_up().await?;
+        incoming.ended(SOON).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn nobody_calling_is_an_error_in_time() -> Result<()> {
+    let mut line = Line::new().await?;
+    let result = line.phone.next_call(Duration::from_millis(20)).await;
+    assert!(matches!(result, Err(Error::TimedOut { .. })));
+    Ok(())
+}
