@@ -1,1 +1,60 @@
-fn main() {}
+//! `ringback-local`: runs the local stack, and calls through it.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use ringback_local::settings::Settings;
+use ringback_local::{call, run};
+
+/// Everything Ringback needs, on this machine.
+#[derive(Parser)]
+#[command(name = "ringback-local", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Order,
+}
+
+#[derive(Subcommand)]
+enum Order {
+    /// Start everything and stay until Ctrl-C
+    Run,
+    /// Start everything in the background
+    Up,
+    /// Stop what `up` or `run` started
+    Down,
+    /// Place one SIP call through the running stack and play the phone
+    Call,
+    /// Run a command with a stack around it, and end with its exit status
+    TestEnv {
+        /// The command and its arguments
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match carry_out(Arguments::parse().command).await {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn carry_out(order: Order) -> Result<ExitCode> {
+    let settings = Settings::from_environment();
+    match order {
+        Order::Run => run::in_foreground(&settings).await?,
+        Order::Up => run::up(&settings).await?,
+        Order::Down => run::down(&settings).await?,
+        Order::Call => call::place(&settings).await?,
+        Order::TestEnv { command } => {
+            let code = run::around(&settings, &command).await?;
+            return Ok(u8::try_from(code).map_or(ExitCode::FAILURE, ExitCode::from));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

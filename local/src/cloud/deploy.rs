@@ -1,0 +1,85 @@
+//! Deploys the template into the local AWS with the SAM CLI, as it is deployed to the real one.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+
+use super::{endpoint, point_at_local_aws};
+use crate::process::{output, run_logged};
+use crate::settings::{REGION, STACK_NAME, Settings};
+use crate::tools::Tools;
+
+/// The bucket that the builds are uploaded into.
+const BUCKET: &str = "ringback-local-builds";
+
+/// What CloudFormation says of the deployed stack.
+#[derive(Debug, Clone)]
+pub struct Outputs(BTreeMap<String, String>);
+
+impl Outputs {
+    /// An output that every deployment has.
+    pub fn require(&self, name: &str) -> Result<&str> {
+        self.optional(name).with_context(|| format!("the deployed stack has no output {name}; template.yaml declares it"))
+    }
+
+    /// An output that a deployment may have.
+    pub fn optional(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+}
+
+/// Where the deployment's output goes.
+pub fn log(settings: &Settings) -> PathBuf {
+    settings.state("deploy.log")
+}
+
+/// Deploys the template at `template` with these parameters.
+pub async fn deploy(
+    settings: &Settings,
+    tools: &Tools,
+    template: &Path,
+    parameters: &BTreeMap<String, String>,
+) -> Result<Outputs> {
+    make_bucket().await?;
+    let mut command = sam(settings, tools);
+    command
+        .args(["deploy", "--stack-name", STACK_NAME, "--region", REGION, "--s3-bucket", BUCKET])
+        .args(["--capabilities", "CAPABILITY_IAM", "CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"])
+        .args(["--no-confirm-changeset", "--no-fail-on-empty-changeset", "--no-progressbar", "--template-file"])
+        .arg(template)
+        .arg("--parameter-overrides")
+        .args(parameters.iter().map(|(name, value)| format!("{name}={value}")));
+    run_logged(&mut command, &log(settings)).await?;
+    outputs(settings, tools).await
+}
+
+/// In the state directory, where no `samconfig.toml` changes what the arguments say.
+fn sam(settings: &Settings, tools: &Tools) -> tokio::process::Command {
+    let mut command = tools.command("sam");
+    point_at_local_aws(&mut command).current_dir(settings.state_dir()).env("__SAM_CLI_APP_DIR", settings.state("sam"));
+    command
+}
+
+async fn make_bucket() -> Result<()> {
+    let answer = reqwest::Client::new().put(format!("{}/{BUCKET}", endpoint())).send().await?;
+    ensure!(answer.status().is_success(), "the local AWS would not make a bucket: {}", answer.status());
+    Ok(())
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Output {
+    output_key: String,
+    output_value: String,
+}
+
+async fn outputs(settings: &Settings, tools: &Tools) -> Result<Outputs> {
+    let mut command = sam(settings, tools);
+    command.args(["list", "stack-outputs", "--stack-name", STACK_NAME, "--region", REGION, "--output", "json"]);
+    let printed = output(&mut command).await?;
+    let outputs: Vec<Output> =
+        serde_json::from_str(&printed).with_context(|| format!("not the stack's outputs: {printed}"))?;
+    Ok(Outputs(outputs.into_iter().map(|output| (output.output_key, output.output_value)).collect()))
+}

@@ -1,0 +1,53 @@
+//! The local AWS itself: one process, in memory, new each time the stack starts.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use reqwest::Client;
+
+use super::{endpoint, point_at_local_aws};
+use crate::process::Daemon;
+use crate::settings::{LOOPBACK, PORTS, REGION, Settings};
+use crate::tools::{Tools, make_dir};
+
+/// The name of its log and pid file.
+pub const NAME: &str = "cloud";
+/// It needs about 3 s, more when everything starts for the first time.
+const START: Duration = Duration::from_secs(60);
+
+/// Starts it and waits until it answers.
+pub async fn start(settings: &Settings, tools: &Tools) -> Result<Daemon> {
+    let scratch = settings.state("cloud");
+    make_dir(&scratch)?;
+    let mut command = tools.command("ministack");
+    point_at_local_aws(&mut command)
+        // It binds to every interface unless told otherwise, and opens ports for services not used here.
+        .env("BIND_HOST", LOOPBACK)
+        .env("GATEWAY_PORT", PORTS.cloud.to_string())
+        .env("MINISTACK_REGION", REGION)
+        .env("SFTP_ENABLED", "0")
+        .env("IOT_MTLS_ENABLED", "0")
+        .env("TMPDIR", &scratch);
+    let mut daemon = Daemon::start(NAME, &mut command, &settings.state_dir())?;
+    match wait_until_ready(&mut daemon).await {
+        Ok(()) => Ok(daemon),
+        Err(error) => {
+            daemon.stop(Duration::from_secs(1)).await;
+            Err(error)
+        }
+    }
+}
+
+async fn wait_until_ready(daemon: &mut Daemon) -> Result<()> {
+    let http = Client::builder().timeout(Duration::from_secs(2)).build()?;
+    let url = format!("{}/_ministack/ready", endpoint());
+    let deadline = tokio::time::Instant::now() + START;
+    while tokio::time::Instant::now() < deadline {
+        daemon.check_alive().await?;
+        if http.get(&url).send().await.is_ok_and(|answer| answer.status().is_success()) {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    bail!("the local AWS did not answer at {url} within {} s", START.as_secs())
+}

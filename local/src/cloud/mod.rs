@@ -1,0 +1,33 @@
+//! The cloud on this machine: a local AWS, the real binaries, and the real template deployed into it.
+
+pub mod build;
+pub mod deploy;
+pub mod emulator;
+pub mod seed;
+pub mod template;
+
+use tokio::process::Command;
+
+use crate::settings::{LOOPBACK, PORTS, REGION};
+
+/// The endpoint of every AWS service.
+pub fn endpoint() -> String {
+    format!("http://{LOOPBACK}:{}", PORTS.cloud)
+}
+
+/// Points a command at the local AWS, and away from whatever real account the user has.
+fn point_at_local_aws(command: &mut Command) -> &mut Command {
+    for variable in ["AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_SESSION_TOKEN", "AWS_ROLE_ARN"] {
+        command.env_remove(variable);
+    }
+    command
+        .env("AWS_ENDPOINT_URL", endpoint())
+        .env("AWS_ACCESS_KEY_ID", "local")
+        .env("AWS_SECRET_ACCESS_KEY", "local")
+        .env("AWS_REGION", REGION)
+        .env("AWS_DEFAULT_REGION", REGION)
+        .env("AWS_CONFIG_FILE", "/dev/null")
+        .env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .env("SAM_CLI_TELEMETRY", "0")
+}

@@ -1,0 +1,80 @@
+//! What a deployment needs and CloudFormation cannot know: the secrets' values and the numbers' routes.
+
+use anyhow::{Context, Result};
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_dynamodb::config::Credentials as AwsCredentials;
+use aws_sdk_dynamodb::types::AttributeValue;
+use serde_json::Value;
+
+use super::deploy::Outputs;
+use super::endpoint;
+use crate::credentials::Credentials;
+use crate::settings::{NUMBERS, REGION};
+
+/// A client configuration for the local AWS.
+pub async fn aws_config() -> SdkConfig {
+    aws_config::defaults(BehaviorVersion::latest())
+        .endpoint_url(endpoint())
+        .region(Region::new(REGION))
+        .credentials_provider(AwsCredentials::new("local", "local", None, None, "ringback-local"))
+        .load()
+        .await
+}
+
+/// Puts the secrets and the routes.
+pub async fn fill(outputs: &Outputs, credentials: &Credentials) -> Result<()> {
+    let config = aws_config().await;
+    let secrets = [
+        ("AppSecretArn", credentials.app_secret()),
+        ("ExotelSecretArn", credentials.exotel_secret()),
+        ("AsteriskSecretArn", credentials.asterisk_secret()),
+        ("FcmSecretArn", credentials.fcm_secret()),
+    ];
+    for (output, value) in secrets {
+        put_secret(&config, outputs.require(output)?, &value).await?;
+    }
+    let table = outputs.require("TableName")?;
+    for (number, extension) in NUMBERS {
+        put_route(&config, table, number, extension).await?;
+    }
+    Ok(())
+}
+
+async fn put_secret(config: &SdkConfig, arn: &str, value: &Value) -> Result<()> {
+    aws_sdk_secretsmanager::Client::new(config)
+        .put_secret_value()
+        .secret_id(arn)
+        .secret_string(value.to_string())
+        .send()
+        .await
+        .with_context(|| format!("could not put the secret {arn}"))?;
+    Ok(())
+}
+
+async fn put_route(config: &SdkConfig, table: &str, number: &str, extension: &str) -> Result<()> {
+    aws_sdk_dynamodb::Client::new(config)
+        .put_item()
+        .table_name(table)
+        .item("pk", AttributeValue::S(format!("NUMBER#{}", international(number))))
+        .item("sk", AttributeValue::S("ROUTE".into()))
+        .item("extension", AttributeValue::S(extension.into()))
+        .send()
+        .await
+        .with_context(|| format!("could not put the route of {number}"))?;
+    Ok(())
+}
+
+/// The stack's numbers are Indian ones in national form; the table knows E.164.
+fn international(number: &str) -> String {
+    format!("+91{}", number.trim_start_matches('0'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_national_number_is_kept_in_international_form() {
+        assert_eq!(international("08047491899"), "+918047491899");
+    }
+}

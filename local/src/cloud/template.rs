@@ -1,0 +1,112 @@
+//! Reads what the stack needs to know from `template.yaml`, and writes the copy that is deployed, in which
+//! nothing differs but where each function's build is: what `sam build` would write.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+
+/// The deployment as the repository has it.
+#[derive(Debug)]
+pub struct Template {
+    text: String,
+}
+
+impl Template {
+    /// Reads the template.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).with_context(|| format!("could not read {}", path.display()))?;
+        Ok(Self { text })
+    }
+
+    /// The executables of the functions.
+    pub fn binaries(&self) -> Vec<String> {
+        self.text.lines().filter_map(|line| value_of(line, "Binary")).map(str::to_owned).collect()
+    }
+
+    /// The names of its parameters.
+    pub fn parameters(&self) -> Vec<String> {
+        self.text
+            .lines()
+            .skip_while(|line| *line != "Parameters:")
+            .skip(1)
+            .take_while(|line| line.is_empty() || line.starts_with([' ', '#']))
+            .filter_map(|line| line.strip_prefix("  ")?.strip_suffix(':'))
+            .filter(|name| name.starts_with(|letter: char| letter.is_ascii_alphabetic()))
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// The template with each function's `CodeUri` leading to its build in `builds`.
+    pub fn with_builds_in(&self, builds: &Path) -> Result<String> {
+        let mut binary = None;
+        let mut replaced = 0;
+        let mut lines = Vec::new();
+        for line in self.text.lines() {
+            binary = value_of(line, "Binary").or(binary);
+            let is_code = value_of(line, "CodeUri").is_some();
+            match binary.filter(|_| is_code) {
+                Some(name) => {
+                    let indent = &line[..line.len() - line.trim_start().len()];
+                    lines.push(format!("{indent}CodeUri: {}", builds.join(name).display()));
+                    binary = None;
+                    replaced += 1;
+                }
+                None => lines.push(line.to_owned()),
+            }
+        }
+        let functions = self.binaries().len();
+        ensure!(functions == replaced, "{functions} functions name a Binary, but {replaced} have a CodeUri after it");
+        Ok(lines.join("\n") + "\n")
+    }
+}
+
+fn value_of<'a>(line: &'a str, key: &str) -> Option<&'a str> {
+    Some(line.trim_start().strip_prefix(key)?.strip_prefix(':')?.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "\
+Parameters:
+  AriUrl:
+    Type: String
+  # A comment.
+
+  RingTimeoutSeconds:
+    Default: 30
+Resources:
+  HealthFunction:
+    Type: AWS::Serverless::Function
+    Metadata:
+      BuildMethod: rust-cargolambda
+      BuildProperties:
+        Binary: health
+    Properties:
+      CodeUri: .
+      Timeout: 5
+";
+
+    fn template() -> Template {
+        Template { text: TEXT.to_owned() }
+    }
+
+    #[test]
+    fn it_knows_its_parameters_and_binaries() {
+        assert_eq!(template().parameters(), ["AriUrl", "RingTimeoutSeconds"]);
+        assert_eq!(template().binaries(), ["health"]);
+    }
+
+    #[test]
+    fn only_the_place_of_the_build_differs() {
+        let deployed = template().with_builds_in(Path::new("/t/lambda")).unwrap();
+        assert_eq!(deployed, TEXT.replace("CodeUri: .", "CodeUri: /t/lambda/health"));
+    }
+
+    #[test]
+    fn a_function_without_its_code_is_an_error() {
+        let template = Template { text: TEXT.replace("      CodeUri: .\n", "") };
+        assert!(template.with_builds_in(Path::new("/t")).is_err());
+    }
+}

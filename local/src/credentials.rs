@@ -1,0 +1,181 @@
+//! Everything secret in a stack, made anew each time it starts.
+
+use anyhow::Result;
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_RSA_SHA256, RsaKeySize,
+};
+use serde_json::{Value, json};
+use time::{Duration, OffsetDateTime};
+use uuid::Uuid;
+
+use crate::settings::EXTENSIONS;
+
+/// How long the app tokens and the PBX's certificate are good for: longer than any stack runs.
+const LIFETIME: Duration = Duration::days(365);
+
+/// The secrets of one stack.
+#[derive(Debug)]
+pub struct Credentials {
+    /// Signs the apps' bearer tokens.
+    pub jwt_secret: String,
+    /// In the URL of Exotel's webhook.
+    pub webhook_secret: String,
+    /// In the header of the PBX's hooks.
+    pub hook_secret: String,
+    /// ARI's user.
+    pub ari_username: String,
+    /// ARI's password.
+    pub ari_password: String,
+    /// The PBX's certificate for ARI over HTTPS.
+    pub ari_certificate: Certificate,
+    /// The account pushes are sent with.
+    pub service_account: ServiceAccount,
+    /// The Exotel account.
+    pub exotel: ExotelAccount,
+    /// The phones' SIP passwords, by extension.
+    pub sip_passwords: Vec<(String, String)>,
+}
+
+/// A server certificate with the authority that signed it, in PEM.
+#[derive(Debug)]
+pub struct Certificate {
+    /// The authority: what a client trusts.
+    pub ca_pem: String,
+    /// The server's certificate.
+    pub certificate_pem: String,
+    /// The server's private key.
+    pub key_pem: String,
+}
+
+/// A Google service account's key.
+#[derive(Debug)]
+pub struct ServiceAccount {
+    /// The Firebase project.
+    pub project_id: String,
+    /// The account's name.
+    pub client_email: String,
+    /// The key's id.
+    pub private_key_id: String,
+    /// The key, in PKCS#8.
+    pub private_key_pem: String,
+    /// Its public half.
+    pub public_key_pem: String,
+    /// Where it is exchanged for access tokens.
+    pub token_uri: String,
+}
+
+/// An Exotel account.
+#[derive(Debug, Clone)]
+pub struct ExotelAccount {
+    /// Account id.
+    pub sid: String,
+    /// Basic auth user.
+    pub api_key: String,
+    /// Basic auth password.
+    pub api_token: String,
+}
+
+impl Credentials {
+    /// Makes all of them.
+    pub fn generate(token_uri: &str) -> Result<Self> {
+        Ok(Self {
+            jwt_secret: random(),
+            webhook_secret: random(),
+            hook_secret: random(),
+            ari_username: "ringback".into(),
+            ari_password: random(),
+            ari_certificate: Certificate::generate()?,
+            service_account: ServiceAccount::generate(token_uri)?,
+            exotel: ExotelAccount { sid: "ringback1".into(), api_key: random(), api_token: random() },
+            sip_passwords: EXTENSIONS.iter().map(|extension| ((*extension).to_owned(), random())).collect(),
+        })
+    }
+
+    /// A bearer token for an extension's app.
+    pub fn app_token(&self, extension: &str) -> Result<String> {
+        let expires = (OffsetDateTime::now_utc() + LIFETIME).unix_timestamp();
+        let claims = json!({"extension": extension, "exp": expires});
+        Ok(encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(self.jwt_secret.as_bytes()))?)
+    }
+
+    /// The application's secret for app tokens.
+    pub fn app_secret(&self) -> Value {
+        json!({"jwt_secret": self.jwt_secret})
+    }
+
+    /// The application's secret for Exotel.
+    pub fn exotel_secret(&self) -> Value {
+        json!({
+            "webhook_secret": self.webhook_secret,
+            "api_key": self.exotel.api_key,
+            "api_token": self.exotel.api_token,
+        })
+    }
+
+    /// The application's secret for the PBX.
+    pub fn asterisk_secret(&self) -> Value {
+        json!({
+            "hook_secret": self.hook_secret,
+            "ari_username": self.ari_username,
+            "ari_password": self.ari_password,
+            "ari_ca_pem": self.ari_certificate.ca_pem,
+        })
+    }
+
+    /// The application's secret for FCM: the service account's JSON, as Google hands it out.
+    pub fn fcm_secret(&self) -> Value {
+        let account = &self.service_account;
+        json!({
+            "type": "service_account",
+            "project_id": account.project_id,
+            "private_key_id": account.private_key_id,
+            "private_key": account.private_key_pem,
+            "client_email": account.client_email,
+            "client_id": "100000000000000000000",
+            "token_uri": account.token_uri,
+        })
+    }
+}
+
+impl Certificate {
+    /// Makes an authority and a certificate for this machine.
+    pub fn generate() -> Result<Self> {
+        let now = OffsetDateTime::now_utc();
+        let ca_key = KeyPair::generate()?;
+        let mut ca = CertificateParams::default();
+        ca.distinguished_name.push(DnType::CommonName, "Ringback local stack");
+        ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        (ca.not_before, ca.not_after) = (now - Duration::DAY, now + LIFETIME);
+        let ca_pem = ca.self_signed(&ca_key)?.pem();
+
+        let key = KeyPair::generate()?;
+        let mut server = CertificateParams::new(vec!["localhost".into(), "127.0.0.1".into(), "::1".into()])?;
+        server.distinguished_name.push(DnType::CommonName, "localhost");
+        server.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+        (server.not_before, server.not_after) = (now - Duration::DAY, now + LIFETIME);
+        let certificate_pem = server.signed_by(&key, &Issuer::from_params(&ca, &ca_key))?.pem();
+        Ok(Self { ca_pem, certificate_pem, key_pem: key.serialize_pem() })
+    }
+}
+
+impl ServiceAccount {
+    /// Makes a key whose tokens come from `token_uri`.
+    pub fn generate(token_uri: &str) -> Result<Self> {
+        let key = KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048)?;
+        Ok(Self {
+            project_id: "ringback-local".into(),
+            client_email: "push@ringback-local.iam.gserviceaccount.com".into(),
+            private_key_id: random(),
+            private_key_pem: key.serialize_pem(),
+            public_key_pem: key.public_key_pem(),
+            token_uri: token_uri.to_owned(),
+        })
+    }
+}
+
+/// 122 random bits, safe in URLs, headers and configuration files.
+fn random() -> String {
+    Uuid::new_v4().simple().to_string()
+}

@@ -1,0 +1,268 @@
+//! The one address in front of the deployed APIs, on the port the seed had: HTTP to the HTTP API, and
+//! `/exotel-stream` to the WebSocket API. Everything passes through unchanged.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::{Json, Router};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::json;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+use crate::settings::{LOOPBACK, PORTS};
+
+/// The path of the WebSocket API, also its stage's name.
+pub const WEBSOCKET_PATH: &str = "/exotel-stream";
+/// Headers that belong to one connection and are not handed on (RFC 9110, section 7.6.1).
+const HOP_BY_HOP: [HeaderName; 6] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// Which deployed APIs are behind it, and where.
+#[derive(Debug, Clone)]
+pub struct Upstream {
+    address: SocketAddr,
+    http_host: HeaderValue,
+    websocket_host: Option<HeaderValue>,
+}
+
+impl Upstream {
+    /// The APIs with these ids, in the local AWS.
+    pub fn in_local_aws(http_api: &str, websocket_api: Option<&str>) -> Result<Self> {
+        let host = |api: &str| HeaderValue::from_str(&format!("{api}.execute-api.localhost:{}", PORTS.cloud));
+        Ok(Self {
+            address: format!("{LOOPBACK}:{}", PORTS.cloud).parse()?,
+            http_host: host(http_api)?,
+            websocket_host: websocket_api.map(host).transpose()?,
+        })
+    }
+}
+
+/// A running gateway; it ends when this is dropped.
+#[derive(Debug)]
+pub struct Gateway {
+    _servers: JoinSet<()>,
+}
+
+impl Gateway {
+    /// Listens on both loopback addresses where the machine has both.
+    pub async fn start(upstream: Upstream, port: u16) -> Result<Self> {
+        let router = router(upstream);
+        let mut servers = JoinSet::new();
+        let v4 = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.with_context(|| format!("could not listen on {port}"))?;
+        servers.spawn(serve(v4, router.clone()));
+        // `localhost` may mean this one; a machine without IPv6 does without.
+        if let Ok(v6) = TcpListener::bind((Ipv6Addr::LOCALHOST, port)).await {
+            servers.spawn(serve(v6, router));
+        }
+        Ok(Self { _servers: servers })
+    }
+}
+
+async fn serve(listener: TcpListener, router: Router) {
+    // It ends when the stack does; there is nobody left to tell.
+    let _ = axum::serve(listener, router).await;
+}
+
+#[derive(Clone)]
+struct Proxy {
+    upstream: Upstream,
+    client: Client<HttpConnector, Body>,
+}
+
+fn router(upstream: Upstream) -> Router {
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    let client = Client::builder(TokioExecutor::new()).pool_idle_timeout(Duration::from_secs(30)).build(connector);
+    Router::new().fallback(pass_on).with_state(Proxy { upstream, client })
+}
+
+async fn pass_on(State(proxy): State<Proxy>, request: Request) -> Response {
+    if request.uri().path() != WEBSOCKET_PATH {
+        return proxy.pass_http(request).await;
+    }
+    let Some(host) = proxy.upstream.websocket_host.clone() else {
+        return refusal(StatusCode::NOT_FOUND, "this deployment has no WebSocket API", "no_websocket_api");
+    };
+    if !is_websocket(request.headers()) {
+        return refusal(StatusCode::UPGRADE_REQUIRED, "only WebSocket connections are taken here", "websocket_only");
+    }
+    tunnel(proxy.upstream.address, host, request).await.unwrap_or_else(|error| unreachable_cloud(&error))
+}
+
+impl Proxy {
+    async fn pass_http(&self, mut request: Request) -> Response {
+        let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+        match format!("http://{}{path}", self.upstream.address).parse::<Uri>() {
+            Ok(uri) => *request.uri_mut() = uri,
+            Err(_) => return refusal(StatusCode::BAD_REQUEST, "the request's path cannot be passed on", "bad_path"),
+        }
+        remove_hop_by_hop(request.headers_mut());
+        request.headers_mut().insert(header::HOST, self.upstream.http_host.clone());
+        match self.client.request(request).await {
+            Ok(mut response) => {
+                remove_hop_by_hop(response.headers_mut());
+                response.map(Body::new)
+            }
+            Err(error) => unreachable_cloud(&error.into()),
+        }
+    }
+}
+
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+fn is_websocket(headers: &HeaderMap) -> bool {
+    headers.get(header::UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
+}
+
+/// Hands the handshake on and, once both sides have switched, every byte in both directions.
+async fn tunnel(address: SocketAddr, host: HeaderValue, mut request: Request) -> Result<Response> {
+    let downstream = hyper::upgrade::on(&mut request);
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection.with_upgrades());
+    request.headers_mut().insert(header::HOST, host);
+    let query = request.uri().query().map_or_else(String::new, |query| format!("?{query}"));
+    *request.uri_mut() = format!("{WEBSOCKET_PATH}{query}").parse()?;
+    let mut response = sender.send_request(request).await?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let upstream = hyper::upgrade::on(&mut response);
+        tokio::spawn(async move {
+            if let (Ok(downstream), Ok(upstream)) = tokio::join!(downstream, upstream) {
+                // Either side may leave at any time.
+                let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(downstream), &mut TokioIo::new(upstream)).await;
+            }
+        });
+    }
+    Ok(response.map(Body::new))
+}
+
+fn unreachable_cloud(error: &anyhow::Error) -> Response {
+    eprintln!("gateway: the local AWS did not answer: {error:#}");
+    refusal(StatusCode::BAD_GATEWAY, "the local AWS did not answer; see target/local/cloud.log", "cloud_unreachable")
+}
+
+fn refusal(status: StatusCode, error: &str, code: &str) -> Response {
+    (status, Json(json!({"success": false, "error": error, "code": code}))).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stand_in::serve_anywhere;
+    use serde_json::Value;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// Says what reached it.
+    async fn echo(request: Request) -> Response {
+        let (parts, body) = request.into_parts();
+        let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+        let seen = json!({
+            "method": parts.method.as_str(), "path": parts.uri.to_string(), "host": parts.headers["host"].to_str().unwrap(),
+            "secret": parts.headers.get("x-ringback-secret").map(|value| value.to_str().unwrap()),
+            "body": String::from_utf8_lossy(&body),
+        });
+        (StatusCode::CONFLICT, [("x-answer", "kept")], Json(seen)).into_response()
+    }
+
+    async fn gateway_to(upstream: SocketAddr, websocket: bool) -> SocketAddr {
+        let host = |api: &'static str| HeaderValue::from_static(api);
+        let upstream = Upstream {
+            address: upstream,
+            http_host: host("api1.execute-api.localhost:4566"),
+            websocket_host: websocket.then(|| host("ws1.execute-api.localhost:4566")),
+        };
+        serve_anywhere(router(upstream)).await.unwrap().0
+    }
+
+    #[tokio::test]
+    async fn requests_and_answers_pass_unchanged() {
+        let (upstream, _) = serve_anywhere(Router::new().fallback(echo)).await.unwrap();
+        let gateway = gateway_to(upstream, false).await;
+        let url = format!("http://{gateway}/exotel/webhook?secret=a%26b&CallFrom=%2B91+98");
+        let request = reqwest::Client::new().put(url).header("x-ringback-secret", "s").body("{\"a\": 1}");
+        let answer = request.send().await.unwrap();
+        assert_eq!((answer.status().as_u16(), answer.headers()["x-answer"].to_str().unwrap()), (409, "kept"));
+        let seen: Value = answer.json().await.unwrap();
+        let expected = json!({
+            "method": "PUT", "path": "/exotel/webhook?secret=a%26b&CallFrom=%2B91+98",
+            "host": "api1.execute-api.localhost:4566", "secret": "s", "body": "{\"a\": 1}",
+        });
+        assert_eq!(seen, expected);
+    }
+
+    #[tokio::test]
+    async fn without_a_websocket_api_there_is_none() {
+        let (upstream, _) = serve_anywhere(Router::new().fallback(echo)).await.unwrap();
+        let gateway = gateway_to(upstream, false).await;
+        let answer = reqwest::get(format!("http://{gateway}/exotel-stream?token=t")).await.unwrap();
+        assert_eq!(answer.status(), 404);
+        assert_eq!(answer.json::<Value>().await.unwrap()["code"], "no_websocket_api");
+    }
+
+    #[tokio::test]
+    async fn a_cloud_that_is_gone_is_said_to_be_gone() {
+        let gone = TcpListener::bind((LOOPBACK, 0)).await.unwrap().local_addr().unwrap();
+        let gateway = gateway_to(gone, false).await;
+        let answer = reqwest::get(format!("http://{gateway}/health")).await.unwrap();
+        assert_eq!(answer.status(), 502);
+    }
+
+    #[tokio::test]
+    async fn a_websocket_is_tunnelled() {
+        let listener = TcpListener::bind((LOOPBACK, 0)).await.unwrap();
+        let upstream = listener.local_addr().unwrap();
+        let cloud = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let head = read_head(&mut stream).await;
+            let answer = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            let mut bytes = [0; 4];
+            stream.read_exact(&mut bytes).await.unwrap();
+            stream.write_all(b"pong").await.unwrap();
+            (head, bytes)
+        });
+        let gateway = gateway_to(upstream, true).await;
+
+        let mut app = TcpStream::connect(gateway).await.unwrap();
+        let handshake = "GET /exotel-stream?token=t HTTP/1.1\r\nhost: localhost:5050\r\nconnection: upgrade\r\n\
+                         upgrade: websocket\r\nsec-websocket-key: a2V5\r\nsec-websocket-version: 13\r\n\r\n";
+        app.write_all(handshake.as_bytes()).await.unwrap();
+        assert!(read_head(&mut app).await.starts_with("HTTP/1.1 101"));
+        app.write_all(b"ping").await.unwrap();
+        let mut bytes = [0; 4];
+        app.read_exact(&mut bytes).await.unwrap();
+        assert_eq!(&bytes, b"pong");
+
+        let (head, bytes) = cloud.await.unwrap();
+        assert_eq!(&bytes, b"ping");
+        assert!(head.starts_with("GET /exotel-stream?token=t HTTP/1.1"), "{head}");
+        assert!(head.to_lowercase().contains("host: ws1.execute-api.localhost:4566"), "{head}");
+    }
+
+    async fn read_head(stream: &mut TcpStream) -> String {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        String::from_utf8(head).unwrap()
+    }
+}

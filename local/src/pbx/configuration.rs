@@ -1,0 +1,149 @@
+//! Asterisk's configuration: the repository's files as they are, and the site files that each installation
+//! fills in, filled in for this machine.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::source::Source;
+use crate::credentials::Credentials;
+use crate::settings::{LOOPBACK, PORTS, Settings, TRUNK_SOURCE};
+use crate::tools::make_dir;
+
+/// Directories Asterisk writes to; its modules and sounds stay where its package put them.
+const WRITTEN: [(&str, &str); 7] = [
+    ("astetcdir", "etc"),
+    ("astvarlibdir", "lib"),
+    ("astdbdir", "lib"),
+    ("astkeydir", "lib"),
+    ("astspooldir", "spool"),
+    ("astrundir", "run"),
+    ("astlogdir", "log"),
+];
+
+/// Writes everything and gives the path of `asterisk.conf` as Asterisk sees it.
+pub fn write(settings: &Settings, source: &Source, credentials: &Credentials, hook_url: &str) -> Result<PathBuf> {
+    let (outside, inside) = (source.outside(), source.inside());
+    if outside.exists() {
+        std::fs::remove_dir_all(&outside).with_context(|| format!("could not clear {}", outside.display()))?;
+    }
+    for (_, folder) in WRITTEN {
+        make_dir(&outside.join(folder))?;
+    }
+    let etc = outside.join("etc");
+    copy_shipped(&settings.repository().join("asterisk"), &etc)?;
+    let site = etc.join("ringback-site");
+    make_dir(&site)?;
+    for (name, text) in site_files(credentials, hook_url, &inside.join("etc")) {
+        write_file(&site.join(name), &text)?;
+    }
+    let certificate = &credentials.ari_certificate;
+    write_file(&etc.join("ari.pem"), &certificate.certificate_pem)?;
+    write_file(&etc.join("ari.key"), &certificate.key_pem)?;
+    write_file(&etc.join("asterisk.conf"), &asterisk_conf(&inside))?;
+    Ok(inside.join("etc/asterisk.conf"))
+}
+
+/// The shipped files, unchanged.
+fn copy_shipped(from: &Path, etc: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(from).with_context(|| format!("could not read {}", from.display()))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "conf")
+            && let Some(name) = path.file_name()
+        {
+            std::fs::copy(&path, etc.join(name)).with_context(|| format!("could not copy {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+fn write_file(path: &Path, text: &str) -> Result<()> {
+    std::fs::write(path, text).with_context(|| format!("could not write {}", path.display()))
+}
+
+fn asterisk_conf(inside: &Path) -> String {
+    let directories: String =
+        WRITTEN.iter().fold(String::from("[directories]\n"), |mut text, (name, folder)| {
+            let _ = writeln!(text, "{name} => {}", inside.join(folder).display());
+            text
+        });
+    format!("{directories}\n[options]\nnocolor = yes\n")
+}
+
+/// One for each `*.example` in `asterisk/ringback-site`.
+fn site_files(credentials: &Credentials, hook_url: &str, etc: &Path) -> [(&'static str, String); 7] {
+    [
+        ("ari.conf", ari(credentials)),
+        ("dialplan.conf", dialplan(hook_url, &credentials.hook_secret)),
+        ("http.conf", http(etc)),
+        ("phones.conf", phones(&credentials.sip_passwords)),
+        ("rtp.conf", "[general](+)\nrtpstart = 18000\nrtpend = 18999\n".to_owned()),
+        ("transports.conf", transports()),
+        ("trunk.conf", trunk()),
+    ]
+}
+
+fn ari(credentials: &Credentials) -> String {
+    let (user, password) = (&credentials.ari_username, &credentials.ari_password);
+    format!("[{user}]\ntype = user\nread_only = no\npassword = {password}\n")
+}
+
+fn dialplan(hook_url: &str, hook_secret: &str) -> String {
+    format!("[globals]\nRINGBACK_HOOK_URL = {hook_url}\nRINGBACK_HOOK_SECRET = {hook_secret}\nRINGBACK_MAX_WAIT_SECONDS = 60\n")
+}
+
+/// HTTPS only: nothing on this machine needs the plain port.
+fn http(etc: &Path) -> String {
+    format!(
+        "[general](+)\nbindaddr = {LOOPBACK}\nbindport = 8088\ntlsenable = yes\ntlsbindaddr = {LOOPBACK}:{}\n\
+         tlscertfile = {}\ntlsprivatekey = {}\n",
+        PORTS.ari,
+        etc.join("ari.pem").display(),
+        etc.join("ari.key").display(),
+    )
+}
+
+fn phones(passwords: &[(String, String)]) -> String {
+    passwords.iter().fold(String::new(), |mut text, (extension, password)| {
+        let _ = write!(
+            text,
+            "[{extension}](phone)\nauth = {extension}\naors = {extension}\n\n\
+             [{extension}](phone-auth)\nusername = {extension}\npassword = {password}\n\n[{extension}](phone-aor)\n\n"
+        );
+        text
+    })
+}
+
+fn transports() -> String {
+    format!(
+        "[transport-udp]\ntype = transport\nprotocol = udp\nbind = {LOOPBACK}:{}\n\n\
+         [site-endpoint](!)\nmedia_address = {LOOPBACK}\nbind_rtp_to_media_address = yes\n",
+        PORTS.sip
+    )
+}
+
+fn trunk() -> String {
+    format!("[exotel-identify]\ntype = identify\nendpoint = exotel\nmatch = {TRUNK_SOURCE}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_site_file_is_filled_in() {
+        let credentials = Credentials::generate("http://127.0.0.1:5051/token").unwrap();
+        let written: BTreeSet<String> = site_files(&credentials, "http://127.0.0.1:5050", Path::new("/etc"))
+            .into_iter()
+            .map(|(name, _)| name.to_owned())
+            .collect();
+        let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../asterisk/ringback-site");
+        let shipped: BTreeSet<String> = std::fs::read_dir(examples)
+            .unwrap()
+            .filter_map(|entry| entry.unwrap().file_name().to_str()?.strip_suffix(".example").map(str::to_owned))
+            .collect();
+        assert_eq!(written, shipped);
+    }
+}

@@ -1,0 +1,5 @@
+//! A real Asterisk with the configuration the repository ships.
+
+pub mod configuration;
+pub mod server;
+pub mod source;

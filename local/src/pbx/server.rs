@@ -1,0 +1,91 @@
+//! The running Asterisk.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use reqwest::{Certificate, Client};
+
+use super::source::Source;
+use crate::credentials::Credentials;
+use crate::process::{Daemon, output};
+use crate::settings::{LOOPBACK, PORTS, Settings};
+
+/// The name of its log and pid file.
+pub const NAME: &str = "asterisk";
+/// It answers within a second; a loaded machine may take longer.
+const START: Duration = Duration::from_secs(30);
+
+/// Where ARI answers.
+pub fn ari_url() -> String {
+    format!("https://{LOOPBACK}:{}/ari", PORTS.ari)
+}
+
+/// A running Asterisk.
+#[derive(Debug)]
+pub struct Pbx {
+    daemon: Daemon,
+    source: Source,
+    configuration: PathBuf,
+}
+
+impl Pbx {
+    /// Starts it and waits until ARI answers over HTTPS.
+    pub async fn start(
+        settings: &Settings,
+        source: Source,
+        configuration: PathBuf,
+        credentials: &Credentials,
+    ) -> Result<Self> {
+        let mut command = source.asterisk(&["-f", "-C", &text(&configuration)]);
+        let daemon = Daemon::start(NAME, &mut command, &settings.state_dir())?;
+        let mut pbx = Self { daemon, source, configuration };
+        match pbx.wait_until_ready(credentials).await {
+            Ok(()) => Ok(pbx),
+            Err(error) => {
+                pbx.stop().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Waits until it ends by itself, which it should not.
+    pub async fn ended(&mut self) -> anyhow::Error {
+        self.daemon.ended().await
+    }
+
+    /// Stops it at once, calls and all.
+    pub async fn stop(self) {
+        let mut order = self.source.remote(&text(&self.configuration), "core stop now");
+        // An Asterisk that no longer answers is ended by signal below.
+        let _ = tokio::time::timeout(Duration::from_secs(5), output(&mut order)).await;
+        self.daemon.stop(Duration::from_secs(5)).await;
+    }
+
+    async fn wait_until_ready(&mut self, credentials: &Credentials) -> Result<()> {
+        let http = ari_client(&credentials.ari_certificate.ca_pem)?;
+        let url = format!("{}/asterisk/ping", ari_url());
+        let deadline = tokio::time::Instant::now() + START;
+        while tokio::time::Instant::now() < deadline {
+            self.daemon.check_alive().await?;
+            let ping = http.get(&url).basic_auth(&credentials.ari_username, Some(&credentials.ari_password)).send();
+            if ping.await.is_ok_and(|answer| answer.status().is_success()) {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        bail!("ARI did not answer at {url} within {} s; see asterisk.log beside stack.json", START.as_secs())
+    }
+}
+
+/// An HTTP client that trusts the stack's own certificate authority.
+pub fn ari_client(ca_pem: &str) -> Result<Client> {
+    Ok(Client::builder()
+        .tls_certs_only([Certificate::from_pem(ca_pem.as_bytes())?])
+        .timeout(Duration::from_secs(5))
+        .build()?)
+}
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}

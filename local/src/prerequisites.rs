@@ -1,0 +1,63 @@
+//! What must be on the machine before anything starts; whatever is missing is named with how to get it.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+
+use anyhow::{Result, bail};
+
+use crate::settings::{PORTS, Settings, TRUNK_SOURCE};
+
+/// Python's oldest version that the pinned tools run on.
+const PYTHON: &str = "import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))";
+
+/// Fails with everything that is missing at once.
+pub fn check(settings: &Settings) -> Result<()> {
+    let missing: Vec<String> =
+        [python(), crate::pbx::source::missing(settings), trunk_source(), ports()].into_iter().flatten().collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    bail!("cannot start yet:\n  - {}", missing.join("\n  - "))
+}
+
+fn python() -> Option<String> {
+    let works = std::process::Command::new("python3").args(["-c", PYTHON]).output().is_ok_and(|it| it.status.success());
+    (!works).then(|| {
+        "python3, version 3.11 or later, with its venv module: `apt-get install python3-venv` on Debian and Ubuntu, \
+         `brew install python` on macOS"
+            .to_owned()
+    })
+}
+
+/// Linux answers on all of 127.0.0.0/8; macOS only on 127.0.0.1 until told otherwise.
+fn trunk_source() -> Option<String> {
+    let usable = UdpSocket::bind((TRUNK_SOURCE, 0)).is_ok();
+    (!usable).then(|| {
+        format!("the address {TRUNK_SOURCE}, for the simulated trunk: `sudo ifconfig lo0 alias {TRUNK_SOURCE}` on macOS")
+    })
+}
+
+fn ports() -> Option<String> {
+    let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let tcp = [
+        (PORTS.gateway, "the gateway"),
+        (PORTS.fcm, "the stand-in for FCM"),
+        (PORTS.exotel, "the stand-in for Exotel"),
+        (PORTS.cloud, "the local AWS"),
+        (PORTS.ari, "ARI"),
+    ];
+    let mut taken: Vec<String> = tcp
+        .into_iter()
+        .filter(|(port, _)| TcpListener::bind(local(*port)).is_err())
+        .map(|(port, what)| format!("{port}/tcp for {what}"))
+        .collect();
+    if UdpSocket::bind(local(PORTS.sip)).is_err() {
+        taken.push(format!("{}/udp for SIP", PORTS.sip));
+    }
+    (!taken.is_empty()).then(|| {
+        format!(
+            "these ports, which something else uses: {}. `make down` ends a stack of this checkout; \
+             `ss -lntup` shows who has them",
+            taken.join(", ")
+        )
+    })
+}

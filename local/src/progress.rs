@@ -1,0 +1,72 @@
+//! Says what is going on: one line when a step starts and ends, and signs of life while a long one runs.
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+/// A silent step makes a newcomer wonder; this is how long it may stay silent.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+
+/// Prints steps with the time since the command began.
+#[derive(Debug, Clone, Copy)]
+pub struct Progress {
+    began: Instant,
+}
+
+impl Progress {
+    /// Starts the clock.
+    pub fn start() -> Self {
+        Self { began: Instant::now() }
+    }
+
+    /// One plain line.
+    pub fn say(&self, line: &str) {
+        println!("[{:6.1}s] {line}", self.began.elapsed().as_secs_f64());
+    }
+
+    /// Runs a step; while it runs, says so now and then with the last line of its log.
+    pub async fn step<T>(&self, name: &str, log: Option<PathBuf>, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let started = Instant::now();
+        self.say(&format!("{name} ..."));
+        let mut work = std::pin::pin!(work);
+        let outcome = loop {
+            match tokio::time::timeout(HEARTBEAT, &mut work).await {
+                Ok(outcome) => break outcome,
+                Err(_) => self.say(&still_running(name, started, log.as_deref())),
+            }
+        };
+        let took = started.elapsed().as_secs_f64();
+        match outcome {
+            Ok(value) => {
+                self.say(&format!("{name}: done in {took:.1} s"));
+                Ok(value)
+            }
+            Err(error) => {
+                self.say(&format!("{name}: FAILED after {took:.1} s"));
+                Err(error).with_context(|| format!("{name} failed"))
+            }
+        }
+    }
+}
+
+fn still_running(name: &str, started: Instant, log: Option<&Path>) -> String {
+    let now = log.and_then(last_line).map_or_else(String::new, |line| format!(": {line}"));
+    format!("{name}, {:.0} s so far{now}", started.elapsed().as_secs_f64())
+}
+
+fn last_line(log: &Path) -> Option<String> {
+    let line = tail(log, 1).pop()?;
+    Some(line.trim().chars().take(100).collect())
+}
+
+/// The last lines of a log that say anything.
+pub fn tail(log: &Path, lines: usize) -> Vec<String> {
+    let text = std::fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let mut found: Vec<String> =
+        text.lines().rev().filter(|line| !line.trim().is_empty()).take(lines).map(str::to_owned).collect();
+    found.reverse();
+    found
+}

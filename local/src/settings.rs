@@ -1,0 +1,126 @@
+//! Where the stack lives, which ports it takes, and what the environment changes.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// The address everything binds to: the stack is never reachable from outside this machine.
+pub const LOOPBACK: &str = "127.0.0.1";
+/// The source address of the simulated Exotel trunk, which the PBX identifies it by.
+pub const TRUNK_SOURCE: &str = "127.0.0.2";
+/// The region the application is deployed into.
+pub const REGION: &str = "ap-south-1";
+/// The CloudFormation stack's name.
+pub const STACK_NAME: &str = "ringback-local";
+
+/// The ports the stack takes, each with what is behind it.
+#[derive(Debug, Clone, Copy)]
+pub struct Ports {
+    /// The gateway in front of the HTTP and WebSocket APIs.
+    pub gateway: u16,
+    /// The stand-in for FCM.
+    pub fcm: u16,
+    /// The stand-in for Exotel's API.
+    pub exotel: u16,
+    /// The local AWS.
+    pub cloud: u16,
+    /// SIP over UDP.
+    pub sip: u16,
+    /// ARI over HTTPS.
+    pub ari: u16,
+}
+
+/// The stack's ports; the contract names the first, and scripts rely on the rest.
+pub const PORTS: Ports = Ports { gateway: 5050, fcm: 5051, exotel: 5052, cloud: 4566, sip: 5060, ari: 8089 };
+
+/// The numbers callers dial, as Exotel writes them, with the extension each leads to.
+pub const NUMBERS: [(&str, &str); 2] = [("08047491899", "1001"), ("08047491900", "1002")];
+/// The phones that may register.
+pub const EXTENSIONS: [&str; 2] = ["1001", "1002"];
+
+/// What is fixed when a command starts.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    repository: PathBuf,
+    environment: BTreeMap<String, String>,
+}
+
+impl Settings {
+    /// Reads the environment, once.
+    pub fn from_environment() -> Self {
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).to_owned();
+        let environment = std::env::vars().filter(|(_, value)| !value.is_empty()).collect();
+        Self { repository, environment }
+    }
+
+    /// The workspace's root.
+    pub fn repository(&self) -> &Path {
+        &self.repository
+    }
+
+    /// State of the running stack: logs, pid files, `stack.json`.
+    pub fn state_dir(&self) -> PathBuf {
+        self.repository.join("target/local")
+    }
+
+    /// Tools in pinned versions; kept between runs.
+    pub fn tools_dir(&self) -> PathBuf {
+        self.repository.join("target/tools")
+    }
+
+    /// A file in the state directory.
+    pub fn state(&self, name: &str) -> PathBuf {
+        self.state_dir().join(name)
+    }
+
+    /// One environment variable, if it is set and not empty.
+    pub fn variable(&self, name: &str) -> Option<&str> {
+        self.environment.get(name).map(String::as_str)
+    }
+
+    /// One of the functions' settings: from the environment when it is set there, otherwise the stack's own.
+    pub fn override_or(&self, name: &str, own: impl Into<String>) -> String {
+        self.variable(name).map_or_else(|| own.into(), str::to_owned)
+    }
+
+    /// The template parameters that the environment sets: `RING_TIMEOUT_SECONDS` for `RingTimeoutSeconds`.
+    pub fn parameters_from_environment(&self, declared: &[String]) -> BTreeMap<String, String> {
+        declared
+            .iter()
+            .filter_map(|name| Some((name.clone(), self.variable(&variable_name(name))?.to_owned())))
+            .collect()
+    }
+}
+
+/// The environment variable that sets a template parameter.
+fn variable_name(parameter: &str) -> String {
+    let mut name = String::new();
+    for (index, letter) in parameter.char_indices() {
+        if letter.is_ascii_uppercase() && index > 0 {
+            name.push('_');
+        }
+        name.push(letter.to_ascii_uppercase());
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parameter_is_set_by_the_variable_of_its_name() {
+        assert_eq!(variable_name("RingTimeoutSeconds"), "RING_TIMEOUT_SECONDS");
+        assert_eq!(variable_name("FcmBaseUrl"), "FCM_BASE_URL");
+    }
+
+    #[test]
+    fn only_declared_parameters_are_taken_from_the_environment() {
+        let settings = Settings {
+            repository: PathBuf::new(),
+            environment: BTreeMap::from([("ARI_URL".into(), "https://pbx/ari".into()), ("HOME".into(), "/".into())]),
+        };
+        let declared = ["AriUrl".to_owned(), "FcmBaseUrl".to_owned()];
+        let expected = BTreeMap::from([("AriUrl".to_owned(), "https://pbx/ari".to_owned())]);
+        assert_eq!(settings.parameters_from_environment(&declared), expected);
+    }
+}

@@ -1,0 +1,395 @@
+//! The schema of FCM's `projects.messages.send`, as its REST reference documents it.
+
+use serde_json::{Map, Value};
+
+/// FCM's limit for `data`, keys and values together.
+const MAX_DATA_BYTES: usize = 4_096;
+/// Four weeks, the longest a message may wait.
+const MAX_TTL_SECONDS: f64 = 2_419_200.0;
+
+/// What is wrong with a request, in the words of the real service's `fieldViolations`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Path of the field.
+    pub field: String,
+    /// What is wrong with it.
+    pub description: String,
+}
+
+impl Violation {
+    fn new(field: &str, description: impl Into<String>) -> Self {
+        Self { field: field.to_owned(), description: description.into() }
+    }
+}
+
+/// A request that the real service would take.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// The device token, when it goes to one device.
+    pub token: Option<String>,
+    /// Only checked, not sent.
+    pub validate_only: bool,
+}
+
+/// What a field may hold.
+enum Kind {
+    Text,
+    Flag,
+    Number,
+    /// Any JSON object.
+    Anything,
+    /// Names to strings.
+    Strings,
+    /// Names to strings, with reserved names.
+    Data,
+    /// "30s".
+    Duration,
+    OneOf(&'static [&'static str]),
+    List,
+    Message(&'static [(&'static str, Kind)]),
+}
+
+const REQUEST: &[(&str, Kind)] = &[("validate_only", Kind::Flag), ("message", Kind::Message(MESSAGE))];
+
+const MESSAGE: &[(&str, Kind)] = &[
+    ("name", Kind::Text),
+    ("data", Kind::Data),
+    ("notification", Kind::Message(NOTIFICATION)),
+    ("android", Kind::Message(ANDROID)),
+    ("webpush", Kind::Message(WEBPUSH)),
+    ("apns", Kind::Message(APNS)),
+    ("fcm_options", Kind::Message(&[("analytics_label", Kind::Text)])),
+    ("token", Kind::Text),
+    ("fid", Kind::Text),
+    ("topic", Kind::Text),
+    ("condition", Kind::Text),
+];
+
+const NOTIFICATION: &[(&str, Kind)] = &[("title", Kind::Text), ("body", Kind::Text), ("image", Kind::Text)];
+
+const ANDROID: &[(&str, Kind)] = &[
+    ("collapse_key", Kind::Text),
+    ("priority", Kind::OneOf(&["NORMAL", "HIGH"])),
+    ("ttl", Kind::Duration),
+    ("restricted_package_name", Kind::Text),
+    ("data", Kind::Data),
+    ("notification", Kind::Message(ANDROID_NOTIFICATION)),
+    ("fcm_options", Kind::Message(&[("analytics_label", Kind::Text)])),
+    ("direct_boot_ok", Kind::Flag),
+    ("bandwidth_constrained_ok", Kind::Flag),
+    ("restricted_satellite_ok", Kind::Flag),
+];
+
+const ANDROID_NOTIFICATION: &[(&str, Kind)] = &[
+    ("title", Kind::Text),
+    ("body", Kind::Text),
+    ("icon", Kind::Text),
+    ("color", Kind::Text),
+    ("sound", Kind::Text),
+    ("tag", Kind::Text),
+    ("click_action", Kind::Text),
+    ("body_loc_key", Kind::Text),
+    ("body_loc_args", Kind::List),
+    ("title_loc_key", Kind::Text),
+    ("title_loc_args", Kind::List),
+    ("channel_id", Kind::Text),
+    ("ticker", Kind::Text),
+    ("sticky", Kind::Flag),
+    ("event_time", Kind::Text),
+    ("local_only", Kind::Flag),
+    ("notification_priority", Kind::Text),
+    ("default_sound", Kind::Flag),
+    ("default_vibrate_timings", Kind::Flag),
+    ("default_light_settings", Kind::Flag),
+    ("vibrate_timings", Kind::List),
+    ("visibility", Kind::OneOf(&["VISIBILITY_UNSPECIFIED", "PRIVATE", "PUBLIC", "SECRET"])),
+    ("notification_count", Kind::Number),
+    ("light_settings", Kind::Anything),
+    ("image", Kind::Text),
+    ("bypass_proxy_notification", Kind::Flag),
+    ("proxy", Kind::OneOf(&["PROXY_UNSPECIFIED", "ALLOW", "DENY", "IF_PRIORITY_LOWERED"])),
+];
+
+const WEBPUSH: &[(&str, Kind)] = &[
+    ("headers", Kind::Strings),
+    ("data", Kind::Strings),
+    ("notification", Kind::Anything),
+    ("fcm_options", Kind::Message(&[("link", Kind::Text), ("analytics_label", Kind::Text)])),
+];
+
+const APNS: &[(&str, Kind)] = &[
+    ("headers", Kind::Strings),
+    ("payload", Kind::Anything),
+    ("fcm_options", Kind::Message(&[("analytics_label", Kind::Text), ("image", Kind::Text)])),
+    ("live_activity_token", Kind::Text),
+];
+
+/// Checks a request's body.
+pub fn check(body: &Value) -> Result<Accepted, Violation> {
+    check_kind("", &Kind::Message(REQUEST), body)?;
+    let message = field(body, "message").ok_or_else(|| no_recipient("message"))?;
+    let token = recipient(message)?;
+    check_apns(message)?;
+    let validate_only = field(body, "validate_only").and_then(Value::as_bool).unwrap_or_default();
+    Ok(Accepted { token, validate_only })
+}
+
+fn no_recipient(field: &str) -> Violation {
+    Violation::new(field, "Recipient of the message is not set.")
+}
+
+/// The device token, or none for a topic, a condition or an installation id: exactly one of them is set.
+fn recipient(message: &Value) -> Result<Option<String>, Violation> {
+    let targets: Vec<_> = ["token", "fid", "topic", "condition"]
+        .into_iter()
+        .filter_map(|name| Some((name, field(message, name)?.as_str()?)))
+        .collect();
+    match targets[..] {
+        [] | [(_, "")] => Err(no_recipient("message")),
+        [("token", token)] => Ok(Some(token.to_owned())),
+        [_] => Ok(None),
+        _ => Err(Violation::new("message", "oneof field 'target' is already set.")),
+    }
+}
+
+/// What the reference says of data-only messages to iOS: normal priority only.
+fn check_apns(message: &Value) -> Result<(), Violation> {
+    let Some(apns) = field(message, "apns") else { return Ok(()) };
+    let header = |name| apns["headers"][name].as_str();
+    if let Some(expiration) = header("apns-expiration")
+        && expiration.parse::<u64>().is_err()
+    {
+        return Err(Violation::new("message.apns.headers[apns-expiration]", "must be seconds since the epoch"));
+    }
+    let aps = &apns["payload"]["aps"];
+    let silent = aps["content-available"] == 1 && ["alert", "sound", "badge"].iter().all(|name| aps[name].is_null());
+    if silent && header("apns-priority").is_some_and(|priority| priority != "5") {
+        return Err(Violation::new(
+            "message.apns.headers[apns-priority]",
+            "a payload of data fields only allows normal priority (5)",
+        ));
+    }
+    Ok(())
+}
+
+fn check_kind(path: &str, kind: &Kind, value: &Value) -> Result<(), Violation> {
+    let wrong = |expected: &str| Err(Violation::new(path, format!("Invalid value at '{path}' ({expected}), {value}")));
+    match kind {
+        Kind::Text if !value.is_string() => wrong("TYPE_STRING"),
+        Kind::Flag if !value.is_boolean() => wrong("TYPE_BOOL"),
+        Kind::Number if !value.is_number() => wrong("TYPE_INT32"),
+        Kind::Anything if !value.is_object() => wrong("type.googleapis.com/google.protobuf.Struct"),
+        Kind::List if !value.is_array() => wrong("list"),
+        Kind::OneOf(values) if !is_one_of(values, value) => wrong("enum"),
+        Kind::Duration => check_duration(path, value),
+        Kind::Strings => strings(path, value).map(|_| ()),
+        Kind::Data => check_data(path, value),
+        Kind::Message(fields) => check_message(path, fields, value),
+        Kind::Text | Kind::Flag | Kind::Number | Kind::Anything | Kind::List | Kind::OneOf(_) => Ok(()),
+    }
+}
+
+fn check_message(path: &str, fields: &[(&str, Kind)], value: &Value) -> Result<(), Violation> {
+    let Value::Object(members) = value else {
+        return Err(Violation::new(path, format!("Invalid value at '{path}' (message), {value}")));
+    };
+    for (name, value) in members {
+        let Some((known, kind)) = fields.iter().find(|(known, _)| is_name_of(name, known)) else {
+            let description =
+                format!("Invalid JSON payload received. Unknown name \"{name}\" at '{path}': Cannot find field.");
+            return Err(Violation::new(path, description));
+        };
+        let inner = if path.is_empty() { (*known).to_owned() } else { format!("{path}.{known}") };
+        check_kind(&inner, kind, value)?;
+    }
+    Ok(())
+}
+
+/// JSON names may be written as in the schema or in camel case.
+fn is_name_of(written: &str, name: &str) -> bool {
+    written == name || written == camel_case(name)
+}
+
+fn camel_case(name: &str) -> String {
+    let mut words = name.split('_');
+    let first = words.next().unwrap_or_default().to_owned();
+    words.fold(first, |mut written, word| {
+        let mut letters = word.chars();
+        written.extend(letters.next().map(|letter| letter.to_ascii_uppercase()));
+        written.push_str(letters.as_str());
+        written
+    })
+}
+
+fn field<'a>(object: &'a Value, name: &str) -> Option<&'a Value> {
+    object.get(name).or_else(|| object.get(camel_case(name)))
+}
+
+fn is_one_of(values: &[&str], value: &Value) -> bool {
+    value.as_str().is_some_and(|value| values.iter().any(|known| known.eq_ignore_ascii_case(value)))
+}
+
+/// The wire form of a duration is a string: seconds, perhaps with a fraction, and "s".
+fn check_duration(path: &str, value: &Value) -> Result<(), Violation> {
+    let seconds = value.as_str().and_then(|text| text.strip_suffix('s')).and_then(plain_decimal);
+    match seconds {
+        Some(seconds) if seconds <= MAX_TTL_SECONDS => Ok(()),
+        Some(_) => Err(Violation::new(path, "Invalid TTL: longer than four weeks")),
+        None => {
+            let expected = "type.googleapis.com/google.protobuf.Duration";
+            Err(Violation::new(path, format!("Invalid value at '{path}' ({expected}), {value}")))
+        }
+    }
+}
+
+fn plain_decimal(text: &str) -> Option<f64> {
+    let plain = !text.is_empty() && text.chars().all(|letter| letter.is_ascii_digit() || letter == '.');
+    plain.then(|| text.parse().ok()).flatten()
+}
+
+fn strings<'a>(path: &str, value: &'a Value) -> Result<&'a Map<String, Value>, Violation> {
+    let Value::Object(members) = value else {
+        return Err(Violation::new(path, format!("Invalid value at '{path}' (map), {value}")));
+    };
+    for (index, value) in members.values().enumerate() {
+        if !value.is_string() {
+            let field = format!("{path}[{index}].value");
+            let description = format!("Invalid value at '{field}' (TYPE_STRING), {value}");
+            return Err(Violation { field, description });
+        }
+    }
+    Ok(members)
+}
+
+fn check_data(path: &str, value: &Value) -> Result<(), Violation> {
+    let members = strings(path, value)?;
+    if let Some(reserved) = members.keys().find(|name| is_reserved(name)) {
+        return Err(Violation::new(path, format!("Invalid data payload key: {reserved}")));
+    }
+    let bytes: usize = members.iter().map(|(name, value)| name.len() + value.as_str().map_or(0, str::len)).sum();
+    if bytes > MAX_DATA_BYTES {
+        return Err(Violation::new(path, format!("Message too big: {bytes} bytes of data, {MAX_DATA_BYTES} allowed")));
+    }
+    Ok(())
+}
+
+/// Names the service uses itself. `collapse_key` is documented as allowed and overwritten, which no sender
+/// can want, so it is refused here.
+fn is_reserved(name: &str) -> bool {
+    matches!(name, "from" | "message_type" | "collapse_key") || name.starts_with("google") || name.starts_with("gcm")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// The push of an incoming call, as the contract has it.
+    fn incoming_call() -> Value {
+        json!({"message": {
+            "token": "device-token",
+            "data": {"type": "incoming_call", "call_id": "0190", "expires_at": "1790000000000"},
+            "android": {"priority": "HIGH", "ttl": "30s"},
+            "apns": {
+                "headers": {"apns-priority": "5", "apns-expiration": "1790000030"},
+                "payload": {"aps": {"content-available": 1}}
+            }
+        }})
+    }
+
+    fn violation_with(change: impl FnOnce(&mut Value)) -> Violation {
+        let mut body = incoming_call();
+        change(&mut body["message"]);
+        check(&body).expect_err("the real service refuses this")
+    }
+
+    #[test]
+    fn an_incoming_call_is_accepted() {
+        let accepted = Accepted { token: Some("device-token".into()), validate_only: false };
+        assert_eq!(check(&incoming_call()), Ok(accepted));
+    }
+
+    #[test]
+    fn camel_case_names_are_accepted() {
+        let body = json!({"validateOnly": true, "message": {
+            "token": "t", "android": {"collapseKey": "call", "directBootOk": true}, "fcmOptions": {"analyticsLabel": "x"}
+        }});
+        assert_eq!(check(&body), Ok(Accepted { token: Some("t".into()), validate_only: true }));
+    }
+
+    #[test]
+    fn an_unknown_field_is_refused_wherever_it_stands() {
+        let violation = violation_with(|message| message["android"]["timeToLive"] = json!("30s"));
+        assert_eq!(violation.field, "message.android");
+        assert!(violation.description.contains("Unknown name \"timeToLive\" at 'message.android'"));
+        assert!(check(&json!({"message": {"token": "t"}, "priority": "high"})).is_err());
+    }
+
+    #[test]
+    fn data_values_are_strings_only() {
+        let violation = violation_with(|message| message["data"] = json!({"expires_at": 12}));
+        assert_eq!(violation.description, "Invalid value at 'message.data[0].value' (TYPE_STRING), 12");
+    }
+
+    #[test]
+    fn reserved_data_keys_are_refused() {
+        for key in ["from", "message_type", "collapse_key", "gcm.notification.e", "google.sent_time"] {
+            let violation = violation_with(|message| message["data"] = json!({key: "x"}));
+            assert_eq!(violation.description, format!("Invalid data payload key: {key}"));
+        }
+    }
+
+    #[test]
+    fn data_over_the_limit_is_refused() {
+        let violation = violation_with(|message| message["data"]["padding"] = json!("x".repeat(4_096)));
+        assert!(violation.description.starts_with("Message too big"));
+    }
+
+    #[test]
+    fn a_ttl_is_a_duration_string() {
+        for wrong in [json!(30_000), json!(30), json!("30"), json!("30000ms"), json!("-1s"), json!("s"), json!("1e3s")] {
+            assert_eq!(violation_with(|message| message["android"]["ttl"] = wrong).field, "message.android.ttl");
+        }
+        assert!(violation_with(|message| message["android"]["ttl"] = json!("2419201s")).description.contains("TTL"));
+        let mut fraction = incoming_call();
+        fraction["message"]["android"]["ttl"] = json!("3.5s");
+        assert!(check(&fraction).is_ok());
+    }
+
+    #[test]
+    fn a_priority_is_one_of_two() {
+        assert_eq!(
+            violation_with(|message| message["android"]["priority"] = json!("urgent")).field,
+            "message.android.priority"
+        );
+        let mut lower_case = incoming_call();
+        lower_case["message"]["android"]["priority"] = json!("high");
+        assert!(check(&lower_case).is_ok());
+    }
+
+    #[test]
+    fn apns_headers_are_strings() {
+        let violation = violation_with(|message| message["apns"]["headers"]["apns-expiration"] = json!(1_790_000_030));
+        assert!(violation.field.starts_with("message.apns.headers["));
+        violation_with(|message| message["apns"]["headers"]["apns-expiration"] = json!("in 30 s"));
+    }
+
+    #[test]
+    fn a_silent_push_to_ios_has_normal_priority() {
+        let violation = violation_with(|message| message["apns"]["headers"]["apns-priority"] = json!("10"));
+        assert_eq!(violation.field, "message.apns.headers[apns-priority]");
+        let mut alert = incoming_call();
+        alert["message"]["apns"]["headers"]["apns-priority"] = json!("10");
+        alert["message"]["apns"]["payload"]["aps"]["alert"] = json!({"title": "Missed call"});
+        assert!(check(&alert).is_ok());
+    }
+
+    #[test]
+    fn a_message_goes_to_exactly_one_target() {
+        assert!(violation_with(|message| message["topic"] = json!("news")).description.contains("already set"));
+        let unset = violation_with(|message| message["token"] = json!(""));
+        assert_eq!(unset.description, "Recipient of the message is not set.");
+        assert!(check(&json!({})).is_err());
+        assert!(check(&json!([])).is_err());
+    }
+}

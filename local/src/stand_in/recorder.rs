@@ -1,0 +1,151 @@
+//! Remembers what a stand-in was asked, newest last.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::Json;
+use axum::body::{Body, to_bytes};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// The oldest requests go when there are more than this.
+const KEPT: usize = 2_000;
+/// No request to either service is anywhere near this long.
+const MAX_BODY: usize = 256 * 1024;
+
+/// One request as it was received.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Recorded {
+    /// HTTP method.
+    pub method: String,
+    /// Path with its query.
+    pub path: String,
+    /// Headers, names in lower case.
+    pub headers: BTreeMap<String, String>,
+    /// JSON as it is, a form as an object, anything else as text.
+    pub body: Value,
+    /// When it arrived, ISO 8601 in UTC.
+    pub at: String,
+}
+
+/// The requests a stand-in has received.
+#[derive(Debug, Clone, Default)]
+pub struct Recorder {
+    requests: Arc<Mutex<VecDeque<Recorded>>>,
+}
+
+impl Recorder {
+    fn push(&self, request: Recorded) {
+        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        if requests.len() == KEPT {
+            requests.pop_front();
+        }
+        requests.push_back(request);
+    }
+
+    fn all(&self) -> Vec<Recorded> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
+    fn clear(&self) {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+/// Middleware: remembers the request and hands it on.
+pub async fn record(State(recorder): State<Recorder>, request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    let Ok(bytes) = to_bytes(body, MAX_BODY).await else {
+        return StatusCode::PAYLOAD_TOO_LARGE.into_response();
+    };
+    recorder.push(Recorded {
+        method: parts.method.to_string(),
+        path: parts.uri.path_and_query().map_or_else(String::new, ToString::to_string),
+        headers: readable_headers(&parts.headers),
+        body: readable_body(&parts.headers, &bytes),
+        at: OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(),
+    });
+    next.run(Request::from_parts(parts, Body::from(bytes))).await
+}
+
+/// `GET /requests`.
+pub async fn list(State(recorder): State<Recorder>) -> Json<Vec<Recorded>> {
+    Json(recorder.all())
+}
+
+/// `DELETE /requests`.
+pub async fn clear(State(recorder): State<Recorder>) -> StatusCode {
+    recorder.clear();
+    StatusCode::NO_CONTENT
+}
+
+fn readable_headers(headers: &HeaderMap) -> BTreeMap<String, String> {
+    headers
+        .iter()
+        .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+        .collect()
+}
+
+fn readable_body(headers: &HeaderMap, bytes: &[u8]) -> Value {
+    if bytes.is_empty() {
+        return Value::Null;
+    }
+    if let Ok(json) = serde_json::from_slice(bytes) {
+        return json;
+    }
+    let content_type = headers.get("content-type").map_or(&b""[..], |value| value.as_bytes());
+    if content_type.starts_with(b"application/x-www-form-urlencoded") {
+        return form_object(bytes);
+    }
+    Value::String(String::from_utf8_lossy(bytes).into_owned())
+}
+
+/// A form's fields; a field that is repeated becomes a list.
+fn form_object(bytes: &[u8]) -> Value {
+    let mut fields = Map::new();
+    for (name, value) in form_urlencoded::parse(bytes) {
+        let value = Value::String(value.into_owned());
+        match fields.get_mut(name.as_ref()) {
+            None => {
+                fields.insert(name.into_owned(), value);
+            }
+            Some(Value::Array(values)) => values.push(value),
+            Some(first) => *first = Value::Array(vec![first.take(), value]),
+        }
+    }
+    Value::Object(fields)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_repeated_form_field_is_a_list() {
+        let form = b"To=1&StatusCallbackEvents%5B%5D=answered&StatusCallbackEvents%5B%5D=terminal";
+        assert_eq!(form_object(form), json!({"To": "1", "StatusCallbackEvents[]": ["answered", "terminal"]}));
+    }
+
+    #[test]
+    fn the_oldest_requests_make_room() {
+        let recorder = Recorder::default();
+        for index in 0..=KEPT {
+            recorder.push(Recorded {
+                method: "GET".into(),
+                path: index.to_string(),
+                headers: BTreeMap::new(),
+                body: Value::Null,
+                at: String::new(),
+            });
+        }
+        let kept = recorder.all();
+        assert_eq!((kept.len(), kept[0].path.as_str()), (KEPT, "1"));
+    }
+}

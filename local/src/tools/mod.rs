@@ -1,0 +1,112 @@
+//! Tools in pinned versions, in `target/tools`: nothing is installed globally.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use tokio::process::Command;
+
+use crate::process::run_logged;
+use crate::settings::Settings;
+
+/// The pins, also what a finished installation is recognised by.
+const REQUIREMENTS: &str = "local/tools/requirements.txt";
+
+/// A Python environment with the local AWS, the SAM CLI and cargo-lambda in it.
+#[derive(Debug, Clone)]
+pub struct Tools {
+    venv: PathBuf,
+    requirements: PathBuf,
+    log: PathBuf,
+}
+
+impl Tools {
+    /// Where they are, or will be.
+    pub fn at(settings: &Settings) -> Self {
+        Self {
+            venv: settings.tools_dir().join("venv"),
+            requirements: settings.repository().join(REQUIREMENTS),
+            log: settings.state("tools.log"),
+        }
+    }
+
+    /// What is installed is what is pinned.
+    pub fn are_installed(&self) -> bool {
+        let (Ok(wanted), Ok(installed)) = (std::fs::read(&self.requirements), std::fs::read(self.stamp())) else {
+            return false;
+        };
+        wanted == installed
+    }
+
+    /// Where the installation's output goes.
+    pub fn log(&self) -> PathBuf {
+        self.log.clone()
+    }
+
+    /// Makes the environment anew with cargo-lambda in it, which is all that compiling waits for.
+    pub async fn install_compiler(&self) -> Result<()> {
+        let venv = Command::new("python3").args(["-m", "venv", "--clear"]).arg(&self.venv).kill_on_drop(true).status();
+        anyhow::ensure!(venv.await?.success(), "python3 could not make a virtual environment in {}", self.venv.display());
+        let pin = self.pin_of("cargo-lambda")?;
+        run_logged(self.pip_install().arg(pin), &self.log).await
+    }
+
+    /// Installs the rest and remembers what was installed.
+    pub async fn install_rest(&self) -> Result<()> {
+        run_logged(self.pip_install().arg("-r").arg(&self.requirements), &self.log).await?;
+        std::fs::copy(&self.requirements, self.stamp()).context("could not remember what was installed")?;
+        Ok(())
+    }
+
+    /// A command of one of the tools, with all of them on its PATH.
+    pub fn command(&self, tool: &str) -> Command {
+        let mut command = Command::new(self.bin().join(tool));
+        command.env("PATH", self.path());
+        forget_outer_cargo(&mut command);
+        command
+    }
+
+    fn pip_install(&self) -> Command {
+        let mut command = self.command("python");
+        // Everything is pinned, so there is nothing to resolve; compiling to bytecode is left to first use.
+        command.args(["-m", "pip", "install", "--no-input", "--no-deps", "--no-compile", "--disable-pip-version-check"]);
+        command
+    }
+
+    fn pin_of(&self, package: &str) -> Result<String> {
+        let text = std::fs::read_to_string(&self.requirements)
+            .with_context(|| format!("could not read {}", self.requirements.display()))?;
+        let pin = text.lines().find(|line| line.starts_with(&format!("{package}==")));
+        Ok(pin.with_context(|| format!("{package} is not pinned in {REQUIREMENTS}"))?.to_owned())
+    }
+
+    fn bin(&self) -> PathBuf {
+        self.venv.join("bin")
+    }
+
+    fn path(&self) -> OsString {
+        let inherited = std::env::var_os("PATH").unwrap_or_default();
+        let paths = std::iter::once(self.bin()).chain(std::env::split_paths(&inherited));
+        std::env::join_paths(paths).unwrap_or(inherited)
+    }
+
+    fn stamp(&self) -> PathBuf {
+        self.venv.join("installed-requirements.txt")
+    }
+}
+
+/// `cargo run` tells its child about the package it runs; a cargo that the child starts must not hear of it,
+/// or build scripts see another environment and everything is compiled again.
+fn forget_outer_cargo(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") || text == "LD_LIBRARY_PATH" {
+            command.env_remove(&name);
+        }
+    }
+}
+
+/// The folder of a file, made if need be.
+pub fn make_dir(path: &Path) -> Result<()> {
+    std::fs::create_dir_all(path).with_context(|| format!("could not make {}", path.display()))
+}
