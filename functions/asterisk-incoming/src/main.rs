@@ -1,1 +1,131 @@
-fn main() {}
+//! `POST /asterisk/incoming`, `/asterisk/bridged`, `/asterisk/ended`: the PBX's dialplan tells what its legs do.
+
+use lambda_http::Request;
+use ringback::asterisk::hook::{Report, Which};
+use ringback::auth::{self, Unauthorized};
+use ringback::call::Event;
+use ringback::clock::Timestamp;
+use ringback::form::Fields;
+use ringback::http::{self, Answer, ApiError};
+use ringback::names::{CallId, Extension};
+use ringback::routes::Routes;
+use ringback::secrets::{AsteriskSecret, Secret};
+use ringback::start::{LiveSwitchboard, Start};
+use ringback::switchboard::Sighting;
+use serde_json::json;
+
+struct AsteriskIncoming {
+    switchboard: LiveSwitchboard,
+    routes: Routes,
+    secret: Secret<AsteriskSecret>,
+    country: String,
+}
+
+impl AsteriskIncoming {
+    async fn handle(&self, request: Request) -> Result<Answer, ApiError> {
+        let now = Timestamp::now();
+        self.check_secret(http::header(&request, "x-ringback-secret"))
+            .await?;
+        let content_type = http::header(&request, "content-type").unwrap_or_default();
+        let fields = Fields::from_body(content_type, http::body(&request)?).await?;
+        let report = Report::parse(&fields, &self.country)?;
+        let until = http::until(&request);
+        match http::path(&request).rsplit('/').next() {
+            Some("incoming") => self.incoming(report, now, until).await,
+            Some("bridged") => self.report(&report, &Event::Bridged, now, until).await,
+            Some("ended") => self.report(&report, &report.end_of_leg(), now, until).await,
+            _ => Err(ApiError::not_found(
+                "no_such_route",
+                "there is no such route",
+            )),
+        }
+    }
+
+    async fn incoming(
+        &self,
+        report: Report,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Answer, ApiError> {
+        let sighting = Sighting {
+            extension: self.extension(&report).await?,
+            caller: report.caller,
+            call_sid: report.call_sid,
+            caller_leg: Some(report.channel),
+        };
+        let call = self.switchboard.witness(&sighting, now, until).await?.call;
+        Ok(Answer::ok(
+            json!({ "call_id": call.call_id, "status": call.status }),
+        ))
+    }
+
+    async fn report(
+        &self,
+        report: &Report,
+        event: &Event,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Answer, ApiError> {
+        let id = self.call_of(report).await?;
+        let outcome = self.switchboard.handle(id, event, now, until).await?;
+        match outcome.refused {
+            None => Ok(Answer::ok(
+                json!({ "call_id": id, "status": outcome.call.status }),
+            )),
+            Some(refusal) => Err(http::refused(refusal, &outcome.call, now)),
+        }
+    }
+
+    async fn call_of(&self, report: &Report) -> Result<CallId, ApiError> {
+        let place = match report.which() {
+            Which::Call(id) => return Ok(id),
+            Which::Caller => report.place(self.extension(report).await?),
+        };
+        self.switchboard
+            .met_at(&place)
+            .await?
+            .ok_or_else(ApiError::no_such_call)
+    }
+
+    async fn extension(&self, report: &Report) -> Result<Extension, ApiError> {
+        if let Some(extension) = &report.extension {
+            return Ok(extension.clone());
+        }
+        let number = report.number.as_ref().ok_or_else(|| {
+            ApiError::bad_request(
+                "bad_field",
+                "number or extension must say whom the caller wants",
+            )
+        })?;
+        if let Some(extension) = self.routes.of(number).await? {
+            return Ok(extension);
+        }
+        tracing::error!(channel = %report.channel, ?number, "the number has no route");
+        Err(ApiError::not_found(
+            "number_not_routed",
+            "the number leads to no extension; add its route",
+        ))
+    }
+
+    async fn check_secret(&self, shown: Option<&str>) -> Result<(), ApiError> {
+        let secret = self.secret.value().await?;
+        let valid = [
+            Some(&secret.hook_secret),
+            secret.hook_secret_previous.as_ref(),
+        ];
+        auth::shared_secret(shown, valid.into_iter().flatten())
+            .map_err(|Unauthorized| Unauthorized.into())
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), lambda_http::Error> {
+    let start = Start::function().await?;
+    let this = AsteriskIncoming {
+        switchboard: start.switchboard()?,
+        routes: start.routes(),
+        secret: start.secret("ASTERISK_SECRET_ARN")?,
+        country: start.country(),
+    };
+    http::serve(|request| this.handle(request)).await
+}

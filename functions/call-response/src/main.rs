@@ -1,1 +1,47 @@
-fn main() {}
+//! `POST /api/call-response`: a phone app accepts, declines or ends a call.
+
+use lambda_http::Request;
+use ringback::call_response::CallResponse;
+use ringback::clock::Timestamp;
+use ringback::http::{self, Answer, ApiError};
+use ringback::secrets::{AppSecret, Secret};
+use ringback::start::{LiveSwitchboard, Start};
+use serde_json::json;
+
+struct CallResponses {
+    switchboard: LiveSwitchboard,
+    secret: Secret<AppSecret>,
+}
+
+impl CallResponses {
+    async fn handle(&self, request: Request) -> Result<Answer, ApiError> {
+        let now = Timestamp::now();
+        let party = ringback::auth::party(
+            http::header(&request, "authorization"),
+            self.secret.value().await?,
+        )?;
+        let response = CallResponse::parse(http::body(&request)?)?;
+        if response.extension != party.extension {
+            return Err(ApiError::other_extension());
+        }
+        let (id, event) = (response.call_id, response.event(party));
+        let outcome = self
+            .switchboard
+            .handle(id, &event, now, http::until(&request))
+            .await?;
+        match outcome.refused {
+            None => Ok(Answer::ok(json!({ "status": outcome.call.status }))),
+            Some(refusal) => Err(http::refused(refusal, &outcome.call, now)),
+        }
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), lambda_http::Error> {
+    let start = Start::function().await?;
+    let this = CallResponses {
+        switchboard: start.switchboard()?,
+        secret: start.secret("APP_SECRET_ARN")?,
+    };
+    http::serve(|request| this.handle(request)).await
+}

@@ -1,1 +1,88 @@
-fn main() {}
+//! Timers fire: a delayed message from SQS, on time, or a schedule of EventBridge, as the backstop.
+
+use lambda_runtime::{Error, LambdaEvent, service_fn};
+use ringback::call::Event;
+use ringback::clock::Timestamp;
+use ringback::start::{LiveSwitchboard, Start};
+use ringback::switchboard::SwitchboardError;
+use ringback::timeouts::Timer;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// Time that is kept to answer in, in milliseconds.
+const MARGIN: u64 = 1_000;
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Fired {
+    Messages {
+        #[serde(rename = "Records")]
+        records: Vec<Message>,
+    },
+    Schedule(Timer),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Message {
+    message_id: String,
+    body: String,
+}
+
+async fn handle(switchboard: &LiveSwitchboard, event: LambdaEvent<Fired>) -> Result<Value, Error> {
+    let until = Timestamp::from_millis(event.context.deadline.saturating_sub(MARGIN));
+    match event.payload {
+        Fired::Schedule(timer) => {
+            fire(switchboard, &timer, until).await?;
+            Ok(json!({}))
+        }
+        Fired::Messages { records } => {
+            let fires = records
+                .iter()
+                .map(|message| fire_message(switchboard, message, until));
+            let failures: Vec<Value> = futures::future::join_all(fires)
+                .await
+                .into_iter()
+                .flatten()
+                .map(|id| json!({ "itemIdentifier": id }))
+                .collect();
+            Ok(json!({ "batchItemFailures": failures }))
+        }
+    }
+}
+
+/// The message's id if it failed: SQS brings that one again, and no other.
+async fn fire_message<'a>(
+    switchboard: &LiveSwitchboard,
+    message: &'a Message,
+    until: Timestamp,
+) -> Option<&'a str> {
+    let fired = match serde_json::from_str(&message.body) {
+        Ok(timer) => fire(switchboard, &timer, until).await,
+        Err(error) => Err(error.into()),
+    };
+    let error = fired.err()?;
+    tracing::error!(message_id = message.message_id, %error, cause = ?error.source(), "timer failed");
+    Some(&message.message_id)
+}
+
+async fn fire(switchboard: &LiveSwitchboard, timer: &Timer, until: Timestamp) -> Result<(), Error> {
+    match switchboard
+        .handle(timer.call_id, &Event::TimerFired, Timestamp::now(), until)
+        .await
+    {
+        Ok(_) => Ok(()),
+        Err(SwitchboardError::NoSuchCall) => {
+            tracing::warn!(call_id = %timer.call_id, "timer of a call that is not there");
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Error> {
+    let start = Start::function().await?;
+    let switchboard = &start.switchboard()?;
+    lambda_runtime::run(service_fn(move |event| handle(switchboard, event))).await
+}

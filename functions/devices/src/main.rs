@@ -1,1 +1,126 @@
-fn main() {}
+//! `PUT` and `DELETE /api/devices/{device_id}`: an app registers how a push reaches it.
+
+use lambda_http::Request;
+use lambda_http::http::Method;
+use ringback::call_response::text;
+use ringback::clock::Timestamp;
+use ringback::devices::{Device, Devices, PushAddress, SnsService};
+use ringback::http::{self, Answer, ApiError};
+use ringback::names::{BadName, DeviceId, Extension};
+use ringback::secrets::{AppSecret, Secret};
+use ringback::sns::Sns;
+use ringback::start::Start;
+use serde_json::{Map, Value, json};
+
+/// Longer than any push service's token, in bytes.
+const LONGEST_TOKEN: usize = 4096;
+
+struct DeviceRegistry {
+    devices: Devices,
+    sns: Sns,
+    secret: Secret<AppSecret>,
+}
+
+#[derive(Clone, Copy)]
+enum Platform {
+    Fcm,
+    Apns,
+    ApnsVoip,
+}
+
+struct Registration {
+    extension: Extension,
+    platform: Platform,
+    token: String,
+}
+
+impl DeviceRegistry {
+    async fn handle(&self, request: Request) -> Result<Answer, ApiError> {
+        let party = ringback::auth::party(
+            http::header(&request, "authorization"),
+            self.secret.value().await?,
+        )?;
+        let device_id = DeviceId::try_from(http::path_parameter(&request, "device_id")?)?;
+        if request.method() == Method::DELETE {
+            self.devices.remove(&party.extension, &device_id).await?;
+            return Ok(Answer::ok(json!({ "device_id": device_id })));
+        }
+        let registration = Registration::parse(http::body(&request)?)?;
+        if registration.extension != party.extension {
+            return Err(ApiError::other_extension());
+        }
+        let address = self
+            .address(registration.platform, registration.token)
+            .await?;
+        let device = Device {
+            device_id,
+            address,
+            registered_at: Timestamp::now(),
+        };
+        self.devices.register(&party.extension, &device).await?;
+        tracing::info!(extension = %party.extension, device_id = %device.device_id, via = ?device.address, "registered");
+        Ok(Answer::ok(
+            json!({ "device_id": device.device_id, "extension": party.extension }),
+        ))
+    }
+
+    /// Android goes to FCM directly, which tells at once when a token is dead, unless the deployment has an SNS
+    /// application for it. Apple's services are reached through SNS.
+    async fn address(&self, platform: Platform, token: String) -> Result<PushAddress, ApiError> {
+        let service = match platform {
+            Platform::Fcm if !self.sns.serves_fcm() => return Ok(PushAddress::Fcm { token }),
+            Platform::Fcm => SnsService::Fcm,
+            Platform::Apns => SnsService::Apns,
+            Platform::ApnsVoip => SnsService::ApnsVoip,
+        };
+        let endpoint = self.sns.endpoint_for(service, &token).await?;
+        Ok(PushAddress::Sns { service, endpoint })
+    }
+}
+
+impl Registration {
+    fn parse(body: &[u8]) -> Result<Self, BadName> {
+        let not_json = BadName {
+            what: "the body",
+            rule: "must be a JSON object",
+        };
+        let fields: Map<String, Value> = serde_json::from_slice(body).map_err(|_| not_json)?;
+        let platform = match text(&fields, "platform")? {
+            "fcm" => Platform::Fcm,
+            "apns" => Platform::Apns,
+            "apns_voip" => Platform::ApnsVoip,
+            _ => {
+                return Err(BadName {
+                    what: "platform",
+                    rule: "must be fcm, apns or apns_voip",
+                });
+            }
+        };
+        let token = text(&fields, "token")?;
+        if token.is_empty()
+            || token.len() > LONGEST_TOKEN
+            || !token.bytes().all(|byte| byte.is_ascii_graphic())
+        {
+            return Err(BadName {
+                what: "token",
+                rule: "must be 1 to 4096 printable ASCII characters",
+            });
+        }
+        Ok(Self {
+            extension: Extension::try_from(text(&fields, "extension")?)?,
+            platform,
+            token: token.to_owned(),
+        })
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), lambda_http::Error> {
+    let start = Start::function().await?;
+    let this = DeviceRegistry {
+        devices: start.devices(),
+        sns: start.sns(),
+        secret: start.secret("APP_SECRET_ARN")?,
+    };
+    http::serve(|request| this.handle(request)).await
+}

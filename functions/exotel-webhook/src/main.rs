@@ -1,1 +1,120 @@
-fn main() {}
+//! `GET` and `POST /exotel/webhook`: Exotel tells of a caller, or of the end of a call.
+
+use lambda_http::Request;
+use ringback::auth::{self, Unauthorized};
+use ringback::clock::Timestamp;
+use ringback::exotel::{Direction, Notice, Source};
+use ringback::form::Fields;
+use ringback::http::{self, Answer, ApiError};
+use ringback::names::{CallId, Extension};
+use ringback::routes::Routes;
+use ringback::secrets::{ExotelSecret, Secret};
+use ringback::start::{LiveSwitchboard, Start};
+use ringback::switchboard::{Sighting, SwitchboardError};
+use serde_json::json;
+
+struct ExotelWebhook {
+    switchboard: LiveSwitchboard,
+    routes: Routes,
+    secret: Secret<ExotelSecret>,
+    country: String,
+}
+
+impl ExotelWebhook {
+    async fn handle(&self, request: Request) -> Result<Answer, ApiError> {
+        let now = Timestamp::now();
+        let query = Fields::from_form(request.uri().query().unwrap_or_default().as_bytes());
+        self.check_secret(&query).await?;
+        let content_type = http::header(&request, "content-type").unwrap_or_default();
+        let body = Fields::from_body(content_type, http::body(&request)?).await?;
+        let extension = query
+            .text("extension")
+            .map(Extension::try_from)
+            .transpose()?;
+        let notice = Notice::parse(&body.or(query), &self.country)?;
+        let until = http::until(&request);
+        match (notice.direction, notice.end()) {
+            // Calls that we asked for are reported to their client over the WebSocket API.
+            (Direction::Outbound, _) => Ok(Answer::ok(json!({ "status": "ignored" }))),
+            (Direction::Inbound, Some(end)) => {
+                let call = CallId::of_call_sid(&notice.call_sid);
+                match self.switchboard.handle(call, &end, now, until).await {
+                    Err(SwitchboardError::NoSuchCall) => {
+                        Ok(Answer::ok(json!({ "status": "unknown" })))
+                    }
+                    outcome => Ok(Answer::ok(
+                        json!({ "call_id": call, "status": outcome?.call.status }),
+                    )),
+                }
+            }
+            (Direction::Inbound, None) => self.ring(notice, extension, now, until).await,
+        }
+    }
+
+    async fn ring(
+        &self,
+        notice: Notice,
+        extension: Option<Extension>,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Answer, ApiError> {
+        if notice.is_repetition(self.switchboard.limits().ring, now) {
+            tracing::warn!(call_sid = %notice.call_sid, "Exotel repeats a call whose caller has gone");
+            return Ok(Answer::ok(json!({ "status": "too_late" })));
+        }
+        let extension = match extension {
+            Some(extension) => extension,
+            None => self.route(&notice).await?,
+        };
+        let sighting = Sighting {
+            extension,
+            caller: notice.caller,
+            call_sid: Some(notice.call_sid),
+            caller_leg: None,
+        };
+        let call = self.switchboard.witness(&sighting, now, until).await?.call;
+        Ok(Answer::ok(
+            json!({ "call_id": call.call_id, "status": call.status }),
+        ))
+    }
+
+    /// A number that leads nowhere sends Exotel's flow down its failure branch: to a Passthru applet, 302 says so.
+    async fn route(&self, notice: &Notice) -> Result<Extension, ApiError> {
+        if let Some(number) = &notice.to
+            && let Some(extension) = self.routes.of(number).await?
+        {
+            return Ok(extension);
+        }
+        tracing::error!(call_sid = %notice.call_sid, number = ?notice.to, "the number has no route");
+        let nowhere = ApiError::not_found(
+            "number_not_routed",
+            "the number leads to no extension; add its route, or ?extension= to the webhook URL",
+        );
+        Err(match notice.source {
+            Source::Passthru => nowhere.with_status(302),
+            Source::StatusCallback => nowhere,
+        })
+    }
+
+    async fn check_secret(&self, query: &Fields) -> Result<(), ApiError> {
+        let secret = self.secret.value().await?;
+        let valid = [
+            Some(&secret.webhook_secret),
+            secret.webhook_secret_previous.as_ref(),
+        ];
+        auth::shared_secret(query.text("secret"), valid.into_iter().flatten())
+            .map_err(|Unauthorized| Unauthorized.into())
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), lambda_http::Error> {
+    let start = Start::function().await?;
+    let this = ExotelWebhook {
+        switchboard: start.switchboard()?,
+        routes: start.routes(),
+        secret: start.secret("EXOTEL_SECRET_ARN")?,
+        country: start.country(),
+    };
+    http::serve(|request| this.handle(request)).await
+}

@@ -1,1 +1,90 @@
-fn main() {}
+//! `GET /health`: whether calls can be handled here, for load balancers and Route 53.
+
+use std::time::Duration;
+
+use lambda_http::Request;
+use ringback::asterisk::Asterisk;
+use ringback::http::{self, Answer, ApiError};
+use ringback::start::Start;
+use serde_json::{Value, json};
+
+/// Route 53 waits 2 s for the first byte after connecting.
+const PATIENCE: Duration = Duration::from_millis(1_500);
+
+struct Health {
+    dynamodb: aws_sdk_dynamodb::Client,
+    table: String,
+    sqs: aws_sdk_sqs::Client,
+    queue_url: String,
+    asterisk: Asterisk,
+    region: String,
+}
+
+impl Health {
+    async fn handle(&self, _request: Request) -> Result<Answer, ApiError> {
+        let (table, queue, asterisk) = futures::join!(
+            in_time(self.table_answers()),
+            in_time(self.queue_answers()),
+            in_time(async { self.asterisk.ping().await.is_ok() }),
+        );
+        let body = json!({
+            "region": self.region,
+            "version": env!("CARGO_PKG_VERSION"),
+            "dependencies": { "dynamodb": word(table), "sqs": word(queue), "asterisk": word(asterisk) },
+        });
+        // Without the queue the schedules still end calls, only later; without the other two there are no calls.
+        if table && asterisk {
+            Ok(Answer::ok(body))
+        } else {
+            Err(ApiError::unhealthy(body))
+        }
+    }
+
+    async fn table_answers(&self) -> bool {
+        let key = |text: &str| aws_sdk_dynamodb::types::AttributeValue::S(text.to_owned());
+        let read = self
+            .dynamodb
+            .get_item()
+            .table_name(&self.table)
+            .key("pk", key("HEALTH"))
+            .key("sk", key("HEALTH"));
+        read.send().await.is_ok()
+    }
+
+    async fn queue_answers(&self) -> bool {
+        self.sqs
+            .get_queue_attributes()
+            .queue_url(&self.queue_url)
+            .send()
+            .await
+            .is_ok()
+    }
+}
+
+async fn in_time(answer: impl Future<Output = bool>) -> bool {
+    tokio::time::timeout(PATIENCE, answer)
+        .await
+        .unwrap_or(false)
+}
+
+fn word(answers: bool) -> Value {
+    if answers {
+        "ok".into()
+    } else {
+        "unreachable".into()
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), lambda_http::Error> {
+    let start = Start::function().await?;
+    let this = Health {
+        dynamodb: start.dynamodb(),
+        table: start.table().to_owned(),
+        sqs: start.sqs(),
+        queue_url: start.environment.required("TIMEOUT_QUEUE_URL")?,
+        asterisk: start.asterisk()?,
+        region: start.region().to_owned(),
+    };
+    http::serve(|request| this.handle(request)).await
+}

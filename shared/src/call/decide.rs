@@ -604,8 +604,12 @@ fn party_of(event: &Event) -> Option<&Party> {
 }
 
 fn entry(event: &Event, now: Timestamp) -> HistoryEntry {
+    let at = match event {
+        Event::Rang { finished_at, .. } => *finished_at,
+        _ => now,
+    };
     HistoryEntry {
-        at: now,
+        at,
         event: event.as_str().to_owned(),
         by: event.by(),
     }

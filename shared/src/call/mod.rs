@@ -16,7 +16,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use change::{Attempt, Change, Check, Set};
-pub use decide::{Decision, Refusal, decide, effects_after, ring, usual};
+pub use decide::{Decision, Incoming, Refusal, decide, effects_after, ring, usual};
 pub use effect::{Audience, CancelReason, Effect};
 pub use event::{Event, Party, Readiness, Why};
 
@@ -236,6 +236,15 @@ impl Call {
     pub fn was_abandoned(&self, now: Timestamp) -> bool {
         self.owed_since
             .is_some_and(|since| now.since(since) >= ABANDONED_AFTER)
+    }
+
+    /// The attempt to save `change` unless somebody else has changed the call since it was read.
+    #[must_use]
+    pub fn attempt(&self, change: Change) -> Attempt {
+        Attempt {
+            checks: vec![Check::VersionIs(self.version)],
+            change,
+        }
     }
 
     /// The call as it is after `change`.

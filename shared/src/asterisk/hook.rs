@@ -1,0 +1,178 @@
+//! What the dialplan reports (`asterisk/extensions.conf`): a caller's leg has come, the legs talk, a leg is gone.
+
+use crate::call::Event;
+use crate::calls::Place;
+use crate::form::Fields;
+use crate::names::{
+    BadName, CallId, CallSid, Caller, CallerName, ChannelId, Extension, PhoneNumber,
+};
+
+/// A report of the PBX.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// The leg that it is about.
+    pub channel: ChannelId,
+    /// Who calls.
+    pub caller: Caller,
+    /// The number that was dialled.
+    pub number: Option<PhoneNumber>,
+    /// The extension that is wanted, where the dialplan knows it.
+    pub extension: Option<Extension>,
+    /// Exotel's id of the call, from the INVITE's `X-Exotel-CallSid`.
+    pub call_sid: Option<CallSid>,
+    /// Our id of the call, from our answer to the first report.
+    call_id: Option<CallId>,
+    /// Whether the leg had been answered when it ended.
+    answered: bool,
+    /// The Q.850 cause with which it ended; 0 if there is none.
+    cause: u16,
+}
+
+/// How a report says which call it is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Which {
+    /// By its id, or by Exotel's, which makes it.
+    Call(CallId),
+    /// By the caller who waits for an extension or has dialled a number.
+    Caller,
+}
+
+impl Report {
+    /// Reads a report.
+    ///
+    /// # Errors
+    /// When a field is missing or malformed, with the field's name.
+    pub fn parse(fields: &Fields, country: &str) -> Result<Self, BadName> {
+        let missing = BadName {
+            what: "channel_id",
+            rule: "is missing",
+        };
+        let number = |name| {
+            fields
+                .text(name)
+                .and_then(|text| PhoneNumber::parse(text, country))
+        };
+        let call_sid = fields.text("call_sid").map(CallSid::try_from).transpose()?;
+        Ok(Self {
+            channel: ChannelId::try_from(fields.text("channel_id").ok_or(missing)?)?,
+            caller: Caller {
+                number: number("caller"),
+                name: fields.text("caller_name").and_then(CallerName::parse),
+            },
+            number: number("number"),
+            extension: fields
+                .text("extension")
+                .map(Extension::try_from)
+                .transpose()?,
+            call_sid,
+            call_id: fields.text("call_id").map(CallId::try_from).transpose()?,
+            answered: fields
+                .text("answered")
+                .is_some_and(|text| matches!(text, "1" | "true")),
+            cause: fields
+                .text("cause")
+                .and_then(|text| text.parse().ok())
+                .unwrap_or(0),
+        })
+    }
+
+    /// Which call the report is about. A phone's leg bears its call's id.
+    #[must_use]
+    pub fn which(&self) -> Which {
+        self.channel
+            .phone_of()
+            .or(self.call_id)
+            .or_else(|| self.call_sid.as_ref().map(CallId::of_call_sid))
+            .map_or(Which::Caller, Which::Call)
+    }
+
+    /// Where its caller is met, given the extension that is wanted.
+    #[must_use]
+    pub fn place(&self, extension: Extension) -> Place {
+        Place {
+            extension,
+            caller: self.caller.number.clone(),
+        }
+    }
+
+    /// What the end of this leg means for its call.
+    #[must_use]
+    pub fn end_of_leg(&self) -> Event {
+        if self.channel.phone_of().is_some() {
+            Event::PhoneLeft {
+                answered: self.answered,
+                cause: self.cause,
+            }
+        } else {
+            Event::CallerLeft {
+                answered: self.answered,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(form: &str) -> Result<Report, BadName> {
+        Report::parse(&Fields::from_form(form.as_bytes()), "IN")
+    }
+
+    #[test]
+    fn a_waiting_caller_is_read_as_the_dialplan_sends_it() {
+        let report = parse(
+            "channel_id=1732.1&caller=09876543210&number=08047491899&call_sid=&caller_name=Asha",
+        )
+        .unwrap();
+        assert_eq!(report.channel.as_str(), "1732.1");
+        assert_eq!(report.caller.number_or_withheld(), "+919876543210");
+        assert_eq!(report.number.as_ref().unwrap().as_str(), "+918047491899");
+        assert_eq!(report.which(), Which::Caller);
+    }
+
+    #[test]
+    fn a_withheld_number_is_no_number() {
+        assert_eq!(
+            parse("channel_id=1.1&caller=anonymous")
+                .unwrap()
+                .caller
+                .number,
+            None
+        );
+    }
+
+    #[test]
+    fn the_end_of_a_phones_leg_is_told_by_its_name() {
+        let call = CallId::fresh();
+        let phone = parse(&format!("channel_id=ringback-{call}&cause=21&answered=0")).unwrap();
+        assert_eq!(phone.which(), Which::Call(call));
+        assert_eq!(
+            phone.end_of_leg(),
+            Event::PhoneLeft {
+                answered: false,
+                cause: 21
+            }
+        );
+        let caller = parse("channel_id=1.1&call_sid=abc&cause=16&answered=1").unwrap();
+        assert_eq!(
+            caller.which(),
+            Which::Call(CallId::of_call_sid(&CallSid::try_from("abc").unwrap()))
+        );
+        assert_eq!(caller.end_of_leg(), Event::CallerLeft { answered: true });
+    }
+
+    #[test]
+    fn what_is_malformed_is_named() {
+        assert_eq!(parse("caller=1").unwrap_err().what, "channel_id");
+        assert_eq!(parse("channel_id=1/2").unwrap_err().what, "channel_id");
+        assert_eq!(
+            parse("channel_id=1&extension=10%2F01").unwrap_err().what,
+            "extension"
+        );
+        assert_eq!(
+            parse("channel_id=1&call_id=x").unwrap_err().what,
+            "server_call_id"
+        );
+    }
+}

@@ -1,0 +1,296 @@
+//! Asterisk, through ARI over HTTPS: the phone is called and joined to the waiting caller, legs are taken down.
+//!
+//! The joining itself is the dialplan's (`asterisk/extensions.conf`): the phone's leg runs `Bridge()` on the caller's
+//! channel once it is answered. No request here lists the PBX's channels.
+
+pub mod hook;
+
+use std::time::Duration;
+
+use reqwest::{Certificate, Client, Method, RequestBuilder, Response, StatusCode};
+use secrecy::ExposeSecret;
+use serde::Deserialize;
+use serde_json::json;
+use tokio::sync::OnceCell;
+
+use crate::call::Call;
+use crate::clock::Timestamp;
+use crate::config::{ConfigError, Environment};
+use crate::names::{ChannelId, Extension};
+use crate::secrets::{AsteriskSecret, Secret, SecretError};
+
+/// Asterisk answers an originate at once, and lives near us.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How often a phone that has not registered yet is looked for. ARI answers in a few milliseconds.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(200);
+
+/// Why Asterisk did not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum AsteriskError {
+    /// It did not answer, or not in time. Trying again may help.
+    #[error("Asterisk could not be reached while {0}")]
+    Unreachable(&'static str, #[source] reqwest::Error),
+    /// It refused: a wrong password (401), or a request that it does not understand.
+    #[error("Asterisk answered {status} while {doing}")]
+    Refused {
+        /// What was being done.
+        doing: &'static str,
+        /// ARI's status code.
+        status: StatusCode,
+    },
+    /// The phone did not register with SIP in time. The app may try again.
+    #[error("the phone did not register in time")]
+    PhoneOffline,
+    /// The extension has no PJSIP endpoint.
+    #[error("Asterisk has no endpoint for the extension")]
+    NoSuchEndpoint,
+    /// The certificate authority in the secret is no certificate.
+    #[error("ari_ca_pem is not a PEM certificate")]
+    BadCertificate(#[source] reqwest::Error),
+    /// The password is not at hand.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+}
+
+/// How a request to join the legs ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bridging {
+    /// The phone is being called, now or since an earlier request.
+    UnderWay,
+    /// The caller's channel is gone, so the phone was left alone.
+    CallerGone,
+}
+
+/// One Asterisk.
+#[derive(Debug)]
+pub struct Asterisk {
+    url: String,
+    secret: Secret<AsteriskSecret>,
+    client: OnceCell<Client>,
+}
+
+impl Asterisk {
+    /// The Asterisk at `ARI_URL`, such as `https://pbx.example.com:8089/ari`.
+    ///
+    /// # Errors
+    /// When the variable is missing.
+    pub fn from_environment(
+        environment: &Environment,
+        secret: Secret<AsteriskSecret>,
+    ) -> Result<Self, ConfigError> {
+        Ok(Self {
+            url: environment.url("ARI_URL")?,
+            secret,
+            client: OnceCell::new(),
+        })
+    }
+
+    /// Calls the phone, to be joined to the caller who waits on `caller_leg`.
+    ///
+    /// A phone that is woken registers with SIP only seconds after its app has accepted; until then Asterisk says
+    /// "Allocation failed". So the phone is waited for, until `until` or the call's deadline.
+    ///
+    /// # Errors
+    /// See [`AsteriskError`].
+    pub async fn bridge(
+        &self,
+        call: &Call,
+        caller_leg: &ChannelId,
+        until: Timestamp,
+    ) -> Result<Bridging, AsteriskError> {
+        let until = call
+            .deadline()
+            .map_or(until, |deadline| deadline.min(until));
+        while !self.originate(call, caller_leg).await? {
+            self.wait_for_phone(&call.extension, until).await?;
+            // Seconds have passed: a phone must not ring for a caller who has gone.
+            if !self.channel_exists(caller_leg).await? {
+                return Ok(Bridging::CallerGone);
+            }
+        }
+        Ok(Bridging::UnderWay)
+    }
+
+    /// Lets the caller on this channel hear busy: Asterisk refuses the unanswered INVITE with 486. A channel that is
+    /// gone is no error.
+    ///
+    /// # Errors
+    /// See [`AsteriskError`].
+    pub async fn busy(&self, caller_leg: &ChannelId) -> Result<(), AsteriskError> {
+        self.take_down(caller_leg, "busy").await
+    }
+
+    /// Ends a leg. One that is gone is no error.
+    ///
+    /// # Errors
+    /// See [`AsteriskError`].
+    pub async fn hang_up(&self, leg: &ChannelId) -> Result<(), AsteriskError> {
+        self.take_down(leg, "normal").await
+    }
+
+    /// Whether Asterisk is there, has booted, and knows our password.
+    ///
+    /// # Errors
+    /// See [`AsteriskError`].
+    pub async fn ping(&self) -> Result<(), AsteriskError> {
+        let doing = "asking whether it is there";
+        let answer = self
+            .send(self.request(Method::GET, "/asterisk/ping").await?, doing)
+            .await?;
+        expect(&answer, doing, &[StatusCode::OK])
+    }
+
+    /// Asks for the phone's leg. `false`: the phone is not registered. The leg's id is made from the call's, so that
+    /// however often this is asked, there is one leg at most.
+    async fn originate(&self, call: &Call, caller_leg: &ChannelId) -> Result<bool, AsteriskError> {
+        let doing = "calling the phone";
+        let leg = ChannelId::of_phone(call.call_id);
+        let caller = call.caller.number_or_withheld();
+        let body = json!({
+            "endpoint": format!("PJSIP/{}", call.extension),
+            "context": "incoming-calls",
+            "extension": caller,
+            "priority": 1,
+            "timeout": 30,
+            "callerId": caller,
+            "variables": {
+                "CALL_TYPE": "mobile_ready",
+                "ORIGINAL_CALLER": caller,
+                "CALLER_CHANNEL": caller_leg.as_str(),
+                "RINGBACK_CALL_ID": call.call_id.to_string(),
+                "CHANNEL(hangup_handler_push)": "ringback-phone-ended,s,1",
+            },
+        });
+        let request = self
+            .request(Method::POST, &format!("/channels/{leg}"))
+            .await?;
+        let answer = self.send(request.json(&body), doing).await?;
+        match answer.status() {
+            StatusCode::INTERNAL_SERVER_ERROR if allocation_failed(answer).await => Ok(false),
+            StatusCode::OK | StatusCode::CONFLICT => Ok(true),
+            status => Err(AsteriskError::Refused { doing, status }),
+        }
+    }
+
+    async fn wait_for_phone(
+        &self,
+        extension: &Extension,
+        until: Timestamp,
+    ) -> Result<(), AsteriskError> {
+        while !self.is_online(extension).await? {
+            if Timestamp::now() + LOOK_AGAIN_AFTER >= until {
+                return Err(AsteriskError::PhoneOffline);
+            }
+            tokio::time::sleep(LOOK_AGAIN_AFTER).await;
+        }
+        Ok(())
+    }
+
+    async fn is_online(&self, extension: &Extension) -> Result<bool, AsteriskError> {
+        let doing = "looking for the phone";
+        let path = format!("/endpoints/PJSIP/{extension}");
+        let answer = self
+            .send(self.request(Method::GET, &path).await?, doing)
+            .await?;
+        if answer.status() == StatusCode::NOT_FOUND {
+            return Err(AsteriskError::NoSuchEndpoint);
+        }
+        expect(&answer, doing, &[StatusCode::OK])?;
+        let endpoint: Endpoint = answer
+            .json()
+            .await
+            .map_err(|error| AsteriskError::Unreachable(doing, error))?;
+        Ok(endpoint.state == "online")
+    }
+
+    async fn channel_exists(&self, channel: &ChannelId) -> Result<bool, AsteriskError> {
+        let doing = "looking for the caller";
+        let path = format!("/channels/{channel}");
+        let answer = self
+            .send(self.request(Method::GET, &path).await?, doing)
+            .await?;
+        expect(&answer, doing, &[StatusCode::OK, StatusCode::NOT_FOUND])?;
+        Ok(answer.status() == StatusCode::OK)
+    }
+
+    async fn take_down(&self, leg: &ChannelId, reason: &'static str) -> Result<(), AsteriskError> {
+        let doing = "taking a leg down";
+        let request = self
+            .request(Method::DELETE, &format!("/channels/{leg}?reason={reason}"))
+            .await?;
+        let answer = self.send(request, doing).await?;
+        expect(
+            &answer,
+            doing,
+            &[StatusCode::NO_CONTENT, StatusCode::NOT_FOUND],
+        )
+    }
+
+    async fn request(&self, method: Method, path: &str) -> Result<RequestBuilder, AsteriskError> {
+        let secret = self.secret.value().await?;
+        let client = self
+            .client
+            .get_or_try_init(|| async { client(secret) })
+            .await?;
+        Ok(client
+            .request(method, format!("{}{path}", self.url))
+            .basic_auth(
+                &secret.ari_username,
+                Some(secret.ari_password.expose_secret()),
+            ))
+    }
+
+    async fn send(
+        &self,
+        request: RequestBuilder,
+        doing: &'static str,
+    ) -> Result<Response, AsteriskError> {
+        request
+            .send()
+            .await
+            .map_err(|error| AsteriskError::Unreachable(doing, error.without_url()))
+    }
+}
+
+#[derive(Deserialize)]
+struct Endpoint {
+    state: String,
+}
+
+fn client(secret: &AsteriskSecret) -> Result<Client, AsteriskError> {
+    let mut builder = Client::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .timeout(REPLY_TIMEOUT);
+    if let Some(pem) = &secret.ari_ca_pem {
+        let authority =
+            Certificate::from_pem(pem.as_bytes()).map_err(AsteriskError::BadCertificate)?;
+        builder = builder.tls_certs_only([authority]);
+    }
+    builder.build().map_err(AsteriskError::BadCertificate)
+}
+
+async fn allocation_failed(answer: Response) -> bool {
+    #[derive(Deserialize)]
+    struct Refusal {
+        error: String,
+    }
+    answer
+        .json::<Refusal>()
+        .await
+        .is_ok_and(|refusal| refusal.error == "Allocation failed")
+}
+
+fn expect(
+    answer: &Response,
+    doing: &'static str,
+    expected: &[StatusCode],
+) -> Result<(), AsteriskError> {
+    let status = answer.status();
+    if expected.contains(&status) {
+        Ok(())
+    } else {
+        Err(AsteriskError::Refused { doing, status })
+    }
+}

@@ -1,0 +1,266 @@
+//! What Exotel reports of a call: the Passthru applet's request and the StatusCallback.
+//!
+//! <https://support.exotel.com/support/solutions/articles/48283-working-with-passthru-applet>
+
+use std::time::Duration;
+
+use time::PrimitiveDateTime;
+use time::macros::{format_description, offset};
+
+use crate::call::Event;
+use crate::clock::Timestamp;
+use crate::form::Fields;
+use crate::names::{BadName, CallSid, Caller, CallerName, PhoneNumber};
+
+/// What Exotel reports of one call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// Exotel's id of the call.
+    pub call_sid: CallSid,
+    /// Who asked for the call.
+    pub direction: Direction,
+    /// Who calls.
+    pub caller: Caller,
+    /// The number that was dialled.
+    pub to: Option<PhoneNumber>,
+    /// How far the call has come.
+    pub stage: Stage,
+    /// Which of Exotel's two ways of reporting this is.
+    pub source: Source,
+    /// When Exotel made the report.
+    pub reported_at: Option<Timestamp>,
+}
+
+/// Who asked for a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// A caller dialled one of our numbers.
+    Inbound,
+    /// We asked for it.
+    Outbound,
+}
+
+/// How far a call has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// The caller is on the line.
+    UnderWay,
+    /// The call is over; `answered` if there has been a conversation.
+    Over {
+        /// Whether Exotel counts it as completed.
+        answered: bool,
+    },
+}
+
+/// Exotel's ways of reporting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The Passthru applet: the call's flow waits for the answer and branches on it.
+    Passthru,
+    /// A StatusCallback: anything but 200 makes Exotel repeat it after 5 and after 15 minutes.
+    StatusCallback,
+}
+
+/// A report that is older than a ring, but not by more than this, is a repetition. One that is older still is taken
+/// for a clock in another time zone, since Exotel writes no zone.
+const OLDEST_REPETITION: Duration = Duration::from_secs(60 * 60);
+
+impl Notice {
+    /// Reads a report.
+    ///
+    /// # Errors
+    /// When `CallSid` is missing or malformed.
+    pub fn parse(fields: &Fields, country: &str) -> Result<Self, BadName> {
+        let missing = BadName {
+            what: "CallSid",
+            rule: "is missing",
+        };
+        let call_sid = CallSid::try_from(fields.text("CallSid").ok_or(missing)?)?;
+        let either = |first, second| fields.text(first).or_else(|| fields.text(second));
+        let number = |text: Option<&str>| text.and_then(|text| PhoneNumber::parse(text, country));
+        Ok(Self {
+            call_sid,
+            direction: direction(fields),
+            caller: Caller {
+                number: number(either("CallFrom", "From")),
+                name: fields.text("CallerName").and_then(CallerName::parse),
+            },
+            to: number(either("CallTo", "To")),
+            stage: stage(fields),
+            source: source(fields),
+            reported_at: either("CurrentTime", "DateUpdated").and_then(indian_time),
+        })
+    }
+
+    /// Whether this is a repetition of a report that was made longer ago than a phone rings. The caller has long
+    /// gone, so no phone must ring for it.
+    #[must_use]
+    pub fn is_repetition(&self, ring: Duration, now: Timestamp) -> bool {
+        let age = self
+            .reported_at
+            .map_or(Duration::ZERO, |reported| now.since(reported));
+        age > ring && age < OLDEST_REPETITION
+    }
+
+    /// What the end of the call means for it; `None` while it is under way.
+    #[must_use]
+    pub const fn end(&self) -> Option<Event> {
+        match self.stage {
+            Stage::UnderWay => None,
+            Stage::Over { answered } => Some(Event::CallerLeft { answered }),
+        }
+    }
+}
+
+fn direction(fields: &Fields) -> Direction {
+    // `incoming` (Passthru), `inbound` (StatusCallback), `outbound-dial`, `outbound-api`.
+    match fields.text("Direction") {
+        Some(text) if text.starts_with("outbound") => Direction::Outbound,
+        _ => Direction::Inbound,
+    }
+}
+
+fn stage(fields: &Fields) -> Stage {
+    let is_terminal = fields.text("EventType") == Some("terminal");
+    let words = [
+        fields.text("Status"),
+        fields.text("CallType"),
+        fields.text("DialCallStatus"),
+    ];
+    let mut words = words.into_iter().flatten();
+    let is_over = is_terminal || words.clone().any(is_final_word);
+    if is_over {
+        Stage::Over {
+            answered: words.any(|word| word == "completed"),
+        }
+    } else {
+        Stage::UnderWay
+    }
+}
+
+/// `Status`, and Passthru's `CallType`, which says how a Connect applet before it ended.
+fn is_final_word(word: &str) -> bool {
+    matches!(
+        word,
+        "completed"
+            | "failed"
+            | "busy"
+            | "no-answer"
+            | "canceled"
+            | "client-hangup"
+            | "incomplete"
+            | "voicemail"
+    )
+}
+
+fn source(fields: &Fields) -> Source {
+    let has_status = fields
+        .text("EventType")
+        .or_else(|| fields.text("Status"))
+        .is_some();
+    if has_status {
+        Source::StatusCallback
+    } else {
+        Source::Passthru
+    }
+}
+
+/// `2024-03-14 17:30:00`, in Indian time.
+fn indian_time(text: &str) -> Option<Timestamp> {
+    let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second]");
+    let moment = PrimitiveDateTime::parse(text, format)
+        .ok()?
+        .assume_offset(offset!(+5:30));
+    let seconds = u64::try_from(moment.unix_timestamp()).ok()?;
+    Some(Timestamp::from_millis(seconds * 1000))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SID: &str = "5a1e0f9c2b3d4e5f60718293a4b5c6d7";
+
+    fn notice(query: &str) -> Notice {
+        let query = format!("CallSid={SID}&{query}");
+        Notice::parse(&Fields::from_form(query.as_bytes()), "IN").unwrap()
+    }
+
+    #[test]
+    fn a_passthru_tells_of_a_waiting_caller() {
+        let notice = notice(
+            "CallFrom=09876543210&CallTo=08047491899&Direction=incoming&CallType=call-attempt",
+        );
+        assert_eq!(notice.source, Source::Passthru);
+        assert_eq!(
+            (notice.direction, notice.stage),
+            (Direction::Inbound, Stage::UnderWay)
+        );
+        assert_eq!(notice.caller.number_or_withheld(), "+919876543210");
+        assert_eq!(notice.to.unwrap().as_str(), "+918047491899");
+    }
+
+    #[test]
+    fn every_way_of_being_over_is_over() {
+        for over in [
+            "Status=no-answer",
+            "EventType=terminal&Status=busy",
+            "CallType=client-hangup",
+            "DialCallStatus=canceled",
+        ] {
+            assert_eq!(
+                notice(over).stage,
+                Stage::Over { answered: false },
+                "{over}"
+            );
+        }
+        assert_eq!(
+            notice("EventType=terminal&Status=completed").stage,
+            Stage::Over { answered: true }
+        );
+        for under_way in [
+            "",
+            "Status=in-progress",
+            "EventType=answered&Status=in-progress",
+            "Status=ringing",
+        ] {
+            assert_eq!(notice(under_way).stage, Stage::UnderWay, "{under_way}");
+        }
+    }
+
+    #[test]
+    fn a_repetition_after_5_or_15_minutes_is_told_by_its_time() {
+        let notice = notice("CurrentTime=2024-03-14+17%3A30%3A00");
+        let reported = Timestamp::from_millis(1_710_417_600_000);
+        assert_eq!(notice.reported_at, Some(reported));
+        let ring = Duration::from_secs(30);
+        for (minutes, is_repetition) in [(0, false), (5, true), (15, true), (150, false)] {
+            let now = reported + Duration::from_secs(minutes * 60);
+            assert_eq!(
+                notice.is_repetition(ring, now),
+                is_repetition,
+                "{minutes} min"
+            );
+        }
+    }
+
+    #[test]
+    fn our_own_calls_are_told_apart() {
+        assert_eq!(
+            notice("Direction=outbound-api").direction,
+            Direction::Outbound
+        );
+    }
+
+    #[test]
+    fn without_a_call_sid_there_is_no_call() {
+        for query in ["", "CallSid=", "CallSid=a%2Fb"] {
+            assert_eq!(
+                Notice::parse(&Fields::from_form(query.as_bytes()), "IN")
+                    .unwrap_err()
+                    .what,
+                "CallSid"
+            );
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! Firebase Cloud Messaging, HTTP v1.
+//!
+//! <https://firebase.google.com/docs/reference/fcm/rest/v1/projects.messages>
+
+use std::time::Duration;
+
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use reqwest::header::RETRY_AFTER;
+use reqwest::{Client, Response, StatusCode};
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::sync::{Mutex, OnceCell};
+
+use crate::clock::Timestamp;
+use crate::config::{ConfigError, Environment};
+use crate::push::{Message, PushError};
+use crate::secrets::{Secret, ServiceAccount};
+
+const SCOPE: &str = "https://www.googleapis.com/auth/firebase.messaging";
+
+/// The lifetime that is asked for; Google grants no more.
+const ASSERTION_LIFETIME: Duration = Duration::from_secs(3600);
+
+/// An access token is replaced a little before it runs out.
+const RENEW_BEFORE: Duration = Duration::from_secs(120);
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A caller is waiting: a pause longer than this is as good as a failure.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const USUAL_PAUSE: Duration = Duration::from_secs(1);
+
+/// FCM, as one service account.
+#[derive(Debug)]
+pub struct Fcm {
+    base_url: String,
+    account: Secret<ServiceAccount>,
+    client: OnceCell<Client>,
+    access: Mutex<Option<AccessToken>>,
+}
+
+#[derive(Debug, Clone)]
+struct AccessToken {
+    token: SecretString,
+    renew_at: Timestamp,
+}
+
+/// How one attempt to send ended, if it did not succeed.
+enum Failure {
+    Dead,
+    AccessTokenRefused,
+    Busy { pause: Duration, what: String },
+    Refused(String),
+}
+
+impl Fcm {
+    /// FCM at `FCM_BASE_URL`.
+    ///
+    /// # Errors
+    /// When the variable is missing.
+    pub fn from_environment(
+        environment: &Environment,
+        account: Secret<ServiceAccount>,
+    ) -> Result<Self, ConfigError> {
+        let base_url = environment.url("FCM_BASE_URL")?;
+        Ok(Self {
+            base_url,
+            account,
+            client: OnceCell::new(),
+            access: Mutex::new(None),
+        })
+    }
+
+    /// Sends a message to one registration token. What may pass is tried a second time, if `until` allows.
+    ///
+    /// # Errors
+    /// [`PushError::Dead`] when FCM says that the token is unregistered; no other answer costs a phone its token.
+    pub async fn send(
+        &self,
+        token: &str,
+        message: &Message,
+        until: Timestamp,
+    ) -> Result<(), PushError> {
+        let first = match self.attempt(token, message).await? {
+            Ok(()) => return Ok(()),
+            Err(failure) => failure,
+        };
+        match first {
+            Failure::Dead => return Err(PushError::Dead),
+            Failure::Refused(what) => return Err(PushError::NotTaken(what)),
+            Failure::AccessTokenRefused => *self.access.lock().await = None,
+            Failure::Busy { pause, what } => {
+                let in_time =
+                    Timestamp::now() + pause + REPLY_TIMEOUT < until.min(message.expires_at);
+                if pause > LONGEST_PAUSE || !in_time {
+                    return Err(PushError::NotTaken(what));
+                }
+                tokio::time::sleep(pause).await;
+            }
+        }
+        match self.attempt(token, message).await? {
+            Ok(()) => Ok(()),
+            Err(Failure::Dead) => Err(PushError::Dead),
+            Err(Failure::AccessTokenRefused) => Err(PushError::NotTaken("401 twice".to_owned())),
+            Err(Failure::Busy { what, .. } | Failure::Refused(what)) => {
+                Err(PushError::NotTaken(what))
+            }
+        }
+    }
+
+    async fn attempt(
+        &self,
+        token: &str,
+        message: &Message,
+    ) -> Result<Result<(), Failure>, PushError> {
+        let account = self.account.value().await.map_err(not_taken)?;
+        let client = self.client().await?;
+        let access = self.access_token(client, account).await?;
+        let url = format!(
+            "{}/v1/projects/{}/messages:send",
+            self.base_url, account.project_id
+        );
+        let request = client
+            .post(url)
+            .bearer_auth(access.expose_secret())
+            .json(&body(token, message));
+        Ok(match request.send().await {
+            Ok(answer) => outcome(answer).await,
+            Err(error) => Err(Failure::Busy {
+                pause: Duration::ZERO,
+                what: error.without_url().to_string(),
+            }),
+        })
+    }
+
+    async fn client(&self) -> Result<&Client, PushError> {
+        let build = || async {
+            Client::builder()
+                .connect_timeout(CONNECT_TIMEOUT)
+                .timeout(REPLY_TIMEOUT)
+                .build()
+        };
+        self.client.get_or_try_init(build).await.map_err(not_taken)
+    }
+
+    /// The cached access token, or a new one. Pushes that start together wait for the one request.
+    async fn access_token(
+        &self,
+        client: &Client,
+        account: &ServiceAccount,
+    ) -> Result<SecretString, PushError> {
+        let mut cached = self.access.lock().await;
+        let now = Timestamp::now();
+        if let Some(access) = cached.as_ref().filter(|access| now < access.renew_at) {
+            return Ok(access.token.clone());
+        }
+        let access = request_access(client, account, now).await?;
+        Ok(cached.insert(access).token.clone())
+    }
+}
+
+/// Trades an assertion signed by the service account for an access token (RFC 7523).
+async fn request_access(
+    client: &Client,
+    account: &ServiceAccount,
+    now: Timestamp,
+) -> Result<AccessToken, PushError> {
+    #[derive(Deserialize)]
+    struct Granted {
+        access_token: SecretString,
+        expires_in: u64,
+    }
+    let form = [
+        ("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer"),
+        ("assertion", &assertion(account, now)?),
+    ];
+    let answer = client
+        .post(&account.token_uri)
+        .form(&form)
+        .send()
+        .await
+        .map_err(without_url)?;
+    let answer = answer.error_for_status().map_err(without_url)?;
+    let granted: Granted = answer.json().await.map_err(without_url)?;
+    let lifetime = Duration::from_secs(granted.expires_in).saturating_sub(RENEW_BEFORE);
+    Ok(AccessToken {
+        token: granted.access_token,
+        renew_at: now + lifetime,
+    })
+}
+
+fn assertion(account: &ServiceAccount, now: Timestamp) -> Result<String, PushError> {
+    #[derive(Serialize)]
+    struct Claims<'a> {
+        iss: &'a str,
+        scope: &'a str,
+        aud: &'a str,
+        iat: u64,
+        exp: u64,
+    }
+    let iat = now.as_millis() / 1000;
+    let claims = Claims {
+        iss: &account.client_email,
+        scope: SCOPE,
+        aud: &account.token_uri,
+        iat,
+        exp: iat + ASSERTION_LIFETIME.as_secs(),
+    };
+    let mut header = Header::new(Algorithm::RS256);
+    header.kid = Some(account.private_key_id.clone());
+    let key = EncodingKey::from_rsa_pem(account.private_key.expose_secret().as_bytes())
+        .map_err(not_taken)?;
+    jsonwebtoken::encode(&header, &claims, &key).map_err(not_taken)
+}
+
+/// The message as FCM wants it. Data only: a `notification` would be shown by the system instead of waking the app.
+///
+/// Unlike S1: `ttl` and every header are strings; and a background push to iOS has priority 5, since Apple refuses
+/// `content-available` with 10. It does not start a terminated app: that is what `apns_voip` devices are for.
+fn body(token: &str, message: &Message) -> Value {
+    json!({
+        "message": {
+            "token": token,
+            "data": message.data,
+            "android": {
+                "priority": "HIGH",
+                "ttl": format!("{}s", message.ttl_seconds()),
+                "collapse_key": message.collapse_key,
+            },
+            "apns": {
+                "headers": {
+                    "apns-push-type": "background",
+                    "apns-priority": "5",
+                    "apns-expiration": message.expires_at.as_secs_rounded_up().to_string(),
+                    "apns-collapse-id": message.collapse_key,
+                },
+                "payload": { "aps": { "content-available": 1 } },
+            },
+        }
+    })
+}
+
+async fn outcome(answer: Response) -> Result<(), Failure> {
+    let status = answer.status();
+    if status.is_success() {
+        return Ok(());
+    }
+    let pause = answer
+        .headers()
+        .get(RETRY_AFTER)
+        .and_then(|value| value.to_str().ok()?.parse().ok())
+        .map_or(USUAL_PAUSE, Duration::from_secs);
+    let code = error_code(&answer.text().await.unwrap_or_default());
+    let what = format!("{status} {code}");
+    Err(match status {
+        StatusCode::NOT_FOUND if code == "UNREGISTERED" => Failure::Dead,
+        StatusCode::UNAUTHORIZED => Failure::AccessTokenRefused,
+        StatusCode::TOO_MANY_REQUESTS => Failure::Busy { pause, what },
+        status if status.is_server_error() => Failure::Busy { pause, what },
+        _ => Failure::Refused(what),
+    })
+}
+
+/// The `errorCode` of FCM's error envelope, or its `status`.
+fn error_code(body: &str) -> String {
+    let envelope: Value = serde_json::from_str(body).unwrap_or_default();
+    let error = &envelope["error"];
+    let detail = error["details"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find_map(|detail| detail["errorCode"].as_str());
+    detail
+        .or_else(|| error["status"].as_str())
+        .unwrap_or("without a code")
+        .to_owned()
+}
+
+fn without_url(error: reqwest::Error) -> PushError {
+    not_taken(error.without_url())
+}
+
+fn not_taken(error: impl std::fmt::Display) -> PushError {
+    PushError::NotTaken(error.to_string())
+}

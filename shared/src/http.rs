@@ -1,0 +1,368 @@
+//! How functions answer: JSON, and one place where every error gets its status code.
+
+use std::convert::Infallible;
+use std::future::Future;
+
+use lambda_http::http::header::CONTENT_TYPE;
+use lambda_http::request::RequestContext;
+use lambda_http::{Body, Request, RequestExt, Response, service_fn};
+use serde_json::{Map, Value, json};
+
+use crate::asterisk::AsteriskError;
+use crate::auth::Unauthorized;
+use crate::call::{Call, Refusal};
+use crate::calls::StoreError;
+use crate::clock::Timestamp;
+use crate::form::BadBody;
+use crate::names::BadName;
+use crate::outside::OutsideError;
+use crate::secrets::SecretError;
+use crate::sns::EndpointError;
+use crate::switchboard::SwitchboardError;
+
+/// Bodies may be this long, in bytes. The longest honest one has a few hundred.
+pub const LONGEST_BODY: usize = 16 * 1024;
+
+/// What a function needs at the end of its time to answer: work is given up so long before, in milliseconds.
+const MARGIN: u64 = 1_000;
+
+/// A good answer.
+#[derive(Debug)]
+pub struct Answer(Value);
+
+impl Answer {
+    /// 200 with this JSON object, to which `success` is added.
+    #[must_use]
+    pub fn ok(mut body: Value) -> Self {
+        body["success"] = true.into();
+        Self(body)
+    }
+}
+
+/// A bad answer. Its text is for whoever asked, and says what to do; what happened inside is in the log alone.
+#[derive(Debug)]
+pub struct ApiError {
+    status: u16,
+    code: &'static str,
+    message: String,
+    /// What else the answer says: the call's status, where the call has gone another way.
+    details: Map<String, Value>,
+}
+
+impl ApiError {
+    /// The request cannot be understood.
+    #[must_use]
+    pub fn bad_request(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(400, code, message)
+    }
+
+    /// There is nothing here by that name.
+    #[must_use]
+    pub fn not_found(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(404, code, message)
+    }
+
+    /// Something that is needed does not answer; the same request may succeed in a moment.
+    #[must_use]
+    pub fn try_again() -> Self {
+        Self::new(
+            503,
+            "try_again",
+            "a part of the service did not answer; try again",
+        )
+    }
+
+    /// The token's extension has no part in the call.
+    #[must_use]
+    pub fn not_yours() -> Self {
+        Self::new(
+            403,
+            "not_your_call",
+            "the token's extension has no part in this call",
+        )
+    }
+
+    /// The token speaks for another extension.
+    #[must_use]
+    pub fn other_extension() -> Self {
+        Self::new(
+            403,
+            "not_your_extension",
+            "the token does not speak for this extension",
+        )
+    }
+
+    /// There is no such call.
+    #[must_use]
+    pub fn no_such_call() -> Self {
+        Self::not_found(
+            "no_such_call",
+            "there is no such call, or it ended more than a day ago",
+        )
+    }
+
+    /// The same error under another status code, where a protocol gives codes a meaning of their own.
+    #[must_use]
+    pub const fn with_status(mut self, status: u16) -> Self {
+        self.status = status;
+        self
+    }
+
+    /// Calls cannot be handled here; `details` says which dependency is missing.
+    #[must_use]
+    pub fn unhealthy(details: Value) -> Self {
+        Self::new(503, "unhealthy", "calls cannot be handled here now").with_details(details)
+    }
+
+    fn with_details(mut self, details: Value) -> Self {
+        if let Value::Object(details) = details {
+            self.details = details;
+        }
+        self
+    }
+
+    fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            code,
+            message: message.into(),
+            details: Map::new(),
+        }
+    }
+}
+
+/// What a refusal by the rules of a call means to the app that asked.
+#[must_use]
+pub fn refused(refusal: Refusal, call: &Call, now: Timestamp) -> ApiError {
+    match refusal {
+        Refusal::NotYours => ApiError::not_yours(),
+        Refusal::GoneAnotherWay | Refusal::AnotherCall => {
+            let status = call.status_at(now).as_str();
+            let message = format!("the call has gone another way: it is {status}");
+            ApiError::new(409, "call_gone_another_way", message)
+                .with_details(json!({ "status": status }))
+        }
+    }
+}
+
+impl From<Unauthorized> for ApiError {
+    fn from(_: Unauthorized) -> Self {
+        Self::new(401, "unauthorized", "show a valid bearer token or secret")
+    }
+}
+
+impl From<BadName> for ApiError {
+    fn from(error: BadName) -> Self {
+        Self::bad_request("bad_field", error.to_string())
+    }
+}
+
+impl From<BadBody> for ApiError {
+    fn from(error: BadBody) -> Self {
+        Self::bad_request("bad_body", error.to_string())
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        log(&error);
+        Self::try_again()
+    }
+}
+
+impl From<SecretError> for ApiError {
+    fn from(error: SecretError) -> Self {
+        log(&error);
+        Self::try_again()
+    }
+}
+
+impl From<EndpointError> for ApiError {
+    fn from(error: EndpointError) -> Self {
+        match error {
+            EndpointError::NoApplication(_) => Self::bad_request(
+                "platform_not_configured",
+                "this deployment has no SNS platform application for this platform",
+            ),
+            EndpointError::BadToken => {
+                Self::bad_request("bad_token", "the push service refuses this token")
+            }
+            EndpointError::Unavailable(_) => {
+                log(&error);
+                Self::try_again()
+            }
+        }
+    }
+}
+
+impl From<SwitchboardError<OutsideError>> for ApiError {
+    fn from(error: SwitchboardError<OutsideError>) -> Self {
+        if !matches!(error, SwitchboardError::NoSuchCall) {
+            log(&error);
+        }
+        match error {
+            SwitchboardError::NoSuchCall => Self::no_such_call(),
+            SwitchboardError::Effect(OutsideError::Asterisk(error)) => asterisk(&error),
+            SwitchboardError::Contended
+            | SwitchboardError::Store(_)
+            | SwitchboardError::Effect(OutsideError::Store(_) | OutsideError::Timer(_)) => {
+                Self::try_again()
+            }
+        }
+    }
+}
+
+/// 502: the call stands as it is, and the same request tries again.
+fn asterisk(error: &AsteriskError) -> ApiError {
+    match error {
+        AsteriskError::PhoneOffline => ApiError::new(
+            502,
+            "phone_not_registered",
+            "the phone did not register with SIP in time; register, then try again",
+        ),
+        AsteriskError::NoSuchEndpoint => ApiError::new(
+            502,
+            "no_such_endpoint",
+            "Asterisk has no SIP endpoint for this extension",
+        ),
+        AsteriskError::Secret(_) => ApiError::try_again(),
+        AsteriskError::Unreachable(..)
+        | AsteriskError::Refused { .. }
+        | AsteriskError::BadCertificate(_) => ApiError::new(
+            502,
+            "asterisk_failed",
+            "Asterisk refused or could not be reached; try again",
+        ),
+    }
+}
+
+/// An error with all its causes, once, where it is handled.
+fn log(error: &(dyn std::error::Error + 'static)) {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    let causes: Vec<String> = causes.map(ToString::to_string).collect();
+    tracing::error!(%error, ?causes, "request failed");
+}
+
+/// The body, if it is no longer than [`LONGEST_BODY`].
+///
+/// # Errors
+/// 413 if it is.
+pub fn body(request: &Request) -> Result<&[u8], ApiError> {
+    let body: &[u8] = request.body();
+    if body.len() > LONGEST_BODY {
+        return Err(ApiError::new(
+            413,
+            "body_too_long",
+            "the body is longer than 16 KiB",
+        ));
+    }
+    Ok(body)
+}
+
+/// A header, if it is there and is text.
+#[must_use]
+pub fn header<'a>(request: &'a Request, name: &str) -> Option<&'a str> {
+    request
+        .headers()
+        .get(name)
+        .and_then(|value| value.to_str().ok())
+}
+
+/// The parameter that stands in the path of the route.
+///
+/// # Errors
+/// 404 if the route has none by that name.
+pub fn path_parameter(request: &Request, name: &str) -> Result<String, ApiError> {
+    let parameters = request.path_parameters();
+    let value = parameters.first(name).map(ToOwned::to_owned);
+    value.ok_or_else(|| ApiError::not_found("no_such_route", "there is no such route"))
+}
+
+/// The path as the route sees it, without the stage.
+#[must_use]
+pub fn path(request: &Request) -> String {
+    match request.request_context_ref() {
+        Some(RequestContext::ApiGatewayV2(context)) => context
+            .http
+            .path
+            .clone()
+            .unwrap_or_else(|| request.uri().path().to_owned()),
+        _ => request.uri().path().to_owned(),
+    }
+}
+
+/// Until when this invocation may work, so that there is time left to answer.
+#[must_use]
+pub fn until(request: &Request) -> Timestamp {
+    let deadline = request
+        .lambda_context_ref()
+        .map_or(u64::MAX, |context| context.deadline);
+    Timestamp::from_millis(deadline.saturating_sub(MARGIN))
+}
+
+/// Serves one function's requests until the process is stopped.
+///
+/// # Errors
+/// When Lambda's runtime API fails.
+pub async fn serve<F, Answering>(handler: F) -> Result<(), lambda_http::Error>
+where
+    F: Fn(Request) -> Answering,
+    Answering: Future<Output = Result<Answer, ApiError>> + Send,
+{
+    let respond_to = |request| {
+        let answering = handler(request);
+        async move { Ok::<_, Infallible>(respond(answering.await)) }
+    };
+    lambda_http::run(service_fn(respond_to)).await
+}
+
+fn respond(result: Result<Answer, ApiError>) -> Response<Body> {
+    let (status, body) = match result {
+        Ok(Answer(body)) => (200, body),
+        Err(error) => {
+            tracing::info!(status = error.status, code = error.code, "request refused");
+            let mut body = json!({ "success": false, "error": error.message, "code": error.code });
+            for (name, value) in error.details {
+                body[name] = value;
+            }
+            (error.status, body)
+        }
+    };
+    let mut response = Response::new(Body::Text(body.to_string()));
+    *response.status_mut() = lambda_http::http::StatusCode::from_u16(status).unwrap_or_default();
+    response.headers_mut().insert(
+        CONTENT_TYPE,
+        lambda_http::http::HeaderValue::from_static("application/json"),
+    );
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_never_tells_what_happened_inside() {
+        let inside = StoreError::Unavailable {
+            doing: "x",
+            source: "10.0.0.7 refused key AKIA".into(),
+        };
+        let response = respond(Err(inside.into()));
+        assert_eq!(response.status(), 503);
+        let Body::Text(body) = response.body() else {
+            panic!("not text")
+        };
+        assert!(
+            !body.contains("AKIA") && body.contains(r#""success":false"#),
+            "{body}"
+        );
+    }
+
+    #[test]
+    fn a_body_may_be_16_kib_and_no_longer() {
+        let longest = Request::new(Body::Binary(vec![b' '; LONGEST_BODY]));
+        assert!(body(&longest).is_ok());
+        let longer = Request::new(Body::Binary(vec![b' '; LONGEST_BODY + 1]));
+        assert_eq!(body(&longer).unwrap_err().status, 413);
+    }
+}

@@ -1,0 +1,134 @@
+//! Secrets, in AWS Secrets Manager: each is fetched when it is first needed, once per process.
+
+use aws_sdk_secretsmanager::Client;
+use secrecy::SecretString;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::OnceCell;
+
+use crate::config::{ConfigError, Environment};
+
+/// Why a secret is not at hand.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretError {
+    /// Secrets Manager did not give it. Trying again may help.
+    #[error("the secret of {0} could not be fetched")]
+    Unavailable(
+        &'static str,
+        #[source] Box<dyn std::error::Error + Send + Sync>,
+    ),
+    /// It is not what `template.yaml` says it is. Its content is not repeated here.
+    #[error("the secret of {0} is not the JSON object that it must be (see README, Secrets)")]
+    Malformed(&'static str),
+}
+
+/// One secret: a JSON object in Secrets Manager.
+#[derive(Debug)]
+pub struct Secret<T> {
+    client: Client,
+    id: String,
+    whose: &'static str,
+    value: OnceCell<T>,
+}
+
+impl<T: DeserializeOwned> Secret<T> {
+    /// The secret whose name or ARN stands in the environment variable `name`.
+    ///
+    /// # Errors
+    /// When the variable is missing.
+    pub fn from_environment(
+        client: &Client,
+        environment: &Environment,
+        name: &'static str,
+    ) -> Result<Self, ConfigError> {
+        let id = environment.required(name)?;
+        let whose = name.trim_end_matches("_SECRET_ARN");
+        Ok(Self {
+            client: client.clone(),
+            id,
+            whose,
+            value: OnceCell::new(),
+        })
+    }
+
+    /// The secret itself.
+    ///
+    /// # Errors
+    /// See [`SecretError`]. A failed fetch is tried again by the next call.
+    pub async fn value(&self) -> Result<&T, SecretError> {
+        self.value.get_or_try_init(|| self.fetch()).await
+    }
+
+    async fn fetch(&self) -> Result<T, SecretError> {
+        let answer = self
+            .client
+            .get_secret_value()
+            .secret_id(&self.id)
+            .send()
+            .await;
+        let answer = answer.map_err(|error| SecretError::Unavailable(self.whose, error.into()))?;
+        let text = answer.secret_string().unwrap_or_default();
+        serde_json::from_str(text).map_err(|_| SecretError::Malformed(self.whose))
+    }
+}
+
+/// `APP_SECRET_ARN`: what phone apps' tokens are signed with.
+#[derive(Debug, Deserialize)]
+pub struct AppSecret {
+    /// The HS256 key.
+    pub jwt_secret: SecretString,
+}
+
+/// `EXOTEL_SECRET_ARN`: what Exotel shows us.
+#[derive(Debug, Deserialize)]
+pub struct ExotelSecret {
+    /// `?secret=` of the webhook URL.
+    pub webhook_secret: SecretString,
+    /// The one before, still valid while it is being replaced.
+    #[serde(default)]
+    pub webhook_secret_previous: Option<SecretString>,
+}
+
+/// `ASTERISK_SECRET_ARN`: what the PBX shows us, and what we show the PBX.
+#[derive(Debug, Deserialize)]
+pub struct AsteriskSecret {
+    /// The header `X-Ringback-Secret` of the dialplan's hooks.
+    pub hook_secret: SecretString,
+    /// The one before, still valid while it is being replaced.
+    #[serde(default)]
+    pub hook_secret_previous: Option<SecretString>,
+    /// ARI's user.
+    pub ari_username: String,
+    /// ARI's password.
+    pub ari_password: SecretString,
+    /// The certificate authority of the PBX's certificate, when it is not a public one.
+    #[serde(default)]
+    pub ari_ca_pem: Option<String>,
+}
+
+/// `FCM_SECRET_ARN`: the service account's key file, as Google's console gives it.
+#[derive(Debug, Deserialize)]
+pub struct ServiceAccount {
+    /// The Firebase project.
+    pub project_id: String,
+    /// Who signs.
+    pub client_email: String,
+    /// The RSA key, PEM.
+    pub private_key: SecretString,
+    /// The key's id.
+    pub private_key_id: String,
+    /// Where an access token is asked for; also the assertion's audience.
+    pub token_uri: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_does_not_show_in_debug() {
+        let json = r#"{"hook_secret":"hush-1","hook_secret_previous":"hush-2","ari_username":"u","ari_password":"hush-3"}"#;
+        let secret: AsteriskSecret = serde_json::from_str(json).unwrap();
+        assert!(!format!("{secret:?}").contains("hush"));
+    }
+}

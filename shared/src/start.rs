@@ -1,0 +1,171 @@
+//! How a function starts: logs, configuration, and the clients that it needs, each built once.
+
+use std::time::Duration;
+
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, SdkConfig};
+use tracing_subscriber::EnvFilter;
+
+use crate::asterisk::Asterisk;
+use crate::call::Limits;
+use crate::calls::DynamoCalls;
+use crate::config::{ConfigError, Environment};
+use crate::devices::Devices;
+use crate::fcm::Fcm;
+use crate::outside::Outside;
+use crate::push::Pushes;
+use crate::routes::Routes;
+use crate::secrets::Secret;
+use crate::sns::Sns;
+use crate::switchboard::Switchboard;
+use crate::timeouts::Timeouts;
+
+/// What libraries say at `info` is of no use at 3 a.m.
+const QUIET: &str = "aws=warn,aws_config=warn,aws_smithy_runtime=warn,hyper=warn,lambda_http=warn,lambda_runtime=warn";
+
+/// The switchboard that functions run: calls in DynamoDB, effects in the world.
+pub type LiveSwitchboard = Switchboard<DynamoCalls, Outside>;
+
+/// What every function starts from.
+#[derive(Debug)]
+pub struct Start {
+    /// The process's environment.
+    pub environment: Environment,
+    aws: SdkConfig,
+    table: String,
+}
+
+impl Start {
+    /// Starts logging (JSON, at `LOG_LEVEL`), and reads what all functions need.
+    ///
+    /// # Errors
+    /// When a variable is missing.
+    pub async fn function() -> Result<Self, ConfigError> {
+        let environment = Environment::of_process();
+        let level = environment
+            .optional("LOG_LEVEL")
+            .unwrap_or_else(|| "info".to_owned());
+        let _already_set = tracing_subscriber::fmt()
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(false)
+            .with_env_filter(EnvFilter::new(format!("{level},{QUIET}")))
+            .try_init();
+        let aws = aws_config::defaults(BehaviorVersion::latest())
+            .timeout_config(timeouts())
+            .load()
+            .await;
+        Ok(Self {
+            table: environment.required("TABLE_NAME")?,
+            environment,
+            aws,
+        })
+    }
+
+    /// The switchboard, with all that carrying out calls needs.
+    ///
+    /// # Errors
+    /// When a variable is missing or makes no sense.
+    pub fn switchboard(&self) -> Result<LiveSwitchboard, ConfigError> {
+        let environment = &self.environment;
+        let fcm = Fcm::from_environment(environment, self.secret("FCM_SECRET_ARN")?)?;
+        let pushes = Pushes::new(self.devices(), fcm, self.sns());
+        let timeouts = Timeouts::from_environment(
+            aws_sdk_sqs::Client::new(&self.aws),
+            aws_sdk_scheduler::Client::new(&self.aws),
+            environment,
+        )?;
+        let outside = Outside::new(self.asterisk()?, pushes, timeouts);
+        Ok(Switchboard::new(
+            self.calls(),
+            outside,
+            Limits::from_environment(environment)?,
+        ))
+    }
+
+    /// The calls.
+    #[must_use]
+    pub fn calls(&self) -> DynamoCalls {
+        DynamoCalls::new(self.dynamodb(), self.table.clone())
+    }
+
+    /// The devices.
+    #[must_use]
+    pub fn devices(&self) -> Devices {
+        Devices::new(self.dynamodb(), self.table.clone())
+    }
+
+    /// The numbers' routes.
+    #[must_use]
+    pub fn routes(&self) -> Routes {
+        Routes::new(self.dynamodb(), self.table.clone())
+    }
+
+    /// SNS mobile push.
+    #[must_use]
+    pub fn sns(&self) -> Sns {
+        Sns::from_environment(aws_sdk_sns::Client::new(&self.aws), &self.environment)
+    }
+
+    /// Asterisk.
+    ///
+    /// # Errors
+    /// When a variable is missing.
+    pub fn asterisk(&self) -> Result<Asterisk, ConfigError> {
+        Asterisk::from_environment(&self.environment, self.secret("ASTERISK_SECRET_ARN")?)
+    }
+
+    /// The secret whose name or ARN stands in this variable.
+    ///
+    /// # Errors
+    /// When the variable is missing.
+    pub fn secret<T: serde::de::DeserializeOwned>(
+        &self,
+        variable: &'static str,
+    ) -> Result<Secret<T>, ConfigError> {
+        let client = aws_sdk_secretsmanager::Client::new(&self.aws);
+        Secret::from_environment(&client, &self.environment, variable)
+    }
+
+    /// The country whose numbers are written without a country code: `DEFAULT_COUNTRY`, ISO 3166.
+    #[must_use]
+    pub fn country(&self) -> String {
+        self.environment
+            .optional("DEFAULT_COUNTRY")
+            .unwrap_or_else(|| "IN".to_owned())
+    }
+
+    /// DynamoDB.
+    #[must_use]
+    pub fn dynamodb(&self) -> aws_sdk_dynamodb::Client {
+        aws_sdk_dynamodb::Client::new(&self.aws)
+    }
+
+    /// The table's name.
+    #[must_use]
+    pub fn table(&self) -> &str {
+        &self.table
+    }
+
+    /// SQS.
+    #[must_use]
+    pub fn sqs(&self) -> aws_sdk_sqs::Client {
+        aws_sdk_sqs::Client::new(&self.aws)
+    }
+
+    /// The region that this function runs in.
+    #[must_use]
+    pub fn region(&self) -> &str {
+        self.aws.region().map_or("unknown", AsRef::as_ref)
+    }
+}
+
+/// AWS answers in a few milliseconds; what takes longer is tried again, and a caller is waiting.
+fn timeouts() -> TimeoutConfig {
+    TimeoutConfig::builder()
+        .connect_timeout(Duration::from_secs(1))
+        .operation_attempt_timeout(Duration::from_secs(2))
+        .operation_timeout(Duration::from_secs(5))
+        .build()
+}

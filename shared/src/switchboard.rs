@@ -1,0 +1,380 @@
+//! Events come in, [`decide`] says what follows, the change is saved, the effects are carried out.
+//!
+//! This is the only place where a call is changed.
+
+use std::future::Future;
+
+use futures::future::join_all;
+
+use crate::call::{
+    Call, CallType, Decision, Effect, Event, Incoming, Limits, Refusal, decide, effects_after,
+    ring, usual,
+};
+use crate::calls::{Calls, Created, Meeting, Place, Saved, StoreError};
+use crate::clock::Timestamp;
+use crate::devices::Device;
+use crate::names::{CallId, CallSid, Caller, ChannelId, Extension};
+
+/// Carries effects out. [`crate::outside::Outside`] does so in the world, a recorder in tests.
+pub trait Perform {
+    /// Why an effect could not be carried out.
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    /// The devices of an extension, looked up while its call is being stored.
+    fn devices(
+        &self,
+        extension: &Extension,
+    ) -> impl Future<Output = Result<Vec<Device>, Self::Error>> + Send;
+
+    /// Carries one effect out. What it brought about comes back as an event.
+    ///
+    /// An error means that a person waits in vain (a leg could not be brought up or taken down): the request fails
+    /// and can be repeated. A push that fails is logged and is no error.
+    fn perform(
+        &self,
+        effect: &Effect,
+        job: &Job<'_>,
+    ) -> impl Future<Output = Result<Option<Event>, Self::Error>> + Send;
+}
+
+/// What an effect is carried out for.
+#[derive(Debug)]
+pub struct Job<'a> {
+    /// The call.
+    pub call: &'a Call,
+    /// Its extension's devices, if they have been looked up already.
+    pub devices: Option<&'a [Device]>,
+    /// The time now.
+    pub now: Timestamp,
+    /// Until when this process may work on it.
+    pub until: Timestamp,
+}
+
+/// A caller whom a witness (Exotel's webhook or the PBX) reports to be waiting for an extension.
+#[derive(Clone, Debug)]
+pub struct Sighting {
+    /// Whose phone is wanted.
+    pub extension: Extension,
+    /// Who calls.
+    pub caller: Caller,
+    /// Exotel's id of the call. Without it, witnesses meet by caller and extension, for as long as the phone rings.
+    pub call_sid: Option<CallSid>,
+    /// The channel on which the caller waits, when the PBX is the witness.
+    pub caller_leg: Option<ChannelId>,
+}
+
+impl Sighting {
+    fn place(&self) -> Place {
+        Place {
+            extension: self.extension.clone(),
+            caller: self.caller.number.clone(),
+        }
+    }
+
+    /// Only a PBX that knows the CallSid needs no place to meet: Exotel will name the same one. Exotel cannot know
+    /// whether the PBX will.
+    const fn needs_a_place(&self) -> bool {
+        self.call_sid.is_none() || self.caller_leg.is_none()
+    }
+
+    fn announcement(&self) -> Event {
+        Event::Announced {
+            caller_leg: self.caller_leg.clone(),
+            call_sid: self.call_sid.clone(),
+        }
+    }
+
+    fn call(&self, limits: Limits, now: Timestamp) -> Call {
+        let call_id = self
+            .call_sid
+            .as_ref()
+            .map_or_else(CallId::fresh, CallId::of_call_sid);
+        let incoming = Incoming {
+            call_id,
+            extension: self.extension.clone(),
+            caller: self.caller.clone(),
+            call_type: CallType::Voice,
+            caller_leg: self.caller_leg.clone(),
+            call_sid: self.call_sid.clone(),
+        };
+        ring(incoming, limits, now)
+    }
+}
+
+/// How an event was dealt with.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The call as it now is.
+    pub call: Call,
+    /// Why the event was refused, if it was.
+    pub refused: Option<Refusal>,
+}
+
+/// Why an event could not be dealt with.
+#[derive(Debug, thiserror::Error)]
+pub enum SwitchboardError<E: std::error::Error> {
+    /// There is no such call. It may have expired, or, in a second region, not have arrived yet.
+    #[error("there is no such call")]
+    NoSuchCall,
+    /// Rivals kept changing the call. Trying again helps.
+    #[error("the call kept changing")]
+    Contended,
+    /// The table. Trying again may help.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// An effect was not carried out, though the change before it was saved. Repeating the event tries it again.
+    #[error("an effect could not be carried out")]
+    Effect(#[source] E),
+}
+
+/// How often a change is tried again when a rival saved first. Each rival moves the call on, and a call has only a
+/// handful of moves.
+const TRIES: usize = 8;
+
+/// Deals with the events of calls.
+#[derive(Debug)]
+pub struct Switchboard<C, P> {
+    calls: C,
+    outside: P,
+    limits: Limits,
+}
+
+impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
+    /// A switchboard over these calls and this outside world.
+    pub const fn new(calls: C, outside: P, limits: Limits) -> Self {
+        Self {
+            calls,
+            outside,
+            limits,
+        }
+    }
+
+    /// How long each part of a new call may last.
+    pub const fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// A witness has seen a caller waiting: the first makes the call and rings the phone, the others add what they
+    /// know. A repeated sighting changes nothing.
+    ///
+    /// # Errors
+    /// See [`SwitchboardError`]. A call that was stored is not lost: the next sighting or the timer goes on with it.
+    pub async fn witness(
+        &self,
+        sighting: &Sighting,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Outcome, SwitchboardError<P::Error>> {
+        let call = sighting.call(self.limits, now);
+        let mut meeting = sighting.needs_a_place().then(|| Meeting {
+            place: sighting.place(),
+            now,
+            instead_of: None,
+        });
+        let (mut created, devices) = futures::join!(
+            self.calls.create(&call, meeting.as_ref()),
+            self.outside.devices(&sighting.extension),
+        );
+        for _ in 0..TRIES {
+            let other = match created? {
+                Created::New => return self.begin(call, devices, now, until).await,
+                Created::Known(known) => {
+                    return self
+                        .deal_with(known, &sighting.announcement(), now, until)
+                        .await;
+                }
+                Created::Meets(other) => other,
+            };
+            let joined = self.join(other, sighting, now, until).await;
+            let stands = match joined {
+                Ok(Outcome { refused: None, .. }) => return joined,
+                // Its claim has outlived the call itself.
+                Ok(Outcome { call, .. }) => !call.status.is_final(),
+                Err(SwitchboardError::NoSuchCall) => false,
+                Err(_) => return joined,
+            };
+            meeting = (!stands).then(|| Meeting {
+                place: sighting.place(),
+                now,
+                instead_of: Some(other),
+            });
+            created = self.calls.create(&call, meeting.as_ref()).await;
+        }
+        Err(SwitchboardError::Contended)
+    }
+
+    /// Something happened to a call.
+    ///
+    /// # Errors
+    /// See [`SwitchboardError`]; any of them may be answered by repeating the event.
+    pub async fn handle(
+        &self,
+        id: CallId,
+        event: &Event,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Outcome, SwitchboardError<P::Error>> {
+        let stored = match usual(event, now) {
+            None => self.calls.find(id).await?,
+            Some(attempt) => match self.calls.attempt(id, &attempt).await? {
+                Saved::Not(stored) => stored,
+                Saved::As(call) => {
+                    let effects = effects_after(&call, event, now);
+                    return self.carry_out(call, event, effects, None, now, until).await;
+                }
+            },
+        };
+        let stored = stored.ok_or(SwitchboardError::NoSuchCall)?;
+        self.deal_with(stored, event, now, until).await
+    }
+
+    /// The call that last rang for this caller and extension, for a witness who knows no id.
+    ///
+    /// # Errors
+    /// The table's.
+    pub async fn met_at(&self, place: &Place) -> Result<Option<CallId>, StoreError> {
+        self.calls.met_at(place).await
+    }
+
+    async fn begin(
+        &self,
+        call: Call,
+        devices: Result<Vec<Device>, P::Error>,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Outcome, SwitchboardError<P::Error>> {
+        let event = Event::Announced {
+            caller_leg: call.caller_leg.clone(),
+            call_sid: call.call_sid.clone(),
+        };
+        let effects = vec![Effect::ArmTimer(call.rings_until), Effect::Ring];
+        let devices = devices.map_err(SwitchboardError::Effect)?;
+        self.carry_out(call, &event, effects, Some(&devices), now, until)
+            .await
+    }
+
+    /// Tells a call that another witness has seen its caller.
+    async fn join(
+        &self,
+        other: CallId,
+        sighting: &Sighting,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Outcome, SwitchboardError<P::Error>> {
+        let outcome = self
+            .handle(other, &sighting.announcement(), now, until)
+            .await?;
+        if let (None, Some(sid)) = (outcome.refused, &sighting.call_sid) {
+            let alias = CallId::of_call_sid(sid);
+            if alias != outcome.call.call_id {
+                self.calls
+                    .alias(alias, outcome.call.call_id, outcome.call.expires_at)
+                    .await?;
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// Decides on the call as it was read, until the decision could be saved.
+    async fn deal_with(
+        &self,
+        mut call: Call,
+        event: &Event,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Outcome, SwitchboardError<P::Error>> {
+        for _ in 0..TRIES {
+            match decide(&call, event, now) {
+                Decision::Refuse(refusal) => {
+                    return Ok(Outcome {
+                        call,
+                        refused: Some(refusal),
+                    });
+                }
+                Decision::Stay { effects } => {
+                    return self.carry_out(call, event, effects, None, now, until).await;
+                }
+                Decision::Advance { change, effects } => {
+                    let attempt = call.attempt(change);
+                    match self.calls.attempt(call.call_id, &attempt).await? {
+                        Saved::As(next) => {
+                            return self.carry_out(next, event, effects, None, now, until).await;
+                        }
+                        Saved::Not(stored) => call = stored.ok_or(SwitchboardError::NoSuchCall)?,
+                    }
+                }
+            }
+        }
+        Err(SwitchboardError::Contended)
+    }
+
+    /// Carries effects out, all at once. Only when all have succeeded is it recorded that nothing is owed any more,
+    /// and only then is the durable timer taken back.
+    async fn carry_out(
+        &self,
+        mut call: Call,
+        event: &Event,
+        effects: Vec<Effect>,
+        devices: Option<&[Device]>,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Outcome, SwitchboardError<P::Error>> {
+        tracing::info!(
+            call_id = %call.call_id, event = event.as_str(), by = event.by(), status = call.status.as_str(), ?effects,
+            "call"
+        );
+        let (closing, at_once): (Vec<_>, Vec<_>) = effects
+            .into_iter()
+            .partition(|effect| matches!(effect, Effect::Settle(_) | Effect::DisarmTimer));
+        let job = Job {
+            call: &call,
+            devices,
+            now,
+            until,
+        };
+        let results = join_all(
+            at_once
+                .iter()
+                .map(|effect| self.outside.perform(effect, &job)),
+        )
+        .await;
+        let mut failure = None;
+        for result in results {
+            match result {
+                Ok(None) => {}
+                Ok(Some(event)) => {
+                    call = Box::pin(self.handle(call.call_id, &event, now, until))
+                        .await?
+                        .call
+                }
+                Err(error) => failure = Some(error),
+            }
+        }
+        if let Some(error) = failure {
+            return Err(SwitchboardError::Effect(error));
+        }
+        for effect in closing {
+            if let Effect::Settle(owed_since) = effect {
+                let settled = Event::Settled { owed_since };
+                call = Box::pin(self.handle(call.call_id, &settled, now, until))
+                    .await?
+                    .call;
+            } else {
+                let job = Job {
+                    call: &call,
+                    devices,
+                    now,
+                    until,
+                };
+                self.outside
+                    .perform(&effect, &job)
+                    .await
+                    .map_err(SwitchboardError::Effect)?;
+            }
+        }
+        Ok(Outcome {
+            call,
+            refused: None,
+        })
+    }
+}
