@@ -3,7 +3,8 @@
 use anyhow::Result;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_RSA_SHA256, RsaKeySize,
+    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PKCS_RSA_SHA256, RsaKeySize,
 };
 use serde_json::{Value, json};
 use time::{Duration, OffsetDateTime};
@@ -87,8 +88,15 @@ impl Credentials {
             ari_password: random(),
             ari_certificate: Certificate::generate()?,
             service_account: ServiceAccount::generate(token_uri)?,
-            exotel: ExotelAccount { sid: "ringback1".into(), api_key: random(), api_token: random() },
-            sip_passwords: EXTENSIONS.iter().map(|extension| ((*extension).to_owned(), random())).collect(),
+            exotel: ExotelAccount {
+                sid: "ringback1".into(),
+                api_key: random(),
+                api_token: random(),
+            },
+            sip_passwords: EXTENSIONS
+                .iter()
+                .map(|extension| ((*extension).to_owned(), random()))
+                .collect(),
         })
     }
 
@@ -96,7 +104,11 @@ impl Credentials {
     pub fn app_token(&self, extension: &str) -> Result<String> {
         let expires = (OffsetDateTime::now_utc() + LIFETIME).unix_timestamp();
         let claims = json!({"extension": extension, "exp": expires});
-        Ok(encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(self.jwt_secret.as_bytes()))?)
+        Ok(encode(
+            &Header::new(Algorithm::HS256),
+            &claims,
+            &EncodingKey::from_secret(self.jwt_secret.as_bytes()),
+        )?)
     }
 
     /// The application's secret for app tokens.
@@ -144,19 +156,29 @@ impl Certificate {
         let now = OffsetDateTime::now_utc();
         let ca_key = KeyPair::generate()?;
         let mut ca = CertificateParams::default();
-        ca.distinguished_name.push(DnType::CommonName, "Ringback local stack");
+        ca.distinguished_name
+            .push(DnType::CommonName, "Ringback local stack");
         ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         (ca.not_before, ca.not_after) = (now - Duration::DAY, now + LIFETIME);
         let ca_pem = ca.self_signed(&ca_key)?.pem();
 
         let key = KeyPair::generate()?;
-        let mut server = CertificateParams::new(vec!["localhost".into(), "127.0.0.1".into(), "::1".into()])?;
-        server.distinguished_name.push(DnType::CommonName, "localhost");
+        let mut server =
+            CertificateParams::new(vec!["localhost".into(), "127.0.0.1".into(), "::1".into()])?;
+        server
+            .distinguished_name
+            .push(DnType::CommonName, "localhost");
         server.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
         (server.not_before, server.not_after) = (now - Duration::DAY, now + LIFETIME);
-        let certificate_pem = server.signed_by(&key, &Issuer::from_params(&ca, &ca_key))?.pem();
-        Ok(Self { ca_pem, certificate_pem, key_pem: key.serialize_pem() })
+        let certificate_pem = server
+            .signed_by(&key, &Issuer::from_params(&ca, &ca_key))?
+            .pem();
+        Ok(Self {
+            ca_pem,
+            certificate_pem,
+            key_pem: key.serialize_pem(),
+        })
     }
 }
 

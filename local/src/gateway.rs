@@ -42,7 +42,9 @@ pub struct Upstream {
 impl Upstream {
     /// The APIs with these ids, in the local AWS.
     pub fn in_local_aws(http_api: &str, websocket_api: Option<&str>) -> Result<Self> {
-        let host = |api: &str| HeaderValue::from_str(&format!("{api}.execute-api.localhost:{}", PORTS.cloud));
+        let host = |api: &str| {
+            HeaderValue::from_str(&format!("{api}.execute-api.localhost:{}", PORTS.cloud))
+        };
         Ok(Self {
             address: format!("{LOOPBACK}:{}", PORTS.cloud).parse()?,
             http_host: host(http_api)?,
@@ -62,7 +64,9 @@ impl Gateway {
     pub async fn start(upstream: Upstream, port: u16) -> Result<Self> {
         let router = router(upstream);
         let mut servers = JoinSet::new();
-        let v4 = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.with_context(|| format!("could not listen on {port}"))?;
+        let v4 = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+            .await
+            .with_context(|| format!("could not listen on {port}"))?;
         servers.spawn(serve(v4, router.clone()));
         // `localhost` may mean this one; a machine without IPv6 does without.
         if let Ok(v6) = TcpListener::bind((Ipv6Addr::LOCALHOST, port)).await {
@@ -86,8 +90,12 @@ struct Proxy {
 fn router(upstream: Upstream) -> Router {
     let mut connector = HttpConnector::new();
     connector.set_nodelay(true);
-    let client = Client::builder(TokioExecutor::new()).pool_idle_timeout(Duration::from_secs(30)).build(connector);
-    Router::new().fallback(pass_on).with_state(Proxy { upstream, client })
+    let client = Client::builder(TokioExecutor::new())
+        .pool_idle_timeout(Duration::from_secs(30))
+        .build(connector);
+    Router::new()
+        .fallback(pass_on)
+        .with_state(Proxy { upstream, client })
 }
 
 async fn pass_on(State(proxy): State<Proxy>, request: Request) -> Response {
@@ -95,23 +103,44 @@ async fn pass_on(State(proxy): State<Proxy>, request: Request) -> Response {
         return proxy.pass_http(request).await;
     }
     let Some(host) = proxy.upstream.websocket_host.clone() else {
-        return refusal(StatusCode::NOT_FOUND, "this deployment has no WebSocket API", "no_websocket_api");
+        return refusal(
+            StatusCode::NOT_FOUND,
+            "this deployment has no WebSocket API",
+            "no_websocket_api",
+        );
     };
     if !is_websocket(request.headers()) {
-        return refusal(StatusCode::UPGRADE_REQUIRED, "only WebSocket connections are taken here", "websocket_only");
+        return refusal(
+            StatusCode::UPGRADE_REQUIRED,
+            "only WebSocket connections are taken here",
+            "websocket_only",
+        );
     }
-    tunnel(proxy.upstream.address, host, request).await.unwrap_or_else(|error| unreachable_cloud(&error))
+    tunnel(proxy.upstream.address, host, request)
+        .await
+        .unwrap_or_else(|error| unreachable_cloud(&error))
 }
 
 impl Proxy {
     async fn pass_http(&self, mut request: Request) -> Response {
-        let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+        let path = request
+            .uri()
+            .path_and_query()
+            .map_or("/", |path| path.as_str());
         match format!("http://{}{path}", self.upstream.address).parse::<Uri>() {
             Ok(uri) => *request.uri_mut() = uri,
-            Err(_) => return refusal(StatusCode::BAD_REQUEST, "the request's path cannot be passed on", "bad_path"),
+            Err(_) => {
+                return refusal(
+                    StatusCode::BAD_REQUEST,
+                    "the request's path cannot be passed on",
+                    "bad_path",
+                );
+            }
         }
         remove_hop_by_hop(request.headers_mut());
-        request.headers_mut().insert(header::HOST, self.upstream.http_host.clone());
+        request
+            .headers_mut()
+            .insert(header::HOST, self.upstream.http_host.clone());
         match self.client.request(request).await {
             Ok(mut response) => {
                 remove_hop_by_hop(response.headers_mut());
@@ -129,7 +158,9 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
 }
 
 fn is_websocket(headers: &HeaderMap) -> bool {
-    headers.get(header::UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
+    headers
+        .get(header::UPGRADE)
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
 /// Hands the handshake on and, once both sides have switched, every byte in both directions.
@@ -137,10 +168,14 @@ async fn tunnel(address: SocketAddr, host: HeaderValue, mut request: Request) ->
     let downstream = hyper::upgrade::on(&mut request);
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection.with_upgrades());
     request.headers_mut().insert(header::HOST, host);
-    let query = request.uri().query().map_or_else(String::new, |query| format!("?{query}"));
+    let query = request
+        .uri()
+        .query()
+        .map_or_else(String::new, |query| format!("?{query}"));
     *request.uri_mut() = format!("{WEBSOCKET_PATH}{query}").parse()?;
     let mut response = sender.send_request(request).await?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -148,7 +183,11 @@ async fn tunnel(address: SocketAddr, host: HeaderValue, mut request: Request) ->
         tokio::spawn(async move {
             if let (Ok(downstream), Ok(upstream)) = tokio::join!(downstream, upstream) {
                 // Either side may leave at any time.
-                let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(downstream), &mut TokioIo::new(upstream)).await;
+                let _ = tokio::io::copy_bidirectional(
+                    &mut TokioIo::new(downstream),
+                    &mut TokioIo::new(upstream),
+                )
+                .await;
             }
         });
     }
@@ -157,11 +196,19 @@ async fn tunnel(address: SocketAddr, host: HeaderValue, mut request: Request) ->
 
 fn unreachable_cloud(error: &anyhow::Error) -> Response {
     eprintln!("gateway: the local AWS did not answer: {error:#}");
-    refusal(StatusCode::BAD_GATEWAY, "the local AWS did not answer; see target/local/cloud.log", "cloud_unreachable")
+    refusal(
+        StatusCode::BAD_GATEWAY,
+        "the local AWS did not answer; see target/local/cloud.log",
+        "cloud_unreachable",
+    )
 }
 
 fn refusal(status: StatusCode, error: &str, code: &str) -> Response {
-    (status, Json(json!({"success": false, "error": error, "code": code}))).into_response()
+    (
+        status,
+        Json(json!({"success": false, "error": error, "code": code})),
+    )
+        .into_response()
 }
 
 #[cfg(test)]
@@ -198,9 +245,18 @@ mod tests {
         let (upstream, _) = serve_anywhere(Router::new().fallback(echo)).await.unwrap();
         let gateway = gateway_to(upstream, false).await;
         let url = format!("http://{gateway}/exotel/webhook?secret=a%26b&CallFrom=%2B91+98");
-        let request = reqwest::Client::new().put(url).header("x-ringback-secret", "s").body("{\"a\": 1}");
+        let request = reqwest::Client::new()
+            .put(url)
+            .header("x-ringback-secret", "s")
+            .body("{\"a\": 1}");
         let answer = request.send().await.unwrap();
-        assert_eq!((answer.status().as_u16(), answer.headers()["x-answer"].to_str().unwrap()), (409, "kept"));
+        assert_eq!(
+            (
+                answer.status().as_u16(),
+                answer.headers()["x-answer"].to_str().unwrap()
+            ),
+            (409, "kept")
+        );
         let seen: Value = answer.json().await.unwrap();
         let expected = json!({
             "method": "PUT", "path": "/exotel/webhook?secret=a%26b&CallFrom=%2B91+98",
@@ -213,16 +269,27 @@ mod tests {
     async fn without_a_websocket_api_there_is_none() {
         let (upstream, _) = serve_anywhere(Router::new().fallback(echo)).await.unwrap();
         let gateway = gateway_to(upstream, false).await;
-        let answer = reqwest::get(format!("http://{gateway}/exotel-stream?token=t")).await.unwrap();
+        let answer = reqwest::get(format!("http://{gateway}/exotel-stream?token=t"))
+            .await
+            .unwrap();
         assert_eq!(answer.status(), 404);
-        assert_eq!(answer.json::<Value>().await.unwrap()["code"], "no_websocket_api");
+        assert_eq!(
+            answer.json::<Value>().await.unwrap()["code"],
+            "no_websocket_api"
+        );
     }
 
     #[tokio::test]
     async fn a_cloud_that_is_gone_is_said_to_be_gone() {
-        let gone = TcpListener::bind((LOOPBACK, 0)).await.unwrap().local_addr().unwrap();
+        let gone = TcpListener::bind((LOOPBACK, 0))
+            .await
+            .unwrap()
+            .local_addr()
+            .unwrap();
         let gateway = gateway_to(gone, false).await;
-        let answer = reqwest::get(format!("http://{gateway}/health")).await.unwrap();
+        let answer = reqwest::get(format!("http://{gateway}/health"))
+            .await
+            .unwrap();
         assert_eq!(answer.status(), 502);
     }
 
@@ -254,8 +321,15 @@ mod tests {
 
         let (head, bytes) = cloud.await.unwrap();
         assert_eq!(&bytes, b"ping");
-        assert!(head.starts_with("GET /exotel-stream?token=t HTTP/1.1"), "{head}");
-        assert!(head.to_lowercase().contains("host: ws1.execute-api.localhost:4566"), "{head}");
+        assert!(
+            head.starts_with("GET /exotel-stream?token=t HTTP/1.1"),
+            "{head}"
+        );
+        assert!(
+            head.to_lowercase()
+                .contains("host: ws1.execute-api.localhost:4566"),
+            "{head}"
+        );
     }
 
     async fn read_head(stream: &mut TcpStream) -> String {

@@ -11,8 +11,15 @@ const PYTHON: &str = "import sys, venv, ensurepip; sys.exit(sys.version_info < (
 
 /// Fails with everything that is missing at once.
 pub fn check(settings: &Settings) -> Result<()> {
-    let missing: Vec<String> =
-        [python(), crate::pbx::source::missing(settings), trunk_source(), ports()].into_iter().flatten().collect();
+    let missing: Vec<String> = [
+        python(),
+        crate::pbx::source::missing(settings),
+        trunk_source(),
+        ports(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -20,7 +27,10 @@ pub fn check(settings: &Settings) -> Result<()> {
 }
 
 fn python() -> Option<String> {
-    let works = std::process::Command::new("python3").args(["-c", PYTHON]).output().is_ok_and(|it| it.status.success());
+    let works = std::process::Command::new("python3")
+        .args(["-c", PYTHON])
+        .output()
+        .is_ok_and(|it| it.status.success());
     (!works).then(|| {
         "python3, version 3.11 or later, with its venv module: `apt-get install python3-venv` on Debian and Ubuntu, \
          `brew install python` on macOS"

@@ -26,7 +26,11 @@ pub async fn run_logged(command: &mut Command, log: &Path) -> Result<()> {
     if status.success() {
         return Ok(());
     }
-    bail!("{what} ended with {status}; the end of {}:\n  {}", log.display(), tail(log, TAIL_LINES).join("\n  "))
+    bail!(
+        "{what} ended with {status}; the end of {}:\n  {}",
+        log.display(),
+        tail(log, TAIL_LINES).join("\n  ")
+    )
 }
 
 /// Runs a command and gives what it printed.
@@ -39,7 +43,11 @@ pub async fn output(command: &mut Command) -> Result<String> {
         .await
         .with_context(|| format!("could not start {what}"))?;
     if !output.status.success() {
-        bail!("{what} ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+        bail!(
+            "{what} ended with {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -52,9 +60,19 @@ fn redirect<'a>(command: &'a mut Command, log: &Path) -> Result<&'a mut Command>
 
 fn describe(command: &Command) -> String {
     let command = command.as_std();
-    let arguments = command.get_args().take(3).map(|argument| argument.to_string_lossy().into_owned());
-    let program = Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy().into_owned();
-    std::iter::once(program).chain(arguments).collect::<Vec<_>>().join(" ")
+    let arguments = command
+        .get_args()
+        .take(3)
+        .map(|argument| argument.to_string_lossy().into_owned());
+    let program = Path::new(command.get_program())
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    std::iter::once(program)
+        .chain(arguments)
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// A child that runs until the stack stops, in a process group of its own so that Ctrl-C reaches only us and
@@ -79,14 +97,28 @@ impl Daemon {
         let pid = child.id().context("the child ended at once")?;
         let pid_file = PidFile::new(state_dir, name);
         pid_file.write(pid)?;
-        Ok(Self { name, child, group: Pid::from_raw(pid.cast_signed()), pid_file, log })
+        Ok(Self {
+            name,
+            child,
+            group: Pid::from_raw(pid.cast_signed()),
+            pid_file,
+            log,
+        })
     }
 
     /// Waits until it ends by itself, which it should not.
     pub async fn ended(&mut self) -> anyhow::Error {
-        let status = self.child.wait().await.map_or_else(|error| error.to_string(), |status| status.to_string());
+        let status = self
+            .child
+            .wait()
+            .await
+            .map_or_else(|error| error.to_string(), |status| status.to_string());
         let end = tail(&self.log, TAIL_LINES).join("\n  ");
-        anyhow::anyhow!("{} ended by itself ({status}); the end of {}:\n  {end}", self.name, self.log.display())
+        anyhow::anyhow!(
+            "{} ended by itself ({status}); the end of {}:\n  {end}",
+            self.name,
+            self.log.display()
+        )
     }
 
     /// Fails if it has ended.
@@ -118,7 +150,9 @@ pub struct PidFile {
 impl PidFile {
     /// `NAME.pid` in the state directory.
     pub fn new(state_dir: &Path, name: &str) -> Self {
-        Self { path: state_dir.join(format!("{name}.pid")) }
+        Self {
+            path: state_dir.join(format!("{name}.pid")),
+        }
     }
 
     /// Names a process.
@@ -177,9 +211,16 @@ fn start_time(pid: u32) -> Option<String> {
         // The name in parentheses may hold spaces; the start time is field 22, the 20th after it.
         let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
         let state = fields.next()?;
-        return if state == "Z" { None } else { fields.nth(18).map(str::to_owned) };
+        return if state == "Z" {
+            None
+        } else {
+            fields.nth(18).map(str::to_owned)
+        };
     }
-    let output = std::process::Command::new("ps").args(["-o", "lstart=", "-p", &pid.to_string()]).output().ok()?;
+    let output = std::process::Command::new("ps")
+        .args(["-o", "lstart=", "-p", &pid.to_string()])
+        .output()
+        .ok()?;
     let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     (!text.is_empty()).then_some(text)
 }

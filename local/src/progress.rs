@@ -18,7 +18,9 @@ pub struct Progress {
 impl Progress {
     /// Starts the clock.
     pub fn start() -> Self {
-        Self { began: Instant::now() }
+        Self {
+            began: Instant::now(),
+        }
     }
 
     /// One plain line.
@@ -27,7 +29,12 @@ impl Progress {
     }
 
     /// Runs a step; while it runs, says so now and then with the last line of its log.
-    pub async fn step<T>(&self, name: &str, log: Option<PathBuf>, work: impl Future<Output = Result<T>>) -> Result<T> {
+    pub async fn step<T>(
+        &self,
+        name: &str,
+        log: Option<PathBuf>,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
         let started = Instant::now();
         self.say(&format!("{name} ..."));
         let mut work = std::pin::pin!(work);
@@ -52,8 +59,13 @@ impl Progress {
 }
 
 fn still_running(name: &str, started: Instant, log: Option<&Path>) -> String {
-    let now = log.and_then(last_line).map_or_else(String::new, |line| format!(": {line}"));
-    format!("{name}, {:.0} s so far{now}", started.elapsed().as_secs_f64())
+    let now = log
+        .and_then(last_line)
+        .map_or_else(String::new, |line| format!(": {line}"));
+    format!(
+        "{name}, {:.0} s so far{now}",
+        started.elapsed().as_secs_f64()
+    )
 }
 
 fn last_line(log: &Path) -> Option<String> {
@@ -65,8 +77,13 @@ fn last_line(log: &Path) -> Option<String> {
 pub fn tail(log: &Path, lines: usize) -> Vec<String> {
     let text = std::fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
-    let mut found: Vec<String> =
-        text.lines().rev().filter(|line| !line.trim().is_empty()).take(lines).map(str::to_owned).collect();
+    let mut found: Vec<String> = text
+        .lines()
+        .rev()
+        .filter(|line| !line.trim().is_empty())
+        .take(lines)
+        .map(str::to_owned)
+        .collect();
     found.reverse();
     found
 }

@@ -62,18 +62,29 @@ pub async fn up(settings: &Settings) -> Result<()> {
     }
     make_dir(&settings.state_dir())?;
     let log = settings.state("stack.log");
-    let out = std::fs::File::create(&log).with_context(|| format!("could not create {}", log.display()))?;
+    let out = std::fs::File::create(&log)
+        .with_context(|| format!("could not create {}", log.display()))?;
     let mut command = Command::new(std::env::current_exe()?);
-    command.arg("run").stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
+    command
+        .arg("run")
+        .stdin(Stdio::null())
+        .stdout(out.try_clone()?)
+        .stderr(out);
     // A group of its own: the terminal's Ctrl-C is not meant for it.
-    let mut child = command.process_group(0).spawn().context("could not start the stack in the background")?;
+    let mut child = command
+        .process_group(0)
+        .spawn()
+        .context("could not start the stack in the background")?;
     let mut shown = 0;
     loop {
         tokio::time::sleep(Duration::from_millis(200)).await;
         shown = show_new(&log, shown);
         if let Some(status) = child.try_wait()? {
             show_new(&log, shown);
-            bail!("the stack did not start ({status}); all of it is in {}", log.display());
+            bail!(
+                "the stack did not start ({status}); all of it is in {}",
+                log.display()
+            );
         }
         if Stack::load(&settings.state_dir()).is_ok() {
             // The last lines come right after the description.
@@ -89,7 +100,10 @@ pub async fn down(settings: &Settings) -> Result<()> {
     let was_running = stop_holder(settings).await?;
     let mut leftovers = Vec::new();
     for name in [server::NAME, emulator::NAME] {
-        if PidFile::new(&settings.state_dir(), name).end_leftover(PATIENCE).await {
+        if PidFile::new(&settings.state_dir(), name)
+            .end_leftover(PATIENCE)
+            .await
+        {
             leftovers.push(name);
         }
     }
@@ -97,7 +111,10 @@ pub async fn down(settings: &Settings) -> Result<()> {
     match (was_running, leftovers.is_empty()) {
         (true, true) => println!("stopped"),
         (false, true) => println!("nothing was running"),
-        (_, false) => println!("stopped what an earlier stack left running: {}", leftovers.join(", ")),
+        (_, false) => println!(
+            "stopped what an earlier stack left running: {}",
+            leftovers.join(", ")
+        ),
     }
     Ok(())
 }
@@ -115,7 +132,11 @@ async fn run_within(settings: &Settings, command: &[String]) -> Result<i32> {
     let (program, arguments) = command.split_first().context("no command to run")?;
     let progress = Progress::start();
     let mut running = start(settings, progress).await?;
-    let mut child = Command::new(program).args(arguments).current_dir(settings.repository()).kill_on_drop(true).spawn()?;
+    let mut child = Command::new(program)
+        .args(arguments)
+        .current_dir(settings.repository())
+        .kill_on_drop(true)
+        .spawn()?;
     let outcome = tokio::select! {
         status = child.wait() => Ok(status?.code().unwrap_or(1)),
         error = running.part_ended() => Err(error),
@@ -169,17 +190,31 @@ async fn start(settings: &Settings, progress: Progress) -> Result<Running> {
 
     let prepare_cloud = async {
         install_and_build(settings, progress, &tools, &template).await?;
-        let cloud = progress.step("start the local AWS", None, emulator::start(settings, &tools)).await?;
+        let cloud = progress
+            .step(
+                "start the local AWS",
+                None,
+                emulator::start(settings, &tools),
+            )
+            .await?;
         let outputs = deploy_application(settings, progress, &tools, &template).await;
         stop_if_failed(cloud, outputs).await
     };
     let prepare_pbx = obtain_asterisk(settings, progress);
-    let make_credentials = async { tokio::task::spawn_blocking(move || Credentials::generate(&token_uri)).await? };
-    let ((cloud, outputs), asterisk, credentials) = tokio::try_join!(prepare_cloud, prepare_pbx, make_credentials)?;
+    let make_credentials =
+        async { tokio::task::spawn_blocking(move || Credentials::generate(&token_uri)).await? };
+    let ((cloud, outputs), asterisk, credentials) =
+        tokio::try_join!(prepare_cloud, prepare_pbx, make_credentials)?;
 
     let rest = finish(settings, progress, &outputs, asterisk, &credentials).await;
     let (cloud, (pbx, gateway, stand_ins, description)) = stop_if_failed(cloud, rest).await?;
-    Ok(Running { description, cloud, pbx, _gateway: gateway, _stand_ins: stand_ins })
+    Ok(Running {
+        description,
+        cloud,
+        pbx,
+        _gateway: gateway,
+        _stand_ins: stand_ins,
+    })
 }
 
 /// Hands on what came after the local AWS was started, or stops it.
@@ -202,19 +237,37 @@ async fn install_and_build(
 ) -> Result<()> {
     let binaries = template.binaries();
     let name = format!("compile the {} functions", binaries.len());
-    let compile = progress.step(&name, Some(build::log(settings)), build::functions(settings, tools, &binaries));
+    let compile = progress.step(
+        &name,
+        Some(build::log(settings)),
+        build::functions(settings, tools, &binaries),
+    );
     if tools.are_installed() {
         return compile.await;
     }
-    progress.step("install cargo-lambda into target/tools", Some(tools.log()), tools.install_compiler()).await?;
-    let install = progress.step("install the other tools into target/tools", Some(tools.log()), tools.install_rest());
+    progress
+        .step(
+            "install cargo-lambda into target/tools",
+            Some(tools.log()),
+            tools.install_compiler(),
+        )
+        .await?;
+    let install = progress.step(
+        "install the other tools into target/tools",
+        Some(tools.log()),
+        tools.install_rest(),
+    );
     tokio::try_join!(install, compile)?;
     Ok(())
 }
 
 async fn obtain_asterisk(settings: &Settings, progress: Progress) -> Result<source::Source> {
     match source::work_ahead(settings) {
-        Some(work) => progress.step(work, Some(source::log(settings)), source::obtain(settings)).await,
+        Some(work) => {
+            progress
+                .step(work, Some(source::log(settings)), source::obtain(settings))
+                .await
+        }
         None => source::obtain(settings).await,
     }
 }
@@ -226,19 +279,39 @@ async fn deploy_application(
     template: &Template,
 ) -> Result<Outputs> {
     let path = settings.state("template.yaml");
-    std::fs::write(&path, template.with_builds_in(&build::builds_dir(settings))?)?;
+    std::fs::write(
+        &path,
+        template.with_builds_in(&build::builds_dir(settings))?,
+    )?;
     let parameters = parameters(settings, &template.parameters());
     let deployment = deploy::deploy(settings, tools, &path, &parameters);
-    progress.step("deploy template.yaml", Some(deploy::log(settings)), deployment).await
+    progress
+        .step(
+            "deploy template.yaml",
+            Some(deploy::log(settings)),
+            deployment,
+        )
+        .await
 }
 
 /// The stack's own settings for the template, and over them whatever the environment says.
 fn parameters(settings: &Settings, declared: &[String]) -> BTreeMap<String, String> {
     let own = [
-        ("Architecture", if cfg!(target_arch = "aarch64") { "arm64" } else { "x86_64" }.to_owned()),
+        (
+            "Architecture",
+            if cfg!(target_arch = "aarch64") {
+                "arm64"
+            } else {
+                "x86_64"
+            }
+            .to_owned(),
+        ),
         ("AriUrl", ari_url()),
         ("FcmBaseUrl", format!("http://{LOOPBACK}:{}", PORTS.fcm)),
-        ("ExotelBaseUrl", format!("http://{LOOPBACK}:{}", PORTS.exotel)),
+        (
+            "ExotelBaseUrl",
+            format!("http://{LOOPBACK}:{}", PORTS.exotel),
+        ),
     ];
     let mut parameters: BTreeMap<String, String> = own
         .into_iter()
@@ -260,11 +333,24 @@ async fn finish(
     credentials: &Credentials,
 ) -> Result<Front> {
     let stand_ins = [
-        stand_in::serve(stand_in::fcm::router(&credentials.service_account)?, PORTS.fcm).await?,
+        stand_in::serve(
+            stand_in::fcm::router(&credentials.service_account)?,
+            PORTS.fcm,
+        )
+        .await?,
         stand_in::serve(stand_in::exotel::router(&credentials.exotel), PORTS.exotel).await?,
     ];
-    progress.step("put the secrets and the numbers' routes", None, seed::fill(outputs, credentials)).await?;
-    let upstream = Upstream::in_local_aws(outputs.require("HttpApiId")?, outputs.optional("WebSocketApiId"))?;
+    progress
+        .step(
+            "put the secrets and the numbers' routes",
+            None,
+            seed::fill(outputs, credentials),
+        )
+        .await?;
+    let upstream = Upstream::in_local_aws(
+        outputs.require("HttpApiId")?,
+        outputs.optional("WebSocketApiId"),
+    )?;
     let gateway = Gateway::start(upstream, PORTS.gateway).await?;
     let configuration = configuration::write(settings, &asterisk, credentials, &http_url())?;
     let starting = Pbx::start(settings, asterisk, configuration, credentials);
@@ -285,7 +371,11 @@ async fn check_health(progress: Progress) {
     loop {
         let answer = match reqwest::get(format!("{}/health", http_url())).await {
             Ok(answer) if answer.status().is_success() => return progress.say("health: 200"),
-            Ok(answer) => format!("{}: {}", answer.status(), answer.text().await.unwrap_or_default()),
+            Ok(answer) => format!(
+                "{}: {}",
+                answer.status(),
+                answer.text().await.unwrap_or_default()
+            ),
             Err(error) => error.to_string(),
         };
         if tokio::time::Instant::now() >= deadline {
@@ -301,35 +391,62 @@ fn describe(settings: &Settings, outputs: &Outputs, credentials: &Credentials) -
         .iter()
         .map(|(extension, password)| {
             let token = credentials.app_token(extension)?;
-            Ok(Phone { extension: extension.clone(), sip_password: password.clone(), token })
+            Ok(Phone {
+                extension: extension.clone(),
+                sip_password: password.clone(),
+                token,
+            })
         })
         .collect();
     let requests = |port| format!("http://{LOOPBACK}:{port}/requests");
     Ok(Stack {
         http_url: http_url(),
         ws_url: format!("ws://{LOOPBACK}:{}{WEBSOCKET_PATH}", PORTS.gateway),
-        exotel_webhook_url: format!("{}/exotel/webhook?secret={}", http_url(), credentials.webhook_secret),
+        exotel_webhook_url: format!(
+            "{}/exotel/webhook?secret={}",
+            http_url(),
+            credentials.webhook_secret
+        ),
         asterisk_incoming_url: format!("{}/asterisk/incoming", http_url()),
         headers: Headers {
-            asterisk: BTreeMap::from([("X-Ringback-Secret".to_owned(), credentials.hook_secret.clone())]),
+            asterisk: BTreeMap::from([(
+                "X-Ringback-Secret".to_owned(),
+                credentials.hook_secret.clone(),
+            )]),
         },
-        aws: Aws { endpoint: endpoint(), region: REGION.to_owned(), table: outputs.require("TableName")?.to_owned() },
+        aws: Aws {
+            endpoint: endpoint(),
+            region: REGION.to_owned(),
+            table: outputs.require("TableName")?.to_owned(),
+        },
         ari: Ari {
             url: settings.override_or("ARI_URL", ari_url()),
             username: credentials.ari_username.clone(),
             password: credentials.ari_password.clone(),
             ca_pem: credentials.ari_certificate.ca_pem.clone(),
         },
-        sip: Sip { address: format!("{LOOPBACK}:{}", PORTS.sip), trunk_source: TRUNK_SOURCE.to_owned() },
+        sip: Sip {
+            address: format!("{LOOPBACK}:{}", PORTS.sip),
+            trunk_source: TRUNK_SOURCE.to_owned(),
+        },
         phones: phones?,
-        numbers: NUMBERS.iter().map(|(number, extension)| ((*number).into(), (*extension).into())).collect(),
-        requests: Requests { fcm: requests(PORTS.fcm), exotel: requests(PORTS.exotel) },
+        numbers: NUMBERS
+            .iter()
+            .map(|(number, extension)| ((*number).into(), (*extension).into()))
+            .collect(),
+        requests: Requests {
+            fcm: requests(PORTS.fcm),
+            exotel: requests(PORTS.exotel),
+        },
     })
 }
 
 fn summary(stack: &Stack) -> String {
-    let numbers: Vec<String> =
-        stack.numbers.iter().map(|(number, extension)| format!("{number} rings {extension}")).collect();
+    let numbers: Vec<String> = stack
+        .numbers
+        .iter()
+        .map(|(number, extension)| format!("{number} rings {extension}"))
+        .collect();
     format!(
         "
   HTTP API      {}      (try {}/health)
@@ -376,7 +493,9 @@ async fn claim(settings: &Settings) -> Result<PidFile> {
 async fn clear_leftovers(settings: &Settings) {
     Stack::remove(&settings.state_dir());
     for name in [server::NAME, emulator::NAME] {
-        PidFile::new(&settings.state_dir(), name).end_leftover(PATIENCE).await;
+        PidFile::new(&settings.state_dir(), name)
+            .end_leftover(PATIENCE)
+            .await;
     }
 }
 
@@ -386,7 +505,8 @@ async fn stop_holder(settings: &Settings) -> Result<bool> {
         holder.remove();
         return Ok(false);
     };
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).context("could not ask the stack to stop")?;
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM)
+        .context("could not ask the stack to stop")?;
     if !holder.wait_until_gone(STOPPING).await {
         holder.end_leftover(Duration::ZERO).await;
     }
@@ -394,8 +514,10 @@ async fn stop_holder(settings: &Settings) -> Result<bool> {
 }
 
 async fn asked_to_stop() {
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+    ) else {
         return std::future::pending().await;
     };
     tokio::select! {

@@ -30,7 +30,14 @@ pub struct Ports {
 }
 
 /// The stack's ports; the contract names the first, and scripts rely on the rest.
-pub const PORTS: Ports = Ports { gateway: 5050, fcm: 5051, exotel: 5052, cloud: 4566, sip: 5060, ari: 8089 };
+pub const PORTS: Ports = Ports {
+    gateway: 5050,
+    fcm: 5051,
+    exotel: 5052,
+    cloud: 4566,
+    sip: 5060,
+    ari: 8089,
+};
 
 /// The numbers callers dial, as Exotel writes them, with the extension each leads to.
 pub const NUMBERS: [(&str, &str); 2] = [("08047491899", "1001"), ("08047491900", "1002")];
@@ -47,9 +54,17 @@ pub struct Settings {
 impl Settings {
     /// Reads the environment, once.
     pub fn from_environment() -> Self {
-        let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).to_owned();
-        let environment = std::env::vars().filter(|(_, value)| !value.is_empty()).collect();
-        Self { repository, environment }
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .parent()
+            .unwrap_or(Path::new("."))
+            .to_owned();
+        let environment = std::env::vars()
+            .filter(|(_, value)| !value.is_empty())
+            .collect();
+        Self {
+            repository,
+            environment,
+        }
     }
 
     /// The workspace's root.
@@ -79,14 +94,20 @@ impl Settings {
 
     /// One of the functions' settings: from the environment when it is set there, otherwise the stack's own.
     pub fn override_or(&self, name: &str, own: impl Into<String>) -> String {
-        self.variable(name).map_or_else(|| own.into(), str::to_owned)
+        self.variable(name)
+            .map_or_else(|| own.into(), str::to_owned)
     }
 
     /// The template parameters that the environment sets: `RING_TIMEOUT_SECONDS` for `RingTimeoutSeconds`.
     pub fn parameters_from_environment(&self, declared: &[String]) -> BTreeMap<String, String> {
         declared
             .iter()
-            .filter_map(|name| Some((name.clone(), self.variable(&variable_name(name))?.to_owned())))
+            .filter_map(|name| {
+                Some((
+                    name.clone(),
+                    self.variable(&variable_name(name))?.to_owned(),
+                ))
+            })
             .collect()
     }
 }
@@ -117,7 +138,10 @@ mod tests {
     fn only_declared_parameters_are_taken_from_the_environment() {
         let settings = Settings {
             repository: PathBuf::new(),
-            environment: BTreeMap::from([("ARI_URL".into(), "https://pbx/ari".into()), ("HOME".into(), "/".into())]),
+            environment: BTreeMap::from([
+                ("ARI_URL".into(), "https://pbx/ari".into()),
+                ("HOME".into(), "/".into()),
+            ]),
         };
         let declared = ["AriUrl".to_owned(), "FcmBaseUrl".to_owned()];
         let expected = BTreeMap::from([("AriUrl".to_owned(), "https://pbx/ari".to_owned())]);

@@ -100,9 +100,14 @@ impl Stack {
     /// Reads the running stack's description from the state directory.
     pub fn load(state_dir: &Path) -> Result<Self> {
         let path = state_dir.join(FILE);
-        let text = std::fs::read_to_string(&path)
-            .with_context(|| format!("no stack is running ({} is missing); start one with `make up`", path.display()))?;
-        serde_json::from_str(&text).with_context(|| format!("{} is not a stack's description", path.display()))
+        let text = std::fs::read_to_string(&path).with_context(|| {
+            format!(
+                "no stack is running ({} is missing); start one with `make up`",
+                path.display()
+            )
+        })?;
+        serde_json::from_str(&text)
+            .with_context(|| format!("{} is not a stack's description", path.display()))
     }
 
     /// Writes the description in one step: a reader sees all of it or none.
@@ -122,6 +127,8 @@ impl Stack {
 
     /// The phone of an extension.
     pub fn phone(&self, extension: &str) -> Option<&Phone> {
-        self.phones.iter().find(|phone| phone.extension == extension)
+        self.phones
+            .iter()
+            .find(|phone| phone.extension == extension)
     }
 }

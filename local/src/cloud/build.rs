@@ -21,9 +21,22 @@ pub fn log(settings: &Settings) -> PathBuf {
 /// Builds every function for this machine's architecture, with plain cargo: no cross compiler is needed.
 pub async fn functions(settings: &Settings, tools: &Tools, binaries: &[String]) -> Result<()> {
     let mut command = tools.command("cargo-lambda");
-    command.args(["lambda", "build", "--release", "--locked", "--compiler", "cargo"]);
+    command.args([
+        "lambda",
+        "build",
+        "--release",
+        "--locked",
+        "--compiler",
+        "cargo",
+    ]);
     for binary in binaries {
         command.args(["--bin", binary]);
     }
-    run_logged(command.current_dir(settings.repository()).env("CARGO_TERM_COLOR", "never"), &log(settings)).await
+    run_logged(
+        command
+            .current_dir(settings.repository())
+            .env("CARGO_TERM_COLOR", "never"),
+        &log(settings),
+    )
+    .await
 }

@@ -21,7 +21,9 @@ pub struct Outputs(BTreeMap<String, String>);
 impl Outputs {
     /// An output that every deployment has.
     pub fn require(&self, name: &str) -> Result<&str> {
-        self.optional(name).with_context(|| format!("the deployed stack has no output {name}; template.yaml declares it"))
+        self.optional(name).with_context(|| {
+            format!("the deployed stack has no output {name}; template.yaml declares it")
+        })
     }
 
     /// An output that a deployment may have.
@@ -45,12 +47,34 @@ pub async fn deploy(
     make_bucket().await?;
     let mut command = sam(settings, tools);
     command
-        .args(["deploy", "--stack-name", STACK_NAME, "--region", REGION, "--s3-bucket", BUCKET])
-        .args(["--capabilities", "CAPABILITY_IAM", "CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"])
-        .args(["--no-confirm-changeset", "--no-fail-on-empty-changeset", "--no-progressbar", "--template-file"])
+        .args([
+            "deploy",
+            "--stack-name",
+            STACK_NAME,
+            "--region",
+            REGION,
+            "--s3-bucket",
+            BUCKET,
+        ])
+        .args([
+            "--capabilities",
+            "CAPABILITY_IAM",
+            "CAPABILITY_NAMED_IAM",
+            "CAPABILITY_AUTO_EXPAND",
+        ])
+        .args([
+            "--no-confirm-changeset",
+            "--no-fail-on-empty-changeset",
+            "--no-progressbar",
+            "--template-file",
+        ])
         .arg(template)
         .arg("--parameter-overrides")
-        .args(parameters.iter().map(|(name, value)| format!("{name}={value}")));
+        .args(
+            parameters
+                .iter()
+                .map(|(name, value)| format!("{name}={value}")),
+        );
     run_logged(&mut command, &log(settings)).await?;
     outputs(settings, tools).await
 }
@@ -58,13 +82,22 @@ pub async fn deploy(
 /// In the state directory, where no `samconfig.toml` changes what the arguments say.
 fn sam(settings: &Settings, tools: &Tools) -> tokio::process::Command {
     let mut command = tools.command("sam");
-    point_at_local_aws(&mut command).current_dir(settings.state_dir()).env("__SAM_CLI_APP_DIR", settings.state("sam"));
+    point_at_local_aws(&mut command)
+        .current_dir(settings.state_dir())
+        .env("__SAM_CLI_APP_DIR", settings.state("sam"));
     command
 }
 
 async fn make_bucket() -> Result<()> {
-    let answer = reqwest::Client::new().put(format!("{}/{BUCKET}", endpoint())).send().await?;
-    ensure!(answer.status().is_success(), "the local AWS would not make a bucket: {}", answer.status());
+    let answer = reqwest::Client::new()
+        .put(format!("{}/{BUCKET}", endpoint()))
+        .send()
+        .await?;
+    ensure!(
+        answer.status().is_success(),
+        "the local AWS would not make a bucket: {}",
+        answer.status()
+    );
     Ok(())
 }
 
@@ -77,9 +110,23 @@ struct Output {
 
 async fn outputs(settings: &Settings, tools: &Tools) -> Result<Outputs> {
     let mut command = sam(settings, tools);
-    command.args(["list", "stack-outputs", "--stack-name", STACK_NAME, "--region", REGION, "--output", "json"]);
+    command.args([
+        "list",
+        "stack-outputs",
+        "--stack-name",
+        STACK_NAME,
+        "--region",
+        REGION,
+        "--output",
+        "json",
+    ]);
     let printed = output(&mut command).await?;
-    let outputs: Vec<Output> =
-        serde_json::from_str(&printed).with_context(|| format!("not the stack's outputs: {printed}"))?;
-    Ok(Outputs(outputs.into_iter().map(|output| (output.output_key, output.output_value)).collect()))
+    let outputs: Vec<Output> = serde_json::from_str(&printed)
+        .with_context(|| format!("not the stack's outputs: {printed}"))?;
+    Ok(Outputs(
+        outputs
+            .into_iter()
+            .map(|output| (output.output_key, output.output_value))
+            .collect(),
+    ))
 }

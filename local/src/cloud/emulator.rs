@@ -44,10 +44,18 @@ async fn wait_until_ready(daemon: &mut Daemon) -> Result<()> {
     let deadline = tokio::time::Instant::now() + START;
     while tokio::time::Instant::now() < deadline {
         daemon.check_alive().await?;
-        if http.get(&url).send().await.is_ok_and(|answer| answer.status().is_success()) {
+        if http
+            .get(&url)
+            .send()
+            .await
+            .is_ok_and(|answer| answer.status().is_success())
+        {
             return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    bail!("the local AWS did not answer at {url} within {} s", START.as_secs())
+    bail!(
+        "the local AWS did not answer at {url} within {} s",
+        START.as_secs()
+    )
 }

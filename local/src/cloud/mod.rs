@@ -17,7 +17,12 @@ pub fn endpoint() -> String {
 
 /// Points a command at the local AWS, and away from whatever real account the user has.
 fn point_at_local_aws(command: &mut Command) -> &mut Command {
-    for variable in ["AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_SESSION_TOKEN", "AWS_ROLE_ARN"] {
+    for variable in [
+        "AWS_PROFILE",
+        "AWS_DEFAULT_PROFILE",
+        "AWS_SESSION_TOKEN",
+        "AWS_ROLE_ARN",
+    ] {
         command.env_remove(variable);
     }
     command

@@ -16,7 +16,13 @@ pub async fn aws_config() -> SdkConfig {
     aws_config::defaults(BehaviorVersion::latest())
         .endpoint_url(endpoint())
         .region(Region::new(REGION))
-        .credentials_provider(AwsCredentials::new("local", "local", None, None, "ringback-local"))
+        .credentials_provider(AwsCredentials::new(
+            "local",
+            "local",
+            None,
+            None,
+            "ringback-local",
+        ))
         .load()
         .await
 }
@@ -55,7 +61,10 @@ async fn put_route(config: &SdkConfig, table: &str, number: &str, extension: &st
     aws_sdk_dynamodb::Client::new(config)
         .put_item()
         .table_name(table)
-        .item("pk", AttributeValue::S(format!("NUMBER#{}", international(number))))
+        .item(
+            "pk",
+            AttributeValue::S(format!("NUMBER#{}", international(number))),
+        )
         .item("sk", AttributeValue::S("ROUTE".into()))
         .item("extension", AttributeValue::S(extension.into()))
         .send()

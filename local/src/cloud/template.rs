@@ -14,13 +14,18 @@ pub struct Template {
 impl Template {
     /// Reads the template.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).with_context(|| format!("could not read {}", path.display()))?;
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("could not read {}", path.display()))?;
         Ok(Self { text })
     }
 
     /// The executables of the functions.
     pub fn binaries(&self) -> Vec<String> {
-        self.text.lines().filter_map(|line| value_of(line, "Binary")).map(str::to_owned).collect()
+        self.text
+            .lines()
+            .filter_map(|line| value_of(line, "Binary"))
+            .map(str::to_owned)
+            .collect()
     }
 
     /// The names of its parameters.
@@ -55,13 +60,21 @@ impl Template {
             }
         }
         let functions = self.binaries().len();
-        ensure!(functions == replaced, "{functions} functions name a Binary, but {replaced} have a CodeUri after it");
+        ensure!(
+            functions == replaced,
+            "{functions} functions name a Binary, but {replaced} have a CodeUri after it"
+        );
         Ok(lines.join("\n") + "\n")
     }
 }
 
 fn value_of<'a>(line: &'a str, key: &str) -> Option<&'a str> {
-    Some(line.trim_start().strip_prefix(key)?.strip_prefix(':')?.trim())
+    Some(
+        line.trim_start()
+            .strip_prefix(key)?
+            .strip_prefix(':')?
+            .trim(),
+    )
 }
 
 #[cfg(test)]
@@ -89,7 +102,9 @@ Resources:
 ";
 
     fn template() -> Template {
-        Template { text: TEXT.to_owned() }
+        Template {
+            text: TEXT.to_owned(),
+        }
     }
 
     #[test]
@@ -101,12 +116,17 @@ Resources:
     #[test]
     fn only_the_place_of_the_build_differs() {
         let deployed = template().with_builds_in(Path::new("/t/lambda")).unwrap();
-        assert_eq!(deployed, TEXT.replace("CodeUri: .", "CodeUri: /t/lambda/health"));
+        assert_eq!(
+            deployed,
+            TEXT.replace("CodeUri: .", "CodeUri: /t/lambda/health")
+        );
     }
 
     #[test]
     fn a_function_without_its_code_is_an_error() {
-        let template = Template { text: TEXT.replace("      CodeUri: .\n", "") };
+        let template = Template {
+            text: TEXT.replace("      CodeUri: .\n", ""),
+        };
         assert!(template.with_builds_in(Path::new("/t")).is_err());
     }
 }

@@ -23,10 +23,16 @@ const WRITTEN: [(&str, &str); 7] = [
 ];
 
 /// Writes everything and gives the path of `asterisk.conf` as Asterisk sees it.
-pub fn write(settings: &Settings, source: &Source, credentials: &Credentials, hook_url: &str) -> Result<PathBuf> {
+pub fn write(
+    settings: &Settings,
+    source: &Source,
+    credentials: &Credentials,
+    hook_url: &str,
+) -> Result<PathBuf> {
     let (outside, inside) = (source.outside(), source.inside());
     if outside.exists() {
-        std::fs::remove_dir_all(&outside).with_context(|| format!("could not clear {}", outside.display()))?;
+        std::fs::remove_dir_all(&outside)
+            .with_context(|| format!("could not clear {}", outside.display()))?;
     }
     for (_, folder) in WRITTEN {
         make_dir(&outside.join(folder))?;
@@ -47,12 +53,17 @@ pub fn write(settings: &Settings, source: &Source, credentials: &Credentials, ho
 
 /// The shipped files, unchanged.
 fn copy_shipped(from: &Path, etc: &Path) -> Result<()> {
-    for entry in std::fs::read_dir(from).with_context(|| format!("could not read {}", from.display()))? {
+    for entry in
+        std::fs::read_dir(from).with_context(|| format!("could not read {}", from.display()))?
+    {
         let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "conf")
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "conf")
             && let Some(name) = path.file_name()
         {
-            std::fs::copy(&path, etc.join(name)).with_context(|| format!("could not copy {}", path.display()))?;
+            std::fs::copy(&path, etc.join(name))
+                .with_context(|| format!("could not copy {}", path.display()))?;
         }
     }
     Ok(())
@@ -63,22 +74,34 @@ fn write_file(path: &Path, text: &str) -> Result<()> {
 }
 
 fn asterisk_conf(inside: &Path) -> String {
-    let directories: String =
-        WRITTEN.iter().fold(String::from("[directories]\n"), |mut text, (name, folder)| {
+    let directories: String = WRITTEN.iter().fold(
+        String::from("[directories]\n"),
+        |mut text, (name, folder)| {
             let _ = writeln!(text, "{name} => {}", inside.join(folder).display());
             text
-        });
+        },
+    );
     format!("{directories}\n[options]\nnocolor = yes\n")
 }
 
 /// One for each `*.example` in `asterisk/ringback-site`.
-fn site_files(credentials: &Credentials, hook_url: &str, etc: &Path) -> [(&'static str, String); 7] {
+fn site_files(
+    credentials: &Credentials,
+    hook_url: &str,
+    etc: &Path,
+) -> [(&'static str, String); 7] {
     [
         ("ari.conf", ari(credentials)),
-        ("dialplan.conf", dialplan(hook_url, &credentials.hook_secret)),
+        (
+            "dialplan.conf",
+            dialplan(hook_url, &credentials.hook_secret),
+        ),
         ("http.conf", http(etc)),
         ("phones.conf", phones(&credentials.sip_passwords)),
-        ("rtp.conf", "[general](+)\nrtpstart = 18000\nrtpend = 18999\n".to_owned()),
+        (
+            "rtp.conf",
+            "[general](+)\nrtpstart = 18000\nrtpend = 18999\n".to_owned(),
+        ),
         ("transports.conf", transports()),
         ("trunk.conf", trunk()),
     ]
@@ -90,7 +113,9 @@ fn ari(credentials: &Credentials) -> String {
 }
 
 fn dialplan(hook_url: &str, hook_secret: &str) -> String {
-    format!("[globals]\nRINGBACK_HOOK_URL = {hook_url}\nRINGBACK_HOOK_SECRET = {hook_secret}\nRINGBACK_MAX_WAIT_SECONDS = 60\n")
+    format!(
+        "[globals]\nRINGBACK_HOOK_URL = {hook_url}\nRINGBACK_HOOK_SECRET = {hook_secret}\nRINGBACK_MAX_WAIT_SECONDS = 60\n"
+    )
 }
 
 /// HTTPS only: nothing on this machine needs the plain port.
@@ -135,14 +160,22 @@ mod tests {
     #[test]
     fn every_site_file_is_filled_in() {
         let credentials = Credentials::generate("http://127.0.0.1:5051/token").unwrap();
-        let written: BTreeSet<String> = site_files(&credentials, "http://127.0.0.1:5050", Path::new("/etc"))
-            .into_iter()
-            .map(|(name, _)| name.to_owned())
-            .collect();
+        let written: BTreeSet<String> =
+            site_files(&credentials, "http://127.0.0.1:5050", Path::new("/etc"))
+                .into_iter()
+                .map(|(name, _)| name.to_owned())
+                .collect();
         let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../asterisk/ringback-site");
         let shipped: BTreeSet<String> = std::fs::read_dir(examples)
             .unwrap()
-            .filter_map(|entry| entry.unwrap().file_name().to_str()?.strip_suffix(".example").map(str::to_owned))
+            .filter_map(|entry| {
+                entry
+                    .unwrap()
+                    .file_name()
+                    .to_str()?
+                    .strip_suffix(".example")
+                    .map(str::to_owned)
+            })
             .collect();
         assert_eq!(written, shipped);
     }

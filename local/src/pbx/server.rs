@@ -39,7 +39,11 @@ impl Pbx {
     ) -> Result<Self> {
         let mut command = source.asterisk(&["-f", "-C", &text(&configuration)]);
         let daemon = Daemon::start(NAME, &mut command, &settings.state_dir())?;
-        let mut pbx = Self { daemon, source, configuration };
+        let mut pbx = Self {
+            daemon,
+            source,
+            configuration,
+        };
         match pbx.wait_until_ready(credentials).await {
             Ok(()) => Ok(pbx),
             Err(error) => {
@@ -56,7 +60,9 @@ impl Pbx {
 
     /// Stops it at once, calls and all.
     pub async fn stop(self) {
-        let mut order = self.source.remote(&text(&self.configuration), "core stop now");
+        let mut order = self
+            .source
+            .remote(&text(&self.configuration), "core stop now");
         // An Asterisk that no longer answers is ended by signal below.
         let _ = tokio::time::timeout(Duration::from_secs(5), output(&mut order)).await;
         self.daemon.stop(Duration::from_secs(5)).await;
@@ -68,13 +74,19 @@ impl Pbx {
         let deadline = tokio::time::Instant::now() + START;
         while tokio::time::Instant::now() < deadline {
             self.daemon.check_alive().await?;
-            let ping = http.get(&url).basic_auth(&credentials.ari_username, Some(&credentials.ari_password)).send();
+            let ping = http
+                .get(&url)
+                .basic_auth(&credentials.ari_username, Some(&credentials.ari_password))
+                .send();
             if ping.await.is_ok_and(|answer| answer.status().is_success()) {
                 return Ok(());
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        bail!("ARI did not answer at {url} within {} s; see asterisk.log beside stack.json", START.as_secs())
+        bail!(
+            "ARI did not answer at {url} within {} s; see asterisk.log beside stack.json",
+            START.as_secs()
+        )
     }
 }
 

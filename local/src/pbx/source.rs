@@ -68,8 +68,19 @@ impl Source {
             }
             Self::Docker { state } => {
                 let mut command = Command::new("docker");
-                command.args(["run", "--rm", "--init", "--network", "host", "--name", "ringback-asterisk", "--volume"]);
-                command.arg(format!("{}:{INSIDE}", state.display())).arg(IMAGE);
+                command.args([
+                    "run",
+                    "--rm",
+                    "--init",
+                    "--network",
+                    "host",
+                    "--name",
+                    "ringback-asterisk",
+                    "--volume",
+                ]);
+                command
+                    .arg(format!("{}:{INSIDE}", state.display()))
+                    .arg(IMAGE);
                 command
             }
         };
@@ -81,7 +92,15 @@ impl Source {
     pub fn remote(&self, configuration: &str, order: &str) -> Command {
         if let Self::Docker { .. } = self {
             let mut command = Command::new("docker");
-            command.args(["exec", "ringback-asterisk", "asterisk", "-C", configuration, "-rx", order]);
+            command.args([
+                "exec",
+                "ringback-asterisk",
+                "asterisk",
+                "-C",
+                configuration,
+                "-rx",
+                order,
+            ]);
             return command;
         }
         self.asterisk(&["-C", configuration, "-rx", order])
@@ -111,7 +130,9 @@ fn way(settings: &Settings) -> Option<Way> {
         None => true,
         Some(name) => name == name_of(*way),
     };
-    all.into_iter().filter(wanted).find(|way| is_possible(settings, *way))
+    all.into_iter()
+        .filter(wanted)
+        .find(|way| is_possible(settings, *way))
 }
 
 fn name_of(way: Way) -> &'static str {
@@ -125,13 +146,19 @@ fn name_of(way: Way) -> &'static str {
 fn is_possible(settings: &Settings, way: Way) -> bool {
     match way {
         Way::OnPath => succeeds("asterisk", &["-V"]),
-        Way::Debian => Uid::effective().is_root() && (is_unpacked(&tree(settings)) || succeeds("debootstrap", &["--version"])),
+        Way::Debian => {
+            Uid::effective().is_root()
+                && (is_unpacked(&tree(settings)) || succeeds("debootstrap", &["--version"]))
+        }
         Way::Docker => succeeds("docker", &["info"]),
     }
 }
 
 fn succeeds(program: &str, arguments: &[&str]) -> bool {
-    std::process::Command::new(program).args(arguments).output().is_ok_and(|output| output.status.success())
+    std::process::Command::new(program)
+        .args(arguments)
+        .output()
+        .is_ok_and(|output| output.status.success())
 }
 
 /// Where fetching Asterisk is logged.
@@ -152,7 +179,9 @@ pub fn work_ahead(settings: &Settings) -> Option<&'static str> {
 /// Makes one of the ways ready.
 pub async fn obtain(settings: &Settings) -> Result<Source> {
     match way(settings) {
-        Some(Way::OnPath) => Ok(Source::OnPath { state: settings.state("asterisk") }),
+        Some(Way::OnPath) => Ok(Source::OnPath {
+            state: settings.state("asterisk"),
+        }),
         Some(Way::Debian) => {
             let tree = tree(settings);
             if !is_unpacked(&tree) {
@@ -162,7 +191,9 @@ pub async fn obtain(settings: &Settings) -> Result<Source> {
         }
         Some(Way::Docker) => {
             make_image(settings).await?;
-            Ok(Source::Docker { state: settings.state("asterisk") })
+            Ok(Source::Docker {
+                state: settings.state("asterisk"),
+            })
         }
         None => bail!("no way to run Asterisk"),
     }
@@ -183,11 +214,16 @@ fn is_unpacked(tree: &Path) -> bool {
 async fn unpack(settings: &Settings, tree: &Path) -> Result<()> {
     let mirror = debian_mirror(settings).await?;
     if tree.exists() {
-        std::fs::remove_dir_all(tree).with_context(|| format!("could not clear {}", tree.display()))?;
+        std::fs::remove_dir_all(tree)
+            .with_context(|| format!("could not clear {}", tree.display()))?;
     }
     let mut command = Command::new("debootstrap");
     command
-        .args(["--variant=minbase", "--include=asterisk,ca-certificates", SUITE])
+        .args([
+            "--variant=minbase",
+            "--include=asterisk,ca-certificates",
+            SUITE,
+        ])
         .arg(tree)
         .arg(mirror)
         // Older debootstraps have no script of the suite's name; all later suites use this one.
@@ -203,10 +239,17 @@ async fn debian_mirror(settings: &Settings) -> Result<String> {
         return Ok(mirror.to_owned());
     }
     let mut command = Command::new("apt-get");
-    command.args(["indextargets", "--format", "$(CODENAME) $(REPO_URI)", "Created-By: Packages"]);
+    command.args([
+        "indextargets",
+        "--format",
+        "$(CODENAME) $(REPO_URI)",
+        "Created-By: Packages",
+    ]);
     let targets = output(&mut command).await?;
     let mirror = main_archive(&targets).map(str::to_owned);
-    mirror.context("apt knows no Debian archive; set DEBIAN_MIRROR to one, or install asterisk by other means")
+    mirror.context(
+        "apt knows no Debian archive; set DEBIAN_MIRROR to one, or install asterisk by other means",
+    )
 }
 
 /// The archive itself, not its security or updates parts.
@@ -214,7 +257,9 @@ fn main_archive(targets: &str) -> Option<&str> {
     targets
         .lines()
         .filter_map(|line| line.split_once(' '))
-        .find(|(codename, uri)| !codename.contains('-') && uri.trim_end_matches('/').ends_with("/debian"))
+        .find(|(codename, uri)| {
+            !codename.contains('-') && uri.trim_end_matches('/').ends_with("/debian")
+        })
         .map(|(_, uri)| uri)
 }
 
@@ -226,8 +271,15 @@ async fn make_image(settings: &Settings) -> Result<()> {
     crate::tools::make_dir(&folder)?;
     std::fs::write(folder.join("Dockerfile"), DOCKERFILE)?;
     let mut command = Command::new("docker");
-    run_logged(command.args(["build", "--tag", IMAGE]).arg(&folder), &log(settings)).await?;
-    ensure!(succeeds("docker", &["image", "inspect", IMAGE]), "docker built no image {IMAGE}");
+    run_logged(
+        command.args(["build", "--tag", IMAGE]).arg(&folder),
+        &log(settings),
+    )
+    .await?;
+    ensure!(
+        succeeds("docker", &["image", "inspect", IMAGE]),
+        "docker built no image {IMAGE}"
+    );
     Ok(())
 }
 

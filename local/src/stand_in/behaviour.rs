@@ -130,7 +130,10 @@ pub async fn show(State(behaving): State<Behaving>) -> Json<Behaviour> {
 }
 
 /// `PUT /behaviour`: replaces it.
-pub async fn replace(State(behaving): State<Behaving>, Json(wanted): Json<Behaviour>) -> StatusCode {
+pub async fn replace(
+    State(behaving): State<Behaving>,
+    Json(wanted): Json<Behaviour>,
+) -> StatusCode {
     behaving.with(|behaviour| *behaviour = wanted);
     StatusCode::NO_CONTENT
 }
@@ -149,7 +152,11 @@ mod tests {
     async fn failures_are_used_up_in_order() {
         let behaving = Behaving::default();
         let wanted = r#"{"send":[{"status":503,"times":2,"retry_after":1},{"status":429}]}"#;
-        replace(State(behaving.clone()), Json(serde_json::from_str(wanted).unwrap())).await;
+        replace(
+            State(behaving.clone()),
+            Json(serde_json::from_str(wanted).unwrap()),
+        )
+        .await;
         let mut seen = Vec::new();
         while let Some(failure) = behaving.before(Operation::Send).await {
             seen.push(failure.status);

@@ -21,7 +21,8 @@ use super::recorder::{self, Recorder};
 use crate::credentials::ExotelAccount;
 
 /// Exotel's times have no zone: they are India's.
-const LOCAL_TIME: &[FormatItem<'_>] = format_description!("[year]-[month]-[day] [hour]:[minute]:[second]");
+const LOCAL_TIME: &[FormatItem<'_>] =
+    format_description!("[year]-[month]-[day] [hour]:[minute]:[second]");
 /// The longest a call may be asked to last.
 const MAX_TIME_LIMIT: u32 = 14_400;
 /// The longest a leg may be asked to ring.
@@ -40,41 +41,62 @@ struct Exotel {
 pub fn router(account: &ExotelAccount) -> Router {
     let behaving = Behaving::default();
     let recorder = Recorder::default();
-    let exotel =
-        Exotel { account: Arc::new(account.clone()), calls: Arc::default(), behaving: behaving.clone() };
+    let exotel = Exotel {
+        account: Arc::new(account.clone()),
+        calls: Arc::default(),
+        behaving: behaving.clone(),
+    };
     let service = Router::new()
         .route("/v1/Accounts/{sid}/Calls/connect.json", post(connect))
         .route("/v1/Accounts/{sid}/Calls/{call}", get(details))
         .fallback(not_found)
         .with_state(exotel)
-        .layer(middleware::from_fn_with_state(recorder.clone(), recorder::record));
+        .layer(middleware::from_fn_with_state(
+            recorder.clone(),
+            recorder::record,
+        ));
     Router::new()
         .route("/requests", get(recorder::list).delete(recorder::clear))
         .with_state(recorder)
         .merge(
             Router::new()
-                .route("/behaviour", get(behaviour::show).put(behaviour::replace).delete(behaviour::reset))
+                .route(
+                    "/behaviour",
+                    get(behaviour::show)
+                        .put(behaviour::replace)
+                        .delete(behaviour::reset),
+                )
                 .with_state(behaving),
         )
         .fallback_service(service)
 }
 
 /// `POST …/Calls/connect.json`.
-async fn connect(State(exotel): State<Exotel>, Path(sid): Path<String>, headers: HeaderMap, body: Bytes) -> Response {
+async fn connect(
+    State(exotel): State<Exotel>,
+    Path(sid): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
     if let Some(failure) = exotel.behaving.before(Operation::Connect).await {
         return failing(&failure);
     }
     if let Some(refusal) = exotel.refuse_stranger(&sid, &headers) {
         return refusal;
     }
-    let fields: BTreeMap<String, String> =
-        form_urlencoded::parse(&body).map(|(name, value)| (name.into_owned(), value.into_owned())).collect();
+    let fields: BTreeMap<String, String> = form_urlencoded::parse(&body)
+        .map(|(name, value)| (name.into_owned(), value.into_owned()))
+        .collect();
     if let Err(problem) = check_connect(&fields) {
         return rest_exception(StatusCode::BAD_REQUEST, &problem);
     }
     let call = new_call(&sid, &fields, OffsetDateTime::now_utc());
     let id = call["Sid"].as_str().unwrap_or_default().to_owned();
-    exotel.calls.lock().unwrap_or_else(PoisonError::into_inner).insert(id, call.clone());
+    exotel
+        .calls
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .insert(id, call.clone());
     Json(json!({"Call": call})).into_response()
 }
 
@@ -90,8 +112,15 @@ async fn details(
     if let Some(refusal) = exotel.refuse_stranger(&sid, &headers) {
         return refusal;
     }
-    let Some(id) = call.strip_suffix(".json") else { return not_found().await };
-    match exotel.calls.lock().unwrap_or_else(PoisonError::into_inner).get(id) {
+    let Some(id) = call.strip_suffix(".json") else {
+        return not_found().await;
+    };
+    match exotel
+        .calls
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .get(id)
+    {
         Some(call) => Json(json!({"Call": call})).into_response(),
         None => rest_exception(StatusCode::NOT_FOUND, "Call not found"),
     }
@@ -99,19 +128,30 @@ async fn details(
 
 impl Exotel {
     fn refuse_stranger(&self, sid: &str, headers: &HeaderMap) -> Option<Response> {
-        let expected = STANDARD.encode(format!("{}:{}", self.account.api_key, self.account.api_token));
-        let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Basic "));
+        let expected = STANDARD.encode(format!(
+            "{}:{}",
+            self.account.api_key, self.account.api_token
+        ));
+        let given = headers
+            .get(header::AUTHORIZATION)
+            .and_then(|value| value.to_str().ok()?.strip_prefix("Basic "));
         if given != Some(expected.as_str()) {
-            return Some(rest_exception(StatusCode::UNAUTHORIZED, "Authentication failed"));
+            return Some(rest_exception(
+                StatusCode::UNAUTHORIZED,
+                "Authentication failed",
+            ));
         }
-        (sid != self.account.sid).then(|| rest_exception(StatusCode::FORBIDDEN, "Access to this account is denied"))
+        (sid != self.account.sid)
+            .then(|| rest_exception(StatusCode::FORBIDDEN, "Access to this account is denied"))
     }
 }
 
 /// Checks the fields of a connect request as the reference documents them.
 fn check_connect(fields: &BTreeMap<String, String>) -> Result<(), String> {
     for name in ["From", "To", "CallerId"] {
-        let number = fields.get(name).ok_or_else(|| format!("Missing mandatory parameter '{name}'"))?;
+        let number = fields
+            .get(name)
+            .ok_or_else(|| format!("Missing mandatory parameter '{name}'"))?;
         if !is_phone_number(number) {
             return Err(format!("Invalid parameter '{name}': {number}"));
         }
@@ -119,16 +159,27 @@ fn check_connect(fields: &BTreeMap<String, String>) -> Result<(), String> {
     let at_most = |name: &str, most: u32| match fields.get(name).map(|value| value.parse::<u32>()) {
         None => Ok(()),
         Some(Ok(seconds)) if seconds <= most => Ok(()),
-        Some(_) => Err(format!("Invalid parameter '{name}': seconds, {most} at most")),
+        Some(_) => Err(format!(
+            "Invalid parameter '{name}': seconds, {most} at most"
+        )),
     };
     at_most("TimeLimit", MAX_TIME_LIMIT)?;
     at_most("TimeOut", MAX_TIME_OUT)?;
     at_most("MaxRetries", 3)?;
     one_of(fields, "CallType", &["trans"])?;
     one_of(fields, "Record", &["true", "false"])?;
-    one_of(fields, "StatusCallbackContentType", &["multipart/form-data", "application/json"])?;
-    if fields.get("CustomField").is_some_and(|value| value.chars().count() > MAX_CUSTOM_FIELD) {
-        return Err(format!("Invalid parameter 'CustomField': {MAX_CUSTOM_FIELD} characters at most"));
+    one_of(
+        fields,
+        "StatusCallbackContentType",
+        &["multipart/form-data", "application/json"],
+    )?;
+    if fields
+        .get("CustomField")
+        .is_some_and(|value| value.chars().count() > MAX_CUSTOM_FIELD)
+    {
+        return Err(format!(
+            "Invalid parameter 'CustomField': {MAX_CUSTOM_FIELD} characters at most"
+        ));
     }
     check_callback(fields)
 }
@@ -139,7 +190,9 @@ fn check_callback(fields: &BTreeMap<String, String>) -> Result<(), String> {
     {
         return Err(format!("Invalid parameter 'StatusCallback': {url}"));
     }
-    let events = fields.iter().filter(|(name, _)| name.starts_with("StatusCallbackEvents["));
+    let events = fields
+        .iter()
+        .filter(|(name, _)| name.starts_with("StatusCallbackEvents["));
     for (_, event) in events {
         if !matches!(event.as_str(), "terminal" | "answered") {
             return Err(format!("Invalid parameter 'StatusCallbackEvents': {event}"));
@@ -150,7 +203,9 @@ fn check_callback(fields: &BTreeMap<String, String>) -> Result<(), String> {
 
 fn one_of(fields: &BTreeMap<String, String>, name: &str, values: &[&str]) -> Result<(), String> {
     match fields.get(name) {
-        Some(value) if !values.contains(&value.as_str()) => Err(format!("Invalid parameter '{name}': {value}")),
+        Some(value) if !values.contains(&value.as_str()) => {
+            Err(format!("Invalid parameter '{name}': {value}"))
+        }
         _ => Ok(()),
     }
 }
@@ -163,7 +218,10 @@ fn is_phone_number(number: &str) -> bool {
 
 fn new_call(account: &str, fields: &BTreeMap<String, String>, now: OffsetDateTime) -> Value {
     let sid = Uuid::new_v4().simple().to_string();
-    let now = now.to_offset(offset!(+5:30)).format(LOCAL_TIME).unwrap_or_default();
+    let now = now
+        .to_offset(offset!(+5:30))
+        .format(LOCAL_TIME)
+        .unwrap_or_default();
     json!({
         "Sid": sid,
         "ParentCallSid": null,
@@ -195,13 +253,19 @@ fn failing(failure: &Failure) -> Response {
     let status = StatusCode::from_u16(failure.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = rest_exception(status, status.canonical_reason().unwrap_or("Error"));
     if let Some(seconds) = failure.retry_after {
-        response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, seconds.into());
     }
     response
 }
 
 fn rest_exception(status: StatusCode, message: &str) -> Response {
-    (status, Json(json!({"RestException": {"Status": status.as_u16(), "Message": message}}))).into_response()
+    (
+        status,
+        Json(json!({"RestException": {"Status": status.as_u16(), "Message": message}})),
+    )
+        .into_response()
 }
 
 #[cfg(test)]
@@ -216,14 +280,19 @@ mod tests {
         ("CallerId", "08047491899"),
         ("CallType", "trans"),
         ("TimeOut", "30"),
-        ("StatusCallback", "https://example.test/exotel/webhook?secret=s"),
+        (
+            "StatusCallback",
+            "https://example.test/exotel/webhook?secret=s",
+        ),
         ("StatusCallbackEvents[0]", "terminal"),
         ("StatusCallbackContentType", "application/json"),
     ];
 
     fn check_with(name: &str, value: &str) -> Result<(), String> {
-        let mut fields: BTreeMap<String, String> =
-            GOOD.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let mut fields: BTreeMap<String, String> = GOOD
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
         fields.insert(name.to_owned(), value.to_owned());
         check_connect(&fields)
     }
@@ -247,24 +316,46 @@ mod tests {
         for (name, value) in wrong {
             assert!(check_with(name, value).is_err(), "{name}={value}");
         }
-        assert_eq!(check_connect(&BTreeMap::new()), Err("Missing mandatory parameter 'From'".into()));
+        assert_eq!(
+            check_connect(&BTreeMap::new()),
+            Err("Missing mandatory parameter 'From'".into())
+        );
     }
 
     #[tokio::test]
     async fn a_connected_call_can_be_looked_up() {
-        let account = ExotelAccount { sid: "acc".into(), api_key: "key".into(), api_token: "token".into() };
+        let account = ExotelAccount {
+            sid: "acc".into(),
+            api_key: "key".into(),
+            api_token: "token".into(),
+        };
         let (address, _) = serve_anywhere(router(&account)).await.unwrap();
-        let (base, http) = (format!("http://{address}/v1/Accounts/acc/Calls"), Client::new());
+        let (base, http) = (
+            format!("http://{address}/v1/Accounts/acc/Calls"),
+            Client::new(),
+        );
 
-        let stranger = http.post(format!("{base}/connect.json")).form(&GOOD).send().await.unwrap();
+        let stranger = http
+            .post(format!("{base}/connect.json"))
+            .form(&GOOD)
+            .send()
+            .await
+            .unwrap();
         assert_eq!(stranger.status(), 401);
         let stranger: Value = stranger.json().await.unwrap();
         assert_eq!(stranger["RestException"]["Status"], 401);
 
-        let connect = http.post(format!("{base}/connect.json")).basic_auth("key", Some("token")).form(&GOOD);
+        let connect = http
+            .post(format!("{base}/connect.json"))
+            .basic_auth("key", Some("token"))
+            .form(&GOOD);
         let call: Value = connect.send().await.unwrap().json().await.unwrap();
         let sid = call["Call"]["Sid"].as_str().unwrap();
-        let look_up = |sid: &str| http.get(format!("{base}/{sid}.json")).basic_auth("key", Some("token")).send();
+        let look_up = |sid: &str| {
+            http.get(format!("{base}/{sid}.json"))
+                .basic_auth("key", Some("token"))
+                .send()
+        };
         let found: Value = look_up(sid).await.unwrap().json().await.unwrap();
         assert_eq!(found, call);
         assert_eq!(look_up("unknown").await.unwrap().status(), 404);

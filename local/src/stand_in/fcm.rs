@@ -27,37 +27,56 @@ struct Fcm {
 
 /// The stand-in for one project, whose service account is known.
 pub fn router(account: &ServiceAccount) -> anyhow::Result<Router> {
-    let tokens = TokenEndpoint::new(&account.client_email, &account.token_uri, &account.public_key_pem)?;
+    let tokens = TokenEndpoint::new(
+        &account.client_email,
+        &account.token_uri,
+        &account.public_key_pem,
+    )?;
     let behaving = Behaving::default();
     let recorder = Recorder::default();
-    let fcm =
-        Fcm { project: account.project_id.as_str().into(), tokens: Arc::new(tokens), behaving: behaving.clone() };
+    let fcm = Fcm {
+        project: account.project_id.as_str().into(),
+        tokens: Arc::new(tokens),
+        behaving: behaving.clone(),
+    };
     let service = Router::new()
         .route("/token", post(issue_token))
         .route("/v1/projects/{project}/{operation}", post(send))
         .fallback(not_found)
         .with_state(fcm)
-        .layer(middleware::from_fn_with_state(recorder.clone(), recorder::record));
+        .layer(middleware::from_fn_with_state(
+            recorder.clone(),
+            recorder::record,
+        ));
     Ok(Router::new()
         .route("/requests", get(recorder::list).delete(recorder::clear))
         .with_state(recorder)
         .merge(
             Router::new()
-                .route("/behaviour", get(behaviour::show).put(behaviour::replace).delete(behaviour::reset))
+                .route(
+                    "/behaviour",
+                    get(behaviour::show)
+                        .put(behaviour::replace)
+                        .delete(behaviour::reset),
+                )
                 .with_state(behaving),
         )
         .fallback_service(service))
 }
 
 /// `POST /token`.
-async fn issue_token(State(fcm): State<Fcm>, Form(form): Form<BTreeMap<String, String>>) -> Response {
+async fn issue_token(
+    State(fcm): State<Fcm>,
+    Form(form): Form<BTreeMap<String, String>>,
+) -> Response {
     if let Some(failure) = fcm.behaving.before(Operation::Token).await {
         let body = json!({"error": "internal_failure", "error_description": "the stand-in was told to fail"});
         return failing(&failure, body);
     }
     match fcm.tokens.issue(&form, OffsetDateTime::now_utc()) {
         Ok((token, lifetime)) => {
-            Json(json!({"access_token": token, "expires_in": lifetime, "token_type": "Bearer"})).into_response()
+            Json(json!({"access_token": token, "expires_in": lifetime, "token_type": "Bearer"}))
+                .into_response()
         }
         Err(refusal) => {
             let body = json!({"error": refusal.error, "error_description": refusal.description});
@@ -86,38 +105,67 @@ async fn send(
         return permission_denied(&project);
     }
     let Ok(body) = serde_json::from_str::<Value>(&body) else {
-        return violated(&Violation { field: String::new(), description: "Invalid JSON payload received.".into() });
+        return violated(&Violation {
+            field: String::new(),
+            description: "Invalid JSON payload received.".into(),
+        });
     };
     let accepted = match fcm_message::check(&body) {
         Ok(accepted) => accepted,
         Err(violation) => return violated(&violation),
     };
-    if let Some(error) = accepted.token.and_then(|token| fcm.behaving.of_device(&token)) {
+    if let Some(error) = accepted
+        .token
+        .and_then(|token| fcm.behaving.of_device(&token))
+    {
         return device_error(error);
     }
-    let id = if accepted.validate_only { "fake_message_id".into() } else { message_id() };
+    let id = if accepted.validate_only {
+        "fake_message_id".into()
+    } else {
+        message_id()
+    };
     Json(json!({"name": format!("projects/{project}/messages/{id}")})).into_response()
 }
 
 /// As the real ones look: `0:` and digits, `%`, hexadecimal digits.
 fn message_id() -> String {
     let now = OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000;
-    let tail: String = Uuid::new_v4().simple().to_string().chars().take(16).collect();
+    let tail: String = Uuid::new_v4()
+        .simple()
+        .to_string()
+        .chars()
+        .take(16)
+        .collect();
     format!("0:{now}%{tail}")
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
-    headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")
+    headers
+        .get(header::AUTHORIZATION)?
+        .to_str()
+        .ok()?
+        .strip_prefix("Bearer ")
 }
 
 async fn not_found() -> Response {
-    envelope(StatusCode::NOT_FOUND, "NOT_FOUND", "Requested entity was not found.", json!([]))
+    envelope(
+        StatusCode::NOT_FOUND,
+        "NOT_FOUND",
+        "Requested entity was not found.",
+        json!([]),
+    )
 }
 
 fn unauthenticated() -> Response {
     let message = "Request had invalid authentication credentials. Expected OAuth 2 access token, login cookie or \
                    other valid authentication credential.";
-    envelope(StatusCode::UNAUTHORIZED, "UNAUTHENTICATED", message, json!([]))
+    envelope(
+        StatusCode::UNAUTHORIZED,
+        "UNAUTHENTICATED",
+        message,
+        json!([]),
+    )
 }
 
 fn permission_denied(project: &str) -> Response {
@@ -125,7 +173,12 @@ fn permission_denied(project: &str) -> Response {
         "Permission 'cloudmessaging.messages.create' denied on resource \
          '//cloudresourcemanager.googleapis.com/projects/{project}' (or it may not exist)."
     );
-    envelope(StatusCode::FORBIDDEN, "PERMISSION_DENIED", &message, json!([]))
+    envelope(
+        StatusCode::FORBIDDEN,
+        "PERMISSION_DENIED",
+        &message,
+        json!([]),
+    )
 }
 
 fn violated(violation: &Violation) -> Response {
@@ -134,25 +187,53 @@ fn violated(violation: &Violation) -> Response {
          "fieldViolations": [{"field": violation.field, "description": violation.description}]},
         fcm_error("INVALID_ARGUMENT"),
     ]);
-    envelope(StatusCode::BAD_REQUEST, "INVALID_ARGUMENT", &violation.description, details)
+    envelope(
+        StatusCode::BAD_REQUEST,
+        "INVALID_ARGUMENT",
+        &violation.description,
+        details,
+    )
 }
 
 fn device_error(error: DeviceError) -> Response {
     let (status, canonical, code, message) = match error {
-        DeviceError::Unregistered => (404, "NOT_FOUND", "UNREGISTERED", "Requested entity was not found."),
+        DeviceError::Unregistered => (
+            404,
+            "NOT_FOUND",
+            "UNREGISTERED",
+            "Requested entity was not found.",
+        ),
         DeviceError::InvalidArgument => (
             400,
             "INVALID_ARGUMENT",
             "INVALID_ARGUMENT",
             "The registration token is not a valid FCM registration token",
         ),
-        DeviceError::SenderIdMismatch => (403, "PERMISSION_DENIED", "SENDER_ID_MISMATCH", "SenderId mismatch"),
-        DeviceError::QuotaExceeded => (429, "RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED", "Message rate exceeded."),
-        DeviceError::Unavailable => (503, "UNAVAILABLE", "UNAVAILABLE", "The service is currently unavailable."),
+        DeviceError::SenderIdMismatch => (
+            403,
+            "PERMISSION_DENIED",
+            "SENDER_ID_MISMATCH",
+            "SenderId mismatch",
+        ),
+        DeviceError::QuotaExceeded => (
+            429,
+            "RESOURCE_EXHAUSTED",
+            "QUOTA_EXCEEDED",
+            "Message rate exceeded.",
+        ),
+        DeviceError::Unavailable => (
+            503,
+            "UNAVAILABLE",
+            "UNAVAILABLE",
+            "The service is currently unavailable.",
+        ),
         DeviceError::Internal => (500, "INTERNAL", "INTERNAL", "Internal error encountered."),
-        DeviceError::ThirdPartyAuthError => {
-            (401, "UNAUTHENTICATED", "THIRD_PARTY_AUTH_ERROR", "Auth error from APNS or Web Push Service")
-        }
+        DeviceError::ThirdPartyAuthError => (
+            401,
+            "UNAUTHENTICATED",
+            "THIRD_PARTY_AUTH_ERROR",
+            "Auth error from APNS or Web Push Service",
+        ),
     };
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     envelope(status, canonical, message, json!([fcm_error(code)]))
@@ -160,12 +241,36 @@ fn device_error(error: DeviceError) -> Response {
 
 fn failure_body(status: u16) -> Value {
     let (canonical, code, message) = match status {
-        400 => ("INVALID_ARGUMENT", "INVALID_ARGUMENT", "Request contains an invalid argument."),
-        401 => ("UNAUTHENTICATED", "THIRD_PARTY_AUTH_ERROR", "Request had invalid authentication credentials."),
-        403 => ("PERMISSION_DENIED", "SENDER_ID_MISMATCH", "SenderId mismatch"),
-        404 => ("NOT_FOUND", "UNREGISTERED", "Requested entity was not found."),
-        429 => ("RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED", "Quota exceeded for quota metric 'Sending messages'."),
-        503 => ("UNAVAILABLE", "UNAVAILABLE", "The service is currently unavailable."),
+        400 => (
+            "INVALID_ARGUMENT",
+            "INVALID_ARGUMENT",
+            "Request contains an invalid argument.",
+        ),
+        401 => (
+            "UNAUTHENTICATED",
+            "THIRD_PARTY_AUTH_ERROR",
+            "Request had invalid authentication credentials.",
+        ),
+        403 => (
+            "PERMISSION_DENIED",
+            "SENDER_ID_MISMATCH",
+            "SenderId mismatch",
+        ),
+        404 => (
+            "NOT_FOUND",
+            "UNREGISTERED",
+            "Requested entity was not found.",
+        ),
+        429 => (
+            "RESOURCE_EXHAUSTED",
+            "QUOTA_EXCEEDED",
+            "Quota exceeded for quota metric 'Sending messages'.",
+        ),
+        503 => (
+            "UNAVAILABLE",
+            "UNAVAILABLE",
+            "The service is currently unavailable.",
+        ),
         _ => ("INTERNAL", "INTERNAL", "Internal error encountered."),
     };
     error_body(status, canonical, message, json!([fcm_error(code)]))
@@ -175,18 +280,27 @@ fn failing(failure: &Failure, body: Value) -> Response {
     let status = StatusCode::from_u16(failure.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = (status, Json(body)).into_response();
     if let Some(seconds) = failure.retry_after {
-        response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, seconds.into());
     }
     response
 }
 
 fn envelope(status: StatusCode, canonical: &str, message: &str, details: Value) -> Response {
-    (status, Json(error_body(status.as_u16(), canonical, message, details))).into_response()
+    (
+        status,
+        Json(error_body(status.as_u16(), canonical, message, details)),
+    )
+        .into_response()
 }
 
 fn error_body(status: u16, canonical: &str, message: &str, details: Value) -> Value {
     let mut error = json!({"code": status, "message": message, "status": canonical});
-    if details.as_array().is_some_and(|details| !details.is_empty()) {
+    if details
+        .as_array()
+        .is_some_and(|details| !details.is_empty())
+    {
         error["details"] = details;
     }
     json!({"error": error})
@@ -212,7 +326,11 @@ mod tests {
     async fn running() -> Running {
         let account = ServiceAccount::generate("http://fcm.local/token").unwrap();
         let (address, _) = serve_anywhere(router(&account).unwrap()).await.unwrap();
-        Running { base: format!("http://{address}"), http: Client::new(), account }
+        Running {
+            base: format!("http://{address}"),
+            http: Client::new(),
+            account,
+        }
     }
 
     impl Running {
@@ -224,21 +342,49 @@ mod tests {
             });
             let key = EncodingKey::from_rsa_pem(self.account.private_key_pem.as_bytes()).unwrap();
             let assertion = encode(&Header::new(Algorithm::RS256), &claims, &key).unwrap();
-            let form = [("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer"), ("assertion", &assertion)];
-            let answer = self.http.post(format!("{}/token", self.base)).form(&form).send().await.unwrap();
+            let form = [
+                ("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer"),
+                ("assertion", &assertion),
+            ];
+            let answer = self
+                .http
+                .post(format!("{}/token", self.base))
+                .form(&form)
+                .send()
+                .await
+                .unwrap();
             assert_eq!(answer.status(), 200);
-            answer.json::<Value>().await.unwrap()["access_token"].as_str().unwrap().to_owned()
+            answer.json::<Value>().await.unwrap()["access_token"]
+                .as_str()
+                .unwrap()
+                .to_owned()
         }
 
         async fn send(&self, token: &str, device: &str) -> (u16, Value) {
-            let url = format!("{}/v1/projects/{}/messages:send", self.base, self.account.project_id);
+            let url = format!(
+                "{}/v1/projects/{}/messages:send",
+                self.base, self.account.project_id
+            );
             let body = json!({"message": {"token": device, "data": {"type": "incoming_call"}}});
-            let answer = self.http.post(url).bearer_auth(token).json(&body).send().await.unwrap();
+            let answer = self
+                .http
+                .post(url)
+                .bearer_auth(token)
+                .json(&body)
+                .send()
+                .await
+                .unwrap();
             (answer.status().as_u16(), answer.json().await.unwrap())
         }
 
         async fn behave(&self, behaviour: Value) {
-            let answer = self.http.put(format!("{}/behaviour", self.base)).json(&behaviour).send().await.unwrap();
+            let answer = self
+                .http
+                .put(format!("{}/behaviour", self.base))
+                .json(&behaviour)
+                .send()
+                .await
+                .unwrap();
             assert_eq!(answer.status(), 204);
         }
     }
@@ -249,23 +395,65 @@ mod tests {
         let token = fcm.token().await;
         let (status, answer) = fcm.send(&token, "device").await;
         assert_eq!(status, 200);
-        assert!(answer["name"].as_str().unwrap().starts_with("projects/ringback-local/messages/0:"));
+        assert!(
+            answer["name"]
+                .as_str()
+                .unwrap()
+                .starts_with("projects/ringback-local/messages/0:")
+        );
 
-        let requests: Value = fcm.http.get(format!("{}/requests", fcm.base)).send().await.unwrap().json().await.unwrap();
-        let paths: Vec<_> = requests.as_array().unwrap().iter().map(|request| request["path"].clone()).collect();
-        assert_eq!(paths, [json!("/token"), json!("/v1/projects/ringback-local/messages:send")]);
+        let requests: Value = fcm
+            .http
+            .get(format!("{}/requests", fcm.base))
+            .send()
+            .await
+            .unwrap()
+            .json()
+            .await
+            .unwrap();
+        let paths: Vec<_> = requests
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|request| request["path"].clone())
+            .collect();
+        assert_eq!(
+            paths,
+            [
+                json!("/token"),
+                json!("/v1/projects/ringback-local/messages:send")
+            ]
+        );
         assert_eq!(requests[1]["body"]["message"]["token"], "device");
-        assert_eq!(requests[1]["headers"]["authorization"], format!("Bearer {token}"));
+        assert_eq!(
+            requests[1]["headers"]["authorization"],
+            format!("Bearer {token}")
+        );
 
-        fcm.http.delete(format!("{}/requests", fcm.base)).send().await.unwrap();
-        let left: Value = fcm.http.get(format!("{}/requests", fcm.base)).send().await.unwrap().json().await.unwrap();
+        fcm.http
+            .delete(format!("{}/requests", fcm.base))
+            .send()
+            .await
+            .unwrap();
+        let left: Value = fcm
+            .http
+            .get(format!("{}/requests", fcm.base))
+            .send()
+            .await
+            .unwrap()
+            .json()
+            .await
+            .unwrap();
         assert_eq!(left, json!([]));
     }
 
     #[tokio::test]
     async fn without_a_token_nothing_is_sent() {
         let (status, answer) = running().await.send("ya29.guessed", "device").await;
-        assert_eq!((status, answer["error"]["status"].as_str()), (401, Some("UNAUTHENTICATED")));
+        assert_eq!(
+            (status, answer["error"]["status"].as_str()),
+            (401, Some("UNAUTHENTICATED"))
+        );
     }
 
     #[tokio::test]
@@ -274,16 +462,23 @@ mod tests {
         let token = fcm.token().await;
         fcm.account.project_id = "somebody-elses".into();
         let (status, answer) = fcm.send(&token, "device").await;
-        assert_eq!((status, answer["error"]["status"].as_str()), (403, Some("PERMISSION_DENIED")));
+        assert_eq!(
+            (status, answer["error"]["status"].as_str()),
+            (403, Some("PERMISSION_DENIED"))
+        );
     }
 
     #[tokio::test]
     async fn a_dead_device_is_said_to_be_dead() {
         let fcm = running().await;
-        fcm.behave(json!({"tokens": {"dead": "UNREGISTERED"}})).await;
+        fcm.behave(json!({"tokens": {"dead": "UNREGISTERED"}}))
+            .await;
         let token = fcm.token().await;
         let (status, answer) = fcm.send(&token, "dead").await;
-        assert_eq!((status, answer["error"]["status"].as_str()), (404, Some("NOT_FOUND")));
+        assert_eq!(
+            (status, answer["error"]["status"].as_str()),
+            (404, Some("NOT_FOUND"))
+        );
         assert_eq!(answer["error"]["details"][0]["errorCode"], "UNREGISTERED");
         assert_eq!(fcm.send(&token, "living").await.0, 200);
     }
@@ -291,7 +486,8 @@ mod tests {
     #[tokio::test]
     async fn it_fails_as_often_as_told() {
         let fcm = running().await;
-        fcm.behave(json!({"send": [{"status": 503, "times": 2, "retry_after": 1}]})).await;
+        fcm.behave(json!({"send": [{"status": 503, "times": 2, "retry_after": 1}]}))
+            .await;
         let token = fcm.token().await;
         let mut statuses = Vec::new();
         for _ in 0..3 {

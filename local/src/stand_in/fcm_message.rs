@@ -18,7 +18,10 @@ pub struct Violation {
 
 impl Violation {
     fn new(field: &str, description: impl Into<String>) -> Self {
-        Self { field: field.to_owned(), description: description.into() }
+        Self {
+            field: field.to_owned(),
+            description: description.into(),
+        }
     }
 }
 
@@ -49,7 +52,10 @@ enum Kind {
     Message(&'static [(&'static str, Kind)]),
 }
 
-const REQUEST: &[(&str, Kind)] = &[("validate_only", Kind::Flag), ("message", Kind::Message(MESSAGE))];
+const REQUEST: &[(&str, Kind)] = &[
+    ("validate_only", Kind::Flag),
+    ("message", Kind::Message(MESSAGE)),
+];
 
 const MESSAGE: &[(&str, Kind)] = &[
     ("name", Kind::Text),
@@ -58,14 +64,21 @@ const MESSAGE: &[(&str, Kind)] = &[
     ("android", Kind::Message(ANDROID)),
     ("webpush", Kind::Message(WEBPUSH)),
     ("apns", Kind::Message(APNS)),
-    ("fcm_options", Kind::Message(&[("analytics_label", Kind::Text)])),
+    (
+        "fcm_options",
+        Kind::Message(&[("analytics_label", Kind::Text)]),
+    ),
     ("token", Kind::Text),
     ("fid", Kind::Text),
     ("topic", Kind::Text),
     ("condition", Kind::Text),
 ];
 
-const NOTIFICATION: &[(&str, Kind)] = &[("title", Kind::Text), ("body", Kind::Text), ("image", Kind::Text)];
+const NOTIFICATION: &[(&str, Kind)] = &[
+    ("title", Kind::Text),
+    ("body", Kind::Text),
+    ("image", Kind::Text),
+];
 
 const ANDROID: &[(&str, Kind)] = &[
     ("collapse_key", Kind::Text),
@@ -74,7 +87,10 @@ const ANDROID: &[(&str, Kind)] = &[
     ("restricted_package_name", Kind::Text),
     ("data", Kind::Data),
     ("notification", Kind::Message(ANDROID_NOTIFICATION)),
-    ("fcm_options", Kind::Message(&[("analytics_label", Kind::Text)])),
+    (
+        "fcm_options",
+        Kind::Message(&[("analytics_label", Kind::Text)]),
+    ),
     ("direct_boot_ok", Kind::Flag),
     ("bandwidth_constrained_ok", Kind::Flag),
     ("restricted_satellite_ok", Kind::Flag),
@@ -102,25 +118,37 @@ const ANDROID_NOTIFICATION: &[(&str, Kind)] = &[
     ("default_vibrate_timings", Kind::Flag),
     ("default_light_settings", Kind::Flag),
     ("vibrate_timings", Kind::List),
-    ("visibility", Kind::OneOf(&["VISIBILITY_UNSPECIFIED", "PRIVATE", "PUBLIC", "SECRET"])),
+    (
+        "visibility",
+        Kind::OneOf(&["VISIBILITY_UNSPECIFIED", "PRIVATE", "PUBLIC", "SECRET"]),
+    ),
     ("notification_count", Kind::Number),
     ("light_settings", Kind::Anything),
     ("image", Kind::Text),
     ("bypass_proxy_notification", Kind::Flag),
-    ("proxy", Kind::OneOf(&["PROXY_UNSPECIFIED", "ALLOW", "DENY", "IF_PRIORITY_LOWERED"])),
+    (
+        "proxy",
+        Kind::OneOf(&["PROXY_UNSPECIFIED", "ALLOW", "DENY", "IF_PRIORITY_LOWERED"]),
+    ),
 ];
 
 const WEBPUSH: &[(&str, Kind)] = &[
     ("headers", Kind::Strings),
     ("data", Kind::Strings),
     ("notification", Kind::Anything),
-    ("fcm_options", Kind::Message(&[("link", Kind::Text), ("analytics_label", Kind::Text)])),
+    (
+        "fcm_options",
+        Kind::Message(&[("link", Kind::Text), ("analytics_label", Kind::Text)]),
+    ),
 ];
 
 const APNS: &[(&str, Kind)] = &[
     ("headers", Kind::Strings),
     ("payload", Kind::Anything),
-    ("fcm_options", Kind::Message(&[("analytics_label", Kind::Text), ("image", Kind::Text)])),
+    (
+        "fcm_options",
+        Kind::Message(&[("analytics_label", Kind::Text), ("image", Kind::Text)]),
+    ),
     ("live_activity_token", Kind::Text),
 ];
 
@@ -130,8 +158,13 @@ pub fn check(body: &Value) -> Result<Accepted, Violation> {
     let message = field(body, "message").ok_or_else(|| no_recipient("message"))?;
     let token = recipient(message)?;
     check_apns(message)?;
-    let validate_only = field(body, "validate_only").and_then(Value::as_bool).unwrap_or_default();
-    Ok(Accepted { token, validate_only })
+    let validate_only = field(body, "validate_only")
+        .and_then(Value::as_bool)
+        .unwrap_or_default();
+    Ok(Accepted {
+        token,
+        validate_only,
+    })
 }
 
 fn no_recipient(field: &str) -> Violation {
@@ -148,21 +181,32 @@ fn recipient(message: &Value) -> Result<Option<String>, Violation> {
         [] | [(_, "")] => Err(no_recipient("message")),
         [("token", token)] => Ok(Some(token.to_owned())),
         [_] => Ok(None),
-        _ => Err(Violation::new("message", "oneof field 'target' is already set.")),
+        _ => Err(Violation::new(
+            "message",
+            "oneof field 'target' is already set.",
+        )),
     }
 }
 
 /// What the reference says of data-only messages to iOS: normal priority only.
 fn check_apns(message: &Value) -> Result<(), Violation> {
-    let Some(apns) = field(message, "apns") else { return Ok(()) };
+    let Some(apns) = field(message, "apns") else {
+        return Ok(());
+    };
     let header = |name| apns["headers"][name].as_str();
     if let Some(expiration) = header("apns-expiration")
         && expiration.parse::<u64>().is_err()
     {
-        return Err(Violation::new("message.apns.headers[apns-expiration]", "must be seconds since the epoch"));
+        return Err(Violation::new(
+            "message.apns.headers[apns-expiration]",
+            "must be seconds since the epoch",
+        ));
     }
     let aps = &apns["payload"]["aps"];
-    let silent = aps["content-available"] == 1 && ["alert", "sound", "badge"].iter().all(|name| aps[name].is_null());
+    let silent = aps["content-available"] == 1
+        && ["alert", "sound", "badge"]
+            .iter()
+            .all(|name| aps[name].is_null());
     if silent && header("apns-priority").is_some_and(|priority| priority != "5") {
         return Err(Violation::new(
             "message.apns.headers[apns-priority]",
@@ -173,7 +217,12 @@ fn check_apns(message: &Value) -> Result<(), Violation> {
 }
 
 fn check_kind(path: &str, kind: &Kind, value: &Value) -> Result<(), Violation> {
-    let wrong = |expected: &str| Err(Violation::new(path, format!("Invalid value at '{path}' ({expected}), {value}")));
+    let wrong = |expected: &str| {
+        Err(Violation::new(
+            path,
+            format!("Invalid value at '{path}' ({expected}), {value}"),
+        ))
+    };
     match kind {
         Kind::Text if !value.is_string() => wrong("TYPE_STRING"),
         Kind::Flag if !value.is_boolean() => wrong("TYPE_BOOL"),
@@ -185,21 +234,31 @@ fn check_kind(path: &str, kind: &Kind, value: &Value) -> Result<(), Violation> {
         Kind::Strings => strings(path, value).map(|_| ()),
         Kind::Data => check_data(path, value),
         Kind::Message(fields) => check_message(path, fields, value),
-        Kind::Text | Kind::Flag | Kind::Number | Kind::Anything | Kind::List | Kind::OneOf(_) => Ok(()),
+        Kind::Text | Kind::Flag | Kind::Number | Kind::Anything | Kind::List | Kind::OneOf(_) => {
+            Ok(())
+        }
     }
 }
 
 fn check_message(path: &str, fields: &[(&str, Kind)], value: &Value) -> Result<(), Violation> {
     let Value::Object(members) = value else {
-        return Err(Violation::new(path, format!("Invalid value at '{path}' (message), {value}")));
+        return Err(Violation::new(
+            path,
+            format!("Invalid value at '{path}' (message), {value}"),
+        ));
     };
     for (name, value) in members {
         let Some((known, kind)) = fields.iter().find(|(known, _)| is_name_of(name, known)) else {
-            let description =
-                format!("Invalid JSON payload received. Unknown name \"{name}\" at '{path}': Cannot find field.");
+            let description = format!(
+                "Invalid JSON payload received. Unknown name \"{name}\" at '{path}': Cannot find field."
+            );
             return Err(Violation::new(path, description));
         };
-        let inner = if path.is_empty() { (*known).to_owned() } else { format!("{path}.{known}") };
+        let inner = if path.is_empty() {
+            (*known).to_owned()
+        } else {
+            format!("{path}.{known}")
+        };
         check_kind(&inner, kind, value)?;
     }
     Ok(())
@@ -226,30 +285,44 @@ fn field<'a>(object: &'a Value, name: &str) -> Option<&'a Value> {
 }
 
 fn is_one_of(values: &[&str], value: &Value) -> bool {
-    value.as_str().is_some_and(|value| values.iter().any(|known| known.eq_ignore_ascii_case(value)))
+    value
+        .as_str()
+        .is_some_and(|value| values.iter().any(|known| known.eq_ignore_ascii_case(value)))
 }
 
 /// The wire form of a duration is a string: seconds, perhaps with a fraction, and "s".
 fn check_duration(path: &str, value: &Value) -> Result<(), Violation> {
-    let seconds = value.as_str().and_then(|text| text.strip_suffix('s')).and_then(plain_decimal);
+    let seconds = value
+        .as_str()
+        .and_then(|text| text.strip_suffix('s'))
+        .and_then(plain_decimal);
     match seconds {
         Some(seconds) if seconds <= MAX_TTL_SECONDS => Ok(()),
         Some(_) => Err(Violation::new(path, "Invalid TTL: longer than four weeks")),
         None => {
             let expected = "type.googleapis.com/google.protobuf.Duration";
-            Err(Violation::new(path, format!("Invalid value at '{path}' ({expected}), {value}")))
+            Err(Violation::new(
+                path,
+                format!("Invalid value at '{path}' ({expected}), {value}"),
+            ))
         }
     }
 }
 
 fn plain_decimal(text: &str) -> Option<f64> {
-    let plain = !text.is_empty() && text.chars().all(|letter| letter.is_ascii_digit() || letter == '.');
+    let plain = !text.is_empty()
+        && text
+            .chars()
+            .all(|letter| letter.is_ascii_digit() || letter == '.');
     plain.then(|| text.parse().ok()).flatten()
 }
 
 fn strings<'a>(path: &str, value: &'a Value) -> Result<&'a Map<String, Value>, Violation> {
     let Value::Object(members) = value else {
-        return Err(Violation::new(path, format!("Invalid value at '{path}' (map), {value}")));
+        return Err(Violation::new(
+            path,
+            format!("Invalid value at '{path}' (map), {value}"),
+        ));
     };
     for (index, value) in members.values().enumerate() {
         if !value.is_string() {
@@ -264,11 +337,20 @@ fn strings<'a>(path: &str, value: &'a Value) -> Result<&'a Map<String, Value>, V
 fn check_data(path: &str, value: &Value) -> Result<(), Violation> {
     let members = strings(path, value)?;
     if let Some(reserved) = members.keys().find(|name| is_reserved(name)) {
-        return Err(Violation::new(path, format!("Invalid data payload key: {reserved}")));
+        return Err(Violation::new(
+            path,
+            format!("Invalid data payload key: {reserved}"),
+        ));
     }
-    let bytes: usize = members.iter().map(|(name, value)| name.len() + value.as_str().map_or(0, str::len)).sum();
+    let bytes: usize = members
+        .iter()
+        .map(|(name, value)| name.len() + value.as_str().map_or(0, str::len))
+        .sum();
     if bytes > MAX_DATA_BYTES {
-        return Err(Violation::new(path, format!("Message too big: {bytes} bytes of data, {MAX_DATA_BYTES} allowed")));
+        return Err(Violation::new(
+            path,
+            format!("Message too big: {bytes} bytes of data, {MAX_DATA_BYTES} allowed"),
+        ));
     }
     Ok(())
 }
@@ -276,7 +358,9 @@ fn check_data(path: &str, value: &Value) -> Result<(), Violation> {
 /// Names the service uses itself. `collapse_key` is documented as allowed and overwritten, which no sender
 /// can want, so it is refused here.
 fn is_reserved(name: &str) -> bool {
-    matches!(name, "from" | "message_type" | "collapse_key") || name.starts_with("google") || name.starts_with("gcm")
+    matches!(name, "from" | "message_type" | "collapse_key")
+        || name.starts_with("google")
+        || name.starts_with("gcm")
 }
 
 #[cfg(test)]
@@ -305,7 +389,10 @@ mod tests {
 
     #[test]
     fn an_incoming_call_is_accepted() {
-        let accepted = Accepted { token: Some("device-token".into()), validate_only: false };
+        let accepted = Accepted {
+            token: Some("device-token".into()),
+            validate_only: false,
+        };
         assert_eq!(check(&incoming_call()), Ok(accepted));
     }
 
@@ -314,43 +401,81 @@ mod tests {
         let body = json!({"validateOnly": true, "message": {
             "token": "t", "android": {"collapseKey": "call", "directBootOk": true}, "fcmOptions": {"analyticsLabel": "x"}
         }});
-        assert_eq!(check(&body), Ok(Accepted { token: Some("t".into()), validate_only: true }));
+        assert_eq!(
+            check(&body),
+            Ok(Accepted {
+                token: Some("t".into()),
+                validate_only: true
+            })
+        );
     }
 
     #[test]
     fn an_unknown_field_is_refused_wherever_it_stands() {
         let violation = violation_with(|message| message["android"]["timeToLive"] = json!("30s"));
         assert_eq!(violation.field, "message.android");
-        assert!(violation.description.contains("Unknown name \"timeToLive\" at 'message.android'"));
+        assert!(
+            violation
+                .description
+                .contains("Unknown name \"timeToLive\" at 'message.android'")
+        );
         assert!(check(&json!({"message": {"token": "t"}, "priority": "high"})).is_err());
     }
 
     #[test]
     fn data_values_are_strings_only() {
         let violation = violation_with(|message| message["data"] = json!({"expires_at": 12}));
-        assert_eq!(violation.description, "Invalid value at 'message.data[0].value' (TYPE_STRING), 12");
+        assert_eq!(
+            violation.description,
+            "Invalid value at 'message.data[0].value' (TYPE_STRING), 12"
+        );
     }
 
     #[test]
     fn reserved_data_keys_are_refused() {
-        for key in ["from", "message_type", "collapse_key", "gcm.notification.e", "google.sent_time"] {
+        for key in [
+            "from",
+            "message_type",
+            "collapse_key",
+            "gcm.notification.e",
+            "google.sent_time",
+        ] {
             let violation = violation_with(|message| message["data"] = json!({key: "x"}));
-            assert_eq!(violation.description, format!("Invalid data payload key: {key}"));
+            assert_eq!(
+                violation.description,
+                format!("Invalid data payload key: {key}")
+            );
         }
     }
 
     #[test]
     fn data_over_the_limit_is_refused() {
-        let violation = violation_with(|message| message["data"]["padding"] = json!("x".repeat(4_096)));
+        let violation =
+            violation_with(|message| message["data"]["padding"] = json!("x".repeat(4_096)));
         assert!(violation.description.starts_with("Message too big"));
     }
 
     #[test]
     fn a_ttl_is_a_duration_string() {
-        for wrong in [json!(30_000), json!(30), json!("30"), json!("30000ms"), json!("-1s"), json!("s"), json!("1e3s")] {
-            assert_eq!(violation_with(|message| message["android"]["ttl"] = wrong).field, "message.android.ttl");
+        for wrong in [
+            json!(30_000),
+            json!(30),
+            json!("30"),
+            json!("30000ms"),
+            json!("-1s"),
+            json!("s"),
+            json!("1e3s"),
+        ] {
+            assert_eq!(
+                violation_with(|message| message["android"]["ttl"] = wrong).field,
+                "message.android.ttl"
+            );
         }
-        assert!(violation_with(|message| message["android"]["ttl"] = json!("2419201s")).description.contains("TTL"));
+        assert!(
+            violation_with(|message| message["android"]["ttl"] = json!("2419201s"))
+                .description
+                .contains("TTL")
+        );
         let mut fraction = incoming_call();
         fraction["message"]["android"]["ttl"] = json!("3.5s");
         assert!(check(&fraction).is_ok());
@@ -369,14 +494,17 @@ mod tests {
 
     #[test]
     fn apns_headers_are_strings() {
-        let violation = violation_with(|message| message["apns"]["headers"]["apns-expiration"] = json!(1_790_000_030));
+        let violation = violation_with(|message| {
+            message["apns"]["headers"]["apns-expiration"] = json!(1_790_000_030)
+        });
         assert!(violation.field.starts_with("message.apns.headers["));
         violation_with(|message| message["apns"]["headers"]["apns-expiration"] = json!("in 30 s"));
     }
 
     #[test]
     fn a_silent_push_to_ios_has_normal_priority() {
-        let violation = violation_with(|message| message["apns"]["headers"]["apns-priority"] = json!("10"));
+        let violation =
+            violation_with(|message| message["apns"]["headers"]["apns-priority"] = json!("10"));
         assert_eq!(violation.field, "message.apns.headers[apns-priority]");
         let mut alert = incoming_call();
         alert["message"]["apns"]["headers"]["apns-priority"] = json!("10");
@@ -386,7 +514,11 @@ mod tests {
 
     #[test]
     fn a_message_goes_to_exactly_one_target() {
-        assert!(violation_with(|message| message["topic"] = json!("news")).description.contains("already set"));
+        assert!(
+            violation_with(|message| message["topic"] = json!("news"))
+                .description
+                .contains("already set")
+        );
         let unset = violation_with(|message| message["token"] = json!(""));
         assert_eq!(unset.description, "Recipient of the message is not set.");
         assert!(check(&json!({})).is_err());

@@ -11,8 +11,10 @@ use uuid::Uuid;
 /// The grant type of a service account's assertion.
 const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 /// The scopes that allow sending.
-const SCOPES: [&str; 2] =
-    ["https://www.googleapis.com/auth/firebase.messaging", "https://www.googleapis.com/auth/cloud-platform"];
+const SCOPES: [&str; 2] = [
+    "https://www.googleapis.com/auth/firebase.messaging",
+    "https://www.googleapis.com/auth/cloud-platform",
+];
 /// An assertion and the token it buys live this long at most.
 const LIFETIME: Duration = Duration::HOUR;
 /// Clocks may differ by this much.
@@ -38,7 +40,10 @@ pub struct Refusal {
 
 impl Refusal {
     fn grant(description: impl Into<String>) -> Self {
-        Self { error: "invalid_grant", description: description.into() }
+        Self {
+            error: "invalid_grant",
+            description: description.into(),
+        }
     }
 }
 
@@ -62,25 +67,46 @@ impl TokenEndpoint {
     }
 
     /// Checks the form of a token request and issues a token with its lifetime in seconds.
-    pub fn issue(&self, form: &BTreeMap<String, String>, now: OffsetDateTime) -> Result<(String, i64), Refusal> {
+    pub fn issue(
+        &self,
+        form: &BTreeMap<String, String>,
+        now: OffsetDateTime,
+    ) -> Result<(String, i64), Refusal> {
         match form.get("grant_type").map(String::as_str) {
             Some(GRANT_TYPE) => {}
             Some(other) => {
-                return Err(Refusal { error: "unsupported_grant_type", description: format!("Invalid grant_type: {other}") });
+                return Err(Refusal {
+                    error: "unsupported_grant_type",
+                    description: format!("Invalid grant_type: {other}"),
+                });
             }
-            None => return Err(Refusal { error: "invalid_request", description: "grant_type is missing".into() }),
+            None => {
+                return Err(Refusal {
+                    error: "invalid_request",
+                    description: "grant_type is missing".into(),
+                });
+            }
         }
-        let assertion = form.get("assertion").ok_or_else(|| Refusal::grant("assertion is missing"))?;
+        let assertion = form
+            .get("assertion")
+            .ok_or_else(|| Refusal::grant("assertion is missing"))?;
         self.check(assertion, now)?;
         let token = format!("ya29.local-{}", Uuid::new_v4().simple());
-        self.issued.lock().unwrap_or_else(PoisonError::into_inner).insert(token.clone(), now + LIFETIME);
+        self.issued
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(token.clone(), now + LIFETIME);
         // The real endpoint says one second less than an hour.
         Ok((token, LIFETIME.whole_seconds() - 1))
     }
 
     /// Whether a bearer token was issued here and still lives.
     pub fn knows(&self, token: &str, now: OffsetDateTime) -> bool {
-        self.issued.lock().unwrap_or_else(PoisonError::into_inner).get(token).is_some_and(|end| *end > now)
+        self.issued
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(token)
+            .is_some_and(|end| *end > now)
     }
 
     fn check(&self, assertion: &str, now: OffsetDateTime) -> Result<(), Refusal> {
@@ -96,7 +122,10 @@ impl TokenEndpoint {
         check_times(&claims, now)?;
         if !claims.scope.split(' ').any(|scope| SCOPES.contains(&scope)) {
             let description = "Invalid OAuth scope or ID token audience provided.".into();
-            return Err(Refusal { error: "invalid_scope", description });
+            return Err(Refusal {
+                error: "invalid_scope",
+                description,
+            });
         }
         Ok(())
     }
@@ -136,8 +165,13 @@ mod tests {
 
     fn account() -> Account {
         let account = ServiceAccount::generate(TOKEN_URI).unwrap();
-        let endpoint = TokenEndpoint::new(&account.client_email, TOKEN_URI, &account.public_key_pem).unwrap();
-        Account { account, endpoint, now: OffsetDateTime::from_unix_timestamp(1_790_000_000).unwrap() }
+        let endpoint =
+            TokenEndpoint::new(&account.client_email, TOKEN_URI, &account.public_key_pem).unwrap();
+        Account {
+            account,
+            endpoint,
+            now: OffsetDateTime::from_unix_timestamp(1_790_000_000).unwrap(),
+        }
     }
 
     impl Account {
@@ -167,8 +201,16 @@ mod tests {
         let account = account();
         let (token, lifetime) = account.ask_with(|_| {}).unwrap();
         assert_eq!(lifetime, 3_599);
-        assert!(account.endpoint.knows(&token, account.now + Duration::minutes(59)));
-        assert!(!account.endpoint.knows(&token, account.now + Duration::minutes(60)));
+        assert!(
+            account
+                .endpoint
+                .knows(&token, account.now + Duration::minutes(59))
+        );
+        assert!(
+            !account
+                .endpoint
+                .knows(&token, account.now + Duration::minutes(60))
+        );
         assert!(!account.endpoint.knows("ya29.guessed", account.now));
     }
 
@@ -176,32 +218,79 @@ mod tests {
     fn a_bad_assertion_is_refused_with_googles_words() {
         let account = account();
         let now = account.now.unix_timestamp();
-        let error = |change: fn(&mut Value, i64)| account.ask_with(|claims| change(claims, now)).unwrap_err().error;
-        assert_eq!(error(|claims, _| claims["aud"] = json!("https://elsewhere/token")), "invalid_grant");
-        assert_eq!(error(|claims, _| claims["iss"] = json!("somebody@else")), "invalid_grant");
-        assert_eq!(error(|claims, now| claims["exp"] = json!(now + 7_200)), "invalid_grant");
-        assert_eq!(error(|claims, now| claims["exp"] = json!(now - 301)), "invalid_grant");
-        assert_eq!(error(|claims, now| claims["iat"] = json!(now + 301)), "invalid_grant");
-        assert_eq!(error(|claims, _| claims["scope"] = json!("https://www.googleapis.com/auth/drive")), "invalid_scope");
+        let error = |change: fn(&mut Value, i64)| {
+            account
+                .ask_with(|claims| change(claims, now))
+                .unwrap_err()
+                .error
+        };
+        assert_eq!(
+            error(|claims, _| claims["aud"] = json!("https://elsewhere/token")),
+            "invalid_grant"
+        );
+        assert_eq!(
+            error(|claims, _| claims["iss"] = json!("somebody@else")),
+            "invalid_grant"
+        );
+        assert_eq!(
+            error(|claims, now| claims["exp"] = json!(now + 7_200)),
+            "invalid_grant"
+        );
+        assert_eq!(
+            error(|claims, now| claims["exp"] = json!(now - 301)),
+            "invalid_grant"
+        );
+        assert_eq!(
+            error(|claims, now| claims["iat"] = json!(now + 301)),
+            "invalid_grant"
+        );
+        assert_eq!(
+            error(|claims, _| claims["scope"] = json!("https://www.googleapis.com/auth/drive")),
+            "invalid_scope"
+        );
     }
 
     #[test]
     fn another_key_is_refused() {
         let (account, stranger) = (account(), account());
         let assertion = {
-            let key = EncodingKey::from_rsa_pem(stranger.account.private_key_pem.as_bytes()).unwrap();
+            let key =
+                EncodingKey::from_rsa_pem(stranger.account.private_key_pem.as_bytes()).unwrap();
             encode(&Header::new(Algorithm::RS256), &account.claims(), &key).unwrap()
         };
-        let form =
-            BTreeMap::from([("grant_type".into(), GRANT_TYPE.into()), ("assertion".into(), assertion)]);
-        assert_eq!(account.endpoint.issue(&form, account.now).unwrap_err().error, "invalid_grant");
+        let form = BTreeMap::from([
+            ("grant_type".into(), GRANT_TYPE.into()),
+            ("assertion".into(), assertion),
+        ]);
+        assert_eq!(
+            account
+                .endpoint
+                .issue(&form, account.now)
+                .unwrap_err()
+                .error,
+            "invalid_grant"
+        );
     }
 
     #[test]
     fn another_grant_type_is_refused() {
         let account = account();
         let form = BTreeMap::from([("grant_type".to_owned(), "client_credentials".to_owned())]);
-        assert_eq!(account.endpoint.issue(&form, account.now).unwrap_err().error, "unsupported_grant_type");
-        assert_eq!(account.endpoint.issue(&BTreeMap::new(), account.now).unwrap_err().error, "invalid_request");
+        assert_eq!(
+            account
+                .endpoint
+                .issue(&form, account.now)
+                .unwrap_err()
+                .error,
+            "unsupported_grant_type"
+        );
+        assert_eq!(
+            account
+                .endpoint
+                .issue(&BTreeMap::new(), account.now)
+                .unwrap_err()
+                .error,
+            "invalid_request"
+        );
     }
 }

@@ -20,7 +20,9 @@ use crate::settings::LOOPBACK;
 
 /// Serves a stand-in on a loopback port until the handle is aborted.
 pub async fn serve(router: Router, port: u16) -> Result<JoinHandle<()>> {
-    let listener = TcpListener::bind((LOOPBACK, port)).await.with_context(|| format!("could not listen on {port}"))?;
+    let listener = TcpListener::bind((LOOPBACK, port))
+        .await
+        .with_context(|| format!("could not listen on {port}"))?;
     Ok(tokio::spawn(async move {
         // It ends when the stack does; there is nobody left to tell.
         let _ = axum::serve(listener, router).await;

@@ -50,11 +50,19 @@ impl Recorder {
     }
 
     fn all(&self) -> Vec<Recorded> {
-        self.requests.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+        self.requests
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .cloned()
+            .collect()
     }
 
     fn clear(&self) {
-        self.requests.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.requests
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
     }
 }
 
@@ -66,12 +74,18 @@ pub async fn record(State(recorder): State<Recorder>, request: Request, next: Ne
     };
     recorder.push(Recorded {
         method: parts.method.to_string(),
-        path: parts.uri.path_and_query().map_or_else(String::new, ToString::to_string),
+        path: parts
+            .uri
+            .path_and_query()
+            .map_or_else(String::new, ToString::to_string),
         headers: readable_headers(&parts.headers),
         body: readable_body(&parts.headers, &bytes),
-        at: OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(),
+        at: OffsetDateTime::now_utc()
+            .format(&Rfc3339)
+            .unwrap_or_default(),
     });
-    next.run(Request::from_parts(parts, Body::from(bytes))).await
+    next.run(Request::from_parts(parts, Body::from(bytes)))
+        .await
 }
 
 /// `GET /requests`.
@@ -88,7 +102,12 @@ pub async fn clear(State(recorder): State<Recorder>) -> StatusCode {
 fn readable_headers(headers: &HeaderMap) -> BTreeMap<String, String> {
     headers
         .iter()
-        .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+        .map(|(name, value)| {
+            (
+                name.to_string(),
+                String::from_utf8_lossy(value.as_bytes()).into_owned(),
+            )
+        })
         .collect()
 }
 
@@ -99,7 +118,9 @@ fn readable_body(headers: &HeaderMap, bytes: &[u8]) -> Value {
     if let Ok(json) = serde_json::from_slice(bytes) {
         return json;
     }
-    let content_type = headers.get("content-type").map_or(&b""[..], |value| value.as_bytes());
+    let content_type = headers
+        .get("content-type")
+        .map_or(&b""[..], |value| value.as_bytes());
     if content_type.starts_with(b"application/x-www-form-urlencoded") {
         return form_object(bytes);
     }
@@ -130,7 +151,10 @@ mod tests {
     #[test]
     fn a_repeated_form_field_is_a_list() {
         let form = b"To=1&StatusCallbackEvents%5B%5D=answered&StatusCallbackEvents%5B%5D=terminal";
-        assert_eq!(form_object(form), json!({"To": "1", "StatusCallbackEvents[]": ["answered", "terminal"]}));
+        assert_eq!(
+            form_object(form),
+            json!({"To": "1", "StatusCallbackEvents[]": ["answered", "terminal"]})
+        );
     }
 
     #[test]

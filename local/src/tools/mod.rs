@@ -32,7 +32,10 @@ impl Tools {
 
     /// What is installed is what is pinned.
     pub fn are_installed(&self) -> bool {
-        let (Ok(wanted), Ok(installed)) = (std::fs::read(&self.requirements), std::fs::read(self.stamp())) else {
+        let (Ok(wanted), Ok(installed)) = (
+            std::fs::read(&self.requirements),
+            std::fs::read(self.stamp()),
+        ) else {
             return false;
         };
         wanted == installed
@@ -45,16 +48,29 @@ impl Tools {
 
     /// Makes the environment anew with cargo-lambda in it, which is all that compiling waits for.
     pub async fn install_compiler(&self) -> Result<()> {
-        let venv = Command::new("python3").args(["-m", "venv", "--clear"]).arg(&self.venv).kill_on_drop(true).status();
-        anyhow::ensure!(venv.await?.success(), "python3 could not make a virtual environment in {}", self.venv.display());
+        let venv = Command::new("python3")
+            .args(["-m", "venv", "--clear"])
+            .arg(&self.venv)
+            .kill_on_drop(true)
+            .status();
+        anyhow::ensure!(
+            venv.await?.success(),
+            "python3 could not make a virtual environment in {}",
+            self.venv.display()
+        );
         let pin = self.pin_of("cargo-lambda")?;
         run_logged(self.pip_install().arg(pin), &self.log).await
     }
 
     /// Installs the rest and remembers what was installed.
     pub async fn install_rest(&self) -> Result<()> {
-        run_logged(self.pip_install().arg("-r").arg(&self.requirements), &self.log).await?;
-        std::fs::copy(&self.requirements, self.stamp()).context("could not remember what was installed")?;
+        run_logged(
+            self.pip_install().arg("-r").arg(&self.requirements),
+            &self.log,
+        )
+        .await?;
+        std::fs::copy(&self.requirements, self.stamp())
+            .context("could not remember what was installed")?;
         Ok(())
     }
 
@@ -69,15 +85,27 @@ impl Tools {
     fn pip_install(&self) -> Command {
         let mut command = self.command("python");
         // Everything is pinned, so there is nothing to resolve; compiling to bytecode is left to first use.
-        command.args(["-m", "pip", "install", "--no-input", "--no-deps", "--no-compile", "--disable-pip-version-check"]);
+        command.args([
+            "-m",
+            "pip",
+            "install",
+            "--no-input",
+            "--no-deps",
+            "--no-compile",
+            "--disable-pip-version-check",
+        ]);
         command
     }
 
     fn pin_of(&self, package: &str) -> Result<String> {
         let text = std::fs::read_to_string(&self.requirements)
             .with_context(|| format!("could not read {}", self.requirements.display()))?;
-        let pin = text.lines().find(|line| line.starts_with(&format!("{package}==")));
-        Ok(pin.with_context(|| format!("{package} is not pinned in {REQUIREMENTS}"))?.to_owned())
+        let pin = text
+            .lines()
+            .find(|line| line.starts_with(&format!("{package}==")));
+        Ok(pin
+            .with_context(|| format!("{package} is not pinned in {REQUIREMENTS}"))?
+            .to_owned())
     }
 
     fn bin(&self) -> PathBuf {
@@ -100,7 +128,10 @@ impl Tools {
 fn forget_outer_cargo(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
-        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") || text == "LD_LIBRARY_PATH" {
+        if text.starts_with("CARGO_PKG_")
+            || text.starts_with("CARGO_MANIFEST_")
+            || text == "LD_LIBRARY_PATH"
+        {
             command.env_remove(&name);
         }
     }
