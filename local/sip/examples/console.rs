@@ -9,7 +9,7 @@
 //! | --- | --- |
 //! | `phone 1001 PASSWORD` | registers a phone; its calls are named `1001` |
 //! | `forget 1001` | switches that phone off without unregistering |
-//! | `call NAME DID NUMBER [CALLSID]` | the trunk calls; NUMBER `withheld` calls anonymously |
+//! | `call NAME DID NUMBER [CALLSID]` | the trunk calls; NUMBER may be `withheld` or `withheld:NUMBER` |
 //! | `name TEXT` | display name of the following calls |
 //! | `answer 1001`, `reject 1001 486` | what the phone does with the call that rings |
 //! | `cancel NAME`, `hangup NAME` | ends a call, from the trunk's or the phone's side |
@@ -106,9 +106,12 @@ impl Console {
     }
 
     async fn call(&mut self, name: &str, did: &str, number: &str, sid: Option<&str>) -> Result<()> {
-        let mut caller = match number {
-            "withheld" => Caller::withheld(),
-            number => Caller::number(number),
+        let mut caller = match number.strip_prefix("withheld") {
+            Some(known) => Caller {
+                number: known.trim_start_matches(':').to_owned(),
+                ..Caller::withheld()
+            },
+            None => Caller::number(number),
         };
         caller.display_name = self.caller_name.clone();
         let call = self.trunk.call(self.pbx, did, caller, sid).await?;

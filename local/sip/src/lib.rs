@@ -30,6 +30,7 @@
 //! call share, then media (SDP and RTP) and the user agent under everything.
 
 mod agent;
+mod caller;
 mod error;
 mod events;
 mod media;
@@ -37,8 +38,9 @@ mod phone;
 mod sdp;
 mod trunk;
 
+pub use caller::Caller;
 pub use error::Error;
 pub use events::{CallEvent, CallEvents, Moment, Stage};
 pub use media::Media;
 pub use phone::{IncomingCall, Phone};
-pub use trunk::{Caller, OutgoingCall, Trunk};
+pub use trunk::{OutgoingCall, Trunk};

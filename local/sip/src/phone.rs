@@ -2,7 +2,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use rsipstack::{
     dialog::{authenticate::Credential, registration::Registration},
-    sip::{StatusCode, ToTypedHeader, headers::typed, prelude::HeadersExt},
+    sip::{StatusCode, headers::typed, prelude::HeadersExt},
     transaction::transaction::Transaction,
 };
 
@@ -157,24 +157,8 @@ fn unspecified(like: SocketAddr) -> SocketAddr {
 
 fn caller_of(invitation: &Transaction) -> Result<Caller, Error> {
     let header = invitation.original.from_header();
-    let from = header.and_then(|header| header.typed());
-    let from = from.map_err(|error| failed("reading an INVITE's From")(error.into()))?;
-    let number = from.uri.auth.map(|auth| auth.user).unwrap_or_default();
-    Ok(Caller {
-        withheld: number.is_empty() || number.eq_ignore_ascii_case("anonymous"),
-        number,
-        display_name: from.display_name.as_deref().map(unquoted),
-    })
-}
-
-/// What a SIP quoted string says, without the backslashes that protect it.
-fn unquoted(text: &str) -> String {
-    let mut characters = text.chars();
-    std::iter::from_fn(|| match characters.next()? {
-        '\\' => characters.next(),
-        plain => Some(plain),
-    })
-    .collect()
+    let header = header.map_err(|error| failed("reading an INVITE's From")(error.into()))?;
+    Caller::in_from(header.value())
 }
 
 /// A call that rings at a phone. Dropping the last clone rejects it, or hangs it up.

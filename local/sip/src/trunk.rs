@@ -2,95 +2,15 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use rsipstack::{
     dialog::invitation::{InviteAsyncResult, InviteOption},
-    sip::{Header, StatusCodeKind, Uri},
+    sip::{Header, StatusCodeKind},
     transport::SipAddr,
 };
 
 use crate::{
-    CallEvent, CallEvents, Error, Media, Moment, Stage,
+    CallEvent, CallEvents, Caller, Error, Media, Moment, Stage,
     agent::{self, Agent, End, HangUpOnDrop, Leg, failed},
     events::EventLog,
 };
-
-/// Who calls, as the trunk presents it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Caller {
-    /// The caller's number. Of a withheld one, what the trunk tells the PBX in confidence; it may
-    /// be empty.
-    pub number: String,
-    /// The caller's name. Any text.
-    pub display_name: Option<String>,
-    /// The caller does not want to be known: `From` is anonymous, and the number stands only in
-    /// `P-Asserted-Identity`, with `Privacy: id` (RFC 3325).
-    pub withheld: bool,
-}
-
-impl Caller {
-    /// A caller with a number and no name.
-    pub fn number(number: &str) -> Self {
-        Self {
-            number: number.to_owned(),
-            display_name: None,
-            withheld: false,
-        }
-    }
-
-    /// A caller whose number neither the phone nor the PBX may know.
-    pub fn withheld() -> Self {
-        Self {
-            withheld: true,
-            ..Self::number("")
-        }
-    }
-
-    /// The same caller, with a name.
-    pub fn named(self, display_name: &str) -> Self {
-        Self {
-            display_name: Some(display_name.to_owned()),
-            ..self
-        }
-    }
-
-    fn presented_uri(&self, agent: &Agent) -> Result<Uri, Error> {
-        if self.withheld {
-            let anonymous = "sip:anonymous@anonymous.invalid";
-            return Uri::try_from(anonymous).map_err(|_| Error::Address(anonymous.to_owned()));
-        }
-        agent.uri(&self.number)
-    }
-
-    fn presented_name(&self) -> Option<String> {
-        if self.withheld {
-            return Some("Anonymous".to_owned());
-        }
-        self.display_name.as_deref().map(quoted)
-    }
-
-    fn privacy(&self, agent: &Agent) -> Result<Vec<Header>, Error> {
-        if !self.withheld {
-            return Ok(Vec::new());
-        }
-        let mut headers = vec![Header::Other("Privacy".into(), "id".into())];
-        if !self.number.is_empty() {
-            let asserted = format!("<{}>", agent.uri(&self.number)?);
-            headers.push(Header::Other("P-Asserted-Identity".into(), asserted));
-        }
-        Ok(headers)
-    }
-}
-
-/// The inside of a SIP quoted string.
-fn quoted(text: &str) -> String {
-    let printable = text.chars().filter(|c| !c.is_control());
-    printable
-        .flat_map(|c| {
-            matches!(c, '"' | '\\')
-                .then_some('\\')
-                .into_iter()
-                .chain([c])
-        })
-        .collect()
-}
 
 /// A SIP trunk, which a PBX knows by its address.
 pub struct Trunk {
@@ -124,8 +44,8 @@ impl Trunk {
         let mut headers = caller.privacy(&self.agent)?;
         headers.extend(call_sid.map(|sid| Header::Other("X-Exotel-CallSid".into(), sid.into())));
         let invite = InviteOption {
-            caller_display_name: caller.presented_name(),
-            caller: caller.presented_uri(&self.agent)?,
+            caller_display_name: caller.quoted_name(),
+            caller: caller.uri(&self.agent)?,
             callee: agent::uri(did, pbx)?,
             destination: Some(SipAddr::from(pbx)),
             offer: Some(media.offer()),
@@ -247,16 +167,5 @@ impl OutgoingCall {
     /// Ends the call: BYE once it was answered, CANCEL before.
     pub async fn hang_up(&self) -> Result<(), Error> {
         self.leg.hang_up().await
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_cannot_break_out_of_their_quotes() {
-        assert_eq!(quoted(r#"O"Neil \ 😀"#), r#"O\"Neil \\ 😀"#);
-        assert_eq!(quoted("a\r\nVia: b"), "aVia: b");
     }
 }

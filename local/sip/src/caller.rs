@@ -1,0 +1,136 @@
+use rsipstack::sip::{Header, Uri, headers::typed};
+
+use crate::{Error, agent::Agent};
+
+/// Who calls, as the trunk presents it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// The caller's number. Of a withheld one, what the trunk tells the PBX in confidence; it may
+    /// be empty.
+    pub number: String,
+    /// The caller's name. Any text.
+    pub display_name: Option<String>,
+    /// The caller does not want to be known: `From` is anonymous, and the number stands only in
+    /// `P-Asserted-Identity`, with `Privacy: id` (RFC 3325).
+    pub withheld: bool,
+}
+
+impl Caller {
+    /// A caller with a number and no name.
+    pub fn number(number: &str) -> Self {
+        Self {
+            number: number.to_owned(),
+            display_name: None,
+            withheld: false,
+        }
+    }
+
+    /// A caller whose number neither the phone nor the PBX may know.
+    pub fn withheld() -> Self {
+        Self {
+            withheld: true,
+            ..Self::number("")
+        }
+    }
+
+    /// The same caller, with a name.
+    pub fn named(self, display_name: &str) -> Self {
+        Self {
+            display_name: Some(display_name.to_owned()),
+            ..self
+        }
+    }
+
+    pub(crate) fn uri(&self, agent: &Agent) -> Result<Uri, Error> {
+        if self.withheld {
+            let anonymous = "sip:anonymous@anonymous.invalid";
+            return Uri::try_from(anonymous).map_err(|_| Error::Address(anonymous.to_owned()));
+        }
+        agent.uri(&self.number)
+    }
+
+    pub(crate) fn quoted_name(&self) -> Option<String> {
+        if self.withheld {
+            return Some("Anonymous".to_owned());
+        }
+        self.display_name.as_deref().map(quoted)
+    }
+
+    pub(crate) fn privacy(&self, agent: &Agent) -> Result<Vec<Header>, Error> {
+        if !self.withheld {
+            return Ok(Vec::new());
+        }
+        let mut headers = vec![Header::Other("Privacy".into(), "id".into())];
+        if !self.number.is_empty() {
+            let asserted = format!("<{}>", agent.uri(&self.number)?);
+            headers.push(Header::Other("P-Asserted-Identity".into(), asserted));
+        }
+        Ok(headers)
+    }
+
+    /// The caller that a `From` header names.
+    pub(crate) fn in_from(header: &str) -> Result<Self, Error> {
+        let (display_name, address) = split_name(header);
+        let from = typed::From::parse(address).map_err(|_| Error::Address(header.to_owned()))?;
+        let number = from.uri.auth.map(|auth| auth.user).unwrap_or_default();
+        Ok(Self {
+            withheld: number.is_empty() || number.eq_ignore_ascii_case("anonymous"),
+            number,
+            display_name: display_name.or(from.display_name),
+        })
+    }
+}
+
+/// Takes a quoted name off the front. The SIP stack's own parser does not see that a name holds
+/// escaped quotes or angle brackets.
+fn split_name(header: &str) -> (Option<String>, &str) {
+    let Some(quoted) = header.trim_start().strip_prefix('"') else {
+        return (None, header);
+    };
+    let mut name = String::new();
+    let mut characters = quoted.char_indices();
+    while let Some((at, character)) = characters.next() {
+        match character {
+            '"' => return (Some(name), &quoted[at + 1..]),
+            '\\' => name.extend(characters.next().map(|(_, escaped)| escaped)),
+            plain => name.push(plain),
+        }
+    }
+    (None, header)
+}
+
+/// The inside of a SIP quoted string.
+fn quoted(text: &str) -> String {
+    let printable = text.chars().filter(|c| !c.is_control());
+    printable
+        .flat_map(|c| {
+            matches!(c, '"' | '\\')
+                .then_some('\\')
+                .into_iter()
+                .chain([c])
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_cannot_break_out_of_their_quotes() {
+        assert_eq!(quoted(r#"O"Neil \ 😀"#), r#"O\"Neil \\ 😀"#);
+        assert_eq!(quoted("a\r\nVia: b"), "aVia: b");
+    }
+
+    #[test]
+    fn any_name_is_read_as_it_was_written() -> Result<(), Error> {
+        for name in ["Asha", r#"O"Neil \"#, "<sip:a@b>, (x); 😀", ""] {
+            let header = format!("\"{}\" <sip:+91900@10.0.0.1>;tag=a", quoted(name));
+            let expected = Caller::number("+91900").named(name);
+            assert_eq!(Caller::in_from(&header)?, expected);
+        }
+        let nameless = Caller::in_from("<sip:+91900@10.0.0.1>;tag=a")?;
+        assert_eq!(nameless, Caller::number("+91900"));
+        Ok(())
+    }
+}
