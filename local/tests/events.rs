@@ -1,5 +1,8 @@
 //! Every event of `events/`, handed to the real binary of its function by Lambda's own protocol, in the environment
 //! that `template.yaml` declares for it. The local stack must be running, and the functions built.
+//!
+//! The local AWS allows everything. So each function's way to it is watched, and what the function did is held against
+//! its role: what would be denied on AWS fails here.
 
 #[path = "support/cloudformation.rs"]
 #[expect(dead_code, reason = "shared with template.rs, which asks for more")]
@@ -10,6 +13,8 @@ mod event_files;
 mod runtime_api;
 #[path = "support/surroundings.rs"]
 mod surroundings;
+#[path = "support/watched_cloud.rs"]
+mod watched_cloud;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -23,6 +28,7 @@ use ringback_local::stack::Stack;
 use runtime_api::RunningFunction;
 use serde_json::{Value, json};
 use surroundings::Surroundings;
+use watched_cloud::WatchedCloud;
 
 /// The events in the order of their story, with the status codes that each may be answered with.
 const STORY: [(&str, &[u16]); 18] = [
@@ -48,7 +54,8 @@ const STORY: [(&str, &[u16]); 18] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_event_gets_a_well_formed_answer_from_its_real_binary() -> Result<()> {
+async fn every_event_gets_a_well_formed_answer_within_what_its_functions_role_allows() -> Result<()>
+{
     let settings = Settings::from_environment();
     let files = EventFile::all(settings.repository())?;
     let told: BTreeSet<&str> = STORY.iter().map(|(name, _)| *name).collect();
@@ -67,7 +74,7 @@ struct Functions {
     template: Template,
     settings: Settings,
     variables: BTreeMap<&'static str, String>,
-    running: BTreeMap<String, RunningFunction>,
+    running: BTreeMap<String, (RunningFunction, WatchedCloud)>,
 }
 
 impl Functions {
@@ -93,6 +100,27 @@ impl Functions {
             }
             .with_context(|| format!("{name} was answered with {answer}"))?;
         }
+        self.check_roles()
+    }
+
+    fn check_roles(&self) -> Result<()> {
+        let functions = self.template.functions();
+        for (name, (_, cloud)) in &self.running {
+            let allowed = functions
+                .get(name.as_str())
+                .context("the function")?
+                .actions();
+            let done = cloud.actions();
+            let denied: Vec<&String> = done
+                .iter()
+                .filter(|action| !allowed.contains(action.as_str()))
+                .collect();
+            ensure!(
+                denied.is_empty(),
+                "the role of {name} does not allow {denied:?}"
+            );
+            ensure!(!done.is_empty(), "{name} did nothing");
+        }
         Ok(())
     }
 
@@ -103,19 +131,18 @@ impl Functions {
             .context("no function has this event")?;
         if !self.running.contains_key(name) {
             let function = functions.get(name).context("the function")?;
-            let environment = self.environment(function)?;
+            let mut environment = self.environment(function)?;
+            let cloud = WatchedCloud::in_front_of(&self.variables["AWS_ENDPOINT_URL"]).await?;
+            environment.insert("AWS_ENDPOINT_URL".to_owned(), cloud.url().to_owned());
             let timeout = Duration::from_secs(function.timeout_seconds());
             let log = self.settings.state("events").join(format!("{name}.log"));
             let started =
                 RunningFunction::start(name, &self.bootstrap(name), &environment, timeout, &log)
                     .await?;
-            self.running.insert(name.to_owned(), started);
+            self.running.insert(name.to_owned(), (started, cloud));
         }
-        self.running
-            .get_mut(name)
-            .context("just started")?
-            .invoke(&file.event)
-            .await
+        let (function, _) = self.running.get_mut(name).context("just started")?;
+        function.invoke(&file.event).await
     }
 
     fn bootstrap(&self, function: &str) -> PathBuf {

@@ -132,11 +132,22 @@ impl<'a> Function<'a> {
             .collect()
     }
 
-    /// The resources, by logical id, on which the function may do this.
+    /// What the function may do, such as `sqs:SendMessage`.
+    pub(crate) fn actions(&self) -> BTreeSet<&'a str> {
+        let statements = self.statements().into_iter();
+        statements
+            .flat_map(|statement| each(&statement["Action"]).filter_map(Value::as_str))
+            .collect()
+    }
+
+    /// The resources, by logical id, on which the function may do something that begins like this.
     pub(crate) fn may(&self, action: &str) -> BTreeSet<&'a str> {
         self.statements()
             .into_iter()
-            .filter(|statement| each(&statement["Action"]).any(|allowed| allowed == action))
+            .filter(|statement| {
+                let mut actions = each(&statement["Action"]).filter_map(Value::as_str);
+                actions.any(|allowed| allowed.starts_with(action))
+            })
             .flat_map(|statement| each(&statement["Resource"]).filter_map(referred))
             .collect()
     }
