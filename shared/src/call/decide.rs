@@ -101,7 +101,7 @@ pub fn decide(call: &Call, event: &Event, now: Timestamp) -> Decision {
         Event::Announced {
             caller_leg,
             call_sid,
-        } => announced(call, caller_leg.as_ref(), call_sid.as_ref()),
+        } => announced(call, caller_leg.as_ref(), call_sid.as_ref(), now),
         Event::Rang { devices, .. } => rang(call, devices),
         Event::NobodyRang(why) => nobody_rang(call, *why, now),
         Event::Accepted { by, .. } => accepted(call, by, now),
@@ -200,7 +200,7 @@ pub fn usual(event: &Event, now: Timestamp) -> Option<Attempt> {
 #[must_use]
 pub fn effects_after(call: &Call, event: &Event, now: Timestamp) -> Vec<Effect> {
     match event {
-        Event::Announced { .. } => after_announcement(call, now),
+        Event::Announced { .. } => after_announcement(call, event, now),
         Event::Rang { finished_at, .. } => recall_late_rings(call, *finished_at),
         Event::Declined { .. } | Event::HungUp { .. } if !call.status.is_final() => Vec::new(),
         Event::Settled { .. } => Vec::new(),
@@ -227,7 +227,12 @@ enum Verdict {
 const NOTHING_TO_DO: Verdict = Verdict::Only(Vec::new());
 const GONE_ANOTHER_WAY: Verdict = Verdict::Refuse(Refusal::GoneAnotherWay);
 
-fn announced(call: &Call, leg: Option<&ChannelId>, sid: Option<&CallSid>) -> Verdict {
+fn announced(
+    call: &Call,
+    leg: Option<&ChannelId>,
+    sid: Option<&CallSid>,
+    now: Timestamp,
+) -> Verdict {
     let same_sid = sid.is_some() && sid == call.call_sid.as_ref();
     let other_sid = !same_sid && sid.is_some() && call.call_sid.is_some();
     let new_leg = leg.filter(|leg| call.caller_leg.as_ref() != Some(leg));
@@ -238,6 +243,9 @@ fn announced(call: &Call, leg: Option<&ChannelId>, sid: Option<&CallSid>) -> Ver
         return Verdict::Refuse(Refusal::AnotherCall);
     }
     let mut sets: Vec<Set> = new_leg.cloned().map(Set::CallerLeg).into_iter().collect();
+    if new_leg.is_some() && call.status != Status::WaitingForMobile {
+        sets.push(Set::OwedSince(now));
+    }
     if !same_sid {
         sets.extend(sid.cloned().map(Set::CallSid));
     }
@@ -484,8 +492,12 @@ fn owed(call: &Call) -> Vec<Effect> {
     effects
 }
 
-/// What a repeated event sets off: what nobody would notice twice, or everything, if the first attempt died.
+/// What a repeated event sets off: nothing once all has been carried out; what nobody would notice twice while the
+/// first attempt may still be under way or has failed; everything, if that attempt died.
 fn again(call: &Call, now: Timestamp) -> Vec<Effect> {
+    if call.owed_since.is_none() {
+        return Vec::new();
+    }
     let mut effects = owed(call);
     if !call.was_abandoned(now) {
         effects.retain(Effect::repeats_unnoticed);
@@ -493,18 +505,31 @@ fn again(call: &Call, now: Timestamp) -> Vec<Effect> {
     effects
 }
 
-fn after_announcement(call: &Call, now: Timestamp) -> Vec<Effect> {
-    match call.status {
-        Status::WaitingForMobile if call.was_abandoned(now) => owed(call),
-        Status::WaitingForMobile | Status::InProgress => Vec::new(),
-        Status::MobileReady => call.caller_leg.iter().map(|_| Effect::Bridge).collect(),
-        // The leg of a caller whose call was over before it arrived.
+/// What is owed to a leg that arrives when its call has gone on without it: to be bridged, or to hear how it ended.
+fn after_announcement(call: &Call, event: &Event, now: Timestamp) -> Vec<Effect> {
+    let leg_arrived = matches!(
+        event,
+        Event::Announced {
+            caller_leg: Some(_),
+            ..
+        }
+    );
+    let greeting = match call.status {
+        Status::WaitingForMobile if call.was_abandoned(now) => return owed(call),
+        Status::WaitingForMobile | Status::InProgress => return Vec::new(),
+        Status::MobileReady => Effect::Bridge,
         Status::Completed
         | Status::Declined
         | Status::TimedOut
         | Status::Canceled
-        | Status::Failed => call.caller_leg.iter().map(|_| Effect::Busy).collect(),
+        | Status::Failed => Effect::Busy,
+    };
+    if !leg_arrived {
+        return Vec::new();
     }
+    let mut effects = vec![greeting];
+    effects.extend(call.owed_since.map(Effect::Settle));
+    effects
 }
 
 /// A push that was handed over only after the call had stopped ringing may reach its phone after the cancellation

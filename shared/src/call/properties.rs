@@ -320,3 +320,184 @@ mod the_usual_state {
         ));
     }
 }
+
+mod rules {
+    //! Every rule on one page: a changed rule is a changed line in review.
+
+    use super::*;
+
+    fn calls() -> Vec<(&'static str, Call)> {
+        let after = |call: &Call, event: Event| match decide(call, &event, START) {
+            Decision::Advance { change, .. } => call.apply(&change),
+            other => panic!("{event:?}: {other:?}"),
+        };
+        let waiting = a_call(Some("leg-a"));
+        let both = [device("phone"), device("tablet")].into();
+        let rang = after(
+            &waiting,
+            Event::Rang {
+                devices: both,
+                finished_at: START,
+            },
+        );
+        let accept = || Event::Accepted {
+            by: party(Some("phone")),
+            readiness: Readiness::Woken,
+        };
+        let ready = after(&rang, accept());
+        let talking = after(&ready, Event::Bridged);
+        let no_leg = after(&a_call(None), accept());
+        let late = Timestamp::from_millis(START.as_millis() + 30_000);
+        let Decision::Advance { change, .. } = decide(&rang, &Event::TimerFired, late) else {
+            panic!()
+        };
+        vec![
+            (
+                "completed",
+                after(&talking, Event::CallerLeft { answered: true }),
+            ),
+            (
+                "declined",
+                after(&rang, Event::Declined { by: party(None) }),
+            ),
+            ("timed_out", rang.apply(&change)),
+            (
+                "canceled",
+                after(&rang, Event::CallerLeft { answered: false }),
+            ),
+            ("failed", after(&waiting, Event::NobodyRang(Why::NoDevice))),
+            ("waiting, pushes under way", waiting),
+            ("waiting", rang),
+            ("mobile_ready, caller not here yet", no_leg),
+            ("mobile_ready", ready),
+            ("in_progress", talking),
+        ]
+    }
+
+    fn events() -> Vec<(&'static str, Event)> {
+        let accept = |name| Event::Accepted {
+            by: party(name),
+            readiness: Readiness::Running,
+        };
+        let leg = |name| ChannelId::try_from(name).ok();
+        let foreign = Party {
+            extension: Extension::try_from("1002").unwrap(),
+            device: None,
+        };
+        vec![
+            ("accept by phone", accept(Some("phone"))),
+            ("accept by tablet", accept(Some("tablet"))),
+            (
+                "accept by a foreign extension",
+                Event::Accepted {
+                    by: foreign,
+                    readiness: Readiness::Running,
+                },
+            ),
+            (
+                "decline by phone",
+                Event::Declined {
+                    by: party(Some("phone")),
+                },
+            ),
+            ("decline", Event::Declined { by: party(None) }),
+            (
+                "hangup by phone",
+                Event::HungUp {
+                    by: party(Some("phone")),
+                },
+            ),
+            (
+                "hangup by tablet",
+                Event::HungUp {
+                    by: party(Some("tablet")),
+                },
+            ),
+            (
+                "caller's leg again",
+                Event::Announced {
+                    caller_leg: leg("leg-a"),
+                    call_sid: None,
+                },
+            ),
+            (
+                "another leg",
+                Event::Announced {
+                    caller_leg: leg("leg-b"),
+                    call_sid: None,
+                },
+            ),
+            (
+                "Exotel's webhook",
+                Event::Announced {
+                    caller_leg: None,
+                    call_sid: CallSid::try_from("sid").ok(),
+                },
+            ),
+            (
+                "rang",
+                Event::Rang {
+                    devices: [device("phone")].into(),
+                    finished_at: START,
+                },
+            ),
+            ("nobody rang", Event::NobodyRang(Why::PushFailed)),
+            ("caller left", Event::CallerLeft { answered: false }),
+            (
+                "caller left, answered",
+                Event::CallerLeft { answered: true },
+            ),
+            (
+                "phone said no",
+                Event::PhoneLeft {
+                    answered: false,
+                    cause: 21,
+                },
+            ),
+            (
+                "phone lost",
+                Event::PhoneLeft {
+                    answered: false,
+                    cause: 20,
+                },
+            ),
+            (
+                "phone hung up",
+                Event::PhoneLeft {
+                    answered: true,
+                    cause: 16,
+                },
+            ),
+            ("bridged", Event::Bridged),
+            ("timer, early", Event::TimerFired),
+        ]
+    }
+
+    fn outcome(call: &Call, event: &Event, now: Timestamp) -> String {
+        match decide(call, event, now) {
+            Decision::Refuse(refusal) => format!("refused: {refusal:?}"),
+            Decision::Stay { effects } => format!("stays {effects:?}"),
+            Decision::Advance { change, effects } => {
+                format!("→ {} {effects:?}", call.apply(&change).status.as_str())
+            }
+        }
+    }
+
+    #[test]
+    fn on_one_page() {
+        let mut page = String::new();
+        for (state, call) in calls() {
+            page.push_str(&format!("\n{state}\n"));
+            for (what, event) in events() {
+                page.push_str(&format!("  {what}: {}\n", outcome(&call, &event, START)));
+            }
+            let in_a_day = START + Duration::from_secs(86_400);
+            page.push_str(&format!(
+                "  timer, late: {}\n",
+                outcome(&call, &Event::TimerFired, in_a_day)
+            ));
+        }
+        // Times as distances from the start, so that the page reads well.
+        insta::assert_snapshot!(page.replace("Timestamp(10000000", "(+"));
+    }
+}

@@ -3,8 +3,8 @@
 
 mod dynamodb;
 mod memory;
-#[cfg(test)]
-mod promises;
+#[cfg(any(test, feature = "testing"))]
+pub mod promises;
 
 use std::future::Future;
 

@@ -1,1 +1,383 @@
+//! What every store of calls promises. Run on [`MemoryCalls`](super::MemoryCalls) beside it, and on a real table by
+//! the end-to-end tests.
 
+#![allow(
+    clippy::expect_used,
+    clippy::missing_panics_doc,
+    reason = "these are tests"
+)]
+
+use std::time::Duration;
+
+use futures::future::join_all;
+
+use super::{Calls, Created, Meeting, Place, Saved};
+use crate::call::{
+    Call, CallType, Decision, Event, Incoming, Limits, Party, Readiness, Status, decide, ring,
+    usual,
+};
+use crate::clock::Timestamp;
+use crate::names::{
+    CallId, CallSid, Caller, CallerName, ChannelId, DeviceId, Extension, PhoneNumber,
+};
+
+/// All promises, one after the other. Each uses calls and places of its own, so a table that is in use will do.
+pub async fn all(calls: &(impl Calls + Sync)) {
+    what_is_stored_is_found_as_it_was(calls).await;
+    a_call_is_created_once(calls).await;
+    a_change_is_saved_as_the_rules_say(calls).await;
+    a_life_leaves_the_same_call_in_every_store(calls).await;
+    a_failed_check_answers_with_the_call_as_it_is(calls).await;
+    of_ten_rivals_one_saves(calls).await;
+    nobody_changes_a_call_that_is_not_there(calls).await;
+    two_witnesses_meet_by_caller_and_extension(calls).await;
+    callers_of_other_extensions_never_meet(calls).await;
+    a_claim_ends_with_the_ring(calls).await;
+    a_claim_that_lost_stores_nothing(calls).await;
+    a_call_that_is_over_gives_its_place_up(calls).await;
+    a_second_name_leads_to_the_same_call(calls).await;
+}
+
+/// A call with every field that a new one can have.
+fn a_call(now: Timestamp) -> Call {
+    let call_id = CallId::fresh();
+    let incoming = Incoming {
+        call_id,
+        // An extension of its own for each call, so that promises do not meet each other.
+        extension: Extension::try_from(&call_id.to_string()[24..]).expect("hex digits"),
+        caller: Caller {
+            number: PhoneNumber::parse("9876543210", "IN"),
+            name: CallerName::parse("आशा \"A\" 📞"),
+        },
+        call_type: CallType::Voice,
+        caller_leg: ChannelId::try_from("1732175943.12").ok(),
+        call_sid: CallSid::try_from(format!("sid-{call_id}")).ok(),
+    };
+    let limits = Limits {
+        ring: Duration::from_secs(30),
+        connect: Duration::from_secs(15),
+        talk: Duration::from_secs(3600),
+    };
+    ring(incoming, limits, now)
+}
+
+fn meeting(call: &Call, now: Timestamp) -> Meeting {
+    let place = Place {
+        extension: call.extension.clone(),
+        caller: call.caller.number.clone(),
+    };
+    Meeting {
+        place,
+        now,
+        instead_of: None,
+    }
+}
+
+fn accepted(call: &Call, device: &str) -> Event {
+    let by = Party {
+        extension: call.extension.clone(),
+        device: DeviceId::try_from(device).ok(),
+    };
+    Event::Accepted {
+        by,
+        readiness: Readiness::Woken,
+    }
+}
+
+async fn stored(calls: &impl Calls, now: Timestamp) -> Call {
+    let call = a_call(now);
+    assert!(matches!(calls.create(&call, None).await, Ok(Created::New)));
+    call
+}
+
+async fn what_is_stored_is_found_as_it_was(calls: &impl Calls) {
+    let call = stored(calls, Timestamp::now()).await;
+    assert_eq!(calls.find(call.call_id).await.expect("find"), Some(call));
+    assert_eq!(calls.find(CallId::fresh()).await.expect("find"), None);
+}
+
+async fn a_call_is_created_once(calls: &impl Calls) {
+    let now = Timestamp::now();
+    let call = stored(calls, now).await;
+    let again = Call {
+        call_type: CallType::Video,
+        ..call.clone()
+    };
+    for meeting in [None, Some(meeting(&call, now))] {
+        let created = calls
+            .create(&again, meeting.as_ref())
+            .await
+            .expect("create");
+        let Created::Known(known) = created else {
+            panic!("created twice: {created:?}")
+        };
+        assert_eq!(known, call);
+    }
+}
+
+async fn a_change_is_saved_as_the_rules_say(calls: &impl Calls) {
+    let now = Timestamp::now();
+    let call = stored(calls, now).await;
+    let attempt = usual(&accepted(&call, "phone"), now).expect("accepting has a usual state");
+    let Saved::As(saved) = calls
+        .attempt(call.call_id, &attempt)
+        .await
+        .expect("attempt")
+    else {
+        panic!("not saved")
+    };
+    assert_eq!(saved, call.apply(&attempt.change));
+    assert_eq!(calls.find(call.call_id).await.expect("find"), Some(saved));
+}
+
+/// Takes a call through every kind of change, and compares with what [`Call::apply`] says after each.
+async fn a_life_leaves_the_same_call_in_every_store(calls: &impl Calls) {
+    let now = Timestamp::now();
+    let mut call = stored(calls, now).await;
+    let devices = ["phone", "tablet"].map(|name| DeviceId::try_from(name).expect("a device id"));
+    let declined = Event::Declined {
+        by: Party {
+            extension: call.extension.clone(),
+            device: Some(devices[1].clone()),
+        },
+    };
+    let life = [
+        Event::Announced {
+            caller_leg: ChannelId::try_from("1732175944.7").ok(),
+            call_sid: call.call_sid.clone(),
+        },
+        Event::Rang {
+            devices: devices.into(),
+            finished_at: now,
+        },
+        declined,
+        accepted(&call, "phone"),
+        Event::Settled { owed_since: now },
+        Event::Bridged,
+        Event::CallerLeft { answered: true },
+    ];
+    for event in life {
+        let Decision::Advance { change, .. } = decide(&call, &event, now) else {
+            panic!("{event:?} changes nothing")
+        };
+        let saved = calls
+            .attempt(call.call_id, &call.attempt(change.clone()))
+            .await
+            .expect("attempt");
+        let Saved::As(saved) = saved else {
+            panic!("{event:?} was not saved")
+        };
+        call = call.apply(&change);
+        assert_eq!(saved, call, "after {event:?}");
+    }
+    assert_eq!(call.status, Status::Completed);
+}
+
+async fn a_failed_check_answers_with_the_call_as_it_is(calls: &impl Calls) {
+    let now = Timestamp::now();
+    let call = stored(calls, now).await;
+    let late = call.rings_until;
+    let foreign = Party {
+        extension: Extension::try_from("someone-else").expect("an extension"),
+        device: None,
+    };
+    let refused = [
+        usual(&accepted(&call, "phone"), late),
+        usual(&Event::TimerFired, now),
+        usual(&Event::Bridged, now),
+        usual(
+            &Event::Settled {
+                owed_since: Timestamp::from_millis(1),
+            },
+            now,
+        ),
+        usual(&Event::Declined { by: foreign }, now),
+    ];
+    for attempt in refused.into_iter().flatten() {
+        let saved = calls
+            .attempt(call.call_id, &attempt)
+            .await
+            .expect("attempt");
+        let Saved::Not(Some(stored)) = saved else {
+            panic!("saved: {attempt:?}")
+        };
+        assert_eq!(stored, call);
+    }
+}
+
+async fn of_ten_rivals_one_saves(calls: &impl Calls) {
+    let now = Timestamp::now();
+    let call = stored(calls, now).await;
+    let attempts: Vec<_> = (0..10)
+        .filter_map(|rival| usual(&accepted(&call, &format!("phone-{rival}")), now))
+        .collect();
+    let results = join_all(
+        attempts
+            .iter()
+            .map(|attempt| calls.attempt(call.call_id, attempt)),
+    )
+    .await;
+    let saved = results
+        .iter()
+        .filter(|result| matches!(result, Ok(Saved::As(_))))
+        .count();
+    let refused = results
+        .iter()
+        .filter(|result| matches!(result, Ok(Saved::Not(Some(_)))))
+        .count();
+    assert_eq!((saved, refused), (1, 9));
+}
+
+async fn nobody_changes_a_call_that_is_not_there(calls: &impl Calls) {
+    let attempt = usual(&Event::Bridged, Timestamp::now()).expect("bridging has a usual state");
+    assert!(matches!(
+        calls.attempt(CallId::fresh(), &attempt).await,
+        Ok(Saved::Not(None))
+    ));
+}
+
+/// The second witness of a call, who does not know its id: the same caller, the same extension.
+fn second_witness(call: &Call) -> Call {
+    Call {
+        call_id: CallId::fresh(),
+        ..call.clone()
+    }
+}
+
+async fn two_witnesses_meet_by_caller_and_extension(calls: &impl Calls) {
+    let now = Timestamp::now();
+    for caller in [PhoneNumber::parse("9876543210", "IN"), None] {
+        let mut first = a_call(now);
+        first.caller.number = caller;
+        let place = meeting(&first, now);
+        assert!(matches!(
+            calls.create(&first, Some(&place)).await,
+            Ok(Created::New)
+        ));
+        let created = calls
+            .create(&second_witness(&first), Some(&place))
+            .await
+            .expect("create");
+        assert!(
+            matches!(created, Created::Meets(met) if met == first.call_id),
+            "{created:?}"
+        );
+        assert_eq!(
+            calls.met_at(&place.place).await.expect("met_at"),
+            Some(first.call_id)
+        );
+    }
+}
+
+async fn callers_of_other_extensions_never_meet(calls: &impl Calls) {
+    let now = Timestamp::now();
+    for _ in 0..2 {
+        let mut withheld = a_call(now);
+        withheld.caller.number = None;
+        assert!(matches!(
+            calls
+                .create(&withheld, Some(&meeting(&withheld, now)))
+                .await,
+            Ok(Created::New)
+        ));
+    }
+}
+
+async fn a_claim_ends_with_the_ring(calls: &impl Calls) {
+    let now = Timestamp::now();
+    let first = a_call(now);
+    assert!(matches!(
+        calls.create(&first, Some(&meeting(&first, now))).await,
+        Ok(Created::New)
+    ));
+    let later = Call {
+        rings_until: first.rings_until + first.limits.ring,
+        ..second_witness(&first)
+    };
+    let meeting = meeting(&later, first.rings_until);
+    assert!(matches!(
+        calls.create(&later, Some(&meeting)).await,
+        Ok(Created::New)
+    ));
+}
+
+async fn a_claim_that_lost_stores_nothing(calls: &impl Calls) {
+    let now = Timestamp::now();
+    let first = a_call(now);
+    let place = meeting(&first, now);
+    assert!(matches!(
+        calls.create(&first, Some(&place)).await,
+        Ok(Created::New)
+    ));
+    let second = second_witness(&first);
+    assert!(matches!(
+        calls.create(&second, Some(&place)).await,
+        Ok(Created::Meets(_))
+    ));
+    assert_eq!(calls.find(second.call_id).await.expect("find"), None);
+}
+
+async fn a_call_that_is_over_gives_its_place_up(calls: &impl Calls) {
+    let now = Timestamp::now();
+    let first = a_call(now);
+    assert!(matches!(
+        calls.create(&first, Some(&meeting(&first, now))).await,
+        Ok(Created::New)
+    ));
+    let redial = second_witness(&first);
+    let instead = Meeting {
+        instead_of: Some(first.call_id),
+        ..meeting(&redial, now)
+    };
+    assert!(matches!(
+        calls.create(&redial, Some(&instead)).await,
+        Ok(Created::New)
+    ));
+    assert_eq!(
+        calls.met_at(&instead.place).await.expect("met_at"),
+        Some(redial.call_id)
+    );
+}
+
+async fn a_second_name_leads_to_the_same_call(calls: &impl Calls) {
+    let now = Timestamp::now();
+    let call = stored(calls, now).await;
+    let alias = CallId::fresh();
+    calls
+        .alias(alias, call.call_id, call.expires_at)
+        .await
+        .expect("alias");
+    assert_eq!(
+        calls
+            .find(alias)
+            .await
+            .expect("find")
+            .map(|call| call.call_id),
+        Some(call.call_id)
+    );
+    let attempt = usual(&accepted(&call, "phone"), now).expect("accepting has a usual state");
+    let Ok(Saved::As(saved)) = calls.attempt(alias, &attempt).await else {
+        panic!("not saved")
+    };
+    assert_eq!(
+        (saved.call_id, saved.status),
+        (call.call_id, Status::MobileReady)
+    );
+    let known = calls
+        .create(
+            &Call {
+                call_id: alias,
+                ..call
+            },
+            None,
+        )
+        .await
+        .expect("create");
+    assert!(matches!(known, Created::Known(known) if known == saved));
+}
+
+#[cfg(test)]
+#[tokio::test]
+async fn memory_keeps_every_promise() {
+    all(&super::MemoryCalls::default()).await;
+}
