@@ -2,6 +2,9 @@
 //!
 //! This is the only place where a call is changed.
 
+#[cfg(test)]
+mod tests;
+
 use std::future::Future;
 
 use futures::future::join_all;

@@ -1,0 +1,401 @@
+//! The switchboard on calls in memory, with effects that are recorded instead of carried out.
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use super::*;
+use crate::call::{Party, Readiness, Status, Why};
+use crate::calls::MemoryCalls;
+use crate::devices::PushAddress;
+use crate::names::{DeviceId, PhoneNumber};
+
+const NOW: Timestamp = Timestamp::from_millis(1_000_000_000_000);
+const UNTIL: Timestamp = Timestamp::from_millis(1_000_000_029_000);
+
+/// An outside world in which the devices named ring, and in which effects can be made to fail.
+#[derive(Default)]
+struct Recorder {
+    devices: Vec<&'static str>,
+    done: Mutex<Vec<Effect>>,
+    failing: Mutex<BTreeSet<&'static str>>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("made to fail")]
+struct MadeToFail;
+
+impl Perform for Recorder {
+    type Error = MadeToFail;
+
+    async fn devices(&self, _extension: &Extension) -> Result<Vec<Device>, MadeToFail> {
+        Ok(self.devices.iter().map(|name| device(name)).collect())
+    }
+
+    async fn perform(&self, effect: &Effect, job: &Job<'_>) -> Result<Option<Event>, MadeToFail> {
+        let name = name_of(effect);
+        if self.failing.lock().unwrap().contains(name) {
+            return Err(MadeToFail);
+        }
+        self.done.lock().unwrap().push(effect.clone());
+        let devices: BTreeSet<DeviceId> = self
+            .devices
+            .iter()
+            .map(|name| device(name).device_id)
+            .collect();
+        Ok(match effect {
+            Effect::Ring if devices.is_empty() => Some(Event::NobodyRang(Why::NoDevice)),
+            Effect::Ring => Some(Event::Rang {
+                devices,
+                finished_at: job.now,
+            }),
+            _ => None,
+        })
+    }
+}
+
+type Testing = Switchboard<MemoryCalls, Recorder>;
+
+fn switchboard(devices: &[&'static str]) -> Testing {
+    let limits = Limits {
+        ring: Duration::from_secs(30),
+        connect: Duration::from_secs(15),
+        talk: Duration::from_secs(3600),
+    };
+    let recorder = Recorder {
+        devices: devices.to_vec(),
+        ..Recorder::default()
+    };
+    Switchboard::new(MemoryCalls::default(), recorder, limits)
+}
+
+impl Testing {
+    /// How often an effect has been carried out.
+    fn count(&self, name: &str) -> usize {
+        let done = self.outside.done.lock().unwrap();
+        done.iter().filter(|effect| name_of(effect) == name).count()
+    }
+
+    fn fail(&self, name: &'static str) {
+        self.outside.failing.lock().unwrap().insert(name);
+    }
+
+    fn mend(&self) {
+        self.outside.failing.lock().unwrap().clear();
+    }
+
+    async fn saw(&self, sighting: &Sighting) -> Call {
+        self.witness(sighting, NOW, UNTIL).await.unwrap().call
+    }
+
+    async fn happens(
+        &self,
+        call: &Call,
+        event: &Event,
+    ) -> Result<Outcome, SwitchboardError<MadeToFail>> {
+        self.handle(call.call_id, event, NOW, UNTIL).await
+    }
+
+    async fn status(&self, call: &Call) -> Status {
+        self.calls.find(call.call_id).await.unwrap().unwrap().status
+    }
+}
+
+fn name_of(effect: &Effect) -> &'static str {
+    match effect {
+        Effect::Ring => "ring",
+        Effect::Cancel { .. } => "cancel",
+        Effect::Bridge => "bridge",
+        Effect::Busy => "busy",
+        Effect::HangUpCaller => "hang up caller",
+        Effect::HangUpPhone => "hang up phone",
+        Effect::ArmTimer(_) => "arm",
+        Effect::Settle(_) => "settle",
+        Effect::DisarmTimer => "disarm",
+    }
+}
+
+fn device(name: &str) -> Device {
+    Device {
+        device_id: DeviceId::try_from(name).unwrap(),
+        address: PushAddress::Fcm {
+            token: name.to_owned(),
+        },
+        registered_at: NOW,
+    }
+}
+
+/// What Exotel's webhook tells.
+fn webhook() -> Sighting {
+    Sighting {
+        extension: Extension::try_from("1001").unwrap(),
+        caller: Caller {
+            number: PhoneNumber::parse("9876543210", "IN"),
+            name: None,
+        },
+        call_sid: CallSid::try_from("sid-1").ok(),
+        caller_leg: None,
+    }
+}
+
+/// What the PBX's hook tells of the same caller.
+fn hook(call_sid: Option<&str>, leg: &str) -> Sighting {
+    Sighting {
+        call_sid: call_sid.map(|sid| CallSid::try_from(sid).unwrap()),
+        caller_leg: ChannelId::try_from(leg).ok(),
+        ..webhook()
+    }
+}
+
+fn accept(device: Option<&str>) -> Event {
+    let by = Party {
+        extension: Extension::try_from("1001").unwrap(),
+        device: device.map(|name| DeviceId::try_from(name).unwrap()),
+    };
+    Event::Accepted {
+        by,
+        readiness: Readiness::Woken,
+    }
+}
+
+#[tokio::test]
+async fn a_webhook_that_comes_three_times_rings_once() {
+    let switchboard = switchboard(&["phone"]);
+    for _ in 0..3 {
+        switchboard.saw(&webhook()).await;
+    }
+    assert_eq!(
+        (switchboard.count("ring"), switchboard.count("arm")),
+        (1, 1)
+    );
+}
+
+#[tokio::test]
+async fn two_witnesses_in_any_order_are_one_call_and_one_ring() {
+    let with_sid = hook(Some("sid-1"), "leg-1");
+    let without_sid = hook(None, "leg-1");
+    let orders = [
+        [webhook(), with_sid.clone()],
+        [with_sid, webhook()],
+        [webhook(), without_sid.clone()],
+        [without_sid, webhook()],
+    ];
+    for [first, second] in orders {
+        let switchboard = switchboard(&["phone"]);
+        let one = switchboard.saw(&first).await;
+        let other = switchboard.saw(&second).await;
+        assert_eq!(one.call_id, other.call_id, "{first:?} then {second:?}");
+        assert_eq!(switchboard.count("ring"), 1);
+        assert_eq!(other.caller_leg.unwrap().as_str(), "leg-1");
+        // Whatever the call's id, Exotel's later reports find it.
+        let by_sid = CallId::of_call_sid(&CallSid::try_from("sid-1").unwrap());
+        let left = switchboard
+            .handle(by_sid, &Event::CallerLeft { answered: false }, NOW, UNTIL)
+            .await;
+        assert_eq!(left.unwrap().call.call_id, one.call_id);
+    }
+}
+
+#[tokio::test]
+async fn callers_with_withheld_numbers_are_not_mixed_up() {
+    let switchboard = switchboard(&["phone"]);
+    let withheld = |extension: &str, leg: &str| {
+        let mut sighting = hook(None, leg);
+        sighting.caller.number = None;
+        sighting.extension = Extension::try_from(extension).unwrap();
+        sighting
+    };
+    let one = switchboard.saw(&withheld("1001", "leg-1")).await;
+    let other = switchboard.saw(&withheld("1002", "leg-2")).await;
+    assert_ne!(one.call_id, other.call_id);
+    let second_caller = switchboard.saw(&withheld("1001", "leg-3")).await;
+    assert_ne!(one.call_id, second_caller.call_id);
+    assert_eq!(switchboard.count("ring"), 3);
+}
+
+#[tokio::test]
+async fn who_calls_again_after_hanging_up_is_a_new_call() {
+    let switchboard = switchboard(&["phone"]);
+    let first = switchboard.saw(&hook(None, "leg-1")).await;
+    switchboard
+        .happens(&first, &Event::CallerLeft { answered: false })
+        .await
+        .unwrap();
+    let second = switchboard.saw(&hook(None, "leg-2")).await;
+    assert_ne!(first.call_id, second.call_id);
+    assert_eq!(switchboard.status(&second).await, Status::WaitingForMobile);
+    let webhook_of_second = switchboard.saw(&webhook()).await;
+    assert_eq!(webhook_of_second.call_id, second.call_id);
+}
+
+#[tokio::test]
+async fn of_two_devices_that_accept_at_once_one_is_bridged() {
+    let switchboard = switchboard(&["phone", "tablet"]);
+    let call = switchboard.saw(&hook(Some("sid-1"), "leg-1")).await;
+    let (accept_phone, accept_tablet) = (accept(Some("phone")), accept(Some("tablet")));
+    let (one, other) = futures::join!(
+        switchboard.happens(&call, &accept_phone),
+        switchboard.happens(&call, &accept_tablet)
+    );
+    assert_eq!(one.unwrap().refused, None);
+    assert_eq!(other.unwrap().refused, Some(Refusal::GoneAnotherWay));
+    assert_eq!(
+        (switchboard.count("bridge"), switchboard.count("cancel")),
+        (1, 1)
+    );
+}
+
+#[tokio::test]
+async fn an_accept_that_comes_twice_is_answered_twice_and_cancels_once() {
+    let switchboard = switchboard(&["phone", "tablet"]);
+    let call = switchboard.saw(&hook(Some("sid-1"), "leg-1")).await;
+    for _ in 0..2 {
+        let outcome = switchboard
+            .happens(&call, &accept(Some("phone")))
+            .await
+            .unwrap();
+        assert_eq!(
+            (outcome.refused, outcome.call.status),
+            (None, Status::MobileReady)
+        );
+    }
+    assert_eq!(switchboard.count("cancel"), 1);
+}
+
+#[tokio::test]
+async fn a_phone_that_is_ready_first_is_bridged_when_the_caller_arrives() {
+    let switchboard = switchboard(&["phone"]);
+    let call = switchboard.saw(&webhook()).await;
+    switchboard.happens(&call, &accept(None)).await.unwrap();
+    assert_eq!(switchboard.count("bridge"), 0);
+    switchboard.saw(&hook(Some("sid-1"), "leg-1")).await;
+    assert_eq!(switchboard.count("bridge"), 1);
+}
+
+#[tokio::test]
+async fn an_arrival_whose_bridge_failed_is_tried_again() {
+    let switchboard = switchboard(&["phone"]);
+    let call = switchboard.saw(&webhook()).await;
+    switchboard.happens(&call, &accept(None)).await.unwrap();
+    switchboard.fail("bridge");
+    assert!(
+        switchboard
+            .witness(&hook(Some("sid-1"), "leg-1"), NOW, UNTIL)
+            .await
+            .is_err()
+    );
+    switchboard.mend();
+    switchboard.saw(&hook(Some("sid-1"), "leg-1")).await;
+    assert_eq!(switchboard.count("bridge"), 1);
+}
+
+#[tokio::test]
+async fn an_accept_whose_bridge_failed_can_be_repeated() {
+    let switchboard = switchboard(&["phone"]);
+    let call = switchboard.saw(&hook(Some("sid-1"), "leg-1")).await;
+    switchboard.fail("bridge");
+    assert!(matches!(
+        switchboard.happens(&call, &accept(None)).await,
+        Err(SwitchboardError::Effect(_))
+    ));
+    switchboard.mend();
+    assert_eq!(
+        switchboard
+            .happens(&call, &accept(None))
+            .await
+            .unwrap()
+            .refused,
+        None
+    );
+    assert_eq!(switchboard.count("bridge"), 1);
+}
+
+#[tokio::test]
+async fn without_a_device_the_caller_hears_busy_at_once() {
+    let switchboard = switchboard(&[]);
+    let call = switchboard.saw(&hook(Some("sid-1"), "leg-1")).await;
+    assert_eq!(
+        (call.status, call.why),
+        (Status::Failed, Some(Why::NoDevice))
+    );
+    assert_eq!(
+        (switchboard.count("busy"), switchboard.count("disarm")),
+        (1, 1)
+    );
+}
+
+#[tokio::test]
+async fn a_caller_whose_call_failed_before_the_leg_arrived_hears_busy_on_arrival() {
+    let switchboard = switchboard(&[]);
+    switchboard.saw(&webhook()).await;
+    assert_eq!(switchboard.count("busy"), 0);
+    switchboard.saw(&hook(Some("sid-1"), "leg-1")).await;
+    assert_eq!(switchboard.count("busy"), 1);
+}
+
+#[tokio::test]
+async fn the_timer_is_taken_back_only_when_all_else_is_done() {
+    let switchboard = switchboard(&["phone"]);
+    let call = switchboard.saw(&hook(Some("sid-1"), "leg-1")).await;
+    switchboard.fail("busy");
+    let late = call.rings_until;
+    assert!(
+        switchboard
+            .handle(call.call_id, &Event::TimerFired, late, late)
+            .await
+            .is_err()
+    );
+    assert_eq!(
+        (switchboard.status(&call).await, switchboard.count("disarm")),
+        (Status::TimedOut, 0)
+    );
+    switchboard.mend();
+    switchboard
+        .handle(call.call_id, &Event::TimerFired, late, late)
+        .await
+        .unwrap();
+    assert_eq!(
+        (switchboard.count("busy"), switchboard.count("disarm")),
+        (1, 1)
+    );
+}
+
+#[tokio::test]
+async fn the_second_timer_finds_nothing_to_do() {
+    let switchboard = switchboard(&["phone"]);
+    let call = switchboard.saw(&hook(Some("sid-1"), "leg-1")).await;
+    let late = call.rings_until;
+    for _ in 0..2 {
+        switchboard
+            .handle(call.call_id, &Event::TimerFired, late, late)
+            .await
+            .unwrap();
+    }
+    let counts = ["busy", "cancel", "disarm"].map(|name| switchboard.count(name));
+    assert_eq!(counts, [1, 1, 1]);
+}
+
+#[tokio::test]
+async fn what_a_dead_process_owed_is_done_by_whoever_comes_next() {
+    let switchboard = switchboard(&["phone"]);
+    let call = hook(Some("sid-1"), "leg-1").call(switchboard.limits, NOW);
+    // Stored, and then the process died.
+    switchboard.calls.create(&call, None).await.unwrap();
+    switchboard.saw(&webhook()).await;
+    assert_eq!(switchboard.count("ring"), 0, "it may still be under way");
+    let later = NOW + Duration::from_secs(4);
+    switchboard.witness(&webhook(), later, UNTIL).await.unwrap();
+    assert_eq!(
+        (switchboard.count("ring"), switchboard.count("arm")),
+        (1, 1)
+    );
+}
+
+#[tokio::test]
+async fn nobody_can_act_on_a_call_that_is_not_there() {
+    let switchboard = switchboard(&["phone"]);
+    let outcome = switchboard
+        .handle(CallId::fresh(), &accept(None), NOW, UNTIL)
+        .await;
+    assert!(matches!(outcome, Err(SwitchboardError::NoSuchCall)));
+}
