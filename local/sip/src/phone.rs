@@ -12,7 +12,7 @@ use crate::{
     events::EventLog,
 };
 
-const REGISTERED_FOR: u32 = 120;
+const REGISTERED_FOR: u32 = 600;
 
 /// A phone of one extension, on a socket of its own. It rings (180) as soon as it is called.
 pub struct Phone {
@@ -59,7 +59,7 @@ impl Phone {
         self.agent.local
     }
 
-    /// Registers with the PBX for two minutes, proving the password by digest.
+    /// Registers with the PBX for ten minutes, proving the password by digest.
     pub async fn register(&mut self) -> Result<(), Error> {
         self.register_for(REGISTERED_FOR).await
     }
