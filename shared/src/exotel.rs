@@ -107,7 +107,10 @@ impl Notice {
     pub const fn end(&self) -> Option<Event> {
         match self.stage {
             Stage::UnderWay => None,
-            Stage::Over { answered } => Some(Event::CallerLeft { answered }),
+            Stage::Over { answered } => Some(Event::CallerLeft {
+                leg: None,
+                answered,
+            }),
         }
     }
 }

@@ -202,12 +202,16 @@ impl From<SwitchboardError<OutsideError>> for ApiError {
         }
         match error {
             SwitchboardError::NoSuchCall => Self::no_such_call(),
-            SwitchboardError::Effect(OutsideError::Asterisk(error)) => asterisk(&error),
+            SwitchboardError::Effect {
+                source: OutsideError::Asterisk(error),
+                ..
+            } => asterisk(&error),
             SwitchboardError::Contended
             | SwitchboardError::Store(_)
-            | SwitchboardError::Effect(OutsideError::Store(_) | OutsideError::Timer(_)) => {
-                Self::try_again()
-            }
+            | SwitchboardError::Effect {
+                source: OutsideError::Store(_) | OutsideError::Timer(_),
+                ..
+            } => Self::try_again(),
         }
     }
 }

@@ -115,7 +115,7 @@ pub struct Outcome {
 
 /// Why an event could not be dealt with.
 #[derive(Debug, thiserror::Error)]
-pub enum SwitchboardError<E: std::error::Error> {
+pub enum SwitchboardError<E: std::error::Error + 'static> {
     /// There is no such call. It may have expired, or, in a second region, not have arrived yet.
     #[error("there is no such call")]
     NoSuchCall,
@@ -127,7 +127,12 @@ pub enum SwitchboardError<E: std::error::Error> {
     Store(#[from] StoreError),
     /// An effect was not carried out, though the change before it was saved. Repeating the event tries it again.
     #[error("an effect could not be carried out")]
-    Effect(#[source] E),
+    Effect {
+        /// The call as it was saved.
+        call: Box<Call>,
+        /// Why.
+        source: E,
+    },
 }
 
 /// How often a change is tried again when a rival saved first. Each rival moves the call on, and a call has only a
@@ -251,7 +256,10 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
             call_sid: call.call_sid.clone(),
         };
         let effects = vec![Effect::ArmTimer(call.rings_until), Effect::Ring];
-        let devices = devices.map_err(SwitchboardError::Effect)?;
+        let devices = devices.map_err(|source| SwitchboardError::Effect {
+            call: Box::new(call.clone()),
+            source,
+        })?;
         self.carry_out(call, &event, effects, Some(&devices), now, until)
             .await
     }
@@ -353,8 +361,11 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
                 Err(error) => failure = Some(error),
             }
         }
-        if let Some(error) = failure {
-            return Err(SwitchboardError::Effect(error));
+        if let Some(source) = failure {
+            return Err(SwitchboardError::Effect {
+                call: Box::new(call),
+                source,
+            });
         }
         for effect in closing {
             if let Effect::Settle(owed_since) = effect {
@@ -369,10 +380,12 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
                     now,
                     until,
                 };
-                self.outside
-                    .perform(&effect, &job)
-                    .await
-                    .map_err(SwitchboardError::Effect)?;
+                if let Err(source) = self.outside.perform(&effect, &job).await {
+                    return Err(SwitchboardError::Effect {
+                        call: Box::new(call),
+                        source,
+                    });
+                }
             }
         }
         Ok(Outcome {

@@ -1,6 +1,9 @@
 //! `POST /asterisk/incoming`, `/asterisk/bridged`, `/asterisk/ended`: the PBX's dialplan tells what its legs do.
 
+use std::time::Duration;
+
 use lambda_http::Request;
+use ringback::asterisk::AsteriskError;
 use ringback::asterisk::hook::{Report, Which};
 use ringback::auth::{self, Unauthorized};
 use ringback::call::Event;
@@ -8,11 +11,15 @@ use ringback::clock::Timestamp;
 use ringback::form::Fields;
 use ringback::http::{self, Answer, ApiError};
 use ringback::names::{CallId, Extension};
+use ringback::outside::OutsideError;
 use ringback::routes::Routes;
 use ringback::secrets::{AsteriskSecret, Secret};
 use ringback::start::{LiveSwitchboard, Start};
-use ringback::switchboard::Sighting;
+use ringback::switchboard::{Sighting, SwitchboardError};
 use serde_json::json;
+
+/// The dialplan waits 5 s for an answer, and then asks again.
+const PATIENCE_OF_THE_PBX: Duration = Duration::from_secs(4);
 
 struct AsteriskIncoming {
     switchboard: LiveSwitchboard,
@@ -53,7 +60,16 @@ impl AsteriskIncoming {
             call_sid: report.call_sid,
             caller_leg: Some(report.channel),
         };
-        let call = self.switchboard.witness(&sighting, now, until).await?.call;
+        let until = until.min(now + PATIENCE_OF_THE_PBX);
+        let call = match self.switchboard.witness(&sighting, now, until).await {
+            Ok(outcome) => outcome.call,
+            // The caller waits, the app is ready, its SIP registration takes its time: the timer goes on with it.
+            Err(SwitchboardError::Effect {
+                call,
+                source: OutsideError::Asterisk(AsteriskError::PhoneOffline),
+            }) => *call,
+            Err(error) => return Err(error.into()),
+        };
         Ok(Answer::ok(
             json!({ "call_id": call.call_id, "status": call.status }),
         ))

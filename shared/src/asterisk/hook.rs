@@ -105,6 +105,7 @@ impl Report {
             }
         } else {
             Event::CallerLeft {
+                leg: Some(self.channel.clone()),
                 answered: self.answered,
             }
         }
@@ -159,7 +160,13 @@ mod tests {
             caller.which(),
             Which::Call(CallId::of_call_sid(&CallSid::try_from("abc").unwrap()))
         );
-        assert_eq!(caller.end_of_leg(), Event::CallerLeft { answered: true });
+        assert_eq!(
+            caller.end_of_leg(),
+            Event::CallerLeft {
+                leg: Some(caller.channel.clone()),
+                answered: true
+            }
+        );
     }
 
     #[test]

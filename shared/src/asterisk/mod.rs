@@ -16,7 +16,7 @@ use tokio::sync::OnceCell;
 use crate::call::Call;
 use crate::clock::Timestamp;
 use crate::config::{ConfigError, Environment};
-use crate::names::{ChannelId, Extension};
+use crate::names::{Caller, ChannelId, Extension};
 use crate::secrets::{AsteriskSecret, Secret, SecretError};
 
 /// Asterisk answers an originate at once, and lives near us.
@@ -154,7 +154,7 @@ impl Asterisk {
             "extension": caller,
             "priority": 1,
             "timeout": 30,
-            "callerId": caller,
+            "callerId": caller_id(&call.caller),
             "variables": {
                 "CALL_TYPE": "mobile_ready",
                 "ORIGINAL_CALLER": caller,
@@ -254,6 +254,18 @@ impl Asterisk {
     }
 }
 
+/// A caller id as Asterisk parses it: `"name" <number>`. The bare word `anonymous` would be taken for a name.
+fn caller_id(caller: &Caller) -> String {
+    let number = caller.number_or_withheld();
+    let name = match (&caller.number, &caller.name) {
+        (None, _) => "Anonymous",
+        (Some(_), Some(name)) => name.as_str(),
+        (Some(_), None) => return number.to_owned(),
+    };
+    let escaped = name.replace('\\', "\\\\").replace('"', "\\\"");
+    format!("\"{escaped}\" <{number}>")
+}
+
 #[derive(Deserialize)]
 struct Endpoint {
     state: String,
@@ -292,5 +304,32 @@ fn expect(
         Ok(())
     } else {
         Err(AsteriskError::Refused { doing, status })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::{CallerName, PhoneNumber};
+
+    #[test]
+    fn a_caller_id_cannot_be_broken_out_of() {
+        let caller = |name: Option<&str>| Caller {
+            number: PhoneNumber::parse("9876543210", "IN"),
+            name: name.and_then(CallerName::parse),
+        };
+        assert_eq!(caller_id(&caller(None)), "+919876543210");
+        assert_eq!(caller_id(&caller(Some("आशा"))), "\"आशा\" <+919876543210>");
+        assert_eq!(
+            caller_id(&caller(Some(r#"A" <1>\"#))),
+            r#""A\" <1>\\" <+919876543210>"#
+        );
+        assert_eq!(
+            caller_id(&Caller {
+                number: None,
+                name: None
+            }),
+            "\"Anonymous\" <anonymous>"
+        );
     }
 }

@@ -42,6 +42,8 @@ pub enum Check {
     NotRungYet,
     /// This device rang and no other did.
     RangOnly(DeviceId),
+    /// This is the caller's leg, or none has arrived yet.
+    CallerLegCanBe(ChannelId),
     /// The effects of the transition made at this moment are still owed.
     OwedSince(Timestamp),
 }
@@ -61,6 +63,7 @@ impl Check {
                 .rang
                 .as_ref()
                 .is_some_and(|rang| rang.len() == 1 && rang.contains(device)),
+            Self::CallerLegCanBe(leg) => call.caller_leg.as_ref().is_none_or(|known| known == leg),
             Self::OwedSince(moment) => call.owed_since == Some(*moment),
         }
     }

@@ -1,10 +1,12 @@
 //! Every rule of a call's life.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
+use super::event::PHONE_LEFT;
 use super::{
-    Answerer, Attempt, Audience, Call, CallType, CancelReason, Change, Check, Effect, Event,
-    HistoryEntry, Limits, Party, Set, Status, Why,
+    ABANDONED_AFTER, Answerer, Attempt, Audience, Call, CallType, CancelReason, Change, Check,
+    Effect, Event, HistoryEntry, Limits, Party, Set, Status, Why,
 };
 use crate::clock::Timestamp;
 use crate::names::{CallId, CallSid, Caller, ChannelId, Extension};
@@ -107,7 +109,7 @@ pub fn decide(call: &Call, event: &Event, now: Timestamp) -> Decision {
         Event::Accepted { by, .. } => accepted(call, by, now),
         Event::Declined { by } => declined(call, by, now),
         Event::HungUp { by } => hung_up(call, by, now),
-        Event::CallerLeft { answered } => caller_left(call, *answered, now),
+        Event::CallerLeft { leg, answered } => caller_left(call, leg.as_ref(), *answered, now),
         Event::PhoneLeft { answered, cause } => phone_left(call, *answered, *cause, now),
         Event::Bridged => bridged(call, now),
         Event::TimerFired => timer_fired(call, now),
@@ -166,14 +168,16 @@ pub fn usual(event: &Event, now: Timestamp) -> Option<Attempt> {
             sets.extend(ended(Status::Declined, Why::CalleeDeclined, now));
             (checks, sets)
         }
-        Event::CallerLeft { answered: false } => (
-            vec![waiting],
-            ended(Status::Canceled, Why::CallerHungUp, now),
-        ),
-        Event::CallerLeft { answered: true } => (
-            vec![Check::StatusIs(Status::InProgress)],
-            ended(Status::Completed, Why::CallerHungUp, now),
-        ),
+        Event::CallerLeft { leg, answered } => {
+            let (from, to) = if *answered {
+                (Status::InProgress, Status::Completed)
+            } else {
+                (Status::WaitingForMobile, Status::Canceled)
+            };
+            let mut checks = vec![Check::StatusIs(from)];
+            checks.extend(leg.clone().map(Check::CallerLegCanBe));
+            (checks, ended(to, Why::CallerHungUp, now))
+        }
         Event::PhoneLeft { .. } => (
             vec![Check::StatusIs(Status::InProgress)],
             ended(Status::Completed, Why::CalleeHungUp, now),
@@ -204,6 +208,7 @@ pub fn effects_after(call: &Call, event: &Event, now: Timestamp) -> Vec<Effect> 
         Event::Rang { finished_at, .. } => recall_late_rings(call, *finished_at),
         Event::Declined { .. } | Event::HungUp { .. } if !call.status.is_final() => Vec::new(),
         Event::Settled { .. } => Vec::new(),
+        Event::PhoneLeft { .. } if call.status == Status::MobileReady => bridge_and_settle(call),
         Event::NobodyRang(_)
         | Event::Accepted { .. }
         | Event::Declined { .. }
@@ -352,7 +357,11 @@ fn hung_up(call: &Call, by: &Party, now: Timestamp) -> Verdict {
     }
 }
 
-fn caller_left(call: &Call, answered: bool, now: Timestamp) -> Verdict {
+fn caller_left(call: &Call, leg: Option<&ChannelId>, answered: bool, now: Timestamp) -> Verdict {
+    let knows_another = |leg| call.caller_leg.as_ref().is_some_and(|known| known != leg);
+    if leg.is_some_and(knows_another) {
+        return Verdict::Refuse(Refusal::AnotherCall);
+    }
     match call.status {
         Status::WaitingForMobile => {
             Verdict::Change(ended(Status::Canceled, Why::CallerHungUp, now))
@@ -375,6 +384,11 @@ fn phone_left(call: &Call, answered: bool, cause: u16, now: Timestamp) -> Verdic
     let (status, why) = match call.status {
         Status::MobileReady if answered => (Status::Completed, Why::CalleeHungUp),
         Status::MobileReady if is_no(cause) => (Status::Declined, Why::CalleeDeclined),
+        Status::MobileReady if has_just_left(call, now) => return Verdict::Repeat,
+        // It may have been called at an address that it has left since: an app that wakes registers anew.
+        Status::MobileReady if may_be_called_again(call, now) => {
+            return Verdict::Change(vec![Set::OwedSince(now)]);
+        }
         Status::MobileReady => (Status::Failed, Why::PhoneUnreachable),
         Status::InProgress => (Status::Completed, Why::CalleeHungUp),
         Status::WaitingForMobile
@@ -418,15 +432,18 @@ fn timer_fired(call: &Call, now: Timestamp) -> Verdict {
     }
 }
 
-/// A timer that comes before its time ends nothing. It sets itself anew, since it may be the last one there is,
-/// and finishes what somebody left undone.
+/// A timer that comes before its time ends nothing, but finishes what somebody left undone. Once the ring's own
+/// timers have come, it may be the last one there is, and sets itself anew.
 fn too_early(call: &Call, deadline: Timestamp, now: Timestamp) -> Verdict {
-    let mut effects = vec![Effect::ArmTimer(deadline)];
+    let mut effects = Vec::new();
+    if now >= call.rings_until {
+        effects.push(Effect::ArmTimer(deadline));
+    }
     if call.was_abandoned(now) {
         effects.extend(
             owed(call)
                 .into_iter()
-                .filter(|effect| *effect != Effect::ArmTimer(deadline)),
+                .filter(|effect| !matches!(effect, Effect::ArmTimer(_))),
         );
     }
     Verdict::Only(effects)
@@ -514,20 +531,31 @@ fn after_announcement(call: &Call, event: &Event, now: Timestamp) -> Vec<Effect>
             ..
         }
     );
-    let greeting = match call.status {
-        Status::WaitingForMobile if call.was_abandoned(now) => return owed(call),
-        Status::WaitingForMobile | Status::InProgress => return Vec::new(),
-        Status::MobileReady => Effect::Bridge,
+    match call.status {
+        Status::WaitingForMobile if call.was_abandoned(now) => owed(call),
+        Status::WaitingForMobile | Status::InProgress => Vec::new(),
+        _ if !leg_arrived => Vec::new(),
+        Status::MobileReady => {
+            // The PBX waits for our answer for a few seconds only. If the phone takes longer to register, the timer
+            // finds this undone and goes on with it.
+            let mut effects = vec![Effect::ArmTimer(now + ABANDONED_AFTER)];
+            effects.extend(bridge_and_settle(call));
+            effects
+        }
         Status::Completed
         | Status::Declined
         | Status::TimedOut
         | Status::Canceled
-        | Status::Failed => Effect::Busy,
-    };
-    if !leg_arrived {
-        return Vec::new();
+        | Status::Failed => {
+            let mut effects = vec![Effect::Busy];
+            effects.extend(call.owed_since.map(Effect::Settle));
+            effects
+        }
     }
-    let mut effects = vec![greeting];
+}
+
+fn bridge_and_settle(call: &Call) -> Vec<Effect> {
+    let mut effects = vec![Effect::Bridge];
     effects.extend(call.owed_since.map(Effect::Settle));
     effects
 }
@@ -612,6 +640,27 @@ fn may_end(call: &Call, by: &Party) -> bool {
 /// Whether a phone that ends its leg with this Q.850 cause said no: 17 user busy, 21 call rejected.
 const fn is_no(cause: u16) -> bool {
     matches!(cause, 17 | 21)
+}
+
+/// How often a phone that did not answer is called. Each time that it did not is a line of the history.
+const PHONE_CALLS: usize = 3;
+
+/// Legs of one phone cannot be told apart, so a second end within this time counts as the same one told again.
+const SAME_LEG_WITHIN: Duration = Duration::from_secs(1);
+
+fn has_just_left(call: &Call, now: Timestamp) -> bool {
+    let last = call.history.iter().rfind(|entry| entry.event == PHONE_LEFT);
+    last.is_some_and(|entry| now.since(entry.at) < SAME_LEG_WITHIN)
+}
+
+fn may_be_called_again(call: &Call, now: Timestamp) -> bool {
+    let lost = call
+        .history
+        .iter()
+        .filter(|entry| entry.event == PHONE_LEFT)
+        .count();
+    let in_time = call.deadline().is_some_and(|deadline| now < deadline);
+    in_time && call.caller_leg.is_some() && lost + 1 < PHONE_CALLS
 }
 
 fn party_of(event: &Event) -> Option<&Party> {

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 use crate::names::{CallSid, ChannelId, DeviceId, Extension};
 
+/// The name of [`Event::PhoneLeft`], by which the history's lines of it are counted.
+pub(super) const PHONE_LEFT: &str = "phone_left";
+
 /// Something that happened to a call, whoever reported it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -46,6 +49,8 @@ pub enum Event {
     },
     /// The caller's leg is gone.
     CallerLeft {
+        /// The channel that it was, where the witness knows it.
+        leg: Option<ChannelId>,
         /// Whether that leg had been answered, which only joining it to the phone does.
         answered: bool,
     },
@@ -92,7 +97,7 @@ impl Event {
             Self::Declined { .. } => "decline",
             Self::HungUp { .. } => "hangup",
             Self::CallerLeft { .. } => "caller_left",
-            Self::PhoneLeft { .. } => "phone_left",
+            Self::PhoneLeft { .. } => PHONE_LEFT,
             Self::Bridged => "bridged",
             Self::TimerFired => "timer_fired",
             Self::Settled { .. } => "settled",
@@ -111,7 +116,7 @@ impl Event {
             Self::Accepted { by, .. } | Self::Declined { by } | Self::HungUp { by } => {
                 Some(by.to_string())
             }
-            Self::CallerLeft { answered } => Some(format!("answered={answered}")),
+            Self::CallerLeft { answered, .. } => Some(format!("answered={answered}")),
             Self::PhoneLeft { answered, cause } => {
                 Some(format!("answered={answered} cause={cause}"))
             }

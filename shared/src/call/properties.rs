@@ -86,7 +86,10 @@ fn any_event() -> impl Strategy<Value = Event> {
         }),
         any_party().prop_map(|by| Event::Declined { by }),
         any_party().prop_map(|by| Event::HungUp { by }),
-        any::<bool>().prop_map(|answered| Event::CallerLeft { answered }),
+        any::<bool>().prop_map(|answered| Event::CallerLeft {
+            leg: None,
+            answered
+        }),
         (
             any::<bool>(),
             prop_oneof![Just(0_u16), Just(16), Just(17), Just(21), Just(20)]
@@ -309,7 +312,10 @@ mod the_usual_state {
         let talking = after(&ready(), &Event::Bridged);
         assert!(saved_at_once(
             &talking,
-            &Event::CallerLeft { answered: true }
+            &Event::CallerLeft {
+                leg: None,
+                answered: true
+            }
         ));
         assert!(saved_at_once(
             &talking,
@@ -354,7 +360,13 @@ mod rules {
         vec![
             (
                 "completed",
-                after(&talking, Event::CallerLeft { answered: true }),
+                after(
+                    &talking,
+                    Event::CallerLeft {
+                        leg: None,
+                        answered: true,
+                    },
+                ),
             ),
             (
                 "declined",
@@ -363,7 +375,13 @@ mod rules {
             ("timed_out", rang.apply(&change)),
             (
                 "canceled",
-                after(&rang, Event::CallerLeft { answered: false }),
+                after(
+                    &rang,
+                    Event::CallerLeft {
+                        leg: None,
+                        answered: false,
+                    },
+                ),
             ),
             ("failed", after(&waiting, Event::NobodyRang(Why::NoDevice))),
             ("waiting, pushes under way", waiting),
@@ -442,10 +460,19 @@ mod rules {
                 },
             ),
             ("nobody rang", Event::NobodyRang(Why::PushFailed)),
-            ("caller left", Event::CallerLeft { answered: false }),
+            (
+                "caller left",
+                Event::CallerLeft {
+                    leg: None,
+                    answered: false,
+                },
+            ),
             (
                 "caller left, answered",
-                Event::CallerLeft { answered: true },
+                Event::CallerLeft {
+                    leg: None,
+                    answered: true,
+                },
             ),
             (
                 "phone said no",

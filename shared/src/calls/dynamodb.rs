@@ -323,6 +323,13 @@ impl Expressions {
             Check::RingsAt(moment) => self.compare("rings_until", ">", moment)?,
             Check::RungOutAt(moment) => self.compare("rings_until", "<=", moment)?,
             Check::OwedSince(moment) => self.compare("owed_since", "=", moment)?,
+            Check::CallerLegCanBe(leg) => {
+                let (name, same) = (
+                    self.name("caller_leg"),
+                    self.compare("caller_leg", "=", leg)?,
+                );
+                format!("(attribute_not_exists({name}) OR {same})")
+            }
             Check::NotRungYet => format!("attribute_not_exists({})", self.name("rang")),
             Check::RangOnly(device) => self.compare("rang", "=", &[device])?,
         };

@@ -154,7 +154,10 @@ async fn a_life_leaves_the_same_call_in_every_store(calls: &impl Calls) {
         accepted(&call, "phone"),
         Event::Settled { owed_since: now },
         Event::Bridged,
-        Event::CallerLeft { answered: true },
+        Event::CallerLeft {
+            leg: None,
+            answered: true,
+        },
     ];
     for event in life {
         let Decision::Advance { change, .. } = decide(&call, &event, now) else {

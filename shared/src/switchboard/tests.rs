@@ -190,7 +190,15 @@ async fn two_witnesses_in_any_order_are_one_call_and_one_ring() {
         // Whatever the call's id, Exotel's later reports find it.
         let by_sid = CallId::of_call_sid(&CallSid::try_from("sid-1").unwrap());
         let left = switchboard
-            .handle(by_sid, &Event::CallerLeft { answered: false }, NOW, UNTIL)
+            .handle(
+                by_sid,
+                &Event::CallerLeft {
+                    leg: None,
+                    answered: false,
+                },
+                NOW,
+                UNTIL,
+            )
             .await;
         assert_eq!(left.unwrap().call.call_id, one.call_id);
     }
@@ -218,7 +226,13 @@ async fn who_calls_again_after_hanging_up_is_a_new_call() {
     let switchboard = switchboard(&["phone"]);
     let first = switchboard.saw(&hook(None, "leg-1")).await;
     switchboard
-        .happens(&first, &Event::CallerLeft { answered: false })
+        .happens(
+            &first,
+            &Event::CallerLeft {
+                leg: None,
+                answered: false,
+            },
+        )
         .await
         .unwrap();
     let second = switchboard.saw(&hook(None, "leg-2")).await;
@@ -296,7 +310,7 @@ async fn an_accept_whose_bridge_failed_can_be_repeated() {
     switchboard.fail("bridge");
     assert!(matches!(
         switchboard.happens(&call, &accept(None)).await,
-        Err(SwitchboardError::Effect(_))
+        Err(SwitchboardError::Effect { .. })
     ));
     switchboard.mend();
     assert_eq!(
