@@ -1,0 +1,17 @@
+//! Calls, end to end: real SIP legs through a real Asterisk, the real functions deployed from the real template, apps
+//! that speak HTTP, and stand-ins for FCM and Exotel alone. Needs a running stack (`make up`); `make test` has one.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "these are tests"
+)]
+
+mod answered;
+mod ended;
+mod refused;
+mod scene;
+mod store;
+mod unanswered;
+mod witnessed;

@@ -1,0 +1,412 @@
+//! A scene: one caller on the trunk, apps with their phones, and what the push service was asked for.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_dynamodb::config::Credentials;
+use aws_sdk_dynamodb::types::AttributeValue;
+use reqwest::{Client, Method, StatusCode};
+use ringback_local::settings::Settings;
+use ringback_local::stack::Stack;
+use ringback_sip::{Caller, IncomingCall, OutgoingCall, Phone, Trunk};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+/// What happens within a process or two of each other. The local cloud takes about 0.1 s a request.
+pub(crate) const SOON: Duration = Duration::from_secs(5);
+
+pub(crate) const CALLER: &str = "+919876543210";
+
+/// The running stack, as one test at a time sees it, with no device registered yet.
+pub(crate) struct Scene {
+    pub(crate) stack: Stack,
+    pub(crate) http: Client,
+    pub(crate) aws: SdkConfig,
+    pub(crate) trunk: Trunk,
+    pbx: SocketAddr,
+    /// Held for as long as the test runs: the scenes share two extensions.
+    _alone: File,
+}
+
+impl Scene {
+    pub(crate) async fn open() -> Result<Self> {
+        let settings = Settings::from_environment();
+        let stack = Stack::load(&settings.state_dir())?;
+        let alone = File::create(settings.state("scene.lock"))?;
+        tokio::task::block_in_place(|| alone.lock())?;
+        let aws = aws_config::defaults(BehaviorVersion::latest())
+            .endpoint_url(&stack.aws.endpoint)
+            .region(Region::new(stack.aws.region.clone()))
+            .credentials_provider(Credentials::new("test", "test", None, None, "local stack"))
+            .load()
+            .await;
+        let scene = Self {
+            http: Client::builder()
+                .redirect(reqwest::redirect::Policy::none())
+                .build()?,
+            trunk: Trunk::bind(&format!("{}:0", stack.sip.trunk_source)).await?,
+            pbx: stack.sip.address.parse()?,
+            aws,
+            stack,
+            _alone: alone,
+        };
+        scene.forget_devices().await?;
+        scene.forget_meetings().await?;
+        Ok(scene)
+    }
+
+    /// Dials the number of an extension from [`CALLER`], with a new CallSid, and waits until it rings.
+    pub(crate) async fn dial(&self, extension: &str) -> Result<OutgoingCall> {
+        self.dial_as(extension, Caller::number(CALLER), Some(&call_sid()))
+            .await
+    }
+
+    pub(crate) async fn dial_as(
+        &self,
+        extension: &str,
+        caller: Caller,
+        sid: Option<&str>,
+    ) -> Result<OutgoingCall> {
+        let call = self
+            .trunk
+            .call(self.pbx, self.number_of(extension), caller, sid)
+            .await?;
+        call.ringing(SOON).await?;
+        Ok(call)
+    }
+
+    /// Dials any number, and waits for nothing.
+    pub(crate) async fn dial_number(&self, number: &str) -> Result<OutgoingCall> {
+        Ok(self
+            .trunk
+            .call(self.pbx, number, Caller::number(CALLER), Some(&call_sid()))
+            .await?)
+    }
+
+    pub(crate) fn number_of(&self, extension: &str) -> &str {
+        let mut numbers = self.stack.numbers.iter();
+        numbers
+            .find(|(_, of)| *of == extension)
+            .map(|(number, _)| number.as_str())
+            .unwrap()
+    }
+
+    /// An app of `extension`, on a device of its own, registered for pushes.
+    pub(crate) async fn app(&self, extension: &str) -> Result<App<'_>> {
+        let app = self.unregistered_app(extension);
+        app.register_for_push(&app.push_token).await?;
+        Ok(app)
+    }
+
+    pub(crate) fn unregistered_app(&self, extension: &str) -> App<'_> {
+        let unique = uuid::Uuid::new_v4().simple().to_string();
+        App {
+            scene: self,
+            extension: extension.to_owned(),
+            token: self.stack.phone(extension).unwrap().token.clone(),
+            device: format!("device-{unique}"),
+            push_token: format!("token-{unique}"),
+        }
+    }
+
+    /// A phone that is switched on but has not registered with SIP.
+    pub(crate) async fn phone(&self, extension: &str) -> Result<Phone> {
+        let password = &self.stack.phone(extension).unwrap().sip_password;
+        Ok(Phone::new(self.pbx, extension, password).await?)
+    }
+
+    pub(crate) async fn registered_phone(&self, extension: &str) -> Result<Phone> {
+        let mut phone = self.phone(extension).await?;
+        phone.register().await?;
+        Ok(phone)
+    }
+
+    /// Asks Exotel's webhook, as the Passthru applet does.
+    pub(crate) async fn passthru(
+        &self,
+        sid: &str,
+        from: &str,
+        to: &str,
+    ) -> Result<(StatusCode, Value)> {
+        let query = format!(
+            "&CallSid={sid}&CallFrom={from}&CallTo={to}&Direction=incoming&CallType=call-attempt"
+        );
+        let answer = self
+            .http
+            .get(format!("{}{query}", self.stack.exotel_webhook_url))
+            .send()
+            .await?;
+        answered(answer).await
+    }
+
+    /// Posts a form to one of the PBX's hooks, as the dialplan does.
+    pub(crate) async fn pbx_reports(
+        &self,
+        what: &str,
+        form: &[(&str, &str)],
+    ) -> Result<(StatusCode, Value)> {
+        let mut request = self
+            .http
+            .post(format!("{}/asterisk/{what}", self.stack.http_url))
+            .form(form);
+        for (name, value) in &self.stack.headers.asterisk {
+            request = request.header(name, value);
+        }
+        answered(request.send().await?).await
+    }
+
+    /// Tells FCM's stand-in how to behave from now on.
+    pub(crate) async fn fcm_behaves(&self, behaviour: &Value) -> Result<()> {
+        let url = self.stack.requests.fcm.replace("/requests", "/behaviour");
+        let answer = self.http.put(url).json(behaviour).send().await?;
+        answer.error_for_status()?;
+        Ok(())
+    }
+
+    /// The bodies of all pushes to a token, oldest first.
+    pub(crate) async fn pushes_to(&self, token: &str) -> Result<Vec<Value>> {
+        let requests: Vec<Value> = self
+            .http
+            .get(&self.stack.requests.fcm)
+            .send()
+            .await?
+            .json()
+            .await?;
+        let messages = requests
+            .into_iter()
+            .map(|request| request["body"]["message"].clone());
+        Ok(messages
+            .filter(|message| message["token"] == token)
+            .collect())
+    }
+
+    async fn forget_devices(&self) -> Result<()> {
+        for phone in &self.stack.phones {
+            self.delete_all(&format!("EXTENSION#{}", phone.extension))
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Callers of earlier scenes, whom this one's would be taken for.
+    async fn forget_meetings(&self) -> Result<()> {
+        for phone in &self.stack.phones {
+            for caller in [CALLER, "anonymous"] {
+                self.delete_all(&format!("CALLER#{caller}#FOR#{}", phone.extension))
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn delete_all(&self, pk: &str) -> Result<()> {
+        let client = aws_sdk_dynamodb::Client::new(&self.aws);
+        let table = &self.stack.aws.table;
+        let items = client
+            .query()
+            .table_name(table)
+            .key_condition_expression("pk = :pk")
+            .expression_attribute_values(":pk", AttributeValue::S(pk.to_owned()))
+            .send()
+            .await?;
+        for item in items.items() {
+            let (pk, sk) = (item["pk"].clone(), item["sk"].clone());
+            client
+                .delete_item()
+                .table_name(table)
+                .key("pk", pk)
+                .key("sk", sk)
+                .send()
+                .await?;
+        }
+        Ok(())
+    }
+}
+
+/// A phone app: what it registers, what it is told by push, what it says.
+pub(crate) struct App<'a> {
+    scene: &'a Scene,
+    pub(crate) extension: String,
+    pub(crate) token: String,
+    pub(crate) device: String,
+    pub(crate) push_token: String,
+}
+
+impl App<'_> {
+    pub(crate) async fn register_for_push(&self, push_token: &str) -> Result<()> {
+        let body = json!({ "extension": self.extension, "platform": "fcm", "token": push_token });
+        let (status, answer) = self
+            .ask(
+                Method::PUT,
+                &format!("/api/devices/{}", self.device),
+                Some(body),
+            )
+            .await?;
+        anyhow::ensure!(status == StatusCode::OK, "{status}: {answer}");
+        Ok(())
+    }
+
+    /// Waits for the push that tells of a call, and reads the call's id out of it.
+    pub(crate) async fn woken(&self) -> Result<String> {
+        let push = self.push("incoming_call").await?;
+        Ok(push["data"]["server_call_id"]
+            .as_str()
+            .context("a push without a call's id")?
+            .to_owned())
+    }
+
+    /// Waits for a push of this type.
+    pub(crate) async fn push(&self, kind: &str) -> Result<Value> {
+        let patience = Instant::now() + SOON;
+        loop {
+            let pushes = self.scene.pushes_to(&self.push_token).await?;
+            if let Some(push) = pushes.into_iter().find(|push| push["data"]["type"] == kind) {
+                return Ok(push);
+            }
+            if Instant::now() > patience {
+                bail!("no push {kind} within {SOON:?}");
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// How many pushes of this type have come so far.
+    pub(crate) async fn count_pushes(&self, kind: &str) -> Result<usize> {
+        let pushes = self.scene.pushes_to(&self.push_token).await?;
+        Ok(pushes
+            .iter()
+            .filter(|push| push["data"]["type"] == kind)
+            .count())
+    }
+
+    /// Says something of a call, naming its device.
+    pub(crate) async fn says(&self, action: &str, call: &str) -> Result<(StatusCode, Value)> {
+        self.says_with(action, call, json!({ "device_id": self.device }))
+            .await
+    }
+
+    /// Says something of a call as S1's client does, which names no device.
+    pub(crate) async fn says_anonymously(
+        &self,
+        action: &str,
+        call: &str,
+    ) -> Result<(StatusCode, Value)> {
+        self.says_with(action, call, json!({})).await
+    }
+
+    async fn says_with(
+        &self,
+        action: &str,
+        call: &str,
+        more: Value,
+    ) -> Result<(StatusCode, Value)> {
+        let mut body = json!({
+            "server_call_id": call,
+            "extension": self.extension,
+            "action": action,
+            "timestamp": 1_732_175_943_000_u64,
+        });
+        for (name, value) in more.as_object().into_iter().flatten() {
+            body[name] = value.clone();
+        }
+        self.ask(Method::POST, "/api/call-response", Some(body))
+            .await
+    }
+
+    /// The call as it stands.
+    pub(crate) async fn call(&self, id: &str) -> Result<Value> {
+        let (status, call) = self
+            .ask(Method::GET, &format!("/api/calls/{id}"), None)
+            .await?;
+        anyhow::ensure!(status == StatusCode::OK, "{status}: {call}");
+        Ok(call)
+    }
+
+    /// Waits until the call has come to this status.
+    pub(crate) async fn sees(&self, id: &str, status: &str) -> Result<Value> {
+        self.sees_within(id, status, SOON).await
+    }
+
+    pub(crate) async fn sees_within(
+        &self,
+        id: &str,
+        status: &str,
+        within: Duration,
+    ) -> Result<Value> {
+        let patience = Instant::now() + within;
+        loop {
+            let call = self.call(id).await?;
+            if call["status"] == status {
+                return Ok(call);
+            }
+            if Instant::now() > patience {
+                bail!("not {status} within {within:?}: {call:#}");
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    pub(crate) async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<(StatusCode, Value)> {
+        let url = format!("{}{path}", self.scene.stack.http_url);
+        let mut request = self
+            .scene
+            .http
+            .request(method, url)
+            .bearer_auth(&self.token);
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        answered(request.send().await?).await
+    }
+}
+
+/// A call that has been answered: both legs, talking.
+pub(crate) struct Conversation {
+    pub(crate) id: String,
+    pub(crate) caller: OutgoingCall,
+    pub(crate) callee: IncomingCall,
+}
+
+impl Conversation {
+    /// A caller dials, the app is woken, its phone registers and answers.
+    pub(crate) async fn begin(app: &App<'_>, phone: &mut Phone) -> Result<Self> {
+        let caller = app.scene.dial(&app.extension).await?;
+        let id = app.woken().await?;
+        phone.register().await?;
+        let (status, answer) = app.says("accept_ready", &id).await?;
+        anyhow::ensure!(status == StatusCode::OK, "{status}: {answer}");
+        let callee = phone.next_call(SOON).await?;
+        callee.answer().await?;
+        caller.answered(SOON).await?;
+        app.sees(&id, "in_progress").await?;
+        Ok(Self { id, caller, callee })
+    }
+
+    /// Both hear each other.
+    pub(crate) async fn is_heard(&self) -> Result<()> {
+        self.caller.media().hears(self.callee.media(), SOON).await?;
+        self.callee.media().hears(self.caller.media(), SOON).await?;
+        Ok(())
+    }
+}
+
+pub(crate) fn call_sid() -> String {
+    uuid::Uuid::new_v4().simple().to_string()
+}
+
+/// An answer's status and JSON body.
+pub(crate) async fn answered(answer: reqwest::Response) -> Result<(StatusCode, Value)> {
+    let status = answer.status();
+    let text = answer.text().await?;
+    let body = serde_json::from_str(&text)
+        .with_context(|| format!("{status} with a body that is no JSON: {text}"))?;
+    Ok((status, body))
+}
