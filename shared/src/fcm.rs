@@ -2,6 +2,9 @@
 //!
 //! <https://firebase.google.com/docs/reference/fcm/rest/v1/projects.messages>
 
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
@@ -50,7 +53,7 @@ struct AccessToken {
 /// How one attempt to send ended, if it did not succeed.
 enum Failure {
     Dead,
-    AccessTokenRefused,
+    AccessTokenRefused { access: SecretString, what: String },
     Busy { pause: Duration, what: String },
     Refused(String),
 }
@@ -90,7 +93,7 @@ impl Fcm {
         match first {
             Failure::Dead => return Err(PushError::Dead),
             Failure::Refused(what) => return Err(PushError::NotTaken(what)),
-            Failure::AccessTokenRefused => *self.access.lock().await = None,
+            Failure::AccessTokenRefused { access, .. } => self.forget(&access).await,
             Failure::Busy { pause, what } => {
                 let in_time =
                     Timestamp::now() + pause + REPLY_TIMEOUT < until.min(message.expires_at);
@@ -103,10 +106,11 @@ impl Fcm {
         match self.attempt(token, message).await? {
             Ok(()) => Ok(()),
             Err(Failure::Dead) => Err(PushError::Dead),
-            Err(Failure::AccessTokenRefused) => Err(PushError::NotTaken("401 twice".to_owned())),
-            Err(Failure::Busy { what, .. } | Failure::Refused(what)) => {
-                Err(PushError::NotTaken(what))
-            }
+            Err(
+                Failure::AccessTokenRefused { what, .. }
+                | Failure::Busy { what, .. }
+                | Failure::Refused(what),
+            ) => Err(PushError::NotTaken(what)),
         }
     }
 
@@ -127,7 +131,7 @@ impl Fcm {
             .bearer_auth(access.expose_secret())
             .json(&body(token, message));
         Ok(match request.send().await {
-            Ok(answer) => outcome(answer).await,
+            Ok(answer) => outcome(answer, access).await,
             Err(error) => Err(Failure::Busy {
                 pause: Duration::ZERO,
                 what: error.without_url().to_string(),
@@ -158,6 +162,12 @@ impl Fcm {
         }
         let access = request_access(client, account, now).await?;
         Ok(cached.insert(access).token.clone())
+    }
+
+    /// Forgets an access token that was refused, unless another push has replaced it meanwhile.
+    async fn forget(&self, refused: &SecretString) {
+        let mut cached = self.access.lock().await;
+        cached.take_if(|access| access.token.expose_secret() == refused.expose_secret());
     }
 }
 
@@ -242,7 +252,7 @@ fn body(token: &str, message: &Message) -> Value {
     })
 }
 
-async fn outcome(answer: Response) -> Result<(), Failure> {
+async fn outcome(answer: Response, access: SecretString) -> Result<(), Failure> {
     let status = answer.status();
     if status.is_success() {
         return Ok(());
@@ -256,7 +266,7 @@ async fn outcome(answer: Response) -> Result<(), Failure> {
     let what = format!("{status} {code}");
     Err(match status {
         StatusCode::NOT_FOUND if code == "UNREGISTERED" => Failure::Dead,
-        StatusCode::UNAUTHORIZED => Failure::AccessTokenRefused,
+        StatusCode::UNAUTHORIZED => Failure::AccessTokenRefused { access, what },
         StatusCode::TOO_MANY_REQUESTS => Failure::Busy { pause, what },
         status if status.is_server_error() => Failure::Busy { pause, what },
         _ => Failure::Refused(what),

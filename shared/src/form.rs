@@ -45,8 +45,7 @@ impl Fields {
         }
     }
 
-    /// Reads a JSON object. Numbers and booleans are taken as their text; nested values are left out, but for the
-    /// strings in arrays of objects, which get the names that a form would give them (`Legs[0][Status]`).
+    /// Reads a JSON object. Numbers and booleans are taken as their text; nested values (`Legs`) are left out.
     ///
     /// # Errors
     /// When it is not an object.

@@ -30,4 +30,6 @@ pub mod secrets;
 pub mod sns;
 pub mod start;
 pub mod switchboard;
+#[cfg(test)]
+mod testing;
 pub mod timeouts;

@@ -59,6 +59,20 @@ impl<T: DeserializeOwned> Secret<T> {
         self.value.get_or_try_init(|| self.fetch()).await
     }
 
+    /// A secret that need not be fetched.
+    #[cfg(test)]
+    pub(crate) fn known(value: T) -> Self {
+        let nowhere = aws_config::SdkConfig::builder()
+            .behavior_version(aws_config::BehaviorVersion::latest())
+            .build();
+        Self {
+            client: Client::new(&nowhere),
+            id: "known".to_owned(),
+            whose: "KNOWN",
+            value: OnceCell::new_with(Some(value)),
+        }
+    }
+
     async fn fetch(&self) -> Result<T, SecretError> {
         let answer = self
             .client

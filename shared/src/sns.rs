@@ -2,6 +2,9 @@
 //!
 //! <https://docs.aws.amazon.com/sns/latest/dg/sns-send-custom-platform-specific-payloads-mobile-devices.html>
 
+#[cfg(test)]
+mod tests;
+
 use aws_sdk_sns::Client;
 use aws_sdk_sns::error::SdkError;
 use aws_sdk_sns::operation::publish::PublishError;
@@ -143,7 +146,7 @@ impl Sns {
 
 /// The platform's name as it stands in the endpoint's ARN (`…:endpoint/APNS_VOIP_SANDBOX/…`): the message's key must
 /// be just that, so that development builds are reached as well.
-fn platform<'a>(service: SnsService, endpoint: &'a str) -> &'a str {
+fn platform(service: SnsService, endpoint: &str) -> &str {
     let from_arn = endpoint.split('/').nth(1);
     from_arn.unwrap_or(match service {
         SnsService::Fcm => "GCM",
@@ -202,7 +205,7 @@ fn alert(message: &Message) -> Value {
 fn attributes(service: SnsService, endpoint: &str, message: &Message) -> Vec<(String, String)> {
     let ttl = message.ttl_seconds().to_string();
     let (push_type, topic_of_ttl) = match service {
-        SnsService::Fcm => return vec![("AWS.SNS.MOBILE.GCM.TTL".to_owned(), ttl)],
+        SnsService::Fcm => return vec![("AWS.SNS.MOBILE.FCM.TTL".to_owned(), ttl)],
         SnsService::Apns => ("alert", platform(service, endpoint)),
         SnsService::ApnsVoip => ("voip", platform(service, endpoint)),
     };

@@ -3,6 +3,9 @@
 //!
 //! Both bring `{"call_id": …}` to the function `call-timeout`. Whichever comes first acts.
 
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use aws_sdk_scheduler::error::SdkError;
@@ -73,10 +76,14 @@ impl Timeouts {
     /// Has the call looked at again at `at`. One of the two ways is enough, so one that fails is told and no error.
     ///
     /// # Errors
-    /// When both fail: nothing but the PBX's own limit would end this call.
+    /// When no way is left: nothing but the PBX's own limit would end this call.
     pub async fn arm(&self, call: &Call, at: Timestamp, now: Timestamp) -> Result<(), TimerError> {
+        let delay = at.since(now);
+        if delay > LONGEST_DELAY {
+            return self.schedule_backstop(call, at).await;
+        }
         let (on_time, backstop) = join(
-            self.send_delayed(call, at, now),
+            self.send_delayed(call, delay),
             self.schedule_backstop(call, at),
         )
         .await;
@@ -101,16 +108,7 @@ impl Timeouts {
         Ok(())
     }
 
-    async fn send_delayed(
-        &self,
-        call: &Call,
-        at: Timestamp,
-        now: Timestamp,
-    ) -> Result<(), TimerError> {
-        let delay = at.since(now);
-        if delay > LONGEST_DELAY {
-            return Ok(());
-        }
+    async fn send_delayed(&self, call: &Call, delay: Duration) -> Result<(), TimerError> {
         // Rounded up: a message that comes early would have to be sent again.
         let seconds = i32::try_from(delay.as_millis().div_ceil(1000)).unwrap_or(0);
         self.queue
@@ -216,21 +214,4 @@ fn body(call: &Call) -> String {
 fn without_zone(at: Timestamp) -> String {
     let whole_second = Timestamp::from_millis(at.as_secs_rounded_up() * 1000);
     whole_second.to_iso().trim_end_matches('Z').to_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_schedule_is_never_early() {
-        assert_eq!(
-            without_zone(Timestamp::from_millis(1_710_417_600_001)),
-            "2024-03-14T12:00:01"
-        );
-        assert_eq!(
-            without_zone(Timestamp::from_millis(1_710_417_600_000)),
-            "2024-03-14T12:00:00"
-        );
-    }
 }

@@ -4,6 +4,8 @@
 //! channel once it is answered. No request here lists the PBX's channels.
 
 pub mod hook;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 
@@ -48,7 +50,7 @@ pub enum AsteriskError {
     NoSuchEndpoint,
     /// The certificate authority in the secret is no certificate.
     #[error("ari_ca_pem is not a PEM certificate")]
-    BadCertificate(#[source] reqwest::Error),
+    BadCertificate(#[source] Option<reqwest::Error>),
     /// The password is not at hand.
     #[error(transparent)]
     Secret(#[from] SecretError),
@@ -174,18 +176,20 @@ impl Asterisk {
         }
     }
 
+    /// Pauses before every look, so that a phone which is online and still cannot be called is not called at once
+    /// again, and again, for ever.
     async fn wait_for_phone(
         &self,
         extension: &Extension,
         until: Timestamp,
     ) -> Result<(), AsteriskError> {
-        while !self.is_online(extension).await? {
-            if Timestamp::now() + LOOK_AGAIN_AFTER >= until {
-                return Err(AsteriskError::PhoneOffline);
-            }
+        while Timestamp::now() + LOOK_AGAIN_AFTER < until {
             tokio::time::sleep(LOOK_AGAIN_AFTER).await;
+            if self.is_online(extension).await? {
+                return Ok(());
+            }
         }
-        Ok(())
+        Err(AsteriskError::PhoneOffline)
     }
 
     async fn is_online(&self, extension: &Extension) -> Result<bool, AsteriskError> {
@@ -201,7 +205,7 @@ impl Asterisk {
         let endpoint: Endpoint = answer
             .json()
             .await
-            .map_err(|error| AsteriskError::Unreachable(doing, error))?;
+            .map_err(|error| AsteriskError::Unreachable(doing, error.without_url()))?;
         Ok(endpoint.state == "online")
     }
 
@@ -276,11 +280,22 @@ fn client(secret: &AsteriskSecret) -> Result<Client, AsteriskError> {
         .connect_timeout(CONNECT_TIMEOUT)
         .timeout(REPLY_TIMEOUT);
     if let Some(pem) = &secret.ari_ca_pem {
-        let authority =
-            Certificate::from_pem(pem.as_bytes()).map_err(AsteriskError::BadCertificate)?;
-        builder = builder.tls_certs_only([authority]);
+        builder = builder.tls_certs_only(authorities(pem)?);
     }
-    builder.build().map_err(AsteriskError::BadCertificate)
+    builder.build().map_err(bad_certificate)
+}
+
+/// What holds no certificate would be taken for trust in nobody, and show as an Asterisk that cannot be reached.
+fn authorities(pem: &str) -> Result<Vec<Certificate>, AsteriskError> {
+    let authorities = Certificate::from_pem_bundle(pem.as_bytes()).map_err(bad_certificate)?;
+    if authorities.is_empty() {
+        return Err(AsteriskError::BadCertificate(None));
+    }
+    Ok(authorities)
+}
+
+fn bad_certificate(error: reqwest::Error) -> AsteriskError {
+    AsteriskError::BadCertificate(Some(error))
 }
 
 async fn allocation_failed(answer: Response) -> bool {
@@ -304,32 +319,5 @@ fn expect(
         Ok(())
     } else {
         Err(AsteriskError::Refused { doing, status })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::names::{CallerName, PhoneNumber};
-
-    #[test]
-    fn a_caller_id_cannot_be_broken_out_of() {
-        let caller = |name: Option<&str>| Caller {
-            number: PhoneNumber::parse("9876543210", "IN"),
-            name: name.and_then(CallerName::parse),
-        };
-        assert_eq!(caller_id(&caller(None)), "+919876543210");
-        assert_eq!(caller_id(&caller(Some("आशा"))), "\"आशा\" <+919876543210>");
-        assert_eq!(
-            caller_id(&caller(Some(r#"A" <1>\"#))),
-            r#""A\" <1>\\" <+919876543210>"#
-        );
-        assert_eq!(
-            caller_id(&Caller {
-                number: None,
-                name: None
-            }),
-            "\"Anonymous\" <anonymous>"
-        );
     }
 }

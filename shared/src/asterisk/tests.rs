@@ -1,0 +1,424 @@
+//! ARI, played by a server that answers as Asterisk 22 does.
+
+use serde_json::Value;
+use wiremock::matchers::{method, path};
+use wiremock::{Mock, MockServer, Request, ResponseTemplate};
+
+use super::*;
+use crate::names::{CallId, CallSid, CallerName, PhoneNumber};
+use crate::testing;
+
+const ENDPOINT: &str = "/ari/endpoints/PJSIP/1001";
+const CALLER_LEG: &str = "1732175943.12";
+const CALLER_CHANNEL: &str = "/ari/channels/1732175943.12";
+
+struct Pbx {
+    server: MockServer,
+    asterisk: Asterisk,
+    call: Call,
+}
+
+impl Pbx {
+    /// A PBX on which the caller waits.
+    async fn start() -> Self {
+        let server = MockServer::start().await;
+        let url = format!("{}/ari", server.uri());
+        Self {
+            server,
+            asterisk: asterisk_at(url, None),
+            call: testing::a_call(Timestamp::now()),
+        }
+    }
+
+    /// The next answers to requests of this kind, in this order.
+    async fn will_answer<const N: usize>(
+        &self,
+        verb: &str,
+        to: &str,
+        answers: [ResponseTemplate; N],
+    ) -> &Self {
+        for answer in answers {
+            Mock::given(method(verb))
+                .and(path(to))
+                .respond_with(answer)
+                .up_to_n_times(1)
+                .mount(&self.server)
+                .await;
+        }
+        self
+    }
+
+    async fn always_answers(&self, verb: &str, to: &str, answer: ResponseTemplate) -> &Self {
+        Mock::given(method(verb))
+            .and(path(to))
+            .respond_with(answer)
+            .mount(&self.server)
+            .await;
+        self
+    }
+
+    fn phone_channel(&self) -> String {
+        format!("/ari/channels/ringback-{}", self.call.call_id)
+    }
+
+    async fn originate_answers<const N: usize>(&self, answers: [ResponseTemplate; N]) -> &Self {
+        self.will_answer("POST", &self.phone_channel(), answers)
+            .await
+    }
+
+    async fn bridge(&self) -> Result<Bridging, AsteriskError> {
+        self.bridge_for(Duration::from_secs(10)).await
+    }
+
+    async fn bridge_for(&self, time: Duration) -> Result<Bridging, AsteriskError> {
+        let until = Timestamp::now() + time;
+        self.asterisk.bridge(&self.call, &caller_leg(), until).await
+    }
+
+    /// What Asterisk was asked, such as `GET /ari/asterisk/ping`, in order. The list of all channels never is.
+    async fn asked(&self) -> Vec<String> {
+        let requests = testing::requests(&self.server).await;
+        let asked: Vec<String> = requests
+            .iter()
+            .map(|request| format!("{} {}", request.method, request.url.path()))
+            .collect();
+        assert!(
+            !asked.contains(&"GET /ari/channels".to_owned()),
+            "{asked:?}"
+        );
+        asked
+    }
+
+    async fn originates(&self) -> usize {
+        let asked = self.asked().await;
+        asked.iter().filter(|line| line.starts_with("POST")).count()
+    }
+
+    async fn last_request(&self) -> Request {
+        testing::requests(&self.server).await.pop().unwrap()
+    }
+}
+
+fn asterisk_at(url: String, ari_ca_pem: Option<&str>) -> Asterisk {
+    let secret = json!({
+        "hook_secret": "hook-hush",
+        "ari_username": "ringback",
+        "ari_password": "password-hush",
+        "ari_ca_pem": ari_ca_pem,
+    });
+    Asterisk {
+        url,
+        secret: Secret::known(serde_json::from_value(secret).unwrap()),
+        client: OnceCell::new(),
+    }
+}
+
+fn caller_leg() -> ChannelId {
+    ChannelId::try_from(CALLER_LEG).unwrap()
+}
+
+fn ok() -> ResponseTemplate {
+    ResponseTemplate::new(200).set_body_json(json!({ "id": "…", "state": "Down" }))
+}
+
+fn no_content() -> ResponseTemplate {
+    ResponseTemplate::new(204)
+}
+
+fn message(status: u16, text: &str) -> ResponseTemplate {
+    ResponseTemplate::new(status).set_body_json(json!({ "message": text }))
+}
+
+fn allocation_failed() -> ResponseTemplate {
+    ResponseTemplate::new(500).set_body_json(json!({ "error": "Allocation failed" }))
+}
+
+fn already_exists() -> ResponseTemplate {
+    message(409, "Channel with given unique ID already exists")
+}
+
+fn channel_not_found() -> ResponseTemplate {
+    message(404, "Channel not found")
+}
+
+fn endpoint(state: &str) -> ResponseTemplate {
+    ResponseTemplate::new(200).set_body_json(json!({
+        "technology": "PJSIP", "resource": "1001", "state": state, "channel_ids": [],
+    }))
+}
+
+#[tokio::test]
+async fn the_phone_is_called_as_the_dialplan_expects_it() {
+    let mut pbx = Pbx::start().await;
+    pbx.call.call_id = CallId::of_call_sid(&CallSid::try_from("sid").unwrap());
+    pbx.call.caller.name = None;
+    pbx.originate_answers([ok()]).await;
+    assert_eq!(pbx.bridge().await.unwrap(), Bridging::UnderWay);
+
+    let request = pbx.last_request().await;
+    // ringback:password-hush
+    let basic = "Basic cmluZ2JhY2s6cGFzc3dvcmQtaHVzaA==";
+    assert_eq!(request.headers["authorization"], basic);
+    let expected = json!({
+        "endpoint": "PJSIP/1001",
+        "context": "incoming-calls",
+        "extension": "+919876543210",
+        "priority": 1,
+        "timeout": 30,
+        "callerId": "+919876543210",
+        "variables": {
+            "CALL_TYPE": "mobile_ready",
+            "ORIGINAL_CALLER": "+919876543210",
+            "CALLER_CHANNEL": CALLER_LEG,
+            "RINGBACK_CALL_ID": pbx.call.call_id.to_string(),
+            "CHANNEL(hangup_handler_push)": "ringback-phone-ended,s,1",
+        },
+    });
+    assert_eq!(request.body_json::<Value>().unwrap(), expected);
+    assert_eq!(pbx.asked().await.len(), 1, "one request is all it takes");
+}
+
+#[tokio::test]
+async fn a_withheld_number_calls_the_extension_anonymous() {
+    let mut pbx = Pbx::start().await;
+    pbx.call.caller.number = None;
+    pbx.originate_answers([ok()]).await;
+    pbx.bridge().await.unwrap();
+    let body: Value = pbx.last_request().await.body_json().unwrap();
+    assert_eq!(body["extension"], "anonymous");
+    assert_eq!(body["variables"]["ORIGINAL_CALLER"], "anonymous");
+    assert_eq!(body["callerId"], "\"Anonymous\" <anonymous>");
+}
+
+#[tokio::test]
+async fn a_leg_that_exists_already_is_as_good_as_a_new_one() {
+    let pbx = Pbx::start().await;
+    pbx.originate_answers([already_exists()]).await;
+    assert_eq!(pbx.bridge().await.unwrap(), Bridging::UnderWay);
+    assert_eq!(pbx.originates().await, 1);
+}
+
+#[tokio::test]
+async fn a_phone_that_registers_late_is_waited_for() {
+    let pbx = Pbx::start().await;
+    pbx.originate_answers([allocation_failed(), ok()]).await;
+    pbx.will_answer("GET", ENDPOINT, [endpoint("offline"), endpoint("unknown")])
+        .await;
+    pbx.always_answers("GET", ENDPOINT, endpoint("online"))
+        .await;
+    pbx.always_answers("GET", CALLER_CHANNEL, ok()).await;
+    assert_eq!(pbx.bridge().await.unwrap(), Bridging::UnderWay);
+
+    let originate = format!("POST {}", pbx.phone_channel());
+    let look = format!("GET {ENDPOINT}");
+    let expected = [
+        originate.clone(),
+        look.clone(),
+        look.clone(),
+        look,
+        format!("GET {CALLER_CHANNEL}"),
+        originate,
+    ];
+    assert_eq!(pbx.asked().await, expected);
+}
+
+#[tokio::test]
+async fn a_phone_does_not_ring_for_a_caller_who_left_while_it_registered() {
+    let pbx = Pbx::start().await;
+    pbx.originate_answers([allocation_failed()]).await;
+    pbx.always_answers("GET", ENDPOINT, endpoint("online"))
+        .await;
+    pbx.always_answers("GET", CALLER_CHANNEL, channel_not_found())
+        .await;
+    assert_eq!(pbx.bridge().await.unwrap(), Bridging::CallerGone);
+    assert_eq!(pbx.originates().await, 1);
+}
+
+#[tokio::test]
+async fn a_phone_that_never_registers_is_offline() {
+    let pbx = Pbx::start().await;
+    pbx.originate_answers([allocation_failed()]).await;
+    pbx.always_answers("GET", ENDPOINT, endpoint("offline"))
+        .await;
+    let began = Timestamp::now();
+    let time = Duration::from_millis(700);
+    let error = pbx.bridge_for(time).await.unwrap_err();
+    assert!(matches!(error, AsteriskError::PhoneOffline), "{error:?}");
+    assert!(Timestamp::now().since(began) <= time);
+    assert_eq!(pbx.originates().await, 1);
+}
+
+#[tokio::test]
+async fn a_phone_is_not_waited_for_beyond_the_calls_deadline() {
+    let mut pbx = Pbx::start().await;
+    pbx.call.rings_until = Timestamp::now() + Duration::from_millis(500);
+    pbx.originate_answers([allocation_failed()]).await;
+    pbx.always_answers("GET", ENDPOINT, endpoint("offline"))
+        .await;
+    let error = pbx.bridge().await.unwrap_err();
+    assert!(matches!(error, AsteriskError::PhoneOffline), "{error:?}");
+    assert!(Timestamp::now() <= pbx.call.rings_until);
+}
+
+#[tokio::test]
+async fn a_phone_that_is_online_and_cannot_be_called_is_given_up_at_the_deadline() {
+    let pbx = Pbx::start().await;
+    pbx.always_answers("POST", &pbx.phone_channel(), allocation_failed())
+        .await;
+    pbx.always_answers("GET", ENDPOINT, endpoint("online"))
+        .await;
+    pbx.always_answers("GET", CALLER_CHANNEL, ok()).await;
+    let bridging = pbx.bridge_for(Duration::from_millis(900));
+    let error = tokio::time::timeout(Duration::from_secs(3), bridging)
+        .await
+        .unwrap()
+        .unwrap_err();
+    assert!(matches!(error, AsteriskError::PhoneOffline), "{error:?}");
+    let originates = pbx.originates().await;
+    assert!((2..=5).contains(&originates), "called {originates} times");
+}
+
+#[tokio::test]
+async fn an_extension_without_an_endpoint_is_not_waited_for() {
+    let pbx = Pbx::start().await;
+    pbx.originate_answers([allocation_failed()]).await;
+    pbx.always_answers("GET", ENDPOINT, message(404, "Endpoint not found"))
+        .await;
+    let began = Timestamp::now();
+    let error = pbx.bridge().await.unwrap_err();
+    assert!(matches!(error, AsteriskError::NoSuchEndpoint), "{error:?}");
+    assert!(Timestamp::now().since(began) < Duration::from_secs(2));
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_a_refusal() {
+    let pbx = Pbx::start().await;
+    let unauthorized = || message(401, "Authentication required");
+    pbx.originate_answers([unauthorized()]).await;
+    pbx.always_answers("DELETE", CALLER_CHANNEL, unauthorized())
+        .await;
+    pbx.always_answers("GET", "/ari/asterisk/ping", unauthorized())
+        .await;
+    for error in [
+        pbx.bridge().await.unwrap_err(),
+        pbx.asterisk.busy(&caller_leg()).await.unwrap_err(),
+        pbx.asterisk.ping().await.unwrap_err(),
+    ] {
+        let AsteriskError::Refused { status, .. } = error else {
+            panic!("{error:?}");
+        };
+        assert_eq!(status, StatusCode::UNAUTHORIZED);
+    }
+    assert_eq!(pbx.asked().await.len(), 3, "none was tried again");
+}
+
+#[tokio::test]
+async fn another_internal_error_is_not_taken_for_a_sleeping_phone() {
+    let pbx = Pbx::start().await;
+    pbx.originate_answers([message(500, "Out of memory")]).await;
+    let error = pbx.bridge().await.unwrap_err();
+    assert!(matches!(error, AsteriskError::Refused { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn an_asterisk_that_is_not_there_is_unreachable() {
+    let pbx = Pbx {
+        asterisk: asterisk_at(testing::nobody_there(), None),
+        ..Pbx::start().await
+    };
+    for error in [
+        pbx.bridge().await.unwrap_err(),
+        pbx.asterisk.hang_up(&caller_leg()).await.unwrap_err(),
+        pbx.asterisk.ping().await.unwrap_err(),
+    ] {
+        assert!(matches!(error, AsteriskError::Unreachable(..)), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_asterisk_that_does_not_answer_in_time_is_unreachable() {
+    let pbx = Pbx::start().await;
+    let slow = ok().set_delay(REPLY_TIMEOUT + Duration::from_secs(2));
+    pbx.always_answers("GET", "/ari/asterisk/ping", slow).await;
+    let error = pbx.asterisk.ping().await.unwrap_err();
+    assert!(matches!(error, AsteriskError::Unreachable(..)), "{error:?}");
+}
+
+#[tokio::test]
+async fn an_asterisk_that_has_not_booted_is_no_healthy_one() {
+    let pbx = Pbx::start().await;
+    let ping = "/ari/asterisk/ping";
+    pbx.will_answer("GET", ping, [message(503, "Asterisk not booted"), ok()])
+        .await;
+    assert!(pbx.asterisk.ping().await.is_err());
+    pbx.asterisk.ping().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_caller_hears_busy_once_however_often_it_is_asked_for() {
+    let pbx = Pbx::start().await;
+    pbx.will_answer(
+        "DELETE",
+        CALLER_CHANNEL,
+        [no_content(), channel_not_found()],
+    )
+    .await;
+    pbx.asterisk.busy(&caller_leg()).await.unwrap();
+    pbx.asterisk.busy(&caller_leg()).await.unwrap();
+    assert_eq!(pbx.last_request().await.url.query(), Some("reason=busy"));
+}
+
+#[tokio::test]
+async fn a_leg_is_hung_up_normally() {
+    let pbx = Pbx::start().await;
+    let leg = ChannelId::of_phone(pbx.call.call_id);
+    pbx.always_answers("DELETE", &pbx.phone_channel(), no_content())
+        .await;
+    pbx.asterisk.hang_up(&leg).await.unwrap();
+    assert_eq!(pbx.last_request().await.url.query(), Some("reason=normal"));
+}
+
+#[tokio::test]
+async fn a_certificate_authority_that_is_none_is_named() {
+    for no_certificate in [
+        "hush",
+        "-----BEGIN CERTIFICATE-----\nhush\n-----END CERTIFICATE-----",
+    ] {
+        let asterisk = asterisk_at("https://127.0.0.1:1/ari".to_owned(), Some(no_certificate));
+        let error = asterisk.ping().await.unwrap_err();
+        assert!(
+            matches!(error, AsteriskError::BadCertificate(_)),
+            "{error:?}"
+        );
+        assert!(!format!("{error} {error:?}").contains("hush"), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn no_password_shows_in_debug_or_in_an_error() {
+    let pbx = Pbx::start().await;
+    let error = pbx.bridge().await.unwrap_err();
+    let shown = format!("{:?} {error} {error:?}", pbx.asterisk);
+    assert!(!shown.contains("hush"), "{shown}");
+}
+
+#[test]
+fn a_caller_id_cannot_be_broken_out_of() {
+    let caller = |name: Option<&str>| Caller {
+        number: PhoneNumber::parse("9876543210", "IN"),
+        name: name.and_then(CallerName::parse),
+    };
+    assert_eq!(caller_id(&caller(None)), "+919876543210");
+    assert_eq!(caller_id(&caller(Some("आशा"))), "\"आशा\" <+919876543210>");
+    assert_eq!(
+        caller_id(&caller(Some(r#"A" <1>\"#))),
+        r#""A\" <1>\\" <+919876543210>"#
+    );
+    assert_eq!(
+        caller_id(&Caller {
+            number: None,
+            name: None
+        }),
+        "\"Anonymous\" <anonymous>"
+    );
+}

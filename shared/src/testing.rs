@@ -1,0 +1,65 @@
+//! What the adapters' tests begin with: an ordinary call, and AWS at a server of the test's own.
+
+use std::time::Duration;
+
+use aws_config::retry::RetryConfig;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_secretsmanager::config::{Credentials, SharedCredentialsProvider};
+use wiremock::{MockServer, Request};
+
+use crate::call::{Call, CallType, Incoming, Limits, ring};
+use crate::clock::Timestamp;
+use crate::names::{CallId, Caller, CallerName, ChannelId, Extension, PhoneNumber};
+
+/// आशा calls extension 1001, and waits in Asterisk. The phone rings for 30 s.
+pub(crate) fn a_call(now: Timestamp) -> Call {
+    let incoming = Incoming {
+        call_id: CallId::fresh(),
+        extension: Extension::try_from("1001").unwrap(),
+        caller: Caller {
+            number: PhoneNumber::parse("9876543210", "IN"),
+            name: CallerName::parse("आशा"),
+        },
+        call_type: CallType::Voice,
+        caller_leg: ChannelId::try_from("1732175943.12").ok(),
+        call_sid: None,
+    };
+    let limits = Limits {
+        ring: Duration::from_secs(30),
+        connect: Duration::from_secs(15),
+        talk: Duration::from_secs(14_400),
+    };
+    ring(incoming, limits, now)
+}
+
+/// AWS, as `server` plays it. What fails is not tried again, so that a test says how often that is.
+pub(crate) fn aws(server: &MockServer) -> SdkConfig {
+    let credentials = Credentials::new("AKIDTEST", "test", None, None, "test");
+    SdkConfig::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new("ap-south-1"))
+        .endpoint_url(server.uri())
+        .credentials_provider(SharedCredentialsProvider::new(credentials))
+        .retry_config(RetryConfig::disabled())
+        .build()
+}
+
+/// All that `server` has been asked, in order.
+pub(crate) async fn requests(server: &MockServer) -> Vec<Request> {
+    server.received_requests().await.unwrap()
+}
+
+/// The operation that a request to AWS asks for, where AWS says it in a header (`DynamoDB_20120810.Query`).
+pub(crate) fn operation(request: &Request) -> &str {
+    let target = request.headers.get("x-amz-target");
+    let target = target.and_then(|value| value.to_str().ok());
+    target
+        .and_then(|target| target.rsplit('.').next())
+        .unwrap_or_default()
+}
+
+/// A server that nobody listens on any more.
+pub(crate) fn nobody_there() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    format!("http://{}", listener.local_addr().unwrap())
+}
