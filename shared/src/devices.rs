@@ -2,6 +2,9 @@
 //!
 //! Item: `pk` = `EXTENSION#{extension}`, `sk` = `DEVICE#{device_id}`.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 
 use aws_sdk_dynamodb::Client;
@@ -90,7 +93,8 @@ impl Devices {
         Self { client, table }
     }
 
-    /// All devices of an extension.
+    /// All devices of an extension. One that cannot be read, written by another version of this software perhaps,
+    /// is left out, so that the others ring.
     ///
     /// # Errors
     /// When the table cannot be read.
@@ -109,8 +113,8 @@ impl Devices {
                 doing,
                 source: error.into(),
             })?;
-        serde_dynamo::from_items(answer.items.unwrap_or_default())
-            .map_err(|source| StoreError::Unreadable { doing, source })
+        let items = answer.items.unwrap_or_default().into_iter();
+        Ok(items.filter_map(readable).collect())
     }
 
     /// Registers a device, or registers it anew.
@@ -201,4 +205,13 @@ impl Devices {
             .key("pk", AttributeValue::S(format!("EXTENSION#{extension}")))
             .key("sk", AttributeValue::S(format!("DEVICE#{device}")))
     }
+}
+
+fn readable(item: HashMap<String, AttributeValue>) -> Option<Device> {
+    let key = item.get("sk").and_then(|value| value.as_s().ok()).cloned();
+    serde_dynamo::from_item(item)
+        .inspect_err(
+            |error| tracing::error!(?key, %error, "a device cannot be read, and does not ring"),
+        )
+        .ok()
 }

@@ -1,6 +1,10 @@
 //! Waking phones, and telling them that they need not ring any longer.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeSet;
+use std::fmt;
 
 use futures::future::join_all;
 use serde_json::{Map, Value};
@@ -12,7 +16,7 @@ use crate::fcm::Fcm;
 use crate::sns::Sns;
 
 /// What a push says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Message {
     /// Ring, or stop ringing.
     pub kind: Kind,
@@ -24,6 +28,18 @@ pub struct Message {
     pub expires_at: Timestamp,
     /// When it was made.
     pub sent_at: Timestamp,
+}
+
+/// Who calls is personal: the data does not show.
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Message")
+            .field("kind", &self.kind)
+            .field("call_id", &self.collapse_key)
+            .field("expires_at", &self.expires_at)
+            .field("sent_at", &self.sent_at)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What a push is for.

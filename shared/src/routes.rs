@@ -44,3 +44,59 @@ impl Routes {
         Ok(extension.and_then(|text| Extension::try_from(text.as_str()).ok()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use wiremock::matchers::header;
+    use wiremock::{Mock, MockServer, ResponseTemplate};
+
+    use super::*;
+    use crate::testing;
+
+    /// What the table says of `09876543210`, and the request that asked it.
+    async fn route(answer: ResponseTemplate) -> (Result<Option<Extension>, StoreError>, Value) {
+        let table = MockServer::start().await;
+        Mock::given(header("x-amz-target", "DynamoDB_20120810.GetItem"))
+            .respond_with(answer)
+            .mount(&table)
+            .await;
+        let client = Client::new(&testing::aws(&table));
+        let number = PhoneNumber::parse("09876543210", "IN").unwrap();
+        let route = Routes::new(client, "calls".to_owned()).of(&number).await;
+        let request = testing::requests(&table).await.remove(0);
+        (route, request.body_json().unwrap())
+    }
+
+    fn found(item: &Value) -> ResponseTemplate {
+        ResponseTemplate::new(200).set_body_json(item)
+    }
+
+    #[tokio::test]
+    async fn a_number_leads_where_its_route_says_however_it_is_written() {
+        let item = json!({ "Item": { "extension": { "S": "1001" } } });
+        let (route, request) = route(found(&item)).await;
+        assert_eq!(route.unwrap(), Extension::try_from("1001").ok());
+        let key = json!({ "pk": { "S": "NUMBER#+919876543210" }, "sk": { "S": "ROUTE" } });
+        assert_eq!(request["Key"], key);
+        assert_eq!(request["TableName"], "calls");
+    }
+
+    #[tokio::test]
+    async fn without_a_route_that_makes_sense_a_number_leads_nowhere() {
+        for item in [
+            json!({}),
+            json!({ "Item": {} }),
+            json!({ "Item": { "extension": { "N": "1001" } } }),
+            json!({ "Item": { "extension": { "S": "10 01" } } }),
+        ] {
+            assert_eq!(route(found(&item)).await.0.unwrap(), None, "{item}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_table_that_does_not_answer_is_not_taken_for_a_number_without_a_route() {
+        let (route, _) = route(ResponseTemplate::new(500)).await;
+        assert!(matches!(route, Err(StoreError::Unavailable { .. })));
+    }
+}

@@ -59,20 +59,6 @@ impl<T: DeserializeOwned> Secret<T> {
         self.value.get_or_try_init(|| self.fetch()).await
     }
 
-    /// A secret that need not be fetched.
-    #[cfg(test)]
-    pub(crate) fn known(value: T) -> Self {
-        let nowhere = aws_config::SdkConfig::builder()
-            .behavior_version(aws_config::BehaviorVersion::latest())
-            .build();
-        Self {
-            client: Client::new(&nowhere),
-            id: "known".to_owned(),
-            whose: "KNOWN",
-            value: OnceCell::new_with(Some(value)),
-        }
-    }
-
     async fn fetch(&self) -> Result<T, SecretError> {
         let answer = self
             .client
@@ -137,7 +123,96 @@ pub struct ServiceAccount {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+    use wiremock::matchers::header;
+    use wiremock::{Mock, MockServer, ResponseTemplate};
+
     use super::*;
+    use crate::testing;
+
+    impl<T> Secret<T> {
+        /// A secret that need not be fetched.
+        pub(crate) fn known(value: T) -> Self {
+            let nowhere = aws_config::SdkConfig::builder()
+                .behavior_version(aws_config::BehaviorVersion::latest())
+                .build();
+            Self {
+                client: Client::new(&nowhere),
+                id: "known".to_owned(),
+                whose: "KNOWN",
+                value: OnceCell::new_with(Some(value)),
+            }
+        }
+    }
+
+    const ARN: &str = "arn:aws:secretsmanager:ap-south-1:123456789012:secret:app-x";
+
+    /// Secrets Manager that gives these answers, one after the other, and the app's secret in it.
+    async fn app_secret<const N: usize>(
+        answers: [ResponseTemplate; N],
+    ) -> (MockServer, Secret<AppSecret>) {
+        let server = MockServer::start().await;
+        for answer in answers {
+            Mock::given(header("x-amz-target", "secretsmanager.GetSecretValue"))
+                .respond_with(answer)
+                .up_to_n_times(1)
+                .mount(&server)
+                .await;
+        }
+        let client = Client::new(&testing::aws(&server));
+        let environment =
+            Environment::of(|name| (name == "APP_SECRET_ARN").then(|| ARN.to_owned()));
+        let secret = Secret::from_environment(&client, &environment, "APP_SECRET_ARN").unwrap();
+        (server, secret)
+    }
+
+    fn given(secret: &str) -> ResponseTemplate {
+        ResponseTemplate::new(200).set_body_json(json!({ "ARN": ARN, "SecretString": secret }))
+    }
+
+    #[tokio::test]
+    async fn a_secret_is_fetched_once_by_its_arn() {
+        use secrecy::ExposeSecret;
+
+        let (server, secret) = app_secret([given(r#"{"jwt_secret":"hush"}"#)]).await;
+        let (first, second) = tokio::join!(secret.value(), secret.value());
+        for value in [
+            first.unwrap(),
+            second.unwrap(),
+            secret.value().await.unwrap(),
+        ] {
+            assert_eq!(value.jwt_secret.expose_secret(), "hush");
+        }
+        let requests = testing::requests(&server).await;
+        assert_eq!(requests.len(), 1);
+        assert_eq!(requests[0].body_json::<Value>().unwrap()["SecretId"], ARN);
+        assert!(!format!("{secret:?}").contains("hush"));
+    }
+
+    #[tokio::test]
+    async fn a_fetch_that_failed_is_tried_again_by_the_next_who_asks() {
+        let answers = [
+            ResponseTemplate::new(500),
+            given(r#"{"jwt_secret":"hush"}"#),
+        ];
+        let (_server, secret) = app_secret(answers).await;
+        let error = secret.value().await.unwrap_err();
+        assert!(
+            matches!(error, SecretError::Unavailable("APP", _)),
+            "{error:?}"
+        );
+        assert!(secret.value().await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_malformed_secret_is_named_and_not_repeated() {
+        for malformed in ["hush", r#"{"jwt_secret":["hush"]}"#, r#"{"other":"hush"}"#] {
+            let (_server, secret) = app_secret([given(malformed)]).await;
+            let error = secret.value().await.unwrap_err();
+            assert!(matches!(error, SecretError::Malformed("APP")), "{error:?}");
+            assert!(!format!("{error} {error:?} {secret:?}").contains("hush"));
+        }
+    }
 
     #[test]
     fn a_secret_does_not_show_in_debug() {

@@ -5,11 +5,13 @@ use std::time::Duration;
 use aws_config::retry::RetryConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_secretsmanager::config::{Credentials, SharedCredentialsProvider};
-use wiremock::{MockServer, Request};
+use serde_json::json;
+use wiremock::{MockServer, Request, ResponseTemplate};
 
 use crate::call::{Call, CallType, Incoming, Limits, ring};
 use crate::clock::Timestamp;
-use crate::names::{CallId, Caller, CallerName, ChannelId, Extension, PhoneNumber};
+use crate::devices::{Device, PushAddress};
+use crate::names::{CallId, Caller, CallerName, ChannelId, DeviceId, Extension, PhoneNumber};
 
 /// आशा calls extension 1001, and waits in Asterisk. The phone rings for 30 s.
 pub(crate) fn a_call(now: Timestamp) -> Call {
@@ -30,6 +32,21 @@ pub(crate) fn a_call(now: Timestamp) -> Call {
         talk: Duration::from_secs(14_400),
     };
     ring(incoming, limits, now)
+}
+
+/// An app's installation.
+pub(crate) fn device(name: &str, address: PushAddress) -> Device {
+    Device {
+        device_id: DeviceId::try_from(name).unwrap(),
+        address,
+        registered_at: Timestamp::from_millis(1_000_000_000_000),
+    }
+}
+
+/// DynamoDB says that a condition does not hold.
+pub(crate) fn condition_failed() -> ResponseTemplate {
+    let error = "com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException";
+    ResponseTemplate::new(400).set_body_json(json!({ "__type": error, "message": "…" }))
 }
 
 /// AWS, as `server` plays it. What fails is not tried again, so that a test says how often that is.

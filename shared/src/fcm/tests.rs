@@ -96,6 +96,20 @@ impl Google {
     }
 }
 
+impl Fcm {
+    /// FCM at `url`, which has given an access token already.
+    pub(crate) fn with_access(url: &str) -> Self {
+        let access = AccessToken {
+            token: "access".to_owned().into(),
+            renew_at: Timestamp::now() + ASSERTION_LIFETIME,
+        };
+        Self {
+            access: Mutex::new(Some(access)),
+            ..fcm_at(url)
+        }
+    }
+}
+
 fn fcm_at(url: &str) -> Fcm {
     let account = json!({
         "project_id": "ringback-test",

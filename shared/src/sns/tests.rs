@@ -31,10 +31,8 @@ impl Service {
     async fn start() -> Self {
         let server = MockServer::start().await;
         let sns = Sns {
-            client: Client::new(&testing::aws(&server)),
-            fcm_application: None,
-            apns_application: None,
             apns_voip_application: Some(APPLICATION.to_owned()),
+            ..Sns::without_applications(Client::new(&testing::aws(&server)))
         };
         Self { server, sns }
     }
@@ -77,6 +75,18 @@ impl Service {
         assert_eq!(payloads.next(), None);
         let payload = serde_json::from_str(&payload).unwrap();
         (platform, payload, attributes_in(&form))
+    }
+}
+
+impl Sns {
+    /// SNS without any platform application: it can publish to endpoints that there are already.
+    pub(crate) const fn without_applications(client: Client) -> Self {
+        Self {
+            client,
+            fcm_application: None,
+            apns_application: None,
+            apns_voip_application: None,
+        }
     }
 }
 

@@ -1,0 +1,178 @@
+//! The table, played by a server that speaks DynamoDB's protocol.
+
+use serde_json::{Value, json};
+use wiremock::matchers::method;
+use wiremock::{Mock, MockServer, ResponseTemplate};
+
+use super::*;
+use crate::testing;
+
+struct Table {
+    server: MockServer,
+    devices: Devices,
+}
+
+impl Table {
+    async fn that_answers(answer: ResponseTemplate) -> Self {
+        let server = MockServer::start().await;
+        Mock::given(method("POST"))
+            .respond_with(answer)
+            .mount(&server)
+            .await;
+        let client = Client::new(&testing::aws(&server));
+        Self {
+            devices: Devices::new(client, "calls".to_owned()),
+            server,
+        }
+    }
+
+    /// The one request that the table has received: its operation and its body.
+    async fn asked(&self) -> (String, Value) {
+        let mut requests = testing::requests(&self.server).await;
+        assert_eq!(requests.len(), 1);
+        let request = requests.remove(0);
+        (
+            testing::operation(&request).to_owned(),
+            request.body_json().unwrap(),
+        )
+    }
+}
+
+fn extension() -> Extension {
+    Extension::try_from("1001").unwrap()
+}
+
+fn pixel() -> Device {
+    let token = "token-hush".to_owned();
+    testing::device("pixel", PushAddress::Fcm { token })
+}
+
+fn iphone() -> Device {
+    let address = PushAddress::Sns {
+        service: SnsService::ApnsVoip,
+        endpoint: "arn:…:endpoint/APNS_VOIP/app/1".to_owned(),
+    };
+    testing::device("iphone", address)
+}
+
+fn pixel_item() -> Value {
+    json!({
+        "pk": { "S": "EXTENSION#1001" },
+        "sk": { "S": "DEVICE#pixel" },
+        "device_id": { "S": "pixel" },
+        "address": { "M": { "via": { "S": "fcm" }, "token": { "S": "token-hush" } } },
+        "registered_at": { "N": "1000000000000" },
+    })
+}
+
+fn iphone_item() -> Value {
+    json!({
+        "pk": { "S": "EXTENSION#1001" },
+        "sk": { "S": "DEVICE#iphone" },
+        "device_id": { "S": "iphone" },
+        "address": { "M": {
+            "via": { "S": "sns" },
+            "service": { "S": "apns_voip" },
+            "endpoint": { "S": "arn:…:endpoint/APNS_VOIP/app/1" },
+        } },
+        "registered_at": { "N": "1000000000000" },
+    })
+}
+
+fn found(items: &[Value]) -> ResponseTemplate {
+    ResponseTemplate::new(200).set_body_json(json!({ "Items": items, "Count": items.len() }))
+}
+
+fn done() -> ResponseTemplate {
+    ResponseTemplate::new(200).set_body_json(json!({}))
+}
+
+#[tokio::test]
+async fn an_extensions_devices_come_with_one_query() {
+    let table = Table::that_answers(found(&[pixel_item(), iphone_item()])).await;
+    let devices = table.devices.of(&extension()).await.unwrap();
+    assert_eq!(devices, [pixel(), iphone()]);
+    let (operation, query) = table.asked().await;
+    assert_eq!(operation, "Query");
+    assert_eq!(query["TableName"], "calls");
+    let values = json!({ ":pk": { "S": "EXTENSION#1001" }, ":device": { "S": "DEVICE#" } });
+    assert_eq!(query["ExpressionAttributeValues"], values);
+}
+
+#[tokio::test]
+async fn an_extension_may_have_no_device() {
+    let table = Table::that_answers(found(&[])).await;
+    assert_eq!(table.devices.of(&extension()).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_device_that_cannot_be_read_does_not_silence_the_others() {
+    let mut of_tomorrow = pixel_item();
+    of_tomorrow["address"]["M"]["via"]["S"] = "carrier_pigeon".into();
+    let table = Table::that_answers(found(&[of_tomorrow, iphone_item()])).await;
+    assert_eq!(table.devices.of(&extension()).await.unwrap(), [iphone()]);
+}
+
+#[tokio::test]
+async fn what_is_registered_is_what_is_found() {
+    for (device, item) in [(pixel(), pixel_item()), (iphone(), iphone_item())] {
+        let table = Table::that_answers(done()).await;
+        table.devices.register(&extension(), &device).await.unwrap();
+        let (operation, put) = table.asked().await;
+        assert_eq!(operation, "PutItem");
+        assert_eq!(put["Item"], item);
+    }
+}
+
+#[tokio::test]
+async fn a_device_is_removed_whatever_its_address() {
+    let table = Table::that_answers(done()).await;
+    let device = pixel().device_id;
+    table.devices.remove(&extension(), &device).await.unwrap();
+    let (operation, deletion) = table.asked().await;
+    assert_eq!(operation, "DeleteItem");
+    assert_eq!(deletion["Key"]["sk"]["S"], "DEVICE#pixel");
+    assert!(deletion.get("ConditionExpression").is_none());
+}
+
+#[tokio::test]
+async fn a_dead_device_is_forgotten_with_just_that_address() {
+    let table = Table::that_answers(done()).await;
+    let devices = &table.devices;
+    devices.forget_dead(&extension(), &pixel()).await.unwrap();
+    let (_, deletion) = table.asked().await;
+    assert_eq!(deletion["ConditionExpression"], "address = :dead");
+    // Compared as a whole, so it must be written just as it was registered.
+    let dead = &deletion["ExpressionAttributeValues"][":dead"];
+    assert_eq!(*dead, pixel_item()["address"]);
+}
+
+#[tokio::test]
+async fn a_device_that_has_registered_anew_is_not_forgotten_and_that_is_no_error() {
+    let table = Table::that_answers(testing::condition_failed()).await;
+    let devices = &table.devices;
+    devices.forget_dead(&extension(), &pixel()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_table_that_does_not_answer_is_not_taken_for_an_empty_one() {
+    let table = Table::that_answers(ResponseTemplate::new(500)).await;
+    let (devices, device) = (&table.devices, pixel());
+    for result in [
+        devices.of(&extension()).await.map(|_| ()),
+        devices.register(&extension(), &device).await,
+        devices.remove(&extension(), &device.device_id).await,
+        devices.forget_dead(&extension(), &device).await,
+    ] {
+        let error = result.unwrap_err();
+        assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
+        assert!(!format!("{error} {error:?}").contains("hush"));
+    }
+}
+
+#[test]
+fn an_address_shows_its_route_alone() {
+    assert_eq!(format!("{:?}", pixel().address), "fcm");
+    assert_eq!(format!("{:?}", iphone().address), "sns/apns_voip");
+    assert!(!format!("{:?}", pixel()).contains("hush"));
+}
