@@ -1,10 +1,288 @@
-//! `make call`.
+//! `make call`: one call from the trunk through the running stack, with the phone played here, told line by
+//! line as it happens.
 
-use anyhow::{Result, bail};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use reqwest::{Client, Method};
+use ringback_sip::{CallEvents, Caller, Phone, Stage, Trunk};
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+use uuid::Uuid;
 
 use crate::settings::Settings;
+use crate::stack::Stack;
 
-/// Places one call.
-pub async fn place(_settings: &Settings) -> Result<()> {
-    bail!("not there yet")
+/// Who calls.
+const CALLER: &str = "+919876543210";
+/// The device that is woken; the same one each time, as a phone is.
+const DEVICE: &str = "make-call";
+/// Each step takes well under a second; a loaded machine may take longer.
+const SOON: Duration = Duration::from_secs(10);
+/// How long an app takes from the push to its first line of code, and the callee to pick up.
+const HUMAN: Duration = Duration::from_millis(500);
+/// How long the two talk.
+const TALK: Duration = Duration::from_secs(2);
+
+/// Places the call and tells how it goes; an error when it is not bridged, heard and completed.
+pub async fn place(settings: &Settings) -> Result<()> {
+    let stack = Stack::load(&settings.state_dir())?;
+    let (number, extension) = stack
+        .numbers
+        .first_key_value()
+        .context("the stack has no number to call")?;
+    let story = Story::begin();
+    let app = App::new(&stack, extension)?;
+    let pbx: SocketAddr = stack.sip.address.parse()?;
+
+    app.register_for_push().await?;
+    story.tell(
+        "app",
+        format!("registers its push token for {extension}, and is then terminated"),
+    );
+    let trunk = Trunk::bind(&format!("{}:0", stack.sip.trunk_source)).await?;
+    let call_sid = Uuid::new_v4().simple().to_string();
+    let caller = trunk
+        .call(pbx, number, Caller::number(CALLER), Some(&call_sid))
+        .await?;
+    story.tell(
+        "caller",
+        format!("{CALLER} dials {number}: INVITE from {}", trunk.address()),
+    );
+    let watching = story.follow("caller", caller.events());
+
+    let call_id = app.woken().await?;
+    story.tell(
+        "push",
+        format!("incoming_call at the push service, call {call_id}"),
+    );
+    tokio::time::sleep(HUMAN).await;
+    let password = &stack
+        .phone(extension)
+        .context("the number's phone is not in the stack")?
+        .sip_password;
+    let mut phone = Phone::new(pbx, extension, password).await?;
+    phone.register().await?;
+    story.tell(
+        "app",
+        format!("starts; its phone registers from {}", phone.address()),
+    );
+    let (status, answer) = app
+        .ask(
+            Method::POST,
+            "/api/call-response",
+            Some(app.accept_ready(&call_id)),
+        )
+        .await?;
+    story.tell(
+        "app",
+        format!(
+            "accept_ready -> {status} {}",
+            answer["status"].as_str().unwrap_or("")
+        ),
+    );
+    ensure!(
+        status == 200,
+        "the application refused accept_ready: {answer}"
+    );
+
+    let callee = phone.next_call(SOON).await?;
+    story.tell(
+        "phone",
+        format!("rings; the caller is {}", callee.caller().number),
+    );
+    tokio::time::sleep(HUMAN).await;
+    callee.answer().await?;
+    story.tell("phone", "answers".to_owned());
+    caller.answered(SOON).await?;
+    caller.media().hears(callee.media(), SOON).await?;
+    callee.media().hears(caller.media(), SOON).await?;
+    story.tell(
+        "call",
+        format!(
+            "both hear each other; the application says {}",
+            app.status(&call_id).await?
+        ),
+    );
+    tokio::time::sleep(TALK).await;
+    story.tell(
+        "call",
+        format!(
+            "{} packets from caller to phone, {} from phone to caller",
+            callee.media().received_from(caller.media()),
+            caller.media().received_from(callee.media())
+        ),
+    );
+
+    callee.hang_up().await?;
+    story.tell("phone", "hangs up".to_owned());
+    caller.ended(SOON).await?;
+    watching.await?;
+    let status = app.completed(&call_id).await?;
+    story.tell("call", format!("the application says {status}"));
+    Ok(())
+}
+
+/// Tells what happens, with the time since the beginning.
+#[derive(Clone, Copy)]
+struct Story {
+    began: Instant,
+}
+
+impl Story {
+    fn begin() -> Self {
+        Self {
+            began: Instant::now(),
+        }
+    }
+
+    fn tell(self, who: &str, what: String) {
+        self.tell_at(Instant::now(), who, &what);
+    }
+
+    fn tell_at(self, at: Instant, who: &str, what: &str) {
+        println!(
+            "{:7.3} s  {who:<7} {what}",
+            at.saturating_duration_since(self.began).as_secs_f64()
+        );
+    }
+
+    /// Tells a leg's events as they come.
+    fn follow(self, who: &'static str, events: CallEvents) -> JoinHandle<()> {
+        tokio::spawn(async move {
+            let mut known = 0;
+            while let Some(event) = events.after(known).await {
+                self.tell_at(event.at.instant, who, &in_words(&event.stage));
+                known += 1;
+            }
+        })
+    }
+}
+
+fn in_words(stage: &Stage) -> String {
+    match stage {
+        Stage::Ringing { code } => format!("hears it ring ({code})"),
+        Stage::Answered => "is answered (200)".to_owned(),
+        Stage::Rejected { code, reason } => format!("is refused ({code} {reason})"),
+        Stage::Ended { by_remote: true } => "is hung up on (BYE)".to_owned(),
+        Stage::Ended { by_remote: false } => "hangs up".to_owned(),
+    }
+}
+
+/// The phone's app: HTTP with its bearer token, and what the push service was asked to tell it.
+struct App<'a> {
+    http: Client,
+    stack: &'a Stack,
+    extension: &'a str,
+    token: &'a str,
+    push_token: String,
+}
+
+impl<'a> App<'a> {
+    fn new(stack: &'a Stack, extension: &'a str) -> Result<Self> {
+        let phone = stack
+            .phone(extension)
+            .context("the number's phone is not in the stack")?;
+        let push_token = format!("make-call-{}", Uuid::new_v4().simple());
+        Ok(Self {
+            http: Client::new(),
+            stack,
+            extension,
+            token: &phone.token,
+            push_token,
+        })
+    }
+
+    async fn register_for_push(&self) -> Result<()> {
+        let body =
+            json!({"extension": self.extension, "platform": "fcm", "token": self.push_token});
+        let (status, answer) = self
+            .ask(Method::PUT, &format!("/api/devices/{DEVICE}"), Some(body))
+            .await?;
+        ensure!(
+            status == 200,
+            "the application refused the device with {status}: {answer}"
+        );
+        Ok(())
+    }
+
+    fn accept_ready(&self, call_id: &str) -> Value {
+        json!({
+            "server_call_id": call_id,
+            "extension": self.extension,
+            "action": "accept_ready",
+            "timestamp": time::OffsetDateTime::now_utc().unix_timestamp() * 1_000,
+            "device_id": DEVICE,
+        })
+    }
+
+    /// Waits for the push, and reads the call's id out of it.
+    async fn woken(&self) -> Result<String> {
+        let deadline = Instant::now() + SOON;
+        while Instant::now() < deadline {
+            let requests: Vec<Value> = self
+                .http
+                .get(&self.stack.requests.fcm)
+                .send()
+                .await?
+                .json()
+                .await?;
+            let mut messages = requests.iter().map(|request| &request["body"]["message"]);
+            let ours = messages.find(|message| {
+                message["token"] == self.push_token.as_str()
+                    && message["data"]["type"] == "incoming_call"
+            });
+            if let Some(id) = ours.and_then(|message| message["data"]["server_call_id"].as_str()) {
+                return Ok(id.to_owned());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        bail!(
+            "no push within {} s; see target/local/cloud.log and asterisk.log",
+            SOON.as_secs()
+        )
+    }
+
+    async fn status(&self, call_id: &str) -> Result<String> {
+        let (status, call) = self
+            .ask(Method::GET, &format!("/api/calls/{call_id}"), None)
+            .await?;
+        ensure!(
+            status == 200,
+            "the application will not say how the call stands, {status}: {call}"
+        );
+        Ok(call["status"].as_str().unwrap_or("nothing").to_owned())
+    }
+
+    /// Waits until the call is known to be over.
+    async fn completed(&self, call_id: &str) -> Result<String> {
+        let deadline = Instant::now() + SOON;
+        loop {
+            let status = self.status(call_id).await?;
+            if status == "completed" {
+                return Ok(status);
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "the call is still {status} {} s after its end",
+                SOON.as_secs()
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<(u16, Value)> {
+        let url = format!("{}{path}", self.stack.http_url);
+        let mut request = self.http.request(method, url).bearer_auth(self.token);
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let answer = request.send().await?;
+        let status = answer.status().as_u16();
+        let text = answer.text().await?;
+        let body = serde_json::from_str(&text)
+            .with_context(|| format!("{status} with no JSON: {text}"))?;
+        Ok((status, body))
+    }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
 use hyper_util::client::legacy::Client;
@@ -35,21 +35,28 @@ const HOP_BY_HOP: [HeaderName; 6] = [
 #[derive(Debug, Clone)]
 pub struct Upstream {
     address: SocketAddr,
-    http_host: HeaderValue,
-    websocket_host: Option<HeaderValue>,
+    http_api: String,
+    websocket_api: Option<String>,
 }
 
 impl Upstream {
     /// The APIs with these ids, in the local AWS.
     pub fn in_local_aws(http_api: &str, websocket_api: Option<&str>) -> Result<Self> {
-        let host = |api: &str| {
-            HeaderValue::from_str(&format!("{api}.execute-api.localhost:{}", PORTS.cloud))
-        };
         Ok(Self {
             address: format!("{LOOPBACK}:{}", PORTS.cloud).parse()?,
-            http_host: host(http_api)?,
-            websocket_host: websocket_api.map(host).transpose()?,
+            http_api: http_api.to_owned(),
+            websocket_api: websocket_api.map(str::to_owned),
         })
+    }
+
+    /// Where the local AWS has a path of an API. It knows APIs by host name too, but then takes some paths,
+    /// `/health` among them, for its own.
+    fn path(api: &str, stage_and_path: &str) -> String {
+        format!("/_aws/execute-api/{api}{stage_and_path}")
+    }
+
+    fn host(&self) -> Result<HeaderValue> {
+        Ok(HeaderValue::from_str(&self.address.to_string())?)
     }
 }
 
@@ -102,7 +109,7 @@ async fn pass_on(State(proxy): State<Proxy>, request: Request) -> Response {
     if request.uri().path() != WEBSOCKET_PATH {
         return proxy.pass_http(request).await;
     }
-    let Some(host) = proxy.upstream.websocket_host.clone() else {
+    let Some(api) = proxy.upstream.websocket_api.clone() else {
         return refusal(
             StatusCode::NOT_FOUND,
             "this deployment has no WebSocket API",
@@ -116,38 +123,36 @@ async fn pass_on(State(proxy): State<Proxy>, request: Request) -> Response {
             "websocket_only",
         );
     }
-    tunnel(proxy.upstream.address, host, request)
+    tunnel(&proxy.upstream, &api, request)
         .await
         .unwrap_or_else(|error| unreachable_cloud(&error))
 }
 
 impl Proxy {
-    async fn pass_http(&self, mut request: Request) -> Response {
-        let path = request
-            .uri()
-            .path_and_query()
-            .map_or("/", |path| path.as_str());
-        match format!("http://{}{path}", self.upstream.address).parse::<Uri>() {
-            Ok(uri) => *request.uri_mut() = uri,
-            Err(_) => {
-                return refusal(
-                    StatusCode::BAD_REQUEST,
-                    "the request's path cannot be passed on",
-                    "bad_path",
-                );
-            }
+    async fn pass_http(&self, request: Request) -> Response {
+        match self.try_pass_http(request).await {
+            Ok(response) => response,
+            Err(error) => unreachable_cloud(&error),
         }
+    }
+
+    async fn try_pass_http(&self, mut request: Request) -> Result<Response> {
+        let Upstream {
+            address, http_api, ..
+        } = &self.upstream;
+        let path = request.uri().path_and_query();
+        let path = Upstream::path(
+            &format!("{http_api}/$default"),
+            path.map_or("/", |path| path.as_str()),
+        );
+        *request.uri_mut() = format!("http://{address}{path}").parse()?;
         remove_hop_by_hop(request.headers_mut());
         request
             .headers_mut()
-            .insert(header::HOST, self.upstream.http_host.clone());
-        match self.client.request(request).await {
-            Ok(mut response) => {
-                remove_hop_by_hop(response.headers_mut());
-                response.map(Body::new)
-            }
-            Err(error) => unreachable_cloud(&error.into()),
-        }
+            .insert(header::HOST, self.upstream.host()?);
+        let mut response = self.client.request(request).await?;
+        remove_hop_by_hop(response.headers_mut());
+        Ok(response.map(Body::new))
     }
 }
 
@@ -164,19 +169,20 @@ fn is_websocket(headers: &HeaderMap) -> bool {
 }
 
 /// Hands the handshake on and, once both sides have switched, every byte in both directions.
-async fn tunnel(address: SocketAddr, host: HeaderValue, mut request: Request) -> Result<Response> {
+async fn tunnel(upstream: &Upstream, api: &str, mut request: Request) -> Result<Response> {
     let downstream = hyper::upgrade::on(&mut request);
-    let stream = TcpStream::connect(address).await?;
+    let stream = TcpStream::connect(upstream.address).await?;
     stream.set_nodelay(true)?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection.with_upgrades());
-    request.headers_mut().insert(header::HOST, host);
+    request.headers_mut().insert(header::HOST, upstream.host()?);
     let query = request
         .uri()
         .query()
         .map_or_else(String::new, |query| format!("?{query}"));
-    *request.uri_mut() = format!("{WEBSOCKET_PATH}{query}").parse()?;
+    let path = Upstream::path(api, &format!("{WEBSOCKET_PATH}{query}"));
+    *request.uri_mut() = path.parse()?;
     let mut response = sender.send_request(request).await?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let upstream = hyper::upgrade::on(&mut response);
@@ -231,11 +237,10 @@ mod tests {
     }
 
     async fn gateway_to(upstream: SocketAddr, websocket: bool) -> SocketAddr {
-        let host = |api: &'static str| HeaderValue::from_static(api);
         let upstream = Upstream {
             address: upstream,
-            http_host: host("api1.execute-api.localhost:4566"),
-            websocket_host: websocket.then(|| host("ws1.execute-api.localhost:4566")),
+            http_api: "api1".to_owned(),
+            websocket_api: websocket.then(|| "ws1".to_owned()),
         };
         serve_anywhere(router(upstream)).await.unwrap().0
     }
@@ -259,8 +264,8 @@ mod tests {
         );
         let seen: Value = answer.json().await.unwrap();
         let expected = json!({
-            "method": "PUT", "path": "/exotel/webhook?secret=a%26b&CallFrom=%2B91+98",
-            "host": "api1.execute-api.localhost:4566", "secret": "s", "body": "{\"a\": 1}",
+            "method": "PUT", "path": "/_aws/execute-api/api1/$default/exotel/webhook?secret=a%26b&CallFrom=%2B91+98",
+            "host": upstream.to_string(), "secret": "s", "body": "{\"a\": 1}",
         });
         assert_eq!(seen, expected);
     }
@@ -321,15 +326,8 @@ mod tests {
 
         let (head, bytes) = cloud.await.unwrap();
         assert_eq!(&bytes, b"ping");
-        assert!(
-            head.starts_with("GET /exotel-stream?token=t HTTP/1.1"),
-            "{head}"
-        );
-        assert!(
-            head.to_lowercase()
-                .contains("host: ws1.execute-api.localhost:4566"),
-            "{head}"
-        );
+        let expected = "GET /_aws/execute-api/ws1/exotel-stream?token=t HTTP/1.1";
+        assert!(head.starts_with(expected), "{head}");
     }
 
     async fn read_head(stream: &mut TcpStream) -> String {

@@ -2,13 +2,11 @@
 //!
 //! Reading order: [`run`] starts and stops it all; [`tools`], [`cloud`] and [`pbx`] bring and run the real
 //! parts; [`stand_in`] plays the two services nobody can run at home; [`gateway`] is the one address in front;
-//! [`stack`] is what the running stack says about itself; [`harness`] is for end-to-end tests.
 
 pub mod call;
 pub mod cloud;
 pub mod credentials;
 pub mod gateway;
-pub mod harness;
 pub mod pbx;
 pub mod prerequisites;
 pub mod process;

@@ -54,6 +54,7 @@ fn ports() -> Option<String> {
         (PORTS.exotel, "the stand-in for Exotel"),
         (PORTS.cloud, "the local AWS"),
         (PORTS.ari, "ARI"),
+        (PORTS.ari_plain, "Asterisk's own HTTP"),
     ];
     let mut taken: Vec<String> = tcp
         .into_iter()

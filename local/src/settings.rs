@@ -27,6 +27,8 @@ pub struct Ports {
     pub sip: u16,
     /// ARI over HTTPS.
     pub ari: u16,
+    /// Asterisk's plain HTTP, which the shipped configuration keeps for tools on the same machine.
+    pub ari_plain: u16,
 }
 
 /// The stack's ports; the contract names the first, and scripts rely on the rest.
@@ -37,6 +39,7 @@ pub const PORTS: Ports = Ports {
     cloud: 4566,
     sip: 5060,
     ari: 8089,
+    ari_plain: 8088,
 };
 
 /// The numbers callers dial, as Exotel writes them, with the extension each leads to.

@@ -28,6 +28,8 @@ pub async fn functions(settings: &Settings, tools: &Tools, binaries: &[String]) 
         "--locked",
         "--compiler",
         "cargo",
+        // Its own defaults for releases link seven times for a minute each; the cloud's builds have them.
+        "--disable-optimizations",
     ]);
     for binary in binaries {
         command.args(["--bin", binary]);

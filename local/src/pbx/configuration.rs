@@ -118,11 +118,11 @@ fn dialplan(hook_url: &str, hook_secret: &str) -> String {
     )
 }
 
-/// HTTPS only: nothing on this machine needs the plain port.
 fn http(etc: &Path) -> String {
     format!(
-        "[general](+)\nbindaddr = {LOOPBACK}\nbindport = 8088\ntlsenable = yes\ntlsbindaddr = {LOOPBACK}:{}\n\
+        "[general](+)\nbindaddr = {LOOPBACK}\nbindport = {}\ntlsenable = yes\ntlsbindaddr = {LOOPBACK}:{}\n\
          tlscertfile = {}\ntlsprivatekey = {}\n",
+        PORTS.ari_plain,
         PORTS.ari,
         etc.join("ari.pem").display(),
         etc.join("ari.key").display(),

@@ -1,0 +1,52 @@
+# Everything runs on this machine; nothing is installed globally. `make` lists what there is.
+#
+#   RING_TIMEOUT_SECONDS=10 make run     settings of the functions come from the environment (see template.yaml)
+
+.DEFAULT_GOAL := help
+.PHONY: help run up down call test lint unit e2e deny
+
+# No `-p`: with it, cargo would choose other features for the same dependencies and compile them twice.
+LOCAL := cargo run --quiet --locked --bin ringback-local --
+# Tests that need a running stack; the others are found by themselves.
+STACK_TESTS := calls events requests template
+NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
+
+help: ## list the targets
+	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+run: ## start the local stack and stay until Ctrl-C
+	@$(LOCAL) run
+
+up: ## start the local stack in the background
+	@$(LOCAL) up
+
+down: ## stop the local stack
+	@$(LOCAL) down
+
+call: ## place a call through the running stack and play the phone
+	@$(LOCAL) call
+
+test: lint deny unit e2e ## check everything: format, lints, licences, unit and end-to-end tests
+
+lint: ## formatting and clippy
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo clippy --package ringback-local $(STACK_TESTS:%=--test %) --locked -- -D warnings
+
+deny: ## licences, sources and known vulnerabilities of the dependencies
+	@local/tools/deny.sh
+
+unit: ## tests that need nothing but cargo
+ifeq ($(NEXTEST),yes)
+	cargo nextest run --workspace --locked
+	cargo test --workspace --doc --locked --quiet
+else
+	cargo test --workspace --locked
+endif
+
+e2e: ## end-to-end tests on a stack of their own
+ifeq ($(NEXTEST),yes)
+	$(LOCAL) test-env cargo nextest run --workspace --locked $(STACK_TESTS:%=--test %)
+else
+	$(LOCAL) test-env cargo test --workspace --locked $(STACK_TESTS:%=--test %)
+endif
