@@ -76,7 +76,7 @@ impl Fcm {
         })
     }
 
-    /// Sends a message to one registration token. What may pass is tried a second time, if `until` allows.
+    /// Sends a message to one registration token. What may pass is tried a second time, until `until` at most.
     ///
     /// # Errors
     /// [`PushError::Dead`] when FCM says that the token is unregistered; no other answer costs a phone its token.
@@ -86,6 +86,7 @@ impl Fcm {
         message: &Message,
         until: Timestamp,
     ) -> Result<(), PushError> {
+        let until = until.min(message.expires_at);
         let first = match self.attempt(token, message).await? {
             Ok(()) => return Ok(()),
             Err(failure) => failure,
@@ -95,15 +96,15 @@ impl Fcm {
             Failure::Refused(what) => return Err(PushError::NotTaken(what)),
             Failure::AccessTokenRefused { access, .. } => self.forget(&access).await,
             Failure::Busy { pause, what } => {
-                let in_time =
-                    Timestamp::now() + pause + REPLY_TIMEOUT < until.min(message.expires_at);
-                if pause > LONGEST_PAUSE || !in_time {
+                if pause > LONGEST_PAUSE || Timestamp::now() + pause >= until {
                     return Err(PushError::NotTaken(what));
                 }
                 tokio::time::sleep(pause).await;
             }
         }
-        match self.attempt(token, message).await? {
+        let left = until.since(Timestamp::now());
+        let second = tokio::time::timeout(left, self.attempt(token, message)).await;
+        match second.map_err(|_| PushError::NotTaken("no answer in time".to_owned()))?? {
             Ok(()) => Ok(()),
             Err(Failure::Dead) => Err(PushError::Dead),
             Err(

@@ -48,7 +48,7 @@ pub enum Kind {
     /// `incoming_call`
     IncomingCall,
     /// `call_cancelled`
-    CallCancelled,
+    CallCancelled(CancelReason),
 }
 
 impl Message {
@@ -61,7 +61,8 @@ impl Message {
     /// Tells a phone that it need not ring. It is worth delivering for as long as a ring may last.
     #[must_use]
     pub fn call_cancelled(call: &Call, reason: CancelReason, now: Timestamp) -> Self {
-        let mut message = Self::of(call, Kind::CallCancelled, now + call.limits.ring, now);
+        let kind = Kind::CallCancelled(reason);
+        let mut message = Self::of(call, kind, now + call.limits.ring, now);
         message
             .data
             .insert("reason".to_owned(), reason.as_str().into());
@@ -84,7 +85,7 @@ impl Message {
             .map_or(number, |name| name.as_str());
         let kind_name = match kind {
             Kind::IncomingCall => "incoming_call",
-            Kind::CallCancelled => "call_cancelled",
+            Kind::CallCancelled(_) => "call_cancelled",
         };
         let data = [
             ("type", kind_name.to_owned()),

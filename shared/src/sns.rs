@@ -11,6 +11,7 @@ use aws_sdk_sns::operation::publish::PublishError;
 use aws_sdk_sns::types::MessageAttributeValue;
 use serde_json::{Map, Value, json};
 
+use crate::call::CancelReason;
 use crate::config::Environment;
 use crate::devices::SnsService;
 use crate::push::{Kind, Message, PushError};
@@ -196,8 +197,12 @@ fn alert(message: &Message) -> Value {
             "sound": "default",
             "interruption-level": "time-sensitive",
         }),
-        Kind::CallCancelled => {
-            json!({ "alert": { "title": "Missed call", "body": caller }, "content-available": 1 })
+        Kind::CallCancelled(reason) => {
+            let title = match reason {
+                CancelReason::CallerHungUp | CancelReason::Timeout => "Missed call",
+                CancelReason::AnsweredElsewhere => "Answered elsewhere",
+            };
+            json!({ "alert": { "title": title, "body": caller }, "content-available": 1 })
         }
     }
 }

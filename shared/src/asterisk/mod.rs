@@ -246,15 +246,21 @@ impl Asterisk {
             ))
     }
 
+    /// Asterisk closes a connection that has been idle for 15 s, which a function that was frozen meanwhile notices
+    /// only when it has sent the next request. So what breaks off is sent again; every request here may be.
     async fn send(
         &self,
         request: RequestBuilder,
         doing: &'static str,
     ) -> Result<Response, AsteriskError> {
-        request
-            .send()
-            .await
-            .map_err(|error| AsteriskError::Unreachable(doing, error.without_url()))
+        let again = request.try_clone();
+        let answer = match (request.send().await, again) {
+            (Err(error), Some(again)) if !error.is_timeout() && !error.is_connect() => {
+                again.send().await
+            }
+            (answer, _) => answer,
+        };
+        answer.map_err(|error| AsteriskError::Unreachable(doing, error.without_url()))
     }
 }
 

@@ -145,8 +145,9 @@ fn refused(status: u16, google_status: &str, error_code: Option<&str>) -> Respon
     }))
 }
 
-fn busy(status: u16) -> ResponseTemplate {
-    refused(status, "UNAVAILABLE", Some("UNAVAILABLE")).append_header("retry-after", "0")
+fn busy(status: u16, retry_after: u64) -> ResponseTemplate {
+    refused(status, "UNAVAILABLE", Some("UNAVAILABLE"))
+        .append_header("retry-after", retry_after.to_string())
 }
 
 fn strings(data: &Map<String, Value>) -> BTreeSet<&str> {
@@ -252,13 +253,13 @@ async fn pushes_at_the_same_time_ask_for_one_access_token() {
 
 #[tokio::test]
 async fn an_access_token_is_replaced_before_its_life_ends() {
-    let lives_one_second_after_which_it_is_renewed = RENEW_BEFORE.as_secs() + 1;
-    let google = Google::granting(lives_one_second_after_which_it_is_renewed).await;
+    let good_for_two_seconds = RENEW_BEFORE.as_secs() + 2;
+    let google = Google::granting(good_for_two_seconds).await;
     google.always_answers(taken()).await;
     google.send().await.unwrap();
     google.send().await.unwrap();
     assert_eq!(google.grants().await, 1);
-    tokio::time::sleep(Duration::from_millis(1100)).await;
+    tokio::time::sleep(Duration::from_millis(2100)).await;
     google.send().await.unwrap();
     assert_eq!(google.grants().await, 2);
     let last = google.asked(SEND).await.pop().unwrap();
@@ -313,7 +314,7 @@ async fn pushes_whose_access_token_is_refused_share_the_next_one() {
     let unauthorized = refused(401, "UNAUTHENTICATED", None);
     Mock::given(path(SEND))
         .and(wiremock::matchers::bearer_token("access-hush-1"))
-        .respond_with(unauthorized.set_delay(Duration::from_millis(50)))
+        .respond_with(unauthorized.set_delay(Duration::from_millis(300)))
         .mount(&google.server)
         .await;
     google.always_answers(taken()).await;
@@ -361,11 +362,11 @@ async fn a_refusal_is_told_with_googles_own_code() {
 async fn what_may_pass_is_tried_once_more() {
     for status in [429, 500, 503] {
         let google = Google::start().await;
-        google.will_answer([busy(status), taken()]).await;
+        google.will_answer([busy(status, 0), taken()]).await;
         google.send().await.unwrap();
         assert_eq!(google.sends().await, 2, "{status}");
 
-        google.always_answers(busy(status)).await;
+        google.always_answers(busy(status, 0)).await;
         let error = google.send().await.unwrap_err();
         assert!(matches!(error, PushError::NotTaken(_)), "{error:?}");
         assert_eq!(google.sends().await, 4, "{status}");
@@ -398,12 +399,26 @@ async fn a_long_pause_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn there_is_no_second_attempt_that_could_come_too_late() {
+async fn a_pause_that_takes_all_the_time_that_is_left_is_not_waited_for() {
     let google = Google::start().await;
-    google.always_answers(busy(503)).await;
-    let soon = Timestamp::now() + REPLY_TIMEOUT;
+    google
+        .always_answers(busy(503, USUAL_PAUSE.as_secs()))
+        .await;
+    let soon = Timestamp::now() + USUAL_PAUSE / 2;
     assert!(google.send_until(soon).await.is_err());
     assert_eq!(google.sends().await, 1);
+}
+
+#[tokio::test]
+async fn the_second_attempt_is_given_up_when_the_time_is_up() {
+    let google = Google::start().await;
+    let slow = taken().set_delay(REPLY_TIMEOUT);
+    google.will_answer([busy(503, 0), slow]).await;
+    let soon = Timestamp::now() + Duration::from_secs(1);
+    let error = google.send_until(soon).await.unwrap_err();
+    assert!(matches!(error, PushError::NotTaken(_)), "{error:?}");
+    assert!(Timestamp::now().since(soon) < Duration::from_secs(1));
+    assert_eq!(google.sends().await, 2);
 }
 
 #[tokio::test]

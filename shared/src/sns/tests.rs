@@ -7,7 +7,7 @@ use wiremock::matchers::{body_string_contains, method};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
 use super::*;
-use crate::call::{Call, CancelReason};
+use crate::call::Call;
 use crate::clock::Timestamp;
 use crate::form::Fields;
 use crate::testing;
@@ -185,7 +185,7 @@ async fn a_development_build_is_reached_under_its_own_platform() {
 }
 
 #[tokio::test]
-async fn an_iphone_without_voip_shows_who_calls_and_later_that_the_call_was_missed() {
+async fn an_iphone_without_voip_shows_who_calls_and_later_what_became_of_the_call() {
     let sns = Service::start().await;
     let call = testing::a_call(RANG_AT);
     let (platform, payload, attributes) = sns.published(SnsService::Apns, APNS, &wake(&call)).await;
@@ -200,6 +200,10 @@ async fn an_iphone_without_voip_shows_who_calls_and_later_that_the_call_was_miss
     assert_eq!(payload["aps"]["alert"]["title"], "Missed call");
     assert_eq!(payload["reason"], "timeout");
     assert_eq!(attributes["AWS.SNS.MOBILE.APNS.TTL"], "30");
+
+    let elsewhere = Message::call_cancelled(&call, CancelReason::AnsweredElsewhere, RANG_AT);
+    let (_, payload, _) = sns.published(SnsService::Apns, APNS, &elsewhere).await;
+    assert_eq!(payload["aps"]["alert"]["title"], "Answered elsewhere");
 }
 
 #[tokio::test]
