@@ -8,7 +8,7 @@
 # No `-p`: with it, cargo would choose other features for the same dependencies and compile them twice.
 LOCAL := cargo run --quiet --locked --bin ringback-local --
 # Tests that need a running stack; the others are found by themselves.
-STACK_TESTS := calls events requests template
+STACK_TESTS := calls events logs requests template
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 
 help: ## list the targets

@@ -9,12 +9,18 @@
 mod cloudformation;
 #[path = "support/event_files.rs"]
 mod event_files;
+#[path = "support/iam.rs"]
+mod iam;
 #[path = "support/runtime_api.rs"]
 mod runtime_api;
 #[path = "support/surroundings.rs"]
 mod surroundings;
-#[path = "support/watched_cloud.rs"]
-mod watched_cloud;
+#[path = "support/watched.rs"]
+#[expect(
+    dead_code,
+    reason = "shared with requests.rs, which asks when requests ended"
+)]
+mod watched;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -28,7 +34,7 @@ use ringback_local::stack::Stack;
 use runtime_api::RunningFunction;
 use serde_json::{Value, json};
 use surroundings::Surroundings;
-use watched_cloud::WatchedCloud;
+use watched::Watched;
 
 /// The events in the order of their story, with the status codes that each may be answered with.
 const STORY: [(&str, &[u16]); 18] = [
@@ -74,7 +80,7 @@ struct Functions {
     template: Template,
     settings: Settings,
     variables: BTreeMap<&'static str, String>,
-    running: BTreeMap<String, (RunningFunction, WatchedCloud)>,
+    running: BTreeMap<String, (RunningFunction, Watched)>,
 }
 
 impl Functions {
@@ -110,7 +116,7 @@ impl Functions {
                 .get(name.as_str())
                 .context("the function")?
                 .actions();
-            let done = cloud.actions();
+            let done: BTreeSet<String> = cloud.requests().iter().flat_map(iam::actions).collect();
             let denied: Vec<&String> = done
                 .iter()
                 .filter(|action| !allowed.contains(action.as_str()))
@@ -132,7 +138,9 @@ impl Functions {
         if !self.running.contains_key(name) {
             let function = functions.get(name).context("the function")?;
             let mut environment = self.environment(function)?;
-            let cloud = WatchedCloud::in_front_of(&self.variables["AWS_ENDPOINT_URL"]).await?;
+            let endpoint = &self.variables["AWS_ENDPOINT_URL"];
+            let cloud =
+                Watched::in_front_of(endpoint, reqwest::Client::new(), Duration::ZERO).await?;
             environment.insert("AWS_ENDPOINT_URL".to_owned(), cloud.url().to_owned());
             let timeout = Duration::from_secs(function.timeout_seconds());
             let log = self.settings.state("events").join(format!("{name}.log"));

@@ -1,0 +1,117 @@
+//! What the functions write into their logs: enough to tell a call's story by its id, and nothing private. The logs
+//! are those of the deployed functions, read from the local AWS; the local stack must be running.
+
+#[path = "support/log_lines.rs"]
+mod log_lines;
+#[path = "support/private.rs"]
+mod private;
+#[path = "calls/scene.rs"]
+#[allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "shared with calls/, which does more on its stage"
+)]
+mod scene;
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use log_lines::{Line, log_lines};
+use private::Private;
+use reqwest::StatusCode;
+use ringback_sip::Caller;
+use scene::{SOON, Scene, call_sid};
+use tokio::time::{Instant, sleep};
+
+const NUMBER: &str = "+919812345067";
+const IN_NATIONAL_FORM: &str = "09812345067";
+const NAME: &str = "Padmavathi Venkataraman";
+
+/// What the log tells of [`a_whole_call`], at the least.
+const STORY: [(&str, &str); 5] = [
+    ("asterisk-incoming", "caller_arrived"),
+    ("exotel-webhook", "announced"),
+    ("call-response", "accept_ready"),
+    ("asterisk-incoming", "bridged"),
+    ("asterisk-incoming", "caller_left"),
+];
+/// The functions that deal with one call at a time.
+const OF_CALLS: [&str; 3] = ["asterisk-incoming", "exotel-webhook", "call-response"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_logs_tell_a_calls_story_by_its_id_and_nothing_private() -> Result<()> {
+    let scene = Scene::open().await?;
+    let before = log_lines(&scene).await?;
+    let id = a_whole_call(&scene).await?;
+    let lines = lines_with_story(&scene, &id).await?;
+
+    let no_json: Vec<&Line> = lines.iter().filter(|line| !line.json.is_object()).collect();
+    assert!(no_json.is_empty(), "{no_json:#?}");
+    let private = Private::of(&scene, &[NUMBER, NAME]).await?;
+    let leaks: Vec<String> = lines
+        .iter()
+        .flat_map(|line| private.found_in(line))
+        .collect();
+    assert!(leaks.is_empty(), "{}", leaks.join("\n"));
+
+    let earlier: HashSet<&str> = before.iter().map(|line| line.text.as_str()).collect();
+    let of_no_call: Vec<&Line> = lines
+        .iter()
+        .filter(|line| !earlier.contains(line.text.as_str()))
+        .filter(|line| OF_CALLS.contains(&line.function.as_str()))
+        .filter(|line| !line.json["call_id"].is_string())
+        .collect();
+    assert!(of_no_call.is_empty(), "{of_no_call:#?}");
+    Ok(())
+}
+
+/// All lines, as soon as they tell the call's story: a function's lines come a little later than what it did.
+async fn lines_with_story(scene: &Scene, id: &str) -> Result<Vec<Line>> {
+    let patience = Instant::now() + SOON;
+    loop {
+        let lines = log_lines(scene).await?;
+        let told = |(function, event): &(&str, &str)| {
+            lines.iter().any(|line| {
+                line.function == *function
+                    && line.json["event"] == *event
+                    && line.json["call_id"] == id
+            })
+        };
+        let missing: Vec<_> = STORY.iter().filter(|part| !told(part)).collect();
+        if missing.is_empty() {
+            return Ok(lines);
+        }
+        ensure!(
+            Instant::now() < patience,
+            "the logs do not tell {missing:?} of {id}"
+        );
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// A caller whom both witnesses see, an app that accepts, a conversation, its end, and an app that comes too late.
+async fn a_whole_call(scene: &Scene) -> Result<String> {
+    let (app, late) = (scene.app("1001").await?, scene.app("1001").await?);
+    let mut phone = scene.registered_phone("1001").await?;
+    let sid = call_sid();
+    let who = Caller::number(NUMBER).named(NAME);
+    let caller = scene.dial_as("1001", who, Some(&sid)).await?;
+    let id = app.woken().await?;
+    let (status, answer) = scene
+        .passthru(&sid, IN_NATIONAL_FORM, scene.number_of("1001"))
+        .await?;
+    assert_eq!(
+        (status, &answer["call_id"]),
+        (StatusCode::OK, &id.as_str().into())
+    );
+    assert_eq!(app.says("accept_ready", &id).await?.0, StatusCode::OK);
+    assert_eq!(late.says("accept", &id).await?.0, StatusCode::CONFLICT);
+    let callee = phone.next_call(SOON).await?;
+    callee.answer().await?;
+    caller.answered(SOON).await?;
+    app.sees(&id, "in_progress").await?;
+    caller.hang_up().await?;
+    app.sees(&id, "completed").await?;
+    Ok(id)
+}

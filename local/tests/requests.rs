@@ -1,0 +1,383 @@
+//! How many requests a call's two urgent ways take, from a caller's first sign to the push, and from a phone that is
+//! ready to the originate: counted at DynamoDB, at Asterisk's REST interface and at the push service, with the real
+//! binaries in the environment that they are deployed with. The local stack must be running, and the functions built.
+
+#[path = "support/runtime_api.rs"]
+mod runtime_api;
+#[path = "calls/scene.rs"]
+#[allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "shared with calls/, which does more on its stage"
+)]
+mod scene;
+#[path = "support/timeline.rs"]
+mod timeline;
+#[path = "support/watched.rs"]
+mod watched;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use reqwest::{Certificate, Method, StatusCode};
+use ringback_local::settings::{STACK_NAME, Settings};
+use ringback_local::stack::Stack;
+use runtime_api::RunningFunction;
+use scene::{App, SOON, Scene, call_sid};
+use serde_json::{Value, json};
+use timeline::{Goal, System, Timeline};
+use tokio::time::Instant;
+use watched::Watched;
+
+/// So long is each request held back, so that those which do not wait for each other are seen to overlap.
+const DELAY: Duration = Duration::from_millis(50);
+const MOST_IN_SEQUENCE: usize = 2;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_urgent_way_has_more_than_two_requests_in_sequence_to_any_system() -> Result<()> {
+    let scene = Scene::open().await?;
+    let ways = [
+        (
+            "webhook, number's route → push",
+            webhook_to_push(&scene, Whom::ByNumber).await?,
+        ),
+        (
+            "webhook, ?extension= → push",
+            webhook_to_push(&scene, Whom::ByExtension).await?,
+        ),
+        (
+            "PBX hook with CallSid → push",
+            hook_to_push(&scene, Witness::KnowsCallSid).await?,
+        ),
+        (
+            "PBX hook without CallSid → push",
+            hook_to_push(&scene, Witness::KnowsCallerAlone).await?,
+        ),
+        (
+            "accept_ready → originate",
+            accept_ready_to_originate(&scene).await?,
+        ),
+    ];
+    std::io::stdout().write_all(table(&ways)?.as_bytes())?;
+
+    for (way, runs) in &ways {
+        for run in [&runs.cold, &runs.warm] {
+            check(run).with_context(|| format!("{way}:\n{}", run.timeline))?;
+        }
+    }
+    Ok(())
+}
+
+/// One way, gone twice by one process: with everything still to be fetched, and with secrets and tokens at hand.
+struct Runs {
+    cold: Run,
+    warm: Run,
+}
+
+struct Run {
+    timeline: Timeline,
+    goal: Goal,
+}
+
+fn table(ways: &[(&str, Runs)]) -> Result<String> {
+    let mut table =
+        "\nRequests until the push or the originate went out, with it: in all, and in sequence\n\n"
+            .to_owned();
+    write!(table, "{:<34}{:<8}", "way", "process")?;
+    for system in System::ALL {
+        write!(table, "{:>10}", system.name())?;
+    }
+    for (way, runs) in ways {
+        for (state, run) in [("cold", &runs.cold), ("warm", &runs.warm)] {
+            write!(table, "\n{way:<34}{state:<8}")?;
+            for system in System::ALL {
+                let count = run.timeline.until(run.goal, system)?;
+                write!(table, "{:>7}, {}", count.in_all, count.in_sequence)?;
+            }
+        }
+    }
+    table.push_str("\n\n");
+    Ok(table)
+}
+
+fn check(run: &Run) -> Result<()> {
+    for system in System::ALL {
+        let count = run.timeline.until(run.goal, system)?;
+        ensure!(
+            count.in_sequence <= MOST_IN_SEQUENCE,
+            "{} in sequence to {}",
+            count.in_sequence,
+            system.name()
+        );
+    }
+    ensure!(
+        !run.timeline.lists_channels(),
+        "all channels of the PBX are listed"
+    );
+    ensure!(!run.timeline.scans(), "the table is scanned");
+    ensure!(
+        !run.timeline.reads_call_until(run.goal)?,
+        "the call is read before it is written"
+    );
+    Ok(())
+}
+
+/// How Exotel's webhook says whom the caller wants.
+#[derive(Clone, Copy)]
+enum Whom {
+    ByNumber,
+    ByExtension,
+}
+
+async fn webhook_to_push(scene: &Scene, whom: Whom) -> Result<Runs> {
+    let secret = scene
+        .stack
+        .exotel_webhook_url
+        .split_once('?')
+        .context("a webhook's URL with its secret")?
+        .1;
+    let mut event = example("exotel-webhook-passthru-get")?;
+    event["queryStringParameters"].take();
+    let ring = |caller: &str, sid: &str| {
+        let mut query = form_urlencoded::Serializer::for_suffix(secret.to_owned(), 0);
+        query
+            .append_pair("CallSid", sid)
+            .append_pair("CallFrom", caller)
+            .append_pair("CallTo", scene.number_of("1001"))
+            .append_pair("Direction", "incoming")
+            .append_pair("CallType", "call-attempt");
+        if let Whom::ByExtension = whom {
+            query.append_pair("extension", "1001");
+        }
+        event["rawQueryString"] = query.finish().into();
+        event.clone()
+    };
+    rings_to_push(scene, "exotel-webhook", ring).await
+}
+
+/// What the PBX knows of the caller who has reached it.
+#[derive(Clone, Copy)]
+enum Witness {
+    KnowsCallSid,
+    KnowsCallerAlone,
+}
+
+async fn hook_to_push(scene: &Scene, witness: Witness) -> Result<Runs> {
+    let mut event = example("asterisk-incoming-incoming")?;
+    for (name, value) in &scene.stack.headers.asterisk {
+        event["headers"][name.to_ascii_lowercase()] = value.as_str().into();
+    }
+    event["isBase64Encoded"] = false.into();
+    let ring = |caller: &str, sid: &str| {
+        let mut form = form_urlencoded::Serializer::new(String::new());
+        form.append_pair("channel_id", &format!("requests.{sid}"))
+            .append_pair("caller", caller)
+            .append_pair("number", scene.number_of("1001"));
+        if let Witness::KnowsCallSid = witness {
+            form.append_pair("call_sid", sid);
+        }
+        event["body"] = form.finish().into();
+        event.clone()
+    };
+    rings_to_push(scene, "asterisk-incoming", ring).await
+}
+
+/// Two calls, reported by the events that `ring` makes of a caller's number and a CallSid, and then declined.
+async fn rings_to_push(
+    scene: &Scene,
+    function: &str,
+    mut ring: impl FnMut(&str, &str) -> Value,
+) -> Result<Runs> {
+    let app = scene.app("1001").await?;
+    let mut function = Observed::start(scene, function).await?;
+    let mut runs = Vec::new();
+    for _ in 0..2 {
+        // A caller who has not called before: one who calls again at once meets what is left of the last call.
+        let (answer, timeline) = function.invoke(&ring(&fresh_number(), &call_sid())).await?;
+        let id = answer["call_id"].as_str().context("a call's id")?;
+        ensure!(answer["status"] == "waiting_for_mobile", "{answer}");
+        app.says("decline", id).await?;
+        runs.push(Run {
+            timeline,
+            goal: Goal::Push,
+        });
+    }
+    forget(&app).await?;
+    both(runs)
+}
+
+/// Two calls from the trunk to a phone that is registered, each accepted by one of two devices, bridged and hung up.
+async fn accept_ready_to_originate(scene: &Scene) -> Result<Runs> {
+    let mut phone = scene.registered_phone("1001").await?;
+    let mut function = Observed::start(scene, "call-response").await?;
+    let mut event = example("call-response-accept-ready")?;
+    let mut runs = Vec::new();
+    for _ in 0..2 {
+        let (app, other) = (scene.app("1001").await?, scene.app("1001").await?);
+        let caller = scene.dial("1001").await?;
+        let id = app.woken().await?;
+        other.woken().await?;
+        event["headers"]["authorization"] = format!("Bearer {}", app.token).into();
+        let says = json!({
+            "server_call_id": id,
+            "extension": "1001",
+            "action": "accept_ready",
+            "device_id": app.device,
+        });
+        event["body"] = says.to_string().into();
+        let (answer, timeline) = function.invoke(&event).await?;
+        ensure!(answer["status"] == "mobile_ready", "{answer}");
+        let callee = phone.next_call(SOON).await?;
+        callee.answer().await?;
+        caller.answered(SOON).await?;
+        caller.hang_up().await?;
+        app.sees(&id, "completed").await?;
+        forget(&app).await?;
+        forget(&other).await?;
+        runs.push(Run {
+            timeline,
+            goal: Goal::Originate,
+        });
+    }
+    both(runs)
+}
+
+/// Takes an app's device back, so that the next call does not ring there.
+async fn forget(app: &App<'_>) -> Result<()> {
+    let device = format!("/api/devices/{}", app.device);
+    let (status, answer) = app.ask(Method::DELETE, &device, None).await?;
+    ensure!(status == StatusCode::OK, "{answer}");
+    Ok(())
+}
+
+fn both(runs: Vec<Run>) -> Result<Runs> {
+    let [cold, warm] = <[Run; 2]>::try_from(runs)
+        .ok()
+        .context("a cold run and a warm one")?;
+    Ok(Runs { cold, warm })
+}
+
+/// A function's real binary in the environment that it is deployed with, and the systems around it, watched.
+struct Observed {
+    function: RunningFunction,
+    aws: Watched,
+    ari: Watched,
+    push: Watched,
+    access_tokens: AccessTokens,
+}
+
+impl Observed {
+    async fn start(scene: &Scene, name: &str) -> Result<Self> {
+        let settings = Settings::from_environment();
+        let stack = &scene.stack;
+        let deployed = deployed(scene, name).await?;
+        let aws = Watched::in_front_of(&stack.aws.endpoint, scene.http.clone(), DELAY).await?;
+        let ari = Watched::in_front_of(&stack.ari.url, client_of_ari(stack)?, DELAY).await?;
+        let fcm = stack.requests.fcm.trim_end_matches("/requests");
+        let push = Watched::in_front_of(fcm, scene.http.clone(), DELAY).await?;
+
+        let mut environment: BTreeMap<String, String> =
+            serde_json::from_value(deployed["Environment"]["Variables"].clone())?;
+        let changed = [
+            ("AWS_ENDPOINT_URL", aws.url()),
+            ("AWS_REGION", &stack.aws.region),
+            ("AWS_ACCESS_KEY_ID", "test"),
+            ("AWS_SECRET_ACCESS_KEY", "test"),
+            ("ARI_URL", ari.url()),
+            ("FCM_BASE_URL", push.url()),
+        ];
+        environment.extend(changed.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        let timeout = Duration::from_secs(deployed["Timeout"].as_u64().context("Timeout")?);
+        let bootstrap = settings
+            .repository()
+            .join(format!("target/lambda/{name}/bootstrap"));
+        std::fs::create_dir_all(settings.state("requests"))?;
+        let log = settings.state("requests").join(format!("{name}.log"));
+        Ok(Self {
+            function: RunningFunction::start(name, &bootstrap, &environment, timeout, &log).await?,
+            aws,
+            ari,
+            push,
+            access_tokens: AccessTokens::of(scene),
+        })
+    }
+
+    /// Hands the function a request. Answers with its answer's body, and with what it asked others for.
+    async fn invoke(&mut self, event: &Value) -> Result<(Value, Timeline)> {
+        let began = Instant::now();
+        let tokens_before = self.access_tokens.asked_for().await?;
+        let answer = self.function.invoke(event).await?;
+        let tokens = self.access_tokens.asked_for().await? - tokens_before;
+        let body = serde_json::from_str(answer["body"].as_str().context("a body")?)?;
+        ensure!(answer["statusCode"] == 200, "{answer}");
+        let of_this_run = |system: &Watched| {
+            let mut requests = system.requests();
+            requests.retain(|request| request.began >= began);
+            requests
+        };
+        let timeline = Timeline {
+            aws: of_this_run(&self.aws),
+            ari: of_this_run(&self.ari),
+            push: of_this_run(&self.push),
+            access_tokens: tokens,
+        };
+        Ok((body, timeline))
+    }
+}
+
+/// The requests for an access token, which go to the URI in the service account: the stand-in knows of them.
+struct AccessTokens {
+    http: reqwest::Client,
+    requests: String,
+}
+
+impl AccessTokens {
+    fn of(scene: &Scene) -> Self {
+        Self {
+            http: scene.http.clone(),
+            requests: scene.stack.requests.fcm.clone(),
+        }
+    }
+
+    async fn asked_for(&self) -> Result<usize> {
+        let requests: Vec<Value> = self.http.get(&self.requests).send().await?.json().await?;
+        Ok(requests
+            .iter()
+            .filter(|request| request["path"] == "/token")
+            .count())
+    }
+}
+
+/// The function's configuration, as `aws lambda get-function-configuration` tells it.
+async fn deployed(scene: &Scene, name: &str) -> Result<Value> {
+    let url = format!(
+        "{}/2015-03-31/functions/{STACK_NAME}-{name}/configuration",
+        scene.stack.aws.endpoint
+    );
+    let answer = scene.http.get(url).send().await?.error_for_status()?;
+    Ok(answer.json().await?)
+}
+
+fn client_of_ari(stack: &Stack) -> Result<reqwest::Client> {
+    let authority = Certificate::from_pem(stack.ari.ca_pem.as_bytes())?;
+    Ok(reqwest::Client::builder()
+        .tls_certs_only([authority])
+        .build()?)
+}
+
+/// One of `events/`.
+fn example(name: &str) -> Result<Value> {
+    let path = Settings::from_environment()
+        .repository()
+        .join(format!("events/{name}.json"));
+    let text = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+    Ok(serde_json::from_slice(&text)?)
+}
+
+/// A mobile number of India that nobody has called from.
+fn fresh_number() -> String {
+    format!("+9198{:08}", uuid::Uuid::new_v4().as_u128() % 100_000_000)
+}
