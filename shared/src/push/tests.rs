@@ -314,13 +314,10 @@ async fn neither_tokens_nor_callers_are_logged() {
         iphone("iphone", SnsService::ApnsVoip),
     ];
     let log = Log::default();
-    let writer = log.clone();
-    let logging = tracing_subscriber::fmt()
-        .with_env_filter("ringback=trace")
-        .with_writer(move || writer.clone())
-        .finish();
+    // While there is one subscriber alone, tracing lets each thread decide for all which lines are of interest.
+    let _second = tracing::Dispatch::new(log.subscriber());
     {
-        let _logging = tracing::subscriber::set_default(logging);
+        let _logging = tracing::subscriber::set_default(log.subscriber());
         world.ring(&devices).await;
         world.cancel(&devices, &everybody()).await;
     }
@@ -346,6 +343,16 @@ fn a_message_does_not_show_the_caller() {
 /// A log that can be read afterwards.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn subscriber(&self) -> impl tracing::Subscriber + Send + Sync + use<> {
+        let writer = self.clone();
+        tracing_subscriber::fmt()
+            .with_env_filter("ringback=trace")
+            .with_writer(move || writer.clone())
+            .finish()
+    }
+}
 
 impl Write for Log {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
