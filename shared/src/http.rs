@@ -14,7 +14,7 @@ use crate::call::{Call, Refusal};
 use crate::calls::StoreError;
 use crate::clock::Timestamp;
 use crate::form::BadBody;
-use crate::names::BadName;
+use crate::names::{BadName, CallId};
 use crate::outside::OutsideError;
 use crate::secrets::SecretError;
 use crate::sns::EndpointError;
@@ -47,6 +47,8 @@ pub struct ApiError {
     message: String,
     /// What else the answer says: the call's status, where the call has gone another way.
     details: Map<String, Value>,
+    /// The call that it is about, for the log.
+    call_id: Option<CallId>,
 }
 
 impl ApiError {
@@ -121,12 +123,18 @@ impl ApiError {
         self
     }
 
+    const fn about(mut self, call_id: Option<CallId>) -> Self {
+        self.call_id = call_id;
+        self
+    }
+
     fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
         Self {
             status,
             code,
             message: message.into(),
             details: Map::new(),
+            call_id: None,
         }
     }
 }
@@ -134,7 +142,7 @@ impl ApiError {
 /// What a refusal by the rules of a call means to the app that asked.
 #[must_use]
 pub fn refused(refusal: Refusal, call: &Call, now: Timestamp) -> ApiError {
-    match refusal {
+    let error = match refusal {
         Refusal::NotYours => ApiError::not_yours(),
         Refusal::GoneAnotherWay | Refusal::AnotherCall => {
             let status = call.status_at(now).as_str();
@@ -142,7 +150,8 @@ pub fn refused(refusal: Refusal, call: &Call, now: Timestamp) -> ApiError {
             ApiError::new(409, "call_gone_another_way", message)
                 .with_details(json!({ "status": status }))
         }
-    }
+    };
+    error.about(Some(call.call_id))
 }
 
 impl From<Unauthorized> for ApiError {
@@ -165,14 +174,14 @@ impl From<BadBody> for ApiError {
 
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
-        log(&error);
+        log(&error, None);
         Self::try_again()
     }
 }
 
 impl From<SecretError> for ApiError {
     fn from(error: SecretError) -> Self {
-        log(&error);
+        log(&error, None);
         Self::try_again()
     }
 }
@@ -188,7 +197,7 @@ impl From<EndpointError> for ApiError {
                 Self::bad_request("bad_token", "the push service refuses this token")
             }
             EndpointError::Unavailable(_) => {
-                log(&error);
+                log(&error, None);
                 Self::try_again()
             }
         }
@@ -197,10 +206,16 @@ impl From<EndpointError> for ApiError {
 
 impl From<SwitchboardError<OutsideError>> for ApiError {
     fn from(error: SwitchboardError<OutsideError>) -> Self {
+        let call_id = match &error {
+            SwitchboardError::Effect { call, .. } => Some(call.call_id),
+            SwitchboardError::NoSuchCall
+            | SwitchboardError::Contended
+            | SwitchboardError::Store(_) => None,
+        };
         if !matches!(error, SwitchboardError::NoSuchCall) {
-            log(&error);
+            log(&error, call_id);
         }
-        match error {
+        let answer = match error {
             SwitchboardError::NoSuchCall => Self::no_such_call(),
             SwitchboardError::Effect {
                 source: OutsideError::Asterisk(error),
@@ -212,7 +227,8 @@ impl From<SwitchboardError<OutsideError>> for ApiError {
                 source: OutsideError::Store(_) | OutsideError::Timer(_),
                 ..
             } => Self::try_again(),
-        }
+        };
+        answer.about(call_id)
     }
 }
 
@@ -241,10 +257,11 @@ fn asterisk(error: &AsteriskError) -> ApiError {
 }
 
 /// An error with all its causes, once, where it is handled.
-fn log(error: &(dyn std::error::Error + 'static)) {
+fn log(error: &(dyn std::error::Error + 'static), call_id: Option<CallId>) {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     let causes: Vec<String> = causes.map(ToString::to_string).collect();
-    tracing::error!(%error, ?causes, "request failed");
+    let call_id = call_id.map(tracing::field::display);
+    tracing::error!(call_id, %error, ?causes, "request failed");
 }
 
 /// The body, if it is no longer than [`LONGEST_BODY`].
@@ -324,7 +341,13 @@ fn respond(result: Result<Answer, ApiError>) -> Response<Body> {
     let (status, body) = match result {
         Ok(Answer(body)) => (200, body),
         Err(error) => {
-            tracing::info!(status = error.status, code = error.code, "request refused");
+            let call_id = error.call_id.map(tracing::field::display);
+            tracing::info!(
+                call_id,
+                status = error.status,
+                code = error.code,
+                "request refused"
+            );
             let mut body = json!({ "success": false, "error": error.message, "code": error.code });
             for (name, value) in error.details {
                 body[name] = value;
