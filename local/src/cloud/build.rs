@@ -19,26 +19,17 @@ pub fn log(settings: &Settings) -> PathBuf {
 }
 
 /// Builds every function for this machine's architecture, with plain cargo: no cross compiler is needed.
+/// Without cargo-lambda's own defaults for releases, which link seven times for a minute each.
 pub async fn functions(settings: &Settings, tools: &Tools, binaries: &[String]) -> Result<()> {
+    let profile = settings.override_or("FUNCTIONS_PROFILE", "local");
     let mut command = tools.command("cargo-lambda");
-    command.args([
-        "lambda",
-        "build",
-        "--release",
-        "--locked",
-        "--compiler",
-        "cargo",
-        // Its own defaults for releases link seven times for a minute each; the cloud's builds have them.
-        "--disable-optimizations",
-    ]);
+    command.args(["lambda", "build", "--locked", "--compiler", "cargo"]);
+    command.args(["--disable-optimizations", "--profile", &profile]);
     for binary in binaries {
         command.args(["--bin", binary]);
     }
-    run_logged(
-        command
-            .current_dir(settings.repository())
-            .env("CARGO_TERM_COLOR", "never"),
-        &log(settings),
-    )
-    .await
+    command
+        .current_dir(settings.repository())
+        .env("CARGO_TERM_COLOR", "never");
+    run_logged(&mut command, &log(settings)).await
 }
