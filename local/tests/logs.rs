@@ -3,8 +3,12 @@
 
 #[path = "support/log_lines.rs"]
 mod log_lines;
+#[path = "support/observed.rs"]
+mod observed;
 #[path = "support/private.rs"]
 mod private;
+#[path = "support/runtime_api.rs"]
+mod runtime_api;
 #[path = "calls/scene.rs"]
 #[allow(
     dead_code,
@@ -12,12 +16,18 @@ mod private;
     reason = "shared with calls/, which does more on its stage"
 )]
 mod scene;
+#[path = "support/timeline.rs"]
+#[expect(dead_code, reason = "shared with requests.rs, which counts requests")]
+mod timeline;
+#[path = "support/watched.rs"]
+mod watched;
 
 use std::collections::HashSet;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use log_lines::{Line, log_lines};
+use observed::{Observed, passthru};
 use private::Private;
 use reqwest::StatusCode;
 use ringback_sip::Caller;
@@ -61,8 +71,32 @@ async fn the_logs_tell_a_calls_story_by_its_id_and_nothing_private() -> Result<(
         .filter(|line| !earlier.contains(line.text.as_str()))
         .filter(|line| OF_CALLS.contains(&line.function.as_str()))
         .filter(|line| !line.json["call_id"].is_string())
+        // A leg that an earlier test has left behind may end just now, and nobody knows of its call any more.
+        .filter(|line| line.json["code"] != "no_such_call")
         .collect();
     assert!(of_no_call.is_empty(), "{of_no_call:#?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_no_level_of_logging_does_a_function_tell_anything_private() -> Result<()> {
+    let scene = Scene::open().await?;
+    let app = scene.app("1001").await?;
+    let mut function = Observed::start(&scene, "exotel-webhook", "trace").await?;
+    let ring = passthru(&scene, IN_NATIONAL_FORM, &call_sid(), "1001")?;
+    let (answer, _) = function.invoke(&ring).await?;
+    let id = answer["call_id"].as_str().context("a call's id")?;
+    assert_eq!(app.says("decline", id).await?.0, StatusCode::OK);
+
+    let log = function.log()?;
+    assert!(log.contains(id), "{log}");
+    let private = Private::of(&scene, &[NUMBER]).await?;
+    let leaks: Vec<String> = log
+        .lines()
+        .map(|text| Line::of("exotel-webhook", text))
+        .flat_map(|line| private.found_in(&line))
+        .collect();
+    assert!(leaks.is_empty(), "{}", leaks.join("\n"));
     Ok(())
 }
 

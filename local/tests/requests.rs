@@ -2,6 +2,9 @@
 //! ready to the originate: counted at DynamoDB, at Asterisk's REST interface and at the push service, with the real
 //! binaries in the environment that they are deployed with. The local stack must be running, and the functions built.
 
+#[path = "support/observed.rs"]
+#[expect(dead_code, reason = "shared with logs.rs, which reads the log")]
+mod observed;
 #[path = "support/runtime_api.rs"]
 mod runtime_api;
 #[path = "calls/scene.rs"]
@@ -16,24 +19,16 @@ mod timeline;
 #[path = "support/watched.rs"]
 mod watched;
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use reqwest::{Certificate, Method, StatusCode};
-use ringback_local::settings::{STACK_NAME, Settings};
-use ringback_local::stack::Stack;
-use runtime_api::RunningFunction;
+use observed::{Observed, example, passthru};
+use reqwest::{Method, StatusCode};
 use scene::{App, SOON, Scene, call_sid};
 use serde_json::{Value, json};
 use timeline::{Goal, System, Timeline};
-use tokio::time::Instant;
-use watched::Watched;
 
-/// So long is each request held back, so that those which do not wait for each other are seen to overlap.
-const DELAY: Duration = Duration::from_millis(50);
 const MOST_IN_SEQUENCE: usize = 2;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -133,27 +128,12 @@ enum Whom {
 }
 
 async fn webhook_to_push(scene: &Scene, whom: Whom) -> Result<Runs> {
-    let secret = scene
-        .stack
-        .exotel_webhook_url
-        .split_once('?')
-        .context("a webhook's URL with its secret")?
-        .1;
-    let mut event = example("exotel-webhook-passthru-get")?;
-    event["queryStringParameters"].take();
     let ring = |caller: &str, sid: &str| {
-        let mut query = form_urlencoded::Serializer::for_suffix(secret.to_owned(), 0);
-        query
-            .append_pair("CallSid", sid)
-            .append_pair("CallFrom", caller)
-            .append_pair("CallTo", scene.number_of("1001"))
-            .append_pair("Direction", "incoming")
-            .append_pair("CallType", "call-attempt");
-        if let Whom::ByExtension = whom {
-            query.append_pair("extension", "1001");
+        let mut event = passthru(scene, caller, sid, "1001")?;
+        if let (Whom::ByExtension, Some(query)) = (whom, event["rawQueryString"].as_str()) {
+            event["rawQueryString"] = format!("{query}&extension=1001").into();
         }
-        event["rawQueryString"] = query.finish().into();
-        event.clone()
+        Ok(event)
     };
     rings_to_push(scene, "exotel-webhook", ring).await
 }
@@ -180,7 +160,7 @@ async fn hook_to_push(scene: &Scene, witness: Witness) -> Result<Runs> {
             form.append_pair("call_sid", sid);
         }
         event["body"] = form.finish().into();
-        event.clone()
+        Ok(event.clone())
     };
     rings_to_push(scene, "asterisk-incoming", ring).await
 }
@@ -189,14 +169,16 @@ async fn hook_to_push(scene: &Scene, witness: Witness) -> Result<Runs> {
 async fn rings_to_push(
     scene: &Scene,
     function: &str,
-    mut ring: impl FnMut(&str, &str) -> Value,
+    mut ring: impl FnMut(&str, &str) -> Result<Value>,
 ) -> Result<Runs> {
     let app = scene.app("1001").await?;
-    let mut function = Observed::start(scene, function).await?;
+    let mut function = Observed::start(scene, function, "info").await?;
     let mut runs = Vec::new();
     for _ in 0..2 {
         // A caller who has not called before: one who calls again at once meets what is left of the last call.
-        let (answer, timeline) = function.invoke(&ring(&fresh_number(), &call_sid())).await?;
+        let (answer, timeline) = function
+            .invoke(&ring(&fresh_number(), &call_sid())?)
+            .await?;
         let id = answer["call_id"].as_str().context("a call's id")?;
         ensure!(answer["status"] == "waiting_for_mobile", "{answer}");
         app.says("decline", id).await?;
@@ -212,7 +194,7 @@ async fn rings_to_push(
 /// Two calls from the trunk to a phone that is registered, each accepted by one of two devices, bridged and hung up.
 async fn accept_ready_to_originate(scene: &Scene) -> Result<Runs> {
     let mut phone = scene.registered_phone("1001").await?;
-    let mut function = Observed::start(scene, "call-response").await?;
+    let mut function = Observed::start(scene, "call-response", "info").await?;
     let mut event = example("call-response-accept-ready")?;
     let mut runs = Vec::new();
     for _ in 0..2 {
@@ -258,123 +240,6 @@ fn both(runs: Vec<Run>) -> Result<Runs> {
         .ok()
         .context("a cold run and a warm one")?;
     Ok(Runs { cold, warm })
-}
-
-/// A function's real binary in the environment that it is deployed with, and the systems around it, watched.
-struct Observed {
-    function: RunningFunction,
-    aws: Watched,
-    ari: Watched,
-    push: Watched,
-    access_tokens: AccessTokens,
-}
-
-impl Observed {
-    async fn start(scene: &Scene, name: &str) -> Result<Self> {
-        let settings = Settings::from_environment();
-        let stack = &scene.stack;
-        let deployed = deployed(scene, name).await?;
-        let aws = Watched::in_front_of(&stack.aws.endpoint, scene.http.clone(), DELAY).await?;
-        let ari = Watched::in_front_of(&stack.ari.url, client_of_ari(stack)?, DELAY).await?;
-        let fcm = stack.requests.fcm.trim_end_matches("/requests");
-        let push = Watched::in_front_of(fcm, scene.http.clone(), DELAY).await?;
-
-        let mut environment: BTreeMap<String, String> =
-            serde_json::from_value(deployed["Environment"]["Variables"].clone())?;
-        let changed = [
-            ("AWS_ENDPOINT_URL", aws.url()),
-            ("AWS_REGION", &stack.aws.region),
-            ("AWS_ACCESS_KEY_ID", "test"),
-            ("AWS_SECRET_ACCESS_KEY", "test"),
-            ("ARI_URL", ari.url()),
-            ("FCM_BASE_URL", push.url()),
-        ];
-        environment.extend(changed.map(|(name, value)| (name.to_owned(), value.to_owned())));
-        let timeout = Duration::from_secs(deployed["Timeout"].as_u64().context("Timeout")?);
-        let bootstrap = settings
-            .repository()
-            .join(format!("target/lambda/{name}/bootstrap"));
-        std::fs::create_dir_all(settings.state("requests"))?;
-        let log = settings.state("requests").join(format!("{name}.log"));
-        Ok(Self {
-            function: RunningFunction::start(name, &bootstrap, &environment, timeout, &log).await?,
-            aws,
-            ari,
-            push,
-            access_tokens: AccessTokens::of(scene),
-        })
-    }
-
-    /// Hands the function a request. Answers with its answer's body, and with what it asked others for.
-    async fn invoke(&mut self, event: &Value) -> Result<(Value, Timeline)> {
-        let began = Instant::now();
-        let tokens_before = self.access_tokens.asked_for().await?;
-        let answer = self.function.invoke(event).await?;
-        let tokens = self.access_tokens.asked_for().await? - tokens_before;
-        let body = serde_json::from_str(answer["body"].as_str().context("a body")?)?;
-        ensure!(answer["statusCode"] == 200, "{answer}");
-        let of_this_run = |system: &Watched| {
-            let mut requests = system.requests();
-            requests.retain(|request| request.began >= began);
-            requests
-        };
-        let timeline = Timeline {
-            aws: of_this_run(&self.aws),
-            ari: of_this_run(&self.ari),
-            push: of_this_run(&self.push),
-            access_tokens: tokens,
-        };
-        Ok((body, timeline))
-    }
-}
-
-/// The requests for an access token, which go to the URI in the service account: the stand-in knows of them.
-struct AccessTokens {
-    http: reqwest::Client,
-    requests: String,
-}
-
-impl AccessTokens {
-    fn of(scene: &Scene) -> Self {
-        Self {
-            http: scene.http.clone(),
-            requests: scene.stack.requests.fcm.clone(),
-        }
-    }
-
-    async fn asked_for(&self) -> Result<usize> {
-        let requests: Vec<Value> = self.http.get(&self.requests).send().await?.json().await?;
-        Ok(requests
-            .iter()
-            .filter(|request| request["path"] == "/token")
-            .count())
-    }
-}
-
-/// The function's configuration, as `aws lambda get-function-configuration` tells it.
-async fn deployed(scene: &Scene, name: &str) -> Result<Value> {
-    let url = format!(
-        "{}/2015-03-31/functions/{STACK_NAME}-{name}/configuration",
-        scene.stack.aws.endpoint
-    );
-    let answer = scene.http.get(url).send().await?.error_for_status()?;
-    Ok(answer.json().await?)
-}
-
-fn client_of_ari(stack: &Stack) -> Result<reqwest::Client> {
-    let authority = Certificate::from_pem(stack.ari.ca_pem.as_bytes())?;
-    Ok(reqwest::Client::builder()
-        .tls_certs_only([authority])
-        .build()?)
-}
-
-/// One of `events/`.
-fn example(name: &str) -> Result<Value> {
-    let path = Settings::from_environment()
-        .repository()
-        .join(format!("events/{name}.json"));
-    let text = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
-    Ok(serde_json::from_slice(&text)?)
 }
 
 /// A mobile number of India that nobody has called from.

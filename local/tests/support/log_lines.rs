@@ -18,6 +18,16 @@ pub(crate) struct Line {
     pub(crate) json: Value,
 }
 
+impl Line {
+    pub(crate) fn of(function: &str, text: &str) -> Self {
+        Self {
+            function: function.to_owned(),
+            text: text.to_owned(),
+            json: serde_json::from_str(text).unwrap_or_default(),
+        }
+    }
+}
+
 /// Every line that a function has written since the stack started, each function's in their order.
 pub(crate) async fn log_lines(scene: &Scene) -> Result<Vec<Line>> {
     let prefix = format!("/aws/lambda/{STACK_NAME}-");
@@ -48,11 +58,7 @@ pub(crate) async fn log_lines(scene: &Scene) -> Result<Vec<Line>> {
 
 fn line(function: &str, event: &Value) -> Option<Line> {
     let text = event["message"].as_str()?.trim_end();
-    (!is_of_lambda(text)).then(|| Line {
-        function: function.to_owned(),
-        text: text.to_owned(),
-        json: serde_json::from_str(text).unwrap_or_default(),
-    })
+    (!is_of_lambda(text)).then(|| Line::of(function, text))
 }
 
 /// Whether Lambda itself says where an invocation begins and ends. On AWS it does so in JSON, as the template asks.

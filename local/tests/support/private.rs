@@ -134,11 +134,7 @@ mod tests {
             "a secret",
         );
         let finds = |text: &str| {
-            let line = Line {
-                function: "call-response".to_owned(),
-                text: text.to_owned(),
-                json: Value::Null,
-            };
+            let line = Line::of("call-response", text);
             !private.found_in(&line).is_empty()
         };
         for text in ["from 09812345067", "+919812345067", r"\nBgkqhkiG9w0B\n"] {
