@@ -7,7 +7,7 @@ use std::time::Duration;
 use time::PrimitiveDateTime;
 use time::macros::{format_description, offset};
 
-use crate::call::Event;
+use crate::call::{Event, Side};
 use crate::clock::Timestamp;
 use crate::form::Fields;
 use crate::names::{BadName, CallSid, Caller, CallerName, PhoneNumber};
@@ -45,11 +45,8 @@ pub enum Direction {
 pub enum Stage {
     /// The caller is on the line.
     UnderWay,
-    /// The call is over; `answered` if there has been a conversation.
-    Over {
-        /// Whether Exotel counts it as completed.
-        answered: bool,
-    },
+    /// The call is over.
+    Over,
 }
 
 /// Exotel's ways of reporting.
@@ -107,9 +104,11 @@ impl Notice {
     pub const fn end(&self) -> Option<Event> {
         match self.stage {
             Stage::UnderWay => None,
-            Stage::Over { answered } => Some(Event::CallerLeft {
+            // That Exotel counts it as completed does not mean that our legs were joined: it may have played a greeting.
+            Stage::Over => Some(Event::CallerLeft {
                 leg: None,
-                answered,
+                answered: false,
+                by: Side::Caller,
             }),
         }
     }
@@ -131,11 +130,9 @@ fn stage(fields: &Fields) -> Stage {
         fields.text("DialCallStatus"),
     ];
     let mut words = words.into_iter().flatten();
-    let is_over = is_terminal || words.clone().any(is_final_word);
+    let is_over = is_terminal || words.any(is_final_word);
     if is_over {
-        Stage::Over {
-            answered: words.any(|word| word == "completed"),
-        }
+        Stage::Over
     } else {
         Stage::UnderWay
     }
@@ -211,15 +208,11 @@ mod tests {
             "CallType=client-hangup",
             "DialCallStatus=canceled",
         ] {
-            assert_eq!(
-                notice(over).stage,
-                Stage::Over { answered: false },
-                "{over}"
-            );
+            assert_eq!(notice(over).stage, Stage::Over, "{over}");
         }
         assert_eq!(
             notice("EventType=terminal&Status=completed").stage,
-            Stage::Over { answered: true }
+            Stage::Over
         );
         for under_way in [
             "",

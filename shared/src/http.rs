@@ -16,8 +16,8 @@ use crate::clock::Timestamp;
 use crate::form::BadBody;
 use crate::names::{BadName, CallId};
 use crate::outside::OutsideError;
+use crate::push::sns::EndpointError;
 use crate::secrets::SecretError;
-use crate::sns::EndpointError;
 use crate::switchboard::SwitchboardError;
 
 /// Bodies may be this long, in bytes. The longest honest one has a few hundred.

@@ -5,7 +5,7 @@
 //! 1. [`call`]: a call, what can happen to it and what follows. Pure: no I/O, no clock.
 //! 2. [`switchboard`]: asks `call` what follows, saves it, has it carried out.
 //! 3. [`calls`]: where calls are kept.
-//! 4. [`outside`]: who carries an effect out: [`asterisk`], [`push`] (by [`fcm`] and [`sns`]), [`timeouts`].
+//! 4. [`outside`]: who carries an effect out: [`asterisk`], [`push`] (by FCM and SNS), [`timeouts`].
 //! 5. [`call_response`]: what a phone app says. [`exotel`] and [`asterisk::hook`]: what the two witnesses of a call report; [`form`]: how.
 //! 6. [`devices`] and [`routes`]: which phones an extension has, and which extension a number leads to.
 //! 7. [`names`], [`clock`], [`config`], [`secrets`], [`auth`], [`http`], [`start`]: the door.
@@ -19,7 +19,6 @@ pub mod clock;
 pub mod config;
 pub mod devices;
 pub mod exotel;
-pub mod fcm;
 pub mod form;
 pub mod http;
 pub mod names;
@@ -27,7 +26,6 @@ pub mod outside;
 pub mod push;
 pub mod routes;
 pub mod secrets;
-pub mod sns;
 pub mod start;
 pub mod switchboard;
 #[cfg(test)]

@@ -11,12 +11,12 @@ use crate::call::Limits;
 use crate::calls::DynamoCalls;
 use crate::config::{ConfigError, Environment};
 use crate::devices::Devices;
-use crate::fcm::Fcm;
 use crate::outside::Outside;
 use crate::push::Pushes;
+use crate::push::fcm::Fcm;
+use crate::push::sns::Sns;
 use crate::routes::Routes;
 use crate::secrets::Secret;
-use crate::sns::Sns;
 use crate::switchboard::Switchboard;
 use crate::timeouts::Timeouts;
 

@@ -188,7 +188,7 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
                 Created::New => return self.begin(call, devices, now, until).await,
                 Created::Known(known) => {
                     return self
-                        .deal_with(known, &sighting.announcement(), now, until)
+                        .deal_with(*known, &sighting.announcement(), now, until)
                         .await;
                 }
                 Created::Meets(other) => other,
@@ -256,11 +256,9 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
             call_sid: call.call_sid.clone(),
         };
         let effects = vec![Effect::ArmTimer(call.rings_until), Effect::Ring];
-        let devices = devices.map_err(|source| SwitchboardError::Effect {
-            call: Box::new(call.clone()),
-            source,
-        })?;
-        self.carry_out(call, &event, effects, Some(&devices), now, until)
+        // Without the devices, ringing looks for them again; the timers are armed whatever becomes of that.
+        let devices = devices.ok();
+        self.carry_out(call, &event, effects, devices.as_deref(), now, until)
             .await
     }
 

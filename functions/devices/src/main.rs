@@ -7,8 +7,8 @@ use ringback::clock::Timestamp;
 use ringback::devices::{Device, Devices, PushAddress, SnsService};
 use ringback::http::{self, Answer, ApiError};
 use ringback::names::{BadName, DeviceId, Extension};
+use ringback::push::sns::Sns;
 use ringback::secrets::{AppSecret, Secret};
-use ringback::sns::Sns;
 use ringback::start::Start;
 use serde_json::{Map, Value, json};
 

@@ -119,7 +119,8 @@ async fn an_app_that_accepts_before_its_phone_registers_is_waited_for() -> Resul
     };
     let (accepted, callee) = tokio::join!(accept, wake);
     assert_eq!(accepted?.0, StatusCode::OK);
-    callee?.answer().await?;
+    let callee = callee?;
+    callee.answer().await?;
     caller.answered(SOON).await?;
     app.sees(&id, "in_progress").await?;
     caller.hang_up().await?;
@@ -183,7 +184,8 @@ async fn of_two_devices_that_accept_at_once_one_wins_and_the_other_stops_ringing
     );
     // The app that lost says goodbye, which must not end the winner's call.
     assert_eq!(loser.says("hangup", &id).await?.0, StatusCode::OK);
-    phone.next_call(SOON).await?.answer().await?;
+    let callee = phone.next_call(SOON).await?;
+    callee.answer().await?;
     caller.answered(SOON).await?;
     one.sees(&id, "in_progress").await?;
     assert!(
@@ -217,7 +219,8 @@ async fn an_app_that_is_ready_before_the_caller_has_arrived_is_bridged_on_arriva
     let caller = scene
         .dial_as("1001", Caller::number(CALLER), Some(&sid))
         .await?;
-    phone.next_call(SOON).await?.answer().await?;
+    let callee = phone.next_call(SOON).await?;
+    callee.answer().await?;
     caller.answered(SOON).await?;
     app.sees(&id, "in_progress").await?;
     caller.hang_up().await?;

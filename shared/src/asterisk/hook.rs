@@ -1,6 +1,6 @@
 //! What the dialplan reports (`asterisk/extensions.conf`): a caller's leg has come, the legs talk, a leg is gone.
 
-use crate::call::Event;
+use crate::call::{Event, Side};
 use crate::calls::Place;
 use crate::form::Fields;
 use crate::names::{
@@ -26,6 +26,8 @@ pub struct Report {
     answered: bool,
     /// The Q.850 cause with which it ended; 0 if there is none.
     cause: u16,
+    /// Whether the other leg's party hung up.
+    other_hung_up: bool,
 }
 
 /// How a report says which call it is about.
@@ -69,6 +71,7 @@ impl Report {
             answered: fields
                 .text("answered")
                 .is_some_and(|text| matches!(text, "1" | "true")),
+            other_hung_up: fields.text("hung_up_by") == Some("other"),
             cause: fields
                 .text("cause")
                 .and_then(|text| text.parse().ok())
@@ -98,15 +101,24 @@ impl Report {
     /// What the end of this leg means for its call.
     #[must_use]
     pub fn end_of_leg(&self) -> Event {
-        if self.channel.phone_of().is_some() {
+        let answered = self.answered;
+        let is_phone = self.channel.phone_of().is_some();
+        let by = if is_phone == self.other_hung_up {
+            Side::Caller
+        } else {
+            Side::Callee
+        };
+        if is_phone {
             Event::PhoneLeft {
-                answered: self.answered,
+                answered,
                 cause: self.cause,
+                by,
             }
         } else {
             Event::CallerLeft {
                 leg: Some(self.channel.clone()),
-                answered: self.answered,
+                answered,
+                by,
             }
         }
     }
@@ -152,7 +164,8 @@ mod tests {
             phone.end_of_leg(),
             Event::PhoneLeft {
                 answered: false,
-                cause: 21
+                cause: 21,
+                by: Side::Callee
             }
         );
         let caller = parse("channel_id=1.1&call_sid=abc&cause=16&answered=1").unwrap();
@@ -164,7 +177,8 @@ mod tests {
             caller.end_of_leg(),
             Event::CallerLeft {
                 leg: Some(caller.channel.clone()),
-                answered: true
+                answered: true,
+                by: Side::Caller
             }
         );
     }
@@ -181,5 +195,25 @@ mod tests {
             parse("channel_id=1&call_id=x").unwrap_err().what,
             "server_call_id"
         );
+    }
+
+    #[test]
+    fn who_hung_up_is_told_by_either_leg() {
+        let phone = format!("ringback-{}", CallId::fresh());
+        let cases = [
+            (phone.as_str(), "this", Side::Callee),
+            (phone.as_str(), "other", Side::Caller),
+            ("1.1", "this", Side::Caller),
+            ("1.1", "other", Side::Callee),
+            ("1.1", "", Side::Caller),
+        ];
+        for (channel, hung_up_by, expected) in cases {
+            let report = parse(&format!("channel_id={channel}&hung_up_by={hung_up_by}")).unwrap();
+            let (Event::CallerLeft { by, .. } | Event::PhoneLeft { by, .. }) = report.end_of_leg()
+            else {
+                panic!("no leg's end")
+            };
+            assert_eq!(by, expected, "{channel} {hung_up_by}");
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::event::PHONE_LEFT;
 use super::{
     ABANDONED_AFTER, Answerer, Attempt, Audience, Call, CallType, CancelReason, Change, Check,
-    Effect, Event, HistoryEntry, Limits, Party, Set, Status, Why,
+    Effect, Event, HistoryEntry, Limits, Party, Set, Side, Status, Why,
 };
 use crate::clock::Timestamp;
 use crate::names::{CallId, CallSid, Caller, ChannelId, Extension};
@@ -109,8 +109,14 @@ pub fn decide(call: &Call, event: &Event, now: Timestamp) -> Decision {
         Event::Accepted { by, .. } => accepted(call, by, now),
         Event::Declined { by } => declined(call, by, now),
         Event::HungUp { by } => hung_up(call, by, now),
-        Event::CallerLeft { leg, answered } => caller_left(call, leg.as_ref(), *answered, now),
-        Event::PhoneLeft { answered, cause } => phone_left(call, *answered, *cause, now),
+        Event::CallerLeft { leg, answered, by } => {
+            caller_left(call, leg.as_ref(), *answered, *by, now)
+        }
+        Event::PhoneLeft {
+            answered,
+            cause,
+            by,
+        } => phone_left(call, *answered, *cause, *by, now),
         Event::Bridged => bridged(call, now),
         Event::TimerFired => timer_fired(call, now),
         Event::Settled { owed_since } => settled(call, *owed_since),
@@ -168,19 +174,25 @@ pub fn usual(event: &Event, now: Timestamp) -> Option<Attempt> {
             sets.extend(ended(Status::Declined, Why::CalleeDeclined, now));
             (checks, sets)
         }
-        Event::CallerLeft { leg, answered } => {
-            let (from, to) = if *answered {
-                (Status::InProgress, Status::Completed)
+        Event::CallerLeft { leg, answered, by } => {
+            let (from, sets) = if *answered {
+                (
+                    Status::InProgress,
+                    ended(Status::Completed, hung_up_by(*by), now),
+                )
             } else {
-                (Status::WaitingForMobile, Status::Canceled)
+                (
+                    Status::WaitingForMobile,
+                    ended(Status::Canceled, Why::CallerHungUp, now),
+                )
             };
             let mut checks = vec![Check::StatusIs(from)];
             checks.extend(leg.clone().map(Check::CallerLegCanBe));
-            (checks, ended(to, Why::CallerHungUp, now))
+            (checks, sets)
         }
-        Event::PhoneLeft { .. } => (
+        Event::PhoneLeft { by, .. } => (
             vec![Check::StatusIs(Status::InProgress)],
-            ended(Status::Completed, Why::CalleeHungUp, now),
+            ended(Status::Completed, hung_up_by(*by), now),
         ),
         Event::Bridged => (vec![Check::StatusIs(Status::MobileReady)], talking(now)),
         Event::TimerFired => (
@@ -357,7 +369,13 @@ fn hung_up(call: &Call, by: &Party, now: Timestamp) -> Verdict {
     }
 }
 
-fn caller_left(call: &Call, leg: Option<&ChannelId>, answered: bool, now: Timestamp) -> Verdict {
+fn caller_left(
+    call: &Call,
+    leg: Option<&ChannelId>,
+    answered: bool,
+    by: Side,
+    now: Timestamp,
+) -> Verdict {
     let knows_another = |leg| call.caller_leg.as_ref().is_some_and(|known| known != leg);
     if leg.is_some_and(knows_another) {
         return Verdict::Refuse(Refusal::AnotherCall);
@@ -368,10 +386,10 @@ fn caller_left(call: &Call, leg: Option<&ChannelId>, answered: bool, now: Timest
         }
         // Only joining the legs answers the caller: this overtook the news that they had been joined.
         Status::MobileReady if answered => {
-            Verdict::Change(ended(Status::Completed, Why::CallerHungUp, now))
+            Verdict::Change(ended(Status::Completed, hung_up_by(by), now))
         }
         Status::MobileReady => Verdict::Change(ended(Status::Canceled, Why::CallerHungUp, now)),
-        Status::InProgress => Verdict::Change(ended(Status::Completed, Why::CallerHungUp, now)),
+        Status::InProgress => Verdict::Change(ended(Status::Completed, hung_up_by(by), now)),
         Status::Completed
         | Status::Declined
         | Status::TimedOut
@@ -380,9 +398,9 @@ fn caller_left(call: &Call, leg: Option<&ChannelId>, answered: bool, now: Timest
     }
 }
 
-fn phone_left(call: &Call, answered: bool, cause: u16, now: Timestamp) -> Verdict {
+fn phone_left(call: &Call, answered: bool, cause: u16, by: Side, now: Timestamp) -> Verdict {
     let (status, why) = match call.status {
-        Status::MobileReady if answered => (Status::Completed, Why::CalleeHungUp),
+        Status::MobileReady if answered => (Status::Completed, hung_up_by(by)),
         Status::MobileReady if is_no(cause) => (Status::Declined, Why::CalleeDeclined),
         Status::MobileReady if has_just_left(call, now) => return Verdict::Repeat,
         // It may have been called at an address that it has left since: an app that wakes registers anew.
@@ -390,7 +408,7 @@ fn phone_left(call: &Call, answered: bool, cause: u16, now: Timestamp) -> Verdic
             return Verdict::Change(vec![Set::OwedSince(now)]);
         }
         Status::MobileReady => (Status::Failed, Why::PhoneUnreachable),
-        Status::InProgress => (Status::Completed, Why::CalleeHungUp),
+        Status::InProgress => (Status::Completed, hung_up_by(by)),
         Status::WaitingForMobile
         | Status::Completed
         | Status::Declined
@@ -635,6 +653,13 @@ fn is_answerer(call: &Call, by: &Party) -> bool {
 
 fn may_end(call: &Call, by: &Party) -> bool {
     by.device.is_none() || is_answerer(call, by)
+}
+
+const fn hung_up_by(side: Side) -> Why {
+    match side {
+        Side::Caller => Why::CallerHungUp,
+        Side::Callee => Why::CalleeHungUp,
+    }
 }
 
 /// Whether a phone that ends its leg with this Q.850 cause said no: 17 user busy, 21 call rejected.

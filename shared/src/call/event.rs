@@ -53,6 +53,8 @@ pub enum Event {
         leg: Option<ChannelId>,
         /// Whether that leg had been answered, which only joining it to the phone does.
         answered: bool,
+        /// Who hung up.
+        by: Side,
     },
     /// The phone's leg is gone.
     PhoneLeft {
@@ -60,6 +62,8 @@ pub enum Event {
         answered: bool,
         /// The Q.850 cause, 0 where none was given.
         cause: u16,
+        /// Who hung up.
+        by: Side,
     },
     /// The two legs have been joined.
     Bridged,
@@ -117,12 +121,21 @@ impl Event {
                 Some(by.to_string())
             }
             Self::CallerLeft { answered, .. } => Some(format!("answered={answered}")),
-            Self::PhoneLeft { answered, cause } => {
-                Some(format!("answered={answered} cause={cause}"))
-            }
+            Self::PhoneLeft {
+                answered, cause, ..
+            } => Some(format!("answered={answered} cause={cause}")),
             Self::Bridged | Self::TimerFired | Self::Settled { .. } => None,
         }
     }
+}
+
+/// A side of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Who dialled.
+    Caller,
+    /// Whose phone was wanted.
+    Callee,
 }
 
 /// Whether the app was running when the call came (S1's actions `accept` and `accept_ready`).

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 pub use change::{Attempt, Change, Check, Set};
 pub use decide::{Decision, Incoming, Refusal, decide, effects_after, ring, usual};
 pub use effect::{Audience, CancelReason, Effect};
-pub use event::{Event, Party, Readiness, Why};
+pub use event::{Event, Party, Readiness, Side, Why};
 
 use crate::clock::Timestamp;
 use crate::names::{CallId, CallSid, Caller, ChannelId, DeviceId, Extension};
@@ -192,7 +192,7 @@ pub struct HistoryEntry {
 /// How long effects may be owed before somebody else takes them for abandoned and carries them out.
 ///
 /// Longer than a push and an originate take; shorter than a caller's patience.
-pub const ABANDONED_AFTER: Duration = Duration::from_secs(3);
+pub const ABANDONED_AFTER: Duration = Duration::from_secs(5);
 
 /// How long a finished call is kept for late and repeated requests (the contract: a day).
 pub const KEPT_FOR: Duration = Duration::from_secs(24 * 60 * 60);

@@ -86,15 +86,27 @@ fn any_event() -> impl Strategy<Value = Event> {
         }),
         any_party().prop_map(|by| Event::Declined { by }),
         any_party().prop_map(|by| Event::HungUp { by }),
-        any::<bool>().prop_map(|answered| Event::CallerLeft {
-            leg: None,
-            answered
-        }),
+        (
+            prop::option::of(prop_oneof![Just("leg-a"), Just("leg-b")]),
+            any::<bool>()
+        )
+            .prop_map(|(leg, answered)| {
+                let leg = leg.map(|leg| ChannelId::try_from(leg).unwrap());
+                Event::CallerLeft {
+                    leg,
+                    answered,
+                    by: Side::Caller,
+                }
+            }),
         (
             any::<bool>(),
             prop_oneof![Just(0_u16), Just(16), Just(17), Just(21), Just(20)]
         )
-            .prop_map(|(answered, cause)| Event::PhoneLeft { answered, cause }),
+            .prop_map(|(answered, cause)| Event::PhoneLeft {
+                answered,
+                cause,
+                by: Side::Callee
+            }),
         Just(Event::Bridged),
         Just(Event::TimerFired),
         (0_u64..40_000).prop_map(|after| Event::Settled {
@@ -314,14 +326,16 @@ mod the_usual_state {
             &talking,
             &Event::CallerLeft {
                 leg: None,
-                answered: true
+                answered: true,
+                by: Side::Caller
             }
         ));
         assert!(saved_at_once(
             &talking,
             &Event::PhoneLeft {
                 answered: true,
-                cause: 16
+                cause: 16,
+                by: Side::Callee
             }
         ));
     }
@@ -365,6 +379,7 @@ mod rules {
                     Event::CallerLeft {
                         leg: None,
                         answered: true,
+                        by: Side::Caller,
                     },
                 ),
             ),
@@ -380,6 +395,7 @@ mod rules {
                     Event::CallerLeft {
                         leg: None,
                         answered: false,
+                        by: Side::Caller,
                     },
                 ),
             ),
@@ -465,6 +481,7 @@ mod rules {
                 Event::CallerLeft {
                     leg: None,
                     answered: false,
+                    by: Side::Caller,
                 },
             ),
             (
@@ -472,6 +489,7 @@ mod rules {
                 Event::CallerLeft {
                     leg: None,
                     answered: true,
+                    by: Side::Caller,
                 },
             ),
             (
@@ -479,6 +497,7 @@ mod rules {
                 Event::PhoneLeft {
                     answered: false,
                     cause: 21,
+                    by: Side::Callee,
                 },
             ),
             (
@@ -486,6 +505,7 @@ mod rules {
                 Event::PhoneLeft {
                     answered: false,
                     cause: 20,
+                    by: Side::Callee,
                 },
             ),
             (
@@ -493,6 +513,7 @@ mod rules {
                 Event::PhoneLeft {
                     answered: true,
                     cause: 16,
+                    by: Side::Callee,
                 },
             ),
             ("bridged", Event::Bridged),

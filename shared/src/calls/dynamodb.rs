@@ -96,7 +96,8 @@ impl DynamoCalls {
 
     async fn known(&self, standing: Item) -> Result<Created, StoreError> {
         let call = self.call_in(standing).await?;
-        call.map(Created::Known).ok_or_else(|| conflict(STORING))
+        call.map(|call| Created::Known(Box::new(call)))
+            .ok_or_else(|| conflict(STORING))
     }
 
     fn put_call(&self, call: &Call) -> Result<Put, StoreError> {

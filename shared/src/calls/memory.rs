@@ -38,7 +38,7 @@ impl Calls for MemoryCalls {
         let mut table = self.table();
         let id = table.resolve(call.call_id);
         if let Some(known) = table.calls.get(&id) {
-            return Ok(Created::Known(known.clone()));
+            return Ok(Created::Known(Box::new(known.clone())));
         }
         if let Some(meeting) = meeting {
             let claim = table.claims.get(&meeting.place).copied();

@@ -75,7 +75,7 @@ pub enum Created {
     /// It is new.
     New,
     /// It is known already, and stands so.
-    Known(Call),
+    Known(Box<Call>),
     /// Another call is met at its place.
     Meets(CallId),
 }

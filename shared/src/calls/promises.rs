@@ -13,8 +13,8 @@ use futures::future::join_all;
 
 use super::{Calls, Created, Meeting, Place, Saved};
 use crate::call::{
-    Call, CallType, Decision, Event, Incoming, Limits, Party, Readiness, Status, decide, ring,
-    usual,
+    Call, CallType, Decision, Event, Incoming, Limits, Party, Readiness, Side, Status, decide,
+    ring, usual,
 };
 use crate::clock::Timestamp;
 use crate::names::{
@@ -111,7 +111,7 @@ async fn a_call_is_created_once(calls: &impl Calls) {
         let Created::Known(known) = created else {
             panic!("created twice: {created:?}")
         };
-        assert_eq!(known, call);
+        assert_eq!(*known, call);
     }
 }
 
@@ -157,6 +157,7 @@ async fn a_life_leaves_the_same_call_in_every_store(calls: &impl Calls) {
         Event::CallerLeft {
             leg: None,
             answered: true,
+            by: Side::Caller,
         },
     ];
     for event in life {
@@ -376,7 +377,7 @@ async fn a_second_name_leads_to_the_same_call(calls: &impl Calls) {
         )
         .await
         .expect("create");
-    assert!(matches!(known, Created::Known(known) if known == saved));
+    assert!(matches!(known, Created::Known(known) if *known == saved));
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use super::*;
-use crate::call::{Party, Readiness, Status, Why};
+use crate::call::{ABANDONED_AFTER, Party, Readiness, Side, Status, Why};
 use crate::calls::MemoryCalls;
 use crate::devices::PushAddress;
 use crate::names::{DeviceId, PhoneNumber};
@@ -195,6 +195,7 @@ async fn two_witnesses_in_any_order_are_one_call_and_one_ring() {
                 &Event::CallerLeft {
                     leg: None,
                     answered: false,
+                    by: Side::Caller,
                 },
                 NOW,
                 UNTIL,
@@ -231,6 +232,7 @@ async fn who_calls_again_after_hanging_up_is_a_new_call() {
             &Event::CallerLeft {
                 leg: None,
                 answered: false,
+                by: Side::Caller,
             },
         )
         .await
@@ -397,7 +399,7 @@ async fn what_a_dead_process_owed_is_done_by_whoever_comes_next() {
     switchboard.calls.create(&call, None).await.unwrap();
     switchboard.saw(&webhook()).await;
     assert_eq!(switchboard.count("ring"), 0, "it may still be under way");
-    let later = NOW + Duration::from_secs(4);
+    let later = NOW + ABANDONED_AFTER;
     switchboard.witness(&webhook(), later, UNTIL).await.unwrap();
     assert_eq!(
         (switchboard.count("ring"), switchboard.count("arm")),

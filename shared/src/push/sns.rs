@@ -11,10 +11,10 @@ use aws_sdk_sns::operation::publish::PublishError;
 use aws_sdk_sns::types::MessageAttributeValue;
 use serde_json::{Map, Value, json};
 
+use super::message::{Kind, Message, PushError};
 use crate::call::CancelReason;
 use crate::config::Environment;
 use crate::devices::SnsService;
-use crate::push::{Kind, Message, PushError};
 
 /// SNS, and the platform applications that this deployment has.
 #[derive(Clone, Debug)]

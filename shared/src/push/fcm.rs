@@ -15,9 +15,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, OnceCell};
 
+use super::message::{Message, PushError};
 use crate::clock::Timestamp;
 use crate::config::{ConfigError, Environment};
-use crate::push::{Message, PushError};
 use crate::secrets::{Secret, ServiceAccount};
 
 const SCOPE: &str = "https://www.googleapis.com/auth/firebase.messaging";
@@ -28,8 +28,10 @@ const ASSERTION_LIFETIME: Duration = Duration::from_secs(3600);
 /// An access token is replaced a little before it runs out.
 const RENEW_BEFORE: Duration = Duration::from_secs(120);
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Access token and push together must take less than [`ABANDONED_AFTER`](crate::call::ABANDONED_AFTER), or somebody
+/// else rings a second time.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A caller is waiting: a pause longer than this is as good as a failure.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
