@@ -30,8 +30,7 @@ test: lint deny unit e2e ## check everything: format, lints, licences, unit and 
 
 lint: ## formatting and clippy
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets --locked -- -D warnings
-	cargo clippy --package ringback-local $(STACK_TESTS:%=--test %) --locked -- -D warnings
+	cargo clippy --workspace --locked --lib --bins --examples --tests $(STACK_TESTS:%=--test %) -- -D warnings
 
 deny: ## licences, sources and known vulnerabilities of the dependencies
 	@local/tools/deny.sh
@@ -44,6 +43,7 @@ else
 	cargo test --workspace --locked
 endif
 
+e2e: export RING_TIMEOUT_SECONDS := $(TEST_RING_TIMEOUT_SECONDS)
 e2e: ## end-to-end tests on a stack of their own
 ifeq ($(NEXTEST),yes)
 	$(LOCAL) test-env cargo nextest run --workspace --locked $(STACK_TESTS:%=--test %)

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use reqwest::{Client, Method};
-use ringback_sip::{CallEvents, Caller, Phone, Stage, Trunk};
+use ringback_sip::{CallEvents, Caller, IncomingCall, OutgoingCall, Phone, Stage, Trunk};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
@@ -33,94 +33,98 @@ pub async fn place(settings: &Settings) -> Result<()> {
         .first_key_value()
         .context("the stack has no number to call")?;
     let story = Story::begin();
+    let pbx = stack.sip.address.parse()?;
     let app = App::new(&stack, extension)?;
-    let pbx: SocketAddr = stack.sip.address.parse()?;
 
     app.register_for_push().await?;
     story.tell(
         "app",
-        format!("registers its push token for {extension}, and is then terminated"),
+        format!("registers its push token for {extension}, and is terminated"),
     );
     let trunk = Trunk::bind(&format!("{}:0", stack.sip.trunk_source)).await?;
-    let call_sid = Uuid::new_v4().simple().to_string();
-    let caller = trunk
-        .call(pbx, number, Caller::number(CALLER), Some(&call_sid))
-        .await?;
-    story.tell(
-        "caller",
-        format!("{CALLER} dials {number}: INVITE from {}", trunk.address()),
-    );
+    let caller = dial(story, &trunk, pbx, number).await?;
     let watching = story.follow("caller", caller.events());
-
-    let call_id = app.woken().await?;
-    story.tell(
-        "push",
-        format!("incoming_call at the push service, call {call_id}"),
-    );
-    tokio::time::sleep(HUMAN).await;
-    let password = &stack
-        .phone(extension)
-        .context("the number's phone is not in the stack")?
-        .sip_password;
-    let mut phone = Phone::new(pbx, extension, password).await?;
-    phone.register().await?;
-    story.tell(
-        "app",
-        format!("starts; its phone registers from {}", phone.address()),
-    );
-    let (status, answer) = app
-        .ask(
-            Method::POST,
-            "/api/call-response",
-            Some(app.accept_ready(&call_id)),
-        )
-        .await?;
-    story.tell(
-        "app",
-        format!(
-            "accept_ready -> {status} {}",
-            answer["status"].as_str().unwrap_or("")
-        ),
-    );
-    ensure!(
-        status == 200,
-        "the application refused accept_ready: {answer}"
-    );
-
-    let callee = phone.next_call(SOON).await?;
-    story.tell(
-        "phone",
-        format!("rings; the caller is {}", callee.caller().number),
-    );
-    tokio::time::sleep(HUMAN).await;
-    callee.answer().await?;
-    story.tell("phone", "answers".to_owned());
+    let (call_id, mut phone) = wake(story, &app, pbx).await?;
+    let callee = pick_up(story, &mut phone).await?;
     caller.answered(SOON).await?;
-    caller.media().hears(callee.media(), SOON).await?;
-    callee.media().hears(caller.media(), SOON).await?;
-    story.tell(
-        "call",
-        format!(
-            "both hear each other; the application says {}",
-            app.status(&call_id).await?
-        ),
-    );
-    tokio::time::sleep(TALK).await;
-    story.tell(
-        "call",
-        format!(
-            "{} packets from caller to phone, {} from phone to caller",
-            callee.media().received_from(caller.media()),
-            caller.media().received_from(callee.media())
-        ),
-    );
-
+    talk(story, &app, &call_id, &caller, &callee).await?;
     callee.hang_up().await?;
     story.tell("phone", "hangs up".to_owned());
     caller.ended(SOON).await?;
     watching.await?;
     let status = app.completed(&call_id).await?;
     story.tell("call", format!("the application says {status}"));
+    Ok(())
+}
+
+async fn dial(story: Story, trunk: &Trunk, pbx: SocketAddr, number: &str) -> Result<OutgoingCall> {
+    let call_sid = Uuid::new_v4().simple().to_string();
+    let caller = Caller::number(CALLER);
+    let call = trunk.call(pbx, number, caller, Some(&call_sid)).await?;
+    let from = trunk.address();
+    story.tell(
+        "caller",
+        format!("{CALLER} dials {number}: INVITE from {from}"),
+    );
+    Ok(call)
+}
+
+/// The push arrives, the app starts, its phone registers, and the app says that it is ready.
+async fn wake(story: Story, app: &App<'_>, pbx: SocketAddr) -> Result<(String, Phone)> {
+    let call_id = app.woken().await?;
+    story.tell(
+        "push",
+        format!("incoming_call at the push service, call {call_id}"),
+    );
+    tokio::time::sleep(HUMAN).await;
+    let mut phone = Phone::new(pbx, app.extension, app.sip_password).await?;
+    phone.register().await?;
+    let from = phone.address();
+    story.tell("app", format!("starts; its phone registers from {from}"));
+    let body = app.accept_ready(&call_id);
+    let (status, answer) = app
+        .ask(Method::POST, "/api/call-response", Some(body))
+        .await?;
+    ensure!(
+        status == 200,
+        "the application refused accept_ready with {status}: {answer}"
+    );
+    let now = answer["status"].as_str().unwrap_or_default();
+    story.tell("app", format!("accept_ready -> {status} {now}"));
+    Ok((call_id, phone))
+}
+
+async fn pick_up(story: Story, phone: &mut Phone) -> Result<IncomingCall> {
+    let call = phone.next_call(SOON).await?;
+    let caller = &call.caller().number;
+    story.tell("phone", format!("rings; the caller is {caller}"));
+    tokio::time::sleep(HUMAN).await;
+    call.answer().await?;
+    story.tell("phone", "answers".to_owned());
+    Ok(call)
+}
+
+async fn talk(
+    story: Story,
+    app: &App<'_>,
+    call_id: &str,
+    caller: &OutgoingCall,
+    callee: &IncomingCall,
+) -> Result<()> {
+    caller.media().hears(callee.media(), SOON).await?;
+    callee.media().hears(caller.media(), SOON).await?;
+    let status = app.status(call_id).await?;
+    story.tell(
+        "call",
+        format!("both hear each other; the application says {status}"),
+    );
+    tokio::time::sleep(TALK).await;
+    let to_phone = callee.media().received_from(caller.media());
+    let to_caller = caller.media().received_from(callee.media());
+    story.tell(
+        "call",
+        format!("{to_phone} packets from caller to phone, {to_caller} from phone to caller"),
+    );
     Ok(())
 }
 
@@ -176,6 +180,7 @@ struct App<'a> {
     stack: &'a Stack,
     extension: &'a str,
     token: &'a str,
+    sip_password: &'a str,
     push_token: String,
 }
 
@@ -190,6 +195,7 @@ impl<'a> App<'a> {
             stack,
             extension,
             token: &phone.token,
+            sip_password: &phone.sip_password,
             push_token,
         })
     }
