@@ -7,14 +7,16 @@
 
 # No `-p`: with it, cargo would choose other features for the same dependencies and compile them twice.
 LOCAL := cargo run --quiet --locked --bin ringback-local --
-# Tests that need a running stack; the others are found by themselves.
-STACK_TESTS := calls events logs requests template
+# Tests that plain `cargo test` leaves alone, because they need a running stack.
+STACK_TESTS := $(shell sed -n '/^\[\[test\]\]/{n;s/^name = "\(.*\)"/\1/p;}' local/Cargo.toml)
+# Long enough to answer a call in, short enough to wait for its end.
+TEST_RING_TIMEOUT_SECONDS := 10
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-run: ## start the local stack and stay until Ctrl-C
+run: ## start the local stack, and stay until Ctrl-C
 	@$(LOCAL) run
 
 up: ## start the local stack in the background
@@ -46,7 +48,7 @@ endif
 e2e: export RING_TIMEOUT_SECONDS := $(TEST_RING_TIMEOUT_SECONDS)
 e2e: ## end-to-end tests on a stack of their own
 ifeq ($(NEXTEST),yes)
-	$(LOCAL) test-env cargo nextest run --workspace --locked $(STACK_TESTS:%=--test %)
+	$(LOCAL) test-env cargo nextest run --workspace --locked $(STACK_TESTS:%=--test %) -E 'package(ringback-local)'
 else
 	$(LOCAL) test-env cargo test --workspace --locked $(STACK_TESTS:%=--test %)
 endif

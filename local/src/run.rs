@@ -28,7 +28,7 @@ use crate::{prerequisites, stand_in};
 /// The pid file of the process that holds the stack.
 const HOLDER: &str = "stack";
 /// How long a child may take to end before it is ended.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(3);
 /// How long stopping the whole stack may take.
 const STOPPING: Duration = Duration::from_secs(20);
 /// How long the first health check may fail: the functions start cold.

@@ -15,6 +15,8 @@ use crate::settings::{LOOPBACK, PORTS, Settings};
 pub const NAME: &str = "asterisk";
 /// It answers within a second; a loaded machine may take longer.
 const START: Duration = Duration::from_secs(30);
+/// It stops at once, but for a thread that waits for something now and then.
+const STOP: Duration = Duration::from_secs(3);
 
 /// Where ARI answers.
 pub fn ari_url() -> String {
@@ -64,8 +66,8 @@ impl Pbx {
             .source
             .remote(&text(&self.configuration), "core stop now");
         // An Asterisk that no longer answers is ended by signal below.
-        let _ = tokio::time::timeout(Duration::from_secs(5), output(&mut order)).await;
-        self.daemon.stop(Duration::from_secs(5)).await;
+        let _ = tokio::time::timeout(STOP, output(&mut order)).await;
+        self.daemon.stop(STOP).await;
     }
 
     async fn wait_until_ready(&mut self, credentials: &Credentials) -> Result<()> {
