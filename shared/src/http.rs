@@ -64,6 +64,12 @@ impl ApiError {
         Self::new(404, code, message)
     }
 
+    /// The request is longer than [`LONGEST_BODY`].
+    #[must_use]
+    pub fn too_long() -> Self {
+        Self::new(413, "body_too_long", "the body is longer than 16 KiB")
+    }
+
     /// Something that is needed does not answer; the same request may succeed in a moment.
     #[must_use]
     pub fn try_again() -> Self {
@@ -114,6 +120,29 @@ impl ApiError {
     #[must_use]
     pub fn unhealthy(details: Value) -> Self {
         Self::new(503, "unhealthy", "calls cannot be handled here now").with_details(details)
+    }
+
+    /// The same error as a message over the WebSocket.
+    #[must_use]
+    pub fn into_message(self) -> Value {
+        let mut message = self.into_body();
+        message["type"] = "error".into();
+        message
+    }
+
+    fn into_body(self) -> Value {
+        let call_id = self.call_id.map(tracing::field::display);
+        tracing::info!(
+            call_id,
+            status = self.status,
+            code = self.code,
+            "request refused"
+        );
+        let mut body = json!({ "success": false, "error": self.message, "code": self.code });
+        for (name, value) in self.details {
+            body[name] = value;
+        }
+        body
     }
 
     fn with_details(mut self, details: Value) -> Self {
@@ -271,11 +300,7 @@ fn log(error: &(dyn std::error::Error + 'static), call_id: Option<CallId>) {
 pub fn body(request: &Request) -> Result<&[u8], ApiError> {
     let body: &[u8] = request.body();
     if body.len() > LONGEST_BODY {
-        return Err(ApiError::new(
-            413,
-            "body_too_long",
-            "the body is longer than 16 KiB",
-        ));
+        return Err(ApiError::too_long());
     }
     Ok(body)
 }
@@ -340,20 +365,7 @@ where
 fn respond(result: Result<Answer, ApiError>) -> Response<Body> {
     let (status, body) = match result {
         Ok(Answer(body)) => (200, body),
-        Err(error) => {
-            let call_id = error.call_id.map(tracing::field::display);
-            tracing::info!(
-                call_id,
-                status = error.status,
-                code = error.code,
-                "request refused"
-            );
-            let mut body = json!({ "success": false, "error": error.message, "code": error.code });
-            for (name, value) in error.details {
-                body[name] = value;
-            }
-            (error.status, body)
-        }
+        Err(error) => (error.status, error.into_body()),
     };
     let mut response = Response::new(Body::Text(body.to_string()));
     *response.status_mut() = lambda_http::http::StatusCode::from_u16(status).unwrap_or_default();

@@ -8,7 +8,8 @@
 //! 4. [`outside`]: who carries an effect out: [`asterisk`], [`push`] (by FCM and SNS), [`timeouts`].
 //! 5. [`call_response`]: what a phone app says. [`exotel`] and [`asterisk::hook`]: what the two witnesses of a call report; [`form`]: how.
 //! 6. [`devices`] and [`routes`]: which phones an extension has, and which extension a number leads to.
-//! 7. [`names`], [`clock`], [`config`], [`secrets`], [`auth`], [`http`], [`start`]: the door.
+//! 7. [`connections`] and [`status_update`]: who is connected, and what they hear of a call.
+//! 8. [`names`], [`clock`], [`config`], [`secrets`], [`auth`], [`http`], [`start`]: the door.
 
 pub mod asterisk;
 pub mod auth;
@@ -17,6 +18,7 @@ pub mod call_response;
 pub mod calls;
 pub mod clock;
 pub mod config;
+pub mod connections;
 pub mod devices;
 pub mod exotel;
 pub mod form;
@@ -27,7 +29,9 @@ pub mod push;
 pub mod routes;
 pub mod secrets;
 pub mod start;
+pub mod status_update;
 pub mod switchboard;
 #[cfg(test)]
 mod testing;
 pub mod timeouts;
+pub mod websocket;

@@ -10,6 +10,7 @@ use crate::asterisk::Asterisk;
 use crate::call::Limits;
 use crate::calls::DynamoCalls;
 use crate::config::{ConfigError, Environment};
+use crate::connections::Connections;
 use crate::devices::Devices;
 use crate::outside::Outside;
 use crate::push::Pushes;
@@ -17,6 +18,7 @@ use crate::push::fcm::Fcm;
 use crate::push::sns::Sns;
 use crate::routes::Routes;
 use crate::secrets::Secret;
+use crate::status_update::StatusAudience;
 use crate::switchboard::Switchboard;
 use crate::timeouts::Timeouts;
 
@@ -94,6 +96,34 @@ impl Start {
     #[must_use]
     pub fn devices(&self) -> Devices {
         Devices::new(self.dynamodb(), self.table.clone())
+    }
+
+    /// The clients connected to the WebSocket API whose `@connections` stand at `WS_MANAGEMENT_URL`.
+    ///
+    /// # Errors
+    /// When the variable is missing.
+    pub fn connections(&self) -> Result<Connections, ConfigError> {
+        let url = self.environment.url("WS_MANAGEMENT_URL")?;
+        let config = aws_sdk_apigatewaymanagement::config::Builder::from(&self.aws)
+            .endpoint_url(url)
+            .build();
+        let api = aws_sdk_apigatewaymanagement::Client::from_conf(config);
+        Ok(Connections::new(self.dynamodb(), self.table.clone(), api))
+    }
+
+    /// Who hears of a call: `STATUS_AUDIENCE`, `everyone` (S2) unless it says `participants`.
+    ///
+    /// # Errors
+    /// When it says something else.
+    pub fn status_audience(&self) -> Result<StatusAudience, ConfigError> {
+        match self.environment.optional("STATUS_AUDIENCE").as_deref() {
+            None | Some("everyone") => Ok(StatusAudience::Everyone),
+            Some("participants") => Ok(StatusAudience::Participants),
+            Some(_) => Err(ConfigError::Invalid {
+                name: "STATUS_AUDIENCE",
+                rule: "everyone or participants",
+            }),
+        }
     }
 
     /// The numbers' routes.

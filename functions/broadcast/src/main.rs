@@ -1,0 +1,110 @@
+//! The table's stream: each change of a call is told to the clients that are connected here.
+//!
+//! Nothing on a call's own way waits for this, however many clients there are.
+
+use std::time::Instant;
+
+use futures::stream::StreamExt;
+use lambda_runtime::{Error, LambdaEvent, service_fn};
+use ringback::calls::StoreError;
+use ringback::connections::{Connection, Connections, Delivery};
+use ringback::start::Start;
+use ringback::status_update::{StatusAudience, StatusUpdate};
+use serde::Deserialize;
+use serde_dynamo::Item;
+use serde_json::{Value, json};
+
+/// How many clients are sent to at once. Each takes a connection of this process to API Gateway.
+const AT_ONCE: usize = 64;
+
+#[derive(Deserialize)]
+struct Changes {
+    #[serde(rename = "Records")]
+    records: Vec<Record>,
+}
+
+#[derive(Deserialize)]
+struct Record {
+    dynamodb: Change,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Change {
+    sequence_number: String,
+    #[serde(default)]
+    new_image: Option<Item>,
+    #[serde(default)]
+    old_image: Option<Item>,
+}
+
+struct Broadcast {
+    connections: Connections,
+    audience: StatusAudience,
+}
+
+impl Broadcast {
+    /// In the order in which the changes were made. What fails is brought again by the stream, from that record on.
+    async fn handle(&self, event: LambdaEvent<Changes>) -> Result<Value, Error> {
+        for record in event.payload.records {
+            let sequence_number = record.dynamodb.sequence_number.clone();
+            if let Some(update) = update_in(record.dynamodb)
+                && let Err(error) = self.tell(&update).await
+            {
+                tracing::error!(%error, cause = ?std::error::Error::source(&error), "broadcast failed");
+                return Ok(json!({ "batchItemFailures": [{ "itemIdentifier": sequence_number }] }));
+            }
+        }
+        Ok(json!({ "batchItemFailures": [] }))
+    }
+
+    async fn tell(&self, update: &StatusUpdate) -> Result<(), StoreError> {
+        let started = Instant::now();
+        let (for_participants, for_others) = (update.for_participants(), update.for_others());
+        let listeners = match self.audience {
+            StatusAudience::Everyone => self.connections.of_everyone().left_stream(),
+            StatusAudience::Participants => self.connections.of(update.extension()).right_stream(),
+        };
+        let send = async |connection: Result<Connection, StoreError>| {
+            let connection = connection?;
+            let is_participant = connection.extension == *update.extension();
+            let text = if is_participant {
+                &for_participants
+            } else {
+                &for_others
+            };
+            Ok::<_, StoreError>(self.connections.send(&connection, text).await)
+        };
+        let mut deliveries = std::pin::pin!(listeners.map(send).buffer_unordered(AT_ONCE));
+        let (mut sent, mut gone, mut failed) = (0_u64, 0_u64, 0_u64);
+        while let Some(delivery) = deliveries.next().await {
+            match delivery? {
+                Delivery::Sent => sent += 1,
+                Delivery::Gone => gone += 1,
+                Delivery::Failed => failed += 1,
+            }
+        }
+        let took = started.elapsed().as_millis();
+        tracing::info!(call_id = %update.call_id(), sent, gone, failed, took_ms = u64::try_from(took).unwrap_or(u64::MAX), "told");
+        Ok(())
+    }
+}
+
+/// The update that a change calls for. An item that is no call, or that is being forgotten, calls for none.
+fn update_in(change: Change) -> Option<StatusUpdate> {
+    let call = |item| serde_dynamo::from_item(item).ok();
+    StatusUpdate::of(
+        change.old_image.and_then(call).as_ref(),
+        call(change.new_image?)?,
+    )
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Error> {
+    let start = Start::function().await?;
+    let this = &Broadcast {
+        connections: start.connections()?,
+        audience: start.status_audience()?,
+    };
+    lambda_runtime::run(service_fn(move |event| this.handle(event))).await
+}

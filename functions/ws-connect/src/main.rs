@@ -1,0 +1,22 @@
+//! `$connect`: a client whom the authorizer has let in is remembered.
+
+use lambda_runtime::{Error, LambdaEvent, service_fn};
+use ringback::clock::Timestamp;
+use ringback::connections::Connections;
+use ringback::start::Start;
+use ringback::websocket::{self, Request};
+use serde_json::Value;
+
+async fn handle(connections: &Connections, event: LambdaEvent<Request>) -> Result<Value, Error> {
+    let connection = event.payload.connection();
+    connections.open(&connection, Timestamp::now()).await?;
+    tracing::info!(connection_id = connection.id, extension = %connection.extension, "connected");
+    Ok(websocket::done())
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Error> {
+    let start = Start::function().await?;
+    let connections = &start.connections()?;
+    lambda_runtime::run(service_fn(move |event| handle(connections, event))).await
+}

@@ -1,0 +1,21 @@
+//! `$disconnect`: a client has gone. API Gateway does its best to say so; what it misses expires.
+
+use lambda_runtime::{Error, LambdaEvent, service_fn};
+use ringback::connections::Connections;
+use ringback::start::Start;
+use ringback::websocket::{self, Request};
+use serde_json::Value;
+
+async fn handle(connections: &Connections, event: LambdaEvent<Request>) -> Result<Value, Error> {
+    let connection = event.payload.connection();
+    connections.close(&connection).await?;
+    tracing::info!(connection_id = connection.id, extension = %connection.extension, "disconnected");
+    Ok(websocket::done())
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Error> {
+    let start = Start::function().await?;
+    let connections = &start.connections()?;
+    lambda_runtime::run(service_fn(move |event| handle(connections, event))).await
+}

@@ -1,0 +1,74 @@
+//! `$default`: a message of a connected client.
+
+use lambda_runtime::{Error, LambdaEvent, service_fn};
+use ringback::call_response::CallResponse;
+use ringback::clock::Timestamp;
+use ringback::http::{self, ApiError};
+use ringback::start::{LiveSwitchboard, Start};
+use ringback::websocket::{self, Request};
+use serde_json::{Value, json};
+
+/// Time that is kept to answer in, in milliseconds.
+const MARGIN: u64 = 1_000;
+
+async fn handle(
+    switchboard: &LiveSwitchboard,
+    event: LambdaEvent<Request>,
+) -> Result<Value, Error> {
+    let until = Timestamp::from_millis(event.context.deadline.saturating_sub(MARGIN));
+    let request = event.payload;
+    let text = request.body.as_deref().unwrap_or_default();
+    let answer = message(switchboard, &request, text, until).await;
+    Ok(websocket::answer(
+        &answer.unwrap_or_else(ApiError::into_message),
+    ))
+}
+
+async fn message(
+    switchboard: &LiveSwitchboard,
+    request: &Request,
+    text: &str,
+    until: Timestamp,
+) -> Result<Value, ApiError> {
+    if text.len() > http::LONGEST_BODY {
+        return Err(ApiError::too_long());
+    }
+    let message: Value = serde_json::from_str(text)
+        .map_err(|_| ApiError::bad_request("bad_message", "a message is a JSON object"))?;
+    match message["type"].as_str() {
+        Some("ping") => Ok(json!({ "type": "pong" })),
+        Some("call_response") => call_response(switchboard, request, text, until).await,
+        _ => Err(ApiError::bad_request(
+            "unknown_type",
+            "type must be ping or call_response",
+        )),
+    }
+}
+
+async fn call_response(
+    switchboard: &LiveSwitchboard,
+    request: &Request,
+    text: &str,
+    until: Timestamp,
+) -> Result<Value, ApiError> {
+    let now = Timestamp::now();
+    let (party, response) = (request.party(), CallResponse::parse(text.as_bytes())?);
+    if response.extension != party.extension {
+        return Err(ApiError::other_extension());
+    }
+    let (id, event) = (response.call_id, response.event(party));
+    let outcome = switchboard.handle(id, &event, now, until).await?;
+    match outcome.refused {
+        None => Ok(
+            json!({ "type": "call_response", "success": true, "server_call_id": id, "status": outcome.call.status }),
+        ),
+        Some(refusal) => Err(http::refused(refusal, &outcome.call, now)),
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Error> {
+    let start = Start::function().await?;
+    let switchboard = &start.switchboard()?;
+    lambda_runtime::run(service_fn(move |event| handle(switchboard, event))).await
+}
