@@ -1,6 +1,6 @@
 //! Everything secret in a stack, made anew each time it starts.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
-use crate::settings::EXTENSIONS;
+use crate::settings::{EXTENSIONS, Settings};
 
 /// How long the app tokens and the PBX's certificate are good for: longer than any stack runs.
 const LIFETIME: Duration = Duration::days(365);
@@ -30,8 +30,12 @@ pub struct Credentials {
     pub ari_password: String,
     /// The PBX's certificate for ARI over HTTPS.
     pub ari_certificate: Certificate,
+    /// The authority the application trusts for ARI: that certificate's, unless another PBX takes its place.
+    pub ari_ca_pem: String,
     /// The account pushes are sent with.
     pub service_account: ServiceAccount,
+    /// Another service account's file, where the real FCM or another stand-in takes the place of ours.
+    pub service_account_file: Option<Value>,
     /// The Exotel account.
     pub exotel: ExotelAccount,
     /// The phones' SIP passwords, by extension.
@@ -80,14 +84,17 @@ pub struct ExotelAccount {
 impl Credentials {
     /// Makes all of them.
     pub fn generate(token_uri: &str) -> Result<Self> {
+        let ari_certificate = Certificate::generate()?;
         Ok(Self {
             jwt_secret: random(),
             webhook_secret: random(),
             hook_secret: random(),
             ari_username: "ringback".into(),
             ari_password: random(),
-            ari_certificate: Certificate::generate()?,
+            ari_ca_pem: ari_certificate.ca_pem.clone(),
+            ari_certificate,
             service_account: ServiceAccount::generate(token_uri)?,
+            service_account_file: None,
             exotel: ExotelAccount {
                 sid: "ringback1".into(),
                 api_key: random(),
@@ -98,6 +105,24 @@ impl Credentials {
                 .map(|extension| ((*extension).to_owned(), random()))
                 .collect(),
         })
+    }
+
+    /// With what the environment sets: services other than the stack's own have accounts of their own.
+    pub fn overridden(mut self, settings: &Settings) -> Result<Self> {
+        self.ari_username = settings.override_or("ARI_USERNAME", self.ari_username);
+        self.ari_password = settings.override_or("ARI_PASSWORD", self.ari_password);
+        self.exotel.api_key = settings.override_or("EXOTEL_API_KEY", self.exotel.api_key);
+        self.exotel.api_token = settings.override_or("EXOTEL_API_TOKEN", self.exotel.api_token);
+        if let Some(path) = settings.variable("ARI_CA_FILE") {
+            self.ari_ca_pem = read("ARI_CA_FILE", path)?;
+        }
+        if let Some(path) = settings.variable("FCM_SERVICE_ACCOUNT_FILE") {
+            let text = read("FCM_SERVICE_ACCOUNT_FILE", path)?;
+            let account =
+                serde_json::from_str(&text).with_context(|| format!("{path} is not JSON"))?;
+            self.service_account_file = Some(account);
+        }
+        Ok(self)
     }
 
     /// A bearer token for an extension's app.
@@ -131,12 +156,15 @@ impl Credentials {
             "hook_secret": self.hook_secret,
             "ari_username": self.ari_username,
             "ari_password": self.ari_password,
-            "ari_ca_pem": self.ari_certificate.ca_pem,
+            "ari_ca_pem": self.ari_ca_pem,
         })
     }
 
     /// The application's secret for FCM: the service account's JSON, as Google hands it out.
     pub fn fcm_secret(&self) -> Value {
+        if let Some(other) = &self.service_account_file {
+            return other.clone();
+        }
         let account = &self.service_account;
         json!({
             "type": "service_account",
@@ -195,6 +223,11 @@ impl ServiceAccount {
             token_uri: token_uri.to_owned(),
         })
     }
+}
+
+fn read(variable: &str, path: &str) -> Result<String> {
+    std::fs::read_to_string(path)
+        .with_context(|| format!("could not read {path}, which {variable} names"))
 }
 
 /// 122 random bits, safe in URLs, headers and configuration files.

@@ -180,6 +180,8 @@ impl PidFile {
         let gone = self.wait_until_gone(patience).await;
         if !gone {
             let _ = killpg(pid, Signal::SIGKILL);
+            // It leads no group when it was started from a terminal.
+            let _ = kill(pid, Signal::SIGKILL);
             self.wait_until_gone(Duration::from_secs(2)).await;
         }
         self.remove();

@@ -2,12 +2,13 @@
 //! `down`), or around another command (`test-env`).
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 
@@ -46,10 +47,9 @@ struct Running {
 
 /// `run`: until Ctrl-C, or SIGTERM.
 pub async fn in_foreground(settings: &Settings) -> Result<()> {
-    let holder = claim(settings).await?;
+    let claim = claim(settings).await?;
     let outcome = hold(settings).await;
-    Stack::remove(&settings.state_dir());
-    holder.remove();
+    claim.give_up(settings);
     outcome
 }
 
@@ -61,9 +61,10 @@ pub async fn up(settings: &Settings) -> Result<()> {
         return Ok(());
     }
     make_dir(&settings.state_dir())?;
+    // What a killed stack left must not be taken for the new one's.
+    Stack::remove(&settings.state_dir());
     let log = settings.state("stack.log");
-    let out = std::fs::File::create(&log)
-        .with_context(|| format!("could not create {}", log.display()))?;
+    let out = File::create(&log).with_context(|| format!("could not create {}", log.display()))?;
     let mut command = Command::new(std::env::current_exe()?);
     command
         .arg("run")
@@ -75,12 +76,23 @@ pub async fn up(settings: &Settings) -> Result<()> {
         .process_group(0)
         .spawn()
         .context("could not start the stack in the background")?;
+    tokio::select! {
+        outcome = wait_until_ready(settings, &mut child, &log) => outcome,
+        () = asked_to_stop() => {
+            stop_holder(settings).await?;
+            bail!("stopped before it was ready")
+        }
+    }
+}
+
+/// Shows the background stack's progress as if it were ours.
+async fn wait_until_ready(settings: &Settings, child: &mut Child, log: &Path) -> Result<()> {
     let mut shown = 0;
     loop {
         tokio::time::sleep(Duration::from_millis(200)).await;
-        shown = show_new(&log, shown);
+        shown = show_new(log, shown);
         if let Some(status) = child.try_wait()? {
-            show_new(&log, shown);
+            show_new(log, shown);
             bail!(
                 "the stack did not start ({status}); all of it is in {}",
                 log.display()
@@ -89,7 +101,7 @@ pub async fn up(settings: &Settings) -> Result<()> {
         if Stack::load(&settings.state_dir()).is_ok() {
             // The last lines come right after the description.
             tokio::time::sleep(Duration::from_millis(200)).await;
-            show_new(&log, shown);
+            show_new(log, shown);
             return Ok(());
         }
     }
@@ -121,10 +133,9 @@ pub async fn down(settings: &Settings) -> Result<()> {
 
 /// `test-env`: a stack around one command, whose exit status is ours.
 pub async fn around(settings: &Settings, command: &[String]) -> Result<i32> {
-    let holder = claim(settings).await?;
+    let claim = claim(settings).await?;
     let outcome = run_within(settings, command).await;
-    Stack::remove(&settings.state_dir());
-    holder.remove();
+    claim.give_up(settings);
     outcome
 }
 
@@ -201,8 +212,10 @@ async fn start(settings: &Settings, progress: Progress) -> Result<Running> {
         stop_if_failed(cloud, outputs).await
     };
     let prepare_pbx = obtain_asterisk(settings, progress);
-    let make_credentials =
-        async { tokio::task::spawn_blocking(move || Credentials::generate(&token_uri)).await? };
+    let make_credentials = async {
+        let made = tokio::task::spawn_blocking(move || Credentials::generate(&token_uri)).await?;
+        made?.overridden(settings)
+    };
     let ((cloud, outputs), asterisk, credentials) =
         tokio::try_join!(prepare_cloud, prepare_pbx, make_credentials)?;
 
@@ -423,7 +436,7 @@ fn describe(settings: &Settings, outputs: &Outputs, credentials: &Credentials) -
             url: settings.override_or("ARI_URL", ari_url()),
             username: credentials.ari_username.clone(),
             password: credentials.ari_password.clone(),
-            ca_pem: credentials.ari_certificate.ca_pem.clone(),
+            ca_pem: credentials.ari_ca_pem.clone(),
         },
         sip: Sip {
             address: format!("{LOOPBACK}:{}", PORTS.sip),
@@ -472,21 +485,41 @@ fn summary(stack: &Stack) -> String {
     )
 }
 
+/// This process's right to the stack of this checkout. The lock ends with the process, however that ends.
+struct Claim {
+    holder: PidFile,
+    _lock: File,
+}
+
+impl Claim {
+    fn give_up(self, settings: &Settings) {
+        Stack::remove(&settings.state_dir());
+        self.holder.remove();
+    }
+}
+
 fn holder(settings: &Settings) -> PidFile {
     PidFile::new(&settings.state_dir(), HOLDER)
 }
 
 /// Makes this process the one that holds the stack, after checking that it can be started at all.
-async fn claim(settings: &Settings) -> Result<PidFile> {
+async fn claim(settings: &Settings) -> Result<Claim> {
     make_dir(&settings.state_dir())?;
+    let lock = File::create(settings.state("stack.lock"))?;
     let holder = holder(settings);
-    if let Some(pid) = holder.running() {
-        bail!("a stack of this checkout is already running (pid {pid}); `make down` stops it");
+    if lock.try_lock().is_err() {
+        let pid = holder
+            .running()
+            .map_or_else(String::new, |pid| format!(" (pid {pid})"));
+        bail!("a stack of this checkout is already running{pid}; `make down` stops it");
     }
     clear_leftovers(settings).await;
     prerequisites::check(settings)?;
     holder.write(std::process::id())?;
-    Ok(holder)
+    Ok(Claim {
+        holder,
+        _lock: lock,
+    })
 }
 
 /// A stack that was killed could not stop its children.
