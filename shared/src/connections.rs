@@ -101,10 +101,7 @@ impl Connections {
             .item("expires_at", AttributeValue::N(expires_at.to_string()))
             .send()
             .await
-            .map_err(|error| StoreError::Unavailable {
-                doing,
-                source: error.into(),
-            })?;
+            .map_err(StoreError::unavailable(doing))?;
         Ok(())
     }
 
@@ -127,10 +124,7 @@ impl Connections {
             )
             .send()
             .await
-            .map_err(|error| StoreError::Unavailable {
-                doing,
-                source: error.into(),
-            })?;
+            .map_err(StoreError::unavailable(doing))?;
         Ok(())
     }
 
@@ -206,10 +200,7 @@ fn found_by(query: QueryFluentBuilder) -> impl Stream<Item = Result<Connection, 
             Ok(item) => connection_in(&item).map(Ok),
             Err(error) => {
                 let doing = "looking for connected clients";
-                Some(Err(StoreError::Unavailable {
-                    doing,
-                    source: error.into(),
-                }))
+                Some(Err(StoreError::unavailable(doing)(error)))
             }
         }
     })

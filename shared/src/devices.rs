@@ -109,10 +109,7 @@ impl Devices {
             .expression_attribute_values(":device", AttributeValue::S("DEVICE#".to_owned()))
             .send()
             .await
-            .map_err(|error| StoreError::Unavailable {
-                doing,
-                source: error.into(),
-            })?;
+            .map_err(StoreError::unavailable(doing))?;
         let items = answer.items.unwrap_or_default().into_iter();
         Ok(items.filter_map(readable).collect())
     }
@@ -123,8 +120,8 @@ impl Devices {
     /// When the table cannot be written.
     pub async fn register(&self, extension: &Extension, device: &Device) -> Result<(), StoreError> {
         let doing = "registering a device";
-        let item: HashMap<String, AttributeValue> = serde_dynamo::to_item(device)
-            .map_err(|source| StoreError::Unreadable { doing, source })?;
+        let item: HashMap<String, AttributeValue> =
+            serde_dynamo::to_item(device).map_err(StoreError::unreadable(doing))?;
         self.client
             .put_item()
             .table_name(&self.table)
@@ -136,10 +133,7 @@ impl Devices {
             )
             .send()
             .await
-            .map_err(|error| StoreError::Unavailable {
-                doing,
-                source: error.into(),
-            })?;
+            .map_err(StoreError::unavailable(doing))?;
         Ok(())
     }
 
@@ -152,10 +146,7 @@ impl Devices {
         self.deletion(extension, device)
             .send()
             .await
-            .map_err(|error| StoreError::Unavailable {
-                doing,
-                source: error.into(),
-            })?;
+            .map_err(StoreError::unavailable(doing))?;
         Ok(())
     }
 
@@ -170,7 +161,7 @@ impl Devices {
     ) -> Result<(), StoreError> {
         let doing = "forgetting a dead device";
         let address = serde_dynamo::to_attribute_value(&device.address)
-            .map_err(|source| StoreError::Unreadable { doing, source })?;
+            .map_err(StoreError::unreadable(doing))?;
         let answer = self
             .deletion(extension, &device.device_id)
             .condition_expression("address = :dead")
@@ -187,10 +178,7 @@ impl Devices {
             {
                 Ok(())
             }
-            Err(error) => Err(StoreError::Unavailable {
-                doing,
-                source: error.into(),
-            }),
+            Err(error) => Err(StoreError::unavailable(doing)(error)),
         }
     }
 

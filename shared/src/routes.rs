@@ -35,10 +35,7 @@ impl Routes {
             .key("sk", AttributeValue::S("ROUTE".to_owned()))
             .send()
             .await
-            .map_err(|error| StoreError::Unavailable {
-                doing: "looking up a number's route",
-                source: error.into(),
-            })?;
+            .map_err(StoreError::unavailable("looking up a number's route"))?;
         let item = answer.item.unwrap_or_default();
         let extension = item.get("extension").and_then(|value| value.as_s().ok());
         Ok(extension.and_then(|text| Extension::try_from(text.as_str()).ok()))

@@ -135,6 +135,14 @@ pub enum SwitchboardError<E: std::error::Error + 'static> {
     },
 }
 
+/// What a call said that was told of a caller who may be its own.
+enum Joined {
+    /// It is its own caller.
+    Its(Outcome),
+    /// It is another one. The call keeps its place while it `stands`.
+    Stranger { stands: bool },
+}
+
 /// How often a change is tried again when a rival saved first. Each rival moves the call on, and a call has only a
 /// handful of moves.
 const TRIES: usize = 8;
@@ -193,13 +201,9 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
                 }
                 Created::Meets(other) => other,
             };
-            let joined = self.join(other, sighting, now, until).await;
-            let stands = match joined {
-                Ok(Outcome { refused: None, .. }) => return joined,
-                // Its claim has outlived the call itself.
-                Ok(Outcome { call, .. }) => !call.status.is_final(),
-                Err(SwitchboardError::NoSuchCall) => false,
-                Err(_) => return joined,
+            let stands = match self.join(other, sighting, now, until).await? {
+                Joined::Its(outcome) => return Ok(outcome),
+                Joined::Stranger { stands } => stands,
             };
             meeting = (!stands).then(|| Meeting {
                 place: sighting.place(),
@@ -262,26 +266,34 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
             .await
     }
 
-    /// Tells a call that another witness has seen its caller.
+    /// Tells the call that is met at the caller's place that another witness has seen its caller.
     async fn join(
         &self,
         other: CallId,
         sighting: &Sighting,
         now: Timestamp,
         until: Timestamp,
-    ) -> Result<Outcome, SwitchboardError<P::Error>> {
-        let outcome = self
+    ) -> Result<Joined, SwitchboardError<P::Error>> {
+        let told = self
             .handle(other, &sighting.announcement(), now, until)
-            .await?;
-        if let (None, Some(sid)) = (outcome.refused, &sighting.call_sid) {
-            let alias = CallId::of_call_sid(sid);
-            if alias != outcome.call.call_id {
-                self.calls
-                    .alias(alias, outcome.call.call_id, outcome.call.expires_at)
-                    .await?;
+            .await;
+        let outcome = match told {
+            Ok(outcome) if outcome.refused.is_none() => outcome,
+            Ok(stranger) => {
+                return Ok(Joined::Stranger {
+                    stands: !stranger.call.status.is_final(),
+                });
             }
+            // Its claim has outlived the call itself.
+            Err(SwitchboardError::NoSuchCall) => return Ok(Joined::Stranger { stands: false }),
+            Err(error) => return Err(error),
+        };
+        let alias = sighting.call_sid.as_ref().map(CallId::of_call_sid);
+        if let Some(alias) = alias.filter(|alias| *alias != outcome.call.call_id) {
+            let (id, expires_at) = (outcome.call.call_id, outcome.call.expires_at);
+            self.calls.alias(alias, id, expires_at).await?;
         }
-        Ok(outcome)
+        Ok(Joined::Its(outcome))
     }
 
     /// Decides on the call as it was read, until the decision could be saved.

@@ -61,7 +61,7 @@ impl DynamoCalls {
         match answer.map_err(refused_put) {
             Ok(_) => Ok(Created::New),
             Err(Ok(standing)) => self.known(standing.unwrap_or_default()).await,
-            Err(Err(error)) => Err(unavailable(STORING)(error)),
+            Err(Err(error)) => Err(StoreError::unavailable(STORING)(error)),
         }
     }
 
@@ -83,7 +83,7 @@ impl DynamoCalls {
         let mut reasons = match answer.map_err(cancellation) {
             Ok(_) => return Ok(Some(Created::New)),
             Err(Ok(reasons)) => reasons.into_iter(),
-            Err(Err(error)) => return Err(unavailable(STORING)(error)),
+            Err(Err(error)) => return Err(StoreError::unavailable(STORING)(error)),
         };
         if let Some(standing) = reasons.next().and_then(standing_item) {
             return self.known(standing).await.map(Some);
@@ -107,7 +107,7 @@ impl DynamoCalls {
             .condition_expression("attribute_not_exists(pk)")
             .return_values_on_condition_check_failure(OnFailure::AllOld)
             .build()
-            .map_err(unavailable(STORING))
+            .map_err(StoreError::unavailable(STORING))
     }
 
     fn put_claim(&self, call: &Call, meeting: &Meeting) -> Result<Put, StoreError> {
@@ -128,7 +128,7 @@ impl DynamoCalls {
             .expression_attribute_values(":replaced", AttributeValue::S(replaced))
             .return_values_on_condition_check_failure(OnFailure::AllOld)
             .build()
-            .map_err(unavailable(STORING))
+            .map_err(StoreError::unavailable(STORING))
     }
 
     async fn item(&self, key: Item, doing: &'static str) -> Result<Option<Item>, StoreError> {
@@ -140,7 +140,7 @@ impl DynamoCalls {
             .consistent_read(true)
             .send()
             .await
-            .map_err(unavailable(doing))?;
+            .map_err(StoreError::unavailable(doing))?;
         Ok(answer.item)
     }
 
@@ -150,12 +150,12 @@ impl DynamoCalls {
         let Some(id) = alias_in(&item) else {
             return serde_dynamo::from_item(item)
                 .map(Some)
-                .map_err(unreadable(doing));
+                .map_err(StoreError::unreadable(doing));
         };
         match self.item(call_key(id), doing).await? {
             Some(item) => serde_dynamo::from_item(item)
                 .map(Some)
-                .map_err(unreadable(doing)),
+                .map_err(StoreError::unreadable(doing)),
             None => Ok(None),
         }
     }
@@ -167,7 +167,7 @@ impl DynamoCalls {
         attempt: &Attempt,
     ) -> Result<Result<Item, Option<Item>>, StoreError> {
         let doing = "saving a change";
-        let write = Expressions::of(attempt).map_err(unreadable(doing))?;
+        let write = Expressions::of(attempt).map_err(StoreError::unreadable(doing))?;
         let answer = self
             .client
             .update_item()
@@ -185,7 +185,7 @@ impl DynamoCalls {
             Ok(saved) => Ok(Ok(saved.attributes.unwrap_or_default())),
             Err(error) => match refused_item(error) {
                 Ok(item) => Ok(Err(item)),
-                Err(error) => Err(unavailable(doing)(error)),
+                Err(error) => Err(StoreError::unavailable(doing)(error)),
             },
         }
     }
@@ -216,7 +216,8 @@ impl Calls for DynamoCalls {
         }
         match answer {
             Ok(item) => {
-                let call = serde_dynamo::from_item(item).map_err(unreadable("saving a change"))?;
+                let call = serde_dynamo::from_item(item)
+                    .map_err(StoreError::unreadable("saving a change"))?;
                 Ok(Saved::As(call))
             }
             Err(Some(item)) => Ok(Saved::Not(self.call_in(item).await?)),
@@ -247,13 +248,13 @@ impl Calls for DynamoCalls {
             .item("expires_at", millis(expires_at))
             .send()
             .await
-            .map_err(unavailable("storing a second name of a call"))?;
+            .map_err(StoreError::unavailable("storing a second name of a call"))?;
         Ok(())
     }
 }
 
 fn call_item(call: &Call) -> Result<Item, StoreError> {
-    let mut item: Item = serde_dynamo::to_item(call).map_err(unreadable(STORING))?;
+    let mut item: Item = serde_dynamo::to_item(call).map_err(StoreError::unreadable(STORING))?;
     item.extend(call_key(call.call_id));
     Ok(item)
 }
@@ -450,18 +451,4 @@ fn conflict(doing: &'static str) -> StoreError {
         doing,
         source: "the transaction met another one".into(),
     }
-}
-
-fn unavailable<E>(doing: &'static str) -> impl FnOnce(E) -> StoreError
-where
-    E: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    move |source| StoreError::Unavailable {
-        doing,
-        source: source.into(),
-    }
-}
-
-fn unreadable(doing: &'static str) -> impl FnOnce(serde_dynamo::Error) -> StoreError {
-    move |source| StoreError::Unreadable { doing, source }
 }

@@ -111,3 +111,21 @@ pub enum StoreError {
         source: serde_dynamo::Error,
     },
 }
+
+impl StoreError {
+    /// For `map_err`: what a client of the table says, and what was being done.
+    pub(crate) fn unavailable<E>(doing: &'static str) -> impl FnOnce(E) -> Self
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        move |source| Self::Unavailable {
+            doing,
+            source: source.into(),
+        }
+    }
+
+    /// For `map_err`: an item that could not be read or made.
+    pub(crate) fn unreadable(doing: &'static str) -> impl FnOnce(serde_dynamo::Error) -> Self {
+        move |source| Self::Unreadable { doing, source }
+    }
+}
