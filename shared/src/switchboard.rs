@@ -138,7 +138,7 @@ pub enum SwitchboardError<E: std::error::Error + 'static> {
 /// What a call said that was told of a caller who may be its own.
 enum Joined {
     /// It is its own caller.
-    Its(Outcome),
+    Its(Box<Outcome>),
     /// It is another one. The call keeps its place while it `stands`.
     Stranger { stands: bool },
 }
@@ -202,7 +202,7 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
                 Created::Meets(other) => other,
             };
             let stands = match self.join(other, sighting, now, until).await? {
-                Joined::Its(outcome) => return Ok(outcome),
+                Joined::Its(outcome) => return Ok(*outcome),
                 Joined::Stranger { stands } => stands,
             };
             meeting = (!stands).then(|| Meeting {
@@ -293,7 +293,7 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
             let (id, expires_at) = (outcome.call.call_id, outcome.call.expires_at);
             self.calls.alias(alias, id, expires_at).await?;
         }
-        Ok(Joined::Its(outcome))
+        Ok(Joined::Its(Box::new(outcome)))
     }
 
     /// Decides on the call as it was read, until the decision could be saved.
