@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
-use crate::settings::{EXTENSIONS, Settings};
+use crate::settings::{EXTENSIONS, NUMBERS, Settings};
 
 /// How long the app tokens and the PBX's certificate are good for: longer than any stack runs.
 const LIFETIME: Duration = Duration::days(365);
@@ -79,6 +79,8 @@ pub struct ExotelAccount {
     pub api_key: String,
     /// Basic auth password.
     pub api_token: String,
+    /// The ExoPhone that its calls come from.
+    pub caller_id: String,
 }
 
 impl Credentials {
@@ -99,6 +101,7 @@ impl Credentials {
                 sid: "ringback1".into(),
                 api_key: random(),
                 api_token: random(),
+                caller_id: NUMBERS[0].0.to_owned(),
             },
             sip_passwords: EXTENSIONS
                 .iter()
@@ -111,8 +114,10 @@ impl Credentials {
     pub fn overridden(mut self, settings: &Settings) -> Result<Self> {
         self.ari_username = settings.override_or("ARI_USERNAME", self.ari_username);
         self.ari_password = settings.override_or("ARI_PASSWORD", self.ari_password);
+        self.exotel.sid = settings.override_or("EXOTEL_ACCOUNT_SID", self.exotel.sid);
         self.exotel.api_key = settings.override_or("EXOTEL_API_KEY", self.exotel.api_key);
         self.exotel.api_token = settings.override_or("EXOTEL_API_TOKEN", self.exotel.api_token);
+        self.exotel.caller_id = settings.override_or("EXOTEL_CALLER_ID", self.exotel.caller_id);
         if let Some(path) = settings.variable("ARI_CA_FILE") {
             self.ari_ca_pem = read("ARI_CA_FILE", path)?;
         }
@@ -145,8 +150,10 @@ impl Credentials {
     pub fn exotel_secret(&self) -> Value {
         json!({
             "webhook_secret": self.webhook_secret,
+            "account_sid": self.exotel.sid,
             "api_key": self.exotel.api_key,
             "api_token": self.exotel.api_token,
+            "caller_id": self.exotel.caller_id,
         })
     }
 

@@ -72,6 +72,22 @@ impl<T: DeserializeOwned> Secret<T> {
     }
 }
 
+#[cfg(any(test, feature = "testing"))]
+impl<T> Secret<T> {
+    /// A secret that need not be fetched, for tests.
+    pub fn known(value: T) -> Self {
+        let nowhere = aws_config::SdkConfig::builder()
+            .behavior_version(aws_config::BehaviorVersion::latest())
+            .build();
+        Self {
+            client: Client::new(&nowhere),
+            id: "known".to_owned(),
+            whose: "KNOWN",
+            value: OnceCell::new_with(Some(value)),
+        }
+    }
+}
+
 /// `APP_SECRET_ARN`: what phone apps' tokens are signed with.
 #[derive(Debug, Deserialize)]
 pub struct AppSecret {
@@ -79,7 +95,8 @@ pub struct AppSecret {
     pub jwt_secret: SecretString,
 }
 
-/// `EXOTEL_SECRET_ARN`: what Exotel shows us.
+/// `EXOTEL_SECRET_ARN`: what Exotel shows us, and what we show Exotel. A deployment that places no calls to phone
+/// numbers needs no account.
 #[derive(Debug, Deserialize)]
 pub struct ExotelSecret {
     /// `?secret=` of the webhook URL.
@@ -87,6 +104,18 @@ pub struct ExotelSecret {
     /// The one before, still valid while it is being replaced.
     #[serde(default)]
     pub webhook_secret_previous: Option<SecretString>,
+    /// The account (Account SID).
+    #[serde(default)]
+    pub account_sid: Option<String>,
+    /// The account's API key.
+    #[serde(default)]
+    pub api_key: Option<SecretString>,
+    /// The API key's token.
+    #[serde(default)]
+    pub api_token: Option<SecretString>,
+    /// The ExoPhone that calls are shown to come from.
+    #[serde(default)]
+    pub caller_id: Option<String>,
 }
 
 /// `ASTERISK_SECRET_ARN`: what the PBX shows us, and what we show the PBX.
@@ -129,21 +158,6 @@ mod tests {
 
     use super::*;
     use crate::testing;
-
-    impl<T> Secret<T> {
-        /// A secret that need not be fetched.
-        pub(crate) fn known(value: T) -> Self {
-            let nowhere = aws_config::SdkConfig::builder()
-                .behavior_version(aws_config::BehaviorVersion::latest())
-                .build();
-            Self {
-                client: Client::new(&nowhere),
-                id: "known".to_owned(),
-                whose: "KNOWN",
-                value: OnceCell::new_with(Some(value)),
-            }
-        }
-    }
 
     const ARN: &str = "arn:aws:secretsmanager:ap-south-1:123456789012:secret:app-x";
 
@@ -218,6 +232,10 @@ mod tests {
     fn a_secret_does_not_show_in_debug() {
         let json = r#"{"hook_secret":"hush-1","hook_secret_previous":"hush-2","ari_username":"u","ari_password":"hush-3"}"#;
         let secret: AsteriskSecret = serde_json::from_str(json).unwrap();
+        assert!(!format!("{secret:?}").contains("hush"));
+
+        let json = r#"{"webhook_secret":"hush-1","api_key":"hush-2","api_token":"hush-3"}"#;
+        let secret: ExotelSecret = serde_json::from_str(json).unwrap();
         assert!(!format!("{secret:?}").contains("hush"));
     }
 }

@@ -216,6 +216,13 @@ fn is_phone_number(number: &str) -> bool {
     (8..=15).contains(&digits.len()) && digits.chars().all(|letter| letter.is_ascii_digit())
 }
 
+/// Exotel shows Indian numbers as they are dialled in India, however they were given.
+fn national(number: &str) -> String {
+    number
+        .strip_prefix("+91")
+        .map_or_else(|| number.to_owned(), |rest| format!("0{rest}"))
+}
+
 fn new_call(account: &str, fields: &BTreeMap<String, String>, now: OffsetDateTime) -> Value {
     let sid = Uuid::new_v4().simple().to_string();
     let now = now
@@ -228,9 +235,9 @@ fn new_call(account: &str, fields: &BTreeMap<String, String>, now: OffsetDateTim
         "DateCreated": now,
         "DateUpdated": now,
         "AccountSid": account,
-        "To": fields["To"],
-        "From": fields["From"],
-        "PhoneNumberSid": fields["CallerId"],
+        "To": national(&fields["To"]),
+        "From": national(&fields["From"]),
+        "PhoneNumberSid": national(&fields["CallerId"]),
         "Status": "in-progress",
         "StartTime": now,
         "EndTime": null,
@@ -273,6 +280,9 @@ mod tests {
     use super::*;
     use crate::stand_in::serve_anywhere;
     use reqwest::Client;
+    use ringback::exotel::{ConnectRequest, Exotel as Application, ExotelError, OutboundProgress};
+    use ringback::names::{CallId, CallSid, PhoneNumber};
+    use std::time::Duration;
 
     const GOOD: [(&str, &str); 8] = [
         ("From", "+919876543210"),
@@ -324,12 +334,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_connected_call_can_be_looked_up() {
-        let account = ExotelAccount {
-            sid: "acc".into(),
-            api_key: "key".into(),
-            api_token: "token".into(),
-        };
-        let (address, _) = serve_anywhere(router(&account)).await.unwrap();
+        let (address, _) = serve_anywhere(router(&account())).await.unwrap();
         let (base, http) = (
             format!("http://{address}/v1/Accounts/acc/Calls"),
             Client::new(),
@@ -359,5 +364,79 @@ mod tests {
         let found: Value = look_up(sid).await.unwrap().json().await.unwrap();
         assert_eq!(found, call);
         assert_eq!(look_up("unknown").await.unwrap().status(), 404);
+    }
+
+    fn account() -> ExotelAccount {
+        ExotelAccount {
+            sid: "acc".into(),
+            api_key: "key".into(),
+            api_token: "token".into(),
+            caller_id: "08047491899".into(),
+        }
+    }
+
+    /// The application's own client of this account.
+    fn application(address: std::net::SocketAddr) -> Application {
+        let secret = json!({
+            "webhook_secret": "s", "account_sid": "acc", "api_key": "key", "api_token": "token",
+        });
+        Application::at(
+            format!("http://{address}").parse().unwrap(),
+            serde_json::from_value(secret).unwrap(),
+        )
+    }
+
+    fn request(to: &str) -> ConnectRequest {
+        let number = |text| PhoneNumber::parse(text, "IN").unwrap();
+        ConnectRequest {
+            from: number("+919876543210"),
+            to: number(to),
+            caller_id: number("08047491899"),
+            custom_field: CallId::fresh(),
+            status_callback: "https://example.test/exotel/webhook?secret=s".into(),
+            time_limit: Duration::from_secs(14_400),
+            ring_timeout: Duration::from_secs(30),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_application_asks_for_is_what_exotel_documents() {
+        let (address, _) = serve_anywhere(router(&account())).await.unwrap();
+        let application = application(address);
+        let wanted = request("09052161119");
+        let placed = application.connect(&wanted).await.unwrap();
+        assert_eq!(placed.status, OutboundProgress::Initiated);
+
+        let details = application.details(&placed.call_sid).await.unwrap();
+        assert_eq!(details.call_sid, placed.call_sid);
+        assert_eq!(details.status, Some(OutboundProgress::InProgress));
+        assert_eq!(details.from, Some(wanted.from));
+        assert_eq!(details.to, Some(wanted.to));
+        assert!(details.started_at.is_some() && details.ended_at.is_none());
+
+        let unknown = CallSid::try_from("unknown").unwrap();
+        let error = application.details(&unknown).await.unwrap_err();
+        assert!(matches!(error, ExotelError::NoSuchCall), "{error:?}");
+        let error = application.connect(&request("56161")).await.unwrap_err();
+        assert!(matches!(error, ExotelError::Refused { .. }), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn the_application_understands_how_it_is_refused() {
+        let (address, _) = serve_anywhere(router(&account())).await.unwrap();
+        let failures = json!({"connect": [{"status": 402}, {"status": 429, "retry_after": 7}]});
+        let http = Client::new();
+        let told = http.put(format!("http://{address}/behaviour"));
+        told.json(&failures).send().await.unwrap();
+        let application = application(address);
+        let wanted = request("09052161119");
+        let error = application.connect(&wanted).await.unwrap_err();
+        assert!(matches!(error, ExotelError::NoBalance), "{error:?}");
+        let error = application.connect(&wanted).await.unwrap_err();
+        let ExotelError::TooMany { retry_after } = error else {
+            panic!("{error:?}");
+        };
+        assert_eq!(retry_after, Some(Duration::from_secs(7)));
+        assert!(application.connect(&wanted).await.is_ok());
     }
 }

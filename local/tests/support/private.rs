@@ -8,7 +8,8 @@ use crate::log_lines::Line;
 use crate::scene::Scene;
 
 /// What the stack's secrets hold that is no secret. What is added to them is one until it stands here.
-const PUBLIC: [&str; 12] = [
+const PUBLIC: [&str; 13] = [
+    "account_sid",
     "ari_ca_pem",
     "ari_username",
     "auth_provider_x509_cert_url",

@@ -4,13 +4,11 @@
 
 use std::time::Duration;
 
-use time::PrimitiveDateTime;
-use time::macros::{format_description, offset};
-
+use super::{OutboundProgress, indian_time};
 use crate::call::{Event, Side};
 use crate::clock::Timestamp;
 use crate::form::Fields;
-use crate::names::{BadName, CallSid, Caller, CallerName, PhoneNumber};
+use crate::names::{BadName, CallId, CallSid, Caller, CallerName, PhoneNumber};
 
 /// What Exotel reports of one call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +23,10 @@ pub struct Notice {
     pub to: Option<PhoneNumber>,
     /// How far the call has come.
     pub stage: Stage,
+    /// How far a call has come that we asked for; `None` for every other call.
+    pub progress: Option<OutboundProgress>,
+    /// Our own id of a call that we asked for: the `CustomField` that we gave Exotel with it.
+    pub call_id: Option<CallId>,
     /// Which of Exotel's two ways of reporting this is.
     pub source: Source,
     /// When Exotel made the report.
@@ -84,6 +86,10 @@ impl Notice {
             },
             to: number(either("CallTo", "To")),
             stage: stage(fields),
+            progress: progress(fields),
+            call_id: fields
+                .text("CustomField")
+                .and_then(|text| CallId::try_from(text).ok()),
             source: source(fields),
             reported_at: either("CurrentTime", "DateUpdated").and_then(indian_time),
         })
@@ -123,7 +129,7 @@ fn direction(fields: &Fields) -> Direction {
 }
 
 fn stage(fields: &Fields) -> Stage {
-    let is_terminal = fields.text("EventType") == Some("terminal");
+    let is_terminal = is_event(fields, "terminal");
     let words = [
         fields.text("Status"),
         fields.text("CallType"),
@@ -136,6 +142,31 @@ fn stage(fields: &Fields) -> Stage {
     } else {
         Stage::UnderWay
     }
+}
+
+/// Only calls placed through the API are ours. In what a Connect applet reports of itself (`outbound-dial`), `busy`
+/// means that an agent is being called.
+fn progress(fields: &Fields) -> Option<OutboundProgress> {
+    if fields.text("Direction") != Some("outbound-api") {
+        return None;
+    }
+    let said = fields.text("Status").and_then(OutboundProgress::of_word);
+    if let Some(end) = said.filter(|said| said.is_final()) {
+        Some(end)
+    } else if is_event(fields, "terminal") {
+        // Over, and not in a way that Exotel documents.
+        Some(OutboundProgress::Failed)
+    } else if is_event(fields, "answered") {
+        Some(OutboundProgress::InProgress)
+    } else {
+        said
+    }
+}
+
+fn is_event(fields: &Fields, event: &str) -> bool {
+    fields
+        .text("EventType")
+        .is_some_and(|text| text.eq_ignore_ascii_case(event))
 }
 
 /// `Status`, and Passthru's `CallType`, which says how a Connect applet before it ended.
@@ -163,16 +194,6 @@ fn source(fields: &Fields) -> Source {
     } else {
         Source::Passthru
     }
-}
-
-/// `2024-03-14 17:30:00`, in Indian time.
-fn indian_time(text: &str) -> Option<Timestamp> {
-    let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second]");
-    let moment = PrimitiveDateTime::parse(text, format)
-        .ok()?
-        .assume_offset(offset!(+5:30));
-    let seconds = u64::try_from(moment.unix_timestamp()).ok()?;
-    Some(Timestamp::from_millis(seconds * 1000))
 }
 
 #[cfg(test)]
@@ -246,6 +267,50 @@ mod tests {
             notice("Direction=outbound-api").direction,
             Direction::Outbound
         );
+    }
+
+    #[test]
+    fn a_call_that_we_asked_for_is_told_by_its_status_and_event() {
+        for (fields, progress) in [
+            ("Status=queued", Some(OutboundProgress::Initiated)),
+            ("Status=ringing", Some(OutboundProgress::Ringing)),
+            (
+                "EventType=answered&Status=in-progress",
+                Some(OutboundProgress::InProgress),
+            ),
+            ("EventType=answered", Some(OutboundProgress::InProgress)),
+            (
+                "EventType=terminal&Status=completed",
+                Some(OutboundProgress::Completed),
+            ),
+            (
+                "EventType=terminal&Status=busy",
+                Some(OutboundProgress::Busy),
+            ),
+            ("Status=no-answer", Some(OutboundProgress::NoAnswer)),
+            ("Status=canceled", Some(OutboundProgress::Canceled)),
+            ("EventType=Terminal", Some(OutboundProgress::Failed)),
+            (
+                "EventType=terminal&Status=in-progress",
+                Some(OutboundProgress::Failed),
+            ),
+            ("Status=free", None),
+        ] {
+            let ours = notice(&format!("Direction=outbound-api&{fields}"));
+            assert_eq!(ours.progress, progress, "{fields}");
+            for other in ["inbound", "outbound-dial"] {
+                let other = notice(&format!("Direction={other}&{fields}"));
+                assert_eq!(other.progress, None, "{fields}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_call_that_we_asked_for_hands_our_own_id_back() {
+        let ours = CallId::fresh();
+        let notice_with = |field: &str| notice(&format!("CustomField={field}")).call_id;
+        assert_eq!(notice_with(&ours.to_string()), Some(ours));
+        assert_eq!(notice_with("order+17"), None);
     }
 
     #[test]
