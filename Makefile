@@ -3,7 +3,7 @@
 #   RING_TIMEOUT_SECONDS=10 make run     settings of the functions come from the environment (see template.yaml)
 
 .DEFAULT_GOAL := help
-.PHONY: help run up down call test lint unit e2e deny
+.PHONY: help run up down call client test lint unit e2e deny
 
 # No `-p`: with it, cargo would choose other features for the same dependencies and compile them twice.
 LOCAL := cargo run --quiet --locked --bin ringback-local --
@@ -27,6 +27,9 @@ down: ## stop the local stack
 
 call: ## place a call through the running stack and play the phone
 	@$(LOCAL) call
+
+client: ## talk to the WebSocket API by hand; ARGS='--url wss://… --token …' for another than the running stack's
+	@cargo run --quiet --locked --bin ringback-client -- $(ARGS)
 
 test: lint deny unit e2e ## check everything: format, lints, licences, unit and end-to-end tests
 

@@ -1,0 +1,287 @@
+//! One connection: what a test needs. It never connects again by itself.
+
+use std::time::Duration;
+
+use futures::{SinkExt, StreamExt};
+use rustls::crypto::aws_lc_rs;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::error::Error as Broken;
+use tokio_tungstenite::tungstenite::handshake::client::Request;
+use tokio_tungstenite::tungstenite::http::header::{AUTHORIZATION, HeaderValue};
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
+
+/// How long connecting may take: TCP, TLS, and the authorizer, which may start cold.
+const CONNECTING: Duration = Duration::from_secs(10);
+/// How long the server may take to answer a close frame.
+const CLOSING: Duration = Duration::from_secs(2);
+
+/// A connection to `/exotel-stream`.
+#[derive(Debug)]
+pub struct Client {
+    stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
+}
+
+/// How a client says who it is.
+#[derive(Debug, Clone)]
+pub enum Credential {
+    /// It is in the URL already, as Exotel's secret is; or there is none.
+    InUrl,
+    /// A bearer token in the query, `?token=`, for clients that cannot set headers.
+    InQuery(SecretString),
+    /// A bearer token in the `Authorization` header.
+    InHeader(SecretString),
+}
+
+/// Why there is no connection, or no message. What tungstenite says holds the words of its own causes already, so it
+/// is part of the message, and not a source that would be told twice.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Nothing can be connected to with this.
+    #[error("the URL or the token cannot be used: {0}")]
+    Address(Box<Broken>),
+    /// The server answered, but with no WebSocket.
+    #[error("the server refused the connection with {status}: {body}")]
+    Refused {
+        /// HTTP's status code.
+        status: u16,
+        /// What it said besides.
+        body: String,
+    },
+    /// No answer to the handshake.
+    #[error("could not connect: {0}")]
+    Unreachable(Box<Broken>),
+    /// No answer to the handshake in time.
+    #[error("not connected within {0:?}")]
+    NotConnected(Duration),
+    /// No message in time; the connection stands.
+    #[error("no message within {0:?}")]
+    Silent(Duration),
+    /// What arrived is no JSON; the connection stands.
+    #[error("a message that is no JSON: {0}")]
+    NotJson(String),
+    /// The server closed the connection.
+    #[error("the server closed the connection ({code:?} {reason})")]
+    Closed {
+        /// WebSocket's close code, unless it closed without one.
+        code: Option<u16>,
+        /// What it said besides.
+        reason: String,
+    },
+    /// The connection ended without being closed.
+    #[error("the connection broke: {0}")]
+    Broken(Box<Broken>),
+}
+
+impl Client {
+    /// Connects with a bearer token in the query.
+    ///
+    /// # Errors
+    /// When the server cannot be reached, or refuses.
+    pub async fn connect(url: &str, token: &str) -> Result<Self, Error> {
+        Self::connect_as(url, &Credential::InQuery(token.into())).await
+    }
+
+    /// Connects with any credential.
+    ///
+    /// # Errors
+    /// When the server cannot be reached, or refuses.
+    pub async fn connect_as(url: &str, credential: &Credential) -> Result<Self, Error> {
+        // With both of rustls's providers linked, it does not choose by itself. Whoever chose first is fine.
+        let _ = aws_lc_rs::default_provider().install_default();
+        // Messages are small, and somebody waits for each.
+        let without_nagle = true;
+        let request = request(url, credential)?;
+        let connecting = connect_async_with_config(request, None, without_nagle);
+        let (stream, _) = tokio::time::timeout(CONNECTING, connecting)
+            .await
+            .map_err(|_| Error::NotConnected(CONNECTING))?
+            .map_err(Error::in_handshake)?;
+        Ok(Self { stream })
+    }
+
+    /// Sends a message.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub async fn send(&mut self, message: Value) -> Result<(), Error> {
+        self.send_text(message.to_string()).await
+    }
+
+    /// Sends any text, as a client with a fault of its own would.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub async fn send_text(&mut self, text: impl Into<Utf8Bytes>) -> Result<(), Error> {
+        let message = Message::Text(text.into());
+        self.stream.send(message).await.map_err(Error::in_use)
+    }
+
+    /// The next message, waited for no longer than `within`.
+    ///
+    /// # Errors
+    /// When none came, what came is no JSON, or the connection is gone.
+    pub async fn next(&mut self, within: Duration) -> Result<Value, Error> {
+        tokio::time::timeout(within, self.receive())
+            .await
+            .map_err(|_| Error::Silent(within))?
+    }
+
+    /// The next message, however long it takes. Dropping the future loses none.
+    ///
+    /// # Errors
+    /// When what came is no JSON, or the connection is gone.
+    pub async fn receive(&mut self) -> Result<Value, Error> {
+        loop {
+            match self.stream.next().await {
+                Some(Ok(Message::Text(text))) => return json(text.as_bytes()),
+                Some(Ok(Message::Binary(bytes))) => return json(&bytes),
+                Some(Ok(Message::Close(frame))) => {
+                    // The answer to it is waiting to be sent; a server that is gone already does not need it.
+                    let _ = self.stream.flush().await;
+                    return Err(Error::closed(frame));
+                }
+                // Answered below us.
+                Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
+                Some(Err(error)) => return Err(Error::in_use(error)),
+                None => return Err(Error::closed(None)),
+            }
+        }
+    }
+
+    /// Closes the connection as the protocol asks, and gives what still arrived meanwhile.
+    pub async fn close(mut self) -> Vec<Value> {
+        let mut late = Vec::new();
+        let closing = async {
+            self.stream.close(None).await.map_err(Error::in_use)?;
+            loop {
+                match self.receive().await {
+                    Ok(message) => late.push(message),
+                    Err(Error::NotJson(_)) => {}
+                    Err(gone) => return Err::<(), _>(gone),
+                }
+            }
+        };
+        // Gone is what it was to be, in whatever way.
+        let _ = tokio::time::timeout(CLOSING, closing).await;
+        late
+    }
+}
+
+impl Error {
+    /// Whether trying again would only get the same answer.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Address(_) => true,
+            Self::Refused { status, .. } => {
+                (400..500).contains(status) && ![408, 429].contains(status)
+            }
+            Self::Unreachable(_)
+            | Self::NotConnected(_)
+            | Self::Silent(_)
+            | Self::NotJson(_)
+            | Self::Closed { .. }
+            | Self::Broken(_) => false,
+        }
+    }
+
+    fn in_handshake(error: Broken) -> Self {
+        match error {
+            Broken::Http(response) => {
+                let body = response.body().as_deref().unwrap_or_default();
+                Self::Refused {
+                    status: response.status().as_u16(),
+                    body: String::from_utf8_lossy(body).into_owned(),
+                }
+            }
+            Broken::Url(_) | Broken::HttpFormat(_) => Self::Address(Box::new(error)),
+            other => Self::Unreachable(Box::new(other)),
+        }
+    }
+
+    fn in_use(error: Broken) -> Self {
+        match error {
+            Broken::ConnectionClosed | Broken::AlreadyClosed => Self::closed(None),
+            other => Self::Broken(Box::new(other)),
+        }
+    }
+
+    fn closed(frame: Option<CloseFrame>) -> Self {
+        Self::Closed {
+            code: frame.as_ref().map(|frame| frame.code.into()),
+            reason: frame.map_or_else(String::new, |frame| frame.reason.to_string()),
+        }
+    }
+}
+
+fn request(url: &str, credential: &Credential) -> Result<Request, Error> {
+    match credential {
+        Credential::InUrl => url.into_client_request(),
+        Credential::InQuery(token) => with_token(url, token).into_client_request(),
+        Credential::InHeader(token) => url.into_client_request().and_then(|mut request| {
+            let mut bearer = HeaderValue::try_from(format!("Bearer {}", token.expose_secret()))?;
+            bearer.set_sensitive(true);
+            request.headers_mut().insert(AUTHORIZATION, bearer);
+            Ok(request)
+        }),
+    }
+    .map_err(|error| Error::Address(Box::new(error)))
+}
+
+fn with_token(url: &str, token: &SecretString) -> String {
+    let joint = if url.contains('?') { '&' } else { '?' };
+    let token: String = form_urlencoded::byte_serialize(token.expose_secret().as_bytes()).collect();
+    format!("{url}{joint}token={token}")
+}
+
+fn json(bytes: &[u8]) -> Result<Value, Error> {
+    serde_json::from_slice(bytes)
+        .map_err(|_| Error::NotJson(String::from_utf8_lossy(bytes).into_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const URL: &str = "wss://abc.execute-api.ap-south-1.amazonaws.com/exotel-stream";
+
+    #[test]
+    fn a_token_goes_into_the_query_encoded_and_beside_what_is_there() {
+        let with = |url: &str| {
+            let request = request(url, &Credential::InQuery("a+b/c".into()))?;
+            Ok::<_, Error>(request.uri().query().map(str::to_owned))
+        };
+        assert_eq!(with(URL).unwrap().as_deref(), Some("token=a%2Bb%2Fc"));
+        let both = with(&format!("{URL}?secret=x")).unwrap();
+        assert_eq!(both.as_deref(), Some("secret=x&token=a%2Bb%2Fc"));
+    }
+
+    #[test]
+    fn a_token_in_the_header_is_not_in_the_url() {
+        let request = request(URL, &Credential::InHeader("abc".into())).unwrap();
+        assert_eq!(request.headers()[AUTHORIZATION], "Bearer abc");
+        assert_eq!(request.uri().query(), None);
+    }
+
+    #[test]
+    fn a_token_that_no_header_can_hold_is_told_at_once() {
+        let request = request(URL, &Credential::InHeader("two\nlines".into()));
+        assert!(request.unwrap_err().is_final());
+    }
+
+    #[test]
+    fn only_a_refusal_that_would_come_again_is_final() {
+        let is_final = |status| {
+            let body = String::new();
+            Error::Refused { status, body }.is_final()
+        };
+        assert!([400, 401, 403, 404].into_iter().all(is_final));
+        assert!(![408, 429, 500, 502, 503].into_iter().any(is_final));
+    }
+}
