@@ -37,6 +37,8 @@ pub fn write(
     for (_, folder) in WRITTEN {
         make_dir(&outside.join(folder))?;
     }
+    // Asterisk looks for keys there, finds none, and would complain of the folder.
+    make_dir(&outside.join("lib/keys"))?;
     let etc = outside.join("etc");
     copy_shipped(&settings.repository().join("asterisk"), &etc)?;
     let site = etc.join("ringback-site");

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::unistd::Uid;
+use nix::unistd::{Gid, Uid};
 use tokio::process::Command;
 
 use crate::process::{output, run_logged};
@@ -71,14 +71,15 @@ impl Source {
                 command.args([
                     "run",
                     "--rm",
-                    "--init",
                     "--network",
                     "host",
                     "--name",
                     "ringback-asterisk",
-                    "--volume",
                 ]);
+                // What it writes into the mounted folder stays the user's own.
+                let (user, group) = (Uid::effective(), Gid::effective());
                 command
+                    .args(["--user", &format!("{user}:{group}"), "--volume"])
                     .arg(format!("{}:{INSIDE}", state.display()))
                     .arg(IMAGE);
                 command
