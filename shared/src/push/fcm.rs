@@ -43,13 +43,20 @@ pub struct Fcm {
     base_url: String,
     account: Secret<ServiceAccount>,
     client: OnceCell<Client>,
-    access: Mutex<Option<AccessToken>>,
+    access: Mutex<Access>,
 }
 
 #[derive(Debug, Clone)]
 struct AccessToken {
     token: SecretString,
     renew_at: Timestamp,
+}
+
+/// The access token, or when it was last asked for in vain.
+#[derive(Debug, Default)]
+struct Access {
+    token: Option<AccessToken>,
+    refused_at: Option<Timestamp>,
 }
 
 /// How one attempt to send ended, if it did not succeed.
@@ -74,7 +81,7 @@ impl Fcm {
             base_url,
             account,
             client: OnceCell::new(),
-            access: Mutex::new(None),
+            access: Mutex::default(),
         })
     }
 
@@ -152,24 +159,36 @@ impl Fcm {
         self.client.get_or_try_init(build).await.map_err(not_taken)
     }
 
-    /// The cached access token, or a new one. Pushes that start together wait for the one request.
+    /// The cached access token, or a new one. Pushes that start together wait for the one request, and share its
+    /// failure: phone after phone must not wait for an endpoint that hangs.
     async fn access_token(
         &self,
         client: &Client,
         account: &ServiceAccount,
     ) -> Result<SecretString, PushError> {
-        let mut cached = self.access.lock().await;
+        let mut access = self.access.lock().await;
         let now = Timestamp::now();
-        if let Some(access) = cached.as_ref().filter(|access| now < access.renew_at) {
-            return Ok(access.token.clone());
+        if let Some(cached) = access.token.as_ref().filter(|token| now < token.renew_at) {
+            return Ok(cached.token.clone());
         }
-        let access = request_access(client, account, now).await?;
-        Ok(cached.insert(access).token.clone())
+        if access
+            .refused_at
+            .is_some_and(|refused_at| now.since(refused_at) < REPLY_TIMEOUT)
+        {
+            return Err(not_taken("no access token: it was just asked for in vain"));
+        }
+        match request_access(client, account, now).await {
+            Ok(granted) => Ok(access.token.insert(granted).token.clone()),
+            Err(error) => {
+                access.refused_at = Some(Timestamp::now());
+                Err(error)
+            }
+        }
     }
 
     /// Forgets an access token that was refused, unless another push has replaced it meanwhile.
     async fn forget(&self, refused: &SecretString) {
-        let mut cached = self.access.lock().await;
+        let cached = &mut self.access.lock().await.token;
         cached.take_if(|access| access.token.expose_secret() == refused.expose_secret());
     }
 }

@@ -99,12 +99,15 @@ impl Google {
 impl Fcm {
     /// FCM at `url`, which has given an access token already.
     pub(crate) fn with_access(url: &str) -> Self {
-        let access = AccessToken {
+        let token = AccessToken {
             token: "access".to_owned().into(),
             renew_at: Timestamp::now() + ASSERTION_LIFETIME,
         };
         Self {
-            access: Mutex::new(Some(access)),
+            access: Mutex::new(Access {
+                token: Some(token),
+                refused_at: None,
+            }),
             ..fcm_at(url)
         }
     }
@@ -122,7 +125,7 @@ fn fcm_at(url: &str) -> Fcm {
         base_url: url.to_owned(),
         account: Secret::known(serde_json::from_value(account).unwrap()),
         client: OnceCell::new(),
-        access: Mutex::new(None),
+        access: Mutex::default(),
     }
 }
 
@@ -436,6 +439,22 @@ async fn a_token_endpoint_that_refuses_costs_no_phone_its_token() {
     let error = google.send().await.unwrap_err();
     assert!(matches!(error, PushError::NotTaken(_)), "{error:?}");
     assert_eq!(google.sends().await, 0);
+}
+
+#[tokio::test]
+async fn pushes_at_the_same_time_wait_once_for_a_token_endpoint_that_fails() {
+    let server = MockServer::start().await;
+    Mock::given(path("/token"))
+        .respond_with(ResponseTemplate::new(503))
+        .mount(&server)
+        .await;
+    let google = Google {
+        fcm: fcm_at(&server.uri()),
+        server,
+    };
+    let sent = futures::join!(google.send(), google.send(), google.send());
+    assert!(sent.0.is_err() && sent.1.is_err() && sent.2.is_err());
+    assert_eq!(google.grants().await, 1);
 }
 
 #[tokio::test]
