@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use crate::cloud::deploy::{self, Outputs};
 use crate::cloud::template::Template;
-use crate::cloud::{build, emulator, endpoint, seed};
+use crate::cloud::{apis, build, emulator, endpoint, seed};
 use crate::credentials::Credentials;
 use crate::gateway::{Gateway, Upstream, WEBSOCKET_PATH};
 use crate::pbx::server::{self, Pbx, ari_url};
@@ -325,6 +325,7 @@ fn parameters(settings: &Settings, declared: &[String]) -> BTreeMap<String, Stri
             "ExotelBaseUrl",
             format!("http://{LOOPBACK}:{}", PORTS.exotel),
         ),
+        ("LocalApiGatewayUrl", apis()),
     ];
     let mut parameters: BTreeMap<String, String> = own
         .into_iter()

@@ -37,15 +37,20 @@ use surroundings::Surroundings;
 use watched::Watched;
 
 /// The events in the order of their story, with the status codes that each may be answered with.
-const STORY: [(&str, &[u16]); 18] = [
+const STORY: [(&str, &[u16]); 25] = [
     ("health", &[200]),
     ("devices-put", &[200]),
+    ("ws-authorizer-header", &[]),
+    ("ws-authorizer-token", &[]),
+    ("ws-connect", &[200]),
+    ("ws-message-ping", &[200]),
     ("asterisk-incoming-incoming", &[200]),
     ("exotel-webhook-passthru-get", &[200]),
     ("exotel-webhook-passthru-post-json", &[200]),
     ("call-status", &[200]),
     // The call's legs are not there: Asterisk is asked for them, and says so.
     ("call-response-accept", &[200, 502]),
+    ("ws-message-call-response", &[200]),
     ("call-response-accept-ready", &[200, 502]),
     ("asterisk-incoming-bridged", &[200]),
     ("call-response-decline", &[200, 409]),
@@ -54,6 +59,8 @@ const STORY: [(&str, &[u16]); 18] = [
     ("exotel-webhook-status-callback-form", &[200]),
     ("exotel-webhook-status-callback-multipart", &[200]),
     ("exotel-webhook-status-callback-json", &[200]),
+    ("broadcast-status", &[]),
+    ("ws-disconnect", &[200]),
     ("devices-delete", &[200]),
     ("call-timeout-sqs", &[]),
     ("call-timeout-schedule", &[]),
@@ -99,10 +106,16 @@ impl Functions {
         for (name, statuses) in STORY {
             let file = files.iter().find(|file| file.name == name).context(name)?;
             let answer = self.invoke(file).await.context(name)?;
-            match (file.route(), &file.event["Records"]) {
-                (Some(_), _) => check_http(&answer, statuses),
-                (None, Value::Array(_)) => check_batch(&answer),
-                (None, _) => Ok(()),
+            if file.route().is_some() {
+                check_http(&answer, statuses)
+            } else if let Some(route) = file.websocket_route() {
+                check_websocket(&answer, statuses, route)
+            } else if file.is_for_an_authorizer() {
+                check_policy(&answer, &file.event)
+            } else if file.event["Records"].is_array() {
+                check_batch(&answer)
+            } else {
+                Ok(())
             }
             .with_context(|| format!("{name} was answered with {answer}"))?;
         }
@@ -141,7 +154,11 @@ impl Functions {
             let endpoint = &self.variables["AWS_ENDPOINT_URL"];
             let cloud =
                 Watched::in_front_of(endpoint, reqwest::Client::new(), Duration::ZERO).await?;
-            environment.insert("AWS_ENDPOINT_URL".to_owned(), cloud.url().to_owned());
+            for by_url in ["AWS_ENDPOINT_URL", "WS_MANAGEMENT_URL"] {
+                if let Some(url) = environment.get_mut(by_url) {
+                    *url = url.replace(endpoint.as_str(), cloud.url());
+                }
+            }
             let timeout = Duration::from_secs(function.timeout_seconds());
             let log = self.settings.state("events").join(format!("{name}.log"));
             let started =
@@ -196,6 +213,40 @@ impl Functions {
             other => Some(other.to_string()),
         }
     }
+}
+
+/// A message is answered with one JSON object, that says what it is; connecting and leaving are not answered.
+fn check_websocket(answer: &Value, statuses: &[u16], route: &str) -> Result<()> {
+    let status = answer["statusCode"].as_u64();
+    ensure!(
+        statuses.iter().any(|one| Some(u64::from(*one)) == status),
+        "{status:?} is none of {statuses:?}"
+    );
+    if route != "$default" {
+        return Ok(());
+    }
+    let message: Value = serde_json::from_str(answer["body"].as_str().context("no body")?)?;
+    ensure!(message["type"].is_string(), "what is {message}?");
+    Ok(())
+}
+
+/// The events' clients may connect; who they are comes with each of their messages, as text.
+fn check_policy(answer: &Value, event: &Value) -> Result<()> {
+    let statement = &answer["policyDocument"]["Statement"][0];
+    ensure!(
+        statement["Effect"] == "Allow",
+        "it does not let the client in"
+    );
+    ensure!(
+        statement["Action"] == "execute-api:Invoke" && statement["Resource"] == event["methodArn"],
+        "it allows something else"
+    );
+    let context = answer["context"].as_object().context("no context")?;
+    ensure!(
+        context.get("extension") == Some(&json!("1001")) && context.values().all(Value::is_string),
+        "API Gateway does not pass {context:?} on"
+    );
+    Ok(())
 }
 
 /// The contract's answers: JSON, and an error says what went wrong and has a code.

@@ -74,8 +74,9 @@ fn every_function_of_the_workspace_is_deployed_and_no_other() -> Result<()> {
 
 #[test]
 fn no_policy_allows_an_action_or_a_resource_that_it_does_not_name() -> Result<()> {
-    // Schedules and endpoints are made while the functions run: their group and their application name them.
+    // Schedules, endpoints and connections are made while the functions run: what holds them names them.
     let named_by_what_holds_them = [
+        "${WebSocketApi}/exotel-stream/POST/@connections/*",
         "schedule/${CallSchedules}/*",
         "endpoint/${PlatformAndName}/*",
     ];
@@ -226,7 +227,14 @@ fn every_function_may_log_into_its_own_group_alone() -> Result<()> {
 
 #[test]
 fn the_access_log_leaves_out_urls_which_hold_exotels_secret() -> Result<()> {
-    for (id, stage) in template()?.resources("AWS::ApiGatewayV2::Stage") {
+    let template = template()?;
+    for (id, stage) in template.resources("AWS::ApiGatewayV2::Stage") {
+        let api = referred(&stage["ApiId"]).context(format!("{id} of which API?"))?;
+        if template.resource(api)["Properties"]["ProtocolType"] == "WEBSOCKET" {
+            let log = &stage["AccessLogSettings"];
+            assert!(log.is_null(), "not every account can deploy {id}'s log");
+            continue;
+        }
         let format = stage["AccessLogSettings"]["Format"]
             .as_str()
             .context(format!("{id} has no access log"))?;
@@ -354,6 +362,80 @@ fn every_route_may_call_its_function() -> Result<()> {
 }
 
 #[test]
+fn only_the_authorizer_lets_a_client_connect() -> Result<()> {
+    let template = template()?;
+    let (_, connect) = template
+        .resources("AWS::ApiGatewayV2::Route")
+        .find(|(_, route)| route["RouteKey"] == "$connect")
+        .context("$connect")?;
+    assert_eq!(connect["AuthorizationType"], "CUSTOM");
+    let authorizer = referred(&connect["AuthorizerId"]).context("$connect's authorizer")?;
+    let properties = &template.resource(authorizer)["Properties"];
+    assert_eq!(
+        template.function_at(&properties["AuthorizerUri"]),
+        Some("ws-authorizer")
+    );
+    assert_eq!(
+        properties["IdentitySource"],
+        json!([]),
+        "a header or a query parameter: either will do"
+    );
+    // AWS refuses both for WebSocket APIs, whose authorizers remember nothing anyway.
+    for refused in [
+        "AuthorizerResultTtlInSeconds",
+        "AuthorizerPayloadFormatVersion",
+    ] {
+        assert!(properties[refused].is_null(), "{refused}");
+    }
+    Ok(())
+}
+
+#[test]
+fn no_message_chooses_its_route_and_every_answer_reaches_the_client() -> Result<()> {
+    let template = template()?;
+    let selection = template.resource("WebSocketApi")["Properties"]["RouteSelectionExpression"]
+        .as_str()
+        .context("the WebSocket API's selection of routes")?;
+    assert!(
+        selection.starts_with("message/"),
+        "a message could name $connect"
+    );
+    let (id, message) = template
+        .resources("AWS::ApiGatewayV2::Route")
+        .find(|(_, route)| route["RouteKey"] == "$default")
+        .context("$default")?;
+    assert_eq!(message["RouteResponseSelectionExpression"], "$default");
+    let mut answers = template.resources("AWS::ApiGatewayV2::RouteResponse");
+    assert!(answers.any(|(_, answer)| referred(&answer["RouteId"]) == Some(id)));
+    Ok(())
+}
+
+#[test]
+fn a_change_that_cannot_be_told_holds_up_no_other_for_long_and_leaves_a_note() -> Result<()> {
+    let template = template()?;
+    let functions = template.functions();
+    let broadcast = functions.get("broadcast").context("broadcast")?;
+    let source = &broadcast.properties["Events"]["CallChanged"]["Properties"];
+    assert_eq!(
+        source["FunctionResponseTypes"],
+        json!(["ReportBatchItemFailures"])
+    );
+    assert_eq!(source["BisectBatchOnFunctionError"], true);
+    assert!(source["MaximumRetryAttempts"].as_u64() <= Some(5));
+    assert!(source["MaximumRecordAgeInSeconds"].as_u64() <= Some(60));
+    let noted = referred(&source["DestinationConfig"]["OnFailure"]["Destination"])
+        .context("where it is noted")?;
+    assert!(broadcast.may("sqs:").contains(noted));
+
+    let pattern = source["FilterCriteria"]["Filters"][0]["Pattern"]
+        .as_str()
+        .context("which changes it hears of")?;
+    let pattern: Value = serde_json::from_str(pattern)?;
+    assert_eq!(pattern["dynamodb"]["Keys"]["sk"]["S"], json!(["CALL"]));
+    Ok(())
+}
+
+#[test]
 fn every_function_has_an_event_and_every_event_a_function() -> Result<()> {
     let template = template()?;
     let functions = template.functions();
@@ -379,7 +461,8 @@ fn every_route_has_an_event_that_goes_to_its_function() -> Result<()> {
             .as_str()
             .context(format!("{id} has no key"))?;
         let behind = template.function_behind(route);
-        for event in events.iter().filter(|event| event.route() == Some(key)) {
+        let of_route = |event: &&EventFile| route_of(event) == Some(key);
+        for event in events.iter().filter(of_route) {
             assert_eq!(
                 event.function(functions.keys().copied()),
                 behind,
@@ -389,9 +472,13 @@ fn every_route_has_an_event_that_goes_to_its_function() -> Result<()> {
         }
         routes.insert(key);
     }
-    let with_events: BTreeSet<&str> = events.iter().filter_map(EventFile::route).collect();
+    let with_events: BTreeSet<&str> = events.iter().filter_map(route_of).collect();
     assert_eq!(with_events, routes);
     Ok(())
+}
+
+fn route_of(event: &EventFile) -> Option<&str> {
+    event.route().or_else(|| event.websocket_route())
 }
 
 #[test]
@@ -448,19 +535,19 @@ fn events_carry_the_documented_secrets_and_no_others() -> Result<()> {
     let key = jsonwebtoken::DecodingKey::from_secret(secret("jwt_secret")?.as_bytes());
     let rules = jsonwebtoken::Validation::new(jsonwebtoken::Algorithm::HS256);
     for EventFile { name, event } in EventFile::all(repository())? {
-        if let Some(token) = event["headers"]["authorization"].as_str() {
-            let token = token.strip_prefix("Bearer ").context(name.clone())?;
+        let (headers, query) = (&event["headers"], &event["queryStringParameters"]);
+        let in_header = [&headers["authorization"], &headers["Authorization"]]
+            .into_iter()
+            .filter_map(Value::as_str)
+            .map(|header| header.strip_prefix("Bearer ").unwrap_or_default());
+        for token in in_header.chain(query["token"].as_str()) {
             let claims = jsonwebtoken::decode::<Value>(token, &key, &rules)
                 .context(name.clone())?
                 .claims;
             assert_eq!(claims["extension"], "1001", "{name}");
         }
-        if let Some(query) = event["queryStringParameters"].as_object() {
-            assert_eq!(
-                query["secret"],
-                secret("webhook_secret")?.as_str(),
-                "{name}"
-            );
+        if let Some(shown) = query["secret"].as_str() {
+            assert_eq!(shown, secret("webhook_secret")?, "{name}");
         }
         if let Some(header) = event["headers"].get("x-ringback-secret") {
             assert_eq!(header, secret("hook_secret")?.as_str(), "{name}");

@@ -38,11 +38,20 @@ pub struct Start {
 }
 
 impl Start {
-    /// Starts logging (JSON, at `LOG_LEVEL`), and reads what all functions need.
+    /// Starts logging (JSON, at `LOG_LEVEL`), and reads what nearly all functions need.
     ///
     /// # Errors
     /// When a variable is missing.
     pub async fn function() -> Result<Self, ConfigError> {
+        let start = Self::without_table().await;
+        Ok(Self {
+            table: start.environment.required("TABLE_NAME")?,
+            ..start
+        })
+    }
+
+    /// The same for a function that keeps nothing, and is told of no table.
+    pub async fn without_table() -> Self {
         let environment = Environment::of_process();
         let level = environment
             .optional("LOG_LEVEL")
@@ -58,11 +67,11 @@ impl Start {
             .timeout_config(timeouts())
             .load()
             .await;
-        Ok(Self {
-            table: environment.required("TABLE_NAME")?,
+        Self {
             environment,
             aws,
-        })
+            table: String::new(),
+        }
     }
 
     /// The switchboard, with all that carrying out calls needs.

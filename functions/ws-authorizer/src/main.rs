@@ -74,7 +74,7 @@ fn policy(effect: &str, principal: &str, method_arn: &str, context: &Value) -> V
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    let start = Start::function().await?;
+    let start = Start::without_table().await;
     let secret = &start.secret("APP_SECRET_ARN")?;
     lambda_runtime::run(service_fn(move |event| handle(secret, event))).await
 }

@@ -15,6 +15,12 @@ pub fn endpoint() -> String {
     format!("http://{LOOPBACK}:{}", PORTS.cloud)
 }
 
+/// Where the local AWS has its deployed APIs, by their ids. It knows them by host name too, but not every machine finds
+/// names below `localhost`.
+pub fn apis() -> String {
+    format!("{}/_aws/execute-api", endpoint())
+}
+
 /// Points a command at the local AWS, and away from whatever real account the user has.
 fn point_at_local_aws(command: &mut Command) -> &mut Command {
     for variable in [

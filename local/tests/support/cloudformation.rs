@@ -64,7 +64,17 @@ impl Template {
     /// The function that a route's target, followed through its integration, leads to.
     pub(crate) fn function_behind(&self, route: &Value) -> Option<&str> {
         let integration = self.integration_of(route)?;
-        let function = referred(&self.resource(integration)["Properties"]["IntegrationUri"])?;
+        self.function_at(&self.resource(integration)["Properties"]["IntegrationUri"])
+    }
+
+    /// The function that API Gateway calls at an address: its ARN, or for a WebSocket API the ARN of its invocation.
+    pub(crate) fn function_at(&self, address: &Value) -> Option<&str> {
+        let function = referred(address).or_else(|| {
+            let path = address["Fn::Sub"].as_str()?;
+            path.split_once("functions/${")?
+                .1
+                .strip_suffix(".Arn}/invocations")
+        })?;
         self.resource(function)["Metadata"]["BuildProperties"]["Binary"].as_str()
     }
 

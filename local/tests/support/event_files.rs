@@ -56,6 +56,20 @@ impl EventFile {
     pub(crate) fn route(&self) -> Option<&str> {
         self.event["routeKey"].as_str()
     }
+
+    /// `$default`, where the event comes from a connected client.
+    pub(crate) fn websocket_route(&self) -> Option<&str> {
+        let context = &self.event["requestContext"];
+        context["connectionId"]
+            .as_str()
+            .filter(|_| !self.is_for_an_authorizer())?;
+        context["routeKey"].as_str()
+    }
+
+    /// Whether it asks if a client may connect.
+    pub(crate) fn is_for_an_authorizer(&self) -> bool {
+        self.event["type"] == "REQUEST"
+    }
 }
 
 /// The secrets of `events/README.md`: its table's rows of the form ``| `name` | `value` |``.

@@ -20,6 +20,7 @@ pub(crate) fn actions(request: &Request) -> Vec<String> {
         Some(("secretsmanager", operation)) => vec![format!("secretsmanager:{operation}")],
         Some((service, operation)) => vec![format!("{service}.{operation}")],
         None if path.starts_with("/schedules/") => on_schedule(method),
+        None if path.contains("/@connections/") => vec!["execute-api:ManageConnections".to_owned()],
         None => {
             let mut fields = form_urlencoded::parse(&request.body);
             let action = fields

@@ -7,9 +7,9 @@ use anyhow::{Context, Result};
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_dynamodb::config::Credentials;
 use aws_sdk_dynamodb::types::{
-    AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType,
+    AttributeDefinition, AttributeValue, BillingMode, GlobalSecondaryIndex, KeySchemaElement,
+    KeyType, Projection, ProjectionType, ScalarAttributeType, TableStatus,
 };
-use aws_sdk_dynamodb::types::{ScalarAttributeType, TableStatus};
 use ringback_local::settings::STACK_NAME;
 use ringback_local::stack::Stack;
 use serde_json::json;
@@ -60,22 +60,23 @@ impl Surroundings {
             .create_table()
             .table_name(&self.name)
             .billing_mode(BillingMode::PayPerRequest);
-        for (name, key_type) in [("pk", KeyType::Hash), ("sk", KeyType::Range)] {
-            let text = ScalarAttributeType::S;
-            table = table
-                .attribute_definitions(
-                    AttributeDefinition::builder()
-                        .attribute_name(name)
-                        .attribute_type(text)
-                        .build()?,
-                )
-                .key_schema(
-                    KeySchemaElement::builder()
-                        .attribute_name(name)
-                        .key_type(key_type)
-                        .build()?,
-                );
+        for name in ["pk", "sk", "audience"] {
+            let text = AttributeDefinition::builder()
+                .attribute_name(name)
+                .attribute_type(ScalarAttributeType::S);
+            table = table.attribute_definitions(text.build()?);
         }
+        let connections = GlobalSecondaryIndex::builder()
+            .index_name("connections")
+            .set_key_schema(Some(keys("audience", "sk")?))
+            .projection(
+                Projection::builder()
+                    .projection_type(ProjectionType::KeysOnly)
+                    .build(),
+            );
+        table = table
+            .set_key_schema(Some(keys("pk", "sk")?))
+            .global_secondary_indexes(connections.build()?);
         let made = table
             .send()
             .await?
@@ -141,6 +142,14 @@ impl Surroundings {
             ("AWS_ACCESS_KEY_ID", "test".to_owned()),
             ("AWS_SECRET_ACCESS_KEY", "test".to_owned()),
             ("TABLE_NAME", self.name.clone()),
+            // Nobody is connected to this API: who is sent to has gone.
+            (
+                "WS_MANAGEMENT_URL",
+                format!(
+                    "{}/_aws/execute-api/events/exotel-stream",
+                    stack.aws.endpoint
+                ),
+            ),
             ("TIMEOUT_QUEUE_URL", self.queue_url.clone()),
             ("TIMEOUT_FUNCTION_ARN", function.to_owned()),
             ("SCHEDULE_GROUP", self.name.clone()),
@@ -197,4 +206,17 @@ impl Surroundings {
         }
         Ok(())
     }
+}
+
+fn keys(partition: &str, sort: &str) -> Result<Vec<KeySchemaElement>> {
+    let key = |name, kind| {
+        KeySchemaElement::builder()
+            .attribute_name(name)
+            .key_type(kind)
+            .build()
+    };
+    Ok(vec![
+        key(partition, KeyType::Hash)?,
+        key(sort, KeyType::Range)?,
+    ])
 }
