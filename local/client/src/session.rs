@@ -1,6 +1,7 @@
 //! A connection that is kept up, as an app keeps it: alive by pings, replaced before its time is up, and found again
 //! after it was lost.
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -89,7 +90,6 @@ pub enum Loss {
 }
 
 /// A connection that is kept up. It tells `T` what happens, with the time since it was connected.
-#[derive(Debug)]
 pub struct Session<T> {
     endpoint: Endpoint,
     pace: Pace,
@@ -101,20 +101,22 @@ pub struct Session<T> {
     failed: u32,
 }
 
-#[derive(Debug)]
 struct Connection {
     client: Client,
     ping_at: Instant,
     pong_by: Option<Instant>,
-    renew_at: Instant,
+    /// What will take its place. Under way beside it, so that a slow handshake holds up no message.
+    renewal: Opening,
 }
+
+/// A connection to be.
+type Opening = Pin<Box<dyn Future<Output = Result<Connection, Error>> + Send>>;
 
 /// What a connection's clock asks for.
 #[derive(Debug, Clone, Copy)]
 enum Due {
     Ping,
     GiveUp,
-    Renewal,
 }
 
 /// What comes next on a connection.
@@ -122,6 +124,7 @@ enum Step {
     Received(Result<Value, Error>),
     ToSend(Option<Value>),
     Due(Due),
+    Fresh(Box<Result<Connection, Error>>),
 }
 
 /// Whether there is more to be sent, now or later.
@@ -137,7 +140,7 @@ impl<T: FnMut(Duration, Happened)> Session<T> {
     /// # Errors
     /// When the server cannot be reached, or refuses.
     pub async fn connect(endpoint: Endpoint, pace: Pace, tell: T) -> Result<Self, Error> {
-        let connection = Connection::open(&endpoint, &pace).await?;
+        let connection = Connection::open(&endpoint, pace).await?;
         let mut session = Self {
             endpoint,
             pace,
@@ -179,7 +182,7 @@ impl<T: FnMut(Duration, Happened)> Session<T> {
                 Step::ToSend(None) => return Outgoing::Over,
                 Step::Due(Due::Ping) => self.ping().await,
                 Step::Due(Due::GiveUp) => self.lose(Loss::Deaf),
-                Step::Due(Due::Renewal) => self.renew().await,
+                Step::Fresh(connection) => self.renewed(*connection).await,
             }
         }
         Outgoing::Open
@@ -225,9 +228,9 @@ impl<T: FnMut(Duration, Happened)> Session<T> {
         self.send(ping()).await;
     }
 
-    /// Connects anew while the old connection still stands, so that nothing is missed in between.
-    async fn renew(&mut self) {
-        match Connection::open(&self.endpoint, &self.pace).await {
+    /// Nothing is missed: the old connection stands until the fresh one does.
+    async fn renewed(&mut self, fresh: Result<Connection, Error>) {
+        match fresh {
             Ok(fresh) => {
                 let old = self.connection.take();
                 self.failed = 0;
@@ -239,9 +242,9 @@ impl<T: FnMut(Duration, Happened)> Session<T> {
             Err(error) => {
                 self.tell(Happened::NotConnected(error));
                 self.failed = self.failed.saturating_add(1);
-                let wait = self.next_wait();
+                let renewal = open_after(self.next_wait(), &self.endpoint, self.pace);
                 if let Some(connection) = &mut self.connection {
-                    connection.renew_at = Instant::now() + wait;
+                    connection.renewal = renewal;
                 }
             }
         }
@@ -278,12 +281,7 @@ impl<T: FnMut(Duration, Happened)> Session<T> {
         wait: Duration,
         outgoing: &mut mpsc::Receiver<Value>,
     ) -> Option<Result<Connection, Error>> {
-        let (endpoint, pace) = (self.endpoint.clone(), self.pace);
-        let attempt = async {
-            sleep(wait).await;
-            Connection::open(&endpoint, &pace).await
-        };
-        let mut attempt = std::pin::pin!(attempt);
+        let mut attempt = open_after(wait, &self.endpoint, self.pace);
         loop {
             tokio::select! {
                 connection = &mut attempt => return Some(connection),
@@ -335,16 +333,15 @@ impl<T: FnMut(Duration, Happened)> Session<T> {
 }
 
 impl Connection {
-    async fn open(endpoint: &Endpoint, pace: &Pace) -> Result<Self, Error> {
+    async fn open(endpoint: &Endpoint, pace: Pace) -> Result<Self, Error> {
         let client = Client::connect_as(&endpoint.url, &endpoint.credential).await?;
-        let now = Instant::now();
         // Clients that came back together after an outage are not to be renewed together.
         let earlier = pace.renew_after.mul_f64(0.1 * fastrand::f64());
         Ok(Self {
             client,
-            ping_at: now + pace.ping_every,
+            ping_at: Instant::now() + pace.ping_every,
             pong_by: None,
-            renew_at: now + pace.renew_after - earlier,
+            renewal: open_after(pace.renew_after - earlier, endpoint, pace),
         })
     }
 
@@ -354,18 +351,22 @@ impl Connection {
             message = self.client.receive() => Step::Received(message),
             message = outgoing.recv() => Step::ToSend(message),
             () = sleep_until(at) => Step::Due(due),
+            connection = &mut self.renewal => Step::Fresh(Box::new(connection)),
         }
     }
 
     fn due(&self) -> (Instant, Due) {
-        let (at, due) = if self.ping_at < self.renew_at {
-            (self.ping_at, Due::Ping)
-        } else {
-            (self.renew_at, Due::Renewal)
-        };
         match self.pong_by {
-            Some(pong_by) if pong_by < at => (pong_by, Due::GiveUp),
-            _ => (at, due),
+            Some(pong_by) if pong_by < self.ping_at => (pong_by, Due::GiveUp),
+            _ => (self.ping_at, Due::Ping),
         }
     }
+}
+
+fn open_after(wait: Duration, endpoint: &Endpoint, pace: Pace) -> Opening {
+    let endpoint = endpoint.clone();
+    Box::pin(async move {
+        sleep(wait).await;
+        Connection::open(&endpoint, pace).await
+    })
 }

@@ -76,6 +76,12 @@ impl Server {
         Ok(())
     }
 
+    /// Leaves the next client without an answer for as long as what it gives is kept.
+    pub(crate) async fn let_wait(&self) -> Result<impl Io> {
+        let calling = timeout(SOON, self.listener.accept()).await;
+        Ok(calling.context("nobody connected")??.0)
+    }
+
     /// Whether anybody wants to connect within a moment.
     pub(crate) async fn is_called(&self) -> bool {
         timeout(Duration::from_millis(300), self.listener.accept())
