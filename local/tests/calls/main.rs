@@ -13,5 +13,6 @@ mod ended;
 mod refused;
 mod scene;
 mod store;
+mod told;
 mod unanswered;
 mod witnessed;

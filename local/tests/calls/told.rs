@@ -1,0 +1,153 @@
+//! What connected clients are told, and what they can say.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use reqwest::StatusCode;
+use ringback_client::Client;
+use serde_json::{Value, json};
+
+use crate::scene::{CALLER, Conversation, SOON, Scene};
+
+impl Scene {
+    async fn client(&self, extension: &str) -> Result<Client> {
+        let token = &self.stack.phone(extension).unwrap().token;
+        Ok(Client::connect(&self.stack.ws_url, token).await?)
+    }
+}
+
+/// The statuses that a client is told of one call, until it is over.
+async fn story(client: &mut Client, call: &str) -> Result<Vec<Value>> {
+    let mut told = Vec::new();
+    loop {
+        let message = client.next(SOON).await?;
+        if message["type"] != "call_status_update" || message["data"]["callId"] != call {
+            continue;
+        }
+        let is_over = !["initiated", "ringing", "in-progress"]
+            .contains(&message["data"]["status"].as_str().unwrap());
+        told.push(message["data"].clone());
+        if is_over {
+            return Ok(told);
+        }
+    }
+}
+
+fn words(story: &[Value]) -> Vec<&str> {
+    story
+        .iter()
+        .filter_map(|data| data["status"].as_str())
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_client_hears_of_a_call_and_only_its_own_extension_who_calls() -> Result<()> {
+    let scene = Scene::open().await?;
+    let app = scene.app("1001").await?;
+    let mut phone = scene.phone("1001").await?;
+    let mut participant = scene.client("1001").await?;
+    let mut others = [scene.client("1002").await?, scene.client("1002").await?];
+    let talk = Conversation::begin(&app, &mut phone).await?;
+    talk.caller.hang_up().await?;
+    let told = story(&mut participant, &talk.id).await?;
+    assert_eq!(words(&told), ["ringing", "in-progress", "completed"]);
+    assert!(
+        told.iter()
+            .all(|data| data["from"] == CALLER && data["to"] == "1001"),
+        "{told:?}"
+    );
+    for client in &mut others {
+        let told = story(client, &talk.id).await?;
+        assert_eq!(words(&told), ["ringing", "in-progress", "completed"]);
+        assert!(
+            told.iter().all(|data| data["from"] == "***********10"),
+            "{told:?}"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_died_without_closing_costs_nobody_else_anything() -> Result<()> {
+    let scene = Scene::open().await?;
+    let app = scene.app("1001").await?;
+    let dead = scene.client("1002").await?;
+    let mut alive = scene.client("1002").await?;
+    drop(dead);
+    let caller = scene.dial("1001").await?;
+    let id = app.woken().await?;
+    caller.cancel().await?;
+    assert_eq!(
+        words(&story(&mut alive, &id).await?),
+        ["ringing", "canceled"]
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_connects_without_a_token() -> Result<()> {
+    let scene = Scene::open().await?;
+    for token in ["", "nonsense"] {
+        assert!(
+            Client::connect(&scene.stack.ws_url, token).await.is_err(),
+            "{token:?} was let in"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ping_is_answered_and_nonsense_leaves_the_connection() -> Result<()> {
+    let scene = Scene::open().await?;
+    let mut client = scene.client("1001").await?;
+    for (text, code) in [
+        ("{", "bad_message"),
+        ("[1]", "unknown_type"),
+        (r#"{"type":"dance"}"#, "unknown_type"),
+    ] {
+        client.send_text(text).await?;
+        let answer = client.next(SOON).await?;
+        assert_eq!(
+            (&answer["type"], &answer["code"]),
+            (&"error".into(), &code.into()),
+            "{text}"
+        );
+    }
+    client.send(json!({ "type": "ping" })).await?;
+    assert_eq!(client.next(SOON).await?, json!({ "type": "pong" }));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_is_declined_over_the_websocket() -> Result<()> {
+    let scene = Scene::open().await?;
+    let app = scene.app("1001").await?;
+    let mut client = scene.client("1001").await?;
+    let mut stranger = scene.client("1002").await?;
+    let caller = scene.dial("1001").await?;
+    let id = app.woken().await?;
+    let says = |extension: &str| json!({ "type": "call_response", "server_call_id": id, "extension": extension, "action": "decline", "timestamp": 1 });
+    for (extension, code) in [("1001", "not_your_extension"), ("1002", "not_your_call")] {
+        stranger.send(says(extension)).await?;
+        assert_eq!(answer_of(&mut stranger, "error").await?["code"], code);
+    }
+    client.send(says("1001")).await?;
+    assert_eq!(
+        answer_of(&mut client, "call_response").await?["status"],
+        "declined"
+    );
+    assert_eq!(caller.rejected(SOON).await?.0, 486);
+    assert_eq!(app.says("accept", &id).await?.0, StatusCode::CONFLICT);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    Ok(())
+}
+
+/// The next message of this type; updates of calls may come between.
+async fn answer_of(client: &mut Client, kind: &str) -> Result<Value> {
+    loop {
+        let message = client.next(SOON).await?;
+        if message["type"] == kind {
+            return Ok(message);
+        }
+    }
+}
