@@ -1,0 +1,257 @@
+//! Starts the parts in their order, side by side where that saves time, and stops them together.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::Result;
+use tokio::task::JoinHandle;
+
+use super::description::{describe, http_url};
+use crate::cloud::deploy::{self, Outputs};
+use crate::cloud::template::Template;
+use crate::cloud::{apis, build, emulator, seed};
+use crate::credentials::Credentials;
+use crate::gateway::{Gateway, Upstream};
+use crate::pbx::server::{Pbx, ari_url};
+use crate::pbx::{configuration, source};
+use crate::process::Daemon;
+use crate::progress::Progress;
+use crate::settings::{LOOPBACK, PORTS, Settings};
+use crate::stack::Stack;
+use crate::stand_in;
+use crate::tools::Tools;
+
+/// How long a child may take to end before it is ended.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How long the first health check may fail: the functions start cold.
+const HEALTHY_WITHIN: Duration = Duration::from_secs(15);
+
+/// A stack with all its parts running.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) description: Stack,
+    cloud: Daemon,
+    pbx: Pbx,
+    _gateway: Gateway,
+    _stand_ins: [JoinHandle<()>; 2],
+}
+
+impl Running {
+    pub(super) async fn part_ended(&mut self) -> anyhow::Error {
+        tokio::select! {
+            error = self.cloud.ended() => error,
+            error = self.pbx.ended() => error,
+        }
+    }
+
+    pub(super) async fn stop(self, settings: &Settings, progress: Progress) {
+        Stack::remove(&settings.state_dir());
+        progress.say("stopping");
+        tokio::join!(self.pbx.stop(), self.cloud.stop(PATIENCE));
+        progress.say("stopped");
+    }
+}
+
+/// Brings everything up, side by side where that saves time.
+pub(super) async fn start(settings: &Settings, progress: Progress) -> Result<Running> {
+    let template = Template::read(&settings.repository().join("template.yaml"))?;
+    let token_uri = format!("http://{LOOPBACK}:{}/token", PORTS.fcm);
+    let tools = Tools::at(settings);
+
+    let prepare_cloud = async {
+        install_and_build(settings, progress, &tools, &template).await?;
+        let cloud = progress
+            .step(
+                "start the local AWS",
+                None,
+                emulator::start(settings, &tools),
+            )
+            .await?;
+        let outputs = deploy_application(settings, progress, &tools, &template).await;
+        stop_if_failed(cloud, outputs).await
+    };
+    let prepare_pbx = obtain_asterisk(settings, progress);
+    let make_credentials = async {
+        let made = tokio::task::spawn_blocking(move || Credentials::generate(&token_uri)).await?;
+        made?.overridden(settings)
+    };
+    let ((cloud, outputs), asterisk, credentials) =
+        tokio::try_join!(prepare_cloud, prepare_pbx, make_credentials)?;
+
+    let rest = finish(settings, progress, &outputs, asterisk, &credentials).await;
+    let (cloud, (pbx, gateway, stand_ins, description)) = stop_if_failed(cloud, rest).await?;
+    Ok(Running {
+        description,
+        cloud,
+        pbx,
+        _gateway: gateway,
+        _stand_ins: stand_ins,
+    })
+}
+
+/// Hands on what came after the local AWS was started, or stops it.
+async fn stop_if_failed<T>(cloud: Daemon, outcome: Result<T>) -> Result<(Daemon, T)> {
+    match outcome {
+        Ok(value) => Ok((cloud, value)),
+        Err(error) => {
+            cloud.stop(PATIENCE).await;
+            Err(error)
+        }
+    }
+}
+
+/// Compiling needs only one of the tools, so the others are installed meanwhile.
+async fn install_and_build(
+    settings: &Settings,
+    progress: Progress,
+    tools: &Tools,
+    template: &Template,
+) -> Result<()> {
+    let binaries = template.binaries();
+    let name = format!("compile the {} functions", binaries.len());
+    let compile = progress.step(
+        &name,
+        Some(build::log(settings)),
+        build::functions(settings, tools, &binaries),
+    );
+    if tools.are_installed() {
+        return compile.await;
+    }
+    progress
+        .step(
+            "install cargo-lambda into target/tools",
+            Some(tools.log()),
+            tools.install_compiler(),
+        )
+        .await?;
+    let install = progress.step(
+        "install the other tools into target/tools",
+        Some(tools.log()),
+        tools.install_rest(),
+    );
+    tokio::try_join!(install, compile)?;
+    Ok(())
+}
+
+async fn obtain_asterisk(settings: &Settings, progress: Progress) -> Result<source::Source> {
+    match source::work_ahead(settings) {
+        Some(work) => {
+            progress
+                .step(work, Some(source::log(settings)), source::obtain(settings))
+                .await
+        }
+        None => source::obtain(settings).await,
+    }
+}
+
+async fn deploy_application(
+    settings: &Settings,
+    progress: Progress,
+    tools: &Tools,
+    template: &Template,
+) -> Result<Outputs> {
+    let path = settings.state("template.yaml");
+    std::fs::write(
+        &path,
+        template.with_builds_in(&build::builds_dir(settings))?,
+    )?;
+    let parameters = parameters(settings, &template.parameters());
+    let deployment = deploy::deploy(settings, tools, &path, &parameters);
+    progress
+        .step(
+            "deploy template.yaml",
+            Some(deploy::log(settings)),
+            deployment,
+        )
+        .await
+}
+
+/// The stack's own settings for the template, and over them whatever the environment says.
+fn parameters(settings: &Settings, declared: &[String]) -> BTreeMap<String, String> {
+    let own = [
+        (
+            "Architecture",
+            if cfg!(target_arch = "aarch64") {
+                "arm64"
+            } else {
+                "x86_64"
+            }
+            .to_owned(),
+        ),
+        ("AriUrl", ari_url()),
+        ("FcmBaseUrl", format!("http://{LOOPBACK}:{}", PORTS.fcm)),
+        (
+            "ExotelBaseUrl",
+            format!("http://{LOOPBACK}:{}", PORTS.exotel),
+        ),
+        ("LocalApiGatewayUrl", apis()),
+    ];
+    let mut parameters: BTreeMap<String, String> = own
+        .into_iter()
+        .filter(|(name, _)| declared.iter().any(|declared| declared == name))
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect();
+    parameters.extend(settings.parameters_from_environment(declared));
+    parameters
+}
+
+type Front = (Pbx, Gateway, [JoinHandle<()>; 2], Stack);
+
+/// Everything that needs the deployed application's names.
+async fn finish(
+    settings: &Settings,
+    progress: Progress,
+    outputs: &Outputs,
+    asterisk: source::Source,
+    credentials: &Credentials,
+) -> Result<Front> {
+    let stand_ins = serve_stand_ins(credentials).await?;
+    progress
+        .step(
+            "put the secrets and the numbers' routes",
+            None,
+            seed::fill(outputs, credentials),
+        )
+        .await?;
+    let upstream = Upstream::in_local_aws(
+        outputs.require("HttpApiId")?,
+        outputs.optional("WebSocketApiId"),
+    )?;
+    let gateway = Gateway::start(upstream, PORTS.gateway).await?;
+    let configuration = configuration::write(settings, &asterisk, credentials, &http_url())?;
+    let starting = Pbx::start(settings, asterisk, configuration, credentials);
+    let pbx = progress.step("start Asterisk", None, starting).await?;
+    check_health(progress).await;
+    let description = describe(settings, outputs, credentials)?;
+    description.write(&settings.state_dir())?;
+    Ok((pbx, gateway, stand_ins, description))
+}
+
+async fn serve_stand_ins(credentials: &Credentials) -> Result<[JoinHandle<()>; 2]> {
+    let fcm = stand_in::fcm::router(&credentials.service_account)?;
+    let exotel = stand_in::exotel::router(&credentials.exotel);
+    Ok([
+        stand_in::serve(fcm, PORTS.fcm).await?,
+        stand_in::serve(exotel, PORTS.exotel).await?,
+    ])
+}
+
+/// Says how the application finds itself. An unhealthy stack is left running: it is there to be looked at.
+async fn check_health(progress: Progress) {
+    let deadline = tokio::time::Instant::now() + HEALTHY_WITHIN;
+    loop {
+        let answer = match reqwest::get(format!("{}/health", http_url())).await {
+            Ok(answer) if answer.status().is_success() => return progress.say("health: 200"),
+            Ok(answer) => format!(
+                "{}: {}",
+                answer.status(),
+                answer.text().await.unwrap_or_default()
+            ),
+            Err(error) => error.to_string(),
+        };
+        if tokio::time::Instant::now() >= deadline {
+            return progress.say(&format!("health: NOT WELL, {answer}"));
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}

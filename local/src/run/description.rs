@@ -1,0 +1,109 @@
+//! The running stack described: in `stack.json` for programs, in a summary for people.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+
+use crate::cloud::deploy::Outputs;
+use crate::cloud::endpoint;
+use crate::credentials::Credentials;
+use crate::gateway::WEBSOCKET_PATH;
+use crate::pbx::server::ari_url;
+use crate::settings::{LOOPBACK, NUMBERS, PORTS, REGION, Settings, TRUNK_SOURCE};
+use crate::stack::{Ari, Aws, Headers, Phone, Requests, Sip, Stack};
+
+pub(super) fn http_url() -> String {
+    format!("http://{LOOPBACK}:{}", PORTS.gateway)
+}
+
+pub(super) fn describe(
+    settings: &Settings,
+    outputs: &Outputs,
+    credentials: &Credentials,
+) -> Result<Stack> {
+    let requests = |port| format!("http://{LOOPBACK}:{port}/requests");
+    Ok(Stack {
+        http_url: http_url(),
+        ws_url: format!("ws://{LOOPBACK}:{}{WEBSOCKET_PATH}", PORTS.gateway),
+        exotel_webhook_url: format!(
+            "{}/exotel/webhook?secret={}",
+            http_url(),
+            credentials.webhook_secret
+        ),
+        asterisk_incoming_url: format!("{}/asterisk/incoming", http_url()),
+        headers: Headers {
+            asterisk: BTreeMap::from([(
+                "X-Ringback-Secret".to_owned(),
+                credentials.hook_secret.clone(),
+            )]),
+        },
+        aws: Aws {
+            endpoint: endpoint(),
+            region: REGION.to_owned(),
+            table: outputs.require("TableName")?.to_owned(),
+        },
+        ari: Ari {
+            url: settings.override_or("ARI_URL", ari_url()),
+            username: credentials.ari_username.clone(),
+            password: credentials.ari_password.clone(),
+            ca_pem: credentials.ari_ca_pem.clone(),
+        },
+        sip: Sip {
+            address: format!("{LOOPBACK}:{}", PORTS.sip),
+            trunk_source: TRUNK_SOURCE.to_owned(),
+        },
+        phones: phones(credentials)?,
+        numbers: NUMBERS
+            .iter()
+            .map(|(number, extension)| ((*number).into(), (*extension).into()))
+            .collect(),
+        requests: Requests {
+            fcm: requests(PORTS.fcm),
+            exotel: requests(PORTS.exotel),
+        },
+    })
+}
+
+fn phones(credentials: &Credentials) -> Result<Vec<Phone>> {
+    let passwords = credentials.sip_passwords.iter();
+    passwords
+        .map(|(extension, password)| {
+            Ok(Phone {
+                extension: extension.clone(),
+                sip_password: password.clone(),
+                token: credentials.app_token(extension)?,
+            })
+        })
+        .collect()
+}
+
+pub(super) fn summary(stack: &Stack) -> String {
+    let numbers: Vec<String> = stack
+        .numbers
+        .iter()
+        .map(|(number, extension)| format!("{number} rings {extension}"))
+        .collect();
+    format!(
+        "
+  HTTP API      {}      (try {}/health)
+  Exotel hook   {}
+  SIP           {} (the trunk calls from {}; {})
+  ARI           {}
+  local AWS     {} ({})
+  pushes        {}
+  all of it     target/local/stack.json, logs beside it
+
+`make call` places a call. `make down`, or Ctrl-C where `make run` runs, stops the stack.
+",
+        stack.http_url,
+        stack.http_url,
+        stack.exotel_webhook_url,
+        stack.sip.address,
+        stack.sip.trunk_source,
+        numbers.join(", "),
+        stack.ari.url,
+        stack.aws.endpoint,
+        stack.aws.region,
+        stack.requests.fcm,
+    )
+}
