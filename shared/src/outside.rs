@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use crate::asterisk::{Asterisk, AsteriskError, Bridging};
 use crate::call::{Effect, Event};
 use crate::calls::StoreError;
+use crate::clock::Timestamp;
 use crate::devices::Device;
 use crate::names::{ChannelId, Extension};
 use crate::push::Pushes;
@@ -57,11 +58,11 @@ impl Outside {
             return Ok(());
         };
         let call_id = job.call.call_id;
-        match self
-            .asterisk
-            .bridge(job.call, caller_leg, job.until)
-            .await?
-        {
+        let bridging = self.asterisk.bridge(job.call, caller_leg, job.until);
+        // Each request has its own timeout; the sum of them must leave time to answer.
+        let time_left = job.until.since(Timestamp::now());
+        let bridging = tokio::time::timeout(time_left, bridging).await;
+        match bridging.unwrap_or(Err(AsteriskError::PhoneOffline))? {
             Bridging::UnderWay => tracing::info!(%call_id, "phone called"),
             Bridging::CallerGone => {
                 tracing::info!(%call_id, "the caller left before the phone was called")

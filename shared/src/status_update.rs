@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::call::{Call, Status};
 use crate::clock::Timestamp;
-use crate::names::{CallId, Extension};
+use crate::names::{CallId, Caller, Extension};
 
 /// Who hears of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,10 +99,10 @@ fn masked(number: &str) -> String {
     let digits = number.chars().count();
     let shown = number.chars().skip(digits.saturating_sub(2));
     let hidden = std::iter::repeat_n('*', digits.saturating_sub(2));
-    if number.starts_with('+') {
-        hidden.chain(shown).collect()
-    } else {
+    if number == Caller::WITHHELD {
         number.to_owned()
+    } else {
+        hidden.chain(shown).collect()
     }
 }
 

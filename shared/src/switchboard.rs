@@ -10,8 +10,8 @@ use std::future::Future;
 use futures::future::join_all;
 
 use crate::call::{
-    Call, CallType, Decision, Effect, Event, Incoming, Limits, Refusal, decide, effects_after,
-    ring, usual,
+    ABANDONED_AFTER, Call, CallType, Decision, Effect, Event, Incoming, Limits, Refusal, decide,
+    effects_after, ring, usual,
 };
 use crate::calls::{Calls, Created, Meeting, Place, Saved, StoreError};
 use crate::clock::Timestamp;
@@ -262,8 +262,23 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
         let effects = vec![Effect::ArmTimer(call.rings_until), Effect::Ring];
         // Without the devices, ringing looks for them again; the timers are armed whatever becomes of that.
         let devices = devices.ok();
-        self.carry_out(call, &event, effects, devices.as_deref(), now, until)
-            .await
+        let begun = self
+            .carry_out(call, &event, effects, devices.as_deref(), now, until)
+            .await;
+        if let Err(SwitchboardError::Effect { call, .. }) = &begun {
+            // Nobody else may come: a timer looks after the call as soon as this attempt counts as dead.
+            let look_after = Effect::ArmTimer(now + ABANDONED_AFTER);
+            let job = Job {
+                call,
+                devices: None,
+                now,
+                until,
+            };
+            if let Err(error) = self.outside.perform(&look_after, &job).await {
+                tracing::error!(call_id = %call.call_id, %error, "nobody looks after this call");
+            }
+        }
+        begun
     }
 
     /// Tells the call that is met at the caller's place that another witness has seen its caller.

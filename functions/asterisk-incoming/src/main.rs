@@ -15,7 +15,7 @@ use ringback::outside::OutsideError;
 use ringback::routes::Routes;
 use ringback::secrets::{AsteriskSecret, Secret};
 use ringback::start::{LiveSwitchboard, Start};
-use ringback::switchboard::{Sighting, SwitchboardError};
+use ringback::switchboard::{Outcome, Sighting, SwitchboardError};
 use serde_json::json;
 
 /// The dialplan waits 5 s for an answer, and then asks again.
@@ -83,7 +83,19 @@ impl AsteriskIncoming {
         until: Timestamp,
     ) -> Result<Answer, ApiError> {
         let id = self.call_of(report).await?;
-        let outcome = self.switchboard.handle(id, event, now, until).await?;
+        let until = until.min(now + PATIENCE_OF_THE_PBX);
+        let outcome = match self.switchboard.handle(id, event, now, until).await {
+            Ok(outcome) => outcome,
+            // A phone that was lost is called again as soon as it registers: the timer goes on with it.
+            Err(SwitchboardError::Effect {
+                call,
+                source: OutsideError::Asterisk(AsteriskError::PhoneOffline),
+            }) => Outcome {
+                call: *call,
+                refused: None,
+            },
+            Err(error) => return Err(error.into()),
+        };
         match outcome.refused {
             None => Ok(Answer::ok(
                 json!({ "call_id": id, "status": outcome.call.status }),

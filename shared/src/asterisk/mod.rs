@@ -25,6 +25,10 @@ use crate::secrets::{AsteriskSecret, Secret, SecretError};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const REPLY_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// How often, and after which pause, taking a leg down is tried again.
+const TRIES_MORE: usize = 2;
+const PAUSE: Duration = Duration::from_millis(300);
+
 /// How often a phone that has not registered yet is looked for. ARI answers in a few milliseconds.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(200);
 
@@ -221,10 +225,21 @@ impl Asterisk {
 
     async fn take_down(&self, leg: &ChannelId, reason: &'static str) -> Result<(), AsteriskError> {
         let doing = "taking a leg down";
-        let request = self
-            .request(Method::DELETE, &format!("/channels/{leg}?reason={reason}"))
-            .await?;
-        let answer = self.send(request, doing).await?;
+        let path = format!("/channels/{leg}?reason={reason}");
+        let mut answer = self
+            .send(self.request(Method::DELETE, &path).await?, doing)
+            .await;
+        // A caller who should hear busy now would wait for the next timer otherwise, which is far.
+        for _ in 0..TRIES_MORE {
+            if answer.is_ok() {
+                break;
+            }
+            tokio::time::sleep(PAUSE).await;
+            answer = self
+                .send(self.request(Method::DELETE, &path).await?, doing)
+                .await;
+        }
+        let answer = answer?;
         expect(
             &answer,
             doing,

@@ -220,7 +220,9 @@ pub fn effects_after(call: &Call, event: &Event, now: Timestamp) -> Vec<Effect> 
         Event::Rang { finished_at, .. } => recall_late_rings(call, *finished_at),
         Event::Declined { .. } | Event::HungUp { .. } if !call.status.is_final() => Vec::new(),
         Event::Settled { .. } => Vec::new(),
-        Event::PhoneLeft { .. } if call.status == Status::MobileReady => bridge_and_settle(call),
+        Event::PhoneLeft { .. } if call.status == Status::MobileReady => {
+            bridge_within_patience(call, now)
+        }
         Event::NobodyRang(_)
         | Event::Accepted { .. }
         | Event::Declined { .. }
@@ -469,10 +471,13 @@ fn too_early(call: &Call, deadline: Timestamp, now: Timestamp) -> Verdict {
 
 fn settled(call: &Call, owed_since: Timestamp) -> Verdict {
     if call.owed_since == Some(owed_since) {
-        Verdict::Change(vec![Set::NothingOwed])
-    } else {
-        NOTHING_TO_DO
+        return Verdict::Change(vec![Set::NothingOwed]);
     }
+    // The call ended while the phone was being called: its leg may have come up after it was taken down.
+    if call.status.is_final() && call.ready_at.is_some() {
+        return Verdict::Only(vec![Effect::HangUpPhone]);
+    }
+    NOTHING_TO_DO
 }
 
 fn ready(by: &Party, now: Timestamp) -> Vec<Set> {
@@ -533,9 +538,20 @@ fn again(call: &Call, now: Timestamp) -> Vec<Effect> {
     if call.owed_since.is_none() {
         return Vec::new();
     }
+    if call.was_abandoned(now) {
+        return overdue(call, now);
+    }
     let mut effects = owed(call);
-    if !call.was_abandoned(now) {
-        effects.retain(Effect::repeats_unnoticed);
+    effects.retain(Effect::repeats_unnoticed);
+    effects
+}
+
+/// What is owed since long. A phone that has not been rung while it might is not rung afterwards: its timer, armed
+/// now, ends the call.
+fn overdue(call: &Call, now: Timestamp) -> Vec<Effect> {
+    let mut effects = owed(call);
+    if now >= call.rings_until {
+        effects.retain(|effect| *effect != Effect::Ring);
     }
     effects
 }
@@ -550,16 +566,10 @@ fn after_announcement(call: &Call, event: &Event, now: Timestamp) -> Vec<Effect>
         }
     );
     match call.status {
-        Status::WaitingForMobile if call.was_abandoned(now) => owed(call),
+        Status::WaitingForMobile if call.was_abandoned(now) => overdue(call, now),
         Status::WaitingForMobile | Status::InProgress => Vec::new(),
         _ if !leg_arrived => Vec::new(),
-        Status::MobileReady => {
-            // The PBX waits for our answer for a few seconds only. If the phone takes longer to register, the timer
-            // finds this undone and goes on with it.
-            let mut effects = vec![Effect::ArmTimer(now + ABANDONED_AFTER)];
-            effects.extend(bridge_and_settle(call));
-            effects
-        }
+        Status::MobileReady => bridge_within_patience(call, now),
         Status::Completed
         | Status::Declined
         | Status::TimedOut
@@ -572,8 +582,10 @@ fn after_announcement(call: &Call, event: &Event, now: Timestamp) -> Vec<Effect>
     }
 }
 
-fn bridge_and_settle(call: &Call) -> Vec<Effect> {
-    let mut effects = vec![Effect::Bridge];
+/// The PBX, which has reported a leg, waits for our answer for a few seconds only. If the phone takes longer to
+/// register, the timer finds the bridging undone and goes on with it.
+fn bridge_within_patience(call: &Call, now: Timestamp) -> Vec<Effect> {
+    let mut effects = vec![Effect::ArmTimer(now + ABANDONED_AFTER), Effect::Bridge];
     effects.extend(call.owed_since.map(Effect::Settle));
     effects
 }

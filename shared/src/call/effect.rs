@@ -35,16 +35,17 @@ pub enum Effect {
 
 impl Effect {
     /// Whether a second time goes unnoticed: Asterisk answers "already exists" or "not found". A push is noticed
-    /// and a timer costs, so those are repeated only when the first attempt must have died.
+    /// and a timer costs, so those are repeated only when the first attempt must have died; and the timer that is to
+    /// find out about that is not taken back before.
     #[must_use]
     pub const fn repeats_unnoticed(&self) -> bool {
         match self {
-            Self::Ring | Self::Cancel { .. } | Self::ArmTimer(_) | Self::Settle(_) => false,
-            Self::Bridge
-            | Self::Busy
-            | Self::HangUpCaller
-            | Self::HangUpPhone
-            | Self::DisarmTimer => true,
+            Self::Ring
+            | Self::Cancel { .. }
+            | Self::ArmTimer(_)
+            | Self::Settle(_)
+            | Self::DisarmTimer => false,
+            Self::Bridge | Self::Busy | Self::HangUpCaller | Self::HangUpPhone => true,
         }
     }
 }

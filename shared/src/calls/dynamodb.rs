@@ -60,7 +60,11 @@ impl DynamoCalls {
             .await;
         match answer.map_err(refused_put) {
             Ok(_) => Ok(Created::New),
-            Err(Ok(standing)) => self.known(standing.unwrap_or_default()).await,
+            Err(Ok(standing)) => match self.known(standing.unwrap_or_default()).await? {
+                // The write went through, its answer was lost, and the client wrote again.
+                Created::Known(known) if *known == *call => Ok(Created::New),
+                known => Ok(known),
+            },
             Err(Err(error)) => Err(StoreError::unavailable(STORING)(error)),
         }
     }
@@ -220,7 +224,12 @@ impl Calls for DynamoCalls {
                     .map_err(StoreError::unreadable("saving a change"))?;
                 Ok(Saved::As(call))
             }
-            Err(Some(item)) => Ok(Saved::Not(self.call_in(item).await?)),
+            Err(Some(item)) => Ok(match self.call_in(item).await? {
+                // The write went through, its answer was lost, and the client wrote again: the last line of the
+                // history is ours.
+                Some(call) if call.history.last() == Some(&attempt.change.entry) => Saved::As(call),
+                call => Saved::Not(call),
+            }),
             Err(None) => Ok(Saved::Not(None)),
         }
     }

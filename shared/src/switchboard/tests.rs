@@ -366,14 +366,17 @@ async fn the_timer_is_taken_back_only_when_all_else_is_done() {
         (Status::TimedOut, 0)
     );
     switchboard.mend();
-    switchboard
-        .handle(call.call_id, &Event::TimerFired, late, late)
-        .await
-        .unwrap();
-    assert_eq!(
-        (switchboard.count("busy"), switchboard.count("disarm")),
-        (1, 1)
-    );
+    for (at, done) in [(late, (1, 0)), (late + ABANDONED_AFTER, (2, 1))] {
+        switchboard
+            .handle(call.call_id, &Event::TimerFired, at, at)
+            .await
+            .unwrap();
+        let counts = (switchboard.count("busy"), switchboard.count("disarm"));
+        assert_eq!(
+            counts, done,
+            "the first attempt may still be under way until it counts as dead"
+        );
+    }
 }
 
 #[tokio::test]
@@ -414,4 +417,71 @@ async fn nobody_can_act_on_a_call_that_is_not_there() {
         .handle(CallId::fresh(), &accept(None), NOW, UNTIL)
         .await;
     assert!(matches!(outcome, Err(SwitchboardError::NoSuchCall)));
+}
+
+#[tokio::test]
+async fn a_call_whose_phones_could_not_be_rung_is_looked_after() {
+    let switchboard = switchboard(&["phone"]);
+    switchboard.fail("ring");
+    let witnessed = switchboard
+        .witness(&hook(Some("sid-1"), "leg-1"), NOW, UNTIL)
+        .await;
+    let Err(SwitchboardError::Effect { call, .. }) = witnessed else {
+        panic!("nobody rang, and nobody said so")
+    };
+    assert_eq!(
+        switchboard.count("arm"),
+        2,
+        "the ring's timer, and one that looks after it"
+    );
+    switchboard.mend();
+    let soon = NOW + ABANDONED_AFTER;
+    switchboard
+        .handle(call.call_id, &Event::TimerFired, soon, soon)
+        .await
+        .unwrap();
+    assert_eq!(switchboard.count("ring"), 1);
+}
+
+#[tokio::test]
+async fn a_phone_that_was_called_while_its_call_ended_is_taken_down_once_more() {
+    let switchboard = switchboard(&["phone"]);
+    let call = switchboard.saw(&hook(Some("sid-1"), "leg-1")).await;
+    switchboard.fail("bridge");
+    let accepted = switchboard.happens(&call, &accept(None)).await;
+    assert!(accepted.is_err(), "its debt stays");
+    let hung_up = Event::CallerLeft {
+        leg: None,
+        answered: false,
+        by: Side::Caller,
+    };
+    let later = NOW + Duration::from_millis(300);
+    switchboard
+        .handle(call.call_id, &hung_up, later, UNTIL)
+        .await
+        .unwrap();
+    assert_eq!(switchboard.count("hang up phone"), 1);
+    // The originate comes through after all, and the accept's process settles its debt.
+    switchboard
+        .happens(&call, &Event::Settled { owed_since: NOW })
+        .await
+        .unwrap();
+    assert_eq!(switchboard.count("hang up phone"), 2);
+}
+
+#[tokio::test]
+async fn no_phone_rings_for_a_call_whose_time_is_up() {
+    let switchboard = switchboard(&["phone"]);
+    let call = hook(Some("sid-1"), "leg-1").call(switchboard.limits, NOW);
+    // Stored, and then the process died, before the timers.
+    switchboard.calls.create(&call, None).await.unwrap();
+    let five_minutes_later = NOW + Duration::from_secs(300);
+    switchboard
+        .witness(&webhook(), five_minutes_later, five_minutes_later)
+        .await
+        .unwrap();
+    assert_eq!(
+        (switchboard.count("ring"), switchboard.count("arm")),
+        (0, 1)
+    );
 }
