@@ -40,6 +40,8 @@ pub enum Check {
     RungOutAt(Timestamp),
     /// Nobody has recorded yet which devices rang.
     NotRungYet,
+    /// No device has declined on its own.
+    NobodyDeclined,
     /// This device rang and no other did.
     RangOnly(DeviceId),
     /// This is the caller's leg, or none has arrived yet.
@@ -59,6 +61,7 @@ impl Check {
             Self::RingsAt(moment) => call.rings_until > *moment,
             Self::RungOutAt(moment) => call.rings_until <= *moment,
             Self::NotRungYet => call.rang.is_none(),
+            Self::NobodyDeclined => call.declined_by.is_empty(),
             Self::RangOnly(device) => call
                 .rang
                 .as_ref()

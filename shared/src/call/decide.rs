@@ -104,7 +104,7 @@ pub fn decide(call: &Call, event: &Event, now: Timestamp) -> Decision {
             caller_leg,
             call_sid,
         } => announced(call, caller_leg.as_ref(), call_sid.as_ref(), now),
-        Event::Rang { devices, .. } => rang(call, devices),
+        Event::Rang { devices, .. } => rang(call, devices, now),
         Event::NobodyRang(why) => nobody_rang(call, *why, now),
         Event::Accepted { by, .. } => accepted(call, by, now),
         Event::Declined { by } => declined(call, by, now),
@@ -148,7 +148,7 @@ pub fn usual(event: &Event, now: Timestamp) -> Option<Attempt> {
     let (checks, sets) = match event {
         Event::Announced { .. } => return None,
         Event::Rang { devices, .. } => (
-            vec![waiting, Check::NotRungYet],
+            vec![waiting, Check::NotRungYet, Check::NobodyDeclined],
             vec![Set::Rang(devices.clone()), Set::NothingOwed],
         ),
         Event::NobodyRang(why) => (
@@ -165,7 +165,9 @@ pub fn usual(event: &Event, now: Timestamp) -> Option<Attempt> {
         ),
         Event::Declined { by } | Event::HungUp { by } => {
             let mut checks = vec![waiting, Check::ExtensionIs(by.extension.clone())];
-            checks.extend(by.device.clone().map(Check::RangOnly));
+            if let Some(device) = &by.device {
+                checks.extend([Check::RangOnly(device.clone()), Check::NobodyDeclined]);
+            }
             let mut sets: Vec<Set> = by
                 .device
                 .iter()
@@ -217,6 +219,12 @@ pub fn usual(event: &Event, now: Timestamp) -> Option<Attempt> {
 pub fn effects_after(call: &Call, event: &Event, now: Timestamp) -> Vec<Effect> {
     match event {
         Event::Announced { .. } => after_announcement(call, event, now),
+        // It was the last thing to know before all that rang had declined.
+        Event::Rang { devices, .. }
+            if call.status == Status::Declined && devices.is_subset(&call.declined_by) =>
+        {
+            owed(call)
+        }
         Event::Rang { finished_at, .. } => recall_late_rings(call, *finished_at),
         Event::Declined { .. } | Event::HungUp { .. } if !call.status.is_final() => Vec::new(),
         Event::Settled { .. } => Vec::new(),
@@ -275,14 +283,17 @@ fn announced(
     }
 }
 
-fn rang(call: &Call, devices: &BTreeSet<crate::names::DeviceId>) -> Verdict {
+fn rang(call: &Call, devices: &BTreeSet<crate::names::DeviceId>, now: Timestamp) -> Verdict {
+    let mut sets = vec![Set::Rang(devices.clone())];
     match (call.status, &call.rang) {
-        (_, Some(_)) => NOTHING_TO_DO,
-        (Status::WaitingForMobile, None) => {
-            Verdict::Change(vec![Set::Rang(devices.clone()), Set::NothingOwed])
+        (_, Some(_)) => return NOTHING_TO_DO,
+        (Status::WaitingForMobile, None) if devices.is_subset(&call.declined_by) => {
+            sets.extend(ended(Status::Declined, Why::CalleeDeclined, now));
         }
-        (_, None) => Verdict::Change(vec![Set::Rang(devices.clone())]),
+        (Status::WaitingForMobile, None) => sets.push(Set::NothingOwed),
+        (_, None) => {}
     }
+    Verdict::Change(sets)
 }
 
 fn nobody_rang(call: &Call, why: Why, now: Timestamp) -> Verdict {
@@ -322,8 +333,8 @@ fn declined(call: &Call, by: &Party, now: Timestamp) -> Verdict {
     }
 }
 
-/// A decline that names its device is that device's own: the others ring on until the last of them declines. One
-/// that names none speaks for the extension.
+/// A decline that names its device is that device's own: the others ring on until the last of them declines, which
+/// may show only when it is known which devices rang. One that names none speaks for the extension.
 fn decline_while_ringing(call: &Call, by: &Party, now: Timestamp) -> Verdict {
     let did_not_ring = |device| {
         call.rang
@@ -342,7 +353,7 @@ fn decline_while_ringing(call: &Call, by: &Party, now: Timestamp) -> Verdict {
         && call
             .rang
             .as_ref()
-            .is_some_and(|rang| !rang.is_subset(&declined_by));
+            .is_none_or(|rang| !rang.is_subset(&declined_by));
     if others_ring && !is_new {
         return NOTHING_TO_DO;
     }

@@ -341,6 +341,9 @@ impl Expressions {
                 );
                 format!("(attribute_not_exists({name}) OR {same})")
             }
+            Check::NobodyDeclined => {
+                format!("attribute_not_exists({})", self.name("declined_by"))
+            }
             Check::NotRungYet => format!("attribute_not_exists({})", self.name("rang")),
             Check::RangOnly(device) => self.compare("rang", "=", &[device])?,
         };

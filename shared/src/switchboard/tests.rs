@@ -485,3 +485,33 @@ async fn no_phone_rings_for_a_call_whose_time_is_up() {
         (0, 1)
     );
 }
+
+#[tokio::test]
+async fn an_early_decline_of_one_device_waits_for_those_that_ring() {
+    for (rang, status) in [
+        (vec!["phone", "tablet"], Status::WaitingForMobile),
+        (vec!["tablet"], Status::Declined),
+    ] {
+        let switchboard = switchboard(&[]);
+        let call = hook(Some("sid-1"), "leg-1").call(switchboard.limits, NOW);
+        switchboard.calls.create(&call, None).await.unwrap();
+        let by = Party {
+            extension: call.extension.clone(),
+            device: Some(device("tablet").device_id),
+        };
+        let declined = switchboard
+            .happens(&call, &Event::Declined { by })
+            .await
+            .unwrap();
+        assert_eq!(declined.call.status, Status::WaitingForMobile);
+        let devices = rang.iter().map(|name| device(name).device_id).collect();
+        let rang = Event::Rang {
+            devices,
+            finished_at: NOW,
+        };
+        switchboard.happens(&call, &rang).await.unwrap();
+        assert_eq!(switchboard.status(&call).await, status);
+        let busy = usize::from(status == Status::Declined);
+        assert_eq!(switchboard.count("busy"), busy);
+    }
+}
