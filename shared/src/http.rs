@@ -18,13 +18,11 @@ use crate::names::{BadName, CallId};
 use crate::outside::OutsideError;
 use crate::push::sns::EndpointError;
 use crate::secrets::SecretError;
+use crate::start::works_until;
 use crate::switchboard::SwitchboardError;
 
 /// Bodies may be this long, in bytes. The longest honest one has a few hundred.
 pub const LONGEST_BODY: usize = 16 * 1024;
-
-/// What a function needs at the end of its time to answer: work is given up so long before, in milliseconds.
-const MARGIN: u64 = 1_000;
 
 /// A good answer.
 #[derive(Debug)]
@@ -343,7 +341,7 @@ pub fn until(request: &Request) -> Timestamp {
     let deadline = request
         .lambda_context_ref()
         .map_or(u64::MAX, |context| context.deadline);
-    Timestamp::from_millis(deadline.saturating_sub(MARGIN))
+    works_until(deadline)
 }
 
 /// Serves one function's requests until the process is stopped.

@@ -9,6 +9,7 @@ use tracing_subscriber::EnvFilter;
 use crate::asterisk::Asterisk;
 use crate::call::Limits;
 use crate::calls::DynamoCalls;
+use crate::clock::Timestamp;
 use crate::config::{ConfigError, Environment};
 use crate::connections::Connections;
 use crate::devices::Devices;
@@ -198,6 +199,13 @@ impl Start {
     pub fn region(&self) -> &str {
         self.aws.region().map_or("unknown", AsRef::as_ref)
     }
+}
+
+/// Until when an invocation may work whose time ends at `deadline` (milliseconds since the Unix epoch, as Lambda tells
+/// it): a second before, so that there is time left to answer.
+#[must_use]
+pub const fn works_until(deadline: u64) -> Timestamp {
+    Timestamp::from_millis(deadline.saturating_sub(1_000))
 }
 
 /// AWS answers in a few milliseconds; what takes longer is tried again, and a caller is waiting.

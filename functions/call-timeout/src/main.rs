@@ -3,14 +3,11 @@
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use ringback::call::Event;
 use ringback::clock::Timestamp;
-use ringback::start::{LiveSwitchboard, Start};
+use ringback::start::{LiveSwitchboard, Start, works_until};
 use ringback::switchboard::SwitchboardError;
 use ringback::timeouts::Timer;
 use serde::Deserialize;
 use serde_json::{Value, json};
-
-/// Time that is kept to answer in, in milliseconds.
-const MARGIN: u64 = 1_000;
 
 #[derive(Deserialize)]
 #[serde(untagged)]
@@ -30,7 +27,7 @@ struct Message {
 }
 
 async fn handle(switchboard: &LiveSwitchboard, event: LambdaEvent<Fired>) -> Result<Value, Error> {
-    let until = Timestamp::from_millis(event.context.deadline.saturating_sub(MARGIN));
+    let until = works_until(event.context.deadline);
     match event.payload {
         Fired::Schedule(timer) => {
             fire(switchboard, &timer, until).await?;

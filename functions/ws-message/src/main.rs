@@ -4,18 +4,15 @@ use lambda_runtime::{Error, LambdaEvent, service_fn};
 use ringback::call_response::CallResponse;
 use ringback::clock::Timestamp;
 use ringback::http::{self, ApiError};
-use ringback::start::{LiveSwitchboard, Start};
+use ringback::start::{LiveSwitchboard, Start, works_until};
 use ringback::websocket::{self, Request};
 use serde_json::{Value, json};
-
-/// Time that is kept to answer in, in milliseconds.
-const MARGIN: u64 = 1_000;
 
 async fn handle(
     switchboard: &LiveSwitchboard,
     event: LambdaEvent<Request>,
 ) -> Result<Value, Error> {
-    let until = Timestamp::from_millis(event.context.deadline.saturating_sub(MARGIN));
+    let until = works_until(event.context.deadline);
     let request = event.payload;
     let text = request.body.as_deref().unwrap_or_default();
     let answer = message(switchboard, &request, text, until).await;
