@@ -7,18 +7,22 @@
 //!
 //! | command | does |
 //! | --- | --- |
-//! | `phone 1001 PASSWORD` | registers a phone; its calls are named `1001` |
+//! | `phone 1001 PASSWORD [video]` | registers a phone, with a camera or without; its calls are named `1001` |
 //! | `forget 1001` | switches that phone off without unregistering |
 //! | `call NAME DID NUMBER [CALLSID]` | the trunk calls; NUMBER may be `withheld` or `withheld:NUMBER` |
 //! | `name TEXT` | display name of the following calls |
 //! | `answer 1001`, `reject 1001 486` | what the phone does with the call that rings |
 //! | `cancel NAME`, `hangup NAME` | ends a call, from the trunk's or the phone's side |
-//! | `audio NAME` | how many packets this leg has received |
+//! | `media NAME` | how many packets of audio and video this leg has received |
+//! | `media NAME OTHER` | how many of them the other leg has sent |
+//! | `header 1001 NAME`, `offer 1001` | what the INVITE said |
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
-use ringback_sip::{CallEvents, Caller, IncomingCall, Moment, OutgoingCall, Phone, Stage, Trunk};
+use ringback_sip::{
+    CallEvents, Caller, IncomingCall, Media, Moment, OutgoingCall, Phone, Stage, Trunk,
+};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     sync::Mutex,
@@ -63,7 +67,14 @@ impl Console {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words[..] {
             [] => Ok(()),
-            ["phone", extension, password] => self.phone(extension, password).await,
+            ["phone", extension, password] => {
+                let phone = Phone::new(self.pbx, extension, password).await?;
+                self.phone(phone).await
+            }
+            ["phone", extension, password, "video"] => {
+                let phone = Phone::new(self.pbx, extension, password).await?;
+                self.phone(phone.with_video()).await
+            }
             ["forget", extension] => self.forget(extension),
             ["call", name, did, number] => self.call(name, did, number, None).await,
             ["call", name, did, number, sid] => self.call(name, did, number, Some(sid)).await,
@@ -78,16 +89,28 @@ impl Console {
                 Some(call) => Ok(call.hang_up().await?),
                 None => Ok(self.at(name).await?.hang_up().await?),
             },
-            ["audio", name] => self.audio(name).await,
+            ["media", name] => self.count(name).await,
+            ["media", name, other] => self.count_from(name, other).await,
+            ["header", phone, name] => {
+                say(
+                    phone,
+                    &format!("{name}: {:?}", self.at(phone).await?.header(name)),
+                );
+                Ok(())
+            }
+            ["offer", phone] => {
+                say(phone, &self.at(phone).await?.offer());
+                Ok(())
+            }
             _ => bail!("no such command"),
         }
     }
 
-    async fn phone(&mut self, extension: &str, password: &str) -> Result<()> {
-        let mut phone = Phone::new(self.pbx, extension, password).await?;
+    async fn phone(&mut self, mut phone: Phone) -> Result<()> {
         phone.register().await?;
-        say(extension, &format!("registered from {}", phone.address()));
-        let (name, ringing) = (extension.to_owned(), self.ringing.clone());
+        let extension = phone.extension().to_owned();
+        say(&extension, &format!("registered from {}", phone.address()));
+        let (name, ringing) = (extension.clone(), self.ringing.clone());
         let task = tokio::spawn(async move {
             while let Ok(call) = phone.next_call(FOREVER).await {
                 say(&name, &format!("called by {:?}", call.caller()));
@@ -95,7 +118,7 @@ impl Console {
                 ringing.lock().await.insert(name.clone(), call);
             }
         });
-        self.phones.insert(extension.to_owned(), task);
+        self.phones.insert(extension, task);
         Ok(())
     }
 
@@ -120,13 +143,31 @@ impl Console {
         Ok(())
     }
 
-    async fn audio(&self, name: &str) -> Result<()> {
-        let packets = match self.placed.get(name) {
-            Some(call) => call.media().received(),
-            None => self.at(name).await?.media().received(),
-        };
-        say(name, &format!("has received {packets} packets"));
+    async fn count(&self, name: &str) -> Result<()> {
+        let media = self.media(name).await?;
+        let (packets, frames) = (media.received(), media.frames());
+        say(
+            name,
+            &format!("has received {packets} packets, {frames} frames"),
+        );
         Ok(())
+    }
+
+    async fn count_from(&self, name: &str, other: &str) -> Result<()> {
+        let (media, theirs) = (self.media(name).await?, self.media(other).await?);
+        let (packets, frames) = (media.received_from(&theirs), media.frames_from(&theirs));
+        say(
+            name,
+            &format!("has received {packets} packets, {frames} frames of {other}"),
+        );
+        Ok(())
+    }
+
+    async fn media(&self, name: &str) -> Result<Media> {
+        Ok(match self.placed.get(name) {
+            Some(call) => call.media().clone(),
+            None => self.at(name).await?.media().clone(),
+        })
     }
 
     fn placed(&self, name: &str) -> Result<&OutgoingCall> {

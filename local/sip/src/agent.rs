@@ -139,7 +139,7 @@ async fn answer_stray(mut request: Transaction) {
     }
 }
 
-/// What both ends of a call have: the dialog, its story, its audio.
+/// What both ends of a call have: the dialog, its story, its media.
 #[derive(Clone)]
 pub(crate) struct Leg {
     pub(crate) dialog: InviteDialog,
@@ -273,7 +273,7 @@ fn connect(media: &Media, description: &[u8]) {
         return;
     }
     if let Err(error) = media.connect(description) {
-        tracing::warn!(%error, "the other side's audio cannot be reached");
+        tracing::warn!(%error, "the other side's media cannot be reached");
     }
 }
 

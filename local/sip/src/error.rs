@@ -59,6 +59,14 @@ pub enum Error {
         /// How many RTP packets arrived, whoever sent them.
         packets: u64,
     },
+    /// No video of the other leg arrived in time.
+    #[error("waited {waited:?} for the other party's video, and received {frames} frames of any")]
+    Dark {
+        /// How long.
+        waited: Duration,
+        /// How many VP8 frames arrived, whoever sent them.
+        frames: u64,
+    },
     /// The user agent has stopped.
     #[error("the SIP endpoint has stopped")]
     Stopped,

@@ -1,6 +1,6 @@
 //! Simulated SIP endpoints: a [`Trunk`] that calls a PBX as Exotel does, and [`Phone`]s that
 //! register with it and take calls. They speak real SIP and real RTP over UDP, so that a test sees
-//! what a caller and a phone would see: the codes, the times, and whether audio flows.
+//! what a caller and a phone would see: the codes, the times, and whether audio and video flow.
 //!
 //! ```no_run
 //! # use std::time::Duration;
@@ -35,6 +35,7 @@ mod error;
 mod events;
 mod media;
 mod phone;
+mod rtp;
 mod sdp;
 mod trunk;
 

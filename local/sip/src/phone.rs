@@ -1,8 +1,8 @@
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Duration};
 
 use rsipstack::{
     dialog::{authenticate::Credential, registration::Registration},
-    sip::{StatusCode, headers::typed, prelude::HeadersExt},
+    sip::{Header, Headers, StatusCode, headers::typed, prelude::HeadersExt},
     transaction::transaction::Transaction,
 };
 
@@ -10,6 +10,8 @@ use crate::{
     CallEvent, CallEvents, Caller, Error, Media, Stage,
     agent::{self, Agent, End, HangUpOnDrop, Invitations, Leg, failed},
     events::EventLog,
+    media::Camera,
+    sdp,
 };
 
 const REGISTERED_FOR: u32 = 600;
@@ -21,6 +23,7 @@ pub struct Phone {
     registration: Registration,
     registrar: SocketAddr,
     extension: String,
+    camera: Camera,
 }
 
 impl Phone {
@@ -46,7 +49,17 @@ impl Phone {
             registration,
             registrar: pbx,
             extension: extension.to_owned(),
+            camera: Camera::None,
         })
+    }
+
+    /// The same phone with a camera: calls that offer video are answered with video. Without it a
+    /// phone refuses the video and takes the call.
+    pub fn with_video(self) -> Self {
+        Self {
+            camera: Camera::Vp8,
+            ..self
+        }
     }
 
     /// The phone's extension.
@@ -96,7 +109,8 @@ impl Phone {
 
     async fn ring(&self, mut invitation: Transaction) -> Result<IncomingCall, Error> {
         let caller = caller_of(&invitation)?;
-        let media = Media::open(self.agent.ip()).await?;
+        let media = Media::open(self.agent.ip(), self.camera).await?;
+        let headers = invitation.original.headers.clone();
         let offer = invitation.original.body.clone();
         let log = EventLog::new();
         let (state, states) = self.agent.dialogs.new_dialog_state_channel();
@@ -125,6 +139,7 @@ impl Phone {
         log.note(Stage::Ringing { code: 180 });
         Ok(IncomingCall {
             caller,
+            headers,
             offer,
             _hang_up: leg.hang_up_on_drop(),
             leg,
@@ -165,6 +180,7 @@ fn caller_of(invitation: &Transaction) -> Result<Caller, Error> {
 #[derive(Clone)]
 pub struct IncomingCall {
     caller: Caller,
+    headers: Headers,
     offer: Vec<u8>,
     leg: Leg,
     _hang_up: Arc<HangUpOnDrop>,
@@ -178,17 +194,33 @@ impl IncomingCall {
         &self.caller
     }
 
+    /// The value of the INVITE's first header of this name.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let is_it = |header: &&Header| header.name().eq_ignore_ascii_case(name);
+        self.headers.iter().find(is_it).map(Header::value)
+    }
+
+    /// The INVITE's session description.
+    pub fn offer(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(&self.offer)
+    }
+
+    /// Whether the caller wants to be seen (VP8).
+    pub fn offers_video(&self) -> bool {
+        sdp::video(&self.offer).is_some()
+    }
+
     /// What has happened to this call.
     pub fn events(&self) -> CallEvents {
         self.leg.events()
     }
 
-    /// This leg's audio.
+    /// This leg's audio and video.
     pub fn media(&self) -> &Media {
         &self.leg.media
     }
 
-    /// Answers (200) and starts sending audio. Gives the moment at which the answer went out.
+    /// Answers (200) and starts sending audio, and video if it is offered to a phone with a camera. Gives the moment at which the answer went out.
     pub async fn answer(&self) -> Result<CallEvent, Error> {
         self.leg.media.connect(&self.offer)?;
         let answer = self.leg.media.answer(&self.offer);

@@ -1,60 +1,149 @@
-//! Session descriptions, as far as one PCMU stream needs them.
+//! Session descriptions, as far as one PCMU stream and one VP8 stream need them.
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::Error;
+use crate::{
+    Error,
+    rtp::{Codec, Remote},
+};
 
-/// The offer of a leg that receives PCMU at `rtp`.
-pub(crate) fn offer(rtp: SocketAddr) -> String {
-    let family = if rtp.is_ipv4() { "IP4" } else { "IP6" };
-    let ip = rtp.ip();
-    let port = rtp.port();
-    [
-        "v=0".to_owned(),
-        format!("o=ringback {port} 1 IN {family} {ip}"),
-        "s=-".to_owned(),
-        format!("c=IN {family} {ip}"),
-        "t=0 0".to_owned(),
-        format!("m=audio {port} RTP/AVP 0"),
-        "a=rtpmap:0 PCMU/8000".to_owned(),
-        "a=ptime:20".to_owned(),
-        "a=sendrecv".to_owned(),
-        String::new(),
-    ]
-    .join("\r\n")
+/// Where a leg receives its streams; without an address for video, it has none.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Local {
+    pub(crate) audio: SocketAddr,
+    pub(crate) video: Option<SocketAddr>,
 }
 
-/// The answer of the same leg to an offer. Every offered stream has its line in an answer: port 0
-/// refuses what comes after the audio (video).
-pub(crate) fn answer(rtp: SocketAddr, offered: &[u8]) -> String {
-    let offered = String::from_utf8_lossy(offered);
-    let streams = offered.lines().filter_map(|line| line.strip_prefix("m="));
-    let others = streams.filter(|stream| !stream.starts_with("audio "));
-    others.fold(offer(rtp), |answer, stream| answer + &refused(stream))
+/// The offer of a leg.
+pub(crate) fn offer(local: Local) -> String {
+    let audio = audio_lines(local.audio.port());
+    let video = local.video.map(|video| {
+        let payload_type = Codec::Vp8.payload_type().to_string();
+        video_lines(video.port(), &payload_type)
+    });
+    session_lines(local.audio) + &audio + &video.unwrap_or_default()
 }
 
-fn refused(stream: &str) -> String {
-    let mut words = stream.split_whitespace();
-    let kind = words.next().unwrap_or_default();
-    let rest: Vec<&str> = words.skip(1).collect();
-    format!("m={kind} 0 {}\r\n", rest.join(" "))
+/// The answer of the same leg to an offer. Every offered stream has its line in an answer, in the
+/// offer's order: port 0 refuses those that are not ours.
+pub(crate) fn answer(local: Local, offered: &[u8]) -> String {
+    let offered = Description::read(offered);
+    let (mut audio, mut video) = (Some(local.audio), local.video);
+    let answers = offered.streams.iter().map(|stream| {
+        let vp8 = stream.payload_type_of("VP8/90000");
+        match (stream.kind, vp8) {
+            ("audio", _) => audio.take().map(|rtp| audio_lines(rtp.port())),
+            ("video", Some(vp8)) if stream.port != 0 => {
+                video.take().map(|rtp| video_lines(rtp.port(), vp8))
+            }
+            _ => None,
+        }
+        .unwrap_or_else(|| stream.refused())
+    });
+    session_lines(local.audio) + &answers.collect::<String>()
 }
 
 /// Where the other side wants its PCMU to be sent.
-pub(crate) fn audio_address(sdp: &[u8]) -> Result<SocketAddr, Error> {
-    let text = String::from_utf8_lossy(sdp);
-    parse(&text).ok_or_else(|| Error::Sdp(text.into_owned()))
+pub(crate) fn audio(sdp: &[u8]) -> Result<Remote, Error> {
+    let found = Description::read(sdp).remote("audio", |stream| {
+        let pcmu = Codec::Pcmu.payload_type().to_string();
+        stream.payload_types.iter().find(|&&n| n == pcmu).copied()
+    });
+    found.ok_or_else(|| Error::Sdp(String::from_utf8_lossy(sdp).into_owned()))
 }
 
-fn parse(text: &str) -> Option<SocketAddr> {
-    let (session, audio) = text.split_once("m=audio ")?;
-    // Other media (video) may follow; their addresses are not ours.
-    let audio = audio.split("\nm=").next()?;
-    let mut media_line = audio.lines().next()?.split_whitespace();
-    let port = media_line.next()?.parse().ok().filter(|&port| port != 0)?;
-    let pcmu = media_line.skip(1).any(|payload_type| payload_type == "0");
-    let ip = connection(audio).or_else(|| connection(session))?;
-    pcmu.then(|| SocketAddr::new(ip, port))
+/// Where the other side wants its VP8 to be sent, if it wants any.
+pub(crate) fn video(sdp: &[u8]) -> Option<Remote> {
+    Description::read(sdp).remote("video", |stream| stream.payload_type_of("VP8/90000"))
+}
+
+fn session_lines(rtp: SocketAddr) -> String {
+    let family = if rtp.is_ipv4() { "IP4" } else { "IP6" };
+    let (ip, port) = (rtp.ip(), rtp.port());
+    format!("v=0\r\no=ringback {port} 1 IN {family} {ip}\r\ns=-\r\nc=IN {family} {ip}\r\nt=0 0\r\n")
+}
+
+fn audio_lines(port: u16) -> String {
+    format!("m=audio {port} RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\na=ptime:20\r\na=sendrecv\r\n")
+}
+
+fn video_lines(port: u16, payload_type: &str) -> String {
+    format!(
+        "m=video {port} RTP/AVP {payload_type}\r\na=rtpmap:{payload_type} VP8/90000\r\na=sendrecv\r\n"
+    )
+}
+
+/// A session description that somebody else has written.
+struct Description<'a> {
+    ip: Option<IpAddr>,
+    streams: Vec<StreamLines<'a>>,
+}
+
+/// An `m=` line and those that belong to it.
+struct StreamLines<'a> {
+    kind: &'a str,
+    port: u16,
+    protocol: &'a str,
+    payload_types: Vec<&'a str>,
+    /// `a=rtpmap:` of it, as number and encoding.
+    encodings: Vec<(&'a str, &'a str)>,
+    ip: Option<IpAddr>,
+}
+
+impl<'a> Description<'a> {
+    /// What is no text describes nothing.
+    fn read(sdp: &'a [u8]) -> Self {
+        let text = std::str::from_utf8(sdp).unwrap_or_default();
+        let mut sections = text.split("\nm=");
+        let session = sections.next().unwrap_or_default();
+        Self {
+            ip: connection(session),
+            streams: sections.filter_map(StreamLines::read).collect(),
+        }
+    }
+
+    /// The first stream of this kind that is wanted and has the codec that `payload_type` looks for.
+    fn remote<'s>(
+        &'s self,
+        kind: &str,
+        payload_type: impl Fn(&'s StreamLines<'a>) -> Option<&'a str>,
+    ) -> Option<Remote> {
+        let wanted = |stream: &&StreamLines| stream.kind == kind && stream.port != 0;
+        self.streams.iter().filter(wanted).find_map(|stream| {
+            Some(Remote {
+                address: SocketAddr::new(stream.ip.or(self.ip)?, stream.port),
+                payload_type: payload_type(stream)?.parse().ok()?,
+            })
+        })
+    }
+}
+
+impl<'a> StreamLines<'a> {
+    fn read(section: &'a str) -> Option<Self> {
+        let mut words = section.lines().next()?.split_whitespace();
+        let rtpmaps = section
+            .lines()
+            .filter_map(|line| line.strip_prefix("a=rtpmap:"));
+        Some(Self {
+            kind: words.next()?,
+            port: words.next()?.parse().ok()?,
+            protocol: words.next()?,
+            payload_types: words.collect(),
+            encodings: rtpmaps.filter_map(|map| map.split_once(' ')).collect(),
+            ip: connection(section),
+        })
+    }
+
+    fn payload_type_of(&self, encoding: &str) -> Option<&'a str> {
+        let named = |(_, name): &&(&str, &str)| name.trim().eq_ignore_ascii_case(encoding);
+        let (payload_type, _) = self.encodings.iter().find(named)?;
+        Some(payload_type)
+    }
+
+    fn refused(&self) -> String {
+        let payload_types = self.payload_types.join(" ");
+        format!("m={} 0 {} {payload_types}\r\n", self.kind, self.protocol)
+    }
 }
 
 fn connection(lines: &str) -> Option<IpAddr> {
@@ -66,28 +155,79 @@ fn connection(lines: &str) -> Option<IpAddr> {
 mod tests {
     use super::*;
 
+    const VOICE: Local = Local {
+        audio: SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 4000),
+        video: None,
+    };
+    const VIDEO: Local = Local {
+        video: Some(SocketAddr::new(
+            IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
+            4002,
+        )),
+        ..VOICE
+    };
+    const OFFERED: &[u8] = b"v=0\r\nc=IN IP4 10.0.0.1\r\nm=audio 1 RTP/AVP 0 8\r\na=x\r\n\
+                             m=video 2 RTP/AVP 99 100\r\na=rtpmap:99 H264/90000\r\na=rtpmap:100 VP8/90000\r\n";
+
     #[test]
     fn what_we_describe_we_can_read() -> Result<(), Error> {
         for address in ["127.0.0.2:40000", "[::1]:40002"] {
-            let address: SocketAddr = address.parse().map_err(|_| Error::Stopped)?;
-            assert_eq!(audio_address(offer(address).as_bytes())?, address);
+            let audio: SocketAddr = address.parse().map_err(|_| Error::Stopped)?;
+            let video = SocketAddr::new(audio.ip(), 40004);
+            let local = Local {
+                audio,
+                video: Some(video),
+            };
+            let offer = offer(local);
+            assert_eq!(super::audio(offer.as_bytes())?.address, audio);
+            let expected = Remote {
+                address: video,
+                payload_type: 96,
+            };
+            assert_eq!(super::video(offer.as_bytes()), Some(expected));
         }
         Ok(())
     }
 
     #[test]
-    fn an_answer_refuses_the_streams_after_the_audio() {
-        let rtp = SocketAddr::from(([127, 0, 0, 1], 4000));
-        let offered = b"v=0\r\nm=audio 1 RTP/AVP 0 8\r\na=x\r\nm=video 2 RTP/AVP 96 97\r\n";
-        let expected = offer(rtp) + "m=video 0 RTP/AVP 96 97\r\n";
-        assert_eq!(answer(rtp, offered), expected);
+    fn a_phone_without_a_camera_refuses_video() {
+        let expected = offer(VOICE) + "m=video 0 RTP/AVP 99 100\r\n";
+        assert_eq!(answer(VOICE, OFFERED), expected);
+    }
+
+    #[test]
+    fn a_phone_with_a_camera_takes_vp8_under_the_offers_number() {
+        let expected =
+            offer(VOICE) + "m=video 4002 RTP/AVP 100\r\na=rtpmap:100 VP8/90000\r\na=sendrecv\r\n";
+        assert_eq!(answer(VIDEO, OFFERED), expected);
+        let theirs = video(OFFERED).map(|theirs| (theirs.address.to_string(), theirs.payload_type));
+        assert_eq!(theirs, Some(("10.0.0.1:2".to_owned(), 100)));
+    }
+
+    #[test]
+    fn video_without_vp8_and_a_second_camera_are_refused() {
+        let offered =
+            b"v=0\r\nm=video 2 RTP/AVP 99\r\na=rtpmap:99 H264/90000\r\nm=audio 1 RTP/AVP 0\r\n\
+                        m=video 3 RTP/AVP 96\r\na=rtpmap:96 VP8/90000\r\n\
+                        m=video 4 RTP/AVP 96\r\na=rtpmap:96 VP8/90000\r\n";
+        let answer = answer(VIDEO, offered);
+        let streams: Vec<&str> = answer.lines().filter(|l| l.starts_with("m=")).collect();
+        assert_eq!(
+            streams,
+            [
+                "m=video 0 RTP/AVP 99",
+                "m=audio 4000 RTP/AVP 0",
+                "m=video 4002 RTP/AVP 96",
+                "m=video 0 RTP/AVP 96"
+            ]
+        );
     }
 
     #[test]
     fn the_streams_own_address_wins_over_the_sessions() -> Result<(), Error> {
         let sdp = b"v=0\r\nc=IN IP4 10.0.0.1\r\nt=0 0\r\nm=audio 4000 RTP/AVP 8 0\r\n\
                     c=IN IP4 10.0.0.2\r\nm=video 5000 RTP/AVP 96\r\nc=IN IP4 10.0.0.3\r\n";
-        assert_eq!(audio_address(sdp)?.to_string(), "10.0.0.2:4000");
+        assert_eq!(audio(sdp)?.address.to_string(), "10.0.0.2:4000");
         Ok(())
     }
 
@@ -99,7 +239,7 @@ mod tests {
             "m=video 1 RTP/AVP 0",
         ] {
             let sdp = format!("c=IN IP4 10.0.0.1\r\n{media_line}\r\n");
-            assert!(audio_address(sdp.as_bytes()).is_err(), "{media_line}");
+            assert!(audio(sdp.as_bytes()).is_err(), "{media_line}");
         }
     }
 }

@@ -10,11 +10,13 @@ use crate::{
     CallEvent, CallEvents, Caller, Error, Media, Moment, Stage,
     agent::{self, Agent, End, HangUpOnDrop, Leg, failed},
     events::EventLog,
+    media::Camera,
 };
 
 /// A SIP trunk, which a PBX knows by its address.
 pub struct Trunk {
     agent: Agent,
+    camera: Camera,
 }
 
 impl Trunk {
@@ -23,7 +25,18 @@ impl Trunk {
         let address = address.parse();
         let address = address.map_err(|_| Error::Address("the trunk's socket".to_owned()))?;
         let (agent, _invitations) = Agent::bind(address).await?;
-        Ok(Self { agent })
+        Ok(Self {
+            agent,
+            camera: Camera::None,
+        })
+    }
+
+    /// A trunk that offers video in each call: Exotel's does not.
+    pub fn with_video(self) -> Self {
+        Self {
+            camera: Camera::Vp8,
+            ..self
+        }
     }
 
     /// Where the trunk sends from.
@@ -40,7 +53,7 @@ impl Trunk {
         caller: Caller,
         call_sid: Option<&str>,
     ) -> Result<OutgoingCall, Error> {
-        let media = Media::open(self.agent.ip()).await?;
+        let media = Media::open(self.agent.ip(), self.camera).await?;
         let mut headers = caller.privacy(&self.agent)?;
         headers.extend(call_sid.map(|sid| Header::Other("X-Exotel-CallSid".into(), sid.into())));
         let invite = InviteOption {
@@ -123,7 +136,7 @@ impl OutgoingCall {
         self.leg.events()
     }
 
-    /// This leg's audio.
+    /// This leg's audio and video.
     pub fn media(&self) -> &Media {
         &self.leg.media
     }

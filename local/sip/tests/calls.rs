@@ -151,3 +151,60 @@ async fn nobody_calling_is_an_error_in_time() -> Result<()> {
     assert!(matches!(result, Err(Error::TimedOut { .. })));
     Ok(())
 }
+
+#[tokio::test]
+async fn phones_with_cameras_see_each_other() -> Result<()> {
+    let line = Line::new().await?;
+    let mut line = Line {
+        phone: line.phone.with_video(),
+        trunk: line.trunk.with_video(),
+    };
+    let (call, incoming) = line.ring().await?;
+    assert!(incoming.offers_video());
+    incoming.answer().await?;
+    call.answered(SOON).await?;
+    call.media().sees(incoming.media(), SOON).await?;
+    incoming.media().sees(call.media(), SOON).await?;
+    call.media().hears(incoming.media(), SOON).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_phone_without_a_camera_takes_a_video_call_as_a_voice_call() -> Result<()> {
+    let line = Line::new().await?;
+    let mut line = Line {
+        trunk: line.trunk.with_video(),
+        ..line
+    };
+    let (call, incoming) = line.ring().await?;
+    incoming.answer().await?;
+    call.answered(SOON).await?;
+    call.media().hears(incoming.media(), SOON).await?;
+    assert!(!call.media().shows_itself());
+    assert!(!incoming.media().shows_itself());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_camera_stays_off_in_a_voice_call() -> Result<()> {
+    let line = Line::new().await?;
+    let mut line = Line {
+        phone: line.phone.with_video(),
+        ..line
+    };
+    let (call, incoming) = line.ring().await?;
+    assert!(!incoming.offers_video());
+    incoming.answer().await?;
+    call.answered(SOON).await?;
+    call.media().hears(incoming.media(), SOON).await?;
+    assert!(!incoming.media().shows_itself());
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_phone_can_read_the_invites_headers() -> Result<()> {
+    let (_call, incoming) = Line::new().await?.ring().await?;
+    assert_eq!(incoming.header("x-exotel-callsid"), Some("sid"));
+    assert_eq!(incoming.header("X-Nothing"), None);
+    Ok(())
+}
