@@ -52,7 +52,7 @@ const OF_CALLS: [&str; 3] = ["asterisk-incoming", "exotel-webhook", "call-respon
 #[tokio::test(flavor = "multi_thread")]
 async fn the_logs_tell_a_calls_story_by_its_id_and_nothing_private() -> Result<()> {
     let scene = Scene::open().await?;
-    let before = log_lines(&scene).await?;
+    let before = log_lines(&scene, "").await?;
     let id = a_whole_call(&scene).await?;
     let lines = lines_with_story(&scene, &id).await?;
 
@@ -104,7 +104,7 @@ async fn at_no_level_of_logging_does_a_function_tell_anything_private() -> Resul
 async fn lines_with_story(scene: &Scene, id: &str) -> Result<Vec<Line>> {
     let patience = Instant::now() + SOON;
     loop {
-        let lines = log_lines(scene).await?;
+        let lines = log_lines(scene, "").await?;
         let told = |(function, event): &(&str, &str)| {
             lines.iter().any(|line| {
                 line.function == *function

@@ -28,11 +28,15 @@ impl Line {
     }
 }
 
-/// Every line that a function has written since the stack started, each function's in their order.
-pub(crate) async fn log_lines(scene: &Scene) -> Result<Vec<Line>> {
+/// Every line that a function whose name begins like this has written since the stack started, each function's in
+/// their order.
+pub(crate) async fn log_lines(scene: &Scene, functions: &str) -> Result<Vec<Line>> {
     let prefix = format!("/aws/lambda/{STACK_NAME}-");
     let groups = Listing::of("DescribeLogGroups", "logGroups", "nextToken")
-        .ask(scene, json!({ "logGroupNamePrefix": prefix }))
+        .ask(
+            scene,
+            json!({ "logGroupNamePrefix": format!("{prefix}{functions}") }),
+        )
         .await?;
     let mut lines = Vec::new();
     for group in groups {
