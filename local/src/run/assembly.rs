@@ -184,6 +184,7 @@ fn parameters(settings: &Settings, declared: &[String]) -> BTreeMap<String, Stri
             "ExotelBaseUrl",
             format!("http://{LOOPBACK}:{}", PORTS.exotel),
         ),
+        ("PublicHttpUrl", http_url()),
         ("LocalApiGatewayUrl", apis()),
     ];
     let mut parameters: BTreeMap<String, String> = own
@@ -208,7 +209,7 @@ async fn finish(
     let stand_ins = serve_stand_ins(credentials).await?;
     progress
         .step(
-            "put the secrets and the numbers' routes",
+            "put the secrets, routes and numbers",
             None,
             seed::fill(outputs, credentials),
         )
@@ -229,7 +230,7 @@ async fn finish(
 
 async fn serve_stand_ins(credentials: &Credentials) -> Result<[JoinHandle<()>; 2]> {
     let fcm = stand_in::fcm::router(&credentials.service_account)?;
-    let exotel = stand_in::exotel::router(&credentials.exotel);
+    let exotel = stand_in::exotel::router(&credentials.exotel)?;
     Ok([
         stand_in::serve(fcm, PORTS.fcm).await?,
         stand_in::serve(exotel, PORTS.exotel).await?,

@@ -39,6 +39,19 @@ pub struct Failure {
     /// Seconds in a `Retry-After` header.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after: Option<u64>,
+    /// The answer comes this much later: longer than a client waits, and it is lost.
+    #[serde(default)]
+    pub after_ms: u64,
+    /// The call is placed all the same, and only the answer says otherwise (connect).
+    #[serde(default)]
+    pub placed: bool,
+}
+
+impl Failure {
+    /// Until the answer is due.
+    pub async fn wait(&self) {
+        tokio::time::sleep(Duration::from_millis(self.after_ms)).await;
+    }
 }
 
 fn once() -> u32 {
@@ -85,11 +98,15 @@ pub struct Behaving {
 }
 
 impl Behaving {
-    /// Waits as long as told, then says how this request has to fail, if it has to.
+    /// Waits as long as told, then says how this request has to fail, if it has to. What is done before it fails has to
+    /// be done before the failure's own wait, or it would not be done for a client that has given up.
     pub async fn before(&self, operation: Operation) -> Option<Failure> {
         let (delay, failure) = self.next(operation);
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
+        }
+        if let Some(failure) = failure.as_ref().filter(|failure| !failure.placed) {
+            failure.wait().await;
         }
         failure
     }

@@ -1,0 +1,228 @@
+//! A call as Exotel keeps it, in the words of its API.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use time::macros::{format_description, offset};
+use time::{OffsetDateTime, format_description::FormatItem};
+use uuid::Uuid;
+
+use super::request::ConnectRequest;
+
+/// Exotel's times have no zone: they are India's.
+const LOCAL_TIME: &[FormatItem<'_>] =
+    format_description!("[year]-[month]-[day] [hour]:[minute]:[second]");
+/// What stands where the end of a call belongs that is not over.
+const NO_END_YET: &str = "1970-01-01 05:30:00";
+
+/// Exotel's words for how a call, or one of its legs, stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Status {
+    Queued,
+    Ringing,
+    InProgress,
+    Completed,
+    Failed,
+    Busy,
+    NoAnswer,
+    Canceled,
+}
+
+impl Status {
+    const fn is_final(self) -> bool {
+        !matches!(self, Self::Queued | Self::Ringing | Self::InProgress)
+    }
+
+    /// The event that goes with it. Exotel has none for a call whose phones still ring.
+    pub(super) const fn event(self) -> Option<EventType> {
+        match self {
+            Self::Queued | Self::Ringing => None,
+            Self::InProgress => Some(EventType::Answered),
+            _ => Some(EventType::Terminal),
+        }
+    }
+
+    /// How the two legs stand in the usual call that stands so: who is called first has answered.
+    const fn legs(self) -> Legs {
+        match self {
+            Self::Queued => [None, None],
+            Self::Ringing => [Some(Self::Ringing), None],
+            Self::InProgress => [Some(Self::InProgress), Some(Self::InProgress)],
+            Self::Completed => [Some(Self::Completed), Some(Self::Completed)],
+            Self::Busy | Self::NoAnswer => [Some(Self::Completed), Some(self)],
+            Self::Failed | Self::Canceled => [Some(self), None],
+        }
+    }
+}
+
+/// How the leg to `From` and the leg to `To` stand; `None` for one that has not been called.
+pub(super) type Legs = [Option<Status>; 2];
+
+/// What a StatusCallback can be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum EventType {
+    /// A phone was answered.
+    Answered,
+    /// The call is over.
+    Terminal,
+}
+
+/// How a StatusCallback is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Format {
+    Json,
+    Multipart,
+    Form,
+}
+
+/// Where a call is reported, and what of it.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Callback {
+    pub(super) url: String,
+    pub(super) events: Vec<EventType>,
+    pub(super) format: Format,
+}
+
+/// One call.
+#[derive(Debug, Clone)]
+pub(super) struct Call {
+    pub(super) sid: String,
+    pub(super) custom_field: Option<String>,
+    pub(super) callback: Option<Callback>,
+    account: String,
+    from: String,
+    to: String,
+    exophone: String,
+    status: Status,
+    created: OffsetDateTime,
+    updated: OffsetDateTime,
+    answered: Option<OffsetDateTime>,
+    ended: Option<OffsetDateTime>,
+}
+
+impl Call {
+    /// A call that has just been asked for. Exotel says `in-progress` at once.
+    pub(super) fn placed(account: &str, request: ConnectRequest, now: OffsetDateTime) -> Self {
+        Self {
+            sid: Uuid::new_v4().simple().to_string(),
+            custom_field: request.custom_field,
+            callback: request.callback,
+            account: account.to_owned(),
+            from: national(request.from),
+            to: national(request.to),
+            exophone: national(request.caller_id),
+            status: Status::InProgress,
+            created: now,
+            updated: now,
+            answered: None,
+            ended: None,
+        }
+    }
+
+    pub(super) const fn is_over(&self) -> bool {
+        self.status.is_final()
+    }
+
+    /// The call as it stands when it has come this far. Of a call that is over, what is told now was late: it is dated
+    /// back, to when it was under way.
+    pub(super) fn when(&self, status: Status, now: OffsetDateTime) -> Self {
+        let mut call = self.clone();
+        call.status = status;
+        if !self.is_over() {
+            call.updated = now;
+            call.ended = status.is_final().then_some(now);
+            if status == Status::InProgress {
+                call.answered.get_or_insert(now);
+            }
+        } else if !status.is_final() {
+            call.updated = self.answered.unwrap_or(self.created);
+            call.ended = None;
+        }
+        call
+    }
+
+    /// What Call Details says. A call that was never answered has lasted for nothing.
+    pub(super) fn details(&self) -> Value {
+        json!({
+            "Sid": self.sid,
+            "ParentCallSid": null,
+            "DateCreated": local(self.created),
+            "DateUpdated": local(self.updated),
+            "AccountSid": self.account,
+            "To": self.to,
+            "From": self.from,
+            "PhoneNumberSid": self.exophone,
+            "Status": self.status,
+            "StartTime": local(self.created),
+            "EndTime": self.ended.map(local),
+            "Duration": self.ended.map(|_| self.talked().to_string()),
+            "Price": null,
+            "Direction": "outbound-api",
+            "AnsweredBy": null,
+            "ForwardedFrom": null,
+            "CallerName": null,
+            "Uri": format!("/v1/Accounts/{}/Calls/{}.json", self.account, self.sid),
+            "RecordingUrl": null,
+        })
+    }
+
+    /// What a StatusCallback says: little, where no event was asked for.
+    pub(super) fn report(&self, event: Option<EventType>, legs: Option<Legs>) -> Value {
+        let mut report = json!({
+            "CallSid": self.sid,
+            "DateUpdated": local(self.updated),
+            "Status": self.status,
+            "RecordingUrl": null,
+        });
+        let Some(event) = event else {
+            return report;
+        };
+        report["EventType"] = json!(event);
+        report["DateCreated"] = json!(local(self.created));
+        report["To"] = json!(self.to);
+        report["From"] = json!(self.from);
+        report["PhoneNumberSid"] = json!(self.exophone);
+        report["StartTime"] = json!(local(self.created));
+        report["EndTime"] = json!(self.ended.map_or_else(|| NO_END_YET.to_owned(), local));
+        report["ConversationDuration"] = json!(self.talked());
+        report["Direction"] = json!("outbound-api");
+        report["CustomField"] = json!(self.custom_field.as_deref().unwrap_or_default());
+        let legs = legs.unwrap_or_else(|| self.status.legs());
+        report["Legs"] = legs.into_iter().map(|leg| self.leg(leg)).collect();
+        report
+    }
+
+    fn leg(&self, status: Option<Status>) -> Value {
+        let talked = match status {
+            Some(Status::Completed) => self.talked(),
+            _ => 0,
+        };
+        json!({
+            "OnCallDuration": talked,
+            "Status": status.map_or_else(|| json!(""), |status| json!(status)),
+            "AnsweredBy": "NA",
+        })
+    }
+
+    /// For how many seconds the two have talked.
+    fn talked(&self) -> i64 {
+        let times = self.answered.zip(self.ended);
+        times.map_or(0, |(answered, ended)| (ended - answered).whole_seconds())
+    }
+}
+
+/// Exotel shows Indian numbers as they are dialled in India, however they were given.
+fn national(number: String) -> String {
+    match number.strip_prefix("+91") {
+        Some(rest) => format!("0{rest}"),
+        None => number,
+    }
+}
+
+fn local(time: OffsetDateTime) -> String {
+    time.to_offset(offset!(+5:30))
+        .format(LOCAL_TIME)
+        .unwrap_or_default()
+}

@@ -1,0 +1,73 @@
+//! StatusCallbacks: how they are written, sent and answered.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use reqwest::multipart::Form;
+use reqwest::redirect::Policy;
+use reqwest::{Client, RequestBuilder};
+use serde_json::{Value, json};
+
+use super::call::Format;
+
+/// How long Exotel waits for the answer.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Sends them as Exotel does: it follows no redirects.
+pub(super) fn client() -> Result<Client> {
+    Ok(Client::builder()
+        .redirect(Policy::none())
+        .timeout(PATIENCE)
+        .build()?)
+}
+
+/// Sends a report once, and tells what it was answered with: `{"status","body"}`, or `{"error"}` where no answer came.
+pub(super) async fn send(client: &Client, url: &str, format: Format, report: &Value) -> Value {
+    match answer(write(client.post(url), format, report)).await {
+        Ok(answer) => answer,
+        Err(error) => json!({"error": format!("{:#}", anyhow::Error::from(error.without_url()))}),
+    }
+}
+
+async fn answer(request: RequestBuilder) -> reqwest::Result<Value> {
+    let answer = request.send().await?;
+    let status = answer.status().as_u16();
+    let text = answer.text().await?;
+    let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
+    Ok(json!({"status": status, "body": body}))
+}
+
+fn write(request: RequestBuilder, format: Format, report: &Value) -> RequestBuilder {
+    match format {
+        Format::Json => request.json(report),
+        Format::Form => request.form(&fields(report)),
+        Format::Multipart => {
+            let fields = fields(report).into_iter();
+            request
+                .multipart(fields.fold(Form::new(), |form, (name, value)| form.text(name, value)))
+        }
+    }
+}
+
+/// What a form has for fields where JSON has values in one another: `Legs[0][Status]`.
+fn fields(report: &Value) -> Vec<(String, String)> {
+    let mut fields = Vec::new();
+    for (name, value) in report.as_object().into_iter().flatten() {
+        flatten(name.clone(), value, &mut fields);
+    }
+    fields
+}
+
+fn flatten(name: String, value: &Value, fields: &mut Vec<(String, String)>) {
+    match value {
+        Value::Object(object) => object
+            .iter()
+            .for_each(|(key, value)| flatten(format!("{name}[{key}]"), value, fields)),
+        Value::Array(values) => (0..)
+            .zip(values)
+            .for_each(|(index, value)| flatten(format!("{name}[{index}]"), value, fields)),
+        Value::Null => fields.push((name, String::new())),
+        Value::String(text) => fields.push((name, text.clone())),
+        Value::Bool(_) | Value::Number(_) => fields.push((name, value.to_string())),
+    }
+}
