@@ -46,6 +46,9 @@ pub const PORTS: Ports = Ports {
 pub const NUMBERS: [(&str, &str); 2] = [("08047491899", "1001"), ("08047491900", "1002")];
 /// The phones that may register.
 pub const EXTENSIONS: [&str; 2] = ["1001", "1002"];
+/// Where Exotel calls an extension's owner first when the owner calls a phone number.
+pub const MOBILE_NUMBERS: [(&str, &str); 2] =
+    [("1001", "+919800001001"), ("1002", "+919800001002")];
 
 /// What is fixed when a command starts.
 #[derive(Debug, Clone)]

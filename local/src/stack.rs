@@ -85,6 +85,8 @@ pub struct Phone {
     pub sip_password: String,
     /// Its app's bearer token.
     pub token: String,
+    /// Its owner's phone number (E.164), which Exotel calls first when the owner calls a phone number.
+    pub mobile_number: String,
 }
 
 /// What the stand-ins have received.

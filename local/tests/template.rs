@@ -145,6 +145,67 @@ fn each_function_may_use_what_it_is_told_about_and_nothing_else() -> Result<()> 
 }
 
 #[test]
+fn only_who_talks_to_exotel_knows_its_account_and_who_places_calls_where_it_reports() -> Result<()>
+{
+    let template = template()?;
+    let functions = template.functions();
+    let with = |variable: &str| -> BTreeSet<&str> {
+        let given = functions.iter();
+        given
+            .filter(|(_, function)| function.environment().contains_key(variable))
+            .map(|(name, _)| *name)
+            .collect()
+    };
+    let who_calls = BTreeSet::from(["call-timeout", "ws-message"]);
+    assert!(with("EXOTEL_BASE_URL").is_superset(&who_calls));
+    assert!(with("EXOTEL_SECRET_ARN").is_superset(&who_calls));
+    assert!(with("DEFAULT_COUNTRY").is_superset(&who_calls));
+    assert_eq!(with("EXOTEL_WEBHOOK_URL"), BTreeSet::from(["ws-message"]));
+    // Who carries out calls sets their timers, and all must set the same.
+    assert_eq!(with("EXOTEL_CHECK_SECONDS"), with("RING_TIMEOUT_SECONDS"));
+    assert!(with("RING_TIMEOUT_SECONDS").is_superset(&who_calls));
+    Ok(())
+}
+
+#[test]
+fn exotel_reports_to_the_webhooks_route_wherever_the_api_is() -> Result<()> {
+    let template = template()?;
+    let functions = template.functions();
+    let message = functions.get("ws-message").context("ws-message")?;
+    let environment = message.environment();
+    let url = &environment["EXOTEL_WEBHOOK_URL"]["Fn::If"];
+    assert_eq!(url[0], "HasPublicHttpUrl");
+    let (_, path) = template
+        .resources("AWS::ApiGatewayV2::Route")
+        .filter_map(|(_, route)| route["RouteKey"].as_str()?.split_once(' '))
+        .find(|(method, path)| *method == "POST" && path.starts_with("/exotel/"))
+        .context("the webhook's route")?;
+    for (place, base) in [(1, "${PublicHttpUrl}"), (2, "https://${HttpApi}.")] {
+        let url = as_written(&url[place]);
+        assert!(url.starts_with(base) && url.ends_with(path), "{url}");
+    }
+    let shown = template.output("ExotelWebhookUrl")["Fn::If"].clone();
+    assert_eq!(shown, *url, "what people are told to enter is another URL");
+    Ok(())
+}
+
+#[test]
+fn exotel_is_asked_often_enough_and_never_later_than_the_queue_can_wait() -> Result<()> {
+    let template = template()?;
+    let (_, seconds) = template
+        .parameters()
+        .find(|(name, _)| *name == "ExotelCheckSeconds")
+        .context("ExotelCheckSeconds")?;
+    assert_eq!(seconds["Default"], 300);
+    assert_eq!(
+        (&seconds["MinValue"], &seconds["MaxValue"]),
+        (&json!(10), &json!(900)),
+        "SQS delays by 900 s at most"
+    );
+    Ok(())
+}
+
+#[test]
 fn the_scheduler_may_only_invoke_call_timeout() -> Result<()> {
     let template = template()?;
     let allowed: Vec<&Value> = template

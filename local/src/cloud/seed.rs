@@ -1,4 +1,5 @@
-//! What a deployment needs and CloudFormation cannot know: the secrets' values and the numbers' routes.
+//! What a deployment needs and CloudFormation cannot know: the secrets' values, the numbers' routes, and the numbers of
+//! the extensions' owners.
 
 use anyhow::{Context, Result};
 use aws_config::{BehaviorVersion, Region, SdkConfig};
@@ -9,7 +10,7 @@ use serde_json::Value;
 use super::deploy::Outputs;
 use super::endpoint;
 use crate::credentials::Credentials;
-use crate::settings::{NUMBERS, REGION};
+use crate::settings::{MOBILE_NUMBERS, NUMBERS, REGION};
 
 /// A client configuration for the local AWS.
 pub async fn aws_config() -> SdkConfig {
@@ -27,7 +28,7 @@ pub async fn aws_config() -> SdkConfig {
         .await
 }
 
-/// Puts the secrets and the routes.
+/// Puts the secrets, the routes and the owners' numbers.
 pub async fn fill(outputs: &Outputs, credentials: &Credentials) -> Result<()> {
     let config = aws_config().await;
     let secrets = [
@@ -41,7 +42,22 @@ pub async fn fill(outputs: &Outputs, credentials: &Credentials) -> Result<()> {
     }
     let table = outputs.require("TableName")?;
     for (number, extension) in NUMBERS {
-        put_route(&config, table, number, extension).await?;
+        let key = format!("NUMBER#{}", international(number));
+        put_item(
+            &config,
+            table,
+            [("pk", &key), ("sk", "ROUTE"), ("extension", extension)],
+        )
+        .await?;
+    }
+    for (extension, number) in MOBILE_NUMBERS {
+        let key = format!("EXTENSION#{extension}");
+        put_item(
+            &config,
+            table,
+            [("pk", &key), ("sk", "NUMBER"), ("number", number)],
+        )
+        .await?;
     }
     Ok(())
 }
@@ -57,19 +73,15 @@ async fn put_secret(config: &SdkConfig, arn: &str, value: &Value) -> Result<()> 
     Ok(())
 }
 
-async fn put_route(config: &SdkConfig, table: &str, number: &str, extension: &str) -> Result<()> {
+async fn put_item(config: &SdkConfig, table: &str, attributes: [(&str, &str); 3]) -> Result<()> {
+    let text = |(name, value): (&str, &str)| (name.to_owned(), AttributeValue::S(value.to_owned()));
     aws_sdk_dynamodb::Client::new(config)
         .put_item()
         .table_name(table)
-        .item(
-            "pk",
-            AttributeValue::S(format!("NUMBER#{}", international(number))),
-        )
-        .item("sk", AttributeValue::S("ROUTE".into()))
-        .item("extension", AttributeValue::S(extension.into()))
+        .set_item(Some(attributes.into_iter().map(text).collect()))
         .send()
         .await
-        .with_context(|| format!("could not put the route of {number}"))?;
+        .with_context(|| format!("could not put {}", attributes[0].1))?;
     Ok(())
 }
 

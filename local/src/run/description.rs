@@ -9,7 +9,7 @@ use crate::cloud::endpoint;
 use crate::credentials::Credentials;
 use crate::gateway::WEBSOCKET_PATH;
 use crate::pbx::server::ari_url;
-use crate::settings::{LOOPBACK, NUMBERS, PORTS, REGION, Settings, TRUNK_SOURCE};
+use crate::settings::{LOOPBACK, MOBILE_NUMBERS, NUMBERS, PORTS, REGION, Settings, TRUNK_SOURCE};
 use crate::stack::{Ari, Aws, Headers, Phone, Requests, Sip, Stack};
 
 pub(super) fn http_url() -> String {
@@ -72,9 +72,17 @@ fn phones(credentials: &Credentials) -> Result<Vec<Phone>> {
                 extension: extension.clone(),
                 sip_password: password.clone(),
                 token: credentials.app_token(extension)?,
+                mobile_number: mobile_number(extension),
             })
         })
         .collect()
+}
+
+fn mobile_number(extension: &str) -> String {
+    let mut numbers = MOBILE_NUMBERS.into_iter();
+    numbers
+        .find(|(owner, _)| *owner == extension)
+        .map_or_else(String::new, |(_, number)| number.to_owned())
 }
 
 pub(super) fn summary(stack: &Stack) -> String {

@@ -40,6 +40,11 @@ impl Template {
             .map(|(name, parameter)| (name.as_str(), parameter))
     }
 
+    /// What a deployed stack says of itself under this name.
+    pub(crate) fn output(&self, name: &str) -> &Value {
+        &self.0["Outputs"][name]["Value"]
+    }
+
     pub(crate) fn resource(&self, id: &str) -> &Value {
         &self.0["Resources"][id]
     }

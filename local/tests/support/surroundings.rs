@@ -170,6 +170,10 @@ impl Surroundings {
                     .trim_end_matches("/requests")
                     .to_owned(),
             ),
+            (
+                "EXOTEL_WEBHOOK_URL",
+                format!("{}/exotel/webhook", stack.http_url),
+            ),
             ("APP_SECRET_ARN", self.secret("app")),
             ("EXOTEL_SECRET_ARN", self.secret("exotel")),
             ("ASTERISK_SECRET_ARN", self.secret("asterisk")),
