@@ -90,7 +90,8 @@ impl Environment {
 }
 
 impl Limits {
-    /// `RING_TIMEOUT_SECONDS` (30, as in S1), `CONNECT_TIMEOUT_SECONDS` (15) and `MAX_CALL_SECONDS` (14,400).
+    /// `RING_TIMEOUT_SECONDS` (30, as in S1), `CONNECT_TIMEOUT_SECONDS` (15), `MAX_CALL_SECONDS` (14,400) and
+    /// `EXOTEL_CHECK_SECONDS` (300).
     ///
     /// # Errors
     /// When one of them is no number above 0.
@@ -99,6 +100,7 @@ impl Limits {
             ring: environment.seconds("RING_TIMEOUT_SECONDS", 30)?,
             connect: environment.seconds("CONNECT_TIMEOUT_SECONDS", 15)?,
             talk: environment.seconds("MAX_CALL_SECONDS", 14_400)?,
+            check: environment.seconds("EXOTEL_CHECK_SECONDS", 300)?,
         })
     }
 }

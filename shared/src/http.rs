@@ -107,6 +107,28 @@ impl ApiError {
         )
     }
 
+    /// What was asked for could not be done, for a reason outside.
+    #[must_use]
+    pub fn failed(status: u16, code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(status, code, message)
+    }
+
+    /// The same error with one more field, if there is a value for it.
+    #[must_use]
+    pub fn with_detail(mut self, name: &str, value: Option<&Value>) -> Self {
+        if let Some(value) = value {
+            self.details.insert(name.to_owned(), value.clone());
+        }
+        self
+    }
+
+    /// The same error, which tells of this call and how it stands.
+    #[must_use]
+    pub fn about_call(self, call: &Call) -> Self {
+        let details = json!({ "callId": call.call_id, "status": call.status });
+        self.with_details(details).about(Some(call.call_id))
+    }
+
     /// The same error under another status code, where a protocol gives codes a meaning of their own.
     #[must_use]
     pub const fn with_status(mut self, status: u16) -> Self {
@@ -171,6 +193,12 @@ impl ApiError {
 pub fn refused(refusal: Refusal, call: &Call, now: Timestamp) -> ApiError {
     let error = match refusal {
         Refusal::NotYours => ApiError::not_yours(),
+        Refusal::EndsAtThePhones => ApiError::new(
+            409,
+            "ends_at_the_phones",
+            "the call is between two telephones; it ends when one of them hangs up",
+        )
+        .with_details(json!({ "status": call.status_at(now) })),
         Refusal::GoneAnotherWay | Refusal::AnotherCall => {
             let status = call.status_at(now).as_str();
             let message = format!("the call has gone another way: it is {status}");
@@ -251,7 +279,7 @@ impl From<SwitchboardError<OutsideError>> for ApiError {
             SwitchboardError::Contended
             | SwitchboardError::Store(_)
             | SwitchboardError::Effect {
-                source: OutsideError::Store(_) | OutsideError::Timer(_),
+                source: OutsideError::Store(_) | OutsideError::Timer(_) | OutsideError::NoExotel,
                 ..
             } => Self::try_again(),
         };

@@ -5,8 +5,8 @@
 //! 1. [`call`]: a call, what can happen to it and what follows. Pure: no I/O, no clock.
 //! 2. [`switchboard`]: asks `call` what follows, saves it, has it carried out.
 //! 3. [`calls`]: where calls are kept.
-//! 4. [`outside`]: who carries an effect out: [`asterisk`], [`push`] (by FCM and SNS), [`timeouts`].
-//! 5. [`call_response`]: what a phone app says. [`exotel`] and [`asterisk::hook`]: what the two witnesses of a call report; [`form`]: how.
+//! 4. [`outside`]: who carries an effect out: [`asterisk`], [`push`] (by FCM and SNS), [`timeouts`], [`exotel`].
+//! 5. [`call_response`] and [`call_request`]: what a phone app says. [`exotel`] and [`asterisk::hook`]: what the two witnesses of a call report; [`form`]: how.
 //! 6. [`devices`] and [`routes`]: which phones an extension has, and which extension a number leads to.
 //! 7. [`connections`] and [`status_update`]: who is connected, and what they hear of a call.
 //! 8. [`names`], [`clock`], [`config`], [`secrets`], [`auth`], [`http`], [`start`]: the door.
@@ -14,6 +14,7 @@
 pub mod asterisk;
 pub mod auth;
 pub mod call;
+pub mod call_request;
 pub mod call_response;
 pub mod calls;
 pub mod clock;

@@ -87,6 +87,7 @@ name!(
 
 impl ChannelId {
     const PHONE_PREFIX: &str = "ringback-";
+    const APP_CALLER_PREFIX: &str = "ringback-caller-";
 
     /// The id that the phone's leg of a call is originated with. It is made from the call's id, so that Asterisk
     /// itself (409, "already exists") keeps a call from ever having two.
@@ -95,10 +96,22 @@ impl ChannelId {
         Self(format!("{}{call}", Self::PHONE_PREFIX))
     }
 
+    /// The id that the caller's own leg is originated with, where an app calls another.
+    #[must_use]
+    pub fn of_app_caller(call: CallId) -> Self {
+        Self(format!("{}{call}", Self::APP_CALLER_PREFIX))
+    }
+
     /// The call whose phone leg this is; `None` for a channel of any other origin.
     #[must_use]
     pub fn phone_of(&self) -> Option<CallId> {
         CallId::try_from(self.0.strip_prefix(Self::PHONE_PREFIX)?).ok()
+    }
+
+    /// The call whose caller's own leg this is, if it was originated as such.
+    #[must_use]
+    pub fn app_caller_of(&self) -> Option<CallId> {
+        CallId::try_from(self.0.strip_prefix(Self::APP_CALLER_PREFIX)?).ok()
     }
 }
 
@@ -106,6 +119,12 @@ name!(
     /// Exotel's id of a call, `CallSid`, which its trunk's INVITE carries too (`X-Exotel-CallSid`).
     CallSid, "CallSid", "must be 1 to 64 letters, digits, '_' or '-'", 64,
     |c| c.is_ascii_alphanumeric() || c == '_' || c == '-'
+);
+
+name!(
+    /// What an app calls a call that it asks for, so that asking twice starts one call.
+    Reference, "clientReference", "must be 1 to 64 letters, digits, '.', ':', '_' or '-'", 64,
+    |c| c.is_ascii_alphanumeric() || matches!(c, '.' | ':' | '_' | '-')
 );
 
 /// A call's id. A UUID, since CallKit on iOS takes nothing else.
@@ -116,12 +135,23 @@ pub struct CallId(Uuid);
 /// Ringback's own UUID namespace, for ids made from an Exotel CallSid (RFC 9562, version 5).
 const CALL_SID_NAMESPACE: Uuid = Uuid::from_u128(0x9d3c_6a1e_52f4_4c0b_8e77_1f0a_6b2d_94c5);
 
+/// The same for ids made from an app's reference.
+const REFERENCE_NAMESPACE: Uuid = Uuid::from_u128(0x2b71_e0d4_9c36_4f58_a1c9_5d37_8e02_fb46);
+
 impl CallId {
     /// The id of the call that Exotel knows by this CallSid: always the same one, so that whoever reports the call
     /// first, last or twice speaks of the same call.
     #[must_use]
     pub fn of_call_sid(sid: &CallSid) -> Self {
         Self(Uuid::new_v5(&CALL_SID_NAMESPACE, sid.as_str().as_bytes()))
+    }
+
+    /// The id of the call that an app asked for under a reference of its own: asked again, it is the same call.
+    #[must_use]
+    pub fn of_reference(app: &Extension, reference: &Reference) -> Self {
+        // No extension holds a slash.
+        let name = format!("{app}/{reference}");
+        Self(Uuid::new_v5(&REFERENCE_NAMESPACE, name.as_bytes()))
     }
 
     /// A new id for a call that Exotel has not named, ordered by time.
@@ -202,7 +232,7 @@ impl fmt::Debug for PhoneNumber {
     }
 }
 
-/// Who calls, as far as the network says.
+/// Who calls: somebody on the telephone network, as far as it says, or one of our own apps.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Caller {
     /// The caller's number; `None` when it is withheld.
@@ -211,18 +241,41 @@ pub struct Caller {
     /// The caller's name, if the network or the PBX knows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<CallerName>,
+    /// Whose app calls, where it is one of ours that calls another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extension: Option<Extension>,
 }
 
 impl Caller {
     /// What stands for a withheld number wherever a number has to stand.
     pub const WITHHELD: &str = "anonymous";
 
-    /// The number as text, or [`Caller::WITHHELD`].
+    /// One of our own apps.
     #[must_use]
-    pub fn number_or_withheld(&self) -> &str {
-        self.number
-            .as_ref()
-            .map_or(Self::WITHHELD, PhoneNumber::as_str)
+    pub const fn app(extension: Extension) -> Self {
+        Self {
+            number: None,
+            name: None,
+            extension: Some(extension),
+        }
+    }
+
+    /// Somebody on the telephone network; `None` when the number is withheld.
+    #[must_use]
+    pub const fn on_network(number: Option<PhoneNumber>, name: Option<CallerName>) -> Self {
+        Self {
+            number,
+            name,
+            extension: None,
+        }
+    }
+
+    /// What the person called sees: the number, the extension, or [`Caller::WITHHELD`].
+    #[must_use]
+    pub fn shown(&self) -> &str {
+        let extension = self.extension.as_ref().map(Extension::as_str);
+        let number = self.number.as_ref().map(PhoneNumber::as_str);
+        extension.or(number).unwrap_or(Self::WITHHELD)
     }
 }
 
@@ -326,11 +379,39 @@ mod tests {
     }
 
     #[test]
-    fn personal_values_do_not_show_in_debug() {
-        let caller = Caller {
-            number: PhoneNumber::parse("9876543210", "IN"),
-            name: CallerName::parse("Asha"),
+    fn the_two_legs_of_a_call_between_apps_are_told_apart() {
+        let call = CallId::fresh();
+        let caller = ChannelId::of_app_caller(call);
+        assert_eq!(
+            (caller.app_caller_of(), caller.phone_of()),
+            (Some(call), None)
+        );
+        let phone = ChannelId::of_phone(call);
+        assert_eq!(
+            (phone.app_caller_of(), phone.phone_of()),
+            (None, Some(call))
+        );
+    }
+
+    #[test]
+    fn a_reference_means_one_call_of_one_extension() {
+        let id = |extension: &str, reference: &str| {
+            CallId::of_reference(
+                &Extension::try_from(extension).unwrap(),
+                &Reference::try_from(reference).unwrap(),
+            )
         };
+        assert_eq!(id("1001", "a"), id("1001", "a"));
+        assert_ne!(id("1001", "a"), id("1002", "a"));
+        assert_ne!(id("1001", "a"), id("1001", "b"));
+    }
+
+    #[test]
+    fn personal_values_do_not_show_in_debug() {
+        let caller = Caller::on_network(
+            PhoneNumber::parse("9876543210", "IN"),
+            CallerName::parse("Asha"),
+        );
         let shown = format!("{caller:?}");
         assert!(
             !shown.contains("98765") && !shown.contains("Asha"),

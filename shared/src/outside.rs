@@ -2,23 +2,26 @@
 //! that can bring it about.
 
 use std::borrow::Cow;
+use std::error::Error as _;
 
 use crate::asterisk::{Asterisk, AsteriskError, Bridging};
-use crate::call::{Effect, Event};
+use crate::call::{Effect, Event, OutboundProgress, Why};
 use crate::calls::StoreError;
 use crate::clock::Timestamp;
 use crate::devices::Device;
+use crate::exotel::{Exotel, ExotelError};
 use crate::names::{ChannelId, Extension};
 use crate::push::Pushes;
 use crate::switchboard::{Job, Perform};
 use crate::timeouts::{Timeouts, TimerError};
 
-/// Asterisk, the push services, and the timers.
+/// Asterisk, the push services, the timers, and Exotel.
 #[derive(Debug)]
 pub struct Outside {
     asterisk: Asterisk,
     pushes: Pushes,
     timeouts: Timeouts,
+    exotel: Option<Exotel>,
 }
 
 /// Why an effect that somebody waits for was not brought about.
@@ -33,16 +36,29 @@ pub enum OutsideError {
     /// No timer could be armed.
     #[error(transparent)]
     Timer(#[from] TimerError),
+    /// This function has no account at Exotel.
+    #[error("this function was not given an account at Exotel")]
+    NoExotel,
 }
 
 impl Outside {
-    /// The world through these three.
+    /// The world through these three. Outbound calls need [`Outside::with_exotel`] too.
     #[must_use]
     pub const fn new(asterisk: Asterisk, pushes: Pushes, timeouts: Timeouts) -> Self {
         Self {
             asterisk,
             pushes,
             timeouts,
+            exotel: None,
+        }
+    }
+
+    /// The same with an account at Exotel, for the functions that place calls and look them up.
+    #[must_use]
+    pub fn with_exotel(self, exotel: Exotel) -> Self {
+        Self {
+            exotel: Some(exotel),
+            ..self
         }
     }
 
@@ -70,6 +86,63 @@ impl Outside {
         }
         Ok(())
     }
+
+    /// The app that calls waits for the answer to its request, so its phone is not waited for as long as a woken one.
+    async fn call_caller(&self, job: &Job<'_>) -> Option<Event> {
+        let caller = job.call.caller.extension.as_ref()?;
+        let calling = self.asterisk.call_caller(job.call, caller, job.until);
+        let error = calling.await.err()?;
+        tracing::warn!(call_id = %job.call.call_id, %error, cause = ?error.source(), "the caller's own phone was not called");
+        Some(Event::CallerUnreachable)
+    }
+
+    /// `None`: Exotel did not answer, and may have placed the call. It will report on it, or the call ends unreported.
+    async fn place(&self, job: &Job<'_>) -> Result<Option<Event>, OutsideError> {
+        let exotel = self.exotel.as_ref().ok_or(OutsideError::NoExotel)?;
+        let error = match exotel.place(job.call).await {
+            Ok(placed) => {
+                return Ok(Some(Event::Reported {
+                    call_sid: placed.call_sid,
+                    progress: placed.status,
+                }));
+            }
+            Err(error) => error,
+        };
+        tracing::warn!(call_id = %job.call.call_id, %error, cause = ?error.source(), "Exotel did not place the call");
+        Ok(why_not_placed(&error).map(Event::NotPlaced))
+    }
+
+    async fn look_up(&self, job: &Job<'_>) -> Result<Option<Event>, OutsideError> {
+        let exotel = self.exotel.as_ref().ok_or(OutsideError::NoExotel)?;
+        let Some(call_sid) = job.call.call_sid.clone() else {
+            return Ok(None);
+        };
+        let progress = match exotel.details(&call_sid).await {
+            Ok(details) => details.status,
+            Err(ExotelError::NoSuchCall) => Some(OutboundProgress::Failed),
+            // It is looked up again.
+            Err(error) => {
+                tracing::warn!(call_id = %job.call.call_id, %error, cause = ?error.source(), "Exotel did not say how the call stands");
+                None
+            }
+        };
+        Ok(progress.map(|progress| Event::Reported { call_sid, progress }))
+    }
+}
+
+/// Why a call was not placed; `None` where it may have been.
+const fn why_not_placed(error: &ExotelError) -> Option<Why> {
+    Some(match error {
+        ExotelError::Unknown(_) => return None,
+        ExotelError::Refused { .. } | ExotelError::NoSuchCall => Why::ExotelRefused,
+        ExotelError::NoBalance => Why::ExotelNoBalance,
+        ExotelError::TooMany { .. } => Why::ExotelTooMany,
+        ExotelError::Unavailable(_) => Why::ExotelUnavailable,
+        ExotelError::Unauthorized
+        | ExotelError::NotConfigured(_)
+        | ExotelError::NoClient(_)
+        | ExotelError::Secret(_) => Why::ExotelNotConfigured,
+    })
 }
 
 impl Perform for Outside {
@@ -80,7 +153,6 @@ impl Perform for Outside {
     }
 
     async fn perform(&self, effect: &Effect, job: &Job<'_>) -> Result<Option<Event>, OutsideError> {
-        let caller_leg = job.call.caller_leg.as_ref();
         match effect {
             Effect::Ring => {
                 let devices = self.devices_for(job).await?;
@@ -92,15 +164,18 @@ impl Perform for Outside {
                     .cancel(job.call, &devices, *reason, to, job.until)
                     .await;
             }
+            Effect::CallCaller => return Ok(self.call_caller(job).await),
+            Effect::Place => return self.place(job).await,
+            Effect::LookUp => return self.look_up(job).await,
             Effect::Bridge => self.bridge(job).await?,
             Effect::Busy => {
-                if let Some(leg) = caller_leg {
-                    self.asterisk.busy(leg).await?;
+                if let Some(leg) = job.call.caller_channel() {
+                    self.asterisk.busy(&leg).await?;
                 }
             }
             Effect::HangUpCaller => {
-                if let Some(leg) = caller_leg {
-                    self.asterisk.hang_up(leg).await?;
+                if let Some(leg) = job.call.caller_channel() {
+                    self.asterisk.hang_up(&leg).await?;
                 }
             }
             Effect::HangUpPhone => {

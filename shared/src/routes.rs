@@ -1,6 +1,7 @@
-//! Which extension a dialled number leads to.
+//! Which extension a dialled number leads to, and on which number an extension's person is called.
 //!
-//! Item: `pk` = `NUMBER#{E.164}`, `sk` = `ROUTE`, `extension`. Written by whoever runs the deployment (README, Routes).
+//! Items: `pk` = `NUMBER#{E.164}`, `sk` = `ROUTE`, `extension`; `pk` = `EXTENSION#{extension}`, `sk` = `NUMBER`,
+//! `number`. Written by whoever runs the deployment (README, Routes).
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::AttributeValue;
@@ -27,18 +28,48 @@ impl Routes {
     /// # Errors
     /// When the table cannot be read.
     pub async fn of(&self, number: &PhoneNumber) -> Result<Option<Extension>, StoreError> {
+        let doing = "looking up a number's route";
+        let pk = format!("NUMBER#{number}");
+        let text = self.text(pk, "ROUTE", "extension", doing).await?;
+        Ok(text.and_then(|text| Extension::try_from(text).ok()))
+    }
+
+    /// The telephone on which the extension's person is called when its app calls a number; `None` if it has none.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub async fn number_of(
+        &self,
+        extension: &Extension,
+        country: &str,
+    ) -> Result<Option<PhoneNumber>, StoreError> {
+        let doing = "looking up an extension's number";
+        let pk = format!("EXTENSION#{extension}");
+        let text = self.text(pk, "NUMBER", "number", doing).await?;
+        Ok(text.and_then(|text| PhoneNumber::parse(&text, country)))
+    }
+
+    async fn text(
+        &self,
+        pk: String,
+        sk: &str,
+        attribute: &str,
+        doing: &'static str,
+    ) -> Result<Option<String>, StoreError> {
         let answer = self
             .client
             .get_item()
             .table_name(&self.table)
-            .key("pk", AttributeValue::S(format!("NUMBER#{number}")))
-            .key("sk", AttributeValue::S("ROUTE".to_owned()))
+            .key("pk", AttributeValue::S(pk))
+            .key("sk", AttributeValue::S(sk.to_owned()))
             .send()
             .await
-            .map_err(StoreError::unavailable("looking up a number's route"))?;
+            .map_err(StoreError::unavailable(doing))?;
         let item = answer.item.unwrap_or_default();
-        let extension = item.get("extension").and_then(|value| value.as_s().ok());
-        Ok(extension.and_then(|text| Extension::try_from(text.as_str()).ok()))
+        Ok(item
+            .get(attribute)
+            .and_then(|value| value.as_s().ok())
+            .cloned())
     }
 }
 

@@ -13,6 +13,7 @@ use crate::clock::Timestamp;
 use crate::config::{ConfigError, Environment};
 use crate::connections::Connections;
 use crate::devices::Devices;
+use crate::exotel::Exotel;
 use crate::outside::Outside;
 use crate::push::Pushes;
 use crate::push::fcm::Fcm;
@@ -75,11 +76,30 @@ impl Start {
         }
     }
 
-    /// The switchboard, with all that carrying out calls needs.
+    /// The switchboard, with all that carrying out inbound calls needs.
     ///
     /// # Errors
     /// When a variable is missing or makes no sense.
     pub fn switchboard(&self) -> Result<LiveSwitchboard, ConfigError> {
+        self.switchboard_over(self.outside()?)
+    }
+
+    /// The switchboard of a function that places outbound calls or looks them up.
+    ///
+    /// # Errors
+    /// When a variable is missing or makes no sense.
+    pub fn switchboard_with_exotel(&self) -> Result<LiveSwitchboard, ConfigError> {
+        let secret = self.secret("EXOTEL_SECRET_ARN")?;
+        let exotel = Exotel::from_environment(&self.environment, secret, self.country())?;
+        self.switchboard_over(self.outside()?.with_exotel(exotel))
+    }
+
+    fn switchboard_over(&self, outside: Outside) -> Result<LiveSwitchboard, ConfigError> {
+        let limits = Limits::from_environment(&self.environment)?;
+        Ok(Switchboard::new(self.calls(), outside, limits))
+    }
+
+    fn outside(&self) -> Result<Outside, ConfigError> {
         let environment = &self.environment;
         let fcm = Fcm::from_environment(environment, self.secret("FCM_SECRET_ARN")?)?;
         let pushes = Pushes::new(self.devices(), fcm, self.sns());
@@ -88,12 +108,7 @@ impl Start {
             aws_sdk_scheduler::Client::new(&self.aws),
             environment,
         )?;
-        let outside = Outside::new(self.asterisk()?, pushes, timeouts);
-        Ok(Switchboard::new(
-            self.calls(),
-            outside,
-            Limits::from_environment(environment)?,
-        ))
+        Ok(Outside::new(self.asterisk()?, pushes, timeouts))
     }
 
     /// The calls.

@@ -2,20 +2,20 @@
 
 use serde_json::{Value, json};
 
-use crate::call::{Call, Status};
+use crate::call::{Call, Status, StreamState};
 use crate::clock::Timestamp;
-use crate::names::{CallId, Caller, Extension};
+use crate::names::{CallId, Extension, Reference};
 
 /// Who hears of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StatusAudience {
     /// All connected clients (S2). Those who have no part in the call see its numbers masked.
     Everyone,
-    /// The call's own extension alone.
+    /// The call's own extensions alone.
     Participants,
 }
 
-/// A change of a call's status.
+/// A change of a call that clients hear of: of its status, or of its stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StatusUpdate {
     call: Call,
@@ -25,14 +25,13 @@ impl StatusUpdate {
     /// The update that a changed item calls for: none, if its status is what it was in S2's words.
     #[must_use]
     pub fn of(before: Option<&Call>, after: Call) -> Option<Self> {
-        let told = before.map(|call| words_of_s2(call.status));
-        (told != Some(words_of_s2(after.status))).then_some(Self { call: after })
+        let told = |call: &Call| (word_of_s2(call.status), call.stream);
+        (before.map(told) != Some(told(&after))).then_some(Self { call: after })
     }
 
     /// Whose call it is.
-    #[must_use]
-    pub const fn extension(&self) -> &Extension {
-        &self.call.extension
+    pub fn participants(&self) -> impl Iterator<Item = &Extension> {
+        self.call.participants()
     }
 
     /// Which call it is.
@@ -44,42 +43,57 @@ impl StatusUpdate {
     /// The message for those who have part in the call.
     #[must_use]
     pub fn for_participants(&self) -> String {
-        self.message(self.call.caller.number_or_withheld())
+        message(data(&self.call, ToOwned::to_owned))
     }
 
-    /// The message for everybody else: who calls is none of their business.
+    /// The message for everybody else: whose telephones these are is none of their business.
     #[must_use]
     pub fn for_others(&self) -> String {
-        self.message(&masked(self.call.caller.number_or_withheld()))
-    }
-
-    fn message(&self, from: &str) -> String {
-        let call = &self.call;
-        let sid = call
-            .call_sid
-            .as_ref()
-            .map_or_else(|| call.call_id.to_string(), ToString::to_string);
-        let update: Value = json!({
-            "type": "call_status_update",
-            "data": {
-                "callSid": sid,
-                "status": words_of_s2(call.status),
-                "from": from,
-                "to": call.extension,
-                "timestamp": changed_at(call).to_iso(),
-                "callId": call.call_id,
-                "callType": call.call_type,
-                "reason": call.why,
-            },
-        });
-        update.to_string()
+        message(data(&self.call, masked))
     }
 }
 
+/// The answer to an app that has started a call: how it stands, and the app's own name for it.
+#[must_use]
+pub fn call_initiated(call: &Call, reference: Option<&Reference>) -> Value {
+    let mut data = data(call, ToOwned::to_owned);
+    if let Some(reference) = reference {
+        data["clientReference"] = reference.to_string().into();
+    }
+    json!({ "type": "call_initiated", "data": data })
+}
+
+fn message(data: Value) -> String {
+    json!({ "type": "call_status_update", "data": data }).to_string()
+}
+
+/// S2's fields, and beside them what an app needs besides. `shown` says how a telephone number is shown.
+fn data(call: &Call, shown: fn(&str) -> String) -> Value {
+    let sid = call.call_sid.as_ref();
+    let own_id = || call.call_id.to_string();
+    let caller = &call.caller;
+    let number = caller.number.as_ref();
+    json!({
+        "callSid": sid.map_or_else(own_id, ToString::to_string),
+        "status": word_of_s2(call.status),
+        "from": number.map_or_else(|| caller.shown().to_owned(), |number| shown(number.as_str())),
+        "to": call.to.as_ref().map_or_else(|| call.extension.to_string(), |to| shown(to.as_str())),
+        "timestamp": changed_at(call).to_iso(),
+        "callId": call.call_id,
+        "callType": call.call_type,
+        "reason": call.why,
+        "stream": call.stream.map(|stream| match stream {
+            StreamState::Started => "started",
+            StreamState::Stopped => "stopped",
+        }),
+    })
+}
+
 /// S2's words; for what S2 does not know, Exotel's. A phone that is being woken rings, as far as a client can tell.
-const fn words_of_s2(status: Status) -> &'static str {
+const fn word_of_s2(status: Status) -> &'static str {
     match status {
-        Status::WaitingForMobile | Status::MobileReady => "ringing",
+        Status::Initiated => "initiated",
+        Status::WaitingForMobile | Status::MobileReady | Status::Ringing => "ringing",
         Status::InProgress => "in-progress",
         Status::Completed => "completed",
         Status::Declined => "busy",
@@ -89,9 +103,11 @@ const fn words_of_s2(status: Status) -> &'static str {
     }
 }
 
+/// A client hears of a change as soon as it is made, and the last line of the history tells of it.
 fn changed_at(call: &Call) -> Timestamp {
-    let reached = call.ended_at.or(call.bridged_at);
-    reached.unwrap_or(call.created_at)
+    call.history
+        .last()
+        .map_or(call.created_at, |entry| entry.at)
 }
 
 /// All but the last two digits.
@@ -99,16 +115,14 @@ fn masked(number: &str) -> String {
     let digits = number.chars().count();
     let shown = number.chars().skip(digits.saturating_sub(2));
     let hidden = std::iter::repeat_n('*', digits.saturating_sub(2));
-    if number == Caller::WITHHELD {
-        number.to_owned()
-    } else {
-        hidden.chain(shown).collect()
-    }
+    hidden.chain(shown).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::call::{Outgoing, initiate};
+    use crate::names::PhoneNumber;
     use crate::testing::a_call;
 
     const NOW: Timestamp = Timestamp::from_millis(1_710_417_600_000);
@@ -136,6 +150,46 @@ mod tests {
         withheld.caller.number = None;
         let update = StatusUpdate::of(None, withheld).unwrap();
         assert_eq!(data(&update.for_others())["from"], "anonymous");
+    }
+
+    #[test]
+    fn of_an_outbound_call_both_numbers_are_masked() {
+        let number = |text| PhoneNumber::parse(text, "IN").unwrap();
+        let outgoing = Outgoing {
+            call_id: CallId::fresh(),
+            extension: Extension::try_from("1001").unwrap(),
+            from: number("9800001001"),
+            to: number("9876543210"),
+        };
+        let call = initiate(outgoing, a_call(NOW).limits, NOW);
+        let update = StatusUpdate::of(None, call).unwrap();
+        let (told, others) = (data(&update.for_participants()), data(&update.for_others()));
+        assert_eq!(
+            (&told["status"], &told["from"], &told["to"]),
+            (
+                &"initiated".into(),
+                &"+919800001001".into(),
+                &"+919876543210".into()
+            )
+        );
+        assert_eq!(
+            (&others["from"], &others["to"]),
+            (&"***********01".into(), &"***********10".into())
+        );
+    }
+
+    #[test]
+    fn a_stream_that_starts_or_stops_is_told() {
+        let before = a_call(NOW);
+        let mut streaming = before.clone();
+        streaming.stream = Some(StreamState::Started);
+        let update = StatusUpdate::of(Some(&before), streaming.clone()).unwrap();
+        let data = data(&update.for_participants());
+        assert_eq!(
+            (&data["status"], &data["stream"]),
+            (&"ringing".into(), &"started".into())
+        );
+        assert_eq!(StatusUpdate::of(Some(&streaming.clone()), streaming), None);
     }
 
     #[test]

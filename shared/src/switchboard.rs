@@ -10,13 +10,13 @@ use std::future::Future;
 use futures::future::join_all;
 
 use crate::call::{
-    ABANDONED_AFTER, Call, CallType, Decision, Effect, Event, Incoming, Limits, Refusal, decide,
-    effects_after, ring, usual,
+    ABANDONED_AFTER, Call, CallType, Decision, Effect, Event, Incoming, Limits, Outgoing, Refusal,
+    decide, effects_after, first_effects, initiate, ring, usual,
 };
 use crate::calls::{Calls, Created, Meeting, Place, Saved, StoreError};
 use crate::clock::Timestamp;
 use crate::devices::Device;
-use crate::names::{CallId, CallSid, Caller, ChannelId, Extension};
+use crate::names::{CallId, CallSid, Caller, ChannelId, Extension, PhoneNumber};
 
 /// Carries effects out. [`crate::outside::Outside`] does so in the world, a recorder in tests.
 pub trait Perform {
@@ -101,6 +101,59 @@ impl Sighting {
             call_sid: self.call_sid.clone(),
         };
         ring(incoming, limits, now)
+    }
+}
+
+/// A call that an app asks for.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// The id that it is to have. Asked for again with the same id, it is the same call.
+    pub call_id: CallId,
+    /// Whose app asks.
+    pub by: Extension,
+    /// Who is to be called.
+    pub whom: Whom,
+}
+
+/// Whom an app calls.
+#[derive(Clone, Debug)]
+pub enum Whom {
+    /// Another app, through Asterisk.
+    App(Extension, CallType),
+    /// A telephone, through Exotel, which first calls the one at which the app's person answers.
+    Number {
+        /// Called first.
+        from: PhoneNumber,
+        /// Called then.
+        to: PhoneNumber,
+    },
+}
+
+impl Wanted {
+    fn call(&self, limits: Limits, now: Timestamp) -> Call {
+        let (call_id, by) = (self.call_id, self.by.clone());
+        match &self.whom {
+            Whom::App(extension, call_type) => {
+                let incoming = Incoming {
+                    call_id,
+                    extension: extension.clone(),
+                    caller: Caller::app(by),
+                    call_type: *call_type,
+                    caller_leg: None,
+                    call_sid: None,
+                };
+                ring(incoming, limits, now)
+            }
+            Whom::Number { from, to } => {
+                let outgoing = Outgoing {
+                    call_id,
+                    extension: by,
+                    from: from.clone(),
+                    to: to.clone(),
+                };
+                initiate(outgoing, limits, now)
+            }
+        }
     }
 }
 
@@ -193,7 +246,7 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
         );
         for _ in 0..TRIES {
             let other = match created? {
-                Created::New => return self.begin(call, devices, now, until).await,
+                Created::New => return self.begin(call, devices.ok(), now, until).await,
                 Created::Known(known) => {
                     return self
                         .deal_with(*known, &sighting.announcement(), now, until)
@@ -213,6 +266,40 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
             created = self.calls.create(&call, meeting.as_ref()).await;
         }
         Err(SwitchboardError::Contended)
+    }
+
+    /// An app starts a call. Asking again for the same call starts no second one.
+    ///
+    /// # Errors
+    /// See [`SwitchboardError`]. That the other side could not be called is no error: the call has failed, and says why.
+    pub async fn start(
+        &self,
+        wanted: &Wanted,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Outcome, SwitchboardError<P::Error>> {
+        let call = wanted.call(self.limits, now);
+        let again = Event::Announced {
+            caller_leg: None,
+            call_sid: None,
+        };
+        match self.calls.create(&call, None).await? {
+            Created::New => self.begin(call, None, now, until).await,
+            Created::Known(known) => self.deal_with(*known, &again, now, until).await,
+            Created::Meets(_) => Err(SwitchboardError::Contended),
+        }
+    }
+
+    /// Lets a call be found by Exotel's id too, for reports that carry no other.
+    ///
+    /// # Errors
+    /// The table's.
+    pub async fn name_by_sid(&self, call: &Call) -> Result<(), StoreError> {
+        let alias = call.call_sid.as_ref().map(CallId::of_call_sid);
+        match alias.filter(|alias| *alias != call.call_id) {
+            Some(alias) => self.calls.alias(alias, call.call_id, call.expires_at).await,
+            None => Ok(()),
+        }
     }
 
     /// Something happened to a call.
@@ -251,7 +338,8 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
     async fn begin(
         &self,
         call: Call,
-        devices: Result<Vec<Device>, P::Error>,
+        // Without the devices, ringing looks for them; the timers are armed whatever becomes of that.
+        devices: Option<Vec<Device>>,
         now: Timestamp,
         until: Timestamp,
     ) -> Result<Outcome, SwitchboardError<P::Error>> {
@@ -259,9 +347,7 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
             caller_leg: call.caller_leg.clone(),
             call_sid: call.call_sid.clone(),
         };
-        let effects = vec![Effect::ArmTimer(call.rings_until), Effect::Ring];
-        // Without the devices, ringing looks for them again; the timers are armed whatever becomes of that.
-        let devices = devices.ok();
+        let effects = first_effects(&call);
         let begun = self
             .carry_out(call, &event, effects, devices.as_deref(), now, until)
             .await;
@@ -303,10 +389,8 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
             Err(SwitchboardError::NoSuchCall) => return Ok(Joined::Stranger { stands: false }),
             Err(error) => return Err(error),
         };
-        let alias = sighting.call_sid.as_ref().map(CallId::of_call_sid);
-        if let Some(alias) = alias.filter(|alias| *alias != outcome.call.call_id) {
-            let (id, expires_at) = (outcome.call.call_id, outcome.call.expires_at);
-            self.calls.alias(alias, id, expires_at).await?;
+        if sighting.call_sid.is_some() {
+            self.name_by_sid(&outcome.call).await?;
         }
         Ok(Joined::Its(Box::new(outcome)))
     }

@@ -18,10 +18,10 @@ pub(crate) fn a_call(now: Timestamp) -> Call {
     let incoming = Incoming {
         call_id: CallId::fresh(),
         extension: Extension::try_from("1001").unwrap(),
-        caller: Caller {
-            number: PhoneNumber::parse("9876543210", "IN"),
-            name: CallerName::parse("आशा"),
-        },
+        caller: Caller::on_network(
+            PhoneNumber::parse("9876543210", "IN"),
+            CallerName::parse("आशा"),
+        ),
         call_type: CallType::Voice,
         caller_leg: ChannelId::try_from("1732175943.12").ok(),
         call_sid: None,
@@ -30,6 +30,7 @@ pub(crate) fn a_call(now: Timestamp) -> Call {
         ring: Duration::from_secs(30),
         connect: Duration::from_secs(15),
         talk: Duration::from_secs(14_400),
+        check: Duration::from_secs(300),
     };
     ring(incoming, limits, now)
 }

@@ -128,9 +128,16 @@ impl Timeouts {
     async fn schedule_backstop(&self, call: &Call, at: Timestamp) -> Result<(), TimerError> {
         let (purpose, at) = match call.status {
             Status::WaitingForMobile => (Purpose::Ring, at + call.limits.connect + BACKSTOP_AFTER),
+            Status::Initiated if at <= call.rings_until => (Purpose::Ring, at + BACKSTOP_AFTER),
+            // Messages have an outbound call looked up, again and again; the schedule is there for when one is lost.
+            Status::Initiated | Status::Ringing | Status::InProgress if call.is_outbound() => {
+                (Purpose::Talk, call.deadline().unwrap_or(at))
+            }
             Status::InProgress => (Purpose::Talk, at),
             // The ring's backstop comes after this deadline too.
             Status::MobileReady
+            | Status::Initiated
+            | Status::Ringing
             | Status::Completed
             | Status::Declined
             | Status::TimedOut

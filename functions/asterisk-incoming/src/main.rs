@@ -38,6 +38,9 @@ impl AsteriskIncoming {
         let report = Report::parse(&fields, &self.country)?;
         let until = http::until(&request);
         match http::path(&request).rsplit('/').next() {
+            Some("incoming") if report.app_call().is_some() => {
+                self.report(&report, &report.arrival(), now, until).await
+            }
             Some("incoming") => self.incoming(report, now, until).await,
             Some("bridged") => self.report(&report, &Event::Bridged, now, until).await,
             Some("ended") => self.report(&report, &report.end_of_leg(), now, until).await,

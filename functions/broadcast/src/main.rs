@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use futures::stream::StreamExt;
+use futures::stream::{self, StreamExt};
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use ringback::calls::StoreError;
 use ringback::connections::{Connection, Connections, Delivery};
@@ -63,11 +63,15 @@ impl Broadcast {
         let (for_participants, for_others) = (update.for_participants(), update.for_others());
         let listeners = match self.audience {
             StatusAudience::Everyone => self.connections.of_everyone().left_stream(),
-            StatusAudience::Participants => self.connections.of(update.extension()).right_stream(),
+            StatusAudience::Participants => stream::iter(update.participants())
+                .flat_map(|extension| self.connections.of(extension))
+                .right_stream(),
         };
         let send = async |connection: Result<Connection, StoreError>| {
             let connection = connection?;
-            let is_participant = connection.extension == *update.extension();
+            let is_participant = update
+                .participants()
+                .any(|own| *own == connection.extension);
             let text = if is_participant {
                 &for_participants
             } else {

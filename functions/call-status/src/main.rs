@@ -28,7 +28,10 @@ impl CallStatus {
             .find(id)
             .await?
             .ok_or_else(ApiError::no_such_call)?;
-        if call.extension != party.extension {
+        if !call
+            .participants()
+            .any(|extension| *extension == party.extension)
+        {
             return Err(ApiError::not_yours());
         }
         Ok(Answer::ok(shown(&call, now)))
@@ -42,7 +45,8 @@ fn shown(call: &Call, now: Timestamp) -> Value {
         "server_call_id": call.call_id,
         "status": call.status_at(now),
         "extension": call.extension,
-        "caller_number": call.caller.number_or_withheld(),
+        "to": call.to,
+        "caller_number": call.caller.shown(),
         "caller_name": call.caller.name,
         "call_type": call.call_type,
         "created_at": call.created_at,
@@ -51,6 +55,7 @@ fn shown(call: &Call, now: Timestamp) -> Value {
         "bridged_at": call.bridged_at,
         "ended_at": call.ended_at,
         "reason": call.why,
+        "stream": call.stream,
         "answered_by": call.answered_by.as_ref().and_then(|answerer| answerer.device.as_ref()),
         "history": call.history,
     })

@@ -80,6 +80,6 @@ async fn fire(switchboard: &LiveSwitchboard, timer: &Timer, until: Timestamp) ->
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     let start = Start::function().await?;
-    let switchboard = &start.switchboard()?;
+    let switchboard = &start.switchboard_with_exotel()?;
     lambda_runtime::run(service_fn(move |event| handle(switchboard, event))).await
 }

@@ -2,6 +2,7 @@
 
 use lambda_http::Request;
 use ringback::auth::{self, Unauthorized};
+use ringback::call::Event;
 use ringback::clock::Timestamp;
 use ringback::exotel::{Direction, Notice, Source};
 use ringback::form::Fields;
@@ -33,21 +34,32 @@ impl ExotelWebhook {
             .transpose()?;
         let notice = Notice::parse(&body.or(query), &self.country)?;
         let until = http::until(&request);
-        match (notice.direction, notice.end()) {
-            // Calls that we asked for are reported to their client over the WebSocket API.
-            (Direction::Outbound, _) => Ok(Answer::ok(json!({ "status": "ignored" }))),
-            (Direction::Inbound, Some(end)) => {
-                let call = CallId::of_call_sid(&notice.call_sid);
-                match self.switchboard.handle(call, &end, now, until).await {
-                    Err(SwitchboardError::NoSuchCall) => {
-                        Ok(Answer::ok(json!({ "status": "unknown" })))
-                    }
-                    outcome => Ok(Answer::ok(
-                        json!({ "call_id": call, "status": outcome?.call.status }),
-                    )),
-                }
+        let by_sid = CallId::of_call_sid(&notice.call_sid);
+        match (notice.direction, notice.end(), notice.reported()) {
+            (Direction::Outbound, _, Some(reported)) => {
+                let call = notice.call_id.unwrap_or(by_sid);
+                self.report(call, &reported, now, until).await
             }
-            (Direction::Inbound, None) => self.ring(notice, extension, now, until).await,
+            // A call of the account's that we did not ask for.
+            (Direction::Outbound, _, None) => Ok(Answer::ok(json!({ "status": "ignored" }))),
+            (Direction::Inbound, Some(end), _) => self.report(by_sid, &end, now, until).await,
+            (Direction::Inbound, None, _) => self.ring(notice, extension, now, until).await,
+        }
+    }
+
+    /// Anything but 200 makes Exotel repeat a report, which would not make an unknown call known.
+    async fn report(
+        &self,
+        call: CallId,
+        event: &Event,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Answer, ApiError> {
+        match self.switchboard.handle(call, event, now, until).await {
+            Err(SwitchboardError::NoSuchCall) => Ok(Answer::ok(json!({ "status": "unknown" }))),
+            outcome => Ok(Answer::ok(
+                json!({ "call_id": call, "status": outcome?.call.status }),
+            )),
         }
     }
 

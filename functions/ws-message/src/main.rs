@@ -1,28 +1,29 @@
 //! `$default`: a message of a connected client.
 
+mod incoming_call;
+
+use incoming_call::Starting;
 use lambda_runtime::{Error, LambdaEvent, service_fn};
+use ringback::call_request::CallRequest;
 use ringback::call_response::CallResponse;
 use ringback::clock::Timestamp;
 use ringback::http::{self, ApiError};
 use ringback::start::{LiveSwitchboard, Start, works_until};
 use ringback::websocket::{self, Request};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-async fn handle(
-    switchboard: &LiveSwitchboard,
-    event: LambdaEvent<Request>,
-) -> Result<Value, Error> {
+async fn handle(starting: &Starting, event: LambdaEvent<Request>) -> Result<Value, Error> {
     let until = works_until(event.context.deadline);
     let request = event.payload;
     let text = request.body.as_deref().unwrap_or_default();
-    let answer = message(switchboard, &request, text, until).await;
+    let answer = message(starting, &request, text, until).await;
     Ok(websocket::answer(
         &answer.unwrap_or_else(ApiError::into_message),
     ))
 }
 
 async fn message(
-    switchboard: &LiveSwitchboard,
+    starting: &Starting,
     request: &Request,
     text: &str,
     until: Timestamp,
@@ -30,16 +31,34 @@ async fn message(
     if text.len() > http::LONGEST_BODY {
         return Err(ApiError::too_long());
     }
-    let message: Value = serde_json::from_str(text)
+    let message: Map<String, Value> = serde_json::from_str(text)
         .map_err(|_| ApiError::bad_request("bad_message", "a message is a JSON object"))?;
-    match message["type"].as_str() {
+    match message.get("type").and_then(Value::as_str) {
         Some("ping") => Ok(json!({ "type": "pong" })),
-        Some("call_response") => call_response(switchboard, request, text, until).await,
+        Some("call_response") => call_response(&starting.switchboard, request, text, until).await,
+        Some("incoming_call") => {
+            let started = incoming_call(starting, request, &message, until).await;
+            started.map_err(|error| {
+                error.with_detail("clientReference", message.get("clientReference"))
+            })
+        }
         _ => Err(ApiError::bad_request(
             "unknown_type",
-            "type must be ping or call_response",
+            "type must be ping, call_response or incoming_call",
         )),
     }
+}
+
+async fn incoming_call(
+    starting: &Starting,
+    request: &Request,
+    message: &Map<String, Value>,
+    until: Timestamp,
+) -> Result<Value, ApiError> {
+    let wanted = CallRequest::parse(message, &starting.country)?;
+    starting
+        .start(&request.party().extension, wanted, until)
+        .await
 }
 
 async fn call_response(
@@ -66,6 +85,10 @@ async fn call_response(
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     let start = Start::function().await?;
-    let switchboard = &start.switchboard()?;
-    lambda_runtime::run(service_fn(move |event| handle(switchboard, event))).await
+    let starting = &Starting {
+        switchboard: start.switchboard_with_exotel()?,
+        routes: start.routes(),
+        country: start.country(),
+    };
+    lambda_runtime::run(service_fn(move |event| handle(starting, event))).await
 }

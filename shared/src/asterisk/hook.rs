@@ -57,10 +57,10 @@ impl Report {
         let call_sid = fields.text("call_sid").map(CallSid::try_from).transpose()?;
         Ok(Self {
             channel: ChannelId::try_from(fields.text("channel_id").ok_or(missing)?)?,
-            caller: Caller {
-                number: number("caller"),
-                name: fields.text("caller_name").and_then(CallerName::parse),
-            },
+            caller: Caller::on_network(
+                number("caller"),
+                fields.text("caller_name").and_then(CallerName::parse),
+            ),
             number: number("number"),
             extension: fields
                 .text("extension")
@@ -84,9 +84,16 @@ impl Report {
     pub fn which(&self) -> Which {
         self.channel
             .phone_of()
+            .or_else(|| self.app_call())
             .or(self.call_id)
             .or_else(|| self.call_sid.as_ref().map(CallId::of_call_sid))
             .map_or(Which::Caller, Which::Call)
+    }
+
+    /// The call whose caller's own leg this is, where an app calls another.
+    #[must_use]
+    pub fn app_call(&self) -> Option<CallId> {
+        self.channel.app_caller_of()
     }
 
     /// Where its caller is met, given the extension that is wanted.
@@ -95,6 +102,15 @@ impl Report {
         Place {
             extension,
             caller: self.caller.number.clone(),
+        }
+    }
+
+    /// What the arrival of the caller's leg means for a call that is known already.
+    #[must_use]
+    pub fn arrival(&self) -> Event {
+        Event::Announced {
+            caller_leg: Some(self.channel.clone()),
+            call_sid: self.call_sid.clone(),
         }
     }
 
@@ -139,7 +155,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(report.channel.as_str(), "1732.1");
-        assert_eq!(report.caller.number_or_withheld(), "+919876543210");
+        assert_eq!(report.caller.shown(), "+919876543210");
         assert_eq!(report.number.as_ref().unwrap().as_str(), "+918047491899");
         assert_eq!(report.which(), Which::Caller);
     }

@@ -12,10 +12,10 @@ use std::time::Duration;
 use reqwest::{Certificate, Client, Method, RequestBuilder, Response, StatusCode};
 use secrecy::ExposeSecret;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
-use crate::call::Call;
+use crate::call::{Call, CallType};
 use crate::clock::Timestamp;
 use crate::config::{ConfigError, Environment};
 use crate::names::{Caller, ChannelId, Extension};
@@ -28,6 +28,12 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often, and after which pause, taking a leg down is tried again.
 const TRIES_MORE: usize = 2;
 const PAUSE: Duration = Duration::from_millis(300);
+
+/// How long an app that calls may take to register its phone.
+const REGISTERS_WITHIN: Duration = Duration::from_secs(5);
+
+/// What the phones' endpoints allow (`asterisk/pjsip.conf`).
+const VIDEO_FORMATS: &str = "opus,ulaw,alaw,vp8,h264";
 
 /// How often a phone that has not registered yet is looked for. ARI answers in a few milliseconds.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(200);
@@ -109,7 +115,8 @@ impl Asterisk {
         let until = call
             .deadline()
             .map_or(until, |deadline| deadline.min(until));
-        while !self.originate(call, caller_leg).await? {
+        let leg = NewLeg::of_phone(call, caller_leg);
+        while !self.originate(&leg).await? {
             self.wait_for_phone(&call.extension, until).await?;
             // Seconds have passed: a phone must not ring for a caller who has gone.
             if !self.channel_exists(caller_leg).await? {
@@ -117,6 +124,25 @@ impl Asterisk {
             }
         }
         Ok(Bridging::UnderWay)
+    }
+
+    /// Calls the own phone of `caller`, an app that calls another, so that it waits as any caller does. An app that
+    /// calls is awake: its phone is waited for only as long as registering takes.
+    ///
+    /// # Errors
+    /// See [`AsteriskError`].
+    pub async fn call_caller(
+        &self,
+        call: &Call,
+        caller: &Extension,
+        until: Timestamp,
+    ) -> Result<(), AsteriskError> {
+        let until = until.min(Timestamp::now() + REGISTERS_WITHIN);
+        let leg = NewLeg::of_app_caller(call, caller);
+        while !self.originate(&leg).await? {
+            self.wait_for_phone(caller, until).await?;
+        }
+        Ok(())
     }
 
     /// Lets the caller on this channel hear busy: Asterisk refuses the unanswered INVITE with 486. A channel that is
@@ -148,31 +174,13 @@ impl Asterisk {
         expect(&answer, doing, &[StatusCode::OK])
     }
 
-    /// Asks for the phone's leg. `false`: the phone is not registered. The leg's id is made from the call's, so that
-    /// however often this is asked, there is one leg at most.
-    async fn originate(&self, call: &Call, caller_leg: &ChannelId) -> Result<bool, AsteriskError> {
-        let doing = "calling the phone";
-        let leg = ChannelId::of_phone(call.call_id);
-        let caller = call.caller.number_or_withheld();
-        let body = json!({
-            "endpoint": format!("PJSIP/{}", call.extension),
-            "context": "incoming-calls",
-            "extension": caller,
-            "priority": 1,
-            "timeout": 30,
-            "callerId": caller_id(&call.caller),
-            "variables": {
-                "CALL_TYPE": "mobile_ready",
-                "ORIGINAL_CALLER": caller,
-                "CALLER_CHANNEL": caller_leg.as_str(),
-                "RINGBACK_CALL_ID": call.call_id.to_string(),
-                "CHANNEL(hangup_handler_push)": "ringback-phone-ended,s,1",
-            },
-        });
-        let request = self
-            .request(Method::POST, &format!("/channels/{leg}"))
-            .await?;
-        let answer = self.send(request.json(&body), doing).await?;
+    /// Asks for a leg. `false`: the phone is not registered. The leg's id is made from the call's, so that however
+    /// often this is asked, there is one leg at most.
+    async fn originate(&self, leg: &NewLeg) -> Result<bool, AsteriskError> {
+        let doing = "calling a phone";
+        let path = format!("/channels/{}", leg.channel);
+        let request = self.request(Method::POST, &path).await?;
+        let answer = self.send(request.json(&leg.body), doing).await?;
         match answer.status() {
             StatusCode::INTERNAL_SERVER_ERROR if allocation_failed(answer).await => Ok(false),
             StatusCode::OK | StatusCode::CONFLICT => Ok(true),
@@ -279,10 +287,69 @@ impl Asterisk {
     }
 }
 
+/// A leg to be originated.
+struct NewLeg {
+    channel: ChannelId,
+    body: Value,
+}
+
+impl NewLeg {
+    /// The leg of the phone that is wanted; once answered, it takes the caller's away from its wait (S1's request).
+    fn of_phone(call: &Call, caller_leg: &ChannelId) -> Self {
+        let caller = call.caller.shown();
+        let mut body = json!({
+            "endpoint": format!("PJSIP/{}", call.extension),
+            "context": "incoming-calls",
+            "extension": caller,
+            "priority": 1,
+            "timeout": 30,
+            "callerId": caller_id(&call.caller),
+        });
+        body["variables"] = variables(call, "mobile_ready", "ringback-phone-ended,s,1");
+        body["variables"]["ORIGINAL_CALLER"] = caller.into();
+        body["variables"]["CALLER_CHANNEL"] = caller_leg.as_str().into();
+        Self::new(ChannelId::of_phone(call.call_id), body, call.call_type)
+    }
+
+    /// The own leg of the app that calls. Its phone shows whom it calls.
+    fn of_app_caller(call: &Call, caller: &Extension) -> Self {
+        let mut body = json!({
+            "endpoint": format!("PJSIP/{caller}"),
+            "context": "ringback-callers",
+            "extension": call.extension,
+            "priority": 1,
+            "timeout": 30,
+            "callerId": call.extension,
+        });
+        body["variables"] = variables(call, "outgoing", "ringback-app-caller-ended,s,1");
+        Self::new(ChannelId::of_app_caller(call.call_id), body, call.call_type)
+    }
+
+    fn new(channel: ChannelId, mut body: Value, call_type: CallType) -> Self {
+        // Left to itself, Asterisk offers sound alone.
+        if call_type == CallType::Video {
+            body["formats"] = VIDEO_FORMATS.into();
+        }
+        Self { channel, body }
+    }
+}
+
+/// What the dialplan needs to know of a leg. Handlers are pushed here, because a leg that is never answered runs none
+/// of the dialplan.
+fn variables(call: &Call, call_type: &str, hangup_handler: &str) -> Value {
+    json!({
+        "CALL_TYPE": call_type,
+        "RINGBACK_CALL_ID": call.call_id,
+        "RINGBACK_CALL_TYPE": call.call_type,
+        "CHANNEL(hangup_handler_push)": hangup_handler,
+    })
+}
+
 /// A caller id as Asterisk parses it: `"name" <number>`. The bare word `anonymous` would be taken for a name.
 fn caller_id(caller: &Caller) -> String {
-    let number = caller.number_or_withheld();
+    let number = caller.shown();
     let name = match (&caller.number, &caller.name) {
+        (None, _) if caller.extension.is_some() => return number.to_owned(),
         (None, _) => "Anonymous",
         (Some(_), Some(name)) => name.as_str(),
         (Some(_), None) => return number.to_owned(),

@@ -70,6 +70,12 @@ impl Pbx {
             .await
     }
 
+    async fn call_caller(&self) -> Result<(), AsteriskError> {
+        let caller = self.call.caller.extension.as_ref().unwrap();
+        let until = Timestamp::now() + Duration::from_secs(10);
+        self.asterisk.call_caller(&self.call, caller, until).await
+    }
+
     async fn bridge(&self) -> Result<Bridging, AsteriskError> {
         self.bridge_for(Duration::from_secs(10)).await
     }
@@ -175,11 +181,71 @@ async fn the_phone_is_called_as_the_dialplan_expects_it() {
             "ORIGINAL_CALLER": "+919876543210",
             "CALLER_CHANNEL": CALLER_LEG,
             "RINGBACK_CALL_ID": pbx.call.call_id.to_string(),
+            "RINGBACK_CALL_TYPE": "voice",
             "CHANNEL(hangup_handler_push)": "ringback-phone-ended,s,1",
         },
     });
     assert_eq!(request.body_json::<Value>().unwrap(), expected);
     assert_eq!(pbx.asked().await.len(), 1, "one request is all it takes");
+}
+
+/// 1002 calls 1001, both with a camera.
+async fn a_video_call_between_apps() -> Pbx {
+    let mut pbx = Pbx::start().await;
+    pbx.call.caller = Caller::app(Extension::try_from("1002").unwrap());
+    pbx.call.call_type = CallType::Video;
+    pbx.call.caller_leg = None;
+    pbx
+}
+
+#[tokio::test]
+async fn the_phone_of_an_app_that_calls_is_called_to_wait_as_a_caller() {
+    let pbx = a_video_call_between_apps().await;
+    let channel = format!("/ari/channels/ringback-caller-{}", pbx.call.call_id);
+    pbx.will_answer("POST", &channel, [ok()]).await;
+    pbx.call_caller().await.unwrap();
+    let expected = json!({
+        "endpoint": "PJSIP/1002",
+        "context": "ringback-callers",
+        "extension": "1001",
+        "priority": 1,
+        "timeout": 30,
+        "callerId": "1001",
+        "formats": "opus,ulaw,alaw,vp8,h264",
+        "variables": {
+            "CALL_TYPE": "outgoing",
+            "RINGBACK_CALL_ID": pbx.call.call_id.to_string(),
+            "RINGBACK_CALL_TYPE": "video",
+            "CHANNEL(hangup_handler_push)": "ringback-app-caller-ended,s,1",
+        },
+    });
+    let request = pbx.last_request().await;
+    assert_eq!(request.body_json::<Value>().unwrap(), expected);
+}
+
+#[tokio::test]
+async fn the_phone_of_an_app_that_calls_may_take_a_moment_to_register() {
+    let pbx = a_video_call_between_apps().await;
+    let channel = format!("/ari/channels/ringback-caller-{}", pbx.call.call_id);
+    pbx.will_answer("POST", &channel, [allocation_failed(), ok()])
+        .await;
+    pbx.always_answers("GET", "/ari/endpoints/PJSIP/1002", endpoint("online"))
+        .await;
+    pbx.call_caller().await.unwrap();
+    assert_eq!(pbx.asked().await.len(), 3);
+}
+
+#[tokio::test]
+async fn video_is_offered_to_both_phones_of_a_video_call() {
+    let pbx = a_video_call_between_apps().await;
+    pbx.originate_answers([ok()]).await;
+    pbx.bridge().await.unwrap();
+    let body: Value = pbx.last_request().await.body_json().unwrap();
+    assert_eq!(
+        (&body["extension"], &body["callerId"]),
+        (&"1002".into(), &"1002".into())
+    );
+    assert_eq!(body["formats"], "opus,ulaw,alaw,vp8,h264");
 }
 
 #[tokio::test]
@@ -434,9 +500,11 @@ async fn no_password_shows_in_debug_or_in_an_error() {
 
 #[test]
 fn a_caller_id_cannot_be_broken_out_of() {
-    let caller = |name: Option<&str>| Caller {
-        number: PhoneNumber::parse("9876543210", "IN"),
-        name: name.and_then(CallerName::parse),
+    let caller = |name: Option<&str>| {
+        Caller::on_network(
+            PhoneNumber::parse("9876543210", "IN"),
+            name.and_then(CallerName::parse),
+        )
     };
     assert_eq!(caller_id(&caller(None)), "+919876543210");
     assert_eq!(caller_id(&caller(Some("आशा"))), "\"आशा\" <+919876543210>");
@@ -445,10 +513,7 @@ fn a_caller_id_cannot_be_broken_out_of() {
         r#""A\" <1>\\" <+919876543210>"#
     );
     assert_eq!(
-        caller_id(&Caller {
-            number: None,
-            name: None
-        }),
+        caller_id(&Caller::on_network(None, None)),
         "\"Anonymous\" <anonymous>"
     );
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Answerer, Call, HistoryEntry, KEPT_FOR, Status, Why};
+use super::{Answerer, Call, HistoryEntry, KEPT_FOR, Status, StreamState, Why};
 use crate::clock::Timestamp;
 use crate::names::{CallSid, ChannelId, DeviceId, Extension};
 
@@ -46,6 +46,10 @@ pub enum Check {
     RangOnly(DeviceId),
     /// This is the caller's leg, or none has arrived yet.
     CallerLegCanBe(ChannelId),
+    /// Exotel connects two numbers (true), or a phone is woken (false).
+    IsOutbound(bool),
+    /// This is Exotel's id of the call.
+    CallSidIs(CallSid),
     /// The effects of the transition made at this moment are still owed.
     OwedSince(Timestamp),
 }
@@ -67,6 +71,8 @@ impl Check {
                 .as_ref()
                 .is_some_and(|rang| rang.len() == 1 && rang.contains(device)),
             Self::CallerLegCanBe(leg) => call.caller_leg.as_ref().is_none_or(|known| known == leg),
+            Self::IsOutbound(outbound) => call.is_outbound() == *outbound,
+            Self::CallSidIs(sid) => call.call_sid.as_ref() == Some(sid),
             Self::OwedSince(moment) => call.owed_since == Some(*moment),
         }
     }
@@ -89,6 +95,10 @@ pub enum Set {
     CallerLeg(ChannelId),
     /// Exotel's id of the call.
     CallSid(CallSid),
+    /// When the call was looked up at Exotel.
+    CheckedAt(Timestamp),
+    /// Whether its audio is streamed to us.
+    Stream(StreamState),
     /// The devices that rang.
     Rang(BTreeSet<DeviceId>),
     /// The devices that declined.
@@ -119,6 +129,8 @@ impl Set {
             }
             Self::CallerLeg(channel) => call.caller_leg = Some(channel.clone()),
             Self::CallSid(sid) => call.call_sid = Some(sid.clone()),
+            Self::CheckedAt(moment) => call.checked_at = Some(*moment),
+            Self::Stream(state) => call.stream = Some(*state),
             Self::Rang(devices) => call.rang = Some(devices.clone()),
             Self::DeclinedBy(devices) => call.declined_by.clone_from(devices),
             Self::OwedSince(moment) => call.owed_since = Some(*moment),

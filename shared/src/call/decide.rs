@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::event::PHONE_LEFT;
 use super::{
     ABANDONED_AFTER, Answerer, Attempt, Audience, Call, CallType, CancelReason, Change, Check,
-    Effect, Event, HistoryEntry, Limits, Party, Set, Side, Status, Why,
+    Effect, Event, HistoryEntry, Limits, Party, Set, Side, Status, StreamState, Why, outbound,
 };
 use crate::clock::Timestamp;
 use crate::names::{CallId, CallSid, Caller, ChannelId, Extension};
@@ -39,9 +39,11 @@ pub enum Refusal {
     GoneAnotherWay,
     /// The witness speaks of another call of the same caller.
     AnotherCall,
+    /// The call is between two phones that are no apps of ours; it ends when one of them hangs up.
+    EndsAtThePhones,
 }
 
-/// A call that somebody has just witnessed.
+/// A call that comes in: somebody has witnessed its caller, or an app calls another.
 #[derive(Clone, Debug)]
 pub struct Incoming {
     /// The id it is to have.
@@ -70,6 +72,7 @@ pub fn ring(incoming: Incoming, limits: Limits, now: Timestamp) -> Call {
         status: Status::WaitingForMobile,
         extension: incoming.extension,
         caller: incoming.caller,
+        to: None,
         call_type: incoming.call_type,
         created_at: now,
         rings_until,
@@ -81,6 +84,8 @@ pub fn ring(incoming: Incoming, limits: Limits, now: Timestamp) -> Call {
         }],
         call_sid: incoming.call_sid,
         caller_leg: incoming.caller_leg,
+        checked_at: None,
+        stream: None,
         rang: None,
         declined_by: BTreeSet::new(),
         answered_by: None,
@@ -93,33 +98,26 @@ pub fn ring(incoming: Incoming, limits: Limits, now: Timestamp) -> Call {
     }
 }
 
+/// What is to be done once a new call has been stored.
+#[must_use]
+pub fn first_effects(call: &Call) -> Vec<Effect> {
+    if call.is_outbound() {
+        vec![Effect::ArmTimer(call.rings_until), Effect::Place]
+    } else {
+        owed(call)
+    }
+}
+
 /// What follows from `event` for `call`. Every rule, including who may do what, is in here.
 #[must_use]
 pub fn decide(call: &Call, event: &Event, now: Timestamp) -> Decision {
-    if party_of(event).is_some_and(|party| party.extension != call.extension) {
+    if party_of(event).is_some_and(|party| !may_say(call, event, party)) {
         return Decision::Refuse(Refusal::NotYours);
     }
-    let verdict = match event {
-        Event::Announced {
-            caller_leg,
-            call_sid,
-        } => announced(call, caller_leg.as_ref(), call_sid.as_ref(), now),
-        Event::Rang { devices, .. } => rang(call, devices, now),
-        Event::NobodyRang(why) => nobody_rang(call, *why, now),
-        Event::Accepted { by, .. } => accepted(call, by, now),
-        Event::Declined { by } => declined(call, by, now),
-        Event::HungUp { by } => hung_up(call, by, now),
-        Event::CallerLeft { leg, answered, by } => {
-            caller_left(call, leg.as_ref(), *answered, *by, now)
-        }
-        Event::PhoneLeft {
-            answered,
-            cause,
-            by,
-        } => phone_left(call, *answered, *cause, *by, now),
-        Event::Bridged => bridged(call, now),
-        Event::TimerFired => timer_fired(call, now),
-        Event::Settled { owed_since } => settled(call, *owed_since),
+    let verdict = if call.is_outbound() {
+        outbound::verdict(call, event, now)
+    } else {
+        inbound(call, event, now)
     };
     match verdict {
         Verdict::Change(sets) => {
@@ -138,6 +136,35 @@ pub fn decide(call: &Call, event: &Event, now: Timestamp) -> Decision {
     }
 }
 
+/// The rules of a call that wakes a phone.
+fn inbound(call: &Call, event: &Event, now: Timestamp) -> Verdict {
+    match event {
+        Event::Announced {
+            caller_leg,
+            call_sid,
+        } => announced(call, caller_leg.as_ref(), call_sid.as_ref(), now),
+        Event::Rang { devices, .. } => rang(call, devices, now),
+        Event::NobodyRang(why) => nobody_rang(call, *why, now),
+        Event::Accepted { by, .. } => accepted(call, by, now),
+        Event::Declined { by } => declined(call, by, now),
+        Event::HungUp { by } => hung_up(call, by, now),
+        Event::CallerLeft { leg, answered, by } => {
+            caller_left(call, leg.as_ref(), *answered, *by, now)
+        }
+        Event::PhoneLeft {
+            answered,
+            cause,
+            by,
+        } => phone_left(call, *answered, *cause, *by, now),
+        Event::Bridged => bridged(call, now),
+        Event::CallerUnreachable => caller_unreachable(call, now),
+        Event::StreamStarted | Event::StreamStopped(_) => streaming(call, event),
+        Event::TimerFired => timer_fired(call, now),
+        Event::Settled { owed_since } => settled(call, *owed_since),
+        Event::Reported { .. } | Event::NotPlaced(_) => NOTHING_TO_DO,
+    }
+}
+
 /// The change that `event` makes in the state in which it normally arrives, to be tried without reading first.
 /// `None` where no state is more usual than another.
 ///
@@ -146,7 +173,12 @@ pub fn decide(call: &Call, event: &Event, now: Timestamp) -> Decision {
 pub fn usual(event: &Event, now: Timestamp) -> Option<Attempt> {
     let waiting = Check::StatusIs(Status::WaitingForMobile);
     let (checks, sets) = match event {
-        Event::Announced { .. } => return None,
+        Event::Announced { .. }
+        | Event::CallerUnreachable
+        | Event::NotPlaced(_)
+        | Event::StreamStarted
+        | Event::StreamStopped(_) => return None,
+        Event::Reported { call_sid, progress } => outbound::usual(call_sid, *progress, now)?,
         Event::Rang { devices, .. } => (
             vec![waiting, Check::NotRungYet, Check::NobodyDeclined],
             vec![Set::Rang(devices.clone()), Set::NothingOwed],
@@ -188,12 +220,15 @@ pub fn usual(event: &Event, now: Timestamp) -> Option<Attempt> {
                     ended(Status::Canceled, Why::CallerHungUp, now),
                 )
             };
-            let mut checks = vec![Check::StatusIs(from)];
+            let mut checks = vec![Check::StatusIs(from), Check::IsOutbound(false)];
             checks.extend(leg.clone().map(Check::CallerLegCanBe));
             (checks, sets)
         }
         Event::PhoneLeft { by, .. } => (
-            vec![Check::StatusIs(Status::InProgress)],
+            vec![
+                Check::StatusIs(Status::InProgress),
+                Check::IsOutbound(false),
+            ],
             ended(Status::Completed, hung_up_by(*by), now),
         ),
         Event::Bridged => (vec![Check::StatusIs(Status::MobileReady)], talking(now)),
@@ -217,6 +252,9 @@ pub fn usual(event: &Event, now: Timestamp) -> Option<Attempt> {
 /// What is to be done once `event` has brought the call to where it is now.
 #[must_use]
 pub fn effects_after(call: &Call, event: &Event, now: Timestamp) -> Vec<Effect> {
+    if call.is_outbound() {
+        return outbound::effects_after(call, event);
+    }
     match event {
         Event::Announced { .. } => after_announcement(call, event, now),
         // It was the last thing to know before all that rang had declined.
@@ -225,13 +263,18 @@ pub fn effects_after(call: &Call, event: &Event, now: Timestamp) -> Vec<Effect> 
         {
             owed(call)
         }
-        Event::Rang { finished_at, .. } => recall_late_rings(call, *finished_at),
+        Event::Rang { finished_at, .. } => {
+            let mut effects = recall_late_rings(call, *finished_at);
+            effects.extend(recall_late_caller(call));
+            effects
+        }
         Event::Declined { .. } | Event::HungUp { .. } if !call.status.is_final() => Vec::new(),
         Event::Settled { .. } => Vec::new(),
         Event::PhoneLeft { .. } if call.status == Status::MobileReady => {
             bridge_within_patience(call, now)
         }
         Event::NobodyRang(_)
+        | Event::CallerUnreachable
         | Event::Accepted { .. }
         | Event::Declined { .. }
         | Event::HungUp { .. }
@@ -240,19 +283,23 @@ pub fn effects_after(call: &Call, event: &Event, now: Timestamp) -> Vec<Effect> 
         | Event::TimerFired => owed(call),
         // What accepting the call owed is still owed by whoever carried that out.
         Event::Bridged => Vec::new(),
+        Event::StreamStarted
+        | Event::StreamStopped(_)
+        | Event::Reported { .. }
+        | Event::NotPlaced(_) => Vec::new(),
     }
 }
 
 /// How a rule ends: [`Decision`] before the parts that all rules share are added.
-enum Verdict {
+pub(super) enum Verdict {
     Change(Vec<Set>),
     Repeat,
     Only(Vec<Effect>),
     Refuse(Refusal),
 }
 
-const NOTHING_TO_DO: Verdict = Verdict::Only(Vec::new());
-const GONE_ANOTHER_WAY: Verdict = Verdict::Refuse(Refusal::GoneAnotherWay);
+pub(super) const NOTHING_TO_DO: Verdict = Verdict::Only(Vec::new());
+pub(super) const GONE_ANOTHER_WAY: Verdict = Verdict::Refuse(Refusal::GoneAnotherWay);
 
 fn announced(
     call: &Call,
@@ -311,6 +358,8 @@ fn accepted(call: &Call, by: &Party, now: Timestamp) -> Verdict {
         Status::MobileReady | Status::InProgress if is_answerer(call, by) => Verdict::Repeat,
         Status::WaitingForMobile
         | Status::MobileReady
+        | Status::Initiated
+        | Status::Ringing
         | Status::InProgress
         | Status::Completed
         | Status::Declined
@@ -325,6 +374,8 @@ fn declined(call: &Call, by: &Party, now: Timestamp) -> Verdict {
         Status::WaitingForMobile => decline_while_ringing(call, by, now),
         Status::Declined => Verdict::Repeat,
         Status::MobileReady
+        | Status::Initiated
+        | Status::Ringing
         | Status::InProgress
         | Status::Completed
         | Status::TimedOut
@@ -368,13 +419,21 @@ fn decline_while_ringing(call: &Call, by: &Party, now: Timestamp) -> Verdict {
 }
 
 fn hung_up(call: &Call, by: &Party, now: Timestamp) -> Verdict {
+    if call.status.is_final() {
+        return Verdict::Repeat;
+    }
+    if by.extension != call.extension {
+        return caller_left(call, None, false, Side::Caller, now);
+    }
     match call.status {
         Status::WaitingForMobile => decline_while_ringing(call, by, now),
         // The device that lost the race says goodbye to a call that is another's.
         Status::MobileReady | Status::InProgress if !may_end(call, by) => NOTHING_TO_DO,
         Status::MobileReady => Verdict::Change(ended(Status::Declined, Why::CalleeHungUp, now)),
         Status::InProgress => Verdict::Change(ended(Status::Completed, Why::CalleeHungUp, now)),
-        Status::Completed
+        Status::Initiated
+        | Status::Ringing
+        | Status::Completed
         | Status::Declined
         | Status::TimedOut
         | Status::Canceled
@@ -403,7 +462,9 @@ fn caller_left(
         }
         Status::MobileReady => Verdict::Change(ended(Status::Canceled, Why::CallerHungUp, now)),
         Status::InProgress => Verdict::Change(ended(Status::Completed, hung_up_by(by), now)),
-        Status::Completed
+        Status::Initiated
+        | Status::Ringing
+        | Status::Completed
         | Status::Declined
         | Status::TimedOut
         | Status::Canceled
@@ -423,6 +484,8 @@ fn phone_left(call: &Call, answered: bool, cause: u16, by: Side, now: Timestamp)
         Status::MobileReady => (Status::Failed, Why::PhoneUnreachable),
         Status::InProgress => (Status::Completed, hung_up_by(by)),
         Status::WaitingForMobile
+        | Status::Initiated
+        | Status::Ringing
         | Status::Completed
         | Status::Declined
         | Status::TimedOut
@@ -436,7 +499,7 @@ fn bridged(call: &Call, now: Timestamp) -> Verdict {
     match call.status {
         Status::MobileReady => Verdict::Change(talking(now)),
         Status::InProgress => NOTHING_TO_DO,
-        Status::WaitingForMobile => GONE_ANOTHER_WAY,
+        Status::WaitingForMobile | Status::Initiated | Status::Ringing => GONE_ANOTHER_WAY,
         // The legs met while the call was being ended.
         Status::Completed
         | Status::Declined
@@ -454,6 +517,8 @@ fn timer_fired(call: &Call, now: Timestamp) -> Verdict {
             Status::MobileReady => ended(Status::Failed, Why::NotConnected, now),
             Status::InProgress => ended(Status::Completed, Why::TalkedTooLong, now),
             Status::WaitingForMobile
+            | Status::Initiated
+            | Status::Ringing
             | Status::Completed
             | Status::Declined
             | Status::TimedOut
@@ -480,7 +545,30 @@ fn too_early(call: &Call, deadline: Timestamp, now: Timestamp) -> Verdict {
     Verdict::Only(effects)
 }
 
-fn settled(call: &Call, owed_since: Timestamp) -> Verdict {
+/// The app that calls is told by the answer to its request; whoever's phone rings for it need not ring.
+fn caller_unreachable(call: &Call, now: Timestamp) -> Verdict {
+    if call.status.is_final() || call.caller_leg.is_some() {
+        NOTHING_TO_DO
+    } else {
+        Verdict::Change(ended(Status::Failed, Why::CallerUnreachable, now))
+    }
+}
+
+pub(super) fn streaming(call: &Call, event: &Event) -> Verdict {
+    let state = match event {
+        Event::StreamStarted if call.status.is_final() => return NOTHING_TO_DO,
+        Event::StreamStarted => StreamState::Started,
+        _ if call.stream.is_none() => return NOTHING_TO_DO,
+        _ => StreamState::Stopped,
+    };
+    if call.stream == Some(state) {
+        NOTHING_TO_DO
+    } else {
+        Verdict::Change(vec![Set::Stream(state)])
+    }
+}
+
+pub(super) fn settled(call: &Call, owed_since: Timestamp) -> Verdict {
     if call.owed_since == Some(owed_since) {
         return Verdict::Change(vec![Set::NothingOwed]);
     }
@@ -502,11 +590,11 @@ fn ready(by: &Party, now: Timestamp) -> Vec<Set> {
     ]
 }
 
-fn talking(now: Timestamp) -> Vec<Set> {
+pub(super) fn talking(now: Timestamp) -> Vec<Set> {
     vec![Set::Status(Status::InProgress), Set::BridgedAt(now)]
 }
 
-fn ended(status: Status, why: Why, now: Timestamp) -> Vec<Set> {
+pub(super) fn ended(status: Status, why: Why, now: Timestamp) -> Vec<Set> {
     vec![
         Set::Status(status),
         Set::Ended(now, why),
@@ -517,17 +605,24 @@ fn ended(status: Status, why: Why, now: Timestamp) -> Vec<Set> {
 /// All that being in its state asks to be done for a call: what a transition into that state is followed by, and
 /// what is done over if whoever made the transition died.
 fn owed(call: &Call) -> Vec<Effect> {
+    if call.is_outbound() {
+        return outbound::owed(call);
+    }
     let mut effects = match call.status {
-        Status::WaitingForMobile => return vec![Effect::ArmTimer(call.rings_until), Effect::Ring],
+        Status::WaitingForMobile => return rings(call),
         Status::MobileReady => {
             let mut effects: Vec<Effect> = call.caller_leg.iter().map(|_| Effect::Bridge).collect();
             effects.extend(answered_elsewhere(call));
             effects
         }
+        Status::Initiated | Status::Ringing => Vec::new(),
         Status::InProgress => answered_elsewhere(call).into_iter().collect(),
         Status::Completed => take_down(call, Effect::HangUpCaller),
         Status::Canceled => with_cancel(call, Effect::HangUpCaller, CancelReason::CallerHungUp),
         Status::TimedOut => with_cancel(call, Effect::Busy, CancelReason::Timeout),
+        Status::Failed if call.why == Some(Why::CallerUnreachable) => {
+            with_cancel(call, Effect::HangUpCaller, CancelReason::CallerHungUp)
+        }
         Status::Failed if call.ready_at.is_some() => {
             with_cancel(call, Effect::Busy, CancelReason::Timeout)
         }
@@ -539,6 +634,14 @@ fn owed(call: &Call) -> Vec<Effect> {
     effects.extend(call.owed_since.map(Effect::Settle));
     if call.status.is_final() {
         effects.push(Effect::DisarmTimer);
+    }
+    effects
+}
+
+fn rings(call: &Call) -> Vec<Effect> {
+    let mut effects = vec![Effect::ArmTimer(call.rings_until), Effect::Ring];
+    if call.caller.extension.is_some() && call.caller_leg.is_none() {
+        effects.push(Effect::CallCaller);
     }
     effects
 }
@@ -562,7 +665,7 @@ fn again(call: &Call, now: Timestamp) -> Vec<Effect> {
 fn overdue(call: &Call, now: Timestamp) -> Vec<Effect> {
     let mut effects = owed(call);
     if now >= call.rings_until {
-        effects.retain(|effect| *effect != Effect::Ring);
+        effects.retain(|effect| !matches!(effect, Effect::Ring | Effect::CallCaller));
     }
     effects
 }
@@ -579,6 +682,7 @@ fn after_announcement(call: &Call, event: &Event, now: Timestamp) -> Vec<Effect>
     match call.status {
         Status::WaitingForMobile if call.was_abandoned(now) => overdue(call, now),
         Status::WaitingForMobile | Status::InProgress => Vec::new(),
+        Status::Initiated | Status::Ringing => Vec::new(),
         _ if !leg_arrived => Vec::new(),
         Status::MobileReady => bridge_within_patience(call, now),
         Status::Completed
@@ -609,7 +713,7 @@ fn recall_late_rings(call: &Call, finished_at: Timestamp) -> Vec<Effect> {
         return Vec::new();
     }
     match call.status {
-        Status::WaitingForMobile => Vec::new(),
+        Status::WaitingForMobile | Status::Initiated | Status::Ringing => Vec::new(),
         Status::MobileReady | Status::InProgress | Status::Completed => {
             answered_elsewhere(call).into_iter().collect()
         }
@@ -619,8 +723,19 @@ fn recall_late_rings(call: &Call, finished_at: Timestamp) -> Vec<Effect> {
     }
 }
 
+/// The phone of the app that calls is called while the pushes go out: when these are done, so is that, and the call
+/// may be over.
+fn recall_late_caller(call: &Call) -> Option<Effect> {
+    let app_calls = call.caller.extension.is_some();
+    (call.status.is_final() && app_calls).then_some(Effect::HangUpCaller)
+}
+
 fn take_down(call: &Call, caller: Effect) -> Vec<Effect> {
-    let mut effects: Vec<Effect> = call.caller_leg.iter().map(|_| caller.clone()).collect();
+    let mut effects: Vec<Effect> = call
+        .caller_channel()
+        .iter()
+        .map(|_| caller.clone())
+        .collect();
     effects.extend(call.ready_at.map(|_| Effect::HangUpPhone));
     effects
 }
@@ -711,12 +826,23 @@ fn may_be_called_again(call: &Call, now: Timestamp) -> bool {
     in_time && call.caller_leg.is_some() && lost + 1 < PHONE_CALLS
 }
 
+/// An app may answer for the phone that is wanted, and hang up for the one that calls.
+fn may_say(call: &Call, event: &Event, party: &Party) -> bool {
+    let calls = call.caller.extension.as_ref() == Some(&party.extension);
+    party.extension == call.extension || (calls && matches!(event, Event::HungUp { .. }))
+}
+
 fn party_of(event: &Event) -> Option<&Party> {
     match event {
         Event::Accepted { by, .. } | Event::Declined { by } | Event::HungUp { by } => Some(by),
         Event::Announced { .. }
         | Event::Rang { .. }
         | Event::NobodyRang(_)
+        | Event::CallerUnreachable
+        | Event::Reported { .. }
+        | Event::NotPlaced(_)
+        | Event::StreamStarted
+        | Event::StreamStopped(_)
         | Event::CallerLeft { .. }
         | Event::PhoneLeft { .. }
         | Event::Bridged

@@ -17,8 +17,14 @@ pub enum Effect {
         /// Which devices.
         to: Audience,
     },
+    /// Call the phone of the app that calls, so that it waits as a caller does.
+    CallCaller,
     /// Call the phone and join it to the waiting caller.
     Bridge,
+    /// Have Exotel connect the two numbers. Never done twice: Exotel knows no idempotency key.
+    Place,
+    /// Ask Exotel how the call stands.
+    LookUp,
     /// Let the caller hear busy.
     Busy,
     /// End the caller's leg.
@@ -41,11 +47,17 @@ impl Effect {
     pub const fn repeats_unnoticed(&self) -> bool {
         match self {
             Self::Ring
+            | Self::Place
+            | Self::LookUp
             | Self::Cancel { .. }
             | Self::ArmTimer(_)
             | Self::Settle(_)
             | Self::DisarmTimer => false,
-            Self::Bridge | Self::Busy | Self::HangUpCaller | Self::HangUpPhone => true,
+            Self::CallCaller
+            | Self::Bridge
+            | Self::Busy
+            | Self::HangUpCaller
+            | Self::HangUpPhone => true,
         }
     }
 }

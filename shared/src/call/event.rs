@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::OutboundProgress;
 use crate::clock::Timestamp;
 use crate::names::{CallSid, ChannelId, DeviceId, Extension};
 
@@ -30,6 +31,17 @@ pub enum Event {
     },
     /// No device could be woken.
     NobodyRang(Why),
+    /// The phone of the app that calls could not be called.
+    CallerUnreachable,
+    /// Exotel has said how far an outbound call has come.
+    Reported {
+        /// Exotel's id of the call.
+        call_sid: CallSid,
+        /// How far.
+        progress: OutboundProgress,
+    },
+    /// Exotel did not take an outbound call on.
+    NotPlaced(Why),
     /// An app took the call.
     Accepted {
         /// Who.
@@ -67,6 +79,10 @@ pub enum Event {
     },
     /// The two legs have been joined.
     Bridged,
+    /// Exotel has begun to stream the call's audio to us.
+    StreamStarted,
+    /// Exotel streams the call's audio no longer.
+    StreamStopped(StopReason),
     /// A timer of this call has fired.
     TimerFired,
     /// The effects that were owed since this moment have been carried out.
@@ -90,6 +106,9 @@ impl Event {
             } => "announced",
             Self::Rang { .. } => "rang",
             Self::NobodyRang(_) => "nobody_rang",
+            Self::CallerUnreachable => "caller_unreachable",
+            Self::Reported { .. } => "reported",
+            Self::NotPlaced(_) => "not_placed",
             Self::Accepted {
                 readiness: Readiness::Running,
                 ..
@@ -103,6 +122,8 @@ impl Event {
             Self::CallerLeft { .. } => "caller_left",
             Self::PhoneLeft { .. } => PHONE_LEFT,
             Self::Bridged => "bridged",
+            Self::StreamStarted => "stream_started",
+            Self::StreamStopped(_) => "stream_stopped",
             Self::TimerFired => "timer_fired",
             Self::Settled { .. } => "settled",
         }
@@ -116,7 +137,9 @@ impl Event {
                 caller_leg: leg, ..
             } => leg.as_ref().map(ToString::to_string),
             Self::Rang { devices, .. } => Some(format!("{} devices", devices.len())),
-            Self::NobodyRang(why) => Some(why.as_str().to_owned()),
+            Self::NobodyRang(why) | Self::NotPlaced(why) => Some(why.as_str().to_owned()),
+            Self::Reported { progress, .. } => Some(progress.as_str().to_owned()),
+            Self::StreamStopped(reason) => Some(reason.as_str().to_owned()),
             Self::Accepted { by, .. } | Self::Declined { by } | Self::HungUp { by } => {
                 Some(by.to_string())
             }
@@ -124,7 +147,31 @@ impl Event {
             Self::PhoneLeft {
                 answered, cause, ..
             } => Some(format!("answered={answered} cause={cause}")),
-            Self::Bridged | Self::TimerFired | Self::Settled { .. } => None,
+            Self::CallerUnreachable
+            | Self::Bridged
+            | Self::StreamStarted
+            | Self::TimerFired
+            | Self::Settled { .. } => None,
+        }
+    }
+}
+
+/// Why Exotel streams a call's audio no longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// The flow went on to something else.
+    Stopped,
+    /// The call is over.
+    CallEnded,
+}
+
+impl StopReason {
+    /// As it stands in Exotel's frame.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stopped => "stopped",
+            Self::CallEnded => "callended",
         }
     }
 }
@@ -187,6 +234,26 @@ pub enum Why {
     NotConnected,
     /// They talked for longer than a call may last.
     TalkedTooLong,
+    /// The phone of the app that calls could not be called.
+    CallerUnreachable,
+    /// One of the two numbers hung up; Exotel does not say which.
+    HungUp,
+    /// The number called was busy.
+    NumberBusy,
+    /// The network could not connect the numbers.
+    NetworkFailed,
+    /// Exotel refused: a number that it cannot call, or something that the account may not do.
+    ExotelRefused,
+    /// The account at Exotel has no money left.
+    ExotelNoBalance,
+    /// Exotel was asked for too many calls within a minute.
+    ExotelTooMany,
+    /// Exotel could not be reached, or failed.
+    ExotelUnavailable,
+    /// This deployment has no usable account at Exotel.
+    ExotelNotConfigured,
+    /// Nothing was ever heard of the call again.
+    NeverReported,
 }
 
 impl Why {
@@ -203,6 +270,16 @@ impl Why {
             Self::PhoneUnreachable => "phone_unreachable",
             Self::NotConnected => "not_connected",
             Self::TalkedTooLong => "talked_too_long",
+            Self::CallerUnreachable => "caller_unreachable",
+            Self::HungUp => "hung_up",
+            Self::NumberBusy => "number_busy",
+            Self::NetworkFailed => "network_failed",
+            Self::ExotelRefused => "exotel_refused",
+            Self::ExotelNoBalance => "exotel_no_balance",
+            Self::ExotelTooMany => "exotel_too_many",
+            Self::ExotelUnavailable => "exotel_unavailable",
+            Self::ExotelNotConfigured => "exotel_not_configured",
+            Self::NeverReported => "never_reported",
         }
     }
 }

@@ -7,6 +7,8 @@ mod change;
 mod decide;
 mod effect;
 mod event;
+mod outbound;
+mod progress;
 #[cfg(test)]
 mod properties;
 
@@ -16,12 +18,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use change::{Attempt, Change, Check, Set};
-pub use decide::{Decision, Incoming, Refusal, decide, effects_after, ring, usual};
+pub use decide::{Decision, Incoming, Refusal, decide, effects_after, first_effects, ring, usual};
 pub use effect::{Audience, CancelReason, Effect};
-pub use event::{Event, Party, Readiness, Side, Why};
+pub use event::{Event, Party, Readiness, Side, StopReason, Why};
+pub use outbound::{Outgoing, initiate};
+pub use progress::OutboundProgress;
 
 use crate::clock::Timestamp;
-use crate::names::{CallId, CallSid, Caller, ChannelId, DeviceId, Extension};
+use crate::names::{CallId, CallSid, Caller, ChannelId, DeviceId, Extension, PhoneNumber};
 
 /// One call, as it is stored.
 ///
@@ -34,10 +38,13 @@ pub struct Call {
     pub version: u64,
     /// Where the call is in its life.
     pub status: Status,
-    /// Whose phone is wanted.
+    /// Whose phone is wanted; of an outbound call, whose app asked for it.
     pub extension: Extension,
-    /// Who calls.
+    /// Who calls; of an outbound call, the number that Exotel calls first.
     pub caller: Caller,
+    /// The number wanted, which makes this an outbound call: Exotel connects two numbers, Asterisk has no part in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<PhoneNumber>,
     /// Voice or video.
     pub call_type: CallType,
     /// When the call was stored, which is just before the phone was woken.
@@ -52,6 +59,12 @@ pub struct Call {
     /// The channel on which the caller waits, once it has reached Asterisk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub caller_leg: Option<ChannelId>,
+    /// When an outbound call was last looked up at Exotel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checked_at: Option<Timestamp>,
+    /// Whether Exotel streams the call's audio to us; absent if it never has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream: Option<StreamState>,
     /// The devices whose push went out; absent until that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rang: Option<BTreeSet<DeviceId>>,
@@ -91,7 +104,11 @@ pub enum Status {
     WaitingForMobile,
     /// The app has said that it is ready; the two legs are being joined.
     MobileReady,
-    /// Caller and phone are talking.
+    /// Exotel has been asked to connect two numbers.
+    Initiated,
+    /// One of the two numbers rings.
+    Ringing,
+    /// Caller and phone, or the two numbers, are talking.
     InProgress,
     /// They have talked.
     Completed,
@@ -110,7 +127,11 @@ impl Status {
     #[must_use]
     pub const fn is_final(self) -> bool {
         match self {
-            Self::WaitingForMobile | Self::MobileReady | Self::InProgress => false,
+            Self::WaitingForMobile
+            | Self::MobileReady
+            | Self::Initiated
+            | Self::Ringing
+            | Self::InProgress => false,
             Self::Completed | Self::Declined | Self::TimedOut | Self::Canceled | Self::Failed => {
                 true
             }
@@ -123,6 +144,8 @@ impl Status {
         match self {
             Self::WaitingForMobile => "waiting_for_mobile",
             Self::MobileReady => "mobile_ready",
+            Self::Initiated => "initiated",
+            Self::Ringing => "ringing",
             Self::InProgress => "in_progress",
             Self::Completed => "completed",
             Self::Declined => "declined",
@@ -155,6 +178,16 @@ impl CallType {
     }
 }
 
+/// Whether Exotel streams a call's audio to us (its Stream and Voicebot applets).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StreamState {
+    /// It does.
+    Started,
+    /// It has stopped.
+    Stopped,
+}
+
 /// Who accepted a call: an app that named its device, or the extension as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answerer {
@@ -175,6 +208,13 @@ pub struct Limits {
     /// How long the two may talk.
     #[serde(rename = "talk_ms", with = "millis")]
     pub talk: Duration,
+    /// How often an outbound call is looked up of which Exotel says nothing.
+    #[serde(rename = "check_ms", with = "millis", default = "every_five_minutes")]
+    pub check: Duration,
+}
+
+const fn every_five_minutes() -> Duration {
+    Duration::from_secs(300)
 }
 
 /// One line of a call's history.
@@ -198,12 +238,33 @@ pub const ABANDONED_AFTER: Duration = Duration::from_secs(5);
 pub const KEPT_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Call {
+    /// Whether Exotel connects two numbers, because an app asked for it.
+    #[must_use]
+    pub const fn is_outbound(&self) -> bool {
+        self.to.is_some()
+    }
+
+    /// The extensions that have part in the call.
+    pub fn participants(&self) -> impl Iterator<Item = &Extension> {
+        std::iter::once(&self.extension).chain(&self.caller.extension)
+    }
+
+    /// The channel that is taken down to end the caller's part: the one on which the caller waits, or the one that an
+    /// app's own phone is called on, which may not have come so far.
+    #[must_use]
+    pub fn caller_channel(&self) -> Option<ChannelId> {
+        let app = self.caller.extension.as_ref();
+        let own = app.map(|_| ChannelId::of_app_caller(self.call_id));
+        self.caller_leg.clone().or(own)
+    }
+
     /// Until when the call may stay in the state it is in; `None` once it is over. No other state lacks a deadline,
     /// so no call gets stuck.
     #[must_use]
     pub fn deadline(&self) -> Option<Timestamp> {
         match self.status {
             Status::WaitingForMobile => Some(self.rings_until),
+            Status::Initiated | Status::Ringing => Some(outbound::report_due(self)),
             Status::MobileReady => {
                 let ready_at = self.ready_at.unwrap_or(self.created_at);
                 Some(self.rings_until.max(ready_at + self.limits.connect))

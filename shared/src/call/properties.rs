@@ -13,6 +13,7 @@ const LIMITS: Limits = Limits {
     ring: Duration::from_secs(30),
     connect: Duration::from_secs(15),
     talk: Duration::from_secs(3600),
+    check: Duration::from_secs(300),
 };
 
 const START: Timestamp = Timestamp::from_millis(1_000_000_000_000);
@@ -33,15 +34,39 @@ fn a_call(caller_leg: Option<&str>) -> Call {
     let incoming = Incoming {
         call_id: CallId::fresh(),
         extension: Extension::try_from("1001").unwrap(),
-        caller: Caller {
-            number: PhoneNumber::parse("9876543210", "IN"),
-            name: None,
-        },
+        caller: Caller::on_network(PhoneNumber::parse("9876543210", "IN"), None),
         call_type: CallType::Voice,
         caller_leg: caller_leg.map(|leg| ChannelId::try_from(leg).unwrap()),
         call_sid: None,
     };
     ring(incoming, LIMITS, START)
+}
+
+/// 1003 calls 1001, app to app.
+fn an_app_call() -> Call {
+    let mut call = a_call(None);
+    call.caller = Caller::app(Extension::try_from("1003").unwrap());
+    call
+}
+
+/// 1001 has asked Exotel to connect two numbers.
+fn an_outbound_call() -> Call {
+    let number = |text| PhoneNumber::parse(text, "IN").unwrap();
+    let outgoing = Outgoing {
+        call_id: CallId::fresh(),
+        extension: Extension::try_from("1001").unwrap(),
+        from: number("9800001001"),
+        to: number("9876543210"),
+    };
+    initiate(outgoing, LIMITS, START)
+}
+
+fn any_call() -> impl Strategy<Value = Call> {
+    prop_oneof![
+        2 => any::<bool>().prop_map(|with_leg| a_call(with_leg.then_some("leg-a"))),
+        1 => Just(()).prop_map(|()| an_app_call()),
+        2 => Just(()).prop_map(|()| an_outbound_call()),
+    ]
 }
 
 fn any_device() -> impl Strategy<Value = Option<&'static str>> {
@@ -54,10 +79,24 @@ fn any_device() -> impl Strategy<Value = Option<&'static str>> {
 }
 
 fn any_party() -> impl Strategy<Value = Party> {
-    (any_device(), prop::bool::weighted(0.1)).prop_map(|(name, foreign)| Party {
-        extension: Extension::try_from(if foreign { "1002" } else { "1001" }).unwrap(),
+    let extension = prop_oneof![7 => Just("1001"), 1 => Just("1002"), 2 => Just("1003")];
+    (any_device(), extension).prop_map(|(name, extension)| Party {
+        extension: Extension::try_from(extension).unwrap(),
         device: name.map(device),
     })
+}
+
+fn any_progress() -> impl Strategy<Value = OutboundProgress> {
+    prop::sample::select(vec![
+        OutboundProgress::Initiated,
+        OutboundProgress::Ringing,
+        OutboundProgress::InProgress,
+        OutboundProgress::Completed,
+        OutboundProgress::Busy,
+        OutboundProgress::NoAnswer,
+        OutboundProgress::Failed,
+        OutboundProgress::Canceled,
+    ])
 }
 
 fn any_event() -> impl Strategy<Value = Event> {
@@ -109,6 +148,18 @@ fn any_event() -> impl Strategy<Value = Event> {
             }),
         Just(Event::Bridged),
         Just(Event::TimerFired),
+        Just(Event::CallerUnreachable),
+        Just(Event::StreamStarted),
+        Just(Event::StreamStopped(StopReason::CallEnded)),
+        Just(Event::NotPlaced(Why::ExotelRefused)),
+        (
+            any_progress(),
+            prop_oneof![5 => Just("sid-a"), 1 => Just("sid-b")]
+        )
+            .prop_map(|(progress, sid)| Event::Reported {
+                call_sid: CallSid::try_from(sid).unwrap(),
+                progress,
+            }),
         (0_u64..40_000).prop_map(|after| Event::Settled {
             owed_since: START + Duration::from_millis(after)
         }),
@@ -116,20 +167,19 @@ fn any_event() -> impl Strategy<Value = Event> {
 }
 
 /// Events, each with the time that passes before it, in milliseconds.
-fn any_life() -> impl Strategy<Value = (bool, Vec<(u64, Event)>)> {
+fn any_life() -> impl Strategy<Value = (Call, Vec<(u64, Event)>)> {
     let step = (
         prop_oneof![Just(0_u64), 0_u64..2_000, 10_000_u64..40_000],
         any_event(),
     );
-    (any::<bool>(), prop::collection::vec(step, 0..25))
+    (any_call(), prop::collection::vec(step, 0..25))
 }
 
 /// Lives a life, showing `watch` each event with the call before it, what was decided, and the call after it.
 fn live(
-    (with_leg, events): (bool, Vec<(u64, Event)>),
+    (mut call, events): (Call, Vec<(u64, Event)>),
     mut watch: impl FnMut(&Call, &Event, Timestamp, &Decision, &Call),
 ) -> Call {
-    let mut call = a_call(with_leg.then_some("leg-a"));
     let mut now = START;
     for (pause, event) in events {
         now = now + Duration::from_millis(pause);
@@ -199,7 +249,7 @@ proptest! {
     fn a_caller_who_was_not_bridged_hears_how_it_ended(life in any_life()) {
         live(life, |before, event, _, decision, after| {
             let ended = !before.status.is_final() && after.status.is_final();
-            if ended && after.caller_leg.is_some() {
+            if ended && after.caller_channel().is_some() {
                 let told = [Effect::Busy, Effect::HangUpCaller];
                 assert!(effects_of(decision).iter().any(|effect| told.contains(effect)), "{event:?} {after:?}");
             }
@@ -264,10 +314,60 @@ proptest! {
     fn a_foreign_extension_never_changes_a_call(life in any_life()) {
         live(life, |before, event, _, _, after| {
             let foreign = match event {
-                Event::Accepted { by, .. } | Event::Declined { by } | Event::HungUp { by } => by.extension.as_str() != "1001",
+                Event::HungUp { by } => before.participants().all(|own| *own != by.extension),
+                // Whoever calls cannot answer for whom is called.
+                Event::Accepted { by, .. } | Event::Declined { by } => by.extension.as_str() != "1001",
                 _ => false,
             };
             assert!(!foreign || before == after, "{event:?}");
+        });
+    }
+
+    #[test]
+    fn nothing_but_an_outbound_call_goes_through_exotel_and_nothing_of_it_through_asterisk(life in any_life()) {
+        live(life, |call, event, _, decision, _| {
+            let exotels = |effect: &&Effect| matches!(effect, Effect::Place | Effect::LookUp);
+            let common = |effect: &&Effect| matches!(effect, Effect::ArmTimer(_) | Effect::Settle(_) | Effect::DisarmTimer);
+            for effect in effects_of(decision).iter().filter(|effect| !common(effect)) {
+                assert_eq!(call.is_outbound(), exotels(&effect), "{event:?} {effect:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn exotel_is_never_asked_twice_to_place_a_call(life in any_life()) {
+        live(life, |_, event, _, decision, _| {
+            assert!(!effects_of(decision).contains(&Effect::Place), "{event:?}");
+        });
+    }
+
+    #[test]
+    fn an_outbound_call_only_moves_on(life in any_life()) {
+        let how_far = |call: &Call| match call.status {
+            Status::Initiated => 0,
+            Status::Ringing => 1,
+            Status::InProgress => 2,
+            _ => 3,
+        };
+        live(life, |before, event, _, _, after| {
+            if before.is_outbound() {
+                assert!(how_far(after) >= how_far(before), "{event:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn timers_that_look_after_an_outbound_call_become_no_more(life in any_life()) {
+        live(life, |before, event, now, decision, after| {
+            if !before.is_outbound() || *event != Event::TimerFired || before.was_abandoned(now) {
+                return;
+            }
+            let arms = effects_of(decision).iter().any(|effect| matches!(effect, Effect::ArmTimer(_)));
+            // The next of them to come at the same moment finds nothing to do.
+            if arms {
+                let Decision::Stay { effects } = decide(after, event, now) else { panic!("{after:?}") };
+                assert!(!effects.iter().any(|effect| matches!(effect, Effect::ArmTimer(_))), "{effects:?}");
+            }
         });
     }
 }
@@ -531,6 +631,96 @@ mod rules {
         }
     }
 
+    fn reported(progress: OutboundProgress) -> Event {
+        Event::Reported {
+            call_sid: CallSid::try_from("sid").unwrap(),
+            progress,
+        }
+    }
+
+    fn outbound_page() -> String {
+        use OutboundProgress::{Busy, Completed, InProgress, Initiated, NoAnswer, Ringing};
+        let after = |call: &Call, event: &Event| match decide(call, event, START) {
+            Decision::Advance { change, .. } => call.apply(&change),
+            other => panic!("{event:?}: {other:?}"),
+        };
+        let unknown = an_outbound_call();
+        let placed = after(&unknown, &reported(Initiated));
+        let talking = after(&placed, &reported(InProgress));
+        let states = [
+            ("outbound, Exotel has not answered", unknown),
+            ("outbound, placed", placed.clone()),
+            ("outbound, rings", after(&placed, &reported(Ringing))),
+            ("outbound, talking", talking.clone()),
+            ("outbound, completed", after(&talking, &reported(Completed))),
+        ];
+        let events = [
+            ("Exotel refused", Event::NotPlaced(Why::ExotelRefused)),
+            ("initiated", reported(Initiated)),
+            ("ringing", reported(Ringing)),
+            ("in-progress", reported(InProgress)),
+            ("completed", reported(Completed)),
+            ("busy", reported(Busy)),
+            ("no-answer", reported(NoAnswer)),
+            ("hangup by its app", Event::HungUp { by: party(None) }),
+            ("stream starts", Event::StreamStarted),
+        ];
+        let times = [
+            ("timer, early", START),
+            ("timer, rung out", START + Duration::from_secs(75)),
+            ("timer, a check later", START + Duration::from_secs(300)),
+            ("timer, in a day", START + Duration::from_secs(86_400)),
+        ];
+        let mut page = String::new();
+        for (state, call) in states {
+            page.push_str(&format!("\n{state}\n"));
+            for (what, event) in &events {
+                page.push_str(&format!("  {what}: {}\n", outcome(&call, event, START)));
+            }
+            for (when, now) in times {
+                page.push_str(&format!(
+                    "  {when}: {}\n",
+                    outcome(&call, &Event::TimerFired, now)
+                ));
+            }
+        }
+        page
+    }
+
+    /// What differs from a call that comes in by the trunk.
+    fn app_to_app_page() -> String {
+        let caller = || Party {
+            extension: Extension::try_from("1003").unwrap(),
+            device: None,
+        };
+        let events = [
+            (
+                "caller's phone waits",
+                Event::Announced {
+                    caller_leg: ChannelId::try_from("own-leg").ok(),
+                    call_sid: None,
+                },
+            ),
+            ("caller's phone is not reached", Event::CallerUnreachable),
+            ("caller's app hangs up", Event::HungUp { by: caller() }),
+            (
+                "caller's app accepts",
+                Event::Accepted {
+                    by: caller(),
+                    readiness: Readiness::Running,
+                },
+            ),
+            ("caller's app declines", Event::Declined { by: caller() }),
+            ("decline", Event::Declined { by: party(None) }),
+        ];
+        let mut page = "\napp to app, waiting\n".to_owned();
+        let call = an_app_call();
+        for (what, event) in &events {
+            page.push_str(&format!("  {what}: {}\n", outcome(&call, event, START)));
+        }
+        page
+    }
+
     #[test]
     fn on_one_page() {
         let mut page = String::new();
@@ -545,6 +735,8 @@ mod rules {
                 outcome(&call, &Event::TimerFired, in_a_day)
             ));
         }
+        page.push_str(&outbound_page());
+        page.push_str(&app_to_app_page());
         // Times as distances from the start, so that the page reads well.
         insta::assert_snapshot!(page.replace("Timestamp(10000000", "(+"));
     }

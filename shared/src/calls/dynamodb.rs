@@ -333,6 +333,15 @@ impl Expressions {
             Check::ExtensionIs(extension) => self.compare("extension", "=", extension)?,
             Check::RingsAt(moment) => self.compare("rings_until", ">", moment)?,
             Check::RungOutAt(moment) => self.compare("rings_until", "<=", moment)?,
+            Check::IsOutbound(outbound) => {
+                let function = if *outbound {
+                    "attribute_exists"
+                } else {
+                    "attribute_not_exists"
+                };
+                format!("{function}({})", self.name("to"))
+            }
+            Check::CallSidIs(sid) => self.compare("call_sid", "=", sid)?,
             Check::OwedSince(moment) => self.compare("owed_since", "=", moment)?,
             Check::CallerLegCanBe(leg) => {
                 let (name, same) = (
@@ -370,6 +379,8 @@ impl Expressions {
                 }
                 Set::CallerLeg(channel) => sets.push(self.compare("caller_leg", "=", channel)?),
                 Set::CallSid(sid) => sets.push(self.compare("call_sid", "=", sid)?),
+                Set::CheckedAt(moment) => sets.push(self.compare("checked_at", "=", moment)?),
+                Set::Stream(state) => sets.push(self.compare("stream", "=", state)?),
                 Set::Rang(devices) => sets.push(self.compare("rang", "=", devices)?),
                 Set::DeclinedBy(devices) => sets.push(self.compare("declined_by", "=", devices)?),
                 Set::OwedSince(moment) => sets.push(self.compare("owed_since", "=", moment)?),

@@ -45,10 +45,10 @@ fn a_call(now: Timestamp) -> Call {
         call_id,
         // An extension of its own for each call, so that promises do not meet each other.
         extension: Extension::try_from(&call_id.to_string()[24..]).expect("hex digits"),
-        caller: Caller {
-            number: PhoneNumber::parse("9876543210", "IN"),
-            name: CallerName::parse("आशा \"A\" 📞"),
-        },
+        caller: Caller::on_network(
+            PhoneNumber::parse("9876543210", "IN"),
+            CallerName::parse("आशा \"A\" 📞"),
+        ),
         call_type: CallType::Voice,
         caller_leg: ChannelId::try_from("1732175943.12").ok(),
         call_sid: CallSid::try_from(format!("sid-{call_id}")).ok(),
@@ -57,6 +57,7 @@ fn a_call(now: Timestamp) -> Call {
         ring: Duration::from_secs(30),
         connect: Duration::from_secs(15),
         talk: Duration::from_secs(3600),
+        check: Duration::from_secs(300),
     };
     ring(incoming, limits, now)
 }

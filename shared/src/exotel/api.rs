@@ -15,6 +15,7 @@ use serde::Deserialize;
 use tokio::sync::OnceCell;
 
 use super::{OutboundProgress, indian_time};
+use crate::call::Call;
 use crate::clock::Timestamp;
 use crate::config::{ConfigError, Environment};
 use crate::names::{CallId, CallSid, PhoneNumber};
@@ -139,6 +140,8 @@ pub struct CallDetails {
 #[derive(Debug)]
 pub struct Exotel {
     url: Url,
+    /// Our own webhook, where Exotel reports on calls that it places.
+    webhook_url: Option<Url>,
     country: String,
     secret: Secret<ExotelSecret>,
     client: OnceCell<Client>,
@@ -146,22 +149,30 @@ pub struct Exotel {
 
 impl Exotel {
     /// Exotel at `EXOTEL_BASE_URL`, such as `https://api.in.exotel.com`. It writes numbers as they are dialled within
-    /// `country` (ISO 3166).
+    /// `country` (ISO 3166), and reports on the calls that it places to `EXOTEL_WEBHOOK_URL`, which a function that
+    /// places none may lack.
     ///
     /// # Errors
-    /// When the variable is missing or holds no URL.
+    /// When the first variable is missing, or one of them holds no URL.
     pub fn from_environment(
         environment: &Environment,
         secret: Secret<ExotelSecret>,
         country: String,
     ) -> Result<Self, ConfigError> {
-        let name = "EXOTEL_BASE_URL";
-        let url = Url::parse(&environment.url(name)?);
-        let invalid = |_| ConfigError::Invalid {
-            name,
-            rule: "a URL",
+        let url = |name| {
+            let invalid = |_| ConfigError::Invalid {
+                name,
+                rule: "a URL",
+            };
+            Url::parse(&environment.url(name)?).map_err(invalid)
         };
-        Ok(Self::new(url.map_err(invalid)?, secret, country))
+        let base = url("EXOTEL_BASE_URL")?;
+        let webhook = "EXOTEL_WEBHOOK_URL";
+        let places_calls = environment.optional(webhook).is_some();
+        Ok(Self {
+            webhook_url: places_calls.then(|| url(webhook)).transpose()?,
+            ..Self::new(base, secret, country)
+        })
     }
 
     /// An Exotel for tests.
@@ -174,10 +185,46 @@ impl Exotel {
     fn new(url: Url, secret: Secret<ExotelSecret>, country: String) -> Self {
         Self {
             url,
+            webhook_url: None,
             country,
             secret,
             client: OnceCell::new(),
         }
+    }
+
+    /// Places an outbound call, once: see [`Exotel::connect`].
+    ///
+    /// # Errors
+    /// See [`ExotelError`], above all [`ExotelError::Unknown`].
+    pub async fn place(&self, call: &Call) -> Result<Placed, ExotelError> {
+        let (Some(from), Some(to)) = (&call.caller.number, &call.to) else {
+            return Err(ExotelError::NotConfigured("number to call"));
+        };
+        let request = ConnectRequest {
+            from: from.clone(),
+            to: to.clone(),
+            caller_id: self.caller_id().await?,
+            custom_field: call.call_id,
+            status_callback: self.status_callback(call.call_id).await?,
+            time_limit: call.limits.talk,
+            ring_timeout: call.limits.ring,
+        };
+        self.connect(&request).await
+    }
+
+    /// Our webhook's URL for the reports on one call. It says itself which call that is, for no report is known to
+    /// repeat everything that it was asked with.
+    async fn status_callback(&self, call: CallId) -> Result<SecretString, ExotelError> {
+        let url = self.webhook_url.as_ref();
+        let mut url = url
+            .cloned()
+            .ok_or(ExotelError::NotConfigured("EXOTEL_WEBHOOK_URL"))?;
+        let secret = self.secret.value().await?;
+        url.query_pairs_mut()
+            .append_pair("secret", secret.webhook_secret.expose_secret())
+            .append_pair("CustomField", &call.to_string())
+            .append_pair("Direction", "outbound-api");
+        Ok(String::from(url).into())
     }
 
     /// The ExoPhone that calls are shown to come from.

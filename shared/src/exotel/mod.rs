@@ -1,16 +1,14 @@
 //! Exotel, the way callers come from and the way out to phone numbers.
 //!
 //! - [`Notice`]: what Exotel reports of a call, by its Passthru applet and its StatusCallbacks.
-//! - [`OutboundProgress`]: how far a call has come that we asked Exotel for.
 //! - [`Exotel`]: its voice API, which connects two numbers and knows how their call stands.
 
 mod api;
 mod notice;
-mod progress;
 
+pub use crate::call::OutboundProgress;
 pub use api::{CallDetails, ConnectRequest, Exotel, ExotelError, NoAnswer, Placed};
 pub use notice::{Direction, Notice, Source, Stage};
-pub use progress::OutboundProgress;
 
 use time::PrimitiveDateTime;
 use time::macros::{format_description, offset};

@@ -80,10 +80,10 @@ impl Notice {
         Ok(Self {
             call_sid,
             direction: direction(fields),
-            caller: Caller {
-                number: number(either("CallFrom", "From")),
-                name: fields.text("CallerName").and_then(CallerName::parse),
-            },
+            caller: Caller::on_network(
+                number(either("CallFrom", "From")),
+                fields.text("CallerName").and_then(CallerName::parse),
+            ),
             to: number(either("CallTo", "To")),
             stage: stage(fields),
             progress: progress(fields),
@@ -103,6 +103,15 @@ impl Notice {
             .reported_at
             .map_or(Duration::ZERO, |reported| now.since(reported));
         age > ring && age < OLDEST_REPETITION
+    }
+
+    /// What the report means for a call that we asked for; `None` for every other call.
+    #[must_use]
+    pub fn reported(&self) -> Option<Event> {
+        self.progress.map(|progress| Event::Reported {
+            call_sid: self.call_sid.clone(),
+            progress,
+        })
     }
 
     /// What the end of the call means for it; `None` while it is under way.
@@ -217,7 +226,7 @@ mod tests {
             (notice.direction, notice.stage),
             (Direction::Inbound, Stage::UnderWay)
         );
-        assert_eq!(notice.caller.number_or_withheld(), "+919876543210");
+        assert_eq!(notice.caller.shown(), "+919876543210");
         assert_eq!(notice.to.unwrap().as_str(), "+918047491899");
     }
 

@@ -69,7 +69,7 @@ impl Message {
 
     fn of(call: &Call, kind: Kind, expires_at: Timestamp, now: Timestamp) -> Self {
         let id = call.call_id.to_string();
-        let number = call.caller.number_or_withheld();
+        let number = call.caller.shown();
         let name = call
             .caller
             .name

@@ -61,6 +61,7 @@ fn switchboard(devices: &[&'static str]) -> Testing {
         ring: Duration::from_secs(30),
         connect: Duration::from_secs(15),
         talk: Duration::from_secs(3600),
+        check: Duration::from_secs(300),
     };
     let recorder = Recorder {
         devices: devices.to_vec(),
@@ -105,6 +106,9 @@ fn name_of(effect: &Effect) -> &'static str {
     match effect {
         Effect::Ring => "ring",
         Effect::Cancel { .. } => "cancel",
+        Effect::CallCaller => "call caller",
+        Effect::Place => "place",
+        Effect::LookUp => "look up",
         Effect::Bridge => "bridge",
         Effect::Busy => "busy",
         Effect::HangUpCaller => "hang up caller",
@@ -129,10 +133,7 @@ fn device(name: &str) -> Device {
 fn webhook() -> Sighting {
     Sighting {
         extension: Extension::try_from("1001").unwrap(),
-        caller: Caller {
-            number: PhoneNumber::parse("9876543210", "IN"),
-            name: None,
-        },
+        caller: Caller::on_network(PhoneNumber::parse("9876543210", "IN"), None),
         call_sid: CallSid::try_from("sid-1").ok(),
         caller_leg: None,
     }
@@ -513,5 +514,138 @@ async fn an_early_decline_of_one_device_waits_for_those_that_ring() {
         assert_eq!(switchboard.status(&call).await, status);
         let busy = usize::from(status == Status::Declined);
         assert_eq!(switchboard.count("busy"), busy);
+    }
+}
+
+mod an_app_calls {
+    //! Calls that apps start.
+
+    use super::*;
+    use crate::call::OutboundProgress;
+    use crate::names::Reference;
+
+    fn extension(name: &str) -> Extension {
+        Extension::try_from(name).unwrap()
+    }
+
+    fn wanted(whom: Whom) -> Wanted {
+        let by = extension("1002");
+        let reference = Reference::try_from("tap-1").unwrap();
+        Wanted {
+            call_id: CallId::of_reference(&by, &reference),
+            by,
+            whom,
+        }
+    }
+
+    fn an_app() -> Wanted {
+        wanted(Whom::App(extension("1001"), CallType::Video))
+    }
+
+    fn a_number() -> Wanted {
+        let number = |text| PhoneNumber::parse(text, "IN").unwrap();
+        wanted(Whom::Number {
+            from: number("9800001002"),
+            to: number("9876543210"),
+        })
+    }
+
+    #[tokio::test]
+    async fn another_app_is_woken_while_the_callers_own_phone_is_called() {
+        let switchboard = switchboard(&["phone"]);
+        let call = switchboard.start(&an_app(), NOW, UNTIL).await.unwrap().call;
+        assert_eq!(call.status, Status::WaitingForMobile);
+        assert_eq!(
+            (call.extension.as_str(), call.caller.shown()),
+            ("1001", "1002")
+        );
+        assert_eq!(call.call_type, CallType::Video);
+        for (effect, times) in [("arm", 1), ("ring", 1), ("call caller", 1), ("place", 0)] {
+            assert_eq!(switchboard.count(effect), times, "{effect}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_number_is_placed_once_however_often_it_is_asked_for() {
+        let switchboard = switchboard(&[]);
+        for _ in 0..3 {
+            let call = switchboard
+                .start(&a_number(), NOW, UNTIL)
+                .await
+                .unwrap()
+                .call;
+            assert_eq!(call.status, Status::Initiated);
+        }
+        assert_eq!(
+            (switchboard.count("place"), switchboard.count("arm")),
+            (1, 1)
+        );
+        let later = NOW + ABANDONED_AFTER;
+        switchboard.start(&a_number(), later, UNTIL).await.unwrap();
+        assert_eq!(
+            (switchboard.count("place"), switchboard.count("arm")),
+            (1, 2)
+        );
+    }
+
+    #[tokio::test]
+    async fn the_same_app_call_asked_for_twice_rings_once() {
+        let switchboard = switchboard(&["phone"]);
+        for _ in 0..2 {
+            switchboard.start(&an_app(), NOW, UNTIL).await.unwrap();
+        }
+        assert_eq!(
+            (switchboard.count("ring"), switchboard.count("call caller")),
+            (1, 1)
+        );
+    }
+
+    #[tokio::test]
+    async fn an_outbound_call_is_found_by_exotels_id_once_it_has_one() {
+        let switchboard = switchboard(&[]);
+        let call = switchboard
+            .start(&a_number(), NOW, UNTIL)
+            .await
+            .unwrap()
+            .call;
+        let sid = CallSid::try_from("sid-9").unwrap();
+        let answered = Event::Reported {
+            call_sid: sid.clone(),
+            progress: OutboundProgress::InProgress,
+        };
+        let call = switchboard.happens(&call, &answered).await.unwrap().call;
+        switchboard.name_by_sid(&call).await.unwrap();
+        let by_sid = switchboard
+            .calls
+            .find(CallId::of_call_sid(&sid))
+            .await
+            .unwrap();
+        assert_eq!(by_sid.unwrap().call_id, call.call_id);
+        assert_eq!(call.status, Status::InProgress);
+    }
+
+    #[tokio::test]
+    async fn a_call_of_which_nothing_is_heard_is_looked_up_until_it_is_over() {
+        let switchboard = switchboard(&[]);
+        let call = switchboard
+            .start(&a_number(), NOW, UNTIL)
+            .await
+            .unwrap()
+            .call;
+        let placed = Event::Reported {
+            call_sid: CallSid::try_from("sid-9").unwrap(),
+            progress: OutboundProgress::Initiated,
+        };
+        switchboard.happens(&call, &placed).await.unwrap();
+        let mut now = call.rings_until;
+        for looked_up in 1..=3 {
+            switchboard
+                .handle(call.call_id, &Event::TimerFired, now, UNTIL)
+                .await
+                .unwrap();
+            assert_eq!(switchboard.count("look up"), looked_up);
+            now = now + Duration::from_secs(300);
+        }
+        assert_eq!(switchboard.count("arm"), 4);
     }
 }

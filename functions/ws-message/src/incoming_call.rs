@@ -1,0 +1,147 @@
+//! `incoming_call`: an app starts a call.
+
+use ringback::call::{Call, CallType, Why};
+use ringback::call_request::{Address, CallRequest};
+use ringback::clock::Timestamp;
+use ringback::http::ApiError;
+use ringback::names::{CallId, Extension, PhoneNumber};
+use ringback::routes::Routes;
+use ringback::start::LiveSwitchboard;
+use ringback::status_update::call_initiated;
+use ringback::switchboard::{Wanted, Whom};
+use serde_json::Value;
+
+/// What starting a call takes.
+pub(crate) struct Starting {
+    pub(crate) switchboard: LiveSwitchboard,
+    pub(crate) routes: Routes,
+    pub(crate) country: String,
+}
+
+impl Starting {
+    /// Starts the call that `app` asks for, or says how the call stands that it has asked for before.
+    pub(crate) async fn start(
+        &self,
+        app: &Extension,
+        request: CallRequest,
+        until: Timestamp,
+    ) -> Result<Value, ApiError> {
+        let now = Timestamp::now();
+        let reference = request.reference.clone();
+        let named = reference
+            .as_ref()
+            .map(|name| CallId::of_reference(app, name));
+        let wanted = Wanted {
+            call_id: named.unwrap_or_else(CallId::fresh),
+            by: app.clone(),
+            whom: self.whom(app, request).await?,
+        };
+        let call = self.switchboard.start(&wanted, now, until).await?.call;
+        if call.is_outbound() {
+            self.switchboard.name_by_sid(&call).await?;
+        }
+        match failure(&call) {
+            None => Ok(call_initiated(&call, reference.as_ref())),
+            Some(error) => Err(error.about_call(&call)),
+        }
+    }
+
+    async fn whom(&self, app: &Extension, request: CallRequest) -> Result<Whom, ApiError> {
+        match request.recipient {
+            Address::Telephone(_) if request.call_type == CallType::Video => {
+                Err(ApiError::bad_request(
+                    "no_video_to_a_telephone",
+                    "a telephone shows no video; call it with callType voice",
+                ))
+            }
+            Address::Telephone(to) => Ok(Whom::Number {
+                from: self.telephone_of(app, request.caller).await?,
+                to,
+            }),
+            Address::App(callee) if callee == *app => Err(ApiError::bad_request(
+                "own_extension",
+                "recipientId is the caller's own extension",
+            )),
+            Address::App(callee) => match request.caller {
+                None => Ok(Whom::App(callee, request.call_type)),
+                Some(Address::App(caller)) if caller == *app => {
+                    Ok(Whom::App(callee, request.call_type))
+                }
+                Some(_) => Err(ApiError::other_extension()),
+            },
+        }
+    }
+
+    /// Exotel calls the caller's telephone first.
+    async fn telephone_of(
+        &self,
+        app: &Extension,
+        caller: Option<Address>,
+    ) -> Result<PhoneNumber, ApiError> {
+        let extension = match caller {
+            Some(Address::Telephone(number)) => return Ok(number),
+            Some(Address::App(extension)) => extension,
+            None => app.clone(),
+        };
+        if extension != *app {
+            return Err(ApiError::other_extension());
+        }
+        let number = self.routes.number_of(app, &self.country).await?;
+        number.ok_or_else(|| {
+            ApiError::bad_request(
+                "caller_has_no_telephone",
+                "Exotel calls the caller's telephone first: send its number as callerId, or add it to the extension",
+            )
+        })
+    }
+}
+
+/// Why the app that asked is told of an error, if it is.
+fn failure(call: &Call) -> Option<ApiError> {
+    let failed = |status, code, message| Some(ApiError::failed(status, code, message));
+    match call.why {
+        Some(Why::NoDevice) => failed(404, "no_device", "nobody is registered at this extension"),
+        Some(Why::PushFailed) => failed(
+            502,
+            "push_failed",
+            "no device of this extension could be woken",
+        ),
+        Some(Why::CallerUnreachable) => failed(
+            502,
+            "caller_unreachable",
+            "your own phone could not be called; register with SIP, then call again",
+        ),
+        Some(Why::ExotelRefused) => failed(
+            502,
+            "exotel_refused",
+            "Exotel refused the call; check both numbers, and what the account may call",
+        ),
+        Some(Why::ExotelNoBalance) => failed(
+            502,
+            "exotel_no_balance",
+            "the account at Exotel has no balance left",
+        ),
+        Some(Why::ExotelTooMany) => failed(
+            503,
+            "exotel_too_many",
+            "too many calls within a minute; call again later",
+        ),
+        Some(Why::ExotelUnavailable) => failed(
+            502,
+            "exotel_unavailable",
+            "Exotel could not be reached; call again",
+        ),
+        Some(Why::ExotelNotConfigured) => failed(
+            502,
+            "exotel_not_configured",
+            "this deployment has no usable account at Exotel",
+        ),
+        // Exotel took the request and gave no answer: the call may be on its way.
+        None if call.is_outbound() && call.call_sid.is_none() => failed(
+            504,
+            "exotel_silent",
+            "Exotel did not answer in time and may still place the call; wait for its status before calling again",
+        ),
+        _ => None,
+    }
+}
