@@ -11,6 +11,8 @@ LOCAL := cargo run --quiet --locked --bin ringback-local --
 STACK_TESTS := $(shell sed -n '/^\[\[test\]\]/{n;s/^name = "\(.*\)"/\1/p;}' local/Cargo.toml)
 # Long enough to answer a call in, short enough to wait for its end.
 TEST_RING_TIMEOUT_SECONDS := 10
+# How often a call is looked up of which Exotel says nothing: as often as the template allows.
+TEST_EXOTEL_CHECK_SECONDS := 10
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 
 help: ## list the targets
@@ -49,6 +51,7 @@ else
 endif
 
 e2e: export RING_TIMEOUT_SECONDS := $(TEST_RING_TIMEOUT_SECONDS)
+e2e: export EXOTEL_CHECK_SECONDS := $(TEST_EXOTEL_CHECK_SECONDS)
 e2e: ## end-to-end tests on a stack of their own
 ifeq ($(NEXTEST),yes)
 	$(LOCAL) test-env cargo nextest run --workspace --locked $(STACK_TESTS:%=--test %) -E 'package(ringback-local)'

@@ -9,7 +9,10 @@
 )]
 
 mod answered;
+mod between_apps;
+mod clients;
 mod ended;
+mod outbound;
 mod refused;
 mod scene;
 mod store;

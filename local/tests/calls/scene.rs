@@ -54,6 +54,7 @@ impl Scene {
             _alone: alone,
         };
         scene.forget_devices().await?;
+        scene.exotel_behaves(&json!({})).await?;
         scene.forget_meetings().await?;
         Ok(scene)
     }
@@ -164,6 +165,33 @@ impl Scene {
         let answer = self.http.put(url).json(behaviour).send().await?;
         answer.error_for_status()?;
         Ok(())
+    }
+
+    /// Tells Exotel's stand-in how to behave from now on.
+    pub(crate) async fn exotel_behaves(&self, behaviour: &Value) -> Result<()> {
+        let url = self.exotel("behaviour");
+        let answer = self.http.put(url).json(behaviour).send().await?;
+        answer.error_for_status()?;
+        Ok(())
+    }
+
+    /// The CallSids that Exotel has given to a call of ours.
+    pub(crate) async fn placed(&self, call: &str) -> Result<Vec<String>> {
+        let url = format!("{}?custom_field={call}", self.exotel("calls"));
+        let calls: Vec<Value> = self.http.get(url).send().await?.json().await?;
+        let sids = calls.iter().filter_map(|call| call["call_sid"].as_str());
+        Ok(sids.map(ToOwned::to_owned).collect())
+    }
+
+    /// Something happens to a call at Exotel, which reports it as it is told to; gives what our webhook answered.
+    pub(crate) async fn at_exotel(&self, sid: &str, happening: Value) -> Result<Value> {
+        let url = format!("{}/{sid}/events", self.exotel("calls"));
+        let answer = self.http.post(url).json(&happening).send().await?;
+        Ok(answer.error_for_status()?.json().await?)
+    }
+
+    fn exotel(&self, what: &str) -> String {
+        self.stack.requests.exotel.replace("requests", what)
     }
 
     /// The bodies of all pushes to a token, oldest first.

@@ -5,40 +5,10 @@ use std::time::Duration;
 use anyhow::Result;
 use reqwest::StatusCode;
 use ringback_client::Client;
-use serde_json::{Value, json};
+use serde_json::json;
 
+use crate::clients::{answer_of, story, words};
 use crate::scene::{CALLER, Conversation, SOON, Scene};
-
-impl Scene {
-    async fn client(&self, extension: &str) -> Result<Client> {
-        let token = &self.stack.phone(extension).unwrap().token;
-        Ok(Client::connect(&self.stack.ws_url, token).await?)
-    }
-}
-
-/// The statuses that a client is told of one call, until it is over.
-async fn story(client: &mut Client, call: &str) -> Result<Vec<Value>> {
-    let mut told = Vec::new();
-    loop {
-        let message = client.next(SOON).await?;
-        if message["type"] != "call_status_update" || message["data"]["callId"] != call {
-            continue;
-        }
-        let is_over = !["initiated", "ringing", "in-progress"]
-            .contains(&message["data"]["status"].as_str().unwrap());
-        told.push(message["data"].clone());
-        if is_over {
-            return Ok(told);
-        }
-    }
-}
-
-fn words(story: &[Value]) -> Vec<&str> {
-    story
-        .iter()
-        .filter_map(|data| data["status"].as_str())
-        .collect()
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_client_hears_of_a_call_and_only_its_own_extension_who_calls() -> Result<()> {
@@ -102,7 +72,7 @@ async fn a_ping_is_answered_and_nonsense_leaves_the_connection() -> Result<()> {
     let mut client = scene.client("1001").await?;
     for (text, code) in [
         ("{", "bad_message"),
-        ("[1]", "unknown_type"),
+        ("[1]", "bad_message"),
         (r#"{"type":"dance"}"#, "unknown_type"),
     ] {
         client.send_text(text).await?;
@@ -140,14 +110,4 @@ async fn a_call_is_declined_over_the_websocket() -> Result<()> {
     assert_eq!(app.says("accept", &id).await?.0, StatusCode::CONFLICT);
     tokio::time::sleep(Duration::from_millis(100)).await;
     Ok(())
-}
-
-/// The next message of this type; updates of calls may come between.
-async fn answer_of(client: &mut Client, kind: &str) -> Result<Value> {
-    loop {
-        let message = client.next(SOON).await?;
-        if message["type"] == kind {
-            return Ok(message);
-        }
-    }
 }
