@@ -205,6 +205,40 @@ fn exotel_is_asked_often_enough_and_never_later_than_the_queue_can_wait() -> Res
     Ok(())
 }
 
+/// What the other way round, that a function lacks no variable, `events.rs` shows by running it with these alone.
+#[test]
+fn every_variable_that_a_function_is_given_is_read_somewhere() -> Result<()> {
+    let read =
+        sources(&repository().join("shared/src"))? + &sources(&repository().join("functions"))?;
+    for (name, function) in template()?.functions() {
+        for variable in function.environment().into_keys() {
+            assert!(
+                read.contains(&format!("\"{variable}\"")),
+                "nobody reads {name}'s {variable}"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// All Rust code below a folder, without its tests.
+fn sources(folder: &Path) -> Result<String> {
+    let mut all = String::new();
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            all += &sources(&path)?;
+        } else if path.extension().is_some_and(|kind| kind == "rs") && !path.ends_with("tests.rs") {
+            let text = std::fs::read_to_string(&path)?;
+            all += text
+                .split("\n#[cfg(test)]\nmod tests {")
+                .next()
+                .unwrap_or_default();
+        }
+    }
+    Ok(all)
+}
+
 #[test]
 fn the_scheduler_may_only_invoke_call_timeout() -> Result<()> {
     let template = template()?;
