@@ -3,6 +3,9 @@
 //! Item: `pk` = `EXTENSION#{extension}`, `sk` = `CONNECTION#{connection id}`, and `audience` = `everyone#{shard}`, the
 //! key of the index `connections`: all clients are found without a scan, in as many partitions as there are shards.
 
+use std::collections::HashSet;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_sdk_apigatewaymanagement::error::SdkError;
@@ -11,6 +14,8 @@ use aws_sdk_apigatewaymanagement::primitives::Blob;
 use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures::stream::{self, Stream, StreamExt};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use crate::calls::StoreError;
 use crate::clock::Timestamp;
@@ -26,8 +31,21 @@ pub const SHARDS: u8 = 16;
 /// API Gateway ends a connection after 2 hours; its `$disconnect` is best effort, so rows end by themselves.
 const KEPT_FOR: Duration = Duration::from_secs(2 * 60 * 60 + 10 * 60);
 
+/// How many partitions are read at a time, so that not all of their answers are waited for one after another; and how
+/// much of each, so that what is in memory stays small.
+const READ_AT_ONCE: usize = 8;
+const PAGE: i32 = 500;
+
+/// How many clients are sent to at once. Each takes a connection of this process to API Gateway.
+const AT_ONCE: usize = 64;
+/// A client that takes longer than this holds up no other: one more is sent to meanwhile.
+const PROMPT: Duration = Duration::from_millis(500);
+/// How many such clients are waited for besides.
+const SLOW_AT_ONCE: usize = 192;
 /// A client that takes longer than this to take a message goes without.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Of how many clients is known that they went without the last time.
+const SLOW_KNOWN: usize = 10_000;
 
 /// A connected client.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,18 +67,31 @@ pub enum Delivery {
     Failed,
 }
 
+/// How a message reached many.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Deliveries {
+    /// To how many it was [`Delivery::Sent`].
+    pub sent: u64,
+    /// How many were [`Delivery::Gone`].
+    pub gone: u64,
+    /// For how many it [`Delivery::Failed`].
+    pub failed: u64,
+}
+
 /// The connections in the table, and the API that reaches them.
 #[derive(Clone, Debug)]
 pub struct Connections {
     table_client: aws_sdk_dynamodb::Client,
     table: String,
     api: aws_sdk_apigatewaymanagement::Client,
+    /// Ids of clients that did not take their last message in time.
+    slow: Arc<Mutex<HashSet<String>>>,
 }
 
 impl Connections {
     /// The connections in this table, reached through this API.
     #[must_use]
-    pub const fn new(
+    pub fn new(
         table_client: aws_sdk_dynamodb::Client,
         table: String,
         api: aws_sdk_apigatewaymanagement::Client,
@@ -69,6 +100,7 @@ impl Connections {
             table_client,
             table,
             api,
+            slow: Arc::default(),
         }
     }
 
@@ -141,50 +173,112 @@ impl Connections {
         found_by(query)
     }
 
-    /// All clients, shard after shard. At no time are more than a page of them in memory.
+    /// All clients, in no order. At no time are more than a few pages of them in memory.
     pub fn of_everyone(&self) -> impl Stream<Item = Result<Connection, StoreError>> {
-        stream::iter(0..SHARDS).flat_map(move |shard| {
+        stream::iter(0..SHARDS).flat_map_unordered(READ_AT_ONCE, move |shard| {
             let query = self
                 .table_client
                 .query()
                 .table_name(&self.table)
                 .index_name(INDEX)
                 .key_condition_expression("audience = :audience")
-                .expression_attribute_values(":audience", AttributeValue::S(audience(shard)));
-            found_by(query)
+                .expression_attribute_values(":audience", AttributeValue::S(audience(shard)))
+                .limit(PAGE);
+            Box::pin(found_by(query))
         })
     }
 
-    /// Sends a text message to a client. A client that has gone is forgotten.
-    pub async fn send(&self, connection: &Connection, text: &str) -> Delivery {
+    /// Sends each of these clients the text that is meant for it. One that is slow, or hangs, holds up no other.
+    ///
+    /// # Errors
+    /// When the clients cannot all be found. Some may have been sent to by then.
+    pub async fn send_to_all<'a>(
+        &self,
+        clients: impl Stream<Item = Result<Connection, StoreError>>,
+        text_for: impl Fn(&Connection) -> &'a str,
+    ) -> Result<Deliveries, StoreError> {
+        let places = &Semaphore::new(AT_ONCE);
+        let send = async |client: Result<Connection, StoreError>| {
+            let client = client?;
+            Ok(self.send_from(places, &client, text_for(&client)).await)
+        };
+        let mut sending = pin!(clients.map(send).buffer_unordered(AT_ONCE + SLOW_AT_ONCE));
+        let mut deliveries = Deliveries::default();
+        while let Some(delivery) = sending.next().await {
+            match delivery? {
+                Delivery::Sent => deliveries.sent += 1,
+                Delivery::Gone => deliveries.gone += 1,
+                Delivery::Failed => deliveries.failed += 1,
+            }
+        }
+        Ok(deliveries)
+    }
+
+    /// A client that is not prompt gives its place to another, and is waited for without one.
+    async fn send_from(&self, places: &Semaphore, client: &Connection, text: &str) -> Delivery {
+        let place = places.acquire().await;
+        let mut sending = pin!(self.send(client, text));
+        match timeout(PROMPT, &mut sending).await {
+            Ok(delivery) => delivery,
+            Err(_) => {
+                drop(place);
+                sending.await
+            }
+        }
+    }
+
+    /// Sends a text message to a client. A client that has gone is forgotten. One that did not take the last message in
+    /// time has to be prompt now: the next change of a call is not told before all have been dealt with.
+    pub async fn send(&self, client: &Connection, text: &str) -> Delivery {
+        let was_slow = self.slow().remove(&client.id);
+        let patience = if was_slow { PROMPT } else { PATIENCE };
+        match timeout(patience, self.post(client, text)).await {
+            Ok(delivery) => delivery,
+            Err(_) => {
+                self.remember_as_slow(client);
+                Delivery::Failed
+            }
+        }
+    }
+
+    async fn post(&self, client: &Connection, text: &str) -> Delivery {
         let post = self
             .api
             .post_to_connection()
-            .connection_id(&connection.id)
+            .connection_id(&client.id)
             .data(Blob::new(text));
-        let answer = match tokio::time::timeout(PATIENCE, post.send()).await {
-            Ok(answer) => answer,
-            Err(_) => return Delivery::Failed,
-        };
-        match answer {
+        match post.send().await {
             Ok(_) => Delivery::Sent,
             Err(SdkError::ServiceError(refused))
                 if matches!(refused.err(), PostToConnectionError::GoneException(_)) =>
             {
-                if let Err(error) = self.close(connection).await {
+                if let Err(error) = self.close(client).await {
                     tracing::warn!(%error, "a client that has gone was not forgotten");
                 }
                 Delivery::Gone
             }
             Err(error) => {
                 tracing::warn!(
-                    connection_id = connection.id,
+                    connection_id = client.id,
                     error = %aws_sdk_apigatewaymanagement::error::DisplayErrorContext(error),
                     "a client was not reached"
                 );
                 Delivery::Failed
             }
         }
+    }
+
+    fn remember_as_slow(&self, client: &Connection) {
+        let mut slow = self.slow();
+        // Those who left without having taken another message are never heard of again.
+        if slow.len() >= SLOW_KNOWN {
+            slow.clear();
+        }
+        slow.insert(client.id.clone());
+    }
+
+    fn slow(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
+        self.slow.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -230,7 +324,145 @@ fn shard_of(id: &str) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
+    use serde_json::{Value, json};
+    use wiremock::matchers::{method, path, path_regex};
+    use wiremock::{Mock, MockServer, Request, ResponseTemplate};
+
     use super::*;
+    use crate::testing::aws;
+
+    /// Clients that take a message at once, and those that never do, which are the first to be found.
+    struct Audience {
+        server: MockServer,
+        prompt: usize,
+        hanging: usize,
+        /// Who was posted to, and when.
+        posts: Arc<Mutex<Vec<(String, Instant)>>>,
+    }
+
+    impl Audience {
+        async fn of(prompt: usize, hanging: usize) -> Self {
+            let this = Self {
+                server: MockServer::start().await,
+                prompt,
+                hanging,
+                posts: Arc::default(),
+            };
+            Mock::given(method("POST"))
+                .and(path("/"))
+                .respond_with(move |query: &Request| found(query, prompt, hanging))
+                .mount(&this.server)
+                .await;
+            let posts = Arc::clone(&this.posts);
+            let post = move |post: &Request| {
+                let id = post.url.path().rsplit('/').next().unwrap();
+                posts.lock().unwrap().push((id.to_owned(), Instant::now()));
+                let hangs = id.starts_with("hanging");
+                let delay = if hangs { 10 * PATIENCE } else { Duration::ZERO };
+                ResponseTemplate::new(200).set_delay(delay)
+            };
+            Mock::given(path_regex("^/@connections/"))
+                .respond_with(post)
+                .mount(&this.server)
+                .await;
+            this
+        }
+
+        fn connections(&self) -> Connections {
+            let aws = aws(&self.server);
+            let table_client = aws_sdk_dynamodb::Client::new(&aws);
+            let api = aws_sdk_apigatewaymanagement::Client::new(&aws);
+            Connections::new(table_client, "calls".to_owned(), api)
+        }
+
+        /// Tells everyone: until the last of the prompt ones was sent to, until it was all over, and what came of it.
+        async fn hears(&self, connections: &Connections) -> (Duration, Duration, Deliveries) {
+            self.posts.lock().unwrap().clear();
+            let began = Instant::now();
+            let told = connections.send_to_all(connections.of_everyone(), |_| "{}");
+            let told = told.await.unwrap();
+            let over = began.elapsed();
+            let posts = self.posts.lock().unwrap();
+            let to_prompt = posts.iter().filter(|(id, _)| id.starts_with("prompt"));
+            let times: Vec<Instant> = to_prompt.map(|(_, at)| *at).collect();
+            assert_eq!(times.len(), self.prompt);
+            assert_eq!(posts.len(), self.prompt + self.hanging);
+            let last = times.into_iter().max().unwrap();
+            (last - began, over, told)
+        }
+    }
+
+    /// DynamoDB finds the hanging ones in the first shard that is asked for, and the others in the rest.
+    fn found(query: &Request, prompt: usize, hanging: usize) -> ResponseTemplate {
+        let query: Value = query.body_json().unwrap();
+        let audience = &query["ExpressionAttributeValues"][":audience"]["S"];
+        let shard: usize = audience
+            .as_str()
+            .unwrap()
+            .rsplit('#')
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap();
+        let (kind, numbers) = match shard {
+            0 => ("hanging", 0..hanging),
+            other => {
+                let others = usize::from(SHARDS) - 1;
+                (
+                    "prompt",
+                    prompt * (other - 1) / others..prompt * other / others,
+                )
+            }
+        };
+        let items: Vec<Value> = numbers
+            .map(|number| {
+                let sk = format!("CONNECTION#{kind}-{number}");
+                json!({ "pk": { "S": "EXTENSION#1001" }, "sk": { "S": sk } })
+            })
+            .collect();
+        let found = ResponseTemplate::new(200).set_body_json(json!({ "Items": items }));
+        let delay = if shard == 0 {
+            Duration::ZERO
+        } else {
+            Duration::from_millis(20)
+        };
+        found.set_delay(delay)
+    }
+
+    #[tokio::test]
+    async fn a_hundred_clients_that_hang_hold_up_no_other() {
+        let audience = Audience::of(100, 100).await;
+        let connections = audience.connections();
+        let (last, over, told) = audience.hears(&connections).await;
+        let expected = Deliveries {
+            sent: 100,
+            gone: 0,
+            failed: 100,
+        };
+        assert_eq!(told, expected);
+        assert!(last < PATIENCE, "the last was told after {last:?}");
+        assert!(over < 2 * PATIENCE, "it was over after {over:?}");
+
+        // They are known by now.
+        let (_, over, told) = audience.hears(&connections).await;
+        assert_eq!(told, expected);
+        assert!(
+            over < PATIENCE,
+            "the second time, it was over after {over:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn connections_of_all_shards_are_found_once() {
+        let audience = Audience::of(1_000, 7).await;
+        let connections = audience.connections();
+        let everyone = connections.of_everyone().map(|found| found.unwrap().id);
+        let everyone: Vec<String> = everyone.collect().await;
+        assert_eq!(everyone.len(), 1_007);
+        assert_eq!(everyone.iter().collect::<HashSet<_>>().len(), 1_007);
+    }
 
     #[test]
     fn connections_spread_evenly_over_the_shards() {

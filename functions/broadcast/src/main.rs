@@ -7,15 +7,12 @@ use std::time::Instant;
 use futures::stream::{self, StreamExt};
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use ringback::calls::StoreError;
-use ringback::connections::{Connection, Connections, Delivery};
+use ringback::connections::{Connection, Connections, Deliveries};
 use ringback::start::Start;
 use ringback::status_update::{StatusAudience, StatusUpdate};
 use serde::Deserialize;
 use serde_dynamo::Item;
 use serde_json::{Value, json};
-
-/// How many clients are sent to at once. Each takes a connection of this process to API Gateway.
-const AT_ONCE: usize = 64;
 
 #[derive(Deserialize)]
 struct Changes {
@@ -67,27 +64,18 @@ impl Broadcast {
                 .flat_map(|extension| self.connections.of(extension))
                 .right_stream(),
         };
-        let send = async |connection: Result<Connection, StoreError>| {
-            let connection = connection?;
+        let text_for = |connection: &Connection| {
             let is_participant = update
                 .participants()
                 .any(|own| *own == connection.extension);
-            let text = if is_participant {
-                &for_participants
+            if is_participant {
+                for_participants.as_str()
             } else {
-                &for_others
-            };
-            Ok::<_, StoreError>(self.connections.send(&connection, text).await)
-        };
-        let mut deliveries = std::pin::pin!(listeners.map(send).buffer_unordered(AT_ONCE));
-        let (mut sent, mut gone, mut failed) = (0_u64, 0_u64, 0_u64);
-        while let Some(delivery) = deliveries.next().await {
-            match delivery? {
-                Delivery::Sent => sent += 1,
-                Delivery::Gone => gone += 1,
-                Delivery::Failed => failed += 1,
+                for_others.as_str()
             }
-        }
+        };
+        let deliveries = self.connections.send_to_all(listeners, text_for).await?;
+        let Deliveries { sent, gone, failed } = deliveries;
         let took = started.elapsed().as_millis();
         tracing::info!(call_id = %update.call_id(), sent, gone, failed, took_ms = u64::try_from(took).unwrap_or(u64::MAX), "told");
         Ok(())
