@@ -59,8 +59,11 @@ async fn two_apps_talk_and_everybody_hears_of_it() -> Result<()> {
         scene.phone("1002").await?,
     );
     let talking = Talking::begin(&mut client, "voice", &mut caller, &app, &mut callee).await?;
-    assert_eq!(talking.callee.caller().number.as_deref(), Some("1001"));
-    assert_eq!(talking.caller.caller().number.as_deref(), Some("1002"));
+    assert_eq!(talking.callee.caller().number, "1001");
+    assert_eq!(talking.caller.caller().number, "1002");
+    for leg in [&talking.caller, &talking.callee] {
+        assert_eq!(leg.header("X-Ringback-Call-Id"), Some(talking.id.as_str()));
+    }
     talking
         .caller
         .media()
@@ -147,6 +150,7 @@ async fn nobody_is_shown_in_a_voice_call() -> Result<()> {
 async fn a_caller_who_gives_up_stops_the_ringing_by_app_or_by_phone() -> Result<()> {
     let scene = Scene::open().await?;
     let mut client = scene.client("1001").await?;
+    let mut listener = scene.client("1001").await?;
     let mut phone = scene.registered_phone("1001").await?;
     for by_app in [true, false] {
         let app = scene.app("1002").await?;
@@ -169,7 +173,7 @@ async fn a_caller_who_gives_up_stops_the_ringing_by_app_or_by_phone() -> Result<
             "caller_hung_up"
         );
         assert_eq!(
-            words(&story(&mut client, &id).await?),
+            words(&story(&mut listener, &id).await?),
             ["ringing", "canceled"]
         );
     }
@@ -199,16 +203,22 @@ async fn a_callee_who_declines_takes_the_callers_phone_down() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_whose_own_phone_is_not_there_rings_nobody_for_long() -> Result<()> {
     let scene = Scene::open().await?;
-    scene.phone("1001").await?.unregister().await?;
+    // Replaces whatever an earlier scene left registered.
+    let mut phone = scene.registered_phone("1001").await?;
+    phone.unregister().await?;
     let app = scene.app("1002").await?;
     let mut client = scene.client("1001").await?;
     calls_1002(&mut client, "voice").await?;
     let id = app.woken().await?;
-    let told = story(&mut client, &id).await?;
-    assert_eq!(words(&told), ["ringing", "failed"]);
-    assert_eq!(told[1]["reason"], "caller_unreachable");
+    // A phone that is registering is waited for, for 5 s.
+    let stands = app.sees_within(&id, "failed", 2 * SOON).await?;
+    assert_eq!(stands["reason"], "caller_unreachable");
     app.push("call_cancelled").await?;
-    // The answer may have come before the news.
+    let error = answer_of(&mut client, "error").await?;
+    assert_eq!(
+        (&error["code"], &error["callId"]),
+        (&"caller_unreachable".into(), &id.into())
+    );
     Ok(())
 }
 

@@ -177,6 +177,7 @@ async fn what_exotel_refuses_fails_at_once_and_everybody_hears_of_it() -> Result
 async fn a_call_that_exotel_placed_without_saying_so_goes_on_when_it_reports() -> Result<()> {
     let scene = Scene::open().await?;
     let mut client = scene.client("1001").await?;
+    let mut listener = scene.client("1001").await?;
     scene
         .exotel_behaves(&json!({ "connect": [{ "status": 504, "placed": true }] }))
         .await?;
@@ -203,7 +204,7 @@ async fn a_call_that_exotel_placed_without_saying_so_goes_on_when_it_reports() -
         .at_exotel(&sids[0], json!({ "status": "completed" }))
         .await?;
     assert_eq!(
-        words(&story(&mut client, id).await?),
+        words(&story(&mut listener, id).await?),
         ["initiated", "in-progress", "completed"]
     );
     Ok(())

@@ -1,5 +1,6 @@
 //! A scene: one caller on the trunk, apps with their phones, and what the push service was asked for.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -213,7 +214,7 @@ impl Scene {
 
     async fn forget_devices(&self) -> Result<()> {
         for phone in &self.stack.phones {
-            self.delete_all(&format!("EXTENSION#{}", phone.extension))
+            self.delete_all(&format!("EXTENSION#{}", phone.extension), "DEVICE#")
                 .await?;
         }
         Ok(())
@@ -223,14 +224,14 @@ impl Scene {
     async fn forget_meetings(&self) -> Result<()> {
         for phone in &self.stack.phones {
             for caller in [CALLER, "anonymous"] {
-                self.delete_all(&format!("CALLER#{caller}#FOR#{}", phone.extension))
+                self.delete_all(&format!("CALLER#{caller}#FOR#{}", phone.extension), "")
                     .await?;
             }
         }
         Ok(())
     }
 
-    async fn delete_all(&self, pk: &str) -> Result<()> {
+    async fn delete_all(&self, pk: &str, kind: &str) -> Result<()> {
         let client = aws_sdk_dynamodb::Client::new(&self.aws);
         let table = &self.stack.aws.table;
         let items = client
@@ -240,7 +241,10 @@ impl Scene {
             .expression_attribute_values(":pk", AttributeValue::S(pk.to_owned()))
             .send()
             .await?;
-        for item in items.items() {
+        let is_meant = |item: &&HashMap<String, AttributeValue>| {
+            item["sk"].as_s().is_ok_and(|sk| sk.starts_with(kind))
+        };
+        for item in items.items().iter().filter(is_meant) {
             let (pk, sk) = (item["pk"].clone(), item["sk"].clone());
             client
                 .delete_item()

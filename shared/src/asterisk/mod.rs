@@ -319,9 +319,11 @@ impl NewLeg {
             "extension": call.extension,
             "priority": 1,
             "timeout": 30,
-            "callerId": call.extension,
+            "callerId": format!("<{}>", call.extension),
         });
         body["variables"] = variables(call, "outgoing", "ringback-app-caller-ended,s,1");
+        // Whoever has just asked for the call need not pick up (RFC 5373); a phone that knows no better rings.
+        body["variables"]["PJSIP_HEADER(add,Answer-Mode)"] = "Auto".into();
         Self::new(ChannelId::of_app_caller(call.call_id), body, call.call_type)
     }
 
@@ -341,15 +343,18 @@ fn variables(call: &Call, call_type: &str, hangup_handler: &str) -> Value {
         "CALL_TYPE": call_type,
         "RINGBACK_CALL_ID": call.call_id,
         "RINGBACK_CALL_TYPE": call.call_type,
+        // So that an app can tell which of its calls this INVITE is.
+        "PJSIP_HEADER(add,X-Ringback-Call-Id)": call.call_id,
         "CHANNEL(hangup_handler_push)": hangup_handler,
     })
 }
 
-/// A caller id as Asterisk parses it: `"name" <number>`. The bare word `anonymous` would be taken for a name.
+/// A caller id as Asterisk parses it: `"name" <number>`. A bare word, as `anonymous` or an extension may be, would be
+/// taken for a name.
 fn caller_id(caller: &Caller) -> String {
     let number = caller.shown();
     let name = match (&caller.number, &caller.name) {
-        (None, _) if caller.extension.is_some() => return number.to_owned(),
+        (None, _) if caller.extension.is_some() => return format!("<{number}>"),
         (None, _) => "Anonymous",
         (Some(_), Some(name)) => name.as_str(),
         (Some(_), None) => return number.to_owned(),

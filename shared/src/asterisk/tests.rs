@@ -182,6 +182,7 @@ async fn the_phone_is_called_as_the_dialplan_expects_it() {
             "CALLER_CHANNEL": CALLER_LEG,
             "RINGBACK_CALL_ID": pbx.call.call_id.to_string(),
             "RINGBACK_CALL_TYPE": "voice",
+            "PJSIP_HEADER(add,X-Ringback-Call-Id)": pbx.call.call_id.to_string(),
             "CHANNEL(hangup_handler_push)": "ringback-phone-ended,s,1",
         },
     });
@@ -210,12 +211,14 @@ async fn the_phone_of_an_app_that_calls_is_called_to_wait_as_a_caller() {
         "extension": "1001",
         "priority": 1,
         "timeout": 30,
-        "callerId": "1001",
+        "callerId": "<1001>",
         "formats": "opus,ulaw,alaw,vp8,h264",
         "variables": {
             "CALL_TYPE": "outgoing",
             "RINGBACK_CALL_ID": pbx.call.call_id.to_string(),
             "RINGBACK_CALL_TYPE": "video",
+            "PJSIP_HEADER(add,X-Ringback-Call-Id)": pbx.call.call_id.to_string(),
+            "PJSIP_HEADER(add,Answer-Mode)": "Auto",
             "CHANNEL(hangup_handler_push)": "ringback-app-caller-ended,s,1",
         },
     });
@@ -243,7 +246,7 @@ async fn video_is_offered_to_both_phones_of_a_video_call() {
     let body: Value = pbx.last_request().await.body_json().unwrap();
     assert_eq!(
         (&body["extension"], &body["callerId"]),
-        (&"1002".into(), &"1002".into())
+        (&"1002".into(), &"<1002>".into())
     );
     assert_eq!(body["formats"], "opus,ulaw,alaw,vp8,h264");
 }
