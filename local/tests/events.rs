@@ -37,12 +37,15 @@ use surroundings::Surroundings;
 use watched::Watched;
 
 /// The events in the order of their story, with the status codes that each may be answered with.
-const STORY: [(&str, &[u16]); 25] = [
+const STORY: [(&str, &[u16]); 35] = [
     ("health", &[200]),
     ("devices-put", &[200]),
     ("ws-authorizer-header", &[]),
     ("ws-authorizer-token", &[]),
+    ("ws-authorizer-secret", &[]),
+    ("ws-authorizer-basic", &[]),
     ("ws-connect", &[200]),
+    ("ws-connect-exotel", &[200]),
     ("ws-message-ping", &[200]),
     ("asterisk-incoming-incoming", &[200]),
     ("exotel-webhook-passthru-get", &[200]),
@@ -53,6 +56,12 @@ const STORY: [(&str, &[u16]); 25] = [
     ("ws-message-call-response", &[200]),
     ("call-response-accept-ready", &[200, 502]),
     ("asterisk-incoming-bridged", &[200]),
+    ("ws-message-exotel-connected", &[200]),
+    ("ws-message-exotel-start", &[200]),
+    ("ws-message-exotel-media", &[200]),
+    ("ws-message-exotel-dtmf", &[200]),
+    ("ws-message-exotel-mark", &[200]),
+    ("ws-message-exotel-stop", &[200]),
     ("call-response-decline", &[200, 409]),
     ("call-response-hangup", &[200]),
     ("asterisk-incoming-ended", &[200]),
@@ -60,6 +69,7 @@ const STORY: [(&str, &[u16]); 25] = [
     ("exotel-webhook-status-callback-multipart", &[200]),
     ("exotel-webhook-status-callback-json", &[200]),
     ("broadcast-status", &[]),
+    ("ws-disconnect-exotel", &[200]),
     ("ws-disconnect", &[200]),
     ("devices-delete", &[200]),
     ("call-timeout-sqs", &[]),
@@ -109,7 +119,7 @@ impl Functions {
             if file.route().is_some() {
                 check_http(&answer, statuses)
             } else if let Some(route) = file.websocket_route() {
-                check_websocket(&answer, statuses, route)
+                check_websocket(&answer, statuses, route, file)
             } else if file.is_for_an_authorizer() {
                 check_policy(&answer, &file.event)
             } else if file.event["Records"].is_array() {
@@ -215,14 +225,17 @@ impl Functions {
     }
 }
 
-/// A message is answered with one JSON object, that says what it is; connecting and leaving are not answered.
-fn check_websocket(answer: &Value, statuses: &[u16], route: &str) -> Result<()> {
+/// A message is answered with one JSON object, that says what it is; connecting, leaving and Exotel's frames are not
+/// answered.
+fn check_websocket(answer: &Value, statuses: &[u16], route: &str, file: &EventFile) -> Result<()> {
     let status = answer["statusCode"].as_u64();
     ensure!(
         statuses.iter().any(|one| Some(u64::from(*one)) == status),
         "{status:?} is none of {statuses:?}"
     );
-    if route != "$default" {
+    let is_exotels = file.event["requestContext"]["authorizer"]["role"] == "exotel";
+    if route != "$default" || is_exotels {
+        ensure!(answer["body"].is_null(), "nobody waits for an answer");
         return Ok(());
     }
     let message: Value = serde_json::from_str(answer["body"].as_str().context("no body")?)?;
@@ -242,8 +255,10 @@ fn check_policy(answer: &Value, event: &Value) -> Result<()> {
         "it allows something else"
     );
     let context = answer["context"].as_object().context("no context")?;
+    let is_known = context.get("extension") == Some(&json!("1001"))
+        || context.get("role") == Some(&json!("exotel"));
     ensure!(
-        context.get("extension") == Some(&json!("1001")) && context.values().all(Value::is_string),
+        is_known && context.values().all(Value::is_string),
         "API Gateway does not pass {context:?} on"
     );
     Ok(())

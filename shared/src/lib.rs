@@ -8,7 +8,8 @@
 //! 4. [`outside`]: who carries an effect out: [`asterisk`], [`push`] (by FCM and SNS), [`timeouts`], [`exotel`].
 //! 5. [`call_response`] and [`call_request`]: what a phone app says. [`exotel`] and [`asterisk::hook`]: what the two witnesses of a call report; [`form`]: how.
 //! 6. [`devices`] and [`routes`]: which phones an extension has, and which extension a number leads to.
-//! 7. [`connections`] and [`status_update`]: who is connected, and what they hear of a call.
+//! 7. [`connections`] and [`status_update`]: who is connected, and what they hear of a call. [`streams`]: whose audio
+//!    Exotel brings.
 //! 8. [`names`], [`clock`], [`config`], [`secrets`], [`auth`], [`http`], [`start`]: the door.
 
 pub mod asterisk;
@@ -31,6 +32,7 @@ pub mod routes;
 pub mod secrets;
 pub mod start;
 pub mod status_update;
+pub mod streams;
 pub mod switchboard;
 #[cfg(test)]
 mod testing;

@@ -99,7 +99,7 @@ pub struct AppSecret {
 /// numbers needs no account.
 #[derive(Debug, Deserialize)]
 pub struct ExotelSecret {
-    /// `?secret=` of the webhook URL.
+    /// `?secret=` of the webhook's URL, and of the streams'.
     pub webhook_secret: SecretString,
     /// The one before, still valid while it is being replaced.
     #[serde(default)]
@@ -116,6 +116,13 @@ pub struct ExotelSecret {
     /// The ExoPhone that calls are shown to come from.
     #[serde(default)]
     pub caller_id: Option<String>,
+}
+
+impl ExotelSecret {
+    /// What Exotel may show: two secrets while one replaces the other.
+    pub fn webhook_secrets(&self) -> impl Iterator<Item = &SecretString> {
+        std::iter::once(&self.webhook_secret).chain(&self.webhook_secret_previous)
+    }
 }
 
 /// `ASTERISK_SECRET_ARN`: what the PBX shows us, and what we show the PBX.

@@ -21,6 +21,7 @@ use crate::push::sns::Sns;
 use crate::routes::Routes;
 use crate::secrets::Secret;
 use crate::status_update::StatusAudience;
+use crate::streams::Streams;
 use crate::switchboard::Switchboard;
 use crate::timeouts::Timeouts;
 
@@ -134,6 +135,12 @@ impl Start {
             .build();
         let api = aws_sdk_apigatewaymanagement::Client::from_conf(config);
         Ok(Connections::new(self.dynamodb(), self.table.clone(), api))
+    }
+
+    /// The streams of calls' audio.
+    #[must_use]
+    pub fn streams(&self) -> Streams {
+        Streams::new(self.dynamodb(), self.table.clone())
     }
 
     /// Who hears of a call: `STATUS_AUDIENCE`, `everyone` (S2) unless it says `participants`.

@@ -2,6 +2,11 @@
 //!
 //! <https://docs.aws.amazon.com/apigateway/latest/developerguide/apigateway-websocket-api-mapping-template-reference.html>
 
+use std::collections::HashMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -9,7 +14,65 @@ use crate::call::Party;
 use crate::connections::Connection;
 use crate::names::{DeviceId, Extension};
 
-/// A request of a connected client, or of one that connects or has gone.
+/// A request of somebody who wants to connect, as the authorizer sees it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Connecting {
+    /// What the authorizer allows or denies.
+    pub method_arn: String,
+    #[serde(default)]
+    headers: Option<HashMap<String, String>>,
+    #[serde(default)]
+    query_string_parameters: Option<HashMap<String, String>>,
+}
+
+/// What somebody who wants to connect shows of who it is.
+#[derive(Debug)]
+pub enum Credentials {
+    /// An app's `Authorization` header, or what it would be.
+    Token(SecretString),
+    /// The secret that Exotel's URLs carry.
+    Secret(SecretString),
+}
+
+impl Connecting {
+    /// An app shows `Authorization: Bearer …`, or `?token=…` where it cannot set headers, as browsers cannot. Exotel
+    /// shows `?secret=…`, or `Authorization: Basic …` with the secret as password: what its URL had before the host.
+    #[must_use]
+    pub fn credentials(&self) -> Option<Credentials> {
+        self.in_header().or_else(|| self.in_query())
+    }
+
+    fn in_header(&self) -> Option<Credentials> {
+        let mut headers = self.headers.iter().flatten();
+        let (_, header) = headers.find(|(name, _)| name.eq_ignore_ascii_case("authorization"))?;
+        let password = header
+            .split_once(' ')
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("basic"))
+            .map(|(_, user_and_password)| password(user_and_password).unwrap_or_default());
+        Some(match password {
+            Some(password) => Credentials::Secret(password.into()),
+            None => Credentials::Token(header.as_str().into()),
+        })
+    }
+
+    fn in_query(&self) -> Option<Credentials> {
+        let query = self.query_string_parameters.as_ref()?;
+        let token = query.get("token");
+        let token = token.map(|token| Credentials::Token(format!("Bearer {token}").into()));
+        let secret = || Some(Credentials::Secret(query.get("secret")?.as_str().into()));
+        token.or_else(secret)
+    }
+}
+
+/// The password in `base64(user:password)`.
+fn password(encoded: &str) -> Option<String> {
+    let decoded = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
+    let (_, password) = decoded.split_once(':')?;
+    Some(password.to_owned())
+}
+
+/// A request of somebody who is connected, or who connects or has gone.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Request {
@@ -25,38 +88,91 @@ pub struct Request {
 #[serde(rename_all = "camelCase")]
 pub struct Context {
     connection_id: String,
-    /// What the authorizer found out when the client connected.
+    /// What the authorizer found out on connecting.
     authorizer: Who,
 }
 
 /// Who is connected. Settled once, on connecting; it comes with each later message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Who {
-    /// For whom the client speaks.
-    pub extension: Extension,
-    /// Its device, if its token names one.
+#[serde(try_from = "Told", into = "Told")]
+pub enum Who {
+    /// A phone app.
+    App(Party),
+    /// Exotel, with the stream of a call.
+    Exotel,
+}
+
+/// The same as API Gateway passes it on: text, and nothing nested.
+#[derive(Serialize, Deserialize)]
+struct Told {
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub device_id: Option<DeviceId>,
+    role: Option<Role>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    extension: Option<Extension>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    device_id: Option<DeviceId>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Role {
+    Exotel,
+}
+
+impl TryFrom<Told> for Who {
+    type Error = &'static str;
+
+    fn try_from(told: Told) -> Result<Self, Self::Error> {
+        match (told.role, told.extension) {
+            (Some(Role::Exotel), _) => Ok(Self::Exotel),
+            (None, Some(extension)) => Ok(Self::App(Party {
+                extension,
+                device: told.device_id,
+            })),
+            (None, None) => Err("the authorizer names neither a role nor an extension"),
+        }
+    }
+}
+
+impl From<Who> for Told {
+    fn from(who: Who) -> Self {
+        match who {
+            Who::App(party) => Self {
+                role: None,
+                extension: Some(party.extension),
+                device_id: party.device,
+            },
+            Who::Exotel => Self {
+                role: Some(Role::Exotel),
+                extension: None,
+                device_id: None,
+            },
+        }
+    }
 }
 
 impl Request {
-    /// The client's connection.
+    /// Who sent it.
     #[must_use]
-    pub fn connection(&self) -> Connection {
-        let context = &self.request_context;
-        Connection {
-            id: context.connection_id.clone(),
-            extension: context.authorizer.extension.clone(),
-        }
+    pub const fn who(&self) -> &Who {
+        &self.request_context.authorizer
     }
 
-    /// The client, as a party to calls.
+    /// API Gateway's id of the connection.
     #[must_use]
-    pub fn party(&self) -> Party {
-        let who = &self.request_context.authorizer;
-        Party {
-            extension: who.extension.clone(),
-            device: who.device_id.clone(),
+    pub fn connection_id(&self) -> &str {
+        &self.request_context.connection_id
+    }
+
+    /// The app's connection; `None` for Exotel's, which hears of no calls.
+    #[must_use]
+    pub fn connection(&self) -> Option<Connection> {
+        match self.who() {
+            Who::Exotel => None,
+            Who::App(party) => Some(Connection {
+                id: self.connection_id().to_owned(),
+                extension: party.extension.clone(),
+            }),
         }
     }
 }
@@ -67,8 +183,96 @@ pub fn done() -> Value {
     json!({ "statusCode": 200 })
 }
 
-/// A message back to the client that has sent one.
+/// A message back to whoever has sent one.
 #[must_use]
 pub fn answer(message: &Value) -> Value {
     json!({ "statusCode": 200, "body": message.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use secrecy::ExposeSecret;
+
+    use super::*;
+
+    /// What somebody shows who connects with this header and this query.
+    fn shown(authorization: Option<&str>, query: &Value) -> Option<(&'static str, String)> {
+        let headers = authorization.map(|value| json!({ "authorization": value }));
+        let connecting =
+            json!({ "methodArn": "arn", "headers": headers, "queryStringParameters": query });
+        let connecting: Connecting = serde_json::from_value(connecting).unwrap();
+        Some(match connecting.credentials()? {
+            Credentials::Token(token) => ("token", token.expose_secret().to_owned()),
+            Credentials::Secret(secret) => ("secret", secret.expose_secret().to_owned()),
+        })
+    }
+
+    #[test]
+    fn an_app_shows_its_token_in_the_header_or_the_query() {
+        let token = Some(("token", "Bearer abc".to_owned()));
+        assert_eq!(shown(Some("Bearer abc"), &Value::Null), token);
+        assert_eq!(shown(None, &json!({ "token": "abc" })), token);
+        assert_eq!(shown(Some("Bearer abc"), &json!({ "secret": "x" })), token);
+    }
+
+    #[test]
+    fn exotel_shows_the_secret_in_the_query_or_as_a_password() {
+        let secret = Some(("secret", "hush".to_owned()));
+        assert_eq!(shown(None, &json!({ "secret": "hush" })), secret);
+        let basic = |text: &str| format!("Basic {}", STANDARD.encode(text));
+        assert_eq!(shown(Some(&basic("exotel:hush")), &Value::Null), secret);
+        let with_colon = shown(Some(&basic(":hu:sh")), &Value::Null);
+        assert_eq!(with_colon, Some(("secret", "hu:sh".to_owned())));
+        for no_password in ["Basic", "Basic ", "Basic %", &basic("hush")] {
+            let (_, shown) = shown(Some(no_password), &Value::Null).unwrap();
+            assert!(!shown.contains("hush"), "{no_password}");
+        }
+        assert_eq!(shown(None, &Value::Null), None);
+    }
+
+    #[test]
+    fn who_somebody_is_comes_back_as_it_was_told() {
+        let app = |device: Option<&str>| {
+            Who::App(Party {
+                extension: Extension::try_from("1001").unwrap(),
+                device: device.map(|device| DeviceId::try_from(device).unwrap()),
+            })
+        };
+        for (who, told) in [
+            (app(None), json!({ "extension": "1001" })),
+            (
+                app(Some("pixel")),
+                json!({ "extension": "1001", "device_id": "pixel" }),
+            ),
+            (Who::Exotel, json!({ "role": "exotel" })),
+        ] {
+            assert_eq!(serde_json::to_value(&who).unwrap(), told);
+            let mut passed_on = told;
+            passed_on["principalId"] = "somebody".into();
+            passed_on["integrationLatency"] = "12".into();
+            assert_eq!(serde_json::from_value::<Who>(passed_on).unwrap(), who);
+        }
+        for nobody in [
+            json!({}),
+            json!({ "principalId": "1001" }),
+            json!({ "role": "root" }),
+        ] {
+            assert!(serde_json::from_value::<Who>(nobody).is_err());
+        }
+    }
+
+    #[test]
+    fn exotels_connection_is_no_clients() {
+        let request = |who: Value| {
+            let context = json!({ "connectionId": "L0SM9", "authorizer": who });
+            serde_json::from_value::<Request>(json!({ "requestContext": context })).unwrap()
+        };
+        let exotel = request(json!({ "role": "exotel" }));
+        assert_eq!(
+            (exotel.connection_id(), exotel.connection()),
+            ("L0SM9", None)
+        );
+        let app = request(json!({ "extension": "1001" })).connection();
+        assert_eq!(app.unwrap().extension.as_str(), "1001");
+    }
 }

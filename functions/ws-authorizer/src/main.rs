@@ -1,64 +1,56 @@
 //! The authorizer of `$connect`: who connects is settled here, once, and comes with each later message.
 
-use std::collections::HashMap;
-
 use lambda_runtime::{Error, LambdaEvent, service_fn};
-use ringback::secrets::{AppSecret, Secret};
+use ringback::auth;
+use ringback::secrets::{AppSecret, ExotelSecret, Secret, SecretError};
 use ringback::start::Start;
-use ringback::websocket::Who;
-use serde::Deserialize;
+use ringback::websocket::{Connecting, Credentials, Who};
+use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Connecting {
-    method_arn: String,
-    #[serde(default)]
-    headers: Option<HashMap<String, String>>,
-    #[serde(default)]
-    query_string_parameters: Option<HashMap<String, String>>,
+struct WsAuthorizer {
+    apps: Secret<AppSecret>,
+    exotel: Secret<ExotelSecret>,
 }
 
-impl Connecting {
-    /// `Authorization: Bearer …`, or `?token=…` where a client cannot set headers, as browsers cannot.
-    fn authorization(&self) -> Option<String> {
-        let headers = self.headers.iter().flatten();
-        let header = headers
-            .filter(|(name, _)| name.eq_ignore_ascii_case("authorization"))
-            .map(|(_, value)| value.clone());
-        let query = self
-            .query_string_parameters
-            .iter()
-            .flatten()
-            .filter(|(name, _)| *name == "token");
-        header
-            .chain(query.map(|(_, token)| format!("Bearer {token}")))
-            .next()
+impl WsAuthorizer {
+    async fn handle(&self, event: LambdaEvent<Connecting>) -> Result<Value, Error> {
+        let connecting = event.payload;
+        let arn = &connecting.method_arn;
+        let who = match connecting.credentials() {
+            Some(credentials) => self.who_shows(&credentials).await?,
+            None => None,
+        };
+        let Some(who) = who else {
+            tracing::info!("somebody without a valid token or secret was turned away");
+            return Ok(policy("Deny", "nobody", arn, &json!({})));
+        };
+        let principal = match &who {
+            Who::App(party) => party.extension.to_string(),
+            Who::Exotel => "exotel".to_owned(),
+        };
+        Ok(policy(
+            "Allow",
+            &principal,
+            arn,
+            &serde_json::to_value(who)?,
+        ))
     }
-}
 
-async fn handle(
-    secret: &Secret<AppSecret>,
-    event: LambdaEvent<Connecting>,
-) -> Result<Value, Error> {
-    let connecting = event.payload;
-    let authorization = connecting.authorization();
-    let party = ringback::auth::party(authorization.as_deref(), secret.value().await?);
-    let Ok(party) = party else {
-        tracing::info!("a client without a valid token was turned away");
-        return Ok(policy("Deny", "nobody", &connecting.method_arn, &json!({})));
-    };
-    let principal = party.extension.to_string();
-    let who = Who {
-        extension: party.extension,
-        device_id: party.device,
-    };
-    Ok(policy(
-        "Allow",
-        &principal,
-        &connecting.method_arn,
-        &serde_json::to_value(who)?,
-    ))
+    async fn who_shows(&self, credentials: &Credentials) -> Result<Option<Who>, SecretError> {
+        match credentials {
+            Credentials::Token(header) => {
+                let secret = self.apps.value().await?;
+                let party = auth::party(Some(header.expose_secret()), secret);
+                Ok(party.ok().map(Who::App))
+            }
+            Credentials::Secret(shown) => {
+                let valid = self.exotel.value().await?.webhook_secrets();
+                let known = auth::shared_secret(Some(shown.expose_secret()), valid);
+                Ok(known.ok().map(|()| Who::Exotel))
+            }
+        }
+    }
 }
 
 fn policy(effect: &str, principal: &str, method_arn: &str, context: &Value) -> Value {
@@ -75,6 +67,9 @@ fn policy(effect: &str, principal: &str, method_arn: &str, context: &Value) -> V
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     let start = Start::without_table().await;
-    let secret = &start.secret("APP_SECRET_ARN")?;
-    lambda_runtime::run(service_fn(move |event| handle(secret, event))).await
+    let this = &WsAuthorizer {
+        apps: start.secret("APP_SECRET_ARN")?,
+        exotel: start.secret("EXOTEL_SECRET_ARN")?,
+    };
+    lambda_runtime::run(service_fn(move |event| this.handle(event))).await
 }

@@ -1,4 +1,4 @@
-//! `$connect`: a client whom the authorizer has let in is remembered.
+//! `$connect`: an app that the authorizer has let in is remembered. Exotel is not: it hears of no calls.
 
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use ringback::clock::Timestamp;
@@ -8,9 +8,13 @@ use ringback::websocket::{self, Request};
 use serde_json::Value;
 
 async fn handle(connections: &Connections, event: LambdaEvent<Request>) -> Result<Value, Error> {
-    let connection = event.payload.connection();
+    let connection_id = event.payload.connection_id();
+    let Some(connection) = event.payload.connection() else {
+        tracing::info!(connection_id, "Exotel connected");
+        return Ok(websocket::done());
+    };
     connections.open(&connection, Timestamp::now()).await?;
-    tracing::info!(connection_id = connection.id, extension = %connection.extension, "connected");
+    tracing::info!(connection_id, extension = %connection.extension, "connected");
     Ok(websocket::done())
 }
 

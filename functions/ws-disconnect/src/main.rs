@@ -1,4 +1,5 @@
-//! `$disconnect`: a client has gone. API Gateway does its best to say so; what it misses expires.
+//! `$disconnect`: a client has gone. API Gateway does its best to say so; what it misses expires. Exotel was never
+//! remembered.
 
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use ringback::connections::Connections;
@@ -7,9 +8,13 @@ use ringback::websocket::{self, Request};
 use serde_json::Value;
 
 async fn handle(connections: &Connections, event: LambdaEvent<Request>) -> Result<Value, Error> {
-    let connection = event.payload.connection();
+    let connection_id = event.payload.connection_id();
+    let Some(connection) = event.payload.connection() else {
+        tracing::info!(connection_id, "Exotel disconnected");
+        return Ok(websocket::done());
+    };
     connections.close(&connection).await?;
-    tracing::info!(connection_id = connection.id, extension = %connection.extension, "disconnected");
+    tracing::info!(connection_id, extension = %connection.extension, "disconnected");
     Ok(websocket::done())
 }
 

@@ -1,30 +1,46 @@
-//! `$default`: a message of a connected client.
+//! `$default`: a message of a connected client, or a frame of Exotel's.
 
 mod incoming_call;
+mod stream;
 
 use incoming_call::Starting;
 use lambda_runtime::{Error, LambdaEvent, service_fn};
+use ringback::call::Party;
 use ringback::call_request::CallRequest;
 use ringback::call_response::CallResponse;
 use ringback::clock::Timestamp;
 use ringback::http::{self, ApiError};
 use ringback::start::{LiveSwitchboard, Start, works_until};
-use ringback::websocket::{self, Request};
+use ringback::websocket::{self, Request, Who};
 use serde_json::{Map, Value, json};
+use stream::Streaming;
 
-async fn handle(starting: &Starting, event: LambdaEvent<Request>) -> Result<Value, Error> {
+async fn handle(
+    starting: &Starting,
+    streaming: &Streaming,
+    event: LambdaEvent<Request>,
+) -> Result<Value, Error> {
     let until = works_until(event.context.deadline);
     let request = event.payload;
     let text = request.body.as_deref().unwrap_or_default();
-    let answer = message(starting, &request, text, until).await;
-    Ok(websocket::answer(
-        &answer.unwrap_or_else(ApiError::into_message),
-    ))
+    let answer = match request.who() {
+        Who::App(party) => message(starting, party, text, until).await.map(Some),
+        Who::Exotel => {
+            let connection = request.connection_id();
+            let taken = streaming.frame(&starting.switchboard, connection, text, until);
+            taken.await.map(|()| None)
+        }
+    };
+    Ok(match answer {
+        Ok(None) => websocket::done(),
+        Ok(Some(message)) => websocket::answer(&message),
+        Err(error) => websocket::answer(&error.into_message()),
+    })
 }
 
 async fn message(
     starting: &Starting,
-    request: &Request,
+    party: &Party,
     text: &str,
     until: Timestamp,
 ) -> Result<Value, ApiError> {
@@ -35,13 +51,17 @@ async fn message(
         .map_err(|_| ApiError::bad_request("bad_message", "a message is a JSON object"))?;
     match message.get("type").and_then(Value::as_str) {
         Some("ping") => Ok(json!({ "type": "pong" })),
-        Some("call_response") => call_response(&starting.switchboard, request, text, until).await,
+        Some("call_response") => call_response(&starting.switchboard, party, text, until).await,
         Some("incoming_call") => {
-            let started = incoming_call(starting, request, &message, until).await;
+            let started = incoming_call(starting, party, &message, until).await;
             started.map_err(|error| {
                 error.with_detail("clientReference", message.get("clientReference"))
             })
         }
+        None if message.contains_key("event") => Err(ApiError::bad_request(
+            "not_your_frame",
+            "only Exotel sends the frames of streams",
+        )),
         _ => Err(ApiError::bad_request(
             "unknown_type",
             "type must be ping, call_response or incoming_call",
@@ -51,28 +71,26 @@ async fn message(
 
 async fn incoming_call(
     starting: &Starting,
-    request: &Request,
+    party: &Party,
     message: &Map<String, Value>,
     until: Timestamp,
 ) -> Result<Value, ApiError> {
     let wanted = CallRequest::parse(message, &starting.country)?;
-    starting
-        .start(&request.party().extension, wanted, until)
-        .await
+    starting.start(&party.extension, wanted, until).await
 }
 
 async fn call_response(
     switchboard: &LiveSwitchboard,
-    request: &Request,
+    party: &Party,
     text: &str,
     until: Timestamp,
 ) -> Result<Value, ApiError> {
     let now = Timestamp::now();
-    let (party, response) = (request.party(), CallResponse::parse(text.as_bytes())?);
+    let response = CallResponse::parse(text.as_bytes())?;
     if response.extension != party.extension {
         return Err(ApiError::other_extension());
     }
-    let (id, event) = (response.call_id, response.event(party));
+    let (id, event) = (response.call_id, response.event(party.clone()));
     let outcome = switchboard.handle(id, &event, now, until).await?;
     match outcome.refused {
         None => Ok(
@@ -90,5 +108,9 @@ async fn main() -> Result<(), Error> {
         routes: start.routes(),
         country: start.country(),
     };
-    lambda_runtime::run(service_fn(move |event| handle(starting, event))).await
+    let streaming = &Streaming {
+        streams: start.streams(),
+        connections: start.connections()?,
+    };
+    lambda_runtime::run(service_fn(move |event| handle(starting, streaming, event))).await
 }

@@ -1,14 +1,17 @@
 //! Exotel, the way callers come from and the way out to phone numbers.
 //!
 //! - [`Notice`]: what Exotel reports of a call, by its Passthru applet and its StatusCallbacks.
+//! - [`Frame`]: what comes with the stream of a call's audio.
 //! - [`Exotel`]: its voice API, which connects two numbers and knows how their call stands.
 
 mod api;
 mod notice;
+mod stream;
 
 pub use crate::call::OutboundProgress;
 pub use api::{CallDetails, ConnectRequest, Exotel, ExotelError, NoAnswer, Placed};
 pub use notice::{Direction, Notice, Source, Stage};
+pub use stream::{Digit, Dtmf, Frame, LONGEST_FRAME};
 
 use time::PrimitiveDateTime;
 use time::macros::{format_description, offset};

@@ -1,0 +1,136 @@
+//! The stream of a call's audio, as Exotel's Stream and Voicebot applets bring it.
+//!
+//! Many times a second there is audio, and nothing is done about it: no table, no secret, no other system is asked.
+
+use futures::StreamExt;
+use ringback::call::{Call, Event};
+use ringback::clock::Timestamp;
+use ringback::connections::{Connection, Connections, Delivery};
+use ringback::exotel::{Dtmf, Frame, LONGEST_FRAME};
+use ringback::http::ApiError;
+use ringback::names::{CallId, CallSid};
+use ringback::start::LiveSwitchboard;
+use ringback::streams::{Stream, Streams};
+use ringback::switchboard::SwitchboardError;
+use serde_json::{Value, json};
+
+/// How many clients hear of a key at once.
+const AT_ONCE: usize = 16;
+
+/// Streams, and the clients who hear of them.
+pub(crate) struct Streaming {
+    pub(crate) streams: Streams,
+    pub(crate) connections: Connections,
+}
+
+impl Streaming {
+    /// A frame that came over a connection of Exotel's. Exotel waits for no answer.
+    pub(crate) async fn frame(
+        &self,
+        switchboard: &LiveSwitchboard,
+        connection_id: &str,
+        text: &str,
+        until: Timestamp,
+    ) -> Result<(), ApiError> {
+        if text.len() > LONGEST_FRAME {
+            return Err(ApiError::bad_request(
+                "frame_too_long",
+                "a frame has 128 KiB at most",
+            ));
+        }
+        let frame = Frame::parse(text)
+            .map_err(|error| ApiError::bad_request("bad_frame", error.to_string()))?;
+        match frame {
+            Frame::Passing => Ok(()),
+            Frame::Start {
+                call_sid,
+                sample_rate,
+            } => {
+                tracing::info!(connection_id, %call_sid, sample_rate, "stream started");
+                self.start(switchboard, connection_id, call_sid, until)
+                    .await
+            }
+            Frame::Dtmf(dtmf) => self.dtmf(connection_id, &dtmf).await,
+            Frame::Stop { call_sid, reason } => {
+                tracing::info!(connection_id, %call_sid, reason = reason.as_str(), "stream stopped");
+                tell(switchboard, &call_sid, &Event::StreamStopped(reason), until).await?;
+                Ok(())
+            }
+        }
+    }
+
+    async fn start(
+        &self,
+        switchboard: &LiveSwitchboard,
+        connection_id: &str,
+        call_sid: CallSid,
+        until: Timestamp,
+    ) -> Result<(), ApiError> {
+        let now = Timestamp::now();
+        let outcome = tell(switchboard, &call_sid, &Event::StreamStarted, until).await?;
+        if let Some(call) = outcome {
+            let stream = Stream::of(&call, call_sid);
+            self.streams.begin(connection_id, &stream, now).await?;
+        }
+        Ok(())
+    }
+
+    /// Every participant's clients hear of a key. One that is not reached costs the others nothing.
+    async fn dtmf(&self, connection_id: &str, dtmf: &Dtmf) -> Result<(), ApiError> {
+        let Some(stream) = self.streams.over(connection_id).await? else {
+            tracing::warn!(
+                connection_id,
+                "a key was pressed in a stream of no known call"
+            );
+            return Ok(());
+        };
+        let text = key_pressed(&stream, dtmf, Timestamp::now()).to_string();
+        let clients = futures::stream::iter(&stream.participants)
+            .flat_map(|extension| Box::pin(self.connections.of(extension)));
+        let send = async |client: Result<Connection, _>| {
+            Ok::<_, ApiError>(self.connections.send(&client?, &text).await)
+        };
+        let mut deliveries = std::pin::pin!(clients.map(send).buffer_unordered(AT_ONCE));
+        let mut sent = 0_u64;
+        while let Some(delivery) = deliveries.next().await {
+            sent += u64::from(delivery? == Delivery::Sent);
+        }
+        tracing::info!(call_id = %stream.call_id, sent, "a key was passed on");
+        Ok(())
+    }
+}
+
+/// What a stream means for its call. A call that nobody knows is none of ours; Exotel could do nothing about it.
+async fn tell(
+    switchboard: &LiveSwitchboard,
+    call_sid: &CallSid,
+    event: &Event,
+    until: Timestamp,
+) -> Result<Option<Call>, ApiError> {
+    let id = CallId::of_call_sid(call_sid);
+    match switchboard.handle(id, event, Timestamp::now(), until).await {
+        Ok(outcome) => Ok(Some(outcome.call)),
+        Err(SwitchboardError::NoSuchCall) => {
+            tracing::warn!(%call_sid, "the stream of a call that is not known");
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// S2 knows no such message; it is built like its others.
+fn key_pressed(stream: &Stream, dtmf: &Dtmf, now: Timestamp) -> Value {
+    let mut data = json!({
+        "callSid": stream.call_sid,
+        "callId": stream.call_id,
+        "digit": dtmf.digit.to_string(),
+        "timestamp": now.to_iso(),
+    });
+    if let Some(duration) = dtmf.duration_ms {
+        data["durationMs"] = duration.into();
+    }
+    if let Some(number) = dtmf.sequence_number {
+        data["sequenceNumber"] = number.into();
+    }
+    json!({ "type": "call_dtmf", "data": data })
+}
