@@ -66,6 +66,23 @@ async fn no_urgent_way_has_more_than_two_requests_in_sequence_to_any_system() ->
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_audio_of_a_stream_costs_no_request_to_any_system() -> Result<()> {
+    let scene = Scene::open().await?;
+    let mut function = Observed::start(&scene, "ws-message", "info").await?;
+    let media = example("ws-message-exotel-media")?;
+    let around = [
+        example("ws-message-exotel-connected")?,
+        example("ws-message-exotel-mark")?,
+    ];
+    for frame in std::iter::repeat_n(&media, 200).chain(&around) {
+        let (body, timeline) = function.invoke(frame).await?;
+        ensure!(body.is_null(), "{body}");
+        ensure!(timeline.is_empty(), "{timeline}");
+    }
+    Ok(())
+}
+
 /// One way, gone twice by one process: with everything still to be fetched, and with secrets and tokens at hand.
 struct Runs {
     cold: Run,

@@ -16,6 +16,7 @@ mod outbound;
 mod refused;
 mod scene;
 mod store;
+mod streamed;
 mod told;
 mod unanswered;
 mod witnessed;

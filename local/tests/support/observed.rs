@@ -68,13 +68,14 @@ impl Observed {
         })
     }
 
-    /// Hands the function a request. Answers with its answer's body, and with what it asked others for.
+    /// Hands the function a request. Answers with its answer's body (null, if it has none), and with what it asked others
+    /// for.
     pub(crate) async fn invoke(&mut self, event: &Value) -> Result<(Value, Timeline)> {
         let began = Instant::now();
         let tokens_before = self.access_tokens.asked_for().await?;
         let answer = self.function.invoke(event).await?;
         let tokens = self.access_tokens.asked_for().await? - tokens_before;
-        let body = serde_json::from_str(answer["body"].as_str().context("a body")?)?;
+        let body = answer["body"].as_str().map(serde_json::from_str);
         ensure!(answer["statusCode"] == 200, "{answer}");
         let of_this_run = |system: &Watched| {
             let mut requests = system.requests();
@@ -87,7 +88,7 @@ impl Observed {
             push: of_this_run(&self.push),
             access_tokens: tokens,
         };
-        Ok((body, timeline))
+        Ok((body.transpose()?.unwrap_or_default(), timeline))
     }
 
     /// What it has logged so far.

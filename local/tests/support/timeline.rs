@@ -79,6 +79,12 @@ impl Timeline {
         })
     }
 
+    /// Whether nothing was asked of anybody.
+    pub(crate) fn is_empty(&self) -> bool {
+        let requests = [&self.aws, &self.ari, &self.push];
+        requests.into_iter().all(Vec::is_empty) && self.access_tokens == 0
+    }
+
     /// Whether all channels of the PBX were asked for, ever.
     pub(crate) fn lists_channels(&self) -> bool {
         self.ari.iter().any(|request| {
