@@ -362,7 +362,7 @@ fn table(rounds: &[Round]) -> Result<String> {
     }
     write!(
         table,
-        "\nMemory of the function's process, in kB\n\n{:>7}{:>10}{:>10}{:>10}{:>16}{:>19}\n",
+        "\nMemory of the function's process, in kB. The first crowd of more than a few brings the connections that it sends over\n\n{:>7}{:>10}{:>10}{:>10}{:>16}{:>19}\n",
         "clients", "before", "after", "peak", "a client, bytes", "all connected, s"
     )?;
     for round in rounds {
