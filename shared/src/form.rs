@@ -45,7 +45,8 @@ impl Fields {
         }
     }
 
-    /// Reads a JSON object. Numbers and booleans are taken as their text; nested values (`Legs`) are left out.
+    /// Reads a JSON object. Numbers and booleans are taken as their text, and what is nested is named as a form would
+    /// name it: `Legs[0][Status]`.
     ///
     /// # Errors
     /// When it is not an object.
@@ -54,11 +55,28 @@ impl Fields {
             serde_json::from_slice(body).map_err(|_| BadBody::Json)?;
         let mut fields = Self::default();
         for (name, value) in object {
-            if let Some(text) = text_of(value) {
-                fields.add(name, text);
-            }
+            fields.add_nested(name, value);
         }
         Ok(fields)
+    }
+
+    fn add_nested(&mut self, name: String, value: Value) {
+        match value {
+            Value::String(text) => self.add(name, text),
+            Value::Number(number) => self.add(name, number.to_string()),
+            Value::Bool(flag) => self.add(name, flag.to_string()),
+            Value::Null => {}
+            Value::Array(values) => {
+                for (index, value) in values.into_iter().enumerate() {
+                    self.add_nested(format!("{name}[{index}]"), value);
+                }
+            }
+            Value::Object(values) => {
+                for (key, value) in values {
+                    self.add_nested(format!("{name}[{key}]"), value);
+                }
+            }
+        }
     }
 
     async fn from_multipart(boundary: String, body: &[u8]) -> Result<Self, BadBody> {
@@ -95,15 +113,6 @@ impl Fields {
     }
 }
 
-fn text_of(value: Value) -> Option<String> {
-    match value {
-        Value::String(text) => Some(text),
-        Value::Number(number) => Some(number.to_string()),
-        Value::Bool(flag) => Some(flag.to_string()),
-        Value::Null | Value::Array(_) | Value::Object(_) => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,17 +125,18 @@ mod tests {
     async fn the_same_fields_in_three_forms_are_the_same() {
         let form = read(
             "application/x-www-form-urlencoded",
-            "CallSid=abc&From=%2B919876543210&n=1",
+            "CallSid=abc&From=%2B919876543210&n=1&Legs%5B0%5D%5BStatus%5D=busy",
         )
         .await;
         let json = read(
             "application/json; charset=utf-8",
-            r#"{"CallSid":"abc","From":"+919876543210","n":1,"Legs":[]}"#,
+            r#"{"CallSid":"abc","From":"+919876543210","n":1,"Legs":[{"Status":"busy"}],"EndTime":null}"#,
         )
         .await;
         let multipart = "--x\r\nContent-Disposition: form-data; name=\"CallSid\"\r\n\r\nabc\r\n\
             --x\r\nContent-Disposition: form-data; name=\"From\"\r\n\r\n+919876543210\r\n\
-            --x\r\nContent-Disposition: form-data; name=\"n\"\r\n\r\n1\r\n--x--\r\n";
+            --x\r\nContent-Disposition: form-data; name=\"n\"\r\n\r\n1\r\n\
+            --x\r\nContent-Disposition: form-data; name=\"Legs[0][Status]\"\r\n\r\nbusy\r\n--x--\r\n";
         let multipart = read("multipart/form-data; boundary=x", multipart).await;
         assert_eq!(form, json);
         assert_eq!(form, multipart);

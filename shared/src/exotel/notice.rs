@@ -165,11 +165,20 @@ fn progress(fields: &Fields) -> Option<OutboundProgress> {
     } else if is_event(fields, "terminal") {
         // Over, and not in a way that Exotel documents.
         Some(OutboundProgress::Failed)
+    } else if is_event(fields, "answered") && second_number_rings(fields) {
+        Some(OutboundProgress::Ringing)
     } else if is_event(fields, "answered") {
         Some(OutboundProgress::InProgress)
     } else {
         said
     }
+}
+
+/// The first number has answered, the second has not. Exotel's reference does not tell such an `answered` from the one
+/// that means that both have; those who work with it tell them apart by the legs.
+fn second_number_rings(fields: &Fields) -> bool {
+    let answered = |leg| fields.text(leg) == Some("in-progress");
+    answered("Legs[0][Status]") && fields.text("Legs[1][Status]").is_none()
 }
 
 fn is_event(fields: &Fields, event: &str) -> bool {
@@ -288,6 +297,18 @@ mod tests {
                 Some(OutboundProgress::InProgress),
             ),
             ("EventType=answered", Some(OutboundProgress::InProgress)),
+            (
+                "EventType=answered&Status=in-progress&Legs[0][Status]=in-progress&Legs[1][Status]=",
+                Some(OutboundProgress::Ringing),
+            ),
+            (
+                "EventType=answered&Legs[0][Status]=in-progress&Legs[1][Status]=in-progress",
+                Some(OutboundProgress::InProgress),
+            ),
+            (
+                "EventType=terminal&Status=no-answer&Legs[0][Status]=in-progress&Legs[1][Status]=",
+                Some(OutboundProgress::NoAnswer),
+            ),
             (
                 "EventType=terminal&Status=completed",
                 Some(OutboundProgress::Completed),
