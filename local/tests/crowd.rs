@@ -347,16 +347,12 @@ fn table(rounds: &[Round]) -> Result<String> {
             let [first, median, p99, last] =
                 [0.0, 0.5, 0.99, 1.0].map(|share| change.at(share).as_millis());
             let of_a_client = change.at(1.0).div_f64(round.clients as f64).as_secs_f64() * 1_000.0;
-            let told = &change.told;
+            let [took, sent, gone, failed] =
+                ["took_ms", "sent", "gone", "failed"].map(|name| change.told[name].to_string());
             writeln!(
                 table,
-                "{:>7}  {:<12}{first:>7}{median:>8}{p99:>7}{last:>7}{of_a_client:>10.2}{:>12}{:>6}{:>6}{:>8}",
-                round.clients,
-                change.status,
-                told["took_ms"],
-                told["sent"],
-                told["gone"],
-                told["failed"]
+                "{:>7}  {:<12}{first:>7}{median:>8}{p99:>7}{last:>7}{of_a_client:>10.2}{took:>12}{sent:>6}{gone:>6}{failed:>8}",
+                round.clients, change.status,
             )?;
         }
     }
