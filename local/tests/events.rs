@@ -54,6 +54,8 @@ const STORY: [(&str, &[u16]); 35] = [
     // The call's legs are not there: Asterisk is asked for them, and says so.
     ("call-response-accept", &[200, 502]),
     ("ws-message-call-response", &[200]),
+    ("ws-message-incoming-call-app", &[200]),
+    ("ws-message-incoming-call-number", &[200]),
     ("call-response-accept-ready", &[200, 502]),
     ("asterisk-incoming-bridged", &[200]),
     ("ws-message-exotel-connected", &[200]),

@@ -57,8 +57,10 @@ pub fn parse(line: &str, typist: &Typist, now_ms: i64) -> Result<Typed, Mistyped
         [] => Ok(Typed::Nothing),
         ["help"] => Ok(Typed::Help),
         ["ping"] => Ok(Typed::Send(ping())),
-        ["call", from, to] => Ok(Typed::Send(call(from, to, "voice"))),
-        ["call", from, to, kind @ ("voice" | "video")] => Ok(Typed::Send(call(from, to, kind))),
+        ["call", from, to] => Ok(Typed::Send(call(from, to, "voice", now_ms))),
+        ["call", from, to, kind @ ("voice" | "video")] => {
+            Ok(Typed::Send(call(from, to, kind, now_ms)))
+        }
         [
             action @ ("accept" | "accept_ready" | "decline" | "hangup"),
             call_id,
@@ -73,8 +75,12 @@ pub fn ping() -> Value {
     json!({"type": "ping"})
 }
 
-fn call(from: &str, to: &str, kind: &str) -> Value {
-    json!({"type": "incoming_call", "callerId": from, "recipientId": to, "callType": kind})
+/// The reference makes the same message, sent again, the same call.
+fn call(from: &str, to: &str, kind: &str, now_ms: i64) -> Value {
+    json!({
+        "type": "incoming_call", "callerId": from, "recipientId": to, "callType": kind,
+        "clientReference": format!("typed-{now_ms}"),
+    })
 }
 
 fn call_response(action: &str, call_id: &str, typist: &Typist, now_ms: i64) -> Value {
@@ -112,7 +118,10 @@ mod tests {
 
     #[test]
     fn a_call_is_a_voice_call_unless_it_is_said_to_be_video() {
-        let voice = json!({"type": "incoming_call", "callerId": "1001", "recipientId": "1002", "callType": "voice"});
+        let voice = json!({
+            "type": "incoming_call", "callerId": "1001", "recipientId": "1002", "callType": "voice",
+            "clientReference": "typed-1732175943000",
+        });
         assert_eq!(sends("call 1001 1002"), voice);
         assert_eq!(sends("  call 1001   1002 voice "), voice);
         assert_eq!(sends("call 1001 1002 video")["callType"], "video");
