@@ -7,10 +7,12 @@ mod change;
 mod decide;
 mod effect;
 mod event;
+mod inbound;
 mod outbound;
 mod progress;
 #[cfg(test)]
 mod properties;
+mod verdict;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -18,11 +20,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use change::{Attempt, Change, Check, Set};
-pub use decide::{Decision, Incoming, Refusal, decide, effects_after, first_effects, ring, usual};
+pub use decide::{decide, effects_after, first_effects, usual};
 pub use effect::{Audience, CancelReason, Effect};
 pub use event::{Event, Party, Readiness, Side, StopReason, Why};
+pub use inbound::{Incoming, ring};
 pub use outbound::{Outgoing, initiate};
 pub use progress::OutboundProgress;
+pub use verdict::{Decision, Refusal};
 
 use crate::clock::Timestamp;
 use crate::names::{CallId, CallSid, Caller, ChannelId, DeviceId, Extension, PhoneNumber};

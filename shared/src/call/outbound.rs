@@ -3,11 +3,11 @@
 //! Exotel tells of an answer and of the end, each once or more often and in any order, or never. So a call only ever
 //! moves on ([`OutboundProgress::after`]), and one of which nothing is heard is looked up until its end is known.
 
-use super::decide::{GONE_ANOTHER_WAY, NOTHING_TO_DO, Verdict, ended, settled, streaming, talking};
-use super::{
-    Call, CallType, Check, Effect, Event, Incoming, Limits, OutboundProgress, Refusal, Set, Status,
-    Why, ring,
+use super::inbound::{Incoming, ring};
+use super::verdict::{
+    GONE_ANOTHER_WAY, NOTHING_TO_DO, Refusal, Verdict, ended, settled, streaming, talking,
 };
+use super::{Call, CallType, Check, Effect, Event, Limits, OutboundProgress, Set, Status, Why};
 use crate::clock::Timestamp;
 use crate::names::{CallId, CallSid, Caller, Extension, PhoneNumber};
 

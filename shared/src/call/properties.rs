@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::call::decide::Incoming;
+
 use crate::names::PhoneNumber;
 
 const LIMITS: Limits = Limits {

@@ -1,0 +1,678 @@
+//! The rules of a call that wakes a phone: its caller came in by the trunk, or is another app.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::event::PHONE_LEFT;
+use super::verdict::{
+    GONE_ANOTHER_WAY, NOTHING_TO_DO, Refusal, Verdict, ended, settled, streaming, talking,
+};
+use super::{
+    ABANDONED_AFTER, Answerer, Audience, Call, CallType, CancelReason, Check, Effect, Event,
+    HistoryEntry, Limits, Party, Set, Side, Status, Why,
+};
+use crate::clock::Timestamp;
+use crate::names::{CallId, CallSid, Caller, ChannelId, Extension};
+
+/// A call that comes in: somebody has witnessed its caller, or an app calls another.
+#[derive(Clone, Debug)]
+pub struct Incoming {
+    /// The id it is to have.
+    pub call_id: CallId,
+    /// Whose phone is wanted.
+    pub extension: Extension,
+    /// Who calls.
+    pub caller: Caller,
+    /// Voice or video.
+    pub call_type: CallType,
+    /// The channel on which the caller waits, if the PBX reports it.
+    pub caller_leg: Option<ChannelId>,
+    /// Exotel's id, if it is known.
+    pub call_sid: Option<CallSid>,
+}
+
+/// The beginning of a call's life: it is to be stored, and then the phone is to be woken ([`Effect::Ring`] and a
+/// timer are owed). S1 pushed first; a fast phone could then answer a call that did not exist yet.
+#[must_use]
+pub fn ring(incoming: Incoming, limits: Limits, now: Timestamp) -> Call {
+    let rings_until = now + limits.ring;
+    let longest = rings_until + limits.connect + limits.talk;
+    Call {
+        call_id: incoming.call_id,
+        version: 1,
+        status: Status::WaitingForMobile,
+        extension: incoming.extension,
+        caller: incoming.caller,
+        to: None,
+        call_type: incoming.call_type,
+        created_at: now,
+        rings_until,
+        limits,
+        history: vec![HistoryEntry {
+            at: now,
+            event: "ring".to_owned(),
+            by: incoming.caller_leg.as_ref().map(ToString::to_string),
+        }],
+        call_sid: incoming.call_sid,
+        caller_leg: incoming.caller_leg,
+        checked_at: None,
+        stream: None,
+        rang: None,
+        declined_by: BTreeSet::new(),
+        answered_by: None,
+        ready_at: None,
+        bridged_at: None,
+        ended_at: None,
+        why: None,
+        owed_since: Some(now),
+        expires_at: Set::expiry_after(longest),
+    }
+}
+
+pub(super) fn verdict(call: &Call, event: &Event, now: Timestamp) -> Verdict {
+    match event {
+        Event::Announced {
+            caller_leg,
+            call_sid,
+        } => announced(call, caller_leg.as_ref(), call_sid.as_ref(), now),
+        Event::Rang { devices, .. } => rang(call, devices, now),
+        Event::NobodyRang(why) => nobody_rang(call, *why, now),
+        Event::Accepted { by, .. } => accepted(call, by, now),
+        Event::Declined { by } => declined(call, by, now),
+        Event::HungUp { by } => hung_up(call, by, now),
+        Event::CallerLeft { leg, answered, by } => {
+            caller_left(call, leg.as_ref(), *answered, *by, now)
+        }
+        Event::PhoneLeft {
+            answered,
+            cause,
+            by,
+        } => phone_left(call, *answered, *cause, *by, now),
+        Event::Bridged => bridged(call, now),
+        Event::CallerUnreachable => caller_unreachable(call, now),
+        Event::StreamStarted | Event::StreamStopped(_) => streaming(call, event),
+        Event::TimerFired => timer_fired(call, now),
+        Event::Settled { owed_since } => settled(call, *owed_since),
+        Event::Reported { .. } | Event::NotPlaced(_) => NOTHING_TO_DO,
+    }
+}
+
+/// The change that `event` makes in the state in which it normally finds the call, and what must hold for it.
+pub(super) fn usual(event: &Event, now: Timestamp) -> Option<(Vec<Check>, Vec<Set>)> {
+    let waiting = Check::StatusIs(Status::WaitingForMobile);
+    Some(match event {
+        Event::Announced { .. }
+        | Event::CallerUnreachable
+        | Event::Reported { .. }
+        | Event::NotPlaced(_)
+        | Event::StreamStarted
+        | Event::StreamStopped(_) => return None,
+        Event::Rang { devices, .. } => (
+            vec![waiting, Check::NotRungYet, Check::NobodyDeclined],
+            vec![Set::Rang(devices.clone()), Set::NothingOwed],
+        ),
+        Event::NobodyRang(why) => (
+            vec![waiting, Check::NotRungYet],
+            ended(Status::Failed, *why, now),
+        ),
+        Event::Accepted { by, .. } => (
+            vec![
+                waiting,
+                Check::ExtensionIs(by.extension.clone()),
+                Check::RingsAt(now),
+            ],
+            ready(by, now),
+        ),
+        Event::Declined { by } | Event::HungUp { by } => {
+            let mut checks = vec![waiting, Check::ExtensionIs(by.extension.clone())];
+            if let Some(device) = &by.device {
+                checks.extend([Check::RangOnly(device.clone()), Check::NobodyDeclined]);
+            }
+            let mut sets: Vec<Set> = by
+                .device
+                .iter()
+                .map(|device| Set::DeclinedBy([device.clone()].into()))
+                .collect();
+            sets.extend(ended(Status::Declined, Why::CalleeDeclined, now));
+            (checks, sets)
+        }
+        Event::CallerLeft { leg, answered, by } => {
+            let (from, sets) = if *answered {
+                (
+                    Status::InProgress,
+                    ended(Status::Completed, hung_up_by(*by), now),
+                )
+            } else {
+                (
+                    Status::WaitingForMobile,
+                    ended(Status::Canceled, Why::CallerHungUp, now),
+                )
+            };
+            let mut checks = vec![Check::StatusIs(from), Check::IsOutbound(false)];
+            checks.extend(leg.clone().map(Check::CallerLegCanBe));
+            (checks, sets)
+        }
+        Event::PhoneLeft { by, .. } => (
+            vec![
+                Check::StatusIs(Status::InProgress),
+                Check::IsOutbound(false),
+            ],
+            ended(Status::Completed, hung_up_by(*by), now),
+        ),
+        Event::Bridged => (vec![Check::StatusIs(Status::MobileReady)], talking(now)),
+        Event::TimerFired => (
+            vec![waiting, Check::RungOutAt(now)],
+            ended(Status::TimedOut, Why::NoAnswer, now),
+        ),
+        Event::Settled { owed_since } => {
+            (vec![Check::OwedSince(*owed_since)], vec![Set::NothingOwed])
+        }
+    })
+}
+
+pub(super) fn effects_after(call: &Call, event: &Event, now: Timestamp) -> Vec<Effect> {
+    match event {
+        Event::Announced { .. } => after_announcement(call, event, now),
+        // It was the last thing to know before all that rang had declined.
+        Event::Rang { devices, .. }
+            if call.status == Status::Declined && devices.is_subset(&call.declined_by) =>
+        {
+            owed(call)
+        }
+        Event::Rang { finished_at, .. } => {
+            let mut effects = recall_late_rings(call, *finished_at);
+            effects.extend(recall_late_caller(call));
+            effects
+        }
+        Event::Declined { .. } | Event::HungUp { .. } if !call.status.is_final() => Vec::new(),
+        Event::Settled { .. } => Vec::new(),
+        Event::PhoneLeft { .. } if call.status == Status::MobileReady => {
+            bridge_within_patience(call, now)
+        }
+        Event::NobodyRang(_)
+        | Event::CallerUnreachable
+        | Event::Accepted { .. }
+        | Event::Declined { .. }
+        | Event::HungUp { .. }
+        | Event::CallerLeft { .. }
+        | Event::PhoneLeft { .. }
+        | Event::TimerFired => owed(call),
+        // What accepting the call owed is still owed by whoever carried that out.
+        Event::Bridged => Vec::new(),
+        Event::StreamStarted
+        | Event::StreamStopped(_)
+        | Event::Reported { .. }
+        | Event::NotPlaced(_) => Vec::new(),
+    }
+}
+
+fn announced(
+    call: &Call,
+    leg: Option<&ChannelId>,
+    sid: Option<&CallSid>,
+    now: Timestamp,
+) -> Verdict {
+    let same_sid = sid.is_some() && sid == call.call_sid.as_ref();
+    let other_sid = !same_sid && sid.is_some() && call.call_sid.is_some();
+    let new_leg = leg.filter(|leg| call.caller_leg.as_ref() != Some(leg));
+    let replaces_leg = new_leg.is_some() && call.caller_leg.is_some();
+    let names_the_dead = call.status.is_final() && !same_sid && leg.is_none();
+    // Two legs with one CallSid are the trunk's second try; without it, they are two callers.
+    if other_sid || names_the_dead || (replaces_leg && !same_sid) {
+        return Verdict::Refuse(Refusal::AnotherCall);
+    }
+    let mut sets: Vec<Set> = new_leg.cloned().map(Set::CallerLeg).into_iter().collect();
+    if new_leg.is_some() && call.status != Status::WaitingForMobile {
+        sets.push(Set::OwedSince(now));
+    }
+    if !same_sid {
+        sets.extend(sid.cloned().map(Set::CallSid));
+    }
+    if sets.is_empty() {
+        Verdict::Repeat
+    } else {
+        Verdict::Change(sets)
+    }
+}
+
+fn rang(call: &Call, devices: &BTreeSet<crate::names::DeviceId>, now: Timestamp) -> Verdict {
+    let mut sets = vec![Set::Rang(devices.clone())];
+    match (call.status, &call.rang) {
+        (_, Some(_)) => return NOTHING_TO_DO,
+        (Status::WaitingForMobile, None) if devices.is_subset(&call.declined_by) => {
+            sets.extend(ended(Status::Declined, Why::CalleeDeclined, now));
+        }
+        (Status::WaitingForMobile, None) => sets.push(Set::NothingOwed),
+        (_, None) => {}
+    }
+    Verdict::Change(sets)
+}
+
+fn nobody_rang(call: &Call, why: Why, now: Timestamp) -> Verdict {
+    let waits_in_vain = call.status == Status::WaitingForMobile && call.rang.is_none();
+    if waits_in_vain {
+        Verdict::Change(ended(Status::Failed, why, now))
+    } else {
+        NOTHING_TO_DO
+    }
+}
+
+fn accepted(call: &Call, by: &Party, now: Timestamp) -> Verdict {
+    match call.status {
+        Status::WaitingForMobile if now < call.rings_until => Verdict::Change(ready(by, now)),
+        Status::MobileReady | Status::InProgress if is_answerer(call, by) => Verdict::Repeat,
+        Status::WaitingForMobile
+        | Status::MobileReady
+        | Status::Initiated
+        | Status::Ringing
+        | Status::InProgress
+        | Status::Completed
+        | Status::Declined
+        | Status::TimedOut
+        | Status::Canceled
+        | Status::Failed => GONE_ANOTHER_WAY,
+    }
+}
+
+fn declined(call: &Call, by: &Party, now: Timestamp) -> Verdict {
+    match call.status {
+        Status::WaitingForMobile => decline_while_ringing(call, by, now),
+        Status::Declined => Verdict::Repeat,
+        Status::MobileReady
+        | Status::Initiated
+        | Status::Ringing
+        | Status::InProgress
+        | Status::Completed
+        | Status::TimedOut
+        | Status::Canceled
+        | Status::Failed => GONE_ANOTHER_WAY,
+    }
+}
+
+/// A decline that names its device is that device's own: the others ring on until the last of them declines, which
+/// may show only when it is known which devices rang. One that names none speaks for the extension.
+fn decline_while_ringing(call: &Call, by: &Party, now: Timestamp) -> Verdict {
+    let did_not_ring = |device| {
+        call.rang
+            .as_ref()
+            .is_some_and(|rang| !rang.contains(device))
+    };
+    if by.device.as_ref().is_some_and(did_not_ring) {
+        return NOTHING_TO_DO;
+    }
+    let mut declined_by = call.declined_by.clone();
+    let is_new = by
+        .device
+        .as_ref()
+        .is_none_or(|device| declined_by.insert(device.clone()));
+    let others_ring = by.device.is_some()
+        && call
+            .rang
+            .as_ref()
+            .is_none_or(|rang| !rang.is_subset(&declined_by));
+    if others_ring && !is_new {
+        return NOTHING_TO_DO;
+    }
+    let mut sets = Vec::new();
+    if by.device.is_some() {
+        sets.push(Set::DeclinedBy(declined_by));
+    }
+    if !others_ring {
+        sets.extend(ended(Status::Declined, Why::CalleeDeclined, now));
+    }
+    Verdict::Change(sets)
+}
+
+fn hung_up(call: &Call, by: &Party, now: Timestamp) -> Verdict {
+    if call.status.is_final() {
+        return Verdict::Repeat;
+    }
+    if by.extension != call.extension {
+        return caller_left(call, None, false, Side::Caller, now);
+    }
+    match call.status {
+        Status::WaitingForMobile => decline_while_ringing(call, by, now),
+        // The device that lost the race says goodbye to a call that is another's.
+        Status::MobileReady | Status::InProgress if !may_end(call, by) => NOTHING_TO_DO,
+        Status::MobileReady => Verdict::Change(ended(Status::Declined, Why::CalleeHungUp, now)),
+        Status::InProgress => Verdict::Change(ended(Status::Completed, Why::CalleeHungUp, now)),
+        Status::Initiated
+        | Status::Ringing
+        | Status::Completed
+        | Status::Declined
+        | Status::TimedOut
+        | Status::Canceled
+        | Status::Failed => Verdict::Repeat,
+    }
+}
+
+fn caller_left(
+    call: &Call,
+    leg: Option<&ChannelId>,
+    answered: bool,
+    by: Side,
+    now: Timestamp,
+) -> Verdict {
+    let knows_another = |leg| call.caller_leg.as_ref().is_some_and(|known| known != leg);
+    if leg.is_some_and(knows_another) {
+        return Verdict::Refuse(Refusal::AnotherCall);
+    }
+    match call.status {
+        Status::WaitingForMobile => {
+            Verdict::Change(ended(Status::Canceled, Why::CallerHungUp, now))
+        }
+        // Only joining the legs answers the caller: this overtook the news that they had been joined.
+        Status::MobileReady if answered => {
+            Verdict::Change(ended(Status::Completed, hung_up_by(by), now))
+        }
+        Status::MobileReady => Verdict::Change(ended(Status::Canceled, Why::CallerHungUp, now)),
+        Status::InProgress => Verdict::Change(ended(Status::Completed, hung_up_by(by), now)),
+        Status::Initiated
+        | Status::Ringing
+        | Status::Completed
+        | Status::Declined
+        | Status::TimedOut
+        | Status::Canceled
+        | Status::Failed => NOTHING_TO_DO,
+    }
+}
+
+fn phone_left(call: &Call, answered: bool, cause: u16, by: Side, now: Timestamp) -> Verdict {
+    let (status, why) = match call.status {
+        Status::MobileReady if answered => (Status::Completed, hung_up_by(by)),
+        Status::MobileReady if is_no(cause) => (Status::Declined, Why::CalleeDeclined),
+        Status::MobileReady if has_just_left(call, now) => return Verdict::Repeat,
+        // It may have been called at an address that it has left since: an app that wakes registers anew.
+        Status::MobileReady if may_be_called_again(call, now) => {
+            return Verdict::Change(vec![Set::OwedSince(now)]);
+        }
+        Status::MobileReady => (Status::Failed, Why::PhoneUnreachable),
+        Status::InProgress => (Status::Completed, hung_up_by(by)),
+        Status::WaitingForMobile
+        | Status::Initiated
+        | Status::Ringing
+        | Status::Completed
+        | Status::Declined
+        | Status::TimedOut
+        | Status::Canceled
+        | Status::Failed => return NOTHING_TO_DO,
+    };
+    Verdict::Change(ended(status, why, now))
+}
+
+fn bridged(call: &Call, now: Timestamp) -> Verdict {
+    match call.status {
+        Status::MobileReady => Verdict::Change(talking(now)),
+        Status::InProgress => NOTHING_TO_DO,
+        Status::WaitingForMobile | Status::Initiated | Status::Ringing => GONE_ANOTHER_WAY,
+        // The legs met while the call was being ended.
+        Status::Completed
+        | Status::Declined
+        | Status::TimedOut
+        | Status::Canceled
+        | Status::Failed => Verdict::Only(vec![Effect::HangUpCaller, Effect::HangUpPhone]),
+    }
+}
+
+fn timer_fired(call: &Call, now: Timestamp) -> Verdict {
+    match call.deadline() {
+        None => Verdict::Repeat,
+        Some(deadline) if now < deadline => too_early(call, deadline, now),
+        Some(_) => Verdict::Change(match call.status {
+            Status::MobileReady => ended(Status::Failed, Why::NotConnected, now),
+            Status::InProgress => ended(Status::Completed, Why::TalkedTooLong, now),
+            Status::WaitingForMobile
+            | Status::Initiated
+            | Status::Ringing
+            | Status::Completed
+            | Status::Declined
+            | Status::TimedOut
+            | Status::Canceled
+            | Status::Failed => ended(Status::TimedOut, Why::NoAnswer, now),
+        }),
+    }
+}
+
+/// A timer that comes before its time ends nothing, but finishes what somebody left undone. Once the ring's own
+/// timers have come, it may be the last one there is, and sets itself anew.
+fn too_early(call: &Call, deadline: Timestamp, now: Timestamp) -> Verdict {
+    let mut effects = Vec::new();
+    if now >= call.rings_until {
+        effects.push(Effect::ArmTimer(deadline));
+    }
+    if call.was_abandoned(now) {
+        effects.extend(
+            owed(call)
+                .into_iter()
+                .filter(|effect| !matches!(effect, Effect::ArmTimer(_))),
+        );
+    }
+    Verdict::Only(effects)
+}
+
+/// The app that calls is told by the answer to its request; whoever's phone rings for it need not ring.
+fn caller_unreachable(call: &Call, now: Timestamp) -> Verdict {
+    if call.status.is_final() || call.caller_leg.is_some() {
+        NOTHING_TO_DO
+    } else {
+        Verdict::Change(ended(Status::Failed, Why::CallerUnreachable, now))
+    }
+}
+
+fn ready(by: &Party, now: Timestamp) -> Vec<Set> {
+    vec![
+        Set::Status(Status::MobileReady),
+        Set::AnsweredBy(Answerer {
+            device: by.device.clone(),
+        }),
+        Set::ReadyAt(now),
+        Set::OwedSince(now),
+    ]
+}
+
+/// All that being in its state asks to be done for a call: what a transition into that state is followed by, and
+/// what is done over if whoever made the transition died.
+pub(super) fn owed(call: &Call) -> Vec<Effect> {
+    let mut effects = match call.status {
+        Status::WaitingForMobile => return rings(call),
+        Status::MobileReady => {
+            let mut effects: Vec<Effect> = call.caller_leg.iter().map(|_| Effect::Bridge).collect();
+            effects.extend(answered_elsewhere(call));
+            effects
+        }
+        Status::Initiated | Status::Ringing => Vec::new(),
+        Status::InProgress => answered_elsewhere(call).into_iter().collect(),
+        Status::Completed => take_down(call, Effect::HangUpCaller),
+        Status::Canceled => with_cancel(call, Effect::HangUpCaller, CancelReason::CallerHungUp),
+        Status::TimedOut => with_cancel(call, Effect::Busy, CancelReason::Timeout),
+        Status::Failed if call.why == Some(Why::CallerUnreachable) => {
+            with_cancel(call, Effect::HangUpCaller, CancelReason::CallerHungUp)
+        }
+        Status::Failed if call.ready_at.is_some() => {
+            with_cancel(call, Effect::Busy, CancelReason::Timeout)
+        }
+        Status::Failed => take_down(call, Effect::Busy),
+        Status::Declined if call.ready_at.is_some() => take_down(call, Effect::Busy),
+        Status::Declined if rang_alone(call) => take_down(call, Effect::Busy),
+        Status::Declined => with_cancel(call, Effect::Busy, CancelReason::AnsweredElsewhere),
+    };
+    effects.extend(call.owed_since.map(Effect::Settle));
+    if call.status.is_final() {
+        effects.push(Effect::DisarmTimer);
+    }
+    effects
+}
+
+/// What is owed since long. A phone that has not been rung while it might is not rung afterwards: its timer, armed
+/// now, ends the call.
+pub(super) fn overdue(call: &Call, now: Timestamp) -> Vec<Effect> {
+    let mut effects = owed(call);
+    if now >= call.rings_until {
+        effects.retain(|effect| !matches!(effect, Effect::Ring | Effect::CallCaller));
+    }
+    effects
+}
+
+fn rings(call: &Call) -> Vec<Effect> {
+    let mut effects = vec![Effect::ArmTimer(call.rings_until), Effect::Ring];
+    if call.caller.extension.is_some() && call.caller_leg.is_none() {
+        effects.push(Effect::CallCaller);
+    }
+    effects
+}
+
+/// What is owed to a leg that arrives when its call has gone on without it: to be bridged, or to hear how it ended.
+fn after_announcement(call: &Call, event: &Event, now: Timestamp) -> Vec<Effect> {
+    let leg_arrived = matches!(
+        event,
+        Event::Announced {
+            caller_leg: Some(_),
+            ..
+        }
+    );
+    match call.status {
+        Status::WaitingForMobile if call.was_abandoned(now) => overdue(call, now),
+        Status::WaitingForMobile | Status::InProgress => Vec::new(),
+        Status::Initiated | Status::Ringing => Vec::new(),
+        _ if !leg_arrived => Vec::new(),
+        Status::MobileReady => bridge_within_patience(call, now),
+        Status::Completed
+        | Status::Declined
+        | Status::TimedOut
+        | Status::Canceled
+        | Status::Failed => {
+            let mut effects = vec![Effect::Busy];
+            effects.extend(call.owed_since.map(Effect::Settle));
+            effects
+        }
+    }
+}
+
+/// The PBX, which has reported a leg, waits for our answer for a few seconds only. If the phone takes longer to
+/// register, the timer finds the bridging undone and goes on with it.
+fn bridge_within_patience(call: &Call, now: Timestamp) -> Vec<Effect> {
+    let mut effects = vec![Effect::ArmTimer(now + ABANDONED_AFTER), Effect::Bridge];
+    effects.extend(call.owed_since.map(Effect::Settle));
+    effects
+}
+
+/// A push that was handed over only after the call had stopped ringing may reach its phone after the cancellation
+/// did: it is called back once more.
+fn recall_late_rings(call: &Call, finished_at: Timestamp) -> Vec<Effect> {
+    let stopped_ringing = call.ready_at.or(call.ended_at);
+    if stopped_ringing.is_none_or(|stopped| finished_at < stopped) {
+        return Vec::new();
+    }
+    match call.status {
+        Status::WaitingForMobile | Status::Initiated | Status::Ringing => Vec::new(),
+        Status::MobileReady | Status::InProgress | Status::Completed => {
+            answered_elsewhere(call).into_iter().collect()
+        }
+        Status::Canceled => vec![cancel(call, CancelReason::CallerHungUp)],
+        Status::TimedOut | Status::Failed => vec![cancel(call, CancelReason::Timeout)],
+        Status::Declined => vec![cancel(call, CancelReason::AnsweredElsewhere)],
+    }
+}
+
+/// The phone of the app that calls is called while the pushes go out: when these are done, so is that, and the call
+/// may be over.
+fn recall_late_caller(call: &Call) -> Option<Effect> {
+    let app_calls = call.caller.extension.is_some();
+    (call.status.is_final() && app_calls).then_some(Effect::HangUpCaller)
+}
+
+fn take_down(call: &Call, caller: Effect) -> Vec<Effect> {
+    let mut effects: Vec<Effect> = call
+        .caller_channel()
+        .iter()
+        .map(|_| caller.clone())
+        .collect();
+    effects.extend(call.ready_at.map(|_| Effect::HangUpPhone));
+    effects
+}
+
+fn with_cancel(call: &Call, caller: Effect, reason: CancelReason) -> Vec<Effect> {
+    let mut effects = take_down(call, caller);
+    effects.push(cancel(call, reason));
+    effects
+}
+
+/// The cancellation for every device that may think it still has a part in the call.
+fn cancel(call: &Call, reason: CancelReason) -> Effect {
+    let answerer = call
+        .answered_by
+        .as_ref()
+        .and_then(|answerer| answerer.device.clone());
+    let to = match answerer {
+        // The others were told when this one answered.
+        Some(device) => Audience::Only(device),
+        None => Audience::AllBut(call.declined_by.clone()),
+    };
+    Effect::Cancel { reason, to }
+}
+
+/// The cancellation for the devices that did not answer. An app that named no device cannot be told from the
+/// others, and must not be told that somebody else answered what it answered itself.
+fn answered_elsewhere(call: &Call) -> Option<Effect> {
+    let answerer = call.answered_by.as_ref()?.device.clone()?;
+    if call
+        .rang
+        .as_ref()
+        .is_some_and(|rang| rang.len() == 1 && rang.contains(&answerer))
+    {
+        return None;
+    }
+    let mut spared = call.declined_by.clone();
+    spared.insert(answerer);
+    Some(Effect::Cancel {
+        reason: CancelReason::AnsweredElsewhere,
+        to: Audience::AllBut(spared),
+    })
+}
+
+fn rang_alone(call: &Call) -> bool {
+    call.rang.as_ref().is_some_and(|rang| rang.len() <= 1)
+}
+
+fn is_answerer(call: &Call, by: &Party) -> bool {
+    call.answered_by
+        .as_ref()
+        .is_some_and(|answerer| answerer.device == by.device)
+}
+
+fn may_end(call: &Call, by: &Party) -> bool {
+    by.device.is_none() || is_answerer(call, by)
+}
+
+const fn hung_up_by(side: Side) -> Why {
+    match side {
+        Side::Caller => Why::CallerHungUp,
+        Side::Callee => Why::CalleeHungUp,
+    }
+}
+
+/// Whether a phone that ends its leg with this Q.850 cause said no: 17 user busy, 21 call rejected.
+const fn is_no(cause: u16) -> bool {
+    matches!(cause, 17 | 21)
+}
+
+/// How often a phone that did not answer is called. Each time that it did not is a line of the history.
+const PHONE_CALLS: usize = 3;
+
+/// Legs of one phone cannot be told apart, so a second end within this time counts as the same one told again.
+const SAME_LEG_WITHIN: Duration = Duration::from_secs(1);
+
+fn has_just_left(call: &Call, now: Timestamp) -> bool {
+    let last = call.history.iter().rfind(|entry| entry.event == PHONE_LEFT);
+    last.is_some_and(|entry| now.since(entry.at) < SAME_LEG_WITHIN)
+}
+
+fn may_be_called_again(call: &Call, now: Timestamp) -> bool {
+    let lost = call
+        .history
+        .iter()
+        .filter(|entry| entry.event == PHONE_LEFT)
+        .count();
+    let in_time = call.deadline().is_some_and(|deadline| now < deadline);
+    in_time && call.caller_leg.is_some() && lost + 1 < PHONE_CALLS
+}
