@@ -5,7 +5,7 @@
 use futures::StreamExt;
 use ringback::call::{Call, Event};
 use ringback::clock::Timestamp;
-use ringback::connections::{Connection, Connections, Delivery};
+use ringback::connections::Connections;
 use ringback::exotel::{Dtmf, Frame, LONGEST_FRAME};
 use ringback::http::ApiError;
 use ringback::names::{CallId, CallSid};
@@ -13,9 +13,6 @@ use ringback::start::LiveSwitchboard;
 use ringback::streams::{Stream, Streams};
 use ringback::switchboard::SwitchboardError;
 use serde_json::{Value, json};
-
-/// How many clients hear of a key at once.
-const AT_ONCE: usize = 16;
 
 /// Streams, and the clients who hear of them.
 pub(crate) struct Streaming {
@@ -87,15 +84,8 @@ impl Streaming {
         let text = key_pressed(&stream, dtmf, Timestamp::now()).to_string();
         let clients = futures::stream::iter(&stream.participants)
             .flat_map(|extension| Box::pin(self.connections.of(extension)));
-        let send = async |client: Result<Connection, _>| {
-            Ok::<_, ApiError>(self.connections.send(&client?, &text).await)
-        };
-        let mut deliveries = std::pin::pin!(clients.map(send).buffer_unordered(AT_ONCE));
-        let mut sent = 0_u64;
-        while let Some(delivery) = deliveries.next().await {
-            sent += u64::from(delivery? == Delivery::Sent);
-        }
-        tracing::info!(call_id = %stream.call_id, sent, "a key was passed on");
+        let deliveries = self.connections.send_to_all(clients, |_| &text).await?;
+        tracing::info!(call_id = %stream.call_id, ?deliveries, "a key was passed on");
         Ok(())
     }
 }
