@@ -75,6 +75,21 @@ impl Environment {
         }
     }
 
+    /// The whole number above 0 in a variable.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn count(&self, name: &'static str, default: u32) -> Result<u32, ConfigError> {
+        let Some(text) = self.optional(name) else {
+            return Ok(default);
+        };
+        let number = text.parse().ok().filter(|number| *number > 0);
+        number.ok_or(ConfigError::Invalid {
+            name,
+            rule: "a whole number above 0",
+        })
+    }
+
     fn seconds(&self, name: &'static str, default: u64) -> Result<Duration, ConfigError> {
         let Some(text) = self.optional(name) else {
             return Ok(Duration::from_secs(default));

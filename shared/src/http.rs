@@ -2,8 +2,9 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::time::Duration;
 
-use lambda_http::http::header::CONTENT_TYPE;
+use lambda_http::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use lambda_http::request::RequestContext;
 use lambda_http::{Body, Request, RequestExt, Response, service_fn};
 use serde_json::{Map, Value, json};
@@ -47,6 +48,8 @@ pub struct ApiError {
     details: Map<String, Value>,
     /// The call that it is about, for the log.
     call_id: Option<CallId>,
+    /// After how many seconds the same request may succeed, where that is known.
+    retry_after: Option<u64>,
 }
 
 impl ApiError {
@@ -76,6 +79,17 @@ impl ApiError {
             "try_again",
             "a part of the service did not answer; try again",
         )
+    }
+
+    /// The extension does this too often; after `wait` it may do it again.
+    #[must_use]
+    pub fn too_many(code: &'static str, what: &str, wait: Duration) -> Self {
+        let seconds = wait.as_millis().div_ceil(1000).max(1);
+        let message = format!("too many {what} by this extension; try again in {seconds} s");
+        Self {
+            retry_after: u64::try_from(seconds).ok(),
+            ..Self::new(429, code, message)
+        }
     }
 
     /// The token's extension has no part in the call.
@@ -162,6 +176,9 @@ impl ApiError {
         for (name, value) in self.details {
             body[name] = value;
         }
+        if let Some(seconds) = self.retry_after {
+            body["retryAfterSeconds"] = seconds.into();
+        }
         body
     }
 
@@ -184,6 +201,7 @@ impl ApiError {
             message: message.into(),
             details: Map::new(),
             call_id: None,
+            retry_after: None,
         }
     }
 }
@@ -264,14 +282,19 @@ impl From<SwitchboardError<OutsideError>> for ApiError {
         let call_id = match &error {
             SwitchboardError::Effect { call, .. } => Some(call.call_id),
             SwitchboardError::NoSuchCall
+            | SwitchboardError::TooSoon(_)
             | SwitchboardError::Contended
             | SwitchboardError::Store(_) => None,
         };
-        if !matches!(error, SwitchboardError::NoSuchCall) {
+        if !matches!(
+            error,
+            SwitchboardError::NoSuchCall | SwitchboardError::TooSoon(_)
+        ) {
             log(&error, call_id);
         }
         let answer = match error {
             SwitchboardError::NoSuchCall => Self::no_such_call(),
+            SwitchboardError::TooSoon(wait) => Self::too_many("too_many_calls", "calls", wait),
             SwitchboardError::Effect {
                 source: OutsideError::Asterisk(error),
                 ..
@@ -389,9 +412,9 @@ where
 }
 
 fn respond(result: Result<Answer, ApiError>) -> Response<Body> {
-    let (status, body) = match result {
-        Ok(Answer(body)) => (200, body),
-        Err(error) => (error.status, error.into_body()),
+    let (status, retry_after, body) = match result {
+        Ok(Answer(body)) => (200, None, body),
+        Err(error) => (error.status, error.retry_after, error.into_body()),
     };
     let mut response = Response::new(Body::Text(body.to_string()));
     *response.status_mut() = lambda_http::http::StatusCode::from_u16(status).unwrap_or_default();
@@ -399,6 +422,9 @@ fn respond(result: Result<Answer, ApiError>) -> Response<Body> {
         CONTENT_TYPE,
         lambda_http::http::HeaderValue::from_static("application/json"),
     );
+    if let Some(seconds) = retry_after {
+        response.headers_mut().insert(RETRY_AFTER, seconds.into());
+    }
     response
 }
 
@@ -421,6 +447,22 @@ mod tests {
             !body.contains("AKIA") && body.contains(r#""success":false"#),
             "{body}"
         );
+    }
+
+    #[test]
+    fn who_asks_too_often_is_told_when_to_ask_again() {
+        for (wait, seconds) in [(0, 1), (1, 1), (5_999, 6), (6_000, 6)] {
+            let wait = Duration::from_millis(wait);
+            let error = || ApiError::too_many("too_many_calls", "calls", wait);
+            let response = respond(Err(error()));
+            assert_eq!(response.status(), 429);
+            assert_eq!(response.headers()["retry-after"], seconds.to_string());
+            let message = error().into_message();
+            assert_eq!(
+                (&message["code"], &message["retryAfterSeconds"]),
+                (&"too_many_calls".into(), &seconds.into())
+            );
+        }
     }
 
     #[test]

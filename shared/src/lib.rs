@@ -8,10 +8,12 @@
 //! 4. [`outside`]: who carries an effect out: [`asterisk`], [`push`] (by FCM and SNS), [`timeouts`], [`exotel`].
 //! 5. [`call_response`] and [`call_request`]: what a phone app says. [`exotel`] and [`asterisk::hook`]: what the two witnesses of a call report; [`form`]: how.
 //! 6. [`devices`] and [`routes`]: which phones an extension has, and which extension a number leads to.
+//!    [`allowance`]: how often they may do something.
 //! 7. [`connections`] and [`status_update`]: who is connected, and what they hear of a call. [`streams`]: whose audio
 //!    Exotel brings.
 //! 8. [`names`], [`clock`], [`config`], [`secrets`], [`auth`], [`http`], [`start`]: the door.
 
+pub mod allowance;
 pub mod asterisk;
 pub mod auth;
 pub mod call;

@@ -6,6 +6,7 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, SdkConfig};
 use tracing_subscriber::EnvFilter;
 
+use crate::allowance::Allowances;
 use crate::asterisk::Asterisk;
 use crate::call::Limits;
 use crate::calls::DynamoCalls;
@@ -122,6 +123,12 @@ impl Start {
     #[must_use]
     pub fn devices(&self) -> Devices {
         Devices::new(self.dynamodb(), self.table.clone())
+    }
+
+    /// How much the extensions have used of what they may do.
+    #[must_use]
+    pub fn allowances(&self) -> Allowances {
+        Allowances::new(self.dynamodb(), self.table.clone())
     }
 
     /// The clients connected to the WebSocket API whose `@connections` stand at `WS_MANAGEMENT_URL`.

@@ -6,14 +6,16 @@
 mod tests;
 
 use std::future::Future;
+use std::time::Duration;
 
 use futures::future::join_all;
 
+use crate::allowance::Allowance;
 use crate::call::{
     ABANDONED_AFTER, Call, CallType, Decision, Effect, Event, Incoming, Limits, Outgoing, Refusal,
     decide, effects_after, first_effects, initiate, ring, usual,
 };
-use crate::calls::{Calls, Created, Meeting, Place, Saved, StoreError};
+use crate::calls::{Calls, Created, Meeting, Place, Saved, Starter, StoreError};
 use crate::clock::Timestamp;
 use crate::devices::Device;
 use crate::names::{CallId, CallSid, Caller, ChannelId, Extension, PhoneNumber};
@@ -113,6 +115,8 @@ pub struct Wanted {
     pub by: Extension,
     /// Who is to be called.
     pub whom: Whom,
+    /// How often this extension may start a call.
+    pub within: Allowance,
 }
 
 /// Whom an app calls.
@@ -172,6 +176,9 @@ pub enum SwitchboardError<E: std::error::Error + 'static> {
     /// There is no such call. It may have expired, or, in a second region, not have arrived yet.
     #[error("there is no such call")]
     NoSuchCall,
+    /// The extension has used its allowance of calls up. The next may be started after this time.
+    #[error("the extension starts calls too often")]
+    TooSoon(Duration),
     /// Rivals kept changing the call. Trying again helps.
     #[error("the call kept changing")]
     Contended,
@@ -253,6 +260,7 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
                         .await;
                 }
                 Created::Meets(other) => other,
+                Created::TooSoon(_) => return Err(SwitchboardError::Contended),
             };
             let stands = match self.join(other, sighting, now, until).await? {
                 Joined::Its(outcome) => return Ok(*outcome),
@@ -268,7 +276,8 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
         Err(SwitchboardError::Contended)
     }
 
-    /// An app starts a call. Asking again for the same call starts no second one.
+    /// An app starts a call, if its extension may start one now. Asking again for the same call starts no second one,
+    /// and is always allowed.
     ///
     /// # Errors
     /// See [`SwitchboardError`]. That the other side could not be called is no error: the call has failed, and says why.
@@ -283,9 +292,14 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
             caller_leg: None,
             call_sid: None,
         };
-        match self.calls.create(&call, None).await? {
+        let starter = Starter {
+            extension: wanted.by.clone(),
+            allowance: wanted.within,
+        };
+        match self.calls.create_within(&call, &starter, now).await? {
             Created::New => self.begin(call, None, now, until).await,
             Created::Known(known) => self.deal_with(*known, &again, now, until).await,
+            Created::TooSoon(wait) => Err(SwitchboardError::TooSoon(wait)),
             Created::Meets(_) => Err(SwitchboardError::Contended),
         }
     }

@@ -2,6 +2,7 @@
 
 use lambda_http::Request;
 use lambda_http::http::Method;
+use ringback::allowance::{Allowance, Allowances, Purpose, Refused};
 use ringback::call_response::text;
 use ringback::clock::Timestamp;
 use ringback::devices::{Device, Devices, PushAddress, SnsService};
@@ -17,6 +18,8 @@ const LONGEST_TOKEN: usize = 4096;
 
 struct DeviceRegistry {
     devices: Devices,
+    allowances: Allowances,
+    allowance: Allowance,
     sns: Sns,
     secret: Secret<AppSecret>,
 }
@@ -49,6 +52,7 @@ impl DeviceRegistry {
         if registration.extension != party.extension {
             return Err(ApiError::other_extension());
         }
+        self.take_allowance(&party.extension).await?;
         let address = self
             .address(registration.platform, registration.token)
             .await?;
@@ -62,6 +66,20 @@ impl DeviceRegistry {
         Ok(Answer::ok(
             json!({ "device_id": device.device_id, "extension": party.extension }),
         ))
+    }
+
+    /// A registration costs more requests than any other that apps make, to AWS's services too.
+    async fn take_allowance(&self, extension: &Extension) -> Result<(), ApiError> {
+        let (purpose, now) = (Purpose::Registrations, Timestamp::now());
+        let taken = self
+            .allowances
+            .take(extension, purpose, self.allowance, now);
+        taken.await.map_err(|refused| match refused {
+            Refused::TooSoon(wait) => {
+                ApiError::too_many("too_many_registrations", "registrations", wait)
+            }
+            Refused::Store(error) => error.into(),
+        })
     }
 
     /// Android goes to FCM directly, which tells at once when a token is dead, unless the deployment has an SNS
@@ -119,6 +137,8 @@ async fn main() -> Result<(), lambda_http::Error> {
     let start = Start::function().await?;
     let this = DeviceRegistry {
         devices: start.devices(),
+        allowances: start.allowances(),
+        allowance: Allowance::of_registrations(&start.environment)?,
         sns: start.sns(),
         secret: start.secret("APP_SECRET_ARN")?,
     };

@@ -1,5 +1,6 @@
 //! `incoming_call`: an app starts a call.
 
+use ringback::allowance::Allowance;
 use ringback::call::{Call, CallType, Why};
 use ringback::call_request::{Address, CallRequest};
 use ringback::clock::Timestamp;
@@ -16,6 +17,7 @@ pub(crate) struct Starting {
     pub(crate) switchboard: LiveSwitchboard,
     pub(crate) routes: Routes,
     pub(crate) country: String,
+    pub(crate) allowance: Allowance,
 }
 
 impl Starting {
@@ -35,6 +37,7 @@ impl Starting {
             call_id: named.unwrap_or_else(CallId::fresh),
             by: app.clone(),
             whom: self.whom(app, request).await?,
+            within: self.allowance,
         };
         let call = self.switchboard.start(&wanted, now, until).await?.call;
         if call.is_outbound() {

@@ -5,6 +5,7 @@ mod stream;
 
 use incoming_call::Starting;
 use lambda_runtime::{Error, LambdaEvent, service_fn};
+use ringback::allowance::Allowance;
 use ringback::call::Party;
 use ringback::call_request::CallRequest;
 use ringback::call_response::CallResponse;
@@ -107,6 +108,7 @@ async fn main() -> Result<(), Error> {
         switchboard: start.switchboard_with_exotel()?,
         routes: start.routes(),
         country: start.country(),
+        allowance: Allowance::of_calls(&start.environment)?,
     };
     let streaming = &Streaming {
         streams: start.streams(),

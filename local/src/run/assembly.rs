@@ -186,6 +186,11 @@ fn parameters(settings: &Settings, declared: &[String]) -> BTreeMap<String, Stri
         ),
         ("PublicHttpUrl", http_url()),
         ("LocalApiGatewayUrl", apis()),
+        // Tests do in a minute what the apps of one extension do in a month.
+        ("CallsPerMinute", "600".to_owned()),
+        ("CallsAtOnce", "100".to_owned()),
+        ("RegistrationsPerMinute", "600".to_owned()),
+        ("RegistrationsAtOnce", "100".to_owned()),
     ];
     let mut parameters: BTreeMap<String, String> = own
         .into_iter()

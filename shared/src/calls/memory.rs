@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::{Calls, Created, Meeting, Place, Saved, StoreError};
+use super::{Calls, Created, Meeting, Place, Saved, Starter, StoreError};
 use crate::call::{Attempt, Call};
 use crate::clock::Timestamp;
-use crate::names::CallId;
+use crate::names::{CallId, Extension};
 
 /// Calls kept in this process.
 #[derive(Debug, Default)]
@@ -19,6 +19,8 @@ struct Table {
     calls: HashMap<CallId, Call>,
     aliases: HashMap<CallId, CallId>,
     claims: HashMap<Place, (CallId, Timestamp)>,
+    /// When the buckets of those who start calls are full.
+    buckets: HashMap<Extension, Timestamp>,
 }
 
 impl Table {
@@ -54,6 +56,29 @@ impl Calls for MemoryCalls {
         }
         table.calls.insert(id, call.clone());
         Ok(Created::New)
+    }
+
+    async fn create_within(
+        &self,
+        call: &Call,
+        starter: &Starter,
+        now: Timestamp,
+    ) -> Result<Created, StoreError> {
+        let mut table = self.table();
+        let id = table.resolve(call.call_id);
+        if let Some(known) = table.calls.get(&id) {
+            return Ok(Created::Known(Box::new(known.clone())));
+        }
+        let bucket = table.buckets.get(&starter.extension).copied();
+        match starter.allowance.take(bucket, now) {
+            Err(wait) => Ok(Created::TooSoon(wait)),
+            Ok(take) => {
+                let full_at = take.applied(bucket);
+                table.buckets.insert(starter.extension.clone(), full_at);
+                table.calls.insert(id, call.clone());
+                Ok(Created::New)
+            }
+        }
     }
 
     async fn attempt(&self, id: CallId, attempt: &Attempt) -> Result<Saved, StoreError> {

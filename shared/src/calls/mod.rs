@@ -7,10 +7,12 @@ mod memory;
 pub mod promises;
 
 use std::future::Future;
+use std::time::Duration;
 
 pub use dynamodb::DynamoCalls;
 pub use memory::MemoryCalls;
 
+use crate::allowance::Allowance;
 use crate::call::{Attempt, Call};
 use crate::clock::Timestamp;
 use crate::names::{CallId, Extension, PhoneNumber};
@@ -22,6 +24,15 @@ pub trait Calls {
         &self,
         call: &Call,
         meeting: Option<&Meeting>,
+    ) -> impl Future<Output = Result<Created, StoreError>> + Send;
+
+    /// Stores a new call that its starter asks for at `now`, and takes a token for it out of the starter's allowance:
+    /// both or neither, in one write. A call that has been stored already takes none.
+    fn create_within(
+        &self,
+        call: &Call,
+        starter: &Starter,
+        now: Timestamp,
     ) -> impl Future<Output = Result<Created, StoreError>> + Send;
 
     /// Saves a change if its checks hold: one conditional write, which answers with the call as it then is.
@@ -69,6 +80,15 @@ pub struct Meeting {
     pub instead_of: Option<CallId>,
 }
 
+/// Who starts a call.
+#[derive(Clone, Debug)]
+pub struct Starter {
+    /// Whose app.
+    pub extension: Extension,
+    /// How often it may.
+    pub allowance: Allowance,
+}
+
 /// How a new call was stored.
 #[derive(Debug)]
 pub enum Created {
@@ -78,6 +98,8 @@ pub enum Created {
     Known(Box<Call>),
     /// Another call is met at its place.
     Meets(CallId),
+    /// Its starter has used its allowance up. The next call may be started after this time.
+    TooSoon(Duration),
 }
 
 /// How a change was saved.

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use futures::future::join_all;
 
-use super::{Calls, Created, Meeting, Place, Saved};
+use super::{Calls, Created, Meeting, Place, Saved, Starter};
+use crate::allowance::Allowance;
 use crate::call::{
     Call, CallType, Decision, Event, Incoming, Limits, Party, Readiness, Side, Status, decide,
     ring, usual,
@@ -36,6 +37,10 @@ pub async fn all(calls: &(impl Calls + Sync)) {
     a_claim_that_lost_stores_nothing(calls).await;
     a_call_that_is_over_gives_its_place_up(calls).await;
     a_second_name_leads_to_the_same_call(calls).await;
+    a_call_is_stored_with_a_token_or_not_at_all(calls).await;
+    a_call_that_is_known_takes_no_token(calls).await;
+    tokens_are_taken_as_the_rule_says(calls).await;
+    of_twenty_calls_at_once_only_the_allowed_are_stored(calls).await;
 }
 
 /// A call with every field that a new one can have.
@@ -379,6 +384,94 @@ async fn a_second_name_leads_to_the_same_call(calls: &impl Calls) {
         .await
         .expect("create");
     assert!(matches!(known, Created::Known(known) if *known == saved));
+}
+
+/// An extension of its own, which may start three calls at once and one a second.
+fn starter() -> Starter {
+    Starter {
+        extension: a_call(Timestamp::now()).extension,
+        allowance: Allowance::per_minute(60, 3),
+    }
+}
+
+async fn a_call_is_stored_with_a_token_or_not_at_all(calls: &impl Calls) {
+    let (now, starter) = (Timestamp::now(), starter());
+    for _ in 0..3 {
+        let created = calls.create_within(&a_call(now), &starter, now).await;
+        assert!(matches!(created, Ok(Created::New)), "{created:?}");
+    }
+    let refused = a_call(now);
+    let created = calls.create_within(&refused, &starter, now).await;
+    let wait = Duration::from_secs(1);
+    assert!(
+        matches!(created, Ok(Created::TooSoon(told)) if told == wait),
+        "{created:?}"
+    );
+    let found = calls.find(refused.call_id).await.expect("find");
+    assert!(found.is_none(), "{found:?}");
+    let created = calls.create_within(&refused, &starter, now + wait).await;
+    assert!(matches!(created, Ok(Created::New)), "{created:?}");
+}
+
+async fn a_call_that_is_known_takes_no_token(calls: &impl Calls) {
+    let (now, starter) = (Timestamp::now(), starter());
+    let first = a_call(now);
+    let created = calls.create_within(&first, &starter, now).await;
+    assert!(matches!(created, Ok(Created::New)), "{created:?}");
+    let again = |now| calls.create_within(&first, &starter, now);
+    for _ in 0..4 {
+        let created = again(now).await;
+        assert!(
+            matches!(&created, Ok(Created::Known(known)) if **known == first),
+            "{created:?}"
+        );
+    }
+    for expected in [true, true, false] {
+        let created = calls.create_within(&a_call(now), &starter, now).await;
+        let is_new = matches!(created, Ok(Created::New));
+        assert_eq!(is_new, expected, "{created:?}");
+    }
+    // Even then.
+    assert!(matches!(again(now).await, Ok(Created::Known(_))));
+}
+
+/// The same answers as the rule gives on a bucket that it keeps itself.
+async fn tokens_are_taken_as_the_rule_says(calls: &impl Calls) {
+    let (began, starter) = (Timestamp::now(), starter());
+    let mut bucket = None;
+    // A burst, the edge of a token's coming, a rest, a clock that is behind.
+    for millis in [
+        0, 0, 500, 500, 999, 1000, 1001, 2000, 2400, 2999, 3000, 9000, 9000, 9000, 9000, 8000,
+        10_000, 7000, 11_000,
+    ] {
+        let now = began + Duration::from_millis(millis);
+        let expected = starter.allowance.take(bucket, now);
+        let created = calls.create_within(&a_call(now), &starter, now).await;
+        match (expected, created.expect("create_within")) {
+            (Ok(take), Created::New) => bucket = Some(take.applied(bucket)),
+            (Err(expected), Created::TooSoon(wait)) => assert_eq!(expected, wait, "at {millis}"),
+            (expected, created) => panic!("{created:?}, not {expected:?}, at {millis}"),
+        }
+    }
+}
+
+async fn of_twenty_calls_at_once_only_the_allowed_are_stored(calls: &(impl Calls + Sync)) {
+    let (now, starter) = (Timestamp::now(), starter());
+    let new: Vec<Call> = (0..20).map(|_| a_call(now)).collect();
+    let created = join_all(
+        new.iter()
+            .map(|call| calls.create_within(call, &starter, now)),
+    )
+    .await;
+    let mut stored = 0;
+    for (call, created) in new.iter().zip(created) {
+        let is_new = matches!(created, Ok(Created::New));
+        let found = calls.find(call.call_id).await.expect("find");
+        assert_eq!(found.is_some(), is_new, "{created:?}");
+        stored += usize::from(is_new);
+    }
+    // Writers who kept meeting each other may have given up.
+    assert!((1..=3).contains(&stored), "{stored}");
 }
 
 #[cfg(test)]

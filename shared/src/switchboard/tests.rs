@@ -521,6 +521,7 @@ mod an_app_calls {
     //! Calls that apps start.
 
     use super::*;
+    use crate::allowance::Allowance;
     use crate::call::OutboundProgress;
     use crate::names::Reference;
 
@@ -535,6 +536,7 @@ mod an_app_calls {
             call_id: CallId::of_reference(&by, &reference),
             by,
             whom,
+            within: Allowance::per_minute(60, 3),
         }
     }
 
@@ -598,6 +600,30 @@ mod an_app_calls {
             (switchboard.count("ring"), switchboard.count("call caller")),
             (1, 1)
         );
+    }
+
+    #[tokio::test]
+    async fn an_app_that_starts_calls_too_often_has_to_wait_and_nobodys_phone_rings() {
+        let switchboard = switchboard(&["phone"]);
+        let another = || Wanted {
+            call_id: CallId::fresh(),
+            ..an_app()
+        };
+        for _ in 0..3 {
+            switchboard.start(&another(), NOW, UNTIL).await.unwrap();
+        }
+        let refused = switchboard.start(&another(), NOW, UNTIL).await;
+        let wait = Duration::from_secs(1);
+        assert!(
+            matches!(refused, Err(SwitchboardError::TooSoon(until)) if until == wait),
+            "{refused:?}"
+        );
+        assert_eq!(
+            (switchboard.count("ring"), switchboard.count("arm")),
+            (3, 3)
+        );
+        let later = NOW + wait;
+        switchboard.start(&another(), later, UNTIL).await.unwrap();
     }
 
     #[tokio::test]

@@ -1,0 +1,350 @@
+//! How often an extension may do something: a token bucket in the table, taken from by a conditional write, unread.
+//!
+//! Item: `pk` = `EXTENSION#{extension}`, `sk` = `ALLOWANCE#{purpose}`, and `full_at`, the moment at which the bucket is
+//! full again. A token that is taken puts that moment off by one interval; there is none to take while it lies further
+//! ahead than the other tokens account for. (Networks call this the generic cell rate algorithm, ITU-T I.371.)
+//!
+//! `max(full_at, now) + interval` is more than an update expression can say, so there are two writes, and the first
+//! that is tried is the one for a full bucket, which nearly all are. If it is not, DynamoDB's refusal says how full it
+//! is: then there is either no token, or one that the second write takes. With this, whatever the order and the
+//! processes, by whose clocks time is told:
+//!
+//! - never more than `at_once` + time / interval tokens are taken;
+//! - nobody is refused whose token would not be one too many;
+//! - two writes are the most that it takes, and one is all that somebody costs who has no token left.
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::error::SdkError;
+use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
+use aws_sdk_dynamodb::types::{
+    AttributeValue, ReturnValuesOnConditionCheckFailure as OnFailure, Update,
+};
+
+use crate::calls::StoreError;
+use crate::clock::Timestamp;
+use crate::config::{ConfigError, Environment};
+use crate::names::Extension;
+
+pub(crate) type Item = HashMap<String, AttributeValue>;
+
+/// How much clocks may differ. A bucket that would be full later than this allows was written by a clock that is wrong,
+/// or when more was allowed at once, and is begun anew: it would shut its extension out for as long.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(60);
+
+/// An item outlives its bucket's emptiness by this: long enough for every clock.
+const KEPT_FOR: Duration = Duration::from_secs(60 * 60);
+
+/// More writes than it can take to find out how full a bucket is, unless its item is deleted meanwhile.
+pub(crate) const TRIES: usize = 4;
+
+/// How often something may be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allowance {
+    at_once: u32,
+    interval: Duration,
+}
+
+/// What an extension's allowance is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Starting calls.
+    Calls,
+    /// Registering devices.
+    Registrations,
+}
+
+/// Why no token was taken.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// There is none. The next comes after this time.
+    #[error("the extension has used its allowance up")]
+    TooSoon(Duration),
+    /// Whether there is one could not be found out.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Allowance {
+    /// How often an extension may start a call: `CALLS_PER_MINUTE` (10), `CALLS_AT_ONCE` (5).
+    ///
+    /// # Errors
+    /// When one of them is no number above 0.
+    pub fn of_calls(environment: &Environment) -> Result<Self, ConfigError> {
+        let times = environment.count("CALLS_PER_MINUTE", 10)?;
+        Ok(Self::per_minute(
+            times,
+            environment.count("CALLS_AT_ONCE", 5)?,
+        ))
+    }
+
+    /// How often an extension may register a device: `REGISTRATIONS_PER_MINUTE` (6), `REGISTRATIONS_AT_ONCE` (10).
+    ///
+    /// # Errors
+    /// When one of them is no number above 0.
+    pub fn of_registrations(environment: &Environment) -> Result<Self, ConfigError> {
+        let times = environment.count("REGISTRATIONS_PER_MINUTE", 6)?;
+        Ok(Self::per_minute(
+            times,
+            environment.count("REGISTRATIONS_AT_ONCE", 10)?,
+        ))
+    }
+
+    /// So often a minute, and after a time without any, so many at once. Nothing is allowed less than once.
+    #[must_use]
+    pub fn per_minute(times: u32, at_once: u32) -> Self {
+        // Rounded up to whole milliseconds, the unit of what is stored: never more than `times`.
+        let interval = u64::from(60_000_u32.div_ceil(times.max(1))).max(1);
+        Self {
+            at_once: at_once.max(1),
+            interval: Duration::from_millis(interval),
+        }
+    }
+
+    /// The write that takes a token at `now` from a bucket that is full at `full_at`; or how long it is until there is
+    /// one.
+    pub(crate) fn take(self, full_at: Option<Timestamp>, now: Timestamp) -> Result<Take, Duration> {
+        let from_full = self.take_from_full(now);
+        let from_rest = self.take_from_rest(now);
+        match full_at {
+            Some(full_at) if !from_full.holds(Some(full_at)) => {
+                if from_rest.holds(Some(full_at)) {
+                    Ok(from_rest)
+                } else {
+                    Err(full_at.since(now + self.all_others()))
+                }
+            }
+            _ => Ok(from_full),
+        }
+    }
+
+    fn take_from_full(self, now: Timestamp) -> Take {
+        Take::FromFull {
+            now,
+            full_at: now + self.interval,
+            never: now + self.interval * self.at_once + CLOCKS_DIFFER,
+        }
+    }
+
+    fn take_from_rest(self, now: Timestamp) -> Take {
+        Take::FromRest {
+            now,
+            last: now + self.all_others(),
+            interval: self.interval,
+            kept_until: now + self.interval * self.at_once + KEPT_FOR,
+        }
+    }
+
+    /// How long it takes for all tokens but one to come.
+    fn all_others(self) -> Duration {
+        self.interval * (self.at_once - 1)
+    }
+}
+
+/// A write that takes a token, if its condition holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Take {
+    /// The bucket is full, or new.
+    FromFull {
+        now: Timestamp,
+        /// When it is full again.
+        full_at: Timestamp,
+        /// No bucket takes this long to fill.
+        never: Timestamp,
+    },
+    /// Some are gone, but not all.
+    FromRest {
+        now: Timestamp,
+        /// A bucket with its last token is full then.
+        last: Timestamp,
+        interval: Duration,
+        kept_until: Timestamp,
+    },
+}
+
+impl Take {
+    /// Whether the condition holds for a bucket that is full then.
+    pub(crate) fn holds(self, bucket: Option<Timestamp>) -> bool {
+        match self {
+            Self::FromFull { now, never, .. } => {
+                bucket.is_none_or(|full_at| full_at <= now || full_at > never)
+            }
+            Self::FromRest { now, last, .. } => {
+                bucket.is_some_and(|full_at| full_at > now && full_at <= last)
+            }
+        }
+    }
+
+    /// When the bucket is full again that a token was taken from.
+    pub(crate) fn applied(self, bucket: Option<Timestamp>) -> Timestamp {
+        match self {
+            Self::FromFull { full_at, .. } => full_at,
+            Self::FromRest { interval, .. } => {
+                bucket.unwrap_or(Timestamp::from_millis(0)) + interval
+            }
+        }
+    }
+
+    const fn condition(self) -> &'static str {
+        match self {
+            Self::FromFull { .. } => {
+                "attribute_not_exists(full_at) OR full_at <= :now OR full_at > :never"
+            }
+            Self::FromRest { .. } => "full_at > :now AND full_at <= :last",
+        }
+    }
+
+    const fn update(self) -> &'static str {
+        match self {
+            Self::FromFull { .. } => "SET full_at = :full_at, expires_at = :expires_at",
+            Self::FromRest { .. } => "SET full_at = full_at + :interval, expires_at = :expires_at",
+        }
+    }
+
+    fn values(self) -> Item {
+        let number =
+            |name: &str, value: u64| (name.to_owned(), AttributeValue::N(value.to_string()));
+        let moment = |name: &str, moment: Timestamp| number(name, moment.as_millis());
+        let expires_at =
+            |kept_until: Timestamp| number(":expires_at", kept_until.as_secs_rounded_up());
+        match self {
+            Self::FromFull {
+                now,
+                full_at,
+                never,
+            } => Item::from([
+                moment(":now", now),
+                moment(":full_at", full_at),
+                moment(":never", never),
+                expires_at(full_at + KEPT_FOR),
+            ]),
+            Self::FromRest {
+                now,
+                last,
+                interval,
+                kept_until,
+            } => {
+                let interval = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX);
+                Item::from([
+                    moment(":now", now),
+                    moment(":last", last),
+                    number(":interval", interval),
+                    expires_at(kept_until),
+                ])
+            }
+        }
+    }
+
+    /// The write as a part of a transaction.
+    pub(crate) fn in_transaction(
+        self,
+        table: &str,
+        bucket: Item,
+    ) -> Result<Update, aws_sdk_dynamodb::error::BuildError> {
+        Update::builder()
+            .table_name(table)
+            .set_key(Some(bucket))
+            .update_expression(self.update())
+            .condition_expression(self.condition())
+            .set_expression_attribute_values(Some(self.values()))
+            .return_values_on_condition_check_failure(OnFailure::AllOld)
+            .build()
+    }
+}
+
+/// The key of an extension's bucket.
+pub(crate) fn bucket(extension: &Extension, purpose: Purpose) -> Item {
+    let purpose = match purpose {
+        Purpose::Calls => "calls",
+        Purpose::Registrations => "registrations",
+    };
+    let text = |name: &str, value: String| (name.to_owned(), AttributeValue::S(value));
+    Item::from([
+        text("pk", format!("EXTENSION#{extension}")),
+        text("sk", format!("ALLOWANCE#{purpose}")),
+    ])
+}
+
+/// When the bucket in an item is full.
+pub(crate) fn full_at(item: &Item) -> Option<Timestamp> {
+    let millis = item.get("full_at")?.as_n().ok()?.parse().ok()?;
+    Some(Timestamp::from_millis(millis))
+}
+
+/// The buckets in the table.
+#[derive(Clone, Debug)]
+pub struct Allowances {
+    client: Client,
+    table: String,
+}
+
+impl Allowances {
+    /// The buckets in this table.
+    #[must_use]
+    pub const fn new(client: Client, table: String) -> Self {
+        Self { client, table }
+    }
+
+    /// Takes a token for something that is done at `now`.
+    ///
+    /// # Errors
+    /// When there is none, and when the table cannot be written: nothing is unlimited.
+    pub async fn take(
+        &self,
+        extension: &Extension,
+        purpose: Purpose,
+        allowance: Allowance,
+        now: Timestamp,
+    ) -> Result<(), Refused> {
+        let mut full = None;
+        for _ in 0..TRIES {
+            let take = allowance.take(full, now).map_err(Refused::TooSoon)?;
+            match self.write(take, bucket(extension, purpose)).await? {
+                None => return Ok(()),
+                Some(standing) => full = full_at(&standing),
+            }
+        }
+        Err(Refused::Store(contended()))
+    }
+
+    /// `None` if the write went through; otherwise the bucket as it is.
+    async fn write(&self, take: Take, bucket: Item) -> Result<Option<Item>, StoreError> {
+        let answer = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(bucket))
+            .update_expression(take.update())
+            .condition_expression(take.condition())
+            .set_expression_attribute_values(Some(take.values()))
+            .return_values_on_condition_check_failure(OnFailure::AllOld)
+            .send()
+            .await;
+        match answer {
+            Ok(_) => Ok(None),
+            Err(SdkError::ServiceError(refused)) => match refused.err() {
+                UpdateItemError::ConditionalCheckFailedException(failed) => {
+                    Ok(Some(failed.item.clone().unwrap_or_default()))
+                }
+                _ => Err(StoreError::unavailable(TAKING)(SdkError::ServiceError(
+                    refused,
+                ))),
+            },
+            Err(error) => Err(StoreError::unavailable(TAKING)(error)),
+        }
+    }
+}
+
+const TAKING: &str = "taking a token";
+
+/// The bucket's item kept changing in ways that no rival's taking explains.
+pub(crate) fn contended() -> StoreError {
+    StoreError::unavailable(TAKING)("the bucket kept changing")
+}
