@@ -18,6 +18,16 @@ pub enum ConfigError {
         /// What it must be.
         rule: &'static str,
     },
+    /// A variable lists something that is no CIDR block.
+    #[error(
+        "the environment variable {name} lists {text:?}, which is no CIDR block such as 203.0.113.0/24 or 2001:db8::/48"
+    )]
+    NoCidr {
+        /// Which.
+        name: &'static str,
+        /// What it lists.
+        text: String,
+    },
 }
 
 /// The process's environment.

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use lambda_http::http::header::{CONTENT_TYPE, RETRY_AFTER};
@@ -15,6 +16,7 @@ use crate::call::{Call, Refusal};
 use crate::calls::StoreError;
 use crate::clock::Timestamp;
 use crate::form::BadBody;
+use crate::gate::TurnedAway;
 use crate::names::{BadName, CallId};
 use crate::outside::OutsideError;
 use crate::push::sns::EndpointError;
@@ -252,6 +254,26 @@ impl From<StoreError> for ApiError {
     }
 }
 
+impl From<TurnedAway> for ApiError {
+    fn from(reason: TurnedAway) -> Self {
+        match reason {
+            TurnedAway::SourceNotAllowed(source) => {
+                tracing::warn!(
+                    ?source,
+                    "a request came from an address that is not allowed"
+                );
+                Self::new(
+                    403,
+                    "source_not_allowed",
+                    "requests from this address are not accepted",
+                )
+            }
+            TurnedAway::Unauthorized(reason) => reason.into(),
+            TurnedAway::Secret(error) => error.into(),
+        }
+    }
+}
+
 impl From<SecretError> for ApiError {
     fn from(error: SecretError) -> Self {
         log(&error, None);
@@ -363,6 +385,15 @@ pub fn header<'a>(request: &'a Request, name: &str) -> Option<&'a str> {
         .and_then(|value| value.to_str().ok())
 }
 
+/// The address that the request came from, as API Gateway saw it. What headers say of it is anybody's word.
+#[must_use]
+pub fn source(request: &Request) -> Option<IpAddr> {
+    match request.request_context_ref()? {
+        RequestContext::ApiGatewayV2(context) => context.http.source_ip.as_ref()?.parse().ok(),
+        _ => None,
+    }
+}
+
 /// The parameter that stands in the path of the route.
 ///
 /// # Errors
@@ -463,6 +494,15 @@ mod tests {
                 (&"too_many_calls".into(), &seconds.into())
             );
         }
+    }
+
+    #[test]
+    fn where_a_request_comes_from_is_what_the_gateway_saw() {
+        let event = include_str!("../../events/exotel-webhook-passthru-get.json");
+        let mut event: Value = serde_json::from_str(event).unwrap();
+        event["headers"]["x-forwarded-for"] = "203.0.113.7".into();
+        let request = lambda_http::request::from_str(&event.to_string()).unwrap();
+        assert_eq!(source(&request), "198.51.100.7".parse().ok());
     }
 
     #[test]

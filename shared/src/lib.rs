@@ -11,7 +11,7 @@
 //!    [`allowance`]: how often they may do something.
 //! 7. [`connections`] and [`status_update`]: who is connected, and what they hear of a call. [`streams`]: whose audio
 //!    Exotel brings.
-//! 8. [`names`], [`clock`], [`config`], [`secrets`], [`auth`], [`http`], [`start`]: the door.
+//! 8. [`names`], [`clock`], [`config`], [`secrets`], [`auth`], [`gate`], [`http`], [`start`]: the door.
 
 pub mod allowance;
 pub mod asterisk;
@@ -26,6 +26,7 @@ pub mod connections;
 pub mod devices;
 pub mod exotel;
 pub mod form;
+pub mod gate;
 pub mod http;
 pub mod names;
 pub mod outside;

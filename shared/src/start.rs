@@ -15,12 +15,13 @@ use crate::config::{ConfigError, Environment};
 use crate::connections::Connections;
 use crate::devices::Devices;
 use crate::exotel::Exotel;
+use crate::gate::{Gate, Sources};
 use crate::outside::Outside;
 use crate::push::Pushes;
 use crate::push::fcm::Fcm;
 use crate::push::sns::Sns;
 use crate::routes::Routes;
-use crate::secrets::Secret;
+use crate::secrets::{AsteriskSecret, ExotelSecret, Secret};
 use crate::status_update::StatusAudience;
 use crate::streams::Streams;
 use crate::switchboard::Switchboard;
@@ -183,6 +184,24 @@ impl Start {
     /// When a variable is missing.
     pub fn asterisk(&self) -> Result<Asterisk, ConfigError> {
         Asterisk::from_environment(&self.environment, self.secret("ASTERISK_SECRET_ARN")?)
+    }
+
+    /// The gate for Exotel: its secret, and the addresses of `EXOTEL_SOURCE_CIDRS`.
+    ///
+    /// # Errors
+    /// When a variable is missing or makes no sense.
+    pub fn exotels_gate(&self) -> Result<Gate<ExotelSecret>, ConfigError> {
+        let sources = Sources::from_environment(&self.environment, "EXOTEL_SOURCE_CIDRS")?;
+        Ok(Gate::new(sources, self.secret("EXOTEL_SECRET_ARN")?))
+    }
+
+    /// The gate for the PBX: its hooks' secret, and the addresses of `PBX_SOURCE_CIDRS`.
+    ///
+    /// # Errors
+    /// When a variable is missing or makes no sense.
+    pub fn pbxs_gate(&self) -> Result<Gate<AsteriskSecret>, ConfigError> {
+        let sources = Sources::from_environment(&self.environment, "PBX_SOURCE_CIDRS")?;
+        Ok(Gate::new(sources, self.secret("ASTERISK_SECRET_ARN")?))
     }
 
     /// The secret whose name or ARN stands in this variable.

@@ -5,13 +5,17 @@ use std::time::Duration;
 use aws_config::retry::RetryConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_secretsmanager::config::{Credentials, SharedCredentialsProvider};
-use serde_json::json;
-use wiremock::{MockServer, Request, ResponseTemplate};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use wiremock::matchers::header;
+use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 
 use crate::call::{Call, CallType, Incoming, Limits, ring};
 use crate::clock::Timestamp;
+use crate::config::Environment;
 use crate::devices::{Device, PushAddress};
 use crate::names::{CallId, Caller, CallerName, ChannelId, DeviceId, Extension, PhoneNumber};
+use crate::secrets::Secret;
 
 /// आशा calls extension 1001, and waits in Asterisk. The phone rings for 30 s.
 pub(crate) fn a_call(now: Timestamp) -> Call {
@@ -60,6 +64,39 @@ pub(crate) fn aws(server: &MockServer) -> SdkConfig {
         .credentials_provider(SharedCredentialsProvider::new(credentials))
         .retry_config(RetryConfig::disabled())
         .build()
+}
+
+/// Where [`secret`] is.
+pub(crate) const SECRET_ARN: &str = "arn:aws:secretsmanager:ap-south-1:123456789012:secret:app-x";
+
+/// A secret, and Secrets Manager, in which it takes these values: each fetch finds the next one, and the last one
+/// stays.
+pub(crate) async fn secret<T: DeserializeOwned, const N: usize>(
+    values: [Value; N],
+) -> (MockServer, Secret<T>) {
+    let server = MockServer::start().await;
+    for (number, value) in values.iter().enumerate() {
+        let given = json!({
+            "ARN": SECRET_ARN,
+            "VersionId": format!("version-{number}"),
+            "SecretString": value.to_string(),
+        });
+        let stays = number + 1 == N;
+        Mock::given(header("x-amz-target", "secretsmanager.GetSecretValue"))
+            .respond_with(ResponseTemplate::new(200).set_body_json(given))
+            .up_to_n_times(if stays { u64::MAX } else { 1 })
+            .mount(&server)
+            .await;
+    }
+    let secret = secret_at(&server);
+    (server, secret)
+}
+
+/// A secret in Secrets Manager, as `server` plays it.
+pub(crate) fn secret_at<T: DeserializeOwned>(server: &MockServer) -> Secret<T> {
+    let client = aws_sdk_secretsmanager::Client::new(&aws(server));
+    let environment = Environment::of(|_| Some(SECRET_ARN.to_owned()));
+    Secret::from_environment(&client, &environment, "APP_SECRET_ARN").unwrap()
 }
 
 /// All that `server` has been asked, in order.

@@ -3,6 +3,7 @@
 //! <https://docs.aws.amazon.com/apigateway/latest/developerguide/apigateway-websocket-api-mapping-template-reference.html>
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -24,6 +25,19 @@ pub struct Connecting {
     headers: Option<HashMap<String, String>>,
     #[serde(default)]
     query_string_parameters: Option<HashMap<String, String>>,
+    #[serde(default)]
+    request_context: Option<ConnectingFrom>,
+}
+
+#[derive(Deserialize)]
+struct ConnectingFrom {
+    identity: Identity,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Identity {
+    source_ip: String,
 }
 
 /// What somebody who wants to connect shows of who it is.
@@ -41,6 +55,13 @@ impl Connecting {
     #[must_use]
     pub fn credentials(&self) -> Option<Credentials> {
         self.in_header().or_else(|| self.in_query())
+    }
+
+    /// The address that it connects from, as API Gateway saw it.
+    #[must_use]
+    pub fn source(&self) -> Option<IpAddr> {
+        let context = self.request_context.as_ref()?;
+        context.identity.source_ip.parse().ok()
     }
 
     fn in_header(&self) -> Option<Credentials> {
@@ -228,6 +249,25 @@ mod tests {
             assert!(!shown.contains("hush"), "{no_password}");
         }
         assert_eq!(shown(None, &Value::Null), None);
+    }
+
+    #[test]
+    fn where_somebody_connects_from_is_what_the_gateway_saw() {
+        let source = |context: Value| {
+            let headers = json!({ "X-Forwarded-For": "203.0.113.7" });
+            let connecting =
+                json!({ "methodArn": "arn", "headers": headers, "requestContext": context });
+            let connecting: Connecting = serde_json::from_value(connecting).unwrap();
+            connecting.source()
+        };
+        let seen = json!({ "identity": { "sourceIp": "192.0.2.1", "userAgent": null } });
+        assert_eq!(source(seen), "192.0.2.1".parse().ok());
+        for unseen in [
+            Value::Null,
+            json!({ "identity": { "sourceIp": "somewhere" } }),
+        ] {
+            assert_eq!(source(unseen), None);
+        }
     }
 
     #[test]

@@ -5,15 +5,15 @@ use std::time::Duration;
 use lambda_http::Request;
 use ringback::asterisk::AsteriskError;
 use ringback::asterisk::hook::{Report, Which};
-use ringback::auth::{self, Unauthorized};
 use ringback::call::Event;
 use ringback::clock::Timestamp;
 use ringback::form::Fields;
+use ringback::gate::Gate;
 use ringback::http::{self, Answer, ApiError};
 use ringback::names::{CallId, Extension};
 use ringback::outside::OutsideError;
 use ringback::routes::Routes;
-use ringback::secrets::{AsteriskSecret, Secret};
+use ringback::secrets::AsteriskSecret;
 use ringback::start::{LiveSwitchboard, Start};
 use ringback::switchboard::{Outcome, Sighting, SwitchboardError};
 use serde_json::json;
@@ -24,15 +24,15 @@ const PATIENCE_OF_THE_PBX: Duration = Duration::from_secs(4);
 struct AsteriskIncoming {
     switchboard: LiveSwitchboard,
     routes: Routes,
-    secret: Secret<AsteriskSecret>,
+    gate: Gate<AsteriskSecret>,
     country: String,
 }
 
 impl AsteriskIncoming {
     async fn handle(&self, request: Request) -> Result<Answer, ApiError> {
         let now = Timestamp::now();
-        self.check_secret(http::header(&request, "x-ringback-secret"))
-            .await?;
+        let secret = http::header(&request, "x-ringback-secret");
+        self.gate.admit(http::source(&request), secret, now).await?;
         let content_type = http::header(&request, "content-type").unwrap_or_default();
         let fields = Fields::from_body(content_type, http::body(&request)?).await?;
         let report = Report::parse(&fields, &self.country)?;
@@ -137,16 +137,6 @@ impl AsteriskIncoming {
             "the number leads to no extension; add its route",
         ))
     }
-
-    async fn check_secret(&self, shown: Option<&str>) -> Result<(), ApiError> {
-        let secret = self.secret.value().await?;
-        let valid = [
-            Some(&secret.hook_secret),
-            secret.hook_secret_previous.as_ref(),
-        ];
-        auth::shared_secret(shown, valid.into_iter().flatten())
-            .map_err(|Unauthorized| Unauthorized.into())
-    }
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -155,7 +145,7 @@ async fn main() -> Result<(), lambda_http::Error> {
     let this = AsteriskIncoming {
         switchboard: start.switchboard()?,
         routes: start.routes(),
-        secret: start.secret("ASTERISK_SECRET_ARN")?,
+        gate: start.pbxs_gate()?,
         country: start.country(),
     };
     http::serve(|request| this.handle(request)).await

@@ -18,7 +18,7 @@ impl CallResponses {
         let now = Timestamp::now();
         let party = ringback::auth::party(
             http::header(&request, "authorization"),
-            self.secret.value().await?,
+            &*self.secret.value().await?,
         )?;
         let response = CallResponse::parse(http::body(&request)?)?;
         if response.extension != party.extension {

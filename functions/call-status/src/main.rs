@@ -20,7 +20,7 @@ impl CallStatus {
         let now = Timestamp::now();
         let party = ringback::auth::party(
             http::header(&request, "authorization"),
-            self.secret.value().await?,
+            &*self.secret.value().await?,
         )?;
         let id = CallId::try_from(http::path_parameter(&request, "id")?.as_str())?;
         let call = self

@@ -41,7 +41,7 @@ impl DeviceRegistry {
     async fn handle(&self, request: Request) -> Result<Answer, ApiError> {
         let party = ringback::auth::party(
             http::header(&request, "authorization"),
-            self.secret.value().await?,
+            &*self.secret.value().await?,
         )?;
         let device_id = DeviceId::try_from(http::path_parameter(&request, "device_id")?)?;
         if request.method() == Method::DELETE {

@@ -1,15 +1,15 @@
 //! `GET` and `POST /exotel/webhook`: Exotel tells of a caller, or of the end of a call.
 
 use lambda_http::Request;
-use ringback::auth::{self, Unauthorized};
 use ringback::call::Event;
 use ringback::clock::Timestamp;
 use ringback::exotel::{Direction, Notice, Source};
 use ringback::form::Fields;
+use ringback::gate::Gate;
 use ringback::http::{self, Answer, ApiError};
 use ringback::names::{CallId, Extension};
 use ringback::routes::Routes;
-use ringback::secrets::{ExotelSecret, Secret};
+use ringback::secrets::ExotelSecret;
 use ringback::start::{LiveSwitchboard, Start};
 use ringback::switchboard::{Sighting, SwitchboardError};
 use serde_json::json;
@@ -17,7 +17,7 @@ use serde_json::json;
 struct ExotelWebhook {
     switchboard: LiveSwitchboard,
     routes: Routes,
-    secret: Secret<ExotelSecret>,
+    gate: Gate<ExotelSecret>,
     country: String,
 }
 
@@ -25,7 +25,8 @@ impl ExotelWebhook {
     async fn handle(&self, request: Request) -> Result<Answer, ApiError> {
         let now = Timestamp::now();
         let query = Fields::from_form(request.uri().query().unwrap_or_default().as_bytes());
-        self.check_secret(&query).await?;
+        let source = http::source(&request);
+        self.gate.admit(source, query.text("secret"), now).await?;
         let content_type = http::header(&request, "content-type").unwrap_or_default();
         let body = Fields::from_body(content_type, http::body(&request)?).await?;
         let extension = query
@@ -107,16 +108,6 @@ impl ExotelWebhook {
             Source::StatusCallback => nowhere,
         })
     }
-
-    async fn check_secret(&self, query: &Fields) -> Result<(), ApiError> {
-        let secret = self.secret.value().await?;
-        let valid = [
-            Some(&secret.webhook_secret),
-            secret.webhook_secret_previous.as_ref(),
-        ];
-        auth::shared_secret(query.text("secret"), valid.into_iter().flatten())
-            .map_err(|Unauthorized| Unauthorized.into())
-    }
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -125,7 +116,7 @@ async fn main() -> Result<(), lambda_http::Error> {
     let this = ExotelWebhook {
         switchboard: start.switchboard()?,
         routes: start.routes(),
-        secret: start.secret("EXOTEL_SECRET_ARN")?,
+        gate: start.exotels_gate()?,
         country: start.country(),
     };
     http::serve(|request| this.handle(request)).await

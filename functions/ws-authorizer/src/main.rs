@@ -1,7 +1,11 @@
 //! The authorizer of `$connect`: who connects is settled here, once, and comes with each later message.
 
+use std::net::IpAddr;
+
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use ringback::auth;
+use ringback::clock::Timestamp;
+use ringback::gate::{Gate, TurnedAway};
 use ringback::secrets::{AppSecret, ExotelSecret, Secret, SecretError};
 use ringback::start::Start;
 use ringback::websocket::{Connecting, Credentials, Who};
@@ -10,7 +14,7 @@ use serde_json::{Value, json};
 
 struct WsAuthorizer {
     apps: Secret<AppSecret>,
-    exotel: Secret<ExotelSecret>,
+    exotel: Gate<ExotelSecret>,
 }
 
 impl WsAuthorizer {
@@ -18,7 +22,11 @@ impl WsAuthorizer {
         let connecting = event.payload;
         let arn = &connecting.method_arn;
         let who = match connecting.credentials() {
-            Some(credentials) => self.who_shows(&credentials).await?,
+            Some(credentials) => {
+                let now = Timestamp::now();
+                self.who_shows(&credentials, connecting.source(), now)
+                    .await?
+            }
             None => None,
         };
         let Some(who) = who else {
@@ -37,17 +45,25 @@ impl WsAuthorizer {
         ))
     }
 
-    async fn who_shows(&self, credentials: &Credentials) -> Result<Option<Who>, SecretError> {
+    async fn who_shows(
+        &self,
+        credentials: &Credentials,
+        source: Option<IpAddr>,
+        now: Timestamp,
+    ) -> Result<Option<Who>, SecretError> {
         match credentials {
             Credentials::Token(header) => {
                 let secret = self.apps.value().await?;
-                let party = auth::party(Some(header.expose_secret()), secret);
+                let party = auth::party(Some(header.expose_secret()), &secret);
                 Ok(party.ok().map(Who::App))
             }
             Credentials::Secret(shown) => {
-                let valid = self.exotel.value().await?.webhook_secrets();
-                let known = auth::shared_secret(Some(shown.expose_secret()), valid);
-                Ok(known.ok().map(|()| Who::Exotel))
+                let shown = Some(shown.expose_secret());
+                match self.exotel.admit(source, shown, now).await {
+                    Ok(()) => Ok(Some(Who::Exotel)),
+                    Err(TurnedAway::Secret(error)) => Err(error),
+                    Err(TurnedAway::SourceNotAllowed(_) | TurnedAway::Unauthorized(_)) => Ok(None),
+                }
             }
         }
     }
@@ -69,7 +85,7 @@ async fn main() -> Result<(), Error> {
     let start = Start::without_table().await;
     let this = &WsAuthorizer {
         apps: start.secret("APP_SECRET_ARN")?,
-        exotel: start.secret("EXOTEL_SECRET_ARN")?,
+        exotel: start.exotels_gate()?,
     };
     lambda_runtime::run(service_fn(move |event| this.handle(event))).await
 }

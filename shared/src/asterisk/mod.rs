@@ -13,7 +13,7 @@ use reqwest::{Certificate, Client, Method, RequestBuilder, Response, StatusCode}
 use secrecy::ExposeSecret;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::OnceCell;
+use tokio::sync::Mutex;
 
 use crate::call::{Call, CallType};
 use crate::clock::Timestamp;
@@ -80,7 +80,14 @@ pub enum Bridging {
 pub struct Asterisk {
     url: String,
     secret: Secret<AsteriskSecret>,
-    client: OnceCell<Client>,
+    client: Mutex<Option<Trusting>>,
+}
+
+/// A client, and the certificate authority that it trusts.
+#[derive(Debug)]
+struct Trusting {
+    client: Client,
+    ari_ca_pem: Option<String>,
 }
 
 impl Asterisk {
@@ -95,7 +102,7 @@ impl Asterisk {
         Ok(Self {
             url: environment.url("ARI_URL")?,
             secret,
-            client: OnceCell::new(),
+            client: Mutex::default(),
         })
     }
 
@@ -168,9 +175,7 @@ impl Asterisk {
     /// See [`AsteriskError`].
     pub async fn ping(&self) -> Result<(), AsteriskError> {
         let doing = "asking whether it is there";
-        let answer = self
-            .send(self.request(Method::GET, "/asterisk/ping").await?, doing)
-            .await?;
+        let answer = self.ask(doing, Method::GET, "/asterisk/ping", None).await?;
         expect(&answer, doing, &[StatusCode::OK])
     }
 
@@ -179,8 +184,9 @@ impl Asterisk {
     async fn originate(&self, leg: &NewLeg) -> Result<bool, AsteriskError> {
         let doing = "calling a phone";
         let path = format!("/channels/{}", leg.channel);
-        let request = self.request(Method::POST, &path).await?;
-        let answer = self.send(request.json(&leg.body), doing).await?;
+        let answer = self
+            .ask(doing, Method::POST, &path, Some(&leg.body))
+            .await?;
         match answer.status() {
             StatusCode::INTERNAL_SERVER_ERROR if allocation_failed(answer).await => Ok(false),
             StatusCode::OK | StatusCode::CONFLICT => Ok(true),
@@ -207,9 +213,7 @@ impl Asterisk {
     async fn is_online(&self, extension: &Extension) -> Result<bool, AsteriskError> {
         let doing = "looking for the phone";
         let path = format!("/endpoints/PJSIP/{extension}");
-        let answer = self
-            .send(self.request(Method::GET, &path).await?, doing)
-            .await?;
+        let answer = self.ask(doing, Method::GET, &path, None).await?;
         if answer.status() == StatusCode::NOT_FOUND {
             return Err(AsteriskError::NoSuchEndpoint);
         }
@@ -224,9 +228,7 @@ impl Asterisk {
     async fn channel_exists(&self, channel: &ChannelId) -> Result<bool, AsteriskError> {
         let doing = "looking for the caller";
         let path = format!("/channels/{channel}");
-        let answer = self
-            .send(self.request(Method::GET, &path).await?, doing)
-            .await?;
+        let answer = self.ask(doing, Method::GET, &path, None).await?;
         expect(&answer, doing, &[StatusCode::OK, StatusCode::NOT_FOUND])?;
         Ok(answer.status() == StatusCode::OK)
     }
@@ -234,18 +236,14 @@ impl Asterisk {
     async fn take_down(&self, leg: &ChannelId, reason: &'static str) -> Result<(), AsteriskError> {
         let doing = "taking a leg down";
         let path = format!("/channels/{leg}?reason={reason}");
-        let mut answer = self
-            .send(self.request(Method::DELETE, &path).await?, doing)
-            .await;
+        let mut answer = self.ask(doing, Method::DELETE, &path, None).await;
         // A caller who should hear busy now would wait for the next timer otherwise, which is far.
         for _ in 0..TRIES_MORE {
             if answer.is_ok() {
                 break;
             }
             tokio::time::sleep(PAUSE).await;
-            answer = self
-                .send(self.request(Method::DELETE, &path).await?, doing)
-                .await;
+            answer = self.ask(doing, Method::DELETE, &path, None).await;
         }
         let answer = answer?;
         expect(
@@ -255,36 +253,95 @@ impl Asterisk {
         )
     }
 
-    async fn request(&self, method: Method, path: &str) -> Result<RequestBuilder, AsteriskError> {
+    /// Asks with the password that we have and, if Asterisk does not take that, with the one that has replaced it. A
+    /// refused request has done nothing, so asking again is safe.
+    async fn ask(
+        &self,
+        doing: &'static str,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Response, AsteriskError> {
+        let asking = Asking {
+            doing,
+            method,
+            path,
+            body,
+        };
         let secret = self.secret.value().await?;
-        let client = self
-            .client
-            .get_or_try_init(|| async { client(secret) })
-            .await?;
-        Ok(client
-            .request(method, format!("{}{path}", self.url))
-            .basic_auth(
-                &secret.ari_username,
-                Some(secret.ari_password.expose_secret()),
-            ))
+        let answer = self.ask_with(&secret, &asking).await;
+        if !may_be_outdated(&answer) {
+            return answer;
+        }
+        match self.secret.after_refusal(&secret).await {
+            Some(newer) => self.ask_with(&newer, &asking).await,
+            None => answer,
+        }
     }
 
-    /// Asterisk closes a connection that has been idle for 15 s, which a function that was frozen meanwhile notices
-    /// only when it has sent the next request. So what breaks off is sent again; every request here may be.
-    async fn send(
+    async fn ask_with(
         &self,
-        request: RequestBuilder,
-        doing: &'static str,
+        secret: &AsteriskSecret,
+        asking: &Asking<'_>,
     ) -> Result<Response, AsteriskError> {
-        let again = request.try_clone();
-        let answer = match (request.send().await, again) {
-            (Err(error), Some(again)) if !error.is_timeout() && !error.is_connect() => {
-                again.send().await
-            }
-            (answer, _) => answer,
-        };
-        answer.map_err(|error| AsteriskError::Unreachable(doing, error.without_url()))
+        let client = self.client(secret).await?;
+        let url = format!("{}{}", self.url, asking.path);
+        let password = secret.ari_password.expose_secret();
+        let mut request = client
+            .request(asking.method.clone(), url)
+            .basic_auth(&secret.ari_username, Some(password));
+        if let Some(body) = asking.body {
+            request = request.json(body);
+        }
+        send(request, asking.doing).await
     }
+
+    /// The client, with its open connections, for as long as it trusts whom the secret says.
+    async fn client(&self, secret: &AsteriskSecret) -> Result<Client, AsteriskError> {
+        let mut held = self.client.lock().await;
+        if let Some(held) = held.as_ref()
+            && held.ari_ca_pem == secret.ari_ca_pem
+        {
+            return Ok(held.client.clone());
+        }
+        let client = client(secret)?;
+        *held = Some(Trusting {
+            client: client.clone(),
+            ari_ca_pem: secret.ari_ca_pem.clone(),
+        });
+        Ok(client)
+    }
+}
+
+/// A request of ARI, but for who asks.
+struct Asking<'a> {
+    doing: &'static str,
+    method: Method,
+    path: &'a str,
+    body: Option<&'a Value>,
+}
+
+/// Whether a newer secret may help: the password was refused, or we do not trust Asterisk's certificate, or were not
+/// able to say whom to trust. A certificate that is not trusted is not told from an Asterisk that is not there.
+fn may_be_outdated(answer: &Result<Response, AsteriskError>) -> bool {
+    match answer {
+        Ok(answer) => answer.status() == StatusCode::UNAUTHORIZED,
+        Err(AsteriskError::Unreachable(_, error)) => error.is_connect() && !error.is_timeout(),
+        Err(error) => matches!(error, AsteriskError::BadCertificate(_)),
+    }
+}
+
+/// Asterisk closes a connection that has been idle for 15 s, which a function that was frozen meanwhile notices only
+/// when it has sent the next request. So what breaks off is sent again; every request here may be.
+async fn send(request: RequestBuilder, doing: &'static str) -> Result<Response, AsteriskError> {
+    let again = request.try_clone();
+    let answer = match (request.send().await, again) {
+        (Err(error), Some(again)) if !error.is_timeout() && !error.is_connect() => {
+            again.send().await
+        }
+        (answer, _) => answer,
+    };
+    answer.map_err(|error| AsteriskError::Unreachable(doing, error.without_url()))
 }
 
 /// A leg to be originated.

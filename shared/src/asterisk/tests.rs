@@ -109,17 +109,26 @@ impl Pbx {
     }
 }
 
-fn asterisk_at(url: String, ari_ca_pem: Option<&str>) -> Asterisk {
-    let secret = json!({
+fn secret(ari_password: &str, ari_ca_pem: Option<&str>) -> Value {
+    json!({
         "hook_secret": "hook-hush",
         "ari_username": "ringback",
-        "ari_password": "password-hush",
+        "ari_password": ari_password,
         "ari_ca_pem": ari_ca_pem,
-    });
+    })
+}
+
+fn asterisk_at(url: String, ari_ca_pem: Option<&str>) -> Asterisk {
+    let secret: AsteriskSecret =
+        serde_json::from_value(secret("password-hush", ari_ca_pem)).unwrap();
+    asterisk_with(url, Secret::known(secret))
+}
+
+fn asterisk_with(url: String, secret: Secret<AsteriskSecret>) -> Asterisk {
     Asterisk {
         url,
-        secret: Secret::known(serde_json::from_value(secret).unwrap()),
-        client: OnceCell::new(),
+        secret,
+        client: Mutex::default(),
     }
 }
 
@@ -383,6 +392,66 @@ async fn a_wrong_password_is_a_refusal() {
         assert_eq!(status, StatusCode::UNAUTHORIZED);
     }
     assert_eq!(pbx.asked().await.len(), 3, "none was tried again");
+}
+
+/// A PBX that accepts this password alone.
+async fn pbx_that_accepts(password: &str) -> MockServer {
+    let server = MockServer::start().await;
+    Mock::given(wiremock::matchers::basic_auth("ringback", password))
+        .respond_with(ok())
+        .mount(&server)
+        .await;
+    Mock::given(wiremock::matchers::any())
+        .respond_with(message(401, "Authentication required"))
+        .with_priority(9)
+        .mount(&server)
+        .await;
+    server
+}
+
+#[tokio::test]
+async fn a_password_that_was_replaced_is_fetched_and_the_request_repeated() {
+    let server = pbx_that_accepts("new-hush").await;
+    let (secrets, secret) =
+        testing::secret([secret("old-hush", None), secret("new-hush", None)]).await;
+    let asterisk = asterisk_with(server.uri(), secret);
+    let call = testing::a_call(Timestamp::now());
+    let leg = caller_leg();
+    let bridging = asterisk.bridge(&call, &leg, call.rings_until);
+    assert_eq!(bridging.await.unwrap(), Bridging::UnderWay);
+    asterisk.ping().await.unwrap();
+
+    let asked = testing::requests(&server).await;
+    assert_eq!(asked.len(), 3);
+    assert_eq!(asked[0].body, asked[1].body);
+    assert_eq!(testing::requests(&secrets).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_wrong_password_that_was_not_replaced_is_shown_once() {
+    let server = pbx_that_accepts("another").await;
+    let (_secrets, secret) = testing::secret([secret("wrong-hush", None)]).await;
+    let asterisk = asterisk_with(server.uri(), secret);
+    let error = asterisk.ping().await.unwrap_err();
+    assert!(matches!(error, AsteriskError::Refused { .. }), "{error:?}");
+    assert_eq!(testing::requests(&server).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_certificate_authority_that_was_replaced_is_trusted_from_then_on() {
+    let server = pbx_that_accepts("password-hush").await;
+    let authority = rcgen::generate_simple_self_signed(["pbx".to_owned()]).unwrap();
+    let good = authority.cert.pem();
+    let (_secrets, secret) = testing::secret([
+        secret("password-hush", Some("no certificate")),
+        secret("password-hush", Some(&good)),
+    ])
+    .await;
+    let asterisk = asterisk_with(server.uri(), secret);
+    asterisk.ping().await.unwrap();
+    let trusted = asterisk.client.lock().await;
+    let trusted = trusted.as_ref().unwrap().ari_ca_pem.as_ref();
+    assert_eq!(trusted, Some(&good));
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::header::RETRY_AFTER;
@@ -197,29 +198,37 @@ impl Exotel {
     /// # Errors
     /// See [`ExotelError`], above all [`ExotelError::Unknown`].
     pub async fn place(&self, call: &Call) -> Result<Placed, ExotelError> {
+        self.with_secret(|secret| async move { self.place_with(&secret, call).await })
+            .await
+    }
+
+    async fn place_with(&self, secret: &ExotelSecret, call: &Call) -> Result<Placed, ExotelError> {
         let (Some(from), Some(to)) = (&call.caller.number, &call.to) else {
             return Err(ExotelError::NotConfigured("number to call"));
         };
         let request = ConnectRequest {
             from: from.clone(),
             to: to.clone(),
-            caller_id: self.caller_id().await?,
+            caller_id: self.caller_id_of(secret)?,
             custom_field: call.call_id,
-            status_callback: self.status_callback(call.call_id).await?,
+            status_callback: self.status_callback(secret, call.call_id)?,
             time_limit: call.limits.talk,
             ring_timeout: call.limits.ring,
         };
-        self.connect(&request).await
+        self.connect_with(secret, &request).await
     }
 
     /// Our webhook's URL for the reports on one call. It says itself which call that is, for no report is known to
     /// repeat everything that it was asked with.
-    async fn status_callback(&self, call: CallId) -> Result<SecretString, ExotelError> {
+    fn status_callback(
+        &self,
+        secret: &ExotelSecret,
+        call: CallId,
+    ) -> Result<SecretString, ExotelError> {
         let url = self.webhook_url.as_ref();
         let mut url = url
             .cloned()
             .ok_or(ExotelError::NotConfigured("EXOTEL_WEBHOOK_URL"))?;
-        let secret = self.secret.value().await?;
         url.query_pairs_mut()
             .append_pair("secret", secret.webhook_secret.expose_secret())
             .append_pair("CustomField", &call.to_string())
@@ -232,17 +241,32 @@ impl Exotel {
     /// # Errors
     /// [`ExotelError::NotConfigured`] when the secret has none.
     pub async fn caller_id(&self) -> Result<PhoneNumber, ExotelError> {
-        let text = self.secret.value().await?.caller_id.as_deref();
+        self.with_secret(|secret| async move { self.caller_id_of(&secret) })
+            .await
+    }
+
+    fn caller_id_of(&self, secret: &ExotelSecret) -> Result<PhoneNumber, ExotelError> {
+        let text = secret.caller_id.as_deref();
         text.and_then(|text| PhoneNumber::parse(text, &self.country))
             .ok_or(ExotelError::NotConfigured("caller_id"))
     }
 
-    /// Places a call. It is asked for once: nothing here is repeated.
+    /// Places a call. It is asked for once: nothing is repeated but what Exotel did not look at, because it did not
+    /// accept the API key.
     ///
     /// # Errors
     /// See [`ExotelError`], above all [`ExotelError::Unknown`].
     pub async fn connect(&self, request: &ConnectRequest) -> Result<Placed, ExotelError> {
-        let asking = self.request(Method::POST, "connect.json").await?;
+        self.with_secret(|secret| async move { self.connect_with(&secret, request).await })
+            .await
+    }
+
+    async fn connect_with(
+        &self,
+        secret: &ExotelSecret,
+        request: &ConnectRequest,
+    ) -> Result<Placed, ExotelError> {
+        let asking = self.request(secret, Method::POST, "connect.json").await?;
         let answer = match asking.form(&request.fields()).send().await {
             Ok(answer) => answer,
             Err(error) if error.is_connect() => {
@@ -266,7 +290,17 @@ impl Exotel {
     /// # Errors
     /// See [`ExotelError`]; never [`ExotelError::Unknown`].
     pub async fn details(&self, call: &CallSid) -> Result<CallDetails, ExotelError> {
-        let asking = self.request(Method::GET, &format!("{call}.json")).await?;
+        self.with_secret(|secret| async move { self.details_with(&secret, call).await })
+            .await
+    }
+
+    async fn details_with(
+        &self,
+        secret: &ExotelSecret,
+        call: &CallSid,
+    ) -> Result<CallDetails, ExotelError> {
+        let path = format!("{call}.json");
+        let asking = self.request(secret, Method::GET, &path).await?;
         let answer = asking.send().await;
         let answer = answer.map_err(|error| ExotelError::Unavailable(broken(error)))?;
         match answer.status() {
@@ -279,8 +313,35 @@ impl Exotel {
         }
     }
 
-    async fn request(&self, method: Method, call: &str) -> Result<RequestBuilder, ExotelError> {
+    /// Asks with the account that we have and, if Exotel does not accept it or it lacks something, with the one that has
+    /// replaced it.
+    async fn with_secret<A, Asking>(
+        &self,
+        ask: impl Fn(Arc<ExotelSecret>) -> Asking,
+    ) -> Result<A, ExotelError>
+    where
+        Asking: Future<Output = Result<A, ExotelError>>,
+    {
         let secret = self.secret.value().await?;
+        let answer = ask(Arc::clone(&secret)).await;
+        if !matches!(
+            answer,
+            Err(ExotelError::Unauthorized | ExotelError::NotConfigured(_))
+        ) {
+            return answer;
+        }
+        match self.secret.after_refusal(&secret).await {
+            Some(newer) => ask(newer).await,
+            None => answer,
+        }
+    }
+
+    async fn request(
+        &self,
+        secret: &ExotelSecret,
+        method: Method,
+        call: &str,
+    ) -> Result<RequestBuilder, ExotelError> {
         let account = configured(secret.account_sid.as_deref(), "account_sid")?;
         let key = configured(exposed(&secret.api_key), "api_key")?;
         let token = configured(exposed(&secret.api_token), "api_token")?;

@@ -5,6 +5,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
@@ -37,6 +38,9 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 const USUAL_PAUSE: Duration = Duration::from_secs(1);
 
+/// As much of an error's code as is kept.
+const LONGEST_CODE: usize = 40;
+
 /// FCM, as one service account.
 #[derive(Debug)]
 pub struct Fcm {
@@ -52,18 +56,36 @@ struct AccessToken {
     renew_at: Timestamp,
 }
 
-/// The access token, or when it was last asked for in vain.
+/// The access token of one account, or how it was last asked for in vain.
 #[derive(Debug, Default)]
 struct Access {
+    of: Option<Arc<ServiceAccount>>,
     token: Option<AccessToken>,
-    refused_at: Option<Timestamp>,
+    failed: Option<(Timestamp, NoAccess)>,
+}
+
+/// Why there is no access token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum NoAccess {
+    /// Google does not accept the account's key, or it is no key at all.
+    KeyRefused(String),
+    /// No answer came, or none of use.
+    Unavailable(String),
 }
 
 /// How one attempt to send ended, if it did not succeed.
 enum Failure {
     Dead,
-    AccessTokenRefused { access: SecretString, what: String },
-    Busy { pause: Duration, what: String },
+    /// The access token, or the account itself, is no longer good.
+    AccessRefused {
+        account: Arc<ServiceAccount>,
+        access: Option<SecretString>,
+        what: String,
+    },
+    Busy {
+        pause: Duration,
+        what: String,
+    },
     Refused(String),
 }
 
@@ -103,7 +125,19 @@ impl Fcm {
         match first {
             Failure::Dead => return Err(PushError::Dead),
             Failure::Refused(what) => return Err(PushError::NotTaken(what)),
-            Failure::AccessTokenRefused { access, .. } => self.forget(&access).await,
+            Failure::AccessRefused {
+                account,
+                access,
+                what,
+            } => {
+                let newer = self.account.after_refusal(&account).await;
+                match access {
+                    Some(access) => self.forget(&access).await,
+                    // Another access token is not to be had.
+                    None if newer.is_none() => return Err(PushError::NotTaken(what)),
+                    None => {}
+                }
+            }
             Failure::Busy { pause, what } => {
                 if pause > LONGEST_PAUSE || Timestamp::now() + pause >= until {
                     return Err(PushError::NotTaken(what));
@@ -117,7 +151,7 @@ impl Fcm {
             Ok(()) => Ok(()),
             Err(Failure::Dead) => Err(PushError::Dead),
             Err(
-                Failure::AccessTokenRefused { what, .. }
+                Failure::AccessRefused { what, .. }
                 | Failure::Busy { what, .. }
                 | Failure::Refused(what),
             ) => Err(PushError::NotTaken(what)),
@@ -131,7 +165,17 @@ impl Fcm {
     ) -> Result<Result<(), Failure>, PushError> {
         let account = self.account.value().await.map_err(not_taken)?;
         let client = self.client().await?;
-        let access = self.access_token(client, account).await?;
+        let access = match self.access_token(client, &account).await {
+            Ok(access) => access,
+            Err(NoAccess::Unavailable(what)) => return Err(PushError::NotTaken(what)),
+            Err(NoAccess::KeyRefused(what)) => {
+                return Ok(Err(Failure::AccessRefused {
+                    account,
+                    access: None,
+                    what,
+                }));
+            }
+        };
         let url = format!(
             "{}/v1/projects/{}/messages:send",
             self.base_url, account.project_id
@@ -141,7 +185,7 @@ impl Fcm {
             .bearer_auth(access.expose_secret())
             .json(&body(token, message));
         Ok(match request.send().await {
-            Ok(answer) => outcome(answer, access).await,
+            Ok(answer) => outcome(answer, account, access).await,
             Err(error) => Err(Failure::Busy {
                 pause: Duration::ZERO,
                 what: error.without_url().to_string(),
@@ -164,24 +208,26 @@ impl Fcm {
     async fn access_token(
         &self,
         client: &Client,
-        account: &ServiceAccount,
-    ) -> Result<SecretString, PushError> {
+        account: &Arc<ServiceAccount>,
+    ) -> Result<SecretString, NoAccess> {
         let mut access = self.access.lock().await;
+        if !access.is_of(account) {
+            *access = Access::none_yet(account);
+        }
         let now = Timestamp::now();
         if let Some(cached) = access.token.as_ref().filter(|token| now < token.renew_at) {
             return Ok(cached.token.clone());
         }
-        if access
-            .refused_at
-            .is_some_and(|refused_at| now.since(refused_at) < REPLY_TIMEOUT)
+        if let Some((failed_at, why)) = &access.failed
+            && now.since(*failed_at) < REPLY_TIMEOUT
         {
-            return Err(not_taken("no access token: it was just asked for in vain"));
+            return Err(why.clone());
         }
         match request_access(client, account, now).await {
             Ok(granted) => Ok(access.token.insert(granted).token.clone()),
-            Err(error) => {
-                access.refused_at = Some(Timestamp::now());
-                Err(error)
+            Err(why) => {
+                access.failed = Some((Timestamp::now(), why.clone()));
+                Err(why)
             }
         }
     }
@@ -193,29 +239,48 @@ impl Fcm {
     }
 }
 
+impl Access {
+    fn none_yet(account: &Arc<ServiceAccount>) -> Self {
+        Self {
+            of: Some(Arc::clone(account)),
+            ..Self::default()
+        }
+    }
+
+    fn is_of(&self, account: &Arc<ServiceAccount>) -> bool {
+        self.of.as_ref().is_some_and(|of| Arc::ptr_eq(of, account))
+    }
+}
+
 /// Trades an assertion signed by the service account for an access token (RFC 7523).
 async fn request_access(
     client: &Client,
     account: &ServiceAccount,
     now: Timestamp,
-) -> Result<AccessToken, PushError> {
+) -> Result<AccessToken, NoAccess> {
     #[derive(Deserialize)]
     struct Granted {
         access_token: SecretString,
         expires_in: u64,
     }
+    let assertion = assertion(account, now)
+        .map_err(|error| NoAccess::KeyRefused(format!("the service account's key: {error}")))?;
     let form = [
         ("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer"),
-        ("assertion", &assertion(account, now)?),
+        ("assertion", &assertion),
     ];
-    let answer = client
-        .post(&account.token_uri)
-        .form(&form)
-        .send()
-        .await
-        .map_err(without_url)?;
-    let answer = answer.error_for_status().map_err(without_url)?;
-    let granted: Granted = answer.json().await.map_err(without_url)?;
+    let answer = client.post(&account.token_uri).form(&form).send().await;
+    let answer = answer.map_err(unavailable)?;
+    // `invalid_grant` (400) for a key that was taken back, `invalid_client` (401) for an account that is gone.
+    if answer.status().is_client_error() && answer.status() != StatusCode::TOO_MANY_REQUESTS {
+        let status = answer.status();
+        let code = oauth_error(&answer.text().await.unwrap_or_default());
+        return Err(NoAccess::KeyRefused(format!(
+            "no access token: {status} {code}"
+        )));
+    }
+    let answer = answer.error_for_status().map_err(unavailable)?;
+    let granted: Granted = answer.json().await.map_err(unavailable)?;
     let lifetime = Duration::from_secs(granted.expires_in).saturating_sub(RENEW_BEFORE);
     Ok(AccessToken {
         token: granted.access_token,
@@ -223,7 +288,20 @@ async fn request_access(
     })
 }
 
-fn assertion(account: &ServiceAccount, now: Timestamp) -> Result<String, PushError> {
+/// The `error` of OAuth's error answer (RFC 6749): a code, and nothing that describes it.
+fn oauth_error(body: &str) -> String {
+    let answer: Value = serde_json::from_str(body).unwrap_or_default();
+    let code = answer["error"].as_str().unwrap_or_default();
+    code.chars()
+        .filter(|letter| letter.is_ascii_lowercase() || *letter == '_')
+        .take(LONGEST_CODE)
+        .collect()
+}
+
+fn assertion(
+    account: &ServiceAccount,
+    now: Timestamp,
+) -> Result<String, jsonwebtoken::errors::Error> {
     #[derive(Serialize)]
     struct Claims<'a> {
         iss: &'a str,
@@ -242,9 +320,8 @@ fn assertion(account: &ServiceAccount, now: Timestamp) -> Result<String, PushErr
     };
     let mut header = Header::new(Algorithm::RS256);
     header.kid = Some(account.private_key_id.clone());
-    let key = EncodingKey::from_rsa_pem(account.private_key.expose_secret().as_bytes())
-        .map_err(not_taken)?;
-    jsonwebtoken::encode(&header, &claims, &key).map_err(not_taken)
+    let key = EncodingKey::from_rsa_pem(account.private_key.expose_secret().as_bytes())?;
+    jsonwebtoken::encode(&header, &claims, &key)
 }
 
 /// The message as FCM wants it. Data only: a `notification` would be shown by the system instead of waking the app.
@@ -274,7 +351,11 @@ fn body(token: &str, message: &Message) -> Value {
     })
 }
 
-async fn outcome(answer: Response, access: SecretString) -> Result<(), Failure> {
+async fn outcome(
+    answer: Response,
+    account: Arc<ServiceAccount>,
+    access: SecretString,
+) -> Result<(), Failure> {
     let status = answer.status();
     if status.is_success() {
         return Ok(());
@@ -288,7 +369,17 @@ async fn outcome(answer: Response, access: SecretString) -> Result<(), Failure> 
     let what = format!("{status} {code}");
     Err(match status {
         StatusCode::NOT_FOUND if code == "UNREGISTERED" => Failure::Dead,
-        StatusCode::UNAUTHORIZED => Failure::AccessTokenRefused { access, what },
+        // 403 also says that a phone has registered with another project (SENDER_ID_MISMATCH): no account helps there.
+        StatusCode::UNAUTHORIZED => Failure::AccessRefused {
+            account,
+            access: Some(access),
+            what,
+        },
+        StatusCode::FORBIDDEN if code == "PERMISSION_DENIED" => Failure::AccessRefused {
+            account,
+            access: None,
+            what,
+        },
         StatusCode::TOO_MANY_REQUESTS => Failure::Busy { pause, what },
         status if status.is_server_error() => Failure::Busy { pause, what },
         _ => Failure::Refused(what),
@@ -310,8 +401,8 @@ fn error_code(body: &str) -> String {
         .to_owned()
 }
 
-fn without_url(error: reqwest::Error) -> PushError {
-    not_taken(error.without_url())
+fn unavailable(error: reqwest::Error) -> NoAccess {
+    NoAccess::Unavailable(error.without_url().to_string())
 }
 
 fn not_taken(error: impl std::fmt::Display) -> PushError {

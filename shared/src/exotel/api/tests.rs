@@ -391,6 +391,72 @@ async fn what_the_secret_lacks_is_named_when_it_is_needed() {
     assert!(error.to_string().contains("caller_id"), "{error}");
 }
 
+/// Exotel, which accepts the token `new-hush` alone.
+async fn exotel_after_a_rotation(secret: Secret<ExotelSecret>) -> (MockServer, Exotel) {
+    let server = MockServer::start().await;
+    Mock::given(wiremock::matchers::basic_auth("key", "new-hush"))
+        .respond_with(call(json!({})))
+        .mount(&server)
+        .await;
+    Mock::given(any())
+        .respond_with(rest_exception(401))
+        .with_priority(9)
+        .mount(&server)
+        .await;
+    let exotel = Exotel {
+        webhook_url: Url::parse("https://ringback.example/exotel/webhook").ok(),
+        ..Exotel::new(Url::parse(&server.uri()).unwrap(), secret, "IN".to_owned())
+    };
+    (server, exotel)
+}
+
+fn account(webhook_secret: &str, api_token: &str) -> Value {
+    json!({
+        "webhook_secret": webhook_secret,
+        "account_sid": "ringback1",
+        "api_key": "key",
+        "api_token": api_token,
+        "caller_id": "08047491899",
+    })
+}
+
+#[tokio::test]
+async fn a_token_that_was_replaced_is_fetched_and_the_call_placed_once() {
+    let values = [account("first", "old-hush"), account("second", "new-hush")];
+    let (secrets, secret) = testing::secret(values).await;
+    let (server, exotel) = exotel_after_a_rotation(secret).await;
+    let mut a_call = testing::a_call(Timestamp::now());
+    a_call.to = Some(number("9052161119"));
+    exotel.place(&a_call).await.unwrap();
+    exotel.details(&sid()).await.unwrap();
+
+    let asked = testing::requests(&server).await;
+    assert_eq!(asked.len(), 3, "refused, placed, looked up");
+    let reports_to = &form(&asked[1])["StatusCallback"];
+    assert!(reports_to.contains("secret=second"), "{reports_to}");
+    assert_eq!(testing::requests(&secrets).await.len(), 2);
+}
+
+#[tokio::test]
+async fn what_the_secret_lacked_is_found_when_it_was_filled_in() {
+    let values = [
+        json!({ "webhook_secret": "first" }),
+        account("first", "new-hush"),
+    ];
+    let (_secrets, secret) = testing::secret(values).await;
+    let (_server, exotel) = exotel_after_a_rotation(secret).await;
+    exotel.connect(&a_request()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_wrong_token_that_was_not_replaced_is_shown_once() {
+    let (_secrets, secret) = testing::secret([account("first", "old-hush")]).await;
+    let (server, exotel) = exotel_after_a_rotation(secret).await;
+    let error = exotel.connect(&a_request()).await.unwrap_err();
+    assert!(matches!(error, ExotelError::Unauthorized), "{error:?}");
+    assert_eq!(testing::requests(&server).await.len(), 1);
+}
+
 #[test]
 fn the_base_url_is_read_when_a_function_starts() {
     let with = |read| {

@@ -103,27 +103,38 @@ impl Fcm {
             token: "access".to_owned().into(),
             renew_at: Timestamp::now() + ASSERTION_LIFETIME,
         };
+        let account: Arc<ServiceAccount> =
+            Arc::new(serde_json::from_value(account_at(url, "key-7")).unwrap());
         Self {
             access: Mutex::new(Access {
                 token: Some(token),
-                refused_at: None,
+                ..Access::none_yet(&account)
             }),
+            account: Secret::known(account),
             ..fcm_at(url)
         }
     }
 }
 
-fn fcm_at(url: &str) -> Fcm {
-    let account = json!({
+fn account_at(url: &str, key_id: &str) -> Value {
+    json!({
         "project_id": "ringback-test",
         "client_email": "push@ringback-test.example",
         "private_key": KEY.serialize_pem(),
-        "private_key_id": "key-7",
+        "private_key_id": key_id,
         "token_uri": format!("{url}/token"),
-    });
+    })
+}
+
+fn fcm_at(url: &str) -> Fcm {
+    let account: ServiceAccount = serde_json::from_value(account_at(url, "key-7")).unwrap();
+    fcm_with(url, Secret::known(account))
+}
+
+fn fcm_with(url: &str, account: Secret<ServiceAccount>) -> Fcm {
     Fcm {
         base_url: url.to_owned(),
-        account: Secret::known(serde_json::from_value(account).unwrap()),
+        account,
         client: OnceCell::new(),
         access: Mutex::default(),
     }
@@ -439,6 +450,80 @@ async fn a_token_endpoint_that_refuses_costs_no_phone_its_token() {
     let error = google.send().await.unwrap_err();
     assert!(matches!(error, PushError::NotTaken(_)), "{error:?}");
     assert_eq!(google.sends().await, 0);
+}
+
+/// Google, which no longer accepts key-7 and does accept key-8; and FCM with a secret that takes these values.
+async fn google_after_a_rotation<const N: usize>(
+    values: impl FnOnce(&str) -> [Value; N],
+) -> (Google, MockServer) {
+    let server = MockServer::start().await;
+    let key_of = |request: &Request| {
+        let form = crate::form::Fields::from_form(&request.body);
+        let header = jsonwebtoken::decode_header(form.text("assertion")?).ok()?;
+        header.kid
+    };
+    Mock::given(path("/token"))
+        .respond_with(move |request: &Request| match key_of(request).as_deref() {
+            Some("key-8") => ResponseTemplate::new(200)
+                .set_body_json(json!({ "access_token": "access-hush-8", "expires_in": 3599 })),
+            _ => ResponseTemplate::new(400).set_body_json(json!({ "error": "invalid_grant" })),
+        })
+        .mount(&server)
+        .await;
+    let (secrets, account) = testing::secret(values(&server.uri())).await;
+    let fcm = fcm_with(&server.uri(), account);
+    let google = Google { server, fcm };
+    google.always_answers(taken()).await;
+    (google, secrets)
+}
+
+#[tokio::test]
+async fn a_key_that_was_taken_back_is_replaced_by_the_one_in_the_secret() {
+    let (google, secrets) =
+        google_after_a_rotation(|url| [account_at(url, "key-7"), account_at(url, "key-8")]).await;
+    let sends = std::iter::repeat_with(|| google.send()).take(5);
+    for result in futures::future::join_all(sends).await {
+        result.unwrap();
+    }
+    assert_eq!((google.grants().await, google.sends().await), (2, 5));
+    assert_eq!(testing::requests(&secrets).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_key_that_is_none_is_replaced_by_the_one_in_the_secret() {
+    let (google, _secrets) = google_after_a_rotation(|url| {
+        let mut unfinished = account_at(url, "");
+        unfinished["private_key"] = "".into();
+        [unfinished, account_at(url, "key-8")]
+    })
+    .await;
+    google.send().await.unwrap();
+    assert_eq!(google.grants().await, 1);
+}
+
+#[tokio::test]
+async fn a_key_that_was_taken_back_and_not_replaced_is_tried_once() {
+    let (google, secrets) = google_after_a_rotation(|url| [account_at(url, "key-7")]).await;
+    let error = google.send().await.unwrap_err().to_string();
+    assert!(error.contains("invalid_grant"), "{error}");
+    assert_eq!((google.grants().await, google.sends().await), (1, 0));
+    assert_eq!(testing::requests(&secrets).await.len(), 2);
+}
+
+#[tokio::test]
+async fn an_access_token_is_never_used_for_another_account() {
+    let (google, _secrets) = google_after_a_rotation(|url| {
+        let mut other = account_at(url, "key-8");
+        other["project_id"] = "ringback-other".into();
+        [account_at(url, "key-8"), other]
+    })
+    .await;
+    google.send().await.unwrap();
+    let account = google.fcm.account.value().await.unwrap();
+    google.fcm.account.after_refusal(&account).await.unwrap();
+    // The other project takes no push here: what matters is that it was asked with an access token of its own.
+    google.send().await.unwrap_err();
+    assert_eq!(google.grants().await, 2);
 }
 
 #[tokio::test]
