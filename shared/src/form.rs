@@ -4,6 +4,8 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
+use crate::names::BadName;
+
 /// Why a body could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadBody {
@@ -15,7 +17,12 @@ pub enum BadBody {
     Multipart,
 }
 
-/// The fields of a request. Of a name that comes twice, the first counts.
+/// No field that anybody reads has a name as long as this, in bytes. Nesting makes names longer, so that this bounds it
+/// too: a few kilobytes of JSON could otherwise become as many megabytes of names.
+const LONGEST_NAME: usize = 64;
+
+/// The fields of a request. Of a name that comes twice, the first counts; those whose name is too long to be anybody's are
+/// left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fields(HashMap<String, String>);
 
@@ -36,12 +43,16 @@ impl Fields {
     /// # Errors
     /// When the body is not what its type says.
     pub async fn from_body(content_type: &str, body: &[u8]) -> Result<Self, BadBody> {
-        if content_type.starts_with("application/json") {
-            return Self::from_json(body);
-        }
-        match multer::parse_boundary(content_type) {
-            Ok(boundary) => Self::from_multipart(boundary, body).await,
-            Err(_) => Ok(Self::from_form(body)),
+        let media_type = content_type.split(';').next().unwrap_or_default().trim();
+        if body.is_empty() {
+            Ok(Self::default())
+        } else if media_type.eq_ignore_ascii_case("application/json") {
+            Self::from_json(body)
+        } else if media_type.eq_ignore_ascii_case("multipart/form-data") {
+            let boundary = multer::parse_boundary(content_type).map_err(|_| BadBody::Multipart)?;
+            Self::from_multipart(boundary, body).await
+        } else {
+            Ok(Self::from_form(body))
         }
     }
 
@@ -61,6 +72,9 @@ impl Fields {
     }
 
     fn add_nested(&mut self, name: String, value: Value) {
+        if name.len() > LONGEST_NAME {
+            return;
+        }
         match value {
             Value::String(text) => self.add(name, text),
             Value::Number(number) => self.add(name, number.to_string()),
@@ -108,8 +122,32 @@ impl Fields {
         (!value.is_empty()).then_some(value)
     }
 
+    /// That no field of these is one of several parts (`name[…]`), as JSON's lists and objects are.
+    ///
+    /// # Errors
+    /// With the name of the first that is.
+    pub fn check_texts(&self, names: &[&'static str]) -> Result<(), BadName> {
+        let has_parts = |name: &&&'static str| {
+            let mut others = self.0.keys();
+            others.any(|other| {
+                other
+                    .strip_prefix(**name)
+                    .is_some_and(|rest| rest.starts_with('['))
+            })
+        };
+        match names.iter().find(has_parts) {
+            None => Ok(()),
+            Some(what) => Err(BadName {
+                what,
+                rule: "must be a string",
+            }),
+        }
+    }
+
     fn add(&mut self, name: String, value: String) {
-        self.0.entry(name).or_insert(value);
+        if name.len() <= LONGEST_NAME {
+            self.0.entry(name).or_insert(value);
+        }
     }
 }
 
@@ -151,6 +189,65 @@ mod tests {
             read("multipart/form-data; boundary=x", "a=b").await,
             Err(BadBody::Multipart)
         );
+    }
+
+    #[tokio::test]
+    async fn a_type_is_read_however_it_is_written() {
+        let multipart = "--X\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n1\r\n--X--\r\n";
+        for (content_type, body) in [
+            ("Application/JSON; Charset=UTF-8", r#"{"a":1}"#),
+            (" application/json ;charset=utf-8", r#"{"a":"1"}"#),
+            ("Multipart/Form-Data; Boundary=X", multipart),
+            ("APPLICATION/X-WWW-FORM-URLENCODED", "a=1"),
+            ("application/jsonp", "a=1"),
+            ("", "a=1"),
+        ] {
+            let fields = read(content_type, body).await.unwrap();
+            assert_eq!(fields.text("a"), Some("1"), "{content_type}");
+        }
+        let nothing = read("application/json", "").await;
+        assert_eq!(nothing, Ok(Fields::default()));
+        assert_eq!(
+            read("multipart/form-data", multipart).await,
+            Err(BadBody::Multipart)
+        );
+    }
+
+    #[test]
+    fn nesting_costs_no_more_than_what_was_sent() {
+        let long_name = "n".repeat(8_000);
+        let many = vec!["1"; 4_000].join(",");
+        let body = format!(r#"{{"{long_name}":[{many}],"a":[{many}],"b":1}}"#);
+        let fields = Fields::from_json(body.as_bytes()).unwrap();
+        assert_eq!(fields.text("b"), Some("1"));
+        let kept: usize = fields.0.keys().map(String::len).sum();
+        assert!(kept < 4 * body.len(), "{kept} bytes of names");
+        for depth in [64, 127, 4_000] {
+            let nested = "[".repeat(depth) + &"]".repeat(depth);
+            let read = Fields::from_json(format!(r#"{{"a":{nested}}}"#).as_bytes());
+            assert!(read.is_ok_and(|fields| fields.0.is_empty()) || depth > 126);
+        }
+    }
+
+    #[test]
+    fn what_has_to_be_text_is_not_a_list_or_an_object() {
+        for body in [r#"{"a":["1"]}"#, r#"{"a":{"b":1}}"#] {
+            let fields = Fields::from_json(body.as_bytes()).unwrap();
+            assert_eq!(fields.check_texts(&["b", "a"]).unwrap_err().what, "a");
+            assert_eq!(fields.check_texts(&["b"]), Ok(()));
+        }
+    }
+
+    #[test]
+    fn what_is_no_utf8_or_no_text_at_all_is_still_read() {
+        for query in [
+            &b"a=%C0%AF&b=1"[..],
+            b"a=\xff\xfe&b=1",
+            b"a=%00%&b=1",
+            b"a=%zz&&=&b=1",
+        ] {
+            assert_eq!(Fields::from_form(query).text("b"), Some("1"));
+        }
     }
 
     #[test]

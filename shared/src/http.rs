@@ -5,9 +5,10 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use lambda_http::http::header::{CONTENT_TYPE, RETRY_AFTER};
-use lambda_http::request::RequestContext;
-use lambda_http::{Body, Request, RequestExt, Response, service_fn};
+use lambda_http::aws_lambda_events::apigw::ApiGatewayV2httpRequest;
+use lambda_http::http::header::HOST;
+use lambda_http::request::{LambdaRequest, RequestContext};
+use lambda_http::{Context, LambdaEvent, Request, RequestExt, lambda_runtime, service_fn};
 use serde_json::{Map, Value, json};
 
 use crate::asterisk::AsteriskError;
@@ -435,33 +436,89 @@ where
     F: Fn(Request) -> Answering,
     Answering: Future<Output = Result<Answer, ApiError>> + Send,
 {
-    let respond_to = |request| {
-        let answering = handler(request);
+    let respond_to = |event: LambdaEvent<ApiGatewayV2httpRequest>| {
+        let answering = handler(request(event.payload, event.context));
         async move { Ok::<_, Infallible>(respond(answering.await)) }
     };
-    lambda_http::run(service_fn(respond_to)).await
+    lambda_runtime::run(service_fn(respond_to)).await
 }
 
-fn respond(result: Result<Answer, ApiError>) -> Response<Body> {
+/// The request that API Gateway tells of. `lambda_http` makes a URI of it and panics where it cannot, so whatever a
+/// client may have written where a URI is made of it is put right first: nobody here asks by which name we were reached.
+fn request(mut event: ApiGatewayV2httpRequest, context: Context) -> Request {
+    event.headers.remove(HOST);
+    event.request_context.domain_name = None;
+    event.raw_query_string = event.raw_query_string.as_deref().map(as_uri_takes_it);
+    Request::from(LambdaRequest::ApiGatewayV2(event)).with_lambda_context(context)
+}
+
+/// A query as it came, but for what has no place in a URI: Exotel's `digits="1"`, for one.
+fn as_uri_takes_it(query: &str) -> String {
+    let mut taken = String::with_capacity(query.len());
+    for byte in query.bytes() {
+        if byte.is_ascii_graphic() && !b"\"#<>".contains(&byte) {
+            taken.push(char::from(byte));
+        } else {
+            taken.extend(form_urlencoded::byte_serialize(&[byte]));
+        }
+    }
+    taken
+}
+
+/// The answer as API Gateway takes it.
+fn respond(result: Result<Answer, ApiError>) -> Value {
     let (status, retry_after, body) = match result {
         Ok(Answer(body)) => (200, None, body),
         Err(error) => (error.status, error.retry_after, error.into_body()),
     };
-    let mut response = Response::new(Body::Text(body.to_string()));
-    *response.status_mut() = lambda_http::http::StatusCode::from_u16(status).unwrap_or_default();
-    response.headers_mut().insert(
-        CONTENT_TYPE,
-        lambda_http::http::HeaderValue::from_static("application/json"),
-    );
+    let mut headers = json!({ "content-type": "application/json" });
     if let Some(seconds) = retry_after {
-        response.headers_mut().insert(RETRY_AFTER, seconds.into());
+        headers["retry-after"] = seconds.to_string().into();
     }
-    response
+    json!({
+        "statusCode": status,
+        "headers": headers,
+        "isBase64Encoded": false,
+        "body": body.to_string(),
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use lambda_http::Body;
+
     use super::*;
+    use crate::form::Fields;
+
+    fn event(query: &str, host: &str) -> ApiGatewayV2httpRequest {
+        let event = json!({
+            "version": "2.0", "rawPath": "/exotel/webhook", "rawQueryString": query,
+            "headers": { "host": host, "x-forwarded-proto": "no scheme", "x-name": "é" },
+            "requestContext": {
+                "domainName": host, "stage": "$default",
+                "http": { "method": "GET", "path": "/exotel/webhook" },
+            },
+            "isBase64Encoded": false,
+        });
+        serde_json::from_value(event).unwrap()
+    }
+
+    #[test]
+    fn no_query_and_no_host_makes_it_panic() {
+        for (query, host) in [
+            (r#"digits="1"&CallSid=abc"#, "a.example"),
+            ("a=<b>&CallSid=abc#d", "a.example"),
+            ("a=é %&CallSid=abc", "a b/c:d@é"),
+            ("a=\u{7f}\u{0}\n&CallSid=abc", ""),
+            ("%22&&=&CallSid=abc&{}|\\^`", "["),
+        ] {
+            let request = request(event(query, host), Context::default());
+            let fields = Fields::from_form(request.uri().query().unwrap().as_bytes());
+            let as_sent = Fields::from_form(query.as_bytes());
+            assert_eq!(fields, as_sent, "{query}");
+            assert_eq!(path(&request), "/exotel/webhook");
+        }
+    }
 
     #[test]
     fn an_error_never_tells_what_happened_inside() {
@@ -470,10 +527,8 @@ mod tests {
             source: "10.0.0.7 refused key AKIA".into(),
         };
         let response = respond(Err(inside.into()));
-        assert_eq!(response.status(), 503);
-        let Body::Text(body) = response.body() else {
-            panic!("not text")
-        };
+        assert_eq!(response["statusCode"], 503);
+        let body = response["body"].as_str().unwrap();
         assert!(
             !body.contains("AKIA") && body.contains(r#""success":false"#),
             "{body}"
@@ -486,8 +541,8 @@ mod tests {
             let wait = Duration::from_millis(wait);
             let error = || ApiError::too_many("too_many_calls", "calls", wait);
             let response = respond(Err(error()));
-            assert_eq!(response.status(), 429);
-            assert_eq!(response.headers()["retry-after"], seconds.to_string());
+            assert_eq!(response["statusCode"], 429);
+            assert_eq!(response["headers"]["retry-after"], seconds.to_string());
             let message = error().into_message();
             assert_eq!(
                 (&message["code"], &message["retryAfterSeconds"]),

@@ -8,7 +8,7 @@
 //! 4. [`outside`]: who carries an effect out: [`asterisk`], [`push`] (by FCM and SNS), [`timeouts`], [`exotel`].
 //! 5. [`call_response`] and [`call_request`]: what a phone app says. [`exotel`] and [`asterisk::hook`]: what the two witnesses of a call report; [`form`]: how.
 //! 6. [`devices`] and [`routes`]: which phones an extension has, and which extension a number leads to.
-//!    [`allowance`]: how often they may do something.
+//!    [`registration`]: what an app says to be reached; [`allowance`]: how often they may do something.
 //! 7. [`connections`] and [`status_update`]: who is connected, and what they hear of a call. [`streams`]: whose audio
 //!    Exotel brings.
 //! 8. [`names`], [`clock`], [`config`], [`secrets`], [`auth`], [`gate`], [`http`], [`start`]: the door.
@@ -31,6 +31,7 @@ pub mod http;
 pub mod names;
 pub mod outside;
 pub mod push;
+pub mod registration;
 pub mod routes;
 pub mod secrets;
 pub mod start;

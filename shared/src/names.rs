@@ -279,7 +279,8 @@ impl Caller {
     }
 }
 
-/// A caller's name: any script, no control characters, at most 64 characters. Personal, so hidden from `Debug`.
+/// A caller's name: any script, at most 64 characters, none that controls a terminal, breaks a line or turns the
+/// direction of what stands around it. Personal, so hidden from `Debug`.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct CallerName(String);
@@ -288,7 +289,7 @@ impl CallerName {
     /// The name that stands in `text`; `None` if nothing does.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let name: String = text.chars().filter(|c| !c.is_control()).take(64).collect();
+        let name: String = text.chars().filter(is_of_a_name).take(64).collect();
         let name = name.trim();
         (!name.is_empty()).then(|| Self(name.to_owned()))
     }
@@ -298,6 +299,13 @@ impl CallerName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// Marks of direction (U+200E, U+200F, U+061C) and joiners belong into names; what sets or overrides the direction of
+/// text until it is taken back (U+202A to U+202E, U+2066 to U+2069) would reach out of them.
+fn is_of_a_name(c: &char) -> bool {
+    let reaches_out = matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    !c.is_control() && !reaches_out
 }
 
 impl fmt::Debug for CallerName {
@@ -404,6 +412,27 @@ mod tests {
         assert_eq!(id("1001", "a"), id("1001", "a"));
         assert_ne!(id("1001", "a"), id("1002", "a"));
         assert_ne!(id("1001", "a"), id("1001", "b"));
+    }
+
+    #[test]
+    fn a_name_arrives_intact_in_any_script_and_without_what_reaches_out_of_it() {
+        let name = |text: &str| CallerName::parse(text).map(|name| name.as_str().to_owned());
+        for text in [
+            "आशा \"A\", 📞",
+            "\u{200f}مريم (Haifa)",
+            "👩‍👩‍👧 🏴󠁧󠁢󠁥󠁮󠁧󠁿",
+            "O'Neil; ${X} $[1] \\ <b>",
+        ] {
+            assert_eq!(name(text).as_deref(), Some(text));
+        }
+        for (text, kept) in [
+            ("Asha\r\nVia: x\u{1b}[31m\u{0}", "AshaVia: x[31m"),
+            ("Bank\u{202e}knaB\u{2066}!\u{2028}", "BankknaB!"),
+            (&"अ".repeat(65), "अ".repeat(64).as_str()),
+        ] {
+            assert_eq!(name(text).as_deref(), Some(kept));
+        }
+        assert_eq!(name(" \u{202e}\t"), None);
     }
 
     #[test]

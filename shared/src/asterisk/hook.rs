@@ -30,6 +30,20 @@ pub struct Report {
     other_hung_up: bool,
 }
 
+/// What a report may say; anything else is ignored.
+const FIELDS: [&str; 10] = [
+    "channel_id",
+    "caller",
+    "caller_name",
+    "number",
+    "extension",
+    "call_sid",
+    "call_id",
+    "answered",
+    "cause",
+    "hung_up_by",
+];
+
 /// How a report says which call it is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Which {
@@ -54,6 +68,7 @@ impl Report {
                 .text(name)
                 .and_then(|text| PhoneNumber::parse(text, country))
         };
+        fields.check_texts(&FIELDS)?;
         let call_sid = fields.text("call_sid").map(CallSid::try_from).transpose()?;
         Ok(Self {
             channel: ChannelId::try_from(fields.text("channel_id").ok_or(missing)?)?,
