@@ -1,17 +1,27 @@
 //! The phones of an extension, and how each is reached by push.
 //!
-//! Item: `pk` = `EXTENSION#{extension}`, `sk` = `DEVICE#{device_id}`.
+//! Items: `pk` = `EXTENSION#{extension}`, `sk` = `DEVICE#{device_id}`: a device. And `pk` = `ADDRESS#{its hash}`,
+//! `sk` = `OWNER`: whose device a push to this address reaches. A phone may change hands without its app's saying so;
+//! the calls of whoever had it before must not ring there, nor show who calls.
 
+#[cfg(test)]
+mod many;
 #[cfg(test)]
 mod tests;
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::SdkError;
 use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
-use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_dynamodb::operation::delete_item::builders::DeleteItemFluentBuilder;
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures::future::try_join_all;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::calls::StoreError;
 use crate::clock::Timestamp;
@@ -99,6 +109,14 @@ impl Devices {
     /// # Errors
     /// When the table cannot be read.
     pub async fn of(&self, extension: &Extension) -> Result<Vec<Device>, StoreError> {
+        self.found(extension, false).await
+    }
+
+    async fn found(
+        &self,
+        extension: &Extension,
+        consistent: bool,
+    ) -> Result<Vec<Device>, StoreError> {
         let doing = "looking up an extension's devices";
         let answer = self
             .client
@@ -107,6 +125,7 @@ impl Devices {
             .key_condition_expression("pk = :pk AND begins_with(sk, :device)")
             .expression_attribute_values(":pk", AttributeValue::S(format!("EXTENSION#{extension}")))
             .expression_attribute_values(":device", AttributeValue::S("DEVICE#".to_owned()))
+            .consistent_read(consistent)
             .send()
             .await
             .map_err(StoreError::unavailable(doing))?;
@@ -114,15 +133,50 @@ impl Devices {
         Ok(items.filter_map(readable).collect())
     }
 
-    /// Registers a device, or registers it anew.
+    /// Registers a device, or registers it anew. It takes its address over from whoever had it, and if the extension
+    /// has more than `most` devices then, the oldest go. Gives the addresses that reach nobody any more.
+    ///
+    /// The device is written first, and each step after it is repeated by the next registration: so whatever fails, or
+    /// meets another registration, there are soon no more than `most`, and no two with one address.
     ///
     /// # Errors
-    /// When the table cannot be written.
-    pub async fn register(&self, extension: &Extension, device: &Device) -> Result<(), StoreError> {
+    /// When the table cannot be written or read.
+    pub async fn register(
+        &self,
+        extension: &Extension,
+        device: &Device,
+        most: usize,
+    ) -> Result<Vec<PushAddress>, StoreError> {
+        let before = self.put(extension, device).await?;
+        let (moved, mut gone) = futures::try_join!(
+            self.take_address_over(extension, device),
+            self.let_the_oldest_go(extension, most),
+        )?;
+        if let Some((other, device_id)) = moved {
+            tracing::info!(extension = %other, %device_id, to = %extension, "a push address has a new owner");
+        }
+        gone.extend(before.filter(|before| before.address != device.address));
+        let released = gone
+            .iter()
+            .map(async |device| self.release(extension, device).await);
+        let released = try_join_all(released).await?;
+        let gone = gone.into_iter().zip(released);
+        Ok(gone
+            .filter(|(_, released)| *released)
+            .map(|(device, _)| device.address)
+            .collect())
+    }
+
+    /// Writes a device. Gives what it was before.
+    async fn put(
+        &self,
+        extension: &Extension,
+        device: &Device,
+    ) -> Result<Option<Device>, StoreError> {
         let doing = "registering a device";
-        let item: HashMap<String, AttributeValue> =
-            serde_dynamo::to_item(device).map_err(StoreError::unreadable(doing))?;
-        self.client
+        let item: Item = serde_dynamo::to_item(device).map_err(StoreError::unreadable(doing))?;
+        let answer = self
+            .client
             .put_item()
             .table_name(&self.table)
             .set_item(Some(item))
@@ -131,23 +185,94 @@ impl Devices {
                 "sk",
                 AttributeValue::S(format!("DEVICE#{}", device.device_id)),
             )
+            .return_values(ReturnValue::AllOld)
             .send()
             .await
             .map_err(StoreError::unavailable(doing))?;
-        Ok(())
+        Ok(answer.attributes.and_then(readable))
     }
 
-    /// Forgets a device, whatever its address. Forgetting one that is not there is no error.
+    /// Makes a device the owner of its address, and forgets the one that was. Gives the one that was forgotten.
+    async fn take_address_over(
+        &self,
+        extension: &Extension,
+        device: &Device,
+    ) -> Result<Option<(Extension, DeviceId)>, StoreError> {
+        let doing = "taking a push address over";
+        let owner = Owner::of(extension, device);
+        let item: Item = serde_dynamo::to_item(&owner).map_err(StoreError::unreadable(doing))?;
+        let (pk, sk) = device.address.key();
+        let answer = self
+            .client
+            .put_item()
+            .table_name(&self.table)
+            .set_item(Some(item))
+            .item("pk", pk)
+            .item("sk", sk)
+            .return_values(ReturnValue::AllOld)
+            .send()
+            .await
+            .map_err(StoreError::unavailable(doing))?;
+        let previous = answer.attributes.map(serde_dynamo::from_item::<_, Owner>);
+        let previous = previous
+            .transpose()
+            .map_err(StoreError::unreadable(doing))?;
+        let Some(previous) = previous.filter(|previous| !previous.is_same_device(&owner)) else {
+            return Ok(None);
+        };
+        let forgotten = self.forget_registration(
+            &previous.extension,
+            &previous.device_id,
+            previous.registered_at,
+        );
+        let forgotten = forgotten.await?;
+        Ok(forgotten.then_some((previous.extension, previous.device_id)))
+    }
+
+    /// Forgets the oldest devices, until there are no more than `most`. Gives those that went. Two registrations at
+    /// once find the same ones to be the oldest.
+    async fn let_the_oldest_go(
+        &self,
+        extension: &Extension,
+        most: usize,
+    ) -> Result<Vec<Device>, StoreError> {
+        let mut devices = self.found(extension, true).await?;
+        devices.sort_by_key(|device| (Reverse(device.registered_at), device.device_id.clone()));
+        let oldest = devices.split_off(most.min(devices.len()));
+        let went = oldest.iter().map(async |device| {
+            let (id, registered_at) = (&device.device_id, device.registered_at);
+            self.forget_registration(extension, id, registered_at).await
+        });
+        let went = try_join_all(went).await?;
+        let devices = oldest.into_iter().zip(went);
+        Ok(devices
+            .filter(|(_, went)| *went)
+            .map(|(device, _)| device)
+            .collect())
+    }
+
+    /// Forgets a device, whatever its address. Forgetting one that is not there is no error. Gives its address, if that
+    /// reaches nobody any more.
     ///
     /// # Errors
     /// When the table cannot be written.
-    pub async fn remove(&self, extension: &Extension, device: &DeviceId) -> Result<(), StoreError> {
+    pub async fn remove(
+        &self,
+        extension: &Extension,
+        device: &DeviceId,
+    ) -> Result<Option<PushAddress>, StoreError> {
         let doing = "removing a device";
-        self.deletion(extension, device)
+        let answer = self
+            .deletion(extension, device)
+            .return_values(ReturnValue::AllOld)
             .send()
             .await
             .map_err(StoreError::unavailable(doing))?;
-        Ok(())
+        let Some(device) = answer.attributes.and_then(readable) else {
+            return Ok(None);
+        };
+        let released = self.release(extension, &device).await?;
+        Ok(released.then_some(device.address))
     }
 
     /// Forgets a device whose address a push service calls dead, unless it has registered a new one meanwhile.
@@ -162,31 +287,51 @@ impl Devices {
         let doing = "forgetting a dead device";
         let address = serde_dynamo::to_attribute_value(&device.address)
             .map_err(StoreError::unreadable(doing))?;
-        let answer = self
+        let deletion = self
             .deletion(extension, &device.device_id)
             .condition_expression("address = :dead")
-            .expression_attribute_values(":dead", address)
-            .send()
-            .await;
-        match answer {
-            Ok(_) => Ok(()),
-            Err(SdkError::ServiceError(refused))
-                if matches!(
-                    refused.err(),
-                    DeleteItemError::ConditionalCheckFailedException(_)
-                ) =>
-            {
-                Ok(())
-            }
-            Err(error) => Err(StoreError::unavailable(doing)(error)),
+            .expression_attribute_values(":dead", address);
+        if deleted(deletion, doing).await? {
+            self.release(extension, device).await?;
         }
+        Ok(())
     }
 
-    fn deletion(
+    /// Forgets a device as it was registered then. Says whether it was there, and had not registered anew.
+    async fn forget_registration(
         &self,
         extension: &Extension,
         device: &DeviceId,
-    ) -> aws_sdk_dynamodb::operation::delete_item::builders::DeleteItemFluentBuilder {
+        registered_at: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let deletion = self
+            .deletion(extension, device)
+            .condition_expression("registered_at = :then")
+            .expression_attribute_values(":then", millis(registered_at));
+        deleted(deletion, "forgetting a device").await
+    }
+
+    /// Gives a device's address up. Says whether it was still its own, or nobody's that is known, as it is where the
+    /// device was registered before addresses had owners.
+    async fn release(&self, extension: &Extension, device: &Device) -> Result<bool, StoreError> {
+        let (pk, sk) = device.address.key();
+        let text = |text: &str| AttributeValue::S(text.to_owned());
+        let deletion = self
+            .client
+            .delete_item()
+            .table_name(&self.table)
+            .key("pk", pk)
+            .key("sk", sk)
+            .condition_expression(
+                "attribute_not_exists(pk) OR (extension = :extension AND device_id = :device AND registered_at = :then)",
+            )
+            .expression_attribute_values(":extension", text(extension.as_str()))
+            .expression_attribute_values(":device", text(device.device_id.as_str()))
+            .expression_attribute_values(":then", millis(device.registered_at));
+        deleted(deletion, "giving a push address up").await
+    }
+
+    fn deletion(&self, extension: &Extension, device: &DeviceId) -> DeleteItemFluentBuilder {
         self.client
             .delete_item()
             .table_name(&self.table)
@@ -195,7 +340,72 @@ impl Devices {
     }
 }
 
-fn readable(item: HashMap<String, AttributeValue>) -> Option<Device> {
+type Item = HashMap<String, AttributeValue>;
+
+/// Whose device a push to an address reaches.
+#[derive(Debug, Serialize, Deserialize)]
+struct Owner {
+    extension: Extension,
+    device_id: DeviceId,
+    /// When the device was registered that has the address.
+    registered_at: Timestamp,
+}
+
+impl Owner {
+    fn of(extension: &Extension, device: &Device) -> Self {
+        Self {
+            extension: extension.clone(),
+            device_id: device.device_id.clone(),
+            registered_at: device.registered_at,
+        }
+    }
+
+    fn is_same_device(&self, other: &Self) -> bool {
+        self.extension == other.extension && self.device_id == other.device_id
+    }
+}
+
+impl PushAddress {
+    /// The key of its owner. A hash, because tokens are credentials of a kind, and longer than a key may be.
+    fn key(&self) -> (AttributeValue, AttributeValue) {
+        let (service, address) = match self {
+            Self::Fcm { token } => ("fcm", token),
+            Self::Sns { endpoint, .. } => ("sns", endpoint),
+        };
+        let hash = Sha256::new()
+            .chain_update(service)
+            .chain_update([0])
+            .chain_update(address)
+            .finalize();
+        let pk = format!("ADDRESS#{}", URL_SAFE_NO_PAD.encode(hash));
+        (AttributeValue::S(pk), AttributeValue::S("OWNER".to_owned()))
+    }
+}
+
+/// Whether the condition held, and the item was deleted.
+async fn deleted(
+    deletion: DeleteItemFluentBuilder,
+    doing: &'static str,
+) -> Result<bool, StoreError> {
+    match deletion.send().await {
+        Ok(_) => Ok(true),
+        Err(SdkError::ServiceError(refused))
+            if matches!(
+                refused.err(),
+                DeleteItemError::ConditionalCheckFailedException(_)
+            ) =>
+        {
+            Ok(false)
+        }
+        Err(error) => Err(StoreError::unavailable(doing)(error)),
+    }
+}
+
+fn millis(moment: Timestamp) -> AttributeValue {
+    AttributeValue::N(moment.as_millis().to_string())
+}
+
+fn readable(item: Item) -> Option<Device> {
     let key = item.get("sk").and_then(|value| value.as_s().ok()).cloned();
     serde_dynamo::from_item(item)
         .inspect_err(

@@ -5,6 +5,7 @@ use lambda_http::http::Method;
 use ringback::allowance::{Allowance, Allowances, Purpose, Refused};
 use ringback::call_response::text;
 use ringback::clock::Timestamp;
+use ringback::config::ConfigError;
 use ringback::devices::{Device, Devices, PushAddress, SnsService};
 use ringback::http::{self, Answer, ApiError};
 use ringback::names::{BadName, DeviceId, Extension};
@@ -20,6 +21,7 @@ struct DeviceRegistry {
     devices: Devices,
     allowances: Allowances,
     allowance: Allowance,
+    most_devices: usize,
     sns: Sns,
     secret: Secret<AppSecret>,
 }
@@ -45,7 +47,8 @@ impl DeviceRegistry {
         )?;
         let device_id = DeviceId::try_from(http::path_parameter(&request, "device_id")?)?;
         if request.method() == Method::DELETE {
-            self.devices.remove(&party.extension, &device_id).await?;
+            let address = self.devices.remove(&party.extension, &device_id).await?;
+            self.delete_endpoints(address).await;
             return Ok(Answer::ok(json!({ "device_id": device_id })));
         }
         let registration = Registration::parse(http::body(&request)?)?;
@@ -61,8 +64,12 @@ impl DeviceRegistry {
             address,
             registered_at: Timestamp::now(),
         };
-        self.devices.register(&party.extension, &device).await?;
+        let registered = self
+            .devices
+            .register(&party.extension, &device, self.most_devices);
+        let gone = registered.await?;
         tracing::info!(extension = %party.extension, device_id = %device.device_id, via = ?device.address, "registered");
+        self.delete_endpoints(gone).await;
         Ok(Answer::ok(
             json!({ "device_id": device.device_id, "extension": party.extension }),
         ))
@@ -80,6 +87,18 @@ impl DeviceRegistry {
             }
             Refused::Store(error) => error.into(),
         })
+    }
+
+    /// Nobody pushes to them any more: one that is left over does no harm, and fails no request.
+    async fn delete_endpoints(&self, addresses: impl IntoIterator<Item = PushAddress>) {
+        for address in addresses {
+            let PushAddress::Sns { endpoint, .. } = address else {
+                continue;
+            };
+            if let Err(error) = self.sns.delete_endpoint(&endpoint).await {
+                tracing::warn!(%endpoint, ?error, "an endpoint is left over at SNS");
+            }
+        }
     }
 
     /// Android goes to FCM directly, which tells at once when a token is dead, unless the deployment has an SNS
@@ -132,6 +151,12 @@ impl Registration {
     }
 }
 
+/// `MAX_DEVICES_PER_EXTENSION`: each of them is pushed to when a call comes in.
+fn most_devices(start: &Start) -> Result<usize, ConfigError> {
+    let most = start.environment.count("MAX_DEVICES_PER_EXTENSION", 5)?;
+    Ok(usize::try_from(most).unwrap_or(usize::MAX))
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_http::Error> {
     let start = Start::function().await?;
@@ -139,6 +164,7 @@ async fn main() -> Result<(), lambda_http::Error> {
         devices: start.devices(),
         allowances: start.allowances(),
         allowance: Allowance::of_registrations(&start.environment)?,
+        most_devices: most_devices(&start)?,
         sns: start.sns(),
         secret: start.secret("APP_SECRET_ARN")?,
     };

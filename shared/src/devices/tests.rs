@@ -117,10 +117,28 @@ async fn a_device_that_cannot_be_read_does_not_silence_the_others() {
 async fn what_is_registered_is_what_is_found() {
     for (device, item) in [(pixel(), pixel_item()), (iphone(), iphone_item())] {
         let table = Table::that_answers(done()).await;
-        table.devices.register(&extension(), &device).await.unwrap();
-        let (operation, put) = table.asked().await;
-        assert_eq!(operation, "PutItem");
-        assert_eq!(put["Item"], item);
+        let registered = table.devices.register(&extension(), &device, 5).await;
+        assert_eq!(registered.unwrap(), []);
+        let requests = testing::requests(&table.server).await;
+        let puts: Vec<Value> = requests
+            .iter()
+            .filter(|request| testing::operation(request) == "PutItem")
+            .map(|put| put.body_json::<Value>().unwrap()["Item"].clone())
+            .collect();
+        let [written, owner] = puts.as_slice() else {
+            panic!("{puts:?}")
+        };
+        assert_eq!(*written, item);
+        assert_eq!(
+            (&owner["extension"]["S"], &owner["device_id"]),
+            (&"1001".into(), &item["device_id"])
+        );
+        // A token is a credential of a kind.
+        let pk = owner["pk"]["S"].as_str().unwrap();
+        assert!(
+            pk.starts_with("ADDRESS#") && pk.len() == 51 && !pk.contains("hush"),
+            "{pk}"
+        );
     }
 }
 
@@ -140,7 +158,8 @@ async fn a_dead_device_is_forgotten_with_just_that_address() {
     let table = Table::that_answers(done()).await;
     let devices = &table.devices;
     devices.forget_dead(&extension(), &pixel()).await.unwrap();
-    let (_, deletion) = table.asked().await;
+    let requests = testing::requests(&table.server).await;
+    let deletion: Value = requests[0].body_json().unwrap();
     assert_eq!(deletion["ConditionExpression"], "address = :dead");
     // Compared as a whole, so it must be written just as it was registered.
     let dead = &deletion["ExpressionAttributeValues"][":dead"];
@@ -160,8 +179,11 @@ async fn a_table_that_does_not_answer_is_not_taken_for_an_empty_one() {
     let (devices, device) = (&table.devices, pixel());
     for result in [
         devices.of(&extension()).await.map(|_| ()),
-        devices.register(&extension(), &device).await,
-        devices.remove(&extension(), &device.device_id).await,
+        devices.register(&extension(), &device, 5).await.map(|_| ()),
+        devices
+            .remove(&extension(), &device.device_id)
+            .await
+            .map(|_| ()),
         devices.forget_dead(&extension(), &device).await,
     ] {
         let error = result.unwrap_err();

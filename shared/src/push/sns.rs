@@ -6,7 +6,8 @@
 mod tests;
 
 use aws_sdk_sns::Client;
-use aws_sdk_sns::error::SdkError;
+use aws_sdk_sns::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_sns::operation::create_platform_endpoint::CreatePlatformEndpointError;
 use aws_sdk_sns::operation::publish::PublishError;
 use aws_sdk_sns::types::MessageAttributeValue;
 use serde_json::{Map, Value, json};
@@ -31,7 +32,7 @@ pub enum EndpointError {
     /// This deployment has no platform application for the device's platform.
     #[error("no platform application for {0:?} is configured")]
     NoApplication(SnsService),
-    /// SNS says that the token is none.
+    /// SNS says that the token is none of this platform's.
     #[error("SNS refused the token")]
     BadToken,
     /// SNS did not answer. Trying again may help.
@@ -126,12 +127,7 @@ impl Sns {
             .await;
         let endpoint = match created {
             Ok(created) => created.endpoint_arn.unwrap_or_default(),
-            Err(SdkError::ServiceError(refused))
-                if refused.err().is_invalid_parameter_exception() =>
-            {
-                return Err(EndpointError::BadToken);
-            }
-            Err(error) => return Err(EndpointError::Unavailable(error.into())),
+            Err(error) => existing_endpoint(error)?,
         };
         self.client
             .set_endpoint_attributes()
@@ -143,6 +139,40 @@ impl Sns {
             .map_err(|error| EndpointError::Unavailable(error.into()))?;
         Ok(endpoint)
     }
+
+    /// Deletes the endpoint of a device that is gone. Deleting one that is not there is no error.
+    ///
+    /// # Errors
+    /// When SNS does not answer, or refuses.
+    pub async fn delete_endpoint(&self, endpoint: &str) -> Result<(), EndpointError> {
+        let deletion = self.client.delete_endpoint().endpoint_arn(endpoint);
+        let deleted = deletion.send().await;
+        deleted.map_err(|error| EndpointError::Unavailable(error.into()))?;
+        Ok(())
+    }
+}
+
+/// Of the parameters that SNS may refuse, the token alone is the app's; the others are this deployment's. A token that
+/// has an endpoint with other attributes is refused as well, with the endpoint's ARN in the text alone.
+///
+/// <https://docs.aws.amazon.com/sns/latest/dg/mobile-platform-endpoint.html>
+fn existing_endpoint(
+    error: SdkError<CreatePlatformEndpointError>,
+) -> Result<String, EndpointError> {
+    let refused = error.as_service_error();
+    let invalid = refused.filter(|refused| refused.is_invalid_parameter_exception());
+    let reason = invalid.and_then(ProvideErrorMetadata::message);
+    let reason = reason.unwrap_or_default();
+    if let Some((before, _)) = reason.split_once(" already exists with the same ")
+        && let Some(endpoint) = before.rsplit(' ').next()
+        && endpoint.starts_with("arn:")
+    {
+        return Ok(endpoint.to_owned());
+    }
+    if reason.contains("Invalid parameter: Token") {
+        return Err(EndpointError::BadToken);
+    }
+    Err(EndpointError::Unavailable(error.into()))
 }
 
 /// The platform's name as it stands in the endpoint's ARN (`…:endpoint/APNS_VOIP_SANDBOX/…`): the message's key must

@@ -108,8 +108,12 @@ fn published() -> ResponseTemplate {
 }
 
 fn refused(status: u16, code: &str) -> ResponseTemplate {
+    refused_because(status, code, "…")
+}
+
+fn refused_because(status: u16, code: &str, reason: &str) -> ResponseTemplate {
     ResponseTemplate::new(status).set_body_string(format!(
-        "<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>…</Message></Error>\
+        "<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>{reason}</Message></Error>\
          <RequestId>1</RequestId></ErrorResponse>"
     ))
 }
@@ -277,8 +281,9 @@ async fn a_platform_without_an_application_is_named_without_asking_sns() {
 #[tokio::test]
 async fn a_token_that_sns_refuses_is_told_from_an_sns_that_is_not_there() {
     let sns = Service::start().await;
-    sns.answers("CreatePlatformEndpoint", refused(400, "InvalidParameter"))
-        .await;
+    let reason = "Invalid parameter: Token Reason: iOS device tokens must be no more than 400 hexadecimal characters";
+    let bad_token = refused_because(400, "InvalidParameter", reason);
+    sns.answers("CreatePlatformEndpoint", bad_token).await;
     let refused_token = sns
         .sns
         .endpoint_for(SnsService::ApnsVoip, "token-hush")
@@ -297,6 +302,47 @@ async fn a_token_that_sns_refuses_is_told_from_an_sns_that_is_not_there() {
     let error = unavailable.unwrap_err();
     assert!(matches!(error, EndpointError::Unavailable(_)), "{error:?}");
     assert!(!format!("{error} {error:?}").contains("hush"), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_parameter_of_ours_that_sns_refuses_is_not_blamed_on_the_token() {
+    let sns = Service::start().await;
+    let reason =
+        "Invalid parameter: PlatformApplicationArn Reason: Platform application does not exist";
+    let answer = refused_because(400, "InvalidParameter", reason);
+    sns.answers("CreatePlatformEndpoint", answer).await;
+    let refused = sns.sns.endpoint_for(SnsService::ApnsVoip, "token").await;
+    let error = refused.unwrap_err();
+    assert!(matches!(error, EndpointError::Unavailable(_)), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_token_that_has_an_endpoint_with_other_attributes_keeps_it() {
+    for prefix in ["Invalid parameter: Token Reason: ", ""] {
+        let sns = Service::start().await;
+        let reason = format!(
+            "{prefix}Endpoint {VOIP} already exists with the same Token, but different attributes."
+        );
+        let answer = refused_because(400, "InvalidParameter", &reason);
+        sns.answers("CreatePlatformEndpoint", answer).await;
+        sns.answers("SetEndpointAttributes", attributes_set()).await;
+        let endpoint = sns.sns.endpoint_for(SnsService::ApnsVoip, "token").await;
+        assert_eq!(endpoint.unwrap(), VOIP);
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_is_deleted_and_what_sns_refuses_is_told() {
+    let sns = Service::start().await;
+    let deleted = ResponseTemplate::new(200).set_body_string("<DeleteEndpointResponse/>");
+    sns.answers("DeleteEndpoint", deleted).await;
+    sns.sns.delete_endpoint(VOIP).await.unwrap();
+    assert_eq!(sns.asked().await[0].text("EndpointArn"), Some(VOIP));
+
+    let broken = Service::start().await;
+    let refusal = refused(403, "AuthorizationError");
+    broken.answers("DeleteEndpoint", refusal).await;
+    assert!(broken.sns.delete_endpoint(VOIP).await.is_err());
 }
 
 #[tokio::test]
