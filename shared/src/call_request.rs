@@ -56,7 +56,11 @@ impl Address {
                 .map(Self::App)
                 .map_err(|_| refused);
         }
-        let number = PhoneNumber::parse(text, country).filter(|_| DIGITS.contains(&digits));
+        let number = PhoneNumber::parse(text, country).filter(|number| {
+            // What claims a country code and has none would be called in this country.
+            let keeps_its_country = !text.starts_with('+') || number.as_str().starts_with('+');
+            DIGITS.contains(&digits) && keeps_its_country
+        });
         number.map(Self::Telephone).ok_or(refused)
     }
 }
@@ -174,6 +178,7 @@ mod tests {
             ("recipientId", json!("")),
             ("recipientId", json!("+12")),
             ("recipientId", json!("+91987654321098765")),
+            ("recipientId", json!("+99912345678")),
             ("recipientId", json!("1002&To=1003")),
             ("recipientId", json!("PJSIP/1002")),
             ("callerId", json!("sip:1001@x")),

@@ -124,6 +124,13 @@ impl ApiError {
         )
     }
 
+    /// The app has called somebody else by this name.
+    #[must_use]
+    pub fn reference_used() -> Self {
+        let message = "another call has been started under this clientReference; take a new one";
+        Self::new(409, "reference_used", message)
+    }
+
     /// What was asked for could not be done, for a reason outside.
     #[must_use]
     pub fn failed(status: u16, code: &'static str, message: impl Into<String>) -> Self {

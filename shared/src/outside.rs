@@ -91,12 +91,13 @@ impl Outside {
     async fn call_caller(&self, job: &Job<'_>) -> Option<Event> {
         let caller = job.call.caller.extension.as_ref()?;
         let calling = self.asterisk.call_caller(job.call, caller, job.until);
-        let error = calling.await.err()?;
+        let Err(error) = calling.await else {
+            return Some(Event::CallerCalled);
+        };
         tracing::warn!(call_id = %job.call.call_id, %error, cause = ?error.source(), "the caller's own phone was not called");
         Some(Event::CallerUnreachable)
     }
 
-    /// `None`: Exotel did not answer, and may have placed the call. It will report on it, or the call ends unreported.
     async fn place(&self, job: &Job<'_>) -> Result<Option<Event>, OutsideError> {
         let exotel = self.exotel.as_ref().ok_or(OutsideError::NoExotel)?;
         let error = match exotel.place(job.call).await {
@@ -109,7 +110,9 @@ impl Outside {
             Err(error) => error,
         };
         tracing::warn!(call_id = %job.call.call_id, %error, cause = ?error.source(), "Exotel did not place the call");
-        Ok(why_not_placed(&error).map(Event::NotPlaced))
+        Ok(Some(
+            why_not_placed(&error).map_or(Event::ExotelSilent, Event::NotPlaced),
+        ))
     }
 
     async fn look_up(&self, job: &Job<'_>) -> Result<Option<Event>, OutsideError> {
@@ -119,7 +122,10 @@ impl Outside {
         };
         let progress = match exotel.details(&call_sid).await {
             Ok(details) => details.status,
-            Err(ExotelError::NoSuchCall) => Some(OutboundProgress::Failed),
+            // Of a call that was answered, a wrong account or a slow register is likelier than that it never was.
+            Err(ExotelError::NoSuchCall) if job.call.bridged_at.is_none() => {
+                Some(OutboundProgress::Failed)
+            }
             // It is looked up again.
             Err(error) => {
                 tracing::warn!(call_id = %job.call.call_id, %error, cause = ?error.source(), "Exotel did not say how the call stands");
@@ -148,6 +154,10 @@ const fn why_not_placed(error: &ExotelError) -> Option<Why> {
 impl Perform for Outside {
     type Error = OutsideError;
 
+    fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+
     async fn devices(&self, extension: &Extension) -> Result<Vec<Device>, OutsideError> {
         Ok(self.pushes.devices().of(extension).await?)
     }
@@ -165,6 +175,14 @@ impl Perform for Outside {
                     .await;
             }
             Effect::CallCaller => return Ok(self.call_caller(job).await),
+            Effect::AskWhetherBridged => {
+                let talks = self.asterisk.phone_talks(job.call.call_id).await?;
+                return Ok(Some(if talks {
+                    Event::Bridged
+                } else {
+                    Event::NotBridged
+                }));
+            }
             Effect::Place => return self.place(job).await,
             Effect::LookUp => return self.look_up(job).await,
             Effect::Bridge => self.bridge(job).await?,

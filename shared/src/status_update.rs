@@ -25,8 +25,9 @@ impl StatusUpdate {
     /// The update that a changed item calls for: none, if its status is what it was in S2's words.
     #[must_use]
     pub fn of(before: Option<&Call>, after: Call) -> Option<Self> {
-        let told = |call: &Call| (word_of_s2(call.status), call.stream);
-        (before.map(told) != Some(told(&after))).then_some(Self { call: after })
+        let told = |call: &Call| is_told(call).then(|| (word_of_s2(call.status), call.stream));
+        let (before, now) = (before.and_then(told), told(&after));
+        (now.is_some() && now != before).then_some(Self { call: after })
     }
 
     /// Whose call it is.
@@ -51,6 +52,12 @@ impl StatusUpdate {
     pub fn for_others(&self) -> String {
         message(data(&self.call, masked))
     }
+}
+
+/// S2's clients know a call by its `callSid`, which must not change: an outbound call is told of once Exotel has given
+/// it one, or it is over without.
+const fn is_told(call: &Call) -> bool {
+    !call.is_outbound() || call.call_sid.is_some() || call.status.is_final()
 }
 
 /// The answer to an app that has started a call: how it stands, and the app's own name for it.
@@ -122,7 +129,7 @@ fn masked(number: &str) -> String {
 mod tests {
     use super::*;
     use crate::call::{Outgoing, initiate};
-    use crate::names::PhoneNumber;
+    use crate::names::{CallSid, PhoneNumber};
     use crate::testing::a_call;
 
     const NOW: Timestamp = Timestamp::from_millis(1_710_417_600_000);
@@ -161,7 +168,9 @@ mod tests {
             from: number("9800001001"),
             to: number("9876543210"),
         };
-        let call = initiate(outgoing, a_call(NOW).limits, NOW);
+        let mut call = initiate(outgoing, a_call(NOW).limits, NOW);
+        assert_eq!(StatusUpdate::of(None, call.clone()), None);
+        call.call_sid = CallSid::try_from("sid").ok();
         let update = StatusUpdate::of(None, call).unwrap();
         let (told, others) = (data(&update.for_participants()), data(&update.for_others()));
         assert_eq!(

@@ -3,6 +3,8 @@
 //! This is the only place where a call is changed.
 
 #[cfg(test)]
+mod deaths;
+#[cfg(test)]
 mod tests;
 
 use std::future::Future;
@@ -13,7 +15,7 @@ use futures::future::join_all;
 use crate::allowance::Allowance;
 use crate::call::{
     ABANDONED_AFTER, Call, CallType, Decision, Effect, Event, Incoming, Limits, Outgoing, Refusal,
-    decide, effects_after, first_effects, initiate, ring, usual,
+    Set, decide, effects_after, first_effects, initiate, ring, usual,
 };
 use crate::calls::{Calls, Created, Meeting, Place, Saved, Starter, StoreError};
 use crate::clock::Timestamp;
@@ -24,6 +26,9 @@ use crate::names::{CallId, CallSid, Caller, ChannelId, Extension, PhoneNumber};
 pub trait Perform {
     /// Why an effect could not be carried out.
     type Error: std::error::Error + Send + Sync + 'static;
+
+    /// The time, once effects have taken theirs.
+    fn now(&self) -> Timestamp;
 
     /// The devices of an extension, looked up while its call is being stored.
     fn devices(
@@ -134,6 +139,19 @@ pub enum Whom {
 }
 
 impl Wanted {
+    /// Whether `call`, which has this id, is the one that is wanted.
+    #[must_use]
+    pub fn is(&self, call: &Call) -> bool {
+        match &self.whom {
+            Whom::Number { from, to } => {
+                call.to.as_ref() == Some(to) && call.caller.number.as_ref() == Some(from)
+            }
+            Whom::App(extension, call_type) => {
+                !call.is_outbound() && call.extension == *extension && call.call_type == *call_type
+            }
+        }
+    }
+
     fn call(&self, limits: Limits, now: Timestamp) -> Call {
         let (call_id, by) = (self.call_id, self.by.clone());
         match &self.whom {
@@ -253,7 +271,10 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
         );
         for _ in 0..TRIES {
             let other = match created? {
-                Created::New => return self.begin(call, devices.ok(), now, until).await,
+                Created::New => {
+                    let effects = first_effects(&call);
+                    return self.begin(call, effects, devices.ok(), now, until).await;
+                }
                 Created::Known(known) => {
                     return self
                         .deal_with(*known, &sighting.announcement(), now, until)
@@ -296,19 +317,64 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
             extension: wanted.by.clone(),
             allowance: wanted.within,
         };
+        self.look_after(&call, now, until).await?;
         match self.calls.create_within(&call, &starter, now).await? {
-            Created::New => self.begin(call, None, now, until).await,
+            Created::New => Ok(self.begin_started(call, now, until).await),
             Created::Known(known) => self.deal_with(*known, &again, now, until).await,
             Created::TooSoon(wait) => Err(SwitchboardError::TooSoon(wait)),
             Created::Meets(_) => Err(SwitchboardError::Contended),
         }
     }
 
+    /// No second witness comes to a call that an app starts: its timer is armed before it is there.
+    async fn look_after(
+        &self,
+        call: &Call,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<(), SwitchboardError<P::Error>> {
+        let job = Job {
+            call,
+            devices: None,
+            now,
+            until,
+        };
+        self.perform(&Effect::ArmTimer(call.rings_until), &job)
+            .await?;
+        Ok(())
+    }
+
+    /// Whatever fails now, the call is there, and may ring somewhere: whoever asked is told how it stands, and never to
+    /// ask for another one.
+    async fn begin_started(&self, call: Call, now: Timestamp, until: Timestamp) -> Outcome {
+        let mut effects = first_effects(&call);
+        effects.retain(|effect| !matches!(effect, Effect::ArmTimer(_)));
+        let begun = self.begin(call.clone(), effects, None, now, until).await;
+        begun.unwrap_or_else(|error| {
+            tracing::error!(call_id = %call.call_id, %error, cause = ?std::error::Error::source(&error), "a call began badly");
+            let call = match error {
+                SwitchboardError::Effect { call, .. } => *call,
+                SwitchboardError::NoSuchCall
+                | SwitchboardError::Contended
+                | SwitchboardError::TooSoon(_)
+                | SwitchboardError::Store(_) => call,
+            };
+            Outcome {
+                call,
+                refused: None,
+            }
+        })
+    }
+
+    /// The frames of a stream know an outbound call by Exotel's id alone. Its reports do not need it.
+    async fn name_outbound(&self, call: &Call) {
+        if let Err(error) = self.name_by_sid(call).await {
+            tracing::warn!(call_id = %call.call_id, %error, "an outbound call is not found by its CallSid");
+        }
+    }
+
     /// Lets a call be found by Exotel's id too, for reports that carry no other.
-    ///
-    /// # Errors
-    /// The table's.
-    pub async fn name_by_sid(&self, call: &Call) -> Result<(), StoreError> {
+    async fn name_by_sid(&self, call: &Call) -> Result<(), StoreError> {
         let alias = call.call_sid.as_ref().map(CallId::of_call_sid);
         match alias.filter(|alias| *alias != call.call_id) {
             Some(alias) => self.calls.alias(alias, call.call_id, call.expires_at).await,
@@ -352,6 +418,7 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
     async fn begin(
         &self,
         call: Call,
+        effects: Vec<Effect>,
         // Without the devices, ringing looks for them; the timers are armed whatever becomes of that.
         devices: Option<Vec<Device>>,
         now: Timestamp,
@@ -361,7 +428,6 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
             caller_leg: call.caller_leg.clone(),
             call_sid: call.call_sid.clone(),
         };
-        let effects = first_effects(&call);
         let begun = self
             .carry_out(call, &event, effects, devices.as_deref(), now, until)
             .await;
@@ -429,9 +495,13 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
                     return self.carry_out(call, event, effects, None, now, until).await;
                 }
                 Decision::Advance { change, effects } => {
+                    let names = change.sets.iter().any(|set| matches!(set, Set::CallSid(_)));
                     let attempt = call.attempt(change);
                     match self.calls.attempt(call.call_id, &attempt).await? {
                         Saved::As(next) => {
+                            if names && next.is_outbound() {
+                                self.name_outbound(&next).await;
+                            }
                             return self.carry_out(next, event, effects, None, now, until).await;
                         }
                         Saved::Not(stored) => call = stored.ok_or(SwitchboardError::NoSuchCall)?,
@@ -446,7 +516,7 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
     /// and only then is the durable timer taken back.
     async fn carry_out(
         &self,
-        mut call: Call,
+        call: Call,
         event: &Event,
         effects: Vec<Effect>,
         devices: Option<&[Device]>,
@@ -466,54 +536,72 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
             now,
             until,
         };
-        let results = join_all(
-            at_once
-                .iter()
-                .map(|effect| self.outside.perform(effect, &job)),
-        )
-        .await;
+        let results = join_all(at_once.iter().map(|effect| self.perform(effect, &job))).await;
+        let mut latest = call.clone();
         let mut failure = None;
         for result in results {
             match result {
-                Ok(None) => {}
-                Ok(Some(event)) => {
-                    call = Box::pin(self.handle(call.call_id, &event, now, until))
-                        .await?
-                        .call
-                }
+                Ok(Some(call)) if call.version > latest.version => latest = call,
+                Ok(_) => {}
                 Err(error) => failure = Some(error),
             }
         }
-        if let Some(source) = failure {
-            return Err(SwitchboardError::Effect {
-                call: Box::new(call),
+        match failure {
+            None => self.close(latest, closing, now, until).await,
+            Some(SwitchboardError::Effect { source, .. }) => Err(SwitchboardError::Effect {
+                call: Box::new(latest),
                 source,
-            });
+            }),
+            Some(error) => Err(error),
         }
+    }
+
+    /// What comes last, one after the other.
+    async fn close(
+        &self,
+        mut call: Call,
+        closing: Vec<Effect>,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Outcome, SwitchboardError<P::Error>> {
         for effect in closing {
             if let Effect::Settle(owed_since) = effect {
                 let settled = Event::Settled { owed_since };
-                call = Box::pin(self.handle(call.call_id, &settled, now, until))
-                    .await?
-                    .call;
+                let now = self.outside.now().max(now);
+                let handled = Box::pin(self.handle(call.call_id, &settled, now, until));
+                call = handled.await?.call;
             } else {
                 let job = Job {
                     call: &call,
-                    devices,
+                    devices: None,
                     now,
                     until,
                 };
-                if let Err(source) = self.outside.perform(&effect, &job).await {
-                    return Err(SwitchboardError::Effect {
-                        call: Box::new(call),
-                        source,
-                    });
-                }
+                self.perform(&effect, &job).await?;
             }
         }
         Ok(Outcome {
             call,
             refused: None,
         })
+    }
+
+    /// Carries one effect out, and deals with what that brings about as soon as it does, at the time that it then is.
+    async fn perform(
+        &self,
+        effect: &Effect,
+        job: &Job<'_>,
+    ) -> Result<Option<Call>, SwitchboardError<P::Error>> {
+        let brought_about = self.outside.perform(effect, job).await;
+        let brought_about = brought_about.map_err(|source| SwitchboardError::Effect {
+            call: Box::new(job.call.clone()),
+            source,
+        })?;
+        let Some(event) = brought_about else {
+            return Ok(None);
+        };
+        let now = self.outside.now().max(job.now);
+        let handled = Box::pin(self.handle(job.call.call_id, &event, now, job.until));
+        Ok(Some(handled.await?.call))
     }
 }

@@ -102,7 +102,7 @@ impl Timeouts {
     /// When the scheduler cannot be reached. Left alone, the schedule will find nothing to do either.
     pub async fn disarm(&self, call: &Call) -> Result<(), TimerError> {
         self.delete_schedule(call, Purpose::Ring).await?;
-        if call.bridged_at.is_some() {
+        if call.bridged_at.is_some() || call.is_outbound() {
             self.delete_schedule(call, Purpose::Talk).await?;
         }
         Ok(())

@@ -33,7 +33,14 @@ impl ExotelWebhook {
             .text("extension")
             .map(Extension::try_from)
             .transpose()?;
-        let notice = Notice::parse(&body.or(query), &self.country)?;
+        // What our own callback URL says of its call goes before what Exotel says.
+        let is_ours = query.text("CustomField").is_some();
+        let fields = if is_ours {
+            query.or(body)
+        } else {
+            body.or(query)
+        };
+        let notice = Notice::parse(&fields, &self.country)?;
         let until = http::until(&request);
         let by_sid = CallId::of_call_sid(&notice.call_sid);
         match (notice.direction, notice.end(), notice.reported()) {

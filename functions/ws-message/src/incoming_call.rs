@@ -40,8 +40,8 @@ impl Starting {
             within: self.allowance,
         };
         let call = self.switchboard.start(&wanted, now, until).await?.call;
-        if call.is_outbound() {
-            self.switchboard.name_by_sid(&call).await?;
+        if !wanted.is(&call) {
+            return Err(ApiError::reference_used().about_call(&call));
         }
         match failure(&call) {
             None => Ok(call_initiated(&call, reference.as_ref())),
@@ -70,7 +70,11 @@ impl Starting {
                 Some(Address::App(caller)) if caller == *app => {
                     Ok(Whom::App(callee, request.call_type))
                 }
-                Some(_) => Err(ApiError::other_extension()),
+                Some(Address::App(_)) => Err(ApiError::other_extension()),
+                Some(Address::Telephone(_)) => Err(ApiError::bad_request(
+                    "bad_field",
+                    "callerId must be the app's own extension in a call to an extension",
+                )),
             },
         }
     }
@@ -140,7 +144,7 @@ fn failure(call: &Call) -> Option<ApiError> {
             "this deployment has no usable account at Exotel",
         ),
         // Exotel took the request and gave no answer: the call may be on its way.
-        None if call.is_outbound() && call.call_sid.is_none() => failed(
+        _ if call.may_have_been_placed() => failed(
             504,
             "exotel_silent",
             "Exotel did not answer in time and may still place the call; wait for its status before calling again",

@@ -12,13 +12,14 @@ use std::time::Duration;
 use reqwest::{Certificate, Client, Method, RequestBuilder, Response, StatusCode};
 use secrecy::ExposeSecret;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
 use crate::call::{Call, CallType};
 use crate::clock::Timestamp;
 use crate::config::{ConfigError, Environment};
-use crate::names::{Caller, ChannelId, Extension};
+use crate::names::{CallId, Caller, ChannelId, Extension};
 use crate::secrets::{AsteriskSecret, Secret, SecretError};
 
 /// Asterisk answers an originate at once, and lives near us.
@@ -152,6 +153,23 @@ impl Asterisk {
         Ok(())
     }
 
+    /// Whether the call's phone has been answered, which is when the dialplan joins it to the caller.
+    ///
+    /// # Errors
+    /// See [`AsteriskError`].
+    pub async fn phone_talks(&self, call: CallId) -> Result<bool, AsteriskError> {
+        let doing = "looking for the phone's leg";
+        let path = format!("/channels/{}", ChannelId::of_phone(call));
+        let request = self.request(Method::GET, &path).await?;
+        let answer = self.send(request, doing).await?;
+        if answer.status() == StatusCode::NOT_FOUND {
+            return Ok(false);
+        }
+        expect(&answer, doing, &[StatusCode::OK])?;
+        let channel: Channel = read(answer, doing).await?;
+        Ok(channel.state == "Up")
+    }
+
     /// Lets the caller on this channel hear busy: Asterisk refuses the unanswered INVITE with 486. A channel that is
     /// gone is no error.
     ///
@@ -218,10 +236,7 @@ impl Asterisk {
             return Err(AsteriskError::NoSuchEndpoint);
         }
         expect(&answer, doing, &[StatusCode::OK])?;
-        let endpoint: Endpoint = answer
-            .json()
-            .await
-            .map_err(|error| AsteriskError::Unreachable(doing, error.without_url()))?;
+        let endpoint: Endpoint = read(answer, doing).await?;
         Ok(endpoint.state == "online")
     }
 
@@ -423,6 +438,19 @@ fn caller_id(caller: &Caller) -> String {
 #[derive(Deserialize)]
 struct Endpoint {
     state: String,
+}
+
+#[derive(Deserialize)]
+struct Channel {
+    state: String,
+}
+
+async fn read<T: DeserializeOwned>(
+    answer: Response,
+    doing: &'static str,
+) -> Result<T, AsteriskError> {
+    let read = answer.json().await;
+    read.map_err(|error| AsteriskError::Unreachable(doing, error.without_url()))
 }
 
 fn client(secret: &AsteriskSecret) -> Result<Client, AsteriskError> {

@@ -261,6 +261,22 @@ async fn video_is_offered_to_both_phones_of_a_video_call() {
 }
 
 #[tokio::test]
+async fn a_phone_talks_once_it_has_been_answered() {
+    let pbx = Pbx::start().await;
+    let channel = |state: &str| ResponseTemplate::new(200).set_body_json(json!({ "state": state }));
+    let answers = [
+        channel("Ringing"),
+        channel("Up"),
+        ResponseTemplate::new(404),
+    ];
+    pbx.will_answer("GET", &pbx.phone_channel(), answers).await;
+    for talks in [false, true, false] {
+        let answer = pbx.asterisk.phone_talks(pbx.call.call_id).await;
+        assert_eq!(answer.unwrap(), talks);
+    }
+}
+
+#[tokio::test]
 async fn a_withheld_number_calls_the_extension_anonymous() {
     let mut pbx = Pbx::start().await;
     pbx.call.caller.number = None;

@@ -46,6 +46,8 @@ pub enum Check {
     RangOnly(DeviceId),
     /// This is the caller's leg, or none has arrived yet.
     CallerLegCanBe(ChannelId),
+    /// The caller is on the telephone network.
+    NoAppCalls,
     /// Exotel connects two numbers (true), or a phone is woken (false).
     IsOutbound(bool),
     /// This is Exotel's id of the call.
@@ -71,6 +73,7 @@ impl Check {
                 .as_ref()
                 .is_some_and(|rang| rang.len() == 1 && rang.contains(device)),
             Self::CallerLegCanBe(leg) => call.caller_leg.as_ref().is_none_or(|known| known == leg),
+            Self::NoAppCalls => call.caller.extension.is_none(),
             Self::IsOutbound(outbound) => call.is_outbound() == *outbound,
             Self::CallSidIs(sid) => call.call_sid.as_ref() == Some(sid),
             Self::OwedSince(moment) => call.owed_since == Some(*moment),

@@ -83,6 +83,7 @@ fn again(call: &Call, now: Timestamp) -> Vec<Effect> {
     }
     let mut effects = owed(call);
     effects.retain(Effect::repeats_unnoticed);
+    effects.extend(inbound::look_after(call));
     effects
 }
 
@@ -114,7 +115,9 @@ fn party_of(event: &Event) -> Option<&Party> {
         Event::Announced { .. }
         | Event::Rang { .. }
         | Event::NobodyRang(_)
+        | Event::CallerCalled
         | Event::CallerUnreachable
+        | Event::ExotelSilent
         | Event::Reported { .. }
         | Event::NotPlaced(_)
         | Event::StreamStarted
@@ -122,6 +125,7 @@ fn party_of(event: &Event) -> Option<&Party> {
         | Event::CallerLeft { .. }
         | Event::PhoneLeft { .. }
         | Event::Bridged
+        | Event::NotBridged
         | Event::TimerFired
         | Event::Settled { .. } => None,
     }

@@ -21,6 +21,8 @@ pub enum Effect {
     CallCaller,
     /// Call the phone and join it to the waiting caller.
     Bridge,
+    /// Ask Asterisk whether the phone talks to the caller.
+    AskWhetherBridged,
     /// Have Exotel connect the two numbers. Never done twice: Exotel knows no idempotency key.
     Place,
     /// Ask Exotel how the call stands.
@@ -47,6 +49,7 @@ impl Effect {
     pub const fn repeats_unnoticed(&self) -> bool {
         match self {
             Self::Ring
+            | Self::AskWhetherBridged
             | Self::Place
             | Self::LookUp
             | Self::Cancel { .. }

@@ -12,6 +12,9 @@ use crate::names::{CallSid, ChannelId, DeviceId, Extension};
 /// The name of [`Event::PhoneLeft`], by which the history's lines of it are counted.
 pub(super) const PHONE_LEFT: &str = "phone_left";
 
+/// The name of [`Event::ExotelSilent`], by which the history shows that it happened.
+pub(super) const EXOTEL_SILENT: &str = "exotel_silent";
+
 /// Something that happened to a call, whoever reported it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -31,6 +34,8 @@ pub enum Event {
     },
     /// No device could be woken.
     NobodyRang(Why),
+    /// The phone of the app that calls is being called.
+    CallerCalled,
     /// The phone of the app that calls could not be called.
     CallerUnreachable,
     /// Exotel has said how far an outbound call has come.
@@ -42,6 +47,8 @@ pub enum Event {
     },
     /// Exotel did not take an outbound call on.
     NotPlaced(Why),
+    /// Exotel did not answer, and may have placed an outbound call.
+    ExotelSilent,
     /// An app took the call.
     Accepted {
         /// Who.
@@ -79,6 +86,8 @@ pub enum Event {
     },
     /// The two legs have been joined.
     Bridged,
+    /// Asterisk says, when asked, that they have not.
+    NotBridged,
     /// Exotel has begun to stream the call's audio to us.
     StreamStarted,
     /// Exotel streams the call's audio no longer.
@@ -106,9 +115,11 @@ impl Event {
             } => "announced",
             Self::Rang { .. } => "rang",
             Self::NobodyRang(_) => "nobody_rang",
+            Self::CallerCalled => "caller_called",
             Self::CallerUnreachable => "caller_unreachable",
             Self::Reported { .. } => "reported",
             Self::NotPlaced(_) => "not_placed",
+            Self::ExotelSilent => EXOTEL_SILENT,
             Self::Accepted {
                 readiness: Readiness::Running,
                 ..
@@ -122,6 +133,7 @@ impl Event {
             Self::CallerLeft { .. } => "caller_left",
             Self::PhoneLeft { .. } => PHONE_LEFT,
             Self::Bridged => "bridged",
+            Self::NotBridged => "not_bridged",
             Self::StreamStarted => "stream_started",
             Self::StreamStopped(_) => "stream_stopped",
             Self::TimerFired => "timer_fired",
@@ -147,8 +159,11 @@ impl Event {
             Self::PhoneLeft {
                 answered, cause, ..
             } => Some(format!("answered={answered} cause={cause}")),
-            Self::CallerUnreachable
+            Self::CallerCalled
+            | Self::CallerUnreachable
+            | Self::ExotelSilent
             | Self::Bridged
+            | Self::NotBridged
             | Self::StreamStarted
             | Self::TimerFired
             | Self::Settled { .. } => None,

@@ -89,11 +89,13 @@ pub(super) fn verdict(call: &Call, event: &Event, now: Timestamp) -> Verdict {
             by,
         } => phone_left(call, *answered, *cause, *by, now),
         Event::Bridged => bridged(call, now),
+        Event::NotBridged => not_bridged(call, now),
+        Event::CallerCalled => caller_called(call),
         Event::CallerUnreachable => caller_unreachable(call, now),
         Event::StreamStarted | Event::StreamStopped(_) => streaming(call, event),
         Event::TimerFired => timer_fired(call, now),
         Event::Settled { owed_since } => settled(call, *owed_since),
-        Event::Reported { .. } | Event::NotPlaced(_) => NOTHING_TO_DO,
+        Event::Reported { .. } | Event::NotPlaced(_) | Event::ExotelSilent => NOTHING_TO_DO,
     }
 }
 
@@ -102,13 +104,21 @@ pub(super) fn usual(event: &Event, now: Timestamp) -> Option<(Vec<Check>, Vec<Se
     let waiting = Check::StatusIs(Status::WaitingForMobile);
     Some(match event {
         Event::Announced { .. }
+        | Event::CallerCalled
         | Event::CallerUnreachable
+        | Event::ExotelSilent
+        | Event::NotBridged
         | Event::Reported { .. }
         | Event::NotPlaced(_)
         | Event::StreamStarted
         | Event::StreamStopped(_) => return None,
         Event::Rang { devices, .. } => (
-            vec![waiting, Check::NotRungYet, Check::NobodyDeclined],
+            vec![
+                waiting,
+                Check::NotRungYet,
+                Check::NobodyDeclined,
+                Check::NoAppCalls,
+            ],
             vec![Set::Rang(devices.clone()), Set::NothingOwed],
         ),
         Event::NobodyRang(why) => (
@@ -179,18 +189,20 @@ pub(super) fn effects_after(call: &Call, event: &Event, now: Timestamp) -> Vec<E
         {
             owed(call)
         }
-        Event::Rang { finished_at, .. } => {
-            let mut effects = recall_late_rings(call, *finished_at);
-            effects.extend(recall_late_caller(call));
-            effects
-        }
+        Event::Rang { finished_at, .. } => recall_late_rings(call, *finished_at),
         Event::Declined { .. } | Event::HungUp { .. } if !call.status.is_final() => Vec::new(),
         Event::Settled { .. } => Vec::new(),
         Event::PhoneLeft { .. } if call.status == Status::MobileReady => {
             bridge_within_patience(call, now)
         }
+        Event::TimerFired if call.status == Status::MobileReady => {
+            let mut effects = vec![Effect::AskWhetherBridged];
+            effects.extend(call.deadline().map(Effect::ArmTimer));
+            effects
+        }
         Event::NobodyRang(_)
         | Event::CallerUnreachable
+        | Event::NotBridged
         | Event::Accepted { .. }
         | Event::Declined { .. }
         | Event::HungUp { .. }
@@ -201,8 +213,10 @@ pub(super) fn effects_after(call: &Call, event: &Event, now: Timestamp) -> Vec<E
         Event::Bridged => Vec::new(),
         Event::StreamStarted
         | Event::StreamStopped(_)
+        | Event::CallerCalled
         | Event::Reported { .. }
-        | Event::NotPlaced(_) => Vec::new(),
+        | Event::NotPlaced(_)
+        | Event::ExotelSilent => Vec::new(),
     }
 }
 
@@ -223,7 +237,9 @@ fn announced(
     }
     let mut sets: Vec<Set> = new_leg.cloned().map(Set::CallerLeg).into_iter().collect();
     if new_leg.is_some() && call.status != Status::WaitingForMobile {
-        sets.push(Set::OwedSince(now));
+        sets.extend(owes_from(call, now));
+    } else if call_caller(call).is_some() && new_leg.is_some() && call.rang.is_some() {
+        sets.push(Set::NothingOwed);
     }
     if !same_sid {
         sets.extend(sid.cloned().map(Set::CallSid));
@@ -242,7 +258,9 @@ fn rang(call: &Call, devices: &BTreeSet<crate::names::DeviceId>, now: Timestamp)
         (Status::WaitingForMobile, None) if devices.is_subset(&call.declined_by) => {
             sets.extend(ended(Status::Declined, Why::CalleeDeclined, now));
         }
-        (Status::WaitingForMobile, None) => sets.push(Set::NothingOwed),
+        (Status::WaitingForMobile, None) if call_caller(call).is_none() => {
+            sets.push(Set::NothingOwed);
+        }
         (_, None) => {}
     }
     Verdict::Change(sets)
@@ -384,7 +402,7 @@ fn phone_left(call: &Call, answered: bool, cause: u16, by: Side, now: Timestamp)
         Status::MobileReady if has_just_left(call, now) => return Verdict::Repeat,
         // It may have been called at an address that it has left since: an app that wakes registers anew.
         Status::MobileReady if may_be_called_again(call, now) => {
-            return Verdict::Change(vec![Set::OwedSince(now)]);
+            return Verdict::Change(owes_from(call, now).into_iter().collect());
         }
         Status::MobileReady => (Status::Failed, Why::PhoneUnreachable),
         Status::InProgress => (Status::Completed, hung_up_by(by)),
@@ -418,6 +436,7 @@ fn timer_fired(call: &Call, now: Timestamp) -> Verdict {
     match call.deadline() {
         None => Verdict::Repeat,
         Some(deadline) if now < deadline => too_early(call, deadline, now),
+        Some(_) if may_be_talking(call) => Verdict::Change(vec![Set::CheckedAt(now)]),
         Some(_) => Verdict::Change(match call.status {
             Status::MobileReady => ended(Status::Failed, Why::NotConnected, now),
             Status::InProgress => ended(Status::Completed, Why::TalkedTooLong, now),
@@ -433,21 +452,57 @@ fn timer_fired(call: &Call, now: Timestamp) -> Verdict {
     }
 }
 
+/// The legs should have been joined by now, and that they were may have been told in vain: Asterisk is asked, once,
+/// before a conversation is ended for a lost report.
+const fn may_be_talking(call: &Call) -> bool {
+    let is_ready = matches!(call.status, Status::MobileReady);
+    is_ready && call.caller_leg.is_some() && call.checked_at.is_none()
+}
+
+/// When the legs should have been joined.
+fn connects_until(call: &Call) -> Timestamp {
+    let ready_at = call.ready_at.unwrap_or(call.created_at);
+    call.rings_until.max(ready_at + call.limits.connect)
+}
+
+/// When a phone that is ready and does not talk is given up. Asterisk, once asked, has a moment to answer.
+pub(super) fn gives_up_at(call: &Call) -> Timestamp {
+    let asked = call.checked_at.map(|asked| asked + ABANDONED_AFTER);
+    asked.map_or(connects_until(call), |answered| {
+        answered.max(connects_until(call))
+    })
+}
+
+fn not_bridged(call: &Call, now: Timestamp) -> Verdict {
+    if call.status == Status::MobileReady && now >= connects_until(call) {
+        Verdict::Change(ended(Status::Failed, Why::NotConnected, now))
+    } else {
+        NOTHING_TO_DO
+    }
+}
+
 /// A timer that comes before its time ends nothing, but finishes what somebody left undone. Once the ring's own
 /// timers have come, it may be the last one there is, and sets itself anew.
 fn too_early(call: &Call, deadline: Timestamp, now: Timestamp) -> Verdict {
-    let mut effects = Vec::new();
+    // Of a call that was abandoned while it rings, the timer that ends it may be among what was left undone.
+    let mut effects = if call.was_abandoned(now) {
+        owed(call)
+    } else {
+        Vec::new()
+    };
     if now >= call.rings_until {
         effects.push(Effect::ArmTimer(deadline));
     }
-    if call.was_abandoned(now) {
-        effects.extend(
-            owed(call)
-                .into_iter()
-                .filter(|effect| !matches!(effect, Effect::ArmTimer(_))),
-        );
-    }
     Verdict::Only(effects)
+}
+
+/// The call may have ended while the phone was being called.
+fn caller_called(call: &Call) -> Verdict {
+    if call.status.is_final() {
+        Verdict::Only(vec![Effect::HangUpCaller])
+    } else {
+        NOTHING_TO_DO
+    }
 }
 
 /// The app that calls is told by the answer to its request; whoever's phone rings for it need not ring.
@@ -477,6 +532,7 @@ pub(super) fn owed(call: &Call) -> Vec<Effect> {
         Status::WaitingForMobile => return rings(call),
         Status::MobileReady => {
             let mut effects: Vec<Effect> = call.caller_leg.iter().map(|_| Effect::Bridge).collect();
+            effects.extend(call_caller(call));
             effects.extend(answered_elsewhere(call));
             effects
         }
@@ -514,11 +570,23 @@ pub(super) fn overdue(call: &Call, now: Timestamp) -> Vec<Effect> {
 }
 
 fn rings(call: &Call) -> Vec<Effect> {
-    let mut effects = vec![Effect::ArmTimer(call.rings_until), Effect::Ring];
-    if call.caller.extension.is_some() && call.caller_leg.is_none() {
-        effects.push(Effect::CallCaller);
-    }
+    let mut effects = vec![Effect::ArmTimer(call.rings_until)];
+    effects.extend(call.rang.is_none().then_some(Effect::Ring));
+    effects.extend(call_caller(call));
     effects
+}
+
+/// The phone of the app that calls is called until it waits; its leg's id keeps it from being called twice.
+fn call_caller(call: &Call) -> Option<Effect> {
+    let is_missing = call.caller.extension.is_some() && call.caller_leg.is_none();
+    is_missing.then_some(Effect::CallCaller)
+}
+
+/// Somebody may have died over a young debt, and whoever is asked now may be the last to come.
+pub(super) fn look_after(call: &Call) -> Option<Effect> {
+    let owed_since = call.owed_since?;
+    let rings = call.status == Status::WaitingForMobile;
+    rings.then_some(Effect::ArmTimer(owed_since + ABANDONED_AFTER))
 }
 
 /// What is owed to a leg that arrives when its call has gone on without it: to be bridged, or to hear how it ended.
@@ -532,7 +600,8 @@ fn after_announcement(call: &Call, event: &Event, now: Timestamp) -> Vec<Effect>
     );
     match call.status {
         Status::WaitingForMobile if call.was_abandoned(now) => overdue(call, now),
-        Status::WaitingForMobile | Status::InProgress => Vec::new(),
+        Status::WaitingForMobile => look_after(call).into_iter().collect(),
+        Status::InProgress => Vec::new(),
         Status::Initiated | Status::Ringing => Vec::new(),
         _ if !leg_arrived => Vec::new(),
         Status::MobileReady => bridge_within_patience(call, now),
@@ -548,11 +617,18 @@ fn after_announcement(call: &Call, event: &Event, now: Timestamp) -> Vec<Effect>
     }
 }
 
+/// An older debt stands: what it was made for may be undone yet, and whoever settled the new one would settle that.
+fn owes_from(call: &Call, now: Timestamp) -> Option<Set> {
+    call.owed_since.is_none().then_some(Set::OwedSince(now))
+}
+
 /// The PBX, which has reported a leg, waits for our answer for a few seconds only. If the phone takes longer to
-/// register, the timer finds the bridging undone and goes on with it.
+/// register, the timer finds the bridging undone and goes on with it; and with an older debt, which is not ours to
+/// settle.
 fn bridge_within_patience(call: &Call, now: Timestamp) -> Vec<Effect> {
     let mut effects = vec![Effect::ArmTimer(now + ABANDONED_AFTER), Effect::Bridge];
-    effects.extend(call.owed_since.map(Effect::Settle));
+    let own = call.owed_since.filter(|since| *since == now);
+    effects.extend(own.map(Effect::Settle));
     effects
 }
 
@@ -572,13 +648,6 @@ fn recall_late_rings(call: &Call, finished_at: Timestamp) -> Vec<Effect> {
         Status::TimedOut | Status::Failed => vec![cancel(call, CancelReason::Timeout)],
         Status::Declined => vec![cancel(call, CancelReason::AnsweredElsewhere)],
     }
-}
-
-/// The phone of the app that calls is called while the pushes go out: when these are done, so is that, and the call
-/// may be over.
-fn recall_late_caller(call: &Call) -> Option<Effect> {
-    let app_calls = call.caller.extension.is_some();
-    (call.status.is_final() && app_calls).then_some(Effect::HangUpCaller)
 }
 
 fn take_down(call: &Call, caller: Effect) -> Vec<Effect> {

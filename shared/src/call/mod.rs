@@ -63,7 +63,8 @@ pub struct Call {
     /// The channel on which the caller waits, once it has reached Asterisk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub caller_leg: Option<ChannelId>,
-    /// When an outbound call was last looked up at Exotel.
+    /// When it was last asked how the call stands: of an outbound call, Exotel; of a phone that should talk by now,
+    /// Asterisk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checked_at: Option<Timestamp>,
     /// Whether Exotel streams the call's audio to us; absent if it never has.
@@ -248,6 +249,13 @@ impl Call {
         self.to.is_some()
     }
 
+    /// Whether Exotel was asked to place the call and gave no answer, nor any report since.
+    #[must_use]
+    pub fn may_have_been_placed(&self) -> bool {
+        let silent = |entry: &HistoryEntry| entry.event == event::EXOTEL_SILENT;
+        self.call_sid.is_none() && self.history.iter().any(silent)
+    }
+
     /// The extensions that have part in the call.
     pub fn participants(&self) -> impl Iterator<Item = &Extension> {
         std::iter::once(&self.extension).chain(&self.caller.extension)
@@ -269,10 +277,8 @@ impl Call {
         match self.status {
             Status::WaitingForMobile => Some(self.rings_until),
             Status::Initiated | Status::Ringing => Some(outbound::report_due(self)),
-            Status::MobileReady => {
-                let ready_at = self.ready_at.unwrap_or(self.created_at);
-                Some(self.rings_until.max(ready_at + self.limits.connect))
-            }
+            Status::MobileReady => Some(inbound::gives_up_at(self)),
+            Status::InProgress if self.is_outbound() => Some(outbound::report_due(self)),
             Status::InProgress => {
                 Some(self.bridged_at.unwrap_or(self.created_at) + self.limits.talk)
             }

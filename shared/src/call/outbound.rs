@@ -3,13 +3,21 @@
 //! Exotel tells of an answer and of the end, each once or more often and in any order, or never. So a call only ever
 //! moves on ([`OutboundProgress::after`]), and one of which nothing is heard is looked up until its end is known.
 
+use std::time::Duration;
+
 use super::inbound::{Incoming, ring};
 use super::verdict::{
     GONE_ANOTHER_WAY, NOTHING_TO_DO, Refusal, Verdict, ended, settled, streaming, talking,
 };
-use super::{Call, CallType, Check, Effect, Event, Limits, OutboundProgress, Set, Status, Why};
+use super::{
+    ABANDONED_AFTER, Call, CallType, Check, Effect, Event, Limits, OutboundProgress, Set, Status,
+    Why,
+};
 use crate::clock::Timestamp;
 use crate::names::{CallId, CallSid, Caller, Extension, PhoneNumber};
+
+/// The longest that Exotel lets a call last.
+const LONGEST_CALL: Duration = Duration::from_secs(4 * 60 * 60);
 
 /// A call that an app asks for.
 #[derive(Clone, Debug)]
@@ -28,6 +36,10 @@ pub struct Outgoing {
 /// and a timer are owed). Both numbers may ring, one after the other.
 #[must_use]
 pub fn initiate(outgoing: Outgoing, limits: Limits, now: Timestamp) -> Call {
+    let limits = Limits {
+        talk: limits.talk.min(LONGEST_CALL),
+        ..limits
+    };
     let rings_until = now + limits.ring + limits.ring + limits.connect;
     let incoming = Incoming {
         call_id: outgoing.call_id,
@@ -48,19 +60,23 @@ pub fn initiate(outgoing: Outgoing, limits: Limits, now: Timestamp) -> Call {
     call
 }
 
-/// Until when a call that has not been answered may go unreported. One that Exotel has named is looked up before it
-/// is given up; of one that it has not, it is not even known whether it was placed.
+/// Until when a call may go unreported. One that Exotel has named is looked up before it is given up, and has a moment
+/// for that; of one that it has not, it is not even known whether it was placed.
 pub(super) fn report_due(call: &Call) -> Timestamp {
-    match call.call_sid {
-        Some(_) => call.rings_until + call.limits.talk,
-        None => call.rings_until,
-    }
+    let due = match (call.bridged_at, &call.call_sid) {
+        (Some(answered), _) => answered + call.limits.talk,
+        (None, Some(_)) => call.rings_until + call.limits.talk,
+        (None, None) => call.rings_until,
+    };
+    let asked_at_the_end = call.checked_at.filter(|asked| *asked >= due);
+    asked_at_the_end.map_or(due, |asked| asked + ABANDONED_AFTER)
 }
 
 pub(super) fn verdict(call: &Call, event: &Event, now: Timestamp) -> Verdict {
     match event {
         Event::Reported { call_sid, progress } => reported(call, call_sid, *progress, now),
         Event::NotPlaced(why) => not_placed(call, *why, now),
+        Event::ExotelSilent => exotel_silent(call),
         Event::TimerFired => timer_fired(call, now),
         Event::StreamStarted | Event::StreamStopped(_) => streaming(call, event),
         Event::Settled { owed_since } => settled(call, *owed_since),
@@ -72,10 +88,12 @@ pub(super) fn verdict(call: &Call, event: &Event, now: Timestamp) -> Verdict {
         Event::Accepted { .. } => GONE_ANOTHER_WAY,
         Event::Rang { .. }
         | Event::NobodyRang(_)
+        | Event::CallerCalled
         | Event::CallerUnreachable
         | Event::CallerLeft { .. }
         | Event::PhoneLeft { .. }
-        | Event::Bridged => NOTHING_TO_DO,
+        | Event::Bridged
+        | Event::NotBridged => NOTHING_TO_DO,
     }
 }
 
@@ -118,13 +136,16 @@ pub(super) fn effects_after(call: &Call, event: &Event) -> Vec<Effect> {
         Event::Announced { .. }
         | Event::Rang { .. }
         | Event::NobodyRang(_)
+        | Event::CallerCalled
         | Event::CallerUnreachable
+        | Event::ExotelSilent
         | Event::Accepted { .. }
         | Event::Declined { .. }
         | Event::HungUp { .. }
         | Event::CallerLeft { .. }
         | Event::PhoneLeft { .. }
         | Event::Bridged
+        | Event::NotBridged
         | Event::StreamStarted
         | Event::StreamStopped(_)
         | Event::Settled { .. } => Vec::new(),
@@ -172,11 +193,24 @@ fn not_placed(call: &Call, why: Why, now: Timestamp) -> Verdict {
     Verdict::Change(ended(Status::Failed, why, now))
 }
 
+fn exotel_silent(call: &Call) -> Verdict {
+    if call.status.is_final() || call.call_sid.is_some() || call.may_have_been_placed() {
+        NOTHING_TO_DO
+    } else {
+        // The history tells of it, and the deadline, or a report, decides.
+        Verdict::Change(Vec::new())
+    }
+}
+
 fn timer_fired(call: &Call, now: Timestamp) -> Verdict {
     let (Some(deadline), Some(next_check)) = (call.deadline(), next_check(call)) else {
         return Verdict::Repeat;
     };
-    if now >= deadline {
+    let is_named = call.call_sid.is_some();
+    let asked_at_the_end = call
+        .checked_at
+        .is_some_and(|asked| asked + ABANDONED_AFTER >= deadline);
+    if now >= deadline && (asked_at_the_end || !is_named) {
         return Verdict::Change(match call.status {
             Status::InProgress => ended(Status::Completed, Why::TalkedTooLong, now),
             Status::WaitingForMobile
@@ -191,7 +225,7 @@ fn timer_fired(call: &Call, now: Timestamp) -> Verdict {
         });
     }
     // One of the timers that look after the call anyway: they must not become more by each.
-    if now < next_check {
+    if now + CLOCKS_DIFFER < next_check {
         return Verdict::Repeat;
     }
     Verdict::Change(vec![Set::CheckedAt(now), Set::OwedSince(now)])
@@ -204,6 +238,10 @@ fn next_check(call: &Call) -> Option<Timestamp> {
     let due = from.map_or(call.rings_until, |from| from + call.limits.check);
     Some(due.min(deadline))
 }
+
+/// A timer that comes early by no more than this is on time: the queue tells time by another clock than the table's
+/// writers.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(2);
 
 fn progress_of(status: Status) -> OutboundProgress {
     match status {

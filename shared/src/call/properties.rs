@@ -148,7 +148,10 @@ fn any_event() -> impl Strategy<Value = Event> {
             }),
         Just(Event::Bridged),
         Just(Event::TimerFired),
+        Just(Event::CallerCalled),
         Just(Event::CallerUnreachable),
+        Just(Event::ExotelSilent),
+        Just(Event::NotBridged),
         Just(Event::StreamStarted),
         Just(Event::StreamStopped(StopReason::CallEnded)),
         Just(Event::NotPlaced(Why::ExotelRefused)),
@@ -656,6 +659,7 @@ mod rules {
         ];
         let events = [
             ("Exotel refused", Event::NotPlaced(Why::ExotelRefused)),
+            ("Exotel is silent", Event::ExotelSilent),
             ("initiated", reported(Initiated)),
             ("ringing", reported(Ringing)),
             ("in-progress", reported(InProgress)),
@@ -701,6 +705,7 @@ mod rules {
                     call_sid: None,
                 },
             ),
+            ("caller's phone is called", Event::CallerCalled),
             ("caller's phone is not reached", Event::CallerUnreachable),
             ("caller's app hangs up", Event::HungUp { by: caller() }),
             (

@@ -47,11 +47,19 @@ pub(super) const NOTHING_TO_DO: Verdict = Verdict::Only(Vec::new());
 pub(super) const GONE_ANOTHER_WAY: Verdict = Verdict::Refuse(Refusal::GoneAnotherWay);
 
 pub(super) fn streaming(call: &Call, event: &Event) -> Verdict {
-    let state = match event {
-        Event::StreamStarted if call.status.is_final() => return NOTHING_TO_DO,
-        Event::StreamStarted => StreamState::Started,
-        _ if call.stream.is_none() => return NOTHING_TO_DO,
-        _ => StreamState::Stopped,
+    let starts = *event == Event::StreamStarted;
+    let says_nothing = if starts {
+        call.status.is_final()
+    } else {
+        call.stream.is_none()
+    };
+    if says_nothing {
+        return NOTHING_TO_DO;
+    }
+    let state = if starts {
+        StreamState::Started
+    } else {
+        StreamState::Stopped
     };
     if call.stream == Some(state) {
         NOTHING_TO_DO

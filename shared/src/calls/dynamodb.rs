@@ -52,22 +52,22 @@ impl DynamoCalls {
     }
 
     async fn create_alone(&self, call: &Call) -> Result<Created, StoreError> {
+        let writer = new_writer();
         let answer = self
             .client
             .put_item()
             .table_name(&self.table)
             .set_item(Some(call_item(call)?))
+            .item(WRITER, AttributeValue::S(writer.clone()))
             .condition_expression("attribute_not_exists(pk)")
             .return_values_on_condition_check_failure(OnFailure::AllOld)
             .send()
             .await;
         match answer.map_err(refused_put) {
             Ok(_) => Ok(Created::New),
-            Err(Ok(standing)) => match self.known(standing.unwrap_or_default()).await? {
-                // The write went through, its answer was lost, and the client wrote again.
-                Created::Known(known) if *known == *call => Ok(Created::New),
-                known => Ok(known),
-            },
+            // The write went through, its answer was lost, and the client wrote again.
+            Err(Ok(Some(standing))) if is_by(&standing, &writer) => Ok(Created::New),
+            Err(Ok(standing)) => self.known(standing.unwrap_or_default()).await,
             Err(Err(error)) => Err(StoreError::unavailable(STORING)(error)),
         }
     }
@@ -159,13 +159,13 @@ impl DynamoCalls {
             .table_name(&self.table)
             .set_item(Some(place_key(&meeting.place)))
             .item("call_id", AttributeValue::S(id.clone()))
-            .item("until", millis(call.rings_until.as_millis()))
-            .item("expires_at", millis(call.expires_at))
+            .item("until", number(call.rings_until.as_millis()))
+            .item("expires_at", number(call.expires_at))
             .condition_expression(
                 "attribute_not_exists(pk) OR #until <= :now OR call_id IN (:this, :replaced)",
             )
             .expression_attribute_names("#until", "until")
-            .expression_attribute_values(":now", millis(meeting.now.as_millis()))
+            .expression_attribute_values(":now", number(meeting.now.as_millis()))
             .expression_attribute_values(":this", AttributeValue::S(id))
             .expression_attribute_values(":replaced", AttributeValue::S(replaced))
             .return_values_on_condition_check_failure(OnFailure::AllOld)
@@ -207,9 +207,10 @@ impl DynamoCalls {
         &self,
         id: CallId,
         attempt: &Attempt,
+        writer: &str,
     ) -> Result<Result<Item, Option<Item>>, StoreError> {
         let doing = "saving a change";
-        let write = Expressions::of(attempt).map_err(StoreError::unreadable(doing))?;
+        let write = Expressions::of(attempt, writer).map_err(StoreError::unreadable(doing))?;
         let answer = self
             .client
             .update_item()
@@ -275,11 +276,12 @@ impl Calls for DynamoCalls {
     }
 
     async fn attempt(&self, id: CallId, attempt: &Attempt) -> Result<Saved, StoreError> {
-        let mut answer = self.update(id, attempt).await?;
+        let writer = new_writer();
+        let mut answer = self.update(id, attempt, &writer).await?;
         if let Err(Some(item)) = &answer
             && let Some(meant) = alias_in(item)
         {
-            answer = self.update(meant, attempt).await?;
+            answer = self.update(meant, attempt, &writer).await?;
         }
         match answer {
             Ok(item) => {
@@ -287,12 +289,14 @@ impl Calls for DynamoCalls {
                     .map_err(StoreError::unreadable("saving a change"))?;
                 Ok(Saved::As(call))
             }
-            Err(Some(item)) => Ok(match self.call_in(item).await? {
-                // The write went through, its answer was lost, and the client wrote again: the last line of the
-                // history is ours.
-                Some(call) if call.history.last() == Some(&attempt.change.entry) => Saved::As(call),
-                call => Saved::Not(call),
-            }),
+            Err(Some(item)) => {
+                // The write went through, its answer was lost, and the client wrote again.
+                let is_ours = is_by(&item, &writer);
+                Ok(match self.call_in(item).await? {
+                    Some(call) if is_ours => Saved::As(call),
+                    call => Saved::Not(call),
+                })
+            }
             Err(None) => Ok(Saved::Not(None)),
         }
     }
@@ -317,7 +321,7 @@ impl Calls for DynamoCalls {
             .table_name(&self.table)
             .set_item(Some(call_key(alias)))
             .item("alias_of", AttributeValue::S(id.to_string()))
-            .item("expires_at", millis(expires_at))
+            .item("expires_at", number(expires_at))
             .send()
             .await
             .map_err(StoreError::unavailable("storing a second name of a call"))?;
@@ -362,8 +366,21 @@ fn key(pk: String, sk: &str) -> Item {
     ])
 }
 
-fn millis(value: u64) -> AttributeValue {
+fn number(value: u64) -> AttributeValue {
     AttributeValue::N(value.to_string())
+}
+
+/// Who wrote an item last: drawn anew for each write, so that a write which is sent again is told from a rival's that
+/// says the same in the same millisecond.
+const WRITER: &str = "writer";
+
+fn new_writer() -> String {
+    uuid::Uuid::now_v7().to_string()
+}
+
+fn is_by(item: &Item, writer: &str) -> bool {
+    let last = item.get(WRITER).and_then(|value| value.as_s().ok());
+    last.is_some_and(|last| last == writer)
 }
 
 fn alias_in(item: &Item) -> Option<CallId> {
@@ -384,7 +401,7 @@ struct Expressions {
 }
 
 impl Expressions {
-    fn of(attempt: &Attempt) -> Result<Self, serde_dynamo::Error> {
+    fn of(attempt: &Attempt, writer: &str) -> Result<Self, serde_dynamo::Error> {
         let mut this = Self {
             update: String::new(),
             condition: "attribute_exists(pk) AND attribute_not_exists(alias_of)".to_owned(),
@@ -394,7 +411,7 @@ impl Expressions {
         for check in &attempt.checks {
             this.require(check)?;
         }
-        this.update = this.update_of(&attempt.change)?;
+        this.update = this.update_of(&attempt.change, writer)?;
         Ok(this)
     }
 
@@ -405,6 +422,10 @@ impl Expressions {
             Check::ExtensionIs(extension) => self.compare("extension", "=", extension)?,
             Check::RingsAt(moment) => self.compare("rings_until", ">", moment)?,
             Check::RungOutAt(moment) => self.compare("rings_until", "<=", moment)?,
+            Check::NoAppCalls => {
+                let (caller, extension) = (self.name("caller"), self.name("extension"));
+                format!("attribute_not_exists({caller}.{extension})")
+            }
             Check::IsOutbound(outbound) => {
                 let function = if *outbound {
                     "attribute_exists"
@@ -433,8 +454,8 @@ impl Expressions {
         Ok(())
     }
 
-    fn update_of(&mut self, change: &Change) -> Result<String, serde_dynamo::Error> {
-        let mut sets = Vec::new();
+    fn update_of(&mut self, change: &Change, writer: &str) -> Result<String, serde_dynamo::Error> {
+        let mut sets = vec![self.compare(WRITER, "=", &writer)?];
         let mut removes = Vec::new();
         for set in &change.sets {
             match set {

@@ -30,6 +30,7 @@ pub async fn all(calls: &(impl Calls + Sync)) {
     a_life_leaves_the_same_call_in_every_store(calls).await;
     a_failed_check_answers_with_the_call_as_it_is(calls).await;
     of_ten_rivals_one_saves(calls).await;
+    of_two_who_do_the_same_at_the_same_time_one_is_first(calls).await;
     nobody_changes_a_call_that_is_not_there(calls).await;
     two_witnesses_meet_by_caller_and_extension(calls).await;
     callers_of_other_extensions_never_meet(calls).await;
@@ -236,6 +237,31 @@ async fn of_ten_rivals_one_saves(calls: &impl Calls) {
         .filter(|result| matches!(result, Ok(Saved::Not(Some(_)))))
         .count();
     assert_eq!((saved, refused), (1, 9));
+}
+
+/// Two processes that make the same call, or the same change of it, in the same millisecond.
+async fn of_two_who_do_the_same_at_the_same_time_one_is_first(calls: &(impl Calls + Sync)) {
+    let now = Timestamp::now();
+    let call = a_call(now);
+    let both = [
+        calls.create(&call, None).await,
+        calls.create(&call, None).await,
+    ];
+    let new = both
+        .iter()
+        .filter(|one| matches!(one, Ok(Created::New)))
+        .count();
+    assert_eq!(new, 1, "{both:?}");
+    let attempt = usual(&accepted(&call, "phone"), now).expect("accepting is usual");
+    let both = [
+        calls.attempt(call.call_id, &attempt).await,
+        calls.attempt(call.call_id, &attempt).await,
+    ];
+    let saved = both
+        .iter()
+        .filter(|one| matches!(one, Ok(Saved::As(_))))
+        .count();
+    assert_eq!(saved, 1, "{both:?}");
 }
 
 async fn nobody_changes_a_call_that_is_not_there(calls: &impl Calls) {

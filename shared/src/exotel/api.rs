@@ -277,7 +277,9 @@ impl Exotel {
         let call = match answer.status() {
             status if status.is_success() => read(answer).await.map_err(ExotelError::Unknown)?,
             // A gateway speaks, and says nothing about what the API behind it has done.
-            status @ (StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT) => {
+            status @ (StatusCode::REQUEST_TIMEOUT
+            | StatusCode::BAD_GATEWAY
+            | StatusCode::GATEWAY_TIMEOUT) => {
                 return Err(ExotelError::Unknown(NoAnswer::Failed(status)));
             }
             _ => return Err(refusal(answer).await),
