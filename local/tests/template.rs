@@ -5,11 +5,11 @@ mod cloudformation;
 #[path = "support/event_files.rs"]
 mod event_files;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use cloudformation::{Template, as_written, each, referred};
@@ -74,15 +74,21 @@ fn every_function_of_the_workspace_is_deployed_and_no_other() -> Result<()> {
 
 #[test]
 fn no_policy_allows_an_action_or_a_resource_that_it_does_not_name() -> Result<()> {
-    // Schedules, endpoints and connections are made while the functions run: what holds them names them.
+    // No name ends in a wildcard but those of what is made while the functions run; what holds them is named.
     let named_by_what_holds_them = [
+        // A connection, when a client connects.
         "${WebSocketApi}/exotel-stream/POST/@connections/*",
+        // A schedule, with each call.
         "schedule/${CallSchedules}/*",
+        // An endpoint, when a device is registered.
         "endpoint/${PlatformAndName}/*",
     ];
     for (holder, statement) in template()?.statements() {
         for action in each(&statement["Action"]).map(as_written) {
-            assert!(!action.contains('*'), "{holder} allows {action}");
+            assert!(
+                action.contains(':') && !action.contains('*'),
+                "{holder} allows {action}"
+            );
         }
         for resource in each(&statement["Resource"]).map(as_written) {
             let named = !resource.contains('*')
@@ -139,6 +145,261 @@ fn each_function_may_use_what_it_is_told_about_and_nothing_else() -> Result<()> 
         assert!(
             queues.is_superset(&told("AWS::SQS::Queue")),
             "{name}'s queues: {queues:?}"
+        );
+    }
+    Ok(())
+}
+
+/// A role says what one function does, and the policy that some share, what all of those do.
+#[test]
+fn every_role_is_one_functions_own_and_one_policy_is_shared() -> Result<()> {
+    let template = template()?;
+    let mut users: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut sharers: BTreeSet<&str> = BTreeSet::new();
+    for (name, function) in template.functions() {
+        let role = referred(&function.properties["Role"]).context(format!("{name}'s role"))?;
+        users.entry(role).or_default().push(name);
+        let shared = each(&template.resource(role)["Properties"]["ManagedPolicyArns"]);
+        for policy in shared.filter_map(referred) {
+            assert_eq!(policy, "CarryOutCallsPolicy", "{name}");
+            sharers.insert(name);
+        }
+    }
+    for (role, properties) in template.resources("AWS::IAM::Role") {
+        let trusted = &properties["AssumeRolePolicyDocument"]["Statement"];
+        assert_eq!(each(trusted).count(), 1, "{role}");
+        let service = &trusted[0]["Principal"]["Service"];
+        if role == "SchedulerRole" {
+            assert_eq!(service, "scheduler.amazonaws.com");
+            assert!(
+                !users.contains_key(role),
+                "a function acts as the Scheduler"
+            );
+        } else {
+            assert_eq!(service, "lambda.amazonaws.com", "{role}");
+            assert_eq!(users.get(role).map_or(0, Vec::len), 1, "{role}: {users:?}");
+        }
+    }
+    // All that move calls on, each of which may have to set a timer, push and steer channels.
+    let move_calls_on = [
+        "asterisk-incoming",
+        "call-response",
+        "call-timeout",
+        "exotel-webhook",
+        "ws-message",
+    ];
+    assert_eq!(sharers, move_calls_on.into());
+    Ok(())
+}
+
+/// What somebody may do to the table who has got hold of a function.
+#[test]
+fn each_function_may_do_to_the_table_what_it_does_and_no_more() -> Result<()> {
+    let carry_out = "GetItem Query PutItem UpdateItem DeleteItem";
+    let expected = BTreeMap::from([
+        ("asterisk-incoming", carry_out),
+        ("call-response", carry_out),
+        ("call-timeout", carry_out),
+        ("exotel-webhook", carry_out),
+        ("ws-message", carry_out),
+        // Takes a token, writes the device and its address's owner, looks for the oldest, lets it go.
+        ("devices", "UpdateItem PutItem Query DeleteItem"),
+        ("call-status", "GetItem"),
+        ("health", "GetItem"),
+        ("ws-connect", "PutItem"),
+        ("ws-disconnect", "DeleteItem"),
+        ("ws-authorizer", ""),
+        // Finds who is connected, forgets who has gone, and reads the stream of changes.
+        (
+            "broadcast",
+            "Query DeleteItem DescribeStream GetRecords GetShardIterator ListStreams",
+        ),
+    ]);
+    for (name, function) in template()?.functions() {
+        let allowed: BTreeSet<&str> = function
+            .actions()
+            .into_iter()
+            .filter_map(|action| action.strip_prefix("dynamodb:"))
+            .collect();
+        let expected = expected.get(name).context(format!("{name} may what?"))?;
+        assert_eq!(allowed, expected.split_whitespace().collect(), "{name}");
+    }
+    Ok(())
+}
+
+#[test]
+fn each_secret_is_read_by_who_needs_it_alone() -> Result<()> {
+    let template = template()?;
+    let readers = |secret: &str| -> BTreeSet<&str> {
+        let functions = template.functions().into_iter();
+        functions
+            .filter(|(_, function)| function.may("secretsmanager:").contains(secret))
+            .map(|(name, _)| name)
+            .collect()
+    };
+    let steer_channels = [
+        "asterisk-incoming",
+        "call-response",
+        "call-timeout",
+        "exotel-webhook",
+        "ws-message",
+    ];
+    // Whom a token or a secret is shown to, and who shows one.
+    let apps = ["call-response", "call-status", "devices", "ws-authorizer"];
+    assert_eq!(readers("AppSecret"), apps.into());
+    let exotels = [
+        "call-timeout",
+        "exotel-webhook",
+        "ws-authorizer",
+        "ws-message",
+    ];
+    assert_eq!(readers("ExotelSecret"), exotels.into());
+    assert_eq!(readers("FcmSecret"), steer_channels.into());
+    let asterisks = steer_channels.into_iter().chain(["health"]);
+    assert_eq!(readers("AsteriskSecret"), asterisks.collect());
+    for (name, function) in template.functions() {
+        let of_secrets = |action: &&str| action.starts_with("secretsmanager:");
+        let actions: Vec<&str> = function.actions().into_iter().filter(of_secrets).collect();
+        assert!(
+            actions
+                .iter()
+                .all(|action| *action == "secretsmanager:GetSecretValue"),
+            "{name}: {actions:?}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn what_fails_without_anybody_waiting_for_an_answer_is_kept() -> Result<()> {
+    let template = template()?;
+    let is_queue = |id: &str| template.resource(id)["Type"] == "AWS::SQS::Queue";
+    for (name, function) in template.functions() {
+        let sources = function.properties["Events"].as_object();
+        for (source, event) in sources.into_iter().flatten() {
+            let properties = &event["Properties"];
+            let kept = match event["Type"].as_str() {
+                Some("SQS") => {
+                    let queue = referred(&properties["Queue"]).context(source.clone())?;
+                    let redrive = &template.resource(queue)["Properties"]["RedrivePolicy"];
+                    referred(&redrive["deadLetterTargetArn"])
+                }
+                Some("DynamoDB") => {
+                    referred(&properties["DestinationConfig"]["OnFailure"]["Destination"])
+                }
+                other => bail!("{name} hears of {other:?}: what becomes of it when it fails?"),
+            };
+            assert!(kept.is_some_and(is_queue), "{name}'s {source}");
+        }
+        // The Scheduler invokes asynchronously: what fails then, Lambda puts there.
+        let is_scheduled = template.may_be_scheduled(function.id);
+        let kept = referred(&function.properties["DeadLetterQueue"]["TargetArn"]);
+        assert_eq!(is_scheduled, kept.is_some_and(is_queue), "{name}");
+    }
+    for (id, queue) in template.resources("AWS::SQS::Queue") {
+        if queue["RedrivePolicy"].is_null() {
+            let fourteen_days = 14 * 24 * 60 * 60;
+            assert_eq!(queue["MessageRetentionPeriod"], fourteen_days, "{id}");
+        }
+    }
+    Ok(())
+}
+
+/// What an account may have in most regions, requests a second; `@connections` shares it.
+const ACCOUNT: f64 = 10_000.0;
+
+#[test]
+fn no_routes_requests_can_use_up_anothers() -> Result<()> {
+    let template = template()?;
+    let mut in_all = 0.0;
+    for (id, stage) in template.resources("AWS::ApiGatewayV2::Stage") {
+        let settings = stage["RouteSettings"].as_object();
+        let settings = settings.context(format!("{id}: its routes' settings"))?;
+        let there_first: BTreeSet<&str> = each(&template.resource(id)["DependsOn"])
+            .filter_map(Value::as_str)
+            .collect();
+        let mut routes = BTreeSet::new();
+        for (route, properties) in template.resources("AWS::ApiGatewayV2::Route") {
+            if properties["ApiId"] != stage["ApiId"] {
+                continue;
+            }
+            assert!(
+                there_first.contains(route),
+                "{id} may be deployed before {route}"
+            );
+            let key = properties["RouteKey"].as_str().context(route.to_owned())?;
+            routes.insert(key);
+            in_all += rate(&settings[key]).context(key.to_owned())?;
+        }
+        let with_settings: BTreeSet<&str> = settings.keys().map(String::as_str).collect();
+        assert_eq!(with_settings, routes, "{id}");
+        in_all += rate(&stage["DefaultRouteSettings"])?;
+    }
+    assert!(
+        in_all <= ACCOUNT * 3.0 / 4.0,
+        "{in_all} leave too little for broadcasts"
+    );
+    Ok(())
+}
+
+#[test]
+fn apps_leave_room_for_exotel_and_the_pbx() -> Result<()> {
+    let template = template()?;
+    let settings = &template.resource("HttpStage")["Properties"]["RouteSettings"];
+    let (mut apps, mut hooks) = (Vec::new(), Vec::new());
+    for (key, setting) in settings.as_object().context("the HTTP API's routes")? {
+        let rate = rate(setting)?;
+        match key.split_once(' ').map(|(_, path)| path) {
+            Some(path) if path.starts_with("/api/") => apps.push(rate),
+            Some("/health") => {}
+            _ => hooks.push(rate),
+        }
+    }
+    assert!(!apps.is_empty() && !hooks.is_empty());
+    // A call is reported by each hook once or twice, and answered by each phone a few times.
+    let least = hooks.iter().copied().fold(f64::INFINITY, f64::min);
+    assert!(apps.iter().all(|rate| *rate <= least), "{apps:?} {hooks:?}");
+    Ok(())
+}
+
+/// A route's requests a second; its burst is enough for a second of them, and its metrics are its own.
+fn rate(setting: &Value) -> Result<f64> {
+    let rate = setting["ThrottlingRateLimit"]
+        .as_f64()
+        .context("its rate")?;
+    let burst = setting["ThrottlingBurstLimit"]
+        .as_f64()
+        .context("its burst")?;
+    ensure!(rate >= 1.0 && burst >= rate / 2.0, "{setting}");
+    ensure!(setting["DetailedMetricsEnabled"] == true, "{setting}");
+    Ok(rate)
+}
+
+#[test]
+fn what_an_extension_may_do_is_limited_unless_a_deployment_says_how_much() -> Result<()> {
+    let template = template()?;
+    let limits = [
+        ("CallsPerMinute", "ws-message", 10),
+        ("CallsAtOnce", "ws-message", 5),
+        ("RegistrationsPerMinute", "devices", 6),
+        ("RegistrationsAtOnce", "devices", 10),
+        ("MaxDevicesPerExtension", "devices", 5),
+    ];
+    for (limit, function, default) in limits {
+        let (_, parameter) = template
+            .parameters()
+            .find(|(name, _)| *name == limit)
+            .context(limit)?;
+        assert_eq!(
+            (&parameter["Default"], &parameter["MinValue"]),
+            (&json!(default), &json!(1))
+        );
+        assert!(parameter["MaxValue"].as_u64() <= Some(600), "{limit}");
+        let functions = template.functions();
+        let told = functions[function].environment();
+        assert!(
+            told.values().any(|value| referred(value) == Some(limit)),
+            "{limit}"
         );
     }
     Ok(())

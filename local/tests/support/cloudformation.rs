@@ -90,6 +90,16 @@ impl Template {
             .strip_suffix('}')
     }
 
+    /// Whether the Scheduler may invoke a function.
+    pub(crate) fn may_be_scheduled(&self, function: &str) -> bool {
+        let name = as_written(&self.resource(function)["Properties"]["FunctionName"]);
+        let statements = self.statements().into_iter();
+        statements
+            .filter(|(holder, _)| *holder == "SchedulerRole")
+            .flat_map(|(_, statement)| each(&statement["Resource"]).map(as_written))
+            .any(|resource| resource.ends_with(&format!(":function:{name}")))
+    }
+
     /// The statements of every policy in the template, each with the resource that holds it.
     pub(crate) fn statements(&self) -> Vec<(&str, &Value)> {
         let roles = self.resources("AWS::IAM::Role").flat_map(|(id, role)| {
