@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
-use crate::settings::{EXTENSIONS, NUMBERS, Settings};
+use crate::settings::{EXTENSIONS, NUMBERS, Settings, TOKEN_AUDIENCE, TOKEN_ISSUER};
 
 /// How long the app tokens and the PBX's certificate are good for: longer than any stack runs.
 const LIFETIME: Duration = Duration::days(365);
@@ -18,8 +18,10 @@ const LIFETIME: Duration = Duration::days(365);
 /// The secrets of one stack.
 #[derive(Debug)]
 pub struct Credentials {
-    /// Signs the apps' bearer tokens.
+    /// Signs the bearer tokens of apps and operators.
     pub jwt_secret: String,
+    /// What those say of themselves.
+    pub token: TokenNames,
     /// In the URL of Exotel's webhook.
     pub webhook_secret: String,
     /// In the header of the PBX's hooks.
@@ -40,6 +42,19 @@ pub struct Credentials {
     pub exotel: ExotelAccount,
     /// The phones' SIP passwords, by extension.
     pub sip_passwords: Vec<(String, String)>,
+}
+
+/// What the template's parameters of the same names say of tokens.
+#[derive(Debug, Clone)]
+pub struct TokenNames {
+    /// The claim `iss`.
+    pub issuer: String,
+    /// The claim `aud`.
+    pub audience: String,
+    /// The name of the claim that holds the extension.
+    pub extension_claim: String,
+    /// The name of the claim that makes an operator.
+    pub role_claim: String,
 }
 
 /// A server certificate with the authority that signed it, in PEM.
@@ -89,6 +104,12 @@ impl Credentials {
         let ari_certificate = Certificate::generate()?;
         Ok(Self {
             jwt_secret: random(),
+            token: TokenNames {
+                issuer: TOKEN_ISSUER.to_owned(),
+                audience: TOKEN_AUDIENCE.to_owned(),
+                extension_claim: "extension".to_owned(),
+                role_claim: "role".to_owned(),
+            },
             webhook_secret: random(),
             hook_secret: random(),
             ari_username: "ringback".into(),
@@ -112,6 +133,15 @@ impl Credentials {
 
     /// With what the environment sets: services other than the stack's own have accounts of their own.
     pub fn overridden(mut self, settings: &Settings) -> Result<Self> {
+        let token = &mut self.token;
+        for (variable, name) in [
+            ("TOKEN_ISSUER", &mut token.issuer),
+            ("TOKEN_AUDIENCE", &mut token.audience),
+            ("TOKEN_EXTENSION_CLAIM", &mut token.extension_claim),
+            ("TOKEN_ROLE_CLAIM", &mut token.role_claim),
+        ] {
+            *name = settings.override_or(variable, name.as_str());
+        }
         self.ari_username = settings.override_or("ARI_USERNAME", self.ari_username);
         self.ari_password = settings.override_or("ARI_PASSWORD", self.ari_password);
         self.exotel.sid = settings.override_or("EXOTEL_ACCOUNT_SID", self.exotel.sid);
@@ -132,8 +162,19 @@ impl Credentials {
 
     /// A bearer token for an extension's app.
     pub fn app_token(&self, extension: &str) -> Result<String> {
+        self.token(&self.token.extension_claim, extension)
+    }
+
+    /// A bearer token for an operator.
+    pub fn operator_token(&self) -> Result<String> {
+        self.token(&self.token.role_claim, "operator")
+    }
+
+    fn token(&self, claim: &str, value: &str) -> Result<String> {
+        let names = &self.token;
         let expires = (OffsetDateTime::now_utc() + LIFETIME).unix_timestamp();
-        let claims = json!({"extension": extension, "exp": expires});
+        let mut claims = json!({"iss": names.issuer, "aud": names.audience, "exp": expires});
+        claims[claim] = value.into();
         Ok(encode(
             &Header::new(Algorithm::HS256),
             &claims,

@@ -42,6 +42,11 @@ pub const PORTS: Ports = Ports {
     ari_plain: 8088,
 };
 
+/// Who issues the stack's tokens, and for whom.
+pub const TOKEN_ISSUER: &str = "ringback-local";
+/// See [`TOKEN_ISSUER`].
+pub const TOKEN_AUDIENCE: &str = "ringback-local-apps";
+
 /// The numbers callers dial, as Exotel writes them, with the extension each leads to.
 pub const NUMBERS: [(&str, &str); 2] = [("08047491899", "1001"), ("08047491900", "1002")];
 /// The phones that may register.

@@ -30,6 +30,8 @@ pub struct Stack {
     pub sip: Sip,
     /// Phones that may register and answer.
     pub phones: Vec<Phone>,
+    /// Somebody who watches all calls.
+    pub operator: Operator,
     /// Dialled number to extension.
     pub numbers: BTreeMap<String, String>,
     /// What the stand-ins have received.
@@ -87,6 +89,13 @@ pub struct Phone {
     pub token: String,
     /// Its owner's phone number (E.164), which Exotel calls first when the owner calls a phone number.
     pub mobile_number: String,
+}
+
+/// Somebody who watches all calls.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Operator {
+    /// The bearer token.
+    pub token: String,
 }
 
 /// What the stand-ins have received.

@@ -30,6 +30,7 @@ use crowd_of_clients::{Crowd, Member};
 use log_lines::log_lines;
 use memory::Memory;
 use reqwest::{Method, StatusCode};
+use ringback::auth::Viewer;
 use ringback::clock::Timestamp;
 use ringback::connections::{Connection, Connections};
 use ringback::names::Extension;
@@ -241,7 +242,7 @@ fn connections(scene: &Scene) -> Connections {
 async fn leave_a_row(scene: &Scene) -> Result<Connection> {
     let left = Connection {
         id: format!("left-{}", uuid::Uuid::new_v4().simple()),
-        extension: Extension::try_from("1002")?,
+        viewer: Viewer::App(Extension::try_from("1002")?),
     };
     connections(scene).open(&left, Timestamp::now()).await?;
     Ok(left)
@@ -251,7 +252,7 @@ async fn is_there(scene: &Scene, connection: &Connection) -> Result<bool> {
     let row = aws_sdk_dynamodb::Client::new(&scene.aws)
         .get_item()
         .table_name(&scene.stack.aws.table)
-        .key("pk", S(format!("EXTENSION#{}", connection.extension)))
+        .key("pk", S("EXTENSION#1002".to_owned()))
         .key("sk", S(format!("CONNECTION#{}", connection.id)))
         .send()
         .await?;

@@ -1,7 +1,8 @@
 //! Clients connected to the WebSocket API of this region, and what is sent to them.
 //!
-//! Item: `pk` = `EXTENSION#{extension}`, `sk` = `CONNECTION#{connection id}`, and `audience` = `everyone#{shard}`, the
-//! key of the index `connections`: all clients are found without a scan, in as many partitions as there are shards.
+//! Item: `pk` = `EXTENSION#{extension}`, or `OPERATORS`, `sk` = `CONNECTION#{connection id}`, and `audience` =
+//! `everyone#{shard}`, the key of the index `connections`: all clients are found without a scan, in as many partitions as
+//! there are shards. An operator's connection is only among the operators', whether or not its token names an extension.
 
 use std::collections::HashSet;
 use std::pin::pin;
@@ -17,12 +18,16 @@ use futures::stream::{self, Stream, StreamExt};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use crate::auth::Viewer;
 use crate::calls::StoreError;
 use crate::clock::Timestamp;
 use crate::names::Extension;
 
 /// The index over all connections.
 const INDEX: &str = "connections";
+
+/// The partition of the operators' connections.
+const OPERATORS: &str = "OPERATORS";
 
 /// In how many partitions the index keeps them. DynamoDB reads 3,000 units a second from each, which is some 40,000
 /// connections.
@@ -52,8 +57,19 @@ const SLOW_KNOWN: usize = 10_000;
 pub struct Connection {
     /// API Gateway's id of it.
     pub id: String,
-    /// Whose app it is.
-    pub extension: Extension,
+    /// Whose calls it hears of.
+    pub viewer: Viewer,
+}
+
+impl Connection {
+    fn key(&self) -> [(&'static str, AttributeValue); 2] {
+        let partition = match &self.viewer {
+            Viewer::App(extension) => partition_of(extension),
+            Viewer::Operator => OPERATORS.to_owned(),
+        };
+        let sort = format!("CONNECTION#{}", self.id);
+        [("pk", partition), ("sk", sort)].map(|(name, text)| (name, AttributeValue::S(text)))
+    }
 }
 
 /// How a message reached a client.
@@ -110,18 +126,13 @@ impl Connections {
     /// When the table cannot be written.
     pub async fn open(&self, connection: &Connection, now: Timestamp) -> Result<(), StoreError> {
         let doing = "remembering a connection";
+        let [(pk, partition), (sk, sort)] = connection.key();
         let expires_at = (now + KEPT_FOR).as_secs_rounded_up();
         self.table_client
             .put_item()
             .table_name(&self.table)
-            .item(
-                "pk",
-                AttributeValue::S(format!("EXTENSION#{}", connection.extension)),
-            )
-            .item(
-                "sk",
-                AttributeValue::S(format!("CONNECTION#{}", connection.id)),
-            )
+            .item(pk, partition)
+            .item(sk, sort)
             .item(
                 "audience",
                 AttributeValue::S(audience(shard_of(&connection.id))),
@@ -143,17 +154,12 @@ impl Connections {
     /// When the table cannot be written.
     pub async fn close(&self, connection: &Connection) -> Result<(), StoreError> {
         let doing = "forgetting a connection";
+        let [(pk, partition), (sk, sort)] = connection.key();
         self.table_client
             .delete_item()
             .table_name(&self.table)
-            .key(
-                "pk",
-                AttributeValue::S(format!("EXTENSION#{}", connection.extension)),
-            )
-            .key(
-                "sk",
-                AttributeValue::S(format!("CONNECTION#{}", connection.id)),
-            )
+            .key(pk, partition)
+            .key(sk, sort)
             .send()
             .await
             .map_err(StoreError::unavailable(doing))?;
@@ -161,13 +167,28 @@ impl Connections {
     }
 
     /// The clients of one extension.
-    pub fn of(&self, extension: &Extension) -> impl Stream<Item = Result<Connection, StoreError>> {
+    pub fn of(
+        &self,
+        extension: &Extension,
+    ) -> impl Stream<Item = Result<Connection, StoreError>> + use<> {
+        self.in_partition(partition_of(extension))
+    }
+
+    /// The operators' clients.
+    pub fn of_operators(&self) -> impl Stream<Item = Result<Connection, StoreError>> + use<> {
+        self.in_partition(OPERATORS.to_owned())
+    }
+
+    fn in_partition(
+        &self,
+        partition: String,
+    ) -> impl Stream<Item = Result<Connection, StoreError>> + use<> {
         let query = self
             .table_client
             .query()
             .table_name(&self.table)
             .key_condition_expression("pk = :pk AND begins_with(sk, :connection)")
-            .expression_attribute_values(":pk", AttributeValue::S(format!("EXTENSION#{extension}")))
+            .expression_attribute_values(":pk", AttributeValue::S(partition))
             .expression_attribute_values(":connection", AttributeValue::S("CONNECTION#".to_owned()))
             .projection_expression("pk, sk");
         found_by(query)
@@ -302,12 +323,19 @@ fn found_by(query: QueryFluentBuilder) -> impl Stream<Item = Result<Connection, 
 
 fn connection_in(item: &Item) -> Option<Connection> {
     let text = |name: &str| item.get(name)?.as_s().ok();
-    let extension = text("pk")?.strip_prefix("EXTENSION#")?;
-    let id = text("sk")?.strip_prefix("CONNECTION#")?;
-    Some(Connection {
-        id: id.to_owned(),
-        extension: Extension::try_from(extension).ok()?,
-    })
+    let viewer = match text("pk")?.as_str() {
+        OPERATORS => Viewer::Operator,
+        of_an_app => {
+            let extension = of_an_app.strip_prefix("EXTENSION#")?;
+            Viewer::App(Extension::try_from(extension).ok()?)
+        }
+    };
+    let id = text("sk")?.strip_prefix("CONNECTION#")?.to_owned();
+    Some(Connection { id, viewer })
+}
+
+fn partition_of(extension: &Extension) -> String {
+    format!("EXTENSION#{extension}")
 }
 
 fn audience(shard: u8) -> String {
@@ -331,7 +359,7 @@ mod tests {
     use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 
     use super::*;
-    use crate::testing::aws;
+    use crate::testing::{aws, requests};
 
     /// Clients that take a message at once, and those that never do, which are the first to be found.
     struct Audience {
@@ -462,6 +490,41 @@ mod tests {
         let everyone: Vec<String> = everyone.collect().await;
         assert_eq!(everyone.len(), 1_007);
         assert_eq!(everyone.iter().collect::<HashSet<_>>().len(), 1_007);
+    }
+
+    #[tokio::test]
+    async fn an_operators_connection_is_kept_and_found_among_the_operators() {
+        let server = MockServer::start().await;
+        let row = json!({ "pk": { "S": "OPERATORS" }, "sk": { "S": "CONNECTION#L0SM9" } });
+        Mock::given(method("POST"))
+            .respond_with(ResponseTemplate::new(200).set_body_json(json!({ "Items": [row] })))
+            .mount(&server)
+            .await;
+        let aws = aws(&server);
+        let table_client = aws_sdk_dynamodb::Client::new(&aws);
+        let api = aws_sdk_apigatewaymanagement::Client::new(&aws);
+        let connections = Connections::new(table_client, "calls".to_owned(), api);
+        let operator = Connection {
+            id: "L0SM9".to_owned(),
+            viewer: Viewer::Operator,
+        };
+        let now = Timestamp::from_millis(1_710_417_600_000);
+        connections.open(&operator, now).await.unwrap();
+        let found: Vec<_> = connections
+            .of_operators()
+            .map(Result::unwrap)
+            .collect()
+            .await;
+        assert_eq!(found, std::slice::from_ref(&operator));
+        connections.close(&operator).await.unwrap();
+
+        let [put, query, delete] = requests(&server).await.try_into().unwrap();
+        let [put, query, delete] =
+            [put, query, delete].map(|request: Request| request.body_json::<Value>().unwrap());
+        assert_eq!(put["Item"]["pk"], row["pk"]);
+        assert_eq!(put["Item"]["audience"]["S"], audience(shard_of("L0SM9")));
+        assert_eq!(query["ExpressionAttributeValues"][":pk"], row["pk"]);
+        assert_eq!(delete["Key"], row);
     }
 
     #[test]

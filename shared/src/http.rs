@@ -12,7 +12,7 @@ use lambda_http::{Context, LambdaEvent, Request, RequestExt, lambda_runtime, ser
 use serde_json::{Map, Value, json};
 
 use crate::asterisk::AsteriskError;
-use crate::auth::Unauthorized;
+use crate::auth::{TokenError, Unauthorized};
 use crate::call::{Call, Refusal};
 use crate::calls::StoreError;
 use crate::clock::Timestamp;
@@ -112,6 +112,16 @@ impl ApiError {
             403,
             "not_your_extension",
             "the token does not speak for this extension",
+        )
+    }
+
+    /// The token is an operator's, who watches calls and has none.
+    #[must_use]
+    pub fn no_extension() -> Self {
+        Self::new(
+            403,
+            "no_extension",
+            "the token names no extension to act for",
         )
     }
 
@@ -240,6 +250,19 @@ pub fn refused(refusal: Refusal, call: &Call, now: Timestamp) -> ApiError {
 impl From<Unauthorized> for ApiError {
     fn from(_: Unauthorized) -> Self {
         Self::new(401, "unauthorized", "show a valid bearer token or secret")
+    }
+}
+
+impl From<TokenError> for ApiError {
+    fn from(error: TokenError) -> Self {
+        match error {
+            TokenError::Unauthorized(reason) => reason.into(),
+            TokenError::Secret(error) => error.into(),
+            TokenError::Keys(error) => {
+                log(&error, None);
+                Self::try_again()
+            }
+        }
     }
 }
 

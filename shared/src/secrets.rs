@@ -231,6 +231,16 @@ pub trait SharedSecret {
 pub struct AppSecret {
     /// The HS256 key.
     pub jwt_secret: SecretString,
+    /// The one before, still valid while it is being replaced.
+    #[serde(default)]
+    pub jwt_secret_previous: Option<SecretString>,
+}
+
+/// What tokens are signed with.
+impl SharedSecret for AppSecret {
+    fn valid(&self) -> impl Iterator<Item = &SecretString> {
+        std::iter::once(&self.jwt_secret).chain(&self.jwt_secret_previous)
+    }
 }
 
 /// `EXOTEL_SECRET_ARN`: what Exotel shows us, and what we show Exotel. A deployment that places no calls to phone

@@ -8,6 +8,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::allowance::Allowances;
 use crate::asterisk::Asterisk;
+use crate::auth::Tokens;
 use crate::call::Limits;
 use crate::calls::DynamoCalls;
 use crate::clock::Timestamp;
@@ -202,6 +203,14 @@ impl Start {
     pub fn pbxs_gate(&self) -> Result<Gate<AsteriskSecret>, ConfigError> {
         let sources = Sources::from_environment(&self.environment, "PBX_SOURCE_CIDRS")?;
         Ok(Gate::new(sources, self.secret("ASTERISK_SECRET_ARN")?))
+    }
+
+    /// What apps' and operators' tokens are checked against.
+    ///
+    /// # Errors
+    /// When a variable is missing or makes no sense.
+    pub fn tokens(&self) -> Result<Tokens, ConfigError> {
+        Tokens::from_environment(&self.environment, self.secret("APP_SECRET_ARN")?)
     }
 
     /// The secret whose name or ARN stands in this variable.

@@ -11,7 +11,7 @@ use crate::names::{CallId, Extension, Reference};
 pub enum StatusAudience {
     /// All connected clients (S2). Those who have no part in the call see its numbers masked.
     Everyone,
-    /// The call's own extensions alone.
+    /// The call's own extensions, and operators.
     Participants,
 }
 
@@ -41,7 +41,7 @@ impl StatusUpdate {
         self.call.call_id
     }
 
-    /// The message for those who have part in the call.
+    /// The message for those who have part in the call, and for operators.
     #[must_use]
     pub fn for_participants(&self) -> String {
         message(data(&self.call, ToOwned::to_owned))

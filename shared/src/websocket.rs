@@ -11,6 +11,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::auth::Bearer;
 use crate::call::Party;
 use crate::connections::Connection;
 use crate::names::{DeviceId, Extension};
@@ -117,8 +118,8 @@ pub struct Context {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Told", into = "Told")]
 pub enum Who {
-    /// A phone app.
-    App(Party),
+    /// A phone app, or an operator.
+    Client(Bearer),
     /// Exotel, with the stream of a call.
     Exotel,
 }
@@ -138,18 +139,19 @@ struct Told {
 #[serde(rename_all = "snake_case")]
 enum Role {
     Exotel,
+    Operator,
 }
 
 impl TryFrom<Told> for Who {
     type Error = &'static str;
 
     fn try_from(told: Told) -> Result<Self, Self::Error> {
-        match (told.role, told.extension) {
+        let device = told.device_id;
+        let party = told.extension.map(|extension| Party { extension, device });
+        match (told.role, party) {
             (Some(Role::Exotel), _) => Ok(Self::Exotel),
-            (None, Some(extension)) => Ok(Self::App(Party {
-                extension,
-                device: told.device_id,
-            })),
+            (Some(Role::Operator), party) => Ok(Self::Client(Bearer::Operator(party))),
+            (None, Some(party)) => Ok(Self::Client(Bearer::App(party))),
             (None, None) => Err("the authorizer names neither a role nor an extension"),
         }
     }
@@ -157,17 +159,16 @@ impl TryFrom<Told> for Who {
 
 impl From<Who> for Told {
     fn from(who: Who) -> Self {
-        match who {
-            Who::App(party) => Self {
-                role: None,
-                extension: Some(party.extension),
-                device_id: party.device,
-            },
-            Who::Exotel => Self {
-                role: Some(Role::Exotel),
-                extension: None,
-                device_id: None,
-            },
+        let (role, party) = match who {
+            Who::Client(Bearer::App(party)) => (None, Some(party)),
+            Who::Client(Bearer::Operator(party)) => (Some(Role::Operator), party),
+            Who::Exotel => (Some(Role::Exotel), None),
+        };
+        let (extension, device_id) = party.map(|party| (party.extension, party.device)).unzip();
+        Self {
+            role,
+            extension,
+            device_id: device_id.flatten(),
         }
     }
 }
@@ -185,14 +186,14 @@ impl Request {
         &self.request_context.connection_id
     }
 
-    /// The app's connection; `None` for Exotel's, which hears of no calls.
+    /// The client's connection; `None` for Exotel's, which hears of no calls.
     #[must_use]
     pub fn connection(&self) -> Option<Connection> {
         match self.who() {
             Who::Exotel => None,
-            Who::App(party) => Some(Connection {
+            Who::Client(bearer) => Some(Connection {
                 id: self.connection_id().to_owned(),
-                extension: party.extension.clone(),
+                viewer: bearer.viewer(),
             }),
         }
     }
@@ -215,6 +216,7 @@ mod tests {
     use secrecy::ExposeSecret;
 
     use super::*;
+    use crate::auth::Viewer;
 
     /// What somebody shows who connects with this header and this query.
     fn shown(authorization: Option<&str>, query: &Value) -> Option<(&'static str, String)> {
@@ -272,17 +274,22 @@ mod tests {
 
     #[test]
     fn who_somebody_is_comes_back_as_it_was_told() {
-        let app = |device: Option<&str>| {
-            Who::App(Party {
-                extension: Extension::try_from("1001").unwrap(),
-                device: device.map(|device| DeviceId::try_from(device).unwrap()),
-            })
+        let party = |device: Option<&str>| Party {
+            extension: Extension::try_from("1001").unwrap(),
+            device: device.map(|device| DeviceId::try_from(device).unwrap()),
         };
+        let app = |device| Who::Client(Bearer::App(party(device)));
+        let operator = |party| Who::Client(Bearer::Operator(party));
         for (who, told) in [
             (app(None), json!({ "extension": "1001" })),
             (
                 app(Some("pixel")),
                 json!({ "extension": "1001", "device_id": "pixel" }),
+            ),
+            (operator(None), json!({ "role": "operator" })),
+            (
+                operator(Some(party(None))),
+                json!({ "role": "operator", "extension": "1001" }),
             ),
             (Who::Exotel, json!({ "role": "exotel" })),
         ] {
@@ -312,7 +319,17 @@ mod tests {
             (exotel.connection_id(), exotel.connection()),
             ("L0SM9", None)
         );
-        let app = request(json!({ "extension": "1001" })).connection();
-        assert_eq!(app.unwrap().extension.as_str(), "1001");
+        let viewer = |who| request(who).connection().unwrap().viewer;
+        let extension = Extension::try_from("1001").unwrap();
+        assert_eq!(
+            viewer(json!({ "extension": "1001" })),
+            Viewer::App(extension)
+        );
+        for operator in [
+            json!({ "role": "operator" }),
+            json!({ "role": "operator", "extension": "1001" }),
+        ] {
+            assert_eq!(viewer(operator), Viewer::Operator);
+        }
     }
 }

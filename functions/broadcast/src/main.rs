@@ -61,14 +61,12 @@ impl Broadcast {
         let listeners = match self.audience {
             StatusAudience::Everyone => self.connections.of_everyone().left_stream(),
             StatusAudience::Participants => stream::iter(update.participants())
-                .flat_map(|extension| self.connections.of(extension))
+                .flat_map(|extension| Box::pin(self.connections.of(extension)))
+                .chain(self.connections.of_operators())
                 .right_stream(),
         };
         let text_for = |connection: &Connection| {
-            let is_participant = update
-                .participants()
-                .any(|own| *own == connection.extension);
-            if is_participant {
+            if connection.viewer.sees(update.participants()) {
                 for_participants.as_str()
             } else {
                 for_others.as_str()

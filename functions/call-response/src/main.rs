@@ -1,30 +1,27 @@
 //! `POST /api/call-response`: a phone app accepts, declines or ends a call.
 
 use lambda_http::Request;
+use ringback::auth::Tokens;
 use ringback::call_response::CallResponse;
 use ringback::clock::Timestamp;
 use ringback::http::{self, Answer, ApiError};
-use ringback::secrets::{AppSecret, Secret};
 use ringback::start::{LiveSwitchboard, Start};
 use serde_json::json;
 
 struct CallResponses {
     switchboard: LiveSwitchboard,
-    secret: Secret<AppSecret>,
+    tokens: Tokens,
 }
 
 impl CallResponses {
     async fn handle(&self, request: Request) -> Result<Answer, ApiError> {
         let now = Timestamp::now();
-        let party = ringback::auth::party(
-            http::header(&request, "authorization"),
-            &*self.secret.value().await?,
-        )?;
+        let header = http::header(&request, "authorization");
+        let bearer = self.tokens.bearer(header, now).await?;
         let response = CallResponse::parse(http::body(&request)?)?;
-        if response.extension != party.extension {
-            return Err(ApiError::other_extension());
-        }
-        let (id, event) = (response.call_id, response.event(party));
+        let party = bearer.acting_for(&response.extension);
+        let party = party.ok_or_else(ApiError::other_extension)?;
+        let (id, event) = (response.call_id, response.event(party.clone()));
         let outcome = self
             .switchboard
             .handle(id, &event, now, http::until(&request))
@@ -41,7 +38,7 @@ async fn main() -> Result<(), lambda_http::Error> {
     let start = Start::function().await?;
     let this = CallResponses {
         switchboard: start.switchboard()?,
-        secret: start.secret("APP_SECRET_ARN")?,
+        tokens: start.tokens()?,
     };
     http::serve(|request| this.handle(request)).await
 }

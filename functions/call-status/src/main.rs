@@ -1,37 +1,32 @@
 //! `GET /api/calls/{id}`: a call as it stands now, so that an app that woke late shows no ghost call.
 
 use lambda_http::Request;
+use ringback::auth::Tokens;
 use ringback::call::Call;
 use ringback::calls::{Calls, DynamoCalls};
 use ringback::clock::Timestamp;
 use ringback::http::{self, Answer, ApiError};
 use ringback::names::CallId;
-use ringback::secrets::{AppSecret, Secret};
 use ringback::start::Start;
 use serde_json::{Value, json};
 
 struct CallStatus {
     calls: DynamoCalls,
-    secret: Secret<AppSecret>,
+    tokens: Tokens,
 }
 
 impl CallStatus {
     async fn handle(&self, request: Request) -> Result<Answer, ApiError> {
         let now = Timestamp::now();
-        let party = ringback::auth::party(
-            http::header(&request, "authorization"),
-            &*self.secret.value().await?,
-        )?;
+        let header = http::header(&request, "authorization");
+        let viewer = self.tokens.bearer(header, now).await?.viewer();
         let id = CallId::try_from(http::path_parameter(&request, "id")?.as_str())?;
         let call = self
             .calls
             .find(id)
             .await?
             .ok_or_else(ApiError::no_such_call)?;
-        if !call
-            .participants()
-            .any(|extension| *extension == party.extension)
-        {
+        if !viewer.sees(call.participants()) {
             return Err(ApiError::not_yours());
         }
         Ok(Answer::ok(shown(&call, now)))
@@ -66,7 +61,7 @@ async fn main() -> Result<(), lambda_http::Error> {
     let start = Start::function().await?;
     let this = CallStatus {
         calls: start.calls(),
-        secret: start.secret("APP_SECRET_ARN")?,
+        tokens: start.tokens()?,
     };
     http::serve(|request| this.handle(request)).await
 }

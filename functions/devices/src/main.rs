@@ -3,6 +3,7 @@
 use lambda_http::Request;
 use lambda_http::http::Method;
 use ringback::allowance::{Allowance, Allowances, Purpose, Refused};
+use ringback::auth::Tokens;
 use ringback::call_response::text;
 use ringback::clock::Timestamp;
 use ringback::config::ConfigError;
@@ -10,7 +11,6 @@ use ringback::devices::{Device, Devices, PushAddress, SnsService};
 use ringback::http::{self, Answer, ApiError};
 use ringback::names::{BadName, DeviceId, Extension};
 use ringback::push::sns::Sns;
-use ringback::secrets::{AppSecret, Secret};
 use ringback::start::Start;
 use serde_json::{Map, Value, json};
 
@@ -23,7 +23,7 @@ struct DeviceRegistry {
     allowance: Allowance,
     most_devices: usize,
     sns: Sns,
-    secret: Secret<AppSecret>,
+    tokens: Tokens,
 }
 
 #[derive(Clone, Copy)]
@@ -41,20 +41,19 @@ struct Registration {
 
 impl DeviceRegistry {
     async fn handle(&self, request: Request) -> Result<Answer, ApiError> {
-        let party = ringback::auth::party(
-            http::header(&request, "authorization"),
-            &*self.secret.value().await?,
-        )?;
+        let now = Timestamp::now();
+        let header = http::header(&request, "authorization");
+        let bearer = self.tokens.bearer(header, now).await?;
         let device_id = DeviceId::try_from(http::path_parameter(&request, "device_id")?)?;
         if request.method() == Method::DELETE {
+            let party = bearer.party().ok_or_else(ApiError::no_extension)?;
             let address = self.devices.remove(&party.extension, &device_id).await?;
             self.delete_endpoints(address).await;
             return Ok(Answer::ok(json!({ "device_id": device_id })));
         }
         let registration = Registration::parse(http::body(&request)?)?;
-        if registration.extension != party.extension {
-            return Err(ApiError::other_extension());
-        }
+        let party = bearer.acting_for(&registration.extension);
+        let party = party.ok_or_else(ApiError::other_extension)?;
         self.take_allowance(&party.extension).await?;
         let address = self
             .address(registration.platform, registration.token)
@@ -62,7 +61,7 @@ impl DeviceRegistry {
         let device = Device {
             device_id,
             address,
-            registered_at: Timestamp::now(),
+            registered_at: now,
         };
         let registered = self
             .devices
@@ -166,7 +165,7 @@ async fn main() -> Result<(), lambda_http::Error> {
         allowance: Allowance::of_registrations(&start.environment)?,
         most_devices: most_devices(&start)?,
         sns: start.sns(),
-        secret: start.secret("APP_SECRET_ARN")?,
+        tokens: start.tokens()?,
     };
     http::serve(|request| this.handle(request)).await
 }

@@ -3,17 +3,17 @@
 use std::net::IpAddr;
 
 use lambda_runtime::{Error, LambdaEvent, service_fn};
-use ringback::auth;
+use ringback::auth::{TokenError, Tokens};
 use ringback::clock::Timestamp;
 use ringback::gate::{Gate, TurnedAway};
-use ringback::secrets::{AppSecret, ExotelSecret, Secret, SecretError};
+use ringback::secrets::ExotelSecret;
 use ringback::start::Start;
 use ringback::websocket::{Connecting, Credentials, Who};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
 struct WsAuthorizer {
-    apps: Secret<AppSecret>,
+    tokens: Tokens,
     exotel: Gate<ExotelSecret>,
 }
 
@@ -34,7 +34,7 @@ impl WsAuthorizer {
             return Ok(policy("Deny", "nobody", arn, &json!({})));
         };
         let principal = match &who {
-            Who::App(party) => party.extension.to_string(),
+            Who::Client(bearer) => bearer.viewer().to_string(),
             Who::Exotel => "exotel".to_owned(),
         };
         Ok(policy(
@@ -50,18 +50,21 @@ impl WsAuthorizer {
         credentials: &Credentials,
         source: Option<IpAddr>,
         now: Timestamp,
-    ) -> Result<Option<Who>, SecretError> {
+    ) -> Result<Option<Who>, Error> {
         match credentials {
             Credentials::Token(header) => {
-                let secret = self.apps.value().await?;
-                let party = auth::party(Some(header.expose_secret()), &secret);
-                Ok(party.ok().map(Who::App))
+                let header = Some(header.expose_secret());
+                match self.tokens.bearer(header, now).await {
+                    Ok(bearer) => Ok(Some(Who::Client(bearer))),
+                    Err(TokenError::Unauthorized(_)) => Ok(None),
+                    Err(error) => Err(error.into()),
+                }
             }
             Credentials::Secret(shown) => {
                 let shown = Some(shown.expose_secret());
                 match self.exotel.admit(source, shown, now).await {
                     Ok(()) => Ok(Some(Who::Exotel)),
-                    Err(TurnedAway::Secret(error)) => Err(error),
+                    Err(TurnedAway::Secret(error)) => Err(error.into()),
                     Err(TurnedAway::SourceNotAllowed(_) | TurnedAway::Unauthorized(_)) => Ok(None),
                 }
             }
@@ -84,7 +87,7 @@ fn policy(effect: &str, principal: &str, method_arn: &str, context: &Value) -> V
 async fn main() -> Result<(), Error> {
     let start = Start::without_table().await;
     let this = &WsAuthorizer {
-        apps: start.secret("APP_SECRET_ARN")?,
+        tokens: start.tokens()?,
         exotel: start.exotels_gate()?,
     };
     lambda_runtime::run(service_fn(move |event| this.handle(event))).await

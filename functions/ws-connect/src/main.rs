@@ -1,4 +1,4 @@
-//! `$connect`: an app that the authorizer has let in is remembered. Exotel is not: it hears of no calls.
+//! `$connect`: a client that the authorizer has let in is remembered. Exotel is not: it hears of no calls.
 
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use ringback::clock::Timestamp;
@@ -14,7 +14,7 @@ async fn handle(connections: &Connections, event: LambdaEvent<Request>) -> Resul
         return Ok(websocket::done());
     };
     connections.open(&connection, Timestamp::now()).await?;
-    tracing::info!(connection_id, extension = %connection.extension, "connected");
+    tracing::info!(connection_id, client = %connection.viewer, "connected");
     Ok(websocket::done())
 }
 

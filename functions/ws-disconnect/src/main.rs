@@ -14,7 +14,7 @@ async fn handle(connections: &Connections, event: LambdaEvent<Request>) -> Resul
         return Ok(websocket::done());
     };
     connections.close(&connection).await?;
-    tracing::info!(connection_id, extension = %connection.extension, "disconnected");
+    tracing::info!(connection_id, client = %connection.viewer, "disconnected");
     Ok(websocket::done())
 }
 

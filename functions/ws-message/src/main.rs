@@ -6,7 +6,7 @@ mod stream;
 use incoming_call::Starting;
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use ringback::allowance::Allowance;
-use ringback::call::Party;
+use ringback::auth::Bearer;
 use ringback::call_request::CallRequest;
 use ringback::call_response::CallResponse;
 use ringback::clock::Timestamp;
@@ -25,7 +25,7 @@ async fn handle(
     let request = event.payload;
     let text = request.body.as_deref().unwrap_or_default();
     let answer = match request.who() {
-        Who::App(party) => message(starting, party, text, until).await.map(Some),
+        Who::Client(bearer) => message(starting, bearer, text, until).await.map(Some),
         Who::Exotel => {
             let connection = request.connection_id();
             let taken = streaming.frame(&starting.switchboard, connection, text, until);
@@ -41,7 +41,7 @@ async fn handle(
 
 async fn message(
     starting: &Starting,
-    party: &Party,
+    bearer: &Bearer,
     text: &str,
     until: Timestamp,
 ) -> Result<Value, ApiError> {
@@ -52,9 +52,9 @@ async fn message(
         .map_err(|_| ApiError::bad_request("bad_message", "a message is a JSON object"))?;
     match message.get("type").and_then(Value::as_str) {
         Some("ping") => Ok(json!({ "type": "pong" })),
-        Some("call_response") => call_response(&starting.switchboard, party, text, until).await,
+        Some("call_response") => call_response(&starting.switchboard, bearer, text, until).await,
         Some("incoming_call") => {
-            let started = incoming_call(starting, party, &message, until).await;
+            let started = incoming_call(starting, bearer, &message, until).await;
             started.map_err(|error| {
                 error.with_detail("clientReference", message.get("clientReference"))
             })
@@ -72,25 +72,25 @@ async fn message(
 
 async fn incoming_call(
     starting: &Starting,
-    party: &Party,
+    bearer: &Bearer,
     message: &Map<String, Value>,
     until: Timestamp,
 ) -> Result<Value, ApiError> {
     let wanted = CallRequest::parse(message, &starting.country)?;
+    let party = bearer.party().ok_or_else(ApiError::no_extension)?;
     starting.start(&party.extension, wanted, until).await
 }
 
 async fn call_response(
     switchboard: &LiveSwitchboard,
-    party: &Party,
+    bearer: &Bearer,
     text: &str,
     until: Timestamp,
 ) -> Result<Value, ApiError> {
     let now = Timestamp::now();
     let response = CallResponse::parse(text.as_bytes())?;
-    if response.extension != party.extension {
-        return Err(ApiError::other_extension());
-    }
+    let party = bearer.acting_for(&response.extension);
+    let party = party.ok_or_else(ApiError::other_extension)?;
     let (id, event) = (response.call_id, response.event(party.clone()));
     let outcome = switchboard.handle(id, &event, now, until).await?;
     match outcome.refused {

@@ -16,7 +16,7 @@ use crate::pbx::server::{Pbx, ari_url};
 use crate::pbx::{configuration, source};
 use crate::process::Daemon;
 use crate::progress::Progress;
-use crate::settings::{LOOPBACK, PORTS, Settings};
+use crate::settings::{LOOPBACK, PORTS, Settings, TOKEN_AUDIENCE, TOKEN_ISSUER};
 use crate::stack::Stack;
 use crate::stand_in;
 use crate::tools::Tools;
@@ -186,6 +186,8 @@ fn parameters(settings: &Settings, declared: &[String]) -> BTreeMap<String, Stri
         ),
         ("PublicHttpUrl", http_url()),
         ("LocalApiGatewayUrl", apis()),
+        ("TokenIssuer", TOKEN_ISSUER.to_owned()),
+        ("TokenAudience", TOKEN_AUDIENCE.to_owned()),
         // Tests do in a minute what the apps of one extension do in a month.
         ("CallsPerMinute", "600".to_owned()),
         ("CallsAtOnce", "100".to_owned()),

@@ -10,7 +10,7 @@ use crate::credentials::Credentials;
 use crate::gateway::WEBSOCKET_PATH;
 use crate::pbx::server::ari_url;
 use crate::settings::{LOOPBACK, MOBILE_NUMBERS, NUMBERS, PORTS, REGION, Settings, TRUNK_SOURCE};
-use crate::stack::{Ari, Aws, Headers, Phone, Requests, Sip, Stack};
+use crate::stack::{Ari, Aws, Headers, Operator, Phone, Requests, Sip, Stack};
 
 pub(super) fn http_url() -> String {
     format!("http://{LOOPBACK}:{}", PORTS.gateway)
@@ -53,6 +53,9 @@ pub(super) fn describe(
             trunk_source: TRUNK_SOURCE.to_owned(),
         },
         phones: phones(credentials)?,
+        operator: Operator {
+            token: credentials.operator_token()?,
+        },
         numbers: NUMBERS
             .iter()
             .map(|(number, extension)| ((*number).into(), (*extension).into()))
