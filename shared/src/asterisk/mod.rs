@@ -160,8 +160,7 @@ impl Asterisk {
     pub async fn phone_talks(&self, call: CallId) -> Result<bool, AsteriskError> {
         let doing = "looking for the phone's leg";
         let path = format!("/channels/{}", ChannelId::of_phone(call));
-        let request = self.request(Method::GET, &path).await?;
-        let answer = self.send(request, doing).await?;
+        let answer = self.ask(doing, Method::GET, &path, None).await?;
         if answer.status() == StatusCode::NOT_FOUND {
             return Ok(false);
         }
