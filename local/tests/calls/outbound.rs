@@ -274,7 +274,7 @@ async fn what_cannot_be_called_is_refused_with_what_to_do() -> Result<()> {
         (HERE, THERE, "video", "no_video_to_a_telephone"),
         ("1002", THERE, "voice", "not_your_extension"),
         ("1002", "1003", "voice", "not_your_extension"),
-        (HERE, "1002", "voice", "not_your_extension"),
+        (HERE, "1002", "voice", "bad_field"),
         ("1001", "1001", "voice", "own_extension"),
         (HERE, "+12", "voice", "bad_field"),
         (HERE, "98765432109876543", "voice", "bad_field"),
