@@ -1,7 +1,7 @@
 //! How often an extension may do something: a token bucket in the table, taken from by a conditional write, unread.
 //!
-//! Item: `pk` = `EXTENSION#{extension}`, `sk` = `ALLOWANCE#{purpose}`, and `full_at`, the moment at which the bucket is
-//! full again. A token that is taken puts that moment off by one interval; there is none to take while it lies further
+//! Item: `pk` = `EXTENSION#{extension}`, `sk` = `ALLOWANCE#{purpose}`; `full_at`, the moment at which the bucket is full
+//! again; and `taken_for`, what the last token was taken for, so that asking again for the same takes no other. A token that is taken puts that moment off by one interval; there is none to take while it lies further
 //! ahead than the other tokens account for. (Networks call this the generic cell rate algorithm, ITU-T I.371.)
 //!
 //! `max(full_at, now) + interval` is more than an update expression can say, so there are two writes, and the first
@@ -24,16 +24,14 @@ use std::time::Duration;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::SdkError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
-use aws_sdk_dynamodb::types::{
-    AttributeValue, ReturnValuesOnConditionCheckFailure as OnFailure, Update,
-};
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure as OnFailure};
 
 use crate::calls::StoreError;
 use crate::clock::Timestamp;
 use crate::config::{ConfigError, Environment};
 use crate::names::Extension;
 
-pub(crate) type Item = HashMap<String, AttributeValue>;
+type Item = HashMap<String, AttributeValue>;
 
 /// How much clocks may differ. A bucket that would be full later than this allows was written by a clock that is wrong,
 /// or when more was allowed at once, and is begun anew: it would shut its extension out for as long.
@@ -43,7 +41,7 @@ const CLOCKS_DIFFER: Duration = Duration::from_secs(60);
 const KEPT_FOR: Duration = Duration::from_secs(60 * 60);
 
 /// More writes than it can take to find out how full a bucket is, unless its item is deleted meanwhile.
-pub(crate) const TRIES: usize = 4;
+const TRIES: usize = 4;
 
 /// How often something may be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +57,15 @@ pub enum Purpose {
     Calls,
     /// Registering devices.
     Registrations,
+}
+
+/// What a token was taken for is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// For the first time, as far as is known.
+    Now,
+    /// It was the last one that was taken, and this is the same request again.
+    Before,
 }
 
 /// Why no token was taken.
@@ -241,26 +248,10 @@ impl Take {
             }
         }
     }
-
-    /// The write as a part of a transaction.
-    pub(crate) fn in_transaction(
-        self,
-        table: &str,
-        bucket: Item,
-    ) -> Result<Update, aws_sdk_dynamodb::error::BuildError> {
-        Update::builder()
-            .table_name(table)
-            .set_key(Some(bucket))
-            .update_expression(self.update())
-            .condition_expression(self.condition())
-            .set_expression_attribute_values(Some(self.values()))
-            .return_values_on_condition_check_failure(OnFailure::AllOld)
-            .build()
-    }
 }
 
 /// The key of an extension's bucket.
-pub(crate) fn bucket(extension: &Extension, purpose: Purpose) -> Item {
+fn bucket(extension: &Extension, purpose: Purpose) -> Item {
     let purpose = match purpose {
         Purpose::Calls => "calls",
         Purpose::Registrations => "registrations",
@@ -273,7 +264,7 @@ pub(crate) fn bucket(extension: &Extension, purpose: Purpose) -> Item {
 }
 
 /// When the bucket in an item is full.
-pub(crate) fn full_at(item: &Item) -> Option<Timestamp> {
+fn full_at(item: &Item) -> Option<Timestamp> {
     let millis = item.get("full_at")?.as_n().ok()?.parse().ok()?;
     Some(Timestamp::from_millis(millis))
 }
@@ -292,7 +283,8 @@ impl Allowances {
         Self { client, table }
     }
 
-    /// Takes a token for something that is done at `now`.
+    /// Takes a token at `now`. What it is taken for may have a name, under which it is taken once, if no other is taken
+    /// meanwhile.
     ///
     /// # Errors
     /// When there is none, and when the table cannot be written: nothing is unlimited.
@@ -301,33 +293,53 @@ impl Allowances {
         extension: &Extension,
         purpose: Purpose,
         allowance: Allowance,
+        what_for: Option<&str>,
         now: Timestamp,
-    ) -> Result<(), Refused> {
+    ) -> Result<Taken, Refused> {
         let mut full = None;
         for _ in 0..TRIES {
             let take = allowance.take(full, now).map_err(Refused::TooSoon)?;
-            match self.write(take, bucket(extension, purpose)).await? {
-                None => return Ok(()),
-                Some(standing) => full = full_at(&standing),
+            let Some(standing) = self
+                .write(take, bucket(extension, purpose), what_for)
+                .await?
+            else {
+                return Ok(Taken::Now);
+            };
+            if what_for.is_some() && taken_for(&standing) == what_for {
+                return Ok(Taken::Before);
             }
+            full = full_at(&standing);
         }
         Err(Refused::Store(contended()))
     }
 
     /// `None` if the write went through; otherwise the bucket as it is.
-    async fn write(&self, take: Take, bucket: Item) -> Result<Option<Item>, StoreError> {
-        let answer = self
+    async fn write(
+        &self,
+        take: Take,
+        bucket: Item,
+        what_for: Option<&str>,
+    ) -> Result<Option<Item>, StoreError> {
+        let mut write = self
             .client
             .update_item()
             .table_name(&self.table)
             .set_key(Some(bucket))
-            .update_expression(take.update())
-            .condition_expression(take.condition())
             .set_expression_attribute_values(Some(take.values()))
-            .return_values_on_condition_check_failure(OnFailure::AllOld)
-            .send()
-            .await;
-        match answer {
+            .return_values_on_condition_check_failure(OnFailure::AllOld);
+        write = match what_for {
+            None => write
+                .update_expression(take.update())
+                .condition_expression(take.condition()),
+            Some(name) => write
+                .update_expression(format!("{}, taken_for = :for", take.update()))
+                .condition_expression(format!(
+                    "({}) AND (attribute_not_exists(taken_for) OR taken_for <> :for)",
+                    take.condition()
+                ))
+                .expression_attribute_values(":for", AttributeValue::S(name.to_owned())),
+        };
+        match write.send().await {
             Ok(_) => Ok(None),
             Err(SdkError::ServiceError(refused)) => match refused.err() {
                 UpdateItemError::ConditionalCheckFailedException(failed) => {
@@ -342,9 +354,14 @@ impl Allowances {
     }
 }
 
+/// What the last token was taken for.
+fn taken_for(item: &Item) -> Option<&str> {
+    item.get("taken_for")?.as_s().ok().map(String::as_str)
+}
+
 const TAKING: &str = "taking a token";
 
 /// The bucket's item kept changing in ways that no rival's taking explains.
-pub(crate) fn contended() -> StoreError {
+fn contended() -> StoreError {
     StoreError::unavailable(TAKING)("the bucket kept changing")
 }

@@ -17,7 +17,7 @@ use crate::call::{
     ABANDONED_AFTER, Call, CallType, Decision, Effect, Event, Incoming, Limits, Outgoing, Refusal,
     Set, decide, effects_after, first_effects, initiate, ring, usual,
 };
-use crate::calls::{Calls, Created, Meeting, Place, Saved, Starter, StoreError};
+use crate::calls::{Allowed, Calls, Created, Meeting, Place, Saved, Starter, StoreError};
 use crate::clock::Timestamp;
 use crate::devices::Device;
 use crate::names::{CallId, CallSid, Caller, ChannelId, Extension, PhoneNumber};
@@ -281,7 +281,6 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
                         .await;
                 }
                 Created::Meets(other) => other,
-                Created::TooSoon(_) => return Err(SwitchboardError::Contended),
             };
             let stands = match self.join(other, sighting, now, until).await? {
                 Joined::Its(outcome) => return Ok(*outcome),
@@ -298,7 +297,7 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
     }
 
     /// An app starts a call, if its extension may start one now. Asking again for the same call starts no second one,
-    /// and is always allowed.
+    /// and counts as one as long as no other has been asked for.
     ///
     /// # Errors
     /// See [`SwitchboardError`]. That the other side could not be called is no error: the call has failed, and says why.
@@ -317,11 +316,15 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
             extension: wanted.by.clone(),
             allowance: wanted.within,
         };
+        // Before the timer, so that who is refused costs this one write and no more.
+        match self.calls.allow(call.call_id, &starter, now).await? {
+            Allowed::Now | Allowed::Before => {}
+            Allowed::TooSoon(wait) => return Err(SwitchboardError::TooSoon(wait)),
+        }
         self.look_after(&call, now, until).await?;
-        match self.calls.create_within(&call, &starter, now).await? {
+        match self.calls.create(&call, None).await? {
             Created::New => Ok(self.begin_started(call, now, until).await),
             Created::Known(known) => self.deal_with(*known, &again, now, until).await,
-            Created::TooSoon(wait) => Err(SwitchboardError::TooSoon(wait)),
             Created::Meets(_) => Err(SwitchboardError::Contended),
         }
     }

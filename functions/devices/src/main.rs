@@ -79,8 +79,8 @@ impl DeviceRegistry {
         let (purpose, now) = (Purpose::Registrations, Timestamp::now());
         let taken = self
             .allowances
-            .take(extension, purpose, self.allowance, now);
-        taken.await.map_err(|refused| match refused {
+            .take(extension, purpose, self.allowance, None, now);
+        taken.await.map(|_| ()).map_err(|refused| match refused {
             Refused::TooSoon(wait) => {
                 ApiError::too_many("too_many_registrations", "registrations", wait)
             }

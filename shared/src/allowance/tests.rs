@@ -37,11 +37,15 @@ fn full_after(wait: Duration) -> ResponseTemplate {
 }
 
 /// One every 6 s, 5 at once.
-async fn take(allowances: &Allowances) -> Result<(), Refused> {
+async fn take(allowances: &Allowances) -> Result<Taken, Refused> {
+    take_for(allowances, None).await
+}
+
+async fn take_for(allowances: &Allowances, what_for: Option<&str>) -> Result<Taken, Refused> {
     let extension = Extension::try_from("1001").unwrap();
     let allowance = Allowance::per_minute(10, 5);
     allowances
-        .take(&extension, Purpose::Registrations, allowance, NOW)
+        .take(&extension, Purpose::Registrations, allowance, what_for, NOW)
         .await
 }
 
@@ -110,6 +114,26 @@ async fn an_empty_bucket_costs_one_write_and_says_how_long_to_wait() {
         "{refused:?}"
     );
     assert_eq!(writes(&server).await.len(), 1);
+}
+
+#[tokio::test]
+async fn the_same_asked_for_again_takes_no_second_token_and_one_write() {
+    let standing = |what_for: &str| {
+        let item = json!({ "full_at": { "N": "1710417690000" }, "taken_for": { "S": what_for } });
+        ResponseTemplate::new(400).set_body_json(json!({
+            "__type": "com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException",
+            "message": "The conditional request failed",
+            "Item": item,
+        }))
+    };
+    let (server, allowances) = table(vec![standing("tap-1")]).await;
+    let taken = take_for(&allowances, Some("tap-1")).await.unwrap();
+    assert_eq!(taken, Taken::Before);
+    let write = writes(&server).await.remove(0);
+    assert_eq!(write["ExpressionAttributeValues"][":for"]["S"], "tap-1");
+    let (_server, allowances) = table(vec![standing("tap-2")]).await;
+    let refused = take_for(&allowances, Some("tap-1")).await;
+    assert!(matches!(refused, Err(Refused::TooSoon(_))), "{refused:?}");
 }
 
 #[tokio::test]

@@ -20,8 +20,8 @@ use aws_sdk_dynamodb::types::{
 };
 use serde::Serialize;
 
-use super::{Calls, Created, Meeting, Place, Saved, Starter, StoreError};
-use crate::allowance::{self, Purpose, Take};
+use super::{Allowed, Calls, Created, Meeting, Place, Saved, Starter, StoreError};
+use crate::allowance::{Allowances, Purpose, Refused, Taken};
 use crate::call::{Attempt, Call, Change, Check, Set};
 use crate::clock::Timestamp;
 use crate::names::{CallId, Caller, PhoneNumber};
@@ -99,41 +99,6 @@ impl DynamoCalls {
         Ok(claimed
             .and_then(|item| id_in(&item, "call_id"))
             .map(Created::Meets))
-    }
-
-    /// Stores the call together with the taking of a token, both or neither.
-    async fn create_and_take(
-        &self,
-        call: &Call,
-        starter: &Starter,
-        take: Take,
-    ) -> Result<Within, StoreError> {
-        let bucket = allowance::bucket(&starter.extension, Purpose::Calls);
-        let taken = take
-            .in_transaction(&self.table, bucket)
-            .map_err(StoreError::unavailable(STORING))?;
-        let writes = [
-            TransactWriteItem::builder().put(self.put_call(call)?),
-            TransactWriteItem::builder().update(taken),
-        ];
-        let answer = self
-            .client
-            .transact_write_items()
-            .set_transact_items(Some(writes.map(|write| write.build()).into()))
-            .send()
-            .await;
-        let mut reasons = match answer.map_err(cancellation) {
-            Ok(_) => return Ok(Within::Is(Created::New)),
-            Err(Ok(reasons)) => reasons.into_iter(),
-            Err(Err(error)) => return Err(StoreError::unavailable(STORING)(error)),
-        };
-        if let Some(standing) = reasons.next().and_then(standing_item) {
-            return self.known(standing).await.map(Within::Is);
-        }
-        let bucket = reasons.next().and_then(standing_item);
-        Ok(bucket.map_or(Within::Conflict, |item| {
-            Within::Bucket(allowance::full_at(&item))
-        }))
     }
 
     async fn known(&self, standing: Item) -> Result<Created, StoreError> {
@@ -250,29 +215,27 @@ impl Calls for DynamoCalls {
             .ok_or_else(|| conflict(STORING))
     }
 
-    async fn create_within(
+    async fn allow(
         &self,
-        call: &Call,
+        call: CallId,
         starter: &Starter,
         now: Timestamp,
-    ) -> Result<Created, StoreError> {
-        let mut bucket = None;
-        let mut pauses = PAUSES_AFTER_CONFLICT.into_iter();
-        for _ in 0..allowance::TRIES + PAUSES_AFTER_CONFLICT.len() {
-            let take = match starter.allowance.take(bucket, now) {
-                Ok(take) => take,
-                Err(wait) => return Ok(Created::TooSoon(wait)),
-            };
-            match self.create_and_take(call, starter, take).await? {
-                Within::Is(created) => return Ok(created),
-                Within::Bucket(full_at) => bucket = full_at,
-                Within::Conflict => match pauses.next() {
-                    Some(pause) => tokio::time::sleep(pause).await,
-                    None => break,
-                },
-            }
+    ) -> Result<Allowed, StoreError> {
+        let allowances = Allowances::new(self.client.clone(), self.table.clone());
+        let (extension, call) = (&starter.extension, call.to_string());
+        let taken = allowances.take(
+            extension,
+            Purpose::Calls,
+            starter.allowance,
+            Some(&call),
+            now,
+        );
+        match taken.await {
+            Ok(Taken::Now) => Ok(Allowed::Now),
+            Ok(Taken::Before) => Ok(Allowed::Before),
+            Err(Refused::TooSoon(wait)) => Ok(Allowed::TooSoon(wait)),
+            Err(Refused::Store(error)) => Err(error),
         }
-        Err(conflict(STORING))
     }
 
     async fn attempt(&self, id: CallId, attempt: &Attempt) -> Result<Saved, StoreError> {
@@ -327,15 +290,6 @@ impl Calls for DynamoCalls {
             .map_err(StoreError::unavailable("storing a second name of a call"))?;
         Ok(())
     }
-}
-
-/// How a call was stored that takes a token.
-enum Within {
-    Is(Created),
-    /// Not yet: the bucket is not as full as was thought, but full at this time.
-    Bucket(Option<Timestamp>),
-    /// Another transaction was under way on one of the two.
-    Conflict,
 }
 
 fn call_item(call: &Call) -> Result<Item, StoreError> {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::{Calls, Created, Meeting, Place, Saved, Starter, StoreError};
+use super::{Allowed, Calls, Created, Meeting, Place, Saved, Starter, StoreError};
 use crate::call::{Attempt, Call};
 use crate::clock::Timestamp;
 use crate::names::{CallId, Extension};
@@ -19,8 +19,8 @@ struct Table {
     calls: HashMap<CallId, Call>,
     aliases: HashMap<CallId, CallId>,
     claims: HashMap<Place, (CallId, Timestamp)>,
-    /// When the buckets of those who start calls are full.
-    buckets: HashMap<Extension, Timestamp>,
+    /// When the buckets of those who start calls are full, and what the last token was taken for.
+    buckets: HashMap<Extension, (Timestamp, CallId)>,
 }
 
 impl Table {
@@ -58,27 +58,26 @@ impl Calls for MemoryCalls {
         Ok(Created::New)
     }
 
-    async fn create_within(
+    async fn allow(
         &self,
-        call: &Call,
+        call: CallId,
         starter: &Starter,
         now: Timestamp,
-    ) -> Result<Created, StoreError> {
+    ) -> Result<Allowed, StoreError> {
         let mut table = self.table();
-        let id = table.resolve(call.call_id);
-        if let Some(known) = table.calls.get(&id) {
-            return Ok(Created::Known(Box::new(known.clone())));
-        }
         let bucket = table.buckets.get(&starter.extension).copied();
-        match starter.allowance.take(bucket, now) {
-            Err(wait) => Ok(Created::TooSoon(wait)),
-            Ok(take) => {
-                let full_at = take.applied(bucket);
-                table.buckets.insert(starter.extension.clone(), full_at);
-                table.calls.insert(id, call.clone());
-                Ok(Created::New)
-            }
+        if bucket.is_some_and(|(_, taken_for)| taken_for == call) {
+            return Ok(Allowed::Before);
         }
+        let full_at = bucket.map(|(full_at, _)| full_at);
+        Ok(match starter.allowance.take(full_at, now) {
+            Err(wait) => Allowed::TooSoon(wait),
+            Ok(take) => {
+                let bucket = (take.applied(full_at), call);
+                table.buckets.insert(starter.extension.clone(), bucket);
+                Allowed::Now
+            }
+        })
     }
 
     async fn attempt(&self, id: CallId, attempt: &Attempt) -> Result<Saved, StoreError> {

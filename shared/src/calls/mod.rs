@@ -26,14 +26,14 @@ pub trait Calls {
         meeting: Option<&Meeting>,
     ) -> impl Future<Output = Result<Created, StoreError>> + Send;
 
-    /// Stores a new call that its starter asks for at `now`, and takes a token for it out of the starter's allowance:
-    /// both or neither, in one write. A call that has been stored already takes none.
-    fn create_within(
+    /// Takes a token for a call out of its starter's allowance. Asking again for the same call takes no second one, as
+    /// long as no other has been asked for.
+    fn allow(
         &self,
-        call: &Call,
+        call: CallId,
         starter: &Starter,
         now: Timestamp,
-    ) -> impl Future<Output = Result<Created, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Allowed, StoreError>> + Send;
 
     /// Saves a change if its checks hold: one conditional write, which answers with the call as it then is.
     fn attempt(
@@ -98,6 +98,15 @@ pub enum Created {
     Known(Box<Call>),
     /// Another call is met at its place.
     Meets(CallId),
+}
+
+/// Whether a call may be started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Allowed {
+    /// It may.
+    Now,
+    /// It has been allowed before.
+    Before,
     /// Its starter has used its allowance up. The next call may be started after this time.
     TooSoon(Duration),
 }

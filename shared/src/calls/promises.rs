@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 
-use super::{Calls, Created, Meeting, Place, Saved, Starter};
+use super::{Allowed, Calls, Created, Meeting, Place, Saved, Starter};
 use crate::allowance::Allowance;
 use crate::call::{
     Call, CallType, Decision, Event, Incoming, Limits, Party, Readiness, Side, Status, decide,
@@ -38,10 +38,10 @@ pub async fn all(calls: &(impl Calls + Sync)) {
     a_claim_that_lost_stores_nothing(calls).await;
     a_call_that_is_over_gives_its_place_up(calls).await;
     a_second_name_leads_to_the_same_call(calls).await;
-    a_call_is_stored_with_a_token_or_not_at_all(calls).await;
-    a_call_that_is_known_takes_no_token(calls).await;
+    a_starter_has_so_many_calls_and_then_has_to_wait(calls).await;
+    the_same_call_is_allowed_once(calls).await;
     tokens_are_taken_as_the_rule_says(calls).await;
-    of_twenty_calls_at_once_only_the_allowed_are_stored(calls).await;
+    of_twenty_calls_at_once_only_as_many_are_allowed_as_may_be(calls).await;
 }
 
 /// A call with every field that a new one can have.
@@ -420,45 +420,32 @@ fn starter() -> Starter {
     }
 }
 
-async fn a_call_is_stored_with_a_token_or_not_at_all(calls: &impl Calls) {
+async fn a_starter_has_so_many_calls_and_then_has_to_wait(calls: &impl Calls) {
     let (now, starter) = (Timestamp::now(), starter());
+    let another = |now| calls.allow(CallId::fresh(), &starter, now);
     for _ in 0..3 {
-        let created = calls.create_within(&a_call(now), &starter, now).await;
-        assert!(matches!(created, Ok(Created::New)), "{created:?}");
+        assert_eq!(another(now).await.expect("allow"), Allowed::Now);
     }
-    let refused = a_call(now);
-    let created = calls.create_within(&refused, &starter, now).await;
     let wait = Duration::from_secs(1);
-    assert!(
-        matches!(created, Ok(Created::TooSoon(told)) if told == wait),
-        "{created:?}"
-    );
-    let found = calls.find(refused.call_id).await.expect("find");
-    assert!(found.is_none(), "{found:?}");
-    let created = calls.create_within(&refused, &starter, now + wait).await;
-    assert!(matches!(created, Ok(Created::New)), "{created:?}");
+    for _ in 0..3 {
+        let allowed = another(now).await.expect("allow");
+        assert_eq!(allowed, Allowed::TooSoon(wait));
+    }
+    let allowed = another(now + wait).await.expect("allow");
+    assert_eq!(allowed, Allowed::Now);
 }
 
-async fn a_call_that_is_known_takes_no_token(calls: &impl Calls) {
+async fn the_same_call_is_allowed_once(calls: &impl Calls) {
     let (now, starter) = (Timestamp::now(), starter());
-    let first = a_call(now);
-    let created = calls.create_within(&first, &starter, now).await;
-    assert!(matches!(created, Ok(Created::New)), "{created:?}");
-    let again = |now| calls.create_within(&first, &starter, now);
-    for _ in 0..4 {
-        let created = again(now).await;
-        assert!(
-            matches!(&created, Ok(Created::Known(known)) if **known == first),
-            "{created:?}"
-        );
+    for call in [CallId::fresh(), CallId::fresh(), CallId::fresh()] {
+        let allow = || calls.allow(call, &starter, now);
+        assert_eq!(allow().await.expect("allow"), Allowed::Now);
+        for _ in 0..3 {
+            assert_eq!(allow().await.expect("allow"), Allowed::Before);
+        }
     }
-    for expected in [true, true, false] {
-        let created = calls.create_within(&a_call(now), &starter, now).await;
-        let is_new = matches!(created, Ok(Created::New));
-        assert_eq!(is_new, expected, "{created:?}");
-    }
-    // Even then.
-    assert!(matches!(again(now).await, Ok(Created::Known(_))));
+    let allowed = calls.allow(CallId::fresh(), &starter, now).await;
+    assert!(matches!(allowed, Ok(Allowed::TooSoon(_))), "{allowed:?}");
 }
 
 /// The same answers as the rule gives on a bucket that it keeps itself.
@@ -472,32 +459,21 @@ async fn tokens_are_taken_as_the_rule_says(calls: &impl Calls) {
     ] {
         let now = began + Duration::from_millis(millis);
         let expected = starter.allowance.take(bucket, now);
-        let created = calls.create_within(&a_call(now), &starter, now).await;
-        match (expected, created.expect("create_within")) {
-            (Ok(take), Created::New) => bucket = Some(take.applied(bucket)),
-            (Err(expected), Created::TooSoon(wait)) => assert_eq!(expected, wait, "at {millis}"),
-            (expected, created) => panic!("{created:?}, not {expected:?}, at {millis}"),
+        let allowed = calls.allow(CallId::fresh(), &starter, now).await;
+        match (expected, allowed.expect("allow")) {
+            (Ok(take), Allowed::Now) => bucket = Some(take.applied(bucket)),
+            (Err(expected), Allowed::TooSoon(wait)) => assert_eq!(expected, wait, "at {millis}"),
+            (expected, allowed) => panic!("{allowed:?}, not {expected:?}, at {millis}"),
         }
     }
 }
 
-async fn of_twenty_calls_at_once_only_the_allowed_are_stored(calls: &(impl Calls + Sync)) {
+async fn of_twenty_calls_at_once_only_as_many_are_allowed_as_may_be(calls: &(impl Calls + Sync)) {
     let (now, starter) = (Timestamp::now(), starter());
-    let new: Vec<Call> = (0..20).map(|_| a_call(now)).collect();
-    let created = join_all(
-        new.iter()
-            .map(|call| calls.create_within(call, &starter, now)),
-    )
-    .await;
-    let mut stored = 0;
-    for (call, created) in new.iter().zip(created) {
-        let is_new = matches!(created, Ok(Created::New));
-        let found = calls.find(call.call_id).await.expect("find");
-        assert_eq!(found.is_some(), is_new, "{created:?}");
-        stored += usize::from(is_new);
-    }
-    // Writers who kept meeting each other may have given up.
-    assert!((1..=3).contains(&stored), "{stored}");
+    let at_once = (0..20).map(|_| calls.allow(CallId::fresh(), &starter, now));
+    let allowed = join_all(at_once).await.into_iter();
+    let allowed = allowed.filter(|allowed| matches!(allowed, Ok(Allowed::Now)));
+    assert_eq!(allowed.count(), 3);
 }
 
 #[cfg(test)]

@@ -101,16 +101,16 @@ impl Calls for &World {
         created
     }
 
-    async fn create_within(
+    async fn allow(
         &self,
-        call: &Call,
+        call: CallId,
         starter: &Starter,
         now: Timestamp,
-    ) -> Result<Created, StoreError> {
+    ) -> Result<Allowed, StoreError> {
         self.life.step().await;
-        let created = self.calls.create_within(call, starter, now).await;
+        let allowed = self.calls.allow(call, starter, now).await;
         self.life.step().await;
-        created
+        allowed
     }
 
     async fn attempt(&self, id: CallId, attempt: &Attempt) -> Result<Saved, StoreError> {
