@@ -86,6 +86,17 @@ impl CallResponse {
 }
 
 impl Action {
+    /// The action as apps write it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accept => "accept",
+            Self::AcceptReady => "accept_ready",
+            Self::Decline => "decline",
+            Self::HangUp => "hangup",
+        }
+    }
+
     fn parse(text: &str) -> Result<Self, BadName> {
         match text {
             "accept" => Ok(Self::Accept),

@@ -475,7 +475,7 @@ where
 
 /// The request that API Gateway tells of. `lambda_http` makes a URI of it and panics where it cannot, so whatever a
 /// client may have written where a URI is made of it is put right first: nobody here asks by which name we were reached.
-fn request(mut event: ApiGatewayV2httpRequest, context: Context) -> Request {
+pub(crate) fn request(mut event: ApiGatewayV2httpRequest, context: Context) -> Request {
     event.headers.remove(HOST);
     event.request_context.domain_name = None;
     event.raw_query_string = event.raw_query_string.as_deref().map(as_uri_takes_it);

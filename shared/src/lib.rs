@@ -24,6 +24,8 @@ pub mod clock;
 pub mod config;
 pub mod connections;
 pub mod devices;
+#[cfg(any(test, feature = "testing"))]
+pub mod entry_points;
 pub mod exotel;
 pub mod form;
 pub mod gate;

@@ -475,11 +475,20 @@ fn bad_certificate(error: reqwest::Error) -> AsteriskError {
     AsteriskError::BadCertificate(Some(error))
 }
 
+#[derive(Deserialize)]
+struct Refusal {
+    error: String,
+}
+
+/// Reads what may be an answer of ARI's.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) fn read_any_answer(body: &[u8]) {
+    let endpoint = serde_json::from_slice::<Endpoint>(body).map(|endpoint| endpoint.state);
+    let refusal = serde_json::from_slice::<Refusal>(body).map(|refusal| refusal.error);
+    let _read = (endpoint, refusal);
+}
+
 async fn allocation_failed(answer: Response) -> bool {
-    #[derive(Deserialize)]
-    struct Refusal {
-        error: String,
-    }
     answer
         .json::<Refusal>()
         .await

@@ -14,7 +14,13 @@ use subtle::ConstantTimeEq;
 use crate::call::Party;
 use crate::names::Extension;
 
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use claims::read_any_claims;
 pub use jwks::KeysError;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use jwks::read_any_keys;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use token::read_any_token;
 pub use token::{TokenError, Tokens};
 
 /// Whoever asks has not shown who they are.

@@ -192,6 +192,22 @@ impl Tokens {
     }
 }
 
+/// Reads what may be an `Authorization` header, with a token that this secret has signed.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) fn read_any_token(header: &str, secret: &str) -> Option<Bearer> {
+    let nothing = Environment::of(|_| None);
+    let tokens = Tokens {
+        keys: Keys::Shared(Secret::known(AppSecret {
+            jwt_secret: secret.into(),
+            jwt_secret_previous: None,
+        })),
+        rules: rules(Algorithm::HS256, None, None),
+        claims: ClaimNames::from_environment(&nothing),
+    };
+    let key = DecodingKey::from_secret(secret.as_bytes());
+    tokens.signed_with(&key, token_in(header)?).ok()
+}
+
 fn algorithm(environment: &Environment) -> Result<Algorithm, ConfigError> {
     match environment.optional("TOKEN_ALGORITHM").as_deref() {
         None | Some("HS256") => Ok(Algorithm::HS256),

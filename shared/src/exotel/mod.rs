@@ -9,6 +9,8 @@ mod notice;
 mod stream;
 
 pub use crate::call::OutboundProgress;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use api::read_any_answer;
 pub use api::{CallDetails, ConnectRequest, Exotel, ExotelError, NoAnswer, Placed};
 pub use notice::{Direction, Notice, Source, Stage};
 pub use stream::{Digit, Dtmf, Frame, LONGEST_FRAME};

@@ -258,11 +258,6 @@ async fn request_access(
     account: &ServiceAccount,
     now: Timestamp,
 ) -> Result<AccessToken, NoAccess> {
-    #[derive(Deserialize)]
-    struct Granted {
-        access_token: SecretString,
-        expires_in: u64,
-    }
     let assertion = assertion(account, now)
         .map_err(|error| NoAccess::KeyRefused(format!("the service account's key: {error}")))?;
     let form = [
@@ -281,11 +276,32 @@ async fn request_access(
     }
     let answer = answer.error_for_status().map_err(unavailable)?;
     let granted: Granted = answer.json().await.map_err(unavailable)?;
-    let lifetime = Duration::from_secs(granted.expires_in).saturating_sub(RENEW_BEFORE);
-    Ok(AccessToken {
-        token: granted.access_token,
-        renew_at: now + lifetime,
-    })
+    Ok(granted.access_token(now))
+}
+
+#[derive(Deserialize)]
+struct Granted {
+    access_token: SecretString,
+    expires_in: u64,
+}
+
+impl Granted {
+    fn access_token(self, now: Timestamp) -> AccessToken {
+        let lifetime = Duration::from_secs(self.expires_in).saturating_sub(RENEW_BEFORE);
+        AccessToken {
+            token: self.access_token,
+            renew_at: now + lifetime,
+        }
+    }
+}
+
+/// Reads what may be an answer of FCM's, or of the endpoint that grants access to it.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) fn read_any_answer(body: &[u8]) {
+    let granted = serde_json::from_slice::<Granted>(body);
+    let _token = granted.map(|granted| granted.access_token(Timestamp::from_millis(0)));
+    let text = String::from_utf8_lossy(body);
+    let _codes = (error_code(&text), oauth_error(&text));
 }
 
 /// The `error` of OAuth's error answer (RFC 6749): a code, and nothing that describes it.
