@@ -6,8 +6,9 @@ use std::sync::Arc;
 use axum::extract::{Form, Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Json, Router, middleware};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -43,7 +44,7 @@ pub fn router(account: &ServiceAccount) -> anyhow::Result<Router> {
         .route("/token", post(issue_token))
         .route("/v1/projects/{project}/{operation}", post(send))
         .fallback(not_found)
-        .with_state(fcm)
+        .with_state(fcm.clone())
         .layer(middleware::from_fn_with_state(
             recorder.clone(),
             recorder::record,
@@ -61,7 +62,25 @@ pub fn router(account: &ServiceAccount) -> anyhow::Result<Router> {
                 )
                 .with_state(behaving),
         )
+        .merge(
+            Router::new()
+                .route("/key", put(replace_key))
+                .with_state(fcm),
+        )
         .fallback_service(service))
+}
+
+#[derive(Deserialize)]
+struct NewKey {
+    public_key: String,
+}
+
+/// `PUT /key`: the service account gets another key.
+async fn replace_key(State(fcm): State<Fcm>, Json(new): Json<NewKey>) -> Response {
+    match fcm.tokens.replace_key(&new.public_key) {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(error) => (StatusCode::BAD_REQUEST, error.to_string()).into_response(),
+    }
 }
 
 /// `POST /token`.

@@ -51,7 +51,7 @@ impl Refusal {
 pub struct TokenEndpoint {
     client_email: String,
     audience: String,
-    key: DecodingKey,
+    key: Mutex<DecodingKey>,
     issued: Mutex<HashMap<String, OffsetDateTime>>,
 }
 
@@ -61,9 +61,20 @@ impl TokenEndpoint {
         Ok(Self {
             client_email: client_email.to_owned(),
             audience: audience.to_owned(),
-            key: DecodingKey::from_rsa_pem(public_key_pem.as_bytes())?,
+            key: Mutex::new(DecodingKey::from_rsa_pem(public_key_pem.as_bytes())?),
             issued: Mutex::default(),
         })
+    }
+
+    /// The account's key is another one from now on, and no token is good that was bought with the one before.
+    pub fn replace_key(&self, public_key_pem: &str) -> anyhow::Result<()> {
+        let key = DecodingKey::from_rsa_pem(public_key_pem.as_bytes())?;
+        *self.key.lock().unwrap_or_else(PoisonError::into_inner) = key;
+        self.issued
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+        Ok(())
     }
 
     /// Checks the form of a token request and issues a token with its lifetime in seconds.
@@ -116,7 +127,8 @@ impl TokenEndpoint {
         validation.set_required_spec_claims(&["iss", "aud", "exp"]);
         // Compared below, against the time that was handed in.
         validation.validate_exp = false;
-        let claims = decode::<Assertion>(assertion, &self.key, &validation)
+        let key = self.key.lock().unwrap_or_else(PoisonError::into_inner);
+        let claims = decode::<Assertion>(assertion, &key, &validation)
             .map_err(|error| Refusal::grant(format!("Invalid JWT: {error}")))?
             .claims;
         check_times(&claims, now)?;
@@ -270,6 +282,16 @@ mod tests {
                 .error,
             "invalid_grant"
         );
+    }
+
+    #[test]
+    fn a_key_that_was_replaced_buys_nothing_and_what_it_bought_is_worth_nothing() {
+        let (account, successor) = (account(), account());
+        let (token, _) = account.ask_with(|_| {}).unwrap();
+        let key = &successor.account.public_key_pem;
+        account.endpoint.replace_key(key).unwrap();
+        assert!(!account.endpoint.knows(&token, account.now));
+        assert_eq!(account.ask_with(|_| {}).unwrap_err().error, "invalid_grant");
     }
 
     #[test]

@@ -44,6 +44,25 @@ const fn once() -> u32 {
     1
 }
 
+/// The account's new API key.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewKey {
+    api_key: String,
+    api_token: String,
+}
+
+/// `PUT /key`: the account gets another API key.
+pub(super) async fn replace_key(
+    State(exotel): State<Exotel>,
+    Json(new): Json<NewKey>,
+) -> StatusCode {
+    let mut account = exotel.account();
+    account.api_key = new.api_key;
+    account.api_token = new.api_token;
+    StatusCode::NO_CONTENT
+}
+
 /// Which calls are asked for.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -15,7 +15,7 @@ use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use axum::{Json, Router, middleware};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -31,7 +31,7 @@ use crate::credentials::ExotelAccount;
 
 #[derive(Clone)]
 struct Exotel {
-    account: Arc<ExotelAccount>,
+    account: Arc<Mutex<ExotelAccount>>,
     /// Newest last.
     calls: Arc<Mutex<Vec<Call>>>,
     behaving: Behaving,
@@ -43,7 +43,7 @@ pub fn router(account: &ExotelAccount) -> Result<Router> {
     let behaving = Behaving::default();
     let recorder = Recorder::default();
     let exotel = Exotel {
-        account: Arc::new(account.clone()),
+        account: Arc::new(Mutex::new(account.clone())),
         calls: Arc::default(),
         behaving: behaving.clone(),
         http: callback::client()?,
@@ -70,6 +70,7 @@ fn controls(exotel: Exotel, behaving: Behaving) -> Router {
         .route("/calls", get(control::list))
         .route("/calls/{sid}", delete(control::forget))
         .route("/calls/{sid}/events", post(control::happen))
+        .route("/key", put(control::replace_key))
         .with_state(exotel);
     let behaviour = get(behaviour::show)
         .put(behaviour::replace)
@@ -134,11 +135,13 @@ impl Exotel {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn account(&self) -> MutexGuard<'_, ExotelAccount> {
+        self.account.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn refuse_stranger(&self, sid: &str, headers: &HeaderMap) -> Option<Response> {
-        let expected = STANDARD.encode(format!(
-            "{}:{}",
-            self.account.api_key, self.account.api_token
-        ));
+        let account = self.account();
+        let expected = STANDARD.encode(format!("{}:{}", account.api_key, account.api_token));
         let given = headers
             .get(header::AUTHORIZATION)
             .and_then(|value| value.to_str().ok()?.strip_prefix("Basic "));
@@ -148,7 +151,7 @@ impl Exotel {
                 "Authentication failed",
             ));
         }
-        (sid != self.account.sid)
+        (sid != account.sid)
             .then(|| rest_exception(StatusCode::FORBIDDEN, "Access to this account is denied"))
     }
 }
