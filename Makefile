@@ -39,7 +39,9 @@ test: lint deny unit e2e ## check everything: format, lints, licences, unit and 
 
 lint: ## formatting and clippy
 	cargo fmt --all --check
-	cargo clippy --workspace --locked --lib --bins --examples --tests $(STACK_TESTS:%=--test %) -- -D warnings
+	cargo clippy --workspace --locked --lib --bins --examples --tests -- -D warnings
+	# With `--tests` beside them, cargo would pass over these.
+	cargo clippy --workspace --locked $(STACK_TESTS:%=--test %) -- -D warnings
 
 deny: ## licences, sources and known vulnerabilities of the dependencies
 	@local/tools/deny.sh

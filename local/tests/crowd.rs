@@ -291,7 +291,7 @@ async fn leave(scene: &Scene, mut crowd: Crowd) -> Result<()> {
         crowd.leave(AT_ONCE.saturating_sub(leaving).min(staying));
         sleep(Duration::from_millis(100)).await;
     }
-    crowd.is_gone().await;
+    crowd.has_gone().await;
     Ok(())
 }
 

@@ -163,7 +163,7 @@ impl Crowd {
     }
 
     /// Waits until all who were to leave are gone.
-    pub(crate) async fn is_gone(mut self) {
+    pub(crate) async fn has_gone(mut self) {
         while self.listening.join_next().await.is_some() {}
     }
 }
