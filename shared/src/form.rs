@@ -118,7 +118,14 @@ impl Fields {
     /// empty counts as missing.
     #[must_use]
     pub fn text(&self, name: &str) -> Option<&str> {
-        let value = self.0.get(name)?.trim().trim_matches('"');
+        let value = self.as_sent(name)?.trim_matches('"');
+        (!value.is_empty()).then_some(value)
+    }
+
+    /// The same with its quotes, for what people are called.
+    #[must_use]
+    pub fn as_sent(&self, name: &str) -> Option<&str> {
+        let value = self.0.get(name)?.trim();
         (!value.is_empty()).then_some(value)
     }
 
@@ -254,6 +261,7 @@ mod tests {
     fn quotes_and_empty_values_go() {
         let fields = Fields::from_form(b"digits=%2212%22&empty=&twice=1&twice=2");
         assert_eq!(fields.text("digits"), Some("12"));
+        assert_eq!(fields.as_sent("digits"), Some("\"12\""));
         assert_eq!(fields.text("empty"), None);
         assert_eq!(fields.text("twice"), Some("1"));
     }

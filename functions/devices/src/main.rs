@@ -4,18 +4,15 @@ use lambda_http::Request;
 use lambda_http::http::Method;
 use ringback::allowance::{Allowance, Allowances, Purpose, Refused};
 use ringback::auth::Tokens;
-use ringback::call_response::text;
 use ringback::clock::Timestamp;
 use ringback::config::ConfigError;
 use ringback::devices::{Device, Devices, PushAddress, SnsService};
 use ringback::http::{self, Answer, ApiError};
-use ringback::names::{BadName, DeviceId, Extension};
+use ringback::names::{DeviceId, Extension};
 use ringback::push::sns::Sns;
+use ringback::registration::{Platform, Registration};
 use ringback::start::Start;
-use serde_json::{Map, Value, json};
-
-/// Longer than any push service's token, in bytes.
-const LONGEST_TOKEN: usize = 4096;
+use serde_json::json;
 
 struct DeviceRegistry {
     devices: Devices,
@@ -24,19 +21,6 @@ struct DeviceRegistry {
     most_devices: usize,
     sns: Sns,
     tokens: Tokens,
-}
-
-#[derive(Clone, Copy)]
-enum Platform {
-    Fcm,
-    Apns,
-    ApnsVoip,
-}
-
-struct Registration {
-    extension: Extension,
-    platform: Platform,
-    token: String,
 }
 
 impl DeviceRegistry {
@@ -56,7 +40,7 @@ impl DeviceRegistry {
         let party = party.ok_or_else(ApiError::other_extension)?;
         self.take_allowance(&party.extension).await?;
         let address = self
-            .address(registration.platform, registration.token)
+            .address(registration.platform, registration.token.into())
             .await?;
         let device = Device {
             device_id,
@@ -111,42 +95,6 @@ impl DeviceRegistry {
         };
         let endpoint = self.sns.endpoint_for(service, &token).await?;
         Ok(PushAddress::Sns { service, endpoint })
-    }
-}
-
-impl Registration {
-    fn parse(body: &[u8]) -> Result<Self, BadName> {
-        let not_json = BadName {
-            what: "the body",
-            rule: "must be a JSON object",
-        };
-        let fields: Map<String, Value> = serde_json::from_slice(body).map_err(|_| not_json)?;
-        let platform = match text(&fields, "platform")? {
-            "fcm" => Platform::Fcm,
-            "apns" => Platform::Apns,
-            "apns_voip" => Platform::ApnsVoip,
-            _ => {
-                return Err(BadName {
-                    what: "platform",
-                    rule: "must be fcm, apns or apns_voip",
-                });
-            }
-        };
-        let token = text(&fields, "token")?;
-        if token.is_empty()
-            || token.len() > LONGEST_TOKEN
-            || !token.bytes().all(|byte| byte.is_ascii_graphic())
-        {
-            return Err(BadName {
-                what: "token",
-                rule: "must be 1 to 4096 printable ASCII characters",
-            });
-        }
-        Ok(Self {
-            extension: Extension::try_from(text(&fields, "extension")?)?,
-            platform,
-            token: token.to_owned(),
-        })
     }
 }
 

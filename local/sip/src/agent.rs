@@ -79,18 +79,23 @@ impl Agent {
     }
 }
 
-/// `sip:user@address`; refuses what would break out of the user part.
+/// `sip:user@address`. What would break out of the user part is escaped, as RFC 3261 has it.
 pub(crate) fn uri(user: &str, address: SocketAddr) -> Result<Uri, Error> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "+-_.*#".contains(c);
     let text = if user.is_empty() {
         format!("sip:{address}")
     } else {
-        format!("sip:{user}@{address}")
+        format!("sip:{}@{address}", escaped(user))
     };
-    let parsed = Uri::try_from(text.as_str()).ok();
-    parsed
-        .filter(|_| user.chars().all(plain))
-        .ok_or_else(|| Error::Address(user.to_owned()))
+    Uri::try_from(text.as_str()).map_err(|_| Error::Address(user.to_owned()))
+}
+
+fn escaped(user: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"+-_.*#".contains(&byte);
+    let escaped = |byte: u8| match is_plain(byte) {
+        true => char::from(byte).to_string(),
+        false => format!("%{byte:02X}"),
+    };
+    user.bytes().map(escaped).collect()
 }
 
 pub(crate) fn failed(doing: &'static str) -> impl FnOnce(rsipstack::Error) -> Error {
@@ -290,14 +295,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_plain_users_become_addresses() {
+    fn no_user_breaks_out_of_an_address() {
         let address = SocketAddr::from(([127, 0, 0, 1], 5060));
         let text = |user| uri(user, address).map(|uri| uri.to_string()).ok();
         assert_eq!(
             text("+919876543210").as_deref(),
             Some("sip:+919876543210@127.0.0.1:5060")
         );
-        assert_eq!(text("1>\r\nVia: x"), None);
-        assert_eq!(text("a@b"), None);
+        assert_eq!(
+            text("1>\r\n@").as_deref(),
+            Some("sip:1%3E%0D%0A%40@127.0.0.1:5060")
+        );
     }
 }

@@ -74,7 +74,7 @@ impl Report {
             channel: ChannelId::try_from(fields.text("channel_id").ok_or(missing)?)?,
             caller: Caller::on_network(
                 number("caller"),
-                fields.text("caller_name").and_then(CallerName::parse),
+                fields.as_sent("caller_name").and_then(CallerName::parse),
             ),
             number: number("number"),
             extension: fields

@@ -194,16 +194,16 @@ impl Tokens {
 
 /// Reads what may be an `Authorization` header, with a token that this secret has signed.
 #[cfg(any(test, feature = "testing"))]
-pub(crate) fn read_any_token(header: &str, secret: &str) -> Option<Bearer> {
-    let nothing = Environment::of(|_| None);
-    let tokens = Tokens {
+pub(crate) fn read_any_token(header: &str, secret: &'static str) -> Option<Bearer> {
+    static TOKENS: std::sync::OnceLock<Tokens> = std::sync::OnceLock::new();
+    let tokens = TOKENS.get_or_init(|| Tokens {
         keys: Keys::Shared(Secret::known(AppSecret {
             jwt_secret: secret.into(),
             jwt_secret_previous: None,
         })),
         rules: rules(Algorithm::HS256, None, None),
-        claims: ClaimNames::from_environment(&nothing),
-    };
+        claims: ClaimNames::from_environment(&Environment::of(|_| None)),
+    });
     let key = DecodingKey::from_secret(secret.as_bytes());
     tokens.signed_with(&key, token_in(header)?).ok()
 }

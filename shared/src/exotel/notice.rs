@@ -82,7 +82,7 @@ impl Notice {
             direction: direction(fields),
             caller: Caller::on_network(
                 number(either("CallFrom", "From")),
-                fields.text("CallerName").and_then(CallerName::parse),
+                fields.as_sent("CallerName").and_then(CallerName::parse),
             ),
             to: number(either("CallTo", "To")),
             stage: stage(fields),
