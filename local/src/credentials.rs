@@ -15,7 +15,8 @@ use crate::settings::{EXTENSIONS, NUMBERS, Settings, TOKEN_AUDIENCE, TOKEN_ISSUE
 /// How long the app tokens and the PBX's certificate are good for: longer than any stack runs.
 const LIFETIME: Duration = Duration::days(365);
 
-/// The secrets of one stack.
+/// The secrets of one stack. Those that others show to the application have one before them that is still valid, as
+/// while they are being replaced.
 #[derive(Debug)]
 pub struct Credentials {
     /// Signs the bearer tokens of apps and operators.
@@ -184,13 +185,14 @@ impl Credentials {
 
     /// The application's secret for app tokens.
     pub fn app_secret(&self) -> Value {
-        json!({"jwt_secret": self.jwt_secret})
+        json!({"jwt_secret": self.jwt_secret, "jwt_secret_previous": random()})
     }
 
     /// The application's secret for Exotel.
     pub fn exotel_secret(&self) -> Value {
         json!({
             "webhook_secret": self.webhook_secret,
+            "webhook_secret_previous": random(),
             "account_sid": self.exotel.sid,
             "api_key": self.exotel.api_key,
             "api_token": self.exotel.api_token,
@@ -202,6 +204,7 @@ impl Credentials {
     pub fn asterisk_secret(&self) -> Value {
         json!({
             "hook_secret": self.hook_secret,
+            "hook_secret_previous": random(),
             "ari_username": self.ari_username,
             "ari_password": self.ari_password,
             "ari_ca_pem": self.ari_ca_pem,

@@ -1,10 +1,11 @@
 use jsonwebtoken::{EncodingKey, Header};
 use serde_json::json;
-use wiremock::MockServer;
+use wiremock::matchers::any;
+use wiremock::{Mock, MockServer, ResponseTemplate};
 
 use super::*;
 use crate::auth::testing::{Issuer, publishes, unsigned, url};
-use crate::testing::{nobody_there, requests};
+use crate::testing::{nobody_there, requests, secret_at};
 
 const SECRET: &str = "a key for tests, long enough for HS256";
 const PREVIOUS: &str = "the key before that one, as long as it";
@@ -427,4 +428,31 @@ fn what_is_missing_or_does_not_fit_is_named_at_the_start() {
         let error = configured(environment).unwrap_err().to_string();
         assert!(error.contains(words), "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_secret_that_replaced_ours_is_found_by_the_first_token_signed_with_it() {
+    let server = MockServer::start().await;
+    let secret_is = async |secret: &str| {
+        let value = json!({ "jwt_secret": secret }).to_string();
+        let answer = json!({ "SecretString": value, "VersionId": secret });
+        server.reset().await;
+        Mock::given(any())
+            .respond_with(ResponseTemplate::new(200).set_body_json(answer))
+            .mount(&server)
+            .await;
+    };
+    secret_is(PREVIOUS).await;
+    let mut tokens = with_secret(true);
+    tokens.keys = Keys::Shared(secret_at(&server));
+    let previous = signed(&good_claims(), Algorithm::HS256, PREVIOUS);
+    assert!(read(&tokens, &previous).await.is_ok());
+    secret_is(SECRET).await;
+    // Nothing but its signature makes anybody look for another secret.
+    let expired = signed(&with("exp", json!(1)), Algorithm::HS256, PREVIOUS);
+    assert_eq!(read(&tokens, &expired).await, Err(Refusal::Expired));
+    assert_eq!(requests(&server).await.len(), 0);
+    assert!(read(&tokens, &ours(&good_claims())).await.is_ok());
+    assert_eq!(read(&tokens, &previous).await, Err(Refusal::Signature));
+    assert_eq!(requests(&server).await.len(), 1);
 }
