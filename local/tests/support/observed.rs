@@ -32,6 +32,15 @@ pub(crate) struct Observed {
 impl Observed {
     /// Starts it, at a level of logging.
     pub(crate) async fn start(scene: &Scene, name: &str, log_level: &str) -> Result<Self> {
+        Self::start_with(scene, name, &[("LOG_LEVEL", log_level)]).await
+    }
+
+    /// Starts it with some of its variables changed.
+    pub(crate) async fn start_with(
+        scene: &Scene,
+        name: &str,
+        variables: &[(&str, &str)],
+    ) -> Result<Self> {
         let settings = Settings::from_environment();
         let stack = &scene.stack;
         let deployed = deployed(scene, name).await?;
@@ -49,8 +58,8 @@ impl Observed {
             ("AWS_SECRET_ACCESS_KEY", "test"),
             ("ARI_URL", ari.url()),
             ("FCM_BASE_URL", push.url()),
-            ("LOG_LEVEL", log_level),
         ];
+        let changed = changed.iter().chain(variables).copied();
         environment.extend(changed.map(|(name, value)| (name.to_owned(), value.to_owned())));
         let timeout = Duration::from_secs(deployed["Timeout"].as_u64().context("Timeout")?);
         let bootstrap = settings
@@ -73,7 +82,7 @@ impl Observed {
     pub(crate) async fn invoke(&mut self, event: &Value) -> Result<(Value, Timeline)> {
         let began = Instant::now();
         let tokens_before = self.access_tokens.asked_for().await?;
-        let answer = self.function.invoke(event).await?;
+        let answer = self.answer_to(event).await?;
         let tokens = self.access_tokens.asked_for().await? - tokens_before;
         let body = answer["body"].as_str().map(serde_json::from_str);
         ensure!(answer["statusCode"] == 200, "{answer}");
@@ -89,6 +98,11 @@ impl Observed {
             access_tokens: tokens,
         };
         Ok((body.transpose()?.unwrap_or_default(), timeline))
+    }
+
+    /// Hands the function a request, and answers with all of its answer.
+    pub(crate) async fn answer_to(&mut self, event: &Value) -> Result<Value> {
+        self.function.invoke(event).await
     }
 
     /// What it has logged so far.

@@ -1,0 +1,264 @@
+//! How much an extension may do: the real functions on the real table, some with allowances that a test can use up.
+//! The local stack must be running, and the functions built.
+
+#[path = "support/observed.rs"]
+#[expect(dead_code, reason = "shared with logs.rs and requests.rs")]
+mod observed;
+#[path = "support/runtime_api.rs"]
+mod runtime_api;
+#[path = "calls/scene.rs"]
+#[allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "shared with calls/, which does more on its stage"
+)]
+mod scene;
+#[path = "support/timeline.rs"]
+#[expect(dead_code, reason = "shared with requests.rs, which counts")]
+mod timeline;
+#[path = "support/watched.rs"]
+mod watched;
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use observed::{Observed, example};
+use reqwest::{Method, StatusCode};
+use scene::{App, SOON, Scene};
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+/// Three calls at once, and one more every three seconds.
+const AT_ONCE: usize = 3;
+const INTERVAL: Duration = Duration::from_secs(3);
+const FEW_CALLS: [(&str, &str); 2] = [("CALLS_PER_MINUTE", "20"), ("CALLS_AT_ONCE", "3")];
+
+/// `incoming_call` by an app of `caller`, to an extension without a phone.
+fn start_call(caller: &str, reference: &str) -> Result<Value> {
+    let mut event = example("ws-message-incoming-call-app")?;
+    event["requestContext"]["authorizer"]["extension"] = caller.into();
+    let message = json!({
+        "type": "incoming_call",
+        "recipientId": format!("nobody-{caller}"),
+        "clientReference": reference,
+    });
+    event["body"] = message.to_string().into();
+    Ok(event)
+}
+
+/// A caller whom no other test knows.
+fn somebody() -> String {
+    let unique = uuid::Uuid::new_v4().simple().to_string();
+    format!("caller-{}", &unique[..8])
+}
+
+/// Starts these calls, one after the other. Gives how many were begun, and the answers to the others.
+async fn start_all(
+    function: &mut Observed,
+    caller: &str,
+    references: std::ops::Range<usize>,
+) -> Result<(usize, Vec<Value>)> {
+    let (mut begun, mut refused) = (0, Vec::new());
+    for number in references {
+        let (answer, _) = function
+            .invoke(&start_call(caller, &format!("call-{number}"))?)
+            .await?;
+        if answer["code"] != "too_many_calls" {
+            ensure!(answer["callId"].is_string(), "no call: {answer}");
+            begun += 1;
+            continue;
+        }
+        refused.push(answer);
+    }
+    Ok((begun, refused))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_processes_together_start_no_more_calls_than_an_extension_may() -> Result<()> {
+    let scene = Scene::open().await?;
+    let caller = somebody();
+    let mut one = Observed::start_with(&scene, "ws-message", &FEW_CALLS).await?;
+    let mut other = Observed::start_with(&scene, "ws-message", &FEW_CALLS).await?;
+
+    let began = Instant::now();
+    let (of_one, of_other) = tokio::join!(
+        start_all(&mut one, &caller, 0..5),
+        start_all(&mut other, &caller, 5..10)
+    );
+    let (of_one, of_other) = (of_one?, of_other?);
+    let most = AT_ONCE + began.elapsed().as_secs() as usize / INTERVAL.as_secs() as usize;
+    let begun = of_one.0 + of_other.0;
+    ensure!(
+        (AT_ONCE..=most).contains(&begun),
+        "{begun} of at most {most}"
+    );
+
+    let refused = of_one.1.into_iter().chain(of_other.1);
+    let mut wait = Duration::ZERO;
+    for answer in refused {
+        ensure!(
+            answer["type"] == "error" && answer["success"] == false,
+            "{answer}"
+        );
+        ensure!(answer["clientReference"].is_string(), "{answer}");
+        let seconds = answer["retryAfterSeconds"].as_u64().context("how long?")?;
+        ensure!((1..=INTERVAL.as_secs()).contains(&seconds), "{answer}");
+        wait = Duration::from_secs(seconds);
+    }
+    ensure!(wait > Duration::ZERO, "nothing was refused");
+
+    // Another extension does not notice.
+    let (begun, _) = start_all(&mut one, &somebody(), 0..1).await?;
+    ensure!(begun == 1, "another's call was refused");
+    // Who waits as told may start one again.
+    sleep(wait).await;
+    let (begun, _) = start_all(&mut other, &caller, 10..11).await?;
+    ensure!(begun == 1, "refused after waiting");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn asking_again_for_a_call_uses_nothing_up_and_a_refusal_costs_one_write() -> Result<()> {
+    let scene = Scene::open().await?;
+    let caller = somebody();
+    let one_call = [("CALLS_PER_MINUTE", "1"), ("CALLS_AT_ONCE", "1")];
+    let mut function = Observed::start_with(&scene, "ws-message", &one_call).await?;
+    let (first, _) = function.invoke(&start_call(&caller, "tap")?).await?;
+    ensure!(first["callId"].is_string(), "{first}");
+    for _ in 0..3 {
+        let (again, _) = function.invoke(&start_call(&caller, "tap")?).await?;
+        ensure!(again["callId"] == first["callId"], "{again}");
+    }
+    // What the call left to be done is over by then.
+    sleep(Duration::from_millis(500)).await;
+    let (another, timeline) = function.invoke(&start_call(&caller, "tap-2")?).await?;
+    ensure!(another["code"] == "too_many_calls", "{another}");
+    let asked: Vec<&str> = timeline
+        .aws
+        .iter()
+        .filter_map(|request| request.headers.get("x-amz-target")?.to_str().ok())
+        .collect();
+    ensure!(asked == ["DynamoDB_20120810.UpdateItem"], "{asked:?}");
+    ensure!(
+        timeline.ari.is_empty() && timeline.push.is_empty(),
+        "{timeline}"
+    );
+    Ok(())
+}
+
+/// `PUT /api/devices/{device}` with a token for Apple's alerts.
+fn register(app: &App<'_>, device: &str, token: &str) -> Result<Value> {
+    let mut event = example("devices-put")?;
+    event["headers"]["authorization"] = format!("Bearer {}", app.token).into();
+    event["pathParameters"]["device_id"] = device.into();
+    let body = json!({ "extension": app.extension, "platform": "apns", "token": token });
+    event["body"] = body.to_string().into();
+    Ok(event)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_has_to_go_goes_at_sns_too_and_registrations_have_their_limit() -> Result<()>
+{
+    let scene = Scene::open().await?;
+    let app = scene.unregistered_app("1002");
+    let sns = aws_sdk_sns::Client::new(&scene.aws);
+    let application = sns
+        .create_platform_application()
+        .name(somebody())
+        .platform("APNS")
+        .attributes("PlatformCredential", "a key")
+        .attributes("PlatformPrincipal", "a certificate")
+        .send()
+        .await?;
+    let application = application.platform_application_arn.context("its ARN")?;
+    let variables = [
+        ("SNS_APNS_APPLICATION_ARN", application.as_str()),
+        ("MAX_DEVICES_PER_EXTENSION", "1"),
+        ("REGISTRATIONS_PER_MINUTE", "30"),
+        ("REGISTRATIONS_AT_ONCE", "2"),
+    ];
+    let mut function = Observed::start_with(&scene, "devices", &variables).await?;
+
+    function
+        .invoke(&register(&app, "old-phone", "a1a1")?)
+        .await?;
+    let new_phone = register(&app, "new-phone", "b2b2")?;
+    let (_, timeline) = function.invoke(&new_phone).await?;
+    let deletion = timeline.aws.iter().find_map(|request| {
+        let form: HashMap<_, _> = form_urlencoded::parse(&request.body).collect();
+        (form.get("Action")? == "DeleteEndpoint").then(|| form["EndpointArn"].to_string())
+    });
+    let deleted = deletion.context("nothing was deleted at SNS")?;
+    let attributes = sns.get_endpoint_attributes().endpoint_arn(&deleted);
+    ensure!(attributes.send().await.is_err(), "{deleted} is still there");
+
+    let mut answers = Vec::new();
+    // A token comes every two seconds, which is time enough for a slow machine to register once more.
+    while answers.len() < 3 {
+        answers.push(function.answer_to(&new_phone).await?);
+    }
+    let refused = answers.iter().find(|answer| answer["statusCode"] == 429);
+    let refused = refused.with_context(|| format!("five registrations at once: {answers:?}"))?;
+    let body: Value = serde_json::from_str(refused["body"].as_str().context("a body")?)?;
+    ensure!(body["code"] == "too_many_registrations", "{body}");
+    let seconds = body["retryAfterSeconds"].as_u64().context("how long?")?;
+    ensure!((1..=2).contains(&seconds), "{body}");
+    ensure!(
+        refused["headers"]["retry-after"].as_str() == Some(&*seconds.to_string()),
+        "{refused}"
+    );
+
+    let deletion = sns.delete_platform_application();
+    deletion
+        .platform_application_arn(&application)
+        .send()
+        .await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sixth_device_makes_an_extension_forget_its_first() -> Result<()> {
+    let scene = Scene::open().await?;
+    let mut apps = Vec::new();
+    for _ in 0..6 {
+        apps.push(scene.app("1002").await?);
+    }
+    let caller = scene.dial("1002").await?;
+    for app in &apps[1..] {
+        app.woken().await?;
+    }
+    ensure!(
+        apps[0].count_pushes("incoming_call").await? == 0,
+        "all six ring"
+    );
+    caller.cancel().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_that_changes_hands_does_not_ring_for_whoever_had_it() -> Result<()> {
+    let scene = Scene::open().await?;
+    let before = scene.app("1001").await?;
+    let now = scene.unregistered_app("1002");
+    now.register_for_push(&before.push_token).await?;
+
+    let caller = scene.dial("1001").await?;
+    let (status, _) = caller.rejected(SOON).await?;
+    ensure!(status == 486, "{status}: whose phone rings?");
+    // What the app of before says late does not touch the new registration.
+    let device = format!("/api/devices/{}", before.device);
+    let (status, _) = before.ask(Method::DELETE, &device, None).await?;
+    ensure!(status == StatusCode::OK, "{status}");
+    let caller = scene.dial("1002").await?;
+    let patience = Instant::now() + SOON;
+    while scene.pushes_to(&before.push_token).await?.is_empty() {
+        ensure!(
+            Instant::now() < patience,
+            "the phone does not ring for its new owner"
+        );
+        sleep(Duration::from_millis(50)).await;
+    }
+    caller.cancel().await?;
+    Ok(())
+}
