@@ -2,6 +2,7 @@
 //! are text and no more: on the real Asterisk, the real functions and the table. The local stack must be running.
 
 #[path = "support/log_lines.rs"]
+#[allow(dead_code, reason = "shared with logs.rs, which asks for more")]
 mod log_lines;
 #[path = "calls/scene.rs"]
 #[allow(
