@@ -12,6 +12,7 @@ use std::time::Duration;
 use aws_sdk_apigatewaymanagement::error::SdkError;
 use aws_sdk_apigatewaymanagement::operation::post_to_connection::PostToConnectionError;
 use aws_sdk_apigatewaymanagement::primitives::Blob;
+use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
 use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures::stream::{self, Stream, StreamExt};
@@ -33,8 +34,13 @@ const OPERATORS: &str = "OPERATORS";
 /// connections.
 pub const SHARDS: u8 = 16;
 
-/// API Gateway ends a connection after 2 hours; its `$disconnect` is best effort, so rows end by themselves.
-const KEPT_FOR: Duration = Duration::from_secs(2 * 60 * 60 + 10 * 60);
+/// API Gateway ends a connection after 2 hours; its `$disconnect` is best effort, so rows end by themselves, and those of
+/// streams with them.
+pub(crate) const KEPT_FOR: Duration = Duration::from_secs(2 * 60 * 60 + 10 * 60);
+
+/// API Gateway says of a connection that is only being made what it says of one that has gone (410). By this age it has
+/// been made: `$connect` has 29 seconds.
+const MADE_WITHIN_MILLIS: u64 = 30_000;
 
 /// How many partitions are read at a time, so that not all of their answers are waited for one after another; and how
 /// much of each, so that what is in memory stays small.
@@ -79,7 +85,7 @@ pub enum Delivery {
     Sent,
     /// The client has gone; its connection is forgotten.
     Gone,
-    /// It was not taken, or not in time.
+    /// It was not taken, or not in time; or the client is still connecting.
     Failed,
 }
 
@@ -166,6 +172,34 @@ impl Connections {
         Ok(())
     }
 
+    /// Forgets a client that API Gateway does not know, unless it may be connecting just now: whether it was forgotten.
+    async fn forget(&self, connection: &Connection, now: Timestamp) -> Result<bool, StoreError> {
+        let doing = "forgetting a connection";
+        let [(pk, partition), (sk, sort)] = connection.key();
+        let made_before = now.as_millis().saturating_sub(MADE_WITHIN_MILLIS);
+        let deleted = self
+            .table_client
+            .delete_item()
+            .table_name(&self.table)
+            .key(pk, partition)
+            .key(sk, sort)
+            .condition_expression("attribute_not_exists(connected_at) OR connected_at < :made")
+            .expression_attribute_values(":made", AttributeValue::N(made_before.to_string()))
+            .send()
+            .await;
+        match deleted {
+            Ok(_) => Ok(true),
+            Err(error)
+                if error
+                    .as_service_error()
+                    .is_some_and(DeleteItemError::is_conditional_check_failed_exception) =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(StoreError::unavailable(doing)(error)),
+        }
+    }
+
     /// The clients of one extension.
     pub fn of(
         &self,
@@ -217,11 +251,14 @@ impl Connections {
         &self,
         clients: impl Stream<Item = Result<Connection, StoreError>>,
         text_for: impl Fn(&Connection) -> &'a str,
+        now: Timestamp,
     ) -> Result<Deliveries, StoreError> {
         let places = &Semaphore::new(AT_ONCE);
         let send = async |client: Result<Connection, StoreError>| {
             let client = client?;
-            Ok(self.send_from(places, &client, text_for(&client)).await)
+            Ok(self
+                .send_from(places, &client, text_for(&client), now)
+                .await)
         };
         let mut sending = pin!(clients.map(send).buffer_unordered(AT_ONCE + SLOW_AT_ONCE));
         let mut deliveries = Deliveries::default();
@@ -236,9 +273,15 @@ impl Connections {
     }
 
     /// A client that is not prompt gives its place to another, and is waited for without one.
-    async fn send_from(&self, places: &Semaphore, client: &Connection, text: &str) -> Delivery {
+    async fn send_from(
+        &self,
+        places: &Semaphore,
+        client: &Connection,
+        text: &str,
+        now: Timestamp,
+    ) -> Delivery {
         let place = places.acquire().await;
-        let mut sending = pin!(self.send(client, text));
+        let mut sending = pin!(self.send(client, text, now));
         match timeout(PROMPT, &mut sending).await {
             Ok(delivery) => delivery,
             Err(_) => {
@@ -250,10 +293,10 @@ impl Connections {
 
     /// Sends a text message to a client. A client that has gone is forgotten. One that did not take the last message in
     /// time has to be prompt now: the next change of a call is not told before all have been dealt with.
-    pub async fn send(&self, client: &Connection, text: &str) -> Delivery {
+    pub async fn send(&self, client: &Connection, text: &str, now: Timestamp) -> Delivery {
         let was_slow = self.slow().remove(&client.id);
         let patience = if was_slow { PROMPT } else { PATIENCE };
-        match timeout(patience, self.post(client, text)).await {
+        match timeout(patience, self.post(client, text, now)).await {
             Ok(delivery) => delivery,
             Err(_) => {
                 self.remember_as_slow(client);
@@ -262,7 +305,7 @@ impl Connections {
         }
     }
 
-    async fn post(&self, client: &Connection, text: &str) -> Delivery {
+    async fn post(&self, client: &Connection, text: &str, now: Timestamp) -> Delivery {
         let post = self
             .api
             .post_to_connection()
@@ -273,10 +316,7 @@ impl Connections {
             Err(SdkError::ServiceError(refused))
                 if matches!(refused.err(), PostToConnectionError::GoneException(_)) =>
             {
-                if let Err(error) = self.close(client).await {
-                    tracing::warn!(%error, "a client that has gone was not forgotten");
-                }
-                Delivery::Gone
+                self.not_there(client, now).await
             }
             Err(error) => {
                 tracing::warn!(
@@ -285,6 +325,20 @@ impl Connections {
                     "a client was not reached"
                 );
                 Delivery::Failed
+            }
+        }
+    }
+
+    async fn not_there(&self, client: &Connection, now: Timestamp) -> Delivery {
+        match self.forget(client, now).await {
+            Ok(true) => Delivery::Gone,
+            Ok(false) => {
+                tracing::info!(connection_id = client.id, "a client is still connecting");
+                Delivery::Failed
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a client that has gone was not forgotten");
+                Delivery::Gone
             }
         }
     }
@@ -361,6 +415,8 @@ mod tests {
     use super::*;
     use crate::testing::{aws, requests};
 
+    const NOW: Timestamp = Timestamp::from_millis(1_710_417_600_000);
+
     /// Clients that take a message at once, and those that never do, which are the first to be found.
     struct Audience {
         server: MockServer,
@@ -409,7 +465,7 @@ mod tests {
         async fn hears(&self, connections: &Connections) -> (Duration, Duration, Deliveries) {
             self.posts.lock().unwrap().clear();
             let began = Instant::now();
-            let told = connections.send_to_all(connections.of_everyone(), |_| "{}");
+            let told = connections.send_to_all(connections.of_everyone(), |_| "{}", NOW);
             let told = told.await.unwrap();
             let over = began.elapsed();
             let posts = self.posts.lock().unwrap();
@@ -508,8 +564,7 @@ mod tests {
             id: "L0SM9".to_owned(),
             viewer: Viewer::Operator,
         };
-        let now = Timestamp::from_millis(1_710_417_600_000);
-        connections.open(&operator, now).await.unwrap();
+        connections.open(&operator, NOW).await.unwrap();
         let found: Vec<_> = connections
             .of_operators()
             .map(Result::unwrap)
@@ -525,6 +580,54 @@ mod tests {
         assert_eq!(put["Item"]["audience"]["S"], audience(shard_of("L0SM9")));
         assert_eq!(query["ExpressionAttributeValues"][":pk"], row["pk"]);
         assert_eq!(delete["Key"], row);
+    }
+
+    /// What comes of a message to a client that API Gateway does not know, when DynamoDB answers its deletion so; and how
+    /// it was asked.
+    async fn not_known(deletion: ResponseTemplate) -> (Delivery, Value) {
+        let server = MockServer::start().await;
+        let gone = ResponseTemplate::new(410).insert_header("x-amzn-errortype", "GoneException");
+        Mock::given(path_regex("^/@connections/"))
+            .respond_with(gone)
+            .mount(&server)
+            .await;
+        Mock::given(path("/"))
+            .respond_with(deletion)
+            .mount(&server)
+            .await;
+        let aws = aws(&server);
+        let table_client = aws_sdk_dynamodb::Client::new(&aws);
+        let api = aws_sdk_apigatewaymanagement::Client::new(&aws);
+        let connections = Connections::new(table_client, "calls".to_owned(), api);
+        let client = Connection {
+            id: "L0SM9".to_owned(),
+            viewer: Viewer::Operator,
+        };
+        let delivery = connections.send(&client, "{}", NOW).await;
+        let asked = requests(&server).await.pop().unwrap();
+        (delivery, asked.body_json().unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_client_that_has_gone_is_forgotten() {
+        let (delivery, asked) =
+            not_known(ResponseTemplate::new(200).set_body_json(json!({}))).await;
+        assert_eq!(delivery, Delivery::Gone);
+        assert_eq!(asked["Key"]["sk"]["S"], "CONNECTION#L0SM9");
+        let condition = "attribute_not_exists(connected_at) OR connected_at < :made";
+        assert_eq!(asked["ConditionExpression"], condition);
+        let made = &asked["ExpressionAttributeValues"][":made"]["N"];
+        assert_eq!(made, "1710417570000");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_is_just_connecting_is_not_forgotten() {
+        let refused = json!({
+            "__type": "com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException",
+            "message": "The conditional request failed",
+        });
+        let (delivery, _) = not_known(ResponseTemplate::new(400).set_body_json(refused)).await;
+        assert_eq!(delivery, Delivery::Failed);
     }
 
     #[test]

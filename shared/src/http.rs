@@ -184,7 +184,8 @@ impl ApiError {
         message
     }
 
-    fn into_body(self) -> Value {
+    /// Only logged: nobody waits for an answer.
+    pub fn log(&self) {
         let call_id = self.call_id.map(tracing::field::display);
         tracing::info!(
             call_id,
@@ -192,6 +193,10 @@ impl ApiError {
             code = self.code,
             "request refused"
         );
+    }
+
+    fn into_body(self) -> Value {
+        self.log();
         let mut body = json!({ "success": false, "error": self.message, "code": self.code });
         for (name, value) in self.details {
             body[name] = value;

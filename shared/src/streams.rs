@@ -2,8 +2,6 @@
 //!
 //! Item: `pk` = `STREAM#{connection id}`, `sk` = `STREAM`. Nothing deletes it: API Gateway gives an id once.
 
-use std::time::Duration;
-
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde::{Deserialize, Serialize};
@@ -11,10 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::call::Call;
 use crate::calls::StoreError;
 use crate::clock::Timestamp;
+use crate::connections::KEPT_FOR;
 use crate::names::{CallId, CallSid, Extension};
-
-/// Longer than API Gateway lets a connection last (2 hours), and than Exotel streams (1 hour).
-const KEPT_FOR: Duration = Duration::from_secs(2 * 60 * 60 + 10 * 60);
 
 /// The stream of one call.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,6 +88,8 @@ impl Streams {
             .table_name(&self.table)
             .key("pk", key(connection_id))
             .key("sk", AttributeValue::S("STREAM".to_owned()))
+            // A key may be pressed as soon as the stream has begun.
+            .consistent_read(true)
             .send()
             .await
             .map_err(StoreError::unavailable(doing))?;
@@ -143,9 +141,11 @@ mod tests {
 
         let (server, streams) = streams(json!({ "Item": item })).await;
         assert_eq!(streams.over("L0SM9").await.unwrap(), Some(stream));
+        let request = &testing::requests(&server).await[0];
+        assert_eq!(testing::operation(request), "GetItem");
         assert_eq!(
-            testing::operation(&testing::requests(&server).await[0]),
-            "GetItem"
+            request.body_json::<Value>().unwrap()["ConsistentRead"],
+            true
         );
     }
 

@@ -7,6 +7,7 @@ use std::time::Instant;
 use futures::stream::{self, StreamExt};
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use ringback::calls::StoreError;
+use ringback::clock::Timestamp;
 use ringback::connections::{Connection, Connections, Deliveries};
 use ringback::start::Start;
 use ringback::status_update::{StatusAudience, StatusUpdate};
@@ -72,7 +73,9 @@ impl Broadcast {
                 for_others.as_str()
             }
         };
-        let deliveries = self.connections.send_to_all(listeners, text_for).await?;
+        let now = Timestamp::now();
+        let telling = self.connections.send_to_all(listeners, text_for, now);
+        let deliveries = telling.await?;
         let Deliveries { sent, gone, failed } = deliveries;
         let took = started.elapsed().as_millis();
         tracing::info!(call_id = %update.call_id(), sent, gone, failed, took_ms = u64::try_from(took).unwrap_or(u64::MAX), "told");

@@ -24,19 +24,22 @@ async fn handle(
     let until = works_until(event.context.deadline);
     let request = event.payload;
     let text = request.body.as_deref().unwrap_or_default();
-    let answer = match request.who() {
-        Who::Client(bearer) => message(starting, bearer, text, until).await.map(Some),
+    let bearer = match request.who() {
+        Who::Client(bearer) => bearer,
         Who::Exotel => {
             let connection = request.connection_id();
             let taken = streaming.frame(&starting.switchboard, connection, text, until);
-            taken.await.map(|()| None)
+            // Whatever was sent back would be heard as a frame of ours, in the middle of a call.
+            if let Err(error) = taken.await {
+                error.log();
+            }
+            return Ok(websocket::done());
         }
     };
-    Ok(match answer {
-        Ok(None) => websocket::done(),
-        Ok(Some(message)) => websocket::answer(&message),
-        Err(error) => websocket::answer(&error.into_message()),
-    })
+    let answer = message(starting, bearer, text, until).await;
+    Ok(websocket::answer(
+        &answer.unwrap_or_else(ApiError::into_message),
+    ))
 }
 
 async fn message(

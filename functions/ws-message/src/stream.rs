@@ -81,10 +81,14 @@ impl Streaming {
             );
             return Ok(());
         };
-        let text = key_pressed(&stream, dtmf, Timestamp::now()).to_string();
+        let now = Timestamp::now();
+        let text = key_pressed(&stream, dtmf, now).to_string();
         let clients = futures::stream::iter(&stream.participants)
             .flat_map(|extension| Box::pin(self.connections.of(extension)));
-        let deliveries = self.connections.send_to_all(clients, |_| &text).await?;
+        let deliveries = self
+            .connections
+            .send_to_all(clients, |_| &text, now)
+            .await?;
         tracing::info!(call_id = %stream.call_id, ?deliveries, "a key was passed on");
         Ok(())
     }
