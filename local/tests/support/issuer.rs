@@ -93,8 +93,8 @@ impl Deployment {
     /// One for each way of having tokens that the README tells of.
     pub(crate) async fn all() -> Result<[Self; 3]> {
         Ok([
-            Self::new(Algorithm::RS256).await?.as_firebase(),
-            Self::new(Algorithm::RS256).await?.as_cognito(),
+            Self::new(Algorithm::RS256).await?.like_firebase(),
+            Self::new(Algorithm::RS256).await?.like_cognito(),
             Self::new(Algorithm::ES256).await?,
         ])
     }
@@ -133,7 +133,7 @@ impl Deployment {
         })
     }
 
-    fn as_firebase(mut self) -> Self {
+    fn like_firebase(mut self) -> Self {
         self.name = "Firebase";
         self.extension_claim = "extension";
         self.issuer_name = "https://securetoken.google.com/our-project";
@@ -141,7 +141,7 @@ impl Deployment {
         self
     }
 
-    fn as_cognito(mut self) -> Self {
+    fn like_cognito(mut self) -> Self {
         self.name = "Cognito";
         self.extension_claim = "custom:extension";
         self.role_claim = "cognito:groups";
