@@ -213,9 +213,11 @@ async fn a_dead_device_is_forgotten_if_its_address_is_still_that_one() {
     world.ring(&[dead]).await;
 
     let deletions = world.deletions().await;
-    let [deletion] = deletions.as_slice() else {
+    // The device, and that its address is its own.
+    let [deletion, owner] = deletions.as_slice() else {
         panic!("{deletions:?}");
     };
+    assert_eq!(owner["Key"]["sk"], json!({ "S": "OWNER" }));
     assert_eq!(deletion["TableName"], "calls");
     let key = json!({ "pk": { "S": "EXTENSION#1001" }, "sk": { "S": "DEVICE#dead" } });
     assert_eq!(deletion["Key"], key);
