@@ -225,7 +225,10 @@ fn timer_fired(call: &Call, now: Timestamp) -> Verdict {
         });
     }
     // One of the timers that look after the call anyway: they must not become more by each.
-    if now + CLOCKS_DIFFER < next_check {
+    let was_just_asked = call
+        .checked_at
+        .is_some_and(|asked| now < asked + ABANDONED_AFTER);
+    if now + CLOCKS_DIFFER < next_check || was_just_asked {
         return Verdict::Repeat;
     }
     Verdict::Change(vec![Set::CheckedAt(now), Set::OwedSince(now)])
