@@ -236,6 +236,7 @@ fn connections(scene: &Scene) -> Connections {
         aws_sdk_dynamodb::Client::new(&scene.aws),
         scene.stack.aws.table.clone(),
         aws_sdk_apigatewaymanagement::Client::new(&scene.aws),
+        scene.stack.aws.region.clone(),
     )
 }
 
@@ -255,7 +256,13 @@ async fn is_there(scene: &Scene, connection: &Connection) -> Result<bool> {
         .get_item()
         .table_name(&scene.stack.aws.table)
         .key("pk", S("EXTENSION#1002".to_owned()))
-        .key("sk", S(format!("CONNECTION#{}", connection.id)))
+        .key(
+            "sk",
+            S(format!(
+                "CONNECTION#{}#{}",
+                scene.stack.aws.region, connection.id
+            )),
+        )
         .send()
         .await?;
     Ok(row.item.is_some())

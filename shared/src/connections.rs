@@ -1,8 +1,8 @@
 //! Clients connected to the WebSocket API of this region, and what is sent to them.
 //!
-//! Item: `pk` = `EXTENSION#{extension}`, or `OPERATORS`, `sk` = `CONNECTION#{connection id}`, and `audience` =
-//! `everyone#{shard}`, the key of the index `connections`: all clients are found without a scan, in as many partitions as
-//! there are shards. An operator's connection is only among the operators', whether or not its token names an extension.
+//! Item: `pk` = `EXTENSION#{extension}`, or `OPERATORS`, `sk` = `CONNECTION#{region}#{connection id}`, and `audience` =
+//! `everyone#{region}#{shard}`, the key of the index `connections`: all clients are found without a scan, in as many partitions as
+//! there are shards. Replication brings the rows of other regions' clients, whom this region's API does not know. An operator's connection is only among the operators', whether or not its token names an extension.
 
 use std::collections::HashSet;
 use std::pin::pin;
@@ -67,17 +67,6 @@ pub struct Connection {
     pub viewer: Viewer,
 }
 
-impl Connection {
-    fn key(&self) -> [(&'static str, AttributeValue); 2] {
-        let partition = match &self.viewer {
-            Viewer::App(extension) => partition_of(extension),
-            Viewer::Operator => OPERATORS.to_owned(),
-        };
-        let sort = format!("CONNECTION#{}", self.id);
-        [("pk", partition), ("sk", sort)].map(|(name, text)| (name, AttributeValue::S(text)))
-    }
-}
-
 /// How a message reached a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
@@ -106,22 +95,25 @@ pub struct Connections {
     table_client: aws_sdk_dynamodb::Client,
     table: String,
     api: aws_sdk_apigatewaymanagement::Client,
+    region: String,
     /// Ids of clients that did not take their last message in time.
     slow: Arc<Mutex<HashSet<String>>>,
 }
 
 impl Connections {
-    /// The connections in this table, reached through this API.
+    /// The connections of this region in this table, reached through its API.
     #[must_use]
     pub fn new(
         table_client: aws_sdk_dynamodb::Client,
         table: String,
         api: aws_sdk_apigatewaymanagement::Client,
+        region: String,
     ) -> Self {
         Self {
             table_client,
             table,
             api,
+            region,
             slow: Arc::default(),
         }
     }
@@ -132,7 +124,7 @@ impl Connections {
     /// When the table cannot be written.
     pub async fn open(&self, connection: &Connection, now: Timestamp) -> Result<(), StoreError> {
         let doing = "remembering a connection";
-        let [(pk, partition), (sk, sort)] = connection.key();
+        let [(pk, partition), (sk, sort)] = self.key_of(connection);
         let expires_at = (now + KEPT_FOR).as_secs_rounded_up();
         self.table_client
             .put_item()
@@ -141,7 +133,7 @@ impl Connections {
             .item(sk, sort)
             .item(
                 "audience",
-                AttributeValue::S(audience(shard_of(&connection.id))),
+                AttributeValue::S(self.audience(shard_of(&connection.id))),
             )
             .item(
                 "connected_at",
@@ -154,13 +146,31 @@ impl Connections {
         Ok(())
     }
 
+    fn key_of(&self, connection: &Connection) -> [(&'static str, AttributeValue); 2] {
+        let partition = match &connection.viewer {
+            Viewer::App(extension) => partition_of(extension),
+            Viewer::Operator => OPERATORS.to_owned(),
+        };
+        let sort = format!("{}{}", self.prefix(), connection.id);
+        [("pk", partition), ("sk", sort)].map(|(name, text)| (name, AttributeValue::S(text)))
+    }
+
+    /// What this region's connections begin with.
+    fn prefix(&self) -> String {
+        format!("CONNECTION#{}#", self.region)
+    }
+
+    fn audience(&self, shard: u8) -> String {
+        format!("everyone#{}#{shard}", self.region)
+    }
+
     /// Forgets a client. Forgetting one that is not there is no error.
     ///
     /// # Errors
     /// When the table cannot be written.
     pub async fn close(&self, connection: &Connection) -> Result<(), StoreError> {
         let doing = "forgetting a connection";
-        let [(pk, partition), (sk, sort)] = connection.key();
+        let [(pk, partition), (sk, sort)] = self.key_of(connection);
         self.table_client
             .delete_item()
             .table_name(&self.table)
@@ -175,7 +185,7 @@ impl Connections {
     /// Forgets a client that API Gateway does not know, unless it may be connecting just now: whether it was forgotten.
     async fn forget(&self, connection: &Connection, now: Timestamp) -> Result<bool, StoreError> {
         let doing = "forgetting a connection";
-        let [(pk, partition), (sk, sort)] = connection.key();
+        let [(pk, partition), (sk, sort)] = self.key_of(connection);
         let made_before = now.as_millis().saturating_sub(MADE_WITHIN_MILLIS);
         let deleted = self
             .table_client
@@ -223,7 +233,7 @@ impl Connections {
             .table_name(&self.table)
             .key_condition_expression("pk = :pk AND begins_with(sk, :connection)")
             .expression_attribute_values(":pk", AttributeValue::S(partition))
-            .expression_attribute_values(":connection", AttributeValue::S("CONNECTION#".to_owned()))
+            .expression_attribute_values(":connection", AttributeValue::S(self.prefix()))
             .projection_expression("pk, sk");
         found_by(query)
     }
@@ -237,7 +247,7 @@ impl Connections {
                 .table_name(&self.table)
                 .index_name(INDEX)
                 .key_condition_expression("audience = :audience")
-                .expression_attribute_values(":audience", AttributeValue::S(audience(shard)))
+                .expression_attribute_values(":audience", AttributeValue::S(self.audience(shard)))
                 .limit(PAGE);
             Box::pin(found_by(query))
         })
@@ -384,16 +394,13 @@ fn connection_in(item: &Item) -> Option<Connection> {
             Viewer::App(Extension::try_from(extension).ok()?)
         }
     };
-    let id = text("sk")?.strip_prefix("CONNECTION#")?.to_owned();
+    let (_region, id) = text("sk")?.strip_prefix("CONNECTION#")?.split_once('#')?;
+    let id = id.to_owned();
     Some(Connection { id, viewer })
 }
 
 fn partition_of(extension: &Extension) -> String {
     format!("EXTENSION#{extension}")
-}
-
-fn audience(shard: u8) -> String {
-    format!("everyone#{shard}")
 }
 
 /// FNV-1a: any hash will do that spreads ids evenly and stays the same.
@@ -416,6 +423,7 @@ mod tests {
     use crate::testing::{aws, requests};
 
     const NOW: Timestamp = Timestamp::from_millis(1_710_417_600_000);
+    const REGION: &str = "ap-south-1";
 
     /// Clients that take a message at once, and those that never do, which are the first to be found.
     struct Audience {
@@ -458,7 +466,7 @@ mod tests {
             let aws = aws(&self.server);
             let table_client = aws_sdk_dynamodb::Client::new(&aws);
             let api = aws_sdk_apigatewaymanagement::Client::new(&aws);
-            Connections::new(table_client, "calls".to_owned(), api)
+            Connections::new(table_client, "calls".to_owned(), api, REGION.to_owned())
         }
 
         /// Tells everyone: until the last of the prompt ones was sent to, until it was all over, and what came of it.
@@ -502,7 +510,7 @@ mod tests {
         };
         let items: Vec<Value> = numbers
             .map(|number| {
-                let sk = format!("CONNECTION#{kind}-{number}");
+                let sk = format!("CONNECTION#{REGION}#{kind}-{number}");
                 json!({ "pk": { "S": "EXTENSION#1001" }, "sk": { "S": sk } })
             })
             .collect();
@@ -551,7 +559,8 @@ mod tests {
     #[tokio::test]
     async fn an_operators_connection_is_kept_and_found_among_the_operators() {
         let server = MockServer::start().await;
-        let row = json!({ "pk": { "S": "OPERATORS" }, "sk": { "S": "CONNECTION#L0SM9" } });
+        let row =
+            json!({ "pk": { "S": "OPERATORS" }, "sk": { "S": "CONNECTION#ap-south-1#L0SM9" } });
         Mock::given(method("POST"))
             .respond_with(ResponseTemplate::new(200).set_body_json(json!({ "Items": [row] })))
             .mount(&server)
@@ -559,7 +568,8 @@ mod tests {
         let aws = aws(&server);
         let table_client = aws_sdk_dynamodb::Client::new(&aws);
         let api = aws_sdk_apigatewaymanagement::Client::new(&aws);
-        let connections = Connections::new(table_client, "calls".to_owned(), api);
+        let connections =
+            Connections::new(table_client, "calls".to_owned(), api, REGION.to_owned());
         let operator = Connection {
             id: "L0SM9".to_owned(),
             viewer: Viewer::Operator,
@@ -577,7 +587,11 @@ mod tests {
         let [put, query, delete] =
             [put, query, delete].map(|request: Request| request.body_json::<Value>().unwrap());
         assert_eq!(put["Item"]["pk"], row["pk"]);
-        assert_eq!(put["Item"]["audience"]["S"], audience(shard_of("L0SM9")));
+        let shard = shard_of("L0SM9");
+        assert_eq!(
+            put["Item"]["audience"]["S"],
+            format!("everyone#ap-south-1#{shard}")
+        );
         assert_eq!(query["ExpressionAttributeValues"][":pk"], row["pk"]);
         assert_eq!(delete["Key"], row);
     }
@@ -598,7 +612,8 @@ mod tests {
         let aws = aws(&server);
         let table_client = aws_sdk_dynamodb::Client::new(&aws);
         let api = aws_sdk_apigatewaymanagement::Client::new(&aws);
-        let connections = Connections::new(table_client, "calls".to_owned(), api);
+        let connections =
+            Connections::new(table_client, "calls".to_owned(), api, REGION.to_owned());
         let client = Connection {
             id: "L0SM9".to_owned(),
             viewer: Viewer::Operator,
@@ -613,7 +628,7 @@ mod tests {
         let (delivery, asked) =
             not_known(ResponseTemplate::new(200).set_body_json(json!({}))).await;
         assert_eq!(delivery, Delivery::Gone);
-        assert_eq!(asked["Key"]["sk"]["S"], "CONNECTION#L0SM9");
+        assert_eq!(asked["Key"]["sk"]["S"], "CONNECTION#ap-south-1#L0SM9");
         let condition = "attribute_not_exists(connected_at) OR connected_at < :made";
         assert_eq!(asked["ConditionExpression"], condition);
         let made = &asked["ExpressionAttributeValues"][":made"]["N"];

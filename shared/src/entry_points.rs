@@ -212,7 +212,9 @@ fn http_event(bytes: &[u8]) {
     let Ok(event) = serde_json::from_value(event) else {
         return;
     };
-    let request = http::request(event, Context::default());
+    let Ok(request) = http::request(event, Context::default()) else {
+        return;
+    };
     webhook_form(request.uri().query().unwrap_or_default().as_bytes());
     let content_type = http::header(&request, "content-type").unwrap_or_default();
     if let Ok(bytes) = http::body(&request)

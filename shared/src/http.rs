@@ -28,6 +28,9 @@ use crate::switchboard::SwitchboardError;
 /// Bodies may be this long, in bytes. The longest honest one has a few hundred.
 pub const LONGEST_BODY: usize = 16 * 1024;
 
+/// A path and its query may be this long together, in bytes. API Gateway itself takes 10 KiB with all headers.
+pub const LONGEST_URI: usize = 16 * 1024;
+
 /// A good answer.
 #[derive(Debug)]
 pub struct Answer(Value);
@@ -72,6 +75,16 @@ impl ApiError {
     #[must_use]
     pub fn too_long() -> Self {
         Self::new(413, "body_too_long", "the body is longer than 16 KiB")
+    }
+
+    /// The request's path and query together are longer than [`LONGEST_URI`].
+    #[must_use]
+    pub fn uri_too_long() -> Self {
+        Self::new(
+            414,
+            "uri_too_long",
+            "the path and the query are longer than 16 KiB",
+        )
     }
 
     /// Something that is needed does not answer; the same request may succeed in a moment.
@@ -472,19 +485,33 @@ where
     Answering: Future<Output = Result<Answer, ApiError>> + Send,
 {
     let respond_to = |event: LambdaEvent<ApiGatewayV2httpRequest>| {
-        let answering = handler(request(event.payload, event.context));
-        async move { Ok::<_, Infallible>(respond(answering.await)) }
+        let answering = request(event.payload, event.context).map(&handler);
+        async move {
+            let answer = match answering {
+                Ok(answering) => answering.await,
+                Err(error) => Err(error),
+            };
+            Ok::<_, Infallible>(respond(answer))
+        }
     };
     lambda_runtime::run(service_fn(respond_to)).await
 }
 
 /// The request that API Gateway tells of. `lambda_http` makes a URI of it and panics where it cannot, so whatever a
 /// client may have written where a URI is made of it is put right first: nobody here asks by which name we were reached.
-pub(crate) fn request(mut event: ApiGatewayV2httpRequest, context: Context) -> Request {
+pub(crate) fn request(
+    mut event: ApiGatewayV2httpRequest,
+    context: Context,
+) -> Result<Request, ApiError> {
+    let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    if length(&event.raw_path) + length(&event.raw_query_string) > LONGEST_URI {
+        return Err(ApiError::uri_too_long());
+    }
     event.headers.remove(HOST);
     event.request_context.domain_name = None;
     event.raw_query_string = event.raw_query_string.as_deref().map(as_uri_takes_it);
-    Request::from(LambdaRequest::ApiGatewayV2(event)).with_lambda_context(context)
+    let request = Request::from(LambdaRequest::ApiGatewayV2(event));
+    Ok(request.with_lambda_context(context))
 }
 
 /// A query as it came, but for what has no place in a URI: Exotel's `digits="1"`, for one.
@@ -547,12 +574,20 @@ mod tests {
             ("a=\u{7f}\u{0}\n&CallSid=abc", ""),
             ("%22&&=&CallSid=abc&{}|\\^`", "["),
         ] {
-            let request = request(event(query, host), Context::default());
+            let request = request(event(query, host), Context::default()).unwrap();
             let fields = Fields::from_form(request.uri().query().unwrap().as_bytes());
             let as_sent = Fields::from_form(query.as_bytes());
             assert_eq!(fields, as_sent, "{query}");
             assert_eq!(path(&request), "/exotel/webhook");
         }
+    }
+
+    #[test]
+    fn a_uri_that_is_too_long_is_refused_before_anything_is_made_of_it() {
+        let longest = |length: usize| "#".repeat(length - "/exotel/webhook".len());
+        let of_length = |length| request(event(&longest(length), "a.example"), Context::default());
+        assert!(of_length(LONGEST_URI).is_ok());
+        assert_eq!(of_length(LONGEST_URI + 1).unwrap_err().status, 414);
     }
 
     #[test]

@@ -11,7 +11,8 @@
 //!    [`registration`]: what an app says to be reached; [`allowance`]: how often they may do something.
 //! 7. [`connections`] and [`status_update`]: who is connected, and what they hear of a call. [`streams`]: whose audio
 //!    Exotel brings.
-//! 8. [`names`], [`clock`], [`config`], [`secrets`], [`auth`], [`gate`], [`http`], [`start`]: the door.
+//! 8. [`replica`]: what one of two regions does about the other's calls.
+//! 9. [`names`], [`clock`], [`config`], [`secrets`], [`auth`], [`gate`], [`http`], [`start`]: the door.
 
 pub mod allowance;
 pub mod asterisk;
@@ -34,6 +35,7 @@ pub mod names;
 pub mod outside;
 pub mod push;
 pub mod registration;
+pub mod replica;
 pub mod routes;
 pub mod secrets;
 pub mod start;

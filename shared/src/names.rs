@@ -8,6 +8,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::clock::Timestamp;
+
 /// Why a value was refused at the door. Its text is for whoever sent the value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what} {rule}")]
@@ -102,6 +104,17 @@ impl ChannelId {
         Self(format!("{}{call}", Self::APP_CALLER_PREFIX))
     }
 
+    /// When the channel was made, to the second: Asterisk's unique ids are `1795149002.12`, with the system's name and a
+    /// dash before it where it has one.
+    fn made_at(&self) -> Option<Timestamp> {
+        let id = self.0.rsplit('-').next()?;
+        let (seconds, number) = id.split_once('.')?;
+        let is_number = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+        let is_unique_id = seconds.len() == 10 && is_number(seconds) && is_number(number);
+        let seconds: u64 = is_unique_id.then(|| seconds.parse().ok())??;
+        Some(Timestamp::from_millis(seconds * 1000))
+    }
+
     /// The call whose phone leg this is; `None` for a channel of any other origin.
     #[must_use]
     pub fn phone_of(&self) -> Option<CallId> {
@@ -138,6 +151,9 @@ const CALL_SID_NAMESPACE: Uuid = Uuid::from_u128(0x9d3c_6a1e_52f4_4c0b_8e77_1f0a
 /// The same for ids made from an app's reference.
 const REFERENCE_NAMESPACE: Uuid = Uuid::from_u128(0x2b71_e0d4_9c36_4f58_a1c9_5d37_8e02_fb46);
 
+/// The same for ids made from a channel of Asterisk's.
+const LEG_NAMESPACE: Uuid = Uuid::from_u128(0x61f0_8b52_d7ae_4d19_b3c4_0e95_78a2_6df1);
+
 impl CallId {
     /// The id of the call that Exotel knows by this CallSid: always the same one, so that whoever reports the call
     /// first, last or twice speaks of the same call.
@@ -152,6 +168,21 @@ impl CallId {
         // No extension holds a slash.
         let name = format!("{app}/{reference}");
         Self(Uuid::new_v5(&REFERENCE_NAMESPACE, name.as_bytes()))
+    }
+
+    /// The id of the call for `whom` whose caller waits on this channel, where Exotel has not named it: reported again, to
+    /// whichever region, it is the same call. Ordered by time as [`CallId::fresh`] is, for Asterisk's unique ids tell in
+    /// which second a channel was made. `None` of a channel with another kind of id.
+    #[must_use]
+    pub fn of_leg(leg: &ChannelId, whom: &Extension) -> Option<Self> {
+        let made_at = leg.made_at()?;
+        // No extension holds a slash.
+        let name = format!("{whom}/{leg}");
+        let hash = Uuid::new_v5(&LEG_NAMESPACE, name.as_bytes());
+        let mut random = [0; 10];
+        random.copy_from_slice(hash.as_bytes().get(..10)?);
+        let id = uuid::Builder::from_unix_timestamp_millis(made_at.as_millis(), &random);
+        Some(Self(id.into_uuid()))
     }
 
     /// A new id for a call that Exotel has not named, ordered by time.
@@ -320,6 +351,37 @@ mod tests {
 
     fn number(text: &str) -> Option<String> {
         PhoneNumber::parse(text, "IN").map(|number| number.to_string())
+    }
+
+    #[test]
+    fn a_leg_reported_twice_is_one_call_and_other_legs_are_others() {
+        let id = |leg: &str, whom: &str| {
+            let whom = Extension::try_from(whom).unwrap();
+            CallId::of_leg(&ChannelId::try_from(leg).unwrap(), &whom)
+        };
+        let call = id("1795149002.12", "1001").unwrap();
+        assert_eq!(id("1795149002.12", "1001"), Some(call));
+        let others = [
+            id("1795149002.13", "1001"),
+            id("1795149002.12", "1002"),
+            id("pbx-1-1795149002.12", "1001"),
+            id("1795149003.12", "1001"),
+        ];
+        for other in others {
+            assert_ne!(other.unwrap(), call);
+        }
+        assert!(
+            id("1795149003.1", "1001").unwrap() > call,
+            "ordered by time"
+        );
+        for unlike in [
+            "leg-a",
+            "179514900.12",
+            "1795149002.x",
+            "ringback-1795149002",
+        ] {
+            assert_eq!(id(unlike, "1001"), None, "{unlike}");
+        }
     }
 
     #[test]

@@ -107,18 +107,35 @@ impl Start {
         let environment = &self.environment;
         let fcm = Fcm::from_environment(environment, self.secret("FCM_SECRET_ARN")?)?;
         let pushes = Pushes::new(self.devices(), fcm, self.sns());
-        let timeouts = Timeouts::from_environment(
-            aws_sdk_sqs::Client::new(&self.aws),
-            aws_sdk_scheduler::Client::new(&self.aws),
-            environment,
-        )?;
-        Ok(Outside::new(self.asterisk()?, pushes, timeouts))
+        Ok(Outside::new(self.asterisk()?, pushes, self.timeouts()?))
     }
 
     /// The calls.
     #[must_use]
     pub fn calls(&self) -> DynamoCalls {
-        DynamoCalls::new(self.dynamodb(), self.table.clone())
+        let calls = DynamoCalls::new(self.dynamodb(), self.table.clone());
+        match self.other_region() {
+            Some(_) => calls.replicated_in(self.region().to_owned()),
+            None => calls,
+        }
+    }
+
+    /// The region that takes over when this one is lost, and the other way round: `OTHER_REGION`.
+    #[must_use]
+    pub fn other_region(&self) -> Option<String> {
+        self.environment.optional("OTHER_REGION")
+    }
+
+    /// What sets this region's timers.
+    ///
+    /// # Errors
+    /// When a variable is missing.
+    pub fn timeouts(&self) -> Result<Timeouts, ConfigError> {
+        Timeouts::from_environment(
+            aws_sdk_sqs::Client::new(&self.aws),
+            aws_sdk_scheduler::Client::new(&self.aws),
+            &self.environment,
+        )
     }
 
     /// The devices.
@@ -143,7 +160,13 @@ impl Start {
             .endpoint_url(url)
             .build();
         let api = aws_sdk_apigatewaymanagement::Client::from_conf(config);
-        Ok(Connections::new(self.dynamodb(), self.table.clone(), api))
+        let region = self.region().to_owned();
+        Ok(Connections::new(
+            self.dynamodb(),
+            self.table.clone(),
+            api,
+            region,
+        ))
     }
 
     /// The streams of calls' audio.

@@ -95,10 +95,9 @@ impl Sighting {
     }
 
     fn call(&self, limits: Limits, now: Timestamp) -> Call {
-        let call_id = self
-            .call_sid
-            .as_ref()
-            .map_or_else(CallId::fresh, CallId::of_call_sid);
+        let of_leg = || CallId::of_leg(self.caller_leg.as_ref()?, &self.extension);
+        let named = self.call_sid.as_ref().map(CallId::of_call_sid);
+        let call_id = named.or_else(of_leg).unwrap_or_else(CallId::fresh);
         let incoming = Incoming {
             call_id,
             extension: self.extension.clone(),
@@ -191,7 +190,7 @@ pub struct Outcome {
 /// Why an event could not be dealt with.
 #[derive(Debug, thiserror::Error)]
 pub enum SwitchboardError<E: std::error::Error + 'static> {
-    /// There is no such call. It may have expired, or, in a second region, not have arrived yet.
+    /// There is no such call: it never was, or has expired.
     #[error("there is no such call")]
     NoSuchCall,
     /// The extension has used its allowance of calls up. The next may be started after this time.

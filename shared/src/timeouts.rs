@@ -1,7 +1,8 @@
 //! Timers: an SQS message that ends a ring on the second, and an EventBridge schedule that is there even if the
 //! queue's path is broken. (A schedule alone has a precision of 60 s, so it cannot end a ring of 30 s.)
 //!
-//! Both bring `{"call_id": …}` to the function `call-timeout`. Whichever comes first acts.
+//! Both bring `{"call_id": …}` to the function `call-timeout`. Whichever comes first acts. The queue brings it too what
+//! replication has overwritten ([`Timeouts::tell_again`]).
 
 #[cfg(test)]
 mod tests;
@@ -15,7 +16,7 @@ use aws_sdk_scheduler::types::{
 use futures::future::join;
 use serde::{Deserialize, Serialize};
 
-use crate::call::{Call, Status};
+use crate::call::{Call, Event, Status};
 use crate::clock::Timestamp;
 use crate::config::{ConfigError, Environment};
 use crate::names::CallId;
@@ -25,6 +26,25 @@ use crate::names::CallId;
 pub struct Timer {
     /// The call that is to be looked at.
     pub call_id: CallId,
+    /// A version of it that replication has overwritten, and that is to be told again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overwritten: Option<Box<Call>>,
+}
+
+impl Timer {
+    const fn of(call: &Call) -> Self {
+        Self {
+            call_id: call.call_id,
+            overwritten: None,
+        }
+    }
+
+    /// What has happened to the call when this comes.
+    #[must_use]
+    pub fn event(self) -> Event {
+        self.overwritten
+            .map_or(Event::TimerFired, Event::Overwritten)
+    }
 }
 
 /// SQS delays no message for longer.
@@ -40,6 +60,20 @@ pub struct TimerError {
     what: &'static str,
     #[source]
     source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+const QUEUE: &str = "SQS";
+const SCHEDULER: &str = "EventBridge Scheduler";
+
+/// For `map_err`.
+fn unreachable<E>(what: &'static str) -> impl FnOnce(E) -> TimerError
+where
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    move |error| TimerError {
+        what,
+        source: error.into(),
+    }
 }
 
 /// The queue and the scheduler.
@@ -96,6 +130,18 @@ impl Timeouts {
         on_time.or(backstop)
     }
 
+    /// Has what this version of its call knew told again, now.
+    ///
+    /// # Errors
+    /// When the queue cannot be reached.
+    pub async fn tell_again(&self, overwritten: &Call) -> Result<(), TimerError> {
+        let timer = Timer {
+            overwritten: Some(Box::new(overwritten.clone())),
+            ..Timer::of(overwritten)
+        };
+        self.send(&timer, 0).await
+    }
+
     /// Takes a call's schedules back. A message on its way cannot be; it will find nothing to do.
     ///
     /// # Errors
@@ -111,17 +157,18 @@ impl Timeouts {
     async fn send_delayed(&self, call: &Call, delay: Duration) -> Result<(), TimerError> {
         // Rounded up: a message that comes early would have to be sent again.
         let seconds = i32::try_from(delay.as_millis().div_ceil(1000)).unwrap_or(0);
+        self.send(&Timer::of(call), seconds).await
+    }
+
+    async fn send(&self, timer: &Timer, delay_seconds: i32) -> Result<(), TimerError> {
         self.queue
             .send_message()
             .queue_url(&self.queue_url)
-            .message_body(body(call))
-            .delay_seconds(seconds)
+            .message_body(body(timer)?)
+            .delay_seconds(delay_seconds)
             .send()
             .await
-            .map_err(|error| TimerError {
-                what: "SQS",
-                source: error.into(),
-            })?;
+            .map_err(unreachable(QUEUE))?;
         Ok(())
     }
 
@@ -144,16 +191,12 @@ impl Timeouts {
             | Status::Canceled
             | Status::Failed => return Ok(()),
         };
-        let unreachable = |source| TimerError {
-            what: "EventBridge Scheduler",
-            source,
-        };
         let target = Target::builder()
             .arn(&self.function_arn)
             .role_arn(&self.scheduler_role_arn)
-            .input(body(call))
+            .input(body(&Timer::of(call))?)
             .build()
-            .map_err(|error| unreachable(error.into()))?;
+            .map_err(unreachable(SCHEDULER))?;
         let window = FlexibleTimeWindow::builder()
             .mode(FlexibleTimeWindowMode::Off)
             .build();
@@ -163,7 +206,7 @@ impl Timeouts {
             .name(name(call, purpose))
             .group_name(&self.schedule_group)
             .schedule_expression(format!("at({})", without_zone(at)))
-            .flexible_time_window(window.map_err(|error| unreachable(error.into()))?)
+            .flexible_time_window(window.map_err(unreachable(SCHEDULER))?)
             .target(target)
             .action_after_completion(ActionAfterCompletion::Delete)
             .send()
@@ -171,7 +214,7 @@ impl Timeouts {
         match answer {
             Ok(_) => Ok(()),
             Err(SdkError::ServiceError(refused)) if refused.err().is_conflict_exception() => Ok(()),
-            Err(error) => Err(unreachable(error.into())),
+            Err(error) => Err(unreachable(SCHEDULER)(error)),
         }
     }
 
@@ -190,10 +233,7 @@ impl Timeouts {
             {
                 Ok(())
             }
-            Err(error) => Err(TimerError {
-                what: "EventBridge Scheduler",
-                source: error.into(),
-            }),
+            Err(error) => Err(unreachable(SCHEDULER)(error)),
         }
     }
 }
@@ -213,8 +253,8 @@ fn name(call: &Call, purpose: Purpose) -> String {
     format!("{}-{purpose}", call.call_id)
 }
 
-fn body(call: &Call) -> String {
-    format!(r#"{{"call_id":"{}"}}"#, call.call_id)
+fn body(timer: &Timer) -> Result<String, TimerError> {
+    serde_json::to_string(timer).map_err(unreachable(QUEUE))
 }
 
 /// `at()` takes UTC to the second, without a zone: `2026-11-21T08:00:00`.

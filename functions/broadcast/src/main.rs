@@ -1,16 +1,22 @@
-//! The table's stream: each change of a call is told to the clients that are connected here.
+//! The table's stream: each change of a call is told to the clients that are connected here. Where there are two regions,
+//! the stream shows what the other one has done, and this one does its part: one reader of the stream does both, as AWS
+//! asks of the streams of global tables.
 //!
 //! Nothing on a call's own way waits for this, however many clients there are.
 
 use std::time::Instant;
 
+use futures::future::join_all;
 use futures::stream::{self, StreamExt};
 use lambda_runtime::{Error, LambdaEvent, service_fn};
-use ringback::calls::StoreError;
+use ringback::call::Call;
+use ringback::calls::{StoreError, stored_in};
 use ringback::clock::Timestamp;
 use ringback::connections::{Connection, Connections, Deliveries};
+use ringback::replica;
 use ringback::start::Start;
 use ringback::status_update::{StatusAudience, StatusUpdate};
+use ringback::timeouts::{Timeouts, TimerError};
 use serde::Deserialize;
 use serde_dynamo::Item;
 use serde_json::{Value, json};
@@ -36,24 +42,97 @@ struct Change {
     old_image: Option<Item>,
 }
 
+/// A change of a call.
+struct CallChange {
+    sequence_number: String,
+    before: Option<Call>,
+    after: Call,
+    /// The region that stored the call, where there are two.
+    stored_in: Option<String>,
+}
+
+impl CallChange {
+    /// An item that is no call, or that is being forgotten, changes no call.
+    fn of(record: Record) -> Option<Self> {
+        let change = record.dynamodb;
+        let call = |item| serde_dynamo::from_item(item).ok();
+        let item = change.new_image?;
+        Some(Self {
+            sequence_number: change.sequence_number,
+            stored_in: stored_in(&item),
+            before: change.old_image.and_then(call),
+            after: call(item)?,
+        })
+    }
+}
+
 struct Broadcast {
     connections: Connections,
     audience: StatusAudience,
+    replica: Option<Replica>,
+}
+
+/// This region, where there is another.
+struct Replica {
+    region: String,
+    timeouts: Timeouts,
+}
+
+impl Replica {
+    async fn look_at(&self, change: &CallChange) -> Result<(), TimerError> {
+        let stored_in = change.stored_in.as_deref();
+        let duty = replica::duty(
+            change.before.as_ref(),
+            &change.after,
+            stored_in,
+            &self.region,
+        );
+        match duty {
+            Some(duty) => replica::fulfil(&duty, &self.timeouts, Timestamp::now()).await,
+            None => Ok(()),
+        }
+    }
 }
 
 impl Broadcast {
     /// In the order in which the changes were made. What fails is brought again by the stream, from that record on.
     async fn handle(&self, event: LambdaEvent<Changes>) -> Result<Value, Error> {
-        for record in event.payload.records {
-            let sequence_number = record.dynamodb.sequence_number.clone();
-            if let Some(update) = update_in(record.dynamodb)
-                && let Err(error) = self.tell(&update).await
+        let records = event.payload.records.into_iter();
+        let changes: Vec<CallChange> = records.filter_map(CallChange::of).collect();
+        // All of them before clients, who may be many: a call waits for this.
+        let looking = changes.iter().map(|change| self.look_at(change));
+        let looked_at = join_all(looking).await;
+        for (change, looked_at) in changes.into_iter().zip(looked_at) {
+            if let Err(error) = self
+                .deal_with(change.before.as_ref(), change.after, looked_at)
+                .await
             {
-                tracing::error!(%error, cause = ?std::error::Error::source(&error), "broadcast failed");
-                return Ok(json!({ "batchItemFailures": [{ "itemIdentifier": sequence_number }] }));
+                tracing::error!(%error, cause = ?error.source(), "broadcast failed");
+                return Ok(
+                    json!({ "batchItemFailures": [{ "itemIdentifier": change.sequence_number }] }),
+                );
             }
         }
         Ok(json!({ "batchItemFailures": [] }))
+    }
+
+    async fn look_at(&self, change: &CallChange) -> Result<(), TimerError> {
+        match &self.replica {
+            Some(replica) => replica.look_at(change).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn deal_with(
+        &self,
+        before: Option<&Call>,
+        after: Call,
+        looked_at: Result<(), TimerError>,
+    ) -> Result<(), Error> {
+        if let Some(update) = StatusUpdate::of(before, after) {
+            self.tell(&update).await?;
+        }
+        Ok(looked_at?)
     }
 
     async fn tell(&self, update: &StatusUpdate) -> Result<(), StoreError> {
@@ -83,21 +162,20 @@ impl Broadcast {
     }
 }
 
-/// The update that a change calls for. An item that is no call, or that is being forgotten, calls for none.
-fn update_in(change: Change) -> Option<StatusUpdate> {
-    let call = |item| serde_dynamo::from_item(item).ok();
-    StatusUpdate::of(
-        change.old_image.and_then(call).as_ref(),
-        call(change.new_image?)?,
-    )
-}
-
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     let start = Start::function().await?;
+    let replica = match start.other_region() {
+        None => None,
+        Some(_) => Some(Replica {
+            region: start.region().to_owned(),
+            timeouts: start.timeouts()?,
+        }),
+    };
     let this = &Broadcast {
         connections: start.connections()?,
         audience: start.status_audience()?,
+        replica,
     };
     lambda_runtime::run(service_fn(move |event| this.handle(event))).await
 }

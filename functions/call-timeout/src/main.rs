@@ -1,7 +1,7 @@
-//! Timers fire: a delayed message from SQS, on time, or a schedule of EventBridge, as the backstop.
+//! Timers fire: a delayed message from SQS, on time, or a schedule of EventBridge, as the backstop. The queue also brings
+//! what replication between two regions has overwritten.
 
 use lambda_runtime::{Error, LambdaEvent, service_fn};
-use ringback::call::Event;
 use ringback::clock::Timestamp;
 use ringback::start::{LiveSwitchboard, Start, works_until};
 use ringback::switchboard::SwitchboardError;
@@ -30,7 +30,7 @@ async fn handle(switchboard: &LiveSwitchboard, event: LambdaEvent<Fired>) -> Res
     let until = works_until(event.context.deadline);
     match event.payload {
         Fired::Schedule(timer) => {
-            fire(switchboard, &timer, until).await?;
+            fire(switchboard, timer, until).await?;
             Ok(json!({}))
         }
         Fired::Messages { records } => {
@@ -55,7 +55,7 @@ async fn fire_message<'a>(
     until: Timestamp,
 ) -> Option<&'a str> {
     let fired = match serde_json::from_str(&message.body) {
-        Ok(timer) => fire(switchboard, &timer, until).await,
+        Ok(timer) => fire(switchboard, timer, until).await,
         Err(error) => Err(error.into()),
     };
     let error = fired.err()?;
@@ -63,14 +63,13 @@ async fn fire_message<'a>(
     Some(&message.message_id)
 }
 
-async fn fire(switchboard: &LiveSwitchboard, timer: &Timer, until: Timestamp) -> Result<(), Error> {
-    match switchboard
-        .handle(timer.call_id, &Event::TimerFired, Timestamp::now(), until)
-        .await
-    {
+async fn fire(switchboard: &LiveSwitchboard, timer: Timer, until: Timestamp) -> Result<(), Error> {
+    let (call_id, event) = (timer.call_id, timer.event());
+    let handled = switchboard.handle(call_id, &event, Timestamp::now(), until);
+    match handled.await {
         Ok(_) => Ok(()),
         Err(SwitchboardError::NoSuchCall) => {
-            tracing::warn!(call_id = %timer.call_id, "timer of a call that is not there");
+            tracing::warn!(%call_id, "timer of a call that is not there");
             Ok(())
         }
         Err(error) => Err(error.into()),

@@ -2,7 +2,7 @@
 //! that Exotel connects in [`outbound`].
 
 use super::verdict::{Decision, Refusal, Verdict};
-use super::{Attempt, Call, Change, Effect, Event, HistoryEntry, Party, inbound, outbound};
+use super::{Attempt, Call, Change, Effect, Event, HistoryEntry, Party, inbound, merge, outbound};
 use crate::clock::Timestamp;
 
 /// What is to be done once a new call has been stored.
@@ -21,10 +21,10 @@ pub fn decide(call: &Call, event: &Event, now: Timestamp) -> Decision {
     if party_of(event).is_some_and(|party| !may_say(call, event, party)) {
         return Decision::Refuse(Refusal::NotYours);
     }
-    let verdict = if call.is_outbound() {
-        outbound::verdict(call, event, now)
-    } else {
-        inbound::verdict(call, event, now)
+    let verdict = match event {
+        Event::Overwritten(version) => merge::verdict(call, version, now),
+        _ if call.is_outbound() => outbound::verdict(call, event, now),
+        _ => inbound::verdict(call, event, now),
     };
     match verdict {
         Verdict::Change(sets) => {
@@ -65,10 +65,10 @@ pub fn usual(event: &Event, now: Timestamp) -> Option<Attempt> {
 /// What is to be done once `event` has brought the call to where it is now.
 #[must_use]
 pub fn effects_after(call: &Call, event: &Event, now: Timestamp) -> Vec<Effect> {
-    if call.is_outbound() {
-        outbound::effects_after(call, event)
-    } else {
-        inbound::effects_after(call, event, now)
+    match event {
+        Event::Overwritten(_) => merge::effects_after(call, now),
+        _ if call.is_outbound() => outbound::effects_after(call, event),
+        _ => inbound::effects_after(call, event, now),
     }
 }
 
@@ -127,6 +127,7 @@ fn party_of(event: &Event) -> Option<&Party> {
         | Event::Bridged
         | Event::NotBridged
         | Event::TimerFired
+        | Event::Overwritten(_)
         | Event::Settled { .. } => None,
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::OutboundProgress;
+use super::{Call, OutboundProgress};
 use crate::clock::Timestamp;
 use crate::names::{CallSid, ChannelId, DeviceId, Extension};
 
@@ -94,6 +94,8 @@ pub enum Event {
     StreamStopped(StopReason),
     /// A timer of this call has fired.
     TimerFired,
+    /// Another region's version of the call has taken this one's place, and lacks something of it.
+    Overwritten(Box<Call>),
     /// The effects that were owed since this moment have been carried out.
     Settled {
         /// [`super::Call::owed_since`], as it was when they were begun.
@@ -137,6 +139,7 @@ impl Event {
             Self::StreamStarted => "stream_started",
             Self::StreamStopped(_) => "stream_stopped",
             Self::TimerFired => "timer_fired",
+            Self::Overwritten(_) => "overwritten",
             Self::Settled { .. } => "settled",
         }
     }
@@ -159,6 +162,7 @@ impl Event {
             Self::PhoneLeft {
                 answered, cause, ..
             } => Some(format!("answered={answered} cause={cause}")),
+            Self::Overwritten(version) => Some(version.status.as_str().to_owned()),
             Self::CallerCalled
             | Self::CallerUnreachable
             | Self::ExotelSilent

@@ -95,7 +95,10 @@ pub(super) fn verdict(call: &Call, event: &Event, now: Timestamp) -> Verdict {
         Event::StreamStarted | Event::StreamStopped(_) => streaming(call, event),
         Event::TimerFired => timer_fired(call, now),
         Event::Settled { owed_since } => settled(call, *owed_since),
-        Event::Reported { .. } | Event::NotPlaced(_) | Event::ExotelSilent => NOTHING_TO_DO,
+        Event::Reported { .. }
+        | Event::NotPlaced(_)
+        | Event::ExotelSilent
+        | Event::Overwritten(_) => NOTHING_TO_DO,
     }
 }
 
@@ -111,7 +114,8 @@ pub(super) fn usual(event: &Event, now: Timestamp) -> Option<(Vec<Check>, Vec<Se
         | Event::Reported { .. }
         | Event::NotPlaced(_)
         | Event::StreamStarted
-        | Event::StreamStopped(_) => return None,
+        | Event::StreamStopped(_)
+        | Event::Overwritten(_) => return None,
         Event::Rang { devices, .. } => (
             vec![
                 waiting,
@@ -216,6 +220,7 @@ pub(super) fn effects_after(call: &Call, event: &Event, now: Timestamp) -> Vec<E
         | Event::CallerCalled
         | Event::Reported { .. }
         | Event::NotPlaced(_)
+        | Event::Overwritten(_)
         | Event::ExotelSilent => Vec::new(),
     }
 }
@@ -279,6 +284,10 @@ fn accepted(call: &Call, by: &Party, now: Timestamp) -> Verdict {
     match call.status {
         Status::WaitingForMobile if now < call.rings_until => Verdict::Change(ready(by, now)),
         Status::MobileReady | Status::InProgress if is_answerer(call, by) => Verdict::Repeat,
+        // That they talk was told before who had answered: one region heard the phone, the other the PBX.
+        Status::InProgress if call.answered_by.is_none() => {
+            Verdict::Change(answered_by(call, by, now))
+        }
         Status::WaitingForMobile
         | Status::MobileReady
         | Status::Initiated
@@ -422,7 +431,13 @@ fn bridged(call: &Call, now: Timestamp) -> Verdict {
     match call.status {
         Status::MobileReady => Verdict::Change(talking(now)),
         Status::InProgress => NOTHING_TO_DO,
-        Status::WaitingForMobile | Status::Initiated | Status::Ringing => GONE_ANOTHER_WAY,
+        // Another region has heard the phone, and what it stored is not here yet.
+        Status::WaitingForMobile => {
+            let mut sets = talking(now);
+            sets.push(Set::ReadyAt(now));
+            Verdict::Change(sets)
+        }
+        Status::Initiated | Status::Ringing => GONE_ANOTHER_WAY,
         // The legs met while the call was being ended.
         Status::Completed
         | Status::Declined
@@ -523,6 +538,17 @@ fn ready(by: &Party, now: Timestamp) -> Vec<Set> {
         Set::ReadyAt(now),
         Set::OwedSince(now),
     ]
+}
+
+fn answered_by(call: &Call, by: &Party, now: Timestamp) -> Vec<Set> {
+    let mut sets = vec![
+        Set::AnsweredBy(Answerer {
+            device: by.device.clone(),
+        }),
+        Set::ReadyAt(now),
+    ];
+    sets.extend(owes_from(call, now));
+    sets
 }
 
 /// All that being in its state asks to be done for a call: what a transition into that state is followed by, and

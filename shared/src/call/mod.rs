@@ -8,6 +8,7 @@ mod decide;
 mod effect;
 mod event;
 mod inbound;
+mod merge;
 mod outbound;
 mod progress;
 #[cfg(test)]

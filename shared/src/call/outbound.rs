@@ -93,7 +93,8 @@ pub(super) fn verdict(call: &Call, event: &Event, now: Timestamp) -> Verdict {
         | Event::CallerLeft { .. }
         | Event::PhoneLeft { .. }
         | Event::Bridged
-        | Event::NotBridged => NOTHING_TO_DO,
+        | Event::NotBridged
+        | Event::Overwritten(_) => NOTHING_TO_DO,
     }
 }
 
@@ -148,6 +149,7 @@ pub(super) fn effects_after(call: &Call, event: &Event) -> Vec<Effect> {
         | Event::NotBridged
         | Event::StreamStarted
         | Event::StreamStopped(_)
+        | Event::Overwritten(_)
         | Event::Settled { .. } => Vec::new(),
     }
 }

@@ -16,7 +16,7 @@ const LIMITS: Limits = Limits {
     check: Duration::from_secs(300),
 };
 
-const START: Timestamp = Timestamp::from_millis(1_000_000_000_000);
+pub(super) const START: Timestamp = Timestamp::from_millis(1_000_000_000_000);
 
 fn device(name: &str) -> DeviceId {
     DeviceId::try_from(name).unwrap()
@@ -30,7 +30,7 @@ fn party(device_name: Option<&str>) -> Party {
 }
 
 /// A call that has just come in and whose caller waits in Asterisk, or is still on the way there.
-fn a_call(caller_leg: Option<&str>) -> Call {
+pub(super) fn a_call(caller_leg: Option<&str>) -> Call {
     let incoming = Incoming {
         call_id: CallId::fresh(),
         extension: Extension::try_from("1001").unwrap(),
@@ -43,14 +43,14 @@ fn a_call(caller_leg: Option<&str>) -> Call {
 }
 
 /// 1003 calls 1001, app to app.
-fn an_app_call() -> Call {
+pub(super) fn an_app_call() -> Call {
     let mut call = a_call(None);
     call.caller = Caller::app(Extension::try_from("1003").unwrap());
     call
 }
 
 /// 1001 has asked Exotel to connect two numbers.
-fn an_outbound_call() -> Call {
+pub(super) fn an_outbound_call() -> Call {
     let number = |text| PhoneNumber::parse(text, "IN").unwrap();
     let outgoing = Outgoing {
         call_id: CallId::fresh(),
@@ -61,7 +61,7 @@ fn an_outbound_call() -> Call {
     initiate(outgoing, LIMITS, START)
 }
 
-fn any_call() -> impl Strategy<Value = Call> {
+pub(super) fn any_call() -> impl Strategy<Value = Call> {
     prop_oneof![
         2 => any::<bool>().prop_map(|with_leg| a_call(with_leg.then_some("leg-a"))),
         1 => Just(()).prop_map(|()| an_app_call()),
@@ -99,7 +99,7 @@ fn any_progress() -> impl Strategy<Value = OutboundProgress> {
     ])
 }
 
-fn any_event() -> impl Strategy<Value = Event> {
+pub(super) fn any_event() -> impl Strategy<Value = Event> {
     let rang = prop::collection::btree_set(prop_oneof![Just("phone"), Just("tablet")], 1..=2);
     prop_oneof![
         (
@@ -170,7 +170,7 @@ fn any_event() -> impl Strategy<Value = Event> {
 }
 
 /// Events, each with the time that passes before it, in milliseconds.
-fn any_life() -> impl Strategy<Value = (Call, Vec<(u64, Event)>)> {
+pub(super) fn any_life() -> impl Strategy<Value = (Call, Vec<(u64, Event)>)> {
     let step = (
         prop_oneof![Just(0_u64), 0_u64..2_000, 10_000_u64..40_000],
         any_event(),
@@ -179,7 +179,7 @@ fn any_life() -> impl Strategy<Value = (Call, Vec<(u64, Event)>)> {
 }
 
 /// Lives a life, showing `watch` each event with the call before it, what was decided, and the call after it.
-fn live(
+pub(super) fn live(
     (mut call, events): (Call, Vec<(u64, Event)>),
     mut watch: impl FnMut(&Call, &Event, Timestamp, &Decision, &Call),
 ) -> Call {
@@ -197,7 +197,7 @@ fn live(
     call
 }
 
-fn effects_of(decision: &Decision) -> &[Effect] {
+pub(super) fn effects_of(decision: &Decision) -> &[Effect] {
     match decision {
         Decision::Advance { effects, .. } | Decision::Stay { effects } => effects,
         Decision::Refuse(_) => &[],

@@ -37,18 +37,47 @@ const PAUSES_AFTER_CONFLICT: [Duration; 3] = [
     Duration::from_millis(120),
 ];
 
+/// How often, and after which pauses, a call is looked for that another region may have stored: its replication takes
+/// a second or so (3 s in all).
+const PAUSES_FOR_REPLICATION: [Duration; 6] = [
+    Duration::from_millis(100),
+    Duration::from_millis(200),
+    Duration::from_millis(400),
+    Duration::from_millis(600),
+    Duration::from_millis(800),
+    Duration::from_millis(900),
+];
+
 /// Calls in a DynamoDB table.
 #[derive(Clone, Debug)]
 pub struct DynamoCalls {
     client: Client,
     table: String,
+    region: Option<String>,
+    pauses: &'static [Duration],
 }
 
 impl DynamoCalls {
     /// The calls in this table.
     #[must_use]
     pub const fn new(client: Client, table: String) -> Self {
-        Self { client, table }
+        Self {
+            client,
+            table,
+            region: None,
+            pauses: &[],
+        }
+    }
+
+    /// The same in one of two regions whose tables are replicated: a call says where it was stored, and one that is not
+    /// here is waited for, up to 3 s.
+    #[must_use]
+    pub fn replicated_in(self, region: String) -> Self {
+        Self {
+            region: Some(region),
+            pauses: &PAUSES_FOR_REPLICATION,
+            ..self
+        }
     }
 
     async fn create_alone(&self, call: &Call) -> Result<Created, StoreError> {
@@ -57,7 +86,7 @@ impl DynamoCalls {
             .client
             .put_item()
             .table_name(&self.table)
-            .set_item(Some(call_item(call)?))
+            .set_item(Some(self.new_item(call)?))
             .item(WRITER, AttributeValue::S(writer.clone()))
             .condition_expression("attribute_not_exists(pk)")
             .return_values_on_condition_check_failure(OnFailure::AllOld)
@@ -110,7 +139,7 @@ impl DynamoCalls {
     fn put_call(&self, call: &Call) -> Result<Put, StoreError> {
         Put::builder()
             .table_name(&self.table)
-            .set_item(Some(call_item(call)?))
+            .set_item(Some(self.new_item(call)?))
             .condition_expression("attribute_not_exists(pk)")
             .return_values_on_condition_check_failure(OnFailure::AllOld)
             .build()
@@ -138,6 +167,15 @@ impl DynamoCalls {
             .map_err(StoreError::unavailable(STORING))
     }
 
+    fn new_item(&self, call: &Call) -> Result<Item, StoreError> {
+        let mut item: Item =
+            serde_dynamo::to_item(call).map_err(StoreError::unreadable(STORING))?;
+        item.extend(call_key(call.call_id));
+        let region = self.region.clone().map(AttributeValue::S);
+        item.extend(region.map(|region| (REGION.to_owned(), region)));
+        Ok(item)
+    }
+
     async fn item(&self, key: Item, doing: &'static str) -> Result<Option<Item>, StoreError> {
         let answer = self
             .client
@@ -151,6 +189,21 @@ impl DynamoCalls {
         Ok(answer.item)
     }
 
+    /// [`Self::item`], which may be on its way here from another region.
+    async fn item_once_there(
+        &self,
+        key: Item,
+        doing: &'static str,
+    ) -> Result<Option<Item>, StoreError> {
+        for pause in self.pauses {
+            match self.item(key.clone(), doing).await? {
+                None => tokio::time::sleep(*pause).await,
+                item => return Ok(item),
+            }
+        }
+        self.item(key, doing).await
+    }
+
     /// Reads a call out of an item; an alias is followed.
     async fn call_in(&self, item: Item) -> Result<Option<Call>, StoreError> {
         let doing = "reading a call";
@@ -159,12 +212,28 @@ impl DynamoCalls {
                 .map(Some)
                 .map_err(StoreError::unreadable(doing));
         };
-        match self.item(call_key(id), doing).await? {
+        match self.item_once_there(call_key(id), doing).await? {
             Some(item) => serde_dynamo::from_item(item)
                 .map(Some)
                 .map_err(StoreError::unreadable(doing)),
             None => Ok(None),
         }
+    }
+
+    /// [`Self::update`], of a call that may be on its way here from another region.
+    async fn update_once_there(
+        &self,
+        id: CallId,
+        attempt: &Attempt,
+        writer: &str,
+    ) -> Result<Result<Item, Option<Item>>, StoreError> {
+        for pause in self.pauses {
+            match self.update(id, attempt, writer).await? {
+                Err(None) => tokio::time::sleep(*pause).await,
+                answer => return Ok(answer),
+            }
+        }
+        self.update(id, attempt, writer).await
     }
 
     /// One conditional write. `Err` of an item: the condition failed, and this is what stands there.
@@ -240,11 +309,11 @@ impl Calls for DynamoCalls {
 
     async fn attempt(&self, id: CallId, attempt: &Attempt) -> Result<Saved, StoreError> {
         let writer = new_writer();
-        let mut answer = self.update(id, attempt, &writer).await?;
+        let mut answer = self.update_once_there(id, attempt, &writer).await?;
         if let Err(Some(item)) = &answer
             && let Some(meant) = alias_in(item)
         {
-            answer = self.update(meant, attempt, &writer).await?;
+            answer = self.update_once_there(meant, attempt, &writer).await?;
         }
         match answer {
             Ok(item) => {
@@ -265,7 +334,8 @@ impl Calls for DynamoCalls {
     }
 
     async fn find(&self, id: CallId) -> Result<Option<Call>, StoreError> {
-        match self.item(call_key(id), "reading a call").await? {
+        let doing = "reading a call";
+        match self.item_once_there(call_key(id), doing).await? {
             Some(item) => self.call_in(item).await,
             None => Ok(None),
         }
@@ -292,12 +362,6 @@ impl Calls for DynamoCalls {
     }
 }
 
-fn call_item(call: &Call) -> Result<Item, StoreError> {
-    let mut item: Item = serde_dynamo::to_item(call).map_err(StoreError::unreadable(STORING))?;
-    item.extend(call_key(call.call_id));
-    Ok(item)
-}
-
 fn call_key(id: CallId) -> Item {
     key(format!("CALL#{id}"), "CALL")
 }
@@ -322,6 +386,18 @@ fn key(pk: String, sk: &str) -> Item {
 
 fn number(value: u64) -> AttributeValue {
     AttributeValue::N(value.to_string())
+}
+
+/// The region that stored a call, and whose timers look after it. The other region sets its own.
+const REGION: &str = "region";
+
+/// The region that stored the call in this item, as a stream shows it, where there are two.
+#[must_use]
+pub fn stored_in(item: &serde_dynamo::Item) -> Option<String> {
+    match item.inner().get(REGION)? {
+        serde_dynamo::AttributeValue::S(region) => Some(region.clone()),
+        _ => None,
+    }
 }
 
 /// Who wrote an item last: drawn anew for each write, so that a write which is sent again is told from a rival's that
@@ -520,5 +596,70 @@ fn conflict(doing: &'static str) -> StoreError {
     StoreError::Unavailable {
         doing,
         source: "the transaction met another one".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use wiremock::{Mock, MockServer, ResponseTemplate};
+
+    use super::*;
+    use crate::call::{Event, usual};
+    use crate::testing::{a_call, aws, requests};
+
+    const NOW: Timestamp = Timestamp::from_millis(1_710_417_600_000);
+
+    /// A table to which the call comes when it has been asked for twice in vain.
+    async fn lagging(
+        not_yet: ResponseTemplate,
+        there: ResponseTemplate,
+    ) -> (MockServer, DynamoCalls) {
+        let server = MockServer::start().await;
+        let not_yet = Mock::given(wiremock::matchers::any()).respond_with(not_yet);
+        not_yet.up_to_n_times(2).mount(&server).await;
+        let there = Mock::given(wiremock::matchers::any()).respond_with(there);
+        there.mount(&server).await;
+        let client = aws_sdk_dynamodb::Client::new(&aws(&server));
+        (server, DynamoCalls::new(client, "calls".to_owned()))
+    }
+
+    fn there(call: &Call, name: &str) -> ResponseTemplate {
+        let item = json!({
+            "call_id": { "S": call.call_id }, "version": { "N": "1" }, "status": { "S": "waiting_for_mobile" },
+            "extension": { "S": "1001" }, "caller": { "M": {} }, "call_type": { "S": "voice" },
+            "created_at": { "N": "1710417600000" }, "rings_until": { "N": "1710417630000" },
+            "limits": { "M": { "ring_ms": { "N": "30000" }, "connect_ms": { "N": "15000" }, "talk_ms": { "N": "1000" } } },
+            "expires_at": { "N": "1710504000" },
+        });
+        ResponseTemplate::new(200).set_body_json(json!({ name: item }))
+    }
+
+    #[tokio::test]
+    async fn a_call_of_the_other_region_is_waited_for() {
+        let call = a_call(NOW);
+        let nothing = || ResponseTemplate::new(200).set_body_json(json!({}));
+        let (_server, calls) = lagging(nothing(), there(&call, "Item")).await;
+        let calls = calls.replicated_in("ap-south-1".to_owned());
+        let found = calls.find(call.call_id).await.unwrap().unwrap();
+        assert_eq!(found.call_id, call.call_id);
+
+        let refused =
+            json!({ "__type": "com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException" });
+        let refused = ResponseTemplate::new(400).set_body_json(refused);
+        let (_server, calls) = lagging(refused, there(&call, "Attributes")).await;
+        let calls = calls.replicated_in("ap-south-1".to_owned());
+        let attempt = usual(&Event::Bridged, NOW).unwrap();
+        let saved = calls.attempt(call.call_id, &attempt).await.unwrap();
+        assert!(matches!(saved, Saved::As(_)), "{saved:?}");
+    }
+
+    #[tokio::test]
+    async fn where_there_is_one_region_nobody_waits() {
+        let call = a_call(NOW);
+        let nothing = ResponseTemplate::new(200).set_body_json(json!({}));
+        let (server, calls) = lagging(nothing, there(&call, "Item")).await;
+        assert_eq!(calls.find(call.call_id).await.unwrap(), None);
+        assert_eq!(requests(&server).await.len(), 1);
     }
 }

@@ -9,7 +9,7 @@ pub mod promises;
 use std::future::Future;
 use std::time::Duration;
 
-pub use dynamodb::DynamoCalls;
+pub use dynamodb::{DynamoCalls, stored_in};
 pub use memory::MemoryCalls;
 
 use crate::allowance::Allowance;

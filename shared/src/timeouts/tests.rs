@@ -142,8 +142,20 @@ async fn a_ring_is_ended_by_a_message_and_by_a_schedule_behind_it() {
 #[tokio::test]
 async fn what_a_timer_brings_is_what_the_function_reads() {
     let call = testing::a_call(NOW);
-    let timer: Timer = serde_json::from_str(&body(&call)).unwrap();
+    let timer: Timer = serde_json::from_str(&body(&Timer::of(&call)).unwrap()).unwrap();
     assert_eq!(timer.call_id, call.call_id);
+    assert_eq!(timer.event(), Event::TimerFired);
+}
+
+#[tokio::test]
+async fn what_was_overwritten_is_told_again_at_once() {
+    let timers = Timers::start().await;
+    timers.timeouts.tell_again(&timers.call).await.unwrap();
+    let [sent] = timers.sent().await.try_into().unwrap();
+    assert_eq!(sent["DelaySeconds"], 0);
+    let timer: Timer = serde_json::from_str(sent["MessageBody"].as_str().unwrap()).unwrap();
+    let told = Event::Overwritten(Box::new(timers.call));
+    assert_eq!(timer.event(), told);
 }
 
 #[tokio::test]
