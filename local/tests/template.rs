@@ -83,7 +83,7 @@ fn no_policy_allows_an_action_or_a_resource_that_it_does_not_name() -> Result<()
         // An endpoint, when a device is registered.
         "endpoint/${PlatformAndName}/*",
     ];
-    for (holder, statement) in template()?.statements() {
+    for (holder, statement) in deployments()?.iter().flat_map(Template::statements) {
         for action in each(&statement["Action"]).map(as_written) {
             assert!(
                 action.contains(':') && !action.contains('*'),
@@ -124,7 +124,7 @@ fn no_role_brings_a_policy_from_outside_the_template() -> Result<()> {
 
 #[test]
 fn each_function_may_use_what_it_is_told_about_and_nothing_else() -> Result<()> {
-    for (name, function) in template()?.functions() {
+    for (name, function) in deployments()?.iter().flat_map(Template::functions) {
         let told = |kind| function.told_about(kind);
         assert_eq!(
             function.may("secretsmanager:"),
@@ -215,7 +215,7 @@ fn each_function_may_do_to_the_table_what_it_does_and_no_more() -> Result<()> {
             "Query DeleteItem DescribeStream GetRecords GetShardIterator ListStreams",
         ),
     ]);
-    for (name, function) in template()?.functions() {
+    for (name, function) in deployments()?.iter().flat_map(Template::functions) {
         let allowed: BTreeSet<&str> = function
             .actions()
             .into_iter()
@@ -430,23 +430,33 @@ fn only_who_talks_to_exotel_knows_its_account_and_who_places_calls_where_it_repo
 
 #[test]
 fn exotel_reports_to_the_webhooks_route_wherever_the_api_is() -> Result<()> {
-    let template = template()?;
-    let functions = template.functions();
-    let message = functions.get("ws-message").context("ws-message")?;
-    let environment = message.environment();
-    let url = &environment["EXOTEL_WEBHOOK_URL"]["Fn::If"];
-    assert_eq!(url[0], "HasPublicHttpUrl");
-    let (_, path) = template
-        .resources("AWS::ApiGatewayV2::Route")
-        .filter_map(|(_, route)| route["RouteKey"].as_str()?.split_once(' '))
-        .find(|(method, path)| *method == "POST" && path.starts_with("/exotel/"))
-        .context("the webhook's route")?;
-    for (place, base) in [(1, "${PublicHttpUrl}"), (2, "https://${HttpApi}.")] {
-        let url = as_written(&url[place]);
-        assert!(url.starts_with(base) && url.ends_with(path), "{url}");
+    let domain = ("HttpDomainName", "calls.example.com");
+    let proxy = ("PublicHttpUrl", "https://proxy.example.com");
+    let own = "https://${HttpApi}.execute-api.${AWS::Region}.";
+    // Reports may come wherever the domain leads. What people enter in Exotel is one region's, for Exotel itself tries the
+    // other's.
+    let deployments: [(&[_], &str, &str); 3] = [
+        (&[], own, own),
+        (&[domain], "https://${HttpDomainName}", own),
+        (&[domain, proxy], "${PublicHttpUrl}", "${PublicHttpUrl}"),
+    ];
+    for (parameters, reported_to, entered) in deployments {
+        let template = Template::deployed_with(repository(), parameters)?;
+        let (_, path) = template
+            .resources("AWS::ApiGatewayV2::Route")
+            .filter_map(|(_, route)| route["RouteKey"].as_str()?.split_once(' '))
+            .find(|(method, path)| *method == "POST" && path.starts_with("/exotel/"))
+            .context("the webhook's route")?;
+        let functions = template.functions();
+        let message = functions.get("ws-message").context("ws-message")?;
+        for (url, base) in [
+            (message.environment()["EXOTEL_WEBHOOK_URL"], reported_to),
+            (template.output("ExotelWebhookUrl"), entered),
+        ] {
+            let url = as_written(url);
+            assert!(url.starts_with(base) && url.ends_with(path), "{url}");
+        }
     }
-    let shown = template.output("ExotelWebhookUrl")["Fn::If"].clone();
-    assert_eq!(shown, *url, "what people are told to enter is another URL");
     Ok(())
 }
 
@@ -545,6 +555,179 @@ fn the_table_is_encrypted_forgets_on_time_and_can_be_brought_back() -> Result<()
     let resource = template.resource(id);
     assert_eq!(resource["DeletionPolicy"], "RetainExceptOnCreate");
     assert_eq!(resource["UpdateReplacePolicy"], "Retain");
+    Ok(())
+}
+
+#[test]
+fn the_second_region_uses_the_firsts_table_and_nothing_else_differs() -> Result<()> {
+    let [one, primary, fallback] = [ONE_REGION, PRIMARY, FALLBACK].map(|it| deployed_with(&[it]));
+    let (one, primary, fallback) = (one?, primary?, fallback?);
+    assert_eq!(primary.ids(), one.ids());
+    let mut without_table = one.ids();
+    assert!(without_table.remove("CallsTable"));
+    assert_eq!(fallback.ids(), without_table);
+
+    let regions = |template: &Template| -> Vec<String> {
+        let table = &template.resource("CallsTable")["Properties"];
+        each(&table["Replicas"])
+            .map(|replica| as_written(&replica["Region"]))
+            .collect()
+    };
+    assert_eq!(regions(&one), ["${AWS::Region}"]);
+    assert_eq!(regions(&primary), ["${AWS::Region}", "${OtherRegion}"]);
+    for (name, function) in fallback.functions() {
+        if let Some(table) = function.environment().get("TABLE_NAME") {
+            assert_eq!(referred(table), Some("ExistingTableName"), "{name}");
+        }
+    }
+    let functions = fallback.functions();
+    let stream =
+        &functions["broadcast"].properties["Events"]["CallChanged"]["Properties"]["Stream"];
+    let arn = as_written(stream);
+    assert!(
+        arn.ends_with(":table/${ExistingTableName}/stream/${ExistingTableStreamLabel}"),
+        "{arn}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_domain_is_made_only_where_it_is_asked_for_and_its_record_only_in_a_zone_of_ours() -> Result<()>
+{
+    let domains = ["HttpDomain", "HttpMapping"].map(str::to_owned);
+    let domains = domains
+        .into_iter()
+        .chain(["WebSocketDomain", "WebSocketMapping"].map(str::to_owned));
+    let domains: BTreeSet<String> = domains.collect();
+    let added = |parameters: &[&[(&str, &str)]]| -> Result<BTreeSet<String>> {
+        let (one, template) = (template()?, deployed_with(parameters)?);
+        let ids = template.ids();
+        assert!(ids.is_superset(&one.ids()));
+        Ok(ids
+            .difference(&one.ids())
+            .map(|id| (*id).to_owned())
+            .collect())
+    };
+    let elsewhere: Vec<_> = DOMAINS
+        .iter()
+        .copied()
+        .filter(|(name, _)| *name != "HostedZoneId")
+        .collect();
+    assert_eq!(added(&[&elsewhere])?, domains);
+    let mut with_records = domains;
+    with_records.extend(["HttpRecord", "WebSocketRecord"].map(str::to_owned));
+    assert_eq!(added(&[DOMAINS])?, with_records);
+    with_records.insert("HealthCheck".to_owned());
+    assert_eq!(
+        added(&[DOMAINS, PRIMARY, &[("FailoverRole", "PRIMARY")]])?,
+        with_records
+    );
+    let http_only: Vec<_> = DOMAINS
+        .iter()
+        .copied()
+        .filter(|(name, _)| *name != "WebSocketDomainName")
+        .collect();
+    with_records.retain(|id| !id.starts_with("WebSocket"));
+    assert_eq!(
+        added(&[&http_only, PRIMARY, &[("FailoverRole", "SECONDARY")]])?,
+        with_records
+    );
+    Ok(())
+}
+
+#[test]
+fn the_paths_behind_a_domain_are_those_of_the_apis_own_address() -> Result<()> {
+    let template = deployed_with(&[DOMAINS])?;
+    let path_of = |mapping: &str| template.resource(mapping)["Properties"]["ApiMappingKey"].clone();
+    assert_eq!(path_of("HttpMapping"), Value::Null);
+    let stage = &template.resource("WebSocketStage")["Properties"]["StageName"];
+    assert_eq!(path_of("WebSocketMapping"), *stage);
+    assert!(
+        as_written(template.output("WebSocketUrl")).starts_with("wss://${WebSocketDomainName}/")
+    );
+    assert_eq!(
+        as_written(template.output("HttpUrl")),
+        "https://${HttpDomainName}"
+    );
+    // Exotel and the PBX try one region and then the other themselves, and do not wait for DNS.
+    for own in ["RegionalHttpUrl", "ExotelWebhookUrl"] {
+        let url = as_written(template.output(own));
+        assert!(url.starts_with("https://${HttpApi}."), "{own}: {url}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_name_leads_to_the_other_region_within_90_seconds() -> Result<()> {
+    for role in ["PRIMARY", "SECONDARY"] {
+        let template = deployed_with(&[DOMAINS, PRIMARY, &[("FailoverRole", role)]])?;
+        let check = &template.resource("HealthCheck")["Properties"]["HealthCheckConfig"];
+        // The name itself leads to whichever region is well: asked is this one.
+        assert!(
+            as_written(&check["FullyQualifiedDomainName"])
+                .starts_with("${HttpApi}.execute-api.${AWS::Region}.")
+        );
+        assert_eq!(
+            (&check["Type"], &check["ResourcePath"], &check["EnableSNI"]),
+            (&json!("HTTPS"), &json!("/health"), &json!(true))
+        );
+        let seconds = |name: &str| check[name].as_u64().context(name.to_owned());
+        let noticed = seconds("RequestInterval")? * (seconds("FailureThreshold")? + 1);
+        // Route 53 says of an alias to API Gateway that it may be kept for a minute.
+        assert!(noticed + 60 <= 90, "{noticed} s until it is noticed");
+        for (id, record) in template.resources("AWS::Route53::RecordSet") {
+            assert_eq!(
+                referred(&record["HealthCheckId"]),
+                Some("HealthCheck"),
+                "{id}"
+            );
+            assert_eq!(record["Failover"], json!({ "Ref": "FailoverRole" }), "{id}");
+            assert_eq!(
+                record["SetIdentifier"],
+                json!({ "Ref": "AWS::Region" }),
+                "{id}"
+            );
+        }
+        let health =
+            template.resource("HttpStage")["Properties"]["RouteSettings"]["GET /health"].clone();
+        // Some 16 places ask, each once in an interval.
+        assert!(
+            rate(&health)? >= 16.0 / 10.0 * 5.0,
+            "Route 53 would be turned away"
+        );
+    }
+    let alone = deployed_with(&[DOMAINS])?;
+    for (id, record) in alone.resources("AWS::Route53::RecordSet") {
+        for of_two in ["Failover", "SetIdentifier", "HealthCheckId"] {
+            assert!(record[of_two].is_null(), "{id}: {of_two}");
+        }
+    }
+    Ok(())
+}
+
+/// What a deployment refuses before it makes anything. Route 53 and API Gateway would refuse it in the middle.
+#[test]
+fn every_parameter_that_another_one_needs_is_asked_for() -> Result<()> {
+    let template = template()?;
+    let needs = [
+        ("ExistingTableName", "ExistingTableStreamLabel"),
+        ("ExistingTableName", "OtherRegion"),
+        ("HttpDomainName", "CertificateArn"),
+        ("WebSocketDomainName", "CertificateArn"),
+        ("FailoverRole", "HostedZoneId"),
+    ];
+    for (given, needed) in needs {
+        let asked = template.rules().any(|rule| {
+            let applies = rule["RuleCondition"].to_string();
+            let mut assertions = each(&rule["Assertions"]);
+            applies.contains(&json!({ "Ref": given }).to_string())
+                && assertions.any(|one| {
+                    one["Assert"]
+                        == json!({ "Fn::Not": [{ "Fn::Equals": [{ "Ref": needed }, ""] }] })
+                })
+        });
+        assert!(asked, "{given} without {needed}");
+    }
     Ok(())
 }
 
@@ -921,8 +1104,40 @@ fn events_carry_the_documented_secrets_and_no_others() -> Result<()> {
     Ok(())
 }
 
+/// In one region, at the API's own address.
 fn template() -> Result<Template> {
     Template::load(repository())
+}
+
+const ONE_REGION: &[(&str, &str)] = &[];
+/// The first of two regions: its table has a replica in the other.
+const PRIMARY: &[(&str, &str)] = &[("OtherRegion", "ap-southeast-1")];
+/// The second: the replica is there already.
+const FALLBACK: &[(&str, &str)] = &[
+    ("OtherRegion", "ap-south-1"),
+    ("ExistingTableName", "ringback-CallsTable-1ABC"),
+    ("ExistingTableStreamLabel", "2026-11-21T08:00:00.000"),
+];
+const DOMAINS: &[(&str, &str)] = &[
+    ("HttpDomainName", "calls.example.com"),
+    ("WebSocketDomainName", "live.example.com"),
+    (
+        "CertificateArn",
+        "arn:aws:acm:ap-south-1:000000000000:certificate/1",
+    ),
+    ("HostedZoneId", "Z0123456789ABCDEFGHIJ"),
+];
+
+fn deployed_with(parameters: &[&[(&str, &str)]]) -> Result<Template> {
+    Template::deployed_with(repository(), &parameters.concat())
+}
+
+/// Each way to deploy the template in which functions, or what they may do, differ.
+fn deployments() -> Result<Vec<Template>> {
+    [ONE_REGION, PRIMARY, FALLBACK]
+        .into_iter()
+        .map(|parameters| deployed_with(&[parameters]))
+        .collect()
 }
 
 fn repository() -> &'static Path {

@@ -1,4 +1,4 @@
-//! `template.yaml`, read as CloudFormation reads it.
+//! `template.yaml`, read as CloudFormation reads it when it is deployed with given parameters.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -6,17 +6,26 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
 
-/// The template, with its short tags (`!Ref`, `!Sub`) in CloudFormation's long form (`{"Ref": …}`).
+/// The template, with its short tags (`!Ref`, `!Sub`) in CloudFormation's long form (`{"Ref": …}`), its conditions
+/// decided, and what they leave out left out.
 pub(crate) struct Template(Value);
 
 impl Template {
+    /// As it is deployed when nobody asks for more: in one region, at the API's own address.
     pub(crate) fn load(repository: &Path) -> Result<Self> {
+        Self::deployed_with(repository, &[])
+    }
+
+    /// As it is deployed with these parameters, the others at their defaults.
+    pub(crate) fn deployed_with(repository: &Path, parameters: &[(&str, &str)]) -> Result<Self> {
         let path = repository.join("template.yaml");
         let text =
             std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
         let yaml: yaml_serde::Value =
             yaml_serde::from_str(&text).with_context(|| format!("parse {}", path.display()))?;
-        Ok(Self(long_form(yaml)?))
+        let template = long_form(yaml)?;
+        let decided = Conditions::of(&template, parameters)?.decide(&template)?;
+        Ok(Self(decided.context("nothing is left of the template")?))
     }
 
     /// The properties of every resource of one type, by logical id.
@@ -40,6 +49,15 @@ impl Template {
             .map(|(name, parameter)| (name.as_str(), parameter))
     }
 
+    /// What is asked of the parameters before anything is made.
+    pub(crate) fn rules(&self) -> impl Iterator<Item = &Value> {
+        self.0["Rules"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(_, rule)| rule)
+    }
+
     /// What a deployed stack says of itself under this name.
     pub(crate) fn output(&self, name: &str) -> &Value {
         &self.0["Outputs"][name]["Value"]
@@ -47,6 +65,20 @@ impl Template {
 
     pub(crate) fn resource(&self, id: &str) -> &Value {
         &self.0["Resources"][id]
+    }
+
+    /// The logical ids of all resources.
+    pub(crate) fn ids(&self) -> BTreeSet<&str> {
+        let resources = self.0["Resources"].as_object().into_iter().flatten();
+        resources.map(|(id, _)| id.as_str()).collect()
+    }
+
+    /// What kind of thing an id stands for: a resource of the template's own, or the table that another stack has made.
+    fn kind(&self, id: &str) -> Option<&str> {
+        match id {
+            EXISTING_TABLE => Some("AWS::DynamoDB::GlobalTable"),
+            id => self.resource(id)["Type"].as_str(),
+        }
     }
 
     /// The functions, by the name of their binary.
@@ -181,16 +213,25 @@ impl<'a> Function<'a> {
     pub(crate) fn told_about(&self, kind: &str) -> BTreeSet<&'a str> {
         let template = self.template;
         let ids = self.environment().into_values().filter_map(referred);
-        ids.filter(|id| template.resource(id)["Type"] == kind)
-            .collect()
+        ids.filter(|id| template.kind(id) == Some(kind)).collect()
     }
 }
 
-/// What a `Ref` or `GetAtt` points at.
+/// The parameter that stands for a table of another stack.
+const EXISTING_TABLE: &str = "ExistingTableName";
+
+/// What a `Ref` or `GetAtt` points at. A table of another stack has no attributes: its ARNs are spelt out.
 pub(crate) fn referred(value: &Value) -> Option<&str> {
+    let of_existing_table = || {
+        let (_, rest) = value["Fn::Sub"].as_str()?.split_once(":table/${")?;
+        let (name, within) = rest.split_once('}')?;
+        let is_whole = within.is_empty() || within.starts_with("/stream/");
+        (name == EXISTING_TABLE && is_whole).then_some(EXISTING_TABLE)
+    };
     value["Ref"]
         .as_str()
         .or_else(|| value["Fn::GetAtt"][0].as_str())
+        .or_else(of_existing_table)
 }
 
 /// The values of what CloudFormation takes both as one value and as a list.
@@ -207,12 +248,116 @@ pub(crate) fn each(value: &Value) -> impl Iterator<Item = &Value> {
 pub(crate) fn as_written(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
-        _ => match (referred(value), &value["Fn::Sub"]) {
-            (Some(id), _) => format!("${{{id}}}"),
-            (None, Value::String(text)) => text.clone(),
-            (None, Value::Array(parts)) => parts.first().map(as_written).unwrap_or_default(),
+        _ => match (&value["Fn::Sub"], referred(value)) {
+            (Value::String(text), _) => text.clone(),
+            (Value::Array(parts), _) => parts.first().map(as_written).unwrap_or_default(),
+            (_, Some(id)) => format!("${{{id}}}"),
             _ => value.to_string(),
         },
+    }
+}
+
+/// The conditions of a deployment.
+struct Conditions<'a> {
+    written: &'a Value,
+    parameters: BTreeMap<&'a str, String>,
+}
+
+impl<'a> Conditions<'a> {
+    fn of(template: &'a Value, given: &[(&'a str, &str)]) -> Result<Self> {
+        let declared = template["Parameters"].as_object().context("Parameters")?;
+        let mut parameters = BTreeMap::new();
+        for (name, parameter) in declared {
+            if let Some(default) = text(&parameter["Default"]) {
+                parameters.insert(name.as_str(), default);
+            }
+        }
+        for (name, value) in given {
+            if !declared.contains_key(*name) {
+                bail!("the template has no parameter {name}");
+            }
+            parameters.insert(*name, (*value).to_owned());
+        }
+        Ok(Self {
+            written: &template["Conditions"],
+            parameters,
+        })
+    }
+
+    /// What a part of the template is then; nothing, if it is left out.
+    fn decide(&self, part: &Value) -> Result<Option<Value>> {
+        Ok(match part {
+            Value::Object(object) => {
+                if let Some(choice) = object.get("Fn::If") {
+                    let condition = choice[0].as_str().context("Fn::If of what?")?;
+                    let place = if self.holds(condition)? { 1 } else { 2 };
+                    return self.decide(&choice[place]);
+                }
+                if part["Ref"] == "AWS::NoValue" {
+                    return Ok(None);
+                }
+                // A resource's or an output's. A policy's statement has an object there.
+                if let Some(condition) = part["Condition"].as_str()
+                    && object.len() > 1
+                    && !self.holds(condition)?
+                {
+                    return Ok(None);
+                }
+                let mut kept = Map::new();
+                for (name, value) in object {
+                    if let Some(value) = self.decide(value)? {
+                        kept.insert(name.clone(), value);
+                    }
+                }
+                Some(Value::Object(kept))
+            }
+            Value::Array(values) => {
+                let mut kept = Vec::new();
+                for value in values {
+                    kept.extend(self.decide(value)?);
+                }
+                Some(Value::Array(kept))
+            }
+            scalar => Some(scalar.clone()),
+        })
+    }
+
+    fn holds(&self, condition: &str) -> Result<bool> {
+        let written = &self.written[condition];
+        self.is_true(written)
+            .with_context(|| format!("condition {condition}: {written}"))
+    }
+
+    fn is_true(&self, written: &Value) -> Result<bool> {
+        let (function, operands) = written
+            .as_object()
+            .and_then(|object| object.iter().next())
+            .context("it is no function")?;
+        match function.as_str() {
+            "Condition" => self.holds(operands.as_str().context("which condition?")?),
+            "Fn::Equals" => Ok(self.value(&operands[0])? == self.value(&operands[1])?),
+            "Fn::Not" => Ok(!self.is_true(&operands[0])?),
+            "Fn::And" => each(operands).try_fold(true, |all, one| Ok(all && self.is_true(one)?)),
+            "Fn::Or" => each(operands).try_fold(false, |any, one| Ok(any || self.is_true(one)?)),
+            other => bail!("{other} is not known here"),
+        }
+    }
+
+    fn value(&self, operand: &Value) -> Result<String> {
+        if let Some(name) = operand["Ref"].as_str() {
+            let value = self.parameters.get(name);
+            return value.cloned().with_context(|| format!("what is {name}?"));
+        }
+        text(operand).with_context(|| format!("what is {operand}?"))
+    }
+}
+
+/// A parameter's value, as CloudFormation compares it.
+fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::Null => None,
+        Value::String(text) => Some(text.clone()),
+        other => Some(other.to_string()),
     }
 }
 
