@@ -592,6 +592,61 @@ fn the_second_region_uses_the_firsts_table_and_nothing_else_differs() -> Result<
 }
 
 #[test]
+fn only_where_there_is_another_region_does_the_stream_set_timers() -> Result<()> {
+    let timers = BTreeSet::from(["iam:PassRole", "scheduler:CreateSchedule"]);
+    let settings = [
+        "TIMEOUT_QUEUE_URL",
+        "TIMEOUT_FUNCTION_ARN",
+        "SCHEDULE_GROUP",
+        "SCHEDULER_ROLE_ARN",
+    ];
+    for (parameters, sets_timers) in [(ONE_REGION, false), (PRIMARY, true), (FALLBACK, true)] {
+        let template = deployed_with(&[parameters])?;
+        let functions = template.functions();
+        let broadcast = functions.get("broadcast").context("broadcast")?;
+        assert_eq!(broadcast.actions().is_superset(&timers), sets_timers);
+        assert_eq!(broadcast.may("sqs:").contains("TimeoutQueue"), sets_timers);
+        for setting in settings {
+            assert_eq!(
+                broadcast.environment().contains_key(setting),
+                sets_timers,
+                "{setting}"
+            );
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn who_looks_for_calls_knows_of_the_other_region() -> Result<()> {
+    let looks_for_calls: BTreeSet<&str> = [
+        "asterisk-incoming",
+        "broadcast",
+        "call-response",
+        "call-status",
+        "call-timeout",
+        "exotel-webhook",
+        "ws-message",
+    ]
+    .into();
+    for template in deployments()? {
+        let functions = template.functions().into_iter();
+        let told: BTreeSet<&str> = functions
+            .filter(|(_, function)| {
+                let environment = function.environment();
+                environment
+                    .get("OTHER_REGION")
+                    .and_then(|value| referred(value))
+                    == Some("OtherRegion")
+            })
+            .map(|(name, _)| name)
+            .collect();
+        assert_eq!(told, looks_for_calls);
+    }
+    Ok(())
+}
+
+#[test]
 fn a_domain_is_made_only_where_it_is_asked_for_and_its_record_only_in_a_zone_of_ours() -> Result<()>
 {
     let domains = ["HttpDomain", "HttpMapping"].map(str::to_owned);
