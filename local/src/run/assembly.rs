@@ -100,7 +100,7 @@ async fn stop_if_failed<T>(cloud: Daemon, outcome: Result<T>) -> Result<(Daemon,
     }
 }
 
-/// Compiling needs only one of the tools, so the others are installed meanwhile.
+/// Side by side, unless one of the tools is what compiles.
 async fn install_and_build(
     settings: &Settings,
     progress: Progress,
@@ -117,18 +117,15 @@ async fn install_and_build(
     if tools.are_installed() {
         return compile.await;
     }
-    progress
-        .step(
-            "install cargo-lambda into target/tools",
-            Some(tools.log()),
-            tools.install_compiler(),
-        )
-        .await?;
     let install = progress.step(
-        "install the other tools into target/tools",
+        "install the tools into target/tools",
         Some(tools.log()),
-        tools.install_rest(),
+        tools.install(),
     );
+    if build::needs_cargo_lambda(settings) {
+        install.await?;
+        return compile.await;
+    }
     tokio::try_join!(install, compile)?;
     Ok(())
 }

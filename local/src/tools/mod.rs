@@ -46,8 +46,8 @@ impl Tools {
         self.log.clone()
     }
 
-    /// Makes the environment anew with cargo-lambda in it, which is all that compiling waits for.
-    pub async fn install_compiler(&self) -> Result<()> {
+    /// Makes the environment anew, installs everything and remembers what was installed.
+    pub async fn install(&self) -> Result<()> {
         let venv = Command::new("python3")
             .args(["-m", "venv", "--clear"])
             .arg(&self.venv)
@@ -58,12 +58,6 @@ impl Tools {
             "python3 could not make a virtual environment in {}",
             self.venv.display()
         );
-        let pin = self.pin_of("cargo-lambda")?;
-        run_logged(self.pip_install().arg(pin), &self.log).await
-    }
-
-    /// Installs the rest and remembers what was installed.
-    pub async fn install_rest(&self) -> Result<()> {
         run_logged(
             self.pip_install().arg("-r").arg(&self.requirements),
             &self.log,
@@ -97,17 +91,6 @@ impl Tools {
         command
     }
 
-    fn pin_of(&self, package: &str) -> Result<String> {
-        let text = std::fs::read_to_string(&self.requirements)
-            .with_context(|| format!("could not read {}", self.requirements.display()))?;
-        let pin = text
-            .lines()
-            .find(|line| line.starts_with(&format!("{package}==")));
-        Ok(pin
-            .with_context(|| format!("{package} is not pinned in {REQUIREMENTS}"))?
-            .to_owned())
-    }
-
     fn bin(&self) -> PathBuf {
         self.venv.join("bin")
     }
@@ -125,7 +108,7 @@ impl Tools {
 
 /// `cargo run` tells its child about the package it runs; a cargo that the child starts must not hear of it,
 /// or build scripts see another environment and everything is compiled again.
-fn forget_outer_cargo(command: &mut Command) {
+pub(crate) fn forget_outer_cargo(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         if text.starts_with("CARGO_PKG_")
