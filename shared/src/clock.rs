@@ -49,6 +49,13 @@ impl Timestamp {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
+    /// The moment that was this long before.
+    #[must_use]
+    pub fn before(self, duration: Duration) -> Self {
+        let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_sub(millis))
+    }
+
     /// ISO 8601 in UTC, as broadcasts (S2) and answers show it.
     #[must_use]
     pub fn to_iso(self) -> String {

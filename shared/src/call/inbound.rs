@@ -175,7 +175,11 @@ pub(super) fn usual(event: &Event, now: Timestamp) -> Option<(Vec<Check>, Vec<Se
         ),
         Event::Bridged => (vec![Check::StatusIs(Status::MobileReady)], talking(now)),
         Event::TimerFired => (
-            vec![waiting, Check::RungOutAt(now)],
+            vec![
+                waiting,
+                Check::RungOutAt(now),
+                Check::RingsAt(now.before(ABANDONED_AFTER)),
+            ],
             ended(Status::TimedOut, Why::NoAnswer, now),
         ),
         Event::Settled { owed_since } => {
@@ -204,6 +208,10 @@ pub(super) fn effects_after(call: &Call, event: &Event, now: Timestamp) -> Vec<E
             effects.extend(call.deadline().map(Effect::ArmTimer));
             effects
         }
+        Event::TimerFired if call.status == Status::WaitingForMobile => vec![
+            Effect::AskWhetherBridged,
+            Effect::ArmTimer(now + ABANDONED_AFTER),
+        ],
         Event::NobodyRang(_)
         | Event::CallerUnreachable
         | Event::NotBridged
@@ -451,7 +459,7 @@ fn timer_fired(call: &Call, now: Timestamp) -> Verdict {
     match call.deadline() {
         None => Verdict::Repeat,
         Some(deadline) if now < deadline => too_early(call, deadline, now),
-        Some(_) if may_be_talking(call) => Verdict::Change(vec![Set::CheckedAt(now)]),
+        Some(_) if may_be_talking(call, now) => Verdict::Change(vec![Set::CheckedAt(now)]),
         Some(_) => Verdict::Change(match call.status {
             Status::MobileReady => ended(Status::Failed, Why::NotConnected, now),
             Status::InProgress => ended(Status::Completed, Why::TalkedTooLong, now),
@@ -467,11 +475,23 @@ fn timer_fired(call: &Call, now: Timestamp) -> Verdict {
     }
 }
 
-/// The legs should have been joined by now, and that they were may have been told in vain: Asterisk is asked, once,
-/// before a conversation is ended for a lost report.
-const fn may_be_talking(call: &Call) -> bool {
-    let is_ready = matches!(call.status, Status::MobileReady);
-    is_ready && call.caller_leg.is_some() && call.checked_at.is_none()
+/// The legs should have been joined by now, and that they were may have been told in vain; or this timer comes so late
+/// that its region was away, and another has gone on with the call meanwhile. Asterisk is asked, once, before a
+/// conversation is ended for a lost report.
+fn may_be_talking(call: &Call, now: Timestamp) -> bool {
+    let is_due = match call.status {
+        Status::MobileReady => true,
+        Status::WaitingForMobile => now >= call.rings_until + ABANDONED_AFTER,
+        Status::Initiated
+        | Status::Ringing
+        | Status::InProgress
+        | Status::Completed
+        | Status::Declined
+        | Status::TimedOut
+        | Status::Canceled
+        | Status::Failed => false,
+    };
+    is_due && call.caller_leg.is_some() && call.checked_at.is_none()
 }
 
 /// When the legs should have been joined.
@@ -480,19 +500,26 @@ fn connects_until(call: &Call) -> Timestamp {
     call.rings_until.max(ready_at + call.limits.connect)
 }
 
-/// When a phone that is ready and does not talk is given up. Asterisk, once asked, has a moment to answer.
+/// When a phone that is ready and does not talk is given up.
 pub(super) fn gives_up_at(call: &Call) -> Timestamp {
-    let asked = call.checked_at.map(|asked| asked + ABANDONED_AFTER);
-    asked.map_or(connects_until(call), |answered| {
-        answered.max(connects_until(call))
-    })
+    once_answered(call, connects_until(call))
+}
+
+/// Asterisk, once asked whether they talk, has a moment to answer.
+pub(super) fn once_answered(call: &Call, due: Timestamp) -> Timestamp {
+    let answered = call.checked_at.map(|asked| asked + ABANDONED_AFTER);
+    answered.map_or(due, |answered| answered.max(due))
 }
 
 fn not_bridged(call: &Call, now: Timestamp) -> Verdict {
-    if call.status == Status::MobileReady && now >= connects_until(call) {
-        Verdict::Change(ended(Status::Failed, Why::NotConnected, now))
-    } else {
-        NOTHING_TO_DO
+    match call.status {
+        Status::MobileReady if now >= connects_until(call) => {
+            Verdict::Change(ended(Status::Failed, Why::NotConnected, now))
+        }
+        Status::WaitingForMobile if now >= call.rings_until => {
+            Verdict::Change(ended(Status::TimedOut, Why::NoAnswer, now))
+        }
+        _ => NOTHING_TO_DO,
     }
 }
 

@@ -276,7 +276,7 @@ impl Call {
     #[must_use]
     pub fn deadline(&self) -> Option<Timestamp> {
         match self.status {
-            Status::WaitingForMobile => Some(self.rings_until),
+            Status::WaitingForMobile => Some(inbound::once_answered(self, self.rings_until)),
             Status::Initiated | Status::Ringing => Some(outbound::report_due(self)),
             Status::MobileReady => Some(inbound::gives_up_at(self)),
             Status::InProgress if self.is_outbound() => Some(outbound::report_due(self)),

@@ -587,6 +587,38 @@ mod a_report_that_the_legs_were_joined_is_lost {
     }
 }
 
+mod a_timer_comes_late {
+    //! Its region was away, and another may have gone on with the call.
+
+    use super::*;
+
+    async fn long_after_the_ring(talks: bool) -> (Testing, Call) {
+        let switchboard = switchboard(&["phone"]);
+        switchboard.outside.talks.store(talks, Relaxed);
+        let mut sighting = webhook();
+        sighting.caller_leg = ChannelId::try_from("leg-1").ok();
+        let call = switchboard.saw(&sighting).await;
+        let late = call.rings_until + ABANDONED_AFTER;
+        let fired = switchboard.handle(call.call_id, &Event::TimerFired, late, UNTIL);
+        let call = fired.await.unwrap().call;
+        (switchboard, call)
+    }
+
+    #[tokio::test]
+    async fn two_who_talk_go_on_talking() {
+        let (switchboard, call) = long_after_the_ring(true).await;
+        assert_eq!(call.status, Status::InProgress);
+        assert_eq!(switchboard.count("busy"), 0);
+    }
+
+    #[tokio::test]
+    async fn one_who_waits_hears_busy_at_once() {
+        let (switchboard, call) = long_after_the_ring(false).await;
+        assert_eq!(call.status, Status::TimedOut);
+        assert_eq!(switchboard.count("busy"), 1);
+    }
+}
+
 mod an_app_calls {
     //! Calls that apps start.
 
