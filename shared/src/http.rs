@@ -22,7 +22,7 @@ use crate::names::{BadName, CallId};
 use crate::outside::OutsideError;
 use crate::push::sns::EndpointError;
 use crate::secrets::SecretError;
-use crate::start::works_until;
+use crate::start::{GIVES_UP_AFTER, works_until};
 use crate::switchboard::SwitchboardError;
 
 /// Bodies may be this long, in bytes. The longest honest one has a few hundred.
@@ -485,16 +485,36 @@ where
     Answering: Future<Output = Result<Answer, ApiError>> + Send,
 {
     let respond_to = |event: LambdaEvent<ApiGatewayV2httpRequest>| {
+        let until = works_until(event.context.deadline);
         let answering = request(event.payload, event.context).map(&handler);
         async move {
             let answer = match answering {
-                Ok(answering) => answering.await,
+                Ok(answering) => in_time(answering, until).await,
                 Err(error) => Err(error),
             };
             Ok::<_, Infallible>(respond(answer))
         }
     };
     lambda_runtime::run(service_fn(respond_to)).await
+}
+
+/// However many systems are slow, and however often each is asked again: whoever asked is answered while there is time,
+/// and told to ask again. What is left undone then, is as it is when a function dies.
+///
+/// # Errors
+/// The handler's, and [`ApiError::try_again`] when the time is up.
+pub async fn in_time<T>(
+    answering: impl Future<Output = Result<T, ApiError>>,
+    until: Timestamp,
+) -> Result<T, ApiError> {
+    let time_left = until.since(Timestamp::now()) + GIVES_UP_AFTER;
+    match tokio::time::timeout(time_left, answering).await {
+        Ok(answer) => answer,
+        Err(_) => {
+            tracing::error!("the time was up before the request had been dealt with");
+            Err(ApiError::try_again())
+        }
+    }
 }
 
 /// The request that API Gateway tells of. `lambda_http` makes a URI of it and panics where it cannot, so whatever a
@@ -580,6 +600,15 @@ mod tests {
             assert_eq!(fields, as_sent, "{query}");
             assert_eq!(path(&request), "/exotel/webhook");
         }
+    }
+
+    #[tokio::test]
+    async fn whoever_asks_is_answered_while_there_is_time() {
+        let soon = Timestamp::now();
+        let never = std::future::pending::<Result<Answer, ApiError>>();
+        assert_eq!(in_time(never, soon).await.unwrap_err().status, 503);
+        let at_once = async { Ok(Answer::ok(json!({}))) };
+        assert!(in_time(at_once, soon).await.is_ok());
     }
 
     #[test]

@@ -288,6 +288,10 @@ pub const fn works_until(deadline: u64) -> Timestamp {
     Timestamp::from_millis(deadline.saturating_sub(1_000))
 }
 
+/// How long after [`works_until`] an invocation gives up what goes on all the same, so that whatever keeps to that moment
+/// can say itself how far it came.
+pub const GIVES_UP_AFTER: Duration = Duration::from_millis(500);
+
 /// AWS answers in a few milliseconds; what takes longer is tried again, and a caller is waiting.
 fn timeouts() -> TimeoutConfig {
     TimeoutConfig::builder()

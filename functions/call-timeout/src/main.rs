@@ -3,7 +3,7 @@
 
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use ringback::clock::Timestamp;
-use ringback::start::{LiveSwitchboard, Start, works_until};
+use ringback::start::{GIVES_UP_AFTER, LiveSwitchboard, Start, works_until};
 use ringback::switchboard::SwitchboardError;
 use ringback::timeouts::Timer;
 use serde::Deserialize;
@@ -65,8 +65,10 @@ async fn fire_message<'a>(
 
 async fn fire(switchboard: &LiveSwitchboard, timer: Timer, until: Timestamp) -> Result<(), Error> {
     let (call_id, event) = (timer.call_id, timer.event());
-    let handled = switchboard.handle(call_id, &event, Timestamp::now(), until);
-    match handled.await {
+    let now = Timestamp::now();
+    let handled = switchboard.handle(call_id, &event, now, until);
+    let time_left = until.since(now) + GIVES_UP_AFTER;
+    match tokio::time::timeout(time_left, handled).await? {
         Ok(_) => Ok(()),
         Err(SwitchboardError::NoSuchCall) => {
             tracing::warn!(%call_id, "timer of a call that is not there");

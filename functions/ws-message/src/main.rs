@@ -36,7 +36,7 @@ async fn handle(
             return Ok(websocket::done());
         }
     };
-    let answer = message(starting, bearer, text, until).await;
+    let answer = http::in_time(message(starting, bearer, text, until), until).await;
     Ok(websocket::answer(
         &answer.unwrap_or_else(ApiError::into_message),
     ))
