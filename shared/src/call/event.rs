@@ -9,6 +9,12 @@ use super::{Call, OutboundProgress};
 use crate::clock::Timestamp;
 use crate::names::{CallSid, ChannelId, DeviceId, Extension};
 
+/// The names of [`Event::Accepted`], and of [`Event::Settled`], by which the history shows whether what accepting owed was
+/// carried out.
+pub(super) const ACCEPTED: [&str; 2] = ["accept", "accept_ready"];
+/// See [`ACCEPTED`].
+pub(super) const SETTLED: &str = "settled";
+
 /// The name of [`Event::PhoneLeft`], by which the history's lines of it are counted.
 pub(super) const PHONE_LEFT: &str = "phone_left";
 
@@ -125,11 +131,11 @@ impl Event {
             Self::Accepted {
                 readiness: Readiness::Running,
                 ..
-            } => "accept",
+            } => ACCEPTED[0],
             Self::Accepted {
                 readiness: Readiness::Woken,
                 ..
-            } => "accept_ready",
+            } => ACCEPTED[1],
             Self::Declined { .. } => "decline",
             Self::HungUp { .. } => "hangup",
             Self::CallerLeft { .. } => "caller_left",
@@ -140,7 +146,7 @@ impl Event {
             Self::StreamStopped(_) => "stream_stopped",
             Self::TimerFired => "timer_fired",
             Self::Overwritten(_) => "overwritten",
-            Self::Settled { .. } => "settled",
+            Self::Settled { .. } => SETTLED,
         }
     }
 

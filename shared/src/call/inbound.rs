@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::event::PHONE_LEFT;
+use super::event::{ACCEPTED, PHONE_LEFT, SETTLED};
 use super::verdict::{
     GONE_ANOTHER_WAY, NOTHING_TO_DO, Refusal, Verdict, ended, settled, streaming, talking,
 };
@@ -591,7 +591,11 @@ pub(super) fn owed(call: &Call) -> Vec<Effect> {
         }
         Status::Initiated | Status::Ringing => Vec::new(),
         Status::InProgress => answered_elsewhere(call).into_iter().collect(),
-        Status::Completed => take_down(call, Effect::HangUpCaller),
+        Status::Completed => {
+            let mut effects = take_down(call, Effect::HangUpCaller);
+            effects.extend(left_untold(call));
+            effects
+        }
         Status::Canceled => with_cancel(call, Effect::HangUpCaller, CancelReason::CallerHungUp),
         Status::TimedOut => with_cancel(call, Effect::Busy, CancelReason::Timeout),
         Status::Failed if call.why == Some(Why::CallerUnreachable) => {
@@ -601,7 +605,11 @@ pub(super) fn owed(call: &Call) -> Vec<Effect> {
             with_cancel(call, Effect::Busy, CancelReason::Timeout)
         }
         Status::Failed => take_down(call, Effect::Busy),
-        Status::Declined if call.ready_at.is_some() => take_down(call, Effect::Busy),
+        Status::Declined if call.ready_at.is_some() => {
+            let mut effects = take_down(call, Effect::Busy);
+            effects.extend(left_untold(call));
+            effects
+        }
         Status::Declined if rang_alone(call) => take_down(call, Effect::Busy),
         Status::Declined => with_cancel(call, Effect::Busy, CancelReason::AnsweredElsewhere),
     };
@@ -735,6 +743,17 @@ fn cancel(call: &Call, reason: CancelReason) -> Effect {
 
 /// The cancellation for the devices that did not answer. An app that named no device cannot be told from the
 /// others, and must not be told that somebody else answered what it answered itself.
+/// Whoever carried the accept out may have died before the other devices were told of it, and the call have ended before
+/// anybody came to finish that: no line of the history says that it was settled. Its end owes it, then.
+fn left_untold(call: &Call) -> Option<Effect> {
+    let last = |names: &[&str]| {
+        let mut lines = call.history.iter();
+        lines.rposition(|line| names.contains(&line.event.as_str()))
+    };
+    let is_untold = last(&ACCEPTED) > last(&[SETTLED]);
+    is_untold.then(|| answered_elsewhere(call)).flatten()
+}
+
 fn answered_elsewhere(call: &Call) -> Option<Effect> {
     let answerer = call.answered_by.as_ref()?.device.clone()?;
     if call

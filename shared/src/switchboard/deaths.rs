@@ -440,7 +440,7 @@ impl Play<'_> {
             self.now = self.now.max(due);
             self.world.facts.lock().unwrap().timers.remove(&due);
             if !self.ask(&Asked::Event(Event::TimerFired)).await {
-                let again = self.now + Duration::from_secs(90);
+                let again = self.now + COMES_AGAIN_AFTER;
                 self.world.facts.lock().unwrap().timers.insert(again);
             }
         }
@@ -536,6 +536,9 @@ async fn at_every_moment(acts: &[Act], check: impl Fn(&End, usize)) {
     }
 }
 
+/// The visibility timeout of the queue (`template.yaml`).
+const COMES_AGAIN_AFTER: Duration = Duration::from_secs(15);
+
 const A_MOMENT: Act = Act::Wait(Duration::from_secs(7));
 const TALK: Act = Act::Wait(Duration::from_secs(60));
 
@@ -559,6 +562,19 @@ async fn a_call_that_is_answered_is_talked() {
         )
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_call_that_is_over_at_once_leaves_no_device_ringing() {
+    let acts = [
+        Act::Passthru,
+        Act::CallerArrives,
+        A_MOMENT,
+        Act::Accept,
+        Act::PhoneIsAnswered,
+        Act::CallerHangsUp,
+    ];
+    at_every_moment(&acts, |_, _| {}).await;
 }
 
 #[tokio::test]
