@@ -56,6 +56,8 @@ endif
 
 e2e: export RING_TIMEOUT_SECONDS := $(TEST_RING_TIMEOUT_SECONDS)
 e2e: export EXOTEL_CHECK_SECONDS := $(TEST_EXOTEL_CHECK_SECONDS)
+# Tests may let things go wrong on the way to the systems outside.
+e2e: export FAULTS := yes
 e2e: ## end-to-end tests on a stack of their own
 	$(LOCAL) test-env $(MAKE) --no-print-directory e2e-here
 

@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
-use crate::settings::{EXTENSIONS, NUMBERS, Settings, TOKEN_AUDIENCE, TOKEN_ISSUER};
+use crate::settings::{
+    CROWD, EXTENSIONS, NUMBERS, Settings, TOKEN_AUDIENCE, TOKEN_ISSUER, one_of_the_crowd,
+};
 
 /// How long the app tokens and the PBX's certificate are good for: longer than any stack runs.
 const LIFETIME: Duration = Duration::days(365);
@@ -65,6 +67,8 @@ pub struct Certificate {
     pub ca_pem: String,
     /// The server's certificate.
     pub certificate_pem: String,
+    /// The same, as it would be had nobody renewed it.
+    pub expired_pem: String,
     /// The server's private key.
     pub key_pem: String,
 }
@@ -126,8 +130,10 @@ impl Credentials {
                 caller_id: NUMBERS[0].0.to_owned(),
             },
             sip_passwords: EXTENSIONS
-                .iter()
-                .map(|extension| ((*extension).to_owned(), random()))
+                .into_iter()
+                .map(str::to_owned)
+                .chain((0..CROWD).map(|place| one_of_the_crowd(place)[0].clone()))
+                .map(|extension| (extension, random()))
                 .collect(),
         })
     }
@@ -249,13 +255,15 @@ impl Certificate {
             .distinguished_name
             .push(DnType::CommonName, "localhost");
         server.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
-        (server.not_before, server.not_after) = (now - Duration::DAY, now + LIFETIME);
-        let certificate_pem = server
-            .signed_by(&key, &Issuer::from_params(&ca, &ca_key))?
-            .pem();
+        let mut certificate_until = |end| -> Result<String> {
+            (server.not_before, server.not_after) = (now - LIFETIME, end);
+            let issuer = Issuer::from_params(&ca, &ca_key);
+            Ok(server.signed_by(&key, &issuer)?.pem())
+        };
         Ok(Self {
             ca_pem,
-            certificate_pem,
+            certificate_pem: certificate_until(now + LIFETIME)?,
+            expired_pem: certificate_until(now - Duration::DAY)?,
             key_pem: key.serialize_pem(),
         })
     }

@@ -2,10 +2,12 @@
 //!
 //! Reading order: [`run`] starts and stops it all; [`tools`], [`cloud`] and [`pbx`] bring and run the real
 //! parts; [`stand_in`] plays the two services nobody can run at home; [`gateway`] is the one address in front;
+//! [`faults`] lets things go wrong, for those who want to see that.
 
 pub mod call;
 pub mod cloud;
 pub mod credentials;
+pub mod faults;
 pub mod gateway;
 pub mod pbx;
 pub mod prerequisites;

@@ -55,6 +55,7 @@ fn ports() -> Option<String> {
         (PORTS.cloud, "the local AWS"),
         (PORTS.ari, "ARI"),
         (PORTS.ari_plain, "Asterisk's own HTTP"),
+        (PORTS.faults, "asking for faults"),
     ];
     let mut taken: Vec<String> = tcp
         .into_iter()

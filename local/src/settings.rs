@@ -29,6 +29,8 @@ pub struct Ports {
     pub ari: u16,
     /// Asterisk's plain HTTP, which the shipped configuration keeps for tools on the same machine.
     pub ari_plain: u16,
+    /// Where faults are asked for, and before the systems (see [`crate::faults`]): this one and the next four.
+    pub faults: u16,
 }
 
 /// The stack's ports; the contract names the first, and scripts rely on the rest.
@@ -40,6 +42,7 @@ pub const PORTS: Ports = Ports {
     sip: 5060,
     ari: 8089,
     ari_plain: 8088,
+    faults: 5053,
 };
 
 /// Who issues the stack's tokens, and for whom.
@@ -54,6 +57,18 @@ pub const EXTENSIONS: [&str; 2] = ["1001", "1002"];
 /// Where Exotel calls an extension's owner first when the owner calls a phone number.
 pub const MOBILE_NUMBERS: [(&str, &str); 2] =
     [("1001", "+919800001001"), ("1002", "+919800001002")];
+
+/// How many more phones there are in a stack with faults, so that as many calls can go wrong at a time.
+pub const CROWD: u16 = 24;
+
+/// The extension, the number and the owner's own number of one of the crowd.
+pub fn one_of_the_crowd(place: u16) -> [String; 3] {
+    [
+        format!("{}", 1_101 + place),
+        format!("0804749{}", 2_101 + place),
+        format!("+91980000{}", 1_101 + place),
+    ]
+}
 
 /// What is fixed when a command starts.
 #[derive(Debug, Clone)]

@@ -36,6 +36,20 @@ pub struct Stack {
     pub numbers: BTreeMap<String, String>,
     /// What the stand-ins have received.
     pub requests: Requests,
+    /// How things can be made to go wrong, in a stack that was started with `FAULTS=yes`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub faults: Option<Faults>,
+}
+
+/// How things can be made to go wrong.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Faults {
+    /// Where faults are asked for.
+    pub control: String,
+    /// More phones, so that as many calls can go wrong at a time.
+    pub phones: Vec<Phone>,
+    /// Their numbers, as `numbers`.
+    pub numbers: BTreeMap<String, String>,
 }
 
 /// Headers by caller.

@@ -16,11 +16,14 @@ pub const NAME: &str = "cloud";
 const START: Duration = Duration::from_secs(60);
 
 /// Starts it and waits until it answers.
-pub async fn start(settings: &Settings, tools: &Tools) -> Result<Daemon> {
+///
+/// The functions are given `for_functions` as the endpoint of every service: it itself, or what stands before it.
+pub async fn start(settings: &Settings, tools: &Tools, for_functions: &str) -> Result<Daemon> {
     let scratch = settings.state("cloud");
     make_dir(&scratch)?;
     let mut command = tools.command("ministack");
     point_at_local_aws(&mut command)
+        .env("AWS_ENDPOINT_URL", for_functions)
         // It binds to every interface unless told otherwise, and opens ports for services not used here.
         .env("BIND_HOST", LOOPBACK)
         .env("GATEWAY_PORT", PORTS.cloud.to_string())

@@ -17,8 +17,8 @@ pub fn endpoint() -> String {
 
 /// Where the local AWS has its deployed APIs, by their ids. It knows them by host name too, but not every machine finds
 /// names below `localhost`.
-pub fn apis() -> String {
-    format!("{}/_aws/execute-api", endpoint())
+pub fn apis(endpoint: &str) -> String {
+    format!("{endpoint}/_aws/execute-api")
 }
 
 /// Points a command at the local AWS, and away from whatever real account the user has.

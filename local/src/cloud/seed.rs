@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::deploy::Outputs;
 use super::endpoint;
 use crate::credentials::Credentials;
-use crate::settings::{MOBILE_NUMBERS, NUMBERS, REGION};
+use crate::settings::{CROWD, MOBILE_NUMBERS, NUMBERS, REGION, one_of_the_crowd};
 
 /// A client configuration for the local AWS.
 pub async fn aws_config() -> SdkConfig {
@@ -28,8 +28,8 @@ pub async fn aws_config() -> SdkConfig {
         .await
 }
 
-/// Puts the secrets, the routes and the owners' numbers.
-pub async fn fill(outputs: &Outputs, credentials: &Credentials) -> Result<()> {
+/// Puts the secrets, the routes and the owners' numbers, those of the crowd too if there is one.
+pub async fn fill(outputs: &Outputs, credentials: &Credentials, with_crowd: bool) -> Result<()> {
     let config = aws_config().await;
     let secrets = [
         ("AppSecretArn", credentials.app_secret()),
@@ -41,7 +41,16 @@ pub async fn fill(outputs: &Outputs, credentials: &Credentials) -> Result<()> {
         put_secret(&config, outputs.require(output)?, &value).await?;
     }
     let table = outputs.require("TableName")?;
-    for (number, extension) in NUMBERS {
+    let owned = |(a, b): (&str, &str)| (a.to_owned(), b.to_owned());
+    let mut numbers: Vec<_> = NUMBERS.into_iter().map(owned).collect();
+    let mut mobiles: Vec<_> = MOBILE_NUMBERS.into_iter().map(owned).collect();
+    if with_crowd {
+        for [extension, number, mobile] in (0..CROWD).map(one_of_the_crowd) {
+            numbers.push((number, extension.clone()));
+            mobiles.push((extension, mobile));
+        }
+    }
+    for (number, extension) in &numbers {
         let key = format!("NUMBER#{}", international(number));
         put_item(
             &config,
@@ -50,7 +59,7 @@ pub async fn fill(outputs: &Outputs, credentials: &Credentials) -> Result<()> {
         )
         .await?;
     }
-    for (extension, number) in MOBILE_NUMBERS {
+    for (extension, number) in &mobiles {
         let key = format!("EXTENSION#{extension}");
         put_item(
             &config,

@@ -9,12 +9,14 @@ use tokio::task::JoinHandle;
 use super::description::{describe, http_url};
 use crate::cloud::deploy::{self, Outputs};
 use crate::cloud::template::Template;
-use crate::cloud::{apis, build, emulator, seed};
+use crate::cloud::{apis, build, emulator, endpoint, seed};
 use crate::credentials::Credentials;
+use crate::faults::rule::System;
+use crate::faults::{self, Faults, Upstreams};
 use crate::gateway::{Gateway, Upstream};
 use crate::pbx::server::{Pbx, ari_url};
 use crate::pbx::{configuration, source};
-use crate::process::Daemon;
+use crate::process::{Daemon, PidFile};
 use crate::progress::Progress;
 use crate::settings::{LOOPBACK, PORTS, Settings, TOKEN_AUDIENCE, TOKEN_ISSUER};
 use crate::stack::Stack;
@@ -34,6 +36,7 @@ pub(super) struct Running {
     pbx: Pbx,
     _gateway: Gateway,
     _stand_ins: [JoinHandle<()>; 2],
+    _faults: Option<faults::Serving>,
 }
 
 impl Running {
@@ -55,7 +58,9 @@ impl Running {
 /// Brings everything up, side by side where that saves time.
 pub(super) async fn start(settings: &Settings, progress: Progress) -> Result<Running> {
     let template = Template::read(&settings.repository().join("template.yaml"))?;
-    let token_uri = format!("http://{LOOPBACK}:{}/token", PORTS.fcm);
+    let faults = Faults::if_wanted(settings).await?;
+    let around = Around::with(faults.is_some());
+    let token_uri = format!("{}/token", around.fcm);
     let tools = Tools::at(settings);
 
     let prepare_cloud = async {
@@ -64,10 +69,10 @@ pub(super) async fn start(settings: &Settings, progress: Progress) -> Result<Run
             .step(
                 "start the local AWS",
                 None,
-                emulator::start(settings, &tools),
+                emulator::start(settings, &tools, &around.aws),
             )
             .await?;
-        let outputs = deploy_application(settings, progress, &tools, &template).await;
+        let outputs = deploy_application(settings, progress, &tools, &template, &around).await;
         stop_if_failed(cloud, outputs).await
     };
     let prepare_pbx = obtain_asterisk(settings, progress);
@@ -78,14 +83,35 @@ pub(super) async fn start(settings: &Settings, progress: Progress) -> Result<Run
     let ((cloud, outputs), asterisk, credentials) =
         tokio::try_join!(prepare_cloud, prepare_pbx, make_credentials)?;
 
-    let rest = finish(settings, progress, &outputs, asterisk, &credentials).await;
-    let (cloud, (pbx, gateway, stand_ins, description)) = stop_if_failed(cloud, rest).await?;
+    let with_faults = faults.is_some();
+    let serve = |faults: Faults| {
+        let upstreams = upstreams(settings);
+        let cloud = PidFile::new(&settings.state_dir(), emulator::NAME);
+        faults.serve(&upstreams, &credentials, cloud)
+    };
+    let serving = faults.map(serve).transpose();
+    let rest = async {
+        let serving = serving?;
+        let front = finish(
+            settings,
+            progress,
+            &outputs,
+            asterisk,
+            &credentials,
+            with_faults,
+        )
+        .await?;
+        anyhow::Ok((serving, front))
+    };
+    let (cloud, (faults, (pbx, gateway, stand_ins, description))) =
+        stop_if_failed(cloud, rest.await).await?;
     Ok(Running {
         description,
         cloud,
         pbx,
         _gateway: gateway,
         _stand_ins: stand_ins,
+        _faults: faults,
     })
 }
 
@@ -146,13 +172,14 @@ async fn deploy_application(
     progress: Progress,
     tools: &Tools,
     template: &Template,
+    around: &Around,
 ) -> Result<Outputs> {
     let path = settings.state("template.yaml");
     std::fs::write(
         &path,
         template.with_builds_in(&build::builds_dir(settings))?,
     )?;
-    let parameters = parameters(settings, &template.parameters());
+    let parameters = parameters(settings, &template.parameters(), around);
     let deployment = deploy::deploy(settings, tools, &path, &parameters);
     progress
         .step(
@@ -163,8 +190,52 @@ async fn deploy_application(
         .await
 }
 
+/// The parameters that say where a system is that may stand behind a door.
+const BEHIND_DOORS: [&str; 3] = ["AriUrl", "FcmBaseUrl", "ExotelBaseUrl"];
+
+/// Where the functions find the systems around them.
+#[derive(Debug)]
+struct Around {
+    aws: String,
+    pbx: String,
+    fcm: String,
+    exotel: String,
+    /// Whether these are the doors, which know themselves where the environment wants to have the systems.
+    doors: bool,
+}
+
+impl Around {
+    /// Themselves, or the doors in front of them that faults need.
+    fn with(faults: bool) -> Self {
+        let or_door = |system, own| if faults { faults::url(system) } else { own };
+        let stand_in = |port| format!("http://{LOOPBACK}:{port}");
+        Self {
+            aws: or_door(System::Aws, endpoint()),
+            pbx: or_door(System::Pbx, ari_url()),
+            fcm: or_door(System::Fcm, stand_in(PORTS.fcm)),
+            exotel: or_door(System::Exotel, stand_in(PORTS.exotel)),
+            doors: faults,
+        }
+    }
+}
+
+/// What stands behind the doors: whatever the environment names, or the stack's own.
+fn upstreams(settings: &Settings) -> Upstreams {
+    let own = Around::with(false);
+    Upstreams {
+        aws: own.aws,
+        pbx: settings.override_or("ARI_URL", own.pbx),
+        fcm: settings.override_or("FCM_BASE_URL", own.fcm),
+        exotel: settings.override_or("EXOTEL_BASE_URL", own.exotel),
+    }
+}
+
 /// The stack's own settings for the template, and over them whatever the environment says.
-fn parameters(settings: &Settings, declared: &[String]) -> BTreeMap<String, String> {
+fn parameters(
+    settings: &Settings,
+    declared: &[String],
+    around: &Around,
+) -> BTreeMap<String, String> {
     let own = [
         (
             "Architecture",
@@ -175,14 +246,11 @@ fn parameters(settings: &Settings, declared: &[String]) -> BTreeMap<String, Stri
             }
             .to_owned(),
         ),
-        ("AriUrl", ari_url()),
-        ("FcmBaseUrl", format!("http://{LOOPBACK}:{}", PORTS.fcm)),
-        (
-            "ExotelBaseUrl",
-            format!("http://{LOOPBACK}:{}", PORTS.exotel),
-        ),
+        ("AriUrl", around.pbx.clone()),
+        ("FcmBaseUrl", around.fcm.clone()),
+        ("ExotelBaseUrl", around.exotel.clone()),
         ("PublicHttpUrl", http_url()),
-        ("LocalApiGatewayUrl", apis()),
+        ("LocalApiGatewayUrl", apis(&around.aws)),
         ("TokenIssuer", TOKEN_ISSUER.to_owned()),
         ("TokenAudience", TOKEN_AUDIENCE.to_owned()),
         // Tests do in a minute what the apps of one extension do in a month.
@@ -196,7 +264,11 @@ fn parameters(settings: &Settings, declared: &[String]) -> BTreeMap<String, Stri
         .filter(|(name, _)| declared.iter().any(|declared| declared == name))
         .map(|(name, value)| (name.to_owned(), value))
         .collect();
-    parameters.extend(settings.parameters_from_environment(declared));
+    let mut changed = settings.parameters_from_environment(declared);
+    if around.doors {
+        changed.retain(|name, _| !BEHIND_DOORS.contains(&name.as_str()));
+    }
+    parameters.extend(changed);
     parameters
 }
 
@@ -209,13 +281,14 @@ async fn finish(
     outputs: &Outputs,
     asterisk: source::Source,
     credentials: &Credentials,
+    with_faults: bool,
 ) -> Result<Front> {
     let stand_ins = serve_stand_ins(credentials).await?;
     progress
         .step(
             "put the secrets, routes and numbers",
             None,
-            seed::fill(outputs, credentials),
+            seed::fill(outputs, credentials, with_faults),
         )
         .await?;
     let upstream = Upstream::in_local_aws(
@@ -227,7 +300,7 @@ async fn finish(
     let starting = Pbx::start(settings, asterisk, configuration, credentials);
     let pbx = progress.step("start Asterisk", None, starting).await?;
     check_health(progress).await;
-    let description = describe(settings, outputs, credentials)?;
+    let description = describe(settings, outputs, credentials, with_faults)?;
     description.write(&settings.state_dir())?;
     Ok((pbx, gateway, stand_ins, description))
 }

@@ -7,10 +7,14 @@ use anyhow::Result;
 use crate::cloud::deploy::Outputs;
 use crate::cloud::endpoint;
 use crate::credentials::Credentials;
+use crate::faults::control_url;
 use crate::gateway::WEBSOCKET_PATH;
 use crate::pbx::server::ari_url;
-use crate::settings::{LOOPBACK, MOBILE_NUMBERS, NUMBERS, PORTS, REGION, Settings, TRUNK_SOURCE};
-use crate::stack::{Ari, Aws, Headers, Operator, Phone, Requests, Sip, Stack};
+use crate::settings::{
+    CROWD, EXTENSIONS, LOOPBACK, MOBILE_NUMBERS, NUMBERS, PORTS, REGION, Settings, TRUNK_SOURCE,
+    one_of_the_crowd,
+};
+use crate::stack::{Ari, Aws, Faults, Headers, Operator, Phone, Requests, Sip, Stack};
 
 pub(super) fn http_url() -> String {
     format!("http://{LOOPBACK}:{}", PORTS.gateway)
@@ -20,6 +24,7 @@ pub(super) fn describe(
     settings: &Settings,
     outputs: &Outputs,
     credentials: &Credentials,
+    with_faults: bool,
 ) -> Result<Stack> {
     let requests = |port| format!("http://{LOOPBACK}:{port}/requests");
     Ok(Stack {
@@ -52,7 +57,7 @@ pub(super) fn describe(
             address: format!("{LOOPBACK}:{}", PORTS.sip),
             trunk_source: TRUNK_SOURCE.to_owned(),
         },
-        phones: phones(credentials)?,
+        phones: phones(credentials, |extension| EXTENSIONS.contains(&extension))?,
         operator: Operator {
             token: credentials.operator_token()?,
         },
@@ -64,12 +69,25 @@ pub(super) fn describe(
             fcm: requests(PORTS.fcm),
             exotel: requests(PORTS.exotel),
         },
+        faults: with_faults.then(|| faults(credentials)).transpose()?,
     })
 }
 
-fn phones(credentials: &Credentials) -> Result<Vec<Phone>> {
+fn faults(credentials: &Credentials) -> Result<Faults> {
+    let crowd = (0..CROWD).map(one_of_the_crowd);
+    Ok(Faults {
+        control: control_url(),
+        phones: phones(credentials, |extension| !EXTENSIONS.contains(&extension))?,
+        numbers: crowd
+            .map(|[extension, number, _]| (number, extension))
+            .collect(),
+    })
+}
+
+fn phones(credentials: &Credentials, is_meant: impl Fn(&str) -> bool) -> Result<Vec<Phone>> {
     let passwords = credentials.sip_passwords.iter();
     passwords
+        .filter(|(extension, _)| is_meant(extension))
         .map(|(extension, password)| {
             Ok(Phone {
                 extension: extension.clone(),
@@ -82,10 +100,15 @@ fn phones(credentials: &Credentials) -> Result<Vec<Phone>> {
 }
 
 fn mobile_number(extension: &str) -> String {
-    let mut numbers = MOBILE_NUMBERS.into_iter();
+    let owned = |(owner, number): (&str, &str)| (owner.to_owned(), number.to_owned());
+    let crowd = (0..CROWD).map(one_of_the_crowd);
+    let mut numbers = MOBILE_NUMBERS
+        .into_iter()
+        .map(owned)
+        .chain(crowd.map(|[owner, _, number]| (owner, number)));
     numbers
-        .find(|(owner, _)| *owner == extension)
-        .map_or_else(String::new, |(_, number)| number.to_owned())
+        .find(|(owner, _)| owner == extension)
+        .map_or_else(String::new, |(_, number)| number)
 }
 
 pub(super) fn summary(stack: &Stack) -> String {

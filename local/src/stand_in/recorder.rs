@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Json;
 use axum::body::{Body, to_bytes};
-use axum::extract::{Request, State};
+use axum::extract::{Query, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -88,9 +88,24 @@ pub async fn record(State(recorder): State<Recorder>, request: Request, next: Ne
         .await
 }
 
-/// `GET /requests`.
-pub async fn list(State(recorder): State<Recorder>) -> Json<Vec<Recorded>> {
-    Json(recorder.all())
+/// Of which requests somebody wants to know.
+#[derive(Debug, Default, Deserialize)]
+pub struct Wanted {
+    /// Those whose body holds this.
+    #[serde(default)]
+    with: String,
+}
+
+/// `GET /requests`, or `GET /requests?with=text`.
+pub async fn list(
+    State(recorder): State<Recorder>,
+    Query(wanted): Query<Wanted>,
+) -> Json<Vec<Recorded>> {
+    let mut requests = recorder.all();
+    if !wanted.with.is_empty() {
+        requests.retain(|request| request.body.to_string().contains(&wanted.with));
+    }
+    Json(requests)
 }
 
 /// `DELETE /requests`.

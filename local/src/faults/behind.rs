@@ -1,0 +1,81 @@
+//! Which function is behind a connection: the process that has its other end.
+
+use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::process::PidFile;
+
+/// A function's process.
+#[derive(Clone, Debug)]
+pub(super) struct Function {
+    /// As the template has it: without the stack's name.
+    pub(super) name: String,
+    pid: Pid,
+}
+
+impl Function {
+    /// The function that `peer` is the address of, if it is a child of the local AWS.
+    pub(super) fn at(peer: SocketAddr, cloud: &PidFile) -> Option<Self> {
+        let inode = inode_of(peer)?;
+        let cloud = cloud.running()?;
+        let pid = children_of(cloud).find(|pid| has_open(*pid, &inode))?;
+        let name = function_name(pid)?;
+        Some(Self { name, pid })
+    }
+
+    /// Ends it at once, as when its machine dies.
+    pub(super) fn end(&self) {
+        // It may have ended by itself meanwhile.
+        let _ = kill(self.pid, Signal::SIGKILL);
+    }
+}
+
+/// The socket's number in the system's table of connections, where the peer's end is the local one.
+fn inode_of(peer: SocketAddr) -> Option<String> {
+    let SocketAddr::V4(peer) = peer else {
+        return None;
+    };
+    let address = u32::from_le_bytes(peer.ip().octets());
+    let wanted = format!("{address:08X}:{:04X}", peer.port());
+    let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
+    table.lines().skip(1).find_map(|line| {
+        let mut fields = line.split_whitespace();
+        let is_meant = fields.nth(1) == Some(wanted.as_str());
+        let inode = fields.nth(7)?;
+        is_meant.then(|| format!("socket:[{inode}]"))
+    })
+}
+
+fn children_of(parent: Pid) -> impl Iterator<Item = Pid> {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes.filter_map(move |entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+        // The name in parentheses may hold spaces; the parent is the second field after it.
+        let of = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?;
+        (of.parse() == Ok(parent.as_raw())).then(|| Pid::from_raw(pid))
+    })
+}
+
+fn has_open(pid: Pid, socket: &str) -> bool {
+    let files = std::fs::read_dir(format!("/proc/{pid}/fd"));
+    files.into_iter().flatten().flatten().any(|file| {
+        std::fs::read_link(file.path())
+            .is_ok_and(|target| target.as_os_str().as_bytes() == socket.as_bytes())
+    })
+}
+
+fn function_name(pid: Pid) -> Option<String> {
+    let environment =
+        std::fs::read(Path::new("/proc").join(pid.to_string()).join("environ")).ok()?;
+    let name = environment
+        .split(|byte| *byte == 0)
+        .find_map(|variable| variable.strip_prefix(b"AWS_LAMBDA_FUNCTION_NAME="))?;
+    let name = String::from_utf8_lossy(name);
+    let prefix = format!("{}-", crate::settings::STACK_NAME);
+    Some(name.strip_prefix(&prefix).unwrap_or(&name).to_owned())
+}

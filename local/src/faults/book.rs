@@ -1,0 +1,223 @@
+//! Whose requests they are, and what is to happen to them.
+//!
+//! Many calls go on at a time. A call's play begins with marks (its extension, its caller's number); a request with a
+//! mark in it belongs to the play, and the ids in it (of the call, of its legs) are marks from then on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use time::OffsetDateTime;
+
+use super::operation::id_at_start;
+use super::rule::{Fault, Play, Rule, Standing, Step, System};
+
+/// A request, as far as it matters here.
+#[derive(Debug)]
+pub(super) struct Asked<'a> {
+    pub(super) system: System,
+    pub(super) function: &'a str,
+    pub(super) operation: &'a str,
+    /// Where it goes and what it says.
+    pub(super) text: &'a str,
+}
+
+/// All plays and rules.
+#[derive(Debug, Default)]
+pub(super) struct Book {
+    pages: Mutex<Pages>,
+}
+
+#[derive(Debug, Default)]
+struct Pages {
+    plays: BTreeMap<String, Play>,
+    rules: BTreeMap<String, Standing>,
+}
+
+impl Book {
+    fn pages(&self) -> MutexGuard<'_, Pages> {
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn begin(&self, name: String, marks: BTreeSet<String>) {
+        let steps = Vec::new();
+        self.pages().plays.insert(name, Play { marks, steps });
+    }
+
+    /// What there is to say of a play, which is then forgotten with its rules.
+    pub(super) fn end(&self, name: &str) -> Option<Play> {
+        let mut pages = self.pages();
+        pages
+            .rules
+            .retain(|_, standing| standing.rule.play.as_deref() != Some(name));
+        pages.plays.remove(name)
+    }
+
+    pub(super) fn make(&self, name: String, rule: Rule) {
+        let standing = Standing {
+            rule,
+            met: 0,
+            hits: 0,
+            between: None,
+        };
+        self.pages().rules.insert(name, standing);
+    }
+
+    pub(super) fn rule(&self, name: &str) -> Option<Standing> {
+        self.pages().rules.get(name).cloned()
+    }
+
+    pub(super) fn drop_rule(&self, name: &str) -> Option<Standing> {
+        self.pages().rules.remove(name)
+    }
+
+    /// Notes a request, and says what is to happen to it.
+    pub(super) fn faults_of(&self, asked: &Asked<'_>) -> Vec<Fault> {
+        let mut pages = self.pages();
+        let plays = pages.note(asked);
+        let rules = pages.rules.values_mut();
+        rules
+            .filter(|standing| standing.rule.is_for(asked, &plays))
+            .filter_map(Standing::take)
+            .collect()
+    }
+}
+
+impl Pages {
+    fn note(&mut self, asked: &Asked<'_>) -> Vec<String> {
+        let mut whose = Vec::new();
+        for (name, play) in &mut self.plays {
+            if play.marks.iter().any(|mark| asked.text.contains(mark)) {
+                play.marks.extend(ids_in(asked.text));
+                let step = Step {
+                    system: asked.system,
+                    function: asked.function.to_owned(),
+                    operation: asked.operation.to_owned(),
+                    nth: 0,
+                };
+                let is_same = |other: &&Step| {
+                    other.function == step.function && other.operation == step.operation
+                };
+                let nth = play.steps.iter().filter(is_same).count();
+                play.steps.push(Step {
+                    nth: u32::try_from(nth).unwrap_or(u32::MAX),
+                    ..step
+                });
+                whose.push(name.clone());
+            }
+        }
+        whose
+    }
+}
+
+impl Rule {
+    fn is_for(&self, asked: &Asked<'_>, plays: &[String]) -> bool {
+        let begins = |wanted: &String| asked.operation.starts_with(wanted.as_str());
+        self.system == asked.system
+            && self.operation.as_ref().is_none_or(begins)
+            && self.function.as_ref().is_none_or(|it| it == asked.function)
+            && self.play.as_ref().is_none_or(|it| plays.contains(it))
+    }
+}
+
+impl Standing {
+    /// What happens to the next request that it is meant for.
+    fn take(&mut self) -> Option<Fault> {
+        self.met += 1;
+        let used_up = self.rule.times.is_some_and(|times| self.hits >= times);
+        let by_chance = self
+            .rule
+            .one_in
+            .is_none_or(|many| fastrand::u32(..).is_multiple_of(many.max(1)));
+        if self.met <= self.rule.skip || used_up || !by_chance {
+            return None;
+        }
+        self.hits += 1;
+        let now = now();
+        self.between = Some((self.between.map_or(now, |(first, _)| first), now));
+        Some(self.rule.fault.clone())
+    }
+}
+
+fn now() -> i64 {
+    let millis = OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000;
+    i64::try_from(millis).unwrap_or(i64::MAX)
+}
+
+fn ids_in(text: &str) -> Vec<String> {
+    let mut ids = Vec::new();
+    let mut place = 0;
+    let starts_word =
+        |place: usize| place == 0 || !text.as_bytes()[place - 1].is_ascii_alphanumeric();
+    while place < text.len() {
+        let length = match text.is_char_boundary(place) && starts_word(place) {
+            true => id_at_start(&text[place..]),
+            false => 0,
+        };
+        if length > 0 {
+            ids.push(text[place..place + length].to_owned());
+        }
+        place += length.max(1);
+    }
+    ids
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::rule::Moment;
+    use super::*;
+
+    fn asked<'a>(operation: &'a str, text: &'a str) -> Asked<'a> {
+        Asked {
+            system: System::Aws,
+            function: "call-response",
+            operation,
+            text,
+        }
+    }
+
+    fn kill(skip: u32) -> Rule {
+        Rule {
+            system: System::Aws,
+            operation: Some("update".to_owned()),
+            function: None,
+            play: Some("one".to_owned()),
+            skip,
+            times: Some(1),
+            one_in: None,
+            fault: Fault::Kill(Moment::Before),
+        }
+    }
+
+    #[test]
+    fn the_ids_in_a_plays_requests_are_its_marks_from_then_on() {
+        let book = Book::default();
+        book.begin("one".into(), BTreeSet::from(["EXTENSION#1101".to_owned()]));
+        let id = "0f0e3c80-7bb5-4f2c-8d0e-3f4d7d0c9a11";
+        book.faults_of(&asked("update", &format!("CALL#{id}")));
+        book.faults_of(&asked(
+            "create",
+            &format!("EXTENSION#1101 CALL#{id} on 1732175943.12"),
+        ));
+        book.faults_of(&asked("update", &format!("CALL#{id}")));
+        book.faults_of(&asked("delete", "/channels/1732175943.12"));
+        let steps = book.end("one").unwrap().steps;
+        let operations: Vec<_> = steps.iter().map(|step| step.operation.as_str()).collect();
+        assert_eq!(operations, ["create", "update", "delete"]);
+    }
+
+    #[test]
+    fn a_rule_meets_the_nth_request_of_its_play_and_no_other() {
+        let book = Book::default();
+        for (play, mark) in [("one", "first"), ("other", "second")] {
+            book.begin(play.into(), BTreeSet::from([mark.to_owned()]));
+        }
+        book.make("rule".into(), kill(1));
+        let happens = |text: &str| !book.faults_of(&asked("update", text)).is_empty();
+        assert!(!happens("second"));
+        assert!(!happens("first"));
+        assert!(!happens("second"));
+        assert!(happens("first"));
+        assert!(!happens("first"));
+        assert_eq!(book.rule("rule").unwrap().hits, 1);
+    }
+}

@@ -1,0 +1,116 @@
+//! Functions that die: for each request that one makes on a call's behalf, once before it was sent and once after it
+//! was done.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use ringback_local::faults::rule::{Fault, Moment, Rule, Step};
+use ringback_local::settings::Settings;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::play::{Played, Scenario, play, ring};
+use crate::report::{Row, table};
+use crate::stage::Stage;
+
+/// How many calls go wrong at a time. The local cloud needs about a second of processor for each.
+const AT_ONCE: usize = 8;
+/// A caller hears busy this long after the ring at most, even if the function dies that was to say so.
+pub(crate) const AFTER_A_DEATH: Duration = Duration::from_secs(20);
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "minutes: part of `make chaos`"]
+async fn a_function_that_dies_at_any_request_loses_no_call() -> Result<()> {
+    let stage = Stage::open(2 * AT_ONCE).await?;
+    let (settings, mut rows) = (Settings::from_environment(), Vec::new());
+    for scenario in Scenario::ALL {
+        let only = settings.variable("CHAOS_ONLY");
+        if only.is_none_or(|only| only.split(',').any(|it| it == format!("{scenario:?}"))) {
+            rows.push(every_death_in(&stage, scenario).await?);
+        }
+    }
+    println!("\n{}", table(&rows));
+    for row in &rows {
+        row.keep()?;
+    }
+    ensure!(rows.iter().all(|row| row.lost == 0), "calls were lost");
+    Ok(())
+}
+
+/// What the tables call it.
+pub(crate) fn fault_of(scenario: Scenario) -> String {
+    format!("a function dies: {}", scenario.name())
+}
+
+async fn every_death_in(stage: &Arc<Stage>, scenario: Scenario) -> Result<Row> {
+    let well = play(stage, scenario, &[]).await?;
+    ensure!(well.problems.is_empty(), "{}: {well}", scenario.name());
+    let steps: BTreeSet<Step> = well
+        .steps
+        .into_iter()
+        .filter(|step| !step.function.is_empty())
+        .collect();
+    println!(
+        "{}: {} requests, {:?} after {:.1?}",
+        scenario.name(),
+        steps.len(),
+        well.end,
+        well.waited
+    );
+    let deaths = steps
+        .into_iter()
+        .flat_map(|step| [Moment::Before, Moment::After].map(|moment| (step.clone(), moment)))
+        .collect();
+    let played = all(stage, scenario, deaths).await?;
+    let promised = ring() + Duration::from_secs(2) + AFTER_A_DEATH;
+    let row = Row::of(&fault_of(scenario), &played, promised);
+    println!("{}", table(std::slice::from_ref(&row)));
+    Ok(row)
+}
+
+async fn all(
+    stage: &Arc<Stage>,
+    scenario: Scenario,
+    deaths: Vec<(Step, Moment)>,
+) -> Result<Vec<Played>> {
+    let at_once = Arc::new(Semaphore::new(AT_ONCE));
+    let mut playing = JoinSet::new();
+    for (step, moment) in deaths {
+        let (stage, at_once) = (Arc::clone(stage), Arc::clone(&at_once));
+        playing.spawn(async move {
+            let _turn = at_once.acquire().await?;
+            let played = play(&stage, scenario, &[death(&step, moment)]).await?;
+            let Step {
+                function,
+                operation,
+                nth,
+                ..
+            } = &step;
+            println!(
+                "  {moment:?} {function} {operation} #{nth} ({} hit): {played}",
+                played.hits
+            );
+            anyhow::Ok(played)
+        });
+    }
+    let mut all = Vec::new();
+    while let Some(played) = playing.join_next().await {
+        all.push(played??);
+    }
+    Ok(all)
+}
+
+fn death(step: &Step, moment: Moment) -> Rule {
+    Rule {
+        system: step.system,
+        operation: Some(step.operation.clone()),
+        function: Some(step.function.clone()),
+        play: None,
+        skip: step.nth,
+        times: Some(1),
+        one_in: None,
+        fault: Fault::Kill(moment),
+    }
+}

@@ -1,0 +1,161 @@
+//! What has to be true of a call that is over, however it went.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
+
+use super::{Acting, End, Legs};
+use crate::seat::{Device, Seat};
+
+/// How long everybody may take to hear that a call is over, after a caller has: as long as a timer takes that comes
+/// again after its function has died.
+const SETTLES_WITHIN: Duration = Duration::from_secs(60);
+/// A second ring, or a leg that is left, shows within this.
+const SHOWS_WITHIN: Duration = Duration::from_millis(300);
+const LOOKS_EVERY: Duration = Duration::from_millis(200);
+
+impl Acting {
+    pub(super) async fn check(&mut self, seat: &mut Seat, legs: &Legs) -> Result<()> {
+        self.is_one_call();
+        let Some(id) = self.story.call.clone() else {
+            // Nobody ever heard of it but the caller, who was refused.
+            return Ok(());
+        };
+        self.comes_to_rest(&seat.devices[0], &id, legs.end).await?;
+        self.phone_is_quiet(seat, legs).await;
+        let devices = &seat.devices[..self.scenario.devices()];
+        for device in devices {
+            self.was_pushed(device, &id).await?;
+        }
+        self.are_silenced(devices).await?;
+        self.was_told_in_order(&id).await;
+        Ok(())
+    }
+
+    fn is_one_call(&mut self) {
+        let mut calls = self.stage.heard.with(&self.caller);
+        calls.extend(self.story.call.clone());
+        calls.sort();
+        calls.dedup();
+        if calls.len() > 1 {
+            self.problem(format!("one caller became {} calls", calls.len()));
+        }
+        self.story.call = calls.into_iter().next();
+    }
+
+    async fn comes_to_rest(&mut self, device: &Device, id: &str, end: End) -> Result<()> {
+        let right: &[&str] = match end {
+            End::Bridged => &["completed"],
+            End::GaveUp => &["canceled"],
+            End::Busy => &["declined", "timed_out", "failed", "canceled"],
+            End::Lost => return Ok(()),
+        };
+        let patience = Instant::now() + SETTLES_WITHIN;
+        loop {
+            if let Some(call) = device.call(id).await? {
+                self.story.stands = call;
+            }
+            let status = self.story.stands["status"].as_str().unwrap_or_default();
+            if right.contains(&status) {
+                return Ok(());
+            }
+            if Instant::now() > patience {
+                let problem = format!("the call is {status}, not one of {right:?}");
+                self.problem(problem);
+                return Ok(());
+            }
+            sleep(LOOKS_EVERY).await;
+        }
+    }
+
+    /// One leg at most ever came to it, and none is left.
+    async fn phone_is_quiet(&mut self, seat: &mut Seat, legs: &Legs) {
+        if let Some(leg) = &legs.phone {
+            let patience = Instant::now() + SETTLES_WITHIN;
+            while !leg.events().is_over() && Instant::now() < patience {
+                sleep(LOOKS_EVERY).await;
+            }
+            if !leg.events().is_over() {
+                self.problem("the phone's leg stays up");
+            }
+        }
+        if let Ok(leg) = seat.phone.next_call(SHOWS_WITHIN).await
+            && legs.phone.is_some()
+        {
+            let call = leg
+                .header("X-Ringback-Call-Id")
+                .unwrap_or("no call")
+                .to_owned();
+            self.problem(format!("the phone rang a second time, for {call}"));
+        }
+    }
+
+    async fn was_pushed(&mut self, device: &Device, id: &str) -> Result<()> {
+        for kind in ["incoming_call", "call_cancelled"] {
+            let pushes = device.pushes(kind).await?;
+            if pushes.len() > 1 && !self.may_repeat {
+                self.problem(format!("{} pushes {kind}", pushes.len()));
+            }
+            let keys = pushes.iter().map(|push| &push["android"]["collapse_key"]);
+            let others = keys.filter(|key| key.as_str() != Some(id)).count();
+            if others > 0 {
+                self.problem(format!("{kind} with another collapse key"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whoever rang and has said nothing is told to stop.
+    async fn are_silenced(&mut self, devices: &[Device]) -> Result<()> {
+        let patience = Instant::now() + SETTLES_WITHIN;
+        for device in devices
+            .iter()
+            .filter(|device| !self.know.contains(&device.token))
+        {
+            let rang = !device.pushes("incoming_call").await?.is_empty();
+            let left = patience.saturating_duration_since(Instant::now());
+            if rang && device.push("call_cancelled", left).await?.is_none() {
+                self.problems
+                    .push("a device that rang was not silenced".to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    async fn was_told_in_order(&mut self, id: &str) {
+        let patience = Instant::now() + SETTLES_WITHIN;
+        loop {
+            let told = self.stage.heard.of(id);
+            let words: Vec<&str> = told.iter().filter_map(word).collect();
+            let ranks: Vec<u8> = words.iter().map(|word| rank(word)).collect();
+            if !ranks.is_sorted() {
+                return self.problem(format!("told in this order: {words:?}"));
+            }
+            if ranks.last() == Some(&OVER) {
+                return;
+            }
+            if Instant::now() > patience {
+                return self.problem(format!("told no more than {words:?}"));
+            }
+            sleep(LOOKS_EVERY).await;
+        }
+    }
+}
+
+const OVER: u8 = 3;
+
+fn word(update: &Value) -> Option<&str> {
+    update["status"].as_str()
+}
+
+/// A call only moves on.
+fn rank(word: &str) -> u8 {
+    match word {
+        "initiated" => 0,
+        "ringing" => 1,
+        "in-progress" => 2,
+        _ => OVER,
+    }
+}

@@ -1,0 +1,221 @@
+//! Faults that every call meets that is under way: a system that is not there, a PBX that stands still or starts anew.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use ringback_local::faults::rule::{Line, System};
+use ringback_local::pbx::server::NAME as PBX;
+use ringback_local::process::PidFile;
+use ringback_local::settings::Settings;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use crate::play::{End, Played, Scenario, play_while, ring};
+use crate::report::{Row, table};
+use crate::stage::Stage;
+
+/// How many calls are under way meanwhile.
+const CALLS: usize = 4;
+const LOOKS_EVERY: Duration = Duration::from_millis(5);
+
+const AWS_AWAY: &str = "AWS refuses connections for 3 s";
+const ARI_AWAY: &str = "ARI refuses connections for 4 s";
+const ARI_SILENT: &str = "ARI takes connections and says nothing for 4 s";
+const ARI_AWAY_FOR_GOOD: &str = "ARI refuses connections for good, and nobody answers";
+const EXPIRED: &str = "ARI's certificate has expired, and nobody answers";
+const FROZEN: &str = "Asterisk stands still for 4 s (SIGSTOP)";
+const FCM_AWAY: &str = "FCM refuses connections";
+const EXOTEL_AWAY: &str = "Exotel refuses connections";
+
+pub(crate) const FAULTS: [&str; 8] = [
+    AWS_AWAY,
+    ARI_AWAY,
+    ARI_SILENT,
+    ARI_AWAY_FOR_GOOD,
+    EXPIRED,
+    FROZEN,
+    FCM_AWAY,
+    EXOTEL_AWAY,
+];
+
+/// Something that happens to the whole stack.
+struct Wide {
+    fault: &'static str,
+    scenario: Scenario,
+    what: What,
+    /// For so long; as long as there are calls, if it is not said.
+    lasts: Option<Duration>,
+    end: End,
+    within: Duration,
+}
+
+enum What {
+    Line(System, Line),
+    PbxStops,
+}
+
+fn all() -> Vec<Wide> {
+    use Scenario::{Answered, NobodyAnswers, Outbound};
+    let line = |fault, scenario, system, line, lasts: Option<u64>, end, within| Wide {
+        fault,
+        scenario,
+        what: What::Line(system, line),
+        lasts: lasts.map(Duration::from_secs),
+        end,
+        within: Duration::from_secs(within),
+    };
+    let ring = ring().as_secs();
+    let own_limit_of_the_pbx = 62;
+    vec![
+        line(
+            AWS_AWAY,
+            Answered,
+            System::Aws,
+            Line::Refused,
+            Some(3),
+            End::Bridged,
+            ring + 6,
+        ),
+        line(
+            ARI_AWAY,
+            Answered,
+            System::Pbx,
+            Line::Refused,
+            Some(4),
+            End::Bridged,
+            ring + 6,
+        ),
+        line(
+            ARI_SILENT,
+            Answered,
+            System::Pbx,
+            Line::Silent,
+            Some(4),
+            End::Bridged,
+            ring + 6,
+        ),
+        line(
+            ARI_AWAY_FOR_GOOD,
+            NobodyAnswers,
+            System::Pbx,
+            Line::Refused,
+            None,
+            End::Busy,
+            own_limit_of_the_pbx,
+        ),
+        line(
+            EXPIRED,
+            NobodyAnswers,
+            System::Pbx,
+            Line::Expired,
+            None,
+            End::Busy,
+            own_limit_of_the_pbx,
+        ),
+        Wide {
+            fault: FROZEN,
+            scenario: Answered,
+            what: What::PbxStops,
+            lasts: Some(Duration::from_secs(4)),
+            end: End::Bridged,
+            within: Duration::from_secs(ring + 6),
+        },
+        line(
+            FCM_AWAY,
+            Answered,
+            System::Fcm,
+            Line::Refused,
+            None,
+            End::Busy,
+            6,
+        ),
+        line(
+            EXOTEL_AWAY,
+            Outbound,
+            System::Exotel,
+            Line::Refused,
+            None,
+            End::Busy,
+            8,
+        ),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "minutes: part of `make chaos`"]
+async fn whatever_fails_for_everybody_calls_end_as_promised() -> Result<()> {
+    let stage = Stage::open(2 * CALLS).await?;
+    let settings = Settings::from_environment();
+    let only = settings.variable("CHAOS_ONLY").unwrap_or_default();
+    let named = all().into_iter().map(|wide| wide.fault);
+    ensure!(named.eq(FAULTS), "the page has them in another order");
+    let mut rows = Vec::new();
+    for wide in all().iter().filter(|wide| wide.fault.contains(only)) {
+        let played = wide.happens(&stage).await;
+        // Whatever became of the calls, the next ones find everything in its place.
+        wide.is_over(&stage).await?;
+        let row = Row::of(wide.fault, &played?, wide.within);
+        println!("{}", table(std::slice::from_ref(&row)));
+        row.keep()?;
+        rows.push(row);
+    }
+    println!("\n{}", table(&rows));
+    ensure!(rows.iter().all(|row| row.lost == 0), "calls were lost");
+    Ok(())
+}
+
+impl Wide {
+    async fn happens(&self, stage: &Arc<Stage>) -> Result<Vec<Played>> {
+        let before = stage.begun.load(Ordering::Relaxed);
+        let mut playing = JoinSet::new();
+        for _ in 0..CALLS {
+            let (stage, scenario) = (Arc::clone(stage), self.scenario);
+            playing.spawn(async move { play_while(&stage, scenario, &[], true).await });
+        }
+        let all_of_them = before + u32::try_from(CALLS)?;
+        while stage.begun.load(Ordering::Relaxed) < all_of_them {
+            sleep(LOOKS_EVERY).await;
+        }
+        self.begins(stage).await?;
+        if let Some(lasts) = self.lasts {
+            sleep(lasts).await;
+            self.is_over(stage).await?;
+        }
+        let mut all = Vec::new();
+        while let Some(played) = playing.join_next().await {
+            let mut played = played??;
+            if played.end != self.end {
+                played.problems.push(format!("promised {:?}", self.end));
+            }
+            println!("  {}: {played}", self.fault);
+            all.push(played);
+        }
+        Ok(all)
+    }
+
+    async fn begins(&self, stage: &Stage) -> Result<()> {
+        match self.what {
+            What::Line(system, line) => stage.faults.switch(system, line).await,
+            What::PbxStops => signal_to_the_pbx(Signal::SIGSTOP),
+        }
+    }
+
+    async fn is_over(&self, stage: &Stage) -> Result<()> {
+        match self.what {
+            What::Line(system, _) => stage.faults.switch(system, Line::Open).await,
+            What::PbxStops => signal_to_the_pbx(Signal::SIGCONT),
+        }
+    }
+}
+
+/// To our own Asterisk, by its pid.
+fn signal_to_the_pbx(signal: Signal) -> Result<()> {
+    let settings = Settings::from_environment();
+    let pbx = PidFile::new(&settings.state_dir(), PBX);
+    let pid = pbx.running().context("the stack's Asterisk")?;
+    kill(pid, signal)?;
+    Ok(())
+}
