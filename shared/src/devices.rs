@@ -57,9 +57,11 @@ pub enum PushAddress {
 }
 
 /// Tokens are credentials of a kind: only the route shows.
-impl std::fmt::Debug for PushAddress {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
+impl PushAddress {
+    /// The way by which a push reaches it, for logs and metrics.
+    #[must_use]
+    pub const fn service(&self) -> &'static str {
+        match self {
             Self::Fcm { .. } => "fcm",
             Self::Sns {
                 service: SnsService::Fcm,
@@ -73,7 +75,13 @@ impl std::fmt::Debug for PushAddress {
                 service: SnsService::ApnsVoip,
                 ..
             } => "sns/apns_voip",
-        })
+        }
+    }
+}
+
+impl std::fmt::Debug for PushAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.service())
     }
 }
 

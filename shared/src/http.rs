@@ -8,7 +8,7 @@ use std::time::Duration;
 use lambda_http::aws_lambda_events::apigw::ApiGatewayV2httpRequest;
 use lambda_http::http::header::HOST;
 use lambda_http::request::{LambdaRequest, RequestContext};
-use lambda_http::{Context, LambdaEvent, Request, RequestExt, lambda_runtime, service_fn};
+use lambda_http::{Context, LambdaEvent, Request, RequestExt};
 use serde_json::{Map, Value, json};
 
 use crate::asterisk::AsteriskError;
@@ -22,7 +22,7 @@ use crate::names::{BadName, CallId};
 use crate::outside::OutsideError;
 use crate::push::sns::EndpointError;
 use crate::secrets::SecretError;
-use crate::start::{GIVES_UP_AFTER, works_until};
+use crate::start::{self, GIVES_UP_AFTER, works_until};
 use crate::switchboard::SwitchboardError;
 
 /// Bodies may be this long, in bytes. The longest honest one has a few hundred.
@@ -495,7 +495,7 @@ where
             Ok::<_, Infallible>(respond(answer))
         }
     };
-    lambda_runtime::run(service_fn(respond_to)).await
+    start::run(respond_to).await
 }
 
 /// However many systems are slow, and however often each is asked again: whoever asked is answered while there is time,

@@ -31,6 +31,7 @@ pub mod exotel;
 pub mod form;
 pub mod gate;
 pub mod http;
+pub mod metrics;
 pub mod names;
 pub mod outside;
 pub mod push;

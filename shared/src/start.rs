@@ -1,9 +1,13 @@
 //! How a function starts: logs, configuration, and the clients that it needs, each built once.
 
+use std::fmt;
 use std::time::Duration;
 
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, SdkConfig};
+use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 use tracing_subscriber::EnvFilter;
 
 use crate::allowance::Allowances;
@@ -17,6 +21,7 @@ use crate::connections::Connections;
 use crate::devices::Devices;
 use crate::exotel::Exotel;
 use crate::gate::{Gate, Sources};
+use crate::metrics;
 use crate::outside::Outside;
 use crate::push::Pushes;
 use crate::push::fcm::Fcm;
@@ -69,6 +74,8 @@ impl Start {
             .with_span_list(false)
             .with_env_filter(EnvFilter::new(format!("{level},{QUIET}")))
             .try_init();
+        let function = environment.optional("AWS_LAMBDA_FUNCTION_NAME");
+        metrics::begin(function.unwrap_or_else(|| "unknown".to_owned()));
         let aws = aws_config::defaults(BehaviorVersion::latest())
             .timeout_config(timeouts())
             .load()
@@ -240,7 +247,7 @@ impl Start {
     ///
     /// # Errors
     /// When the variable is missing.
-    pub fn secret<T: serde::de::DeserializeOwned>(
+    pub fn secret<T: DeserializeOwned>(
         &self,
         variable: &'static str,
     ) -> Result<Secret<T>, ConfigError> {
@@ -279,6 +286,29 @@ impl Start {
     pub fn region(&self) -> &str {
         self.aws.region().map_or("unknown", AsRef::as_ref)
     }
+}
+
+/// Serves one function's invocations until the process is stopped.
+///
+/// # Errors
+/// When Lambda's runtime API fails.
+pub async fn run<Payload, Handling, Failure>(
+    handler: impl Fn(LambdaEvent<Payload>) -> Handling,
+) -> Result<(), lambda_runtime::Error>
+where
+    Payload: DeserializeOwned,
+    Handling: Future<Output = Result<Value, Failure>>,
+    Failure: Into<Diagnostic> + fmt::Debug,
+{
+    let handle = |event| {
+        let handling = handler(event);
+        async move {
+            let answer = handling.await;
+            metrics::flush();
+            answer
+        }
+    };
+    lambda_runtime::run(service_fn(handle)).await
 }
 
 /// Until when an invocation may work whose time ends at `deadline` (milliseconds since the Unix epoch, as Lambda tells

@@ -8,13 +8,14 @@ use std::time::Instant;
 
 use futures::future::join_all;
 use futures::stream::{self, StreamExt};
-use lambda_runtime::{Error, LambdaEvent, service_fn};
+use lambda_runtime::{Error, LambdaEvent};
 use ringback::call::Call;
 use ringback::calls::{StoreError, stored_in};
 use ringback::clock::Timestamp;
 use ringback::connections::{Connection, Connections, Deliveries};
+use ringback::metrics::{self, Measured};
 use ringback::replica;
-use ringback::start::Start;
+use ringback::start::{Start, run};
 use ringback::status_update::{StatusAudience, StatusUpdate};
 use ringback::timeouts::{Timeouts, TimerError};
 use serde::Deserialize;
@@ -103,14 +104,10 @@ impl Broadcast {
         let looking = changes.iter().map(|change| self.look_at(change));
         let looked_at = join_all(looking).await;
         for (change, looked_at) in changes.into_iter().zip(looked_at) {
-            if let Err(error) = self
-                .deal_with(change.before.as_ref(), change.after, looked_at)
-                .await
-            {
+            let sequence_number = change.sequence_number.clone();
+            if let Err(error) = self.deal_with(change, looked_at).await {
                 tracing::error!(%error, cause = ?error.source(), "broadcast failed");
-                return Ok(
-                    json!({ "batchItemFailures": [{ "itemIdentifier": change.sequence_number }] }),
-                );
+                return Ok(json!({ "batchItemFailures": [{ "itemIdentifier": sequence_number }] }));
             }
         }
         Ok(json!({ "batchItemFailures": [] }))
@@ -125,14 +122,29 @@ impl Broadcast {
 
     async fn deal_with(
         &self,
-        before: Option<&Call>,
-        after: Call,
+        change: CallChange,
         looked_at: Result<(), TimerError>,
     ) -> Result<(), Error> {
-        if let Some(update) = StatusUpdate::of(before, after) {
+        let before = change.before.as_ref();
+        let measured = self
+            .counts(&change)
+            .then(|| Measured::of_change(before, &change.after));
+        if let Some(update) = StatusUpdate::of(before, change.after) {
             self.tell(&update).await?;
         }
-        Ok(looked_at?)
+        looked_at?;
+        if let Some(measured) = measured {
+            measured.record();
+        }
+        Ok(())
+    }
+
+    /// Each call is counted in the region that stored it.
+    fn counts(&self, change: &CallChange) -> bool {
+        match (&self.replica, &change.stored_in) {
+            (Some(replica), Some(region)) => replica.region == *region,
+            _ => true,
+        }
     }
 
     async fn tell(&self, update: &StatusUpdate) -> Result<(), StoreError> {
@@ -156,7 +168,9 @@ impl Broadcast {
         let telling = self.connections.send_to_all(listeners, text_for, now);
         let deliveries = telling.await?;
         let Deliveries { sent, gone, failed } = deliveries;
-        let took = started.elapsed().as_millis();
+        let took = started.elapsed();
+        metrics::told(sent, took);
+        let took = took.as_millis();
         tracing::info!(call_id = %update.call_id(), sent, gone, failed, took_ms = u64::try_from(took).unwrap_or(u64::MAX), "told");
         Ok(())
     }
@@ -177,5 +191,5 @@ async fn main() -> Result<(), Error> {
         audience: start.status_audience()?,
         replica,
     };
-    lambda_runtime::run(service_fn(move |event| this.handle(event))).await
+    run(move |event| this.handle(event)).await
 }

@@ -1,9 +1,9 @@
 //! Timers fire: a delayed message from SQS, on time, or a schedule of EventBridge, as the backstop. The queue also brings
 //! what replication between two regions has overwritten.
 
-use lambda_runtime::{Error, LambdaEvent, service_fn};
+use lambda_runtime::{Error, LambdaEvent};
 use ringback::clock::Timestamp;
-use ringback::start::{GIVES_UP_AFTER, LiveSwitchboard, Start, works_until};
+use ringback::start::{GIVES_UP_AFTER, LiveSwitchboard, Start, run, works_until};
 use ringback::switchboard::SwitchboardError;
 use ringback::timeouts::Timer;
 use serde::Deserialize;
@@ -82,5 +82,5 @@ async fn fire(switchboard: &LiveSwitchboard, timer: Timer, until: Timestamp) -> 
 async fn main() -> Result<(), Error> {
     let start = Start::function().await?;
     let switchboard = &start.switchboard_with_exotel()?;
-    lambda_runtime::run(service_fn(move |event| handle(switchboard, event))).await
+    run(move |event| handle(switchboard, event)).await
 }

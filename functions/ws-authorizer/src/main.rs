@@ -2,12 +2,12 @@
 
 use std::net::IpAddr;
 
-use lambda_runtime::{Error, LambdaEvent, service_fn};
+use lambda_runtime::{Error, LambdaEvent};
 use ringback::auth::{TokenError, Tokens};
 use ringback::clock::Timestamp;
 use ringback::gate::{Gate, TurnedAway};
 use ringback::secrets::ExotelSecret;
-use ringback::start::Start;
+use ringback::start::{Start, run};
 use ringback::websocket::{Connecting, Credentials, Who};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
@@ -90,5 +90,5 @@ async fn main() -> Result<(), Error> {
         tokens: start.tokens()?,
         exotel: start.exotels_gate()?,
     };
-    lambda_runtime::run(service_fn(move |event| this.handle(event))).await
+    run(move |event| this.handle(event)).await
 }

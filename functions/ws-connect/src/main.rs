@@ -1,9 +1,9 @@
 //! `$connect`: a client that the authorizer has let in is remembered. Exotel is not: it hears of no calls.
 
-use lambda_runtime::{Error, LambdaEvent, service_fn};
+use lambda_runtime::{Error, LambdaEvent};
 use ringback::clock::Timestamp;
 use ringback::connections::Connections;
-use ringback::start::Start;
+use ringback::start::{Start, run};
 use ringback::websocket::{self, Request};
 use serde_json::Value;
 
@@ -22,5 +22,5 @@ async fn handle(connections: &Connections, event: LambdaEvent<Request>) -> Resul
 async fn main() -> Result<(), Error> {
     let start = Start::function().await?;
     let connections = &start.connections()?;
-    lambda_runtime::run(service_fn(move |event| handle(connections, event))).await
+    run(move |event| handle(connections, event)).await
 }

@@ -1,9 +1,9 @@
 //! `$disconnect`: a client has gone. API Gateway does its best to say so; what it misses expires. Exotel was never
 //! remembered.
 
-use lambda_runtime::{Error, LambdaEvent, service_fn};
+use lambda_runtime::{Error, LambdaEvent};
 use ringback::connections::Connections;
-use ringback::start::Start;
+use ringback::start::{Start, run};
 use ringback::websocket::{self, Request};
 use serde_json::Value;
 
@@ -22,5 +22,5 @@ async fn handle(connections: &Connections, event: LambdaEvent<Request>) -> Resul
 async fn main() -> Result<(), Error> {
     let start = Start::function().await?;
     let connections = &start.connections()?;
-    lambda_runtime::run(service_fn(move |event| handle(connections, event))).await
+    run(move |event| handle(connections, event)).await
 }

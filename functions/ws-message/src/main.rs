@@ -4,14 +4,14 @@ mod incoming_call;
 mod stream;
 
 use incoming_call::Starting;
-use lambda_runtime::{Error, LambdaEvent, service_fn};
+use lambda_runtime::{Error, LambdaEvent};
 use ringback::allowance::Allowance;
 use ringback::auth::Bearer;
 use ringback::call_request::CallRequest;
 use ringback::call_response::CallResponse;
 use ringback::clock::Timestamp;
 use ringback::http::{self, ApiError};
-use ringback::start::{LiveSwitchboard, Start, works_until};
+use ringback::start::{LiveSwitchboard, Start, run, works_until};
 use ringback::websocket::{self, Request, Who};
 use serde_json::{Map, Value, json};
 use stream::Streaming;
@@ -117,5 +117,5 @@ async fn main() -> Result<(), Error> {
         streams: start.streams(),
         connections: start.connections()?,
     };
-    lambda_runtime::run(service_fn(move |event| handle(starting, streaming, event))).await
+    run(move |event| handle(starting, streaming, event)).await
 }

@@ -17,6 +17,7 @@ use self::sns::Sns;
 use crate::call::{Audience, Call, CancelReason, Event, Why};
 use crate::clock::Timestamp;
 use crate::devices::{Device, Devices, PushAddress, SnsService};
+use crate::metrics;
 
 /// Pushes to an extension's devices.
 #[derive(Debug)]
@@ -102,6 +103,7 @@ impl Pushes {
             }
         };
         let (call_id, device_id, via) = (call.call_id, &device.device_id, &device.address);
+        metrics::pushed(via.service(), word(&result));
         match result {
             Ok(()) => tracing::info!(%call_id, %device_id, ?via, kind = ?message.kind, "push sent"),
             Err(PushError::Dead) => {
@@ -117,6 +119,15 @@ impl Pushes {
             }
         }
         true
+    }
+}
+
+/// What became of a push, for the metrics.
+const fn word(result: &Result<(), PushError>) -> &'static str {
+    match result {
+        Ok(()) => "sent",
+        Err(PushError::Dead) => "dead",
+        Err(_) => "failed",
     }
 }
 
