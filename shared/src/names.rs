@@ -212,8 +212,32 @@ impl fmt::Display for CallId {
 
 /// A telephone number: E.164 (`+918047491899`) where it is one, else the digits as they came (a short code).
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "String", into = "String")]
 pub struct PhoneNumber(String);
+
+/// For reading what was stored; a number from outside is parsed.
+impl TryFrom<String> for PhoneNumber {
+    type Error = BadName;
+
+    fn try_from(text: String) -> Result<Self, BadName> {
+        let digits = text.strip_prefix('+').unwrap_or(&text);
+        let is_number = is_digits(digits);
+        is_number.then_some(Self(text)).ok_or(BadName {
+            what: "number",
+            rule: "must be 1 to 32 digits, with '+' before them or not",
+        })
+    }
+}
+
+impl From<PhoneNumber> for String {
+    fn from(number: PhoneNumber) -> Self {
+        number.0
+    }
+}
+
+fn is_digits(text: &str) -> bool {
+    (1..=32).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit())
+}
 
 impl PhoneNumber {
     /// Reads a number as Exotel (`09876543210`), Asterisk (`919876543210`) or a person writes it. Numbers without
@@ -225,7 +249,7 @@ impl PhoneNumber {
             .filter(|c| !matches!(c, ' ' | '-' | '(' | ')' | '.'))
             .collect();
         let digits = compact.strip_prefix('+').unwrap_or(&compact);
-        if digits.is_empty() || digits.len() > 32 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        if !is_digits(digits) {
             return None;
         }
         // More digits than a national number has, and no trunk prefix: a country code without its plus sign.
@@ -313,8 +337,25 @@ impl Caller {
 /// A caller's name: any script, at most 64 characters, none that controls a terminal, breaks a line or turns the
 /// direction of what stands around it. Personal, so hidden from `Debug`.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "String", into = "String")]
 pub struct CallerName(String);
+
+impl TryFrom<String> for CallerName {
+    type Error = BadName;
+
+    fn try_from(text: String) -> Result<Self, BadName> {
+        Self::parse(&text).ok_or(BadName {
+            what: "caller_name",
+            rule: "holds nothing that can be shown",
+        })
+    }
+}
+
+impl From<CallerName> for String {
+    fn from(name: CallerName) -> Self {
+        name.0
+    }
+}
 
 impl CallerName {
     /// The name that stands in `text`; `None` if nothing does.
@@ -382,6 +423,18 @@ mod tests {
         ] {
             assert_eq!(id(unlike, "1001"), None, "{unlike}");
         }
+    }
+
+    #[test]
+    fn what_is_read_back_from_the_table_is_held_to_the_same() {
+        let number = |text: &str| serde_json::from_value::<PhoneNumber>(text.into());
+        assert_eq!(number("+919876543210").unwrap().as_str(), "+919876543210");
+        for text in ["k919876543210", "", "+", "98 76", "é"] {
+            assert!(number(text).is_err(), "{text}");
+        }
+        let name = |text: &str| serde_json::from_value::<CallerName>(text.into());
+        assert_eq!(name("Asha\r\nRao").unwrap().as_str(), "AshaRao");
+        assert!(name("\n").is_err());
     }
 
     #[test]
