@@ -591,11 +591,7 @@ pub(super) fn owed(call: &Call) -> Vec<Effect> {
         }
         Status::Initiated | Status::Ringing => Vec::new(),
         Status::InProgress => answered_elsewhere(call).into_iter().collect(),
-        Status::Completed => {
-            let mut effects = take_down(call, Effect::HangUpCaller);
-            effects.extend(left_untold(call));
-            effects
-        }
+        Status::Completed => take_down(call, Effect::HangUpCaller),
         Status::Canceled => with_cancel(call, Effect::HangUpCaller, CancelReason::CallerHungUp),
         Status::TimedOut => with_cancel(call, Effect::Busy, CancelReason::Timeout),
         Status::Failed if call.why == Some(Why::CallerUnreachable) => {
@@ -605,14 +601,13 @@ pub(super) fn owed(call: &Call) -> Vec<Effect> {
             with_cancel(call, Effect::Busy, CancelReason::Timeout)
         }
         Status::Failed => take_down(call, Effect::Busy),
-        Status::Declined if call.ready_at.is_some() => {
-            let mut effects = take_down(call, Effect::Busy);
-            effects.extend(left_untold(call));
-            effects
-        }
+        Status::Declined if call.ready_at.is_some() => take_down(call, Effect::Busy),
         Status::Declined if rang_alone(call) => take_down(call, Effect::Busy),
         Status::Declined => with_cancel(call, Effect::Busy, CancelReason::AnsweredElsewhere),
     };
+    if call.status.is_final() {
+        effects.extend(left_untold(call));
+    }
     effects.extend(call.owed_since.map(Effect::Settle));
     if call.status.is_final() {
         effects.push(Effect::DisarmTimer);

@@ -578,6 +578,18 @@ async fn a_call_that_is_over_at_once_leaves_no_device_ringing() {
 }
 
 #[tokio::test]
+async fn a_caller_who_gives_up_as_the_phone_is_ready_leaves_no_device_ringing() {
+    let acts = [
+        Act::Passthru,
+        Act::CallerArrives,
+        A_MOMENT,
+        Act::Accept,
+        Act::CallerHangsUp,
+    ];
+    at_every_moment(&acts, |_, _| {}).await;
+}
+
+#[tokio::test]
 async fn a_call_that_only_the_pbx_sees_is_talked() {
     let acts = [
         Act::CallerArrives,
