@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -18,19 +19,48 @@ pub(super) struct Function {
 }
 
 impl Function {
-    /// The function that `peer` is the address of, if it is a child of the local AWS.
-    pub(super) fn at(peer: SocketAddr, cloud: &PidFile) -> Option<Self> {
-        let inode = inode_of(peer)?;
-        let cloud = cloud.running()?;
-        let pid = children_of(cloud).find(|pid| has_open(*pid, &inode))?;
-        let name = function_name(pid)?;
-        Some(Self { name, pid })
-    }
-
     /// Ends it at once, as when its machine dies.
     pub(super) fn end(&self) {
         // It may have ended by itself meanwhile.
         let _ = kill(self.pid, Signal::SIGKILL);
+    }
+}
+
+/// The functions' processes, as far as they are known.
+#[derive(Debug)]
+pub(super) struct Functions {
+    /// Whose children they are.
+    cloud: PidFile,
+    known: Mutex<Vec<Function>>,
+}
+
+impl Functions {
+    pub(super) fn of(cloud: PidFile) -> Self {
+        Self {
+            cloud,
+            known: Mutex::default(),
+        }
+    }
+
+    /// The function that `peer` is the address of, if it is a child of the local AWS. Only if none that is known has the
+    /// connection are all processes of the machine looked through.
+    pub(super) fn at(&self, peer: SocketAddr) -> Option<Function> {
+        let socket = inode_of(peer)?;
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let has_it = |function: &&Function| has_open(function.pid, &socket);
+        if let Some(function) = known.iter().find(has_it) {
+            return Some(function.clone());
+        }
+        let named = |pid| {
+            Some(Function {
+                name: function_name(pid)?,
+                pid,
+            })
+        };
+        *known = children_of(self.cloud.running()?)
+            .filter_map(named)
+            .collect();
+        known.iter().find(has_it).cloned()
     }
 }
 

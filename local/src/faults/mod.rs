@@ -23,6 +23,7 @@ use tokio::task::JoinSet;
 use crate::credentials::Credentials;
 use crate::process::PidFile;
 use crate::settings::{LOOPBACK, PORTS, Settings};
+use behind::Functions;
 use book::Book;
 use proxy::{Door, Tls};
 use rule::{Line, System};
@@ -78,6 +79,7 @@ impl Faults {
         cloud: PidFile,
     ) -> Result<Serving> {
         let book = Arc::new(Book::default());
+        let functions = Arc::new(Functions::of(cloud));
         let mut tasks = JoinSet::new();
         let mut lines = Vec::new();
         for (system, listener) in self.listeners {
@@ -89,7 +91,7 @@ impl Faults {
                 client: client(system, credentials)?,
                 tls: tls(system, credentials)?,
                 book: Arc::clone(&book),
-                cloud: cloud.clone(),
+                functions: Arc::clone(&functions),
             };
             tasks.spawn(proxy::keep(Arc::new(door), listener, told));
         }

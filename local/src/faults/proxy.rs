@@ -20,12 +20,11 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::behind::Function;
+use super::behind::{Function, Functions};
 use super::book::{Asked, Book};
 use super::operation::operation;
 use super::rule::{Fault, Line, Moment, System};
 use crate::credentials::Certificate;
-use crate::process::PidFile;
 
 /// How long to wait for a port that was given up a moment ago.
 const AGAIN_AFTER: Duration = Duration::from_millis(20);
@@ -37,8 +36,7 @@ pub(super) struct Door {
     pub(super) client: reqwest::Client,
     pub(super) tls: Option<Tls>,
     pub(super) book: Arc<Book>,
-    /// Whose children the functions are.
-    pub(super) cloud: PidFile,
+    pub(super) functions: Arc<Functions>,
 }
 
 /// The certificates that a door can show.
@@ -137,7 +135,7 @@ impl Door {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let function = Function::at(peer, &self.cloud);
+        let function = self.functions.at(peer);
         let service = service_fn(|request| {
             let (door, function) = (Arc::clone(&self), function.clone());
             // What comes to nothing closes the connection without an answer.

@@ -49,11 +49,12 @@ impl Recorder {
         requests.push_back(request);
     }
 
-    fn all(&self) -> Vec<Recorded> {
+    fn those(&self, wanted: &Wanted) -> Vec<Recorded> {
         self.requests
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .iter()
+            .filter(|request| wanted.is(request))
             .cloned()
             .collect()
     }
@@ -91,21 +92,23 @@ pub async fn record(State(recorder): State<Recorder>, request: Request, next: Ne
 /// Of which requests somebody wants to know.
 #[derive(Debug, Default, Deserialize)]
 pub struct Wanted {
-    /// Those whose body holds this.
-    #[serde(default)]
-    with: String,
+    /// The pushes to this device token (FCM).
+    token: Option<String>,
 }
 
-/// `GET /requests`, or `GET /requests?with=text`.
+impl Wanted {
+    fn is(&self, request: &Recorded) -> bool {
+        let token = request.body["message"]["token"].as_str();
+        self.token.is_none() || self.token.as_deref() == token
+    }
+}
+
+/// `GET /requests`, or `GET /requests?token=…`.
 pub async fn list(
     State(recorder): State<Recorder>,
     Query(wanted): Query<Wanted>,
 ) -> Json<Vec<Recorded>> {
-    let mut requests = recorder.all();
-    if !wanted.with.is_empty() {
-        requests.retain(|request| request.body.to_string().contains(&wanted.with));
-    }
-    Json(requests)
+    Json(recorder.those(&wanted))
 }
 
 /// `DELETE /requests`.
@@ -184,7 +187,7 @@ mod tests {
                 at: String::new(),
             });
         }
-        let kept = recorder.all();
+        let kept = recorder.those(&Wanted::default());
         assert_eq!((kept.len(), kept[0].path.as_str()), (KEPT, "1"));
     }
 }

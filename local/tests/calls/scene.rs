@@ -11,7 +11,7 @@ use aws_sdk_dynamodb::config::Credentials;
 use aws_sdk_dynamodb::types::AttributeValue;
 use reqwest::{Client, Method, StatusCode};
 use ringback_local::settings::Settings;
-use ringback_local::stack::Stack;
+use ringback_local::stack::{Phone as Account, Stack};
 use ringback_sip::{Caller, IncomingCall, OutgoingCall, Phone, Trunk};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
@@ -221,7 +221,12 @@ impl Scene {
     }
 
     async fn forget_devices(&self) -> Result<()> {
-        for phone in &self.stack.phones {
+        self.forget_devices_of(&self.stack.phones).await
+    }
+
+    /// Those of earlier scenes, which would ring too.
+    pub(crate) async fn forget_devices_of(&self, phones: &[Account]) -> Result<()> {
+        for phone in phones {
             self.delete_all(&format!("EXTENSION#{}", phone.extension), "DEVICE#")
                 .await?;
         }

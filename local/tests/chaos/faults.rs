@@ -35,6 +35,12 @@ impl Faults {
         Ok(answer.json().await?)
     }
 
+    pub(crate) async fn drop_rule(&self, name: &str) -> Result<()> {
+        let url = format!("{}/rules/{name}", self.url);
+        self.http.delete(url).send().await?.error_for_status()?;
+        Ok(())
+    }
+
     pub(crate) async fn switch(&self, system: System, line: Line) -> Result<()> {
         let name = serde_json::to_value(system)?;
         let name = name.as_str().context("a system's name")?;

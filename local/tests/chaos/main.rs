@@ -12,12 +12,19 @@
 
 mod crash;
 mod faults;
+#[path = "../support/log_lines.rs"]
+#[allow(
+    dead_code,
+    reason = "shared with logs.rs, which reads the lines as they are"
+)]
+mod log_lines;
 #[path = "../support/memory.rs"]
 #[allow(dead_code, reason = "shared with crowd.rs, which looks at the peak")]
 mod memory;
 mod play;
 mod queues;
 mod report;
+mod restart;
 #[path = "../calls/scene.rs"]
 #[allow(dead_code, reason = "shared with calls/, which does more on its stage")]
 mod scene;

@@ -182,6 +182,7 @@ pub(crate) struct Acting {
     pub(crate) caller: String,
     pub(crate) story: Story,
     pub(crate) problems: Vec<String>,
+    pub(crate) began: Timestamp,
     /// Whether a push may come twice: its sender may have died.
     pub(crate) may_repeat: bool,
     /// Devices that know that they have to stop ringing: they answered, declined, or were told that another has.
@@ -227,6 +228,7 @@ async fn play_at(
         caller: stage.new_caller(),
         story: Story::default(),
         problems: Vec::new(),
+        began: Timestamp::now(),
         may_repeat: something_fails,
         know: BTreeSet::new(),
     };

@@ -93,7 +93,7 @@ impl Device {
 
     /// The pushes of this kind so far.
     pub(crate) async fn pushes(&self, kind: &str) -> Result<Vec<Value>> {
-        let url = format!("{}?with={}", self.requests, self.token);
+        let url = format!("{}?token={}", self.requests, self.token);
         let requests: Vec<Value> = self.http.get(url).send().await?.json().await?;
         let messages = requests
             .into_iter()

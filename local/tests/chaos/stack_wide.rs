@@ -1,12 +1,13 @@
 //! Faults that every call meets that is under way: a system that is not there, a PBX that stands still or starts anew.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
-use ringback_local::faults::rule::{Line, System};
+use ringback_local::faults::rule::{Fault, Line, Rule, System};
 use ringback_local::pbx::server::NAME as PBX;
 use ringback_local::process::PidFile;
 use ringback_local::settings::Settings;
@@ -29,8 +30,9 @@ const EXPIRED: &str = "ARI's certificate has expired, and nobody answers";
 const FROZEN: &str = "Asterisk stands still for 4 s (SIGSTOP)";
 const FCM_AWAY: &str = "FCM refuses connections";
 const EXOTEL_AWAY: &str = "Exotel refuses connections";
+const NO_ACCESS: &str = "FCM's access tokens are refused, and there are no new ones (503)";
 
-pub(crate) const FAULTS: [&str; 8] = [
+pub(crate) const FAULTS: [&str; 9] = [
     AWS_AWAY,
     ARI_AWAY,
     ARI_SILENT,
@@ -39,6 +41,7 @@ pub(crate) const FAULTS: [&str; 8] = [
     FROZEN,
     FCM_AWAY,
     EXOTEL_AWAY,
+    NO_ACCESS,
 ];
 
 /// Something that happens to the whole stack.
@@ -46,7 +49,7 @@ struct Wide {
     fault: &'static str,
     scenario: Scenario,
     what: What,
-    /// For so long; as long as there are calls, if it is not said.
+    /// For so long, from when the numbers are dialled; from before that until the last call is over, if it is not said.
     lasts: Option<Duration>,
     end: End,
     within: Duration,
@@ -55,6 +58,7 @@ struct Wide {
 enum What {
     Line(System, Line),
     PbxStops,
+    NoAccess,
 }
 
 fn all() -> Vec<Wide> {
@@ -68,7 +72,7 @@ fn all() -> Vec<Wide> {
         within: Duration::from_secs(within),
     };
     let ring = ring().as_secs();
-    let own_limit_of_the_pbx = 62;
+    let own_limit_of_the_pbx = 64;
     vec![
         line(
             AWS_AWAY,
@@ -141,6 +145,14 @@ fn all() -> Vec<Wide> {
             End::Busy,
             8,
         ),
+        Wide {
+            fault: NO_ACCESS,
+            scenario: Answered,
+            what: What::NoAccess,
+            lasts: None,
+            end: End::Busy,
+            within: Duration::from_secs(8),
+        },
     ]
 }
 
@@ -169,6 +181,9 @@ async fn whatever_fails_for_everybody_calls_end_as_promised() -> Result<()> {
 
 impl Wide {
     async fn happens(&self, stage: &Arc<Stage>) -> Result<Vec<Played>> {
+        if self.lasts.is_none() {
+            self.begins(stage).await?;
+        }
         let before = stage.begun.load(Ordering::Relaxed);
         let mut playing = JoinSet::new();
         for _ in 0..CALLS {
@@ -179,8 +194,8 @@ impl Wide {
         while stage.begun.load(Ordering::Relaxed) < all_of_them {
             sleep(LOOKS_EVERY).await;
         }
-        self.begins(stage).await?;
         if let Some(lasts) = self.lasts {
+            self.begins(stage).await?;
             sleep(lasts).await;
             self.is_over(stage).await?;
         }
@@ -200,6 +215,15 @@ impl Wide {
         match self.what {
             What::Line(system, line) => stage.faults.switch(system, line).await,
             What::PbxStops => signal_to_the_pbx(Signal::SIGSTOP),
+            What::NoAccess => {
+                for (name, operation, status) in NO_ACCESS_RULES {
+                    stage
+                        .faults
+                        .make(name, &fcm_answers(operation, status))
+                        .await?;
+                }
+                Ok(())
+            }
         }
     }
 
@@ -207,7 +231,36 @@ impl Wide {
         match self.what {
             What::Line(system, _) => stage.faults.switch(system, Line::Open).await,
             What::PbxStops => signal_to_the_pbx(Signal::SIGCONT),
+            What::NoAccess => {
+                for (name, ..) in NO_ACCESS_RULES {
+                    stage.faults.drop_rule(name).await?;
+                }
+                Ok(())
+            }
         }
+    }
+}
+
+/// What FCM, and the endpoint that grants access to it, answer when nobody has access.
+const NO_ACCESS_RULES: [(&str, &str, u16); 2] = [
+    ("no-access", "FCM incoming_call", 401),
+    ("no-new-one", "POST /token", 503),
+];
+
+fn fcm_answers(operation: &str, status: u16) -> Rule {
+    Rule {
+        system: System::Fcm,
+        operation: Some(operation.to_owned()),
+        function: None,
+        play: None,
+        skip: 0,
+        times: None,
+        one_in: None,
+        fault: Fault::Answer {
+            status,
+            headers: BTreeMap::new(),
+            body: "{}".to_owned(),
+        },
     }
 }
 

@@ -37,6 +37,7 @@ impl Stage {
             .faults
             .as_ref()
             .context("a stack that was started with FAULTS=yes")?;
+        scene.forget_devices_of(&described.phones).await?;
         let mut taken = Vec::new();
         for (number, extension) in described.numbers.iter().take(seats) {
             let account = described

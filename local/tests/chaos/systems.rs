@@ -16,7 +16,7 @@ use crate::report::{Row, table};
 use crate::stage::Stage;
 
 /// How many calls go wrong at a time.
-const AT_ONCE: usize = 8;
+const AT_ONCE: usize = 6;
 /// How many calls meet each fault.
 const CALLS: usize = 3;
 /// The grace that a caller's wait has after the ring.
@@ -175,7 +175,7 @@ fn of_the_pbx() -> Vec<Case> {
 }
 
 /// `RINGBACK_MAX_WAIT_SECONDS` of the local stack, and a little.
-const OWN_LIMIT_OF_THE_PBX: Duration = Duration::from_secs(62);
+const OWN_LIMIT_OF_THE_PBX: Duration = Duration::from_secs(64);
 
 fn of_fcm() -> Vec<Case> {
     use Scenario::Answered;
