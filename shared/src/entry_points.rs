@@ -205,11 +205,11 @@ fn stream_frame(bytes: &[u8]) {
 
 /// A request as API Gateway tells of it. That a body in Base64 is in Base64 is its promise, not the client's.
 fn http_event(bytes: &[u8]) {
-    let Ok(mut event) = serde_json::from_slice::<Value>(bytes) else {
+    let Ok(mut event) = serde_json::from_slice::<Map<String, Value>>(bytes) else {
         return;
     };
-    event["isBase64Encoded"] = false.into();
-    let Ok(event) = serde_json::from_value(event) else {
+    event.insert("isBase64Encoded".to_owned(), false.into());
+    let Ok(event) = serde_json::from_value(event.into()) else {
         return;
     };
     let Ok(request) = http::request(event, Context::default()) else {
