@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use crate::asterisk::Pbxs;
 use crate::asterisk::hook::Report;
 use crate::auth::{self, Bearer};
 use crate::call::Call;
@@ -126,12 +127,16 @@ fn notice(fields: &Fields) {
 }
 
 fn hook_report(bytes: &[u8]) {
+    let Ok(pbxs) = Pbxs::listed("pbx1=https://a/ari,pbx2=https://b/ari") else {
+        return;
+    };
     let json = body("application/json", bytes).ok();
     for fields in [Some(Fields::from_form(bytes)), json].into_iter().flatten() {
-        let Ok(report) = Report::parse(&fields, COUNTRY) else {
+        let Ok(report) = Report::parse(&fields, COUNTRY, &pbxs) else {
             continue;
         };
-        plain(report.channel.as_str());
+        plain(report.leg.channel.as_str());
+        plain(report.leg.pbx.as_str());
         of_caller(&report.caller);
         if let Some(extension) = &report.extension {
             plain(extension.as_str());

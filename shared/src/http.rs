@@ -396,6 +396,8 @@ fn asterisk(error: &AsteriskError) -> ApiError {
         ),
         AsteriskError::Secret(_) => ApiError::try_again(),
         AsteriskError::Unreachable(..)
+        | AsteriskError::Silent(_)
+        | AsteriskError::NotListed(_)
         | AsteriskError::Refused { .. }
         | AsteriskError::BadCertificate(_) => ApiError::new(
             502,

@@ -129,6 +129,27 @@ impl ChannelId {
 }
 
 name!(
+    /// One of the PBXs, by the name that `ARI_URL` lists it under.
+    PbxName, "pbx", "must be 1 to 16 lower-case letters, digits or '-'", 16,
+    |c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'
+);
+
+/// A leg, and the PBX that holds it: a channel's id says which one it is on one PBX only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leg {
+    /// Where it is.
+    pub pbx: PbxName,
+    /// Which one it is there.
+    pub channel: ChannelId,
+}
+
+impl fmt::Display for Leg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.pbx, self.channel)
+    }
+}
+
+name!(
     /// Exotel's id of a call, `CallSid`, which its trunk's INVITE carries too (`X-Exotel-CallSid`).
     CallSid, "CallSid", "must be 1 to 64 letters, digits, '_' or '-'", 64,
     |c| c.is_ascii_alphanumeric() || c == '_' || c == '-'
@@ -170,12 +191,12 @@ impl CallId {
         Self(Uuid::new_v5(&REFERENCE_NAMESPACE, name.as_bytes()))
     }
 
-    /// The id of the call for `whom` whose caller waits on this channel, where Exotel has not named it: reported again, to
+    /// The id of the call for `whom` whose caller waits on this leg, where Exotel has not named it: reported again, to
     /// whichever region, it is the same call. Ordered by time as [`CallId::fresh`] is, for Asterisk's unique ids tell in
     /// which second a channel was made. `None` of a channel with another kind of id.
     #[must_use]
-    pub fn of_leg(leg: &ChannelId, whom: &Extension) -> Option<Self> {
-        let made_at = leg.made_at()?;
+    pub fn of_leg(leg: &Leg, whom: &Extension) -> Option<Self> {
+        let made_at = leg.channel.made_at()?;
         // No extension holds a slash.
         let name = format!("{whom}/{leg}");
         let hash = Uuid::new_v5(&LEG_NAMESPACE, name.as_bytes());
@@ -396,10 +417,14 @@ mod tests {
 
     #[test]
     fn a_leg_reported_twice_is_one_call_and_other_legs_are_others() {
-        let id = |leg: &str, whom: &str| {
-            let whom = Extension::try_from(whom).unwrap();
-            CallId::of_leg(&ChannelId::try_from(leg).unwrap(), &whom)
+        let on = |pbx: &str, leg: &str, whom: &str| {
+            let leg = Leg {
+                pbx: PbxName::try_from(pbx).unwrap(),
+                channel: ChannelId::try_from(leg).unwrap(),
+            };
+            CallId::of_leg(&leg, &Extension::try_from(whom).unwrap())
         };
+        let id = |leg: &str, whom: &str| on("pbx1", leg, whom);
         let call = id("1795149002.12", "1001").unwrap();
         assert_eq!(id("1795149002.12", "1001"), Some(call));
         let others = [
@@ -407,6 +432,7 @@ mod tests {
             id("1795149002.12", "1002"),
             id("pbx-1-1795149002.12", "1001"),
             id("1795149003.12", "1001"),
+            on("pbx2", "1795149002.12", "1001"),
         ];
         for other in others {
             assert_ne!(other.unwrap(), call);

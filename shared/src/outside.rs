@@ -4,8 +4,8 @@
 use std::borrow::Cow;
 use std::error::Error as _;
 
-use crate::asterisk::{Asterisk, AsteriskError, Bridging};
-use crate::call::{Effect, Event, OutboundProgress, Why};
+use crate::asterisk::{Asterisk, AsteriskError, Bridging, Calling, Pbx};
+use crate::call::{Call, Effect, Event, OutboundProgress, Why};
 use crate::calls::StoreError;
 use crate::clock::Timestamp;
 use crate::devices::Device;
@@ -73,8 +73,11 @@ impl Outside {
         let Some(caller_leg) = &job.call.caller_leg else {
             return Ok(());
         };
+        let Some(pbx) = self.asterisk.of(job.call)? else {
+            return Ok(());
+        };
         let call_id = job.call.call_id;
-        let bridging = self.asterisk.bridge(job.call, caller_leg, job.until);
+        let bridging = pbx.bridge(job.call, caller_leg, job.until);
         // Each request has its own timeout; the sum of them must leave time to answer.
         let time_left = job.until.since(Timestamp::now());
         let bridging = tokio::time::timeout(time_left, bridging).await;
@@ -87,12 +90,19 @@ impl Outside {
         Ok(())
     }
 
+    /// The leg that ends the caller's part, if there may be one anywhere.
+    fn callers_leg(&self, call: &Call) -> Result<Option<(&Pbx, ChannelId)>, AsteriskError> {
+        Ok(self.asterisk.of(call)?.zip(call.caller_channel()))
+    }
+
     /// The app that calls waits for the answer to its request, so its phone is not waited for as long as a woken one.
     async fn call_caller(&self, job: &Job<'_>) -> Option<Event> {
         let caller = job.call.caller.extension.as_ref()?;
         let calling = self.asterisk.call_caller(job.call, caller, job.until);
-        let Err(error) = calling.await else {
-            return Some(Event::CallerCalled);
+        let error = match calling.await {
+            Ok(Calling::UnderWay) => return Some(Event::CallerCalled),
+            Ok(Calling::Found(pbx)) => return Some(Event::CallerFound(pbx)),
+            Err(error) => error,
         };
         tracing::warn!(call_id = %job.call.call_id, %error, cause = ?error.source(), "the caller's own phone was not called");
         Some(Event::CallerUnreachable)
@@ -176,7 +186,10 @@ impl Perform for Outside {
             }
             Effect::CallCaller => return Ok(self.call_caller(job).await),
             Effect::AskWhetherBridged => {
-                let talks = self.asterisk.phone_talks(job.call.call_id).await?;
+                let talks = match self.asterisk.of(job.call)? {
+                    Some(pbx) => pbx.phone_talks(job.call.call_id).await?,
+                    None => false,
+                };
                 return Ok(Some(if talks {
                     Event::Bridged
                 } else {
@@ -187,19 +200,19 @@ impl Perform for Outside {
             Effect::LookUp => return self.look_up(job).await,
             Effect::Bridge => self.bridge(job).await?,
             Effect::Busy => {
-                if let Some(leg) = job.call.caller_channel() {
-                    self.asterisk.busy(&leg).await?;
+                if let Some((pbx, leg)) = self.callers_leg(job.call)? {
+                    pbx.busy(&leg).await?;
                 }
             }
             Effect::HangUpCaller => {
-                if let Some(leg) = job.call.caller_channel() {
-                    self.asterisk.hang_up(&leg).await?;
+                if let Some((pbx, leg)) = self.callers_leg(job.call)? {
+                    pbx.hang_up(&leg).await?;
                 }
             }
             Effect::HangUpPhone => {
-                self.asterisk
-                    .hang_up(&ChannelId::of_phone(job.call.call_id))
-                    .await?
+                if let Some(pbx) = self.asterisk.of(job.call)? {
+                    pbx.hang_up(&ChannelId::of_phone(job.call.call_id)).await?;
+                }
             }
             Effect::ArmTimer(at) => self.timeouts.arm(job.call, *at, job.now).await?,
             Effect::DisarmTimer => {

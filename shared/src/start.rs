@@ -11,7 +11,7 @@ use serde_json::Value;
 use tracing_subscriber::EnvFilter;
 
 use crate::allowance::Allowances;
-use crate::asterisk::Asterisk;
+use crate::asterisk::{Asterisk, Pbxs};
 use crate::auth::Tokens;
 use crate::call::Limits;
 use crate::calls::DynamoCalls;
@@ -209,12 +209,23 @@ impl Start {
         Sns::from_environment(aws_sdk_sns::Client::new(&self.aws), &self.environment)
     }
 
-    /// Asterisk.
+    /// Asterisk, one or several.
     ///
     /// # Errors
-    /// When a variable is missing.
+    /// When a variable is missing or makes no sense.
     pub fn asterisk(&self) -> Result<Asterisk, ConfigError> {
-        Asterisk::from_environment(&self.environment, self.secret("ASTERISK_SECRET_ARN")?)
+        Ok(Asterisk::at(
+            self.pbxs()?,
+            self.secret("ASTERISK_SECRET_ARN")?,
+        ))
+    }
+
+    /// Where the PBXs are, and what they are called: `ARI_URL`.
+    ///
+    /// # Errors
+    /// When it is missing or makes no sense.
+    pub fn pbxs(&self) -> Result<Pbxs, ConfigError> {
+        Pbxs::from_environment(&self.environment)
     }
 
     /// The gate for Exotel: its secret, and the addresses of `EXOTEL_SOURCE_CIDRS`.

@@ -20,7 +20,7 @@ use crate::call::{
 use crate::calls::{Allowed, Calls, Created, Meeting, Place, Saved, Starter, StoreError};
 use crate::clock::Timestamp;
 use crate::devices::Device;
-use crate::names::{CallId, CallSid, Caller, ChannelId, Extension, PhoneNumber};
+use crate::names::{CallId, CallSid, Caller, Extension, Leg, PhoneNumber};
 
 /// Carries effects out. [`crate::outside::Outside`] does so in the world, a recorder in tests.
 pub trait Perform {
@@ -69,8 +69,8 @@ pub struct Sighting {
     pub caller: Caller,
     /// Exotel's id of the call. Without it, witnesses meet by caller and extension, for as long as the phone rings.
     pub call_sid: Option<CallSid>,
-    /// The channel on which the caller waits, when the PBX is the witness.
-    pub caller_leg: Option<ChannelId>,
+    /// The leg on which the caller waits, when the PBX is the witness.
+    pub caller_leg: Option<Leg>,
 }
 
 impl Sighting {
@@ -426,8 +426,9 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
         now: Timestamp,
         until: Timestamp,
     ) -> Result<Outcome, SwitchboardError<P::Error>> {
+        let leg = call.pbx.clone().zip(call.caller_leg.clone());
         let event = Event::Announced {
-            caller_leg: call.caller_leg.clone(),
+            caller_leg: leg.map(|(pbx, channel)| Leg { pbx, channel }),
             call_sid: call.call_sid.clone(),
         };
         let begun = self

@@ -14,7 +14,9 @@ use crate::call::{Call, CallType, Incoming, Limits, ring};
 use crate::clock::Timestamp;
 use crate::config::Environment;
 use crate::devices::{Device, PushAddress};
-use crate::names::{CallId, Caller, CallerName, ChannelId, DeviceId, Extension, PhoneNumber};
+use crate::names::{
+    CallId, Caller, CallerName, ChannelId, DeviceId, Extension, Leg, PbxName, PhoneNumber,
+};
 use crate::secrets::Secret;
 
 /// आशा calls extension 1001, and waits in Asterisk. The phone rings for 30 s.
@@ -27,7 +29,7 @@ pub(crate) fn a_call(now: Timestamp) -> Call {
             CallerName::parse("आशा"),
         ),
         call_type: CallType::Voice,
-        caller_leg: ChannelId::try_from("1732175943.12").ok(),
+        caller_leg: Some(leg("pbx", "1732175943.12")),
         call_sid: None,
     };
     let limits = Limits {
@@ -37,6 +39,14 @@ pub(crate) fn a_call(now: Timestamp) -> Call {
         check: Duration::from_secs(300),
     };
     ring(incoming, limits, now)
+}
+
+/// A leg of this id on this PBX.
+pub(crate) fn leg(pbx: &str, channel: &str) -> Leg {
+    Leg {
+        pbx: PbxName::try_from(pbx).unwrap(),
+        channel: ChannelId::try_from(channel).unwrap(),
+    }
 }
 
 /// An app's installation.

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use lambda_http::Request;
-use ringback::asterisk::AsteriskError;
 use ringback::asterisk::hook::{Report, Which};
+use ringback::asterisk::{AsteriskError, Pbxs};
 use ringback::call::Event;
 use ringback::clock::Timestamp;
 use ringback::form::Fields;
@@ -26,6 +26,7 @@ struct AsteriskIncoming {
     routes: Routes,
     gate: Gate<AsteriskSecret>,
     country: String,
+    pbxs: Pbxs,
 }
 
 impl AsteriskIncoming {
@@ -35,7 +36,7 @@ impl AsteriskIncoming {
         self.gate.admit(http::source(&request), secret, now).await?;
         let content_type = http::header(&request, "content-type").unwrap_or_default();
         let fields = Fields::from_body(content_type, http::body(&request)?).await?;
-        let report = Report::parse(&fields, &self.country)?;
+        let report = Report::parse(&fields, &self.country, &self.pbxs)?;
         let until = http::until(&request);
         match http::path(&request).rsplit('/').next() {
             Some("incoming") if report.app_call().is_some() => {
@@ -61,7 +62,7 @@ impl AsteriskIncoming {
             extension: self.extension(&report).await?,
             caller: report.caller,
             call_sid: report.call_sid,
-            caller_leg: Some(report.channel),
+            caller_leg: Some(report.leg),
         };
         let until = until.min(now + PATIENCE_OF_THE_PBX);
         let call = match self.switchboard.witness(&sighting, now, until).await {
@@ -131,7 +132,7 @@ impl AsteriskIncoming {
         if let Some(extension) = self.routes.of(number).await? {
             return Ok(extension);
         }
-        tracing::error!(channel = %report.channel, ?number, "the number has no route");
+        tracing::error!(leg = %report.leg, ?number, "the number has no route");
         Err(ApiError::not_found(
             "number_not_routed",
             "the number leads to no extension; add its route",
@@ -147,6 +148,7 @@ async fn main() -> Result<(), lambda_http::Error> {
         routes: start.routes(),
         gate: start.pbxs_gate()?,
         country: start.country(),
+        pbxs: start.pbxs()?,
     };
     http::serve(|request| this.handle(request)).await
 }

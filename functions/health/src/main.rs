@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use lambda_http::Request;
-use ringback::asterisk::Asterisk;
+use ringback::asterisk::{Asterisk, Health as Pbx};
 use ringback::http::{self, Answer, ApiError};
 use ringback::start::Start;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// Route 53 waits 2 s for the first byte after connecting.
 const PATIENCE: Duration = Duration::from_millis(1_500);
@@ -22,15 +22,22 @@ struct Health {
 
 impl Health {
     async fn handle(&self, _request: Request) -> Result<Answer, ApiError> {
-        let (table, queue, asterisk) = futures::join!(
+        let (table, queue, pbxs) = futures::join!(
             in_time(self.table_answers()),
             in_time(self.queue_answers()),
-            in_time(async { self.asterisk.ping().await.is_ok() }),
+            self.asterisk.health(PATIENCE),
         );
+        // What cannot be called over one PBX goes over the others.
+        let asterisk = pbxs.iter().any(|(_, health)| *health == Pbx::Ok);
+        let pbxs: Map<String, Value> = pbxs
+            .into_iter()
+            .map(|(name, health)| (name.to_string(), health.as_str().into()))
+            .collect();
         let body = json!({
             "region": self.region,
             "version": env!("CARGO_PKG_VERSION"),
             "dependencies": { "dynamodb": word(table), "sqs": word(queue), "asterisk": word(asterisk) },
+            "pbxs": pbxs,
         });
         // Without the queue the schedules still end calls, only later; without the other two there are no calls.
         if table && asterisk {

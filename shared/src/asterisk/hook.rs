@@ -1,17 +1,18 @@
 //! What the dialplan reports (`asterisk/extensions.conf`): a caller's leg has come, the legs talk, a leg is gone.
 
+use super::Pbxs;
 use crate::call::{Event, Side};
 use crate::calls::Place;
 use crate::form::Fields;
 use crate::names::{
-    BadName, CallId, CallSid, Caller, CallerName, ChannelId, Extension, PhoneNumber,
+    BadName, CallId, CallSid, Caller, CallerName, ChannelId, Extension, Leg, PhoneNumber,
 };
 
 /// A report of the PBX.
 #[derive(Debug, Clone)]
 pub struct Report {
     /// The leg that it is about.
-    pub channel: ChannelId,
+    pub leg: Leg,
     /// Who calls.
     pub caller: Caller,
     /// The number that was dialled.
@@ -31,7 +32,8 @@ pub struct Report {
 }
 
 /// What a report may say; anything else is ignored.
-const FIELDS: [&str; 10] = [
+const FIELDS: [&str; 11] = [
+    "pbx",
     "channel_id",
     "caller",
     "caller_name",
@@ -54,11 +56,11 @@ pub enum Which {
 }
 
 impl Report {
-    /// Reads a report.
+    /// Reads a report of one of these PBXs. One that does not name itself is the first.
     ///
     /// # Errors
     /// When a field is missing or malformed, with the field's name.
-    pub fn parse(fields: &Fields, country: &str) -> Result<Self, BadName> {
+    pub fn parse(fields: &Fields, country: &str, pbxs: &Pbxs) -> Result<Self, BadName> {
         let missing = BadName {
             what: "channel_id",
             rule: "is missing",
@@ -71,7 +73,10 @@ impl Report {
         fields.check_texts(&FIELDS)?;
         let call_sid = fields.text("call_sid").map(CallSid::try_from).transpose()?;
         Ok(Self {
-            channel: ChannelId::try_from(fields.text("channel_id").ok_or(missing)?)?,
+            leg: Leg {
+                pbx: pbxs.named(fields.text("pbx"))?,
+                channel: ChannelId::try_from(fields.text("channel_id").ok_or(missing)?)?,
+            },
             caller: Caller::on_network(
                 number("caller"),
                 fields.as_sent("caller_name").and_then(CallerName::parse),
@@ -97,7 +102,8 @@ impl Report {
     /// Which call the report is about. A phone's leg bears its call's id.
     #[must_use]
     pub fn which(&self) -> Which {
-        self.channel
+        self.leg
+            .channel
             .phone_of()
             .or_else(|| self.app_call())
             .or(self.call_id)
@@ -108,7 +114,7 @@ impl Report {
     /// The call whose caller's own leg this is, where an app calls another.
     #[must_use]
     pub fn app_call(&self) -> Option<CallId> {
-        self.channel.app_caller_of()
+        self.leg.channel.app_caller_of()
     }
 
     /// Where its caller is met, given the extension that is wanted.
@@ -124,7 +130,7 @@ impl Report {
     #[must_use]
     pub fn arrival(&self) -> Event {
         Event::Announced {
-            caller_leg: Some(self.channel.clone()),
+            caller_leg: Some(self.leg.clone()),
             call_sid: self.call_sid.clone(),
         }
     }
@@ -133,7 +139,7 @@ impl Report {
     #[must_use]
     pub fn end_of_leg(&self) -> Event {
         let answered = self.answered;
-        let is_phone = self.channel.phone_of().is_some();
+        let is_phone = self.leg.channel.phone_of().is_some();
         let by = if is_phone == self.other_hung_up {
             Side::Caller
         } else {
@@ -141,13 +147,14 @@ impl Report {
         };
         if is_phone {
             Event::PhoneLeft {
+                pbx: self.leg.pbx.clone(),
                 answered,
                 cause: self.cause,
                 by,
             }
         } else {
             Event::CallerLeft {
-                leg: Some(self.channel.clone()),
+                leg: Some(self.leg.clone()),
                 answered,
                 by,
             }
@@ -160,7 +167,8 @@ mod tests {
     use super::*;
 
     fn parse(form: &str) -> Result<Report, BadName> {
-        Report::parse(&Fields::from_form(form.as_bytes()), "IN")
+        let pbxs = Pbxs::listed("pbx1=https://a/ari,pbx2=https://b/ari").unwrap();
+        Report::parse(&Fields::from_form(form.as_bytes()), "IN", &pbxs)
     }
 
     #[test]
@@ -169,7 +177,7 @@ mod tests {
             "channel_id=1732.1&caller=09876543210&number=08047491899&call_sid=&caller_name=Asha",
         )
         .unwrap();
-        assert_eq!(report.channel.as_str(), "1732.1");
+        assert_eq!(report.leg.channel.as_str(), "1732.1");
         assert_eq!(report.caller.shown(), "+919876543210");
         assert_eq!(report.number.as_ref().unwrap().as_str(), "+918047491899");
         assert_eq!(report.which(), Which::Caller);
@@ -194,6 +202,7 @@ mod tests {
         assert_eq!(
             phone.end_of_leg(),
             Event::PhoneLeft {
+                pbx: phone.leg.pbx.clone(),
                 answered: false,
                 cause: 21,
                 by: Side::Callee
@@ -207,7 +216,7 @@ mod tests {
         assert_eq!(
             caller.end_of_leg(),
             Event::CallerLeft {
-                leg: Some(caller.channel.clone()),
+                leg: Some(caller.leg.clone()),
                 answered: true,
                 by: Side::Caller
             }
@@ -226,6 +235,21 @@ mod tests {
             parse("channel_id=1&call_id=x").unwrap_err().what,
             "server_call_id"
         );
+    }
+
+    #[test]
+    fn a_pbx_says_which_one_it_is_and_one_that_does_not_is_the_first() {
+        for (form, expected) in [
+            ("channel_id=1.1&pbx=pbx2", "pbx2"),
+            ("channel_id=1.1&pbx=", "pbx1"),
+            ("channel_id=1.1", "pbx1"),
+        ] {
+            assert_eq!(parse(form).unwrap().leg.pbx.as_str(), expected);
+        }
+        for unknown in ["pbx3", "PBX2", "pbx1,pbx2"] {
+            let error = parse(&format!("channel_id=1.1&pbx={unknown}")).unwrap_err();
+            assert_eq!(error.what, "pbx");
+        }
     }
 
     #[test]

@@ -1,13 +1,16 @@
 //! ARI, played by a server that answers as Asterisk 22 does.
 
+mod several;
+
 use std::io::{Read, Write};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use wiremock::matchers::{method, path};
 use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 
 use super::*;
-use crate::names::{CallId, CallSid, CallerName, PhoneNumber};
+use crate::call::CallType;
+use crate::names::{CallId, CallSid, Caller, ChannelId};
 use crate::testing;
 
 const ENDPOINT: &str = "/ari/endpoints/PJSIP/1001";
@@ -70,7 +73,12 @@ impl Pbx {
             .await
     }
 
-    async fn call_caller(&self) -> Result<(), AsteriskError> {
+    /// The one PBX that there is.
+    fn pbx(&self) -> &super::Pbx {
+        self.asterisk.of(&self.call).unwrap().unwrap()
+    }
+
+    async fn call_caller(&self) -> Result<Calling, AsteriskError> {
         let caller = self.call.caller.extension.as_ref().unwrap();
         let until = Timestamp::now() + Duration::from_secs(10);
         self.asterisk.call_caller(&self.call, caller, until).await
@@ -82,7 +90,7 @@ impl Pbx {
 
     async fn bridge_for(&self, time: Duration) -> Result<Bridging, AsteriskError> {
         let until = Timestamp::now() + time;
-        self.asterisk.bridge(&self.call, &caller_leg(), until).await
+        self.pbx().bridge(&self.call, &caller_leg(), until).await
     }
 
     /// What Asterisk was asked, such as `GET /ari/asterisk/ping`, in order. The list of all channels never is.
@@ -125,11 +133,7 @@ fn asterisk_at(url: String, ari_ca_pem: Option<&str>) -> Asterisk {
 }
 
 fn asterisk_with(url: String, secret: Secret<AsteriskSecret>) -> Asterisk {
-    Asterisk {
-        url,
-        secret,
-        client: Mutex::default(),
-    }
+    Asterisk::at(Pbxs::listed(&url).unwrap(), secret)
 }
 
 fn caller_leg() -> ChannelId {
@@ -204,7 +208,7 @@ async fn a_video_call_between_apps() -> Pbx {
     let mut pbx = Pbx::start().await;
     pbx.call.caller = Caller::app(Extension::try_from("1002").unwrap());
     pbx.call.call_type = CallType::Video;
-    pbx.call.caller_leg = None;
+    (pbx.call.caller_leg, pbx.call.pbx) = (None, None);
     pbx
 }
 
@@ -213,7 +217,7 @@ async fn the_phone_of_an_app_that_calls_is_called_to_wait_as_a_caller() {
     let pbx = a_video_call_between_apps().await;
     let channel = format!("/ari/channels/ringback-caller-{}", pbx.call.call_id);
     pbx.will_answer("POST", &channel, [ok()]).await;
-    pbx.call_caller().await.unwrap();
+    assert_eq!(pbx.call_caller().await.unwrap(), Calling::UnderWay);
     let expected = json!({
         "endpoint": "PJSIP/1002",
         "context": "ringback-callers",
@@ -243,7 +247,7 @@ async fn the_phone_of_an_app_that_calls_may_take_a_moment_to_register() {
         .await;
     pbx.always_answers("GET", "/ari/endpoints/PJSIP/1002", endpoint("online"))
         .await;
-    pbx.call_caller().await.unwrap();
+    assert_eq!(pbx.call_caller().await.unwrap(), Calling::UnderWay);
     assert_eq!(pbx.asked().await.len(), 3);
 }
 
@@ -271,7 +275,7 @@ async fn a_phone_talks_once_it_has_been_answered() {
     ];
     pbx.will_answer("GET", &pbx.phone_channel(), answers).await;
     for talks in [false, true, false] {
-        let answer = pbx.asterisk.phone_talks(pbx.call.call_id).await;
+        let answer = pbx.pbx().phone_talks(pbx.call.call_id).await;
         assert_eq!(answer.unwrap(), talks);
     }
 }
@@ -399,8 +403,8 @@ async fn a_wrong_password_is_a_refusal() {
         .await;
     for error in [
         pbx.bridge().await.unwrap_err(),
-        pbx.asterisk.busy(&caller_leg()).await.unwrap_err(),
-        pbx.asterisk.ping().await.unwrap_err(),
+        pbx.pbx().busy(&caller_leg()).await.unwrap_err(),
+        pbx.pbx().ping().await.unwrap_err(),
     ] {
         let AsteriskError::Refused { status, .. } = error else {
             panic!("{error:?}");
@@ -433,9 +437,9 @@ async fn a_password_that_was_replaced_is_fetched_and_the_request_repeated() {
     let asterisk = asterisk_with(server.uri(), secret);
     let call = testing::a_call(Timestamp::now());
     let leg = caller_leg();
-    let bridging = asterisk.bridge(&call, &leg, call.rings_until);
+    let bridging = asterisk.pbxs[0].bridge(&call, &leg, call.rings_until);
     assert_eq!(bridging.await.unwrap(), Bridging::UnderWay);
-    asterisk.ping().await.unwrap();
+    asterisk.pbxs[0].ping().await.unwrap();
 
     let asked = testing::requests(&server).await;
     assert_eq!(asked.len(), 3);
@@ -448,7 +452,7 @@ async fn a_wrong_password_that_was_not_replaced_is_shown_once() {
     let server = pbx_that_accepts("another").await;
     let (_secrets, secret) = testing::secret([secret("wrong-hush", None)]).await;
     let asterisk = asterisk_with(server.uri(), secret);
-    let error = asterisk.ping().await.unwrap_err();
+    let error = asterisk.pbxs[0].ping().await.unwrap_err();
     assert!(matches!(error, AsteriskError::Refused { .. }), "{error:?}");
     assert_eq!(testing::requests(&server).await.len(), 1);
 }
@@ -464,10 +468,8 @@ async fn a_certificate_authority_that_was_replaced_is_trusted_from_then_on() {
     ])
     .await;
     let asterisk = asterisk_with(server.uri(), secret);
-    asterisk.ping().await.unwrap();
-    let trusted = asterisk.client.lock().await;
-    let trusted = trusted.as_ref().unwrap().ari_ca_pem.as_ref();
-    assert_eq!(trusted, Some(&good));
+    asterisk.pbxs[0].ping().await.unwrap();
+    assert_eq!(asterisk.pbxs[0].trusts().await, Some(good));
 }
 
 #[tokio::test]
@@ -486,8 +488,8 @@ async fn an_asterisk_that_is_not_there_is_unreachable() {
     };
     for error in [
         pbx.bridge().await.unwrap_err(),
-        pbx.asterisk.hang_up(&caller_leg()).await.unwrap_err(),
-        pbx.asterisk.ping().await.unwrap_err(),
+        pbx.pbx().hang_up(&caller_leg()).await.unwrap_err(),
+        pbx.pbx().ping().await.unwrap_err(),
     ] {
         assert!(matches!(error, AsteriskError::Unreachable(..)), "{error:?}");
     }
@@ -496,10 +498,10 @@ async fn an_asterisk_that_is_not_there_is_unreachable() {
 #[tokio::test]
 async fn a_connection_that_asterisk_closed_while_the_function_was_frozen_is_replaced() {
     let asterisk = asterisk_at(closing_after_each_answer(), None);
-    asterisk.ping().await.unwrap();
+    asterisk.pbxs[0].ping().await.unwrap();
     // Blocks the runtime with everything on it, as Lambda does between two invocations.
     std::thread::sleep(Duration::from_millis(200));
-    asterisk.ping().await.unwrap();
+    asterisk.pbxs[0].ping().await.unwrap();
 }
 
 /// A server that promises to keep its connections open, and does not.
@@ -522,9 +524,9 @@ fn closing_after_each_answer() -> String {
 #[tokio::test]
 async fn an_asterisk_that_does_not_answer_in_time_is_unreachable() {
     let pbx = Pbx::start().await;
-    let slow = ok().set_delay(REPLY_TIMEOUT + Duration::from_secs(2));
+    let slow = ok().set_delay(ari::REPLY_TIMEOUT + Duration::from_secs(2));
     pbx.always_answers("GET", "/ari/asterisk/ping", slow).await;
-    let error = pbx.asterisk.ping().await.unwrap_err();
+    let error = pbx.pbx().ping().await.unwrap_err();
     assert!(matches!(error, AsteriskError::Unreachable(..)), "{error:?}");
 }
 
@@ -534,8 +536,8 @@ async fn an_asterisk_that_has_not_booted_is_no_healthy_one() {
     let ping = "/ari/asterisk/ping";
     pbx.will_answer("GET", ping, [message(503, "Asterisk not booted"), ok()])
         .await;
-    assert!(pbx.asterisk.ping().await.is_err());
-    pbx.asterisk.ping().await.unwrap();
+    assert!(pbx.pbx().ping().await.is_err());
+    pbx.pbx().ping().await.unwrap();
 }
 
 #[tokio::test]
@@ -547,8 +549,8 @@ async fn the_caller_hears_busy_once_however_often_it_is_asked_for() {
         [no_content(), channel_not_found()],
     )
     .await;
-    pbx.asterisk.busy(&caller_leg()).await.unwrap();
-    pbx.asterisk.busy(&caller_leg()).await.unwrap();
+    pbx.pbx().busy(&caller_leg()).await.unwrap();
+    pbx.pbx().busy(&caller_leg()).await.unwrap();
     assert_eq!(pbx.last_request().await.url.query(), Some("reason=busy"));
 }
 
@@ -558,7 +560,7 @@ async fn a_leg_is_hung_up_normally() {
     let leg = ChannelId::of_phone(pbx.call.call_id);
     pbx.always_answers("DELETE", &pbx.phone_channel(), no_content())
         .await;
-    pbx.asterisk.hang_up(&leg).await.unwrap();
+    pbx.pbx().hang_up(&leg).await.unwrap();
     assert_eq!(pbx.last_request().await.url.query(), Some("reason=normal"));
 }
 
@@ -569,7 +571,7 @@ async fn a_certificate_authority_that_is_none_is_named() {
         "-----BEGIN CERTIFICATE-----\nhush\n-----END CERTIFICATE-----",
     ] {
         let asterisk = asterisk_at("https://127.0.0.1:1/ari".to_owned(), Some(no_certificate));
-        let error = asterisk.ping().await.unwrap_err();
+        let error = asterisk.pbxs[0].ping().await.unwrap_err();
         assert!(
             matches!(error, AsteriskError::BadCertificate(_)),
             "{error:?}"
@@ -584,24 +586,4 @@ async fn no_password_shows_in_debug_or_in_an_error() {
     let error = pbx.bridge().await.unwrap_err();
     let shown = format!("{:?} {error} {error:?}", pbx.asterisk);
     assert!(!shown.contains("hush"), "{shown}");
-}
-
-#[test]
-fn a_caller_id_cannot_be_broken_out_of() {
-    let caller = |name: Option<&str>| {
-        Caller::on_network(
-            PhoneNumber::parse("9876543210", "IN"),
-            name.and_then(CallerName::parse),
-        )
-    };
-    assert_eq!(caller_id(&caller(None)), "+919876543210");
-    assert_eq!(caller_id(&caller(Some("आशा"))), "\"आशा\" <+919876543210>");
-    assert_eq!(
-        caller_id(&caller(Some(r#"A" <1>\"#))),
-        r#""A\" <1>\\" <+919876543210>"#
-    );
-    assert_eq!(
-        caller_id(&Caller::on_network(None, None)),
-        "\"Anonymous\" <anonymous>"
-    );
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::{Answerer, Call, HistoryEntry, KEPT_FOR, Status, StreamState, Why};
 use crate::clock::Timestamp;
-use crate::names::{CallSid, ChannelId, DeviceId, Extension};
+use crate::names::{CallSid, ChannelId, DeviceId, Extension, Leg, PbxName};
 
 /// A change that may be saved if every check holds for the call as it is stored then.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,9 +45,15 @@ pub enum Check {
     /// This device rang and no other did.
     RangOnly(DeviceId),
     /// This is the caller's leg, or none has arrived yet.
-    CallerLegCanBe(ChannelId),
+    CallerLegCanBe(Leg),
+    /// The call is on this PBX, or on none that is known.
+    PbxCanBe(PbxName),
+    /// It is not known on which PBX the call is.
+    OnNoPbxYet,
     /// The caller is on the telephone network.
     NoAppCalls,
+    /// An app calls, and its own phone does not wait yet.
+    AppCalls,
     /// Exotel connects two numbers (true), or a phone is woken (false).
     IsOutbound(bool),
     /// This is Exotel's id of the call.
@@ -72,8 +78,11 @@ impl Check {
                 .rang
                 .as_ref()
                 .is_some_and(|rang| rang.len() == 1 && rang.contains(device)),
-            Self::CallerLegCanBe(leg) => call.caller_leg.as_ref().is_none_or(|known| known == leg),
+            Self::CallerLegCanBe(leg) => call.callers_leg_can_be(leg),
+            Self::PbxCanBe(pbx) => call.pbx_can_be(pbx),
+            Self::OnNoPbxYet => call.pbx.is_none(),
             Self::NoAppCalls => call.caller.extension.is_none(),
+            Self::AppCalls => call.caller.extension.is_some() && call.caller_leg.is_none(),
             Self::IsOutbound(outbound) => call.is_outbound() == *outbound,
             Self::CallSidIs(sid) => call.call_sid.as_ref() == Some(sid),
             Self::OwedSince(moment) => call.owed_since == Some(*moment),
@@ -96,6 +105,8 @@ pub enum Set {
     Ended(Timestamp, Why),
     /// The channel on which the caller waits.
     CallerLeg(ChannelId),
+    /// The PBX that holds the call's legs.
+    Pbx(PbxName),
     /// Exotel's id of the call.
     CallSid(CallSid),
     /// When the call was looked up at Exotel.
@@ -131,6 +142,7 @@ impl Set {
                 call.expires_at = Self::expiry_after(*moment);
             }
             Self::CallerLeg(channel) => call.caller_leg = Some(channel.clone()),
+            Self::Pbx(pbx) => call.pbx = Some(pbx.clone()),
             Self::CallSid(sid) => call.call_sid = Some(sid.clone()),
             Self::CheckedAt(moment) => call.checked_at = Some(*moment),
             Self::Stream(state) => call.stream = Some(*state),

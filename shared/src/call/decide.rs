@@ -115,6 +115,7 @@ fn party_of(event: &Event) -> Option<&Party> {
         Event::Announced { .. }
         | Event::Rang { .. }
         | Event::NobodyRang(_)
+        | Event::CallerFound(_)
         | Event::CallerCalled
         | Event::CallerUnreachable
         | Event::ExotelSilent

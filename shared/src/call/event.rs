@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Call, OutboundProgress};
 use crate::clock::Timestamp;
-use crate::names::{CallSid, ChannelId, DeviceId, Extension};
+use crate::names::{CallSid, DeviceId, Extension, Leg, PbxName};
 
 /// The names of [`Event::Accepted`], and of [`Event::Settled`], by which the history shows whether what accepting owed was
 /// carried out.
@@ -26,8 +26,8 @@ pub(super) const EXOTEL_SILENT: &str = "exotel_silent";
 pub enum Event {
     /// A witness of the call (Exotel's webhook, the PBX's hook) has told what it knows of it.
     Announced {
-        /// The channel on which the caller waits.
-        caller_leg: Option<ChannelId>,
+        /// The leg on which the caller waits.
+        caller_leg: Option<Leg>,
         /// Exotel's id of the call.
         call_sid: Option<CallSid>,
     },
@@ -40,6 +40,9 @@ pub enum Event {
     },
     /// No device could be woken.
     NobodyRang(Why),
+    /// The phone of the app that calls is registered with this PBX, one of several, and is to be called there. The call
+    /// knows that before anything is asked for: whatever is done about this leg then, is done at that PBX.
+    CallerFound(PbxName),
     /// The phone of the app that calls is being called.
     CallerCalled,
     /// The phone of the app that calls could not be called.
@@ -74,8 +77,8 @@ pub enum Event {
     },
     /// The caller's leg is gone.
     CallerLeft {
-        /// The channel that it was, where the witness knows it.
-        leg: Option<ChannelId>,
+        /// The leg that it was, where the witness knows it.
+        leg: Option<Leg>,
         /// Whether that leg had been answered, which only joining it to the phone does.
         answered: bool,
         /// Who hung up.
@@ -83,6 +86,8 @@ pub enum Event {
     },
     /// The phone's leg is gone.
     PhoneLeft {
+        /// Where it was.
+        pbx: PbxName,
         /// Whether the phone had answered it.
         answered: bool,
         /// The Q.850 cause, 0 where none was given.
@@ -123,6 +128,7 @@ impl Event {
             } => "announced",
             Self::Rang { .. } => "rang",
             Self::NobodyRang(_) => "nobody_rang",
+            Self::CallerFound(_) => "caller_found",
             Self::CallerCalled => "caller_called",
             Self::CallerUnreachable => "caller_unreachable",
             Self::Reported { .. } => "reported",
@@ -157,6 +163,7 @@ impl Event {
             Self::Announced {
                 caller_leg: leg, ..
             } => leg.as_ref().map(ToString::to_string),
+            Self::CallerFound(pbx) => Some(pbx.to_string()),
             Self::Rang { devices, .. } => Some(format!("{} devices", devices.len())),
             Self::NobodyRang(why) | Self::NotPlaced(why) => Some(why.as_str().to_owned()),
             Self::Reported { progress, .. } => Some(progress.as_str().to_owned()),

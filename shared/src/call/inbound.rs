@@ -12,7 +12,7 @@ use super::{
     HistoryEntry, Limits, Party, Set, Side, Status, Why,
 };
 use crate::clock::Timestamp;
-use crate::names::{CallId, CallSid, Caller, ChannelId, Extension};
+use crate::names::{CallId, CallSid, Caller, Extension, Leg, PbxName};
 
 /// A call that comes in: somebody has witnessed its caller, or an app calls another.
 #[derive(Clone, Debug)]
@@ -25,8 +25,8 @@ pub struct Incoming {
     pub caller: Caller,
     /// Voice or video.
     pub call_type: CallType,
-    /// The channel on which the caller waits, if the PBX reports it.
-    pub caller_leg: Option<ChannelId>,
+    /// The leg on which the caller waits, if the PBX reports it.
+    pub caller_leg: Option<Leg>,
     /// Exotel's id, if it is known.
     pub call_sid: Option<CallSid>,
 }
@@ -37,6 +37,9 @@ pub struct Incoming {
 pub fn ring(incoming: Incoming, limits: Limits, now: Timestamp) -> Call {
     let rings_until = now + limits.ring;
     let longest = rings_until + limits.connect + limits.talk;
+    let by = incoming.caller_leg.as_ref().map(ToString::to_string);
+    let leg = incoming.caller_leg.map(|leg| (leg.channel, leg.pbx));
+    let (caller_leg, pbx) = leg.unzip();
     Call {
         call_id: incoming.call_id,
         version: 1,
@@ -51,10 +54,11 @@ pub fn ring(incoming: Incoming, limits: Limits, now: Timestamp) -> Call {
         history: vec![HistoryEntry {
             at: now,
             event: "ring".to_owned(),
-            by: incoming.caller_leg.as_ref().map(ToString::to_string),
+            by,
         }],
         call_sid: incoming.call_sid,
-        caller_leg: incoming.caller_leg,
+        caller_leg,
+        pbx,
         checked_at: None,
         stream: None,
         rang: None,
@@ -83,13 +87,19 @@ pub(super) fn verdict(call: &Call, event: &Event, now: Timestamp) -> Verdict {
         Event::CallerLeft { leg, answered, by } => {
             caller_left(call, leg.as_ref(), *answered, *by, now)
         }
+        // A PBX that the call has left, as when the trunk tried another, has nothing more to say of it.
+        Event::PhoneLeft { pbx, .. } if !call.pbx_can_be(pbx) => {
+            Verdict::Refuse(Refusal::AnotherCall)
+        }
         Event::PhoneLeft {
             answered,
             cause,
             by,
+            ..
         } => phone_left(call, *answered, *cause, *by, now),
         Event::Bridged => bridged(call, now),
         Event::NotBridged => not_bridged(call, now),
+        Event::CallerFound(pbx) => caller_found(call, pbx),
         Event::CallerCalled => caller_called(call),
         Event::CallerUnreachable => caller_unreachable(call, now),
         Event::StreamStarted | Event::StreamStopped(_) => streaming(call, event),
@@ -166,10 +176,15 @@ pub(super) fn usual(event: &Event, now: Timestamp) -> Option<(Vec<Check>, Vec<Se
             checks.extend(leg.clone().map(Check::CallerLegCanBe));
             (checks, sets)
         }
-        Event::PhoneLeft { by, .. } => (
+        Event::CallerFound(pbx) => (
+            vec![waiting, Check::OnNoPbxYet, Check::AppCalls],
+            vec![Set::Pbx(pbx.clone())],
+        ),
+        Event::PhoneLeft { pbx, by, .. } => (
             vec![
                 Check::StatusIs(Status::InProgress),
                 Check::IsOutbound(false),
+                Check::PbxCanBe(pbx.clone()),
             ],
             ended(Status::Completed, hung_up_by(*by), now),
         ),
@@ -200,6 +215,7 @@ pub(super) fn effects_after(call: &Call, event: &Event, now: Timestamp) -> Vec<E
         Event::Rang { finished_at, .. } => recall_late_rings(call, *finished_at),
         Event::Declined { .. } | Event::HungUp { .. } if !call.status.is_final() => Vec::new(),
         Event::Settled { .. } => Vec::new(),
+        Event::CallerFound(_) => call_caller(call).into_iter().collect(),
         Event::PhoneLeft { .. } if call.status == Status::MobileReady => {
             bridge_within_patience(call, now)
         }
@@ -233,22 +249,17 @@ pub(super) fn effects_after(call: &Call, event: &Event, now: Timestamp) -> Vec<E
     }
 }
 
-fn announced(
-    call: &Call,
-    leg: Option<&ChannelId>,
-    sid: Option<&CallSid>,
-    now: Timestamp,
-) -> Verdict {
+fn announced(call: &Call, leg: Option<&Leg>, sid: Option<&CallSid>, now: Timestamp) -> Verdict {
     let same_sid = sid.is_some() && sid == call.call_sid.as_ref();
     let other_sid = !same_sid && sid.is_some() && call.call_sid.is_some();
-    let new_leg = leg.filter(|leg| call.caller_leg.as_ref() != Some(leg));
+    let new_leg = leg.filter(|leg| !call.is_callers_leg(leg));
     let replaces_leg = new_leg.is_some() && call.caller_leg.is_some();
     let names_the_dead = call.status.is_final() && !same_sid && leg.is_none();
     // Two legs with one CallSid are the trunk's second try; without it, they are two callers.
     if other_sid || names_the_dead || (replaces_leg && !same_sid) {
         return Verdict::Refuse(Refusal::AnotherCall);
     }
-    let mut sets: Vec<Set> = new_leg.cloned().map(Set::CallerLeg).into_iter().collect();
+    let mut sets: Vec<Set> = new_leg.map_or_else(Vec::new, waits_on);
     if new_leg.is_some() && call.status != Status::WaitingForMobile {
         sets.extend(owes_from(call, now));
     } else if call_caller(call).is_some() && new_leg.is_some() && call.rang.is_some() {
@@ -383,13 +394,12 @@ fn hung_up(call: &Call, by: &Party, now: Timestamp) -> Verdict {
 
 fn caller_left(
     call: &Call,
-    leg: Option<&ChannelId>,
+    leg: Option<&Leg>,
     answered: bool,
     by: Side,
     now: Timestamp,
 ) -> Verdict {
-    let knows_another = |leg| call.caller_leg.as_ref().is_some_and(|known| known != leg);
-    if leg.is_some_and(knows_another) {
+    if leg.is_some_and(|leg| !call.callers_leg_can_be(leg)) {
         return Verdict::Refuse(Refusal::AnotherCall);
     }
     match call.status {
@@ -536,6 +546,23 @@ fn too_early(call: &Call, deadline: Timestamp, now: Timestamp) -> Verdict {
         effects.push(Effect::ArmTimer(deadline));
     }
     Verdict::Only(effects)
+}
+
+fn waits_on(leg: &Leg) -> Vec<Set> {
+    vec![
+        Set::CallerLeg(leg.channel.clone()),
+        Set::Pbx(leg.pbx.clone()),
+    ]
+}
+
+/// Where the phone is called is settled once: a second leg on another PBX would have the same id there.
+fn caller_found(call: &Call, pbx: &PbxName) -> Verdict {
+    match (call_caller(call), &call.pbx) {
+        _ if call.status.is_final() => NOTHING_TO_DO,
+        (None, _) => NOTHING_TO_DO,
+        (Some(_), None) => Verdict::Change(vec![Set::Pbx(pbx.clone())]),
+        (Some(call_caller), Some(_)) => Verdict::Only(vec![call_caller]),
+    }
 }
 
 /// The call may have ended while the phone was being called.

@@ -53,6 +53,12 @@ fn witnessed(call: &Call, other: &Call) -> Vec<Set> {
     if call.caller_leg.is_none() {
         sets.extend(other.caller_leg.clone().map(Set::CallerLeg));
     }
+    // Where the call is follows the leg that it has.
+    let gains_leg = call.caller_leg.is_none() && other.caller_leg.is_some();
+    let lacks_pbx = call.pbx.is_none() && call.caller_leg == other.caller_leg;
+    if (gains_leg && call.pbx != other.pbx) || lacks_pbx {
+        sets.extend(other.pbx.clone().map(Set::Pbx));
+    }
     if call.call_sid.is_none() {
         sets.extend(other.call_sid.clone().map(Set::CallSid));
     }
@@ -164,8 +170,8 @@ mod tests {
         Event::Accepted { by, readiness }
     }
 
-    fn caller_leg() -> crate::names::ChannelId {
-        crate::names::ChannelId::try_from("leg-a").unwrap()
+    fn caller_leg() -> crate::names::Leg {
+        crate::testing::leg("pbx1", "leg-a")
     }
 
     /// The PBX told one region that the caller's leg has come, while the app told the other that it is ready.
@@ -188,8 +194,8 @@ mod tests {
             );
             let both = after(standing, &overwritten(lost), NOW);
             assert_eq!(
-                (both.status, both.caller_leg),
-                (Status::MobileReady, Some(caller_leg()))
+                (both.status, both.is_callers_leg(&caller_leg())),
+                (Status::MobileReady, true)
             );
         }
     }
@@ -197,7 +203,7 @@ mod tests {
     #[test]
     fn a_call_that_ended_in_one_region_is_over_in_both_and_no_phone_rings_on() {
         let mut call = a_call(NOW);
-        call.caller_leg = Some(caller_leg());
+        call.caller_leg = Some(caller_leg().channel);
         let left = Event::CallerLeft {
             leg: None,
             answered: false,

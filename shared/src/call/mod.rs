@@ -30,7 +30,9 @@ pub use progress::OutboundProgress;
 pub use verdict::{Decision, Refusal};
 
 use crate::clock::Timestamp;
-use crate::names::{CallId, CallSid, Caller, ChannelId, DeviceId, Extension, PhoneNumber};
+use crate::names::{
+    CallId, CallSid, Caller, ChannelId, DeviceId, Extension, Leg, PbxName, PhoneNumber,
+};
 
 /// One call, as it is stored.
 ///
@@ -64,6 +66,10 @@ pub struct Call {
     /// The channel on which the caller waits, once it has reached Asterisk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub caller_leg: Option<ChannelId>,
+    /// The PBX that holds the caller's leg, and calls the phone; absent while the call has no leg, and in what was stored
+    /// before there could be several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pbx: Option<PbxName>,
     /// When it was last asked how the call stands: of an outbound call, Exotel; of a phone that should talk by now,
     /// Asterisk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -269,6 +275,25 @@ impl Call {
         let app = self.caller.extension.as_ref();
         let own = app.map(|_| ChannelId::of_app_caller(self.call_id));
         self.caller_leg.clone().or(own)
+    }
+
+    /// Whether `leg` is the one on which the caller waits.
+    #[must_use]
+    pub fn is_callers_leg(&self, leg: &Leg) -> bool {
+        self.caller_leg.as_ref() == Some(&leg.channel) && self.pbx_can_be(&leg.pbx)
+    }
+
+    /// Whether `leg` may be the caller's, which is so too as long as none is known.
+    #[must_use]
+    pub fn callers_leg_can_be(&self, leg: &Leg) -> bool {
+        let no_other = |known: &ChannelId| *known == leg.channel;
+        self.caller_leg.as_ref().is_none_or(no_other) && self.pbx_can_be(&leg.pbx)
+    }
+
+    /// Whether the call's legs may be on this PBX.
+    #[must_use]
+    pub fn pbx_can_be(&self, pbx: &PbxName) -> bool {
+        self.pbx.as_ref().is_none_or(|known| known == pbx)
     }
 
     /// Until when the call may stay in the state it is in; `None` once it is over. No other state lacks a deadline,

@@ -88,6 +88,7 @@ pub(super) fn verdict(call: &Call, event: &Event, now: Timestamp) -> Verdict {
         Event::Accepted { .. } => GONE_ANOTHER_WAY,
         Event::Rang { .. }
         | Event::NobodyRang(_)
+        | Event::CallerFound(_)
         | Event::CallerCalled
         | Event::CallerUnreachable
         | Event::CallerLeft { .. }
@@ -137,6 +138,7 @@ pub(super) fn effects_after(call: &Call, event: &Event) -> Vec<Effect> {
         Event::Announced { .. }
         | Event::Rang { .. }
         | Event::NobodyRang(_)
+        | Event::CallerFound(_)
         | Event::CallerCalled
         | Event::CallerUnreachable
         | Event::ExotelSilent

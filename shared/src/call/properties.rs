@@ -29,6 +29,10 @@ fn party(device_name: Option<&str>) -> Party {
     }
 }
 
+fn leg(name: &str) -> Leg {
+    crate::testing::leg("pbx1", name)
+}
+
 /// A call that has just come in and whose caller waits in Asterisk, or is still on the way there.
 pub(super) fn a_call(caller_leg: Option<&str>) -> Call {
     let incoming = Incoming {
@@ -36,7 +40,7 @@ pub(super) fn a_call(caller_leg: Option<&str>) -> Call {
         extension: Extension::try_from("1001").unwrap(),
         caller: Caller::on_network(PhoneNumber::parse("9876543210", "IN"), None),
         call_type: CallType::Voice,
-        caller_leg: caller_leg.map(|leg| ChannelId::try_from(leg).unwrap()),
+        caller_leg: caller_leg.map(leg),
         call_sid: None,
     };
     ring(incoming, LIMITS, START)
@@ -99,15 +103,26 @@ fn any_progress() -> impl Strategy<Value = OutboundProgress> {
     ])
 }
 
+fn any_pbx() -> impl Strategy<Value = PbxName> {
+    prop_oneof![3 => Just("pbx1"), 1 => Just("pbx2")]
+        .prop_map(|name| PbxName::try_from(name).unwrap())
+}
+
+/// Two PBXs may each have a channel of the same id.
+fn any_leg() -> impl Strategy<Value = Leg> {
+    let channel = prop_oneof![Just("leg-a"), Just("leg-b")];
+    (any_pbx(), channel).prop_map(|(pbx, channel)| crate::testing::leg(pbx.as_str(), channel))
+}
+
 pub(super) fn any_event() -> impl Strategy<Value = Event> {
     let rang = prop::collection::btree_set(prop_oneof![Just("phone"), Just("tablet")], 1..=2);
     prop_oneof![
         (
-            prop::option::of(prop_oneof![Just("leg-a"), Just("leg-b")]),
+            prop::option::of(any_leg()),
             prop::option::of(prop_oneof![Just("sid-a"), Just("sid-b")])
         )
             .prop_map(|(leg, sid)| Event::Announced {
-                caller_leg: leg.map(|leg| ChannelId::try_from(leg).unwrap()),
+                caller_leg: leg,
                 call_sid: sid.map(|sid| CallSid::try_from(sid).unwrap()),
             }),
         (rang, 0_u64..40_000).prop_map(|(devices, after)| Event::Rang {
@@ -125,29 +140,27 @@ pub(super) fn any_event() -> impl Strategy<Value = Event> {
         }),
         any_party().prop_map(|by| Event::Declined { by }),
         any_party().prop_map(|by| Event::HungUp { by }),
+        (prop::option::of(any_leg()), any::<bool>()).prop_map(|(leg, answered)| {
+            Event::CallerLeft {
+                leg,
+                answered,
+                by: Side::Caller,
+            }
+        }),
         (
-            prop::option::of(prop_oneof![Just("leg-a"), Just("leg-b")]),
-            any::<bool>()
-        )
-            .prop_map(|(leg, answered)| {
-                let leg = leg.map(|leg| ChannelId::try_from(leg).unwrap());
-                Event::CallerLeft {
-                    leg,
-                    answered,
-                    by: Side::Caller,
-                }
-            }),
-        (
+            any_pbx(),
             any::<bool>(),
             prop_oneof![Just(0_u16), Just(16), Just(17), Just(21), Just(20)]
         )
-            .prop_map(|(answered, cause)| Event::PhoneLeft {
+            .prop_map(|(pbx, answered, cause)| Event::PhoneLeft {
+                pbx,
                 answered,
                 cause,
                 by: Side::Callee
             }),
         Just(Event::Bridged),
         Just(Event::TimerFired),
+        any_pbx().prop_map(Event::CallerFound),
         Just(Event::CallerCalled),
         Just(Event::CallerUnreachable),
         Just(Event::ExotelSilent),
@@ -436,6 +449,7 @@ mod the_usual_state {
         assert!(saved_at_once(
             &talking,
             &Event::PhoneLeft {
+                pbx: leg("leg-a").pbx,
                 answered: true,
                 cause: 16,
                 by: Side::Callee
@@ -516,7 +530,8 @@ mod rules {
             by: party(name),
             readiness: Readiness::Running,
         };
-        let leg = |name| ChannelId::try_from(name).ok();
+        let leg = |name| Some(leg(name));
+        let pbx = leg("leg-a").expect("a leg").pbx;
         let foreign = Party {
             extension: Extension::try_from("1002").unwrap(),
             device: None,
@@ -598,6 +613,7 @@ mod rules {
             (
                 "phone said no",
                 Event::PhoneLeft {
+                    pbx: pbx.clone(),
                     answered: false,
                     cause: 21,
                     by: Side::Callee,
@@ -606,6 +622,7 @@ mod rules {
             (
                 "phone lost",
                 Event::PhoneLeft {
+                    pbx: pbx.clone(),
                     answered: false,
                     cause: 20,
                     by: Side::Callee,
@@ -614,6 +631,7 @@ mod rules {
             (
                 "phone hung up",
                 Event::PhoneLeft {
+                    pbx: pbx.clone(),
                     answered: true,
                     cause: 16,
                     by: Side::Callee,
@@ -701,9 +719,13 @@ mod rules {
             (
                 "caller's phone waits",
                 Event::Announced {
-                    caller_leg: ChannelId::try_from("own-leg").ok(),
+                    caller_leg: Some(leg("own-leg")),
                     call_sid: None,
                 },
+            ),
+            (
+                "caller's phone is found",
+                Event::CallerFound(leg("own-leg").pbx),
             ),
             ("caller's phone is called", Event::CallerCalled),
             ("caller's phone is not reached", Event::CallerUnreachable),

@@ -456,6 +456,11 @@ impl Expressions {
                 let (caller, extension) = (self.name("caller"), self.name("extension"));
                 format!("attribute_not_exists({caller}.{extension})")
             }
+            Check::AppCalls => {
+                let (caller, extension) = (self.name("caller"), self.name("extension"));
+                let leg = self.name("caller_leg");
+                format!("attribute_exists({caller}.{extension}) AND attribute_not_exists({leg})")
+            }
             Check::IsOutbound(outbound) => {
                 let function = if *outbound {
                     "attribute_exists"
@@ -467,12 +472,11 @@ impl Expressions {
             Check::CallSidIs(sid) => self.compare("call_sid", "=", sid)?,
             Check::OwedSince(moment) => self.compare("owed_since", "=", moment)?,
             Check::CallerLegCanBe(leg) => {
-                let (name, same) = (
-                    self.name("caller_leg"),
-                    self.compare("caller_leg", "=", leg)?,
-                );
-                format!("(attribute_not_exists({name}) OR {same})")
+                let channel = self.can_be("caller_leg", &leg.channel)?;
+                format!("{channel} AND {}", self.can_be("pbx", &leg.pbx)?)
             }
+            Check::PbxCanBe(pbx) => self.can_be("pbx", pbx)?,
+            Check::OnNoPbxYet => format!("attribute_not_exists({})", self.name("pbx")),
             Check::NobodyDeclined => {
                 format!("attribute_not_exists({})", self.name("declined_by"))
             }
@@ -501,6 +505,7 @@ impl Expressions {
                     sets.push(self.compare("expires_at", "=", &Set::expiry_after(*moment))?);
                 }
                 Set::CallerLeg(channel) => sets.push(self.compare("caller_leg", "=", channel)?),
+                Set::Pbx(pbx) => sets.push(self.compare("pbx", "=", pbx)?),
                 Set::CallSid(sid) => sets.push(self.compare("call_sid", "=", sid)?),
                 Set::CheckedAt(moment) => sets.push(self.compare("checked_at", "=", moment)?),
                 Set::Stream(state) => sets.push(self.compare("stream", "=", state)?),
@@ -519,6 +524,16 @@ impl Expressions {
             update.push_str(&format!(" REMOVE {}", removes.join(", ")));
         }
         Ok(update)
+    }
+
+    /// The attribute is missing, or has this value.
+    fn can_be(
+        &mut self,
+        attribute: &str,
+        value: &impl Serialize,
+    ) -> Result<String, serde_dynamo::Error> {
+        let (name, same) = (self.name(attribute), self.compare(attribute, "=", value)?);
+        Ok(format!("(attribute_not_exists({name}) OR {same})"))
     }
 
     /// `attribute operator value`, which is a comparison in a condition and, with `=`, an assignment in an update.

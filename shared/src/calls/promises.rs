@@ -19,7 +19,7 @@ use crate::call::{
 };
 use crate::clock::Timestamp;
 use crate::names::{
-    CallId, CallSid, Caller, CallerName, ChannelId, DeviceId, Extension, PhoneNumber,
+    CallId, CallSid, Caller, CallerName, ChannelId, DeviceId, Extension, Leg, PbxName, PhoneNumber,
 };
 
 /// All promises, one after the other. Each uses calls and places of its own, so a table that is in use will do.
@@ -29,6 +29,7 @@ pub async fn all(calls: &(impl Calls + Sync)) {
     a_change_is_saved_as_the_rules_say(calls).await;
     a_life_leaves_the_same_call_in_every_store(calls).await;
     a_failed_check_answers_with_the_call_as_it_is(calls).await;
+    a_call_is_on_one_pbx(calls).await;
     of_ten_rivals_one_saves(calls).await;
     of_two_who_do_the_same_at_the_same_time_one_is_first(calls).await;
     nobody_changes_a_call_that_is_not_there(calls).await;
@@ -44,6 +45,12 @@ pub async fn all(calls: &(impl Calls + Sync)) {
     of_twenty_calls_at_once_only_as_many_are_allowed_as_may_be(calls).await;
 }
 
+fn leg(pbx: &str, channel: &str) -> Option<Leg> {
+    let pbx = PbxName::try_from(pbx).expect("a name");
+    let channel = ChannelId::try_from(channel).expect("a channel id");
+    Some(Leg { pbx, channel })
+}
+
 /// A call with every field that a new one can have.
 fn a_call(now: Timestamp) -> Call {
     let call_id = CallId::fresh();
@@ -56,7 +63,7 @@ fn a_call(now: Timestamp) -> Call {
             CallerName::parse("आशा \"A\" 📞"),
         ),
         call_type: CallType::Voice,
-        caller_leg: ChannelId::try_from("1732175943.12").ok(),
+        caller_leg: leg("pbx1", "1732175943.12"),
         call_sid: CallSid::try_from(format!("sid-{call_id}")).ok(),
     };
     let limits = Limits {
@@ -150,7 +157,7 @@ async fn a_life_leaves_the_same_call_in_every_store(calls: &impl Calls) {
     };
     let life = [
         Event::Announced {
-            caller_leg: ChannelId::try_from("1732175944.7").ok(),
+            caller_leg: leg("pbx2", "1732175944.7"),
             call_sid: call.call_sid.clone(),
         },
         Event::Rang {
@@ -162,7 +169,7 @@ async fn a_life_leaves_the_same_call_in_every_store(calls: &impl Calls) {
         Event::Settled { owed_since: now },
         Event::Bridged,
         Event::CallerLeft {
-            leg: None,
+            leg: leg("pbx2", "1732175944.7"),
             answered: true,
             by: Side::Caller,
         },
@@ -214,6 +221,46 @@ async fn a_failed_check_answers_with_the_call_as_it_is(calls: &impl Calls) {
         };
         assert_eq!(stored, call);
     }
+}
+
+async fn a_call_is_on_one_pbx(calls: &impl Calls) {
+    let now = Timestamp::now();
+    let mut call = a_call(now);
+    call.caller = Caller::app(Extension::try_from("1003").expect("an extension"));
+    (call.caller_leg, call.pbx) = (None, None);
+    assert!(matches!(calls.create(&call, None).await, Ok(Created::New)));
+    let save = async |event: Event| {
+        let attempt = usual(&event, now).expect("has a usual state");
+        calls
+            .attempt(call.call_id, &attempt)
+            .await
+            .expect("attempt")
+    };
+    let found = |pbx| Event::CallerFound(PbxName::try_from(pbx).expect("a name"));
+    let Saved::As(saved) = save(found("pbx1")).await else {
+        panic!("not saved")
+    };
+    assert_eq!(saved.pbx.as_ref().map(PbxName::as_str), Some("pbx1"));
+    let left = Event::CallerLeft {
+        leg: leg("pbx2", "1732175943.12"),
+        answered: false,
+        by: Side::Caller,
+    };
+    let phone_left = Event::PhoneLeft {
+        pbx: PbxName::try_from("pbx2").expect("a name"),
+        answered: true,
+        cause: 16,
+        by: Side::Callee,
+    };
+    for elsewhere in [found("pbx2"), left, phone_left] {
+        assert!(matches!(save(elsewhere).await, Saved::Not(Some(_))));
+    }
+    let left = Event::CallerLeft {
+        leg: leg("pbx1", "1732175943.12"),
+        answered: false,
+        by: Side::Caller,
+    };
+    assert!(matches!(save(left).await, Saved::As(_)));
 }
 
 async fn of_ten_rivals_one_saves(calls: &impl Calls) {

@@ -15,7 +15,8 @@ use super::*;
 use crate::call::{Attempt, Audience, OutboundProgress, Party, Readiness, Side, Status, Why};
 use crate::calls::MemoryCalls;
 use crate::devices::PushAddress;
-use crate::names::DeviceId;
+use crate::names::{ChannelId, DeviceId, Leg as KnownLeg, PbxName};
+use crate::testing::leg;
 
 const START: Timestamp = Timestamp::from_millis(1_000_000_000_000);
 const LIMITS: Limits = Limits {
@@ -73,6 +74,9 @@ enum Leg {
 #[derive(Debug, Default)]
 struct Facts {
     caller: Leg,
+    /// Where the own leg of an app that calls was asked for. Its phone is found elsewhere each time it is looked for.
+    callers_pbxs: BTreeSet<String>,
+    looks: usize,
     phone: Leg,
     /// Devices that ring.
     ringing: BTreeSet<DeviceId>,
@@ -171,6 +175,13 @@ impl Facts {
             }
             Effect::Cancel { to, .. } => self.cancel(to),
             Effect::CallCaller => {
+                let Some(pbx) = &job.call.pbx else {
+                    self.looks += 1;
+                    return PbxName::try_from(format!("pbx{}", self.looks))
+                        .ok()
+                        .map(Event::CallerFound);
+                };
+                self.callers_pbxs.insert(pbx.to_string());
                 if self.caller == Leg::None {
                     self.caller = Leg::Rings;
                 }
@@ -275,7 +286,7 @@ impl Play<'_> {
             Act::Passthru => self.told_once(&sighting(None)).await,
             Act::CallerArrives => {
                 self.world.facts.lock().unwrap().caller = Leg::Rings;
-                let leg = ChannelId::try_from("leg-1").ok();
+                let leg = Some(leg("pbx1", "leg-1"));
                 self.told(Asked::Sighting(sighting(leg))).await;
             }
             Act::AppCallsApp => {
@@ -288,8 +299,13 @@ impl Play<'_> {
                 self.wants(Whom::Number { from, to }).await;
             }
             Act::AppCallersPhoneWaits => {
-                let leg = ChannelId::of_app_caller(self.call);
-                if self.world.facts.lock().unwrap().caller == Leg::Rings {
+                let waits_at = {
+                    let facts = self.world.facts.lock().unwrap();
+                    let rings = facts.caller == Leg::Rings;
+                    facts.callers_pbxs.first().filter(|_| rings).cloned()
+                };
+                if let Some(pbx) = waits_at {
+                    let leg = leg(&pbx, ChannelId::of_app_caller(self.call).as_str());
                     let arrived = Event::Announced {
                         caller_leg: Some(leg),
                         call_sid: None,
@@ -469,7 +485,7 @@ fn sid() -> CallSid {
     CallSid::try_from("sid-1").unwrap()
 }
 
-fn sighting(caller_leg: Option<ChannelId>) -> Sighting {
+fn sighting(caller_leg: Option<KnownLeg>) -> Sighting {
     Sighting {
         extension: extension("1001"),
         caller: Caller::on_network(PhoneNumber::parse("9876543210", "IN"), None),
@@ -531,6 +547,7 @@ async fn at_every_moment(acts: &[Act], check: impl Fn(&End, usize)) {
             "the caller's leg; {context}"
         );
         assert!(facts.ringing.is_empty(), "a device rings; {context}");
+        assert!(facts.callers_pbxs.len() <= 1, "called twice; {context}");
         assert!(facts.placed <= 1, "placed twice; {context}");
         check(&end, moment);
     }

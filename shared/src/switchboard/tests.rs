@@ -10,6 +10,7 @@ use crate::call::{ABANDONED_AFTER, Party, Readiness, Side, Status, Why};
 use crate::calls::MemoryCalls;
 use crate::devices::PushAddress;
 use crate::names::{DeviceId, PhoneNumber};
+use crate::testing;
 
 const NOW: Timestamp = Timestamp::from_millis(1_000_000_000_000);
 const UNTIL: Timestamp = Timestamp::from_millis(1_000_000_029_000);
@@ -153,7 +154,7 @@ fn webhook() -> Sighting {
 fn hook(call_sid: Option<&str>, leg: &str) -> Sighting {
     Sighting {
         call_sid: call_sid.map(|sid| CallSid::try_from(sid).unwrap()),
-        caller_leg: ChannelId::try_from(leg).ok(),
+        caller_leg: Some(testing::leg("pbx1", leg)),
         ..webhook()
     }
 }
@@ -536,7 +537,7 @@ mod a_report_that_the_legs_were_joined_is_lost {
     /// A call whose phone was ready, at its deadline.
     async fn at_its_deadline(switchboard: &Testing) -> (Call, Timestamp) {
         let mut sighting = webhook();
-        sighting.caller_leg = ChannelId::try_from("leg-1").ok();
+        sighting.caller_leg = Some(testing::leg("pbx1", "leg-1"));
         let call = switchboard.saw(&sighting).await;
         let by = Party {
             extension: call.extension.clone(),
@@ -596,7 +597,7 @@ mod a_timer_comes_late {
         let switchboard = switchboard(&["phone"]);
         switchboard.outside.talks.store(talks, Relaxed);
         let mut sighting = webhook();
-        sighting.caller_leg = ChannelId::try_from("leg-1").ok();
+        sighting.caller_leg = Some(testing::leg("pbx1", "leg-1"));
         let call = switchboard.saw(&sighting).await;
         let late = call.rings_until + ABANDONED_AFTER;
         let fired = switchboard.handle(call.call_id, &Event::TimerFired, late, UNTIL);
