@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 
 use anyhow::{Result, bail};
 
-use crate::settings::{PORTS, Settings, TRUNK_SOURCE};
+use crate::settings::{PBXS, PORTS, Settings, TRUNK_SOURCE};
 
 /// Python's oldest version that the pinned tools run on.
 const PYTHON: &str = "import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))";
@@ -53,17 +53,19 @@ fn ports() -> Option<String> {
         (PORTS.fcm, "the stand-in for FCM"),
         (PORTS.exotel, "the stand-in for Exotel"),
         (PORTS.cloud, "the local AWS"),
-        (PORTS.ari, "ARI"),
-        (PORTS.ari_plain, "Asterisk's own HTTP"),
         (PORTS.faults, "asking for faults"),
     ];
     let mut taken: Vec<String> = tcp
         .into_iter()
+        .chain(PBXS.map(|pbx| (pbx.ari, "ARI")))
+        .chain(PBXS.map(|pbx| (pbx.ari_plain, "Asterisk's own HTTP")))
         .filter(|(port, _)| TcpListener::bind(local(*port)).is_err())
         .map(|(port, what)| format!("{port}/tcp for {what}"))
         .collect();
-    if UdpSocket::bind(local(PORTS.sip)).is_err() {
-        taken.push(format!("{}/udp for SIP", PORTS.sip));
+    for pbx in PBXS {
+        if UdpSocket::bind(local(pbx.sip)).is_err() {
+            taken.push(format!("{}/udp for SIP", pbx.sip));
+        }
     }
     (!taken.is_empty()).then(|| {
         format!(

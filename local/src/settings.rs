@@ -23,12 +23,6 @@ pub struct Ports {
     pub exotel: u16,
     /// The local AWS.
     pub cloud: u16,
-    /// SIP over UDP.
-    pub sip: u16,
-    /// ARI over HTTPS.
-    pub ari: u16,
-    /// Asterisk's plain HTTP, which the shipped configuration keeps for tools on the same machine.
-    pub ari_plain: u16,
     /// Where faults are asked for, and before the systems (see [`crate::faults`]): this one and the next four.
     pub faults: u16,
 }
@@ -39,11 +33,45 @@ pub const PORTS: Ports = Ports {
     fcm: 5051,
     exotel: 5052,
     cloud: 4566,
-    sip: 5060,
-    ari: 8089,
-    ari_plain: 8088,
     faults: 5053,
 };
+
+/// One of the stack's PBXs, and the ports it takes.
+#[derive(Debug, Clone, Copy)]
+pub struct PbxPorts {
+    /// What the application calls it.
+    pub name: &'static str,
+    /// The name of its log and pid file.
+    pub daemon: &'static str,
+    /// SIP over UDP.
+    pub sip: u16,
+    /// ARI over HTTPS.
+    pub ari: u16,
+    /// Asterisk's plain HTTP, which the shipped configuration keeps for tools on the same machine.
+    pub ari_plain: u16,
+    /// The first and the last for media.
+    pub rtp: [u16; 2],
+}
+
+/// The stack's PBXs, in the order in which the application prefers them.
+pub const PBXS: [PbxPorts; 2] = [
+    PbxPorts {
+        name: "pbx1",
+        daemon: "asterisk",
+        sip: 5060,
+        ari: 8089,
+        ari_plain: 8088,
+        rtp: [18_000, 18_999],
+    },
+    PbxPorts {
+        name: "pbx2",
+        daemon: "asterisk-2",
+        sip: 5070,
+        ari: 8090,
+        ari_plain: 8087,
+        rtp: [19_000, 19_999],
+    },
+];
 
 /// Who issues the stack's tokens, and for whom.
 pub const TOKEN_ISSUER: &str = "ringback-local";

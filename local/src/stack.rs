@@ -28,6 +28,8 @@ pub struct Stack {
     pub ari: Ari,
     /// The PBX's SIP side.
     pub sip: Sip,
+    /// All PBXs; `ari` and `sip` are the first one's.
+    pub pbxs: Vec<Pbx>,
     /// Phones that may register and answer.
     pub phones: Vec<Phone>,
     /// Somebody who watches all calls.
@@ -90,6 +92,17 @@ pub struct Sip {
     pub address: String,
     /// An INVITE from here is the Exotel trunk calling.
     pub trunk_source: String,
+}
+
+/// A PBX.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Pbx {
+    /// What the application calls it.
+    pub name: String,
+    /// Its REST interface.
+    pub ari: Ari,
+    /// Its SIP side.
+    pub sip: Sip,
 }
 
 /// A phone.

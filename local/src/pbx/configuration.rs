@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use super::source::Source;
 use crate::credentials::Credentials;
-use crate::settings::{LOOPBACK, PORTS, Settings, TRUNK_SOURCE};
+use crate::settings::{LOOPBACK, PbxPorts, Settings, TRUNK_SOURCE};
 use crate::tools::make_dir;
 
 /// Directories Asterisk writes to; its modules and sounds stay where its package put them.
@@ -22,14 +22,24 @@ const WRITTEN: [(&str, &str); 7] = [
     ("astlogdir", "log"),
 ];
 
+/// What the dialplan says to the application, and where.
+#[derive(Debug)]
+pub struct Hooks<'a> {
+    /// The HTTP API.
+    pub url: &'a str,
+    /// The PBX's name, where there is more than one.
+    pub name: Option<&'a str>,
+}
+
 /// Writes everything and gives the path of `asterisk.conf` as Asterisk sees it.
 pub fn write(
     settings: &Settings,
     source: &Source,
+    pbx: &PbxPorts,
     credentials: &Credentials,
-    hook_url: &str,
+    hooks: &Hooks<'_>,
 ) -> Result<PathBuf> {
-    let (outside, inside) = (source.outside(), source.inside());
+    let (outside, inside) = (source.outside(pbx), source.inside(pbx));
     if outside.exists() {
         std::fs::remove_dir_all(&outside)
             .with_context(|| format!("could not clear {}", outside.display()))?;
@@ -43,7 +53,7 @@ pub fn write(
     copy_shipped(&settings.repository().join("asterisk"), &etc)?;
     let site = etc.join("ringback-site");
     make_dir(&site)?;
-    for (name, text) in site_files(credentials, hook_url, &inside.join("etc")) {
+    for (name, text) in site_files(pbx, credentials, hooks, &inside.join("etc")) {
         write_file(&site.join(name), &text)?;
     }
     let certificate = &credentials.ari_certificate;
@@ -88,23 +98,18 @@ fn asterisk_conf(inside: &Path) -> String {
 
 /// One for each `*.example` in `asterisk/ringback-site`.
 fn site_files(
+    pbx: &PbxPorts,
     credentials: &Credentials,
-    hook_url: &str,
+    hooks: &Hooks<'_>,
     etc: &Path,
 ) -> [(&'static str, String); 7] {
     [
         ("ari.conf", ari(credentials)),
-        (
-            "dialplan.conf",
-            dialplan(hook_url, &credentials.hook_secret),
-        ),
-        ("http.conf", http(etc)),
+        ("dialplan.conf", dialplan(hooks, &credentials.hook_secret)),
+        ("http.conf", http(pbx, etc)),
         ("phones.conf", phones(&credentials.sip_passwords)),
-        (
-            "rtp.conf",
-            "[general](+)\nrtpstart = 18000\nrtpend = 18999\n".to_owned(),
-        ),
-        ("transports.conf", transports()),
+        ("rtp.conf", rtp(pbx)),
+        ("transports.conf", transports(pbx)),
         ("trunk.conf", trunk()),
     ]
 }
@@ -114,18 +119,28 @@ fn ari(credentials: &Credentials) -> String {
     format!("[{user}]\ntype = user\nread_only = no\npassword = {password}\n")
 }
 
-fn dialplan(hook_url: &str, hook_secret: &str) -> String {
-    format!(
-        "[globals]\nRINGBACK_HOOK_URL = {hook_url}\nRINGBACK_HOOK_SECRET = {hook_secret}\nRINGBACK_MAX_WAIT_SECONDS = 60\n"
-    )
+fn dialplan(hooks: &Hooks<'_>, hook_secret: &str) -> String {
+    let mut text = format!(
+        "[globals]\nRINGBACK_HOOK_URL = {}\nRINGBACK_HOOK_SECRET = {hook_secret}\nRINGBACK_MAX_WAIT_SECONDS = 60\n",
+        hooks.url
+    );
+    if let Some(name) = hooks.name {
+        let _ = writeln!(text, "RINGBACK_PBX = {name}");
+    }
+    text
 }
 
-fn http(etc: &Path) -> String {
+fn rtp(pbx: &PbxPorts) -> String {
+    let [first, last] = pbx.rtp;
+    format!("[general](+)\nrtpstart = {first}\nrtpend = {last}\n")
+}
+
+fn http(pbx: &PbxPorts, etc: &Path) -> String {
     format!(
         "[general](+)\nbindaddr = {LOOPBACK}\nbindport = {}\ntlsenable = yes\ntlsbindaddr = {LOOPBACK}:{}\n\
          tlscertfile = {}\ntlsprivatekey = {}\n",
-        PORTS.ari_plain,
-        PORTS.ari,
+        pbx.ari_plain,
+        pbx.ari,
         etc.join("ari.pem").display(),
         etc.join("ari.key").display(),
     )
@@ -142,11 +157,11 @@ fn phones(passwords: &[(String, String)]) -> String {
     })
 }
 
-fn transports() -> String {
+fn transports(pbx: &PbxPorts) -> String {
     format!(
         "[transport-udp]\ntype = transport\nprotocol = udp\nbind = {LOOPBACK}:{}\n\n\
          [site-endpoint](!)\nmedia_address = {LOOPBACK}\nbind_rtp_to_media_address = yes\n",
-        PORTS.sip
+        pbx.sip
     )
 }
 
@@ -157,13 +172,18 @@ fn trunk() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::PBXS;
     use std::collections::BTreeSet;
 
     #[test]
     fn every_site_file_is_filled_in() {
         let credentials = Credentials::generate("http://127.0.0.1:5051/token").unwrap();
+        let hooks = Hooks {
+            url: "http://127.0.0.1:5050",
+            name: None,
+        };
         let written: BTreeSet<String> =
-            site_files(&credentials, "http://127.0.0.1:5050", Path::new("/etc"))
+            site_files(&PBXS[0], &credentials, &hooks, Path::new("/etc"))
                 .into_iter()
                 .map(|(name, _)| name.to_owned())
                 .collect();

@@ -1,5 +1,6 @@
-//! A real Asterisk with the configuration the repository ships.
+//! Real Asterisks with the configuration the repository ships.
 
 pub mod configuration;
+pub mod fleet;
 pub mod server;
 pub mod source;

@@ -1,4 +1,4 @@
-//! The running Asterisk.
+//! A running Asterisk.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,18 +9,16 @@ use reqwest::{Certificate, Client};
 use super::source::Source;
 use crate::credentials::Credentials;
 use crate::process::{Daemon, output};
-use crate::settings::{LOOPBACK, PORTS, Settings};
+use crate::settings::{LOOPBACK, PbxPorts, Settings};
 
-/// The name of its log and pid file.
-pub const NAME: &str = "asterisk";
 /// It answers within a second; a loaded machine may take longer.
 const START: Duration = Duration::from_secs(30);
 /// It stops at once, but for a thread that waits for something now and then.
 const STOP: Duration = Duration::from_secs(3);
 
 /// Where ARI answers.
-pub fn ari_url() -> String {
-    format!("https://{LOOPBACK}:{}/ari", PORTS.ari)
+pub fn ari_url(pbx: &PbxPorts) -> String {
+    format!("https://{LOOPBACK}:{}/ari", pbx.ari)
 }
 
 /// A running Asterisk.
@@ -28,6 +26,7 @@ pub fn ari_url() -> String {
 pub struct Pbx {
     daemon: Daemon,
     source: Source,
+    ports: PbxPorts,
     configuration: PathBuf,
 }
 
@@ -36,14 +35,16 @@ impl Pbx {
     pub async fn start(
         settings: &Settings,
         source: Source,
+        ports: PbxPorts,
         configuration: PathBuf,
         credentials: &Credentials,
     ) -> Result<Self> {
-        let mut command = source.asterisk(&["-f", "-C", &text(&configuration)]);
-        let daemon = Daemon::start(NAME, &mut command, &settings.state_dir())?;
+        let mut command = source.asterisk(&ports, &["-f", "-C", &text(&configuration)]);
+        let daemon = Daemon::start(ports.daemon, &mut command, &settings.state_dir())?;
         let mut pbx = Self {
             daemon,
             source,
+            ports,
             configuration,
         };
         match pbx.wait_until_ready(credentials).await {
@@ -62,9 +63,9 @@ impl Pbx {
 
     /// Stops it at once, calls and all.
     pub async fn stop(self) {
-        let mut order = self
-            .source
-            .remote(&text(&self.configuration), "core stop now");
+        let mut order =
+            self.source
+                .remote(&self.ports, &text(&self.configuration), "core stop now");
         // An Asterisk that no longer answers is ended by signal below.
         let _ = tokio::time::timeout(STOP, output(&mut order)).await;
         self.daemon.stop(STOP).await;
@@ -72,7 +73,7 @@ impl Pbx {
 
     async fn wait_until_ready(&mut self, credentials: &Credentials) -> Result<()> {
         let http = ari_client(&credentials.ari_certificate.ca_pem)?;
-        let url = format!("{}/asterisk/ping", ari_url());
+        let url = format!("{}/asterisk/ping", ari_url(&self.ports));
         let deadline = tokio::time::Instant::now() + START;
         while tokio::time::Instant::now() < deadline {
             self.daemon.check_alive().await?;
@@ -86,8 +87,9 @@ impl Pbx {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         bail!(
-            "ARI did not answer at {url} within {} s; see asterisk.log beside stack.json",
-            START.as_secs()
+            "ARI did not answer at {url} within {} s; see {}.log beside stack.json",
+            START.as_secs(),
+            self.ports.daemon
         )
     }
 }

@@ -7,7 +7,7 @@ use nix::unistd::{Gid, Uid};
 use tokio::process::Command;
 
 use crate::process::{output, run_logged};
-use crate::settings::Settings;
+use crate::settings::{PbxPorts, Settings};
 
 /// Debian's suite that carries Asterisk 22; bookworm and trixie have none.
 const SUITE: &str = "forky";
@@ -41,24 +41,26 @@ pub enum Source {
 }
 
 impl Source {
-    /// The folder for configuration and state, as this machine sees it.
-    pub fn outside(&self) -> PathBuf {
-        match self {
+    /// A PBX's folder for configuration and state, as this machine sees it.
+    pub fn outside(&self, pbx: &PbxPorts) -> PathBuf {
+        let all = match self {
             Self::OnPath { state } | Self::Docker { state } => state.clone(),
             Self::Unpacked { tree } => tree.join(INSIDE.trim_start_matches('/')),
-        }
+        };
+        all.join(pbx.name)
     }
 
     /// The same folder, as Asterisk sees it.
-    pub fn inside(&self) -> PathBuf {
-        match self {
-            Self::OnPath { state } => state.clone(),
-            Self::Unpacked { .. } | Self::Docker { .. } => INSIDE.into(),
-        }
+    pub fn inside(&self, pbx: &PbxPorts) -> PathBuf {
+        let all = match self {
+            Self::OnPath { state } => state.as_path(),
+            Self::Unpacked { .. } | Self::Docker { .. } => Path::new(INSIDE),
+        };
+        all.join(pbx.name)
     }
 
     /// A command that runs `asterisk` with these arguments.
-    pub fn asterisk(&self, arguments: &[&str]) -> Command {
+    pub fn asterisk(&self, pbx: &PbxPorts, arguments: &[&str]) -> Command {
         let mut command = match self {
             Self::OnPath { .. } => Command::new("asterisk"),
             Self::Unpacked { tree } => {
@@ -74,7 +76,7 @@ impl Source {
                     "--network",
                     "host",
                     "--name",
-                    "ringback-asterisk",
+                    &container(pbx),
                 ]);
                 // What it writes into the mounted folder stays the user's own.
                 let (user, group) = (Uid::effective(), Gid::effective());
@@ -90,12 +92,12 @@ impl Source {
     }
 
     /// A command that has the running Asterisk carry out one of its own commands.
-    pub fn remote(&self, configuration: &str, order: &str) -> Command {
+    pub fn remote(&self, pbx: &PbxPorts, configuration: &str, order: &str) -> Command {
         if let Self::Docker { .. } = self {
             let mut command = Command::new("docker");
             command.args([
                 "exec",
-                "ringback-asterisk",
+                &container(pbx),
                 "asterisk",
                 "-C",
                 configuration,
@@ -104,8 +106,12 @@ impl Source {
             ]);
             return command;
         }
-        self.asterisk(&["-C", configuration, "-rx", order])
+        self.asterisk(pbx, &["-C", configuration, "-rx", order])
     }
+}
+
+fn container(pbx: &PbxPorts) -> String {
+    format!("ringback-asterisk-{}", pbx.name)
 }
 
 /// How Asterisk can be had here. `ASTERISK_FROM` (`path`, `docker`, `debian`) picks one.

@@ -14,11 +14,12 @@ use crate::credentials::Credentials;
 use crate::faults::rule::System;
 use crate::faults::{self, Faults, Upstreams};
 use crate::gateway::{Gateway, Upstream};
-use crate::pbx::server::{Pbx, ari_url};
-use crate::pbx::{configuration, source};
+use crate::pbx::fleet::{Fleet, ari_urls};
+use crate::pbx::server::ari_url;
+use crate::pbx::source;
 use crate::process::{Daemon, PidFile};
 use crate::progress::Progress;
-use crate::settings::{LOOPBACK, PORTS, Settings, TOKEN_AUDIENCE, TOKEN_ISSUER};
+use crate::settings::{LOOPBACK, PBXS, PORTS, Settings, TOKEN_AUDIENCE, TOKEN_ISSUER};
 use crate::stack::Stack;
 use crate::stand_in;
 use crate::tools::Tools;
@@ -33,7 +34,7 @@ const HEALTHY_WITHIN: Duration = Duration::from_secs(15);
 pub(super) struct Running {
     pub(super) description: Stack,
     cloud: Daemon,
-    pbx: Pbx,
+    pbxs: Fleet,
     _gateway: Gateway,
     _stand_ins: [JoinHandle<()>; 2],
     _faults: Option<faults::Serving>,
@@ -43,14 +44,14 @@ impl Running {
     pub(super) async fn part_ended(&mut self) -> anyhow::Error {
         tokio::select! {
             error = self.cloud.ended() => error,
-            error = self.pbx.ended() => error,
+            error = self.pbxs.ended() => error,
         }
     }
 
     pub(super) async fn stop(self, settings: &Settings, progress: Progress) {
         Stack::remove(&settings.state_dir());
         progress.say("stopping");
-        tokio::join!(self.pbx.stop(), self.cloud.stop(PATIENCE));
+        tokio::join!(self.pbxs.stop(), self.cloud.stop(PATIENCE));
         progress.say("stopped");
     }
 }
@@ -103,12 +104,12 @@ pub(super) async fn start(settings: &Settings, progress: Progress) -> Result<Run
         .await?;
         anyhow::Ok((serving, front))
     };
-    let (cloud, (faults, (pbx, gateway, stand_ins, description))) =
+    let (cloud, (faults, (pbxs, gateway, stand_ins, description))) =
         stop_if_failed(cloud, rest.await).await?;
     Ok(Running {
         description,
         cloud,
-        pbx,
+        pbxs,
         _gateway: gateway,
         _stand_ins: stand_ins,
         _faults: faults,
@@ -211,7 +212,7 @@ impl Around {
         let stand_in = |port| format!("http://{LOOPBACK}:{port}");
         Self {
             aws: or_door(System::Aws, endpoint()),
-            pbx: or_door(System::Pbx, ari_url()),
+            pbx: or_door(System::Pbx, ari_urls()),
             fcm: or_door(System::Fcm, stand_in(PORTS.fcm)),
             exotel: or_door(System::Exotel, stand_in(PORTS.exotel)),
             doors: faults,
@@ -224,7 +225,7 @@ fn upstreams(settings: &Settings) -> Upstreams {
     let own = Around::with(false);
     Upstreams {
         aws: own.aws,
-        pbx: settings.override_or("ARI_URL", own.pbx),
+        pbx: settings.override_or("ARI_URL", ari_url(&PBXS[0])),
         fcm: settings.override_or("FCM_BASE_URL", own.fcm),
         exotel: settings.override_or("EXOTEL_BASE_URL", own.exotel),
     }
@@ -272,7 +273,7 @@ fn parameters(
     parameters
 }
 
-type Front = (Pbx, Gateway, [JoinHandle<()>; 2], Stack);
+type Front = (Fleet, Gateway, [JoinHandle<()>; 2], Stack);
 
 /// Everything that needs the deployed application's names.
 async fn finish(
@@ -296,13 +297,18 @@ async fn finish(
         outputs.optional("WebSocketApiId"),
     )?;
     let gateway = Gateway::start(upstream, PORTS.gateway).await?;
-    let configuration = configuration::write(settings, &asterisk, credentials, &http_url())?;
-    let starting = Pbx::start(settings, asterisk, configuration, credentials);
-    let pbx = progress.step("start Asterisk", None, starting).await?;
+    let listed = if with_faults {
+        Around::with(with_faults).pbx
+    } else {
+        settings.override_or("ARI_URL", ari_urls())
+    };
+    let url = http_url();
+    let starting = Fleet::start(settings, &asterisk, credentials, &url, &listed);
+    let pbxs = progress.step("start Asterisk", None, starting).await?;
     check_health(progress).await;
     let description = describe(settings, outputs, credentials, with_faults)?;
     description.write(&settings.state_dir())?;
-    Ok((pbx, gateway, stand_ins, description))
+    Ok((pbxs, gateway, stand_ins, description))
 }
 
 async fn serve_stand_ins(credentials: &Credentials) -> Result<[JoinHandle<()>; 2]> {

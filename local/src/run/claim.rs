@@ -6,10 +6,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::cloud::emulator;
-use crate::pbx::server;
 use crate::prerequisites;
 use crate::process::PidFile;
-use crate::settings::Settings;
+use crate::settings::{PBXS, Settings};
 use crate::stack::Stack;
 use crate::tools::make_dir;
 
@@ -61,7 +60,8 @@ pub(super) fn holder(settings: &Settings) -> PidFile {
 pub(super) async fn clear_leftovers(settings: &Settings) -> Vec<&'static str> {
     Stack::remove(&settings.state_dir());
     let mut ended = Vec::new();
-    for name in [server::NAME, emulator::NAME] {
+    let pbxs = PBXS.map(|pbx| pbx.daemon);
+    for name in pbxs.into_iter().chain([emulator::NAME]) {
         if PidFile::new(&settings.state_dir(), name)
             .end_leftover(PATIENCE)
             .await

@@ -11,10 +11,10 @@ use crate::faults::control_url;
 use crate::gateway::WEBSOCKET_PATH;
 use crate::pbx::server::ari_url;
 use crate::settings::{
-    CROWD, EXTENSIONS, LOOPBACK, MOBILE_NUMBERS, NUMBERS, PORTS, REGION, Settings, TRUNK_SOURCE,
-    one_of_the_crowd,
+    CROWD, EXTENSIONS, LOOPBACK, MOBILE_NUMBERS, NUMBERS, PBXS, PORTS, PbxPorts, REGION, Settings,
+    TRUNK_SOURCE, one_of_the_crowd,
 };
-use crate::stack::{Ari, Aws, Faults, Headers, Operator, Phone, Requests, Sip, Stack};
+use crate::stack::{Ari, Aws, Faults, Headers, Operator, Pbx, Phone, Requests, Sip, Stack};
 
 pub(super) fn http_url() -> String {
     format!("http://{LOOPBACK}:{}", PORTS.gateway)
@@ -48,15 +48,11 @@ pub(super) fn describe(
             table: outputs.require("TableName")?.to_owned(),
         },
         ari: Ari {
-            url: settings.override_or("ARI_URL", ari_url()),
-            username: credentials.ari_username.clone(),
-            password: credentials.ari_password.clone(),
-            ca_pem: credentials.ari_ca_pem.clone(),
+            url: first_url(&settings.override_or("ARI_URL", ari_url(&PBXS[0]))),
+            ..ari(&PBXS[0], credentials)
         },
-        sip: Sip {
-            address: format!("{LOOPBACK}:{}", PORTS.sip),
-            trunk_source: TRUNK_SOURCE.to_owned(),
-        },
+        sip: sip(&PBXS[0]),
+        pbxs: PBXS.map(|pbx| describe_pbx(&pbx, credentials)).into(),
         phones: phones(credentials, |extension| EXTENSIONS.contains(&extension))?,
         operator: Operator {
             token: credentials.operator_token()?,
@@ -71,6 +67,37 @@ pub(super) fn describe(
         },
         faults: with_faults.then(|| faults(credentials)).transpose()?,
     })
+}
+
+fn describe_pbx(pbx: &PbxPorts, credentials: &Credentials) -> Pbx {
+    Pbx {
+        name: pbx.name.to_owned(),
+        ari: ari(pbx, credentials),
+        sip: sip(pbx),
+    }
+}
+
+fn ari(pbx: &PbxPorts, credentials: &Credentials) -> Ari {
+    Ari {
+        url: ari_url(pbx),
+        username: credentials.ari_username.clone(),
+        password: credentials.ari_password.clone(),
+        ca_pem: credentials.ari_ca_pem.clone(),
+    }
+}
+
+fn sip(pbx: &PbxPorts) -> Sip {
+    Sip {
+        address: format!("{LOOPBACK}:{}", pbx.sip),
+        trunk_source: TRUNK_SOURCE.to_owned(),
+    }
+}
+
+/// Of a list with names, the first one's.
+fn first_url(listed: &str) -> String {
+    let first = listed.split(',').next().unwrap_or_default();
+    let url = first.find("https://").map_or(first, |at| &first[at..]);
+    url.to_owned()
 }
 
 fn faults(credentials: &Credentials) -> Result<Faults> {

@@ -27,7 +27,8 @@ pub(crate) struct Scene {
     pub(crate) http: Client,
     pub(crate) aws: SdkConfig,
     pub(crate) trunk: Trunk,
-    pbx: SocketAddr,
+    /// Where its trunk and phones are.
+    pub(crate) pbx: SocketAddr,
     /// Held for as long as the test runs: the scenes share two extensions.
     _alone: File,
 }
@@ -296,7 +297,11 @@ impl App<'_> {
 
     /// Waits for the push that tells of a call, and reads the call's id out of it.
     pub(crate) async fn woken(&self) -> Result<String> {
-        let push = self.push("incoming_call").await?;
+        self.woken_within(SOON).await
+    }
+
+    pub(crate) async fn woken_within(&self, time: Duration) -> Result<String> {
+        let push = self.push_within("incoming_call", time).await?;
         Ok(push["data"]["server_call_id"]
             .as_str()
             .context("a push without a call's id")?
@@ -305,14 +310,18 @@ impl App<'_> {
 
     /// Waits for a push of this type.
     pub(crate) async fn push(&self, kind: &str) -> Result<Value> {
-        let patience = Instant::now() + SOON;
+        self.push_within(kind, SOON).await
+    }
+
+    async fn push_within(&self, kind: &str, time: Duration) -> Result<Value> {
+        let patience = Instant::now() + time;
         loop {
             let pushes = self.scene.pushes_to(&self.push_token).await?;
             if let Some(push) = pushes.into_iter().find(|push| push["data"]["type"] == kind) {
                 return Ok(push);
             }
             if Instant::now() > patience {
-                bail!("no push {kind} within {SOON:?}");
+                bail!("no push {kind} within {time:?}");
             }
             sleep(Duration::from_millis(20)).await;
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use ringback_local::pbx::source;
 use ringback_local::process::output;
-use ringback_local::settings::Settings;
+use ringback_local::settings::{PBXS, Settings};
 use ringback_sip::Caller;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
@@ -57,12 +57,12 @@ async fn a_pbx_that_starts_anew_leaves_no_phone_ringing_and_takes_new_calls() ->
 async fn start_anew() -> Result<()> {
     let settings = Settings::from_environment();
     let asterisk = source::obtain(&settings).await?;
-    let configuration = asterisk.inside().join("etc/asterisk.conf");
+    let configuration = asterisk.inside(&PBXS[0]).join("etc/asterisk.conf");
     let configuration = configuration.to_string_lossy();
     // It may be gone before it has answered.
-    let _ = output(&mut asterisk.remote(&configuration, "core restart now")).await;
+    let _ = output(&mut asterisk.remote(&PBXS[0], &configuration, "core restart now")).await;
     let patience = Instant::now() + COMES_BACK_WITHIN;
-    while output(&mut asterisk.remote(&configuration, "core waitfullybooted"))
+    while output(&mut asterisk.remote(&PBXS[0], &configuration, "core waitfullybooted"))
         .await
         .is_err()
     {

@@ -8,9 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use ringback_local::faults::rule::{Fault, Line, Rule, System};
-use ringback_local::pbx::server::NAME as PBX;
 use ringback_local::process::PidFile;
-use ringback_local::settings::Settings;
+use ringback_local::settings::{PBXS, Settings};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -267,7 +266,7 @@ fn fcm_answers(operation: &str, status: u16) -> Rule {
 /// To our own Asterisk, by its pid.
 fn signal_to_the_pbx(signal: Signal) -> Result<()> {
     let settings = Settings::from_environment();
-    let pbx = PidFile::new(&settings.state_dir(), PBX);
+    let pbx = PidFile::new(&settings.state_dir(), PBXS[0].daemon);
     let pid = pbx.running().context("the stack's Asterisk")?;
     kill(pid, signal)?;
     Ok(())

@@ -46,6 +46,8 @@ impl Observed {
         let deployed = deployed(scene, name).await?;
         let aws = Watched::in_front_of(&stack.aws.endpoint, scene.http.clone(), DELAY).await?;
         let ari = Watched::in_front_of(&stack.ari.url, client_of_ari(stack)?, DELAY).await?;
+        // What the real Asterisk reports is stored as its.
+        let ari_url = format!("{}={}", stack.pbxs[0].name, ari.url());
         let fcm = stack.requests.fcm.trim_end_matches("/requests");
         let push = Watched::in_front_of(fcm, scene.http.clone(), DELAY).await?;
 
@@ -56,7 +58,7 @@ impl Observed {
             ("AWS_REGION", &stack.aws.region),
             ("AWS_ACCESS_KEY_ID", "test"),
             ("AWS_SECRET_ACCESS_KEY", "test"),
-            ("ARI_URL", ari.url()),
+            ("ARI_URL", &ari_url),
             ("FCM_BASE_URL", push.url()),
         ];
         let changed = changed.iter().chain(variables).copied();

@@ -12,7 +12,7 @@ use rcgen::KeyPair;
 use reqwest::{Certificate, Method};
 use ringback_local::credentials::ServiceAccount;
 use ringback_local::pbx::source;
-use ringback_local::settings::{STACK_NAME, Settings};
+use ringback_local::settings::{PBXS, STACK_NAME, Settings};
 use serde_json::{Value, json};
 
 use crate::scene::Scene;
@@ -187,7 +187,7 @@ struct Pbx {
 impl Pbx {
     async fn of(scene: &Scene) -> Result<Self> {
         let asterisk = source::obtain(&Settings::from_environment()).await?;
-        let site = asterisk.outside().join("etc/ringback-site");
+        let site = asterisk.outside(&PBXS[0]).join("etc/ringback-site");
         let authority = Certificate::from_pem(scene.stack.ari.ca_pem.as_bytes())?;
         let hook_secret = scene.stack.headers.asterisk.values().next();
         Ok(Self {

@@ -1,0 +1,75 @@
+//! All of the stack's Asterisks, which know nothing of each other.
+
+use anyhow::{Context, Result};
+
+use super::configuration;
+use super::server::{Pbx, ari_url};
+use super::source::Source;
+use crate::credentials::Credentials;
+use crate::settings::{PBXS, Settings};
+
+/// What the application is told of them, as `ARI_URL`.
+pub fn ari_urls() -> String {
+    PBXS.map(|pbx| format!("{}={}", pbx.name, ari_url(&pbx)))
+        .join(",")
+}
+
+/// The running Asterisks.
+#[derive(Debug)]
+pub struct Fleet(Vec<Pbx>);
+
+impl Fleet {
+    /// Starts all of them. Each names itself to the application if `listed`, its `ARI_URL`, does.
+    pub async fn start(
+        settings: &Settings,
+        source: &Source,
+        credentials: &Credentials,
+        hook_url: &str,
+        listed: &str,
+    ) -> Result<Self> {
+        let starts = PBXS.map(|pbx| {
+            let is_named = listed.split(',').any(|entry| {
+                let name = entry.split_once('=').map(|(name, _)| name);
+                name == Some(pbx.name)
+            });
+            let name = is_named.then_some(pbx.name);
+            let hooks = configuration::Hooks {
+                url: hook_url,
+                name,
+            };
+            async move {
+                let written = configuration::write(settings, source, &pbx, credentials, &hooks)?;
+                Pbx::start(settings, source.clone(), pbx, written, credentials)
+                    .await
+                    .with_context(|| format!("{} did not start", pbx.name))
+            }
+        });
+        let mut running = Vec::new();
+        let mut failure = None;
+        for started in futures::future::join_all(starts).await {
+            match started {
+                Ok(pbx) => running.push(pbx),
+                Err(error) => failure = Some(error),
+            }
+        }
+        let fleet = Self(running);
+        match failure {
+            None => Ok(fleet),
+            Some(error) => {
+                fleet.stop().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Waits until one of them ends by itself, which it should not.
+    pub async fn ended(&mut self) -> anyhow::Error {
+        let each = self.0.iter_mut().map(|pbx| Box::pin(pbx.ended()));
+        futures::future::select_all(each).await.0
+    }
+
+    /// Stops them at once, calls and all.
+    pub async fn stop(self) {
+        futures::future::join_all(self.0.into_iter().map(Pbx::stop)).await;
+    }
+}
