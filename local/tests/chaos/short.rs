@@ -26,21 +26,19 @@ const SEATS: usize = 16;
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_end_as_promised_while_one_thing_fails() -> Result<()> {
     let stage = Stage::open(SEATS).await?;
-    let mut all = deaths();
-    all.extend(
-        cases()
-            .into_iter()
-            .filter(|case| FAULTS.contains(&case.fault)),
-    );
-    ensure!(
-        all.len() == deaths().len() + FAULTS.len(),
-        "a fault is called otherwise"
-    );
+    let known = cases().into_iter();
+    let faults: Vec<Case> = known.filter(|case| FAULTS.contains(&case.fault)).collect();
+    ensure!(faults.len() == FAULTS.len(), "a fault is called otherwise");
     // Functions that have just been deployed start slowly, which is not what is looked at here.
     for scenario in [Scenario::Answered, Scenario::Outbound] {
         play(&stage, scenario, &[]).await?;
     }
-    let rows = meet(&stage, all, 1).await?;
+    let mut rows = Vec::new();
+    // One after the other: a process that dies takes with it what it does for another call, whose own death would not come.
+    for death in deaths() {
+        rows.extend(meet(&stage, vec![death], 1).await?);
+    }
+    rows.extend(meet(&stage, faults, 1).await?);
     println!("\n{}", table(&rows));
     ensure!(rows.iter().all(|row| row.lost == 0), "calls were lost");
     let channels = stage.channels().await?;
