@@ -350,12 +350,24 @@ impl From<EndpointError> for ApiError {
 
 impl From<SwitchboardError<OutsideError>> for ApiError {
     fn from(error: SwitchboardError<OutsideError>) -> Self {
+        Self::of_switchboard(error, None)
+    }
+}
+
+impl ApiError {
+    /// What went wrong with this call, whose id goes into the log: its story is told there by that.
+    #[must_use]
+    pub fn in_call(call: CallId, error: SwitchboardError<OutsideError>) -> Self {
+        Self::of_switchboard(error, Some(call))
+    }
+
+    fn of_switchboard(error: SwitchboardError<OutsideError>, call: Option<CallId>) -> Self {
         let call_id = match &error {
             SwitchboardError::Effect { call, .. } => Some(call.call_id),
             SwitchboardError::NoSuchCall
             | SwitchboardError::TooSoon(_)
             | SwitchboardError::Contended
-            | SwitchboardError::Store(_) => None,
+            | SwitchboardError::Store(_) => call,
         };
         if !matches!(
             error,

@@ -12,7 +12,8 @@
 //! 7. [`connections`] and [`status_update`]: who is connected, and what they hear of a call. [`streams`]: whose audio
 //!    Exotel brings.
 //! 8. [`replica`]: what one of two regions does about the other's calls.
-//! 9. [`names`], [`clock`], [`config`], [`secrets`], [`auth`], [`gate`], [`http`], [`start`]: the door.
+//! 9. [`metrics`]: what is counted and timed; `sent`, `xray`: what goes out, seen and traced.
+//! 10. [`names`], [`clock`], [`config`], [`secrets`], [`auth`], [`gate`], [`http`], [`start`]: the door.
 
 pub mod allowance;
 pub mod asterisk;
@@ -39,6 +40,7 @@ pub mod registration;
 pub mod replica;
 pub mod routes;
 pub mod secrets;
+mod sent;
 pub mod start;
 pub mod status_update;
 pub mod streams;
@@ -47,3 +49,4 @@ pub mod switchboard;
 mod testing;
 pub mod timeouts;
 pub mod websocket;
+pub mod xray;

@@ -3,55 +3,146 @@
 //! How calls go is read off the changes of their items ([`Measured::of_change`]) by the function that reads the table's stream: once
 //! for each change, whoever made it, and off the way of the call. What no item knows is counted where it happens.
 //!
-//! | metric | unit | by | |
-//! | --- | --- | --- | --- |
-//! | `total_calls` | count | `direction` | calls stored (S1) |
-//! | `successful_calls` | count | `direction` | calls whose two sides talked (S1) |
-//! | `background_launches` | count | | phones that took longer than 5 s to be ready, as one that sleeps does (S1) |
-//! | `average_ready_time` | ms | | from the call's storing until its phone was ready (S1); every percentile of it, too |
-//! | `time_to_push` | ms | | from the call's storing until the last push had been taken |
-//! | `time_to_bridge` | ms | | from the phone's being ready until the two talked |
-//! | `calls_ended` | count | `outcome` | calls that are over, by how |
-//! | `bridge_failures` | count | | phones that were ready and never talked, for want of a leg |
-//! | `push_failures` | count | | calls of which no push went out, although there is a device |
-//! | `push_results` | count | `service`, `result` | pushes, by what became of them |
-//! | `clients_told`, `telling_time` | count, ms | | clients sent to for one change of a call, and how long that took |
-//! | `cold_starts` | count | `function` | processes begun |
+//! [`ALL`] is every metric that there is. `docs/operations.md` says what each means; the template's dashboard and alarms
+//! may name no other. Each value of a dimension is a metric of its own to CloudWatch, and is paid for as one.
 
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use metrics::{Unit, counter, describe_histogram, histogram};
+use metrics::{Unit, counter, describe_counter, histogram};
 use metrics_cloudwatch_embedded::{Builder, Collector};
 
 use crate::call::{Call, Status, Why};
 use crate::clock::Timestamp;
+use crate::config::Environment;
 
-const NAMESPACE: &str = "Ringback";
+/// A metric, as CloudWatch knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metric {
+    /// Its name.
+    pub name: &'static str,
+    /// What its values are.
+    pub unit: In,
+    /// What its values are kept apart by.
+    pub dimensions: &'static [&'static str],
+}
+
+/// What a metric's values are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum In {
+    /// How many.
+    Count,
+    /// How long.
+    Milliseconds,
+}
+
+impl In {
+    /// As CloudWatch spells it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Count => "Count",
+            Self::Milliseconds => "Milliseconds",
+        }
+    }
+
+    const fn unit(self) -> Unit {
+        match self {
+            Self::Count => Unit::Count,
+            Self::Milliseconds => Unit::Milliseconds,
+        }
+    }
+}
+
+impl Metric {
+    const fn count(name: &'static str) -> Self {
+        Self::new(name, In::Count, &[])
+    }
+
+    const fn time(name: &'static str) -> Self {
+        Self::new(name, In::Milliseconds, &[])
+    }
+
+    const fn new(name: &'static str, unit: In, dimensions: &'static [&'static str]) -> Self {
+        Self {
+            name,
+            unit,
+            dimensions,
+        }
+    }
+
+    const fn by(self, dimensions: &'static [&'static str]) -> Self {
+        Self::new(self.name, self.unit, dimensions)
+    }
+}
+
+/// Calls stored (S1).
+pub const TOTAL_CALLS: Metric = Metric::count("total_calls");
+/// Calls whose two sides talked (S1).
+pub const SUCCESSFUL_CALLS: Metric = Metric::count("successful_calls");
+/// Phones that took longer than 5 s to be ready, as one that sleeps does (S1).
+pub const BACKGROUND_LAUNCHES: Metric = Metric::count("background_launches");
+/// From the call's storing until its phone was ready (S1); every percentile of it, too.
+pub const AVERAGE_READY_TIME: Metric = Metric::time("average_ready_time");
+/// From the call's storing until the last push had been taken.
+pub const TIME_TO_PUSH: Metric = Metric::time("time_to_push");
+/// From the phone's being ready until the two talked.
+pub const TIME_TO_BRIDGE: Metric = Metric::time("time_to_bridge");
+/// Calls that are over, by how.
+pub const CALLS_ENDED: Metric = Metric::count("calls_ended").by(&["outcome"]);
+/// Phones that were ready and never talked, for want of a leg.
+pub const BRIDGE_FAILURES: Metric = Metric::count("bridge_failures");
+/// Calls of which no push went out, although there is a device.
+pub const PUSH_FAILURES: Metric = Metric::count("push_failures");
+/// Pushes, by what became of them.
+pub const PUSH_RESULTS: Metric = Metric::count("push_results").by(&["service", "result"]);
+/// Clients sent to for one change of a call.
+pub const CLIENTS_TOLD: Metric = Metric::count("clients_told");
+/// How long sending to them took.
+pub const TELLING_TIME: Metric = Metric::time("telling_time");
+/// Requests to another system that had to be sent again.
+pub const RETRIES: Metric = Metric::count("retries").by(&["system"]);
+/// Processes begun.
+pub const COLD_STARTS: Metric = Metric::count("cold_starts");
+
+/// Every metric that there is.
+pub const ALL: [Metric; 14] = [
+    TOTAL_CALLS,
+    SUCCESSFUL_CALLS,
+    BACKGROUND_LAUNCHES,
+    AVERAGE_READY_TIME,
+    TIME_TO_PUSH,
+    TIME_TO_BRIDGE,
+    CALLS_ENDED,
+    BRIDGE_FAILURES,
+    PUSH_FAILURES,
+    PUSH_RESULTS,
+    CLIENTS_TOLD,
+    TELLING_TIME,
+    RETRIES,
+    COLD_STARTS,
+];
 
 /// A phone that takes longer to be ready was asleep (S1: `readyDuration > 5000`).
 const LAUNCHED_AFTER: Duration = Duration::from_secs(5);
 
 static COLLECTOR: OnceLock<&'static Collector> = OnceLock::new();
 
-/// Begins to collect, and counts this process as begun.
-pub(crate) fn begin(function: String) {
-    let begun = Builder::new().cloudwatch_namespace(NAMESPACE).init();
-    match begun {
+/// Begins to collect, for the namespace `METRICS_NAMESPACE` (`Ringback`, if that is not set), and counts this process as begun.
+pub(crate) fn begin(environment: &Environment) {
+    let namespace = environment.optional("METRICS_NAMESPACE");
+    let namespace = namespace.unwrap_or_else(|| "Ringback".to_owned());
+    match Builder::new().cloudwatch_namespace(namespace).init() {
         Ok(collector) => {
             let _first = COLLECTOR.set(collector);
         }
         Err(error) => tracing::warn!(%error, "no metrics are collected"),
     }
-    for name in [
-        "average_ready_time",
-        "time_to_push",
-        "time_to_bridge",
-        "telling_time",
-    ] {
-        describe_histogram!(name, Unit::Milliseconds, "");
+    for metric in ALL {
+        // To the collector a counter's unit is the same as a histogram's.
+        describe_counter!(metric.name, metric.unit.unit(), "");
     }
-    counter!("cold_starts", "function" => function).increment(1);
+    counter!(COLD_STARTS.name).increment(1);
 }
 
 /// Writes what has been collected since into the log: at the end of each invocation, for the process may be frozen after it.
@@ -66,7 +157,7 @@ pub fn flush() {
 
 /// What a change of a call says, to be recorded once it has been dealt with.
 #[derive(Debug)]
-pub struct Measured(Vec<Metric>);
+pub struct Measured(Vec<Measurement>);
 
 impl Measured {
     /// Counts and times what this change says.
@@ -77,39 +168,44 @@ impl Measured {
 
     /// Records it.
     pub fn record(self) {
-        for metric in self.0 {
-            metric.record();
+        for measurement in self.0 {
+            measurement.record();
         }
     }
 }
 
 /// A push that went out, or did not.
 pub(crate) fn pushed(service: &'static str, result: &'static str) {
-    counter!("push_results", "service" => service, "result" => result).increment(1);
+    counter!(PUSH_RESULTS.name, "service" => service, "result" => result).increment(1);
+}
+
+/// A request to another system is sent again.
+pub(crate) fn retried(system: impl Into<metrics::SharedString>) {
+    counter!(RETRIES.name, "system" => system.into()).increment(1);
 }
 
 /// A change of a call was told to so many clients.
 pub fn told(clients: u64, took: Duration) {
     #[expect(clippy::cast_precision_loss, reason = "nobody has 2^53 clients")]
-    histogram!("clients_told").record(clients as f64);
-    histogram!("telling_time").record(millis(took));
+    histogram!(CLIENTS_TOLD.name).record(clients as f64);
+    histogram!(TELLING_TIME.name).record(millis(took));
 }
 
 #[derive(Clone, Debug, PartialEq)]
-enum Metric {
-    Count(&'static str),
-    CountBy(&'static str, &'static str, &'static str),
-    Took(&'static str, Duration),
+enum Measurement {
+    One(Metric),
+    Ended(Status),
+    Took(Metric, Duration),
 }
 
-impl Metric {
+impl Measurement {
     fn record(&self) {
         match self {
-            Self::Count(name) => counter!(*name).increment(1),
-            Self::CountBy(name, dimension, value) => {
-                counter!(*name, *dimension => *value).increment(1);
+            Self::One(metric) => counter!(metric.name).increment(1),
+            Self::Ended(status) => {
+                counter!(CALLS_ENDED.name, "outcome" => status.as_str()).increment(1);
             }
-            Self::Took(name, duration) => histogram!(*name).record(millis(*duration)),
+            Self::Took(metric, duration) => histogram!(metric.name).record(millis(*duration)),
         }
     }
 }
@@ -118,37 +214,30 @@ fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
 }
 
-fn measured(before: Option<&Call>, after: &Call) -> Vec<Metric> {
-    let mut metrics = Vec::new();
-    let by_direction = |name| Metric::CountBy(name, "direction", direction(after));
+fn measured(before: Option<&Call>, after: &Call) -> Vec<Measurement> {
+    use Measurement::{Ended, One, Took};
+    let mut measured = Vec::new();
     if before.is_none() {
-        metrics.push(by_direction("total_calls"));
+        measured.push(One(TOTAL_CALLS));
     }
     if let Some(pushed_at) = newly(before, after, pushed_at) {
-        metrics.push(Metric::Took(
-            "time_to_push",
-            pushed_at.since(after.created_at),
-        ));
+        measured.push(Took(TIME_TO_PUSH, pushed_at.since(after.created_at)));
     }
     if let Some(ready_at) = newly(before, after, |call| call.ready_at) {
         let took = ready_at.since(after.created_at);
-        metrics.push(Metric::Took("average_ready_time", took));
-        metrics.extend((took > LAUNCHED_AFTER).then_some(Metric::Count("background_launches")));
+        measured.push(Took(AVERAGE_READY_TIME, took));
+        measured.extend((took > LAUNCHED_AFTER).then_some(One(BACKGROUND_LAUNCHES)));
     }
     if let Some(bridged_at) = newly(before, after, |call| call.bridged_at) {
-        metrics.push(by_direction("successful_calls"));
+        measured.push(One(SUCCESSFUL_CALLS));
         let took = after.ready_at.map(|ready_at| bridged_at.since(ready_at));
-        metrics.extend(took.map(|took| Metric::Took("time_to_bridge", took)));
+        measured.extend(took.map(|took| Took(TIME_TO_BRIDGE, took)));
     }
     if newly(before, after, |call| call.ended_at).is_some() {
-        metrics.push(Metric::CountBy(
-            "calls_ended",
-            "outcome",
-            after.status.as_str(),
-        ));
-        metrics.extend(failure(after).map(Metric::Count));
+        measured.push(Ended(after.status));
+        measured.extend(failure(after).map(One));
     }
-    metrics
+    measured
 }
 
 /// What this change has brought.
@@ -165,22 +254,10 @@ fn pushed_at(call: &Call) -> Option<Timestamp> {
     rang.map(|line| line.at)
 }
 
-const fn direction(call: &Call) -> &'static str {
-    if call.is_outbound() {
-        "outbound"
-    } else if call.caller.extension.is_some() {
-        "between_apps"
-    } else {
-        "inbound"
-    }
-}
-
-const fn failure(call: &Call) -> Option<&'static str> {
+const fn failure(call: &Call) -> Option<Metric> {
     match (call.status, call.why) {
-        (Status::Failed, Some(Why::NotConnected | Why::PhoneUnreachable)) => {
-            Some("bridge_failures")
-        }
-        (Status::Failed, Some(Why::PushFailed)) => Some("push_failures"),
+        (Status::Failed, Some(Why::NotConnected | Why::PhoneUnreachable)) => Some(BRIDGE_FAILURES),
+        (Status::Failed, Some(Why::PushFailed)) => Some(PUSH_FAILURES),
         _ => None,
     }
 }
@@ -198,7 +275,7 @@ mod tests {
     }
 
     /// What is measured of each of these events, from the call's storing on.
-    fn life(events: &[(u64, Event)]) -> Vec<Vec<Metric>> {
+    fn life(events: &[(u64, Event)]) -> Vec<Vec<Measurement>> {
         let mut call = a_call(NOW);
         let mut all = vec![measured(None, &call)];
         for (after, event) in events {
@@ -247,16 +324,16 @@ mod tests {
             (60, hung_up()),
             (61, Event::TimerFired),
         ]);
-        let story: Vec<Metric> = story.into_iter().flatten().collect();
+        let story: Vec<Measurement> = story.into_iter().flatten().collect();
         let seconds = Duration::from_secs;
         let expected = [
-            Metric::CountBy("total_calls", "direction", "inbound"),
-            Metric::Took("time_to_push", seconds(1)),
-            Metric::Took("average_ready_time", seconds(7)),
-            Metric::Count("background_launches"),
-            Metric::CountBy("successful_calls", "direction", "inbound"),
-            Metric::Took("time_to_bridge", seconds(2)),
-            Metric::CountBy("calls_ended", "outcome", "completed"),
+            Measurement::One(TOTAL_CALLS),
+            Measurement::Took(TIME_TO_PUSH, seconds(1)),
+            Measurement::Took(AVERAGE_READY_TIME, seconds(7)),
+            Measurement::One(BACKGROUND_LAUNCHES),
+            Measurement::One(SUCCESSFUL_CALLS),
+            Measurement::Took(TIME_TO_BRIDGE, seconds(2)),
+            Measurement::Ended(Status::Completed),
         ];
         assert_eq!(story, expected);
     }
@@ -267,22 +344,63 @@ mod tests {
         assert!(
             !story
                 .concat()
-                .contains(&Metric::Count("background_launches"))
+                .contains(&Measurement::One(BACKGROUND_LAUNCHES))
         );
     }
 
     #[test]
     fn what_failed_is_counted_by_what_failed() {
         let story = life(&[(0, Event::NobodyRang(Why::PushFailed))]).concat();
-        assert!(story.contains(&Metric::Count("push_failures")), "{story:?}");
+        assert!(
+            story.contains(&Measurement::One(PUSH_FAILURES)),
+            "{story:?}"
+        );
         let story = life(&[
             (0, accepted()),
             (60, Event::TimerFired),
             (60, Event::NotBridged),
         ]);
         assert!(
-            story.concat().contains(&Metric::Count("bridge_failures")),
+            story.concat().contains(&Measurement::One(BRIDGE_FAILURES)),
             "{story:?}"
         );
+    }
+
+    /// The rows of the page's table: name, unit, dimensions.
+    fn documented() -> Vec<(String, String, Vec<String>)> {
+        let page = include_str!("../../docs/operations.md");
+        let rows = page
+            .lines()
+            .skip_while(|line| !line.starts_with("| metric |"));
+        let rows = rows.skip(2).take_while(|line| line.starts_with('|'));
+        rows.map(|row| {
+            let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+            let dimensions = cells[3].split(',').map(|name| name.trim().replace('`', ""));
+            (
+                cells[1].replace('`', ""),
+                cells[2].to_owned(),
+                dimensions.filter(|name| !name.is_empty()).collect(),
+            )
+        })
+        .collect()
+    }
+
+    #[test]
+    fn the_page_names_every_metric_and_no_other() {
+        let mut written = ALL.map(|metric| {
+            (
+                metric.name.to_owned(),
+                metric.unit.as_str().to_owned(),
+                metric
+                    .dimensions
+                    .iter()
+                    .map(|name| (*name).to_owned())
+                    .collect(),
+            )
+        });
+        let mut documented = documented();
+        written.sort();
+        documented.sort();
+        assert_eq!(documented, written);
     }
 }

@@ -518,6 +518,12 @@ mod tests {
     }
 
     #[test]
+    fn operators_are_told_how_a_call_sid_makes_an_id() {
+        let page = include_str!("../../docs/operations.md");
+        assert!(page.contains(&CALL_SID_NAMESPACE.to_string()));
+    }
+
+    #[test]
     fn a_phone_leg_knows_its_call() {
         let call = CallId::fresh();
         assert_eq!(ChannelId::of_phone(call).phone_of(), Some(call));

@@ -28,16 +28,29 @@ use crate::push::fcm::Fcm;
 use crate::push::sns::Sns;
 use crate::routes::Routes;
 use crate::secrets::{AsteriskSecret, ExotelSecret, Secret};
+use crate::sent::Sent;
 use crate::status_update::StatusAudience;
 use crate::streams::Streams;
 use crate::switchboard::Switchboard;
 use crate::timeouts::Timeouts;
+use crate::xray;
 
 /// What libraries say at `info` is of no use at 3 a.m.
 const QUIET: &str = "aws=warn,aws_config=warn,aws_smithy_runtime=warn,hyper=warn,lambda_http=warn,lambda_runtime=warn";
 
 /// The switchboard that functions run: calls in DynamoDB, effects in the world.
 pub type LiveSwitchboard = Switchboard<DynamoCalls, Outside>;
+
+/// A client of one of the SDK's crates. What it sends is seen.
+macro_rules! client {
+    ($sdk:ident, $start:expr) => {
+        $sdk::Client::from_conf(
+            $sdk::config::Builder::from(&$start.aws)
+                .interceptor(Sent)
+                .build(),
+        )
+    };
+}
 
 /// What every function starts from.
 #[derive(Debug)]
@@ -74,8 +87,8 @@ impl Start {
             .with_span_list(false)
             .with_env_filter(EnvFilter::new(format!("{level},{QUIET}")))
             .try_init();
-        let function = environment.optional("AWS_LAMBDA_FUNCTION_NAME");
-        metrics::begin(function.unwrap_or_else(|| "unknown".to_owned()));
+        metrics::begin(&environment);
+        xray::begin(&environment);
         let aws = aws_config::defaults(BehaviorVersion::latest())
             .timeout_config(timeouts())
             .load()
@@ -139,8 +152,8 @@ impl Start {
     /// When a variable is missing.
     pub fn timeouts(&self) -> Result<Timeouts, ConfigError> {
         Timeouts::from_environment(
-            aws_sdk_sqs::Client::new(&self.aws),
-            aws_sdk_scheduler::Client::new(&self.aws),
+            client!(aws_sdk_sqs, self),
+            client!(aws_sdk_scheduler, self),
             &self.environment,
         )
     }
@@ -164,6 +177,7 @@ impl Start {
     pub fn connections(&self) -> Result<Connections, ConfigError> {
         let url = self.environment.url("WS_MANAGEMENT_URL")?;
         let config = aws_sdk_apigatewaymanagement::config::Builder::from(&self.aws)
+            .interceptor(Sent)
             .endpoint_url(url)
             .build();
         let api = aws_sdk_apigatewaymanagement::Client::from_conf(config);
@@ -206,7 +220,7 @@ impl Start {
     /// SNS mobile push.
     #[must_use]
     pub fn sns(&self) -> Sns {
-        Sns::from_environment(aws_sdk_sns::Client::new(&self.aws), &self.environment)
+        Sns::from_environment(client!(aws_sdk_sns, self), &self.environment)
     }
 
     /// Asterisk, one or several.
@@ -262,7 +276,7 @@ impl Start {
         &self,
         variable: &'static str,
     ) -> Result<Secret<T>, ConfigError> {
-        let client = aws_sdk_secretsmanager::Client::new(&self.aws);
+        let client = client!(aws_sdk_secretsmanager, self);
         Secret::from_environment(&client, &self.environment, variable)
     }
 
@@ -277,7 +291,7 @@ impl Start {
     /// DynamoDB.
     #[must_use]
     pub fn dynamodb(&self) -> aws_sdk_dynamodb::Client {
-        aws_sdk_dynamodb::Client::new(&self.aws)
+        client!(aws_sdk_dynamodb, self)
     }
 
     /// The table's name.
@@ -289,7 +303,7 @@ impl Start {
     /// SQS.
     #[must_use]
     pub fn sqs(&self) -> aws_sdk_sqs::Client {
-        aws_sdk_sqs::Client::new(&self.aws)
+        client!(aws_sdk_sqs, self)
     }
 
     /// The region that this function runs in.
@@ -311,10 +325,11 @@ where
     Handling: Future<Output = Result<Value, Failure>>,
     Failure: Into<Diagnostic> + fmt::Debug,
 {
-    let handle = |event| {
+    let handle = |event: LambdaEvent<Payload>| {
+        let trace = event.context.xray_trace_id.clone();
         let handling = handler(event);
         async move {
-            let answer = handling.await;
+            let answer = xray::traced(trace.as_deref(), handling).await;
             metrics::flush();
             answer
         }

@@ -21,6 +21,7 @@ use crate::calls::{Allowed, Calls, Created, Meeting, Place, Saved, Starter, Stor
 use crate::clock::Timestamp;
 use crate::devices::Device;
 use crate::names::{CallId, CallSid, Caller, Extension, Leg, PhoneNumber};
+use crate::xray;
 
 /// Carries effects out. [`crate::outside::Outside`] does so in the world, a recorder in tests.
 pub trait Perform {
@@ -489,6 +490,7 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
         for _ in 0..TRIES {
             match decide(&call, event, now) {
                 Decision::Refuse(refusal) => {
+                    xray::about(call.call_id);
                     return Ok(Outcome {
                         call,
                         refused: Some(refusal),
@@ -526,6 +528,7 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
         now: Timestamp,
         until: Timestamp,
     ) -> Result<Outcome, SwitchboardError<P::Error>> {
+        xray::about(call.call_id);
         tracing::info!(
             call_id = %call.call_id, event = event.as_str(), by = event.by(), status = call.status.as_str(), ?effects,
             "call"

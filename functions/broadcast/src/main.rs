@@ -18,6 +18,7 @@ use ringback::replica;
 use ringback::start::{Start, run};
 use ringback::status_update::{StatusAudience, StatusUpdate};
 use ringback::timeouts::{Timeouts, TimerError};
+use ringback::xray;
 use serde::Deserialize;
 use serde_dynamo::Item;
 use serde_json::{Value, json};
@@ -105,8 +106,9 @@ impl Broadcast {
         let looked_at = join_all(looking).await;
         for (change, looked_at) in changes.into_iter().zip(looked_at) {
             let sequence_number = change.sequence_number.clone();
+            let call_id = change.after.call_id;
             if let Err(error) = self.deal_with(change, looked_at).await {
-                tracing::error!(%error, cause = ?error.source(), "broadcast failed");
+                tracing::error!(%call_id, %error, cause = ?error.source(), "broadcast failed");
                 return Ok(json!({ "batchItemFailures": [{ "itemIdentifier": sequence_number }] }));
             }
         }
@@ -149,6 +151,7 @@ impl Broadcast {
 
     async fn tell(&self, update: &StatusUpdate) -> Result<(), StoreError> {
         let started = Instant::now();
+        xray::about(update.call_id());
         let (for_participants, for_others) = (update.for_participants(), update.for_others());
         let listeners = match self.audience {
             StatusAudience::Everyone => self.connections.of_everyone().left_stream(),

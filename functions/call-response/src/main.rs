@@ -25,7 +25,8 @@ impl CallResponses {
         let outcome = self
             .switchboard
             .handle(id, &event, now, http::until(&request))
-            .await?;
+            .await
+            .map_err(|error| ApiError::in_call(id, error))?;
         match outcome.refused {
             None => Ok(Answer::ok(json!({ "status": outcome.call.status }))),
             Some(refusal) => Err(http::refused(refusal, &outcome.call, now)),

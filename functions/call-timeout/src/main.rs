@@ -54,16 +54,34 @@ async fn fire_message<'a>(
     message: &'a Message,
     until: Timestamp,
 ) -> Option<&'a str> {
-    let fired = match serde_json::from_str(&message.body) {
-        Ok(timer) => fire(switchboard, timer, until).await,
-        Err(error) => Err(error.into()),
-    };
-    let error = fired.err()?;
-    tracing::error!(message_id = message.message_id, %error, cause = ?error.source(), "timer failed");
-    Some(&message.message_id)
+    let id = &message.message_id;
+    match serde_json::from_str::<Timer>(&message.body) {
+        Ok(timer) => fire(switchboard, timer, until)
+            .await
+            .err()
+            .map(|_| id.as_str()),
+        Err(error) => {
+            tracing::error!(message_id = id, %error, "a message is no timer");
+            Some(id)
+        }
+    }
 }
 
+/// What fails is told here, and brought again by whoever brought it.
 async fn fire(switchboard: &LiveSwitchboard, timer: Timer, until: Timestamp) -> Result<(), Error> {
+    let call_id = timer.call_id;
+    let fired = look_at(switchboard, timer, until).await;
+    if let Err(error) = &fired {
+        tracing::error!(%call_id, %error, cause = ?error.source(), "timer failed");
+    }
+    fired
+}
+
+async fn look_at(
+    switchboard: &LiveSwitchboard,
+    timer: Timer,
+    until: Timestamp,
+) -> Result<(), Error> {
     let (call_id, event) = (timer.call_id, timer.event());
     let now = Timestamp::now();
     let handled = switchboard.handle(call_id, &event, now, until);

@@ -64,9 +64,13 @@ impl ExotelWebhook {
         until: Timestamp,
     ) -> Result<Answer, ApiError> {
         match self.switchboard.handle(call, event, now, until).await {
-            Err(SwitchboardError::NoSuchCall) => Ok(Answer::ok(json!({ "status": "unknown" }))),
-            outcome => Ok(Answer::ok(
-                json!({ "call_id": call, "status": outcome?.call.status }),
+            Err(SwitchboardError::NoSuchCall) => {
+                tracing::info!(call_id = %call, "a report of a call that is not known");
+                Ok(Answer::ok(json!({ "status": "unknown" })))
+            }
+            Err(error) => Err(ApiError::in_call(call, error)),
+            Ok(outcome) => Ok(Answer::ok(
+                json!({ "call_id": call, "status": outcome.call.status }),
             )),
         }
     }

@@ -39,7 +39,9 @@ impl Starting {
             whom: self.whom(app, request).await?,
             within: self.allowance,
         };
-        let call = self.switchboard.start(&wanted, now, until).await?.call;
+        let started = self.switchboard.start(&wanted, now, until).await;
+        let started = started.map_err(|error| ApiError::in_call(wanted.call_id, error))?;
+        let call = started.call;
         if !wanted.is(&call) {
             return Err(ApiError::reference_used().about_call(&call));
         }

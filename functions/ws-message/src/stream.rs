@@ -43,32 +43,34 @@ impl Streaming {
                 call_sid,
                 sample_rate,
             } => {
-                tracing::info!(connection_id, %call_sid, sample_rate, "stream started");
-                self.start(switchboard, connection_id, call_sid, until)
-                    .await
+                let call = tell(switchboard, &call_sid, &Event::StreamStarted, until).await?;
+                if let Some(call) = call {
+                    tracing::info!(call_id = %call.call_id, connection_id, sample_rate, "stream started");
+                    self.begin(connection_id, &call, call_sid).await?;
+                }
+                Ok(())
             }
             Frame::Dtmf(dtmf) => self.dtmf(connection_id, &dtmf).await,
             Frame::Stop { call_sid, reason } => {
-                tracing::info!(connection_id, %call_sid, reason = reason.as_str(), "stream stopped");
-                tell(switchboard, &call_sid, &Event::StreamStopped(reason), until).await?;
+                let stopped = Event::StreamStopped(reason);
+                if let Some(call) = tell(switchboard, &call_sid, &stopped, until).await? {
+                    tracing::info!(call_id = %call.call_id, connection_id, reason = reason.as_str(), "stream stopped");
+                }
                 Ok(())
             }
         }
     }
 
-    async fn start(
+    async fn begin(
         &self,
-        switchboard: &LiveSwitchboard,
         connection_id: &str,
+        call: &Call,
         call_sid: CallSid,
-        until: Timestamp,
     ) -> Result<(), ApiError> {
-        let now = Timestamp::now();
-        let outcome = tell(switchboard, &call_sid, &Event::StreamStarted, until).await?;
-        if let Some(call) = outcome {
-            let stream = Stream::of(&call, call_sid);
-            self.streams.begin(connection_id, &stream, now).await?;
-        }
+        let stream = Stream::of(call, call_sid);
+        self.streams
+            .begin(connection_id, &stream, Timestamp::now())
+            .await?;
         Ok(())
     }
 
@@ -108,7 +110,7 @@ async fn tell(
             tracing::warn!(%call_sid, "the stream of a call that is not known");
             Ok(None)
         }
-        Err(error) => Err(error.into()),
+        Err(error) => Err(ApiError::in_call(id, error)),
     }
 }
 

@@ -21,6 +21,18 @@ use tokio::process::{Child, Command};
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+/// The trace that every invocation is part of.
+pub(crate) const TRACE: Trace = Trace {
+    root: "1-65f2f7c0-0123456789abcdef01234567",
+    parent: "53995c3f42cd8ad8",
+};
+
+/// A trace, sampled by X-Ray.
+pub(crate) struct Trace {
+    pub(crate) root: &'static str,
+    pub(crate) parent: &'static str,
+}
+
 /// A function's binary, running as it does in Lambda.
 pub(crate) struct RunningFunction {
     name: String,
@@ -167,6 +179,10 @@ async fn next(State(api): State<Arc<Api>>) -> Response {
         (
             "lambda-runtime-invoked-function-arn",
             "arn:aws:lambda:ap-south-1:000000000000:function:local".to_owned(),
+        ),
+        (
+            "lambda-runtime-trace-id",
+            format!("Root={};Parent={};Sampled=1", TRACE.root, TRACE.parent),
         ),
         ("content-type", "application/json".to_owned()),
     ];

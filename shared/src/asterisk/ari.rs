@@ -10,7 +10,12 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 
 use super::AsteriskError;
+use crate::metrics;
 use crate::secrets::{AsteriskSecret, Secret};
+use crate::xray;
+
+/// As metrics and traces call it.
+pub(super) const SYSTEM: &str = "Asterisk";
 
 /// Asterisk answers an originate at once, and lives near us.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -70,7 +75,10 @@ impl Ari {
             return answer;
         }
         match self.access.secret.after_refusal(&secret).await {
-            Some(newer) => self.ask_with(&newer, &asking).await,
+            Some(newer) => {
+                metrics::retried(SYSTEM);
+                self.ask_with(&newer, &asking).await
+            }
             None => answer,
         }
     }
@@ -140,9 +148,10 @@ fn may_be_outdated(answer: &Result<Response, AsteriskError>) -> bool {
 /// when it has sent the next request. So what breaks off is sent again; every request here may be.
 async fn send(request: RequestBuilder, doing: &'static str) -> Result<Response, AsteriskError> {
     let again = request.try_clone();
-    let answer = match (request.send().await, again) {
+    let answer = match (xray::part(SYSTEM, doing, request.send()).await, again) {
         (Err(error), Some(again)) if !error.is_timeout() && !error.is_connect() => {
-            again.send().await
+            metrics::retried(SYSTEM);
+            xray::part(SYSTEM, doing, again.send()).await
         }
         (answer, _) => answer,
     };

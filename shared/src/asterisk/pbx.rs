@@ -7,10 +7,11 @@ use reqwest::{Method, Response, StatusCode};
 use serde::Deserialize;
 
 use super::AsteriskError;
-use super::ari::{Ari, expect, read};
+use super::ari::{Ari, SYSTEM, expect, read};
 use super::leg::NewLeg;
 use crate::call::Call;
 use crate::clock::Timestamp;
+use crate::metrics;
 use crate::names::{CallId, ChannelId, Extension, PbxName};
 
 /// How often, and after which pause, taking a leg down is tried again.
@@ -229,6 +230,7 @@ impl Pbx {
                 break;
             }
             tokio::time::sleep(PAUSE).await;
+            metrics::retried(SYSTEM);
             answer = self.ari.ask(doing, Method::DELETE, &path, None).await;
         }
         let answer = answer?;

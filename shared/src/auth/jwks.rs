@@ -21,6 +21,7 @@ use tokio::sync::{Mutex, OnceCell};
 
 use crate::clock::Timestamp;
 use crate::config::ConfigError;
+use crate::xray;
 
 /// Between two fetches, whatever came of the first: anybody can show a token with a key id that nobody knows.
 const REST: Duration = Duration::from_secs(60);
@@ -163,7 +164,8 @@ impl PublishedKeys {
     async fn body(&self) -> Result<Vec<u8>, FetchError> {
         let client = self.client.get_or_try_init(|| async { client() }).await?;
         let request = client.get(self.url.clone());
-        let answer = request.header(ACCEPT, "application/json").send().await;
+        let asking = request.header(ACCEPT, "application/json").send();
+        let answer = xray::part("token issuer", "fetching its keys", asking).await;
         let mut answer = answer.map_err(reqwest::Error::without_url)?;
         if !answer.status().is_success() {
             return Err(FetchError::Status(answer.status()));

@@ -19,8 +19,13 @@ use super::{OutboundProgress, indian_time};
 use crate::call::Call;
 use crate::clock::Timestamp;
 use crate::config::{ConfigError, Environment};
+use crate::metrics;
 use crate::names::{CallId, CallSid, PhoneNumber};
 use crate::secrets::{ExotelSecret, Secret, SecretError};
+use crate::xray;
+
+/// As metrics and traces call it.
+const SYSTEM: &str = "Exotel";
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Until the whole answer is there. Exotel answers a connect before it dials.
@@ -267,7 +272,8 @@ impl Exotel {
         request: &ConnectRequest,
     ) -> Result<Placed, ExotelError> {
         let asking = self.request(secret, Method::POST, "connect.json").await?;
-        let answer = match asking.form(&request.fields()).send().await {
+        let asking = asking.form(&request.fields()).send();
+        let answer = match xray::part(SYSTEM, "placing a call", asking).await {
             Ok(answer) => answer,
             Err(error) if error.is_connect() => {
                 return Err(ExotelError::Unavailable(broken(error)));
@@ -303,7 +309,7 @@ impl Exotel {
     ) -> Result<CallDetails, ExotelError> {
         let path = format!("{call}.json");
         let asking = self.request(secret, Method::GET, &path).await?;
-        let answer = asking.send().await;
+        let answer = xray::part(SYSTEM, "looking a call up", asking.send()).await;
         let answer = answer.map_err(|error| ExotelError::Unavailable(broken(error)))?;
         match answer.status() {
             status if status.is_success() => {
@@ -333,7 +339,10 @@ impl Exotel {
             return answer;
         }
         match self.secret.after_refusal(&secret).await {
-            Some(newer) => ask(newer).await,
+            Some(newer) => {
+                metrics::retried(SYSTEM);
+                ask(newer).await
+            }
             None => answer,
         }
     }

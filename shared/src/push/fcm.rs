@@ -19,7 +19,12 @@ use tokio::sync::{Mutex, OnceCell};
 use super::message::{Message, PushError};
 use crate::clock::Timestamp;
 use crate::config::{ConfigError, Environment};
+use crate::metrics;
 use crate::secrets::{Secret, ServiceAccount};
+use crate::xray;
+
+/// As metrics and traces call it.
+const SYSTEM: &str = "FCM";
 
 const SCOPE: &str = "https://www.googleapis.com/auth/firebase.messaging";
 
@@ -145,6 +150,7 @@ impl Fcm {
                 tokio::time::sleep(pause).await;
             }
         }
+        metrics::retried(SYSTEM);
         let left = until.since(Timestamp::now());
         let second = tokio::time::timeout(left, self.attempt(token, message)).await;
         match second.map_err(|_| PushError::NotTaken("no answer in time".to_owned()))?? {
@@ -184,13 +190,15 @@ impl Fcm {
             .post(url)
             .bearer_auth(access.expose_secret())
             .json(&body(token, message));
-        Ok(match request.send().await {
-            Ok(answer) => outcome(answer, account, access).await,
-            Err(error) => Err(Failure::Busy {
-                pause: Duration::ZERO,
-                what: error.without_url().to_string(),
-            }),
-        })
+        Ok(
+            match xray::part(SYSTEM, "sending a push", request.send()).await {
+                Ok(answer) => outcome(answer, account, access).await,
+                Err(error) => Err(Failure::Busy {
+                    pause: Duration::ZERO,
+                    what: error.without_url().to_string(),
+                }),
+            },
+        )
     }
 
     async fn client(&self) -> Result<&Client, PushError> {
@@ -264,7 +272,8 @@ async fn request_access(
         ("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer"),
         ("assertion", &assertion),
     ];
-    let answer = client.post(&account.token_uri).form(&form).send().await;
+    let asking = client.post(&account.token_uri).form(&form).send();
+    let answer = xray::part(SYSTEM, "asking for access", asking).await;
     let answer = answer.map_err(unavailable)?;
     // `invalid_grant` (400) for a key that was taken back, `invalid_client` (401) for an account that is gone.
     if answer.status().is_client_error() && answer.status() != StatusCode::TOO_MANY_REQUESTS {
