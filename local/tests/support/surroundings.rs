@@ -180,6 +180,7 @@ impl Surroundings {
             // The stack's own: its stand-in for FCM knows the key.
             ("FCM_SECRET_ARN", format!("{STACK_NAME}/fcm")),
             ("LOG_LEVEL", "debug".to_owned()),
+            ("METRICS_NAMESPACE", self.name.clone()),
             // Short, for the phone of this story is not there to answer.
             ("RING_TIMEOUT_SECONDS", "5".to_owned()),
             ("CONNECT_TIMEOUT_SECONDS", "5".to_owned()),
