@@ -193,7 +193,7 @@ pub(super) fn usual(event: &Event, now: Timestamp) -> Option<(Vec<Check>, Vec<Se
             vec![
                 waiting,
                 Check::RungOutAt(now),
-                Check::RingsAt(now.before(ABANDONED_AFTER)),
+                Check::RingsAt(now.before(LATE)),
             ],
             ended(Status::TimedOut, Why::NoAnswer, now),
         ),
@@ -485,13 +485,16 @@ fn timer_fired(call: &Call, now: Timestamp) -> Verdict {
     }
 }
 
-/// The legs should have been joined by now, and that they were may have been told in vain; or this timer comes so late
-/// that its region was away, and another has gone on with the call meanwhile. Asterisk is asked, once, before a
-/// conversation is ended for a lost report.
+/// Timers come within a second. One that is later may be of a region that was away, or of the region that did not store
+/// the call: the other one may have gone on with it, which is not known here yet.
+const LATE: Duration = Duration::from_secs(1);
+
+/// The legs should have been joined by now, and that they were may have been told in vain; or this timer is [`LATE`].
+/// Asterisk is asked, once, before a conversation is ended for a lost report.
 fn may_be_talking(call: &Call, now: Timestamp) -> bool {
     let is_due = match call.status {
         Status::MobileReady => true,
-        Status::WaitingForMobile => now >= call.rings_until + ABANDONED_AFTER,
+        Status::WaitingForMobile => now >= call.rings_until + LATE,
         Status::Initiated
         | Status::Ringing
         | Status::InProgress
