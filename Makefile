@@ -3,16 +3,19 @@
 #   RING_TIMEOUT_SECONDS=10 make run     settings of the functions come from the environment (see template.yaml)
 
 .DEFAULT_GOAL := help
-.PHONY: help run up down call client test lint unit e2e e2e-here deny
+.PHONY: help run up down regions call client test lint unit e2e e2e-here regions-here deny
 
 # No `-p`: with it, cargo would choose other features for the same dependencies and compile them twice.
 LOCAL := cargo run --quiet --locked --bin ringback-local --
 # Tests that plain `cargo test` leaves alone, because they need a running stack.
 STACK_TESTS := $(shell sed -n '/^\[\[test\]\]/{n;s/^name = "\(.*\)"/\1/p;}' local/Cargo.toml)
+# Of those, the ones that need a stack in two regions.
+REGION_TESTS := regions
 # Reads what all the others have left in the logs.
 LAST_TEST := secrecy
 # Needs a stack that was started with FAULTS=yes, whose listeners are in the way of a crowd of clients.
 FAULT_TEST := chaos
+ONE_REGION_TESTS := $(filter-out $(REGION_TESTS) $(FAULT_TEST),$(STACK_TESTS))
 # Long enough to answer a call in, short enough to wait for its end.
 TEST_RING_TIMEOUT_SECONDS := 10
 # How often a call is looked up of which Exotel says nothing: as often as the template allows.
@@ -30,6 +33,9 @@ up: ## start the local stack in the background
 
 down: ## stop the local stack
 	@$(LOCAL) down
+
+regions: ## start the local stack in two regions, and stay until Ctrl-C
+	@$(LOCAL) regions
 
 call: ## place a call through the running stack and play the phone
 	@$(LOCAL) call
@@ -60,13 +66,22 @@ e2e: export RING_TIMEOUT_SECONDS := $(TEST_RING_TIMEOUT_SECONDS)
 e2e: export EXOTEL_CHECK_SECONDS := $(TEST_EXOTEL_CHECK_SECONDS)
 e2e: ## end-to-end tests on a stack of their own
 	$(LOCAL) test-env $(MAKE) --no-print-directory e2e-here
+	$(LOCAL) test-regions $(MAKE) --no-print-directory regions-here
 
 # On the stack that runs already.
 e2e-here:
 ifeq ($(NEXTEST),yes)
-	cargo nextest run --workspace --locked $(STACK_TESTS:%=--test %) -E 'package(ringback-local) - binary($(LAST_TEST)) - binary($(FAULT_TEST))'
+	cargo nextest run --workspace --locked $(ONE_REGION_TESTS:%=--test %) -E 'package(ringback-local) - binary($(LAST_TEST))'
 	cargo nextest run --workspace --locked --test $(LAST_TEST)
 else
-	cargo test --workspace --locked $(foreach test,$(filter-out $(LAST_TEST) $(FAULT_TEST),$(STACK_TESTS)),--test $(test))
+	cargo test --workspace --locked $(foreach test,$(filter-out $(LAST_TEST),$(ONE_REGION_TESTS)),--test $(test))
 	cargo test --workspace --locked --test $(LAST_TEST)
+endif
+
+# On the stack in two regions that runs already.
+regions-here:
+ifeq ($(NEXTEST),yes)
+	cargo nextest run --workspace --locked $(REGION_TESTS:%=--test %) -E 'package(ringback-local)'
+else
+	cargo test --workspace --locked $(REGION_TESTS:%=--test %) -- --test-threads 1
 endif

@@ -16,9 +16,11 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::runtime::Runtime;
 
-use crate::settings::{LOOPBACK, PORTS};
+use crate::cloud::region::Region;
+#[cfg(test)]
+use crate::settings::LOOPBACK;
 
 /// The path of the WebSocket API, also its stage's name.
 pub const WEBSOCKET_PATH: &str = "/exotel-stream";
@@ -41,13 +43,14 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// The APIs with these ids, in the local AWS.
-    pub fn in_local_aws(http_api: &str, websocket_api: Option<&str>) -> Result<Self> {
-        Ok(Self {
-            address: format!("{LOOPBACK}:{}", PORTS.cloud).parse()?,
+    /// The APIs with these ids, in a region's local AWS.
+    #[must_use]
+    pub fn in_local_aws(region: Region, http_api: &str, websocket_api: Option<&str>) -> Self {
+        Self {
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, region.cloud_port)),
             http_api: http_api.to_owned(),
             websocket_api: websocket_api.map(str::to_owned),
-        })
+        }
     }
 
     /// Where the local AWS has a path of an API. It knows APIs by host name too, but then takes some paths,
@@ -61,26 +64,48 @@ impl Upstream {
     }
 }
 
-/// A running gateway; it ends when this is dropped.
+/// A running gateway. When this is dropped it is gone, with every connection that was open through it.
 #[derive(Debug)]
 pub struct Gateway {
-    _servers: JoinSet<()>,
+    /// A runtime of its own, so that whatever it has started ends with it.
+    runtime: Option<Runtime>,
 }
 
 impl Gateway {
     /// Listens on both loopback addresses where the machine has both.
     pub async fn start(upstream: Upstream, port: u16) -> Result<Self> {
-        let router = router(upstream);
-        let mut servers = JoinSet::new();
-        let v4 = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
-            .await
-            .with_context(|| format!("could not listen on {port}"))?;
-        servers.spawn(serve(v4, router.clone()));
-        // `localhost` may mean this one; a machine without IPv6 does without.
-        if let Ok(v6) = TcpListener::bind((Ipv6Addr::LOCALHOST, port)).await {
-            servers.spawn(serve(v6, router));
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("gateway")
+            .enable_all()
+            .build()?;
+        let servers = runtime.handle().clone();
+        // From here on it ends, when dropped, in the way that is allowed within another runtime.
+        let gateway = Self {
+            runtime: Some(runtime),
+        };
+        let listening = servers.spawn(async move {
+            let v4 = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+                .await
+                .with_context(|| format!("could not listen on {port}"))?;
+            let router = router(upstream);
+            // `localhost` may mean this one; a machine without IPv6 does without.
+            if let Ok(v6) = TcpListener::bind((Ipv6Addr::LOCALHOST, port)).await {
+                tokio::spawn(serve(v6, router.clone()));
+            }
+            tokio::spawn(serve(v4, router));
+            anyhow::Ok(())
+        });
+        listening.await??;
+        Ok(gateway)
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
         }
-        Ok(Self { _servers: servers })
     }
 }
 

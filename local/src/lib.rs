@@ -2,17 +2,20 @@
 //!
 //! Reading order: [`run`] starts and stops it all; [`tools`], [`cloud`] and [`pbx`] bring and run the real
 //! parts; [`stand_in`] plays the two services nobody can run at home; [`gateway`] is the one address in front;
-//! [`faults`] lets things go wrong, for those who want to see that.
+//! [`faults`] lets things go wrong, for those who want to see that. [`replication`] is what a global table does between
+//! two regions, and [`loss`] how one of them is lost.
 
 pub mod call;
 pub mod cloud;
 pub mod credentials;
 pub mod faults;
 pub mod gateway;
+pub mod loss;
 pub mod pbx;
 pub mod prerequisites;
 pub mod process;
 pub mod progress;
+pub mod replication;
 pub mod run;
 pub mod settings;
 pub mod stack;

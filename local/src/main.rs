@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use ringback_local::cloud::region::Extent;
 use ringback_local::settings::Settings;
 use ringback_local::{call, run};
 
@@ -23,10 +24,18 @@ enum Order {
     Up,
     /// Stop what `up` or `run` started
     Down,
+    /// Start everything in two regions, and stay until Ctrl-C
+    Regions,
     /// Place one SIP call through the running stack and play the phone
     Call,
     /// Run a command with a stack around it, and end with its exit status
     TestEnv {
+        /// The command and its arguments
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
+    /// The same, with a stack in two regions
+    TestRegions {
         /// The command and its arguments
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
@@ -47,14 +56,22 @@ async fn main() -> ExitCode {
 async fn carry_out(order: Order) -> Result<ExitCode> {
     let settings = Settings::from_environment();
     match order {
-        Order::Run => run::in_foreground(&settings).await?,
+        Order::Run => run::in_foreground(&settings, Extent::OneRegion).await?,
+        Order::Regions => run::in_foreground(&settings, Extent::TwoRegions).await?,
         Order::Up => run::up(&settings).await?,
         Order::Down => run::down(&settings).await?,
         Order::Call => call::place(&settings).await?,
         Order::TestEnv { command } => {
-            let code = run::around(&settings, &command).await?;
-            return Ok(u8::try_from(code).map_or(ExitCode::FAILURE, ExitCode::from));
+            return around(&settings, Extent::OneRegion, &command).await;
+        }
+        Order::TestRegions { command } => {
+            return around(&settings, Extent::TwoRegions, &command).await;
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn around(settings: &Settings, extent: Extent, command: &[String]) -> Result<ExitCode> {
+    let code = run::around(settings, extent, command).await?;
+    Ok(u8::try_from(code).map_or(ExitCode::FAILURE, ExitCode::from))
 }

@@ -4,18 +4,19 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 
 use anyhow::{Result, bail};
 
+use crate::cloud::region::Extent;
 use crate::settings::{PBXS, PORTS, Settings, TRUNK_SOURCE};
 
 /// Python's oldest version that the pinned tools run on.
 const PYTHON: &str = "import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))";
 
 /// Fails with everything that is missing at once.
-pub fn check(settings: &Settings) -> Result<()> {
+pub fn check(settings: &Settings, extent: Extent) -> Result<()> {
     let missing: Vec<String> = [
         python(),
         crate::pbx::source::missing(settings),
         trunk_source(),
-        ports(),
+        ports(extent),
     ]
     .into_iter()
     .flatten()
@@ -46,7 +47,7 @@ fn trunk_source() -> Option<String> {
     })
 }
 
-fn ports() -> Option<String> {
+fn ports(extent: Extent) -> Option<String> {
     let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let tcp = [
         (PORTS.gateway, "the gateway"),
@@ -55,10 +56,20 @@ fn ports() -> Option<String> {
         (PORTS.cloud, "the local AWS"),
         (PORTS.faults, "asking for faults"),
     ];
+    let of_second_region = [
+        (PORTS.fallback_gateway, "the second region's gateway"),
+        (PORTS.fallback_cloud, "the second region's local AWS"),
+        (PORTS.loss, "losing a region"),
+    ];
+    let with_second = match extent {
+        Extent::OneRegion => 0,
+        Extent::TwoRegions => of_second_region.len(),
+    };
     let mut taken: Vec<String> = tcp
         .into_iter()
         .chain(PBXS.map(|pbx| (pbx.ari, "ARI")))
         .chain(PBXS.map(|pbx| (pbx.ari_plain, "Asterisk's own HTTP")))
+        .chain(of_second_region.into_iter().take(with_second))
         .filter(|(port, _)| TcpListener::bind(local(*port)).is_err())
         .map(|(port, what)| format!("{port}/tcp for {what}"))
         .collect();

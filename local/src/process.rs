@@ -129,6 +129,12 @@ impl Daemon {
         Ok(())
     }
 
+    /// It, and what it has started.
+    #[must_use]
+    pub const fn group(&self) -> Group {
+        Group(self.group)
+    }
+
     /// Asks it to end, waits for that, and insists after `patience`.
     pub async fn stop(mut self, patience: Duration) {
         // The process may be gone already; then there is nobody to ask.
@@ -138,6 +144,60 @@ impl Daemon {
         let _ = killpg(self.group, Signal::SIGKILL);
         let _ = self.child.wait().await;
         self.pid_file.remove();
+    }
+}
+
+/// One that nobody has stopped, such as when something else could not be started, is ended at once.
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            let _ = killpg(self.group, Signal::SIGKILL);
+            self.pid_file.remove();
+        }
+    }
+}
+
+/// A daemon and what it has started.
+#[derive(Debug, Clone, Copy)]
+pub struct Group(Pid);
+
+impl Group {
+    /// Stops it where it is. Connections to it are still accepted, by the system; nothing is said on them.
+    ///
+    /// # Errors
+    /// When it is no longer there.
+    pub fn freeze(self) -> Result<()> {
+        killpg(self.0, Signal::SIGSTOP).context("freeze a daemon")
+    }
+
+    /// Goes on where it was stopped.
+    ///
+    /// # Errors
+    /// When it is no longer there.
+    pub fn thaw(self) -> Result<()> {
+        killpg(self.0, Signal::SIGCONT).context("thaw a daemon")
+    }
+
+    /// Kills what the daemon has started, in the middle of whatever that does.
+    ///
+    /// # Errors
+    /// When the system does not say what that is.
+    pub fn kill_all_but_the_daemon(self) -> Result<usize> {
+        let processes = std::process::Command::new("ps")
+            .args(["-A", "-o", "pid=,pgid="])
+            .output()
+            .context("ask for the processes of a daemon")?;
+        let listed = String::from_utf8_lossy(&processes.stdout);
+        let members = listed.lines().filter_map(|line| {
+            let (pid, group) = line.trim().split_once(char::is_whitespace)?;
+            let group: i32 = group.trim().parse().ok()?;
+            let pid = Pid::from_raw(pid.parse().ok()?);
+            (group == self.0.as_raw() && pid != self.0).then_some(pid)
+        });
+        // One that has ended meanwhile is as dead.
+        Ok(members
+            .filter(|pid| kill(*pid, Signal::SIGKILL).is_ok())
+            .count())
     }
 }
 

@@ -7,8 +7,6 @@ use std::path::{Path, PathBuf};
 pub const LOOPBACK: &str = "127.0.0.1";
 /// The source address of the simulated Exotel trunk, which the PBX identifies it by.
 pub const TRUNK_SOURCE: &str = "127.0.0.2";
-/// The region the application is deployed into.
-pub const REGION: &str = "ap-south-1";
 /// The CloudFormation stack's name.
 pub const STACK_NAME: &str = "ringback-local";
 
@@ -23,6 +21,12 @@ pub struct Ports {
     pub exotel: u16,
     /// The local AWS.
     pub cloud: u16,
+    /// The gateway of the second region, where there is one.
+    pub fallback_gateway: u16,
+    /// The local AWS of the second region.
+    pub fallback_cloud: u16,
+    /// What a second region is lost and found by, and its replication slowed down.
+    pub loss: u16,
     /// Where faults are asked for, and before the systems (see [`crate::faults`]): this one and the next four.
     pub faults: u16,
 }
@@ -33,6 +37,9 @@ pub const PORTS: Ports = Ports {
     fcm: 5051,
     exotel: 5052,
     cloud: 4566,
+    fallback_gateway: 5150,
+    fallback_cloud: 4666,
+    loss: 5151,
     faults: 5053,
 };
 

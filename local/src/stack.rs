@@ -38,6 +38,12 @@ pub struct Stack {
     pub numbers: BTreeMap<String, String>,
     /// What the stand-ins have received.
     pub requests: Requests,
+    /// The same of the second region, where there is one. Phones, SIP and stand-ins are the same ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<Box<Stack>>,
+    /// Where a region is lost and found, and replication slowed down, in a stack of two regions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_url: Option<String>,
     /// How things can be made to go wrong, in a stack that was started with `FAULTS=yes`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub faults: Option<Faults>,

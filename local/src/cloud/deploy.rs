@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
-use super::{endpoint, point_at_local_aws};
+use super::point_at_local_aws;
+use super::region::Region;
 use crate::process::{output, run_logged};
-use crate::settings::{REGION, STACK_NAME, Settings};
+use crate::settings::{STACK_NAME, Settings};
 use crate::tools::Tools;
 
 /// The bucket that the builds are uploaded into.
@@ -33,26 +34,27 @@ impl Outputs {
 }
 
 /// Where the deployment's output goes.
-pub fn log(settings: &Settings) -> PathBuf {
-    settings.state("deploy.log")
+pub fn log(settings: &Settings, region: Region) -> PathBuf {
+    settings.state(&region.file("deploy.log"))
 }
 
-/// Deploys the template at `template` with these parameters.
+/// Deploys the template at `template` into a region with these parameters.
 pub async fn deploy(
     settings: &Settings,
     tools: &Tools,
+    region: Region,
     template: &Path,
     parameters: &BTreeMap<String, String>,
 ) -> Result<Outputs> {
-    make_bucket().await?;
-    let mut command = sam(settings, tools);
+    make_bucket(region).await?;
+    let mut command = sam(settings, tools, region);
     command
         .args([
             "deploy",
             "--stack-name",
             STACK_NAME,
             "--region",
-            REGION,
+            region.name,
             "--s3-bucket",
             BUCKET,
         ])
@@ -75,22 +77,22 @@ pub async fn deploy(
                 .iter()
                 .map(|(name, value)| format!("{name}={value}")),
         );
-    run_logged(&mut command, &log(settings)).await?;
-    outputs(settings, tools).await
+    run_logged(&mut command, &log(settings, region)).await?;
+    outputs(settings, tools, region).await
 }
 
 /// In the state directory, where no `samconfig.toml` changes what the arguments say.
-fn sam(settings: &Settings, tools: &Tools) -> tokio::process::Command {
+fn sam(settings: &Settings, tools: &Tools, region: Region) -> tokio::process::Command {
     let mut command = tools.command("sam");
-    point_at_local_aws(&mut command)
+    point_at_local_aws(&mut command, region)
         .current_dir(settings.state_dir())
         .env("__SAM_CLI_APP_DIR", settings.state("sam"));
     command
 }
 
-async fn make_bucket() -> Result<()> {
+async fn make_bucket(region: Region) -> Result<()> {
     let answer = reqwest::Client::new()
-        .put(format!("{}/{BUCKET}", endpoint()))
+        .put(format!("{}/{BUCKET}", region.endpoint()))
         .send()
         .await?;
     ensure!(
@@ -108,15 +110,15 @@ struct Output {
     output_value: String,
 }
 
-async fn outputs(settings: &Settings, tools: &Tools) -> Result<Outputs> {
-    let mut command = sam(settings, tools);
+async fn outputs(settings: &Settings, tools: &Tools, region: Region) -> Result<Outputs> {
+    let mut command = sam(settings, tools, region);
     command.args([
         "list",
         "stack-outputs",
         "--stack-name",
         STACK_NAME,
         "--region",
-        REGION,
+        region.name,
         "--output",
         "json",
     ]);

@@ -5,34 +5,38 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use reqwest::Client;
 
-use super::{endpoint, point_at_local_aws};
+use super::point_at_local_aws;
+use super::region::Region;
 use crate::process::Daemon;
-use crate::settings::{LOOPBACK, PORTS, REGION, Settings};
+use crate::settings::{LOOPBACK, Settings};
 use crate::tools::{Tools, make_dir};
 
-/// The name of its log and pid file.
-pub const NAME: &str = "cloud";
 /// It needs about 3 s, more when everything starts for the first time.
 const START: Duration = Duration::from_secs(60);
 
 /// Starts it and waits until it answers.
 ///
 /// The functions are given `for_functions` as the endpoint of every service: it itself, or what stands before it.
-pub async fn start(settings: &Settings, tools: &Tools, for_functions: &str) -> Result<Daemon> {
-    let scratch = settings.state("cloud");
+pub async fn start(
+    settings: &Settings,
+    tools: &Tools,
+    region: Region,
+    for_functions: &str,
+) -> Result<Daemon> {
+    let scratch = settings.state(region.part);
     make_dir(&scratch)?;
     let mut command = tools.command("ministack");
-    point_at_local_aws(&mut command)
+    point_at_local_aws(&mut command, region)
         .env("AWS_ENDPOINT_URL", for_functions)
         // It binds to every interface unless told otherwise, and opens ports for services not used here.
         .env("BIND_HOST", LOOPBACK)
-        .env("GATEWAY_PORT", PORTS.cloud.to_string())
-        .env("MINISTACK_REGION", REGION)
+        .env("GATEWAY_PORT", region.cloud_port.to_string())
+        .env("MINISTACK_REGION", region.name)
         .env("SFTP_ENABLED", "0")
         .env("IOT_MTLS_ENABLED", "0")
         .env("TMPDIR", &scratch);
-    let mut daemon = Daemon::start(NAME, &mut command, &settings.state_dir())?;
-    match wait_until_ready(&mut daemon).await {
+    let mut daemon = Daemon::start(region.part, &mut command, &settings.state_dir())?;
+    match wait_until_ready(&mut daemon, region).await {
         Ok(()) => Ok(daemon),
         Err(error) => {
             daemon.stop(Duration::from_secs(1)).await;
@@ -41,9 +45,9 @@ pub async fn start(settings: &Settings, tools: &Tools, for_functions: &str) -> R
     }
 }
 
-async fn wait_until_ready(daemon: &mut Daemon) -> Result<()> {
+async fn wait_until_ready(daemon: &mut Daemon, region: Region) -> Result<()> {
     let http = Client::builder().timeout(Duration::from_secs(2)).build()?;
-    let url = format!("{}/_ministack/ready", endpoint());
+    let url = format!("{}/_ministack/ready", region.endpoint());
     let deadline = tokio::time::Instant::now() + START;
     while tokio::time::Instant::now() < deadline {
         daemon.check_alive().await?;

@@ -3,26 +3,23 @@
 pub mod build;
 pub mod deploy;
 pub mod emulator;
+pub mod region;
+pub mod replica;
 pub mod seed;
 pub mod template;
 
 use tokio::process::Command;
 
-use crate::settings::{LOOPBACK, PORTS, REGION};
+use region::Region;
 
-/// The endpoint of every AWS service.
-pub fn endpoint() -> String {
-    format!("http://{LOOPBACK}:{}", PORTS.cloud)
-}
-
-/// Where the local AWS has its deployed APIs, by their ids. It knows them by host name too, but not every machine finds
+/// Where a local AWS has its deployed APIs, by their ids. It knows them by host name too, but not every machine finds
 /// names below `localhost`.
 pub fn apis(endpoint: &str) -> String {
     format!("{endpoint}/_aws/execute-api")
 }
 
-/// Points a command at the local AWS, and away from whatever real account the user has.
-fn point_at_local_aws(command: &mut Command) -> &mut Command {
+/// Points a command at a region's local AWS, and away from whatever real account the user has.
+fn point_at_local_aws(command: &mut Command, region: Region) -> &mut Command {
     for variable in [
         "AWS_PROFILE",
         "AWS_DEFAULT_PROFILE",
@@ -32,11 +29,11 @@ fn point_at_local_aws(command: &mut Command) -> &mut Command {
         command.env_remove(variable);
     }
     command
-        .env("AWS_ENDPOINT_URL", endpoint())
+        .env("AWS_ENDPOINT_URL", region.endpoint())
         .env("AWS_ACCESS_KEY_ID", "local")
         .env("AWS_SECRET_ACCESS_KEY", "local")
-        .env("AWS_REGION", REGION)
-        .env("AWS_DEFAULT_REGION", REGION)
+        .env("AWS_REGION", region.name)
+        .env("AWS_DEFAULT_REGION", region.name)
         .env("AWS_CONFIG_FILE", "/dev/null")
         .env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
         .env("AWS_EC2_METADATA_DISABLED", "true")

@@ -2,21 +2,21 @@
 //! the extensions' owners.
 
 use anyhow::{Context, Result};
-use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_config::{BehaviorVersion, SdkConfig};
 use aws_sdk_dynamodb::config::Credentials as AwsCredentials;
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::Value;
 
 use super::deploy::Outputs;
-use super::endpoint;
+use super::region::Region;
 use crate::credentials::Credentials;
-use crate::settings::{CROWD, MOBILE_NUMBERS, NUMBERS, REGION, one_of_the_crowd};
+use crate::settings::{CROWD, MOBILE_NUMBERS, NUMBERS, one_of_the_crowd};
 
-/// A client configuration for the local AWS.
-pub async fn aws_config() -> SdkConfig {
+/// A client configuration for a region's local AWS.
+pub async fn aws_config(region: Region) -> SdkConfig {
     aws_config::defaults(BehaviorVersion::latest())
-        .endpoint_url(endpoint())
-        .region(Region::new(REGION))
+        .endpoint_url(region.endpoint())
+        .region(aws_config::Region::new(region.name))
         .credentials_provider(AwsCredentials::new(
             "local",
             "local",
@@ -28,9 +28,9 @@ pub async fn aws_config() -> SdkConfig {
         .await
 }
 
-/// Puts the secrets, the routes and the owners' numbers, those of the crowd too if there is one.
-pub async fn fill(outputs: &Outputs, credentials: &Credentials, with_crowd: bool) -> Result<()> {
-    let config = aws_config().await;
+/// Puts the secrets into a region.
+pub async fn secrets(region: Region, outputs: &Outputs, credentials: &Credentials) -> Result<()> {
+    let config = aws_config(region).await;
     let secrets = [
         ("AppSecretArn", credentials.app_secret()),
         ("ExotelSecretArn", credentials.exotel_secret()),
@@ -40,6 +40,13 @@ pub async fn fill(outputs: &Outputs, credentials: &Credentials, with_crowd: bool
     for (output, value) in secrets {
         put_secret(&config, outputs.require(output)?, &value).await?;
     }
+    Ok(())
+}
+
+/// Puts the routes and the owners' numbers into the table, those of the crowd too if there is one. From the first region
+/// they come to the second, as all does.
+pub async fn numbers(region: Region, outputs: &Outputs, with_crowd: bool) -> Result<()> {
+    let config = aws_config(region).await;
     let table = outputs.require("TableName")?;
     let owned = |(a, b): (&str, &str)| (a.to_owned(), b.to_owned());
     let mut numbers: Vec<_> = NUMBERS.into_iter().map(owned).collect();

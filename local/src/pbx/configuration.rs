@@ -27,6 +27,8 @@ const WRITTEN: [(&str, &str); 7] = [
 pub struct Hooks<'a> {
     /// The HTTP API.
     pub url: &'a str,
+    /// The second region's, where there is one.
+    pub fallback_url: Option<&'a str>,
     /// The PBX's name, where there is more than one.
     pub name: Option<&'a str>,
 }
@@ -124,6 +126,9 @@ fn dialplan(hooks: &Hooks<'_>, hook_secret: &str) -> String {
         "[globals]\nRINGBACK_HOOK_URL = {}\nRINGBACK_HOOK_SECRET = {hook_secret}\nRINGBACK_MAX_WAIT_SECONDS = 60\n",
         hooks.url
     );
+    if let Some(fallback_url) = hooks.fallback_url {
+        let _ = writeln!(text, "RINGBACK_FALLBACK_HOOK_URL = {fallback_url}");
+    }
     if let Some(name) = hooks.name {
         let _ = writeln!(text, "RINGBACK_PBX = {name}");
     }
@@ -180,6 +185,7 @@ mod tests {
         let credentials = Credentials::generate("http://127.0.0.1:5051/token").unwrap();
         let hooks = Hooks {
             url: "http://127.0.0.1:5050",
+            fallback_url: None,
             name: None,
         };
         let written: BTreeSet<String> =

@@ -19,12 +19,13 @@ pub fn ari_urls() -> String {
 pub struct Fleet(Vec<Pbx>);
 
 impl Fleet {
-    /// Starts all of them. Each names itself to the application if `listed`, its `ARI_URL`, does.
+    /// Starts all of them, with the HTTP APIs of one region or two for their hooks. Each names itself to the application if
+    /// `listed`, its `ARI_URL`, does.
     pub async fn start(
         settings: &Settings,
         source: &Source,
         credentials: &Credentials,
-        hook_url: &str,
+        (hook_url, fallback_url): (&str, Option<&str>),
         listed: &str,
     ) -> Result<Self> {
         let starts = PBXS.map(|pbx| {
@@ -35,6 +36,7 @@ impl Fleet {
             let name = is_named.then_some(pbx.name);
             let hooks = configuration::Hooks {
                 url: hook_url,
+                fallback_url,
                 name,
             };
             async move {

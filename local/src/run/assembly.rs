@@ -1,24 +1,28 @@
 //! Starts the parts in their order, side by side where that saves time, and stops them together.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
 use tokio::task::JoinHandle;
 
-use super::description::{describe, http_url};
+use super::description::describe;
 use crate::cloud::deploy::{self, Outputs};
+use crate::cloud::region::{Extent, FALLBACK, PRIMARY, Region};
 use crate::cloud::template::Template;
-use crate::cloud::{apis, build, emulator, endpoint, seed};
+use crate::cloud::{apis, build, emulator, replica, seed};
 use crate::credentials::Credentials;
 use crate::faults::rule::System;
 use crate::faults::{self, Faults, Upstreams};
 use crate::gateway::{Gateway, Upstream};
+use crate::loss::{self, Losable, TwoRegions};
 use crate::pbx::fleet::{Fleet, ari_urls};
 use crate::pbx::server::ari_url;
 use crate::pbx::source;
 use crate::process::{Daemon, PidFile};
 use crate::progress::Progress;
+use crate::replication::Replication;
 use crate::settings::{LOOPBACK, PBXS, PORTS, Settings, TOKEN_AUDIENCE, TOKEN_ISSUER};
 use crate::stack::Stack;
 use crate::stand_in;
@@ -34,16 +38,31 @@ const HEALTHY_WITHIN: Duration = Duration::from_secs(15);
 pub(super) struct Running {
     pub(super) description: Stack,
     cloud: Daemon,
+    second_cloud: Option<Daemon>,
     pbxs: Fleet,
-    _gateway: Gateway,
-    _stand_ins: [JoinHandle<()>; 2],
+    _front: Front,
+    _servers: Vec<JoinHandle<()>>,
     _faults: Option<faults::Serving>,
+}
+
+/// What stands before the local clouds.
+#[derive(Debug)]
+enum Front {
+    One { _gateway: Gateway },
+    Two { _regions: Arc<TwoRegions> },
 }
 
 impl Running {
     pub(super) async fn part_ended(&mut self) -> anyhow::Error {
+        let second = async {
+            match &mut self.second_cloud {
+                Some(cloud) => cloud.ended().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             error = self.cloud.ended() => error,
+            error = second => error,
             error = self.pbxs.ended() => error,
         }
     }
@@ -51,80 +70,201 @@ impl Running {
     pub(super) async fn stop(self, settings: &Settings, progress: Progress) {
         Stack::remove(&settings.state_dir());
         progress.say("stopping");
-        tokio::join!(self.pbxs.stop(), self.cloud.stop(PATIENCE));
+        let second = async {
+            if let Some(cloud) = self.second_cloud {
+                cloud.stop(PATIENCE).await;
+            }
+        };
+        tokio::join!(self.pbxs.stop(), self.cloud.stop(PATIENCE), second);
         progress.say("stopped");
     }
 }
 
+/// A region with the application deployed in it.
+struct Deployed {
+    region: Region,
+    cloud: Daemon,
+    outputs: Outputs,
+}
+
 /// Brings everything up, side by side where that saves time.
-pub(super) async fn start(settings: &Settings, progress: Progress) -> Result<Running> {
+pub(super) async fn start(
+    settings: &Settings,
+    progress: Progress,
+    extent: Extent,
+) -> Result<Running> {
     let template = Template::read(&settings.repository().join("template.yaml"))?;
     let faults = Faults::if_wanted(settings).await?;
-    let around = Around::with(faults.is_some());
-    let token_uri = format!("{}/token", around.fcm);
+    let with_faults = faults.is_some();
+    let token_uri = format!("{}/token", Around::region(PRIMARY, with_faults).fcm);
     let tools = Tools::at(settings);
 
     let prepare_cloud = async {
         install_and_build(settings, progress, &tools, &template).await?;
-        let cloud = progress
-            .step(
-                "start the local AWS",
-                None,
-                emulator::start(settings, &tools, &around.aws),
-            )
-            .await?;
-        let outputs = deploy_application(settings, progress, &tools, &template, &around).await;
-        stop_if_failed(cloud, outputs).await
+        deploy_everywhere(settings, progress, &tools, &template, extent, with_faults).await
     };
     let prepare_pbx = obtain_asterisk(settings, progress);
     let make_credentials = async {
         let made = tokio::task::spawn_blocking(move || Credentials::generate(&token_uri)).await?;
         made?.overridden(settings)
     };
-    let ((cloud, outputs), asterisk, credentials) =
+    let ((first, second), asterisk, credentials) =
         tokio::try_join!(prepare_cloud, prepare_pbx, make_credentials)?;
 
-    let with_faults = faults.is_some();
     let serve = |faults: Faults| {
         let upstreams = upstreams(settings);
-        let cloud = PidFile::new(&settings.state_dir(), emulator::NAME);
+        let cloud = PidFile::new(&settings.state_dir(), PRIMARY.part);
         faults.serve(&upstreams, &credentials, cloud)
     };
-    let serving = faults.map(serve).transpose();
-    let rest = async {
-        let serving = serving?;
-        let front = finish(
-            settings,
-            progress,
-            &outputs,
-            asterisk,
-            &credentials,
-            with_faults,
-        )
+    let serving = faults.map(serve).transpose()?;
+    let mut servers = serve_stand_ins(&credentials).await?;
+    let mut description = describe(
+        settings,
+        first.region,
+        &first.outputs,
+        &credentials,
+        with_faults,
+    )?;
+    let fill = fill(&first, second.as_ref(), &credentials, with_faults);
+    progress
+        .step("put the secrets, routes and numbers", None, fill)
         .await?;
-        anyhow::Ok((serving, front))
+    let front = match &second {
+        None => Front::One {
+            _gateway: open_gateway(&first).await?,
+        },
+        Some(second) => {
+            let regions = [losable(&first).await?, losable(second).await?];
+            let table = first.outputs.require("TableName")?;
+            let replication = Replication::start([first.region, second.region], table).await?;
+            let two = Arc::new(TwoRegions::new(regions, replication));
+            servers.push(stand_in::serve(loss::router(Arc::clone(&two)), PORTS.loss).await?);
+            let fallback = describe(
+                settings,
+                second.region,
+                &second.outputs,
+                &credentials,
+                false,
+            )?;
+            description.fallback = Some(Box::new(fallback));
+            description.loss_url = Some(format!("http://{LOOPBACK}:{}", PORTS.loss));
+            Front::Two { _regions: two }
+        }
     };
-    let (cloud, (faults, (pbxs, gateway, stand_ins, description))) =
-        stop_if_failed(cloud, rest.await).await?;
+    let listed = if with_faults {
+        Around::region(PRIMARY, with_faults).pbx
+    } else {
+        settings.override_or("ARI_URL", ari_urls())
+    };
+    let url = first.region.http_url();
+    let fallback_url = second.as_ref().map(|second| second.region.http_url());
+    let hooks = (url.as_str(), fallback_url.as_deref());
+    let starting = Fleet::start(settings, &asterisk, &credentials, hooks, &listed);
+    let pbxs = progress.step("start Asterisk", None, starting).await?;
+    check_health(progress, first.region).await;
+    if let Some(second) = &second {
+        check_health(progress, second.region).await;
+    }
+    description.write(&settings.state_dir())?;
     Ok(Running {
         description,
-        cloud,
+        cloud: first.cloud,
+        second_cloud: second.map(|second| second.cloud),
         pbxs,
-        _gateway: gateway,
-        _stand_ins: stand_ins,
-        _faults: faults,
+        _front: front,
+        _servers: servers,
+        _faults: serving,
     })
 }
 
-/// Hands on what came after the local AWS was started, or stops it.
-async fn stop_if_failed<T>(cloud: Daemon, outcome: Result<T>) -> Result<(Daemon, T)> {
-    match outcome {
-        Ok(value) => Ok((cloud, value)),
-        Err(error) => {
-            cloud.stop(PATIENCE).await;
-            Err(error)
+async fn deploy_everywhere(
+    settings: &Settings,
+    progress: Progress,
+    tools: &Tools,
+    template: &Template,
+    extent: Extent,
+    with_faults: bool,
+) -> Result<(Deployed, Option<Deployed>)> {
+    let around = |region| Around::region(region, with_faults);
+    let start = async |region| emulator::start(settings, tools, region, &around(region).aws).await;
+    let starting = async {
+        match extent {
+            Extent::OneRegion => Ok((start(PRIMARY).await?, None)),
+            Extent::TwoRegions => {
+                let (first, second) = tokio::try_join!(start(PRIMARY), start(FALLBACK))?;
+                Ok((first, Some(second)))
+            }
         }
+    };
+    let (first, second) = progress.step("start the local AWS", None, starting).await?;
+    let other = second.is_some().then_some(FALLBACK);
+    let own = other.map(|other| vec![("OtherRegion", other.name.to_owned())]);
+    let own = own.unwrap_or_default();
+    let deploy = async |region, own| {
+        let around = around(region);
+        deploy_application(settings, progress, tools, template, &around, region, own).await
+    };
+    let outputs = deploy(PRIMARY, own).await?;
+    let second = match second {
+        None => None,
+        Some(cloud) => {
+            let table = outputs.require("TableName")?;
+            let label = replica::make(PRIMARY, table, FALLBACK).await?;
+            let own = vec![
+                ("OtherRegion", PRIMARY.name.to_owned()),
+                ("ExistingTableName", table.to_owned()),
+                ("ExistingTableStreamLabel", label),
+            ];
+            let outputs = deploy(FALLBACK, own).await?;
+            Some(Deployed {
+                region: FALLBACK,
+                cloud,
+                outputs,
+            })
+        }
+    };
+    let first = Deployed {
+        region: PRIMARY,
+        cloud: first,
+        outputs,
+    };
+    Ok((first, second))
+}
+
+async fn fill(
+    first: &Deployed,
+    second: Option<&Deployed>,
+    credentials: &Credentials,
+    with_crowd: bool,
+) -> Result<()> {
+    for one in [first].into_iter().chain(second) {
+        seed::secrets(one.region, &one.outputs, credentials).await?;
     }
+    seed::numbers(first.region, &first.outputs, with_crowd).await
+}
+
+fn upstream(deployed: &Deployed) -> Result<Upstream> {
+    let outputs = &deployed.outputs;
+    Ok(Upstream::in_local_aws(
+        deployed.region,
+        outputs.require("HttpApiId")?,
+        outputs.optional("WebSocketApiId"),
+    ))
+}
+
+async fn open_gateway(deployed: &Deployed) -> Result<Gateway> {
+    Gateway::start(upstream(deployed)?, deployed.region.gateway_port).await
+}
+
+async fn losable(deployed: &Deployed) -> Result<Losable> {
+    let gateway = open_gateway(deployed).await?;
+    let group = deployed.cloud.group();
+    Ok(Losable::new(
+        deployed.region,
+        group,
+        upstream(deployed)?,
+        gateway,
+    ))
 }
 
 /// Side by side, unless one of the tools is what compiles.
@@ -174,21 +314,25 @@ async fn deploy_application(
     tools: &Tools,
     template: &Template,
     around: &Around,
+    region: Region,
+    regions_own: Vec<(&'static str, String)>,
 ) -> Result<Outputs> {
     let path = settings.state("template.yaml");
     std::fs::write(
         &path,
         template.with_builds_in(&build::builds_dir(settings))?,
     )?;
-    let parameters = parameters(settings, &template.parameters(), around);
-    let deployment = deploy::deploy(settings, tools, &path, &parameters);
-    progress
-        .step(
-            "deploy template.yaml",
-            Some(deploy::log(settings)),
-            deployment,
-        )
-        .await
+    let parameters = parameters(
+        settings,
+        &template.parameters(),
+        around,
+        region,
+        regions_own,
+    );
+    let deployment = deploy::deploy(settings, tools, region, &path, &parameters);
+    let name = format!("deploy template.yaml into {}", region.name);
+    let log = deploy::log(settings, region);
+    progress.step(&name, Some(log), deployment).await
 }
 
 /// The parameters that say where a system is that may stand behind a door.
@@ -206,12 +350,15 @@ struct Around {
 }
 
 impl Around {
-    /// Themselves, or the doors in front of them that faults need.
-    fn with(faults: bool) -> Self {
+    /// Themselves, or the doors in front of them that faults need. The second region's local AWS has none.
+    fn region(region: Region, faults: bool) -> Self {
         let or_door = |system, own| if faults { faults::url(system) } else { own };
         let stand_in = |port| format!("http://{LOOPBACK}:{port}");
         Self {
-            aws: or_door(System::Aws, endpoint()),
+            aws: match region {
+                PRIMARY => or_door(System::Aws, region.endpoint()),
+                other => other.endpoint(),
+            },
             pbx: or_door(System::Pbx, ari_urls()),
             fcm: or_door(System::Fcm, stand_in(PORTS.fcm)),
             exotel: or_door(System::Exotel, stand_in(PORTS.exotel)),
@@ -222,7 +369,7 @@ impl Around {
 
 /// What stands behind the doors: whatever the environment names, or the stack's own.
 fn upstreams(settings: &Settings) -> Upstreams {
-    let own = Around::with(false);
+    let own = Around::region(PRIMARY, false);
     Upstreams {
         aws: own.aws,
         pbx: settings.override_or("ARI_URL", ari_url(&PBXS[0])),
@@ -236,6 +383,8 @@ fn parameters(
     settings: &Settings,
     declared: &[String],
     around: &Around,
+    region: Region,
+    regions_own: Vec<(&'static str, String)>,
 ) -> BTreeMap<String, String> {
     let own = [
         (
@@ -250,7 +399,7 @@ fn parameters(
         ("AriUrl", around.pbx.clone()),
         ("FcmBaseUrl", around.fcm.clone()),
         ("ExotelBaseUrl", around.exotel.clone()),
-        ("PublicHttpUrl", http_url()),
+        ("PublicHttpUrl", region.http_url()),
         ("LocalApiGatewayUrl", apis(&around.aws)),
         ("TokenIssuer", TOKEN_ISSUER.to_owned()),
         ("TokenAudience", TOKEN_AUDIENCE.to_owned()),
@@ -262,6 +411,7 @@ fn parameters(
     ];
     let mut parameters: BTreeMap<String, String> = own
         .into_iter()
+        .chain(regions_own)
         .filter(|(name, _)| declared.iter().any(|declared| declared == name))
         .map(|(name, value)| (name.to_owned(), value))
         .collect();
@@ -273,59 +423,23 @@ fn parameters(
     parameters
 }
 
-type Front = (Fleet, Gateway, [JoinHandle<()>; 2], Stack);
-
-/// Everything that needs the deployed application's names.
-async fn finish(
-    settings: &Settings,
-    progress: Progress,
-    outputs: &Outputs,
-    asterisk: source::Source,
-    credentials: &Credentials,
-    with_faults: bool,
-) -> Result<Front> {
-    let stand_ins = serve_stand_ins(credentials).await?;
-    progress
-        .step(
-            "put the secrets, routes and numbers",
-            None,
-            seed::fill(outputs, credentials, with_faults),
-        )
-        .await?;
-    let upstream = Upstream::in_local_aws(
-        outputs.require("HttpApiId")?,
-        outputs.optional("WebSocketApiId"),
-    )?;
-    let gateway = Gateway::start(upstream, PORTS.gateway).await?;
-    let listed = if with_faults {
-        Around::with(with_faults).pbx
-    } else {
-        settings.override_or("ARI_URL", ari_urls())
-    };
-    let url = http_url();
-    let starting = Fleet::start(settings, &asterisk, credentials, &url, &listed);
-    let pbxs = progress.step("start Asterisk", None, starting).await?;
-    check_health(progress).await;
-    let description = describe(settings, outputs, credentials, with_faults)?;
-    description.write(&settings.state_dir())?;
-    Ok((pbxs, gateway, stand_ins, description))
-}
-
-async fn serve_stand_ins(credentials: &Credentials) -> Result<[JoinHandle<()>; 2]> {
+async fn serve_stand_ins(credentials: &Credentials) -> Result<Vec<JoinHandle<()>>> {
     let fcm = stand_in::fcm::router(&credentials.service_account)?;
     let exotel = stand_in::exotel::router(&credentials.exotel)?;
-    Ok([
+    Ok(vec![
         stand_in::serve(fcm, PORTS.fcm).await?,
         stand_in::serve(exotel, PORTS.exotel).await?,
     ])
 }
 
 /// Says how the application finds itself. An unhealthy stack is left running: it is there to be looked at.
-async fn check_health(progress: Progress) {
+async fn check_health(progress: Progress, region: Region) {
     let deadline = tokio::time::Instant::now() + HEALTHY_WITHIN;
     loop {
-        let answer = match reqwest::get(format!("{}/health", http_url())).await {
-            Ok(answer) if answer.status().is_success() => return progress.say("health: 200"),
+        let answer = match reqwest::get(format!("{}/health", region.http_url())).await {
+            Ok(answer) if answer.status().is_success() => {
+                return progress.say(&format!("health in {}: 200", region.name));
+            }
             Ok(answer) => format!(
                 "{}: {}",
                 answer.status(),
@@ -334,7 +448,7 @@ async fn check_health(progress: Progress) {
             Err(error) => error.to_string(),
         };
         if tokio::time::Instant::now() >= deadline {
-            return progress.say(&format!("health: NOT WELL, {answer}"));
+            return progress.say(&format!("health in {}: NOT WELL, {answer}", region.name));
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }

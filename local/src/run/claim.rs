@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::cloud::emulator;
+use crate::cloud::region::{Extent, FALLBACK, PRIMARY};
 use crate::prerequisites;
 use crate::process::PidFile;
 use crate::settings::{PBXS, Settings};
@@ -33,7 +33,7 @@ impl Claim {
 }
 
 /// Makes this process the one that holds the stack, after checking that it can be started at all.
-pub(super) async fn claim(settings: &Settings) -> Result<Claim> {
+pub(super) async fn claim(settings: &Settings, extent: Extent) -> Result<Claim> {
     make_dir(&settings.state_dir())?;
     let lock = File::create(settings.state("stack.lock"))?;
     let holder = holder(settings);
@@ -44,7 +44,7 @@ pub(super) async fn claim(settings: &Settings) -> Result<Claim> {
         bail!("a stack of this checkout is already running{pid}; `make down` stops it");
     }
     clear_leftovers(settings).await;
-    prerequisites::check(settings)?;
+    prerequisites::check(settings, extent)?;
     holder.write(std::process::id())?;
     Ok(Claim {
         holder,
@@ -61,7 +61,7 @@ pub(super) async fn clear_leftovers(settings: &Settings) -> Vec<&'static str> {
     Stack::remove(&settings.state_dir());
     let mut ended = Vec::new();
     let pbxs = PBXS.map(|pbx| pbx.daemon);
-    for name in pbxs.into_iter().chain([emulator::NAME]) {
+    for name in pbxs.into_iter().chain([PRIMARY.part, FALLBACK.part]) {
         if PidFile::new(&settings.state_dir(), name)
             .end_leftover(PATIENCE)
             .await

@@ -5,37 +5,35 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 
 use crate::cloud::deploy::Outputs;
-use crate::cloud::endpoint;
+use crate::cloud::region::{PRIMARY, Region};
 use crate::credentials::Credentials;
 use crate::faults::control_url;
 use crate::gateway::WEBSOCKET_PATH;
 use crate::pbx::server::ari_url;
 use crate::settings::{
-    CROWD, EXTENSIONS, LOOPBACK, MOBILE_NUMBERS, NUMBERS, PBXS, PORTS, PbxPorts, REGION, Settings,
+    CROWD, EXTENSIONS, LOOPBACK, MOBILE_NUMBERS, NUMBERS, PBXS, PORTS, PbxPorts, Settings,
     TRUNK_SOURCE, one_of_the_crowd,
 };
 use crate::stack::{Ari, Aws, Faults, Headers, Operator, Pbx, Phone, Requests, Sip, Stack};
 
-pub(super) fn http_url() -> String {
-    format!("http://{LOOPBACK}:{}", PORTS.gateway)
-}
-
+/// One region of the stack, and with it all that the regions share.
 pub(super) fn describe(
     settings: &Settings,
+    region: Region,
     outputs: &Outputs,
     credentials: &Credentials,
     with_faults: bool,
 ) -> Result<Stack> {
     let requests = |port| format!("http://{LOOPBACK}:{port}/requests");
     Ok(Stack {
-        http_url: http_url(),
-        ws_url: format!("ws://{LOOPBACK}:{}{WEBSOCKET_PATH}", PORTS.gateway),
+        http_url: region.http_url(),
+        ws_url: format!("ws://{LOOPBACK}:{}{WEBSOCKET_PATH}", region.gateway_port),
         exotel_webhook_url: format!(
             "{}/exotel/webhook?secret={}",
-            http_url(),
+            region.http_url(),
             credentials.webhook_secret
         ),
-        asterisk_incoming_url: format!("{}/asterisk/incoming", http_url()),
+        asterisk_incoming_url: format!("{}/asterisk/incoming", region.http_url()),
         headers: Headers {
             asterisk: BTreeMap::from([(
                 "X-Ringback-Secret".to_owned(),
@@ -43,8 +41,8 @@ pub(super) fn describe(
             )]),
         },
         aws: Aws {
-            endpoint: endpoint(),
-            region: REGION.to_owned(),
+            endpoint: region.endpoint(),
+            region: region.name.to_owned(),
             table: outputs.require("TableName")?.to_owned(),
         },
         ari: Ari {
@@ -66,6 +64,8 @@ pub(super) fn describe(
             exotel: requests(PORTS.exotel),
         },
         faults: with_faults.then(|| faults(credentials)).transpose()?,
+        fallback: None,
+        loss_url: None,
     })
 }
 
@@ -152,7 +152,7 @@ pub(super) fn summary(stack: &Stack) -> String {
   ARI           {}
   local AWS     {} ({})
   pushes        {}
-  all of it     target/local/stack.json, logs beside it
+{}  all of it     target/local/stack.json, logs beside it
 
 `make call` places a call. `make down`, or Ctrl-C where `make run` runs, stops the stack.
 ",
@@ -166,5 +166,16 @@ pub(super) fn summary(stack: &Stack) -> String {
         stack.aws.endpoint,
         stack.aws.region,
         stack.requests.fcm,
+        second_region(stack),
+    )
+}
+
+fn second_region(stack: &Stack) -> String {
+    let (Some(fallback), Some(fault)) = (&stack.fallback, &stack.loss_url) else {
+        return String::new();
+    };
+    format!(
+        "  fallback      {} ({}, local AWS {})\n  lose one      curl -X PUT {fault}/regions/{} -d '{{\"state\":\"refuses\"}}'\n",
+        fallback.http_url, fallback.aws.region, fallback.aws.endpoint, PRIMARY.name,
     )
 }

@@ -16,6 +16,7 @@ use anyhow::{Context, Result, bail};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::cloud::region::Extent;
 use crate::progress::{Progress, tail};
 use crate::settings::Settings;
 use crate::stack::Stack;
@@ -24,18 +25,18 @@ use assembly::start;
 use claim::{claim, clear_leftovers, holder, stop_holder};
 use description::summary;
 
-/// `run`: until Ctrl-C, or SIGTERM.
-pub async fn in_foreground(settings: &Settings) -> Result<()> {
-    let claim = claim(settings).await?;
-    let outcome = hold(settings).await;
+/// `run`, or `regions`: until Ctrl-C, or SIGTERM.
+pub async fn in_foreground(settings: &Settings, extent: Extent) -> Result<()> {
+    let claim = claim(settings, extent).await?;
+    let outcome = hold(settings, extent).await;
     claim.give_up(settings);
     outcome
 }
 
-async fn hold(settings: &Settings) -> Result<()> {
+async fn hold(settings: &Settings, extent: Extent) -> Result<()> {
     let progress = Progress::start();
     let mut running = tokio::select! {
-        running = start(settings, progress) => running?,
+        running = start(settings, progress, extent) => running?,
         () = asked_to_stop() => {
             progress.say("stopped before it was ready");
             clear_leftovers(settings).await;
@@ -133,18 +134,18 @@ pub async fn down(settings: &Settings) -> Result<()> {
     Ok(())
 }
 
-/// `test-env`: a stack around one command, whose exit status is ours.
-pub async fn around(settings: &Settings, command: &[String]) -> Result<i32> {
-    let claim = claim(settings).await?;
-    let outcome = run_within(settings, command).await;
+/// `test-env`, or `test-regions`: a stack around one command, whose exit status is ours.
+pub async fn around(settings: &Settings, extent: Extent, command: &[String]) -> Result<i32> {
+    let claim = claim(settings, extent).await?;
+    let outcome = run_within(settings, extent, command).await;
     claim.give_up(settings);
     outcome
 }
 
-async fn run_within(settings: &Settings, command: &[String]) -> Result<i32> {
+async fn run_within(settings: &Settings, extent: Extent, command: &[String]) -> Result<i32> {
     let (program, arguments) = command.split_first().context("no command to run")?;
     let progress = Progress::start();
-    let mut running = start(settings, progress).await?;
+    let mut running = start(settings, progress, extent).await?;
     let mut child = Command::new(program)
         .args(arguments)
         .current_dir(settings.repository())

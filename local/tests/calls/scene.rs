@@ -30,7 +30,7 @@ pub(crate) struct Scene {
     /// Where its trunk and phones are.
     pub(crate) pbx: SocketAddr,
     /// Held for as long as the test runs: the scenes share two extensions.
-    _alone: File,
+    alone: File,
 }
 
 impl Scene {
@@ -39,13 +39,29 @@ impl Scene {
         let stack = Stack::load(&settings.state_dir())?;
         let alone = File::create(settings.state("scene.lock"))?;
         tokio::task::block_in_place(|| alone.lock())?;
+        let scene = Self::on(stack, alone).await?;
+        scene.forget_devices().await?;
+        scene.exotel_behaves(&json!({})).await?;
+        scene.forget_meetings().await?;
+        Ok(scene)
+    }
+
+    /// The same scene, as it is in the second region.
+    #[allow(dead_code, reason = "for tests on a stack of two regions")]
+    pub(crate) async fn in_the_fallback(&self) -> Result<Self> {
+        let fallback = self.stack.fallback.as_deref();
+        let stack = fallback.context("the stack has one region: `make regions` has two")?;
+        Self::on(stack.clone(), self.alone.try_clone()?).await
+    }
+
+    async fn on(stack: Stack, alone: File) -> Result<Self> {
         let aws = aws_config::defaults(BehaviorVersion::latest())
             .endpoint_url(&stack.aws.endpoint)
             .region(Region::new(stack.aws.region.clone()))
             .credentials_provider(Credentials::new("test", "test", None, None, "local stack"))
             .load()
             .await;
-        let scene = Self {
+        Ok(Self {
             http: Client::builder()
                 .redirect(reqwest::redirect::Policy::none())
                 .build()?,
@@ -53,12 +69,8 @@ impl Scene {
             pbx: stack.sip.address.parse()?,
             aws,
             stack,
-            _alone: alone,
-        };
-        scene.forget_devices().await?;
-        scene.exotel_behaves(&json!({})).await?;
-        scene.forget_meetings().await?;
-        Ok(scene)
+            alone,
+        })
     }
 
     /// Dials the number of an extension from [`CALLER`], with a new CallSid, and waits until it rings.
@@ -282,6 +294,18 @@ pub(crate) struct App<'a> {
 }
 
 impl App<'_> {
+    /// The same app, which now asks another region.
+    #[allow(dead_code, reason = "for tests on a stack of two regions")]
+    pub(crate) fn in_region<'a>(&self, scene: &'a Scene) -> App<'a> {
+        App {
+            scene,
+            extension: self.extension.clone(),
+            token: self.token.clone(),
+            device: self.device.clone(),
+            push_token: self.push_token.clone(),
+        }
+    }
+
     pub(crate) async fn register_for_push(&self, push_token: &str) -> Result<()> {
         let body = json!({ "extension": self.extension, "platform": "fcm", "token": push_token });
         let (status, answer) = self

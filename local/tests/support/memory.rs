@@ -18,7 +18,10 @@ impl Memory {
     /// where there is no `/proc`.
     pub(crate) fn of_function(name: &str) -> Option<Self> {
         let settings = Settings::from_environment();
-        let cloud = PidFile::new(&settings.state_dir(), ringback_local::cloud::emulator::NAME);
+        let cloud = PidFile::new(
+            &settings.state_dir(),
+            ringback_local::cloud::region::PRIMARY.part,
+        );
         let cloud = cloud.running()?;
         let variable = format!("AWS_LAMBDA_FUNCTION_NAME={STACK_NAME}-{name}");
         let processes = std::fs::read_dir("/proc").ok()?.flatten();

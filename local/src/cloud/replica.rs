@@ -1,0 +1,49 @@
+//! The table that a global table puts into its second region: of the same name, and like the first.
+
+use anyhow::{Context, Result};
+use aws_sdk_dynamodb::types::{
+    BillingMode, GlobalSecondaryIndex, StreamSpecification, StreamViewType, TimeToLiveSpecification,
+};
+
+use super::region::Region;
+use super::seed::aws_config;
+
+/// Makes it, and gives the label of its stream.
+pub async fn make(of: Region, table: &str, here: Region) -> Result<String> {
+    let there = aws_sdk_dynamodb::Client::new(&aws_config(of).await);
+    let described = there.describe_table().table_name(table).send().await?;
+    let model = described.table.context("the first region's table")?;
+    let indexes = model.global_secondary_indexes().iter().map(|index| {
+        GlobalSecondaryIndex::builder()
+            .set_index_name(index.index_name.clone())
+            .set_key_schema(index.key_schema.clone())
+            .set_projection(index.projection.clone())
+            .build()
+    });
+    let stream = StreamSpecification::builder()
+        .stream_enabled(true)
+        .stream_view_type(StreamViewType::NewAndOldImages);
+    let dynamodb = aws_sdk_dynamodb::Client::new(&aws_config(here).await);
+    let made = dynamodb
+        .create_table()
+        .table_name(table)
+        .billing_mode(BillingMode::PayPerRequest)
+        .set_attribute_definitions(model.attribute_definitions.clone())
+        .set_key_schema(model.key_schema.clone())
+        .set_global_secondary_indexes(Some(indexes.collect::<Result<_, _>>()?))
+        .stream_specification(stream.build()?)
+        .send()
+        .await?;
+    let ttl = TimeToLiveSpecification::builder()
+        .attribute_name("expires_at")
+        .enabled(true);
+    dynamodb
+        .update_time_to_live()
+        .table_name(table)
+        .time_to_live_specification(ttl.build()?)
+        .send()
+        .await?;
+    made.table_description
+        .and_then(|table| table.latest_stream_label)
+        .context("the replica has no stream")
+}

@@ -1,0 +1,231 @@
+//! What stands in one region's table, as far as its stream has told, and which of two versions of an item stays.
+
+use std::collections::{HashMap, VecDeque};
+
+use serde_json::Value;
+
+/// An item's key.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    pub(super) pk: String,
+    pub(super) sk: String,
+}
+
+/// When and where an item was written. The later one wins, and of two at the same time the same one everywhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Stamp {
+    pub(super) at_ms: u64,
+    pub(super) region: &'static str,
+}
+
+/// An item as it was written, or nothing where it was deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Version {
+    pub(super) stamp: Stamp,
+    pub(super) image: Option<Value>,
+}
+
+/// One change in a table's stream.
+#[derive(Debug, Clone)]
+pub(super) struct Record {
+    pub(super) key: Key,
+    pub(super) at_ms: u64,
+    pub(super) image: Option<Value>,
+}
+
+/// What becomes of a version that has come from the other region.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Arrival<'a> {
+    /// What stands here is later. It is on its way to the other region, and wins there.
+    Overtaken,
+    /// It takes the place of this, if that still stands.
+    Replaces(Option<&'a Value>),
+}
+
+/// One region's table.
+#[derive(Debug)]
+pub(super) struct Memory {
+    region: &'static str,
+    standing: HashMap<Key, Version>,
+    /// What replication has written here, and the stream has yet to show.
+    own: HashMap<Key, VecDeque<Option<Value>>>,
+}
+
+impl Memory {
+    pub(super) fn of(region: &'static str) -> Self {
+        Self {
+            region,
+            standing: HashMap::new(),
+            own: HashMap::new(),
+        }
+    }
+
+    /// Takes in what the stream shows; gives what the other region has to hear, which is all but replication's own.
+    pub(super) fn saw(&mut self, record: Record) -> Option<(Key, Version)> {
+        let Record { key, at_ms, image } = record;
+        if let Some(own) = self.own.get_mut(&key)
+            && own.front() == Some(&image)
+        {
+            own.pop_front();
+            return None;
+        }
+        // Whoever wrote this had the standing version before them, whatever the other region's clock says.
+        let least = self
+            .standing
+            .get(&key)
+            .map_or(0, |standing| standing.stamp.at_ms + 1);
+        let stamp = Stamp {
+            at_ms: at_ms.max(least),
+            region: self.region,
+        };
+        let version = Version { stamp, image };
+        self.standing.insert(key.clone(), version.clone());
+        Some((key, version))
+    }
+
+    pub(super) fn meets(&self, key: &Key, version: &Version) -> Arrival<'_> {
+        let standing = self.standing.get(key);
+        if standing.is_some_and(|standing| standing.stamp >= version.stamp) {
+            return Arrival::Overtaken;
+        }
+        Arrival::Replaces(standing.and_then(|standing| standing.image.as_ref()))
+    }
+
+    /// Replication has written a version here.
+    pub(super) fn wrote(&mut self, key: Key, version: Version) {
+        let before = self.standing.insert(key.clone(), version.clone());
+        // A stream does not show what changes nothing.
+        if before.and_then(|before| before.image) != version.image {
+            self.own.entry(key).or_default().push_back(version.image);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn key() -> Key {
+        Key {
+            pk: "CALL#1".to_owned(),
+            sk: "CALL".to_owned(),
+        }
+    }
+
+    fn written(at_ms: u64, status: &str) -> Record {
+        Record {
+            key: key(),
+            at_ms,
+            image: Some(json!({ "status": { "S": status } })),
+        }
+    }
+
+    fn deleted(at_ms: u64) -> Record {
+        Record {
+            key: key(),
+            at_ms,
+            image: None,
+        }
+    }
+
+    /// Two regions' tables as they really stand, in which nothing is lost but what replication overwrites.
+    struct Two {
+        memories: [Memory; 2],
+        tables: [Option<Value>; 2],
+        streams: [VecDeque<Record>; 2],
+        way: [VecDeque<(Key, Version)>; 2],
+    }
+
+    impl Two {
+        fn new() -> Self {
+            Self {
+                memories: [Memory::of("a"), Memory::of("b")],
+                tables: [None, None],
+                streams: Default::default(),
+                way: Default::default(),
+            }
+        }
+
+        fn write(&mut self, region: usize, record: Record) {
+            if self.tables[region] != record.image {
+                self.tables[region].clone_from(&record.image);
+                self.streams[region].push_back(record);
+            }
+        }
+
+        fn replicate(&mut self, from: usize) {
+            while let Some(record) = self.streams[from].pop_front() {
+                self.way[from].extend(self.memories[from].saw(record));
+            }
+            let to = 1 - from;
+            while let Some((key, version)) = self.way[from].pop_front() {
+                while let Some(record) = self.streams[to].pop_front() {
+                    self.way[to].extend(self.memories[to].saw(record));
+                }
+                let Arrival::Replaces(standing) = self.memories[to].meets(&key, &version) else {
+                    continue;
+                };
+                assert_eq!(standing, self.tables[to].as_ref());
+                let at_ms = version.stamp.at_ms;
+                let image = version.image.clone();
+                self.memories[to].wrote(key.clone(), version);
+                self.write(to, Record { key, at_ms, image });
+            }
+        }
+
+        fn settle(&mut self) -> [Option<Value>; 2] {
+            for _ in 0..4 {
+                self.replicate(0);
+                self.replicate(1);
+            }
+            assert!(self.way.iter().all(VecDeque::is_empty));
+            self.tables.clone()
+        }
+    }
+
+    #[test]
+    fn what_is_written_in_one_region_comes_to_the_other_and_not_back() {
+        let mut two = Two::new();
+        two.write(0, written(1, "waiting"));
+        two.write(0, written(2, "ready"));
+        let ready = written(0, "ready").image;
+        assert_eq!(two.settle(), [ready.clone(), ready]);
+        two.write(1, deleted(3));
+        assert_eq!(two.settle(), [None, None]);
+    }
+
+    #[test]
+    fn of_two_versions_the_later_stays_in_both_regions() {
+        for (a, b, stays) in [(5, 6, "b"), (6, 5, "a"), (5, 5, "b")] {
+            let mut two = Two::new();
+            two.write(0, written(1, "waiting"));
+            two.settle();
+            two.write(0, written(a, "a"));
+            two.write(1, written(b, "b"));
+            let stays = written(0, stays).image;
+            assert_eq!(two.settle(), [stays.clone(), stays], "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn a_write_is_later_than_what_it_was_made_on() {
+        let mut two = Two::new();
+        two.write(0, written(9, "from the future"));
+        two.settle();
+        two.write(1, written(5, "after it"));
+        let after = written(0, "after it").image;
+        assert_eq!(two.settle(), [after.clone(), after]);
+    }
+
+    #[test]
+    fn what_is_deleted_in_one_region_and_written_later_in_the_other_is_there() {
+        let mut two = Two::new();
+        two.write(0, written(1, "waiting"));
+        two.settle();
+        two.write(0, deleted(5));
+        two.write(1, written(6, "ready"));
+        let ready = written(0, "ready").image;
+        assert_eq!(two.settle(), [ready.clone(), ready]);
+    }
+}

@@ -1,0 +1,190 @@
+//! A region's table and its stream, in DynamoDB's own words: items are handed on as they come.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use reqwest::Client;
+use serde_json::{Map, Value, json};
+
+use super::memory::{Key, Record};
+use crate::cloud::region::Region;
+
+/// The local AWS answers in milliseconds, or not at all.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+#[derive(Debug)]
+pub(super) struct Table {
+    region: Region,
+    name: String,
+    http: Client,
+    /// Where the stream is read on from.
+    iterator: String,
+}
+
+impl Table {
+    /// The table, with its stream from the beginning.
+    pub(super) async fn open(region: Region, name: &str) -> Result<Self> {
+        let http = Client::builder().timeout(PATIENCE).build()?;
+        let mut table = Self {
+            region,
+            name: name.to_owned(),
+            http,
+            iterator: String::new(),
+        };
+        let described = table
+            .ask(
+                "DynamoDB_20120810.DescribeTable",
+                json!({ "TableName": name }),
+            )
+            .await?;
+        let arn = &described["Table"]["LatestStreamArn"];
+        let stream = table
+            .ask(
+                "DynamoDBStreams_20120810.DescribeStream",
+                json!({ "StreamArn": arn }),
+            )
+            .await?;
+        // The local AWS has one shard a stream, for good.
+        let shard = &stream["StreamDescription"]["Shards"][0]["ShardId"];
+        let from_the_beginning =
+            json!({ "StreamArn": arn, "ShardId": shard, "ShardIteratorType": "TRIM_HORIZON" });
+        let answer = table
+            .ask(
+                "DynamoDBStreams_20120810.GetShardIterator",
+                from_the_beginning,
+            )
+            .await?;
+        table.iterator = text(&answer["ShardIterator"])?;
+        Ok(table)
+    }
+
+    pub(super) const fn region(&self) -> Region {
+        self.region
+    }
+
+    /// What the stream shows since it was last asked.
+    pub(super) async fn records(&mut self) -> Result<Vec<Record>> {
+        let asked = json!({ "ShardIterator": self.iterator });
+        let answer = self
+            .ask("DynamoDBStreams_20120810.GetRecords", asked)
+            .await?;
+        let records = answer["Records"].as_array().context("no records")?;
+        let records = records.iter().map(record).collect::<Result<_>>()?;
+        self.iterator = text(&answer["NextShardIterator"])?;
+        Ok(records)
+    }
+
+    /// Writes an item, or deletes it, if what stands there is still what was seen. Says whether it was.
+    pub(super) async fn replace(
+        &self,
+        key: &Key,
+        standing: Option<&Value>,
+        image: Option<&Value>,
+    ) -> Result<bool> {
+        let mut asked = still(standing)?;
+        asked.insert("TableName".to_owned(), json!(self.name));
+        let operation = match image {
+            Some(item) => {
+                asked.insert("Item".to_owned(), item.clone());
+                "DynamoDB_20120810.PutItem"
+            }
+            None => {
+                let key = json!({ "pk": { "S": key.pk }, "sk": { "S": key.sk } });
+                asked.insert("Key".to_owned(), key);
+                "DynamoDB_20120810.DeleteItem"
+            }
+        };
+        let (status, answer) = self.try_asking(operation, Value::Object(asked)).await?;
+        if status.is_success() {
+            return Ok(true);
+        }
+        let refused = answer["__type"].as_str().unwrap_or_default();
+        if refused.ends_with("ConditionalCheckFailedException") {
+            return Ok(false);
+        }
+        bail!("{operation} in {}: {status} {answer}", self.region.name)
+    }
+
+    async fn ask(&self, operation: &str, body: Value) -> Result<Value> {
+        let (status, answer) = self.try_asking(operation, body).await?;
+        if !status.is_success() {
+            bail!("{operation} in {}: {status} {answer}", self.region.name);
+        }
+        Ok(answer)
+    }
+
+    async fn try_asking(
+        &self,
+        operation: &str,
+        body: Value,
+    ) -> Result<(reqwest::StatusCode, Value)> {
+        let region = self.region.name;
+        let answer = self
+            .http
+            .post(self.region.endpoint())
+            .header("x-amz-target", operation)
+            .header("content-type", "application/x-amz-json-1.0")
+            // The local AWS reads the region there, and checks nothing.
+            .header(
+                "authorization",
+                format!("AWS4-HMAC-SHA256 Credential=local/20261121/{region}/dynamodb/aws4_request, SignedHeaders=host, Signature=0"),
+            )
+            .body(body.to_string())
+            .send()
+            .await?;
+        let status = answer.status();
+        Ok((status, answer.json().await?))
+    }
+}
+
+/// The condition that an item is still as it was seen.
+fn still(standing: Option<&Value>) -> Result<Map<String, Value>> {
+    let Some(item) = standing else {
+        let absent = json!({ "ConditionExpression": "attribute_not_exists(pk)" });
+        return Ok(absent.as_object().cloned().unwrap_or_default());
+    };
+    let item = item.as_object().context("an item is an object")?;
+    let (mut names, mut values, mut conditions) = (Map::new(), Map::new(), Vec::new());
+    for (number, (name, value)) in item.iter().enumerate() {
+        names.insert(format!("#n{number}"), json!(name));
+        values.insert(format!(":v{number}"), value.clone());
+        conditions.push(format!("#n{number} = :v{number}"));
+    }
+    Ok(Map::from_iter([
+        (
+            "ConditionExpression".to_owned(),
+            json!(conditions.join(" AND ")),
+        ),
+        ("ExpressionAttributeNames".to_owned(), Value::Object(names)),
+        (
+            "ExpressionAttributeValues".to_owned(),
+            Value::Object(values),
+        ),
+    ]))
+}
+
+fn record(record: &Value) -> Result<Record> {
+    let change = &record["dynamodb"];
+    let part = |name: &str| text(&change["Keys"][name]["S"]);
+    // DynamoDB says when only to the second. The local AWS begins a record's number with the millisecond.
+    let number = text(&change["SequenceNumber"])?;
+    let at_ms = number
+        .get(..20)
+        .and_then(|digits| digits.parse().ok())
+        .with_context(|| format!("a record's number: {number}"))?;
+    Ok(Record {
+        key: Key {
+            pk: part("pk")?,
+            sk: part("sk")?,
+        },
+        at_ms,
+        image: change.get("NewImage").cloned(),
+    })
+}
+
+fn text(value: &Value) -> Result<String> {
+    let text = value
+        .as_str()
+        .with_context(|| format!("no text: {value}"))?;
+    Ok(text.to_owned())
+}
