@@ -1,0 +1,73 @@
+//! Loses a region of the stack, finds it again, and slows replication between the two.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use reqwest::Client;
+use ringback_local::loss::Condition;
+use ringback_local::stack::Stack;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+/// How a test treats the two regions.
+pub(crate) struct Loss {
+    http: Client,
+    url: String,
+    primary: String,
+}
+
+impl Loss {
+    /// With both regions well, and as little lag as there can be.
+    pub(crate) async fn none(stack: &Stack) -> Result<Self> {
+        let url = stack.loss_url.clone();
+        let loss = Self {
+            http: Client::new(),
+            url: url.context("the stack has one region: `make regions` has two")?,
+            primary: stack.aws.region.clone(),
+        };
+        loss.primary_is(Condition::Well).await?;
+        loss.lag(Duration::ZERO).await?;
+        Ok(loss)
+    }
+
+    pub(crate) async fn primary_is(&self, condition: Condition) -> Result<()> {
+        let path = format!("regions/{}", self.primary);
+        self.put(&path, json!({ "state": condition })).await
+    }
+
+    pub(crate) async fn lag(&self, lag: Duration) -> Result<()> {
+        let lag_ms = u64::try_from(lag.as_millis())?;
+        self.put("replication", json!({ "lag_ms": lag_ms, "cut": false }))
+            .await
+    }
+
+    async fn put(&self, path: &str, order: Value) -> Result<()> {
+        let request = self.http.put(format!("{}/{path}", self.url)).json(&order);
+        let answer = request.send().await?;
+        let status = answer.status();
+        ensure!(
+            status.is_success(),
+            "{path}: {status}: {}",
+            answer.text().await?
+        );
+        Ok(())
+    }
+
+    /// Waits until all that was written has come to the other region.
+    pub(crate) async fn everything_has_come(&self, within: Duration) -> Result<()> {
+        let patience = Instant::now() + within;
+        // What was written a moment ago may not have been read yet.
+        sleep(Duration::from_millis(300)).await;
+        loop {
+            let told: Value = self.http.get(&self.url).send().await?.json().await?;
+            let link = &told["replication"];
+            if link["on_the_way"] == 0 && link["lost"] == false {
+                return Ok(());
+            }
+            if Instant::now() > patience {
+                bail!("not all replicated within {within:?}: {link}");
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! Calls, one after the other, by callers, apps and phones that do what real ones do when a region does not answer: Exotel
+//! and the apps ask the other one.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use reqwest::{Client, StatusCode};
+use ringback_local::stack::Stack;
+use ringback_sip::{Caller, OutgoingCall, Phone, Stage, Trunk};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+
+/// How long an app or Exotel waits for a connection, and for an answer, before it asks the other region.
+const TO_CONNECT: Duration = Duration::from_secs(1);
+const TO_ANSWER: Duration = Duration::from_secs(3);
+/// Between two rounds of asking both.
+const PAUSE: Duration = Duration::from_millis(300);
+
+/// What became of a caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Bridged,
+    Busy,
+    /// Neither, for so long that somebody should have ended it, or otherwise than they should have.
+    Lost(String),
+}
+
+/// A call that is over, in seconds since the first one.
+#[derive(Clone, Debug)]
+pub(crate) struct Outcome {
+    pub(crate) number: usize,
+    pub(crate) call: Option<String>,
+    pub(crate) placed: Instant,
+    /// From the INVITE until the caller was answered, or heard busy.
+    pub(crate) waited: Duration,
+    pub(crate) over: Instant,
+    pub(crate) end: End,
+    /// How often the phone was called.
+    pub(crate) legs: usize,
+    /// The region that took the accept, and when it did.
+    pub(crate) accepted: Option<(String, Instant)>,
+}
+
+/// What all the calls share.
+pub(crate) struct Switching {
+    regions: [Stack; 2],
+    http: Client,
+    trunk: Trunk,
+    apps: HashMap<String, AppOf>,
+    /// No other run's callers are taken for these.
+    first_caller: usize,
+    /// Which call a caller's push was for.
+    pushed: Mutex<HashMap<String, String>>,
+    /// How often the phones were called for a caller.
+    legs: Mutex<HashMap<String, usize>>,
+}
+
+/// One extension's app.
+struct AppOf {
+    token: String,
+    device: String,
+}
+
+/// How one call goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    pub(crate) number: usize,
+    /// How long the person takes to tap.
+    pub(crate) taps_after: Duration,
+    pub(crate) talks_for: Duration,
+    /// How long phones ring: nobody is told busy sooner.
+    pub(crate) rings_for: Duration,
+    /// How much later than that a caller who was not answered hears busy, at most.
+    pub(crate) grace: Duration,
+}
+
+impl Switching {
+    pub(crate) async fn on(stack: &Stack) -> Result<Arc<Self>> {
+        let fallback = stack.fallback.as_deref().context("a second region")?;
+        let http = Client::builder()
+            .connect_timeout(TO_CONNECT)
+            .timeout(TO_ANSWER)
+            .build()?;
+        let trunk = Trunk::bind(&format!("{}:0", stack.sip.trunk_source)).await?;
+        let mut apps = HashMap::new();
+        for phone in &stack.phones {
+            let unique = uuid::Uuid::new_v4().simple().to_string();
+            let device = format!("device-{unique}");
+            let url = format!("{}/api/devices/{device}", stack.http_url);
+            let body = json!({ "extension": phone.extension, "platform": "fcm", "token": format!("token-{unique}") });
+            let request = http.put(url).bearer_auth(&phone.token).json(&body);
+            request.send().await?.error_for_status()?;
+            let token = phone.token.clone();
+            apps.insert(phone.extension.clone(), AppOf { token, device });
+        }
+        Ok(Arc::new(Self {
+            regions: [stack.clone(), fallback.clone()],
+            http,
+            trunk,
+            apps,
+            first_caller: 10_000_000 + usize::from(uuid::Uuid::new_v4().as_fields().1) * 1_000,
+            pushed: Mutex::default(),
+            legs: Mutex::default(),
+        }))
+    }
+
+    /// Phones that take every call, and a look at the pushes now and then, for as long as the set lives.
+    pub(crate) async fn staff(self: &Arc<Self>) -> Result<JoinSet<()>> {
+        let mut staff = JoinSet::new();
+        for one in &self.regions[0].phones {
+            let pbx = self.regions[0].sip.address.parse()?;
+            let mut phone = Phone::new(pbx, &one.extension, &one.sip_password).await?;
+            phone.register().await?;
+            let this = Arc::clone(self);
+            staff.spawn(async move { this.take_calls(phone).await });
+        }
+        let this = Arc::clone(self);
+        staff.spawn(async move {
+            loop {
+                // Asked again in a moment.
+                let _ = this.read_pushes().await;
+                sleep(Duration::from_millis(200)).await;
+            }
+        });
+        Ok(staff)
+    }
+
+    async fn take_calls(&self, mut phone: Phone) {
+        let mut taken = Vec::new();
+        while let Ok(call) = phone.next_call(Duration::from_secs(3_600)).await {
+            let caller = call.caller().number.clone();
+            *lock(&self.legs).entry(caller).or_default() += 1;
+            if call.answer().await.is_ok() {
+                // Dropped, it would be hung up.
+                taken.push(call);
+            }
+        }
+    }
+
+    async fn read_pushes(&self) -> Result<()> {
+        let requests = self.http.get(&self.regions[0].requests.fcm).send().await?;
+        let requests: Vec<Value> = requests.json().await?;
+        let mut pushed = lock(&self.pushed);
+        for request in &requests {
+            let data = &request["body"]["message"]["data"];
+            if let (Some("incoming_call"), Some(caller), Some(call)) = (
+                data["type"].as_str(),
+                data["caller_number"].as_str(),
+                data["server_call_id"].as_str(),
+            ) {
+                pushed.insert(caller.to_owned(), call.to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    /// One call from its Passthru to its end.
+    pub(crate) async fn call(self: Arc<Self>, plan: Plan) -> Outcome {
+        let caller = format!("+9198{:08}", self.first_caller + plan.number);
+        let numbers: Vec<(&String, &String)> = self.regions[0].numbers.iter().collect();
+        let (did, extension) = numbers[plan.number % numbers.len()];
+        let sid = uuid::Uuid::new_v4().simple().to_string();
+        // In Exotel's flow the Passthru comes before the trunk is dialled.
+        self.passthru(&sid, &caller, did).await;
+        let placed = Instant::now();
+        let answering = tokio::spawn({
+            let (this, caller, extension) = (Arc::clone(&self), caller.clone(), extension.clone());
+            async move { this.answer(&caller, &extension, plan).await }
+        });
+        let waiting = self.wait(did, &caller, &sid, plan).await;
+        let (end, waited, talking) = match waiting {
+            Ok((end, talking)) => (end, placed.elapsed(), talking),
+            Err(error) => (End::Lost(format!("{error:#}")), placed.elapsed(), None),
+        };
+        let mut end = end;
+        if let Some(talking) = talking {
+            // A conversation that ends by itself is one that somebody cut.
+            if talking.ended(plan.talks_for).await.is_ok() {
+                end = End::Lost("cut off while talking".to_owned());
+            }
+            let _ = talking.hang_up().await;
+        }
+        answering.abort();
+        let accepted = answering.await.ok().flatten();
+        Outcome {
+            number: plan.number,
+            call: lock(&self.pushed).get(&caller).cloned(),
+            placed,
+            waited,
+            over: Instant::now(),
+            end,
+            legs: lock(&self.legs).get(&caller).copied().unwrap_or(0),
+            accepted,
+        }
+    }
+
+    /// Until the caller is answered, or hears busy.
+    async fn wait(
+        &self,
+        did: &str,
+        caller: &str,
+        sid: &str,
+        plan: Plan,
+    ) -> Result<(End, Option<OutgoingCall>)> {
+        let pbx = self.regions[0].sip.address.parse()?;
+        let call = self
+            .trunk
+            .call(pbx, did, Caller::number(caller), Some(sid))
+            .await?;
+        let is_it = |stage: &Stage| matches!(stage, Stage::Answered | Stage::Rejected { .. });
+        let events = call.events();
+        let in_time = plan.rings_for..=plan.rings_for + plan.grace;
+        // Who hears busy much later is lost, too, but is told from who hears nothing.
+        let much_later = 3 * *in_time.end();
+        let waiting = events.wait_for("an end of waiting", much_later, is_it);
+        let Ok(event) = waiting.await else {
+            return Ok((End::Lost("heard nothing".to_owned()), None));
+        };
+        let waited = event.at.since(call.placed());
+        Ok(match event.stage {
+            Stage::Answered => (End::Bridged, Some(call)),
+            Stage::Rejected { code: 486, .. } if in_time.contains(&waited) => (End::Busy, None),
+            Stage::Rejected { code: 486, .. } => {
+                (End::Lost(format!("busy after {waited:.1?}")), None)
+            }
+            other => (End::Lost(format!("{other:?}")), None),
+        })
+    }
+
+    /// Exotel asks its primary URL, and then its fallback URL. Its flow goes on in any case.
+    async fn passthru(&self, sid: &str, caller: &str, did: &str) {
+        for region in &self.regions {
+            let query = format!(
+                "&CallSid={sid}&CallFrom={}&CallTo={did}&Direction=incoming&CallType=call-attempt",
+                caller.replace('+', "%2B")
+            );
+            let asked = self
+                .http
+                .get(format!("{}{query}", region.exotel_webhook_url))
+                .send();
+            if asked.await.is_ok_and(|answer| answer.status().is_success()) {
+                return;
+            }
+        }
+    }
+
+    /// The app wakes by a push, its person taps, and it asks until a region has decided.
+    async fn answer(&self, caller: &str, extension: &str, plan: Plan) -> Option<(String, Instant)> {
+        let patience = Instant::now() + plan.rings_for + plan.grace;
+        let call = loop {
+            if let Some(call) = lock(&self.pushed).get(caller).cloned() {
+                break call;
+            }
+            if Instant::now() > patience {
+                return None;
+            }
+            sleep(Duration::from_millis(50)).await;
+        };
+        sleep(plan.taps_after).await;
+        while Instant::now() < patience {
+            for region in &self.regions {
+                match self.accept(region, extension, &call).await {
+                    Ok(StatusCode::OK) => return Some((region.aws.region.clone(), Instant::now())),
+                    Ok(StatusCode::CONFLICT) => return None,
+                    // It is dead, or in trouble, or does not know the call: the other may.
+                    _ => {}
+                }
+            }
+            sleep(PAUSE).await;
+        }
+        None
+    }
+
+    async fn accept(&self, region: &Stack, extension: &str, call: &str) -> Result<StatusCode> {
+        let Some(app) = self.apps.get(extension) else {
+            bail!("no app of {extension}");
+        };
+        let body = json!({
+            "server_call_id": call,
+            "extension": extension,
+            "action": "accept_ready",
+            "timestamp": 1_732_175_943_000_u64,
+            "device_id": app.device,
+        });
+        let url = format!("{}/api/call-response", region.http_url);
+        let asked = self.http.post(url).bearer_auth(&app.token).json(&body);
+        Ok(timeout(TO_ANSWER + TO_CONNECT, asked.send())
+            .await??
+            .status())
+    }
+}
+
+fn lock<T>(held: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    held.lock().unwrap_or_else(PoisonError::into_inner)
+}
