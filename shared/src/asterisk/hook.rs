@@ -27,8 +27,21 @@ pub struct Report {
     answered: bool,
     /// The Q.850 cause with which it ended; 0 if there is none.
     cause: u16,
-    /// Whether the other leg's party hung up.
-    other_hung_up: bool,
+    hung_up_by: HungUpBy,
+}
+
+/// Q.850: what Ringback takes a caller's leg down with who is to hear busy, and the dialplan at its limit.
+const USER_BUSY: u16 = 17;
+
+/// Who ended a leg, as the dialplan sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum HungUpBy {
+    /// The party whose leg it is, or nobody says.
+    This,
+    /// The party of the other leg.
+    Other,
+    /// Neither of them.
+    Neither,
 }
 
 /// What a report may say; anything else is ignored.
@@ -91,7 +104,11 @@ impl Report {
             answered: fields
                 .text("answered")
                 .is_some_and(|text| matches!(text, "1" | "true")),
-            other_hung_up: fields.text("hung_up_by") == Some("other"),
+            hung_up_by: match fields.text("hung_up_by") {
+                Some("other") => HungUpBy::Other,
+                Some("neither") => HungUpBy::Neither,
+                _ => HungUpBy::This,
+            },
             cause: fields
                 .text("cause")
                 .and_then(|text| text.parse().ok())
@@ -140,10 +157,10 @@ impl Report {
     pub fn end_of_leg(&self) -> Event {
         let answered = self.answered;
         let is_phone = self.leg.channel.phone_of().is_some();
-        let by = if is_phone == self.other_hung_up {
-            Side::Caller
-        } else {
-            Side::Callee
+        let by = match (self.hung_up_by, is_phone) {
+            (HungUpBy::Neither, false) if self.cause == USER_BUSY => Side::Neither,
+            (HungUpBy::Other, true) | (HungUpBy::This | HungUpBy::Neither, false) => Side::Caller,
+            (HungUpBy::Other, false) | (HungUpBy::This | HungUpBy::Neither, true) => Side::Callee,
         };
         if is_phone {
             Event::PhoneLeft {
@@ -261,6 +278,9 @@ mod tests {
             ("1.1", "this", Side::Caller),
             ("1.1", "other", Side::Callee),
             ("1.1", "", Side::Caller),
+            ("1.1", "neither", Side::Caller),
+            ("1.1", "neither&cause=17", Side::Neither),
+            (phone.as_str(), "neither&cause=17", Side::Callee),
         ];
         for (channel, hung_up_by, expected) in cases {
             let report = parse(&format!("channel_id={channel}&hung_up_by={hung_up_by}")).unwrap();

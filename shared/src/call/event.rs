@@ -215,6 +215,8 @@ pub enum Side {
     Caller,
     /// Whose phone was wanted.
     Callee,
+    /// Neither: the caller heard busy, from Ringback in this region or another, or from the PBX at its own limit.
+    Neither,
 }
 
 /// Whether the app was running when the call came (S1's actions `accept` and `accept_ready`).
@@ -268,7 +270,7 @@ pub enum Why {
     TalkedTooLong,
     /// The phone of the app that calls could not be called.
     CallerUnreachable,
-    /// One of the two numbers hung up; Exotel does not say which.
+    /// One of the two hung up; Exotel does not say which, or it was told to another region.
     HungUp,
     /// The number called was busy.
     NumberBusy,

@@ -160,6 +160,12 @@ pub(super) fn usual(event: &Event, now: Timestamp) -> Option<(Vec<Check>, Vec<Se
             sets.extend(ended(Status::Declined, Why::CalleeDeclined, now));
             (checks, sets)
         }
+        // What ended the wait is in another region's version of the call, or long overdue here.
+        Event::CallerLeft {
+            answered: false,
+            by: Side::Neither,
+            ..
+        } => return None,
         Event::CallerLeft { leg, answered, by } => {
             let (from, sets) = if *answered {
                 (
@@ -403,6 +409,9 @@ fn caller_left(
         return Verdict::Refuse(Refusal::AnotherCall);
     }
     match call.status {
+        Status::WaitingForMobile | Status::MobileReady if by == Side::Neither && !answered => {
+            wait_was_ended(call, now)
+        }
         Status::WaitingForMobile => {
             Verdict::Change(ended(Status::Canceled, Why::CallerHungUp, now))
         }
@@ -419,6 +428,20 @@ fn caller_left(
         | Status::TimedOut
         | Status::Canceled
         | Status::Failed => NOTHING_TO_DO,
+    }
+}
+
+/// The caller heard busy, and it was not this region that said so: the other one did, and why is on its way here. What
+/// nobody has decided by the deadline, the PBX has ended by itself.
+fn wait_was_ended(call: &Call, now: Timestamp) -> Verdict {
+    match call.deadline() {
+        Some(deadline) if now >= deadline && call.status == Status::MobileReady => {
+            Verdict::Change(ended(Status::Failed, Why::NotConnected, now))
+        }
+        Some(deadline) if now >= deadline => {
+            Verdict::Change(ended(Status::TimedOut, Why::NoAnswer, now))
+        }
+        _ => NOTHING_TO_DO,
     }
 }
 
@@ -766,8 +789,6 @@ fn cancel(call: &Call, reason: CancelReason) -> Effect {
     Effect::Cancel { reason, to }
 }
 
-/// The cancellation for the devices that did not answer. An app that named no device cannot be told from the
-/// others, and must not be told that somebody else answered what it answered itself.
 /// Whoever carried the accept out may have died before the other devices were told of it, and the call have ended before
 /// anybody came to finish that: no line of the history says that it was settled. Its end owes it, then.
 fn left_untold(call: &Call) -> Option<Effect> {
@@ -779,6 +800,8 @@ fn left_untold(call: &Call) -> Option<Effect> {
     is_untold.then(|| answered_elsewhere(call)).flatten()
 }
 
+/// The cancellation for the devices that did not answer. An app that named no device cannot be told from the
+/// others, and must not be told that somebody else answered what it answered itself.
 fn answered_elsewhere(call: &Call) -> Option<Effect> {
     let answerer = call.answered_by.as_ref()?.device.clone()?;
     if call
@@ -814,6 +837,7 @@ const fn hung_up_by(side: Side) -> Why {
     match side {
         Side::Caller => Why::CallerHungUp,
         Side::Callee => Why::CalleeHungUp,
+        Side::Neither => Why::HungUp,
     }
 }
 

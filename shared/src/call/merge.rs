@@ -161,11 +161,15 @@ mod tests {
         Event::Overwritten(Box::new(version.clone()))
     }
 
-    fn accepted(call: &Call) -> Event {
-        let by = crate::call::Party {
+    fn anybody(call: &Call) -> crate::call::Party {
+        crate::call::Party {
             extension: call.extension.clone(),
             device: None,
-        };
+        }
+    }
+
+    fn accepted(call: &Call) -> Event {
+        let by = anybody(call);
         let readiness = Readiness::Woken;
         Event::Accepted { by, readiness }
     }
@@ -225,6 +229,30 @@ mod tests {
                 (Status::Canceled, Some(Why::CallerHungUp))
             );
         }
+    }
+
+    /// The PBX tells one region of the busy that the other has asked it for: that is the other's to explain, in time.
+    #[test]
+    fn a_busy_that_another_region_asked_for_is_no_caller_who_gave_up() {
+        let call = a_call(NOW);
+        let busy = Event::CallerLeft {
+            leg: None,
+            answered: false,
+            by: crate::call::Side::Neither,
+        };
+        assert!(matches!(
+            decide(&call, &busy, NOW),
+            Decision::Stay { effects } if effects.is_empty()
+        ));
+        let declined = after(&call, &Event::Declined { by: anybody(&call) }, NOW);
+        let both = after(&call, &overwritten(&declined), NOW);
+        assert_eq!(both.status, Status::Declined);
+        // Where it never comes, because its region was lost at that moment, the call is over by now.
+        let over = after(&call, &busy, call.rings_until);
+        assert_eq!(
+            (over.status, over.why),
+            (Status::TimedOut, Some(Why::NoAnswer))
+        );
     }
 
     /// The PBX's word that they talk may reach a region before the app's that it is ready does.

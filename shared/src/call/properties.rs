@@ -114,6 +114,10 @@ fn any_leg() -> impl Strategy<Value = Leg> {
     (any_pbx(), channel).prop_map(|(pbx, channel)| crate::testing::leg(pbx.as_str(), channel))
 }
 
+fn any_side() -> impl Strategy<Value = Side> {
+    prop_oneof![Just(Side::Caller), Just(Side::Callee), Just(Side::Neither)]
+}
+
 pub(super) fn any_event() -> impl Strategy<Value = Event> {
     let rang = prop::collection::btree_set(prop_oneof![Just("phone"), Just("tablet")], 1..=2);
     prop_oneof![
@@ -140,13 +144,8 @@ pub(super) fn any_event() -> impl Strategy<Value = Event> {
         }),
         any_party().prop_map(|by| Event::Declined { by }),
         any_party().prop_map(|by| Event::HungUp { by }),
-        (prop::option::of(any_leg()), any::<bool>()).prop_map(|(leg, answered)| {
-            Event::CallerLeft {
-                leg,
-                answered,
-                by: Side::Caller,
-            }
-        }),
+        (prop::option::of(any_leg()), any::<bool>(), any_side())
+            .prop_map(|(leg, answered, by)| Event::CallerLeft { leg, answered, by }),
         (
             any_pbx(),
             any::<bool>(),
@@ -600,6 +599,14 @@ mod rules {
                     leg: None,
                     answered: false,
                     by: Side::Caller,
+                },
+            ),
+            (
+                "wait ended by neither",
+                Event::CallerLeft {
+                    leg: None,
+                    answered: false,
+                    by: Side::Neither,
                 },
             ),
             (
