@@ -66,8 +66,8 @@ impl Media {
         Ok(())
     }
 
-    /// Stops sending; what still arrives is still counted.
-    pub(crate) fn mute(&self) {
+    /// Stops sending, as when the network dies under it; what still arrives is still counted.
+    pub fn mute(&self) {
         self.audio.mute();
         self.video.iter().for_each(Stream::mute);
     }
