@@ -1,10 +1,15 @@
-//! Compiles the functions, once for all of them, into the artefacts that `sam build` would make: a folder for each, with
-//! an executable `bootstrap` in it.
+//! Compiles the functions, once for all of them, into what `sam build` and `sam package` would make of them: a folder for
+//! each, with an executable `bootstrap` in it, and an archive of that beside it, which several deployments can share.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use tokio::process::Command;
+use tokio::task::JoinSet;
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, ZipWriter};
 
 use crate::process::run_logged;
 use crate::settings::Settings;
@@ -35,12 +40,43 @@ fn profile(settings: &Settings) -> String {
 /// Builds every function for this machine's architecture: no cross compiler is needed.
 pub async fn functions(settings: &Settings, tools: &Tools, binaries: &[String]) -> Result<()> {
     if needs_cargo_lambda(settings) {
-        return with_cargo_lambda(settings, tools, binaries).await;
+        with_cargo_lambda(settings, tools, binaries).await?;
+    } else {
+        with_cargo(settings, binaries).await?;
+        for binary in binaries {
+            put_in_place(settings, binary).await?;
+        }
     }
-    with_cargo(settings, binaries).await?;
+    let mut packing = JoinSet::new();
     for binary in binaries {
-        put_in_place(settings, binary).await?;
+        let (bootstrap, archive) = (bootstrap(settings, binary), archive(settings, binary));
+        packing.spawn_blocking(move || pack(&bootstrap, &archive));
     }
+    while let Some(packed) = packing.join_next().await {
+        packed??;
+    }
+    Ok(())
+}
+
+/// The archive of a function, which Lambda takes.
+pub fn archive(settings: &Settings, binary: &str) -> PathBuf {
+    builds_dir(settings).join(format!("{binary}.zip"))
+}
+
+fn bootstrap(settings: &Settings, binary: &str) -> PathBuf {
+    builds_dir(settings).join(binary).join("bootstrap")
+}
+
+/// Quickly rather than small: it goes no further than this machine.
+fn pack(bootstrap: &Path, archive: &Path) -> Result<()> {
+    let options = SimpleFileOptions::default()
+        .compression_method(CompressionMethod::Deflated)
+        .compression_level(Some(1))
+        .unix_permissions(0o755);
+    let mut zip = ZipWriter::new(File::create(archive)?);
+    zip.start_file("bootstrap", options)?;
+    io::copy(&mut File::open(bootstrap)?, &mut zip)?;
+    zip.finish()?;
     Ok(())
 }
 
@@ -75,7 +111,7 @@ async fn build(settings: &Settings, mut command: Command, binaries: &[String]) -
 
 /// Without its symbols, which are most of it, as `strip` of the C compiler's tools leaves it.
 async fn put_in_place(settings: &Settings, binary: &str) -> Result<()> {
-    let bootstrap = builds_dir(settings).join(binary).join("bootstrap");
+    let bootstrap = bootstrap(settings, binary);
     make_dir(bootstrap.parent().context("it has a folder")?)?;
     let compiled = settings.repository().join("target/debug").join(binary);
     let mut strip = Command::new("strip");

@@ -1,7 +1,7 @@
 //! Reads what the stack needs to know from `template.yaml`, and writes the copy that is deployed, in which
 //! nothing differs but where each function's build is: what `sam build` would write.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
@@ -41,8 +41,8 @@ impl Template {
             .collect()
     }
 
-    /// The template with each function's `CodeUri` leading to its build in `builds`.
-    pub fn with_builds_in(&self, builds: &Path) -> Result<String> {
+    /// The template with each function's `CodeUri` leading to the archive of its binary.
+    pub fn with_builds(&self, archive: impl Fn(&str) -> PathBuf) -> Result<String> {
         let mut binary = None;
         let mut replaced = 0;
         let mut lines = Vec::new();
@@ -52,7 +52,7 @@ impl Template {
             match binary.filter(|_| is_code) {
                 Some(name) => {
                     let indent = &line[..line.len() - line.trim_start().len()];
-                    lines.push(format!("{indent}CodeUri: {}", builds.join(name).display()));
+                    lines.push(format!("{indent}CodeUri: {}", archive(name).display()));
                     binary = None;
                     replaced += 1;
                 }
@@ -101,6 +101,10 @@ Resources:
       Timeout: 5
 ";
 
+    fn archive(binary: &str) -> PathBuf {
+        PathBuf::from(format!("/t/{binary}.zip"))
+    }
+
     fn template() -> Template {
         Template {
             text: TEXT.to_owned(),
@@ -115,10 +119,10 @@ Resources:
 
     #[test]
     fn only_the_place_of_the_build_differs() {
-        let deployed = template().with_builds_in(Path::new("/t/lambda")).unwrap();
+        let deployed = template().with_builds(archive).unwrap();
         assert_eq!(
             deployed,
-            TEXT.replace("CodeUri: .", "CodeUri: /t/lambda/health")
+            TEXT.replace("CodeUri: .", "CodeUri: /t/health.zip")
         );
     }
 
@@ -127,6 +131,6 @@ Resources:
         let template = Template {
             text: TEXT.replace("      CodeUri: .\n", ""),
         };
-        assert!(template.with_builds_in(Path::new("/t")).is_err());
+        assert!(template.with_builds(archive).is_err());
     }
 }

@@ -40,14 +40,14 @@ pub(super) struct Running {
     cloud: Daemon,
     second_cloud: Option<Daemon>,
     pbxs: Fleet,
-    _front: Front,
+    gates: Gates,
     _servers: Vec<JoinHandle<()>>,
     _faults: Option<faults::Serving>,
 }
 
-/// What stands before the local clouds.
+/// What stands before the local clouds, for as long as it is held.
 #[derive(Debug)]
-enum Front {
+enum Gates {
     One { _gateway: Gateway },
     Two { _regions: Arc<TwoRegions> },
 }
@@ -70,6 +70,7 @@ impl Running {
     pub(super) async fn stop(self, settings: &Settings, progress: Progress) {
         Stack::remove(&settings.state_dir());
         progress.say("stopping");
+        drop(self.gates);
         let second = async {
             if let Some(cloud) = self.second_cloud {
                 cloud.stop(PATIENCE).await;
@@ -129,28 +130,10 @@ pub(super) async fn start(
     progress
         .step("put the secrets, routes and numbers", None, fill)
         .await?;
-    let front = match &second {
-        None => Front::One {
-            _gateway: open_gateway(&first).await?,
-        },
-        Some(second) => {
-            let regions = [losable(&first).await?, losable(second).await?];
-            let table = first.outputs.require("TableName")?;
-            let replication = Replication::start([first.region, second.region], table).await?;
-            let two = Arc::new(TwoRegions::new(regions, replication));
-            servers.push(stand_in::serve(loss::router(Arc::clone(&two)), PORTS.loss).await?);
-            let fallback = describe(
-                settings,
-                second.region,
-                &second.outputs,
-                &credentials,
-                false,
-            )?;
-            description.fallback = Some(Box::new(fallback));
-            description.loss_url = Some(format!("http://{LOOPBACK}:{}", PORTS.loss));
-            Front::Two { _regions: two }
-        }
-    };
+    let front = Front::open(settings, &first, second.as_ref(), &credentials).await?;
+    description.fallback = front.fallback;
+    description.loss_url = front.loss_url;
+    servers.extend(front.server);
     let listed = if with_faults {
         Around::region(PRIMARY, with_faults).pbx
     } else {
@@ -171,7 +154,7 @@ pub(super) async fn start(
         cloud: first.cloud,
         second_cloud: second.map(|second| second.cloud),
         pbxs,
-        _front: front,
+        gates: front.gates,
         _servers: servers,
         _faults: serving,
     })
@@ -252,6 +235,45 @@ fn upstream(deployed: &Deployed) -> Result<Upstream> {
     ))
 }
 
+/// The gates of the regions, and what is told of a second one.
+struct Front {
+    gates: Gates,
+    fallback: Option<Box<Stack>>,
+    loss_url: Option<String>,
+    server: Option<JoinHandle<()>>,
+}
+
+impl Front {
+    async fn open(
+        settings: &Settings,
+        first: &Deployed,
+        second: Option<&Deployed>,
+        credentials: &Credentials,
+    ) -> Result<Self> {
+        let Some(second) = second else {
+            let _gateway = open_gateway(first).await?;
+            return Ok(Self {
+                gates: Gates::One { _gateway },
+                fallback: None,
+                loss_url: None,
+                server: None,
+            });
+        };
+        let regions = [losable(first).await?, losable(second).await?];
+        let table = first.outputs.require("TableName")?;
+        let replication = Replication::start([first.region, second.region], table).await?;
+        let regions = Arc::new(TwoRegions::new(regions, replication));
+        let server = stand_in::serve(loss::router(Arc::clone(&regions)), PORTS.loss).await?;
+        let fallback = describe(settings, second.region, &second.outputs, credentials, false)?;
+        Ok(Self {
+            gates: Gates::Two { _regions: regions },
+            fallback: Some(Box::new(fallback)),
+            loss_url: Some(format!("http://{LOOPBACK}:{}", PORTS.loss)),
+            server: Some(server),
+        })
+    }
+}
+
 async fn open_gateway(deployed: &Deployed) -> Result<Gateway> {
     Gateway::start(upstream(deployed)?, deployed.region.gateway_port).await
 }
@@ -320,7 +342,7 @@ async fn deploy_application(
     let path = settings.state("template.yaml");
     std::fs::write(
         &path,
-        template.with_builds_in(&build::builds_dir(settings))?,
+        template.with_builds(|binary| build::archive(settings, binary))?,
     )?;
     let parameters = parameters(
         settings,
