@@ -69,25 +69,34 @@ impl Outside {
         }
     }
 
-    async fn bridge(&self, job: &Job<'_>) -> Result<(), OutsideError> {
+    async fn bridge(&self, job: &Job<'_>) -> Result<Option<Event>, OutsideError> {
         let Some(caller_leg) = &job.call.caller_leg else {
-            return Ok(());
+            return Ok(None);
         };
         let Some(pbx) = self.asterisk.of(job.call)? else {
-            return Ok(());
+            return Ok(None);
         };
         let call_id = job.call.call_id;
         let bridging = pbx.bridge(job.call, caller_leg, job.until);
         // Each request has its own timeout; the sum of them must leave time to answer.
         let time_left = job.until.since(Timestamp::now());
         let bridging = tokio::time::timeout(time_left, bridging).await;
-        match bridging.unwrap_or(Err(AsteriskError::PhoneOffline))? {
-            Bridging::UnderWay => tracing::info!(%call_id, "phone called"),
-            Bridging::CallerGone => {
-                tracing::info!(%call_id, "the caller left before the phone was called")
-            }
-        }
-        Ok(())
+        Ok(
+            match bridging.unwrap_or(Err(AsteriskError::PhoneOffline))? {
+                Bridging::Called => {
+                    tracing::info!(%call_id, "phone called");
+                    Some(Event::PhoneCalled)
+                }
+                Bridging::UnderWay => {
+                    tracing::info!(%call_id, "the phone is being called already");
+                    None
+                }
+                Bridging::CallerGone => {
+                    tracing::info!(%call_id, "the caller left before the phone was called");
+                    None
+                }
+            },
+        )
     }
 
     /// The leg that ends the caller's part, if there may be one anywhere.
@@ -198,7 +207,7 @@ impl Perform for Outside {
             }
             Effect::Place => return self.place(job).await,
             Effect::LookUp => return self.look_up(job).await,
-            Effect::Bridge => self.bridge(job).await?,
+            Effect::Bridge => return self.bridge(job).await,
             Effect::Busy => {
                 if let Some((pbx, leg)) = self.callers_leg(job.call)? {
                     pbx.busy(&leg).await?;

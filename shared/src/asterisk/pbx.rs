@@ -27,10 +27,23 @@ const PASSED_OVER_FOR: Duration = Duration::from_secs(10);
 /// How a request to join the legs ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bridging {
-    /// The phone is being called, now or since an earlier request.
+    /// The phone is being called from now on.
+    Called,
+    /// It has been since an earlier request.
     UnderWay,
     /// The caller's channel is gone, so the phone was left alone.
     CallerGone,
+}
+
+/// What becomes of the wish for a leg.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Originated {
+    /// There is one from now on.
+    New,
+    /// There was one already.
+    Earlier,
+    /// There is none: the phone is not registered.
+    Offline,
 }
 
 /// One Asterisk.
@@ -74,14 +87,17 @@ impl Pbx {
             .deadline()
             .map_or(until, |deadline| deadline.min(until));
         let leg = NewLeg::of_phone(call, caller_leg);
-        while !self.originate(&leg).await? {
-            self.wait_for_phone(&call.extension, until).await?;
+        loop {
+            match self.originate(&leg).await? {
+                Originated::New => return Ok(Bridging::Called),
+                Originated::Earlier => return Ok(Bridging::UnderWay),
+                Originated::Offline => self.wait_for_phone(&call.extension, until).await?,
+            }
             // Seconds have passed: a phone must not ring for a caller who has gone.
             if !self.channel_exists(caller_leg).await? {
                 return Ok(Bridging::CallerGone);
             }
         }
-        Ok(Bridging::UnderWay)
     }
 
     /// Calls the own phone of `caller`, an app that calls another, so that it waits as any caller does.
@@ -95,7 +111,7 @@ impl Pbx {
         until: Timestamp,
     ) -> Result<(), AsteriskError> {
         let leg = NewLeg::of_app_caller(call, caller);
-        while !self.originate(&leg).await? {
+        while self.originate(&leg).await? == Originated::Offline {
             self.wait_for_phone(caller, until).await?;
         }
         Ok(())
@@ -168,9 +184,8 @@ impl Pbx {
         }
     }
 
-    /// Asks for a leg. `false`: the phone is not registered. The leg's id is made from the call's, so that however
-    /// often this is asked, there is one leg at most.
-    async fn originate(&self, leg: &NewLeg) -> Result<bool, AsteriskError> {
+    /// Asks for a leg. Its id is made from the call's, so that however often this is asked, there is one leg at most.
+    async fn originate(&self, leg: &NewLeg) -> Result<Originated, AsteriskError> {
         let doing = "calling a phone";
         let path = format!("/channels/{}", leg.channel);
         let answer = self
@@ -178,8 +193,11 @@ impl Pbx {
             .ask(doing, Method::POST, &path, Some(&leg.body))
             .await?;
         match answer.status() {
-            StatusCode::INTERNAL_SERVER_ERROR if allocation_failed(answer).await => Ok(false),
-            StatusCode::OK | StatusCode::CONFLICT => Ok(true),
+            StatusCode::INTERNAL_SERVER_ERROR if allocation_failed(answer).await => {
+                Ok(Originated::Offline)
+            }
+            StatusCode::OK => Ok(Originated::New),
+            StatusCode::CONFLICT => Ok(Originated::Earlier),
             status => Err(AsteriskError::Refused { doing, status }),
         }
     }

@@ -176,7 +176,7 @@ async fn the_phone_is_called_as_the_dialplan_expects_it() {
     pbx.call.call_id = CallId::of_call_sid(&CallSid::try_from("sid").unwrap());
     pbx.call.caller.name = None;
     pbx.originate_answers([ok()]).await;
-    assert_eq!(pbx.bridge().await.unwrap(), Bridging::UnderWay);
+    assert_eq!(pbx.bridge().await.unwrap(), Bridging::Called);
 
     let request = pbx.last_request().await;
     // ringback:password-hush
@@ -309,7 +309,7 @@ async fn a_phone_that_registers_late_is_waited_for() {
     pbx.always_answers("GET", ENDPOINT, endpoint("online"))
         .await;
     pbx.always_answers("GET", CALLER_CHANNEL, ok()).await;
-    assert_eq!(pbx.bridge().await.unwrap(), Bridging::UnderWay);
+    assert_eq!(pbx.bridge().await.unwrap(), Bridging::Called);
 
     let originate = format!("POST {}", pbx.phone_channel());
     let look = format!("GET {ENDPOINT}");
@@ -438,7 +438,7 @@ async fn a_password_that_was_replaced_is_fetched_and_the_request_repeated() {
     let call = testing::a_call(Timestamp::now());
     let leg = caller_leg();
     let bridging = asterisk.pbxs[0].bridge(&call, &leg, call.rings_until);
-    assert_eq!(bridging.await.unwrap(), Bridging::UnderWay);
+    assert_eq!(bridging.await.unwrap(), Bridging::Called);
     asterisk.pbxs[0].ping().await.unwrap();
 
     let asked = testing::requests(&server).await;

@@ -117,6 +117,7 @@ fn party_of(event: &Event) -> Option<&Party> {
         | Event::NobodyRang(_)
         | Event::CallerFound(_)
         | Event::CallerCalled
+        | Event::PhoneCalled
         | Event::CallerUnreachable
         | Event::ExotelSilent
         | Event::Reported { .. }

@@ -45,6 +45,8 @@ pub enum Event {
     CallerFound(PbxName),
     /// The phone of the app that calls is being called.
     CallerCalled,
+    /// The phone that was woken is being called, from now on: an earlier leg of it, if there was one, is gone.
+    PhoneCalled,
     /// The phone of the app that calls could not be called.
     CallerUnreachable,
     /// Exotel has said how far an outbound call has come.
@@ -130,6 +132,7 @@ impl Event {
             Self::NobodyRang(_) => "nobody_rang",
             Self::CallerFound(_) => "caller_found",
             Self::CallerCalled => "caller_called",
+            Self::PhoneCalled => "phone_called",
             Self::CallerUnreachable => "caller_unreachable",
             Self::Reported { .. } => "reported",
             Self::NotPlaced(_) => "not_placed",
@@ -177,6 +180,7 @@ impl Event {
             } => Some(format!("answered={answered} cause={cause}")),
             Self::Overwritten(version) => Some(version.status.as_str().to_owned()),
             Self::CallerCalled
+            | Self::PhoneCalled
             | Self::CallerUnreachable
             | Self::ExotelSilent
             | Self::Bridged

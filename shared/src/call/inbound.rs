@@ -100,7 +100,8 @@ pub(super) fn verdict(call: &Call, event: &Event, now: Timestamp) -> Verdict {
         Event::Bridged => bridged(call, now),
         Event::NotBridged => not_bridged(call, now),
         Event::CallerFound(pbx) => caller_found(call, pbx),
-        Event::CallerCalled => caller_called(call),
+        Event::CallerCalled => called_in_vain(call, Effect::HangUpCaller),
+        Event::PhoneCalled => called_in_vain(call, Effect::HangUpPhone),
         Event::CallerUnreachable => caller_unreachable(call, now),
         Event::StreamStarted | Event::StreamStopped(_) => streaming(call, event),
         Event::TimerFired => timer_fired(call, now),
@@ -118,6 +119,7 @@ pub(super) fn usual(event: &Event, now: Timestamp) -> Option<(Vec<Check>, Vec<Se
     Some(match event {
         Event::Announced { .. }
         | Event::CallerCalled
+        | Event::PhoneCalled
         | Event::CallerUnreachable
         | Event::ExotelSilent
         | Event::NotBridged
@@ -248,6 +250,7 @@ pub(super) fn effects_after(call: &Call, event: &Event, now: Timestamp) -> Vec<E
         Event::StreamStarted
         | Event::StreamStopped(_)
         | Event::CallerCalled
+        | Event::PhoneCalled
         | Event::Reported { .. }
         | Event::NotPlaced(_)
         | Event::Overwritten(_)
@@ -591,10 +594,10 @@ fn caller_found(call: &Call, pbx: &PbxName) -> Verdict {
     }
 }
 
-/// The call may have ended while the phone was being called.
-fn caller_called(call: &Call) -> Verdict {
+/// The call may have ended between the wish to call a phone and its leg, and what ended it found no leg to take down.
+fn called_in_vain(call: &Call, hang_up: Effect) -> Verdict {
     if call.status.is_final() {
-        Verdict::Only(vec![Effect::HangUpCaller])
+        Verdict::Only(vec![hang_up])
     } else {
         NOTHING_TO_DO
     }

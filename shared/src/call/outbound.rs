@@ -90,6 +90,7 @@ pub(super) fn verdict(call: &Call, event: &Event, now: Timestamp) -> Verdict {
         | Event::NobodyRang(_)
         | Event::CallerFound(_)
         | Event::CallerCalled
+        | Event::PhoneCalled
         | Event::CallerUnreachable
         | Event::CallerLeft { .. }
         | Event::PhoneLeft { .. }
@@ -140,6 +141,7 @@ pub(super) fn effects_after(call: &Call, event: &Event) -> Vec<Effect> {
         | Event::NobodyRang(_)
         | Event::CallerFound(_)
         | Event::CallerCalled
+        | Event::PhoneCalled
         | Event::CallerUnreachable
         | Event::ExotelSilent
         | Event::Accepted { .. }

@@ -161,6 +161,7 @@ pub(super) fn any_event() -> impl Strategy<Value = Event> {
         Just(Event::TimerFired),
         any_pbx().prop_map(Event::CallerFound),
         Just(Event::CallerCalled),
+        Just(Event::PhoneCalled),
         Just(Event::CallerUnreachable),
         Just(Event::ExotelSilent),
         Just(Event::NotBridged),
@@ -644,6 +645,7 @@ mod rules {
                     by: Side::Callee,
                 },
             ),
+            ("phone is called", Event::PhoneCalled),
             ("bridged", Event::Bridged),
             ("timer, early", Event::TimerFired),
         ]

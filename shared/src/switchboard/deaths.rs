@@ -187,8 +187,10 @@ impl Facts {
                 }
                 return Some(Event::CallerCalled);
             }
-            Effect::Bridge if self.phone == Leg::None && self.caller == Leg::Rings => {
+            // Asterisk calls a phone for whoever asks, if there is no such leg any more.
+            Effect::Bridge if matches!(self.phone, Leg::None | Leg::Down) => {
                 self.phone = Leg::Rings;
+                return Some(Event::PhoneCalled);
             }
             Effect::Busy | Effect::HangUpCaller if self.caller != Leg::None => {
                 self.caller = Leg::Down;

@@ -59,6 +59,7 @@ impl Perform for Recorder {
             }),
             Effect::AskWhetherBridged if self.talks.load(Relaxed) => Some(Event::Bridged),
             Effect::AskWhetherBridged => Some(Event::NotBridged),
+            Effect::Bridge => Some(Event::PhoneCalled),
             _ => None,
         })
     }
@@ -479,6 +480,28 @@ async fn a_phone_that_was_called_while_its_call_ended_is_taken_down_once_more() 
         .happens(&call, &Event::Settled { owed_since: NOW })
         .await
         .unwrap();
+    assert_eq!(switchboard.count("hang up phone"), 2);
+}
+
+/// Whoever repeats an accept owes nothing: no debt of its own tells it that the call has ended meanwhile.
+#[tokio::test]
+async fn a_phone_that_is_called_when_its_call_has_ended_is_taken_down() {
+    let switchboard = switchboard(&["phone"]);
+    let call = switchboard.saw(&hook(Some("sid-1"), "leg-1")).await;
+    switchboard.happens(&call, &accept(None)).await.unwrap();
+    let called = Event::PhoneCalled;
+    switchboard.happens(&call, &called).await.unwrap();
+    assert_eq!(switchboard.count("hang up phone"), 0);
+    let by = Party {
+        extension: call.extension.clone(),
+        device: None,
+    };
+    switchboard
+        .happens(&call, &Event::HungUp { by })
+        .await
+        .unwrap();
+    assert_eq!(switchboard.count("hang up phone"), 1);
+    switchboard.happens(&call, &called).await.unwrap();
     assert_eq!(switchboard.count("hang up phone"), 2);
 }
 
