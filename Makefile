@@ -3,7 +3,7 @@
 #   RING_TIMEOUT_SECONDS=10 make run     settings of the functions come from the environment (see template.yaml)
 
 .DEFAULT_GOAL := help
-.PHONY: help run up down regions call client test lint unit e2e e2e-here regions-here deny
+.PHONY: help run up down regions call client test lint unit e2e e2e-here regions-here deny bench
 
 # No `-p`: with it, cargo would choose other features for the same dependencies and compile them twice.
 LOCAL := cargo run --quiet --locked --bin ringback-local --
@@ -85,3 +85,19 @@ ifeq ($(NEXTEST),yes)
 else
 	cargo test --workspace --locked $(REGION_TESTS:%=--test %) -- --test-threads 1
 endif
+
+FUNCTIONS := $(notdir $(wildcard functions/*))
+# One part of it: cold, warm, size, scale or cost.
+PART :=
+
+# Not a part of `make test`: it wants the machine for itself.
+bench: bench/node/dist/index.mjs bench/express/node_modules ## measure what a call costs, into bench/README.md; PART=cold for one part
+	cargo build --locked --profile shipped --bin ringback-bench --bin hello $(FUNCTIONS:%=--bin %)
+	target/shipped/ringback-bench $(PART)
+
+bench/%/node_modules: bench/%/package.json
+	cd $(@D) && npm install --no-package-lock --no-audit --no-fund --silent
+	@touch $@
+
+bench/node/dist/index.mjs: bench/node/index.mjs bench/node/node_modules
+	cd bench/node && npm run --silent build

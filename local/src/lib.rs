@@ -17,6 +17,7 @@ pub mod process;
 pub mod progress;
 pub mod replication;
 pub mod run;
+pub mod runtime_api;
 pub mod settings;
 pub mod stack;
 pub mod stand_in;

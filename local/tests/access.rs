@@ -6,8 +6,6 @@
 mod callers;
 #[path = "support/issuer.rs"]
 mod issuer;
-#[path = "support/runtime_api.rs"]
-mod runtime_api;
 #[path = "calls/scene.rs"]
 #[allow(
     dead_code,
@@ -26,8 +24,8 @@ use callers::{Secrets, claims_of, confused, hs256, unsigned, with, without};
 use issuer::{Deployment, Issuer};
 use reqwest::{Method, StatusCode};
 use ringback_client::{Client, Credential, Error};
+use ringback_local::runtime_api::RunningFunction;
 use ringback_local::settings::STACK_NAME;
-use runtime_api::RunningFunction;
 use scene::{CALLER, SOON, Scene, answered, call_sid};
 use serde_json::{Value, json};
 use statuses::Statuses;

@@ -11,8 +11,6 @@ mod cloudformation;
 mod event_files;
 #[path = "support/iam.rs"]
 mod iam;
-#[path = "support/runtime_api.rs"]
-mod runtime_api;
 #[path = "support/surroundings.rs"]
 mod surroundings;
 #[path = "support/watched.rs"]
@@ -29,9 +27,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use cloudformation::{Function, Template, referred};
 use event_files::{EventFile, documented_secrets};
+use ringback_local::runtime_api::RunningFunction;
 use ringback_local::settings::Settings;
 use ringback_local::stack::Stack;
-use runtime_api::RunningFunction;
 use serde_json::{Value, json};
 use surroundings::Surroundings;
 use watched::Watched;

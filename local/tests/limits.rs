@@ -4,8 +4,6 @@
 #[path = "support/observed.rs"]
 #[expect(dead_code, reason = "shared with logs.rs and requests.rs")]
 mod observed;
-#[path = "support/runtime_api.rs"]
-mod runtime_api;
 #[path = "calls/scene.rs"]
 #[allow(
     dead_code,

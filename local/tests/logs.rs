@@ -11,8 +11,6 @@ mod observed;
     reason = "shared with secrecy.rs, which says how much it is"
 )]
 mod private;
-#[path = "support/runtime_api.rs"]
-mod runtime_api;
 #[path = "calls/scene.rs"]
 #[allow(
     dead_code,

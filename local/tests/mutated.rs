@@ -7,8 +7,6 @@
 #[path = "support/event_files.rs"]
 #[expect(dead_code, reason = "shared with events.rs, which asks for more")]
 mod event_files;
-#[path = "support/runtime_api.rs"]
-mod runtime_api;
 #[path = "support/surroundings.rs"]
 mod surroundings;
 
@@ -20,9 +18,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use event_files::{EventFile, documented_secrets};
 use ringback::entry_points::mutation::Mutations;
+use ringback_local::runtime_api::RunningFunction;
 use ringback_local::settings::{STACK_NAME, Settings};
 use ringback_local::stack::Stack;
-use runtime_api::RunningFunction;
 use serde_json::{Value, json};
 use surroundings::Surroundings;
 

@@ -5,8 +5,6 @@
 #[path = "support/observed.rs"]
 #[expect(dead_code, reason = "shared with logs.rs, which reads the log")]
 mod observed;
-#[path = "support/runtime_api.rs"]
-mod runtime_api;
 #[path = "calls/scene.rs"]
 #[allow(
     dead_code,

@@ -72,7 +72,14 @@ fn whatever_builds_keeps_to_the_lockfile() -> Result<()> {
 /// The manifests of the workspace's members.
 fn manifests() -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    for folder in ["shared", "local", "local/client", "local/sip"] {
+    for folder in [
+        "shared",
+        "local",
+        "local/client",
+        "local/sip",
+        "bench",
+        "bench/hello",
+    ] {
         found.push(repository().join(folder).join("Cargo.toml"));
     }
     for function in std::fs::read_dir(repository().join("functions"))? {

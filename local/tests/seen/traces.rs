@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use ringback_local::runtime_api::TRACE;
 use serde_json::Value;
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
 use crate::observed::{Observed, passthru};
-use crate::runtime_api::TRACE;
 use crate::scene::{CALLER, Scene, call_sid};
 
 /// What is not here by then does not come.

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use reqwest::Certificate;
+use ringback_local::runtime_api::RunningFunction;
 use ringback_local::settings::{STACK_NAME, Settings};
 use ringback_local::stack::Stack;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::runtime_api::RunningFunction;
 use crate::scene::Scene;
 use crate::timeline::Timeline;
 use crate::watched::Watched;

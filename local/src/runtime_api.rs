@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use axum::body::Bytes;
@@ -18,31 +18,57 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 /// The trace that every invocation is part of.
-pub(crate) const TRACE: Trace = Trace {
+pub const TRACE: Trace = Trace {
     root: "1-65f2f7c0-0123456789abcdef01234567",
     parent: "53995c3f42cd8ad8",
 };
 
 /// A trace, sampled by X-Ray.
-pub(crate) struct Trace {
-    pub(crate) root: &'static str,
-    pub(crate) parent: &'static str,
+#[derive(Debug)]
+pub struct Trace {
+    /// Its id.
+    pub root: &'static str,
+    /// The id of what invoked the function.
+    pub parent: &'static str,
 }
 
 /// A function's binary, running as it does in Lambda.
-pub(crate) struct RunningFunction {
+#[derive(Debug)]
+pub struct RunningFunction {
     name: String,
     process: Child,
+    started: Instant,
     api: JoinHandle<()>,
     invocations: mpsc::Sender<Invocation>,
+    invoked: u64,
+    polls: watch::Receiver<Polls>,
     timeout: Duration,
     log: PathBuf,
 }
 
+/// How often a function has asked for an event, and when it last did.
+#[derive(Clone, Copy, Debug, Default)]
+struct Polls {
+    count: u64,
+    last: Option<Instant>,
+}
+
+/// What a function answered, and when.
+#[derive(Debug)]
+pub struct Answered {
+    /// The answer.
+    pub answer: Value,
+    /// When the event was handed out.
+    pub began: Instant,
+    /// When the answer came.
+    pub at: Instant,
+}
+
+#[derive(Debug)]
 struct Invocation {
     id: String,
     event: String,
@@ -50,16 +76,48 @@ struct Invocation {
     answer: oneshot::Sender<Answer>,
 }
 
-enum Answer {
+#[derive(Debug)]
+struct Answer {
+    began: Instant,
+    at: Instant,
+    outcome: Outcome,
+}
+
+#[derive(Debug)]
+enum Outcome {
     Response(Bytes),
     Error(Bytes),
 }
 
 impl RunningFunction {
     /// Starts `bootstrap` with this environment and no other; what it logs goes to `log`.
-    pub(crate) async fn start(
+    ///
+    /// # Errors
+    /// When there is no such binary, or it does not start.
+    pub async fn start(
         name: &str,
         bootstrap: &Path,
+        environment: &BTreeMap<String, String>,
+        timeout: Duration,
+        log: &Path,
+    ) -> Result<Self> {
+        let command = Command::new(bootstrap);
+        let started = Self::start_command(name, command, environment, timeout, log).await;
+        started.with_context(|| {
+            format!(
+                "{} does not start: build it with `make build`",
+                bootstrap.display()
+            )
+        })
+    }
+
+    /// The same for a program with arguments, such as a runtime of another language.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn start_command(
+        name: &str,
+        mut command: Command,
         environment: &BTreeMap<String, String>,
         timeout: Duration,
         log: &Path,
@@ -67,10 +125,11 @@ impl RunningFunction {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
         let (invocations, waiting) = mpsc::channel(1);
-        let api = tokio::spawn(serve(listener, waiting));
+        let (polled, polls) = watch::channel(Polls::default());
+        let api = tokio::spawn(serve(listener, waiting, polled));
 
         let file = File::create(log).with_context(|| format!("create {}", log.display()))?;
-        let process = Command::new(bootstrap)
+        command
             .env_clear()
             .envs(environment)
             .env("AWS_LAMBDA_RUNTIME_API", address.to_string())
@@ -82,26 +141,35 @@ impl RunningFunction {
             .env("_HANDLER", "bootstrap")
             .stdout(file.try_clone()?)
             .stderr(file)
-            .kill_on_drop(true)
-            .spawn()
-            .with_context(|| {
-                format!(
-                    "{} does not start: build it with `make build`",
-                    bootstrap.display()
-                )
-            })?;
+            .kill_on_drop(true);
+        let started = Instant::now();
+        let process = command.spawn()?;
         Ok(Self {
             name: name.to_owned(),
             process,
+            started,
             api,
             invocations,
+            invoked: 0,
+            polls,
             timeout,
             log: log.to_owned(),
         })
     }
 
     /// Hands the function one event and waits for its answer, as long as Lambda would.
-    pub(crate) async fn invoke(&mut self, event: &Value) -> Result<Value> {
+    ///
+    /// # Errors
+    /// When it fails, ends, or takes too long.
+    pub async fn invoke(&mut self, event: &Value) -> Result<Value> {
+        Ok(self.invoke_timed(event).await?.answer)
+    }
+
+    /// [`Self::invoke`], with the times.
+    ///
+    /// # Errors
+    /// When it fails, ends, or takes too long.
+    pub async fn invoke_timed(&mut self, event: &Value) -> Result<Answered> {
         let (answer, answered) = oneshot::channel();
         let invocation = Invocation {
             id: uuid::Uuid::new_v4().to_string(),
@@ -114,16 +182,50 @@ impl RunningFunction {
             .await
             .ok()
             .context("the Runtime API has stopped")?;
+        self.invoked += 1;
         let (name, log) = (&self.name, self.log.display());
         tokio::select! {
-            answer = answered => match answer? {
-                Answer::Response(body) => {
-                    serde_json::from_slice(&body).with_context(|| format!("{name} answered {body:?}, which is no JSON"))
+            answer = answered => {
+                let Answer { began, at, outcome } = answer?;
+                match outcome {
+                    Outcome::Response(body) => {
+                        let answer = serde_json::from_slice(&body)
+                            .with_context(|| format!("{name} answered {body:?}, which is no JSON"))?;
+                        Ok(Answered { answer, began, at })
+                    }
+                    Outcome::Error(body) => bail!("{name} failed: {body:?}; its log: {log}"),
                 }
-                Answer::Error(body) => bail!("{name} failed: {body:?}; its log: {log}"),
-            },
+            }
             status = self.process.wait() => bail!("{name} ended by itself: {}; its log: {log}", status?),
             () = tokio::time::sleep(self.timeout) => bail!("{name} took longer than {:?}; its log: {log}", self.timeout),
+        }
+    }
+
+    /// When the process was started.
+    #[must_use]
+    pub const fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// The process's id, while it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.process.id()
+    }
+
+    /// Waits until the function asks for the next event, having dealt with all before: when it did.
+    ///
+    /// # Errors
+    /// When it ends, or does not ask in time.
+    pub async fn asks_for_more(&mut self) -> Result<Instant> {
+        let invoked = self.invoked;
+        let (name, log) = (&self.name, self.log.display());
+        tokio::select! {
+            polls = self.polls.wait_for(|polls| polls.count > invoked) => {
+                polls?.last.context("it has asked")
+            }
+            status = self.process.wait() => bail!("{name} ended by itself: {}; its log: {log}", status?),
+            () = tokio::time::sleep(self.timeout) => bail!("{name} asked for nothing in {:?}; its log: {log}", self.timeout),
         }
     }
 }
@@ -136,26 +238,40 @@ impl Drop for RunningFunction {
 
 struct Api {
     waiting: Mutex<mpsc::Receiver<Invocation>>,
-    running: StdMutex<HashMap<String, oneshot::Sender<Answer>>>,
+    polled: watch::Sender<Polls>,
+    running: StdMutex<HashMap<String, Running>>,
+}
+
+struct Running {
+    began: Instant,
+    answer: oneshot::Sender<Answer>,
 }
 
 impl Api {
-    fn settle(&self, id: &str, answer: Answer) -> StatusCode {
+    fn settle(&self, id: &str, outcome: Outcome) -> StatusCode {
+        let at = Instant::now();
         let running = self
             .running
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(id);
-        match running.map(|waiting| waiting.send(answer)) {
-            Some(_) => StatusCode::ACCEPTED,
-            None => StatusCode::BAD_REQUEST,
-        }
+        let Some(Running { began, answer }) = running else {
+            return StatusCode::BAD_REQUEST;
+        };
+        // Whoever asked may have given up.
+        let _ = answer.send(Answer { began, at, outcome });
+        StatusCode::ACCEPTED
     }
 }
 
-async fn serve(listener: TcpListener, waiting: mpsc::Receiver<Invocation>) {
+async fn serve(
+    listener: TcpListener,
+    waiting: mpsc::Receiver<Invocation>,
+    polled: watch::Sender<Polls>,
+) {
     let api = Api {
         waiting: Mutex::new(waiting),
+        polled,
         running: StdMutex::default(),
     };
     let invocation = "/2018-06-01/runtime/invocation";
@@ -169,6 +285,11 @@ async fn serve(listener: TcpListener, waiting: mpsc::Receiver<Invocation>) {
 }
 
 async fn next(State(api): State<Arc<Api>>) -> Response {
+    let asked = Instant::now();
+    api.polled.send_modify(|polls| {
+        polls.count += 1;
+        polls.last = Some(asked);
+    });
     let Some(invocation) = api.waiting.lock().await.recv().await else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
@@ -193,7 +314,13 @@ async fn next(State(api): State<Arc<Api>>) -> Response {
     api.running
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
-        .insert(invocation.id, invocation.answer);
+        .insert(
+            invocation.id,
+            Running {
+                began: Instant::now(),
+                answer: invocation.answer,
+            },
+        );
     (headers.unwrap_or_default(), invocation.event).into_response()
 }
 
@@ -202,7 +329,7 @@ async fn response(
     UrlPath(id): UrlPath<String>,
     body: Bytes,
 ) -> StatusCode {
-    api.settle(&id, Answer::Response(body))
+    api.settle(&id, Outcome::Response(body))
 }
 
 async fn error(
@@ -210,5 +337,5 @@ async fn error(
     UrlPath(id): UrlPath<String>,
     body: Bytes,
 ) -> StatusCode {
-    api.settle(&id, Answer::Error(body))
+    api.settle(&id, Outcome::Error(body))
 }

@@ -1,0 +1,126 @@
+//! The functions as they are shipped, and the events that they are given.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use ringback_local::runtime_api::RunningFunction;
+use serde_json::Value;
+use tokio::process::Command;
+
+/// Longer than anything that is measured takes.
+const TIMEOUT: Duration = Duration::from_secs(120);
+
+/// The deployed functions.
+pub const FUNCTIONS: [&str; 12] = [
+    "exotel-webhook",
+    "asterisk-incoming",
+    "call-response",
+    "call-timeout",
+    "ws-message",
+    "broadcast",
+    "call-status",
+    "devices",
+    "health",
+    "ws-authorizer",
+    "ws-connect",
+    "ws-disconnect",
+];
+
+/// Where everything is.
+#[derive(Clone, Debug)]
+pub struct Places {
+    repository: PathBuf,
+    binaries: PathBuf,
+    scratch: PathBuf,
+}
+
+impl Places {
+    /// In this repository: the binaries of the profile `shipped`, beside this program.
+    ///
+    /// # Errors
+    /// When this program is not where `make bench` puts it.
+    pub fn find() -> Result<Self> {
+        let program = std::env::current_exe()?;
+        let binaries = program.parent().context("a folder")?.to_owned();
+        let scratch = binaries.join("bench");
+        std::fs::create_dir_all(&scratch)?;
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+        Ok(Self {
+            repository: repository.context("a repository")?.to_owned(),
+            binaries,
+            scratch,
+        })
+    }
+
+    /// A file of the repository.
+    #[must_use]
+    pub fn file(&self, path: &str) -> PathBuf {
+        self.repository.join(path)
+    }
+
+    /// A folder for what the bench writes for itself.
+    #[must_use]
+    pub fn scratch(&self) -> &Path {
+        &self.scratch
+    }
+
+    /// A function's binary.
+    #[must_use]
+    pub fn binary(&self, name: &str) -> PathBuf {
+        self.binaries.join(name)
+    }
+
+    /// Starts a function.
+    ///
+    /// # Errors
+    /// When it has not been built.
+    pub async fn start(
+        &self,
+        name: &str,
+        variables: &BTreeMap<String, String>,
+    ) -> Result<RunningFunction> {
+        let (binary, log) = (self.binary(name), self.log(name));
+        RunningFunction::start(name, &binary, variables, TIMEOUT, &log).await
+    }
+
+    /// Starts the function in Node.js, which does what the one called `like` does.
+    ///
+    /// # Errors
+    /// When Node.js is not there, or the function has not been bundled.
+    pub async fn start_node(
+        &self,
+        like: &str,
+        variables: &BTreeMap<String, String>,
+    ) -> Result<RunningFunction> {
+        let mut command = Command::new("node");
+        command.arg(self.file("bench/node/dist/index.mjs"));
+        let mut variables = variables.clone();
+        variables.insert("RINGBACK_LIKE".to_owned(), like.to_owned());
+        if let Some(path) = std::env::var_os("PATH").and_then(|path| path.into_string().ok()) {
+            variables.insert("PATH".to_owned(), path);
+        }
+        let name = format!("node-{like}");
+        let log = self.log(&name);
+        RunningFunction::start_command(&name, command, &variables, TIMEOUT, &log)
+            .await
+            .context("Node.js does not start")
+    }
+
+    /// What a function has logged.
+    #[must_use]
+    pub fn log(&self, name: &str) -> PathBuf {
+        self.scratch.join(format!("{name}.log"))
+    }
+
+    /// One of `events/`.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub fn event(&self, name: &str) -> Result<Value> {
+        let path = self.file(&format!("events/{name}.json"));
+        let text = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        Ok(serde_json::from_slice(&text)?)
+    }
+}

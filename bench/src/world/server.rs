@@ -1,0 +1,110 @@
+//! One system around the functions: a listener with TLS, as all of them have on AWS, that answers at once.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use ringback_local::credentials::Certificate;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use super::{Asked, State, System};
+
+/// A system's listener.
+#[derive(Debug)]
+pub(super) struct Server {
+    /// Where it listens, without a slash at its end.
+    pub(super) url: String,
+    accepting: JoinHandle<()>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+/// TLS with this certificate.
+pub(super) fn tls(certificate: &Certificate) -> Result<TlsAcceptor> {
+    let key = PrivateKeyDer::from_pem_slice(certificate.key_pem.as_bytes())?;
+    let certificate = CertificateDer::from_pem_slice(certificate.certificate_pem.as_bytes())?;
+    let config = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)?;
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+impl Server {
+    pub(super) async fn start(system: System, tls: TlsAcceptor, state: Arc<State>) -> Result<Self> {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await;
+        let listener = listener.context("a port for a stand-in")?;
+        let url = format!("https://localhost:{}", listener.local_addr()?.port());
+        let accepting = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(attend(system, stream, tls.clone(), Arc::clone(&state)));
+            }
+        });
+        Ok(Self { url, accepting })
+    }
+}
+
+async fn attend(system: System, stream: TcpStream, tls: TlsAcceptor, state: Arc<State>) {
+    // Without it an answer may wait for the client's acknowledgement.
+    let _ = stream.set_nodelay(true);
+    // A client that breaks off is a process that has ended.
+    let Ok(stream) = tls.accept(stream).await else {
+        return;
+    };
+    state.connected(system);
+    let service = service_fn(|request| {
+        let state = Arc::clone(&state);
+        async move { Ok::<_, Infallible>(answer(system, request, &state).await) }
+    });
+    let _ = hyper::server::conn::http1::Builder::new()
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+}
+
+async fn answer(
+    system: System,
+    request: Request<Incoming>,
+    state: &State,
+) -> Response<Full<Bytes>> {
+    let (head, body) = request.into_parts();
+    let body = match body.collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(_) => Bytes::new(),
+    };
+    let target = head.headers.get("x-amz-target");
+    let asked = Asked {
+        system,
+        operation: target
+            .and_then(|target| target.to_str().ok()?.rsplit_once('.'))
+            .map(|(_, operation)| operation.to_owned()),
+        method: head.method,
+        path: head.uri.path().to_owned(),
+        body,
+    };
+    let (status, body) = state.answer(&asked).await;
+    let kind = match system {
+        System::DynamoDb => "application/x-amz-json-1.0",
+        _ => "application/json",
+    };
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(
+        "content-type",
+        hyper::header::HeaderValue::from_static(kind),
+    );
+    response
+}
