@@ -238,6 +238,40 @@ fn a_deployment_is_traced_only_if_it_says_so() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_calls_story_is_asked_of_every_function() -> Result<()> {
+    let template = with(&[])?;
+    let queries: Vec<_> = template.resources("AWS::Logs::QueryDefinition").collect();
+    assert_eq!(queries.len(), 2);
+    for (id, query) in queries {
+        let asked: BTreeSet<&str> = each(&query["LogGroupNames"]).filter_map(referred).collect();
+        let functions = template.functions().into_values();
+        let logs: Option<BTreeSet<&str>> = functions
+            .map(|function| referred(&function.properties["LoggingConfig"]["LogGroup"]))
+            .collect();
+        assert_eq!(Some(asked), logs, "{id}");
+    }
+    let story = template.resource("OneCallQuery")["Properties"]["QueryString"].as_str();
+    let page = page()?;
+    let mut lines = page.lines().map(str::trim_start);
+    for line in story.context("the query")?.lines() {
+        ensure!(lines.any(|shown| shown == line), "the page has no {line}");
+    }
+    Ok(())
+}
+
+#[test]
+fn no_call_ends_well_for_five_minutes_until_it_is_told() -> Result<()> {
+    let template = with(&[])?;
+    let alarm = &template.resource("NoCallEndsWellAlarm")["Properties"];
+    let periods =
+        each(&alarm["Metrics"]).filter_map(|metric| metric["MetricStat"]["Period"].as_u64());
+    let periods: BTreeSet<u64> = periods.collect();
+    assert_eq!(periods, [60].into());
+    assert_eq!(alarm["EvaluationPeriods"], 5);
+    Ok(())
+}
+
 /// What an alarm looks at.
 fn looked_at(alarm: &Value) -> Result<Vec<Looked>> {
     if !alarm["MetricName"].is_null() {

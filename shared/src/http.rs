@@ -23,6 +23,7 @@ use crate::outside::OutsideError;
 use crate::push::sns::EndpointError;
 use crate::secrets::SecretError;
 use crate::start::{self, GIVES_UP_AFTER, works_until};
+use crate::subject;
 use crate::switchboard::SwitchboardError;
 
 /// Bodies may be this long, in bytes. The longest honest one has a few hundred.
@@ -199,7 +200,8 @@ impl ApiError {
 
     /// Only logged: nobody waits for an answer.
     pub fn log(&self) {
-        let call_id = self.call_id.map(tracing::field::display);
+        let call_id = self.call_id.or_else(subject::call);
+        let call_id = call_id.map(tracing::field::display);
         tracing::info!(
             call_id,
             status = self.status,
@@ -350,24 +352,12 @@ impl From<EndpointError> for ApiError {
 
 impl From<SwitchboardError<OutsideError>> for ApiError {
     fn from(error: SwitchboardError<OutsideError>) -> Self {
-        Self::of_switchboard(error, None)
-    }
-}
-
-impl ApiError {
-    /// What went wrong with this call, whose id goes into the log: its story is told there by that.
-    #[must_use]
-    pub fn in_call(call: CallId, error: SwitchboardError<OutsideError>) -> Self {
-        Self::of_switchboard(error, Some(call))
-    }
-
-    fn of_switchboard(error: SwitchboardError<OutsideError>, call: Option<CallId>) -> Self {
         let call_id = match &error {
             SwitchboardError::Effect { call, .. } => Some(call.call_id),
             SwitchboardError::NoSuchCall
             | SwitchboardError::TooSoon(_)
             | SwitchboardError::Contended
-            | SwitchboardError::Store(_) => call,
+            | SwitchboardError::Store(_) => None,
         };
         if !matches!(
             error,
@@ -423,6 +413,7 @@ fn asterisk(error: &AsteriskError) -> ApiError {
 fn log(error: &(dyn std::error::Error + 'static), call_id: Option<CallId>) {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     let causes: Vec<String> = causes.map(ToString::to_string).collect();
+    let call_id = call_id.or_else(subject::call);
     let call_id = call_id.map(tracing::field::display);
     tracing::error!(call_id, %error, ?causes, "request failed");
 }
@@ -525,7 +516,11 @@ pub async fn in_time<T>(
     match tokio::time::timeout(time_left, answering).await {
         Ok(answer) => answer,
         Err(_) => {
-            tracing::error!("the time was up before the request had been dealt with");
+            let call_id = subject::call().map(tracing::field::display);
+            tracing::error!(
+                call_id,
+                "the time was up before the request had been dealt with"
+            );
             Err(ApiError::try_again())
         }
     }

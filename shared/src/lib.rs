@@ -12,7 +12,8 @@
 //! 7. [`connections`] and [`status_update`]: who is connected, and what they hear of a call. [`streams`]: whose audio
 //!    Exotel brings.
 //! 8. [`replica`]: what one of two regions does about the other's calls.
-//! 9. [`metrics`]: what is counted and timed; `sent`, `xray`: what goes out, seen and traced.
+//! 9. [`metrics`]: what is counted and timed; `sent`, `xray`: what goes out, seen and traced;
+//!    [`subject`]: by which calls' ids.
 //! 10. [`names`], [`clock`], [`config`], [`secrets`], [`auth`], [`gate`], [`http`], [`start`]: the door.
 
 pub mod allowance;
@@ -44,9 +45,10 @@ mod sent;
 pub mod start;
 pub mod status_update;
 pub mod streams;
+pub mod subject;
 pub mod switchboard;
 #[cfg(test)]
 mod testing;
 pub mod timeouts;
 pub mod websocket;
-pub mod xray;
+mod xray;

@@ -31,6 +31,7 @@ use crate::secrets::{AsteriskSecret, ExotelSecret, Secret};
 use crate::sent::Sent;
 use crate::status_update::StatusAudience;
 use crate::streams::Streams;
+use crate::subject;
 use crate::switchboard::Switchboard;
 use crate::timeouts::Timeouts;
 use crate::xray;
@@ -327,9 +328,10 @@ where
 {
     let handle = |event: LambdaEvent<Payload>| {
         let trace = event.context.xray_trace_id.clone();
-        let handling = handler(event);
+        // A handler's future is large, and whatever holds it would move it about.
+        let handling = Box::pin(handler(event));
         async move {
-            let answer = xray::traced(trace.as_deref(), handling).await;
+            let answer = subject::noted(xray::traced(trace.as_deref(), handling)).await;
             metrics::flush();
             answer
         }

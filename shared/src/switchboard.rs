@@ -21,7 +21,7 @@ use crate::calls::{Allowed, Calls, Created, Meeting, Place, Saved, Starter, Stor
 use crate::clock::Timestamp;
 use crate::devices::Device;
 use crate::names::{CallId, CallSid, Caller, Extension, Leg, PhoneNumber};
-use crate::xray;
+use crate::subject;
 
 /// Carries effects out. [`crate::outside::Outside`] does so in the world, a recorder in tests.
 pub trait Perform {
@@ -260,6 +260,7 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
         until: Timestamp,
     ) -> Result<Outcome, SwitchboardError<P::Error>> {
         let call = sighting.call(self.limits, now);
+        subject::is(call.call_id);
         let mut meeting = sighting.needs_a_place().then(|| Meeting {
             place: sighting.place(),
             now,
@@ -308,6 +309,7 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
         until: Timestamp,
     ) -> Result<Outcome, SwitchboardError<P::Error>> {
         let call = wanted.call(self.limits, now);
+        subject::is(call.call_id);
         let again = Event::Announced {
             caller_leg: None,
             call_sid: None,
@@ -396,6 +398,7 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
         now: Timestamp,
         until: Timestamp,
     ) -> Result<Outcome, SwitchboardError<P::Error>> {
+        subject::is(id);
         let stored = match usual(event, now) {
             None => self.calls.find(id).await?,
             Some(attempt) => match self.calls.attempt(id, &attempt).await? {
@@ -490,7 +493,7 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
         for _ in 0..TRIES {
             match decide(&call, event, now) {
                 Decision::Refuse(refusal) => {
-                    xray::about(call.call_id);
+                    subject::is(call.call_id);
                     return Ok(Outcome {
                         call,
                         refused: Some(refusal),
@@ -528,7 +531,7 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
         now: Timestamp,
         until: Timestamp,
     ) -> Result<Outcome, SwitchboardError<P::Error>> {
-        xray::about(call.call_id);
+        subject::is(call.call_id);
         tracing::info!(
             call_id = %call.call_id, event = event.as_str(), by = event.by(), status = call.status.as_str(), ?effects,
             "call"

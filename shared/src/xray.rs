@@ -7,14 +7,14 @@
 //! <https://docs.aws.amazon.com/xray/latest/devguide/xray-api-segmentdocuments.html>
 
 use std::net::UdpSocket;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
 use crate::config::Environment;
-use crate::names::CallId;
+use crate::subject;
 
 /// What the daemon wants before each document.
 const HEADER: &str = "{\"format\": \"json\", \"version\": 1}\n";
@@ -23,7 +23,7 @@ static DAEMON: OnceLock<UdpSocket> = OnceLock::new();
 
 tokio::task_local! {
     /// Of the invocation that this task deals with.
-    static TRACE: Arc<Trace>;
+    static HERE: Place;
 }
 
 /// Finds the daemon, if this deployment is traced: at `AWS_XRAY_DAEMON_ADDRESS`, which Lambda sets.
@@ -56,18 +56,13 @@ pub(crate) async fn traced<T>(header: Option<&str>, dealing: impl Future<Output 
     let Some(here) = here else {
         return dealing.await;
     };
-    let trace = Arc::new(Trace {
-        here,
-        calls: Mutex::default(),
-    });
-    let result = TRACE.scope(Arc::clone(&trace), dealing).await;
-    trace.tell_calls();
+    let result = HERE.scope(here.clone(), dealing).await;
+    for (call, began) in subject::calls() {
+        let mut document = here.document("call", began, Timestamp::now());
+        document["annotations"] = json!({ "call_id": call });
+        tell(&document);
+    }
     result
-}
-
-/// This invocation deals with a call.
-pub fn about(call: CallId) {
-    let _traced = TRACE.try_with(|trace| trace.about(call));
 }
 
 /// A request to a system, as a part of the trace.
@@ -82,14 +77,6 @@ pub(crate) async fn part<T, E>(
         part.end(answer.is_err());
     }
     answer
-}
-
-/// One invocation's trace.
-#[derive(Debug)]
-struct Trace {
-    here: Place,
-    /// Since when which calls are dealt with.
-    calls: Mutex<Vec<(CallId, Timestamp)>>,
 }
 
 /// Where in a trace an invocation is.
@@ -131,24 +118,6 @@ impl Place {
     }
 }
 
-impl Trace {
-    fn about(&self, call: CallId) {
-        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        if calls.iter().all(|(known, _)| *known != call) {
-            calls.push((call, Timestamp::now()));
-        }
-    }
-
-    fn tell_calls(&self) {
-        let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        for (call, began) in calls.iter() {
-            let mut document = self.here.document("call", *began, Timestamp::now());
-            document["annotations"] = json!({ "call_id": call });
-            tell(&document);
-        }
-    }
-}
-
 /// A request that is under way.
 #[derive(Clone, Debug)]
 pub(crate) struct Part {
@@ -170,7 +139,7 @@ pub(crate) enum Of {
 impl Part {
     /// Begins a part, if this invocation is traced.
     pub(crate) fn begin(what: impl FnOnce() -> (String, Of)) -> Option<Self> {
-        let here = TRACE.try_with(|trace| trace.here.clone()).ok()?;
+        let here = HERE.try_with(Place::clone).ok()?;
         let (system, of) = what();
         let began = Timestamp::now();
         Some(Self {

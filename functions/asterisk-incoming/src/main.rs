@@ -98,7 +98,7 @@ impl AsteriskIncoming {
                 call: *call,
                 refused: None,
             },
-            Err(error) => return Err(ApiError::in_call(id, error)),
+            Err(error) => return Err(error.into()),
         };
         match outcome.refused {
             None => Ok(Answer::ok(

@@ -17,8 +17,8 @@ use ringback::metrics::{self, Measured};
 use ringback::replica;
 use ringback::start::{Start, run};
 use ringback::status_update::{StatusAudience, StatusUpdate};
+use ringback::subject;
 use ringback::timeouts::{Timeouts, TimerError};
-use ringback::xray;
 use serde::Deserialize;
 use serde_dynamo::Item;
 use serde_json::{Value, json};
@@ -151,7 +151,7 @@ impl Broadcast {
 
     async fn tell(&self, update: &StatusUpdate) -> Result<(), StoreError> {
         let started = Instant::now();
-        xray::about(update.call_id());
+        subject::is(update.call_id());
         let (for_participants, for_others) = (update.for_participants(), update.for_others());
         let listeners = match self.audience {
             StatusAudience::Everyone => self.connections.of_everyone().left_stream(),

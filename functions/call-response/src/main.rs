@@ -25,8 +25,7 @@ impl CallResponses {
         let outcome = self
             .switchboard
             .handle(id, &event, now, http::until(&request))
-            .await
-            .map_err(|error| ApiError::in_call(id, error))?;
+            .await?;
         match outcome.refused {
             None => Ok(Answer::ok(json!({ "status": outcome.call.status }))),
             Some(refusal) => Err(http::refused(refusal, &outcome.call, now)),

@@ -68,9 +68,8 @@ impl ExotelWebhook {
                 tracing::info!(call_id = %call, "a report of a call that is not known");
                 Ok(Answer::ok(json!({ "status": "unknown" })))
             }
-            Err(error) => Err(ApiError::in_call(call, error)),
-            Ok(outcome) => Ok(Answer::ok(
-                json!({ "call_id": call, "status": outcome.call.status }),
+            outcome => Ok(Answer::ok(
+                json!({ "call_id": call, "status": outcome?.call.status }),
             )),
         }
     }

@@ -39,9 +39,7 @@ impl Starting {
             whom: self.whom(app, request).await?,
             within: self.allowance,
         };
-        let started = self.switchboard.start(&wanted, now, until).await;
-        let started = started.map_err(|error| ApiError::in_call(wanted.call_id, error))?;
-        let call = started.call;
+        let call = self.switchboard.start(&wanted, now, until).await?.call;
         if !wanted.is(&call) {
             return Err(ApiError::reference_used().about_call(&call));
         }

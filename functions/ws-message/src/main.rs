@@ -95,8 +95,7 @@ async fn call_response(
     let party = bearer.acting_for(&response.extension);
     let party = party.ok_or_else(ApiError::other_extension)?;
     let (id, event) = (response.call_id, response.event(party.clone()));
-    let outcome = switchboard.handle(id, &event, now, until).await;
-    let outcome = outcome.map_err(|error| ApiError::in_call(id, error))?;
+    let outcome = switchboard.handle(id, &event, now, until).await?;
     match outcome.refused {
         None => Ok(
             json!({ "type": "call_response", "success": true, "server_call_id": id, "status": outcome.call.status }),

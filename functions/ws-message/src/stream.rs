@@ -110,7 +110,7 @@ async fn tell(
             tracing::warn!(%call_sid, "the stream of a call that is not known");
             Ok(None)
         }
-        Err(error) => Err(ApiError::in_call(id, error)),
+        Err(error) => Err(error.into()),
     }
 }
 

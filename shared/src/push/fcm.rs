@@ -151,6 +151,7 @@ impl Fcm {
             }
         }
         metrics::retried(SYSTEM);
+        tracing::info!(call_id = message.collapse_key, "FCM is asked again");
         let left = until.since(Timestamp::now());
         let second = tokio::time::timeout(left, self.attempt(token, message)).await;
         match second.map_err(|_| PushError::NotTaken("no answer in time".to_owned()))?? {

@@ -1,0 +1,60 @@
+//! Which calls an invocation deals with, so that whatever goes wrong in it is found in the log by a call's id, and its trace by the
+//! same, wherever that is noticed.
+
+use std::sync::{Mutex, PoisonError};
+
+use crate::clock::Timestamp;
+use crate::names::CallId;
+
+tokio::task_local! {
+    static CALLS: Mutex<Vec<(CallId, Timestamp)>>;
+}
+
+/// Deals with an invocation, of which nothing is known yet.
+pub(crate) async fn noted<T>(dealing: impl Future<Output = T>) -> T {
+    CALLS.scope(Mutex::default(), dealing).await
+}
+
+/// It is about this call.
+pub fn is(call: CallId) {
+    let _outside = CALLS.try_with(|calls| {
+        let mut calls = calls.lock().unwrap_or_else(PoisonError::into_inner);
+        if calls.iter().all(|(known, _)| *known != call) {
+            calls.push((call, Timestamp::now()));
+        }
+    });
+}
+
+/// The call that it is about: of several the last, as one that was asked for by another id is known by its own only when it has been
+/// read.
+pub(crate) fn call() -> Option<CallId> {
+    calls().pop().map(|(call, _)| call)
+}
+
+/// All of them, each with when it was first heard of.
+pub(crate) fn calls() -> Vec<(CallId, Timestamp)> {
+    let calls = CALLS.try_with(|calls| {
+        let calls = calls.lock().unwrap_or_else(PoisonError::into_inner);
+        calls.clone()
+    });
+    calls.unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_invocation_is_about_the_call_that_it_came_upon_last() {
+        let (by_another_id, itself) = (CallId::fresh(), CallId::fresh());
+        let dealing = async {
+            assert_eq!(call(), None);
+            for heard_of in [by_another_id, itself, by_another_id] {
+                is(heard_of);
+            }
+            assert_eq!(call(), Some(itself));
+        };
+        noted(dealing).await;
+        assert_eq!(call(), None);
+    }
+}
