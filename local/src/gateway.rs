@@ -1,7 +1,9 @@
 //! The one address in front of the deployed APIs, on the port the seed had: HTTP to the HTTP API, and
-//! `/exotel-stream` to the WebSocket API. Everything passes through unchanged.
+//! `/exotel-stream` to the WebSocket API. Everything passes through unchanged, but for what the console can do on the
+//! local stack alone, below `/local/`.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -19,6 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 
 use crate::cloud::region::Region;
+use crate::playground;
 #[cfg(test)]
 use crate::settings::LOOPBACK;
 
@@ -34,22 +37,30 @@ const HOP_BY_HOP: [HeaderName; 6] = [
     header::UPGRADE,
 ];
 
-/// Which deployed APIs are behind it, and where.
+/// Which deployed APIs are behind it, and where; and what it can do itself.
 #[derive(Debug, Clone)]
 pub struct Upstream {
     address: SocketAddr,
     http_api: String,
     websocket_api: Option<String>,
+    /// Where the stack describes itself, for the console.
+    state_dir: PathBuf,
 }
 
 impl Upstream {
     /// The APIs with these ids, in a region's local AWS.
     #[must_use]
-    pub fn in_local_aws(region: Region, http_api: &str, websocket_api: Option<&str>) -> Self {
+    pub fn in_local_aws(
+        region: Region,
+        http_api: &str,
+        websocket_api: Option<&str>,
+        state_dir: PathBuf,
+    ) -> Self {
         Self {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, region.cloud_port)),
             http_api: http_api.to_owned(),
             websocket_api: websocket_api.map(str::to_owned),
+            state_dir,
         }
     }
 
@@ -131,9 +142,11 @@ fn router(upstream: Upstream) -> Router {
     let client = Client::builder(TokioExecutor::new())
         .pool_idle_timeout(Duration::from_secs(30))
         .build(connector);
+    let playground = playground::router(upstream.state_dir.clone());
     Router::new()
         .fallback(pass_on)
         .with_state(Proxy { upstream, client })
+        .merge(playground)
 }
 
 async fn pass_on(State(proxy): State<Proxy>, request: Request) -> Response {
@@ -272,6 +285,7 @@ mod tests {
             address: upstream,
             http_api: "api1".to_owned(),
             websocket_api: websocket.then(|| "ws1".to_owned()),
+            state_dir: PathBuf::new(),
         };
         serve_anywhere(router(upstream)).await.unwrap().0
     }

@@ -35,8 +35,10 @@ use surroundings::Surroundings;
 use watched::Watched;
 
 /// The events in the order of their story, with the status codes that each may be answered with.
-const STORY: [(&str, &[u16]); 37] = [
+const STORY: [(&str, &[u16]); 39] = [
     ("health", &[200]),
+    ("console-page", &[200]),
+    ("console-file", &[200]),
     ("devices-put", &[200]),
     ("ws-authorizer-header", &[]),
     ("ws-authorizer-token", &[]),
@@ -116,7 +118,9 @@ impl Functions {
         for (name, statuses) in STORY {
             let file = files.iter().find(|file| file.name == name).context(name)?;
             let answer = self.invoke(file).await.context(name)?;
-            if file.route().is_some() {
+            if name.starts_with("console-") {
+                check_page(&answer, statuses)
+            } else if file.route().is_some() {
                 check_http(&answer, statuses)
             } else if let Some(route) = file.websocket_route() {
                 check_websocket(&answer, statuses, route, file)
@@ -148,7 +152,9 @@ impl Functions {
                 denied.is_empty(),
                 "the role of {name} does not allow {denied:?}"
             );
-            ensure!(!done.is_empty(), "{name} did nothing");
+            // The console hands out what it is made of.
+            let asks_for_something = name != "console";
+            ensure!(done.is_empty() != asks_for_something, "{name} did {done:?}");
         }
         Ok(())
     }
@@ -295,6 +301,19 @@ fn check_http(answer: &Value, statuses: &[u16]) -> Result<()> {
                 .all(|one| one.is_ascii_lowercase() || one == '_');
         ensure!(snake_case, "an error without a code: {body}");
     }
+    Ok(())
+}
+
+/// A file as a browser takes it, whole and under the page's policy.
+fn check_page(answer: &Value, statuses: &[u16]) -> Result<()> {
+    let status = answer["statusCode"].as_u64();
+    ensure!(statuses.iter().any(|one| Some(u64::from(*one)) == status));
+    let header = |name: &str| answer["headers"][name].as_str().unwrap_or_default();
+    let kind = header("content-type");
+    ensure!(kind.starts_with("text/") && kind.ends_with("charset=utf-8"));
+    ensure!(header("content-security-policy").contains("script-src 'self'"));
+    ensure!(answer["isBase64Encoded"] == false);
+    ensure!(!answer["body"].as_str().context("no body")?.is_empty());
     Ok(())
 }
 

@@ -209,6 +209,7 @@ fn each_function_may_do_to_the_table_what_it_does_and_no_more() -> Result<()> {
         ("ws-connect", "PutItem"),
         ("ws-disconnect", "DeleteItem"),
         ("ws-authorizer", ""),
+        ("console", ""),
         // Finds who is connected, forgets who has gone, and reads the stream of changes.
         (
             "broadcast",
@@ -315,9 +316,13 @@ fn no_routes_requests_can_use_up_anothers() -> Result<()> {
     for (id, stage) in template.resources("AWS::ApiGatewayV2::Stage") {
         let settings = stage["RouteSettings"].as_object();
         let settings = settings.context(format!("{id}: its routes' settings"))?;
-        let there_first: BTreeSet<&str> = each(&template.resource(id)["DependsOn"])
-            .filter_map(Value::as_str)
-            .collect();
+        let depends_on = each(&template.resource(id)["DependsOn"]).filter_map(Value::as_str);
+        let named = stage["Description"]["Fn::Sub"].as_str().unwrap_or_default();
+        let named = named
+            .split("${")
+            .skip(1)
+            .filter_map(|rest| rest.split('}').next());
+        let there_first: BTreeSet<&str> = depends_on.chain(named).collect();
         let mut routes = BTreeSet::new();
         for (route, properties) in template.resources("AWS::ApiGatewayV2::Route") {
             if properties["ApiId"] != stage["ApiId"] {
@@ -351,7 +356,7 @@ fn apps_leave_room_for_exotel_and_the_pbx() -> Result<()> {
         let rate = rate(setting)?;
         match key.split_once(' ').map(|(_, path)| path) {
             Some(path) if path.starts_with("/api/") => apps.push(rate),
-            Some("/health") => {}
+            Some("/health" | "/" | "/console/{file}") => {}
             _ => hooks.push(rate),
         }
     }
@@ -757,6 +762,40 @@ fn a_name_leads_to_the_other_region_within_90_seconds() -> Result<()> {
             assert!(record[of_two].is_null(), "{id}: {of_two}");
         }
     }
+    Ok(())
+}
+
+#[test]
+fn the_console_is_there_unless_it_is_not_wanted_and_then_nothing_of_it_is() -> Result<()> {
+    let (with, without) = (template()?, deployed_with(&[&[("ConsolePage", "no")]])?);
+    assert!(!without.ids().iter().any(|id| id.contains("Console")));
+    let (with_it, left) = (with.ids(), without.ids());
+    assert!(
+        left.iter()
+            .eq(with_it.iter().filter(|id| !id.starts_with("Console")))
+    );
+    let routes = &without.resource("HttpStage")["Properties"]["RouteSettings"];
+    assert!(routes["GET /"].is_null() && routes["GET /console/{file}"].is_null());
+    Ok(())
+}
+
+/// A page cannot connect to what its policy does not name.
+#[test]
+fn the_console_is_told_where_the_websocket_api_is() -> Result<()> {
+    for domain in [ONE_REGION, DOMAINS] {
+        let template = deployed_with(&[domain])?;
+        let functions = template.functions();
+        let environment = functions.get("console").context("console")?.environment();
+        let told = as_written(environment["WEBSOCKET_URL"]);
+        assert_eq!(told, as_written(template.output("WebSocketUrl")));
+    }
+    let emulated = [(
+        "LocalApiGatewayUrl",
+        "http://127.0.0.1:4566/_aws/execute-api",
+    )];
+    let template = deployed_with(&[&emulated])?;
+    let console = template.functions().remove("console").context("console")?;
+    assert_eq!(as_written(console.environment()["WEBSOCKET_URL"]), "");
     Ok(())
 }
 

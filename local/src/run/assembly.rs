@@ -226,12 +226,13 @@ async fn fill(
     seed::numbers(first.region, &first.outputs, with_crowd).await
 }
 
-fn upstream(deployed: &Deployed) -> Result<Upstream> {
+fn upstream(settings: &Settings, deployed: &Deployed) -> Result<Upstream> {
     let outputs = &deployed.outputs;
     Ok(Upstream::in_local_aws(
         deployed.region,
         outputs.require("HttpApiId")?,
         outputs.optional("WebSocketApiId"),
+        settings.state_dir(),
     ))
 }
 
@@ -251,7 +252,7 @@ impl Front {
         credentials: &Credentials,
     ) -> Result<Self> {
         let Some(second) = second else {
-            let _gateway = open_gateway(first).await?;
+            let _gateway = open_gateway(settings, first).await?;
             return Ok(Self {
                 gates: Gates::One { _gateway },
                 fallback: None,
@@ -259,7 +260,10 @@ impl Front {
                 server: None,
             });
         };
-        let regions = [losable(first).await?, losable(second).await?];
+        let regions = [
+            losable(settings, first).await?,
+            losable(settings, second).await?,
+        ];
         let table = first.outputs.require("TableName")?;
         let replication = Replication::start([first.region, second.region], table).await?;
         let regions = Arc::new(TwoRegions::new(regions, replication));
@@ -274,17 +278,17 @@ impl Front {
     }
 }
 
-async fn open_gateway(deployed: &Deployed) -> Result<Gateway> {
-    Gateway::start(upstream(deployed)?, deployed.region.gateway_port).await
+async fn open_gateway(settings: &Settings, deployed: &Deployed) -> Result<Gateway> {
+    Gateway::start(upstream(settings, deployed)?, deployed.region.gateway_port).await
 }
 
-async fn losable(deployed: &Deployed) -> Result<Losable> {
-    let gateway = open_gateway(deployed).await?;
+async fn losable(settings: &Settings, deployed: &Deployed) -> Result<Losable> {
+    let gateway = open_gateway(settings, deployed).await?;
     let group = deployed.cloud.group();
     Ok(Losable::new(
         deployed.region,
         group,
-        upstream(deployed)?,
+        upstream(settings, deployed)?,
         gateway,
     ))
 }

@@ -146,6 +146,7 @@ pub(super) fn summary(stack: &Stack) -> String {
         .collect();
     format!(
         "
+  console       {}      (in a browser)
   HTTP API      {}      (try {}/health)
   Exotel hook   {}
   SIP           {} (the trunk calls from {}; {})
@@ -156,6 +157,7 @@ pub(super) fn summary(stack: &Stack) -> String {
 
 `make call` places a call. `make down`, or Ctrl-C where `make run` runs, stops the stack.
 ",
+        stack.http_url,
         stack.http_url,
         stack.http_url,
         stack.exotel_webhook_url,

@@ -150,6 +150,7 @@ impl Surroundings {
                     stack.aws.endpoint
                 ),
             ),
+            ("WEBSOCKET_URL", stack.ws_url.clone()),
             ("TIMEOUT_QUEUE_URL", self.queue_url.clone()),
             ("TIMEOUT_FUNCTION_ARN", function.to_owned()),
             ("SCHEDULE_GROUP", self.name.clone()),

@@ -1,0 +1,164 @@
+//! Callers on the simulated trunk: real SIP legs that dial an extension's number.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context, Result, ensure};
+use ringback_sip::{CallEvents, Caller, Media, OutgoingCall, Stage, Trunk};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::stack::Stack;
+
+/// Those before are forgotten, and hang up.
+const KEPT: usize = 20;
+/// As long as a name may be in a SIP header here; Ringback itself keeps 64 characters.
+const LONGEST_NAME: usize = 100;
+
+/// Who is to dial whom.
+#[derive(Debug, Deserialize)]
+pub(super) struct Dialling {
+    extension: String,
+    /// Empty is withheld.
+    number: String,
+    name: String,
+}
+
+impl Dialling {
+    fn caller(&self) -> Result<Caller> {
+        let digits = self.number.strip_prefix('+').unwrap_or(&self.number);
+        let is_number =
+            (3..=15).contains(&digits.len()) && digits.bytes().all(|it| it.is_ascii_digit());
+        ensure!(
+            self.number.is_empty() || is_number,
+            "a caller's number has 3 to 15 digits"
+        );
+        ensure!(
+            self.name.chars().count() <= LONGEST_NAME,
+            "a caller's name has {LONGEST_NAME} characters at most"
+        );
+        let caller = match self.number.as_str() {
+            "" => Caller::withheld(),
+            number => Caller::number(number),
+        };
+        Ok(match self.name.as_str() {
+            "" => caller,
+            name => caller.named(name),
+        })
+    }
+}
+
+struct TestCall {
+    leg: OutgoingCall,
+    /// Its socket lives as long as its call.
+    _trunk: Trunk,
+}
+
+/// All who have dialled, by number.
+#[derive(Clone, Default)]
+pub(super) struct Callers(Arc<Mutex<BTreeMap<u32, TestCall>>>);
+
+impl Callers {
+    pub(super) async fn dial(&self, stack: &Stack, dialling: Dialling) -> Result<u32> {
+        let caller = dialling.caller()?;
+        let mut numbers = stack.numbers.iter();
+        let (number, _) = numbers
+            .find(|(_, extension)| **extension == dialling.extension)
+            .with_context(|| format!("no number leads to {}", dialling.extension))?;
+        let trunk = Trunk::bind(&format!("{}:0", stack.sip.trunk_source)).await?;
+        let sid = Uuid::new_v4().simple().to_string();
+        let pbx = stack.sip.address.parse()?;
+        let leg = trunk.call(pbx, number, caller, Some(&sid)).await?;
+        let mut calls = self.calls();
+        let id = calls.last_key_value().map_or(1, |(last, _)| last + 1);
+        calls.insert(id, TestCall { leg, _trunk: trunk });
+        if calls.len() > KEPT {
+            calls.pop_first();
+        }
+        Ok(id)
+    }
+
+    pub(super) fn leg(&self, id: u32) -> Option<OutgoingCall> {
+        Some(self.calls().get(&id)?.leg.clone())
+    }
+
+    /// The legs by their names.
+    pub(super) fn legs(&self) -> Vec<(String, Media)> {
+        let calls = self.calls();
+        let legs = calls.iter();
+        legs.map(|(id, call)| (name(*id), call.leg.media().clone()))
+            .collect()
+    }
+
+    pub(super) fn shown<'a>(&self, hears: impl Fn(&Media, &str) -> Vec<&'a str>) -> Vec<Value> {
+        let calls = self.calls();
+        let shown = calls.iter().map(|(id, call)| {
+            let events = call.leg.events();
+            json!({
+                "id": id,
+                "name": name(*id),
+                "stage": in_words(&events),
+                "over": events.is_over(),
+                "hears": hears(call.leg.media(), &name(*id)),
+            })
+        });
+        shown.collect()
+    }
+
+    fn calls(&self) -> MutexGuard<'_, BTreeMap<u32, TestCall>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn name(id: u32) -> String {
+    format!("caller {id}")
+}
+
+/// How far a leg has come, as its person would say.
+fn in_words(events: &CallEvents) -> String {
+    match events.all().last().map(|event| event.stage.clone()) {
+        None => "dials".to_owned(),
+        Some(Stage::Ringing { .. }) => "hears it ring".to_owned(),
+        Some(Stage::Answered) => "talks".to_owned(),
+        Some(Stage::Rejected { code: 487, .. }) => "gave up".to_owned(),
+        Some(Stage::Rejected { code: 486, .. }) => "heard busy".to_owned(),
+        Some(Stage::Rejected { code, reason }) => format!("was refused ({code} {reason})"),
+        Some(Stage::Ended { by_remote: true }) => "was hung up on".to_owned(),
+        Some(Stage::Ended { by_remote: false }) => "has hung up".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dialling(number: &str, name: &str) -> Dialling {
+        Dialling {
+            extension: "1001".to_owned(),
+            number: number.to_owned(),
+            name: name.to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_caller_without_a_number_withholds_it() {
+        assert!(dialling("", "Asha").caller().unwrap().withheld);
+        assert_eq!(
+            dialling("+919876543210", "").caller().unwrap(),
+            Caller::number("+919876543210")
+        );
+    }
+
+    #[test]
+    fn what_is_no_number_is_not_dialled_from() {
+        for number in ["12", "+", "98765432109876543", "98 76", "1;2", "++123"] {
+            assert!(dialling(number, "").caller().is_err(), "{number}");
+        }
+        assert!(
+            dialling("", &"a".repeat(LONGEST_NAME + 1))
+                .caller()
+                .is_err()
+        );
+    }
+}

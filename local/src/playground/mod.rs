@@ -1,0 +1,197 @@
+//! What the console can do on the local stack alone, below `/local/` of its gateway: the stack's demo tokens, simulated
+//! SIP phones that pick up, callers on the simulated trunk, and a look at what the push service was asked for.
+
+mod callers;
+mod handset;
+mod neighbours;
+
+use std::convert::Infallible;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::middleware;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post, put};
+use axum::{Json, Router};
+use callers::{Callers, Dialling};
+use futures::{Stream, stream};
+use handset::Handsets;
+use ringback_sip::Media;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::stack::Stack;
+
+/// How often a page is told what has changed.
+const TICK: Duration = Duration::from_millis(200);
+/// So many packets, a tenth of a second, are no accident.
+const HEARD: u64 = 5;
+
+/// The routes, for the stack that describes itself in this directory. They answer pages of the gateway's own address only.
+pub fn router(state_dir: PathBuf) -> Router {
+    let playground = Playground {
+        state_dir: state_dir.into(),
+        handsets: Handsets::default(),
+        callers: Callers::default(),
+        http: reqwest::Client::new(),
+    };
+    Router::new()
+        .route("/local/stack", get(stack))
+        .route("/local/events", get(events))
+        .route("/local/phones/{extension}", put(register))
+        .route("/local/phones/{extension}/pick-up", post(pick_up))
+        .route("/local/callers", post(dial))
+        .route("/local/callers/{id}", delete(hang_up))
+        .layer(middleware::from_fn(neighbours::only))
+        .with_state(playground)
+}
+
+#[derive(Clone)]
+struct Playground {
+    state_dir: Arc<std::path::Path>,
+    handsets: Handsets,
+    callers: Callers,
+    http: reqwest::Client,
+}
+
+impl Playground {
+    fn stack(&self) -> Result<Stack> {
+        Stack::load(&self.state_dir)
+    }
+
+    /// All that a page shows of it. Whoever hears whom is found out from what arrives: real RTP.
+    async fn shown(&self, push_token: &str) -> Result<Value> {
+        let mut legs = self.handsets.legs();
+        legs.extend(self.callers.legs());
+        let hears = |media: &Media, own: &str| -> Vec<&str> {
+            let others = legs.iter().filter(|(name, _)| name != own);
+            let heard = others.filter(|(_, other)| media.received_from(other) >= HEARD);
+            heard.map(|(name, _)| name.as_str()).collect()
+        };
+        Ok(json!({
+            "phones": self.handsets.shown(hears),
+            "callers": self.callers.shown(hears),
+            "pushes": self.pushes(push_token).await?,
+        }))
+    }
+
+    /// The pushes to one device, as the stand-in for FCM received them.
+    async fn pushes(&self, token: &str) -> Result<Vec<Value>> {
+        let query: String = form_urlencoded::Serializer::new(String::new())
+            .append_pair("token", token)
+            .finish();
+        let url = format!("{}?{query}", self.stack()?.requests.fcm);
+        let requests: Vec<Value> = self.http.get(url).send().await?.json().await?;
+        let push = |request: Value| json!({ "at": request["at"], "data": request["body"]["message"]["data"] });
+        Ok(requests.into_iter().map(push).collect())
+    }
+}
+
+/// `GET /local/stack`.
+async fn stack(State(playground): State<Playground>) -> Result<Json<Value>, Refusal> {
+    let stack = playground.stack()?;
+    let number_of = |extension: &str| {
+        let mut numbers = stack.numbers.iter();
+        numbers
+            .find(|(_, of)| *of == extension)
+            .map(|(number, _)| number)
+    };
+    let phones = stack.phones.iter().map(|phone| {
+        json!({ "extension": phone.extension, "token": phone.token, "number": number_of(&phone.extension) })
+    });
+    Ok(Json(json!({
+        "operator": { "token": stack.operator.token },
+        "phones": phones.collect::<Vec<_>>(),
+    })))
+}
+
+#[derive(Deserialize)]
+struct Watching {
+    push_token: String,
+}
+
+/// `GET /local/events`: all that is shown, as often as it changes.
+async fn events(
+    State(playground): State<Playground>,
+    Query(Watching { push_token }): Query<Watching>,
+) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    let changes = stream::unfold(String::new(), move |told| {
+        let (playground, push_token) = (playground.clone(), push_token.clone());
+        async move {
+            loop {
+                // A stack that is being stopped tells nothing more.
+                let shown = playground.shown(&push_token).await.ok()?.to_string();
+                if shown != told {
+                    return Some((Ok(Event::default().data(&shown)), shown));
+                }
+                tokio::time::sleep(TICK).await;
+            }
+        }
+    });
+    Sse::new(changes).keep_alive(KeepAlive::default())
+}
+
+/// `PUT /local/phones/{extension}`.
+async fn register(
+    State(playground): State<Playground>,
+    Path(extension): Path<String>,
+) -> Result<StatusCode, Refusal> {
+    let stack = playground.stack()?;
+    playground.handsets.register(&stack, &extension).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `POST /local/phones/{extension}/pick-up`.
+async fn pick_up(
+    State(playground): State<Playground>,
+    Path(extension): Path<String>,
+) -> Result<StatusCode, Refusal> {
+    let stack = playground.stack()?;
+    playground.handsets.pick_up(&stack, &extension).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `POST /local/callers`.
+async fn dial(
+    State(playground): State<Playground>,
+    Json(dialling): Json<Dialling>,
+) -> Result<Response, Refusal> {
+    let stack = playground.stack()?;
+    let id = playground.callers.dial(&stack, dialling).await?;
+    Ok((StatusCode::CREATED, Json(json!({ "id": id }))).into_response())
+}
+
+/// `DELETE /local/callers/{id}`.
+async fn hang_up(
+    State(playground): State<Playground>,
+    Path(id): Path<u32>,
+) -> Result<StatusCode, Refusal> {
+    let leg = playground
+        .callers
+        .leg(id)
+        .context("there is no such caller")?;
+    leg.hang_up().await.map_err(anyhow::Error::from)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Whatever did not work, in words: whoever asks here is at the machine.
+struct Refusal(anyhow::Error);
+
+impl<E: Into<anyhow::Error>> From<E> for Refusal {
+    fn from(error: E) -> Self {
+        Self(error.into())
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let body =
+            json!({ "success": false, "error": format!("{:#}", self.0), "code": "local_stack" });
+        (StatusCode::CONFLICT, Json(body)).into_response()
+    }
+}
