@@ -68,6 +68,8 @@ class Card {
   #parts;
   #refused = false;
   #again;
+  #stale = false;
+  #asking = false;
   details;
 
   constructor(call, ask) {
@@ -84,7 +86,7 @@ class Card {
     };
     const { mark, status, clock, reason, lines, note } = this.#parts;
     this.details = element("details", {}, [element("summary", {}, ["Timeline"]), lines, note]);
-    this.details.addEventListener("toggle", () => this.refresh());
+    this.details.addEventListener("toggle", () => this.#asking || this.refresh());
     this.root = element("li", { class: "call" }, [
       element("article", { "aria-labelledby": title }, [
         this.#parts.title,
@@ -127,7 +129,15 @@ class Card {
   /** Asks for the timeline while somebody looks at it, and once more when the last line must have been written. */
   async refresh() {
     if (!this.details.open || this.#refused) return;
-    await this.#askOnce();
+    this.#stale = true;
+    // One question at a time: what has changed since it was asked is asked after it.
+    if (this.#asking) return;
+    this.#asking = true;
+    while (this.#stale) {
+      this.#stale = false;
+      await this.#askOnce();
+    }
+    this.#asking = false;
     clearTimeout(this.#again);
     this.#again = setTimeout(() => this.details.open && this.#askOnce(), ASK_AGAIN);
   }

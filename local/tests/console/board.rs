@@ -83,25 +83,33 @@ async fn a_connection_that_is_cut_is_found_again_and_what_changed_meanwhile_is_a
     let scene = Scene::open().await?;
     let app = scene.app("1001").await?;
     let page = Page::open(&scene).await?;
+    // What it asks for is counted, so that nothing is under way when the network goes.
+    let count = "window.asked = 0; window.realFetch = fetch;
+        window.fetch = (...all) => { asked += 1; return realFetch(...all).finally(() => { asked -= 1 }) }";
+    page.browser.run(count, json!([])).await?;
     let caller = scene.dial("1001").await?;
     let id = app.woken().await?;
     page.latest_is("Ringing").await?;
-    // Nobody looks at its timeline, and the page is kept from connecting again until the call has gone on.
-    let watch = "document.querySelector('#board details').open = false; window.states = []; window.RealSocket = WebSocket;
+    page.says("#board .timeline", "Pushes went out").await?;
+    // Nobody looks at its timeline any longer.
+    page.click("#board summary").await?;
+    page.browser.until("asked === 0", SOON).await?;
+    // The network is gone until the call has gone on.
+    let cut = "window.states = []; window.RealSocket = WebSocket;
         window.WebSocket = class { constructor() { throw new Error('no network') } };
-        WebSocket.OPEN = 1;
-        new MutationObserver(() => states.push(document.querySelector('#connection').dataset.state))
+        WebSocket.OPEN = 1; window.fetch = async () => { throw new Error('no network') };
+        new MutationObserver(() => states.push(document.querySelector('#connection').textContent))
             .observe(document.querySelector('#connection'), { attributes: true })";
-    page.browser.run(watch, json!([])).await?;
+    page.browser.run(cut, json!([])).await?;
     cut_all(&scene).await?;
-    page.browser.until("states.includes('lost')", SOON).await?;
-    page.says("#connection", "Disconnected").await?;
+    let told = "states.includes('Disconnected; trying again')";
+    page.browser.until(told, SOON).await?;
     caller.cancel().await?;
     app.sees(&id, "canceled").await?;
     page.latest_is("Ringing").await?;
     page.browser
         .run(
-            "window.WebSocket = RealSocket; dispatchEvent(new Event('online'))",
+            "window.WebSocket = RealSocket; window.fetch = realFetch; dispatchEvent(new Event('online'))",
             json!([]),
         )
         .await?;

@@ -13,6 +13,7 @@ use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
+use ringback_local::runtime_api::RunningFunction;
 use ringback_local::settings::Settings;
 use ringback_local::stand_in::serve_anywhere;
 use serde_json::{Value, json};
@@ -20,7 +21,6 @@ use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
 use crate::page::{Page, SOON};
-use crate::runtime_api::RunningFunction;
 use crate::scene::Scene;
 
 /// The HTTP API of a deployment, whose WebSocket API is at another address.

@@ -14,8 +14,6 @@ mod browser;
 mod deployed;
 mod page;
 mod phone;
-#[path = "../support/runtime_api.rs"]
-mod runtime_api;
 #[path = "../calls/scene.rs"]
 #[allow(dead_code, reason = "shared with calls/, which does more on its stage")]
 mod scene;
