@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::figures::{Figures, Rounded, millis};
 use crate::functions::{FUNCTIONS, Places};
 use crate::page::Table;
-use crate::process::peak_memory;
+use crate::process::{cpu_time, peak_memory};
 use crate::stage::{Stage, call_id, good};
 use crate::world;
 
@@ -65,7 +65,17 @@ struct First {
 struct Starts {
     poll: Figures,
     answer: Figures,
+    cpu: Figures,
     memory: Figures,
+}
+
+/// One start of one program, in milliseconds and MiB.
+struct OneStart {
+    poll: f64,
+    answer: f64,
+    /// CPU time until the first answer.
+    cpu: f64,
+    memory: f64,
 }
 
 /// Measures, and writes the table.
@@ -82,27 +92,33 @@ pub async fn measure(places: &Places) -> Result<String> {
         for ((program, first), starts) in programs.iter().zip(&firsts).zip(&mut all) {
             stage.restore(&first.table);
             let started = once(&stage, *program, &first.event).await;
-            let (poll, answer, memory) = started.with_context(|| program.name())?;
+            let started = started.with_context(|| program.name())?;
             // The first round reads the files from the disk.
             if round > 0 {
-                starts.poll.add(poll);
-                starts.answer.add(answer);
-                starts.memory.add(memory);
+                starts.poll.add(started.poll);
+                starts.answer.add(started.answer);
+                starts.cpu.add(started.cpu);
+                starts.memory.add(started.memory);
             }
         }
     }
     table(&programs, &all)
 }
 
-async fn once(stage: &Stage, program: Program, event: &Value) -> Result<(f64, f64, f64)> {
+async fn once(stage: &Stage, program: Program, event: &Value) -> Result<OneStart> {
     let mut function = program.start(stage).await?;
     let started = function.started();
     let poll = function.asks_for_more().await? - started;
     let answered = function.invoke_timed(event).await?;
+    let pid = function.pid().context("it has ended")?;
+    let cpu = cpu_time(pid)?;
     good(&answered.answer)?;
-    let memory = peak_memory(function.pid().context("it has ended")?)?;
-    let mebibytes = memory as f64 / (1024.0 * 1024.0);
-    Ok((millis(poll), millis(answered.at - started), mebibytes))
+    Ok(OneStart {
+        poll: millis(poll),
+        answer: millis(answered.at - started),
+        cpu: millis(cpu),
+        memory: peak_memory(pid)? as f64 / (1024.0 * 1024.0),
+    })
 }
 
 /// Each function with an event that it can be given again and again, if the table is made what it was.
@@ -164,6 +180,7 @@ fn table(programs: &[Program], all: &[Starts]) -> Result<String> {
         "to the first answer, ms",
         "90 % within",
         "Node.js ÷ it",
+        "CPU until then, ms",
         "peak MiB",
     ]);
     let mut missed = Vec::new();
@@ -196,6 +213,7 @@ fn table(programs: &[Program], all: &[Starts]) -> Result<String> {
             &Rounded(starts.answer.median()),
             &Rounded(starts.answer.at(90)),
             &faster,
+            &Rounded(starts.cpu.median()),
             &Rounded(starts.memory.median()),
         ])?;
     }

@@ -33,6 +33,8 @@ pub mod exotel;
 pub mod form;
 pub mod gate;
 pub mod http;
+mod https;
+pub mod later;
 pub mod metrics;
 pub mod names;
 pub mod outside;

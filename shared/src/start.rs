@@ -1,6 +1,7 @@
 //! How a function starts: logs, configuration, and the clients that it needs, each built once.
 
 use std::fmt;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use aws_config::timeout::TimeoutConfig;
@@ -21,6 +22,8 @@ use crate::connections::Connections;
 use crate::devices::Devices;
 use crate::exotel::Exotel;
 use crate::gate::{Gate, Sources};
+use crate::https::Https;
+use crate::later::Later;
 use crate::metrics;
 use crate::outside::Outside;
 use crate::push::Pushes;
@@ -44,13 +47,17 @@ pub type LiveSwitchboard = Switchboard<DynamoCalls, Outside>;
 
 /// A client of one of the SDK's crates. What it sends is seen.
 macro_rules! client {
-    ($sdk:ident, $start:expr) => {
-        $sdk::Client::from_conf(
-            $sdk::config::Builder::from(&$start.aws)
-                .interceptor(Sent)
-                .build(),
-        )
+    ($sdk:ident, $aws:expr) => {
+        $sdk::Client::from_conf($sdk::config::Builder::from(&$aws).interceptor(Sent).build())
     };
+}
+
+/// The same, once it is needed.
+macro_rules! later {
+    ($sdk:ident, $aws:expr) => {{
+        let aws = $aws.clone();
+        Later::made_by(move || client!($sdk, aws))
+    }};
 }
 
 /// What every function starts from.
@@ -59,6 +66,8 @@ pub struct Start {
     /// The process's environment.
     pub environment: Environment,
     aws: SdkConfig,
+    dynamodb: OnceLock<aws_sdk_dynamodb::Client>,
+    secrets: OnceLock<aws_sdk_secretsmanager::Client>,
     table: String,
 }
 
@@ -92,11 +101,14 @@ impl Start {
         xray::begin(&environment);
         let aws = aws_config::defaults(BehaviorVersion::latest())
             .timeout_config(timeouts())
+            .http_client(Https::default())
             .load()
             .await;
         Self {
             environment,
             aws,
+            dynamodb: OnceLock::new(),
+            secrets: OnceLock::new(),
             table: String::new(),
         }
     }
@@ -153,8 +165,8 @@ impl Start {
     /// When a variable is missing.
     pub fn timeouts(&self) -> Result<Timeouts, ConfigError> {
         Timeouts::from_environment(
-            client!(aws_sdk_sqs, self),
-            client!(aws_sdk_scheduler, self),
+            later!(aws_sdk_sqs, self.aws),
+            later!(aws_sdk_scheduler, self.aws),
             &self.environment,
         )
     }
@@ -221,7 +233,7 @@ impl Start {
     /// SNS mobile push.
     #[must_use]
     pub fn sns(&self) -> Sns {
-        Sns::from_environment(client!(aws_sdk_sns, self), &self.environment)
+        Sns::from_environment(later!(aws_sdk_sns, self.aws), &self.environment)
     }
 
     /// Asterisk, one or several.
@@ -277,8 +289,10 @@ impl Start {
         &self,
         variable: &'static str,
     ) -> Result<Secret<T>, ConfigError> {
-        let client = client!(aws_sdk_secretsmanager, self);
-        Secret::from_environment(&client, &self.environment, variable)
+        let client = self
+            .secrets
+            .get_or_init(|| client!(aws_sdk_secretsmanager, self.aws));
+        Secret::from_environment(client, &self.environment, variable)
     }
 
     /// The country whose numbers are written without a country code: `DEFAULT_COUNTRY`, ISO 3166.
@@ -292,7 +306,10 @@ impl Start {
     /// DynamoDB.
     #[must_use]
     pub fn dynamodb(&self) -> aws_sdk_dynamodb::Client {
-        client!(aws_sdk_dynamodb, self)
+        let client = self
+            .dynamodb
+            .get_or_init(|| client!(aws_sdk_dynamodb, self.aws));
+        client.clone()
     }
 
     /// The table's name.
@@ -304,7 +321,7 @@ impl Start {
     /// SQS.
     #[must_use]
     pub fn sqs(&self) -> aws_sdk_sqs::Client {
-        client!(aws_sdk_sqs, self)
+        client!(aws_sdk_sqs, self.aws)
     }
 
     /// The region that this function runs in.

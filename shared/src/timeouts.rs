@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::call::{Call, Event, Status};
 use crate::clock::Timestamp;
 use crate::config::{ConfigError, Environment};
+use crate::later::Later;
 use crate::names::CallId;
 
 /// What a timer brings to `call-timeout`.
@@ -79,9 +80,9 @@ where
 /// The queue and the scheduler.
 #[derive(Clone, Debug)]
 pub struct Timeouts {
-    queue: aws_sdk_sqs::Client,
+    queue: Later<aws_sdk_sqs::Client>,
     queue_url: String,
-    scheduler: aws_sdk_scheduler::Client,
+    scheduler: Later<aws_sdk_scheduler::Client>,
     schedule_group: String,
     scheduler_role_arn: String,
     function_arn: String,
@@ -93,14 +94,14 @@ impl Timeouts {
     /// # Errors
     /// When one of them is missing.
     pub fn from_environment(
-        queue: aws_sdk_sqs::Client,
-        scheduler: aws_sdk_scheduler::Client,
+        queue: impl Into<Later<aws_sdk_sqs::Client>>,
+        scheduler: impl Into<Later<aws_sdk_scheduler::Client>>,
         environment: &Environment,
     ) -> Result<Self, ConfigError> {
         Ok(Self {
-            queue,
+            queue: queue.into(),
             queue_url: environment.required("TIMEOUT_QUEUE_URL")?,
-            scheduler,
+            scheduler: scheduler.into(),
             schedule_group: environment.required("SCHEDULE_GROUP")?,
             scheduler_role_arn: environment.required("SCHEDULER_ROLE_ARN")?,
             function_arn: environment.required("TIMEOUT_FUNCTION_ARN")?,

@@ -32,12 +32,6 @@ pub const WEBHOOK_SECRET: &str = "ringback-events-webhook-secret-not-for-any-dep
 /// What the PBX's events there show.
 pub const HOOK_SECRET: &str = "ringback-events-hook-secret-not-for-any-deployment";
 
-/// The public authorities, where Debian has them and where Lambda does.
-const PUBLIC_AUTHORITIES: [&str; 2] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-];
-
 /// Longer than any part of the bench takes, so that no ring is over before it is meant to be.
 const RING_SECONDS: &str = "890";
 
@@ -122,7 +116,6 @@ pub struct World {
     state: Arc<State>,
     servers: BTreeMap<System, Server>,
     trusted: String,
-    all_trusted: String,
 }
 
 #[derive(Debug)]
@@ -156,18 +149,10 @@ impl World {
         }
         let trusted = folder.join("trusted.pem");
         std::fs::write(&trusted, &certificate.ca_pem)?;
-        // As many as on AWS have to be read, besides the one that is needed here.
-        let all = folder.join("all-trusted.pem");
-        let public = PUBLIC_AUTHORITIES
-            .iter()
-            .find_map(|path| std::fs::read_to_string(path).ok());
-        let public = public.context("there are no public authorities on this machine")?;
-        std::fs::write(&all, public + &certificate.ca_pem)?;
         let world = Self {
             state,
             servers,
             trusted: trusted.to_str().context("a path in UTF-8")?.to_owned(),
-            all_trusted: all.to_str().context("a path in UTF-8")?.to_owned(),
         };
         world.keep_secrets(&certificate)?;
         Ok(world)
@@ -257,7 +242,7 @@ impl World {
             ("FCM_SECRET_ARN", "fcm"),
             ("LOG_LEVEL", "info"),
             ("RING_TIMEOUT_SECONDS", RING_SECONDS),
-            ("SSL_CERT_FILE", &self.all_trusted),
+            ("SSL_CERT_FILE", &self.trusted),
             ("NODE_EXTRA_CA_CERTS", &self.trusted),
         ];
         let texts = texts.map(|(name, value)| (name, value.to_owned()));

@@ -10,6 +10,7 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 
 use super::AsteriskError;
+use crate::https;
 use crate::metrics;
 use crate::secrets::{AsteriskSecret, Secret};
 use crate::xray;
@@ -167,12 +168,13 @@ pub(super) async fn read<T: DeserializeOwned>(
 }
 
 fn client(secret: &AsteriskSecret) -> Result<Client, AsteriskError> {
-    let mut builder = Client::builder()
+    let builder = Client::builder()
         .connect_timeout(CONNECT_TIMEOUT)
         .timeout(REPLY_TIMEOUT);
-    if let Some(pem) = &secret.ari_ca_pem {
-        builder = builder.tls_certs_only(authorities(pem)?);
-    }
+    let builder = match &secret.ari_ca_pem {
+        Some(pem) => builder.tls_certs_only(authorities(pem)?),
+        None => builder.tls_backend_preconfigured(https::public()),
+    };
     builder.build().map_err(bad_certificate)
 }
 

@@ -21,6 +21,7 @@ use tokio::sync::{Mutex, OnceCell};
 
 use crate::clock::Timestamp;
 use crate::config::ConfigError;
+use crate::https;
 use crate::xray;
 
 /// Between two fetches, whatever came of the first: anybody can show a token with a key id that nobody knows.
@@ -202,6 +203,7 @@ fn nobody_listens_in(url: &Url) -> bool {
 /// It goes where it is told to and nowhere else.
 fn client() -> Result<Client, reqwest::Error> {
     Client::builder()
+        .tls_backend_preconfigured(https::public())
         .connect_timeout(CONNECT_TIMEOUT)
         .timeout(REPLY_TIMEOUT)
         .redirect(Policy::none())

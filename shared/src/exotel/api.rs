@@ -19,6 +19,7 @@ use super::{OutboundProgress, indian_time};
 use crate::call::Call;
 use crate::clock::Timestamp;
 use crate::config::{ConfigError, Environment};
+use crate::https;
 use crate::metrics;
 use crate::names::{CallId, CallSid, PhoneNumber};
 use crate::secrets::{ExotelSecret, Secret, SecretError};
@@ -536,6 +537,7 @@ fn configured<'a>(value: Option<&'a str>, name: &'static str) -> Result<&'a str,
 /// call was placed. For the same reason a request is never repeated or sent on to elsewhere.
 fn client() -> Result<Client, ExotelError> {
     Client::builder()
+        .tls_backend_preconfigured(https::public())
         .connect_timeout(CONNECT_TIMEOUT)
         .timeout(REPLY_TIMEOUT)
         .pool_max_idle_per_host(0)

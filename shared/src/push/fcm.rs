@@ -19,6 +19,7 @@ use tokio::sync::{Mutex, OnceCell};
 use super::message::{Message, PushError};
 use crate::clock::Timestamp;
 use crate::config::{ConfigError, Environment};
+use crate::https;
 use crate::metrics;
 use crate::secrets::{Secret, ServiceAccount};
 use crate::xray;
@@ -205,6 +206,7 @@ impl Fcm {
     async fn client(&self) -> Result<&Client, PushError> {
         let build = || async {
             Client::builder()
+                .tls_backend_preconfigured(https::public())
                 .connect_timeout(CONNECT_TIMEOUT)
                 .timeout(REPLY_TIMEOUT)
                 .build()

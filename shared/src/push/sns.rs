@@ -16,11 +16,12 @@ use super::message::{Kind, Message, PushError};
 use crate::call::CancelReason;
 use crate::config::Environment;
 use crate::devices::SnsService;
+use crate::later::Later;
 
 /// SNS, and the platform applications that this deployment has.
 #[derive(Clone, Debug)]
 pub struct Sns {
-    client: Client,
+    client: Later<Client>,
     fcm_application: Option<String>,
     apns_application: Option<String>,
     apns_voip_application: Option<String>,
@@ -44,9 +45,9 @@ impl Sns {
     /// SNS, with the applications in `SNS_FCM_APPLICATION_ARN`, `SNS_APNS_APPLICATION_ARN` and
     /// `SNS_APNS_VOIP_APPLICATION_ARN`, each of which may be missing.
     #[must_use]
-    pub fn from_environment(client: Client, environment: &Environment) -> Self {
+    pub fn from_environment(client: impl Into<Later<Client>>, environment: &Environment) -> Self {
         Self {
-            client,
+            client: client.into(),
             fcm_application: environment.optional("SNS_FCM_APPLICATION_ARN"),
             apns_application: environment.optional("SNS_APNS_APPLICATION_ARN"),
             apns_voip_application: environment.optional("SNS_APNS_VOIP_APPLICATION_ARN"),

@@ -40,9 +40,9 @@ impl Timers {
         Self {
             server,
             timeouts: Timeouts {
-                queue: aws_sdk_sqs::Client::new(&aws),
+                queue: aws_sdk_sqs::Client::new(&aws).into(),
                 queue_url: "https://sqs.ap-south-1.amazonaws.com/123456789012/timeouts".to_owned(),
-                scheduler: aws_sdk_scheduler::Client::new(&aws),
+                scheduler: aws_sdk_scheduler::Client::new(&aws).into(),
                 schedule_group: "ringback".to_owned(),
                 scheduler_role_arn: "arn:aws:iam::123456789012:role/scheduler".to_owned(),
                 function_arn: "arn:aws:lambda:ap-south-1:123456789012:function:call-timeout"

@@ -80,9 +80,9 @@ impl Service {
 
 impl Sns {
     /// SNS without any platform application: it can publish to endpoints that there are already.
-    pub(crate) const fn without_applications(client: Client) -> Self {
+    pub(crate) fn without_applications(client: Client) -> Self {
         Self {
-            client,
+            client: client.into(),
             fcm_application: None,
             apns_application: None,
             apns_voip_application: None,
