@@ -70,19 +70,30 @@ fn alarms_look_at_metrics_that_there_are() -> Result<()> {
 fn no_call_ends_well_while_none_ends_but_as_failed() -> Result<()> {
     let template = with(&[])?;
     let alarm = &template.resource("NoCallEndsWellAlarm")["Properties"];
-    let expression = as_written(&alarm["Metrics"][0]["Expression"]);
-    let mut counted = BTreeSet::new();
-    for metric in each(&alarm["Metrics"]).skip(1) {
+    let expression_of = |id: &str| {
+        let mut metrics = each(&alarm["Metrics"]);
+        let metric = metrics.find(|metric| metric["Id"] == id);
+        metric.map(|metric| as_written(&metric["Expression"]))
+    };
+    assert_eq!(
+        expression_of("lost").as_deref(),
+        Some("IF(SUM([none, well]) > 0, 0, reports)")
+    );
+    let summed = |ids: &[&str]| Some(format!("SUM(FILL([{}], 0))", ids.join(", ")));
+    let (mut reported, mut counted) = (Vec::new(), BTreeSet::new());
+    for metric in each(&alarm["Metrics"]).filter(|metric| !metric["MetricStat"].is_null()) {
         let id = metric["Id"].as_str().context("an id")?;
-        assert!(
-            expression.contains(&format!("FILL({id}, 0)")),
-            "{id} in {expression}"
-        );
         let looked = of_stat(&metric["MetricStat"]["Metric"])?;
         if looked.name == metrics::CALLS_ENDED.name {
-            counted.insert(looked.dimensions[0].1.clone());
+            assert_eq!(looked.dimensions[0].1, id);
+            counted.insert(id.to_owned());
+        } else {
+            reported.push(id);
         }
     }
+    assert_eq!(expression_of("reports"), summed(&reported));
+    let well = ["completed", "declined", "timed_out", "canceled"];
+    assert_eq!(expression_of("well"), summed(&well));
     let final_ones = [
         Status::Completed,
         Status::Declined,
