@@ -5,6 +5,7 @@
 use anyhow::{Context, Result};
 use ringback_local::settings::STACK_NAME;
 use serde_json::{Value, json};
+use time::OffsetDateTime;
 
 use crate::scene::Scene;
 
@@ -28,9 +29,37 @@ impl Line {
     }
 }
 
-/// Every line that a function whose name begins like this has written since the stack started, each function's in
-/// their order.
-pub(crate) async fn log_lines(scene: &Scene, functions: &str) -> Result<Vec<Line>> {
+/// Which lines are wanted.
+pub(crate) struct Wanted<'a> {
+    /// Of functions whose names begin like this.
+    functions: &'a str,
+    since: Option<OffsetDateTime>,
+}
+
+/// All of these functions.
+impl<'a> From<&'a str> for Wanted<'a> {
+    fn from(functions: &'a str) -> Self {
+        Self {
+            functions,
+            since: None,
+        }
+    }
+}
+
+/// What these functions have written since then: a run of all tests leaves much to read.
+impl<'a> From<(&'a str, OffsetDateTime)> for Wanted<'a> {
+    fn from((functions, since): (&'a str, OffsetDateTime)) -> Self {
+        Self {
+            functions,
+            since: Some(since),
+        }
+    }
+}
+
+/// The lines that are wanted, each function's in their order.
+pub(crate) async fn log_lines(scene: &Scene, wanted: impl Into<Wanted<'_>>) -> Result<Vec<Line>> {
+    let Wanted { functions, since } = wanted.into();
+    let since = since.map_or(0, |since| since.unix_timestamp() * 1000);
     let prefix = format!("/aws/lambda/{STACK_NAME}-");
     let groups = Listing::of("DescribeLogGroups", "logGroups", "nextToken")
         .ask(
@@ -49,6 +78,7 @@ pub(crate) async fn log_lines(scene: &Scene, functions: &str) -> Result<Vec<Line
                 "logGroupName": name,
                 "logStreamName": stream["logStreamName"],
                 "startFromHead": true,
+                "startTime": since,
             });
             let events = Listing::of("GetLogEvents", "events", "nextForwardToken")
                 .ask(scene, of_stream)
