@@ -3,7 +3,7 @@
 #   RING_TIMEOUT_SECONDS=10 make run     settings of the functions come from the environment (see template.yaml)
 
 .DEFAULT_GOAL := help
-.PHONY: help run up down regions call client screenshot test lint unit e2e e2e-here regions-here deny bench
+.PHONY: help run up down regions call client screenshot test browser lint unit e2e e2e-here regions-here deny bench
 
 # No `-p`: with it, cargo would choose other features for the same dependencies and compile them twice.
 LOCAL := cargo run --quiet --locked --bin ringback-local --
@@ -47,7 +47,12 @@ screenshot: ## take the README's picture of the console, on the running stack
 	cargo test --workspace --locked --test console -- --exact phone::a_test_call_rings_is_accepted_is_heard_and_is_hung_up_on_the_page
 	cp target/local/console.png docs/console.png
 
-test: lint deny unit e2e ## check everything: format, lints, licences, unit and end-to-end tests
+test: browser lint deny unit e2e ## check everything: format, lints, licences, unit and end-to-end tests
+
+# Said at once, and not when all the rest has passed.
+browser:
+	@command -v chromedriver >/dev/null || { echo "The console is tested in a real browser. Install Chromium with its driver:"; \
+		echo "  apt-get install --no-install-recommends chromium chromium-driver"; exit 1; }
 
 lint: ## formatting and clippy
 	cargo fmt --all --check
