@@ -358,7 +358,7 @@ mod tests {
         let story = life(&[
             (0, accepted()),
             (60, Event::TimerFired),
-            (60, Event::NotBridged),
+            (60, Event::NotBridged { rings: false }),
         ]);
         assert!(
             story.concat().contains(&Measurement::One(BRIDGE_FAILURES)),

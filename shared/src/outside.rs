@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::error::Error as _;
 
-use crate::asterisk::{Asterisk, AsteriskError, Bridging, Calling, Pbx};
+use crate::asterisk::{Asterisk, AsteriskError, Bridging, Calling, Pbx, PhoneLeg};
 use crate::call::{Call, Effect, Event, OutboundProgress, Why};
 use crate::calls::StoreError;
 use crate::clock::Timestamp;
@@ -83,13 +83,9 @@ impl Outside {
         let bridging = tokio::time::timeout(time_left, bridging).await;
         Ok(
             match bridging.unwrap_or(Err(AsteriskError::PhoneOffline))? {
-                Bridging::Called => {
+                Bridging::UnderWay => {
                     tracing::info!(%call_id, "phone called");
                     Some(Event::PhoneCalled)
-                }
-                Bridging::UnderWay => {
-                    tracing::info!(%call_id, "the phone is being called already");
-                    None
                 }
                 Bridging::CallerGone => {
                     tracing::info!(%call_id, "the caller left before the phone was called");
@@ -195,14 +191,14 @@ impl Perform for Outside {
             }
             Effect::CallCaller => return Ok(self.call_caller(job).await),
             Effect::AskWhetherBridged => {
-                let talks = match self.asterisk.of(job.call)? {
-                    Some(pbx) => pbx.phone_talks(job.call.call_id).await?,
-                    None => false,
+                let leg = match self.asterisk.of(job.call)? {
+                    Some(pbx) => pbx.phone_of(job.call.call_id).await?,
+                    None => PhoneLeg::None,
                 };
-                return Ok(Some(if talks {
-                    Event::Bridged
-                } else {
-                    Event::NotBridged
+                return Ok(Some(match leg {
+                    PhoneLeg::Answered => Event::Bridged,
+                    PhoneLeg::Rings => Event::NotBridged { rings: true },
+                    PhoneLeg::None => Event::NotBridged { rings: false },
                 }));
             }
             Effect::Place => return self.place(job).await,

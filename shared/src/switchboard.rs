@@ -64,6 +64,8 @@ pub struct Job<'a> {
 /// A caller whom a witness (Exotel's webhook or the PBX) reports to be waiting for an extension.
 #[derive(Clone, Debug)]
 pub struct Sighting {
+    /// Our id of the call, if the witness has been told it: it reports the same caller once more.
+    pub call_id: Option<CallId>,
     /// Whose phone is wanted.
     pub extension: Extension,
     /// Who calls.
@@ -98,7 +100,8 @@ impl Sighting {
     fn call(&self, limits: Limits, now: Timestamp) -> Call {
         let of_leg = || CallId::of_leg(self.caller_leg.as_ref()?, &self.extension);
         let named = self.call_sid.as_ref().map(CallId::of_call_sid);
-        let call_id = named.or_else(of_leg).unwrap_or_else(CallId::fresh);
+        let known = self.call_id.or(named);
+        let call_id = known.or_else(of_leg).unwrap_or_else(CallId::fresh);
         let incoming = Incoming {
             call_id,
             extension: self.extension.clone(),

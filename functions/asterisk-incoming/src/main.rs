@@ -59,6 +59,7 @@ impl AsteriskIncoming {
         until: Timestamp,
     ) -> Result<Answer, ApiError> {
         let sighting = Sighting {
+            call_id: report.call_id,
             extension: self.extension(&report).await?,
             caller: report.caller,
             call_sid: report.call_sid,

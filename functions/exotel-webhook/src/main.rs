@@ -90,6 +90,7 @@ impl ExotelWebhook {
             None => self.route(&notice).await?,
         };
         let sighting = Sighting {
+            call_id: None,
             extension,
             caller: notice.caller,
             call_sid: Some(notice.call_sid),

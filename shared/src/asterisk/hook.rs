@@ -22,7 +22,7 @@ pub struct Report {
     /// Exotel's id of the call, from the INVITE's `X-Exotel-CallSid`.
     pub call_sid: Option<CallSid>,
     /// Our id of the call, from our answer to the first report.
-    call_id: Option<CallId>,
+    pub call_id: Option<CallId>,
     /// Whether the leg had been answered when it ended.
     answered: bool,
     /// The Q.850 cause with which it ended; 0 if there is none.
@@ -30,7 +30,7 @@ pub struct Report {
     hung_up_by: HungUpBy,
 }
 
-/// Q.850: what Ringback takes a caller's leg down with who is to hear busy, and the dialplan at its limit.
+/// Q.850: what Ringback takes a caller's leg down with who is to hear busy.
 const USER_BUSY: u16 = 17;
 
 /// Who ended a leg, as the dialplan sees it.
@@ -158,6 +158,7 @@ impl Report {
         let answered = self.answered;
         let is_phone = self.leg.channel.phone_of().is_some();
         let by = match (self.hung_up_by, is_phone) {
+            (HungUpBy::Neither, _) if answered => Side::Neither,
             (HungUpBy::Neither, false) if self.cause == USER_BUSY => Side::Neither,
             (HungUpBy::Other, true) | (HungUpBy::This | HungUpBy::Neither, false) => Side::Caller,
             (HungUpBy::Other, false) | (HungUpBy::This | HungUpBy::Neither, true) => Side::Callee,
@@ -279,6 +280,8 @@ mod tests {
             ("1.1", "other", Side::Callee),
             ("1.1", "", Side::Caller),
             ("1.1", "neither", Side::Caller),
+            ("1.1", "neither&answered=1", Side::Neither),
+            (phone.as_str(), "neither&answered=1", Side::Neither),
             ("1.1", "neither&cause=17", Side::Neither),
             (phone.as_str(), "neither&cause=17", Side::Callee),
         ];

@@ -22,7 +22,7 @@ use reqwest::StatusCode;
 
 #[cfg(any(test, feature = "testing"))]
 pub(crate) use pbx::read_any_answer;
-pub use pbx::{Bridging, Pbx};
+pub use pbx::{Bridging, Pbx, PhoneLeg};
 
 use crate::call::Call;
 use crate::clock::Timestamp;

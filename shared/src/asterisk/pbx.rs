@@ -27,23 +27,21 @@ const PASSED_OVER_FOR: Duration = Duration::from_secs(10);
 /// How a request to join the legs ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bridging {
-    /// The phone is being called from now on.
-    Called,
-    /// It has been since an earlier request.
+    /// The phone is being called, now or since an earlier request.
     UnderWay,
     /// The caller's channel is gone, so the phone was left alone.
     CallerGone,
 }
 
-/// What becomes of the wish for a leg.
+/// How far the leg to a phone has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Originated {
-    /// There is one from now on.
-    New,
-    /// There was one already.
-    Earlier,
-    /// There is none: the phone is not registered.
-    Offline,
+pub enum PhoneLeg {
+    /// There is none.
+    None,
+    /// It rings.
+    Rings,
+    /// It has been answered, which is when the dialplan joins it to the caller.
+    Answered,
 }
 
 /// One Asterisk.
@@ -87,17 +85,14 @@ impl Pbx {
             .deadline()
             .map_or(until, |deadline| deadline.min(until));
         let leg = NewLeg::of_phone(call, caller_leg);
-        loop {
-            match self.originate(&leg).await? {
-                Originated::New => return Ok(Bridging::Called),
-                Originated::Earlier => return Ok(Bridging::UnderWay),
-                Originated::Offline => self.wait_for_phone(&call.extension, until).await?,
-            }
+        while !self.originate(&leg).await? {
+            self.wait_for_phone(&call.extension, until).await?;
             // Seconds have passed: a phone must not ring for a caller who has gone.
             if !self.channel_exists(caller_leg).await? {
                 return Ok(Bridging::CallerGone);
             }
         }
+        Ok(Bridging::UnderWay)
     }
 
     /// Calls the own phone of `caller`, an app that calls another, so that it waits as any caller does.
@@ -111,26 +106,29 @@ impl Pbx {
         until: Timestamp,
     ) -> Result<(), AsteriskError> {
         let leg = NewLeg::of_app_caller(call, caller);
-        while self.originate(&leg).await? == Originated::Offline {
+        while !self.originate(&leg).await? {
             self.wait_for_phone(caller, until).await?;
         }
         Ok(())
     }
 
-    /// Whether the call's phone has been answered, which is when the dialplan joins it to the caller.
+    /// How far the call's phone has come.
     ///
     /// # Errors
     /// See [`AsteriskError`].
-    pub async fn phone_talks(&self, call: CallId) -> Result<bool, AsteriskError> {
+    pub async fn phone_of(&self, call: CallId) -> Result<PhoneLeg, AsteriskError> {
         let doing = "looking for the phone's leg";
         let path = format!("/channels/{}", ChannelId::of_phone(call));
         let answer = self.ari.ask(doing, Method::GET, &path, None).await?;
         if answer.status() == StatusCode::NOT_FOUND {
-            return Ok(false);
+            return Ok(PhoneLeg::None);
         }
         expect(&answer, doing, &[StatusCode::OK])?;
         let channel: Channel = read(answer, doing).await?;
-        Ok(channel.state == "Up")
+        Ok(match channel.state.as_str() {
+            "Up" => PhoneLeg::Answered,
+            _ => PhoneLeg::Rings,
+        })
     }
 
     /// Lets the caller on this channel hear busy: Asterisk refuses the unanswered INVITE with 486. A channel that is
@@ -184,8 +182,9 @@ impl Pbx {
         }
     }
 
-    /// Asks for a leg. Its id is made from the call's, so that however often this is asked, there is one leg at most.
-    async fn originate(&self, leg: &NewLeg) -> Result<Originated, AsteriskError> {
+    /// Asks for a leg. `false`: the phone is not registered. The leg's id is made from the call's, so that however
+    /// often this is asked, there is one leg at most at a time.
+    async fn originate(&self, leg: &NewLeg) -> Result<bool, AsteriskError> {
         let doing = "calling a phone";
         let path = format!("/channels/{}", leg.channel);
         let answer = self
@@ -193,11 +192,8 @@ impl Pbx {
             .ask(doing, Method::POST, &path, Some(&leg.body))
             .await?;
         match answer.status() {
-            StatusCode::INTERNAL_SERVER_ERROR if allocation_failed(answer).await => {
-                Ok(Originated::Offline)
-            }
-            StatusCode::OK => Ok(Originated::New),
-            StatusCode::CONFLICT => Ok(Originated::Earlier),
+            StatusCode::INTERNAL_SERVER_ERROR if allocation_failed(answer).await => Ok(false),
+            StatusCode::OK | StatusCode::CONFLICT => Ok(true),
             status => Err(AsteriskError::Refused { doing, status }),
         }
     }

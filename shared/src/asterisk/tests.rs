@@ -176,7 +176,7 @@ async fn the_phone_is_called_as_the_dialplan_expects_it() {
     pbx.call.call_id = CallId::of_call_sid(&CallSid::try_from("sid").unwrap());
     pbx.call.caller.name = None;
     pbx.originate_answers([ok()]).await;
-    assert_eq!(pbx.bridge().await.unwrap(), Bridging::Called);
+    assert_eq!(pbx.bridge().await.unwrap(), Bridging::UnderWay);
 
     let request = pbx.last_request().await;
     // ringback:password-hush
@@ -265,7 +265,7 @@ async fn video_is_offered_to_both_phones_of_a_video_call() {
 }
 
 #[tokio::test]
-async fn a_phone_talks_once_it_has_been_answered() {
+async fn how_far_a_phone_has_come_is_its_legs_state() {
     let pbx = Pbx::start().await;
     let channel = |state: &str| ResponseTemplate::new(200).set_body_json(json!({ "state": state }));
     let answers = [
@@ -274,9 +274,9 @@ async fn a_phone_talks_once_it_has_been_answered() {
         ResponseTemplate::new(404),
     ];
     pbx.will_answer("GET", &pbx.phone_channel(), answers).await;
-    for talks in [false, true, false] {
-        let answer = pbx.pbx().phone_talks(pbx.call.call_id).await;
-        assert_eq!(answer.unwrap(), talks);
+    for expected in [PhoneLeg::Rings, PhoneLeg::Answered, PhoneLeg::None] {
+        let leg = pbx.pbx().phone_of(pbx.call.call_id).await;
+        assert_eq!(leg.unwrap(), expected);
     }
 }
 
@@ -309,7 +309,7 @@ async fn a_phone_that_registers_late_is_waited_for() {
     pbx.always_answers("GET", ENDPOINT, endpoint("online"))
         .await;
     pbx.always_answers("GET", CALLER_CHANNEL, ok()).await;
-    assert_eq!(pbx.bridge().await.unwrap(), Bridging::Called);
+    assert_eq!(pbx.bridge().await.unwrap(), Bridging::UnderWay);
 
     let originate = format!("POST {}", pbx.phone_channel());
     let look = format!("GET {ENDPOINT}");
@@ -438,7 +438,7 @@ async fn a_password_that_was_replaced_is_fetched_and_the_request_repeated() {
     let call = testing::a_call(Timestamp::now());
     let leg = caller_leg();
     let bridging = asterisk.pbxs[0].bridge(&call, &leg, call.rings_until);
-    assert_eq!(bridging.await.unwrap(), Bridging::Called);
+    assert_eq!(bridging.await.unwrap(), Bridging::UnderWay);
     asterisk.pbxs[0].ping().await.unwrap();
 
     let asked = testing::requests(&server).await;

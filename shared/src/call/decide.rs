@@ -127,7 +127,7 @@ fn party_of(event: &Event) -> Option<&Party> {
         | Event::CallerLeft { .. }
         | Event::PhoneLeft { .. }
         | Event::Bridged
-        | Event::NotBridged
+        | Event::NotBridged { .. }
         | Event::TimerFired
         | Event::Overwritten(_)
         | Event::Settled { .. } => None,

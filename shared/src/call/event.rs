@@ -45,7 +45,7 @@ pub enum Event {
     CallerFound(PbxName),
     /// The phone of the app that calls is being called.
     CallerCalled,
-    /// The phone that was woken is being called, from now on: an earlier leg of it, if there was one, is gone.
+    /// The phone that was woken is being called.
     PhoneCalled,
     /// The phone of the app that calls could not be called.
     CallerUnreachable,
@@ -100,7 +100,10 @@ pub enum Event {
     /// The two legs have been joined.
     Bridged,
     /// Asterisk says, when asked, that they have not.
-    NotBridged,
+    NotBridged {
+        /// The phone is being called at this moment.
+        rings: bool,
+    },
     /// Exotel has begun to stream the call's audio to us.
     StreamStarted,
     /// Exotel streams the call's audio no longer.
@@ -150,7 +153,7 @@ impl Event {
             Self::CallerLeft { .. } => "caller_left",
             Self::PhoneLeft { .. } => PHONE_LEFT,
             Self::Bridged => "bridged",
-            Self::NotBridged => "not_bridged",
+            Self::NotBridged { .. } => "not_bridged",
             Self::StreamStarted => "stream_started",
             Self::StreamStopped(_) => "stream_stopped",
             Self::TimerFired => "timer_fired",
@@ -184,7 +187,7 @@ impl Event {
             | Self::CallerUnreachable
             | Self::ExotelSilent
             | Self::Bridged
-            | Self::NotBridged
+            | Self::NotBridged { .. }
             | Self::StreamStarted
             | Self::TimerFired
             | Self::Settled { .. } => None,
@@ -219,7 +222,7 @@ pub enum Side {
     Caller,
     /// Whose phone was wanted.
     Callee,
-    /// Neither: the caller heard busy, from Ringback in this region or another, or from the PBX at its own limit.
+    /// Neither: Ringback took the leg down, in this region or another.
     Neither,
 }
 

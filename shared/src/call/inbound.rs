@@ -98,7 +98,7 @@ pub(super) fn verdict(call: &Call, event: &Event, now: Timestamp) -> Verdict {
             ..
         } => phone_left(call, *answered, *cause, *by, now),
         Event::Bridged => bridged(call, now),
-        Event::NotBridged => not_bridged(call, now),
+        Event::NotBridged { rings } => not_bridged(call, *rings, now),
         Event::CallerFound(pbx) => caller_found(call, pbx),
         Event::CallerCalled => called_in_vain(call, Effect::HangUpCaller),
         Event::PhoneCalled => called_in_vain(call, Effect::HangUpPhone),
@@ -122,7 +122,7 @@ pub(super) fn usual(event: &Event, now: Timestamp) -> Option<(Vec<Check>, Vec<Se
         | Event::PhoneCalled
         | Event::CallerUnreachable
         | Event::ExotelSilent
-        | Event::NotBridged
+        | Event::NotBridged { .. }
         | Event::Reported { .. }
         | Event::NotPlaced(_)
         | Event::StreamStarted
@@ -238,7 +238,7 @@ pub(super) fn effects_after(call: &Call, event: &Event, now: Timestamp) -> Vec<E
         ],
         Event::NobodyRang(_)
         | Event::CallerUnreachable
-        | Event::NotBridged
+        | Event::NotBridged { .. }
         | Event::Accepted { .. }
         | Event::Declined { .. }
         | Event::HungUp { .. }
@@ -434,8 +434,8 @@ fn caller_left(
     }
 }
 
-/// The caller heard busy, and it was not this region that said so: the other one did, and why is on its way here. What
-/// nobody has decided by the deadline, the PBX has ended by itself.
+/// The caller heard busy, and it was not this region that said so: the other one did, and why is on its way here. If it
+/// has not come by the deadline, its region was lost with it.
 fn wait_was_ended(call: &Call, now: Timestamp) -> Verdict {
     match call.deadline() {
         Some(deadline) if now >= deadline && call.status == Status::MobileReady => {
@@ -550,8 +550,10 @@ pub(super) fn once_answered(call: &Call, due: Timestamp) -> Timestamp {
     answered.map_or(due, |answered| answered.max(due))
 }
 
-fn not_bridged(call: &Call, now: Timestamp) -> Verdict {
+fn not_bridged(call: &Call, rings: bool, now: Timestamp) -> Verdict {
     match call.status {
+        // Somebody has accepted in another region, and what it stored is on its way: the next timer comes soon enough.
+        Status::WaitingForMobile if rings => NOTHING_TO_DO,
         Status::MobileReady if now >= connects_until(call) => {
             Verdict::Change(ended(Status::Failed, Why::NotConnected, now))
         }

@@ -255,6 +255,24 @@ mod tests {
         );
     }
 
+    /// The other region took the accept at the ring's last moment, and replication is slow: the phone rings already.
+    #[test]
+    fn a_late_timer_waits_for_the_word_of_a_phone_that_rings() {
+        let mut call = a_call(NOW);
+        call.caller_leg = Some(caller_leg().channel);
+        let late = call.rings_until + Duration::from_secs(2);
+        let asked = after(&call, &Event::TimerFired, late);
+        let rings = decide(&asked, &Event::NotBridged { rings: true }, late);
+        assert!(matches!(rings, Decision::Stay { effects } if effects.is_empty()));
+        let alone = after(&asked, &Event::NotBridged { rings: false }, late);
+        assert_eq!(alone.status, Status::TimedOut);
+        let next = late + super::super::ABANDONED_AFTER;
+        assert_eq!(
+            after(&asked, &Event::TimerFired, next).status,
+            Status::TimedOut
+        );
+    }
+
     /// The PBX's word that they talk may reach a region before the app's that it is ready does.
     #[test]
     fn who_talks_has_answered() {

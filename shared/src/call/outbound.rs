@@ -95,7 +95,7 @@ pub(super) fn verdict(call: &Call, event: &Event, now: Timestamp) -> Verdict {
         | Event::CallerLeft { .. }
         | Event::PhoneLeft { .. }
         | Event::Bridged
-        | Event::NotBridged
+        | Event::NotBridged { .. }
         | Event::Overwritten(_) => NOTHING_TO_DO,
     }
 }
@@ -150,7 +150,7 @@ pub(super) fn effects_after(call: &Call, event: &Event) -> Vec<Effect> {
         | Event::CallerLeft { .. }
         | Event::PhoneLeft { .. }
         | Event::Bridged
-        | Event::NotBridged
+        | Event::NotBridged { .. }
         | Event::StreamStarted
         | Event::StreamStopped(_)
         | Event::Overwritten(_)

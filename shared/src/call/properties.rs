@@ -164,7 +164,7 @@ pub(super) fn any_event() -> impl Strategy<Value = Event> {
         Just(Event::PhoneCalled),
         Just(Event::CallerUnreachable),
         Just(Event::ExotelSilent),
-        Just(Event::NotBridged),
+        any::<bool>().prop_map(|rings| Event::NotBridged { rings }),
         Just(Event::StreamStarted),
         Just(Event::StreamStopped(StopReason::CallEnded)),
         Just(Event::NotPlaced(Why::ExotelRefused)),

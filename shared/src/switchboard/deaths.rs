@@ -213,7 +213,7 @@ impl Facts {
                 return Some(if talks {
                     Event::Bridged
                 } else {
-                    Event::NotBridged
+                    Event::NotBridged { rings: false }
                 });
             }
             Effect::Bridge
@@ -489,6 +489,7 @@ fn sid() -> CallSid {
 
 fn sighting(caller_leg: Option<KnownLeg>) -> Sighting {
     Sighting {
+        call_id: None,
         extension: extension("1001"),
         caller: Caller::on_network(PhoneNumber::parse("9876543210", "IN"), None),
         call_sid: Some(sid()),

@@ -58,7 +58,7 @@ impl Perform for Recorder {
                 finished_at: job.now,
             }),
             Effect::AskWhetherBridged if self.talks.load(Relaxed) => Some(Event::Bridged),
-            Effect::AskWhetherBridged => Some(Event::NotBridged),
+            Effect::AskWhetherBridged => Some(Event::NotBridged { rings: false }),
             Effect::Bridge => Some(Event::PhoneCalled),
             _ => None,
         })
@@ -144,6 +144,7 @@ fn device(name: &str) -> Device {
 /// What Exotel's webhook tells.
 fn webhook() -> Sighting {
     Sighting {
+        call_id: None,
         extension: Extension::try_from("1001").unwrap(),
         caller: Caller::on_network(PhoneNumber::parse("9876543210", "IN"), None),
         call_sid: CallSid::try_from("sid-1").ok(),
@@ -154,6 +155,7 @@ fn webhook() -> Sighting {
 /// What the PBX's hook tells of the same caller.
 fn hook(call_sid: Option<&str>, leg: &str) -> Sighting {
     Sighting {
+        call_id: None,
         call_sid: call_sid.map(|sid| CallSid::try_from(sid).unwrap()),
         caller_leg: Some(testing::leg("pbx1", leg)),
         ..webhook()
@@ -481,6 +483,21 @@ async fn a_phone_that_was_called_while_its_call_ended_is_taken_down_once_more() 
         .await
         .unwrap();
     assert_eq!(switchboard.count("hang up phone"), 2);
+}
+
+/// Without Exotel's id, the leg's makes another one: the region that was told first may have known the call by Exotel's.
+#[tokio::test]
+async fn a_caller_who_is_reported_once_more_elsewhere_is_the_same_call() {
+    let switchboard = switchboard(&["phone"]);
+    let told = CallId::of_call_sid(&CallSid::try_from("sid-1").unwrap());
+    let again = Sighting {
+        call_id: Some(told),
+        ..hook(None, "leg-1")
+    };
+    let call = switchboard.saw(&again).await;
+    assert_eq!(call.call_id, told);
+    switchboard.saw(&again).await;
+    assert_eq!(switchboard.count("ring"), 1);
 }
 
 /// Whoever repeats an accept owes nothing: no debt of its own tells it that the call has ended meanwhile.
