@@ -33,7 +33,9 @@ pub(crate) struct Agent {
     pub(crate) local: SocketAddr,
     pub(crate) endpoint: EndpointInnerRef,
     pub(crate) dialogs: Arc<DialogLayer>,
-    /// Ends the stack's tasks, and closes its socket, with the last clone.
+    /// Ends the stack's tasks, and closes its socket.
+    pub(crate) stop: CancellationToken,
+    /// Does so with the last clone.
     _stop: Arc<DropGuard>,
 }
 
@@ -59,6 +61,7 @@ impl Agent {
             local,
             endpoint: endpoint.inner.clone(),
             dialogs: dialogs.clone(),
+            stop: stop.clone(),
             _stop: Arc::new(stop.clone().drop_guard()),
         };
         tokio::spawn(stop.run_until_cancelled_owned(async move {

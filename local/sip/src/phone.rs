@@ -93,6 +93,12 @@ impl Phone {
         }
     }
 
+    /// Its network dies: it hears nothing more, and says nothing. What its calls send has to be
+    /// muted beside.
+    pub fn lose_network(&self) {
+        self.agent.stop.cancel();
+    }
+
     /// Waits for the next call, which rings already when this returns.
     pub async fn next_call(&mut self, within: Duration) -> Result<IncomingCall, Error> {
         let invitation = tokio::time::timeout(within, self.invitations.recv()).await;

@@ -162,14 +162,10 @@ fn phones(passwords: &[(String, String)]) -> String {
     })
 }
 
-/// Sooner than the default: tests wait for it.
-const SILENT_SECONDS: u64 = 10;
-
 fn transports(pbx: &PbxPorts) -> String {
     format!(
         "[transport-udp]\ntype = transport\nprotocol = udp\nbind = {LOOPBACK}:{}\n\n\
-         [site-endpoint](!)\nmedia_address = {LOOPBACK}\nbind_rtp_to_media_address = yes\n\
-         rtp_timeout = {SILENT_SECONDS}\n",
+         [site-endpoint](!)\nmedia_address = {LOOPBACK}\nbind_rtp_to_media_address = yes\n",
         pbx.sip
     )
 }
