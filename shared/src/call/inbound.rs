@@ -415,14 +415,14 @@ fn caller_left(
         Status::WaitingForMobile | Status::MobileReady if by == Side::Neither && !answered => {
             wait_was_ended(call, now)
         }
-        Status::WaitingForMobile => {
-            Verdict::Change(ended(Status::Canceled, Why::CallerHungUp, now))
-        }
-        // Only joining the legs answers the caller: this overtook the news that they had been joined.
-        Status::MobileReady if answered => {
+        // Only joining the legs answers the caller: this overtook the news that they had been joined, or that is in the
+        // other region's version of the call.
+        Status::WaitingForMobile | Status::MobileReady if answered => {
             Verdict::Change(ended(Status::Completed, hung_up_by(by), now))
         }
-        Status::MobileReady => Verdict::Change(ended(Status::Canceled, Why::CallerHungUp, now)),
+        Status::WaitingForMobile | Status::MobileReady => {
+            Verdict::Change(ended(Status::Canceled, Why::CallerHungUp, now))
+        }
         Status::InProgress => Verdict::Change(ended(Status::Completed, hung_up_by(by), now)),
         Status::Initiated
         | Status::Ringing
@@ -649,6 +649,10 @@ pub(super) fn owed(call: &Call) -> Vec<Effect> {
         }
         Status::Initiated | Status::Ringing => Vec::new(),
         Status::InProgress => answered_elsewhere(call).into_iter().collect(),
+        // Who answered is known to the other region, and whether that has told the other devices is not.
+        Status::Completed if call.answered_by.is_none() => {
+            with_cancel(call, Effect::HangUpCaller, CancelReason::AnsweredElsewhere)
+        }
         Status::Completed => take_down(call, Effect::HangUpCaller),
         Status::Canceled => with_cancel(call, Effect::HangUpCaller, CancelReason::CallerHungUp),
         Status::TimedOut => with_cancel(call, Effect::Busy, CancelReason::Timeout),

@@ -255,6 +255,18 @@ mod tests {
         );
     }
 
+    /// Of a conversation that began in the region that was lost, the other one hears the end alone.
+    #[test]
+    fn who_leaves_a_leg_that_was_answered_has_talked() {
+        let call = a_call(NOW);
+        let left = Event::CallerLeft {
+            leg: None,
+            answered: true,
+            by: crate::call::Side::Caller,
+        };
+        assert_eq!(after(&call, &left, NOW).status, Status::Completed);
+    }
+
     /// The other region took the accept at the ring's last moment, and replication is slow: the phone rings already.
     #[test]
     fn a_late_timer_waits_for_the_word_of_a_phone_that_rings() {
