@@ -3,19 +3,21 @@
 #   RING_TIMEOUT_SECONDS=10 make run     settings of the functions come from the environment (see template.yaml)
 
 .DEFAULT_GOAL := help
-.PHONY: help run up down regions call client screenshot test browser lint unit e2e e2e-here regions-here deny bench
+.PHONY: help run up down regions call client screenshot test browser lint deny unit e2e chaos soak bench
+.PHONY: e2e-here faults-here chaos-here soak-here regions-here
 
 # No `-p`: with it, cargo would choose other features for the same dependencies and compile them twice.
 LOCAL := cargo run --quiet --locked --bin ringback-local --
 # Tests that plain `cargo test` leaves alone, because they need a running stack.
 STACK_TESTS := $(shell sed -n '/^\[\[test\]\]/{n;s/^name = "\(.*\)"/\1/p;}' local/Cargo.toml)
-# Of those, the ones that need a stack in two regions.
-REGION_TESTS := regions
+# Of those: the ones that need a stack in two regions, and one with faults, whose listeners are in a crowd's way.
+REGION_TEST := regions
+FAULT_TEST := chaos
 # Reads what all the others have left in the logs.
 LAST_TEST := secrecy
-# Needs a stack that was started with FAULTS=yes, whose listeners are in the way of a crowd of clients.
-FAULT_TEST := chaos
-ONE_REGION_TESTS := $(filter-out $(REGION_TESTS) $(FAULT_TEST),$(STACK_TESTS))
+PLAIN_TESTS := $(filter-out $(REGION_TEST) $(FAULT_TEST) $(LAST_TEST),$(STACK_TESTS))
+# Writes what the others of `make chaos` have told.
+PAGE_TEST := the_page_is_written
 # Long enough to answer a call in, short enough to wait for its end.
 TEST_RING_TIMEOUT_SECONDS := 10
 # How often a call is looked up of which Exotel says nothing: as often as the template allows.
@@ -71,28 +73,59 @@ else
 	cargo test --workspace --locked
 endif
 
-e2e: export RING_TIMEOUT_SECONDS := $(TEST_RING_TIMEOUT_SECONDS)
-e2e: export EXOTEL_CHECK_SECONDS := $(TEST_EXOTEL_CHECK_SECONDS)
-e2e: ## end-to-end tests on a stack of their own
+e2e chaos soak: export RING_TIMEOUT_SECONDS := $(TEST_RING_TIMEOUT_SECONDS)
+e2e chaos soak: export EXOTEL_CHECK_SECONDS := $(TEST_EXOTEL_CHECK_SECONDS)
+e2e: ## end-to-end tests, on stacks of their own: a plain one, one with faults, one in two regions
 	$(LOCAL) test-env $(MAKE) --no-print-directory e2e-here
+	FAULTS=yes $(LOCAL) test-env $(MAKE) --no-print-directory faults-here
 	$(LOCAL) test-regions $(MAKE) --no-print-directory regions-here
 
-# On the stack that runs already.
+chaos: export REGION_LOST_BOTH_WAYS := yes
+chaos: export REGION_WELL_SECONDS ?= 15
+chaos: export REGION_LOST_SECONDS ?= 30
+chaos: ## let everything fail in turn while calls go on, and write docs/promises.md anew
+	FAULTS=yes $(LOCAL) test-env $(MAKE) --no-print-directory chaos-here
+	$(LOCAL) test-regions $(MAKE) --no-print-directory regions-here
+	cargo test --workspace --locked --test $(FAULT_TEST) -- --ignored --nocapture $(PAGE_TEST)
+
+soak: export MINUTES ?= 30
+soak: ## mixed calls with random faults; MINUTES=30
+	FAULTS=yes $(LOCAL) test-env $(MAKE) --no-print-directory soak-here
+
+# What follows runs on the stack that runs already: a plain one,
 e2e-here:
 ifeq ($(NEXTEST),yes)
-	cargo nextest run --workspace --locked $(ONE_REGION_TESTS:%=--test %) -E 'package(ringback-local) - binary($(LAST_TEST))'
+	cargo nextest run --workspace --locked $(PLAIN_TESTS:%=--test %) -E 'package(ringback-local)'
 	cargo nextest run --workspace --locked --test $(LAST_TEST)
 else
-	cargo test --workspace --locked $(foreach test,$(filter-out $(LAST_TEST),$(ONE_REGION_TESTS)),--test $(test))
+	cargo test --workspace --locked $(PLAIN_TESTS:%=--test %)
 	cargo test --workspace --locked --test $(LAST_TEST)
 endif
 
-# On the stack in two regions that runs already.
+# one with FAULTS=yes,
+faults-here:
+ifeq ($(NEXTEST),yes)
+	cargo nextest run --workspace --locked --test $(FAULT_TEST) -E 'package(ringback-local)'
+else
+	cargo test --workspace --locked --test $(FAULT_TEST) -- --test-threads 1
+endif
+
+chaos-here:
+ifeq ($(NEXTEST),yes)
+	cargo nextest run --workspace --locked --test $(FAULT_TEST) --run-ignored only --no-fail-fast -E 'package(ringback-local) - test($(PAGE_TEST))'
+else
+	cargo test --workspace --locked --test $(FAULT_TEST) -- --ignored --nocapture --test-threads 1 --skip $(PAGE_TEST)
+endif
+
+soak-here:
+	cargo test --workspace --locked --test $(FAULT_TEST) -- --ignored --nocapture calls_go_on_for_a_long_time
+
+# and one in two regions.
 regions-here:
 ifeq ($(NEXTEST),yes)
-	cargo nextest run --workspace --locked $(REGION_TESTS:%=--test %) -E 'package(ringback-local)'
+	cargo nextest run --workspace --locked --test $(REGION_TEST) -E 'package(ringback-local)'
 else
-	cargo test --workspace --locked $(REGION_TESTS:%=--test %) -- --test-threads 1
+	cargo test --workspace --locked --test $(REGION_TEST) -- --nocapture --test-threads 1
 endif
 
 FUNCTIONS := $(notdir $(wildcard functions/*))

@@ -21,6 +21,9 @@ mod log_lines;
 #[path = "../support/memory.rs"]
 #[allow(dead_code, reason = "shared with crowd.rs, which looks at the peak")]
 mod memory;
+#[path = "../support/outcomes.rs"]
+mod outcomes;
+mod page;
 mod play;
 mod queues;
 mod report;
@@ -30,6 +33,7 @@ mod restart;
 mod scene;
 mod seat;
 mod short;
+mod silence;
 mod soak;
 mod stack_wide;
 mod stage;

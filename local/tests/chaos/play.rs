@@ -136,6 +136,11 @@ pub(crate) struct Story {
 }
 
 impl Played {
+    /// Whether something went otherwise than promised, whatever the time it took.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.end == End::Lost || !self.problems.is_empty()
+    }
+
     /// How long the caller has waited, had the ring begun when the number was dialled: it begins when the call is known.
     pub(crate) fn counted(&self) -> Duration {
         let rings_until = self.story.stands["expires_at"].as_u64();
@@ -198,10 +203,19 @@ pub(crate) struct Legs {
 
 /// Plays one call while these rules stand for it.
 pub(crate) async fn play(stage: &Arc<Stage>, scenario: Scenario, rules: &[Rule]) -> Result<Played> {
-    play_while(stage, scenario, rules, !rules.is_empty()).await
+    play_while(stage, scenario, rules, rules.iter().any(stops_the_work)).await
 }
 
-/// The same. Where something fails, a push may come twice: its sender may have died, or not have come to the end.
+/// Whether a function may not come to the end of what it does, and another do it over.
+fn stops_the_work(rule: &Rule) -> bool {
+    match rule.fault {
+        Fault::Kill(_) | Fault::Silence | Fault::LoseAnswer | Fault::Delay { .. } => true,
+        Fault::Answer { status, .. } => status >= 500,
+        Fault::Twice => false,
+    }
+}
+
+/// The same. Where work is done over, a push may come twice: its sender may have died, or not have come to the end.
 pub(crate) async fn play_while(
     stage: &Arc<Stage>,
     scenario: Scenario,
@@ -222,6 +236,14 @@ async fn play_at(
     something_fails: bool,
 ) -> Result<Played> {
     seat.get_ready(scenario.devices()).await?;
+    let mut callee = match scenario {
+        Scenario::AppToApp | Scenario::AppGivesUp => {
+            let mut callee = stage.seat().await?;
+            callee.get_ready(1).await?;
+            Some(callee)
+        }
+        _ => None,
+    };
     let mut acting = Acting {
         stage: Arc::clone(stage),
         scenario,
@@ -232,30 +254,10 @@ async fn play_at(
         may_repeat: something_fails,
         know: BTreeSet::new(),
     };
-    let name = uuid::Uuid::new_v4().simple().to_string();
-    let mut callee = match scenario {
-        Scenario::AppToApp | Scenario::AppGivesUp => {
-            let mut callee = stage.seat().await?;
-            callee.get_ready(1).await?;
-            Some(callee)
-        }
-        _ => None,
-    };
     let seats: Vec<&Seat> = std::iter::once(&*seat).chain(callee.as_ref()).collect();
     let marks = Stage::marks(&seats, &acting.caller);
-    stage.faults.begin(&name, &marks).await?;
-    let (own_rules, refusal) = (rules.len(), exotel_refuses());
-    let rules: Vec<&Rule> = match scenario {
-        Scenario::ExotelRefuses => rules.iter().chain([&refusal]).collect(),
-        _ => rules.iter().collect(),
-    };
-    for (place, rule) in rules.iter().enumerate() {
-        let rule = Rule {
-            play: Some(name.clone()),
-            ..(*rule).clone()
-        };
-        stage.faults.make(&format!("{name}-{place}"), &rule).await?;
-    }
+    let faults = Faulty::begin(stage, &marks, scenario, rules).await?;
+
     let began = Timestamp::now();
     stage.begun.fetch_add(1, Ordering::Relaxed);
     let (legs, called) = match &mut callee {
@@ -267,24 +269,65 @@ async fn play_at(
     if let Some(callee) = callee {
         stage.leave(callee).await;
     }
-    let (mut hits, mut hit_for) = (0, Duration::ZERO);
-    for place in 0..own_rules {
-        let standing = stage.faults.met(&format!("{name}-{place}")).await?;
-        let (first, last) = standing.between.unwrap_or_default();
-        hits += standing.hits;
-        hit_for = hit_for.max(Duration::from_millis(u64::try_from(last - first)?));
-    }
-    let steps = stage.faults.end(&name).await?.steps;
+    let (hits, hit_for) = faults.met(rules.len()).await?;
     Ok(Played {
         end: legs.end,
         waited: legs.waited,
         heard_at: began + legs.waited,
         problems: acting.problems,
-        steps,
+        steps: faults.end().await?,
         hits,
         hit_for,
         story: acting.story,
     })
+}
+
+/// The faults of one play.
+struct Faulty<'a> {
+    stage: &'a Stage,
+    name: String,
+}
+
+impl<'a> Faulty<'a> {
+    async fn begin(
+        stage: &'a Stage,
+        marks: &BTreeSet<String>,
+        scenario: Scenario,
+        rules: &[Rule],
+    ) -> Result<Self> {
+        let name = uuid::Uuid::new_v4().simple().to_string();
+        stage.faults.begin(&name, marks).await?;
+        let refusal = (scenario == Scenario::ExotelRefuses).then(exotel_refuses);
+        for (place, rule) in rules.iter().chain(&refusal).enumerate() {
+            let rule = Rule {
+                play: Some(name.clone()),
+                ..rule.clone()
+            };
+            stage.faults.make(&format!("{name}-{place}"), &rule).await?;
+        }
+        Ok(Self { stage, name })
+    }
+
+    /// How often the first so many rules were met, and from when to when.
+    async fn met(&self, rules: usize) -> Result<(u32, Duration)> {
+        let (mut hits, mut hit_for) = (0, Duration::ZERO);
+        for place in 0..rules {
+            let standing = self
+                .stage
+                .faults
+                .met(&format!("{}-{place}", self.name))
+                .await?;
+            let (first, last) = standing.between.unwrap_or_default();
+            hits += standing.hits;
+            hit_for = hit_for.max(Duration::from_millis(u64::try_from(last - first)?));
+        }
+        Ok((hits, hit_for))
+    }
+
+    /// Ends them, and gives what the functions asked for meanwhile.
+    async fn end(self) -> Result<Vec<Step>> {
+        Ok(self.stage.faults.end(&self.name).await?.steps)
+    }
 }
 
 /// What Exotel says to a number that it does not call.

@@ -85,7 +85,7 @@ impl Device {
         Ok(())
     }
 
-    async fn unregister(&self) -> Result<()> {
+    pub(crate) async fn unregister(&self) -> Result<()> {
         let path = format!("/api/devices/{}", self.id);
         self.insist(Method::DELETE, &path, None).await?;
         Ok(())

@@ -5,8 +5,8 @@ use anyhow::{Result, ensure};
 use ringback_local::faults::rule::{Fault, Moment, Rule, System};
 
 use crate::crash::AFTER_A_DEATH;
+use crate::outcomes::table;
 use crate::play::{Scenario, play, ring};
-use crate::report::table;
 use crate::stage::Stage;
 use crate::systems::{Case, case, cases, meet};
 

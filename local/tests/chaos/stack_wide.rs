@@ -13,8 +13,8 @@ use ringback_local::settings::{PBXS, Settings};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use crate::outcomes::{Row, table};
 use crate::play::{End, Played, Scenario, play_while, ring};
-use crate::report::{Row, table};
 use crate::stage::Stage;
 
 /// How many calls are under way meanwhile.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use ringback_client::Client;
+use ringback_local::faults::rule::{Line, System};
 use ringback_sip::Trunk;
 use serde_json::Value;
 use tokio::sync::Mutex as AsyncMutex;
@@ -48,6 +49,10 @@ impl Stage {
             taken.push(Seat::take(stack, account, number).await?);
         }
         let faults = Faults::at(&described.control);
+        // A test that was ended in the middle may have left one cut.
+        for system in System::ALL {
+            faults.switch(system, Line::Open).await?;
+        }
         let trunk = Trunk::bind(&format!("{}:0", stack.sip.trunk_source)).await?;
         let heard = Heard::by_operator(&stack.ws_url, &stack.operator.token).await?;
         Ok(Arc::new(Self {
@@ -68,6 +73,16 @@ impl Stage {
 
     pub(crate) async fn leave(&self, seat: Seat) {
         self.seats.lock().await.push(seat);
+    }
+
+    /// Takes back the devices that the last calls rang at.
+    pub(crate) async fn clear(&self) -> Result<()> {
+        for seat in self.seats.lock().await.iter() {
+            for device in &seat.devices {
+                device.unregister().await?;
+            }
+        }
+        Ok(())
     }
 
     /// Somebody who has not called yet.

@@ -221,7 +221,7 @@ impl Switching {
         };
         let waited = event.at.since(call.placed());
         Ok(match event.stage {
-            Stage::Answered => (End::Bridged, Some(call)),
+            Stage::Answered if waited <= *in_time.end() => (End::Bridged, Some(call)),
             Stage::Rejected { code: 486, .. } if in_time.contains(&waited) => (End::Busy, None),
             Stage::Rejected { code: 486, .. } => {
                 (End::Lost(format!("busy after {waited:.1?}")), None)

@@ -129,8 +129,15 @@ impl Acting {
         })
     }
 
+    /// Connects, and again where that fails, as an app does.
     pub(super) async fn client(&self, seat: &Seat) -> Result<Client> {
         let url = &self.stage.scene.stack.ws_url;
+        for _ in 1..ASKS {
+            match Client::connect(url, &seat.account.token).await {
+                Ok(client) => return Ok(client),
+                Err(_) => sleep(AGAIN_AFTER).await,
+            }
+        }
         Ok(Client::connect(url, &seat.account.token).await?)
     }
 

@@ -1,0 +1,127 @@
+//! Two regions, and what they have in common.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use aws_sdk_dynamodb::types::AttributeValue;
+use ringback_client::Client;
+use ringback_local::pbx::server::ari_client;
+use ringback_local::settings::Settings;
+use ringback_local::stack::Stack;
+use serde_json::Value;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::loss::Loss;
+use crate::scene::{SOON, Scene};
+
+pub(crate) async fn two_regions() -> Result<(Scene, Scene, Loss)> {
+    let stack = Stack::load(&Settings::from_environment().state_dir())?;
+    let loss = Loss::none(&stack).await?;
+    let primary = Scene::open().await?;
+    let fallback = primary.in_the_fallback().await?;
+    trusts_the_primary(&stack).await?;
+    Ok((primary, fallback, loss))
+}
+
+/// The PBX asks a region second for a while that another test has just lost.
+async fn trusts_the_primary(stack: &Stack) -> Result<()> {
+    let variable = "asterisk/variable?variable=RINGBACK_AVOID_UNTIL&value=0";
+    let request = ari_client(&stack.ari.ca_pem)?
+        .post(format!("{}/{variable}", stack.ari.url))
+        .basic_auth(&stack.ari.username, Some(&stack.ari.password));
+    request.send().await?.error_for_status()?;
+    Ok(())
+}
+
+pub(crate) fn ring() -> Result<Duration> {
+    let settings = Settings::from_environment();
+    let seconds = settings.variable("RING_TIMEOUT_SECONDS").unwrap_or("30");
+    Ok(Duration::from_secs(seconds.parse()?))
+}
+
+pub(crate) async fn client(scene: &Scene) -> Result<Client> {
+    let phone = scene.stack.phone("1001").context("1001")?;
+    Ok(Client::connect(&scene.stack.ws_url, &phone.token).await?)
+}
+
+/// Waits until a client is told that a call has come to this status.
+pub(crate) async fn hears(client: &mut Client, call: &str, status: &str) -> Result<()> {
+    let mut heard = Vec::new();
+    let is_told = async {
+        loop {
+            let message = client.receive().await?;
+            let data = &message["data"];
+            if data["callId"] == call && data["status"] == status {
+                return anyhow::Ok(());
+            }
+            heard.push(message);
+        }
+    };
+    match timeout(2 * SOON, is_told).await {
+        Ok(told) => told,
+        Err(_) => bail!("not told {status}, but {heard:?}"),
+    }
+}
+
+/// The call has this status in both regions, and is the same in both.
+pub(crate) async fn ends_alike(
+    primary: &Scene,
+    fallback: &Scene,
+    call: &str,
+    status: &str,
+) -> Result<()> {
+    let item = settles(primary, fallback, call).await?;
+    let stands = item.get("status").and_then(|it| it.as_s().ok());
+    ensure!(stands.is_some_and(|stands| stands == status), "{stands:?}");
+    Ok(())
+}
+
+/// The call is over in both regions, and its item is the same in both.
+async fn settles(primary: &Scene, fallback: &Scene, call: &str) -> Result<Item> {
+    let patience = Instant::now() + 3 * SOON;
+    loop {
+        let (here, there) = (item(primary, call).await?, item(fallback, call).await?);
+        let over = here.as_ref().is_some_and(|item| {
+            let status = item.get("status").and_then(|status| status.as_s().ok());
+            status.is_some_and(|status| {
+                ["completed", "declined", "timed_out", "canceled", "failed"]
+                    .contains(&status.as_str())
+            })
+        });
+        match here {
+            Some(here) if over && Some(&here) == there.as_ref() => return Ok(here),
+            here if Instant::now() > patience => {
+                bail!("not settled:\nprimary  {here:?}\nfallback {there:?}")
+            }
+            _ => sleep(Duration::from_millis(200)).await,
+        }
+    }
+}
+
+type Item = HashMap<String, AttributeValue>;
+
+pub(crate) async fn item(scene: &Scene, call: &str) -> Result<Option<Item>> {
+    let asked = aws_sdk_dynamodb::Client::new(&scene.aws)
+        .get_item()
+        .table_name(&scene.stack.aws.table)
+        .key("pk", AttributeValue::S(format!("CALL#{call}")))
+        .key("sk", AttributeValue::S("CALL".to_owned()))
+        .send();
+    Ok(asked.await?.item)
+}
+
+pub(crate) async fn no_channel_is_left(stack: &Stack) -> Result<()> {
+    let http = ari_client(&stack.ari.ca_pem)?;
+    let patience = Instant::now() + SOON;
+    loop {
+        let request = http.get(format!("{}/channels", stack.ari.url));
+        let request = request.basic_auth(&stack.ari.username, Some(&stack.ari.password));
+        let channels: Vec<Value> = request.send().await?.error_for_status()?.json().await?;
+        if channels.is_empty() {
+            return Ok(());
+        }
+        ensure!(Instant::now() < patience, "channels are left: {channels:?}");
+        sleep(Duration::from_millis(200)).await;
+    }
+}
