@@ -158,6 +158,7 @@ async fn firsts(stage: &mut Stage, programs: &[Program]) -> Result<Vec<First>> {
                 "call-status" => (stage.status(&call)?, &ringing),
                 "devices" => (event("devices-put")?, &nobody),
                 "ws-authorizer" => (event("ws-authorizer-header")?, &nobody),
+                "console" => (event("console-page")?, &nobody),
                 other => (event(other)?, &nobody),
             },
         };

@@ -13,7 +13,7 @@ use tokio::process::Command;
 const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The deployed functions.
-pub const FUNCTIONS: [&str; 12] = [
+pub const FUNCTIONS: [&str; 13] = [
     "exotel-webhook",
     "asterisk-incoming",
     "call-response",
@@ -26,6 +26,7 @@ pub const FUNCTIONS: [&str; 12] = [
     "ws-authorizer",
     "ws-connect",
     "ws-disconnect",
+    "console",
 ];
 
 /// Where everything is.
@@ -37,7 +38,7 @@ pub struct Places {
 }
 
 impl Places {
-    /// In this repository: the binaries of the profile `shipped`, beside this program.
+    /// In this repository: the functions' binaries are beside this program.
     ///
     /// # Errors
     /// When this program is not where `make bench` puts it.
