@@ -33,7 +33,7 @@ use private::Private;
 use reqwest::StatusCode;
 use ringback_client::Client;
 use ringback_sip::Caller;
-use scene::{App, SOON, Scene, call_sid};
+use scene::{App, Conversation, Scene, call_sid};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use tokio::time::{Instant, sleep};
@@ -213,11 +213,6 @@ async fn a_whole_call(scene: &Scene) -> Result<String> {
         "timestamp": 1, "device_id": late.device,
     });
     connected.send(accepts).await?;
-    let callee = phone.next_call(SOON).await?;
-    callee.answer().await?;
-    caller.answered(SOON).await?;
-    app.sees(&id, "in_progress").await?;
-    caller.hang_up().await?;
-    app.sees(&id, "completed").await?;
-    Ok(id)
+    let talk = Conversation::join(&app, &mut phone, caller, id).await?;
+    talk.ends(&app).await
 }

@@ -219,12 +219,8 @@ async fn an_app_that_is_ready_before_the_caller_has_arrived_is_bridged_on_arriva
     let caller = scene
         .dial_as("1001", Caller::number(CALLER), Some(&sid))
         .await?;
-    let callee = phone.next_call(SOON).await?;
-    callee.answer().await?;
-    caller.answered(SOON).await?;
-    app.sees(&id, "in_progress").await?;
-    caller.hang_up().await?;
-    app.sees(&id, "completed").await?;
+    let talk = Conversation::join(&app, &mut phone, caller, id).await?;
+    talk.ends(&app).await?;
     Ok(())
 }
 

@@ -461,11 +461,28 @@ impl Conversation {
         phone.register().await?;
         let (status, answer) = app.says("accept_ready", &id).await?;
         anyhow::ensure!(status == StatusCode::OK, "{status}: {answer}");
+        Self::join(app, phone, caller, id).await
+    }
+
+    /// The phone of an app that has accepted is called, and answers.
+    pub(crate) async fn join(
+        app: &App<'_>,
+        phone: &mut Phone,
+        caller: OutgoingCall,
+        id: String,
+    ) -> Result<Self> {
         let callee = phone.next_call(SOON).await?;
         callee.answer().await?;
         caller.answered(SOON).await?;
         app.sees(&id, "in_progress").await?;
         Ok(Self { id, caller, callee })
+    }
+
+    /// The caller hangs up. Gives the call's id.
+    pub(crate) async fn ends(self, app: &App<'_>) -> Result<String> {
+        self.caller.hang_up().await?;
+        app.sees(&self.id, "completed").await?;
+        Ok(self.id)
     }
 
     /// Both hear each other.

@@ -10,6 +10,8 @@
     reason = "these are tests"
 )]
 
+#[path = "../support/channels.rs"]
+mod channels;
 mod crash;
 mod faults;
 #[path = "../support/log_lines.rs"]

@@ -49,7 +49,10 @@ async fn a_pbx_that_starts_anew_leaves_no_phone_ringing_and_takes_new_calls() ->
         next.end == End::Bridged && next.problems.is_empty(),
         "afterwards: {next}"
     );
-    ensure!(stage.channels().await?.is_empty(), "channels are left");
+    ensure!(
+        stage.scene.channels().await?.is_empty(),
+        "channels are left"
+    );
     Ok(())
 }
 

@@ -41,7 +41,7 @@ async fn calls_end_as_promised_while_one_thing_fails() -> Result<()> {
     rows.extend(meet(&stage, faults, 1).await?);
     println!("\n{}", table(&rows));
     ensure!(rows.iter().all(|row| row.lost == 0), "calls were lost");
-    let channels = stage.channels().await?;
+    let channels = stage.scene.channels().await?;
     ensure!(channels.is_empty(), "channels are left: {channels:?}");
     Ok(())
 }

@@ -55,7 +55,7 @@ async fn calls_go_on_for_a_long_time_and_nothing_is_left_of_them() -> Result<()>
         items <= items_before,
         "{items_before:?} items became {items:?}"
     );
-    let channels = stage.channels().await?;
+    let channels = stage.scene.channels().await?;
     ensure!(channels.is_empty(), "channels are left: {channels:?}");
     ensure!(row.lost == 0, "calls were lost");
     Ok(())

@@ -104,21 +104,6 @@ impl Stage {
         }
         marks
     }
-
-    /// The PBX's channels.
-    pub(crate) async fn channels(&self) -> Result<Vec<Value>> {
-        let ari = &self.scene.stack.ari;
-        let authority = reqwest::Certificate::from_pem(ari.ca_pem.as_bytes())?;
-        let http = reqwest::Client::builder()
-            .tls_certs_only([authority])
-            .build()?;
-        let answer = http
-            .get(format!("{}/channels", ari.url))
-            .basic_auth(&ari.username, Some(&ari.password))
-            .send()
-            .await?;
-        Ok(answer.json().await?)
-    }
 }
 
 /// All that an operator has been told of calls, in that order.

@@ -6,13 +6,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use aws_sdk_dynamodb::types::AttributeValue;
 use ringback_client::Client;
-use ringback_local::pbx::server::ari_client;
 use ringback_local::settings::Settings;
 use ringback_local::stack::Stack;
-use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::loss::Loss;
+use crate::pbx::Globals;
 use crate::scene::{SOON, Scene};
 
 pub(crate) async fn two_regions() -> Result<(Scene, Scene, Loss)> {
@@ -20,18 +19,10 @@ pub(crate) async fn two_regions() -> Result<(Scene, Scene, Loss)> {
     let loss = Loss::none(&stack).await?;
     let primary = Scene::open().await?;
     let fallback = primary.in_the_fallback().await?;
-    trusts_the_primary(&stack).await?;
+    // The PBX asks a region second for a while that another test has just lost.
+    let globals = Globals::of(&primary, 0)?;
+    globals.set("RINGBACK_AVOID_UNTIL", "0").await?;
     Ok((primary, fallback, loss))
-}
-
-/// The PBX asks a region second for a while that another test has just lost.
-async fn trusts_the_primary(stack: &Stack) -> Result<()> {
-    let variable = "asterisk/variable?variable=RINGBACK_AVOID_UNTIL&value=0";
-    let request = ari_client(&stack.ari.ca_pem)?
-        .post(format!("{}/{variable}", stack.ari.url))
-        .basic_auth(&stack.ari.username, Some(&stack.ari.password));
-    request.send().await?.error_for_status()?;
-    Ok(())
 }
 
 pub(crate) fn ring() -> Result<Duration> {
@@ -111,13 +102,10 @@ pub(crate) async fn item(scene: &Scene, call: &str) -> Result<Option<Item>> {
     Ok(asked.await?.item)
 }
 
-pub(crate) async fn no_channel_is_left(stack: &Stack) -> Result<()> {
-    let http = ari_client(&stack.ari.ca_pem)?;
+pub(crate) async fn no_channel_is_left(scene: &Scene) -> Result<()> {
     let patience = Instant::now() + SOON;
     loop {
-        let request = http.get(format!("{}/channels", stack.ari.url));
-        let request = request.basic_auth(&stack.ari.username, Some(&stack.ari.password));
-        let channels: Vec<Value> = request.send().await?.error_for_status()?.json().await?;
+        let channels = scene.channels().await?;
         if channels.is_empty() {
             return Ok(());
         }

@@ -78,7 +78,7 @@ impl Course {
                 .await
                 .with_context(|| format!("call {}: {outcome:?}", outcome.number))?;
         }
-        no_channel_is_left(&primary.stack).await
+        no_channel_is_left(primary).await
     }
 
     /// People are quick or slow, and talk for a short or a long time: some talk when the region is lost, and when it is back.

@@ -2,12 +2,21 @@
 //! them, and apps that ask the other region when one does not answer. The stack must be one of two regions.
 
 mod both;
+#[path = "../support/channels.rs"]
+mod channels;
 mod course;
 #[path = "../support/loss.rs"]
 mod loss;
 #[path = "../support/outcomes.rs"]
 #[allow(dead_code, reason = "shared with chaos/, which writes the page")]
 mod outcomes;
+#[path = "../support/pbx.rs"]
+#[allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "shared with pbxs.rs, which does more to a PBX"
+)]
+mod pbx;
 mod report;
 #[path = "../calls/scene.rs"]
 #[allow(

@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use tokio::time::{Instant, sleep};
 
 use crate::log_lines::{Line, log_lines};
-use crate::scene::{App, CALLER, SOON, Scene};
+use crate::scene::{App, CALLER, Conversation, SOON, Scene};
 
 /// Longer than what S1 calls a launch from the background.
 const SLEEPY: Duration = Duration::from_millis(5_100);
@@ -185,12 +185,8 @@ async fn a_sleepy_phone_talks(scene: &Scene) -> Result<()> {
     let id = app.woken().await?;
     sleep(SLEEPY).await;
     is_ready(&app, &id).await?;
-    let callee = phone.next_call(SOON).await?;
-    callee.answer().await?;
-    caller.answered(SOON).await?;
-    app.sees(&id, "in_progress").await?;
-    caller.hang_up().await?;
-    app.sees(&id, "completed").await?;
+    let talk = Conversation::join(&app, &mut phone, caller, id).await?;
+    talk.ends(&app).await?;
     Ok(())
 }
 

@@ -4,7 +4,8 @@ use anyhow::{Context, Result};
 use form_urlencoded::Serializer;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use reqwest::{Certificate, Client, Method, RequestBuilder};
+use reqwest::{Client, Method, RequestBuilder};
+use ringback_local::pbx::server::ari_client;
 use ringback_local::process::PidFile;
 use ringback_local::settings::{PBXS, Settings};
 use ringback_local::stack::Ari;
@@ -54,8 +55,7 @@ impl Globals {
     /// Those of the one at this place of the stack's list.
     pub(crate) fn of(scene: &Scene, which: usize) -> Result<Self> {
         let ari = scene.stack.pbxs[which].ari.clone();
-        let authority = Certificate::from_pem(ari.ca_pem.as_bytes())?;
-        let http = Client::builder().tls_certs_only([authority]).build()?;
+        let http = ari_client(&ari.ca_pem)?;
         Ok(Self { http, ari })
     }
 

@@ -119,11 +119,9 @@ impl Pbx {
     pub async fn phone_of(&self, call: CallId) -> Result<PhoneLeg, AsteriskError> {
         let doing = "looking for the phone's leg";
         let path = format!("/channels/{}", ChannelId::of_phone(call));
-        let answer = self.ari.ask(doing, Method::GET, &path, None).await?;
-        if answer.status() == StatusCode::NOT_FOUND {
+        let Some(answer) = self.look(doing, &path).await? else {
             return Ok(PhoneLeg::None);
-        }
-        expect(&answer, doing, &[StatusCode::OK])?;
+        };
         let channel: Channel = read(answer, doing).await?;
         Ok(match channel.state.as_str() {
             "Up" => PhoneLeg::Answered,
@@ -217,11 +215,8 @@ impl Pbx {
     pub(super) async fn is_online(&self, extension: &Extension) -> Result<bool, AsteriskError> {
         let doing = "looking for the phone";
         let path = format!("/endpoints/PJSIP/{extension}");
-        let answer = self.ari.ask(doing, Method::GET, &path, None).await?;
-        if answer.status() == StatusCode::NOT_FOUND {
-            return Err(AsteriskError::NoSuchEndpoint);
-        }
-        expect(&answer, doing, &[StatusCode::OK])?;
+        let answer = self.look(doing, &path).await?;
+        let answer = answer.ok_or(AsteriskError::NoSuchEndpoint)?;
         let endpoint: Endpoint = read(answer, doing).await?;
         Ok(endpoint.state == "online")
     }
@@ -229,9 +224,21 @@ impl Pbx {
     async fn channel_exists(&self, channel: &ChannelId) -> Result<bool, AsteriskError> {
         let doing = "looking for the caller";
         let path = format!("/channels/{channel}");
-        let answer = self.ari.ask(doing, Method::GET, &path, None).await?;
-        expect(&answer, doing, &[StatusCode::OK, StatusCode::NOT_FOUND])?;
-        Ok(answer.status() == StatusCode::OK)
+        Ok(self.look(doing, &path).await?.is_some())
+    }
+
+    /// What Asterisk says of something, if there is such a thing.
+    async fn look(
+        &self,
+        doing: &'static str,
+        path: &str,
+    ) -> Result<Option<Response>, AsteriskError> {
+        let answer = self.ari.ask(doing, Method::GET, path, None).await?;
+        if answer.status() == StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        expect(&answer, doing, &[StatusCode::OK])?;
+        Ok(Some(answer))
     }
 
     async fn take_down(&self, leg: &ChannelId, reason: &'static str) -> Result<(), AsteriskError> {

@@ -438,12 +438,7 @@ fn caller_left(
 /// has not come by the deadline, its region was lost with it.
 fn wait_was_ended(call: &Call, now: Timestamp) -> Verdict {
     match call.deadline() {
-        Some(deadline) if now >= deadline && call.status == Status::MobileReady => {
-            Verdict::Change(ended(Status::Failed, Why::NotConnected, now))
-        }
-        Some(deadline) if now >= deadline => {
-            Verdict::Change(ended(Status::TimedOut, Why::NoAnswer, now))
-        }
+        Some(deadline) if now >= deadline => Verdict::Change(given_up(call, now)),
         _ => NOTHING_TO_DO,
     }
 }
@@ -496,18 +491,23 @@ fn timer_fired(call: &Call, now: Timestamp) -> Verdict {
         None => Verdict::Repeat,
         Some(deadline) if now < deadline => too_early(call, deadline, now),
         Some(_) if may_be_talking(call, now) => Verdict::Change(vec![Set::CheckedAt(now)]),
-        Some(_) => Verdict::Change(match call.status {
-            Status::MobileReady => ended(Status::Failed, Why::NotConnected, now),
-            Status::InProgress => ended(Status::Completed, Why::TalkedTooLong, now),
-            Status::WaitingForMobile
-            | Status::Initiated
-            | Status::Ringing
-            | Status::Completed
-            | Status::Declined
-            | Status::TimedOut
-            | Status::Canceled
-            | Status::Failed => ended(Status::TimedOut, Why::NoAnswer, now),
-        }),
+        Some(_) => Verdict::Change(given_up(call, now)),
+    }
+}
+
+/// How a call ends whose time is up.
+fn given_up(call: &Call, now: Timestamp) -> Vec<Set> {
+    match call.status {
+        Status::MobileReady => ended(Status::Failed, Why::NotConnected, now),
+        Status::InProgress => ended(Status::Completed, Why::TalkedTooLong, now),
+        Status::WaitingForMobile
+        | Status::Initiated
+        | Status::Ringing
+        | Status::Completed
+        | Status::Declined
+        | Status::TimedOut
+        | Status::Canceled
+        | Status::Failed => ended(Status::TimedOut, Why::NoAnswer, now),
     }
 }
 
@@ -554,12 +554,8 @@ fn not_bridged(call: &Call, rings: bool, now: Timestamp) -> Verdict {
     match call.status {
         // Somebody has accepted in another region, and what it stored is on its way: the next timer comes soon enough.
         Status::WaitingForMobile if rings => NOTHING_TO_DO,
-        Status::MobileReady if now >= connects_until(call) => {
-            Verdict::Change(ended(Status::Failed, Why::NotConnected, now))
-        }
-        Status::WaitingForMobile if now >= call.rings_until => {
-            Verdict::Change(ended(Status::TimedOut, Why::NoAnswer, now))
-        }
+        Status::MobileReady if now >= connects_until(call) => Verdict::Change(given_up(call, now)),
+        Status::WaitingForMobile if now >= call.rings_until => Verdict::Change(given_up(call, now)),
         _ => NOTHING_TO_DO,
     }
 }
