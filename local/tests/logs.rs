@@ -26,7 +26,7 @@ mod watched;
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail};
 use log_lines::{Line, log_lines};
 use observed::{Observed, example, passthru};
 use private::Private;
@@ -66,13 +66,16 @@ const OF_CALLS: [&str; 5] = [
 /// A function's lines come a little later than what it did, and the timer when the ring would have been over: `make e2e`
 /// has them ring for 10 s.
 const STORY_TOLD_WITHIN: Duration = Duration::from_secs(20);
+/// The local AWS waits 50 ms for what a function has written; what it reads later, on a busy machine, it writes down with
+/// the next invocation of the same process. So a call whose story has gaps is followed by another one, which closes them or
+/// tells its own.
+const CALLS: usize = 3;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_logs_tell_a_calls_story_by_its_id_and_nothing_private() -> Result<()> {
     let scene = Scene::open().await?;
     let began = OffsetDateTime::now_utc();
-    let id = a_whole_call(&scene).await?;
-    let of_this_run = lines_with_story(&scene, &id, began).await?;
+    let of_this_run = lines_with_a_story(&scene, began).await?;
 
     let lines = log_lines(&scene, "").await?;
     let no_json: Vec<&Line> = lines.iter().filter(|line| !line.json.is_object()).collect();
@@ -159,31 +162,34 @@ fn declines(app: &App<'_>, call: &str) -> Result<Value> {
     Ok(event)
 }
 
-/// All lines since then, as soon as they tell the call's story.
-async fn lines_with_story(scene: &Scene, id: &str, began: OffsetDateTime) -> Result<Vec<Line>> {
-    let patience = Instant::now() + STORY_TOLD_WITHIN;
-    loop {
-        let lines = log_lines(scene, ("", began)).await?;
-        let of_call: Vec<&Line> = lines
-            .iter()
-            .filter(|line| line.json["call_id"] == id)
-            .collect();
-        let told = |(function, what): &(&str, &str)| {
-            of_call.iter().any(|line| {
-                let says = line.json["event"] == *what || line.json["message"] == *what;
-                line.function == *function && says
-            })
-        };
-        let missing: Vec<_> = STORY.iter().filter(|part| !told(part)).collect();
-        if missing.is_empty() {
-            return Ok(lines);
+/// All lines since then, as soon as they tell a call's story.
+async fn lines_with_a_story(scene: &Scene, began: OffsetDateTime) -> Result<Vec<Line>> {
+    let mut calls = Vec::new();
+    while calls.len() < CALLS {
+        calls.push(a_whole_call(scene).await?);
+        let patience = Instant::now() + STORY_TOLD_WITHIN;
+        while Instant::now() < patience {
+            let lines = log_lines(scene, ("", began)).await?;
+            if calls.iter().any(|id| untold(id, &lines).is_empty()) {
+                return Ok(lines);
+            }
+            sleep(Duration::from_millis(500)).await;
         }
-        ensure!(
-            Instant::now() < patience,
-            "the logs do not tell {missing:?} of {id}"
-        );
-        sleep(Duration::from_millis(500)).await;
     }
+    let lines = log_lines(scene, ("", began)).await?;
+    let untold: Vec<_> = calls.iter().map(|id| (id, untold(id, &lines))).collect();
+    bail!("the logs do not tell {untold:?}");
+}
+
+/// What these lines do not tell of this call.
+fn untold(id: &str, lines: &[Line]) -> Vec<(&'static str, &'static str)> {
+    let told = |(function, what): &(&str, &str)| {
+        lines
+            .iter()
+            .filter(|line| line.json["call_id"] == id && line.function == *function)
+            .any(|line| line.json["event"] == *what || line.json["message"] == *what)
+    };
+    STORY.into_iter().filter(|part| !told(part)).collect()
 }
 
 /// A caller whom both witnesses see, a push at the second try, an app that accepts, a conversation, its end, and an app that
