@@ -137,6 +137,8 @@ BENCH_PROFILE := shipped
 # Not a part of `make test`: it wants the machine for itself.
 bench: bench/node/dist/index.mjs bench/express/node_modules ## measure what a call costs, into bench/README.md; PART=cold for one part
 	cargo build --locked --profile $(BENCH_PROFILE) --bin ringback-bench --bin hello $(FUNCTIONS:%=--bin %)
+	mkdir -p target/$(BENCH_PROFILE)/bench
+	for it in hello $(FUNCTIONS); do strip -o target/$(BENCH_PROFILE)/bench/$$it target/$(BENCH_PROFILE)/$$it; done
 	target/$(BENCH_PROFILE)/ringback-bench $(PART)
 
 bench/%/node_modules: bench/%/package.json

@@ -38,7 +38,7 @@ pub struct Places {
 }
 
 impl Places {
-    /// In this repository: the functions' binaries are beside this program.
+    /// In this repository: the functions' binaries are beside this program, and in `bench` beside it without their symbols.
     ///
     /// # Errors
     /// When this program is not where `make bench` puts it.
@@ -67,9 +67,15 @@ impl Places {
         &self.scratch
     }
 
-    /// A function's binary.
+    /// A function's binary, as it is shipped: without symbols.
     #[must_use]
     pub fn binary(&self, name: &str) -> PathBuf {
+        self.scratch.join(name)
+    }
+
+    /// The same with its symbols.
+    #[must_use]
+    pub fn with_symbols(&self, name: &str) -> PathBuf {
         self.binaries.join(name)
     }
 

@@ -1,10 +1,11 @@
 //! What a call costs: time, memory, requests and money, measured on the functions themselves.
 //!
 //! Reading order: [`functions`] says what is started, [`world`] plays what is around it, [`stage`] puts somebody there to be
-//! called; [`cold`], [`warm`], [`size`] and [`scale`] measure; [`cost`] reckons; [`page`] keeps the results.
+//! called; [`cold`], [`warm`], [`size`] (with [`crates`]) and [`scale`] measure; [`cost`] reckons; [`page`] keeps the results.
 
 pub mod cold;
 pub mod cost;
+pub mod crates;
 pub mod express;
 pub mod figures;
 pub mod functions;

@@ -8,6 +8,7 @@ use flate2::write::DeflateEncoder;
 use ringback_local::runtime_api::RunningFunction;
 
 use crate::cold::{first_events, verdict};
+use crate::crates;
 use crate::figures::Rounded;
 use crate::functions::Places;
 use crate::page::Table;
@@ -17,6 +18,11 @@ use crate::stage::{Stage, good};
 /// How many events each deals with. None of the functions keeps anything from one call to the next but secrets and
 /// connections.
 const EVENTS: usize = 200;
+
+/// The function with the most dependencies.
+const OF_ALL: &str = "exotel-webhook";
+/// A crate is named that has at least one part in so many.
+const LEAST_SHOWN: u64 = 100;
 
 /// The goals, in MiB.
 const MOST_ZIPPED: f64 = 4.0;
@@ -55,9 +61,33 @@ pub async fn measure(places: &Places) -> Result<String> {
     }
     let (size, zipped) = sizes(places, "hello")?;
     table.row(&[&"hello-world", &Rounded(size), &Rounded(zipped), &""])?;
+    let whose = whose(places)?;
     Ok(format!(
-        "{table}\nAfter {EVENTS} events. Goals: less than {MOST_ZIPPED} MiB zipped, less than {MOST_MEMORY} MiB of memory, each. {}",
+        "{table}\nAfter {EVENTS} events. Goals: less than {MOST_ZIPPED} MiB zipped, less than {MOST_MEMORY} MiB of memory, each. {}\n\n{whose}",
         verdict(&missed)
+    ))
+}
+
+/// What each dependency costs the function that has the most of them.
+fn whose(places: &Places) -> Result<String> {
+    let sizes = crates::sizes(&places.with_symbols(OF_ALL))?;
+    let total: u64 = sizes.iter().map(|(_, size)| size).sum();
+    let (large, small): (Vec<_>, Vec<_>) = sizes
+        .into_iter()
+        .partition(|(_, size)| size * LEAST_SHOWN >= total);
+    let mut table = Table::of(&["crate", "KiB", "of all, %"]);
+    let mut row = |name: &str, size: u64| {
+        let share = Rounded(size as f64 * 100.0 / total as f64);
+        table.row(&[&name, &(size / 1024), &share])
+    };
+    for (name, size) in &large {
+        row(&format!("`{name}`"), *size)?;
+    }
+    let rest = small.iter().map(|(_, size)| size).sum();
+    row(&format!("{} others", small.len()), rest)?;
+    Ok(format!(
+        "In `{OF_ALL}`, what has a name: {} KiB of code and tables; besides, the file has strings and what unwinding needs.\n\n{table}",
+        total / 1024
     ))
 }
 

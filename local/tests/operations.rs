@@ -61,6 +61,7 @@ fn alarms_look_at_metrics_that_there_are() -> Result<()> {
         "bridge_failures",
         "calls_ended",
         "push_failures",
+        "successful_calls",
     ];
     assert_eq!(own, expected.map(str::to_owned).into());
     Ok(())
@@ -87,12 +88,14 @@ fn no_call_ends_well_while_none_ends_but_as_failed() -> Result<()> {
         if looked.name == metrics::CALLS_ENDED.name {
             assert_eq!(looked.dimensions[0].1, id);
             counted.insert(id.to_owned());
+        } else if looked.name == metrics::SUCCESSFUL_CALLS.name {
+            assert_eq!(id, "talked");
         } else {
             reported.push(id);
         }
     }
     assert_eq!(expression_of("reports"), summed(&reported));
-    let well = ["completed", "declined", "timed_out", "canceled"];
+    let well = ["talked", "completed", "declined", "timed_out", "canceled"];
     assert_eq!(expression_of("well"), summed(&well));
     let final_ones = [
         Status::Completed,

@@ -22,6 +22,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures::future::try_join_all;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use uuid::Uuid;
 
 use crate::calls::StoreError;
 use crate::clock::Timestamp;
@@ -36,6 +37,22 @@ pub struct Device {
     pub address: PushAddress,
     /// When it was last registered.
     pub registered_at: Timestamp,
+    /// Which registration that was: a phone may send several within a millisecond. Given when it is registered.
+    #[serde(default)]
+    registration: Uuid,
+}
+
+impl Device {
+    /// A device that is to be registered.
+    #[must_use]
+    pub const fn new(device_id: DeviceId, address: PushAddress, registered_at: Timestamp) -> Self {
+        Self {
+            device_id,
+            address,
+            registered_at,
+            registration: Uuid::nil(),
+        }
+    }
 }
 
 /// How a push reaches a device.
@@ -155,6 +172,10 @@ impl Devices {
         device: &Device,
         most: usize,
     ) -> Result<Vec<PushAddress>, StoreError> {
+        let device = &Device {
+            registration: Uuid::now_v7(),
+            ..device.clone()
+        };
         let before = self.put(extension, device).await?;
         let (moved, mut gone) = futures::try_join!(
             self.take_address_over(extension, device),
@@ -228,12 +249,7 @@ impl Devices {
         let Some(previous) = previous.filter(|previous| !previous.is_same_device(&owner)) else {
             return Ok(None);
         };
-        let forgotten = self.forget_registration(
-            &previous.extension,
-            &previous.device_id,
-            previous.registered_at,
-        );
-        let forgotten = forgotten.await?;
+        let forgotten = self.forget_registration(&previous).await?;
         Ok(forgotten.then_some((previous.extension, previous.device_id)))
     }
 
@@ -248,8 +264,8 @@ impl Devices {
         devices.sort_by_key(|device| (Reverse(device.registered_at), device.device_id.clone()));
         let oldest = devices.split_off(most.min(devices.len()));
         let went = oldest.iter().map(async |device| {
-            let (id, registered_at) = (&device.device_id, device.registered_at);
-            self.forget_registration(extension, id, registered_at).await
+            let owner = Owner::of(extension, device);
+            self.forget_registration(&owner).await
         });
         let went = try_join_all(went).await?;
         let devices = oldest.into_iter().zip(went);
@@ -306,17 +322,11 @@ impl Devices {
     }
 
     /// Forgets a device as it was registered then. Says whether it was there, and had not registered anew.
-    async fn forget_registration(
-        &self,
-        extension: &Extension,
-        device: &DeviceId,
-        registered_at: Timestamp,
-    ) -> Result<bool, StoreError> {
+    async fn forget_registration(&self, then: &Owner) -> Result<bool, StoreError> {
         let deletion = self
-            .deletion(extension, device)
-            .condition_expression("registered_at = :then")
-            .expression_attribute_values(":then", millis(registered_at));
-        deleted(deletion, "forgetting a device").await
+            .deletion(&then.extension, &then.device_id)
+            .condition_expression(format!("registered_at = :then AND {SAME}"));
+        deleted(then.named_in(deletion), "forgetting a device").await
     }
 
     /// Gives a device's address up. Says whether it was still its own, or nobody's that is known, as it is where the
@@ -330,12 +340,12 @@ impl Devices {
             .table_name(&self.table)
             .key("pk", pk)
             .key("sk", sk)
-            .condition_expression(
-                "attribute_not_exists(pk) OR (extension = :extension AND device_id = :device AND registered_at = :then)",
-            )
+            .condition_expression(format!(
+                "attribute_not_exists(pk) OR (extension = :extension AND device_id = :device AND registered_at = :then AND {SAME})",
+            ))
             .expression_attribute_values(":extension", text(extension.as_str()))
-            .expression_attribute_values(":device", text(device.device_id.as_str()))
-            .expression_attribute_values(":then", millis(device.registered_at));
+            .expression_attribute_values(":device", text(device.device_id.as_str()));
+        let deletion = Owner::of(extension, device).named_in(deletion);
         deleted(deletion, "giving a push address up").await
     }
 
@@ -348,6 +358,9 @@ impl Devices {
     }
 }
 
+/// That an item is of the same registration, or of a time when they had no names.
+const SAME: &str = "(registration = :registration OR attribute_not_exists(registration))";
+
 type Item = HashMap<String, AttributeValue>;
 
 /// Whose device a push to an address reaches.
@@ -357,6 +370,9 @@ struct Owner {
     device_id: DeviceId,
     /// When the device was registered that has the address.
     registered_at: Timestamp,
+    /// Which registration that was.
+    #[serde(default)]
+    registration: Uuid,
 }
 
 impl Owner {
@@ -365,7 +381,18 @@ impl Owner {
             extension: extension.clone(),
             device_id: device.device_id.clone(),
             registered_at: device.registered_at,
+            registration: device.registration,
         }
+    }
+
+    /// The values of a condition that this registration is still the one.
+    fn named_in(&self, deletion: DeleteItemFluentBuilder) -> DeleteItemFluentBuilder {
+        deletion
+            .expression_attribute_values(":then", millis(self.registered_at))
+            .expression_attribute_values(
+                ":registration",
+                AttributeValue::S(self.registration.to_string()),
+            )
     }
 
     fn is_same_device(&self, other: &Self) -> bool {

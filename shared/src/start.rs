@@ -9,7 +9,9 @@ use aws_config::{BehaviorVersion, SdkConfig};
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::allowance::Allowances;
 use crate::asterisk::{Asterisk, Pbxs};
@@ -40,7 +42,14 @@ use crate::timeouts::Timeouts;
 use crate::xray;
 
 /// What libraries say at `info` is of no use at 3 a.m.
-const QUIET: &str = "aws=warn,aws_config=warn,aws_smithy_runtime=warn,hyper=warn,lambda_http=warn,lambda_runtime=warn";
+const QUIET: [&str; 6] = [
+    "aws",
+    "aws_config",
+    "aws_smithy_runtime",
+    "hyper",
+    "lambda_http",
+    "lambda_runtime",
+];
 
 /// The switchboard that functions run: calls in DynamoDB, effects in the world.
 pub type LiveSwitchboard = Switchboard<DynamoCalls, Outside>;
@@ -87,15 +96,15 @@ impl Start {
     /// The same for a function that keeps nothing, and is told of no table.
     pub async fn without_table() -> Self {
         let environment = Environment::of_process();
-        let level = environment
-            .optional("LOG_LEVEL")
-            .unwrap_or_else(|| "info".to_owned());
-        let _already_set = tracing_subscriber::fmt()
+        let lines = tracing_subscriber::fmt::layer()
             .json()
             .flatten_event(true)
             .with_current_span(false)
-            .with_span_list(false)
-            .with_env_filter(EnvFilter::new(format!("{level},{QUIET}")))
+            .with_span_list(false);
+        let level = environment.optional("LOG_LEVEL");
+        let _already_set = tracing_subscriber::registry()
+            .with(lines)
+            .with(logged(level.as_deref()))
             .try_init();
         metrics::begin(&environment);
         xray::begin(&environment);
@@ -331,6 +340,15 @@ impl Start {
     }
 }
 
+/// What is logged at this level; `info`, if it is none. By target alone: `EnvFilter`, which knows spans too, brings a whole engine
+/// for regular expressions.
+fn logged(level: Option<&str>) -> Targets {
+    let level = level.and_then(|level| level.parse().ok());
+    Targets::new()
+        .with_default(level.unwrap_or(LevelFilter::INFO))
+        .with_targets(QUIET.map(|target| (target, LevelFilter::WARN)))
+}
+
 /// Serves one function's invocations until the process is stopped.
 ///
 /// # Errors
@@ -374,4 +392,23 @@ fn timeouts() -> TimeoutConfig {
         .operation_attempt_timeout(Duration::from_secs(2))
         .operation_timeout(Duration::from_secs(5))
         .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+
+    use super::*;
+
+    #[test]
+    fn libraries_are_quiet_and_a_level_that_is_none_is_info() {
+        for level in [None, Some("info"), Some("loud")] {
+            let logged = logged(level);
+            assert!(logged.would_enable("ringback::calls", &Level::INFO));
+            assert!(!logged.would_enable("ringback::calls", &Level::DEBUG));
+        }
+        let logged = logged(Some("trace"));
+        assert!(logged.would_enable("ringback::calls", &Level::TRACE));
+        assert!(!logged.would_enable("aws_sdk_sqs::config", &Level::INFO));
+    }
 }

@@ -51,11 +51,12 @@ pub(crate) fn leg(pbx: &str, channel: &str) -> Leg {
 
 /// An app's installation.
 pub(crate) fn device(name: &str, address: PushAddress) -> Device {
-    Device {
-        device_id: DeviceId::try_from(name).unwrap(),
+    let device_id = DeviceId::try_from(name).unwrap();
+    Device::new(
+        device_id,
         address,
-        registered_at: Timestamp::from_millis(1_000_000_000_000),
-    }
+        Timestamp::from_millis(1_000_000_000_000),
+    )
 }
 
 /// DynamoDB says that a condition does not hold.

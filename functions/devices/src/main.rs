@@ -42,11 +42,7 @@ impl DeviceRegistry {
         let address = self
             .address(registration.platform, registration.token.into())
             .await?;
-        let device = Device {
-            device_id,
-            address,
-            registered_at: now,
-        };
+        let device = Device::new(device_id, address, now);
         let registered = self
             .devices
             .register(&party.extension, &device, self.most_devices);

@@ -10,6 +10,9 @@ use nix::unistd::Pid;
 
 use crate::process::PidFile;
 
+/// How often a connection is looked for.
+const TRIES: usize = 3;
+
 /// A function's process.
 #[derive(Clone, Debug)]
 pub(super) struct Function {
@@ -42,9 +45,14 @@ impl Functions {
         }
     }
 
-    /// The function that `peer` is the address of, if it is a child of the local AWS. Only if none that is known has the
-    /// connection are all processes of the machine looked through.
+    /// The function that `peer` is the address of, if it is a child of the local AWS. The system's table of connections
+    /// changes while it is read, so that one may be passed over.
     pub(super) fn at(&self, peer: SocketAddr) -> Option<Function> {
+        (0..TRIES).find_map(|_| self.found_at(peer))
+    }
+
+    /// Only if none that is known has the connection are all processes of the machine looked through.
+    fn found_at(&self, peer: SocketAddr) -> Option<Function> {
         let socket = inode_of(peer)?;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let has_it = |function: &&Function| has_open(function.pid, &socket);

@@ -1,7 +1,7 @@
 //! A running Asterisk.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use reqwest::{Certificate, Client};
@@ -15,6 +15,8 @@ use crate::settings::{LOOPBACK, PbxPorts, Settings};
 const START: Duration = Duration::from_secs(30);
 /// It stops at once, but for a thread that waits for something now and then.
 const STOP: Duration = Duration::from_secs(3);
+/// One that crashes is started again, as a supervisor would do it; not one that crashes as soon as it runs.
+const RUNS_AT_LEAST: Duration = Duration::from_secs(5);
 
 /// Where ARI answers.
 pub fn ari_url(pbx: &PbxPorts) -> String {
@@ -28,6 +30,8 @@ pub struct Pbx {
     source: Source,
     ports: PbxPorts,
     configuration: PathBuf,
+    state_dir: PathBuf,
+    started: Instant,
 }
 
 impl Pbx {
@@ -39,13 +43,14 @@ impl Pbx {
         configuration: PathBuf,
         credentials: &Credentials,
     ) -> Result<Self> {
-        let mut command = source.asterisk(&ports, &["-f", "-C", &text(&configuration)]);
-        let daemon = Daemon::start(ports.daemon, &mut command, &settings.state_dir())?;
+        let state_dir = settings.state_dir();
         let mut pbx = Self {
-            daemon,
+            daemon: daemon(&source, &ports, &configuration, &state_dir)?,
             source,
             ports,
             configuration,
+            state_dir,
+            started: Instant::now(),
         };
         match pbx.wait_until_ready(credentials).await {
             Ok(()) => Ok(pbx),
@@ -56,9 +61,25 @@ impl Pbx {
         }
     }
 
-    /// Waits until it ends by itself, which it should not.
+    /// Waits until it ends for good, which it should not: when it crashes it is started again.
     pub async fn ended(&mut self) -> anyhow::Error {
-        self.daemon.ended().await
+        loop {
+            let crash = self.daemon.ended().await;
+            if self.started.elapsed() < RUNS_AT_LEAST {
+                return crash;
+            }
+            eprintln!("{crash:#}\nIt is started again.");
+            match daemon(
+                &self.source,
+                &self.ports,
+                &self.configuration,
+                &self.state_dir,
+            ) {
+                Ok(again) => self.daemon = again,
+                Err(error) => return error,
+            }
+            self.started = Instant::now();
+        }
     }
 
     /// Stops it at once, calls and all.
@@ -92,6 +113,16 @@ impl Pbx {
             self.ports.daemon
         )
     }
+}
+
+fn daemon(
+    source: &Source,
+    ports: &PbxPorts,
+    configuration: &Path,
+    state_dir: &Path,
+) -> Result<Daemon> {
+    let mut command = source.asterisk(ports, &["-f", "-C", &text(configuration)]);
+    Daemon::start(ports.daemon, &mut command, state_dir)
 }
 
 /// An HTTP client that trusts the stack's own certificate authority.

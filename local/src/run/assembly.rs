@@ -88,6 +88,18 @@ struct Deployed {
     outputs: Outputs,
 }
 
+/// One region, or two.
+struct Regions {
+    first: Deployed,
+    second: Option<Deployed>,
+}
+
+impl Regions {
+    fn all(&self) -> impl Iterator<Item = &Deployed> {
+        [&self.first].into_iter().chain(&self.second)
+    }
+}
+
 /// Brings everything up, side by side where that saves time.
 pub(super) async fn start(
     settings: &Settings,
@@ -109,7 +121,7 @@ pub(super) async fn start(
         let made = tokio::task::spawn_blocking(move || Credentials::generate(&token_uri)).await?;
         made?.overridden(settings)
     };
-    let ((first, second), asterisk, credentials) =
+    let (regions, asterisk, credentials) =
         tokio::try_join!(prepare_cloud, prepare_pbx, make_credentials)?;
 
     let serve = |faults: Faults| {
@@ -119,35 +131,24 @@ pub(super) async fn start(
     };
     let serving = faults.map(serve).transpose()?;
     let mut servers = serve_stand_ins(&credentials).await?;
-    let mut description = describe(
-        settings,
-        first.region,
-        &first.outputs,
-        &credentials,
-        with_faults,
-    )?;
-    let fill = fill(&first, second.as_ref(), &credentials, with_faults);
+    let fill = fill(&regions, &credentials, with_faults);
     progress
         .step("put the secrets, routes and numbers", None, fill)
         .await?;
-    let front = Front::open(settings, &first, second.as_ref(), &credentials).await?;
-    description.fallback = front.fallback;
-    description.loss_url = front.loss_url;
+    let front = Front::open(settings, &regions, &credentials).await?;
     servers.extend(front.server);
-    let listed = if with_faults {
-        Around::region(PRIMARY, with_faults).pbx
-    } else {
-        settings.override_or("ARI_URL", ari_urls())
-    };
-    let url = first.region.http_url();
-    let fallback_url = second.as_ref().map(|second| second.region.http_url());
-    let hooks = (url.as_str(), fallback_url.as_deref());
-    let starting = Fleet::start(settings, &asterisk, &credentials, hooks, &listed);
+    let starting = start_pbxs(settings, &regions, &asterisk, &credentials, with_faults);
     let pbxs = progress.step("start Asterisk", None, starting).await?;
-    check_health(progress, first.region).await;
-    if let Some(second) = &second {
-        check_health(progress, second.region).await;
+    for deployed in regions.all() {
+        check_health(progress, deployed.region).await;
     }
+    let Regions { first, second } = regions;
+    let (region, outputs) = (first.region, &first.outputs);
+    let description = Stack {
+        fallback: front.fallback,
+        loss_url: front.loss_url,
+        ..describe(settings, region, outputs, &credentials, with_faults)?
+    };
     description.write(&settings.state_dir())?;
     Ok(Running {
         description,
@@ -160,6 +161,25 @@ pub(super) async fn start(
     })
 }
 
+async fn start_pbxs(
+    settings: &Settings,
+    regions: &Regions,
+    asterisk: &source::Source,
+    credentials: &Credentials,
+    with_faults: bool,
+) -> Result<Fleet> {
+    let listed = if with_faults {
+        Around::region(PRIMARY, with_faults).pbx
+    } else {
+        settings.override_or("ARI_URL", ari_urls())
+    };
+    let url = regions.first.region.http_url();
+    let second = regions.second.as_ref();
+    let fallback_url = second.map(|second| second.region.http_url());
+    let hooks = (url.as_str(), fallback_url.as_deref());
+    Fleet::start(settings, asterisk, credentials, hooks, &listed).await
+}
+
 async fn deploy_everywhere(
     settings: &Settings,
     progress: Progress,
@@ -167,7 +187,7 @@ async fn deploy_everywhere(
     template: &Template,
     extent: Extent,
     with_faults: bool,
-) -> Result<(Deployed, Option<Deployed>)> {
+) -> Result<Regions> {
     let around = |region| Around::region(region, with_faults);
     let start = async |region| emulator::start(settings, tools, region, &around(region).aws).await;
     let starting = async {
@@ -211,19 +231,17 @@ async fn deploy_everywhere(
         cloud: first,
         outputs,
     };
-    Ok((first, second))
+    Ok(Regions { first, second })
 }
 
-async fn fill(
-    first: &Deployed,
-    second: Option<&Deployed>,
-    credentials: &Credentials,
-    with_crowd: bool,
-) -> Result<()> {
-    for one in [first].into_iter().chain(second) {
+async fn fill(regions: &Regions, credentials: &Credentials, with_crowd: bool) -> Result<()> {
+    for one in regions.all() {
         seed::secrets(one.region, &one.outputs, credentials).await?;
     }
-    seed::numbers(first.region, &first.outputs, with_crowd).await
+    let Deployed {
+        region, outputs, ..
+    } = &regions.first;
+    seed::numbers(*region, outputs, with_crowd).await
 }
 
 fn upstream(settings: &Settings, deployed: &Deployed) -> Result<Upstream> {
@@ -247,11 +265,11 @@ struct Front {
 impl Front {
     async fn open(
         settings: &Settings,
-        first: &Deployed,
-        second: Option<&Deployed>,
+        regions: &Regions,
         credentials: &Credentials,
     ) -> Result<Self> {
-        let Some(second) = second else {
+        let first = &regions.first;
+        let Some(second) = &regions.second else {
             let _gateway = open_gateway(settings, first).await?;
             return Ok(Self {
                 gates: Gates::One { _gateway },

@@ -26,6 +26,7 @@ mod memory;
 #[path = "../support/outcomes.rs"]
 mod outcomes;
 mod page;
+mod pbx;
 mod play;
 mod queues;
 mod report;

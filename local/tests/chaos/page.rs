@@ -70,6 +70,14 @@ fn noticed(rows: &[Row]) -> String {
     table
 }
 
+/// What the calls were of which nobody promises anything.
+fn crashes(rows: &[Row]) -> String {
+    match rows.iter().map(|row| row.crashes).sum() {
+        0_u32 => "Asterisk itself crashed under none of them.\n".to_owned(),
+        calls => format!("Asterisk itself crashed under {calls} more, which were played again.\n"),
+    }
+}
+
 /// Every fault that a test tells of, in the order of the page.
 fn known_faults() -> Vec<String> {
     let deaths = Scenario::ALL.map(crate::crash::fault_of);
@@ -132,7 +140,7 @@ fn the_page_is_written() -> Result<()> {
         .map(|fault| Row::kept(fault))
         .collect::<Result<_>>()?;
     let tables = [
-        table(&rows),
+        format!("{}\n{}", table(&rows), crashes(&rows)),
         noticed(&rows[Scenario::ALL.len()..rows.len() - 1]),
     ];
     println!("\n{}", tables[0]);

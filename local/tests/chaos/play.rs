@@ -19,11 +19,15 @@ use ringback_sip::{Caller, IncomingCall, OutgoingCall, Stage as SipStage};
 use serde_json::Value;
 use tokio::time::timeout;
 
+use crate::pbx;
 use crate::seat::Seat;
 use crate::stage::Stage;
 
 /// However long anybody looks at a call that does not end: longer than the PBX itself would let a caller wait.
 const LOST_AFTER: Duration = Duration::from_secs(80);
+
+/// How often a call is played again because Asterisk itself has crashed.
+const CRASHES: u32 = 3;
 
 /// What the people do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -122,6 +126,8 @@ pub(crate) struct Played {
     pub(crate) hits: u32,
     /// From the first time to the last.
     pub(crate) hit_for: Duration,
+    /// How often it was played before, and Asterisk itself crashed.
+    pub(crate) crashes: u32,
     /// What everybody was told, for whoever looks for a reason.
     pub(crate) story: Story,
 }
@@ -222,10 +228,20 @@ pub(crate) async fn play_while(
     rules: &[Rule],
     something_fails: bool,
 ) -> Result<Played> {
-    let mut seat = stage.seat().await?;
-    let played = play_at(stage, &mut seat, scenario, rules, something_fails).await;
-    stage.leave(seat).await;
-    played
+    let mut crashes = 0;
+    loop {
+        let pbx = pbx::process();
+        let mut seat = stage.seat().await?;
+        let played = play_at(stage, &mut seat, scenario, rules, something_fails).await;
+        stage.leave(seat).await;
+        // Nobody promises what becomes of calls when Asterisk forgets all of them.
+        if pbx::process() == pbx || crashes == CRASHES {
+            return played.map(|played| Played { crashes, ..played });
+        }
+        println!("  Asterisk itself has crashed: {played:?}");
+        crashes += 1;
+        stage.scene.pbx_is_back().await?;
+    }
 }
 
 async fn play_at(
@@ -278,6 +294,7 @@ async fn play_at(
         steps: faults.end().await?,
         hits,
         hit_for,
+        crashes: 0,
         story: acting.story,
     })
 }

@@ -27,6 +27,7 @@ impl Row {
             waits: waits.iter().min().copied().zip(waits.iter().max().copied()),
             codes: played.iter().filter_map(|it| it.story.sip).collect(),
             told: played.iter().filter_map(Played::told).collect(),
+            crashes: played.iter().map(|it| it.crashes).sum(),
             met: met.map_or((0, 0), |it| (it.hits, millis(it.hit_for))),
         }
     }

@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use nix::sys::signal::{Signal, kill};
+use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
 use ringback_local::faults::rule::{Fault, Line, Rule, System};
-use ringback_local::process::PidFile;
-use ringback_local::settings::{PBXS, Settings};
+use ringback_local::settings::Settings;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::outcomes::{Row, table};
+use crate::pbx;
 use crate::play::{End, Played, Scenario, play_while, ring};
 use crate::stage::Stage;
 
@@ -213,7 +213,7 @@ impl Wide {
     async fn begins(&self, stage: &Stage) -> Result<()> {
         match self.what {
             What::Line(system, line) => stage.faults.switch(system, line).await,
-            What::PbxStops => signal_to_the_pbx(Signal::SIGSTOP),
+            What::PbxStops => pbx::signal(Signal::SIGSTOP),
             What::NoAccess => {
                 for (name, operation, status) in NO_ACCESS_RULES {
                     stage
@@ -229,7 +229,7 @@ impl Wide {
     async fn is_over(&self, stage: &Stage) -> Result<()> {
         match self.what {
             What::Line(system, _) => stage.faults.switch(system, Line::Open).await,
-            What::PbxStops => signal_to_the_pbx(Signal::SIGCONT),
+            What::PbxStops => pbx::signal(Signal::SIGCONT),
             What::NoAccess => {
                 for (name, ..) in NO_ACCESS_RULES {
                     stage.faults.drop_rule(name).await?;
@@ -261,13 +261,4 @@ fn fcm_answers(operation: &str, status: u16) -> Rule {
             body: "{}".to_owned(),
         },
     }
-}
-
-/// To our own Asterisk, by its pid.
-fn signal_to_the_pbx(signal: Signal) -> Result<()> {
-    let settings = Settings::from_environment();
-    let pbx = PidFile::new(&settings.state_dir(), PBXS[0].daemon);
-    let pid = pbx.running().context("the stack's Asterisk")?;
-    kill(pid, signal)?;
-    Ok(())
 }

@@ -152,6 +152,7 @@ impl Report {
                 .into_iter()
                 .collect(),
             met: (0, 0),
+            crashes: 0,
         }
     }
 

@@ -2,12 +2,15 @@
 //!
 //! <https://docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/>
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use ringback_local::settings::STACK_NAME;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use crate::scene::Scene;
+
+/// The most events that one answer holds.
+const PAGE: usize = 10_000;
 
 /// One line.
 #[derive(Clone, Debug)]
@@ -61,33 +64,61 @@ pub(crate) async fn log_lines(scene: &Scene, wanted: impl Into<Wanted<'_>>) -> R
     let Wanted { functions, since } = wanted.into();
     let since = since.map_or(0, |since| since.unix_timestamp() * 1000);
     let prefix = format!("/aws/lambda/{STACK_NAME}-");
-    let groups = Listing::of("DescribeLogGroups", "logGroups", "nextToken")
-        .ask(
-            scene,
-            json!({ "logGroupNamePrefix": format!("{prefix}{functions}") }),
-        )
-        .await?;
     let mut lines = Vec::new();
-    for group in groups {
-        let name = group["logGroupName"].as_str().context("a group's name")?;
-        let streams = Listing::of("DescribeLogStreams", "logStreams", "nextToken")
-            .ask(scene, json!({ "logGroupName": name }))
-            .await?;
-        for stream in streams {
-            let of_stream = json!({
-                "logGroupName": name,
-                "logStreamName": stream["logStreamName"],
-                "startFromHead": true,
-                "startTime": since,
-            });
-            let events = Listing::of("GetLogEvents", "events", "nextForwardToken")
-                .ask(scene, of_stream)
-                .await?;
-            let function = name.trim_start_matches(&prefix);
-            lines.extend(events.iter().filter_map(|event| line(function, event)));
-        }
+    for group in groups(scene, &format!("{prefix}{functions}")).await? {
+        let function = group.trim_start_matches(&prefix);
+        let events = events(scene, &group, since).await?;
+        lines.extend(events.iter().filter_map(|event| line(function, event)));
     }
     Ok(lines)
+}
+
+/// The names of the groups whose names begin like this.
+async fn groups(scene: &Scene, prefix: &str) -> Result<Vec<String>> {
+    let mut question = json!({ "logGroupNamePrefix": prefix });
+    let mut names = Vec::new();
+    loop {
+        let page = ask(scene, "DescribeLogGroups", &question).await?;
+        let groups = page["logGroups"].as_array().context("groups")?;
+        let named = groups.iter().filter_map(|it| it["logGroupName"].as_str());
+        names.extend(named.map(ToOwned::to_owned));
+        question["nextToken"] = page["nextToken"].clone();
+        if question["nextToken"].is_null() {
+            return Ok(names);
+        }
+    }
+}
+
+/// All of a group's events since then, in milliseconds since the Unix epoch.
+async fn events(scene: &Scene, group: &str, mut since: i64) -> Result<Vec<Value>> {
+    let mut all = Vec::new();
+    loop {
+        let question = json!({ "logGroupName": group, "startTime": since, "limit": PAGE });
+        let mut page = ask(scene, "FilterLogEvents", &question).await?;
+        let events = page["events"].as_array_mut().context("events")?;
+        let last = events.last().and_then(|event| event["timestamp"].as_i64());
+        let (true, Some(last)) = (events.len() == PAGE, last) else {
+            all.append(events);
+            return Ok(all);
+        };
+        // The local AWS has no second page. So it is asked for what came since the last moment of the first one, which
+        // may not be there as a whole.
+        ensure!(last > since, "too much at once in {group}");
+        events.retain(|event| event["timestamp"] != last);
+        all.append(events);
+        since = last;
+    }
+}
+
+async fn ask(scene: &Scene, operation: &'static str, question: &Value) -> Result<Value> {
+    let request = scene
+        .http
+        .post(&scene.stack.aws.endpoint)
+        .header("content-type", "application/x-amz-json-1.1")
+        .header("x-amz-target", format!("Logs_20140328.{operation}"))
+        .body(question.to_string());
+    let answer = request.send().await?.error_for_status();
+    Ok(answer.context(operation)?.json().await?)
 }
 
 fn line(function: &str, event: &Value) -> Option<Line> {
@@ -100,48 +131,4 @@ fn is_of_lambda(text: &str) -> bool {
     ["START", "END", "REPORT"]
         .iter()
         .any(|word| text.starts_with(&format!("{word} RequestId: ")))
-}
-
-/// An operation that answers page by page.
-struct Listing {
-    operation: &'static str,
-    items: &'static str,
-    next: &'static str,
-}
-
-impl Listing {
-    const fn of(operation: &'static str, items: &'static str, next: &'static str) -> Self {
-        Self {
-            operation,
-            items,
-            next,
-        }
-    }
-
-    /// All items. The last page names no next one, or, of a stream, itself.
-    async fn ask(&self, scene: &Scene, mut question: Value) -> Result<Vec<Value>> {
-        let mut all = Vec::new();
-        loop {
-            let page = scene
-                .http
-                .post(&scene.stack.aws.endpoint)
-                .header("content-type", "application/x-amz-json-1.1")
-                .header("x-amz-target", format!("Logs_20140328.{}", self.operation))
-                .body(question.to_string())
-                .send()
-                .await?
-                .error_for_status()
-                .context(self.operation)?
-                .json::<Value>()
-                .await?;
-            let items = page[self.items].as_array().cloned().unwrap_or_default();
-            let next = page[self.next].clone();
-            let last = items.is_empty() || next.is_null() || next == question["nextToken"];
-            all.extend(items);
-            if last {
-                return Ok(all);
-            }
-            question["nextToken"] = next;
-        }
-    }
 }

@@ -32,6 +32,8 @@ pub(crate) struct Row {
     pub(crate) told: BTreeSet<String>,
     /// How often a call met the fault at most, and over how many milliseconds.
     pub(crate) met: (u32, u64),
+    /// How many more calls were played, under which Asterisk itself crashed.
+    pub(crate) crashes: u32,
 }
 
 impl Row {

@@ -11,8 +11,8 @@ use tokio::sync::Mutex;
 
 use super::AsteriskError;
 use crate::https;
-use crate::metrics;
 use crate::secrets::{AsteriskSecret, Secret};
+use crate::sent;
 use crate::xray;
 
 /// As metrics and traces call it.
@@ -72,12 +72,12 @@ impl Ari {
         };
         let secret = self.access.secret.value().await?;
         let answer = self.ask_with(&secret, &asking).await;
-        if !may_be_outdated(&answer) {
+        let Some(refusal) = refusal(&answer) else {
             return answer;
-        }
+        };
         match self.access.secret.after_refusal(&secret).await {
             Some(newer) => {
-                metrics::retried(SYSTEM);
+                sent::again(SYSTEM, refusal);
                 self.ask_with(&newer, &asking).await
             }
             None => answer,
@@ -135,13 +135,21 @@ struct Asking<'a> {
     body: Option<&'a Value>,
 }
 
-/// Whether a newer secret may help: the password was refused, or we do not trust Asterisk's certificate, or were not
+/// Why a newer secret may help: the password was refused, or we do not trust Asterisk's certificate, or were not
 /// able to say whom to trust. A certificate that is not trusted is not told from an Asterisk that is not there.
-fn may_be_outdated(answer: &Result<Response, AsteriskError>) -> bool {
+fn refusal(answer: &Result<Response, AsteriskError>) -> Option<String> {
     match answer {
-        Ok(answer) => answer.status() == StatusCode::UNAUTHORIZED,
-        Err(AsteriskError::Unreachable(_, error)) => error.is_connect() && !error.is_timeout(),
-        Err(error) => matches!(error, AsteriskError::BadCertificate(_)),
+        Ok(answer) if answer.status() == StatusCode::UNAUTHORIZED => {
+            Some("unauthorized".to_owned())
+        }
+        Ok(_) => None,
+        Err(AsteriskError::Unreachable(_, error)) if error.is_timeout() || !error.is_connect() => {
+            None
+        }
+        Err(error @ (AsteriskError::Unreachable(..) | AsteriskError::BadCertificate(_))) => {
+            Some(error.to_string())
+        }
+        Err(_) => None,
     }
 }
 
@@ -151,7 +159,7 @@ async fn send(request: RequestBuilder, doing: &'static str) -> Result<Response, 
     let again = request.try_clone();
     let answer = match (xray::part(SYSTEM, doing, request.send()).await, again) {
         (Err(error), Some(again)) if !error.is_timeout() && !error.is_connect() => {
-            metrics::retried(SYSTEM);
+            sent::again(SYSTEM, error.without_url());
             xray::part(SYSTEM, doing, again.send()).await
         }
         (answer, _) => answer,

@@ -11,8 +11,8 @@ use super::ari::{Ari, SYSTEM, expect, read};
 use super::leg::NewLeg;
 use crate::call::Call;
 use crate::clock::Timestamp;
-use crate::metrics;
 use crate::names::{CallId, ChannelId, Extension, PbxName};
+use crate::sent;
 
 /// How often, and after which pause, taking a leg down is tried again.
 const TRIES_MORE: usize = 2;
@@ -247,11 +247,9 @@ impl Pbx {
         let mut answer = self.ari.ask(doing, Method::DELETE, &path, None).await;
         // A caller who should hear busy now would wait for the next timer otherwise, which is far.
         for _ in 0..TRIES_MORE {
-            if answer.is_ok() {
-                break;
-            }
+            let Err(error) = &answer else { break };
             tokio::time::sleep(PAUSE).await;
-            metrics::retried(SYSTEM);
+            sent::again(SYSTEM, error);
             answer = self.ari.ask(doing, Method::DELETE, &path, None).await;
         }
         let answer = answer?;

@@ -149,41 +149,14 @@ pub(super) fn usual(event: &Event, now: Timestamp) -> Option<(Vec<Check>, Vec<Se
             ],
             ready(by, now),
         ),
-        Event::Declined { by } | Event::HungUp { by } => {
-            let mut checks = vec![waiting, Check::ExtensionIs(by.extension.clone())];
-            if let Some(device) = &by.device {
-                checks.extend([Check::RangOnly(device.clone()), Check::NobodyDeclined]);
-            }
-            let mut sets: Vec<Set> = by
-                .device
-                .iter()
-                .map(|device| Set::DeclinedBy([device.clone()].into()))
-                .collect();
-            sets.extend(ended(Status::Declined, Why::CalleeDeclined, now));
-            (checks, sets)
-        }
+        Event::Declined { by } | Event::HungUp { by } => usual_decline(by, now),
         // What ended the wait is in another region's version of the call, or long overdue here.
         Event::CallerLeft {
             answered: false,
             by: Side::Neither,
             ..
         } => return None,
-        Event::CallerLeft { leg, answered, by } => {
-            let (from, sets) = if *answered {
-                (
-                    Status::InProgress,
-                    ended(Status::Completed, hung_up_by(*by), now),
-                )
-            } else {
-                (
-                    Status::WaitingForMobile,
-                    ended(Status::Canceled, Why::CallerHungUp, now),
-                )
-            };
-            let mut checks = vec![Check::StatusIs(from), Check::IsOutbound(false)];
-            checks.extend(leg.clone().map(Check::CallerLegCanBe));
-            (checks, sets)
-        }
+        Event::CallerLeft { leg, answered, by } => usual_end(leg.as_ref(), *answered, *by, now),
         Event::CallerFound(pbx) => (
             vec![waiting, Check::OnNoPbxYet, Check::AppCalls],
             vec![Set::Pbx(pbx.clone())],
@@ -209,6 +182,43 @@ pub(super) fn usual(event: &Event, now: Timestamp) -> Option<(Vec<Check>, Vec<Se
             (vec![Check::OwedSince(*owed_since)], vec![Set::NothingOwed])
         }
     })
+}
+
+/// The only device that rang declines, or one that speaks for the extension.
+fn usual_decline(by: &Party, now: Timestamp) -> (Vec<Check>, Vec<Set>) {
+    let mut checks = vec![
+        Check::StatusIs(Status::WaitingForMobile),
+        Check::ExtensionIs(by.extension.clone()),
+    ];
+    if let Some(device) = &by.device {
+        checks.extend([Check::RangOnly(device.clone()), Check::NobodyDeclined]);
+    }
+    let mut sets: Vec<Set> = by
+        .device
+        .iter()
+        .map(|device| Set::DeclinedBy([device.clone()].into()))
+        .collect();
+    sets.extend(ended(Status::Declined, Why::CalleeDeclined, now));
+    (checks, sets)
+}
+
+/// The caller hangs up: a conversation, or the wait.
+fn usual_end(
+    leg: Option<&Leg>,
+    answered: bool,
+    by: Side,
+    now: Timestamp,
+) -> (Vec<Check>, Vec<Set>) {
+    let (from, sets) = if answered {
+        let sets = ended(Status::Completed, hung_up_by(by), now);
+        (Status::InProgress, sets)
+    } else {
+        let sets = ended(Status::Canceled, Why::CallerHungUp, now);
+        (Status::WaitingForMobile, sets)
+    };
+    let mut checks = vec![Check::StatusIs(from), Check::IsOutbound(false)];
+    checks.extend(leg.cloned().map(Check::CallerLegCanBe));
+    (checks, sets)
 }
 
 pub(super) fn effects_after(call: &Call, event: &Event, now: Timestamp) -> Vec<Effect> {

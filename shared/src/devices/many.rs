@@ -257,6 +257,22 @@ async fn registering_again_takes_three_requests_none_of_them_a_scan() {
     assert_eq!(asked, ["PutItem", "PutItem", "Query"]);
 }
 
+/// Found by the property below.
+#[tokio::test]
+async fn one_of_several_registrations_in_one_millisecond_gives_no_address_up_that_another_has_taken()
+ {
+    for _ in 0..20 {
+        let table = Table::empty().await;
+        let back_and_forth = [4, 0, 4].map(|token| Wish::register(0, 2, token));
+        table.at_once(&back_and_forth, moment(0)).await;
+        let next = [Wish::register(0, 0, 4), Wish::register(0, 1, 0)];
+        table.at_once(&next, moment(1)).await;
+        let addresses = table.addresses().await;
+        let twice = (1..addresses.len()).any(|at| addresses[..at].contains(&addresses[at]));
+        assert!(!twice, "two devices have one address");
+    }
+}
+
 fn wishes() -> impl Strategy<Value = Wish> {
     (0_u8..2, 0_u8..5, 0_u8..6, prop::bool::weighted(0.2)).prop_map(
         |(extension, device, token, is_removal)| Wish {

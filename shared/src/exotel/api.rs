@@ -20,9 +20,9 @@ use crate::call::Call;
 use crate::clock::Timestamp;
 use crate::config::{ConfigError, Environment};
 use crate::https;
-use crate::metrics;
 use crate::names::{CallId, CallSid, PhoneNumber};
 use crate::secrets::{ExotelSecret, Secret, SecretError};
+use crate::sent;
 use crate::xray;
 
 /// As metrics and traces call it.
@@ -333,18 +333,16 @@ impl Exotel {
     {
         let secret = self.secret.value().await?;
         let answer = ask(Arc::clone(&secret)).await;
-        if !matches!(
-            answer,
-            Err(ExotelError::Unauthorized | ExotelError::NotConfigured(_))
-        ) {
+        let Err(refusal @ (ExotelError::Unauthorized | ExotelError::NotConfigured(_))) = answer
+        else {
             return answer;
-        }
+        };
         match self.secret.after_refusal(&secret).await {
             Some(newer) => {
-                metrics::retried(SYSTEM);
+                sent::again(SYSTEM, refusal);
                 ask(newer).await
             }
-            None => answer,
+            None => Err(refusal),
         }
     }
 

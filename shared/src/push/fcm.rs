@@ -20,8 +20,8 @@ use super::message::{Message, PushError};
 use crate::clock::Timestamp;
 use crate::config::{ConfigError, Environment};
 use crate::https;
-use crate::metrics;
 use crate::secrets::{Secret, ServiceAccount};
+use crate::sent;
 use crate::xray;
 
 /// As metrics and traces call it.
@@ -128,7 +128,7 @@ impl Fcm {
             Ok(()) => return Ok(()),
             Err(failure) => failure,
         };
-        match first {
+        let before = match first {
             Failure::Dead => return Err(PushError::Dead),
             Failure::Refused(what) => return Err(PushError::NotTaken(what)),
             Failure::AccessRefused {
@@ -143,16 +143,17 @@ impl Fcm {
                     None if newer.is_none() => return Err(PushError::NotTaken(what)),
                     None => {}
                 }
+                what
             }
             Failure::Busy { pause, what } => {
                 if pause > LONGEST_PAUSE || Timestamp::now() + pause >= until {
                     return Err(PushError::NotTaken(what));
                 }
                 tokio::time::sleep(pause).await;
+                what
             }
-        }
-        metrics::retried(SYSTEM);
-        tracing::info!(call_id = message.collapse_key, "FCM is asked again");
+        };
+        sent::again(SYSTEM, before);
         let left = until.since(Timestamp::now());
         let second = tokio::time::timeout(left, self.attempt(token, message)).await;
         match second.map_err(|_| PushError::NotTaken("no answer in time".to_owned()))?? {

@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
 use wiremock::matchers::{body_partial_json, body_string_contains, header, method, path};
 use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 
@@ -350,9 +352,10 @@ impl Log {
     fn subscriber(&self) -> impl tracing::Subscriber + Send + Sync + use<> {
         let writer = self.clone();
         tracing_subscriber::fmt()
-            .with_env_filter("ringback=trace")
+            .with_max_level(tracing::Level::TRACE)
             .with_writer(move || writer.clone())
             .finish()
+            .with(Targets::new().with_target("ringback", tracing::Level::TRACE))
     }
 }
 

@@ -232,13 +232,10 @@ impl Facts {
 }
 
 fn device(name: &str) -> Device {
-    Device {
-        device_id: DeviceId::try_from(name).unwrap(),
-        address: PushAddress::Fcm {
-            token: name.to_owned(),
-        },
-        registered_at: START,
-    }
+    let address = PushAddress::Fcm {
+        token: name.to_owned(),
+    };
+    Device::new(DeviceId::try_from(name).unwrap(), address, START)
 }
 
 fn reported(progress: OutboundProgress) -> Event {

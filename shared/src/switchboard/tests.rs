@@ -132,13 +132,10 @@ fn name_of(effect: &Effect) -> &'static str {
 }
 
 fn device(name: &str) -> Device {
-    Device {
-        device_id: DeviceId::try_from(name).unwrap(),
-        address: PushAddress::Fcm {
-            token: name.to_owned(),
-        },
-        registered_at: NOW,
-    }
+    let address = PushAddress::Fcm {
+        token: name.to_owned(),
+    };
+    Device::new(DeviceId::try_from(name).unwrap(), address, NOW)
 }
 
 /// What Exotel's webhook tells.
