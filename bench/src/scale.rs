@@ -22,7 +22,7 @@ const STORED: [usize; 4] = [1, 1_000, 100_000, 1_000_000];
 const BUSY_FOR: Duration = Duration::from_secs(5);
 
 /// The index's partitions (`ringback::connections::SHARDS`).
-const SHARDS: usize = 16;
+const SHARDS: usize = 4;
 
 /// Measures, and writes the tables.
 ///

@@ -177,6 +177,17 @@ impl Perform for Outside {
         Ok(self.pushes.devices().of(extension).await?)
     }
 
+    async fn get_ready(&self, event: &Event) {
+        match event {
+            Event::Announced { .. } => self.pushes.get_ready().await,
+            Event::Accepted { .. }
+            | Event::Declined { .. }
+            | Event::HungUp { .. }
+            | Event::TimerFired => self.asterisk.get_ready().await,
+            _ => {}
+        }
+    }
+
     async fn perform(&self, effect: &Effect, job: &Job<'_>) -> Result<Option<Event>, OutsideError> {
         match effect {
             Effect::Ring => {

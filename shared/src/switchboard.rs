@@ -8,9 +8,10 @@ mod deaths;
 mod tests;
 
 use std::future::Future;
+use std::pin::pin;
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::future::{Either, join_all, select};
 
 use crate::allowance::Allowance;
 use crate::call::{
@@ -36,6 +37,12 @@ pub trait Perform {
         &self,
         extension: &Extension,
     ) -> impl Future<Output = Result<Vec<Device>, Self::Error>> + Send;
+
+    /// Fetches what the effects of such an event will need and no call is needed for, while the event is being saved. What
+    /// cannot be had is told when it is needed.
+    fn get_ready(&self, _event: &Event) -> impl Future<Output = ()> + Send {
+        async {}
+    }
 
     /// Carries one effect out. What it brought about comes back as an event.
     ///
@@ -228,6 +235,18 @@ enum Joined {
 /// handful of moves.
 const TRIES: usize = 8;
 
+/// What is not ready when all is done is given up: nothing may be under way in a process that is frozen until its next
+/// invocation.
+async fn while_getting_ready<T>(
+    dealing: impl Future<Output = T>,
+    getting_ready: impl Future<Output = ()>,
+) -> T {
+    match select(pin!(dealing), pin!(getting_ready)).await {
+        Either::Left((done, _)) => done,
+        Either::Right(((), dealing)) => dealing.await,
+    }
+}
+
 /// Deals with the events of calls.
 #[derive(Debug)]
 pub struct Switchboard<C, P> {
@@ -257,6 +276,17 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
     /// # Errors
     /// See [`SwitchboardError`]. A call that was stored is not lost: the next sighting or the timer goes on with it.
     pub async fn witness(
+        &self,
+        sighting: &Sighting,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Outcome, SwitchboardError<P::Error>> {
+        let event = sighting.announcement();
+        let dealing = self.deal_with_sighting(sighting, now, until);
+        while_getting_ready(dealing, self.outside.get_ready(&event)).await
+    }
+
+    async fn deal_with_sighting(
         &self,
         sighting: &Sighting,
         now: Timestamp,
@@ -402,6 +432,17 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
         until: Timestamp,
     ) -> Result<Outcome, SwitchboardError<P::Error>> {
         subject::is(id);
+        let dealing = self.deal_with_event(id, event, now, until);
+        while_getting_ready(dealing, self.outside.get_ready(event)).await
+    }
+
+    async fn deal_with_event(
+        &self,
+        id: CallId,
+        event: &Event,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Outcome, SwitchboardError<P::Error>> {
         let stored = match usual(event, now) {
             None => self.calls.find(id).await?,
             Some(attempt) => match self.calls.attempt(id, &attempt).await? {

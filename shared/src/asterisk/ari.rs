@@ -110,6 +110,13 @@ impl Access {
         }
     }
 
+    /// Fetches the secret and makes the client, if that has not been done yet. A request says what comes of it.
+    pub(super) async fn get_ready(&self) {
+        if let Ok(secret) = self.secret.value().await {
+            let _client = self.client(&secret).await;
+        }
+    }
+
     /// The client, with its open connections, for as long as it trusts whom the secret says.
     async fn client(&self, secret: &AsteriskSecret) -> Result<Client, AsteriskError> {
         let mut held = self.client.lock().await;

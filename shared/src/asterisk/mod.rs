@@ -169,6 +169,7 @@ impl Health {
 #[derive(Debug)]
 pub struct Asterisk {
     pbxs: Vec<Pbx>,
+    access: Arc<Access>,
 }
 
 impl Asterisk {
@@ -179,7 +180,13 @@ impl Asterisk {
         let pbx = |(name, url)| Pbx::new(name, Ari::at(url, Arc::clone(&access)));
         Self {
             pbxs: pbxs.0.into_iter().map(pbx).collect(),
+            access,
         }
+    }
+
+    /// Fetches what the first request will need.
+    pub async fn get_ready(&self) {
+        self.access.get_ready().await;
     }
 
     /// The PBX that the call is on; `None` as long as that may be any.

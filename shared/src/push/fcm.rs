@@ -6,6 +6,7 @@
 mod tests;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
@@ -54,6 +55,7 @@ pub struct Fcm {
     account: Secret<ServiceAccount>,
     client: OnceCell<Client>,
     access: Mutex<Access>,
+    got_ready: AtomicBool,
 }
 
 #[derive(Debug, Clone)]
@@ -110,7 +112,19 @@ impl Fcm {
             account,
             client: OnceCell::new(),
             access: Mutex::default(),
+            got_ready: AtomicBool::new(false),
         })
+    }
+
+    /// Fetches what the first push will need, the service account and access in its name, if that has not been tried yet.
+    pub async fn get_ready(&self) {
+        if self.got_ready.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        if let (Ok(account), Ok(client)) = (self.account.value().await, self.client().await) {
+            // The push says what came of it.
+            let _access = self.access_token(client, &account).await;
+        }
     }
 
     /// Sends a message to one registration token. What may pass is tried a second time, until `until` at most.

@@ -40,6 +40,11 @@ impl Pushes {
         &self.devices
     }
 
+    /// Fetches what the first push will need.
+    pub async fn get_ready(&self) {
+        self.fcm.get_ready().await;
+    }
+
     /// Rings all these devices at once. Says which took the push, or that nobody did.
     pub async fn ring(&self, call: &Call, devices: &[Device], until: Timestamp) -> Event {
         let message = Message::incoming_call(call, Timestamp::now());

@@ -802,3 +802,18 @@ mod an_app_calls {
         assert_eq!(switchboard.count("arm"), 4);
     }
 }
+
+#[tokio::test]
+async fn what_gets_ready_is_waited_for_by_what_needs_it_and_by_nothing_else() {
+    // What needs it, and can have it only when it is ready.
+    let (ready, needed) = tokio::sync::oneshot::channel();
+    let dealing = async { needed.await.unwrap() };
+    let getting_ready = async {
+        tokio::task::yield_now().await;
+        ready.send("ready").unwrap();
+    };
+    assert_eq!(while_getting_ready(dealing, getting_ready).await, "ready");
+    // What does without, while whoever is asked hangs.
+    let hangs = std::future::pending();
+    assert_eq!(while_getting_ready(async { "done" }, hangs).await, "done");
+}

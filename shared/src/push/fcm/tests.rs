@@ -137,6 +137,7 @@ fn fcm_with(url: &str, account: Secret<ServiceAccount>) -> Fcm {
         account,
         client: OnceCell::new(),
         access: Mutex::default(),
+        got_ready: AtomicBool::new(false),
     }
 }
 
@@ -263,6 +264,17 @@ async fn pushes_at_the_same_time_ask_for_one_access_token() {
     }
     google.send().await.unwrap();
     assert_eq!((google.grants().await, google.sends().await), (1, 6));
+}
+
+#[tokio::test]
+async fn who_has_got_ready_asks_for_nothing_but_the_push() {
+    let google = Google::start().await;
+    google.always_answers(taken()).await;
+    google.fcm.get_ready().await;
+    assert_eq!((google.grants().await, google.sends().await), (1, 0));
+    google.send().await.unwrap();
+    google.fcm.get_ready().await;
+    assert_eq!((google.grants().await, google.sends().await), (1, 1));
 }
 
 #[tokio::test]
