@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The address everything binds to: the stack is never reachable from outside this machine.
 pub const LOOPBACK: &str = "127.0.0.1";
@@ -146,6 +147,14 @@ impl Settings {
     /// A file in the state directory.
     pub fn state(&self, name: &str) -> PathBuf {
         self.state_dir().join(name)
+    }
+
+    /// How long a phone rings in this stack: `RING_TIMEOUT_SECONDS`, or as long as the template says.
+    #[must_use]
+    pub fn ring(&self) -> Duration {
+        let seconds = self.variable("RING_TIMEOUT_SECONDS");
+        let seconds = seconds.and_then(|text| text.parse().ok());
+        Duration::from_secs(seconds.unwrap_or(30))
     }
 
     /// One environment variable, if it is set and not empty.

@@ -179,11 +179,7 @@ impl fmt::Display for Played {
 
 /// How long the stack lets a phone ring.
 pub(crate) fn ring() -> Duration {
-    let settings = Settings::from_environment();
-    let seconds = settings
-        .variable("RING_TIMEOUT_SECONDS")
-        .and_then(|text| text.parse().ok());
-    Duration::from_secs(seconds.unwrap_or(30))
+    Settings::from_environment().ring()
 }
 
 /// Everything at hand while a call is played.

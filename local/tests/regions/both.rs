@@ -25,10 +25,8 @@ pub(crate) async fn two_regions() -> Result<(Scene, Scene, Loss)> {
     Ok((primary, fallback, loss))
 }
 
-pub(crate) fn ring() -> Result<Duration> {
-    let settings = Settings::from_environment();
-    let seconds = settings.variable("RING_TIMEOUT_SECONDS").unwrap_or("30");
-    Ok(Duration::from_secs(seconds.parse()?))
+pub(crate) fn ring() -> Duration {
+    Settings::from_environment().ring()
 }
 
 pub(crate) async fn client(scene: &Scene) -> Result<Client> {

@@ -89,7 +89,7 @@ impl Course {
             number,
             taps_after: Duration::from_millis(taps_after),
             talks_for: Duration::from_millis(talks_for),
-            rings_for: ring()?,
+            rings_for: ring(),
             grace: BUSY_WITHIN + AFTER_THE_OTHER + self.lag,
         })
     }

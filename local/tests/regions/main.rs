@@ -108,7 +108,7 @@ async fn a_call_that_nobody_answers_ends_in_time_when_its_region_is_lost() -> Re
     let id = app.woken().await?;
     loss.everything_has_come(SOON).await?;
     loss.primary_is(Condition::Refuses).await?;
-    let (code, _) = caller.rejected(ring()? + 2 * SOON).await?;
+    let (code, _) = caller.rejected(ring() + 2 * SOON).await?;
     let now = Timestamp::now();
     ensure!(code == 486, "the caller heard {code}");
     let call = item(&fallback, &id).await?.context("the call")?;
