@@ -45,15 +45,16 @@ impl Functions {
         }
     }
 
-    /// The function that `peer` is the address of, if it is a child of the local AWS. The system's table of connections
-    /// changes while it is read, so that one may be passed over.
-    pub(super) fn at(&self, peer: SocketAddr) -> Option<Function> {
-        (0..TRIES).find_map(|_| self.found_at(peer))
+    /// The function at the other end of the connection from `peer` to us, if it is a child of the local AWS. The system's
+    /// table of connections changes while it is read, so that one may be passed over.
+    pub(super) fn at(&self, peer: SocketAddr, us: SocketAddr) -> Option<Function> {
+        (0..TRIES).find_map(|_| self.found_at(peer, us))
     }
 
     /// Only if none that is known has the connection are all processes of the machine looked through.
-    fn found_at(&self, peer: SocketAddr) -> Option<Function> {
-        let socket = inode_of(peer)?;
+    fn found_at(&self, peer: SocketAddr, us: SocketAddr) -> Option<Function> {
+        let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
+        let socket = inode_of(&table, peer, us)?;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let has_it = |function: &&Function| has_open(function.pid, &socket);
         if let Some(function) = known.iter().find(has_it) {
@@ -72,20 +73,25 @@ impl Functions {
     }
 }
 
-/// The socket's number in the system's table of connections, where the peer's end is the local one.
-fn inode_of(peer: SocketAddr) -> Option<String> {
-    let SocketAddr::V4(peer) = peer else {
-        return None;
-    };
-    let address = u32::from_le_bytes(peer.ip().octets());
-    let wanted = format!("{address:08X}:{:04X}", peer.port());
-    let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
+/// The number, in the system's table of connections, of the socket whose own end is `peer`. A port may have connections to
+/// several others, of several processes.
+fn inode_of(table: &str, peer: SocketAddr, us: SocketAddr) -> Option<String> {
+    let (peer, us) = (in_table(peer)?, in_table(us)?);
     table.lines().skip(1).find_map(|line| {
-        let mut fields = line.split_whitespace();
-        let is_meant = fields.nth(1) == Some(wanted.as_str());
-        let inode = fields.nth(7)?;
+        let mut fields = line.split_whitespace().skip(1);
+        let is_meant = fields.next()? == peer && fields.next()? == us;
+        let inode = fields.nth(6)?;
         is_meant.then(|| format!("socket:[{inode}]"))
     })
+}
+
+/// As the table writes an address: `0100007F:13B9`.
+fn in_table(address: SocketAddr) -> Option<String> {
+    let SocketAddr::V4(address) = address else {
+        return None;
+    };
+    let ip = u32::from_le_bytes(address.ip().octets());
+    Some(format!("{ip:08X}:{:04X}", address.port()))
 }
 
 fn children_of(parent: Pid) -> impl Iterator<Item = Pid> {
@@ -116,4 +122,22 @@ fn function_name(pid: Pid) -> Option<String> {
     let name = String::from_utf8_lossy(name);
     let prefix = format!("{}-", crate::settings::STACK_NAME);
     Some(name.strip_prefix(&prefix).unwrap_or(&name).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_several_connections_of_a_port_the_one_to_us_is_meant() {
+        let table = "\
+  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:9C40 0100007F:13B8 06 00000000:00000000 03:00000D2C 00000000     0        0 0 3
+   1: 0100007F:9C40 0100007F:13B9 01 00000000:00000000 00:00000000 00000000     0        0 4711 1
+   2: 0100007F:13B9 0100007F:9C40 01 00000000:00000000 00:00000000 00000000     0        0 4712 1
+";
+        let [peer, us, other] = [40_000, 5049, 5050].map(|port| ([127, 0, 0, 1], port).into());
+        assert_eq!(inode_of(table, peer, us).as_deref(), Some("socket:[4711]"));
+        assert_eq!(inode_of(table, peer, other), None);
+    }
 }

@@ -115,6 +115,9 @@ impl Door {
     async fn attend(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, line: Line) {
         // Slower, but it works.
         let _ = stream.set_nodelay(true);
+        let Ok(us) = stream.local_addr() else {
+            return;
+        };
         let tls = self.tls.as_ref();
         match (line, tls) {
             (Line::Silent, _) => std::future::pending().await,
@@ -124,18 +127,18 @@ impl Door {
             }
             (_, Some(tls)) => {
                 if let Ok(stream) = tls.valid.clone().accept(stream).await {
-                    self.serve(stream, peer).await;
+                    self.serve(stream, (peer, us)).await;
                 }
             }
-            (_, None) => self.serve(stream, peer).await,
+            (_, None) => self.serve(stream, (peer, us)).await,
         }
     }
 
-    async fn serve<S>(self: Arc<Self>, stream: S, peer: SocketAddr)
+    async fn serve<S>(self: Arc<Self>, stream: S, (peer, us): (SocketAddr, SocketAddr))
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let function = self.functions.at(peer);
+        let function = self.functions.at(peer, us);
         let service = service_fn(|request| {
             let (door, function) = (Arc::clone(&self), function.clone());
             // What comes to nothing closes the connection without an answer.

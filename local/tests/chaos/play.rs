@@ -212,7 +212,8 @@ pub(crate) async fn play(stage: &Arc<Stage>, scenario: Scenario, rules: &[Rule])
 fn stops_the_work(rule: &Rule) -> bool {
     match rule.fault {
         Fault::Kill(_) | Fault::Silence | Fault::LoseAnswer | Fault::Delay { .. } => true,
-        Fault::Answer { status, .. } => status >= 500,
+        // A password that is refused once is fetched anew.
+        Fault::Answer { status, .. } => status >= 500 || (status == 401 && rule.times.is_none()),
         Fault::Twice => false,
     }
 }

@@ -8,9 +8,9 @@ use ringback_sip::Caller;
 use crate::play::ring;
 use crate::stage::Stage;
 
-/// `asterisk/pjsip.conf`: a phone is asked every 45 s whether it is still there, and a request is given up after 32 s
-/// (RFC 3261, timer B).
-const NOTICED: Duration = Duration::from_secs(45 + 32 + 5);
+/// `asterisk/pjsip.conf`: a phone is asked every 45 s whether it is still there. A request is given up after 32 s (RFC 3261,
+/// timer B), and so is the BYE that Asterisk sends then, before it hangs up.
+const NOTICED: Duration = Duration::from_secs(45 + 2 * 32 + 5);
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes: part of `make chaos`"]
