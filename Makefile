@@ -135,11 +135,12 @@ PART :=
 BENCH_PROFILE := shipped
 
 # Not a part of `make test`: it wants the machine for itself.
+bench: export CARGO_PROFILE_RELEASE_STRIP := none
 bench: bench/node/dist/index.mjs bench/express/node_modules ## measure what a call costs, into bench/README.md; PART=cold for one part
 	cargo build --locked --profile $(BENCH_PROFILE) --bin ringback-bench --bin hello $(FUNCTIONS:%=--bin %)
 	mkdir -p target/$(BENCH_PROFILE)/bench
-	for it in hello $(FUNCTIONS); do strip -o target/$(BENCH_PROFILE)/bench/$$it target/$(BENCH_PROFILE)/$$it; done
-	target/$(BENCH_PROFILE)/ringback-bench $(PART)
+	for it in hello $(FUNCTIONS); do strip -o target/$(BENCH_PROFILE)/bench/$$it target/$(BENCH_PROFILE)/$$it || exit 1; done
+	target/$(BENCH_PROFILE)/ringback-bench $(if $(filter shipped,$(BENCH_PROFILE)),,--dry) $(PART)
 
 bench/%/node_modules: bench/%/package.json
 	cd $(@D) && npm install --no-package-lock --no-audit --no-fund --silent

@@ -16,6 +16,8 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::SdkError;
 use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
 use aws_sdk_dynamodb::operation::delete_item::builders::DeleteItemFluentBuilder;
+use aws_sdk_dynamodb::operation::put_item::PutItemError;
+use aws_sdk_dynamodb::operation::put_item::builders::PutItemFluentBuilder;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -162,7 +164,8 @@ impl Devices {
     /// has more than `most` devices then, the oldest go. Gives the addresses that reach nobody any more.
     ///
     /// The device is written first, and each step after it is repeated by the next registration: so whatever fails, or
-    /// meets another registration, there are soon no more than `most`, and no two with one address.
+    /// meets another registration, there are soon no more than `most`, and no two with one address. Of several registrations of
+    /// one device at once, which may come in any order, the last one's writes stand.
     ///
     /// # Errors
     /// When the table cannot be written or read.
@@ -176,7 +179,10 @@ impl Devices {
             registration: Uuid::now_v7(),
             ..device.clone()
         };
-        let before = self.put(extension, device).await?;
+        let before = match self.put(extension, device).await? {
+            Put::After(before) => before,
+            Put::TooLate => return Ok(Vec::new()),
+        };
         let (moved, mut gone) = futures::try_join!(
             self.take_address_over(extension, device),
             self.let_the_oldest_go(extension, most),
@@ -196,15 +202,11 @@ impl Devices {
             .collect())
     }
 
-    /// Writes a device. Gives what it was before.
-    async fn put(
-        &self,
-        extension: &Extension,
-        device: &Device,
-    ) -> Result<Option<Device>, StoreError> {
+    /// Writes a device, unless a later registration has.
+    async fn put(&self, extension: &Extension, device: &Device) -> Result<Put<Device>, StoreError> {
         let doing = "registering a device";
         let item: Item = serde_dynamo::to_item(device).map_err(StoreError::unreadable(doing))?;
-        let answer = self
+        let putting = self
             .client
             .put_item()
             .table_name(&self.table)
@@ -214,11 +216,15 @@ impl Devices {
                 "sk",
                 AttributeValue::S(format!("DEVICE#{}", device.device_id)),
             )
-            .return_values(ReturnValue::AllOld)
-            .send()
-            .await
-            .map_err(StoreError::unavailable(doing))?;
-        Ok(answer.attributes.and_then(readable))
+            .condition_expression(LATER)
+            .expression_attribute_values(
+                ":registration",
+                AttributeValue::S(device.registration.to_string()),
+            );
+        Ok(match put(putting, doing).await? {
+            Put::After(before) => Put::After(before.and_then(readable)),
+            Put::TooLate => Put::TooLate,
+        })
     }
 
     /// Makes a device the owner of its address, and forgets the one that was. Gives the one that was forgotten.
@@ -231,18 +237,23 @@ impl Devices {
         let owner = Owner::of(extension, device);
         let item: Item = serde_dynamo::to_item(&owner).map_err(StoreError::unreadable(doing))?;
         let (pk, sk) = device.address.key();
-        let answer = self
+        let putting = self
             .client
             .put_item()
             .table_name(&self.table)
             .set_item(Some(item))
             .item("pk", pk)
             .item("sk", sk)
-            .return_values(ReturnValue::AllOld)
-            .send()
-            .await
-            .map_err(StoreError::unavailable(doing))?;
-        let previous = answer.attributes.map(serde_dynamo::from_item::<_, Owner>);
+            .condition_expression(format!(
+                "extension <> :extension OR device_id <> :device OR {LATER}"
+            ))
+            .expression_attribute_values(":extension", text(extension.as_str()))
+            .expression_attribute_values(":device", text(device.device_id.as_str()))
+            .expression_attribute_values(":registration", text(&device.registration.to_string()));
+        let Put::After(previous) = put(putting, doing).await? else {
+            return Ok(None);
+        };
+        let previous = previous.map(serde_dynamo::from_item::<_, Owner>);
         let previous = previous
             .transpose()
             .map_err(StoreError::unreadable(doing))?;
@@ -333,7 +344,6 @@ impl Devices {
     /// device was registered before addresses had owners.
     async fn release(&self, extension: &Extension, device: &Device) -> Result<bool, StoreError> {
         let (pk, sk) = device.address.key();
-        let text = |text: &str| AttributeValue::S(text.to_owned());
         let deletion = self
             .client
             .delete_item()
@@ -357,6 +367,9 @@ impl Devices {
             .key("sk", AttributeValue::S(format!("DEVICE#{device}")))
     }
 }
+
+/// That no later registration has written an item: ids of registrations are in the order of time.
+const LATER: &str = "attribute_not_exists(registration) OR registration < :registration";
 
 /// That an item is of the same registration, or of a time when they had no names.
 const SAME: &str = "(registration = :registration OR attribute_not_exists(registration))";
@@ -417,6 +430,29 @@ impl PushAddress {
     }
 }
 
+/// What became of an item that was to be written.
+enum Put<T> {
+    /// It was written, in the place of this one.
+    After(Option<T>),
+    /// A later registration stands there.
+    TooLate,
+}
+
+async fn put(putting: PutItemFluentBuilder, doing: &'static str) -> Result<Put<Item>, StoreError> {
+    match putting.return_values(ReturnValue::AllOld).send().await {
+        Ok(answer) => Ok(Put::After(answer.attributes)),
+        Err(SdkError::ServiceError(refused))
+            if matches!(
+                refused.err(),
+                PutItemError::ConditionalCheckFailedException(_)
+            ) =>
+        {
+            Ok(Put::TooLate)
+        }
+        Err(error) => Err(StoreError::unavailable(doing)(error)),
+    }
+}
+
 /// Whether the condition held, and the item was deleted.
 async fn deleted(
     deletion: DeleteItemFluentBuilder,
@@ -434,6 +470,10 @@ async fn deleted(
         }
         Err(error) => Err(StoreError::unavailable(doing)(error)),
     }
+}
+
+fn text(text: &str) -> AttributeValue {
+    AttributeValue::S(text.to_owned())
 }
 
 fn millis(moment: Timestamp) -> AttributeValue {

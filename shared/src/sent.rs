@@ -93,7 +93,7 @@ impl Intercept for Sent {
 }
 
 /// An error and what it came of.
-fn reason(error: &(dyn Error + 'static)) -> String {
+pub(crate) fn reason(error: &(dyn Error + 'static)) -> String {
     let all = successors(Some(error), |&error| error.source());
     let all: Vec<String> = all.map(ToString::to_string).collect();
     all.join(": ")

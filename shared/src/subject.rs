@@ -8,6 +8,7 @@ use crate::names::CallId;
 
 tokio::task_local! {
     static CALLS: Mutex<Vec<(CallId, Timestamp)>>;
+    static DEALT_WITH: CallId;
 }
 
 /// Deals with an invocation, of which nothing is known yet.
@@ -25,10 +26,17 @@ pub fn is(call: CallId) {
     });
 }
 
-/// The call that it is about: of several the last, as one that was asked for by another id is known by its own only when it has been
-/// read.
+/// Deals with this call, perhaps with others at the same time.
+pub async fn dealing_with<T>(call: CallId, dealing: impl Future<Output = T>) -> T {
+    is(call);
+    DEALT_WITH.scope(call, dealing).await
+}
+
+/// The call that is dealt with just now; elsewhere, what the invocation is about: of several calls the last, as one that was asked
+/// for by another id is known by its own only when it has been read.
 pub(crate) fn call() -> Option<CallId> {
-    calls().pop().map(|(call, _)| call)
+    let dealt_with = DEALT_WITH.try_with(|call| *call).ok();
+    dealt_with.or_else(|| calls().pop().map(|(call, _)| call))
 }
 
 /// All of them, each with when it was first heard of.
@@ -56,5 +64,18 @@ mod tests {
         };
         noted(dealing).await;
         assert_eq!(call(), None);
+    }
+
+    #[tokio::test]
+    async fn of_several_calls_at_a_time_each_is_known_where_it_is_dealt_with() {
+        let calls = [CallId::fresh(), CallId::fresh()];
+        let dealing = calls.map(|one| {
+            dealing_with(one, async move {
+                tokio::task::yield_now().await;
+                (call() == Some(one)).then_some(())
+            })
+        });
+        let known = noted(futures::future::join_all(dealing)).await;
+        assert_eq!(known, [Some(()), Some(())]);
     }
 }

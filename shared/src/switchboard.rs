@@ -12,6 +12,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use futures::future::{Either, join_all, select};
+use tokio::time::timeout;
 
 use crate::allowance::Allowance;
 use crate::call::{
@@ -235,15 +236,19 @@ enum Joined {
 /// handful of moves.
 const TRIES: usize = 8;
 
+/// What takes longer than this to be got ready is in trouble, and is left to whoever needs it, with the time that is left.
+const READY_WITHIN: Duration = Duration::from_secs(1);
+
 /// What is not ready when all is done is given up: nothing may be under way in a process that is frozen until its next
 /// invocation.
 async fn while_getting_ready<T>(
     dealing: impl Future<Output = T>,
     getting_ready: impl Future<Output = ()>,
 ) -> T {
+    let getting_ready = timeout(READY_WITHIN, getting_ready);
     match select(pin!(dealing), pin!(getting_ready)).await {
         Either::Left((done, _)) => done,
-        Either::Right(((), dealing)) => dealing.await,
+        Either::Right((_, dealing)) => dealing.await,
     }
 }
 
@@ -281,19 +286,21 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
         now: Timestamp,
         until: Timestamp,
     ) -> Result<Outcome, SwitchboardError<P::Error>> {
-        let event = sighting.announcement();
-        let dealing = self.deal_with_sighting(sighting, now, until);
-        while_getting_ready(dealing, self.outside.get_ready(&event)).await
+        let call = sighting.call(self.limits, now);
+        let (call_id, event) = (call.call_id, sighting.announcement());
+        // Large, and one within another.
+        let dealing = Box::pin(self.deal_with_sighting(call, sighting, now, until));
+        let dealing = while_getting_ready(dealing, self.outside.get_ready(&event));
+        subject::dealing_with(call_id, dealing).await
     }
 
     async fn deal_with_sighting(
         &self,
+        call: Call,
         sighting: &Sighting,
         now: Timestamp,
         until: Timestamp,
     ) -> Result<Outcome, SwitchboardError<P::Error>> {
-        let call = sighting.call(self.limits, now);
-        subject::is(call.call_id);
         let mut meeting = sighting.needs_a_place().then(|| Meeting {
             place: sighting.place(),
             now,
@@ -431,9 +438,9 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
         now: Timestamp,
         until: Timestamp,
     ) -> Result<Outcome, SwitchboardError<P::Error>> {
-        subject::is(id);
-        let dealing = self.deal_with_event(id, event, now, until);
-        while_getting_ready(dealing, self.outside.get_ready(event)).await
+        let dealing = Box::pin(self.deal_with_event(id, event, now, until));
+        let dealing = while_getting_ready(dealing, self.outside.get_ready(event));
+        subject::dealing_with(id, dealing).await
     }
 
     async fn deal_with_event(

@@ -132,7 +132,7 @@ impl Broadcast {
             .counts(&change)
             .then(|| Measured::of_change(before, &change.after));
         if let Some(update) = StatusUpdate::of(before, change.after) {
-            self.tell(&update).await?;
+            subject::dealing_with(update.call_id(), self.tell(&update)).await?;
         }
         looked_at?;
         if let Some(measured) = measured {
@@ -151,7 +151,6 @@ impl Broadcast {
 
     async fn tell(&self, update: &StatusUpdate) -> Result<(), StoreError> {
         let started = Instant::now();
-        subject::is(update.call_id());
         let (for_participants, for_others) = (update.for_participants(), update.for_others());
         let listeners = match self.audience {
             StatusAudience::Everyone => self.connections.of_everyone().left_stream(),

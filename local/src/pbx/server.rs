@@ -69,6 +69,9 @@ impl Pbx {
                 return crash;
             }
             eprintln!("{crash:#}\nIt is started again.");
+            let log = self.state_dir.join(self.ports.daemon);
+            // What it has said is for whoever looks for the reason.
+            let _ = std::fs::rename(log.with_extension("log"), log.with_extension("crashed.log"));
             match daemon(
                 &self.source,
                 &self.ports,

@@ -273,22 +273,20 @@ async fn play_at(
 
     let began = Timestamp::now();
     stage.begun.fetch_add(1, Ordering::Relaxed);
-    let (legs, called) = match &mut callee {
-        Some(callee) => (acting.between_apps(seat, callee).await?, &mut *callee),
-        None if scenario.is_outbound() => (acting.outbound(seat).await?, &mut *seat),
-        None => (acting.inbound(seat).await?, &mut *seat),
-    };
-    acting.check(called, &legs).await?;
+    let legs = acting.act(seat, callee.as_mut()).await;
+    // Whatever came of it, the next play has its seats to itself.
     if let Some(callee) = callee {
         stage.leave(callee).await;
     }
-    let (hits, hit_for) = faults.met(rules.len()).await?;
+    let met = faults.met(rules.len()).await;
+    let steps = faults.end().await?;
+    let (legs, (hits, hit_for)) = (legs?, met?);
     Ok(Played {
         end: legs.end,
         waited: legs.waited,
         heard_at: began + legs.waited,
         problems: acting.problems,
-        steps: faults.end().await?,
+        steps,
         hits,
         hit_for,
         crashes: 0,
@@ -364,6 +362,17 @@ fn exotel_refuses() -> Rule {
 }
 
 impl Acting {
+    /// All that happens on the stage.
+    async fn act(&mut self, seat: &mut Seat, callee: Option<&mut Seat>) -> Result<Legs> {
+        let (legs, called) = match callee {
+            Some(callee) => (self.between_apps(seat, callee).await?, callee),
+            None if self.scenario.is_outbound() => (self.outbound(seat).await?, seat),
+            None => (self.inbound(seat).await?, seat),
+        };
+        self.check(called, &legs).await?;
+        Ok(legs)
+    }
+
     pub(crate) async fn dial(&mut self, seat: &Seat, sid: Option<&str>) -> Result<OutgoingCall> {
         let pbx = self.stage.scene.stack.sip.address.parse()?;
         let caller = Caller::number(&self.caller);

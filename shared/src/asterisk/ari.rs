@@ -154,7 +154,7 @@ fn refusal(answer: &Result<Response, AsteriskError>) -> Option<String> {
             None
         }
         Err(error @ (AsteriskError::Unreachable(..) | AsteriskError::BadCertificate(_))) => {
-            Some(error.to_string())
+            Some(sent::reason(error))
         }
         Err(_) => None,
     }
@@ -166,7 +166,7 @@ async fn send(request: RequestBuilder, doing: &'static str) -> Result<Response, 
     let again = request.try_clone();
     let answer = match (xray::part(SYSTEM, doing, request.send()).await, again) {
         (Err(error), Some(again)) if !error.is_timeout() && !error.is_connect() => {
-            sent::again(SYSTEM, error.without_url());
+            sent::again(SYSTEM, sent::reason(&error.without_url()));
             xray::part(SYSTEM, doing, again.send()).await
         }
         (answer, _) => answer,

@@ -249,7 +249,7 @@ impl Pbx {
         for _ in 0..TRIES_MORE {
             let Err(error) = &answer else { break };
             tokio::time::sleep(PAUSE).await;
-            sent::again(SYSTEM, error);
+            sent::again(SYSTEM, sent::reason(error));
             answer = self.ari.ask(doing, Method::DELETE, &path, None).await;
         }
         let answer = answer?;

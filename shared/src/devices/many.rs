@@ -83,8 +83,11 @@ fn answer(items: &mut Items, operation: &str, request: &Value) -> ResponseTempla
     };
     let body = match operation {
         "PutItem" => {
-            assert!(request["ConditionExpression"].is_null());
-            old(items.insert(key(&request["Item"]), request["Item"].clone()))
+            let key = key(&request["Item"]);
+            if !may_be_put(items.get(&key), request) {
+                return testing::condition_failed();
+            }
+            old(items.insert(key, request["Item"].clone()))
         }
         "DeleteItem" => {
             let key = key(&request["Key"]);
@@ -104,6 +107,21 @@ fn answer(items: &mut Items, operation: &str, request: &Value) -> ResponseTempla
         other => panic!("{other}"),
     };
     ResponseTemplate::new(200).set_body_json(body)
+}
+
+/// Whether this item is of a later registration than the one that is there, or of another device.
+fn may_be_put(there: Option<&Value>, request: &Value) -> bool {
+    let condition = request["ConditionExpression"].as_str().unwrap();
+    assert!(condition.ends_with(LATER), "{condition}");
+    let Some(there) = there else {
+        return true;
+    };
+    let new = &request["Item"];
+    let is_another = ["extension", "device_id"]
+        .iter()
+        .any(|name| condition.contains(&format!("{name} <> :")) && there[name] != new[name]);
+    let of = |item: &Value| item["registration"]["S"].as_str().map(str::to_owned);
+    is_another || of(there).is_none_or(|there| of(new) > Some(there))
 }
 
 /// Whether each attribute that the condition names is as it says; none need be, where the item may be missing.
@@ -128,7 +146,10 @@ fn holds(item: Option<&Value>, request: &Value) -> bool {
         );
         (attribute.to_owned(), value.clone())
     }));
-    attributes.iter().all(|(name, value)| item[name] == *value)
+    let may_be_missing = |name: &str| condition.contains(&format!("attribute_not_exists({name})"));
+    attributes
+        .iter()
+        .all(|(name, value)| item[name] == *value || item[name].is_null() && may_be_missing(name))
 }
 
 /// What an app wants of its device.
@@ -233,6 +254,18 @@ async fn a_device_with_a_new_token_gives_its_old_one_up() {
     let gone = table.at_once(&[removal], moment(2)).await;
     assert_eq!(gone, [Wish::register(0, 1, 3).device(moment(1)).address]);
     assert!(table.items.lock().unwrap().is_empty(), "something is left");
+}
+
+#[tokio::test]
+async fn a_phone_that_registered_before_registrations_had_names_changes_hands_all_the_same() {
+    let table = Table::empty().await;
+    table.at_once(&[Wish::register(0, 1, 7)], moment(0)).await;
+    for item in table.items.lock().unwrap().values_mut() {
+        item.as_object_mut().unwrap().remove("registration");
+    }
+    table.at_once(&[Wish::register(1, 2, 7)], moment(1)).await;
+    assert_eq!(table.of(0).await, []);
+    assert_eq!(names(&table.of(1).await), ["device-2"].into());
 }
 
 #[tokio::test]

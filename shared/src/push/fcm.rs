@@ -118,13 +118,16 @@ impl Fcm {
 
     /// Fetches what the first push will need, the service account and access in its name, if that has not been tried yet.
     pub async fn get_ready(&self) {
-        if self.got_ready.swap(true, Ordering::Relaxed) {
+        if self.got_ready.load(Ordering::Relaxed) {
             return;
         }
-        if let (Ok(account), Ok(client)) = (self.account.value().await, self.client().await) {
-            // The push says what came of it.
-            let _access = self.access_token(client, &account).await;
+        if let (Ok(account), Ok(client)) = (self.account.value().await, self.client().await)
+            && self.access_token(client, &account).await.is_err()
+        {
+            // The push asks for itself, and says what comes of it.
+            self.access.lock().await.failed = None;
         }
+        self.got_ready.store(true, Ordering::Relaxed);
     }
 
     /// Sends a message to one registration token. What may pass is tried a second time, until `until` at most.
@@ -212,7 +215,7 @@ impl Fcm {
                 Ok(answer) => outcome(answer, account, access).await,
                 Err(error) => Err(Failure::Busy {
                     pause: Duration::ZERO,
-                    what: error.without_url().to_string(),
+                    what: sent::reason(&error.without_url()),
                 }),
             },
         )

@@ -40,9 +40,11 @@ impl Pushes {
         &self.devices
     }
 
-    /// Fetches what the first push will need.
+    /// Fetches what the first push will need, unless all of them go by SNS.
     pub async fn get_ready(&self) {
-        self.fcm.get_ready().await;
+        if !self.sns.serves_fcm() {
+            self.fcm.get_ready().await;
+        }
     }
 
     /// Rings all these devices at once. Says which took the push, or that nobody did.
