@@ -114,8 +114,7 @@ async fn stored(stage: &mut Stage) -> Result<String> {
     let mut table = Table::of(&[
         "stored calls",
         "invocations",
-        "requests",
-        "to DynamoDB",
+        "requests to DynamoDB",
         "write units",
         "read units",
         "CPU of all, ms",
@@ -129,7 +128,8 @@ async fn stored(stage: &mut Stage) -> Result<String> {
         stage.clear();
         fill(stage, calls)?;
         let life = company.play(stage, Ending::Talked).await?;
-        let cost = (life.requests.len(), life.units());
+        // A process that has not pushed yet may ask for access to FCM beside.
+        let cost = (life.requests_to(System::DynamoDb), life.units());
         let first = *first.get_or_insert(cost);
         ensure!(
             cost == first,
@@ -138,7 +138,6 @@ async fn stored(stage: &mut Stage) -> Result<String> {
         table.row(&[
             &calls,
             &life.invocations.len(),
-            &life.requests.len(),
             &life.requests_to(System::DynamoDb),
             &life.units().written,
             &life.units().read,
@@ -147,7 +146,7 @@ async fn stored(stage: &mut Stage) -> Result<String> {
     }
     stage.clear();
     Ok(format!(
-        "One call, from the webhook to its end and with its changes told to one client, among so many that are stored. That requests and units stay the same is checked:\n\n{table}"
+        "One call, from the webhook to its end and with its changes told to one client, among so many that are stored. That these requests and units stay the same is checked:\n\n{table}"
     ))
 }
 

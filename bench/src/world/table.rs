@@ -486,10 +486,11 @@ mod tests {
         let mut table = Table::default();
         // The later a connection, the earlier its extension.
         for number in 0..9 {
-            table.put(serde_json::from_value(json!({
+            let connected = json!({ "Item": {
                 "pk": { "S": format!("EXTENSION#{}", 9 - number) }, "sk": { "S": format!("CONNECTION#r#{number}") },
                 "audience": { "S": "everyone#r#3" },
-            }))?)?;
+            } });
+            table.answer("PutItem", &connected)?;
         }
         let mut query = json!({
             "IndexName": "connections", "KeyConditionExpression": "audience = :a", "Limit": 2,
