@@ -50,7 +50,13 @@ pub async fn functions(settings: &Settings, tools: &Tools, binaries: &[String]) 
     let mut packing = JoinSet::new();
     for binary in binaries {
         let (bootstrap, archive) = (bootstrap(settings, binary), archive(settings, binary));
-        packing.spawn_blocking(move || pack(&bootstrap, &archive));
+        packing.spawn_blocking(move || {
+            if is_made_of(&archive, &bootstrap) {
+                return Ok(());
+            }
+            pack(&bootstrap, &archive)?;
+            mark_as_made_of(&archive, &bootstrap)
+        });
     }
     while let Some(packed) = packing.join_next().await {
         packed??;
@@ -114,7 +120,48 @@ async fn put_in_place(settings: &Settings, binary: &str) -> Result<()> {
     let bootstrap = bootstrap(settings, binary);
     make_dir(bootstrap.parent().context("it has a folder")?)?;
     let compiled = settings.repository().join("target/debug").join(binary);
+    if is_made_of(&bootstrap, &compiled) {
+        return Ok(());
+    }
     let mut strip = Command::new("strip");
     strip.arg("-o").arg(&bootstrap).arg(&compiled);
-    run_logged(&mut strip, &log(settings)).await
+    run_logged(&mut strip, &log(settings)).await?;
+    mark_as_made_of(&bootstrap, &compiled)
+}
+
+/// Whether a file has been made of another as that is now: it bears the same time then. Being younger is not enough, as the
+/// other may be of another profile.
+fn is_made_of(made: &Path, of: &Path) -> bool {
+    let time = |path: &Path| path.metadata().and_then(|it| it.modified()).ok();
+    time(of).is_some_and(|of| time(made) == Some(of))
+}
+
+fn mark_as_made_of(made: &Path, of: &Path) -> Result<()> {
+    let time = of.metadata()?.modified()?;
+    let made = File::options().write(true).open(made)?;
+    Ok(made.set_modified(time)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_made_of_a_file_is_known_until_that_changes() -> Result<()> {
+        let folder = std::env::temp_dir().join(format!("ringback-build-{}", std::process::id()));
+        std::fs::create_dir_all(&folder)?;
+        let [of, made] = ["of", "made"].map(|name| folder.join(name));
+        assert!(!is_made_of(&made, &of));
+        std::fs::write(&of, "one")?;
+        std::fs::write(&made, "made of one")?;
+        mark_as_made_of(&made, &of)?;
+        assert!(is_made_of(&made, &of));
+        let earlier = of.metadata()?.modified()? - std::time::Duration::from_secs(60);
+        File::options()
+            .write(true)
+            .open(&of)?
+            .set_modified(earlier)?;
+        assert!(!is_made_of(&made, &of));
+        Ok(std::fs::remove_dir_all(&folder)?)
+    }
 }
