@@ -7,7 +7,7 @@ use std::cmp::Ordering;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
 
-use super::table::Item;
+use super::units::Item;
 
 /// The names and values that stand in an expression for others.
 #[derive(Clone, Copy, Debug)]

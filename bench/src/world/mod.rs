@@ -20,7 +20,8 @@ use ringback_local::credentials::{Certificate, ServiceAccount};
 use serde_json::{Value, json};
 
 use server::Server;
-pub use table::{Change, Item, Table, Units};
+pub use table::{Change, Table, Units};
+pub use units::Item;
 
 /// The table's name.
 pub const TABLE: &str = "ringback-bench";

@@ -5,13 +5,10 @@ use std::ops::AddAssign;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::expression::{Placeholders, holds, projected, updated};
-use super::units::{read_units, size, write_units};
-
-/// An item, in DynamoDB's JSON.
-pub type Item = Map<String, Value>;
+use super::units::{Item, read_units, size, write_units};
 
 /// Partition and sort key.
 type Key = (String, String);

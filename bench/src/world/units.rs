@@ -1,10 +1,11 @@
-//! What DynamoDB charges for an item, by its published rules.
+//! An item, and what DynamoDB charges for it, by its published rules.
 //!
 //! <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/CapacityUnitCalculations.html>
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::table::Item;
+/// An item, in DynamoDB's JSON.
+pub type Item = Map<String, Value>;
 
 const KIB: usize = 1024;
 
