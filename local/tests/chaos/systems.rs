@@ -22,8 +22,6 @@ const CALLS: usize = 3;
 /// The grace that a caller's wait has after the ring: the 2 s that are promised, and as much for a local cloud that ends
 /// several calls at once. (One alone is held to the promise, in `calls/unanswered.rs`.)
 const GRACE: Duration = Duration::from_secs(4);
-/// Until the queue brings again what the function died over, and a moment for the local cloud to look.
-const COMES_AGAIN: Duration = Duration::from_secs(15 + 3);
 /// The backstop: after the ring, the connecting and 5 s more, and its tick of 10 s in the local cloud.
 const BACKSTOP: Duration = Duration::from_secs(15 + 5 + 10 + 4);
 
@@ -351,7 +349,9 @@ fn of_the_timers() -> Vec<Case> {
                 rule(System::Pbx, "DELETE", Some(1), Fault::Kill(Moment::Before)),
             )],
             End::Busy,
-            ring() + COMES_AGAIN + GRACE,
+            // Each of the calls has a death of its own, which hits the timers of all of them when they come in one batch; then
+            // it is the backstop that ends their waits.
+            ring() + BACKSTOP + GRACE,
         ),
     ]
 }
