@@ -53,17 +53,24 @@ pub(crate) async fn hears(client: &mut Client, call: &str, status: &str) -> Resu
     }
 }
 
-/// The call has this status in both regions, and is the same in both.
+/// The call comes to have this status in both regions, and is the same in both: what the one wrote that knew less, when it was
+/// back, is the same in both for as long as it takes the other to tell it the rest.
 pub(crate) async fn ends_alike(
     primary: &Scene,
     fallback: &Scene,
     call: &str,
     status: &str,
 ) -> Result<()> {
-    let item = settles(primary, fallback, call).await?;
-    let stands = item.get("status").and_then(|it| it.as_s().ok());
-    ensure!(stands.is_some_and(|stands| stands == status), "{stands:?}");
-    Ok(())
+    let patience = Instant::now() + 3 * SOON;
+    loop {
+        let item = settles(primary, fallback, call).await?;
+        let stands = item.get("status").and_then(|it| it.as_s().ok());
+        if stands.is_some_and(|stands| stands == status) {
+            return Ok(());
+        }
+        ensure!(Instant::now() < patience, "{stands:?}");
+        sleep(Duration::from_millis(200)).await;
+    }
 }
 
 /// The call is over in both regions, and its item is the same in both.
