@@ -13,7 +13,6 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::error::SdkError;
 use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
 use aws_sdk_dynamodb::operation::delete_item::builders::DeleteItemFluentBuilder;
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
@@ -150,8 +149,8 @@ impl Devices {
             .query()
             .table_name(&self.table)
             .key_condition_expression("pk = :pk AND begins_with(sk, :device)")
-            .expression_attribute_values(":pk", AttributeValue::S(format!("EXTENSION#{extension}")))
-            .expression_attribute_values(":device", AttributeValue::S("DEVICE#".to_owned()))
+            .expression_attribute_values(":pk", text(format!("EXTENSION#{extension}")))
+            .expression_attribute_values(":device", text("DEVICE#"))
             .consistent_read(consistent)
             .send()
             .await
@@ -180,7 +179,7 @@ impl Devices {
             ..device.clone()
         };
         let before = match self.put(extension, device).await? {
-            Put::After(before) => before,
+            Put::After(before) => before.and_then(readable),
             Put::TooLate => return Ok(Vec::new()),
         };
         let (moved, mut gone) = futures::try_join!(
@@ -203,7 +202,7 @@ impl Devices {
     }
 
     /// Writes a device, unless a later registration has.
-    async fn put(&self, extension: &Extension, device: &Device) -> Result<Put<Device>, StoreError> {
+    async fn put(&self, extension: &Extension, device: &Device) -> Result<Put, StoreError> {
         let doing = "registering a device";
         let item: Item = serde_dynamo::to_item(device).map_err(StoreError::unreadable(doing))?;
         let putting = self
@@ -211,20 +210,11 @@ impl Devices {
             .put_item()
             .table_name(&self.table)
             .set_item(Some(item))
-            .item("pk", AttributeValue::S(format!("EXTENSION#{extension}")))
-            .item(
-                "sk",
-                AttributeValue::S(format!("DEVICE#{}", device.device_id)),
-            )
+            .item("pk", text(format!("EXTENSION#{extension}")))
+            .item("sk", text(format!("DEVICE#{}", device.device_id)))
             .condition_expression(LATER)
-            .expression_attribute_values(
-                ":registration",
-                AttributeValue::S(device.registration.to_string()),
-            );
-        Ok(match put(putting, doing).await? {
-            Put::After(before) => Put::After(before.and_then(readable)),
-            Put::TooLate => Put::TooLate,
-        })
+            .expression_attribute_values(":registration", text(device.registration));
+        put(putting, doing).await
     }
 
     /// Makes a device the owner of its address, and forgets the one that was. Gives the one that was forgotten.
@@ -249,7 +239,7 @@ impl Devices {
             ))
             .expression_attribute_values(":extension", text(extension.as_str()))
             .expression_attribute_values(":device", text(device.device_id.as_str()))
-            .expression_attribute_values(":registration", text(&device.registration.to_string()));
+            .expression_attribute_values(":registration", text(device.registration));
         let Put::After(previous) = put(putting, doing).await? else {
             return Ok(None);
         };
@@ -363,8 +353,8 @@ impl Devices {
         self.client
             .delete_item()
             .table_name(&self.table)
-            .key("pk", AttributeValue::S(format!("EXTENSION#{extension}")))
-            .key("sk", AttributeValue::S(format!("DEVICE#{device}")))
+            .key("pk", text(format!("EXTENSION#{extension}")))
+            .key("sk", text(format!("DEVICE#{device}")))
     }
 }
 
@@ -402,10 +392,7 @@ impl Owner {
     fn named_in(&self, deletion: DeleteItemFluentBuilder) -> DeleteItemFluentBuilder {
         deletion
             .expression_attribute_values(":then", millis(self.registered_at))
-            .expression_attribute_values(
-                ":registration",
-                AttributeValue::S(self.registration.to_string()),
-            )
+            .expression_attribute_values(":registration", text(self.registration))
     }
 
     fn is_same_device(&self, other: &Self) -> bool {
@@ -426,26 +413,25 @@ impl PushAddress {
             .chain_update(address)
             .finalize();
         let pk = format!("ADDRESS#{}", URL_SAFE_NO_PAD.encode(hash));
-        (AttributeValue::S(pk), AttributeValue::S("OWNER".to_owned()))
+        (text(pk), text("OWNER"))
     }
 }
 
 /// What became of an item that was to be written.
-enum Put<T> {
+enum Put {
     /// It was written, in the place of this one.
-    After(Option<T>),
+    After(Option<Item>),
     /// A later registration stands there.
     TooLate,
 }
 
-async fn put(putting: PutItemFluentBuilder, doing: &'static str) -> Result<Put<Item>, StoreError> {
+async fn put(putting: PutItemFluentBuilder, doing: &'static str) -> Result<Put, StoreError> {
     match putting.return_values(ReturnValue::AllOld).send().await {
         Ok(answer) => Ok(Put::After(answer.attributes)),
-        Err(SdkError::ServiceError(refused))
-            if matches!(
-                refused.err(),
-                PutItemError::ConditionalCheckFailedException(_)
-            ) =>
+        Err(error)
+            if error
+                .as_service_error()
+                .is_some_and(PutItemError::is_conditional_check_failed_exception) =>
         {
             Ok(Put::TooLate)
         }
@@ -460,11 +446,10 @@ async fn deleted(
 ) -> Result<bool, StoreError> {
     match deletion.send().await {
         Ok(_) => Ok(true),
-        Err(SdkError::ServiceError(refused))
-            if matches!(
-                refused.err(),
-                DeleteItemError::ConditionalCheckFailedException(_)
-            ) =>
+        Err(error)
+            if error
+                .as_service_error()
+                .is_some_and(DeleteItemError::is_conditional_check_failed_exception) =>
         {
             Ok(false)
         }
@@ -472,8 +457,8 @@ async fn deleted(
     }
 }
 
-fn text(text: &str) -> AttributeValue {
-    AttributeValue::S(text.to_owned())
+fn text(text: impl ToString) -> AttributeValue {
+    AttributeValue::S(text.to_string())
 }
 
 fn millis(moment: Timestamp) -> AttributeValue {

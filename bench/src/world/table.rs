@@ -255,22 +255,19 @@ impl Table {
             .context("no key condition")?;
         let placeholders = Placeholders { request };
         let after = &request["ExclusiveStartKey"];
+        let after = after.is_object().then(|| key_of(after)).transpose()?;
+        // The index is in the order of its own sort key, which is the second half.
+        let is_before = |key: &Key, after: &Key| match by_index {
+            true => key.1 <= after.1,
+            false => key <= after,
+        };
         let limit = request["Limit"].as_u64().unwrap_or(u64::MAX);
         let mut found = Vec::new();
         let mut bytes = 0;
         let mut last = None;
         for (key, item) in self.partition_of(request, by_index)? {
-            if after.is_object() {
-                let after = key_of(after)?;
-                // The index is in the order of its own sort key, which is the second half.
-                let was_before = if by_index {
-                    key.1 <= after.1
-                } else {
-                    key <= after
-                };
-                if was_before {
-                    continue;
-                }
+            if after.as_ref().is_some_and(|after| is_before(&key, after)) {
+                continue;
             }
             if !holds(condition, placeholders, Some(item))? {
                 continue;

@@ -145,19 +145,18 @@ struct Asking<'a> {
 /// Why a newer secret may help: the password was refused, or we do not trust Asterisk's certificate, or were not
 /// able to say whom to trust. A certificate that is not trusted is not told from an Asterisk that is not there.
 fn refusal(answer: &Result<Response, AsteriskError>) -> Option<String> {
-    match answer {
-        Ok(answer) if answer.status() == StatusCode::UNAUTHORIZED => {
-            Some("unauthorized".to_owned())
+    let error = match answer {
+        Ok(answer) => {
+            let refused = answer.status() == StatusCode::UNAUTHORIZED;
+            return refused.then(|| "unauthorized".to_owned());
         }
-        Ok(_) => None,
-        Err(AsteriskError::Unreachable(_, error)) if error.is_timeout() || !error.is_connect() => {
-            None
-        }
-        Err(error @ (AsteriskError::Unreachable(..) | AsteriskError::BadCertificate(_))) => {
-            Some(sent::reason(error))
-        }
-        Err(_) => None,
-    }
+        Err(error) => error,
+    };
+    let may_be_trust = match error {
+        AsteriskError::Unreachable(_, error) => error.is_connect() && !error.is_timeout(),
+        error => matches!(error, AsteriskError::BadCertificate(_)),
+    };
+    may_be_trust.then(|| sent::reason(error))
 }
 
 /// Asterisk closes a connection that has been idle for 15 s, which a function that was frozen meanwhile notices only
