@@ -182,8 +182,8 @@ impl Settings {
     }
 }
 
-/// The environment variable that sets a template parameter.
-fn variable_name(parameter: &str) -> String {
+/// The environment variable that sets a template parameter: `RING_TIMEOUT_SECONDS` for `RingTimeoutSeconds`.
+pub fn variable_name(parameter: &str) -> String {
     let mut name = String::new();
     for (index, letter) in parameter.char_indices() {
         if letter.is_ascii_uppercase() && index > 0 {

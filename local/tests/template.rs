@@ -5,6 +5,7 @@ mod cloudformation;
 #[path = "support/event_files.rs"]
 mod event_files;
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
@@ -14,7 +15,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use cloudformation::{Template, as_written, each, referred};
 use event_files::{EventFile, documented_secrets};
-use ringback_local::settings::Settings;
+use regex::Regex;
+use ringback::auth::Tokens;
+use ringback::config::{ConfigError, Environment};
+use ringback::secrets::{AppSecret, Secret};
+use ringback_local::settings::{Settings, variable_name};
 use serde_json::{Value, json};
 
 #[test]
@@ -805,7 +810,6 @@ fn every_parameter_that_another_one_needs_is_asked_for() -> Result<()> {
     let template = template()?;
     let needs = [
         ("ExistingTableName", "ExistingTableStreamLabel"),
-        ("ExistingTableName", "OtherRegion"),
         ("HttpDomainName", "CertificateArn"),
         ("WebSocketDomainName", "CertificateArn"),
         ("FailoverRole", "HostedZoneId"),
@@ -823,6 +827,157 @@ fn every_parameter_that_another_one_needs_is_asked_for() -> Result<()> {
         assert!(asked, "{given} without {needed}");
     }
     Ok(())
+}
+
+/// Lambda refuses to create a function with active tracing whose role may not send traces yet, so the role itself names the policy.
+#[test]
+fn every_traced_function_is_created_after_its_permission_to_send_traces() -> Result<()> {
+    let template = deployed_with(&[&[("Tracing", "Active")]])?;
+    let policy = template.resource("TracingPolicy");
+    assert!(
+        policy["Properties"]["Roles"].is_null(),
+        "a role would exist before its permission"
+    );
+    for (name, function) in template.functions() {
+        let traced = function.properties["Tracing"] != "PassThrough";
+        assert_eq!(
+            function.actions().contains("xray:PutTraceSegments"),
+            traced,
+            "{name}"
+        );
+    }
+    for (name, function) in self::template()?.functions() {
+        assert!(
+            !function.actions().contains("xray:PutTraceSegments"),
+            "{name}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn lambda_passes_on_every_line_that_the_log_level_asks_for() -> Result<()> {
+    let template = template()?;
+    let globals = template.globals();
+    let level = &globals["LoggingConfig"]["ApplicationLogLevel"]["Fn::FindInMap"];
+    assert_eq!(
+        *level,
+        json!(["LambdaLogLevel", { "Ref": "LogLevel" }, "Level"])
+    );
+    let (_, parameter) = template
+        .parameters()
+        .find(|(name, _)| *name == "LogLevel")
+        .context("LogLevel")?;
+    for value in each(&parameter["AllowedValues"]).filter_map(Value::as_str) {
+        let mapped = template.mapped("LambdaLogLevel", value, "Level");
+        assert_eq!(*mapped, json!(value.to_uppercase()));
+    }
+    for (name, function) in template.functions() {
+        let own = &function.properties["LoggingConfig"];
+        assert!(
+            own["ApplicationLogLevel"].is_null() && own["LogFormat"].is_null(),
+            "{name}"
+        );
+    }
+    Ok(())
+}
+
+/// A table is kept when its stack is deleted. A new stack in the same region takes it over, with one region or with two.
+#[test]
+fn a_stack_in_one_region_can_use_a_table_that_is_already_there() -> Result<()> {
+    let adopting: Vec<_> = FALLBACK
+        .iter()
+        .copied()
+        .filter(|(name, _)| *name != "OtherRegion")
+        .collect();
+    let template = deployed_with(&[&adopting])?;
+    assert!(refused(&adopting)?.is_empty());
+    let one_region = self::template()?;
+    let mut ids = one_region.ids();
+    assert!(ids.remove("CallsTable"));
+    assert_eq!(template.ids(), ids);
+    for (name, function) in template.functions() {
+        if let Some(table) = function.environment().get("TABLE_NAME") {
+            assert_eq!(referred(table), Some("ExistingTableName"), "{name}");
+        }
+    }
+    Ok(())
+}
+
+/// The template accepts exactly the token parameters with which the functions start.
+#[test]
+fn wrong_token_parameters_are_refused_before_anything_is_created() -> Result<()> {
+    let urls = [
+        "",
+        "https://issuer.example/keys",
+        "https://issuer.example:65535/keys",
+        "https://issuer.example:65536/keys",
+        "https://issuer.example:0x50/keys",
+        "http://issuer.example/keys",
+        "http://127.0.0.1:8080/keys",
+        "https://issuer .example/keys",
+        "issuer.example/keys",
+    ];
+    for algorithm in ["HS256", "RS256", "ES256", "none"] {
+        for url in urls {
+            for issuer in ["", "https://issuer.example"] {
+                for audience in ["", "app", "app,other"] {
+                    let parameters = [
+                        ("TokenAlgorithm", algorithm),
+                        ("TokenJwksUrl", url),
+                        ("TokenIssuer", issuer),
+                        ("TokenAudience", audience),
+                    ];
+                    let refused = refused(&parameters)?;
+                    let started = start_with_tokens(&parameters);
+                    assert_eq!(
+                        refused.is_empty(),
+                        started.is_ok(),
+                        "{parameters:?}: {refused:?}, {started:?}"
+                    );
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Starts what checks tokens, with the environment that the template makes of these parameters.
+fn start_with_tokens(parameters: &[(&'static str, &'static str)]) -> Result<(), ConfigError> {
+    thread_local!(static VARIABLES: RefCell<BTreeMap<String, &'static str>> = RefCell::default());
+    let variables = parameters
+        .iter()
+        .map(|(name, value)| (variable_name(name), *value));
+    VARIABLES.replace(variables.collect());
+    let environment = Environment::of(|name| {
+        VARIABLES.with_borrow(|variables| variables.get(name).map(|value| (*value).to_owned()))
+    });
+    let secret = Secret::known(AppSecret {
+        jwt_secret: "0123456789abcdef0123456789abcdef".into(),
+        jwt_secret_previous: None,
+    });
+    Tokens::from_environment(&environment, secret).map(drop)
+}
+
+/// Why CloudFormation refuses these parameters before it creates anything: their own patterns, and the template's rules.
+fn refused(parameters: &[(&str, &str)]) -> Result<Vec<String>> {
+    let template = deployed_with(&[parameters])?;
+    Template::refusals(repository(), parameters).map(|rules| {
+        let patterns = parameters.iter().filter_map(|(name, value)| {
+            let (_, parameter) = template
+                .parameters()
+                .find(|(declared, _)| declared == name)?;
+            let pattern = parameter["AllowedPattern"].as_str();
+            let fits = pattern.is_none_or(|pattern| {
+                Regex::new(pattern).is_ok_and(|pattern| pattern.is_match(value))
+            });
+            let allowed = parameter["AllowedValues"]
+                .as_array()
+                .is_none_or(|values| values.contains(&json!(value)));
+            (!fits || !allowed).then(|| format!("{name} may not be {value:?}"))
+        });
+        rules.into_iter().chain(patterns).collect()
+    })
 }
 
 #[test]

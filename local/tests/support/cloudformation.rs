@@ -18,14 +18,37 @@ impl Template {
 
     /// As it is deployed with these parameters, the others at their defaults.
     pub(crate) fn deployed_with(repository: &Path, parameters: &[(&str, &str)]) -> Result<Self> {
-        let path = repository.join("template.yaml");
-        let text =
-            std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-        let yaml: yaml_serde::Value =
-            yaml_serde::from_str(&text).with_context(|| format!("parse {}", path.display()))?;
-        let template = long_form(yaml)?;
+        let template = read(repository)?;
         let decided = Conditions::of(&template, parameters)?.decide(&template)?;
         Ok(Self(decided.context("nothing is left of the template")?))
+    }
+
+    /// Which of the template's rules these parameters break, in the words that CloudFormation shows.
+    pub(crate) fn refusals(repository: &Path, parameters: &[(&str, &str)]) -> Result<Vec<String>> {
+        let template = read(repository)?;
+        let conditions = Conditions::of(&template, parameters)?;
+        let mut refusals = Vec::new();
+        for (_, rule) in template["Rules"].as_object().into_iter().flatten() {
+            if !conditions.is_true(&rule["RuleCondition"])? {
+                continue;
+            }
+            for assertion in each(&rule["Assertions"]) {
+                if !conditions.is_true(&assertion["Assert"])? {
+                    refusals.extend(text(&assertion["AssertDescription"]));
+                }
+            }
+        }
+        Ok(refusals)
+    }
+
+    /// What all functions have in common.
+    pub(crate) fn globals(&self) -> &Value {
+        &self.0["Globals"]["Function"]
+    }
+
+    /// A value of the template's mappings.
+    pub(crate) fn mapped(&self, mapping: &str, key: &str, name: &str) -> &Value {
+        &self.0["Mappings"][mapping][key][name]
     }
 
     /// The properties of every resource of one type, by logical id.
@@ -359,6 +382,16 @@ fn text(value: &Value) -> Option<String> {
         Value::String(text) => Some(text.clone()),
         other => Some(other.to_string()),
     }
+}
+
+/// The template in CloudFormation's long form.
+fn read(repository: &Path) -> Result<Value> {
+    let path = repository.join("template.yaml");
+    let text =
+        std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    let yaml: yaml_serde::Value =
+        yaml_serde::from_str(&text).with_context(|| format!("parse {}", path.display()))?;
+    long_form(yaml)
 }
 
 fn long_form(yaml: yaml_serde::Value) -> Result<Value> {
