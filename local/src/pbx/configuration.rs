@@ -58,6 +58,7 @@ pub fn write(
     for (name, text) in site_files(pbx, credentials, hooks, &inside.join("etc")) {
         write_file(&site.join(name), &text)?;
     }
+    super::site_check::check(settings.repository(), &site)?;
     let certificate = &credentials.ari_certificate;
     write_file(&etc.join("ari.pem"), &certificate.certificate_pem)?;
     write_file(&etc.join("ari.key"), &certificate.key_pem)?;

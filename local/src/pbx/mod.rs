@@ -3,4 +3,5 @@
 pub mod configuration;
 pub mod fleet;
 pub mod server;
+pub mod site_check;
 pub mod source;

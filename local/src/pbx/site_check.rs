@@ -1,0 +1,98 @@
+//! The shipped check of `ringback-site/`, which a PBX runs before Asterisk starts.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+/// Fails with every fault of the site files: one that is missing, or one that holds an example's value.
+pub fn check(repository: &Path, site: &Path) -> Result<()> {
+    let script = repository.join("asterisk/check-site.sh");
+    let output = Command::new(&script)
+        .arg(site)
+        .output()
+        .with_context(|| format!("could not run {}", script.display()))?;
+    ensure!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr).trim_end()
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn repository() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+    }
+
+    /// The examples as a hasty person copies them, in a folder of this test's own.
+    fn copied_examples(test: &str) -> PathBuf {
+        let site = std::env::temp_dir().join(format!("ringback-{test}-{}", std::process::id()));
+        fs::create_dir_all(&site).unwrap();
+        for entry in fs::read_dir(repository().join("asterisk/ringback-site")).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            let from = repository().join("asterisk/ringback-site").join(&name);
+            fs::copy(from, site.join(name.trim_end_matches(".example"))).unwrap();
+        }
+        site
+    }
+
+    fn faults(site: &Path) -> String {
+        match check(&repository(), site) {
+            Ok(()) => String::new(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn every_value_of_an_example_that_is_left_is_named_with_its_file_and_line() {
+        let site = copied_examples("left");
+        let faults = faults(&site);
+        for entry in fs::read_dir(&site).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            for (number, line) in (1..).zip(fs::read_to_string(&path).unwrap().lines()) {
+                let value = line.split([';', '#']).next().unwrap_or_default();
+                let named = faults.contains(&format!("{name}, line {number}: "));
+                let is_left = ["change-me", "192.0.2.", "abcdefghij."]
+                    .iter()
+                    .any(|placeholder| value.contains(placeholder));
+                assert_eq!(named, is_left, "{name}:{number}: {line}\n{faults}");
+            }
+        }
+        fs::remove_dir_all(&site).unwrap();
+    }
+
+    #[test]
+    fn a_filled_in_folder_passes_and_a_missing_file_is_named() {
+        let site = copied_examples("filled-in");
+        let names: BTreeSet<PathBuf> = fs::read_dir(&site)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        for path in &names {
+            let text = fs::read_to_string(path).unwrap();
+            let filled_in = text
+                .replace("change-me", "s3cret")
+                .replace("192.0.2.", "203.0.113.")
+                .replace("abcdefghij", "a1b2c3d4e5");
+            fs::write(path, filled_in).unwrap();
+        }
+        assert_eq!(faults(&site), "");
+        for path in &names {
+            let text = fs::read_to_string(path).unwrap();
+            fs::remove_file(path).unwrap();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            assert!(faults(&site).contains(&format!("{name} is missing")), "{name}");
+            fs::write(path, text).unwrap();
+        }
+        fs::remove_dir_all(&site).unwrap();
+    }
+}
