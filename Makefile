@@ -56,11 +56,12 @@ browser:
 	@command -v chromedriver >/dev/null || { echo "The console is tested in a real browser. Install Chromium with its driver:"; \
 		echo "  apt-get install --no-install-recommends chromium chromium-driver"; exit 1; }
 
-lint: ## formatting and clippy
+lint: ## formatting, clippy, and the template
 	cargo fmt --all --check
 	cargo clippy --workspace --locked --lib --bins --examples --tests -- -D warnings
 	# With `--tests` beside them, cargo would pass over these.
 	cargo clippy --workspace --locked $(STACK_TESTS:%=--test %) -- -D warnings
+	@local/tools/lint-template.sh
 
 deny: ## licences, sources and known vulnerabilities of the dependencies
 	@local/tools/deny.sh
