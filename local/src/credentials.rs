@@ -27,6 +27,8 @@ pub struct Credentials {
     pub token: TokenNames,
     /// In the URL of Exotel's webhook.
     pub webhook_secret: String,
+    /// Signs call ids and callback URLs.
+    pub signing_secret: String,
     /// In the header of the PBX's hooks.
     pub hook_secret: String,
     /// ARI's user.
@@ -116,6 +118,7 @@ impl Credentials {
                 role_claim: "role".to_owned(),
             },
             webhook_secret: random(),
+            signing_secret: random(),
             hook_secret: random(),
             ari_username: "ringback".into(),
             ari_password: random(),
@@ -204,6 +207,11 @@ impl Credentials {
             "api_token": self.exotel.api_token,
             "caller_id": self.exotel.caller_id,
         })
+    }
+
+    /// The application's own key.
+    pub fn signing_secret(&self) -> Value {
+        json!({"signing_secret": self.signing_secret, "signing_secret_previous": random()})
     }
 
     /// The application's secret for the PBX.

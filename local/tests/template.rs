@@ -209,7 +209,8 @@ fn each_function_may_do_to_the_table_what_it_does_and_no_more() -> Result<()> {
         ("ws-message", carry_out),
         // Takes a token, writes the device and its address's owner, looks for the oldest, lets it go.
         ("devices", "UpdateItem PutItem Query DeleteItem"),
-        ("call-status", "GetItem"),
+        // Besides the call, it takes a token before it waits for one of the other region.
+        ("call-status", "GetItem UpdateItem"),
         ("health", "GetItem"),
         ("ws-connect", "PutItem"),
         ("ws-disconnect", "DeleteItem"),
@@ -260,6 +261,15 @@ fn each_secret_is_read_by_who_needs_it_alone() -> Result<()> {
         "ws-message",
     ];
     assert_eq!(readers("ExotelSecret"), exotels.into());
+    // Who makes call ids, and who is shown one.
+    let signers = [
+        "asterisk-incoming",
+        "call-response",
+        "call-status",
+        "exotel-webhook",
+        "ws-message",
+    ];
+    assert_eq!(readers("SigningSecret"), signers.into());
     assert_eq!(readers("FcmSecret"), steer_channels.into());
     let asterisks = steer_channels.into_iter().chain(["health"]);
     assert_eq!(readers("AsteriskSecret"), asterisks.collect());
@@ -1087,6 +1097,7 @@ fn secrets_that_can_be_made_up_are_long_and_fit_into_a_url() -> Result<()> {
         ("AppSecret", "jwt_secret"),
         ("ExotelSecret", "webhook_secret"),
         ("AsteriskSecret", "hook_secret"),
+        ("SigningSecret", "signing_secret"),
     ] {
         let secret = made_up(id);
         assert_eq!(secret["GenerateStringKey"], key);

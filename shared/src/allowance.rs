@@ -57,6 +57,8 @@ pub enum Purpose {
     Calls,
     /// Registering devices.
     Registrations,
+    /// Waiting for a call that another region may have stored.
+    Waits,
 }
 
 /// What a token was taken for is done.
@@ -255,6 +257,7 @@ fn bucket(extension: &Extension, purpose: Purpose) -> Item {
     let purpose = match purpose {
         Purpose::Calls => "calls",
         Purpose::Registrations => "registrations",
+        Purpose::Waits => "waits",
     };
     let text = |name: &str, value: String| (name.to_owned(), AttributeValue::S(value));
     Item::from([

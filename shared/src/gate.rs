@@ -50,11 +50,20 @@ impl<T: DeserializeOwned + SharedSecret> Gate<T> {
         secret: Option<&str>,
         now: Timestamp,
     ) -> Result<(), TurnedAway> {
-        if !self.sources.include(source) {
-            return Err(TurnedAway::SourceNotAllowed(source));
-        }
+        self.admit_source(source)?;
         let known = |valid: &T| auth::shared_secret(secret, valid.valid());
         Ok(self.secret.check(now, known).await??)
+    }
+
+    /// Lets somebody ask from `source` who shows something else than the secret.
+    ///
+    /// # Errors
+    /// [`TurnedAway::SourceNotAllowed`].
+    pub fn admit_source(&self, source: Option<IpAddr>) -> Result<(), TurnedAway> {
+        match self.sources.include(source) {
+            true => Ok(()),
+            false => Err(TurnedAway::SourceNotAllowed(source)),
+        }
     }
 }
 

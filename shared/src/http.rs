@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use crate::asterisk::AsteriskError;
 use crate::auth::{TokenError, Unauthorized};
 use crate::call::{Call, Refusal};
-use crate::calls::StoreError;
+use crate::calls::{NoPatience, StoreError};
 use crate::clock::Timestamp;
 use crate::form::BadBody;
 use crate::gate::TurnedAway;
@@ -22,6 +22,7 @@ use crate::names::{BadName, CallId};
 use crate::outside::OutsideError;
 use crate::push::sns::EndpointError;
 use crate::secrets::SecretError;
+use crate::signing::SignatureError;
 use crate::start::{self, GIVES_UP_AFTER, works_until};
 use crate::subject;
 use crate::switchboard::SwitchboardError;
@@ -98,10 +99,24 @@ impl ApiError {
         )
     }
 
+    /// The other region may have stored the call, and the extension waits for one already: asking there, or here after
+    /// `wait`, may help.
+    #[must_use]
+    pub fn not_here_yet(wait: Duration) -> Self {
+        Self {
+            retry_after: u64::try_from(seconds_of(wait)).ok(),
+            ..Self::new(
+                503,
+                "try_again",
+                "the call is not known in this region yet; try again, or in the other region",
+            )
+        }
+    }
+
     /// The extension does this too often; after `wait` it may do it again.
     #[must_use]
     pub fn too_many(code: &'static str, what: &str, wait: Duration) -> Self {
-        let seconds = wait.as_millis().div_ceil(1000).max(1);
+        let seconds = seconds_of(wait);
         let message = format!("too many {what} by this extension; try again in {seconds} s");
         Self {
             retry_after: u64::try_from(seconds).ok(),
@@ -246,6 +261,11 @@ impl ApiError {
     }
 }
 
+/// Whole seconds, one at least.
+fn seconds_of(wait: Duration) -> u128 {
+    wait.as_millis().div_ceil(1000).max(1)
+}
+
 /// What a refusal by the rules of a call means to the app that asked.
 #[must_use]
 pub fn refused(refusal: Refusal, call: &Call, now: Timestamp) -> ApiError {
@@ -282,6 +302,29 @@ impl From<TokenError> for ApiError {
                 log(&error, None);
                 Self::try_again()
             }
+        }
+    }
+}
+
+impl From<SignatureError> for ApiError {
+    fn from(error: SignatureError) -> Self {
+        match error {
+            SignatureError::UnknownId => Self::no_such_call(),
+            SignatureError::WrongToken => Self::new(
+                403,
+                "not_your_call",
+                "the token in this URL is not the one of this call",
+            ),
+            SignatureError::Secret(error) => error.into(),
+        }
+    }
+}
+
+impl From<NoPatience> for ApiError {
+    fn from(why: NoPatience) -> Self {
+        match why {
+            NoPatience::WaitsAlready(wait) => Self::not_here_yet(wait),
+            NoPatience::Store(error) => error.into(),
         }
     }
 }
@@ -355,18 +398,22 @@ impl From<SwitchboardError<OutsideError>> for ApiError {
         let call_id = match &error {
             SwitchboardError::Effect { call, .. } => Some(call.call_id),
             SwitchboardError::NoSuchCall
+            | SwitchboardError::NotHereYet(_)
             | SwitchboardError::TooSoon(_)
             | SwitchboardError::Contended
             | SwitchboardError::Store(_) => None,
         };
         if !matches!(
             error,
-            SwitchboardError::NoSuchCall | SwitchboardError::TooSoon(_)
+            SwitchboardError::NoSuchCall
+                | SwitchboardError::NotHereYet(_)
+                | SwitchboardError::TooSoon(_)
         ) {
             log(&error, call_id);
         }
         let answer = match error {
             SwitchboardError::NoSuchCall => Self::no_such_call(),
+            SwitchboardError::NotHereYet(wait) => Self::not_here_yet(wait),
             SwitchboardError::TooSoon(wait) => Self::too_many("too_many_calls", "calls", wait),
             SwitchboardError::Effect {
                 source: OutsideError::Asterisk(error),

@@ -14,7 +14,7 @@
 //! 8. [`replica`]: what one of two regions does about the other's calls.
 //! 9. [`metrics`]: what is counted and timed; `sent`, `xray`: what goes out, seen and traced;
 //!    [`subject`]: by which calls' ids.
-//! 10. [`names`], [`clock`], [`config`], [`secrets`], [`auth`], [`gate`], [`http`], [`start`]: the door.
+//! 10. [`names`], [`clock`], [`config`], [`secrets`], [`auth`], [`signing`], [`gate`], [`http`], [`start`]: the door.
 
 pub mod allowance;
 pub mod asterisk;
@@ -44,6 +44,7 @@ pub mod replica;
 pub mod routes;
 pub mod secrets;
 mod sent;
+pub mod signing;
 pub mod start;
 pub mod status_update;
 pub mod streams;

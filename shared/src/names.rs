@@ -3,7 +3,9 @@
 //! None of these types can hold a character that means something to an ARI URL, a dialplan, a DynamoDB
 //! expression or a log line, so nothing behind the door needs to escape them again.
 
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -161,8 +163,20 @@ name!(
     |c| c.is_ascii_alphanumeric() || matches!(c, '.' | ':' | '_' | '-')
 );
 
-/// A call's id. A UUID, since CallKit on iOS takes nothing else.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// A call's id: a UUID, since CallKit on iOS takes nothing else, of version 8 (RFC 9562):
+///
+/// ```text
+/// 0190f5c3-8a4e-8c1b-9d2e-4f5a 6b7c8d9e
+/// └─ the body: 90 bits ──────┘ └ the check field: 32 bits
+/// ```
+///
+/// The body says which call it is. The check field is a part of an HMAC of the body ([`crate::signing`]), or zero where
+/// nobody outside sees the id. It identifies nothing: two ids are equal if their bodies are, so a call keeps its id while
+/// the key is replaced.
+///
+/// 32 bits are enough for the check field, as whoever guesses one gains a look into the table, where there is no such call.
+/// They leave 42 random bits beside the milliseconds of an id: at 1,000 calls a second two ids of centuries are equal.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct CallId(Uuid);
 
@@ -176,11 +190,17 @@ const REFERENCE_NAMESPACE: Uuid = Uuid::from_u128(0x2b71_e0d4_9c36_4f58_a1c9_5d3
 const LEG_NAMESPACE: Uuid = Uuid::from_u128(0x61f0_8b52_d7ae_4d19_b3c4_0e95_78a2_6df1);
 
 impl CallId {
+    /// The length of the check field, in bytes.
+    pub(crate) const CHECK_LENGTH: usize = 4;
+
+    /// The length of the body, in bytes.
+    const BODY_LENGTH: usize = 16 - Self::CHECK_LENGTH;
+
     /// The id of the call that Exotel knows by this CallSid: always the same one, so that whoever reports the call
     /// first, last or twice speaks of the same call.
     #[must_use]
     pub fn of_call_sid(sid: &CallSid) -> Self {
-        Self(Uuid::new_v5(&CALL_SID_NAMESPACE, sid.as_str().as_bytes()))
+        Self::with_body_of(Uuid::new_v5(&CALL_SID_NAMESPACE, sid.as_str().as_bytes()))
     }
 
     /// The id of the call that an app asked for under a reference of its own: asked again, it is the same call.
@@ -188,7 +208,7 @@ impl CallId {
     pub fn of_reference(app: &Extension, reference: &Reference) -> Self {
         // No extension holds a slash.
         let name = format!("{app}/{reference}");
-        Self(Uuid::new_v5(&REFERENCE_NAMESPACE, name.as_bytes()))
+        Self::with_body_of(Uuid::new_v5(&REFERENCE_NAMESPACE, name.as_bytes()))
     }
 
     /// The id of the call for `whom` whose caller waits on this leg, where Exotel has not named it: reported again, to
@@ -202,14 +222,84 @@ impl CallId {
         let hash = Uuid::new_v5(&LEG_NAMESPACE, name.as_bytes());
         let mut random = [0; 10];
         random.copy_from_slice(hash.as_bytes().get(..10)?);
-        let id = uuid::Builder::from_unix_timestamp_millis(made_at.as_millis(), &random);
-        Some(Self(id.into_uuid()))
+        // Asterisk tells no milliseconds. A part of the hash in their place makes equal ids a thousand times rarer.
+        let (_, part) = hash.as_u64_pair();
+        let millis = made_at.as_millis() + part % 1000;
+        let id = uuid::Builder::from_unix_timestamp_millis(millis, &random);
+        Some(Self::with_body_of(id.into_uuid()))
     }
 
     /// A new id for a call that Exotel has not named, ordered by time.
     #[must_use]
     pub fn fresh() -> Self {
-        Self(Uuid::now_v7())
+        Self::with_body_of(Uuid::now_v7())
+    }
+
+    fn with_body_of(id: Uuid) -> Self {
+        let mut bytes = id.into_bytes();
+        bytes[Self::BODY_LENGTH..].fill(0);
+        Self(uuid::Builder::from_custom_bytes(bytes).into_uuid())
+    }
+
+    /// The same id with this check field.
+    #[must_use]
+    pub(crate) fn with_check(self, check: [u8; Self::CHECK_LENGTH]) -> Self {
+        let mut bytes = self.0.into_bytes();
+        bytes[Self::BODY_LENGTH..].copy_from_slice(&check);
+        Self(Uuid::from_bytes(bytes))
+    }
+
+    /// Whether this is an id of the kind that Ringback makes.
+    pub(crate) fn is_ours(&self) -> bool {
+        let is_rfc = self.0.get_variant() == uuid::Variant::RFC4122;
+        is_rfc && self.0.get_version_num() == 8
+    }
+
+    /// What says which call it is. Of an id that is not ours, the whole of it.
+    pub(crate) fn body(&self) -> &[u8] {
+        match self.is_ours() {
+            true => &self.0.as_bytes()[..Self::BODY_LENGTH],
+            false => self.0.as_bytes(),
+        }
+    }
+
+    /// What stands after the body.
+    pub(crate) fn check(&self) -> &[u8] {
+        &self.0.as_bytes()[self.body().len()..]
+    }
+
+    /// The text of the body: the id's without the check field. Items are stored under it.
+    #[must_use]
+    pub fn key(&self) -> String {
+        let mut text = self.0.to_string();
+        text.truncate(text.len() - 2 * self.check().len());
+        text
+    }
+}
+
+impl PartialEq for CallId {
+    fn eq(&self, other: &Self) -> bool {
+        self.body() == other.body()
+    }
+}
+
+impl Eq for CallId {}
+
+impl Hash for CallId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.body().hash(state);
+    }
+}
+
+impl PartialOrd for CallId {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for CallId {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.body().cmp(other.body())
     }
 }
 
@@ -518,9 +608,50 @@ mod tests {
     }
 
     #[test]
-    fn operators_are_told_how_a_call_sid_makes_an_id() {
-        let page = include_str!("../../docs/operations.md");
-        assert!(page.contains(&CALL_SID_NAMESPACE.to_string()));
+    fn the_check_field_makes_no_other_call() {
+        let sid = CallSid::try_from("sid-1").unwrap();
+        let unchecked = CallId::of_call_sid(&sid);
+        let checked = unchecked.with_check([0xde, 0xad, 0xbe, 0xef]);
+        assert_eq!(checked, unchecked);
+        assert_eq!(checked.key(), unchecked.key());
+        assert_eq!(checked.to_string(), format!("{}deadbeef", checked.key()));
+        assert!(unchecked.to_string().ends_with("00000000"));
+        let kept = std::collections::HashMap::from([(checked, ())]);
+        assert!(kept.contains_key(&unchecked));
+        let stored = serde_json::to_string(&checked).unwrap();
+        let read: CallId = serde_json::from_str(&stored).unwrap();
+        assert_eq!(read.to_string(), checked.to_string());
+    }
+
+    #[test]
+    fn every_id_is_a_uuid_of_version_8_and_no_two_are_equal() {
+        let extension = Extension::try_from("1001").unwrap();
+        let leg = Leg {
+            pbx: PbxName::try_from("pbx1").unwrap(),
+            channel: ChannelId::try_from("1795149002.12").unwrap(),
+        };
+        let ids = [
+            CallId::of_call_sid(&CallSid::try_from("a").unwrap()),
+            CallId::of_call_sid(&CallSid::try_from("b").unwrap()),
+            CallId::of_reference(&extension, &Reference::try_from("a").unwrap()),
+            CallId::of_leg(&leg, &extension).unwrap(),
+            CallId::fresh(),
+            CallId::fresh(),
+        ];
+        for (place, id) in ids.iter().enumerate() {
+            assert_eq!(id.0.get_version_num(), 8);
+            assert_eq!(id.0.get_variant(), uuid::Variant::RFC4122);
+            assert_eq!(ids.iter().position(|other| other == id), Some(place));
+        }
+    }
+
+    #[test]
+    fn ids_of_other_versions_have_no_check_field() {
+        let other = CallId::try_from("38769b5f-dc86-51eb-90df-8b38ff063d1d").unwrap();
+        assert!(!other.is_ours());
+        assert_eq!((other.key(), other.check()), (other.to_string(), &[][..]));
+        let like_it = CallId::try_from("38769b5f-dc86-51eb-90df-8b3800000000").unwrap();
+        assert_ne!(other, like_it);
     }
 
     #[test]

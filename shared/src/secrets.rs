@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_secretsmanager::Client;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Mutex, RwLock};
@@ -297,6 +297,35 @@ impl SharedSecret for AsteriskSecret {
     }
 }
 
+/// `SIGNING_SECRET_ARN`: what we sign for ourselves ([`crate::signing`]). Nobody else knows it.
+#[derive(Debug, Deserialize)]
+pub struct SigningSecret {
+    /// The key.
+    #[serde(deserialize_with = "not_empty")]
+    pub signing_secret: SecretString,
+    /// The one before, whose signatures stay valid while it is being replaced.
+    #[serde(default)]
+    pub signing_secret_previous: Option<SecretString>,
+}
+
+/// Without a key anybody could sign.
+fn not_empty<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<SecretString, D::Error> {
+    let secret = SecretString::deserialize(deserializer)?;
+    match secret.expose_secret().is_empty() {
+        false => Ok(secret),
+        true => Err(serde::de::Error::custom("the key is empty")),
+    }
+}
+
+/// The keys that may have signed what comes back to us.
+impl SharedSecret for SigningSecret {
+    fn valid(&self) -> impl Iterator<Item = &SecretString> {
+        let previous = self.signing_secret_previous.iter();
+        let is_set = |key: &&SecretString| !key.expose_secret().is_empty();
+        std::iter::once(&self.signing_secret).chain(previous.filter(is_set))
+    }
+}
+
 /// `FCM_SECRET_ARN`: the service account's key file, as Google's console gives it.
 #[derive(Debug, Deserialize)]
 pub struct ServiceAccount {
@@ -316,7 +345,6 @@ pub struct ServiceAccount {
 mod tests {
     use std::cell::Cell;
 
-    use secrecy::ExposeSecret;
     use serde_json::{Value, json};
     use wiremock::matchers::any;
     use wiremock::{Mock, MockServer, ResponseTemplate};
@@ -517,6 +545,10 @@ mod tests {
 
         let json = r#"{"webhook_secret":"hush-1","webhook_secret_previous":"hush-2","api_key":"hush-3","api_token":"hush-4"}"#;
         let secret: ExotelSecret = serde_json::from_str(json).unwrap();
+        assert!(!format!("{secret:?}").contains("hush"));
+
+        let json = r#"{"signing_secret":"hush-1","signing_secret_previous":"hush-2"}"#;
+        let secret: SigningSecret = serde_json::from_str(json).unwrap();
         assert!(!format!("{secret:?}").contains("hush"));
 
         let json = r#"{"project_id":"p","client_email":"c","private_key":"hush","private_key_id":"i","token_uri":"t"}"#;

@@ -1,7 +1,7 @@
 //! How a function starts: logs, configuration, and the clients that it needs, each built once.
 
 use std::fmt;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use aws_config::timeout::TimeoutConfig;
@@ -34,6 +34,7 @@ use crate::push::sns::Sns;
 use crate::routes::Routes;
 use crate::secrets::{AsteriskSecret, ExotelSecret, Secret};
 use crate::sent::Sent;
+use crate::signing::Signing;
 use crate::status_update::StatusAudience;
 use crate::streams::Streams;
 use crate::subject;
@@ -77,6 +78,7 @@ pub struct Start {
     aws: SdkConfig,
     dynamodb: OnceLock<aws_sdk_dynamodb::Client>,
     secrets: OnceLock<aws_sdk_secretsmanager::Client>,
+    signing: OnceLock<Arc<Signing>>,
     table: String,
 }
 
@@ -118,6 +120,7 @@ impl Start {
             aws,
             dynamodb: OnceLock::new(),
             secrets: OnceLock::new(),
+            signing: OnceLock::new(),
             table: String::new(),
         }
     }
@@ -136,7 +139,10 @@ impl Start {
     /// When a variable is missing or makes no sense.
     pub fn switchboard_with_exotel(&self) -> Result<LiveSwitchboard, ConfigError> {
         let secret = self.secret("EXOTEL_SECRET_ARN")?;
-        let exotel = Exotel::from_environment(&self.environment, secret, self.country())?;
+        let mut exotel = Exotel::from_environment(&self.environment, secret, self.country())?;
+        if self.environment.optional("EXOTEL_WEBHOOK_URL").is_some() {
+            exotel = exotel.reporting_to_webhook(&self.environment, self.signing()?)?;
+        }
         self.switchboard_over(self.outside()?.with_exotel(exotel))
     }
 
@@ -288,6 +294,18 @@ impl Start {
     /// When a variable is missing or makes no sense.
     pub fn tokens(&self) -> Result<Tokens, ConfigError> {
         Tokens::from_environment(&self.environment, self.secret("APP_SECRET_ARN")?)
+    }
+
+    /// What this deployment signs itself. All parts of a function share the key.
+    ///
+    /// # Errors
+    /// When a variable is missing.
+    pub fn signing(&self) -> Result<Arc<Signing>, ConfigError> {
+        if let Some(signing) = self.signing.get() {
+            return Ok(Arc::clone(signing));
+        }
+        let signing = Arc::new(Signing::new(self.secret("SIGNING_SECRET_ARN")?));
+        Ok(Arc::clone(self.signing.get_or_init(|| signing)))
     }
 
     /// The secret whose name or ARN stands in this variable.

@@ -19,7 +19,9 @@ use crate::call::{
     ABANDONED_AFTER, Call, CallType, Decision, Effect, Event, Incoming, Limits, Outgoing, Refusal,
     Set, decide, effects_after, first_effects, initiate, ring, usual,
 };
-use crate::calls::{Allowed, Calls, Created, Meeting, Place, Saved, Starter, StoreError};
+use crate::calls::{
+    Allowed, Calls, Created, Meeting, NoPatience, Place, Saved, Starter, StoreError,
+};
 use crate::clock::Timestamp;
 use crate::devices::Device;
 use crate::names::{CallId, CallSid, Caller, Extension, Leg, PhoneNumber};
@@ -72,8 +74,8 @@ pub struct Job<'a> {
 /// A caller whom a witness (Exotel's webhook or the PBX) reports to be waiting for an extension.
 #[derive(Clone, Debug)]
 pub struct Sighting {
-    /// Our id of the call, if the witness has been told it: it reports the same caller once more.
-    pub call_id: Option<CallId>,
+    /// The id that the call is to have, signed ([`crate::signing`]), or has, if the witness has been told it.
+    pub call_id: CallId,
     /// Whose phone is wanted.
     pub extension: Extension,
     /// Who calls.
@@ -106,12 +108,8 @@ impl Sighting {
     }
 
     fn call(&self, limits: Limits, now: Timestamp) -> Call {
-        let of_leg = || CallId::of_leg(self.caller_leg.as_ref()?, &self.extension);
-        let named = self.call_sid.as_ref().map(CallId::of_call_sid);
-        let known = self.call_id.or(named);
-        let call_id = known.or_else(of_leg).unwrap_or_else(CallId::fresh);
         let incoming = Incoming {
-            call_id,
+            call_id: self.call_id,
             extension: self.extension.clone(),
             caller: self.caller.clone(),
             call_type: CallType::Voice,
@@ -125,7 +123,7 @@ impl Sighting {
 /// A call that an app asks for.
 #[derive(Clone, Debug)]
 pub struct Wanted {
-    /// The id that it is to have. Asked for again with the same id, it is the same call.
+    /// The id that it is to have, signed ([`crate::signing`]). Asked for again with the same id, it is the same call.
     pub call_id: CallId,
     /// Whose app asks.
     pub by: Extension,
@@ -205,6 +203,10 @@ pub enum SwitchboardError<E: std::error::Error + 'static> {
     /// There is no such call: it never was, or has expired.
     #[error("there is no such call")]
     NoSuchCall,
+    /// Another region may have stored it, and the app's extension waits for a call already. Asking again after this time, or
+    /// in the other region, may help.
+    #[error("the call is not in this region yet")]
+    NotHereYet(Duration),
     /// The extension has used its allowance of calls up. The next may be started after this time.
     #[error("the extension starts calls too often")]
     TooSoon(Duration),
@@ -222,6 +224,15 @@ pub enum SwitchboardError<E: std::error::Error + 'static> {
         /// Why.
         source: E,
     },
+}
+
+impl<E: std::error::Error> From<NoPatience> for SwitchboardError<E> {
+    fn from(why: NoPatience) -> Self {
+        match why {
+            NoPatience::WaitsAlready(wait) => Self::NotHereYet(wait),
+            NoPatience::Store(error) => Self::Store(error),
+        }
+    }
 }
 
 /// What a call said that was told of a caller who may be its own.
@@ -400,6 +411,7 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
             let call = match error {
                 SwitchboardError::Effect { call, .. } => *call,
                 SwitchboardError::NoSuchCall
+                | SwitchboardError::NotHereYet(_)
                 | SwitchboardError::Contended
                 | SwitchboardError::TooSoon(_)
                 | SwitchboardError::Store(_) => call,
@@ -422,7 +434,13 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
     async fn name_by_sid(&self, call: &Call) -> Result<(), StoreError> {
         let alias = call.call_sid.as_ref().map(CallId::of_call_sid);
         match alias.filter(|alias| *alias != call.call_id) {
-            Some(alias) => self.calls.alias(alias, call.call_id, call.expires_at).await,
+            Some(alias) => {
+                let stored = self.calls.alias(alias, call.call_id, call.expires_at);
+                if !stored.await? {
+                    tracing::warn!(call_id = %call.call_id, "the CallSid is another call's already");
+                }
+                Ok(())
+            }
             None => Ok(()),
         }
     }
@@ -450,18 +468,42 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
         now: Timestamp,
         until: Timestamp,
     ) -> Result<Outcome, SwitchboardError<P::Error>> {
-        let stored = match usual(event, now) {
-            None => self.calls.find(id).await?,
-            Some(attempt) => match self.calls.attempt(id, &attempt).await? {
-                Saved::Not(stored) => stored,
-                Saved::As(call) => {
-                    let effects = effects_after(&call, event, now);
-                    return self.carry_out(call, event, effects, None, now, until).await;
+        match self.look_once_there(id, event, now).await? {
+            Saved::As(call) => {
+                let effects = effects_after(&call, event, now);
+                self.carry_out(call, event, effects, None, now, until).await
+            }
+            Saved::Not(Some(stored)) => self.deal_with(stored, event, now, until).await,
+            Saved::Not(None) => Err(SwitchboardError::NoSuchCall),
+        }
+    }
+
+    /// [`Self::look`], at a call that may be on its way from another region.
+    async fn look_once_there(
+        &self,
+        id: CallId,
+        event: &Event,
+        now: Timestamp,
+    ) -> Result<Saved, SwitchboardError<P::Error>> {
+        let mut saved = self.look(id, event, now).await?;
+        if matches!(saved, Saved::Not(None)) {
+            for pause in self.calls.pauses(event.app(), now).await? {
+                tokio::time::sleep(*pause).await;
+                saved = self.look(id, event, now).await?;
+                if !matches!(saved, Saved::Not(None)) {
+                    break;
                 }
-            },
-        };
-        let stored = stored.ok_or(SwitchboardError::NoSuchCall)?;
-        self.deal_with(stored, event, now, until).await
+            }
+        }
+        Ok(saved)
+    }
+
+    /// Tries the usual change, where there is one, or finds out how the call stands.
+    async fn look(&self, id: CallId, event: &Event, now: Timestamp) -> Result<Saved, StoreError> {
+        match usual(event, now) {
+            None => Ok(Saved::Not(self.calls.find(id).await?)),
+            Some(attempt) => self.calls.attempt(id, &attempt).await,
+        }
     }
 
     /// The call that last rang for this caller and extension, for a witness who knows no id.
@@ -584,7 +626,7 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
     ) -> Result<Outcome, SwitchboardError<P::Error>> {
         subject::is(call.call_id);
         tracing::info!(
-            call_id = %call.call_id, event = event.as_str(), by = event.by(), status = call.status.as_str(), ?effects,
+            call_id = %call.call_id, call_sid = call.call_sid.as_ref().map(tracing::field::display), event = event.as_str(), by = event.by(), status = call.status.as_str(), ?effects,
             "call"
         );
         let (closing, at_once): (Vec<_>, Vec<_>) = effects

@@ -58,9 +58,9 @@ pub mod assumed {
     /// Of the invocations, those that start a process, which fetches its secrets.
     pub const COLD: f64 = 0.01;
     /// Secrets that a process fetches.
-    pub const SECRETS_FETCHED: f64 = 2.0;
+    pub const SECRETS_FETCHED: f64 = 3.0;
     /// Secrets of a deployment.
-    pub const SECRETS: f64 = 4.0;
+    pub const SECRETS: f64 = 5.0;
     /// Operators who watch all calls, all the time.
     pub const WATCHING: f64 = 1.0;
     /// What Lambda itself logs of an invocation (its start and its report, as JSON), in bytes.

@@ -32,6 +32,8 @@ pub const JWT_SECRET: &str = "ringback-events-jwt-secret-not-for-any-deployment"
 pub const WEBHOOK_SECRET: &str = "ringback-events-webhook-secret-not-for-any-deployment";
 /// What the PBX's events there show.
 pub const HOOK_SECRET: &str = "ringback-events-hook-secret-not-for-any-deployment";
+/// Signs call ids.
+pub const SIGNING_SECRET: &str = "ringback-events-signing-secret-not-for-any-deployment";
 
 /// Longer than any part of the bench takes, so that no ring is over before it is meant to be.
 const RING_SECONDS: &str = "890";
@@ -165,6 +167,7 @@ impl World {
         let values = [
             ("app", json!({ "jwt_secret": JWT_SECRET })),
             ("exotel", json!({ "webhook_secret": WEBHOOK_SECRET })),
+            ("signing", json!({ "signing_secret": SIGNING_SECRET })),
             (
                 "asterisk",
                 json!({
@@ -241,6 +244,7 @@ impl World {
             ("EXOTEL_SECRET_ARN", "exotel"),
             ("ASTERISK_SECRET_ARN", "asterisk"),
             ("FCM_SECRET_ARN", "fcm"),
+            ("SIGNING_SECRET_ARN", "signing"),
             ("LOG_LEVEL", "info"),
             ("RING_TIMEOUT_SECONDS", RING_SECONDS),
             ("SSL_CERT_FILE", &self.trusted),

@@ -1,5 +1,6 @@
 //! `POST /asterisk/incoming`, `/asterisk/bridged`, `/asterisk/ended`: the PBX's dialplan tells what its legs do.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use lambda_http::Request;
@@ -14,6 +15,7 @@ use ringback::names::{CallId, Extension};
 use ringback::outside::OutsideError;
 use ringback::routes::Routes;
 use ringback::secrets::AsteriskSecret;
+use ringback::signing::Signing;
 use ringback::start::{LiveSwitchboard, Start};
 use ringback::switchboard::{Outcome, Sighting, SwitchboardError};
 use serde_json::json;
@@ -25,6 +27,7 @@ struct AsteriskIncoming {
     switchboard: LiveSwitchboard,
     routes: Routes,
     gate: Gate<AsteriskSecret>,
+    signing: Arc<Signing>,
     country: String,
     pbxs: Pbxs,
 }
@@ -33,7 +36,10 @@ impl AsteriskIncoming {
     async fn handle(&self, request: Request) -> Result<Answer, ApiError> {
         let now = Timestamp::now();
         let secret = http::header(&request, "x-ringback-secret");
-        self.gate.admit(http::source(&request), secret, now).await?;
+        let admitted = self.gate.admit(http::source(&request), secret, now);
+        // A new call's id is signed.
+        let (admitted, ()) = tokio::join!(admitted, self.signing.get_ready());
+        admitted?;
         let content_type = http::header(&request, "content-type").unwrap_or_default();
         let fields = Fields::from_body(content_type, http::body(&request)?).await?;
         let report = Report::parse(&fields, &self.country, &self.pbxs)?;
@@ -58,9 +64,10 @@ impl AsteriskIncoming {
         now: Timestamp,
         until: Timestamp,
     ) -> Result<Answer, ApiError> {
+        let extension = self.extension(&report).await?;
         let sighting = Sighting {
-            call_id: report.call_id,
-            extension: self.extension(&report).await?,
+            call_id: self.signing.sign(report.id_of_call(&extension)).await?,
+            extension,
             caller: report.caller,
             call_sid: report.call_sid,
             caller_leg: Some(report.leg),
@@ -148,6 +155,7 @@ async fn main() -> Result<(), lambda_http::Error> {
         switchboard: start.switchboard()?,
         routes: start.routes(),
         gate: start.pbxs_gate()?,
+        signing: start.signing()?,
         country: start.country(),
         pbxs: start.pbxs()?,
     };

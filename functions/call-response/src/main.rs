@@ -1,26 +1,33 @@
 //! `POST /api/call-response`: a phone app accepts, declines or ends a call.
 
+use std::sync::Arc;
+
 use lambda_http::Request;
 use ringback::auth::Tokens;
 use ringback::call_response::CallResponse;
 use ringback::clock::Timestamp;
 use ringback::http::{self, Answer, ApiError};
+use ringback::signing::Signing;
 use ringback::start::{LiveSwitchboard, Start};
 use serde_json::json;
 
 struct CallResponses {
     switchboard: LiveSwitchboard,
     tokens: Tokens,
+    signing: Arc<Signing>,
 }
 
 impl CallResponses {
     async fn handle(&self, request: Request) -> Result<Answer, ApiError> {
         let now = Timestamp::now();
         let header = http::header(&request, "authorization");
-        let bearer = self.tokens.bearer(header, now).await?;
+        let bearer = self.tokens.bearer(header, now);
+        let (bearer, ()) = tokio::join!(bearer, self.signing.get_ready());
+        let bearer = bearer?;
         let response = CallResponse::parse(http::body(&request)?)?;
         let party = bearer.acting_for(&response.extension);
         let party = party.ok_or_else(ApiError::other_extension)?;
+        self.signing.check(response.call_id, now).await?;
         let (id, event) = (response.call_id, response.event(party.clone()));
         let outcome = self
             .switchboard
@@ -39,6 +46,7 @@ async fn main() -> Result<(), lambda_http::Error> {
     let this = CallResponses {
         switchboard: start.switchboard()?,
         tokens: start.tokens()?,
+        signing: start.signing()?,
     };
     http::serve(|request| this.handle(request)).await
 }

@@ -1,5 +1,7 @@
 //! `GET` and `POST /exotel/webhook`: Exotel tells of a caller, or of the end of a call.
 
+use std::sync::Arc;
+
 use lambda_http::Request;
 use ringback::call::Event;
 use ringback::clock::Timestamp;
@@ -10,6 +12,7 @@ use ringback::http::{self, Answer, ApiError};
 use ringback::names::{CallId, Extension};
 use ringback::routes::Routes;
 use ringback::secrets::ExotelSecret;
+use ringback::signing::{SignatureError, Signing};
 use ringback::start::{LiveSwitchboard, Start};
 use ringback::switchboard::{Sighting, SwitchboardError};
 use serde_json::json;
@@ -18,15 +21,23 @@ struct ExotelWebhook {
     switchboard: LiveSwitchboard,
     routes: Routes,
     gate: Gate<ExotelSecret>,
+    signing: Arc<Signing>,
     country: String,
+}
+
+/// What a request may report, by what its URL shows.
+enum Reporter {
+    /// With the webhook's secret: every call.
+    Flow,
+    /// With the token of a call that we placed: that call.
+    OneCall(CallId),
 }
 
 impl ExotelWebhook {
     async fn handle(&self, request: Request) -> Result<Answer, ApiError> {
         let now = Timestamp::now();
         let query = Fields::from_form(request.uri().query().unwrap_or_default().as_bytes());
-        let source = http::source(&request);
-        self.gate.admit(source, query.text("secret"), now).await?;
+        let reporter = self.reporter(&request, &query, now).await?;
         let content_type = http::header(&request, "content-type").unwrap_or_default();
         let body = Fields::from_body(content_type, http::body(&request)?).await?;
         let extension = query
@@ -43,16 +54,46 @@ impl ExotelWebhook {
         let notice = Notice::parse(&fields, &self.country)?;
         let until = http::until(&request);
         let by_sid = CallId::of_call_sid(&notice.call_sid);
-        match (notice.direction, notice.end(), notice.reported()) {
-            (Direction::Outbound, _, Some(reported)) => {
-                let call = notice.call_id.unwrap_or(by_sid);
+        match (reporter, notice.direction, notice.end(), notice.reported()) {
+            (reporter, Direction::Outbound, _, Some(reported)) => {
+                let call = match reporter {
+                    Reporter::OneCall(call) => call,
+                    Reporter::Flow => notice.call_id.unwrap_or(by_sid),
+                };
                 self.report(call, &reported, now, until).await
             }
-            // A call of the account's that we did not ask for.
-            (Direction::Outbound, _, None) => Ok(Answer::ok(json!({ "status": "ignored" }))),
-            (Direction::Inbound, Some(end), _) => self.report(by_sid, &end, now, until).await,
-            (Direction::Inbound, None, _) => self.ring(notice, extension, now, until).await,
+            // A call of the account's that we did not ask for, or a word that Exotel does not document.
+            (_, Direction::Outbound, _, None) => Ok(Answer::ok(json!({ "status": "ignored" }))),
+            (Reporter::OneCall(_), Direction::Inbound, _, _) => {
+                Err(SignatureError::WrongToken.into())
+            }
+            (Reporter::Flow, Direction::Inbound, Some(end), _) => {
+                self.report(by_sid, &end, now, until).await
+            }
+            (Reporter::Flow, Direction::Inbound, None, _) => {
+                self.ring(notice, extension, now, until).await
+            }
         }
+    }
+
+    /// Who reports. The key that a new call's id is signed with is fetched beside the secret.
+    async fn reporter(
+        &self,
+        request: &Request,
+        query: &Fields,
+        now: Timestamp,
+    ) -> Result<Reporter, ApiError> {
+        let source = http::source(request);
+        if let (Some(token), Some(call)) = (query.text("call_token"), query.text("CustomField")) {
+            self.gate.admit_source(source)?;
+            let call = CallId::try_from(call)?;
+            self.signing.check_callback(call, token, now).await?;
+            return Ok(Reporter::OneCall(call));
+        }
+        let admitted = self.gate.admit(source, query.text("secret"), now);
+        let (admitted, ()) = tokio::join!(admitted, self.signing.get_ready());
+        admitted?;
+        Ok(Reporter::Flow)
     }
 
     /// Anything but 200 makes Exotel repeat a report, which would not make an unknown call known.
@@ -90,7 +131,10 @@ impl ExotelWebhook {
             None => self.route(&notice).await?,
         };
         let sighting = Sighting {
-            call_id: None,
+            call_id: self
+                .signing
+                .sign(CallId::of_call_sid(&notice.call_sid))
+                .await?,
             extension,
             caller: notice.caller,
             call_sid: Some(notice.call_sid),
@@ -128,6 +172,7 @@ async fn main() -> Result<(), lambda_http::Error> {
         switchboard: start.switchboard()?,
         routes: start.routes(),
         gate: start.exotels_gate()?,
+        signing: start.signing()?,
         country: start.country(),
     };
     http::serve(|request| this.handle(request)).await

@@ -1,5 +1,7 @@
 //! `incoming_call`: an app starts a call.
 
+use std::sync::Arc;
+
 use ringback::allowance::Allowance;
 use ringback::call::{Call, CallType, Why};
 use ringback::call_request::{Address, CallRequest};
@@ -7,6 +9,7 @@ use ringback::clock::Timestamp;
 use ringback::http::ApiError;
 use ringback::names::{CallId, Extension, PhoneNumber};
 use ringback::routes::Routes;
+use ringback::signing::Signing;
 use ringback::start::LiveSwitchboard;
 use ringback::status_update::call_initiated;
 use ringback::switchboard::{Wanted, Whom};
@@ -15,6 +18,7 @@ use serde_json::Value;
 /// What starting a call takes.
 pub(crate) struct Starting {
     pub(crate) switchboard: LiveSwitchboard,
+    pub(crate) signing: Arc<Signing>,
     pub(crate) routes: Routes,
     pub(crate) country: String,
     pub(crate) allowance: Allowance,
@@ -33,10 +37,12 @@ impl Starting {
         let named = reference
             .as_ref()
             .map(|name| CallId::of_reference(app, name));
+        let id = self.signing.sign(named.unwrap_or_else(CallId::fresh));
+        let (id, whom) = futures::join!(id, self.whom(app, request));
         let wanted = Wanted {
-            call_id: named.unwrap_or_else(CallId::fresh),
+            whom: whom?,
+            call_id: id?,
             by: app.clone(),
-            whom: self.whom(app, request).await?,
             within: self.allowance,
         };
         let call = self.switchboard.start(&wanted, now, until).await?.call;

@@ -11,7 +11,7 @@ use ringback::call_request::CallRequest;
 use ringback::call_response::CallResponse;
 use ringback::clock::Timestamp;
 use ringback::http::{self, ApiError};
-use ringback::start::{LiveSwitchboard, Start, run, works_until};
+use ringback::start::{Start, run, works_until};
 use ringback::websocket::{self, Request, Who};
 use serde_json::{Map, Value, json};
 use stream::Streaming;
@@ -55,7 +55,7 @@ async fn message(
         .map_err(|_| ApiError::bad_request("bad_message", "a message is a JSON object"))?;
     match message.get("type").and_then(Value::as_str) {
         Some("ping") => Ok(json!({ "type": "pong" })),
-        Some("call_response") => call_response(&starting.switchboard, bearer, text, until).await,
+        Some("call_response") => call_response(starting, bearer, text, until).await,
         Some("incoming_call") => {
             let started = incoming_call(starting, bearer, &message, until).await;
             started.map_err(|error| {
@@ -85,7 +85,7 @@ async fn incoming_call(
 }
 
 async fn call_response(
-    switchboard: &LiveSwitchboard,
+    starting: &Starting,
     bearer: &Bearer,
     text: &str,
     until: Timestamp,
@@ -94,8 +94,9 @@ async fn call_response(
     let response = CallResponse::parse(text.as_bytes())?;
     let party = bearer.acting_for(&response.extension);
     let party = party.ok_or_else(ApiError::other_extension)?;
+    starting.signing.check(response.call_id, now).await?;
     let (id, event) = (response.call_id, response.event(party.clone()));
-    let outcome = switchboard.handle(id, &event, now, until).await?;
+    let outcome = starting.switchboard.handle(id, &event, now, until).await?;
     match outcome.refused {
         None => Ok(
             json!({ "type": "call_response", "success": true, "server_call_id": id, "status": outcome.call.status }),
@@ -109,6 +110,7 @@ async fn main() -> Result<(), Error> {
     let start = Start::function().await?;
     let starting = &Starting {
         switchboard: start.switchboard_with_exotel()?,
+        signing: start.signing()?,
         routes: start.routes(),
         country: start.country(),
         allowance: Allowance::of_calls(&start.environment)?,

@@ -35,6 +35,7 @@ pub async fn secrets(region: Region, outputs: &Outputs, credentials: &Credential
         ("AppSecretArn", credentials.app_secret()),
         ("ExotelSecretArn", credentials.exotel_secret()),
         ("AsteriskSecretArn", credentials.asterisk_secret()),
+        ("SigningSecretArn", credentials.signing_secret()),
         ("FcmSecretArn", credentials.fcm_secret()),
     ];
     for (output, value) in secrets {

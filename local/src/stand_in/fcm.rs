@@ -176,13 +176,14 @@ async fn not_found() -> Response {
     )
 }
 
+const NO_CREDENTIALS: &str = "Request had invalid authentication credentials. Expected OAuth 2 access token, login \
+                              cookie or other valid authentication credential.";
+
 fn unauthenticated() -> Response {
-    let message = "Request had invalid authentication credentials. Expected OAuth 2 access token, login cookie or \
-                   other valid authentication credential.";
     envelope(
         StatusCode::UNAUTHORIZED,
         "UNAUTHENTICATED",
-        message,
+        NO_CREDENTIALS,
         json!([]),
     )
 }
@@ -255,20 +256,26 @@ fn device_error(error: DeviceError) -> Response {
         ),
     };
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    envelope(status, canonical, message, json!([fcm_error(code)]))
+    let mut details = vec![fcm_error(code)];
+    if error == DeviceError::ThirdPartyAuthError {
+        details.push(
+            json!({"@type": "type.googleapis.com/google.firebase.fcm.v1.ApnsError",
+                            "statusCode": 403, "reason": "InvalidProviderToken"}),
+        );
+    }
+    envelope(status, canonical, message, details.into())
 }
 
 fn failure_body(status: u16) -> Value {
+    if status == 401 {
+        // About the access token. The 401 about the project's APNs credential is a device's error.
+        return error_body(status, "UNAUTHENTICATED", NO_CREDENTIALS, json!([]));
+    }
     let (canonical, code, message) = match status {
         400 => (
             "INVALID_ARGUMENT",
             "INVALID_ARGUMENT",
             "Request contains an invalid argument.",
-        ),
-        401 => (
-            "UNAUTHENTICATED",
-            "THIRD_PARTY_AUTH_ERROR",
-            "Request had invalid authentication credentials.",
         ),
         403 => (
             "PERMISSION_DENIED",

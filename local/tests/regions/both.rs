@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use aws_sdk_dynamodb::types::AttributeValue;
+use ringback::names::CallId;
 use ringback_client::Client;
 use ringback_local::settings::Settings;
 use ringback_local::stack::Stack;
@@ -97,11 +98,15 @@ async fn settles(primary: &Scene, fallback: &Scene, call: &str) -> Result<Item> 
 
 type Item = HashMap<String, AttributeValue>;
 
+fn key_of(call: &str) -> Result<String> {
+    Ok(format!("CALL#{}", CallId::try_from(call)?.key()))
+}
+
 pub(crate) async fn item(scene: &Scene, call: &str) -> Result<Option<Item>> {
     let asked = aws_sdk_dynamodb::Client::new(&scene.aws)
         .get_item()
         .table_name(&scene.stack.aws.table)
-        .key("pk", AttributeValue::S(format!("CALL#{call}")))
+        .key("pk", AttributeValue::S(key_of(call)?))
         .key("sk", AttributeValue::S("CALL".to_owned()))
         .send();
     Ok(asked.await?.item)

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::scene::Scene;
 
-const NAMES: [&str; 4] = ["app", "exotel", "asterisk", "fcm"];
+const NAMES: [&str; 5] = ["app", "exotel", "asterisk", "fcm", "signing"];
 
 /// ARI's user of the functions for as long as this lasts: the stack's own stays as it is for whoever else asks.
 const ARI_USER: &str = "rotating";
@@ -140,10 +140,11 @@ impl<'a> Rotation<'a> {
 }
 
 /// What is good in two versions, and where the one before stands.
-const PREVIOUS: [(&str, &str); 3] = [
+const PREVIOUS: [(&str, &str); 4] = [
     ("jwt_secret", "jwt_secret_previous"),
     ("webhook_secret", "webhook_secret_previous"),
     ("hook_secret", "hook_secret_previous"),
+    ("signing_secret", "signing_secret_previous"),
 ];
 
 /// The secrets that replace these.

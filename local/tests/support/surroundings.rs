@@ -114,6 +114,10 @@ impl Surroundings {
                     "ari_ca_pem": ari.ca_pem,
                 }),
             ),
+            (
+                "signing",
+                json!({ "signing_secret": secrets.get("signing_secret") }),
+            ),
         ];
         let manager = aws_sdk_secretsmanager::Client::new(&self.sdk);
         for (whose, value) in values {
@@ -178,6 +182,7 @@ impl Surroundings {
             ("APP_SECRET_ARN", self.secret("app")),
             ("EXOTEL_SECRET_ARN", self.secret("exotel")),
             ("ASTERISK_SECRET_ARN", self.secret("asterisk")),
+            ("SIGNING_SECRET_ARN", self.secret("signing")),
             // The stack's own: its stand-in for FCM knows the key.
             ("FCM_SECRET_ARN", format!("{STACK_NAME}/fcm")),
             ("LOG_LEVEL", "debug".to_owned()),
@@ -206,7 +211,7 @@ impl Surroundings {
             .send()
             .await?;
         let manager = aws_sdk_secretsmanager::Client::new(&self.sdk);
-        for whose in ["app", "exotel", "asterisk"] {
+        for whose in ["app", "exotel", "asterisk", "signing"] {
             let secret = manager.delete_secret().secret_id(self.secret(whose));
             secret.force_delete_without_recovery(true).send().await?;
         }

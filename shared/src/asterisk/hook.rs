@@ -128,6 +128,16 @@ impl Report {
             .map_or(Which::Caller, Which::Call)
     }
 
+    /// The id of the call for `extension` whose caller this leg is: the one that the PBX has been told, or the one that it
+    /// would be told.
+    #[must_use]
+    pub fn id_of_call(&self, extension: &Extension) -> CallId {
+        let by_sid = || self.call_sid.as_ref().map(CallId::of_call_sid);
+        let by_leg = || CallId::of_leg(&self.leg, extension);
+        let known = self.call_id.or_else(by_sid).or_else(by_leg);
+        known.unwrap_or_else(CallId::fresh)
+    }
+
     /// The call whose caller's own leg this is, where an app calls another.
     #[must_use]
     pub fn app_call(&self) -> Option<CallId> {

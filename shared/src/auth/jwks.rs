@@ -24,8 +24,12 @@ use crate::config::ConfigError;
 use crate::https;
 use crate::xray;
 
-/// Between two fetches, whatever came of the first: anybody can show a token with a key id that nobody knows.
+/// Between two fetches: anybody can show a token with a key id that nobody knows.
 const REST: Duration = Duration::from_secs(60);
+
+/// Between two fetches while no key is known, for then every token is refused. The time runs from the beginning of a fetch,
+/// so one that timed out ([`REPLY_TIMEOUT`]) may be repeated at once.
+const REST_WITHOUT_KEYS: Duration = Duration::from_secs(1);
 
 /// Keys that are older than this are fetched again, so that one which the issuer has withdrawn is not trusted for as
 /// long as a process lives.
@@ -102,7 +106,8 @@ impl PublishedKeys {
         })
     }
 
-    /// The key of this id; `None` if the issuer has none. One that is not known is asked for, once a minute at most.
+    /// The key of this id; `None` if the issuer has none. A key that is not known is fetched, once a minute at most; while no
+    /// key at all is known, once a second.
     pub(super) async fn key(
         &self,
         id: &str,
@@ -116,8 +121,11 @@ impl PublishedKeys {
         if let Some(key) = self.known().key_while_good(id, now) {
             return Ok(Some(key));
         }
-        let rests = |last: Fetch| now.since(last.began) < REST;
-        if !last_fetch.is_some_and(rests) {
+        let rest = match self.known().keys.is_empty() {
+            true => REST_WITHOUT_KEYS,
+            false => REST,
+        };
+        if last_fetch.is_none_or(|last| now.since(last.began) >= rest) {
             let fetch = last_fetch.insert(Fetch {
                 began: now,
                 succeeded: false,

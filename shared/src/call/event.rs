@@ -120,6 +120,17 @@ pub enum Event {
 }
 
 impl Event {
+    /// Whose app says so; `None` for an event that comes from elsewhere.
+    #[must_use]
+    pub const fn app(&self) -> Option<&Extension> {
+        match self {
+            Self::Accepted { by, .. } | Self::Declined { by } | Self::HungUp { by } => {
+                Some(&by.extension)
+            }
+            _ => None,
+        }
+    }
+
     /// The event's name in histories and logs.
     #[must_use]
     pub const fn as_str(&self) -> &'static str {

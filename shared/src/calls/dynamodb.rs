@@ -2,9 +2,10 @@
 //!
 //! | `pk` | `sk` | what |
 //! | --- | --- | --- |
-//! | `CALL#{call_id}` | `CALL` | the call, or `alias_of` another |
+//! | `CALL#{call id without its check field}` | `CALL` | the call, or `alias_of` another |
 //! | `CALLER#{number or anonymous}#FOR#{extension}` | `MEETING` | the call that is met there, `until` its ring is over |
 //! | `EXTENSION#{extension}` | `ALLOWANCE#calls` | how many calls its apps may start: [`crate::allowance`] |
+//! | `EXTENSION#{extension}` | `ALLOWANCE#waits` | whether its apps may wait for a call of the other region |
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -20,11 +21,11 @@ use aws_sdk_dynamodb::types::{
 };
 use serde::Serialize;
 
-use super::{Allowed, Calls, Created, Meeting, Place, Saved, Starter, StoreError};
-use crate::allowance::{Allowances, Purpose, Refused, Taken};
+use super::{Allowed, Calls, Created, Meeting, NoPatience, Place, Saved, Starter, StoreError};
+use crate::allowance::{Allowance, Allowances, Purpose, Refused, Taken};
 use crate::call::{Attempt, Call, Change, Check, Set};
 use crate::clock::Timestamp;
-use crate::names::{CallId, Caller, PhoneNumber};
+use crate::names::{CallId, Caller, Extension, PhoneNumber};
 
 type Item = HashMap<String, AttributeValue>;
 
@@ -37,8 +38,8 @@ const PAUSES_AFTER_CONFLICT: [Duration; 3] = [
     Duration::from_millis(120),
 ];
 
-/// How often, and after which pauses, a call is looked for that another region may have stored: its replication takes
-/// a second or so (3 s in all).
+/// After which pauses a call is looked for again that another region may have stored: its replication takes a second or so
+/// (3 s in all).
 const PAUSES_FOR_REPLICATION: [Duration; 6] = [
     Duration::from_millis(100),
     Duration::from_millis(200),
@@ -48,13 +49,16 @@ const PAUSES_FOR_REPLICATION: [Duration; 6] = [
     Duration::from_millis(900),
 ];
 
+/// How often an extension's apps may wait for a call. A token comes back after 4 s, longer than a wait lasts, so there is one
+/// wait at a time, in whichever process.
+const WAITS_PER_MINUTE: u32 = 15;
+
 /// Calls in a DynamoDB table.
 #[derive(Clone, Debug)]
 pub struct DynamoCalls {
     client: Client,
     table: String,
     region: Option<String>,
-    pauses: &'static [Duration],
 }
 
 impl DynamoCalls {
@@ -65,17 +69,15 @@ impl DynamoCalls {
             client,
             table,
             region: None,
-            pauses: &[],
         }
     }
 
     /// The same in one of two regions whose tables are replicated: a call says where it was stored, and one that is not
-    /// here is waited for, up to 3 s.
+    /// here may be waited for, up to 3 s.
     #[must_use]
     pub fn replicated_in(self, region: String) -> Self {
         Self {
             region: Some(region),
-            pauses: &PAUSES_FOR_REPLICATION,
             ..self
         }
     }
@@ -189,21 +191,6 @@ impl DynamoCalls {
         Ok(answer.item)
     }
 
-    /// [`Self::item`], which may be on its way here from another region.
-    async fn item_once_there(
-        &self,
-        key: Item,
-        doing: &'static str,
-    ) -> Result<Option<Item>, StoreError> {
-        for pause in self.pauses {
-            match self.item(key.clone(), doing).await? {
-                None => tokio::time::sleep(*pause).await,
-                item => return Ok(item),
-            }
-        }
-        self.item(key, doing).await
-    }
-
     /// Reads a call out of an item; an alias is followed.
     async fn call_in(&self, item: Item) -> Result<Option<Call>, StoreError> {
         let doing = "reading a call";
@@ -212,28 +199,12 @@ impl DynamoCalls {
                 .map(Some)
                 .map_err(StoreError::unreadable(doing));
         };
-        match self.item_once_there(call_key(id), doing).await? {
+        match self.item(call_key(id), doing).await? {
             Some(item) => serde_dynamo::from_item(item)
                 .map(Some)
                 .map_err(StoreError::unreadable(doing)),
             None => Ok(None),
         }
-    }
-
-    /// [`Self::update`], of a call that may be on its way here from another region.
-    async fn update_once_there(
-        &self,
-        id: CallId,
-        attempt: &Attempt,
-        writer: &str,
-    ) -> Result<Result<Item, Option<Item>>, StoreError> {
-        for pause in self.pauses {
-            match self.update(id, attempt, writer).await? {
-                Err(None) => tokio::time::sleep(*pause).await,
-                answer => return Ok(answer),
-            }
-        }
-        self.update(id, attempt, writer).await
     }
 
     /// One conditional write. `Err` of an item: the condition failed, and this is what stands there.
@@ -291,7 +262,7 @@ impl Calls for DynamoCalls {
         now: Timestamp,
     ) -> Result<Allowed, StoreError> {
         let allowances = Allowances::new(self.client.clone(), self.table.clone());
-        let (extension, call) = (&starter.extension, call.to_string());
+        let (extension, call) = (&starter.extension, call.key());
         let taken = allowances.take(
             extension,
             Purpose::Calls,
@@ -309,11 +280,11 @@ impl Calls for DynamoCalls {
 
     async fn attempt(&self, id: CallId, attempt: &Attempt) -> Result<Saved, StoreError> {
         let writer = new_writer();
-        let mut answer = self.update_once_there(id, attempt, &writer).await?;
+        let mut answer = self.update(id, attempt, &writer).await?;
         if let Err(Some(item)) = &answer
             && let Some(meant) = alias_in(item)
         {
-            answer = self.update_once_there(meant, attempt, &writer).await?;
+            answer = self.update(meant, attempt, &writer).await?;
         }
         match answer {
             Ok(item) => {
@@ -333,9 +304,29 @@ impl Calls for DynamoCalls {
         }
     }
 
+    async fn pauses(
+        &self,
+        asker: Option<&Extension>,
+        now: Timestamp,
+    ) -> Result<&'static [Duration], NoPatience> {
+        if self.region.is_none() {
+            return Ok(&[]);
+        }
+        if let Some(asker) = asker {
+            let allowances = Allowances::new(self.client.clone(), self.table.clone());
+            let waits = Allowance::per_minute(WAITS_PER_MINUTE, 1);
+            let taken = allowances.take(asker, Purpose::Waits, waits, None, now);
+            taken.await.map_err(|refused| match refused {
+                Refused::TooSoon(wait) => NoPatience::WaitsAlready(wait),
+                Refused::Store(error) => NoPatience::Store(error),
+            })?;
+        }
+        Ok(&PAUSES_FOR_REPLICATION)
+    }
+
     async fn find(&self, id: CallId) -> Result<Option<Call>, StoreError> {
         let doing = "reading a call";
-        match self.item_once_there(call_key(id), doing).await? {
+        match self.item(call_key(id), doing).await? {
             Some(item) => self.call_in(item).await,
             None => Ok(None),
         }
@@ -348,22 +339,30 @@ impl Calls for DynamoCalls {
         Ok(claim.and_then(|item| id_in(&item, "call_id")))
     }
 
-    async fn alias(&self, alias: CallId, id: CallId, expires_at: u64) -> Result<(), StoreError> {
-        self.client
+    async fn alias(&self, alias: CallId, id: CallId, expires_at: u64) -> Result<bool, StoreError> {
+        let answer = self
+            .client
             .put_item()
             .table_name(&self.table)
             .set_item(Some(call_key(alias)))
             .item("alias_of", AttributeValue::S(id.to_string()))
             .item("expires_at", number(expires_at))
+            .condition_expression("attribute_not_exists(pk)")
+            .return_values_on_condition_check_failure(OnFailure::AllOld)
             .send()
-            .await
-            .map_err(StoreError::unavailable("storing a second name of a call"))?;
-        Ok(())
+            .await;
+        match answer.map_err(refused_put) {
+            Ok(_) => Ok(true),
+            Err(Ok(standing)) => Ok(standing.and_then(|item| alias_in(&item)) == Some(id)),
+            Err(Err(error)) => Err(StoreError::unavailable("storing a second name of a call")(
+                error,
+            )),
+        }
     }
 }
 
 fn call_key(id: CallId) -> Item {
-    key(format!("CALL#{id}"), "CALL")
+    key(format!("CALL#{}", id.key()), "CALL")
 }
 
 fn place_key(place: &Place) -> Item {
@@ -620,8 +619,8 @@ mod tests {
     use wiremock::{Mock, MockServer, ResponseTemplate};
 
     use super::*;
-    use crate::call::{Event, usual};
-    use crate::testing::{a_call, aws, requests};
+    use crate::calls::find_once_there;
+    use crate::testing::{a_call, aws, operation, requests};
 
     const NOW: Timestamp = Timestamp::from_millis(1_710_417_600_000);
 
@@ -653,20 +652,48 @@ mod tests {
     #[tokio::test]
     async fn a_call_of_the_other_region_is_waited_for() {
         let call = a_call(NOW);
-        let nothing = || ResponseTemplate::new(200).set_body_json(json!({}));
-        let (_server, calls) = lagging(nothing(), there(&call, "Item")).await;
+        // Neither the call nor, in between, a token that would be one too many.
+        let nothing = ResponseTemplate::new(200).set_body_json(json!({}));
+        let (server, calls) = lagging(nothing, there(&call, "Item")).await;
         let calls = calls.replicated_in("ap-south-1".to_owned());
-        let found = calls.find(call.call_id).await.unwrap().unwrap();
-        assert_eq!(found.call_id, call.call_id);
+        let found = find_once_there(&calls, call.call_id, &call.extension, NOW).await;
+        assert_eq!(found.unwrap().unwrap().call_id, call.call_id);
+        let asked = requests(&server).await;
+        let asked: Vec<&str> = asked.iter().map(operation).collect();
+        assert_eq!(asked, ["GetItem", "UpdateItem", "GetItem"]);
+        // Nobody else is limited.
+        assert_eq!(
+            calls.pauses(None, NOW).await.unwrap(),
+            PAUSES_FOR_REPLICATION
+        );
+        assert_eq!(requests(&server).await.len(), 3);
+    }
 
-        let refused =
-            json!({ "__type": "com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException" });
-        let refused = ResponseTemplate::new(400).set_body_json(refused);
-        let (_server, calls) = lagging(refused, there(&call, "Attributes")).await;
+    #[tokio::test]
+    async fn an_extension_that_waits_for_a_call_already_does_not_wait_for_another() {
+        let call = a_call(NOW);
+        let nothing = ResponseTemplate::new(200).set_body_json(json!({}));
+        let (server, calls) = lagging(nothing, there(&call, "Item")).await;
+        let last_taken = (NOW + Duration::from_secs(4)).as_millis().to_string();
+        let refused = json!({
+            "__type": "com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException",
+            "Item": { "full_at": { "N": last_taken } },
+        });
+        Mock::given(wiremock::matchers::header(
+            "x-amz-target",
+            "DynamoDB_20120810.UpdateItem",
+        ))
+        .respond_with(ResponseTemplate::new(400).set_body_json(refused))
+        .with_priority(1)
+        .mount(&server)
+        .await;
         let calls = calls.replicated_in("ap-south-1".to_owned());
-        let attempt = usual(&Event::Bridged, NOW).unwrap();
-        let saved = calls.attempt(call.call_id, &attempt).await.unwrap();
-        assert!(matches!(saved, Saved::As(_)), "{saved:?}");
+        let refused = find_once_there(&calls, call.call_id, &call.extension, NOW).await;
+        let Err(NoPatience::WaitsAlready(wait)) = refused else {
+            panic!("{refused:?}")
+        };
+        assert_eq!(wait, Duration::from_secs(4));
+        assert_eq!(requests(&server).await.len(), 2);
     }
 
     #[tokio::test]
@@ -674,7 +701,8 @@ mod tests {
         let call = a_call(NOW);
         let nothing = ResponseTemplate::new(200).set_body_json(json!({}));
         let (server, calls) = lagging(nothing, there(&call, "Item")).await;
-        assert_eq!(calls.find(call.call_id).await.unwrap(), None);
+        let found = find_once_there(&calls, call.call_id, &call.extension, NOW).await;
+        assert_eq!(found.unwrap(), None);
         assert_eq!(requests(&server).await.len(), 1);
     }
 }

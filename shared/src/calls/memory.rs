@@ -102,8 +102,11 @@ impl Calls for MemoryCalls {
         Ok(self.table().claims.get(place).map(|(id, _)| *id))
     }
 
-    async fn alias(&self, alias: CallId, id: CallId, _expires_at: u64) -> Result<(), StoreError> {
-        self.table().aliases.insert(alias, id);
-        Ok(())
+    async fn alias(&self, alias: CallId, id: CallId, _expires_at: u64) -> Result<bool, StoreError> {
+        let mut table = self.table();
+        if table.calls.contains_key(&alias) {
+            return Ok(false);
+        }
+        Ok(*table.aliases.entry(alias).or_insert(id) == id)
     }
 }

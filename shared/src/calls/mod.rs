@@ -42,6 +42,17 @@ pub trait Calls {
         attempt: &Attempt,
     ) -> impl Future<Output = Result<Saved, StoreError>> + Send;
 
+    /// After which pauses to look again for a call that is not here, because it may be on its way from another region. None,
+    /// where there is no other region. An app (`asker`) that asks for a call waits for one at a time: a token for an id that
+    /// leads nowhere must not occupy a process for each request.
+    fn pauses(
+        &self,
+        _asker: Option<&Extension>,
+        _now: Timestamp,
+    ) -> impl Future<Output = Result<&'static [Duration], NoPatience>> + Send {
+        async { Ok::<&[Duration], _>(&[]) }
+    }
+
     /// The call as it is.
     fn find(&self, id: CallId) -> impl Future<Output = Result<Option<Call>, StoreError>> + Send;
 
@@ -51,13 +62,37 @@ pub trait Calls {
         place: &Place,
     ) -> impl Future<Output = Result<Option<CallId>, StoreError>> + Send;
 
-    /// Lets `alias` stand for `id` from now on, in all of the above.
+    /// Lets `alias` stand for `id` from now on, in all of the above. Whether it does: an id that is a call's, or stands for
+    /// another call, keeps its meaning.
     fn alias(
         &self,
         alias: CallId,
         id: CallId,
         expires_at: u64,
-    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+}
+
+/// [`Calls::find`], for an app, of a call that may be on its way from another region.
+///
+/// # Errors
+/// See [`NoPatience`].
+pub async fn find_once_there(
+    calls: &impl Calls,
+    id: CallId,
+    asker: &Extension,
+    now: Timestamp,
+) -> Result<Option<Call>, NoPatience> {
+    let mut found = calls.find(id).await?;
+    if found.is_none() {
+        for pause in calls.pauses(Some(asker), now).await? {
+            tokio::time::sleep(*pause).await;
+            found = calls.find(id).await?;
+            if found.is_some() {
+                break;
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Where two witnesses of one call meet when Exotel's CallSid is missing: a caller who waits for an extension.
@@ -109,6 +144,17 @@ pub enum Allowed {
     Before,
     /// Its starter has used its allowance up. The next call may be started after this time.
     TooSoon(Duration),
+}
+
+/// Why a call that is not here is not waited for.
+#[derive(Debug, thiserror::Error)]
+pub enum NoPatience {
+    /// Its extension waits for a call already. It may wait again after this time.
+    #[error("the call is not in this region yet, and the extension waits for one already")]
+    WaitsAlready(Duration),
+    /// Whether it does could not be found out.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// How a change was saved.

@@ -39,6 +39,8 @@ pub async fn all(calls: &(impl Calls + Sync)) {
     a_claim_that_lost_stores_nothing(calls).await;
     a_call_that_is_over_gives_its_place_up(calls).await;
     a_second_name_leads_to_the_same_call(calls).await;
+    a_second_name_takes_no_other_calls_place(calls).await;
+    a_call_is_the_same_whatever_its_ids_check_field(calls).await;
     a_starter_has_so_many_calls_and_then_has_to_wait(calls).await;
     the_same_call_is_allowed_once(calls).await;
     tokens_are_taken_as_the_rule_says(calls).await;
@@ -57,7 +59,7 @@ fn a_call(now: Timestamp) -> Call {
     let incoming = Incoming {
         call_id,
         // An extension of its own for each call, so that promises do not meet each other.
-        extension: Extension::try_from(&call_id.to_string()[24..]).expect("hex digits"),
+        extension: Extension::try_from(call_id.key()).expect("hex digits and dashes"),
         caller: Caller::on_network(
             PhoneNumber::parse("9876543210", "IN"),
             CallerName::parse("आशा \"A\" 📞"),
@@ -426,10 +428,11 @@ async fn a_second_name_leads_to_the_same_call(calls: &impl Calls) {
     let now = Timestamp::now();
     let call = stored(calls, now).await;
     let alias = CallId::fresh();
-    calls
-        .alias(alias, call.call_id, call.expires_at)
-        .await
-        .expect("alias");
+    // Once more, and it stays so.
+    for _ in 0..2 {
+        let stands = calls.alias(alias, call.call_id, call.expires_at);
+        assert!(stands.await.expect("alias"));
+    }
     assert_eq!(
         calls
             .find(alias)
@@ -457,6 +460,41 @@ async fn a_second_name_leads_to_the_same_call(calls: &impl Calls) {
         .await
         .expect("create");
     assert!(matches!(known, Created::Known(known) if *known == saved));
+}
+
+async fn a_second_name_takes_no_other_calls_place(calls: &impl Calls) {
+    let now = Timestamp::now();
+    let (call, other) = (stored(calls, now).await, stored(calls, now).await);
+    let alias = CallId::fresh();
+    let stands = calls.alias(alias, call.call_id, call.expires_at).await;
+    assert!(stands.expect("alias"));
+    for taken in [alias, call.call_id] {
+        let stands = calls.alias(taken, other.call_id, other.expires_at).await;
+        assert!(!stands.expect("alias"));
+        let found = calls.find(taken).await.expect("find");
+        assert_eq!(found.as_ref(), Some(&call));
+    }
+}
+
+async fn a_call_is_the_same_whatever_its_ids_check_field(calls: &impl Calls) {
+    let now = Timestamp::now();
+    let call = stored(calls, now).await;
+    let (first, second) = (
+        call.call_id.with_check([1; 4]),
+        call.call_id.with_check([2; 4]),
+    );
+    assert_eq!(calls.find(first).await.expect("find"), Some(call.clone()));
+    let again = Call {
+        call_id: second,
+        ..call.clone()
+    };
+    let known = calls.create(&again, None).await.expect("create");
+    assert!(matches!(known, Created::Known(known) if *known == call));
+    let attempt = usual(&accepted(&call, "phone"), now).expect("accepting has a usual state");
+    let saved = calls.attempt(second, &attempt).await;
+    assert!(
+        matches!(saved, Ok(Saved::As(saved)) if saved.call_id.to_string() == call.call_id.to_string())
+    );
 }
 
 /// An extension of its own, which may start three calls at once and one a second.

@@ -23,6 +23,7 @@ use crate::https;
 use crate::names::{CallId, CallSid, PhoneNumber};
 use crate::secrets::{ExotelSecret, Secret, SecretError};
 use crate::sent;
+use crate::signing::Signing;
 use crate::xray;
 
 /// As metrics and traces call it.
@@ -109,7 +110,7 @@ pub struct ConnectRequest {
     pub caller_id: PhoneNumber,
     /// Our own id of the call, which comes back in the report of its end.
     pub custom_field: CallId,
-    /// Where Exotel reports. The URL holds a secret.
+    /// Where Exotel reports. The URL holds a token for this call.
     pub status_callback: SecretString,
     /// How long the two may talk; four hours at most.
     pub time_limit: Duration,
@@ -143,12 +144,18 @@ pub struct CallDetails {
     pub to: Option<PhoneNumber>,
 }
 
+/// Our own webhook, where Exotel reports on calls that it places for us.
+#[derive(Debug)]
+struct Webhook {
+    url: Url,
+    signing: Arc<Signing>,
+}
+
 /// Exotel, as one account.
 #[derive(Debug)]
 pub struct Exotel {
     url: Url,
-    /// Our own webhook, where Exotel reports on calls that it places.
-    webhook_url: Option<Url>,
+    webhook: Option<Webhook>,
     country: String,
     secret: Secret<ExotelSecret>,
     client: OnceCell<Client>,
@@ -156,29 +163,32 @@ pub struct Exotel {
 
 impl Exotel {
     /// Exotel at `EXOTEL_BASE_URL`, such as `https://api.in.exotel.com`. It writes numbers as they are dialled within
-    /// `country` (ISO 3166), and reports on the calls that it places to `EXOTEL_WEBHOOK_URL`, which a function that
-    /// places none may lack.
+    /// `country` (ISO 3166). To place calls, it needs [`Exotel::reporting_to_webhook`] too.
     ///
     /// # Errors
-    /// When the first variable is missing, or one of them holds no URL.
+    /// When the variable is missing, or holds no URL.
     pub fn from_environment(
         environment: &Environment,
         secret: Secret<ExotelSecret>,
         country: String,
     ) -> Result<Self, ConfigError> {
-        let url = |name| {
-            let invalid = |_| ConfigError::Invalid {
-                name,
-                rule: "a URL",
-            };
-            Url::parse(&environment.url(name)?).map_err(invalid)
-        };
-        let base = url("EXOTEL_BASE_URL")?;
-        let webhook = "EXOTEL_WEBHOOK_URL";
-        let places_calls = environment.optional(webhook).is_some();
+        let base = url_in(environment, "EXOTEL_BASE_URL")?;
+        Ok(Self::new(base, secret, country))
+    }
+
+    /// The same, which reports on the calls that it places to `EXOTEL_WEBHOOK_URL`.
+    ///
+    /// # Errors
+    /// When the variable is missing, or holds no URL.
+    pub fn reporting_to_webhook(
+        self,
+        environment: &Environment,
+        signing: Arc<Signing>,
+    ) -> Result<Self, ConfigError> {
+        let url = url_in(environment, "EXOTEL_WEBHOOK_URL")?;
         Ok(Self {
-            webhook_url: places_calls.then(|| url(webhook)).transpose()?,
-            ..Self::new(base, secret, country)
+            webhook: Some(Webhook { url, signing }),
+            ..self
         })
     }
 
@@ -192,7 +202,7 @@ impl Exotel {
     fn new(url: Url, secret: Secret<ExotelSecret>, country: String) -> Self {
         Self {
             url,
-            webhook_url: None,
+            webhook: None,
             country,
             secret,
             client: OnceCell::new(),
@@ -217,7 +227,7 @@ impl Exotel {
             to: to.clone(),
             caller_id: self.caller_id_of(secret)?,
             custom_field: call.call_id,
-            status_callback: self.status_callback(secret, call.call_id)?,
+            status_callback: self.status_callback(call.call_id).await?,
             time_limit: call.limits.talk,
             ring_timeout: call.limits.ring,
         };
@@ -225,18 +235,15 @@ impl Exotel {
     }
 
     /// Our webhook's URL for the reports on one call. It says itself which call that is, for no report is known to
-    /// repeat everything that it was asked with.
-    fn status_callback(
-        &self,
-        secret: &ExotelSecret,
-        call: CallId,
-    ) -> Result<SecretString, ExotelError> {
-        let url = self.webhook_url.as_ref();
-        let mut url = url
-            .cloned()
-            .ok_or(ExotelError::NotConfigured("EXOTEL_WEBHOOK_URL"))?;
+    /// repeat everything that it was asked with. Its token is good for this call alone.
+    async fn status_callback(&self, call: CallId) -> Result<SecretString, ExotelError> {
+        let webhook = self.webhook.as_ref();
+        let Webhook { url, signing } =
+            webhook.ok_or(ExotelError::NotConfigured("EXOTEL_WEBHOOK_URL"))?;
+        let token = signing.callback_token(call).await?;
+        let mut url = url.clone();
         url.query_pairs_mut()
-            .append_pair("secret", secret.webhook_secret.expose_secret())
+            .append_pair("call_token", token.expose_secret())
             .append_pair("CustomField", &call.to_string())
             .append_pair("Direction", "outbound-api");
         Ok(String::from(url).into())
@@ -518,6 +525,14 @@ fn without_numbers(text: &str) -> String {
         .map(|letter| if letter.is_numeric() { '#' } else { letter })
         .take(LONGEST_MESSAGE)
         .collect()
+}
+
+fn url_in(environment: &Environment, name: &'static str) -> Result<Url, ConfigError> {
+    let invalid = |_| ConfigError::Invalid {
+        name,
+        rule: "a URL",
+    };
+    Url::parse(&environment.url(name)?).map_err(invalid)
 }
 
 fn exposed(secret: &Option<SecretString>) -> Option<&str> {

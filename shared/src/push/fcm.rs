@@ -416,6 +416,9 @@ async fn outcome(
     Err(match status {
         StatusCode::NOT_FOUND if code == "UNREGISTERED" => Failure::Dead,
         // 403 also says that a phone has registered with another project (SENDER_ID_MISMATCH): no account helps there.
+        // The project's APNs or web push credential is wrong. The access token is good, and a new one changes nothing:
+        // https://firebase.google.com/docs/reference/fcm/rest/v1/ErrorCode
+        StatusCode::UNAUTHORIZED if code == "THIRD_PARTY_AUTH_ERROR" => Failure::Refused(what),
         StatusCode::UNAUTHORIZED => Failure::AccessRefused {
             account,
             access: Some(access),

@@ -133,7 +133,7 @@ impl Calls for &World {
         self.calls.met_at(place).await
     }
 
-    async fn alias(&self, alias: CallId, id: CallId, expires_at: u64) -> Result<(), StoreError> {
+    async fn alias(&self, alias: CallId, id: CallId, expires_at: u64) -> Result<bool, StoreError> {
         self.life.step().await;
         let stored = self.calls.alias(alias, id, expires_at).await;
         self.life.step().await;
@@ -486,7 +486,7 @@ fn sid() -> CallSid {
 
 fn sighting(caller_leg: Option<KnownLeg>) -> Sighting {
     Sighting {
-        call_id: None,
+        call_id: CallId::of_call_sid(&sid()),
         extension: extension("1001"),
         caller: Caller::on_network(PhoneNumber::parse("9876543210", "IN"), None),
         call_sid: Some(sid()),

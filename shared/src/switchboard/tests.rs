@@ -141,7 +141,7 @@ fn device(name: &str) -> Device {
 /// What Exotel's webhook tells.
 fn webhook() -> Sighting {
     Sighting {
-        call_id: None,
+        call_id: CallId::of_call_sid(&CallSid::try_from("sid-1").unwrap()),
         extension: Extension::try_from("1001").unwrap(),
         caller: Caller::on_network(PhoneNumber::parse("9876543210", "IN"), None),
         call_sid: CallSid::try_from("sid-1").ok(),
@@ -151,9 +151,11 @@ fn webhook() -> Sighting {
 
 /// What the PBX's hook tells of the same caller.
 fn hook(call_sid: Option<&str>, leg: &str) -> Sighting {
+    let call_sid = call_sid.map(|sid| CallSid::try_from(sid).unwrap());
+    let by_sid = call_sid.as_ref().map(CallId::of_call_sid);
     Sighting {
-        call_id: None,
-        call_sid: call_sid.map(|sid| CallSid::try_from(sid).unwrap()),
+        call_id: by_sid.unwrap_or_else(CallId::fresh),
+        call_sid,
         caller_leg: Some(testing::leg("pbx1", leg)),
         ..webhook()
     }
@@ -488,7 +490,7 @@ async fn a_caller_who_is_reported_once_more_elsewhere_is_the_same_call() {
     let switchboard = switchboard(&["phone"]);
     let told = CallId::of_call_sid(&CallSid::try_from("sid-1").unwrap());
     let again = Sighting {
-        call_id: Some(told),
+        call_id: told,
         ..hook(None, "leg-1")
     };
     let call = switchboard.saw(&again).await;

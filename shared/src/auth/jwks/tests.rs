@@ -117,18 +117,22 @@ async fn when_the_issuer_fails_the_last_good_keys_stay_and_it_is_left_alone_for_
 }
 
 #[tokio::test]
-async fn without_any_key_nobody_can_tell_and_the_issuer_is_asked_once_a_minute() {
+async fn without_any_key_nobody_can_tell_and_the_issuer_is_asked_once_a_second() {
     let issuer = Issuer::new("a", RS256);
     for failure in failures(&issuer) {
         let server = publishes(&[]).await;
         answers(&server, failure.clone()).await;
         let keys = at(&server);
-        for seconds in [0, 1, 59] {
-            assert_eq!(has(&keys, "a", after(seconds)).await, Err(KeysError));
+        for millis in [0, 1, 999, 1000, 1001, 1999] {
+            let now = NOW + Duration::from_millis(millis);
+            assert_eq!(has(&keys, "a", now).await, Err(KeysError));
         }
-        assert_eq!(fetches(&server).await, 1, "{failure:?}");
+        assert_eq!(fetches(&server).await, 2, "{failure:?}");
         answers(&server, set_of(&[issuer.jwk()])).await;
-        assert_eq!(has(&keys, "a", after(60)).await, Ok(true));
+        assert_eq!(has(&keys, "a", after(2)).await, Ok(true));
+        // From here on a minute lies between two fetches.
+        assert_eq!(has(&keys, "b", after(60)).await, Ok(false));
+        assert_eq!(fetches(&server).await, 1, "{failure:?}");
     }
     let keys = PublishedKeys::at(&format!("{}/jwks.json", nobody_there()), RS256).unwrap();
     assert_eq!(has(&keys, "a", NOW).await, Err(KeysError));

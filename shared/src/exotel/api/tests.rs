@@ -11,6 +11,7 @@ use wiremock::matchers::any;
 use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 
 use super::*;
+use crate::secrets::SigningSecret;
 use crate::testing;
 
 const SID: &str = "5a1e0f9c2b3d4e5f60718293a4b5c6d7";
@@ -403,11 +404,18 @@ async fn exotel_after_a_rotation(secret: Secret<ExotelSecret>) -> (MockServer, E
         .with_priority(9)
         .mount(&server)
         .await;
-    let exotel = Exotel {
-        webhook_url: Url::parse("https://ringback.example/exotel/webhook").ok(),
-        ..Exotel::new(Url::parse(&server.uri()).unwrap(), secret, "IN".to_owned())
-    };
+    let webhook = |_: &str| Some("https://ringback.example/exotel/webhook".to_owned());
+    let exotel = Exotel::new(Url::parse(&server.uri()).unwrap(), secret, "IN".to_owned());
+    let exotel = exotel.reporting_to_webhook(&Environment::of(webhook), Arc::new(signing()));
+    let exotel = exotel.unwrap();
     (server, exotel)
+}
+
+fn signing() -> Signing {
+    let key = json!({ "signing_secret": "signing-hush" });
+    Signing::new(Secret::known(
+        serde_json::from_value::<SigningSecret>(key).unwrap(),
+    ))
 }
 
 fn account(webhook_secret: &str, api_token: &str) -> Value {
@@ -432,8 +440,16 @@ async fn a_token_that_was_replaced_is_fetched_and_the_call_placed_once() {
 
     let asked = testing::requests(&server).await;
     assert_eq!(asked.len(), 3, "refused, placed, looked up");
-    let reports_to = &form(&asked[1])["StatusCallback"];
-    assert!(reports_to.contains("secret=second"), "{reports_to}");
+    let reports_to = Url::parse(&form(&asked[1])["StatusCallback"]).unwrap();
+    assert!(!reports_to.as_str().contains("second"), "{reports_to}");
+    let token = reports_to
+        .query_pairs()
+        .find(|(name, _)| name == "call_token");
+    let (_, token) = token.unwrap();
+    let (now, other) = (Timestamp::now(), CallId::fresh());
+    let checked = signing().check_callback(a_call.call_id, &token, now).await;
+    assert!(checked.is_ok(), "{checked:?}");
+    assert!(signing().check_callback(other, &token, now).await.is_err());
     assert_eq!(testing::requests(&secrets).await.len(), 2);
 }
 

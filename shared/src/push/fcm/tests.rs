@@ -335,6 +335,26 @@ async fn an_access_token_that_is_refused_is_replaced_once() {
 }
 
 #[tokio::test]
+async fn a_wrong_apns_credential_of_the_project_costs_no_access_token_and_no_second_push() {
+    let (google, secrets) = google_after_a_rotation(|url| [account_at(url, "key-8")]).await;
+    google.send().await.unwrap();
+    google.server.reset().await;
+    google
+        .always_answers(refused(
+            401,
+            "UNAUTHENTICATED",
+            Some("THIRD_PARTY_AUTH_ERROR"),
+        ))
+        .await;
+    let error = google.send().await.unwrap_err();
+    assert!(matches!(error, PushError::NotTaken(_)), "{error:?}");
+    assert!(error.to_string().contains("THIRD_PARTY_AUTH_ERROR"));
+    // `reset` forgets the first push and its access token.
+    assert_eq!((google.grants().await, google.sends().await), (0, 1));
+    assert_eq!(testing::requests(&secrets).await.len(), 1);
+}
+
+#[tokio::test]
 async fn pushes_whose_access_token_is_refused_share_the_next_one() {
     let google = Google::start().await;
     let unauthorized = refused(401, "UNAUTHENTICATED", None);
