@@ -197,11 +197,14 @@ impl Credentials {
         json!({"jwt_secret": self.jwt_secret, "jwt_secret_previous": random()})
     }
 
-    /// The application's secret for Exotel.
+    /// The application's secret that Exotel shows.
+    pub fn webhook_secret(&self) -> Value {
+        json!({"webhook_secret": self.webhook_secret, "webhook_secret_previous": random()})
+    }
+
+    /// The application's account at Exotel.
     pub fn exotel_secret(&self) -> Value {
         json!({
-            "webhook_secret": self.webhook_secret,
-            "webhook_secret_previous": random(),
             "account_sid": self.exotel.sid,
             "api_key": self.exotel.api_key,
             "api_token": self.exotel.api_token,
@@ -214,11 +217,14 @@ impl Credentials {
         json!({"signing_secret": self.signing_secret, "signing_secret_previous": random()})
     }
 
-    /// The application's secret for the PBX.
+    /// The application's secret that the PBX shows.
+    pub fn hook_secret(&self) -> Value {
+        json!({"hook_secret": self.hook_secret, "hook_secret_previous": random()})
+    }
+
+    /// The application's credentials at the PBX.
     pub fn asterisk_secret(&self) -> Value {
         json!({
-            "hook_secret": self.hook_secret,
-            "hook_secret_previous": random(),
             "ari_username": self.ari_username,
             "ari_password": self.ari_password,
             "ari_ca_pem": self.ari_ca_pem,

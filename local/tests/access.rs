@@ -109,12 +109,12 @@ async fn every_route_answers_every_token_as_it_must() -> Result<()> {
         ),
         (
             "webhook's secret",
-            Some(secrets.get("exotel", "webhook_secret")?.to_owned()),
+            Some(secrets.get("webhook", "webhook_secret")?.to_owned()),
             others,
         ),
         (
             "PBX's secret",
-            Some(secrets.get("asterisk", "hook_secret")?.to_owned()),
+            Some(secrets.get("hook", "hook_secret")?.to_owned()),
             others,
         ),
         (
@@ -160,8 +160,8 @@ async fn every_route_of_exotel_and_the_pbx_answers_every_secret_as_it_must() -> 
     let call = a_call_that_is_over(&scene).await?;
     let doors = Doors::of(&scene, &call);
     let app = &scene.stack.phone("1001").context("1001")?.token;
-    let webhook = secrets.get("exotel", "webhook_secret")?;
-    let hook = secrets.get("asterisk", "hook_secret")?;
+    let webhook = secrets.get("webhook", "webhook_secret")?;
+    let hook = secrets.get("hook", "hook_secret")?;
     let nobody = [401, 401, 403, 403, 401, 401, 401];
     let exotel = [200, 200, OPEN, OPEN, 401, 401, 401];
     let pbx = [401, 401, 403, 403, 200, 200, 200];
@@ -183,13 +183,13 @@ async fn every_route_of_exotel_and_the_pbx_answers_every_secret_as_it_must() -> 
         ),
         (
             "webhook's, previous",
-            Some(secrets.get("exotel", "webhook_secret_previous")?),
+            Some(secrets.get("webhook", "webhook_secret_previous")?),
             exotel,
         ),
         ("webhook's", Some(webhook), exotel),
         (
             "PBX's, previous",
-            Some(secrets.get("asterisk", "hook_secret_previous")?),
+            Some(secrets.get("hook", "hook_secret_previous")?),
             pbx,
         ),
         ("PBX's", Some(hook), pbx),

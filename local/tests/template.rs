@@ -254,13 +254,15 @@ fn each_secret_is_read_by_who_needs_it_alone() -> Result<()> {
     // Whom a token or a secret is shown to, and who shows one.
     let apps = ["call-response", "call-status", "devices", "ws-authorizer"];
     assert_eq!(readers("AppSecret"), apps.into());
-    let exotels = [
-        "call-timeout",
-        "exotel-webhook",
-        "ws-authorizer",
-        "ws-message",
-    ];
-    assert_eq!(readers("ExotelSecret"), exotels.into());
+    assert_eq!(
+        readers("WebhookSecret"),
+        BTreeSet::from(["exotel-webhook", "ws-authorizer"])
+    );
+    assert_eq!(readers("HookSecret"), BTreeSet::from(["asterisk-incoming"]));
+    assert_eq!(
+        readers("ExotelSecret"),
+        BTreeSet::from(["call-timeout", "ws-message"])
+    );
     // Who makes call ids, and who is shown one.
     let signers = [
         "asterisk-incoming",
@@ -1095,8 +1097,8 @@ fn secrets_that_can_be_made_up_are_long_and_fit_into_a_url() -> Result<()> {
     let made_up = |id: &str| template.resource(id)["Properties"]["GenerateSecretString"].clone();
     for (id, key) in [
         ("AppSecret", "jwt_secret"),
-        ("ExotelSecret", "webhook_secret"),
-        ("AsteriskSecret", "hook_secret"),
+        ("WebhookSecret", "webhook_secret"),
+        ("HookSecret", "hook_secret"),
         ("SigningSecret", "signing_secret"),
     ] {
         let secret = made_up(id);
@@ -1112,8 +1114,59 @@ fn secrets_that_can_be_made_up_are_long_and_fit_into_a_url() -> Result<()> {
             punctuation.clone().all(|one| excluded.contains(one)),
             "{id}"
         );
-        serde_json::from_str::<Value>(secret["SecretStringTemplate"].as_str().unwrap_or_default())?;
+        // Nothing that people supply stands beside it: to put that would overwrite what was generated.
+        assert_eq!(secret["SecretStringTemplate"], "{}", "{id}");
     }
+    Ok(())
+}
+
+/// CloudFormation writes a secret's value anew when the template's text of it changes. So generated values stand alone, with
+/// a text that stays as it is, and the template has no value at all for what people put.
+#[test]
+fn no_later_deployment_overwrites_a_secret() -> Result<()> {
+    let template = template()?;
+    let mut generated = BTreeSet::new();
+    let mut supplied = BTreeSet::new();
+    for (id, secret) in template.resources("AWS::SecretsManager::Secret") {
+        assert!(
+            secret["SecretString"].is_null(),
+            "{id} has a value in the template"
+        );
+        match &secret["GenerateSecretString"] {
+            Value::Null => supplied.insert(id),
+            _ => generated.insert(id),
+        };
+    }
+    assert_eq!(
+        supplied,
+        BTreeSet::from(["AsteriskSecret", "ExotelSecret", "FcmSecret"])
+    );
+    let text: BTreeMap<&str, &Value> = generated
+        .into_iter()
+        .map(|id| {
+            (
+                id,
+                &template.resource(id)["Properties"]["GenerateSecretString"],
+            )
+        })
+        .collect();
+    let same = |key: &str| {
+        json!({
+            "SecretStringTemplate": "{}", "GenerateStringKey": key, "PasswordLength": 48,
+            "ExcludeCharacters": "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~",
+        })
+    };
+    let expected = BTreeMap::from([
+        ("AppSecret", same("jwt_secret")),
+        ("HookSecret", same("hook_secret")),
+        ("SigningSecret", same("signing_secret")),
+        ("WebhookSecret", same("webhook_secret")),
+    ]);
+    let expected = expected.iter().map(|(id, text)| (*id, text)).collect();
+    assert_eq!(
+        text, expected,
+        "a change here generates the secret anew in every deployment"
+    );
     Ok(())
 }
 

@@ -107,7 +107,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::secrets::ExotelSecret;
+    use crate::secrets::WebhookSecret;
 
     const NOW: Timestamp = Timestamp::from_millis(1_732_175_943_000);
 
@@ -179,7 +179,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_asks_from_elsewhere_is_turned_away_whatever_it_shows() {
-        let secret: ExotelSecret = serde_json::from_value(
+        let secret: WebhookSecret = serde_json::from_value(
             json!({ "webhook_secret": "new", "webhook_secret_previous": "old" }),
         )
         .unwrap();

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_secretsmanager::Client;
+use aws_sdk_secretsmanager::error::SdkError;
+use aws_sdk_secretsmanager::operation::get_secret_value::GetSecretValueError;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -30,6 +32,11 @@ pub enum SecretError {
         &'static str,
         #[source] Box<dyn std::error::Error + Send + Sync>,
     ),
+    /// The deployment leaves it empty, and nobody has put a value yet.
+    #[error(
+        "the secret of {0} has no value yet; put one with put-secret-value (see README, Secrets)"
+    )]
+    NoValue(&'static str),
     /// It is not what `template.yaml` says it is. Its content is not repeated here.
     #[error("the secret of {0} is not the JSON object that it must be (see README, Secrets)")]
     Malformed(&'static str),
@@ -151,6 +158,7 @@ impl<T: DeserializeOwned> Secret<T> {
         }
         *last = Some(now);
         match self.fetch().await {
+            Ok(none) if none.version.is_none() => None,
             Ok(same) if self.is_held(same.version.as_deref()).await => None,
             Ok(newer) => {
                 tracing::info!(secret = self.whose, "the secret has been replaced");
@@ -171,7 +179,11 @@ impl<T: DeserializeOwned> Secret<T> {
             .secret_id(&self.id)
             .send()
             .await;
-        let answer = answer.map_err(|error| SecretError::Unavailable(self.whose, error.into()))?;
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(error) if has_no_value(&error) => return self.without_value(),
+            Err(error) => return Err(SecretError::Unavailable(self.whose, error.into())),
+        };
         let text = answer.secret_string().unwrap_or_default();
         // What is wrong with it may repeat what stands in it.
         let value = serde_json::from_str(text).map_err(|_| SecretError::Malformed(self.whose))?;
@@ -180,6 +192,22 @@ impl<T: DeserializeOwned> Secret<T> {
             version: answer.version_id,
         })
     }
+
+    /// A secret that may be left out altogether is an empty object.
+    fn without_value(&self) -> Result<Held<T>, SecretError> {
+        let value = serde_json::from_str("{}").map_err(|_| SecretError::NoValue(self.whose))?;
+        Ok(Held {
+            value: Arc::new(value),
+            version: None,
+        })
+    }
+}
+
+/// Secrets Manager says so of a secret without a version, too.
+fn has_no_value(error: &SdkError<GetSecretValueError>) -> bool {
+    error
+        .as_service_error()
+        .is_some_and(GetSecretValueError::is_resource_not_found_exception)
 }
 
 impl<T> Secret<T> {
@@ -243,15 +271,25 @@ impl SharedSecret for AppSecret {
     }
 }
 
-/// `EXOTEL_SECRET_ARN`: what Exotel shows us, and what we show Exotel. A deployment that places no calls to phone
-/// numbers needs no account.
+/// `WEBHOOK_SECRET_ARN`: what Exotel shows us. The deployment generates it.
 #[derive(Debug, Deserialize)]
-pub struct ExotelSecret {
+pub struct WebhookSecret {
     /// `?secret=` of the webhook's URL, and of the streams'.
     pub webhook_secret: SecretString,
     /// The one before, still valid while it is being replaced.
     #[serde(default)]
     pub webhook_secret_previous: Option<SecretString>,
+}
+
+impl SharedSecret for WebhookSecret {
+    fn valid(&self) -> impl Iterator<Item = &SecretString> {
+        std::iter::once(&self.webhook_secret).chain(&self.webhook_secret_previous)
+    }
+}
+
+/// `EXOTEL_SECRET_ARN`: the account that calls to phone numbers are placed with. A deployment that places none needs none.
+#[derive(Debug, Deserialize)]
+pub struct ExotelAccount {
     /// The account (Account SID).
     #[serde(default)]
     pub account_sid: Option<String>,
@@ -266,21 +304,25 @@ pub struct ExotelSecret {
     pub caller_id: Option<String>,
 }
 
-/// What Exotel shows, in its webhook's URL and its streams'.
-impl SharedSecret for ExotelSecret {
-    fn valid(&self) -> impl Iterator<Item = &SecretString> {
-        std::iter::once(&self.webhook_secret).chain(&self.webhook_secret_previous)
-    }
-}
-
-/// `ASTERISK_SECRET_ARN`: what the PBX shows us, and what we show the PBX.
+/// `HOOK_SECRET_ARN`: what the PBX shows us. The deployment generates it.
 #[derive(Debug, Deserialize)]
-pub struct AsteriskSecret {
+pub struct HookSecret {
     /// The header `X-Ringback-Secret` of the dialplan's hooks.
     pub hook_secret: SecretString,
     /// The one before, still valid while it is being replaced.
     #[serde(default)]
     pub hook_secret_previous: Option<SecretString>,
+}
+
+impl SharedSecret for HookSecret {
+    fn valid(&self) -> impl Iterator<Item = &SecretString> {
+        std::iter::once(&self.hook_secret).chain(&self.hook_secret_previous)
+    }
+}
+
+/// `ASTERISK_SECRET_ARN`: what we show the PBX.
+#[derive(Debug, Deserialize)]
+pub struct AriCredentials {
     /// ARI's user.
     pub ari_username: String,
     /// ARI's password.
@@ -288,13 +330,6 @@ pub struct AsteriskSecret {
     /// The certificate authority of the PBX's certificate, when it is not a public one.
     #[serde(default)]
     pub ari_ca_pem: Option<String>,
-}
-
-/// What the PBX's hooks show.
-impl SharedSecret for AsteriskSecret {
-    fn valid(&self) -> impl Iterator<Item = &SecretString> {
-        std::iter::once(&self.hook_secret).chain(&self.hook_secret_previous)
-    }
 }
 
 /// `SIGNING_SECRET_ARN`: what we sign for ourselves ([`crate::signing`]). Nobody else knows it.
@@ -539,12 +574,20 @@ mod tests {
 
     #[test]
     fn a_secret_does_not_show_in_debug() {
-        let json = r#"{"hook_secret":"hush-1","hook_secret_previous":"hush-2","ari_username":"u","ari_password":"hush-3"}"#;
-        let secret: AsteriskSecret = serde_json::from_str(json).unwrap();
+        let json = r#"{"hook_secret":"hush-1","hook_secret_previous":"hush-2"}"#;
+        let secret: HookSecret = serde_json::from_str(json).unwrap();
         assert!(!format!("{secret:?}").contains("hush"));
 
-        let json = r#"{"webhook_secret":"hush-1","webhook_secret_previous":"hush-2","api_key":"hush-3","api_token":"hush-4"}"#;
-        let secret: ExotelSecret = serde_json::from_str(json).unwrap();
+        let json = r#"{"ari_username":"u","ari_password":"hush"}"#;
+        let secret: AriCredentials = serde_json::from_str(json).unwrap();
+        assert!(!format!("{secret:?}").contains("hush"));
+
+        let json = r#"{"webhook_secret":"hush-1","webhook_secret_previous":"hush-2"}"#;
+        let secret: WebhookSecret = serde_json::from_str(json).unwrap();
+        assert!(!format!("{secret:?}").contains("hush"));
+
+        let json = r#"{"api_key":"hush-1","api_token":"hush-2"}"#;
+        let secret: ExotelAccount = serde_json::from_str(json).unwrap();
         assert!(!format!("{secret:?}").contains("hush"));
 
         let json = r#"{"signing_secret":"hush-1","signing_secret_previous":"hush-2"}"#;

@@ -32,7 +32,7 @@ use crate::push::Pushes;
 use crate::push::fcm::Fcm;
 use crate::push::sns::Sns;
 use crate::routes::Routes;
-use crate::secrets::{AsteriskSecret, ExotelSecret, Secret};
+use crate::secrets::{HookSecret, Secret, WebhookSecret};
 use crate::sent::Sent;
 use crate::signing::Signing;
 use crate::status_update::StatusAudience;
@@ -274,18 +274,18 @@ impl Start {
     ///
     /// # Errors
     /// When a variable is missing or makes no sense.
-    pub fn exotels_gate(&self) -> Result<Gate<ExotelSecret>, ConfigError> {
+    pub fn exotels_gate(&self) -> Result<Gate<WebhookSecret>, ConfigError> {
         let sources = Sources::from_environment(&self.environment, "EXOTEL_SOURCE_CIDRS")?;
-        Ok(Gate::new(sources, self.secret("EXOTEL_SECRET_ARN")?))
+        Ok(Gate::new(sources, self.secret("WEBHOOK_SECRET_ARN")?))
     }
 
     /// The gate for the PBX: its hooks' secret, and the addresses of `PBX_SOURCE_CIDRS`.
     ///
     /// # Errors
     /// When a variable is missing or makes no sense.
-    pub fn pbxs_gate(&self) -> Result<Gate<AsteriskSecret>, ConfigError> {
+    pub fn pbxs_gate(&self) -> Result<Gate<HookSecret>, ConfigError> {
         let sources = Sources::from_environment(&self.environment, "PBX_SOURCE_CIDRS")?;
-        Ok(Gate::new(sources, self.secret("ASTERISK_SECRET_ARN")?))
+        Ok(Gate::new(sources, self.secret("HOOK_SECRET_ARN")?))
     }
 
     /// What apps' and operators' tokens are checked against.

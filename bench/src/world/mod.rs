@@ -166,12 +166,14 @@ impl World {
         let account = ServiceAccount::generate(&token_uri)?;
         let values = [
             ("app", json!({ "jwt_secret": JWT_SECRET })),
-            ("exotel", json!({ "webhook_secret": WEBHOOK_SECRET })),
+            ("exotel", json!({})),
+            ("webhook", json!({ "webhook_secret": WEBHOOK_SECRET })),
+            ("hook", json!({ "hook_secret": HOOK_SECRET })),
             ("signing", json!({ "signing_secret": SIGNING_SECRET })),
             (
                 "asterisk",
                 json!({
-                    "hook_secret": HOOK_SECRET, "ari_username": "ringback", "ari_password": "bench",
+                    "ari_username": "ringback", "ari_password": "bench",
                     "ari_ca_pem": certificate.ca_pem,
                 }),
             ),
@@ -242,6 +244,8 @@ impl World {
             ("SCHEDULER_ROLE_ARN", role),
             ("APP_SECRET_ARN", "app"),
             ("EXOTEL_SECRET_ARN", "exotel"),
+            ("WEBHOOK_SECRET_ARN", "webhook"),
+            ("HOOK_SECRET_ARN", "hook"),
             ("ASTERISK_SECRET_ARN", "asterisk"),
             ("FCM_SECRET_ARN", "fcm"),
             ("SIGNING_SECRET_ARN", "signing"),

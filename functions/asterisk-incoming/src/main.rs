@@ -14,7 +14,7 @@ use ringback::http::{self, Answer, ApiError};
 use ringback::names::{CallId, Extension};
 use ringback::outside::OutsideError;
 use ringback::routes::Routes;
-use ringback::secrets::AsteriskSecret;
+use ringback::secrets::HookSecret;
 use ringback::signing::Signing;
 use ringback::start::{LiveSwitchboard, Start};
 use ringback::switchboard::{Outcome, Sighting, SwitchboardError};
@@ -26,7 +26,7 @@ const PATIENCE_OF_THE_PBX: Duration = Duration::from_secs(4);
 struct AsteriskIncoming {
     switchboard: LiveSwitchboard,
     routes: Routes,
-    gate: Gate<AsteriskSecret>,
+    gate: Gate<HookSecret>,
     signing: Arc<Signing>,
     country: String,
     pbxs: Pbxs,

@@ -11,7 +11,7 @@ use ringback::gate::Gate;
 use ringback::http::{self, Answer, ApiError};
 use ringback::names::{CallId, Extension};
 use ringback::routes::Routes;
-use ringback::secrets::ExotelSecret;
+use ringback::secrets::WebhookSecret;
 use ringback::signing::{SignatureError, Signing};
 use ringback::start::{LiveSwitchboard, Start};
 use ringback::switchboard::{Sighting, SwitchboardError};
@@ -20,7 +20,7 @@ use serde_json::json;
 struct ExotelWebhook {
     switchboard: LiveSwitchboard,
     routes: Routes,
-    gate: Gate<ExotelSecret>,
+    gate: Gate<WebhookSecret>,
     signing: Arc<Signing>,
     country: String,
 }

@@ -6,7 +6,7 @@ use lambda_runtime::{Error, LambdaEvent};
 use ringback::auth::{TokenError, Tokens};
 use ringback::clock::Timestamp;
 use ringback::gate::{Gate, TurnedAway};
-use ringback::secrets::ExotelSecret;
+use ringback::secrets::WebhookSecret;
 use ringback::start::{Start, run};
 use ringback::websocket::{Connecting, Credentials, Who};
 use secrecy::ExposeSecret;
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 struct WsAuthorizer {
     tokens: Tokens,
-    exotel: Gate<ExotelSecret>,
+    exotel: Gate<WebhookSecret>,
 }
 
 impl WsAuthorizer {

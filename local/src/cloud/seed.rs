@@ -33,6 +33,8 @@ pub async fn secrets(region: Region, outputs: &Outputs, credentials: &Credential
     let config = aws_config(region).await;
     let secrets = [
         ("AppSecretArn", credentials.app_secret()),
+        ("WebhookSecretArn", credentials.webhook_secret()),
+        ("HookSecretArn", credentials.hook_secret()),
         ("ExotelSecretArn", credentials.exotel_secret()),
         ("AsteriskSecretArn", credentials.asterisk_secret()),
         ("SigningSecretArn", credentials.signing_secret()),

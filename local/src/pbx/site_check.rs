@@ -90,7 +90,10 @@ mod tests {
             let text = fs::read_to_string(path).unwrap();
             fs::remove_file(path).unwrap();
             let name = path.file_name().unwrap().to_str().unwrap();
-            assert!(faults(&site).contains(&format!("{name} is missing")), "{name}");
+            assert!(
+                faults(&site).contains(&format!("{name} is missing")),
+                "{name}"
+            );
             fs::write(path, text).unwrap();
         }
         fs::remove_dir_all(&site).unwrap();

@@ -19,7 +19,7 @@ impl Secrets {
     pub(crate) async fn of(scene: &Scene) -> Result<Self> {
         let manager = aws_sdk_secretsmanager::Client::new(&scene.aws);
         let mut all = BTreeMap::new();
-        for name in ["app", "exotel", "asterisk", "signing"] {
+        for name in ["app", "webhook", "hook", "exotel", "asterisk", "signing"] {
             let id = format!("{STACK_NAME}/{name}");
             let secret = manager.get_secret_value().secret_id(id).send().await?;
             let fields = secret.secret_string().context("a string")?;

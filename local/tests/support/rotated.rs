@@ -17,7 +17,9 @@ use serde_json::{Value, json};
 
 use crate::scene::Scene;
 
-const NAMES: [&str; 5] = ["app", "exotel", "asterisk", "fcm", "signing"];
+const NAMES: [&str; 7] = [
+    "app", "webhook", "hook", "exotel", "asterisk", "fcm", "signing",
+];
 
 /// ARI's user of the functions for as long as this lasts: the stack's own stays as it is for whoever else asks.
 const ARI_USER: &str = "rotating";
@@ -108,17 +110,17 @@ impl<'a> Rotation<'a> {
     }
 
     pub(crate) fn webhook_secret(&self) -> &str {
-        text(&self.after["exotel"], "webhook_secret")
+        text(&self.after["webhook"], "webhook_secret")
     }
 
     pub(crate) fn old_webhook_secret(&self) -> &str {
-        text(&self.before["exotel"], "webhook_secret")
+        text(&self.before["webhook"], "webhook_secret")
     }
 
     /// Asterisk's dialplan, Exotel and Google.
     async fn tell_the_others(&self, secrets: &BTreeMap<&'static str, Value>) -> Result<()> {
         self.pbx
-            .shows(text(&secrets["asterisk"], "hook_secret"))
+            .shows(text(&secrets["hook"], "hook_secret"))
             .await?;
         let exotel = json!({
             "api_key": secrets["exotel"]["api_key"],

@@ -102,13 +102,13 @@ impl Surroundings {
         let values = [
             ("app", json!({ "jwt_secret": secrets.get("jwt_secret") })),
             (
-                "exotel",
+                "webhook",
                 json!({ "webhook_secret": secrets.get("webhook_secret") }),
             ),
+            ("hook", json!({ "hook_secret": secrets.get("hook_secret") })),
             (
                 "asterisk",
                 json!({
-                    "hook_secret": secrets.get("hook_secret"),
                     "ari_username": ari.username,
                     "ari_password": ari.password,
                     "ari_ca_pem": ari.ca_pem,
@@ -180,6 +180,8 @@ impl Surroundings {
                 format!("{}/exotel/webhook", stack.http_url),
             ),
             ("APP_SECRET_ARN", self.secret("app")),
+            ("WEBHOOK_SECRET_ARN", self.secret("webhook")),
+            ("HOOK_SECRET_ARN", self.secret("hook")),
             ("EXOTEL_SECRET_ARN", self.secret("exotel")),
             ("ASTERISK_SECRET_ARN", self.secret("asterisk")),
             ("SIGNING_SECRET_ARN", self.secret("signing")),

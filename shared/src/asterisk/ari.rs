@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 
 use super::AsteriskError;
 use crate::https;
-use crate::secrets::{AsteriskSecret, Secret};
+use crate::secrets::{AriCredentials, Secret};
 use crate::sent;
 use crate::xray;
 
@@ -32,7 +32,7 @@ pub(super) struct Ari {
 /// What opens ARI, and whom we take for Asterisk: the same for all of them.
 #[derive(Debug)]
 pub(super) struct Access {
-    secret: Secret<AsteriskSecret>,
+    secret: Secret<AriCredentials>,
     client: Mutex<Option<Trusting>>,
 }
 
@@ -86,7 +86,7 @@ impl Ari {
 
     async fn ask_with(
         &self,
-        secret: &AsteriskSecret,
+        secret: &AriCredentials,
         asking: &Asking<'_>,
     ) -> Result<Response, AsteriskError> {
         let client = self.access.client(secret).await?;
@@ -103,7 +103,7 @@ impl Ari {
 }
 
 impl Access {
-    pub(super) fn by(secret: Secret<AsteriskSecret>) -> Self {
+    pub(super) fn by(secret: Secret<AriCredentials>) -> Self {
         Self {
             secret,
             client: Mutex::default(),
@@ -118,7 +118,7 @@ impl Access {
     }
 
     /// The client, with its open connections, for as long as it trusts whom the secret says.
-    async fn client(&self, secret: &AsteriskSecret) -> Result<Client, AsteriskError> {
+    async fn client(&self, secret: &AriCredentials) -> Result<Client, AsteriskError> {
         let mut held = self.client.lock().await;
         if let Some(held) = held.as_ref()
             && held.ari_ca_pem == secret.ari_ca_pem
@@ -181,7 +181,7 @@ pub(super) async fn read<T: DeserializeOwned>(
     read.map_err(|error| AsteriskError::Unreachable(doing, error.without_url()))
 }
 
-fn client(secret: &AsteriskSecret) -> Result<Client, AsteriskError> {
+fn client(secret: &AriCredentials) -> Result<Client, AsteriskError> {
     let builder = Client::builder()
         .connect_timeout(CONNECT_TIMEOUT)
         .timeout(REPLY_TIMEOUT);

@@ -28,7 +28,7 @@ use crate::call::Call;
 use crate::clock::Timestamp;
 use crate::config::{ConfigError, Environment};
 use crate::names::{BadName, Extension, PbxName};
-use crate::secrets::{AsteriskSecret, Secret, SecretError};
+use crate::secrets::{AriCredentials, Secret, SecretError};
 use ari::{Access, Ari};
 use pbx::LOOK_AGAIN_AFTER;
 
@@ -175,7 +175,7 @@ pub struct Asterisk {
 impl Asterisk {
     /// Those at these places. One user, password and authority is good for all.
     #[must_use]
-    pub fn at(pbxs: Pbxs, secret: Secret<AsteriskSecret>) -> Self {
+    pub fn at(pbxs: Pbxs, secret: Secret<AriCredentials>) -> Self {
         let access = Arc::new(Access::by(secret));
         let pbx = |(name, url)| Pbx::new(name, Ari::at(url, Arc::clone(&access)));
         Self {

@@ -119,7 +119,6 @@ impl Pbx {
 
 fn secret(ari_password: &str, ari_ca_pem: Option<&str>) -> Value {
     json!({
-        "hook_secret": "hook-hush",
         "ari_username": "ringback",
         "ari_password": ari_password,
         "ari_ca_pem": ari_ca_pem,
@@ -127,12 +126,12 @@ fn secret(ari_password: &str, ari_ca_pem: Option<&str>) -> Value {
 }
 
 fn asterisk_at(url: String, ari_ca_pem: Option<&str>) -> Asterisk {
-    let secret: AsteriskSecret =
+    let secret: AriCredentials =
         serde_json::from_value(secret("password-hush", ari_ca_pem)).unwrap();
     asterisk_with(url, Secret::known(secret))
 }
 
-fn asterisk_with(url: String, secret: Secret<AsteriskSecret>) -> Asterisk {
+fn asterisk_with(url: String, secret: Secret<AriCredentials>) -> Asterisk {
     Asterisk::at(Pbxs::listed(&url).unwrap(), secret)
 }
 

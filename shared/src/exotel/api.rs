@@ -21,7 +21,7 @@ use crate::clock::Timestamp;
 use crate::config::{ConfigError, Environment};
 use crate::https;
 use crate::names::{CallId, CallSid, PhoneNumber};
-use crate::secrets::{ExotelSecret, Secret, SecretError};
+use crate::secrets::{ExotelAccount, Secret, SecretError};
 use crate::sent;
 use crate::signing::Signing;
 use crate::xray;
@@ -157,7 +157,7 @@ pub struct Exotel {
     url: Url,
     webhook: Option<Webhook>,
     country: String,
-    secret: Secret<ExotelSecret>,
+    secret: Secret<ExotelAccount>,
     client: OnceCell<Client>,
 }
 
@@ -169,7 +169,7 @@ impl Exotel {
     /// When the variable is missing, or holds no URL.
     pub fn from_environment(
         environment: &Environment,
-        secret: Secret<ExotelSecret>,
+        secret: Secret<ExotelAccount>,
         country: String,
     ) -> Result<Self, ConfigError> {
         let base = url_in(environment, "EXOTEL_BASE_URL")?;
@@ -195,11 +195,11 @@ impl Exotel {
     /// An Exotel for tests.
     #[cfg(any(test, feature = "testing"))]
     #[must_use]
-    pub fn at(url: Url, secret: ExotelSecret) -> Self {
+    pub fn at(url: Url, secret: ExotelAccount) -> Self {
         Self::new(url, Secret::known(secret), "IN".to_owned())
     }
 
-    fn new(url: Url, secret: Secret<ExotelSecret>, country: String) -> Self {
+    fn new(url: Url, secret: Secret<ExotelAccount>, country: String) -> Self {
         Self {
             url,
             webhook: None,
@@ -218,7 +218,7 @@ impl Exotel {
             .await
     }
 
-    async fn place_with(&self, secret: &ExotelSecret, call: &Call) -> Result<Placed, ExotelError> {
+    async fn place_with(&self, secret: &ExotelAccount, call: &Call) -> Result<Placed, ExotelError> {
         let (Some(from), Some(to)) = (&call.caller.number, &call.to) else {
             return Err(ExotelError::NotConfigured("number to call"));
         };
@@ -258,7 +258,7 @@ impl Exotel {
             .await
     }
 
-    fn caller_id_of(&self, secret: &ExotelSecret) -> Result<PhoneNumber, ExotelError> {
+    fn caller_id_of(&self, secret: &ExotelAccount) -> Result<PhoneNumber, ExotelError> {
         let text = secret.caller_id.as_deref();
         text.and_then(|text| PhoneNumber::parse(text, &self.country))
             .ok_or(ExotelError::NotConfigured("caller_id"))
@@ -276,7 +276,7 @@ impl Exotel {
 
     async fn connect_with(
         &self,
-        secret: &ExotelSecret,
+        secret: &ExotelAccount,
         request: &ConnectRequest,
     ) -> Result<Placed, ExotelError> {
         let asking = self.request(secret, Method::POST, "connect.json").await?;
@@ -312,7 +312,7 @@ impl Exotel {
 
     async fn details_with(
         &self,
-        secret: &ExotelSecret,
+        secret: &ExotelAccount,
         call: &CallSid,
     ) -> Result<CallDetails, ExotelError> {
         let path = format!("{call}.json");
@@ -333,7 +333,7 @@ impl Exotel {
     /// replaced it.
     async fn with_secret<A, Asking>(
         &self,
-        ask: impl Fn(Arc<ExotelSecret>) -> Asking,
+        ask: impl Fn(Arc<ExotelAccount>) -> Asking,
     ) -> Result<A, ExotelError>
     where
         Asking: Future<Output = Result<A, ExotelError>>,
@@ -355,7 +355,7 @@ impl Exotel {
 
     async fn request(
         &self,
-        secret: &ExotelSecret,
+        secret: &ExotelAccount,
         method: Method,
         call: &str,
     ) -> Result<RequestBuilder, ExotelError> {

@@ -81,7 +81,7 @@ fn account() -> ExotelAccount {
 /// The application's own client of this account.
 fn application(address: SocketAddr) -> Application {
     let secret = json!({
-        "webhook_secret": "s", "account_sid": "acc", "api_key": "key", "api_token": "token",
+        "account_sid": "acc", "api_key": "key", "api_token": "token",
     });
     Application::at(
         format!("http://{address}").parse().unwrap(),
