@@ -35,7 +35,7 @@ use surroundings::Surroundings;
 use watched::Watched;
 
 /// The events in the order of their story, with the status codes that each may be answered with.
-const STORY: [(&str, &[u16]); 39] = [
+const STORY: [(&str, &[u16]); 40] = [
     ("health", &[200]),
     ("console-page", &[200]),
     ("console-file", &[200]),
@@ -58,6 +58,7 @@ const STORY: [(&str, &[u16]); 39] = [
     ("ws-message-incoming-call-number", &[200]),
     ("call-response-accept-ready", &[200, 502]),
     ("asterisk-incoming-bridged", &[200]),
+    ("ws-message-unknown", &[200]),
     ("ws-message-exotel-connected", &[200]),
     ("ws-message-exotel-start", &[200]),
     ("ws-message-exotel-media", &[200]),
@@ -123,7 +124,7 @@ impl Functions {
             } else if file.route().is_some() {
                 check_http(&answer, statuses)
             } else if let Some(route) = file.websocket_route() {
-                check_websocket(&answer, statuses, route, file)
+                check_websocket(&answer, statuses, route)
             } else if file.is_for_an_authorizer() {
                 check_policy(&answer, &file.event)
             } else if file.event["Records"].is_array() {
@@ -218,6 +219,9 @@ impl Functions {
     }
 
     fn default_of(&self, declared: &Value) -> Option<String> {
+        if let Some(literal) = declared.as_str() {
+            return Some(literal.to_owned());
+        }
         let parameter = referred(declared)?;
         let (_, parameter) = self
             .template
@@ -231,16 +235,14 @@ impl Functions {
     }
 }
 
-/// A message is answered with one JSON object, that says what it is; connecting, leaving and Exotel's frames are not
-/// answered.
-fn check_websocket(answer: &Value, statuses: &[u16], route: &str, file: &EventFile) -> Result<()> {
+/// A message on a route of its own is answered with one JSON object that says what it is. Nothing else is answered.
+fn check_websocket(answer: &Value, statuses: &[u16], route: &str) -> Result<()> {
     let status = answer["statusCode"].as_u64();
     ensure!(
         statuses.iter().any(|one| Some(u64::from(*one)) == status),
         "{status:?} is none of {statuses:?}"
     );
-    let is_exotels = file.event["requestContext"]["authorizer"]["role"] == "exotel";
-    if route != "$default" || is_exotels {
+    if !route.starts_with("message/") {
         ensure!(answer["body"].is_null(), "nobody waits for an answer");
         return Ok(());
     }

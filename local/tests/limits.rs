@@ -21,6 +21,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use futures::future::try_join_all;
 use observed::{Observed, example};
 use reqwest::{Method, StatusCode};
 use scene::{App, SOON, Scene};
@@ -212,6 +213,32 @@ async fn a_device_that_has_to_go_goes_at_sns_too_and_registrations_have_their_li
         .platform_application_arn(&application)
         .send()
         .await?;
+    Ok(())
+}
+
+/// A stranger, or many, may ask as fast as they can.
+#[tokio::test(flavor = "multi_thread")]
+async fn however_often_health_is_asked_each_process_pings_the_pbx_once_a_second() -> Result<()> {
+    const PROCESSES: usize = 3;
+    const ASKED: usize = 300;
+    let scene = Scene::open().await?;
+    let asking = (0..PROCESSES).map(async |_| {
+        let mut process = Observed::start(&scene, "health", "info").await?;
+        let event = example("health")?;
+        let began = Instant::now();
+        let mut pings = 0;
+        for _ in 0..ASKED {
+            let (answer, timeline) = process.invoke(&event).await?;
+            ensure!(answer["dependencies"]["asterisk"] == "ok", "{answer}");
+            pings += timeline.ari.len();
+        }
+        Ok((pings, began.elapsed()))
+    });
+    for (pings, took) in try_join_all(asking).await? {
+        println!("{ASKED} requests in {took:?}: {pings} pings");
+        let promised = 1 + usize::try_from(took.as_secs())?;
+        ensure!((1..=promised).contains(&pings), "{pings} pings in {took:?}");
+    }
     Ok(())
 }
 

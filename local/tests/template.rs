@@ -97,6 +97,7 @@ fn no_policy_allows_an_action_or_a_resource_that_it_does_not_name() -> Result<()
         }
         for resource in each(&statement["Resource"]).map(as_written) {
             let named = !resource.contains('*')
+                || statement["Sid"] == NETWORK_INTERFACES
                 || named_by_what_holds_them
                     .iter()
                     .any(|end| resource.ends_with(end));
@@ -216,10 +217,10 @@ fn each_function_may_do_to_the_table_what_it_does_and_no_more() -> Result<()> {
         ("ws-disconnect", "DeleteItem"),
         ("ws-authorizer", ""),
         ("console", ""),
-        // Finds who is connected, forgets who has gone, and reads the stream of changes.
+        // Finds who is connected, forgets who has gone, counts posts, and reads the stream of changes.
         (
             "broadcast",
-            "Query DeleteItem DescribeStream GetRecords GetShardIterator ListStreams",
+            "Query DeleteItem UpdateItem DescribeStream GetRecords GetShardIterator ListStreams",
         ),
     ]);
     for (name, function) in deployments()?.iter().flat_map(Template::functions) {
@@ -323,12 +324,33 @@ fn what_fails_without_anybody_waiting_for_an_answer_is_kept() -> Result<()> {
     Ok(())
 }
 
-/// What an account may have in most regions, requests a second; `@connections` shares it.
-const ACCOUNT: f64 = 10_000.0;
+/// The quotas of requests a second that the template knows, of an account in one region, and what it then posts to clients.
+/// <https://docs.aws.amazon.com/apigateway/latest/developerguide/limits.html>
+const QUOTAS: [(&str, f64, &str); 2] = [("10000", 10_000.0, "2000"), ("2500", 2_500.0, "500")];
 
 #[test]
 fn no_routes_requests_can_use_up_anothers() -> Result<()> {
-    let template = template()?;
+    for (parameter, quota, posts) in QUOTAS {
+        let template = deployed_with(&[&[("AccountRequestsPerSecond", parameter)]])?;
+        let in_all = all_rates(&template)?;
+        assert!(
+            in_all + posts.parse::<f64>()? <= quota,
+            "{in_all} requests and {posts} posts are more than {quota}"
+        );
+        let functions = template.functions();
+        let broadcast = functions.get("broadcast").context("broadcast")?;
+        assert_eq!(broadcast.environment()["POSTS_PER_SECOND"], posts);
+    }
+    let chosen = deployed_with(&[&[("PostsPerSecond", "700")]])?;
+    let functions = chosen.functions();
+    let broadcast = functions.get("broadcast").context("broadcast")?;
+    let posts = broadcast.environment()["POSTS_PER_SECOND"];
+    assert_eq!(posts, &json!({ "Ref": "PostsPerSecond" }));
+    Ok(())
+}
+
+/// What all routes together may take, each of which has a rate of its own.
+fn all_rates(template: &Template) -> Result<f64> {
     let mut in_all = 0.0;
     for (id, stage) in template.resources("AWS::ApiGatewayV2::Stage") {
         let settings = stage["RouteSettings"].as_object();
@@ -357,10 +379,26 @@ fn no_routes_requests_can_use_up_anothers() -> Result<()> {
         assert_eq!(with_settings, routes, "{id}");
         in_all += rate(&stage["DefaultRouteSettings"])?;
     }
-    assert!(
-        in_all <= ACCOUNT * 3.0 / 4.0,
-        "{in_all} leave too little for broadcasts"
-    );
+    Ok(in_all)
+}
+
+#[test]
+fn a_flood_has_to_be_larger_than_what_an_app_may_send_to_shut_out_the_pbx() -> Result<()> {
+    for (parameter, quota, _) in QUOTAS {
+        let template = deployed_with(&[&[("AccountRequestsPerSecond", parameter)]])?;
+        let settings =
+            |stage: &str| template.resource(stage)["Properties"]["RouteSettings"].clone();
+        let http = settings("HttpStage");
+        for hook in ["incoming", "bridged", "ended"] {
+            let key = format!("POST /asterisk/{hook}");
+            assert!(rate(&http[&key])? >= quota / 12.5, "{key} at {quota}");
+        }
+        let websocket = settings("WebSocketStage");
+        let rate_of = |route: &str| rate(&websocket[route]);
+        // Streams have their own, and leave most of the quota to calls.
+        assert!(rate_of("$default")? <= quota * 0.2);
+        assert!(rate_of("message/call_response")? >= quota * 0.02);
+    }
     Ok(())
 }
 
@@ -765,13 +803,17 @@ fn a_name_leads_to_the_other_region_within_90_seconds() -> Result<()> {
                 "{id}"
             );
         }
-        let health =
-            template.resource("HttpStage")["Properties"]["RouteSettings"]["GET /health"].clone();
-        // Some 16 places ask, each once in an interval.
-        assert!(
-            rate(&health)? >= 16.0 / 10.0 * 5.0,
-            "Route 53 would be turned away"
-        );
+        // Some 16 places ask, each once in an interval, for each of two endpoints. Ten times that much is noise.
+        for (quota, _, _) in QUOTAS {
+            let given: &[(&str, &str)] =
+                &[("FailoverRole", role), ("AccountRequestsPerSecond", quota)];
+            let template = deployed_with(&[DOMAINS, PRIMARY, given])?;
+            let settings = &template.resource("HttpStage")["Properties"]["RouteSettings"];
+            assert!(
+                rate(&settings["GET /health"])? >= 2.0 * 16.0 / 10.0 * 11.0,
+                "Route 53 would be turned away"
+            );
+        }
     }
     let alone = deployed_with(&[DOMAINS])?;
     for (id, record) in alone.resources("AWS::Route53::RecordSet") {
@@ -1244,22 +1286,128 @@ fn only_the_authorizer_lets_a_client_connect() -> Result<()> {
 }
 
 #[test]
-fn no_message_chooses_its_route_and_every_answer_reaches_the_client() -> Result<()> {
+fn an_apps_messages_have_routes_that_answer_and_a_streams_frames_have_none() -> Result<()> {
     let template = template()?;
-    let selection = template.resource("WebSocketApi")["Properties"]["RouteSelectionExpression"]
-        .as_str()
-        .context("the WebSocket API's selection of routes")?;
-    assert!(
-        selection.starts_with("message/"),
-        "a message could name $connect"
+    let selection = &template.resource("WebSocketApi")["Properties"]["RouteSelectionExpression"];
+    // With the prefix, no message names $connect.
+    assert_eq!(selection, "message/${request.body.type}");
+    let answers: BTreeSet<&str> = template
+        .resources("AWS::ApiGatewayV2::RouteResponse")
+        .filter_map(|(_, answer)| referred(&answer["RouteId"]))
+        .collect();
+    let mut answered = BTreeSet::new();
+    for (id, route) in template.resources("AWS::ApiGatewayV2::Route") {
+        // AWS wants both: the expression in the route, and the response that it selects.
+        assert_eq!(
+            route["RouteResponseSelectionExpression"] == "$default",
+            answers.contains(id),
+            "{id}"
+        );
+        if answers.contains(id) {
+            assert_eq!(template.function_behind(route), Some("ws-message"), "{id}");
+            answered.extend(route["RouteKey"].as_str());
+        }
+    }
+    let of_apps = [
+        "message/ping",
+        "message/incoming_call",
+        "message/call_response",
+    ];
+    assert_eq!(answered, of_apps.into());
+    Ok(())
+}
+
+const IN_VPC: &[(&str, &str)] = &[
+    (
+        "VpcSubnetIds",
+        "subnet-0123456789abcdef0,subnet-0123456789abcdef1",
+    ),
+    ("VpcSecurityGroupIds", "sg-0123456789abcdef0"),
+];
+/// The statement under which Lambda joins a function to a VPC. EC2 takes no resource for it.
+const NETWORK_INTERFACES: &str = "NetworkInterfaces";
+
+#[test]
+fn in_a_vpc_are_those_who_call_ari_and_they_may_be() -> Result<()> {
+    let template = deployed_with(&[IN_VPC])?;
+    let list = |parameter: &str| json!({ "Fn::Split": [",", { "Ref": parameter }] });
+    for (name, function) in template.functions() {
+        let calls_ari = function.environment().contains_key("ARI_URL");
+        let expected = if calls_ari {
+            json!({ "SubnetIds": list("VpcSubnetIds"), "SecurityGroupIds": list("VpcSecurityGroupIds") })
+        } else {
+            Value::Null
+        };
+        assert_eq!(function.properties["VpcConfig"], expected, "{name}");
+        let actions = function.actions();
+        let of_ec2 = actions
+            .iter()
+            .filter_map(|action| action.strip_prefix("ec2:"));
+        let expected: &[&str] = if calls_ari {
+            &[
+                "AssignPrivateIpAddresses",
+                "CreateNetworkInterface",
+                "DeleteNetworkInterface",
+                "DescribeNetworkInterfaces",
+                "DescribeSubnets",
+                "UnassignPrivateIpAddresses",
+            ]
+        } else {
+            &[]
+        };
+        assert_eq!(of_ec2.collect::<Vec<_>>(), expected, "{name}");
+    }
+    for (_, statement) in template.statements() {
+        if statement["Sid"] == NETWORK_INTERFACES {
+            let not_by_code = json!({ "Null": { "lambda:SourceFunctionArn": "true" } });
+            assert_eq!(statement["Condition"], not_by_code);
+        }
+    }
+    for (name, function) in self::template()?.functions() {
+        assert!(function.properties["VpcConfig"].is_null(), "{name}");
+        assert!(
+            !function
+                .actions()
+                .iter()
+                .any(|action| action.starts_with("ec2:")),
+            "{name}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn executions_are_reserved_for_the_way_of_a_call_alone_and_only_if_asked_for() -> Result<()> {
+    let reserved = |template: &Template| -> BTreeMap<String, Value> {
+        let functions = template.functions().into_iter();
+        functions
+            .map(|(name, function)| {
+                (
+                    name.to_owned(),
+                    function.properties["ReservedConcurrentExecutions"].clone(),
+                )
+            })
+            .filter(|(_, reserved)| !reserved.is_null())
+            .collect()
+    };
+    // Accounts with a quota of 10 or 50 can reserve none.
+    assert_eq!(reserved(&template()?), BTreeMap::new());
+    let reserving = reserved(&deployed_with(&[&[("CallPathConcurrency", "20")]])?);
+    let names: Vec<&str> = reserving.keys().map(String::as_str).collect();
+    assert_eq!(
+        names,
+        [
+            "asterisk-incoming",
+            "call-response",
+            "call-timeout",
+            "exotel-webhook"
+        ]
     );
-    let (id, message) = template
-        .resources("AWS::ApiGatewayV2::Route")
-        .find(|(_, route)| route["RouteKey"] == "$default")
-        .context("$default")?;
-    assert_eq!(message["RouteResponseSelectionExpression"], "$default");
-    let mut answers = template.resources("AWS::ApiGatewayV2::RouteResponse");
-    assert!(answers.any(|(_, answer)| referred(&answer["RouteId"]) == Some(id)));
+    assert!(
+        reserving
+            .values()
+            .all(|value| value["Ref"] == "CallPathConcurrency")
+    );
     Ok(())
 }
 
@@ -1448,7 +1596,7 @@ fn deployed_with(parameters: &[&[(&str, &str)]]) -> Result<Template> {
 
 /// Each way to deploy the template in which functions, or what they may do, differ.
 fn deployments() -> Result<Vec<Template>> {
-    [ONE_REGION, PRIMARY, FALLBACK]
+    [ONE_REGION, PRIMARY, FALLBACK, IN_VPC]
         .into_iter()
         .map(|parameters| deployed_with(&[parameters]))
         .collect()

@@ -5,6 +5,7 @@
 //! there are shards. Replication brings the rows of other regions' clients, whom this region's API does not know. An operator's connection is only among the operators', whether or not its token names an extension.
 
 use std::collections::HashSet;
+use std::ops::AddAssign;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -86,6 +87,14 @@ pub struct Deliveries {
     pub gone: u64,
     /// For how many it [`Delivery::Failed`].
     pub failed: u64,
+}
+
+impl AddAssign for Deliveries {
+    fn add_assign(&mut self, more: Self) {
+        self.sent += more.sent;
+        self.gone += more.gone;
+        self.failed += more.failed;
+    }
 }
 
 /// The connections in the table, and the API that reaches them.

@@ -11,6 +11,7 @@
 //!    [`registration`]: what an app says to be reached; [`allowance`]: how often they may do something.
 //! 7. [`connections`] and [`status_update`]: who is connected, and what they hear of a call. [`streams`]: whose audio
 //!    Exotel brings.
+//!    [`posts`] and [`seldom`]: how many messages they get.
 //! 8. [`replica`]: what one of two regions does about the other's calls.
 //! 9. [`metrics`]: what is counted and timed; `sent`, `xray`: what goes out, seen and traced;
 //!    [`subject`]: by which calls' ids.
@@ -38,11 +39,13 @@ pub mod later;
 pub mod metrics;
 pub mod names;
 pub mod outside;
+pub mod posts;
 pub mod push;
 pub mod registration;
 pub mod replica;
 pub mod routes;
 pub mod secrets;
+pub mod seldom;
 mod sent;
 pub mod signing;
 pub mod start;

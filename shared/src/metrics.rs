@@ -98,6 +98,8 @@ pub const PUSH_FAILURES: Metric = Metric::count("push_failures");
 pub const PUSH_RESULTS: Metric = Metric::count("push_results").by(&["service", "result"]);
 /// Clients sent to for one change of a call.
 pub const CLIENTS_TOLD: Metric = Metric::count("clients_told");
+/// Changes of calls of which some clients without a part in the call were not told, for want of posts or time.
+pub const UPDATES_DROPPED: Metric = Metric::count("updates_dropped");
 /// How long sending to them took.
 pub const TELLING_TIME: Metric = Metric::time("telling_time");
 /// Requests to another system that had to be sent again.
@@ -106,7 +108,7 @@ pub const RETRIES: Metric = Metric::count("retries").by(&["system"]);
 pub const COLD_STARTS: Metric = Metric::count("cold_starts");
 
 /// Every metric that there is.
-pub const ALL: [Metric; 14] = [
+pub const ALL: [Metric; 15] = [
     TOTAL_CALLS,
     SUCCESSFUL_CALLS,
     BACKGROUND_LAUNCHES,
@@ -118,6 +120,7 @@ pub const ALL: [Metric; 14] = [
     PUSH_FAILURES,
     PUSH_RESULTS,
     CLIENTS_TOLD,
+    UPDATES_DROPPED,
     TELLING_TIME,
     RETRIES,
     COLD_STARTS,
@@ -184,10 +187,11 @@ pub(crate) fn retried(system: impl Into<metrics::SharedString>) {
     counter!(RETRIES.name, "system" => system.into()).increment(1);
 }
 
-/// A change of a call was told to so many clients.
-pub fn told(clients: u64, took: Duration) {
+/// A change of a call was told to so many clients; or to some of them only.
+pub fn told(clients: u64, took: Duration, dropped: bool) {
     #[expect(clippy::cast_precision_loss, reason = "nobody has 2^53 clients")]
     histogram!(CLIENTS_TOLD.name).record(clients as f64);
+    histogram!(UPDATES_DROPPED.name).record(f64::from(u8::from(dropped)));
     histogram!(TELLING_TIME.name).record(millis(took));
 }
 

@@ -28,6 +28,7 @@ use crate::https::Https;
 use crate::later::Later;
 use crate::metrics;
 use crate::outside::Outside;
+use crate::posts::Posts;
 use crate::push::Pushes;
 use crate::push::fcm::Fcm;
 use crate::push::sns::Sns;
@@ -216,6 +217,16 @@ impl Start {
             api,
             region,
         ))
+    }
+
+    /// How many messages a second go to clients without a part in a call: `POSTS_PER_SECOND` (2,000).
+    ///
+    /// # Errors
+    /// When it is no number above 0.
+    pub fn posts(&self) -> Result<Posts, ConfigError> {
+        let per_second = self.environment.count("POSTS_PER_SECOND", 2_000)?;
+        let (table, region) = (self.table.clone(), self.region().to_owned());
+        Ok(Posts::new(self.dynamodb(), table, region, per_second))
     }
 
     /// The streams of calls' audio.

@@ -41,6 +41,12 @@ impl StatusUpdate {
         self.call.call_id
     }
 
+    /// When the call changed.
+    #[must_use]
+    pub fn changed_at(&self) -> Timestamp {
+        changed_at(&self.call)
+    }
+
     /// The message for those who have part in the call, and for operators.
     #[must_use]
     pub fn for_participants(&self) -> String {

@@ -110,6 +110,7 @@ pub struct Request {
 #[serde(rename_all = "camelCase")]
 pub struct Context {
     connection_id: String,
+    route_key: String,
     /// What the authorizer found out on connecting.
     authorizer: Who,
 }
@@ -186,6 +187,13 @@ impl Request {
         &self.request_context.connection_id
     }
 
+    /// Whether what the function returns goes back to the client: the route of an app's message has a route response, and
+    /// `$default` has none.
+    #[must_use]
+    pub fn has_route_response(&self) -> bool {
+        self.request_context.route_key.starts_with("message/")
+    }
+
     /// The client's connection; `None` for Exotel's, which hears of no calls.
     #[must_use]
     pub fn connection(&self) -> Option<Connection> {
@@ -205,7 +213,7 @@ pub fn done() -> Value {
     json!({ "statusCode": 200 })
 }
 
-/// A message back to whoever has sent one.
+/// A message back to the client, on a route that has a route response.
 #[must_use]
 pub fn answer(message: &Value) -> Value {
     json!({ "statusCode": 200, "body": message.to_string() })
@@ -309,9 +317,25 @@ mod tests {
     }
 
     #[test]
+    fn only_the_routes_of_messages_have_a_response() {
+        for (route, has_one) in [
+            ("message/ping", true),
+            ("message/call_response", true),
+            ("$default", false),
+            ("$connect", false),
+        ] {
+            let context = json!({ "connectionId": "L0SM9", "routeKey": route, "authorizer": { "extension": "1001" } });
+            let request: Request =
+                serde_json::from_value(json!({ "requestContext": context })).unwrap();
+            assert_eq!(request.has_route_response(), has_one, "{route}");
+        }
+    }
+
+    #[test]
     fn exotels_connection_is_no_clients() {
         let request = |who: Value| {
-            let context = json!({ "connectionId": "L0SM9", "authorizer": who });
+            let context =
+                json!({ "connectionId": "L0SM9", "routeKey": "$default", "authorizer": who });
             serde_json::from_value::<Request>(json!({ "requestContext": context })).unwrap()
         };
         let exotel = request(json!({ "role": "exotel" }));

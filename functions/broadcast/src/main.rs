@@ -2,18 +2,23 @@
 //! the stream shows what the other one has done, and this one does its part: one reader of the stream does both, as AWS
 //! asks of the streams of global tables.
 //!
-//! Nothing on a call's own way waits for this, however many clients there are.
+//! Nothing on a call's own way waits for this, however many clients there are. A call's participants and operators are told
+//! of every change; all others as far as `PostsPerSecond` goes.
 
-use std::time::Instant;
+use std::cell::Cell;
+use std::collections::HashSet;
+use std::error::Error as _;
+use std::time::{Duration, Instant};
 
-use futures::future::join_all;
-use futures::stream::{self, StreamExt};
+use futures::future::{self, join_all};
+use futures::stream::{self, StreamExt, TryStreamExt};
 use lambda_runtime::{Error, LambdaEvent};
 use ringback::call::Call;
 use ringback::calls::{StoreError, stored_in};
 use ringback::clock::Timestamp;
 use ringback::connections::{Connection, Connections, Deliveries};
 use ringback::metrics::{self, Measured};
+use ringback::posts::Posts;
 use ringback::replica;
 use ringback::start::{Start, run};
 use ringback::status_update::{StatusAudience, StatusUpdate};
@@ -22,6 +27,9 @@ use ringback::timeouts::{Timeouts, TimerError};
 use serde::Deserialize;
 use serde_dynamo::Item;
 use serde_json::{Value, json};
+
+/// How long clients without a part in a call may hold up the next batch, and how old a change may be that they are told of.
+const OTHERS_WITHIN: Duration = Duration::from_secs(5);
 
 #[derive(Deserialize)]
 struct Changes {
@@ -70,8 +78,18 @@ impl CallChange {
 
 struct Broadcast {
     connections: Connections,
+    posts: Posts,
     audience: StatusAudience,
     replica: Option<Replica>,
+}
+
+/// A change that the call's participants and operators were told of; others may be still to be told.
+struct Told {
+    update: StatusUpdate,
+    began: Instant,
+    changed_at: Timestamp,
+    ids: HashSet<String>,
+    deliveries: Deliveries,
 }
 
 /// This region, where there is another.
@@ -97,22 +115,32 @@ impl Replica {
 }
 
 impl Broadcast {
-    /// In the order in which the changes were made. What fails is brought again by the stream, from that record on.
+    /// In the order in which the changes were made. The participants of all calls come first, because other clients may be
+    /// many. What fails is brought again by the stream, from that record on; what others are told is not repeated.
     async fn handle(&self, event: LambdaEvent<Changes>) -> Result<Value, Error> {
         let records = event.payload.records.into_iter();
         let changes: Vec<CallChange> = records.filter_map(CallChange::of).collect();
         // All of them before clients, who may be many: a call waits for this.
         let looking = changes.iter().map(|change| self.look_at(change));
         let looked_at = join_all(looking).await;
+        let (mut told, mut failures) = (Vec::new(), Vec::new());
         for (change, looked_at) in changes.into_iter().zip(looked_at) {
             let sequence_number = change.sequence_number.clone();
             let call_id = change.after.call_id;
-            if let Err(error) = self.deal_with(change, looked_at).await {
-                tracing::error!(%call_id, %error, cause = ?error.source(), "broadcast failed");
-                return Ok(json!({ "batchItemFailures": [{ "itemIdentifier": sequence_number }] }));
+            match self.deal_with(change, looked_at).await {
+                Ok(update) => told.extend(update),
+                Err(error) => {
+                    tracing::error!(%call_id, %error, cause = ?error.source(), "broadcast failed");
+                    failures.push(json!({ "itemIdentifier": sequence_number }));
+                    break;
+                }
             }
         }
-        Ok(json!({ "batchItemFailures": [] }))
+        let until = Timestamp::now() + OTHERS_WITHIN;
+        for told in told {
+            subject::dealing_with(told.update.call_id(), self.tell_others(told, until)).await;
+        }
+        Ok(json!({ "batchItemFailures": failures }))
     }
 
     async fn look_at(&self, change: &CallChange) -> Result<(), TimerError> {
@@ -126,19 +154,23 @@ impl Broadcast {
         &self,
         change: CallChange,
         looked_at: Result<(), TimerError>,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<Told>, Error> {
         let before = change.before.as_ref();
         let measured = self
             .counts(&change)
             .then(|| Measured::of_change(before, &change.after));
-        if let Some(update) = StatusUpdate::of(before, change.after) {
-            subject::dealing_with(update.call_id(), self.tell(&update)).await?;
-        }
+        let told = match StatusUpdate::of(before, change.after) {
+            Some(update) => {
+                let call_id = update.call_id();
+                Some(subject::dealing_with(call_id, self.tell_participants(update)).await?)
+            }
+            None => None,
+        };
         looked_at?;
         if let Some(measured) = measured {
             measured.record();
         }
-        Ok(())
+        Ok(told)
     }
 
     /// Each call is counted in the region that stored it.
@@ -149,32 +181,71 @@ impl Broadcast {
         }
     }
 
-    async fn tell(&self, update: &StatusUpdate) -> Result<(), StoreError> {
-        let started = Instant::now();
-        let (for_participants, for_others) = (update.for_participants(), update.for_others());
-        let listeners = match self.audience {
-            StatusAudience::Everyone => self.connections.of_everyone().left_stream(),
-            StatusAudience::Participants => stream::iter(update.participants())
-                .flat_map(|extension| Box::pin(self.connections.of(extension)))
-                .chain(self.connections.of_operators())
-                .right_stream(),
-        };
-        let text_for = |connection: &Connection| {
-            if connection.viewer.sees(update.participants()) {
-                for_participants.as_str()
+    /// Tells the call's own extensions and operators, whatever it costs.
+    async fn tell_participants(&self, update: StatusUpdate) -> Result<Told, StoreError> {
+        let began = Instant::now();
+        let listeners: Vec<Connection> = stream::iter(update.participants())
+            .flat_map(|extension| Box::pin(self.connections.of(extension)))
+            .chain(self.connections.of_operators())
+            .try_collect()
+            .await?;
+        let ids = listeners.iter().map(|client| client.id.clone()).collect();
+        let text = update.for_participants();
+        let listeners = stream::iter(listeners.into_iter().map(Ok));
+        let telling = self
+            .connections
+            .send_to_all(listeners, |_| &text, Timestamp::now());
+        let deliveries = telling.await?;
+        Ok(Told {
+            changed_at: update.changed_at(),
+            update,
+            began,
+            ids,
+            deliveries,
+        })
+    }
+
+    /// Tells everybody else, if they hear of calls, while there are posts and time for it. A change that is old by now is
+    /// not told: this batch is behind, and the participants of the next one wait for it.
+    async fn tell_others(&self, told: Told, until: Timestamp) {
+        let until = until.min(told.changed_at + OTHERS_WITHIN);
+        let dropped = &Cell::new(false);
+        let (participants, others) = (told.update.for_participants(), told.update.for_others());
+        // A participant's client may have connected since the participants were told.
+        let text_for = |client: &Connection| {
+            if client.viewer.sees(told.update.participants()) {
+                participants.as_str()
             } else {
-                for_others.as_str()
+                others.as_str()
             }
         };
-        let now = Timestamp::now();
-        let telling = self.connections.send_to_all(listeners, text_for, now);
-        let deliveries = telling.await?;
+        let in_pace = self
+            .connections
+            .of_everyone()
+            .try_filter(|client| future::ready(!told.ids.contains(&client.id)))
+            .take_while(|_| async move {
+                let has_post = self.posts.take(until).await;
+                dropped.set(!has_post);
+                has_post
+            });
+        let mut deliveries = told.deliveries;
+        if self.audience == StatusAudience::Everyone {
+            let sending = self
+                .connections
+                .send_to_all(in_pace, text_for, Timestamp::now());
+            match sending.await {
+                Ok(to_others) => deliveries += to_others,
+                Err(error) => {
+                    tracing::error!(%error, cause = ?error.source(), "clients without a part in the call were not found");
+                    dropped.set(true);
+                }
+            }
+        }
         let Deliveries { sent, gone, failed } = deliveries;
-        let took = started.elapsed();
-        metrics::told(sent, took);
+        let (took, dropped) = (told.began.elapsed(), dropped.get());
+        metrics::told(sent, took, dropped);
         let took = took.as_millis();
-        tracing::info!(call_id = %update.call_id(), sent, gone, failed, took_ms = u64::try_from(took).unwrap_or(u64::MAX), "told");
-        Ok(())
+        tracing::info!(call_id = %told.update.call_id(), sent, gone, failed, dropped, took_ms = u64::try_from(took).unwrap_or(u64::MAX), "told");
     }
 }
 
@@ -190,6 +261,7 @@ async fn main() -> Result<(), Error> {
     };
     let this = &Broadcast {
         connections: start.connections()?,
+        posts: start.posts()?,
         audience: start.status_audience()?,
         replica,
     };

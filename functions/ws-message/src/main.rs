@@ -1,8 +1,13 @@
-//! `$default`: a message of a connected client, or a frame of Exotel's.
+//! A message of a connected client, or a frame of Exotel's stream.
+//!
+//! `message/ping`, `message/incoming_call` and `message/call_response` answer in the invocation's result; `$default` does
+//! not, so that a stream hears nothing (docs/decisions/websocket-routes.md).
 
+mod errors;
 mod incoming_call;
 mod stream;
 
+use errors::Errors;
 use incoming_call::Starting;
 use lambda_runtime::{Error, LambdaEvent};
 use ringback::allowance::Allowance;
@@ -19,6 +24,7 @@ use stream::Streaming;
 async fn handle(
     starting: &Starting,
     streaming: &Streaming,
+    errors: &Errors,
     event: LambdaEvent<Request>,
 ) -> Result<Value, Error> {
     let until = works_until(event.context.deadline);
@@ -29,7 +35,7 @@ async fn handle(
         Who::Exotel => {
             let connection = request.connection_id();
             let taken = streaming.frame(&starting.switchboard, connection, text, until);
-            // Whatever was sent back would be heard as a frame of ours, in the middle of a call.
+            // Exotel would take an answer for a frame of ours, in the middle of a call.
             if let Err(error) = taken.await {
                 error.log();
             }
@@ -37,9 +43,16 @@ async fn handle(
         }
     };
     let answer = http::in_time(message(starting, bearer, text, until), until).await;
-    Ok(websocket::answer(
-        &answer.unwrap_or_else(ApiError::into_message),
-    ))
+    let answer = answer.unwrap_or_else(ApiError::into_message);
+    match request.connection() {
+        Some(connection) if !request.has_route_response() => {
+            errors
+                .post(&streaming.connections, &connection, &answer)
+                .await;
+            Ok(websocket::done())
+        }
+        _ => Ok(websocket::answer(&answer)),
+    }
 }
 
 async fn message(
@@ -119,5 +132,6 @@ async fn main() -> Result<(), Error> {
         streams: start.streams(),
         connections: start.connections()?,
     };
-    run(move |event| handle(starting, streaming, event)).await
+    let errors = &Errors::new();
+    run(move |event| handle(starting, streaming, errors, event)).await
 }

@@ -25,7 +25,8 @@ pub async fn start(
 ) -> Result<Daemon> {
     let scratch = settings.state(region.part);
     make_dir(&scratch)?;
-    let mut command = tools.command("ministack");
+    let mut command = tools.command("python");
+    command.arg(settings.repository().join("local/tools/local_aws.py"));
     point_at_local_aws(&mut command, region)
         .env("AWS_ENDPOINT_URL", for_functions)
         // It binds to every interface unless told otherwise, and opens ports for services not used here.

@@ -85,6 +85,17 @@ impl Stream {
         let heard = self.connection.next(A_WHILE).await;
         assert!(matches!(heard, Err(Error::Silent(_))), "{heard:?}");
     }
+
+    /// AWS is reported to send an empty message on a route with a response, where the function returns no body.
+    async fn hears_empty_messages_at_most(&mut self) {
+        loop {
+            match self.connection.next(A_WHILE).await {
+                Err(Error::Silent(_)) => return,
+                Err(Error::NotJson(_)) => {}
+                heard => panic!("{heard:?}"),
+            }
+        }
+    }
 }
 
 /// The client's messages until a call is told to stand so, with that one.
@@ -207,13 +218,24 @@ async fn an_app_sends_no_frames_and_exotel_no_messages() -> Result<()> {
 
     let mut stream = scene.stream(&call_sid()).await?;
     for message in [
-        json!({ "type": "ping" }),
-        json!({ "type": "call_response", "server_call_id": call_sid(), "action": "decline" }),
         json!({ "event": "dance" }),
+        json!({ "event": "media", "type": "audio" }),
+        json!({ "type": "$connect" }),
+        json!({ "type": null }),
+        json!([]),
     ] {
         stream.says(message).await?;
     }
     stream.brings_audio().await?;
     stream.is_left_alone().await;
+    // Exotel's frames have no type. One that names a route of the apps' would come there, and do nothing.
+    for message in [
+        json!({ "event": "media", "type": "ping" }),
+        json!({ "type": "call_response", "server_call_id": call_sid(), "action": "decline" }),
+        json!({ "type": "incoming_call", "recipientId": "1002" }),
+    ] {
+        stream.says(message).await?;
+    }
+    stream.hears_empty_messages_at_most().await;
     Ok(())
 }

@@ -6,9 +6,13 @@ use anyhow::Result;
 use reqwest::StatusCode;
 use ringback_client::Client;
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::clients::{answer_of, story, words};
 use crate::scene::{CALLER, Conversation, SOON, Scene};
+
+/// Longer than anything takes that is on its way.
+const A_WHILE: Duration = Duration::from_secs(1);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_client_hears_of_a_call_and_only_its_own_extension_who_calls() -> Result<()> {
@@ -69,22 +73,48 @@ async fn nobody_connects_without_a_token() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ping_is_answered_and_nonsense_leaves_the_connection() -> Result<()> {
     let scene = Scene::open().await?;
-    let mut client = scene.client("1001").await?;
     for (text, code) in [
         ("{", "bad_message"),
         ("[1]", "bad_message"),
         (r#"{"type":"dance"}"#, "unknown_type"),
+        (r#"{"type":"$connect"}"#, "unknown_type"),
+        (r#"{"type":"$default"}"#, "unknown_type"),
+        (r#"{"event":"media"}"#, "not_your_frame"),
     ] {
+        let mut client = scene.client("1001").await?;
         client.send_text(text).await?;
-        let answer = client.next(SOON).await?;
-        assert_eq!(
-            (&answer["type"], &answer["code"]),
-            (&"error".into(), &code.into()),
-            "{text}"
-        );
+        let answer = answer_of(&mut client, "error").await?;
+        assert_eq!(answer["code"], code, "{text}");
+        client.send(json!({ "type": "ping" })).await?;
+        let pong = answer_of(&mut client, "pong").await?;
+        assert_eq!(pong, json!({ "type": "pong" }));
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_nonsense_is_told_once_a_second_and_holds_up_no_ping() -> Result<()> {
+    const FLOOD: usize = 100;
+    let scene = Scene::open().await?;
+    let mut client = scene.client("1001").await?;
+    let began = Instant::now();
+    for _ in 0..FLOOD {
+        client.send_text(r#"{"type":"dance"}"#).await?;
     }
     client.send(json!({ "type": "ping" })).await?;
-    assert_eq!(client.next(SOON).await?, json!({ "type": "pong" }));
+    let (mut errors, mut ponged) = (0, false);
+    // The last error may overtake the pong, or follow it.
+    while let Ok(message) = client.next(if ponged { A_WHILE } else { SOON }).await {
+        errors += usize::from(message["code"] == "unknown_type");
+        ponged |= message["type"] == "pong";
+    }
+    assert!(ponged, "no pong");
+    // The messages of one connection come to one process after the other here.
+    let seconds = usize::try_from(began.elapsed().as_secs())?;
+    assert!(
+        (1..=1 + seconds).contains(&errors),
+        "{errors} errors in {seconds} s"
+    );
     Ok(())
 }
 
