@@ -16,6 +16,7 @@ use crate::auth::{TokenError, Unauthorized};
 use crate::call::{Call, Refusal};
 use crate::calls::StoreError;
 use crate::clock::Timestamp;
+use crate::dialling::Forbidden;
 use crate::form::BadBody;
 use crate::gate::TurnedAway;
 use crate::names::{BadName, CallId};
@@ -24,7 +25,7 @@ use crate::push::sns::EndpointError;
 use crate::secrets::SecretError;
 use crate::start::{self, GIVES_UP_AFTER, works_until};
 use crate::subject;
-use crate::switchboard::SwitchboardError;
+use crate::switchboard::{Limit, SwitchboardError};
 
 /// Bodies may be this long, in bytes. The longest honest one has a few hundred.
 pub const LONGEST_BODY: usize = 16 * 1024;
@@ -286,6 +287,12 @@ impl From<TokenError> for ApiError {
     }
 }
 
+impl From<Forbidden> for ApiError {
+    fn from(rule: Forbidden) -> Self {
+        Self::new(403, "not_allowed", rule.to_string())
+    }
+}
+
 impl From<BadName> for ApiError {
     fn from(error: BadName) -> Self {
         Self::bad_request("bad_field", error.to_string())
@@ -355,19 +362,26 @@ impl From<SwitchboardError<OutsideError>> for ApiError {
         let call_id = match &error {
             SwitchboardError::Effect { call, .. } => Some(call.call_id),
             SwitchboardError::NoSuchCall
-            | SwitchboardError::TooSoon(_)
+            | SwitchboardError::TooMany { .. }
             | SwitchboardError::Contended
             | SwitchboardError::Store(_) => None,
         };
         if !matches!(
             error,
-            SwitchboardError::NoSuchCall | SwitchboardError::TooSoon(_)
+            SwitchboardError::NoSuchCall | SwitchboardError::TooMany { .. }
         ) {
             log(&error, call_id);
         }
         let answer = match error {
             SwitchboardError::NoSuchCall => Self::no_such_call(),
-            SwitchboardError::TooSoon(wait) => Self::too_many("too_many_calls", "calls", wait),
+            SwitchboardError::TooMany { limit, wait } => {
+                let what = match limit {
+                    Limit::Rate => "calls",
+                    Limit::Concurrent => "calls at the same time",
+                    Limit::Daily => "calls to telephone numbers within a day",
+                };
+                Self::too_many("too_many_calls", what, wait)
+            }
             SwitchboardError::Effect {
                 source: OutsideError::Asterisk(error),
                 ..

@@ -1,15 +1,16 @@
 //! `incoming_call`: an app starts a call.
 
-use ringback::allowance::Allowance;
 use ringback::call::{Call, CallType, Why};
 use ringback::call_request::{Address, CallRequest};
 use ringback::clock::Timestamp;
+use ringback::dialling::{CallerIdPolicy, DialRules, Forbidden};
 use ringback::http::ApiError;
+use ringback::metrics;
 use ringback::names::{CallId, Extension, PhoneNumber};
 use ringback::routes::Routes;
 use ringback::start::LiveSwitchboard;
 use ringback::status_update::call_initiated;
-use ringback::switchboard::{Wanted, Whom};
+use ringback::switchboard::{StartLimits, SwitchboardError, Wanted, Whom};
 use serde_json::Value;
 
 /// What starting a call takes.
@@ -17,7 +18,8 @@ pub(crate) struct Starting {
     pub(crate) switchboard: LiveSwitchboard,
     pub(crate) routes: Routes,
     pub(crate) country: String,
-    pub(crate) allowance: Allowance,
+    pub(crate) rules: DialRules,
+    pub(crate) limits: StartLimits,
 }
 
 impl Starting {
@@ -37,9 +39,13 @@ impl Starting {
             call_id: named.unwrap_or_else(CallId::fresh),
             by: app.clone(),
             whom: self.whom(app, request).await?,
-            within: self.allowance,
+            within: self.limits,
         };
-        let call = self.switchboard.start(&wanted, now, until).await?.call;
+        let started = self.switchboard.start(&wanted, now, until).await;
+        if let Err(SwitchboardError::TooMany { limit, .. }) = &started {
+            metrics::call_refused(limit.rule());
+        }
+        let call = started?.call;
         if !wanted.is(&call) {
             return Err(ApiError::reference_used().about_call(&call));
         }
@@ -57,10 +63,13 @@ impl Starting {
                     "a telephone shows no video; call it with callType voice",
                 ))
             }
-            Address::Telephone(to) => Ok(Whom::Number {
-                from: self.telephone_of(app, request.caller).await?,
-                to,
-            }),
+            Address::Telephone(to) => {
+                self.rules.allow(&to).map_err(refused)?;
+                let from = self.telephone_of(app, request.caller).await?;
+                // Exotel dials it too, and first.
+                self.rules.allow(&from).map_err(refused)?;
+                Ok(Whom::Number { from, to })
+            }
             Address::App(callee) if callee == *app => Err(ApiError::bad_request(
                 "own_extension",
                 "recipientId is the caller's own extension",
@@ -79,28 +88,39 @@ impl Starting {
         }
     }
 
-    /// Exotel calls the caller's telephone first.
+    /// Exotel calls the caller's telephone first: the extension's own, unless the deployment allows others.
     async fn telephone_of(
         &self,
         app: &Extension,
         caller: Option<Address>,
     ) -> Result<PhoneNumber, ApiError> {
-        let extension = match caller {
-            Some(Address::Telephone(number)) => return Ok(number),
-            Some(Address::App(extension)) => extension,
-            None => app.clone(),
+        let named = match caller {
+            Some(Address::App(extension)) if extension != *app => {
+                return Err(ApiError::other_extension());
+            }
+            Some(Address::Telephone(number)) => Some(number),
+            Some(Address::App(_)) | None => None,
         };
-        if extension != *app {
-            return Err(ApiError::other_extension());
+        if let (Some(number), CallerIdPolicy::Any) = (&named, self.rules.caller_id()) {
+            return Ok(number.clone());
         }
-        let number = self.routes.number_of(app, &self.country).await?;
-        number.ok_or_else(|| {
+        let own = self.routes.number_of(app, &self.country).await?;
+        if named.is_some() && named != own {
+            return Err(refused(Forbidden::CallerId));
+        }
+        own.ok_or_else(|| {
             ApiError::bad_request(
                 "caller_has_no_telephone",
-                "Exotel calls the caller's telephone first: send its number as callerId, or add it to the extension",
+                "Exotel calls the caller's telephone first, and this extension has no number in the table; ask the operator to add it",
             )
         })
     }
+}
+
+/// Counts a call that a rule forbids.
+fn refused(rule: Forbidden) -> ApiError {
+    metrics::call_refused(rule.rule());
+    rule.into()
 }
 
 /// Why the app that asked is told of an error, if it is.

@@ -263,6 +263,28 @@ impl Call {
         self.call_sid.is_none() && self.history.iter().any(silent)
     }
 
+    /// The extension whose app started the call; `None` where a caller came in by the trunk.
+    #[must_use]
+    pub fn started_by(&self) -> Option<&Extension> {
+        if self.is_outbound() {
+            Some(&self.extension)
+        } else {
+            self.caller.extension.as_ref()
+        }
+    }
+
+    /// When the call is over at the latest, even if nobody reports its end.
+    #[must_use]
+    pub fn ends_by(&self) -> Timestamp {
+        self.rings_until + self.limits.connect + self.limits.talk
+    }
+
+    /// Whether the call may still go on at `now`.
+    #[must_use]
+    pub fn is_live(&self, now: Timestamp) -> bool {
+        !self.status.is_final() && self.ends_by() > now
+    }
+
     /// The extensions that have part in the call.
     pub fn participants(&self) -> impl Iterator<Item = &Extension> {
         std::iter::once(&self.extension).chain(&self.caller.extension)

@@ -4,7 +4,10 @@
 //! | --- | --- | --- |
 //! | `CALL#{call_id}` | `CALL` | the call, or `alias_of` another |
 //! | `CALLER#{number or anonymous}#FOR#{extension}` | `MEETING` | the call that is met there, `until` its ring is over |
-//! | `EXTENSION#{extension}` | `ALLOWANCE#calls` | how many calls its apps may start: [`crate::allowance`] |
+//! | `EXTENSION#{extension}` | `ALLOWANCE#{purpose}` | how many calls its apps may start: [`crate::allowance`] |
+//!
+//! The index `live-calls` has the calls that apps started and that are not over: `live_started_by`, `live_until`. The write
+//! that ends a call removes both. A call whose end is lost no longer counts once `live_until` has passed.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -16,15 +19,15 @@ use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::{
     AttributeValue, CancellationReason, Put, ReturnValue,
-    ReturnValuesOnConditionCheckFailure as OnFailure, TransactWriteItem,
+    ReturnValuesOnConditionCheckFailure as OnFailure, Select, TransactWriteItem,
 };
 use serde::Serialize;
 
 use super::{Allowed, Calls, Created, Meeting, Place, Saved, Starter, StoreError};
-use crate::allowance::{Allowances, Purpose, Refused, Taken};
+use crate::allowance::{Allowances, Refused, Taken};
 use crate::call::{Attempt, Call, Change, Check, Set};
 use crate::clock::Timestamp;
-use crate::names::{CallId, Caller, PhoneNumber};
+use crate::names::{CallId, Caller, Extension, PhoneNumber};
 
 type Item = HashMap<String, AttributeValue>;
 
@@ -171,6 +174,11 @@ impl DynamoCalls {
         let mut item: Item =
             serde_dynamo::to_item(call).map_err(StoreError::unreadable(STORING))?;
         item.extend(call_key(call.call_id));
+        if let Some(starter) = call.started_by() {
+            let starter = AttributeValue::S(starter.to_string());
+            item.insert(LIVE_STARTED_BY.to_owned(), starter);
+            item.insert(LIVE_UNTIL.to_owned(), number(call.ends_by().as_millis()));
+        }
         let region = self.region.clone().map(AttributeValue::S);
         item.extend(region.map(|region| (REGION.to_owned(), region)));
         Ok(item)
@@ -294,7 +302,7 @@ impl Calls for DynamoCalls {
         let (extension, call) = (&starter.extension, call.to_string());
         let taken = allowances.take(
             extension,
-            Purpose::Calls,
+            starter.purpose,
             starter.allowance,
             Some(&call),
             now,
@@ -330,6 +338,37 @@ impl Calls for DynamoCalls {
                 })
             }
             Err(None) => Ok(Saved::Not(None)),
+        }
+    }
+
+    async fn live(
+        &self,
+        starter: &Extension,
+        at_most: u32,
+        now: Timestamp,
+    ) -> Result<u32, StoreError> {
+        let answer = self
+            .client
+            .query()
+            .table_name(&self.table)
+            .index_name(LIVE_CALLS)
+            .key_condition_expression(format!(
+                "{LIVE_STARTED_BY} = :starter AND {LIVE_UNTIL} > :now"
+            ))
+            .expression_attribute_values(":starter", AttributeValue::S(starter.to_string()))
+            .expression_attribute_values(":now", number(now.as_millis()))
+            .select(Select::Count)
+            .limit(i32::try_from(at_most).unwrap_or(i32::MAX))
+            .send()
+            .await
+            .map_err(StoreError::unavailable("counting an extension's calls"))?;
+        Ok(u32::try_from(answer.count).unwrap_or(0))
+    }
+
+    async fn stored(&self, id: CallId) -> Result<Option<Call>, StoreError> {
+        match self.item(call_key(id), "reading a call").await? {
+            Some(item) => self.call_in(item).await,
+            None => Ok(None),
         }
     }
 
@@ -399,6 +438,11 @@ pub fn stored_in(item: &serde_dynamo::Item) -> Option<String> {
         _ => None,
     }
 }
+
+/// The index of the calls that apps started and that are not over, by who started them and until when they may last.
+const LIVE_CALLS: &str = "live-calls";
+const LIVE_STARTED_BY: &str = "live_started_by";
+const LIVE_UNTIL: &str = "live_until";
 
 /// Who wrote an item last: drawn anew for each write, so that a write which is sent again is told from a rival's that
 /// says the same in the same millisecond.
@@ -503,6 +547,7 @@ impl Expressions {
                     sets.push(self.compare("ended_at", "=", moment)?);
                     sets.push(self.compare("why", "=", why)?);
                     sets.push(self.compare("expires_at", "=", &Set::expiry_after(*moment))?);
+                    removes.extend([LIVE_STARTED_BY, LIVE_UNTIL].map(|live| self.name(live)));
                 }
                 Set::CallerLeg(channel) => sets.push(self.compare("caller_leg", "=", channel)?),
                 Set::Pbx(pbx) => sets.push(self.compare("pbx", "=", pbx)?),

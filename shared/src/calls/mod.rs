@@ -12,7 +12,7 @@ use std::time::Duration;
 pub use dynamodb::{DynamoCalls, stored_in};
 pub use memory::MemoryCalls;
 
-use crate::allowance::Allowance;
+use crate::allowance::{Allowance, Purpose};
 use crate::call::{Attempt, Call};
 use crate::clock::Timestamp;
 use crate::names::{CallId, Extension, PhoneNumber};
@@ -26,7 +26,7 @@ pub trait Calls {
         meeting: Option<&Meeting>,
     ) -> impl Future<Output = Result<Created, StoreError>> + Send;
 
-    /// Takes a token for a call out of its starter's allowance. Asking again for the same call takes no second one, as
+    /// Takes a token for a call out of one of its starter's allowances. Asking again for the same call takes no second one, as
     /// long as no other has been asked for.
     fn allow(
         &self,
@@ -41,6 +41,18 @@ pub trait Calls {
         id: CallId,
         attempt: &Attempt,
     ) -> impl Future<Output = Result<Saved, StoreError>> + Send;
+
+    /// How many calls that this extension's apps started may still go on at `now`, counted up to `at_most`. A call that was
+    /// stored or ended a moment ago may not be counted as such yet.
+    fn live(
+        &self,
+        starter: &Extension,
+        at_most: u32,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<u32, StoreError>> + Send;
+
+    /// The call as it is in this region. Unlike [`Calls::find`], it does not wait for the other region.
+    fn stored(&self, id: CallId) -> impl Future<Output = Result<Option<Call>, StoreError>> + Send;
 
     /// The call as it is.
     fn find(&self, id: CallId) -> impl Future<Output = Result<Option<Call>, StoreError>> + Send;
@@ -85,6 +97,8 @@ pub struct Meeting {
 pub struct Starter {
     /// Whose app.
     pub extension: Extension,
+    /// Which of its allowances is meant.
+    pub purpose: Purpose,
     /// How often it may.
     pub allowance: Allowance,
 }
