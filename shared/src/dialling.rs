@@ -1,8 +1,8 @@
 //! Which telephone numbers an app may have Exotel dial. Each such call is on the owner's bill.
 //!
-//! Toll fraud (IRSF) is a stolen token that calls numbers whose operator pays the thief a share. Twilio, Plivo, Telnyx and
-//! Amazon Connect all answer it in the same way: a list of allowed destinations, with premium-rate ranges closed by
-//! default. Exotel dials both numbers of a call, so both are checked.
+//! Toll fraud (IRSF): a thief calls expensive numbers with a stolen token, and their operator pays the thief a share. Twilio,
+//! Plivo, Telnyx and Amazon Connect all use the same defence: a list of allowed destinations, which excludes premium-rate
+//! ranges by default. Exotel dials both numbers of a call, so both are checked.
 
 use phonelib::PhoneNumberType;
 
@@ -209,8 +209,9 @@ mod tests {
             // Satellites: Inmarsat, Iridium.
             ("+870773111632", Err(Forbidden::Prefix)),
             ("+881612345678", Err(Forbidden::Prefix)),
-            // Too long for any plan, so that nobody knows what it costs.
-            ("00912345678901234", Err(Forbidden::Prefix)),
+            ("00442071838750", Err(Forbidden::Prefix)),
+            // In no numbering plan.
+            ("99912345678901234", Err(Forbidden::Prefix)),
         ];
         check("IN", "", &cases);
     }
@@ -299,7 +300,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever an app sends, what may be dialled begins with the country's code.
+        /// Every number that may be dialled begins with the country's code.
         #[test]
         fn nothing_abroad_is_dialled_by_default(text in "\\+?[0-9]{5,20}") {
             if let Some(number) = PhoneNumber::parse(&text, "IN")

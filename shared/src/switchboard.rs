@@ -143,7 +143,7 @@ pub struct StartLimits {
     pub calls: Allowance,
     /// Calls to telephone numbers.
     pub phone_calls: Allowance,
-    /// Calls that it has started and that go on at the same time.
+    /// Active calls at the same time.
     pub concurrent: u32,
     /// How long a call to a telephone number may last. Exotel ends it then (`TimeLimit`).
     pub longest_phone_call: Duration,
@@ -171,7 +171,7 @@ impl StartLimits {
 pub enum Limit {
     /// Too many calls within a minute or so.
     Rate,
-    /// Too many that go on at the same time.
+    /// Too many active calls.
     Concurrent,
     /// Too many calls to telephone numbers within a day.
     Daily,

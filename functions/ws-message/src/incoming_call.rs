@@ -43,9 +43,12 @@ impl Starting {
         };
         let started = self.switchboard.start(&wanted, now, until).await;
         if let Err(SwitchboardError::TooMany { limit, .. }) = &started {
-            metrics::call_refused(limit.rule());
+            refuse(app, limit.rule());
         }
         let call = started?.call;
+        if call.is_outbound() {
+            tracing::info!(call_id = %call.call_id, extension = %app, "call to a telephone number");
+        }
         if !wanted.is(&call) {
             return Err(ApiError::reference_used().about_call(&call));
         }
@@ -64,6 +67,10 @@ impl Starting {
                 ))
             }
             Address::Telephone(to) => {
+                let refused = |rule: Forbidden| {
+                    refuse(app, rule.rule());
+                    ApiError::from(rule)
+                };
                 self.rules.allow(&to).map_err(refused)?;
                 let from = self.telephone_of(app, request.caller).await?;
                 // Exotel dials it too, and first.
@@ -106,7 +113,8 @@ impl Starting {
         }
         let own = self.routes.number_of(app, &self.country).await?;
         if named.is_some() && named != own {
-            return Err(refused(Forbidden::CallerId));
+            refuse(app, Forbidden::CallerId.rule());
+            return Err(Forbidden::CallerId.into());
         }
         own.ok_or_else(|| {
             ApiError::bad_request(
@@ -117,10 +125,10 @@ impl Starting {
     }
 }
 
-/// Counts a call that a rule forbids.
-fn refused(rule: Forbidden) -> ApiError {
-    metrics::call_refused(rule.rule());
-    rule.into()
+/// Counts a call that a rule forbids, and logs whose app asked for it.
+fn refuse(app: &Extension, rule: &'static str) {
+    metrics::call_refused(rule);
+    tracing::warn!(extension = %app, rule, "call refused");
 }
 
 /// Why the app that asked is told of an error, if it is.

@@ -83,7 +83,7 @@ fn again(call: &Call, event: &Event, now: Timestamp) -> Vec<Effect> {
     // arms no other, however often it asks.
     if is_asked_for_again(call, event) {
         let arms_timer = |effect: &Effect| matches!(effect, Effect::ArmTimer(_));
-        // What an outbound call owes is its timer: settling that is left to whoever arms it.
+        // What an outbound call owes is its timer. The event that arms the timer settles the debt.
         if call.is_outbound() && effects.iter().any(arms_timer) {
             return Vec::new();
         }

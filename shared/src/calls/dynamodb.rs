@@ -6,8 +6,8 @@
 //! | `CALLER#{number or anonymous}#FOR#{extension}` | `MEETING` | the call that is met there, `until` its ring is over |
 //! | `EXTENSION#{extension}` | `ALLOWANCE#{purpose}` | how many calls its apps may start: [`crate::allowance`] |
 //!
-//! The index `live-calls` has the calls that apps started and that are not over: `live_started_by`, `live_until`. The write
-//! that ends a call removes both. A call whose end is lost no longer counts once `live_until` has passed.
+//! The index `live-calls` has the active calls that apps started: `live_started_by`, `live_until`. The write that ends a call
+//! removes both. A call whose end is lost stops counting at `live_until`.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -439,7 +439,7 @@ pub fn stored_in(item: &serde_dynamo::Item) -> Option<String> {
     }
 }
 
-/// The index of the calls that apps started and that are not over, by who started them and until when they may last.
+/// The index of active calls, by the extension that started them and by their time limit.
 const LIVE_CALLS: &str = "live-calls";
 const LIVE_STARTED_BY: &str = "live_started_by";
 const LIVE_UNTIL: &str = "live_until";

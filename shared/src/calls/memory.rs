@@ -104,7 +104,8 @@ impl Calls for MemoryCalls {
         let table = self.table();
         let live = table.calls.values();
         let live = live.filter(|call| call.is_live(now) && call.started_by() == Some(starter));
-        Ok((0..at_most).zip(live).count() as u32)
+        let count = u32::try_from(live.count()).unwrap_or(at_most);
+        Ok(count.min(at_most))
     }
 
     async fn stored(&self, id: CallId) -> Result<Option<Call>, StoreError> {

@@ -42,8 +42,8 @@ pub trait Calls {
         attempt: &Attempt,
     ) -> impl Future<Output = Result<Saved, StoreError>> + Send;
 
-    /// How many calls that this extension's apps started may still go on at `now`, counted up to `at_most`. A call that was
-    /// stored or ended a moment ago may not be counted as such yet.
+    /// How many active calls this extension's apps have started, counted up to `at_most`. Eventually consistent: a call that was
+    /// stored or ended within the last second may be counted wrongly.
     fn live(
         &self,
         starter: &Extension,

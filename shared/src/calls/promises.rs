@@ -567,7 +567,7 @@ async fn the_live_calls_of_a_starter_are_counted(calls: &impl Calls) {
         assert!(matches!(calls.create(call, None).await, Ok(Created::New)));
     }
     assert_eq!((live(5, now).await, live(1, now).await), (2, 1));
-    // One whose end was never told counts no longer than it can last.
+    // A call whose end was lost stops counting at its time limit.
     let last = to_app.ends_by();
     assert_eq!(live(5, last.before(Duration::from_millis(1))).await, 2);
     assert_eq!(live(5, last).await, 0);

@@ -676,10 +676,7 @@ mod an_app_calls {
             call_id: CallId::of_reference(&by, &reference),
             by,
             whom,
-            within: StartLimits {
-                calls: Allowance::per_minute(60, 3),
-                ..testing::start_limits()
-            },
+            within: testing::start_limits(),
         }
     }
 
@@ -738,14 +735,13 @@ mod an_app_calls {
     #[tokio::test]
     async fn an_app_that_starts_calls_too_often_has_to_wait_and_nobodys_phone_rings() {
         let switchboard = switchboard(&["phone"]);
-        let another = || Wanted {
-            call_id: CallId::fresh(),
-            ..an_app()
-        };
+        let mut wanted = an_app();
+        wanted.within.calls = Allowance::per_minute(60, 3);
         for _ in 0..3 {
-            switchboard.start(&another(), NOW, UNTIL).await.unwrap();
+            let another = another(&wanted);
+            switchboard.start(&another, NOW, UNTIL).await.unwrap();
         }
-        let refused = switchboard.start(&another(), NOW, UNTIL).await;
+        let refused = switchboard.start(&another(&wanted), NOW, UNTIL).await;
         let wait = Duration::from_secs(1);
         assert!(
             matches!(&refused, Err(SwitchboardError::TooMany { limit: Limit::Rate, wait: until }) if *until == wait),
@@ -753,7 +749,8 @@ mod an_app_calls {
         );
         assert_eq!(switchboard.count("ring"), 3);
         let later = NOW + wait;
-        switchboard.start(&another(), later, UNTIL).await.unwrap();
+        let another = another(&wanted);
+        switchboard.start(&another, later, UNTIL).await.unwrap();
     }
 
     fn another(wanted: &Wanted) -> Wanted {
@@ -780,7 +777,7 @@ mod an_app_calls {
         }
     }
 
-    /// The first attempt took its token and died before it stored the call: the second one arms the timer.
+    /// The first attempt took its token and died before it stored the call. The second attempt arms the timer.
     #[tokio::test]
     async fn asking_again_for_a_call_that_was_never_stored_starts_it_with_its_timer() {
         let switchboard = switchboard(&[]);
@@ -818,7 +815,7 @@ mod an_app_calls {
         let third = another(&wanted);
         is_refused(&switchboard, &third, NOW, Limit::Concurrent).await;
         assert_eq!(switchboard.count("ring"), 2);
-        // Asking again for a call that goes on is no third one.
+        // Asking again for an active call is allowed.
         let again = switchboard.start(&second, NOW, UNTIL).await.unwrap();
         assert_eq!(again.call.call_id, second.call_id);
         // Another extension does not notice.
