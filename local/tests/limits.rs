@@ -146,6 +146,179 @@ async fn asking_again_for_a_call_uses_nothing_up_and_a_refusal_costs_one_write()
     Ok(())
 }
 
+/// The number of 1001's person, as the stack's table has it.
+const OWN_NUMBER: &str = "+919800001001";
+const THERE: &str = "+919876543210";
+
+/// `incoming_call` by an app of `extension`, to a telephone number.
+fn call_number(extension: &str, caller_id: Option<&str>, recipient: &str) -> Result<Value> {
+    let mut event = example("ws-message-incoming-call-number")?;
+    event["requestContext"]["authorizer"]["extension"] = extension.into();
+    let message = json!({
+        "type": "incoming_call",
+        "callerId": caller_id,
+        "recipientId": recipient,
+        "clientReference": uuid::Uuid::new_v4().to_string(),
+    });
+    event["body"] = message.to_string().into();
+    Ok(event)
+}
+
+/// Whether Exotel took the call.
+fn is_placed(answer: &Value) -> bool {
+    answer["type"] == "call_initiated" && answer["data"]["callSid"].is_string()
+}
+
+/// The timers that one invocation armed, in the queue and at the scheduler.
+fn timers(timeline: &timeline::Timeline) -> usize {
+    let arms = |request: &&watched::Request| {
+        let target = request.headers.get("x-amz-target");
+        let target = target.and_then(|target| target.to_str().ok());
+        let in_queue = target == Some("AmazonSQS.SendMessage");
+        let scheduled =
+            request.method == Method::POST && request.uri.path().contains("/schedules/");
+        in_queue || scheduled
+    };
+    timeline.aws.iter().filter(arms).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn asking_again_for_an_active_call_arms_no_timer() -> Result<()> {
+    let scene = Scene::open().await?;
+    let app = scene.app("1002").await?;
+    // The caller's phone rings and is not answered, so the call waits for its caller's leg.
+    let _phone = scene.registered_phone("1001").await?;
+    let mut function = Observed::start(&scene, "ws-message", "info").await?;
+    let mut to_app = example("ws-message-incoming-call-app")?;
+    let message = json!({
+        "type": "incoming_call",
+        "recipientId": "1002",
+        "clientReference": uuid::Uuid::new_v4().to_string(),
+    });
+    to_app["body"] = message.to_string().into();
+    for event in [to_app, call_number("1001", None, THERE)?] {
+        let (first, timeline) = function.invoke(&event).await?;
+        ensure!(first["type"] == "call_initiated", "{first}");
+        ensure!(timers(&timeline) > 0, "nobody looks after the call");
+        for _ in 0..8 {
+            let (again, timeline) = function.invoke(&event).await?;
+            ensure!(
+                again["data"]["callId"] == first["data"]["callId"],
+                "{again}"
+            );
+            ensure!(timers(&timeline) == 0, "{timeline}");
+        }
+        let id = first["data"]["callId"].as_str().context("a call's id")?;
+        if let Some(sid) = scene.placed(id).await?.first() {
+            let over = json!({ "status": "completed" });
+            scene.at_exotel(sid, over).await?;
+        } else {
+            app.says("decline", id).await?;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn by_default_an_app_calls_from_its_own_number_and_within_the_country() -> Result<()> {
+    let scene = Scene::open().await?;
+    let default = [("CALLER_ID_POLICY", "own"), ("ALLOWED_PREFIXES", "")];
+    let mut function = Observed::start_with(&scene, "ws-message", &default).await?;
+    for own in [None, Some("1001"), Some("09800001001"), Some(OWN_NUMBER)] {
+        let (answer, _) = function.invoke(&call_number("1001", own, THERE)?).await?;
+        ensure!(is_placed(&answer), "{own:?}: {answer}");
+        ensure!(answer["data"]["from"] == OWN_NUMBER, "{answer}");
+        let sid = answer["data"]["callSid"].as_str().context("a CallSid")?;
+        scene
+            .at_exotel(sid, json!({ "status": "completed" }))
+            .await?;
+    }
+    for (caller_id, recipient) in [
+        // Another extension's number, a caller abroad, a recipient abroad, a satellite phone, premium rate, shared cost.
+        (Some("+919800001002"), THERE),
+        (Some("+442071838750"), THERE),
+        (None, "+442071838750"),
+        (None, "+870773111632"),
+        (None, "+911861123456789"),
+        (None, "+9118601234567"),
+    ] {
+        let event = call_number("1001", caller_id, recipient)?;
+        let (answer, timeline) = function.invoke(&event).await?;
+        let case = format!("{caller_id:?} → {recipient}: {answer}");
+        ensure!(answer["code"] == "not_allowed", "{case}");
+        ensure!(
+            answer["success"] == false && answer["callId"].is_null(),
+            "{case}"
+        );
+        let message = answer["error"].as_str().context("a message")?;
+        ensure!(!message.contains(char::is_numeric), "{case}");
+        // At most the extension's number was looked up.
+        ensure!(timeline.aws.len() <= 1, "{timeline}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_makes_room_for_another_call_at_the_same_time() -> Result<()> {
+    let scene = Scene::open().await?;
+    let caller = somebody();
+    let two_calls = [("CONCURRENT_CALLS_PER_EXTENSION", "2")];
+    let mut function = Observed::start_with(&scene, "ws-message", &two_calls).await?;
+    let another = || call_number(&caller, Some(OWN_NUMBER), THERE);
+    let mut sids = Vec::new();
+    let mut last = Value::Null;
+    for _ in 0..2 {
+        last = another()?;
+        let (answer, _) = function.invoke(&last).await?;
+        ensure!(is_placed(&answer), "{answer}");
+        let sid = answer["data"]["callSid"].as_str().context("a CallSid")?;
+        sids.push(sid.to_owned());
+    }
+    let (refused, timeline) = function.invoke(&another()?).await?;
+    ensure!(refused["code"] == "too_many_calls", "{refused}");
+    ensure!(refused["retryAfterSeconds"].is_u64(), "{refused}");
+    ensure!(timers(&timeline) == 0 && !timeline.scans(), "{timeline}");
+    let (again, _) = function.invoke(&last).await?;
+    ensure!(is_placed(&again), "asking again was refused: {again}");
+
+    scene
+        .at_exotel(&sids[0], json!({ "status": "completed" }))
+        .await?;
+    let third = another()?;
+    let patience = Instant::now() + SOON;
+    loop {
+        // The index follows the table in a moment.
+        let (answer, _) = function.invoke(&third).await?;
+        if is_placed(&answer) {
+            return Ok(());
+        }
+        ensure!(Instant::now() < patience, "{answer}");
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_to_telephones_have_a_daily_limit() -> Result<()> {
+    let scene = Scene::open().await?;
+    let caller = somebody();
+    let one_a_day = [("PHONE_CALLS_PER_DAY", "1")];
+    let mut function = Observed::start_with(&scene, "ws-message", &one_a_day).await?;
+    let first = call_number(&caller, Some(OWN_NUMBER), THERE)?;
+    for _ in 0..2 {
+        let (answer, _) = function.invoke(&first).await?;
+        ensure!(is_placed(&answer), "{answer}");
+    }
+    let second = call_number(&caller, Some(OWN_NUMBER), THERE)?;
+    let (refused, timeline) = function.invoke(&second).await?;
+    ensure!(refused["code"] == "too_many_calls", "{refused}");
+    let seconds = refused["retryAfterSeconds"].as_u64();
+    ensure!(seconds > Some(86_000), "{refused}");
+    ensure!(timers(&timeline) == 0, "{timeline}");
+    let (to_app, _) = function.invoke(&start_call(&caller, "to-app")?).await?;
+    ensure!(to_app["code"] == "no_device", "{to_app}");
+    Ok(())
+}
+
 /// `PUT /api/devices/{device}` with a token for Apple's alerts.
 fn register(app: &App<'_>, device: &str, token: &str) -> Result<Value> {
     let mut event = example("devices-put")?;

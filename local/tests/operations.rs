@@ -60,6 +60,8 @@ fn alarms_look_at_metrics_that_there_are() -> Result<()> {
         "average_ready_time",
         "bridge_failures",
         "calls_ended",
+        "calls_refused",
+        "phone_calls",
         "push_failures",
         "successful_calls",
     ];

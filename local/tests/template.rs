@@ -441,6 +441,7 @@ fn what_an_extension_may_do_is_limited_unless_a_deployment_says_how_much() -> Re
     let limits = [
         ("CallsPerMinute", "ws-message", 10),
         ("CallsAtOnce", "ws-message", 5),
+        ("ConcurrentCallsPerExtension", "ws-message", 3),
         ("RegistrationsPerMinute", "devices", 6),
         ("RegistrationsAtOnce", "devices", 10),
         ("MaxDevicesPerExtension", "devices", 5),
@@ -461,6 +462,32 @@ fn what_an_extension_may_do_is_limited_unless_a_deployment_says_how_much() -> Re
             told.values().any(|value| referred(value) == Some(limit)),
             "{limit}"
         );
+    }
+    Ok(())
+}
+
+#[test]
+fn a_deployment_without_settings_of_its_own_is_safe_from_toll_fraud() -> Result<()> {
+    let template = template()?;
+    let defaults = [
+        ("CallerIdPolicy", "CALLER_ID_POLICY", json!("own")),
+        ("AllowedPrefixes", "ALLOWED_PREFIXES", json!("")),
+        ("PhoneCallsPerDay", "PHONE_CALLS_PER_DAY", json!(100)),
+        (
+            "MaxPhoneCallSeconds",
+            "MAX_PHONE_CALL_SECONDS",
+            json!(3_600),
+        ),
+    ];
+    let functions = template.functions();
+    let environment = functions["ws-message"].environment();
+    for (name, variable, default) in defaults {
+        let mut parameters = template.parameters();
+        let parameter = parameters.find(|(parameter, _)| *parameter == name);
+        let (_, parameter) = parameter.context(name)?;
+        assert_eq!(parameter["Default"], default, "{name}");
+        let value = environment.get(variable).context(variable)?;
+        assert_eq!(referred(value), Some(name));
     }
     Ok(())
 }

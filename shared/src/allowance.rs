@@ -40,6 +40,10 @@ const CLOCKS_DIFFER: Duration = Duration::from_secs(60);
 /// An item outlives its bucket's emptiness by this: long enough for every clock.
 const KEPT_FOR: Duration = Duration::from_secs(60 * 60);
 
+/// In milliseconds.
+const MINUTE: u32 = 60_000;
+const DAY: u32 = 24 * 60 * MINUTE;
+
 /// More writes than it can take to find out how full a bucket is, unless its item is deleted meanwhile.
 const TRIES: usize = 4;
 
@@ -51,10 +55,12 @@ pub struct Allowance {
 }
 
 /// What an extension's allowance is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Purpose {
     /// Starting calls.
     Calls,
+    /// Starting calls to telephone numbers.
+    PhoneCalls,
     /// Registering devices.
     Registrations,
     /// Waiting for a call that another region may have stored.
@@ -106,11 +112,25 @@ impl Allowance {
         ))
     }
 
+    /// How often an extension may start a call to a telephone number: `PHONE_CALLS_PER_DAY` (100), all of them at once. The
+    /// tokens come back evenly over the day, so that no 24 hours see more than twice as many.
+    ///
+    /// # Errors
+    /// When it is no number above 0.
+    pub fn of_phone_calls(environment: &Environment) -> Result<Self, ConfigError> {
+        let times = environment.count("PHONE_CALLS_PER_DAY", 100)?;
+        Ok(Self::per(DAY, times, times))
+    }
+
     /// So often a minute, and after a time without any, so many at once. Nothing is allowed less than once.
     #[must_use]
     pub fn per_minute(times: u32, at_once: u32) -> Self {
+        Self::per(MINUTE, times, at_once)
+    }
+
+    fn per(period: u32, times: u32, at_once: u32) -> Self {
         // Rounded up to whole milliseconds, the unit of what is stored: never more than `times`.
-        let interval = u64::from(60_000_u32.div_ceil(times.max(1))).max(1);
+        let interval = u64::from(period.div_ceil(times.max(1))).max(1);
         Self {
             at_once: at_once.max(1),
             interval: Duration::from_millis(interval),
@@ -256,6 +276,7 @@ impl Take {
 fn bucket(extension: &Extension, purpose: Purpose) -> Item {
     let purpose = match purpose {
         Purpose::Calls => "calls",
+        Purpose::PhoneCalls => "phone-calls",
         Purpose::Registrations => "registrations",
         Purpose::Waits => "waits",
     };

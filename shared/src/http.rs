@@ -16,6 +16,7 @@ use crate::auth::{TokenError, Unauthorized};
 use crate::call::{Call, Refusal};
 use crate::calls::{NoPatience, StoreError};
 use crate::clock::Timestamp;
+use crate::dialling::Forbidden;
 use crate::form::BadBody;
 use crate::gate::TurnedAway;
 use crate::names::{BadName, CallId};
@@ -25,7 +26,7 @@ use crate::secrets::SecretError;
 use crate::signing::SignatureError;
 use crate::start::{self, GIVES_UP_AFTER, works_until};
 use crate::subject;
-use crate::switchboard::SwitchboardError;
+use crate::switchboard::{Limit, SwitchboardError};
 
 /// Bodies may be this long, in bytes. The longest honest one has a few hundred.
 pub const LONGEST_BODY: usize = 16 * 1024;
@@ -329,6 +330,12 @@ impl From<NoPatience> for ApiError {
     }
 }
 
+impl From<Forbidden> for ApiError {
+    fn from(rule: Forbidden) -> Self {
+        Self::new(403, "not_allowed", rule.to_string())
+    }
+}
+
 impl From<BadName> for ApiError {
     fn from(error: BadName) -> Self {
         Self::bad_request("bad_field", error.to_string())
@@ -399,7 +406,7 @@ impl From<SwitchboardError<OutsideError>> for ApiError {
             SwitchboardError::Effect { call, .. } => Some(call.call_id),
             SwitchboardError::NoSuchCall
             | SwitchboardError::NotHereYet(_)
-            | SwitchboardError::TooSoon(_)
+            | SwitchboardError::TooMany { .. }
             | SwitchboardError::Contended
             | SwitchboardError::Store(_) => None,
         };
@@ -407,14 +414,21 @@ impl From<SwitchboardError<OutsideError>> for ApiError {
             error,
             SwitchboardError::NoSuchCall
                 | SwitchboardError::NotHereYet(_)
-                | SwitchboardError::TooSoon(_)
+                | SwitchboardError::TooMany { .. }
         ) {
             log(&error, call_id);
         }
         let answer = match error {
             SwitchboardError::NoSuchCall => Self::no_such_call(),
             SwitchboardError::NotHereYet(wait) => Self::not_here_yet(wait),
-            SwitchboardError::TooSoon(wait) => Self::too_many("too_many_calls", "calls", wait),
+            SwitchboardError::TooMany { limit, wait } => {
+                let what = match limit {
+                    Limit::Rate => "calls",
+                    Limit::Concurrent => "calls at the same time",
+                    Limit::Daily => "calls to telephone numbers within a day",
+                };
+                Self::too_many("too_many_calls", what, wait)
+            }
             SwitchboardError::Effect {
                 source: OutsideError::Asterisk(error),
                 ..

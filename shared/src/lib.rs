@@ -8,7 +8,8 @@
 //! 4. [`outside`]: who carries an effect out: [`asterisk`], [`push`] (by FCM and SNS), [`timeouts`], [`exotel`].
 //! 5. [`call_response`] and [`call_request`]: what a phone app says. [`exotel`] and [`asterisk::hook`]: what the two witnesses of a call report; [`form`]: how.
 //! 6. [`devices`] and [`routes`]: which phones an extension has, and which extension a number leads to.
-//!    [`registration`]: what an app says to be reached; [`allowance`]: how often they may do something.
+//!    [`registration`]: what an app says to be reached; [`allowance`]: how often they may do something;
+//!    [`dialling`]: which telephone numbers they may have dialled.
 //! 7. [`connections`] and [`status_update`]: who is connected, and what they hear of a call. [`streams`]: whose audio
 //!    Exotel brings.
 //!    [`posts`] and [`seldom`]: how many messages they get.
@@ -28,6 +29,7 @@ pub mod clock;
 pub mod config;
 pub mod connections;
 pub mod devices;
+pub mod dialling;
 #[cfg(any(test, feature = "testing"))]
 pub mod entry_points;
 pub mod exotel;

@@ -78,6 +78,10 @@ impl Metric {
 
 /// Calls stored (S1).
 pub const TOTAL_CALLS: Metric = Metric::count("total_calls");
+/// Calls to telephone numbers that apps have started. Each is paid for.
+pub const PHONE_CALLS: Metric = Metric::count("phone_calls");
+/// Calls that an app was not allowed to start, by the rule that says so.
+pub const CALLS_REFUSED: Metric = Metric::count("calls_refused").by(&["rule"]);
 /// Calls whose two sides talked (S1).
 pub const SUCCESSFUL_CALLS: Metric = Metric::count("successful_calls");
 /// Phones that took longer than 5 s to be ready, as one that sleeps does (S1).
@@ -108,8 +112,10 @@ pub const RETRIES: Metric = Metric::count("retries").by(&["system"]);
 pub const COLD_STARTS: Metric = Metric::count("cold_starts");
 
 /// Every metric that there is.
-pub const ALL: [Metric; 15] = [
+pub const ALL: [Metric; 17] = [
     TOTAL_CALLS,
+    PHONE_CALLS,
+    CALLS_REFUSED,
     SUCCESSFUL_CALLS,
     BACKGROUND_LAUNCHES,
     AVERAGE_READY_TIME,
@@ -182,6 +188,11 @@ pub(crate) fn pushed(service: &'static str, result: &'static str) {
     counter!(PUSH_RESULTS.name, "service" => service, "result" => result).increment(1);
 }
 
+/// An app was not allowed to start a call, by this rule.
+pub fn call_refused(rule: &'static str) {
+    counter!(CALLS_REFUSED.name, "rule" => rule).increment(1);
+}
+
 /// A request to another system is sent again.
 pub(crate) fn retried(system: impl Into<metrics::SharedString>) {
     counter!(RETRIES.name, "system" => system.into()).increment(1);
@@ -223,6 +234,7 @@ fn measured(before: Option<&Call>, after: &Call) -> Vec<Measurement> {
     let mut measured = Vec::new();
     if before.is_none() {
         measured.push(One(TOTAL_CALLS));
+        measured.extend(after.is_outbound().then_some(One(PHONE_CALLS)));
     }
     if let Some(pushed_at) = newly(before, after, pushed_at) {
         measured.push(Took(TIME_TO_PUSH, pushed_at.since(after.created_at)));

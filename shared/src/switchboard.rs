@@ -14,7 +14,7 @@ use std::time::Duration;
 use futures::future::{Either, join_all, select};
 use tokio::time::timeout;
 
-use crate::allowance::Allowance;
+use crate::allowance::{Allowance, Purpose};
 use crate::call::{
     ABANDONED_AFTER, Call, CallType, Decision, Effect, Event, Incoming, Limits, Outgoing, Refusal,
     Set, decide, effects_after, first_effects, initiate, ring, usual,
@@ -23,6 +23,7 @@ use crate::calls::{
     Allowed, Calls, Created, Meeting, NoPatience, Place, Saved, Starter, StoreError,
 };
 use crate::clock::Timestamp;
+use crate::config::{ConfigError, Environment};
 use crate::devices::Device;
 use crate::names::{CallId, CallSid, Caller, Extension, Leg, PhoneNumber};
 use crate::subject;
@@ -129,8 +130,61 @@ pub struct Wanted {
     pub by: Extension,
     /// Who is to be called.
     pub whom: Whom,
-    /// How often this extension may start a call.
-    pub within: Allowance,
+    /// How many calls this extension may start.
+    pub within: StartLimits,
+}
+
+/// How many calls an extension's apps may start, and how long those to telephone numbers may last.
+#[derive(Clone, Copy, Debug)]
+pub struct StartLimits {
+    /// Calls of any kind.
+    pub calls: Allowance,
+    /// Calls to telephone numbers.
+    pub phone_calls: Allowance,
+    /// Active calls at the same time.
+    pub concurrent: u32,
+    /// How long a call to a telephone number may last. Exotel ends it then (`TimeLimit`).
+    pub longest_phone_call: Duration,
+}
+
+impl StartLimits {
+    /// `CALLS_PER_MINUTE`, `CALLS_AT_ONCE`, `PHONE_CALLS_PER_DAY`, `CONCURRENT_CALLS_PER_EXTENSION` (3) and
+    /// `MAX_PHONE_CALL_SECONDS` (3,600).
+    ///
+    /// # Errors
+    /// When one of them is no number above 0.
+    pub fn from_environment(environment: &Environment) -> Result<Self, ConfigError> {
+        let longest = environment.count("MAX_PHONE_CALL_SECONDS", 3_600)?;
+        Ok(Self {
+            calls: Allowance::of_calls(environment)?,
+            phone_calls: Allowance::of_phone_calls(environment)?,
+            concurrent: environment.count("CONCURRENT_CALLS_PER_EXTENSION", 3)?,
+            longest_phone_call: Duration::from_secs(longest.into()),
+        })
+    }
+}
+
+/// Which of the [`StartLimits`] a call would exceed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// Too many calls within a minute or so.
+    Rate,
+    /// Too many active calls.
+    Concurrent,
+    /// Too many calls to telephone numbers within a day.
+    Daily,
+}
+
+impl Limit {
+    /// The rule's name, as the metric `calls_refused` has it.
+    #[must_use]
+    pub const fn rule(self) -> &'static str {
+        match self {
+            Self::Rate => "rate",
+            Self::Concurrent => "concurrent",
+            Self::Daily => "daily",
+        }
+    }
 }
 
 /// Whom an app calls.
@@ -182,7 +236,8 @@ impl Wanted {
                     from: from.clone(),
                     to: to.clone(),
                 };
-                initiate(outgoing, limits, now)
+                let talk = limits.talk.min(self.within.longest_phone_call);
+                initiate(outgoing, Limits { talk, ..limits }, now)
             }
         }
     }
@@ -207,9 +262,14 @@ pub enum SwitchboardError<E: std::error::Error + 'static> {
     /// in the other region, may help.
     #[error("the call is not in this region yet")]
     NotHereYet(Duration),
-    /// The extension has used its allowance of calls up. The next may be started after this time.
-    #[error("the extension starts calls too often")]
-    TooSoon(Duration),
+    /// The extension starts too many calls. Asking again after `wait` may succeed.
+    #[error("the extension starts too many calls")]
+    TooMany {
+        /// Which limit it has reached.
+        limit: Limit,
+        /// When a token comes; for [`Limit::Concurrent`], a guess.
+        wait: Duration,
+    },
     /// Rivals kept changing the call. Trying again helps.
     #[error("the call kept changing")]
     Contended,
@@ -348,8 +408,11 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
         Err(SwitchboardError::Contended)
     }
 
-    /// An app starts a call, if its extension may start one now. Asking again for the same call starts no second one,
-    /// and counts as one as long as no other has been asked for.
+    /// An app starts a call, if its extension may start one now. Asking again for the same call starts no second one, arms no
+    /// timer, and counts as one as long as no other has been asked for.
+    ///
+    /// Calls that are started at the same moment do not see each other: the limit on concurrent calls may be exceeded by as
+    /// many as the rate allows within a second or so.
     ///
     /// # Errors
     /// See [`SwitchboardError`]. That the other side could not be called is no error: the call has failed, and says why.
@@ -361,25 +424,73 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
     ) -> Result<Outcome, SwitchboardError<P::Error>> {
         let call = wanted.call(self.limits, now);
         subject::is(call.call_id);
-        let again = Event::Announced {
-            caller_leg: None,
-            call_sid: None,
-        };
-        let starter = Starter {
-            extension: wanted.by.clone(),
-            allowance: wanted.within,
-        };
-        // Before the timer, so that who is refused costs this one write and no more.
-        match self.calls.allow(call.call_id, &starter, now).await? {
-            Allowed::Now | Allowed::Before => {}
-            Allowed::TooSoon(wait) => return Err(SwitchboardError::TooSoon(wait)),
+        let StartLimits {
+            calls,
+            phone_calls,
+            concurrent,
+            ..
+        } = wanted.within;
+        // First, so that an app that asks too often costs this one write and no more.
+        self.take(wanted, Purpose::Calls, calls, Limit::Rate, now)
+            .await?;
+        let (known, live) = futures::join!(
+            self.calls.find(call.call_id),
+            self.calls.live(&wanted.by, concurrent, now),
+        );
+        // A call that is stored has its timer, and is within the limits.
+        if let Some(known) = known? {
+            return self.ask_again(known, now, until).await;
+        }
+        if live? >= concurrent {
+            return Err(SwitchboardError::TooMany {
+                limit: Limit::Concurrent,
+                wait: self.limits.ring,
+            });
+        }
+        if call.is_outbound() {
+            self.take(wanted, Purpose::PhoneCalls, phone_calls, Limit::Daily, now)
+                .await?;
         }
         self.look_after(&call, now, until).await?;
         match self.calls.create(&call, None).await? {
             Created::New => Ok(self.begin_started(call, now, until).await),
-            Created::Known(known) => self.deal_with(*known, &again, now, until).await,
+            Created::Known(known) => self.ask_again(*known, now, until).await,
             Created::Meets(_) => Err(SwitchboardError::Contended),
         }
+    }
+
+    /// Takes a token for the call, or says when there is one.
+    async fn take(
+        &self,
+        wanted: &Wanted,
+        purpose: Purpose,
+        allowance: Allowance,
+        limit: Limit,
+        now: Timestamp,
+    ) -> Result<(), SwitchboardError<P::Error>> {
+        let starter = Starter {
+            extension: wanted.by.clone(),
+            purpose,
+            allowance,
+        };
+        match self.calls.allow(wanted.call_id, &starter, now).await? {
+            Allowed::Now | Allowed::Before => Ok(()),
+            Allowed::TooSoon(wait) => Err(SwitchboardError::TooMany { limit, wait }),
+        }
+    }
+
+    /// The app asks for a call that it has started.
+    async fn ask_again(
+        &self,
+        call: Call,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Outcome, SwitchboardError<P::Error>> {
+        let again = Event::Announced {
+            caller_leg: None,
+            call_sid: None,
+        };
+        self.deal_with(call, &again, now, until).await
     }
 
     /// No second witness comes to a call that an app starts: its timer is armed before it is there.
@@ -413,7 +524,7 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
                 SwitchboardError::NoSuchCall
                 | SwitchboardError::NotHereYet(_)
                 | SwitchboardError::Contended
-                | SwitchboardError::TooSoon(_)
+                | SwitchboardError::TooMany { .. }
                 | SwitchboardError::Store(_) => call,
             };
             Outcome {

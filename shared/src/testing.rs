@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use wiremock::matchers::header;
 use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 
+use crate::allowance::Allowance;
 use crate::call::{Call, CallType, Incoming, Limits, ring};
 use crate::clock::Timestamp;
 use crate::config::Environment;
@@ -18,6 +19,7 @@ use crate::names::{
     CallId, Caller, CallerName, ChannelId, DeviceId, Extension, Leg, PbxName, PhoneNumber,
 };
 use crate::secrets::Secret;
+use crate::switchboard::StartLimits;
 
 /// आशा calls extension 1001, and waits in Asterisk. The phone rings for 30 s.
 pub(crate) fn a_call(now: Timestamp) -> Call {
@@ -39,6 +41,16 @@ pub(crate) fn a_call(now: Timestamp) -> Call {
         check: Duration::from_secs(300),
     };
     ring(incoming, limits, now)
+}
+
+/// More calls than most tests start.
+pub(crate) fn start_limits() -> StartLimits {
+    StartLimits {
+        calls: Allowance::per_minute(60, 10),
+        phone_calls: Allowance::per_minute(60, 10),
+        concurrent: 10,
+        longest_phone_call: Duration::from_secs(3_600),
+    }
 }
 
 /// A leg of this id on this PBX.

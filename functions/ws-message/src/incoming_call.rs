@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
-use ringback::allowance::Allowance;
 use ringback::call::{Call, CallType, Why};
 use ringback::call_request::{Address, CallRequest};
 use ringback::clock::Timestamp;
+use ringback::dialling::{CallerIdPolicy, DialRules, Forbidden};
 use ringback::http::ApiError;
+use ringback::metrics;
 use ringback::names::{CallId, Extension, PhoneNumber};
 use ringback::routes::Routes;
 use ringback::signing::Signing;
 use ringback::start::LiveSwitchboard;
 use ringback::status_update::call_initiated;
-use ringback::switchboard::{Wanted, Whom};
+use ringback::switchboard::{StartLimits, SwitchboardError, Wanted, Whom};
 use serde_json::Value;
 
 /// What starting a call takes.
@@ -21,7 +22,8 @@ pub(crate) struct Starting {
     pub(crate) signing: Arc<Signing>,
     pub(crate) routes: Routes,
     pub(crate) country: String,
-    pub(crate) allowance: Allowance,
+    pub(crate) rules: DialRules,
+    pub(crate) limits: StartLimits,
 }
 
 impl Starting {
@@ -43,9 +45,16 @@ impl Starting {
             whom: whom?,
             call_id: id?,
             by: app.clone(),
-            within: self.allowance,
+            within: self.limits,
         };
-        let call = self.switchboard.start(&wanted, now, until).await?.call;
+        let started = self.switchboard.start(&wanted, now, until).await;
+        if let Err(SwitchboardError::TooMany { limit, .. }) = &started {
+            refuse(app, limit.rule());
+        }
+        let call = started?.call;
+        if call.is_outbound() {
+            tracing::info!(call_id = %call.call_id, extension = %app, "call to a telephone number");
+        }
         if !wanted.is(&call) {
             return Err(ApiError::reference_used().about_call(&call));
         }
@@ -63,10 +72,17 @@ impl Starting {
                     "a telephone shows no video; call it with callType voice",
                 ))
             }
-            Address::Telephone(to) => Ok(Whom::Number {
-                from: self.telephone_of(app, request.caller).await?,
-                to,
-            }),
+            Address::Telephone(to) => {
+                let refused = |rule: Forbidden| {
+                    refuse(app, rule.rule());
+                    ApiError::from(rule)
+                };
+                self.rules.allow(&to).map_err(refused)?;
+                let from = self.telephone_of(app, request.caller).await?;
+                // Exotel dials it too, and first.
+                self.rules.allow(&from).map_err(refused)?;
+                Ok(Whom::Number { from, to })
+            }
             Address::App(callee) if callee == *app => Err(ApiError::bad_request(
                 "own_extension",
                 "recipientId is the caller's own extension",
@@ -85,28 +101,40 @@ impl Starting {
         }
     }
 
-    /// Exotel calls the caller's telephone first.
+    /// Exotel calls the caller's telephone first: the extension's own, unless the deployment allows others.
     async fn telephone_of(
         &self,
         app: &Extension,
         caller: Option<Address>,
     ) -> Result<PhoneNumber, ApiError> {
-        let extension = match caller {
-            Some(Address::Telephone(number)) => return Ok(number),
-            Some(Address::App(extension)) => extension,
-            None => app.clone(),
+        let named = match caller {
+            Some(Address::App(extension)) if extension != *app => {
+                return Err(ApiError::other_extension());
+            }
+            Some(Address::Telephone(number)) => Some(number),
+            Some(Address::App(_)) | None => None,
         };
-        if extension != *app {
-            return Err(ApiError::other_extension());
+        if let (Some(number), CallerIdPolicy::Any) = (&named, self.rules.caller_id()) {
+            return Ok(number.clone());
         }
-        let number = self.routes.number_of(app, &self.country).await?;
-        number.ok_or_else(|| {
+        let own = self.routes.number_of(app, &self.country).await?;
+        if named.is_some() && named != own {
+            refuse(app, Forbidden::CallerId.rule());
+            return Err(Forbidden::CallerId.into());
+        }
+        own.ok_or_else(|| {
             ApiError::bad_request(
                 "caller_has_no_telephone",
-                "Exotel calls the caller's telephone first: send its number as callerId, or add it to the extension",
+                "Exotel calls the caller's telephone first, and this extension has no number in the table; ask the operator to add it",
             )
         })
     }
+}
+
+/// Counts a call that a rule forbids, and logs whose app asked for it.
+fn refuse(app: &Extension, rule: &'static str) {
+    metrics::call_refused(rule);
+    tracing::warn!(extension = %app, rule, "call refused");
 }
 
 /// Why the app that asked is told of an error, if it is.

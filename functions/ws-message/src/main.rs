@@ -10,13 +10,14 @@ mod stream;
 use errors::Errors;
 use incoming_call::Starting;
 use lambda_runtime::{Error, LambdaEvent};
-use ringback::allowance::Allowance;
 use ringback::auth::Bearer;
 use ringback::call_request::CallRequest;
 use ringback::call_response::CallResponse;
 use ringback::clock::Timestamp;
+use ringback::dialling::DialRules;
 use ringback::http::{self, ApiError};
 use ringback::start::{Start, run, works_until};
+use ringback::switchboard::StartLimits;
 use ringback::websocket::{self, Request, Who};
 use serde_json::{Map, Value, json};
 use stream::Streaming;
@@ -126,7 +127,8 @@ async fn main() -> Result<(), Error> {
         signing: start.signing()?,
         routes: start.routes(),
         country: start.country(),
-        allowance: Allowance::of_calls(&start.environment)?,
+        rules: DialRules::from_environment(&start.environment, start.country())?,
+        limits: StartLimits::from_environment(&start.environment)?,
     };
     let streaming = &Streaming {
         streams: start.streams(),

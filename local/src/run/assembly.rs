@@ -450,8 +450,12 @@ fn parameters(
         // Tests do in a minute what the apps of one extension do in a month.
         ("CallsPerMinute", "600".to_owned()),
         ("CallsAtOnce", "100".to_owned()),
+        ("ConcurrentCallsPerExtension", "100".to_owned()),
+        ("PhoneCallsPerDay", "10000".to_owned()),
         ("RegistrationsPerMinute", "600".to_owned()),
         ("RegistrationsAtOnce", "100".to_owned()),
+        // The example of the origin document calls from a number that is no extension's.
+        ("CallerIdPolicy", "any".to_owned()),
     ];
     let mut parameters: BTreeMap<String, String> = own
         .into_iter()

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use reqwest::StatusCode;
+use ringback_client::Client;
 use ringback_local::settings::STACK_NAME;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -52,6 +53,7 @@ async fn every_metric_of_the_page_is_in_the_logs_of_a_real_run_and_no_other() ->
         a_ready_phone_does_not_talk(&scene)
     )?;
     nobody_can_be_pushed_to(&scene).await?;
+    telephones_are_called(&scene).await?;
 
     let expected: Seen = page
         .iter()
@@ -230,6 +232,21 @@ async fn nobody_can_be_pushed_to(scene: &Scene) -> Result<()> {
     let call = app.sees(id, "failed").await?;
     assert_eq!(call["reason"], "push_failed");
     scene.fcm_behaves(&json!({})).await
+}
+
+/// One here, and one in a country that is not allowed.
+async fn telephones_are_called(scene: &Scene) -> Result<()> {
+    let token = &scene.stack.phone("1001").context("a phone")?.token;
+    let mut client = Client::connect(&scene.stack.ws_url, token).await?;
+    for (number, answer) in [
+        ("+919876543210", "call_initiated"),
+        ("+442071838750", "error"),
+    ] {
+        let message = json!({ "type": "incoming_call", "recipientId": number });
+        client.send(message).await?;
+        while client.next(SOON).await?["type"] != answer {}
+    }
+    Ok(())
 }
 
 async fn is_ready(app: &App<'_>, call: &str) -> Result<()> {

@@ -67,15 +67,27 @@ fn allowances_have_defaults_and_refuse_nonsense() {
     let of = |read| {
         let environment = Environment::of(read);
         let calls = Allowance::of_calls(&environment)?;
-        Ok::<_, ConfigError>((calls, Allowance::of_registrations(&environment)?))
+        let phone_calls = Allowance::of_phone_calls(&environment)?;
+        Ok::<_, ConfigError>((
+            calls,
+            Allowance::of_registrations(&environment)?,
+            phone_calls,
+        ))
     };
     let per_minute = Allowance::per_minute;
+    let per_day = |seconds, at_once| Allowance {
+        at_once,
+        interval: Duration::from_secs(seconds),
+    };
     assert_eq!(
         of(|_| None).unwrap(),
-        (per_minute(10, 5), per_minute(6, 10))
+        (per_minute(10, 5), per_minute(6, 10), per_day(864, 100))
     );
     let one = of(|_| Some("1".to_owned())).unwrap();
-    assert_eq!(one, (per_minute(1, 1), per_minute(1, 1)));
+    assert_eq!(
+        one,
+        (per_minute(1, 1), per_minute(1, 1), per_day(86_400, 1))
+    );
     let error = of(|_| Some("-1".to_owned())).unwrap_err();
     assert!(error.to_string().contains("CALLS_PER_MINUTE"), "{error}");
 }

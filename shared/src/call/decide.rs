@@ -36,7 +36,7 @@ pub fn decide(call: &Call, event: &Event, now: Timestamp) -> Decision {
             Decision::Advance { change, effects }
         }
         Verdict::Repeat => Decision::Stay {
-            effects: again(call, now),
+            effects: again(call, event, now),
         },
         Verdict::Only(effects) => Decision::Stay { effects },
         Verdict::Refuse(refusal) => Decision::Refuse(refusal),
@@ -74,10 +74,37 @@ pub fn effects_after(call: &Call, event: &Event, now: Timestamp) -> Vec<Effect> 
 
 /// What a repeated event sets off: nothing once all has been carried out; what nobody would notice twice while the
 /// first attempt may still be under way or has failed; everything, if that attempt died.
-fn again(call: &Call, now: Timestamp) -> Vec<Effect> {
+fn again(call: &Call, event: &Event, now: Timestamp) -> Vec<Effect> {
     if call.owed_since.is_none() {
         return Vec::new();
     }
+    let mut effects = left_undone(call, now);
+    // The timer of a call that an app starts is armed before the call is stored. So an app that asks for its call again
+    // arms no other, however often it asks.
+    if is_asked_for_again(call, event) {
+        let arms_timer = |effect: &Effect| matches!(effect, Effect::ArmTimer(_));
+        // What an outbound call owes is its timer. The event that arms the timer settles the debt.
+        if call.is_outbound() && effects.iter().any(arms_timer) {
+            return Vec::new();
+        }
+        effects.retain(|effect| !arms_timer(effect));
+    }
+    effects
+}
+
+/// Whether the app that started the call asks for it again, by the same `clientReference`.
+fn is_asked_for_again(call: &Call, event: &Event) -> bool {
+    let names_nothing = matches!(
+        event,
+        Event::Announced {
+            caller_leg: None,
+            call_sid: None
+        }
+    );
+    names_nothing && call.started_by().is_some()
+}
+
+fn left_undone(call: &Call, now: Timestamp) -> Vec<Effect> {
     if call.was_abandoned(now) {
         return overdue(call, now);
     }

@@ -263,6 +263,28 @@ impl Call {
         self.call_sid.is_none() && self.history.iter().any(silent)
     }
 
+    /// The extension whose app started the call. `None` if the call came in by the trunk.
+    #[must_use]
+    pub fn started_by(&self) -> Option<&Extension> {
+        if self.is_outbound() {
+            Some(&self.extension)
+        } else {
+            self.caller.extension.as_ref()
+        }
+    }
+
+    /// The time limit of the whole call, for a call whose end is never reported.
+    #[must_use]
+    pub fn ends_by(&self) -> Timestamp {
+        self.rings_until + self.limits.connect + self.limits.talk
+    }
+
+    /// Whether the call is active at `now`: it has not ended, and its time limit has not passed.
+    #[must_use]
+    pub fn is_live(&self, now: Timestamp) -> bool {
+        !self.status.is_final() && self.ends_by() > now
+    }
+
     /// The extensions that have part in the call.
     pub fn participants(&self) -> impl Iterator<Item = &Extension> {
         std::iter::once(&self.extension).chain(&self.caller.extension)

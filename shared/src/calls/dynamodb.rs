@@ -4,8 +4,11 @@
 //! | --- | --- | --- |
 //! | `CALL#{call id without its check field}` | `CALL` | the call, or `alias_of` another |
 //! | `CALLER#{number or anonymous}#FOR#{extension}` | `MEETING` | the call that is met there, `until` its ring is over |
-//! | `EXTENSION#{extension}` | `ALLOWANCE#calls` | how many calls its apps may start: [`crate::allowance`] |
-//! | `EXTENSION#{extension}` | `ALLOWANCE#waits` | whether its apps may wait for a call of the other region |
+//! | `EXTENSION#{extension}` | `ALLOWANCE#{purpose}` | how many calls its apps may start, and whether they may wait for a call of
+//! the other region: [`crate::allowance`] |
+//!
+//! The index `live-calls` has the active calls that apps started: `live_started_by`, `live_until`. The write that ends a call
+//! removes both. A call whose end is lost stops counting at `live_until`.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -17,7 +20,7 @@ use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::{
     AttributeValue, CancellationReason, Put, ReturnValue,
-    ReturnValuesOnConditionCheckFailure as OnFailure, TransactWriteItem,
+    ReturnValuesOnConditionCheckFailure as OnFailure, Select, TransactWriteItem,
 };
 use serde::Serialize;
 
@@ -173,6 +176,11 @@ impl DynamoCalls {
         let mut item: Item =
             serde_dynamo::to_item(call).map_err(StoreError::unreadable(STORING))?;
         item.extend(call_key(call.call_id));
+        if let Some(starter) = call.started_by() {
+            let starter = AttributeValue::S(starter.to_string());
+            item.insert(LIVE_STARTED_BY.to_owned(), starter);
+            item.insert(LIVE_UNTIL.to_owned(), number(call.ends_by().as_millis()));
+        }
         let region = self.region.clone().map(AttributeValue::S);
         item.extend(region.map(|region| (REGION.to_owned(), region)));
         Ok(item)
@@ -265,7 +273,7 @@ impl Calls for DynamoCalls {
         let (extension, call) = (&starter.extension, call.key());
         let taken = allowances.take(
             extension,
-            Purpose::Calls,
+            starter.purpose,
             starter.allowance,
             Some(&call),
             now,
@@ -322,6 +330,30 @@ impl Calls for DynamoCalls {
             })?;
         }
         Ok(&PAUSES_FOR_REPLICATION)
+    }
+
+    async fn live(
+        &self,
+        starter: &Extension,
+        at_most: u32,
+        now: Timestamp,
+    ) -> Result<u32, StoreError> {
+        let answer = self
+            .client
+            .query()
+            .table_name(&self.table)
+            .index_name(LIVE_CALLS)
+            .key_condition_expression(format!(
+                "{LIVE_STARTED_BY} = :starter AND {LIVE_UNTIL} > :now"
+            ))
+            .expression_attribute_values(":starter", AttributeValue::S(starter.to_string()))
+            .expression_attribute_values(":now", number(now.as_millis()))
+            .select(Select::Count)
+            .limit(i32::try_from(at_most).unwrap_or(i32::MAX))
+            .send()
+            .await
+            .map_err(StoreError::unavailable("counting an extension's calls"))?;
+        Ok(u32::try_from(answer.count).unwrap_or(0))
     }
 
     async fn find(&self, id: CallId) -> Result<Option<Call>, StoreError> {
@@ -398,6 +430,11 @@ pub fn stored_in(item: &serde_dynamo::Item) -> Option<String> {
         _ => None,
     }
 }
+
+/// The index of active calls, by the extension that started them and by their time limit.
+const LIVE_CALLS: &str = "live-calls";
+const LIVE_STARTED_BY: &str = "live_started_by";
+const LIVE_UNTIL: &str = "live_until";
 
 /// Who wrote an item last: drawn anew for each write, so that a write which is sent again is told from a rival's that
 /// says the same in the same millisecond.
@@ -502,6 +539,7 @@ impl Expressions {
                     sets.push(self.compare("ended_at", "=", moment)?);
                     sets.push(self.compare("why", "=", why)?);
                     sets.push(self.compare("expires_at", "=", &Set::expiry_after(*moment))?);
+                    removes.extend([LIVE_STARTED_BY, LIVE_UNTIL].map(|live| self.name(live)));
                 }
                 Set::CallerLeg(channel) => sets.push(self.compare("caller_leg", "=", channel)?),
                 Set::Pbx(pbx) => sets.push(self.compare("pbx", "=", pbx)?),

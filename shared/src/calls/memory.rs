@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{Allowed, Calls, Created, Meeting, Place, Saved, Starter, StoreError};
+use crate::allowance::Purpose;
 use crate::call::{Attempt, Call};
 use crate::clock::Timestamp;
 use crate::names::{CallId, Extension};
@@ -20,7 +21,7 @@ struct Table {
     aliases: HashMap<CallId, CallId>,
     claims: HashMap<Place, (CallId, Timestamp)>,
     /// When the buckets of those who start calls are full, and what the last token was taken for.
-    buckets: HashMap<Extension, (Timestamp, CallId)>,
+    buckets: HashMap<(Extension, Purpose), (Timestamp, CallId)>,
 }
 
 impl Table {
@@ -65,7 +66,8 @@ impl Calls for MemoryCalls {
         now: Timestamp,
     ) -> Result<Allowed, StoreError> {
         let mut table = self.table();
-        let bucket = table.buckets.get(&starter.extension).copied();
+        let key = (starter.extension.clone(), starter.purpose);
+        let bucket = table.buckets.get(&key).copied();
         if bucket.is_some_and(|(_, taken_for)| taken_for == call) {
             return Ok(Allowed::Before);
         }
@@ -74,7 +76,7 @@ impl Calls for MemoryCalls {
             Err(wait) => Allowed::TooSoon(wait),
             Ok(take) => {
                 let bucket = (take.applied(full_at), call);
-                table.buckets.insert(starter.extension.clone(), bucket);
+                table.buckets.insert(key, bucket);
                 Allowed::Now
             }
         })
@@ -91,6 +93,19 @@ impl Calls for MemoryCalls {
         }
         *call = call.apply(&attempt.change);
         Ok(Saved::As(call.clone()))
+    }
+
+    async fn live(
+        &self,
+        starter: &Extension,
+        at_most: u32,
+        now: Timestamp,
+    ) -> Result<u32, StoreError> {
+        let table = self.table();
+        let live = table.calls.values();
+        let live = live.filter(|call| call.is_live(now) && call.started_by() == Some(starter));
+        let count = u32::try_from(live.count()).unwrap_or(at_most);
+        Ok(count.min(at_most))
     }
 
     async fn find(&self, id: CallId) -> Result<Option<Call>, StoreError> {

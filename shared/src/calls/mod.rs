@@ -12,7 +12,7 @@ use std::time::Duration;
 pub use dynamodb::{DynamoCalls, stored_in};
 pub use memory::MemoryCalls;
 
-use crate::allowance::Allowance;
+use crate::allowance::{Allowance, Purpose};
 use crate::call::{Attempt, Call};
 use crate::clock::Timestamp;
 use crate::names::{CallId, Extension, PhoneNumber};
@@ -26,7 +26,7 @@ pub trait Calls {
         meeting: Option<&Meeting>,
     ) -> impl Future<Output = Result<Created, StoreError>> + Send;
 
-    /// Takes a token for a call out of its starter's allowance. Asking again for the same call takes no second one, as
+    /// Takes a token for a call out of one of its starter's allowances. Asking again for the same call takes no second one, as
     /// long as no other has been asked for.
     fn allow(
         &self,
@@ -52,6 +52,15 @@ pub trait Calls {
     ) -> impl Future<Output = Result<&'static [Duration], NoPatience>> + Send {
         async { Ok::<&[Duration], _>(&[]) }
     }
+
+    /// How many active calls this extension's apps have started, counted up to `at_most`. Eventually consistent: a call that was
+    /// stored or ended within the last second may be counted wrongly.
+    fn live(
+        &self,
+        starter: &Extension,
+        at_most: u32,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<u32, StoreError>> + Send;
 
     /// The call as it is.
     fn find(&self, id: CallId) -> impl Future<Output = Result<Option<Call>, StoreError>> + Send;
@@ -120,6 +129,8 @@ pub struct Meeting {
 pub struct Starter {
     /// Whose app.
     pub extension: Extension,
+    /// Which of its allowances is meant.
+    pub purpose: Purpose,
     /// How often it may.
     pub allowance: Allowance,
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures::future::join_all;
 
 use super::{Allowed, Calls, Created, Meeting, Place, Saved, Starter};
-use crate::allowance::Allowance;
+use crate::allowance::{Allowance, Purpose};
 use crate::call::{
     Call, CallType, Decision, Event, Incoming, Limits, Party, Readiness, Side, Status, decide,
     ring, usual,
@@ -45,6 +45,8 @@ pub async fn all(calls: &(impl Calls + Sync)) {
     the_same_call_is_allowed_once(calls).await;
     tokens_are_taken_as_the_rule_says(calls).await;
     of_twenty_calls_at_once_only_as_many_are_allowed_as_may_be(calls).await;
+    each_purpose_has_tokens_of_its_own(calls).await;
+    the_live_calls_of_a_starter_are_counted(calls).await;
 }
 
 fn leg(pbx: &str, channel: &str) -> Option<Leg> {
@@ -501,6 +503,7 @@ async fn a_call_is_the_same_whatever_its_ids_check_field(calls: &impl Calls) {
 fn starter() -> Starter {
     Starter {
         extension: a_call(Timestamp::now()).extension,
+        purpose: Purpose::Calls,
         allowance: Allowance::per_minute(60, 3),
     }
 }
@@ -559,6 +562,65 @@ async fn of_twenty_calls_at_once_only_as_many_are_allowed_as_may_be(calls: &(imp
     let allowed = join_all(at_once).await.into_iter();
     let allowed = allowed.filter(|allowed| matches!(allowed, Ok(Allowed::Now)));
     assert_eq!(allowed.count(), 3);
+}
+
+async fn each_purpose_has_tokens_of_its_own(calls: &impl Calls) {
+    let (now, for_calls) = (Timestamp::now(), starter());
+    let for_phone_calls = Starter {
+        purpose: Purpose::PhoneCalls,
+        ..for_calls.clone()
+    };
+    let call = CallId::fresh();
+    for starter in [&for_calls, &for_phone_calls] {
+        let allowed = calls.allow(call, starter, now).await.expect("allow");
+        assert_eq!(allowed, Allowed::Now);
+    }
+}
+
+/// A new call that an app of `starter` starts: to another app, or to a telephone.
+fn started_by(starter: &Extension, to_telephone: bool, now: Timestamp) -> Call {
+    let mut call = a_call(now);
+    (call.caller_leg, call.pbx, call.call_sid) = (None, None, None);
+    if to_telephone {
+        call.extension = starter.clone();
+        call.to = PhoneNumber::parse("9876543211", "IN");
+    } else {
+        call.caller = Caller::app(starter.clone());
+    }
+    call
+}
+
+async fn the_live_calls_of_a_starter_are_counted(calls: &impl Calls) {
+    let now = Timestamp::now();
+    let starter = a_call(now).extension;
+    let live = async |at_most, now| calls.live(&starter, at_most, now).await.expect("live");
+    assert_eq!(live(5, now).await, 0);
+    let [to_app, to_telephone, mut of_others] =
+        [false, true, false].map(|to_telephone| started_by(&starter, to_telephone, now));
+    // The extension that is called has started nothing.
+    of_others.extension = starter.clone();
+    of_others.caller = Caller::on_network(PhoneNumber::parse("9876543210", "IN"), None);
+    for call in [&to_app, &to_telephone, &of_others] {
+        assert!(matches!(calls.create(call, None).await, Ok(Created::New)));
+    }
+    assert_eq!((live(5, now).await, live(1, now).await), (2, 1));
+    // A call whose end was lost stops counting at its time limit.
+    let last = to_app.ends_by();
+    assert_eq!(live(5, last.before(Duration::from_millis(1))).await, 2);
+    assert_eq!(live(5, last).await, 0);
+    // The write that ends it takes it out.
+    let declined = Event::HungUp {
+        by: Party {
+            extension: starter.clone(),
+            device: None,
+        },
+    };
+    let Decision::Advance { change, .. } = decide(&to_app, &declined, now) else {
+        panic!("hanging up ends nothing")
+    };
+    let ended = calls.attempt(to_app.call_id, &to_app.attempt(change)).await;
+    assert!(matches!(ended, Ok(Saved::As(call)) if call.status.is_final()));
+    assert_eq!(live(5, now).await, 1);
 }
 
 #[cfg(test)]

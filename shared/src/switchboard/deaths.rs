@@ -124,6 +124,16 @@ impl Calls for &World {
         saved
     }
 
+    async fn live(
+        &self,
+        starter: &Extension,
+        at_most: u32,
+        now: Timestamp,
+    ) -> Result<u32, StoreError> {
+        self.life.step().await;
+        self.calls.live(starter, at_most, now).await
+    }
+
     async fn find(&self, id: CallId) -> Result<Option<Call>, StoreError> {
         self.life.step().await;
         self.calls.find(id).await
@@ -400,7 +410,7 @@ impl Play<'_> {
             call_id: self.call,
             by: extension("1002"),
             whom,
-            within: Allowance::per_minute(60, 10),
+            within: crate::testing::start_limits(),
         };
         self.told(Asked::Wanted(wanted)).await;
     }

@@ -678,7 +678,7 @@ mod an_app_calls {
             call_id: CallId::of_reference(&by, &reference),
             by,
             whom,
-            within: Allowance::per_minute(60, 3),
+            within: testing::start_limits(),
         }
     }
 
@@ -737,22 +737,140 @@ mod an_app_calls {
     #[tokio::test]
     async fn an_app_that_starts_calls_too_often_has_to_wait_and_nobodys_phone_rings() {
         let switchboard = switchboard(&["phone"]);
-        let another = || Wanted {
-            call_id: CallId::fresh(),
-            ..an_app()
-        };
+        let mut wanted = an_app();
+        wanted.within.calls = Allowance::per_minute(60, 3);
         for _ in 0..3 {
-            switchboard.start(&another(), NOW, UNTIL).await.unwrap();
+            let another = another(&wanted);
+            switchboard.start(&another, NOW, UNTIL).await.unwrap();
         }
-        let refused = switchboard.start(&another(), NOW, UNTIL).await;
+        let refused = switchboard.start(&another(&wanted), NOW, UNTIL).await;
         let wait = Duration::from_secs(1);
         assert!(
-            matches!(refused, Err(SwitchboardError::TooSoon(until)) if until == wait),
+            matches!(&refused, Err(SwitchboardError::TooMany { limit: Limit::Rate, wait: until }) if *until == wait),
             "{refused:?}"
         );
         assert_eq!(switchboard.count("ring"), 3);
         let later = NOW + wait;
-        switchboard.start(&another(), later, UNTIL).await.unwrap();
+        let another = another(&wanted);
+        switchboard.start(&another, later, UNTIL).await.unwrap();
+    }
+
+    fn another(wanted: &Wanted) -> Wanted {
+        Wanted {
+            call_id: CallId::fresh(),
+            ..wanted.clone()
+        }
+    }
+
+    #[tokio::test]
+    async fn asking_again_for_a_call_arms_no_timer_however_often_and_however_late() {
+        for wanted in [an_app(), a_number()] {
+            let switchboard = switchboard(&["phone"]);
+            let call = switchboard.start(&wanted, NOW, UNTIL).await.unwrap().call;
+            let armed = switchboard.count("arm");
+            for late in [Duration::ZERO, ABANDONED_AFTER, ABANDONED_AFTER * 2] {
+                for _ in 0..10 {
+                    let now = NOW + late;
+                    let again = switchboard.start(&wanted, now, UNTIL).await.unwrap();
+                    assert_eq!(again.call.call_id, call.call_id);
+                }
+            }
+            assert_eq!(switchboard.count("arm"), armed);
+        }
+    }
+
+    /// The first attempt took its token and died before it stored the call. The second attempt arms the timer.
+    #[tokio::test]
+    async fn asking_again_for_a_call_that_was_never_stored_starts_it_with_its_timer() {
+        let switchboard = switchboard(&[]);
+        let wanted = a_number();
+        let starter = Starter {
+            extension: wanted.by.clone(),
+            purpose: Purpose::Calls,
+            allowance: wanted.within.calls,
+        };
+        let allowed = switchboard.calls.allow(wanted.call_id, &starter, NOW).await;
+        assert_eq!(allowed.unwrap(), Allowed::Now);
+        switchboard.start(&wanted, NOW, UNTIL).await.unwrap();
+        assert_eq!(
+            (switchboard.count("arm") > 0, switchboard.count("place")),
+            (true, 1)
+        );
+    }
+
+    async fn is_refused(switchboard: &Testing, wanted: &Wanted, now: Timestamp, by: Limit) {
+        let refused = switchboard.start(wanted, now, UNTIL).await;
+        assert!(
+            matches!(&refused, Err(SwitchboardError::TooMany { limit, .. }) if *limit == by),
+            "{refused:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn only_so_many_calls_go_on_at_the_same_time_and_an_end_makes_room() {
+        let switchboard = switchboard(&["phone"]);
+        let mut wanted = an_app();
+        wanted.within.concurrent = 2;
+        let first = switchboard.start(&wanted, NOW, UNTIL).await.unwrap().call;
+        let second = another(&wanted);
+        switchboard.start(&second, NOW, UNTIL).await.unwrap();
+        let third = another(&wanted);
+        is_refused(&switchboard, &third, NOW, Limit::Concurrent).await;
+        assert_eq!(switchboard.count("ring"), 2);
+        // Asking again for an active call is allowed.
+        let again = switchboard.start(&second, NOW, UNTIL).await.unwrap();
+        assert_eq!(again.call.call_id, second.call_id);
+        // Another extension does not notice.
+        let other = Wanted {
+            by: extension("1003"),
+            ..another(&wanted)
+        };
+        switchboard.start(&other, NOW, UNTIL).await.unwrap();
+        let by = Party {
+            extension: extension("1001"),
+            device: None,
+        };
+        switchboard
+            .happens(&first, &Event::Declined { by })
+            .await
+            .unwrap();
+        switchboard.start(&third, NOW, UNTIL).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_call_whose_end_was_lost_blocks_its_starter_no_longer_than_it_can_last() {
+        let switchboard = switchboard(&[]);
+        let mut wanted = a_number();
+        wanted.within.concurrent = 1;
+        let call = switchboard.start(&wanted, NOW, UNTIL).await.unwrap().call;
+        let next = another(&wanted);
+        let before = call.ends_by().before(Duration::from_millis(1));
+        is_refused(&switchboard, &next, before, Limit::Concurrent).await;
+        switchboard
+            .start(&next, call.ends_by(), UNTIL)
+            .await
+            .unwrap();
+    }
+
+    #[tokio::test]
+    async fn calls_to_telephones_have_a_limit_of_their_own_and_a_shorter_time() {
+        let switchboard = switchboard(&["phone"]);
+        let within = StartLimits {
+            phone_calls: Allowance::per_minute(1, 1),
+            longest_phone_call: Duration::from_secs(60),
+            ..a_number().within
+        };
+        let limited = |wanted: Wanted| Wanted { within, ..wanted };
+        let first = limited(a_number());
+        let call = switchboard.start(&first, NOW, UNTIL).await.unwrap().call;
+        assert_eq!(call.limits.talk, Duration::from_secs(60));
+        is_refused(&switchboard, &another(&first), NOW, Limit::Daily).await;
+        assert_eq!(switchboard.count("place"), 1);
+        // The same call again, and a call to an app, are none of those.
+        switchboard.start(&first, NOW, UNTIL).await.unwrap();
+        let to_app = another(&limited(an_app()));
+        let call = switchboard.start(&to_app, NOW, UNTIL).await.unwrap().call;
+        assert!(call.limits.talk > Duration::from_secs(60));
     }
 
     #[tokio::test]
