@@ -29,7 +29,8 @@ impl Template {
         let conditions = Conditions::of(&template, parameters)?;
         let mut refusals = Vec::new();
         for (_, rule) in template["Rules"].as_object().into_iter().flatten() {
-            if !conditions.is_true(&rule["RuleCondition"])? {
+            let applies = &rule["RuleCondition"];
+            if !applies.is_null() && !conditions.is_true(applies)? {
                 continue;
             }
             for assertion in each(&rule["Assertions"]) {
