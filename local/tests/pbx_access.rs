@@ -258,7 +258,7 @@ async fn the_proxy_passes_only_what_functions_ask_of_ari() -> Result<()> {
             let answer = http(pbx, &to, &request(pbx, line, "")).await?;
             ensure!(is_http(&answer, expected), "{line}: {answer}");
             ensure!(
-                answer.contains("Server: Ringback"),
+                answer.contains("\r\nserver: Ringback\r\n"),
                 "not Asterisk's answer to {line}: {answer}"
             );
         }
@@ -306,7 +306,7 @@ const REFUSED_BY_ARI: [&str; 34] = [
     "GET /ari/../ari/asterisk/ping",
     "GET /ari/%2e%2e/ari/asterisk/ping",
     "GET /ari%2fasterisk/ping",
-    "GET http://127.0.0.1/ari/asterisk/ping",
+    "GET http://pbx/ari/asterisk/ping",
     "POST /ari/asterisk/ping",
     "OPTIONS /ari/asterisk/ping",
     "get /ari/asterisk/ping",
@@ -341,7 +341,7 @@ async fn the_proxy_passes_only_websocket_sip_to_phones() -> Result<()> {
             "GET /ws?x",
             "GET /%77s",
             "GET /ws/../ari/asterisk/ping",
-            "GET http://127.0.0.1/ws",
+            "GET http://pbx/ws",
             "POST /ws",
             "GET /ari/events?app=ringback",
             "GET /ari/asterisk/ping",
@@ -369,7 +369,7 @@ fn request(pbx: &Pbx, line: &str, rest: &str) -> String {
 fn is_refused(answer: &str, what: &str) -> Result<()> {
     ensure!(is_http(answer, 403), "{what}: {answer}");
     ensure!(
-        !answer.contains("Server:"),
+        !answer.contains("\r\nserver:"),
         "{what} came to Asterisk: {answer}"
     );
     Ok(())
@@ -529,15 +529,15 @@ async fn fail2ban_finds_who_attacks_and_nobody_else() -> Result<()> {
                 };
             }
             let attack = security.news().await?;
-            let seen_at = match transport {
-                Transport::Wss => "127.0.0.1",
-                _ => "127.0.0.66",
-            };
             let found = found_by_fail2ban(&attack)?;
-            let hosts: BTreeSet<&str> = found.iter().map(String::as_str).collect();
-            assert_eq!(
-                hosts,
-                BTreeSet::from([seen_at]),
+            if transport == Transport::Wss {
+                // All WebSocket phones have the proxy's address.
+                assert_eq!(found, Vec::<String>::new(), "{what}: {attack}");
+                continue;
+            }
+            let is_stranger = |host: &String| host == "127.0.0.66";
+            ensure!(
+                found.iter().all(is_stranger),
                 "{what} over {transport:?}: {attack}"
             );
             ensure!(

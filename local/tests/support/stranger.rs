@@ -195,7 +195,7 @@ impl Request {
              Content-Length: {}\r\n\r\n{description}",
             transport.in_via(),
             Uuid::new_v4().simple(),
-            self.call_id,
+            Uuid::new_v4().simple(),
             self.call_id,
             self.sequence,
             self.headers,
