@@ -1,5 +1,5 @@
-//! What a stranger can do to a PBX: be the trunk, reach ARI, hold connections, flood the logs. The local stack must be
-//! running (`make up`).
+//! What a client without an account can do to a PBX: act as the trunk, reach ARI, hold connections, flood the logs. The
+//! local stack must be running (`make up`).
 
 #![allow(
     clippy::unwrap_used,
@@ -39,7 +39,7 @@ use tokio::time::{Instant, sleep};
 
 /// Not the trunk's address, and not the proxy's.
 const STRANGER: [u8; 4] = [127, 0, 0, 66];
-/// Somebody who wants another address to be banned.
+/// Wants another address to be banned.
 const FORGER: [u8; 4] = [127, 0, 0, 67];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -58,7 +58,7 @@ async fn only_the_trunks_address_is_the_trunk() -> Result<()> {
             }
         }
     }
-    // The number rings for the real trunk, and has rung for nobody else.
+    // The number rings for the real trunk, and only for that.
     let caller = scene.dial("1001").await?;
     let id = app.woken().await?;
     caller.hang_up().await?;
@@ -215,7 +215,7 @@ async fn reload_pjsip(scene: &Scene) -> Result<()> {
             .basic_auth(&ari.username, Some(&ari.password))
             .send()
             .await?;
-        // The second is reloaded with the first, as one that has nothing of its own to read.
+        // 409: the module has nothing of its own to read again.
         ensure!(
             answer.status().is_success() || answer.status() == 409,
             "{answer:?}"

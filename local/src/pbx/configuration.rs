@@ -297,7 +297,12 @@ mod tests {
             } else if let Some((name, value)) = line.split_once('=')
                 && let Some((_, (_, settings))) = found.last_mut()
             {
-                settings.insert(name.trim().to_owned(), value.trim().to_owned());
+                let (name, value) = (name.trim().to_owned(), value.trim().to_owned());
+                // The only setting here that may be repeated.
+                let so_far = settings.get("match").filter(|_| name == "match");
+                let value =
+                    so_far.map_or_else(|| value.clone(), |so_far| format!("{so_far},{value}"));
+                settings.insert(name, value);
             }
         }
         let sections = found.into_iter().filter(|(is_template, _)| !is_template);
@@ -365,13 +370,14 @@ mod tests {
             let identifies: Vec<&Section> = file.iter().filter(is_identify).collect();
             assert!(!identifies.is_empty());
             for (name, settings) in identifies {
-                let matched = &settings["match"];
-                assert!(
-                    !matched.contains('/'),
-                    "{name} matches a network: {matched}"
-                );
-                let address: std::net::Ipv4Addr = matched.parse().unwrap();
-                assert_ne!(address, std::net::Ipv4Addr::LOCALHOST, "{name}");
+                for matched in settings["match"].split(',') {
+                    assert!(
+                        !matched.contains('/'),
+                        "{name} matches the network {matched}"
+                    );
+                    let address: std::net::Ipv4Addr = matched.parse().unwrap();
+                    assert_ne!(address, std::net::Ipv4Addr::LOCALHOST, "{name}");
+                }
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Anybody on the network: raw SIP over every transport of a PBX, and raw HTTP to its proxy, from an address of choice.
+//! A client without any account: raw SIP over every transport of a PBX, and raw HTTP to its proxy, from any local address.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -58,7 +58,7 @@ enum Line {
     WebSocket(Box<WebSocketStream<Box<dyn Bytes>>>),
 }
 
-/// Somebody with a connection to a PBX.
+/// A client that is connected to a PBX.
 pub(crate) struct Stranger {
     transport: Transport,
     line: Line,
