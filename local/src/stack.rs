@@ -81,8 +81,10 @@ pub struct Aws {
 /// The PBX's REST interface.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Ari {
-    /// Base URL.
+    /// Base URL for the functions: the proxy passes what they ask for, and nothing else.
     pub url: String,
+    /// Base URL of Asterisk itself, for tools and tests on this machine.
+    pub local_url: String,
     /// Basic auth user.
     pub username: String,
     /// Basic auth password.
@@ -94,8 +96,12 @@ pub struct Ari {
 /// The PBX's SIP side.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Sip {
-    /// Address and port, UDP.
+    /// Address and port, UDP and TCP.
     pub address: String,
+    /// Address and port, TLS.
+    pub tls: String,
+    /// URL, WebSocket with TLS.
+    pub wss: String,
     /// An INVITE from here is the Exotel trunk calling.
     pub trunk_source: String,
 }

@@ -22,6 +22,14 @@ const WRITTEN: [(&str, &str); 7] = [
     ("astlogdir", "log"),
 ];
 
+/// The certificate of SIP over TLS, and its key.
+const CERTIFICATE: &str = "tls.pem";
+const KEY: &str = "tls.key";
+/// The same for the proxy, which wants both in one file.
+const CERTIFICATE_WITH_KEY: &str = "tls-with-key.pem";
+/// The proxy's configuration, and its site file.
+const PROXY: &str = "haproxy.cfg";
+
 /// What the dialplan says to the application, and where.
 #[derive(Debug)]
 pub struct Hooks<'a> {
@@ -33,14 +41,23 @@ pub struct Hooks<'a> {
     pub name: Option<&'a str>,
 }
 
-/// Writes everything and gives the path of `asterisk.conf` as Asterisk sees it.
+/// The written configuration.
+#[derive(Debug, Clone)]
+pub struct Written {
+    /// `asterisk.conf`, as Asterisk sees it.
+    pub asterisk: PathBuf,
+    /// The proxy's files, in the order in which it reads them.
+    pub proxy: [PathBuf; 2],
+}
+
+/// Writes everything.
 pub fn write(
     settings: &Settings,
     source: &Source,
     pbx: &PbxPorts,
     credentials: &Credentials,
     hooks: &Hooks<'_>,
-) -> Result<PathBuf> {
+) -> Result<Written> {
     let (outside, inside) = (source.outside(pbx), source.inside(pbx));
     if outside.exists() {
         std::fs::remove_dir_all(&outside)
@@ -55,15 +72,30 @@ pub fn write(
     copy_shipped(&settings.repository().join("asterisk"), &etc)?;
     let site = etc.join("ringback-site");
     make_dir(&site)?;
-    for (name, text) in site_files(pbx, credentials, hooks, &inside.join("etc")) {
+    let folders = Folders {
+        inside: &inside.join("etc"),
+        outside: &etc,
+    };
+    for (name, text) in site_files(pbx, credentials, hooks, &folders) {
         write_file(&site.join(name), &text)?;
     }
     super::site_check::check(settings.repository(), &site)?;
     let certificate = &credentials.ari_certificate;
-    write_file(&etc.join("ari.pem"), &certificate.certificate_pem)?;
-    write_file(&etc.join("ari.key"), &certificate.key_pem)?;
+    write_file(&etc.join(CERTIFICATE), &certificate.certificate_pem)?;
+    write_file(&etc.join(KEY), &certificate.key_pem)?;
+    let both = format!("{}{}", certificate.certificate_pem, certificate.key_pem);
+    write_file(&etc.join(CERTIFICATE_WITH_KEY), &both)?;
     write_file(&etc.join("asterisk.conf"), &asterisk_conf(&inside))?;
-    Ok(inside.join("etc/asterisk.conf"))
+    Ok(Written {
+        asterisk: inside.join("etc/asterisk.conf"),
+        proxy: [site.join(PROXY), etc.join(PROXY)],
+    })
+}
+
+/// The configuration folder as Asterisk sees it, and as this machine does.
+struct Folders<'a> {
+    inside: &'a Path,
+    outside: &'a Path,
 }
 
 /// The shipped files, unchanged.
@@ -74,7 +106,7 @@ fn copy_shipped(from: &Path, etc: &Path) -> Result<()> {
         let path = entry?.path();
         if path
             .extension()
-            .is_some_and(|extension| extension == "conf")
+            .is_some_and(|extension| extension == "conf" || extension == "cfg")
             && let Some(name) = path.file_name()
         {
             std::fs::copy(&path, etc.join(name))
@@ -104,15 +136,16 @@ fn site_files(
     pbx: &PbxPorts,
     credentials: &Credentials,
     hooks: &Hooks<'_>,
-    etc: &Path,
-) -> [(&'static str, String); 7] {
+    folders: &Folders<'_>,
+) -> [(&'static str, String); 8] {
     [
         ("ari.conf", ari(credentials)),
         ("dialplan.conf", dialplan(hooks, &credentials.hook_secret)),
-        ("http.conf", http(pbx, etc)),
+        (PROXY, proxy(pbx, folders.outside)),
+        ("http.conf", http(pbx)),
         ("phones.conf", phones(&credentials.sip_passwords)),
         ("rtp.conf", rtp(pbx)),
-        ("transports.conf", transports(pbx)),
+        ("transports.conf", transports(pbx, folders.inside)),
         ("trunk.conf", trunk()),
     ]
 }
@@ -141,15 +174,26 @@ fn rtp(pbx: &PbxPorts) -> String {
     format!("[general](+)\nrtpstart = {first}\nrtpend = {last}\n")
 }
 
-fn http(pbx: &PbxPorts, etc: &Path) -> String {
-    format!(
-        "[general](+)\nbindaddr = {LOOPBACK}\nbindport = {}\ntlsenable = yes\ntlsbindaddr = {LOOPBACK}:{}\n\
-         tlscertfile = {}\ntlsprivatekey = {}\n",
-        pbx.ari_plain,
-        pbx.ari,
-        etc.join("ari.pem").display(),
-        etc.join("ari.key").display(),
-    )
+fn http(pbx: &PbxPorts) -> String {
+    format!("[general](+)\nbindport = {}\n", pbx.ari_plain)
+}
+
+fn proxy(pbx: &PbxPorts, etc: &Path) -> String {
+    let settings = [
+        ("PHONES_BIND", format!("{LOOPBACK}:{}", pbx.wss)),
+        ("ARI_BIND", format!("{LOOPBACK}:{}", pbx.ari)),
+        (
+            "CERTIFICATE",
+            etc.join(CERTIFICATE_WITH_KEY).display().to_string(),
+        ),
+        ("ASTERISK_HTTP", format!("{LOOPBACK}:{}", pbx.ari_plain)),
+    ];
+    settings
+        .iter()
+        .fold(String::from("global\n"), |mut text, (name, value)| {
+            let _ = writeln!(text, "    setenv RINGBACK_{name} \"{value}\"");
+            text
+        })
 }
 
 fn phones(passwords: &[(String, String)]) -> String {
@@ -163,11 +207,18 @@ fn phones(passwords: &[(String, String)]) -> String {
     })
 }
 
-fn transports(pbx: &PbxPorts) -> String {
+fn transports(pbx: &PbxPorts, etc: &Path) -> String {
+    let PbxPorts { sip, sip_tls, .. } = pbx;
+    let (certificate, key) = (etc.join(CERTIFICATE), etc.join(KEY));
     format!(
-        "[transport-udp]\ntype = transport\nprotocol = udp\nbind = {LOOPBACK}:{}\n\n\
+        "[transport-udp]\ntype = transport\nprotocol = udp\nbind = {LOOPBACK}:{sip}\n\n\
+         [transport-tcp]\ntype = transport\nprotocol = tcp\nbind = {LOOPBACK}:{sip}\n\n\
+         [transport-tls]\ntype = transport\nprotocol = tls\nbind = {LOOPBACK}:{sip_tls}\nmethod = tlsv1_2\n\
+         cert_file = {}\npriv_key_file = {}\n\n\
+         [transport-ws]\ntype = transport\nprotocol = ws\nbind = {LOOPBACK}\n\n\
          [site-endpoint](!)\nmedia_address = {LOOPBACK}\nbind_rtp_to_media_address = yes\n",
-        pbx.sip
+        certificate.display(),
+        key.display(),
     )
 }
 
@@ -179,7 +230,7 @@ fn trunk() -> String {
 mod tests {
     use super::*;
     use crate::settings::PBXS;
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     #[test]
     fn every_site_file_is_filled_in() {
@@ -189,11 +240,14 @@ mod tests {
             fallback_url: None,
             name: None,
         };
-        let written: BTreeSet<String> =
-            site_files(&PBXS[0], &credentials, &hooks, Path::new("/etc"))
-                .into_iter()
-                .map(|(name, _)| name.to_owned())
-                .collect();
+        let folders = Folders {
+            inside: Path::new("/etc"),
+            outside: Path::new("/etc"),
+        };
+        let written: BTreeSet<String> = site_files(&PBXS[0], &credentials, &hooks, &folders)
+            .into_iter()
+            .map(|(name, _)| name.to_owned())
+            .collect();
         let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../asterisk/ringback-site");
         let shipped: BTreeSet<String> = std::fs::read_dir(examples)
             .unwrap()
@@ -207,5 +261,139 @@ mod tests {
             })
             .collect();
         assert_eq!(written, shipped);
+    }
+
+    /// A section's name and its settings, those of its templates included.
+    type Section = (String, BTreeMap<String, String>);
+
+    /// The sections of `pjsip.conf` that are no templates, with the site files as `site` gives them.
+    fn sections(site: impl Fn(&str) -> String) -> Vec<Section> {
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../asterisk/pjsip.conf");
+        let shipped = std::fs::read_to_string(shipped).unwrap();
+        let lines: Vec<String> = shipped
+            .lines()
+            .flat_map(
+                |line| match line.strip_prefix("#include \"ringback-site/") {
+                    Some(name) => site(name.trim_end_matches('"'))
+                        .lines()
+                        .map(str::to_owned)
+                        .collect(),
+                    None => vec![line.to_owned()],
+                },
+            )
+            .collect();
+        let mut templates = BTreeMap::new();
+        let mut found: Vec<(bool, Section)> = Vec::new();
+        for line in &lines {
+            let line = line.split(';').next().unwrap_or_default().trim();
+            if let Some((name, rest)) = line.strip_prefix('[').and_then(|it| it.split_once(']')) {
+                keep(&mut templates, found.last());
+                let rest = rest.trim_matches(['(', ')']);
+                let inherited = rest
+                    .split(',')
+                    .filter_map(|name| templates.get(name).cloned());
+                let settings = inherited.flatten().collect();
+                let is_template = rest.split(',').any(|option| option == "!");
+                found.push((is_template, (name.to_owned(), settings)));
+            } else if let Some((name, value)) = line.split_once('=')
+                && let Some((_, (_, settings))) = found.last_mut()
+            {
+                let (name, value) = (name.trim().to_owned(), value.trim().to_owned());
+                // The only setting here that may be repeated.
+                let so_far = settings.get("match").filter(|_| name == "match");
+                let value =
+                    so_far.map_or_else(|| value.clone(), |so_far| format!("{so_far},{value}"));
+                settings.insert(name, value);
+            }
+        }
+        let sections = found.into_iter().filter(|(is_template, _)| !is_template);
+        sections.map(|(_, section)| section).collect()
+    }
+
+    fn keep(
+        templates: &mut BTreeMap<String, BTreeMap<String, String>>,
+        section: Option<&(bool, Section)>,
+    ) {
+        if let Some((true, (name, settings))) = section {
+            templates.insert(name.clone(), settings.clone());
+        }
+    }
+
+    /// As they are shipped, and as each PBX of the stack has them.
+    fn all_pjsip_files() -> Vec<Vec<Section>> {
+        let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../asterisk/ringback-site");
+        let shipped = sections(|name| {
+            std::fs::read_to_string(examples.join(format!("{name}.example"))).unwrap()
+        });
+        let credentials = Credentials::generate("http://127.0.0.1:5051/token").unwrap();
+        let hooks = Hooks {
+            url: "http://127.0.0.1:5050",
+            fallback_url: None,
+            name: None,
+        };
+        let folders = Folders {
+            inside: Path::new("/etc"),
+            outside: Path::new("/etc"),
+        };
+        let stacks = PBXS.map(|pbx| {
+            let written = BTreeMap::from(site_files(&pbx, &credentials, &hooks, &folders));
+            sections(|name| written[name].clone())
+        });
+        [shipped].into_iter().chain(stacks).collect()
+    }
+
+    #[test]
+    fn an_endpoint_without_a_password_is_identified_by_its_address_and_no_other_is() {
+        for file in all_pjsip_files() {
+            let is_endpoint = |(_, settings): &&Section| settings["type"] == "endpoint";
+            let endpoints: Vec<&Section> = file.iter().filter(is_endpoint).collect();
+            for name in ["exotel", "1001"] {
+                assert!(endpoints.iter().any(|(it, _)| it == name), "no {name}");
+            }
+            for (name, settings) in endpoints {
+                let expected = match settings.get("auth") {
+                    Some(_) => "username",
+                    None => "ip",
+                };
+                let identify_by = settings.get("identify_by").map(String::as_str);
+                assert_eq!(identify_by, Some(expected), "{name}");
+                let anonymous = settings.get("allow_unauthenticated_options");
+                assert_eq!(anonymous, None, "{name}");
+            }
+        }
+    }
+
+    /// The proxy's WebSocket phones come from there.
+    #[test]
+    fn no_trunk_has_the_proxys_address() {
+        for file in all_pjsip_files() {
+            let is_identify = |(_, settings): &&Section| settings["type"] == "identify";
+            let identifies: Vec<&Section> = file.iter().filter(is_identify).collect();
+            assert!(!identifies.is_empty());
+            for (name, settings) in identifies {
+                for matched in settings["match"].split(',') {
+                    assert!(
+                        !matched.contains('/'),
+                        "{name} matches the network {matched}"
+                    );
+                    let address: std::net::Ipv4Addr = matched.parse().unwrap();
+                    assert_ne!(address, std::net::Ipv4Addr::LOCALHOST, "{name}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nobody_is_identified_as_anonymous() {
+        let modules = Path::new(env!("CARGO_MANIFEST_DIR")).join("../asterisk/modules.conf");
+        let modules = std::fs::read_to_string(modules).unwrap();
+        assert!(modules.contains("autoload = no"));
+        let identifiers = modules
+            .lines()
+            .filter(|line| line.contains("endpoint_identifier"));
+        let identifiers: Vec<&str> = identifiers.collect();
+        let expected =
+            ["ip", "user"].map(|name| format!("require = res_pjsip_endpoint_identifier_{name}.so"));
+        assert_eq!(identifiers, expected);
     }
 }
