@@ -121,7 +121,7 @@ async fn a_made_up_call_id_costs_no_request_to_any_system() -> Result<()> {
         }
         // One that was made here is looked for, where there is one region, once.
         let asked = refuse(&unknown_id(&scene).await?).await?;
-        ensure!(asked.len() == 1, "{event}: {asked:?}");
+        ensure!(of_the_table(&asked) == 1, "{event}: {asked:?}");
     }
     Ok(())
 }
@@ -146,7 +146,7 @@ async fn an_extension_waits_for_one_call_of_the_other_region_at_a_time() -> Resu
     let asking = processes.iter_mut().map(async |(event, process, id)| {
         let began = Instant::now();
         let (code, asked) = ask(process, event, "1002", id).await?;
-        Ok::<_, anyhow::Error>((code, asked.len(), began.elapsed()))
+        Ok::<_, anyhow::Error>((code, of_the_table(&asked), began.elapsed()))
     });
     let mut answers = Vec::new();
     for answer in futures::future::join_all(asking).await {
@@ -169,6 +169,11 @@ fn function_of(event: &str) -> &str {
         .into_iter()
         .find(|function| event.starts_with(function))
         .unwrap_or(event)
+}
+
+/// The first call of a process fetches what steering Asterisk will need.
+fn of_the_table(asked: &[String]) -> usize {
+    asked.iter().filter(|one| *one != "GetSecretValue").count()
 }
 
 /// An id that was made here and is no call's.

@@ -47,7 +47,7 @@ impl Private {
             all.add(&phone.sip_password, "a SIP password");
         }
         all.0.push((ACCESS_TOKEN.to_owned(), "an access token"));
-        for name in ["app", "exotel", "asterisk", "fcm"] {
+        for name in ["app", "exotel", "asterisk", "signing", "fcm"] {
             all.add_secret(scene, name).await?;
         }
         all.add_pushes(scene).await?;
