@@ -363,6 +363,21 @@ async fn an_operator_hears_of_all_calls_with_their_numbers_and_acts_on_none() ->
         assert_eq!(answer["code"], code, "{answer}");
     }
     assert_eq!(app.call(&id).await?["status"], "waiting_for_mobile");
+    // To an operator, Exotel's name of the call is enough.
+    let other_sid = call_sid();
+    for (sid, token, status) in [
+        (&sid, &scene.stack.operator.token, 200),
+        (&other_sid, &scene.stack.operator.token, 404),
+        (&sid, &app.token, 404),
+    ] {
+        let url = format!("{}/api/calls/{sid}", scene.stack.http_url);
+        let asking = scene.http.get(url).bearer_auth(token).send().await?;
+        let (answered, answer) = answered(asking).await?;
+        assert_eq!(answered.as_u16(), status, "{answer}");
+        if status == 200 {
+            assert_eq!(answer["call_id"], id.as_str());
+        }
+    }
     assert_eq!(app.says("decline", &id).await?.0, StatusCode::OK);
     Ok(())
 }
