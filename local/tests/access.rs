@@ -307,6 +307,26 @@ async fn tokens_of_published_keys_are_held_to_issuer_audience_and_algorithm() ->
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn after_an_issuer_that_failed_at_first_tokens_are_good_again_within_two_seconds()
+-> Result<()> {
+    let scene = Scene::open().await?;
+    let call = a_call_that_is_over(&scene).await?;
+    let [deployment, ..] = Deployment::all().await?;
+    deployment.fails(true);
+    let mut binaries = Binaries::start(&scene, &deployment, &call).await?;
+    let token = deployment.issuer.token(&deployment.claims("1001"))?;
+    for _ in 0..5 {
+        ensure!(binaries.call_status(&token).await? == 503);
+    }
+    ensure!(deployment.fetches() == 1, "{}", deployment.fetches());
+    deployment.fails(false);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    ensure!(binaries.call_status(&token).await? == 200);
+    ensure!(deployment.fetches() == 2, "{}", deployment.fetches());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_operator_hears_of_all_calls_with_their_numbers_and_acts_on_none() -> Result<()> {
     let scene = Scene::open().await?;
     let app = scene.app("1001").await?;
@@ -343,6 +363,21 @@ async fn an_operator_hears_of_all_calls_with_their_numbers_and_acts_on_none() ->
         assert_eq!(answer["code"], code, "{answer}");
     }
     assert_eq!(app.call(&id).await?["status"], "waiting_for_mobile");
+    // To an operator, Exotel's name of the call is enough.
+    let other_sid = call_sid();
+    for (sid, token, status) in [
+        (&sid, &scene.stack.operator.token, 200),
+        (&other_sid, &scene.stack.operator.token, 404),
+        (&sid, &app.token, 404),
+    ] {
+        let url = format!("{}/api/calls/{sid}", scene.stack.http_url);
+        let asking = scene.http.get(url).bearer_auth(token).send().await?;
+        let (answered, answer) = answered(asking).await?;
+        assert_eq!(answered.as_u16(), status, "{answer}");
+        if status == 200 {
+            assert_eq!(answer["call_id"], id.as_str());
+        }
+    }
     assert_eq!(app.says("decline", &id).await?.0, StatusCode::OK);
     Ok(())
 }
@@ -598,20 +633,25 @@ impl Binaries {
         })
     }
 
-    async fn all(&mut self, token: &str) -> Result<[u16; 2]> {
+    async fn call_status(&mut self, token: &str) -> Result<u16> {
         let mut asks = example("call-status")?;
         asks["pathParameters"]["id"] = self.call.as_str().into();
         asks["rawPath"] = format!("/api/calls/{}", self.call).into();
         asks["headers"]["authorization"] = format!("Bearer {token}").into();
         let answer = self.call_status.invoke(&asks).await?;
         let status = answer["statusCode"].as_u64().context("a status")?;
+        Ok(u16::try_from(status)?)
+    }
+
+    async fn all(&mut self, token: &str) -> Result<[u16; 2]> {
+        let status = self.call_status(token).await?;
         let mut connects = example("ws-authorizer-token")?;
         connects["queryStringParameters"] = json!({ "token": token });
         let policy = self.authorizer.invoke(&connects).await?;
         let effect = &policy["policyDocument"]["Statement"][0]["Effect"];
         // What API Gateway makes of it.
         let connected = if effect == "Allow" { 200 } else { 403 };
-        Ok([u16::try_from(status)?, connected])
+        Ok([status, connected])
     }
 }
 

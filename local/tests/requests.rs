@@ -19,10 +19,16 @@ mod watched;
 
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use observed::{Observed, example, passthru};
 use reqwest::{Method, StatusCode};
+use ringback::names::CallId;
+use ringback::secrets::{Secret, SigningSecret};
+use ringback::signing::Signing;
+use ringback_local::settings::{STACK_NAME, Settings};
+use ringback_local::stack::Stack;
 use scene::{App, SOON, Scene, call_sid};
 use serde_json::{Value, json};
 use timeline::{Goal, System, Timeline};
@@ -79,6 +85,149 @@ async fn the_audio_of_a_stream_costs_no_request_to_any_system() -> Result<()> {
         ensure!(timeline.is_empty(), "{timeline}");
     }
     Ok(())
+}
+
+/// An app's ways to name a call, each in the event of its function.
+const WAYS_TO_NAME_A_CALL: [&str; 3] = [
+    "call-response-decline",
+    "call-status",
+    "ws-message-call-response",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_made_up_call_id_costs_no_request_to_any_system() -> Result<()> {
+    let scene = Scene::open().await?;
+    let made_up = |version: char| {
+        let mut id = uuid::Uuid::new_v4().to_string();
+        id.replace_range(14..15, version.encode_utf8(&mut [0; 4]));
+        id
+    };
+    for event in WAYS_TO_NAME_A_CALL {
+        let mut function = Observed::start(&scene, function_of(event), "info").await?;
+        let mut refuse = async |id: &str| {
+            let (code, asked) = ask(&mut function, event, "1001", id).await?;
+            ensure!(code == "no_such_call", "{event}, {id}: {code}");
+            Ok(asked)
+        };
+        // A process needs its keys once, and looks once a minute whether there is a new one.
+        for version in ['4', '5', '7', '8'] {
+            let asked = refuse(&made_up(version)).await?;
+            let keys = asked.iter().all(|one| one == "GetSecretValue");
+            ensure!(keys, "{event}, version {version}: {asked:?}");
+        }
+        for version in ['4', '5', '7', '8', '8', '8'] {
+            let asked = refuse(&made_up(version)).await?;
+            ensure!(asked.is_empty(), "{event}, version {version}: {asked:?}");
+        }
+        // One that was made here is looked for, where there is one region, once.
+        let asked = refuse(&unknown_id(&scene).await?).await?;
+        ensure!(of_the_table(&asked) == 1, "{event}: {asked:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_extension_waits_for_one_call_of_the_other_region_at_a_time() -> Result<()> {
+    let scene = Scene::open().await?;
+    let mut processes = Vec::new();
+    for event in WAYS_TO_NAME_A_CALL {
+        let function = function_of(event);
+        let two_regions = [("OTHER_REGION", "ap-southeast-1")];
+        let mut process = Observed::start_with(&scene, function, &two_regions).await?;
+        ask(
+            &mut process,
+            event,
+            "1002",
+            "38769b5f-dc86-51eb-90df-8b38ff063d1d",
+        )
+        .await?;
+        processes.push((event, process, unknown_id(&scene).await?));
+    }
+    let asking = processes.iter_mut().map(async |(event, process, id)| {
+        let began = Instant::now();
+        let (code, asked) = ask(process, event, "1002", id).await?;
+        Ok::<_, anyhow::Error>((code, of_the_table(&asked), began.elapsed()))
+    });
+    let mut answers = Vec::new();
+    for answer in futures::future::join_all(asking).await {
+        answers.push(answer?);
+    }
+    answers.sort_by_key(|(_, requests, _)| *requests);
+    // The call, and the token for the wait.
+    for (code, requests, took) in &answers[..2] {
+        ensure!(code == "try_again" && *requests == 2, "{answers:?}");
+        ensure!(*took < Duration::from_secs(2), "{answers:?}");
+    }
+    let (code, requests, took) = &answers[2];
+    ensure!(code == "no_such_call" && *requests == 8, "{answers:?}");
+    ensure!(*took >= Duration::from_secs(3), "{answers:?}");
+    Ok(())
+}
+
+fn function_of(event: &str) -> &str {
+    ["call-response", "call-status", "ws-message"]
+        .into_iter()
+        .find(|function| event.starts_with(function))
+        .unwrap_or(event)
+}
+
+/// The first call of a process fetches what steering Asterisk will need.
+fn of_the_table(asked: &[String]) -> usize {
+    asked.iter().filter(|one| *one != "GetSecretValue").count()
+}
+
+/// An id that was made here and is no call's.
+async fn unknown_id(scene: &Scene) -> Result<String> {
+    let manager = aws_sdk_secretsmanager::Client::new(&scene.aws);
+    let secret = manager.get_secret_value();
+    let secret = secret
+        .secret_id(format!("{STACK_NAME}/signing"))
+        .send()
+        .await?;
+    let secret = secret.secret_string().context("a string")?;
+    let secret: SigningSecret = serde_json::from_str(secret)?;
+    let signing = Signing::new(Secret::known(secret));
+    Ok(signing.sign(CallId::fresh()).await?.to_string())
+}
+
+/// An extension's app names a call in this event. The code of the answer, and the requests to AWS by their operations.
+async fn ask(
+    function: &mut Observed,
+    event: &str,
+    extension: &str,
+    id: &str,
+) -> Result<(String, Vec<String>)> {
+    let stack = Stack::load(&Settings::from_environment().state_dir())?;
+    let token = &stack.phone(extension).context("a phone")?.token;
+    let mut event = example(event)?;
+    if event["headers"].is_object() {
+        event["headers"]["authorization"] = format!("Bearer {token}").into();
+    }
+    event["requestContext"]["authorizer"]["extension"] = extension.into();
+    if event["pathParameters"].is_object() {
+        event["pathParameters"]["id"] = id.into();
+    } else {
+        let body = event["body"].as_str().context("a body")?;
+        let mut body: Value = serde_json::from_str(body)?;
+        body["server_call_id"] = id.into();
+        body["extension"] = extension.into();
+        event["body"] = body.to_string().into();
+    }
+    let (answer, timeline) = function.watched(&event).await?;
+    let body = answer["body"].as_str().context("a body")?;
+    let body: Value = serde_json::from_str(body)?;
+    let code = body["code"].as_str().with_context(|| body.to_string())?;
+    ensure!(
+        timeline.ari.is_empty() && timeline.push.is_empty(),
+        "{timeline}"
+    );
+    let operation = |request: &watched::Request| {
+        let target = request.headers.get("x-amz-target")?.to_str().ok()?;
+        Some(target.rsplit('.').next()?.to_owned())
+    };
+    let asked = timeline.aws.iter();
+    let asked = asked.map(|request| operation(request).unwrap_or_else(|| request.uri.to_string()));
+    Ok((code.to_owned(), asked.collect()))
 }
 
 /// One way, gone twice by one process: with everything still to be fetched, and with secrets and tokens at hand.

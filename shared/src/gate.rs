@@ -55,7 +55,7 @@ impl<T: DeserializeOwned + SharedSecret> Gate<T> {
         Ok(self.secret.check(now, known).await??)
     }
 
-    /// Lets somebody ask from `source` who shows something else than the secret.
+    /// Checks the source address only, for requests that carry another credential than the secret.
     ///
     /// # Errors
     /// [`TurnedAway::SourceNotAllowed`].

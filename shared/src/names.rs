@@ -170,12 +170,11 @@ name!(
 /// └─ the body: 90 bits ──────┘ └ the check field: 32 bits
 /// ```
 ///
-/// The body says which call it is. The check field is a part of an HMAC of the body ([`crate::signing`]), or zero where
-/// nobody outside sees the id. It identifies nothing: two ids are equal if their bodies are, so a call keeps its id while
-/// the key is replaced.
+/// The body identifies the call. The check field is a part of an HMAC of the body ([`crate::signing`]), or zero in an id
+/// that only looks a call up. Two ids are equal if their bodies are equal, so a call keeps its id while the key is replaced.
 ///
-/// 32 bits are enough for the check field, as whoever guesses one gains a look into the table, where there is no such call.
-/// They leave 42 random bits beside the milliseconds of an id: at 1,000 calls a second two ids of centuries are equal.
+/// 32 bits are enough for the check field: a correct guess costs one request to the table, which has no such call. The body
+/// keeps 42 random bits beside the time in milliseconds. At 1,000 calls a second, two ids collide once in about 280 years.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct CallId(Uuid);
@@ -222,7 +221,7 @@ impl CallId {
         let hash = Uuid::new_v5(&LEG_NAMESPACE, name.as_bytes());
         let mut random = [0; 10];
         random.copy_from_slice(hash.as_bytes().get(..10)?);
-        // Asterisk tells no milliseconds. A part of the hash in their place makes equal ids a thousand times rarer.
+        // Asterisk's ids have no milliseconds. Hash bits in their place make a collision a thousand times rarer.
         let (_, part) = hash.as_u64_pair();
         let millis = made_at.as_millis() + part % 1000;
         let id = uuid::Builder::from_unix_timestamp_millis(millis, &random);

@@ -332,18 +332,18 @@ pub struct AriCredentials {
     pub ari_ca_pem: Option<String>,
 }
 
-/// `SIGNING_SECRET_ARN`: what we sign for ourselves ([`crate::signing`]). Nobody else knows it.
+/// `SIGNING_SECRET_ARN`: the key for call ids and callback tokens ([`crate::signing`]). No other system has it.
 #[derive(Debug, Deserialize)]
 pub struct SigningSecret {
     /// The key.
     #[serde(deserialize_with = "not_empty")]
     pub signing_secret: SecretString,
-    /// The one before, whose signatures stay valid while it is being replaced.
+    /// The previous key. Its signatures stay valid while the key is being replaced.
     #[serde(default)]
     pub signing_secret_previous: Option<SecretString>,
 }
 
-/// Without a key anybody could sign.
+/// An empty key would make signatures that everyone can forge.
 fn not_empty<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<SecretString, D::Error> {
     let secret = SecretString::deserialize(deserializer)?;
     match secret.expose_secret().is_empty() {

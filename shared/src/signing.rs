@@ -1,7 +1,7 @@
 //! What this deployment signs for itself, with a key that no other system knows: call ids, and the URLs at which Exotel
 //! reports on the calls that we place.
 //!
-//! A call id that comes from outside is checked before anything is asked for it, so one that is made up costs no request.
+//! A call id from outside is checked before any request is made for it, so a made-up id costs no request.
 //! Both kinds of signatures are truncated HMAC-SHA256 (RFC 2104) over the call id's body, under a label of their own: one
 //! does not fit where the other is expected.
 
@@ -50,7 +50,7 @@ impl Signing {
         Self { secret }
     }
 
-    /// Fetches the key, while something else is being fetched. If that fails, whoever needs the key tries again.
+    /// Fetches the key early, while another secret is being fetched. After a failure, the first use of the key tries again.
     pub async fn get_ready(&self) {
         let _tried_again = self.secret.value().await;
     }

@@ -75,7 +75,7 @@ pub struct Job<'a> {
 /// A caller whom a witness (Exotel's webhook or the PBX) reports to be waiting for an extension.
 #[derive(Clone, Debug)]
 pub struct Sighting {
-    /// The id that the call is to have, signed ([`crate::signing`]), or has, if the witness has been told it.
+    /// The signed id ([`crate::signing`]) for a new call, or the call's id if the witness knows it already.
     pub call_id: CallId,
     /// Whose phone is wanted.
     pub extension: Extension,

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use ringback_client::Client;
 use serde_json::{Value, json};
 
 use crate::clients::{answer_of, story, words};
-use crate::scene::Scene;
+use crate::scene::{self, Scene};
 
 const HERE: &str = "+919800001001";
 const THERE: &str = "+919876543210";
@@ -118,6 +118,110 @@ async fn an_end_that_overtakes_the_answer_is_the_end() -> Result<()> {
         assert_eq!(told[1]["reason"], reason);
     }
     Ok(())
+}
+
+/// Exotel's own requests go to the URL that it was given, so each report of the other tests shows its token.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_callback_url_holds_no_secret_and_reports_its_own_call_alone() -> Result<()> {
+    let scene = Scene::open().await?;
+    let app = scene.app("1001").await?;
+    let mut client = scene.client("1001").await?;
+    let [one, other] = [
+        place(&scene, &mut client).await?,
+        place(&scene, &mut client).await?,
+    ];
+    let asked = Value::from(scene.asked_of_exotel().await?).to_string();
+    let (_, secret) = scene
+        .stack
+        .exotel_webhook_url
+        .split_once("secret=")
+        .unwrap();
+    assert!(asked.contains(&one.id) && !asked.contains(secret));
+
+    let url = callback_of(&scene, &one).await?;
+    let with = |name: &str, value: &str| {
+        let mut changed = url.clone();
+        let fields: Vec<(String, String)> = url.query_pairs().into_owned().collect();
+        let kept = fields.into_iter().filter(|(kept, _)| kept != name);
+        changed.query_pairs_mut().clear().extend_pairs(kept);
+        changed.query_pairs_mut().append_pair(name, value);
+        changed
+    };
+    let token = "0123456789abcdef0123456789abcdef";
+    for (what, url, status, code) in [
+        (
+            "another call",
+            with("CustomField", &other.id),
+            403,
+            "not_your_call",
+        ),
+        (
+            "a caller",
+            with("Direction", "incoming"),
+            403,
+            "not_your_call",
+        ),
+        (
+            "a forged token",
+            with("call_token", token),
+            403,
+            "not_your_call",
+        ),
+        ("no token", with("call_token", ""), 401, "unauthorized"),
+        ("no call", with("CustomField", ""), 401, "unauthorized"),
+    ] {
+        let report = [
+            ("CallSid", other.sid.as_str()),
+            ("Status", "completed"),
+            ("EventType", "terminal"),
+            ("CallFrom", THERE),
+            ("CallTo", scene.number_of("1001")),
+        ];
+        for url in [&url_with(&url, &report), &url] {
+            let asking = scene.http.post(url.clone()).form(&report).send().await?;
+            let (answered, answer) = scene::answered(asking).await?;
+            assert_eq!(
+                (answered.as_u16(), &answer["code"]),
+                (status, &code.into()),
+                "{what}"
+            );
+        }
+    }
+    // Its own call, under the other's CallSid, is another call than Exotel's.
+    let report = [("CallSid", other.sid.as_str()), ("Status", "completed")];
+    scene.http.post(url).form(&report).send().await?;
+    for call in [&one, &other] {
+        let stands = scene.unregistered_app("1001").call(&call.id).await?;
+        assert_eq!(stands["status"], "initiated", "{stands}");
+        scene
+            .at_exotel(&call.sid, json!({ "status": "completed" }))
+            .await?;
+        let told = story(&mut client, &call.id).await?;
+        assert_eq!(words(&told).last(), Some(&"completed"));
+    }
+    assert_eq!(app.count_pushes("incoming_call").await?, 0);
+    Ok(())
+}
+
+/// The URL at which Exotel is to report on a call.
+async fn callback_of(scene: &Scene, call: &Placed) -> Result<reqwest::Url> {
+    let asked = scene.asked_of_exotel().await?;
+    let mut urls = asked.iter().filter_map(|request| {
+        let form = &request["body"];
+        let url =
+            (form["CustomField"] == call.id.as_str()).then(|| form["StatusCallback"].as_str());
+        url.flatten()
+    });
+    Ok(urls
+        .next()
+        .context("a request with the call's id")?
+        .parse()?)
+}
+
+fn url_with(url: &reqwest::Url, fields: &[(&str, &str)]) -> reqwest::Url {
+    let mut url = url.clone();
+    url.query_pairs_mut().extend_pairs(fields);
+    url
 }
 
 #[tokio::test(flavor = "multi_thread")]

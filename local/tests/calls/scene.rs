@@ -233,6 +233,22 @@ impl Scene {
             .collect())
     }
 
+    /// How often Google was asked for an access token.
+    pub(crate) async fn access_tokens_asked_for(&self) -> Result<usize> {
+        let asked = self.http.get(&self.stack.requests.fcm).send().await?;
+        let asked: Vec<Value> = asked.json().await?;
+        Ok(asked
+            .iter()
+            .filter(|request| request["path"] == "/token")
+            .count())
+    }
+
+    /// What Exotel has been asked for, newest last.
+    pub(crate) async fn asked_of_exotel(&self) -> Result<Vec<Value>> {
+        let asked = self.http.get(&self.stack.requests.exotel).send().await?;
+        Ok(asked.error_for_status()?.json().await?)
+    }
+
     async fn forget_devices(&self) -> Result<()> {
         self.forget_devices_of(&self.stack.phones).await
     }

@@ -157,6 +157,33 @@ async fn a_device_that_fcm_calls_dead_is_forgotten_and_the_others_ring() -> Resu
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_apns_credential_of_the_project_costs_one_push_and_no_access_token() -> Result<()> {
+    let scene = Scene::open().await?;
+    let (wrong, right) = (scene.app("1001").await?, scene.app("1001").await?);
+    scene
+        .fcm_behaves(&json!({ "tokens": { wrong.push_token.as_str(): "THIRD_PARTY_AUTH_ERROR" } }))
+        .await?;
+    // The processes have access by now.
+    let mut asked_for_access = None;
+    for calls in 1..=3 {
+        let (status, answer) = scene
+            .passthru(&call_sid(), "09876543210", scene.number_of("1001"))
+            .await?;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        let id = right.woken().await?;
+        assert_eq!(right.says("decline", &id).await?.0, StatusCode::OK);
+        let rings = scene.pushes_to(&wrong.push_token).await?;
+        let rings = rings
+            .iter()
+            .filter(|push| push["data"]["type"] == "incoming_call");
+        assert_eq!(rings.count(), calls);
+        let now = scene.access_tokens_asked_for().await?;
+        assert_eq!(*asked_for_access.get_or_insert(now), now);
+    }
+    scene.fcm_behaves(&json!({})).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_number_that_leads_nowhere_is_refused() -> Result<()> {
     let scene = Scene::open().await?;
     let nowhere = "08047490000";

@@ -1,6 +1,6 @@
 //! Issuers who publish their keys, as Firebase and Cognito do, and deployments that trust them.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
@@ -87,6 +87,7 @@ pub(crate) struct Deployment {
 struct Published {
     keys: Mutex<Vec<Value>>,
     fetches: AtomicUsize,
+    fails: AtomicBool,
 }
 
 impl Deployment {
@@ -193,6 +194,11 @@ impl Deployment {
         self.published.fetches.load(Ordering::SeqCst)
     }
 
+    /// From now on the issuer answers with 503, or with its keys again.
+    pub(crate) fn fails(&self, fails: bool) {
+        self.published.fails.store(fails, Ordering::SeqCst);
+    }
+
     pub(crate) fn publish_newcomer(&self) -> Result<()> {
         self.published.add(self.newcomer.jwk()?);
         Ok(())
@@ -212,11 +218,16 @@ impl Published {
     }
 }
 
-async fn key_set(State(published): State<Arc<Published>>) -> Json<Value> {
+async fn key_set(
+    State(published): State<Arc<Published>>,
+) -> Result<Json<Value>, axum::http::StatusCode> {
     published.fetches.fetch_add(1, Ordering::SeqCst);
+    if published.fails.load(Ordering::SeqCst) {
+        return Err(axum::http::StatusCode::SERVICE_UNAVAILABLE);
+    }
     let keys = published
         .keys
         .lock()
         .unwrap_or_else(PoisonError::into_inner);
-    Json(json!({ "keys": *keys }))
+    Ok(Json(json!({ "keys": *keys })))
 }

@@ -82,12 +82,18 @@ impl Observed {
     /// Hands the function a request. Answers with its answer's body (null, if it has none), and with what it asked others
     /// for.
     pub(crate) async fn invoke(&mut self, event: &Value) -> Result<(Value, Timeline)> {
+        let (answer, timeline) = self.watched(event).await?;
+        ensure!(answer["statusCode"] == 200, "{answer}");
+        let body = answer["body"].as_str().map(serde_json::from_str);
+        Ok((body.transpose()?.unwrap_or_default(), timeline))
+    }
+
+    /// Hands the function a request. Answers with all of its answer, and with what it asked others for.
+    pub(crate) async fn watched(&mut self, event: &Value) -> Result<(Value, Timeline)> {
         let began = Instant::now();
         let tokens_before = self.access_tokens.asked_for().await?;
         let answer = self.answer_to(event).await?;
         let tokens = self.access_tokens.asked_for().await? - tokens_before;
-        let body = answer["body"].as_str().map(serde_json::from_str);
-        ensure!(answer["statusCode"] == 200, "{answer}");
         let of_this_run = |system: &Watched| {
             let mut requests = system.requests();
             requests.retain(|request| request.began >= began);
@@ -99,7 +105,7 @@ impl Observed {
             push: of_this_run(&self.push),
             access_tokens: tokens,
         };
-        Ok((body.transpose()?.unwrap_or_default(), timeline))
+        Ok((answer, timeline))
     }
 
     /// Hands the function a request, and answers with all of its answer.

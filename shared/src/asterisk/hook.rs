@@ -128,8 +128,7 @@ impl Report {
             .map_or(Which::Caller, Which::Call)
     }
 
-    /// The id of the call for `extension` whose caller this leg is: the one that the PBX has been told, or the one that it
-    /// would be told.
+    /// The id of the call for `extension` whose caller this leg is: the one that the PBX knows already, or a new one.
     #[must_use]
     pub fn id_of_call(&self, extension: &Extension) -> CallId {
         let by_sid = || self.call_sid.as_ref().map(CallId::of_call_sid);

@@ -24,7 +24,7 @@ use crate::config::ConfigError;
 use crate::https;
 use crate::xray;
 
-/// Between two fetches: anybody can show a token with a key id that nobody knows.
+/// Between two fetches. A client without credentials can send tokens with unknown key ids, as many as it likes.
 const REST: Duration = Duration::from_secs(60);
 
 /// Between two fetches while no key is known, for then every token is refused. The time runs from the beginning of a fetch,

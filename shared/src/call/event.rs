@@ -120,7 +120,7 @@ pub enum Event {
 }
 
 impl Event {
-    /// Whose app says so; `None` for an event that comes from elsewhere.
+    /// The extension whose app sent this event. `None` for an event from the PBX, Exotel or a timer.
     #[must_use]
     pub const fn app(&self) -> Option<&Extension> {
         match self {

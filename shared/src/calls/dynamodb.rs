@@ -52,8 +52,8 @@ const PAUSES_FOR_REPLICATION: [Duration; 6] = [
     Duration::from_millis(900),
 ];
 
-/// How often an extension's apps may wait for a call. A token comes back after 4 s, longer than a wait lasts, so there is one
-/// wait at a time, in whichever process.
+/// How often an extension's apps may wait for a call. A token comes back after 4 s, and a wait lasts 3 s, so an extension has
+/// one wait at a time in all processes together.
 const WAITS_PER_MINUTE: u32 = 15;
 
 /// Calls in a DynamoDB table.
@@ -690,7 +690,7 @@ mod tests {
     #[tokio::test]
     async fn a_call_of_the_other_region_is_waited_for() {
         let call = a_call(NOW);
-        // Neither the call nor, in between, a token that would be one too many.
+        // The first answer is for the call, the second for the token, which is granted.
         let nothing = ResponseTemplate::new(200).set_body_json(json!({}));
         let (server, calls) = lagging(nothing, there(&call, "Item")).await;
         let calls = calls.replicated_in("ap-south-1".to_owned());
@@ -699,7 +699,7 @@ mod tests {
         let asked = requests(&server).await;
         let asked: Vec<&str> = asked.iter().map(operation).collect();
         assert_eq!(asked, ["GetItem", "UpdateItem", "GetItem"]);
-        // Nobody else is limited.
+        // The PBX and timers need no token.
         assert_eq!(
             calls.pauses(None, NOW).await.unwrap(),
             PAUSES_FOR_REPLICATION
