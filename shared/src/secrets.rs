@@ -23,6 +23,9 @@ const REST_AFTER_MISMATCH: Duration = Duration::from_secs(60);
 /// waits for each.
 const REST_AFTER_REFUSAL: Duration = Duration::from_secs(1);
 
+/// Stands for the version of a secret that has none. Secrets Manager's ids are UUIDs.
+const NO_VERSION: &str = "none";
+
 /// Why a secret is not at hand.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
@@ -158,7 +161,6 @@ impl<T: DeserializeOwned> Secret<T> {
         }
         *last = Some(now);
         match self.fetch().await {
-            Ok(none) if none.version.is_none() => None,
             Ok(same) if self.is_held(same.version.as_deref()).await => None,
             Ok(newer) => {
                 tracing::info!(secret = self.whose, "the secret has been replaced");
@@ -198,7 +200,7 @@ impl<T: DeserializeOwned> Secret<T> {
         let value = serde_json::from_str("{}").map_err(|_| SecretError::NoValue(self.whose))?;
         Ok(Held {
             value: Arc::new(value),
-            version: None,
+            version: Some(NO_VERSION.to_owned()),
         })
     }
 }
@@ -462,6 +464,41 @@ mod tests {
             "{error:?}"
         );
         assert!(secret.value().await.is_ok());
+    }
+
+    /// As Secrets Manager answers for a secret that was created without a value.
+    fn without_value() -> ResponseTemplate {
+        let message =
+            "Secrets Manager can't find the specified secret value for staging label: AWSCURRENT";
+        ResponseTemplate::new(400).set_body_json(json!({
+            "__type": "ResourceNotFoundException", "message": message,
+        }))
+    }
+
+    #[tokio::test]
+    async fn a_secret_without_a_value_is_named_until_somebody_puts_one() {
+        let answers = [without_value(), given(r#"{"jwt_secret":"hush"}"#)];
+        let (_server, secret) = answering(answers).await;
+        let error = secret.value().await.unwrap_err();
+        assert!(matches!(error, SecretError::NoValue("APP")), "{error:?}");
+        assert!(secret.value().await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn an_account_that_a_deployment_needs_not_have_is_empty_until_somebody_puts_one() {
+        let server = MockServer::start().await;
+        let put = given(r#"{"account_sid":"acme1"}"#);
+        for (answer, times) in [(without_value(), 2), (put, 1)] {
+            let mock = Mock::given(any()).respond_with(answer);
+            mock.up_to_n_times(times).mount(&server).await;
+        }
+        let secret: Secret<ExotelAccount> = testing::secret_at(&server);
+        let empty = secret.value().await.unwrap();
+        assert_eq!(empty.account_sid, None);
+        assert!(secret.after_refusal(&empty).await.is_none(), "still empty");
+        tokio::time::sleep(REST_AFTER_REFUSAL).await;
+        let account = secret.after_refusal(&empty).await.unwrap();
+        assert_eq!(account.account_sid.as_deref(), Some("acme1"));
     }
 
     #[tokio::test]
