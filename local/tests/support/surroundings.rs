@@ -213,7 +213,7 @@ impl Surroundings {
             .send()
             .await?;
         let manager = aws_sdk_secretsmanager::Client::new(&self.sdk);
-        for whose in ["app", "exotel", "asterisk", "signing"] {
+        for whose in ["app", "webhook", "hook", "asterisk", "signing"] {
             let secret = manager.delete_secret().secret_id(self.secret(whose));
             secret.force_delete_without_recovery(true).send().await?;
         }
