@@ -186,7 +186,9 @@ impl<T: DeserializeOwned> Secret<T> {
             Err(error) if has_no_value(&error) => return self.without_value(),
             Err(error) => return Err(SecretError::Unavailable(self.whose, error.into())),
         };
-        let text = answer.secret_string().unwrap_or_default();
+        let Some(text) = answer.secret_string().filter(|text| !text.is_empty()) else {
+            return self.without_value();
+        };
         // What is wrong with it may repeat what stands in it.
         let value = serde_json::from_str(text).map_err(|_| SecretError::Malformed(self.whose))?;
         Ok(Held {

@@ -60,23 +60,29 @@ impl Surroundings {
             .create_table()
             .table_name(&self.name)
             .billing_mode(BillingMode::PayPerRequest);
-        for name in ["pk", "sk", "audience"] {
-            let text = AttributeDefinition::builder()
-                .attribute_name(name)
-                .attribute_type(ScalarAttributeType::S);
-            table = table.attribute_definitions(text.build()?);
+        let (text, number) = (ScalarAttributeType::S, ScalarAttributeType::N);
+        for (name, kind) in [
+            ("pk", &text),
+            ("sk", &text),
+            ("audience", &text),
+            ("live_started_by", &text),
+            ("live_until", &number),
+        ] {
+            let attribute = AttributeDefinition::builder().attribute_name(name);
+            table = table.attribute_definitions(attribute.attribute_type(kind.clone()).build()?);
         }
-        let connections = GlobalSecondaryIndex::builder()
-            .index_name("connections")
-            .set_key_schema(Some(keys("audience", "sk")?))
-            .projection(
-                Projection::builder()
-                    .projection_type(ProjectionType::KeysOnly)
-                    .build(),
-            );
-        table = table
-            .set_key_schema(Some(keys("pk", "sk")?))
-            .global_secondary_indexes(connections.build()?);
+        let keys_only = Projection::builder().projection_type(ProjectionType::KeysOnly);
+        for (name, partition, sort) in [
+            ("connections", "audience", "sk"),
+            ("live-calls", "live_started_by", "live_until"),
+        ] {
+            let index = GlobalSecondaryIndex::builder()
+                .index_name(name)
+                .set_key_schema(Some(keys(partition, sort)?))
+                .projection(keys_only.clone().build());
+            table = table.global_secondary_indexes(index.build()?);
+        }
+        table = table.set_key_schema(Some(keys("pk", "sk")?));
         let made = table
             .send()
             .await?
