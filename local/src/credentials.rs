@@ -11,7 +11,7 @@ use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
 use crate::settings::{
-    CROWD, EXTENSIONS, NUMBERS, Settings, TOKEN_AUDIENCE, TOKEN_ISSUER, one_of_the_crowd,
+    CROWD, EXTENSIONS, NUMBERS, Settings, TOKEN_AUDIENCE, TOKEN_ISSUER, Transport, one_of_the_crowd,
 };
 
 /// How long the app tokens and the PBX's certificate are good for: longer than any stack runs.
@@ -43,8 +43,19 @@ pub struct Credentials {
     pub service_account_file: Option<Value>,
     /// The Exotel account.
     pub exotel: ExotelAccount,
-    /// The phones' SIP passwords, by extension.
-    pub sip_passwords: Vec<(String, String)>,
+    /// The phones' SIP accounts.
+    pub sip_accounts: Vec<SipAccount>,
+}
+
+/// What a phone registers with.
+#[derive(Debug)]
+pub struct SipAccount {
+    /// The extension, which is its user name too.
+    pub extension: String,
+    /// The password.
+    pub password: String,
+    /// The way it reaches the PBX.
+    pub transport: Transport,
 }
 
 /// What the template's parameters of the same names say of tokens.
@@ -129,11 +140,18 @@ impl Credentials {
                 api_token: random(),
                 caller_id: NUMBERS[0].0.to_owned(),
             },
-            sip_passwords: EXTENSIONS
+            sip_accounts: EXTENSIONS
                 .into_iter()
-                .map(str::to_owned)
-                .chain((0..CROWD).map(|place| one_of_the_crowd(place)[0].clone()))
-                .map(|extension| (extension, random()))
+                .map(|(extension, transport)| (extension.to_owned(), transport))
+                .chain((0..CROWD).map(|place| {
+                    let [extension, _, _] = one_of_the_crowd(place);
+                    (extension, Transport::Udp)
+                }))
+                .map(|(extension, transport)| SipAccount {
+                    extension,
+                    password: random(),
+                    transport,
+                })
                 .collect(),
         })
     }

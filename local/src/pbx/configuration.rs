@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::source::Source;
-use crate::credentials::Credentials;
-use crate::settings::{LOOPBACK, PbxPorts, Settings, TRUNK_SOURCE};
+use crate::credentials::{Credentials, SipAccount};
+use crate::settings::{ENCRYPTED_TRUNK_SOURCE, LOOPBACK, PbxPorts, Settings, TRUNK_SOURCE};
 use crate::tools::make_dir;
 
 /// Directories Asterisk writes to; its modules and sounds stay where its package put them.
@@ -109,9 +109,9 @@ fn site_files(
         ("ari.conf", ari(credentials)),
         ("dialplan.conf", dialplan(hooks, &credentials.hook_secret)),
         ("http.conf", http(pbx, etc)),
-        ("phones.conf", phones(&credentials.sip_passwords)),
+        ("phones.conf", phones(&credentials.sip_accounts)),
         ("rtp.conf", rtp(pbx)),
-        ("transports.conf", transports(pbx)),
+        ("transports.conf", transports(pbx, etc)),
         ("trunk.conf", trunk()),
     ]
 }
@@ -151,27 +151,42 @@ fn http(pbx: &PbxPorts, etc: &Path) -> String {
     )
 }
 
-fn phones(passwords: &[(String, String)]) -> String {
-    passwords.iter().fold(String::new(), |mut text, (extension, password)| {
+fn phones(accounts: &[SipAccount]) -> String {
+    accounts.iter().fold(String::new(), |mut text, account| {
+        let SipAccount { extension, password, .. } = account;
+        let template = account.transport.template();
         let _ = write!(
             text,
-            "[{extension}](phone)\nauth = {extension}\naors = {extension}\n\n\
+            "[{extension}]({template})\nauth = {extension}\naors = {extension}\n\n\
              [{extension}](phone-auth)\nusername = {extension}\npassword = {password}\n\n[{extension}](phone-aor)\n\n"
         );
         text
     })
 }
 
-fn transports(pbx: &PbxPorts) -> String {
+fn transports(pbx: &PbxPorts, etc: &Path) -> String {
+    let PbxPorts { sip, sip_tls, .. } = pbx;
+    let (certificate, key) = (etc.join("ari.pem"), etc.join("ari.key"));
     format!(
-        "[transport-udp]\ntype = transport\nprotocol = udp\nbind = {LOOPBACK}:{}\n\n\
+        "[transport-udp]\ntype = transport\nprotocol = udp\nbind = {LOOPBACK}:{sip}\n\n\
+         [transport-tls]\ntype = transport\nprotocol = tls\nbind = {LOOPBACK}:{sip_tls}\nmethod = tlsv1_2\n\
+         cert_file = {}\npriv_key_file = {}\n\n\
+         [transport-wss]\ntype = transport\nprotocol = wss\nbind = {LOOPBACK}\n\n\
          [site-endpoint](!)\nmedia_address = {LOOPBACK}\nbind_rtp_to_media_address = yes\n",
-        pbx.sip
+        certificate.display(),
+        key.display(),
     )
 }
 
+/// Exotel's trunk as most accounts have it, and one with TLS and SRTP beside it.
 fn trunk() -> String {
-    format!("[exotel-identify]\ntype = identify\nendpoint = exotel\nmatch = {TRUNK_SOURCE}\n")
+    let one = |name, template, source| {
+        format!(
+            "[{name}]({template})\n\n[{name}-identify]\ntype = identify\nendpoint = {name}\nmatch = {source}\n\n"
+        )
+    };
+    one("exotel", "trunk-plain", TRUNK_SOURCE)
+        + &one("exotel-encrypted", "trunk", ENCRYPTED_TRUNK_SOURCE)
 }
 
 #[cfg(test)]

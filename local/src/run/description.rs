@@ -11,8 +11,8 @@ use crate::faults::control_url;
 use crate::gateway::WEBSOCKET_PATH;
 use crate::pbx::server::ari_url;
 use crate::settings::{
-    CROWD, EXTENSIONS, LOOPBACK, MOBILE_NUMBERS, NUMBERS, PBXS, PORTS, PbxPorts, Settings,
-    TRUNK_SOURCE, one_of_the_crowd,
+    CROWD, ENCRYPTED_TRUNK_SOURCE, EXTENSIONS, LOOPBACK, MOBILE_NUMBERS, NUMBERS, PBXS, PORTS,
+    PbxPorts, Settings, TRUNK_SOURCE, Transport, one_of_the_crowd,
 };
 use crate::stack::{Ari, Aws, Faults, Headers, Operator, Pbx, Phone, Requests, Sip, Stack};
 
@@ -51,7 +51,7 @@ pub(super) fn describe(
         },
         sip: sip(&PBXS[0]),
         pbxs: PBXS.map(|pbx| describe_pbx(&pbx, credentials)).into(),
-        phones: phones(credentials, |extension| EXTENSIONS.contains(&extension))?,
+        phones: phones(credentials, is_named)?,
         operator: Operator {
             token: credentials.operator_token()?,
         },
@@ -89,7 +89,10 @@ fn ari(pbx: &PbxPorts, credentials: &Credentials) -> Ari {
 fn sip(pbx: &PbxPorts) -> Sip {
     Sip {
         address: format!("{LOOPBACK}:{}", pbx.sip),
+        tls: format!("{LOOPBACK}:{}", pbx.sip_tls),
+        wss: format!("wss://{LOOPBACK}:{}/ws", pbx.ari),
         trunk_source: TRUNK_SOURCE.to_owned(),
+        encrypted_trunk_source: ENCRYPTED_TRUNK_SOURCE.to_owned(),
     }
 }
 
@@ -104,7 +107,7 @@ fn faults(credentials: &Credentials) -> Result<Faults> {
     let crowd = (0..CROWD).map(one_of_the_crowd);
     Ok(Faults {
         control: control_url(),
-        phones: phones(credentials, |extension| !EXTENSIONS.contains(&extension))?,
+        phones: phones(credentials, |extension| !is_named(extension))?,
         numbers: crowd
             .map(|[extension, number, _]| (number, extension))
             .collect(),
@@ -112,18 +115,35 @@ fn faults(credentials: &Credentials) -> Result<Faults> {
 }
 
 fn phones(credentials: &Credentials, is_meant: impl Fn(&str) -> bool) -> Result<Vec<Phone>> {
-    let passwords = credentials.sip_passwords.iter();
-    passwords
-        .filter(|(extension, _)| is_meant(extension))
-        .map(|(extension, password)| {
+    let accounts = credentials.sip_accounts.iter();
+    accounts
+        .filter(|account| is_meant(&account.extension))
+        .map(|account| {
             Ok(Phone {
-                extension: extension.clone(),
-                sip_password: password.clone(),
-                token: credentials.app_token(extension)?,
-                mobile_number: mobile_number(extension),
+                extension: account.extension.clone(),
+                sip_password: account.password.clone(),
+                transport: account.transport,
+                uri: registrar(account.transport),
+                token: credentials.app_token(&account.extension)?,
+                mobile_number: mobile_number(&account.extension),
             })
         })
         .collect()
+}
+
+/// Whether it is one of those that every stack has, and not of the crowd.
+fn is_named(extension: &str) -> bool {
+    EXTENSIONS.iter().any(|(named, _)| *named == extension)
+}
+
+/// Where phones register: at the first PBX.
+fn registrar(transport: Transport) -> String {
+    let sip = sip(&PBXS[0]);
+    match transport {
+        Transport::Udp => format!("sip:{}", sip.address),
+        Transport::Tls => format!("sips:{};transport=tls", sip.tls),
+        Transport::Wss => sip.wss,
+    }
 }
 
 fn mobile_number(extension: &str) -> String {
