@@ -15,6 +15,7 @@ pub fn check(settings: &Settings, extent: Extent) -> Result<()> {
     let missing: Vec<String> = [
         python(),
         crate::pbx::source::missing(settings),
+        haproxy(),
         trunk_source(),
         ports(extent),
     ]
@@ -35,6 +36,15 @@ fn python() -> Option<String> {
     (!works).then(|| {
         "python3, version 3.11 or later, with its venv module: `apt-get install python3-venv` on Debian and Ubuntu, \
          `brew install python` on macOS"
+            .to_owned()
+    })
+}
+
+fn haproxy() -> Option<String> {
+    let runs = std::process::Command::new("haproxy").arg("-v").output();
+    let works = runs.is_ok_and(|it| it.status.success());
+    (!works).then(|| {
+        "haproxy, version 2.6 or later: `apt-get install haproxy` on Debian and Ubuntu, `brew install haproxy` on macOS"
             .to_owned()
     })
 }
@@ -72,7 +82,9 @@ fn ports(extent: Extent) -> Option<String> {
         .into_iter()
         .chain(PBXS.map(|pbx| (pbx.ari, "ARI")))
         .chain(PBXS.map(|pbx| (pbx.ari_plain, "Asterisk's own HTTP")))
+        .chain(PBXS.map(|pbx| (pbx.sip, "SIP")))
         .chain(PBXS.map(|pbx| (pbx.sip_tls, "SIP over TLS")))
+        .chain(PBXS.map(|pbx| (pbx.wss, "SIP over WebSocket")))
         .chain(of_second_region.into_iter().take(with_second))
         .filter(|(port, _)| TcpListener::bind(local(*port)).is_err())
         .map(|(port, what)| format!("{port}/tcp for {what}"))

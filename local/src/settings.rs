@@ -55,13 +55,17 @@ pub struct PbxPorts {
     pub name: &'static str,
     /// The name of its log and pid file.
     pub daemon: &'static str,
+    /// The name of its proxy's log and pid file.
+    pub proxy_daemon: &'static str,
     /// SIP over UDP and TCP.
     pub sip: u16,
     /// SIP over TLS.
     pub sip_tls: u16,
-    /// ARI over HTTPS.
+    /// SIP over WebSocket with TLS, at the proxy.
+    pub wss: u16,
+    /// ARI over HTTPS, at the proxy, which passes what the functions ask for.
     pub ari: u16,
-    /// Asterisk's plain HTTP, which the shipped configuration keeps for tools on the same machine.
+    /// Asterisk's own HTTP, without TLS and unrestricted.
     pub ari_plain: u16,
     /// The first and the last for media.
     pub rtp: [u16; 2],
@@ -72,8 +76,10 @@ pub const PBXS: [PbxPorts; 2] = [
     PbxPorts {
         name: "pbx1",
         daemon: "asterisk",
+        proxy_daemon: "haproxy",
         sip: 5060,
         sip_tls: 5061,
+        wss: 8443,
         ari: 8089,
         ari_plain: 8088,
         rtp: [18_000, 18_999],
@@ -81,8 +87,10 @@ pub const PBXS: [PbxPorts; 2] = [
     PbxPorts {
         name: "pbx2",
         daemon: "asterisk-2",
+        proxy_daemon: "haproxy-2",
         sip: 5070,
         sip_tls: 5071,
+        wss: 8444,
         ari: 8090,
         ari_plain: 8087,
         rtp: [19_000, 19_999],

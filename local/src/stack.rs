@@ -83,8 +83,10 @@ pub struct Aws {
 /// The PBX's REST interface.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Ari {
-    /// Base URL.
+    /// Base URL for the functions: the proxy passes what they ask for, and nothing else.
     pub url: String,
+    /// Base URL of Asterisk itself, for tools and tests on this machine.
+    pub local_url: String,
     /// Basic auth user.
     pub username: String,
     /// Basic auth password.

@@ -9,7 +9,7 @@ use crate::cloud::region::{PRIMARY, Region};
 use crate::credentials::Credentials;
 use crate::faults::control_url;
 use crate::gateway::WEBSOCKET_PATH;
-use crate::pbx::server::ari_url;
+use crate::pbx::server::{ari_url, local_ari_url};
 use crate::settings::{
     CROWD, ENCRYPTED_TRUNK_SOURCE, EXTENSIONS, LOOPBACK, MOBILE_NUMBERS, NUMBERS, PBXS, PORTS,
     PbxPorts, Settings, TRUNK_SOURCE, Transport, one_of_the_crowd,
@@ -80,6 +80,7 @@ fn describe_pbx(pbx: &PbxPorts, credentials: &Credentials) -> Pbx {
 fn ari(pbx: &PbxPorts, credentials: &Credentials) -> Ari {
     Ari {
         url: ari_url(pbx),
+        local_url: local_ari_url(pbx),
         username: credentials.ari_username.clone(),
         password: credentials.ari_password.clone(),
         ca_pem: credentials.ari_ca_pem.clone(),
@@ -90,7 +91,7 @@ fn sip(pbx: &PbxPorts) -> Sip {
     Sip {
         address: format!("{LOOPBACK}:{}", pbx.sip),
         tls: format!("{LOOPBACK}:{}", pbx.sip_tls),
-        wss: format!("wss://{LOOPBACK}:{}/ws", pbx.ari),
+        wss: format!("wss://{LOOPBACK}:{}/ws", pbx.wss),
         trunk_source: TRUNK_SOURCE.to_owned(),
         encrypted_trunk_source: ENCRYPTED_TRUNK_SOURCE.to_owned(),
     }
@@ -170,7 +171,7 @@ pub(super) fn summary(stack: &Stack) -> String {
   HTTP API      {}      (try {}/health)
   Exotel hook   {}
   SIP           {} (the trunk calls from {}; {})
-  ARI           {}
+  ARI           {} (all of it: {})
   local AWS     {} ({})
   pushes        {}
 {}  all of it     target/local/stack.json, logs beside it
@@ -185,6 +186,7 @@ pub(super) fn summary(stack: &Stack) -> String {
         stack.sip.trunk_source,
         numbers.join(", "),
         stack.ari.url,
+        stack.ari.local_url,
         stack.aws.endpoint,
         stack.aws.region,
         stack.requests.fcm,
