@@ -1,12 +1,15 @@
 //! Everything secret in a stack, made anew each time it starts.
 
 use anyhow::{Context, Result};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PKCS_RSA_SHA256, RsaKeySize,
+    PKCS_RSA_SHA256, PublicKeyData as _, RsaKeySize,
 };
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
@@ -82,6 +85,8 @@ pub struct Certificate {
     pub expired_pem: String,
     /// The server's private key.
     pub key_pem: String,
+    /// SHA-256 of its public key (the certificate's SubjectPublicKeyInfo), in Base64.
+    pub spki_sha256: String,
 }
 
 /// A Google service account's key.
@@ -283,6 +288,7 @@ impl Certificate {
             certificate_pem: certificate_until(now + LIFETIME)?,
             expired_pem: certificate_until(now - Duration::DAY)?,
             key_pem: key.serialize_pem(),
+            spki_sha256: BASE64.encode(Sha256::digest(key.subject_public_key_info())),
         })
     }
 }

@@ -104,6 +104,8 @@ pub struct Sip {
     pub tls: String,
     /// URL, WebSocket with TLS.
     pub wss: String,
+    /// SHA-256 of the public key of both, in Base64, as Chromium's `--ignore-certificate-errors-spki-list` takes it.
+    pub spki_sha256: String,
     /// An INVITE from here is the Exotel trunk calling.
     pub trunk_source: String,
     /// An INVITE from here is a trunk calling that has TLS and SRTP.

@@ -30,6 +30,10 @@ const CERTIFICATE_WITH_KEY: &str = "tls-with-key.pem";
 /// The proxy's configuration, and its site file.
 const PROXY: &str = "haproxy.cfg";
 
+/// The cipher suites of SIP over TLS: those of transports.conf.example.
+const CIPHERS: &str = "ECDHE-ECDSA-AES128-GCM-SHA256,ECDHE-RSA-AES128-GCM-SHA256,ECDHE-ECDSA-AES256-GCM-SHA384,\
+                       ECDHE-RSA-AES256-GCM-SHA384,ECDHE-ECDSA-CHACHA20-POLY1305,ECDHE-RSA-CHACHA20-POLY1305";
+
 /// What the dialplan says to the application, and where.
 #[derive(Debug)]
 pub struct Hooks<'a> {
@@ -215,7 +219,7 @@ fn transports(pbx: &PbxPorts, etc: &Path) -> String {
         "[transport-udp]\ntype = transport\nprotocol = udp\nbind = {LOOPBACK}:{sip}\n\n\
          [transport-tcp]\ntype = transport\nprotocol = tcp\nbind = {LOOPBACK}:{sip}\n\n\
          [transport-tls]\ntype = transport\nprotocol = tls\nbind = {LOOPBACK}:{sip_tls}\nmethod = tlsv1_2\n\
-         cert_file = {}\npriv_key_file = {}\n\n\
+         cipher = {CIPHERS}\ncert_file = {}\npriv_key_file = {}\n\n\
          [transport-ws]\ntype = transport\nprotocol = ws\nbind = {LOOPBACK}\n\n\
          [site-endpoint](!)\nmedia_address = {LOOPBACK}\nbind_rtp_to_media_address = yes\n",
         certificate.display(),

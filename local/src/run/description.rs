@@ -49,7 +49,7 @@ pub(super) fn describe(
             url: first_url(&settings.override_or("ARI_URL", ari_url(&PBXS[0]))),
             ..ari(&PBXS[0], credentials)
         },
-        sip: sip(&PBXS[0]),
+        sip: sip(&PBXS[0], credentials),
         pbxs: PBXS.map(|pbx| describe_pbx(&pbx, credentials)).into(),
         phones: phones(credentials, is_named)?,
         operator: Operator {
@@ -73,7 +73,7 @@ fn describe_pbx(pbx: &PbxPorts, credentials: &Credentials) -> Pbx {
     Pbx {
         name: pbx.name.to_owned(),
         ari: ari(pbx, credentials),
-        sip: sip(pbx),
+        sip: sip(pbx, credentials),
     }
 }
 
@@ -87,11 +87,12 @@ fn ari(pbx: &PbxPorts, credentials: &Credentials) -> Ari {
     }
 }
 
-fn sip(pbx: &PbxPorts) -> Sip {
+fn sip(pbx: &PbxPorts, credentials: &Credentials) -> Sip {
     Sip {
         address: format!("{LOOPBACK}:{}", pbx.sip),
         tls: format!("{LOOPBACK}:{}", pbx.sip_tls),
         wss: format!("wss://{LOOPBACK}:{}/ws", pbx.wss),
+        spki_sha256: credentials.ari_certificate.spki_sha256.clone(),
         trunk_source: TRUNK_SOURCE.to_owned(),
         encrypted_trunk_source: ENCRYPTED_TRUNK_SOURCE.to_owned(),
     }
@@ -124,7 +125,7 @@ fn phones(credentials: &Credentials, is_meant: impl Fn(&str) -> bool) -> Result<
                 extension: account.extension.clone(),
                 sip_password: account.password.clone(),
                 transport: account.transport,
-                uri: registrar(account.transport),
+                uri: registrar(account.transport, credentials),
                 token: credentials.app_token(&account.extension)?,
                 mobile_number: mobile_number(&account.extension),
             })
@@ -138,8 +139,8 @@ fn is_named(extension: &str) -> bool {
 }
 
 /// Where phones register: at the first PBX.
-fn registrar(transport: Transport) -> String {
-    let sip = sip(&PBXS[0]);
+fn registrar(transport: Transport, credentials: &Credentials) -> String {
+    let sip = sip(&PBXS[0], credentials);
     match transport {
         Transport::Udp => format!("sip:{}", sip.address),
         Transport::Tls => format!("sips:{};transport=tls", sip.tls),
