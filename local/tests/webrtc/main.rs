@@ -58,16 +58,17 @@ async fn a_browser_registers_over_wss_is_called_by_the_trunk_and_exchanges_media
     let offer = offer.as_str().context("no offer")?;
     ensure!(offer.contains(" UDP/TLS/RTP/SAVPF "), "{offer}");
     ensure!(offer.contains("a=fingerprint:SHA-256"), "{offer}");
+    // Asterisk passes over 127.0.0.0/8 when it gathers candidates, and with none it does no ICE.
+    ensure!(
+        offer.contains("a=candidate:"),
+        "this machine needs a network address besides 127.0.0.1, or WebRTC cannot connect"
+    );
     let media = phone.heard().await?;
     // The trunk's own codec, so that the PBX translates nothing.
     assert_eq!(media["codec"], "audio/PCMU", "{media}");
     assert_eq!(media["dtls"], "connected", "{media}");
-    ensure!(
-        media["cipher"]
-            .as_str()
-            .is_some_and(|it| it.starts_with("AE")),
-        "{media}"
-    );
+    let cipher = media["cipher"].as_str().unwrap_or_default();
+    ensure!(cipher.contains("AES"), "{media}");
     ensure!(
         caller.media().received() >= HEARD,
         "the caller hears nothing"

@@ -8,6 +8,7 @@ const phone = {
   /** The INVITE's session description. */
   offer: "",
   session: null,
+  speaker: new Audio(),
 
   /** Registers at a PBX, and from then on answers each call. */
   register(url, extension, password) {
@@ -21,6 +22,13 @@ const phone = {
     agent.on("newRTCSession", ({ session, request }) => {
       phone.session = session;
       phone.offer = request.body;
+      session.on("peerconnection", ({ peerconnection }) => {
+        // The browser decodes what is played.
+        peerconnection.addEventListener("track", ({ streams }) => {
+          phone.speaker.srcObject = streams[0];
+          phone.speaker.play();
+        });
+      });
       session.on("confirmed", () => (phone.state = "talking"));
       session.on("ended", () => (phone.state = "ended"));
       session.on("failed", ({ cause }) => (phone.state = `failed: ${cause}`));
