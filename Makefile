@@ -55,6 +55,8 @@ test: browser lint deny unit e2e ## check everything: format, lints, licences, u
 browser:
 	@command -v chromedriver >/dev/null || { echo "The console is tested in a real browser. Install Chromium with its driver:"; \
 		echo "  apt-get install --no-install-recommends chromium chromium-driver"; exit 1; }
+	@command -v npm >/dev/null || { echo "A WebRTC phone is tested with JsSIP. Install Node.js with npm:"; \
+		echo "  apt-get install --no-install-recommends nodejs npm"; exit 1; }
 
 lint: ## formatting and clippy
 	cargo fmt --all --check

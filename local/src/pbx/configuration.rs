@@ -234,8 +234,8 @@ fn trunk() -> String {
             "[{name}]({template})\n\n[{name}-identify]\ntype = identify\nendpoint = {name}\nmatch = {source}\n\n"
         )
     };
-    one("exotel", "trunk-plain", TRUNK_SOURCE)
-        + &one("exotel-encrypted", "trunk", ENCRYPTED_TRUNK_SOURCE)
+    one("exotel-encrypted", "trunk", ENCRYPTED_TRUNK_SOURCE)
+        + &one("exotel", "trunk-plain", TRUNK_SOURCE)
 }
 
 #[cfg(test)]
