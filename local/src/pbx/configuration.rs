@@ -242,7 +242,7 @@ fn trunk() -> String {
 mod tests {
     use super::*;
     use crate::settings::PBXS;
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     #[test]
     fn every_site_file_is_filled_in() {
@@ -273,5 +273,133 @@ mod tests {
             })
             .collect();
         assert_eq!(written, shipped);
+    }
+
+    /// A section's name and its settings, those of its templates included.
+    type Section = (String, BTreeMap<String, String>);
+
+    /// The sections of `pjsip.conf` that are no templates, with the site files as `site` gives them.
+    fn sections(site: impl Fn(&str) -> String) -> Vec<Section> {
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../asterisk/pjsip.conf");
+        let shipped = std::fs::read_to_string(shipped).unwrap();
+        let lines: Vec<String> = shipped
+            .lines()
+            .flat_map(
+                |line| match line.strip_prefix("#include \"ringback-site/") {
+                    Some(name) => site(name.trim_end_matches('"'))
+                        .lines()
+                        .map(str::to_owned)
+                        .collect(),
+                    None => vec![line.to_owned()],
+                },
+            )
+            .collect();
+        let mut templates = BTreeMap::new();
+        let mut found: Vec<(bool, Section)> = Vec::new();
+        for line in &lines {
+            let line = line.split(';').next().unwrap_or_default().trim();
+            if let Some((name, rest)) = line.strip_prefix('[').and_then(|it| it.split_once(']')) {
+                keep(&mut templates, found.last());
+                let rest = rest.trim_matches(['(', ')']);
+                let inherited = rest
+                    .split(',')
+                    .filter_map(|name| templates.get(name).cloned());
+                let settings = inherited.flatten().collect();
+                let is_template = rest.split(',').any(|option| option == "!");
+                found.push((is_template, (name.to_owned(), settings)));
+            } else if let Some((name, value)) = line.split_once('=')
+                && let Some((_, (_, settings))) = found.last_mut()
+            {
+                settings.insert(name.trim().to_owned(), value.trim().to_owned());
+            }
+        }
+        let sections = found.into_iter().filter(|(is_template, _)| !is_template);
+        sections.map(|(_, section)| section).collect()
+    }
+
+    fn keep(
+        templates: &mut BTreeMap<String, BTreeMap<String, String>>,
+        section: Option<&(bool, Section)>,
+    ) {
+        if let Some((true, (name, settings))) = section {
+            templates.insert(name.clone(), settings.clone());
+        }
+    }
+
+    /// As they are shipped, and as each PBX of the stack has them.
+    fn all_pjsip_files() -> Vec<Vec<Section>> {
+        let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../asterisk/ringback-site");
+        let shipped = sections(|name| {
+            std::fs::read_to_string(examples.join(format!("{name}.example"))).unwrap()
+        });
+        let credentials = Credentials::generate("http://127.0.0.1:5051/token").unwrap();
+        let hooks = Hooks {
+            url: "http://127.0.0.1:5050",
+            fallback_url: None,
+            name: None,
+        };
+        let folders = Folders {
+            inside: Path::new("/etc"),
+            outside: Path::new("/etc"),
+        };
+        let stacks = PBXS.map(|pbx| {
+            let written = BTreeMap::from(site_files(&pbx, &credentials, &hooks, &folders));
+            sections(|name| written[name].clone())
+        });
+        [shipped].into_iter().chain(stacks).collect()
+    }
+
+    #[test]
+    fn an_endpoint_without_a_password_is_identified_by_its_address_and_no_other_is() {
+        for file in all_pjsip_files() {
+            let is_endpoint = |(_, settings): &&Section| settings["type"] == "endpoint";
+            let endpoints: Vec<&Section> = file.iter().filter(is_endpoint).collect();
+            for name in ["exotel", "1001"] {
+                assert!(endpoints.iter().any(|(it, _)| it == name), "no {name}");
+            }
+            for (name, settings) in endpoints {
+                let expected = match settings.get("auth") {
+                    Some(_) => "username",
+                    None => "ip",
+                };
+                let identify_by = settings.get("identify_by").map(String::as_str);
+                assert_eq!(identify_by, Some(expected), "{name}");
+                let anonymous = settings.get("allow_unauthenticated_options");
+                assert_eq!(anonymous, None, "{name}");
+            }
+        }
+    }
+
+    /// The proxy's WebSocket phones come from there.
+    #[test]
+    fn no_trunk_has_the_proxys_address() {
+        for file in all_pjsip_files() {
+            let is_identify = |(_, settings): &&Section| settings["type"] == "identify";
+            let identifies: Vec<&Section> = file.iter().filter(is_identify).collect();
+            assert!(!identifies.is_empty());
+            for (name, settings) in identifies {
+                let matched = &settings["match"];
+                assert!(
+                    !matched.contains('/'),
+                    "{name} matches a network: {matched}"
+                );
+                let address: std::net::Ipv4Addr = matched.parse().unwrap();
+                assert_ne!(address, std::net::Ipv4Addr::LOCALHOST, "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn nobody_is_identified_as_anonymous() {
+        let modules = Path::new(env!("CARGO_MANIFEST_DIR")).join("../asterisk/modules.conf");
+        let modules = std::fs::read_to_string(modules).unwrap();
+        assert!(modules.contains("autoload = no"));
+        let identifiers = modules
+            .lines()
+            .filter(|line| line.contains("endpoint_identifier"));
+        let identifiers: Vec<&str> = identifiers.collect();
+        let expected =
+            ["ip", "user"].map(|name| format!("require = res_pjsip_endpoint_identifier_{name}.so"));
+        assert_eq!(identifiers, expected);
     }
 }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use futures::{SinkExt, StreamExt};
 use ringback_local::stack::Pbx;
 use rsipstack::sip::headers::auth::Algorithm;
@@ -22,10 +22,10 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use uuid::Uuid;
 
-/// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long an answer may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(15);
 /// What is said when there is none.
-pub(crate) const NO_ANSWER: &str = "no answer";
+const NO_ANSWER: &str = "no answer";
 
 /// How SIP gets to a PBX.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +62,8 @@ enum Line {
 pub(crate) struct Stranger {
     transport: Transport,
     line: Line,
+    /// What has come and was not read yet.
+    pending: String,
 }
 
 impl Stranger {
@@ -85,7 +87,11 @@ impl Stranger {
                 Line::WebSocket(Box::new(socket))
             }
         };
-        Ok(Self { transport, line })
+        Ok(Self {
+            transport,
+            line,
+            pending: String::new(),
+        })
     }
 
     /// Sends a request and gives the final response.
@@ -126,21 +132,41 @@ impl Stranger {
         Ok(())
     }
 
-    /// The next message. The PBX's are short, and come in one piece.
+    /// The next message without its body. Those that the PBX sends here have none, and a read may give two of them.
     pub(crate) async fn next(&mut self) -> Result<String> {
+        loop {
+            // A keep-alive is an empty line.
+            if let Some((message, rest)) = self.pending.trim_start().split_once("\r\n\r\n") {
+                let message = message.to_owned();
+                self.pending = rest.to_owned();
+                return Ok(message);
+            }
+            let news = timeout(PATIENCE, self.read()).await.context(NO_ANSWER)??;
+            ensure!(!news.is_empty(), "the PBX has closed the connection");
+            self.pending += &news;
+        }
+    }
+
+    /// Comes back when the PBX has closed the connection.
+    pub(crate) async fn ended(&mut self) {
+        // Asterisk's keep-alives come as empty lines.
+        while self.read().await.is_ok_and(|news| !news.is_empty()) {}
+    }
+
+    async fn read(&mut self) -> Result<String> {
         let mut buffer = vec![0; 65_535];
-        let read = async {
-            Ok(match &mut self.line {
-                Line::Packets(socket) => socket.recv(&mut buffer).await?,
-                Line::Bytes(bytes) => bytes.read(&mut buffer).await?,
-                Line::WebSocket(socket) => {
-                    let message = socket.next().await.context("the WebSocket has ended")??;
-                    return Ok(message.into_text()?.as_str().to_owned());
+        let length = match &mut self.line {
+            Line::Packets(socket) => socket.recv(&mut buffer).await?,
+            Line::Bytes(bytes) => bytes.read(&mut buffer).await?,
+            Line::WebSocket(socket) => loop {
+                match socket.next().await.context("the WebSocket has ended")?? {
+                    Message::Text(text) => return Ok(text.as_str().to_owned()),
+                    Message::Close(_) => return Ok(String::new()),
+                    _ => {}
                 }
-            })
-            .map(|length| String::from_utf8_lossy(&buffer[..length]).into_owned())
+            },
         };
-        timeout(PATIENCE, read).await.context(NO_ANSWER)?
+        Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
     }
 }
 
@@ -274,8 +300,6 @@ pub(crate) async fn http(pbx: &Pbx, to: &str, request: &str) -> Result<String> {
     connection.write_all(request.as_bytes()).await?;
     let mut buffer = vec![0; 65_535];
     let length = timeout(PATIENCE, connection.read(&mut buffer)).await??;
-    if length == 0 {
-        bail!("the connection was closed without an answer");
-    }
+    ensure!(length > 0, "the connection was closed without an answer");
     Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
 }

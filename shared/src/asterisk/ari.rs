@@ -170,7 +170,16 @@ async fn send(request: RequestBuilder, doing: &'static str) -> Result<Response, 
         }
         (answer, _) => answer,
     };
-    answer.map_err(|error| AsteriskError::Unreachable(doing, error.without_url()))
+    let unreachable =
+        |error: reqwest::Error| AsteriskError::Unreachable(doing, error.without_url());
+    let answer = answer.map_err(unreachable)?;
+    match answer.status() {
+        // Asterisk says 503 while it starts, and the proxy says these for an Asterisk that is not there.
+        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+            answer.error_for_status().map_err(unreachable)
+        }
+        _ => Ok(answer),
+    }
 }
 
 pub(super) async fn read<T: DeserializeOwned>(

@@ -555,6 +555,15 @@ async fn the_caller_hears_busy_once_however_often_it_is_asked_for() {
 }
 
 #[tokio::test]
+async fn a_caller_hears_busy_although_asterisk_is_starting_or_the_proxy_misses_it() {
+    let pbx = Pbx::start().await;
+    let proxy = |status| ResponseTemplate::new(status).set_body_string("<html>");
+    let answers = [proxy(503), proxy(504), no_content()];
+    pbx.will_answer("DELETE", CALLER_CHANNEL, answers).await;
+    pbx.pbx().busy(&caller_leg()).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_leg_is_hung_up_normally() {
     let pbx = Pbx::start().await;
     let leg = ChannelId::of_phone(pbx.call.call_id);
