@@ -55,6 +55,8 @@ test: browser lint deny unit e2e ## check everything: format, lints, licences, u
 browser:
 	@command -v chromedriver >/dev/null || { echo "The console is tested in a real browser. Install Chromium with its driver:"; \
 		echo "  apt-get install --no-install-recommends chromium chromium-driver"; exit 1; }
+	@command -v npm >/dev/null || { echo "A WebRTC phone is tested with JsSIP. Install Node.js with npm:"; \
+		echo "  apt-get install --no-install-recommends nodejs npm"; exit 1; }
 
 lint: ## formatting, clippy, and the template
 	cargo fmt --all --check
@@ -93,8 +95,13 @@ soak: export MINUTES ?= 30
 soak: ## mixed calls with random faults; MINUTES=30
 	FAULTS=yes $(LOCAL) test-env $(MAKE) --no-print-directory soak-here
 
+# The WebRTC phone of a test: JsSIP in one file, for a browser.
+WEBRTC_PHONE := local/tests/webrtc/dist/phone.js
+$(WEBRTC_PHONE): local/tests/webrtc/phone.js local/tests/webrtc/package.json
+	cd local/tests/webrtc && npm install --no-package-lock --no-audit --no-fund --silent && npm run --silent build
+
 # What follows runs on the stack that runs already: a plain one,
-e2e-here:
+e2e-here: $(WEBRTC_PHONE)
 ifeq ($(NEXTEST),yes)
 	cargo nextest run --workspace --locked $(PLAIN_TESTS:%=--test %) -E 'package(ringback-local)'
 	cargo nextest run --workspace --locked --test $(LAST_TEST)

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use anyhow::{Result, bail};
 
 use crate::cloud::region::Extent;
-use crate::settings::{PBXS, PORTS, Settings, TRUNK_SOURCE};
+use crate::settings::{ENCRYPTED_TRUNK_SOURCE, PBXS, PORTS, Settings, TRUNK_SOURCE};
 
 /// Python's oldest version that the pinned tools run on.
 const PYTHON: &str = "import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))";
@@ -51,10 +51,13 @@ fn haproxy() -> Option<String> {
 
 /// Linux answers on all of 127.0.0.0/8; macOS only on 127.0.0.1 until told otherwise.
 fn trunk_source() -> Option<String> {
-    let usable = UdpSocket::bind((TRUNK_SOURCE, 0)).is_ok();
-    (!usable).then(|| {
-        format!("the address {TRUNK_SOURCE}, for the simulated trunk: `sudo ifconfig lo0 alias {TRUNK_SOURCE}` on macOS")
-    })
+    let sources = [TRUNK_SOURCE, ENCRYPTED_TRUNK_SOURCE];
+    let missing = sources
+        .into_iter()
+        .find(|it| UdpSocket::bind((*it, 0)).is_err())?;
+    Some(format!(
+        "the address {missing}, for a simulated trunk: `sudo ifconfig lo0 alias {missing}` on macOS"
+    ))
 }
 
 fn ports(extent: Extent) -> Option<String> {

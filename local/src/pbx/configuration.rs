@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::source::Source;
-use crate::credentials::Credentials;
-use crate::settings::{LOOPBACK, PbxPorts, Settings, TRUNK_SOURCE};
+use crate::credentials::{Credentials, SipAccount};
+use crate::settings::{ENCRYPTED_TRUNK_SOURCE, LOOPBACK, PbxPorts, Settings, TRUNK_SOURCE};
 use crate::tools::make_dir;
 
 /// Directories Asterisk writes to; its modules and sounds stay where its package put them.
@@ -29,6 +29,10 @@ const KEY: &str = "tls.key";
 const CERTIFICATE_WITH_KEY: &str = "tls-with-key.pem";
 /// The proxy's configuration, and its site file.
 const PROXY: &str = "haproxy.cfg";
+
+/// The cipher suites of SIP over TLS: those of transports.conf.example.
+const CIPHERS: &str = "ECDHE-ECDSA-AES128-GCM-SHA256,ECDHE-RSA-AES128-GCM-SHA256,ECDHE-ECDSA-AES256-GCM-SHA384,\
+                       ECDHE-RSA-AES256-GCM-SHA384,ECDHE-ECDSA-CHACHA20-POLY1305,ECDHE-RSA-CHACHA20-POLY1305";
 
 /// What the dialplan says to the application, and where.
 #[derive(Debug)]
@@ -143,7 +147,7 @@ fn site_files(
         ("dialplan.conf", dialplan(hooks, &credentials.hook_secret)),
         (PROXY, proxy(pbx, folders.outside)),
         ("http.conf", http(pbx)),
-        ("phones.conf", phones(&credentials.sip_passwords)),
+        ("phones.conf", phones(&credentials.sip_accounts)),
         ("rtp.conf", rtp(pbx)),
         ("transports.conf", transports(pbx, folders.inside)),
         ("trunk.conf", trunk()),
@@ -196,11 +200,13 @@ fn proxy(pbx: &PbxPorts, etc: &Path) -> String {
         })
 }
 
-fn phones(passwords: &[(String, String)]) -> String {
-    passwords.iter().fold(String::new(), |mut text, (extension, password)| {
+fn phones(accounts: &[SipAccount]) -> String {
+    accounts.iter().fold(String::new(), |mut text, account| {
+        let SipAccount { extension, password, .. } = account;
+        let template = account.transport.template();
         let _ = write!(
             text,
-            "[{extension}](phone)\nauth = {extension}\naors = {extension}\n\n\
+            "[{extension}]({template})\nauth = {extension}\naors = {extension}\n\n\
              [{extension}](phone-auth)\nusername = {extension}\npassword = {password}\n\n[{extension}](phone-aor)\n\n"
         );
         text
@@ -214,7 +220,7 @@ fn transports(pbx: &PbxPorts, etc: &Path) -> String {
         "[transport-udp]\ntype = transport\nprotocol = udp\nbind = {LOOPBACK}:{sip}\n\n\
          [transport-tcp]\ntype = transport\nprotocol = tcp\nbind = {LOOPBACK}:{sip}\n\n\
          [transport-tls]\ntype = transport\nprotocol = tls\nbind = {LOOPBACK}:{sip_tls}\nmethod = tlsv1_2\n\
-         cert_file = {}\npriv_key_file = {}\n\n\
+         cipher = {CIPHERS}\ncert_file = {}\npriv_key_file = {}\n\n\
          [transport-ws]\ntype = transport\nprotocol = ws\nbind = {LOOPBACK}\n\n\
          [site-endpoint](!)\nmedia_address = {LOOPBACK}\nbind_rtp_to_media_address = yes\n",
         certificate.display(),
@@ -222,8 +228,15 @@ fn transports(pbx: &PbxPorts, etc: &Path) -> String {
     )
 }
 
+/// Exotel's trunk as most accounts have it, and one with TLS and SRTP beside it.
 fn trunk() -> String {
-    format!("[exotel-identify]\ntype = identify\nendpoint = exotel\nmatch = {TRUNK_SOURCE}\n")
+    let one = |name, template, source| {
+        format!(
+            "[{name}]({template})\n\n[{name}-identify]\ntype = identify\nendpoint = {name}\nmatch = {source}\n\n"
+        )
+    };
+    one("exotel-encrypted", "trunk", ENCRYPTED_TRUNK_SOURCE)
+        + &one("exotel", "trunk-plain", TRUNK_SOURCE)
 }
 
 #[cfg(test)]

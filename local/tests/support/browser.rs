@@ -58,6 +58,11 @@ impl Drop for Browser {
 
 impl Browser {
     pub(crate) async fn start() -> Result<Self> {
+        Self::start_with(&[]).await
+    }
+
+    /// With more of Chromium's arguments.
+    pub(crate) async fn start_with(more: &[&str]) -> Result<Self> {
         let mut driver = Command::new(DRIVER)
             .arg("--port=0")
             .stdout(Stdio::piped())
@@ -68,9 +73,10 @@ impl Browser {
         let said = driver.stdout.take().context("what the driver says")?;
         let port = tokio::time::timeout(STARTED_WITHIN, port_in(said)).await??;
         let http = Client::builder().timeout(STARTED_WITHIN).build()?;
+        let arguments = [&ARGUMENTS, more].concat();
         let capabilities = json!({ "capabilities": { "alwaysMatch": {
             "browserName": "chrome",
-            "goog:chromeOptions": { "args": ARGUMENTS },
+            "goog:chromeOptions": { "args": arguments },
             "goog:loggingPrefs": { "browser": "ALL" },
         }}});
         let url = format!("http://127.0.0.1:{port}/session");
