@@ -61,7 +61,10 @@ pub fn write(
     let certificate = &credentials.ari_certificate;
     write_file(&etc.join("ari.pem"), &certificate.certificate_pem)?;
     write_file(&etc.join("ari.key"), &certificate.key_pem)?;
-    write_file(&etc.join("asterisk.conf"), &asterisk_conf(&inside))?;
+    write_file(
+        &etc.join("asterisk.conf"),
+        &asterisk_conf(&inside, &source.directories()),
+    )?;
     Ok(inside.join("etc/asterisk.conf"))
 }
 
@@ -87,11 +90,12 @@ fn write_file(path: &Path, text: &str) -> Result<()> {
     std::fs::write(path, text).with_context(|| format!("could not write {}", path.display()))
 }
 
-fn asterisk_conf(inside: &Path) -> String {
-    let directories: String = WRITTEN.iter().fold(
+fn asterisk_conf(inside: &Path, packaged: &[(&'static str, PathBuf)]) -> String {
+    let written = WRITTEN.map(|(name, folder)| (name, inside.join(folder)));
+    let directories: String = written.iter().chain(packaged).fold(
         String::from("[directories]\n"),
         |mut text, (name, folder)| {
-            let _ = writeln!(text, "{name} => {}", inside.join(folder).display());
+            let _ = writeln!(text, "{name} => {}", folder.display());
             text
         },
     );
