@@ -3,8 +3,9 @@
 #
 #   prerequisites.sh build|stack|regions|test COMMAND...
 #
-# As root on Debian or Ubuntu it installs with apt. Elsewhere it unpacks Debian packages into target/, where that is
-# enough. Whatever it cannot get, it names, with the command that installs it. INSTALL=no only names.
+# As root on Debian or Ubuntu it installs with apt. Packages that work where they are unpacked go into target/ if there is
+# no root, and services always do, so that none is started. Whatever it cannot get, it names, with the command that
+# installs it. INSTALL=no only names.
 #
 # To the command it gives ASTERISK_FROM: `path`, `debian` or `docker`. If that is set, only this one is looked for.
 set -eu
@@ -12,6 +13,7 @@ set -eu
 # `auth_type = digest` and `password_digest` of pjsip.conf came with 22.2.
 asterisk_needs=22.2
 haproxy_needs=2.6
+node_needs=18
 python_needs=3.11
 # What a first `make test` leaves in target/, roughly.
 disk_needs_mb=12000
@@ -21,9 +23,9 @@ root=$(cd "$(dirname "$0")/../.." && pwd)
 level=$1
 shift
 tools=$root/target/tools
-# Where packages are unpacked that cannot be installed without root.
 unpacked=$tools/packages
-PATH=$unpacked/bin:$PATH
+# Debian has daemons where users without root do not look.
+PATH=$unpacked/bin:$PATH:/usr/sbin
 export PATH
 
 has() { command -v "$1" >/dev/null 2>&1; }
@@ -31,20 +33,27 @@ has() { command -v "$1" >/dev/null 2>&1; }
 # at_least WANTED HAVE: compares version numbers.
 at_least() { [ -n "$2" ] && [ "$(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n 1)" = "$1" ]; }
 
-# lack "PACKAGES" "HOW ELSE" WHAT: notes what is missing, which packages bring it, and what does where those do not.
+# lack "PACKAGES" "HOW ELSE" WHAT: notes what is missing, which packages bring it, and what does where there is no apt.
 lack() {
     missing="$missing
   - $3"
-    if [ -n "$1" ] && has apt-get; then
-        packages="$packages $1"
-    else
+    if [ -z "$1" ] || ! has apt-get || ! has dpkg-deb; then
         beyond_apt="$beyond_apt
   $2"
+        return
     fi
+    for package in $1; do
+        case $package in
+        haproxy | fail2ban) to_unpack="$to_unpack $package" ;;
+        chromium | chromium-driver | procps)
+            if [ -z "$sudo" ]; then to_install="$to_install $package"; else to_unpack="$to_unpack $package"; fi ;;
+        *) to_install="$to_install $package" ;;
+        esac
+    done
 }
 
 look() {
-    missing='' packages='' beyond_apt='' toolchain=''
+    missing='' to_install='' to_unpack='' beyond_apt='' toolchain='' node=''
     links || lack "gcc libc6-dev" "xcode-select --install, or your distribution's gcc" "a C compiler that links (cc)"
     has strip || lack binutils "your distribution's binutils" "strip"
     rust
@@ -52,7 +61,7 @@ look() {
     if ! python3 -c "import sys, venv, ensurepip; sys.exit(sys.version_info < (${python_needs%.*}, ${python_needs#*.}))" 2>/dev/null; then
         found=$(python3 --version 2>/dev/null || true)
         lack "python3 python3-venv" "brew install python" \
-            "Python $python_needs or later with venv (python3${found:+ is $found, or lacks venv})"
+            "Python $python_needs or later with venv${found:+ (python3 is $found, or lacks venv)}"
     elif ! running; then
         ports
     fi
@@ -61,7 +70,17 @@ look() {
     at_least $haproxy_needs "$found" ||
         lack haproxy "brew install haproxy" "haproxy $haproxy_needs or later${found:+ (haproxy is $found)}"
     choose_asterisk
-    [ "$level" != test ] || browser
+    [ "$level" = test ] || return 0
+    browser
+    has fail2ban-regex || lack fail2ban "pip install fail2ban" "fail2ban-regex"
+    # The venv is last: a machine's own Node is as good.
+    PATH=${PATH%:"$tools/node/bin"}:$tools/node/bin
+    found=$(node --version 2>/dev/null | sed 's/^v//') || true
+    if ! at_least $node_needs "$found" || ! has npm; then
+        node=needed
+        missing="$missing
+  - Node $node_needs or later with npm${found:+ (node is $found)}: from PyPI, into target/tools/node"
+    fi
 }
 
 links() { echo 'int main(void) { return 0; }' | cc -x c -o /dev/null - 2>/dev/null; }
@@ -114,13 +133,14 @@ def free(kind, port, address="127.0.0.1"):
 taken = [f"{port}/tcp" for port in tcp if not free(socket.SOCK_STREAM, port)]
 taken += [f"{port}/udp" for port in (5060, 5070) if not free(socket.SOCK_DGRAM, port)]
 print(", ".join(taken))
-if not free(socket.SOCK_DGRAM, 0, "127.0.0.2"):
-    print("127.0.0.2")
+for trunk in "127.0.0.2", "127.0.0.3":
+    if not free(socket.SOCK_DGRAM, 0, trunk):
+        print(trunk)
 END
     )
-    case $taken in
-    *127.0.0.2) lack "" "sudo ifconfig lo0 alias 127.0.0.2" "the address 127.0.0.2, for the simulated trunk" ;;
-    esac
+    for address in $(echo "$taken" | tail -n +2); do
+        lack "" "sudo ifconfig lo0 alias $address" "the address $address, for a simulated trunk"
+    done
     taken=$(echo "$taken" | head -n 1)
     [ -z "$taken" ] || lack "" "ss -lntup    (who has them)" "these ports, which another program uses: $taken"
 }
@@ -229,27 +249,39 @@ apt_install() {
     # A machine may have no lists yet, or old ones. Without a connection those it has may do.
     apt-get -q update || echo "apt-get update failed; going on with the lists that are there"
     # shellcheck disable=SC2086 # the names are words
-    apt-get -q -y --no-install-recommends -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 install $packages
+    apt-get -q -y --no-install-recommends -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 install $to_install
 }
 
 # Unpacks packages, and puts programs beside each other that find what was unpacked with them.
 apt_unpack() {
-    # shellcheck disable=SC2086 # the names are words
-    "$root/local/tools/unpack.sh" "$unpacked" - $packages
+    # With what an earlier run unpacked, because the tree is made anew.
+    before=$(sed -n 's/^- //p' "$unpacked/unpacked" 2>/dev/null) || true
+    # shellcheck disable=SC2046,SC2086 # the names are words
+    "$root/local/tools/unpack.sh" "$unpacked" - $(printf '%s\n' $before $to_unpack | sort -u)
     mkdir -p "$unpacked/bin"
-    libraries=$(find "$unpacked/usr/lib" "$unpacked/lib" -name '*.so*' -exec dirname {} + 2>/dev/null | sort -u | paste -sd : -)
-    for program in usr/lib/chromium/chromium usr/bin/chromedriver usr/sbin/haproxy usr/bin/ps bin/ps; do
+    libraries=$(find "$unpacked" -name '*.so*' -exec dirname {} + | sort -u | paste -s -d : -)
+    for program in usr/lib/chromium/chromium usr/bin/chromedriver usr/sbin/haproxy usr/bin/ps bin/ps usr/bin/fail2ban-regex; do
         [ -x "$unpacked/$program" ] || continue
+        started=$unpacked/$program
+        # With the python3 on the PATH.
+        case $program in *fail2ban-regex) started="python3 $started" ;; esac
         cat >"$unpacked/bin/${program##*/}" <<END
 #!/bin/sh
-export LD_LIBRARY_PATH="$libraries" FONTCONFIG_SYSROOT="$unpacked"
-exec "$unpacked/$program" "\$@"
+export LD_LIBRARY_PATH="$libraries" FONTCONFIG_SYSROOT="$unpacked" PYTHONPATH="$unpacked/usr/lib/python3/dist-packages"
+exec $started "\$@"
 END
         chmod +x "$unpacked/bin/${program##*/}"
     done
 }
 
+node_install() {
+    python3 -m venv --clear "$tools/node"
+    "$tools/node/bin/python" -m pip install --no-input --no-deps --disable-pip-version-check \
+        -r "$root/local/tools/requirements-node.txt"
+}
+
 stop() {
+    packages="$to_install$to_unpack"
     [ -z "$packages" ] || echo "  ${sudo}apt-get update && ${sudo}apt-get install --no-install-recommends$packages"
     [ -z "$toolchain" ] || echo "  rustup toolchain install $toolchain --profile minimal --component rustfmt,clippy"
     [ -z "$beyond_apt" ] || echo "${beyond_apt#?}"
@@ -261,26 +293,18 @@ get() {
     if [ -n "$toolchain" ]; then
         rustup toolchain install "$toolchain" --profile minimal --component rustfmt,clippy
     fi
-    [ -n "$packages" ] || return 0
-    if [ -z "$sudo" ]; then
-        echo "apt installs:$packages"
+    if [ -n "$to_install" ]; then
+        echo "apt installs:$to_install"
         logged "$tools/apt.log" apt_install
-    else
-        echo "unpacked into target/tools/packages:$packages"
-        logged "$tools/apt.log" apt_unpack
     fi
-}
-
-# Without root, these work where they are unpacked; compilers and Python do not.
-can_be_had() {
-    [ -z "$beyond_apt" ] || return
-    [ -n "$sudo" ] || return 0
-    for package in $packages; do
-        case $package in
-        chromium | chromium-driver | haproxy | procps) ;;
-        *) return 1 ;;
-        esac
-    done
+    if [ -n "$to_unpack" ]; then
+        echo "unpacked into target/tools/packages:$to_unpack"
+        logged "$tools/unpack.log" apt_unpack
+    fi
+    if [ -n "$node" ]; then
+        echo "installed into target/tools/node: Node"
+        logged "$tools/node.log" node_install
+    fi
 }
 
 sudo=''
@@ -292,7 +316,9 @@ look
 if [ -n "$missing" ]; then
     echo "This machine lacks:$missing"
     [ "${INSTALL:-yes}" != no ] || stop
-    can_be_had || stop
+    # Nothing is installed on a machine that cannot be made ready.
+    [ -z "$beyond_apt" ] || stop
+    [ -z "$sudo" ] || [ -z "$to_install" ] || stop
     get
     look
     if [ -n "$missing" ]; then

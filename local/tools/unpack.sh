@@ -56,6 +56,8 @@ apt-get -q "$@" update
 # shellcheck disable=SC2086 # the names are words
 apt-get -q -y --no-install-recommends --download-only "$@" install $packages
 for deb in "$apt"/archives/*.deb; do
+    # None, if all of it is installed already.
+    [ -e "$deb" ] || break
     echo "unpacking ${deb##*/}"
     dpkg-deb --extract "$deb" "$new"
 done
