@@ -25,7 +25,7 @@ shift
 tools=$root/target/tools
 unpacked=$tools/packages
 # Debian has daemons where users without root do not look.
-PATH=$unpacked/bin:$PATH:/usr/sbin
+PATH=$unpacked/programs:$PATH:/usr/sbin
 export PATH
 
 has() { command -v "$1" >/dev/null 2>&1; }
@@ -258,19 +258,19 @@ apt_unpack() {
     before=$(sed -n 's/^- //p' "$unpacked/unpacked" 2>/dev/null) || true
     # shellcheck disable=SC2046,SC2086 # the names are words
     "$root/local/tools/unpack.sh" "$unpacked" - $(printf '%s\n' $before $to_unpack | sort -u)
-    mkdir -p "$unpacked/bin"
+    mkdir -p "$unpacked/programs"
     libraries=$(find "$unpacked" -name '*.so*' -exec dirname {} + | sort -u | paste -s -d : -)
     for program in usr/lib/chromium/chromium usr/bin/chromedriver usr/sbin/haproxy usr/bin/ps bin/ps usr/bin/fail2ban-regex; do
         [ -x "$unpacked/$program" ] || continue
         started=$unpacked/$program
         # With the python3 on the PATH.
         case $program in *fail2ban-regex) started="python3 $started" ;; esac
-        cat >"$unpacked/bin/${program##*/}" <<END
+        cat >"$unpacked/programs/${program##*/}" <<END
 #!/bin/sh
 export LD_LIBRARY_PATH="$libraries" FONTCONFIG_SYSROOT="$unpacked" PYTHONPATH="$unpacked/usr/lib/python3/dist-packages"
 exec $started "\$@"
 END
-        chmod +x "$unpacked/bin/${program##*/}"
+        chmod +x "$unpacked/programs/${program##*/}"
     done
 }
 

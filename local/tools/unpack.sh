@@ -41,7 +41,7 @@ rm -rf "$new"
 mkdir -p "$apt/lists/partial" "$apt/archives/partial"
 new=$(cd "$new" && pwd) apt=$new/apt
 set -- -o Dir::State::lists="$apt/lists" -o Dir::Cache="$apt" -o Dir::Cache::archives="$apt/archives" \
-    -o Debug::NoLocking=1 -o APT::Sandbox::User=root -o Dpkg::Use-Pty=0
+    -o Acquire::Languages=none -o Debug::NoLocking=1 -o APT::Sandbox::User=root -o Dpkg::Use-Pty=0
 if [ "$suite" != - ]; then
     from=$(archive)
     [ -n "$from" ] || { echo "apt knows no Debian archive; DEBIAN_MIRROR can name one" >&2; exit 1; }
