@@ -107,7 +107,7 @@ fn what_apt_does_not_mend_stops_the_command() -> Result<()> {
     Ok(())
 }
 
-/// Nothing is installed on a machine that cannot be made ready.
+/// The script installs nothing if something else is missing that it cannot install.
 #[test]
 fn a_machine_without_rust_is_told_so_before_anything_is_installed() -> Result<()> {
     let machine = Machine::complete("no-rust")?;
@@ -376,7 +376,7 @@ impl Machine {
         )?)
     }
 
-    /// An apt that notes what it is asked for, and installs by doing something.
+    /// An `apt-get` that records its arguments and runs a command.
     fn have_apt(&self, installs_by: &str) -> Result<()> {
         let notes = self.root.join("apt-was-asked");
         self.have(

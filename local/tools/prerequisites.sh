@@ -316,7 +316,7 @@ look
 if [ -n "$missing" ]; then
     echo "This machine lacks:$missing"
     [ "${INSTALL:-yes}" != no ] || stop
-    # Nothing is installed on a machine that cannot be made ready.
+    # Install nothing if something else is missing that cannot be installed.
     [ -z "$beyond_apt" ] || stop
     [ -z "$sudo" ] || [ -z "$to_install" ] || stop
     get

@@ -157,7 +157,7 @@ pub fn log(settings: &Settings) -> PathBuf {
 /// What has to be done before it can run, in a few words, or nothing.
 ///
 /// # Errors
-/// When nobody has said where Asterisk comes from.
+/// When `ASTERISK_FROM` is missing or unknown.
 pub fn work_ahead(settings: &Settings) -> Result<Option<&'static str>> {
     Ok(match way(settings)? {
         Way::OnPath => None,

@@ -1,4 +1,4 @@
-//! Places a call each time somebody presses Enter where the stack runs.
+//! Places a call on each press of Enter, in the terminal that runs the stack.
 
 use std::io::{BufRead, IsTerminal};
 
@@ -10,7 +10,7 @@ use crate::settings::Settings;
 
 const PROMPT: &str = "Press Enter to place a call here and now; Ctrl-C stops the stack.";
 
-/// Places a call for each line that is typed, and tells how it goes. Never returns.
+/// Places a call for each line of input, and prints its steps. Never returns.
 pub(super) async fn place_calls(settings: &Settings) {
     let Some(mut lines) = listen() else {
         return std::future::pending().await;
@@ -35,7 +35,7 @@ fn listen() -> Option<UnboundedReceiver<()>> {
         return None;
     }
     let (sender, receiver) = mpsc::unbounded_channel();
-    // A thread of its own: one of the runtime's would keep the process from ending until a line came.
+    // A plain thread, because a thread of the runtime would delay the end of the process until the next line.
     std::thread::spawn(move || {
         for line in stdin.lock().lines() {
             if line.is_err() || sender.send(()).is_err() {
