@@ -246,8 +246,12 @@ logged() {
 
 apt_install() {
     export DEBIAN_FRONTEND=noninteractive
-    # A machine may have no lists yet, or old ones. Without a connection those it has may do.
-    apt-get -q update || echo "apt-get update failed; going on with the lists that are there"
+    # A machine may have no lists yet, or old ones, and another apt may hold them for a while. Without a connection those
+    # that are there may do.
+    for pause in 5 10 20 30 0; do
+        apt-get -q update && break
+        sleep $pause
+    done
     # shellcheck disable=SC2086 # the names are words
     apt-get -q -y --no-install-recommends -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 install $to_install
 }
@@ -260,6 +264,7 @@ apt_unpack() {
     "$root/local/tools/unpack.sh" "$unpacked" - $(printf '%s\n' $before $to_unpack | sort -u)
     mkdir -p "$unpacked/programs"
     libraries=$(find "$unpacked" -name '*.so*' -exec dirname {} + | sort -u | paste -s -d : -)
+    echo "<fontconfig><dir>/usr/share/fonts</dir><dir>$unpacked/usr/share/fonts</dir></fontconfig>" >"$unpacked/fonts.conf"
     for program in usr/lib/chromium/chromium usr/bin/chromedriver usr/sbin/haproxy usr/bin/ps bin/ps usr/bin/fail2ban-regex; do
         [ -x "$unpacked/$program" ] || continue
         started=$unpacked/$program
@@ -267,7 +272,7 @@ apt_unpack() {
         case $program in *fail2ban-regex) started="python3 $started" ;; esac
         cat >"$unpacked/programs/${program##*/}" <<END
 #!/bin/sh
-export LD_LIBRARY_PATH="$libraries" FONTCONFIG_SYSROOT="$unpacked" PYTHONPATH="$unpacked/usr/lib/python3/dist-packages"
+export LD_LIBRARY_PATH="$libraries" FONTCONFIG_FILE="$unpacked/fonts.conf" PYTHONPATH="$unpacked/usr/lib/python3/dist-packages"
 exec $started "\$@"
 END
         chmod +x "$unpacked/programs/${program##*/}"
