@@ -76,7 +76,7 @@ endif
 e2e chaos soak: export RING_TIMEOUT_SECONDS := $(TEST_RING_TIMEOUT_SECONDS)
 e2e chaos soak: export EXOTEL_CHECK_SECONDS := $(TEST_EXOTEL_CHECK_SECONDS)
 e2e: ## end-to-end tests, on stacks of their own: a plain one, one with faults, one in two regions
-	$(NEEDS) stack $(CARGO_RUN) test-env $(MAKE) --no-print-directory e2e-here
+	$(NEEDS) test $(CARGO_RUN) test-env $(MAKE) --no-print-directory e2e-here
 	FAULTS=yes $(NEEDS) stack $(CARGO_RUN) test-env $(MAKE) --no-print-directory faults-here
 	$(NEEDS) regions $(CARGO_RUN) test-regions $(MAKE) --no-print-directory regions-here
 
@@ -92,8 +92,13 @@ soak: export MINUTES ?= 30
 soak: ## mixed calls with random faults; MINUTES=30
 	FAULTS=yes $(NEEDS) stack $(CARGO_RUN) test-env $(MAKE) --no-print-directory soak-here
 
+# The WebRTC phone of a test: JsSIP in one file, for a browser.
+WEBRTC_PHONE := local/tests/webrtc/dist/phone.js
+$(WEBRTC_PHONE): local/tests/webrtc/phone.js local/tests/webrtc/package.json
+	cd local/tests/webrtc && npm install --no-package-lock --no-audit --no-fund --silent && npm run --silent build
+
 # What follows runs on the stack that runs already: a plain one,
-e2e-here:
+e2e-here: $(WEBRTC_PHONE)
 ifeq ($(NEXTEST),yes)
 	cargo nextest run --workspace --locked $(PLAIN_TESTS:%=--test %) -E 'package(ringback-local)'
 	cargo nextest run --workspace --locked --test $(LAST_TEST)

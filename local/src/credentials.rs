@@ -1,17 +1,20 @@
 //! Everything secret in a stack, made anew each time it starts.
 
 use anyhow::{Context, Result};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PKCS_RSA_SHA256, RsaKeySize,
+    PKCS_RSA_SHA256, PublicKeyData as _, RsaKeySize,
 };
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
 use crate::settings::{
-    CROWD, EXTENSIONS, NUMBERS, Settings, TOKEN_AUDIENCE, TOKEN_ISSUER, one_of_the_crowd,
+    CROWD, EXTENSIONS, NUMBERS, Settings, TOKEN_AUDIENCE, TOKEN_ISSUER, Transport, one_of_the_crowd,
 };
 
 /// How long the app tokens and the PBX's certificate are good for: longer than any stack runs.
@@ -43,8 +46,19 @@ pub struct Credentials {
     pub service_account_file: Option<Value>,
     /// The Exotel account.
     pub exotel: ExotelAccount,
-    /// The phones' SIP passwords, by extension.
-    pub sip_passwords: Vec<(String, String)>,
+    /// The phones' SIP accounts.
+    pub sip_accounts: Vec<SipAccount>,
+}
+
+/// What a phone registers with.
+#[derive(Debug)]
+pub struct SipAccount {
+    /// The extension, which is its user name too.
+    pub extension: String,
+    /// The password.
+    pub password: String,
+    /// The way it reaches the PBX.
+    pub transport: Transport,
 }
 
 /// What the template's parameters of the same names say of tokens.
@@ -71,6 +85,8 @@ pub struct Certificate {
     pub expired_pem: String,
     /// The server's private key.
     pub key_pem: String,
+    /// SHA-256 of its public key (the certificate's SubjectPublicKeyInfo), in Base64.
+    pub spki_sha256: String,
 }
 
 /// A Google service account's key.
@@ -129,11 +145,18 @@ impl Credentials {
                 api_token: random(),
                 caller_id: NUMBERS[0].0.to_owned(),
             },
-            sip_passwords: EXTENSIONS
+            sip_accounts: EXTENSIONS
                 .into_iter()
-                .map(str::to_owned)
-                .chain((0..CROWD).map(|place| one_of_the_crowd(place)[0].clone()))
-                .map(|extension| (extension, random()))
+                .map(|(extension, transport)| (extension.to_owned(), transport))
+                .chain((0..CROWD).map(|place| {
+                    let [extension, _, _] = one_of_the_crowd(place);
+                    (extension, Transport::Udp)
+                }))
+                .map(|(extension, transport)| SipAccount {
+                    extension,
+                    password: random(),
+                    transport,
+                })
                 .collect(),
         })
     }
@@ -265,6 +288,7 @@ impl Certificate {
             certificate_pem: certificate_until(now + LIFETIME)?,
             expired_pem: certificate_until(now - Duration::DAY)?,
             key_pem: key.serialize_pem(),
+            spki_sha256: BASE64.encode(Sha256::digest(key.subject_public_key_info())),
         })
     }
 }

@@ -4,10 +4,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// The address everything binds to: the stack is never reachable from outside this machine.
 pub const LOOPBACK: &str = "127.0.0.1";
 /// The source address of the simulated Exotel trunk, which the PBX identifies it by.
 pub const TRUNK_SOURCE: &str = "127.0.0.2";
+/// The source address of a trunk with TLS and SRTP.
+pub const ENCRYPTED_TRUNK_SOURCE: &str = "127.0.0.3";
 /// The CloudFormation stack's name.
 pub const STACK_NAME: &str = "ringback-local";
 
@@ -51,11 +55,17 @@ pub struct PbxPorts {
     pub name: &'static str,
     /// The name of its log and pid file.
     pub daemon: &'static str,
-    /// SIP over UDP.
+    /// The name of its proxy's log and pid file.
+    pub proxy_daemon: &'static str,
+    /// SIP over UDP and TCP.
     pub sip: u16,
-    /// ARI over HTTPS.
+    /// SIP over TLS.
+    pub sip_tls: u16,
+    /// SIP over WebSocket with TLS, at the proxy.
+    pub wss: u16,
+    /// ARI over HTTPS, at the proxy, which passes what the functions ask for.
     pub ari: u16,
-    /// Asterisk's plain HTTP, which the shipped configuration keeps for tools on the same machine.
+    /// Asterisk's own HTTP, without TLS and unrestricted.
     pub ari_plain: u16,
     /// The first and the last for media.
     pub rtp: [u16; 2],
@@ -66,7 +76,10 @@ pub const PBXS: [PbxPorts; 2] = [
     PbxPorts {
         name: "pbx1",
         daemon: "asterisk",
+        proxy_daemon: "haproxy",
         sip: 5060,
+        sip_tls: 5061,
+        wss: 8443,
         ari: 8089,
         ari_plain: 8088,
         rtp: [18_000, 18_999],
@@ -74,7 +87,10 @@ pub const PBXS: [PbxPorts; 2] = [
     PbxPorts {
         name: "pbx2",
         daemon: "asterisk-2",
+        proxy_daemon: "haproxy-2",
         sip: 5070,
+        sip_tls: 5071,
+        wss: 8444,
         ari: 8090,
         ari_plain: 8087,
         rtp: [19_000, 19_999],
@@ -86,13 +102,50 @@ pub const TOKEN_ISSUER: &str = "ringback-local";
 /// See [`TOKEN_ISSUER`].
 pub const TOKEN_AUDIENCE: &str = "ringback-local-apps";
 
+/// How a phone reaches its PBX, which decides how its calls are protected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// SIP over UDP or TCP, and RTP: nothing is encrypted.
+    Udp,
+    /// SIP over TLS, and SRTP.
+    Tls,
+    /// WebRTC: SIP over WebSocket with TLS, and DTLS-SRTP.
+    Wss,
+}
+
+impl Transport {
+    /// The template of `pjsip.conf` that such a phone is made from.
+    pub fn template(self) -> &'static str {
+        match self {
+            Self::Udp => "phone-plain",
+            Self::Tls => "phone",
+            Self::Wss => "phone-webrtc",
+        }
+    }
+}
+
 /// The numbers callers dial, as Exotel writes them, with the extension each leads to.
-pub const NUMBERS: [(&str, &str); 2] = [("08047491899", "1001"), ("08047491900", "1002")];
+pub const NUMBERS: [(&str, &str); 4] = [
+    ("08047491899", "1001"),
+    ("08047491900", "1002"),
+    ("08047491901", "1003"),
+    ("08047491902", "1004"),
+];
 /// The phones that may register.
-pub const EXTENSIONS: [&str; 2] = ["1001", "1002"];
+pub const EXTENSIONS: [(&str, Transport); 4] = [
+    ("1001", Transport::Udp),
+    ("1002", Transport::Udp),
+    ("1003", Transport::Tls),
+    ("1004", Transport::Wss),
+];
 /// Where Exotel calls an extension's owner first when the owner calls a phone number.
-pub const MOBILE_NUMBERS: [(&str, &str); 2] =
-    [("1001", "+919800001001"), ("1002", "+919800001002")];
+pub const MOBILE_NUMBERS: [(&str, &str); 4] = [
+    ("1001", "+919800001001"),
+    ("1002", "+919800001002"),
+    ("1003", "+919800001003"),
+    ("1004", "+919800001004"),
+];
 
 /// How many more phones there are in a stack with faults, so that as many calls can go wrong at a time.
 pub const CROWD: u16 = 24;

@@ -6,6 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::settings::Transport;
+
 /// The file's name in the state directory.
 pub const FILE: &str = "stack.json";
 
@@ -81,8 +83,10 @@ pub struct Aws {
 /// The PBX's REST interface.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Ari {
-    /// Base URL.
+    /// Base URL for the functions: the proxy passes what they ask for, and nothing else.
     pub url: String,
+    /// Base URL of Asterisk itself, for tools and tests on this machine.
+    pub local_url: String,
     /// Basic auth user.
     pub username: String,
     /// Basic auth password.
@@ -94,10 +98,18 @@ pub struct Ari {
 /// The PBX's SIP side.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Sip {
-    /// Address and port, UDP.
+    /// Address and port, UDP and TCP.
     pub address: String,
+    /// Address and port, TLS.
+    pub tls: String,
+    /// URL, WebSocket with TLS.
+    pub wss: String,
+    /// SHA-256 of the public key of both, in Base64, as Chromium's `--ignore-certificate-errors-spki-list` takes it.
+    pub spki_sha256: String,
     /// An INVITE from here is the Exotel trunk calling.
     pub trunk_source: String,
+    /// An INVITE from here is a trunk calling that has TLS and SRTP.
+    pub encrypted_trunk_source: String,
 }
 
 /// A PBX.
@@ -118,6 +130,10 @@ pub struct Phone {
     pub extension: String,
     /// Its SIP password.
     pub sip_password: String,
+    /// How it reaches its PBX, which decides how its calls are protected.
+    pub transport: Transport,
+    /// Where it registers: at the first PBX.
+    pub uri: String,
     /// Its app's bearer token.
     pub token: String,
     /// Its owner's phone number (E.164), which Exotel calls first when the owner calls a phone number.
@@ -167,6 +183,12 @@ impl Stack {
     pub fn remove(state_dir: &Path) {
         // Already gone is as good.
         let _ = std::fs::remove_file(state_dir.join(FILE));
+    }
+
+    /// The phones that speak SIP over UDP.
+    pub fn plain_phones(&self) -> impl Iterator<Item = &Phone> {
+        let phones = self.phones.iter();
+        phones.filter(|phone| phone.transport == Transport::Udp)
     }
 
     /// The phone of an extension.

@@ -268,14 +268,17 @@ fn the_script_looks_at_the_ports_of_the_settings() -> Result<()> {
     ];
     for PbxPorts {
         sip,
+        sip_tls,
+        wss,
         ari,
         ari_plain,
         name: _,
         daemon: _,
+        proxy_daemon: _,
         rtp: _,
     } in PBXS
     {
-        ports.extend([sip, ari, ari_plain]);
+        ports.extend([sip, sip_tls, wss, ari, ari_plain]);
     }
     let script = std::fs::read_to_string(repository().join(SCRIPT))?;
     let lists: String = script

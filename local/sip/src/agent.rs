@@ -1,4 +1,4 @@
-//! The user agent under trunks and phones: one UDP socket, the SIP stack's tasks, and what is the
+//! The user agent under trunks and phones: one UDP socket or one TLS connection, the SIP stack's tasks, and what is the
 //! same for both ends of a call.
 
 use std::{
@@ -13,9 +13,9 @@ use rsipstack::{
         dialog_layer::DialogLayer,
         invite_dialog::InviteDialog,
     },
-    sip::{Header, Method, StatusCode, Uri},
+    sip::{Header, Method, StatusCode, Transport, Uri},
     transaction::{TransactionReceiver, endpoint::EndpointInnerRef, transaction::Transaction},
-    transport::{TransportLayer, udp::UdpConnection},
+    transport::{SipAddr, TransportLayer, udp::UdpConnection},
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -23,6 +23,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::{
     Error, Media, Stage,
     events::{CallEvents, EventLog},
+    tls,
 };
 
 /// A new call for this user agent, with the transaction that asks for it.
@@ -31,6 +32,7 @@ pub(crate) type Invitations = mpsc::UnboundedReceiver<Transaction>;
 #[derive(Clone)]
 pub(crate) struct Agent {
     pub(crate) local: SocketAddr,
+    transport: Transport,
     pub(crate) endpoint: EndpointInnerRef,
     pub(crate) dialogs: Arc<DialogLayer>,
     /// Ends the stack's tasks, and closes its socket.
@@ -40,6 +42,7 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
+    /// Speaks UDP from this address.
     pub(crate) async fn bind(address: SocketAddr) -> Result<(Self, Invitations), Error> {
         let stop = CancellationToken::new();
         let transport = TransportLayer::new(stop.clone());
@@ -48,10 +51,31 @@ impl Agent {
         let local = socket.get_addr().get_socketaddr();
         let local = local.map_err(failed("reading the SIP socket's address"))?;
         transport.add_transport(socket.into());
+        Self::on(transport, Transport::Udp, local, stop)
+    }
+
+    /// Speaks TLS with the PBX, over one connection from this address.
+    pub(crate) async fn connect(
+        from: SocketAddr,
+        pbx: SocketAddr,
+        ca_pem: &str,
+    ) -> Result<(Self, Invitations), Error> {
+        let stop = CancellationToken::new();
+        let transport = TransportLayer::new(stop.clone());
+        let local = tls::connect(&transport, from, pbx, ca_pem).await?;
+        Self::on(transport, Transport::Tls, local, stop)
+    }
+
+    fn on(
+        layer: TransportLayer,
+        transport: Transport,
+        local: SocketAddr,
+        stop: CancellationToken,
+    ) -> Result<(Self, Invitations), Error> {
         let endpoint = EndpointBuilder::new()
             .with_user_agent("ringback-sip")
             .with_cancel_token(stop.clone())
-            .with_transport_layer(transport)
+            .with_transport_layer(layer)
             .build();
         let incoming = endpoint.incoming_transactions();
         let incoming = incoming.map_err(failed("reading SIP requests"))?;
@@ -59,6 +83,7 @@ impl Agent {
         let (invite, invitations) = mpsc::unbounded_channel();
         let agent = Self {
             local,
+            transport,
             endpoint: endpoint.inner.clone(),
             dialogs: dialogs.clone(),
             stop: stop.clone(),
@@ -78,17 +103,33 @@ impl Agent {
     }
 
     pub(crate) fn uri(&self, user: &str) -> Result<Uri, Error> {
-        uri(user, self.local)
+        uri(user, self.local, self.transport)
+    }
+
+    /// The address of a user of the PBX, or without a user the PBX's own.
+    pub(crate) fn uri_at(&self, pbx: SocketAddr, user: &str) -> Result<Uri, Error> {
+        uri(user, pbx, self.transport)
+    }
+
+    pub(crate) fn way_to(&self, pbx: SocketAddr) -> SipAddr {
+        match self.transport {
+            Transport::Tls => SipAddr::new(Transport::Tls, pbx.into()),
+            _ => SipAddr::from(pbx),
+        }
     }
 }
 
 /// `sip:user@address`. What would break out of the user part is escaped; the SIP library escapes the escape once more, so
 /// such a user arrives as nonsense, but in one piece.
-pub(crate) fn uri(user: &str, address: SocketAddr) -> Result<Uri, Error> {
+fn uri(user: &str, address: SocketAddr, transport: Transport) -> Result<Uri, Error> {
+    let parameter = match transport {
+        Transport::Tls => ";transport=tls",
+        _ => "",
+    };
     let text = if user.is_empty() {
-        format!("sip:{address}")
+        format!("sip:{address}{parameter}")
     } else {
-        format!("sip:{}@{address}", escaped(user))
+        format!("sip:{}@{address}{parameter}", escaped(user))
     };
     Uri::try_from(text.as_str()).map_err(|_| Error::Address(user.to_owned()))
 }
@@ -301,7 +342,10 @@ mod tests {
     #[test]
     fn no_user_breaks_out_of_an_address() {
         let address = SocketAddr::from(([127, 0, 0, 1], 5060));
-        let text = |user| uri(user, address).map(|uri| uri.to_string()).ok();
+        let text = |user| {
+            let uri = uri(user, address, Transport::Udp);
+            uri.map(|uri| uri.to_string()).ok()
+        };
         assert_eq!(
             text("+919876543210").as_deref(),
             Some("sip:+919876543210@127.0.0.1:5060")

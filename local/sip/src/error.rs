@@ -27,12 +27,21 @@ pub enum Error {
     /// A number, an extension or an address that cannot stand in a SIP URI.
     #[error("{0:?} cannot be part of a SIP address")]
     Address(String),
+    /// The authority's certificate is not one, in PEM.
+    #[error("the certificate authority cannot be read")]
+    Certificate,
+    /// The cryptographic library refused, or had no random numbers.
+    #[error("SRTP failed")]
+    Srtp,
     /// The registrar said no.
     #[error("the PBX answered REGISTER with {0}")]
     RegisterRefused(u16),
     /// The remote party's session description lacks an address, a port or PCMU.
     #[error("no PCMU audio in the session description: {0}")]
     Sdp(String),
+    /// The other side would send audio in clear to an encrypted leg.
+    #[error("the other side's session description has no key")]
+    InClear,
     /// It did not happen in time.
     #[error("waited {waited:?} for {wanted}, and saw {seen:?}")]
     TimedOut {

@@ -1,5 +1,5 @@
 //! Simulated SIP endpoints: a [`Trunk`] that calls a PBX as Exotel does, and [`Phone`]s that
-//! register with it and take calls. They speak real SIP and real RTP over UDP, so that a test sees
+//! register with it and take calls. They speak real SIP over UDP or TLS, and real RTP or SRTP, so that a test sees
 //! what a caller and a phone would see: the codes, the times, and whether audio and video flow.
 //!
 //! ```no_run
@@ -37,6 +37,8 @@ mod media;
 mod phone;
 mod rtp;
 mod sdp;
+mod srtp;
+mod tls;
 mod trunk;
 
 pub use caller::Caller;

@@ -5,7 +5,7 @@ use std::{
 
 use crate::{
     Error,
-    rtp::{Codec, Stream},
+    rtp::{Codec, Protection, Stream},
     sdp,
 };
 
@@ -26,19 +26,23 @@ pub(crate) enum Camera {
 }
 
 impl Media {
-    pub(crate) async fn open(ip: IpAddr, camera: Camera) -> Result<Self, Error> {
-        let audio = Stream::open(Codec::Pcmu, ip).await?;
+    pub(crate) async fn open(
+        ip: IpAddr,
+        camera: Camera,
+        protection: Protection,
+    ) -> Result<Self, Error> {
+        let audio = Stream::open(Codec::Pcmu, ip, protection).await?;
         let video = match camera {
             Camera::None => None,
-            Camera::Vp8 => Some(Stream::open(Codec::Vp8, ip).await?),
+            Camera::Vp8 => Some(Stream::open(Codec::Vp8, ip, protection).await?),
         };
         Ok(Self { audio, video })
     }
 
     fn local(&self) -> sdp::Local {
         sdp::Local {
-            audio: self.audio.local(),
-            video: self.video.as_ref().map(Stream::local),
+            audio: receiver(&self.audio),
+            video: self.video.as_ref().map(receiver),
         }
     }
 
@@ -54,9 +58,13 @@ impl Media {
         sdp::answer(self.local(), offered).into_bytes()
     }
 
-    /// Starts sending to where the other side's session description says.
+    /// Starts sending to where the other side's session description says. An encrypted leg does not talk to one in clear.
     pub(crate) fn connect(&self, their_description: &[u8]) -> Result<(), Error> {
-        self.audio.connect(sdp::audio(their_description)?);
+        let audio = sdp::audio(their_description)?;
+        if self.audio.key().is_some() && audio.key.is_none() {
+            return Err(Error::InClear);
+        }
+        self.audio.connect(audio);
         if let Some(video) = &self.video {
             match sdp::video(their_description) {
                 Some(remote) => video.connect(remote),
@@ -129,6 +137,13 @@ impl Media {
     }
 }
 
+fn receiver(stream: &Stream) -> sdp::Receiver {
+    sdp::Receiver {
+        address: stream.local(),
+        key: stream.key(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,7 +152,11 @@ mod tests {
     const NOT_LONG: Duration = Duration::from_millis(50);
 
     async fn leg(camera: Camera) -> Result<Media, Error> {
-        Media::open(IpAddr::from([127, 0, 0, 1]), camera).await
+        protected_leg(camera, Protection::Clear).await
+    }
+
+    async fn protected_leg(camera: Camera, protection: Protection) -> Result<Media, Error> {
+        Media::open(IpAddr::from([127, 0, 0, 1]), camera, protection).await
     }
 
     fn join(caller: &Media, phone: &Media) -> Result<(), Error> {
@@ -161,6 +180,29 @@ mod tests {
         caller.sees(&phone, SOON).await?;
         phone.sees(&caller, SOON).await?;
         phone.hears(&caller, SOON).await
+    }
+
+    #[tokio::test]
+    async fn two_encrypted_legs_hear_and_see_each_other() -> Result<(), Error> {
+        let caller = protected_leg(Camera::Vp8, Protection::Srtp).await?;
+        let phone = protected_leg(Camera::Vp8, Protection::Srtp).await?;
+        join(&caller, &phone)?;
+        caller.hears(&phone, SOON).await?;
+        phone.hears(&caller, SOON).await?;
+        caller.sees(&phone, SOON).await?;
+        phone.sees(&caller, SOON).await
+    }
+
+    #[tokio::test]
+    async fn an_encrypted_leg_and_one_in_clear_do_not_understand_each_other() -> Result<(), Error> {
+        let caller = protected_leg(Camera::None, Protection::Srtp).await?;
+        let phone = leg(Camera::None).await?;
+        let offer = caller.offer();
+        phone.connect(&offer)?;
+        assert!(caller.connect(&phone.answer(&offer)).is_err());
+        let result = caller.hears(&phone, Duration::from_millis(300)).await;
+        assert!(matches!(result, Err(Error::Silent { packets: 0, .. })));
+        Ok(())
     }
 
     #[tokio::test]

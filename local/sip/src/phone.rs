@@ -11,6 +11,7 @@ use crate::{
     agent::{self, Agent, End, HangUpOnDrop, Invitations, Leg, failed},
     events::EventLog,
     media::Camera,
+    rtp::Protection,
     sdp,
 };
 
@@ -24,13 +25,35 @@ pub struct Phone {
     registrar: SocketAddr,
     extension: String,
     camera: Camera,
+    protection: Protection,
 }
 
 impl Phone {
-    /// A phone that is switched on but not registered. It lives at the address of this machine
-    /// from which the PBX is reached.
+    /// A phone over UDP, with media in clear, that is switched on but not registered. It lives at the address of this
+    /// machine from which the PBX is reached.
     pub async fn new(pbx: SocketAddr, extension: &str, password: &str) -> Result<Self, Error> {
-        let (agent, invitations) = Agent::bind(own_address_towards(pbx).await?).await?;
+        let agent = Agent::bind(own_address_towards(pbx).await?).await?;
+        Self::on(agent, pbx, extension, password, Protection::Clear)
+    }
+
+    /// The same with TLS and SRTP, at a PBX whose certificate this authority (PEM) has signed.
+    pub async fn over_tls(
+        pbx: SocketAddr,
+        extension: &str,
+        password: &str,
+        ca_pem: &str,
+    ) -> Result<Self, Error> {
+        let agent = Agent::connect(own_address_towards(pbx).await?, pbx, ca_pem).await?;
+        Self::on(agent, pbx, extension, password, Protection::Srtp)
+    }
+
+    fn on(
+        (agent, invitations): (Agent, Invitations),
+        pbx: SocketAddr,
+        extension: &str,
+        password: &str,
+        protection: Protection,
+    ) -> Result<Self, Error> {
         let credential = Credential {
             username: extension.to_owned(),
             password: password.to_owned(),
@@ -50,7 +73,16 @@ impl Phone {
             registrar: pbx,
             extension: extension.to_owned(),
             camera: Camera::None,
+            protection,
         })
+    }
+
+    /// The same phone, which answers with media in clear, whatever it is offered.
+    pub fn without_srtp(self) -> Self {
+        Self {
+            protection: Protection::Clear,
+            ..self
+        }
     }
 
     /// The same phone with a camera: calls that offer video are answered with video. Without it a
@@ -83,7 +115,7 @@ impl Phone {
     }
 
     async fn register_for(&mut self, seconds: u32) -> Result<(), Error> {
-        let registrar = agent::uri("", self.registrar)?;
+        let registrar = self.agent.uri_at(self.registrar, "")?;
         let response = self.registration.register(registrar, Some(seconds)).await;
         let code = response.map_err(failed("registering"))?.status_code;
         if code == StatusCode::OK {
@@ -115,7 +147,7 @@ impl Phone {
 
     async fn ring(&self, mut invitation: Transaction) -> Result<IncomingCall, Error> {
         let caller = caller_of(&invitation)?;
-        let media = Media::open(self.agent.ip(), self.camera).await?;
+        let media = Media::open(self.agent.ip(), self.camera, self.protection).await?;
         let headers = invitation.original.headers.clone();
         let offer = invitation.original.body.clone();
         let log = EventLog::new();

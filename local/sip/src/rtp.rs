@@ -10,7 +10,10 @@ use std::{
 use tokio::{net::UdpSocket, sync::watch, time::MissedTickBehavior};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::Error;
+use crate::{
+    Error,
+    srtp::{self, MasterKey, Session},
+};
 
 const HEADER_BYTES: usize = 12;
 const MARK_BYTES: usize = 8;
@@ -90,6 +93,17 @@ pub(crate) struct Remote {
     pub(crate) address: SocketAddr,
     /// The number by which both sides call the codec.
     pub(crate) payload_type: u8,
+    /// What the other side encrypts its packets with; without one, it sends in clear.
+    pub(crate) key: Option<MasterKey>,
+}
+
+/// Whether streams are encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Protection {
+    /// RTP, whatever the other side would like.
+    Clear,
+    /// SRTP, or nothing: what arrives in clear does not count.
+    Srtp,
 }
 
 /// A real RTP socket, which sends from the moment the other side is known, and counts what arrives.
@@ -98,18 +112,25 @@ pub(crate) struct Stream {
     codec: Codec,
     local: SocketAddr,
     mark: Mark,
+    /// What this stream's own packets are encrypted with, if they are.
+    key: Option<MasterKey>,
     received: watch::Sender<HashMap<Mark, u64>>,
     socket: Arc<UdpSocket>,
     /// Set by the first session description of the other side; a later one moves the stream.
     remote: watch::Sender<Option<Remote>>,
-    /// What arrives under other numbers is another codec's.
-    payload_type: watch::Sender<u8>,
+    /// How the other side's packets are read: the codec's number, and their key. What arrives under other numbers is
+    /// another codec's.
+    theirs: watch::Sender<(u8, Option<MasterKey>)>,
     /// Ends the two tasks with the last clone.
     _stop: Arc<DropGuard>,
 }
 
 impl Stream {
-    pub(crate) async fn open(codec: Codec, ip: IpAddr) -> Result<Self, Error> {
+    pub(crate) async fn open(
+        codec: Codec,
+        ip: IpAddr,
+        protection: Protection,
+    ) -> Result<Self, Error> {
         let socket = UdpSocket::bind((ip, 0)).await;
         let socket = Arc::new(socket.map_err(|source| failed("opening an RTP socket", source))?);
         let local = socket.local_addr();
@@ -119,14 +140,18 @@ impl Stream {
             codec,
             local,
             mark: mark_of(local),
+            key: match protection {
+                Protection::Clear => None,
+                Protection::Srtp => Some(MasterKey::random()?),
+            },
             received: watch::Sender::default(),
             socket,
             remote: watch::Sender::default(),
-            payload_type: watch::Sender::new(codec.payload_type()),
+            theirs: watch::Sender::new((codec.payload_type(), None)),
             _stop: Arc::new(stop.clone().drop_guard()),
         };
         stream.spawn_receiver(stop.clone());
-        stream.spawn_sender(stop);
+        stream.spawn_sender(stop)?;
         Ok(stream)
     }
 
@@ -136,7 +161,7 @@ impl Stream {
 
     /// Starts sending, or goes on to another place.
     pub(crate) fn connect(&self, remote: Remote) {
-        self.payload_type.send_replace(remote.payload_type);
+        self.theirs.send_replace((remote.payload_type, remote.key));
         self.remote.send_replace(Some(remote));
     }
 
@@ -147,6 +172,11 @@ impl Stream {
 
     pub(crate) fn is_sending(&self) -> bool {
         self.remote.borrow().is_some()
+    }
+
+    /// What the other side needs to read this stream's packets.
+    pub(crate) fn key(&self) -> Option<MasterKey> {
+        self.key
     }
 
     pub(crate) fn received(&self) -> u64 {
@@ -168,20 +198,27 @@ impl Stream {
 
     fn spawn_receiver(&self, stop: CancellationToken) {
         let (socket, received) = (self.socket.clone(), self.received.clone());
-        let (codec, payload_type) = (self.codec, self.payload_type.subscribe());
+        let (codec, theirs, encrypted) = (self.codec, self.theirs.subscribe(), self.key.is_some());
         tokio::spawn(stop.run_until_cancelled_owned(async move {
             let mut packet = [0; 2048];
+            let mut decryption = Decryption::default();
             while let Ok(size) = socket.recv(&mut packet).await {
-                let payload_type = *payload_type.borrow();
-                if let Some(mark) = mark_in(&packet[..size], codec, payload_type) {
+                let (payload_type, key) = *theirs.borrow();
+                let packet = match encrypted {
+                    true => decryption.read(&packet[..size], key),
+                    false => Some(packet[..size].to_vec()),
+                };
+                let mark = packet.and_then(|packet| mark_in(&packet, codec, payload_type));
+                if let Some(mark) = mark {
                     received.send_modify(|received| *received.entry(mark).or_default() += 1);
                 }
             }
         }));
     }
 
-    fn spawn_sender(&self, stop: CancellationToken) {
+    fn spawn_sender(&self, stop: CancellationToken) -> Result<(), Error> {
         let (socket, codec, mark) = (self.socket.clone(), self.codec, self.mark);
+        let encryption = self.key.map(Session::of).transpose()?;
         let remote = self.remote.subscribe();
         tokio::spawn(stop.run_until_cancelled_owned(async move {
             let mut clock = tokio::time::interval(codec.packet_every());
@@ -191,11 +228,44 @@ impl Stream {
                 let Some(remote) = *remote.borrow() else {
                     continue;
                 };
-                let packet = packet(codec, remote.payload_type, sequence, mark);
+                let mut packet = packet(codec, remote.payload_type, sequence, mark);
+                if let Some(encryption) = &encryption
+                    && encryption.protect(&mut packet, sequence.into()).is_err()
+                {
+                    return;
+                }
                 // An unreachable peer is a silent one; the other leg's count will tell.
                 let _ = socket.send_to(&packet, remote.address).await;
             }
         }));
+        Ok(())
+    }
+}
+
+/// Reads the other side's encrypted packets.
+#[derive(Default)]
+struct Decryption {
+    key: Option<MasterKey>,
+    session: Option<Session>,
+    /// The latest packet's index, for the indexes of those after it.
+    latest: Option<u64>,
+}
+
+impl Decryption {
+    /// The packet in clear; `None` when it is not encrypted with this key.
+    fn read(&mut self, packet: &[u8], key: Option<MasterKey>) -> Option<Vec<u8>> {
+        if self.key != key {
+            let session = key.and_then(|key| Session::of(key).ok());
+            *self = Self {
+                key,
+                session,
+                latest: None,
+            };
+        }
+        let index = srtp::index_of(packet, self.latest)?;
+        let packet = self.session.as_ref()?.unprotect(packet, index)?;
+        self.latest = self.latest.max(Some(index));
+        Some(packet)
     }
 }
 

@@ -5,21 +5,51 @@ use std::net::{IpAddr, SocketAddr};
 use crate::{
     Error,
     rtp::{Codec, Remote},
+    srtp::{self, MasterKey},
 };
 
-/// Where a leg receives its streams; without an address for video, it has none.
+/// Where a leg receives its streams; without a receiver of video, it has none.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Local {
-    pub(crate) audio: SocketAddr,
-    pub(crate) video: Option<SocketAddr>,
+    pub(crate) audio: Receiver,
+    pub(crate) video: Option<Receiver>,
 }
+
+/// Where a stream is received.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Receiver {
+    pub(crate) address: SocketAddr,
+    /// What the leg encrypts its own packets with. Such a leg takes encrypted streams alone.
+    pub(crate) key: Option<MasterKey>,
+}
+
+impl Receiver {
+    fn profile(self) -> &'static str {
+        match self.key {
+            None => "RTP/AVP",
+            Some(_) => "RTP/SAVP",
+        }
+    }
+
+    /// The line with the key, under the number of the offer's line that it answers.
+    fn crypto_line(self, tag: &str) -> String {
+        let line = |key: MasterKey| {
+            let (suite, inline) = (srtp::SUITE, key.inline());
+            format!("a=crypto:{tag} {suite} inline:{inline}\r\n")
+        };
+        self.key.map(line).unwrap_or_default()
+    }
+}
+
+/// The number of the `a=crypto` line in our offers.
+const FIRST: &str = "1";
 
 /// The offer of a leg.
 pub(crate) fn offer(local: Local) -> String {
-    let audio = audio_lines(local.audio.port());
+    let audio = audio_lines(local.audio, FIRST);
     let video = local.video.map(|video| {
         let payload_type = Codec::Vp8.payload_type().to_string();
-        video_lines(video.port(), &payload_type)
+        video_lines(video, &payload_type, FIRST)
     });
     session_lines(local.audio) + &audio + &video.unwrap_or_default()
 }
@@ -31,10 +61,14 @@ pub(crate) fn answer(local: Local, offered: &[u8]) -> String {
     let (mut audio, mut video) = (Some(local.audio), local.video);
     let answers = offered.streams.iter().map(|stream| {
         let vp8 = stream.payload_type_of("VP8/90000");
+        let crypto = stream.crypto.map(|(tag, _)| tag);
+        let takes = |receiver: &Receiver| receiver.key.is_none() || crypto.is_some();
+        let tag = crypto.unwrap_or(FIRST);
         match (stream.kind, vp8) {
-            ("audio", _) => audio.take().map(|rtp| audio_lines(rtp.port())),
+            ("audio", _) => audio.take().filter(takes).map(|rtp| audio_lines(rtp, tag)),
             ("video", Some(vp8)) if stream.port != 0 => {
-                video.take().map(|rtp| video_lines(rtp.port(), vp8))
+                let video = video.take().filter(takes);
+                video.map(|rtp| video_lines(rtp, vp8, tag))
             }
             _ => None,
         }
@@ -57,19 +91,26 @@ pub(crate) fn video(sdp: &[u8]) -> Option<Remote> {
     Description::read(sdp).remote("video", |stream| stream.payload_type_of("VP8/90000"))
 }
 
-fn session_lines(rtp: SocketAddr) -> String {
+fn session_lines(receiver: Receiver) -> String {
+    let rtp = receiver.address;
     let family = if rtp.is_ipv4() { "IP4" } else { "IP6" };
     let (ip, port) = (rtp.ip(), rtp.port());
     format!("v=0\r\no=ringback {port} 1 IN {family} {ip}\r\ns=-\r\nc=IN {family} {ip}\r\nt=0 0\r\n")
 }
 
-fn audio_lines(port: u16) -> String {
-    format!("m=audio {port} RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\na=ptime:20\r\na=sendrecv\r\n")
+fn audio_lines(receiver: Receiver, tag: &str) -> String {
+    let (port, profile) = (receiver.address.port(), receiver.profile());
+    let crypto = receiver.crypto_line(tag);
+    format!(
+        "m=audio {port} {profile} 0\r\na=rtpmap:0 PCMU/8000\r\n{crypto}a=ptime:20\r\na=sendrecv\r\n"
+    )
 }
 
-fn video_lines(port: u16, payload_type: &str) -> String {
+fn video_lines(receiver: Receiver, payload_type: &str, tag: &str) -> String {
+    let (port, profile) = (receiver.address.port(), receiver.profile());
+    let crypto = receiver.crypto_line(tag);
     format!(
-        "m=video {port} RTP/AVP {payload_type}\r\na=rtpmap:{payload_type} VP8/90000\r\na=sendrecv\r\n"
+        "m=video {port} {profile} {payload_type}\r\na=rtpmap:{payload_type} VP8/90000\r\n{crypto}a=sendrecv\r\n"
     )
 }
 
@@ -88,6 +129,8 @@ struct StreamLines<'a> {
     /// `a=rtpmap:` of it, as number and encoding.
     encodings: Vec<(&'a str, &'a str)>,
     ip: Option<IpAddr>,
+    /// The first `a=crypto:` of our suite, as number and key.
+    crypto: Option<(&'a str, MasterKey)>,
 }
 
 impl<'a> Description<'a> {
@@ -113,6 +156,7 @@ impl<'a> Description<'a> {
             Some(Remote {
                 address: SocketAddr::new(stream.ip.or(self.ip)?, stream.port),
                 payload_type: payload_type(stream)?.parse().ok()?,
+                key: stream.crypto.map(|(_, key)| key),
             })
         })
     }
@@ -131,6 +175,7 @@ impl<'a> StreamLines<'a> {
             payload_types: words.collect(),
             encodings: rtpmaps.filter_map(|map| map.split_once(' ')).collect(),
             ip: connection(section),
+            crypto: section.lines().find_map(crypto),
         })
     }
 
@@ -146,6 +191,13 @@ impl<'a> StreamLines<'a> {
     }
 }
 
+fn crypto(line: &str) -> Option<(&str, MasterKey)> {
+    let mut words = line.strip_prefix("a=crypto:")?.split_whitespace();
+    let (tag, suite) = (words.next()?, words.next()?);
+    let key = MasterKey::read(words.next()?.strip_prefix("inline:")?)?;
+    (suite == srtp::SUITE).then_some((tag, key))
+}
+
 fn connection(lines: &str) -> Option<IpAddr> {
     let line = lines.lines().find_map(|line| line.strip_prefix("c=IN "))?;
     line.split_whitespace().nth(1)?.parse().ok()
@@ -156,16 +208,28 @@ mod tests {
     use super::*;
 
     const VOICE: Local = Local {
-        audio: SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 4000),
+        audio: at(4000),
         video: None,
     };
     const VIDEO: Local = Local {
-        video: Some(SocketAddr::new(
-            IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
-            4002,
-        )),
+        video: Some(at(4002)),
         ..VOICE
     };
+
+    const fn at(port: u16) -> Receiver {
+        let ip = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+        Receiver {
+            address: SocketAddr::new(ip, port),
+            key: None,
+        }
+    }
+
+    fn encrypted() -> Result<Local, Error> {
+        let key = Some(MasterKey::random()?);
+        let audio = Receiver { key, ..at(4000) };
+        Ok(Local { audio, ..VOICE })
+    }
+
     const OFFERED: &[u8] = b"v=0\r\nc=IN IP4 10.0.0.1\r\nm=audio 1 RTP/AVP 0 8\r\na=x\r\n\
                              m=video 2 RTP/AVP 99 100\r\na=rtpmap:99 H264/90000\r\na=rtpmap:100 VP8/90000\r\n";
 
@@ -174,18 +238,43 @@ mod tests {
         for address in ["127.0.0.2:40000", "[::1]:40002"] {
             let audio: SocketAddr = address.parse().map_err(|_| Error::Stopped)?;
             let video = SocketAddr::new(audio.ip(), 40004);
+            let receiver = |address| Receiver { address, key: None };
             let local = Local {
-                audio,
-                video: Some(video),
+                audio: receiver(audio),
+                video: Some(receiver(video)),
             };
             let offer = offer(local);
             assert_eq!(super::audio(offer.as_bytes())?.address, audio);
             let expected = Remote {
                 address: video,
                 payload_type: 96,
+                key: None,
             };
             assert_eq!(super::video(offer.as_bytes()), Some(expected));
         }
+        Ok(())
+    }
+
+    #[test]
+    fn an_encrypted_leg_answers_with_its_own_key_under_the_offers_number() -> Result<(), Error> {
+        let (theirs, ours) = (MasterKey::random()?, encrypted()?);
+        let offered = format!(
+            "v=0\r\nc=IN IP4 10.0.0.1\r\nm=audio 1 RTP/SAVP 0\r\na=crypto:1 AEAD_AES_256_GCM inline:AAAA\r\n\
+             a=crypto:2 AES_CM_128_HMAC_SHA1_80 inline:{}|2^31\r\n",
+            theirs.inline()
+        );
+        assert_eq!(super::audio(offered.as_bytes())?.key, Some(theirs));
+        let answer = answer(ours, offered.as_bytes());
+        assert!(answer.contains("m=audio 4000 RTP/SAVP 0\r\n"), "{answer}");
+        assert!(answer.contains("\na=crypto:2 AES_CM_128_"), "{answer}");
+        assert_eq!(super::audio(answer.as_bytes())?.key, ours.audio.key);
+        Ok(())
+    }
+
+    #[test]
+    fn an_encrypted_leg_refuses_a_stream_in_clear() -> Result<(), Error> {
+        let answer = answer(encrypted()?, OFFERED);
+        assert!(answer.contains("m=audio 0 RTP/AVP 0 8\r\n"), "{answer}");
         Ok(())
     }
 

@@ -3,7 +3,6 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use rsipstack::{
     dialog::invitation::{InviteAsyncResult, InviteOption},
     sip::{Header, StatusCodeKind},
-    transport::SipAddr,
 };
 
 use crate::{
@@ -11,24 +10,44 @@ use crate::{
     agent::{self, Agent, End, HangUpOnDrop, Leg, failed},
     events::EventLog,
     media::Camera,
+    rtp::Protection,
 };
 
 /// A SIP trunk, which a PBX knows by its address.
 pub struct Trunk {
     agent: Agent,
     camera: Camera,
+    protection: Protection,
 }
 
 impl Trunk {
-    /// Opens the trunk's socket; port 0 takes any free port.
+    /// Opens the socket of a trunk over UDP, with media in clear; port 0 takes any free port.
     pub async fn bind(address: &str) -> Result<Self, Error> {
-        let address = address.parse();
-        let address = address.map_err(|_| Error::Address("the trunk's socket".to_owned()))?;
-        let (agent, _invitations) = Agent::bind(address).await?;
+        let (agent, _invitations) = Agent::bind(socket(address)?).await?;
         Ok(Self {
             agent,
             camera: Camera::None,
+            protection: Protection::Clear,
         })
+    }
+
+    /// Connects a trunk with TLS and SRTP to a PBX whose certificate this authority (PEM) has signed; port 0 takes any
+    /// free port.
+    pub async fn over_tls(address: &str, pbx: SocketAddr, ca_pem: &str) -> Result<Self, Error> {
+        let (agent, _invitations) = Agent::connect(socket(address)?, pbx, ca_pem).await?;
+        Ok(Self {
+            agent,
+            camera: Camera::None,
+            protection: Protection::Srtp,
+        })
+    }
+
+    /// The same trunk, which offers media in clear.
+    pub fn without_srtp(self) -> Self {
+        Self {
+            protection: Protection::Clear,
+            ..self
+        }
     }
 
     /// A trunk that offers video in each call: Exotel's does not.
@@ -53,14 +72,14 @@ impl Trunk {
         caller: Caller,
         call_sid: Option<&str>,
     ) -> Result<OutgoingCall, Error> {
-        let media = Media::open(self.agent.ip(), self.camera).await?;
+        let media = Media::open(self.agent.ip(), self.camera, self.protection).await?;
         let mut headers = caller.privacy(&self.agent)?;
         headers.extend(call_sid.map(|sid| Header::Other("X-Exotel-CallSid".into(), sid.into())));
         let invite = InviteOption {
             caller_display_name: caller.quoted_name(),
             caller: caller.uri(&self.agent)?,
-            callee: agent::uri(did, pbx)?,
-            destination: Some(SipAddr::from(pbx)),
+            callee: self.agent.uri_at(pbx, did)?,
+            destination: Some(self.agent.way_to(pbx)),
             offer: Some(media.offer()),
             contact: self.agent.uri("trunk")?,
             headers: Some(headers),
@@ -97,6 +116,11 @@ impl Trunk {
             _agent: self.agent.clone(),
         })
     }
+}
+
+fn socket(address: &str) -> Result<SocketAddr, Error> {
+    let address = address.parse();
+    address.map_err(|_| Error::Address("the trunk's socket".to_owned()))
 }
 
 /// A final response that is not 200. The stack's state change knows less of it than this.

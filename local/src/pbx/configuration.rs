@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::source::Source;
-use crate::credentials::Credentials;
-use crate::settings::{LOOPBACK, PbxPorts, Settings, TRUNK_SOURCE};
+use crate::credentials::{Credentials, SipAccount};
+use crate::settings::{ENCRYPTED_TRUNK_SOURCE, LOOPBACK, PbxPorts, Settings, TRUNK_SOURCE};
 use crate::tools::make_dir;
 
 /// Directories Asterisk writes to; its modules and sounds stay where its package put them.
@@ -22,6 +22,18 @@ const WRITTEN: [(&str, &str); 7] = [
     ("astlogdir", "log"),
 ];
 
+/// The certificate of SIP over TLS, and its key.
+const CERTIFICATE: &str = "tls.pem";
+const KEY: &str = "tls.key";
+/// The same for the proxy, which wants both in one file.
+const CERTIFICATE_WITH_KEY: &str = "tls-with-key.pem";
+/// The proxy's configuration, and its site file.
+const PROXY: &str = "haproxy.cfg";
+
+/// The cipher suites of SIP over TLS: those of transports.conf.example.
+const CIPHERS: &str = "ECDHE-ECDSA-AES128-GCM-SHA256,ECDHE-RSA-AES128-GCM-SHA256,ECDHE-ECDSA-AES256-GCM-SHA384,\
+                       ECDHE-RSA-AES256-GCM-SHA384,ECDHE-ECDSA-CHACHA20-POLY1305,ECDHE-RSA-CHACHA20-POLY1305";
+
 /// What the dialplan says to the application, and where.
 #[derive(Debug)]
 pub struct Hooks<'a> {
@@ -33,14 +45,23 @@ pub struct Hooks<'a> {
     pub name: Option<&'a str>,
 }
 
-/// Writes everything and gives the path of `asterisk.conf` as Asterisk sees it.
+/// The written configuration.
+#[derive(Debug, Clone)]
+pub struct Written {
+    /// `asterisk.conf`, as Asterisk sees it.
+    pub asterisk: PathBuf,
+    /// The proxy's files, in the order in which it reads them.
+    pub proxy: [PathBuf; 2],
+}
+
+/// Writes everything.
 pub fn write(
     settings: &Settings,
     source: &Source,
     pbx: &PbxPorts,
     credentials: &Credentials,
     hooks: &Hooks<'_>,
-) -> Result<PathBuf> {
+) -> Result<Written> {
     let (outside, inside) = (source.outside(pbx), source.inside(pbx));
     if outside.exists() {
         std::fs::remove_dir_all(&outside)
@@ -55,17 +76,32 @@ pub fn write(
     copy_shipped(&settings.repository().join("asterisk"), &etc)?;
     let site = etc.join("ringback-site");
     make_dir(&site)?;
-    for (name, text) in site_files(pbx, credentials, hooks, &inside.join("etc")) {
+    let folders = Folders {
+        inside: &inside.join("etc"),
+        outside: &etc,
+    };
+    for (name, text) in site_files(pbx, credentials, hooks, &folders) {
         write_file(&site.join(name), &text)?;
     }
     let certificate = &credentials.ari_certificate;
-    write_file(&etc.join("ari.pem"), &certificate.certificate_pem)?;
-    write_file(&etc.join("ari.key"), &certificate.key_pem)?;
+    write_file(&etc.join(CERTIFICATE), &certificate.certificate_pem)?;
+    write_file(&etc.join(KEY), &certificate.key_pem)?;
+    let both = format!("{}{}", certificate.certificate_pem, certificate.key_pem);
+    write_file(&etc.join(CERTIFICATE_WITH_KEY), &both)?;
     write_file(
         &etc.join("asterisk.conf"),
         &asterisk_conf(&inside, &source.directories()),
     )?;
-    Ok(inside.join("etc/asterisk.conf"))
+    Ok(Written {
+        asterisk: inside.join("etc/asterisk.conf"),
+        proxy: [site.join(PROXY), etc.join(PROXY)],
+    })
+}
+
+/// The configuration folder as Asterisk sees it, and as this machine does.
+struct Folders<'a> {
+    inside: &'a Path,
+    outside: &'a Path,
 }
 
 /// The shipped files, unchanged.
@@ -76,7 +112,7 @@ fn copy_shipped(from: &Path, etc: &Path) -> Result<()> {
         let path = entry?.path();
         if path
             .extension()
-            .is_some_and(|extension| extension == "conf")
+            .is_some_and(|extension| extension == "conf" || extension == "cfg")
             && let Some(name) = path.file_name()
         {
             std::fs::copy(&path, etc.join(name))
@@ -107,15 +143,16 @@ fn site_files(
     pbx: &PbxPorts,
     credentials: &Credentials,
     hooks: &Hooks<'_>,
-    etc: &Path,
-) -> [(&'static str, String); 7] {
+    folders: &Folders<'_>,
+) -> [(&'static str, String); 8] {
     [
         ("ari.conf", ari(credentials)),
         ("dialplan.conf", dialplan(hooks, &credentials.hook_secret)),
-        ("http.conf", http(pbx, etc)),
-        ("phones.conf", phones(&credentials.sip_passwords)),
+        (PROXY, proxy(pbx, folders.outside)),
+        ("http.conf", http(pbx)),
+        ("phones.conf", phones(&credentials.sip_accounts)),
         ("rtp.conf", rtp(pbx)),
-        ("transports.conf", transports(pbx)),
+        ("transports.conf", transports(pbx, folders.inside)),
         ("trunk.conf", trunk()),
     ]
 }
@@ -144,38 +181,65 @@ fn rtp(pbx: &PbxPorts) -> String {
     format!("[general](+)\nrtpstart = {first}\nrtpend = {last}\n")
 }
 
-fn http(pbx: &PbxPorts, etc: &Path) -> String {
-    format!(
-        "[general](+)\nbindaddr = {LOOPBACK}\nbindport = {}\ntlsenable = yes\ntlsbindaddr = {LOOPBACK}:{}\n\
-         tlscertfile = {}\ntlsprivatekey = {}\n",
-        pbx.ari_plain,
-        pbx.ari,
-        etc.join("ari.pem").display(),
-        etc.join("ari.key").display(),
-    )
+fn http(pbx: &PbxPorts) -> String {
+    format!("[general](+)\nbindport = {}\n", pbx.ari_plain)
 }
 
-fn phones(passwords: &[(String, String)]) -> String {
-    passwords.iter().fold(String::new(), |mut text, (extension, password)| {
+fn proxy(pbx: &PbxPorts, etc: &Path) -> String {
+    let settings = [
+        ("PHONES_BIND", format!("{LOOPBACK}:{}", pbx.wss)),
+        ("ARI_BIND", format!("{LOOPBACK}:{}", pbx.ari)),
+        (
+            "CERTIFICATE",
+            etc.join(CERTIFICATE_WITH_KEY).display().to_string(),
+        ),
+        ("ASTERISK_HTTP", format!("{LOOPBACK}:{}", pbx.ari_plain)),
+    ];
+    settings
+        .iter()
+        .fold(String::from("global\n"), |mut text, (name, value)| {
+            let _ = writeln!(text, "    setenv RINGBACK_{name} \"{value}\"");
+            text
+        })
+}
+
+fn phones(accounts: &[SipAccount]) -> String {
+    accounts.iter().fold(String::new(), |mut text, account| {
+        let SipAccount { extension, password, .. } = account;
+        let template = account.transport.template();
         let _ = write!(
             text,
-            "[{extension}](phone)\nauth = {extension}\naors = {extension}\n\n\
+            "[{extension}]({template})\nauth = {extension}\naors = {extension}\n\n\
              [{extension}](phone-auth)\nusername = {extension}\npassword = {password}\n\n[{extension}](phone-aor)\n\n"
         );
         text
     })
 }
 
-fn transports(pbx: &PbxPorts) -> String {
+fn transports(pbx: &PbxPorts, etc: &Path) -> String {
+    let PbxPorts { sip, sip_tls, .. } = pbx;
+    let (certificate, key) = (etc.join(CERTIFICATE), etc.join(KEY));
     format!(
-        "[transport-udp]\ntype = transport\nprotocol = udp\nbind = {LOOPBACK}:{}\n\n\
+        "[transport-udp]\ntype = transport\nprotocol = udp\nbind = {LOOPBACK}:{sip}\n\n\
+         [transport-tcp]\ntype = transport\nprotocol = tcp\nbind = {LOOPBACK}:{sip}\n\n\
+         [transport-tls]\ntype = transport\nprotocol = tls\nbind = {LOOPBACK}:{sip_tls}\nmethod = tlsv1_2\n\
+         cipher = {CIPHERS}\ncert_file = {}\npriv_key_file = {}\n\n\
+         [transport-ws]\ntype = transport\nprotocol = ws\nbind = {LOOPBACK}\n\n\
          [site-endpoint](!)\nmedia_address = {LOOPBACK}\nbind_rtp_to_media_address = yes\n",
-        pbx.sip
+        certificate.display(),
+        key.display(),
     )
 }
 
+/// Exotel's trunk as most accounts have it, and one with TLS and SRTP beside it.
 fn trunk() -> String {
-    format!("[exotel-identify]\ntype = identify\nendpoint = exotel\nmatch = {TRUNK_SOURCE}\n")
+    let one = |name, template, source| {
+        format!(
+            "[{name}]({template})\n\n[{name}-identify]\ntype = identify\nendpoint = {name}\nmatch = {source}\n\n"
+        )
+    };
+    one("exotel-encrypted", "trunk", ENCRYPTED_TRUNK_SOURCE)
+        + &one("exotel", "trunk-plain", TRUNK_SOURCE)
 }
 
 #[cfg(test)]
@@ -192,11 +256,14 @@ mod tests {
             fallback_url: None,
             name: None,
         };
-        let written: BTreeSet<String> =
-            site_files(&PBXS[0], &credentials, &hooks, Path::new("/etc"))
-                .into_iter()
-                .map(|(name, _)| name.to_owned())
-                .collect();
+        let folders = Folders {
+            inside: Path::new("/etc"),
+            outside: Path::new("/etc"),
+        };
+        let written: BTreeSet<String> = site_files(&PBXS[0], &credentials, &hooks, &folders)
+            .into_iter()
+            .map(|(name, _)| name.to_owned())
+            .collect();
         let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../asterisk/ringback-site");
         let shipped: BTreeSet<String> = std::fs::read_dir(examples)
             .unwrap()

@@ -1,11 +1,13 @@
-//! A running Asterisk.
+//! A running Asterisk, and the proxy in front of its HTTP server.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use reqwest::{Certificate, Client};
+use tokio::process::Command;
 
+use super::configuration::Written;
 use super::source::Source;
 use crate::credentials::Credentials;
 use crate::process::{Daemon, output};
@@ -18,34 +20,41 @@ const STOP: Duration = Duration::from_secs(3);
 /// One that crashes is started again, as a supervisor would do it; not one that crashes as soon as it runs.
 const RUNS_AT_LEAST: Duration = Duration::from_secs(5);
 
-/// Where ARI answers.
+/// Where the functions find ARI: at the proxy, which passes what they ask for.
 pub fn ari_url(pbx: &PbxPorts) -> String {
     format!("https://{LOOPBACK}:{}/ari", pbx.ari)
 }
 
-/// A running Asterisk.
+/// Where all of ARI answers: at Asterisk itself.
+pub fn local_ari_url(pbx: &PbxPorts) -> String {
+    format!("http://{LOOPBACK}:{}/ari", pbx.ari_plain)
+}
+
+/// A running Asterisk, and the proxy in front of its HTTP server.
 #[derive(Debug)]
 pub struct Pbx {
     daemon: Daemon,
+    proxy: Daemon,
     source: Source,
     ports: PbxPorts,
-    configuration: PathBuf,
+    configuration: Written,
     state_dir: PathBuf,
     started: Instant,
 }
 
 impl Pbx {
-    /// Starts it and waits until ARI answers over HTTPS.
+    /// Starts both and waits until ARI answers through the proxy.
     pub async fn start(
         settings: &Settings,
         source: Source,
         ports: PbxPorts,
-        configuration: PathBuf,
+        configuration: Written,
         credentials: &Credentials,
     ) -> Result<Self> {
         let state_dir = settings.state_dir();
         let mut pbx = Self {
-            daemon: daemon(&source, &ports, &configuration, &state_dir)?,
+            daemon: daemon(&source, &ports, &configuration.asterisk, &state_dir)?,
+            proxy: proxy(&ports, &configuration, &state_dir)?,
             source,
             ports,
             configuration,
@@ -64,7 +73,10 @@ impl Pbx {
     /// Waits until it ends for good, which it should not: when it crashes it is started again.
     pub async fn ended(&mut self) -> anyhow::Error {
         loop {
-            let crash = self.daemon.ended().await;
+            let crash = tokio::select! {
+                crash = self.daemon.ended() => crash,
+                crash = self.proxy.ended() => return crash,
+            };
             if self.started.elapsed() < RUNS_AT_LEAST {
                 return crash;
             }
@@ -75,7 +87,7 @@ impl Pbx {
             match daemon(
                 &self.source,
                 &self.ports,
-                &self.configuration,
+                &self.configuration.asterisk,
                 &self.state_dir,
             ) {
                 Ok(again) => self.daemon = again,
@@ -87,12 +99,13 @@ impl Pbx {
 
     /// Stops it at once, calls and all.
     pub async fn stop(self) {
-        let mut order =
-            self.source
-                .remote(&self.ports, &text(&self.configuration), "core stop now");
+        let configuration = text(&self.configuration.asterisk);
+        let mut order = self
+            .source
+            .remote(&self.ports, &configuration, "core stop now");
         // An Asterisk that no longer answers is ended by signal below.
         let _ = tokio::time::timeout(STOP, output(&mut order)).await;
-        self.daemon.stop(STOP).await;
+        tokio::join!(self.daemon.stop(STOP), self.proxy.stop(STOP));
     }
 
     async fn wait_until_ready(&mut self, credentials: &Credentials) -> Result<()> {
@@ -101,6 +114,7 @@ impl Pbx {
         let deadline = tokio::time::Instant::now() + START;
         while tokio::time::Instant::now() < deadline {
             self.daemon.check_alive().await?;
+            self.proxy.check_alive().await?;
             let ping = http
                 .get(&url)
                 .basic_auth(&credentials.ari_username, Some(&credentials.ari_password))
@@ -126,6 +140,14 @@ fn daemon(
 ) -> Result<Daemon> {
     let mut command = source.asterisk(ports, &["-f", "-C", &text(configuration)]);
     Daemon::start(ports.daemon, &mut command, state_dir)
+}
+
+fn proxy(ports: &PbxPorts, configuration: &Written, state_dir: &Path) -> Result<Daemon> {
+    let mut command = Command::new("haproxy");
+    for file in &configuration.proxy {
+        command.arg("-f").arg(file);
+    }
+    Daemon::start(ports.proxy_daemon, &mut command, state_dir)
 }
 
 /// An HTTP client that trusts the stack's own certificate authority.

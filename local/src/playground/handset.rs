@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use ringback_sip::{IncomingCall, Media, Phone, Stage};
 use serde_json::{Map, Value, json};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::stack::Stack;
+use crate::settings::Transport;
+use crate::stack::{Phone as Account, Stack};
 
 /// What a person has accepted rings here within so long, or not at all.
 const SOON: Duration = Duration::from_secs(20);
@@ -40,8 +41,7 @@ impl Handsets {
         let account = stack
             .phone(extension)
             .with_context(|| format!("there is no phone {extension}"))?;
-        let pbx = stack.sip.address.parse()?;
-        let mut phone = Phone::new(pbx, extension, &account.sip_password).await?;
+        let mut phone = phone(stack, account).await?;
         phone.register().await?;
         let handset = Handset::with(phone);
         // A call that the phone is on goes on, and ends, where it is.
@@ -109,6 +109,23 @@ impl Handset {
             answering: tokio::spawn(answering),
         }
     }
+}
+
+/// The phone of an account. WebRTC is spoken by browsers alone.
+async fn phone(stack: &Stack, account: &Account) -> Result<Phone> {
+    let Account {
+        extension,
+        sip_password,
+        ..
+    } = account;
+    Ok(match account.transport {
+        Transport::Udp => Phone::new(stack.sip.address.parse()?, extension, sip_password).await?,
+        Transport::Tls => {
+            let pbx = stack.sip.tls.parse()?;
+            Phone::over_tls(pbx, extension, sip_password, &stack.ari.ca_pem).await?
+        }
+        Transport::Wss => bail!("{extension} is a WebRTC phone, which this page does not play"),
+    })
 }
 
 /// Lets calls ring, one at a time, and picks up those that are meant to be.

@@ -25,6 +25,7 @@ use ringback_sip::Media;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::settings::Transport;
 use crate::stack::Stack;
 
 /// How often a page is told what has changed.
@@ -101,7 +102,12 @@ async fn stack(State(playground): State<Playground>) -> Result<Json<Value>, Refu
             .find(|(_, of)| *of == extension)
             .map(|(number, _)| number)
     };
-    let phones = stack.phones.iter().map(|phone| {
+    // A WebRTC phone is a browser of its own, not one of ours.
+    let ours = stack
+        .phones
+        .iter()
+        .filter(|phone| phone.transport != Transport::Wss);
+    let phones = ours.map(|phone| {
         json!({ "extension": phone.extension, "token": phone.token, "number": number_of(&phone.extension) })
     });
     Ok(Json(json!({

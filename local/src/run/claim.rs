@@ -58,8 +58,10 @@ pub(super) fn holder(settings: &Settings) -> PidFile {
 pub(super) async fn clear_leftovers(settings: &Settings) -> Vec<&'static str> {
     Stack::remove(&settings.state_dir());
     let mut ended = Vec::new();
-    let pbxs = PBXS.map(|pbx| pbx.daemon);
-    for name in pbxs.into_iter().chain([PRIMARY.part, FALLBACK.part]) {
+    let pbxs = PBXS
+        .into_iter()
+        .flat_map(|pbx| [pbx.daemon, pbx.proxy_daemon]);
+    for name in pbxs.chain([PRIMARY.part, FALLBACK.part]) {
         if PidFile::new(&settings.state_dir(), name)
             .end_leftover(PATIENCE)
             .await

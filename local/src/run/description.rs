@@ -9,10 +9,10 @@ use crate::cloud::region::{PRIMARY, Region};
 use crate::credentials::Credentials;
 use crate::faults::control_url;
 use crate::gateway::WEBSOCKET_PATH;
-use crate::pbx::server::ari_url;
+use crate::pbx::server::{ari_url, local_ari_url};
 use crate::settings::{
-    CROWD, EXTENSIONS, LOOPBACK, MOBILE_NUMBERS, NUMBERS, PBXS, PORTS, PbxPorts, Settings,
-    TRUNK_SOURCE, one_of_the_crowd,
+    CROWD, ENCRYPTED_TRUNK_SOURCE, EXTENSIONS, LOOPBACK, MOBILE_NUMBERS, NUMBERS, PBXS, PORTS,
+    PbxPorts, Settings, TRUNK_SOURCE, Transport, one_of_the_crowd,
 };
 use crate::stack::{Ari, Aws, Faults, Headers, Operator, Pbx, Phone, Requests, Sip, Stack};
 
@@ -49,9 +49,9 @@ pub(super) fn describe(
             url: first_url(&settings.override_or("ARI_URL", ari_url(&PBXS[0]))),
             ..ari(&PBXS[0], credentials)
         },
-        sip: sip(&PBXS[0]),
+        sip: sip(&PBXS[0], credentials),
         pbxs: PBXS.map(|pbx| describe_pbx(&pbx, credentials)).into(),
-        phones: phones(credentials, |extension| EXTENSIONS.contains(&extension))?,
+        phones: phones(credentials, is_named)?,
         operator: Operator {
             token: credentials.operator_token()?,
         },
@@ -73,23 +73,28 @@ fn describe_pbx(pbx: &PbxPorts, credentials: &Credentials) -> Pbx {
     Pbx {
         name: pbx.name.to_owned(),
         ari: ari(pbx, credentials),
-        sip: sip(pbx),
+        sip: sip(pbx, credentials),
     }
 }
 
 fn ari(pbx: &PbxPorts, credentials: &Credentials) -> Ari {
     Ari {
         url: ari_url(pbx),
+        local_url: local_ari_url(pbx),
         username: credentials.ari_username.clone(),
         password: credentials.ari_password.clone(),
         ca_pem: credentials.ari_ca_pem.clone(),
     }
 }
 
-fn sip(pbx: &PbxPorts) -> Sip {
+fn sip(pbx: &PbxPorts, credentials: &Credentials) -> Sip {
     Sip {
         address: format!("{LOOPBACK}:{}", pbx.sip),
+        tls: format!("{LOOPBACK}:{}", pbx.sip_tls),
+        wss: format!("wss://{LOOPBACK}:{}/ws", pbx.wss),
+        spki_sha256: credentials.ari_certificate.spki_sha256.clone(),
         trunk_source: TRUNK_SOURCE.to_owned(),
+        encrypted_trunk_source: ENCRYPTED_TRUNK_SOURCE.to_owned(),
     }
 }
 
@@ -104,7 +109,7 @@ fn faults(credentials: &Credentials) -> Result<Faults> {
     let crowd = (0..CROWD).map(one_of_the_crowd);
     Ok(Faults {
         control: control_url(),
-        phones: phones(credentials, |extension| !EXTENSIONS.contains(&extension))?,
+        phones: phones(credentials, |extension| !is_named(extension))?,
         numbers: crowd
             .map(|[extension, number, _]| (number, extension))
             .collect(),
@@ -112,18 +117,35 @@ fn faults(credentials: &Credentials) -> Result<Faults> {
 }
 
 fn phones(credentials: &Credentials, is_meant: impl Fn(&str) -> bool) -> Result<Vec<Phone>> {
-    let passwords = credentials.sip_passwords.iter();
-    passwords
-        .filter(|(extension, _)| is_meant(extension))
-        .map(|(extension, password)| {
+    let accounts = credentials.sip_accounts.iter();
+    accounts
+        .filter(|account| is_meant(&account.extension))
+        .map(|account| {
             Ok(Phone {
-                extension: extension.clone(),
-                sip_password: password.clone(),
-                token: credentials.app_token(extension)?,
-                mobile_number: mobile_number(extension),
+                extension: account.extension.clone(),
+                sip_password: account.password.clone(),
+                transport: account.transport,
+                uri: registrar(account.transport, credentials),
+                token: credentials.app_token(&account.extension)?,
+                mobile_number: mobile_number(&account.extension),
             })
         })
         .collect()
+}
+
+/// Whether it is one of those that every stack has, and not of the crowd.
+fn is_named(extension: &str) -> bool {
+    EXTENSIONS.iter().any(|(named, _)| *named == extension)
+}
+
+/// Where phones register: at the first PBX.
+fn registrar(transport: Transport, credentials: &Credentials) -> String {
+    let sip = sip(&PBXS[0], credentials);
+    match transport {
+        Transport::Udp => format!("sip:{}", sip.address),
+        Transport::Tls => format!("sips:{};transport=tls", sip.tls),
+        Transport::Wss => sip.wss,
+    }
 }
 
 fn mobile_number(extension: &str) -> String {
@@ -150,7 +172,7 @@ pub(super) fn summary(stack: &Stack) -> String {
   HTTP API      {}      (try {}/health)
   Exotel hook   {}
   SIP           {} (the trunk calls from {}; {})
-  ARI           {}
+  ARI           {} (all of it: {})
   local AWS     {} ({})
   pushes        {}
 {}  all of it     target/local/stack.json, logs beside it
@@ -165,6 +187,7 @@ pub(super) fn summary(stack: &Stack) -> String {
         stack.sip.trunk_source,
         numbers.join(", "),
         stack.ari.url,
+        stack.ari.local_url,
         stack.aws.endpoint,
         stack.aws.region,
         stack.requests.fcm,

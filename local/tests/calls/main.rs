@@ -11,6 +11,7 @@
 mod answered;
 mod between_apps;
 mod clients;
+mod encrypted;
 mod ended;
 mod outbound;
 mod refused;

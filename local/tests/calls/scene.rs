@@ -10,7 +10,7 @@ use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_dynamodb::config::Credentials;
 use aws_sdk_dynamodb::types::AttributeValue;
 use reqwest::{Client, Method, StatusCode};
-use ringback_local::settings::Settings;
+use ringback_local::settings::{Settings, Transport};
 use ringback_local::stack::{Phone as Account, Stack};
 use ringback_sip::{Caller, IncomingCall, OutgoingCall, Phone, Trunk};
 use serde_json::{Value, json};
@@ -127,10 +127,29 @@ impl Scene {
         }
     }
 
-    /// A phone that is switched on but has not registered with SIP.
+    /// A phone that is switched on but has not registered with SIP. It reaches the PBX as its account says.
     pub(crate) async fn phone(&self, extension: &str) -> Result<Phone> {
-        let password = &self.stack.phone(extension).unwrap().sip_password;
-        Ok(Phone::new(self.pbx, extension, password).await?)
+        let Account {
+            sip_password,
+            transport,
+            ..
+        } = self.stack.phone(extension).unwrap();
+        Ok(match transport {
+            Transport::Udp => Phone::new(self.pbx, extension, sip_password).await?,
+            Transport::Tls => {
+                let (pbx, ca_pem) = (self.pbx_over_tls()?, &self.stack.ari.ca_pem);
+                Phone::over_tls(pbx, extension, sip_password, ca_pem).await?
+            }
+            Transport::Wss => bail!("{extension} is a WebRTC phone: a browser plays it"),
+        })
+    }
+
+    /// Where [`Self::pbx`] takes SIP over TLS.
+    pub(crate) fn pbx_over_tls(&self) -> Result<SocketAddr> {
+        let address = self.pbx.to_string();
+        let mut pbxs = self.stack.pbxs.iter();
+        let pbx = pbxs.find(|pbx| pbx.sip.address == address);
+        Ok(pbx.context("no such PBX")?.sip.tls.parse()?)
     }
 
     pub(crate) async fn registered_phone(&self, extension: &str) -> Result<Phone> {

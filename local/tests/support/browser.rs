@@ -57,6 +57,11 @@ impl Drop for Browser {
 
 impl Browser {
     pub(crate) async fn start() -> Result<Self> {
+        Self::start_with(&[]).await
+    }
+
+    /// With more of Chromium's arguments.
+    pub(crate) async fn start_with(more: &[&str]) -> Result<Self> {
         let mut driver = Command::new(DRIVER)
             .arg("--port=0")
             .stdout(Stdio::piped())
@@ -67,7 +72,8 @@ impl Browser {
         let said = driver.stdout.take().context("what the driver says")?;
         let port = tokio::time::timeout(STARTED_WITHIN, port_in(said)).await??;
         let http = Client::builder().timeout(STARTED_WITHIN).build()?;
-        let mut options = json!({ "args": ARGUMENTS });
+        let arguments = [&ARGUMENTS, more].concat();
+        let mut options = json!({ "args": arguments });
         // A Chromium that is only unpacked is on the PATH, and not where the driver looks.
         if let Some(chromium) = on_path("chromium") {
             options["binary"] = json!(chromium);

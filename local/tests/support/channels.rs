@@ -11,7 +11,7 @@ impl Scene {
     pub(crate) async fn channels(&self) -> Result<Vec<Value>> {
         let ari = &self.stack.ari;
         let request = ari_client(&ari.ca_pem)?
-            .get(format!("{}/channels", ari.url))
+            .get(format!("{}/channels", ari.local_url))
             .basic_auth(&ari.username, Some(&ari.password));
         Ok(request.send().await?.error_for_status()?.json().await?)
     }

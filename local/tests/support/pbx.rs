@@ -74,7 +74,7 @@ impl Globals {
 
     fn variable(&self, method: Method, query: &[(&str, &str)]) -> RequestBuilder {
         let query = Serializer::new(String::new()).extend_pairs(query).finish();
-        let url = format!("{}/asterisk/variable?{query}", self.ari.url);
+        let url = format!("{}/asterisk/variable?{query}", self.ari.local_url);
         let request = self.http.request(method, url);
         request.basic_auth(&self.ari.username, Some(&self.ari.password))
     }

@@ -221,7 +221,7 @@ impl Pbx {
 
     /// As `module reload` does on Asterisk's console.
     async fn reload(&self, module: &str) -> Result<()> {
-        let url = format!("{}/asterisk/modules/{module}", self.ari.url);
+        let url = format!("{}/asterisk/modules/{module}", self.ari.local_url);
         let (user, password) = (&self.ari.username, &self.ari.password);
         let request = self.http.request(Method::PUT, url);
         let answer = request.basic_auth(user, Some(password)).send().await?;

@@ -86,7 +86,7 @@ impl Switching {
             .build()?;
         let trunk = Trunk::bind(&format!("{}:0", stack.sip.trunk_source)).await?;
         let mut apps = HashMap::new();
-        for phone in &stack.phones {
+        for phone in stack.plain_phones() {
             let unique = uuid::Uuid::new_v4().simple().to_string();
             let device = format!("device-{unique}");
             let url = format!("{}/api/devices/{device}", stack.http_url);
@@ -110,7 +110,7 @@ impl Switching {
     /// Phones that take every call, and a look at the pushes now and then, for as long as the set lives.
     pub(crate) async fn staff(self: &Arc<Self>) -> Result<JoinSet<()>> {
         let mut staff = JoinSet::new();
-        for one in &self.regions[0].phones {
+        for one in self.regions[0].plain_phones() {
             let pbx = self.regions[0].sip.address.parse()?;
             let mut phone = Phone::new(pbx, &one.extension, &one.sip_password).await?;
             phone.register().await?;
@@ -160,7 +160,10 @@ impl Switching {
     /// One call from its Passthru to its end.
     pub(crate) async fn call(self: Arc<Self>, plan: Plan) -> Outcome {
         let caller = format!("+9198{:08}", self.first_caller + plan.number);
-        let numbers: Vec<(&String, &String)> = self.regions[0].numbers.iter().collect();
+        let numbers = self.regions[0].numbers.iter();
+        let numbers: Vec<_> = numbers
+            .filter(|(_, extension)| self.apps.contains_key(*extension))
+            .collect();
         let (did, extension) = numbers[plan.number % numbers.len()];
         let sid = uuid::Uuid::new_v4().simple().to_string();
         // In Exotel's flow the Passthru comes before the trunk is dialled.
