@@ -76,7 +76,7 @@ endif
 e2e chaos soak: export RING_TIMEOUT_SECONDS := $(TEST_RING_TIMEOUT_SECONDS)
 e2e chaos soak: export EXOTEL_CHECK_SECONDS := $(TEST_EXOTEL_CHECK_SECONDS)
 e2e: ## end-to-end tests, on stacks of their own: a plain one, one with faults, one in two regions
-	$(NEEDS) stack $(CARGO_RUN) test-env $(MAKE) --no-print-directory e2e-here
+	$(NEEDS) test $(CARGO_RUN) test-env $(MAKE) --no-print-directory e2e-here
 	FAULTS=yes $(NEEDS) stack $(CARGO_RUN) test-env $(MAKE) --no-print-directory faults-here
 	$(NEEDS) regions $(CARGO_RUN) test-regions $(MAKE) --no-print-directory regions-here
 
