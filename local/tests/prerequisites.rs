@@ -116,7 +116,7 @@ fn a_machine_without_rust_is_told_so_before_anything_is_installed() -> Result<()
     let run = machine.run("build", &[])?;
     ensure!(!run.succeeded);
     run.says("Rust (cargo is not on the PATH)")?;
-    run.says("https://rustup.rs")?;
+    run.says("https://sh.rustup.rs | sh")?;
     run.says("binutils")?;
     assert_eq!(machine.apt_was_asked(), "");
     Ok(())

@@ -15,6 +15,7 @@ asterisk_needs=22.2
 haproxy_needs=2.6
 node_needs=18
 python_needs=3.11
+rustup="curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh"
 # What a first `make test` leaves in target/, roughly.
 disk_needs_mb=12000
 memory_needs_mb=2000
@@ -90,7 +91,7 @@ rust() {
     channel=$(sed -n 's/^channel = "\(.*\)"/\1/p' "$root/rust-toolchain.toml")
     oldest=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml")
     if ! has cargo; then
-        lack "" "https://rustup.rs" "Rust (cargo is not on the PATH)"
+        lack "" "$rustup" "Rust (cargo is not on the PATH)"
         return
     fi
     version=$(cd "$root" && RUSTUP_AUTO_INSTALL=0 cargo --version 2>/dev/null | sed 's/^cargo \([0-9.]*\).*/\1/') || true
@@ -99,7 +100,7 @@ rust() {
         missing="$missing
   - Rust $channel, through rustup"
     elif ! at_least "$oldest" "$version"; then
-        lack "" "https://rustup.rs" "Rust $oldest or later (cargo is ${version:-broken})"
+        lack "" "$rustup" "Rust $oldest or later (cargo is ${version:-broken})"
     elif [ "$level" = test ] && ! (cd "$root" && cargo fmt --version && cargo clippy --version) >/dev/null 2>&1; then
         lack "" "rustup component add rustfmt clippy" "rustfmt and clippy"
     fi
