@@ -1,13 +1,15 @@
-# Everything runs on this machine; nothing is installed globally. `make` lists what there is.
+# Everything runs on this machine. `make` lists what there is; prerequisites.sh gets what the machine lacks.
 #
+#   INSTALL=no make run                  only names what the machine lacks
 #   RING_TIMEOUT_SECONDS=10 make run     settings of the functions come from the environment (see template.yaml)
 
 .DEFAULT_GOAL := help
-.PHONY: help run up down regions call client screenshot test browser lint deny unit e2e chaos soak bench
+.PHONY: help run up down regions call client screenshot test checks lint deny unit e2e chaos soak bench
 .PHONY: e2e-here faults-here chaos-here soak-here regions-here
 
 # No `-p`: with it, cargo would choose other features for the same dependencies and compile them twice.
-LOCAL := cargo run --quiet --locked --bin ringback-local --
+CARGO_RUN := cargo run --locked --bin ringback-local --
+NEEDS := local/tools/prerequisites.sh
 # Tests that plain `cargo test` leaves alone, because they need a running stack.
 STACK_TESTS := $(shell sed -n '/^\[\[test\]\]/{n;s/^name = "\(.*\)"/\1/p;}' local/Cargo.toml)
 # Of those: the ones that need a stack in two regions, and one with faults, whose listeners are in a crowd's way.
@@ -28,35 +30,31 @@ help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 run: ## start the local stack, and stay until Ctrl-C
-	@$(LOCAL) run
+	@$(NEEDS) stack $(CARGO_RUN) run
 
 up: ## start the local stack in the background
-	@$(LOCAL) up
+	@$(NEEDS) stack $(CARGO_RUN) up
 
 down: ## stop the local stack
-	@$(LOCAL) down
+	@$(NEEDS) build $(CARGO_RUN) down
 
 regions: ## start the local stack in two regions, and stay until Ctrl-C
-	@$(LOCAL) regions
+	@$(NEEDS) regions $(CARGO_RUN) regions
 
 call: ## place a call through the running stack and play the phone
-	@$(LOCAL) call
+	@$(NEEDS) build $(CARGO_RUN) call
 
 client: ## talk to the WebSocket API by hand; ARGS='--url wss://… --token …' for another than the running stack's
-	@cargo run --quiet --locked --bin ringback-client -- $(ARGS)
+	@$(NEEDS) build cargo run --locked --bin ringback-client -- $(ARGS)
 
 screenshot: ## take the README's picture of the console, on the running stack
 	cargo test --workspace --locked --test console -- --exact phone::a_test_call_rings_is_accepted_is_heard_and_is_hung_up_on_the_page
 	cp target/local/console.png docs/console.png
 
-test: browser lint deny unit e2e ## check everything: format, lints, licences, unit and end-to-end tests
+test: ## check everything: format, lints, licences, unit and end-to-end tests
+	@$(NEEDS) test $(MAKE) --no-print-directory checks
 
-# Said at once, and not when all the rest has passed.
-browser:
-	@command -v chromedriver >/dev/null || { echo "The console is tested in a real browser. Install Chromium with its driver:"; \
-		echo "  apt-get install --no-install-recommends chromium chromium-driver"; exit 1; }
-	@command -v npm >/dev/null || { echo "A WebRTC phone is tested with JsSIP. Install Node.js with npm:"; \
-		echo "  apt-get install --no-install-recommends nodejs npm"; exit 1; }
+checks: lint deny unit e2e
 
 lint: ## formatting, clippy, and the template
 	cargo fmt --all --check
@@ -79,21 +77,21 @@ endif
 e2e chaos soak: export RING_TIMEOUT_SECONDS := $(TEST_RING_TIMEOUT_SECONDS)
 e2e chaos soak: export EXOTEL_CHECK_SECONDS := $(TEST_EXOTEL_CHECK_SECONDS)
 e2e: ## end-to-end tests, on stacks of their own: a plain one, one with faults, one in two regions
-	$(LOCAL) test-env $(MAKE) --no-print-directory e2e-here
-	FAULTS=yes $(LOCAL) test-env $(MAKE) --no-print-directory faults-here
-	$(LOCAL) test-regions $(MAKE) --no-print-directory regions-here
+	$(NEEDS) test $(CARGO_RUN) test-env $(MAKE) --no-print-directory e2e-here
+	FAULTS=yes $(NEEDS) stack $(CARGO_RUN) test-env $(MAKE) --no-print-directory faults-here
+	$(NEEDS) regions $(CARGO_RUN) test-regions $(MAKE) --no-print-directory regions-here
 
 chaos: export REGION_LOST_BOTH_WAYS := yes
 chaos: export REGION_WELL_SECONDS ?= 15
 chaos: export REGION_LOST_SECONDS ?= 30
 chaos: ## let everything fail in turn while calls go on, and write docs/promises.md anew
-	FAULTS=yes $(LOCAL) test-env $(MAKE) --no-print-directory chaos-here
-	$(LOCAL) test-regions $(MAKE) --no-print-directory regions-here
+	FAULTS=yes $(NEEDS) stack $(CARGO_RUN) test-env $(MAKE) --no-print-directory chaos-here
+	$(NEEDS) regions $(CARGO_RUN) test-regions $(MAKE) --no-print-directory regions-here
 	cargo test --workspace --locked --test $(FAULT_TEST) -- --ignored --nocapture $(PAGE_TEST)
 
 soak: export MINUTES ?= 30
 soak: ## mixed calls with random faults; MINUTES=30
-	FAULTS=yes $(LOCAL) test-env $(MAKE) --no-print-directory soak-here
+	FAULTS=yes $(NEEDS) stack $(CARGO_RUN) test-env $(MAKE) --no-print-directory soak-here
 
 # The WebRTC phone of a test: JsSIP in one file, for a browser.
 WEBRTC_PHONE := local/tests/webrtc/dist/phone.js

@@ -13,7 +13,6 @@ pub mod gateway;
 pub mod loss;
 pub mod pbx;
 pub mod playground;
-pub mod prerequisites;
 pub mod process;
 pub mod progress;
 pub mod replication;

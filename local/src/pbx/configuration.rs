@@ -89,7 +89,10 @@ pub fn write(
     write_file(&etc.join(KEY), &certificate.key_pem)?;
     let both = format!("{}{}", certificate.certificate_pem, certificate.key_pem);
     write_file(&etc.join(CERTIFICATE_WITH_KEY), &both)?;
-    write_file(&etc.join("asterisk.conf"), &asterisk_conf(&inside))?;
+    write_file(
+        &etc.join("asterisk.conf"),
+        &asterisk_conf(&inside, &source.directories()),
+    )?;
     Ok(Written {
         asterisk: inside.join("etc/asterisk.conf"),
         proxy: [site.join(PROXY), etc.join(PROXY)],
@@ -124,11 +127,12 @@ fn write_file(path: &Path, text: &str) -> Result<()> {
     std::fs::write(path, text).with_context(|| format!("could not write {}", path.display()))
 }
 
-fn asterisk_conf(inside: &Path) -> String {
-    let directories: String = WRITTEN.iter().fold(
+fn asterisk_conf(inside: &Path, packaged: &[(&'static str, PathBuf)]) -> String {
+    let written = WRITTEN.map(|(name, folder)| (name, inside.join(folder)));
+    let directories: String = written.iter().chain(packaged).fold(
         String::from("[directories]\n"),
         |mut text, (name, folder)| {
-            let _ = writeln!(text, "{name} => {}", inside.join(folder).display());
+            let _ = writeln!(text, "{name} => {}", folder.display());
             text
         },
     );

@@ -2,73 +2,85 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use nix::unistd::{Gid, Uid};
 use tokio::process::Command;
 
-use crate::process::{output, run_logged};
+use crate::process::run_logged;
 use crate::settings::{PbxPorts, Settings};
 
 /// Debian's suite that carries Asterisk 22; bookworm and trixie have none.
 const SUITE: &str = "forky";
 /// The image made for Docker: the same packages.
 const IMAGE: &str = "ringback-asterisk:22";
-/// Where the configuration lies inside a container or an unpacked tree.
+/// Where the configuration lies inside a container.
 const INSIDE: &str = "/srv/ringback";
 const DOCKERFILE: &str = "FROM debian:forky-slim
 RUN apt-get update && apt-get install -y --no-install-recommends asterisk ca-certificates && rm -rf /var/lib/apt/lists/*
 ENTRYPOINT [\"asterisk\"]
 ";
+/// Where Debian's packages have their libraries, and the dynamic loader in that folder.
+const LIBRARIES: (&str, &str) = if cfg!(target_arch = "aarch64") {
+    ("usr/lib/aarch64-linux-gnu", "ld-linux-aarch64.so.1")
+} else {
+    ("usr/lib/x86_64-linux-gnu", "ld-linux-x86-64.so.2")
+};
 
 /// An Asterisk that can be run.
 #[derive(Debug, Clone)]
-pub enum Source {
+pub struct Source {
+    place: Place,
+    state: PathBuf,
+}
+
+#[derive(Debug, Clone)]
+enum Place {
     /// Installed on this machine.
-    OnPath {
-        /// Where its configuration and state go.
-        state: PathBuf,
-    },
-    /// Unpacked into a folder, run with `chroot`.
-    Unpacked {
-        /// The folder.
-        tree: PathBuf,
-    },
+    OnPath,
+    /// Unpacked into a folder, and run with the libraries in there: they are another release's than the machine's.
+    Unpacked(PathBuf),
     /// In a container on the host's network.
-    Docker {
-        /// Where its configuration and state go, mounted.
-        state: PathBuf,
-    },
+    Docker,
 }
 
 impl Source {
     /// A PBX's folder for configuration and state, as this machine sees it.
     pub fn outside(&self, pbx: &PbxPorts) -> PathBuf {
-        let all = match self {
-            Self::OnPath { state } | Self::Docker { state } => state.clone(),
-            Self::Unpacked { tree } => tree.join(INSIDE.trim_start_matches('/')),
-        };
-        all.join(pbx.name)
+        self.state.join(pbx.name)
     }
 
     /// The same folder, as Asterisk sees it.
     pub fn inside(&self, pbx: &PbxPorts) -> PathBuf {
-        let all = match self {
-            Self::OnPath { state } => state.as_path(),
-            Self::Unpacked { .. } | Self::Docker { .. } => Path::new(INSIDE),
-        };
-        all.join(pbx.name)
+        match self.place {
+            Place::OnPath | Place::Unpacked(_) => self.outside(pbx),
+            Place::Docker => Path::new(INSIDE).join(pbx.name),
+        }
+    }
+
+    /// The directories for `asterisk.conf` that are not where Asterisk's package says.
+    pub fn directories(&self) -> Vec<(&'static str, PathBuf)> {
+        match &self.place {
+            Place::OnPath | Place::Docker => Vec::new(),
+            Place::Unpacked(tree) => vec![
+                ("astmoddir", tree.join(LIBRARIES.0).join("asterisk/modules")),
+                ("astdatadir", tree.join("usr/share/asterisk")),
+            ],
+        }
     }
 
     /// A command that runs `asterisk` with these arguments.
     pub fn asterisk(&self, pbx: &PbxPorts, arguments: &[&str]) -> Command {
-        let mut command = match self {
-            Self::OnPath { .. } => Command::new("asterisk"),
-            Self::Unpacked { tree } => {
-                let mut command = Command::new("chroot");
-                command.arg(tree).arg("asterisk");
+        let mut command = match &self.place {
+            Place::OnPath => Command::new("asterisk"),
+            Place::Unpacked(tree) => {
+                let libraries = tree.join(LIBRARIES.0);
+                let mut command = Command::new(libraries.join(LIBRARIES.1));
+                command.arg("--library-path").arg(libraries);
+                command.args(["--argv0", "asterisk"]);
+                command.arg(tree.join("usr/sbin/asterisk"));
                 command
             }
-            Self::Docker { state } => {
+            Place::Docker => {
                 let mut command = Command::new("docker");
                 command.args([
                     "run",
@@ -82,7 +94,7 @@ impl Source {
                 let (user, group) = (Uid::effective(), Gid::effective());
                 command
                     .args(["--user", &format!("{user}:{group}"), "--volume"])
-                    .arg(format!("{}:{INSIDE}", state.display()))
+                    .arg(format!("{}:{INSIDE}", self.state.display()))
                     .arg(IMAGE);
                 command
             }
@@ -93,7 +105,7 @@ impl Source {
 
     /// A command that has the running Asterisk carry out one of its own commands.
     pub fn remote(&self, pbx: &PbxPorts, configuration: &str, order: &str) -> Command {
-        if let Self::Docker { .. } = self {
+        if let Place::Docker = self.place {
             let mut command = Command::new("docker");
             command.args([
                 "exec",
@@ -114,7 +126,12 @@ fn container(pbx: &PbxPorts) -> String {
     format!("ringback-asterisk-{}", pbx.name)
 }
 
-/// How Asterisk can be had here. `ASTERISK_FROM` (`path`, `docker`, `debian`) picks one.
+/// Where the PBXs' configuration and state are, in a folder for each.
+pub fn state(settings: &Settings) -> PathBuf {
+    settings.state("asterisk")
+}
+
+/// How Asterisk can be had here. `local/tools/prerequisites.sh` has looked, and says so in `ASTERISK_FROM`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     OnPath,
@@ -122,50 +139,14 @@ enum Way {
     Docker,
 }
 
-/// What is missing for every way, with how to get one of them.
-pub fn missing(settings: &Settings) -> Option<String> {
-    way(settings).is_none().then(|| {
-        "a way to run Asterisk, one of: `asterisk` 20 or later on PATH (package asterisk, where the distribution \
-         has it); a running Docker (`docker info` must work); or, on Debian as root, `apt-get install debootstrap`"
-            .to_owned()
-    })
-}
-
-fn way(settings: &Settings) -> Option<Way> {
-    let all = [Way::OnPath, Way::Debian, Way::Docker];
-    let wanted = |way: &Way| match settings.variable("ASTERISK_FROM") {
-        None => true,
-        Some(name) => name == name_of(*way),
-    };
-    all.into_iter()
-        .filter(wanted)
-        .find(|way| is_possible(settings, *way))
-}
-
-fn name_of(way: Way) -> &'static str {
-    match way {
-        Way::OnPath => "path",
-        Way::Debian => "debian",
-        Way::Docker => "docker",
+fn way(settings: &Settings) -> Result<Way> {
+    match settings.variable("ASTERISK_FROM") {
+        Some("path") => Ok(Way::OnPath),
+        Some("debian") => Ok(Way::Debian),
+        Some("docker") => Ok(Way::Docker),
+        Some(other) => bail!("ASTERISK_FROM is `{other}`; it can be path, debian or docker"),
+        None => bail!("ASTERISK_FROM is not set; `make` sets it after a look at this machine"),
     }
-}
-
-fn is_possible(settings: &Settings, way: Way) -> bool {
-    match way {
-        Way::OnPath => succeeds("asterisk", &["-V"]),
-        Way::Debian => {
-            Uid::effective().is_root()
-                && (is_unpacked(&tree(settings)) || succeeds("debootstrap", &["--version"]))
-        }
-        Way::Docker => succeeds("docker", &["info"]),
-    }
-}
-
-fn succeeds(program: &str, arguments: &[&str]) -> bool {
-    std::process::Command::new(program)
-        .args(arguments)
-        .output()
-        .is_ok_and(|output| output.status.success())
 }
 
 /// Where fetching Asterisk is logged.
@@ -173,101 +154,51 @@ pub fn log(settings: &Settings) -> PathBuf {
     settings.state("asterisk-fetch.log")
 }
 
-/// What has to be done before it can run, in a word, or nothing.
-pub fn work_ahead(settings: &Settings) -> Option<&'static str> {
-    match way(settings)? {
+/// What has to be done before it can run, in a few words, or nothing.
+///
+/// # Errors
+/// When `ASTERISK_FROM` is missing or unknown.
+pub fn work_ahead(settings: &Settings) -> Result<Option<&'static str>> {
+    Ok(match way(settings)? {
         Way::OnPath => None,
-        Way::Debian if is_unpacked(&tree(settings)) => None,
         Way::Debian => Some("unpack Asterisk from Debian's packages"),
         Way::Docker => Some("make Asterisk's container image"),
-    }
+    })
 }
 
-/// Makes one of the ways ready.
+/// Makes Asterisk ready to run.
+///
+/// # Errors
+/// When it cannot be fetched or unpacked.
 pub async fn obtain(settings: &Settings) -> Result<Source> {
-    match way(settings) {
-        Some(Way::OnPath) => Ok(Source::OnPath {
-            state: settings.state("asterisk"),
-        }),
-        Some(Way::Debian) => {
-            let tree = tree(settings);
-            if !is_unpacked(&tree) {
-                unpack(settings, &tree).await?;
-            }
-            Ok(Source::Unpacked { tree })
+    let place = match way(settings)? {
+        Way::OnPath => Place::OnPath,
+        Way::Debian => {
+            let tree = settings.tools_dir().join("asterisk");
+            unpack(settings, &tree).await?;
+            Place::Unpacked(tree)
         }
-        Some(Way::Docker) => {
+        Way::Docker => {
             make_image(settings).await?;
-            Ok(Source::Docker {
-                state: settings.state("asterisk"),
-            })
+            Place::Docker
         }
-        None => bail!("no way to run Asterisk"),
-    }
+    };
+    let state = state(settings);
+    Ok(Source { place, state })
 }
 
-fn tree(settings: &Settings) -> PathBuf {
-    settings.tools_dir().join("asterisk")
-}
-
-fn stamp(tree: &Path) -> PathBuf {
-    tree.join("ringback-unpacked")
-}
-
-fn is_unpacked(tree: &Path) -> bool {
-    std::fs::read_to_string(stamp(tree)).is_ok_and(|suite| suite.trim() == SUITE)
-}
-
+/// Leaves a tree that is unpacked already as it is.
 async fn unpack(settings: &Settings, tree: &Path) -> Result<()> {
-    let mirror = debian_mirror(settings).await?;
-    if tree.exists() {
-        std::fs::remove_dir_all(tree)
-            .with_context(|| format!("could not clear {}", tree.display()))?;
-    }
-    let mut command = Command::new("debootstrap");
-    command
-        .args([
-            "--variant=minbase",
-            "--include=asterisk,ca-certificates",
-            SUITE,
-        ])
-        .arg(tree)
-        .arg(mirror)
-        // Older debootstraps have no script of the suite's name; all later suites use this one.
-        .arg("/usr/share/debootstrap/scripts/sid");
-    run_logged(&mut command, &log(settings)).await?;
-    std::fs::write(stamp(tree), SUITE)?;
-    Ok(())
+    let mut command = Command::new(settings.repository().join("local/tools/unpack.sh"));
+    command.arg(tree).args([SUITE, "asterisk"]);
+    run_logged(&mut command, &log(settings)).await
 }
 
-/// The Debian archive this machine installs from, so that whatever mirror it is set up for is used here too.
-async fn debian_mirror(settings: &Settings) -> Result<String> {
-    if let Some(mirror) = settings.variable("DEBIAN_MIRROR") {
-        return Ok(mirror.to_owned());
-    }
-    let mut command = Command::new("apt-get");
-    command.args([
-        "indextargets",
-        "--format",
-        "$(CODENAME) $(REPO_URI)",
-        "Created-By: Packages",
-    ]);
-    let targets = output(&mut command).await?;
-    let mirror = main_archive(&targets).map(str::to_owned);
-    mirror.context(
-        "apt knows no Debian archive; set DEBIAN_MIRROR to one, or install asterisk by other means",
-    )
-}
-
-/// The archive itself, not its security or updates parts.
-fn main_archive(targets: &str) -> Option<&str> {
-    targets
-        .lines()
-        .filter_map(|line| line.split_once(' '))
-        .find(|(codename, uri)| {
-            !codename.contains('-') && uri.trim_end_matches('/').ends_with("/debian")
-        })
-        .map(|(_, uri)| uri)
+fn succeeds(program: &str, arguments: &[&str]) -> bool {
+    std::process::Command::new(program)
+        .args(arguments)
+        .output()
+        .is_ok_and(|output| output.status.success())
 }
 
 async fn make_image(settings: &Settings) -> Result<()> {
@@ -288,20 +219,4 @@ async fn make_image(settings: &Settings) -> Result<()> {
         "docker built no image {IMAGE}"
     );
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_archive_is_told_from_its_updates() {
-        let targets = "\
-bookworm-security http://mirror.example/debian-security/
-bookworm-updates http://mirror.example/debian/
-bookworm http://mirror.example/debian/
-";
-        assert_eq!(main_archive(targets), Some("http://mirror.example/debian/"));
-        assert_eq!(main_archive("noble http://mirror.example/ubuntu/\n"), None);
-    }
 }

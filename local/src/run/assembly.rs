@@ -342,7 +342,7 @@ async fn install_and_build(
 }
 
 async fn obtain_asterisk(settings: &Settings, progress: Progress) -> Result<source::Source> {
-    match source::work_ahead(settings) {
+    match source::work_ahead(settings)? {
         Some(work) => {
             progress
                 .step(work, Some(source::log(settings)), source::obtain(settings))

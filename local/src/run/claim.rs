@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::cloud::region::{Extent, FALLBACK, PRIMARY};
-use crate::prerequisites;
+use crate::cloud::region::{FALLBACK, PRIMARY};
 use crate::process::PidFile;
 use crate::settings::{PBXS, Settings};
 use crate::stack::Stack;
@@ -32,8 +31,8 @@ impl Claim {
     }
 }
 
-/// Makes this process the one that holds the stack, after checking that it can be started at all.
-pub(super) async fn claim(settings: &Settings, extent: Extent) -> Result<Claim> {
+/// Makes this process the one that holds the stack.
+pub(super) async fn claim(settings: &Settings) -> Result<Claim> {
     make_dir(&settings.state_dir())?;
     let lock = File::create(settings.state("stack.lock"))?;
     let holder = holder(settings);
@@ -44,7 +43,6 @@ pub(super) async fn claim(settings: &Settings, extent: Extent) -> Result<Claim> 
         bail!("a stack of this checkout is already running{pid}; `make down` stops it");
     }
     clear_leftovers(settings).await;
-    prerequisites::check(settings, extent)?;
     holder.write(std::process::id())?;
     Ok(Claim {
         holder,

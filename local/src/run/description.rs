@@ -177,7 +177,7 @@ pub(super) fn summary(stack: &Stack) -> String {
   pushes        {}
 {}  all of it     target/local/stack.json, logs beside it
 
-`make call` places a call. `make down`, or Ctrl-C where `make run` runs, stops the stack.
+`make call` places a call from another terminal. `make down`, or Ctrl-C where `make run` runs, stops the stack.
 ",
         stack.http_url,
         stack.http_url,

@@ -1,11 +1,13 @@
 //! Starts the whole stack, keeps it running, stops it: in the foreground (`run`), in the background (`up`,
 //! `down`), or around another command (`test-env`).
 //!
-//! `claim` says who holds the stack, `assembly` puts its parts together, `description` tells where they are.
+//! `claim` says who holds the stack, `assembly` puts its parts together, `description` tells where they are,
+//! `keyboard` places calls on a key press.
 
 mod assembly;
 mod claim;
 mod description;
+mod keyboard;
 
 use std::fs::File;
 use std::path::Path;
@@ -27,7 +29,7 @@ use description::summary;
 
 /// `run`, or `regions`: until Ctrl-C, or SIGTERM.
 pub async fn in_foreground(settings: &Settings, extent: Extent) -> Result<()> {
-    let claim = claim(settings, extent).await?;
+    let claim = claim(settings).await?;
     let outcome = hold(settings, extent).await;
     claim.give_up(settings);
     outcome
@@ -48,6 +50,7 @@ async fn hold(settings: &Settings, extent: Extent) -> Result<()> {
     let outcome = tokio::select! {
         () = asked_to_stop() => Ok(()),
         error = running.part_ended() => Err(error),
+        () = keyboard::place_calls(settings) => Ok(()),
     };
     running.stop(settings, progress).await;
     outcome
@@ -136,7 +139,7 @@ pub async fn down(settings: &Settings) -> Result<()> {
 
 /// `test-env`, or `test-regions`: a stack around one command, whose exit status is ours.
 pub async fn around(settings: &Settings, extent: Extent, command: &[String]) -> Result<i32> {
-    let claim = claim(settings, extent).await?;
+    let claim = claim(settings).await?;
     let outcome = run_within(settings, extent, command).await;
     claim.give_up(settings);
     outcome

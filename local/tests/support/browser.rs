@@ -1,5 +1,6 @@
 //! A real browser: headless Chromium, driven by WebDriver (W3C), which is a dozen JSON requests.
 
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -18,9 +19,7 @@ use tokio::time::{Instant, sleep};
 const STARTED_WITHIN: Duration = Duration::from_secs(30);
 const DRIVER: &str = "chromedriver";
 /// How to get what is missing.
-pub(crate) const MISSING: &str = "the console is tested in a real browser: install Chromium with its driver \
-     (`apt-get install --no-install-recommends chromium chromium-driver` on Debian, `chromium-chromedriver` on Ubuntu, \
-     `brew install --cask chromium chromedriver` on macOS)";
+pub(crate) const MISSING: &str = "the console is tested in a real browser; `make test` and local/tools/prerequisites.sh say how to get it";
 /// It shows pages of this machine alone, keeps nothing, and asks nobody for updates.
 const ARGUMENTS: [&str; 11] = [
     "--headless",
@@ -74,9 +73,14 @@ impl Browser {
         let port = tokio::time::timeout(STARTED_WITHIN, port_in(said)).await??;
         let http = Client::builder().timeout(STARTED_WITHIN).build()?;
         let arguments = [&ARGUMENTS, more].concat();
+        let mut options = json!({ "args": arguments });
+        // A Chromium that is only unpacked is on the PATH, and not where the driver looks.
+        if let Some(chromium) = on_path("chromium") {
+            options["binary"] = json!(chromium);
+        }
         let capabilities = json!({ "capabilities": { "alwaysMatch": {
             "browserName": "chrome",
-            "goog:chromeOptions": { "args": arguments },
+            "goog:chromeOptions": options,
             "goog:loggingPrefs": { "browser": "ALL" },
         }}});
         let url = format!("http://127.0.0.1:{port}/session");
@@ -202,6 +206,12 @@ impl Browser {
 
 pub(crate) const TAB: &str = "\u{e004}";
 pub(crate) const ENTER: &str = "\u{e007}";
+
+fn on_path(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    let mut files = std::env::split_paths(&path).map(|folder| folder.join(program));
+    files.find(|file| file.is_file())
+}
 
 /// The port that the driver says it has taken.
 async fn port_in(said: tokio::process::ChildStdout) -> Result<u16> {

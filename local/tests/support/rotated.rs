@@ -189,8 +189,8 @@ struct Pbx {
 
 impl Pbx {
     async fn of(scene: &Scene) -> Result<Self> {
-        let asterisk = source::obtain(&Settings::from_environment()).await?;
-        let site = asterisk.outside(&PBXS[0]).join("etc/ringback-site");
+        let state = source::state(&Settings::from_environment());
+        let site = state.join(PBXS[0].name).join("etc/ringback-site");
         let authority = Certificate::from_pem(scene.stack.ari.ca_pem.as_bytes())?;
         let hook_secret = scene.stack.headers.asterisk.values().next();
         Ok(Self {
