@@ -101,7 +101,7 @@ $(WEBRTC_PHONE): local/tests/webrtc/phone.js local/tests/webrtc/package.json
 # What follows runs on the stack that runs already: a plain one,
 e2e-here: $(WEBRTC_PHONE)
 ifeq ($(NEXTEST),yes)
-	cargo nextest run --workspace --locked $(PLAIN_TESTS:%=--test %) -E 'package(ringback-local)'
+	cargo nextest run --workspace --locked --no-fail-fast $(PLAIN_TESTS:%=--test %) -E 'package(ringback-local)'
 	cargo nextest run --workspace --locked --test $(LAST_TEST)
 else
 	cargo test --workspace --locked $(PLAIN_TESTS:%=--test %)
