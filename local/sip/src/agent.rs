@@ -22,6 +22,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
     Error, Media, Stage,
+    error::failed,
     events::{CallEvents, EventLog},
     tls,
 };
@@ -141,13 +142,6 @@ fn escaped(user: &str) -> String {
         false => format!("%{byte:02X}"),
     };
     user.bytes().map(escaped).collect()
-}
-
-pub(crate) fn failed(doing: &'static str) -> impl FnOnce(rsipstack::Error) -> Error {
-    move |source| Error::Sip {
-        doing,
-        source: Box::new(source),
-    }
 }
 
 pub(crate) fn sdp_content_type() -> Vec<Header> {

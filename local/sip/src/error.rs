@@ -80,3 +80,11 @@ pub enum Error {
     #[error("the SIP endpoint has stopped")]
     Stopped,
 }
+
+/// Says what we were doing when the SIP stack failed.
+pub(crate) fn failed(doing: &'static str) -> impl FnOnce(rsipstack::Error) -> Error {
+    move |source| Error::Sip {
+        doing,
+        source: Box::new(source),
+    }
+}

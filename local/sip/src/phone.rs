@@ -8,7 +8,8 @@ use rsipstack::{
 
 use crate::{
     CallEvent, CallEvents, Caller, Error, Media, Stage,
-    agent::{self, Agent, End, HangUpOnDrop, Invitations, Leg, failed},
+    agent::{self, Agent, End, HangUpOnDrop, Invitations, Leg},
+    error::failed,
     events::EventLog,
     media::Camera,
     rtp::Protection,

@@ -23,7 +23,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::{Error, agent::failed};
+use crate::{Error, error::failed};
 
 /// The SIP stack has one connector for the whole process, and gives it no more than the address.
 static CONNECTING: Mutex<()> = Mutex::const_new(());

@@ -7,7 +7,8 @@ use rsipstack::{
 
 use crate::{
     CallEvent, CallEvents, Caller, Error, Media, Moment, Stage,
-    agent::{self, Agent, End, HangUpOnDrop, Leg, failed},
+    agent::{self, Agent, End, HangUpOnDrop, Leg},
+    error::failed,
     events::EventLog,
     media::Camera,
     rtp::Protection,
