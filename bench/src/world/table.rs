@@ -221,16 +221,20 @@ impl Table {
         };
         let bytes = before.as_deref().map_or(0, size);
         let bytes = bytes.max(after.as_ref().map_or(0, size));
-        // The index keeps keys only: one unit for each that is written.
-        let is_listed = |item: &Item| item.contains_key("audience");
-        let index =
-            before.as_deref().is_some_and(is_listed) != after.as_ref().is_some_and(is_listed);
+        // Both indexes keep keys only: one unit for each entry that is written or deleted.
+        let index_entries = ["audience", "live_started_by"]
+            .into_iter()
+            .filter(|attribute| {
+                let is_in = |item: &Item| item.contains_key(*attribute);
+                before.as_deref().is_some_and(is_in) != after.as_ref().is_some_and(is_in)
+            });
+        let index_units = if holds { index_entries.count() } else { 0 };
         Ok(Plan {
             key,
             holds,
             before,
             after: after.map(Arc::new),
-            units: write_units(bytes) + f64::from(u8::from(holds && index)),
+            units: write_units(bytes) + f64::from(u8::try_from(index_units)?),
         })
     }
 
