@@ -130,7 +130,8 @@ impl Fcm {
         self.got_ready.store(true, Ordering::Relaxed);
     }
 
-    /// Sends a message to one registration token. What may pass is tried a second time, until `until` at most.
+    /// Sends a message to one registration token. Access that was refused is renewed once, and a busy FCM is asked once more,
+    /// until `until` at most. The one does not use up the other.
     ///
     /// # Errors
     /// [`PushError::Dead`] when FCM says that the token is unregistered; no other answer costs a phone its token.
@@ -141,46 +142,57 @@ impl Fcm {
         until: Timestamp,
     ) -> Result<(), PushError> {
         let until = until.min(message.expires_at);
-        let first = match self.attempt(token, message).await? {
-            Ok(()) => return Ok(()),
-            Err(failure) => failure,
-        };
-        let before = match first {
-            Failure::Dead => return Err(PushError::Dead),
-            Failure::Refused(what) => return Err(PushError::NotTaken(what)),
-            Failure::AccessRefused {
-                account,
-                access,
-                what,
-            } => {
-                let newer = self.account.after_refusal(&account).await;
-                match access {
-                    Some(access) => self.forget(&access).await,
-                    // Another access token is not to be had.
-                    None if newer.is_none() => return Err(PushError::NotTaken(what)),
-                    None => {}
+        let (mut renewed, mut waited) = (false, false);
+        let mut attempt = self.attempt(token, message).await?;
+        loop {
+            let before = match attempt {
+                Ok(()) => return Ok(()),
+                Err(Failure::Dead) => return Err(PushError::Dead),
+                Err(Failure::AccessRefused {
+                    account,
+                    access,
+                    what,
+                }) if !renewed => {
+                    renewed = true;
+                    if !self.renew_access(&account, access).await {
+                        return Err(PushError::NotTaken(what));
+                    }
+                    what
                 }
-                what
-            }
-            Failure::Busy { pause, what } => {
-                if pause > LONGEST_PAUSE || Timestamp::now() + pause >= until {
-                    return Err(PushError::NotTaken(what));
+                Err(Failure::Busy { pause, what }) if !waited => {
+                    waited = true;
+                    if pause > LONGEST_PAUSE || Timestamp::now() + pause >= until {
+                        return Err(PushError::NotTaken(what));
+                    }
+                    tokio::time::sleep(pause).await;
+                    what
                 }
-                tokio::time::sleep(pause).await;
-                what
+                Err(
+                    Failure::AccessRefused { what, .. }
+                    | Failure::Busy { what, .. }
+                    | Failure::Refused(what),
+                ) => return Err(PushError::NotTaken(what)),
+            };
+            sent::again(SYSTEM, before);
+            let left = until.since(Timestamp::now());
+            let next = tokio::time::timeout(left, self.attempt(token, message)).await;
+            attempt = next.map_err(|_| PushError::NotTaken("no answer in time".to_owned()))??;
+        }
+    }
+
+    /// Whether another attempt may have other access: with a new token, or with a newer service account.
+    async fn renew_access(
+        &self,
+        account: &Arc<ServiceAccount>,
+        refused: Option<SecretString>,
+    ) -> bool {
+        let newer = self.account.after_refusal(account).await;
+        match refused {
+            Some(refused) => {
+                self.forget(&refused).await;
+                true
             }
-        };
-        sent::again(SYSTEM, before);
-        let left = until.since(Timestamp::now());
-        let second = tokio::time::timeout(left, self.attempt(token, message)).await;
-        match second.map_err(|_| PushError::NotTaken("no answer in time".to_owned()))?? {
-            Ok(()) => Ok(()),
-            Err(Failure::Dead) => Err(PushError::Dead),
-            Err(
-                Failure::AccessRefused { what, .. }
-                | Failure::Busy { what, .. }
-                | Failure::Refused(what),
-            ) => Err(PushError::NotTaken(what)),
+            None => newer.is_some(),
         }
     }
 

@@ -335,6 +335,22 @@ async fn an_access_token_that_is_refused_is_replaced_once() {
 }
 
 #[tokio::test]
+async fn renewed_access_does_not_use_up_the_retry_of_a_busy_fcm() {
+    for order in [[401, 503, 200], [503, 401, 200]] {
+        let google = Google::start().await;
+        google.will_answer(order.map(ResponseTemplate::new)).await;
+        assert!(google.send().await.is_ok(), "{order:?}");
+        assert_eq!(google.sends().await, 3);
+    }
+    for order in [[401, 401, 200], [503, 503, 200]] {
+        let google = Google::start().await;
+        google.will_answer(order.map(ResponseTemplate::new)).await;
+        assert!(google.send().await.is_err(), "{order:?}");
+        assert_eq!(google.sends().await, 2);
+    }
+}
+
+#[tokio::test]
 async fn a_wrong_apns_credential_of_the_project_costs_no_access_token_and_no_second_push() {
     let (google, secrets) = google_after_a_rotation(|url| [account_at(url, "key-8")]).await;
     google.send().await.unwrap();
