@@ -2,6 +2,8 @@
 //!
 //! <https://docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/>
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use ringback_local::settings::STACK_NAME;
 use serde_json::{Value, json};
@@ -110,15 +112,26 @@ async fn events(scene: &Scene, group: &str, mut since: i64) -> Result<Vec<Value>
     }
 }
 
+/// Asks CloudWatch Logs. A server error is asked again, as the AWS SDKs do: the local AWS answers 500 when a function writes a
+/// line at that moment.
 async fn ask(scene: &Scene, operation: &'static str, question: &Value) -> Result<Value> {
-    let request = scene
-        .http
-        .post(&scene.stack.aws.endpoint)
-        .header("content-type", "application/x-amz-json-1.1")
-        .header("x-amz-target", format!("Logs_20140328.{operation}"))
-        .body(question.to_string());
-    let answer = request.send().await?.error_for_status();
-    Ok(answer.context(operation)?.json().await?)
+    let mut tries = 3;
+    loop {
+        let request = scene
+            .http
+            .post(&scene.stack.aws.endpoint)
+            .header("content-type", "application/x-amz-json-1.1")
+            .header("x-amz-target", format!("Logs_20140328.{operation}"))
+            .body(question.to_string());
+        let answer = request.send().await?;
+        tries -= 1;
+        if answer.status().is_server_error() && tries > 0 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        }
+        let answer = answer.error_for_status().context(operation)?;
+        return Ok(answer.json().await?);
+    }
 }
 
 fn line(function: &str, event: &Value) -> Option<Line> {
