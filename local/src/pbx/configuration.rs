@@ -249,8 +249,8 @@ mod tests {
     use crate::settings::PBXS;
     use std::collections::{BTreeMap, BTreeSet};
 
-    #[test]
-    fn every_site_file_is_filled_in() {
+    /// The site files of one of the stack's PBXs, by name.
+    fn written_for(pbx: &PbxPorts) -> BTreeMap<&'static str, String> {
         let credentials = Credentials::generate("http://127.0.0.1:5051/token").unwrap();
         let hooks = Hooks {
             url: "http://127.0.0.1:5050",
@@ -261,9 +261,14 @@ mod tests {
             inside: Path::new("/etc"),
             outside: Path::new("/etc"),
         };
-        let written: BTreeSet<String> = site_files(&PBXS[0], &credentials, &hooks, &folders)
-            .into_iter()
-            .map(|(name, _)| name.to_owned())
+        BTreeMap::from(site_files(pbx, &credentials, &hooks, &folders))
+    }
+
+    #[test]
+    fn every_site_file_is_filled_in() {
+        let written: BTreeSet<String> = written_for(&PBXS[0])
+            .into_keys()
+            .map(str::to_owned)
             .collect();
         let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../asterisk/ringback-site");
         let shipped: BTreeSet<String> = std::fs::read_dir(examples)
@@ -342,18 +347,8 @@ mod tests {
         let shipped = sections(|name| {
             std::fs::read_to_string(examples.join(format!("{name}.example"))).unwrap()
         });
-        let credentials = Credentials::generate("http://127.0.0.1:5051/token").unwrap();
-        let hooks = Hooks {
-            url: "http://127.0.0.1:5050",
-            fallback_url: None,
-            name: None,
-        };
-        let folders = Folders {
-            inside: Path::new("/etc"),
-            outside: Path::new("/etc"),
-        };
         let stacks = PBXS.map(|pbx| {
-            let written = BTreeMap::from(site_files(&pbx, &credentials, &hooks, &folders));
+            let written = written_for(&pbx);
             sections(|name| written[name].clone())
         });
         [shipped].into_iter().chain(stacks).collect()

@@ -127,7 +127,25 @@ impl Event {
             Self::Accepted { by, .. } | Self::Declined { by } | Self::HungUp { by } => {
                 Some(&by.extension)
             }
-            _ => None,
+            Self::Announced { .. }
+            | Self::Rang { .. }
+            | Self::NobodyRang(_)
+            | Self::CallerFound(_)
+            | Self::CallerCalled
+            | Self::PhoneCalled
+            | Self::CallerUnreachable
+            | Self::Reported { .. }
+            | Self::NotPlaced(_)
+            | Self::ExotelSilent
+            | Self::CallerLeft { .. }
+            | Self::PhoneLeft { .. }
+            | Self::Bridged
+            | Self::NotBridged { .. }
+            | Self::StreamStarted
+            | Self::StreamStopped(_)
+            | Self::TimerFired
+            | Self::Overwritten(_)
+            | Self::Settled { .. } => None,
         }
     }
 
