@@ -102,11 +102,17 @@ fn answered(call: &Call, other: &Call) -> Vec<Set> {
     sets
 }
 
-/// How far the call has come, if `other` has come further. Of two ends, the one that stands is kept.
+/// How far the call has come, if `other` has come further. Of two ends with the same rank, the standing version keeps its own.
 fn advanced(call: &Call, other: &Call, now: Timestamp) -> Vec<Set> {
     if rank(other.status) > rank(call.status) {
         if let (true, Some(why)) = (other.status.is_final(), other.why) {
-            return ended(other.status, why, now);
+            // The other region knows when the call ended.
+            let ended_at = other.ended_at.unwrap_or(now);
+            return vec![
+                Set::Status(other.status),
+                Set::Ended(ended_at, why),
+                Set::OwedSince(now),
+            ];
         }
         return vec![Set::Status(other.status), Set::OwedSince(now)];
     }
@@ -129,11 +135,10 @@ const fn rank(status: Status) -> u8 {
         Status::WaitingForMobile | Status::Initiated => 0,
         Status::MobileReady | Status::Ringing => 1,
         Status::InProgress => 2,
-        Status::Completed
-        | Status::Declined
-        | Status::TimedOut
-        | Status::Canceled
-        | Status::Failed => 3,
+        Status::Declined | Status::TimedOut | Status::Canceled | Status::Failed => 3,
+        // One region knows that the two talked. The other one ended the call without knowing it, for example by a timer that
+        // fired while the regions were apart.
+        Status::Completed => 4,
     }
 }
 
@@ -231,6 +236,32 @@ mod tests {
         }
     }
 
+    /// The region that was lost comes back when the conversation is over. Its late timer finds no legs at the PBX.
+    #[test]
+    fn a_conversation_in_one_region_beats_a_timeout_in_the_other() {
+        let call = a_call(NOW);
+        let late = call.rings_until + Duration::from_secs(2);
+        let asked = after(&call, &Event::TimerFired, late);
+        let timed_out = after(&asked, &Event::NotBridged { rings: false }, late);
+        assert_eq!(timed_out.status, Status::TimedOut);
+        let talking = after(&after(&call, &accepted(&call), NOW), &Event::Bridged, NOW);
+        let over = call.rings_until + Duration::from_millis(200);
+        let left = Event::PhoneLeft {
+            pbx: call.pbx.clone().unwrap(),
+            answered: true,
+            cause: 16,
+            by: crate::call::Side::Callee,
+        };
+        let completed = after(&talking, &left, over);
+        for (standing, lost) in [(&timed_out, &completed), (&completed, &timed_out)] {
+            let both = after(standing, &overwritten(lost), late);
+            assert_eq!(
+                (both.status, both.why, both.ended_at),
+                (Status::Completed, Some(Why::CalleeHungUp), Some(over))
+            );
+        }
+    }
+
     /// The PBX tells one region of the busy that the other has asked it for: that is the other's to explain, in time.
     #[test]
     fn a_busy_that_another_region_asked_for_is_no_caller_who_gave_up() {
@@ -311,8 +342,11 @@ mod tests {
             prop_assert!(!both.has_lost(&standing));
             let again = decide(&both, &overwritten(&other), now);
             prop_assert!(!matches!(again, Decision::Advance { .. }), "{again:?}");
-            if standing.status.is_final() {
+            if standing.status.is_final() && both.status != Status::Completed {
                 prop_assert_eq!((both.status, both.why), (standing.status, standing.why));
+            }
+            if other.status == Status::Completed {
+                prop_assert_eq!(both.status, Status::Completed);
             }
         }
 
