@@ -21,7 +21,7 @@ const STORED: [usize; 4] = [1, 1_000, 100_000, 1_000_000];
 /// How long one process is kept busy.
 const BUSY_FOR: Duration = Duration::from_secs(5);
 
-/// The index's partitions (`ringback::connections::SHARDS`).
+/// The index's partitions (`ringback::store::connections::SHARDS`).
 const SHARDS: usize = 4;
 
 /// Measures, and writes the tables.

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| ringback::entry_points::read("webhook_multipart", bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| ringback::api::entry_points::read("webhook_multipart", bytes));

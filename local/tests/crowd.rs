@@ -19,6 +19,7 @@ mod memory;
 )]
 mod scene;
 
+use ringback::platform::clock;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::time::Duration;
@@ -31,10 +32,10 @@ use log_lines::log_lines;
 use memory::Memory;
 use reqwest::{Method, StatusCode};
 use ringback::auth::Viewer;
-use ringback::clock::Timestamp;
-use ringback::connections::{Connection, Connections};
-use ringback::names::Extension;
+use ringback::store::connections::{Connection, Connections};
 use ringback_client::Client;
+use ringback_core::ids::Extension;
+use ringback_core::timestamp::Timestamp;
 use ringback_sip::Phone;
 use scene::{App, CALLER, SOON, Scene};
 use serde_json::Value;
@@ -246,7 +247,7 @@ async fn leave_a_row(scene: &Scene) -> Result<Connection> {
         id: format!("left-{}", uuid::Uuid::new_v4().simple()),
         viewer: Viewer::App(Extension::try_from("1002")?),
     };
-    let a_minute_ago = Timestamp::from_millis(Timestamp::now().as_millis() - 60_000);
+    let a_minute_ago = Timestamp::from_millis(clock::now().as_millis() - 60_000);
     connections(scene).open(&left, a_minute_ago).await?;
     Ok(left)
 }

@@ -18,7 +18,7 @@ use anyhow::{Context, Result, ensure};
 use futures::future::try_join_all;
 use log_lines::log_lines;
 use reqwest::{Method, StatusCode};
-use ringback::entry_points::mutation::HOSTILE;
+use ringback::api::entry_points::mutation::HOSTILE;
 use ringback_client::Client;
 use ringback_local::settings::Settings;
 use ringback_sip::Caller;

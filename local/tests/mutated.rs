@@ -17,7 +17,7 @@ use anyhow::{Context, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use event_files::{EventFile, documented_secrets};
-use ringback::entry_points::mutation::Mutations;
+use ringback::api::entry_points::mutation::Mutations;
 use ringback_local::runtime_api::RunningFunction;
 use ringback_local::settings::{STACK_NAME, Settings};
 use ringback_local::stack::Stack;

@@ -10,8 +10,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use cloudformation::{Template, as_written, each, referred};
-use ringback::call::Status;
-use ringback::metrics;
+use ringback::telemetry::metrics;
+use ringback_core::call::Status;
 use serde_json::{Value, json};
 
 /// A metric that is looked at: its namespace, its name, and its dimensions with their values.

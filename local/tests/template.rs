@@ -17,8 +17,8 @@ use cloudformation::{Template, as_written, each, referred};
 use event_files::{EventFile, documented_secrets};
 use regex::Regex;
 use ringback::auth::Tokens;
-use ringback::config::{ConfigError, Environment};
-use ringback::secrets::{AppSecret, Secret};
+use ringback::platform::config::{ConfigError, Environment};
+use ringback::platform::secrets::{AppSecret, Secret};
 use ringback_local::settings::{Settings, variable_name};
 use serde_json::{Value, json};
 

@@ -1,23 +1,24 @@
 //! `POST /asterisk/incoming`, `/asterisk/bridged`, `/asterisk/ended`: the PBX's dialplan tells what its legs do.
 
+use ringback::platform::clock;
 use std::sync::Arc;
 use std::time::Duration;
 
 use lambda_http::Request;
+use ringback::api::form::Fields;
+use ringback::api::http::{self, Answer, ApiError};
 use ringback::asterisk::hook::{Report, Which};
 use ringback::asterisk::{AsteriskError, Pbxs};
-use ringback::call::Event;
-use ringback::clock::Timestamp;
-use ringback::form::Fields;
-use ringback::gate::Gate;
-use ringback::http::{self, Answer, ApiError};
-use ringback::names::{CallId, Extension};
-use ringback::outside::OutsideError;
-use ringback::routes::Routes;
-use ringback::secrets::HookSecret;
-use ringback::signing::Signing;
-use ringback::start::{LiveSwitchboard, Start};
+use ringback::auth::signing::Signing;
+use ringback::auth::webhook_auth::Gate;
+use ringback::effect_runner::OutsideError;
+use ringback::platform::secrets::HookSecret;
+use ringback::platform::start::{LiveSwitchboard, Start};
+use ringback::store::number_routes::Routes;
 use ringback::switchboard::{Outcome, Sighting, SwitchboardError};
+use ringback_core::call::Event;
+use ringback_core::ids::{CallId, Extension};
+use ringback_core::timestamp::Timestamp;
 use serde_json::json;
 
 /// The dialplan waits 5 s for an answer, and then asks again.
@@ -34,7 +35,7 @@ struct AsteriskIncoming {
 
 impl AsteriskIncoming {
     async fn handle(&self, request: Request) -> Result<Answer, ApiError> {
-        let now = Timestamp::now();
+        let now = clock::now();
         let secret = http::header(&request, "x-ringback-secret");
         let admitted = self.gate.admit(http::source(&request), secret, now);
         // A new call's id is signed.

@@ -5,6 +5,7 @@
 //! Nothing on a call's own way waits for this, however many clients there are. A call's participants and operators are told
 //! of every change; all others as far as `PostsPerSecond` goes.
 
+use ringback::platform::clock;
 use std::cell::Cell;
 use std::collections::HashSet;
 use std::error::Error as _;
@@ -13,17 +14,17 @@ use std::time::{Duration, Instant};
 use futures::future::{self, join_all};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use lambda_runtime::{Error, LambdaEvent};
-use ringback::call::Call;
-use ringback::calls::{StoreError, stored_in};
-use ringback::clock::Timestamp;
-use ringback::connections::{Connection, Connections, Deliveries};
-use ringback::metrics::{self, Measured};
-use ringback::posts::Posts;
-use ringback::replica;
-use ringback::start::{Start, run};
-use ringback::status_update::{StatusAudience, StatusUpdate};
-use ringback::subject;
-use ringback::timeouts::{Timeouts, TimerError};
+use ringback::api::status_update::{StatusAudience, StatusUpdate};
+use ringback::platform::start::{Start, run};
+use ringback::store::calls::{StoreError, stored_in};
+use ringback::store::connections::{Connection, Connections, Deliveries};
+use ringback::store::posts::Posts;
+use ringback::telemetry::metrics::{self, Measured};
+use ringback::telemetry::subject;
+use ringback::timers::replica;
+use ringback::timers::{Timeouts, TimerError};
+use ringback_core::call::Call;
+use ringback_core::timestamp::Timestamp;
 use serde::Deserialize;
 use serde_dynamo::Item;
 use serde_json::{Value, json};
@@ -108,7 +109,7 @@ impl Replica {
             &self.region,
         );
         match duty {
-            Some(duty) => replica::fulfil(&duty, &self.timeouts, Timestamp::now()).await,
+            Some(duty) => replica::fulfil(&duty, &self.timeouts, clock::now()).await,
             None => Ok(()),
         }
     }
@@ -136,7 +137,7 @@ impl Broadcast {
                 }
             }
         }
-        let until = Timestamp::now() + OTHERS_WITHIN;
+        let until = clock::now() + OTHERS_WITHIN;
         for told in told {
             subject::dealing_with(told.update.call_id(), self.tell_others(told, until)).await;
         }
@@ -194,7 +195,7 @@ impl Broadcast {
         let listeners = stream::iter(listeners.into_iter().map(Ok));
         let telling = self
             .connections
-            .send_to_all(listeners, |_| &text, Timestamp::now());
+            .send_to_all(listeners, |_| &text, clock::now());
         let deliveries = telling.await?;
         Ok(Told {
             changed_at: update.changed_at(),
@@ -232,7 +233,7 @@ impl Broadcast {
         if self.audience == StatusAudience::Everyone {
             let sending = self
                 .connections
-                .send_to_all(in_pace, text_for, Timestamp::now());
+                .send_to_all(in_pace, text_for, clock::now());
             match sending.await {
                 Ok(to_others) => deliveries += to_others,
                 Err(error) => {

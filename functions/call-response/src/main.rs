@@ -1,14 +1,14 @@
 //! `POST /api/call-response`: a phone app accepts, declines or ends a call.
 
+use ringback::platform::clock;
 use std::sync::Arc;
 
 use lambda_http::Request;
+use ringback::api::call_action::CallResponse;
+use ringback::api::http::{self, Answer, ApiError};
 use ringback::auth::Tokens;
-use ringback::call_response::CallResponse;
-use ringback::clock::Timestamp;
-use ringback::http::{self, Answer, ApiError};
-use ringback::signing::Signing;
-use ringback::start::{LiveSwitchboard, Start};
+use ringback::auth::signing::Signing;
+use ringback::platform::start::{LiveSwitchboard, Start};
 use serde_json::json;
 
 struct CallResponses {
@@ -19,7 +19,7 @@ struct CallResponses {
 
 impl CallResponses {
     async fn handle(&self, request: Request) -> Result<Answer, ApiError> {
-        let now = Timestamp::now();
+        let now = clock::now();
         let header = http::header(&request, "authorization");
         let bearer = self.tokens.bearer(header, now);
         let (bearer, ()) = tokio::join!(bearer, self.signing.get_ready());

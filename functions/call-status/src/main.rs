@@ -1,16 +1,17 @@
 //! `GET /api/calls/{id}`: a call as it stands now, so that an app that woke late shows no ghost call.
 
+use ringback::platform::clock;
 use std::sync::Arc;
 
 use lambda_http::Request;
+use ringback::api::http::{self, Answer, ApiError};
+use ringback::auth::signing::Signing;
 use ringback::auth::{Tokens, Viewer};
-use ringback::call::Call;
-use ringback::calls::{Calls, DynamoCalls, find_once_there};
-use ringback::clock::Timestamp;
-use ringback::http::{self, Answer, ApiError};
-use ringback::names::{CallId, CallSid};
-use ringback::signing::Signing;
-use ringback::start::Start;
+use ringback::platform::start::Start;
+use ringback::store::calls::{Calls, DynamoCalls, find_once_there};
+use ringback_core::call::Call;
+use ringback_core::ids::{CallId, CallSid};
+use ringback_core::timestamp::Timestamp;
 use serde_json::{Value, json};
 
 /// With its dashes.
@@ -24,7 +25,7 @@ struct CallStatus {
 
 impl CallStatus {
     async fn handle(&self, request: Request) -> Result<Answer, ApiError> {
-        let now = Timestamp::now();
+        let now = clock::now();
         let header = http::header(&request, "authorization");
         let bearer = self.tokens.bearer(header, now);
         let (bearer, ()) = tokio::join!(bearer, self.signing.get_ready());

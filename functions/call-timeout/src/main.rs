@@ -2,10 +2,11 @@
 //! what replication between two regions has overwritten.
 
 use lambda_runtime::{Error, LambdaEvent};
-use ringback::clock::Timestamp;
-use ringback::start::{GIVES_UP_AFTER, LiveSwitchboard, Start, run, works_until};
+use ringback::platform::clock;
+use ringback::platform::start::{GIVES_UP_AFTER, LiveSwitchboard, Start, run, works_until};
 use ringback::switchboard::SwitchboardError;
-use ringback::timeouts::Timer;
+use ringback::timers::Timer;
+use ringback_core::timestamp::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -83,7 +84,7 @@ async fn look_at(
     until: Timestamp,
 ) -> Result<(), Error> {
     let (call_id, event) = (timer.call_id, timer.event());
-    let now = Timestamp::now();
+    let now = clock::now();
     let handled = switchboard.handle(call_id, &event, now, until);
     let time_left = until.since(now) + GIVES_UP_AFTER;
     match tokio::time::timeout(time_left, handled).await? {

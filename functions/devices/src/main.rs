@@ -2,16 +2,16 @@
 
 use lambda_http::Request;
 use lambda_http::http::Method;
-use ringback::allowance::{Allowance, Allowances, Purpose, Refused};
+use ringback::api::http::{self, Answer, ApiError};
+use ringback::api::registration::{Platform, Registration};
 use ringback::auth::Tokens;
-use ringback::clock::Timestamp;
-use ringback::config::ConfigError;
-use ringback::devices::{Device, Devices, PushAddress, SnsService};
-use ringback::http::{self, Answer, ApiError};
-use ringback::names::{DeviceId, Extension};
+use ringback::platform::clock;
+use ringback::platform::config::ConfigError;
+use ringback::platform::start::Start;
 use ringback::push::sns::Sns;
-use ringback::registration::{Platform, Registration};
-use ringback::start::Start;
+use ringback::store::allowance::{Allowance, Allowances, Purpose, Refused};
+use ringback::store::devices::{Device, Devices, PushAddress, SnsService};
+use ringback_core::ids::{DeviceId, Extension};
 use serde_json::json;
 
 struct DeviceRegistry {
@@ -25,7 +25,7 @@ struct DeviceRegistry {
 
 impl DeviceRegistry {
     async fn handle(&self, request: Request) -> Result<Answer, ApiError> {
-        let now = Timestamp::now();
+        let now = clock::now();
         let header = http::header(&request, "authorization");
         let bearer = self.tokens.bearer(header, now).await?;
         let device_id = DeviceId::try_from(http::path_parameter(&request, "device_id")?)?;
@@ -56,7 +56,7 @@ impl DeviceRegistry {
 
     /// A registration costs more requests than any other that apps make, to AWS's services too.
     async fn take_allowance(&self, extension: &Extension) -> Result<(), ApiError> {
-        let (purpose, now) = (Purpose::Registrations, Timestamp::now());
+        let (purpose, now) = (Purpose::Registrations, clock::now());
         let taken = self
             .allowances
             .take(extension, purpose, self.allowance, None, now);

@@ -1,20 +1,21 @@
 //! `GET` and `POST /exotel/webhook`: Exotel tells of a caller, or of the end of a call.
 
+use ringback::platform::clock;
 use std::sync::Arc;
 
 use lambda_http::Request;
-use ringback::call::Event;
-use ringback::clock::Timestamp;
+use ringback::api::form::Fields;
+use ringback::api::http::{self, Answer, ApiError};
+use ringback::auth::signing::{SignatureError, Signing};
+use ringback::auth::webhook_auth::Gate;
 use ringback::exotel::{Direction, Notice, Source};
-use ringback::form::Fields;
-use ringback::gate::Gate;
-use ringback::http::{self, Answer, ApiError};
-use ringback::names::{CallId, Extension};
-use ringback::routes::Routes;
-use ringback::secrets::WebhookSecret;
-use ringback::signing::{SignatureError, Signing};
-use ringback::start::{LiveSwitchboard, Start};
+use ringback::platform::secrets::WebhookSecret;
+use ringback::platform::start::{LiveSwitchboard, Start};
+use ringback::store::number_routes::Routes;
 use ringback::switchboard::{Sighting, SwitchboardError};
+use ringback_core::call::Event;
+use ringback_core::ids::{CallId, Extension};
+use ringback_core::timestamp::Timestamp;
 use serde_json::json;
 
 struct ExotelWebhook {
@@ -35,7 +36,7 @@ enum Reporter {
 
 impl ExotelWebhook {
     async fn handle(&self, request: Request) -> Result<Answer, ApiError> {
-        let now = Timestamp::now();
+        let now = clock::now();
         let query = Fields::from_form(request.uri().query().unwrap_or_default().as_bytes());
         let reporter = self.reporter(&request, &query, now).await?;
         let content_type = http::header(&request, "content-type").unwrap_or_default();

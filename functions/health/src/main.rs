@@ -7,9 +7,9 @@ mod shared_answer;
 use std::time::Duration;
 
 use lambda_http::Request;
+use ringback::api::http::{self, Answer, ApiError};
 use ringback::asterisk::{Asterisk, Health as Pbx};
-use ringback::http::{self, Answer, ApiError};
-use ringback::start::Start;
+use ringback::platform::start::Start;
 use serde_json::{Map, Value, json};
 use shared_answer::SharedAnswer;
 

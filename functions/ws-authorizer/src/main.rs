@@ -1,14 +1,15 @@
 //! The authorizer of `$connect`: who connects is settled here, once, and comes with each later message.
 
+use ringback::platform::clock;
 use std::net::IpAddr;
 
 use lambda_runtime::{Error, LambdaEvent};
+use ringback::api::websocket::{Connecting, Credentials, Who};
+use ringback::auth::webhook_auth::{Gate, TurnedAway};
 use ringback::auth::{TokenError, Tokens};
-use ringback::clock::Timestamp;
-use ringback::gate::{Gate, TurnedAway};
-use ringback::secrets::WebhookSecret;
-use ringback::start::{Start, run};
-use ringback::websocket::{Connecting, Credentials, Who};
+use ringback::platform::secrets::WebhookSecret;
+use ringback::platform::start::{Start, run};
+use ringback_core::timestamp::Timestamp;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
@@ -23,7 +24,7 @@ impl WsAuthorizer {
         let arn = &connecting.method_arn;
         let who = match connecting.credentials() {
             Some(credentials) => {
-                let now = Timestamp::now();
+                let now = clock::now();
                 self.who_shows(&credentials, connecting.source(), now)
                     .await?
             }

@@ -1,10 +1,10 @@
 //! `$connect`: a client that the authorizer has let in is remembered. Exotel is not: it hears of no calls.
 
 use lambda_runtime::{Error, LambdaEvent};
-use ringback::clock::Timestamp;
-use ringback::connections::Connections;
-use ringback::start::{Start, run};
-use ringback::websocket::{self, Request};
+use ringback::api::websocket::{self, Request};
+use ringback::platform::clock;
+use ringback::platform::start::{Start, run};
+use ringback::store::connections::Connections;
 use serde_json::Value;
 
 async fn handle(connections: &Connections, event: LambdaEvent<Request>) -> Result<Value, Error> {
@@ -13,7 +13,7 @@ async fn handle(connections: &Connections, event: LambdaEvent<Request>) -> Resul
         tracing::info!(connection_id, "Exotel connected");
         return Ok(websocket::done());
     };
-    connections.open(&connection, Timestamp::now()).await?;
+    connections.open(&connection, clock::now()).await?;
     tracing::info!(connection_id, client = %connection.viewer, "connected");
     Ok(websocket::done())
 }

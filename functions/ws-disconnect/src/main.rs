@@ -2,9 +2,9 @@
 //! remembered.
 
 use lambda_runtime::{Error, LambdaEvent};
-use ringback::connections::Connections;
-use ringback::start::{Start, run};
-use ringback::websocket::{self, Request};
+use ringback::api::websocket::{self, Request};
+use ringback::platform::start::{Start, run};
+use ringback::store::connections::Connections;
 use serde_json::Value;
 
 async fn handle(connections: &Connections, event: LambdaEvent<Request>) -> Result<Value, Error> {

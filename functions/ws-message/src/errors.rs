@@ -4,11 +4,11 @@
 //! connection, which costs a request each, and a client can cause any number of them: each connection gets one a second
 //! from a process. A client's messages come to as many processes as are busy at the same time.
 
+use ringback::platform::clock;
 use std::time::{Duration, Instant};
 
-use ringback::clock::Timestamp;
-use ringback::connections::{Connection, Connections};
-use ringback::seldom::Seldom;
+use ringback::platform::seldom::Seldom;
+use ringback::store::connections::{Connection, Connections};
 use serde_json::Value;
 
 /// How many connections a process posts errors to within a second.
@@ -26,7 +26,7 @@ impl Errors {
     pub(crate) async fn post(&self, connections: &Connections, to: &Connection, error: &Value) {
         if self.0.may(&to.id, Instant::now()) {
             let text = error.to_string();
-            let delivery = connections.send(to, &text, Timestamp::now()).await;
+            let delivery = connections.send(to, &text, clock::now()).await;
             tracing::info!(
                 connection_id = to.id,
                 code = error["code"].as_str(),

@@ -1,19 +1,21 @@
 //! `incoming_call`: an app starts a call.
 
+use ringback::platform::clock;
 use std::sync::Arc;
 
-use ringback::call::{Call, CallType, Why};
-use ringback::call_request::{Address, CallRequest};
-use ringback::clock::Timestamp;
-use ringback::dialling::{CallerIdPolicy, DialRules, Forbidden};
-use ringback::http::ApiError;
-use ringback::metrics;
-use ringback::names::{CallId, Extension, PhoneNumber};
-use ringback::routes::Routes;
-use ringback::signing::Signing;
-use ringback::start::LiveSwitchboard;
-use ringback::status_update::call_initiated;
+use ringback::api::http::ApiError;
+use ringback::api::new_call::{Address, CallRequest};
+use ringback::api::status_update::call_initiated;
+use ringback::auth::signing::Signing;
+use ringback::exotel::dialling::{CallerIdPolicy, DialRules, Forbidden};
+use ringback::platform::start::LiveSwitchboard;
+use ringback::store::number_routes::Routes;
 use ringback::switchboard::{StartLimits, SwitchboardError, Wanted, Whom};
+use ringback::telemetry::metrics;
+use ringback_core::call::{Call, CallType, Why};
+use ringback_core::ids::{CallId, Extension};
+use ringback_core::phone_number::PhoneNumber;
+use ringback_core::timestamp::Timestamp;
 use serde_json::Value;
 
 /// What starting a call takes.
@@ -34,7 +36,7 @@ impl Starting {
         request: CallRequest,
         until: Timestamp,
     ) -> Result<Value, ApiError> {
-        let now = Timestamp::now();
+        let now = clock::now();
         let reference = request.reference.clone();
         let named = reference
             .as_ref()

@@ -10,15 +10,16 @@ mod stream;
 use errors::Errors;
 use incoming_call::Starting;
 use lambda_runtime::{Error, LambdaEvent};
+use ringback::api::call_action::CallResponse;
+use ringback::api::http::{self, ApiError};
+use ringback::api::new_call::CallRequest;
+use ringback::api::websocket::{self, Request, Who};
 use ringback::auth::Bearer;
-use ringback::call_request::CallRequest;
-use ringback::call_response::CallResponse;
-use ringback::clock::Timestamp;
-use ringback::dialling::DialRules;
-use ringback::http::{self, ApiError};
-use ringback::start::{Start, run, works_until};
+use ringback::exotel::dialling::DialRules;
+use ringback::platform::clock;
+use ringback::platform::start::{Start, run, works_until};
 use ringback::switchboard::StartLimits;
-use ringback::websocket::{self, Request, Who};
+use ringback_core::timestamp::Timestamp;
 use serde_json::{Map, Value, json};
 use stream::Streaming;
 
@@ -104,7 +105,7 @@ async fn call_response(
     text: &str,
     until: Timestamp,
 ) -> Result<Value, ApiError> {
-    let now = Timestamp::now();
+    let now = clock::now();
     let response = CallResponse::parse(text.as_bytes())?;
     let party = bearer.acting_for(&response.extension);
     let party = party.ok_or_else(ApiError::other_extension)?;

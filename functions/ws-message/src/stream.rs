@@ -3,15 +3,16 @@
 //! Many times a second there is audio, and nothing is done about it: no table, no secret, no other system is asked.
 
 use futures::StreamExt;
-use ringback::call::{Call, Event};
-use ringback::clock::Timestamp;
-use ringback::connections::Connections;
+use ringback::api::http::ApiError;
 use ringback::exotel::{Dtmf, Frame, LONGEST_FRAME};
-use ringback::http::ApiError;
-use ringback::names::{CallId, CallSid};
-use ringback::start::LiveSwitchboard;
-use ringback::streams::{Stream, Streams};
+use ringback::platform::clock;
+use ringback::platform::start::LiveSwitchboard;
+use ringback::store::connections::Connections;
+use ringback::store::streams::{Stream, Streams};
 use ringback::switchboard::SwitchboardError;
+use ringback_core::call::{Call, Event};
+use ringback_core::ids::{CallId, CallSid};
+use ringback_core::timestamp::Timestamp;
 use serde_json::{Value, json};
 
 /// Streams, and the clients who hear of them.
@@ -69,7 +70,7 @@ impl Streaming {
     ) -> Result<(), ApiError> {
         let stream = Stream::of(call, call_sid);
         self.streams
-            .begin(connection_id, &stream, Timestamp::now())
+            .begin(connection_id, &stream, clock::now())
             .await?;
         Ok(())
     }
@@ -83,7 +84,7 @@ impl Streaming {
             );
             return Ok(());
         };
-        let now = Timestamp::now();
+        let now = clock::now();
         let text = key_pressed(&stream, dtmf, now).to_string();
         let clients = futures::stream::iter(&stream.participants)
             .flat_map(|extension| Box::pin(self.connections.of(extension)));
@@ -104,7 +105,7 @@ async fn tell(
     until: Timestamp,
 ) -> Result<Option<Call>, ApiError> {
     let id = CallId::of_call_sid(call_sid);
-    match switchboard.handle(id, event, Timestamp::now(), until).await {
+    match switchboard.handle(id, event, clock::now(), until).await {
         Ok(outcome) => Ok(Some(outcome.call)),
         Err(SwitchboardError::NoSuchCall) => {
             tracing::warn!(%call_sid, "the stream of a call that is not known");

@@ -1,7 +1,7 @@
 //! The store of calls on the stack's own table keeps the promises that its twin in memory keeps.
 
 use anyhow::Result;
-use ringback::calls::{DynamoCalls, promises};
+use ringback::store::calls::{DynamoCalls, promises};
 
 use crate::scene::Scene;
 

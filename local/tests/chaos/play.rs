@@ -5,6 +5,7 @@ mod ending;
 mod inbound;
 mod outbound;
 
+use ringback::platform::clock;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Result;
-use ringback::clock::Timestamp;
+use ringback_core::timestamp::Timestamp;
 use ringback_local::faults::rule::{Fault, Rule, Step, System};
 use ringback_local::settings::Settings;
 use ringback_sip::{Caller, IncomingCall, OutgoingCall, Stage as SipStage};
@@ -263,7 +264,7 @@ async fn play_at(
         caller: stage.new_caller(),
         story: Story::default(),
         problems: Vec::new(),
-        began: Timestamp::now(),
+        began: clock::now(),
         may_repeat: something_fails,
         know: BTreeSet::new(),
     };
@@ -271,7 +272,7 @@ async fn play_at(
     let marks = Stage::marks(&seats, &acting.caller);
     let faults = Faulty::begin(stage, &marks, scenario, rules).await?;
 
-    let began = Timestamp::now();
+    let began = clock::now();
     stage.begun.fetch_add(1, Ordering::Relaxed);
     let legs = acting.act(seat, callee.as_mut()).await;
     // Whatever came of it, the next play has its seats to itself.

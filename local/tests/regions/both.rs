@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use aws_sdk_dynamodb::types::AttributeValue;
-use ringback::names::CallId;
 use ringback_client::Client;
+use ringback_core::ids::CallId;
 use ringback_local::settings::Settings;
 use ringback_local::stack::Stack;
 use tokio::time::{Instant, sleep, timeout};

@@ -28,13 +28,13 @@ mod scene;
 #[path = "../support/steady_calls.rs"]
 mod steady_calls;
 
+use ringback::platform::clock;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use both::{client, ends_alike, hears, item, ring, two_regions};
 use course::Course;
 use reqwest::StatusCode;
-use ringback::clock::Timestamp;
 use ringback_local::loss::Condition;
 use ringback_local::settings::Settings;
 use ringback_sip::Caller;
@@ -109,7 +109,7 @@ async fn a_call_that_nobody_answers_ends_in_time_when_its_region_is_lost() -> Re
     loss.everything_has_come(SOON).await?;
     loss.primary_is(Condition::Refuses).await?;
     let (code, _) = caller.rejected(ring() + 2 * SOON).await?;
-    let now = Timestamp::now();
+    let now = clock::now();
     ensure!(code == 486, "the caller heard {code}");
     let call = item(&fallback, &id).await?.context("the call")?;
     let rings_until = call.get("rings_until").and_then(|at| at.as_n().ok());

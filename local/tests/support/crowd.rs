@@ -1,12 +1,13 @@
 //! Many clients of the WebSocket API at a time, and what each of them is told.
 
+use ringback::platform::clock;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use ringback::clock::Timestamp;
 use ringback_client::Client;
+use ringback_core::timestamp::Timestamp;
 use ringback_local::stack::Stack;
 use serde_json::Value;
 use tokio::sync::{Semaphore, mpsc};
@@ -203,7 +204,7 @@ async fn listen(
 ) -> Result<()> {
     loop {
         let mut message = client.receive().await?;
-        let at = Timestamp::now();
+        let at = clock::now();
         if message["type"] == "call_status_update" {
             let data = message["data"].take();
             hears.send((number, Update { data, at }))?;

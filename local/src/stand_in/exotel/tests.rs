@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use axum::extract::RawQuery;
 use reqwest::redirect::Policy;
+use ringback::api::form::Fields;
 use ringback::exotel::{
     ConnectRequest, Exotel as Application, ExotelError, Notice, OutboundProgress, Source, Stage,
 };
-use ringback::form::Fields;
-use ringback::names::{CallId, CallSid, PhoneNumber};
+use ringback_core::ids::{CallId, CallSid};
+use ringback_core::phone_number::PhoneNumber;
 use serde_json::Value;
 
 use super::*;

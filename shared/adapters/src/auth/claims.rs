@@ -1,0 +1,221 @@
+//! What stands in a token whose signature, times, issuer and audience are in order.
+
+use serde_json::Value;
+
+use super::Bearer;
+use super::token::Refusal;
+use crate::platform::config::Environment;
+use ringback_core::call::Party;
+use ringback_core::ids::{DeviceId, Extension};
+
+/// What the role claim says of an operator.
+const OPERATOR: &str = "operator";
+
+/// The claim by which an app may name its device.
+const DEVICE: &str = "device_id";
+
+/// In which claims the extension and the role stand: each a claim's name (`extension`, `custom:extension`,
+/// `https://example.com/extension`), or a JSON pointer to a nested one (`/app_metadata/extension`).
+#[derive(Clone, Debug)]
+pub(super) struct ClaimNames {
+    pub(super) extension: String,
+    pub(super) role: String,
+}
+
+impl ClaimNames {
+    /// `TOKEN_EXTENSION_CLAIM` (`extension`) and `TOKEN_ROLE_CLAIM` (`role`).
+    pub(super) fn from_environment(environment: &Environment) -> Self {
+        let named = |variable, usual: &str| {
+            let name = environment.optional(variable);
+            name.unwrap_or_else(|| usual.to_owned())
+        };
+        Self {
+            extension: named("TOKEN_EXTENSION_CLAIM", "extension"),
+            role: named("TOKEN_ROLE_CLAIM", "role"),
+        }
+    }
+
+    /// Whom these claims make of whoever shows them. A claim that is there must make sense: what somebody meant by one
+    /// that does not is not guessed.
+    pub(super) fn bearer_in(&self, claims: &Value) -> Result<Bearer, Refusal> {
+        let extension = text(claims, &self.extension).map_err(|()| Refusal::Extension)?;
+        let extension = extension.map(Extension::try_from).transpose();
+        let device = text(claims, DEVICE).map_err(|()| Refusal::Device)?;
+        let device = device.map(DeviceId::try_from).transpose();
+        let device = device.map_err(|_| Refusal::Device)?;
+        let party = extension
+            .map_err(|_| Refusal::Extension)?
+            .map(|extension| Party { extension, device });
+        match party {
+            party if self.makes_an_operator(claims) => Ok(Bearer::Operator(party)),
+            Some(party) => Ok(Bearer::App(party)),
+            None => Err(Refusal::Extension),
+        }
+    }
+
+    /// The role is one text, or one among several, as groups are.
+    fn makes_an_operator(&self, claims: &Value) -> bool {
+        match find(claims, &self.role) {
+            Some(Value::Array(roles)) => roles.iter().any(|role| role == OPERATOR),
+            Some(role) => role == OPERATOR,
+            None => false,
+        }
+    }
+}
+
+/// Reads what may stand in a token.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) fn read_any_claims(claims: &Value) -> Option<Bearer> {
+    let usual = ClaimNames::from_environment(&Environment::of(|_| None));
+    usual.bearer_in(claims).ok()
+}
+
+/// The claim's text; `None` if the claim is absent, or null.
+fn text<'a>(claims: &'a Value, name: &str) -> Result<Option<&'a str>, ()> {
+    let found = find(claims, name);
+    found.map(|value| value.as_str().ok_or(())).transpose()
+}
+
+fn find<'a>(claims: &'a Value, name: &str) -> Option<&'a Value> {
+    let found = if name.starts_with('/') {
+        claims.pointer(name)
+    } else {
+        claims.get(name)
+    };
+    found.filter(|value| !value.is_null())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn bearer(extension: &str, role: &str, claims: &Value) -> Result<Bearer, Refusal> {
+        let names = ClaimNames {
+            extension: extension.to_owned(),
+            role: role.to_owned(),
+        };
+        names.bearer_in(claims)
+    }
+
+    fn party() -> Party {
+        Party {
+            extension: Extension::try_from("1001").unwrap(),
+            device: None,
+        }
+    }
+
+    #[test]
+    fn the_extension_stands_where_the_issuer_puts_it() {
+        for (name, claims) in [
+            ("extension", json!({ "extension": "1001" })),
+            ("custom:extension", json!({ "custom:extension": "1001" })),
+            (
+                "https://example.com/extension",
+                json!({ "https://example.com/extension": "1001" }),
+            ),
+            (
+                "/app_metadata/phone/extension",
+                json!({ "app_metadata": { "phone": { "extension": "1001" } } }),
+            ),
+            (
+                "/https:~1~1example.com/extension",
+                json!({ "https://example.com": { "extension": "1001" } }),
+            ),
+        ] {
+            assert_eq!(
+                bearer(name, "role", &claims),
+                Ok(Bearer::App(party())),
+                "{name}"
+            );
+            let elsewhere = bearer("other", "role", &claims);
+            assert_eq!(elsewhere, Err(Refusal::Extension), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_role_of_an_operator_is_one_text_or_one_of_several() {
+        for (name, claims) in [
+            ("role", json!({ "role": "operator" })),
+            (
+                "cognito:groups",
+                json!({ "cognito:groups": ["staff", "operator"] }),
+            ),
+            (
+                "/realm_access/roles",
+                json!({ "realm_access": { "roles": ["operator"] } }),
+            ),
+        ] {
+            let operator = bearer("extension", name, &claims);
+            assert_eq!(operator, Ok(Bearer::Operator(None)), "{name}");
+            let mut with_extension = claims;
+            with_extension["extension"] = "1001".into();
+            let operator = bearer("extension", name, &with_extension);
+            assert_eq!(operator, Ok(Bearer::Operator(Some(party()))), "{name}");
+        }
+        for no_operator in [
+            json!(null),
+            json!(""),
+            json!("Operator"),
+            json!("operators"),
+            json!("staff operator"),
+            json!(["operators"]),
+            json!([["operator"]]),
+            json!({ "operator": true }),
+            json!(true),
+        ] {
+            let claims = json!({ "extension": "1001", "role": no_operator });
+            assert_eq!(
+                bearer("extension", "role", &claims),
+                Ok(Bearer::App(party()))
+            );
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_rather_than_guessed() {
+        for extension in [
+            json!(1001),
+            json!(""),
+            json!("10/01"),
+            json!(["1001"]),
+            json!({}),
+        ] {
+            for role in ["operator", "none"] {
+                let claims = json!({ "extension": extension, "role": role });
+                let refused = bearer("extension", "role", &claims);
+                assert_eq!(refused, Err(Refusal::Extension), "{claims}");
+            }
+        }
+        for device in [json!(7), json!("a device")] {
+            let claims = json!({ "extension": "1001", "device_id": device });
+            let refused = bearer("extension", "role", &claims);
+            assert_eq!(refused, Err(Refusal::Device), "{claims}");
+        }
+        for nobody in [
+            json!({}),
+            json!({ "extension": null }),
+            json!({ "device_id": "pixel" }),
+            json!([]),
+        ] {
+            let refused = bearer("extension", "role", &nobody);
+            assert_eq!(refused, Err(Refusal::Extension), "{nobody}");
+        }
+    }
+
+    #[test]
+    fn the_claims_have_usual_names_and_the_environment_gives_others() {
+        let usual = ClaimNames::from_environment(&Environment::of(|_| None));
+        assert_eq!((&*usual.extension, &*usual.role), ("extension", "role"));
+        let others = ClaimNames::from_environment(&Environment::of(|name| match name {
+            "TOKEN_EXTENSION_CLAIM" => Some("custom:extension".to_owned()),
+            "TOKEN_ROLE_CLAIM" => Some("cognito:groups".to_owned()),
+            _ => None,
+        }));
+        assert_eq!(
+            (&*others.extension, &*others.role),
+            ("custom:extension", "cognito:groups")
+        );
+    }
+}

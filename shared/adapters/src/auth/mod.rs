@@ -1,0 +1,163 @@
+//! Who is asking: a phone app or an operator by a bearer token, Exotel and the PBX by a shared secret.
+
+mod claims;
+mod jwks;
+pub mod signing;
+#[cfg(test)]
+mod testing;
+mod token;
+pub mod webhook_auth;
+
+use std::fmt;
+
+use secrecy::{ExposeSecret, SecretString};
+use subtle::ConstantTimeEq;
+
+use ringback_core::call::Party;
+use ringback_core::ids::Extension;
+
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use claims::read_any_claims;
+pub use jwks::KeysError;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use jwks::read_any_keys;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use token::read_any_token;
+pub use token::{TokenError, Tokens};
+
+/// Whoever asks has not shown who they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no valid credentials")]
+pub struct Unauthorized;
+
+/// What a token lets whoever shows it do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Bearer {
+    /// A phone app: it acts for its extension, and sees that extension's calls.
+    App(Party),
+    /// An operator: sees all calls, and acts for an extension only if the token names one.
+    Operator(Option<Party>),
+}
+
+/// Whose calls somebody sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Viewer {
+    /// An app: its extension's.
+    App(Extension),
+    /// An operator: everybody's.
+    Operator,
+}
+
+impl Bearer {
+    /// For whom it acts, if for anybody.
+    #[must_use]
+    pub const fn party(&self) -> Option<&Party> {
+        match self {
+            Self::App(party) => Some(party),
+            Self::Operator(party) => party.as_ref(),
+        }
+    }
+
+    /// The party that it acts for, where that is this extension's.
+    #[must_use]
+    pub fn acting_for(&self, extension: &Extension) -> Option<&Party> {
+        self.party().filter(|party| party.extension == *extension)
+    }
+
+    /// Whose calls it sees.
+    #[must_use]
+    pub fn viewer(&self) -> Viewer {
+        match self {
+            Self::App(party) => Viewer::App(party.extension.clone()),
+            Self::Operator(_) => Viewer::Operator,
+        }
+    }
+}
+
+impl Viewer {
+    /// Whether a call of these extensions is among them.
+    #[must_use]
+    pub fn sees<'a>(&self, mut participants: impl Iterator<Item = &'a Extension>) -> bool {
+        match self {
+            Self::App(own) => participants.any(|extension| extension == own),
+            Self::Operator => true,
+        }
+    }
+}
+
+impl fmt::Display for Viewer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::App(extension) => extension.fmt(f),
+            Self::Operator => f.write_str("an operator"),
+        }
+    }
+}
+
+/// Whether what was shown is one of the secrets that are valid now, in a time that does not tell how close it came.
+///
+/// # Errors
+/// When it is none of them, or nothing was shown.
+pub fn shared_secret<'a>(
+    shown: Option<&str>,
+    valid: impl IntoIterator<Item = &'a SecretString>,
+) -> Result<(), Unauthorized> {
+    let shown = shown.ok_or(Unauthorized)?.as_bytes();
+    let matches = |secret: &SecretString| {
+        let secret = secret.expose_secret().as_bytes();
+        // An unset secret lets nobody in.
+        !secret.is_empty() & bool::from(secret.ct_eq(shown))
+    };
+    let known = valid
+        .into_iter()
+        .fold(false, |known, secret| known | matches(secret));
+    if known { Ok(()) } else { Err(Unauthorized) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn party(extension: &str) -> Party {
+        Party {
+            extension: Extension::try_from(extension).unwrap(),
+            device: None,
+        }
+    }
+
+    #[test]
+    fn an_app_acts_for_its_own_extension_and_sees_its_own_calls() {
+        let (own, other) = (party("1001").extension, party("1002").extension);
+        let app = Bearer::App(party("1001"));
+        assert!(app.viewer().sees([&other, &own].into_iter()));
+        assert!(!app.viewer().sees([&other].into_iter()));
+        assert_eq!(app.acting_for(&own), Some(&party("1001")));
+        assert_eq!(app.acting_for(&other), None);
+    }
+
+    #[test]
+    fn an_operator_sees_all_calls_and_acts_for_none_but_its_own_extension() {
+        let (own, other) = (party("1001").extension, party("1002").extension);
+        for operator in [
+            Bearer::Operator(None),
+            Bearer::Operator(Some(party("1001"))),
+        ] {
+            assert!(operator.viewer().sees([&other].into_iter()));
+            assert_eq!(operator.acting_for(&other), None);
+        }
+        assert_eq!(Bearer::Operator(None).acting_for(&own), None);
+        let with_extension = Bearer::Operator(Some(party("1001")));
+        assert_eq!(with_extension.acting_for(&own), Some(&party("1001")));
+    }
+
+    #[test]
+    fn two_secrets_are_valid_while_one_replaces_the_other() {
+        let valid: [SecretString; 2] = ["new".into(), "old".into()];
+        assert!(shared_secret(Some("new"), &valid).is_ok());
+        assert!(shared_secret(Some("old"), &valid).is_ok());
+        for shown in [None, Some(""), Some("ne"), Some("newer")] {
+            assert!(shared_secret(shown, &valid).is_err(), "{shown:?}");
+        }
+        assert!(shared_secret(Some(""), &[SecretString::from("")]).is_err());
+    }
+}

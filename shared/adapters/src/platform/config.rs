@@ -1,0 +1,172 @@
+//! Configuration: read once, when a function starts. A variable that is missing or makes no sense is named then.
+
+use std::time::Duration;
+
+use ringback_core::call::Limits;
+
+/// What is wrong with the environment.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A variable is not set.
+    #[error("the environment variable {0} is missing")]
+    Missing(&'static str),
+    /// A variable has a value that makes no sense.
+    #[error("the environment variable {name} must be {rule}")]
+    Invalid {
+        /// Which.
+        name: &'static str,
+        /// What it must be.
+        rule: &'static str,
+    },
+    /// A variable lists something that is no CIDR block.
+    #[error(
+        "the environment variable {name} lists {text:?}, which is no CIDR block such as 203.0.113.0/24 or 2001:db8::/48"
+    )]
+    NoCidr {
+        /// Which.
+        name: &'static str,
+        /// What it lists.
+        text: String,
+    },
+}
+
+/// The process's environment.
+#[derive(Clone, Copy, Debug)]
+pub struct Environment {
+    read: fn(&str) -> Option<String>,
+}
+
+impl Environment {
+    /// The environment that the process was started with.
+    #[must_use]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the one place where the environment is read"
+    )]
+    pub const fn of_process() -> Self {
+        Self {
+            read: |name| std::env::var(name).ok(),
+        }
+    }
+
+    /// An environment for tests.
+    #[must_use]
+    pub const fn of(read: fn(&str) -> Option<String>) -> Self {
+        Self { read }
+    }
+
+    /// A variable that must be set.
+    ///
+    /// # Errors
+    /// When it is not set, or empty.
+    pub fn required(&self, name: &'static str) -> Result<String, ConfigError> {
+        self.optional(name).ok_or(ConfigError::Missing(name))
+    }
+
+    /// A variable that may be missing. An empty one counts as missing: that is how a template leaves it out.
+    #[must_use]
+    pub fn optional(&self, name: &str) -> Option<String> {
+        (self.read)(name).filter(|value| !value.is_empty())
+    }
+
+    /// The base URL in a variable, without a slash at its end.
+    ///
+    /// # Errors
+    /// When it is not set, or does not begin with `https://` or `http://`.
+    pub fn url(&self, name: &'static str) -> Result<String, ConfigError> {
+        let url = self.required(name)?;
+        if url.starts_with("https://") || url.starts_with("http://") {
+            Ok(url.trim_end_matches('/').to_owned())
+        } else {
+            Err(ConfigError::Invalid {
+                name,
+                rule: "a URL",
+            })
+        }
+    }
+
+    /// The whole number above 0 in a variable.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn count(&self, name: &'static str, default: u32) -> Result<u32, ConfigError> {
+        let Some(text) = self.optional(name) else {
+            return Ok(default);
+        };
+        let number = text.parse().ok().filter(|number| *number > 0);
+        number.ok_or(ConfigError::Invalid {
+            name,
+            rule: "a whole number above 0",
+        })
+    }
+
+    /// `RING_TIMEOUT_SECONDS` (30), `CONNECT_TIMEOUT_SECONDS` (15), `MAX_CALL_SECONDS` (14,400) and `EXOTEL_CHECK_SECONDS`
+    /// (300).
+    ///
+    /// # Errors
+    /// When one of them is not a number above 0.
+    pub fn call_limits(&self) -> Result<Limits, ConfigError> {
+        Ok(Limits {
+            ring: self.seconds("RING_TIMEOUT_SECONDS", 30)?,
+            connect: self.seconds("CONNECT_TIMEOUT_SECONDS", 15)?,
+            talk: self.seconds("MAX_CALL_SECONDS", 14_400)?,
+            check: self.seconds("EXOTEL_CHECK_SECONDS", 300)?,
+        })
+    }
+
+    fn seconds(&self, name: &'static str, default: u64) -> Result<Duration, ConfigError> {
+        let Some(text) = self.optional(name) else {
+            return Ok(Duration::from_secs(default));
+        };
+        match text.parse() {
+            Ok(seconds) if seconds > 0 => Ok(Duration::from_secs(seconds)),
+            _ => Err(ConfigError::Invalid {
+                name,
+                rule: "a whole number of seconds above 0",
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_variable_is_named() {
+        let error = Environment::of(|_| None)
+            .required("TABLE_NAME")
+            .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the environment variable TABLE_NAME is missing"
+        );
+    }
+
+    #[test]
+    fn limits_have_defaults_and_refuse_nonsense() {
+        let limits = Environment::of(|_| None).call_limits().unwrap();
+        assert_eq!(limits.ring, Duration::from_secs(30));
+        for nonsense in [
+            |_: &str| Some("0".to_owned()),
+            |_: &str| Some("soon".to_owned()),
+        ] {
+            let error = Environment::of(nonsense).call_limits().unwrap_err();
+            assert!(
+                error.to_string().contains("RING_TIMEOUT_SECONDS"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_url_has_a_scheme_and_no_slash_at_its_end() {
+        let url = Environment::of(|_| Some("https://pbx:8089/ari/".to_owned())).url("ARI_URL");
+        assert_eq!(url.unwrap(), "https://pbx:8089/ari");
+        assert!(
+            Environment::of(|_| Some("pbx:8089".to_owned()))
+                .url("ARI_URL")
+                .is_err()
+        );
+    }
+}

@@ -1,0 +1,630 @@
+//! What every store of calls promises. Run on [`MemoryCalls`](super::MemoryCalls) beside it, and on a real table by
+//! the end-to-end tests.
+
+#![allow(
+    clippy::expect_used,
+    clippy::missing_panics_doc,
+    reason = "these are tests"
+)]
+
+use crate::platform::clock;
+use std::time::Duration;
+
+use futures::future::join_all;
+
+use super::{Allowed, Calls, Created, Meeting, Place, Saved, Starter};
+use crate::store::allowance::{Allowance, Purpose};
+use ringback_core::call::{
+    Call, CallType, Decision, Event, Incoming, Limits, Party, Readiness, Side, Status, decide,
+    ring, usual,
+};
+use ringback_core::ids::{CallId, CallSid, ChannelId, DeviceId, Extension, Leg, PbxName};
+use ringback_core::phone_number::{Caller, CallerName, PhoneNumber};
+use ringback_core::timestamp::Timestamp;
+
+/// All promises, one after the other. Each uses calls and places of its own, so a table that is in use will do.
+pub async fn all(calls: &(impl Calls + Sync)) {
+    what_is_stored_is_found_as_it_was(calls).await;
+    a_call_is_created_once(calls).await;
+    a_change_is_saved_as_the_rules_say(calls).await;
+    a_life_leaves_the_same_call_in_every_store(calls).await;
+    a_failed_check_answers_with_the_call_as_it_is(calls).await;
+    a_call_is_on_one_pbx(calls).await;
+    of_ten_rivals_one_saves(calls).await;
+    of_two_who_do_the_same_at_the_same_time_one_is_first(calls).await;
+    nobody_changes_a_call_that_is_not_there(calls).await;
+    two_witnesses_meet_by_caller_and_extension(calls).await;
+    callers_of_other_extensions_never_meet(calls).await;
+    a_claim_ends_with_the_ring(calls).await;
+    a_claim_that_lost_stores_nothing(calls).await;
+    a_call_that_is_over_gives_its_place_up(calls).await;
+    a_second_name_leads_to_the_same_call(calls).await;
+    a_second_name_takes_no_other_calls_place(calls).await;
+    a_call_is_the_same_whatever_its_ids_check_field(calls).await;
+    a_starter_has_so_many_calls_and_then_has_to_wait(calls).await;
+    the_same_call_is_allowed_once(calls).await;
+    tokens_are_taken_as_the_rule_says(calls).await;
+    of_twenty_calls_at_once_only_as_many_are_allowed_as_may_be(calls).await;
+    each_purpose_has_tokens_of_its_own(calls).await;
+    the_live_calls_of_a_starter_are_counted(calls).await;
+}
+
+fn leg(pbx: &str, channel: &str) -> Option<Leg> {
+    let pbx = PbxName::try_from(pbx).expect("a name");
+    let channel = ChannelId::try_from(channel).expect("a channel id");
+    Some(Leg { pbx, channel })
+}
+
+/// A call with every field that a new one can have.
+fn a_call(now: Timestamp) -> Call {
+    let call_id = CallId::fresh();
+    let incoming = Incoming {
+        call_id,
+        // An extension of its own for each call, so that promises do not meet each other.
+        extension: Extension::try_from(call_id.key()).expect("hex digits and dashes"),
+        caller: Caller::on_network(
+            PhoneNumber::parse("9876543210", "IN"),
+            CallerName::parse("आशा \"A\" 📞"),
+        ),
+        call_type: CallType::Voice,
+        caller_leg: leg("pbx1", "1732175943.12"),
+        call_sid: CallSid::try_from(format!("sid-{call_id}")).ok(),
+    };
+    let limits = Limits {
+        ring: Duration::from_secs(30),
+        connect: Duration::from_secs(15),
+        talk: Duration::from_secs(3600),
+        check: Duration::from_secs(300),
+    };
+    ring(incoming, limits, now)
+}
+
+fn meeting(call: &Call, now: Timestamp) -> Meeting {
+    let place = Place {
+        extension: call.extension.clone(),
+        caller: call.caller.number.clone(),
+    };
+    Meeting {
+        place,
+        now,
+        instead_of: None,
+    }
+}
+
+fn accepted(call: &Call, device: &str) -> Event {
+    let by = Party {
+        extension: call.extension.clone(),
+        device: DeviceId::try_from(device).ok(),
+    };
+    Event::Accepted {
+        by,
+        readiness: Readiness::Woken,
+    }
+}
+
+async fn stored(calls: &impl Calls, now: Timestamp) -> Call {
+    let call = a_call(now);
+    assert!(matches!(calls.create(&call, None).await, Ok(Created::New)));
+    call
+}
+
+async fn what_is_stored_is_found_as_it_was(calls: &impl Calls) {
+    let call = stored(calls, clock::now()).await;
+    assert_eq!(calls.find(call.call_id).await.expect("find"), Some(call));
+    assert_eq!(calls.find(CallId::fresh()).await.expect("find"), None);
+}
+
+async fn a_call_is_created_once(calls: &impl Calls) {
+    let now = clock::now();
+    let call = stored(calls, now).await;
+    let again = Call {
+        call_type: CallType::Video,
+        ..call.clone()
+    };
+    for meeting in [None, Some(meeting(&call, now))] {
+        let created = calls
+            .create(&again, meeting.as_ref())
+            .await
+            .expect("create");
+        let Created::Known(known) = created else {
+            panic!("created twice: {created:?}")
+        };
+        assert_eq!(*known, call);
+    }
+}
+
+async fn a_change_is_saved_as_the_rules_say(calls: &impl Calls) {
+    let now = clock::now();
+    let call = stored(calls, now).await;
+    let attempt = usual(&accepted(&call, "phone"), now).expect("accepting has a usual state");
+    let Saved::As(saved) = calls
+        .attempt(call.call_id, &attempt)
+        .await
+        .expect("attempt")
+    else {
+        panic!("not saved")
+    };
+    assert_eq!(saved, call.apply(&attempt.change));
+    assert_eq!(calls.find(call.call_id).await.expect("find"), Some(saved));
+}
+
+/// Takes a call through every kind of change, and compares with what [`Call::apply`] says after each.
+async fn a_life_leaves_the_same_call_in_every_store(calls: &impl Calls) {
+    let now = clock::now();
+    let mut call = stored(calls, now).await;
+    let devices = ["phone", "tablet"].map(|name| DeviceId::try_from(name).expect("a device id"));
+    let declined = Event::Declined {
+        by: Party {
+            extension: call.extension.clone(),
+            device: Some(devices[1].clone()),
+        },
+    };
+    let life = [
+        Event::Announced {
+            caller_leg: leg("pbx2", "1732175944.7"),
+            call_sid: call.call_sid.clone(),
+        },
+        Event::Rang {
+            devices: devices.into(),
+            finished_at: now,
+        },
+        declined,
+        accepted(&call, "phone"),
+        Event::Settled { owed_since: now },
+        Event::Bridged,
+        Event::CallerLeft {
+            leg: leg("pbx2", "1732175944.7"),
+            answered: true,
+            by: Side::Caller,
+        },
+    ];
+    for event in life {
+        let Decision::Advance { change, .. } = decide(&call, &event, now) else {
+            panic!("{event:?} changes nothing")
+        };
+        let saved = calls
+            .attempt(call.call_id, &call.attempt(change.clone()))
+            .await
+            .expect("attempt");
+        let Saved::As(saved) = saved else {
+            panic!("{event:?} was not saved")
+        };
+        call = call.apply(&change);
+        assert_eq!(saved, call, "after {event:?}");
+    }
+    assert_eq!(call.status, Status::Completed);
+}
+
+async fn a_failed_check_answers_with_the_call_as_it_is(calls: &impl Calls) {
+    let now = clock::now();
+    let call = stored(calls, now).await;
+    let late = call.rings_until;
+    let foreign = Party {
+        extension: Extension::try_from("someone-else").expect("an extension"),
+        device: None,
+    };
+    let refused = [
+        usual(&accepted(&call, "phone"), late),
+        usual(&Event::TimerFired, now),
+        usual(&Event::Bridged, now),
+        usual(
+            &Event::Settled {
+                owed_since: Timestamp::from_millis(1),
+            },
+            now,
+        ),
+        usual(&Event::Declined { by: foreign }, now),
+    ];
+    for attempt in refused.into_iter().flatten() {
+        let saved = calls
+            .attempt(call.call_id, &attempt)
+            .await
+            .expect("attempt");
+        let Saved::Not(Some(stored)) = saved else {
+            panic!("saved: {attempt:?}")
+        };
+        assert_eq!(stored, call);
+    }
+}
+
+async fn a_call_is_on_one_pbx(calls: &impl Calls) {
+    let now = clock::now();
+    let mut call = a_call(now);
+    call.caller = Caller::app(Extension::try_from("1003").expect("an extension"));
+    (call.caller_leg, call.pbx) = (None, None);
+    assert!(matches!(calls.create(&call, None).await, Ok(Created::New)));
+    let save = async |event: Event| {
+        let attempt = usual(&event, now).expect("has a usual state");
+        calls
+            .attempt(call.call_id, &attempt)
+            .await
+            .expect("attempt")
+    };
+    let found = |pbx| Event::CallerFound(PbxName::try_from(pbx).expect("a name"));
+    let Saved::As(saved) = save(found("pbx1")).await else {
+        panic!("not saved")
+    };
+    assert_eq!(saved.pbx.as_ref().map(PbxName::as_str), Some("pbx1"));
+    let left = Event::CallerLeft {
+        leg: leg("pbx2", "1732175943.12"),
+        answered: false,
+        by: Side::Caller,
+    };
+    let phone_left = Event::PhoneLeft {
+        pbx: PbxName::try_from("pbx2").expect("a name"),
+        answered: true,
+        cause: 16,
+        by: Side::Callee,
+    };
+    for elsewhere in [found("pbx2"), left, phone_left] {
+        assert!(matches!(save(elsewhere).await, Saved::Not(Some(_))));
+    }
+    let left = Event::CallerLeft {
+        leg: leg("pbx1", "1732175943.12"),
+        answered: false,
+        by: Side::Caller,
+    };
+    assert!(matches!(save(left).await, Saved::As(_)));
+}
+
+async fn of_ten_rivals_one_saves(calls: &impl Calls) {
+    let now = clock::now();
+    let call = stored(calls, now).await;
+    let attempts: Vec<_> = (0..10)
+        .filter_map(|rival| usual(&accepted(&call, &format!("phone-{rival}")), now))
+        .collect();
+    let results = join_all(
+        attempts
+            .iter()
+            .map(|attempt| calls.attempt(call.call_id, attempt)),
+    )
+    .await;
+    let saved = results
+        .iter()
+        .filter(|result| matches!(result, Ok(Saved::As(_))))
+        .count();
+    let refused = results
+        .iter()
+        .filter(|result| matches!(result, Ok(Saved::Not(Some(_)))))
+        .count();
+    assert_eq!((saved, refused), (1, 9));
+}
+
+/// Two processes that make the same call, or the same change of it, in the same millisecond.
+async fn of_two_who_do_the_same_at_the_same_time_one_is_first(calls: &(impl Calls + Sync)) {
+    let now = clock::now();
+    let call = a_call(now);
+    let both = [
+        calls.create(&call, None).await,
+        calls.create(&call, None).await,
+    ];
+    let new = both
+        .iter()
+        .filter(|one| matches!(one, Ok(Created::New)))
+        .count();
+    assert_eq!(new, 1, "{both:?}");
+    let attempt = usual(&accepted(&call, "phone"), now).expect("accepting is usual");
+    let both = [
+        calls.attempt(call.call_id, &attempt).await,
+        calls.attempt(call.call_id, &attempt).await,
+    ];
+    let saved = both
+        .iter()
+        .filter(|one| matches!(one, Ok(Saved::As(_))))
+        .count();
+    assert_eq!(saved, 1, "{both:?}");
+}
+
+async fn nobody_changes_a_call_that_is_not_there(calls: &impl Calls) {
+    let attempt = usual(&Event::Bridged, clock::now()).expect("bridging has a usual state");
+    assert!(matches!(
+        calls.attempt(CallId::fresh(), &attempt).await,
+        Ok(Saved::Not(None))
+    ));
+}
+
+/// The second witness of a call, who does not know its id: the same caller, the same extension.
+fn second_witness(call: &Call) -> Call {
+    Call {
+        call_id: CallId::fresh(),
+        ..call.clone()
+    }
+}
+
+async fn two_witnesses_meet_by_caller_and_extension(calls: &impl Calls) {
+    let now = clock::now();
+    for caller in [PhoneNumber::parse("9876543210", "IN"), None] {
+        let mut first = a_call(now);
+        first.caller.number = caller;
+        let place = meeting(&first, now);
+        assert!(matches!(
+            calls.create(&first, Some(&place)).await,
+            Ok(Created::New)
+        ));
+        let created = calls
+            .create(&second_witness(&first), Some(&place))
+            .await
+            .expect("create");
+        assert!(
+            matches!(created, Created::Meets(met) if met == first.call_id),
+            "{created:?}"
+        );
+        assert_eq!(
+            calls.met_at(&place.place).await.expect("met_at"),
+            Some(first.call_id)
+        );
+    }
+}
+
+async fn callers_of_other_extensions_never_meet(calls: &impl Calls) {
+    let now = clock::now();
+    for _ in 0..2 {
+        let mut withheld = a_call(now);
+        withheld.caller.number = None;
+        assert!(matches!(
+            calls
+                .create(&withheld, Some(&meeting(&withheld, now)))
+                .await,
+            Ok(Created::New)
+        ));
+    }
+}
+
+async fn a_claim_ends_with_the_ring(calls: &impl Calls) {
+    let now = clock::now();
+    let first = a_call(now);
+    assert!(matches!(
+        calls.create(&first, Some(&meeting(&first, now))).await,
+        Ok(Created::New)
+    ));
+    let later = Call {
+        rings_until: first.rings_until + first.limits.ring,
+        ..second_witness(&first)
+    };
+    let meeting = meeting(&later, first.rings_until);
+    assert!(matches!(
+        calls.create(&later, Some(&meeting)).await,
+        Ok(Created::New)
+    ));
+}
+
+async fn a_claim_that_lost_stores_nothing(calls: &impl Calls) {
+    let now = clock::now();
+    let first = a_call(now);
+    let place = meeting(&first, now);
+    assert!(matches!(
+        calls.create(&first, Some(&place)).await,
+        Ok(Created::New)
+    ));
+    let second = second_witness(&first);
+    assert!(matches!(
+        calls.create(&second, Some(&place)).await,
+        Ok(Created::Meets(_))
+    ));
+    assert_eq!(calls.find(second.call_id).await.expect("find"), None);
+}
+
+async fn a_call_that_is_over_gives_its_place_up(calls: &impl Calls) {
+    let now = clock::now();
+    let first = a_call(now);
+    assert!(matches!(
+        calls.create(&first, Some(&meeting(&first, now))).await,
+        Ok(Created::New)
+    ));
+    let redial = second_witness(&first);
+    let instead = Meeting {
+        instead_of: Some(first.call_id),
+        ..meeting(&redial, now)
+    };
+    assert!(matches!(
+        calls.create(&redial, Some(&instead)).await,
+        Ok(Created::New)
+    ));
+    assert_eq!(
+        calls.met_at(&instead.place).await.expect("met_at"),
+        Some(redial.call_id)
+    );
+}
+
+async fn a_second_name_leads_to_the_same_call(calls: &impl Calls) {
+    let now = clock::now();
+    let call = stored(calls, now).await;
+    let alias = CallId::fresh();
+    // Once more, and it stays so.
+    for _ in 0..2 {
+        let stands = calls.alias(alias, call.call_id, call.expires_at);
+        assert!(stands.await.expect("alias"));
+    }
+    assert_eq!(
+        calls
+            .find(alias)
+            .await
+            .expect("find")
+            .map(|call| call.call_id),
+        Some(call.call_id)
+    );
+    let attempt = usual(&accepted(&call, "phone"), now).expect("accepting has a usual state");
+    let Ok(Saved::As(saved)) = calls.attempt(alias, &attempt).await else {
+        panic!("not saved")
+    };
+    assert_eq!(
+        (saved.call_id, saved.status),
+        (call.call_id, Status::MobileReady)
+    );
+    let known = calls
+        .create(
+            &Call {
+                call_id: alias,
+                ..call
+            },
+            None,
+        )
+        .await
+        .expect("create");
+    assert!(matches!(known, Created::Known(known) if *known == saved));
+}
+
+async fn a_second_name_takes_no_other_calls_place(calls: &impl Calls) {
+    let now = clock::now();
+    let (call, other) = (stored(calls, now).await, stored(calls, now).await);
+    let alias = CallId::fresh();
+    let stands = calls.alias(alias, call.call_id, call.expires_at).await;
+    assert!(stands.expect("alias"));
+    for taken in [alias, call.call_id] {
+        let stands = calls.alias(taken, other.call_id, other.expires_at).await;
+        assert!(!stands.expect("alias"));
+        let found = calls.find(taken).await.expect("find");
+        assert_eq!(found.as_ref(), Some(&call));
+    }
+}
+
+async fn a_call_is_the_same_whatever_its_ids_check_field(calls: &impl Calls) {
+    let now = clock::now();
+    let call = stored(calls, now).await;
+    let (first, second) = (
+        call.call_id.with_check([1; 4]),
+        call.call_id.with_check([2; 4]),
+    );
+    assert_eq!(calls.find(first).await.expect("find"), Some(call.clone()));
+    let again = Call {
+        call_id: second,
+        ..call.clone()
+    };
+    let known = calls.create(&again, None).await.expect("create");
+    assert!(matches!(known, Created::Known(known) if *known == call));
+    let attempt = usual(&accepted(&call, "phone"), now).expect("accepting has a usual state");
+    let saved = calls.attempt(second, &attempt).await;
+    assert!(
+        matches!(saved, Ok(Saved::As(saved)) if saved.call_id.to_string() == call.call_id.to_string())
+    );
+}
+
+/// An extension of its own, which may start three calls at once and one a second.
+fn starter() -> Starter {
+    Starter {
+        extension: a_call(clock::now()).extension,
+        purpose: Purpose::Calls,
+        allowance: Allowance::per_minute(60, 3),
+    }
+}
+
+async fn a_starter_has_so_many_calls_and_then_has_to_wait(calls: &impl Calls) {
+    let (now, starter) = (clock::now(), starter());
+    let another = |now| calls.allow(CallId::fresh(), &starter, now);
+    for _ in 0..3 {
+        assert_eq!(another(now).await.expect("allow"), Allowed::Now);
+    }
+    let wait = Duration::from_secs(1);
+    for _ in 0..3 {
+        let allowed = another(now).await.expect("allow");
+        assert_eq!(allowed, Allowed::TooSoon(wait));
+    }
+    let allowed = another(now + wait).await.expect("allow");
+    assert_eq!(allowed, Allowed::Now);
+}
+
+async fn the_same_call_is_allowed_once(calls: &impl Calls) {
+    let (now, starter) = (clock::now(), starter());
+    for call in [CallId::fresh(), CallId::fresh(), CallId::fresh()] {
+        let allow = || calls.allow(call, &starter, now);
+        assert_eq!(allow().await.expect("allow"), Allowed::Now);
+        for _ in 0..3 {
+            assert_eq!(allow().await.expect("allow"), Allowed::Before);
+        }
+    }
+    let allowed = calls.allow(CallId::fresh(), &starter, now).await;
+    assert!(matches!(allowed, Ok(Allowed::TooSoon(_))), "{allowed:?}");
+}
+
+/// The same answers as the rule gives on a bucket that it keeps itself.
+async fn tokens_are_taken_as_the_rule_says(calls: &impl Calls) {
+    let (began, starter) = (clock::now(), starter());
+    let mut bucket = None;
+    // A burst, the edge of a token's coming, a rest, a clock that is behind.
+    for millis in [
+        0, 0, 500, 500, 999, 1000, 1001, 2000, 2400, 2999, 3000, 9000, 9000, 9000, 9000, 8000,
+        10_000, 7000, 11_000,
+    ] {
+        let now = began + Duration::from_millis(millis);
+        let expected = starter.allowance.take(bucket, now);
+        let allowed = calls.allow(CallId::fresh(), &starter, now).await;
+        match (expected, allowed.expect("allow")) {
+            (Ok(take), Allowed::Now) => bucket = Some(take.applied(bucket)),
+            (Err(expected), Allowed::TooSoon(wait)) => assert_eq!(expected, wait, "at {millis}"),
+            (expected, allowed) => panic!("{allowed:?}, not {expected:?}, at {millis}"),
+        }
+    }
+}
+
+async fn of_twenty_calls_at_once_only_as_many_are_allowed_as_may_be(calls: &(impl Calls + Sync)) {
+    let (now, starter) = (clock::now(), starter());
+    let at_once = (0..20).map(|_| calls.allow(CallId::fresh(), &starter, now));
+    let allowed = join_all(at_once).await.into_iter();
+    let allowed = allowed.filter(|allowed| matches!(allowed, Ok(Allowed::Now)));
+    assert_eq!(allowed.count(), 3);
+}
+
+async fn each_purpose_has_tokens_of_its_own(calls: &impl Calls) {
+    let (now, for_calls) = (clock::now(), starter());
+    let for_phone_calls = Starter {
+        purpose: Purpose::PhoneCalls,
+        ..for_calls.clone()
+    };
+    let call = CallId::fresh();
+    for starter in [&for_calls, &for_phone_calls] {
+        let allowed = calls.allow(call, starter, now).await.expect("allow");
+        assert_eq!(allowed, Allowed::Now);
+    }
+}
+
+/// A new call that an app of `starter` starts: to another app, or to a telephone.
+fn started_by(starter: &Extension, to_telephone: bool, now: Timestamp) -> Call {
+    let mut call = a_call(now);
+    (call.caller_leg, call.pbx, call.call_sid) = (None, None, None);
+    if to_telephone {
+        call.extension = starter.clone();
+        call.to = PhoneNumber::parse("9876543211", "IN");
+    } else {
+        call.caller = Caller::app(starter.clone());
+    }
+    call
+}
+
+async fn the_live_calls_of_a_starter_are_counted(calls: &impl Calls) {
+    let now = clock::now();
+    let starter = a_call(now).extension;
+    let live = async |at_most, now| calls.live(&starter, at_most, now).await.expect("live");
+    assert_eq!(live(5, now).await, 0);
+    let [to_app, to_telephone, mut of_others] =
+        [false, true, false].map(|to_telephone| started_by(&starter, to_telephone, now));
+    // The extension that is called has started nothing.
+    of_others.extension = starter.clone();
+    of_others.caller = Caller::on_network(PhoneNumber::parse("9876543210", "IN"), None);
+    for call in [&to_app, &to_telephone, &of_others] {
+        assert!(matches!(calls.create(call, None).await, Ok(Created::New)));
+    }
+    assert_eq!((live(5, now).await, live(1, now).await), (2, 1));
+    // A call whose end was lost stops counting at its time limit.
+    let last = to_app.ends_by();
+    assert_eq!(live(5, last.before(Duration::from_millis(1))).await, 2);
+    assert_eq!(live(5, last).await, 0);
+    // The write that ends it takes it out.
+    let declined = Event::HungUp {
+        by: Party {
+            extension: starter.clone(),
+            device: None,
+        },
+    };
+    let Decision::Advance { change, .. } = decide(&to_app, &declined, now) else {
+        panic!("hanging up ends nothing")
+    };
+    let ended = calls.attempt(to_app.call_id, &to_app.attempt(change)).await;
+    assert!(matches!(ended, Ok(Saved::As(call)) if call.status.is_final()));
+    assert_eq!(live(5, now).await, 1);
+}
+
+#[cfg(test)]
+#[tokio::test]
+async fn memory_keeps_every_promise() {
+    all(&super::MemoryCalls::default()).await;
+}

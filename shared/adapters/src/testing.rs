@@ -1,0 +1,110 @@
+//! What the adapters' tests begin with: an ordinary call, and AWS at a server of the test's own.
+
+use std::time::Duration;
+
+use aws_config::retry::RetryConfig;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_secretsmanager::config::{Credentials, SharedCredentialsProvider};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use wiremock::matchers::header;
+use wiremock::{Mock, MockServer, Request, ResponseTemplate};
+
+use crate::platform::config::Environment;
+use crate::platform::secrets::Secret;
+use crate::store::allowance::Allowance;
+use crate::store::devices::{Device, PushAddress};
+use crate::switchboard::StartLimits;
+use ringback_core::ids::DeviceId;
+use ringback_core::timestamp::Timestamp;
+
+/// More calls than most tests start.
+pub(crate) fn start_limits() -> StartLimits {
+    StartLimits {
+        calls: Allowance::per_minute(60, 10),
+        phone_calls: Allowance::per_minute(60, 10),
+        concurrent: 10,
+        longest_phone_call: Duration::from_secs(3_600),
+    }
+}
+
+/// An app's installation.
+pub(crate) fn device(name: &str, address: PushAddress) -> Device {
+    let device_id = DeviceId::try_from(name).unwrap();
+    Device::new(
+        device_id,
+        address,
+        Timestamp::from_millis(1_000_000_000_000),
+    )
+}
+
+/// DynamoDB says that a condition does not hold.
+pub(crate) fn condition_failed() -> ResponseTemplate {
+    let error = "com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException";
+    ResponseTemplate::new(400).set_body_json(json!({ "__type": error, "message": "…" }))
+}
+
+/// AWS, as `server` plays it. What fails is not tried again, so that a test says how often that is.
+pub(crate) fn aws(server: &MockServer) -> SdkConfig {
+    let credentials = Credentials::new("AKIDTEST", "test", None, None, "test");
+    SdkConfig::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new("ap-south-1"))
+        .endpoint_url(server.uri())
+        .credentials_provider(SharedCredentialsProvider::new(credentials))
+        .retry_config(RetryConfig::disabled())
+        .build()
+}
+
+/// Where [`secret`] is.
+pub(crate) const SECRET_ARN: &str = "arn:aws:secretsmanager:ap-south-1:123456789012:secret:app-x";
+
+/// A secret, and Secrets Manager, in which it takes these values: each fetch finds the next one, and the last one
+/// stays.
+pub(crate) async fn secret<T: DeserializeOwned, const N: usize>(
+    values: [Value; N],
+) -> (MockServer, Secret<T>) {
+    let server = MockServer::start().await;
+    for (number, value) in values.iter().enumerate() {
+        let given = json!({
+            "ARN": SECRET_ARN,
+            "VersionId": format!("version-{number}"),
+            "SecretString": value.to_string(),
+        });
+        let stays = number + 1 == N;
+        Mock::given(header("x-amz-target", "secretsmanager.GetSecretValue"))
+            .respond_with(ResponseTemplate::new(200).set_body_json(given))
+            .up_to_n_times(if stays { u64::MAX } else { 1 })
+            .mount(&server)
+            .await;
+    }
+    let secret = secret_at(&server);
+    (server, secret)
+}
+
+/// A secret in Secrets Manager, as `server` plays it.
+pub(crate) fn secret_at<T: DeserializeOwned>(server: &MockServer) -> Secret<T> {
+    let client = aws_sdk_secretsmanager::Client::new(&aws(server));
+    let environment = Environment::of(|_| Some(SECRET_ARN.to_owned()));
+    Secret::from_environment(&client, &environment, "APP_SECRET_ARN").unwrap()
+}
+
+/// All that `server` has been asked, in order.
+pub(crate) async fn requests(server: &MockServer) -> Vec<Request> {
+    server.received_requests().await.unwrap()
+}
+
+/// The operation that a request to AWS asks for, where AWS says it in a header (`DynamoDB_20120810.Query`).
+pub(crate) fn operation(request: &Request) -> &str {
+    let target = request.headers.get("x-amz-target");
+    let target = target.and_then(|value| value.to_str().ok());
+    target
+        .and_then(|target| target.rsplit('.').next())
+        .unwrap_or_default()
+}
+
+/// A server that nobody listens on any more.
+pub(crate) fn nobody_there() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    format!("http://{}", listener.local_addr().unwrap())
+}

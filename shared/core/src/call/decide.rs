@@ -1,0 +1,174 @@
+//! Every rule of a call's life, asked in one place. Those of a call that wakes a phone are in [`inbound`], those of one
+//! that Exotel connects in [`outbound`].
+
+use super::verdict::{Decision, Refusal, Verdict};
+use super::{Attempt, Call, Change, Effect, Event, HistoryEntry, Party, inbound, merge, outbound};
+use crate::timestamp::Timestamp;
+
+/// What is to be done once a new call has been stored.
+#[must_use]
+pub fn first_effects(call: &Call) -> Vec<Effect> {
+    if call.is_outbound() {
+        vec![Effect::ArmTimer(call.rings_until), Effect::Place]
+    } else {
+        inbound::owed(call)
+    }
+}
+
+/// What follows from `event` for `call`. Every rule, including who may do what, is in here.
+#[must_use]
+pub fn decide(call: &Call, event: &Event, now: Timestamp) -> Decision {
+    if party_of(event).is_some_and(|party| !may_say(call, event, party)) {
+        return Decision::Refuse(Refusal::NotYours);
+    }
+    let verdict = match event {
+        Event::Overwritten(version) => merge::verdict(call, version, now),
+        _ if call.is_outbound() => outbound::verdict(call, event, now),
+        _ => inbound::verdict(call, event, now),
+    };
+    match verdict {
+        Verdict::Change(sets) => {
+            let change = Change {
+                sets,
+                entry: entry(event, now),
+            };
+            let effects = effects_after(&call.apply(&change), event, now);
+            Decision::Advance { change, effects }
+        }
+        Verdict::Repeat => Decision::Stay {
+            effects: again(call, event, now),
+        },
+        Verdict::Only(effects) => Decision::Stay { effects },
+        Verdict::Refuse(refusal) => Decision::Refuse(refusal),
+    }
+}
+
+/// The change that `event` makes in the state in which it normally arrives, to be tried without reading first.
+/// `None` where no state is more usual than another.
+///
+/// Promise (held by a property test): where its checks hold, [`decide`] would advance by the same change.
+#[must_use]
+pub fn usual(event: &Event, now: Timestamp) -> Option<Attempt> {
+    let (checks, sets) = match event {
+        Event::Reported { call_sid, progress } => outbound::usual(call_sid, *progress, now)?,
+        _ => inbound::usual(event, now)?,
+    };
+    Some(Attempt {
+        checks,
+        change: Change {
+            sets,
+            entry: entry(event, now),
+        },
+    })
+}
+
+/// What is to be done once `event` has brought the call to where it is now.
+#[must_use]
+pub fn effects_after(call: &Call, event: &Event, now: Timestamp) -> Vec<Effect> {
+    match event {
+        Event::Overwritten(_) => merge::effects_after(call, now),
+        _ if call.is_outbound() => outbound::effects_after(call, event),
+        _ => inbound::effects_after(call, event, now),
+    }
+}
+
+/// What a repeated event sets off: nothing once all has been carried out; what nobody would notice twice while the
+/// first attempt may still be under way or has failed; everything, if that attempt died.
+fn again(call: &Call, event: &Event, now: Timestamp) -> Vec<Effect> {
+    if call.owed_since.is_none() {
+        return Vec::new();
+    }
+    let mut effects = left_undone(call, now);
+    // The timer of a call that an app starts is armed before the call is stored. So an app that asks for its call again
+    // arms no other, however often it asks.
+    if is_asked_for_again(call, event) {
+        let arms_timer = |effect: &Effect| matches!(effect, Effect::ArmTimer(_));
+        // What an outbound call owes is its timer. The event that arms the timer settles the debt.
+        if call.is_outbound() && effects.iter().any(arms_timer) {
+            return Vec::new();
+        }
+        effects.retain(|effect| !arms_timer(effect));
+    }
+    effects
+}
+
+/// Whether the app that started the call asks for it again, by the same `clientReference`.
+fn is_asked_for_again(call: &Call, event: &Event) -> bool {
+    let names_nothing = matches!(
+        event,
+        Event::Announced {
+            caller_leg: None,
+            call_sid: None
+        }
+    );
+    names_nothing && call.started_by().is_some()
+}
+
+fn left_undone(call: &Call, now: Timestamp) -> Vec<Effect> {
+    if call.was_abandoned(now) {
+        return overdue(call, now);
+    }
+    let mut effects = owed(call);
+    effects.retain(Effect::repeats_unnoticed);
+    effects.extend(inbound::look_after(call));
+    effects
+}
+
+fn owed(call: &Call) -> Vec<Effect> {
+    if call.is_outbound() {
+        outbound::owed(call)
+    } else {
+        inbound::owed(call)
+    }
+}
+
+fn overdue(call: &Call, now: Timestamp) -> Vec<Effect> {
+    if call.is_outbound() {
+        outbound::owed(call)
+    } else {
+        inbound::overdue(call, now)
+    }
+}
+
+/// An app may answer for the phone that is wanted, and hang up for the one that calls.
+fn may_say(call: &Call, event: &Event, party: &Party) -> bool {
+    let calls = call.caller.extension.as_ref() == Some(&party.extension);
+    party.extension == call.extension || (calls && matches!(event, Event::HungUp { .. }))
+}
+
+fn party_of(event: &Event) -> Option<&Party> {
+    match event {
+        Event::Accepted { by, .. } | Event::Declined { by } | Event::HungUp { by } => Some(by),
+        Event::Announced { .. }
+        | Event::Rang { .. }
+        | Event::NobodyRang(_)
+        | Event::CallerFound(_)
+        | Event::CallerCalled
+        | Event::PhoneCalled
+        | Event::CallerUnreachable
+        | Event::ExotelSilent
+        | Event::Reported { .. }
+        | Event::NotPlaced(_)
+        | Event::StreamStarted
+        | Event::StreamStopped(_)
+        | Event::CallerLeft { .. }
+        | Event::PhoneLeft { .. }
+        | Event::Bridged
+        | Event::NotBridged { .. }
+        | Event::TimerFired
+        | Event::Overwritten(_)
+        | Event::Settled { .. } => None,
+    }
+}
+
+fn entry(event: &Event, now: Timestamp) -> HistoryEntry {
+    let at = match event {
+        Event::Rang { finished_at, .. } => *finished_at,
+        _ => now,
+    };
+    HistoryEntry {
+        at,
+        event: event.as_str().to_owned(),
+        by: event.by(),
+    }
+}

@@ -1,0 +1,779 @@
+//! What holds for every call, whatever happens to it and in whatever order.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+
+use crate::phone_number::PhoneNumber;
+
+const LIMITS: Limits = Limits {
+    ring: Duration::from_secs(30),
+    connect: Duration::from_secs(15),
+    talk: Duration::from_secs(3600),
+    check: Duration::from_secs(300),
+};
+
+pub(super) const START: Timestamp = Timestamp::from_millis(1_000_000_000_000);
+
+fn device(name: &str) -> DeviceId {
+    DeviceId::try_from(name).unwrap()
+}
+
+fn party(device_name: Option<&str>) -> Party {
+    Party {
+        extension: Extension::try_from("1001").unwrap(),
+        device: device_name.map(device),
+    }
+}
+
+fn leg(name: &str) -> Leg {
+    crate::testing::leg("pbx1", name)
+}
+
+/// A call that has just come in and whose caller waits in Asterisk, or is still on the way there.
+pub(super) fn a_call(caller_leg: Option<&str>) -> Call {
+    let incoming = Incoming {
+        call_id: CallId::fresh(),
+        extension: Extension::try_from("1001").unwrap(),
+        caller: Caller::on_network(PhoneNumber::parse("9876543210", "IN"), None),
+        call_type: CallType::Voice,
+        caller_leg: caller_leg.map(leg),
+        call_sid: None,
+    };
+    ring(incoming, LIMITS, START)
+}
+
+/// 1003 calls 1001, app to app.
+pub(super) fn an_app_call() -> Call {
+    let mut call = a_call(None);
+    call.caller = Caller::app(Extension::try_from("1003").unwrap());
+    call
+}
+
+/// 1001 has asked Exotel to connect two numbers.
+pub(super) fn an_outbound_call() -> Call {
+    let number = |text| PhoneNumber::parse(text, "IN").unwrap();
+    let outgoing = Outgoing {
+        call_id: CallId::fresh(),
+        extension: Extension::try_from("1001").unwrap(),
+        from: number("9800001001"),
+        to: number("9876543210"),
+    };
+    initiate(outgoing, LIMITS, START)
+}
+
+pub(super) fn any_call() -> impl Strategy<Value = Call> {
+    prop_oneof![
+        2 => any::<bool>().prop_map(|with_leg| a_call(with_leg.then_some("leg-a"))),
+        1 => Just(()).prop_map(|()| an_app_call()),
+        2 => Just(()).prop_map(|()| an_outbound_call()),
+    ]
+}
+
+fn any_device() -> impl Strategy<Value = Option<&'static str>> {
+    prop_oneof![
+        Just(None),
+        Just(Some("phone")),
+        Just(Some("tablet")),
+        Just(Some("stranger"))
+    ]
+}
+
+fn any_party() -> impl Strategy<Value = Party> {
+    let extension = prop_oneof![7 => Just("1001"), 1 => Just("1002"), 2 => Just("1003")];
+    (any_device(), extension).prop_map(|(name, extension)| Party {
+        extension: Extension::try_from(extension).unwrap(),
+        device: name.map(device),
+    })
+}
+
+fn any_progress() -> impl Strategy<Value = OutboundProgress> {
+    prop::sample::select(vec![
+        OutboundProgress::Initiated,
+        OutboundProgress::Ringing,
+        OutboundProgress::InProgress,
+        OutboundProgress::Completed,
+        OutboundProgress::Busy,
+        OutboundProgress::NoAnswer,
+        OutboundProgress::Failed,
+        OutboundProgress::Canceled,
+    ])
+}
+
+fn any_pbx() -> impl Strategy<Value = PbxName> {
+    prop_oneof![3 => Just("pbx1"), 1 => Just("pbx2")]
+        .prop_map(|name| PbxName::try_from(name).unwrap())
+}
+
+/// Two PBXs may each have a channel of the same id.
+fn any_leg() -> impl Strategy<Value = Leg> {
+    let channel = prop_oneof![Just("leg-a"), Just("leg-b")];
+    (any_pbx(), channel).prop_map(|(pbx, channel)| crate::testing::leg(pbx.as_str(), channel))
+}
+
+fn any_side() -> impl Strategy<Value = Side> {
+    prop_oneof![Just(Side::Caller), Just(Side::Callee), Just(Side::Neither)]
+}
+
+pub(super) fn any_event() -> impl Strategy<Value = Event> {
+    let rang = prop::collection::btree_set(prop_oneof![Just("phone"), Just("tablet")], 1..=2);
+    prop_oneof![
+        (
+            prop::option::of(any_leg()),
+            prop::option::of(prop_oneof![Just("sid-a"), Just("sid-b")])
+        )
+            .prop_map(|(leg, sid)| Event::Announced {
+                caller_leg: leg,
+                call_sid: sid.map(|sid| CallSid::try_from(sid).unwrap()),
+            }),
+        (rang, 0_u64..40_000).prop_map(|(devices, after)| Event::Rang {
+            devices: devices.into_iter().map(device).collect::<BTreeSet<_>>(),
+            finished_at: START + Duration::from_millis(after),
+        }),
+        prop_oneof![Just(Why::NoDevice), Just(Why::PushFailed)].prop_map(Event::NobodyRang),
+        (any_party(), any::<bool>()).prop_map(|(by, woken)| Event::Accepted {
+            by,
+            readiness: if woken {
+                Readiness::Woken
+            } else {
+                Readiness::Running
+            },
+        }),
+        any_party().prop_map(|by| Event::Declined { by }),
+        any_party().prop_map(|by| Event::HungUp { by }),
+        (prop::option::of(any_leg()), any::<bool>(), any_side())
+            .prop_map(|(leg, answered, by)| Event::CallerLeft { leg, answered, by }),
+        (
+            any_pbx(),
+            any::<bool>(),
+            prop_oneof![Just(0_u16), Just(16), Just(17), Just(21), Just(20)]
+        )
+            .prop_map(|(pbx, answered, cause)| Event::PhoneLeft {
+                pbx,
+                answered,
+                cause,
+                by: Side::Callee
+            }),
+        Just(Event::Bridged),
+        Just(Event::TimerFired),
+        any_pbx().prop_map(Event::CallerFound),
+        Just(Event::CallerCalled),
+        Just(Event::PhoneCalled),
+        Just(Event::CallerUnreachable),
+        Just(Event::ExotelSilent),
+        any::<bool>().prop_map(|rings| Event::NotBridged { rings }),
+        Just(Event::StreamStarted),
+        Just(Event::StreamStopped(StopReason::CallEnded)),
+        Just(Event::NotPlaced(Why::ExotelRefused)),
+        (
+            any_progress(),
+            prop_oneof![5 => Just("sid-a"), 1 => Just("sid-b")]
+        )
+            .prop_map(|(progress, sid)| Event::Reported {
+                call_sid: CallSid::try_from(sid).unwrap(),
+                progress,
+            }),
+        (0_u64..40_000).prop_map(|after| Event::Settled {
+            owed_since: START + Duration::from_millis(after)
+        }),
+    ]
+}
+
+/// Events, each with the time that passes before it, in milliseconds.
+pub(super) fn any_life() -> impl Strategy<Value = (Call, Vec<(u64, Event)>)> {
+    let step = (
+        prop_oneof![Just(0_u64), 0_u64..2_000, 10_000_u64..40_000],
+        any_event(),
+    );
+    (any_call(), prop::collection::vec(step, 0..25))
+}
+
+/// Lives a life, showing `watch` each event with the call before it, what was decided, and the call after it.
+pub(super) fn live(
+    (mut call, events): (Call, Vec<(u64, Event)>),
+    mut watch: impl FnMut(&Call, &Event, Timestamp, &Decision, &Call),
+) -> Call {
+    let mut now = START;
+    for (pause, event) in events {
+        now = now + Duration::from_millis(pause);
+        let decision = decide(&call, &event, now);
+        let next = match &decision {
+            Decision::Advance { change, .. } => call.apply(change),
+            Decision::Stay { .. } | Decision::Refuse(_) => call.clone(),
+        };
+        watch(&call, &event, now, &decision, &next);
+        call = next;
+    }
+    call
+}
+
+pub(super) fn effects_of(decision: &Decision) -> &[Effect] {
+    match decision {
+        Decision::Advance { effects, .. } | Decision::Stay { effects } => effects,
+        Decision::Refuse(_) => &[],
+    }
+}
+
+proptest! {
+    #[test]
+    fn there_is_no_way_out_of_a_final_state(life in any_life()) {
+        live(life, |before, event, _, _, after| {
+            if before.status.is_final() {
+                assert_eq!(before.status, after.status, "{event:?}");
+                assert_eq!((before.ended_at, before.why), (after.ended_at, after.why), "{event:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn only_one_device_is_ever_bridged(life in any_life()) {
+        let mut answerer = None;
+        live(life, |_, event, _, decision, after| {
+            if effects_of(decision).contains(&Effect::Bridge) {
+                let bridged = after.answered_by.clone().expect("bridged without an answerer");
+                assert_eq!(answerer.get_or_insert(bridged.clone()), &bridged, "{event:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn a_call_is_bridged_only_while_its_phone_is_ready(life in any_life()) {
+        live(life, |_, event, _, decision, after| {
+            if effects_of(decision).contains(&Effect::Bridge) {
+                assert_eq!(after.status, Status::MobileReady, "{event:?}");
+                assert!(after.caller_leg.is_some(), "{event:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn every_call_ends_by_its_deadline(life in any_life()) {
+        let mut call = live(life, |_, _, _, _, _| {});
+        while let Some(deadline) = call.deadline() {
+            let Decision::Advance { change, .. } = decide(&call, &Event::TimerFired, deadline) else {
+                panic!("the timer found nothing to do in {:?}", call.status);
+            };
+            call = call.apply(&change);
+        }
+        prop_assert!(call.status.is_final());
+    }
+
+    #[test]
+    fn a_caller_who_was_not_bridged_hears_how_it_ended(life in any_life()) {
+        live(life, |before, event, _, decision, after| {
+            let ended = !before.status.is_final() && after.status.is_final();
+            if ended && after.caller_channel().is_some() {
+                let told = [Effect::Busy, Effect::HangUpCaller];
+                assert!(effects_of(decision).iter().any(|effect| told.contains(effect)), "{event:?} {after:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn a_repeated_event_changes_nothing_and_sends_nothing(life in any_life()) {
+        live(life, |_, event, now, decision, after| {
+            let first_attempt_died = after.was_abandoned(now);
+            if matches!(decision, Decision::Advance { .. }) && !first_attempt_died {
+                let repeated = decide(after, event, now);
+                assert!(!matches!(repeated, Decision::Advance { .. }), "{event:?} {after:?}");
+                let sends = |effect: &Effect| matches!(effect, Effect::Ring | Effect::Cancel { .. });
+                assert!(!effects_of(&repeated).iter().any(sends), "{event:?} {repeated:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn a_repeated_request_of_an_app_is_answered_as_the_first(life in any_life()) {
+        live(life, |_, event, now, decision, after| {
+            let is_request = matches!(event, Event::Accepted { .. } | Event::Declined { .. } | Event::HungUp { .. });
+            if is_request && matches!(decision, Decision::Advance { .. }) {
+                assert!(matches!(decide(after, event, now), Decision::Stay { .. }), "{event:?} {after:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn effects_that_died_with_their_process_are_owed_by_the_next(life in any_life()) {
+        live(life, |before, event, now, decision, after| {
+            let Decision::Advance { effects, .. } = decision else { return };
+            let entered_state = before.status != after.status && *event != Event::Bridged;
+            if !entered_state {
+                return;
+            }
+            let later = now + ABANDONED_AFTER;
+            let Decision::Stay { effects: redone } = decide(after, &Event::TimerFired, later) else { return };
+            for effect in effects {
+                assert!(redone.contains(effect), "{effect:?} is lost after {event:?}: {redone:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn the_usual_change_is_the_one_that_the_rules_make(life in any_life()) {
+        live(life, |before, event, now, decision, _| {
+            let Some(attempt) = usual(event, now) else { return };
+            if !attempt.checks.iter().all(|check| check.holds(before)) {
+                return;
+            }
+            let Decision::Advance { change, effects } = decision else {
+                panic!("{event:?} passes its checks but is not followed by a change: {decision:?}");
+            };
+            assert_eq!(change, &attempt.change, "{event:?}");
+            assert_eq!(effects, &effects_after(&before.apply(&attempt.change), event, now));
+        });
+    }
+
+    #[test]
+    fn a_foreign_extension_never_changes_a_call(life in any_life()) {
+        live(life, |before, event, _, _, after| {
+            let foreign = match event {
+                Event::HungUp { by } => before.participants().all(|own| *own != by.extension),
+                // Whoever calls cannot answer for whom is called.
+                Event::Accepted { by, .. } | Event::Declined { by } => by.extension.as_str() != "1001",
+                _ => false,
+            };
+            assert!(!foreign || before == after, "{event:?}");
+        });
+    }
+
+    #[test]
+    fn nothing_but_an_outbound_call_goes_through_exotel_and_nothing_of_it_through_asterisk(life in any_life()) {
+        live(life, |call, event, _, decision, _| {
+            let exotels = |effect: &&Effect| matches!(effect, Effect::Place | Effect::LookUp);
+            let common = |effect: &&Effect| matches!(effect, Effect::ArmTimer(_) | Effect::Settle(_) | Effect::DisarmTimer);
+            for effect in effects_of(decision).iter().filter(|effect| !common(effect)) {
+                assert_eq!(call.is_outbound(), exotels(&effect), "{event:?} {effect:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn exotel_is_never_asked_twice_to_place_a_call(life in any_life()) {
+        live(life, |_, event, _, decision, _| {
+            assert!(!effects_of(decision).contains(&Effect::Place), "{event:?}");
+        });
+    }
+
+    #[test]
+    fn an_outbound_call_only_moves_on(life in any_life()) {
+        let how_far = |call: &Call| match call.status {
+            Status::Initiated => 0,
+            Status::Ringing => 1,
+            Status::InProgress => 2,
+            _ => 3,
+        };
+        live(life, |before, event, _, _, after| {
+            if before.is_outbound() {
+                assert!(how_far(after) >= how_far(before), "{event:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn timers_that_look_after_an_outbound_call_become_no_more(life in any_life()) {
+        live(life, |before, event, now, decision, after| {
+            if !before.is_outbound() || *event != Event::TimerFired || before.was_abandoned(now) {
+                return;
+            }
+            let arms = effects_of(decision).iter().any(|effect| matches!(effect, Effect::ArmTimer(_)));
+            // The next of them to come at the same moment finds nothing to do.
+            if arms {
+                let Decision::Stay { effects } = decide(after, event, now) else { panic!("{after:?}") };
+                assert!(!effects.iter().any(|effect| matches!(effect, Effect::ArmTimer(_))), "{effects:?}");
+            }
+        });
+    }
+}
+
+mod the_usual_state {
+    //! Where each event normally arrives, one write without a read is enough.
+
+    use super::*;
+
+    fn saved_at_once(call: &Call, event: &Event) -> bool {
+        usual(event, START)
+            .is_some_and(|attempt| attempt.checks.iter().all(|check| check.holds(call)))
+    }
+
+    fn ready() -> Call {
+        let call = a_call(Some("leg-a"));
+        let accepted = Event::Accepted {
+            by: party(Some("phone")),
+            readiness: Readiness::Woken,
+        };
+        after(&call, &accepted)
+    }
+
+    fn after(call: &Call, event: &Event) -> Call {
+        match decide(call, event, START) {
+            Decision::Advance { change, .. } => call.apply(&change),
+            other => panic!("{event:?} did not advance the call: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn of_an_answer_is_ringing() {
+        let call = a_call(None);
+        let by = party(Some("phone"));
+        assert!(saved_at_once(
+            &call,
+            &Event::Accepted {
+                by: by.clone(),
+                readiness: Readiness::Running
+            }
+        ));
+        assert!(saved_at_once(&call, &Event::Declined { by: party(None) }));
+        let rang = Event::Rang {
+            devices: [device("phone")].into(),
+            finished_at: START,
+        };
+        assert!(saved_at_once(&call, &rang));
+        assert!(saved_at_once(&after(&call, &rang), &Event::Declined { by }));
+    }
+
+    #[test]
+    fn of_being_bridged_is_ready_and_of_leaving_is_talking() {
+        assert!(saved_at_once(&ready(), &Event::Bridged));
+        let talking = after(&ready(), &Event::Bridged);
+        assert!(saved_at_once(
+            &talking,
+            &Event::CallerLeft {
+                leg: None,
+                answered: true,
+                by: Side::Caller
+            }
+        ));
+        assert!(saved_at_once(
+            &talking,
+            &Event::PhoneLeft {
+                pbx: leg("leg-a").pbx,
+                answered: true,
+                cause: 16,
+                by: Side::Callee
+            }
+        ));
+    }
+}
+
+mod rules {
+    //! Every rule on one page: a changed rule is a changed line in review.
+
+    use super::*;
+
+    fn calls() -> Vec<(&'static str, Call)> {
+        let after = |call: &Call, event: Event| match decide(call, &event, START) {
+            Decision::Advance { change, .. } => call.apply(&change),
+            other => panic!("{event:?}: {other:?}"),
+        };
+        let waiting = a_call(Some("leg-a"));
+        let both = [device("phone"), device("tablet")].into();
+        let rang = after(
+            &waiting,
+            Event::Rang {
+                devices: both,
+                finished_at: START,
+            },
+        );
+        let accept = || Event::Accepted {
+            by: party(Some("phone")),
+            readiness: Readiness::Woken,
+        };
+        let ready = after(&rang, accept());
+        let talking = after(&ready, Event::Bridged);
+        let no_leg = after(&a_call(None), accept());
+        let late = Timestamp::from_millis(START.as_millis() + 30_000);
+        let Decision::Advance { change, .. } = decide(&rang, &Event::TimerFired, late) else {
+            panic!()
+        };
+        vec![
+            (
+                "completed",
+                after(
+                    &talking,
+                    Event::CallerLeft {
+                        leg: None,
+                        answered: true,
+                        by: Side::Caller,
+                    },
+                ),
+            ),
+            (
+                "declined",
+                after(&rang, Event::Declined { by: party(None) }),
+            ),
+            ("timed_out", rang.apply(&change)),
+            (
+                "canceled",
+                after(
+                    &rang,
+                    Event::CallerLeft {
+                        leg: None,
+                        answered: false,
+                        by: Side::Caller,
+                    },
+                ),
+            ),
+            ("failed", after(&waiting, Event::NobodyRang(Why::NoDevice))),
+            ("waiting, pushes under way", waiting),
+            ("waiting", rang),
+            ("mobile_ready, caller not here yet", no_leg),
+            ("mobile_ready", ready),
+            ("in_progress", talking),
+        ]
+    }
+
+    fn events() -> Vec<(&'static str, Event)> {
+        let accept = |name| Event::Accepted {
+            by: party(name),
+            readiness: Readiness::Running,
+        };
+        let leg = |name| Some(leg(name));
+        let pbx = leg("leg-a").expect("a leg").pbx;
+        let foreign = Party {
+            extension: Extension::try_from("1002").unwrap(),
+            device: None,
+        };
+        vec![
+            ("accept by phone", accept(Some("phone"))),
+            ("accept by tablet", accept(Some("tablet"))),
+            (
+                "accept by a foreign extension",
+                Event::Accepted {
+                    by: foreign,
+                    readiness: Readiness::Running,
+                },
+            ),
+            (
+                "decline by phone",
+                Event::Declined {
+                    by: party(Some("phone")),
+                },
+            ),
+            ("decline", Event::Declined { by: party(None) }),
+            (
+                "hangup by phone",
+                Event::HungUp {
+                    by: party(Some("phone")),
+                },
+            ),
+            (
+                "hangup by tablet",
+                Event::HungUp {
+                    by: party(Some("tablet")),
+                },
+            ),
+            (
+                "caller's leg again",
+                Event::Announced {
+                    caller_leg: leg("leg-a"),
+                    call_sid: None,
+                },
+            ),
+            (
+                "another leg",
+                Event::Announced {
+                    caller_leg: leg("leg-b"),
+                    call_sid: None,
+                },
+            ),
+            (
+                "Exotel's webhook",
+                Event::Announced {
+                    caller_leg: None,
+                    call_sid: CallSid::try_from("sid").ok(),
+                },
+            ),
+            (
+                "rang",
+                Event::Rang {
+                    devices: [device("phone")].into(),
+                    finished_at: START,
+                },
+            ),
+            ("nobody rang", Event::NobodyRang(Why::PushFailed)),
+            (
+                "caller left",
+                Event::CallerLeft {
+                    leg: None,
+                    answered: false,
+                    by: Side::Caller,
+                },
+            ),
+            (
+                "wait ended by neither",
+                Event::CallerLeft {
+                    leg: None,
+                    answered: false,
+                    by: Side::Neither,
+                },
+            ),
+            (
+                "caller left, answered",
+                Event::CallerLeft {
+                    leg: None,
+                    answered: true,
+                    by: Side::Caller,
+                },
+            ),
+            (
+                "phone said no",
+                Event::PhoneLeft {
+                    pbx: pbx.clone(),
+                    answered: false,
+                    cause: 21,
+                    by: Side::Callee,
+                },
+            ),
+            (
+                "phone lost",
+                Event::PhoneLeft {
+                    pbx: pbx.clone(),
+                    answered: false,
+                    cause: 20,
+                    by: Side::Callee,
+                },
+            ),
+            (
+                "phone hung up",
+                Event::PhoneLeft {
+                    pbx: pbx.clone(),
+                    answered: true,
+                    cause: 16,
+                    by: Side::Callee,
+                },
+            ),
+            ("phone is called", Event::PhoneCalled),
+            ("bridged", Event::Bridged),
+            ("timer, early", Event::TimerFired),
+        ]
+    }
+
+    fn outcome(call: &Call, event: &Event, now: Timestamp) -> String {
+        match decide(call, event, now) {
+            Decision::Refuse(refusal) => format!("refused: {refusal:?}"),
+            Decision::Stay { effects } => format!("stays {effects:?}"),
+            Decision::Advance { change, effects } => {
+                format!("→ {} {effects:?}", call.apply(&change).status.as_str())
+            }
+        }
+    }
+
+    fn reported(progress: OutboundProgress) -> Event {
+        Event::Reported {
+            call_sid: CallSid::try_from("sid").unwrap(),
+            progress,
+        }
+    }
+
+    fn outbound_page() -> String {
+        use OutboundProgress::{Busy, Completed, InProgress, Initiated, NoAnswer, Ringing};
+        let after = |call: &Call, event: &Event| match decide(call, event, START) {
+            Decision::Advance { change, .. } => call.apply(&change),
+            other => panic!("{event:?}: {other:?}"),
+        };
+        let unknown = an_outbound_call();
+        let placed = after(&unknown, &reported(Initiated));
+        let talking = after(&placed, &reported(InProgress));
+        let states = [
+            ("outbound, Exotel has not answered", unknown),
+            ("outbound, placed", placed.clone()),
+            ("outbound, rings", after(&placed, &reported(Ringing))),
+            ("outbound, talking", talking.clone()),
+            ("outbound, completed", after(&talking, &reported(Completed))),
+        ];
+        let events = [
+            ("Exotel refused", Event::NotPlaced(Why::ExotelRefused)),
+            ("Exotel is silent", Event::ExotelSilent),
+            ("initiated", reported(Initiated)),
+            ("ringing", reported(Ringing)),
+            ("in-progress", reported(InProgress)),
+            ("completed", reported(Completed)),
+            ("busy", reported(Busy)),
+            ("no-answer", reported(NoAnswer)),
+            ("hangup by its app", Event::HungUp { by: party(None) }),
+            ("stream starts", Event::StreamStarted),
+        ];
+        let times = [
+            ("timer, early", START),
+            ("timer, rung out", START + Duration::from_secs(75)),
+            ("timer, a check later", START + Duration::from_secs(300)),
+            ("timer, in a day", START + Duration::from_secs(86_400)),
+        ];
+        let mut page = String::new();
+        for (state, call) in states {
+            page.push_str(&format!("\n{state}\n"));
+            for (what, event) in &events {
+                page.push_str(&format!("  {what}: {}\n", outcome(&call, event, START)));
+            }
+            for (when, now) in times {
+                page.push_str(&format!(
+                    "  {when}: {}\n",
+                    outcome(&call, &Event::TimerFired, now)
+                ));
+            }
+        }
+        page
+    }
+
+    /// What differs from a call that comes in by the trunk.
+    fn app_to_app_page() -> String {
+        let caller = || Party {
+            extension: Extension::try_from("1003").unwrap(),
+            device: None,
+        };
+        let events = [
+            (
+                "caller's phone waits",
+                Event::Announced {
+                    caller_leg: Some(leg("own-leg")),
+                    call_sid: None,
+                },
+            ),
+            (
+                "caller's phone is found",
+                Event::CallerFound(leg("own-leg").pbx),
+            ),
+            ("caller's phone is called", Event::CallerCalled),
+            ("caller's phone is not reached", Event::CallerUnreachable),
+            ("caller's app hangs up", Event::HungUp { by: caller() }),
+            (
+                "caller's app accepts",
+                Event::Accepted {
+                    by: caller(),
+                    readiness: Readiness::Running,
+                },
+            ),
+            ("caller's app declines", Event::Declined { by: caller() }),
+            ("decline", Event::Declined { by: party(None) }),
+        ];
+        let mut page = "\napp to app, waiting\n".to_owned();
+        let call = an_app_call();
+        for (what, event) in &events {
+            page.push_str(&format!("  {what}: {}\n", outcome(&call, event, START)));
+        }
+        page
+    }
+
+    #[test]
+    fn on_one_page() {
+        let mut page = String::new();
+        for (state, call) in calls() {
+            page.push_str(&format!("\n{state}\n"));
+            for (what, event) in events() {
+                page.push_str(&format!("  {what}: {}\n", outcome(&call, &event, START)));
+            }
+            let in_a_day = START + Duration::from_secs(86_400);
+            page.push_str(&format!(
+                "  timer, late: {}\n",
+                outcome(&call, &Event::TimerFired, in_a_day)
+            ));
+        }
+        page.push_str(&outbound_page());
+        page.push_str(&app_to_app_page());
+        // Times as distances from the start, so that the page reads well.
+        insta::assert_snapshot!(page.replace("Timestamp(10000000", "(+"));
+    }
+}

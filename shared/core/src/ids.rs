@@ -1,0 +1,463 @@
+//! The names of things that come from outside, parsed at the door and trusted afterwards.
+//!
+//! None of these types can hold a character that means something to an ARI URL, a dialplan, a DynamoDB
+//! expression or a log line, so nothing behind the door needs to escape them again.
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::timestamp::Timestamp;
+
+/// Why a value was refused at the door. Its text is for whoever sent the value.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what} {rule}")]
+pub struct BadName {
+    /// Which value, in the words of the contract: `extension`, `channel_id`.
+    pub what: &'static str,
+    /// What the value must be.
+    pub rule: &'static str,
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $type:ident, $what:literal, $rule:literal, $longest:literal, $allowed:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $type(String);
+
+        impl $type {
+            /// The name as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl TryFrom<String> for $type {
+            type Error = BadName;
+
+            fn try_from(text: String) -> Result<Self, BadName> {
+                let allowed: fn(char) -> bool = $allowed;
+                if text.is_empty() || text.len() > $longest || !text.chars().all(allowed) {
+                    return Err(BadName { what: $what, rule: $rule });
+                }
+                Ok(Self(text))
+            }
+        }
+
+        impl TryFrom<&str> for $type {
+            type Error = BadName;
+
+            fn try_from(text: &str) -> Result<Self, BadName> {
+                Self::try_from(text.to_owned())
+            }
+        }
+
+        impl From<$type> for String {
+            fn from(name: $type) -> Self {
+                name.0
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+name!(
+    /// A phone's SIP extension: the name of its PJSIP endpoint, and what an app's token speaks for.
+    Extension, "extension", "must be 1 to 32 letters, digits, '_' or '-'", 32,
+    |c| c.is_ascii_alphanumeric() || c == '_' || c == '-'
+);
+
+name!(
+    /// An app's installation on one device, as the app names it.
+    DeviceId, "device_id", "must be 1 to 128 letters, digits, '.', ':', '_' or '-'", 128,
+    |c| c.is_ascii_alphanumeric() || matches!(c, '.' | ':' | '_' | '-')
+);
+
+name!(
+    /// An Asterisk channel's unique id, such as `1732175943.12` or, with a system name, `pbx1-1732175943.12`.
+    ChannelId, "channel_id", "must be 1 to 128 letters, digits, '.', ':', '@', '_' or '-'", 128,
+    |c| c.is_ascii_alphanumeric() || matches!(c, '.' | ':' | '@' | '_' | '-')
+);
+
+impl ChannelId {
+    const PHONE_PREFIX: &str = "ringback-";
+    const APP_CALLER_PREFIX: &str = "ringback-caller-";
+
+    /// The id that the phone's leg of a call is originated with. It is made from the call's id, so that Asterisk
+    /// itself (409, "already exists") keeps a call from ever having two.
+    #[must_use]
+    pub fn of_phone(call: CallId) -> Self {
+        Self(format!("{}{call}", Self::PHONE_PREFIX))
+    }
+
+    /// The id that the caller's own leg is originated with, where an app calls another.
+    #[must_use]
+    pub fn of_app_caller(call: CallId) -> Self {
+        Self(format!("{}{call}", Self::APP_CALLER_PREFIX))
+    }
+
+    /// When the channel was made, to the second: Asterisk's unique ids are `1795149002.12`, with the system's name and a
+    /// dash before it where it has one.
+    fn made_at(&self) -> Option<Timestamp> {
+        let id = self.0.rsplit('-').next()?;
+        let (seconds, number) = id.split_once('.')?;
+        let is_number = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+        let is_unique_id = seconds.len() == 10 && is_number(seconds) && is_number(number);
+        let seconds: u64 = is_unique_id.then(|| seconds.parse().ok())??;
+        Some(Timestamp::from_millis(seconds * 1000))
+    }
+
+    /// The call whose phone leg this is; `None` for a channel of any other origin.
+    #[must_use]
+    pub fn phone_of(&self) -> Option<CallId> {
+        CallId::try_from(self.0.strip_prefix(Self::PHONE_PREFIX)?).ok()
+    }
+
+    /// The call whose caller's own leg this is, if it was originated as such.
+    #[must_use]
+    pub fn app_caller_of(&self) -> Option<CallId> {
+        CallId::try_from(self.0.strip_prefix(Self::APP_CALLER_PREFIX)?).ok()
+    }
+}
+
+name!(
+    /// One of the PBXs, by the name that `ARI_URL` lists it under.
+    PbxName, "pbx", "must be 1 to 16 lower-case letters, digits or '-'", 16,
+    |c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'
+);
+
+/// A leg, and the PBX that holds it: a channel's id says which one it is on one PBX only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leg {
+    /// Where it is.
+    pub pbx: PbxName,
+    /// Which one it is there.
+    pub channel: ChannelId,
+}
+
+impl fmt::Display for Leg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.pbx, self.channel)
+    }
+}
+
+name!(
+    /// Exotel's id of a call, `CallSid`, which its trunk's INVITE carries too (`X-Exotel-CallSid`).
+    CallSid, "CallSid", "must be 1 to 64 letters, digits, '_' or '-'", 64,
+    |c| c.is_ascii_alphanumeric() || c == '_' || c == '-'
+);
+
+name!(
+    /// What an app calls a call that it asks for, so that asking twice starts one call.
+    Reference, "clientReference", "must be 1 to 64 letters, digits, '.', ':', '_' or '-'", 64,
+    |c| c.is_ascii_alphanumeric() || matches!(c, '.' | ':' | '_' | '-')
+);
+
+/// A call's id: a UUID, since CallKit on iOS takes nothing else, of version 8 (RFC 9562):
+///
+/// ```text
+/// 0190f5c3-8a4e-8c1b-9d2e-4f5a 6b7c8d9e
+/// └─ the body: 90 bits ──────┘ └ the check field: 32 bits
+/// ```
+///
+/// The body identifies the call. The check field is a part of an HMAC of the body ([`crate::signing`]), or zero in an id
+/// that only looks a call up. Two ids are equal if their bodies are equal, so a call keeps its id while the key is replaced.
+///
+/// 32 bits are enough for the check field: a correct guess costs one request to the table, which has no such call. The body
+/// keeps 42 random bits beside the time in milliseconds. At 1,000 calls a second, two ids collide once in about 280 years.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct CallId(Uuid);
+
+/// Ringback's own UUID namespace, for ids made from an Exotel CallSid (RFC 9562, version 5).
+const CALL_SID_NAMESPACE: Uuid = Uuid::from_u128(0x9d3c_6a1e_52f4_4c0b_8e77_1f0a_6b2d_94c5);
+
+/// The same for ids made from an app's reference.
+const REFERENCE_NAMESPACE: Uuid = Uuid::from_u128(0x2b71_e0d4_9c36_4f58_a1c9_5d37_8e02_fb46);
+
+/// The same for ids made from a channel of Asterisk's.
+const LEG_NAMESPACE: Uuid = Uuid::from_u128(0x61f0_8b52_d7ae_4d19_b3c4_0e95_78a2_6df1);
+
+impl CallId {
+    /// The length of the check field, in bytes.
+    pub const CHECK_LENGTH: usize = 4;
+
+    /// The length of the body, in bytes.
+    const BODY_LENGTH: usize = 16 - Self::CHECK_LENGTH;
+
+    /// The id of the call that Exotel knows by this CallSid: always the same one, so that whoever reports the call
+    /// first, last or twice speaks of the same call.
+    #[must_use]
+    pub fn of_call_sid(sid: &CallSid) -> Self {
+        Self::with_body_of(Uuid::new_v5(&CALL_SID_NAMESPACE, sid.as_str().as_bytes()))
+    }
+
+    /// The id of the call that an app asked for under a reference of its own: asked again, it is the same call.
+    #[must_use]
+    pub fn of_reference(app: &Extension, reference: &Reference) -> Self {
+        // No extension holds a slash.
+        let name = format!("{app}/{reference}");
+        Self::with_body_of(Uuid::new_v5(&REFERENCE_NAMESPACE, name.as_bytes()))
+    }
+
+    /// The id of the call for `whom` whose caller waits on this leg, where Exotel has not named it: reported again, to
+    /// whichever region, it is the same call. Ordered by time as [`CallId::fresh`] is, for Asterisk's unique ids tell in
+    /// which second a channel was made. `None` of a channel with another kind of id.
+    #[must_use]
+    pub fn of_leg(leg: &Leg, whom: &Extension) -> Option<Self> {
+        let made_at = leg.channel.made_at()?;
+        // No extension holds a slash.
+        let name = format!("{whom}/{leg}");
+        let hash = Uuid::new_v5(&LEG_NAMESPACE, name.as_bytes());
+        let mut random = [0; 10];
+        random.copy_from_slice(hash.as_bytes().get(..10)?);
+        // Asterisk's ids have no milliseconds. Hash bits in their place make a collision a thousand times rarer.
+        let (_, part) = hash.as_u64_pair();
+        let millis = made_at.as_millis() + part % 1000;
+        let id = uuid::Builder::from_unix_timestamp_millis(millis, &random);
+        Some(Self::with_body_of(id.into_uuid()))
+    }
+
+    /// A new id, for tests. Each id of a real call is derived from what names the call.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn fresh() -> Self {
+        Self::with_body_of(Uuid::now_v7())
+    }
+
+    fn with_body_of(id: Uuid) -> Self {
+        let mut bytes = id.into_bytes();
+        bytes[Self::BODY_LENGTH..].fill(0);
+        Self(uuid::Builder::from_custom_bytes(bytes).into_uuid())
+    }
+
+    /// The same id with this check field.
+    #[must_use]
+    pub fn with_check(self, check: [u8; Self::CHECK_LENGTH]) -> Self {
+        let mut bytes = self.0.into_bytes();
+        bytes[Self::BODY_LENGTH..].copy_from_slice(&check);
+        Self(Uuid::from_bytes(bytes))
+    }
+
+    /// Whether this is an id of the kind that Ringback makes.
+    pub fn is_ours(&self) -> bool {
+        let is_rfc = self.0.get_variant() == uuid::Variant::RFC4122;
+        is_rfc && self.0.get_version_num() == 8
+    }
+
+    /// What says which call it is. Of an id that is not ours, the whole of it.
+    pub fn body(&self) -> &[u8] {
+        match self.is_ours() {
+            true => &self.0.as_bytes()[..Self::BODY_LENGTH],
+            false => self.0.as_bytes(),
+        }
+    }
+
+    /// What stands after the body.
+    pub fn check(&self) -> &[u8] {
+        &self.0.as_bytes()[self.body().len()..]
+    }
+
+    /// The text of the body: the id's without the check field. Items are stored under it.
+    #[must_use]
+    pub fn key(&self) -> String {
+        let mut text = self.0.to_string();
+        text.truncate(text.len() - 2 * self.check().len());
+        text
+    }
+}
+
+impl PartialEq for CallId {
+    fn eq(&self, other: &Self) -> bool {
+        self.body() == other.body()
+    }
+}
+
+impl Eq for CallId {}
+
+impl Hash for CallId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.body().hash(state);
+    }
+}
+
+impl PartialOrd for CallId {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for CallId {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.body().cmp(other.body())
+    }
+}
+
+impl TryFrom<&str> for CallId {
+    type Error = BadName;
+
+    fn try_from(text: &str) -> Result<Self, BadName> {
+        let refused = BadName {
+            what: "server_call_id",
+            rule: "must be a UUID",
+        };
+        Uuid::try_parse(text).map(Self).map_err(|_| refused)
+    }
+}
+
+impl fmt::Display for CallId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leg_reported_twice_is_one_call_and_other_legs_are_others() {
+        let on = |pbx: &str, leg: &str, whom: &str| {
+            let leg = Leg {
+                pbx: PbxName::try_from(pbx).unwrap(),
+                channel: ChannelId::try_from(leg).unwrap(),
+            };
+            CallId::of_leg(&leg, &Extension::try_from(whom).unwrap())
+        };
+        let id = |leg: &str, whom: &str| on("pbx1", leg, whom);
+        let call = id("1795149002.12", "1001").unwrap();
+        assert_eq!(id("1795149002.12", "1001"), Some(call));
+        let others = [
+            id("1795149002.13", "1001"),
+            id("1795149002.12", "1002"),
+            id("pbx-1-1795149002.12", "1001"),
+            id("1795149003.12", "1001"),
+            on("pbx2", "1795149002.12", "1001"),
+        ];
+        for other in others {
+            assert_ne!(other.unwrap(), call);
+        }
+        assert!(
+            id("1795149003.1", "1001").unwrap() > call,
+            "ordered by time"
+        );
+        for unlike in [
+            "leg-a",
+            "179514900.12",
+            "1795149002.x",
+            "ringback-1795149002",
+        ] {
+            assert_eq!(id(unlike, "1001"), None, "{unlike}");
+        }
+    }
+
+    #[test]
+    fn a_name_cannot_carry_syntax() {
+        for text in ["", "10/01", "1001@evil", "1001\n", "${EXTEN}", "a b", "é"] {
+            assert!(Extension::try_from(text).is_err(), "{text:?}");
+        }
+        assert!(Extension::try_from("1001").is_ok());
+    }
+
+    #[test]
+    fn a_call_sid_always_makes_the_same_uuid() {
+        let sid = CallSid::try_from("b3d1e5a2c4f60718293a4b5c6d7e8f90").unwrap();
+        assert_eq!(CallId::of_call_sid(&sid), CallId::of_call_sid(&sid));
+        assert_eq!(CallId::of_call_sid(&sid).to_string().len(), 36);
+    }
+
+    #[test]
+    fn the_check_field_makes_no_other_call() {
+        let sid = CallSid::try_from("sid-1").unwrap();
+        let unchecked = CallId::of_call_sid(&sid);
+        let checked = unchecked.with_check([0xde, 0xad, 0xbe, 0xef]);
+        assert_eq!(checked, unchecked);
+        assert_eq!(checked.key(), unchecked.key());
+        assert_eq!(checked.to_string(), format!("{}deadbeef", checked.key()));
+        assert!(unchecked.to_string().ends_with("00000000"));
+        let kept = std::collections::HashMap::from([(checked, ())]);
+        assert!(kept.contains_key(&unchecked));
+        let stored = serde_json::to_string(&checked).unwrap();
+        let read: CallId = serde_json::from_str(&stored).unwrap();
+        assert_eq!(read.to_string(), checked.to_string());
+    }
+
+    #[test]
+    fn every_id_is_a_uuid_of_version_8_and_no_two_are_equal() {
+        let extension = Extension::try_from("1001").unwrap();
+        let leg = Leg {
+            pbx: PbxName::try_from("pbx1").unwrap(),
+            channel: ChannelId::try_from("1795149002.12").unwrap(),
+        };
+        let ids = [
+            CallId::of_call_sid(&CallSid::try_from("a").unwrap()),
+            CallId::of_call_sid(&CallSid::try_from("b").unwrap()),
+            CallId::of_reference(&extension, &Reference::try_from("a").unwrap()),
+            CallId::of_leg(&leg, &extension).unwrap(),
+            CallId::fresh(),
+            CallId::fresh(),
+        ];
+        for (place, id) in ids.iter().enumerate() {
+            assert_eq!(id.0.get_version_num(), 8);
+            assert_eq!(id.0.get_variant(), uuid::Variant::RFC4122);
+            assert_eq!(ids.iter().position(|other| other == id), Some(place));
+        }
+    }
+
+    #[test]
+    fn ids_of_other_versions_have_no_check_field() {
+        let other = CallId::try_from("38769b5f-dc86-51eb-90df-8b38ff063d1d").unwrap();
+        assert!(!other.is_ours());
+        assert_eq!((other.key(), other.check()), (other.to_string(), &[][..]));
+        let like_it = CallId::try_from("38769b5f-dc86-51eb-90df-8b3800000000").unwrap();
+        assert_ne!(other, like_it);
+    }
+
+    #[test]
+    fn a_phone_leg_knows_its_call() {
+        let call = CallId::fresh();
+        assert_eq!(ChannelId::of_phone(call).phone_of(), Some(call));
+        assert_eq!(
+            ChannelId::try_from("1732175943.12").unwrap().phone_of(),
+            None
+        );
+    }
+
+    #[test]
+    fn the_two_legs_of_a_call_between_apps_are_told_apart() {
+        let call = CallId::fresh();
+        let caller = ChannelId::of_app_caller(call);
+        assert_eq!(
+            (caller.app_caller_of(), caller.phone_of()),
+            (Some(call), None)
+        );
+        let phone = ChannelId::of_phone(call);
+        assert_eq!(
+            (phone.app_caller_of(), phone.phone_of()),
+            (None, Some(call))
+        );
+    }
+
+    #[test]
+    fn a_reference_means_one_call_of_one_extension() {
+        let id = |extension: &str, reference: &str| {
+            CallId::of_reference(
+                &Extension::try_from(extension).unwrap(),
+                &Reference::try_from(reference).unwrap(),
+            )
+        };
+        assert_eq!(id("1001", "a"), id("1001", "a"));
+        assert_ne!(id("1001", "a"), id("1002", "a"));
+        assert_ne!(id("1001", "a"), id("1001", "b"));
+    }
+}

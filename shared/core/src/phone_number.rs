@@ -1,0 +1,277 @@
+//! Telephone numbers, and who calls.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{BadName, Extension};
+
+/// A telephone number: E.164 (`+918047491899`) where it is one, else the digits as they came (a short code).
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PhoneNumber(String);
+
+/// For reading what was stored; a number from outside is parsed.
+impl TryFrom<String> for PhoneNumber {
+    type Error = BadName;
+
+    fn try_from(text: String) -> Result<Self, BadName> {
+        let digits = text.strip_prefix('+').unwrap_or(&text);
+        let is_number = is_digits(digits);
+        is_number.then_some(Self(text)).ok_or(BadName {
+            what: "number",
+            rule: "must be 1 to 32 digits, with '+' before them or not",
+        })
+    }
+}
+
+impl From<PhoneNumber> for String {
+    fn from(number: PhoneNumber) -> Self {
+        number.0
+    }
+}
+
+fn is_digits(text: &str) -> bool {
+    (1..=32).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit())
+}
+
+impl PhoneNumber {
+    /// Reads a number as Exotel (`09876543210`), Asterisk (`919876543210`) or a person writes it. Numbers without
+    /// a country code are taken as `country`'s (ISO 3166, `IN`). `None` where there is no number in `text`.
+    #[must_use]
+    pub fn parse(text: &str, country: &str) -> Option<Self> {
+        let compact: String = text
+            .chars()
+            .filter(|c| !matches!(c, ' ' | '-' | '(' | ')' | '.'))
+            .collect();
+        let digits = compact.strip_prefix('+').unwrap_or(&compact);
+        if !is_digits(digits) {
+            return None;
+        }
+        // More digits than a national number has, and no trunk prefix: a country code without its plus sign.
+        let international =
+            compact.starts_with('+') || (digits.len() > 10 && !digits.starts_with('0'));
+        let parsed = if international {
+            phonelib::PhoneNumber::parse(&format!("+{digits}"))
+        } else {
+            phonelib::PhoneNumber::parse_with_country(digits, country)
+        };
+        Some(Self(parsed.map_or_else(
+            || digits.to_owned(),
+            |number| number.e164().to_owned(),
+        )))
+    }
+
+    /// The number as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for PhoneNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Numbers are personal: in logs only the last two digits show.
+impl fmt::Debug for PhoneNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = self.0.len().saturating_sub(2);
+        write!(f, "…{}", &self.0[shown..])
+    }
+}
+
+/// Who calls: somebody on the telephone network, as far as it says, or one of our own apps.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Caller {
+    /// The caller's number; `None` when it is withheld.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub number: Option<PhoneNumber>,
+    /// The caller's name, if the network or the PBX knows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<CallerName>,
+    /// Whose app calls, where it is one of ours that calls another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extension: Option<Extension>,
+}
+
+impl Caller {
+    /// What stands for a withheld number wherever a number has to stand.
+    pub const WITHHELD: &str = "anonymous";
+
+    /// One of our own apps.
+    #[must_use]
+    pub const fn app(extension: Extension) -> Self {
+        Self {
+            number: None,
+            name: None,
+            extension: Some(extension),
+        }
+    }
+
+    /// Somebody on the telephone network; `None` when the number is withheld.
+    #[must_use]
+    pub const fn on_network(number: Option<PhoneNumber>, name: Option<CallerName>) -> Self {
+        Self {
+            number,
+            name,
+            extension: None,
+        }
+    }
+
+    /// What the person called sees: the number, the extension, or [`Caller::WITHHELD`].
+    #[must_use]
+    pub fn shown(&self) -> &str {
+        let extension = self.extension.as_ref().map(Extension::as_str);
+        let number = self.number.as_ref().map(PhoneNumber::as_str);
+        extension.or(number).unwrap_or(Self::WITHHELD)
+    }
+}
+
+/// A caller's name: any script, at most 64 characters, none that controls a terminal, breaks a line or turns the
+/// direction of what stands around it. Personal, so hidden from `Debug`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct CallerName(String);
+
+impl TryFrom<String> for CallerName {
+    type Error = BadName;
+
+    fn try_from(text: String) -> Result<Self, BadName> {
+        Self::parse(&text).ok_or(BadName {
+            what: "caller_name",
+            rule: "holds nothing that can be shown",
+        })
+    }
+}
+
+impl From<CallerName> for String {
+    fn from(name: CallerName) -> Self {
+        name.0
+    }
+}
+
+impl CallerName {
+    /// The name that stands in `text`; `None` if nothing does.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let name: String = text.chars().filter(is_of_a_name).take(64).collect();
+        let name = name.trim();
+        (!name.is_empty()).then(|| Self(name.to_owned()))
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Marks of direction (U+200E, U+200F, U+061C) and joiners belong into names; what sets or overrides the direction of
+/// text until it is taken back (U+202A to U+202E, U+2066 to U+2069) would reach out of them.
+fn is_of_a_name(c: &char) -> bool {
+    let reaches_out = matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    !c.is_control() && !reaches_out
+}
+
+impl fmt::Debug for CallerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CallerName(…)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn number(text: &str) -> Option<String> {
+        PhoneNumber::parse(text, "IN").map(|number| number.to_string())
+    }
+
+    #[test]
+    fn what_is_read_back_from_the_table_is_held_to_the_same() {
+        let number = |text: &str| serde_json::from_value::<PhoneNumber>(text.into());
+        assert_eq!(number("+919876543210").unwrap().as_str(), "+919876543210");
+        for text in ["k919876543210", "", "+", "98 76", "é"] {
+            assert!(number(text).is_err(), "{text}");
+        }
+        let name = |text: &str| serde_json::from_value::<CallerName>(text.into());
+        assert_eq!(name("Asha\r\nRao").unwrap().as_str(), "AshaRao");
+        assert!(name("\n").is_err());
+    }
+
+    #[test]
+    fn one_number_written_in_five_ways_is_one_number() {
+        for text in [
+            "+919876543210",
+            "919876543210",
+            "9876543210",
+            "09876543210",
+            "+91 98765-43210",
+        ] {
+            assert_eq!(number(text).as_deref(), Some("+919876543210"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_landline_and_a_foreign_number_keep_their_country() {
+        assert_eq!(number("08047491899").as_deref(), Some("+918047491899"));
+        assert_eq!(number("+442071838750").as_deref(), Some("+442071838750"));
+    }
+
+    #[test]
+    fn a_short_code_stays_as_it_is() {
+        assert_eq!(number("56161").as_deref(), Some("56161"));
+    }
+
+    #[test]
+    fn what_is_no_number_is_none() {
+        for text in [
+            "",
+            "anonymous",
+            "Restricted",
+            "+",
+            "sip:x@y",
+            "98765;drop",
+            "९८७६५४३२१०",
+        ] {
+            assert_eq!(number(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_name_arrives_intact_in_any_script_and_without_what_reaches_out_of_it() {
+        let name = |text: &str| CallerName::parse(text).map(|name| name.as_str().to_owned());
+        for text in [
+            "आशा \"A\", 📞",
+            "\u{200f}مريم (Haifa)",
+            "👩‍👩‍👧 🏴󠁧󠁢󠁥󠁮󠁧󠁿",
+            "O'Neil; ${X} $[1] \\ <b>",
+        ] {
+            assert_eq!(name(text).as_deref(), Some(text));
+        }
+        for (text, kept) in [
+            ("Asha\r\nVia: x\u{1b}[31m\u{0}", "AshaVia: x[31m"),
+            ("Bank\u{202e}knaB\u{2066}!\u{2028}", "BankknaB!"),
+            (&"अ".repeat(65), "अ".repeat(64).as_str()),
+        ] {
+            assert_eq!(name(text).as_deref(), Some(kept));
+        }
+        assert_eq!(name(" \u{202e}\t"), None);
+    }
+
+    #[test]
+    fn personal_values_do_not_show_in_debug() {
+        let caller = Caller::on_network(
+            PhoneNumber::parse("9876543210", "IN"),
+            CallerName::parse("Asha"),
+        );
+        let shown = format!("{caller:?}");
+        assert!(
+            !shown.contains("98765") && !shown.contains("Asha"),
+            "{shown}"
+        );
+    }
+}

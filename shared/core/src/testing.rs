@@ -1,0 +1,42 @@
+//! An ordinary call, which tests begin with.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::time::Duration;
+
+use crate::call::{Call, CallType, Incoming, Limits, ring};
+use crate::ids::{CallId, ChannelId, Extension, Leg, PbxName};
+use crate::phone_number::{Caller, CallerName, PhoneNumber};
+use crate::timestamp::Timestamp;
+
+/// आशा calls extension 1001, and waits in Asterisk. The phone rings for 30 s.
+#[must_use]
+pub fn a_call(now: Timestamp) -> Call {
+    let incoming = Incoming {
+        call_id: CallId::fresh(),
+        extension: Extension::try_from("1001").unwrap(),
+        caller: Caller::on_network(
+            PhoneNumber::parse("9876543210", "IN"),
+            CallerName::parse("आशा"),
+        ),
+        call_type: CallType::Voice,
+        caller_leg: Some(leg("pbx", "1732175943.12")),
+        call_sid: None,
+    };
+    let limits = Limits {
+        ring: Duration::from_secs(30),
+        connect: Duration::from_secs(15),
+        talk: Duration::from_secs(14_400),
+        check: Duration::from_secs(300),
+    };
+    ring(incoming, limits, now)
+}
+
+/// A leg of this id on this PBX.
+#[must_use]
+pub fn leg(pbx: &str, channel: &str) -> Leg {
+    Leg {
+        pbx: PbxName::try_from(pbx).unwrap(),
+        channel: ChannelId::try_from(channel).unwrap(),
+    }
+}
