@@ -11,7 +11,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use cloudformation::{Template, as_written, each, referred};
 use ringback::telemetry::metrics;
-use ringback_core::call::Status;
+use ringback_core::call::CallStatus;
 use serde_json::{Value, json};
 
 /// A metric that is looked at: its namespace, its name, and its dimensions with their values.
@@ -100,15 +100,15 @@ fn no_call_ends_well_while_none_ends_but_as_failed() -> Result<()> {
     let well = ["talked", "completed", "declined", "timed_out", "canceled"];
     assert_eq!(expression_of("well"), summed(&well));
     let final_ones = [
-        Status::Completed,
-        Status::Declined,
-        Status::TimedOut,
-        Status::Canceled,
-        Status::Failed,
+        CallStatus::Completed,
+        CallStatus::Declined,
+        CallStatus::TimedOut,
+        CallStatus::Canceled,
+        CallStatus::Failed,
     ];
     let well = final_ones
         .into_iter()
-        .filter(|status| *status != Status::Failed);
+        .filter(|status| *status != CallStatus::Failed);
     assert_eq!(
         counted,
         well.map(|status| status.as_str().to_owned()).collect()

@@ -15,7 +15,7 @@ use ringback::effect_runner::OutsideError;
 use ringback::platform::secrets::HookSecret;
 use ringback::platform::start::{LiveSwitchboard, Start};
 use ringback::store::number_routes::Routes;
-use ringback::switchboard::{Outcome, Sighting, SwitchboardError};
+use ringback::switchboard::{InboundCallReport, Outcome, SwitchboardError};
 use ringback_core::call::Event;
 use ringback_core::ids::{CallId, Extension};
 use ringback_core::timestamp::Timestamp;
@@ -66,7 +66,7 @@ impl AsteriskIncoming {
         until: Timestamp,
     ) -> Result<Answer, ApiError> {
         let extension = self.extension(&report).await?;
-        let sighting = Sighting {
+        let sighting = InboundCallReport {
             call_id: self.signing.sign(report.id_of_call(&extension)).await?,
             extension,
             caller: report.caller,

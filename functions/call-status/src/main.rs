@@ -83,7 +83,7 @@ fn shown(call: &Call, now: Timestamp) -> Value {
         "ready_at": call.ready_at,
         "bridged_at": call.bridged_at,
         "ended_at": call.ended_at,
-        "reason": call.why,
+        "reason": call.end_reason,
         "stream": call.stream,
         "answered_by": call.answered_by.as_ref().and_then(|answerer| answerer.device.as_ref()),
         "history": call.history,

@@ -8,17 +8,17 @@ use ringback::api::form::Fields;
 use ringback::api::http::{self, Answer, ApiError};
 use ringback::auth::signing::{SignatureError, Signing};
 use ringback::auth::webhook_auth::Gate;
-use ringback::exotel::{Direction, Notice, Source};
+use ringback::exotel::{Direction, ExotelWebhook, Source};
 use ringback::platform::secrets::WebhookSecret;
 use ringback::platform::start::{LiveSwitchboard, Start};
 use ringback::store::number_routes::Routes;
-use ringback::switchboard::{Sighting, SwitchboardError};
+use ringback::switchboard::{InboundCallReport, SwitchboardError};
 use ringback_core::call::Event;
 use ringback_core::ids::{CallId, Extension};
 use ringback_core::timestamp::Timestamp;
 use serde_json::json;
 
-struct ExotelWebhook {
+struct Handler {
     switchboard: LiveSwitchboard,
     routes: Routes,
     gate: Gate<WebhookSecret>,
@@ -34,7 +34,7 @@ enum Reporter {
     OneCall(CallId),
 }
 
-impl ExotelWebhook {
+impl Handler {
     async fn handle(&self, request: Request) -> Result<Answer, ApiError> {
         let now = clock::now();
         let query = Fields::from_form(request.uri().query().unwrap_or_default().as_bytes());
@@ -52,7 +52,7 @@ impl ExotelWebhook {
         } else {
             body.or(query)
         };
-        let notice = Notice::parse(&fields, &self.country)?;
+        let notice = ExotelWebhook::parse(&fields, &self.country)?;
         let until = http::until(&request);
         let by_sid = CallId::of_call_sid(&notice.call_sid);
         match (reporter, notice.direction, notice.end(), notice.reported()) {
@@ -118,7 +118,7 @@ impl ExotelWebhook {
 
     async fn ring(
         &self,
-        notice: Notice,
+        notice: ExotelWebhook,
         extension: Option<Extension>,
         now: Timestamp,
         until: Timestamp,
@@ -131,7 +131,7 @@ impl ExotelWebhook {
             Some(extension) => extension,
             None => self.route(&notice).await?,
         };
-        let sighting = Sighting {
+        let sighting = InboundCallReport {
             call_id: self
                 .signing
                 .sign(CallId::of_call_sid(&notice.call_sid))
@@ -148,7 +148,7 @@ impl ExotelWebhook {
     }
 
     /// A number that leads nowhere sends Exotel's flow down its failure branch: to a Passthru applet, 302 says so.
-    async fn route(&self, notice: &Notice) -> Result<Extension, ApiError> {
+    async fn route(&self, notice: &ExotelWebhook) -> Result<Extension, ApiError> {
         if let Some(number) = &notice.to
             && let Some(extension) = self.routes.of(number).await?
         {
@@ -169,7 +169,7 @@ impl ExotelWebhook {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_http::Error> {
     let start = Start::function().await?;
-    let this = ExotelWebhook {
+    let this = Handler {
         switchboard: start.switchboard()?,
         routes: start.routes(),
         gate: start.exotels_gate()?,

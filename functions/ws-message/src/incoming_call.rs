@@ -10,9 +10,9 @@ use ringback::auth::signing::Signing;
 use ringback::exotel::dialling::{CallerIdPolicy, DialRules, Forbidden};
 use ringback::platform::start::LiveSwitchboard;
 use ringback::store::number_routes::Routes;
-use ringback::switchboard::{StartLimits, SwitchboardError, Wanted, Whom};
+use ringback::switchboard::{Destination, NewCallRequest, StartLimits, SwitchboardError};
 use ringback::telemetry::metrics;
-use ringback_core::call::{Call, CallType, Why};
+use ringback_core::call::{Call, CallType, EndReason};
 use ringback_core::ids::{CallId, Extension};
 use ringback_core::phone_number::PhoneNumber;
 use ringback_core::timestamp::Timestamp;
@@ -43,7 +43,7 @@ impl Starting {
             .map(|name| CallId::of_reference(app, name));
         let id = self.signing.sign(named.unwrap_or_else(CallId::fresh));
         let (id, whom) = futures::join!(id, self.whom(app, request));
-        let wanted = Wanted {
+        let wanted = NewCallRequest {
             whom: whom?,
             call_id: id?,
             by: app.clone(),
@@ -66,7 +66,7 @@ impl Starting {
         }
     }
 
-    async fn whom(&self, app: &Extension, request: CallRequest) -> Result<Whom, ApiError> {
+    async fn whom(&self, app: &Extension, request: CallRequest) -> Result<Destination, ApiError> {
         match request.recipient {
             Address::Telephone(_) if request.call_type == CallType::Video => {
                 Err(ApiError::bad_request(
@@ -83,16 +83,16 @@ impl Starting {
                 let from = self.telephone_of(app, request.caller).await?;
                 // Exotel dials it too, and first.
                 self.rules.allow(&from).map_err(refused)?;
-                Ok(Whom::Number { from, to })
+                Ok(Destination::Number { from, to })
             }
             Address::App(callee) if callee == *app => Err(ApiError::bad_request(
                 "own_extension",
                 "recipientId is the caller's own extension",
             )),
             Address::App(callee) => match request.caller {
-                None => Ok(Whom::App(callee, request.call_type)),
+                None => Ok(Destination::App(callee, request.call_type)),
                 Some(Address::App(caller)) if caller == *app => {
-                    Ok(Whom::App(callee, request.call_type))
+                    Ok(Destination::App(callee, request.call_type))
                 }
                 Some(Address::App(_)) => Err(ApiError::other_extension()),
                 Some(Address::Telephone(_)) => Err(ApiError::bad_request(
@@ -142,39 +142,41 @@ fn refuse(app: &Extension, rule: &'static str) {
 /// Why the app that asked is told of an error, if it is.
 fn failure(call: &Call) -> Option<ApiError> {
     let failed = |status, code, message| Some(ApiError::failed(status, code, message));
-    match call.why {
-        Some(Why::NoDevice) => failed(404, "no_device", "nobody is registered at this extension"),
-        Some(Why::PushFailed) => failed(
+    match call.end_reason {
+        Some(EndReason::NoDevice) => {
+            failed(404, "no_device", "nobody is registered at this extension")
+        }
+        Some(EndReason::PushFailed) => failed(
             502,
             "push_failed",
             "no device of this extension could be woken",
         ),
-        Some(Why::CallerUnreachable) => failed(
+        Some(EndReason::CallerUnreachable) => failed(
             502,
             "caller_unreachable",
             "your own phone could not be called; register with SIP, then call again",
         ),
-        Some(Why::ExotelRefused) => failed(
+        Some(EndReason::ExotelRefused) => failed(
             502,
             "exotel_refused",
             "Exotel refused the call; check both numbers, and what the account may call",
         ),
-        Some(Why::ExotelNoBalance) => failed(
+        Some(EndReason::ExotelNoBalance) => failed(
             502,
             "exotel_no_balance",
             "the account at Exotel has no balance left",
         ),
-        Some(Why::ExotelTooMany) => failed(
+        Some(EndReason::ExotelTooMany) => failed(
             503,
             "exotel_too_many",
             "too many calls within a minute; call again later",
         ),
-        Some(Why::ExotelUnavailable) => failed(
+        Some(EndReason::ExotelUnavailable) => failed(
             502,
             "exotel_unavailable",
             "Exotel could not be reached; call again",
         ),
-        Some(Why::ExotelNotConfigured) => failed(
+        Some(EndReason::ExotelNotConfigured) => failed(
             502,
             "exotel_not_configured",
             "this deployment has no usable account at Exotel",

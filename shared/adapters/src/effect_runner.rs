@@ -10,15 +10,15 @@ use crate::exotel::{Exotel, ExotelError};
 use crate::push::Pushes;
 use crate::store::calls::StoreError;
 use crate::store::devices::Device;
-use crate::switchboard::{Job, Perform};
+use crate::switchboard::{EffectContext, Effects};
 use crate::timers::{Timeouts, TimerError};
-use ringback_core::call::{Call, Effect, Event, OutboundProgress, Why};
+use ringback_core::call::{Call, Effect, EndReason, Event, OutboundProgress};
 use ringback_core::ids::{ChannelId, Extension};
 use ringback_core::timestamp::Timestamp;
 
 /// Asterisk, the push services, the timers, and Exotel.
 #[derive(Debug)]
-pub struct Outside {
+pub struct EffectRunner {
     asterisk: Asterisk,
     pushes: Pushes,
     timeouts: Timeouts,
@@ -42,8 +42,8 @@ pub enum OutsideError {
     NoExotel,
 }
 
-impl Outside {
-    /// The world through these three. Outbound calls need [`Outside::with_exotel`] too.
+impl EffectRunner {
+    /// The world through these three. Outbound calls need [`EffectRunner::with_exotel`] too.
     #[must_use]
     pub const fn new(asterisk: Asterisk, pushes: Pushes, timeouts: Timeouts) -> Self {
         Self {
@@ -63,14 +63,17 @@ impl Outside {
         }
     }
 
-    async fn devices_for<'a>(&self, job: &'a Job<'_>) -> Result<Cow<'a, [Device]>, OutsideError> {
+    async fn devices_for<'a>(
+        &self,
+        job: &'a EffectContext<'_>,
+    ) -> Result<Cow<'a, [Device]>, OutsideError> {
         match job.devices {
             Some(devices) => Ok(Cow::Borrowed(devices)),
             None => Ok(Cow::Owned(self.devices(&job.call.extension).await?)),
         }
     }
 
-    async fn bridge(&self, job: &Job<'_>) -> Result<Option<Event>, OutsideError> {
+    async fn bridge(&self, job: &EffectContext<'_>) -> Result<Option<Event>, OutsideError> {
         let Some(caller_leg) = &job.call.caller_leg else {
             return Ok(None);
         };
@@ -86,7 +89,7 @@ impl Outside {
             match bridging.unwrap_or(Err(AsteriskError::PhoneOffline))? {
                 Bridging::UnderWay => {
                     tracing::info!(%call_id, "phone called");
-                    Some(Event::PhoneCalled)
+                    Some(Event::PhoneDialed)
                 }
                 Bridging::CallerGone => {
                     tracing::info!(%call_id, "the caller left before the phone was called");
@@ -102,23 +105,23 @@ impl Outside {
     }
 
     /// The app that calls waits for the answer to its request, so its phone is not waited for as long as a woken one.
-    async fn call_caller(&self, job: &Job<'_>) -> Option<Event> {
+    async fn call_caller(&self, job: &EffectContext<'_>) -> Option<Event> {
         let caller = job.call.caller.extension.as_ref()?;
         let calling = self.asterisk.call_caller(job.call, caller, job.until);
         let error = match calling.await {
-            Ok(Calling::UnderWay) => return Some(Event::CallerCalled),
-            Ok(Calling::Found(pbx)) => return Some(Event::CallerFound(pbx)),
+            Ok(Calling::UnderWay) => return Some(Event::CallerPhoneDialed),
+            Ok(Calling::Found(pbx)) => return Some(Event::CallerPhoneLocated(pbx)),
             Err(error) => error,
         };
         tracing::warn!(call_id = %job.call.call_id, %error, cause = ?error.source(), "the caller's own phone was not called");
         Some(Event::CallerUnreachable)
     }
 
-    async fn place(&self, job: &Job<'_>) -> Result<Option<Event>, OutsideError> {
+    async fn place(&self, job: &EffectContext<'_>) -> Result<Option<Event>, OutsideError> {
         let exotel = self.exotel.as_ref().ok_or(OutsideError::NoExotel)?;
         let error = match exotel.place(job.call).await {
             Ok(placed) => {
-                return Ok(Some(Event::Reported {
+                return Ok(Some(Event::ExotelProgress {
                     call_sid: placed.call_sid,
                     progress: placed.status,
                 }));
@@ -126,12 +129,13 @@ impl Outside {
             Err(error) => error,
         };
         tracing::warn!(call_id = %job.call.call_id, %error, cause = ?error.source(), "Exotel did not place the call");
-        Ok(Some(
-            why_not_placed(&error).map_or(Event::ExotelSilent, Event::NotPlaced),
-        ))
+        Ok(Some(why_not_placed(&error).map_or(
+            Event::ExotelNoAnswer,
+            Event::OutboundCallRejected,
+        )))
     }
 
-    async fn look_up(&self, job: &Job<'_>) -> Result<Option<Event>, OutsideError> {
+    async fn look_up(&self, job: &EffectContext<'_>) -> Result<Option<Event>, OutsideError> {
         let exotel = self.exotel.as_ref().ok_or(OutsideError::NoExotel)?;
         let Some(call_sid) = job.call.call_sid.clone() else {
             return Ok(None);
@@ -148,26 +152,26 @@ impl Outside {
                 None
             }
         };
-        Ok(progress.map(|progress| Event::Reported { call_sid, progress }))
+        Ok(progress.map(|progress| Event::ExotelProgress { call_sid, progress }))
     }
 }
 
 /// Why a call was not placed; `None` where it may have been.
-const fn why_not_placed(error: &ExotelError) -> Option<Why> {
+const fn why_not_placed(error: &ExotelError) -> Option<EndReason> {
     Some(match error {
         ExotelError::Unknown(_) => return None,
-        ExotelError::Refused { .. } | ExotelError::NoSuchCall => Why::ExotelRefused,
-        ExotelError::NoBalance => Why::ExotelNoBalance,
-        ExotelError::TooMany { .. } => Why::ExotelTooMany,
-        ExotelError::Unavailable(_) => Why::ExotelUnavailable,
+        ExotelError::Refused { .. } | ExotelError::NoSuchCall => EndReason::ExotelRefused,
+        ExotelError::NoBalance => EndReason::ExotelNoBalance,
+        ExotelError::TooMany { .. } => EndReason::ExotelTooMany,
+        ExotelError::Unavailable(_) => EndReason::ExotelUnavailable,
         ExotelError::Unauthorized
         | ExotelError::NotConfigured(_)
         | ExotelError::NoClient(_)
-        | ExotelError::Secret(_) => Why::ExotelNotConfigured,
+        | ExotelError::Secret(_) => EndReason::ExotelNotConfigured,
     })
 }
 
-impl Perform for Outside {
+impl Effects for EffectRunner {
     type Error = OutsideError;
 
     fn now(&self) -> Timestamp {
@@ -180,7 +184,7 @@ impl Perform for Outside {
 
     async fn get_ready(&self, event: &Event) {
         match event {
-            Event::Announced { .. } => self.pushes.get_ready().await,
+            Event::CallerReported { .. } => self.pushes.get_ready().await,
             Event::Accepted { .. }
             | Event::Declined { .. }
             | Event::HungUp { .. }
@@ -189,20 +193,24 @@ impl Perform for Outside {
         }
     }
 
-    async fn perform(&self, effect: &Effect, job: &Job<'_>) -> Result<Option<Event>, OutsideError> {
+    async fn perform(
+        &self,
+        effect: &Effect,
+        job: &EffectContext<'_>,
+    ) -> Result<Option<Event>, OutsideError> {
         match effect {
-            Effect::Ring => {
+            Effect::SendPush => {
                 let devices = self.devices_for(job).await?;
                 return Ok(Some(self.pushes.ring(job.call, &devices, job.until).await));
             }
-            Effect::Cancel { reason, to } => {
+            Effect::CancelPush { reason, to } => {
                 let devices = self.devices_for(job).await?;
                 self.pushes
                     .cancel(job.call, &devices, *reason, to, job.until)
                     .await;
             }
-            Effect::CallCaller => return Ok(self.call_caller(job).await),
-            Effect::AskWhetherBridged => {
+            Effect::DialCallerPhone => return Ok(self.call_caller(job).await),
+            Effect::CheckBridge => {
                 let leg = match self.asterisk.of(job.call)? {
                     Some(pbx) => pbx.phone_of(job.call.call_id).await?,
                     None => PhoneLeg::None,
@@ -213,10 +221,10 @@ impl Perform for Outside {
                     PhoneLeg::None => Event::NotBridged { rings: false },
                 }));
             }
-            Effect::Place => return self.place(job).await,
-            Effect::LookUp => return self.look_up(job).await,
+            Effect::PlaceOutboundCall => return self.place(job).await,
+            Effect::QueryExotel => return self.look_up(job).await,
             Effect::Bridge => return self.bridge(job).await,
-            Effect::Busy => {
+            Effect::SendBusy => {
                 if let Some((pbx, leg)) = self.callers_leg(job.call)? {
                     pbx.busy(&leg).await?;
                 }
@@ -237,7 +245,7 @@ impl Perform for Outside {
                     tracing::warn!(call_id = %job.call.call_id, %error, "timer not taken back");
                 }
             }
-            Effect::Settle(_) => {}
+            Effect::MarkEffectsCompleted(_) => {}
         }
         Ok(None)
     }

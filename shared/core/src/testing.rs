@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::call::{Call, CallType, Incoming, Limits, ring};
+use crate::call::{Call, CallLimits, CallType, Incoming, ring};
 use crate::ids::{CallId, ChannelId, Extension, Leg, PbxName};
 use crate::phone_number::{Caller, CallerName, PhoneNumber};
 use crate::timestamp::Timestamp;
@@ -23,7 +23,7 @@ pub fn a_call(now: Timestamp) -> Call {
         caller_leg: Some(leg("pbx", "1732175943.12")),
         call_sid: None,
     };
-    let limits = Limits {
+    let limits = CallLimits {
         ring: Duration::from_secs(30),
         connect: Duration::from_secs(15),
         talk: Duration::from_secs(14_400),

@@ -8,7 +8,8 @@ use axum::extract::RawQuery;
 use reqwest::redirect::Policy;
 use ringback::api::form::Fields;
 use ringback::exotel::{
-    ConnectRequest, Exotel as Application, ExotelError, Notice, OutboundProgress, Source, Stage,
+    ConnectRequest, Exotel as Application, ExotelError, ExotelWebhook, OutboundProgress, Source,
+    Stage,
 };
 use ringback_core::ids::{CallId, CallSid};
 use ringback_core::phone_number::PhoneNumber;
@@ -165,9 +166,9 @@ impl Report {
         body.unwrap()
     }
 
-    async fn notice(&self) -> Notice {
+    async fn notice(&self) -> ExotelWebhook {
         let query = Fields::from_form(self.query.as_bytes());
-        Notice::parse(&self.fields().await.or(query), "IN").unwrap()
+        ExotelWebhook::parse(&self.fields().await.or(query), "IN").unwrap()
     }
 }
 
@@ -212,7 +213,7 @@ impl Scene {
         answer.json().await.unwrap()
     }
 
-    async fn notices(&self) -> Vec<Notice> {
+    async fn notices(&self) -> Vec<ExotelWebhook> {
         let heard = std::mem::take(&mut *self.heard.lock().unwrap());
         let mut notices = Vec::new();
         for report in heard {

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use ringback_core::call::{Event, Party, Readiness};
+use ringback_core::call::{CallParty, Event, Readiness};
 use ringback_core::ids::{BadName, CallId, DeviceId, Extension};
 
 /// An app's answer to a call.
@@ -65,8 +65,8 @@ impl CallResponse {
 
     /// The event that this is, said by `party`. A device named here goes before the one in the token.
     #[must_use]
-    pub fn event(self, party: Party) -> Event {
-        let by = Party {
+    pub fn event(self, party: CallParty) -> Event {
+        let by = CallParty {
             device: self.device.or(party.device),
             ..party
         };

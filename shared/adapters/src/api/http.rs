@@ -22,10 +22,10 @@ use crate::exotel::dialling::Forbidden;
 use crate::platform::secrets::SecretError;
 use crate::platform::start::{self, GIVES_UP_AFTER, works_until};
 use crate::push::sns::EndpointError;
-use crate::store::calls::{NoPatience, StoreError};
+use crate::store::calls::{ReplicationWaitError, StoreError};
 use crate::switchboard::{Limit, SwitchboardError};
 use crate::telemetry::subject;
-use ringback_core::call::{Call, Refusal};
+use ringback_core::call::{Call, RejectReason};
 use ringback_core::ids::{BadName, CallId};
 use ringback_core::timestamp::Timestamp;
 
@@ -270,16 +270,16 @@ fn seconds_of(wait: Duration) -> u128 {
 
 /// What a refusal by the rules of a call means to the app that asked.
 #[must_use]
-pub fn refused(refusal: Refusal, call: &Call, now: Timestamp) -> ApiError {
+pub fn refused(refusal: RejectReason, call: &Call, now: Timestamp) -> ApiError {
     let error = match refusal {
-        Refusal::NotYours => ApiError::not_yours(),
-        Refusal::EndsAtThePhones => ApiError::new(
+        RejectReason::NotYours => ApiError::not_yours(),
+        RejectReason::EndsAtThePhones => ApiError::new(
             409,
             "ends_at_the_phones",
             "the call is between two telephones; it ends when one of them hangs up",
         )
         .with_details(json!({ "status": call.status_at(now) })),
-        Refusal::GoneAnotherWay | Refusal::AnotherCall => {
+        RejectReason::GoneAnotherWay | RejectReason::AnotherCall => {
             let status = call.status_at(now).as_str();
             let message = format!("the call has gone another way: it is {status}");
             ApiError::new(409, "call_gone_another_way", message)
@@ -322,11 +322,11 @@ impl From<SignatureError> for ApiError {
     }
 }
 
-impl From<NoPatience> for ApiError {
-    fn from(why: NoPatience) -> Self {
+impl From<ReplicationWaitError> for ApiError {
+    fn from(why: ReplicationWaitError) -> Self {
         match why {
-            NoPatience::WaitsAlready(wait) => Self::not_here_yet(wait),
-            NoPatience::Store(error) => error.into(),
+            ReplicationWaitError::WaitsAlready(wait) => Self::not_here_yet(wait),
+            ReplicationWaitError::Store(error) => error.into(),
         }
     }
 }

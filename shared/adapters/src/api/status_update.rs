@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use ringback_core::call::{Call, Status, StreamState};
+use ringback_core::call::{Call, CallStatus, StreamState};
 use ringback_core::ids::{CallId, Extension, Reference};
 use ringback_core::timestamp::Timestamp;
 
@@ -94,7 +94,7 @@ fn data(call: &Call, shown: fn(&str) -> String) -> Value {
         "timestamp": changed_at(call).to_iso(),
         "callId": call.call_id,
         "callType": call.call_type,
-        "reason": call.why,
+        "reason": call.end_reason,
         "stream": call.stream.map(|stream| match stream {
             StreamState::Started => "started",
             StreamState::Stopped => "stopped",
@@ -103,16 +103,16 @@ fn data(call: &Call, shown: fn(&str) -> String) -> Value {
 }
 
 /// S2's words; for what S2 does not know, Exotel's. A phone that is being woken rings, as far as a client can tell.
-const fn word_of_s2(status: Status) -> &'static str {
+const fn word_of_s2(status: CallStatus) -> &'static str {
     match status {
-        Status::Initiated => "initiated",
-        Status::WaitingForMobile | Status::MobileReady | Status::Ringing => "ringing",
-        Status::InProgress => "in-progress",
-        Status::Completed => "completed",
-        Status::Declined => "busy",
-        Status::TimedOut => "no-answer",
-        Status::Canceled => "canceled",
-        Status::Failed => "failed",
+        CallStatus::Initiated => "initiated",
+        CallStatus::WaitingForMobile | CallStatus::MobileReady | CallStatus::Ringing => "ringing",
+        CallStatus::InProgress => "in-progress",
+        CallStatus::Completed => "completed",
+        CallStatus::Declined => "busy",
+        CallStatus::TimedOut => "no-answer",
+        CallStatus::Canceled => "canceled",
+        CallStatus::Failed => "failed",
     }
 }
 
@@ -212,10 +212,10 @@ mod tests {
     fn a_change_that_changes_no_word_is_not_told() {
         let before = a_call(NOW);
         let mut ready = before.clone();
-        ready.status = Status::MobileReady;
+        ready.status = CallStatus::MobileReady;
         assert_eq!(StatusUpdate::of(Some(&before), ready.clone()), None);
         let mut talking = ready.clone();
-        talking.status = Status::InProgress;
+        talking.status = CallStatus::InProgress;
         assert!(StatusUpdate::of(Some(&ready), talking).is_some());
     }
 }

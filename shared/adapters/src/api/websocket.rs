@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::auth::Bearer;
 use crate::store::connections::Connection;
-use ringback_core::call::Party;
+use ringback_core::call::CallParty;
 use ringback_core::ids::{DeviceId, Extension};
 
 /// A request of somebody who wants to connect, as the authorizer sees it.
@@ -148,7 +148,9 @@ impl TryFrom<Told> for Who {
 
     fn try_from(told: Told) -> Result<Self, Self::Error> {
         let device = told.device_id;
-        let party = told.extension.map(|extension| Party { extension, device });
+        let party = told
+            .extension
+            .map(|extension| CallParty { extension, device });
         match (told.role, party) {
             (Some(Role::Exotel), _) => Ok(Self::Exotel),
             (Some(Role::Operator), party) => Ok(Self::Client(Bearer::Operator(party))),
@@ -282,7 +284,7 @@ mod tests {
 
     #[test]
     fn who_somebody_is_comes_back_as_it_was_told() {
-        let party = |device: Option<&str>| Party {
+        let party = |device: Option<&str>| CallParty {
             extension: Extension::try_from("1001").unwrap(),
             device: device.map(|device| DeviceId::try_from(device).unwrap()),
         };

@@ -2,8 +2,8 @@
 
 use super::Pbxs;
 use crate::api::form::Fields;
-use crate::store::calls::Place;
-use ringback_core::call::{Event, Side};
+use crate::store::calls::CorrelationKey;
+use ringback_core::call::{CallSide, Event};
 use ringback_core::ids::{BadName, CallId, CallSid, ChannelId, Extension, Leg};
 use ringback_core::phone_number::{Caller, CallerName, PhoneNumber};
 
@@ -144,8 +144,8 @@ impl Report {
 
     /// Where its caller is met, given the extension that is wanted.
     #[must_use]
-    pub fn place(&self, extension: Extension) -> Place {
-        Place {
+    pub fn place(&self, extension: Extension) -> CorrelationKey {
+        CorrelationKey {
             extension,
             caller: self.caller.number.clone(),
         }
@@ -154,7 +154,7 @@ impl Report {
     /// What the arrival of the caller's leg means for a call that is known already.
     #[must_use]
     pub fn arrival(&self) -> Event {
-        Event::Announced {
+        Event::CallerReported {
             caller_leg: Some(self.leg.clone()),
             call_sid: self.call_sid.clone(),
         }
@@ -166,20 +166,24 @@ impl Report {
         let answered = self.answered;
         let is_phone = self.leg.channel.phone_of().is_some();
         let by = match (self.hung_up_by, is_phone) {
-            (HungUpBy::Neither, _) if answered => Side::Neither,
-            (HungUpBy::Neither, false) if self.cause == USER_BUSY => Side::Neither,
-            (HungUpBy::Other, true) | (HungUpBy::This | HungUpBy::Neither, false) => Side::Caller,
-            (HungUpBy::Other, false) | (HungUpBy::This | HungUpBy::Neither, true) => Side::Callee,
+            (HungUpBy::Neither, _) if answered => CallSide::Neither,
+            (HungUpBy::Neither, false) if self.cause == USER_BUSY => CallSide::Neither,
+            (HungUpBy::Other, true) | (HungUpBy::This | HungUpBy::Neither, false) => {
+                CallSide::Caller
+            }
+            (HungUpBy::Other, false) | (HungUpBy::This | HungUpBy::Neither, true) => {
+                CallSide::Callee
+            }
         };
         if is_phone {
-            Event::PhoneLeft {
+            Event::PhoneLegEnded {
                 pbx: self.leg.pbx.clone(),
                 answered,
                 cause: self.cause,
                 by,
             }
         } else {
-            Event::CallerLeft {
+            Event::CallerLegEnded {
                 leg: Some(self.leg.clone()),
                 answered,
                 by,
@@ -227,11 +231,11 @@ mod tests {
         assert_eq!(phone.which(), Which::Call(call));
         assert_eq!(
             phone.end_of_leg(),
-            Event::PhoneLeft {
+            Event::PhoneLegEnded {
                 pbx: phone.leg.pbx.clone(),
                 answered: false,
                 cause: 21,
-                by: Side::Callee
+                by: CallSide::Callee
             }
         );
         let caller = parse("channel_id=1.1&call_sid=abc&cause=16&answered=1").unwrap();
@@ -241,10 +245,10 @@ mod tests {
         );
         assert_eq!(
             caller.end_of_leg(),
-            Event::CallerLeft {
+            Event::CallerLegEnded {
                 leg: Some(caller.leg.clone()),
                 answered: true,
-                by: Side::Caller
+                by: CallSide::Caller
             }
         );
     }
@@ -282,20 +286,21 @@ mod tests {
     fn who_hung_up_is_told_by_either_leg() {
         let phone = format!("ringback-{}", CallId::fresh());
         let cases = [
-            (phone.as_str(), "this", Side::Callee),
-            (phone.as_str(), "other", Side::Caller),
-            ("1.1", "this", Side::Caller),
-            ("1.1", "other", Side::Callee),
-            ("1.1", "", Side::Caller),
-            ("1.1", "neither", Side::Caller),
-            ("1.1", "neither&answered=1", Side::Neither),
-            (phone.as_str(), "neither&answered=1", Side::Neither),
-            ("1.1", "neither&cause=17", Side::Neither),
-            (phone.as_str(), "neither&cause=17", Side::Callee),
+            (phone.as_str(), "this", CallSide::Callee),
+            (phone.as_str(), "other", CallSide::Caller),
+            ("1.1", "this", CallSide::Caller),
+            ("1.1", "other", CallSide::Callee),
+            ("1.1", "", CallSide::Caller),
+            ("1.1", "neither", CallSide::Caller),
+            ("1.1", "neither&answered=1", CallSide::Neither),
+            (phone.as_str(), "neither&answered=1", CallSide::Neither),
+            ("1.1", "neither&cause=17", CallSide::Neither),
+            (phone.as_str(), "neither&cause=17", CallSide::Callee),
         ];
         for (channel, hung_up_by, expected) in cases {
             let report = parse(&format!("channel_id={channel}&hung_up_by={hung_up_by}")).unwrap();
-            let (Event::CallerLeft { by, .. } | Event::PhoneLeft { by, .. }) = report.end_of_leg()
+            let (Event::CallerLegEnded { by, .. } | Event::PhoneLegEnded { by, .. }) =
+                report.end_of_leg()
             else {
                 panic!("no leg's end")
             };

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::Bearer;
 use super::token::Refusal;
 use crate::platform::config::Environment;
-use ringback_core::call::Party;
+use ringback_core::call::CallParty;
 use ringback_core::ids::{DeviceId, Extension};
 
 /// What the role claim says of an operator.
@@ -45,7 +45,7 @@ impl ClaimNames {
         let device = device.map_err(|_| Refusal::Device)?;
         let party = extension
             .map_err(|_| Refusal::Extension)?
-            .map(|extension| Party { extension, device });
+            .map(|extension| CallParty { extension, device });
         match party {
             party if self.makes_an_operator(claims) => Ok(Bearer::Operator(party)),
             Some(party) => Ok(Bearer::App(party)),
@@ -99,8 +99,8 @@ mod tests {
         names.bearer_in(claims)
     }
 
-    fn party() -> Party {
-        Party {
+    fn party() -> CallParty {
+        CallParty {
             extension: Extension::try_from("1001").unwrap(),
             device: None,
         }

@@ -77,7 +77,7 @@ enum FetchError {
     #[error("no answer: {0}")]
     NoAnswer(#[from] reqwest::Error),
     #[error("the answer was {0}")]
-    Status(StatusCode),
+    CallStatus(StatusCode),
     #[error("the answer is larger than 128 KiB")]
     TooLarge,
     #[error("the answer is no JWK set")]
@@ -177,7 +177,7 @@ impl PublishedKeys {
         let answer = xray::part("token issuer", "fetching its keys", asking).await;
         let mut answer = answer.map_err(reqwest::Error::without_url)?;
         if !answer.status().is_success() {
-            return Err(FetchError::Status(answer.status()));
+            return Err(FetchError::CallStatus(answer.status()));
         }
         let mut body = Vec::new();
         while let Some(part) = answer.chunk().await.map_err(reqwest::Error::without_url)? {

@@ -13,7 +13,7 @@ use std::fmt;
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 
-use ringback_core::call::Party;
+use ringback_core::call::CallParty;
 use ringback_core::ids::Extension;
 
 #[cfg(any(test, feature = "testing"))]
@@ -34,9 +34,9 @@ pub struct Unauthorized;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Bearer {
     /// A phone app: it acts for its extension, and sees that extension's calls.
-    App(Party),
+    App(CallParty),
     /// An operator: sees all calls, and acts for an extension only if the token names one.
-    Operator(Option<Party>),
+    Operator(Option<CallParty>),
 }
 
 /// Whose calls somebody sees.
@@ -51,7 +51,7 @@ pub enum Viewer {
 impl Bearer {
     /// For whom it acts, if for anybody.
     #[must_use]
-    pub const fn party(&self) -> Option<&Party> {
+    pub const fn party(&self) -> Option<&CallParty> {
         match self {
             Self::App(party) => Some(party),
             Self::Operator(party) => party.as_ref(),
@@ -60,7 +60,7 @@ impl Bearer {
 
     /// The party that it acts for, where that is this extension's.
     #[must_use]
-    pub fn acting_for(&self, extension: &Extension) -> Option<&Party> {
+    pub fn acting_for(&self, extension: &Extension) -> Option<&CallParty> {
         self.party().filter(|party| party.extension == *extension)
     }
 
@@ -118,8 +118,8 @@ pub fn shared_secret<'a>(
 mod tests {
     use super::*;
 
-    fn party(extension: &str) -> Party {
-        Party {
+    fn party(extension: &str) -> CallParty {
+        CallParty {
             extension: Extension::try_from(extension).unwrap(),
             device: None,
         }

@@ -1,6 +1,6 @@
 //! Exotel, the way callers come from and the way out to phone numbers.
 //!
-//! - [`Notice`]: what Exotel reports of a call, by its Passthru applet and its StatusCallbacks.
+//! - [`ExotelWebhook`]: what Exotel reports of a call, by its Passthru applet and its StatusCallbacks.
 //! - [`Frame`]: what comes with the stream of a call's audio.
 //! - [`Exotel`]: its voice API, which connects two numbers and knows how their call stands.
 
@@ -12,7 +12,7 @@ mod stream;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) use api::read_any_answer;
 pub use api::{CallDetails, ConnectRequest, Exotel, ExotelError, NoAnswer, Placed};
-pub use notice::{Direction, Notice, Source, Stage};
+pub use notice::{Direction, ExotelWebhook, Source, Stage};
 pub use ringback_core::call::OutboundProgress;
 pub use stream::{Digit, Dtmf, Frame, LONGEST_FRAME};
 

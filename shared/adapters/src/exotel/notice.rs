@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use super::{OutboundProgress, indian_time};
 use crate::api::form::Fields;
-use ringback_core::call::{Event, Side};
+use ringback_core::call::{CallSide, Event};
 use ringback_core::ids::{BadName, CallId, CallSid};
 use ringback_core::phone_number::{Caller, CallerName, PhoneNumber};
 use ringback_core::timestamp::Timestamp;
 
 /// What Exotel reports of one call.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Notice {
+pub struct ExotelWebhook {
     /// Exotel's id of the call.
     pub call_sid: CallSid,
     /// Who asked for the call.
@@ -65,7 +65,7 @@ pub enum Source {
 /// for a clock in another time zone, since Exotel writes no zone.
 const OLDEST_REPETITION: Duration = Duration::from_secs(60 * 60);
 
-impl Notice {
+impl ExotelWebhook {
     /// Reads a report.
     ///
     /// # Errors
@@ -109,7 +109,7 @@ impl Notice {
     /// What the report means for a call that we asked for; `None` for every other call.
     #[must_use]
     pub fn reported(&self) -> Option<Event> {
-        self.progress.map(|progress| Event::Reported {
+        self.progress.map(|progress| Event::ExotelProgress {
             call_sid: self.call_sid.clone(),
             progress,
         })
@@ -121,10 +121,10 @@ impl Notice {
         match self.stage {
             Stage::UnderWay => None,
             // That Exotel counts it as completed does not mean that our legs were joined: it may have played a greeting.
-            Stage::Over => Some(Event::CallerLeft {
+            Stage::Over => Some(Event::CallerLegEnded {
                 leg: None,
                 answered: false,
-                by: Side::Caller,
+                by: CallSide::Caller,
             }),
         }
     }
@@ -188,7 +188,7 @@ fn is_event(fields: &Fields, event: &str) -> bool {
         .is_some_and(|text| text.eq_ignore_ascii_case(event))
 }
 
-/// `Status`, and Passthru's `CallType`, which says how a Connect applet before it ended.
+/// `CallStatus`, and Passthru's `CallType`, which says how a Connect applet before it ended.
 fn is_final_word(word: &str) -> bool {
     matches!(
         word,
@@ -221,9 +221,9 @@ mod tests {
 
     const SID: &str = "5a1e0f9c2b3d4e5f60718293a4b5c6d7";
 
-    fn notice(query: &str) -> Notice {
+    fn notice(query: &str) -> ExotelWebhook {
         let query = format!("CallSid={SID}&{query}");
-        Notice::parse(&Fields::from_form(query.as_bytes()), "IN").unwrap()
+        ExotelWebhook::parse(&Fields::from_form(query.as_bytes()), "IN").unwrap()
     }
 
     #[test]
@@ -348,7 +348,7 @@ mod tests {
     fn without_a_call_sid_there_is_no_call() {
         for query in ["", "CallSid=", "CallSid=a%2Fb"] {
             assert_eq!(
-                Notice::parse(&Fields::from_form(query.as_bytes()), "IN")
+                ExotelWebhook::parse(&Fields::from_form(query.as_bytes()), "IN")
                     .unwrap_err()
                     .what,
                 "CallSid"

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ringback_core::call::Limits;
+use ringback_core::call::CallLimits;
 
 /// What is wrong with the environment.
 #[derive(Debug, thiserror::Error)]
@@ -105,8 +105,8 @@ impl Environment {
     ///
     /// # Errors
     /// When one of them is not a number above 0.
-    pub fn call_limits(&self) -> Result<Limits, ConfigError> {
-        Ok(Limits {
+    pub fn call_limits(&self) -> Result<CallLimits, ConfigError> {
+        Ok(CallLimits {
             ring: self.seconds("RING_TIMEOUT_SECONDS", 30)?,
             connect: self.seconds("CONNECT_TIMEOUT_SECONDS", 15)?,
             talk: self.seconds("MAX_CALL_SECONDS", 14_400)?,

@@ -10,28 +10,28 @@ use std::sync::{Arc, LazyLock};
 type Make<C> = Box<dyn FnOnce() -> C + Send>;
 
 /// A client that is there once it is used.
-pub struct Later<C>(Arc<LazyLock<C, Make<C>>>);
+pub struct LazyClient<C>(Arc<LazyLock<C, Make<C>>>);
 
-impl<C> Later<C> {
+impl<C> LazyClient<C> {
     /// The client that this makes.
     pub fn made_by(make: impl FnOnce() -> C + Send + 'static) -> Self {
         Self(Arc::new(LazyLock::new(Box::new(make))))
     }
 }
 
-impl<C: Send + 'static> From<C> for Later<C> {
+impl<C: Send + 'static> From<C> for LazyClient<C> {
     fn from(client: C) -> Self {
         Self::made_by(|| client)
     }
 }
 
-impl<C> Clone for Later<C> {
+impl<C> Clone for LazyClient<C> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
 }
 
-impl<C> Deref for Later<C> {
+impl<C> Deref for LazyClient<C> {
     type Target = C;
 
     fn deref(&self) -> &C {
@@ -39,9 +39,9 @@ impl<C> Deref for Later<C> {
     }
 }
 
-impl<C> fmt::Debug for Later<C> {
+impl<C> fmt::Debug for LazyClient<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Later")
+        f.write_str("LazyClient")
     }
 }
 
@@ -55,7 +55,7 @@ mod tests {
     fn a_client_is_made_once_and_by_whoever_needs_it_first() {
         let made = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&made);
-        let client = Later::made_by(move || counted.fetch_add(1, Ordering::Relaxed));
+        let client = LazyClient::made_by(move || counted.fetch_add(1, Ordering::Relaxed));
         let same = client.clone();
         assert_eq!(made.load(Ordering::Relaxed), 0);
         assert_eq!((*same, *client), (0, 0));

@@ -18,11 +18,11 @@ use crate::asterisk::{Asterisk, Pbxs};
 use crate::auth::Tokens;
 use crate::auth::signing::Signing;
 use crate::auth::webhook_auth::{Gate, Sources};
-use crate::effect_runner::Outside;
+use crate::effect_runner::EffectRunner;
 use crate::exotel::Exotel;
 use crate::platform::config::{ConfigError, Environment};
 use crate::platform::https::Https;
-use crate::platform::lazy_client::Later;
+use crate::platform::lazy_client::LazyClient;
 use crate::platform::secrets::{HookSecret, Secret, WebhookSecret};
 use crate::push::Pushes;
 use crate::push::fcm::Fcm;
@@ -53,7 +53,7 @@ const QUIET: [&str; 6] = [
 ];
 
 /// The switchboard that functions run: calls in DynamoDB, effects in the world.
-pub type LiveSwitchboard = Switchboard<DynamoCalls, Outside>;
+pub type LiveSwitchboard = Switchboard<DynamoCalls, EffectRunner>;
 
 /// A client of one of the SDK's crates. What it sends is seen.
 macro_rules! client {
@@ -66,7 +66,7 @@ macro_rules! client {
 macro_rules! later {
     ($sdk:ident, $aws:expr) => {{
         let aws = $aws.clone();
-        Later::made_by(move || client!($sdk, aws))
+        LazyClient::made_by(move || client!($sdk, aws))
     }};
 }
 
@@ -146,16 +146,20 @@ impl Start {
         self.switchboard_over(self.outside()?.with_exotel(exotel))
     }
 
-    fn switchboard_over(&self, outside: Outside) -> Result<LiveSwitchboard, ConfigError> {
+    fn switchboard_over(&self, outside: EffectRunner) -> Result<LiveSwitchboard, ConfigError> {
         let limits = self.environment.call_limits()?;
         Ok(Switchboard::new(self.calls(), outside, limits))
     }
 
-    fn outside(&self) -> Result<Outside, ConfigError> {
+    fn outside(&self) -> Result<EffectRunner, ConfigError> {
         let environment = &self.environment;
         let fcm = Fcm::from_environment(environment, self.secret("FCM_SECRET_ARN")?)?;
         let pushes = Pushes::new(self.devices(), fcm, self.sns());
-        Ok(Outside::new(self.asterisk()?, pushes, self.timeouts()?))
+        Ok(EffectRunner::new(
+            self.asterisk()?,
+            pushes,
+            self.timeouts()?,
+        ))
     }
 
     /// The calls.

@@ -17,7 +17,7 @@ use self::fcm::Fcm;
 use self::sns::Sns;
 use crate::store::devices::{Device, Devices, PushAddress, SnsService};
 use crate::telemetry::metrics;
-use ringback_core::call::{Audience, Call, CancelReason, Event, Why};
+use ringback_core::call::{Audience, Call, CancelReason, EndReason, Event};
 use ringback_core::timestamp::Timestamp;
 
 /// Pushes to an extension's devices.
@@ -53,15 +53,15 @@ impl Pushes {
         let message = Message::incoming_call(call, clock::now());
         let taken = self.send_all(call, devices.iter(), &message, until).await;
         if !taken.is_empty() {
-            return Event::Rang {
+            return Event::PushSent {
                 devices: taken,
                 finished_at: clock::now(),
             };
         }
-        Event::NobodyRang(if devices.is_empty() {
-            Why::NoDevice
+        Event::PushNotSent(if devices.is_empty() {
+            EndReason::NoDevice
         } else {
-            Why::PushFailed
+            EndReason::PushFailed
         })
     }
 

@@ -14,14 +14,14 @@ use serde_json::{Map, Value, json};
 
 use super::message::{Kind, Message, PushError};
 use crate::platform::config::Environment;
-use crate::platform::lazy_client::Later;
+use crate::platform::lazy_client::LazyClient;
 use crate::store::devices::SnsService;
 use ringback_core::call::CancelReason;
 
 /// SNS, and the platform applications that this deployment has.
 #[derive(Clone, Debug)]
 pub struct Sns {
-    client: Later<Client>,
+    client: LazyClient<Client>,
     fcm_application: Option<String>,
     apns_application: Option<String>,
     apns_voip_application: Option<String>,
@@ -45,7 +45,10 @@ impl Sns {
     /// SNS, with the applications in `SNS_FCM_APPLICATION_ARN`, `SNS_APNS_APPLICATION_ARN` and
     /// `SNS_APNS_VOIP_APPLICATION_ARN`, each of which may be missing.
     #[must_use]
-    pub fn from_environment(client: impl Into<Later<Client>>, environment: &Environment) -> Self {
+    pub fn from_environment(
+        client: impl Into<LazyClient<Client>>,
+        environment: &Environment,
+    ) -> Self {
         Self {
             client: client.into(),
             fcm_application: environment.optional("SNS_FCM_APPLICATION_ARN"),

@@ -148,7 +148,7 @@ fn ids<const N: usize>(names: [&str; N]) -> BTreeSet<DeviceId> {
 
 fn who_rang(event: Event) -> BTreeSet<DeviceId> {
     match event {
-        Event::Rang { devices, .. } => devices,
+        Event::PushSent { devices, .. } => devices,
         other => panic!("{other:?}"),
     }
 }
@@ -182,7 +182,10 @@ async fn all_devices_ring_at_once() {
 #[tokio::test]
 async fn without_a_device_nobody_rings() {
     let world = World::start().await;
-    assert_eq!(world.ring(&[]).await, Event::NobodyRang(Why::NoDevice));
+    assert_eq!(
+        world.ring(&[]).await,
+        Event::PushNotSent(EndReason::NoDevice)
+    );
     assert_eq!(world.asked().await.len(), 0);
 }
 
@@ -205,7 +208,7 @@ async fn when_every_push_fails_nobody_rings() {
         world.android("dead", unregistered()).await,
     ];
     let event = world.ring(&devices).await;
-    assert_eq!(event, Event::NobodyRang(Why::PushFailed));
+    assert_eq!(event, Event::PushNotSent(EndReason::PushFailed));
 }
 
 #[tokio::test]
@@ -258,7 +261,7 @@ async fn a_disabled_endpoint_is_forgotten_too() {
         World::where_sns_answers(ResponseTemplate::new(400).set_body_string(disabled)).await;
     world.deletion_answers(deleted()).await;
     let event = world.ring(&[iphone("iphone", SnsService::ApnsVoip)]).await;
-    assert_eq!(event, Event::NobodyRang(Why::PushFailed));
+    assert_eq!(event, Event::PushNotSent(EndReason::PushFailed));
     let address = &world.deletions().await[0]["ExpressionAttributeValues"][":dead"]["M"];
     assert_eq!(address["service"]["S"], "apns_voip");
 }

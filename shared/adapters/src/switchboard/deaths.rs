@@ -15,13 +15,14 @@ use super::*;
 use crate::store::calls::MemoryCalls;
 use crate::store::devices::PushAddress;
 use ringback_core::call::{
-    Attempt, Audience, OutboundProgress, Party, Readiness, Side, Status, Why,
+    Audience, CallParty, CallSide, CallStatus, ConditionalUpdate, EndReason, OutboundProgress,
+    Readiness,
 };
 use ringback_core::ids::{ChannelId, DeviceId, Leg as KnownLeg, PbxName};
 use ringback_core::testing::leg;
 
 const START: Timestamp = Timestamp::from_millis(1_000_000_000_000);
-const LIMITS: Limits = Limits {
+const LIMITS: CallLimits = CallLimits {
     ring: Duration::from_secs(30),
     connect: Duration::from_secs(15),
     talk: Duration::from_secs(3600),
@@ -100,7 +101,11 @@ struct World {
 struct Never;
 
 impl Calls for &World {
-    async fn create(&self, call: &Call, meeting: Option<&Meeting>) -> Result<Created, StoreError> {
+    async fn create(
+        &self,
+        call: &Call,
+        meeting: Option<&CorrelationClaim>,
+    ) -> Result<Created, StoreError> {
         self.life.step().await;
         let created = self.calls.create(call, meeting).await;
         self.life.step().await;
@@ -119,7 +124,7 @@ impl Calls for &World {
         allowed
     }
 
-    async fn attempt(&self, id: CallId, attempt: &Attempt) -> Result<Saved, StoreError> {
+    async fn attempt(&self, id: CallId, attempt: &ConditionalUpdate) -> Result<Saved, StoreError> {
         self.life.step().await;
         let saved = self.calls.attempt(id, attempt).await;
         self.life.step().await;
@@ -141,7 +146,7 @@ impl Calls for &World {
         self.calls.find(id).await
     }
 
-    async fn met_at(&self, place: &Place) -> Result<Option<CallId>, StoreError> {
+    async fn met_at(&self, place: &CorrelationKey) -> Result<Option<CallId>, StoreError> {
         self.calls.met_at(place).await
     }
 
@@ -153,7 +158,7 @@ impl Calls for &World {
     }
 }
 
-impl Perform for &World {
+impl Effects for &World {
     type Error = Never;
 
     fn now(&self) -> Timestamp {
@@ -164,7 +169,11 @@ impl Perform for &World {
         Ok(["phone", "tablet"].map(device).into())
     }
 
-    async fn perform(&self, effect: &Effect, job: &Job<'_>) -> Result<Option<Event>, Never> {
+    async fn perform(
+        &self,
+        effect: &Effect,
+        job: &EffectContext<'_>,
+    ) -> Result<Option<Event>, Never> {
         self.life.step().await;
         let brought_about = self.facts.lock().unwrap().bring_about(effect, job);
         self.life.step().await;
@@ -173,38 +182,38 @@ impl Perform for &World {
 }
 
 impl Facts {
-    fn bring_about(&mut self, effect: &Effect, job: &Job<'_>) -> Option<Event> {
+    fn bring_about(&mut self, effect: &Effect, job: &EffectContext<'_>) -> Option<Event> {
         match effect {
-            Effect::Ring => {
+            Effect::SendPush => {
                 let devices: BTreeSet<_> = ["phone", "tablet"]
                     .map(|name| device(name).device_id)
                     .into();
                 self.ringing.extend(devices.clone());
-                return Some(Event::Rang {
+                return Some(Event::PushSent {
                     devices,
                     finished_at: job.now,
                 });
             }
-            Effect::Cancel { to, .. } => self.cancel(to),
-            Effect::CallCaller => {
+            Effect::CancelPush { to, .. } => self.cancel(to),
+            Effect::DialCallerPhone => {
                 let Some(pbx) = &job.call.pbx else {
                     self.looks += 1;
                     return PbxName::try_from(format!("pbx{}", self.looks))
                         .ok()
-                        .map(Event::CallerFound);
+                        .map(Event::CallerPhoneLocated);
                 };
                 self.callers_pbxs.insert(pbx.to_string());
                 if self.caller == Leg::None {
                     self.caller = Leg::Rings;
                 }
-                return Some(Event::CallerCalled);
+                return Some(Event::CallerPhoneDialed);
             }
             // Asterisk calls a phone for whoever asks, if there is no such leg any more.
             Effect::Bridge if matches!(self.phone, Leg::None | Leg::Down) => {
                 self.phone = Leg::Rings;
-                return Some(Event::PhoneCalled);
+                return Some(Event::PhoneDialed);
             }
-            Effect::Busy | Effect::HangUpCaller if self.caller != Leg::None => {
+            Effect::SendBusy | Effect::HangUpCaller if self.caller != Leg::None => {
                 self.caller = Leg::Down;
                 if self.phone == Leg::Talks {
                     self.phone = Leg::Down;
@@ -214,13 +223,13 @@ impl Facts {
             Effect::ArmTimer(at) => {
                 self.timers.insert(*at);
             }
-            Effect::Place => {
+            Effect::PlaceOutboundCall => {
                 self.placed += 1;
                 self.at_exotel = Some(OutboundProgress::Initiated);
                 return Some(reported(OutboundProgress::Initiated));
             }
-            Effect::LookUp => return self.at_exotel.map(reported),
-            Effect::AskWhetherBridged => {
+            Effect::QueryExotel => return self.at_exotel.map(reported),
+            Effect::CheckBridge => {
                 let talks = self.phone == Leg::Talks;
                 return Some(if talks {
                     Event::Bridged
@@ -229,10 +238,10 @@ impl Facts {
                 });
             }
             Effect::Bridge
-            | Effect::Busy
+            | Effect::SendBusy
             | Effect::HangUpCaller
             | Effect::HangUpPhone
-            | Effect::Settle(_)
+            | Effect::MarkEffectsCompleted(_)
             | Effect::DisarmTimer => {}
         }
         None
@@ -251,7 +260,7 @@ fn device(name: &str) -> Device {
 }
 
 fn reported(progress: OutboundProgress) -> Event {
-    Event::Reported {
+    Event::ExotelProgress {
         call_sid: CallSid::try_from("exotel-sid").unwrap(),
         progress,
     }
@@ -298,16 +307,16 @@ impl Play<'_> {
             Act::CallerArrives => {
                 self.world.facts.lock().unwrap().caller = Leg::Rings;
                 let leg = Some(leg("pbx1", "leg-1"));
-                self.told(Asked::Sighting(sighting(leg))).await;
+                self.told(Asked::InboundCallReport(sighting(leg))).await;
             }
             Act::AppCallsApp => {
-                let whom = Whom::App(extension("1001"), CallType::Voice);
+                let whom = Destination::App(extension("1001"), CallType::Voice);
                 self.wants(whom).await;
             }
             Act::AppCallsTelephone => {
                 let number = |text| PhoneNumber::parse(text, "IN").unwrap();
                 let (from, to) = (number("9800001002"), number("9876543210"));
-                self.wants(Whom::Number { from, to }).await;
+                self.wants(Destination::Number { from, to }).await;
             }
             Act::AppCallersPhoneWaits => {
                 let waits_at = {
@@ -317,7 +326,7 @@ impl Play<'_> {
                 };
                 if let Some(pbx) = waits_at {
                     let leg = leg(&pbx, ChannelId::of_app_caller(self.call).as_str());
-                    let arrived = Event::Announced {
+                    let arrived = Event::CallerReported {
                         caller_leg: Some(leg),
                         call_sid: None,
                     };
@@ -399,26 +408,26 @@ impl Play<'_> {
             }
             talked
         };
-        let left = Event::CallerLeft {
+        let left = Event::CallerLegEnded {
             leg: None,
             answered,
-            by: Side::Caller,
+            by: CallSide::Caller,
         };
         self.told(Asked::Event(left)).await;
     }
 
-    async fn wants(&mut self, whom: Whom) {
-        let wanted = Wanted {
+    async fn wants(&mut self, whom: Destination) {
+        let wanted = NewCallRequest {
             call_id: self.call,
             by: extension("1002"),
             whom,
             within: crate::testing::start_limits(),
         };
-        self.told(Asked::Wanted(wanted)).await;
+        self.told(Asked::NewCallRequest(wanted)).await;
     }
 
-    async fn told_once(&mut self, sighting: &Sighting) {
-        self.ask(&Asked::Sighting(sighting.clone())).await;
+    async fn told_once(&mut self, sighting: &InboundCallReport) {
+        self.ask(&Asked::InboundCallReport(sighting.clone())).await;
     }
 
     async fn told(&mut self, asked: Asked) {
@@ -436,10 +445,12 @@ impl Play<'_> {
         let mut asking = pin!(async {
             // An answer of any kind is an answer.
             match asked {
-                Asked::Sighting(sighting) => {
+                Asked::InboundCallReport(sighting) => {
                     drop(self.switchboard.witness(sighting, now, until).await)
                 }
-                Asked::Wanted(wanted) => drop(self.switchboard.start(wanted, now, until).await),
+                Asked::NewCallRequest(wanted) => {
+                    drop(self.switchboard.start(wanted, now, until).await)
+                }
                 Asked::Event(event) => {
                     drop(self.switchboard.handle(self.call, event, now, until).await)
                 }
@@ -476,8 +487,8 @@ impl Play<'_> {
 }
 
 enum Asked {
-    Sighting(Sighting),
-    Wanted(Wanted),
+    InboundCallReport(InboundCallReport),
+    NewCallRequest(NewCallRequest),
     Event(Event),
 }
 
@@ -485,8 +496,8 @@ fn extension(name: &str) -> Extension {
     Extension::try_from(name).unwrap()
 }
 
-fn party() -> Party {
-    Party {
+fn party() -> CallParty {
+    CallParty {
         extension: extension("1001"),
         device: Some(device("phone").device_id),
     }
@@ -496,8 +507,8 @@ fn sid() -> CallSid {
     CallSid::try_from("sid-1").unwrap()
 }
 
-fn sighting(caller_leg: Option<KnownLeg>) -> Sighting {
-    Sighting {
+fn sighting(caller_leg: Option<KnownLeg>) -> InboundCallReport {
+    InboundCallReport {
         call_id: CallId::of_call_sid(&sid()),
         extension: extension("1001"),
         caller: Caller::on_network(PhoneNumber::parse("9876543210", "IN"), None),
@@ -671,7 +682,7 @@ async fn a_call_that_nobody_answers_ends_in_time() {
     ];
     at_every_moment(&acts, |end, moment| {
         let call = end.call.as_ref().expect("the PBX told of it");
-        assert_eq!(call.why, Some(Why::NoAnswer), "{moment}");
+        assert_eq!(call.end_reason, Some(EndReason::NoAnswer), "{moment}");
         let late = call.ended_at.unwrap().since(call.rings_until);
         // A timer whose process died is brought again by SQS after its visibility timeout.
         assert!(late <= Duration::from_secs(95), "{moment}: {late:?} late");
@@ -758,12 +769,12 @@ async fn a_call_that_exotel_places_comes_to_its_true_end() {
         let acts: Vec<Act> = [Act::AppCallsTelephone].into_iter().chain(end).collect();
         at_every_moment(&acts, |end, moment| {
             let Some(call) = &end.call else { return };
-            let ended_as = (call.status, call.why);
+            let ended_as = (call.status, call.end_reason);
             let expected = if end.facts.placed == 1 && call.call_sid.is_some() {
-                (Status::Completed, Some(Why::HungUp))
+                (CallStatus::Completed, Some(EndReason::HungUp))
             } else {
                 // Exotel's answer died with the process, and nothing was reported either.
-                (Status::Failed, Some(Why::NeverReported))
+                (CallStatus::Failed, Some(EndReason::NeverReported))
             };
             assert_eq!(ended_as, expected, "{moment}");
         })

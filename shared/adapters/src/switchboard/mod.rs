@@ -17,20 +17,21 @@ use tokio::time::timeout;
 use crate::platform::config::{ConfigError, Environment};
 use crate::store::allowance::{Allowance, Purpose};
 use crate::store::calls::{
-    Allowed, Calls, Created, Meeting, NoPatience, Place, Saved, Starter, StoreError,
+    Allowed, Calls, CorrelationClaim, CorrelationKey, Created, ReplicationWaitError, Saved,
+    Starter, StoreError,
 };
 use crate::store::devices::Device;
 use crate::telemetry::subject;
 use ringback_core::call::{
-    ABANDONED_AFTER, Call, CallType, Decision, Effect, Event, Incoming, Limits, Outgoing, Refusal,
-    Set, decide, effects_after, first_effects, initiate, ring, usual,
+    ABANDONED_AFTER, Call, CallLimits, CallType, Decision, Effect, Event, Incoming, Outgoing,
+    RejectReason, Set, decide, effects_after, first_effects, initiate, ring, usual,
 };
 use ringback_core::ids::{CallId, CallSid, Extension, Leg};
 use ringback_core::phone_number::{Caller, PhoneNumber};
 use ringback_core::timestamp::Timestamp;
 
-/// Carries effects out. [`crate::effect_runner::Outside`] does so in the world, a recorder in tests.
-pub trait Perform {
+/// Carries effects out. [`crate::effect_runner::EffectRunner`] does so in the world, a recorder in tests.
+pub trait Effects {
     /// Why an effect could not be carried out.
     type Error: std::error::Error + Send + Sync + 'static;
 
@@ -56,13 +57,13 @@ pub trait Perform {
     fn perform(
         &self,
         effect: &Effect,
-        job: &Job<'_>,
+        job: &EffectContext<'_>,
     ) -> impl Future<Output = Result<Option<Event>, Self::Error>> + Send;
 }
 
 /// What an effect is carried out for.
 #[derive(Debug)]
-pub struct Job<'a> {
+pub struct EffectContext<'a> {
     /// The call.
     pub call: &'a Call,
     /// Its extension's devices, if they have been looked up already.
@@ -75,7 +76,7 @@ pub struct Job<'a> {
 
 /// A caller whom a witness (Exotel's webhook or the PBX) reports to be waiting for an extension.
 #[derive(Clone, Debug)]
-pub struct Sighting {
+pub struct InboundCallReport {
     /// The signed id ([`crate::auth::signing`]) for a new call, or the call's id if the witness knows it already.
     pub call_id: CallId,
     /// Whose phone is wanted.
@@ -88,9 +89,9 @@ pub struct Sighting {
     pub caller_leg: Option<Leg>,
 }
 
-impl Sighting {
-    fn place(&self) -> Place {
-        Place {
+impl InboundCallReport {
+    fn place(&self) -> CorrelationKey {
+        CorrelationKey {
             extension: self.extension.clone(),
             caller: self.caller.number.clone(),
         }
@@ -103,13 +104,13 @@ impl Sighting {
     }
 
     fn announcement(&self) -> Event {
-        Event::Announced {
+        Event::CallerReported {
             caller_leg: self.caller_leg.clone(),
             call_sid: self.call_sid.clone(),
         }
     }
 
-    fn call(&self, limits: Limits, now: Timestamp) -> Call {
+    fn call(&self, limits: CallLimits, now: Timestamp) -> Call {
         let incoming = Incoming {
             call_id: self.call_id,
             extension: self.extension.clone(),
@@ -124,13 +125,13 @@ impl Sighting {
 
 /// A call that an app asks for.
 #[derive(Clone, Debug)]
-pub struct Wanted {
+pub struct NewCallRequest {
     /// The id that it is to have, signed ([`crate::auth::signing`]). Asked for again with the same id, it is the same call.
     pub call_id: CallId,
     /// Whose app asks.
     pub by: Extension,
     /// Who is to be called.
-    pub whom: Whom,
+    pub whom: Destination,
     /// How many calls this extension may start.
     pub within: StartLimits,
 }
@@ -190,7 +191,7 @@ impl Limit {
 
 /// Whom an app calls.
 #[derive(Clone, Debug)]
-pub enum Whom {
+pub enum Destination {
     /// Another app, through Asterisk.
     App(Extension, CallType),
     /// A telephone, through Exotel, which first calls the one at which the app's person answers.
@@ -202,24 +203,24 @@ pub enum Whom {
     },
 }
 
-impl Wanted {
+impl NewCallRequest {
     /// Whether `call`, which has this id, is the one that is wanted.
     #[must_use]
     pub fn is(&self, call: &Call) -> bool {
         match &self.whom {
-            Whom::Number { from, to } => {
+            Destination::Number { from, to } => {
                 call.to.as_ref() == Some(to) && call.caller.number.as_ref() == Some(from)
             }
-            Whom::App(extension, call_type) => {
+            Destination::App(extension, call_type) => {
                 !call.is_outbound() && call.extension == *extension && call.call_type == *call_type
             }
         }
     }
 
-    fn call(&self, limits: Limits, now: Timestamp) -> Call {
+    fn call(&self, limits: CallLimits, now: Timestamp) -> Call {
         let (call_id, by) = (self.call_id, self.by.clone());
         match &self.whom {
-            Whom::App(extension, call_type) => {
+            Destination::App(extension, call_type) => {
                 let incoming = Incoming {
                     call_id,
                     extension: extension.clone(),
@@ -230,7 +231,7 @@ impl Wanted {
                 };
                 ring(incoming, limits, now)
             }
-            Whom::Number { from, to } => {
+            Destination::Number { from, to } => {
                 let outgoing = Outgoing {
                     call_id,
                     extension: by,
@@ -238,7 +239,7 @@ impl Wanted {
                     to: to.clone(),
                 };
                 let talk = limits.talk.min(self.within.longest_phone_call);
-                initiate(outgoing, Limits { talk, ..limits }, now)
+                initiate(outgoing, CallLimits { talk, ..limits }, now)
             }
         }
     }
@@ -250,7 +251,7 @@ pub struct Outcome {
     /// The call as it now is.
     pub call: Call,
     /// Why the event was refused, if it was.
-    pub refused: Option<Refusal>,
+    pub refused: Option<RejectReason>,
 }
 
 /// Why an event could not be dealt with.
@@ -287,11 +288,11 @@ pub enum SwitchboardError<E: std::error::Error + 'static> {
     },
 }
 
-impl<E: std::error::Error> From<NoPatience> for SwitchboardError<E> {
-    fn from(why: NoPatience) -> Self {
+impl<E: std::error::Error> From<ReplicationWaitError> for SwitchboardError<E> {
+    fn from(why: ReplicationWaitError) -> Self {
         match why {
-            NoPatience::WaitsAlready(wait) => Self::NotHereYet(wait),
-            NoPatience::Store(error) => Self::Store(error),
+            ReplicationWaitError::WaitsAlready(wait) => Self::NotHereYet(wait),
+            ReplicationWaitError::Store(error) => Self::Store(error),
         }
     }
 }
@@ -329,12 +330,12 @@ async fn while_getting_ready<T>(
 pub struct Switchboard<C, P> {
     calls: C,
     outside: P,
-    limits: Limits,
+    limits: CallLimits,
 }
 
-impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
+impl<C: Calls + Sync, P: Effects + Sync> Switchboard<C, P> {
     /// A switchboard over these calls and this outside world.
-    pub const fn new(calls: C, outside: P, limits: Limits) -> Self {
+    pub const fn new(calls: C, outside: P, limits: CallLimits) -> Self {
         Self {
             calls,
             outside,
@@ -343,7 +344,7 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
     }
 
     /// How long each part of a new call may last.
-    pub const fn limits(&self) -> Limits {
+    pub const fn limits(&self) -> CallLimits {
         self.limits
     }
 
@@ -354,7 +355,7 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
     /// See [`SwitchboardError`]. A call that was stored is not lost: the next sighting or the timer goes on with it.
     pub async fn witness(
         &self,
-        sighting: &Sighting,
+        sighting: &InboundCallReport,
         now: Timestamp,
         until: Timestamp,
     ) -> Result<Outcome, SwitchboardError<P::Error>> {
@@ -369,11 +370,11 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
     async fn deal_with_sighting(
         &self,
         call: Call,
-        sighting: &Sighting,
+        sighting: &InboundCallReport,
         now: Timestamp,
         until: Timestamp,
     ) -> Result<Outcome, SwitchboardError<P::Error>> {
-        let mut meeting = sighting.needs_a_place().then(|| Meeting {
+        let mut meeting = sighting.needs_a_place().then(|| CorrelationClaim {
             place: sighting.place(),
             now,
             instead_of: None,
@@ -399,7 +400,7 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
                 Joined::Its(outcome) => return Ok(*outcome),
                 Joined::Stranger { stands } => stands,
             };
-            meeting = (!stands).then(|| Meeting {
+            meeting = (!stands).then(|| CorrelationClaim {
                 place: sighting.place(),
                 now,
                 instead_of: Some(other),
@@ -419,7 +420,7 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
     /// See [`SwitchboardError`]. That the other side could not be called is no error: the call has failed, and says why.
     pub async fn start(
         &self,
-        wanted: &Wanted,
+        wanted: &NewCallRequest,
         now: Timestamp,
         until: Timestamp,
     ) -> Result<Outcome, SwitchboardError<P::Error>> {
@@ -463,7 +464,7 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
     /// Takes a token for the call, or says when there is one.
     async fn take(
         &self,
-        wanted: &Wanted,
+        wanted: &NewCallRequest,
         purpose: Purpose,
         allowance: Allowance,
         limit: Limit,
@@ -487,7 +488,7 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
         now: Timestamp,
         until: Timestamp,
     ) -> Result<Outcome, SwitchboardError<P::Error>> {
-        let again = Event::Announced {
+        let again = Event::CallerReported {
             caller_leg: None,
             call_sid: None,
         };
@@ -501,7 +502,7 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
         now: Timestamp,
         until: Timestamp,
     ) -> Result<(), SwitchboardError<P::Error>> {
-        let job = Job {
+        let job = EffectContext {
             call,
             devices: None,
             now,
@@ -622,7 +623,7 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
     ///
     /// # Errors
     /// The table's.
-    pub async fn met_at(&self, place: &Place) -> Result<Option<CallId>, StoreError> {
+    pub async fn met_at(&self, place: &CorrelationKey) -> Result<Option<CallId>, StoreError> {
         self.calls.met_at(place).await
     }
 
@@ -636,7 +637,7 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
         until: Timestamp,
     ) -> Result<Outcome, SwitchboardError<P::Error>> {
         let leg = call.pbx.clone().zip(call.caller_leg.clone());
-        let event = Event::Announced {
+        let event = Event::CallerReported {
             caller_leg: leg.map(|(pbx, channel)| Leg { pbx, channel }),
             call_sid: call.call_sid.clone(),
         };
@@ -646,7 +647,7 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
         if let Err(SwitchboardError::Effect { call, .. }) = &begun {
             // Nobody else may come: a timer looks after the call as soon as this attempt counts as dead.
             let look_after = Effect::ArmTimer(now + ABANDONED_AFTER);
-            let job = Job {
+            let job = EffectContext {
                 call,
                 devices: None,
                 now,
@@ -663,7 +664,7 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
     async fn join(
         &self,
         other: CallId,
-        sighting: &Sighting,
+        sighting: &InboundCallReport,
         now: Timestamp,
         until: Timestamp,
     ) -> Result<Joined, SwitchboardError<P::Error>> {
@@ -741,10 +742,13 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
             call_id = %call.call_id, call_sid = call.call_sid.as_ref().map(tracing::field::display), event = event.as_str(), by = event.by(), status = call.status.as_str(), ?effects,
             "call"
         );
-        let (closing, at_once): (Vec<_>, Vec<_>) = effects
-            .into_iter()
-            .partition(|effect| matches!(effect, Effect::Settle(_) | Effect::DisarmTimer));
-        let job = Job {
+        let (closing, at_once): (Vec<_>, Vec<_>) = effects.into_iter().partition(|effect| {
+            matches!(
+                effect,
+                Effect::MarkEffectsCompleted(_) | Effect::DisarmTimer
+            )
+        });
+        let job = EffectContext {
             call: &call,
             devices,
             now,
@@ -779,13 +783,15 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
         until: Timestamp,
     ) -> Result<Outcome, SwitchboardError<P::Error>> {
         for effect in closing {
-            if let Effect::Settle(owed_since) = effect {
-                let settled = Event::Settled { owed_since };
+            if let Effect::MarkEffectsCompleted(effects_pending_since) = effect {
+                let settled = Event::EffectsCompleted {
+                    effects_pending_since,
+                };
                 let now = self.outside.now().max(now);
                 let handled = Box::pin(self.handle(call.call_id, &settled, now, until));
                 call = handled.await?.call;
             } else {
-                let job = Job {
+                let job = EffectContext {
                     call: &call,
                     devices: None,
                     now,
@@ -804,7 +810,7 @@ impl<C: Calls + Sync, P: Perform + Sync> Switchboard<C, P> {
     async fn perform(
         &self,
         effect: &Effect,
-        job: &Job<'_>,
+        job: &EffectContext<'_>,
     ) -> Result<Option<Call>, SwitchboardError<P::Error>> {
         let brought_about = self.outside.perform(effect, job).await;
         let brought_about = brought_about.map_err(|source| SwitchboardError::Effect {

@@ -9,7 +9,7 @@ use super::*;
 use crate::store::calls::MemoryCalls;
 use crate::store::devices::PushAddress;
 use crate::testing;
-use ringback_core::call::{ABANDONED_AFTER, Party, Readiness, Side, Status, Why};
+use ringback_core::call::{ABANDONED_AFTER, CallParty, CallSide, CallStatus, EndReason, Readiness};
 use ringback_core::ids::DeviceId;
 use ringback_core::phone_number::PhoneNumber;
 
@@ -30,7 +30,7 @@ struct Recorder {
 #[error("made to fail")]
 struct MadeToFail;
 
-impl Perform for Recorder {
+impl Effects for Recorder {
     type Error = MadeToFail;
 
     fn now(&self) -> Timestamp {
@@ -41,7 +41,11 @@ impl Perform for Recorder {
         Ok(self.devices.iter().map(|name| device(name)).collect())
     }
 
-    async fn perform(&self, effect: &Effect, job: &Job<'_>) -> Result<Option<Event>, MadeToFail> {
+    async fn perform(
+        &self,
+        effect: &Effect,
+        job: &EffectContext<'_>,
+    ) -> Result<Option<Event>, MadeToFail> {
         let name = name_of(effect);
         if self.failing.lock().unwrap().contains(name) {
             return Err(MadeToFail);
@@ -53,14 +57,14 @@ impl Perform for Recorder {
             .map(|name| device(name).device_id)
             .collect();
         Ok(match effect {
-            Effect::Ring if devices.is_empty() => Some(Event::NobodyRang(Why::NoDevice)),
-            Effect::Ring => Some(Event::Rang {
+            Effect::SendPush if devices.is_empty() => Some(Event::PushNotSent(EndReason::NoDevice)),
+            Effect::SendPush => Some(Event::PushSent {
                 devices,
                 finished_at: job.now,
             }),
-            Effect::AskWhetherBridged if self.talks.load(Relaxed) => Some(Event::Bridged),
-            Effect::AskWhetherBridged => Some(Event::NotBridged { rings: false }),
-            Effect::Bridge => Some(Event::PhoneCalled),
+            Effect::CheckBridge if self.talks.load(Relaxed) => Some(Event::Bridged),
+            Effect::CheckBridge => Some(Event::NotBridged { rings: false }),
+            Effect::Bridge => Some(Event::PhoneDialed),
             _ => None,
         })
     }
@@ -69,7 +73,7 @@ impl Perform for Recorder {
 type Testing = Switchboard<MemoryCalls, Recorder>;
 
 fn switchboard(devices: &[&'static str]) -> Testing {
-    let limits = Limits {
+    let limits = CallLimits {
         ring: Duration::from_secs(30),
         connect: Duration::from_secs(15),
         talk: Duration::from_secs(3600),
@@ -97,7 +101,7 @@ impl Testing {
         self.outside.failing.lock().unwrap().clear();
     }
 
-    async fn saw(&self, sighting: &Sighting) -> Call {
+    async fn saw(&self, sighting: &InboundCallReport) -> Call {
         self.witness(sighting, NOW, UNTIL).await.unwrap().call
     }
 
@@ -109,25 +113,25 @@ impl Testing {
         self.handle(call.call_id, event, NOW, UNTIL).await
     }
 
-    async fn status(&self, call: &Call) -> Status {
+    async fn status(&self, call: &Call) -> CallStatus {
         self.calls.find(call.call_id).await.unwrap().unwrap().status
     }
 }
 
 fn name_of(effect: &Effect) -> &'static str {
     match effect {
-        Effect::Ring => "ring",
-        Effect::Cancel { .. } => "cancel",
-        Effect::CallCaller => "call caller",
-        Effect::AskWhetherBridged => "ask whether bridged",
-        Effect::Place => "place",
-        Effect::LookUp => "look up",
+        Effect::SendPush => "ring",
+        Effect::CancelPush { .. } => "cancel",
+        Effect::DialCallerPhone => "call caller",
+        Effect::CheckBridge => "ask whether bridged",
+        Effect::PlaceOutboundCall => "place",
+        Effect::QueryExotel => "look up",
         Effect::Bridge => "bridge",
-        Effect::Busy => "busy",
+        Effect::SendBusy => "busy",
         Effect::HangUpCaller => "hang up caller",
         Effect::HangUpPhone => "hang up phone",
         Effect::ArmTimer(_) => "arm",
-        Effect::Settle(_) => "settle",
+        Effect::MarkEffectsCompleted(_) => "settle",
         Effect::DisarmTimer => "disarm",
     }
 }
@@ -140,8 +144,8 @@ fn device(name: &str) -> Device {
 }
 
 /// What Exotel's webhook tells.
-fn webhook() -> Sighting {
-    Sighting {
+fn webhook() -> InboundCallReport {
+    InboundCallReport {
         call_id: CallId::of_call_sid(&CallSid::try_from("sid-1").unwrap()),
         extension: Extension::try_from("1001").unwrap(),
         caller: Caller::on_network(PhoneNumber::parse("9876543210", "IN"), None),
@@ -151,10 +155,10 @@ fn webhook() -> Sighting {
 }
 
 /// What the PBX's hook tells of the same caller.
-fn hook(call_sid: Option<&str>, leg: &str) -> Sighting {
+fn hook(call_sid: Option<&str>, leg: &str) -> InboundCallReport {
     let call_sid = call_sid.map(|sid| CallSid::try_from(sid).unwrap());
     let by_sid = call_sid.as_ref().map(CallId::of_call_sid);
-    Sighting {
+    InboundCallReport {
         call_id: by_sid.unwrap_or_else(CallId::fresh),
         call_sid,
         caller_leg: Some(ringback_core::testing::leg("pbx1", leg)),
@@ -163,7 +167,7 @@ fn hook(call_sid: Option<&str>, leg: &str) -> Sighting {
 }
 
 fn accept(device: Option<&str>) -> Event {
-    let by = Party {
+    let by = CallParty {
         extension: Extension::try_from("1001").unwrap(),
         device: device.map(|name| DeviceId::try_from(name).unwrap()),
     };
@@ -207,10 +211,10 @@ async fn two_witnesses_in_any_order_are_one_call_and_one_ring() {
         let left = switchboard
             .handle(
                 by_sid,
-                &Event::CallerLeft {
+                &Event::CallerLegEnded {
                     leg: None,
                     answered: false,
-                    by: Side::Caller,
+                    by: CallSide::Caller,
                 },
                 NOW,
                 UNTIL,
@@ -244,17 +248,20 @@ async fn who_calls_again_after_hanging_up_is_a_new_call() {
     switchboard
         .happens(
             &first,
-            &Event::CallerLeft {
+            &Event::CallerLegEnded {
                 leg: None,
                 answered: false,
-                by: Side::Caller,
+                by: CallSide::Caller,
             },
         )
         .await
         .unwrap();
     let second = switchboard.saw(&hook(None, "leg-2")).await;
     assert_ne!(first.call_id, second.call_id);
-    assert_eq!(switchboard.status(&second).await, Status::WaitingForMobile);
+    assert_eq!(
+        switchboard.status(&second).await,
+        CallStatus::WaitingForMobile
+    );
     let webhook_of_second = switchboard.saw(&webhook()).await;
     assert_eq!(webhook_of_second.call_id, second.call_id);
 }
@@ -269,7 +276,7 @@ async fn of_two_devices_that_accept_at_once_one_is_bridged() {
         switchboard.happens(&call, &accept_tablet)
     );
     assert_eq!(one.unwrap().refused, None);
-    assert_eq!(other.unwrap().refused, Some(Refusal::GoneAnotherWay));
+    assert_eq!(other.unwrap().refused, Some(RejectReason::GoneAnotherWay));
     assert_eq!(
         (switchboard.count("bridge"), switchboard.count("cancel")),
         (1, 1)
@@ -287,7 +294,7 @@ async fn an_accept_that_comes_twice_is_answered_twice_and_cancels_once() {
             .unwrap();
         assert_eq!(
             (outcome.refused, outcome.call.status),
-            (None, Status::MobileReady)
+            (None, CallStatus::MobileReady)
         );
     }
     assert_eq!(switchboard.count("cancel"), 1);
@@ -346,8 +353,8 @@ async fn without_a_device_the_caller_hears_busy_at_once() {
     let switchboard = switchboard(&[]);
     let call = switchboard.saw(&hook(Some("sid-1"), "leg-1")).await;
     assert_eq!(
-        (call.status, call.why),
-        (Status::Failed, Some(Why::NoDevice))
+        (call.status, call.end_reason),
+        (CallStatus::Failed, Some(EndReason::NoDevice))
     );
     assert_eq!(
         (switchboard.count("busy"), switchboard.count("disarm")),
@@ -378,7 +385,7 @@ async fn the_timer_is_taken_back_only_when_all_else_is_done() {
     );
     assert_eq!(
         (switchboard.status(&call).await, switchboard.count("disarm")),
-        (Status::TimedOut, 0)
+        (CallStatus::TimedOut, 0)
     );
     switchboard.mend();
     for (at, done) in [(late, (1, 0)), (late + ABANDONED_AFTER, (2, 1))] {
@@ -466,10 +473,10 @@ async fn a_phone_that_was_called_while_its_call_ended_is_taken_down_once_more() 
     switchboard.fail("bridge");
     let accepted = switchboard.happens(&call, &accept(None)).await;
     assert!(accepted.is_err(), "its debt stays");
-    let hung_up = Event::CallerLeft {
+    let hung_up = Event::CallerLegEnded {
         leg: None,
         answered: false,
-        by: Side::Caller,
+        by: CallSide::Caller,
     };
     let later = NOW + Duration::from_millis(300);
     switchboard
@@ -479,7 +486,12 @@ async fn a_phone_that_was_called_while_its_call_ended_is_taken_down_once_more() 
     assert_eq!(switchboard.count("hang up phone"), 1);
     // The originate comes through after all, and the accept's process settles its debt.
     switchboard
-        .happens(&call, &Event::Settled { owed_since: NOW })
+        .happens(
+            &call,
+            &Event::EffectsCompleted {
+                effects_pending_since: NOW,
+            },
+        )
         .await
         .unwrap();
     assert_eq!(switchboard.count("hang up phone"), 2);
@@ -490,7 +502,7 @@ async fn a_phone_that_was_called_while_its_call_ended_is_taken_down_once_more() 
 async fn a_caller_who_is_reported_once_more_elsewhere_is_the_same_call() {
     let switchboard = switchboard(&["phone"]);
     let told = CallId::of_call_sid(&CallSid::try_from("sid-1").unwrap());
-    let again = Sighting {
+    let again = InboundCallReport {
         call_id: told,
         ..hook(None, "leg-1")
     };
@@ -506,10 +518,10 @@ async fn a_phone_that_is_called_when_its_call_has_ended_is_taken_down() {
     let switchboard = switchboard(&["phone"]);
     let call = switchboard.saw(&hook(Some("sid-1"), "leg-1")).await;
     switchboard.happens(&call, &accept(None)).await.unwrap();
-    let called = Event::PhoneCalled;
+    let called = Event::PhoneDialed;
     switchboard.happens(&call, &called).await.unwrap();
     assert_eq!(switchboard.count("hang up phone"), 0);
-    let by = Party {
+    let by = CallParty {
         extension: call.extension.clone(),
         device: None,
     };
@@ -542,13 +554,13 @@ async fn no_phone_rings_for_a_call_whose_time_is_up() {
 #[tokio::test]
 async fn an_early_decline_of_one_device_waits_for_those_that_ring() {
     for (rang, status) in [
-        (vec!["phone", "tablet"], Status::WaitingForMobile),
-        (vec!["tablet"], Status::Declined),
+        (vec!["phone", "tablet"], CallStatus::WaitingForMobile),
+        (vec!["tablet"], CallStatus::Declined),
     ] {
         let switchboard = switchboard(&[]);
         let call = hook(Some("sid-1"), "leg-1").call(switchboard.limits, NOW);
         switchboard.calls.create(&call, None).await.unwrap();
-        let by = Party {
+        let by = CallParty {
             extension: call.extension.clone(),
             device: Some(device("tablet").device_id),
         };
@@ -556,15 +568,15 @@ async fn an_early_decline_of_one_device_waits_for_those_that_ring() {
             .happens(&call, &Event::Declined { by })
             .await
             .unwrap();
-        assert_eq!(declined.call.status, Status::WaitingForMobile);
+        assert_eq!(declined.call.status, CallStatus::WaitingForMobile);
         let devices = rang.iter().map(|name| device(name).device_id).collect();
-        let rang = Event::Rang {
+        let rang = Event::PushSent {
             devices,
             finished_at: NOW,
         };
         switchboard.happens(&call, &rang).await.unwrap();
         assert_eq!(switchboard.status(&call).await, status);
-        let busy = usize::from(status == Status::Declined);
+        let busy = usize::from(status == CallStatus::Declined);
         assert_eq!(switchboard.count("busy"), busy);
     }
 }
@@ -579,7 +591,7 @@ mod a_report_that_the_legs_were_joined_is_lost {
         let mut sighting = webhook();
         sighting.caller_leg = Some(ringback_core::testing::leg("pbx1", "leg-1"));
         let call = switchboard.saw(&sighting).await;
-        let by = Party {
+        let by = CallParty {
             extension: call.extension.clone(),
             device: None,
         };
@@ -598,7 +610,7 @@ mod a_report_that_the_legs_were_joined_is_lost {
         switchboard.outside.talks.store(true, Relaxed);
         let (call, deadline) = at_its_deadline(&switchboard).await;
         let fired = switchboard.handle(call.call_id, &Event::TimerFired, deadline, UNTIL);
-        assert_eq!(fired.await.unwrap().call.status, Status::InProgress);
+        assert_eq!(fired.await.unwrap().call.status, CallStatus::InProgress);
         assert_eq!(switchboard.count("hang up phone"), 0);
     }
 
@@ -609,8 +621,8 @@ mod a_report_that_the_legs_were_joined_is_lost {
         let fired = switchboard.handle(call.call_id, &Event::TimerFired, deadline, UNTIL);
         let call = fired.await.unwrap().call;
         assert_eq!(
-            (call.status, call.why),
-            (Status::Failed, Some(Why::NotConnected))
+            (call.status, call.end_reason),
+            (CallStatus::Failed, Some(EndReason::NotConnected))
         );
         assert_eq!(switchboard.count("busy"), 1);
     }
@@ -624,7 +636,7 @@ mod a_report_that_the_legs_were_joined_is_lost {
         assert!(fired.await.is_err());
         let later = deadline + ABANDONED_AFTER;
         let fired = switchboard.handle(call.call_id, &Event::TimerFired, later, UNTIL);
-        assert_eq!(fired.await.unwrap().call.status, Status::Failed);
+        assert_eq!(fired.await.unwrap().call.status, CallStatus::Failed);
     }
 }
 
@@ -648,14 +660,14 @@ mod a_timer_comes_late {
     #[tokio::test]
     async fn two_who_talk_go_on_talking() {
         let (switchboard, call) = long_after_the_ring(true).await;
-        assert_eq!(call.status, Status::InProgress);
+        assert_eq!(call.status, CallStatus::InProgress);
         assert_eq!(switchboard.count("busy"), 0);
     }
 
     #[tokio::test]
     async fn one_who_waits_hears_busy_at_once() {
         let (switchboard, call) = long_after_the_ring(false).await;
-        assert_eq!(call.status, Status::TimedOut);
+        assert_eq!(call.status, CallStatus::TimedOut);
         assert_eq!(switchboard.count("busy"), 1);
     }
 }
@@ -672,10 +684,10 @@ mod an_app_calls {
         Extension::try_from(name).unwrap()
     }
 
-    fn wanted(whom: Whom) -> Wanted {
+    fn wanted(whom: Destination) -> NewCallRequest {
         let by = extension("1002");
         let reference = Reference::try_from("tap-1").unwrap();
-        Wanted {
+        NewCallRequest {
             call_id: CallId::of_reference(&by, &reference),
             by,
             whom,
@@ -683,13 +695,13 @@ mod an_app_calls {
         }
     }
 
-    fn an_app() -> Wanted {
-        wanted(Whom::App(extension("1001"), CallType::Video))
+    fn an_app() -> NewCallRequest {
+        wanted(Destination::App(extension("1001"), CallType::Video))
     }
 
-    fn a_number() -> Wanted {
+    fn a_number() -> NewCallRequest {
         let number = |text| PhoneNumber::parse(text, "IN").unwrap();
-        wanted(Whom::Number {
+        wanted(Destination::Number {
             from: number("9800001002"),
             to: number("9876543210"),
         })
@@ -699,7 +711,7 @@ mod an_app_calls {
     async fn another_app_is_woken_while_the_callers_own_phone_is_called() {
         let switchboard = switchboard(&["phone"]);
         let call = switchboard.start(&an_app(), NOW, UNTIL).await.unwrap().call;
-        assert_eq!(call.status, Status::WaitingForMobile);
+        assert_eq!(call.status, CallStatus::WaitingForMobile);
         assert_eq!(
             (call.extension.as_str(), call.caller.shown()),
             ("1001", "1002")
@@ -719,7 +731,7 @@ mod an_app_calls {
                 .await
                 .unwrap()
                 .call;
-            assert_eq!(call.status, Status::Initiated);
+            assert_eq!(call.status, CallStatus::Initiated);
         }
         let later = NOW + ABANDONED_AFTER;
         switchboard.start(&a_number(), later, UNTIL).await.unwrap();
@@ -756,8 +768,8 @@ mod an_app_calls {
         switchboard.start(&another, later, UNTIL).await.unwrap();
     }
 
-    fn another(wanted: &Wanted) -> Wanted {
-        Wanted {
+    fn another(wanted: &NewCallRequest) -> NewCallRequest {
+        NewCallRequest {
             call_id: CallId::fresh(),
             ..wanted.clone()
         }
@@ -799,7 +811,7 @@ mod an_app_calls {
         );
     }
 
-    async fn is_refused(switchboard: &Testing, wanted: &Wanted, now: Timestamp, by: Limit) {
+    async fn is_refused(switchboard: &Testing, wanted: &NewCallRequest, now: Timestamp, by: Limit) {
         let refused = switchboard.start(wanted, now, UNTIL).await;
         assert!(
             matches!(&refused, Err(SwitchboardError::TooMany { limit, .. }) if *limit == by),
@@ -822,12 +834,12 @@ mod an_app_calls {
         let again = switchboard.start(&second, NOW, UNTIL).await.unwrap();
         assert_eq!(again.call.call_id, second.call_id);
         // Another extension does not notice.
-        let other = Wanted {
+        let other = NewCallRequest {
             by: extension("1003"),
             ..another(&wanted)
         };
         switchboard.start(&other, NOW, UNTIL).await.unwrap();
-        let by = Party {
+        let by = CallParty {
             extension: extension("1001"),
             device: None,
         };
@@ -861,7 +873,7 @@ mod an_app_calls {
             longest_phone_call: Duration::from_secs(60),
             ..a_number().within
         };
-        let limited = |wanted: Wanted| Wanted { within, ..wanted };
+        let limited = |wanted: NewCallRequest| NewCallRequest { within, ..wanted };
         let first = limited(a_number());
         let call = switchboard.start(&first, NOW, UNTIL).await.unwrap().call;
         assert_eq!(call.limits.talk, Duration::from_secs(60));
@@ -883,7 +895,7 @@ mod an_app_calls {
             .unwrap()
             .call;
         let sid = CallSid::try_from("sid-9").unwrap();
-        let answered = Event::Reported {
+        let answered = Event::ExotelProgress {
             call_sid: sid.clone(),
             progress: OutboundProgress::InProgress,
         };
@@ -895,7 +907,7 @@ mod an_app_calls {
             .await
             .unwrap();
         assert_eq!(by_sid.unwrap().call_id, call.call_id);
-        assert_eq!(call.status, Status::InProgress);
+        assert_eq!(call.status, CallStatus::InProgress);
     }
 
     #[tokio::test]
@@ -906,7 +918,7 @@ mod an_app_calls {
             .await
             .unwrap()
             .call;
-        let placed = Event::Reported {
+        let placed = Event::ExotelProgress {
             call_sid: CallSid::try_from("sid-9").unwrap(),
             progress: OutboundProgress::Initiated,
         };

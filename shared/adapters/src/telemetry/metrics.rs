@@ -13,7 +13,7 @@ use metrics::{Unit, counter, describe_counter, histogram};
 use metrics_cloudwatch_embedded::{Builder, Collector};
 
 use crate::platform::config::Environment;
-use ringback_core::call::{Call, Status, Why};
+use ringback_core::call::{Call, CallStatus, EndReason};
 use ringback_core::timestamp::Timestamp;
 
 /// A metric, as CloudWatch knows it.
@@ -209,7 +209,7 @@ pub fn told(clients: u64, took: Duration, dropped: bool) {
 #[derive(Clone, Debug, PartialEq)]
 enum Measurement {
     One(Metric),
-    Ended(Status),
+    Ended(CallStatus),
     Took(Metric, Duration),
 }
 
@@ -271,9 +271,11 @@ fn pushed_at(call: &Call) -> Option<Timestamp> {
 }
 
 const fn failure(call: &Call) -> Option<Metric> {
-    match (call.status, call.why) {
-        (Status::Failed, Some(Why::NotConnected | Why::PhoneUnreachable)) => Some(BRIDGE_FAILURES),
-        (Status::Failed, Some(Why::PushFailed)) => Some(PUSH_FAILURES),
+    match (call.status, call.end_reason) {
+        (CallStatus::Failed, Some(EndReason::NotConnected | EndReason::PhoneUnreachable)) => {
+            Some(BRIDGE_FAILURES)
+        }
+        (CallStatus::Failed, Some(EndReason::PushFailed)) => Some(PUSH_FAILURES),
         _ => None,
     }
 }
@@ -281,7 +283,7 @@ const fn failure(call: &Call) -> Option<Metric> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ringback_core::call::{Decision, Event, Party, Readiness, decide};
+    use ringback_core::call::{CallParty, Decision, Event, Readiness, decide};
     use ringback_core::testing::a_call;
 
     const NOW: Timestamp = Timestamp::from_millis(1_710_417_600_000);
@@ -306,14 +308,14 @@ mod tests {
 
     fn rang() -> Event {
         let device = ringback_core::ids::DeviceId::try_from("phone").unwrap();
-        Event::Rang {
+        Event::PushSent {
             devices: [device].into(),
             finished_at: at(1),
         }
     }
 
     fn accepted() -> Event {
-        let by = Party {
+        let by = CallParty {
             extension: a_call(NOW).extension,
             device: None,
         };
@@ -322,10 +324,10 @@ mod tests {
     }
 
     fn hung_up() -> Event {
-        Event::CallerLeft {
+        Event::CallerLegEnded {
             leg: None,
             answered: true,
-            by: ringback_core::call::Side::Caller,
+            by: ringback_core::call::CallSide::Caller,
         }
     }
 
@@ -349,7 +351,7 @@ mod tests {
             Measurement::One(BACKGROUND_LAUNCHES),
             Measurement::One(SUCCESSFUL_CALLS),
             Measurement::Took(TIME_TO_BRIDGE, seconds(2)),
-            Measurement::Ended(Status::Completed),
+            Measurement::Ended(CallStatus::Completed),
         ];
         assert_eq!(story, expected);
     }
@@ -366,7 +368,7 @@ mod tests {
 
     #[test]
     fn what_failed_is_counted_by_what_failed() {
-        let story = life(&[(0, Event::NobodyRang(Why::PushFailed))]).concat();
+        let story = life(&[(0, Event::PushNotSent(EndReason::PushFailed))]).concat();
         assert!(
             story.contains(&Measurement::One(PUSH_FAILURES)),
             "{story:?}"

@@ -15,8 +15,8 @@ use aws_smithy_runtime_api::client::retries::RequestAttempts;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::config_bag::{ConfigBag, Storable, StoreReplace};
 
-use crate::telemetry::xray::{Of, Part};
 use super::{metrics, subject};
+use crate::telemetry::xray::{Of, Part};
 
 /// A request to another system is sent again, after `before` has become of it.
 pub(crate) fn again(system: &str, before: impl fmt::Display) {

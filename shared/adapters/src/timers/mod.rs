@@ -18,8 +18,8 @@ use futures::future::join;
 use serde::{Deserialize, Serialize};
 
 use crate::platform::config::{ConfigError, Environment};
-use crate::platform::lazy_client::Later;
-use ringback_core::call::{Call, Event, Status};
+use crate::platform::lazy_client::LazyClient;
+use ringback_core::call::{Call, CallStatus, Event};
 use ringback_core::ids::CallId;
 use ringback_core::timestamp::Timestamp;
 
@@ -45,7 +45,7 @@ impl Timer {
     #[must_use]
     pub fn event(self) -> Event {
         self.overwritten
-            .map_or(Event::TimerFired, Event::Overwritten)
+            .map_or(Event::TimerFired, Event::ReplicaOverwritten)
     }
 }
 
@@ -81,9 +81,9 @@ where
 /// The queue and the scheduler.
 #[derive(Clone, Debug)]
 pub struct Timeouts {
-    queue: Later<aws_sdk_sqs::Client>,
+    queue: LazyClient<aws_sdk_sqs::Client>,
     queue_url: String,
-    scheduler: Later<aws_sdk_scheduler::Client>,
+    scheduler: LazyClient<aws_sdk_scheduler::Client>,
     schedule_group: String,
     scheduler_role_arn: String,
     function_arn: String,
@@ -95,8 +95,8 @@ impl Timeouts {
     /// # Errors
     /// When one of them is missing.
     pub fn from_environment(
-        queue: impl Into<Later<aws_sdk_sqs::Client>>,
-        scheduler: impl Into<Later<aws_sdk_scheduler::Client>>,
+        queue: impl Into<LazyClient<aws_sdk_sqs::Client>>,
+        scheduler: impl Into<LazyClient<aws_sdk_scheduler::Client>>,
         environment: &Environment,
     ) -> Result<Self, ConfigError> {
         Ok(Self {
@@ -176,22 +176,26 @@ impl Timeouts {
 
     async fn schedule_backstop(&self, call: &Call, at: Timestamp) -> Result<(), TimerError> {
         let (purpose, at) = match call.status {
-            Status::WaitingForMobile => (Purpose::Ring, at + call.limits.connect + BACKSTOP_AFTER),
-            Status::Initiated if at <= call.rings_until => (Purpose::Ring, at + BACKSTOP_AFTER),
+            CallStatus::WaitingForMobile => {
+                (Purpose::Ring, at + call.limits.connect + BACKSTOP_AFTER)
+            }
+            CallStatus::Initiated if at <= call.rings_until => (Purpose::Ring, at + BACKSTOP_AFTER),
             // Messages have an outbound call looked up, again and again; the schedule is there for when one is lost.
-            Status::Initiated | Status::Ringing | Status::InProgress if call.is_outbound() => {
+            CallStatus::Initiated | CallStatus::Ringing | CallStatus::InProgress
+                if call.is_outbound() =>
+            {
                 (Purpose::Talk, call.deadline().unwrap_or(at))
             }
-            Status::InProgress => (Purpose::Talk, at),
+            CallStatus::InProgress => (Purpose::Talk, at),
             // The ring's backstop comes after this deadline too.
-            Status::MobileReady
-            | Status::Initiated
-            | Status::Ringing
-            | Status::Completed
-            | Status::Declined
-            | Status::TimedOut
-            | Status::Canceled
-            | Status::Failed => return Ok(()),
+            CallStatus::MobileReady
+            | CallStatus::Initiated
+            | CallStatus::Ringing
+            | CallStatus::Completed
+            | CallStatus::Declined
+            | CallStatus::TimedOut
+            | CallStatus::Canceled
+            | CallStatus::Failed => return Ok(()),
         };
         let target = Target::builder()
             .arn(&self.function_arn)

@@ -62,7 +62,7 @@ pub async fn fulfil(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ringback_core::call::Status;
+    use ringback_core::call::CallStatus;
     use ringback_core::testing::a_call;
     use ringback_core::timestamp::Timestamp;
 
@@ -79,19 +79,19 @@ mod tests {
             assert_eq!(duty(None, &call, own, HERE), None);
         }
         let mut over = call.clone();
-        over.status = Status::Canceled;
+        over.status = CallStatus::Canceled;
         assert_eq!(duty(None, &over, Some(THERE), HERE), None);
     }
 
     #[test]
     fn what_the_other_regions_version_lacks_is_told_again() {
         let (mut before, mut after) = (a_call(NOW), a_call(NOW));
-        before.status = Status::MobileReady;
+        before.status = CallStatus::MobileReady;
         assert_eq!(
             duty(Some(&before), &after, Some(THERE), HERE),
             Some(Duty::TellAgain(&before))
         );
-        after.status = Status::InProgress;
+        after.status = CallStatus::InProgress;
         assert_eq!(duty(Some(&before), &after, Some(THERE), HERE), None);
     }
 }

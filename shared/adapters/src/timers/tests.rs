@@ -62,7 +62,7 @@ impl Timers {
 
     /// Joins the legs at the end of the ring.
     fn bridge(&mut self) {
-        self.call.status = Status::InProgress;
+        self.call.status = CallStatus::InProgress;
         self.call.bridged_at = Some(self.call.rings_until);
     }
 
@@ -154,7 +154,7 @@ async fn what_was_overwritten_is_told_again_at_once() {
     let [sent] = timers.sent().await.try_into().unwrap();
     assert_eq!(sent["DelaySeconds"], 0);
     let timer: Timer = serde_json::from_str(sent["MessageBody"].as_str().unwrap()).unwrap();
-    let told = Event::Overwritten(Box::new(timers.call));
+    let told = Event::ReplicaOverwritten(Box::new(timers.call));
     assert_eq!(timer.event(), told);
 }
 
@@ -196,7 +196,7 @@ async fn no_message_is_delayed_for_longer_than_sqs_can() {
 #[tokio::test]
 async fn connecting_has_the_rings_schedule_behind_it() {
     let mut timers = Timers::start().await;
-    timers.call.status = Status::MobileReady;
+    timers.call.status = CallStatus::MobileReady;
     timers.arm(NOW + Duration::from_secs(15)).await.unwrap();
     assert_eq!(timers.sent().await.len(), 1);
     assert_eq!(timers.schedules().await.len(), 0);

@@ -1,17 +1,17 @@
 //! A change of a call as data: what to set, and on what condition. The store makes one conditional write of it;
-//! [`Call::apply`] and [`Check::holds`] say what that write means.
+//! [`Call::apply`] and [`Condition::holds`] say what that write means.
 
 use std::collections::BTreeSet;
 
-use super::{Answerer, Call, HistoryEntry, KEPT_FOR, Status, StreamState, Why};
+use super::{AnsweredBy, Call, CallStatus, EndReason, HistoryEntry, KEPT_FOR, StreamState};
 use crate::ids::{CallSid, ChannelId, DeviceId, Extension, Leg, PbxName};
 use crate::timestamp::Timestamp;
 
 /// A change that may be saved if every check holds for the call as it is stored then.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Attempt {
+pub struct ConditionalUpdate {
     /// The condition: all of these.
-    pub checks: Vec<Check>,
+    pub checks: Vec<Condition>,
     /// The change.
     pub change: Change,
 }
@@ -27,42 +27,42 @@ pub struct Change {
 
 /// One thing that must be true of the stored call.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Check {
+pub enum Condition {
     /// Nothing has changed since this version was read.
     VersionIs(u64),
     /// The call is in this state.
-    StatusIs(Status),
+    StatusIs(CallStatus),
     /// The call is for this extension.
     ExtensionIs(Extension),
     /// The phone may still ring at this moment.
-    RingsAt(Timestamp),
+    RingsAfter(Timestamp),
     /// The ring is over at this moment.
-    RungOutAt(Timestamp),
+    RingOverAt(Timestamp),
     /// Nobody has recorded yet which devices rang.
-    NotRungYet,
+    PushNotRecorded,
     /// No device has declined on its own.
     NobodyDeclined,
     /// This device rang and no other did.
-    RangOnly(DeviceId),
+    PushedOnlyTo(DeviceId),
     /// This is the caller's leg, or none has arrived yet.
-    CallerLegCanBe(Leg),
+    CallerLegMayBe(Leg),
     /// The call is on this PBX, or on none that is known.
-    PbxCanBe(PbxName),
+    PbxMayBe(PbxName),
     /// It is not known on which PBX the call is.
-    OnNoPbxYet,
+    PbxUnknown,
     /// The caller is on the telephone network.
-    NoAppCalls,
+    CallerIsNotApp,
     /// An app calls, and its own phone does not wait yet.
-    AppCalls,
+    CallerIsAppWithoutLeg,
     /// Exotel connects two numbers (true), or a phone is woken (false).
     IsOutbound(bool),
     /// This is Exotel's id of the call.
     CallSidIs(CallSid),
     /// The effects of the transition made at this moment are still owed.
-    OwedSince(Timestamp),
+    EffectsPendingSince(Timestamp),
 }
 
-impl Check {
+impl Condition {
     /// Whether this is true of `call`.
     #[must_use]
     pub fn holds(&self, call: &Call) -> bool {
@@ -70,22 +70,24 @@ impl Check {
             Self::VersionIs(version) => call.version == *version,
             Self::StatusIs(status) => call.status == *status,
             Self::ExtensionIs(extension) => call.extension == *extension,
-            Self::RingsAt(moment) => call.rings_until > *moment,
-            Self::RungOutAt(moment) => call.rings_until <= *moment,
-            Self::NotRungYet => call.rang.is_none(),
+            Self::RingsAfter(moment) => call.rings_until > *moment,
+            Self::RingOverAt(moment) => call.rings_until <= *moment,
+            Self::PushNotRecorded => call.rang.is_none(),
             Self::NobodyDeclined => call.declined_by.is_empty(),
-            Self::RangOnly(device) => call
+            Self::PushedOnlyTo(device) => call
                 .rang
                 .as_ref()
                 .is_some_and(|rang| rang.len() == 1 && rang.contains(device)),
-            Self::CallerLegCanBe(leg) => call.callers_leg_can_be(leg),
-            Self::PbxCanBe(pbx) => call.pbx_can_be(pbx),
-            Self::OnNoPbxYet => call.pbx.is_none(),
-            Self::NoAppCalls => call.caller.extension.is_none(),
-            Self::AppCalls => call.caller.extension.is_some() && call.caller_leg.is_none(),
+            Self::CallerLegMayBe(leg) => call.callers_leg_can_be(leg),
+            Self::PbxMayBe(pbx) => call.pbx_can_be(pbx),
+            Self::PbxUnknown => call.pbx.is_none(),
+            Self::CallerIsNotApp => call.caller.extension.is_none(),
+            Self::CallerIsAppWithoutLeg => {
+                call.caller.extension.is_some() && call.caller_leg.is_none()
+            }
             Self::IsOutbound(outbound) => call.is_outbound() == *outbound,
             Self::CallSidIs(sid) => call.call_sid.as_ref() == Some(sid),
-            Self::OwedSince(moment) => call.owed_since == Some(*moment),
+            Self::EffectsPendingSince(moment) => call.effects_pending_since == Some(*moment),
         }
     }
 }
@@ -94,15 +96,15 @@ impl Check {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Set {
     /// Go on to this state.
-    Status(Status),
+    Status(CallStatus),
     /// Who accepted.
-    AnsweredBy(Answerer),
+    AnsweredBy(AnsweredBy),
     /// When the app was ready.
     ReadyAt(Timestamp),
     /// When the legs were joined.
     BridgedAt(Timestamp),
     /// When and why the call was over; it is kept for a day from then on.
-    Ended(Timestamp, Why),
+    Ended(Timestamp, EndReason),
     /// The channel on which the caller waits.
     CallerLeg(ChannelId),
     /// The PBX that holds the call's legs.
@@ -114,13 +116,13 @@ pub enum Set {
     /// Whether its audio is streamed to us.
     Stream(StreamState),
     /// The devices that rang.
-    Rang(BTreeSet<DeviceId>),
+    PushedTo(BTreeSet<DeviceId>),
     /// The devices that declined.
     DeclinedBy(BTreeSet<DeviceId>),
     /// Effects are owed from now on.
-    OwedSince(Timestamp),
+    EffectsPendingSince(Timestamp),
     /// Nothing is owed any longer.
-    NothingOwed,
+    NoEffectsPending,
 }
 
 impl Set {
@@ -138,7 +140,7 @@ impl Set {
             Self::BridgedAt(moment) => call.bridged_at = Some(*moment),
             Self::Ended(moment, why) => {
                 call.ended_at = Some(*moment);
-                call.why = Some(*why);
+                call.end_reason = Some(*why);
                 call.expires_at = Self::expiry_after(*moment);
             }
             Self::CallerLeg(channel) => call.caller_leg = Some(channel.clone()),
@@ -146,10 +148,10 @@ impl Set {
             Self::CallSid(sid) => call.call_sid = Some(sid.clone()),
             Self::CheckedAt(moment) => call.checked_at = Some(*moment),
             Self::Stream(state) => call.stream = Some(*state),
-            Self::Rang(devices) => call.rang = Some(devices.clone()),
+            Self::PushedTo(devices) => call.rang = Some(devices.clone()),
             Self::DeclinedBy(devices) => call.declined_by.clone_from(devices),
-            Self::OwedSince(moment) => call.owed_since = Some(*moment),
-            Self::NothingOwed => call.owed_since = None,
+            Self::EffectsPendingSince(moment) => call.effects_pending_since = Some(*moment),
+            Self::NoEffectsPending => call.effects_pending_since = None,
         }
     }
 }

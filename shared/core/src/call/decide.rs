@@ -1,15 +1,21 @@
 //! Every rule of a call's life, asked in one place. Those of a call that wakes a phone are in [`inbound`], those of one
 //! that Exotel connects in [`outbound`].
 
-use super::verdict::{Decision, Refusal, Verdict};
-use super::{Attempt, Call, Change, Effect, Event, HistoryEntry, Party, inbound, merge, outbound};
+use super::verdict::{Decision, RejectReason, Verdict};
+use super::{
+    Call, CallParty, Change, ConditionalUpdate, Effect, Event, HistoryEntry, inbound, merge,
+    outbound,
+};
 use crate::timestamp::Timestamp;
 
 /// What is to be done once a new call has been stored.
 #[must_use]
 pub fn first_effects(call: &Call) -> Vec<Effect> {
     if call.is_outbound() {
-        vec![Effect::ArmTimer(call.rings_until), Effect::Place]
+        vec![
+            Effect::ArmTimer(call.rings_until),
+            Effect::PlaceOutboundCall,
+        ]
     } else {
         inbound::owed(call)
     }
@@ -19,10 +25,10 @@ pub fn first_effects(call: &Call) -> Vec<Effect> {
 #[must_use]
 pub fn decide(call: &Call, event: &Event, now: Timestamp) -> Decision {
     if party_of(event).is_some_and(|party| !may_say(call, event, party)) {
-        return Decision::Refuse(Refusal::NotYours);
+        return Decision::Refuse(RejectReason::NotYours);
     }
     let verdict = match event {
-        Event::Overwritten(version) => merge::verdict(call, version, now),
+        Event::ReplicaOverwritten(version) => merge::verdict(call, version, now),
         _ if call.is_outbound() => outbound::verdict(call, event, now),
         _ => inbound::verdict(call, event, now),
     };
@@ -48,12 +54,12 @@ pub fn decide(call: &Call, event: &Event, now: Timestamp) -> Decision {
 ///
 /// Promise (held by a property test): where its checks hold, [`decide`] would advance by the same change.
 #[must_use]
-pub fn usual(event: &Event, now: Timestamp) -> Option<Attempt> {
+pub fn usual(event: &Event, now: Timestamp) -> Option<ConditionalUpdate> {
     let (checks, sets) = match event {
-        Event::Reported { call_sid, progress } => outbound::usual(call_sid, *progress, now)?,
+        Event::ExotelProgress { call_sid, progress } => outbound::usual(call_sid, *progress, now)?,
         _ => inbound::usual(event, now)?,
     };
-    Some(Attempt {
+    Some(ConditionalUpdate {
         checks,
         change: Change {
             sets,
@@ -66,7 +72,7 @@ pub fn usual(event: &Event, now: Timestamp) -> Option<Attempt> {
 #[must_use]
 pub fn effects_after(call: &Call, event: &Event, now: Timestamp) -> Vec<Effect> {
     match event {
-        Event::Overwritten(_) => merge::effects_after(call, now),
+        Event::ReplicaOverwritten(_) => merge::effects_after(call, now),
         _ if call.is_outbound() => outbound::effects_after(call, event),
         _ => inbound::effects_after(call, event, now),
     }
@@ -75,7 +81,7 @@ pub fn effects_after(call: &Call, event: &Event, now: Timestamp) -> Vec<Effect> 
 /// What a repeated event sets off: nothing once all has been carried out; what nobody would notice twice while the
 /// first attempt may still be under way or has failed; everything, if that attempt died.
 fn again(call: &Call, event: &Event, now: Timestamp) -> Vec<Effect> {
-    if call.owed_since.is_none() {
+    if call.effects_pending_since.is_none() {
         return Vec::new();
     }
     let mut effects = left_undone(call, now);
@@ -96,7 +102,7 @@ fn again(call: &Call, event: &Event, now: Timestamp) -> Vec<Effect> {
 fn is_asked_for_again(call: &Call, event: &Event) -> bool {
     let names_nothing = matches!(
         event,
-        Event::Announced {
+        Event::CallerReported {
             caller_leg: None,
             call_sid: None
         }
@@ -131,39 +137,39 @@ fn overdue(call: &Call, now: Timestamp) -> Vec<Effect> {
 }
 
 /// An app may answer for the phone that is wanted, and hang up for the one that calls.
-fn may_say(call: &Call, event: &Event, party: &Party) -> bool {
+fn may_say(call: &Call, event: &Event, party: &CallParty) -> bool {
     let calls = call.caller.extension.as_ref() == Some(&party.extension);
     party.extension == call.extension || (calls && matches!(event, Event::HungUp { .. }))
 }
 
-fn party_of(event: &Event) -> Option<&Party> {
+fn party_of(event: &Event) -> Option<&CallParty> {
     match event {
         Event::Accepted { by, .. } | Event::Declined { by } | Event::HungUp { by } => Some(by),
-        Event::Announced { .. }
-        | Event::Rang { .. }
-        | Event::NobodyRang(_)
-        | Event::CallerFound(_)
-        | Event::CallerCalled
-        | Event::PhoneCalled
+        Event::CallerReported { .. }
+        | Event::PushSent { .. }
+        | Event::PushNotSent(_)
+        | Event::CallerPhoneLocated(_)
+        | Event::CallerPhoneDialed
+        | Event::PhoneDialed
         | Event::CallerUnreachable
-        | Event::ExotelSilent
-        | Event::Reported { .. }
-        | Event::NotPlaced(_)
+        | Event::ExotelNoAnswer
+        | Event::ExotelProgress { .. }
+        | Event::OutboundCallRejected(_)
         | Event::StreamStarted
         | Event::StreamStopped(_)
-        | Event::CallerLeft { .. }
-        | Event::PhoneLeft { .. }
+        | Event::CallerLegEnded { .. }
+        | Event::PhoneLegEnded { .. }
         | Event::Bridged
         | Event::NotBridged { .. }
         | Event::TimerFired
-        | Event::Overwritten(_)
-        | Event::Settled { .. } => None,
+        | Event::ReplicaOverwritten(_)
+        | Event::EffectsCompleted { .. } => None,
     }
 }
 
 fn entry(event: &Event, now: Timestamp) -> HistoryEntry {
     let at = match event {
-        Event::Rang { finished_at, .. } => *finished_at,
+        Event::PushSent { finished_at, .. } => *finished_at,
         _ => now,
     };
     HistoryEntry {

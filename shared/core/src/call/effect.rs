@@ -9,26 +9,26 @@ use crate::timestamp::Timestamp;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Wake every device of the extension with a push.
-    Ring,
+    SendPush,
     /// Tell devices that they need not ring, or no longer have a call.
-    Cancel {
+    CancelPush {
         /// Why, in the push's words.
         reason: CancelReason,
         /// Which devices.
         to: Audience,
     },
     /// Call the phone of the app that calls, so that it waits as a caller does.
-    CallCaller,
+    DialCallerPhone,
     /// Call the phone and join it to the waiting caller.
     Bridge,
     /// Ask Asterisk whether the phone talks to the caller.
-    AskWhetherBridged,
+    CheckBridge,
     /// Have Exotel connect the two numbers. Never done twice: Exotel knows no idempotency key.
-    Place,
+    PlaceOutboundCall,
     /// Ask Exotel how the call stands.
-    LookUp,
+    QueryExotel,
     /// Let the caller hear busy.
-    Busy,
+    SendBusy,
     /// End the caller's leg.
     HangUpCaller,
     /// End the phone's leg.
@@ -36,7 +36,7 @@ pub enum Effect {
     /// Have the call looked at again at this moment.
     ArmTimer(Timestamp),
     /// Record that what has been owed since this moment has been carried out.
-    Settle(Timestamp),
+    MarkEffectsCompleted(Timestamp),
     /// Take the durable timer back. Always last: until then, the timer finishes what was left undone.
     DisarmTimer,
 }
@@ -48,17 +48,17 @@ impl Effect {
     #[must_use]
     pub const fn repeats_unnoticed(&self) -> bool {
         match self {
-            Self::Ring
-            | Self::AskWhetherBridged
-            | Self::Place
-            | Self::LookUp
-            | Self::Cancel { .. }
+            Self::SendPush
+            | Self::CheckBridge
+            | Self::PlaceOutboundCall
+            | Self::QueryExotel
+            | Self::CancelPush { .. }
             | Self::ArmTimer(_)
-            | Self::Settle(_)
+            | Self::MarkEffectsCompleted(_)
             | Self::DisarmTimer => false,
-            Self::CallCaller
+            Self::DialCallerPhone
             | Self::Bridge
-            | Self::Busy
+            | Self::SendBusy
             | Self::HangUpCaller
             | Self::HangUpPhone => true,
         }

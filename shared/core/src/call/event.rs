@@ -9,85 +9,85 @@ use super::{Call, OutboundProgress};
 use crate::ids::{CallSid, DeviceId, Extension, Leg, PbxName};
 use crate::timestamp::Timestamp;
 
-/// The names of [`Event::Accepted`], and of [`Event::Settled`], by which the history shows whether what accepting owed was
+/// The names of [`Event::Accepted`], and of [`Event::EffectsCompleted`], by which the history shows whether what accepting owed was
 /// carried out.
 pub(super) const ACCEPTED: [&str; 2] = ["accept", "accept_ready"];
 /// See [`ACCEPTED`].
 pub(super) const SETTLED: &str = "settled";
 
-/// The name of [`Event::PhoneLeft`], by which the history's lines of it are counted.
+/// The name of [`Event::PhoneLegEnded`], by which the history's lines of it are counted.
 pub(super) const PHONE_LEFT: &str = "phone_left";
 
-/// The name of [`Event::ExotelSilent`], by which the history shows that it happened.
+/// The name of [`Event::ExotelNoAnswer`], by which the history shows that it happened.
 pub(super) const EXOTEL_SILENT: &str = "exotel_silent";
 
 /// Something that happened to a call, whoever reported it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A witness of the call (Exotel's webhook, the PBX's hook) has told what it knows of it.
-    Announced {
+    CallerReported {
         /// The leg on which the caller waits.
         caller_leg: Option<Leg>,
         /// Exotel's id of the call.
         call_sid: Option<CallSid>,
     },
     /// Pushes went out to these devices, the last of them at this moment.
-    Rang {
+    PushSent {
         /// The devices whose push service took the push.
         devices: BTreeSet<DeviceId>,
         /// When the last of them had been handed over.
         finished_at: Timestamp,
     },
     /// No device could be woken.
-    NobodyRang(Why),
+    PushNotSent(EndReason),
     /// The phone of the app that calls is registered with this PBX, one of several, and is to be called there. The call
     /// knows that before anything is asked for: whatever is done about this leg then, is done at that PBX.
-    CallerFound(PbxName),
+    CallerPhoneLocated(PbxName),
     /// The phone of the app that calls is being called.
-    CallerCalled,
+    CallerPhoneDialed,
     /// The phone that was woken is being called.
-    PhoneCalled,
+    PhoneDialed,
     /// The phone of the app that calls could not be called.
     CallerUnreachable,
     /// Exotel has said how far an outbound call has come.
-    Reported {
+    ExotelProgress {
         /// Exotel's id of the call.
         call_sid: CallSid,
         /// How far.
         progress: OutboundProgress,
     },
     /// Exotel did not take an outbound call on.
-    NotPlaced(Why),
+    OutboundCallRejected(EndReason),
     /// Exotel did not answer, and may have placed an outbound call.
-    ExotelSilent,
+    ExotelNoAnswer,
     /// An app took the call.
     Accepted {
         /// Who.
-        by: Party,
+        by: CallParty,
         /// Whether the app was running already.
         readiness: Readiness,
     },
     /// An app did not want the call.
     Declined {
         /// Who.
-        by: Party,
+        by: CallParty,
     },
     /// An app ended the call.
     HungUp {
         /// Who.
-        by: Party,
+        by: CallParty,
     },
     /// The caller's leg is gone.
-    CallerLeft {
+    CallerLegEnded {
         /// The leg that it was, where the witness knows it.
         leg: Option<Leg>,
         /// Whether that leg had been answered, which only joining it to the phone does.
         answered: bool,
         /// Who hung up.
-        by: Side,
+        by: CallSide,
     },
     /// The phone's leg is gone.
-    PhoneLeft {
+    PhoneLegEnded {
         /// Where it was.
         pbx: PbxName,
         /// Whether the phone had answered it.
@@ -95,7 +95,7 @@ pub enum Event {
         /// The Q.850 cause, 0 where none was given.
         cause: u16,
         /// Who hung up.
-        by: Side,
+        by: CallSide,
     },
     /// The two legs have been joined.
     Bridged,
@@ -111,11 +111,11 @@ pub enum Event {
     /// A timer of this call has fired.
     TimerFired,
     /// Another region's version of the call has taken this one's place, and lacks something of it.
-    Overwritten(Box<Call>),
+    ReplicaOverwritten(Box<Call>),
     /// The effects that were owed since this moment have been carried out.
-    Settled {
-        /// [`super::Call::owed_since`], as it was when they were begun.
-        owed_since: Timestamp,
+    EffectsCompleted {
+        /// [`super::Call::effects_pending_since`], as it was when they were begun.
+        effects_pending_since: Timestamp,
     },
 }
 
@@ -127,25 +127,25 @@ impl Event {
             Self::Accepted { by, .. } | Self::Declined { by } | Self::HungUp { by } => {
                 Some(&by.extension)
             }
-            Self::Announced { .. }
-            | Self::Rang { .. }
-            | Self::NobodyRang(_)
-            | Self::CallerFound(_)
-            | Self::CallerCalled
-            | Self::PhoneCalled
+            Self::CallerReported { .. }
+            | Self::PushSent { .. }
+            | Self::PushNotSent(_)
+            | Self::CallerPhoneLocated(_)
+            | Self::CallerPhoneDialed
+            | Self::PhoneDialed
             | Self::CallerUnreachable
-            | Self::Reported { .. }
-            | Self::NotPlaced(_)
-            | Self::ExotelSilent
-            | Self::CallerLeft { .. }
-            | Self::PhoneLeft { .. }
+            | Self::ExotelProgress { .. }
+            | Self::OutboundCallRejected(_)
+            | Self::ExotelNoAnswer
+            | Self::CallerLegEnded { .. }
+            | Self::PhoneLegEnded { .. }
             | Self::Bridged
             | Self::NotBridged { .. }
             | Self::StreamStarted
             | Self::StreamStopped(_)
             | Self::TimerFired
-            | Self::Overwritten(_)
-            | Self::Settled { .. } => None,
+            | Self::ReplicaOverwritten(_)
+            | Self::EffectsCompleted { .. } => None,
         }
     }
 
@@ -153,22 +153,22 @@ impl Event {
     #[must_use]
     pub const fn as_str(&self) -> &'static str {
         match self {
-            Self::Announced {
+            Self::CallerReported {
                 caller_leg: Some(_),
                 ..
             } => "caller_arrived",
-            Self::Announced {
+            Self::CallerReported {
                 caller_leg: None, ..
             } => "announced",
-            Self::Rang { .. } => "rang",
-            Self::NobodyRang(_) => "nobody_rang",
-            Self::CallerFound(_) => "caller_found",
-            Self::CallerCalled => "caller_called",
-            Self::PhoneCalled => "phone_called",
+            Self::PushSent { .. } => "rang",
+            Self::PushNotSent(_) => "nobody_rang",
+            Self::CallerPhoneLocated(_) => "caller_found",
+            Self::CallerPhoneDialed => "caller_called",
+            Self::PhoneDialed => "phone_called",
             Self::CallerUnreachable => "caller_unreachable",
-            Self::Reported { .. } => "reported",
-            Self::NotPlaced(_) => "not_placed",
-            Self::ExotelSilent => EXOTEL_SILENT,
+            Self::ExotelProgress { .. } => "reported",
+            Self::OutboundCallRejected(_) => "not_placed",
+            Self::ExotelNoAnswer => EXOTEL_SILENT,
             Self::Accepted {
                 readiness: Readiness::Running,
                 ..
@@ -179,15 +179,15 @@ impl Event {
             } => ACCEPTED[1],
             Self::Declined { .. } => "decline",
             Self::HungUp { .. } => "hangup",
-            Self::CallerLeft { .. } => "caller_left",
-            Self::PhoneLeft { .. } => PHONE_LEFT,
+            Self::CallerLegEnded { .. } => "caller_left",
+            Self::PhoneLegEnded { .. } => PHONE_LEFT,
             Self::Bridged => "bridged",
             Self::NotBridged { .. } => "not_bridged",
             Self::StreamStarted => "stream_started",
             Self::StreamStopped(_) => "stream_stopped",
             Self::TimerFired => "timer_fired",
-            Self::Overwritten(_) => "overwritten",
-            Self::Settled { .. } => SETTLED,
+            Self::ReplicaOverwritten(_) => "overwritten",
+            Self::EffectsCompleted { .. } => SETTLED,
         }
     }
 
@@ -195,31 +195,33 @@ impl Event {
     #[must_use]
     pub fn by(&self) -> Option<String> {
         match self {
-            Self::Announced {
+            Self::CallerReported {
                 caller_leg: leg, ..
             } => leg.as_ref().map(ToString::to_string),
-            Self::CallerFound(pbx) => Some(pbx.to_string()),
-            Self::Rang { devices, .. } => Some(format!("{} devices", devices.len())),
-            Self::NobodyRang(why) | Self::NotPlaced(why) => Some(why.as_str().to_owned()),
-            Self::Reported { progress, .. } => Some(progress.as_str().to_owned()),
+            Self::CallerPhoneLocated(pbx) => Some(pbx.to_string()),
+            Self::PushSent { devices, .. } => Some(format!("{} devices", devices.len())),
+            Self::PushNotSent(why) | Self::OutboundCallRejected(why) => {
+                Some(why.as_str().to_owned())
+            }
+            Self::ExotelProgress { progress, .. } => Some(progress.as_str().to_owned()),
             Self::StreamStopped(reason) => Some(reason.as_str().to_owned()),
             Self::Accepted { by, .. } | Self::Declined { by } | Self::HungUp { by } => {
                 Some(by.to_string())
             }
-            Self::CallerLeft { answered, .. } => Some(format!("answered={answered}")),
-            Self::PhoneLeft {
+            Self::CallerLegEnded { answered, .. } => Some(format!("answered={answered}")),
+            Self::PhoneLegEnded {
                 answered, cause, ..
             } => Some(format!("answered={answered} cause={cause}")),
-            Self::Overwritten(version) => Some(version.status.as_str().to_owned()),
-            Self::CallerCalled
-            | Self::PhoneCalled
+            Self::ReplicaOverwritten(version) => Some(version.status.as_str().to_owned()),
+            Self::CallerPhoneDialed
+            | Self::PhoneDialed
             | Self::CallerUnreachable
-            | Self::ExotelSilent
+            | Self::ExotelNoAnswer
             | Self::Bridged
             | Self::NotBridged { .. }
             | Self::StreamStarted
             | Self::TimerFired
-            | Self::Settled { .. } => None,
+            | Self::EffectsCompleted { .. } => None,
         }
     }
 }
@@ -246,7 +248,7 @@ impl StopReason {
 
 /// A side of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
+pub enum CallSide {
     /// Who dialled.
     Caller,
     /// Whose phone was wanted.
@@ -266,14 +268,14 @@ pub enum Readiness {
 
 /// An app that acts on a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Party {
+pub struct CallParty {
     /// The extension that its token speaks for.
     pub extension: Extension,
     /// Its device. An app that names none speaks for the extension as a whole.
     pub device: Option<DeviceId>,
 }
 
-impl fmt::Display for Party {
+impl fmt::Display for CallParty {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.device {
             Some(device) => write!(f, "{}/{device}", self.extension),
@@ -285,7 +287,7 @@ impl fmt::Display for Party {
 /// Why a call was over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Why {
+pub enum EndReason {
     /// The caller hung up.
     CallerHungUp,
     /// The person called declined.
@@ -326,7 +328,7 @@ pub enum Why {
     NeverReported,
 }
 
-impl Why {
+impl EndReason {
     /// As it stands in histories, logs and answers.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use super::event::{ACCEPTED, PHONE_LEFT, SETTLED};
 use super::verdict::{
-    GONE_ANOTHER_WAY, NOTHING_TO_DO, Refusal, Verdict, ended, settled, streaming, talking,
+    GONE_ANOTHER_WAY, NOTHING_TO_DO, RejectReason, Verdict, ended, settled, streaming, talking,
 };
 use super::{
-    ABANDONED_AFTER, Answerer, Audience, Call, CallType, CancelReason, Check, Effect, Event,
-    HistoryEntry, Limits, Party, Set, Side, Status, Why,
+    ABANDONED_AFTER, AnsweredBy, Audience, Call, CallLimits, CallParty, CallSide, CallStatus,
+    CallType, CancelReason, Condition, Effect, EndReason, Event, HistoryEntry, Set,
 };
 use crate::ids::{CallId, CallSid, Extension, Leg, PbxName};
 use crate::phone_number::Caller;
@@ -32,10 +32,10 @@ pub struct Incoming {
     pub call_sid: Option<CallSid>,
 }
 
-/// The beginning of a call's life: it is to be stored, and then the phone is to be woken ([`Effect::Ring`] and a
+/// The beginning of a call's life: it is to be stored, and then the phone is to be woken ([`Effect::SendPush`] and a
 /// timer are owed). S1 pushed first; a fast phone could then answer a call that did not exist yet.
 #[must_use]
-pub fn ring(incoming: Incoming, limits: Limits, now: Timestamp) -> Call {
+pub fn ring(incoming: Incoming, limits: CallLimits, now: Timestamp) -> Call {
     let rings_until = now + limits.ring;
     let longest = rings_until + limits.connect + limits.talk;
     let by = incoming.caller_leg.as_ref().map(ToString::to_string);
@@ -44,7 +44,7 @@ pub fn ring(incoming: Incoming, limits: Limits, now: Timestamp) -> Call {
     Call {
         call_id: incoming.call_id,
         version: 1,
-        status: Status::WaitingForMobile,
+        status: CallStatus::WaitingForMobile,
         extension: incoming.extension,
         caller: incoming.caller,
         to: None,
@@ -68,31 +68,31 @@ pub fn ring(incoming: Incoming, limits: Limits, now: Timestamp) -> Call {
         ready_at: None,
         bridged_at: None,
         ended_at: None,
-        why: None,
-        owed_since: Some(now),
+        end_reason: None,
+        effects_pending_since: Some(now),
         expires_at: Set::expiry_after(longest),
     }
 }
 
 pub(super) fn verdict(call: &Call, event: &Event, now: Timestamp) -> Verdict {
     match event {
-        Event::Announced {
+        Event::CallerReported {
             caller_leg,
             call_sid,
         } => announced(call, caller_leg.as_ref(), call_sid.as_ref(), now),
-        Event::Rang { devices, .. } => rang(call, devices, now),
-        Event::NobodyRang(why) => nobody_rang(call, *why, now),
+        Event::PushSent { devices, .. } => rang(call, devices, now),
+        Event::PushNotSent(why) => nobody_rang(call, *why, now),
         Event::Accepted { by, .. } => accepted(call, by, now),
         Event::Declined { by } => declined(call, by, now),
         Event::HungUp { by } => hung_up(call, by, now),
-        Event::CallerLeft { leg, answered, by } => {
+        Event::CallerLegEnded { leg, answered, by } => {
             caller_left(call, leg.as_ref(), *answered, *by, now)
         }
         // A PBX that the call has left, as when the trunk tried another, has nothing more to say of it.
-        Event::PhoneLeft { pbx, .. } if !call.pbx_can_be(pbx) => {
-            Verdict::Refuse(Refusal::AnotherCall)
+        Event::PhoneLegEnded { pbx, .. } if !call.pbx_can_be(pbx) => {
+            Verdict::Refuse(RejectReason::AnotherCall)
         }
-        Event::PhoneLeft {
+        Event::PhoneLegEnded {
             answered,
             cause,
             by,
@@ -100,106 +100,121 @@ pub(super) fn verdict(call: &Call, event: &Event, now: Timestamp) -> Verdict {
         } => phone_left(call, *answered, *cause, *by, now),
         Event::Bridged => bridged(call, now),
         Event::NotBridged { rings } => not_bridged(call, *rings, now),
-        Event::CallerFound(pbx) => caller_found(call, pbx),
-        Event::CallerCalled => called_in_vain(call, Effect::HangUpCaller),
-        Event::PhoneCalled => called_in_vain(call, Effect::HangUpPhone),
+        Event::CallerPhoneLocated(pbx) => caller_found(call, pbx),
+        Event::CallerPhoneDialed => called_in_vain(call, Effect::HangUpCaller),
+        Event::PhoneDialed => called_in_vain(call, Effect::HangUpPhone),
         Event::CallerUnreachable => caller_unreachable(call, now),
         Event::StreamStarted | Event::StreamStopped(_) => streaming(call, event),
         Event::TimerFired => timer_fired(call, now),
-        Event::Settled { owed_since } => settled(call, *owed_since),
-        Event::Reported { .. }
-        | Event::NotPlaced(_)
-        | Event::ExotelSilent
-        | Event::Overwritten(_) => NOTHING_TO_DO,
+        Event::EffectsCompleted {
+            effects_pending_since,
+        } => settled(call, *effects_pending_since),
+        Event::ExotelProgress { .. }
+        | Event::OutboundCallRejected(_)
+        | Event::ExotelNoAnswer
+        | Event::ReplicaOverwritten(_) => NOTHING_TO_DO,
     }
 }
 
 /// The change that `event` makes in the state in which it normally finds the call, and what must hold for it.
-pub(super) fn usual(event: &Event, now: Timestamp) -> Option<(Vec<Check>, Vec<Set>)> {
-    let waiting = Check::StatusIs(Status::WaitingForMobile);
+pub(super) fn usual(event: &Event, now: Timestamp) -> Option<(Vec<Condition>, Vec<Set>)> {
+    let waiting = Condition::StatusIs(CallStatus::WaitingForMobile);
     Some(match event {
-        Event::Announced { .. }
-        | Event::CallerCalled
-        | Event::PhoneCalled
+        Event::CallerReported { .. }
+        | Event::CallerPhoneDialed
+        | Event::PhoneDialed
         | Event::CallerUnreachable
-        | Event::ExotelSilent
+        | Event::ExotelNoAnswer
         | Event::NotBridged { .. }
-        | Event::Reported { .. }
-        | Event::NotPlaced(_)
+        | Event::ExotelProgress { .. }
+        | Event::OutboundCallRejected(_)
         | Event::StreamStarted
         | Event::StreamStopped(_)
-        | Event::Overwritten(_) => return None,
-        Event::Rang { devices, .. } => (
+        | Event::ReplicaOverwritten(_) => return None,
+        Event::PushSent { devices, .. } => (
             vec![
                 waiting,
-                Check::NotRungYet,
-                Check::NobodyDeclined,
-                Check::NoAppCalls,
+                Condition::PushNotRecorded,
+                Condition::NobodyDeclined,
+                Condition::CallerIsNotApp,
             ],
-            vec![Set::Rang(devices.clone()), Set::NothingOwed],
+            vec![Set::PushedTo(devices.clone()), Set::NoEffectsPending],
         ),
-        Event::NobodyRang(why) => (
-            vec![waiting, Check::NotRungYet],
-            ended(Status::Failed, *why, now),
+        Event::PushNotSent(why) => (
+            vec![waiting, Condition::PushNotRecorded],
+            ended(CallStatus::Failed, *why, now),
         ),
         Event::Accepted { by, .. } => (
             vec![
                 waiting,
-                Check::ExtensionIs(by.extension.clone()),
-                Check::RingsAt(now),
+                Condition::ExtensionIs(by.extension.clone()),
+                Condition::RingsAfter(now),
             ],
             ready(by, now),
         ),
         Event::Declined { by } | Event::HungUp { by } => usual_decline(by, now),
         // What ended the wait is in another region's version of the call, or long overdue here.
-        Event::CallerLeft {
+        Event::CallerLegEnded {
             answered: false,
-            by: Side::Neither,
+            by: CallSide::Neither,
             ..
         } => return None,
-        Event::CallerLeft { leg, answered, by } => usual_end(leg.as_ref(), *answered, *by, now),
-        Event::CallerFound(pbx) => (
-            vec![waiting, Check::OnNoPbxYet, Check::AppCalls],
+        Event::CallerLegEnded { leg, answered, by } => usual_end(leg.as_ref(), *answered, *by, now),
+        Event::CallerPhoneLocated(pbx) => (
+            vec![
+                waiting,
+                Condition::PbxUnknown,
+                Condition::CallerIsAppWithoutLeg,
+            ],
             vec![Set::Pbx(pbx.clone())],
         ),
-        Event::PhoneLeft { pbx, by, .. } => (
+        Event::PhoneLegEnded { pbx, by, .. } => (
             vec![
-                Check::StatusIs(Status::InProgress),
-                Check::IsOutbound(false),
-                Check::PbxCanBe(pbx.clone()),
+                Condition::StatusIs(CallStatus::InProgress),
+                Condition::IsOutbound(false),
+                Condition::PbxMayBe(pbx.clone()),
             ],
-            ended(Status::Completed, hung_up_by(*by), now),
+            ended(CallStatus::Completed, hung_up_by(*by), now),
         ),
-        Event::Bridged => (vec![Check::StatusIs(Status::MobileReady)], talking(now)),
+        Event::Bridged => (
+            vec![Condition::StatusIs(CallStatus::MobileReady)],
+            talking(now),
+        ),
         Event::TimerFired => (
             vec![
                 waiting,
-                Check::RungOutAt(now),
-                Check::RingsAt(now.before(LATE)),
+                Condition::RingOverAt(now),
+                Condition::RingsAfter(now.before(LATE)),
             ],
-            ended(Status::TimedOut, Why::NoAnswer, now),
+            ended(CallStatus::TimedOut, EndReason::NoAnswer, now),
         ),
-        Event::Settled { owed_since } => {
-            (vec![Check::OwedSince(*owed_since)], vec![Set::NothingOwed])
-        }
+        Event::EffectsCompleted {
+            effects_pending_since,
+        } => (
+            vec![Condition::EffectsPendingSince(*effects_pending_since)],
+            vec![Set::NoEffectsPending],
+        ),
     })
 }
 
 /// The only device that rang declines, or one that speaks for the extension.
-fn usual_decline(by: &Party, now: Timestamp) -> (Vec<Check>, Vec<Set>) {
+fn usual_decline(by: &CallParty, now: Timestamp) -> (Vec<Condition>, Vec<Set>) {
     let mut checks = vec![
-        Check::StatusIs(Status::WaitingForMobile),
-        Check::ExtensionIs(by.extension.clone()),
+        Condition::StatusIs(CallStatus::WaitingForMobile),
+        Condition::ExtensionIs(by.extension.clone()),
     ];
     if let Some(device) = &by.device {
-        checks.extend([Check::RangOnly(device.clone()), Check::NobodyDeclined]);
+        checks.extend([
+            Condition::PushedOnlyTo(device.clone()),
+            Condition::NobodyDeclined,
+        ]);
     }
     let mut sets: Vec<Set> = by
         .device
         .iter()
         .map(|device| Set::DeclinedBy([device.clone()].into()))
         .collect();
-    sets.extend(ended(Status::Declined, Why::CalleeDeclined, now));
+    sets.extend(ended(CallStatus::Declined, EndReason::CalleeDeclined, now));
     (checks, sets)
 }
 
@@ -207,65 +222,64 @@ fn usual_decline(by: &Party, now: Timestamp) -> (Vec<Check>, Vec<Set>) {
 fn usual_end(
     leg: Option<&Leg>,
     answered: bool,
-    by: Side,
+    by: CallSide,
     now: Timestamp,
-) -> (Vec<Check>, Vec<Set>) {
+) -> (Vec<Condition>, Vec<Set>) {
     let (from, sets) = if answered {
-        let sets = ended(Status::Completed, hung_up_by(by), now);
-        (Status::InProgress, sets)
+        let sets = ended(CallStatus::Completed, hung_up_by(by), now);
+        (CallStatus::InProgress, sets)
     } else {
-        let sets = ended(Status::Canceled, Why::CallerHungUp, now);
-        (Status::WaitingForMobile, sets)
+        let sets = ended(CallStatus::Canceled, EndReason::CallerHungUp, now);
+        (CallStatus::WaitingForMobile, sets)
     };
-    let mut checks = vec![Check::StatusIs(from), Check::IsOutbound(false)];
-    checks.extend(leg.cloned().map(Check::CallerLegCanBe));
+    let mut checks = vec![Condition::StatusIs(from), Condition::IsOutbound(false)];
+    checks.extend(leg.cloned().map(Condition::CallerLegMayBe));
     (checks, sets)
 }
 
 pub(super) fn effects_after(call: &Call, event: &Event, now: Timestamp) -> Vec<Effect> {
     match event {
-        Event::Announced { .. } => after_announcement(call, event, now),
+        Event::CallerReported { .. } => after_announcement(call, event, now),
         // It was the last thing to know before all that rang had declined.
-        Event::Rang { devices, .. }
-            if call.status == Status::Declined && devices.is_subset(&call.declined_by) =>
+        Event::PushSent { devices, .. }
+            if call.status == CallStatus::Declined && devices.is_subset(&call.declined_by) =>
         {
             owed(call)
         }
-        Event::Rang { finished_at, .. } => recall_late_rings(call, *finished_at),
+        Event::PushSent { finished_at, .. } => recall_late_rings(call, *finished_at),
         Event::Declined { .. } | Event::HungUp { .. } if !call.status.is_final() => Vec::new(),
-        Event::Settled { .. } => Vec::new(),
-        Event::CallerFound(_) => call_caller(call).into_iter().collect(),
-        Event::PhoneLeft { .. } if call.status == Status::MobileReady => {
+        Event::EffectsCompleted { .. } => Vec::new(),
+        Event::CallerPhoneLocated(_) => call_caller(call).into_iter().collect(),
+        Event::PhoneLegEnded { .. } if call.status == CallStatus::MobileReady => {
             bridge_within_patience(call, now)
         }
-        Event::TimerFired if call.status == Status::MobileReady => {
-            let mut effects = vec![Effect::AskWhetherBridged];
+        Event::TimerFired if call.status == CallStatus::MobileReady => {
+            let mut effects = vec![Effect::CheckBridge];
             effects.extend(call.deadline().map(Effect::ArmTimer));
             effects
         }
-        Event::TimerFired if call.status == Status::WaitingForMobile => vec![
-            Effect::AskWhetherBridged,
-            Effect::ArmTimer(now + ABANDONED_AFTER),
-        ],
-        Event::NobodyRang(_)
+        Event::TimerFired if call.status == CallStatus::WaitingForMobile => {
+            vec![Effect::CheckBridge, Effect::ArmTimer(now + ABANDONED_AFTER)]
+        }
+        Event::PushNotSent(_)
         | Event::CallerUnreachable
         | Event::NotBridged { .. }
         | Event::Accepted { .. }
         | Event::Declined { .. }
         | Event::HungUp { .. }
-        | Event::CallerLeft { .. }
-        | Event::PhoneLeft { .. }
+        | Event::CallerLegEnded { .. }
+        | Event::PhoneLegEnded { .. }
         | Event::TimerFired => owed(call),
         // What accepting the call owed is still owed by whoever carried that out.
         Event::Bridged => Vec::new(),
         Event::StreamStarted
         | Event::StreamStopped(_)
-        | Event::CallerCalled
-        | Event::PhoneCalled
-        | Event::Reported { .. }
-        | Event::NotPlaced(_)
-        | Event::Overwritten(_)
-        | Event::ExotelSilent => Vec::new(),
+        | Event::CallerPhoneDialed
+        | Event::PhoneDialed
+        | Event::ExotelProgress { .. }
+        | Event::OutboundCallRejected(_)
+        | Event::ReplicaOverwritten(_)
+        | Event::ExotelNoAnswer => Vec::new(),
     }
 }
 
@@ -277,13 +291,13 @@ fn announced(call: &Call, leg: Option<&Leg>, sid: Option<&CallSid>, now: Timesta
     let names_the_dead = call.status.is_final() && !same_sid && leg.is_none();
     // Two legs with one CallSid are the trunk's second try; without it, they are two callers.
     if other_sid || names_the_dead || (replaces_leg && !same_sid) {
-        return Verdict::Refuse(Refusal::AnotherCall);
+        return Verdict::Refuse(RejectReason::AnotherCall);
     }
     let mut sets: Vec<Set> = new_leg.map_or_else(Vec::new, waits_on);
-    if new_leg.is_some() && call.status != Status::WaitingForMobile {
+    if new_leg.is_some() && call.status != CallStatus::WaitingForMobile {
         sets.extend(owes_from(call, now));
     } else if call_caller(call).is_some() && new_leg.is_some() && call.rang.is_some() {
-        sets.push(Set::NothingOwed);
+        sets.push(Set::NoEffectsPending);
     }
     if !same_sid {
         sets.extend(sid.cloned().map(Set::CallSid));
@@ -296,68 +310,70 @@ fn announced(call: &Call, leg: Option<&Leg>, sid: Option<&CallSid>, now: Timesta
 }
 
 fn rang(call: &Call, devices: &BTreeSet<crate::ids::DeviceId>, now: Timestamp) -> Verdict {
-    let mut sets = vec![Set::Rang(devices.clone())];
+    let mut sets = vec![Set::PushedTo(devices.clone())];
     match (call.status, &call.rang) {
         (_, Some(_)) => return NOTHING_TO_DO,
-        (Status::WaitingForMobile, None) if devices.is_subset(&call.declined_by) => {
-            sets.extend(ended(Status::Declined, Why::CalleeDeclined, now));
+        (CallStatus::WaitingForMobile, None) if devices.is_subset(&call.declined_by) => {
+            sets.extend(ended(CallStatus::Declined, EndReason::CalleeDeclined, now));
         }
-        (Status::WaitingForMobile, None) if call_caller(call).is_none() => {
-            sets.push(Set::NothingOwed);
+        (CallStatus::WaitingForMobile, None) if call_caller(call).is_none() => {
+            sets.push(Set::NoEffectsPending);
         }
         (_, None) => {}
     }
     Verdict::Change(sets)
 }
 
-fn nobody_rang(call: &Call, why: Why, now: Timestamp) -> Verdict {
-    let waits_in_vain = call.status == Status::WaitingForMobile && call.rang.is_none();
+fn nobody_rang(call: &Call, why: EndReason, now: Timestamp) -> Verdict {
+    let waits_in_vain = call.status == CallStatus::WaitingForMobile && call.rang.is_none();
     if waits_in_vain {
-        Verdict::Change(ended(Status::Failed, why, now))
+        Verdict::Change(ended(CallStatus::Failed, why, now))
     } else {
         NOTHING_TO_DO
     }
 }
 
-fn accepted(call: &Call, by: &Party, now: Timestamp) -> Verdict {
+fn accepted(call: &Call, by: &CallParty, now: Timestamp) -> Verdict {
     match call.status {
-        Status::WaitingForMobile if now < call.rings_until => Verdict::Change(ready(by, now)),
-        Status::MobileReady | Status::InProgress if is_answerer(call, by) => Verdict::Repeat,
+        CallStatus::WaitingForMobile if now < call.rings_until => Verdict::Change(ready(by, now)),
+        CallStatus::MobileReady | CallStatus::InProgress if is_answerer(call, by) => {
+            Verdict::Repeat
+        }
         // That they talk was told before who had answered: one region heard the phone, the other the PBX.
-        Status::InProgress if call.answered_by.is_none() => {
+        CallStatus::InProgress if call.answered_by.is_none() => {
             Verdict::Change(answered_by(call, by, now))
         }
-        Status::WaitingForMobile
-        | Status::MobileReady
-        | Status::Initiated
-        | Status::Ringing
-        | Status::InProgress
-        | Status::Completed
-        | Status::Declined
-        | Status::TimedOut
-        | Status::Canceled
-        | Status::Failed => GONE_ANOTHER_WAY,
+        CallStatus::WaitingForMobile
+        | CallStatus::MobileReady
+        | CallStatus::Initiated
+        | CallStatus::Ringing
+        | CallStatus::InProgress
+        | CallStatus::Completed
+        | CallStatus::Declined
+        | CallStatus::TimedOut
+        | CallStatus::Canceled
+        | CallStatus::Failed => GONE_ANOTHER_WAY,
     }
 }
 
-fn declined(call: &Call, by: &Party, now: Timestamp) -> Verdict {
+fn declined(call: &Call, by: &CallParty, now: Timestamp) -> Verdict {
     match call.status {
-        Status::WaitingForMobile => decline_while_ringing(call, by, now),
-        Status::Declined => Verdict::Repeat,
-        Status::MobileReady
-        | Status::Initiated
-        | Status::Ringing
-        | Status::InProgress
-        | Status::Completed
-        | Status::TimedOut
-        | Status::Canceled
-        | Status::Failed => GONE_ANOTHER_WAY,
+        CallStatus::WaitingForMobile => decline_while_ringing(call, by, now),
+        CallStatus::Declined => Verdict::Repeat,
+        CallStatus::MobileReady
+        | CallStatus::Initiated
+        | CallStatus::Ringing
+        | CallStatus::InProgress
+        | CallStatus::Completed
+        | CallStatus::TimedOut
+        | CallStatus::Canceled
+        | CallStatus::Failed => GONE_ANOTHER_WAY,
     }
 }
 
 /// A decline that names its device is that device's own: the others ring on until the last of them declines, which
 /// may show only when it is known which devices rang. One that names none speaks for the extension.
-fn decline_while_ringing(call: &Call, by: &Party, now: Timestamp) -> Verdict {
+fn decline_while_ringing(call: &Call, by: &CallParty, now: Timestamp) -> Verdict {
     let did_not_ring = |device| {
         call.rang
             .as_ref()
@@ -384,31 +400,35 @@ fn decline_while_ringing(call: &Call, by: &Party, now: Timestamp) -> Verdict {
         sets.push(Set::DeclinedBy(declined_by));
     }
     if !others_ring {
-        sets.extend(ended(Status::Declined, Why::CalleeDeclined, now));
+        sets.extend(ended(CallStatus::Declined, EndReason::CalleeDeclined, now));
     }
     Verdict::Change(sets)
 }
 
-fn hung_up(call: &Call, by: &Party, now: Timestamp) -> Verdict {
+fn hung_up(call: &Call, by: &CallParty, now: Timestamp) -> Verdict {
     if call.status.is_final() {
         return Verdict::Repeat;
     }
     if by.extension != call.extension {
-        return caller_left(call, None, false, Side::Caller, now);
+        return caller_left(call, None, false, CallSide::Caller, now);
     }
     match call.status {
-        Status::WaitingForMobile => decline_while_ringing(call, by, now),
+        CallStatus::WaitingForMobile => decline_while_ringing(call, by, now),
         // The device that lost the race says goodbye to a call that is another's.
-        Status::MobileReady | Status::InProgress if !may_end(call, by) => NOTHING_TO_DO,
-        Status::MobileReady => Verdict::Change(ended(Status::Declined, Why::CalleeHungUp, now)),
-        Status::InProgress => Verdict::Change(ended(Status::Completed, Why::CalleeHungUp, now)),
-        Status::Initiated
-        | Status::Ringing
-        | Status::Completed
-        | Status::Declined
-        | Status::TimedOut
-        | Status::Canceled
-        | Status::Failed => Verdict::Repeat,
+        CallStatus::MobileReady | CallStatus::InProgress if !may_end(call, by) => NOTHING_TO_DO,
+        CallStatus::MobileReady => {
+            Verdict::Change(ended(CallStatus::Declined, EndReason::CalleeHungUp, now))
+        }
+        CallStatus::InProgress => {
+            Verdict::Change(ended(CallStatus::Completed, EndReason::CalleeHungUp, now))
+        }
+        CallStatus::Initiated
+        | CallStatus::Ringing
+        | CallStatus::Completed
+        | CallStatus::Declined
+        | CallStatus::TimedOut
+        | CallStatus::Canceled
+        | CallStatus::Failed => Verdict::Repeat,
     }
 }
 
@@ -416,32 +436,36 @@ fn caller_left(
     call: &Call,
     leg: Option<&Leg>,
     answered: bool,
-    by: Side,
+    by: CallSide,
     now: Timestamp,
 ) -> Verdict {
     if leg.is_some_and(|leg| !call.callers_leg_can_be(leg)) {
-        return Verdict::Refuse(Refusal::AnotherCall);
+        return Verdict::Refuse(RejectReason::AnotherCall);
     }
     match call.status {
-        Status::WaitingForMobile | Status::MobileReady if by == Side::Neither && !answered => {
+        CallStatus::WaitingForMobile | CallStatus::MobileReady
+            if by == CallSide::Neither && !answered =>
+        {
             wait_was_ended(call, now)
         }
         // Only joining the legs answers the caller: this overtook the news that they had been joined, or that is in the
         // other region's version of the call.
-        Status::WaitingForMobile | Status::MobileReady if answered => {
-            Verdict::Change(ended(Status::Completed, hung_up_by(by), now))
+        CallStatus::WaitingForMobile | CallStatus::MobileReady if answered => {
+            Verdict::Change(ended(CallStatus::Completed, hung_up_by(by), now))
         }
-        Status::WaitingForMobile | Status::MobileReady => {
-            Verdict::Change(ended(Status::Canceled, Why::CallerHungUp, now))
+        CallStatus::WaitingForMobile | CallStatus::MobileReady => {
+            Verdict::Change(ended(CallStatus::Canceled, EndReason::CallerHungUp, now))
         }
-        Status::InProgress => Verdict::Change(ended(Status::Completed, hung_up_by(by), now)),
-        Status::Initiated
-        | Status::Ringing
-        | Status::Completed
-        | Status::Declined
-        | Status::TimedOut
-        | Status::Canceled
-        | Status::Failed => NOTHING_TO_DO,
+        CallStatus::InProgress => {
+            Verdict::Change(ended(CallStatus::Completed, hung_up_by(by), now))
+        }
+        CallStatus::Initiated
+        | CallStatus::Ringing
+        | CallStatus::Completed
+        | CallStatus::Declined
+        | CallStatus::TimedOut
+        | CallStatus::Canceled
+        | CallStatus::Failed => NOTHING_TO_DO,
     }
 }
 
@@ -454,46 +478,48 @@ fn wait_was_ended(call: &Call, now: Timestamp) -> Verdict {
     }
 }
 
-fn phone_left(call: &Call, answered: bool, cause: u16, by: Side, now: Timestamp) -> Verdict {
+fn phone_left(call: &Call, answered: bool, cause: u16, by: CallSide, now: Timestamp) -> Verdict {
     let (status, why) = match call.status {
-        Status::MobileReady if answered => (Status::Completed, hung_up_by(by)),
-        Status::MobileReady if is_no(cause) => (Status::Declined, Why::CalleeDeclined),
-        Status::MobileReady if has_just_left(call, now) => return Verdict::Repeat,
+        CallStatus::MobileReady if answered => (CallStatus::Completed, hung_up_by(by)),
+        CallStatus::MobileReady if is_no(cause) => {
+            (CallStatus::Declined, EndReason::CalleeDeclined)
+        }
+        CallStatus::MobileReady if has_just_left(call, now) => return Verdict::Repeat,
         // It may have been called at an address that it has left since: an app that wakes registers anew.
-        Status::MobileReady if may_be_called_again(call, now) => {
+        CallStatus::MobileReady if may_be_called_again(call, now) => {
             return Verdict::Change(owes_from(call, now).into_iter().collect());
         }
-        Status::MobileReady => (Status::Failed, Why::PhoneUnreachable),
-        Status::InProgress => (Status::Completed, hung_up_by(by)),
-        Status::WaitingForMobile
-        | Status::Initiated
-        | Status::Ringing
-        | Status::Completed
-        | Status::Declined
-        | Status::TimedOut
-        | Status::Canceled
-        | Status::Failed => return NOTHING_TO_DO,
+        CallStatus::MobileReady => (CallStatus::Failed, EndReason::PhoneUnreachable),
+        CallStatus::InProgress => (CallStatus::Completed, hung_up_by(by)),
+        CallStatus::WaitingForMobile
+        | CallStatus::Initiated
+        | CallStatus::Ringing
+        | CallStatus::Completed
+        | CallStatus::Declined
+        | CallStatus::TimedOut
+        | CallStatus::Canceled
+        | CallStatus::Failed => return NOTHING_TO_DO,
     };
     Verdict::Change(ended(status, why, now))
 }
 
 fn bridged(call: &Call, now: Timestamp) -> Verdict {
     match call.status {
-        Status::MobileReady => Verdict::Change(talking(now)),
-        Status::InProgress => NOTHING_TO_DO,
+        CallStatus::MobileReady => Verdict::Change(talking(now)),
+        CallStatus::InProgress => NOTHING_TO_DO,
         // Another region has heard the phone, and what it stored is not here yet.
-        Status::WaitingForMobile => {
+        CallStatus::WaitingForMobile => {
             let mut sets = talking(now);
             sets.push(Set::ReadyAt(now));
             Verdict::Change(sets)
         }
-        Status::Initiated | Status::Ringing => GONE_ANOTHER_WAY,
+        CallStatus::Initiated | CallStatus::Ringing => GONE_ANOTHER_WAY,
         // The legs met while the call was being ended.
-        Status::Completed
-        | Status::Declined
-        | Status::TimedOut
-        | Status::Canceled
-        | Status::Failed => Verdict::Only(vec![Effect::HangUpCaller, Effect::HangUpPhone]),
+        CallStatus::Completed
+        | CallStatus::Declined
+        | CallStatus::TimedOut
+        | CallStatus::Canceled
+        | CallStatus::Failed => Verdict::Only(vec![Effect::HangUpCaller, Effect::HangUpPhone]),
     }
 }
 
@@ -509,16 +535,16 @@ fn timer_fired(call: &Call, now: Timestamp) -> Verdict {
 /// How a call ends whose time is up.
 fn given_up(call: &Call, now: Timestamp) -> Vec<Set> {
     match call.status {
-        Status::MobileReady => ended(Status::Failed, Why::NotConnected, now),
-        Status::InProgress => ended(Status::Completed, Why::TalkedTooLong, now),
-        Status::WaitingForMobile
-        | Status::Initiated
-        | Status::Ringing
-        | Status::Completed
-        | Status::Declined
-        | Status::TimedOut
-        | Status::Canceled
-        | Status::Failed => ended(Status::TimedOut, Why::NoAnswer, now),
+        CallStatus::MobileReady => ended(CallStatus::Failed, EndReason::NotConnected, now),
+        CallStatus::InProgress => ended(CallStatus::Completed, EndReason::TalkedTooLong, now),
+        CallStatus::WaitingForMobile
+        | CallStatus::Initiated
+        | CallStatus::Ringing
+        | CallStatus::Completed
+        | CallStatus::Declined
+        | CallStatus::TimedOut
+        | CallStatus::Canceled
+        | CallStatus::Failed => ended(CallStatus::TimedOut, EndReason::NoAnswer, now),
     }
 }
 
@@ -530,16 +556,16 @@ const LATE: Duration = Duration::from_secs(1);
 /// Asterisk is asked, once, before a conversation is ended for a lost report.
 fn may_be_talking(call: &Call, now: Timestamp) -> bool {
     let is_due = match call.status {
-        Status::MobileReady => true,
-        Status::WaitingForMobile => now >= call.rings_until + LATE,
-        Status::Initiated
-        | Status::Ringing
-        | Status::InProgress
-        | Status::Completed
-        | Status::Declined
-        | Status::TimedOut
-        | Status::Canceled
-        | Status::Failed => false,
+        CallStatus::MobileReady => true,
+        CallStatus::WaitingForMobile => now >= call.rings_until + LATE,
+        CallStatus::Initiated
+        | CallStatus::Ringing
+        | CallStatus::InProgress
+        | CallStatus::Completed
+        | CallStatus::Declined
+        | CallStatus::TimedOut
+        | CallStatus::Canceled
+        | CallStatus::Failed => false,
     };
     is_due && call.caller_leg.is_some() && call.checked_at.is_none()
 }
@@ -564,9 +590,13 @@ pub(super) fn once_answered(call: &Call, due: Timestamp) -> Timestamp {
 fn not_bridged(call: &Call, rings: bool, now: Timestamp) -> Verdict {
     match call.status {
         // Somebody has accepted in another region, and what it stored is on its way: the next timer comes soon enough.
-        Status::WaitingForMobile if rings => NOTHING_TO_DO,
-        Status::MobileReady if now >= connects_until(call) => Verdict::Change(given_up(call, now)),
-        Status::WaitingForMobile if now >= call.rings_until => Verdict::Change(given_up(call, now)),
+        CallStatus::WaitingForMobile if rings => NOTHING_TO_DO,
+        CallStatus::MobileReady if now >= connects_until(call) => {
+            Verdict::Change(given_up(call, now))
+        }
+        CallStatus::WaitingForMobile if now >= call.rings_until => {
+            Verdict::Change(given_up(call, now))
+        }
         _ => NOTHING_TO_DO,
     }
 }
@@ -617,24 +647,24 @@ fn caller_unreachable(call: &Call, now: Timestamp) -> Verdict {
     if call.status.is_final() || call.caller_leg.is_some() {
         NOTHING_TO_DO
     } else {
-        Verdict::Change(ended(Status::Failed, Why::CallerUnreachable, now))
+        Verdict::Change(ended(CallStatus::Failed, EndReason::CallerUnreachable, now))
     }
 }
 
-fn ready(by: &Party, now: Timestamp) -> Vec<Set> {
+fn ready(by: &CallParty, now: Timestamp) -> Vec<Set> {
     vec![
-        Set::Status(Status::MobileReady),
-        Set::AnsweredBy(Answerer {
+        Set::Status(CallStatus::MobileReady),
+        Set::AnsweredBy(AnsweredBy {
             device: by.device.clone(),
         }),
         Set::ReadyAt(now),
-        Set::OwedSince(now),
+        Set::EffectsPendingSince(now),
     ]
 }
 
-fn answered_by(call: &Call, by: &Party, now: Timestamp) -> Vec<Set> {
+fn answered_by(call: &Call, by: &CallParty, now: Timestamp) -> Vec<Set> {
     let mut sets = vec![
-        Set::AnsweredBy(Answerer {
+        Set::AnsweredBy(AnsweredBy {
             device: by.device.clone(),
         }),
         Set::ReadyAt(now),
@@ -647,37 +677,39 @@ fn answered_by(call: &Call, by: &Party, now: Timestamp) -> Vec<Set> {
 /// what is done over if whoever made the transition died.
 pub(super) fn owed(call: &Call) -> Vec<Effect> {
     let mut effects = match call.status {
-        Status::WaitingForMobile => return rings(call),
-        Status::MobileReady => {
+        CallStatus::WaitingForMobile => return rings(call),
+        CallStatus::MobileReady => {
             let mut effects: Vec<Effect> = call.caller_leg.iter().map(|_| Effect::Bridge).collect();
             effects.extend(call_caller(call));
             effects.extend(answered_elsewhere(call));
             effects
         }
-        Status::Initiated | Status::Ringing => Vec::new(),
-        Status::InProgress => answered_elsewhere(call).into_iter().collect(),
+        CallStatus::Initiated | CallStatus::Ringing => Vec::new(),
+        CallStatus::InProgress => answered_elsewhere(call).into_iter().collect(),
         // Who answered is known to the other region, and whether that has told the other devices is not.
-        Status::Completed if call.answered_by.is_none() => {
+        CallStatus::Completed if call.answered_by.is_none() => {
             with_cancel(call, Effect::HangUpCaller, CancelReason::AnsweredElsewhere)
         }
-        Status::Completed => take_down(call, Effect::HangUpCaller),
-        Status::Canceled => with_cancel(call, Effect::HangUpCaller, CancelReason::CallerHungUp),
-        Status::TimedOut => with_cancel(call, Effect::Busy, CancelReason::Timeout),
-        Status::Failed if call.why == Some(Why::CallerUnreachable) => {
+        CallStatus::Completed => take_down(call, Effect::HangUpCaller),
+        CallStatus::Canceled => with_cancel(call, Effect::HangUpCaller, CancelReason::CallerHungUp),
+        CallStatus::TimedOut => with_cancel(call, Effect::SendBusy, CancelReason::Timeout),
+        CallStatus::Failed if call.end_reason == Some(EndReason::CallerUnreachable) => {
             with_cancel(call, Effect::HangUpCaller, CancelReason::CallerHungUp)
         }
-        Status::Failed if call.ready_at.is_some() => {
-            with_cancel(call, Effect::Busy, CancelReason::Timeout)
+        CallStatus::Failed if call.ready_at.is_some() => {
+            with_cancel(call, Effect::SendBusy, CancelReason::Timeout)
         }
-        Status::Failed => take_down(call, Effect::Busy),
-        Status::Declined if call.ready_at.is_some() => take_down(call, Effect::Busy),
-        Status::Declined if rang_alone(call) => take_down(call, Effect::Busy),
-        Status::Declined => with_cancel(call, Effect::Busy, CancelReason::AnsweredElsewhere),
+        CallStatus::Failed => take_down(call, Effect::SendBusy),
+        CallStatus::Declined if call.ready_at.is_some() => take_down(call, Effect::SendBusy),
+        CallStatus::Declined if rang_alone(call) => take_down(call, Effect::SendBusy),
+        CallStatus::Declined => {
+            with_cancel(call, Effect::SendBusy, CancelReason::AnsweredElsewhere)
+        }
     };
     if call.status.is_final() {
         effects.extend(left_untold(call));
     }
-    effects.extend(call.owed_since.map(Effect::Settle));
+    effects.extend(call.effects_pending_since.map(Effect::MarkEffectsCompleted));
     if call.status.is_final() {
         effects.push(Effect::DisarmTimer);
     }
@@ -689,14 +721,14 @@ pub(super) fn owed(call: &Call) -> Vec<Effect> {
 pub(super) fn overdue(call: &Call, now: Timestamp) -> Vec<Effect> {
     let mut effects = owed(call);
     if now >= call.rings_until {
-        effects.retain(|effect| !matches!(effect, Effect::Ring | Effect::CallCaller));
+        effects.retain(|effect| !matches!(effect, Effect::SendPush | Effect::DialCallerPhone));
     }
     effects
 }
 
 fn rings(call: &Call) -> Vec<Effect> {
     let mut effects = vec![Effect::ArmTimer(call.rings_until)];
-    effects.extend(call.rang.is_none().then_some(Effect::Ring));
+    effects.extend(call.rang.is_none().then_some(Effect::SendPush));
     effects.extend(call_caller(call));
     effects
 }
@@ -704,39 +736,39 @@ fn rings(call: &Call) -> Vec<Effect> {
 /// The phone of the app that calls is called until it waits; its leg's id keeps it from being called twice.
 fn call_caller(call: &Call) -> Option<Effect> {
     let is_missing = call.caller.extension.is_some() && call.caller_leg.is_none();
-    is_missing.then_some(Effect::CallCaller)
+    is_missing.then_some(Effect::DialCallerPhone)
 }
 
 /// Somebody may have died over a young debt, and whoever is asked now may be the last to come.
 pub(super) fn look_after(call: &Call) -> Option<Effect> {
-    let owed_since = call.owed_since?;
-    let rings = call.status == Status::WaitingForMobile;
-    rings.then_some(Effect::ArmTimer(owed_since + ABANDONED_AFTER))
+    let effects_pending_since = call.effects_pending_since?;
+    let rings = call.status == CallStatus::WaitingForMobile;
+    rings.then_some(Effect::ArmTimer(effects_pending_since + ABANDONED_AFTER))
 }
 
 /// What is owed to a leg that arrives when its call has gone on without it: to be bridged, or to hear how it ended.
 fn after_announcement(call: &Call, event: &Event, now: Timestamp) -> Vec<Effect> {
     let leg_arrived = matches!(
         event,
-        Event::Announced {
+        Event::CallerReported {
             caller_leg: Some(_),
             ..
         }
     );
     match call.status {
-        Status::WaitingForMobile if call.was_abandoned(now) => overdue(call, now),
-        Status::WaitingForMobile => look_after(call).into_iter().collect(),
-        Status::InProgress => Vec::new(),
-        Status::Initiated | Status::Ringing => Vec::new(),
+        CallStatus::WaitingForMobile if call.was_abandoned(now) => overdue(call, now),
+        CallStatus::WaitingForMobile => look_after(call).into_iter().collect(),
+        CallStatus::InProgress => Vec::new(),
+        CallStatus::Initiated | CallStatus::Ringing => Vec::new(),
         _ if !leg_arrived => Vec::new(),
-        Status::MobileReady => bridge_within_patience(call, now),
-        Status::Completed
-        | Status::Declined
-        | Status::TimedOut
-        | Status::Canceled
-        | Status::Failed => {
-            let mut effects = vec![Effect::Busy];
-            effects.extend(call.owed_since.map(Effect::Settle));
+        CallStatus::MobileReady => bridge_within_patience(call, now),
+        CallStatus::Completed
+        | CallStatus::Declined
+        | CallStatus::TimedOut
+        | CallStatus::Canceled
+        | CallStatus::Failed => {
+            let mut effects = vec![Effect::SendBusy];
+            effects.extend(call.effects_pending_since.map(Effect::MarkEffectsCompleted));
             effects
         }
     }
@@ -744,7 +776,9 @@ fn after_announcement(call: &Call, event: &Event, now: Timestamp) -> Vec<Effect>
 
 /// An older debt stands: what it was made for may be undone yet, and whoever settled the new one would settle that.
 fn owes_from(call: &Call, now: Timestamp) -> Option<Set> {
-    call.owed_since.is_none().then_some(Set::OwedSince(now))
+    call.effects_pending_since
+        .is_none()
+        .then_some(Set::EffectsPendingSince(now))
 }
 
 /// The PBX, which has reported a leg, waits for our answer for a few seconds only. If the phone takes longer to
@@ -752,8 +786,8 @@ fn owes_from(call: &Call, now: Timestamp) -> Option<Set> {
 /// settle.
 fn bridge_within_patience(call: &Call, now: Timestamp) -> Vec<Effect> {
     let mut effects = vec![Effect::ArmTimer(now + ABANDONED_AFTER), Effect::Bridge];
-    let own = call.owed_since.filter(|since| *since == now);
-    effects.extend(own.map(Effect::Settle));
+    let own = call.effects_pending_since.filter(|since| *since == now);
+    effects.extend(own.map(Effect::MarkEffectsCompleted));
     effects
 }
 
@@ -765,13 +799,13 @@ fn recall_late_rings(call: &Call, finished_at: Timestamp) -> Vec<Effect> {
         return Vec::new();
     }
     match call.status {
-        Status::WaitingForMobile | Status::Initiated | Status::Ringing => Vec::new(),
-        Status::MobileReady | Status::InProgress | Status::Completed => {
+        CallStatus::WaitingForMobile | CallStatus::Initiated | CallStatus::Ringing => Vec::new(),
+        CallStatus::MobileReady | CallStatus::InProgress | CallStatus::Completed => {
             answered_elsewhere(call).into_iter().collect()
         }
-        Status::Canceled => vec![cancel(call, CancelReason::CallerHungUp)],
-        Status::TimedOut | Status::Failed => vec![cancel(call, CancelReason::Timeout)],
-        Status::Declined => vec![cancel(call, CancelReason::AnsweredElsewhere)],
+        CallStatus::Canceled => vec![cancel(call, CancelReason::CallerHungUp)],
+        CallStatus::TimedOut | CallStatus::Failed => vec![cancel(call, CancelReason::Timeout)],
+        CallStatus::Declined => vec![cancel(call, CancelReason::AnsweredElsewhere)],
     }
 }
 
@@ -802,7 +836,7 @@ fn cancel(call: &Call, reason: CancelReason) -> Effect {
         Some(device) => Audience::Only(device),
         None => Audience::AllBut(call.declined_by.clone()),
     };
-    Effect::Cancel { reason, to }
+    Effect::CancelPush { reason, to }
 }
 
 /// Whoever carried the accept out may have died before the other devices were told of it, and the call have ended before
@@ -829,7 +863,7 @@ fn answered_elsewhere(call: &Call) -> Option<Effect> {
     }
     let mut spared = call.declined_by.clone();
     spared.insert(answerer);
-    Some(Effect::Cancel {
+    Some(Effect::CancelPush {
         reason: CancelReason::AnsweredElsewhere,
         to: Audience::AllBut(spared),
     })
@@ -839,21 +873,21 @@ fn rang_alone(call: &Call) -> bool {
     call.rang.as_ref().is_some_and(|rang| rang.len() <= 1)
 }
 
-fn is_answerer(call: &Call, by: &Party) -> bool {
+fn is_answerer(call: &Call, by: &CallParty) -> bool {
     call.answered_by
         .as_ref()
         .is_some_and(|answerer| answerer.device == by.device)
 }
 
-fn may_end(call: &Call, by: &Party) -> bool {
+fn may_end(call: &Call, by: &CallParty) -> bool {
     by.device.is_none() || is_answerer(call, by)
 }
 
-const fn hung_up_by(side: Side) -> Why {
+const fn hung_up_by(side: CallSide) -> EndReason {
     match side {
-        Side::Caller => Why::CallerHungUp,
-        Side::Callee => Why::CalleeHungUp,
-        Side::Neither => Why::HungUp,
+        CallSide::Caller => EndReason::CallerHungUp,
+        CallSide::Callee => EndReason::CalleeHungUp,
+        CallSide::Neither => EndReason::HungUp,
     }
 }
 

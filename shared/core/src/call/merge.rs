@@ -1,9 +1,9 @@
 //! Two regions keep the same call, and replication keeps the later of two versions of it (DynamoDB global tables: the
-//! last writer wins, the item as a whole). What the other version knew is told again as [`Event::Overwritten`]: facts
+//! last writer wins, the item as a whole). What the other version knew is told again as [`Event::ReplicaOverwritten`]: facts
 //! about a call only ever become more, so that both versions together are what has happened.
 
 use super::verdict::{Verdict, ended};
-use super::{Call, Effect, Set, Status, Why, inbound, outbound};
+use super::{Call, CallStatus, Effect, EndReason, Set, inbound, outbound};
 use crate::timestamp::Timestamp;
 
 impl Call {
@@ -25,7 +25,7 @@ pub(super) fn verdict(call: &Call, overwritten: &Call, now: Timestamp) -> Verdic
 
 /// What the state asks for that the call has come to, where that is owed from now on.
 pub(super) fn effects_after(call: &Call, now: Timestamp) -> Vec<Effect> {
-    match call.owed_since {
+    match call.effects_pending_since {
         Some(since) if since == now && call.is_outbound() => outbound::owed(call),
         Some(since) if since == now => inbound::owed(call),
         _ => Vec::new(),
@@ -40,8 +40,8 @@ fn found(call: &Call, other: &Call, now: Timestamp) -> Vec<Set> {
     let advanced = advanced(call, other, now);
     // A leg may have been called for whoever answered, or waits where nobody knew of it.
     let has_legs = sets.iter().any(|set| matches!(set, Set::CallerLeg(_))) || !answered.is_empty();
-    if advanced.is_empty() && has_legs && call.status != Status::WaitingForMobile {
-        sets.push(Set::OwedSince(now));
+    if advanced.is_empty() && has_legs && call.status != CallStatus::WaitingForMobile {
+        sets.push(Set::EffectsPendingSince(now));
     }
     sets.extend(answered);
     sets.extend(advanced);
@@ -79,7 +79,7 @@ fn devices(call: &Call, other: &Call) -> Vec<Set> {
             .is_some_and(|known| rang.is_subset(known))
     {
         let known = call.rang.iter().flatten();
-        sets.push(Set::Rang(known.chain(rang).cloned().collect()));
+        sets.push(Set::PushedTo(known.chain(rang).cloned().collect()));
     }
     if !other.declined_by.is_subset(&call.declined_by) {
         let all = call.declined_by.union(&other.declined_by);
@@ -105,19 +105,19 @@ fn answered(call: &Call, other: &Call) -> Vec<Set> {
 /// How far the call has come, if `other` has come further. Of two ends with the same rank, the standing version keeps its own.
 fn advanced(call: &Call, other: &Call, now: Timestamp) -> Vec<Set> {
     if rank(other.status) > rank(call.status) {
-        if let (true, Some(why)) = (other.status.is_final(), other.why) {
+        if let (true, Some(why)) = (other.status.is_final(), other.end_reason) {
             // The other region knows when the call ended.
             let ended_at = other.ended_at.unwrap_or(now);
             return vec![
                 Set::Status(other.status),
                 Set::Ended(ended_at, why),
-                Set::OwedSince(now),
+                Set::EffectsPendingSince(now),
             ];
         }
-        return vec![Set::Status(other.status), Set::OwedSince(now)];
+        return vec![Set::Status(other.status), Set::EffectsPendingSince(now)];
     }
-    if call.status == Status::WaitingForMobile && all_declined(call, other) {
-        return ended(Status::Declined, Why::CalleeDeclined, now);
+    if call.status == CallStatus::WaitingForMobile && all_declined(call, other) {
+        return ended(CallStatus::Declined, EndReason::CalleeDeclined, now);
     }
     Vec::new()
 }
@@ -130,15 +130,17 @@ fn all_declined(call: &Call, other: &Call) -> bool {
             .all(|device| call.declined_by.contains(device) || other.declined_by.contains(device))
 }
 
-const fn rank(status: Status) -> u8 {
+const fn rank(status: CallStatus) -> u8 {
     match status {
-        Status::WaitingForMobile | Status::Initiated => 0,
-        Status::MobileReady | Status::Ringing => 1,
-        Status::InProgress => 2,
-        Status::Declined | Status::TimedOut | Status::Canceled | Status::Failed => 3,
+        CallStatus::WaitingForMobile | CallStatus::Initiated => 0,
+        CallStatus::MobileReady | CallStatus::Ringing => 1,
+        CallStatus::InProgress => 2,
+        CallStatus::Declined | CallStatus::TimedOut | CallStatus::Canceled | CallStatus::Failed => {
+            3
+        }
         // One region knows that the two talked. The other one ended the call without knowing it, for example by a timer that
         // fired while the regions were apart.
-        Status::Completed => 4,
+        CallStatus::Completed => 4,
     }
 }
 
@@ -163,11 +165,11 @@ mod tests {
     }
 
     fn overwritten(version: &Call) -> Event {
-        Event::Overwritten(Box::new(version.clone()))
+        Event::ReplicaOverwritten(Box::new(version.clone()))
     }
 
-    fn anybody(call: &Call) -> crate::call::Party {
-        crate::call::Party {
+    fn anybody(call: &Call) -> crate::call::CallParty {
+        crate::call::CallParty {
             extension: call.extension.clone(),
             device: None,
         }
@@ -188,7 +190,7 @@ mod tests {
     fn a_leg_and_an_answer_that_two_regions_heard_of_are_bridged() {
         let mut call = a_call(NOW);
         call.caller_leg = None;
-        let arrival = Event::Announced {
+        let arrival = Event::CallerReported {
             caller_leg: Some(caller_leg()),
             call_sid: None,
         };
@@ -204,7 +206,7 @@ mod tests {
             let both = after(standing, &overwritten(lost), NOW);
             assert_eq!(
                 (both.status, both.is_callers_leg(&caller_leg())),
-                (Status::MobileReady, true)
+                (CallStatus::MobileReady, true)
             );
         }
     }
@@ -213,10 +215,10 @@ mod tests {
     fn a_call_that_ended_in_one_region_is_over_in_both_and_no_phone_rings_on() {
         let mut call = a_call(NOW);
         call.caller_leg = Some(caller_leg().channel);
-        let left = Event::CallerLeft {
+        let left = Event::CallerLegEnded {
             leg: None,
             answered: false,
-            by: crate::call::Side::Caller,
+            by: crate::call::CallSide::Caller,
         };
         let (canceled, ready) = (
             after(&call, &left, NOW),
@@ -230,8 +232,8 @@ mod tests {
             );
             let both = after(standing, &overwritten(lost), NOW);
             assert_eq!(
-                (both.status, both.why),
-                (Status::Canceled, Some(Why::CallerHungUp))
+                (both.status, both.end_reason),
+                (CallStatus::Canceled, Some(EndReason::CallerHungUp))
             );
         }
     }
@@ -243,21 +245,25 @@ mod tests {
         let late = call.rings_until + Duration::from_secs(2);
         let asked = after(&call, &Event::TimerFired, late);
         let timed_out = after(&asked, &Event::NotBridged { rings: false }, late);
-        assert_eq!(timed_out.status, Status::TimedOut);
+        assert_eq!(timed_out.status, CallStatus::TimedOut);
         let talking = after(&after(&call, &accepted(&call), NOW), &Event::Bridged, NOW);
         let over = call.rings_until + Duration::from_millis(200);
-        let left = Event::PhoneLeft {
+        let left = Event::PhoneLegEnded {
             pbx: call.pbx.clone().unwrap(),
             answered: true,
             cause: 16,
-            by: crate::call::Side::Callee,
+            by: crate::call::CallSide::Callee,
         };
         let completed = after(&talking, &left, over);
         for (standing, lost) in [(&timed_out, &completed), (&completed, &timed_out)] {
             let both = after(standing, &overwritten(lost), late);
             assert_eq!(
-                (both.status, both.why, both.ended_at),
-                (Status::Completed, Some(Why::CalleeHungUp), Some(over))
+                (both.status, both.end_reason, both.ended_at),
+                (
+                    CallStatus::Completed,
+                    Some(EndReason::CalleeHungUp),
+                    Some(over)
+                )
             );
         }
     }
@@ -266,10 +272,10 @@ mod tests {
     #[test]
     fn a_busy_that_another_region_asked_for_is_no_caller_who_gave_up() {
         let call = a_call(NOW);
-        let busy = Event::CallerLeft {
+        let busy = Event::CallerLegEnded {
             leg: None,
             answered: false,
-            by: crate::call::Side::Neither,
+            by: crate::call::CallSide::Neither,
         };
         assert!(matches!(
             decide(&call, &busy, NOW),
@@ -277,12 +283,12 @@ mod tests {
         ));
         let declined = after(&call, &Event::Declined { by: anybody(&call) }, NOW);
         let both = after(&call, &overwritten(&declined), NOW);
-        assert_eq!(both.status, Status::Declined);
+        assert_eq!(both.status, CallStatus::Declined);
         // Where it never comes, because its region was lost at that moment, the call is over by now.
         let over = after(&call, &busy, call.rings_until);
         assert_eq!(
-            (over.status, over.why),
-            (Status::TimedOut, Some(Why::NoAnswer))
+            (over.status, over.end_reason),
+            (CallStatus::TimedOut, Some(EndReason::NoAnswer))
         );
     }
 
@@ -290,12 +296,12 @@ mod tests {
     #[test]
     fn who_leaves_a_leg_that_was_answered_has_talked() {
         let call = a_call(NOW);
-        let left = Event::CallerLeft {
+        let left = Event::CallerLegEnded {
             leg: None,
             answered: true,
-            by: crate::call::Side::Caller,
+            by: crate::call::CallSide::Caller,
         };
-        assert_eq!(after(&call, &left, NOW).status, Status::Completed);
+        assert_eq!(after(&call, &left, NOW).status, CallStatus::Completed);
     }
 
     /// The other region took the accept at the ring's last moment, and replication is slow: the phone rings already.
@@ -308,11 +314,11 @@ mod tests {
         let rings = decide(&asked, &Event::NotBridged { rings: true }, late);
         assert!(matches!(rings, Decision::Stay { effects } if effects.is_empty()));
         let alone = after(&asked, &Event::NotBridged { rings: false }, late);
-        assert_eq!(alone.status, Status::TimedOut);
+        assert_eq!(alone.status, CallStatus::TimedOut);
         let next = late + super::super::ABANDONED_AFTER;
         assert_eq!(
             after(&asked, &Event::TimerFired, next).status,
-            Status::TimedOut
+            CallStatus::TimedOut
         );
     }
 
@@ -321,7 +327,7 @@ mod tests {
     fn who_talks_has_answered() {
         let call = a_call(NOW);
         let talking = after(&call, &Event::Bridged, NOW);
-        assert_eq!(talking.status, Status::InProgress);
+        assert_eq!(talking.status, CallStatus::InProgress);
         let both = after(&talking, &accepted(&call), NOW);
         assert!(both.answered_by.is_some());
         assert!(matches!(
@@ -342,11 +348,11 @@ mod tests {
             prop_assert!(!both.has_lost(&standing));
             let again = decide(&both, &overwritten(&other), now);
             prop_assert!(!matches!(again, Decision::Advance { .. }), "{again:?}");
-            if standing.status.is_final() && both.status != Status::Completed {
-                prop_assert_eq!((both.status, both.why), (standing.status, standing.why));
+            if standing.status.is_final() && both.status != CallStatus::Completed {
+                prop_assert_eq!((both.status, both.end_reason), (standing.status, standing.end_reason));
             }
-            if other.status == Status::Completed {
-                prop_assert_eq!(both.status, Status::Completed);
+            if other.status == CallStatus::Completed {
+                prop_assert_eq!(both.status, CallStatus::Completed);
             }
         }
 

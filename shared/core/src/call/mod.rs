@@ -1,7 +1,7 @@
 //! The life of a call: what it is, what can happen to it, and what follows. No I/O, no clock.
 //!
 //! [`decide`] holds every rule. [`Event`] is what can happen, [`Effect`] what is to be done about it, and
-//! [`Attempt`] the change to save first, with the condition on which it may be saved.
+//! [`ConditionalUpdate`] the change to save first, with the condition on which it may be saved.
 
 mod change;
 mod decide;
@@ -20,14 +20,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use change::{Attempt, Change, Check, Set};
+pub use change::{Change, Condition, ConditionalUpdate, Set};
 pub use decide::{decide, effects_after, first_effects, usual};
 pub use effect::{Audience, CancelReason, Effect};
-pub use event::{Event, Party, Readiness, Side, StopReason, Why};
+pub use event::{CallParty, CallSide, EndReason, Event, Readiness, StopReason};
 pub use inbound::{Incoming, ring};
 pub use outbound::{Outgoing, initiate};
 pub use progress::OutboundProgress;
-pub use verdict::{Decision, Refusal};
+pub use verdict::{Decision, RejectReason};
 
 use crate::ids::{CallId, CallSid, ChannelId, DeviceId, Extension, Leg, PbxName};
 use crate::phone_number::{Caller, PhoneNumber};
@@ -43,7 +43,7 @@ pub struct Call {
     /// Counts the changes of this item, so that a rival who saved first is noticed.
     pub version: u64,
     /// Where the call is in its life.
-    pub status: Status,
+    pub status: CallStatus,
     /// Whose phone is wanted; of an outbound call, whose app asked for it.
     pub extension: Extension,
     /// Who calls; of an outbound call, the number that Exotel calls first.
@@ -58,7 +58,7 @@ pub struct Call {
     /// Until when the phone rings (S1: `timeout`).
     pub rings_until: Timestamp,
     /// The time limits that were in force when the call came.
-    pub limits: Limits,
+    pub limits: CallLimits,
     /// Exotel's id of the call, once one of the witnesses has told it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub call_sid: Option<CallSid>,
@@ -84,7 +84,7 @@ pub struct Call {
     pub declined_by: BTreeSet<DeviceId>,
     /// Who accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub answered_by: Option<Answerer>,
+    pub answered_by: Option<AnsweredBy>,
     /// When the app said it was ready (S1: `mobile_ready_time`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_at: Option<Timestamp>,
@@ -96,10 +96,10 @@ pub struct Call {
     pub ended_at: Option<Timestamp>,
     /// Why it was over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub why: Option<Why>,
+    pub end_reason: Option<EndReason>,
     /// Since when the effects of the last transition are owed; absent once they have been carried out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub owed_since: Option<Timestamp>,
+    pub effects_pending_since: Option<Timestamp>,
     /// What happened, oldest first.
     #[serde(default)]
     pub history: Vec<HistoryEntry>,
@@ -110,7 +110,7 @@ pub struct Call {
 /// Where a call is in its life. `snake_case` on the wire, as the contract spells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Status {
+pub enum CallStatus {
     /// The caller waits, the phone is being woken.
     WaitingForMobile,
     /// The app has said that it is ready; the two legs are being joined.
@@ -133,7 +133,7 @@ pub enum Status {
     Failed,
 }
 
-impl Status {
+impl CallStatus {
     /// Whether the call is over. There is no way out of a final state.
     #[must_use]
     pub const fn is_final(self) -> bool {
@@ -201,7 +201,7 @@ pub enum StreamState {
 
 /// Who accepted a call: an app that named its device, or the extension as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Answerer {
+pub struct AnsweredBy {
     /// The device, where the app named it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<DeviceId>,
@@ -209,7 +209,7 @@ pub struct Answerer {
 
 /// How long each part of a call may last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Limits {
+pub struct CallLimits {
     /// How long a phone rings.
     #[serde(rename = "ring_ms", with = "millis")]
     pub ring: Duration,
@@ -322,27 +322,28 @@ impl Call {
     #[must_use]
     pub fn deadline(&self) -> Option<Timestamp> {
         match self.status {
-            Status::WaitingForMobile => Some(inbound::once_answered(self, self.rings_until)),
-            Status::Initiated | Status::Ringing => Some(outbound::report_due(self)),
-            Status::MobileReady => Some(inbound::gives_up_at(self)),
-            Status::InProgress if self.is_outbound() => Some(outbound::report_due(self)),
-            Status::InProgress => {
+            CallStatus::WaitingForMobile => Some(inbound::once_answered(self, self.rings_until)),
+            CallStatus::Initiated | CallStatus::Ringing => Some(outbound::report_due(self)),
+            CallStatus::MobileReady => Some(inbound::gives_up_at(self)),
+            CallStatus::InProgress if self.is_outbound() => Some(outbound::report_due(self)),
+            CallStatus::InProgress => {
                 Some(self.bridged_at.unwrap_or(self.created_at) + self.limits.talk)
             }
-            Status::Completed
-            | Status::Declined
-            | Status::TimedOut
-            | Status::Canceled
-            | Status::Failed => None,
+            CallStatus::Completed
+            | CallStatus::Declined
+            | CallStatus::TimedOut
+            | CallStatus::Canceled
+            | CallStatus::Failed => None,
         }
     }
 
     /// The status as a phone should see it now: a ring whose time is up is over, even before its timer fires.
     #[must_use]
-    pub fn status_at(&self, now: Timestamp) -> Status {
-        let ringing_too_long = self.status == Status::WaitingForMobile && now >= self.rings_until;
+    pub fn status_at(&self, now: Timestamp) -> CallStatus {
+        let ringing_too_long =
+            self.status == CallStatus::WaitingForMobile && now >= self.rings_until;
         if ringing_too_long {
-            Status::TimedOut
+            CallStatus::TimedOut
         } else {
             self.status
         }
@@ -352,15 +353,15 @@ impl Call {
     /// have died.
     #[must_use]
     pub fn was_abandoned(&self, now: Timestamp) -> bool {
-        self.owed_since
+        self.effects_pending_since
             .is_some_and(|since| now.since(since) >= ABANDONED_AFTER)
     }
 
     /// The attempt to save `change` unless somebody else has changed the call since it was read.
     #[must_use]
-    pub fn attempt(&self, change: Change) -> Attempt {
-        Attempt {
-            checks: vec![Check::VersionIs(self.version)],
+    pub fn attempt(&self, change: Change) -> ConditionalUpdate {
+        ConditionalUpdate {
+            checks: vec![Condition::VersionIs(self.version)],
             change,
         }
     }

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use super::inbound::{Incoming, ring};
 use super::verdict::{
-    GONE_ANOTHER_WAY, NOTHING_TO_DO, Refusal, Verdict, ended, settled, streaming, talking,
+    GONE_ANOTHER_WAY, NOTHING_TO_DO, RejectReason, Verdict, ended, settled, streaming, talking,
 };
 use super::{
-    ABANDONED_AFTER, Call, CallType, Check, Effect, Event, Limits, OutboundProgress, Set, Status,
-    Why,
+    ABANDONED_AFTER, Call, CallLimits, CallStatus, CallType, Condition, Effect, EndReason, Event,
+    OutboundProgress, Set,
 };
 use crate::ids::{CallId, CallSid, Extension};
 use crate::phone_number::{Caller, PhoneNumber};
@@ -33,11 +33,11 @@ pub struct Outgoing {
     pub to: PhoneNumber,
 }
 
-/// The beginning of an outbound call's life: it is to be stored, and then Exotel is to be asked ([`Effect::Place`]
+/// The beginning of an outbound call's life: it is to be stored, and then Exotel is to be asked ([`Effect::PlaceOutboundCall`]
 /// and a timer are owed). Both numbers may ring, one after the other.
 #[must_use]
-pub fn initiate(outgoing: Outgoing, limits: Limits, now: Timestamp) -> Call {
-    let limits = Limits {
+pub fn initiate(outgoing: Outgoing, limits: CallLimits, now: Timestamp) -> Call {
+    let limits = CallLimits {
         talk: limits.talk.min(LONGEST_CALL),
         ..limits
     };
@@ -51,7 +51,7 @@ pub fn initiate(outgoing: Outgoing, limits: Limits, now: Timestamp) -> Call {
         call_sid: None,
     };
     let mut call = ring(incoming, limits, now);
-    call.status = Status::Initiated;
+    call.status = CallStatus::Initiated;
     call.to = Some(outgoing.to);
     call.rings_until = rings_until;
     call.expires_at = Set::expiry_after(rings_until + limits.talk);
@@ -75,29 +75,33 @@ pub(super) fn report_due(call: &Call) -> Timestamp {
 
 pub(super) fn verdict(call: &Call, event: &Event, now: Timestamp) -> Verdict {
     match event {
-        Event::Reported { call_sid, progress } => reported(call, call_sid, *progress, now),
-        Event::NotPlaced(why) => not_placed(call, *why, now),
-        Event::ExotelSilent => exotel_silent(call),
+        Event::ExotelProgress { call_sid, progress } => reported(call, call_sid, *progress, now),
+        Event::OutboundCallRejected(why) => not_placed(call, *why, now),
+        Event::ExotelNoAnswer => exotel_silent(call),
         Event::TimerFired => timer_fired(call, now),
         Event::StreamStarted | Event::StreamStopped(_) => streaming(call, event),
-        Event::Settled { owed_since } => settled(call, *owed_since),
+        Event::EffectsCompleted {
+            effects_pending_since,
+        } => settled(call, *effects_pending_since),
         // The same request again.
-        Event::Announced { .. } => Verdict::Repeat,
+        Event::CallerReported { .. } => Verdict::Repeat,
         Event::HungUp { .. } | Event::Declined { .. } if call.status.is_final() => Verdict::Repeat,
         // Exotel's API ends no call.
-        Event::HungUp { .. } | Event::Declined { .. } => Verdict::Refuse(Refusal::EndsAtThePhones),
+        Event::HungUp { .. } | Event::Declined { .. } => {
+            Verdict::Refuse(RejectReason::EndsAtThePhones)
+        }
         Event::Accepted { .. } => GONE_ANOTHER_WAY,
-        Event::Rang { .. }
-        | Event::NobodyRang(_)
-        | Event::CallerFound(_)
-        | Event::CallerCalled
-        | Event::PhoneCalled
+        Event::PushSent { .. }
+        | Event::PushNotSent(_)
+        | Event::CallerPhoneLocated(_)
+        | Event::CallerPhoneDialed
+        | Event::PhoneDialed
         | Event::CallerUnreachable
-        | Event::CallerLeft { .. }
-        | Event::PhoneLeft { .. }
+        | Event::CallerLegEnded { .. }
+        | Event::PhoneLegEnded { .. }
         | Event::Bridged
         | Event::NotBridged { .. }
-        | Event::Overwritten(_) => NOTHING_TO_DO,
+        | Event::ReplicaOverwritten(_) => NOTHING_TO_DO,
     }
 }
 
@@ -107,20 +111,20 @@ pub(super) fn usual(
     sid: &CallSid,
     progress: OutboundProgress,
     now: Timestamp,
-) -> Option<(Vec<Check>, Vec<Set>)> {
+) -> Option<(Vec<Condition>, Vec<Set>)> {
     let from = match progress {
         OutboundProgress::Initiated | OutboundProgress::Ringing => return None,
-        OutboundProgress::InProgress => Status::Initiated,
+        OutboundProgress::InProgress => CallStatus::Initiated,
         OutboundProgress::Completed
         | OutboundProgress::Busy
         | OutboundProgress::NoAnswer
         | OutboundProgress::Failed
-        | OutboundProgress::Canceled => Status::InProgress,
+        | OutboundProgress::Canceled => CallStatus::InProgress,
     };
     let checks = vec![
-        Check::StatusIs(from),
-        Check::IsOutbound(true),
-        Check::CallSidIs(sid.clone()),
+        Condition::StatusIs(from),
+        Condition::IsOutbound(true),
+        Condition::CallSidIs(sid.clone()),
     ];
     Some((checks, come_to(progress, now)))
 }
@@ -128,44 +132,48 @@ pub(super) fn usual(
 pub(super) fn effects_after(call: &Call, event: &Event) -> Vec<Effect> {
     match event {
         Event::TimerFired if !call.status.is_final() => {
-            let mut effects = vec![Effect::LookUp];
+            let mut effects = vec![Effect::QueryExotel];
             effects.extend(owed(call));
             effects
         }
         // The timer of a call that rings was armed when it began.
-        Event::Reported { .. } if matches!(call.status, Status::Initiated | Status::Ringing) => {
+        Event::ExotelProgress { .. }
+            if matches!(call.status, CallStatus::Initiated | CallStatus::Ringing) =>
+        {
             Vec::new()
         }
-        Event::Reported { .. } | Event::NotPlaced(_) | Event::TimerFired => owed(call),
-        Event::Announced { .. }
-        | Event::Rang { .. }
-        | Event::NobodyRang(_)
-        | Event::CallerFound(_)
-        | Event::CallerCalled
-        | Event::PhoneCalled
+        Event::ExotelProgress { .. } | Event::OutboundCallRejected(_) | Event::TimerFired => {
+            owed(call)
+        }
+        Event::CallerReported { .. }
+        | Event::PushSent { .. }
+        | Event::PushNotSent(_)
+        | Event::CallerPhoneLocated(_)
+        | Event::CallerPhoneDialed
+        | Event::PhoneDialed
         | Event::CallerUnreachable
-        | Event::ExotelSilent
+        | Event::ExotelNoAnswer
         | Event::Accepted { .. }
         | Event::Declined { .. }
         | Event::HungUp { .. }
-        | Event::CallerLeft { .. }
-        | Event::PhoneLeft { .. }
+        | Event::CallerLegEnded { .. }
+        | Event::PhoneLegEnded { .. }
         | Event::Bridged
         | Event::NotBridged { .. }
         | Event::StreamStarted
         | Event::StreamStopped(_)
-        | Event::Overwritten(_)
-        | Event::Settled { .. } => Vec::new(),
+        | Event::ReplicaOverwritten(_)
+        | Event::EffectsCompleted { .. } => Vec::new(),
     }
 }
 
 /// What being in its state asks for: that somebody looks after it until it is over. Asking Exotel is not among it,
 /// for nobody knows whether that was done. Nothing, once it has been done.
 pub(super) fn owed(call: &Call) -> Vec<Effect> {
-    let Some(owed_since) = call.owed_since else {
+    let Some(effects_pending_since) = call.effects_pending_since else {
         return Vec::new();
     };
-    let settle = Effect::Settle(owed_since);
+    let settle = Effect::MarkEffectsCompleted(effects_pending_since);
     match next_check(call) {
         Some(next) => vec![Effect::ArmTimer(next), settle],
         None => vec![settle, Effect::DisarmTimer],
@@ -174,7 +182,7 @@ pub(super) fn owed(call: &Call) -> Vec<Effect> {
 
 fn reported(call: &Call, sid: &CallSid, progress: OutboundProgress, now: Timestamp) -> Verdict {
     if call.call_sid.as_ref().is_some_and(|known| known != sid) {
-        return Verdict::Refuse(Refusal::AnotherCall);
+        return Verdict::Refuse(RejectReason::AnotherCall);
     }
     let mut sets = Vec::new();
     if call.call_sid.is_none() {
@@ -191,13 +199,13 @@ fn reported(call: &Call, sid: &CallSid, progress: OutboundProgress, now: Timesta
     }
 }
 
-fn not_placed(call: &Call, why: Why, now: Timestamp) -> Verdict {
+fn not_placed(call: &Call, why: EndReason, now: Timestamp) -> Verdict {
     // Exotel has named it, so it was placed after all.
     let was_placed = call.call_sid.is_some();
     if was_placed || call.status.is_final() {
         return NOTHING_TO_DO;
     }
-    Verdict::Change(ended(Status::Failed, why, now))
+    Verdict::Change(ended(CallStatus::Failed, why, now))
 }
 
 fn exotel_silent(call: &Call) -> Verdict {
@@ -219,16 +227,16 @@ fn timer_fired(call: &Call, now: Timestamp) -> Verdict {
         .is_some_and(|asked| asked + ABANDONED_AFTER >= deadline);
     if now >= deadline && (asked_at_the_end || !is_named) {
         return Verdict::Change(match call.status {
-            Status::InProgress => ended(Status::Completed, Why::TalkedTooLong, now),
-            Status::WaitingForMobile
-            | Status::MobileReady
-            | Status::Initiated
-            | Status::Ringing
-            | Status::Completed
-            | Status::Declined
-            | Status::TimedOut
-            | Status::Canceled
-            | Status::Failed => ended(Status::Failed, Why::NeverReported, now),
+            CallStatus::InProgress => ended(CallStatus::Completed, EndReason::TalkedTooLong, now),
+            CallStatus::WaitingForMobile
+            | CallStatus::MobileReady
+            | CallStatus::Initiated
+            | CallStatus::Ringing
+            | CallStatus::Completed
+            | CallStatus::Declined
+            | CallStatus::TimedOut
+            | CallStatus::Canceled
+            | CallStatus::Failed => ended(CallStatus::Failed, EndReason::NeverReported, now),
         });
     }
     // One of the timers that look after the call anyway: they must not become more by each.
@@ -238,7 +246,7 @@ fn timer_fired(call: &Call, now: Timestamp) -> Verdict {
     if now + CLOCKS_DIFFER < next_check || was_just_asked {
         return Verdict::Repeat;
     }
-    Verdict::Change(vec![Set::CheckedAt(now), Set::OwedSince(now)])
+    Verdict::Change(vec![Set::CheckedAt(now), Set::EffectsPendingSince(now)])
 }
 
 /// When the call is to be looked at next; `None` once it is over.
@@ -253,34 +261,34 @@ fn next_check(call: &Call) -> Option<Timestamp> {
 /// writers.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(2);
 
-fn progress_of(status: Status) -> OutboundProgress {
+fn progress_of(status: CallStatus) -> OutboundProgress {
     match status {
-        Status::WaitingForMobile | Status::MobileReady | Status::Initiated => {
+        CallStatus::WaitingForMobile | CallStatus::MobileReady | CallStatus::Initiated => {
             OutboundProgress::Initiated
         }
-        Status::Ringing => OutboundProgress::Ringing,
-        Status::InProgress => OutboundProgress::InProgress,
-        Status::Completed => OutboundProgress::Completed,
-        Status::Declined => OutboundProgress::Busy,
-        Status::TimedOut => OutboundProgress::NoAnswer,
-        Status::Canceled => OutboundProgress::Canceled,
-        Status::Failed => OutboundProgress::Failed,
+        CallStatus::Ringing => OutboundProgress::Ringing,
+        CallStatus::InProgress => OutboundProgress::InProgress,
+        CallStatus::Completed => OutboundProgress::Completed,
+        CallStatus::Declined => OutboundProgress::Busy,
+        CallStatus::TimedOut => OutboundProgress::NoAnswer,
+        CallStatus::Canceled => OutboundProgress::Canceled,
+        CallStatus::Failed => OutboundProgress::Failed,
     }
 }
 
 fn come_to(progress: OutboundProgress, now: Timestamp) -> Vec<Set> {
     match progress {
         OutboundProgress::Initiated => Vec::new(),
-        OutboundProgress::Ringing => vec![Set::Status(Status::Ringing)],
+        OutboundProgress::Ringing => vec![Set::Status(CallStatus::Ringing)],
         OutboundProgress::InProgress => {
             let mut sets = talking(now);
-            sets.push(Set::OwedSince(now));
+            sets.push(Set::EffectsPendingSince(now));
             sets
         }
-        OutboundProgress::Completed => ended(Status::Completed, Why::HungUp, now),
-        OutboundProgress::Busy => ended(Status::Declined, Why::NumberBusy, now),
-        OutboundProgress::NoAnswer => ended(Status::TimedOut, Why::NoAnswer, now),
-        OutboundProgress::Failed => ended(Status::Failed, Why::NetworkFailed, now),
-        OutboundProgress::Canceled => ended(Status::Canceled, Why::CallerHungUp, now),
+        OutboundProgress::Completed => ended(CallStatus::Completed, EndReason::HungUp, now),
+        OutboundProgress::Busy => ended(CallStatus::Declined, EndReason::NumberBusy, now),
+        OutboundProgress::NoAnswer => ended(CallStatus::TimedOut, EndReason::NoAnswer, now),
+        OutboundProgress::Failed => ended(CallStatus::Failed, EndReason::NetworkFailed, now),
+        OutboundProgress::Canceled => ended(CallStatus::Canceled, EndReason::CallerHungUp, now),
     }
 }

@@ -22,7 +22,7 @@ pub enum OutboundProgress {
 }
 
 impl OutboundProgress {
-    /// What a `Status` of Exotel's means; `None` for a word that it does not document.
+    /// What a `CallStatus` of Exotel's means; `None` for a word that it does not document.
     #[must_use]
     pub fn of_word(word: &str) -> Option<Self> {
         Some(match word.to_ascii_lowercase().as_str() {

@@ -9,7 +9,7 @@ use super::*;
 
 use crate::phone_number::PhoneNumber;
 
-const LIMITS: Limits = Limits {
+const LIMITS: CallLimits = CallLimits {
     ring: Duration::from_secs(30),
     connect: Duration::from_secs(15),
     talk: Duration::from_secs(3600),
@@ -22,8 +22,8 @@ fn device(name: &str) -> DeviceId {
     DeviceId::try_from(name).unwrap()
 }
 
-fn party(device_name: Option<&str>) -> Party {
-    Party {
+fn party(device_name: Option<&str>) -> CallParty {
+    CallParty {
         extension: Extension::try_from("1001").unwrap(),
         device: device_name.map(device),
     }
@@ -82,9 +82,9 @@ fn any_device() -> impl Strategy<Value = Option<&'static str>> {
     ]
 }
 
-fn any_party() -> impl Strategy<Value = Party> {
+fn any_party() -> impl Strategy<Value = CallParty> {
     let extension = prop_oneof![7 => Just("1001"), 1 => Just("1002"), 2 => Just("1003")];
-    (any_device(), extension).prop_map(|(name, extension)| Party {
+    (any_device(), extension).prop_map(|(name, extension)| CallParty {
         extension: Extension::try_from(extension).unwrap(),
         device: name.map(device),
     })
@@ -114,8 +114,12 @@ fn any_leg() -> impl Strategy<Value = Leg> {
     (any_pbx(), channel).prop_map(|(pbx, channel)| crate::testing::leg(pbx.as_str(), channel))
 }
 
-fn any_side() -> impl Strategy<Value = Side> {
-    prop_oneof![Just(Side::Caller), Just(Side::Callee), Just(Side::Neither)]
+fn any_side() -> impl Strategy<Value = CallSide> {
+    prop_oneof![
+        Just(CallSide::Caller),
+        Just(CallSide::Callee),
+        Just(CallSide::Neither)
+    ]
 }
 
 pub(super) fn any_event() -> impl Strategy<Value = Event> {
@@ -125,15 +129,16 @@ pub(super) fn any_event() -> impl Strategy<Value = Event> {
             prop::option::of(any_leg()),
             prop::option::of(prop_oneof![Just("sid-a"), Just("sid-b")])
         )
-            .prop_map(|(leg, sid)| Event::Announced {
+            .prop_map(|(leg, sid)| Event::CallerReported {
                 caller_leg: leg,
                 call_sid: sid.map(|sid| CallSid::try_from(sid).unwrap()),
             }),
-        (rang, 0_u64..40_000).prop_map(|(devices, after)| Event::Rang {
+        (rang, 0_u64..40_000).prop_map(|(devices, after)| Event::PushSent {
             devices: devices.into_iter().map(device).collect::<BTreeSet<_>>(),
             finished_at: START + Duration::from_millis(after),
         }),
-        prop_oneof![Just(Why::NoDevice), Just(Why::PushFailed)].prop_map(Event::NobodyRang),
+        prop_oneof![Just(EndReason::NoDevice), Just(EndReason::PushFailed)]
+            .prop_map(Event::PushNotSent),
         (any_party(), any::<bool>()).prop_map(|(by, woken)| Event::Accepted {
             by,
             readiness: if woken {
@@ -145,39 +150,39 @@ pub(super) fn any_event() -> impl Strategy<Value = Event> {
         any_party().prop_map(|by| Event::Declined { by }),
         any_party().prop_map(|by| Event::HungUp { by }),
         (prop::option::of(any_leg()), any::<bool>(), any_side())
-            .prop_map(|(leg, answered, by)| Event::CallerLeft { leg, answered, by }),
+            .prop_map(|(leg, answered, by)| Event::CallerLegEnded { leg, answered, by }),
         (
             any_pbx(),
             any::<bool>(),
             prop_oneof![Just(0_u16), Just(16), Just(17), Just(21), Just(20)]
         )
-            .prop_map(|(pbx, answered, cause)| Event::PhoneLeft {
+            .prop_map(|(pbx, answered, cause)| Event::PhoneLegEnded {
                 pbx,
                 answered,
                 cause,
-                by: Side::Callee
+                by: CallSide::Callee
             }),
         Just(Event::Bridged),
         Just(Event::TimerFired),
-        any_pbx().prop_map(Event::CallerFound),
-        Just(Event::CallerCalled),
-        Just(Event::PhoneCalled),
+        any_pbx().prop_map(Event::CallerPhoneLocated),
+        Just(Event::CallerPhoneDialed),
+        Just(Event::PhoneDialed),
         Just(Event::CallerUnreachable),
-        Just(Event::ExotelSilent),
+        Just(Event::ExotelNoAnswer),
         any::<bool>().prop_map(|rings| Event::NotBridged { rings }),
         Just(Event::StreamStarted),
         Just(Event::StreamStopped(StopReason::CallEnded)),
-        Just(Event::NotPlaced(Why::ExotelRefused)),
+        Just(Event::OutboundCallRejected(EndReason::ExotelRefused)),
         (
             any_progress(),
             prop_oneof![5 => Just("sid-a"), 1 => Just("sid-b")]
         )
-            .prop_map(|(progress, sid)| Event::Reported {
+            .prop_map(|(progress, sid)| Event::ExotelProgress {
                 call_sid: CallSid::try_from(sid).unwrap(),
                 progress,
             }),
-        (0_u64..40_000).prop_map(|after| Event::Settled {
-            owed_since: START + Duration::from_millis(after)
+        (0_u64..40_000).prop_map(|after| Event::EffectsCompleted {
+            effects_pending_since: START + Duration::from_millis(after)
         }),
     ]
 }
@@ -223,7 +228,7 @@ proptest! {
         live(life, |before, event, _, _, after| {
             if before.status.is_final() {
                 assert_eq!(before.status, after.status, "{event:?}");
-                assert_eq!((before.ended_at, before.why), (after.ended_at, after.why), "{event:?}");
+                assert_eq!((before.ended_at, before.end_reason), (after.ended_at, after.end_reason), "{event:?}");
             }
         });
     }
@@ -243,7 +248,7 @@ proptest! {
     fn a_call_is_bridged_only_while_its_phone_is_ready(life in any_life()) {
         live(life, |_, event, _, decision, after| {
             if effects_of(decision).contains(&Effect::Bridge) {
-                assert_eq!(after.status, Status::MobileReady, "{event:?}");
+                assert_eq!(after.status, CallStatus::MobileReady, "{event:?}");
                 assert!(after.caller_leg.is_some(), "{event:?}");
             }
         });
@@ -266,7 +271,7 @@ proptest! {
         live(life, |before, event, _, decision, after| {
             let ended = !before.status.is_final() && after.status.is_final();
             if ended && after.caller_channel().is_some() {
-                let told = [Effect::Busy, Effect::HangUpCaller];
+                let told = [Effect::SendBusy, Effect::HangUpCaller];
                 assert!(effects_of(decision).iter().any(|effect| told.contains(effect)), "{event:?} {after:?}");
             }
         });
@@ -279,7 +284,7 @@ proptest! {
             if matches!(decision, Decision::Advance { .. }) && !first_attempt_died {
                 let repeated = decide(after, event, now);
                 assert!(!matches!(repeated, Decision::Advance { .. }), "{event:?} {after:?}");
-                let sends = |effect: &Effect| matches!(effect, Effect::Ring | Effect::Cancel { .. });
+                let sends = |effect: &Effect| matches!(effect, Effect::SendPush | Effect::CancelPush { .. });
                 assert!(!effects_of(&repeated).iter().any(sends), "{event:?} {repeated:?}");
             }
         });
@@ -342,8 +347,8 @@ proptest! {
     #[test]
     fn nothing_but_an_outbound_call_goes_through_exotel_and_nothing_of_it_through_asterisk(life in any_life()) {
         live(life, |call, event, _, decision, _| {
-            let exotels = |effect: &&Effect| matches!(effect, Effect::Place | Effect::LookUp);
-            let common = |effect: &&Effect| matches!(effect, Effect::ArmTimer(_) | Effect::Settle(_) | Effect::DisarmTimer);
+            let exotels = |effect: &&Effect| matches!(effect, Effect::PlaceOutboundCall | Effect::QueryExotel);
+            let common = |effect: &&Effect| matches!(effect, Effect::ArmTimer(_) | Effect::MarkEffectsCompleted(_) | Effect::DisarmTimer);
             for effect in effects_of(decision).iter().filter(|effect| !common(effect)) {
                 assert_eq!(call.is_outbound(), exotels(&effect), "{event:?} {effect:?}");
             }
@@ -353,16 +358,16 @@ proptest! {
     #[test]
     fn exotel_is_never_asked_twice_to_place_a_call(life in any_life()) {
         live(life, |_, event, _, decision, _| {
-            assert!(!effects_of(decision).contains(&Effect::Place), "{event:?}");
+            assert!(!effects_of(decision).contains(&Effect::PlaceOutboundCall), "{event:?}");
         });
     }
 
     #[test]
     fn an_outbound_call_only_moves_on(life in any_life()) {
         let how_far = |call: &Call| match call.status {
-            Status::Initiated => 0,
-            Status::Ringing => 1,
-            Status::InProgress => 2,
+            CallStatus::Initiated => 0,
+            CallStatus::Ringing => 1,
+            CallStatus::InProgress => 2,
             _ => 3,
         };
         live(life, |before, event, _, _, after| {
@@ -426,7 +431,7 @@ mod the_usual_state {
             }
         ));
         assert!(saved_at_once(&call, &Event::Declined { by: party(None) }));
-        let rang = Event::Rang {
+        let rang = Event::PushSent {
             devices: [device("phone")].into(),
             finished_at: START,
         };
@@ -440,19 +445,19 @@ mod the_usual_state {
         let talking = after(&ready(), &Event::Bridged);
         assert!(saved_at_once(
             &talking,
-            &Event::CallerLeft {
+            &Event::CallerLegEnded {
                 leg: None,
                 answered: true,
-                by: Side::Caller
+                by: CallSide::Caller
             }
         ));
         assert!(saved_at_once(
             &talking,
-            &Event::PhoneLeft {
+            &Event::PhoneLegEnded {
                 pbx: leg("leg-a").pbx,
                 answered: true,
                 cause: 16,
-                by: Side::Callee
+                by: CallSide::Callee
             }
         ));
     }
@@ -472,7 +477,7 @@ mod rules {
         let both = [device("phone"), device("tablet")].into();
         let rang = after(
             &waiting,
-            Event::Rang {
+            Event::PushSent {
                 devices: both,
                 finished_at: START,
             },
@@ -493,10 +498,10 @@ mod rules {
                 "completed",
                 after(
                     &talking,
-                    Event::CallerLeft {
+                    Event::CallerLegEnded {
                         leg: None,
                         answered: true,
-                        by: Side::Caller,
+                        by: CallSide::Caller,
                     },
                 ),
             ),
@@ -509,14 +514,17 @@ mod rules {
                 "canceled",
                 after(
                     &rang,
-                    Event::CallerLeft {
+                    Event::CallerLegEnded {
                         leg: None,
                         answered: false,
-                        by: Side::Caller,
+                        by: CallSide::Caller,
                     },
                 ),
             ),
-            ("failed", after(&waiting, Event::NobodyRang(Why::NoDevice))),
+            (
+                "failed",
+                after(&waiting, Event::PushNotSent(EndReason::NoDevice)),
+            ),
             ("waiting, pushes under way", waiting),
             ("waiting", rang),
             ("mobile_ready, caller not here yet", no_leg),
@@ -532,7 +540,7 @@ mod rules {
         };
         let leg = |name| Some(leg(name));
         let pbx = leg("leg-a").expect("a leg").pbx;
-        let foreign = Party {
+        let foreign = CallParty {
             extension: Extension::try_from("1002").unwrap(),
             device: None,
         };
@@ -567,85 +575,85 @@ mod rules {
             ),
             (
                 "caller's leg again",
-                Event::Announced {
+                Event::CallerReported {
                     caller_leg: leg("leg-a"),
                     call_sid: None,
                 },
             ),
             (
                 "another leg",
-                Event::Announced {
+                Event::CallerReported {
                     caller_leg: leg("leg-b"),
                     call_sid: None,
                 },
             ),
             (
                 "Exotel's webhook",
-                Event::Announced {
+                Event::CallerReported {
                     caller_leg: None,
                     call_sid: CallSid::try_from("sid").ok(),
                 },
             ),
             (
                 "rang",
-                Event::Rang {
+                Event::PushSent {
                     devices: [device("phone")].into(),
                     finished_at: START,
                 },
             ),
-            ("nobody rang", Event::NobodyRang(Why::PushFailed)),
+            ("nobody rang", Event::PushNotSent(EndReason::PushFailed)),
             (
                 "caller left",
-                Event::CallerLeft {
+                Event::CallerLegEnded {
                     leg: None,
                     answered: false,
-                    by: Side::Caller,
+                    by: CallSide::Caller,
                 },
             ),
             (
                 "wait ended by neither",
-                Event::CallerLeft {
+                Event::CallerLegEnded {
                     leg: None,
                     answered: false,
-                    by: Side::Neither,
+                    by: CallSide::Neither,
                 },
             ),
             (
                 "caller left, answered",
-                Event::CallerLeft {
+                Event::CallerLegEnded {
                     leg: None,
                     answered: true,
-                    by: Side::Caller,
+                    by: CallSide::Caller,
                 },
             ),
             (
                 "phone said no",
-                Event::PhoneLeft {
+                Event::PhoneLegEnded {
                     pbx: pbx.clone(),
                     answered: false,
                     cause: 21,
-                    by: Side::Callee,
+                    by: CallSide::Callee,
                 },
             ),
             (
                 "phone lost",
-                Event::PhoneLeft {
+                Event::PhoneLegEnded {
                     pbx: pbx.clone(),
                     answered: false,
                     cause: 20,
-                    by: Side::Callee,
+                    by: CallSide::Callee,
                 },
             ),
             (
                 "phone hung up",
-                Event::PhoneLeft {
+                Event::PhoneLegEnded {
                     pbx: pbx.clone(),
                     answered: true,
                     cause: 16,
-                    by: Side::Callee,
+                    by: CallSide::Callee,
                 },
             ),
-            ("phone is called", Event::PhoneCalled),
+            ("phone is called", Event::PhoneDialed),
             ("bridged", Event::Bridged),
             ("timer, early", Event::TimerFired),
         ]
@@ -662,7 +670,7 @@ mod rules {
     }
 
     fn reported(progress: OutboundProgress) -> Event {
-        Event::Reported {
+        Event::ExotelProgress {
             call_sid: CallSid::try_from("sid").unwrap(),
             progress,
         }
@@ -685,8 +693,11 @@ mod rules {
             ("outbound, completed", after(&talking, &reported(Completed))),
         ];
         let events = [
-            ("Exotel refused", Event::NotPlaced(Why::ExotelRefused)),
-            ("Exotel is silent", Event::ExotelSilent),
+            (
+                "Exotel refused",
+                Event::OutboundCallRejected(EndReason::ExotelRefused),
+            ),
+            ("Exotel is silent", Event::ExotelNoAnswer),
             ("initiated", reported(Initiated)),
             ("ringing", reported(Ringing)),
             ("in-progress", reported(InProgress)),
@@ -720,23 +731,23 @@ mod rules {
 
     /// What differs from a call that comes in by the trunk.
     fn app_to_app_page() -> String {
-        let caller = || Party {
+        let caller = || CallParty {
             extension: Extension::try_from("1003").unwrap(),
             device: None,
         };
         let events = [
             (
                 "caller's phone waits",
-                Event::Announced {
+                Event::CallerReported {
                     caller_leg: Some(leg("own-leg")),
                     call_sid: None,
                 },
             ),
             (
                 "caller's phone is found",
-                Event::CallerFound(leg("own-leg").pbx),
+                Event::CallerPhoneLocated(leg("own-leg").pbx),
             ),
-            ("caller's phone is called", Event::CallerCalled),
+            ("caller's phone is called", Event::CallerPhoneDialed),
             ("caller's phone is not reached", Event::CallerUnreachable),
             ("caller's app hangs up", Event::HungUp { by: caller() }),
             (

@@ -1,6 +1,6 @@
 //! What a rule can say of an event, and the changes that rules of every kind of call make.
 
-use super::{Call, Change, Effect, Event, Set, Status, StreamState, Why};
+use super::{Call, CallStatus, Change, Effect, EndReason, Event, Set, StreamState};
 use crate::timestamp::Timestamp;
 
 /// What follows from an event.
@@ -19,12 +19,12 @@ pub enum Decision {
         effects: Vec<Effect>,
     },
     /// The event is not for this call, or comes too late. Not a fault of ours: the caller is told why.
-    Refuse(Refusal),
+    Refuse(RejectReason),
 }
 
 /// Why an event was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub enum RejectReason {
     /// The party's extension has no part in the call.
     NotYours,
     /// The call has gone another way; its status says which.
@@ -40,11 +40,11 @@ pub(super) enum Verdict {
     Change(Vec<Set>),
     Repeat,
     Only(Vec<Effect>),
-    Refuse(Refusal),
+    Refuse(RejectReason),
 }
 
 pub(super) const NOTHING_TO_DO: Verdict = Verdict::Only(Vec::new());
-pub(super) const GONE_ANOTHER_WAY: Verdict = Verdict::Refuse(Refusal::GoneAnotherWay);
+pub(super) const GONE_ANOTHER_WAY: Verdict = Verdict::Refuse(RejectReason::GoneAnotherWay);
 
 pub(super) fn streaming(call: &Call, event: &Event) -> Verdict {
     let starts = *event == Event::StreamStarted;
@@ -68,9 +68,9 @@ pub(super) fn streaming(call: &Call, event: &Event) -> Verdict {
     }
 }
 
-pub(super) fn settled(call: &Call, owed_since: Timestamp) -> Verdict {
-    if call.owed_since == Some(owed_since) {
-        return Verdict::Change(vec![Set::NothingOwed]);
+pub(super) fn settled(call: &Call, effects_pending_since: Timestamp) -> Verdict {
+    if call.effects_pending_since == Some(effects_pending_since) {
+        return Verdict::Change(vec![Set::NoEffectsPending]);
     }
     // The call ended while the phone was being called: its leg may have come up after it was taken down.
     if call.status.is_final() && call.ready_at.is_some() {
@@ -80,13 +80,13 @@ pub(super) fn settled(call: &Call, owed_since: Timestamp) -> Verdict {
 }
 
 pub(super) fn talking(now: Timestamp) -> Vec<Set> {
-    vec![Set::Status(Status::InProgress), Set::BridgedAt(now)]
+    vec![Set::Status(CallStatus::InProgress), Set::BridgedAt(now)]
 }
 
-pub(super) fn ended(status: Status, why: Why, now: Timestamp) -> Vec<Set> {
+pub(super) fn ended(status: CallStatus, why: EndReason, now: Timestamp) -> Vec<Set> {
     vec![
         Set::Status(status),
         Set::Ended(now, why),
-        Set::OwedSince(now),
+        Set::EffectsPendingSince(now),
     ]
 }

@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 
 use crate::api::call_action::CallResponse;
 use crate::api::form::Fields;
+use crate::api::http;
 use crate::api::new_call::{Address, CallRequest};
 use crate::api::registration::Registration;
 use crate::api::status_update::StatusUpdate;
@@ -23,11 +24,10 @@ use crate::api::websocket::{Connecting, Request};
 use crate::asterisk::Pbxs;
 use crate::asterisk::hook::Report;
 use crate::auth::{self, Bearer};
-use crate::exotel::{Frame, Notice};
+use crate::exotel::{ExotelWebhook, Frame};
 use crate::store::devices::Device;
 use crate::store::streams::Stream;
 use crate::timers::Timer;
-use crate::api::http;
 use crate::{asterisk, exotel, push};
 use ringback_core::call::Call;
 use ringback_core::phone_number::{Caller, PhoneNumber};
@@ -115,7 +115,7 @@ fn webhook_json(bytes: &[u8]) {
 }
 
 fn notice(fields: &Fields) {
-    let Ok(notice) = Notice::parse(fields, COUNTRY) else {
+    let Ok(notice) = ExotelWebhook::parse(fields, COUNTRY) else {
         return;
     };
     plain(notice.call_sid.as_str());
@@ -322,7 +322,7 @@ mod tests {
 
     fn folder(of: &str) -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("../fuzz/seeds")
+            .join("../../fuzz/seeds")
             .join(of)
     }
 

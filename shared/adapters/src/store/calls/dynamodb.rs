@@ -24,9 +24,12 @@ use aws_sdk_dynamodb::types::{
 };
 use serde::Serialize;
 
-use super::{Allowed, Calls, Created, Meeting, NoPatience, Place, Saved, Starter, StoreError};
+use super::{
+    Allowed, Calls, CorrelationClaim, CorrelationKey, Created, ReplicationWaitError, Saved,
+    Starter, StoreError,
+};
 use crate::store::allowance::{Allowance, Allowances, Purpose, Refused, Taken};
-use ringback_core::call::{Attempt, Call, Change, Check, Set};
+use ringback_core::call::{Call, Change, Condition, ConditionalUpdate, Set};
 use ringback_core::ids::{CallId, Extension};
 use ringback_core::phone_number::{Caller, PhoneNumber};
 use ringback_core::timestamp::Timestamp;
@@ -112,7 +115,7 @@ impl DynamoCalls {
     async fn create_and_claim(
         &self,
         call: &Call,
-        meeting: &Meeting,
+        meeting: &CorrelationClaim,
     ) -> Result<Option<Created>, StoreError> {
         let writes = [self.put_call(call)?, self.put_claim(call, meeting)?]
             .map(|put| TransactWriteItem::builder().put(put).build());
@@ -152,7 +155,7 @@ impl DynamoCalls {
             .map_err(StoreError::unavailable(STORING))
     }
 
-    fn put_claim(&self, call: &Call, meeting: &Meeting) -> Result<Put, StoreError> {
+    fn put_claim(&self, call: &Call, meeting: &CorrelationClaim) -> Result<Put, StoreError> {
         let id = call.call_id.to_string();
         let replaced = meeting.instead_of.unwrap_or(call.call_id).to_string();
         Put::builder()
@@ -220,7 +223,7 @@ impl DynamoCalls {
     async fn update(
         &self,
         id: CallId,
-        attempt: &Attempt,
+        attempt: &ConditionalUpdate,
         writer: &str,
     ) -> Result<Result<Item, Option<Item>>, StoreError> {
         let doing = "saving a change";
@@ -249,7 +252,11 @@ impl DynamoCalls {
 }
 
 impl Calls for DynamoCalls {
-    async fn create(&self, call: &Call, meeting: Option<&Meeting>) -> Result<Created, StoreError> {
+    async fn create(
+        &self,
+        call: &Call,
+        meeting: Option<&CorrelationClaim>,
+    ) -> Result<Created, StoreError> {
         let Some(meeting) = meeting else {
             return self.create_alone(call).await;
         };
@@ -287,7 +294,7 @@ impl Calls for DynamoCalls {
         }
     }
 
-    async fn attempt(&self, id: CallId, attempt: &Attempt) -> Result<Saved, StoreError> {
+    async fn attempt(&self, id: CallId, attempt: &ConditionalUpdate) -> Result<Saved, StoreError> {
         let writer = new_writer();
         let mut answer = self.update(id, attempt, &writer).await?;
         if let Err(Some(item)) = &answer
@@ -317,7 +324,7 @@ impl Calls for DynamoCalls {
         &self,
         asker: Option<&Extension>,
         now: Timestamp,
-    ) -> Result<&'static [Duration], NoPatience> {
+    ) -> Result<&'static [Duration], ReplicationWaitError> {
         if self.region.is_none() {
             return Ok(&[]);
         }
@@ -326,8 +333,8 @@ impl Calls for DynamoCalls {
             let waits = Allowance::per_minute(WAITS_PER_MINUTE, 1);
             let taken = allowances.take(asker, Purpose::Waits, waits, None, now);
             taken.await.map_err(|refused| match refused {
-                Refused::TooSoon(wait) => NoPatience::WaitsAlready(wait),
-                Refused::Store(error) => NoPatience::Store(error),
+                Refused::TooSoon(wait) => ReplicationWaitError::WaitsAlready(wait),
+                Refused::Store(error) => ReplicationWaitError::Store(error),
             })?;
         }
         Ok(&PAUSES_FOR_REPLICATION)
@@ -365,7 +372,7 @@ impl Calls for DynamoCalls {
         }
     }
 
-    async fn met_at(&self, place: &Place) -> Result<Option<CallId>, StoreError> {
+    async fn met_at(&self, place: &CorrelationKey) -> Result<Option<CallId>, StoreError> {
         let claim = self
             .item(place_key(place), "looking for a caller's call")
             .await?;
@@ -398,7 +405,7 @@ fn call_key(id: CallId) -> Item {
     key(format!("CALL#{}", id.key()), "CALL")
 }
 
-fn place_key(place: &Place) -> Item {
+fn place_key(place: &CorrelationKey) -> Item {
     let caller = place
         .caller
         .as_ref()
@@ -459,7 +466,7 @@ fn id_in(item: &Item, attribute: &str) -> Option<CallId> {
     CallId::try_from(text.as_str()).ok()
 }
 
-/// An [`Attempt`] in DynamoDB's expressions.
+/// An [`ConditionalUpdate`] in DynamoDB's expressions.
 struct Expressions {
     update: String,
     condition: String,
@@ -468,7 +475,7 @@ struct Expressions {
 }
 
 impl Expressions {
-    fn of(attempt: &Attempt, writer: &str) -> Result<Self, serde_dynamo::Error> {
+    fn of(attempt: &ConditionalUpdate, writer: &str) -> Result<Self, serde_dynamo::Error> {
         let mut this = Self {
             update: String::new(),
             condition: "attribute_exists(pk) AND attribute_not_exists(alias_of)".to_owned(),
@@ -482,23 +489,23 @@ impl Expressions {
         Ok(this)
     }
 
-    fn require(&mut self, check: &Check) -> Result<(), serde_dynamo::Error> {
+    fn require(&mut self, check: &Condition) -> Result<(), serde_dynamo::Error> {
         let term = match check {
-            Check::VersionIs(version) => self.compare("version", "=", version)?,
-            Check::StatusIs(status) => self.compare("status", "=", status)?,
-            Check::ExtensionIs(extension) => self.compare("extension", "=", extension)?,
-            Check::RingsAt(moment) => self.compare("rings_until", ">", moment)?,
-            Check::RungOutAt(moment) => self.compare("rings_until", "<=", moment)?,
-            Check::NoAppCalls => {
+            Condition::VersionIs(version) => self.compare("version", "=", version)?,
+            Condition::StatusIs(status) => self.compare("status", "=", status)?,
+            Condition::ExtensionIs(extension) => self.compare("extension", "=", extension)?,
+            Condition::RingsAfter(moment) => self.compare("rings_until", ">", moment)?,
+            Condition::RingOverAt(moment) => self.compare("rings_until", "<=", moment)?,
+            Condition::CallerIsNotApp => {
                 let (caller, extension) = (self.name("caller"), self.name("extension"));
                 format!("attribute_not_exists({caller}.{extension})")
             }
-            Check::AppCalls => {
+            Condition::CallerIsAppWithoutLeg => {
                 let (caller, extension) = (self.name("caller"), self.name("extension"));
                 let leg = self.name("caller_leg");
                 format!("attribute_exists({caller}.{extension}) AND attribute_not_exists({leg})")
             }
-            Check::IsOutbound(outbound) => {
+            Condition::IsOutbound(outbound) => {
                 let function = if *outbound {
                     "attribute_exists"
                 } else {
@@ -506,19 +513,21 @@ impl Expressions {
                 };
                 format!("{function}({})", self.name("to"))
             }
-            Check::CallSidIs(sid) => self.compare("call_sid", "=", sid)?,
-            Check::OwedSince(moment) => self.compare("owed_since", "=", moment)?,
-            Check::CallerLegCanBe(leg) => {
+            Condition::CallSidIs(sid) => self.compare("call_sid", "=", sid)?,
+            Condition::EffectsPendingSince(moment) => {
+                self.compare("effects_pending_since", "=", moment)?
+            }
+            Condition::CallerLegMayBe(leg) => {
                 let channel = self.can_be("caller_leg", &leg.channel)?;
                 format!("{channel} AND {}", self.can_be("pbx", &leg.pbx)?)
             }
-            Check::PbxCanBe(pbx) => self.can_be("pbx", pbx)?,
-            Check::OnNoPbxYet => format!("attribute_not_exists({})", self.name("pbx")),
-            Check::NobodyDeclined => {
+            Condition::PbxMayBe(pbx) => self.can_be("pbx", pbx)?,
+            Condition::PbxUnknown => format!("attribute_not_exists({})", self.name("pbx")),
+            Condition::NobodyDeclined => {
                 format!("attribute_not_exists({})", self.name("declined_by"))
             }
-            Check::NotRungYet => format!("attribute_not_exists({})", self.name("rang")),
-            Check::RangOnly(device) => self.compare("rang", "=", &[device])?,
+            Condition::PushNotRecorded => format!("attribute_not_exists({})", self.name("rang")),
+            Condition::PushedOnlyTo(device) => self.compare("rang", "=", &[device])?,
         };
         self.condition.push_str(" AND ");
         self.condition.push_str(&term);
@@ -538,7 +547,7 @@ impl Expressions {
                 Set::BridgedAt(moment) => sets.push(self.compare("bridged_at", "=", moment)?),
                 Set::Ended(moment, why) => {
                     sets.push(self.compare("ended_at", "=", moment)?);
-                    sets.push(self.compare("why", "=", why)?);
+                    sets.push(self.compare("end_reason", "=", why)?);
                     sets.push(self.compare("expires_at", "=", &Set::expiry_after(*moment))?);
                     removes.extend([LIVE_STARTED_BY, LIVE_UNTIL].map(|live| self.name(live)));
                 }
@@ -547,10 +556,12 @@ impl Expressions {
                 Set::CallSid(sid) => sets.push(self.compare("call_sid", "=", sid)?),
                 Set::CheckedAt(moment) => sets.push(self.compare("checked_at", "=", moment)?),
                 Set::Stream(state) => sets.push(self.compare("stream", "=", state)?),
-                Set::Rang(devices) => sets.push(self.compare("rang", "=", devices)?),
+                Set::PushedTo(devices) => sets.push(self.compare("rang", "=", devices)?),
                 Set::DeclinedBy(devices) => sets.push(self.compare("declined_by", "=", devices)?),
-                Set::OwedSince(moment) => sets.push(self.compare("owed_since", "=", moment)?),
-                Set::NothingOwed => removes.push(self.name("owed_since")),
+                Set::EffectsPendingSince(moment) => {
+                    sets.push(self.compare("effects_pending_since", "=", moment)?)
+                }
+                Set::NoEffectsPending => removes.push(self.name("effects_pending_since")),
             }
         }
         let (history, line) = (self.name("history"), self.value(&[&change.entry])?);
@@ -729,7 +740,7 @@ mod tests {
         .await;
         let calls = calls.replicated_in("ap-south-1".to_owned());
         let refused = find_once_there(&calls, call.call_id, &call.extension, NOW).await;
-        let Err(NoPatience::WaitsAlready(wait)) = refused else {
+        let Err(ReplicationWaitError::WaitsAlready(wait)) = refused else {
             panic!("{refused:?}")
         };
         assert_eq!(wait, Duration::from_secs(4));

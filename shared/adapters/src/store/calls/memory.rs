@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::{Allowed, Calls, Created, Meeting, Place, Saved, Starter, StoreError};
+use super::{
+    Allowed, Calls, CorrelationClaim, CorrelationKey, Created, Saved, Starter, StoreError,
+};
 use crate::store::allowance::Purpose;
-use ringback_core::call::{Attempt, Call};
+use ringback_core::call::{Call, ConditionalUpdate};
 use ringback_core::ids::{CallId, Extension};
 use ringback_core::timestamp::Timestamp;
 
@@ -19,7 +21,7 @@ pub struct MemoryCalls {
 struct Table {
     calls: HashMap<CallId, Call>,
     aliases: HashMap<CallId, CallId>,
-    claims: HashMap<Place, (CallId, Timestamp)>,
+    claims: HashMap<CorrelationKey, (CallId, Timestamp)>,
     /// When the buckets of those who start calls are full, and what the last token was taken for.
     buckets: HashMap<(Extension, Purpose), (Timestamp, CallId)>,
 }
@@ -37,7 +39,11 @@ impl MemoryCalls {
 }
 
 impl Calls for MemoryCalls {
-    async fn create(&self, call: &Call, meeting: Option<&Meeting>) -> Result<Created, StoreError> {
+    async fn create(
+        &self,
+        call: &Call,
+        meeting: Option<&CorrelationClaim>,
+    ) -> Result<Created, StoreError> {
         let mut table = self.table();
         let id = table.resolve(call.call_id);
         if let Some(known) = table.calls.get(&id) {
@@ -82,7 +88,7 @@ impl Calls for MemoryCalls {
         })
     }
 
-    async fn attempt(&self, id: CallId, attempt: &Attempt) -> Result<Saved, StoreError> {
+    async fn attempt(&self, id: CallId, attempt: &ConditionalUpdate) -> Result<Saved, StoreError> {
         let mut table = self.table();
         let id = table.resolve(id);
         let Some(call) = table.calls.get_mut(&id) else {
@@ -113,7 +119,7 @@ impl Calls for MemoryCalls {
         Ok(table.calls.get(&table.resolve(id)).cloned())
     }
 
-    async fn met_at(&self, place: &Place) -> Result<Option<CallId>, StoreError> {
+    async fn met_at(&self, place: &CorrelationKey) -> Result<Option<CallId>, StoreError> {
         Ok(self.table().claims.get(place).map(|(id, _)| *id))
     }
 

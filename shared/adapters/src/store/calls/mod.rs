@@ -13,7 +13,7 @@ pub use dynamodb::{DynamoCalls, stored_in};
 pub use memory::MemoryCalls;
 
 use crate::store::allowance::{Allowance, Purpose};
-use ringback_core::call::{Attempt, Call};
+use ringback_core::call::{Call, ConditionalUpdate};
 use ringback_core::ids::{CallId, Extension};
 use ringback_core::phone_number::PhoneNumber;
 use ringback_core::timestamp::Timestamp;
@@ -24,7 +24,7 @@ pub trait Calls {
     fn create(
         &self,
         call: &Call,
-        meeting: Option<&Meeting>,
+        meeting: Option<&CorrelationClaim>,
     ) -> impl Future<Output = Result<Created, StoreError>> + Send;
 
     /// Takes a token for a call out of one of its starter's allowances. Asking again for the same call takes no second one, as
@@ -40,7 +40,7 @@ pub trait Calls {
     fn attempt(
         &self,
         id: CallId,
-        attempt: &Attempt,
+        attempt: &ConditionalUpdate,
     ) -> impl Future<Output = Result<Saved, StoreError>> + Send;
 
     /// After which pauses to look again for a call that is not here, because it may be on its way from another region. None,
@@ -50,7 +50,7 @@ pub trait Calls {
         &self,
         _asker: Option<&Extension>,
         _now: Timestamp,
-    ) -> impl Future<Output = Result<&'static [Duration], NoPatience>> + Send {
+    ) -> impl Future<Output = Result<&'static [Duration], ReplicationWaitError>> + Send {
         async { Ok::<&[Duration], _>(&[]) }
     }
 
@@ -69,7 +69,7 @@ pub trait Calls {
     /// The call that was last met at this place, whether or not it still rings.
     fn met_at(
         &self,
-        place: &Place,
+        place: &CorrelationKey,
     ) -> impl Future<Output = Result<Option<CallId>, StoreError>> + Send;
 
     /// Lets `alias` stand for `id` from now on, in all of the above. Whether it does: an id that is a call's, or stands for
@@ -85,13 +85,13 @@ pub trait Calls {
 /// [`Calls::find`], for an app, of a call that may be on its way from another region.
 ///
 /// # Errors
-/// See [`NoPatience`].
+/// See [`ReplicationWaitError`].
 pub async fn find_once_there(
     calls: &impl Calls,
     id: CallId,
     asker: &Extension,
     now: Timestamp,
-) -> Result<Option<Call>, NoPatience> {
+) -> Result<Option<Call>, ReplicationWaitError> {
     let mut found = calls.find(id).await?;
     if found.is_none() {
         for pause in calls.pauses(Some(asker), now).await? {
@@ -107,7 +107,7 @@ pub async fn find_once_there(
 
 /// Where two witnesses of one call meet when Exotel's CallSid is missing: a caller who waits for an extension.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Place {
+pub struct CorrelationKey {
     /// Whose phone is wanted. Callers of the same number, or of none, are never mixed up across extensions.
     pub extension: Extension,
     /// The caller's number; `None` when it is withheld.
@@ -116,9 +116,9 @@ pub struct Place {
 
 /// A call's claim to be the one that is met at a place, for as long as it rings.
 #[derive(Clone, Debug)]
-pub struct Meeting {
+pub struct CorrelationClaim {
     /// Where.
-    pub place: Place,
+    pub place: CorrelationKey,
     /// The time of the claim: one that ran out before is overruled.
     pub now: Timestamp,
     /// A call that is over, whose claim this one replaces.
@@ -160,7 +160,7 @@ pub enum Allowed {
 
 /// Why a call that is not here is not waited for.
 #[derive(Debug, thiserror::Error)]
-pub enum NoPatience {
+pub enum ReplicationWaitError {
     /// Its extension waits for a call already. It may wait again after this time.
     #[error("the call is not in this region yet, and the extension waits for one already")]
     WaitsAlready(Duration),

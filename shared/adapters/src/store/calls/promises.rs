@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use futures::future::join_all;
 
-use super::{Allowed, Calls, Created, Meeting, Place, Saved, Starter};
+use super::{Allowed, Calls, CorrelationClaim, CorrelationKey, Created, Saved, Starter};
 use crate::store::allowance::{Allowance, Purpose};
 use ringback_core::call::{
-    Call, CallType, Decision, Event, Incoming, Limits, Party, Readiness, Side, Status, decide,
-    ring, usual,
+    Call, CallLimits, CallParty, CallSide, CallStatus, CallType, Decision, Event, Incoming,
+    Readiness, decide, ring, usual,
 };
 use ringback_core::ids::{CallId, CallSid, ChannelId, DeviceId, Extension, Leg, PbxName};
 use ringback_core::phone_number::{Caller, CallerName, PhoneNumber};
@@ -70,7 +70,7 @@ fn a_call(now: Timestamp) -> Call {
         caller_leg: leg("pbx1", "1732175943.12"),
         call_sid: CallSid::try_from(format!("sid-{call_id}")).ok(),
     };
-    let limits = Limits {
+    let limits = CallLimits {
         ring: Duration::from_secs(30),
         connect: Duration::from_secs(15),
         talk: Duration::from_secs(3600),
@@ -79,12 +79,12 @@ fn a_call(now: Timestamp) -> Call {
     ring(incoming, limits, now)
 }
 
-fn meeting(call: &Call, now: Timestamp) -> Meeting {
-    let place = Place {
+fn meeting(call: &Call, now: Timestamp) -> CorrelationClaim {
+    let place = CorrelationKey {
         extension: call.extension.clone(),
         caller: call.caller.number.clone(),
     };
-    Meeting {
+    CorrelationClaim {
         place,
         now,
         instead_of: None,
@@ -92,7 +92,7 @@ fn meeting(call: &Call, now: Timestamp) -> Meeting {
 }
 
 fn accepted(call: &Call, device: &str) -> Event {
-    let by = Party {
+    let by = CallParty {
         extension: call.extension.clone(),
         device: DeviceId::try_from(device).ok(),
     };
@@ -154,28 +154,30 @@ async fn a_life_leaves_the_same_call_in_every_store(calls: &impl Calls) {
     let mut call = stored(calls, now).await;
     let devices = ["phone", "tablet"].map(|name| DeviceId::try_from(name).expect("a device id"));
     let declined = Event::Declined {
-        by: Party {
+        by: CallParty {
             extension: call.extension.clone(),
             device: Some(devices[1].clone()),
         },
     };
     let life = [
-        Event::Announced {
+        Event::CallerReported {
             caller_leg: leg("pbx2", "1732175944.7"),
             call_sid: call.call_sid.clone(),
         },
-        Event::Rang {
+        Event::PushSent {
             devices: devices.into(),
             finished_at: now,
         },
         declined,
         accepted(&call, "phone"),
-        Event::Settled { owed_since: now },
+        Event::EffectsCompleted {
+            effects_pending_since: now,
+        },
         Event::Bridged,
-        Event::CallerLeft {
+        Event::CallerLegEnded {
             leg: leg("pbx2", "1732175944.7"),
             answered: true,
-            by: Side::Caller,
+            by: CallSide::Caller,
         },
     ];
     for event in life {
@@ -192,14 +194,14 @@ async fn a_life_leaves_the_same_call_in_every_store(calls: &impl Calls) {
         call = call.apply(&change);
         assert_eq!(saved, call, "after {event:?}");
     }
-    assert_eq!(call.status, Status::Completed);
+    assert_eq!(call.status, CallStatus::Completed);
 }
 
 async fn a_failed_check_answers_with_the_call_as_it_is(calls: &impl Calls) {
     let now = clock::now();
     let call = stored(calls, now).await;
     let late = call.rings_until;
-    let foreign = Party {
+    let foreign = CallParty {
         extension: Extension::try_from("someone-else").expect("an extension"),
         device: None,
     };
@@ -208,8 +210,8 @@ async fn a_failed_check_answers_with_the_call_as_it_is(calls: &impl Calls) {
         usual(&Event::TimerFired, now),
         usual(&Event::Bridged, now),
         usual(
-            &Event::Settled {
-                owed_since: Timestamp::from_millis(1),
+            &Event::EffectsCompleted {
+                effects_pending_since: Timestamp::from_millis(1),
             },
             now,
         ),
@@ -240,29 +242,29 @@ async fn a_call_is_on_one_pbx(calls: &impl Calls) {
             .await
             .expect("attempt")
     };
-    let found = |pbx| Event::CallerFound(PbxName::try_from(pbx).expect("a name"));
+    let found = |pbx| Event::CallerPhoneLocated(PbxName::try_from(pbx).expect("a name"));
     let Saved::As(saved) = save(found("pbx1")).await else {
         panic!("not saved")
     };
     assert_eq!(saved.pbx.as_ref().map(PbxName::as_str), Some("pbx1"));
-    let left = Event::CallerLeft {
+    let left = Event::CallerLegEnded {
         leg: leg("pbx2", "1732175943.12"),
         answered: false,
-        by: Side::Caller,
+        by: CallSide::Caller,
     };
-    let phone_left = Event::PhoneLeft {
+    let phone_left = Event::PhoneLegEnded {
         pbx: PbxName::try_from("pbx2").expect("a name"),
         answered: true,
         cause: 16,
-        by: Side::Callee,
+        by: CallSide::Callee,
     };
     for elsewhere in [found("pbx2"), left, phone_left] {
         assert!(matches!(save(elsewhere).await, Saved::Not(Some(_))));
     }
-    let left = Event::CallerLeft {
+    let left = Event::CallerLegEnded {
         leg: leg("pbx1", "1732175943.12"),
         answered: false,
-        by: Side::Caller,
+        by: CallSide::Caller,
     };
     assert!(matches!(save(left).await, Saved::As(_)));
 }
@@ -412,7 +414,7 @@ async fn a_call_that_is_over_gives_its_place_up(calls: &impl Calls) {
         Ok(Created::New)
     ));
     let redial = second_witness(&first);
-    let instead = Meeting {
+    let instead = CorrelationClaim {
         instead_of: Some(first.call_id),
         ..meeting(&redial, now)
     };
@@ -449,7 +451,7 @@ async fn a_second_name_leads_to_the_same_call(calls: &impl Calls) {
     };
     assert_eq!(
         (saved.call_id, saved.status),
-        (call.call_id, Status::MobileReady)
+        (call.call_id, CallStatus::MobileReady)
     );
     let known = calls
         .create(
@@ -610,7 +612,7 @@ async fn the_live_calls_of_a_starter_are_counted(calls: &impl Calls) {
     assert_eq!(live(5, last).await, 0);
     // The write that ends it takes it out.
     let declined = Event::HungUp {
-        by: Party {
+        by: CallParty {
             extension: starter.clone(),
             device: None,
         },
