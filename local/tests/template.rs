@@ -809,7 +809,7 @@ fn a_missing_parameter_is_refused_before_anything_is_created() -> Result<()> {
     Ok(())
 }
 
-/// Lambda refuses to create a traced function whose role may not send traces yet, so the role refers to the policy.
+/// Lambda creates a traced function only if its role may already send traces, so the role refers to the policy.
 #[test]
 fn a_traced_function_is_created_after_its_permission_to_send_traces() -> Result<()> {
     for (parameter, active) in [("Active", true), ("PassThrough", false)] {
