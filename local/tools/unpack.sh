@@ -1,16 +1,16 @@
 #!/bin/sh
-# Unpacks Debian packages, with all they depend on, into a folder. It needs no root and installs nothing.
+# Unpacks Debian packages and their dependencies into a folder. It needs no root and installs nothing.
 #
 #   unpack.sh TREE SUITE PACKAGE...   packages of a suite of the Debian archive. With `-` as the suite: packages of this
-#                                     machine's own release, without what is installed already
-#   unpack.sh --archive               prints the Debian archive that apt is set up for
+#                                     machine's release that are not installed
+#   unpack.sh --archive               prints the Debian archive of apt's configuration
 #
-# DEBIAN_MIRROR names another archive. A tree that holds what is asked for is left as it is.
+# DEBIAN_MIRROR sets another archive. A tree that already contains the packages is not changed.
 set -eu
 
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
-# The first archive in apt's sources whose address ends in `/debian`: not its security part, not a vendor's.
+# The first archive in apt's sources whose URL ends in `/debian`, which excludes security updates and vendors.
 archive() {
     if [ -n "${DEBIAN_MIRROR:-}" ]; then
         echo "$DEBIAN_MIRROR"
@@ -35,7 +35,7 @@ if [ "$(cat "$tree/unpacked" 2>/dev/null)" = "$wanted" ]; then
 fi
 
 new=$tree.new
-# In a folder of its own, because apt must not touch the machine's state, and may not without root.
+# A separate folder, because apt must not change the machine's state, and cannot without root.
 apt=$new/apt
 rm -rf "$new"
 mkdir -p "$apt/lists/partial" "$apt/archives/partial"
@@ -44,9 +44,9 @@ set -- -o Dir::State::lists="$apt/lists" -o Dir::Cache="$apt" -o Dir::Cache::arc
     -o Acquire::Languages=none -o Debug::NoLocking=1 -o APT::Sandbox::User=root -o Dpkg::Use-Pty=0
 if [ "$suite" != - ]; then
     from=$(archive)
-    [ -n "$from" ] || { echo "apt knows no Debian archive; DEBIAN_MIRROR can name one" >&2; exit 1; }
+    [ -n "$from" ] || { echo "apt has no Debian archive; set DEBIAN_MIRROR" >&2; exit 1; }
     echo "deb [signed-by=$keyring] $from $suite main" >"$apt/sources.list"
-    # Nothing counts as installed: the libraries of another suite do not fit this one's.
+    # No package counts as installed, because the libraries of another suite are incompatible.
     : >"$apt/status"
     set -- "$@" -o Dir::State::status="$apt/status" -o Dir::Etc::sourcelist="$apt/sources.list" \
         -o Dir::Etc::sourceparts=/dev/null -o Dir::Etc::preferencesparts=/dev/null
@@ -56,7 +56,7 @@ apt-get -q "$@" update
 # shellcheck disable=SC2086 # the names are words
 apt-get -q -y --no-install-recommends --download-only "$@" install $packages
 for deb in "$apt"/archives/*.deb; do
-    # None, if all of it is installed already.
+    # There are no files if all packages are installed.
     [ -e "$deb" ] || break
     echo "unpacking ${deb##*/}"
     dpkg-deb --extract "$deb" "$new"

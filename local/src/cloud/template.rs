@@ -1,18 +1,18 @@
-//! Reads what the stack needs to know from `template.yaml`, and writes the copy that is deployed, in which
-//! nothing differs but where each function's build is: what `sam build` would write.
+//! Reads the parameters and functions of `template.yaml`, and writes a copy for the deployment in which each function's
+//! `CodeUri` is its archive, as `sam build` would write it.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-/// The deployment as the repository has it.
+/// The text of `template.yaml`.
 #[derive(Debug)]
 pub struct Template {
     text: String,
 }
 
 impl Template {
-    /// Reads the template.
+    /// Reads the file.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("could not read {}", path.display()))?;
@@ -23,7 +23,7 @@ impl Template {
     pub fn binaries(&self) -> Vec<String> {
         self.text
             .lines()
-            .filter_map(|line| value_of(line, "Binary"))
+            .filter_map(binary)
             .map(str::to_owned)
             .collect()
     }
@@ -41,40 +41,34 @@ impl Template {
             .collect()
     }
 
-    /// The template with each function's `CodeUri` leading to the archive of its binary.
+    /// The template with each function's archive as its `CodeUri`, which takes precedence over that of `Globals`.
     pub fn with_builds(&self, archive: impl Fn(&str) -> PathBuf) -> Result<String> {
-        let mut binary = None;
-        let mut replaced = 0;
+        let mut function = None;
+        let mut added = 0;
         let mut lines = Vec::new();
         for line in self.text.lines() {
-            binary = value_of(line, "Binary").or(binary);
-            let is_code = value_of(line, "CodeUri").is_some();
-            match binary.filter(|_| is_code) {
-                Some(name) => {
-                    let indent = &line[..line.len() - line.trim_start().len()];
-                    lines.push(format!("{indent}CodeUri: {}", archive(name).display()));
-                    binary = None;
-                    replaced += 1;
-                }
-                None => lines.push(line.to_owned()),
+            function = binary(line).or(function);
+            lines.push(line.to_owned());
+            if line.trim() == "Properties:"
+                && let Some(name) = function.take()
+            {
+                lines.push(format!("      CodeUri: {}", archive(name).display()));
+                added += 1;
             }
         }
         let functions = self.binaries().len();
         ensure!(
-            functions == replaced,
-            "{functions} functions name a Binary, but {replaced} have a CodeUri after it"
+            functions == added,
+            "{functions} functions name a Binary, but only {added} have Properties after it"
         );
         Ok(lines.join("\n") + "\n")
     }
 }
 
-fn value_of<'a>(line: &'a str, key: &str) -> Option<&'a str> {
-    Some(
-        line.trim_start()
-            .strip_prefix(key)?
-            .strip_prefix(':')?
-            .trim(),
-    )
+/// The executable that a line of a function's metadata names.
+fn binary(line: &str) -> Option<&str> {
+    let name = line.trim().strip_prefix("BuildProperties: { Binary: ")?;
+    name.strip_suffix(" }")
 }
 
 #[cfg(test)]
@@ -94,10 +88,8 @@ Resources:
     Type: AWS::Serverless::Function
     Metadata:
       BuildMethod: rust-cargolambda
-      BuildProperties:
-        Binary: health
+      BuildProperties: { Binary: health }
     Properties:
-      CodeUri: .
       Timeout: 5
 ";
 
@@ -112,24 +104,23 @@ Resources:
     }
 
     #[test]
-    fn it_knows_its_parameters_and_binaries() {
+    fn parameters_and_binaries_are_found() {
         assert_eq!(template().parameters(), ["AriUrl", "RingTimeoutSeconds"]);
         assert_eq!(template().binaries(), ["health"]);
     }
 
     #[test]
-    fn only_the_place_of_the_build_differs() {
+    fn only_the_code_uri_is_added() {
         let deployed = template().with_builds(archive).unwrap();
-        assert_eq!(
-            deployed,
-            TEXT.replace("CodeUri: .", "CodeUri: /t/health.zip")
-        );
+        let properties = "    Properties:\n";
+        let expected = format!("{properties}      CodeUri: /t/health.zip\n");
+        assert_eq!(deployed, TEXT.replace(properties, &expected));
     }
 
     #[test]
-    fn a_function_without_its_code_is_an_error() {
+    fn a_function_without_properties_is_an_error() {
         let template = Template {
-            text: TEXT.replace("      CodeUri: .\n", ""),
+            text: TEXT.replace("    Properties:\n", ""),
         };
         assert!(template.with_builds(archive).is_err());
     }

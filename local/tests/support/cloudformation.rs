@@ -1,33 +1,44 @@
-//! `template.yaml`, read as CloudFormation reads it when it is deployed with given parameters.
+//! Reads `template.yaml` as CloudFormation does for a deployment with given parameters.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail};
+use regex::Regex;
 use serde_json::{Map, Value, json};
 
-/// The template, with its short tags (`!Ref`, `!Sub`) in CloudFormation's long form (`{"Ref": …}`), its conditions
-/// decided, and what they leave out left out.
+/// The template in CloudFormation's long form (`{"Ref": …}`), with `Globals` added to the functions and without the parts
+/// that its conditions exclude.
 pub(crate) struct Template(Value);
 
 impl Template {
-    /// As it is deployed when nobody asks for more: in one region, at the API's own address.
+    /// The deployment with all parameters at their defaults: in one region, at the API's own address.
     pub(crate) fn load(repository: &Path) -> Result<Self> {
         Self::deployed_with(repository, &[])
     }
 
-    /// As it is deployed with these parameters, the others at their defaults.
+    /// The deployment with these parameters, the others at their defaults.
     pub(crate) fn deployed_with(repository: &Path, parameters: &[(&str, &str)]) -> Result<Self> {
         let template = read(repository)?;
-        let decided = Conditions::of(&template, parameters)?.decide(&template)?;
-        Ok(Self(decided.context("nothing is left of the template")?))
+        let decided = Conditions::of(template, parameters)?.decide(template)?;
+        Ok(Self(decided.context("the template is empty")?))
     }
 
-    /// Which of the template's rules these parameters break, in the words that CloudFormation shows.
+    /// Why CloudFormation refuses these parameters before it creates anything: their constraints, and the template's rules.
     pub(crate) fn refusals(repository: &Path, parameters: &[(&str, &str)]) -> Result<Vec<String>> {
         let template = read(repository)?;
-        let conditions = Conditions::of(&template, parameters)?;
+        let conditions = Conditions::of(template, parameters)?;
         let mut refusals = Vec::new();
+        for (name, value) in parameters {
+            let parameter = &template["Parameters"][name];
+            let pattern = parameter["AllowedPattern"].as_str().unwrap_or_default();
+            let allowed = parameter["AllowedValues"].as_array();
+            let is_allowed = allowed.is_none_or(|values| values.contains(&json!(value)));
+            if !is_allowed || !Regex::new(pattern)?.is_match(value) {
+                refusals.push(format!("{name} must not be {value:?}"));
+            }
+        }
         for (_, rule) in template["Rules"].as_object().into_iter().flatten() {
             let applies = &rule["RuleCondition"];
             if !applies.is_null() && !conditions.is_true(applies)? {
@@ -40,11 +51,6 @@ impl Template {
             }
         }
         Ok(refusals)
-    }
-
-    /// What all functions have in common.
-    pub(crate) fn globals(&self) -> &Value {
-        &self.0["Globals"]["Function"]
     }
 
     /// A value of the template's mappings.
@@ -73,16 +79,7 @@ impl Template {
             .map(|(name, parameter)| (name.as_str(), parameter))
     }
 
-    /// What is asked of the parameters before anything is made.
-    pub(crate) fn rules(&self) -> impl Iterator<Item = &Value> {
-        self.0["Rules"]
-            .as_object()
-            .into_iter()
-            .flatten()
-            .map(|(_, rule)| rule)
-    }
-
-    /// What a deployed stack says of itself under this name.
+    /// The value of an output.
     pub(crate) fn output(&self, name: &str) -> &Value {
         &self.0["Outputs"][name]["Value"]
     }
@@ -97,7 +94,7 @@ impl Template {
         resources.map(|(id, _)| id.as_str()).collect()
     }
 
-    /// What kind of thing an id stands for: a resource of the template's own, or the table that another stack has made.
+    /// The type of the resource with this id, or of the table of another stack.
     fn kind(&self, id: &str) -> Option<&str> {
         match id {
             EXISTING_TABLE => Some("AWS::DynamoDB::GlobalTable"),
@@ -122,13 +119,13 @@ impl Template {
             .collect()
     }
 
-    /// The function that a route's target, followed through its integration, leads to.
+    /// The function that a route invokes through its integration.
     pub(crate) fn function_behind(&self, route: &Value) -> Option<&str> {
         let integration = self.integration_of(route)?;
         self.function_at(&self.resource(integration)["Properties"]["IntegrationUri"])
     }
 
-    /// The function that API Gateway calls at an address: its ARN, or for a WebSocket API the ARN of its invocation.
+    /// The function at a URI: its ARN, or for a WebSocket API the ARN of its invocation.
     pub(crate) fn function_at(&self, address: &Value) -> Option<&str> {
         let function = referred(address).or_else(|| {
             let path = address["Fn::Sub"].as_str()?;
@@ -156,7 +153,7 @@ impl Template {
             .any(|resource| resource.ends_with(&format!(":function:{name}")))
     }
 
-    /// The statements of every policy in the template, each with the resource that holds it.
+    /// The statements of all policies, each with the id of its role or managed policy.
     pub(crate) fn statements(&self) -> Vec<(&str, &Value)> {
         let roles = self.resources("AWS::IAM::Role").flat_map(|(id, role)| {
             role["Policies"]
@@ -198,7 +195,7 @@ impl<'a> Function<'a> {
         self.properties["Timeout"].as_u64().unwrap_or_default()
     }
 
-    /// Everything the function may do: its role's own statements, and those of the policies the role shares.
+    /// The statements of the function's role and of its managed policies.
     pub(crate) fn statements(&self) -> Vec<&'a Value> {
         let Some(role) = referred(&self.properties["Role"]) else {
             return Vec::new();
@@ -213,7 +210,7 @@ impl<'a> Function<'a> {
             .collect()
     }
 
-    /// What the function may do, such as `sqs:SendMessage`.
+    /// The actions that the function may do, such as `sqs:SendMessage`.
     pub(crate) fn actions(&self) -> BTreeSet<&'a str> {
         let statements = self.statements().into_iter();
         statements
@@ -221,7 +218,7 @@ impl<'a> Function<'a> {
             .collect()
     }
 
-    /// The resources, by logical id, on which the function may do something that begins like this.
+    /// The logical ids of the resources on which the function may do actions with this prefix.
     pub(crate) fn may(&self, action: &str) -> BTreeSet<&'a str> {
         self.statements()
             .into_iter()
@@ -233,18 +230,18 @@ impl<'a> Function<'a> {
             .collect()
     }
 
-    /// The resources of one type that the function's environment tells it about.
-    pub(crate) fn told_about(&self, kind: &str) -> BTreeSet<&'a str> {
+    /// The logical ids of the resources of one type in the function's environment.
+    pub(crate) fn environment_resources(&self, kind: &str) -> BTreeSet<&'a str> {
         let template = self.template;
         let ids = self.environment().into_values().filter_map(referred);
         ids.filter(|id| template.kind(id) == Some(kind)).collect()
     }
 }
 
-/// The parameter that stands for a table of another stack.
+/// The parameter with the name of another stack's table.
 const EXISTING_TABLE: &str = "ExistingTableName";
 
-/// What a `Ref` or `GetAtt` points at. A table of another stack has no attributes: its ARNs are spelt out.
+/// The target of a `Ref` or `GetAtt`. The ARNs of another stack's table are texts, because it has no attributes here.
 pub(crate) fn referred(value: &Value) -> Option<&str> {
     let of_existing_table = || {
         let (_, rest) = value["Fn::Sub"].as_str()?.split_once(":table/${")?;
@@ -258,7 +255,7 @@ pub(crate) fn referred(value: &Value) -> Option<&str> {
         .or_else(of_existing_table)
 }
 
-/// The values of what CloudFormation takes both as one value and as a list.
+/// The values of a property that can be one value or a list.
 pub(crate) fn each(value: &Value) -> impl Iterator<Item = &Value> {
     let (list, one) = match value {
         Value::Array(list) => (list.as_slice(), None),
@@ -268,7 +265,7 @@ pub(crate) fn each(value: &Value) -> impl Iterator<Item = &Value> {
     list.iter().chain(one)
 }
 
-/// An ARN or a name as a reader sees it in the template: `${Name}` for what is filled in.
+/// An ARN or a name as it is in the template, with `${Name}` for references.
 pub(crate) fn as_written(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
@@ -308,19 +305,19 @@ impl<'a> Conditions<'a> {
         })
     }
 
-    /// What a part of the template is then; nothing, if it is left out.
+    /// A part of the template under these conditions, or `None` if they exclude it.
     fn decide(&self, part: &Value) -> Result<Option<Value>> {
         Ok(match part {
             Value::Object(object) => {
                 if let Some(choice) = object.get("Fn::If") {
-                    let condition = choice[0].as_str().context("Fn::If of what?")?;
+                    let condition = choice[0].as_str().context("Fn::If without a condition")?;
                     let place = if self.holds(condition)? { 1 } else { 2 };
                     return self.decide(&choice[place]);
                 }
                 if part["Ref"] == "AWS::NoValue" {
                     return Ok(None);
                 }
-                // A resource's or an output's. A policy's statement has an object there.
+                // The condition of a resource or an output. In a policy's statement, it is an object.
                 if let Some(condition) = part["Condition"].as_str()
                     && object.len() > 1
                     && !self.holds(condition)?
@@ -356,27 +353,29 @@ impl<'a> Conditions<'a> {
         let (function, operands) = written
             .as_object()
             .and_then(|object| object.iter().next())
-            .context("it is no function")?;
+            .context("not a function")?;
         match function.as_str() {
-            "Condition" => self.holds(operands.as_str().context("which condition?")?),
+            "Condition" => self.holds(operands.as_str().context("a condition without a name")?),
             "Fn::Equals" => Ok(self.value(&operands[0])? == self.value(&operands[1])?),
             "Fn::Not" => Ok(!self.is_true(&operands[0])?),
             "Fn::And" => each(operands).try_fold(true, |all, one| Ok(all && self.is_true(one)?)),
             "Fn::Or" => each(operands).try_fold(false, |any, one| Ok(any || self.is_true(one)?)),
-            other => bail!("{other} is not known here"),
+            other => bail!("the function {other} is not supported here"),
         }
     }
 
     fn value(&self, operand: &Value) -> Result<String> {
         if let Some(name) = operand["Ref"].as_str() {
             let value = self.parameters.get(name);
-            return value.cloned().with_context(|| format!("what is {name}?"));
+            return value
+                .cloned()
+                .with_context(|| format!("no parameter {name}"));
         }
-        text(operand).with_context(|| format!("what is {operand}?"))
+        text(operand).with_context(|| format!("not a value: {operand}"))
     }
 }
 
-/// A parameter's value, as CloudFormation compares it.
+/// A value as text, which is what CloudFormation compares.
 fn text(value: &Value) -> Option<String> {
     match value {
         Value::Null => None,
@@ -385,14 +384,41 @@ fn text(value: &Value) -> Option<String> {
     }
 }
 
-/// The template in CloudFormation's long form.
-fn read(repository: &Path) -> Result<Value> {
+/// The template in CloudFormation's long form, read once in each process.
+fn read(repository: &Path) -> Result<&'static Value> {
+    static TEMPLATE: OnceLock<Value> = OnceLock::new();
+    match TEMPLATE.get() {
+        Some(template) => Ok(template),
+        None => parse(repository).map(|template| TEMPLATE.get_or_init(|| template)),
+    }
+}
+
+fn parse(repository: &Path) -> Result<Value> {
     let path = repository.join("template.yaml");
     let text =
         std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-    let yaml: yaml_serde::Value =
+    let mut yaml: yaml_serde::Value =
         yaml_serde::from_str(&text).with_context(|| format!("parse {}", path.display()))?;
-    long_form(yaml)
+    yaml.apply_merge()?;
+    let mut template = long_form(yaml)?;
+    let globals = template["Globals"]["Function"].clone();
+    let resources = template["Resources"].as_object_mut();
+    for (_, resource) in resources.into_iter().flatten() {
+        if resource["Type"] == "AWS::Serverless::Function" {
+            add_defaults(&mut resource["Properties"], &globals);
+        }
+    }
+    Ok(template)
+}
+
+/// Adds the properties of `Globals` to those of a function, as SAM does: its own values take precedence, and maps are merged.
+fn add_defaults(own: &mut Value, defaults: &Value) {
+    if let (Value::Object(own), Value::Object(defaults)) = (own, defaults) {
+        for (name, default) in defaults {
+            let own = own.entry(name.clone()).or_insert_with(|| default.clone());
+            add_defaults(own, default);
+        }
+    }
 }
 
 fn long_form(yaml: yaml_serde::Value) -> Result<Value> {
@@ -416,7 +442,7 @@ fn long_form(yaml: yaml_serde::Value) -> Result<Value> {
             let mut object = Map::new();
             for (key, value) in mapping {
                 let Yaml::String(key) = key else {
-                    bail!("a key that is no text: {key:?}")
+                    bail!("not a text key: {key:?}")
                 };
                 object.insert(key, long_form(value)?);
             }
