@@ -206,7 +206,7 @@ function startLocally() {
   $("viewer-of").addEventListener("change", showCalls);
   showCalls();
 
-  // The phone has a connection of its own: the board may be an operator's.
+  // Separate from the board's connection, which may use an operator's token.
   let phoneConnection;
   const startPhone = async () => {
     await phone?.close();

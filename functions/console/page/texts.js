@@ -14,7 +14,7 @@ const STATUSES = {
 
 const UNKNOWN_STATUS = ["?", "", false];
 
-// `GET /api/calls/{id}` has status names of its own. Each of these stands for one of `call_status_update`.
+// `GET /api/calls/{id}` uses other status names. These correspond to statuses of `call_status_update`.
 const UPDATE_STATUSES = {
   waiting_for_mobile: "ringing",
   mobile_ready: "ringing",
@@ -46,7 +46,7 @@ const REASONS = {
   never_reported: "no report of the call arrived",
 };
 
-// Events of the timeline whose name alone does not say enough. Any other event is shown by its name: `push_not_sent` as
+// Texts for events whose name is not clear enough. The text of any other event is its name: `push_not_sent` is shown as
 // "Push not sent".
 const EVENTS = {
   ring: "Ringing",
