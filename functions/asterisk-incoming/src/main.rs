@@ -1,6 +1,5 @@
-//! `POST /asterisk/incoming`, `/asterisk/bridged`, `/asterisk/ended`: the PBX's dialplan tells what its legs do.
+//! `POST /asterisk/incoming`, `/asterisk/bridged`, `/asterisk/ended`: the PBX's dialplan reports the state of its legs.
 
-use ringback::platform::clock;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use ringback::asterisk::{AsteriskError, Pbxs};
 use ringback::auth::signing::Signing;
 use ringback::auth::webhook_auth::Gate;
 use ringback::effect_runner::OutsideError;
+use ringback::platform::clock;
 use ringback::platform::secrets::HookSecret;
 use ringback::platform::start::{LiveSwitchboard, Start};
 use ringback::store::number_routes::Routes;
@@ -21,13 +21,13 @@ use ringback_core::ids::{CallId, Extension};
 use ringback_core::timestamp::Timestamp;
 use serde_json::json;
 
-/// The dialplan waits 5 s for an answer, and then asks again.
-const PATIENCE_OF_THE_PBX: Duration = Duration::from_secs(4);
+/// The dialplan repeats a report after 5 s without an answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(4);
 
 struct AsteriskIncoming {
     switchboard: LiveSwitchboard,
     routes: Routes,
-    gate: Gate<HookSecret>,
+    hook_auth: Gate<HookSecret>,
     signing: Arc<Signing>,
     country: String,
     pbxs: Pbxs,
@@ -36,116 +36,119 @@ struct AsteriskIncoming {
 impl AsteriskIncoming {
     async fn handle(&self, request: Request) -> Result<Answer, ApiError> {
         let now = clock::now();
-        let secret = http::header(&request, "x-ringback-secret");
-        let admitted = self.gate.admit(http::source(&request), secret, now);
-        // A new call's id is signed.
-        let (admitted, ()) = tokio::join!(admitted, self.signing.get_ready());
-        admitted?;
+        self.authenticate(&request, now).await?;
         let content_type = http::header(&request, "content-type").unwrap_or_default();
         let fields = Fields::from_body(content_type, http::body(&request)?).await?;
         let report = Report::parse(&fields, &self.country, &self.pbxs)?;
-        let until = http::until(&request);
-        match http::path(&request).rsplit('/').next() {
-            Some("incoming") if report.app_call().is_some() => {
-                self.report(&report, &report.arrival(), now, until).await
+        let until = http::until(&request).min(now + ANSWER_WITHIN);
+        let event = match http::path(&request).rsplit('/').next() {
+            // The leg of a call that an app has started: the call exists already.
+            Some("incoming") if report.app_call().is_some() => report.arrival(),
+            Some("incoming") => return self.start_call(report, now, until).await,
+            Some("bridged") => Event::Bridged,
+            Some("ended") => report.end_of_leg(),
+            _ => {
+                return Err(ApiError::not_found(
+                    "no_such_route",
+                    "there is no such route",
+                ));
             }
-            Some("incoming") => self.incoming(report, now, until).await,
-            Some("bridged") => self.report(&report, &Event::Bridged, now, until).await,
-            Some("ended") => self.report(&report, &report.end_of_leg(), now, until).await,
-            _ => Err(ApiError::not_found(
-                "no_such_route",
-                "there is no such route",
-            )),
-        }
+        };
+        self.handle_event(&report, &event, now, until).await
     }
 
-    async fn incoming(
+    /// Checks the hook's secret. Loads the key that signs a new call's id at the same time.
+    async fn authenticate(&self, request: &Request, now: Timestamp) -> Result<(), ApiError> {
+        let secret = http::header(request, "x-ringback-secret");
+        let admitted = self.hook_auth.admit(http::source(request), secret, now);
+        let (admitted, ()) = tokio::join!(admitted, self.signing.get_ready());
+        Ok(admitted?)
+    }
+
+    async fn start_call(
         &self,
         report: Report,
         now: Timestamp,
         until: Timestamp,
     ) -> Result<Answer, ApiError> {
         let extension = self.extension(&report).await?;
-        let sighting = InboundCallReport {
+        let report = InboundCallReport {
             call_id: self.signing.sign(report.id_of_call(&extension)).await?,
             extension,
             caller: report.caller,
             call_sid: report.call_sid,
             caller_leg: Some(report.leg),
         };
-        let until = until.min(now + PATIENCE_OF_THE_PBX);
-        let call = match self.switchboard.witness(&sighting, now, until).await {
-            Ok(outcome) => outcome.call,
-            // The caller waits, the app is ready, its SIP registration takes its time: the timer goes on with it.
-            Err(SwitchboardError::Effect {
-                call,
-                source: OutsideError::Asterisk(AsteriskError::PhoneOffline),
-            }) => *call,
-            Err(error) => return Err(error.into()),
-        };
+        let reported = self.switchboard.witness(&report, now, until).await;
+        let call = accept_offline_phone(reported)?.call;
         Ok(Answer::ok(
             json!({ "call_id": call.call_id, "status": call.status }),
         ))
     }
 
-    async fn report(
+    async fn handle_event(
         &self,
         report: &Report,
         event: &Event,
         now: Timestamp,
         until: Timestamp,
     ) -> Result<Answer, ApiError> {
-        let id = self.call_of(report).await?;
-        let until = until.min(now + PATIENCE_OF_THE_PBX);
-        let outcome = match self.switchboard.handle(id, event, now, until).await {
-            Ok(outcome) => outcome,
-            // A phone that was lost is called again as soon as it registers: the timer goes on with it.
-            Err(SwitchboardError::Effect {
-                call,
-                source: OutsideError::Asterisk(AsteriskError::PhoneOffline),
-            }) => Outcome {
-                call: *call,
-                refused: None,
-            },
-            Err(error) => return Err(error.into()),
-        };
+        let call_id = self.find_call(report).await?;
+        let handled = self.switchboard.handle(call_id, event, now, until).await;
+        let outcome = accept_offline_phone(handled)?;
         match outcome.refused {
             None => Ok(Answer::ok(
-                json!({ "call_id": id, "status": outcome.call.status }),
+                json!({ "call_id": call_id, "status": outcome.call.status }),
             )),
-            Some(refusal) => Err(http::refused(refusal, &outcome.call, now)),
+            Some(reason) => Err(http::refused(reason, &outcome.call, now)),
         }
     }
 
-    async fn call_of(&self, report: &Report) -> Result<CallId, ApiError> {
-        let place = match report.which() {
+    async fn find_call(&self, report: &Report) -> Result<CallId, ApiError> {
+        let key = match report.which() {
             Which::Call(id) => return Ok(id),
             Which::Caller => report.place(self.extension(report).await?),
         };
         self.switchboard
-            .met_at(&place)
+            .met_at(&key)
             .await?
             .ok_or_else(ApiError::no_such_call)
     }
 
+    /// The extension in the report, or else the extension of the number that was called.
     async fn extension(&self, report: &Report) -> Result<Extension, ApiError> {
         if let Some(extension) = &report.extension {
             return Ok(extension.clone());
         }
-        let number = report.number.as_ref().ok_or_else(|| {
-            ApiError::bad_request(
-                "bad_field",
-                "number or extension must say whom the caller wants",
-            )
-        })?;
+        let number = report
+            .number
+            .as_ref()
+            .ok_or_else(|| ApiError::bad_request("bad_field", "number or extension is required"))?;
         if let Some(extension) = self.routes.of(number).await? {
             return Ok(extension);
         }
-        tracing::error!(leg = %report.leg, ?number, "the number has no route");
+        tracing::error!(leg = %report.leg, ?number, "number has no route");
         Err(ApiError::not_found(
             "number_not_routed",
-            "the number leads to no extension; add its route",
+            "the number has no route to an extension; add a route",
         ))
+    }
+}
+
+/// An offline phone fails no report: the app may be ready seconds before its SIP registration, or register again after
+/// a lost connection. The call's timer dials the phone then.
+fn accept_offline_phone(
+    result: Result<Outcome, SwitchboardError<OutsideError>>,
+) -> Result<Outcome, ApiError> {
+    match result {
+        Err(SwitchboardError::Effect {
+            call,
+            source: OutsideError::Asterisk(AsteriskError::PhoneOffline),
+        }) => Ok(Outcome {
+            call: *call,
+            refused: None,
+        }),
+        other => Ok(other?),
     }
 }
 
@@ -155,7 +158,7 @@ async fn main() -> Result<(), lambda_http::Error> {
     let this = AsteriskIncoming {
         switchboard: start.switchboard()?,
         routes: start.routes(),
-        gate: start.pbxs_gate()?,
+        hook_auth: start.pbxs_gate()?,
         signing: start.signing()?,
         country: start.country(),
         pbxs: start.pbxs()?,

@@ -1,6 +1,5 @@
 //! `POST /api/call-response`: a phone app accepts, declines or ends a call.
 
-use ringback::platform::clock;
 use std::sync::Arc;
 
 use lambda_http::Request;
@@ -8,16 +7,17 @@ use ringback::api::call_action::CallResponse;
 use ringback::api::http::{self, Answer, ApiError};
 use ringback::auth::Tokens;
 use ringback::auth::signing::Signing;
+use ringback::platform::clock;
 use ringback::platform::start::{LiveSwitchboard, Start};
 use serde_json::json;
 
-struct CallResponses {
+struct CallResponseHandler {
     switchboard: LiveSwitchboard,
     tokens: Tokens,
     signing: Arc<Signing>,
 }
 
-impl CallResponses {
+impl CallResponseHandler {
     async fn handle(&self, request: Request) -> Result<Answer, ApiError> {
         let now = clock::now();
         let header = http::header(&request, "authorization");
@@ -28,14 +28,14 @@ impl CallResponses {
         let party = bearer.acting_for(&response.extension);
         let party = party.ok_or_else(ApiError::other_extension)?;
         self.signing.check(response.call_id, now).await?;
-        let (id, event) = (response.call_id, response.event(party.clone()));
+        let (call_id, event) = (response.call_id, response.event(party.clone()));
         let outcome = self
             .switchboard
-            .handle(id, &event, now, http::until(&request))
+            .handle(call_id, &event, now, http::until(&request))
             .await?;
         match outcome.refused {
             None => Ok(Answer::ok(json!({ "status": outcome.call.status }))),
-            Some(refusal) => Err(http::refused(refusal, &outcome.call, now)),
+            Some(reason) => Err(http::refused(reason, &outcome.call, now)),
         }
     }
 }
@@ -43,7 +43,7 @@ impl CallResponses {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_http::Error> {
     let start = Start::function().await?;
-    let this = CallResponses {
+    let this = CallResponseHandler {
         switchboard: start.switchboard()?,
         tokens: start.tokens()?,
         signing: start.signing()?,

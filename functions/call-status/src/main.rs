@@ -1,12 +1,13 @@
-//! `GET /api/calls/{id}`: a call as it stands now, so that an app that woke late shows no ghost call.
+//! `GET /api/calls/{id}`: the current state of a call. An app that wakes late asks for it before it rings, so that it does
+//! not ring for a call that is over.
 
-use ringback::platform::clock;
 use std::sync::Arc;
 
 use lambda_http::Request;
 use ringback::api::http::{self, Answer, ApiError};
 use ringback::auth::signing::Signing;
 use ringback::auth::{Tokens, Viewer};
+use ringback::platform::clock;
 use ringback::platform::start::Start;
 use ringback::store::calls::{Calls, DynamoCalls, find_once_there};
 use ringback_core::call::Call;
@@ -14,16 +15,16 @@ use ringback_core::ids::{CallId, CallSid};
 use ringback_core::timestamp::Timestamp;
 use serde_json::{Value, json};
 
-/// With its dashes.
+/// The length of a UUID with its dashes.
 const UUID_LENGTH: usize = 36;
 
-struct CallStatus {
+struct CallStatusHandler {
     calls: DynamoCalls,
     tokens: Tokens,
     signing: Arc<Signing>,
 }
 
-impl CallStatus {
+impl CallStatusHandler {
     async fn handle(&self, request: Request) -> Result<Answer, ApiError> {
         let now = clock::now();
         let header = http::header(&request, "authorization");
@@ -31,22 +32,23 @@ impl CallStatus {
         let (bearer, ()) = tokio::join!(bearer, self.signing.get_ready());
         let viewer = bearer?.viewer();
         let id = http::path_parameter(&request, "id")?;
-        let call = self.call(&id, &viewer, now).await?;
+        let call = self.find(&id, &viewer, now).await?;
         let call = call.ok_or_else(ApiError::no_such_call)?;
         if !viewer.sees(call.participants()) {
             return Err(ApiError::not_yours());
         }
-        Ok(Answer::ok(shown(&call, now)))
+        Ok(Answer::ok(call_json(&call, now)))
     }
 
-    /// The call of this id, or for an operator of this CallSid. Nothing is asked for a made-up id.
-    async fn call(
+    /// Finds a call by its id; for an operator also by Exotel's CallSid. The signature of an id is checked before the table
+    /// is read, so that made-up ids cost no read.
+    async fn find(
         &self,
         id: &str,
         viewer: &Viewer,
         now: Timestamp,
     ) -> Result<Option<Call>, ApiError> {
-        // A CallSid is shorter, and may look like a UUID without its dashes.
+        // By its length alone: a CallSid may look like a UUID without dashes.
         let is_id = id.len() == UUID_LENGTH;
         match viewer {
             Viewer::Operator if !is_id => {
@@ -67,8 +69,8 @@ impl CallStatus {
     }
 }
 
-/// The call as its app sees it. The names are those of the push, where both say the same.
-fn shown(call: &Call, now: Timestamp) -> Value {
+/// The answer's body. A field that is also in the push has the same name as there.
+fn call_json(call: &Call, now: Timestamp) -> Value {
     json!({
         "call_id": call.call_id,
         "server_call_id": call.call_id,
@@ -85,7 +87,7 @@ fn shown(call: &Call, now: Timestamp) -> Value {
         "ended_at": call.ended_at,
         "reason": call.end_reason,
         "stream": call.stream,
-        "answered_by": call.answered_by.as_ref().and_then(|answerer| answerer.device.as_ref()),
+        "answered_by": call.answered_by.as_ref().and_then(|answered_by| answered_by.device.as_ref()),
         "history": call.history,
     })
 }
@@ -93,7 +95,7 @@ fn shown(call: &Call, now: Timestamp) -> Value {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_http::Error> {
     let start = Start::function().await?;
-    let this = CallStatus {
+    let this = CallStatusHandler {
         calls: start.calls(),
         tokens: start.tokens()?,
         signing: start.signing()?,

@@ -1,5 +1,5 @@
-//! Timers fire: a delayed message from SQS, on time, or a schedule of EventBridge, as the backstop. The queue also brings
-//! what replication between two regions has overwritten.
+//! Handles timers that fire: a delayed SQS message on time, and an EventBridge schedule as the backstop. The queue also
+//! brings versions of a call that replication between two regions has overwritten.
 
 use lambda_runtime::{Error, LambdaEvent};
 use ringback::platform::clock;
@@ -10,35 +10,39 @@ use ringback_core::timestamp::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+/// What invokes this function.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Fired {
-    Messages {
+enum TimerEvent {
+    Queue {
         #[serde(rename = "Records")]
-        records: Vec<Message>,
+        messages: Vec<QueueMessage>,
     },
     Schedule(Timer),
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Message {
+struct QueueMessage {
     message_id: String,
     body: String,
 }
 
-async fn handle(switchboard: &LiveSwitchboard, event: LambdaEvent<Fired>) -> Result<Value, Error> {
+async fn handle(
+    switchboard: &LiveSwitchboard,
+    event: LambdaEvent<TimerEvent>,
+) -> Result<Value, Error> {
     let until = works_until(event.context.deadline);
     match event.payload {
-        Fired::Schedule(timer) => {
+        TimerEvent::Schedule(timer) => {
             fire(switchboard, timer, until).await?;
             Ok(json!({}))
         }
-        Fired::Messages { records } => {
-            let fires = records
+        TimerEvent::Queue { messages } => {
+            let handled = messages
                 .iter()
-                .map(|message| fire_message(switchboard, message, until));
-            let failures: Vec<Value> = futures::future::join_all(fires)
+                .map(|message| handle_message(switchboard, message, until));
+            let failures: Vec<Value> = futures::future::join_all(handled)
                 .await
                 .into_iter()
                 .flatten()
@@ -49,10 +53,10 @@ async fn handle(switchboard: &LiveSwitchboard, event: LambdaEvent<Fired>) -> Res
     }
 }
 
-/// The message's id if it failed: SQS brings that one again, and no other.
-async fn fire_message<'a>(
+/// Returns the message's id if it failed, so that SQS delivers only this message again.
+async fn handle_message<'a>(
     switchboard: &LiveSwitchboard,
-    message: &'a Message,
+    message: &'a QueueMessage,
     until: Timestamp,
 ) -> Option<&'a str> {
     let id = &message.message_id;
@@ -62,35 +66,36 @@ async fn fire_message<'a>(
             .err()
             .map(|_| id.as_str()),
         Err(error) => {
-            tracing::error!(message_id = id, %error, "a message is no timer");
+            tracing::error!(message_id = id, %error, "message is not a timer");
             Some(id)
         }
     }
 }
 
-/// What fails is told here, and brought again by whoever brought it.
+/// Handles the timer and logs a failure. SQS or EventBridge retries a timer that failed.
 async fn fire(switchboard: &LiveSwitchboard, timer: Timer, until: Timestamp) -> Result<(), Error> {
     let call_id = timer.call_id;
-    let fired = look_at(switchboard, timer, until).await;
-    if let Err(error) = &fired {
+    let result = handle_timer(switchboard, timer, until).await;
+    if let Err(error) = &result {
         tracing::error!(%call_id, %error, cause = ?error.source(), "timer failed");
     }
-    fired
+    result
 }
 
-async fn look_at(
+async fn handle_timer(
     switchboard: &LiveSwitchboard,
     timer: Timer,
     until: Timestamp,
 ) -> Result<(), Error> {
     let (call_id, event) = (timer.call_id, timer.event());
     let now = clock::now();
-    let handled = switchboard.handle(call_id, &event, now, until);
-    let time_left = until.since(now) + GIVES_UP_AFTER;
-    match tokio::time::timeout(time_left, handled).await? {
+    let handling = switchboard.handle(call_id, &event, now, until);
+    let time_limit = until.since(now) + GIVES_UP_AFTER;
+    match tokio::time::timeout(time_limit, handling).await? {
         Ok(_) => Ok(()),
+        // A timer is armed before its call is stored, and the item of an old call expires.
         Err(SwitchboardError::NoSuchCall) => {
-            tracing::warn!(%call_id, "timer of a call that is not there");
+            tracing::warn!(%call_id, "timer of an unknown call");
             Ok(())
         }
         Err(error) => Err(error.into()),

@@ -1,25 +1,28 @@
-// The board: every call heard of, the latest first, each with its timeline.
+// The board: every known call with its timeline, the newest first.
 
-import { element, inTurn } from "./draw.js";
-import { because, clock, happened, inWords, isOver, mark, party, since } from "./words.js";
+import { arrange, element } from "./draw.js";
+import { callerText, clock, elapsed, eventText, isOver, partyText, reasonText, statusMark, statusText } from "./texts.js";
 
-// A line may be written a moment after the one that clients are told of.
-const ASK_AGAIN = 1500;
+// Milliseconds. The last line of a timeline may be stored shortly after the status update.
+const REFRESH_AGAIN_AFTER = 1500;
 
 export class Board {
   #list;
   #empty;
   #announce;
-  #ask;
+  #fetchCall;
   #cards = new Map();
   #clock;
 
-  /** `ask(id)` is `GET /api/calls/{id}`, as `{ok, body}`; what it tells is heard of by whoever draws. */
-  constructor(list, empty, announce, ask) {
+  /**
+   * `fetchCall(id)` sends `GET /api/calls/{id}` and returns `{ok, status, body}`. Its caller applies the body and draws
+   * the board again.
+   */
+  constructor(list, empty, announce, fetchCall) {
     this.#list = list;
     this.#empty = empty;
     this.#announce = announce;
-    this.#ask = ask;
+    this.#fetchCall = fetchCall;
     this.#clock = setInterval(() => this.#tick(), 500);
   }
 
@@ -39,20 +42,20 @@ export class Board {
     const roots = calls.map((call) => {
       let card = this.#cards.get(call.id);
       if (!card) {
-        card = new Card(call, (id) => this.#ask(id));
+        card = new Card(call, this.#fetchCall);
         this.#cards.set(call.id, card);
       }
       card.show(call);
       return card.root;
     });
-    inTurn(this.#list, roots);
+    arrange(this.#list, roots);
   }
 
-  /** Says a call's change aloud, and has its timeline asked for. */
+  /** Announces a changed call to screen readers and refreshes its timeline. */
   changed(call) {
-    const parties = `from ${party(call.from)} to ${party(call.to)}`;
-    const why = call.reason ? `: ${because(call.reason)}` : "";
-    this.#announce(`Call ${parties}: ${inWords(call.status)}${why}`);
+    const parties = `from ${partyText(call.from)} to ${partyText(call.to)}`;
+    const reason = call.reason ? `: ${reasonText(call.reason)}` : "";
+    this.#announce(`Call ${parties}: ${statusText(call.status)}${reason}`);
     this.#cards.get(call.id)?.refresh();
   }
 
@@ -64,16 +67,16 @@ export class Board {
 class Card {
   root;
   #call;
-  #ask;
+  #fetchCall;
   #parts;
-  #refused = false;
-  #again;
-  #stale = false;
-  #asking = false;
-  details;
+  #details;
+  #closed = false;
+  #refreshAgain;
+  #isStale = false;
+  #isFetching = false;
 
-  constructor(call, ask) {
-    this.#ask = ask;
+  constructor(call, fetchCall) {
+    this.#fetchCall = fetchCall;
     const title = `call-${call.id}`;
     this.#parts = {
       title: element("h3", { id: title }),
@@ -85,78 +88,79 @@ class Card {
       note: element("p", { class: "note" }),
     };
     const { mark, status, clock, reason, lines, note } = this.#parts;
-    this.details = element("details", {}, [element("summary", {}, ["Timeline"]), lines, note]);
-    this.details.addEventListener("toggle", () => this.#asking || this.refresh());
+    this.#details = element("details", {}, [element("summary", {}, ["Timeline"]), lines, note]);
+    this.#details.addEventListener("toggle", () => this.#isFetching || this.refresh());
     this.root = element("li", { class: "call" }, [
       element("article", { "aria-labelledby": title }, [
         this.#parts.title,
         element("p", { class: "status" }, [mark, " ", status, " ", clock]),
         reason,
-        this.details,
+        this.#details,
       ]),
     ]);
     this.root.dataset.call = call.id;
-    this.details.open = true;
+    this.#details.open = true;
   }
 
   show(call) {
     this.#call = call;
     this.root.dataset.status = call.status;
-    const name = call.name ? `${call.name}, ${party(call.from)}` : party(call.from);
-    this.#parts.title.textContent = `${name} → ${party(call.to)}`;
-    this.#parts.mark.textContent = mark(call.status);
-    const video = call.type === "video" ? ", with video" : "";
-    const streamed = call.stream === "started" ? ", streamed" : "";
-    this.#parts.status.textContent = inWords(call.status) + video + streamed;
-    this.#parts.reason.textContent = call.reason ? `Because ${because(call.reason)}.` : "";
+    this.#parts.title.textContent = `${callerText(call.name, call.from)} → ${partyText(call.to)}`;
+    this.#parts.mark.textContent = statusMark(call.status);
+    const video = call.type === "video" ? ", video" : "";
+    const streaming = call.stream === "started" ? ", streaming audio" : "";
+    this.#parts.status.textContent = statusText(call.status) + video + streaming;
+    this.#parts.reason.textContent = call.reason ? `Reason: ${reasonText(call.reason)}` : "";
     this.#parts.reason.hidden = !call.reason;
-    this.#parts.lines.replaceChildren(...(call.history ?? []).map((entry) => line(entry, call.began)));
+    this.#parts.lines.replaceChildren(...(call.history ?? []).map((entry) => timelineLine(entry, call.began)));
     if (call.history) this.#parts.note.hidden = true;
     this.tick();
   }
 
   tick() {
-    const over = isOver(this.#call.status);
-    const until = over ? this.#call.at : Date.now();
+    const until = isOver(this.#call.status) ? this.#call.at : Date.now();
     this.#parts.clock.textContent = clock(until - this.#call.began);
   }
 
   close() {
-    this.#refused = true;
-    clearTimeout(this.#again);
+    this.#closed = true;
+    clearTimeout(this.#refreshAgain);
   }
 
-  /** Asks for the timeline while somebody looks at it, and once more when the last line must have been written. */
+  /** Loads the timeline if it is open, and once more when its last line must be stored. */
   async refresh() {
-    if (!this.details.open || this.#refused) return;
-    this.#stale = true;
-    // One question at a time: what has changed since it was asked is asked after it.
-    if (this.#asking) return;
-    this.#asking = true;
-    while (this.#stale) {
-      this.#stale = false;
-      await this.#askOnce();
+    if (!this.#details.open || this.#closed) return;
+    this.#isStale = true;
+    // One request at a time: the loop below also covers changes that arrive during a request.
+    if (this.#isFetching) return;
+    this.#isFetching = true;
+    while (this.#isStale) {
+      this.#isStale = false;
+      await this.#loadTimeline();
     }
-    this.#asking = false;
-    clearTimeout(this.#again);
-    this.#again = setTimeout(() => this.details.open && this.#askOnce(), ASK_AGAIN);
+    this.#isFetching = false;
+    clearTimeout(this.#refreshAgain);
+    if (this.#closed) return;
+    this.#refreshAgain = setTimeout(() => this.#details.open && this.#loadTimeline(), REFRESH_AGAIN_AFTER);
   }
 
-  async #askOnce() {
-    const { ok, status, body } = await this.#ask(this.#call.id);
+  async #loadTimeline() {
+    const { ok, status, body } = await this.#fetchCall(this.#call.id);
     if (ok) return;
-    this.#refused = status === 403;
-    const words = this.#refused
-      ? "You have no part in this call: its numbers are masked, and its timeline is its participants'."
-      : `The timeline cannot be had: ${body?.error ?? "no answer"}`;
-    this.#parts.note.textContent = words;
+    const isForbidden = status === 403;
+    // A forbidden timeline stays forbidden, so this card sends no more requests.
+    if (isForbidden) this.#closed = true;
+    this.#parts.note.textContent = isForbidden
+      ? "You are not a participant of this call. Its numbers are masked and its timeline is hidden."
+      : `The timeline could not be loaded: ${body?.error ?? "no answer"}`;
     this.#parts.note.hidden = Boolean(this.#call.history);
   }
 }
 
-function line(entry, began) {
+function timelineLine(entry, began) {
   const at = new Date(entry.at);
-  const time = element("time", { datetime: at.toISOString(), title: at.toLocaleString() }, [since(entry.at - began)]);
-  const by = entry.by ? [" ", element("span", { class: "by" }, [entry.by])] : [];
-  return element("li", {}, [time, " ", element("span", {}, [happened(entry.event)]), ...by]);
+  const time = element("time", { datetime: at.toISOString(), title: at.toLocaleString() }, [elapsed(entry.at - began)]);
+  const { text, detail } = eventText(entry);
+  const details = detail ? [" ", element("span", { class: "by" }, [detail])] : [];
+  return element("li", {}, [time, " ", element("span", {}, [text]), ...details]);
 }

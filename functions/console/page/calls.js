@@ -1,24 +1,24 @@
-// The calls heard of. Messages come twice, late, and in any order: a call only moves on.
+// The calls that this page knows. Messages may arrive twice, late, and in any order, but a call only moves forward.
 
-import { inS2, isOver } from "./words.js";
+import { isOver, updateStatus } from "./texts.js";
 
-// More than anybody looks through. Those that are over go first.
-const KEPT = 100;
+// When there are more, calls that are over are dropped, the oldest first.
+const MAX_CALLS = 100;
 const ORDER = ["initiated", "ringing", "in-progress"];
 
 const progress = (status) => (isOver(status) ? ORDER.length : ORDER.indexOf(status));
 
-/** Whether a call that stands like `known` may come to stand like `told`. */
-function movesOn(known, told) {
-  if (isOver(known.status)) return false;
-  if (told.at !== known.at) return told.at > known.at || isOver(told.status);
-  return progress(told.status) > progress(known.status);
+/** Whether `update` moves the call forward. */
+function isNewer(update, call) {
+  if (isOver(call.status)) return false;
+  if (update.at !== call.at) return update.at > call.at || isOver(update.status);
+  return progress(update.status) > progress(call.status);
 }
 
 export class Calls {
   #calls = new Map();
 
-  /** All calls, the latest first. */
+  /** All calls, the newest first. */
   all() {
     return [...this.#calls.values()].sort((one, other) => other.began - one.began || (one.id < other.id ? 1 : -1));
   }
@@ -27,20 +27,15 @@ export class Calls {
     return this.#calls.get(id);
   }
 
-  /** Those of which more is to be heard. */
-  underWay() {
+  active() {
     return this.all().filter((call) => !isOver(call.status));
   }
 
-  forget() {
-    this.#calls.clear();
-  }
-
-  /** `call_status_update`, or `call_initiated`: gives the call if that changes it. */
-  hear(data) {
+  /** Applies the data of a `call_status_update`. Returns the call if it changed. */
+  applyUpdate(data) {
     const at = Date.parse(data?.timestamp);
     if (typeof data?.callId !== "string" || typeof data.status !== "string" || Number.isNaN(at)) return undefined;
-    return this.#take(data.callId, {
+    return this.#apply(data.callId, {
       status: data.status,
       at,
       from: data.from,
@@ -51,14 +46,13 @@ export class Calls {
     });
   }
 
-  /** The answer of `GET /api/calls/{id}`: gives the call if that changes it. */
-  stands(id, body) {
+  /** Applies an answer of `GET /api/calls/{id}`. Returns the call if it changed. */
+  applyAnswer(id, body) {
     const history = Array.isArray(body.history) ? body.history : [];
-    const last = history.at(-1)?.at ?? body.created_at;
-    const known = this.#calls.get(id);
-    const changed = this.#take(id, {
-      status: inS2(body.status),
-      at: last,
+    const isNew = !this.#calls.has(id);
+    const changed = this.#apply(id, {
+      status: updateStatus(body.status),
+      at: history.at(-1)?.at ?? body.created_at,
       from: body.caller_number,
       to: body.to ?? body.extension,
       type: body.call_type,
@@ -66,34 +60,34 @@ export class Calls {
       stream: body.stream ?? undefined,
     });
     const call = this.#calls.get(id);
-    const longer = history.length > (call.history?.length ?? 0);
-    if (longer) call.history = history;
+    const isLonger = history.length > (call.history?.length ?? 0);
+    if (isLonger) call.history = history;
     call.began = Math.min(call.began, body.created_at ?? call.began);
     call.name = body.caller_name ?? call.name;
-    return changed ?? (longer || known === undefined ? call : undefined);
+    return changed ?? (isLonger || isNew ? call : undefined);
   }
 
-  #take(id, told) {
-    const known = this.#calls.get(id);
-    if (known === undefined) {
-      const call = { id, began: told.at, ...told };
-      this.#calls.set(id, call);
-      this.#letGo();
+  #apply(id, update) {
+    const call = this.#calls.get(id);
+    if (call === undefined) {
+      const added = { id, began: update.at, ...update };
+      this.#calls.set(id, added);
+      this.#dropOldest();
+      return added;
+    }
+    // An earlier message that arrives late still says when the call began.
+    call.began = Math.min(call.began, update.at);
+    const streamChanged = update.at >= call.at && update.stream !== call.stream;
+    if (streamChanged) call.stream = update.stream;
+    if (isNewer(update, call)) {
+      Object.assign(call, update);
       return call;
     }
-    // An earlier message that comes late still says when the call began.
-    known.began = Math.min(known.began, told.at);
-    const restreamed = told.at >= known.at && told.stream !== known.stream;
-    if (restreamed) known.stream = told.stream;
-    if (movesOn(known, told)) {
-      Object.assign(known, told);
-      return known;
-    }
-    return restreamed ? known : undefined;
+    return streamChanged ? call : undefined;
   }
 
-  #letGo() {
+  #dropOldest() {
     const over = this.all().filter((call) => isOver(call.status));
-    while (this.#calls.size > KEPT && over.length > 0) this.#calls.delete(over.pop().id);
+    while (this.#calls.size > MAX_CALLS && over.length > 0) this.#calls.delete(over.pop().id);
   }
 }

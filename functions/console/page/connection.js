@@ -1,10 +1,11 @@
-// A connection to the WebSocket API that is kept up, by the rules that local/client/README.md gives for every client:
-// pinged, replaced before API Gateway ends it, found again after it was lost, stopped when the token is refused.
+// A connection to the WebSocket API that is kept open, by the rules for every client in local/client/README.md: ping it,
+// replace it before API Gateway ends it, reconnect when it is lost, and stop when the token is refused.
 
 const MINUTE = 60_000;
 
-export const PACE = {
-  // API Gateway asks for one in 10 minutes. Whoever looks at a page wants to know sooner that it is not live.
+// Milliseconds.
+export const TIMING = {
+  // API Gateway ends a connection that is idle for 10 minutes. One minute shows sooner that a connection is lost.
   pingEvery: MINUTE,
   pongWithin: 20_000,
   // API Gateway ends every connection after two hours.
@@ -14,47 +15,48 @@ export const PACE = {
   longestWait: MINUTE,
 };
 
-/** Exponential backoff with full jitter, as milliseconds. */
-export const wait = (failed, random, pace = PACE) =>
-  Math.min(pace.firstWait * 2 ** Math.min(failed, 30), pace.longestWait) * random;
+/** The wait after this many failures, in milliseconds: exponential backoff with full jitter. `random` is from 0 to 1. */
+export const backoff = (failures, random, timing = TIMING) =>
+  Math.min(timing.firstWait * 2 ** Math.min(failures, 30), timing.longestWait) * random;
 
 /**
- * Tells `on.state({ name, again })`, with the names connecting, live, lost and refused and, when lost, the time at
- * which it tries again; and `on.message(message)`. `on.admitted()` is asked, after a refused handshake, whether the
- * API knows the token: a browser is not told why a handshake failed.
+ * Calls `handlers.state({ name })`, where the name is connecting, live, lost or refused, and `handlers.message(message)`.
+ * A browser does not learn why a handshake failed, so `handlers.isTokenValid()` is asked after a failed one.
  */
 export class Connection {
   #url;
-  #on;
-  #pace;
+  #handlers;
+  #timing;
+  // The open socket.
   #socket;
-  #fresh;
+  // A socket that is being opened, to be the first or to replace `#socket`.
+  #opening;
   #timers = new Map();
-  #failed = 0;
+  #failures = 0;
   #openedAt = 0;
   #closed = false;
 
-  // The network is back: there is nothing to wait for.
-  #wake = () => {
-    if (this.#closed || this.#socket || this.#fresh) return;
-    this.#stop("renew");
-    this.#on.state({ name: "connecting" });
+  // The network is back, so there is no reason to wait for the next attempt.
+  #onOnline = () => {
+    if (this.#closed || this.#socket || this.#opening) return;
+    this.#stopTimer("renew");
+    this.#handlers.state({ name: "connecting" });
     this.#open();
   };
 
-  constructor(url, token, on, pace = PACE) {
+  constructor(url, token, handlers, timing = TIMING) {
     const address = new URL(url);
-    // A browser cannot set a header here. This URL is the socket's own: no log, history or referrer sees it.
+    // A browser cannot set a header for a WebSocket. This URL appears in no history and no referrer.
     address.searchParams.set("token", token);
     this.#url = address.href;
-    this.#on = on;
-    this.#pace = pace;
-    addEventListener("online", this.#wake);
-    this.#on.state({ name: "connecting" });
+    this.#handlers = handlers;
+    this.#timing = timing;
+    addEventListener("online", this.#onOnline);
+    this.#handlers.state({ name: "connecting" });
     this.#open();
   }
 
-  /** Whether it went out. What does not go out now never will: a call is not to start minutes late. */
+  /** Returns whether the message was sent. It is never queued: a call must not start minutes late. */
   send(message) {
     if (this.#socket?.readyState !== WebSocket.OPEN) return false;
     this.#socket.send(JSON.stringify(message));
@@ -63,38 +65,39 @@ export class Connection {
 
   close() {
     this.#closed = true;
-    removeEventListener("online", this.#wake);
+    removeEventListener("online", this.#onOnline);
     for (const timer of this.#timers.values()) clearTimeout(timer);
-    this.#fresh?.close();
+    this.#opening?.close();
     this.#socket?.close();
   }
 
   #open() {
-    const fresh = new WebSocket(this.#url);
-    this.#fresh = fresh;
-    this.#after("opening", this.#pace.openWithin, () => this.#gone(fresh));
-    fresh.addEventListener("open", () => this.#opened(fresh));
-    fresh.addEventListener("message", (event) => this.#received(fresh, event.data));
-    fresh.addEventListener("close", () => this.#gone(fresh));
+    const socket = new WebSocket(this.#url);
+    this.#opening = socket;
+    this.#startTimer("opening", this.#timing.openWithin, () => this.#onClosed(socket));
+    socket.addEventListener("open", () => this.#onOpened(socket));
+    socket.addEventListener("message", (event) => this.#onMessage(event.data));
+    socket.addEventListener("close", () => this.#onClosed(socket));
   }
 
-  #opened(fresh) {
-    // Given up already.
-    if (this.#closed || this.#fresh !== fresh) return fresh.close();
+  #onOpened(socket) {
+    // It opened after its time limit.
+    if (this.#closed || this.#opening !== socket) return socket.close();
     const old = this.#socket;
-    this.#fresh = undefined;
-    this.#socket = fresh;
+    this.#opening = undefined;
+    this.#socket = socket;
     this.#openedAt = Date.now();
-    this.#stop("opening");
-    this.#after("renew", this.#pace.renewAfter * (1 - 0.1 * Math.random()), () => this.#open());
+    this.#stopTimer("opening");
+    // The jitter spreads the renewals of clients that connected at the same time.
+    this.#startTimer("renew", this.#timing.renewAfter * (1 - 0.1 * Math.random()), () => this.#open());
     this.#ping();
-    this.#on.state({ name: "live" });
-    // Only now, so that nothing is missed; what is told on both is told once.
+    this.#handlers.state({ name: "live" });
+    // Closed only after the new one is open, so that no message is missed. A message on both is applied once.
     old?.close();
   }
 
-  #received(socket, text) {
-    this.#stop("pong");
+  #onMessage(text) {
+    this.#stopTimer("pong");
     if (this.#closed) return;
     let message;
     try {
@@ -102,67 +105,68 @@ export class Connection {
     } catch {
       return;
     }
-    this.#on.message(message);
+    this.#handlers.message(message);
   }
 
   #ping() {
-    this.#after("ping", this.#pace.pingEvery, () => this.#ping());
+    this.#startTimer("ping", this.#timing.pingEvery, () => this.#ping());
     if (!this.send({ type: "ping" })) return;
     const socket = this.#socket;
-    this.#after("pong", this.#pace.pongWithin, () => this.#gone(socket));
+    this.#startTimer("pong", this.#timing.pongWithin, () => this.#onClosed(socket));
   }
 
-  /** A socket that has closed, or that nobody waits for any longer. */
-  #gone(socket) {
+  /** A socket has closed or exceeded a time limit. */
+  #onClosed(socket) {
     if (this.#closed) return;
-    if (socket === this.#fresh) this.#notOpened(socket);
-    else if (socket === this.#socket) this.#lost(socket);
+    if (socket === this.#opening) this.#onOpenFailed(socket);
+    else if (socket === this.#socket) this.#onLost(socket);
   }
 
-  #lost(socket) {
+  #onLost(socket) {
     this.#socket = undefined;
-    this.#stop("ping");
-    this.#stop("pong");
+    this.#stopTimer("ping");
+    this.#stopTimer("pong");
     socket.close();
+    // A connection that lasted only briefly counts as a failure, so that a server that drops clients is not flooded.
     const lasted = Date.now() - this.#openedAt;
-    this.#failed = lasted < this.#pace.longestWait ? this.#failed + 1 : 0;
-    // One that is being opened to take its place now takes it sooner.
-    if (this.#fresh) this.#on.state({ name: "connecting" });
-    else this.#openAgain();
+    this.#failures = lasted < this.#timing.longestWait ? this.#failures + 1 : 0;
+    // If a replacement is being opened already, it takes over.
+    if (this.#opening) this.#handlers.state({ name: "connecting" });
+    else this.#retry();
   }
 
-  async #notOpened(fresh) {
-    this.#fresh = undefined;
-    this.#stop("opening");
-    fresh.close();
-    this.#failed += 1;
-    if (this.#socket) return this.#after("renew", this.#nextWait(), () => this.#open());
-    this.#openAgain();
-    if (await this.#on.admitted()) return;
+  async #onOpenFailed(socket) {
+    this.#opening = undefined;
+    this.#stopTimer("opening");
+    socket.close();
+    this.#failures += 1;
+    // The old connection still works, so only the renewal is retried.
+    if (this.#socket) return this.#startTimer("renew", this.#nextWait(), () => this.#open());
+    this.#retry();
+    if (await this.#handlers.isTokenValid()) return;
     if (this.#closed || this.#socket) return;
     this.close();
-    this.#on.state({ name: "refused" });
+    this.#handlers.state({ name: "refused" });
   }
 
-  #openAgain() {
-    const wait = this.#nextWait();
-    this.#on.state({ name: "lost", again: Date.now() + wait });
-    this.#after("renew", wait, () => {
-      this.#on.state({ name: "connecting" });
+  #retry() {
+    this.#handlers.state({ name: "lost" });
+    this.#startTimer("renew", this.#nextWait(), () => {
+      this.#handlers.state({ name: "connecting" });
       this.#open();
     });
   }
 
   #nextWait() {
-    return wait(this.#failed, Math.random(), this.#pace);
+    return backoff(this.#failures, Math.random(), this.#timing);
   }
 
-  #after(name, milliseconds, act) {
-    this.#stop(name);
-    this.#timers.set(name, setTimeout(act, Math.max(0, milliseconds)));
+  #startTimer(name, milliseconds, action) {
+    this.#stopTimer(name);
+    this.#timers.set(name, setTimeout(action, Math.max(0, milliseconds)));
   }
 
-  #stop(name) {
+  #stopTimer(name) {
     clearTimeout(this.#timers.get(name));
     this.#timers.delete(name);
   }

@@ -1,4 +1,4 @@
-// The page: who looks at it, and what they see.
+// The page: signs in, connects, and shows the calls that the token may see.
 
 import { Board } from "./board.js";
 import { Calls } from "./calls.js";
@@ -8,28 +8,29 @@ import { Local } from "./local.js";
 import { Phone } from "./phone.js";
 
 const $ = (id) => document.getElementById(id);
-const KEPT_TOKEN = "ringback-token";
-// No call has this id. Who may ask about it is told so; who may not, that the token is no good.
+const TOKEN_KEY = "ringback-token";
+// No call has this id. The API answers 401 to an invalid token and another error to a valid one.
 const NO_CALL = "00000000-0000-7000-8000-000000000000";
+const MAX_CALLERS_SHOWN = 5;
 
 const settings = await (await fetch("console/settings.json")).json();
-const announce = (words) => ($("announcer").textContent = words);
+const announce = (text) => ($("announcer").textContent = text);
 
-/** The HTTP API, asked with a token: `{ok, status, body}`, and never an exception. */
-function apiOf(token) {
-  return async (method, path, body, more = {}) => {
+/** A function that sends requests with this token. It returns `{ok, status, body}` and never throws. */
+function apiWith(token) {
+  return async (method, path, body, options = {}) => {
     const headers = { authorization: `Bearer ${token}` };
     if (body) headers["content-type"] = "application/json";
     try {
-      const answer = await fetch(path, { method, headers, body: body && JSON.stringify(body), ...more });
+      const answer = await fetch(path, { method, headers, body: body && JSON.stringify(body), ...options });
       return { ok: answer.ok, status: answer.status, body: await answer.json().catch(() => ({})) };
     } catch {
-      return { ok: false, status: 0, body: { error: "The API cannot be reached." } };
+      return { ok: false, status: 0, body: { error: "The API could not be reached." } };
     }
   };
 }
 
-/** Where the WebSocket API is: where the deployment says, or beside this page. */
+/** The URL of the WebSocket API: from the settings of the deployment, or else beside this page. */
 function webSocketUrl() {
   if (settings.webSocketUrl) return settings.webSocketUrl;
   const url = new URL("exotel-stream", document.baseURI);
@@ -37,29 +38,29 @@ function webSocketUrl() {
   return url.href;
 }
 
-function connect(token, on) {
-  const admitted = async () => (await apiOf(token)("GET", `api/calls/${NO_CALL}`)).status !== 401;
-  return new Connection(webSocketUrl(), token, { ...on, admitted });
+function connect(token, handlers) {
+  const isTokenValid = async () => (await apiWith(token)("GET", `api/calls/${NO_CALL}`)).status !== 401;
+  return new Connection(webSocketUrl(), token, { ...handlers, isTokenValid });
 }
 
-/** Everything that one token shows. */
+/** The connection and the board of one token. */
 class Session {
   #connection;
   #calls = new Calls();
   #board;
   #api;
-  #hear;
-  #connected;
+  #onMessage;
+  #onConnected;
 
-  constructor(token, hear = () => {}, connected = () => {}) {
-    this.#api = apiOf(token);
-    this.#hear = hear;
-    this.#connected = connected;
-    this.#board = new Board($("board"), $("no-calls"), announce, (id) => this.#askAbout(id));
+  constructor(token, onMessage = () => {}, onConnected = () => {}) {
+    this.#api = apiWith(token);
+    this.#onMessage = onMessage;
+    this.#onConnected = onConnected;
+    this.#board = new Board($("board"), $("no-calls"), announce, (id) => this.#fetchCall(id));
     this.#board.draw([]);
     this.#connection = connect(token, {
-      state: (state) => this.#state(state),
-      message: (message) => this.#message(message),
+      state: ({ name }) => this.#showState(name),
+      message: (message) => this.#handleMessage(message),
     });
   }
 
@@ -76,53 +77,56 @@ class Session {
     this.#board.close();
   }
 
-  #message(message) {
-    const call = message.type === "call_status_update" ? this.#calls.hear(message.data) : undefined;
-    if (call) this.#changed(call);
-    this.#hear(message);
+  #handleMessage(message) {
+    const call = message.type === "call_status_update" ? this.#calls.applyUpdate(message.data) : undefined;
+    if (call) {
+      this.#board.draw(this.#calls.all());
+      this.#board.changed(call);
+    }
+    this.#onMessage(message);
   }
 
-  #changed(call) {
-    this.#board.draw(this.#calls.all());
-    this.#board.changed(call);
-  }
-
-  async #askAbout(id) {
+  async #fetchCall(id) {
     const answer = await this.#api("GET", `api/calls/${encodeURIComponent(id)}`);
     if (answer.ok) {
-      const status = this.#calls.find(id)?.status;
-      const call = this.#calls.stands(id, answer.body);
+      const oldStatus = this.#calls.find(id)?.status;
+      const call = this.#calls.applyAnswer(id, answer.body);
       this.#board.draw(this.#calls.all());
-      if (call && call.status !== status) this.#board.changed(call);
+      if (call && call.status !== oldStatus) this.#board.changed(call);
     }
     return answer;
   }
 
-  #state(state) {
-    this.#connected(state.name === "live");
-    $("connection").dataset.state = state.name;
-    const words = { connecting: "Connecting…", live: "Live", refused: "The token was refused: sign in anew" };
-    $("connection").textContent = words[state.name] ?? "Disconnected; trying again";
-    if (state.name === "refused") signedOut();
-    // What changed meanwhile is not told again.
-    if (state.name === "live") for (const call of this.#calls.underWay()) this.#askAbout(call.id);
+  #showState(name) {
+    const isLive = name === "live";
+    this.#onConnected(isLive);
+    $("connection").dataset.state = name;
+    $("connection").textContent = {
+      connecting: "Connecting…",
+      live: "Live",
+      lost: "Disconnected, reconnecting",
+      refused: "The token was refused. Sign in again.",
+    }[name];
+    if (name === "refused") signOut();
+    // Updates that were sent while the page was disconnected are not repeated.
+    if (isLive) for (const call of this.#calls.active()) this.#fetchCall(call.id);
   }
 }
 
 let session;
 let phone;
 
-function begin(token, hear, connected) {
+function startSession(token, onMessage, onConnected) {
   session?.close();
-  session = new Session(token, hear, connected);
+  session = new Session(token, onMessage, onConnected);
   $("failure").textContent = "";
   $("sign-in").hidden = true;
   $("signed").hidden = false;
   return session;
 }
 
-/** What a token says of its bearer. It is only read here: what the bearer may do, the API decides. */
-function claims(token) {
+/** The claims of a JWT, or undefined if it is not one. The page only shows them: the API decides what the token allows. */
+function claimsOf(token) {
   try {
     const payload = token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/");
     const bytes = Uint8Array.from(atob(payload), (letter) => letter.charCodeAt(0));
@@ -132,17 +136,17 @@ function claims(token) {
   }
 }
 
-/** A claim by its name or, with a slash at its beginning, by a JSON pointer. */
+/** A claim by its name or, if the name starts with a slash, by JSON pointer. */
 function claim(claims, name) {
   if (!name.startsWith("/")) return claims[name];
   const steps = name.slice(1).split("/").map((step) => step.replaceAll("~1", "/").replaceAll("~0", "~"));
   return steps.reduce((value, step) => value?.[step], claims);
 }
 
-// ------------------------------------------------------------------ on AWS: with a token of one's own
+// ------------------------------------------------------------------ on AWS: the user's own token
 
-function signedOut() {
-  sessionStorage.removeItem(KEPT_TOKEN);
+function signOut() {
+  sessionStorage.removeItem(TOKEN_KEY);
   session?.close();
   session = phone = undefined;
   $("signed").hidden = true;
@@ -153,24 +157,24 @@ function signedOut() {
 }
 
 function signIn(token) {
-  const said = claims(token);
-  if (!said) {
-    $("failure").textContent = "That is no token: a JWT has three parts with dots between them.";
+  const claims = claimsOf(token);
+  if (!claims) {
+    $("failure").textContent = "This is not a token. A JWT has three parts separated by dots.";
     return;
   }
-  const extension = claim(said, settings.extensionClaim || "extension");
-  const role = [claim(said, settings.roleClaim || "role")].flat();
-  const isOperator = role.includes("operator");
-  const { api } = begin(
+  const extension = claim(claims, settings.extensionClaim || "extension");
+  const roles = [claim(claims, settings.roleClaim || "role")].flat();
+  const { api } = startSession(
     token,
-    (message) => phone?.hear(message),
-    (isLive) => phone?.connected(isLive),
+    (message) => phone?.handleMessage(message),
+    (isLive) => phone?.setConnected(isLive),
   );
   $("signed-in").hidden = false;
-  $("signed-in-as").textContent = [isOperator && "Operator", extension && `Extension ${extension}`].filter(Boolean).join(", ");
+  const identity = [roles.includes("operator") && "Operator", extension && `Extension ${extension}`];
+  $("signed-in-as").textContent = identity.filter(Boolean).join(", ");
   $("phone").hidden = typeof extension !== "string";
   if (typeof extension !== "string") return;
-  choices($("extension"), [[extension, extension]]);
+  setOptions($("extension"), [[extension, extension]]);
   $("extension").disabled = true;
   phone = new Phone({ extension, api, connection: () => session.connection, announce });
 }
@@ -178,45 +182,49 @@ function signIn(token) {
 $("sign-in").addEventListener("submit", (event) => {
   event.preventDefault();
   const token = $("token").value.trim();
-  if ($("keep").checked) sessionStorage.setItem(KEPT_TOKEN, token);
+  if ($("keep").checked) sessionStorage.setItem(TOKEN_KEY, token);
   $("token").value = "";
   signIn(token);
 });
 
 $("sign-out").addEventListener("click", () => {
-  signedOut();
+  signOut();
   $("connection").dataset.state = "signed-out";
   $("connection").textContent = "Not signed in";
 });
 
-// ------------------------------------------------------------------ on the local stack: with its tokens
+// ------------------------------------------------------------------ on the local stack: its tokens
 
-function beginLocally() {
-  const viewers = [["operator", "an operator"], ...local.phones.map(({ extension }) => [extension, `extension ${extension}`])];
-  choices($("viewer-of"), viewers);
+function startLocally() {
+  const phones = local.phones;
+  setOptions($("viewer-of"), [["operator", "an operator"], ...phones.map(({ extension }) => [extension, `extension ${extension}`])]);
+  setOptions($("extension"), phones.map(({ extension }) => [extension, extension]));
+  setOptions($("dialled"), phones.map(({ extension, number }) => [extension, `${extension}, at ${number}`]));
   $("viewer").hidden = $("phone").hidden = $("test-call").hidden = false;
-  const extensions = local.phones.map(({ extension }) => [extension, extension]);
-  choices($("extension"), extensions);
-  choices($("dialled"), local.phones.map(({ extension, number }) => [extension, `${extension}, at ${number}`]));
-  const tokenOf = (who) => local.phones.find(({ extension }) => extension === who)?.token ?? local.operator.token;
-  const look = () => begin(tokenOf($("viewer-of").value));
-  $("viewer-of").addEventListener("change", look);
-  look();
 
-  let own;
-  const play = async () => {
-    await phone?.leave();
-    own?.close();
+  const showCalls = () => startSession(localToken($("viewer-of").value));
+  $("viewer-of").addEventListener("change", showCalls);
+  showCalls();
+
+  // Separate from the board's connection, which may use an operator's token.
+  let phoneConnection;
+  const startPhone = async () => {
+    await phone?.close();
+    phoneConnection?.close();
     const extension = $("extension").value;
-    const token = tokenOf(extension);
-    own = connect(token, { state: ({ name }) => phone?.connected(name === "live"), message: (message) => phone.hear(message) });
-    phone = new Phone({ extension, api: apiOf(token), connection: () => own, local, announce, watched: drawCallers });
-    $("recipient").value = local.phones.find((other) => other.extension !== extension)?.extension ?? "";
+    const token = localToken(extension);
+    phoneConnection = connect(token, {
+      state: ({ name }) => phone?.setConnected(name === "live"),
+      message: (message) => phone.handleMessage(message),
+    });
+    const connection = () => phoneConnection;
+    phone = new Phone({ extension, api: apiWith(token), connection, local, announce, onLocalState: drawCallers });
+    $("recipient").value = phones.find((other) => other.extension !== extension)?.extension ?? "";
   };
-  $("extension").addEventListener("change", play);
-  play();
-  // Nobody is left to be woken.
-  addEventListener("pagehide", () => phone?.off({ keepalive: true }));
+  $("extension").addEventListener("change", startPhone);
+  startPhone();
+  // The request must outlive the page: after it, no push goes to this device.
+  addEventListener("pagehide", () => phone?.switchOff({ keepalive: true }));
 
   $("dial").addEventListener("submit", async (event) => {
     event.preventDefault();
@@ -229,46 +237,50 @@ function beginLocally() {
   });
 }
 
+/** The token of an extension's app, or else the operator's. */
+function localToken(viewer) {
+  return local.phones.find(({ extension }) => extension === viewer)?.token ?? local.operator.token;
+}
+
+// The simulated callers on the page, by id.
 const callers = new Map();
 
-const SHOWN = 5;
-
 function drawCallers(state) {
-  const shown = state.callers.slice(-SHOWN);
+  const shown = state.callers.slice(-MAX_CALLERS_SHOWN);
   for (const [id, { root }] of callers) {
     if (shown.some((caller) => caller.id === id)) continue;
     root.remove();
     callers.delete(id);
   }
   for (const caller of shown) {
-    const known = callers.get(caller.id) ?? addCaller(caller.id);
+    const { text, button } = callers.get(caller.id) ?? addCaller(caller.id);
     const hears = caller.hears.length > 0 ? `, hears ${caller.hears.join(" and ")}` : "";
-    known.words.textContent = `${caller.name}: ${caller.stage}${hears}`;
-    known.button.hidden = caller.over;
+    text.textContent = `${caller.name}: ${caller.stage}${hears}`;
+    button.hidden = caller.over;
   }
 }
 
 function addCaller(id) {
-  const words = element("span");
+  const text = element("span");
   const button = element("button", { type: "button", "aria-label": `Hang up caller ${id}` }, ["Hang up"]);
   button.addEventListener("click", () => local.hangUp(id).catch((error) => ($("dial-error").textContent = error.message)));
-  const root = element("li", {}, [words, button]);
-  const caller = { root, words, button };
+  const root = element("li", {}, [text, button]);
+  const caller = { root, text, button };
   callers.set(id, caller);
   $("callers").prepend(root);
   return caller;
 }
 
-function choices(select, values) {
-  select.replaceChildren(...values.map(([value, words]) => element("option", { value }, [words])));
+function setOptions(select, options) {
+  select.replaceChildren(...options.map(([value, text]) => element("option", { value }, [text])));
 }
 
-// A deployment says where its WebSocket API is; the local stack has it beside the page, and tokens for whoever asks.
+// Only a deployment on AWS has a WebSocket URL in its settings. Otherwise this is the local stack, which gives its tokens.
 const local = settings.webSocketUrl ? undefined : await Local.find().catch(() => undefined);
 if (local) {
-  beginLocally();
+  startLocally();
 } else {
   $("sign-in").hidden = false;
-  const kept = sessionStorage.getItem(KEPT_TOKEN);
-  if (kept) signIn(kept);
+  const storedToken = sessionStorage.getItem(TOKEN_KEY);
+  if (storedToken) signIn(storedToken);
 }

@@ -1,15 +1,15 @@
-// The only place that makes elements. Text stays text: names and numbers come from strangers.
+// The only module that creates elements. Names and numbers come from unknown callers, so text is never parsed as markup.
 
 export function element(tag, attributes = {}, children = []) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  made.append(...children);
-  return made;
+  const created = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) created.setAttribute(name, value);
+  created.append(...children);
+  return created;
 }
 
-/** Puts children in this order, and moves none that is in its place: a moved one would lose the focus. */
-export function inTurn(parent, children) {
-  children.forEach((child, place) => {
-    if (parent.children[place] !== child) parent.insertBefore(child, parent.children[place] ?? null);
+/** Puts the children in this order. A child in the right place is not moved, because it would lose the focus. */
+export function arrange(parent, children) {
+  children.forEach((child, index) => {
+    if (parent.children[index] !== child) parent.insertBefore(child, parent.children[index] ?? null);
   });
 }

@@ -1,11 +1,12 @@
-// The phone that a person plays: what an app of one extension does, by the routes and messages that an app has. On the
-// local stack it is a device that is woken by pushes, with a simulated SIP phone; on AWS it is an app that is running.
+// A phone that the user of this page operates. It does what an app of one extension does, over the same routes and
+// messages. On the local stack it is a sleeping app that pushes wake, with a simulated SIP phone. On AWS it is a running
+// app without SIP.
 
 import { element } from "./draw.js";
-import { because, inWords, isOver, party } from "./words.js";
+import { callerText, isOver, partyText, readable, reasonText, statusText } from "./texts.js";
 
 const $ = (id) => document.getElementById(id);
-const ID_IN_TAB = "ringback-device";
+const DEVICE_ID_KEY = "ringback-device";
 
 export class Phone {
   #extension;
@@ -14,34 +15,39 @@ export class Phone {
   #local;
   #announce;
   #device;
-  #on = false;
+  #isOn = false;
   #call;
-  #heard = new Set();
+  #handledPushes = new Set();
   #stopWatching;
 
   /**
-   * `api` and `connection` carry the extension's own token. `local` is the local stack, where there is one, and tells
-   * `watched(state)` of its callers.
+   * `api` and `connection()` use the extension's own token. `local` is the local stack, if there is one; `onLocalState`
+   * is called with each new state of it.
    */
-  constructor({ extension, api, connection, local, announce, watched }) {
+  constructor({ extension, api, connection, local, announce, onLocalState }) {
     this.#extension = extension;
     this.#api = api;
     this.#connection = connection;
     this.#local = local;
     this.#announce = announce;
-    this.#device = `console-${idOfTab()}`;
+    this.#device = `console-${deviceIdOfTab()}`;
     $("audio").hidden = Boolean(local);
     $("pushes-of").hidden = !local;
-    $("switch").onclick = () => this.#busy($("switch"), () => (this.#on ? this.off() : this.#switchOn()));
-    $("accept").onclick = () => this.#busy($("accept"), () => this.#accept());
-    $("decline").onclick = () => this.#busy($("decline"), () => this.#say("decline"));
-    $("hang-up").onclick = () => this.#busy($("hang-up"), () => this.#say("hangup"));
+    $("switch").onclick = () => this.#run($("switch"), () => (this.#isOn ? this.switchOff() : this.#switchOn()));
+    $("accept").onclick = () => this.#run($("accept"), () => this.#accept());
+    $("decline").onclick = () => this.#run($("decline"), () => this.#respond("decline"));
+    $("hang-up").onclick = () => this.#run($("hang-up"), () => this.#respond("hangup"));
     $("place").onsubmit = (event) => {
       event.preventDefault();
-      this.#busy($("place").querySelector("button"), () => this.#place());
+      this.#run($("place").querySelector("button"), () => this.#placeCall());
     };
-    this.connected(false);
-    if (local) this.#stopWatching = local.watch(this.#pushToken, (state) => this.#watched(state, watched));
+    this.setConnected(false);
+    if (local) {
+      this.#stopWatching = local.watch(this.#pushToken, (state) => {
+        onLocalState(state);
+        this.#applyLocalState(state);
+      });
+    }
     this.#show();
   }
 
@@ -49,32 +55,32 @@ export class Phone {
     return `${this.#device}-${this.#extension}`;
   }
 
-  /** The extension's own connection stands, or is lost: calls are started over it. */
-  connected(isLive) {
+  /** Calls are placed over the extension's own connection, so the button needs it. */
+  setConnected(isLive) {
     $("place").querySelector("button").disabled = !isLive;
   }
 
-  /** A message on the extension's own connection. */
-  hear(message) {
+  /** Handles a message on the extension's own connection. */
+  handleMessage(message) {
     const { type, data } = message;
-    if (type === "call_status_update") this.#update(data);
-    if (type === "call_initiated") this.#placed(data);
-    if (type === "error") this.#failed(message.error);
+    if (type === "call_status_update") this.#applyUpdate(data);
+    if (type === "call_initiated") this.#callPlaced(data);
+    if (type === "error") this.#showError(message.error);
   }
 
-  /** Takes the registration back: nobody is here any more. */
-  async off(request = {}) {
-    if (!this.#on) return;
-    this.#on = false;
+  /** Switches the phone off and deletes its registration. */
+  async switchOff(options = {}) {
+    if (!this.#isOn) return;
+    this.#isOn = false;
     this.#call = undefined;
     this.#show();
-    if (this.#local) await this.#api("DELETE", this.#devicePath, undefined, request);
+    if (this.#local) await this.#api("DELETE", this.#devicePath, undefined, options);
   }
 
-  /** Somebody else plays it from now on. */
-  async leave() {
+  /** Stops this phone for good, before another one takes its place on the page. */
+  async close() {
     this.#stopWatching?.();
-    await this.off();
+    await this.switchOff();
   }
 
   get #devicePath() {
@@ -85,61 +91,61 @@ export class Phone {
     if (this.#local) {
       const device = { extension: this.#extension, platform: "fcm", token: this.#pushToken };
       const answer = await this.#api("PUT", this.#devicePath, device);
-      if (!answer.ok) return this.#failed(answer.body.error);
+      if (!answer.ok) return this.#showError(answer.body.error);
     }
-    this.#on = true;
+    this.#isOn = true;
     this.#show();
   }
 
-  /** The push service has brought something, or a SIP leg has changed. */
-  #watched(state, watched) {
-    watched(state);
-    const leg = state.phones[this.#extension];
-    $("leg").textContent = leg ? `Its SIP phone ${legInWords(leg)}.` : "";
+  /** Shows the SIP phone and the pushes of the local stack, and handles new pushes. */
+  #applyLocalState(state) {
+    const sipPhone = state.phones[this.#extension];
+    $("leg").textContent = sipPhone ? `SIP phone: ${sipPhoneText(sipPhone)}.` : "";
     $("push-count").textContent = state.pushes.length;
-    $("pushes").replaceChildren(...state.pushes.toReversed().map(push));
+    $("pushes").replaceChildren(...state.pushes.toReversed().map(pushLine));
     for (const { data } of state.pushes) {
+      // The state has all pushes each time.
       const key = `${data.type} ${data.call_id}`;
-      if (this.#heard.has(key)) continue;
-      this.#heard.add(key);
-      if (data.type === "incoming_call") this.#woken(data.call_id);
+      if (this.#handledPushes.has(key)) continue;
+      this.#handledPushes.add(key);
+      if (data.type === "incoming_call") this.#wake(data.call_id);
       if (data.type === "call_cancelled" && this.#call?.id === data.call_id && this.#call.state === "ringing") {
-        this.#over(`Cancelled: ${cancelledBecause(data.reason)}`);
+        this.#endCall(`Canceled: ${cancelReasonText(data.reason)}`);
       }
     }
   }
 
-  #update(data) {
+  #applyUpdate(data) {
     if (this.#call?.id !== data.callId) {
-      // A running app is told of its calls here; one that sleeps, by push.
-      if (!this.#local && data.status === "ringing" && data.to === this.#extension) this.#woken(data.callId);
+      // Only on AWS: a running app learns of its calls here, a sleeping app from a push.
+      if (!this.#local && data.status === "ringing" && data.to === this.#extension) this.#wake(data.callId);
     } else if (isOver(data.status)) {
-      this.#over(inWords(data.status) + (data.reason ? `: ${because(data.reason)}` : ""));
+      this.#endCall(statusText(data.status) + (data.reason ? `: ${reasonText(data.reason)}` : ""));
     } else if (data.status === "in-progress") {
-      this.#becomes("talking");
+      this.#setState("talking");
     }
   }
 
-  /** What woke it may be late, so the call is asked about before it rings. */
-  async #woken(id) {
-    if (!this.#on || this.#call) return;
+  /** A push may arrive late, so the phone asks for the call's status before it rings. */
+  async #wake(id) {
+    if (!this.#isOn || this.#call) return;
     const { ok, body } = await this.#api("GET", `api/calls/${encodeURIComponent(id)}`);
-    if (!ok || !this.#on || this.#call || body.status !== "waiting_for_mobile") return;
-    const name = body.caller_name ? `${body.caller_name}, ` : "";
-    this.#call = { id, with: name + party(body.caller_number), state: "ringing" };
+    if (!ok || !this.#isOn || this.#call || body.status !== "waiting_for_mobile") return;
+    this.#call = { id, with: callerText(body.caller_name, body.caller_number), state: "ringing" };
     this.#show();
     this.#announce(`Incoming call from ${this.#call.with}`);
   }
 
   async #accept() {
-    this.#becomes("connecting");
-    // An app that was woken registers with SIP before it says that it is ready; a running one may do so afterwards.
+    this.#setState("connecting");
+    // A woken app registers with SIP before it reports that it is ready. A running app may register afterwards.
     if (this.#local) await this.#local.pickUp(this.#extension);
-    const accepted = await this.#say(this.#local ? "accept_ready" : "accept");
-    if (!accepted && this.#call?.state === "connecting") this.#becomes("ringing");
+    const accepted = await this.#respond(this.#local ? "accept_ready" : "accept");
+    if (!accepted && this.#call?.state === "connecting") this.#setState("ringing");
   }
 
-  async #say(action) {
+  /** Sends the user's response to the current call. Returns whether the API took it. */
+  async #respond(action) {
     const call = this.#call;
     if (!call) return false;
     const { ok, status, body } = await this.#api("POST", "api/call-response", {
@@ -149,17 +155,18 @@ export class Phone {
       timestamp: Date.now(),
       ...(this.#local && { device_id: this.#device }),
     });
+    // An update may have ended the call meanwhile.
     if (this.#call !== call) return ok;
-    if (status === 409) this.#over(`Gone another way: ${String(body.status).replaceAll("_", " ")}`);
-    else if (!ok) this.#failed(body.error);
-    else if (action === "decline") this.#over("Declined");
-    else if (action === "hangup") this.#over("Hung up");
+    if (status === 409) this.#endCall(`Not possible any more, call status: ${readable(body.status)}`);
+    else if (!ok) this.#showError(body.error);
+    else if (action === "decline") this.#endCall("Declined");
+    else if (action === "hangup") this.#endCall("Hung up");
     return ok;
   }
 
-  async #place() {
+  async #placeCall() {
     const recipientId = $("recipient").value.trim();
-    // The caller's own phone is called first.
+    // The PBX dials the caller's own phone first, so it must be registered.
     if (this.#local) await this.#local.register(this.#extension);
     const sent = this.#connection().send({
       type: "incoming_call",
@@ -168,98 +175,98 @@ export class Phone {
       callType: $("video").checked ? "video" : "voice",
       clientReference: crypto.randomUUID(),
     });
-    if (!sent) this.#failed("Not connected, so the call was not placed.");
+    if (!sent) this.#showError("Not connected. The call was not placed.");
   }
 
-  #placed(data) {
-    this.#call = { id: data.callId, with: party(data.to), state: isOver(data.status) ? "over" : "calling" };
+  #callPlaced(data) {
+    if (isOver(data.status)) return this.#endCall(statusText(data.status));
+    this.#call = { id: data.callId, with: partyText(data.to), state: "calling" };
     this.#show();
   }
 
-  #becomes(state) {
+  #setState(state) {
     if (!this.#call) return;
     this.#call.state = state;
     this.#show();
   }
 
-  #over(words) {
+  #endCall(result) {
     this.#call = undefined;
-    this.#show(words);
-    this.#announce(words);
+    this.#show(result);
+    this.#announce(result);
   }
 
-  #failed(words) {
-    $("phone-error").textContent = words ?? "That did not work.";
+  #showError(text) {
+    $("phone-error").textContent = text ?? "The request failed.";
   }
 
-  /** One press at a time; what goes wrong is said. */
-  async #busy(button, act) {
+  /** Runs a button's action, ignores clicks until it ends, and shows its error. */
+  async #run(button, action) {
     if (button.ariaDisabled === "true") return;
     $("phone-error").textContent = "";
-    // Not `disabled`, which would take the focus away.
+    // Not `disabled`: a disabled button loses the focus.
     button.ariaDisabled = "true";
     try {
-      await act();
+      await action();
     } catch (error) {
-      this.#failed(error.message);
+      this.#showError(error.message);
     } finally {
       button.ariaDisabled = "false";
     }
   }
 
-  #show(last) {
+  #show(result) {
     const focused = document.activeElement;
-    const state = this.#call?.state ?? (this.#on ? "on" : "off");
+    const state = this.#call?.state ?? (this.#isOn ? "on" : "off");
     $("phone").dataset.state = state;
-    $("switch").textContent = this.#on ? "Switch off" : "Switch on";
-    $("switch").setAttribute("aria-pressed", String(this.#on));
-    const now = {
-      off: "It is off.",
-      on: this.#local ? "It sleeps, and can be woken." : "It is on, and hears of its calls.",
+    $("switch").textContent = this.#isOn ? "Switch off" : "Switch on";
+    $("switch").setAttribute("aria-pressed", String(this.#isOn));
+    const text = {
+      off: "Off.",
+      on: this.#local ? "Asleep, waiting for a push." : "On, waiting for a call.",
       ringing: `${this.#call?.with} is calling.`,
       connecting: `Connecting with ${this.#call?.with}…`,
       calling: `Calling ${this.#call?.with}…`,
       talking: `Talking with ${this.#call?.with}.`,
     }[state];
-    $("phone-state").textContent = last ? `${last}. ${now}` : now;
+    $("phone-state").textContent = result ? `${result}. ${text}` : text;
     $("accept").hidden = $("decline").hidden = state !== "ringing" && state !== "connecting";
     $("accept").textContent = state === "connecting" ? "Accepting…" : "Accept";
     $("decline").hidden ||= state === "connecting";
     $("hang-up").hidden = !["connecting", "calling", "talking"].includes(state);
-    if ($("ringing").contains(focused) && focused.hidden) focusOnWhatIsLeft();
+    if ($("ringing").contains(focused) && focused.hidden) moveFocus();
   }
 }
 
-/** A button that has gone takes nobody's place on the page with it. */
-function focusOnWhatIsLeft() {
+/** Keeps the focus in the phone when the focused button has disappeared. */
+function moveFocus() {
   ["accept", "hang-up", "phone-state"].map($).find((one) => !one.hidden)?.focus();
 }
 
-function idOfTab() {
-  const known = sessionStorage.getItem(ID_IN_TAB);
-  const id = known ?? crypto.randomUUID().slice(0, 8);
-  sessionStorage.setItem(ID_IN_TAB, id);
+function deviceIdOfTab() {
+  const id = sessionStorage.getItem(DEVICE_ID_KEY) ?? crypto.randomUUID().slice(0, 8);
+  sessionStorage.setItem(DEVICE_ID_KEY, id);
   return id;
 }
 
-const CANCELLED = {
-  caller_hung_up: "the caller gave up",
+// The reasons that only a `call_cancelled` push has.
+const CANCEL_REASONS = {
   answered_elsewhere: "answered on another device",
-  timeout: "nobody answered in time",
+  timeout: "no answer in time",
 };
 
-const cancelledBecause = (reason) => (Object.hasOwn(CANCELLED, reason) ? CANCELLED[reason] : because(reason));
+const cancelReasonText = (reason) => (Object.hasOwn(CANCEL_REASONS, reason) ? CANCEL_REASONS[reason] : reasonText(reason));
 
-function push({ at, data }) {
-  const kind = data.type === "incoming_call" ? "incoming_call from" : `call_cancelled, ${cancelledBecause(data.reason)}:`;
-  const name = data.caller_name ? `${data.caller_name}, ` : "";
+function pushLine({ at, data }) {
+  const kind =
+    data.type === "incoming_call" ? "Incoming call from" : `Call canceled (${cancelReasonText(data.reason)}):`;
   const time = element("time", { datetime: at }, [new Date(at).toLocaleTimeString()]);
-  return element("li", {}, [time, ` ${kind} ${name}${party(data.caller_number)}`]);
+  return element("li", {}, [time, ` ${kind} ${callerText(data.caller_name, data.caller_number)}`]);
 }
 
-function legInWords({ registered, leg }) {
-  const is = registered ? "is registered" : "is not registered";
-  if (!leg) return is;
-  const hears = leg.hears.length > 0 ? `, and hears ${leg.hears.join(" and ")}` : "";
-  return `${is}, ${leg.stage}${hears}`;
+function sipPhoneText({ registered, leg }) {
+  const parts = [registered ? "registered" : "not registered"];
+  if (leg) parts.push(leg.stage);
+  if (leg?.hears.length > 0) parts.push(`hears ${leg.hears.join(" and ")}`);
+  return parts.join(", ");
 }

@@ -1,5 +1,5 @@
-//! `GET /` and `GET /console/{file}`: the page on which people see calls as they ring. It asks for nothing and keeps
-//! nothing: what the page shows, its browser asks of the API with the token of whoever looks at it.
+//! `GET /` and `GET /console/{file}`: serves the files of the console, the page that shows live calls. This function reads
+//! no data: the page in the browser calls the API with the user's token.
 
 mod pages;
 
@@ -8,8 +8,8 @@ use lambda_http::http::{HeaderMap, StatusCode};
 use lambda_http::{Body, Error, Request, RequestExt, Response, run, service_fn};
 use pages::{Page, Pages, Settings};
 
-/// What may be said of a page that is there.
-const OFTEN: &str = "no-cache";
+/// The browser revalidates each file before it uses it, so all its files are of the same version. Mostly the answer is 304.
+const CACHE_CONTROL: &str = "no-cache";
 
 struct Console {
     pages: Pages,
@@ -28,8 +28,8 @@ impl Console {
         let Some(page) = self.pages.find(file) else {
             return self.respond(StatusCode::NOT_FOUND, None);
         };
-        let known = headers.get(IF_NONE_MATCH);
-        if known.is_some_and(|known| known.as_bytes() == page.etag.as_bytes()) {
+        let cached = headers.get(IF_NONE_MATCH);
+        if cached.is_some_and(|etag| etag.as_bytes() == page.etag.as_bytes()) {
             return self.respond(StatusCode::NOT_MODIFIED, Some(page));
         }
         self.respond(StatusCode::OK, Some(page))
@@ -49,12 +49,11 @@ impl Console {
             );
         let mut body = Body::Empty;
         if let Some(page) = page {
-            // Always asked for anew, and mostly not sent anew: all files are of one version.
             response = response
-                .header("cache-control", OFTEN)
+                .header("cache-control", CACHE_CONTROL)
                 .header("etag", &page.etag);
             if status == StatusCode::OK {
-                response = response.header("content-type", page.kind);
+                response = response.header("content-type", page.content_type);
                 body = Body::Text(page.text.clone());
             }
         }
@@ -62,7 +61,8 @@ impl Console {
     }
 }
 
-/// Nothing is loaded from elsewhere, no text becomes markup or script, and only this API's two halves are talked to.
+/// Allows files of this origin and connections to this deployment's HTTP and WebSocket APIs, nothing else. Trusted types
+/// are required and none exist, so no text can become markup or script.
 fn content_security_policy(websocket_url: &str) -> String {
     let connect = format!("connect-src 'self' {websocket_url}");
     [
@@ -82,7 +82,7 @@ fn content_security_policy(websocket_url: &str) -> String {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    let console = &Console::new(&Settings::of_process());
+    let console = &Console::new(&Settings::from_environment());
     run(service_fn(move |request: Request| async move {
         let parameters = request.path_parameters();
         console.answer(parameters.first("file"), request.headers())
@@ -101,11 +101,9 @@ mod tests {
         })
     }
 
-    fn asked(file: Option<&str>, known: Option<&str>) -> Response<Body> {
-        let known = known.map(|etag| (IF_NONE_MATCH, etag.parse().unwrap()));
-        console()
-            .answer(file, &known.into_iter().collect())
-            .unwrap()
+    fn get(file: Option<&str>, etag: Option<&str>) -> Response<Body> {
+        let etag = etag.map(|etag| (IF_NONE_MATCH, etag.parse().unwrap()));
+        console().answer(file, &etag.into_iter().collect()).unwrap()
     }
 
     fn header<'a>(response: &'a Response<Body>, name: &str) -> &'a str {
@@ -113,8 +111,8 @@ mod tests {
     }
 
     #[test]
-    fn the_page_may_talk_to_its_own_api_and_to_nobody_else() {
-        let page = asked(None, None);
+    fn the_policy_allows_connections_to_this_api_only() {
+        let page = get(None, None);
         assert_eq!(page.status(), 200);
         assert_eq!(header(&page, "content-type"), "text/html; charset=utf-8");
         let policy = header(&page, "content-security-policy");
@@ -126,19 +124,19 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_the_browser_has_is_not_sent_again() {
-        let first = asked(Some("console.js"), None);
+    fn a_cached_file_is_not_sent_again() {
+        let first = get(Some("console.js"), None);
         assert_eq!(
             header(&first, "content-type"),
             "text/javascript; charset=utf-8"
         );
-        let again = asked(Some("console.js"), Some(header(&first, "etag")));
+        let again = get(Some("console.js"), Some(header(&first, "etag")));
         assert_eq!((again.status().as_u16(), again.body().len()), (304, 0));
-        assert_eq!(asked(Some("console.js"), Some("\"other\"")).status(), 200);
+        assert_eq!(get(Some("console.js"), Some("\"other\"")).status(), 200);
     }
 
     #[test]
-    fn there_are_no_files_but_the_pages_own() {
+    fn other_files_are_not_found() {
         for file in [
             "../src/main.rs",
             "",
@@ -146,7 +144,7 @@ mod tests {
             "Console.js",
             "index.html/",
         ] {
-            let answer = asked(Some(file), None);
+            let answer = get(Some(file), None);
             assert_eq!(
                 (answer.status().as_u16(), answer.body().len()),
                 (404, 0),
@@ -155,9 +153,9 @@ mod tests {
         }
     }
 
-    /// A policy that forbids it would leave the page half drawn, and only whoever opens it would see that.
+    /// Content that the policy forbids would break the page, and only in a browser.
     #[test]
-    fn the_page_itself_names_nothing_that_the_policy_forbids() {
+    fn no_file_contains_what_the_policy_forbids() {
         for page in console().pages.all() {
             for foreign in [
                 "http://",
@@ -167,8 +165,8 @@ mod tests {
                 " onclick=",
                 "eval(",
             ] {
-                let of_svg = page.text.replace("http://www.w3.org/2000/svg", "");
-                assert!(!of_svg.contains(foreign), "{} has {foreign}", page.name);
+                let text = page.text.replace("http://www.w3.org/2000/svg", "");
+                assert!(!text.contains(foreign), "{} has {foreign}", page.name);
             }
         }
     }

@@ -1,11 +1,11 @@
-//! The page's files, and what it is told of the deployment.
+//! The console's files and its settings.
 
 use std::fmt::Write as _;
 
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-/// Where the page is served, beside `/`, which is its first file.
+/// The files below `/console/`. The first one is also served at `/`.
 const FILES: [(&str, &str); 11] = [
     ("index.html", include_str!("../page/index.html")),
     ("style.css", include_str!("../page/style.css")),
@@ -17,26 +17,26 @@ const FILES: [(&str, &str); 11] = [
     ("board.js", include_str!("../page/board.js")),
     ("phone.js", include_str!("../page/phone.js")),
     ("local.js", include_str!("../page/local.js")),
-    ("words.js", include_str!("../page/words.js")),
+    ("texts.js", include_str!("../page/texts.js")),
 ];
 
-/// What the page cannot know by itself.
+/// What the page must know about the deployment.
 #[derive(Debug, Default)]
 pub(crate) struct Settings {
-    /// The WebSocket API. Empty where a gateway has both APIs under one address, as the local stack's has.
+    /// The URL of the WebSocket API. Empty if it has the same address as the HTTP API, as on the local stack.
     pub(crate) websocket_url: String,
-    /// The claim of a token that holds its extension. The page only reads it: who may do what, the API decides.
+    /// The token's claim with the extension. The page only shows it: the API decides what a token allows.
     pub(crate) extension_claim: String,
-    /// The claim that makes an operator.
+    /// The token's claim with the role, such as `operator`.
     pub(crate) role_claim: String,
 }
 
 impl Settings {
     #[expect(
         clippy::disallowed_methods,
-        reason = "the functions' config.rs is in a crate that brings the SDKs"
+        reason = "the typed configuration is in `ringback`, which would bring in the AWS SDKs"
     )]
-    pub(crate) fn of_process() -> Self {
+    pub(crate) fn from_environment() -> Self {
         let variable = |name| std::env::var(name).unwrap_or_default();
         Self {
             websocket_url: variable("WEBSOCKET_URL"),
@@ -59,7 +59,7 @@ impl Settings {
 #[derive(Debug)]
 pub(crate) struct Page {
     pub(crate) name: &'static str,
-    pub(crate) kind: &'static str,
+    pub(crate) content_type: &'static str,
     pub(crate) text: String,
     pub(crate) etag: String,
 }
@@ -68,14 +68,14 @@ impl Page {
     fn new(name: &'static str, text: String) -> Self {
         Self {
             name,
-            kind: kind(name),
+            content_type: content_type(name),
             etag: etag(&text),
             text,
         }
     }
 }
 
-/// All of them.
+/// All files, with the settings as `settings.json`.
 #[derive(Debug)]
 pub(crate) struct Pages(Vec<Page>);
 
@@ -86,7 +86,7 @@ impl Pages {
         Self(files.into_iter().chain([settings]).collect())
     }
 
-    /// A file by its name; the first one, where none is named.
+    /// The file of this name, or the first file if there is no name.
     pub(crate) fn find(&self, name: Option<&str>) -> Option<&Page> {
         match name {
             None => self.0.first(),
@@ -100,7 +100,7 @@ impl Pages {
     }
 }
 
-fn kind(name: &str) -> &'static str {
+fn content_type(name: &str) -> &'static str {
     match name.rsplit_once('.') {
         Some((_, "html")) => "text/html; charset=utf-8",
         Some((_, "css")) => "text/css; charset=utf-8",
@@ -111,12 +111,12 @@ fn kind(name: &str) -> &'static str {
     }
 }
 
-/// The beginning of the text's hash.
+/// A quoted prefix of the text's SHA-256 hash, in hexadecimal.
 fn etag(text: &str) -> String {
     let hash = Sha256::digest(text);
     let mut etag = String::from("\"");
     for byte in &hash[..12] {
-        // A string takes whatever is written to it.
+        // Writing to a string cannot fail.
         let _ = write!(etag, "{byte:02x}");
     }
     etag + "\""

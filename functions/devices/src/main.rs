@@ -1,10 +1,10 @@
-//! `PUT` and `DELETE /api/devices/{device_id}`: an app registers how a push reaches it.
+//! `PUT` and `DELETE /api/devices/{device_id}`: an app registers its push token, or removes it.
 
 use lambda_http::Request;
 use lambda_http::http::Method;
 use ringback::api::http::{self, Answer, ApiError};
 use ringback::api::registration::{Platform, Registration};
-use ringback::auth::Tokens;
+use ringback::auth::{Bearer, Tokens};
 use ringback::platform::clock;
 use ringback::platform::config::ConfigError;
 use ringback::platform::start::Start;
@@ -12,13 +12,14 @@ use ringback::push::sns::Sns;
 use ringback::store::allowance::{Allowance, Allowances, Purpose, Refused};
 use ringback::store::devices::{Device, Devices, PushAddress, SnsService};
 use ringback_core::ids::{DeviceId, Extension};
+use ringback_core::timestamp::Timestamp;
 use serde_json::json;
 
 struct DeviceRegistry {
     devices: Devices,
     allowances: Allowances,
     allowance: Allowance,
-    most_devices: usize,
+    max_devices: usize,
     sns: Sns,
     tokens: Tokens,
 }
@@ -30,12 +31,26 @@ impl DeviceRegistry {
         let bearer = self.tokens.bearer(header, now).await?;
         let device_id = DeviceId::try_from(http::path_parameter(&request, "device_id")?)?;
         if request.method() == Method::DELETE {
-            let party = bearer.party().ok_or_else(ApiError::no_extension)?;
-            let address = self.devices.remove(&party.extension, &device_id).await?;
-            self.delete_endpoints(address).await;
-            return Ok(Answer::ok(json!({ "device_id": device_id })));
+            return self.remove(&bearer, &device_id).await;
         }
-        let registration = Registration::parse(http::body(&request)?)?;
+        self.register(&request, &bearer, device_id, now).await
+    }
+
+    async fn remove(&self, bearer: &Bearer, device_id: &DeviceId) -> Result<Answer, ApiError> {
+        let party = bearer.party().ok_or_else(ApiError::no_extension)?;
+        let removed = self.devices.remove(&party.extension, device_id).await?;
+        self.delete_endpoints(removed).await;
+        Ok(Answer::ok(json!({ "device_id": device_id })))
+    }
+
+    async fn register(
+        &self,
+        request: &Request,
+        bearer: &Bearer,
+        device_id: DeviceId,
+        now: Timestamp,
+    ) -> Result<Answer, ApiError> {
+        let registration = Registration::parse(http::body(request)?)?;
         let party = bearer.acting_for(&registration.extension);
         let party = party.ok_or_else(ApiError::other_extension)?;
         self.take_allowance(&party.extension).await?;
@@ -45,16 +60,16 @@ impl DeviceRegistry {
         let device = Device::new(device_id, address, now);
         let registered = self
             .devices
-            .register(&party.extension, &device, self.most_devices);
-        let gone = registered.await?;
-        tracing::info!(extension = %party.extension, device_id = %device.device_id, via = ?device.address, "registered");
-        self.delete_endpoints(gone).await;
+            .register(&party.extension, &device, self.max_devices);
+        let removed = registered.await?;
+        tracing::info!(extension = %party.extension, device_id = %device.device_id, via = ?device.address, "device registered");
+        self.delete_endpoints(removed).await;
         Ok(Answer::ok(
             json!({ "device_id": device.device_id, "extension": party.extension }),
         ))
     }
 
-    /// A registration costs more requests than any other that apps make, to AWS's services too.
+    /// Limits registrations, because one costs more requests to AWS than any other request of an app.
     async fn take_allowance(&self, extension: &Extension) -> Result<(), ApiError> {
         let (purpose, now) = (Purpose::Registrations, clock::now());
         let taken = self
@@ -68,20 +83,20 @@ impl DeviceRegistry {
         })
     }
 
-    /// Nobody pushes to them any more: one that is left over does no harm, and fails no request.
+    /// Deletes the SNS endpoints of removed devices. No push goes to them any more, so a failure is only logged.
     async fn delete_endpoints(&self, addresses: impl IntoIterator<Item = PushAddress>) {
         for address in addresses {
             let PushAddress::Sns { endpoint, .. } = address else {
                 continue;
             };
             if let Err(error) = self.sns.delete_endpoint(&endpoint).await {
-                tracing::warn!(%endpoint, ?error, "an endpoint is left over at SNS");
+                tracing::warn!(%endpoint, ?error, "SNS endpoint not deleted");
             }
         }
     }
 
-    /// Android goes to FCM directly, which tells at once when a token is dead, unless the deployment has an SNS
-    /// application for it. Apple's services are reached through SNS.
+    /// How a push reaches the device. Apple's services are reached through SNS. FCM is called directly, because it reports
+    /// an unregistered token at once, unless the deployment has an SNS application for FCM.
     async fn address(&self, platform: Platform, token: String) -> Result<PushAddress, ApiError> {
         let service = match platform {
             Platform::Fcm if !self.sns.serves_fcm() => return Ok(PushAddress::Fcm { token }),
@@ -94,10 +109,10 @@ impl DeviceRegistry {
     }
 }
 
-/// `MAX_DEVICES_PER_EXTENSION`: each of them is pushed to when a call comes in.
-fn most_devices(start: &Start) -> Result<usize, ConfigError> {
-    let most = start.environment.count("MAX_DEVICES_PER_EXTENSION", 5)?;
-    Ok(usize::try_from(most).unwrap_or(usize::MAX))
+/// `MAX_DEVICES_PER_EXTENSION` (5): every call sends a push to each of them.
+fn max_devices(start: &Start) -> Result<usize, ConfigError> {
+    let max = start.environment.count("MAX_DEVICES_PER_EXTENSION", 5)?;
+    Ok(usize::try_from(max).unwrap_or(usize::MAX))
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -107,7 +122,7 @@ async fn main() -> Result<(), lambda_http::Error> {
         devices: start.devices(),
         allowances: start.allowances(),
         allowance: Allowance::of_registrations(&start.environment)?,
-        most_devices: most_devices(&start)?,
+        max_devices: max_devices(&start)?,
         sns: start.sns(),
         tokens: start.tokens()?,
     };

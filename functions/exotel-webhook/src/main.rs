@@ -1,6 +1,5 @@
-//! `GET` and `POST /exotel/webhook`: Exotel tells of a caller, or of the end of a call.
+//! `GET` and `POST /exotel/webhook`: Exotel reports a new call or a call's end.
 
-use ringback::platform::clock;
 use std::sync::Arc;
 
 use lambda_http::Request;
@@ -9,6 +8,7 @@ use ringback::api::http::{self, Answer, ApiError};
 use ringback::auth::signing::{SignatureError, Signing};
 use ringback::auth::webhook_auth::Gate;
 use ringback::exotel::{Direction, ExotelWebhook, Source};
+use ringback::platform::clock;
 use ringback::platform::secrets::WebhookSecret;
 use ringback::platform::start::{LiveSwitchboard, Start};
 use ringback::store::number_routes::Routes;
@@ -18,150 +18,152 @@ use ringback_core::ids::{CallId, Extension};
 use ringback_core::timestamp::Timestamp;
 use serde_json::json;
 
-struct Handler {
+struct ExotelWebhookHandler {
     switchboard: LiveSwitchboard,
     routes: Routes,
-    gate: Gate<WebhookSecret>,
+    webhook_auth: Gate<WebhookSecret>,
     signing: Arc<Signing>,
     country: String,
 }
 
-/// What a request may report, by what its URL shows.
-enum Reporter {
-    /// With the webhook's secret: every call.
-    Flow,
-    /// With the token of a call that we placed: that call.
+/// Which calls a request may report, by the credentials in its URL.
+enum ReportScope {
+    /// The webhook's secret: every call.
+    AllCalls,
+    /// The token of a call that we placed: that call.
     OneCall(CallId),
 }
 
-impl Handler {
+impl ExotelWebhookHandler {
     async fn handle(&self, request: Request) -> Result<Answer, ApiError> {
         let now = clock::now();
         let query = Fields::from_form(request.uri().query().unwrap_or_default().as_bytes());
-        let reporter = self.reporter(&request, &query, now).await?;
-        let content_type = http::header(&request, "content-type").unwrap_or_default();
-        let body = Fields::from_body(content_type, http::body(&request)?).await?;
+        let scope = self.authenticate(&request, &query, now).await?;
         let extension = query
             .text("extension")
             .map(Extension::try_from)
             .transpose()?;
-        // What our own callback URL says of its call goes before what Exotel says.
-        let is_ours = query.text("CustomField").is_some();
-        let fields = if is_ours {
-            query.or(body)
-        } else {
-            body.or(query)
-        };
-        let notice = ExotelWebhook::parse(&fields, &self.country)?;
+        let webhook = self.parse(&request, query).await?;
         let until = http::until(&request);
-        let by_sid = CallId::of_call_sid(&notice.call_sid);
-        match (reporter, notice.direction, notice.end(), notice.reported()) {
-            (reporter, Direction::Outbound, _, Some(reported)) => {
-                let call = match reporter {
-                    Reporter::OneCall(call) => call,
-                    Reporter::Flow => notice.call_id.unwrap_or(by_sid),
+        let id_of_sid = CallId::of_call_sid(&webhook.call_sid);
+        match (scope, webhook.direction) {
+            (scope, Direction::Outbound) => {
+                // A call that Ringback did not place, or a status that Exotel does not document.
+                let Some(progress) = webhook.reported() else {
+                    return Ok(Answer::ok(json!({ "status": "ignored" })));
                 };
-                self.report(call, &reported, now, until).await
+                let call_id = match scope {
+                    ReportScope::OneCall(call_id) => call_id,
+                    ReportScope::AllCalls => webhook.call_id.unwrap_or(id_of_sid),
+                };
+                self.handle_event(call_id, &progress, now, until).await
             }
-            // A call of the account's that we did not ask for, or a word that Exotel does not document.
-            (_, Direction::Outbound, _, None) => Ok(Answer::ok(json!({ "status": "ignored" }))),
-            (Reporter::OneCall(_), Direction::Inbound, _, _) => {
-                Err(SignatureError::WrongToken.into())
-            }
-            (Reporter::Flow, Direction::Inbound, Some(end), _) => {
-                self.report(by_sid, &end, now, until).await
-            }
-            (Reporter::Flow, Direction::Inbound, None, _) => {
-                self.ring(notice, extension, now, until).await
-            }
+            (ReportScope::OneCall(_), Direction::Inbound) => Err(SignatureError::WrongToken.into()),
+            (ReportScope::AllCalls, Direction::Inbound) => match webhook.end() {
+                Some(end) => self.handle_event(id_of_sid, &end, now, until).await,
+                None => self.start_call(webhook, extension, now, until).await,
+            },
         }
     }
 
-    /// Who reports. The key that a new call's id is signed with is fetched beside the secret.
-    async fn reporter(
+    /// Checks the credentials. Loads the key that signs a new call's id at the same time.
+    async fn authenticate(
         &self,
         request: &Request,
         query: &Fields,
         now: Timestamp,
-    ) -> Result<Reporter, ApiError> {
+    ) -> Result<ReportScope, ApiError> {
         let source = http::source(request);
-        if let (Some(token), Some(call)) = (query.text("call_token"), query.text("CustomField")) {
-            self.gate.admit_source(source)?;
-            let call = CallId::try_from(call)?;
-            self.signing.check_callback(call, token, now).await?;
-            return Ok(Reporter::OneCall(call));
+        if let (Some(token), Some(call_id)) = (query.text("call_token"), query.text("CustomField"))
+        {
+            self.webhook_auth.admit_source(source)?;
+            let call_id = CallId::try_from(call_id)?;
+            self.signing.check_callback(call_id, token, now).await?;
+            return Ok(ReportScope::OneCall(call_id));
         }
-        let admitted = self.gate.admit(source, query.text("secret"), now);
+        let admitted = self.webhook_auth.admit(source, query.text("secret"), now);
         let (admitted, ()) = tokio::join!(admitted, self.signing.get_ready());
         admitted?;
-        Ok(Reporter::Flow)
+        Ok(ReportScope::AllCalls)
     }
 
-    /// Anything but 200 makes Exotel repeat a report, which would not make an unknown call known.
-    async fn report(
+    async fn parse(&self, request: &Request, query: Fields) -> Result<ExotelWebhook, ApiError> {
+        let content_type = http::header(request, "content-type").unwrap_or_default();
+        let body = Fields::from_body(content_type, http::body(request)?).await?;
+        // In a callback for a call that we placed, our own URL names the call and so takes precedence over the body.
+        let is_callback = query.text("CustomField").is_some();
+        let fields = if is_callback {
+            query.or(body)
+        } else {
+            body.or(query)
+        };
+        Ok(ExotelWebhook::parse(&fields, &self.country)?)
+    }
+
+    async fn handle_event(
         &self,
-        call: CallId,
+        call_id: CallId,
         event: &Event,
         now: Timestamp,
         until: Timestamp,
     ) -> Result<Answer, ApiError> {
-        match self.switchboard.handle(call, event, now, until).await {
+        match self.switchboard.handle(call_id, event, now, until).await {
+            // 200, because Exotel repeats a report after any other status, and the call would stay unknown.
             Err(SwitchboardError::NoSuchCall) => {
-                tracing::info!(call_id = %call, "a report of a call that is not known");
+                tracing::info!(%call_id, "report of an unknown call");
                 Ok(Answer::ok(json!({ "status": "unknown" })))
             }
             outcome => Ok(Answer::ok(
-                json!({ "call_id": call, "status": outcome?.call.status }),
+                json!({ "call_id": call_id, "status": outcome?.call.status }),
             )),
         }
     }
 
-    async fn ring(
+    async fn start_call(
         &self,
-        notice: ExotelWebhook,
+        webhook: ExotelWebhook,
         extension: Option<Extension>,
         now: Timestamp,
         until: Timestamp,
     ) -> Result<Answer, ApiError> {
-        if notice.is_repetition(self.switchboard.limits().ring, now) {
-            tracing::warn!(call_sid = %notice.call_sid, "Exotel repeats a call whose caller has gone");
+        if webhook.is_repetition(self.switchboard.limits().ring, now) {
+            tracing::warn!(call_sid = %webhook.call_sid, "repeated report of an old call ignored");
             return Ok(Answer::ok(json!({ "status": "too_late" })));
         }
         let extension = match extension {
             Some(extension) => extension,
-            None => self.route(&notice).await?,
+            None => self.find_extension(&webhook).await?,
         };
-        let sighting = InboundCallReport {
-            call_id: self
-                .signing
-                .sign(CallId::of_call_sid(&notice.call_sid))
-                .await?,
+        let call_id = CallId::of_call_sid(&webhook.call_sid);
+        let report = InboundCallReport {
+            call_id: self.signing.sign(call_id).await?,
             extension,
-            caller: notice.caller,
-            call_sid: Some(notice.call_sid),
+            caller: webhook.caller,
+            call_sid: Some(webhook.call_sid),
             caller_leg: None,
         };
-        let call = self.switchboard.witness(&sighting, now, until).await?.call;
+        let call = self.switchboard.witness(&report, now, until).await?.call;
         Ok(Answer::ok(
             json!({ "call_id": call.call_id, "status": call.status }),
         ))
     }
 
-    /// A number that leads nowhere sends Exotel's flow down its failure branch: to a Passthru applet, 302 says so.
-    async fn route(&self, notice: &ExotelWebhook) -> Result<Extension, ApiError> {
-        if let Some(number) = &notice.to
+    /// The extension of the number that was called.
+    async fn find_extension(&self, webhook: &ExotelWebhook) -> Result<Extension, ApiError> {
+        if let Some(number) = &webhook.to
             && let Some(extension) = self.routes.of(number).await?
         {
             return Ok(extension);
         }
-        tracing::error!(call_sid = %notice.call_sid, number = ?notice.to, "the number has no route");
-        let nowhere = ApiError::not_found(
+        tracing::error!(call_sid = %webhook.call_sid, number = ?webhook.to, "number has no route");
+        let no_route = ApiError::not_found(
             "number_not_routed",
-            "the number leads to no extension; add its route, or ?extension= to the webhook URL",
+            "the number has no route to an extension; add a route, or add ?extension= to the webhook URL",
         );
-        Err(match notice.source {
-            Source::Passthru => nowhere.with_status(302),
-            Source::StatusCallback => nowhere,
+        Err(match webhook.source {
+            // A Passthru applet takes the flow's failure branch on 302.
+            Source::Passthru => no_route.with_status(302),
+            Source::StatusCallback => no_route,
         })
     }
 }
@@ -169,10 +171,10 @@ impl Handler {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_http::Error> {
     let start = Start::function().await?;
-    let this = Handler {
+    let this = ExotelWebhookHandler {
         switchboard: start.switchboard()?,
         routes: start.routes(),
-        gate: start.exotels_gate()?,
+        webhook_auth: start.exotels_gate()?,
         signing: start.signing()?,
         country: start.country(),
     };

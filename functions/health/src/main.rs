@@ -1,6 +1,7 @@
-//! `GET /health`: whether calls can be handled here, for load balancers and Route 53.
+//! `GET /health`: whether this region can handle calls, for load balancers and Route 53.
 //!
-//! Anybody may ask, and asking pings each PBX. So an answer is good for a second, for everybody who asks this process.
+//! The route needs no credentials, and a check pings each PBX. So this process checks at most once a second and gives all
+//! clients the same answer.
 
 mod shared_answer;
 
@@ -8,34 +9,34 @@ use std::time::Duration;
 
 use lambda_http::Request;
 use ringback::api::http::{self, Answer, ApiError};
-use ringback::asterisk::{Asterisk, Health as Pbx};
+use ringback::asterisk::{Asterisk, Health as PbxHealth};
 use ringback::platform::start::Start;
 use serde_json::{Map, Value, json};
 use shared_answer::SharedAnswer;
 
 /// Route 53 waits 2 s for the first byte after connecting.
-const PATIENCE: Duration = Duration::from_millis(1_500);
+const CHECK_TIMEOUT: Duration = Duration::from_millis(1_500);
 
-struct Health {
+struct HealthHandler {
     dynamodb: aws_sdk_dynamodb::Client,
     table: String,
     sqs: aws_sdk_sqs::Client,
     queue_url: String,
     asterisk: Asterisk,
     region: String,
-    last: SharedAnswer<Report>,
+    last_report: SharedAnswer<HealthReport>,
 }
 
-/// Whether calls can be handled here, and the body that says why.
+/// Whether this region can handle calls, and the answer's body with the state of each dependency.
 #[derive(Clone)]
-struct Report {
+struct HealthReport {
     healthy: bool,
     body: Value,
 }
 
-impl Health {
+impl HealthHandler {
     async fn handle(&self, _request: Request) -> Result<Answer, ApiError> {
-        let Report { healthy, body } = self.last.find(|| self.check()).await;
+        let HealthReport { healthy, body } = self.last_report.get_or(|| self.check()).await;
         if healthy {
             Ok(Answer::ok(body))
         } else {
@@ -43,14 +44,14 @@ impl Health {
         }
     }
 
-    async fn check(&self) -> Report {
+    async fn check(&self) -> HealthReport {
         let (table, queue, pbxs) = futures::join!(
             in_time(self.table_answers()),
             in_time(self.queue_answers()),
-            self.asterisk.health(PATIENCE),
+            self.asterisk.health(CHECK_TIMEOUT),
         );
-        // What cannot be called over one PBX goes over the others.
-        let asterisk = pbxs.iter().any(|(_, health)| *health == Pbx::Ok);
+        // One PBX is enough: calls go over those that answer.
+        let asterisk = pbxs.iter().any(|(_, health)| *health == PbxHealth::Ok);
         let pbxs: Map<String, Value> = pbxs
             .into_iter()
             .map(|(name, health)| (name.to_string(), health.as_str().into()))
@@ -58,14 +59,19 @@ impl Health {
         let body = json!({
             "region": self.region,
             "version": env!("CARGO_PKG_VERSION"),
-            "dependencies": { "dynamodb": word(table), "sqs": word(queue), "asterisk": word(asterisk) },
+            "dependencies": {
+                "dynamodb": state_text(table),
+                "sqs": state_text(queue),
+                "asterisk": state_text(asterisk),
+            },
             "pbxs": pbxs,
         });
-        // Without the queue the schedules still end calls, only later; without the other two there are no calls.
+        // The queue is not required: without it, the EventBridge schedules still end calls, only later.
         let healthy = table && asterisk;
-        Report { healthy, body }
+        HealthReport { healthy, body }
     }
 
+    /// Reads an item that does not exist.
     async fn table_answers(&self) -> bool {
         let key = |text: &str| aws_sdk_dynamodb::types::AttributeValue::S(text.to_owned());
         let read = self
@@ -87,31 +93,27 @@ impl Health {
     }
 }
 
-async fn in_time(answer: impl Future<Output = bool>) -> bool {
-    tokio::time::timeout(PATIENCE, answer)
+async fn in_time(answers: impl Future<Output = bool>) -> bool {
+    tokio::time::timeout(CHECK_TIMEOUT, answers)
         .await
         .unwrap_or(false)
 }
 
-fn word(answers: bool) -> Value {
-    if answers {
-        "ok".into()
-    } else {
-        "unreachable".into()
-    }
+const fn state_text(answers: bool) -> &'static str {
+    if answers { "ok" } else { "unreachable" }
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_http::Error> {
     let start = Start::function().await?;
-    let this = Health {
+    let this = HealthHandler {
         dynamodb: start.dynamodb(),
         table: start.table().to_owned(),
         sqs: start.sqs(),
         queue_url: start.environment.required("TIMEOUT_QUEUE_URL")?,
         asterisk: start.asterisk()?,
         region: start.region().to_owned(),
-        last: SharedAnswer::new(),
+        last_report: SharedAnswer::new(),
     };
     http::serve(|request| this.handle(request)).await
 }

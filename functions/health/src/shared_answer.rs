@@ -1,13 +1,13 @@
-//! One answer for all who ask at about the same time.
+//! One answer for all requests of the same second.
 
 use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 
-/// How long an answer is good for.
-pub(crate) const GOOD_FOR: Duration = Duration::from_secs(1);
+/// How long an answer is reused.
+pub(crate) const REUSED_FOR: Duration = Duration::from_secs(1);
 
-/// The last answer, and when it was found.
+/// The last answer, and when its check ended.
 pub(crate) struct SharedAnswer<T>(Mutex<Option<(Instant, T)>>);
 
 impl<T: Clone> SharedAnswer<T> {
@@ -15,12 +15,12 @@ impl<T: Clone> SharedAnswer<T> {
         Self(Mutex::new(None))
     }
 
-    /// The last answer, if it is still good; otherwise a new one, for which all who ask meanwhile wait. So `GOOD_FOR`
-    /// passes at least from the end of one check to the beginning of the next.
-    pub(crate) async fn find(&self, check: impl AsyncFnOnce() -> T) -> T {
+    /// Returns the last answer if it is recent, otherwise a new one. Requests that arrive during a check wait for its answer,
+    /// so at least `REUSED_FOR` passes between the end of one check and the start of the next.
+    pub(crate) async fn get_or(&self, check: impl AsyncFnOnce() -> T) -> T {
         let mut last = self.0.lock().await;
-        if let Some((found_at, answer)) = &*last
-            && found_at.elapsed() < GOOD_FOR
+        if let Some((checked_at, answer)) = &*last
+            && checked_at.elapsed() < REUSED_FOR
         {
             return answer.clone();
         }
@@ -38,29 +38,30 @@ mod tests {
 
     use super::*;
 
-    async fn ask(shared: &SharedAnswer<u32>, checks: &AtomicU32) -> u32 {
+    async fn request(shared: &SharedAnswer<u32>, checks: &AtomicU32) -> u32 {
         let check = async || {
             tokio::time::sleep(Duration::from_millis(20)).await;
             checks.fetch_add(1, Ordering::Relaxed) + 1
         };
-        shared.find(check).await
+        shared.get_or(check).await
     }
 
     #[tokio::test]
-    async fn a_thousand_who_ask_at_once_share_one_check() {
+    async fn a_thousand_simultaneous_requests_share_one_check() {
         let (shared, checks) = (SharedAnswer::new(), AtomicU32::new(0));
-        let answers = join_all((0..1_000).map(|_| ask(&shared, &checks))).await;
+        let answers = join_all((0..1_000).map(|_| request(&shared, &checks))).await;
         assert!(answers.iter().all(|answer| *answer == 1));
-        assert_eq!(ask(&shared, &checks).await, 1);
-        tokio::time::sleep(GOOD_FOR).await;
-        assert_eq!(ask(&shared, &checks).await, 2);
+        assert_eq!(request(&shared, &checks).await, 1);
+        tokio::time::sleep(REUSED_FOR).await;
+        assert_eq!(request(&shared, &checks).await, 2);
     }
 
     #[tokio::test]
-    async fn a_check_that_is_given_up_leaves_no_answer() {
+    async fn a_cancelled_check_stores_no_answer() {
         let (shared, checks) = (SharedAnswer::new(), AtomicU32::new(0));
-        let given_up = tokio::time::timeout(Duration::from_millis(1), ask(&shared, &checks)).await;
-        assert!(given_up.is_err());
-        assert_eq!(ask(&shared, &checks).await, 1);
+        let cancelled =
+            tokio::time::timeout(Duration::from_millis(1), request(&shared, &checks)).await;
+        assert!(cancelled.is_err());
+        assert_eq!(request(&shared, &checks).await, 1);
     }
 }

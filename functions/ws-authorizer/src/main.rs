@@ -1,12 +1,13 @@
-//! The authorizer of `$connect`: who connects is settled here, once, and comes with each later message.
+//! The authorizer of `$connect`. It identifies the client once; API Gateway passes the identity along with every later
+//! message of the connection.
 
-use ringback::platform::clock;
 use std::net::IpAddr;
 
 use lambda_runtime::{Error, LambdaEvent};
 use ringback::api::websocket::{Connecting, Credentials, Who};
 use ringback::auth::webhook_auth::{Gate, TurnedAway};
 use ringback::auth::{TokenError, Tokens};
+use ringback::platform::clock;
 use ringback::platform::secrets::WebhookSecret;
 use ringback::platform::start::{Start, run};
 use ringback_core::timestamp::Timestamp;
@@ -15,38 +16,34 @@ use serde_json::{Value, json};
 
 struct WsAuthorizer {
     tokens: Tokens,
-    exotel: Gate<WebhookSecret>,
+    webhook_auth: Gate<WebhookSecret>,
 }
 
 impl WsAuthorizer {
     async fn handle(&self, event: LambdaEvent<Connecting>) -> Result<Value, Error> {
         let connecting = event.payload;
-        let arn = &connecting.method_arn;
-        let who = match connecting.credentials() {
+        let method_arn = &connecting.method_arn;
+        let identity = match connecting.credentials() {
             Some(credentials) => {
-                let now = clock::now();
-                self.who_shows(&credentials, connecting.source(), now)
-                    .await?
+                let source = connecting.source();
+                self.identify(&credentials, source, clock::now()).await?
             }
             None => None,
         };
-        let Some(who) = who else {
-            tracing::info!("somebody without a valid token or secret was turned away");
-            return Ok(policy("Deny", "nobody", arn, &json!({})));
+        let Some(identity) = identity else {
+            tracing::info!("connection denied: no valid token or secret");
+            return Ok(policy("Deny", "unauthenticated", method_arn, &json!({})));
         };
-        let principal = match &who {
+        let principal = match &identity {
             Who::Client(bearer) => bearer.viewer().to_string(),
             Who::Exotel => "exotel".to_owned(),
         };
-        Ok(policy(
-            "Allow",
-            &principal,
-            arn,
-            &serde_json::to_value(who)?,
-        ))
+        let context = serde_json::to_value(identity)?;
+        Ok(policy("Allow", &principal, method_arn, &context))
     }
 
-    async fn who_shows(
+    /// `None` if the credentials are wrong. An error if they could not be checked.
+    async fn identify(
         &self,
         credentials: &Credentials,
         source: Option<IpAddr>,
@@ -61,9 +58,9 @@ impl WsAuthorizer {
                     Err(error) => Err(error.into()),
                 }
             }
-            Credentials::Secret(shown) => {
-                let shown = Some(shown.expose_secret());
-                match self.exotel.admit(source, shown, now).await {
+            Credentials::Secret(secret) => {
+                let secret = Some(secret.expose_secret());
+                match self.webhook_auth.admit(source, secret, now).await {
                     Ok(()) => Ok(Some(Who::Exotel)),
                     Err(TurnedAway::Secret(error)) => Err(error.into()),
                     Err(TurnedAway::SourceNotAllowed(_) | TurnedAway::Unauthorized(_)) => Ok(None),
@@ -89,7 +86,7 @@ async fn main() -> Result<(), Error> {
     let start = Start::without_table().await;
     let this = &WsAuthorizer {
         tokens: start.tokens()?,
-        exotel: start.exotels_gate()?,
+        webhook_auth: start.exotels_gate()?,
     };
     run(move |event| this.handle(event)).await
 }

@@ -1,4 +1,5 @@
-//! `$connect`: a client that the authorizer has let in is remembered. Exotel is not: it hears of no calls.
+//! `$connect`: stores the connection of an authorized client. A connection of Exotel's is not stored, because it receives no
+//! status updates.
 
 use lambda_runtime::{Error, LambdaEvent};
 use ringback::api::websocket::{self, Request};
@@ -14,7 +15,7 @@ async fn handle(connections: &Connections, event: LambdaEvent<Request>) -> Resul
         return Ok(websocket::done());
     };
     connections.open(&connection, clock::now()).await?;
-    tracing::info!(connection_id, client = %connection.viewer, "connected");
+    tracing::info!(connection_id, client = %connection.viewer, "client connected");
     Ok(websocket::done())
 }
 

@@ -1,5 +1,5 @@
-//! `$disconnect`: a client has gone. API Gateway does its best to say so; what it misses expires. Exotel was never
-//! remembered.
+//! `$disconnect`: deletes a client's connection. API Gateway does not guarantee this event, so connections also expire. A
+//! connection of Exotel's was never stored.
 
 use lambda_runtime::{Error, LambdaEvent};
 use ringback::api::websocket::{self, Request};
@@ -14,7 +14,7 @@ async fn handle(connections: &Connections, event: LambdaEvent<Request>) -> Resul
         return Ok(websocket::done());
     };
     connections.close(&connection).await?;
-    tracing::info!(connection_id, client = %connection.viewer, "disconnected");
+    tracing::info!(connection_id, client = %connection.viewer, "client disconnected");
     Ok(websocket::done())
 }
 

@@ -1,6 +1,5 @@
 //! `incoming_call`: an app starts a call.
 
-use ringback::platform::clock;
 use std::sync::Arc;
 
 use ringback::api::http::ApiError;
@@ -8,6 +7,7 @@ use ringback::api::new_call::{Address, CallRequest};
 use ringback::api::status_update::call_initiated;
 use ringback::auth::signing::Signing;
 use ringback::exotel::dialling::{CallerIdPolicy, DialRules, Forbidden};
+use ringback::platform::clock;
 use ringback::platform::start::LiveSwitchboard;
 use ringback::store::number_routes::Routes;
 use ringback::switchboard::{Destination, NewCallRequest, StartLimits, SwitchboardError};
@@ -18,8 +18,8 @@ use ringback_core::phone_number::PhoneNumber;
 use ringback_core::timestamp::Timestamp;
 use serde_json::Value;
 
-/// What starting a call takes.
-pub(crate) struct Starting {
+/// Starts the calls that apps request.
+pub(crate) struct CallStarter {
     pub(crate) switchboard: LiveSwitchboard,
     pub(crate) signing: Arc<Signing>,
     pub(crate) routes: Routes,
@@ -28,8 +28,8 @@ pub(crate) struct Starting {
     pub(crate) limits: StartLimits,
 }
 
-impl Starting {
-    /// Starts the call that `app` asks for, or says how the call stands that it has asked for before.
+impl CallStarter {
+    /// Starts a call for `app`. A request with a `clientReference` that was used before gets the state of that call.
     pub(crate) async fn start(
         &self,
         app: &Extension,
@@ -38,56 +38,54 @@ impl Starting {
     ) -> Result<Value, ApiError> {
         let now = clock::now();
         let reference = request.reference.clone();
-        let named = reference
-            .as_ref()
-            .map(|name| CallId::of_reference(app, name));
-        let id = self.signing.sign(named.unwrap_or_else(CallId::fresh));
-        let (id, whom) = futures::join!(id, self.whom(app, request));
-        let wanted = NewCallRequest {
-            whom: whom?,
-            call_id: id?,
+        let call_id = match &reference {
+            Some(reference) => CallId::of_reference(app, reference),
+            None => CallId::fresh(),
+        };
+        let (call_id, destination) =
+            futures::join!(self.signing.sign(call_id), self.destination(app, request));
+        let new_call = NewCallRequest {
+            whom: destination?,
+            call_id: call_id?,
             by: app.clone(),
             within: self.limits,
         };
-        let started = self.switchboard.start(&wanted, now, until).await;
+        let started = self.switchboard.start(&new_call, now, until).await;
         if let Err(SwitchboardError::TooMany { limit, .. }) = &started {
-            refuse(app, limit.rule());
+            record_refusal(app, limit.rule());
         }
         let call = started?.call;
         if call.is_outbound() {
             tracing::info!(call_id = %call.call_id, extension = %app, "call to a telephone number");
         }
-        if !wanted.is(&call) {
+        if !new_call.is(&call) {
             return Err(ApiError::reference_used().about_call(&call));
         }
-        match failure(&call) {
+        match start_error(&call) {
             None => Ok(call_initiated(&call, reference.as_ref())),
             Some(error) => Err(error.about_call(&call)),
         }
     }
 
-    async fn whom(&self, app: &Extension, request: CallRequest) -> Result<Destination, ApiError> {
+    async fn destination(
+        &self,
+        app: &Extension,
+        request: CallRequest,
+    ) -> Result<Destination, ApiError> {
         match request.recipient {
             Address::Telephone(_) if request.call_type == CallType::Video => {
                 Err(ApiError::bad_request(
                     "no_video_to_a_telephone",
-                    "a telephone shows no video; call it with callType voice",
+                    "a telephone number cannot take a video call; use callType voice",
                 ))
             }
             Address::Telephone(to) => {
-                let refused = |rule: Forbidden| {
-                    refuse(app, rule.rule());
-                    ApiError::from(rule)
-                };
-                self.rules.allow(&to).map_err(refused)?;
-                let from = self.telephone_of(app, request.caller).await?;
-                // Exotel dials it too, and first.
-                self.rules.allow(&from).map_err(refused)?;
+                let from = self.allowed_numbers(app, request.caller, &to).await?;
                 Ok(Destination::Number { from, to })
             }
             Address::App(callee) if callee == *app => Err(ApiError::bad_request(
                 "own_extension",
-                "recipientId is the caller's own extension",
+                "recipientId must not be the caller's own extension",
             )),
             Address::App(callee) => match request.caller {
                 None => Ok(Destination::App(callee, request.call_type)),
@@ -97,96 +95,116 @@ impl Starting {
                 Some(Address::App(_)) => Err(ApiError::other_extension()),
                 Some(Address::Telephone(_)) => Err(ApiError::bad_request(
                     "bad_field",
-                    "callerId must be the app's own extension in a call to an extension",
+                    "in a call to an extension, callerId must be the app's own extension",
                 )),
             },
         }
     }
 
-    /// Exotel calls the caller's telephone first: the extension's own, unless the deployment allows others.
-    async fn telephone_of(
+    /// Checks both numbers of a call to a telephone number, and returns the caller's.
+    async fn allowed_numbers(
+        &self,
+        app: &Extension,
+        caller: Option<Address>,
+        to: &PhoneNumber,
+    ) -> Result<PhoneNumber, ApiError> {
+        let forbidden = |rule: Forbidden| {
+            record_refusal(app, rule.rule());
+            ApiError::from(rule)
+        };
+        self.rules.allow(to).map_err(forbidden)?;
+        let from = self.caller_number(app, caller).await?;
+        // Exotel dials the caller's number first, so the rules apply to it too.
+        self.rules.allow(&from).map_err(forbidden)?;
+        Ok(from)
+    }
+
+    /// The telephone that Exotel dials first: the extension's own number, unless the deployment allows any number.
+    async fn caller_number(
         &self,
         app: &Extension,
         caller: Option<Address>,
     ) -> Result<PhoneNumber, ApiError> {
-        let named = match caller {
+        let requested = match caller {
             Some(Address::App(extension)) if extension != *app => {
                 return Err(ApiError::other_extension());
             }
             Some(Address::Telephone(number)) => Some(number),
             Some(Address::App(_)) | None => None,
         };
-        if let (Some(number), CallerIdPolicy::Any) = (&named, self.rules.caller_id()) {
+        if let (Some(number), CallerIdPolicy::Any) = (&requested, self.rules.caller_id()) {
             return Ok(number.clone());
         }
         let own = self.routes.number_of(app, &self.country).await?;
-        if named.is_some() && named != own {
-            refuse(app, Forbidden::CallerId.rule());
+        if requested.is_some() && requested != own {
+            record_refusal(app, Forbidden::CallerId.rule());
             return Err(Forbidden::CallerId.into());
         }
         own.ok_or_else(|| {
             ApiError::bad_request(
                 "caller_has_no_telephone",
-                "Exotel calls the caller's telephone first, and this extension has no number in the table; ask the operator to add it",
+                "Exotel dials the caller's telephone first, and this extension has no number in the table; ask the operator to add it",
             )
         })
     }
 }
 
-/// Counts a call that a rule forbids, and logs whose app asked for it.
-fn refuse(app: &Extension, rule: &'static str) {
+/// Counts and logs a call that a rule forbids.
+fn record_refusal(app: &Extension, rule: &'static str) {
     metrics::call_refused(rule);
     tracing::warn!(extension = %app, rule, "call refused");
 }
 
-/// Why the app that asked is told of an error, if it is.
-fn failure(call: &Call) -> Option<ApiError> {
-    let failed = |status, code, message| Some(ApiError::failed(status, code, message));
-    match call.end_reason {
-        Some(EndReason::NoDevice) => {
-            failed(404, "no_device", "nobody is registered at this extension")
-        }
-        Some(EndReason::PushFailed) => failed(
+/// The error for a call that failed while it was set up. `None` if it did not fail.
+fn start_error(call: &Call) -> Option<ApiError> {
+    let (status, code, message) = match call.end_reason {
+        Some(EndReason::NoDevice) => (
+            404,
+            "no_device",
+            "no device is registered for this extension",
+        ),
+        Some(EndReason::PushFailed) => (
             502,
             "push_failed",
-            "no device of this extension could be woken",
+            "no push to this extension's devices was accepted",
         ),
-        Some(EndReason::CallerUnreachable) => failed(
+        Some(EndReason::CallerUnreachable) => (
             502,
             "caller_unreachable",
-            "your own phone could not be called; register with SIP, then call again",
+            "your own phone could not be called; register it with SIP, then call again",
         ),
-        Some(EndReason::ExotelRefused) => failed(
+        Some(EndReason::ExotelRefused) => (
             502,
             "exotel_refused",
-            "Exotel refused the call; check both numbers, and what the account may call",
+            "Exotel rejected the call; check both numbers and the permissions of the Exotel account",
         ),
-        Some(EndReason::ExotelNoBalance) => failed(
+        Some(EndReason::ExotelNoBalance) => (
             502,
             "exotel_no_balance",
-            "the account at Exotel has no balance left",
+            "the Exotel account has no balance left",
         ),
-        Some(EndReason::ExotelTooMany) => failed(
+        Some(EndReason::ExotelTooMany) => (
             503,
             "exotel_too_many",
             "too many calls within a minute; call again later",
         ),
-        Some(EndReason::ExotelUnavailable) => failed(
+        Some(EndReason::ExotelUnavailable) => (
             502,
             "exotel_unavailable",
             "Exotel could not be reached; call again",
         ),
-        Some(EndReason::ExotelNotConfigured) => failed(
+        Some(EndReason::ExotelNotConfigured) => (
             502,
             "exotel_not_configured",
-            "this deployment has no usable account at Exotel",
+            "this deployment has no usable Exotel account",
         ),
-        // Exotel took the request and gave no answer: the call may be on its way.
-        _ if call.may_have_been_placed() => failed(
+        // Exotel did not answer the request, so it may have placed the call.
+        _ if call.may_have_been_placed() => (
             504,
             "exotel_silent",
             "Exotel did not answer in time and may still place the call; wait for its status before calling again",
         ),
-        _ => None,
-    }
+        _ => return None,
+    };
+    Some(ApiError::failed(status, code, message))
 }

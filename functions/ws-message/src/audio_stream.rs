@@ -1,6 +1,6 @@
-//! The stream of a call's audio, as Exotel's Stream and Voicebot applets bring it.
+//! The frames of a call's audio stream, as Exotel's Stream and Voicebot applets send them.
 //!
-//! Many times a second there is audio, and nothing is done about it: no table, no secret, no other system is asked.
+//! Most frames are audio and arrive many times a second. They are ignored without reading a table or a secret.
 
 use futures::StreamExt;
 use ringback::api::http::ApiError;
@@ -15,15 +15,15 @@ use ringback_core::ids::{CallId, CallSid};
 use ringback_core::timestamp::Timestamp;
 use serde_json::{Value, json};
 
-/// Streams, and the clients who hear of them.
-pub(crate) struct Streaming {
+/// Handles frames: changes the stream's call, and sends keys to the call's clients.
+pub(crate) struct AudioStreams {
     pub(crate) streams: Streams,
     pub(crate) connections: Connections,
 }
 
-impl Streaming {
-    /// A frame that came over a connection of Exotel's. Exotel waits for no answer.
-    pub(crate) async fn frame(
+impl AudioStreams {
+    /// Handles a frame from a connection of Exotel's. Exotel expects no answer.
+    pub(crate) async fn handle_frame(
         &self,
         switchboard: &LiveSwitchboard,
         connection_id: &str,
@@ -33,7 +33,7 @@ impl Streaming {
         if text.len() > LONGEST_FRAME {
             return Err(ApiError::bad_request(
                 "frame_too_long",
-                "a frame has 128 KiB at most",
+                "a frame must not be longer than 128 KiB",
             ));
         }
         let frame = Frame::parse(text)
@@ -44,17 +44,17 @@ impl Streaming {
                 call_sid,
                 sample_rate,
             } => {
-                let call = tell(switchboard, &call_sid, &Event::StreamStarted, until).await?;
-                if let Some(call) = call {
+                let started = Event::StreamStarted;
+                if let Some(call) = handle_event(switchboard, &call_sid, &started, until).await? {
                     tracing::info!(call_id = %call.call_id, connection_id, sample_rate, "stream started");
-                    self.begin(connection_id, &call, call_sid).await?;
+                    self.store(connection_id, &call, call_sid).await?;
                 }
                 Ok(())
             }
-            Frame::Dtmf(dtmf) => self.dtmf(connection_id, &dtmf).await,
+            Frame::Dtmf(dtmf) => self.send_key(connection_id, &dtmf).await,
             Frame::Stop { call_sid, reason } => {
                 let stopped = Event::StreamStopped(reason);
-                if let Some(call) = tell(switchboard, &call_sid, &stopped, until).await? {
+                if let Some(call) = handle_event(switchboard, &call_sid, &stopped, until).await? {
                     tracing::info!(call_id = %call.call_id, connection_id, reason = reason.as_str(), "stream stopped");
                 }
                 Ok(())
@@ -62,7 +62,8 @@ impl Streaming {
         }
     }
 
-    async fn begin(
+    /// Stores which call the connection streams: a later frame with a key does not name the call.
+    async fn store(
         &self,
         connection_id: &str,
         call: &Call,
@@ -75,48 +76,48 @@ impl Streaming {
         Ok(())
     }
 
-    /// Every participant's clients hear of a key. One that is not reached costs the others nothing.
-    async fn dtmf(&self, connection_id: &str, dtmf: &Dtmf) -> Result<(), ApiError> {
+    /// Sends a pressed key to the clients of all participants. A client that cannot be reached is skipped.
+    async fn send_key(&self, connection_id: &str, dtmf: &Dtmf) -> Result<(), ApiError> {
         let Some(stream) = self.streams.over(connection_id).await? else {
-            tracing::warn!(
-                connection_id,
-                "a key was pressed in a stream of no known call"
-            );
+            tracing::warn!(connection_id, "DTMF key of an unknown stream ignored");
             return Ok(());
         };
         let now = clock::now();
-        let text = key_pressed(&stream, dtmf, now).to_string();
+        let text = call_dtmf(&stream, dtmf, now).to_string();
         let clients = futures::stream::iter(&stream.participants)
             .flat_map(|extension| Box::pin(self.connections.of(extension)));
         let deliveries = self
             .connections
             .send_to_all(clients, |_| &text, now)
             .await?;
-        tracing::info!(call_id = %stream.call_id, ?deliveries, "a key was passed on");
+        tracing::info!(call_id = %stream.call_id, ?deliveries, "DTMF key sent");
         Ok(())
     }
 }
 
-/// What a stream means for its call. A call that nobody knows is none of ours; Exotel could do nothing about it.
-async fn tell(
+/// `None` if the call is unknown. That is no error, because Exotel could do nothing about it.
+async fn handle_event(
     switchboard: &LiveSwitchboard,
     call_sid: &CallSid,
     event: &Event,
     until: Timestamp,
 ) -> Result<Option<Call>, ApiError> {
-    let id = CallId::of_call_sid(call_sid);
-    match switchboard.handle(id, event, clock::now(), until).await {
+    let call_id = CallId::of_call_sid(call_sid);
+    match switchboard
+        .handle(call_id, event, clock::now(), until)
+        .await
+    {
         Ok(outcome) => Ok(Some(outcome.call)),
         Err(SwitchboardError::NoSuchCall) => {
-            tracing::warn!(%call_sid, "the stream of a call that is not known");
+            tracing::warn!(%call_sid, "stream of an unknown call");
             Ok(None)
         }
         Err(error) => Err(error.into()),
     }
 }
 
-/// S2 knows no such message; it is built like its others.
-fn key_pressed(stream: &Stream, dtmf: &Dtmf, now: Timestamp) -> Value {
+/// The message of a pressed key. It has the form of `call_status_update`.
+fn call_dtmf(stream: &Stream, dtmf: &Dtmf, now: Timestamp) -> Value {
     let mut data = json!({
         "callSid": stream.call_sid,
         "callId": stream.call_id,
