@@ -101,7 +101,7 @@ async function change(callId, condition, sets, values, event, names = {}) {
 
 async function webhook(event) {
   const query = new URLSearchParams(event.rawQueryString);
-  const { webhook_secret: expected } = await secret(environment.EXOTEL_SECRET_ARN);
+  const { webhook_secret: expected } = await secret(environment.WEBHOOK_SECRET_ARN);
   if (!same(query.get('secret'), expected)) return answer(401, { success: false });
   const [sid, caller, number] = ['CallSid', 'CallFrom', 'CallTo'].map((name) => query.get(name));
   const route = await dynamodb.send(new GetItemCommand({

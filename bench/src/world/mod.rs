@@ -345,6 +345,9 @@ impl State {
                 let request = serde_json::from_slice(&asked.body)?;
                 let operation = asked.operation.as_deref().context("no operation")?;
                 let reply = lock(&self.table).answer(operation, &request)?;
+                if std::env::var_os("TRACE").is_some() {
+                    eprintln!("DDB {operation} {} -> {} {:?}", request, reply.status, reply.units);
+                }
                 return Ok((StatusCode::from_u16(reply.status)?, reply.body, reply.units));
             }
             System::Secrets => {
