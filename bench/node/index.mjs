@@ -197,7 +197,7 @@ async function callResponse(event) {
   return answer(200, { success: true, status: settled.status.S });
 }
 
-const handler = { 'exotel-webhook': webhook, 'call-response': callResponse }[environment.RINGBACK_LIKE];
+const handler = { 'exotel-webhook': webhook, 'call-response': callResponse }[environment.RINGBACK_FUNCTION];
 const agent = new http.Agent({ keepAlive: true });
 function ask(path, options = {}, body = undefined) {
   return new Promise((resolve, reject) => {
