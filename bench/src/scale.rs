@@ -70,7 +70,10 @@ async fn many_clients(fixture: &Fixture) -> Result<String> {
         let posts = posts.filter(|request| request.system == System::Connections);
         let posts = posts.count();
         // The fixture has a client, too.
-        ensure!(posts == clients + 1, "{posts} posts to {clients} clients");
+        ensure!(
+            posts == clients + 1,
+            "{posts} posts to {clients} clients: `broadcast` drops what it has not sent in 5 s"
+        );
         let queries = requests.iter();
         let queries = queries.filter(|request| request.operation == "Query");
         let (mut count, mut units) = (0, RequestUnits::default());
