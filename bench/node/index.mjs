@@ -1,7 +1,7 @@
-// What `exotel-webhook` and `call-response` do, in Node.js 20 with the AWS SDK, asking the same systems for the same things in
-// the same order. It is bundled and minified, as `sam build` would, it keeps its connections, and its runtime is a bare loop,
-// which is quicker than the one that Lambda brings. What is left out (repeated calls, second witnesses, several PBXs, checks of
-// most fields) makes it quicker than it would be if it did all of it.
+// `exotel-webhook` and `call-response` in Node.js 20 with the AWS SDK. They send the same requests in the same order as the
+// functions in Rust. The script is bundled and minified as `sam build` would do, and keeps its connections. Its runtime is a bare
+// loop, which is faster than Lambda's own. It leaves out repeated calls, a second report of a call, several PBXs and checks of
+// most fields, which makes it faster than a complete version.
 
 import http from 'node:http';
 import { createHash, createHmac, createSign, randomUUID, timingSafeEqual } from 'node:crypto';
