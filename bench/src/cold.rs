@@ -18,7 +18,7 @@ const STARTS: usize = 20;
 const MAX_TIMES_HELLO: f64 = 2.0;
 const MIN_TIMES_FASTER_THAN_NODE: f64 = 10.0;
 
-/// A program whose start is measured.
+/// A measured program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Program {
     Hello,
@@ -90,7 +90,7 @@ pub async fn measure(paths: &Paths) -> Result<String> {
     let programs = Program::all();
     let firsts = firsts(&mut fixture, &programs).await?;
     let mut all: Vec<StartSamples> = programs.iter().map(|_| StartSamples::default()).collect();
-    // In turn, so that other load on this machine affects all programs alike.
+    // In turn, so that other load on this machine slows all programs equally.
     for round in 0..=STARTS {
         for ((program, first), starts) in programs.iter().zip(&firsts).zip(&mut all) {
             fixture.restore(&first.items);

@@ -1,6 +1,6 @@
 //! How many bytes of a binary come from each crate, by its symbols.
 //!
-//! A generic function counts for the first crate in its name that is not the standard library: mostly the crate whose type it
+//! A generic function counts for the first crate in its name that is not the standard library: mostly the crate of the type it
 //! was compiled for.
 
 use std::collections::{BTreeMap, BTreeSet};

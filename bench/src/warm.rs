@@ -35,7 +35,7 @@ const IDLE_AFTER: Duration = Duration::from_millis(1);
 /// How long calls ring in the Express server when its timeouts are measured: longer than it takes to start them all.
 const EXPRESS_RING: Duration = Duration::from_secs(4);
 
-/// A kind of event whose cost is measured.
+/// A measured kind of event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum EventKind {
     Webhook,
@@ -180,7 +180,7 @@ pub async fn measure(paths: &Paths) -> Result<String> {
     ))
 }
 
-/// The costs of all events but the last, and the requests of the last, whose answers are delayed.
+/// The costs of all events but the last, and the requests of the last, with delayed answers.
 async fn of_function(
     fixture: &Fixture,
     function: &mut RunningFunction,

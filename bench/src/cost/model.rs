@@ -184,7 +184,7 @@ pub fn servers(calls: f64, cpu_seconds_each: f64) -> Servers {
     }
 }
 
-/// The number of calls a month whose bill is this many dollars.
+/// The number of calls a month that cost this many dollars.
 #[must_use]
 pub fn calls_for(bill: &[BillLine], dollars: f64) -> f64 {
     let each: f64 = bill.iter().map(|line| line.each).sum();

@@ -7,7 +7,7 @@ pub const AS_OF: &str = "2026-11-21";
 /// A price and its source.
 #[derive(Clone, Copy, Debug)]
 pub struct Price {
-    /// What it is for.
+    /// The item on the price list.
     pub item: &'static str,
     /// Dollars for `per` units.
     pub dollars: f64,

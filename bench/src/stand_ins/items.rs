@@ -246,7 +246,7 @@ impl StoredItems {
     }
 }
 
-/// A write whose outcome is known, before it is carried out.
+/// A write with a known outcome, before it is carried out.
 struct PlannedWrite {
     key: Key,
     is_refused: bool,
