@@ -1,6 +1,6 @@
-// The seed's server, written out: its handlers, its order of steps and its state in memory, as its text has them. Where the
-// text names a function and says no more (the push, ARI), that is done in the plainest way that is quick: connections are kept,
-// and an access token is fetched once. Tokens, secrets and who asks are not checked, for the seed does not check them.
+// The server of the original design (docs/origin.md): its handlers, the order of their steps, and calls in memory. The design does
+// not describe the push and the ARI request, so they are written in the simplest fast way: connections are kept, and the access
+// token is fetched once. The server checks no tokens or secrets, because the original does not.
 
 import { createSign, randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';

@@ -1,7 +1,7 @@
-// What `exotel-webhook` and `call-response` do, in Node.js 20 with the AWS SDK, asking the same systems for the same things in
-// the same order. It is bundled and minified, as `sam build` would, it keeps its connections, and its runtime is a bare loop,
-// which is quicker than the one that Lambda brings. What is left out (repeated calls, second witnesses, several PBXs, checks of
-// most fields) makes it quicker than it would be if it did all of it.
+// `exotel-webhook` and `call-response` in Node.js 20 with the AWS SDK. They send the same requests in the same order as the
+// functions in Rust. The script is bundled and minified as `sam build` would do, and keeps its connections. Its runtime is a bare
+// loop, which is faster than Lambda's own. It leaves out repeated calls, a second report of a call, several PBXs and checks of
+// most fields, which makes it faster than a complete version.
 
 import http from 'node:http';
 import { createHash, createHmac, createSign, randomUUID, timingSafeEqual } from 'node:crypto';
@@ -84,10 +84,13 @@ async function arm(callId, at) {
   ]);
 }
 
-// One conditional write, as each change of a call is.
+// Calls are stored under their id without its check field, the last eight digits.
+const keyOf = (callId) => ({ pk: { S: `CALL#${callId.slice(0, -8)}` }, sk: { S: 'CALL' } });
+
+// Each change of a call is one conditional write.
 async function change(callId, condition, sets, values, event, names = {}) {
   const updated = await dynamodb.send(new UpdateItemCommand({
-    TableName, Key: { pk: { S: `CALL#${callId}` }, sk: { S: 'CALL' } },
+    TableName, Key: keyOf(callId),
     ConditionExpression: condition,
     UpdateExpression: `SET ${sets}, #history = list_append(#history, :line), #version = #version + :one`,
     ExpressionAttributeNames: { '#history': 'history', '#version': 'version', ...names },
@@ -101,7 +104,7 @@ async function change(callId, condition, sets, values, event, names = {}) {
 
 async function webhook(event) {
   const query = new URLSearchParams(event.rawQueryString);
-  const { webhook_secret: expected } = await secret(environment.EXOTEL_SECRET_ARN);
+  const { webhook_secret: expected } = await secret(environment.WEBHOOK_SECRET_ARN);
   if (!same(query.get('secret'), expected)) return answer(401, { success: false });
   const [sid, caller, number] = ['CallSid', 'CallFrom', 'CallTo'].map((name) => query.get(name));
   const route = await dynamodb.send(new GetItemCommand({
@@ -113,11 +116,11 @@ async function webhook(event) {
   const ringsUntil = now + RING_MS;
   const expiresAt = { N: String(Math.ceil(ringsUntil / 1000) + 86_400) };
   const call = {
-    pk: { S: `CALL#${callId}` }, sk: { S: 'CALL' }, call_id: { S: callId }, version: { N: '1' },
+    ...keyOf(callId), call_id: { S: callId }, version: { N: '1' },
     status: { S: 'waiting_for_mobile' }, extension: { S: extension }, caller: { M: { number: { S: caller } } },
     call_type: { S: 'voice' }, created_at: { N: String(now) }, rings_until: { N: String(ringsUntil) }, call_sid: { S: sid },
     history: { L: [{ M: { at: { N: String(now) }, event: { S: 'announced' } } }] }, expires_at: expiresAt,
-    owed_since: { N: String(now) },
+    effects_pending_since: { N: String(now) },
   };
   const meeting = {
     pk: { S: `CALLER#${caller}#FOR#${extension}` }, sk: { S: 'MEETING' }, call_id: { S: callId },
@@ -145,7 +148,7 @@ async function webhook(event) {
     await change(callId, 'attribute_exists(pk)', 'rang = :rang', { ':rang': rang }, 'rang');
   };
   await Promise.all([ring(), arm(callId, ringsUntil)]);
-  const settled = await change(callId, 'owed_since = :owed', 'settled = :owed', { ':owed': { N: String(now) } }, 'settled');
+  const settled = await change(callId, 'effects_pending_since = :owed', 'settled = :owed', { ':owed': { N: String(now) } }, 'settled');
   console.log(JSON.stringify({ level: 'INFO', message: 'call', call_id: callId, status: settled.status.S }));
   return answer(200, { success: true, call_id: callId, status: settled.status.S });
 }
@@ -164,7 +167,7 @@ async function callResponse(event) {
   const call = await change(
     callId,
     'attribute_exists(pk) AND #status = :waiting AND extension = :extension AND rings_until > :now',
-    '#status = :ready, ready_at = :now, owed_since = :now',
+    '#status = :ready, ready_at = :now, effects_pending_since = :now',
     { ':waiting': { S: 'waiting_for_mobile' }, ':ready': { S: 'mobile_ready' }, ':extension': { S: body.extension }, ':now': { N: now } },
     'accept_ready', { '#status': 'status' },
   );
@@ -189,12 +192,12 @@ async function callResponse(event) {
     QueueUrl: environment.TIMEOUT_QUEUE_URL, MessageBody: JSON.stringify({ call_id: callId }), DelaySeconds: 15,
   }));
   await Promise.all([bridge(), timer]);
-  const settled = await change(callId, 'owed_since = :now', 'settled = :now', { ':now': { N: now } }, 'settled');
+  const settled = await change(callId, 'effects_pending_since = :now', 'settled = :now', { ':now': { N: now } }, 'settled');
   console.log(JSON.stringify({ level: 'INFO', message: 'call', call_id: callId, status: settled.status.S }));
   return answer(200, { success: true, status: settled.status.S });
 }
 
-const handler = { 'exotel-webhook': webhook, 'call-response': callResponse }[environment.RINGBACK_LIKE];
+const handler = { 'exotel-webhook': webhook, 'call-response': callResponse }[environment.RINGBACK_FUNCTION];
 const agent = new http.Agent({ keepAlive: true });
 function ask(path, options = {}, body = undefined) {
   return new Promise((resolve, reject) => {

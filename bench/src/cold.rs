@@ -1,29 +1,29 @@
-//! How long a function that is started takes until it asks for its first event, and until it has answered that.
+//! How long a new process takes to poll for its first event, and to answer it.
 
 use anyhow::{Context, Result};
 use ringback_local::runtime_api::RunningFunction;
 use serde_json::{Value, json};
 
-use crate::figures::{Figures, Rounded, millis};
-use crate::functions::{FUNCTIONS, Places};
-use crate::page::Table;
+use crate::figures::{Rounded, Samples, millis};
+use crate::fixture::{Fixture, call_id, ensure_success};
+use crate::functions::{FUNCTIONS, Paths};
+use crate::page::MarkdownTable;
 use crate::process::{cpu_time, peak_memory};
-use crate::stage::{Stage, call_id, good};
-use crate::world;
+use crate::stand_ins::StoredItems;
 
-/// How often each is started.
+/// How often each program starts.
 const STARTS: usize = 20;
 
-/// The goals.
-const MOST_TIMES_HELLO: f64 = 2.0;
-const LEAST_TIMES_FASTER_THAN_NODE: f64 = 10.0;
+/// Goals.
+const MAX_TIMES_HELLO: f64 = 2.0;
+const MIN_TIMES_FASTER_THAN_NODE: f64 = 10.0;
 
-/// What is started.
+/// A measured program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Program {
     Hello,
     Function(&'static str),
-    /// In Node.js, what the function of this name does.
+    /// The Node.js version of this function.
     Node(&'static str),
 }
 
@@ -45,31 +45,34 @@ impl Program {
         }
     }
 
-    async fn start(self, stage: &Stage) -> Result<RunningFunction> {
+    async fn start(self, fixture: &Fixture) -> Result<RunningFunction> {
         match self {
-            Self::Hello => stage.start("hello").await,
-            Self::Function(name) => stage.start(name).await,
-            Self::Node(like) => stage.places.start_node(like, stage.variables()).await,
+            Self::Hello => fixture.start_function("hello").await,
+            Self::Function(name) => fixture.start_function(name).await,
+            Self::Node(name) => {
+                let variables = fixture.variables();
+                fixture.paths.start_node(name, variables).await
+            }
         }
     }
 }
 
-/// An event, and the table that it meets.
-struct First {
+/// A program's first event, and the items that are stored when it arrives.
+struct FirstEvent {
     event: Value,
-    table: world::Table,
+    items: StoredItems,
 }
 
-/// All starts of one program.
+/// The measurements of all starts of one program.
 #[derive(Debug, Default)]
-struct Starts {
-    poll: Figures,
-    answer: Figures,
-    cpu: Figures,
-    memory: Figures,
+struct StartSamples {
+    poll: Samples,
+    answer: Samples,
+    cpu: Samples,
+    memory: Samples,
 }
 
-/// One start of one program, in milliseconds and MiB.
+/// One start of one program. Times in milliseconds, memory in MiB.
 struct OneStart {
     poll: f64,
     answer: f64,
@@ -78,22 +81,22 @@ struct OneStart {
     memory: f64,
 }
 
-/// Measures, and writes the table.
+/// Measures all programs.
 ///
 /// # Errors
-/// When a function does not do what it is there for.
-pub async fn measure(places: &Places) -> Result<String> {
-    let mut stage = Stage::set(places).await?;
+/// When a program fails.
+pub async fn measure(paths: &Paths) -> Result<String> {
+    let mut fixture = Fixture::start(paths).await?;
     let programs = Program::all();
-    let firsts = firsts(&mut stage, &programs).await?;
-    let mut all: Vec<Starts> = programs.iter().map(|_| Starts::default()).collect();
-    // One after the other, again and again: whatever else this machine does, it does to all of them.
+    let firsts = firsts(&mut fixture, &programs).await?;
+    let mut all: Vec<StartSamples> = programs.iter().map(|_| StartSamples::default()).collect();
+    // In turn, so that other load on this machine slows all programs equally.
     for round in 0..=STARTS {
         for ((program, first), starts) in programs.iter().zip(&firsts).zip(&mut all) {
-            stage.restore(&first.table);
-            let started = once(&stage, *program, &first.event).await;
+            fixture.restore(&first.items);
+            let started = once(&fixture, *program, &first.event).await;
             let started = started.with_context(|| program.name())?;
-            // The first round reads the files from the disk.
+            // The first round reads the files from the disk and does not count.
             if round > 0 {
                 starts.poll.add(started.poll);
                 starts.answer.add(started.answer);
@@ -105,14 +108,14 @@ pub async fn measure(places: &Places) -> Result<String> {
     table(&programs, &all)
 }
 
-async fn once(stage: &Stage, program: Program, event: &Value) -> Result<OneStart> {
-    let mut function = program.start(stage).await?;
+async fn once(fixture: &Fixture, program: Program, event: &Value) -> Result<OneStart> {
+    let mut function = program.start(fixture).await?;
     let started = function.started();
     let poll = function.asks_for_more().await? - started;
     let answered = function.invoke_timed(event).await?;
-    let pid = function.pid().context("it has ended")?;
+    let pid = function.pid().context("the function has ended")?;
     let cpu = cpu_time(pid)?;
-    good(&answered.answer)?;
+    ensure_success(&answered.answer)?;
     Ok(OneStart {
         poll: millis(poll),
         answer: millis(answered.at - started),
@@ -121,60 +124,60 @@ async fn once(stage: &Stage, program: Program, event: &Value) -> Result<OneStart
     })
 }
 
-/// Each function with an event that it can be given again and again, if the table is made what it was.
+/// Each function with an event that it can handle repeatedly, if the items are restored each time.
 ///
 /// # Errors
-/// When a function that is needed for it does not do its part.
-pub async fn first_events(stage: &mut Stage) -> Result<Vec<(&'static str, Value, world::Table)>> {
+/// When a function fails that stores the items.
+pub async fn first_events(
+    fixture: &mut Fixture,
+) -> Result<Vec<(&'static str, Value, StoredItems)>> {
     let programs = FUNCTIONS.map(Program::Function);
-    let firsts = firsts(stage, &programs).await?;
+    let firsts = firsts(fixture, &programs).await?;
     let all = FUNCTIONS.into_iter().zip(firsts);
     Ok(all
-        .map(|(name, first)| (name, first.event, first.table))
+        .map(|(name, first)| (name, first.event, first.items))
         .collect())
 }
 
-/// What each program is to deal with first.
-async fn firsts(stage: &mut Stage, programs: &[Program]) -> Result<Vec<First>> {
-    let sid = stage.call_sid();
-    let nobody = stage.world.table().clone();
-    let mut pbx = stage.start("asterisk-incoming").await?;
-    let call = call_id(&pbx.invoke_timed(&stage.arrival(&sid)?).await?)?;
-    let ringing = stage.world.table().clone();
-    stage.ring_out(&call)?;
-    let rung_out = stage.world.table().clone();
-    let event = |name: &str| stage.places.event(name);
+/// The first event of each program.
+async fn firsts(fixture: &mut Fixture, programs: &[Program]) -> Result<Vec<FirstEvent>> {
+    let sid = fixture.call_sid();
+    let no_call = fixture.stand_ins.items().clone();
+    let mut pbx = fixture.start_function("asterisk-incoming").await?;
+    let call = call_id(&pbx.invoke_timed(&fixture.arrival(&sid)?).await?)?;
+    let ringing = fixture.stand_ins.items().clone();
+    let event = |name: &str| fixture.paths.event(name);
     let mut firsts = Vec::new();
     for program in programs {
-        let (event, table) = match program {
-            Program::Hello => (json!({}), &nobody),
+        let (event, items) = match program {
+            Program::Hello => (json!({}), &no_call),
             Program::Function(name) | Program::Node(name) => match *name {
-                "exotel-webhook" => (stage.passthru_of(&sid)?, &nobody),
-                "asterisk-incoming" => (stage.arrival(&sid)?, &nobody),
-                "call-response" => (stage.accept_ready(&call)?, &ringing),
-                "call-timeout" => (stage.timer(&call)?, &rung_out),
-                "ws-message" => (stage.accept_ready_by_websocket(&call)?, &ringing),
-                "broadcast" => (event("broadcast-status")?, &ringing),
-                "call-status" => (stage.status(&call)?, &ringing),
-                "devices" => (event("devices-put")?, &nobody),
-                "ws-authorizer" => (event("ws-authorizer-header")?, &nobody),
-                "console" => (event("console-page")?, &nobody),
-                other => (event(other)?, &nobody),
+                "exotel-webhook" => (fixture.passthru(&sid)?, &no_call),
+                "asterisk-incoming" => (fixture.arrival(&sid)?, &no_call),
+                "call-response" => (fixture.accept_ready(&call)?, &ringing),
+                "call-timeout" => (fixture.timer(&call)?, &ringing),
+                "ws-message" => (fixture.accept_ready_by_websocket(&call)?, &ringing),
+                "broadcast" => (fixture.change()?, &ringing),
+                "call-status" => (fixture.status(&call)?, &ringing),
+                "devices" => (event("devices-put")?, &no_call),
+                "ws-authorizer" => (event("ws-authorizer-header")?, &no_call),
+                "console" => (event("console-page")?, &no_call),
+                other => (event(other)?, &no_call),
             },
         };
-        let table = table.clone();
-        firsts.push(First { event, table });
+        let items = items.clone();
+        firsts.push(FirstEvent { event, items });
     }
     Ok(firsts)
 }
 
-fn table(programs: &[Program], all: &[Starts]) -> Result<String> {
+fn table(programs: &[Program], all: &[StartSamples]) -> Result<String> {
     let of = |wanted: Program| {
         let mut both = programs.iter().zip(all);
         both.find_map(|(program, starts)| (*program == wanted).then_some(starts))
     };
     let hello = of(Program::Hello).context("hello-world")?.poll.median();
-    let mut table = Table::of(&[
+    let mut table = MarkdownTable::new(&[
         "started",
         "to the first poll, ms",
         "× hello-world",
@@ -192,14 +195,14 @@ fn table(programs: &[Program], all: &[Starts]) -> Result<String> {
             Program::Hello | Program::Node(_) => None,
         };
         let faster = node.map(|node| node.answer.median() / starts.answer.median());
-        if matches!(program, Program::Function(_)) && times_hello > MOST_TIMES_HELLO {
+        if matches!(program, Program::Function(_)) && times_hello > MAX_TIMES_HELLO {
             missed.push(format!(
                 "{} takes {} × as long as hello-world to its first poll",
                 program.name(),
                 Rounded(times_hello)
             ));
         }
-        if let Some(faster) = faster.filter(|faster| *faster < LEAST_TIMES_FASTER_THAN_NODE) {
+        if let Some(faster) = faster.filter(|faster| *faster < MIN_TIMES_FASTER_THAN_NODE) {
             missed.push(format!(
                 "{} answers {} × as fast as Node.js",
                 program.name(),
@@ -212,14 +215,14 @@ fn table(programs: &[Program], all: &[Starts]) -> Result<String> {
             &Rounded(starts.poll.median()),
             &Rounded(times_hello),
             &Rounded(starts.answer.median()),
-            &Rounded(starts.answer.at(90)),
+            &Rounded(starts.answer.percentile(90)),
             &faster,
             &Rounded(starts.cpu.median()),
             &Rounded(starts.memory.median()),
         ])?;
     }
     let goals = format!(
-        "Goals: at most {MOST_TIMES_HELLO} × hello-world to the first poll, at least {LEAST_TIMES_FASTER_THAN_NODE} × faster than Node.js to the first answer."
+        "Goals: at most {MAX_TIMES_HELLO} × hello-world to the first poll, at least {MIN_TIMES_FASTER_THAN_NODE} × faster than Node.js to the first answer."
     );
     Ok(format!(
         "{table}\nMedians of {STARTS} starts. {goals} {}",
@@ -227,7 +230,7 @@ fn table(programs: &[Program], all: &[Starts]) -> Result<String> {
     ))
 }
 
-/// Whether all goals were met; if not, which were not.
+/// Whether all goals are met, and which are missed.
 #[must_use]
 pub fn verdict(missed: &[String]) -> String {
     if missed.is_empty() {

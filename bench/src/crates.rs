@@ -1,7 +1,7 @@
-//! What each crate costs: the size of what a binary's symbols name.
+//! How many bytes of a binary come from each crate, by its symbols.
 //!
-//! Code that is generic is compiled for whoever uses it; it is put down to the first crate that its name has besides the
-//! standard library, which is mostly the one whose type it was made for.
+//! A generic function counts for the first crate in its name that is not the standard library: mostly the crate of the type it
+//! was compiled for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -12,10 +12,10 @@ use anyhow::{Context, Result, ensure};
 /// The standard library's crates.
 const STANDARD: [&str; 5] = ["core", "alloc", "std", "hashbrown", "compiler_builtins"];
 
-/// How many bytes of a binary are whose, the most first.
+/// The crates in a binary and their sizes in bytes, largest first.
 ///
 /// # Errors
-/// When `nm` (of binutils) is not there, or the binary has no symbols.
+/// When `nm` (binutils) is missing, or the binary has no symbols.
 pub fn sizes(binary: &Path) -> Result<Vec<(String, u64)>> {
     let mut nm = Command::new("nm");
     nm.args(["--print-size", "--demangle", "--defined-only"]);
@@ -27,7 +27,7 @@ pub fn sizes(binary: &Path) -> Result<Vec<(String, u64)>> {
 
 fn by_crate(listed: &str) -> Vec<(String, u64)> {
     let mut sizes: BTreeMap<&str, u64> = BTreeMap::new();
-    // What is the same is kept once, under several names.
+    // Identical functions share one address under several names.
     let mut seen = BTreeSet::new();
     for (address, size, name) in listed.lines().filter_map(symbol) {
         if seen.insert(address) {
@@ -42,7 +42,7 @@ fn by_crate(listed: &str) -> Vec<(String, u64)> {
     sizes
 }
 
-/// Address, size and name. What takes no room in the file (`b`), or has no size, is left out.
+/// Address, size and name of a symbol. `None` if it has no size or takes no room in the file (`b`).
 fn symbol(line: &str) -> Option<(&str, u64, &str)> {
     let mut words = line.splitn(4, ' ');
     let (address, size) = (words.next()?, words.next()?);
@@ -51,7 +51,7 @@ fn symbol(line: &str) -> Option<(&str, u64, &str)> {
     (!kind.eq_ignore_ascii_case("b")).then_some((address, size, name))
 }
 
-/// The first crate in a name that is none of the standard library's.
+/// The first crate in a name that is not the standard library.
 fn crate_of(name: &str) -> &str {
     let mut crates = name
         .split(|it: char| !(it.is_alphanumeric() || it == '_' || it == ':'))
@@ -63,7 +63,7 @@ fn crate_of(name: &str) -> &str {
         return if name.starts_with("aws_lc") {
             "aws_lc (C)"
         } else {
-            "C, and without a name"
+            "C or unnamed"
         };
     }
     crates.find(|it| !STANDARD.contains(it)).unwrap_or("std")
@@ -74,8 +74,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_symbol_is_put_down_to_the_first_crate_that_is_not_the_standard_librarys() {
-        for (name, whose) in [
+    fn a_symbol_counts_for_the_first_crate_outside_the_standard_library() {
+        for (name, expected) in [
             ("serde_json::de::from_slice", "serde_json"),
             (
                 "core::ptr::drop_in_place<alloc::vec::Vec<hyper::Body>>",
@@ -84,14 +84,14 @@ mod tests {
             ("<&mut T as core::ops::deref::DerefMut>::deref_mut", "std"),
             ("<http::uri::Uri as core::fmt::Display>::fmt", "http"),
             ("aws_lc_0_47_0_EC_KEY_OpenSSL", "aws_lc (C)"),
-            ("GCC_except_table476", "C, and without a name"),
+            ("GCC_except_table476", "C or unnamed"),
         ] {
-            assert_eq!(crate_of(name), whose, "{name}");
+            assert_eq!(crate_of(name), expected, "{name}");
         }
     }
 
     #[test]
-    fn what_is_in_the_file_is_counted_once() {
+    fn code_under_several_names_is_counted_once() {
         let listed = "\
 00000000013dc86a 00000000000000f7 t aws_lc_0_47_0_EC_GFp_nistz256_method_do_init
 0000000000aa6050 0000000000000010 T http::uri::one

@@ -1,4 +1,4 @@
-//! The seed's own server, written out (`bench/express`), as it runs.
+//! The Express server of `bench/express`, which handles calls in memory as the original design does (docs/origin.md).
 
 use std::fs::File;
 use std::net::TcpListener;
@@ -8,13 +8,13 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
-use crate::stage::Stage;
-use crate::world::System;
+use crate::fixture::Fixture;
+use crate::stand_ins::System;
 
-/// How long it may take to listen.
+/// The server listens within this time.
 const STARTS_WITHIN: Duration = Duration::from_secs(10);
 
-/// The server, as long as this lives.
+/// The running server. Dropping it stops it.
 #[derive(Debug)]
 pub struct Express {
     process: Child,
@@ -23,25 +23,28 @@ pub struct Express {
 }
 
 impl Express {
-    /// Starts it; its calls ring for so long.
+    /// Starts the server. Its calls ring for this long.
     ///
     /// # Errors
-    /// When Node.js is not there, or its packages have not been installed.
-    pub async fn start(stage: &Stage, ring: Duration) -> Result<Self> {
-        let account = stage.places.scratch().join("account.json");
-        std::fs::write(&account, stage.world.service_account()?.to_string())?;
-        // Taken, and given up for the server to take.
+    /// When Node.js or an npm package is missing.
+    pub async fn start(fixture: &Fixture, ring: Duration) -> Result<Self> {
+        let account = fixture.paths.scratch().join("account.json");
+        std::fs::write(&account, fixture.stand_ins.service_account()?.to_string())?;
+        // A free port; the server binds it after this listener is dropped.
         let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
-        let log = File::create(stage.places.log("express"))?;
+        let log = File::create(fixture.paths.log("express"))?;
         let process = Command::new("node")
-            .arg(stage.places.file("bench/express/server.mjs"))
+            .arg(fixture.paths.file("bench/express/server.mjs"))
             .env("NODE_ENV", "production")
             .env("PORT", port.to_string())
             .env("RING_MS", ring.as_millis().to_string())
             .env("FCM_ACCOUNT_FILE", &account)
-            .env("FCM_BASE_URL", stage.world.url(System::Fcm))
-            .env("ARI_URL", format!("{}/ari", stage.world.url(System::Ari)))
-            .env("NODE_EXTRA_CA_CERTS", stage.world.trusted())
+            .env("FCM_BASE_URL", fixture.stand_ins.url(System::Fcm))
+            .env(
+                "ARI_URL",
+                format!("{}/ari", fixture.stand_ins.url(System::Ari)),
+            )
+            .env("NODE_EXTRA_CA_CERTS", fixture.stand_ins.ca_file())
             .stdout(log.try_clone()?)
             .stderr(log)
             .kill_on_drop(true)
@@ -65,25 +68,25 @@ impl Express {
         Ok(())
     }
 
-    /// Its process.
+    /// The id of its process.
     ///
     /// # Errors
-    /// When it has ended.
+    /// When the process has ended.
     pub fn pid(&self) -> Result<u32> {
         self.process.id().context("the Express server has ended")
     }
 
-    /// Where its WebSocket is.
+    /// The URL of its WebSocket.
     #[must_use]
     pub fn websocket_url(&self) -> String {
         format!("{}/exotel-stream", self.url.replacen("http", "ws", 1))
     }
 
-    /// Hands it what API Gateway would hand a function; answers with the answer's body.
+    /// Sends the HTTP request that an API Gateway event describes. Returns the body of the answer.
     ///
     /// # Errors
-    /// When it answers anything but 200.
-    pub async fn ask(&self, event: &Value) -> Result<Value> {
+    /// When the answer is an error.
+    pub async fn send(&self, event: &Value) -> Result<Value> {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let (path, query) = (text(&event["rawPath"]), text(&event["rawQueryString"]));
         let url = format!("{}{path}?{query}", self.url);

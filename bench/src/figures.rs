@@ -1,4 +1,4 @@
-//! Figures of several runs, and how they are written.
+//! Measured values, and how the page shows them.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,31 +9,31 @@ pub fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
 }
 
-/// What several runs gave.
+/// The values of several runs.
 #[derive(Clone, Debug, Default)]
-pub struct Figures(Vec<f64>);
+pub struct Samples(Vec<f64>);
 
-impl Figures {
-    /// Adds a run's.
-    pub fn add(&mut self, figure: f64) {
-        self.0.push(figure);
+impl Samples {
+    /// Adds a value.
+    pub fn add(&mut self, value: f64) {
+        self.0.push(value);
     }
 
-    /// How many runs there were.
+    /// The number of values.
     #[must_use]
     pub const fn count(&self) -> usize {
         self.0.len()
     }
 
-    /// The middle one: half of the runs gave no more. 0 without runs.
+    /// The median. 0 without values.
     #[must_use]
     pub fn median(&self) -> f64 {
-        self.at(50)
+        self.percentile(50)
     }
 
-    /// What so many per cent of the runs did not exceed (nearest rank). 0 without runs.
+    /// The percentile by the nearest-rank method. 0 without values.
     #[must_use]
-    pub fn at(&self, percent: usize) -> f64 {
+    pub fn percentile(&self, percent: usize) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
         let rank = (sorted.len() * percent).div_ceil(100).max(1);
@@ -41,13 +41,13 @@ impl Figures {
     }
 }
 
-impl FromIterator<f64> for Figures {
-    fn from_iter<I: IntoIterator<Item = f64>>(figures: I) -> Self {
-        Self(figures.into_iter().collect())
+impl FromIterator<f64> for Samples {
+    fn from_iter<I: IntoIterator<Item = f64>>(values: I) -> Self {
+        Self(values.into_iter().collect())
     }
 }
 
-/// A number with three digits that say something, as a page shows it.
+/// A number with three significant digits.
 #[derive(Clone, Copy, Debug)]
 pub struct Rounded(pub f64);
 
@@ -84,17 +84,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_percentile_is_a_figure_that_was_measured() {
-        let figures: Figures = [5.0, 1.0, 4.0, 2.0, 3.0].into_iter().collect();
+    fn a_percentile_is_one_of_the_values() {
+        let samples: Samples = [5.0, 1.0, 4.0, 2.0, 3.0].into_iter().collect();
         assert_eq!(
-            [figures.median(), figures.at(90), figures.at(100)],
+            [
+                samples.median(),
+                samples.percentile(90),
+                samples.percentile(100)
+            ],
             [3.0, 5.0, 5.0]
         );
-        assert_eq!(Figures::default().median(), 0.0);
+        assert_eq!(Samples::default().median(), 0.0);
     }
 
     #[test]
-    fn numbers_say_no_more_than_they_know() {
+    fn numbers_have_three_significant_digits() {
         let written: Vec<String> = [0.0, 0.0123, 0.5, 1.234, 12.34, 123.4, 1234.0, 1_234_567.0]
             .map(|value| Rounded(value).to_string())
             .into();

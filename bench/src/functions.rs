@@ -1,4 +1,4 @@
-//! The functions as they are shipped, and the events that they are given.
+//! The functions' binaries, their logs, and the example events.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use ringback_local::runtime_api::RunningFunction;
 use serde_json::Value;
 use tokio::process::Command;
 
-/// Longer than anything that is measured takes.
+/// Longer than any invocation takes.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The deployed functions.
@@ -29,19 +29,19 @@ pub const FUNCTIONS: [&str; 13] = [
     "console",
 ];
 
-/// Where everything is.
+/// The files that the bench reads and writes.
 #[derive(Clone, Debug)]
-pub struct Places {
+pub struct Paths {
     repository: PathBuf,
     binaries: PathBuf,
     scratch: PathBuf,
 }
 
-impl Places {
-    /// In this repository: the functions' binaries are beside this program, and in `bench` beside it without their symbols.
+impl Paths {
+    /// Finds them: the functions' binaries are beside this program, stripped copies in the folder `bench` beside it.
     ///
     /// # Errors
-    /// When this program is not where `make bench` puts it.
+    /// When that folder cannot be created.
     pub fn find() -> Result<Self> {
         let program = std::env::current_exe()?;
         let binaries = program.parent().context("a folder")?.to_owned();
@@ -61,19 +61,19 @@ impl Places {
         self.repository.join(path)
     }
 
-    /// A folder for what the bench writes for itself.
+    /// The folder for stripped binaries, logs and temporary files.
     #[must_use]
     pub fn scratch(&self) -> &Path {
         &self.scratch
     }
 
-    /// A function's binary, as it is shipped: without symbols.
+    /// A function's binary as deployed, without symbols.
     #[must_use]
     pub fn binary(&self, name: &str) -> PathBuf {
         self.scratch.join(name)
     }
 
-    /// The same with its symbols.
+    /// A function's binary with symbols.
     #[must_use]
     pub fn with_symbols(&self, name: &str) -> PathBuf {
         self.binaries.join(name)
@@ -82,7 +82,7 @@ impl Places {
     /// Starts a function.
     ///
     /// # Errors
-    /// When it has not been built.
+    /// When its binary is missing.
     pub async fn start(
         &self,
         name: &str,
@@ -92,39 +92,39 @@ impl Places {
         RunningFunction::start(name, &binary, variables, TIMEOUT, &log).await
     }
 
-    /// Starts the function in Node.js, which does what the one called `like` does.
+    /// Starts the Node.js version of a function.
     ///
     /// # Errors
-    /// When Node.js is not there, or the function has not been bundled.
+    /// When Node.js or the bundled script is missing.
     pub async fn start_node(
         &self,
-        like: &str,
+        function: &str,
         variables: &BTreeMap<String, String>,
     ) -> Result<RunningFunction> {
         let mut command = Command::new("node");
         command.arg(self.file("bench/node/dist/index.mjs"));
         let mut variables = variables.clone();
-        variables.insert("RINGBACK_LIKE".to_owned(), like.to_owned());
+        variables.insert("RINGBACK_FUNCTION".to_owned(), function.to_owned());
         if let Some(path) = std::env::var_os("PATH").and_then(|path| path.into_string().ok()) {
             variables.insert("PATH".to_owned(), path);
         }
-        let name = format!("node-{like}");
+        let name = format!("node-{function}");
         let log = self.log(&name);
         RunningFunction::start_command(&name, command, &variables, TIMEOUT, &log)
             .await
             .context("Node.js does not start")
     }
 
-    /// What a function has logged.
+    /// A function's log.
     #[must_use]
     pub fn log(&self, name: &str) -> PathBuf {
         self.scratch.join(format!("{name}.log"))
     }
 
-    /// One of `events/`.
+    /// An example event of `events/`.
     ///
     /// # Errors
-    /// When there is none of that name.
+    /// When there is none with this name.
     pub fn event(&self, name: &str) -> Result<Value> {
         let path = self.file(&format!("events/{name}.json"));
         let text = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;

@@ -1,21 +1,21 @@
-//! What a call costs: time, memory, requests and money, measured on the functions themselves.
+//! What a call costs in time, memory, requests and money, measured on the real functions.
 //!
-//! Reading order: [`functions`] says what is started, [`world`] plays what is around it, [`stage`] puts somebody there to be
-//! called; [`cold`], [`warm`], [`size`] (with [`crates`]) and [`scale`] measure; [`cost`] reckons; [`page`] keeps the results.
+//! Reading order: [`functions`] finds and starts the functions, [`stand_ins`] answers their requests, [`fixture`] has the data and
+//! the events; [`cold`], [`warm`], [`size`] (with [`crates`]) and [`scale`] measure; [`cost`] calculates; [`page`] keeps the results.
 
+pub mod call_run;
 pub mod cold;
 pub mod cost;
 pub mod crates;
+pub mod critical_path;
 pub mod express;
 pub mod figures;
+pub mod fixture;
 pub mod functions;
-pub mod life;
 pub mod machine;
 pub mod page;
-pub mod path;
 pub mod process;
 pub mod scale;
 pub mod size;
-pub mod stage;
+pub mod stand_ins;
 pub mod warm;
-pub mod world;

@@ -1,11 +1,11 @@
-//! What the figures were measured on, without its name.
+//! The machine on which the figures were measured, without its name.
 
 use std::fs;
 use std::process::Command;
 
 use time::OffsetDateTime;
 
-/// One line about this machine, and the day.
+/// One line with the machine, the versions of Rust and Node.js, and the date.
 #[must_use]
 pub fn description() -> String {
     let read = |path| fs::read_to_string(path).unwrap_or_default();

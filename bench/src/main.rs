@@ -1,41 +1,41 @@
-//! `make bench`: measures, and writes what it found into the page.
+//! `make bench`: measures, and writes the results into `bench/README.md`.
 
 use std::io::Write as _;
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
-use ringback_bench::functions::Places;
-use ringback_bench::page::Page;
+use ringback_bench::functions::Paths;
+use ringback_bench::page::ResultsPage;
 use ringback_bench::{cold, cost, machine, scale, size, warm};
 
-/// The page of results.
+/// The results page.
 const PAGE: &str = "bench/README.md";
 
 /// Measures what a call costs.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// What to measure: everything, if nothing is named.
-    parts: Vec<Part>,
-    /// Prints what was found, and leaves the page as it is.
+    /// The parts to measure. Default: all.
+    parts: Vec<BenchPart>,
+    /// Prints the results and does not change the page.
     #[arg(long)]
     dry: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Part {
-    /// From a process's start to its first poll, and to its first answer.
+enum BenchPart {
+    /// From the start of a process to its first poll and its first answer.
     Cold,
-    /// CPU time and own time of each event.
+    /// CPU time and own time of each kind of event.
     Warm,
-    /// Files and memory.
+    /// Size of the files, and memory.
     Size,
     /// Many clients, many stored calls, many events.
     Scale,
-    /// What a month of calls costs.
+    /// The price of a month of calls.
     Cost,
 }
 
-impl Part {
+impl BenchPart {
     const fn name(self) -> &'static str {
         match self {
             Self::Cold => "cold",
@@ -46,35 +46,35 @@ impl Part {
         }
     }
 
-    async fn measure(self, places: &Places) -> Result<String> {
+    async fn measure(self, paths: &Paths) -> Result<String> {
         match self {
-            Self::Cold => cold::measure(places).await,
-            Self::Warm => warm::measure(places).await,
-            Self::Size => size::measure(places).await,
-            Self::Scale => scale::measure(places).await,
-            Self::Cost => cost::measure(places).await,
+            Self::Cold => cold::measure(paths).await,
+            Self::Warm => warm::measure(paths).await,
+            Self::Size => size::measure(paths).await,
+            Self::Scale => scale::measure(paths).await,
+            Self::Cost => cost::measure(paths).await,
         }
     }
 }
 
-// One thread: what is around the functions shall not take both cores of a small machine from them.
+// One thread, so that the bench leaves the other core of a small machine to the functions.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let places = Places::find()?;
-    let page = Page::at(&places.file(PAGE));
+    let paths = Paths::find()?;
+    let page = ResultsPage::at(&paths.file(PAGE));
     let parts = match arguments.parts.as_slice() {
-        [] => Part::value_variants(),
+        [] => BenchPart::value_variants(),
         named => named,
     };
     let mut out = std::io::stdout();
     for part in parts {
         writeln!(out, "{} …", part.name())?;
-        let found = part.measure(&places).await?;
-        writeln!(out, "\n{found}\n")?;
+        let results = part.measure(&paths).await?;
+        writeln!(out, "\n{results}\n")?;
         if !arguments.dry {
-            // Part by part, so that a run that is broken off has not been for nothing.
-            page.write(part.name(), &found)?;
+            // After each part, so that an interrupted run keeps what it has.
+            page.write(part.name(), &results)?;
             page.write("machine", &machine::description())?;
         }
     }

@@ -1,21 +1,21 @@
-//! The page of results: what a part of the bench has measured is written between its two marks, and nothing else is touched.
+//! The results page. Each part of the bench replaces the text between its two marks and leaves the rest alone.
 
 use std::fmt::{Display, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-/// A table, as Markdown writes it.
+/// A Markdown table.
 #[derive(Clone, Debug)]
-pub struct Table {
+pub struct MarkdownTable {
     columns: usize,
     text: String,
 }
 
-impl Table {
-    /// A table with these columns, of which all but the first hold figures.
+impl MarkdownTable {
+    /// An empty table. All columns but the first are right-aligned.
     #[must_use]
-    pub fn of(columns: &[&str]) -> Self {
+    pub fn new(columns: &[&str]) -> Self {
         let mut text = line(columns);
         let rule = std::iter::once("---").chain(std::iter::repeat("--:"));
         let rule: Vec<&str> = rule.take(columns.len()).collect();
@@ -29,7 +29,7 @@ impl Table {
     /// Adds a row.
     ///
     /// # Errors
-    /// When it has not as many cells as the table has columns.
+    /// When the row has more or fewer cells than the table has columns.
     pub fn row(&mut self, cells: &[&dyn Display]) -> Result<()> {
         ensure!(
             cells.len() == self.columns,
@@ -44,7 +44,7 @@ impl Table {
     }
 }
 
-impl Display for Table {
+impl Display for MarkdownTable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.text)
     }
@@ -54,21 +54,21 @@ fn line(cells: &[&str]) -> String {
     format!("| {} |\n", cells.join(" | "))
 }
 
-/// A page in this repository.
+/// The results page.
 #[derive(Debug)]
-pub struct Page(PathBuf);
+pub struct ResultsPage(PathBuf);
 
-impl Page {
+impl ResultsPage {
     /// The page at this path.
     #[must_use]
     pub fn at(path: &Path) -> Self {
         Self(path.to_owned())
     }
 
-    /// Writes what a part has found where it belongs.
+    /// Writes the results of a part between its marks.
     ///
     /// # Errors
-    /// When the page is not there, or has no such marks.
+    /// When the page or the marks are missing.
     pub fn write(&self, part: &str, text: &str) -> Result<()> {
         let path = self.0.display();
         let page = std::fs::read_to_string(&self.0).with_context(|| format!("read {path}"))?;
@@ -81,10 +81,10 @@ fn with_part(page: &str, part: &str, text: &str) -> Result<String> {
     let (begin, end) = (format!("<!-- {part} -->\n"), format!("<!-- /{part} -->"));
     let (before, rest) = page
         .split_once(&begin)
-        .with_context(|| format!("there is no mark {begin:?}"))?;
+        .with_context(|| format!("the page has no mark {begin:?}"))?;
     let (_, after) = rest
         .split_once(&end)
-        .with_context(|| format!("there is no mark {end:?}"))?;
+        .with_context(|| format!("the page has no mark {end:?}"))?;
     let mut page = before.to_owned();
     write!(page, "{begin}\n{}\n\n{end}{after}", text.trim())?;
     Ok(page)
@@ -98,7 +98,7 @@ mod tests {
         "# Page\n\n<!-- cold -->\nold\n<!-- /cold -->\n\nText.\n<!-- warm -->\n<!-- /warm -->\n";
 
     #[test]
-    fn a_part_is_written_between_its_marks_and_can_be_written_again() -> Result<()> {
+    fn results_replace_the_text_between_the_marks() -> Result<()> {
         let once = with_part(PAGE, "cold", "new\n")?;
         assert!(once.starts_with("# Page\n\n<!-- cold -->\n\nnew\n\n<!-- /cold -->\n\nText.\n"));
         assert_eq!(with_part(&once, "cold", "new")?, once);
@@ -108,14 +108,14 @@ mod tests {
     }
 
     #[test]
-    fn a_page_without_the_marks_is_left_alone() {
+    fn a_page_without_the_marks_is_an_error() {
         assert!(with_part(PAGE, "scale", "new").is_err());
         assert!(with_part("<!-- cold -->\n", "cold", "new").is_err());
     }
 
     #[test]
-    fn a_table_has_one_line_a_row() -> Result<()> {
-        let mut table = Table::of(&["function", "ms"]);
+    fn a_table_has_one_line_per_row() -> Result<()> {
+        let mut table = MarkdownTable::new(&["function", "ms"]);
         table.row(&[&"hello", &1.5])?;
         assert_eq!(
             table.to_string(),

@@ -1,18 +1,18 @@
-//! What the kernel knows of a process: the CPU time that it took, and the most memory that it held.
+//! The CPU time and peak memory of a process, from `/proc`.
 
 use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-/// The CPU time of all threads of a process so far, user's and system's, by the scheduler's own clock (nanoseconds).
+/// User and system CPU time of all threads of a process so far, from the scheduler (`schedstat`, in nanoseconds).
 ///
 /// # Errors
-/// When the process is gone, or the kernel keeps no such figures.
+/// When the process has ended, or the kernel has no `schedstat`.
 pub fn cpu_time(pid: u32) -> Result<Duration> {
     let mut total = 0;
     for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
-        // A thread may end meanwhile.
+        // A thread can end between the two reads.
         let Ok(figures) = fs::read_to_string(thread?.path().join("schedstat")) else {
             continue;
         };
@@ -26,10 +26,10 @@ fn first_figure(schedstat: &str) -> Result<u64> {
     Ok(first.context("an empty schedstat")?.parse()?)
 }
 
-/// The most memory that a process has held so far (`VmHWM`), in bytes.
+/// Peak resident memory of a process so far (`VmHWM`), in bytes.
 ///
 /// # Errors
-/// When the process is gone.
+/// When the process has ended.
 pub fn peak_memory(pid: u32) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     peak_in(&status).context("no VmHWM")
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernels_figures_are_read() -> Result<()> {
+    fn cpu_time_and_peak_memory_are_read() -> Result<()> {
         assert_eq!(first_figure("78677 78406 2\n")?, 78_677);
         assert_eq!(
             peak_in("VmPeak:\t 99 kB\nVmHWM:\t    2088 kB\n"),

@@ -1,4 +1,4 @@
-//! What grows with the number of clients and of stored calls, and what does not; and how much one process does.
+//! How costs grow with the number of clients and of stored calls, and how many events one process handles.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -6,74 +6,77 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
+use crate::call_run::{CallEnding, CallRun, WarmFunctions};
 use crate::express::Express;
 use crate::figures::{Rounded, millis};
-use crate::functions::Places;
-use crate::life::{Company, Ending, Life};
-use crate::page::Table;
+use crate::fixture::{Fixture, ensure_success, item};
+use crate::functions::Paths;
+use crate::page::MarkdownTable;
 use crate::process::{cpu_time, peak_memory};
-use crate::stage::{Stage, good, item};
-use crate::world::{System, Units};
+use crate::stand_ins::{RequestUnits, System};
 
 const CLIENTS: [usize; 3] = [100, 1_000, 10_000];
 const STORED: [usize; 4] = [1, 1_000, 100_000, 1_000_000];
 
-/// How long one process is kept busy.
+/// How long one process receives events.
 const BUSY_FOR: Duration = Duration::from_secs(5);
 
 /// The index's partitions (`ringback::store::connections::SHARDS`).
 const SHARDS: usize = 4;
 
-/// Measures, and writes the tables.
+/// Measures.
 ///
 /// # Errors
-/// When a function does not do what it is there for.
-pub async fn measure(places: &Places) -> Result<String> {
-    let mut stage = Stage::set(places).await?;
-    let told = told(&stage).await.context("broadcast")?;
-    let stored = stored(&mut stage).await.context("stored calls")?;
-    let sustained = sustained(&mut stage).await.context("sustained")?;
-    Ok(format!("{told}\n{stored}\n{sustained}"))
+/// When a function fails.
+pub async fn measure(paths: &Paths) -> Result<String> {
+    let mut fixture = Fixture::start(paths).await?;
+    let clients = many_clients(&fixture).await.context("broadcast")?;
+    let stored = many_stored_calls(&mut fixture)
+        .await
+        .context("stored calls")?;
+    let events = many_events(&mut fixture).await.context("many events")?;
+    Ok(format!("{clients}\n{stored}\n{events}"))
 }
 
-/// One change of a call, told to all who are connected.
-async fn told(stage: &Stage) -> Result<String> {
-    let mut table = Table::of(&[
+/// One change of a call, sent to all connected clients.
+async fn many_clients(fixture: &Fixture) -> Result<String> {
+    let mut table = MarkdownTable::new(&[
         "connected clients",
         "time, ms",
-        "ms a client",
+        "ms per client",
         "CPU, ms",
         "peak MiB",
         "posts",
         "queries",
         "read units",
-        "connections kept",
+        "connections opened",
     ]);
     for clients in CLIENTS {
-        stage.clear();
-        connect(stage, clients)?;
-        let event = stage.places.event("broadcast-status")?;
-        let mut function = stage.start("broadcast").await?;
-        let pid = function.pid().context("it has ended")?;
-        let before = stage.world.connections_to(System::Connections);
+        fixture.remove_calls();
+        connect(fixture, clients)?;
+        let mut function = fixture.start_function("broadcast").await?;
+        let pid = function.pid().context("the function has ended")?;
+        let before = fixture.stand_ins.connections_to(System::Connections);
         function.asks_for_more().await?;
         let cpu = cpu_time(pid)?;
-        stage.world.watch();
+        // Made as late as possible: updates about a change that is 5 s old are dropped.
+        let event = fixture.change()?;
+        fixture.stand_ins.start_recording();
         let answered = function.invoke_timed(&event).await?;
-        good(&answered.answer)?;
-        let seen = stage.world.seen();
+        ensure_success(&answered.answer)?;
+        let requests = fixture.stand_ins.recorded();
         let cpu = cpu_time(pid)? - cpu;
-        let posts = seen
-            .iter()
-            .filter(|seen| seen.system == System::Connections);
+        let posts = requests.iter();
+        let posts = posts.filter(|request| request.system == System::Connections);
         let posts = posts.count();
-        // The stage has a client of its own.
+        // The fixture has a client, too.
         ensure!(
             posts == clients + 1,
-            "{posts} of {clients} clients were told"
+            "{posts} posts to {clients} clients: `broadcast` drops what it has not sent in 5 s"
         );
-        let queries = seen.iter().filter(|seen| seen.what == "Query");
-        let (mut count, mut units) = (0, Units::default());
+        let queries = requests.iter();
+        let queries = queries.filter(|request| request.operation == "Query");
+        let (mut count, mut units) = (0, RequestUnits::default());
         for query in queries {
             count += 1;
             units += query.units;
@@ -88,18 +91,18 @@ async fn told(stage: &Stage) -> Result<String> {
             &posts,
             &count,
             &Rounded(units.read),
-            &(stage.world.connections_to(System::Connections) - before),
+            &(fixture.stand_ins.connections_to(System::Connections) - before),
         ])?;
     }
     Ok(format!(
-        "One change of a call, told to everybody by a process that has just started:\n\n{table}"
+        "One status update from a new process to all connected clients. Its requests for posts are all granted, so `PostsPerSecond` does not slow it:\n\n{table}"
     ))
 }
 
-fn connect(stage: &Stage, clients: usize) -> Result<()> {
-    let mut table = stage.world.table();
+fn connect(fixture: &Fixture, clients: usize) -> Result<()> {
+    let mut items = fixture.stand_ins.items();
     for client in 0..clients {
-        table.put(item(json!({
+        items.put(item(json!({
             "pk": { "S": format!("EXTENSION#{}", 2000 + client % 5000) },
             "sk": { "S": format!("CONNECTION#ap-south-1#bench-{client}=") },
             "audience": { "S": format!("everyone#ap-south-1#{}", client % SHARDS) },
@@ -109,118 +112,123 @@ fn connect(stage: &Stage, clients: usize) -> Result<()> {
     Ok(())
 }
 
-/// A call among so many that are stored.
-async fn stored(stage: &mut Stage) -> Result<String> {
-    let mut table = Table::of(&[
+/// One call while many calls are stored.
+async fn many_stored_calls(fixture: &mut Fixture) -> Result<String> {
+    let mut table = MarkdownTable::new(&[
         "stored calls",
         "invocations",
         "requests to DynamoDB",
         "write units",
         "read units",
-        "CPU of all, ms",
+        "CPU of all functions, ms",
     ]);
-    stage.clear();
-    let mut company = Company::default();
-    // The first call of each process fetches secrets.
-    company.play(stage, Ending::Talked).await?;
-    let mut first: Option<(usize, Units)> = None;
+    fixture.remove_calls();
+    let mut functions = WarmFunctions::default();
+    // In its first call, each process fetches secrets.
+    functions.run_call(fixture, CallEnding::Answered).await?;
+    let mut first: Option<(usize, RequestUnits)> = None;
     for calls in STORED {
-        stage.clear();
-        fill(stage, calls)?;
-        let life = company.play(stage, Ending::Talked).await?;
-        // A process that has not pushed yet may ask for access to FCM beside.
-        let cost = (life.requests_to(System::DynamoDb), life.units());
+        fixture.remove_calls();
+        fill(fixture, calls)?;
+        let run = functions.run_call(fixture, CallEnding::Answered).await?;
+        let cost = (run.requests_to(System::DynamoDb), run.units());
         let first = *first.get_or_insert(cost);
         ensure!(
             cost == first,
-            "among {calls} calls one takes {cost:?}, and {first:?} among the fewest"
+            "with {calls} stored calls, a call costs {cost:?} instead of {first:?}"
         );
         table.row(&[
             &calls,
-            &life.invocations.len(),
-            &life.requests_to(System::DynamoDb),
-            &life.units().written,
-            &life.units().read,
-            &Rounded(cpu_of(&life)),
+            &run.invocations.len(),
+            &run.requests_to(System::DynamoDb),
+            &run.units().written,
+            &run.units().read,
+            &Rounded(total_cpu(&run)),
         ])?;
     }
-    stage.clear();
+    fixture.remove_calls();
     Ok(format!(
-        "One call, from the webhook to its end and with its changes told to one client, among so many that are stored. That these requests and units stay the same is checked:\n\n{table}"
+        "One whole call, with its status updates to one client, while other calls are stored. The bench fails if its requests or units depend on their number:\n\n{table}"
     ))
 }
 
-fn cpu_of(life: &Life) -> f64 {
-    life.invocations.iter().map(|one| millis(one.cpu)).sum()
+fn total_cpu(run: &CallRun) -> f64 {
+    run.invocations.iter().map(|one| millis(one.cpu)).sum()
 }
 
-/// Calls that have been, which share one body: nobody may look at them.
-fn fill(stage: &Stage, calls: usize) -> Result<()> {
-    let change = stage.places.event("broadcast-status")?;
+/// Stores other calls. They share one body, which no request reads.
+fn fill(fixture: &Fixture, calls: usize) -> Result<()> {
+    let change = fixture.change()?;
     let call = change["Records"][0]["dynamodb"]["NewImage"].clone();
     let call = Arc::new(item(call));
-    let mut table = stage.world.table();
+    let mut items = fixture.stand_ins.items();
     for index in 0..calls {
         let key = (
             format!("CALL#{:032x}", index * 2_654_435_761),
             "CALL".to_owned(),
         );
-        table.put_at(key, Arc::clone(&call));
+        items.put_at(key, Arc::clone(&call));
     }
     Ok(())
 }
 
-/// How many events of a kind one process deals with, one after the other, and how many the seed's server does.
-async fn sustained(stage: &mut Stage) -> Result<String> {
-    let mut table = Table::of(&[
+/// How many webhooks one process handles one after the other, and how many the Express server does.
+async fn many_events(fixture: &mut Fixture) -> Result<String> {
+    let mut table = MarkdownTable::new(&[
         "one process",
         "events",
-        "events a second",
+        "events per second",
         "CPU, share of a core",
-        "events a second of CPU",
+        "events per second of CPU",
     ]);
-    stage.clear();
-    let mut function = stage.start("exotel-webhook").await?;
-    let pid = function.pid().context("it has ended")?;
-    let webhook = stage.passthru()?;
-    good(&function.invoke(&webhook).await?)?;
+    fixture.remove_calls();
+    let mut function = fixture.start_function("exotel-webhook").await?;
+    let pid = function.pid().context("the function has ended")?;
+    let webhook = fixture.new_passthru()?;
+    ensure_success(&function.invoke(&webhook).await?)?;
     let (before, began, mut count) = (cpu_time(pid)?, Instant::now(), 0_u32);
     while began.elapsed() < BUSY_FOR {
-        let event = stage.passthru()?;
-        good(&function.invoke(&event).await?)?;
+        let event = fixture.new_passthru()?;
+        ensure_success(&function.invoke(&event).await?)?;
         count += 1;
     }
     row(
         &mut table,
-        "`exotel-webhook`: calls begun",
+        "`exotel-webhook`: new calls",
         count,
         began.elapsed(),
         cpu_time(pid)? - before,
     )?;
     drop(function);
-    stage.clear();
-    let express = Express::start(stage, Duration::from_secs(600)).await?;
+    fixture.remove_calls();
+    let express = Express::start(fixture, Duration::from_secs(600)).await?;
     let pid = express.pid()?;
     let (before, began, mut count) = (cpu_time(pid)?, Instant::now(), 0_u32);
     while began.elapsed() < BUSY_FOR {
-        let event: Value = stage.passthru()?;
-        express.ask(&event).await?;
+        let event: Value = fixture.new_passthru()?;
+        express.send(&event).await?;
         count += 1;
     }
     row(
         &mut table,
-        "Express: calls begun",
+        "Express: new calls",
         count,
         began.elapsed(),
         cpu_time(pid)? - before,
     )?;
     Ok(format!(
-        "One process for {} s, one event at a time, as Lambda hands them out; what is around it takes the other core:\n\n{table}",
+        "One process for {} s, one event at a time, as Lambda delivers them. The stand-ins run on the other core:\n\n{table}",
         BUSY_FOR.as_secs()
     ))
 }
 
-fn row(table: &mut Table, name: &str, count: u32, took: Duration, cpu: Duration) -> Result<()> {
+fn row(
+    table: &mut MarkdownTable,
+    name: &str,
+    count: u32,
+    took: Duration,
+    cpu: Duration,
+) -> Result<()> {
     let (count_f, took, cpu) = (f64::from(count), took.as_secs_f64(), cpu.as_secs_f64());
     table.row(&[
         &name,

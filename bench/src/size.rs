@@ -1,4 +1,4 @@
-//! How large a function is: as a file, as what is uploaded, and in memory once it has dealt with its events for a while.
+//! The size of each function: the file, the upload, and the memory after many events.
 
 use std::io::Write as _;
 
@@ -10,46 +10,46 @@ use ringback_local::runtime_api::RunningFunction;
 use crate::cold::{first_events, verdict};
 use crate::crates;
 use crate::figures::Rounded;
-use crate::functions::Places;
-use crate::page::Table;
+use crate::fixture::{Fixture, ensure_success};
+use crate::functions::Paths;
+use crate::page::MarkdownTable;
 use crate::process::peak_memory;
-use crate::stage::{Stage, good};
 
-/// How many events each deals with. None of the functions keeps anything from one call to the next but secrets and
-/// connections.
+/// How many events each function handles. Functions keep only secrets and connections between events.
 const EVENTS: usize = 200;
 
 /// The function with the most dependencies.
-const OF_ALL: &str = "exotel-webhook";
-/// A crate is named that has at least one part in so many.
-const LEAST_SHOWN: u64 = 100;
+const LARGEST: &str = "exotel-webhook";
+/// Crates below this share (one in so many bytes) are summed up.
+const MIN_SHARE: u64 = 100;
 
-/// The goals, in MiB.
-const MOST_ZIPPED: f64 = 4.0;
-const MOST_MEMORY: f64 = 24.0;
+/// Goals, in MiB.
+const MAX_ZIPPED: f64 = 4.0;
+const MAX_MEMORY: f64 = 24.0;
 
-/// Measures, and writes the table.
+/// Measures all functions.
 ///
 /// # Errors
-/// When a function does not do what it is there for.
-pub async fn measure(places: &Places) -> Result<String> {
-    let mut stage = Stage::set(places).await?;
-    let mut table = Table::of(&["function", "file, MiB", "zipped, MiB", "peak memory, MiB"]);
+/// When a function fails.
+pub async fn measure(paths: &Paths) -> Result<String> {
+    let mut fixture = Fixture::start(paths).await?;
+    let mut table =
+        MarkdownTable::new(&["function", "file, MiB", "zipped, MiB", "peak memory, MiB"]);
     let mut missed = Vec::new();
-    for (name, event, before) in first_events(&mut stage).await? {
-        stage.restore(&before);
-        let mut function = stage.start(name).await?;
+    for (name, event, before) in first_events(&mut fixture).await? {
+        fixture.restore(&before);
+        let mut function = fixture.start_function(name).await?;
         for _ in 0..EVENTS {
-            stage.restore(&before);
+            fixture.restore(&before);
             let answered = function.invoke_timed(&event).await;
-            good(&answered.with_context(|| name.to_owned())?.answer)?;
+            ensure_success(&answered.with_context(|| name.to_owned())?.answer)?;
         }
         let memory = memory_of(&function)?;
-        let (size, zipped) = sizes(places, name)?;
-        if memory >= MOST_MEMORY {
-            missed.push(format!("`{name}` takes {} MiB of memory", Rounded(memory)));
+        let (size, zipped) = sizes(paths, name)?;
+        if memory >= MAX_MEMORY {
+            missed.push(format!("`{name}` uses {} MiB of memory", Rounded(memory)));
         }
-        if zipped >= MOST_ZIPPED {
+        if zipped >= MAX_ZIPPED {
             missed.push(format!("`{name}` has {} MiB zipped", Rounded(zipped)));
         }
         table.row(&[
@@ -59,23 +59,23 @@ pub async fn measure(places: &Places) -> Result<String> {
             &Rounded(memory),
         ])?;
     }
-    let (size, zipped) = sizes(places, "hello")?;
+    let (size, zipped) = sizes(paths, "hello")?;
     table.row(&[&"hello-world", &Rounded(size), &Rounded(zipped), &""])?;
-    let whose = whose(places)?;
+    let crates = crates_table(paths)?;
     Ok(format!(
-        "{table}\nAfter {EVENTS} events. Goals: less than {MOST_ZIPPED} MiB zipped, less than {MOST_MEMORY} MiB of memory, each. {}\n\n{whose}",
+        "{table}\nAfter {EVENTS} events. Goals: less than {MAX_ZIPPED} MiB zipped, less than {MAX_MEMORY} MiB of memory, each. {}\n\n{crates}",
         verdict(&missed)
     ))
 }
 
-/// What each dependency costs the function that has the most of them.
-fn whose(places: &Places) -> Result<String> {
-    let sizes = crates::sizes(&places.with_symbols(OF_ALL))?;
+/// The size of each crate in the function with the most dependencies.
+fn crates_table(paths: &Paths) -> Result<String> {
+    let sizes = crates::sizes(&paths.with_symbols(LARGEST))?;
     let total: u64 = sizes.iter().map(|(_, size)| size).sum();
     let (large, small): (Vec<_>, Vec<_>) = sizes
         .into_iter()
-        .partition(|(_, size)| size * LEAST_SHOWN >= total);
-    let mut table = Table::of(&["crate", "KiB", "of all, %"]);
+        .partition(|(_, size)| size * MIN_SHARE >= total);
+    let mut table = MarkdownTable::new(&["crate", "KiB", "share, %"]);
     let mut row = |name: &str, size: u64| {
         let share = Rounded(size as f64 * 100.0 / total as f64);
         table.row(&[&name, &(size / 1024), &share])
@@ -86,19 +86,19 @@ fn whose(places: &Places) -> Result<String> {
     let rest = small.iter().map(|(_, size)| size).sum();
     row(&format!("{} others", small.len()), rest)?;
     Ok(format!(
-        "In `{OF_ALL}`, what has a name: {} KiB of code and tables; besides, the file has strings and what unwinding needs.\n\n{table}",
+        "Crates in `{LARGEST}`: symbols of {} KiB. The rest of the file is strings and unwinding tables.\n\n{table}",
         total / 1024
     ))
 }
 
 fn memory_of(function: &RunningFunction) -> Result<f64> {
-    let bytes = peak_memory(function.pid().context("it has ended")?)?;
+    let bytes = peak_memory(function.pid().context("the function has ended")?)?;
     Ok(mebibytes(bytes as f64))
 }
 
 /// The file's size, and its size in a zip archive, in MiB.
-fn sizes(places: &Places, name: &str) -> Result<(f64, f64)> {
-    let file = places.binary(name);
+fn sizes(paths: &Paths, name: &str) -> Result<(f64, f64)> {
+    let file = paths.binary(name);
     let bytes = std::fs::read(&file).with_context(|| format!("read {}", file.display()))?;
     let mut zip = DeflateEncoder::new(Vec::new(), Compression::default());
     zip.write_all(&bytes)?;

@@ -1,4 +1,4 @@
-//! What an event costs once a function is warm: CPU time, and the time that is not the others'.
+//! What an event costs in a warm function: CPU time, and the time without the waits for other systems.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -10,31 +10,34 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::cold::verdict;
+use crate::critical_path::{self, ANSWER_DELAY, PathGoal};
 use crate::express::Express;
-use crate::figures::{Figures, Rounded, millis};
-use crate::functions::Places;
-use crate::page::Table;
-use crate::path::{self, Goal, HELD_BACK};
+use crate::figures::{Rounded, Samples, millis};
+use crate::fixture::{Fixture, call_id, ensure_success};
+use crate::functions::Paths;
+use crate::page::MarkdownTable;
 use crate::process::cpu_time;
-use crate::stage::{Stage, call_id, good};
+use crate::stand_ins::AnsweredRequest;
 
-/// How many events are counted, after how many that are not.
+/// How many events count.
 const EVENTS: usize = 200;
-const BEFORE: usize = 30;
+/// How many events come before them, to warm the function up.
+const WARM_UP: usize = 30;
 
-/// The goal: CPU time of an event, in milliseconds, at the median.
-const MOST_CPU: f64 = 1.0;
-const MOST_IN_SEQUENCE: usize = 2;
+/// Goal: the median CPU time of an event, in milliseconds.
+const MAX_CPU: f64 = 1.0;
+/// Goal: requests in sequence on a critical path.
+const MAX_IN_SEQUENCE: usize = 2;
 
-/// How long a process takes at most to lie down once it has asked for more.
-const LIES_DOWN_WITHIN: Duration = Duration::from_millis(1);
+/// A process is idle this long after it has polled for the next event.
+const IDLE_AFTER: Duration = Duration::from_millis(1);
 
-/// How long the calls ring that ring out at the Express server: longer than it takes to start all of them.
+/// How long calls ring in the Express server when its timeouts are measured: longer than it takes to start them all.
 const EXPRESS_RING: Duration = Duration::from_secs(4);
 
-/// An event whose cost is measured.
+/// A measured kind of event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum EventKind {
     Webhook,
     WebhookForExtension,
     Arrival,
@@ -44,10 +47,10 @@ enum Kind {
     Ping,
     Media,
     CallStatus,
-    Change,
+    StatusUpdate,
 }
 
-impl Kind {
+impl EventKind {
     const ALL: [Self; 10] = [
         Self::Webhook,
         Self::WebhookForExtension,
@@ -58,7 +61,7 @@ impl Kind {
         Self::Ping,
         Self::Media,
         Self::CallStatus,
-        Self::Change,
+        Self::StatusUpdate,
     ];
 
     const fn name(self) -> &'static str {
@@ -67,12 +70,12 @@ impl Kind {
             Self::WebhookForExtension => "webhook, `?extension=`",
             Self::Arrival => "PBX hook, a caller",
             Self::AcceptReady => "`accept_ready`",
-            Self::Timeout => "timeout",
+            Self::Timeout => "ring timeout",
             Self::AcceptReadyByWebSocket => "WebSocket: `accept_ready`",
             Self::Ping => "WebSocket: `ping`",
             Self::Media => "WebSocket: a stream's audio",
             Self::CallStatus => "`GET /api/calls/{id}`",
-            Self::Change => "a change told to one client",
+            Self::StatusUpdate => "status update to one client",
         }
     }
 
@@ -84,43 +87,43 @@ impl Kind {
             Self::Timeout => "call-timeout",
             Self::AcceptReadyByWebSocket | Self::Ping | Self::Media => "ws-message",
             Self::CallStatus => "call-status",
-            Self::Change => "broadcast",
+            Self::StatusUpdate => "broadcast",
         }
     }
 
-    /// What somebody waits for, on the two urgent ways.
-    const fn goal(self) -> Option<Goal> {
+    /// The end of the critical path of this event, if a person waits for it.
+    const fn goal(self) -> Option<PathGoal> {
         match self {
-            Self::Webhook | Self::WebhookForExtension => Some(Goal::Push),
-            Self::AcceptReady => Some(Goal::Originate),
+            Self::Webhook | Self::WebhookForExtension => Some(PathGoal::Push),
+            Self::AcceptReady => Some(PathGoal::Originate),
             _ => None,
         }
     }
 
-    /// So many events of this kind, each of a call of its own that stands as it does when such an event comes.
-    async fn events(self, stage: &mut Stage, count: usize) -> Result<Vec<Value>> {
-        let mut pbx = stage.start("asterisk-incoming").await?;
+    /// Events of this kind, each for another call in the state in which such an event arrives.
+    async fn events(self, fixture: &mut Fixture, count: usize) -> Result<Vec<Value>> {
+        let mut pbx = fixture.start_function("asterisk-incoming").await?;
         let mut events = Vec::new();
         for _ in 0..count {
-            let sid = stage.call_sid();
+            let sid = fixture.call_sid();
             let event = match self {
-                Self::Webhook => stage.passthru_of(&sid)?,
+                Self::Webhook => fixture.passthru(&sid)?,
                 Self::WebhookForExtension => {
-                    let mut event = stage.passthru_of(&sid)?;
+                    let mut event = fixture.passthru(&sid)?;
                     let query = event["rawQueryString"].as_str().context("a query")?;
                     event["rawQueryString"] = format!("{query}&extension=1001").into();
                     event
                 }
-                Self::Arrival => stage.arrival(&sid)?,
-                Self::Ping => stage.places.event("ws-message-ping")?,
-                Self::Media => stage.places.event("ws-message-exotel-media")?,
-                Self::Change => stage.places.event("broadcast-status")?,
+                Self::Arrival => fixture.arrival(&sid)?,
+                Self::Ping => fixture.paths.event("ws-message-ping")?,
+                Self::Media => fixture.paths.event("ws-message-exotel-media")?,
+                Self::StatusUpdate => fixture.change()?,
                 Self::AcceptReady
                 | Self::Timeout
                 | Self::AcceptReadyByWebSocket
                 | Self::CallStatus => {
-                    let rang = pbx.invoke_timed(&stage.arrival(&sid)?).await?;
-                    self.event_of(stage, &call_id(&rang)?)?
+                    let ringing = pbx.invoke_timed(&fixture.arrival(&sid)?).await?;
+                    self.event_of(fixture, &call_id(&ringing)?)?
                 }
             };
             events.push(event);
@@ -128,203 +131,205 @@ impl Kind {
         Ok(events)
     }
 
-    fn event_of(self, stage: &Stage, call: &str) -> Result<Value> {
+    fn event_of(self, fixture: &Fixture, call: &str) -> Result<Value> {
         match self {
-            Self::Timeout => {
-                stage.ring_out(call)?;
-                stage.timer(call)
-            }
-            Self::AcceptReadyByWebSocket => stage.accept_ready_by_websocket(call),
-            Self::CallStatus => stage.status(call),
-            _ => stage.accept_ready(call),
+            Self::Timeout => fixture.timer(call),
+            Self::AcceptReadyByWebSocket => fixture.accept_ready_by_websocket(call),
+            Self::CallStatus => fixture.status(call),
+            _ => fixture.accept_ready(call),
         }
     }
 }
 
-/// What events of one kind cost.
+/// The costs of all events of one kind.
 #[derive(Debug, Default)]
-pub struct Cost {
+pub struct EventCosts {
     /// CPU time, in milliseconds.
-    pub cpu: Figures,
-    /// From the event to its answer, without the time in which others were asked, in milliseconds.
-    pub own: Figures,
-    /// Requests to others.
-    pub requests: Figures,
+    pub cpu: Samples,
+    /// From the event to its answer, without the time in which a request was under way, in milliseconds.
+    pub own: Samples,
+    /// Requests to other systems.
+    pub requests: Samples,
 }
 
-/// Measures, and writes the tables.
+/// Measures all kinds of event.
 ///
 /// # Errors
-/// When a function does not do what it is there for.
-pub async fn measure(places: &Places) -> Result<String> {
-    let mut stage = Stage::set(places).await?;
+/// When a function fails.
+pub async fn measure(paths: &Paths) -> Result<String> {
+    let mut fixture = Fixture::start(paths).await?;
     let mut costs = Vec::new();
-    let mut paths = Vec::new();
-    for kind in Kind::ALL {
-        stage.clear();
-        let events = kind.events(&mut stage, BEFORE + EVENTS + 1).await?;
-        let mut function = stage.start(kind.function()).await?;
-        let measured = of_function(&stage, &mut function, &events).await;
-        let (cost, seen) = measured.with_context(|| kind.name())?;
+    let mut delayed = Vec::new();
+    for kind in EventKind::ALL {
+        fixture.remove_calls();
+        let events = kind.events(&mut fixture, WARM_UP + EVENTS + 1).await?;
+        let mut function = fixture.start_function(kind.function()).await?;
+        let measured = of_function(&fixture, &mut function, &events).await;
+        let (cost, requests) = measured.with_context(|| kind.name())?;
         costs.push((kind, cost));
         if let Some(goal) = kind.goal() {
-            paths.push((kind, goal, seen));
+            delayed.push((kind, goal, requests));
         }
     }
-    stage.clear();
-    let express = of_express(&mut stage).await.context("bench/express")?;
+    fixture.remove_calls();
+    let express = of_express(&mut fixture).await.context("bench/express")?;
     Ok(format!(
         "{}\n{}",
         costs_table(&costs, &express)?,
-        paths_drawn(&paths)?
+        critical_paths(&delayed)?
     ))
 }
 
-/// The costs of all events but the last, whose requests are held back.
+/// The costs of all events but the last, and the requests of the last, with delayed answers.
 async fn of_function(
-    stage: &Stage,
+    fixture: &Fixture,
     function: &mut RunningFunction,
     events: &[Value],
-) -> Result<(Cost, Vec<crate::world::Seen>)> {
+) -> Result<(EventCosts, Vec<AnsweredRequest>)> {
     let (last, events) = events.split_last().context("no events")?;
-    let pid = function.pid().context("it has ended")?;
-    let mut cost = Cost::default();
+    let pid = function.pid().context("the function has ended")?;
+    let mut cost = EventCosts::default();
     for (index, event) in events.iter().enumerate() {
-        let (before, taken, seen) = {
-            let before = resting(function, pid).await?;
-            stage.world.watch();
-            let answered = function.invoke_timed(event).await?;
-            good(&answered.answer)?;
-            (before, answered.at - answered.began, stage.world.seen())
-        };
-        let after = resting(function, pid).await?;
-        if index >= BEFORE {
-            cost.add(after - before, taken, &seen);
+        let before = cpu_when_idle(function, pid).await?;
+        fixture.stand_ins.start_recording();
+        let answered = function.invoke_timed(event).await?;
+        ensure_success(&answered.answer)?;
+        let requests = fixture.stand_ins.recorded();
+        let after = cpu_when_idle(function, pid).await?;
+        if index >= WARM_UP {
+            cost.add(after - before, answered.at - answered.began, &requests);
         }
     }
-    stage.world.hold_back(|_| HELD_BACK);
-    stage.world.watch();
+    fixture.stand_ins.delay_answers(|_| ANSWER_DELAY);
+    fixture.stand_ins.start_recording();
     let answered = function.invoke_timed(last).await;
-    stage.world.hurry();
-    let seen = stage.world.seen();
-    good(&answered?.answer)?;
-    Ok((cost, seen))
+    fixture.stand_ins.answer_at_once();
+    let requests = fixture.stand_ins.recorded();
+    ensure_success(&answered?.answer)?;
+    Ok((cost, requests))
 }
 
-/// The CPU time that the process has taken until it lies down.
-async fn resting(function: &mut RunningFunction, pid: u32) -> Result<Duration> {
+/// The CPU time of the process so far, once it is idle.
+async fn cpu_when_idle(function: &mut RunningFunction, pid: u32) -> Result<Duration> {
     function.asks_for_more().await?;
-    tokio::time::sleep(LIES_DOWN_WITHIN).await;
+    tokio::time::sleep(IDLE_AFTER).await;
     cpu_time(pid)
 }
 
-impl Cost {
-    fn add(&mut self, cpu: Duration, taken: Duration, seen: &[crate::world::Seen]) {
+impl EventCosts {
+    fn add(&mut self, cpu: Duration, duration: Duration, requests: &[AnsweredRequest]) {
         self.cpu.add(millis(cpu));
-        let own = taken.saturating_sub(path::under_way(seen));
+        let own = duration.saturating_sub(critical_path::under_way(requests));
         self.own.add(millis(own));
-        self.requests.add(seen.len() as f64);
+        self.requests.add(requests.len() as f64);
     }
 }
 
-/// The same events through the seed's own code.
-async fn of_express(stage: &mut Stage) -> Result<Vec<(Kind, Cost)>> {
-    let express = Express::start(stage, Duration::from_secs(600)).await?;
-    let mut webhook = Cost::default();
-    let mut accept_ready = Cost::default();
-    let mut by_websocket = Cost::default();
-    let mut ping = Cost::default();
+/// The costs of the same events in the Express server.
+async fn of_express(fixture: &mut Fixture) -> Result<Vec<(EventKind, EventCosts)>> {
+    let express = Express::start(fixture, Duration::from_secs(600)).await?;
+    let mut webhook = EventCosts::default();
+    let mut accept_ready = EventCosts::default();
+    let mut by_websocket = EventCosts::default();
+    let mut ping = EventCosts::default();
     let (mut socket, _) = tokio_tungstenite::connect_async(express.websocket_url()).await?;
-    for index in 0..BEFORE + EVENTS {
-        let counts = index >= BEFORE;
-        let ring = stage.passthru()?;
-        let rang = once(stage, &express, &mut webhook, counts, express.ask(&ring)).await?;
-        let accept = stage.accept_ready(id_in(&rang)?)?;
+    for index in 0..WARM_UP + EVENTS {
+        let counts = index >= WARM_UP;
+        let ring = fixture.new_passthru()?;
+        let ringing = once(fixture, &express, &mut webhook, counts, express.send(&ring)).await?;
+        let accept = fixture.accept_ready(id_in(&ringing)?)?;
         once(
-            stage,
+            fixture,
             &express,
             &mut accept_ready,
             counts,
-            express.ask(&accept),
+            express.send(&accept),
         )
         .await?;
-        let rang = express.ask(&stage.passthru()?).await?;
-        // It is told of that call, too.
-        socket.next().await.context("no news")??;
-        socket.next().await.context("no news")??;
-        let accept = stage.accept_ready_by_websocket(id_in(&rang)?)?;
+        let ringing = express.send(&fixture.new_passthru()?).await?;
+        // The updates of both calls arrive before the answers.
+        socket.next().await.context("no update")??;
+        socket.next().await.context("no update")??;
+        let accept = fixture.accept_ready_by_websocket(id_in(&ringing)?)?;
         for (message, cost) in [
             (accept, &mut by_websocket),
             (json!({ "body": r#"{"type":"ping"}"# }), &mut ping),
         ] {
             let text = message["body"].as_str().context("a message")?;
-            let asking = async {
+            let request = async {
                 socket.send(Message::text(text)).await?;
                 Ok(socket.next().await.context("no answer")??)
             };
-            once(stage, &express, cost, counts, asking).await?;
+            once(fixture, &express, cost, counts, request).await?;
         }
     }
     drop(express);
-    let timeout = timeouts_of_express(stage).await?;
+    let timeout = timeouts_of_express(fixture).await?;
     Ok(vec![
-        (Kind::Webhook, webhook),
-        (Kind::AcceptReady, accept_ready),
-        (Kind::Timeout, timeout),
-        (Kind::AcceptReadyByWebSocket, by_websocket),
-        (Kind::Ping, ping),
+        (EventKind::Webhook, webhook),
+        (EventKind::AcceptReady, accept_ready),
+        (EventKind::Timeout, timeout),
+        (EventKind::AcceptReadyByWebSocket, by_websocket),
+        (EventKind::Ping, ping),
     ])
 }
 
-fn id_in(rang: &Value) -> Result<&str> {
-    rang["call_id"].as_str().context("a call's id")
+fn id_in(answer: &Value) -> Result<&str> {
+    answer["call_id"].as_str().context("a call's id")
 }
 
+/// Sends one request to the Express server and adds its cost, if it counts.
 async fn once<T>(
-    stage: &Stage,
+    fixture: &Fixture,
     express: &Express,
-    cost: &mut Cost,
+    cost: &mut EventCosts,
     counts: bool,
-    asking: impl Future<Output = Result<T>>,
+    request: impl Future<Output = Result<T>>,
 ) -> Result<T> {
     let pid = express.pid()?;
-    tokio::time::sleep(LIES_DOWN_WITHIN).await;
+    tokio::time::sleep(IDLE_AFTER).await;
     let before = cpu_time(pid)?;
-    stage.world.watch();
+    fixture.stand_ins.start_recording();
     let began = Instant::now();
-    let answer = asking.await?;
-    let taken = began.elapsed();
-    tokio::time::sleep(LIES_DOWN_WITHIN).await;
+    let answer = request.await?;
+    let duration = began.elapsed();
+    tokio::time::sleep(IDLE_AFTER).await;
     let after = cpu_time(pid)?;
-    let seen = stage.world.seen();
+    let requests = fixture.stand_ins.recorded();
     if counts {
-        cost.add(after - before, taken, &seen);
+        cost.add(after - before, duration, &requests);
     }
     Ok(answer)
 }
 
-/// Its timers fire by themselves: what they cost is what the process takes meanwhile, a call.
-async fn timeouts_of_express(stage: &mut Stage) -> Result<Cost> {
-    let express = Express::start(stage, EXPRESS_RING).await?;
+/// The mean cost of a timeout: the CPU time of the process while all timers fire.
+async fn timeouts_of_express(fixture: &mut Fixture) -> Result<EventCosts> {
+    let express = Express::start(fixture, EXPRESS_RING).await?;
     let began = Instant::now();
     for _ in 0..EVENTS {
-        express.ask(&stage.passthru()?).await?;
+        express.send(&fixture.new_passthru()?).await?;
     }
-    anyhow::ensure!(began.elapsed() < EXPRESS_RING, "the calls ring too short");
+    anyhow::ensure!(
+        began.elapsed() < EXPRESS_RING,
+        "calls time out before all have started"
+    );
     tokio::time::sleep(Duration::from_millis(200)).await;
     let before = cpu_time(express.pid()?)?;
-    stage.world.watch();
+    fixture.stand_ins.start_recording();
     tokio::time::sleep(EXPRESS_RING + Duration::from_secs(1)).await;
-    let taken = cpu_time(express.pid()?)? - before;
-    let requests = stage.world.seen().len() as f64 / EVENTS as f64;
-    let mut cost = Cost::default();
-    cost.cpu.add(millis(taken) / EVENTS as f64);
+    let cpu = cpu_time(express.pid()?)? - before;
+    let requests = fixture.stand_ins.recorded().len() as f64 / EVENTS as f64;
+    let mut cost = EventCosts::default();
+    cost.cpu.add(millis(cpu) / EVENTS as f64);
     cost.requests.add(requests);
     Ok(cost)
 }
 
-fn costs_table(costs: &[(Kind, Cost)], express: &[(Kind, Cost)]) -> Result<String> {
-    let mut table = Table::of(&[
+fn costs_table(
+    costs: &[(EventKind, EventCosts)],
+    express: &[(EventKind, EventCosts)],
+) -> Result<String> {
+    let mut table = MarkdownTable::new(&[
         "event",
         "CPU, ms",
         "90 % within",
@@ -338,11 +343,11 @@ fn costs_table(costs: &[(Kind, Cost)], express: &[(Kind, Cost)]) -> Result<Strin
     let mut missed = Vec::new();
     for (kind, cost) in costs {
         let cpu = cost.cpu.median();
-        if cpu >= MOST_CPU {
+        if cpu >= MAX_CPU {
             missed.push(format!("{}: {} ms of CPU", kind.name(), Rounded(cpu)));
         }
         let other = express.iter().find(|(other, _)| other == kind);
-        let of_other = |figures: fn(&Cost) -> &Figures| match other {
+        let of_other = |figures: fn(&EventCosts) -> &Samples| match other {
             Some((_, cost)) if figures(cost).count() > 0 => {
                 Rounded(figures(cost).median()).to_string()
             }
@@ -352,7 +357,7 @@ fn costs_table(costs: &[(Kind, Cost)], express: &[(Kind, Cost)]) -> Result<Strin
         table.row(&[
             &kind.name(),
             &Rounded(cpu),
-            &Rounded(cost.cpu.at(90)),
+            &Rounded(cost.cpu.percentile(90)),
             &Rounded(cost.own.median()),
             &cost.requests.median(),
             &of_other(|cost| &cost.cpu),
@@ -362,22 +367,22 @@ fn costs_table(costs: &[(Kind, Cost)], express: &[(Kind, Cost)]) -> Result<Strin
         ])?;
     }
     Ok(format!(
-        "{table}\nMedians of {EVENTS} events after {BEFORE}. Goal: less than {MOST_CPU} ms of CPU each. {}\n",
+        "{table}\nMedians of {EVENTS} events after {WARM_UP} others. Goal: less than {MAX_CPU} ms of CPU each. {}\n",
         verdict(&missed)
     ))
 }
 
-fn paths_drawn(paths: &[(Kind, Goal, Vec<crate::world::Seen>)]) -> Result<String> {
+fn critical_paths(delayed: &[(EventKind, PathGoal, Vec<AnsweredRequest>)]) -> Result<String> {
     let mut text = format!(
-        "The urgent ways, each request held back for {} ms, and how many of them wait for each other (goal: {MOST_IN_SEQUENCE}):\n",
-        HELD_BACK.as_millis()
+        "The two critical paths, with each answer delayed by {} ms. Goal: at most {MAX_IN_SEQUENCE} requests in sequence.\n",
+        ANSWER_DELAY.as_millis()
     );
-    for (kind, goal, seen) in paths {
-        let count = path::in_sequence(seen, *goal);
+    for (kind, goal, requests) in delayed {
+        let count = critical_path::in_sequence(requests, *goal);
         let count = count.with_context(|| format!("{}: no {goal:?}", kind.name()))?;
-        let drawn = path::drawn(seen);
+        let timeline = critical_path::timeline(requests);
         text.push_str(&format!(
-            "\n{} → {goal:?}: {count} in sequence\n\n```text\n{drawn}```\n",
+            "\n{} → {goal:?}: {count} in sequence\n\n```text\n{timeline}```\n",
             kind.name()
         ));
     }

@@ -1,4 +1,4 @@
-//! The least that a function in Rust can be: what the bench holds the others against.
+//! The smallest possible function in Rust, for comparison.
 
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use serde_json::{Value, json};

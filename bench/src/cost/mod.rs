@@ -1,5 +1,5 @@
-//! What calls cost on AWS, from requests that are counted, durations that are measured and public prices; beside two servers
-//! that are always on, as the seed has them; and the quotas on that way.
+//! The price of calls on AWS from counted requests, measured durations and public prices, compared with always-on Express
+//! servers, and the share of AWS's quotas that calls use.
 
 pub mod model;
 pub mod prices;
@@ -10,31 +10,32 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::call_run::{CallEnding, CallRun, WarmFunctions};
 use crate::express::Express;
-use crate::figures::{Figures, Rounded};
-use crate::functions::Places;
-use crate::life::{Company, Ending, Life};
-use crate::page::Table;
+use crate::figures::{Rounded, Samples};
+use crate::fixture::Fixture;
+use crate::functions::Paths;
+use crate::page::MarkdownTable;
 use crate::process::cpu_time;
-use crate::stage::Stage;
-use crate::world::System;
-use model::{Use, assumed, bill, busiest_second, calls_for, servers};
+use crate::stand_ins::System;
+use model::{Usage, assumed, bill, busiest_second, calls_for, servers};
 
 /// Calls a month.
 const MONTHS: [(&str, f64); 4] = [("1 k", 1e3), ("100 k", 1e5), ("10 M", 1e7), ("1 G", 1e9)];
 
-/// How many calls of each kind are played.
+/// How many calls of each kind are made.
 const CALLS: usize = 10;
 
-/// Lambda gives a function of this memory this share of a core (1,769 MB are one).
+/// The memory of a function.
 const MEMORY_MB: f64 = 256.0;
+/// Lambda gives a function with this memory one core, and less in proportion.
 const CORE_MB: f64 = 1_769.0;
 
-/// From how much of a quota on the page says what to do.
+/// From this share of a quota, the page says what to do.
 const NEAR: f64 = 0.5;
 
-/// How long the systems take to answer, on AWS: assumed, and played.
-const fn takes(system: System) -> Duration {
+/// How long each system is assumed to take for an answer. The stand-ins delay their answers by it.
+const fn answer_time(system: System) -> Duration {
     Duration::from_millis(match system {
         System::DynamoDb => 5,
         System::Sqs | System::Secrets => 10,
@@ -45,18 +46,18 @@ const fn takes(system: System) -> Duration {
     })
 }
 
-/// Counts, measures, reckons, and writes the tables.
+/// Counts, measures and calculates.
 ///
 /// # Errors
-/// When a function does not do what it is there for.
-pub async fn measure(places: &Places) -> Result<String> {
-    let mut stage = Stage::set(places).await?;
-    let talked = played(&mut stage, Ending::Talked).await?;
-    let rang_out = played(&mut stage, Ending::RangOut).await?;
-    let mixed = talked.mixed(assumed::ANSWERED, rang_out);
-    let server = cpu_of_the_seeds_server(&mut stage).await?;
+/// When a function fails.
+pub async fn measure(paths: &Paths) -> Result<String> {
+    let mut fixture = Fixture::start(paths).await?;
+    let answered = usage_of_calls(&mut fixture, CallEnding::Answered).await?;
+    let timed_out = usage_of_calls(&mut fixture, CallEnding::TimedOut).await?;
+    let mixed = answered.mixed(assumed::ANSWERED, timed_out);
+    let server = cpu_of_express(&mut fixture).await?;
     Ok([
-        taken_table(&talked, &rang_out)?,
+        usage_table(&answered, &timed_out)?,
         bill_table(&mixed)?,
         months_table(&mixed, server)?,
         quotas_table(&mixed)?,
@@ -66,127 +67,128 @@ pub async fn measure(places: &Places) -> Result<String> {
     .join("\n"))
 }
 
-/// What a call of this kind takes: the mean of several.
-async fn played(stage: &mut Stage, ending: Ending) -> Result<Use> {
-    stage.clear();
-    let mut company = Company::default();
-    company.play(stage, ending).await?;
-    stage.world.hold_back(takes);
-    let mut taken = Vec::new();
+/// The mean usage of several calls of this kind.
+async fn usage_of_calls(fixture: &mut Fixture, ending: CallEnding) -> Result<Usage> {
+    fixture.remove_calls();
+    let mut functions = WarmFunctions::default();
+    functions.run_call(fixture, ending).await?;
+    fixture.stand_ins.delay_answers(answer_time);
+    let mut usages = Vec::new();
     for _ in 0..CALLS {
-        taken.push(use_of(&company.play(stage, ending).await?));
+        usages.push(usage_of(&functions.run_call(fixture, ending).await?));
     }
-    stage.world.hurry();
-    let mean = |of: fn(&Use) -> f64| taken.iter().map(of).sum::<f64>() / taken.len() as f64;
-    Ok(Use {
-        invocations: mean(|taken| taken.invocations),
-        gb_seconds: mean(|taken| taken.gb_seconds),
-        http_requests: mean(|taken| taken.http_requests),
-        posts: mean(|taken| taken.posts),
-        write_units: mean(|taken| taken.write_units),
-        read_units: mean(|taken| taken.read_units),
-        queue_requests: mean(|taken| taken.queue_requests),
-        schedules: mean(|taken| taken.schedules),
-        logged: mean(|taken| taken.logged),
-        pushes: mean(|taken| taken.pushes),
+    fixture.stand_ins.answer_at_once();
+    let mean = |of: fn(&Usage) -> f64| usages.iter().map(of).sum::<f64>() / usages.len() as f64;
+    Ok(Usage {
+        invocations: mean(|usage| usage.invocations),
+        gb_seconds: mean(|usage| usage.gb_seconds),
+        http_requests: mean(|usage| usage.http_requests),
+        posts: mean(|usage| usage.posts),
+        write_units: mean(|usage| usage.write_units),
+        read_units: mean(|usage| usage.read_units),
+        queue_requests: mean(|usage| usage.queue_requests),
+        schedules: mean(|usage| usage.schedules),
+        logged: mean(|usage| usage.logged),
+        pushes: mean(|usage| usage.pushes),
     })
 }
 
-fn use_of(life: &Life) -> Use {
-    let requests = |system| life.requests_to(system) as f64;
-    let asked = |system, start: &str| {
-        let seen = life.requests.iter();
-        seen.filter(|seen| seen.system == system && seen.what.starts_with(start))
+fn usage_of(run: &CallRun) -> Usage {
+    let requests = |system| run.requests_to(system) as f64;
+    let operations = |system, start: &str| {
+        let requests = run.requests.iter();
+        requests
+            .filter(|request| request.system == system && request.operation.starts_with(start))
             .count() as f64
     };
-    let timers = life.invocations_of("call-timeout") as f64;
-    let of_streams = life.invocations_of("broadcast") as f64;
-    let invocations = life.invocations.len() as f64;
-    // A share of a core makes what is reckoned here so much slower.
+    let timers = run.invocations_of("call-timeout") as f64;
+    let updates = run.invocations_of("broadcast") as f64;
+    let invocations = run.invocations.len() as f64;
+    // CPU time takes longer on the share of a core that Lambda gives.
     let slower = CORE_MB / MEMORY_MB - 1.0;
-    let seconds: f64 = life
+    let seconds: f64 = run
         .invocations
         .iter()
-        .map(|one| (one.took.as_secs_f64() + one.cpu.as_secs_f64() * slower).max(0.001))
+        .map(|one| (one.duration.as_secs_f64() + one.cpu.as_secs_f64() * slower).max(0.001))
         .sum();
-    Use {
+    Usage {
         invocations,
         gb_seconds: seconds * MEMORY_MB / 1024.0,
-        http_requests: invocations - timers - of_streams,
+        http_requests: invocations - timers - updates,
         posts: requests(System::Connections),
-        write_units: life.units().written,
-        read_units: life.units().read,
-        // Sent; and received and deleted by Lambda, each by itself when there are few.
-        queue_requests: asked(System::Sqs, "SendMessage") * 3.0,
-        schedules: asked(System::Scheduler, "POST"),
-        logged: life.logged as f64,
+        write_units: run.units().written,
+        read_units: run.units().read,
+        // Each message is sent, received and deleted. Lambda batches them only under load.
+        queue_requests: operations(System::Sqs, "SendMessage") * 3.0,
+        schedules: operations(System::Scheduler, "POST"),
+        logged: run.logged as f64,
         pushes: requests(System::Fcm),
     }
 }
 
-/// CPU seconds that a call takes of the seed's own server: begun, and accepted.
-async fn cpu_of_the_seeds_server(stage: &mut Stage) -> Result<f64> {
-    let express = Express::start(stage, Duration::from_secs(600)).await?;
-    let mut seconds = Figures::default();
+/// CPU seconds of the Express server for a new call and its acceptance.
+async fn cpu_of_express(fixture: &mut Fixture) -> Result<f64> {
+    let express = Express::start(fixture, Duration::from_secs(600)).await?;
+    let mut seconds = Samples::default();
     for index in 0..200 {
-        let (ring, pid) = (stage.passthru()?, express.pid()?);
+        let (ring, pid) = (fixture.new_passthru()?, express.pid()?);
         let before = cpu_time(pid)?;
-        let rang = express.ask(&ring).await?;
-        let call = rang["call_id"].as_str().context("a call's id")?;
-        express.ask(&stage.accept_ready(call)?).await?;
+        let ringing = express.send(&ring).await?;
+        let call = ringing["call_id"].as_str().context("a call's id")?;
+        express.send(&fixture.accept_ready(call)?).await?;
         tokio::time::sleep(Duration::from_millis(1)).await;
         if index >= 50 {
             seconds.add((cpu_time(pid)? - before).as_secs_f64());
         }
     }
-    ensure!(seconds.median() > 0.0, "the server took no time");
+    ensure!(seconds.median() > 0.0, "the server used no CPU time");
     Ok(seconds.median())
 }
 
-fn taken_table(talked: &Use, rang_out: &Use) -> Result<String> {
-    let mut table = Table::of(&["of one call", "that is answered", "that rings out"]);
-    type Of = fn(&Use) -> f64;
-    let rows: [(&str, Of); 10] = [
-        ("invocations of functions", |taken| taken.invocations),
-        ("their duration, GB-seconds", |taken| taken.gb_seconds),
-        ("requests to the HTTP API", |taken| taken.http_requests),
-        ("messages posted to clients", |taken| taken.posts),
-        ("DynamoDB write units", |taken| taken.write_units),
-        ("DynamoDB read units", |taken| taken.read_units),
-        ("requests to SQS", |taken| taken.queue_requests),
-        ("schedules made", |taken| taken.schedules),
-        ("pushes", |taken| taken.pushes),
-        ("bytes logged", |taken| taken.logged),
+fn usage_table(answered: &Usage, timed_out: &Usage) -> Result<String> {
+    let mut table = MarkdownTable::new(&["one call", "answered", "timed out"]);
+    type Figure = fn(&Usage) -> f64;
+    let rows: [(&str, Figure); 10] = [
+        ("invocations of functions", |usage| usage.invocations),
+        ("their duration, GB-seconds", |usage| usage.gb_seconds),
+        ("requests to the HTTP API", |usage| usage.http_requests),
+        ("messages posted to clients", |usage| usage.posts),
+        ("DynamoDB write units", |usage| usage.write_units),
+        ("DynamoDB read units", |usage| usage.read_units),
+        ("requests to SQS", |usage| usage.queue_requests),
+        ("schedules created", |usage| usage.schedules),
+        ("pushes", |usage| usage.pushes),
+        ("bytes logged", |usage| usage.logged),
     ];
     for (what, of) in rows {
-        table.row(&[&what, &Rounded(of(talked)), &Rounded(of(rang_out))])?;
+        table.row(&[&what, &Rounded(of(answered)), &Rounded(of(timed_out))])?;
     }
-    Ok(format!("What is counted and measured:\n\n{table}"))
+    Ok(format!("Counted and measured:\n\n{table}"))
 }
 
-fn bill_table(taken: &Use) -> Result<String> {
-    let lines = bill(taken);
-    let mut table = Table::of(&["$ for 1 million calls in a month", ""]);
+fn bill_table(usage: &Usage) -> Result<String> {
+    let lines = bill(usage);
+    let mut table = MarkdownTable::new(&["$ for 1 million calls in a month", ""]);
     for line in &lines {
-        table.row(&[&line.what, &Rounded(line.of(1e6))])?;
+        table.row(&[&line.item, &Rounded(line.dollars(1e6))])?;
     }
-    let total: f64 = lines.iter().map(|line| line.of(1e6)).sum();
-    table.row(&[&"**together**", &format!("**{}**", Rounded(total))])?;
+    let total: f64 = lines.iter().map(|line| line.dollars(1e6)).sum();
+    table.row(&[&"**total**", &format!("**{}**", Rounded(total))])?;
     Ok(table.to_string())
 }
 
-fn months_table(taken: &Use, server: f64) -> Result<String> {
-    let mut table = Table::of(&[
+fn months_table(usage: &Usage, server: f64) -> Result<String> {
+    let mut table = MarkdownTable::new(&[
         "calls a month",
         "in the busiest second",
         "Ringback, $ a month",
         "$ for 1,000 calls",
-        "the seed's servers",
+        "Express servers",
         "$ a month",
         "Ringback ÷ servers",
     ]);
     for (name, calls) in MONTHS {
-        let dollars: f64 = bill(taken).iter().map(|line| line.of(calls)).sum();
+        let dollars: f64 = bill(usage).iter().map(|line| line.dollars(calls)).sum();
         let servers = servers(calls, server);
         table.row(&[
             &name,
@@ -199,54 +201,54 @@ fn months_table(taken: &Use, server: f64) -> Result<String> {
         ])?;
     }
     let two = servers(0.0, server).dollars;
-    let even = calls_for(&bill(taken), two);
+    let even = calls_for(&bill(usage), two);
     Ok(format!(
-        "{table}\nTwo of the smallest servers cost as much as {} calls a month. What they do not do for it: keep a call when one of \
-         them dies, check who asks, or take more than one of them can.\n",
+        "{table}\nTwo of the smallest servers cost as much as {} calls a month. They lose their calls when one of them fails, check no \
+         tokens, and one of them must be able to handle all calls.\n",
         Rounded(even)
     ))
 }
 
-fn quotas_table(taken: &Use) -> Result<String> {
-    let mut columns = vec!["quota, as it is by default", "of it a month's calls take:"];
+fn quotas_table(usage: &Usage) -> Result<String> {
+    let mut columns = vec!["default quota", "limit"];
     columns.extend(MONTHS.map(|(name, _)| name));
-    let mut table = Table::of(&columns);
+    let mut table = MarkdownTable::new(&columns);
     let mut remedies = String::new();
     for quota in quotas::ALL {
-        let shares = MONTHS.map(|(_, calls)| (quota.taken)(taken, calls) / quota.most);
+        let shares = MONTHS.map(|(_, calls)| (quota.used)(usage, calls) / quota.limit);
         let shown = shares.map(percent);
         let mut cells: Vec<&dyn std::fmt::Display> = Vec::new();
         let (name, most) = (
-            format!("[{}]({})", quota.what, quota.source),
-            Rounded(quota.most),
+            format!("[{}]({})", quota.name, quota.source),
+            Rounded(quota.limit),
         );
         cells.push(&name);
         cells.push(&most);
         cells.extend(shown.iter().map(|share| share as &dyn std::fmt::Display));
         table.row(&cells)?;
         if shares.iter().any(|share| *share >= NEAR) {
-            writeln!(remedies, "- {}: {}.", quota.what, quota.remedy)?;
+            writeln!(remedies, "- {}: {}.", quota.name, quota.remedy)?;
         }
     }
     Ok(format!(
-        "{table}\nWhat to do where it comes near:\n\n{remedies}"
+        "{table}\nShare of each quota in the busiest second of the month. What to do near a limit:\n\n{remedies}"
     ))
 }
 
 fn percent(share: f64) -> String {
     match share * 100.0 {
-        little if little < 0.01 => "< 0.01 %".to_owned(),
-        much => format!("{} %", Rounded(much)),
+        small if small < 0.01 => "< 0.01 %".to_owned(),
+        large => format!("{} %", Rounded(large)),
     }
 }
 
 fn assumptions(server: f64) -> String {
-    let systems =
-        System::ALL.map(|system| format!("{} {} ms", system.name(), takes(system).as_millis()));
+    let systems = System::ALL
+        .map(|system| format!("{} {} ms", system.name(), answer_time(system).as_millis()));
     format!(
-        "Assumed: {} % of the calls are answered, each extension has one device, one client watches all calls, the functions have {MEMORY_MB} MB \
-         (so {} of a core), {} % of the invocations start a process, the busiest second is {} times as busy as an average one. The systems \
-         answer within {}. A call takes {} ms of the seed's server, whose core is to be {} % busy at most.\n",
+        "Assumptions: {} % of the calls are answered, each extension has one device, one client watches all calls, functions have {MEMORY_MB} MB \
+         ({} of a core), {} % of the invocations start a process, the busiest second has {} times the calls of an average one. Answer \
+         times: {}. A call takes {} ms of CPU time on an Express server, which may use {} % of its core.\n",
         assumed::ANSWERED * 100.0,
         Rounded(MEMORY_MB / CORE_MB),
         assumed::COLD * 100.0,
@@ -258,10 +260,10 @@ fn assumptions(server: f64) -> String {
 }
 
 fn prices_table() -> Result<String> {
-    let mut table = Table::of(&["price", "$", "for", "source"]);
+    let mut table = MarkdownTable::new(&["price", "$", "for", "source"]);
     for price in prices::ALL {
         let source = format!("<{}>", price.source);
-        table.row(&[&price.what, &price.dollars, &Rounded(price.per), &source])?;
+        table.row(&[&price.item, &price.dollars, &Rounded(price.per), &source])?;
     }
     Ok(format!(
         "Prices as of {}, US East (N. Virginia):\n\n{table}",

@@ -1,4 +1,4 @@
-//! What calls cost, reckoned from what one of them takes. Pure.
+//! The price of calls, calculated from the usage of one call. Pure.
 
 use super::prices::{
     HTTP_REQUEST, LAMBDA_GB_SECOND, LAMBDA_REQUEST, LOGGED_GB, Price, READ_UNIT, RENDER_STANDARD,
@@ -6,24 +6,24 @@ use super::prices::{
     WEBSOCKET_MINUTE, WRITE_UNIT,
 };
 
-/// What a call takes of each thing that is paid for, on average.
+/// The average usage of a call, by what AWS charges for.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Use {
+pub struct Usage {
     /// Invocations of functions.
     pub invocations: f64,
-    /// Of memory, for a time.
+    /// Memory in GB times duration in seconds.
     pub gb_seconds: f64,
     /// Requests to the HTTP API.
     pub http_requests: f64,
     /// Messages posted to clients.
     pub posts: f64,
-    /// DynamoDB's write request units.
+    /// DynamoDB write request units.
     pub write_units: f64,
-    /// DynamoDB's read request units.
+    /// DynamoDB read request units.
     pub read_units: f64,
     /// Requests to the queue: to send, to receive, to delete.
     pub queue_requests: f64,
-    /// Schedules made. They are taken back before they fire, but for a few.
+    /// Schedules created. Most are deleted before they fire.
     pub schedules: f64,
     /// Bytes logged.
     pub logged: f64,
@@ -31,8 +31,8 @@ pub struct Use {
     pub pushes: f64,
 }
 
-impl Use {
-    /// Of so many calls in a hundred this, of the others that.
+impl Usage {
+    /// The average of two kinds of call: `share` of the calls have this usage, the others have `other`.
     #[must_use]
     pub fn mixed(self, share: f64, other: Self) -> Self {
         let mix = |one: f64, other: f64| one * share + other * (1.0 - share);
@@ -51,29 +51,29 @@ impl Use {
     }
 }
 
-/// What is assumed, beside what is counted.
+/// Assumptions.
 pub mod assumed {
-    /// Of the calls that are answered. The others ring out.
+    /// Share of calls that are answered. The others time out.
     pub const ANSWERED: f64 = 0.7;
-    /// Of the invocations, those that start a process, which fetches its secrets.
+    /// Share of invocations that start a process, which fetches its secrets.
     pub const COLD: f64 = 0.01;
     /// Secrets that a process fetches.
     pub const SECRETS_FETCHED: f64 = 3.0;
     /// Secrets of a deployment.
     pub const SECRETS: f64 = 5.0;
-    /// Operators who watch all calls, all the time.
+    /// Clients that are always connected.
     pub const WATCHING: f64 = 1.0;
-    /// What Lambda itself logs of an invocation (its start and its report, as JSON), in bytes.
+    /// Bytes that Lambda itself logs for an invocation (start and report, as JSON).
     pub const LOGGED_BY_LAMBDA: f64 = 700.0;
-    /// Schedules that fire before they are taken back, of a thousand.
+    /// Share of schedules that fire.
     pub const SCHEDULES_FIRED: f64 = 0.001;
-    /// How much busier the busiest second is than an average one.
+    /// Calls in the busiest second, relative to an average second.
     pub const PEAK: f64 = 5.0;
-    /// How busy a server's core may be at the peak.
+    /// Share of a server's core that may be in use at the peak.
     pub const BUSY: f64 = 0.6;
-    /// What the pollers of an empty queue ask in a month: five, each every 20 s.
+    /// Requests of Lambda's five pollers of the queue in a month, one per 20 s each.
     pub const IDLE_POLLS: f64 = 5.0 * 3.0 * 60.0 * 24.0 * 30.0;
-    /// Seconds and minutes of a month.
+    /// Seconds of a month.
     pub const MONTH_SECONDS: f64 = 30.0 * 86_400.0;
     /// Minutes of a month.
     pub const MONTH_MINUTES: f64 = MONTH_SECONDS / 60.0;
@@ -81,74 +81,74 @@ pub mod assumed {
 
 /// A line of the bill.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Line {
-    /// What for.
-    pub what: &'static str,
-    /// Dollars for each call.
+pub struct BillLine {
+    /// What AWS charges for.
+    pub item: &'static str,
+    /// Dollars per call.
     pub each: f64,
-    /// Dollars for each month, calls or none.
+    /// Dollars per month, even without calls.
     pub monthly: f64,
 }
 
-impl Line {
-    /// Dollars for a month with so many calls.
+impl BillLine {
+    /// Dollars for a month with this many calls.
     #[must_use]
-    pub fn of(self, calls: f64) -> f64 {
+    pub fn dollars(self, calls: f64) -> f64 {
         self.each * calls + self.monthly
     }
 }
 
-/// The bill of calls that take this.
+/// The bill for calls with this average usage.
 #[must_use]
-pub fn bill(taken: &Use) -> Vec<Line> {
+pub fn bill(usage: &Usage) -> Vec<BillLine> {
     let for_each = |count: f64, price: Price| count * price.each();
-    let line = |what, each, monthly| Line {
-        what,
+    let line = |item, each, monthly| BillLine {
+        item,
         each,
         monthly,
     };
-    let fetched = taken.invocations * assumed::COLD * assumed::SECRETS_FETCHED;
-    let logged = taken.logged + taken.invocations * assumed::LOGGED_BY_LAMBDA;
+    let fetched = usage.invocations * assumed::COLD * assumed::SECRETS_FETCHED;
+    let logged = usage.logged + usage.invocations * assumed::LOGGED_BY_LAMBDA;
     let watching = assumed::WATCHING * assumed::MONTH_MINUTES;
     vec![
         line(
             "Lambda: invocations",
-            for_each(taken.invocations, LAMBDA_REQUEST),
+            for_each(usage.invocations, LAMBDA_REQUEST),
             0.0,
         ),
         line(
             "Lambda: duration",
-            for_each(taken.gb_seconds, LAMBDA_GB_SECOND),
+            for_each(usage.gb_seconds, LAMBDA_GB_SECOND),
             0.0,
         ),
         line(
             "API Gateway: HTTP",
-            for_each(taken.http_requests, HTTP_REQUEST),
+            for_each(usage.http_requests, HTTP_REQUEST),
             0.0,
         ),
         line(
             "API Gateway: WebSocket",
-            for_each(taken.posts, WEBSOCKET_MESSAGE),
+            for_each(usage.posts, WEBSOCKET_MESSAGE),
             for_each(watching, WEBSOCKET_MINUTE),
         ),
         line(
             "DynamoDB: writes",
-            for_each(taken.write_units, WRITE_UNIT),
+            for_each(usage.write_units, WRITE_UNIT),
             0.0,
         ),
         line(
             "DynamoDB: reads",
-            for_each(taken.read_units, READ_UNIT),
+            for_each(usage.read_units, READ_UNIT),
             0.0,
         ),
         line(
             "SQS",
-            for_each(taken.queue_requests, SQS_REQUEST),
+            for_each(usage.queue_requests, SQS_REQUEST),
             for_each(assumed::IDLE_POLLS, SQS_REQUEST),
         ),
         line(
             "EventBridge Scheduler",
-            for_each(taken.schedules * assumed::SCHEDULES_FIRED, SCHEDULE_FIRED),
+            for_each(usage.schedules * assumed::SCHEDULES_FIRED, SCHEDULE_FIRED),
             0.0,
         ),
         line(
@@ -160,14 +160,14 @@ pub fn bill(taken: &Use) -> Vec<Line> {
     ]
 }
 
-/// The busiest second of a month with so many calls, in calls.
+/// Calls in the busiest second of a month with this many calls.
 #[must_use]
 pub fn busiest_second(calls: f64) -> f64 {
     calls / assumed::MONTH_SECONDS * assumed::PEAK
 }
 
-/// What the seed's deployment costs: two servers, of which one waits, if a core does for the busiest second. Beyond that, as many
-/// as are needed, and one to wait; their state is in memory, so what they would have to share it by is not in this figure.
+/// The Express servers for this many calls: one on standby, and as many as the busiest second needs. They keep calls in memory;
+/// the figure leaves out what sharing that state would cost.
 #[must_use]
 pub fn servers(calls: f64, cpu_seconds_each: f64) -> Servers {
     let cores = busiest_second(calls) * cpu_seconds_each / assumed::BUSY;
@@ -184,9 +184,9 @@ pub fn servers(calls: f64, cpu_seconds_each: f64) -> Servers {
     }
 }
 
-/// How many calls a month cost as much as this: from there on they cost more.
+/// The number of calls a month that cost this many dollars.
 #[must_use]
-pub fn calls_for(bill: &[Line], dollars: f64) -> f64 {
+pub fn calls_for(bill: &[BillLine], dollars: f64) -> f64 {
     let each: f64 = bill.iter().map(|line| line.each).sum();
     let monthly: f64 = bill.iter().map(|line| line.monthly).sum();
     ((dollars - monthly) / each).max(0.0)
@@ -195,7 +195,7 @@ pub fn calls_for(bill: &[Line], dollars: f64) -> f64 {
 /// Always-on servers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Servers {
-    /// How many.
+    /// Their number.
     pub count: u64,
     /// Dollars a month.
     pub dollars: f64,
@@ -210,8 +210,8 @@ mod tests {
     }
 
     #[test]
-    fn a_million_calls_cost_a_million_times_what_one_takes() {
-        let taken = Use {
+    fn a_million_calls_cost_a_million_times_one_call() {
+        let usage = Usage {
             invocations: 10.0,
             gb_seconds: 0.5,
             http_requests: 5.0,
@@ -223,13 +223,13 @@ mod tests {
             logged: 3_000.0,
             pushes: 1.0,
         };
-        let bill = bill(&taken);
-        let of = |what: &str| {
+        let bill = bill(&usage);
+        let of = |item: &str| {
             bill.iter()
-                .find(|line| line.what == what)
-                .map(|line| line.of(1e6))
+                .find(|line| line.item == item)
+                .map(|line| line.dollars(1e6))
         };
-        for (what, dollars) in [
+        for (item, dollars) in [
             ("Lambda: invocations", 2.0),
             ("Lambda: duration", 6.6667),
             ("API Gateway: HTTP", 5.0),
@@ -241,22 +241,25 @@ mod tests {
             ("Secrets Manager", 1.5 + 2.0),
             ("CloudWatch Logs", 5.0),
         ] {
-            let found = of(what);
+            let found = of(item);
             assert!(
                 found.is_some_and(|found| close(found, dollars)),
-                "{what}: {found:?}"
+                "{item}: {found:?}"
             );
         }
     }
 
     #[test]
-    fn without_calls_only_what_is_kept_costs() {
-        let idle: f64 = bill(&Use::default()).iter().map(|line| line.of(0.0)).sum();
+    fn without_calls_only_monthly_prices_count() {
+        let idle: f64 = bill(&Usage::default())
+            .iter()
+            .map(|line| line.dollars(0.0))
+            .sum();
         assert!(idle > 2.0 && idle < 2.4, "{idle}");
     }
 
     #[test]
-    fn servers_are_two_until_a_core_is_too_few() {
+    fn two_servers_are_enough_for_half_a_core() {
         assert_eq!(servers(1_000.0, 0.002).count, 2);
         assert_eq!(servers(1_000.0, 0.002).dollars, 14.0);
         let many = servers(1e9, 0.002);
@@ -265,25 +268,25 @@ mod tests {
     }
 
     #[test]
-    fn the_calls_for_a_sum_cost_that_sum() {
-        let bill = bill(&Use {
+    fn the_bill_for_calls_for_a_sum_is_that_sum() {
+        let bill = bill(&Usage {
             invocations: 15.0,
-            ..Use::default()
+            ..Usage::default()
         });
         let calls = calls_for(&bill, 14.0);
-        let dollars: f64 = bill.iter().map(|line| line.of(calls)).sum();
+        let dollars: f64 = bill.iter().map(|line| line.dollars(calls)).sum();
         assert!(close(dollars, 14.0), "{dollars}");
     }
 
     #[test]
-    fn a_mixture_lies_between() {
-        let one = Use {
+    fn mixed_usage_is_weighted() {
+        let one = Usage {
             invocations: 10.0,
-            ..Use::default()
+            ..Usage::default()
         };
-        let other = Use {
+        let other = Usage {
             invocations: 5.0,
-            ..Use::default()
+            ..Usage::default()
         };
         assert!(close(one.mixed(0.7, other).invocations, 8.5));
     }

@@ -1,33 +1,33 @@
-//! Public prices, in US dollars, without free tiers and volume discounts except where said, for US East (N. Virginia): the region
-//! that every source names. Looked up on 2026-11-21; a bill's own region may differ by some per cent.
+//! Public prices in US dollars for US East (N. Virginia), the region in all sources, without free tiers and volume discounts.
+//! Prices of other regions differ by some per cent.
 
-/// The day on which they were looked up.
+/// The date of the prices.
 pub const AS_OF: &str = "2026-11-21";
 
-/// A price, and where it is said.
+/// A price and its source.
 #[derive(Clone, Copy, Debug)]
 pub struct Price {
-    /// What is paid for.
-    pub what: &'static str,
-    /// Dollars for so many.
+    /// The item on the price list.
+    pub item: &'static str,
+    /// Dollars for `per` units.
     pub dollars: f64,
-    /// How many.
+    /// Number of units.
     pub per: f64,
-    /// Where it is said.
+    /// URL of the source.
     pub source: &'static str,
 }
 
 impl Price {
-    /// Dollars for one.
+    /// Dollars per unit.
     #[must_use]
     pub const fn each(&self) -> f64 {
         self.dollars / self.per
     }
 }
 
-const fn price(what: &'static str, dollars: f64, per: f64, source: &'static str) -> Price {
+const fn price(item: &'static str, dollars: f64, per: f64, source: &'static str) -> Price {
     Price {
-        what,
+        item,
         dollars,
         per,
         source,
@@ -43,7 +43,7 @@ pub const LAMBDA_REQUEST: Price = price(
     MILLION,
     "https://aws.amazon.com/lambda/pricing/",
 );
-/// Memory, for a time.
+/// Duration of an invocation.
 pub const LAMBDA_GB_SECOND: Price = price(
     "Lambda, a GB-second on arm64",
     0.000_013_333_4,
@@ -64,7 +64,7 @@ pub const WEBSOCKET_MESSAGE: Price = price(
     MILLION,
     "https://amnic.com/blogs/aws-api-gateway-pricing",
 );
-/// A connected client, for a minute.
+/// A minute of a WebSocket connection.
 pub const WEBSOCKET_MINUTE: Price = price(
     "API Gateway, a minute of a WebSocket connection",
     0.25,
@@ -92,14 +92,14 @@ pub const SQS_REQUEST: Price = price(
     MILLION,
     "https://cloudburn.io/blog/amazon-sqs-pricing",
 );
-/// A schedule that fires; making one and taking it back costs nothing.
+/// A schedule that fires. Creating and deleting one is free.
 pub const SCHEDULE_FIRED: Price = price(
     "EventBridge Scheduler, a schedule that fires",
     1.00,
     MILLION,
     "https://cloudburn.io/blog/amazon-eventbridge-pricing",
 );
-/// A secret, kept for a month.
+/// A month of a secret.
 pub const SECRET_MONTH: Price = price(
     "Secrets Manager, a secret for a month",
     0.40,
@@ -113,21 +113,21 @@ pub const SECRET_FETCHED: Price = price(
     10_000.0,
     "https://hivebook.wiki/wiki/aws-secrets-manager-rotated-secrets-dynamic-db-credentials-kms",
 );
-/// Logs.
+/// A GB of logs.
 pub const LOGGED_GB: Price = price(
-    "CloudWatch Logs, a GB taken in",
+    "CloudWatch Logs, a GB ingested",
     0.50,
     1.0,
     "https://www.duckbillgroup.com/?p=9080",
 );
-/// The seed's server, small.
+/// A small server for Express.
 pub const RENDER_STARTER: Price = price(
     "Render, a Starter instance (0.5 CPU) for a month",
     7.0,
     1.0,
     "https://community.render.com/t/how-the-starter-plan-billing-works/5297",
 );
-/// The seed's server, with a whole core.
+/// A server for Express with a whole core.
 pub const RENDER_STANDARD: Price = price(
     "Render, a Standard instance (1 CPU, 2 GB) for a month",
     25.0,
@@ -135,7 +135,7 @@ pub const RENDER_STANDARD: Price = price(
     "https://www.craftedbyhan.xyz/blog/render-prorated-billing",
 );
 
-/// All of them.
+/// All prices.
 pub const ALL: [Price; 14] = [
     LAMBDA_REQUEST,
     LAMBDA_GB_SECOND,

@@ -228,7 +228,7 @@ impl CallId {
         Some(Self::with_body_of(id.into_uuid()))
     }
 
-    /// A new id for a call that Exotel has not named, ordered by time.
+    /// A new id for a call that neither Exotel's `CallSid` nor the PBX's channel names, ordered by time.
     #[must_use]
     pub fn fresh() -> Self {
         Self::with_body_of(Uuid::now_v7())

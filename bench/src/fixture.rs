@@ -1,5 +1,5 @@
-//! The world with somebody in it: an extension with a phone, a number that leads to it, a connected client; and the events of
-//! calls to it.
+//! The data around a call (an extension with a phone, a number that leads to it, a connected client) and the events of calls to
+//! that extension.
 
 use std::collections::BTreeMap;
 
@@ -8,95 +8,95 @@ use ringback_local::runtime_api::{Answered, RunningFunction};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-use crate::functions::Places;
-use crate::world::{HOOK_SECRET, Item, Table, WEBHOOK_SECRET, World};
+use crate::functions::Paths;
+use crate::stand_ins::{HOOK_SECRET, Item, StandIns, StoredItems, WEBHOOK_SECRET};
 
 /// The number that leads to the extension 1001.
 const NUMBER: &str = "+918047491899";
 
-/// The stage.
+/// The stand-ins with their data, and a source of events.
 #[derive(Debug)]
-pub struct Stage {
-    /// What is around the functions.
-    pub world: World,
-    /// Where everything is.
-    pub places: Places,
+pub struct Fixture {
+    /// The systems that the functions use.
+    pub stand_ins: StandIns,
+    /// The files of the bench.
+    pub paths: Paths,
     variables: BTreeMap<String, String>,
-    empty: Table,
+    without_calls: StoredItems,
     calls: u32,
 }
 
-impl Stage {
-    /// Sets it up.
+impl Fixture {
+    /// Starts the stand-ins, then registers the phone and connects the client through the real functions.
     ///
     /// # Errors
-    /// When a function that is needed for it does not do its part.
-    pub async fn set(places: &Places) -> Result<Self> {
-        let world = World::start(places.scratch()).await?;
-        let variables = world.variables();
-        let mut stage = Self {
-            world,
-            places: places.clone(),
+    /// When one of these functions fails.
+    pub async fn start(paths: &Paths) -> Result<Self> {
+        let stand_ins = StandIns::start(paths.scratch()).await?;
+        let variables = stand_ins.variables();
+        let mut fixture = Self {
+            stand_ins,
+            paths: paths.clone(),
             variables,
-            empty: Table::default(),
+            without_calls: StoredItems::default(),
             calls: 0,
         };
-        stage.world.table().put(item(json!({
+        fixture.stand_ins.items().put(item(json!({
             "pk": { "S": format!("NUMBER#{NUMBER}") }, "sk": { "S": "ROUTE" }, "extension": { "S": "1001" },
         })))?;
         for (function, event) in [("devices", "devices-put"), ("ws-connect", "ws-connect")] {
-            let mut function = stage.start(function).await?;
-            good(&function.invoke(&places.event(event)?).await?)?;
+            let mut function = fixture.start_function(function).await?;
+            ensure_success(&function.invoke(&paths.event(event)?).await?)?;
         }
-        stage.empty = stage.world.table().clone();
-        Ok(stage)
+        fixture.without_calls = fixture.stand_ins.items().clone();
+        Ok(fixture)
     }
 
-    /// Takes all calls away.
-    pub fn clear(&self) {
-        self.restore(&self.empty);
+    /// Removes all calls.
+    pub fn remove_calls(&self) {
+        self.restore(&self.without_calls);
     }
 
-    /// Makes the table what it was.
-    pub fn restore(&self, table: &Table) {
-        *self.world.table() = table.clone();
+    /// Replaces all items by these.
+    pub fn restore(&self, items: &StoredItems) {
+        *self.stand_ins.items() = items.clone();
     }
 
-    /// What the functions find in their environment.
+    /// The environment variables of the functions.
     #[must_use]
     pub const fn variables(&self) -> &BTreeMap<String, String> {
         &self.variables
     }
 
-    /// Starts a function in this world.
+    /// Starts a function that uses the stand-ins.
     ///
     /// # Errors
-    /// When it has not been built.
-    pub async fn start(&self, function: &str) -> Result<RunningFunction> {
-        self.places.start(function, &self.variables).await
+    /// When its binary is missing.
+    pub async fn start_function(&self, function: &str) -> Result<RunningFunction> {
+        self.paths.start(function, &self.variables).await
     }
 
-    /// A CallSid that has not been used.
+    /// A new `CallSid`.
     pub fn call_sid(&mut self) -> String {
         self.calls += 1;
         format!("bench{:027}", self.calls)
     }
 
-    /// Exotel tells of a caller: nobody has called from this number before.
+    /// Exotel's webhook for a new call from a new caller.
     ///
     /// # Errors
-    /// When the example is not there.
-    pub fn passthru(&mut self) -> Result<Value> {
+    /// When the example event is missing.
+    pub fn new_passthru(&mut self) -> Result<Value> {
         let sid = self.call_sid();
-        self.passthru_of(&sid)
+        self.passthru(&sid)
     }
 
-    /// Exotel tells of the caller of this call.
+    /// Exotel's webhook for this call.
     ///
     /// # Errors
-    /// When the example is not there.
-    pub fn passthru_of(&self, sid: &str) -> Result<Value> {
-        let mut event = self.places.event("exotel-webhook-passthru-get")?;
+    /// When the example event is missing.
+    pub fn passthru(&self, sid: &str) -> Result<Value> {
+        let mut event = self.paths.event("exotel-webhook-passthru-get")?;
         let mut query = form_urlencoded::Serializer::new(String::new());
         query
             .append_pair("secret", WEBHOOK_SECRET)
@@ -110,13 +110,13 @@ impl Stage {
         Ok(event)
     }
 
-    /// The PBX tells that the caller of this call waits there.
+    /// The PBX's report that the caller's leg of this call has arrived.
     ///
     /// # Errors
-    /// When the example is not there.
+    /// When the example event is missing.
     pub fn arrival(&self, sid: &str) -> Result<Value> {
         let fields = [
-            ("channel_id", leg(sid)),
+            ("channel_id", channel(sid)),
             ("caller", caller(sid)),
             ("number", NUMBER.to_owned()),
             ("call_sid", sid.to_owned()),
@@ -124,25 +124,25 @@ impl Stage {
         self.hook("asterisk-incoming-incoming", &fields)
     }
 
-    /// The PBX tells that the legs of a call talk.
+    /// The PBX's report that the two legs are bridged.
     ///
     /// # Errors
-    /// When the example is not there.
+    /// When the example event is missing.
     pub fn bridged(&self, sid: &str, call: &str) -> Result<Value> {
         self.report("asterisk-incoming-bridged", sid, call)
     }
 
-    /// The PBX tells that the caller's leg is gone.
+    /// The PBX's report that the caller has hung up.
     ///
     /// # Errors
-    /// When the example is not there.
+    /// When the example event is missing.
     pub fn ended(&self, sid: &str, call: &str) -> Result<Value> {
         self.report("asterisk-incoming-ended", sid, call)
     }
 
     fn report(&self, example: &str, sid: &str, call: &str) -> Result<Value> {
         let fields = [
-            ("channel_id", leg(sid)),
+            ("channel_id", channel(sid)),
             ("call_id", call.to_owned()),
             ("caller", caller(sid)),
             ("number", NUMBER.to_owned()),
@@ -152,7 +152,7 @@ impl Stage {
     }
 
     fn hook(&self, example: &str, fields: &[(&str, String)]) -> Result<Value> {
-        let mut event = self.places.event(example)?;
+        let mut event = self.paths.event(example)?;
         event["headers"]["x-ringback-secret"] = HOOK_SECRET.into();
         event["headers"]["content-type"] = "application/x-www-form-urlencoded".into();
         let mut form = form_urlencoded::Serializer::new(String::new());
@@ -162,63 +162,62 @@ impl Stage {
         Ok(event)
     }
 
-    /// The app says that it is ready.
+    /// The app's `accept_ready` over HTTP.
     ///
     /// # Errors
-    /// When the example is not there.
+    /// When the example event is missing.
     pub fn accept_ready(&self, call: &str) -> Result<Value> {
-        let mut event = self.places.event("call-response-accept-ready")?;
+        let mut event = self.paths.event("call-response-accept-ready")?;
         event["body"] = accept_ready(call).to_string().into();
         Ok(event)
     }
 
-    /// The app says the same over its WebSocket.
+    /// The app's `accept_ready` over its WebSocket.
     ///
     /// # Errors
-    /// When the example is not there.
+    /// When the example event is missing.
     pub fn accept_ready_by_websocket(&self, call: &str) -> Result<Value> {
-        let mut event = self.places.event("ws-message-call-response")?;
+        let mut event = self.paths.event("ws-message-call-response")?;
         let mut message = accept_ready(call);
         message["type"] = "call_response".into();
         event["body"] = message.to_string().into();
         Ok(event)
     }
 
-    /// The app asks how a call stands.
+    /// The app's request for the status of a call.
     ///
     /// # Errors
-    /// When the example is not there.
+    /// When the example event is missing.
     pub fn status(&self, call: &str) -> Result<Value> {
-        let mut event = self.places.event("call-status")?;
+        let mut event = self.paths.event("call-status")?;
         event["rawPath"] = format!("/api/calls/{call}").into();
         event["pathParameters"]["id"] = call.into();
         Ok(event)
     }
 
-    /// A call's timer fires.
+    /// The ring timer of a call.
     ///
     /// # Errors
-    /// When the example is not there.
+    /// When the example event is missing.
     pub fn timer(&self, call: &str) -> Result<Value> {
-        let mut event = self.places.event("call-timeout-sqs")?;
+        let mut event = self.paths.event("call-timeout-sqs")?;
         event["Records"][0]["body"] = json!({ "call_id": call }).to_string().into();
         Ok(event)
     }
 
-    /// The ring of a call is over.
+    /// A record of the table's stream: a call changes now. `broadcast` drops updates about older changes.
     ///
     /// # Errors
-    /// When there is no such call.
-    pub fn ring_out(&self, call: &str) -> Result<()> {
-        let mut table = self.world.table();
-        // Without the check field of the id.
-        let key = call.get(..call.len().saturating_sub(8)).context("an id")?;
-        let key = format!("CALL#{key}");
-        let found = table.partitions(&key).next().cloned();
-        let mut item = found.context("no such call")?;
-        let ago = OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000 - 1_000;
-        item.insert("rings_until".to_owned(), json!({ "N": ago.to_string() }));
-        table.put(item)
+    /// When the example event is missing.
+    pub fn change(&self) -> Result<Value> {
+        let mut event = self.paths.event("broadcast-status")?;
+        let history = &mut event["Records"][0]["dynamodb"]["NewImage"]["history"]["L"];
+        let last = history
+            .as_array_mut()
+            .and_then(|history| history.last_mut());
+        let now = OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000;
+        last.context("no history")?["M"]["at"]["N"] = now.to_string().into();
+        Ok(event)
     }
 }
 
@@ -226,17 +225,17 @@ fn accept_ready(call: &str) -> Value {
     json!({ "server_call_id": call, "extension": "1001", "action": "accept_ready", "timestamp": 1_795_149_005_000_u64 })
 }
 
-/// The caller's number, made from the call's id.
+/// The caller's number, derived from the `CallSid`.
 fn caller(sid: &str) -> String {
     let digits: String = sid.chars().rev().take(8).collect();
     format!("+9198{}", digits.chars().rev().collect::<String>())
 }
 
-fn leg(sid: &str) -> String {
+fn channel(sid: &str) -> String {
     format!("{sid}.1")
 }
 
-/// An item, of its JSON.
+/// An item from its JSON.
 #[must_use]
 pub fn item(value: Value) -> Item {
     match value {
@@ -245,29 +244,32 @@ pub fn item(value: Value) -> Item {
     }
 }
 
-/// A call's id, in an HTTP answer.
+/// The call id in a function's HTTP answer.
 ///
 /// # Errors
-/// When it is none.
+/// When the answer is an error or has no call id.
 pub fn call_id(answered: &Answered) -> Result<String> {
-    good(&answered.answer)?;
+    ensure_success(&answered.answer)?;
     let body = answered.answer["body"].as_str().context("no body")?;
     let body: Value = serde_json::from_str(body)?;
     Ok(body["call_id"].as_str().context("no call_id")?.to_owned())
 }
 
-/// Whether an answer is one of a function that has done what it was asked to.
+/// Checks that a function has answered with success.
 ///
 /// # Errors
-/// When it is not.
-pub fn good(answer: &Value) -> Result<()> {
-    let is_good = match &answer["statusCode"] {
+/// When it has not.
+pub fn ensure_success(answer: &Value) -> Result<()> {
+    let is_success = match &answer["statusCode"] {
         Value::Null => answer["batchItemFailures"]
             .as_array()
             .is_none_or(Vec::is_empty),
         status => status == 200,
     };
     let body = answer["body"].as_str().unwrap_or_default();
-    ensure!(is_good && !body.contains(r#""type":"error""#), "{answer}");
+    ensure!(
+        is_success && !body.contains(r#""type":"error""#),
+        "{answer}"
+    );
     Ok(())
 }

@@ -1,11 +1,11 @@
-//! Everything around the functions, on this machine: DynamoDB, SQS, Scheduler, Secrets Manager, `@connections`, FCM, Google's
-//! tokens and ARI, each behind TLS on a port of its own, and each answering at once.
+//! Stand-ins for the systems that the functions use: DynamoDB, SQS, Scheduler, Secrets Manager, SNS, `@connections`, FCM,
+//! Google's tokens, ARI and Exotel.
 //!
-//! They stand in for the time that the others take, which is none of Ringback's; what they are asked for is counted.
+//! Each listens with TLS on its own port, sends canned answers without delay and counts the requests. So the figures show what
+//! Ringback costs, not how long the systems take.
 
-mod expression;
+mod items;
 mod server;
-mod table;
 mod units;
 
 use std::collections::BTreeMap;
@@ -19,28 +19,28 @@ use hyper::{Method, StatusCode};
 use ringback_local::credentials::{Certificate, ServiceAccount};
 use serde_json::{Value, json};
 
+pub use items::{ItemChange, StoredItems};
 use server::Server;
-pub use table::{Change, Table, Units};
-pub use units::Item;
+pub use units::{Item, RequestUnits};
 
 /// The table's name.
 pub const TABLE: &str = "ringback-bench";
 
-/// What the events in `events/` are signed with (see the README there).
+/// The secret that signs the tokens in `events/` (see the README there).
 pub const JWT_SECRET: &str = "ringback-events-jwt-secret-not-for-any-deployment";
-/// What Exotel's events there show.
+/// The secret in Exotel's events there.
 pub const WEBHOOK_SECRET: &str = "ringback-events-webhook-secret-not-for-any-deployment";
-/// What the PBX's events there show.
+/// The secret in the PBX's events there.
 pub const HOOK_SECRET: &str = "ringback-events-hook-secret-not-for-any-deployment";
-/// Signs call ids.
+/// The secret that signs call ids.
 pub const SIGNING_SECRET: &str = "ringback-events-signing-secret-not-for-any-deployment";
 
-/// Longer than any part of the bench takes, so that no ring is over before it is meant to be.
+/// Longer than any part of the bench takes, so that no call times out on its own.
 const RING_SECONDS: &str = "890";
 
-/// A system that the functions ask.
+/// A system that the functions send requests to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "they are what they are called")]
+#[expect(missing_docs, reason = "the names say it")]
 pub enum System {
     DynamoDb,
     Sqs,
@@ -69,7 +69,7 @@ impl System {
         Self::Exotel,
     ];
 
-    /// As the page calls it.
+    /// Its name in the results.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -87,60 +87,60 @@ impl System {
     }
 }
 
-/// A request, as it came.
+/// A request to a stand-in.
 #[derive(Debug)]
-struct Asked {
+struct ReceivedRequest {
     system: System,
-    /// Of AWS's JSON protocols.
+    /// The operation of one of AWS's JSON protocols.
     operation: Option<String>,
     method: Method,
     path: String,
     body: Bytes,
 }
 
-/// A request that was answered.
+/// A request that a stand-in has answered.
 #[derive(Clone, Debug)]
-pub struct Seen {
-    /// Who was asked.
+pub struct AnsweredRequest {
+    /// The system.
     pub system: System,
-    /// For what: an AWS operation, or method and path.
-    pub what: String,
-    /// When it had come.
+    /// The AWS operation, or method and path.
+    pub operation: String,
+    /// When the whole request had arrived.
     pub began: Instant,
-    /// When its answer went out.
+    /// When the answer was ready.
     pub ended: Instant,
     /// What DynamoDB charges for it.
-    pub units: Units,
+    pub units: RequestUnits,
 }
 
-/// The systems, as long as this lives.
+/// The running stand-ins. Dropping this stops them.
 #[derive(Debug)]
-pub struct World {
+pub struct StandIns {
     state: Arc<State>,
     servers: BTreeMap<System, Server>,
-    trusted: String,
+    ca_file: String,
 }
 
 #[derive(Debug)]
 struct State {
-    table: Mutex<Table>,
+    items: Mutex<StoredItems>,
     secrets: Mutex<BTreeMap<String, Value>>,
-    seen: Mutex<Option<Vec<Seen>>>,
+    recorded: Mutex<Option<Vec<AnsweredRequest>>>,
     connected: Mutex<BTreeMap<System, usize>>,
     delay: Mutex<fn(System) -> Duration>,
 }
 
-impl World {
-    /// Starts all of them. The file with the authorities that the functions are to trust is written into `folder`.
+impl StandIns {
+    /// Starts all stand-ins. Writes the certificate authority that the functions need into `folder`.
     ///
     /// # Errors
-    /// When a certificate or a key cannot be made, or there is no port.
+    /// When a certificate or a key cannot be generated, or no port is free.
     pub async fn start(folder: &Path) -> Result<Self> {
         let certificate = Certificate::generate()?;
         let state = Arc::new(State {
-            table: Mutex::default(),
+            items: Mutex::default(),
             secrets: Mutex::default(),
-            seen: Mutex::default(),
+            recorded: Mutex::default(),
             connected: Mutex::default(),
             delay: Mutex::new(|_| Duration::ZERO),
         });
@@ -150,18 +150,18 @@ impl World {
             let server = Server::start(system, tls.clone(), Arc::clone(&state)).await?;
             servers.insert(system, server);
         }
-        let trusted = folder.join("trusted.pem");
-        std::fs::write(&trusted, &certificate.ca_pem)?;
-        let world = Self {
+        let ca_file = folder.join("ca.pem");
+        std::fs::write(&ca_file, &certificate.ca_pem)?;
+        let stand_ins = Self {
             state,
             servers,
-            trusted: trusted.to_str().context("a path in UTF-8")?.to_owned(),
+            ca_file: ca_file.to_str().context("a path in UTF-8")?.to_owned(),
         };
-        world.keep_secrets(&certificate)?;
-        Ok(world)
+        stand_ins.set_secrets(&certificate)?;
+        Ok(stand_ins)
     }
 
-    fn keep_secrets(&self, certificate: &Certificate) -> Result<()> {
+    fn set_secrets(&self, certificate: &Certificate) -> Result<()> {
         let token_uri = format!("{}/token", self.url(System::GoogleToken));
         let account = ServiceAccount::generate(&token_uri)?;
         let values = [
@@ -192,7 +192,7 @@ impl World {
         Ok(())
     }
 
-    /// The key file of the account that pushes are sent with.
+    /// The key file of FCM's service account.
     ///
     /// # Errors
     /// When there is none.
@@ -201,22 +201,21 @@ impl World {
         secrets.get("fcm").cloned().context("no account")
     }
 
-    /// The file with the authority that clients are to trust besides the public ones.
+    /// The file with the certificate authority of the stand-ins.
     #[must_use]
-    pub fn trusted(&self) -> &str {
-        &self.trusted
+    pub fn ca_file(&self) -> &str {
+        &self.ca_file
     }
 
-    /// Where a system listens.
+    /// The base URL of a stand-in.
     #[must_use]
     pub fn url(&self, system: System) -> &str {
         self.servers.get(&system).map_or("", |server| &server.url)
     }
 
-    /// What the functions find in their environment: as `template.yaml` has it, with this world in it.
+    /// The environment variables of the functions, as in `template.yaml`, with the addresses of the stand-ins.
     #[must_use]
     pub fn variables(&self) -> BTreeMap<String, String> {
-        let of_system = |system, path: &str| format!("{}{path}", self.url(system));
         let function = "arn:aws:lambda:ap-south-1:000000000000:function:bench-call-timeout";
         let role = "arn:aws:iam::000000000000:role/bench-scheduler";
         let urls = [
@@ -232,7 +231,7 @@ impl World {
             ("EXOTEL_BASE_URL", System::Exotel, ""),
             ("EXOTEL_WEBHOOK_URL", System::Exotel, "/webhook"),
         ];
-        let urls = urls.map(|(name, system, path)| (name, of_system(system, path)));
+        let urls = urls.map(|(name, system, path)| (name, format!("{}{path}", self.url(system))));
         let texts = [
             ("AWS_REGION", "ap-south-1"),
             ("AWS_ACCESS_KEY_ID", "bench"),
@@ -251,41 +250,41 @@ impl World {
             ("SIGNING_SECRET_ARN", "signing"),
             ("LOG_LEVEL", "info"),
             ("RING_TIMEOUT_SECONDS", RING_SECONDS),
-            ("SSL_CERT_FILE", &self.trusted),
-            ("NODE_EXTRA_CA_CERTS", &self.trusted),
+            ("SSL_CERT_FILE", &self.ca_file),
+            ("NODE_EXTRA_CA_CERTS", &self.ca_file),
         ];
         let texts = texts.map(|(name, value)| (name, value.to_owned()));
         let all = urls.into_iter().chain(texts);
         all.map(|(name, value)| (name.to_owned(), value)).collect()
     }
 
-    /// The table, to be looked at or changed by hand.
-    pub fn table(&self) -> MutexGuard<'_, Table> {
-        lock(&self.state.table)
+    /// The items that the DynamoDB stand-in answers with.
+    pub fn items(&self) -> MutexGuard<'_, StoredItems> {
+        lock(&self.state.items)
     }
 
-    /// From now on each request to a system takes so long to be answered.
-    pub fn hold_back(&self, delay: fn(System) -> Duration) {
+    /// Delays each answer by this much from now on.
+    pub fn delay_answers(&self, delay: fn(System) -> Duration) {
         *lock(&self.state.delay) = delay;
     }
 
-    /// From now on each request is answered at once.
-    pub fn hurry(&self) {
-        self.hold_back(|_| Duration::ZERO);
+    /// Answers without delay from now on.
+    pub fn answer_at_once(&self) {
+        self.delay_answers(|_| Duration::ZERO);
     }
 
-    /// From now on each request is noted.
-    pub fn watch(&self) {
-        *lock(&self.state.seen) = Some(Vec::new());
+    /// Records each request from now on.
+    pub fn start_recording(&self) {
+        *lock(&self.state.recorded) = Some(Vec::new());
     }
 
-    /// The requests since [`Self::watch`], in the order in which they were answered. None is noted after that.
+    /// Stops recording. Returns the requests since [`Self::start_recording`], in the order of their answers.
     #[must_use]
-    pub fn seen(&self) -> Vec<Seen> {
-        lock(&self.state.seen).take().unwrap_or_default()
+    pub fn recorded(&self) -> Vec<AnsweredRequest> {
+        lock(&self.state.recorded).take().unwrap_or_default()
     }
 
-    /// How many connections have been made to a system.
+    /// How many connections the functions have opened to a system.
     #[must_use]
     pub fn connections_to(&self, system: System) -> usize {
         lock(&self.state.connected)
@@ -304,29 +303,29 @@ impl State {
         *lock(&self.connected).entry(system).or_default() += 1;
     }
 
-    async fn answer(&self, asked: &Asked) -> (StatusCode, Vec<u8>) {
+    async fn answer(&self, request: &ReceivedRequest) -> (StatusCode, Vec<u8>) {
         let began = Instant::now();
         let delay = *lock(&self.delay);
-        let delay = delay(asked.system);
+        let delay = delay(request.system);
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
-        let (status, body, units) = match self.reply(asked) {
-            Ok(reply) => reply,
-            // A request that nobody plays here: the function logs what it was answered.
+        let (status, body, units) = match self.canned_answer(request) {
+            Ok(answer) => answer,
+            // The function logs this answer.
             Err(error) => {
-                let body = json!({ "__type": "NotPlayed", "message": error.to_string() });
-                (StatusCode::NOT_IMPLEMENTED, body, Units::default())
+                let body = json!({ "__type": "NoCannedAnswer", "message": error.to_string() });
+                (StatusCode::NOT_IMPLEMENTED, body, RequestUnits::default())
             }
         };
-        if let Some(seen) = lock(&self.seen).as_mut() {
-            let what = match &asked.operation {
+        if let Some(recorded) = lock(&self.recorded).as_mut() {
+            let operation = match &request.operation {
                 Some(operation) => operation.clone(),
-                None => format!("{} {}", asked.method, asked.path),
+                None => format!("{} {}", request.method, request.path),
             };
-            seen.push(Seen {
-                system: asked.system,
-                what,
+            recorded.push(AnsweredRequest {
+                system: request.system,
+                operation,
                 began,
                 ended: Instant::now(),
                 units,
@@ -339,21 +338,28 @@ impl State {
         (status, body)
     }
 
-    fn reply(&self, asked: &Asked) -> Result<(StatusCode, Value, Units)> {
-        let body = match asked.system {
+    fn canned_answer(
+        &self,
+        request: &ReceivedRequest,
+    ) -> Result<(StatusCode, Value, RequestUnits)> {
+        let body = match request.system {
             System::DynamoDb => {
-                let request = serde_json::from_slice(&asked.body)?;
-                let operation = asked.operation.as_deref().context("no operation")?;
-                let reply = lock(&self.table).answer(operation, &request)?;
-                return Ok((StatusCode::from_u16(reply.status)?, reply.body, reply.units));
+                let body = serde_json::from_slice(&request.body)?;
+                let operation = request.operation.as_deref().context("no operation")?;
+                let answer = lock(&self.items).answer(operation, &body)?;
+                return Ok((
+                    StatusCode::from_u16(answer.status)?,
+                    answer.body,
+                    answer.units,
+                ));
             }
             System::Secrets => {
-                let request: Value = serde_json::from_slice(&asked.body)?;
-                let name = request["SecretId"].as_str().context("no SecretId")?;
+                let body: Value = serde_json::from_slice(&request.body)?;
+                let name = body["SecretId"].as_str().context("no SecretId")?;
                 let value = lock(&self.secrets).get(name).map(Value::to_string);
                 json!({ "Name": name, "SecretString": value.context("no such secret")?, "VersionId": "1" })
             }
-            System::Sqs if asked.operation.as_deref() == Some("GetQueueAttributes") => {
+            System::Sqs if request.operation.as_deref() == Some("GetQueueAttributes") => {
                 json!({ "Attributes": {} })
             }
             System::Sqs => json!({ "MessageId": "bench" }),
@@ -365,13 +371,13 @@ impl State {
             System::GoogleToken => {
                 json!({ "access_token": "bench", "expires_in": 3599, "token_type": "Bearer" })
             }
-            System::Ari if asked.method == Method::DELETE => {
-                return Ok((StatusCode::NO_CONTENT, Value::Null, Units::default()));
+            System::Ari if request.method == Method::DELETE => {
+                return Ok((StatusCode::NO_CONTENT, Value::Null, RequestUnits::default()));
             }
-            System::Ari if asked.path.contains("/endpoints/") => json!({ "state": "online" }),
+            System::Ari if request.path.contains("/endpoints/") => json!({ "state": "online" }),
             System::Ari => json!({ "id": "bench", "state": "Up" }),
             System::Exotel => json!({ "Call": { "Sid": "bench", "Status": "in-progress" } }),
         };
-        Ok((StatusCode::OK, body, Units::default()))
+        Ok((StatusCode::OK, body, RequestUnits::default()))
     }
 }

@@ -1,4 +1,4 @@
-//! One system around the functions: a listener with TLS, as all of them have on AWS, that answers at once.
+//! One stand-in: a listener with TLS, as the real system has.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -17,12 +17,12 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::{Asked, State, System};
+use super::{ReceivedRequest, State, System};
 
-/// A system's listener.
+/// A running listener. Dropping it stops it.
 #[derive(Debug)]
 pub(super) struct Server {
-    /// Where it listens, without a slash at its end.
+    /// Its base URL, without a slash at the end.
     pub(super) url: String,
     accepting: JoinHandle<()>,
 }
@@ -33,7 +33,7 @@ impl Drop for Server {
     }
 }
 
-/// TLS with this certificate.
+/// Accepts TLS connections with this certificate.
 pub(super) fn tls(certificate: &Certificate) -> Result<TlsAcceptor> {
     let key = PrivateKeyDer::from_pem_slice(certificate.key_pem.as_bytes())?;
     let certificate = CertificateDer::from_pem_slice(certificate.certificate_pem.as_bytes())?;
@@ -50,17 +50,17 @@ impl Server {
         let url = format!("https://localhost:{}", listener.local_addr()?.port());
         let accepting = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(attend(system, stream, tls.clone(), Arc::clone(&state)));
+                tokio::spawn(serve(system, stream, tls.clone(), Arc::clone(&state)));
             }
         });
         Ok(Self { url, accepting })
     }
 }
 
-async fn attend(system: System, stream: TcpStream, tls: TlsAcceptor, state: Arc<State>) {
-    // Without it an answer may wait for the client's acknowledgement.
+async fn serve(system: System, stream: TcpStream, tls: TlsAcceptor, state: Arc<State>) {
+    // With Nagle's algorithm, an answer may wait for the client's acknowledgement.
     let _ = stream.set_nodelay(true);
-    // A client that breaks off is a process that has ended.
+    // A handshake fails when the function's process ends meanwhile.
     let Ok(stream) = tls.accept(stream).await else {
         return;
     };
@@ -85,7 +85,7 @@ async fn answer(
         Err(_) => Bytes::new(),
     };
     let target = head.headers.get("x-amz-target");
-    let asked = Asked {
+    let request = ReceivedRequest {
         system,
         operation: target
             .and_then(|target| target.to_str().ok()?.rsplit_once('.'))
@@ -94,7 +94,7 @@ async fn answer(
         path: head.uri.path().to_owned(),
         body,
     };
-    let (status, body) = state.answer(&asked).await;
+    let (status, body) = state.answer(&request).await;
     let kind = match system {
         System::DynamoDb => "application/x-amz-json-1.0",
         _ => "application/json",
