@@ -1,6 +1,5 @@
-//! The one address in front of the deployed APIs, on the port the seed had: HTTP to the HTTP API, and
-//! `/exotel-stream` to the WebSocket API. Everything passes through unchanged, but for what the console can do on the
-//! local stack alone, below `/local/`.
+//! The single address of the stack, on port 5050: forwards HTTP to the HTTP API and `/exotel-stream` to the WebSocket
+//! API, both unchanged. Below `/local/` it serves the demo of the console, which exists only here.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -25,9 +24,9 @@ use crate::playground;
 #[cfg(test)]
 use crate::settings::LOOPBACK;
 
-/// The path of the WebSocket API, also its stage's name.
+/// The path of the WebSocket API, which is also the name of its stage.
 pub const WEBSOCKET_PATH: &str = "/exotel-stream";
-/// Headers that belong to one connection and are not handed on (RFC 9110, section 7.6.1).
+/// Headers of a single connection, which a proxy must not forward (RFC 9110, section 7.6.1).
 const HOP_BY_HOP: [HeaderName; 6] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
@@ -37,18 +36,18 @@ const HOP_BY_HOP: [HeaderName; 6] = [
     header::UPGRADE,
 ];
 
-/// Which deployed APIs are behind it, and where; and what it can do itself.
+/// The deployed APIs that the gateway forwards to.
 #[derive(Debug, Clone)]
 pub struct Upstream {
     address: SocketAddr,
     http_api: String,
     websocket_api: Option<String>,
-    /// Where the stack describes itself, for the console.
+    /// The directory of `stack.json`, for the demo.
     state_dir: PathBuf,
 }
 
 impl Upstream {
-    /// The APIs with these ids, in a region's local AWS.
+    /// The APIs with these ids in a region's local AWS.
     #[must_use]
     pub fn in_local_aws(
         region: Region,
@@ -64,8 +63,8 @@ impl Upstream {
         }
     }
 
-    /// Where the local AWS has a path of an API. It knows APIs by host name too, but then takes some paths,
-    /// `/health` among them, for its own.
+    /// The path of an API in the local AWS. It also routes by host name, but then it answers some paths itself, such as
+    /// `/health`.
     fn path(api: &str, stage_and_path: &str) -> String {
         format!("/_aws/execute-api/{api}{stage_and_path}")
     }
@@ -75,15 +74,15 @@ impl Upstream {
     }
 }
 
-/// A running gateway. When this is dropped it is gone, with every connection that was open through it.
+/// A running gateway. Dropping it closes all connections.
 #[derive(Debug)]
 pub struct Gateway {
-    /// A runtime of its own, so that whatever it has started ends with it.
+    /// Its own runtime, so that dropping it stops every task that the gateway started.
     runtime: Option<Runtime>,
 }
 
 impl Gateway {
-    /// Listens on both loopback addresses where the machine has both.
+    /// Listens on the IPv4 loopback address, and on the IPv6 one if the machine has it.
     pub async fn start(upstream: Upstream, port: u16) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -91,7 +90,8 @@ impl Gateway {
             .enable_all()
             .build()?;
         let servers = runtime.handle().clone();
-        // From here on it ends, when dropped, in the way that is allowed within another runtime.
+        // From here on, an early return drops `Gateway`, which shuts the runtime down. Dropping a runtime itself panics
+        // in async code.
         let gateway = Self {
             runtime: Some(runtime),
         };
@@ -100,7 +100,7 @@ impl Gateway {
                 .await
                 .with_context(|| format!("could not listen on {port}"))?;
             let router = router(upstream);
-            // `localhost` may mean this one; a machine without IPv6 does without.
+            // `localhost` may resolve to IPv6. Without IPv6, the gateway listens on IPv4 only.
             if let Ok(v6) = TcpListener::bind((Ipv6Addr::LOCALHOST, port)).await {
                 tokio::spawn(serve(v6, router.clone()));
             }
@@ -121,12 +121,12 @@ impl Drop for Gateway {
 }
 
 async fn serve(listener: TcpListener, router: Router) {
-    // A WebSocket's messages are small: one that waits for the last one's receipt waits 40 ms.
+    // Without this, a small WebSocket message waits up to 40 ms for the receipt of the previous one (Nagle).
     let listener = listener.tap_io(|stream| {
-        // Slower, but it works.
+        // An error means only that it stays slow.
         let _ = stream.set_nodelay(true);
     });
-    // It ends when the stack does; there is nobody left to tell.
+    // Ends with the stack.
     let _ = axum::serve(listener, router).await;
 }
 
@@ -212,7 +212,7 @@ fn is_websocket(headers: &HeaderMap) -> bool {
         .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
-/// Hands the handshake on and, once both sides have switched, every byte in both directions.
+/// Forwards the handshake. After both sides have switched protocols, copies all bytes in both directions.
 async fn tunnel(upstream: &Upstream, api: &str, mut request: Request) -> Result<Response> {
     let downstream = hyper::upgrade::on(&mut request);
     let stream = TcpStream::connect(upstream.address).await?;
@@ -232,7 +232,7 @@ async fn tunnel(upstream: &Upstream, api: &str, mut request: Request) -> Result<
         let upstream = hyper::upgrade::on(&mut response);
         tokio::spawn(async move {
             if let (Ok(downstream), Ok(upstream)) = tokio::join!(downstream, upstream) {
-                // Either side may leave at any time.
+                // Either side may close at any time.
                 let _ = tokio::io::copy_bidirectional(
                     &mut TokioIo::new(downstream),
                     &mut TokioIo::new(upstream),
@@ -268,7 +268,7 @@ mod tests {
     use serde_json::Value;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    /// Says what reached it.
+    /// Answers with what it received.
     async fn echo(request: Request) -> Response {
         let (parts, body) = request.into_parts();
         let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();

@@ -1,4 +1,4 @@
-//! `ringback-local`: runs the local stack, and calls through it.
+//! `ringback-local`: runs the local stack and places calls through it.
 
 use std::process::ExitCode;
 
@@ -8,7 +8,7 @@ use ringback_local::cloud::region::Extent;
 use ringback_local::settings::Settings;
 use ringback_local::{call, run};
 
-/// Everything Ringback needs, on this machine.
+/// Runs everything that Ringback needs on this machine
 #[derive(Parser)]
 #[command(name = "ringback-local", version)]
 struct Arguments {
@@ -18,23 +18,23 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Order {
-    /// Start everything and stay until Ctrl-C
+    /// Start the stack and run until Ctrl-C
     Run,
-    /// Start everything in the background
+    /// Start the stack in the background
     Up,
-    /// Stop what `up` or `run` started
+    /// Stop the stack
     Down,
-    /// Start everything in two regions, and stay until Ctrl-C
+    /// Start the stack in two regions and run until Ctrl-C
     Regions,
     /// Place one SIP call through the running stack and play the phone
     Call,
-    /// Run a command with a stack around it, and end with its exit status
+    /// Start a stack, run a command, stop the stack, and exit with the command's status
     TestEnv {
         /// The command and its arguments
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
     },
-    /// The same, with a stack in two regions
+    /// The same with a stack in two regions
     TestRegions {
         /// The command and its arguments
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]

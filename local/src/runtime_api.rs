@@ -1,4 +1,4 @@
-//! Lambda's side of a function's process: the Runtime API, which hands out events and takes answers.
+//! The Lambda Runtime API, from which a function's process gets its events.
 //!
 //! <https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html>
 
@@ -21,22 +21,22 @@ use tokio::process::{Child, Command};
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-/// The trace that every invocation is part of.
+/// The trace that every invocation belongs to.
 pub const TRACE: Trace = Trace {
     root: "1-65f2f7c0-0123456789abcdef01234567",
     parent: "53995c3f42cd8ad8",
 };
 
-/// A trace, sampled by X-Ray.
+/// A trace that X-Ray samples.
 #[derive(Debug)]
 pub struct Trace {
-    /// Its id.
+    /// The trace id.
     pub root: &'static str,
-    /// The id of what invoked the function.
+    /// The id of the parent segment.
     pub parent: &'static str,
 }
 
-/// A function's binary, running as it does in Lambda.
+/// A running function, started as Lambda starts it.
 #[derive(Debug)]
 pub struct RunningFunction {
     name: String,
@@ -50,21 +50,21 @@ pub struct RunningFunction {
     log: PathBuf,
 }
 
-/// How often a function has asked for an event, and when it last did.
+/// How often a function has requested an event, and the time of the last request.
 #[derive(Clone, Copy, Debug, Default)]
 struct Polls {
     count: u64,
     last: Option<Instant>,
 }
 
-/// What a function answered, and when.
+/// The answer of a function, with its times.
 #[derive(Debug)]
 pub struct Answered {
     /// The answer.
     pub answer: Value,
-    /// When the event was handed out.
+    /// When the function got the event.
     pub began: Instant,
-    /// When the answer came.
+    /// When the answer arrived.
     pub at: Instant,
 }
 
@@ -90,10 +90,10 @@ enum Outcome {
 }
 
 impl RunningFunction {
-    /// Starts `bootstrap` with this environment and no other; what it logs goes to `log`.
+    /// Starts `bootstrap` with only these environment variables, and its output in `log`.
     ///
     /// # Errors
-    /// When there is no such binary, or it does not start.
+    /// When the binary is missing or does not start.
     pub async fn start(
         name: &str,
         bootstrap: &Path,
@@ -111,10 +111,10 @@ impl RunningFunction {
         })
     }
 
-    /// The same for a program with arguments, such as a runtime of another language.
+    /// The same for a command with arguments, such as another language's runtime.
     ///
     /// # Errors
-    /// When it does not start.
+    /// When the command does not start.
     pub async fn start_command(
         name: &str,
         mut command: Command,
@@ -157,18 +157,18 @@ impl RunningFunction {
         })
     }
 
-    /// Hands the function one event and waits for its answer, as long as Lambda would.
+    /// Invokes the function with an event, and waits for the answer until the function's timeout.
     ///
     /// # Errors
-    /// When it fails, ends, or takes too long.
+    /// When the function fails, ends, or exceeds the timeout.
     pub async fn invoke(&mut self, event: &Value) -> Result<Value> {
         Ok(self.invoke_timed(event).await?.answer)
     }
 
-    /// [`Self::invoke`], with the times.
+    /// The same, with times.
     ///
     /// # Errors
-    /// When it fails, ends, or takes too long.
+    /// When the function fails, ends, or exceeds the timeout.
     pub async fn invoke_timed(&mut self, event: &Value) -> Result<Answered> {
         let (answer, answered) = oneshot::channel();
         let invocation = Invocation {
@@ -207,16 +207,17 @@ impl RunningFunction {
         self.started
     }
 
-    /// The process's id, while it runs.
+    /// The process id, while it runs.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.process.id()
     }
 
-    /// Waits until the function asks for the next event, having dealt with all before: when it did.
+    /// Waits until the function requests the next event, which means that it has finished all earlier ones. Returns the
+    /// time of that request.
     ///
     /// # Errors
-    /// When it ends, or does not ask in time.
+    /// When the function ends, or exceeds the timeout.
     pub async fn asks_for_more(&mut self) -> Result<Instant> {
         let invoked = self.invoked;
         let (name, log) = (&self.name, self.log.display());
@@ -258,7 +259,7 @@ impl Api {
         let Some(Running { began, answer }) = running else {
             return StatusCode::BAD_REQUEST;
         };
-        // Whoever asked may have given up.
+        // The receiver is gone if the invocation has timed out.
         let _ = answer.send(Answer { began, at, outcome });
         StatusCode::ACCEPTED
     }
@@ -280,7 +281,7 @@ async fn serve(
         .route(&format!("{invocation}/{{id}}/response"), post(response))
         .route(&format!("{invocation}/{{id}}/error"), post(error))
         .with_state(Arc::new(api));
-    // It ends with the task that it runs in.
+    // Runs until the task is aborted.
     let _ = axum::serve(listener, routes).await;
 }
 

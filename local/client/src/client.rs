@@ -1,4 +1,4 @@
-//! One connection: what a test needs. It never connects again by itself.
+//! One WebSocket connection. It never reconnects.
 
 use std::time::Duration;
 
@@ -15,9 +15,9 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
 
-/// How long connecting may take: TCP, TLS, and the authorizer, which may start cold.
+/// The timeout for connecting: TCP, TLS, and the authorizer, which may start cold.
 const CONNECTING: Duration = Duration::from_secs(10);
-/// How long the server may take to answer a close frame.
+/// The timeout for the server's answer to a close frame.
 const CLOSING: Duration = Duration::from_secs(2);
 
 /// A connection to `/exotel-stream`.
@@ -26,54 +26,54 @@ pub struct Client {
     stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
 }
 
-/// How a client says who it is.
+/// How a client authenticates.
 #[derive(Debug, Clone)]
 pub enum Credential {
-    /// It is in the URL already, as Exotel's secret is; or there is none.
+    /// The URL already contains the secret, as Exotel's does, or the client sends none.
     InUrl,
-    /// A bearer token in the query, `?token=`, for clients that cannot set headers.
+    /// A bearer token in the query (`?token=`), for clients that cannot set headers.
     InQuery(SecretString),
     /// A bearer token in the `Authorization` header.
     InHeader(SecretString),
 }
 
-/// Why there is no connection, or no message. What tungstenite says holds the words of its own causes already, so it
-/// is part of the message, and not a source that would be told twice.
+/// Why there is no connection or no message. The text of a tungstenite error already contains its causes, so it is part
+/// of the message and not a `source`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Nothing can be connected to with this.
+    /// The URL or the token is malformed.
     #[error("the URL or the token cannot be used: {0}")]
     Address(Box<Broken>),
-    /// The server answered, but with no WebSocket.
+    /// The server answered the handshake with an HTTP error.
     #[error("the server refused the connection with {status}: {body}")]
     Refused {
-        /// HTTP's status code.
+        /// The HTTP status code.
         status: u16,
-        /// What it said besides.
+        /// The body of the answer.
         body: String,
     },
-    /// No answer to the handshake.
+    /// The handshake failed.
     #[error("could not connect: {0}")]
     Unreachable(Box<Broken>),
-    /// No answer to the handshake in time.
+    /// The handshake did not finish in time.
     #[error("not connected within {0:?}")]
     NotConnected(Duration),
-    /// No message in time; the connection stands.
+    /// No message arrived in time. The connection stays open.
     #[error("no message within {0:?}")]
     Silent(Duration),
-    /// What arrived is no JSON; the connection stands.
+    /// A message is not JSON. The connection stays open.
     #[error("a message that is no JSON: {0}")]
     NotJson(String),
     /// The server closed the connection.
     #[error("the server closed the connection ({code:?} {reason})")]
     Closed {
-        /// WebSocket's close code, unless it closed without one.
+        /// The WebSocket close code, if the server sent one.
         code: Option<u16>,
-        /// What it said besides.
+        /// The reason that the server gave.
         reason: String,
     },
-    /// The connection ended without being closed.
+    /// The connection ended without a close frame.
     #[error("the connection broke: {0}")]
     Broken(Box<Broken>),
 }
@@ -82,19 +82,19 @@ impl Client {
     /// Connects with a bearer token in the query.
     ///
     /// # Errors
-    /// When the server cannot be reached, or refuses.
+    /// When the server cannot be reached or refuses the connection.
     pub async fn connect(url: &str, token: &str) -> Result<Self, Error> {
         Self::connect_as(url, &Credential::InQuery(token.into())).await
     }
 
-    /// Connects with any credential.
+    /// Connects with the given credential.
     ///
     /// # Errors
-    /// When the server cannot be reached, or refuses.
+    /// When the server cannot be reached or refuses the connection.
     pub async fn connect_as(url: &str, credential: &Credential) -> Result<Self, Error> {
-        // With both of rustls's providers linked, it does not choose by itself. Whoever chose first is fine.
+        // rustls does not choose a provider when two are linked. An error means that one is installed already.
         let _ = aws_lc_rs::default_provider().install_default();
-        // Messages are small, and somebody waits for each.
+        // Messages are small and time-critical, so do not wait to fill a packet (Nagle).
         let without_nagle = true;
         let request = request(url, credential)?;
         let connecting = connect_async_with_config(request, None, without_nagle);
@@ -108,45 +108,45 @@ impl Client {
     /// Sends a message.
     ///
     /// # Errors
-    /// When the connection is gone.
+    /// When the connection is closed or broken.
     pub async fn send(&mut self, message: Value) -> Result<(), Error> {
         self.send_text(message.to_string()).await
     }
 
-    /// Sends any text, as a client with a fault of its own would.
+    /// Sends any text, also malformed JSON.
     ///
     /// # Errors
-    /// When the connection is gone.
+    /// When the connection is closed or broken.
     pub async fn send_text(&mut self, text: impl Into<Utf8Bytes>) -> Result<(), Error> {
         let message = Message::Text(text.into());
         self.stream.send(message).await.map_err(Error::in_use)
     }
 
-    /// The next message, waited for no longer than `within`.
+    /// Receives the next message, and waits no longer than `within`.
     ///
     /// # Errors
-    /// When none came, what came is no JSON, or the connection is gone.
+    /// When no message arrives in time, the message is not JSON, or the connection is closed or broken.
     pub async fn next(&mut self, within: Duration) -> Result<Value, Error> {
         tokio::time::timeout(within, self.receive())
             .await
             .map_err(|_| Error::Silent(within))?
     }
 
-    /// The next message, however long it takes. Dropping the future loses none.
+    /// Receives the next message, without a timeout. Cancel-safe: dropping the future loses no message.
     ///
     /// # Errors
-    /// When what came is no JSON, or the connection is gone.
+    /// When the message is not JSON, or the connection is closed or broken.
     pub async fn receive(&mut self) -> Result<Value, Error> {
         loop {
             match self.stream.next().await {
                 Some(Ok(Message::Text(text))) => return json(text.as_bytes()),
                 Some(Ok(Message::Binary(bytes))) => return json(&bytes),
                 Some(Ok(Message::Close(frame))) => {
-                    // The answer to it is waiting to be sent; a server that is gone already does not need it.
+                    // Sends the queued answer to the close frame. It may fail when the server is already gone.
                     let _ = self.stream.flush().await;
                     return Err(Error::closed(frame));
                 }
-                // Answered below us.
+                // tungstenite answers pings itself.
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
                 Some(Err(error)) => return Err(Error::in_use(error)),
                 None => return Err(Error::closed(None)),
@@ -154,7 +154,7 @@ impl Client {
         }
     }
 
-    /// Closes the connection as the protocol asks, and gives what still arrived meanwhile.
+    /// Closes the connection with a close frame, and returns the messages that arrive until it is closed.
     pub async fn close(mut self) -> Vec<Value> {
         let mut late = Vec::new();
         let closing = async {
@@ -167,14 +167,14 @@ impl Client {
                 }
             }
         };
-        // Gone is what it was to be, in whatever way.
+        // A timeout and an error both mean that the connection is gone, which is what the caller wants.
         let _ = tokio::time::timeout(CLOSING, closing).await;
         late
     }
 }
 
 impl Error {
-    /// Whether trying again would only get the same answer.
+    /// Whether a retry would get the same answer.
     #[must_use]
     pub fn is_final(&self) -> bool {
         match self {

@@ -1,5 +1,4 @@
-//! A hand-operated trunk and phones: one command a line on standard input, one event a line on
-//! standard output.
+//! A trunk and phones for use by hand. Reads one command per line from standard input, and prints one event per line.
 //!
 //! ```sh
 //! cargo run -p ringback-sip --example console -- 127.0.0.1:5060 127.0.0.2:0
@@ -8,14 +7,14 @@
 //! | command | does |
 //! | --- | --- |
 //! | `phone 1001 PASSWORD [video]` | registers a phone, with a camera or without; its calls are named `1001` |
-//! | `forget 1001` | switches that phone off without unregistering |
+//! | `forget 1001` | switches that phone off without unregistering it |
 //! | `call NAME DID NUMBER [CALLSID]` | the trunk calls; NUMBER may be `withheld` or `withheld:NUMBER` |
 //! | `name TEXT` | display name of the following calls |
-//! | `answer 1001`, `reject 1001 486` | what the phone does with the call that rings |
-//! | `cancel NAME`, `hangup NAME` | ends a call, from the trunk's or the phone's side |
+//! | `answer 1001`, `reject 1001 486` | the phone answers or rejects the ringing call |
+//! | `cancel NAME`, `hangup NAME` | ends a call from this side |
 //! | `media NAME` | how many packets of audio and video this leg has received |
-//! | `media NAME OTHER` | how many of them the other leg has sent |
-//! | `header 1001 NAME`, `offer 1001` | what the INVITE said |
+//! | `media NAME OTHER` | how many of them came from the other leg |
+//! | `header 1001 NAME`, `offer 1001` | a header, or the session description, of the INVITE |
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -180,7 +179,7 @@ impl Console {
     }
 }
 
-/// Prints a call's events as they happen.
+/// Prints the events of a call as they happen.
 fn tell(name: String, events: CallEvents) {
     tokio::spawn(async move {
         let mut told = 0;

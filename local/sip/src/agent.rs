@@ -1,5 +1,5 @@
-//! The user agent under trunks and phones: one UDP socket or one TLS connection, the SIP stack's tasks, and what is the
-//! same for both ends of a call.
+//! The SIP user agent behind trunks and phones: one UDP socket or one TLS connection, and the code that both sides of a
+//! call share.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -27,7 +27,7 @@ use crate::{
     tls,
 };
 
-/// A new call for this user agent, with the transaction that asks for it.
+/// New incoming calls, as their INVITE transactions.
 pub(crate) type Invitations = mpsc::UnboundedReceiver<Transaction>;
 
 #[derive(Clone)]
@@ -36,14 +36,14 @@ pub(crate) struct Agent {
     transport: Transport,
     pub(crate) endpoint: EndpointInnerRef,
     pub(crate) dialogs: Arc<DialogLayer>,
-    /// Ends the stack's tasks, and closes its socket.
+    /// Stops the SIP stack's tasks and closes the socket.
     pub(crate) stop: CancellationToken,
-    /// Does so with the last clone.
+    /// Triggers `stop` when the last clone of the agent is dropped.
     _stop: Arc<DropGuard>,
 }
 
 impl Agent {
-    /// Speaks UDP from this address.
+    /// Opens a UDP socket at this address.
     pub(crate) async fn bind(address: SocketAddr) -> Result<(Self, Invitations), Error> {
         let stop = CancellationToken::new();
         let transport = TransportLayer::new(stop.clone());
@@ -55,7 +55,7 @@ impl Agent {
         Self::on(transport, Transport::Udp, local, stop)
     }
 
-    /// Speaks TLS with the PBX, over one connection from this address.
+    /// Opens one TLS connection to the PBX, from this local address.
     pub(crate) async fn connect(
         from: SocketAddr,
         pbx: SocketAddr,
@@ -107,7 +107,7 @@ impl Agent {
         uri(user, self.local, self.transport)
     }
 
-    /// The address of a user of the PBX, or without a user the PBX's own.
+    /// The URI of a user at the PBX, or of the PBX itself when the user is empty.
     pub(crate) fn uri_at(&self, pbx: SocketAddr, user: &str) -> Result<Uri, Error> {
         uri(user, pbx, self.transport)
     }
@@ -120,8 +120,8 @@ impl Agent {
     }
 }
 
-/// `sip:user@address`. What would break out of the user part is escaped; the SIP library escapes the escape once more, so
-/// such a user arrives as nonsense, but in one piece.
+/// Builds `sip:user@address`. Escapes the characters that could end the user part. The SIP library escapes `%` once
+/// more, so the PBX sees such a user as wrong, but cannot be injected.
 fn uri(user: &str, address: SocketAddr, transport: Transport) -> Result<Uri, Error> {
     let parameter = match transport {
         Transport::Tls => ";transport=tls",
@@ -148,7 +148,7 @@ pub(crate) fn sdp_content_type() -> Vec<Header> {
     vec![Header::ContentType("application/sdp".into())]
 }
 
-/// Gives each request to the call it belongs to.
+/// Routes each request to its dialog, or to `invitations` if it is a new INVITE.
 async fn dispatch(
     mut incoming: TransactionReceiver,
     dialogs: Arc<DialogLayer>,
@@ -162,7 +162,7 @@ async fn dispatch(
                 }
             });
         } else if request.original.method == Method::Invite {
-            // Nobody may be listening: then the transaction's drop ends it.
+            // If the receiver is gone, the transaction is dropped and the stack ends it.
             let _ = invite.send(request);
         } else {
             tokio::spawn(answer_stray(request));
@@ -170,8 +170,8 @@ async fn dispatch(
     }
 }
 
-/// Requests outside calls: a PBX's qualifying OPTIONS and its NOTIFYs are welcome, the rest
-/// belongs to a call that is over.
+/// Answers requests outside a dialog. OPTIONS (the PBX checks whether the phone is alive) and NOTIFY get 200. All
+/// others belong to a call that is already over and get 481.
 async fn answer_stray(mut request: Transaction) {
     let code = match request.original.method {
         Method::Options | Method::Notify => StatusCode::OK,
@@ -183,7 +183,7 @@ async fn answer_stray(mut request: Transaction) {
     }
 }
 
-/// What both ends of a call have: the dialog, its story, its media.
+/// One side of a call: its dialog, event log and media.
 #[derive(Clone)]
 pub(crate) struct Leg {
     pub(crate) dialog: InviteDialog,
@@ -197,7 +197,7 @@ impl Leg {
         self.log.events()
     }
 
-    /// BYE once the call is up; before that, CANCEL from the calling end, 603 from the called one.
+    /// Sends BYE on an answered call. Before the answer, the caller sends CANCEL and the phone rejects with 603.
     pub(crate) async fn hang_up(&self) -> Result<(), Error> {
         self.media.mute();
         if self.end == End::Called && self.dialog.state().can_cancel() {
@@ -223,7 +223,7 @@ pub(crate) fn rejected(status: &StatusCode) -> Stage {
     }
 }
 
-/// Hangs up when the last handle to a call is dropped.
+/// Hangs up when the last handle to the call is dropped.
 pub(crate) struct HangUpOnDrop(Leg);
 
 impl Leg {
@@ -245,8 +245,7 @@ impl Drop for HangUpOnDrop {
     }
 }
 
-/// Writes a call's story from the stack's state changes, and answers what the other side asks
-/// during the call, until the call is over.
+/// Logs the state changes of a dialog and answers requests inside it, until the call is over.
 pub(crate) async fn follow(
     mut states: DialogStateReceiver,
     dialogs: Arc<DialogLayer>,
@@ -265,7 +264,7 @@ pub(crate) async fn follow(
                 }
                 log.note(Stage::Answered);
             }
-            // A re-INVITE or UPDATE: a session refresh, or a moved media stream.
+            // A re-INVITE or UPDATE: a session refresh, or a new address for the media.
             DialogState::Updated(_, request, handle) => {
                 connect(&media, &request.body);
                 accept_update(&handle, &media, &request.body).await;
@@ -293,15 +292,15 @@ pub(crate) async fn follow(
     }
 }
 
-/// Which end of a call we are.
+/// Our side of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
     Calling,
     Called,
 }
 
-/// Whether the other side ended the call; `None` when the INVITE got a final response, which is
-/// noted with its code elsewhere.
+/// Whether the other side ended the call. `None` when the INVITE got a final response, which is logged elsewhere with
+/// its code.
 fn ended_by_remote(reason: &TerminatedReason, ours: End) -> Option<bool> {
     match (reason, ours) {
         (TerminatedReason::UacBye, end) => Some(end == End::Called),

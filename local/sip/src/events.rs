@@ -4,12 +4,12 @@ use tokio::sync::watch;
 
 use crate::Error;
 
-/// When something happened, on the clock that measures and on the one that people read.
+/// The time of an event, on the monotonic clock and on the wall clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment {
-    /// For differences.
+    /// For measuring durations.
     pub instant: Instant,
-    /// For people, and for comparing with logs.
+    /// For display, and for comparing with logs.
     pub wall: SystemTime,
 }
 
@@ -25,13 +25,13 @@ impl Moment {
         }
     }
 
-    /// How long after `earlier` this was; zero when it was not after it.
+    /// The time from `earlier` to this, or zero if `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         self.instant.saturating_duration_since(earlier.instant)
     }
 }
 
-/// How far a call has come.
+/// A step in the life of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stage {
     /// The called party rings (180 or 183).
@@ -39,16 +39,16 @@ pub enum Stage {
         /// The provisional response's code.
         code: u16,
     },
-    /// The call is up (200).
+    /// The call is answered (200).
     Answered,
-    /// A final response other than 200, 487 after a `CANCEL` included.
+    /// The call got a final response other than 200. A CANCEL leads to 487.
     Rejected {
-        /// The final response's code.
+        /// The response code.
         code: u16,
-        /// Its reason phrase.
+        /// The reason phrase.
         reason: String,
     },
-    /// The call is over: hung up, or given up while it rang.
+    /// The call is over: hung up, or cancelled while it rang.
     Ended {
         /// Whether the other side ended it.
         by_remote: bool,
@@ -61,21 +61,20 @@ impl Stage {
     }
 }
 
-/// One step of a call, and when it happened.
+/// A stage, and when the call reached it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CallEvent {
-    /// What happened.
+    /// The stage.
     pub stage: Stage,
-    /// When.
+    /// The time.
     pub at: Moment,
 }
 
-/// All that has happened to a call, oldest first. It can be asked, and waited on, any number of
-/// times: nothing is consumed.
+/// The events of a call, oldest first. Reading and waiting consume nothing, so both can be repeated.
 #[derive(Debug, Clone)]
 pub struct CallEvents(watch::Receiver<Vec<CallEvent>>);
 
-/// The writing end.
+/// Writes the events.
 #[derive(Debug, Clone)]
 pub(crate) struct EventLog(watch::Sender<Vec<CallEvent>>);
 
@@ -88,8 +87,8 @@ impl EventLog {
         CallEvents(self.0.subscribe())
     }
 
-    /// Notes the stage, once, and never after a final one: SIP repeats itself (two 180s), and a
-    /// rejection also ends the dialog.
+    /// Logs a stage once, and nothing after a final stage. SIP may send 180 twice, and a rejection also ends the
+    /// dialog.
     pub(crate) fn note(&self, stage: Stage) {
         self.0.send_if_modified(|events| {
             let over = events.iter().any(|event| event.stage.is_final());
@@ -112,13 +111,12 @@ impl CallEvents {
         self.0.borrow().clone()
     }
 
-    /// Whether the call is over, one way or the other.
+    /// Whether the call has ended or was rejected.
     pub fn is_over(&self) -> bool {
         self.0.borrow().iter().any(|event| event.stage.is_final())
     }
 
-    /// The event after the first `known` ones; `None` once the call is over and has been told
-    /// entirely. For printing a call as it happens.
+    /// Waits for the event after the first `known` ones. `None` when the call is over and has no more events.
     pub async fn after(&self, known: usize) -> Option<CallEvent> {
         let mut receiver = self.0.clone();
         let events = receiver
@@ -128,7 +126,7 @@ impl CallEvents {
         events.get(known).cloned()
     }
 
-    /// Waits until a stage that `is_it` accepts was reached, whether it lies ahead or behind.
+    /// Waits for a stage that `is_it` accepts. Returns at once if the call has already reached it.
     pub async fn wait_for(
         &self,
         wanted: &'static str,

@@ -9,16 +9,15 @@ use crate::{
     sdp,
 };
 
-/// One leg's media: PCMU, and VP8 if the leg has a camera. Real RTP sockets, which send recognisable
-/// packets (20 ms of audio, 25 frames a second) from the moment the other side's address is known,
-/// and count what arrives.
+/// The media of one leg: PCMU, and VP8 if the leg has a camera. Sends recognisable packets over real RTP (20 ms of
+/// audio, 25 frames a second) once the remote address is known, and counts the packets that arrive.
 #[derive(Debug, Clone)]
 pub struct Media {
     audio: Stream,
     video: Option<Stream>,
 }
 
-/// Whether a leg can send and show pictures.
+/// Whether a leg supports video.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Camera {
     None,
@@ -50,7 +49,7 @@ impl Media {
         sdp::offer(self.local()).into_bytes()
     }
 
-    /// Who is offered nothing, as in a re-INVITE without a body, is asked for an offer.
+    /// Answers an offer. A re-INVITE without a body contains no offer, so the answer is our own offer.
     pub(crate) fn answer(&self, offered: &[u8]) -> Vec<u8> {
         if offered.is_empty() {
             return self.offer();
@@ -58,7 +57,7 @@ impl Media {
         sdp::answer(self.local(), offered).into_bytes()
     }
 
-    /// Starts sending to where the other side's session description says. An encrypted leg does not talk to one in clear.
+    /// Starts sending to the address in the remote session description. An SRTP leg refuses an unencrypted remote.
     pub(crate) fn connect(&self, their_description: &[u8]) -> Result<(), Error> {
         let audio = sdp::audio(their_description)?;
         if self.audio.key().is_some() && audio.key.is_none() {
@@ -74,28 +73,28 @@ impl Media {
         Ok(())
     }
 
-    /// Stops sending, as when the network dies under it; what still arrives is still counted.
+    /// Stops sending, as if the network failed. Still counts the packets that arrive.
     pub fn mute(&self) {
         self.audio.mute();
         self.video.iter().for_each(Stream::mute);
     }
 
-    /// Where this leg receives audio.
+    /// Our address for audio.
     pub fn address(&self) -> SocketAddr {
         self.audio.local()
     }
 
-    /// How many PCMU packets have arrived, whoever sent them.
+    /// How many PCMU packets have arrived from any sender.
     pub fn received(&self) -> u64 {
         self.audio.received()
     }
 
-    /// How many audio packets have arrived that hold what the other leg sends, bit for bit.
+    /// How many audio packets have arrived that exactly match what the other leg sends.
     pub fn received_from(&self, other: &Self) -> u64 {
         self.audio.received_from(&other.audio)
     }
 
-    /// Waits until this leg has heard the other one for a tenth of a second (five packets).
+    /// Waits until this leg has received 100 ms of audio (five packets) from the other leg.
     pub async fn hears(&self, other: &Self, within: Duration) -> Result<(), Error> {
         if self.audio.receives(&other.audio, within).await {
             return Ok(());
@@ -106,17 +105,17 @@ impl Media {
         })
     }
 
-    /// Whether this leg's video is agreed on with the other side, and therefore sent.
+    /// Whether both sides agreed on video, so this leg sends it.
     pub fn shows_itself(&self) -> bool {
         self.video.as_ref().is_some_and(Stream::is_sending)
     }
 
-    /// How many VP8 frames have arrived, whoever sent them.
+    /// How many VP8 frames have arrived from any sender.
     pub fn frames(&self) -> u64 {
         self.video.as_ref().map_or(0, Stream::received)
     }
 
-    /// How many VP8 frames have arrived that hold what the other leg sends, bit for bit.
+    /// How many VP8 frames have arrived that exactly match what the other leg sends.
     pub fn frames_from(&self, other: &Self) -> u64 {
         match (&self.video, &other.video) {
             (Some(ours), Some(theirs)) => ours.received_from(theirs),
@@ -124,7 +123,7 @@ impl Media {
         }
     }
 
-    /// Waits until this leg has seen the other one for a fifth of a second (five frames).
+    /// Waits until this leg has received 200 ms of video (five frames) from the other leg.
     pub async fn sees(&self, other: &Self, within: Duration) -> Result<(), Error> {
         let seen = match (&self.video, &other.video) {
             (Some(ours), Some(theirs)) => ours.receives(theirs, within).await,

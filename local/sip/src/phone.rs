@@ -18,7 +18,7 @@ use crate::{
 
 const REGISTERED_FOR: u32 = 600;
 
-/// A phone of one extension, on a socket of its own. It rings (180) as soon as it is called.
+/// The phone of one extension, with its own socket. It rings (180) as soon as it is called.
 pub struct Phone {
     agent: Agent,
     invitations: Invitations,
@@ -30,14 +30,14 @@ pub struct Phone {
 }
 
 impl Phone {
-    /// A phone over UDP, with media in clear, that is switched on but not registered. It lives at the address of this
-    /// machine from which the PBX is reached.
+    /// Creates a phone with UDP and RTP. It is not registered yet. Its address is the local address that reaches the
+    /// PBX.
     pub async fn new(pbx: SocketAddr, extension: &str, password: &str) -> Result<Self, Error> {
         let agent = Agent::bind(own_address_towards(pbx).await?).await?;
         Self::on(agent, pbx, extension, password, Protection::Clear)
     }
 
-    /// The same with TLS and SRTP, at a PBX whose certificate this authority (PEM) has signed.
+    /// Creates a phone with TLS and SRTP. `ca_pem` is the authority that signed the PBX's certificate.
     pub async fn over_tls(
         pbx: SocketAddr,
         extension: &str,
@@ -78,7 +78,7 @@ impl Phone {
         })
     }
 
-    /// The same phone, which answers with media in clear, whatever it is offered.
+    /// Answers with unencrypted media, even if the offer is encrypted.
     pub fn without_srtp(self) -> Self {
         Self {
             protection: Protection::Clear,
@@ -86,8 +86,8 @@ impl Phone {
         }
     }
 
-    /// The same phone with a camera: calls that offer video are answered with video. Without it a
-    /// phone refuses the video and takes the call.
+    /// Adds a camera: the phone accepts video when it is offered. Without a camera it refuses the video and takes the
+    /// call as a voice call.
     pub fn with_video(self) -> Self {
         Self {
             camera: Camera::Vp8,
@@ -100,17 +100,17 @@ impl Phone {
         &self.extension
     }
 
-    /// Where the phone can be reached.
+    /// The phone's SIP address.
     pub fn address(&self) -> SocketAddr {
         self.agent.local
     }
 
-    /// Registers with the PBX for ten minutes, proving the password by digest.
+    /// Registers with the PBX for ten minutes, with digest authentication.
     pub async fn register(&mut self) -> Result<(), Error> {
         self.register_for(REGISTERED_FOR).await
     }
 
-    /// Takes the registration back.
+    /// Removes the registration.
     pub async fn unregister(&mut self) -> Result<(), Error> {
         self.register_for(0).await
     }
@@ -126,13 +126,13 @@ impl Phone {
         }
     }
 
-    /// Its network dies: it hears nothing more, and says nothing. What its calls send has to be
-    /// muted beside.
+    /// Simulates a lost network: the phone stops receiving and sending SIP. The media of its calls must be muted
+    /// separately.
     pub fn lose_network(&self) {
         self.agent.stop.cancel();
     }
 
-    /// Waits for the next call, which rings already when this returns.
+    /// Waits for the next call, which is already ringing when this returns.
     pub async fn next_call(&mut self, within: Duration) -> Result<IncomingCall, Error> {
         let invitation = tokio::time::timeout(within, self.invitations.recv()).await;
         match invitation {
@@ -187,7 +187,7 @@ impl Phone {
     }
 }
 
-/// A free port at the address the system would send from. Nothing is sent.
+/// A free port at the local address that the system would send from. Sends nothing.
 async fn own_address_towards(pbx: SocketAddr) -> Result<SocketAddr, Error> {
     let probe = async {
         let socket = tokio::net::UdpSocket::bind(unspecified(pbx)).await?;
@@ -215,7 +215,7 @@ fn caller_of(invitation: &Transaction) -> Result<Caller, Error> {
     Caller::in_from(header.value())
 }
 
-/// A call that rings at a phone. Dropping the last clone rejects it, or hangs it up.
+/// A call that rings at a phone. Dropping the last clone rejects or hangs up the call.
 #[derive(Clone)]
 pub struct IncomingCall {
     caller: Caller,
@@ -223,12 +223,12 @@ pub struct IncomingCall {
     offer: Vec<u8>,
     leg: Leg,
     _hang_up: Arc<HangUpOnDrop>,
-    /// A call outlives the phone's handle.
+    /// Keeps the socket open when the `Phone` is dropped before the call.
     _agent: Agent,
 }
 
 impl IncomingCall {
-    /// Who calls, as the phone would show it.
+    /// The caller, as the phone shows it.
     pub fn caller(&self) -> &Caller {
         &self.caller
     }
@@ -244,22 +244,22 @@ impl IncomingCall {
         String::from_utf8_lossy(&self.offer)
     }
 
-    /// Whether the caller wants to be seen (VP8).
+    /// Whether the caller offers video (VP8).
     pub fn offers_video(&self) -> bool {
         sdp::video(&self.offer).is_some()
     }
 
-    /// What has happened to this call.
+    /// The events of this call.
     pub fn events(&self) -> CallEvents {
         self.leg.events()
     }
 
-    /// This leg's audio and video.
+    /// The audio and video of this leg.
     pub fn media(&self) -> &Media {
         &self.leg.media
     }
 
-    /// Answers (200) and starts sending audio, and video if it is offered to a phone with a camera. Gives the moment at which the answer went out.
+    /// Answers (200), and starts sending audio, and video if both sides have it. Returns the time of the answer.
     pub async fn answer(&self) -> Result<CallEvent, Error> {
         self.leg.media.connect(&self.offer)?;
         let answer = self.leg.media.answer(&self.offer);
@@ -274,17 +274,17 @@ impl IncomingCall {
             .await
     }
 
-    /// Refuses the call with a final response: 486 busy, 603 declined.
+    /// Rejects the call with a final response, such as 486 (busy) or 603 (declined).
     pub async fn reject(&self, code: u16) -> Result<(), Error> {
         self.leg.reject(StatusCode::from(code))
     }
 
-    /// Hangs up an answered call (BYE); declines one that still rings (603).
+    /// Hangs up an answered call (BYE), or declines a ringing one (603).
     pub async fn hang_up(&self) -> Result<(), Error> {
         self.leg.hang_up().await
     }
 
-    /// Waits for the call's end, be it a BYE or, before it was answered, a CANCEL.
+    /// Waits for the end of the call: a BYE, or a CANCEL before the answer.
     pub async fn ended(&self, within: Duration) -> Result<CallEvent, Error> {
         let is_it = |stage: &Stage| matches!(stage, Stage::Ended { .. });
         self.events()

@@ -1,4 +1,4 @@
-//! RTP streams of recognisable packets.
+//! RTP streams with recognisable packets.
 
 use std::{
     collections::HashMap,
@@ -19,14 +19,14 @@ const HEADER_BYTES: usize = 12;
 const MARK_BYTES: usize = 8;
 const MARKER_BIT: u8 = 0x80;
 
-/// What a leg sends instead of speech and pictures: its own address, over and over. A PBX passes
-/// PCMU and VP8 on unchanged, so the other leg can tell whose packets it receives.
+/// The payload of a leg in place of speech and pictures: its own address, repeated. A PBX forwards PCMU and VP8
+/// unchanged, so the other leg recognises the sender.
 type Mark = [u8; MARK_BYTES];
 
-/// Counted under this: packets that no simulated leg sends.
+/// The key for packets that no simulated leg sends, such as announcements.
 const NOBODYS: Mark = [0; MARK_BYTES];
 
-/// What a stream's packets hold.
+/// The codec of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Codec {
     /// G.711 µ-law.
@@ -36,7 +36,7 @@ pub(crate) enum Codec {
 }
 
 impl Codec {
-    /// The number that stands for this codec in our offers: PCMU's is fixed, VP8's is a dynamic one.
+    /// The payload type in our offers: PCMU has a fixed number, VP8 a dynamic one.
     pub(crate) fn payload_type(self) -> u8 {
         match self {
             Self::Pcmu => 0,
@@ -51,7 +51,7 @@ impl Codec {
         }
     }
 
-    /// Ticks of the codec's clock (8 kHz, 90 kHz) from one packet to the next.
+    /// The timestamp step per packet, in ticks of the codec's clock (8 kHz, 90 kHz).
     fn ticks(self) -> u32 {
         match self {
             Self::Pcmu => 160,
@@ -59,8 +59,8 @@ impl Codec {
         }
     }
 
-    /// What stands before the marks. Of VP8: a descriptor that says "start of a frame's first
-    /// partition", then a key frame's tag, start code and size, 320 × 240.
+    /// The bytes before the tags. For VP8: a payload descriptor with the S bit (start of a partition), then the key
+    /// frame header: frame tag, start code, and the size 320 × 240.
     fn prelude(self) -> &'static [u8] {
         match self {
             Self::Pcmu => &[],
@@ -70,7 +70,7 @@ impl Codec {
         }
     }
 
-    /// How many bytes of marks a packet holds: for PCMU, one a sample.
+    /// How many bytes of tags a packet contains. For PCMU, one byte per sample.
     fn body_bytes(self) -> usize {
         match self {
             Self::Pcmu => 160,
@@ -78,7 +78,7 @@ impl Codec {
         }
     }
 
-    /// Each VP8 packet is a whole frame, and says so.
+    /// The RTP marker bit. For VP8 it means the last packet of a frame, and each packet is a whole frame.
     fn marker_bit(self) -> u8 {
         match self {
             Self::Pcmu => 0,
@@ -87,41 +87,40 @@ impl Codec {
     }
 }
 
-/// The other side of a stream, as its session description says.
+/// The remote side of a stream, from its session description.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Remote {
     pub(crate) address: SocketAddr,
-    /// The number by which both sides call the codec.
+    /// The payload type that both sides use for the codec.
     pub(crate) payload_type: u8,
-    /// What the other side encrypts its packets with; without one, it sends in clear.
+    /// The key of the remote's packets. `None` when the remote does not encrypt.
     pub(crate) key: Option<MasterKey>,
 }
 
 /// Whether streams are encrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Protection {
-    /// RTP, whatever the other side would like.
+    /// RTP only.
     Clear,
-    /// SRTP, or nothing: what arrives in clear does not count.
+    /// SRTP only: packets that do not decrypt are not counted.
     Srtp,
 }
 
-/// A real RTP socket, which sends from the moment the other side is known, and counts what arrives.
+/// A real RTP socket. Sends once the remote address is known, and counts the packets that arrive.
 #[derive(Debug, Clone)]
 pub(crate) struct Stream {
     codec: Codec,
     local: SocketAddr,
     mark: Mark,
-    /// What this stream's own packets are encrypted with, if they are.
+    /// The key for our own packets. `None` without SRTP.
     key: Option<MasterKey>,
     received: watch::Sender<HashMap<Mark, u64>>,
     socket: Arc<UdpSocket>,
-    /// Set by the first session description of the other side; a later one moves the stream.
+    /// Set by the first remote session description. A later one moves the stream.
     remote: watch::Sender<Option<Remote>>,
-    /// How the other side's packets are read: the codec's number, and their key. What arrives under other numbers is
-    /// another codec's.
+    /// The payload type and the key of the remote's packets. Packets with another payload type belong to another codec.
     theirs: watch::Sender<(u8, Option<MasterKey>)>,
-    /// Ends the two tasks with the last clone.
+    /// Stops both tasks when the last clone is dropped.
     _stop: Arc<DropGuard>,
 }
 
@@ -159,13 +158,13 @@ impl Stream {
         self.local
     }
 
-    /// Starts sending, or goes on to another place.
+    /// Starts sending to the remote, or switches to a new one.
     pub(crate) fn connect(&self, remote: Remote) {
         self.theirs.send_replace((remote.payload_type, remote.key));
         self.remote.send_replace(Some(remote));
     }
 
-    /// Stops sending; what still arrives is still counted.
+    /// Stops sending. Still counts the packets that arrive.
     pub(crate) fn mute(&self) {
         self.remote.send_replace(None);
     }
@@ -174,7 +173,7 @@ impl Stream {
         self.remote.borrow().is_some()
     }
 
-    /// What the other side needs to read this stream's packets.
+    /// The key that the remote needs to read our packets.
     pub(crate) fn key(&self) -> Option<MasterKey> {
         self.key
     }
@@ -234,7 +233,7 @@ impl Stream {
                 {
                     return;
                 }
-                // An unreachable peer is a silent one; the other leg's count will tell.
+                // A send error means that nothing listens there. The receiver's count shows it.
                 let _ = socket.send_to(&packet, remote.address).await;
             }
         }));
@@ -242,17 +241,17 @@ impl Stream {
     }
 }
 
-/// Reads the other side's encrypted packets.
+/// Decrypts the remote's packets.
 #[derive(Default)]
 struct Decryption {
     key: Option<MasterKey>,
     session: Option<Session>,
-    /// The latest packet's index, for the indexes of those after it.
+    /// The highest packet index so far, from which the next one is estimated.
     latest: Option<u64>,
 }
 
 impl Decryption {
-    /// The packet in clear; `None` when it is not encrypted with this key.
+    /// Decrypts a packet. `None` when it does not authenticate with this key.
     fn read(&mut self, packet: &[u8], key: Option<MasterKey>) -> Option<Vec<u8>> {
         if self.key != key {
             let session = key.and_then(|key| Session::of(key).ok());
@@ -292,15 +291,15 @@ fn packet(codec: Codec, payload_type: u8, sequence: u32, mark: Mark) -> Vec<u8> 
     packet.extend([VERSION_2, codec.marker_bit() | payload_type]);
     packet.extend((sequence as u16).to_be_bytes());
     packet.extend(time.to_be_bytes());
-    // The stream's id (SSRC): as unique as the mark.
+    // The stream id (SSRC), which is as unique as the tag.
     packet.extend(&mark[MARK_BYTES - 4..]);
     packet.extend(codec.prelude());
     packet.extend(mark.iter().cycle().take(codec.body_bytes()));
     packet
 }
 
-/// Whose packet it is; [`NOBODYS`] when it is not one mark from start to end, `None` when it is of
-/// another codec.
+/// The sender of a packet. [`UNKNOWN_SENDER`] when the payload is not one repeated tag, `None` when it has another
+/// payload type.
 fn mark_in(packet: &[u8], codec: Codec, payload_type: u8) -> Option<Mark> {
     if packet.get(1)? & !MARKER_BIT != payload_type {
         return None;

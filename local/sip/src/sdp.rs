@@ -1,4 +1,4 @@
-//! Session descriptions, as far as one PCMU stream and one VP8 stream need them.
+//! The part of SDP that one PCMU stream and one VP8 stream need.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -8,18 +8,18 @@ use crate::{
     srtp::{self, MasterKey},
 };
 
-/// Where a leg receives its streams; without a receiver of video, it has none.
+/// The local streams of a leg.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Local {
     pub(crate) audio: Receiver,
     pub(crate) video: Option<Receiver>,
 }
 
-/// Where a stream is received.
+/// The local side of a stream.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Receiver {
     pub(crate) address: SocketAddr,
-    /// What the leg encrypts its own packets with. Such a leg takes encrypted streams alone.
+    /// The key for our own packets. A leg with a key accepts only encrypted streams.
     pub(crate) key: Option<MasterKey>,
 }
 
@@ -31,7 +31,7 @@ impl Receiver {
         }
     }
 
-    /// The line with the key, under the number of the offer's line that it answers.
+    /// The `a=crypto` line. An answer repeats the tag of the offered line that it accepts (RFC 4568).
     fn crypto_line(self, tag: &str) -> String {
         let line = |key: MasterKey| {
             let (suite, inline) = (srtp::SUITE, key.inline());
@@ -41,10 +41,10 @@ impl Receiver {
     }
 }
 
-/// The number of the `a=crypto` line in our offers.
+/// The tag of the `a=crypto` line in our offers.
 const FIRST: &str = "1";
 
-/// The offer of a leg.
+/// Writes the offer of a leg.
 pub(crate) fn offer(local: Local) -> String {
     let audio = audio_lines(local.audio, FIRST);
     let video = local.video.map(|video| {
@@ -54,8 +54,8 @@ pub(crate) fn offer(local: Local) -> String {
     session_lines(local.audio) + &audio + &video.unwrap_or_default()
 }
 
-/// The answer of the same leg to an offer. Every offered stream has its line in an answer, in the
-/// offer's order: port 0 refuses those that are not ours.
+/// Writes the answer to an offer. An answer needs one `m=` line per offered stream, in the same order; port 0 refuses a
+/// stream (RFC 3264).
 pub(crate) fn answer(local: Local, offered: &[u8]) -> String {
     let offered = Description::read(offered);
     let (mut audio, mut video) = (Some(local.audio), local.video);
@@ -77,7 +77,7 @@ pub(crate) fn answer(local: Local, offered: &[u8]) -> String {
     session_lines(local.audio) + &answers.collect::<String>()
 }
 
-/// Where the other side wants its PCMU to be sent.
+/// The remote address for PCMU.
 pub(crate) fn audio(sdp: &[u8]) -> Result<Remote, Error> {
     let found = Description::read(sdp).remote("audio", |stream| {
         let pcmu = Codec::Pcmu.payload_type().to_string();
@@ -86,7 +86,7 @@ pub(crate) fn audio(sdp: &[u8]) -> Result<Remote, Error> {
     found.ok_or_else(|| Error::Sdp(String::from_utf8_lossy(sdp).into_owned()))
 }
 
-/// Where the other side wants its VP8 to be sent, if it wants any.
+/// The remote address for VP8, if the remote accepts video.
 pub(crate) fn video(sdp: &[u8]) -> Option<Remote> {
     Description::read(sdp).remote("video", |stream| stream.payload_type_of("VP8/90000"))
 }
@@ -114,27 +114,27 @@ fn video_lines(receiver: Receiver, payload_type: &str, tag: &str) -> String {
     )
 }
 
-/// A session description that somebody else has written.
+/// A parsed remote session description.
 struct Description<'a> {
     ip: Option<IpAddr>,
     streams: Vec<StreamLines<'a>>,
 }
 
-/// An `m=` line and those that belong to it.
+/// An `m=` line and the lines below it.
 struct StreamLines<'a> {
     kind: &'a str,
     port: u16,
     protocol: &'a str,
     payload_types: Vec<&'a str>,
-    /// `a=rtpmap:` of it, as number and encoding.
+    /// The `a=rtpmap:` lines: payload type and encoding.
     encodings: Vec<(&'a str, &'a str)>,
     ip: Option<IpAddr>,
-    /// The first `a=crypto:` of our suite, as number and key.
+    /// The first `a=crypto:` line with our suite: tag and key.
     crypto: Option<(&'a str, MasterKey)>,
 }
 
 impl<'a> Description<'a> {
-    /// What is no text describes nothing.
+    /// Parses a session description. Invalid UTF-8 gives an empty one.
     fn read(sdp: &'a [u8]) -> Self {
         let text = std::str::from_utf8(sdp).unwrap_or_default();
         let mut sections = text.split("\nm=");
@@ -145,7 +145,7 @@ impl<'a> Description<'a> {
         }
     }
 
-    /// The first stream of this kind that is wanted and has the codec that `payload_type` looks for.
+    /// The first active stream of this kind for which `payload_type` finds the codec.
     fn remote<'s>(
         &'s self,
         kind: &str,

@@ -1,5 +1,5 @@
-//! SRTP (RFC 3711) with the suite that every phone has, keyed by the SDP (SDES, RFC 4568), so that a test can tell an
-//! encrypted call from one in clear. RTP alone: these endpoints neither send nor read RTCP.
+//! SRTP (RFC 3711) with the cipher suite that every phone supports, and keys exchanged in the SDP (SDES, RFC 4568).
+//! With it, a test can prove that a call is encrypted. These endpoints do not send or read RTCP.
 
 use aws_lc_rs::{
     cipher::{AES_128, EncryptingKey, EncryptionContext, UnboundCipherKey},
@@ -11,16 +11,16 @@ use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 
 use crate::Error;
 
-/// The suite's name in a session description.
+/// The name of the cipher suite in SDP.
 pub(crate) const SUITE: &str = "AES_CM_128_HMAC_SHA1_80";
 
 const KEY_BYTES: usize = 16;
 const SALT_BYTES: usize = 14;
 const TAG_BYTES: usize = 10;
-/// A packet's header, which stays in clear.
+/// The size of the RTP header, which is not encrypted.
 const HEADER_BYTES: usize = 12;
 
-/// A stream's key and salt, as its sender writes them into the session description.
+/// The master key and salt of a stream, which its sender writes into the SDP.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct MasterKey([u8; KEY_BYTES + SALT_BYTES]);
 
@@ -37,7 +37,7 @@ impl MasterKey {
         Ok(Self(bytes))
     }
 
-    /// Reads the value of an `a=crypto` line's `inline:`. A lifetime or a key identifier after it is not for us.
+    /// Parses the `inline:` value of an `a=crypto` line. Ignores a lifetime or key identifier after `|`.
     pub(crate) fn read(inline: &str) -> Option<Self> {
         let key = inline.split('|').next()?;
         Some(Self(BASE64.decode(key).ok()?.try_into().ok()?))
@@ -47,7 +47,7 @@ impl MasterKey {
         BASE64.encode(self.0)
     }
 
-    /// Keystream of the key derivation (RFC 3711, 4.3.1, with a derivation rate of 0).
+    /// Derives a session key (RFC 3711, section 4.3.1, with key derivation rate 0).
     fn derive<const N: usize>(self, label: u8) -> Result<[u8; N], Error> {
         let [key @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _] = &self.0;
         let mut iv = [0; 16];
@@ -59,7 +59,7 @@ impl MasterKey {
     }
 }
 
-/// What protects the packets of one direction of a stream.
+/// Protects the packets of one direction of a stream.
 pub(crate) struct Session {
     cipher: EncryptingKey,
     salt: [u8; SALT_BYTES],
@@ -78,7 +78,7 @@ impl Session {
         })
     }
 
-    /// Encrypts a packet and signs it. `index` counts packets, and its lower 16 bits are the packet's sequence number.
+    /// Encrypts and signs a packet. The lower 16 bits of `index` are the packet's sequence number.
     pub(crate) fn protect(&self, packet: &mut Vec<u8>, index: u64) -> Result<(), Error> {
         self.crypt(packet, index)?;
         let tag = self.tag(packet, index);
@@ -86,7 +86,7 @@ impl Session {
         Ok(())
     }
 
-    /// The packet in clear, unless somebody else has made or changed it.
+    /// Decrypts a packet. `None` when the signature does not match.
     pub(crate) fn unprotect(&self, packet: &[u8], index: u64) -> Option<Vec<u8>> {
         let (packet, signature) = packet.split_last_chunk::<TAG_BYTES>()?;
         let tag = self.tag(packet, index);
@@ -96,7 +96,7 @@ impl Session {
         Some(packet)
     }
 
-    /// Encrypts or decrypts everything after the header (RFC 3711, 4.1.1).
+    /// Encrypts or decrypts the payload (RFC 3711, section 4.1.1). AES in counter mode does both.
     fn crypt(&self, packet: &mut [u8], index: u64) -> Result<(), Error> {
         let Some((header, payload)) = packet.split_at_mut_checked(HEADER_BYTES) else {
             return Err(Error::Srtp);
@@ -118,7 +118,7 @@ impl Session {
     }
 }
 
-/// Guesses a received packet's index from its sequence number, which starts again at 0 after 65,535 (RFC 3711, 3.3.1).
+/// Estimates the index of a packet from its sequence number, which wraps at 65,535 (RFC 3711, section 3.3.1).
 pub(crate) fn index_of(packet: &[u8], latest: Option<u64>) -> Option<u64> {
     let sequence = u16::from_be_bytes(*packet.get(2..4)?.first_chunk()?);
     let Some(latest) = latest else {
@@ -151,7 +151,7 @@ fn refused(_: Unspecified) -> Error {
 mod tests {
     use super::*;
 
-    /// RFC 3711, B.3.
+    /// The test vector of RFC 3711, appendix B.3.
     const MASTER: MasterKey = MasterKey([
         0xE1, 0xF9, 0x7A, 0x0D, 0x3E, 0x01, 0x8B, 0xE0, 0xD6, 0x4F, 0xA3, 0x2C, 0x06, 0xDE, 0x41,
         0x39, 0x0E, 0xC6, 0x75, 0xAD, 0x49, 0x8A, 0xFE, 0xEB, 0xB6, 0x96, 0x0B, 0x3A, 0xAB, 0xE6,

@@ -25,11 +25,11 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{Error, error::failed};
 
-/// The SIP stack has one connector for the whole process, and gives it no more than the address.
+/// Serializes connects, because the SIP stack has one global TLS connector and passes it only the address.
 static CONNECTING: Mutex<()> = Mutex::const_new(());
 
-/// Connects from an address of this machine (port 0 takes any free port), trusting one authority. The stack sends all
-/// that is meant for the PBX over this connection.
+/// Connects from a local address (port 0 takes any free port) and trusts one certificate authority. The SIP stack sends
+/// all requests for the PBX over this connection.
 pub(crate) async fn connect(
     transport: &TransportLayer,
     from: SocketAddr,

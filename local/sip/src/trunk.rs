@@ -14,7 +14,7 @@ use crate::{
     rtp::Protection,
 };
 
-/// A SIP trunk, which a PBX knows by its address.
+/// A SIP trunk. The PBX identifies it by its address.
 pub struct Trunk {
     agent: Agent,
     camera: Camera,
@@ -22,7 +22,7 @@ pub struct Trunk {
 }
 
 impl Trunk {
-    /// Opens the socket of a trunk over UDP, with media in clear; port 0 takes any free port.
+    /// Opens a trunk with UDP and RTP. Port 0 takes any free port.
     pub async fn bind(address: &str) -> Result<Self, Error> {
         let (agent, _invitations) = Agent::bind(socket(address)?).await?;
         Ok(Self {
@@ -32,7 +32,7 @@ impl Trunk {
         })
     }
 
-    /// Connects a trunk with TLS and SRTP to a PBX whose certificate this authority (PEM) has signed; port 0 takes any
+    /// Opens a trunk with TLS and SRTP. `ca_pem` is the authority that signed the PBX's certificate. Port 0 takes any
     /// free port.
     pub async fn over_tls(address: &str, pbx: SocketAddr, ca_pem: &str) -> Result<Self, Error> {
         let (agent, _invitations) = Agent::connect(socket(address)?, pbx, ca_pem).await?;
@@ -43,7 +43,7 @@ impl Trunk {
         })
     }
 
-    /// The same trunk, which offers media in clear.
+    /// Offers unencrypted media.
     pub fn without_srtp(self) -> Self {
         Self {
             protection: Protection::Clear,
@@ -51,7 +51,7 @@ impl Trunk {
         }
     }
 
-    /// A trunk that offers video in each call: Exotel's does not.
+    /// Offers video in each call. Exotel's trunk does not.
     pub fn with_video(self) -> Self {
         Self {
             camera: Camera::Vp8,
@@ -59,13 +59,13 @@ impl Trunk {
         }
     }
 
-    /// Where the trunk sends from.
+    /// The trunk's local address.
     pub fn address(&self) -> SocketAddr {
         self.agent.local
     }
 
-    /// Sends an INVITE for the number `did`, with `X-Exotel-CallSid` when there is one, and does
-    /// not wait for anything: the call's events tell what becomes of it.
+    /// Sends an INVITE to the number `did`, with `X-Exotel-CallSid` if `call_sid` is given. Returns at once; the call's
+    /// events show the progress.
     pub async fn call(
         &self,
         pbx: SocketAddr,
@@ -124,7 +124,7 @@ fn socket(address: &str) -> Result<SocketAddr, Error> {
     address.map_err(|_| Error::Address("the trunk's socket".to_owned()))
 }
 
-/// A final response that is not 200. The stack's state change knows less of it than this.
+/// Logs a final response other than 200. The dialog state does not contain the response code.
 fn note_refusal(outcome: Option<InviteAsyncResult>, log: &EventLog) {
     match outcome {
         Some(Ok((_, Some(response)))) => {
@@ -132,7 +132,7 @@ fn note_refusal(outcome: Option<InviteAsyncResult>, log: &EventLog) {
                 log.note(agent::rejected(&response.status_code));
             }
         }
-        // No answer at all: what RFC 3261 takes for a 408.
+        // No response at all counts as 408 (RFC 3261, section 8.1.3.1).
         _ => log.note(Stage::Rejected {
             code: 408,
             reason: "No response".to_owned(),
@@ -140,13 +140,13 @@ fn note_refusal(outcome: Option<InviteAsyncResult>, log: &EventLog) {
     }
 }
 
-/// A call the trunk has placed. Dropping the last clone hangs up.
+/// A call that the trunk has placed. Dropping the last clone hangs up.
 #[derive(Clone)]
 pub struct OutgoingCall {
     placed: Moment,
     leg: Leg,
     _hang_up: Arc<HangUpOnDrop>,
-    /// A call outlives the handle of the trunk that placed it.
+    /// Keeps the socket open when the `Trunk` is dropped before the call.
     _agent: Agent,
 }
 
@@ -156,12 +156,12 @@ impl OutgoingCall {
         self.placed
     }
 
-    /// What has happened to this call.
+    /// The events of this call.
     pub fn events(&self) -> CallEvents {
         self.leg.events()
     }
 
-    /// This leg's audio and video.
+    /// The audio and video of this leg.
     pub fn media(&self) -> &Media {
         &self.leg.media
     }
@@ -178,7 +178,7 @@ impl OutgoingCall {
         self.events().wait_for("200 OK", within, is_it).await
     }
 
-    /// Waits for a final response other than 200, and gives its code.
+    /// Waits for a final response other than 200, and returns its code.
     pub async fn rejected(&self, within: Duration) -> Result<(u16, CallEvent), Error> {
         let is_it = |stage: &Stage| matches!(stage, Stage::Rejected { .. });
         let event = self.events().wait_for("a rejection", within, is_it).await?;
@@ -196,13 +196,13 @@ impl OutgoingCall {
             .await
     }
 
-    /// Gives up an unanswered call (CANCEL). Its end is a rejection with 487.
+    /// Cancels an unanswered call (CANCEL). The call then ends with 487.
     pub async fn cancel(&self) -> Result<(), Error> {
         let result = self.leg.dialog.cancel().await;
         result.map_err(failed("cancelling a call"))
     }
 
-    /// Ends the call: BYE once it was answered, CANCEL before.
+    /// Ends the call: BYE if it was answered, CANCEL if not.
     pub async fn hang_up(&self) -> Result<(), Error> {
         self.leg.hang_up().await
     }

@@ -14,7 +14,7 @@ struct Line {
 
 impl Line {
     async fn new() -> Result<Self> {
-        // Only the way to the PBX matters to a phone that does not register.
+        // A phone that does not register needs the PBX address only to find its own local address.
         let nobody: SocketAddr = "127.0.0.1:9".parse()?;
         Ok(Self {
             phone: Phone::new(nobody, "1001", "unused").await?,

@@ -1,5 +1,5 @@
-//! Compiles the functions, once for all of them, into what `sam build` and `sam package` would make of them: a folder for
-//! each, with an executable `bootstrap` in it, and an archive of that beside it, which several deployments can share.
+//! Compiles all functions in one build, and lays them out as `sam build` and `sam package` do: a folder per function
+//! with an executable `bootstrap`, and a ZIP archive beside it that several deployments share.
 
 use std::fs::File;
 use std::io;
@@ -15,20 +15,20 @@ use crate::process::run_logged;
 use crate::settings::Settings;
 use crate::tools::{Tools, forget_outer_cargo, make_dir};
 
-/// The profile in which the stack's own program is compiled: the functions share all that it has compiled already.
+/// The profile of this program itself. The functions reuse the dependencies that it has compiled.
 const SHARED: &str = "dev";
 
-/// Where the artefacts are; cargo-lambda leaves its own there too.
+/// The folder of the built functions. cargo-lambda uses the same one.
 pub fn builds_dir(settings: &Settings) -> PathBuf {
     settings.repository().join("target/lambda")
 }
 
-/// Where the build's output goes.
+/// The log of the build.
 pub fn log(settings: &Settings) -> PathBuf {
     settings.state("build.log")
 }
 
-/// Whether cargo-lambda is to build them, as it does for AWS.
+/// Whether cargo-lambda builds the functions, as for AWS.
 pub fn needs_cargo_lambda(settings: &Settings) -> bool {
     profile(settings) != SHARED
 }
@@ -37,7 +37,7 @@ fn profile(settings: &Settings) -> String {
     settings.override_or("FUNCTIONS_PROFILE", SHARED)
 }
 
-/// Builds every function for this machine's architecture: no cross compiler is needed.
+/// Builds every function for the architecture of this machine, so no cross compiler is needed.
 pub async fn functions(settings: &Settings, tools: &Tools, binaries: &[String]) -> Result<()> {
     if needs_cargo_lambda(settings) {
         with_cargo_lambda(settings, tools, binaries).await?;
@@ -64,7 +64,7 @@ pub async fn functions(settings: &Settings, tools: &Tools, binaries: &[String]) 
     Ok(())
 }
 
-/// The archive of a function, which Lambda takes.
+/// The ZIP archive of a function.
 pub fn archive(settings: &Settings, binary: &str) -> PathBuf {
     builds_dir(settings).join(format!("{binary}.zip"))
 }
@@ -73,7 +73,7 @@ fn bootstrap(settings: &Settings, binary: &str) -> PathBuf {
     builds_dir(settings).join(binary).join("bootstrap")
 }
 
-/// Quickly rather than small: it goes no further than this machine.
+/// Compresses for speed, because the archive never leaves this machine.
 fn pack(bootstrap: &Path, archive: &Path) -> Result<()> {
     let options = SimpleFileOptions::default()
         .compression_method(CompressionMethod::Deflated)
@@ -86,7 +86,7 @@ fn pack(bootstrap: &Path, archive: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Without cargo-lambda's own defaults for releases, which link seven times for a minute each.
+/// Disables cargo-lambda's release defaults (LTO, one codegen unit), which take a minute per function.
 async fn with_cargo_lambda(settings: &Settings, tools: &Tools, binaries: &[String]) -> Result<()> {
     let mut command = tools.command("cargo-lambda");
     command.args(["lambda", "build", "--locked", "--compiler", "cargo"]);
@@ -115,7 +115,7 @@ async fn build(settings: &Settings, mut command: Command, binaries: &[String]) -
     run_logged(&mut command, &log(settings)).await
 }
 
-/// Without its symbols, which are most of it, as `strip` of the C compiler's tools leaves it.
+/// Copies the executable without its symbols, which are most of its size.
 async fn put_in_place(settings: &Settings, binary: &str) -> Result<()> {
     let bootstrap = bootstrap(settings, binary);
     make_dir(bootstrap.parent().context("it has a folder")?)?;
@@ -129,8 +129,8 @@ async fn put_in_place(settings: &Settings, binary: &str) -> Result<()> {
     mark_as_made_of(&bootstrap, &compiled)
 }
 
-/// Whether a file has been made of another as that is now: it bears the same time then. Being younger is not enough, as the
-/// other may be of another profile.
+/// Whether `made` is up to date with `of`, which it is when both have the same modification time. A later time is not
+/// enough, because `of` may be a build of another profile.
 fn is_made_of(made: &Path, of: &Path) -> bool {
     let time = |path: &Path| path.metadata().and_then(|it| it.modified()).ok();
     time(of).is_some_and(|of| time(made) == Some(of))

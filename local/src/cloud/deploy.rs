@@ -1,4 +1,4 @@
-//! Deploys the template into the local AWS with the SAM CLI, as it is deployed to the real one.
+//! Deploys the template into the local AWS with the SAM CLI, the same way as into AWS.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,10 +12,10 @@ use crate::process::{output, run_logged};
 use crate::settings::{STACK_NAME, Settings};
 use crate::tools::Tools;
 
-/// The bucket that the builds are uploaded into.
+/// The S3 bucket for the ZIP archives.
 const BUCKET: &str = "ringback-local-builds";
 
-/// What CloudFormation says of the deployed stack.
+/// The outputs of the deployed CloudFormation stack.
 #[derive(Debug, Clone)]
 pub struct Outputs(BTreeMap<String, String>);
 
@@ -27,18 +27,18 @@ impl Outputs {
         })
     }
 
-    /// An output that a deployment may have.
+    /// An output that only some deployments have.
     pub fn optional(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
 }
 
-/// Where the deployment's output goes.
+/// The log of the deployment.
 pub fn log(settings: &Settings, region: Region) -> PathBuf {
     settings.state(&region.file("deploy.log"))
 }
 
-/// Deploys the template at `template` into a region with these parameters.
+/// Deploys the template into a region with these parameters.
 pub async fn deploy(
     settings: &Settings,
     tools: &Tools,
@@ -81,7 +81,7 @@ pub async fn deploy(
     outputs(settings, tools, region).await
 }
 
-/// In the state directory, where no `samconfig.toml` changes what the arguments say.
+/// Runs the SAM CLI in the state directory, where no `samconfig.toml` overrides the arguments.
 fn sam(settings: &Settings, tools: &Tools, region: Region) -> tokio::process::Command {
     let mut command = tools.command("sam");
     point_at_local_aws(&mut command, region)

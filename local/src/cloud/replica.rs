@@ -1,4 +1,4 @@
-//! The table that a global table puts into its second region: of the same name, and like the first.
+//! Creates the replica of the table in the second region, as a DynamoDB global table does: same name, same schema.
 
 use anyhow::{Context, Result};
 use aws_sdk_dynamodb::types::{
@@ -8,7 +8,7 @@ use aws_sdk_dynamodb::types::{
 use super::region::Region;
 use super::seed::aws_config;
 
-/// Makes it, and gives the label of its stream.
+/// Creates the table, and returns the label of its stream.
 pub async fn make(of: Region, table: &str, here: Region) -> Result<String> {
     let there = aws_sdk_dynamodb::Client::new(&aws_config(of).await);
     let described = there.describe_table().table_name(table).send().await?;

@@ -1,5 +1,5 @@
-//! What a deployment needs and CloudFormation cannot know: the secrets' values, the numbers' routes, and the numbers of
-//! the extensions' owners.
+//! Writes what a deployment needs and CloudFormation does not know: the values of the secrets, the number routes, and
+//! the phone numbers of the extensions' owners.
 
 use anyhow::{Context, Result};
 use aws_config::{BehaviorVersion, SdkConfig};
@@ -12,7 +12,7 @@ use super::region::Region;
 use crate::credentials::Credentials;
 use crate::settings::{CROWD, MOBILE_NUMBERS, NUMBERS, one_of_the_crowd};
 
-/// A client configuration for a region's local AWS.
+/// The client configuration for a region's local AWS.
 pub async fn aws_config(region: Region) -> SdkConfig {
     aws_config::defaults(BehaviorVersion::latest())
         .endpoint_url(region.endpoint())
@@ -28,7 +28,7 @@ pub async fn aws_config(region: Region) -> SdkConfig {
         .await
 }
 
-/// Puts the secrets into a region.
+/// Writes the secrets of a region.
 pub async fn secrets(region: Region, outputs: &Outputs, credentials: &Credentials) -> Result<()> {
     let config = aws_config(region).await;
     let secrets = [
@@ -46,8 +46,8 @@ pub async fn secrets(region: Region, outputs: &Outputs, credentials: &Credential
     Ok(())
 }
 
-/// Puts the routes and the owners' numbers into the table, those of the crowd too if there is one. From the first region
-/// they come to the second, as all does.
+/// Writes the number routes and the owners' phone numbers into the table, also those of the extra phones if the stack
+/// has them. Replication copies them to the second region.
 pub async fn numbers(region: Region, outputs: &Outputs, with_crowd: bool) -> Result<()> {
     let config = aws_config(region).await;
     let table = outputs.require("TableName")?;
@@ -104,7 +104,7 @@ async fn put_item(config: &SdkConfig, table: &str, attributes: [(&str, &str); 3]
     Ok(())
 }
 
-/// The stack's numbers are Indian ones in national form; the table knows E.164.
+/// Converts an Indian number from national form to E.164, the form in the table.
 fn international(number: &str) -> String {
     format!("+91{}", number.trim_start_matches('0'))
 }

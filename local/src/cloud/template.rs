@@ -1,11 +1,11 @@
-//! Reads what the stack needs to know from `template.yaml`, and writes the copy that is deployed, in which
-//! nothing differs but where each function's build is: what `sam build` would write.
+//! Reads parameters and functions from `template.yaml`, and writes the copy to deploy. The copy differs only in
+//! `CodeUri`, as after `sam build`.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-/// The deployment as the repository has it.
+/// The text of `template.yaml`.
 #[derive(Debug)]
 pub struct Template {
     text: String,
@@ -19,7 +19,7 @@ impl Template {
         Ok(Self { text })
     }
 
-    /// The executables of the functions.
+    /// The names of the functions' executables.
     pub fn binaries(&self) -> Vec<String> {
         self.text
             .lines()
@@ -28,7 +28,7 @@ impl Template {
             .collect()
     }
 
-    /// The names of its parameters.
+    /// The names of the parameters.
     pub fn parameters(&self) -> Vec<String> {
         self.text
             .lines()
@@ -41,7 +41,7 @@ impl Template {
             .collect()
     }
 
-    /// The template with each function's `CodeUri` leading to the archive of its binary.
+    /// The template with the `CodeUri` of each function set to its archive.
     pub fn with_builds(&self, archive: impl Fn(&str) -> PathBuf) -> Result<String> {
         let mut binary = None;
         let mut replaced = 0;

@@ -1,8 +1,8 @@
-//! How faults are asked for, over HTTP:
+//! The HTTP API that controls the faults:
 //!
-//! - `PUT`, `GET`, `DELETE /rules/{name}`: a [`Rule`]; how often it was met,
-//! - `PUT /lines/{system}`: a [`Line`],
-//! - `PUT /plays/{name}`: the marks that its requests are known by; `DELETE`: what it asked for.
+//! - `PUT`, `GET`, `DELETE /rules/{name}`: a [`Rule`], and how often it matched,
+//! - `PUT /links/{system}`: a [`LinkState`],
+//! - `PUT /scenarios/{name}`: the marks of its requests; `DELETE`: returns its requests.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -1,9 +1,9 @@
-//! Faults on the way from the functions to the systems around them: each system stands behind a listener of ours that
-//! hands every request on, until it is told not to.
+//! Injects faults between the functions and the systems that they use. Each system has a proxy in front of it, which
+//! forwards every request unless a rule says otherwise.
 //!
-//! [`rule`] says what can be made to happen; [`proxy`] makes it happen; [`book`] knows whose requests they are, so that
-//! one call of many can be meant; [`behind`] finds the function that asks, to end it; [`control`] is how tests say what
-//! they want. Only a stack that is started with `FAULTS=yes` has all this.
+//! [`rule`] defines the faults, [`proxy`] applies them, and [`registry`] assigns requests to scenarios, so that a fault
+//! can affect one call of many. [`function_process`] finds the function that sends a request, to kill it. Tests set
+//! rules through [`control`]. Only a stack that is started with `FAULTS=yes` has these proxies.
 
 mod behind;
 mod book;
@@ -28,23 +28,23 @@ use book::Book;
 use proxy::{Door, Tls};
 use rule::{Line, System};
 
-/// The variable that puts the faults in.
+/// The environment variable that enables the faults.
 const WANTED: &str = "FAULTS";
 
-/// The listeners, bound and not served yet: others have to be told where they are first.
+/// The bound listeners. They are served later, because other parts need their addresses first.
 #[derive(Debug)]
 pub struct Faults {
     listeners: Vec<(System, TcpListener)>,
     control: TcpListener,
 }
 
-/// The listeners, served until this is dropped.
+/// The running proxies. Dropping this stops them.
 #[derive(Debug)]
 pub struct Serving {
     _tasks: JoinSet<()>,
 }
 
-/// Where the systems really are.
+/// The URLs of the systems themselves.
 #[derive(Debug)]
 pub struct Upstreams {
     /// The local AWS.
@@ -58,7 +58,7 @@ pub struct Upstreams {
 }
 
 impl Faults {
-    /// Listens in front of each system, if the environment says `FAULTS=yes`.
+    /// Listens in front of each system, if `FAULTS=yes`.
     pub async fn if_wanted(settings: &Settings) -> Result<Option<Self>> {
         if settings.variable(WANTED) != Some("yes") {
             return Ok(None);
@@ -71,7 +71,7 @@ impl Faults {
         Ok(Some(Self { listeners, control }))
     }
 
-    /// Begins to hand on. `cloud` names the process whose children the functions are.
+    /// Starts the proxies. `cloud` is the pid file of the local AWS, the parent of the function processes.
     pub fn serve(
         self,
         upstreams: &Upstreams,
@@ -97,7 +97,7 @@ impl Faults {
         }
         let control = control::router(book, lines);
         tasks.spawn(async move {
-            // It ends with the stack.
+            // Ends with the stack.
             let _ = axum::serve(self.control, control).await;
         });
         Ok(Serving { _tasks: tasks })
@@ -115,7 +115,7 @@ impl Upstreams {
     }
 }
 
-/// What the functions take for a system.
+/// The URL of a system's proxy, which the functions use.
 #[must_use]
 pub fn url(system: System) -> String {
     let port = port(system);
@@ -125,13 +125,13 @@ pub fn url(system: System) -> String {
     }
 }
 
-/// Where faults are asked for.
+/// The URL of the control API.
 #[must_use]
 pub fn control_url() -> String {
     format!("http://{LOOPBACK}:{}", PORTS.faults)
 }
 
-/// Fixed, below those that the system hands out: a line that was cut has to come back where it was.
+/// Fixed ports below the ephemeral range, so that a listener that was closed can bind to its port again.
 const fn port(system: System) -> u16 {
     PORTS.faults
         + match system {
@@ -148,7 +148,7 @@ async fn listen(port: u16) -> Result<TcpListener> {
         .with_context(|| format!("could not listen on {port} for faults"))
 }
 
-/// One connection a request, so that what is broken is what was asked for, and never a connection that had been idle.
+/// Opens one connection per request, so that a fault affects only the request that it is meant for.
 fn client(system: System, credentials: &Credentials) -> Result<reqwest::Client> {
     let mut builder = reqwest::Client::builder()
         .pool_max_idle_per_host(0)

@@ -1,10 +1,10 @@
-//! What a request asks for, in a few words that are the same for every call.
+//! Names the operation of a request. The name is the same for every call.
 
 use axum::http::{HeaderMap, Method, Uri};
 
 use super::rule::System;
 
-/// A name for what is asked for, such as `DynamoDB UpdateItem CALL` or `POST /channels/ringback-{id}`.
+/// The name of the operation, such as `DynamoDB UpdateItem CALL` or `POST /channels/ringback-{id}`.
 pub(super) fn operation(
     system: System,
     method: &Method,
@@ -44,7 +44,7 @@ fn of_aws(method: &Method, uri: &Uri, headers: &HeaderMap, body: &str) -> String
     }
 }
 
-/// The kinds of the items that a request names by key: `CALL` of `CALL#0f0e…`.
+/// The kinds of the items that a request addresses by key: `CALL` for `CALL#0f0e…`.
 fn kinds_of_items(body: &str) -> Vec<&str> {
     let mut kinds = Vec::new();
     for after in body.split("{\"S\":\"").skip(1) {
@@ -56,7 +56,7 @@ fn kinds_of_items(body: &str) -> Vec<&str> {
             kinds.push(kind);
         }
     }
-    // The order of a request's fields says nothing.
+    // Sorted, because the order of fields in the body is arbitrary.
     kinds.sort_unstable();
     kinds
 }
@@ -72,7 +72,7 @@ fn form_action(body: &str) -> Option<&str> {
         .find_map(|field| field.strip_prefix("Action="))
 }
 
-/// The path with `{id}` for what differs from call to call.
+/// The path, with `{id}` in place of ids.
 fn of_path(method: &Method, path: &str) -> String {
     let mut named = format!("{method} ");
     let mut rest = path;
@@ -90,7 +90,7 @@ fn of_path(method: &Method, path: &str) -> String {
     named
 }
 
-/// How long the id is that a text begins with: a UUID, or the name that Asterisk gives a channel (`1732175943.12`).
+/// The length of the id at the start of the text, or 0: a UUID, or an Asterisk channel id such as `1732175943.12`.
 pub(super) fn id_at_start(text: &str) -> usize {
     let bytes = text.as_bytes();
     let is_uuid = bytes.len() >= 36

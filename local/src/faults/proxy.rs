@@ -1,4 +1,4 @@
-//! The listener in front of one system: each request is handed on, or what the rules say happens to it.
+//! The fault proxy in front of one system. Forwards each request, or applies the faults of the matching rules.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,10 +26,10 @@ use super::operation::operation;
 use super::rule::{Fault, Line, Moment, System};
 use crate::credentials::Certificate;
 
-/// How long to wait for a port that was given up a moment ago.
+/// The delay before the port is bound again, if it is still in use.
 const AGAIN_AFTER: Duration = Duration::from_millis(20);
 
-/// What stands in front of one system.
+/// The proxy of one system.
 pub(super) struct Door {
     pub(super) system: System,
     pub(super) upstream: String,
@@ -39,7 +39,7 @@ pub(super) struct Door {
     pub(super) functions: Arc<Functions>,
 }
 
-/// The certificates that a door can show.
+/// The certificates that the proxy can present.
 pub(super) struct Tls {
     valid: TlsAcceptor,
     expired: TlsAcceptor,
@@ -64,7 +64,7 @@ fn acceptor(certificate: &str, key: &str) -> Result<TlsAcceptor> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// Attends to connections as long as the line is there, and drops them whenever it changes.
+/// Accepts connections according to the link state, and closes all of them when it changes.
 pub(super) async fn keep(door: Arc<Door>, listener: TcpListener, mut told: watch::Receiver<Line>) {
     let Ok(address) = listener.local_addr() else {
         return;
@@ -105,7 +105,7 @@ async fn listen_again(address: SocketAddr) -> TcpListener {
 
 async fn accept(listener: Option<&TcpListener>) -> Option<(TcpStream, SocketAddr)> {
     match listener {
-        // A connection that broke off before it was accepted is nobody's.
+        // Ignores a connection that was reset before it was accepted.
         Some(listener) => listener.accept().await.ok(),
         None => std::future::pending().await,
     }
@@ -113,7 +113,7 @@ async fn accept(listener: Option<&TcpListener>) -> Option<(TcpStream, SocketAddr
 
 impl Door {
     async fn attend(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, line: Line) {
-        // Slower, but it works.
+        // An error means only that Nagle's algorithm stays on, which is slower but works.
         let _ = stream.set_nodelay(true);
         let Ok(us) = stream.local_addr() else {
             return;
@@ -122,7 +122,7 @@ impl Door {
         match (line, tls) {
             (Line::Silent, _) => std::future::pending().await,
             (Line::Expired, Some(tls)) => {
-                // The client will not have it.
+                // The handshake fails, because the client rejects an expired certificate.
                 let _ = tls.expired.accept(stream).await;
             }
             (_, Some(tls)) => {
@@ -141,14 +141,14 @@ impl Door {
         let function = self.functions.at(peer, us);
         let service = service_fn(|request| {
             let (door, function) = (Arc::clone(&self), function.clone());
-            // What comes to nothing closes the connection without an answer.
+            // hyper closes the connection without an answer when the service returns an error.
             async move {
                 door.pass(request, function)
                     .await
                     .map_err(|error| Broken(error.to_string()))
             }
         });
-        // A connection that breaks is what was wanted, or the client's own doing.
+        // An error means that a fault or the client broke the connection, so there is nothing to report.
         let _ = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .serve_connection(TokioIo::new(stream), service)
@@ -220,7 +220,7 @@ impl Door {
         body: &Bytes,
     ) -> reqwest::RequestBuilder {
         let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-        // ARI's address has a path of its own, which the functions were given with ours.
+        // The upstream URL of ARI contains `/ari` already.
         let path = match self.system {
             System::Pbx => path.trim_start_matches("/ari"),
             System::Aws | System::Fcm | System::Exotel => path,

@@ -1,5 +1,5 @@
-//! Asterisk's configuration: the repository's files as they are, and the site files that each installation
-//! fills in, filled in for this machine.
+//! Writes Asterisk's configuration: the files of the repository unchanged, and the site files with the values of this
+//! machine.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::credentials::{Credentials, SipAccount};
 use crate::settings::{ENCRYPTED_TRUNK_SOURCE, LOOPBACK, PbxPorts, Settings, TRUNK_SOURCE};
 use crate::tools::make_dir;
 
-/// Directories Asterisk writes to; its modules and sounds stay where its package put them.
+/// The directories that Asterisk writes to. Modules and sounds stay where the package installs them.
 const WRITTEN: [(&str, &str); 7] = [
     ("astetcdir", "etc"),
     ("astvarlibdir", "lib"),
@@ -22,39 +22,39 @@ const WRITTEN: [(&str, &str); 7] = [
     ("astlogdir", "log"),
 ];
 
-/// The certificate of SIP over TLS, and its key.
+/// The certificate for SIP over TLS, and its key.
 const CERTIFICATE: &str = "tls.pem";
 const KEY: &str = "tls.key";
-/// The same for the proxy, which wants both in one file.
+/// The certificate and the key in one file, as HAProxy requires.
 const CERTIFICATE_WITH_KEY: &str = "tls-with-key.pem";
-/// The proxy's configuration, and its site file.
+/// HAProxy's configuration. Its site file has the same name.
 const PROXY: &str = "haproxy.cfg";
 
-/// The cipher suites of SIP over TLS: those of transports.conf.example.
+/// The cipher suites for SIP over TLS, the same as in `transports.conf.example`.
 const CIPHERS: &str = "ECDHE-ECDSA-AES128-GCM-SHA256,ECDHE-RSA-AES128-GCM-SHA256,ECDHE-ECDSA-AES256-GCM-SHA384,\
                        ECDHE-RSA-AES256-GCM-SHA384,ECDHE-ECDSA-CHACHA20-POLY1305,ECDHE-RSA-CHACHA20-POLY1305";
 
-/// What the dialplan says to the application, and where.
+/// The settings of the dialplan's hooks.
 #[derive(Debug)]
 pub struct Hooks<'a> {
-    /// The HTTP API.
+    /// The URL of the HTTP API.
     pub url: &'a str,
-    /// The second region's, where there is one.
+    /// The URL in the second region, if there is one.
     pub fallback_url: Option<&'a str>,
-    /// The PBX's name, where there is more than one.
+    /// The PBX's name, if the application knows several PBXs.
     pub name: Option<&'a str>,
 }
 
-/// The written configuration.
+/// The paths of the written configuration.
 #[derive(Debug, Clone)]
 pub struct Written {
     /// `asterisk.conf`, as Asterisk sees it.
     pub asterisk: PathBuf,
-    /// The proxy's files, in the order in which it reads them.
+    /// HAProxy's files, in the order that it reads them.
     pub proxy: [PathBuf; 2],
 }
 
-/// Writes everything.
+/// Writes all files.
 pub fn write(
     settings: &Settings,
     source: &Source,
@@ -70,7 +70,7 @@ pub fn write(
     for (_, folder) in WRITTEN {
         make_dir(&outside.join(folder))?;
     }
-    // Asterisk looks for keys there, finds none, and would complain of the folder.
+    // Asterisk warns when the key directory is missing.
     make_dir(&outside.join("lib/keys"))?;
     let etc = outside.join("etc");
     copy_shipped(&settings.repository().join("asterisk"), &etc)?;
@@ -99,13 +99,13 @@ pub fn write(
     })
 }
 
-/// The configuration folder as Asterisk sees it, and as this machine does.
+/// The configuration folder, as Asterisk sees it and as this machine sees it. They differ in a container.
 struct Folders<'a> {
     inside: &'a Path,
     outside: &'a Path,
 }
 
-/// The shipped files, unchanged.
+/// Copies the files of the repository.
 fn copy_shipped(from: &Path, etc: &Path) -> Result<()> {
     for entry in
         std::fs::read_dir(from).with_context(|| format!("could not read {}", from.display()))?
@@ -139,7 +139,7 @@ fn asterisk_conf(inside: &Path, packaged: &[(&'static str, PathBuf)]) -> String 
     format!("{directories}\n[options]\nnocolor = yes\n")
 }
 
-/// One for each `*.example` in `asterisk/ringback-site`.
+/// One site file for each `*.example` in `asterisk/ringback-site`.
 fn site_files(
     pbx: &PbxPorts,
     credentials: &Credentials,
@@ -232,7 +232,7 @@ fn transports(pbx: &PbxPorts, etc: &Path) -> String {
     )
 }
 
-/// Exotel's trunk as most accounts have it, and one with TLS and SRTP beside it.
+/// Two trunks: one unencrypted, as most Exotel accounts have it, and one with TLS and SRTP.
 fn trunk() -> String {
     let one = |name, template, source| {
         format!(
@@ -249,7 +249,7 @@ mod tests {
     use crate::settings::PBXS;
     use std::collections::{BTreeMap, BTreeSet};
 
-    /// The site files of one of the stack's PBXs, by name.
+    /// The site files of a PBX, by name.
     fn written_for(pbx: &PbxPorts) -> BTreeMap<&'static str, String> {
         let credentials = Credentials::generate("http://127.0.0.1:5051/token").unwrap();
         let hooks = Hooks {
@@ -285,10 +285,10 @@ mod tests {
         assert_eq!(written, shipped);
     }
 
-    /// A section's name and its settings, those of its templates included.
+    /// The name of a section and its settings, including the inherited ones.
     type Section = (String, BTreeMap<String, String>);
 
-    /// The sections of `pjsip.conf` that are no templates, with the site files as `site` gives them.
+    /// The sections of `pjsip.conf` that are not templates. `site` returns the text of a site file.
     fn sections(site: impl Fn(&str) -> String) -> Vec<Section> {
         let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../asterisk/pjsip.conf");
         let shipped = std::fs::read_to_string(shipped).unwrap();
@@ -321,7 +321,7 @@ mod tests {
                 && let Some((_, (_, settings))) = found.last_mut()
             {
                 let (name, value) = (name.trim().to_owned(), value.trim().to_owned());
-                // The only setting here that may be repeated.
+                // `match` is the only setting here that may occur more than once.
                 let so_far = settings.get("match").filter(|_| name == "match");
                 let value =
                     so_far.map_or_else(|| value.clone(), |so_far| format!("{so_far},{value}"));
@@ -341,7 +341,7 @@ mod tests {
         }
     }
 
-    /// As they are shipped, and as each PBX of the stack has them.
+    /// The shipped examples, and the files of each PBX of the stack.
     fn all_pjsip_files() -> Vec<Vec<Section>> {
         let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../asterisk/ringback-site");
         let shipped = sections(|name| {
@@ -375,7 +375,8 @@ mod tests {
         }
     }
 
-    /// The proxy's WebSocket phones come from there.
+    /// WebRTC phones connect through the proxy, so their requests come from its address. A trunk with that address
+    /// would let them call without a password.
     #[test]
     fn no_trunk_has_the_proxys_address() {
         for file in all_pjsip_files() {

@@ -1,4 +1,4 @@
-//! A running Asterisk, and the proxy in front of its HTTP server.
+//! Runs an Asterisk and the HAProxy in front of its HTTP server.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -13,24 +13,24 @@ use crate::credentials::Credentials;
 use crate::process::{Daemon, output};
 use crate::settings::{LOOPBACK, PbxPorts, Settings};
 
-/// It answers within a second; a loaded machine may take longer.
+/// Asterisk answers within a second. The timeout leaves room for a loaded machine.
 const START: Duration = Duration::from_secs(30);
-/// It stops at once, but for a thread that waits for something now and then.
+/// How long a clean stop may take. Usually it is immediate.
 const STOP: Duration = Duration::from_secs(3);
-/// One that crashes is started again, as a supervisor would do it; not one that crashes as soon as it runs.
+/// A crashed Asterisk is restarted, as a supervisor does, unless it ran for less than this.
 const RUNS_AT_LEAST: Duration = Duration::from_secs(5);
 
-/// Where the functions find ARI: at the proxy, which passes what they ask for.
+/// The URL of ARI for the functions: the proxy, which passes only the requests that they need.
 pub fn ari_url(pbx: &PbxPorts) -> String {
     format!("https://{LOOPBACK}:{}/ari", pbx.ari)
 }
 
-/// Where all of ARI answers: at Asterisk itself.
+/// The URL of Asterisk itself, with all of ARI.
 pub fn local_ari_url(pbx: &PbxPorts) -> String {
     format!("http://{LOOPBACK}:{}/ari", pbx.ari_plain)
 }
 
-/// A running Asterisk, and the proxy in front of its HTTP server.
+/// A running Asterisk and its proxy.
 #[derive(Debug)]
 pub struct Pbx {
     daemon: Daemon,
@@ -43,7 +43,7 @@ pub struct Pbx {
 }
 
 impl Pbx {
-    /// Starts both and waits until ARI answers through the proxy.
+    /// Starts both, and waits until ARI answers through the proxy.
     pub async fn start(
         settings: &Settings,
         source: Source,
@@ -70,7 +70,7 @@ impl Pbx {
         }
     }
 
-    /// Waits until it ends for good, which it should not: when it crashes it is started again.
+    /// Waits until one of them ends for good. Restarts Asterisk when it crashes.
     pub async fn ended(&mut self) -> anyhow::Error {
         loop {
             let crash = tokio::select! {
@@ -82,7 +82,7 @@ impl Pbx {
             }
             eprintln!("{crash:#}\nIt is started again.");
             let log = self.state_dir.join(self.ports.daemon);
-            // What it has said is for whoever looks for the reason.
+            // Keep the log of the crashed process.
             let _ = std::fs::rename(log.with_extension("log"), log.with_extension("crashed.log"));
             match daemon(
                 &self.source,
@@ -97,13 +97,13 @@ impl Pbx {
         }
     }
 
-    /// Stops it at once, calls and all.
+    /// Stops both at once, including the calls.
     pub async fn stop(self) {
         let configuration = text(&self.configuration.asterisk);
         let mut order = self
             .source
             .remote(&self.ports, &configuration, "core stop now");
-        // An Asterisk that no longer answers is ended by signal below.
+        // If Asterisk does not answer, the signal below ends it.
         let _ = tokio::time::timeout(STOP, output(&mut order)).await;
         tokio::join!(self.daemon.stop(STOP), self.proxy.stop(STOP));
     }
@@ -150,7 +150,7 @@ fn proxy(ports: &PbxPorts, configuration: &Written, state_dir: &Path) -> Result<
     Daemon::start(ports.proxy_daemon, &mut command, state_dir)
 }
 
-/// An HTTP client that trusts the stack's own certificate authority.
+/// An HTTP client that trusts the stack's certificate authority.
 pub fn ari_client(ca_pem: &str) -> Result<Client> {
     Ok(Client::builder()
         .tls_certs_only([Certificate::from_pem(ca_pem.as_bytes())?])

@@ -1,11 +1,11 @@
-//! The shipped check of `ringback-site/`, which a PBX runs before Asterisk starts.
+//! Runs the check of `ringback-site/` that the repository ships. A PBX runs it before Asterisk starts.
 
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-/// Fails with every fault of the site files: one that is missing, or one that holds an example's value.
+/// Fails with all problems of the site files: a missing file, or a placeholder of an example.
 pub fn check(repository: &Path, site: &Path) -> Result<()> {
     let script = repository.join("asterisk/check-site.sh");
     let output = Command::new(&script)
@@ -32,7 +32,7 @@ mod tests {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
     }
 
-    /// The examples as a hasty person copies them, in a folder of this test's own.
+    /// Copies the examples without changing their values.
     fn copied_examples(test: &str) -> PathBuf {
         let site = std::env::temp_dir().join(format!("ringback-{test}-{}", std::process::id()));
         fs::create_dir_all(&site).unwrap();

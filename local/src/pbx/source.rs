@@ -1,4 +1,4 @@
-//! Where Asterisk comes from: on PATH, in a container, or unpacked from Debian's packages.
+//! Provides Asterisk: from PATH, in a container, or unpacked from Debian packages.
 
 use std::path::{Path, PathBuf};
 
@@ -9,24 +9,24 @@ use tokio::process::Command;
 use crate::process::run_logged;
 use crate::settings::{PbxPorts, Settings};
 
-/// Debian's suite that carries Asterisk 22; bookworm and trixie have none.
+/// The Debian release with Asterisk 22. Bookworm and trixie have none.
 const SUITE: &str = "forky";
-/// The image made for Docker: the same packages.
+/// The Docker image, built from the same packages.
 const IMAGE: &str = "ringback-asterisk:22";
-/// Where the configuration lies inside a container.
+/// The configuration folder inside a container.
 const INSIDE: &str = "/srv/ringback";
 const DOCKERFILE: &str = "FROM debian:forky-slim
 RUN apt-get update && apt-get install -y --no-install-recommends asterisk ca-certificates && rm -rf /var/lib/apt/lists/*
 ENTRYPOINT [\"asterisk\"]
 ";
-/// Where Debian's packages have their libraries, and the dynamic loader in that folder.
+/// The library folder of Debian's packages, and the dynamic loader in it.
 const LIBRARIES: (&str, &str) = if cfg!(target_arch = "aarch64") {
     ("usr/lib/aarch64-linux-gnu", "ld-linux-aarch64.so.1")
 } else {
     ("usr/lib/x86_64-linux-gnu", "ld-linux-x86-64.so.2")
 };
 
-/// An Asterisk that can be run.
+/// An installed Asterisk.
 #[derive(Debug, Clone)]
 pub struct Source {
     place: Place,
@@ -37,14 +37,14 @@ pub struct Source {
 enum Place {
     /// Installed on this machine.
     OnPath,
-    /// Unpacked into a folder, and run with the libraries in there: they are another release's than the machine's.
+    /// Unpacked into a folder. It runs with its own libraries, because they belong to another Debian release.
     Unpacked(PathBuf),
-    /// In a container on the host's network.
+    /// In a container with the host's network.
     Docker,
 }
 
 impl Source {
-    /// A PBX's folder for configuration and state, as this machine sees it.
+    /// The folder for the configuration and state of a PBX, as this machine sees it.
     pub fn outside(&self, pbx: &PbxPorts) -> PathBuf {
         self.state.join(pbx.name)
     }
@@ -57,7 +57,7 @@ impl Source {
         }
     }
 
-    /// The directories for `asterisk.conf` that are not where Asterisk's package says.
+    /// The directories in `asterisk.conf` that differ from the package's defaults.
     pub fn directories(&self) -> Vec<(&'static str, PathBuf)> {
         match &self.place {
             Place::OnPath | Place::Docker => Vec::new(),
@@ -90,7 +90,7 @@ impl Source {
                     "--name",
                     &container(pbx),
                 ]);
-                // What it writes into the mounted folder stays the user's own.
+                // Files that it writes into the mounted folder belong to the user.
                 let (user, group) = (Uid::effective(), Gid::effective());
                 command
                     .args(["--user", &format!("{user}:{group}"), "--volume"])
@@ -103,7 +103,7 @@ impl Source {
         command
     }
 
-    /// A command that has the running Asterisk carry out one of its own commands.
+    /// A command that runs a CLI command in the running Asterisk.
     pub fn remote(&self, pbx: &PbxPorts, configuration: &str, order: &str) -> Command {
         if let Place::Docker = self.place {
             let mut command = Command::new("docker");
@@ -126,12 +126,12 @@ fn container(pbx: &PbxPorts) -> String {
     format!("ringback-asterisk-{}", pbx.name)
 }
 
-/// Where the PBXs' configuration and state are, in a folder for each.
+/// The folder for the configuration and state of all PBXs.
 pub fn state(settings: &Settings) -> PathBuf {
     settings.state("asterisk")
 }
 
-/// How Asterisk can be had here. `local/tools/prerequisites.sh` has looked, and says so in `ASTERISK_FROM`.
+/// How to get Asterisk. `local/tools/prerequisites.sh` decides and sets `ASTERISK_FROM`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     OnPath,
@@ -149,12 +149,12 @@ fn way(settings: &Settings) -> Result<Way> {
     }
 }
 
-/// Where fetching Asterisk is logged.
+/// The log of the installation.
 pub fn log(settings: &Settings) -> PathBuf {
     settings.state("asterisk-fetch.log")
 }
 
-/// What has to be done before it can run, in a few words, or nothing.
+/// Describes the installation step, if one is needed.
 ///
 /// # Errors
 /// When `ASTERISK_FROM` is missing or unknown.
@@ -166,10 +166,10 @@ pub fn work_ahead(settings: &Settings) -> Result<Option<&'static str>> {
     })
 }
 
-/// Makes Asterisk ready to run.
+/// Installs Asterisk.
 ///
 /// # Errors
-/// When it cannot be fetched or unpacked.
+/// When it cannot be downloaded, unpacked or built.
 pub async fn obtain(settings: &Settings) -> Result<Source> {
     let place = match way(settings)? {
         Way::OnPath => Place::OnPath,
@@ -187,7 +187,7 @@ pub async fn obtain(settings: &Settings) -> Result<Source> {
     Ok(Source { place, state })
 }
 
-/// Leaves a tree that is unpacked already as it is.
+/// Does nothing if the tree is already unpacked.
 async fn unpack(settings: &Settings, tree: &Path) -> Result<()> {
     let mut command = Command::new(settings.repository().join("local/tools/unpack.sh"));
     command.arg(tree).args([SUITE, "asterisk"]);

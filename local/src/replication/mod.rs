@@ -1,7 +1,7 @@
-//! What a global table does between two regions, and the local AWS does not: each change of one region's table comes to
-//! the other's a while later, the item as a whole, and of two versions the later stays. Both streams show it.
+//! Simulates a DynamoDB global table between two regions, which the local AWS does not support. Each change is copied
+//! to the other region after a delay, the whole item at once, and the later of two versions wins. Both streams show it.
 //!
-//! As on AWS, a condition is checked against the region's own table alone, and what has been overwritten is gone.
+//! As on AWS, a condition is checked only against the local table, and an overwritten version is lost.
 
 mod memory;
 mod table;
@@ -19,23 +19,23 @@ use crate::cloud::region::Region;
 use memory::{Arrival, Key, Memory, Version};
 use table::Table;
 
-/// How often the streams are read. What nobody has slowed down takes about this long.
+/// How often the streams are read, which is also the smallest delay.
 const EVERY: Duration = Duration::from_millis(100);
 
-/// How replication goes, and what is done to it.
+/// The state of the replication, and its settings.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Link {
-    /// How much later than it was made a change comes to the other region.
+    /// The delay of each change in milliseconds.
     pub lag_ms: u64,
-    /// Nothing comes through. What was to come waits.
+    /// Replication is stopped, and changes wait.
     pub cut: bool,
-    /// One of the regions is lost: nothing leaves it, nor comes to it, until it is back.
+    /// One of the regions is down, so replication waits until it is back.
     pub lost: bool,
-    /// Changes that are on their way, in either direction.
+    /// Changes that wait to be copied, in both directions.
     pub on_the_way: usize,
-    /// Changes that have come to the other region so far.
+    /// Changes that have been copied.
     pub arrived: u64,
-    /// Changes that came after a later version of the same item had been written there.
+    /// Changes that were dropped because the other region had a later version.
     pub overtaken: u64,
 }
 
@@ -45,7 +45,7 @@ impl Link {
     }
 }
 
-/// Replication between two tables, until it is dropped.
+/// The replication between two tables. Dropping it stops it.
 #[derive(Debug)]
 pub struct Replication {
     link: Arc<Mutex<Link>>,
@@ -53,7 +53,7 @@ pub struct Replication {
 }
 
 impl Replication {
-    /// Begins with what is in the tables' streams already.
+    /// Starts at the beginning of both streams.
     pub async fn start(regions: [Region; 2], table: &str) -> Result<Self> {
         let [one, other] = regions;
         let sides = [
@@ -65,13 +65,13 @@ impl Replication {
         Ok(Self { link, task })
     }
 
-    /// How it goes.
+    /// The current state.
     #[must_use]
     pub fn link(&self) -> Link {
         read(&self.link)
     }
 
-    /// Does something to it.
+    /// Changes the settings.
     pub fn change(&self, change: impl FnOnce(&mut Link)) {
         change(&mut self.link.lock().unwrap_or_else(PoisonError::into_inner));
     }
@@ -87,7 +87,7 @@ fn read(link: &Mutex<Link>) -> Link {
     *link.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// One region: its table, what stands in it, and what has yet to come to the other.
+/// One region: its table, its known state, and the changes that wait for the other region.
 struct Side {
     table: Table,
     memory: Memory,
@@ -111,7 +111,7 @@ impl Side {
         Ok(())
     }
 
-    /// Takes a version in. Says whether it stands here now.
+    /// Applies a version from the other region. Returns whether it won.
     async fn take(&mut self, key: Key, version: Version) -> Result<bool> {
         loop {
             let Arrival::Replaces(standing) = self.memory.meets(&key, &version) else {
@@ -122,7 +122,7 @@ impl Side {
                 self.memory.wrote(key, version);
                 return Ok(true);
             }
-            // Somebody has written here meanwhile: the stream says what.
+            // The item has changed in the meantime. Read the stream and compare again.
             self.look().await?;
         }
     }
@@ -158,7 +158,7 @@ async fn pass_on(sides: &mut [Side; 2], link: &Mutex<Link>) -> Result<()> {
     Ok(())
 }
 
-/// Hands over what is due, in the order in which it was written. Says how much has come, and how much was overtaken.
+/// Copies the changes that are due, in the order of writing. Returns how many were copied and how many were dropped.
 async fn hand_over(from: &mut Side, to: &mut Side, link: &Mutex<Link>) -> Result<(u64, u64)> {
     let (mut came, mut overtaken) = (0, 0);
     while let Some((key, version)) = from.leaving.front().cloned() {

@@ -1,4 +1,4 @@
-//! A region's table and its stream, in DynamoDB's own words: items are handed on as they come.
+//! A region's table and its stream, over the JSON protocol of DynamoDB, which lets items pass through unchanged.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::memory::{Key, Record};
 use crate::cloud::region::Region;
 
-/// The local AWS answers in milliseconds, or not at all.
+/// The timeout of a request.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 #[derive(Debug)]
@@ -17,12 +17,12 @@ pub(super) struct Table {
     region: Region,
     name: String,
     http: Client,
-    /// Where the stream is read on from.
+    /// The shard iterator for the next read.
     iterator: String,
 }
 
 impl Table {
-    /// The table, with its stream from the beginning.
+    /// Opens the table, with its stream at the beginning.
     pub(super) async fn open(region: Region, name: &str) -> Result<Self> {
         let http = Client::builder().timeout(PATIENCE).build()?;
         let mut table = Self {
@@ -44,7 +44,7 @@ impl Table {
                 json!({ "StreamArn": arn }),
             )
             .await?;
-        // The local AWS has one shard a stream, for good.
+        // The local AWS has exactly one shard per stream.
         let shard = &stream["StreamDescription"]["Shards"][0]["ShardId"];
         let from_the_beginning =
             json!({ "StreamArn": arn, "ShardId": shard, "ShardIteratorType": "TRIM_HORIZON" });
@@ -62,7 +62,7 @@ impl Table {
         self.region
     }
 
-    /// What the stream shows since it was last asked.
+    /// The new records of the stream.
     pub(super) async fn records(&mut self) -> Result<Vec<Record>> {
         let asked = json!({ "ShardIterator": self.iterator });
         let answer = self
@@ -74,7 +74,8 @@ impl Table {
         Ok(records)
     }
 
-    /// Writes an item, or deletes it, if what stands there is still what was seen. Says whether it was.
+    /// Writes or deletes an item, on condition that it still has the `standing` image. Returns whether the condition
+    /// held.
     pub(super) async fn replace(
         &self,
         key: &Key,
@@ -124,7 +125,7 @@ impl Table {
             .post(self.region.endpoint())
             .header("x-amz-target", operation)
             .header("content-type", "application/x-amz-json-1.0")
-            // The local AWS reads the region there, and checks nothing.
+            // The local AWS reads only the region from the header, and does not check the signature.
             .header(
                 "authorization",
                 format!("AWS4-HMAC-SHA256 Credential=local/20261121/{region}/dynamodb/aws4_request, SignedHeaders=host, Signature=0"),
@@ -137,7 +138,7 @@ impl Table {
     }
 }
 
-/// The condition that an item is still as it was seen.
+/// The condition that an item still has this image.
 fn still(standing: Option<&Value>) -> Result<Map<String, Value>> {
     let Some(item) = standing else {
         let absent = json!({ "ConditionExpression": "attribute_not_exists(pk)" });
@@ -166,7 +167,8 @@ fn still(standing: Option<&Value>) -> Result<Map<String, Value>> {
 fn record(record: &Value) -> Result<Record> {
     let change = &record["dynamodb"];
     let part = |name: &str| text(&change["Keys"][name]["S"]);
-    // DynamoDB says when only to the second. The local AWS begins a record's number with the millisecond.
+    // DynamoDB reports the time in whole seconds. The local AWS starts the sequence number with the time in
+    // milliseconds.
     let number = text(&change["SequenceNumber"])?;
     let at_ms = number
         .get(..20)

@@ -1,4 +1,4 @@
-//! Starts the parts in their order, side by side where that saves time, and stops them together.
+//! Starts the parts of the stack, in parallel where possible, and stops them together.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,12 +28,12 @@ use crate::stack::Stack;
 use crate::stand_in;
 use crate::tools::Tools;
 
-/// How long a child may take to end before it is ended.
+/// How long a child process may take to end before it is killed.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// How long the first health check may fail: the functions start cold.
+/// How long the first health check may fail, because the functions start cold.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(15);
 
-/// A stack with all its parts running.
+/// A running stack.
 #[derive(Debug)]
 pub(super) struct Running {
     pub(super) description: Stack,
@@ -45,7 +45,7 @@ pub(super) struct Running {
     _faults: Option<faults::Serving>,
 }
 
-/// What stands before the local clouds, for as long as it is held.
+/// The gateways. Dropping them closes them.
 #[derive(Debug)]
 enum Gates {
     One { _gateway: Gateway },
@@ -81,14 +81,14 @@ impl Running {
     }
 }
 
-/// A region with the application deployed in it.
+/// A region with the application deployed into it.
 struct Deployed {
     region: Region,
     cloud: Daemon,
     outputs: Outputs,
 }
 
-/// One region, or two.
+/// The regions of a stack.
 struct Regions {
     first: Deployed,
     second: Option<Deployed>,
@@ -100,7 +100,7 @@ impl Regions {
     }
 }
 
-/// Brings everything up, side by side where that saves time.
+/// Starts everything.
 pub(super) async fn start(
     settings: &Settings,
     progress: Progress,
@@ -254,7 +254,7 @@ fn upstream(settings: &Settings, deployed: &Deployed) -> Result<Upstream> {
     ))
 }
 
-/// The gates of the regions, and what is told of a second one.
+/// The gateways, and the description of the second region.
 struct Front {
     gates: Gates,
     fallback: Option<Box<Stack>>,
@@ -311,7 +311,7 @@ async fn losable(settings: &Settings, deployed: &Deployed) -> Result<Losable> {
     ))
 }
 
-/// Side by side, unless one of the tools is what compiles.
+/// Installs the tools and compiles the functions, in parallel unless cargo-lambda must be installed first.
 async fn install_and_build(
     settings: &Settings,
     progress: Progress,
@@ -379,22 +379,23 @@ async fn deploy_application(
     progress.step(&name, Some(log), deployment).await
 }
 
-/// The parameters that say where a system is that may stand behind a door.
+/// The template parameters with the URLs of systems that can be behind a fault proxy.
 const BEHIND_DOORS: [&str; 3] = ["AriUrl", "FcmBaseUrl", "ExotelBaseUrl"];
 
-/// Where the functions find the systems around them.
+/// The URLs of the systems that the functions use.
 #[derive(Debug)]
 struct Around {
     aws: String,
     pbx: String,
     fcm: String,
     exotel: String,
-    /// Whether these are the doors, which know themselves where the environment wants to have the systems.
+    /// Whether these are the URLs of fault proxies. Then the proxies apply the environment variables, and the
+    /// parameters must not.
     doors: bool,
 }
 
 impl Around {
-    /// Themselves, or the doors in front of them that faults need. The second region's local AWS has none.
+    /// The systems themselves, or their fault proxies. The local AWS of the second region has no proxy.
     fn region(region: Region, faults: bool) -> Self {
         let or_door = |system, own| if faults { faults::url(system) } else { own };
         let stand_in = |port| format!("http://{LOOPBACK}:{port}");
@@ -411,7 +412,7 @@ impl Around {
     }
 }
 
-/// What stands behind the doors: whatever the environment names, or the stack's own.
+/// The URLs behind the fault proxies: from the environment, or the stack's own.
 fn upstreams(settings: &Settings) -> Upstreams {
     let own = Around::region(PRIMARY, false);
     Upstreams {
@@ -422,7 +423,7 @@ fn upstreams(settings: &Settings) -> Upstreams {
     }
 }
 
-/// The stack's own settings for the template, and over them whatever the environment says.
+/// The stack's own template parameters, overridden by the environment.
 fn parameters(
     settings: &Settings,
     declared: &[String],
@@ -447,14 +448,14 @@ fn parameters(
         ("LocalApiGatewayUrl", apis(&around.aws)),
         ("TokenIssuer", TOKEN_ISSUER.to_owned()),
         ("TokenAudience", TOKEN_AUDIENCE.to_owned()),
-        // Tests do in a minute what the apps of one extension do in a month.
+        // Tests place as many calls in a minute as one extension's apps in a month.
         ("CallsPerMinute", "600".to_owned()),
         ("CallsAtOnce", "100".to_owned()),
         ("ConcurrentCallsPerExtension", "100".to_owned()),
         ("PhoneCallsPerDay", "10000".to_owned()),
         ("RegistrationsPerMinute", "600".to_owned()),
         ("RegistrationsAtOnce", "100".to_owned()),
-        // The example of the origin document calls from a number that is no extension's.
+        // The example call in the README starts from a number that belongs to no extension.
         ("CallerIdPolicy", "any".to_owned()),
     ];
     let mut parameters: BTreeMap<String, String> = own
@@ -480,7 +481,7 @@ async fn serve_stand_ins(credentials: &Credentials) -> Result<Vec<JoinHandle<()>
     ])
 }
 
-/// Says how the application finds itself. An unhealthy stack is left running: it is there to be looked at.
+/// Prints the result of the health check. An unhealthy stack keeps running, so that it can be examined.
 async fn check_health(progress: Progress, region: Region) {
     let deadline = tokio::time::Instant::now() + HEALTHY_WITHIN;
     loop {

@@ -1,4 +1,4 @@
-//! The running stack described: in `stack.json` for programs, in a summary for people.
+//! Describes the running stack: in `stack.json` for programs, and as a summary for people.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use crate::settings::{
 };
 use crate::stack::{Ari, Aws, Faults, Headers, Operator, Pbx, Phone, Requests, Sip, Stack};
 
-/// One region of the stack, and with it all that the regions share.
+/// Describes one region, including the parts that all regions share.
 pub(super) fn describe(
     settings: &Settings,
     region: Region,
@@ -98,7 +98,7 @@ fn sip(pbx: &PbxPorts, credentials: &Credentials) -> Sip {
     }
 }
 
-/// Of a list with names, the first one's.
+/// The first URL of a list such as `pbx1=https://…,pbx2=https://…`.
 fn first_url(listed: &str) -> String {
     let first = listed.split(',').next().unwrap_or_default();
     let url = first.find("https://").map_or(first, |at| &first[at..]);
@@ -133,12 +133,12 @@ fn phones(credentials: &Credentials, is_meant: impl Fn(&str) -> bool) -> Result<
         .collect()
 }
 
-/// Whether it is one of those that every stack has, and not of the crowd.
+/// Whether this is one of the phones that every stack has, and not an extra phone.
 fn is_named(extension: &str) -> bool {
     EXTENSIONS.iter().any(|(named, _)| *named == extension)
 }
 
-/// Where phones register: at the first PBX.
+/// The URI where a phone registers: at the first PBX.
 fn registrar(transport: Transport, credentials: &Credentials) -> String {
     let sip = sip(&PBXS[0], credentials);
     match transport {

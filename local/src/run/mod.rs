@@ -1,7 +1,7 @@
-//! Starts the whole stack, keeps it running, stops it: in the foreground (`run`), in the background (`up`,
-//! `down`), or around another command (`test-env`).
+//! Starts, runs and stops the whole stack: in the foreground (`run`), in the background (`up`, `down`), or around
+//! another command (`test-env`).
 //!
-//! `claim` says who holds the stack, `assembly` puts its parts together, `description` tells where they are,
+//! `lock` allows one stack per checkout, `assembly` starts its parts, `description` writes their addresses, and
 //! `keyboard` places calls on a key press.
 
 mod assembly;
@@ -27,7 +27,7 @@ use assembly::start;
 use claim::{claim, clear_leftovers, holder, stop_holder};
 use description::summary;
 
-/// `run`, or `regions`: until Ctrl-C, or SIGTERM.
+/// `run` and `regions`: runs until Ctrl-C or SIGTERM.
 pub async fn in_foreground(settings: &Settings, extent: Extent) -> Result<()> {
     let claim = claim(settings).await?;
     let outcome = hold(settings, extent).await;
@@ -56,7 +56,7 @@ async fn hold(settings: &Settings, extent: Extent) -> Result<()> {
     outcome
 }
 
-/// `up`: in the background; comes back when the stack is ready, or says why it never will be.
+/// `up`: starts the stack in the background, and returns when it is ready or has failed.
 pub async fn up(settings: &Settings) -> Result<()> {
     if holder(settings).running().is_some() {
         println!("already running:");
@@ -64,7 +64,7 @@ pub async fn up(settings: &Settings) -> Result<()> {
         return Ok(());
     }
     make_dir(&settings.state_dir())?;
-    // What a killed stack left must not be taken for the new one's.
+    // A description that a killed stack left must not be mistaken for the new one.
     Stack::remove(&settings.state_dir());
     let log = settings.state("stack.log");
     let mut child = start_in_background(&log)?;
@@ -77,7 +77,7 @@ pub async fn up(settings: &Settings) -> Result<()> {
     }
 }
 
-/// Starts `run`, with all it says in `log`.
+/// Starts `run` with its output in `log`.
 fn start_in_background(log: &Path) -> Result<Child> {
     let out = File::create(log).with_context(|| format!("could not create {}", log.display()))?;
     Command::new(std::env::current_exe()?)
@@ -85,13 +85,13 @@ fn start_in_background(log: &Path) -> Result<Child> {
         .stdin(Stdio::null())
         .stdout(out.try_clone()?)
         .stderr(out)
-        // A group of its own: the terminal's Ctrl-C is not meant for it.
+        // Its own process group, so that Ctrl-C in the terminal does not stop it.
         .process_group(0)
         .spawn()
         .context("could not start the stack in the background")
 }
 
-/// Shows the background stack's progress as if it were ours.
+/// Prints the log of the background process until it is ready.
 async fn wait_until_ready(settings: &Settings, child: &mut Child, log: &Path) -> Result<()> {
     let mut shown = 0;
     loop {
@@ -105,7 +105,7 @@ async fn wait_until_ready(settings: &Settings, child: &mut Child, log: &Path) ->
             );
         }
         if Stack::load(&settings.state_dir()).is_ok() {
-            // The last lines come right after the description.
+            // The summary is printed right after the description is written.
             tokio::time::sleep(Duration::from_millis(200)).await;
             show_new(log, shown);
             return Ok(());
@@ -113,7 +113,7 @@ async fn wait_until_ready(settings: &Settings, child: &mut Child, log: &Path) ->
     }
 }
 
-/// Prints what has been added to a log, and gives its new length in lines.
+/// Prints the new lines of a log. Returns the number of lines.
 fn show_new(log: &Path, shown: usize) -> usize {
     let lines = tail(log, usize::MAX);
     for line in &lines[shown.min(lines.len())..] {
@@ -122,7 +122,7 @@ fn show_new(log: &Path, shown: usize) -> usize {
     lines.len()
 }
 
-/// `down`: stops whatever runs, and clears away what a killed stack left behind.
+/// `down`: stops the running stack, and the processes that a killed stack left behind.
 pub async fn down(settings: &Settings) -> Result<()> {
     let was_running = stop_holder(settings).await?;
     let leftovers = clear_leftovers(settings).await;
@@ -137,7 +137,7 @@ pub async fn down(settings: &Settings) -> Result<()> {
     Ok(())
 }
 
-/// `test-env`, or `test-regions`: a stack around one command, whose exit status is ours.
+/// `test-env` and `test-regions`: runs a command with a stack, and returns the command's exit status.
 pub async fn around(settings: &Settings, extent: Extent, command: &[String]) -> Result<i32> {
     let claim = claim(settings).await?;
     let outcome = run_within(settings, extent, command).await;

@@ -1,4 +1,4 @@
-//! How a stand-in is told to misbehave: the next answers of an operation, dead device tokens, delays.
+//! Controls how a stand-in fails: errors for the next requests, invalid device tokens, delays.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,46 +9,46 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 
-/// What the next requests get, until used up or replaced.
+/// The configured failures, until they are used up or replaced.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Behaviour {
-    /// Answers to the next sends (FCM).
+    /// Failures of the next sends (FCM).
     pub send: Vec<Failure>,
-    /// Answers to the next token requests (FCM).
+    /// Failures of the next token requests (FCM).
     pub token: Vec<Failure>,
-    /// What to say of single device tokens (FCM), for as long as it stands here.
+    /// Errors for single device tokens (FCM).
     pub tokens: BTreeMap<String, DeviceError>,
-    /// Answers to the next connects (Exotel).
+    /// Failures of the next connects (Exotel).
     pub connect: Vec<Failure>,
-    /// Answers to the next requests for a call's details (Exotel).
+    /// Failures of the next requests for call details (Exotel).
     pub details: Vec<Failure>,
-    /// Every answer comes this much later.
+    /// A delay for every answer, in milliseconds.
     pub delay_ms: u64,
 }
 
-/// An answer other than the right one, some times over.
+/// An error answer for one or more requests.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct Failure {
-    /// HTTP status.
+    /// The HTTP status.
     pub status: u16,
-    /// For how many requests.
+    /// The number of requests that get it.
     #[serde(default = "once")]
     pub times: u32,
-    /// Seconds in a `Retry-After` header.
+    /// The `Retry-After` header in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after: Option<u64>,
-    /// The answer comes this much later: longer than a client waits, and it is lost.
+    /// A delay for this answer, in milliseconds. With a delay above the client's timeout, the answer is lost.
     #[serde(default)]
     pub after_ms: u64,
-    /// The call is placed all the same, and only the answer says otherwise (connect).
+    /// The call is placed although the answer is an error (connect only).
     #[serde(default)]
     pub placed: bool,
 }
 
 impl Failure {
-    /// Until the answer is due.
+    /// Waits for the delay of this failure.
     pub async fn wait(&self) {
         tokio::time::sleep(Duration::from_millis(self.after_ms)).await;
     }
@@ -58,27 +58,27 @@ fn once() -> u32 {
     1
 }
 
-/// What FCM says of a device token it will not send to.
+/// The error that FCM returns for a device token.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum DeviceError {
-    /// The app is gone from the device: 404.
+    /// 404: the app is not installed any more.
     Unregistered,
-    /// Not a registration token at all: 400.
+    /// 400: not a registration token.
     InvalidArgument,
-    /// Another project's token: 403.
+    /// 403: a token of another project.
     SenderIdMismatch,
-    /// Too many messages to this device: 429.
+    /// 429: too many messages to this device.
     QuotaExceeded,
-    /// Overloaded: 503.
+    /// 503: overloaded.
     Unavailable,
-    /// Broken: 500.
+    /// 500: an internal error.
     Internal,
-    /// The APNs certificate or key is wrong: 401.
+    /// 401: the APNs certificate or key is wrong.
     ThirdPartyAuthError,
 }
 
-/// The operations that can be made to fail.
+/// The operations that can fail.
 #[derive(Debug, Clone, Copy)]
 pub enum Operation {
     /// FCM's send.
@@ -91,15 +91,16 @@ pub enum Operation {
     Details,
 }
 
-/// The behaviour as it stands, shared between the handlers.
+/// The current behaviour, shared between the handlers.
 #[derive(Debug, Clone, Default)]
 pub struct Behaving {
     current: Arc<Mutex<Behaviour>>,
 }
 
 impl Behaving {
-    /// Waits as long as told, then says how this request has to fail, if it has to. What is done before it fails has to
-    /// be done before the failure's own wait, or it would not be done for a client that has given up.
+    /// Waits for the configured delay, and returns the failure for this request, if any. A failure with `placed` does
+    /// not wait here: the handler places the call first and waits then, or a client that gives up would stop the
+    /// handler before the call is placed.
     pub async fn before(&self, operation: Operation) -> Option<Failure> {
         let (delay, failure) = self.next(operation);
         if !delay.is_zero() {
@@ -111,7 +112,7 @@ impl Behaving {
         failure
     }
 
-    /// What to say of a device token.
+    /// The error for a device token.
     pub fn of_device(&self, token: &str) -> Option<DeviceError> {
         self.with(|behaviour| behaviour.tokens.get(token).copied())
     }
@@ -141,12 +142,12 @@ fn take_one(failures: &mut Vec<Failure>) -> Option<Failure> {
     Some(first.clone())
 }
 
-/// `GET /behaviour`: what is left of it.
+/// `GET /behaviour`: the failures that are left.
 pub async fn show(State(behaving): State<Behaving>) -> Json<Behaviour> {
     Json(behaving.with(|behaviour| behaviour.clone()))
 }
 
-/// `PUT /behaviour`: replaces it.
+/// `PUT /behaviour`: replaces the failures.
 pub async fn replace(
     State(behaving): State<Behaving>,
     Json(wanted): Json<Behaviour>,
@@ -155,7 +156,7 @@ pub async fn replace(
     StatusCode::NO_CONTENT
 }
 
-/// `DELETE /behaviour`: behaves again.
+/// `DELETE /behaviour`: removes all failures.
 pub async fn reset(State(behaving): State<Behaving>) -> StatusCode {
     behaving.with(|behaviour| *behaviour = Behaviour::default());
     StatusCode::NO_CONTENT

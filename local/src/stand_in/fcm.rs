@@ -1,4 +1,4 @@
-//! FCM's HTTP v1 API with Google's token endpoint beside it.
+//! FCM's HTTP v1 API, and Google's token endpoint.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ struct Fcm {
     behaving: Behaving,
 }
 
-/// The stand-in for one project, whose service account is known.
+/// The stand-in for one project and its service account.
 pub fn router(account: &ServiceAccount) -> anyhow::Result<Router> {
     let tokens = TokenEndpoint::new(
         &account.client_email,
@@ -75,7 +75,7 @@ struct NewKey {
     public_key: String,
 }
 
-/// `PUT /key`: the service account gets another key.
+/// `PUT /key`: replaces the service account's key.
 async fn replace_key(State(fcm): State<Fcm>, Json(new): Json<NewKey>) -> Response {
     match fcm.tokens.replace_key(&new.public_key) {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
@@ -147,7 +147,7 @@ async fn send(
     Json(json!({"name": format!("projects/{project}/messages/{id}")})).into_response()
 }
 
-/// As the real ones look: `0:` and digits, `%`, hexadecimal digits.
+/// A message id in the real format: `0:`, digits, `%`, hexadecimal digits.
 fn message_id() -> String {
     let now = OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000;
     let tail: String = Uuid::new_v4()
@@ -268,7 +268,7 @@ fn device_error(error: DeviceError) -> Response {
 
 fn failure_body(status: u16) -> Value {
     if status == 401 {
-        // About the access token. The 401 about the project's APNs credential is a device's error.
+        // This 401 is about the access token. A 401 about the APNs credential is a device error.
         return error_body(status, "UNAUTHENTICATED", NO_CREDENTIALS, json!([]));
     }
     let (canonical, code, message) = match status {

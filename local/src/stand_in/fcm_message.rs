@@ -1,18 +1,18 @@
-//! The schema of FCM's `projects.messages.send`, as its REST reference documents it.
+//! The schema of FCM's `projects.messages.send`, from its REST reference.
 
 use serde_json::{Map, Value};
 
-/// FCM's limit for `data`, keys and values together.
+/// FCM's limit for `data`: keys and values together.
 const MAX_DATA_BYTES: usize = 4_096;
-/// Four weeks, the longest a message may wait.
+/// The longest TTL: four weeks.
 const MAX_TTL_SECONDS: f64 = 2_419_200.0;
 
-/// What is wrong with a request, in the words of the real service's `fieldViolations`.
+/// An error in a request, as in the real service's `fieldViolations`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// Path of the field.
+    /// The path of the field.
     pub field: String,
-    /// What is wrong with it.
+    /// The error.
     pub description: String,
 }
 
@@ -25,27 +25,27 @@ impl Violation {
     }
 }
 
-/// A request that the real service would take.
+/// A valid request.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Accepted {
-    /// The device token, when it goes to one device.
+    /// The device token. `None` for a topic, a condition or an installation id.
     pub token: Option<String>,
-    /// Only checked, not sent.
+    /// The request is only validated and not sent.
     pub validate_only: bool,
 }
 
-/// What a field may hold.
+/// The type of a field.
 enum Kind {
     Text,
     Flag,
     Number,
-    /// Any JSON object.
+    /// A JSON object.
     Anything,
-    /// Names to strings.
+    /// A map of strings.
     Strings,
-    /// Names to strings, with reserved names.
+    /// A map of strings without reserved names.
     Data,
-    /// "30s".
+    /// A duration such as "30s".
     Duration,
     OneOf(&'static [&'static str]),
     List,
@@ -152,7 +152,7 @@ const APNS: &[(&str, Kind)] = &[
     ("live_activity_token", Kind::Text),
 ];
 
-/// Checks a request's body.
+/// Validates the body of a request.
 pub fn check(body: &Value) -> Result<Accepted, Violation> {
     check_kind("", &Kind::Message(REQUEST), body)?;
     let message = field(body, "message").ok_or_else(|| no_recipient("message"))?;
@@ -171,7 +171,7 @@ fn no_recipient(field: &str) -> Violation {
     Violation::new(field, "Recipient of the message is not set.")
 }
 
-/// The device token, or none for a topic, a condition or an installation id: exactly one of them is set.
+/// The device token, or `None` for a topic, a condition or an installation id. Exactly one of them must be set.
 fn recipient(message: &Value) -> Result<Option<String>, Violation> {
     let targets: Vec<_> = ["token", "fid", "topic", "condition"]
         .into_iter()
@@ -188,7 +188,7 @@ fn recipient(message: &Value) -> Result<Option<String>, Violation> {
     }
 }
 
-/// What the reference says of data-only messages to iOS: normal priority only.
+/// A data-only message to iOS must have normal priority, according to the reference.
 fn check_apns(message: &Value) -> Result<(), Violation> {
     let Some(apns) = field(message, "apns") else {
         return Ok(());
@@ -264,7 +264,7 @@ fn check_message(path: &str, fields: &[(&str, Kind)], value: &Value) -> Result<(
     Ok(())
 }
 
-/// JSON names may be written as in the schema or in camel case.
+/// protobuf's JSON mapping accepts the name in the schema and its camel case form.
 fn is_name_of(written: &str, name: &str) -> bool {
     written == name || written == camel_case(name)
 }
@@ -290,7 +290,7 @@ fn is_one_of(values: &[&str], value: &Value) -> bool {
         .is_some_and(|value| values.iter().any(|known| known.eq_ignore_ascii_case(value)))
 }
 
-/// The wire form of a duration is a string: seconds, perhaps with a fraction, and "s".
+/// A duration is a string: seconds, optionally with a fraction, and "s".
 fn check_duration(path: &str, value: &Value) -> Result<(), Violation> {
     let seconds = value
         .as_str()
@@ -355,8 +355,8 @@ fn check_data(path: &str, value: &Value) -> Result<(), Violation> {
     Ok(())
 }
 
-/// Names the service uses itself. `collapse_key` is documented as allowed and overwritten, which no sender
-/// can want, so it is refused here.
+/// The names that the service reserves. `collapse_key` is documented as allowed but overwritten, which no sender wants,
+/// so it is refused here.
 fn is_reserved(name: &str) -> bool {
     matches!(name, "from" | "message_type" | "collapse_key")
         || name.starts_with("google")
@@ -368,7 +368,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    /// The push of an incoming call, as the contract has it.
+    /// The push for an incoming call.
     fn incoming_call() -> Value {
         json!({"message": {
             "token": "device-token",

@@ -1,4 +1,4 @@
-//! Google's OAuth token endpoint for service accounts: a signed assertion in, an access token out.
+//! Google's OAuth token endpoint for service accounts: exchanges a signed assertion for an access token.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
@@ -8,19 +8,19 @@ use serde::Deserialize;
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
-/// The grant type of a service account's assertion.
+/// The grant type for a service account's assertion.
 const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
-/// The scopes that allow sending.
+/// The scopes that allow sending pushes.
 const SCOPES: [&str; 2] = [
     "https://www.googleapis.com/auth/firebase.messaging",
     "https://www.googleapis.com/auth/cloud-platform",
 ];
-/// An assertion and the token it buys live this long at most.
+/// The longest lifetime of an assertion, and the lifetime of a token.
 const LIFETIME: Duration = Duration::HOUR;
-/// Clocks may differ by this much.
+/// The allowed clock difference.
 const LEEWAY: Duration = Duration::minutes(5);
 
-/// What is checked in an assertion.
+/// The claims of an assertion that are checked here.
 #[derive(Debug, Deserialize)]
 struct Assertion {
     #[serde(default)]
@@ -29,12 +29,12 @@ struct Assertion {
     exp: i64,
 }
 
-/// A refusal, as OAuth words it.
+/// An OAuth error.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// `invalid_grant`, `invalid_scope`, …
+    /// The error code, such as `invalid_grant`.
     pub error: &'static str,
-    /// Why.
+    /// The reason.
     pub description: String,
 }
 
@@ -47,7 +47,7 @@ impl Refusal {
     }
 }
 
-/// The one service account that is known here, and the tokens it has been given.
+/// The endpoint for one service account, and the tokens that it issued.
 pub struct TokenEndpoint {
     client_email: String,
     audience: String,
@@ -56,7 +56,7 @@ pub struct TokenEndpoint {
 }
 
 impl TokenEndpoint {
-    /// Knows one service account by its public key.
+    /// Creates the endpoint for a service account with this public key.
     pub fn new(client_email: &str, audience: &str, public_key_pem: &str) -> anyhow::Result<Self> {
         Ok(Self {
             client_email: client_email.to_owned(),
@@ -66,7 +66,7 @@ impl TokenEndpoint {
         })
     }
 
-    /// The account's key is another one from now on, and no token is good that was bought with the one before.
+    /// Replaces the account's key, and revokes all issued tokens.
     pub fn replace_key(&self, public_key_pem: &str) -> anyhow::Result<()> {
         let key = DecodingKey::from_rsa_pem(public_key_pem.as_bytes())?;
         *self.key.lock().unwrap_or_else(PoisonError::into_inner) = key;
@@ -77,7 +77,7 @@ impl TokenEndpoint {
         Ok(())
     }
 
-    /// Checks the form of a token request and issues a token with its lifetime in seconds.
+    /// Checks a token request, and issues a token with its lifetime in seconds.
     pub fn issue(
         &self,
         form: &BTreeMap<String, String>,
@@ -107,11 +107,11 @@ impl TokenEndpoint {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(token.clone(), now + LIFETIME);
-        // The real endpoint says one second less than an hour.
+        // The real endpoint returns one second less than an hour.
         Ok((token, LIFETIME.whole_seconds() - 1))
     }
 
-    /// Whether a bearer token was issued here and still lives.
+    /// Whether a token was issued here and has not expired.
     pub fn knows(&self, token: &str, now: OffsetDateTime) -> bool {
         self.issued
             .lock()
@@ -125,7 +125,7 @@ impl TokenEndpoint {
         validation.set_audience(&[&self.audience]);
         validation.set_issuer(&[&self.client_email]);
         validation.set_required_spec_claims(&["iss", "aud", "exp"]);
-        // Compared below, against the time that was handed in.
+        // The expiry is compared below with the given time.
         validation.validate_exp = false;
         let key = self.key.lock().unwrap_or_else(PoisonError::into_inner);
         let claims = decode::<Assertion>(assertion, &key, &validation)

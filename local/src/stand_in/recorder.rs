@@ -1,4 +1,4 @@
-//! Remembers what a stand-in was asked, newest last.
+//! Records the requests that a stand-in receives, newest last.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,27 +14,27 @@ use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// The oldest requests go when there are more than this.
+/// The number of requests that are kept.
 const KEPT: usize = 2_000;
-/// No request to either service is anywhere near this long.
+/// The longest body. No request to either service is near it.
 const MAX_BODY: usize = 256 * 1024;
 
-/// One request as it was received.
+/// A recorded request.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Recorded {
-    /// HTTP method.
+    /// The HTTP method.
     pub method: String,
-    /// Path with its query.
+    /// The path with its query.
     pub path: String,
-    /// Headers, names in lower case.
+    /// The headers, with names in lower case.
     pub headers: BTreeMap<String, String>,
-    /// JSON as it is, a form as an object, anything else as text.
+    /// A JSON value for JSON, an object for a form, a string for anything else.
     pub body: Value,
-    /// When it arrived, ISO 8601 in UTC.
+    /// The time of arrival, ISO 8601 in UTC.
     pub at: String,
 }
 
-/// The requests a stand-in has received.
+/// The recorded requests.
 #[derive(Debug, Clone, Default)]
 pub struct Recorder {
     requests: Arc<Mutex<VecDeque<Recorded>>>,
@@ -67,7 +67,7 @@ impl Recorder {
     }
 }
 
-/// Middleware: remembers the request and hands it on.
+/// Middleware that records each request and passes it on.
 pub async fn record(State(recorder): State<Recorder>, request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     let Ok(bytes) = to_bytes(body, MAX_BODY).await else {
@@ -89,10 +89,10 @@ pub async fn record(State(recorder): State<Recorder>, request: Request, next: Ne
         .await
 }
 
-/// Of which requests somebody wants to know.
+/// Selects requests.
 #[derive(Debug, Default, Deserialize)]
 pub struct Wanted {
-    /// The pushes to this device token (FCM).
+    /// Only pushes to this device token (FCM).
     token: Option<String>,
 }
 
@@ -145,7 +145,7 @@ fn readable_body(headers: &HeaderMap, bytes: &[u8]) -> Value {
     Value::String(String::from_utf8_lossy(bytes).into_owned())
 }
 
-/// A form's fields; a field that is repeated becomes a list.
+/// Converts a form to an object. A repeated field becomes a list.
 fn form_object(bytes: &[u8]) -> Value {
     let mut fields = Map::new();
     for (name, value) in form_urlencoded::parse(bytes) {

@@ -19,7 +19,7 @@ use crate::server::{Peer, SOON, Server};
 
 const TOKEN: &str = "a-token-that-nobody-is-to-see";
 
-/// The command, as somebody runs it.
+/// The running command, with its standard input and output.
 struct Running {
     child: Child,
     printed: Lines<BufReader<ChildStdout>>,
@@ -49,7 +49,7 @@ impl Running {
         Ok(stdin.write_all(format!("{line}\n").as_bytes()).await?)
     }
 
-    /// Reads on until a line says this.
+    /// Reads lines until one contains these words.
     async fn prints(&mut self, words: &str) -> Result<String> {
         loop {
             let line = timeout(SOON, self.printed.next_line())
@@ -63,7 +63,7 @@ impl Running {
         }
     }
 
-    /// The command and the connection end as they should.
+    /// Checks that the connection is closed with a close frame and that the command exits with 0.
     async fn ends(mut self, peer: Peer) -> Result<()> {
         peer.sees_it_closed().await?;
         let status = timeout(SOON, self.child.wait())
@@ -138,7 +138,7 @@ async fn over_tls_only_a_server_with_a_trusted_certificate_is_talked_to() -> Res
     Ok(std::fs::remove_file(file)?)
 }
 
-/// A server's end of TLS, and the authority that vouches for it.
+/// A TLS acceptor, and the certificate authority (PEM) that signed its certificate.
 fn certified() -> Result<(TlsAcceptor, String)> {
     let ca_key = KeyPair::generate()?;
     let mut ca = CertificateParams::default();

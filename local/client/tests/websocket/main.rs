@@ -1,4 +1,4 @@
-//! The client against a WebSocket server that does what the test says: it answers, drops, refuses, falls silent.
+//! The client against a WebSocket server that each test controls: it answers, drops, refuses, or stays silent.
 
 mod client;
 mod command;

@@ -1,4 +1,4 @@
-//! The server, played by the test one connection at a time.
+//! The WebSocket server, which handles one connection at a time.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tokio_tungstenite::{WebSocketStream, accept_hdr_async};
 
-/// Longer than anything takes here, on a loaded machine too.
+/// A timeout that no step reaches, also on a loaded machine.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
 
 pub(crate) struct Server {
@@ -21,7 +21,7 @@ pub(crate) struct Server {
     tls: Option<TlsAcceptor>,
 }
 
-/// The server's end of a connection. Dropping it is a connection that breaks.
+/// The server side of a connection. Dropping it breaks the connection without a close frame.
 pub(crate) struct Peer {
     stream: WebSocketStream<Box<dyn Io>>,
     pub(crate) query: Option<String>,
@@ -56,14 +56,14 @@ impl Server {
         ))
     }
 
-    /// Lets the next client in.
+    /// Accepts the next connection.
     pub(crate) async fn accept(&self) -> Result<Peer> {
         timeout(SOON, self.handshake())
             .await
             .context("nobody connected")?
     }
 
-    /// Answers the next client with a status code of HTTP's.
+    /// Answers the next handshake with an HTTP status code.
     pub(crate) async fn refuse(&self, status: u16, body: &str) -> Result<()> {
         let (mut stream, _) = timeout(SOON, self.listener.accept())
             .await
@@ -71,7 +71,7 @@ impl Server {
         let length = body.len();
         let answer = format!("HTTP/1.1 {status} No\r\ncontent-length: {length}\r\n\r\n{body}");
         stream.write_all(answer.as_bytes()).await?;
-        // A client that is still sending its request would find the connection reset, and no answer.
+        // Reads the whole request first. Otherwise the client gets a connection reset and not this answer.
         tokio::io::copy(&mut stream, &mut tokio::io::sink()).await?;
         Ok(())
     }
@@ -82,7 +82,7 @@ impl Server {
         Ok(calling.context("nobody connected")??.0)
     }
 
-    /// Whether anybody wants to connect within a moment.
+    /// Whether a client connects within 300 ms.
     pub(crate) async fn is_called(&self) -> bool {
         timeout(Duration::from_millis(300), self.listener.accept())
             .await
@@ -129,7 +129,7 @@ impl Peer {
         Ok(self.stream.send(Message::text(text)).await?)
     }
 
-    /// The client closes the connection as the protocol asks.
+    /// Checks that the client closes the connection with a close frame.
     pub(crate) async fn sees_it_closed(mut self) -> Result<()> {
         match self.next().await? {
             Some(Message::Close(_)) => Ok(()),

@@ -1,4 +1,4 @@
-//! A call as Exotel keeps it, in the words of its API.
+//! A call in Exotel's own terms.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -8,13 +8,13 @@ use uuid::Uuid;
 
 use super::request::ConnectRequest;
 
-/// Exotel's times have no zone: they are India's.
+/// Exotel's times have no zone. They are in Indian Standard Time.
 const LOCAL_TIME: &[FormatItem<'_>] =
     format_description!("[year]-[month]-[day] [hour]:[minute]:[second]");
-/// What stands where the end of a call belongs that is not over.
+/// The end time that Exotel reports for a call that has not ended: the Unix epoch in Indian Standard Time.
 const NO_END_YET: &str = "1970-01-01 05:30:00";
 
-/// Exotel's words for how a call, or one of its legs, stands.
+/// Exotel's status of a call or of one of its legs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Status {
@@ -33,7 +33,7 @@ impl Status {
         !matches!(self, Self::Queued | Self::Ringing | Self::InProgress)
     }
 
-    /// The event that goes with it. Exotel has none for a call whose phones still ring.
+    /// The event of this status. Exotel reports none while the phones ring.
     pub(super) const fn event(self) -> Option<EventType> {
         match self {
             Self::Queued | Self::Ringing => None,
@@ -42,7 +42,7 @@ impl Status {
         }
     }
 
-    /// How the two legs stand in the usual call that stands so: who is called first has answered.
+    /// The usual status of both legs. The first leg is the one that was called first, and has answered.
     const fn legs(self) -> Legs {
         match self {
             Self::Queued => [None, None],
@@ -55,10 +55,10 @@ impl Status {
     }
 }
 
-/// How the leg to `From` and the leg to `To` stand; `None` for one that has not been called.
+/// The status of the leg to `From` and of the leg to `To`. `None` if it was not called yet.
 pub(super) type Legs = [Option<Status>; 2];
 
-/// What a StatusCallback can be asked for.
+/// The events that a StatusCallback can report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum EventType {
@@ -68,7 +68,7 @@ pub(super) enum EventType {
     Terminal,
 }
 
-/// How a StatusCallback is written.
+/// The format of a StatusCallback.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Format {
@@ -77,7 +77,7 @@ pub(super) enum Format {
     Form,
 }
 
-/// Where a call is reported, and what of it.
+/// Where to report a call, and which events.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Callback {
     pub(super) url: String,
@@ -85,7 +85,7 @@ pub(super) struct Callback {
     pub(super) format: Format,
 }
 
-/// One call.
+/// A call.
 #[derive(Debug, Clone)]
 pub(super) struct Call {
     pub(super) sid: String,
@@ -103,7 +103,7 @@ pub(super) struct Call {
 }
 
 impl Call {
-    /// A call that has just been asked for. Exotel says `in-progress` at once.
+    /// A new call. Exotel reports `in-progress` from the start.
     pub(super) fn placed(account: &str, request: ConnectRequest, now: OffsetDateTime) -> Self {
         Self {
             sid: Uuid::new_v4().simple().to_string(),
@@ -125,8 +125,8 @@ impl Call {
         self.status.is_final()
     }
 
-    /// The call as it stands when it has come this far. Of a call that is over, what is told now was late: it is dated
-    /// back, to when it was under way.
+    /// The call with a new status. A call that is already over gives an old version of itself: a late report carries
+    /// the time when it was written.
     pub(super) fn when(&self, status: Status, now: OffsetDateTime) -> Self {
         let mut call = self.clone();
         call.status = status;
@@ -143,7 +143,7 @@ impl Call {
         call
     }
 
-    /// What Call Details says. A call that was never answered has lasted for nothing.
+    /// The body of Call Details. An unanswered call has a duration of 0.
     pub(super) fn details(&self) -> Value {
         json!({
             "Sid": self.sid,
@@ -168,7 +168,7 @@ impl Call {
         })
     }
 
-    /// What a StatusCallback says: little, where no event was asked for.
+    /// The body of a StatusCallback. Without an event type it contains few fields.
     pub(super) fn report(&self, event: Option<EventType>, legs: Option<Legs>) -> Value {
         let mut report = json!({
             "CallSid": self.sid,
@@ -206,14 +206,14 @@ impl Call {
         })
     }
 
-    /// For how many seconds the two have talked.
+    /// How long both talked, in seconds.
     fn talked(&self) -> i64 {
         let times = self.answered.zip(self.ended);
         times.map_or(0, |(answered, ended)| (ended - answered).whole_seconds())
     }
 }
 
-/// Exotel shows Indian numbers as they are dialled in India, however they were given.
+/// Exotel shows Indian numbers in national form, also when they were given in E.164.
 fn national(number: String) -> String {
     match number.strip_prefix("+91") {
         Some(rest) => format!("0{rest}"),

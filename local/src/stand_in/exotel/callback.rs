@@ -1,4 +1,4 @@
-//! StatusCallbacks: how they are written, sent and answered.
+//! Sends StatusCallbacks.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 
 use super::call::Format;
 
-/// How long Exotel waits for the answer.
+/// How long Exotel waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Sends them as Exotel does: it follows no redirects.
+/// An HTTP client that follows no redirects, like Exotel's.
 pub(super) fn client() -> Result<Client> {
     Ok(Client::builder()
         .redirect(Policy::none())
@@ -21,7 +21,7 @@ pub(super) fn client() -> Result<Client> {
         .build()?)
 }
 
-/// Sends a report once, and tells what it was answered with: `{"status","body"}`, or `{"error"}` where no answer came.
+/// Sends a report once. Returns the answer as `{"status","body"}`, or `{"error"}` if there was none.
 pub(super) async fn send(client: &Client, url: &str, format: Format, report: &Value) -> Value {
     match answer(write(client.post(url), format, report)).await {
         Ok(answer) => answer,
@@ -49,7 +49,7 @@ fn write(request: RequestBuilder, format: Format, report: &Value) -> RequestBuil
     }
 }
 
-/// What a form has for fields where JSON has values in one another: `Legs[0][Status]`.
+/// Flattens JSON into form fields, such as `Legs[0][Status]`.
 fn fields(report: &Value) -> Vec<(String, String)> {
     let mut fields = Vec::new();
     for (name, value) in report.as_object().into_iter().flatten() {

@@ -1,4 +1,4 @@
-//! How the stand-in is told what becomes of its calls: somebody answers, somebody hangs up, a report is lost.
+//! The control API of the stand-in: tests change the status of a call, list calls, and delete them.
 
 use axum::Json;
 use axum::extract::{Path, Query, State};
@@ -12,30 +12,30 @@ use super::Exotel;
 use super::call::{Call, EventType, Format, Legs, Status};
 use super::callback;
 
-/// What happens to a call.
+/// A change of a call's status.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Happening {
-    /// How the call stands then.
+    /// The new status.
     status: Status,
-    /// The report's `EventType`; `null` for a report without one. Left out, it is the one that goes with the status.
+    /// The `EventType` of the report. `null` gives a report without one. If missing, it follows from the status.
     #[serde(default, deserialize_with = "given")]
     event: Option<Option<EventType>>,
-    /// How the legs stand, where not as they do in the usual call of this status.
+    /// The status of the legs. If missing, the usual one for the status.
     #[serde(default)]
     legs: Option<Legs>,
-    /// How the report is written, where not as the call's connect request asked.
+    /// The format of the report. If missing, the one in the connect request.
     #[serde(default)]
     format: Option<Format>,
-    /// How often the report comes.
+    /// How often the report is sent.
     #[serde(default = "once")]
     times: u32,
-    /// The report is lost on its way.
+    /// The report is not sent.
     #[serde(default)]
     silent: bool,
 }
 
-/// Tells `null` from what is not there.
+/// Distinguishes `null` (`Some(None)`) from a missing field (`None`).
 fn given<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Option<EventType>>, D::Error> {
     Option::deserialize(value).map(Some)
 }
@@ -44,7 +44,7 @@ const fn once() -> u32 {
     1
 }
 
-/// The account's new API key.
+/// A new API key of the account.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewKey {
@@ -52,7 +52,7 @@ pub(super) struct NewKey {
     api_token: String,
 }
 
-/// `PUT /key`: the account gets another API key.
+/// `PUT /key`: replaces the account's API key.
 pub(super) async fn replace_key(
     State(exotel): State<Exotel>,
     Json(new): Json<NewKey>,
@@ -63,14 +63,14 @@ pub(super) async fn replace_key(
     StatusCode::NO_CONTENT
 }
 
-/// Which calls are asked for.
+/// Selects calls.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Which {
     custom_field: Option<String>,
 }
 
-/// `GET /calls?custom_field=…`: the calls that were placed, newest last.
+/// `GET /calls?custom_field=…`: the placed calls, newest last.
 pub(super) async fn list(
     State(exotel): State<Exotel>,
     Query(which): Query<Which>,
@@ -89,7 +89,7 @@ fn shown(call: &Call) -> Value {
     })
 }
 
-/// `DELETE /calls/{CallSid}`: from now on Exotel has never heard of it.
+/// `DELETE /calls/{CallSid}`: deletes the call, so that Call Details returns 404.
 pub(super) async fn forget(State(exotel): State<Exotel>, Path(sid): Path<String>) -> StatusCode {
     let mut calls = exotel.calls();
     let before = calls.len();
@@ -101,7 +101,7 @@ pub(super) async fn forget(State(exotel): State<Exotel>, Path(sid): Path<String>
     }
 }
 
-/// `POST /calls/{CallSid}/events`: something happens to the call, and is reported.
+/// `POST /calls/{CallSid}/events`: changes the status of a call, and reports it.
 pub(super) async fn happen(
     State(exotel): State<Exotel>,
     Path(sid): Path<String>,
@@ -132,7 +132,7 @@ impl Happening {
         self.event.unwrap_or_else(|| self.status.event())
     }
 
-    /// Where the report goes and how it is written, or why nobody hears of it.
+    /// The URL and the format of the report, or the reason why none is sent.
     fn receiver<'a>(&self, call: &'a Call) -> Result<(&'a str, Format), &'static str> {
         if self.silent {
             return Err("silent");
@@ -149,7 +149,8 @@ impl Happening {
 }
 
 impl Exotel {
-    /// Moves a call on. Gives what is told of it, and the call as it is kept: one that is over stays as it ended.
+    /// Changes the status of a call. Returns the version to report and the stored one, which differ when the call is
+    /// already over.
     fn advance(&self, sid: &str, status: Status, now: OffsetDateTime) -> Option<(Call, Call)> {
         let mut calls = self.calls();
         let call = calls.iter_mut().find(|call| call.sid == sid)?;

@@ -1,5 +1,5 @@
-//! Exotel's voice API, as much of it as the application uses: connecting two numbers, a call's details, and the reports
-//! of what becomes of a call, which is whatever the stand-in is told.
+//! The part of Exotel's voice API that the application uses: connect two numbers, call details, and StatusCallbacks.
+//! Tests decide what happens to a call.
 //!
 //! <https://developer.exotel.com/api/make-a-call-api>, <https://developer.exotel.com/api/statuscallback>
 
@@ -32,7 +32,7 @@ use crate::credentials::ExotelAccount;
 #[derive(Clone)]
 struct Exotel {
     account: Arc<Mutex<ExotelAccount>>,
-    /// Newest last.
+    /// The newest is last.
     calls: Arc<Mutex<Vec<Call>>>,
     behaving: Behaving,
     http: Client,
@@ -64,7 +64,7 @@ pub fn router(account: &ExotelAccount) -> Result<Router> {
         .fallback_service(service))
 }
 
-/// What tells the stand-in what to do, and what becomes of its calls.
+/// The control API, for tests.
 fn controls(exotel: Exotel, behaving: Behaving) -> Router {
     let calls = Router::new()
         .route("/calls", get(control::list))

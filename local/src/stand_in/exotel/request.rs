@@ -1,31 +1,31 @@
-//! What Exotel is asked for: the fields of a connect request, checked as the reference documents them.
+//! Parses and validates the fields of a connect request, as Exotel documents them.
 
 use std::collections::BTreeMap;
 
 use super::call::{Callback, EventType, Format};
 
-/// The longest a call may be asked to last.
+/// The highest `TimeLimit` in seconds.
 const MAX_TIME_LIMIT: u32 = 14_400;
-/// The longest a leg may be asked to ring.
+/// The highest `TimeOut` in seconds.
 const MAX_TIME_OUT: u32 = 60;
 /// The longest `CustomField`.
 const MAX_CUSTOM_FIELD: usize = 128;
 
-/// A connect request that Exotel would take.
+/// A valid connect request.
 #[derive(Debug)]
 pub(super) struct ConnectRequest {
-    /// Who is called first.
+    /// The number that is called first.
     pub(super) from: String,
-    /// Who is called then.
+    /// The number that is called second.
     pub(super) to: String,
-    /// The ExoPhone that both see.
+    /// The ExoPhone that both see as the caller.
     pub(super) caller_id: String,
     pub(super) custom_field: Option<String>,
     pub(super) callback: Option<Callback>,
 }
 
 impl ConnectRequest {
-    /// Reads the body of a request, or says what Exotel would have against it.
+    /// Parses a request body. An error is Exotel's message.
     pub(super) fn parse(body: &[u8]) -> Result<Self, String> {
         let mut fields = BTreeMap::new();
         let mut events = Vec::new();
@@ -88,7 +88,7 @@ fn one_of(fields: &BTreeMap<String, String>, name: &str, values: &[&str]) -> Res
     }
 }
 
-/// E.164, or as dialled within the country.
+/// A phone number in E.164 or national form.
 fn number(fields: &mut BTreeMap<String, String>, name: &str) -> Result<String, String> {
     let number = fields
         .remove(name)
@@ -146,7 +146,7 @@ mod tests {
         ("StatusCallbackContentType", "application/json"),
     ];
 
-    /// The good request with one field more, or with another value for it.
+    /// The valid request with one field added or replaced.
     fn parse_with(name: &str, value: &str) -> Result<ConnectRequest, String> {
         let good = GOOD.iter().filter(|(known, _)| *known != name);
         let body = form_urlencoded::Serializer::new(String::new())

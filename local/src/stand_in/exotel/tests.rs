@@ -1,4 +1,4 @@
-//! The stand-in against the application's own client and its own reading of reports.
+//! Tests the stand-in with the application's own Exotel client and webhook parser.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -80,7 +80,7 @@ fn account() -> ExotelAccount {
     }
 }
 
-/// The application's own client of this account.
+/// The application's own client for this account.
 fn application(address: SocketAddr) -> Application {
     let secret = json!({
         "account_sid": "acc", "api_key": "key", "api_token": "token",
@@ -145,7 +145,7 @@ async fn the_application_understands_how_it_is_refused() {
     assert!(application.connect(&wanted).await.is_ok());
 }
 
-/// The stand-in, and a webhook that its calls are reported to.
+/// The stand-in, and a webhook that receives its reports.
 struct Scene {
     exotel: SocketAddr,
     webhook: SocketAddr,
@@ -153,7 +153,7 @@ struct Scene {
     http: Client,
 }
 
-/// A report as the webhook received it.
+/// A report that the webhook received.
 struct Report {
     content_type: String,
     query: String,
@@ -198,7 +198,7 @@ impl Scene {
         }
     }
 
-    /// Places a call by the application's own client, and gives Exotel's id of it.
+    /// Places a call with the application's client, and returns its CallSid.
     async fn call(&self, id: CallId, path: &str) -> String {
         let mut wanted = request("09052161119");
         wanted.custom_field = id;
@@ -337,7 +337,7 @@ async fn only_events_that_were_asked_for_are_reported() {
         answered["not_sent"],
         "the connect request did not ask for this event"
     );
-    // Ringing has no event, so it can be told only without one, and then the report says little.
+    // Ringing has no event type, so the report contains few fields.
     let outcome = scene.happens(&sid, json!({"status": "ringing"})).await;
     assert_eq!(outcome["answers"][0]["status"], 200);
     let report = scene.heard.lock().unwrap().remove(0);

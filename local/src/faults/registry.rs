@@ -1,7 +1,8 @@
-//! Whose requests they are, and what is to happen to them.
+//! Decides which faults a request gets.
 //!
-//! Many calls go on at a time. A call's play begins with marks (its extension, its caller's number); a request with a
-//! mark in it belongs to the play, and the ids in it (of the call, of its legs) are marks from then on.
+//! Many calls run at the same time, so a rule can be limited to one scenario. A scenario starts with marks, such as its
+//! extension and the caller's number. A request that contains a mark belongs to the scenario, and the ids in it (of the
+//! call and its legs) become marks too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,17 +12,17 @@ use time::OffsetDateTime;
 use super::operation::id_at_start;
 use super::rule::{Fault, Play, Rule, Standing, Step, System};
 
-/// A request, as far as it matters here.
+/// The parts of a request that rules look at.
 #[derive(Debug)]
 pub(super) struct Asked<'a> {
     pub(super) system: System,
     pub(super) function: &'a str,
     pub(super) operation: &'a str,
-    /// Where it goes and what it says.
+    /// The URI and the body.
     pub(super) text: &'a str,
 }
 
-/// All plays and rules.
+/// All scenarios and rules.
 #[derive(Debug, Default)]
 pub(super) struct Book {
     pages: Mutex<Pages>,
@@ -43,7 +44,7 @@ impl Book {
         self.pages().plays.insert(name, Play { marks, steps });
     }
 
-    /// What there is to say of a play, which is then forgotten with its rules.
+    /// Ends a scenario and deletes its rules. Returns its requests.
     pub(super) fn end(&self, name: &str) -> Option<Play> {
         let mut pages = self.pages();
         pages
@@ -70,7 +71,7 @@ impl Book {
         self.pages().rules.remove(name)
     }
 
-    /// Notes a request, and says what is to happen to it.
+    /// Records a request, and returns the faults that apply to it.
     pub(super) fn faults_of(&self, asked: &Asked<'_>) -> Vec<Fault> {
         let mut pages = self.pages();
         let plays = pages.note(asked);
@@ -120,7 +121,7 @@ impl Rule {
 }
 
 impl Standing {
-    /// What happens to the next request that it is meant for.
+    /// Counts a matching request, and returns the fault if it applies now.
     fn take(&mut self) -> Option<Fault> {
         self.met += 1;
         let used_up = self.rule.times.is_some_and(|times| self.hits >= times);
@@ -143,7 +144,8 @@ fn now() -> i64 {
     i64::try_from(millis).unwrap_or(i64::MAX)
 }
 
-/// A call is stored under its id without the check field, the last 8 of 36 characters. The rest stands in the whole id too.
+/// A call is stored under its id without the check field, which is the last 8 of 36 characters. The shorter mark
+/// matches both forms.
 const LONGEST_MARK: usize = 28;
 
 fn ids_in(text: &str) -> Vec<String> {

@@ -1,4 +1,4 @@
-//! Who holds the stack, what a killed one left behind, and how the holder is stopped.
+//! Locks the stack for one process, cleans up after a killed one, and stops the process that runs it.
 
 use std::fs::File;
 use std::time::Duration;
@@ -11,14 +11,14 @@ use crate::settings::{PBXS, Settings};
 use crate::stack::Stack;
 use crate::tools::make_dir;
 
-/// The pid file of the process that holds the stack.
+/// The name of the pid file of the process that runs the stack.
 const HOLDER: &str = "stack";
-/// How long a leftover child may take to end before it is ended.
+/// How long a leftover child process may take to end before it is killed.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// How long stopping the whole stack may take.
+/// How long the whole stack may take to stop.
 const STOPPING: Duration = Duration::from_secs(20);
 
-/// This process's right to the stack of this checkout. The lock ends with the process, however that ends.
+/// The lock on the stack of this checkout. The system releases it when the process ends, even if it is killed.
 pub(super) struct Claim {
     holder: PidFile,
     _lock: File,
@@ -31,7 +31,7 @@ impl Claim {
     }
 }
 
-/// Makes this process the one that holds the stack.
+/// Locks the stack for this process.
 pub(super) async fn claim(settings: &Settings) -> Result<Claim> {
     make_dir(&settings.state_dir())?;
     let lock = File::create(settings.state("stack.lock"))?;
@@ -54,7 +54,7 @@ pub(super) fn holder(settings: &Settings) -> PidFile {
     PidFile::new(&settings.state_dir(), HOLDER)
 }
 
-/// Ends what a killed stack left running, and names it.
+/// Stops the processes that a killed stack left running, and returns their names.
 pub(super) async fn clear_leftovers(settings: &Settings) -> Vec<&'static str> {
     Stack::remove(&settings.state_dir());
     let mut ended = Vec::new();
@@ -72,7 +72,7 @@ pub(super) async fn clear_leftovers(settings: &Settings) -> Vec<&'static str> {
     ended
 }
 
-/// Asks the holder to stop, and waits until it has. Says whether there was one.
+/// Stops the process that runs the stack. Returns whether there was one.
 pub(super) async fn stop_holder(settings: &Settings) -> Result<bool> {
     let holder = holder(settings);
     let Some(pid) = holder.running() else {

@@ -1,5 +1,5 @@
-//! Only pages of the gateway's own address may ask. It is on loopback, but so is every page that a browser on this
-//! machine shows: another site may send requests here, or have its own name lead here (DNS rebinding).
+//! Accepts only requests from pages of the gateway itself. Loopback is not enough, because every page in a browser on
+//! this machine can send requests to it, and another site can make its name resolve to it (DNS rebinding).
 
 use axum::Json;
 use axum::extract::Request;
@@ -8,7 +8,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-/// Middleware: refuses what does not come from this machine's own name, or comes from another site's page.
+/// Middleware that rejects a foreign `Host` or `Origin`.
 pub(super) async fn only(request: Request, next: Next) -> Response {
     if may_ask(request.headers()) {
         return next.run(request).await;
@@ -32,7 +32,7 @@ fn may_ask(headers: &HeaderMap) -> bool {
     of_this_machine && of_this_page
 }
 
-/// A host without its port.
+/// The host name without the port.
 fn name_of(host: &str) -> &str {
     match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,

@@ -1,4 +1,4 @@
-//! Callers on the simulated trunk: real SIP legs that dial an extension's number.
+//! Callers on the simulated trunk, with real SIP legs.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,16 +11,16 @@ use uuid::Uuid;
 
 use crate::stack::Stack;
 
-/// Those before are forgotten, and hang up.
+/// The number of calls that are kept. Older ones are dropped, which hangs them up.
 const KEPT: usize = 20;
-/// As long as a name may be in a SIP header here; Ringback itself keeps 64 characters.
+/// The longest display name. Ringback itself keeps 64 characters.
 const LONGEST_NAME: usize = 100;
 
-/// Who is to dial whom.
+/// A request to place a call.
 #[derive(Debug, Deserialize)]
 pub(super) struct Dialling {
     extension: String,
-    /// Empty is withheld.
+    /// An empty number means that the caller withholds it.
     number: String,
     name: String,
 }
@@ -51,11 +51,11 @@ impl Dialling {
 
 struct TestCall {
     leg: OutgoingCall,
-    /// Its socket lives as long as its call.
+    /// Keeps the trunk's socket open for the call.
     _trunk: Trunk,
 }
 
-/// All who have dialled, by number.
+/// The calls by id.
 #[derive(Clone, Default)]
 pub(super) struct Callers(Arc<Mutex<BTreeMap<u32, TestCall>>>);
 
@@ -83,7 +83,7 @@ impl Callers {
         Some(self.calls().get(&id)?.leg.clone())
     }
 
-    /// The legs by their names.
+    /// The media of each leg, with the leg's name.
     pub(super) fn legs(&self) -> Vec<(String, Media)> {
         let calls = self.calls();
         let legs = calls.iter();
@@ -115,7 +115,7 @@ fn name(id: u32) -> String {
     format!("caller {id}")
 }
 
-/// How far a leg has come, as its person would say.
+/// Describes the stage of a leg for the console.
 fn in_words(events: &CallEvents) -> String {
     match events.all().last().map(|event| event.stage.clone()) {
         None => "dials".to_owned(),

@@ -1,4 +1,4 @@
-//! Which function is behind a connection: the process that has its other end.
+//! Finds the function process at the other end of a connection.
 
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
@@ -10,29 +10,29 @@ use nix::unistd::Pid;
 
 use crate::process::PidFile;
 
-/// How often a connection is looked for.
+/// How often a lookup is tried.
 const TRIES: usize = 3;
 
 /// A function's process.
 #[derive(Clone, Debug)]
 pub(super) struct Function {
-    /// As the template has it: without the stack's name.
+    /// The function's name without the stack's name, as in the template.
     pub(super) name: String,
     pid: Pid,
 }
 
 impl Function {
-    /// Ends it at once, as when its machine dies.
+    /// Kills the process, as if its machine failed.
     pub(super) fn end(&self) {
-        // It may have ended by itself meanwhile.
+        // It may have ended already.
         let _ = kill(self.pid, Signal::SIGKILL);
     }
 }
 
-/// The functions' processes, as far as they are known.
+/// The known function processes.
 #[derive(Debug)]
 pub(super) struct Functions {
-    /// Whose children they are.
+    /// The pid file of the local AWS, which is their parent process.
     cloud: PidFile,
     known: Mutex<Vec<Function>>,
 }
@@ -45,13 +45,14 @@ impl Functions {
         }
     }
 
-    /// The function at the other end of the connection from `peer` to us, if it is a child of the local AWS. The system's
-    /// table of connections changes while it is read, so that one may be passed over.
+    /// The function at the other end of the connection from `peer` to us, if it is a child of the local AWS. The lookup
+    /// is repeated because `/proc/net/tcp` changes while it is read, and may skip an entry.
     pub(super) fn at(&self, peer: SocketAddr, us: SocketAddr) -> Option<Function> {
         (0..TRIES).find_map(|_| self.found_at(peer, us))
     }
 
-    /// Only if none that is known has the connection are all processes of the machine looked through.
+    /// Looks first at the known processes. Scans all processes of the machine only when none of them has the
+    /// connection.
     fn found_at(&self, peer: SocketAddr, us: SocketAddr) -> Option<Function> {
         let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
         let socket = inode_of(&table, peer, us)?;
@@ -73,8 +74,8 @@ impl Functions {
     }
 }
 
-/// The number, in the system's table of connections, of the socket whose own end is `peer`. A port may have connections to
-/// several others, of several processes.
+/// The inode of the socket with the local address `peer`, from `/proc/net/tcp`. The remote address must match too,
+/// because one local port may have several connections.
 fn inode_of(table: &str, peer: SocketAddr, us: SocketAddr) -> Option<String> {
     let (peer, us) = (in_table(peer)?, in_table(us)?);
     table.lines().skip(1).find_map(|line| {
@@ -85,7 +86,7 @@ fn inode_of(table: &str, peer: SocketAddr, us: SocketAddr) -> Option<String> {
     })
 }
 
-/// As the table writes an address: `0100007F:13B9`.
+/// The format of an address in the table: `0100007F:13B9`.
 fn in_table(address: SocketAddr) -> Option<String> {
     let SocketAddr::V4(address) = address else {
         return None;
@@ -99,7 +100,7 @@ fn children_of(parent: Pid) -> impl Iterator<Item = Pid> {
     processes.filter_map(move |entry| {
         let pid = entry.file_name().to_str()?.parse().ok()?;
         let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
-        // The name in parentheses may hold spaces; the parent is the second field after it.
+        // The command name in parentheses may contain spaces. The parent pid is the second field after it.
         let of = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?;
         (of.parse() == Ok(parent.as_raw())).then(|| Pid::from_raw(pid))
     })

@@ -1,4 +1,4 @@
-//! The simulated SIP phones that the console plays: each registers, rings, and picks up when its person has accepted.
+//! The simulated SIP phones of the console. They register, ring, and answer after the person accepts.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,12 +13,12 @@ use tokio::time::Instant;
 use crate::settings::Transport;
 use crate::stack::{Phone as Account, Stack};
 
-/// What a person has accepted rings here within so long, or not at all.
+/// How long after the person accepts a ringing phone is answered.
 const SOON: Duration = Duration::from_secs(20);
-/// A registration lasts 600 s. A phone that nobody uses any longer lets it end.
+/// The duration of a registration. A phone that is not used again lets it expire.
 const REGISTERED: Duration = Duration::from_secs(600);
 
-/// The phones, by extension.
+/// The phones by extension.
 #[derive(Clone, Default)]
 pub(super) struct Handsets(Arc<Mutex<BTreeMap<String, Handset>>>);
 
@@ -36,7 +36,7 @@ impl Drop for Handset {
 }
 
 impl Handsets {
-    /// Registers the extension's phone, anew where it is already: as an app that was woken does.
+    /// Registers the phone of an extension, again if it is registered already, as an app does when a push wakes it.
     pub(super) async fn register(&self, stack: &Stack, extension: &str) -> Result<()> {
         let account = stack
             .phone(extension)
@@ -44,7 +44,7 @@ impl Handsets {
         let mut phone = phone(stack, account).await?;
         phone.register().await?;
         let handset = Handset::with(phone);
-        // A call that the phone is on goes on, and ends, where it is.
+        // Keep the phone's current call, which continues on the old registration.
         let mut handsets = self.handsets();
         let leg = handsets
             .get(extension)
@@ -54,7 +54,7 @@ impl Handsets {
         Ok(())
     }
 
-    /// Registers it, and has it pick up what rings there next.
+    /// Registers the phone, and answers the next call on it.
     pub(super) async fn pick_up(&self, stack: &Stack, extension: &str) -> Result<()> {
         self.register(stack, extension).await?;
         if let Some(handset) = self.handsets().get(extension) {
@@ -63,7 +63,7 @@ impl Handsets {
         Ok(())
     }
 
-    /// The legs by their names.
+    /// The media of each leg, with the leg's name.
     pub(super) fn legs(&self) -> Vec<(String, Media)> {
         let handsets = self.handsets();
         let legs = handsets.iter().filter_map(|(extension, handset)| {
@@ -111,7 +111,7 @@ impl Handset {
     }
 }
 
-/// The phone of an account. WebRTC is spoken by browsers alone.
+/// Creates the phone of an account. WebRTC phones exist only in browsers.
 async fn phone(stack: &Stack, account: &Account) -> Result<Phone> {
     let Account {
         extension,
@@ -128,7 +128,7 @@ async fn phone(stack: &Stack, account: &Account) -> Result<Phone> {
     })
 }
 
-/// Lets calls ring, one at a time, and picks up those that are meant to be.
+/// Rings for each call, and answers those that the person has accepted.
 async fn answer(
     mut phone: Phone,
     leg: Arc<Mutex<Option<IncomingCall>>>,
@@ -139,7 +139,7 @@ async fn answer(
         let accepted = lock(&picks_up_until)
             .take()
             .is_some_and(|until| Instant::now() < until);
-        // The app that calls has its own phone called first, which is to pick up by itself.
+        // The app that starts a call has its own phone called first, with `Answer-Mode: Auto` (RFC 5373).
         let by_itself = call.header("Answer-Mode") == Some("Auto");
         if (accepted || by_itself)
             && let Err(error) = call.answer().await

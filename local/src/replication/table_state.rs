@@ -1,31 +1,31 @@
-//! What stands in one region's table, as far as its stream has told, and which of two versions of an item stays.
+//! The versions of a region's items, as known from its stream, and the rule that picks one of two versions.
 
 use std::collections::{HashMap, VecDeque};
 
 use serde_json::Value;
 
-/// An item's key.
+/// The primary key of an item.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     pub(super) pk: String,
     pub(super) sk: String,
 }
 
-/// When and where an item was written. The later one wins, and of two at the same time the same one everywhere.
+/// The time and the region of a write. The order decides which version wins, the same in both regions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Stamp {
     pub(super) at_ms: u64,
     pub(super) region: &'static str,
 }
 
-/// An item as it was written, or nothing where it was deleted.
+/// A version of an item. The image is `None` when the item was deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Version {
     pub(super) stamp: Stamp,
     pub(super) image: Option<Value>,
 }
 
-/// One change in a table's stream.
+/// A record of the table's stream.
 #[derive(Debug, Clone)]
 pub(super) struct Record {
     pub(super) key: Key,
@@ -33,21 +33,21 @@ pub(super) struct Record {
     pub(super) image: Option<Value>,
 }
 
-/// What becomes of a version that has come from the other region.
+/// What to do with a version from the other region.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Arrival<'a> {
-    /// What stands here is later. It is on its way to the other region, and wins there.
+    /// The version here is later. It is on its way to the other region, and wins there too.
     Overtaken,
-    /// It takes the place of this, if that still stands.
+    /// Write it, if the item still has this image.
     Replaces(Option<&'a Value>),
 }
 
-/// One region's table.
+/// The known state of one region's table.
 #[derive(Debug)]
 pub(super) struct Memory {
     region: &'static str,
     standing: HashMap<Key, Version>,
-    /// What replication has written here, and the stream has yet to show.
+    /// Writes of the replication itself that the stream has not shown yet.
     own: HashMap<Key, VecDeque<Option<Value>>>,
 }
 
@@ -60,7 +60,8 @@ impl Memory {
         }
     }
 
-    /// Takes in what the stream shows; gives what the other region has to hear, which is all but replication's own.
+    /// Handles a stream record. Returns the version to send to the other region, or `None` for a write of the
+    /// replication itself.
     pub(super) fn saw(&mut self, record: Record) -> Option<(Key, Version)> {
         let Record { key, at_ms, image } = record;
         if let Some(own) = self.own.get_mut(&key)
@@ -69,7 +70,7 @@ impl Memory {
             own.pop_front();
             return None;
         }
-        // Whoever wrote this had the standing version before them, whatever the other region's clock says.
+        // This write replaced the current version, so it must be later, even if the other region's clock is ahead.
         let least = self
             .standing
             .get(&key)
@@ -91,10 +92,10 @@ impl Memory {
         Arrival::Replaces(standing.and_then(|standing| standing.image.as_ref()))
     }
 
-    /// Replication has written a version here.
+    /// Records a write of the replication.
     pub(super) fn wrote(&mut self, key: Key, version: Version) {
         let before = self.standing.insert(key.clone(), version.clone());
-        // A stream does not show what changes nothing.
+        // A stream shows no record when a write changes nothing.
         if before.and_then(|before| before.image) != version.image {
             self.own.entry(key).or_default().push_back(version.image);
         }
@@ -129,7 +130,7 @@ mod tests {
         }
     }
 
-    /// Two regions' tables as they really stand, in which nothing is lost but what replication overwrites.
+    /// Two regions with simulated tables and streams.
     struct Two {
         memories: [Memory; 2],
         tables: [Option<Value>; 2],

@@ -1,8 +1,8 @@
-//! What a person types: a few words for the messages that are typed often, JSON for any other.
+//! The lines that a person types: short commands for the common messages, and JSON for all others.
 
 use serde_json::{Value, json};
 
-/// What can be typed, for whoever asks.
+/// The list of commands.
 pub const HELP: &str = "\
 ping                            {\"type\":\"ping\"}
 call FROM TO [voice|video]      start a call; TO is a phone number or an extension
@@ -12,41 +12,41 @@ decline ID, hangup ID           answer the call of that id
 help                            this
 Ctrl-D                          leave";
 
-/// Who types, for the messages that say so.
+/// The sender of a `call_response`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Typist {
-    /// Whose calls are answered.
+    /// The extension that answers.
     pub extension: String,
-    /// On which of its devices, when it has several.
+    /// The device that answers, for an extension with several devices.
     pub device_id: Option<String>,
 }
 
-/// What a typed line asks for.
+/// The meaning of a line.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Typed {
-    /// To send a message.
+    /// Send this message.
     Send(Value),
-    /// To be told what can be typed.
+    /// Print the help.
     Help,
-    /// Nothing: the line is empty.
+    /// Do nothing: the line is empty.
     Nothing,
 }
 
-/// A line that means nothing.
+/// The line is not a command.
 #[derive(Debug, thiserror::Error)]
 pub enum Mistyped {
-    /// It begins like JSON.
+    /// The line starts like JSON but is not JSON.
     #[error("not JSON: {0}")]
     Json(#[from] serde_json::Error),
-    /// Unknown, or with too few or too many words.
+    /// An unknown command, or the wrong number of arguments.
     #[error("{0:?} cannot be sent; `help` lists what can be typed")]
     Words(String),
 }
 
-/// Understands a line that was typed at `now_ms`, in milliseconds since the Unix epoch.
+/// Parses a line typed at `now_ms`, in milliseconds since the Unix epoch.
 ///
 /// # Errors
-/// When it means nothing.
+/// When the line is neither a command nor JSON.
 pub fn parse(line: &str, typist: &Typist, now_ms: i64) -> Result<Typed, Mistyped> {
     let line = line.trim();
     if line.starts_with('{') {
@@ -69,13 +69,13 @@ pub fn parse(line: &str, typist: &Typist, now_ms: i64) -> Result<Typed, Mistyped
     }
 }
 
-/// Keeps a connection from being idle, and asks for a `pong`.
+/// A `ping`, which keeps the connection open. The server answers `pong`.
 #[must_use]
 pub fn ping() -> Value {
     json!({"type": "ping"})
 }
 
-/// The reference makes the same message, sent again, the same call.
+/// The `clientReference` makes a repeated message start one call only.
 fn call(from: &str, to: &str, kind: &str, now_ms: i64) -> Value {
     json!({
         "type": "incoming_call", "callerId": from, "recipientId": to, "callType": kind,

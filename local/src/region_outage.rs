@@ -1,7 +1,7 @@
-//! Loses a region, and finds it again, for tests of what becomes of its calls; and slows replication down, or cuts it.
+//! Simulates the outage of a region, and delays or stops replication, for tests.
 //!
-//! A lost region does nothing: its local AWS is frozen, with the queue, the schedules and the streams in it; functions
-//! that are at work are killed. It has forgotten nothing when it is back, and its timers then are late.
+//! During an outage the region does nothing: its local AWS is frozen with its queues, schedules and streams, and
+//! running functions are killed. It loses no data, so its timers fire late when it is back.
 
 use std::sync::Arc;
 
@@ -20,19 +20,19 @@ use crate::gateway::{Gateway, Upstream};
 use crate::process::Group;
 use crate::replication::Replication;
 
-/// How a region does.
+/// The state of a region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Condition {
-    /// As it should.
+    /// It works normally.
     Well,
-    /// It is lost, and connections to it are refused.
+    /// It is down, and connections to it are refused.
     Refuses,
-    /// It is lost, and connections to it are accepted, and nothing is said on them.
+    /// It is down. Connections to it are accepted but get no answer.
     Silent,
 }
 
-/// A region that can be lost.
+/// A region that can be taken down.
 #[derive(Debug)]
 pub struct Losable {
     region: Region,
@@ -43,7 +43,7 @@ pub struct Losable {
 }
 
 impl Losable {
-    /// A region that does well.
+    /// A region that works normally.
     #[must_use]
     pub const fn new(region: Region, cloud: Group, upstream: Upstream, gateway: Gateway) -> Self {
         Self {
@@ -59,7 +59,7 @@ impl Losable {
         match condition {
             Condition::Well => self.cloud.thaw()?,
             Condition::Refuses | Condition::Silent => {
-                // First, so that none is started anew.
+                // Freeze first, so that it does not start new functions.
                 self.cloud.freeze()?;
                 self.cloud.kill_all_but_the_daemon()?;
             }
@@ -75,7 +75,7 @@ impl Losable {
     }
 }
 
-/// Two regions, and what is between them.
+/// Two regions and the replication between them.
 #[derive(Debug)]
 pub struct TwoRegions {
     regions: Mutex<[Losable; 2]>,
@@ -83,7 +83,7 @@ pub struct TwoRegions {
 }
 
 impl TwoRegions {
-    /// Both of them well.
+    /// Two regions that work normally.
     #[must_use]
     pub const fn new(regions: [Losable; 2], replication: Replication) -> Self {
         Self {
@@ -125,7 +125,8 @@ async fn lose_or_find(
     let Some(region) = regions.iter_mut().find(|one| one.region.name == name) else {
         return (StatusCode::NOT_FOUND, format!("no region {name}\n")).into_response();
     };
-    // Before it is lost, and until it is back: what it has not told by then, it tells when it is back.
+    // Stop replication before the region goes down and until it is back up, because a table that is frozen answers
+    // nothing.
     two.replication.change(|link| link.lost = true);
     if let Err(error) = region.become_like(order.state).await {
         return (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}\n")).into_response();
@@ -135,7 +136,7 @@ async fn lose_or_find(
     StatusCode::NO_CONTENT.into_response()
 }
 
-/// What is left out stays.
+/// Changes only the given fields.
 #[derive(Debug, Deserialize)]
 struct LinkOrder {
     lag_ms: Option<u64>,

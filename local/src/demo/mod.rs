@@ -1,5 +1,5 @@
-//! What the console can do on the local stack alone, below `/local/` of its gateway: the stack's demo tokens, simulated
-//! SIP phones that pick up, callers on the simulated trunk, and a look at what the push service was asked for.
+//! The demo part of the console, below `/local/` of the gateway: the stack's tokens, simulated SIP phones, callers on
+//! the simulated trunk, and the pushes that the stand-in for FCM received. It exists only in the local stack.
 
 mod callers;
 mod handset;
@@ -28,12 +28,12 @@ use serde_json::{Value, json};
 use crate::settings::Transport;
 use crate::stack::Stack;
 
-/// How often a page is told what has changed.
+/// How often the page gets changes.
 const TICK: Duration = Duration::from_millis(200);
-/// So many packets, a tenth of a second, are no accident.
+/// This many packets (100 ms) count as audio.
 const HEARD: u64 = 5;
 
-/// The routes, for the stack that describes itself in this directory. They answer pages of the gateway's own address only.
+/// The routes. They accept only requests from pages of the gateway itself.
 pub fn router(state_dir: PathBuf) -> Router {
     let playground = Playground {
         state_dir: state_dir.into(),
@@ -65,7 +65,7 @@ impl Playground {
         Stack::load(&self.state_dir)
     }
 
-    /// All that a page shows of it. Whoever hears whom is found out from what arrives: real RTP.
+    /// Everything that the page shows. The RTP packets that arrive show who hears which leg.
     async fn shown(&self, push_token: &str) -> Result<Value> {
         let mut legs = self.handsets.legs();
         legs.extend(self.callers.legs());
@@ -81,7 +81,7 @@ impl Playground {
         }))
     }
 
-    /// The pushes to one device, as the stand-in for FCM received them.
+    /// The pushes to one device that the stand-in for FCM received.
     async fn pushes(&self, token: &str) -> Result<Vec<Value>> {
         let query: String = form_urlencoded::Serializer::new(String::new())
             .append_pair("token", token)
@@ -102,7 +102,7 @@ async fn stack(State(playground): State<Playground>) -> Result<Json<Value>, Refu
             .find(|(_, of)| *of == extension)
             .map(|(number, _)| number)
     };
-    // A WebRTC phone is a browser of its own, not one of ours.
+    // WebRTC phones are separate browsers.
     let ours = stack
         .phones
         .iter()
@@ -121,7 +121,7 @@ struct Watching {
     push_token: String,
 }
 
-/// `GET /local/events`: all that is shown, as often as it changes.
+/// `GET /local/events`: sends the state as server-sent events after each change.
 async fn events(
     State(playground): State<Playground>,
     Query(Watching { push_token }): Query<Watching>,
@@ -130,7 +130,7 @@ async fn events(
         let (playground, push_token) = (playground.clone(), push_token.clone());
         async move {
             loop {
-                // A stack that is being stopped tells nothing more.
+                // Ends when the stack stops.
                 let shown = playground.shown(&push_token).await.ok()?.to_string();
                 if shown != told {
                     return Some((Ok(Event::default().data(&shown)), shown));
@@ -185,7 +185,7 @@ async fn hang_up(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Whatever did not work, in words: whoever asks here is at the machine.
+/// Any error, with its causes: the client is a person at this machine.
 struct Refusal(anyhow::Error);
 
 impl<E: Into<anyhow::Error>> From<E> for Refusal {

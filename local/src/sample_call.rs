@@ -1,5 +1,4 @@
-//! `make call`: one call from the trunk through the running stack, with the phone played here, told line by
-//! line as it happens.
+//! `make call`: places one call from the trunk through the running stack, plays the phone, and prints each step.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -14,18 +13,18 @@ use uuid::Uuid;
 use crate::settings::Settings;
 use crate::stack::Stack;
 
-/// Who calls.
+/// The caller's number.
 const CALLER: &str = "+919876543210";
-/// The device that is woken; the same one each time, as a phone is.
+/// The device id of the app. The same one each time, so the stack does not collect devices.
 const DEVICE: &str = "make-call";
-/// Each step takes well under a second; a loaded machine may take longer.
+/// A step takes well under a second. The timeout leaves room for a loaded machine.
 const SOON: Duration = Duration::from_secs(10);
-/// How long an app takes from the push to its first line of code, and the callee to pick up.
+/// How long the app takes to start after the push, and the person to pick up.
 const HUMAN: Duration = Duration::from_millis(500);
 /// How long the two talk.
 const TALK: Duration = Duration::from_secs(2);
 
-/// Places the call and tells how it goes; an error when it is not bridged, heard and completed.
+/// Places the call and prints its progress. Fails unless the call is bridged, has audio both ways, and is completed.
 pub async fn place(settings: &Settings) -> Result<()> {
     let stack = Stack::load(&settings.state_dir())?;
     let (number, extension) = stack
@@ -69,7 +68,7 @@ async fn dial(story: Story, trunk: &Trunk, pbx: SocketAddr, number: &str) -> Res
     Ok(call)
 }
 
-/// The push arrives, the app starts, its phone registers, and the app says that it is ready.
+/// Waits for the push, registers the phone, and sends `accept_ready`.
 async fn wake(story: Story, app: &App<'_>, pbx: SocketAddr) -> Result<(String, Phone)> {
     let call_id = app.woken().await?;
     story.tell(
@@ -128,7 +127,7 @@ async fn talk(
     Ok(())
 }
 
-/// Tells what happens, with the time since the beginning.
+/// Prints each step with the time since the start.
 #[derive(Clone, Copy)]
 struct Story {
     began: Instant,
@@ -152,7 +151,7 @@ impl Story {
         );
     }
 
-    /// Tells a leg's events as they come.
+    /// Prints the events of a leg as they happen.
     fn follow(self, who: &'static str, events: CallEvents) -> JoinHandle<()> {
         tokio::spawn(async move {
             let mut known = 0;
@@ -174,7 +173,7 @@ fn in_words(stage: &Stage) -> String {
     }
 }
 
-/// The phone's app: HTTP with its bearer token, and what the push service was asked to tell it.
+/// The phone app: the HTTP API with its bearer token, and the pushes that the stand-in for FCM recorded.
 struct App<'a> {
     http: Client,
     stack: &'a Stack,
@@ -223,7 +222,7 @@ impl<'a> App<'a> {
         })
     }
 
-    /// Waits for the push, and reads the call's id out of it.
+    /// Waits for the push, and returns the call id in it.
     async fn woken(&self) -> Result<String> {
         let deadline = Instant::now() + SOON;
         while Instant::now() < deadline {
@@ -261,7 +260,7 @@ impl<'a> App<'a> {
         Ok(call["status"].as_str().unwrap_or("nothing").to_owned())
     }
 
-    /// Waits until the call is known to be over.
+    /// Waits until the call is completed.
     async fn completed(&self, call_id: &str) -> Result<String> {
         let deadline = Instant::now() + SOON;
         loop {
