@@ -108,7 +108,7 @@ pub async fn measure(places: &Places) -> Result<String> {
 async fn once(stage: &Stage, program: Program, event: &Value) -> Result<OneStart> {
     let mut function = program.start(stage).await?;
     let started = function.started();
-    let poll = function.asks_for_more().await? - started;
+    let poll = function.wait_until_idle().await? - started;
     let answered = function.invoke_timed(event).await?;
     let pid = function.pid().context("it has ended")?;
     let cpu = cpu_time(pid)?;

@@ -134,11 +134,11 @@ impl Company {
         }
         let running = self.running.get_mut(function).context("just started")?;
         let pid = running.pid().context("it has ended")?;
-        running.asks_for_more().await?;
+        running.wait_until_idle().await?;
         let before = cpu_time(pid)?;
         let answered = running.invoke_timed(event).await?;
         good(&answered.answer).with_context(|| format!("{function}: {event}"))?;
-        running.asks_for_more().await?;
+        running.wait_until_idle().await?;
         life.invocations.push(Invocation {
             function,
             took: answered.at - answered.began,

@@ -56,7 +56,7 @@ async fn told(stage: &Stage) -> Result<String> {
         let mut function = stage.start("broadcast").await?;
         let pid = function.pid().context("it has ended")?;
         let before = stage.world.connections_to(System::Connections);
-        function.asks_for_more().await?;
+        function.wait_until_idle().await?;
         let cpu = cpu_time(pid)?;
         stage.world.watch();
         let answered = function.invoke_timed(&event).await?;

@@ -213,7 +213,7 @@ async fn of_function(
 
 /// The CPU time that the process has taken until it lies down.
 async fn resting(function: &mut RunningFunction, pid: u32) -> Result<Duration> {
-    function.asks_for_more().await?;
+    function.wait_until_idle().await?;
     tokio::time::sleep(LIES_DOWN_WITHIN).await;
     cpu_time(pid)
 }

@@ -14,7 +14,7 @@ use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
 use crate::settings::{
-    CROWD, EXTENSIONS, NUMBERS, Settings, TOKEN_AUDIENCE, TOKEN_ISSUER, Transport, one_of_the_crowd,
+    EXTRA_PHONES, EXTENSIONS, NUMBERS, Settings, TOKEN_AUDIENCE, TOKEN_ISSUER, Transport, extra_phone,
 };
 
 /// How long app tokens and the PBX's certificate are valid: longer than any stack runs.
@@ -151,8 +151,8 @@ impl Credentials {
             sip_accounts: EXTENSIONS
                 .into_iter()
                 .map(|(extension, transport)| (extension.to_owned(), transport))
-                .chain((0..CROWD).map(|place| {
-                    let [extension, _, _] = one_of_the_crowd(place);
+                .chain((0..EXTRA_PHONES).map(|place| {
+                    let [extension, _, _] = extra_phone(place);
                     (extension, Transport::Udp)
                 }))
                 .map(|(extension, transport)| SipAccount {

@@ -20,7 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 
 use crate::cloud::region::Region;
-use crate::playground;
+use crate::demo;
 #[cfg(test)]
 use crate::settings::LOOPBACK;
 
@@ -142,11 +142,11 @@ fn router(upstream: Upstream) -> Router {
     let client = Client::builder(TokioExecutor::new())
         .pool_idle_timeout(Duration::from_secs(30))
         .build(connector);
-    let playground = playground::router(upstream.state_dir.clone());
+    let demo = demo::router(upstream.state_dir.clone());
     Router::new()
         .fallback(pass_on)
         .with_state(Proxy { upstream, client })
-        .merge(playground)
+        .merge(demo)
 }
 
 async fn pass_on(State(proxy): State<Proxy>, request: Request) -> Response {

@@ -3,16 +3,16 @@
 //! Reading order: [`run`] starts and stops the stack. [`tools`], [`cloud`] and [`pbx`] install and run the real parts,
 //! and [`stand_in`] replaces the two external services, FCM and Exotel. [`gateway`] is the single address in front, and
 //! [`demo`] is the console's part that exists only here. [`sample_call`] is `make call`. [`faults`] injects faults.
-//! [`replication`] simulates a DynamoDB global table, and [`region_outage`] simulates the loss of a region.
+//! [`replication`] simulates a DynamoDB global table, and [`region_outage`] simulates the outage of a region.
 
-pub mod call;
+pub mod sample_call;
 pub mod cloud;
 pub mod credentials;
 pub mod faults;
 pub mod gateway;
-pub mod loss;
+pub mod region_outage;
 pub mod pbx;
-pub mod playground;
+pub mod demo;
 pub mod process;
 pub mod progress;
 pub mod replication;

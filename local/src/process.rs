@@ -131,8 +131,8 @@ impl Daemon {
 
     /// The process group.
     #[must_use]
-    pub const fn group(&self) -> Group {
-        Group(self.group)
+    pub const fn group(&self) -> ProcessGroup {
+        ProcessGroup(self.group)
     }
 
     /// Stops the process with SIGTERM, and kills its group after `patience`.
@@ -159,9 +159,9 @@ impl Drop for Daemon {
 
 /// The process group of a daemon.
 #[derive(Debug, Clone, Copy)]
-pub struct Group(Pid);
+pub struct ProcessGroup(Pid);
 
-impl Group {
+impl ProcessGroup {
     /// Suspends all processes. The system still accepts connections for them, but nothing answers.
     ///
     /// # Errors

@@ -17,55 +17,55 @@ use tokio::sync::Mutex;
 
 use crate::cloud::region::Region;
 use crate::gateway::{Gateway, Upstream};
-use crate::process::Group;
+use crate::process::ProcessGroup;
 use crate::replication::Replication;
 
 /// The state of a region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Condition {
+pub enum RegionState {
     /// It works normally.
-    Well,
+    Up,
     /// It is down, and connections to it are refused.
-    Refuses,
+    Refusing,
     /// It is down. Connections to it are accepted but get no answer.
     Silent,
 }
 
 /// A region that can be taken down.
 #[derive(Debug)]
-pub struct Losable {
+pub struct StoppableRegion {
     region: Region,
-    cloud: Group,
+    cloud: ProcessGroup,
     upstream: Upstream,
-    condition: Condition,
+    state: RegionState,
     gateway: Option<Gateway>,
 }
 
-impl Losable {
+impl StoppableRegion {
     /// A region that works normally.
     #[must_use]
-    pub const fn new(region: Region, cloud: Group, upstream: Upstream, gateway: Gateway) -> Self {
+    pub const fn new(region: Region, cloud: ProcessGroup, upstream: Upstream, gateway: Gateway) -> Self {
         Self {
             region,
             cloud,
             upstream,
-            condition: Condition::Well,
+            state: RegionState::Up,
             gateway: Some(gateway),
         }
     }
 
-    async fn become_like(&mut self, condition: Condition) -> Result<()> {
-        match condition {
-            Condition::Well => self.cloud.thaw()?,
-            Condition::Refuses | Condition::Silent => {
+    async fn set_state(&mut self, state: RegionState) -> Result<()> {
+        match state {
+            RegionState::Up => self.cloud.thaw()?,
+            RegionState::Refusing | RegionState::Silent => {
                 // Freeze first, so that it does not start new functions.
                 self.cloud.freeze()?;
                 self.cloud.kill_all_but_the_daemon()?;
             }
         }
-        self.condition = condition;
-        if condition == Condition::Refuses {
+        self.state = state;
+        if state == RegionState::Refusing {
             self.gateway = None;
         } else if self.gateway.is_none() {
             let port = self.region.gateway_port;
@@ -77,15 +77,15 @@ impl Losable {
 
 /// Two regions and the replication between them.
 #[derive(Debug)]
-pub struct TwoRegions {
-    regions: Mutex<[Losable; 2]>,
+pub struct RegionPair {
+    regions: Mutex<[StoppableRegion; 2]>,
     replication: Replication,
 }
 
-impl TwoRegions {
+impl RegionPair {
     /// Two regions that work normally.
     #[must_use]
-    pub const fn new(regions: [Losable; 2], replication: Replication) -> Self {
+    pub const fn new(regions: [StoppableRegion; 2], replication: Replication) -> Self {
         Self {
             regions: Mutex::const_new(regions),
             replication,
@@ -94,32 +94,32 @@ impl TwoRegions {
 }
 
 /// `GET /`, `PUT /regions/{name}`, `PUT /replication`.
-pub fn router(two: Arc<TwoRegions>) -> Router {
+pub fn router(two: Arc<RegionPair>) -> Router {
     Router::new()
-        .route("/", get(tell))
-        .route("/regions/{name}", put(lose_or_find))
-        .route("/replication", put(change_link))
+        .route("/", get(show))
+        .route("/regions/{name}", put(set_region_state))
+        .route("/replication", put(change_replication))
         .with_state(two)
 }
 
-async fn tell(State(two): State<Arc<TwoRegions>>) -> Json<Value> {
+async fn show(State(two): State<Arc<RegionPair>>) -> Json<Value> {
     let regions = two.regions.lock().await;
     let conditions: Map<String, Value> = regions
         .iter()
-        .map(|one| (one.region.name.to_owned(), json!(one.condition)))
+        .map(|one| (one.region.name.to_owned(), json!(one.state)))
         .collect();
     Json(json!({ "regions": conditions, "replication": two.replication.link() }))
 }
 
 #[derive(Debug, Deserialize)]
-struct Order {
-    state: Condition,
+struct RegionChange {
+    state: RegionState,
 }
 
-async fn lose_or_find(
-    State(two): State<Arc<TwoRegions>>,
+async fn set_region_state(
+    State(two): State<Arc<RegionPair>>,
     Path(name): Path<String>,
-    Json(order): Json<Order>,
+    Json(order): Json<RegionChange>,
 ) -> Response {
     let mut regions = two.regions.lock().await;
     let Some(region) = regions.iter_mut().find(|one| one.region.name == name) else {
@@ -128,24 +128,24 @@ async fn lose_or_find(
     // Stop replication before the region goes down and until it is back up, because a table that is frozen answers
     // nothing.
     two.replication.change(|link| link.lost = true);
-    if let Err(error) = region.become_like(order.state).await {
+    if let Err(error) = region.set_state(order.state).await {
         return (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}\n")).into_response();
     }
-    let all_well = regions.iter().all(|one| one.condition == Condition::Well);
+    let all_well = regions.iter().all(|one| one.state == RegionState::Up);
     two.replication.change(|link| link.lost = !all_well);
     StatusCode::NO_CONTENT.into_response()
 }
 
 /// Changes only the given fields.
 #[derive(Debug, Deserialize)]
-struct LinkOrder {
+struct ReplicationChange {
     lag_ms: Option<u64>,
     cut: Option<bool>,
 }
 
-async fn change_link(
-    State(two): State<Arc<TwoRegions>>,
-    Json(order): Json<LinkOrder>,
+async fn change_replication(
+    State(two): State<Arc<RegionPair>>,
+    Json(order): Json<ReplicationChange>,
 ) -> StatusCode {
     two.replication.change(|link| {
         link.lag_ms = order.lag_ms.unwrap_or(link.lag_ms);

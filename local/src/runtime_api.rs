@@ -59,7 +59,7 @@ struct Polls {
 
 /// The answer of a function, with its times.
 #[derive(Debug)]
-pub struct Answered {
+pub struct TimedAnswer {
     /// The answer.
     pub answer: Value,
     /// When the function got the event.
@@ -73,18 +73,18 @@ struct Invocation {
     id: String,
     event: String,
     deadline: OffsetDateTime,
-    answer: oneshot::Sender<Answer>,
+    answer: oneshot::Sender<FunctionAnswer>,
 }
 
 #[derive(Debug)]
-struct Answer {
+struct FunctionAnswer {
     began: Instant,
     at: Instant,
-    outcome: Outcome,
+    outcome: FunctionOutcome,
 }
 
 #[derive(Debug)]
-enum Outcome {
+enum FunctionOutcome {
     Response(Bytes),
     Error(Bytes),
 }
@@ -169,7 +169,7 @@ impl RunningFunction {
     ///
     /// # Errors
     /// When the function fails, ends, or exceeds the timeout.
-    pub async fn invoke_timed(&mut self, event: &Value) -> Result<Answered> {
+    pub async fn invoke_timed(&mut self, event: &Value) -> Result<TimedAnswer> {
         let (answer, answered) = oneshot::channel();
         let invocation = Invocation {
             id: uuid::Uuid::new_v4().to_string(),
@@ -186,14 +186,14 @@ impl RunningFunction {
         let (name, log) = (&self.name, self.log.display());
         tokio::select! {
             answer = answered => {
-                let Answer { began, at, outcome } = answer?;
+                let FunctionAnswer { began, at, outcome } = answer?;
                 match outcome {
-                    Outcome::Response(body) => {
+                    FunctionOutcome::Response(body) => {
                         let answer = serde_json::from_slice(&body)
                             .with_context(|| format!("{name} answered {body:?}, which is no JSON"))?;
-                        Ok(Answered { answer, began, at })
+                        Ok(TimedAnswer { answer, began, at })
                     }
-                    Outcome::Error(body) => bail!("{name} failed: {body:?}; its log: {log}"),
+                    FunctionOutcome::Error(body) => bail!("{name} failed: {body:?}; its log: {log}"),
                 }
             }
             status = self.process.wait() => bail!("{name} ended by itself: {}; its log: {log}", status?),
@@ -218,7 +218,7 @@ impl RunningFunction {
     ///
     /// # Errors
     /// When the function ends, or exceeds the timeout.
-    pub async fn asks_for_more(&mut self) -> Result<Instant> {
+    pub async fn wait_until_idle(&mut self) -> Result<Instant> {
         let invoked = self.invoked;
         let (name, log) = (&self.name, self.log.display());
         tokio::select! {
@@ -237,30 +237,30 @@ impl Drop for RunningFunction {
     }
 }
 
-struct Api {
+struct RuntimeApi {
     waiting: Mutex<mpsc::Receiver<Invocation>>,
     polled: watch::Sender<Polls>,
-    running: StdMutex<HashMap<String, Running>>,
+    running: StdMutex<HashMap<String, PendingInvocation>>,
 }
 
-struct Running {
+struct PendingInvocation {
     began: Instant,
-    answer: oneshot::Sender<Answer>,
+    answer: oneshot::Sender<FunctionAnswer>,
 }
 
-impl Api {
-    fn settle(&self, id: &str, outcome: Outcome) -> StatusCode {
+impl RuntimeApi {
+    fn complete(&self, id: &str, outcome: FunctionOutcome) -> StatusCode {
         let at = Instant::now();
         let running = self
             .running
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(id);
-        let Some(Running { began, answer }) = running else {
+        let Some(PendingInvocation { began, answer }) = running else {
             return StatusCode::BAD_REQUEST;
         };
         // The receiver is gone if the invocation has timed out.
-        let _ = answer.send(Answer { began, at, outcome });
+        let _ = answer.send(FunctionAnswer { began, at, outcome });
         StatusCode::ACCEPTED
     }
 }
@@ -270,7 +270,7 @@ async fn serve(
     waiting: mpsc::Receiver<Invocation>,
     polled: watch::Sender<Polls>,
 ) {
-    let api = Api {
+    let api = RuntimeApi {
         waiting: Mutex::new(waiting),
         polled,
         running: StdMutex::default(),
@@ -285,7 +285,7 @@ async fn serve(
     let _ = axum::serve(listener, routes).await;
 }
 
-async fn next(State(api): State<Arc<Api>>) -> Response {
+async fn next(State(api): State<Arc<RuntimeApi>>) -> Response {
     let asked = Instant::now();
     api.polled.send_modify(|polls| {
         polls.count += 1;
@@ -317,7 +317,7 @@ async fn next(State(api): State<Arc<Api>>) -> Response {
         .unwrap_or_else(PoisonError::into_inner)
         .insert(
             invocation.id,
-            Running {
+            PendingInvocation {
                 began: Instant::now(),
                 answer: invocation.answer,
             },
@@ -326,17 +326,17 @@ async fn next(State(api): State<Arc<Api>>) -> Response {
 }
 
 async fn response(
-    State(api): State<Arc<Api>>,
+    State(api): State<Arc<RuntimeApi>>,
     UrlPath(id): UrlPath<String>,
     body: Bytes,
 ) -> StatusCode {
-    api.settle(&id, Outcome::Response(body))
+    api.complete(&id, FunctionOutcome::Response(body))
 }
 
 async fn error(
-    State(api): State<Arc<Api>>,
+    State(api): State<Arc<RuntimeApi>>,
     UrlPath(id): UrlPath<String>,
     body: Bytes,
 ) -> StatusCode {
-    api.settle(&id, Outcome::Error(body))
+    api.complete(&id, FunctionOutcome::Error(body))
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use reqwest::{Client, Method};
-use ringback_sip::{CallEvents, Caller, IncomingCall, OutgoingCall, Phone, Stage, Trunk};
+use ringback_sip::{CallEvents, Caller, IncomingCall, OutgoingCall, Phone, CallStage, Trunk};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
@@ -31,37 +31,37 @@ pub async fn place(settings: &Settings) -> Result<()> {
         .numbers
         .first_key_value()
         .context("the stack has no number to call")?;
-    let story = Story::begin();
+    let log = CallLog::begin();
     let pbx = stack.sip.address.parse()?;
     let app = App::new(&stack, extension)?;
 
     app.register_for_push().await?;
-    story.tell(
+    log.print(
         "app",
         format!("registers its push token for {extension}, and is terminated"),
     );
     let trunk = Trunk::bind(&format!("{}:0", stack.sip.trunk_source)).await?;
-    let caller = dial(story, &trunk, pbx, number).await?;
-    let watching = story.follow("caller", caller.events());
-    let (call_id, mut phone) = wake(story, &app, pbx).await?;
-    let callee = pick_up(story, &mut phone).await?;
+    let caller = dial(log, &trunk, pbx, number).await?;
+    let watching = log.follow("caller", caller.events());
+    let (call_id, mut phone) = wake(log, &app, pbx).await?;
+    let callee = pick_up(log, &mut phone).await?;
     caller.answered(SOON).await?;
-    talk(story, &app, &call_id, &caller, &callee).await?;
+    talk(log, &app, &call_id, &caller, &callee).await?;
     callee.hang_up().await?;
-    story.tell("phone", "hangs up".to_owned());
+    log.print("phone", "hangs up".to_owned());
     caller.ended(SOON).await?;
     watching.await?;
     let status = app.completed(&call_id).await?;
-    story.tell("call", format!("the application says {status}"));
+    log.print("call", format!("the application says {status}"));
     Ok(())
 }
 
-async fn dial(story: Story, trunk: &Trunk, pbx: SocketAddr, number: &str) -> Result<OutgoingCall> {
+async fn dial(log: CallLog, trunk: &Trunk, pbx: SocketAddr, number: &str) -> Result<OutgoingCall> {
     let call_sid = Uuid::new_v4().simple().to_string();
     let caller = Caller::number(CALLER);
     let call = trunk.call(pbx, number, caller, Some(&call_sid)).await?;
     let from = trunk.address();
-    story.tell(
+    log.print(
         "caller",
         format!("{CALLER} dials {number}: INVITE from {from}"),
     );
@@ -69,9 +69,9 @@ async fn dial(story: Story, trunk: &Trunk, pbx: SocketAddr, number: &str) -> Res
 }
 
 /// Waits for the push, registers the phone, and sends `accept_ready`.
-async fn wake(story: Story, app: &App<'_>, pbx: SocketAddr) -> Result<(String, Phone)> {
+async fn wake(log: CallLog, app: &App<'_>, pbx: SocketAddr) -> Result<(String, Phone)> {
     let call_id = app.woken().await?;
-    story.tell(
+    log.print(
         "push",
         format!("incoming_call at the push service, call {call_id}"),
     );
@@ -79,7 +79,7 @@ async fn wake(story: Story, app: &App<'_>, pbx: SocketAddr) -> Result<(String, P
     let mut phone = Phone::new(pbx, app.extension, app.sip_password).await?;
     phone.register().await?;
     let from = phone.address();
-    story.tell("app", format!("starts; its phone registers from {from}"));
+    log.print("app", format!("starts; its phone registers from {from}"));
     let body = app.accept_ready(&call_id);
     let (status, answer) = app
         .ask(Method::POST, "/api/call-response", Some(body))
@@ -89,22 +89,22 @@ async fn wake(story: Story, app: &App<'_>, pbx: SocketAddr) -> Result<(String, P
         "the application refused accept_ready with {status}: {answer}"
     );
     let now = answer["status"].as_str().unwrap_or_default();
-    story.tell("app", format!("accept_ready -> {status} {now}"));
+    log.print("app", format!("accept_ready -> {status} {now}"));
     Ok((call_id, phone))
 }
 
-async fn pick_up(story: Story, phone: &mut Phone) -> Result<IncomingCall> {
+async fn pick_up(log: CallLog, phone: &mut Phone) -> Result<IncomingCall> {
     let call = phone.next_call(SOON).await?;
     let caller = &call.caller().number;
-    story.tell("phone", format!("rings; the caller is {caller}"));
+    log.print("phone", format!("rings; the caller is {caller}"));
     tokio::time::sleep(HUMAN).await;
     call.answer().await?;
-    story.tell("phone", "answers".to_owned());
+    log.print("phone", "answers".to_owned());
     Ok(call)
 }
 
 async fn talk(
-    story: Story,
+    log: CallLog,
     app: &App<'_>,
     call_id: &str,
     caller: &OutgoingCall,
@@ -113,14 +113,14 @@ async fn talk(
     caller.media().hears(callee.media(), SOON).await?;
     callee.media().hears(caller.media(), SOON).await?;
     let status = app.status(call_id).await?;
-    story.tell(
+    log.print(
         "call",
         format!("both hear each other; the application says {status}"),
     );
     tokio::time::sleep(TALK).await;
     let to_phone = callee.media().received_from(caller.media());
     let to_caller = caller.media().received_from(callee.media());
-    story.tell(
+    log.print(
         "call",
         format!("{to_phone} packets from caller to phone, {to_caller} from phone to caller"),
     );
@@ -129,22 +129,22 @@ async fn talk(
 
 /// Prints each step with the time since the start.
 #[derive(Clone, Copy)]
-struct Story {
+struct CallLog {
     began: Instant,
 }
 
-impl Story {
+impl CallLog {
     fn begin() -> Self {
         Self {
             began: Instant::now(),
         }
     }
 
-    fn tell(self, who: &str, what: String) {
-        self.tell_at(Instant::now(), who, &what);
+    fn print(self, who: &str, what: String) {
+        self.print_at(Instant::now(), who, &what);
     }
 
-    fn tell_at(self, at: Instant, who: &str, what: &str) {
+    fn print_at(self, at: Instant, who: &str, what: &str) {
         println!(
             "{:7.3} s  {who:<7} {what}",
             at.saturating_duration_since(self.began).as_secs_f64()
@@ -156,20 +156,20 @@ impl Story {
         tokio::spawn(async move {
             let mut known = 0;
             while let Some(event) = events.after(known).await {
-                self.tell_at(event.at.instant, who, &in_words(&event.stage));
+                self.print_at(event.at.instant, who, &in_words(&event.stage));
                 known += 1;
             }
         })
     }
 }
 
-fn in_words(stage: &Stage) -> String {
+fn in_words(stage: &CallStage) -> String {
     match stage {
-        Stage::Ringing { code } => format!("hears it ring ({code})"),
-        Stage::Answered => "is answered (200)".to_owned(),
-        Stage::Rejected { code, reason } => format!("is refused ({code} {reason})"),
-        Stage::Ended { by_remote: true } => "is hung up on (BYE)".to_owned(),
-        Stage::Ended { by_remote: false } => "hangs up".to_owned(),
+        CallStage::Ringing { code } => format!("hears it ring ({code})"),
+        CallStage::Answered => "is answered (200)".to_owned(),
+        CallStage::Rejected { code, reason } => format!("is refused ({code} {reason})"),
+        CallStage::Ended { by_remote: true } => "is hung up on (BYE)".to_owned(),
+        CallStage::Ended { by_remote: false } => "hangs up".to_owned(),
     }
 }
 

@@ -31,7 +31,7 @@ pub struct Ports {
     /// The local AWS of the second region.
     pub fallback_cloud: u16,
     /// The API that simulates a region outage.
-    pub loss: u16,
+    pub region_control: u16,
     /// The control API of the faults. The next four ports are the fault proxies (see [`crate::faults`]).
     pub faults: u16,
 }
@@ -44,7 +44,7 @@ pub const PORTS: Ports = Ports {
     cloud: 4566,
     fallback_gateway: 5150,
     fallback_cloud: 4666,
-    loss: 5151,
+    region_control: 5151,
     faults: 5053,
 };
 
@@ -148,10 +148,10 @@ pub const MOBILE_NUMBERS: [(&str, &str); 4] = [
 ];
 
 /// The number of extra phones in a stack with faults, so that many calls can run at the same time.
-pub const CROWD: u16 = 24;
+pub const EXTRA_PHONES: u16 = 24;
 
 /// The extension, the number and the owner's phone number of an extra phone.
-pub fn one_of_the_crowd(place: u16) -> [String; 3] {
+pub fn extra_phone(place: u16) -> [String; 3] {
     [
         format!("{}", 1_101 + place),
         format!("0804749{}", 2_101 + place),

@@ -45,7 +45,7 @@ pub struct Stack {
     pub fallback: Option<Box<Stack>>,
     /// The API that simulates a region outage, in a stack with two regions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub loss_url: Option<String>,
+    pub region_control_url: Option<String>,
     /// The fault injection, in a stack that was started with `FAULTS=yes`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub faults: Option<Faults>,

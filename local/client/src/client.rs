@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::error::Error as Broken;
+use tokio_tungstenite::tungstenite::error::Error as WsError;
 use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::http::header::{AUTHORIZATION, HeaderValue};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
@@ -16,9 +16,9 @@ use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
 
 /// The timeout for connecting: TCP, TLS, and the authorizer, which may start cold.
-const CONNECTING: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The timeout for the server's answer to a close frame.
-const CLOSING: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A connection to `/exotel-stream`.
 #[derive(Debug)]
@@ -43,8 +43,8 @@ pub enum Credential {
 #[non_exhaustive]
 pub enum Error {
     /// The URL or the token is malformed.
-    #[error("the URL or the token cannot be used: {0}")]
-    Address(Box<Broken>),
+    #[error("invalid URL or token: {0}")]
+    InvalidAddress(Box<WsError>),
     /// The server answered the handshake with an HTTP error.
     #[error("the server refused the connection with {status}: {body}")]
     Refused {
@@ -55,15 +55,15 @@ pub enum Error {
     },
     /// The handshake failed.
     #[error("could not connect: {0}")]
-    Unreachable(Box<Broken>),
+    Unreachable(Box<WsError>),
     /// The handshake did not finish in time.
     #[error("not connected within {0:?}")]
-    NotConnected(Duration),
+    ConnectTimeout(Duration),
     /// No message arrived in time. The connection stays open.
     #[error("no message within {0:?}")]
-    Silent(Duration),
+    MessageTimeout(Duration),
     /// A message is not JSON. The connection stays open.
-    #[error("a message that is no JSON: {0}")]
+    #[error("a message is not JSON: {0}")]
     NotJson(String),
     /// The server closed the connection.
     #[error("the server closed the connection ({code:?} {reason})")]
@@ -75,7 +75,7 @@ pub enum Error {
     },
     /// The connection ended without a close frame.
     #[error("the connection broke: {0}")]
-    Broken(Box<Broken>),
+    Broken(Box<WsError>),
 }
 
 impl Client {
@@ -98,10 +98,10 @@ impl Client {
         let without_nagle = true;
         let request = request(url, credential)?;
         let connecting = connect_async_with_config(request, None, without_nagle);
-        let (stream, _) = tokio::time::timeout(CONNECTING, connecting)
+        let (stream, _) = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
             .await
-            .map_err(|_| Error::NotConnected(CONNECTING))?
-            .map_err(Error::in_handshake)?;
+            .map_err(|_| Error::ConnectTimeout(CONNECT_TIMEOUT))?
+            .map_err(Error::from_handshake)?;
         Ok(Self { stream })
     }
 
@@ -119,7 +119,7 @@ impl Client {
     /// When the connection is closed or broken.
     pub async fn send_text(&mut self, text: impl Into<Utf8Bytes>) -> Result<(), Error> {
         let message = Message::Text(text.into());
-        self.stream.send(message).await.map_err(Error::in_use)
+        self.stream.send(message).await.map_err(Error::from_stream)
     }
 
     /// Receives the next message, and waits no longer than `within`.
@@ -129,7 +129,7 @@ impl Client {
     pub async fn next(&mut self, within: Duration) -> Result<Value, Error> {
         tokio::time::timeout(within, self.receive())
             .await
-            .map_err(|_| Error::Silent(within))?
+            .map_err(|_| Error::MessageTimeout(within))?
     }
 
     /// Receives the next message, without a timeout. Cancel-safe: dropping the future loses no message.
@@ -148,7 +148,7 @@ impl Client {
                 }
                 // tungstenite answers pings itself.
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
-                Some(Err(error)) => return Err(Error::in_use(error)),
+                Some(Err(error)) => return Err(Error::from_stream(error)),
                 None => return Err(Error::closed(None)),
             }
         }
@@ -156,58 +156,41 @@ impl Client {
 
     /// Closes the connection with a close frame, and returns the messages that arrive until it is closed.
     pub async fn close(mut self) -> Vec<Value> {
-        let mut late = Vec::new();
+        let mut remaining = Vec::new();
         let closing = async {
-            self.stream.close(None).await.map_err(Error::in_use)?;
+            self.stream.close(None).await.map_err(Error::from_stream)?;
             loop {
                 match self.receive().await {
-                    Ok(message) => late.push(message),
+                    Ok(message) => remaining.push(message),
                     Err(Error::NotJson(_)) => {}
                     Err(gone) => return Err::<(), _>(gone),
                 }
             }
         };
         // A timeout and an error both mean that the connection is gone, which is what the caller wants.
-        let _ = tokio::time::timeout(CLOSING, closing).await;
-        late
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, closing).await;
+        remaining
     }
 }
 
 impl Error {
-    /// Whether a retry would get the same answer.
-    #[must_use]
-    pub fn is_final(&self) -> bool {
-        match self {
-            Self::Address(_) => true,
-            Self::Refused { status, .. } => {
-                (400..500).contains(status) && ![408, 429].contains(status)
-            }
-            Self::Unreachable(_)
-            | Self::NotConnected(_)
-            | Self::Silent(_)
-            | Self::NotJson(_)
-            | Self::Closed { .. }
-            | Self::Broken(_) => false,
-        }
-    }
-
-    fn in_handshake(error: Broken) -> Self {
+    fn from_handshake(error: WsError) -> Self {
         match error {
-            Broken::Http(response) => {
+            WsError::Http(response) => {
                 let body = response.body().as_deref().unwrap_or_default();
                 Self::Refused {
                     status: response.status().as_u16(),
                     body: String::from_utf8_lossy(body).into_owned(),
                 }
             }
-            Broken::Url(_) | Broken::HttpFormat(_) => Self::Address(Box::new(error)),
+            WsError::Url(_) | WsError::HttpFormat(_) => Self::InvalidAddress(Box::new(error)),
             other => Self::Unreachable(Box::new(other)),
         }
     }
 
-    fn in_use(error: Broken) -> Self {
+    fn from_stream(error: WsError) -> Self {
         match error {
-            Broken::ConnectionClosed | Broken::AlreadyClosed => Self::closed(None),
+            WsError::ConnectionClosed | WsError::AlreadyClosed => Self::closed(None),
             other => Self::Broken(Box::new(other)),
         }
     }
@@ -231,13 +214,13 @@ fn request(url: &str, credential: &Credential) -> Result<Request, Error> {
             Ok(request)
         }),
     }
-    .map_err(|error| Error::Address(Box::new(error)))
+    .map_err(|error| Error::InvalidAddress(Box::new(error)))
 }
 
 fn with_token(url: &str, token: &SecretString) -> String {
-    let joint = if url.contains('?') { '&' } else { '?' };
+    let separator = if url.contains('?') { '&' } else { '?' };
     let token: String = form_urlencoded::byte_serialize(token.expose_secret().as_bytes()).collect();
-    format!("{url}{joint}token={token}")
+    format!("{url}{separator}token={token}")
 }
 
 fn json(bytes: &[u8]) -> Result<Value, Error> {
@@ -252,7 +235,7 @@ mod tests {
     const URL: &str = "wss://abc.execute-api.ap-south-1.amazonaws.com/exotel-stream";
 
     #[test]
-    fn a_token_goes_into_the_query_encoded_and_beside_what_is_there() {
+    fn a_token_is_appended_to_the_query_and_escaped() {
         let with = |url: &str| {
             let request = request(url, &Credential::InQuery("a+b/c".into()))?;
             Ok::<_, Error>(request.uri().query().map(str::to_owned))
@@ -270,18 +253,8 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_no_header_can_hold_is_told_at_once() {
+    fn a_token_with_a_line_break_is_an_error() {
         let request = request(URL, &Credential::InHeader("two\nlines".into()));
-        assert!(request.unwrap_err().is_final());
-    }
-
-    #[test]
-    fn only_a_refusal_that_would_come_again_is_final() {
-        let is_final = |status| {
-            let body = String::new();
-            Error::Refused { status, body }.is_final()
-        };
-        assert!([400, 401, 403, 404].into_iter().all(is_final));
-        assert!(![408, 429, 500, 502, 503].into_iter().any(is_final));
+        assert!(matches!(request, Err(Error::InvalidAddress(_))));
     }
 }

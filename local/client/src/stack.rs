@@ -7,8 +7,6 @@ use serde::Deserialize;
 /// The running stack.
 #[derive(Debug, Deserialize)]
 pub struct Stack {
-    /// The HTTP API.
-    pub http_url: String,
     /// The WebSocket API.
     pub ws_url: String,
     phones: Vec<Phone>,

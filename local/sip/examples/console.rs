@@ -20,7 +20,7 @@ use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use ringback_sip::{
-    CallEvents, Caller, IncomingCall, Media, Moment, OutgoingCall, Phone, Stage, Trunk,
+    CallEvents, Caller, IncomingCall, Media, EventTime, OutgoingCall, Phone, CallStage, Trunk,
 };
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
@@ -190,13 +190,13 @@ fn tell(name: String, events: CallEvents) {
     });
 }
 
-fn describe(stage: &Stage) -> String {
+fn describe(stage: &CallStage) -> String {
     match stage {
-        Stage::Ringing { code } => format!("ringing ({code})"),
-        Stage::Answered => "answered".into(),
-        Stage::Rejected { code, reason } => format!("rejected: {code} {reason}"),
-        Stage::Ended { by_remote: true } => "ended by the other side".into(),
-        Stage::Ended { by_remote: false } => "ended by us".into(),
+        CallStage::Ringing { code } => format!("ringing ({code})"),
+        CallStage::Answered => "answered".into(),
+        CallStage::Rejected { code, reason } => format!("rejected: {code} {reason}"),
+        CallStage::Ended { by_remote: true } => "ended by the other side".into(),
+        CallStage::Ended { by_remote: false } => "ended by us".into(),
     }
 }
 
@@ -206,7 +206,7 @@ fn say(name: &str, what: &str) {
     print_line(now, name, what);
 }
 
-fn print_at(at: Moment, name: &str, what: &str) {
+fn print_at(at: EventTime, name: &str, what: &str) {
     print_line(at.wall, name, what);
 }
 

@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
-    Error, Media, Stage,
+    Error, Media, CallStage,
     error::failed,
     events::{CallEvents, EventLog},
     tls,
@@ -112,7 +112,7 @@ impl Agent {
         uri(user, pbx, self.transport)
     }
 
-    pub(crate) fn way_to(&self, pbx: SocketAddr) -> SipAddr {
+    pub(crate) fn sip_address_of(&self, pbx: SocketAddr) -> SipAddr {
         match self.transport {
             Transport::Tls => SipAddr::new(Transport::Tls, pbx.into()),
             _ => SipAddr::from(pbx),
@@ -165,14 +165,14 @@ async fn dispatch(
             // If the receiver is gone, the transaction is dropped and the stack ends it.
             let _ = invite.send(request);
         } else {
-            tokio::spawn(answer_stray(request));
+            tokio::spawn(answer_outside_dialogs(request));
         }
     }
 }
 
 /// Answers requests outside a dialog. OPTIONS (the PBX checks whether the phone is alive) and NOTIFY get 200. All
 /// others belong to a call that is already over and get 481.
-async fn answer_stray(mut request: Transaction) {
+async fn answer_outside_dialogs(mut request: Transaction) {
     let code = match request.original.method {
         Method::Options | Method::Notify => StatusCode::OK,
         Method::Ack => return,
@@ -189,7 +189,7 @@ pub(crate) struct Leg {
     pub(crate) dialog: InviteDialog,
     pub(crate) log: EventLog,
     pub(crate) media: Media,
-    pub(crate) end: End,
+    pub(crate) end: CallSide,
 }
 
 impl Leg {
@@ -200,7 +200,7 @@ impl Leg {
     /// Sends BYE on an answered call. Before the answer, the caller sends CANCEL and the phone rejects with 603.
     pub(crate) async fn hang_up(&self) -> Result<(), Error> {
         self.media.mute();
-        if self.end == End::Called && self.dialog.state().can_cancel() {
+        if self.end == CallSide::Called && self.dialog.state().can_cancel() {
             return self.reject(StatusCode::Decline);
         }
         self.dialog.hangup().await.map_err(failed("hanging up"))
@@ -215,24 +215,24 @@ impl Leg {
     }
 }
 
-pub(crate) fn rejected(status: &StatusCode) -> Stage {
+pub(crate) fn rejected(status: &StatusCode) -> CallStage {
     let text = status.to_string();
-    Stage::Rejected {
+    CallStage::Rejected {
         code: status.code(),
         reason: text.split_once(' ').map_or(text.clone(), |(_, r)| r.into()),
     }
 }
 
 /// Hangs up when the last handle to the call is dropped.
-pub(crate) struct HangUpOnDrop(Leg);
+pub(crate) struct HangUpGuard(Leg);
 
 impl Leg {
-    pub(crate) fn hang_up_on_drop(&self) -> Arc<HangUpOnDrop> {
-        Arc::new(HangUpOnDrop(self.clone()))
+    pub(crate) fn hang_up_guard(&self) -> Arc<HangUpGuard> {
+        Arc::new(HangUpGuard(self.clone()))
     }
 }
 
-impl Drop for HangUpOnDrop {
+impl Drop for HangUpGuard {
     fn drop(&mut self) {
         let leg = self.0.clone();
         leg.media.mute();
@@ -251,18 +251,18 @@ pub(crate) async fn follow(
     dialogs: Arc<DialogLayer>,
     log: EventLog,
     media: Media,
-    ours: End,
+    ours: CallSide,
 ) {
     while let Some(state) = states.recv().await {
         match state {
-            DialogState::Early(_, response) => log.note(Stage::Ringing {
+            DialogState::Early(_, response) => log.note(CallStage::Ringing {
                 code: response.status_code.code(),
             }),
             DialogState::Confirmed(_, response) => {
-                if ours == End::Calling {
+                if ours == CallSide::Calling {
                     connect(&media, &response.body);
                 }
-                log.note(Stage::Answered);
+                log.note(CallStage::Answered);
             }
             // A re-INVITE or UPDATE: a session refresh, or a new address for the media.
             DialogState::Updated(_, request, handle) => {
@@ -277,8 +277,8 @@ pub(crate) async fn follow(
             }
             DialogState::Terminated(id, reason) => {
                 media.mute();
-                if let Some(by_remote) = ended_by_remote(&reason, ours) {
-                    log.note(Stage::Ended { by_remote });
+                if let Some(by_remote) = ended_by_other_side(&reason, ours) {
+                    log.note(CallStage::Ended { by_remote });
                 }
                 dialogs.remove_dialog(&id);
                 return;
@@ -294,18 +294,18 @@ pub(crate) async fn follow(
 
 /// Our side of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum End {
+pub(crate) enum CallSide {
     Calling,
     Called,
 }
 
 /// Whether the other side ended the call. `None` when the INVITE got a final response, which is logged elsewhere with
 /// its code.
-fn ended_by_remote(reason: &TerminatedReason, ours: End) -> Option<bool> {
+fn ended_by_other_side(reason: &TerminatedReason, ours: CallSide) -> Option<bool> {
     match (reason, ours) {
-        (TerminatedReason::UacBye, end) => Some(end == End::Called),
-        (TerminatedReason::UasBye, end) => Some(end == End::Calling),
-        (TerminatedReason::UacCancel, End::Called) => Some(true),
+        (TerminatedReason::UacBye, end) => Some(end == CallSide::Called),
+        (TerminatedReason::UasBye, end) => Some(end == CallSide::Calling),
+        (TerminatedReason::UacCancel, CallSide::Called) => Some(true),
         (TerminatedReason::Timeout, _) => Some(true),
         _ => None,
     }

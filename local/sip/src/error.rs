@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use crate::Stage;
+use crate::CallStage;
 
 /// Why a simulated endpoint failed, or did not see what a test expects.
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +41,7 @@ pub enum Error {
     Sdp(String),
     /// The remote session description would send unencrypted media to an SRTP leg.
     #[error("the other side's session description has no key")]
-    InClear,
+    UnencryptedMedia,
     /// The expected event did not happen in time.
     #[error("waited {waited:?} for {wanted}, and saw {seen:?}")]
     TimedOut {
@@ -50,19 +50,19 @@ pub enum Error {
         /// The timeout.
         waited: Duration,
         /// The events of the call until then.
-        seen: Vec<Stage>,
+        seen: Vec<CallStage>,
     },
     /// The call ended in another way, so the expected event can no longer happen.
     #[error("waited for {wanted}, but the call went another way: {seen:?}")]
-    WentAnotherWay {
+    UnexpectedOutcome {
         /// The expected event.
         wanted: &'static str,
         /// The events of the call.
-        seen: Vec<Stage>,
+        seen: Vec<CallStage>,
     },
     /// No audio from the other leg arrived in time.
     #[error("waited {waited:?} for the other party's audio, and received {packets} packets of any")]
-    Silent {
+    NoAudio {
         /// The timeout.
         waited: Duration,
         /// How many RTP packets arrived from any sender.
@@ -70,7 +70,7 @@ pub enum Error {
     },
     /// No video from the other leg arrived in time.
     #[error("waited {waited:?} for the other party's video, and received {frames} frames of any")]
-    Dark {
+    NoVideo {
         /// The timeout.
         waited: Duration,
         /// How many VP8 frames arrived from any sender.

@@ -6,14 +6,14 @@ use crate::Error;
 
 /// The time of an event, on the monotonic clock and on the wall clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Moment {
+pub struct EventTime {
     /// For measuring durations.
     pub instant: Instant,
     /// For display, and for comparing with logs.
     pub wall: SystemTime,
 }
 
-impl Moment {
+impl EventTime {
     #[allow(
         clippy::disallowed_methods,
         reason = "an event of the outside world happens when it happens"
@@ -33,7 +33,7 @@ impl Moment {
 
 /// A step in the life of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Stage {
+pub enum CallStage {
     /// The called party rings (180 or 183).
     Ringing {
         /// The provisional response's code.
@@ -55,7 +55,7 @@ pub enum Stage {
     },
 }
 
-impl Stage {
+impl CallStage {
     fn is_final(&self) -> bool {
         matches!(self, Self::Rejected { .. } | Self::Ended { .. })
     }
@@ -65,9 +65,9 @@ impl Stage {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CallEvent {
     /// The stage.
-    pub stage: Stage,
+    pub stage: CallStage,
     /// The time.
-    pub at: Moment,
+    pub at: EventTime,
 }
 
 /// The events of a call, oldest first. Reading and waiting consume nothing, so both can be repeated.
@@ -89,7 +89,7 @@ impl EventLog {
 
     /// Logs a stage once, and nothing after a final stage. SIP may send 180 twice, and a rejection also ends the
     /// dialog.
-    pub(crate) fn note(&self, stage: Stage) {
+    pub(crate) fn note(&self, stage: CallStage) {
         self.0.send_if_modified(|events| {
             let over = events.iter().any(|event| event.stage.is_final());
             let known = events.iter().any(|event| event.stage == stage);
@@ -98,7 +98,7 @@ impl EventLog {
             }
             events.push(CallEvent {
                 stage,
-                at: Moment::now(),
+                at: EventTime::now(),
             });
             true
         });
@@ -131,7 +131,7 @@ impl CallEvents {
         &self,
         wanted: &'static str,
         within: Duration,
-        is_it: impl Fn(&Stage) -> bool,
+        is_it: impl Fn(&CallStage) -> bool,
     ) -> Result<CallEvent, Error> {
         let mut receiver = self.0.clone();
         let reached = tokio::time::timeout(within, async {
@@ -154,7 +154,7 @@ impl CallEvents {
         };
         match events.iter().find(|event| is_it(&event.stage)) {
             Some(event) => Ok(event.clone()),
-            None => Err(Error::WentAnotherWay {
+            None => Err(Error::UnexpectedOutcome {
                 wanted,
                 seen: stages(&events),
             }),
@@ -162,7 +162,7 @@ impl CallEvents {
     }
 }
 
-fn stages(events: &[CallEvent]) -> Vec<Stage> {
+fn stages(events: &[CallEvent]) -> Vec<CallStage> {
     events.iter().map(|event| event.stage.clone()).collect()
 }
 
@@ -172,29 +172,29 @@ mod tests {
 
     const SOON: Duration = Duration::from_millis(20);
 
-    fn is_answered(stage: &Stage) -> bool {
-        *stage == Stage::Answered
+    fn is_answered(stage: &CallStage) -> bool {
+        *stage == CallStage::Answered
     }
 
     #[tokio::test]
     async fn what_has_happened_before_the_wait_is_found() {
         let log = EventLog::new();
-        log.note(Stage::Ringing { code: 180 });
-        log.note(Stage::Answered);
+        log.note(CallStage::Ringing { code: 180 });
+        log.note(CallStage::Answered);
         let event = log.events().wait_for("200", SOON, is_answered).await;
-        assert_eq!(event.ok().map(|e| e.stage), Some(Stage::Answered));
+        assert_eq!(event.ok().map(|e| e.stage), Some(CallStage::Answered));
     }
 
     #[tokio::test]
     async fn a_rejected_call_is_not_waited_for_any_longer() {
         let log = EventLog::new();
-        log.note(Stage::Rejected {
+        log.note(CallStage::Rejected {
             code: 486,
             reason: "Busy Here".into(),
         });
         let hour = Duration::from_secs(3600);
         let result = log.events().wait_for("200", hour, is_answered).await;
-        assert!(matches!(result, Err(Error::WentAnotherWay { .. })));
+        assert!(matches!(result, Err(Error::UnexpectedOutcome { .. })));
     }
 
     #[tokio::test]
@@ -207,10 +207,10 @@ mod tests {
     #[tokio::test]
     async fn repetitions_and_anything_after_the_end_are_not_noted() {
         let log = EventLog::new();
-        log.note(Stage::Ringing { code: 180 });
-        log.note(Stage::Ringing { code: 180 });
-        log.note(Stage::Ended { by_remote: true });
-        log.note(Stage::Ended { by_remote: false });
+        log.note(CallStage::Ringing { code: 180 });
+        log.note(CallStage::Ringing { code: 180 });
+        log.note(CallStage::Ended { by_remote: true });
+        log.note(CallStage::Ended { by_remote: false });
         assert_eq!(log.events().all().len(), 2);
     }
 }

@@ -43,7 +43,7 @@ mod trunk;
 
 pub use caller::Caller;
 pub use error::Error;
-pub use events::{CallEvent, CallEvents, Moment, Stage};
+pub use events::{CallEvent, CallEvents, EventTime, CallStage};
 pub use media::Media;
 pub use phone::{IncomingCall, Phone};
 pub use trunk::{OutgoingCall, Trunk};

@@ -5,7 +5,7 @@ use std::{
 
 use crate::{
     Error,
-    rtp::{Codec, Protection, Stream},
+    rtp::{Codec, Encryption, Stream},
     sdp,
 };
 
@@ -28,7 +28,7 @@ impl Media {
     pub(crate) async fn open(
         ip: IpAddr,
         camera: Camera,
-        protection: Protection,
+        protection: Encryption,
     ) -> Result<Self, Error> {
         let audio = Stream::open(Codec::Pcmu, ip, protection).await?;
         let video = match camera {
@@ -38,8 +38,8 @@ impl Media {
         Ok(Self { audio, video })
     }
 
-    fn local(&self) -> sdp::Local {
-        sdp::Local {
+    fn local(&self) -> sdp::LocalStreams {
+        sdp::LocalStreams {
             audio: receiver(&self.audio),
             video: self.video.as_ref().map(receiver),
         }
@@ -61,7 +61,7 @@ impl Media {
     pub(crate) fn connect(&self, their_description: &[u8]) -> Result<(), Error> {
         let audio = sdp::audio(their_description)?;
         if self.audio.key().is_some() && audio.key.is_none() {
-            return Err(Error::InClear);
+            return Err(Error::UnencryptedMedia);
         }
         self.audio.connect(audio);
         if let Some(video) = &self.video {
@@ -99,14 +99,14 @@ impl Media {
         if self.audio.receives(&other.audio, within).await {
             return Ok(());
         }
-        Err(Error::Silent {
+        Err(Error::NoAudio {
             waited: within,
             packets: self.received(),
         })
     }
 
     /// Whether both sides agreed on video, so this leg sends it.
-    pub fn shows_itself(&self) -> bool {
+    pub fn sends_video(&self) -> bool {
         self.video.as_ref().is_some_and(Stream::is_sending)
     }
 
@@ -129,15 +129,15 @@ impl Media {
             (Some(ours), Some(theirs)) => ours.receives(theirs, within).await,
             _ => false,
         };
-        seen.then_some(()).ok_or_else(|| Error::Dark {
+        seen.then_some(()).ok_or_else(|| Error::NoVideo {
             waited: within,
             frames: self.frames(),
         })
     }
 }
 
-fn receiver(stream: &Stream) -> sdp::Receiver {
-    sdp::Receiver {
+fn receiver(stream: &Stream) -> sdp::LocalStream {
+    sdp::LocalStream {
         address: stream.local(),
         key: stream.key(),
     }
@@ -151,10 +151,10 @@ mod tests {
     const NOT_LONG: Duration = Duration::from_millis(50);
 
     async fn leg(camera: Camera) -> Result<Media, Error> {
-        protected_leg(camera, Protection::Clear).await
+        protected_leg(camera, Encryption::Clear).await
     }
 
-    async fn protected_leg(camera: Camera, protection: Protection) -> Result<Media, Error> {
+    async fn protected_leg(camera: Camera, protection: Encryption) -> Result<Media, Error> {
         Media::open(IpAddr::from([127, 0, 0, 1]), camera, protection).await
     }
 
@@ -183,8 +183,8 @@ mod tests {
 
     #[tokio::test]
     async fn two_encrypted_legs_hear_and_see_each_other() -> Result<(), Error> {
-        let caller = protected_leg(Camera::Vp8, Protection::Srtp).await?;
-        let phone = protected_leg(Camera::Vp8, Protection::Srtp).await?;
+        let caller = protected_leg(Camera::Vp8, Encryption::Srtp).await?;
+        let phone = protected_leg(Camera::Vp8, Encryption::Srtp).await?;
         join(&caller, &phone)?;
         caller.hears(&phone, SOON).await?;
         phone.hears(&caller, SOON).await?;
@@ -194,13 +194,13 @@ mod tests {
 
     #[tokio::test]
     async fn an_encrypted_leg_and_one_in_clear_do_not_understand_each_other() -> Result<(), Error> {
-        let caller = protected_leg(Camera::None, Protection::Srtp).await?;
+        let caller = protected_leg(Camera::None, Encryption::Srtp).await?;
         let phone = leg(Camera::None).await?;
         let offer = caller.offer();
         phone.connect(&offer)?;
         assert!(caller.connect(&phone.answer(&offer)).is_err());
         let result = caller.hears(&phone, Duration::from_millis(300)).await;
-        assert!(matches!(result, Err(Error::Silent { packets: 0, .. })));
+        assert!(matches!(result, Err(Error::NoAudio { packets: 0, .. })));
         Ok(())
     }
 
@@ -209,9 +209,9 @@ mod tests {
         let (caller, phone) = (leg(Camera::Vp8).await?, leg(Camera::None).await?);
         join(&caller, &phone)?;
         phone.hears(&caller, SOON).await?;
-        assert!(!caller.shows_itself());
+        assert!(!caller.sends_video());
         let result = caller.sees(&phone, NOT_LONG).await;
-        assert!(matches!(result, Err(Error::Dark { frames: 0, .. })));
+        assert!(matches!(result, Err(Error::NoVideo { frames: 0, .. })));
         Ok(())
     }
 
@@ -222,7 +222,7 @@ mod tests {
         stranger.connect(&phone.offer())?;
         phone.hears(&stranger, SOON).await?;
         let result = phone.hears(&caller, NOT_LONG).await;
-        assert!(matches!(result, Err(Error::Silent { packets, .. }) if packets > 0));
+        assert!(matches!(result, Err(Error::NoAudio { packets, .. }) if packets > 0));
         Ok(())
     }
 }

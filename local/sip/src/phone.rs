@@ -7,12 +7,12 @@ use rsipstack::{
 };
 
 use crate::{
-    CallEvent, CallEvents, Caller, Error, Media, Stage,
-    agent::{self, Agent, End, HangUpOnDrop, Invitations, Leg},
+    CallEvent, CallEvents, Caller, Error, Media, CallStage,
+    agent::{self, Agent, CallSide, HangUpGuard, Invitations, Leg},
     error::failed,
     events::EventLog,
     media::Camera,
-    rtp::Protection,
+    rtp::Encryption,
     sdp,
 };
 
@@ -26,15 +26,15 @@ pub struct Phone {
     registrar: SocketAddr,
     extension: String,
     camera: Camera,
-    protection: Protection,
+    protection: Encryption,
 }
 
 impl Phone {
     /// Creates a phone with UDP and RTP. It is not registered yet. Its address is the local address that reaches the
     /// PBX.
     pub async fn new(pbx: SocketAddr, extension: &str, password: &str) -> Result<Self, Error> {
-        let agent = Agent::bind(own_address_towards(pbx).await?).await?;
-        Self::on(agent, pbx, extension, password, Protection::Clear)
+        let agent = Agent::bind(local_address_towards(pbx).await?).await?;
+        Self::on(agent, pbx, extension, password, Encryption::Clear)
     }
 
     /// Creates a phone with TLS and SRTP. `ca_pem` is the authority that signed the PBX's certificate.
@@ -44,8 +44,8 @@ impl Phone {
         password: &str,
         ca_pem: &str,
     ) -> Result<Self, Error> {
-        let agent = Agent::connect(own_address_towards(pbx).await?, pbx, ca_pem).await?;
-        Self::on(agent, pbx, extension, password, Protection::Srtp)
+        let agent = Agent::connect(local_address_towards(pbx).await?, pbx, ca_pem).await?;
+        Self::on(agent, pbx, extension, password, Encryption::Srtp)
     }
 
     fn on(
@@ -53,7 +53,7 @@ impl Phone {
         pbx: SocketAddr,
         extension: &str,
         password: &str,
-        protection: Protection,
+        protection: Encryption,
     ) -> Result<Self, Error> {
         let credential = Credential {
             username: extension.to_owned(),
@@ -81,7 +81,7 @@ impl Phone {
     /// Answers with unencrypted media, even if the offer is encrypted.
     pub fn without_srtp(self) -> Self {
         Self {
-            protection: Protection::Clear,
+            protection: Encryption::Clear,
             ..self
         }
     }
@@ -147,7 +147,7 @@ impl Phone {
     }
 
     async fn ring(&self, mut invitation: Transaction) -> Result<IncomingCall, Error> {
-        let caller = caller_of(&invitation)?;
+        let caller = caller_in_invite(&invitation)?;
         let media = Media::open(self.agent.ip(), self.camera, self.protection).await?;
         let headers = invitation.original.headers.clone();
         let offer = invitation.original.body.clone();
@@ -164,23 +164,23 @@ impl Phone {
             self.agent.dialogs.clone(),
             log.clone(),
             media.clone(),
-            End::Called,
+            CallSide::Called,
         );
         tokio::spawn(story);
         let leg = Leg {
             dialog: dialog.clone(),
             log: log.clone(),
             media,
-            end: End::Called,
+            end: CallSide::Called,
         };
         tokio::spawn(async move { dialog.handle(&mut invitation).await });
         leg.dialog.ringing(None, None).map_err(failed("ringing"))?;
-        log.note(Stage::Ringing { code: 180 });
+        log.note(CallStage::Ringing { code: 180 });
         Ok(IncomingCall {
             caller,
             headers,
             offer,
-            _hang_up: leg.hang_up_on_drop(),
+            _hang_up: leg.hang_up_guard(),
             leg,
             _agent: self.agent.clone(),
         })
@@ -188,7 +188,7 @@ impl Phone {
 }
 
 /// A free port at the local address that the system would send from. Sends nothing.
-async fn own_address_towards(pbx: SocketAddr) -> Result<SocketAddr, Error> {
+async fn local_address_towards(pbx: SocketAddr) -> Result<SocketAddr, Error> {
     let probe = async {
         let socket = tokio::net::UdpSocket::bind(unspecified(pbx)).await?;
         socket.connect(pbx).await?;
@@ -209,7 +209,7 @@ fn unspecified(like: SocketAddr) -> SocketAddr {
     }
 }
 
-fn caller_of(invitation: &Transaction) -> Result<Caller, Error> {
+fn caller_in_invite(invitation: &Transaction) -> Result<Caller, Error> {
     let header = invitation.original.from_header();
     let header = header.map_err(|error| failed("reading an INVITE's From")(error.into()))?;
     Caller::in_from(header.value())
@@ -222,7 +222,7 @@ pub struct IncomingCall {
     headers: Headers,
     offer: Vec<u8>,
     leg: Leg,
-    _hang_up: Arc<HangUpOnDrop>,
+    _hang_up: Arc<HangUpGuard>,
     /// Keeps the socket open when the `Phone` is dropped before the call.
     _agent: Agent,
 }
@@ -266,8 +266,8 @@ impl IncomingCall {
         let headers = agent::sdp_content_type();
         let sent = self.leg.dialog.accept(Some(headers), Some(answer));
         sent.map_err(failed("answering a call"))?;
-        self.leg.log.note(Stage::Answered);
-        let is_it = |stage: &Stage| *stage == Stage::Answered;
+        self.leg.log.note(CallStage::Answered);
+        let is_it = |stage: &CallStage| *stage == CallStage::Answered;
         let at_once = Duration::ZERO;
         self.events()
             .wait_for("our own answer", at_once, is_it)
@@ -286,7 +286,7 @@ impl IncomingCall {
 
     /// Waits for the end of the call: a BYE, or a CANCEL before the answer.
     pub async fn ended(&self, within: Duration) -> Result<CallEvent, Error> {
-        let is_it = |stage: &Stage| matches!(stage, Stage::Ended { .. });
+        let is_it = |stage: &CallStage| matches!(stage, CallStage::Ended { .. });
         self.events()
             .wait_for("the call's end", within, is_it)
             .await

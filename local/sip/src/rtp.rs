@@ -12,19 +12,19 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
     Error,
-    srtp::{self, MasterKey, Session},
+    srtp::{self, MasterKey, SrtpContext},
 };
 
 const HEADER_BYTES: usize = 12;
-const MARK_BYTES: usize = 8;
+const TAG_BYTES: usize = 8;
 const MARKER_BIT: u8 = 0x80;
 
 /// The payload of a leg in place of speech and pictures: its own address, repeated. A PBX forwards PCMU and VP8
 /// unchanged, so the other leg recognises the sender.
-type Mark = [u8; MARK_BYTES];
+type SenderTag = [u8; TAG_BYTES];
 
 /// The key for packets that no simulated leg sends, such as announcements.
-const NOBODYS: Mark = [0; MARK_BYTES];
+const UNKNOWN_SENDER: SenderTag = [0; TAG_BYTES];
 
 /// The codec of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,7 +89,7 @@ impl Codec {
 
 /// The remote side of a stream, from its session description.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Remote {
+pub(crate) struct RemoteStream {
     pub(crate) address: SocketAddr,
     /// The payload type that both sides use for the codec.
     pub(crate) payload_type: u8,
@@ -99,7 +99,7 @@ pub(crate) struct Remote {
 
 /// Whether streams are encrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Protection {
+pub(crate) enum Encryption {
     /// RTP only.
     Clear,
     /// SRTP only: packets that do not decrypt are not counted.
@@ -111,13 +111,13 @@ pub(crate) enum Protection {
 pub(crate) struct Stream {
     codec: Codec,
     local: SocketAddr,
-    mark: Mark,
+    mark: SenderTag,
     /// The key for our own packets. `None` without SRTP.
     key: Option<MasterKey>,
-    received: watch::Sender<HashMap<Mark, u64>>,
+    received: watch::Sender<HashMap<SenderTag, u64>>,
     socket: Arc<UdpSocket>,
     /// Set by the first remote session description. A later one moves the stream.
-    remote: watch::Sender<Option<Remote>>,
+    remote: watch::Sender<Option<RemoteStream>>,
     /// The payload type and the key of the remote's packets. Packets with another payload type belong to another codec.
     theirs: watch::Sender<(u8, Option<MasterKey>)>,
     /// Stops both tasks when the last clone is dropped.
@@ -128,7 +128,7 @@ impl Stream {
     pub(crate) async fn open(
         codec: Codec,
         ip: IpAddr,
-        protection: Protection,
+        protection: Encryption,
     ) -> Result<Self, Error> {
         let socket = UdpSocket::bind((ip, 0)).await;
         let socket = Arc::new(socket.map_err(|source| failed("opening an RTP socket", source))?);
@@ -138,10 +138,10 @@ impl Stream {
         let stream = Self {
             codec,
             local,
-            mark: mark_of(local),
+            mark: sender_tag(local),
             key: match protection {
-                Protection::Clear => None,
-                Protection::Srtp => Some(MasterKey::random()?),
+                Encryption::Clear => None,
+                Encryption::Srtp => Some(MasterKey::random()?),
             },
             received: watch::Sender::default(),
             socket,
@@ -159,7 +159,7 @@ impl Stream {
     }
 
     /// Starts sending to the remote, or switches to a new one.
-    pub(crate) fn connect(&self, remote: Remote) {
+    pub(crate) fn connect(&self, remote: RemoteStream) {
         self.theirs.send_replace((remote.payload_type, remote.key));
         self.remote.send_replace(Some(remote));
     }
@@ -200,14 +200,14 @@ impl Stream {
         let (codec, theirs, encrypted) = (self.codec, self.theirs.subscribe(), self.key.is_some());
         tokio::spawn(stop.run_until_cancelled_owned(async move {
             let mut packet = [0; 2048];
-            let mut decryption = Decryption::default();
+            let mut decryption = PacketDecryptor::default();
             while let Ok(size) = socket.recv(&mut packet).await {
                 let (payload_type, key) = *theirs.borrow();
                 let packet = match encrypted {
                     true => decryption.read(&packet[..size], key),
                     false => Some(packet[..size].to_vec()),
                 };
-                let mark = packet.and_then(|packet| mark_in(&packet, codec, payload_type));
+                let mark = packet.and_then(|packet| tag_in_packet(&packet, codec, payload_type));
                 if let Some(mark) = mark {
                     received.send_modify(|received| *received.entry(mark).or_default() += 1);
                 }
@@ -217,7 +217,7 @@ impl Stream {
 
     fn spawn_sender(&self, stop: CancellationToken) -> Result<(), Error> {
         let (socket, codec, mark) = (self.socket.clone(), self.codec, self.mark);
-        let encryption = self.key.map(Session::of).transpose()?;
+        let encryption = self.key.map(SrtpContext::of).transpose()?;
         let remote = self.remote.subscribe();
         tokio::spawn(stop.run_until_cancelled_owned(async move {
             let mut clock = tokio::time::interval(codec.packet_every());
@@ -243,18 +243,18 @@ impl Stream {
 
 /// Decrypts the remote's packets.
 #[derive(Default)]
-struct Decryption {
+struct PacketDecryptor {
     key: Option<MasterKey>,
-    session: Option<Session>,
+    session: Option<SrtpContext>,
     /// The highest packet index so far, from which the next one is estimated.
     latest: Option<u64>,
 }
 
-impl Decryption {
+impl PacketDecryptor {
     /// Decrypts a packet. `None` when it does not authenticate with this key.
     fn read(&mut self, packet: &[u8], key: Option<MasterKey>) -> Option<Vec<u8>> {
         if self.key != key {
-            let session = key.and_then(|key| Session::of(key).ok());
+            let session = key.and_then(|key| SrtpContext::of(key).ok());
             *self = Self {
                 key,
                 session,
@@ -272,8 +272,8 @@ fn failed(doing: &'static str, source: std::io::Error) -> Error {
     Error::Socket { doing, source }
 }
 
-fn mark_of(address: SocketAddr) -> Mark {
-    let mut mark = [0; MARK_BYTES];
+fn sender_tag(address: SocketAddr) -> SenderTag {
+    let mut mark = [0; TAG_BYTES];
     match address.ip() {
         IpAddr::V4(ip) => mark[2..6].copy_from_slice(&ip.octets()),
         IpAddr::V6(ip) => mark[2..6].copy_from_slice(&ip.octets()[12..]),
@@ -283,7 +283,7 @@ fn mark_of(address: SocketAddr) -> Mark {
     mark
 }
 
-fn packet(codec: Codec, payload_type: u8, sequence: u32, mark: Mark) -> Vec<u8> {
+fn packet(codec: Codec, payload_type: u8, sequence: u32, mark: SenderTag) -> Vec<u8> {
     const VERSION_2: u8 = 0x80;
     let time = sequence.wrapping_mul(codec.ticks());
     let size = HEADER_BYTES + codec.prelude().len() + codec.body_bytes();
@@ -292,7 +292,7 @@ fn packet(codec: Codec, payload_type: u8, sequence: u32, mark: Mark) -> Vec<u8> 
     packet.extend((sequence as u16).to_be_bytes());
     packet.extend(time.to_be_bytes());
     // The stream id (SSRC), which is as unique as the tag.
-    packet.extend(&mark[MARK_BYTES - 4..]);
+    packet.extend(&mark[TAG_BYTES - 4..]);
     packet.extend(codec.prelude());
     packet.extend(mark.iter().cycle().take(codec.body_bytes()));
     packet
@@ -300,17 +300,17 @@ fn packet(codec: Codec, payload_type: u8, sequence: u32, mark: Mark) -> Vec<u8> 
 
 /// The sender of a packet. [`UNKNOWN_SENDER`] when the payload is not one repeated tag, `None` when it has another
 /// payload type.
-fn mark_in(packet: &[u8], codec: Codec, payload_type: u8) -> Option<Mark> {
+fn tag_in_packet(packet: &[u8], codec: Codec, payload_type: u8) -> Option<SenderTag> {
     if packet.get(1)? & !MARKER_BIT != payload_type {
         return None;
     }
     let payload = packet.get(HEADER_BYTES..)?;
-    Some(mark_of_payload(payload, codec).unwrap_or(NOBODYS))
+    Some(tag_in_payload(payload, codec).unwrap_or(UNKNOWN_SENDER))
 }
 
-fn mark_of_payload(payload: &[u8], codec: Codec) -> Option<Mark> {
+fn tag_in_payload(payload: &[u8], codec: Codec) -> Option<SenderTag> {
     let body = payload.strip_prefix(codec.prelude())?;
-    let mark = *body.first_chunk::<MARK_BYTES>()?;
+    let mark = *body.first_chunk::<TAG_BYTES>()?;
     let intact = body.iter().eq(mark.iter().cycle().take(body.len()));
     intact.then_some(mark)
 }
@@ -319,33 +319,33 @@ fn mark_of_payload(payload: &[u8], codec: Codec) -> Option<Mark> {
 mod tests {
     use super::*;
 
-    const SOMEBODYS: Mark = *b"RB123456";
+    const SENDER: SenderTag = *b"RB123456";
 
     #[test]
     fn other_codecs_and_broken_packets_do_not_count() {
-        let mut speech = packet(Codec::Pcmu, 0, 1, SOMEBODYS);
-        assert_eq!(mark_in(&speech, Codec::Pcmu, 0), Some(SOMEBODYS));
+        let mut speech = packet(Codec::Pcmu, 0, 1, SENDER);
+        assert_eq!(tag_in_packet(&speech, Codec::Pcmu, 0), Some(SENDER));
         speech[1] = 8;
-        assert_eq!(mark_in(&speech, Codec::Pcmu, 0), None);
-        assert_eq!(mark_in(&speech[..11], Codec::Pcmu, 8), None);
+        assert_eq!(tag_in_packet(&speech, Codec::Pcmu, 0), None);
+        assert_eq!(tag_in_packet(&speech[..11], Codec::Pcmu, 8), None);
     }
 
     #[test]
     fn what_was_changed_on_its_way_is_nobodys() {
-        let mut speech = packet(Codec::Pcmu, 0, 1, SOMEBODYS);
+        let mut speech = packet(Codec::Pcmu, 0, 1, SENDER);
         speech[HEADER_BYTES + 100] ^= 1;
-        assert_eq!(mark_in(&speech, Codec::Pcmu, 0), Some(NOBODYS));
-        let mut picture = packet(Codec::Vp8, 100, 1, SOMEBODYS);
+        assert_eq!(tag_in_packet(&speech, Codec::Pcmu, 0), Some(UNKNOWN_SENDER));
+        let mut picture = packet(Codec::Vp8, 100, 1, SENDER);
         picture[HEADER_BYTES] ^= 1;
-        assert_eq!(mark_in(&picture, Codec::Vp8, 100), Some(NOBODYS));
+        assert_eq!(tag_in_packet(&picture, Codec::Vp8, 100), Some(UNKNOWN_SENDER));
     }
 
     #[test]
     fn a_picture_is_a_whole_key_frame_under_the_number_agreed_on() {
-        let picture = packet(Codec::Vp8, 100, 2, SOMEBODYS);
+        let picture = packet(Codec::Vp8, 100, 2, SENDER);
         assert_eq!(picture[1], MARKER_BIT | 100);
         assert_eq!(picture[4..8], 7_200_u32.to_be_bytes());
-        assert_eq!(mark_in(&picture, Codec::Vp8, 100), Some(SOMEBODYS));
-        assert_eq!(mark_in(&picture, Codec::Vp8, 96), None);
+        assert_eq!(tag_in_packet(&picture, Codec::Vp8, 100), Some(SENDER));
+        assert_eq!(tag_in_packet(&picture, Codec::Vp8, 96), None);
     }
 }

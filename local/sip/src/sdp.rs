@@ -4,26 +4,26 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::{
     Error,
-    rtp::{Codec, Remote},
+    rtp::{Codec, RemoteStream},
     srtp::{self, MasterKey},
 };
 
 /// The local streams of a leg.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Local {
-    pub(crate) audio: Receiver,
-    pub(crate) video: Option<Receiver>,
+pub(crate) struct LocalStreams {
+    pub(crate) audio: LocalStream,
+    pub(crate) video: Option<LocalStream>,
 }
 
 /// The local side of a stream.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Receiver {
+pub(crate) struct LocalStream {
     pub(crate) address: SocketAddr,
     /// The key for our own packets. A leg with a key accepts only encrypted streams.
     pub(crate) key: Option<MasterKey>,
 }
 
-impl Receiver {
+impl LocalStream {
     fn profile(self) -> &'static str {
         match self.key {
             None => "RTP/AVP",
@@ -42,28 +42,28 @@ impl Receiver {
 }
 
 /// The tag of the `a=crypto` line in our offers.
-const FIRST: &str = "1";
+const OFFER_CRYPTO_TAG: &str = "1";
 
 /// Writes the offer of a leg.
-pub(crate) fn offer(local: Local) -> String {
-    let audio = audio_lines(local.audio, FIRST);
+pub(crate) fn offer(local: LocalStreams) -> String {
+    let audio = audio_lines(local.audio, OFFER_CRYPTO_TAG);
     let video = local.video.map(|video| {
         let payload_type = Codec::Vp8.payload_type().to_string();
-        video_lines(video, &payload_type, FIRST)
+        video_lines(video, &payload_type, OFFER_CRYPTO_TAG)
     });
     session_lines(local.audio) + &audio + &video.unwrap_or_default()
 }
 
 /// Writes the answer to an offer. An answer needs one `m=` line per offered stream, in the same order; port 0 refuses a
 /// stream (RFC 3264).
-pub(crate) fn answer(local: Local, offered: &[u8]) -> String {
-    let offered = Description::read(offered);
+pub(crate) fn answer(local: LocalStreams, offered: &[u8]) -> String {
+    let offered = SessionDescription::read(offered);
     let (mut audio, mut video) = (Some(local.audio), local.video);
     let answers = offered.streams.iter().map(|stream| {
         let vp8 = stream.payload_type_of("VP8/90000");
         let crypto = stream.crypto.map(|(tag, _)| tag);
-        let takes = |receiver: &Receiver| receiver.key.is_none() || crypto.is_some();
-        let tag = crypto.unwrap_or(FIRST);
+        let takes = |receiver: &LocalStream| receiver.key.is_none() || crypto.is_some();
+        let tag = crypto.unwrap_or(OFFER_CRYPTO_TAG);
         match (stream.kind, vp8) {
             ("audio", _) => audio.take().filter(takes).map(|rtp| audio_lines(rtp, tag)),
             ("video", Some(vp8)) if stream.port != 0 => {
@@ -78,8 +78,8 @@ pub(crate) fn answer(local: Local, offered: &[u8]) -> String {
 }
 
 /// The remote address for PCMU.
-pub(crate) fn audio(sdp: &[u8]) -> Result<Remote, Error> {
-    let found = Description::read(sdp).remote("audio", |stream| {
+pub(crate) fn audio(sdp: &[u8]) -> Result<RemoteStream, Error> {
+    let found = SessionDescription::read(sdp).remote("audio", |stream| {
         let pcmu = Codec::Pcmu.payload_type().to_string();
         stream.payload_types.iter().find(|&&n| n == pcmu).copied()
     });
@@ -87,18 +87,18 @@ pub(crate) fn audio(sdp: &[u8]) -> Result<Remote, Error> {
 }
 
 /// The remote address for VP8, if the remote accepts video.
-pub(crate) fn video(sdp: &[u8]) -> Option<Remote> {
-    Description::read(sdp).remote("video", |stream| stream.payload_type_of("VP8/90000"))
+pub(crate) fn video(sdp: &[u8]) -> Option<RemoteStream> {
+    SessionDescription::read(sdp).remote("video", |stream| stream.payload_type_of("VP8/90000"))
 }
 
-fn session_lines(receiver: Receiver) -> String {
+fn session_lines(receiver: LocalStream) -> String {
     let rtp = receiver.address;
     let family = if rtp.is_ipv4() { "IP4" } else { "IP6" };
     let (ip, port) = (rtp.ip(), rtp.port());
     format!("v=0\r\no=ringback {port} 1 IN {family} {ip}\r\ns=-\r\nc=IN {family} {ip}\r\nt=0 0\r\n")
 }
 
-fn audio_lines(receiver: Receiver, tag: &str) -> String {
+fn audio_lines(receiver: LocalStream, tag: &str) -> String {
     let (port, profile) = (receiver.address.port(), receiver.profile());
     let crypto = receiver.crypto_line(tag);
     format!(
@@ -106,7 +106,7 @@ fn audio_lines(receiver: Receiver, tag: &str) -> String {
     )
 }
 
-fn video_lines(receiver: Receiver, payload_type: &str, tag: &str) -> String {
+fn video_lines(receiver: LocalStream, payload_type: &str, tag: &str) -> String {
     let (port, profile) = (receiver.address.port(), receiver.profile());
     let crypto = receiver.crypto_line(tag);
     format!(
@@ -115,13 +115,13 @@ fn video_lines(receiver: Receiver, payload_type: &str, tag: &str) -> String {
 }
 
 /// A parsed remote session description.
-struct Description<'a> {
+struct SessionDescription<'a> {
     ip: Option<IpAddr>,
-    streams: Vec<StreamLines<'a>>,
+    streams: Vec<MediaSection<'a>>,
 }
 
 /// An `m=` line and the lines below it.
-struct StreamLines<'a> {
+struct MediaSection<'a> {
     kind: &'a str,
     port: u16,
     protocol: &'a str,
@@ -133,7 +133,7 @@ struct StreamLines<'a> {
     crypto: Option<(&'a str, MasterKey)>,
 }
 
-impl<'a> Description<'a> {
+impl<'a> SessionDescription<'a> {
     /// Parses a session description. Invalid UTF-8 gives an empty one.
     fn read(sdp: &'a [u8]) -> Self {
         let text = std::str::from_utf8(sdp).unwrap_or_default();
@@ -141,7 +141,7 @@ impl<'a> Description<'a> {
         let session = sections.next().unwrap_or_default();
         Self {
             ip: connection(session),
-            streams: sections.filter_map(StreamLines::read).collect(),
+            streams: sections.filter_map(MediaSection::read).collect(),
         }
     }
 
@@ -149,11 +149,11 @@ impl<'a> Description<'a> {
     fn remote<'s>(
         &'s self,
         kind: &str,
-        payload_type: impl Fn(&'s StreamLines<'a>) -> Option<&'a str>,
-    ) -> Option<Remote> {
-        let wanted = |stream: &&StreamLines| stream.kind == kind && stream.port != 0;
+        payload_type: impl Fn(&'s MediaSection<'a>) -> Option<&'a str>,
+    ) -> Option<RemoteStream> {
+        let wanted = |stream: &&MediaSection| stream.kind == kind && stream.port != 0;
         self.streams.iter().filter(wanted).find_map(|stream| {
-            Some(Remote {
+            Some(RemoteStream {
                 address: SocketAddr::new(stream.ip.or(self.ip)?, stream.port),
                 payload_type: payload_type(stream)?.parse().ok()?,
                 key: stream.crypto.map(|(_, key)| key),
@@ -162,7 +162,7 @@ impl<'a> Description<'a> {
     }
 }
 
-impl<'a> StreamLines<'a> {
+impl<'a> MediaSection<'a> {
     fn read(section: &'a str) -> Option<Self> {
         let mut words = section.lines().next()?.split_whitespace();
         let rtpmaps = section
@@ -207,27 +207,27 @@ fn connection(lines: &str) -> Option<IpAddr> {
 mod tests {
     use super::*;
 
-    const VOICE: Local = Local {
+    const VOICE: LocalStreams = LocalStreams {
         audio: at(4000),
         video: None,
     };
-    const VIDEO: Local = Local {
+    const VIDEO: LocalStreams = LocalStreams {
         video: Some(at(4002)),
         ..VOICE
     };
 
-    const fn at(port: u16) -> Receiver {
+    const fn at(port: u16) -> LocalStream {
         let ip = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
-        Receiver {
+        LocalStream {
             address: SocketAddr::new(ip, port),
             key: None,
         }
     }
 
-    fn encrypted() -> Result<Local, Error> {
+    fn encrypted() -> Result<LocalStreams, Error> {
         let key = Some(MasterKey::random()?);
-        let audio = Receiver { key, ..at(4000) };
-        Ok(Local { audio, ..VOICE })
+        let audio = LocalStream { key, ..at(4000) };
+        Ok(LocalStreams { audio, ..VOICE })
     }
 
     const OFFERED: &[u8] = b"v=0\r\nc=IN IP4 10.0.0.1\r\nm=audio 1 RTP/AVP 0 8\r\na=x\r\n\
@@ -238,14 +238,14 @@ mod tests {
         for address in ["127.0.0.2:40000", "[::1]:40002"] {
             let audio: SocketAddr = address.parse().map_err(|_| Error::Stopped)?;
             let video = SocketAddr::new(audio.ip(), 40004);
-            let receiver = |address| Receiver { address, key: None };
-            let local = Local {
+            let receiver = |address| LocalStream { address, key: None };
+            let local = LocalStreams {
                 audio: receiver(audio),
                 video: Some(receiver(video)),
             };
             let offer = offer(local);
             assert_eq!(super::audio(offer.as_bytes())?.address, audio);
-            let expected = Remote {
+            let expected = RemoteStream {
                 address: video,
                 payload_type: 96,
                 key: None,

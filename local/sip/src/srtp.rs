@@ -60,13 +60,13 @@ impl MasterKey {
 }
 
 /// Protects the packets of one direction of a stream.
-pub(crate) struct Session {
+pub(crate) struct SrtpContext {
     cipher: EncryptingKey,
     salt: [u8; SALT_BYTES],
     authentication: hmac::Key,
 }
 
-impl Session {
+impl SrtpContext {
     pub(crate) fn of(key: MasterKey) -> Result<Self, Error> {
         Ok(Self {
             cipher: cipher(&key.derive::<KEY_BYTES>(0)?)?,
@@ -183,13 +183,13 @@ mod tests {
 
     #[test]
     fn a_packet_is_read_with_its_own_key_and_number_alone() -> Result<(), Error> {
-        let session = Session::of(MASTER)?;
+        let session = SrtpContext::of(MASTER)?;
         let mut sent = packet();
         session.protect(&mut sent, 7)?;
         assert!(!sent.windows(6).any(|bytes| bytes == b"speech"));
         assert_eq!(session.unprotect(&sent, 7), Some(packet()));
         assert_eq!(session.unprotect(&sent, 0x1_0007), None);
-        let other = Session::of(MasterKey::random()?)?;
+        let other = SrtpContext::of(MasterKey::random()?)?;
         assert_eq!(other.unprotect(&sent, 7), None);
         sent[13] ^= 1;
         assert_eq!(session.unprotect(&sent, 7), None);

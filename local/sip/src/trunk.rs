@@ -6,19 +6,19 @@ use rsipstack::{
 };
 
 use crate::{
-    CallEvent, CallEvents, Caller, Error, Media, Moment, Stage,
-    agent::{self, Agent, End, HangUpOnDrop, Leg},
+    CallEvent, CallEvents, Caller, Error, Media, EventTime, CallStage,
+    agent::{self, Agent, CallSide, HangUpGuard, Leg},
     error::failed,
     events::EventLog,
     media::Camera,
-    rtp::Protection,
+    rtp::Encryption,
 };
 
 /// A SIP trunk. The PBX identifies it by its address.
 pub struct Trunk {
     agent: Agent,
     camera: Camera,
-    protection: Protection,
+    protection: Encryption,
 }
 
 impl Trunk {
@@ -28,7 +28,7 @@ impl Trunk {
         Ok(Self {
             agent,
             camera: Camera::None,
-            protection: Protection::Clear,
+            protection: Encryption::Clear,
         })
     }
 
@@ -39,14 +39,14 @@ impl Trunk {
         Ok(Self {
             agent,
             camera: Camera::None,
-            protection: Protection::Srtp,
+            protection: Encryption::Srtp,
         })
     }
 
     /// Offers unencrypted media.
     pub fn without_srtp(self) -> Self {
         Self {
-            protection: Protection::Clear,
+            protection: Encryption::Clear,
             ..self
         }
     }
@@ -80,14 +80,14 @@ impl Trunk {
             caller_display_name: caller.quoted_name(),
             caller: caller.uri(&self.agent)?,
             callee: self.agent.uri_at(pbx, did)?,
-            destination: Some(self.agent.way_to(pbx)),
+            destination: Some(self.agent.sip_address_of(pbx)),
             offer: Some(media.offer()),
             contact: self.agent.uri("trunk")?,
             headers: Some(headers),
             ..Default::default()
         };
         let log = EventLog::new();
-        let placed = Moment::now();
+        let placed = EventTime::now();
         let (state, states) = self.agent.dialogs.new_dialog_state_channel();
         let (dialog, outcome) = self
             .agent
@@ -99,20 +99,20 @@ impl Trunk {
             self.agent.dialogs.clone(),
             log.clone(),
             media.clone(),
-            End::Calling,
+            CallSide::Calling,
         );
         tokio::spawn(story);
         let noting = log.clone();
-        tokio::spawn(async move { note_refusal(outcome.await.ok(), &noting) });
+        tokio::spawn(async move { log_rejection(outcome.await.ok(), &noting) });
         let leg = Leg {
             dialog,
             log,
             media,
-            end: End::Calling,
+            end: CallSide::Calling,
         };
         Ok(OutgoingCall {
             placed,
-            _hang_up: leg.hang_up_on_drop(),
+            _hang_up: leg.hang_up_guard(),
             leg,
             _agent: self.agent.clone(),
         })
@@ -125,7 +125,7 @@ fn socket(address: &str) -> Result<SocketAddr, Error> {
 }
 
 /// Logs a final response other than 200. The dialog state does not contain the response code.
-fn note_refusal(outcome: Option<InviteAsyncResult>, log: &EventLog) {
+fn log_rejection(outcome: Option<InviteAsyncResult>, log: &EventLog) {
     match outcome {
         Some(Ok((_, Some(response)))) => {
             if response.status_code.kind() != StatusCodeKind::Successful {
@@ -133,7 +133,7 @@ fn note_refusal(outcome: Option<InviteAsyncResult>, log: &EventLog) {
             }
         }
         // No response at all counts as 408 (RFC 3261, section 8.1.3.1).
-        _ => log.note(Stage::Rejected {
+        _ => log.note(CallStage::Rejected {
             code: 408,
             reason: "No response".to_owned(),
         }),
@@ -143,16 +143,16 @@ fn note_refusal(outcome: Option<InviteAsyncResult>, log: &EventLog) {
 /// A call that the trunk has placed. Dropping the last clone hangs up.
 #[derive(Clone)]
 pub struct OutgoingCall {
-    placed: Moment,
+    placed: EventTime,
     leg: Leg,
-    _hang_up: Arc<HangUpOnDrop>,
+    _hang_up: Arc<HangUpGuard>,
     /// Keeps the socket open when the `Trunk` is dropped before the call.
     _agent: Agent,
 }
 
 impl OutgoingCall {
     /// When the INVITE was sent.
-    pub fn placed(&self) -> Moment {
+    pub fn placed(&self) -> EventTime {
         self.placed
     }
 
@@ -168,29 +168,29 @@ impl OutgoingCall {
 
     /// Waits for the 180 or 183.
     pub async fn ringing(&self, within: Duration) -> Result<CallEvent, Error> {
-        let is_it = |stage: &Stage| matches!(stage, Stage::Ringing { .. });
+        let is_it = |stage: &CallStage| matches!(stage, CallStage::Ringing { .. });
         self.events().wait_for("180 Ringing", within, is_it).await
     }
 
     /// Waits for the 200.
     pub async fn answered(&self, within: Duration) -> Result<CallEvent, Error> {
-        let is_it = |stage: &Stage| *stage == Stage::Answered;
+        let is_it = |stage: &CallStage| *stage == CallStage::Answered;
         self.events().wait_for("200 OK", within, is_it).await
     }
 
     /// Waits for a final response other than 200, and returns its code.
     pub async fn rejected(&self, within: Duration) -> Result<(u16, CallEvent), Error> {
-        let is_it = |stage: &Stage| matches!(stage, Stage::Rejected { .. });
+        let is_it = |stage: &CallStage| matches!(stage, CallStage::Rejected { .. });
         let event = self.events().wait_for("a rejection", within, is_it).await?;
         match event.stage {
-            Stage::Rejected { code, .. } => Ok((code, event)),
+            CallStage::Rejected { code, .. } => Ok((code, event)),
             _ => Err(Error::Stopped),
         }
     }
 
     /// Waits for the end of an answered call.
     pub async fn ended(&self, within: Duration) -> Result<CallEvent, Error> {
-        let is_it = |stage: &Stage| matches!(stage, Stage::Ended { .. });
+        let is_it = |stage: &CallStage| matches!(stage, CallStage::Ended { .. });
         self.events()
             .wait_for("the call's end", within, is_it)
             .await

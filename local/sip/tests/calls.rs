@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Result;
-use ringback_sip::{Caller, Error, IncomingCall, OutgoingCall, Phone, Stage, Trunk};
+use ringback_sip::{Caller, Error, IncomingCall, OutgoingCall, Phone, CallStage, Trunk};
 
 const SOON: Duration = Duration::from_secs(3);
 
@@ -49,11 +49,11 @@ async fn an_answered_call_carries_audio_both_ways_until_the_phone_hangs_up() -> 
     incoming.hang_up().await?;
     assert_eq!(
         call.ended(SOON).await?.stage,
-        Stage::Ended { by_remote: true }
+        CallStage::Ended { by_remote: true }
     );
     assert_eq!(
         incoming.ended(SOON).await?.stage,
-        Stage::Ended { by_remote: false }
+        CallStage::Ended { by_remote: false }
     );
     Ok(())
 }
@@ -66,11 +66,11 @@ async fn the_caller_hangs_up() -> Result<()> {
     call.hang_up().await?;
     assert_eq!(
         incoming.ended(SOON).await?.stage,
-        Stage::Ended { by_remote: true }
+        CallStage::Ended { by_remote: true }
     );
     assert_eq!(
         call.ended(SOON).await?.stage,
-        Stage::Ended { by_remote: false }
+        CallStage::Ended { by_remote: false }
     );
     Ok(())
 }
@@ -82,9 +82,9 @@ async fn the_phones_rejection_reaches_the_caller_with_its_code() -> Result<()> {
     let (code, event) = call.rejected(SOON).await?;
     assert_eq!(code, 486);
     let reason = "Busy Here".to_owned();
-    assert_eq!(event.stage, Stage::Rejected { code, reason });
+    assert_eq!(event.stage, CallStage::Rejected { code, reason });
     let answered = call.answered(SOON).await;
-    assert!(matches!(answered, Err(Error::WentAnotherWay { .. })));
+    assert!(matches!(answered, Err(Error::UnexpectedOutcome { .. })));
     Ok(())
 }
 
@@ -95,7 +95,7 @@ async fn a_caller_who_gives_up_silences_the_phone() -> Result<()> {
     assert_eq!(call.rejected(SOON).await?.0, 487);
     assert_eq!(
         incoming.ended(SOON).await?.stage,
-        Stage::Ended { by_remote: true }
+        CallStage::Ended { by_remote: true }
     );
     Ok(())
 }
@@ -180,8 +180,8 @@ async fn a_phone_without_a_camera_takes_a_video_call_as_a_voice_call() -> Result
     incoming.answer().await?;
     call.answered(SOON).await?;
     call.media().hears(incoming.media(), SOON).await?;
-    assert!(!call.media().shows_itself());
-    assert!(!incoming.media().shows_itself());
+    assert!(!call.media().sends_video());
+    assert!(!incoming.media().sends_video());
     Ok(())
 }
 
@@ -197,7 +197,7 @@ async fn a_camera_stays_off_in_a_voice_call() -> Result<()> {
     incoming.answer().await?;
     call.answered(SOON).await?;
     call.media().hears(incoming.media(), SOON).await?;
-    assert!(!incoming.media().shows_itself());
+    assert!(!incoming.media().sends_video());
     Ok(())
 }
 

@@ -33,11 +33,11 @@ pub const FALLBACK: Region = Region {
 
 /// The number of regions of a stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Extent {
+pub enum RegionCount {
     /// [`PRIMARY`] only.
-    OneRegion,
+    One,
     /// [`PRIMARY`] and [`FALLBACK`].
-    TwoRegions,
+    Two,
 }
 
 impl Region {

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::deploy::Outputs;
 use super::region::Region;
 use crate::credentials::Credentials;
-use crate::settings::{CROWD, MOBILE_NUMBERS, NUMBERS, one_of_the_crowd};
+use crate::settings::{EXTRA_PHONES, MOBILE_NUMBERS, NUMBERS, extra_phone};
 
 /// The client configuration for a region's local AWS.
 pub async fn aws_config(region: Region) -> SdkConfig {
@@ -48,14 +48,14 @@ pub async fn secrets(region: Region, outputs: &Outputs, credentials: &Credential
 
 /// Writes the number routes and the owners' phone numbers into the table, also those of the extra phones if the stack
 /// has them. Replication copies them to the second region.
-pub async fn numbers(region: Region, outputs: &Outputs, with_crowd: bool) -> Result<()> {
+pub async fn numbers(region: Region, outputs: &Outputs, with_extra_phones: bool) -> Result<()> {
     let config = aws_config(region).await;
     let table = outputs.require("TableName")?;
     let owned = |(a, b): (&str, &str)| (a.to_owned(), b.to_owned());
     let mut numbers: Vec<_> = NUMBERS.into_iter().map(owned).collect();
     let mut mobiles: Vec<_> = MOBILE_NUMBERS.into_iter().map(owned).collect();
-    if with_crowd {
-        for [extension, number, mobile] in (0..CROWD).map(one_of_the_crowd) {
+    if with_extra_phones {
+        for [extension, number, mobile] in (0..EXTRA_PHONES).map(extra_phone) {
             numbers.push((number, extension.clone()));
             mobiles.push((extension, mobile));
         }

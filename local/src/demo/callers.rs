@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, ensure};
-use ringback_sip::{CallEvents, Caller, Media, OutgoingCall, Stage, Trunk};
+use ringback_sip::{CallEvents, Caller, Media, OutgoingCall, CallStage, Trunk};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -18,14 +18,14 @@ const LONGEST_NAME: usize = 100;
 
 /// A request to place a call.
 #[derive(Debug, Deserialize)]
-pub(super) struct Dialling {
+pub(super) struct DialRequest {
     extension: String,
     /// An empty number means that the caller withholds it.
     number: String,
     name: String,
 }
 
-impl Dialling {
+impl DialRequest {
     fn caller(&self) -> Result<Caller> {
         let digits = self.number.strip_prefix('+').unwrap_or(&self.number);
         let is_number =
@@ -60,12 +60,12 @@ struct TestCall {
 pub(super) struct Callers(Arc<Mutex<BTreeMap<u32, TestCall>>>);
 
 impl Callers {
-    pub(super) async fn dial(&self, stack: &Stack, dialling: Dialling) -> Result<u32> {
-        let caller = dialling.caller()?;
+    pub(super) async fn dial(&self, stack: &Stack, request: DialRequest) -> Result<u32> {
+        let caller = request.caller()?;
         let mut numbers = stack.numbers.iter();
         let (number, _) = numbers
-            .find(|(_, extension)| **extension == dialling.extension)
-            .with_context(|| format!("no number leads to {}", dialling.extension))?;
+            .find(|(_, extension)| **extension == request.extension)
+            .with_context(|| format!("no number leads to {}", request.extension))?;
         let trunk = Trunk::bind(&format!("{}:0", stack.sip.trunk_source)).await?;
         let sid = Uuid::new_v4().simple().to_string();
         let pbx = stack.sip.address.parse()?;
@@ -119,13 +119,13 @@ fn name(id: u32) -> String {
 fn in_words(events: &CallEvents) -> String {
     match events.all().last().map(|event| event.stage.clone()) {
         None => "dials".to_owned(),
-        Some(Stage::Ringing { .. }) => "hears it ring".to_owned(),
-        Some(Stage::Answered) => "talks".to_owned(),
-        Some(Stage::Rejected { code: 487, .. }) => "gave up".to_owned(),
-        Some(Stage::Rejected { code: 486, .. }) => "heard busy".to_owned(),
-        Some(Stage::Rejected { code, reason }) => format!("was refused ({code} {reason})"),
-        Some(Stage::Ended { by_remote: true }) => "was hung up on".to_owned(),
-        Some(Stage::Ended { by_remote: false }) => "has hung up".to_owned(),
+        Some(CallStage::Ringing { .. }) => "hears it ring".to_owned(),
+        Some(CallStage::Answered) => "talks".to_owned(),
+        Some(CallStage::Rejected { code: 487, .. }) => "gave up".to_owned(),
+        Some(CallStage::Rejected { code: 486, .. }) => "heard busy".to_owned(),
+        Some(CallStage::Rejected { code, reason }) => format!("was refused ({code} {reason})"),
+        Some(CallStage::Ended { by_remote: true }) => "was hung up on".to_owned(),
+        Some(CallStage::Ended { by_remote: false }) => "has hung up".to_owned(),
     }
 }
 
@@ -133,8 +133,8 @@ fn in_words(events: &CallEvents) -> String {
 mod tests {
     use super::*;
 
-    fn dialling(number: &str, name: &str) -> Dialling {
-        Dialling {
+    fn request(number: &str, name: &str) -> DialRequest {
+        DialRequest {
             extension: "1001".to_owned(),
             number: number.to_owned(),
             name: name.to_owned(),
@@ -143,9 +143,9 @@ mod tests {
 
     #[test]
     fn a_caller_without_a_number_withholds_it() {
-        assert!(dialling("", "Asha").caller().unwrap().withheld);
+        assert!(request("", "Asha").caller().unwrap().withheld);
         assert_eq!(
-            dialling("+919876543210", "").caller().unwrap(),
+            request("+919876543210", "").caller().unwrap(),
             Caller::number("+919876543210")
         );
     }
@@ -153,10 +153,10 @@ mod tests {
     #[test]
     fn what_is_no_number_is_not_dialled_from() {
         for number in ["12", "+", "98765432109876543", "98 76", "1;2", "++123"] {
-            assert!(dialling(number, "").caller().is_err(), "{number}");
+            assert!(request(number, "").caller().is_err(), "{number}");
         }
         assert!(
-            dialling("", &"a".repeat(LONGEST_NAME + 1))
+            request("", &"a".repeat(LONGEST_NAME + 1))
                 .caller()
                 .is_err()
         );

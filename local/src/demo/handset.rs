@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use ringback_sip::{IncomingCall, Media, Phone, Stage};
+use ringback_sip::{IncomingCall, Media, Phone, CallStage};
 use serde_json::{Map, Value, json};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -144,7 +144,7 @@ async fn answer(
         if (accepted || by_itself)
             && let Err(error) = call.answer().await
         {
-            eprintln!("playground: the phone could not pick up: {error}");
+            eprintln!("demo: the phone could not pick up: {error}");
         }
     }
 }
@@ -155,11 +155,11 @@ fn name(extension: &str) -> String {
 
 fn in_words(leg: &IncomingCall) -> &'static str {
     match leg.events().all().last().map(|event| event.stage.clone()) {
-        None | Some(Stage::Ringing { .. }) => "rings",
-        Some(Stage::Answered) => "talks",
-        Some(Stage::Rejected { .. }) => "refused",
-        Some(Stage::Ended { by_remote: true }) => "was hung up on",
-        Some(Stage::Ended { by_remote: false }) => "hung up",
+        None | Some(CallStage::Ringing { .. }) => "rings",
+        Some(CallStage::Answered) => "talks",
+        Some(CallStage::Rejected { .. }) => "refused",
+        Some(CallStage::Ended { by_remote: true }) => "was hung up on",
+        Some(CallStage::Ended { by_remote: false }) => "hung up",
     }
 }
 

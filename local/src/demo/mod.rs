@@ -3,7 +3,7 @@
 
 mod callers;
 mod handset;
-mod neighbours;
+mod same_origin;
 
 use std::convert::Infallible;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
-use callers::{Callers, Dialling};
+use callers::{Callers, DialRequest};
 use futures::{Stream, stream};
 use handset::Handsets;
 use ringback_sip::Media;
@@ -35,7 +35,7 @@ const HEARD: u64 = 5;
 
 /// The routes. They accept only requests from pages of the gateway itself.
 pub fn router(state_dir: PathBuf) -> Router {
-    let playground = Playground {
+    let demo = Demo {
         state_dir: state_dir.into(),
         handsets: Handsets::default(),
         callers: Callers::default(),
@@ -48,19 +48,19 @@ pub fn router(state_dir: PathBuf) -> Router {
         .route("/local/phones/{extension}/pick-up", post(pick_up))
         .route("/local/callers", post(dial))
         .route("/local/callers/{id}", delete(hang_up))
-        .layer(middleware::from_fn(neighbours::only))
-        .with_state(playground)
+        .layer(middleware::from_fn(same_origin::only))
+        .with_state(demo)
 }
 
 #[derive(Clone)]
-struct Playground {
+struct Demo {
     state_dir: Arc<std::path::Path>,
     handsets: Handsets,
     callers: Callers,
     http: reqwest::Client,
 }
 
-impl Playground {
+impl Demo {
     fn stack(&self) -> Result<Stack> {
         Stack::load(&self.state_dir)
     }
@@ -94,8 +94,8 @@ impl Playground {
 }
 
 /// `GET /local/stack`.
-async fn stack(State(playground): State<Playground>) -> Result<Json<Value>, Refusal> {
-    let stack = playground.stack()?;
+async fn stack(State(demo): State<Demo>) -> Result<Json<Value>, DemoError> {
+    let stack = demo.stack()?;
     let number_of = |extension: &str| {
         let mut numbers = stack.numbers.iter();
         numbers
@@ -117,21 +117,21 @@ async fn stack(State(playground): State<Playground>) -> Result<Json<Value>, Refu
 }
 
 #[derive(Deserialize)]
-struct Watching {
+struct EventsQuery {
     push_token: String,
 }
 
 /// `GET /local/events`: sends the state as server-sent events after each change.
 async fn events(
-    State(playground): State<Playground>,
-    Query(Watching { push_token }): Query<Watching>,
+    State(demo): State<Demo>,
+    Query(EventsQuery { push_token }): Query<EventsQuery>,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let changes = stream::unfold(String::new(), move |told| {
-        let (playground, push_token) = (playground.clone(), push_token.clone());
+        let (demo, push_token) = (demo.clone(), push_token.clone());
         async move {
             loop {
                 // Ends when the stack stops.
-                let shown = playground.shown(&push_token).await.ok()?.to_string();
+                let shown = demo.shown(&push_token).await.ok()?.to_string();
                 if shown != told {
                     return Some((Ok(Event::default().data(&shown)), shown));
                 }
@@ -144,40 +144,40 @@ async fn events(
 
 /// `PUT /local/phones/{extension}`.
 async fn register(
-    State(playground): State<Playground>,
+    State(demo): State<Demo>,
     Path(extension): Path<String>,
-) -> Result<StatusCode, Refusal> {
-    let stack = playground.stack()?;
-    playground.handsets.register(&stack, &extension).await?;
+) -> Result<StatusCode, DemoError> {
+    let stack = demo.stack()?;
+    demo.handsets.register(&stack, &extension).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// `POST /local/phones/{extension}/pick-up`.
 async fn pick_up(
-    State(playground): State<Playground>,
+    State(demo): State<Demo>,
     Path(extension): Path<String>,
-) -> Result<StatusCode, Refusal> {
-    let stack = playground.stack()?;
-    playground.handsets.pick_up(&stack, &extension).await?;
+) -> Result<StatusCode, DemoError> {
+    let stack = demo.stack()?;
+    demo.handsets.pick_up(&stack, &extension).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// `POST /local/callers`.
 async fn dial(
-    State(playground): State<Playground>,
-    Json(dialling): Json<Dialling>,
-) -> Result<Response, Refusal> {
-    let stack = playground.stack()?;
-    let id = playground.callers.dial(&stack, dialling).await?;
+    State(demo): State<Demo>,
+    Json(request): Json<DialRequest>,
+) -> Result<Response, DemoError> {
+    let stack = demo.stack()?;
+    let id = demo.callers.dial(&stack, request).await?;
     Ok((StatusCode::CREATED, Json(json!({ "id": id }))).into_response())
 }
 
 /// `DELETE /local/callers/{id}`.
 async fn hang_up(
-    State(playground): State<Playground>,
+    State(demo): State<Demo>,
     Path(id): Path<u32>,
-) -> Result<StatusCode, Refusal> {
-    let leg = playground
+) -> Result<StatusCode, DemoError> {
+    let leg = demo
         .callers
         .leg(id)
         .context("there is no such caller")?;
@@ -186,15 +186,15 @@ async fn hang_up(
 }
 
 /// Any error, with its causes: the client is a person at this machine.
-struct Refusal(anyhow::Error);
+struct DemoError(anyhow::Error);
 
-impl<E: Into<anyhow::Error>> From<E> for Refusal {
+impl<E: Into<anyhow::Error>> From<E> for DemoError {
     fn from(error: E) -> Self {
         Self(error.into())
     }
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for DemoError {
     fn into_response(self) -> Response {
         let body =
             json!({ "success": false, "error": format!("{:#}", self.0), "code": "local_stack" });

@@ -13,25 +13,25 @@ use axum::routing::put;
 use axum::{Json, Router};
 use tokio::sync::watch;
 
-use super::book::Book;
-use super::rule::{Line, Play, Rule, Standing, System};
+use super::registry::FaultRegistry;
+use super::rule::{LinkState, TestCall, Rule, RuleStatus, System};
 
-type Lines = Arc<Vec<(System, watch::Sender<Line>)>>;
+type Lines = Arc<Vec<(System, watch::Sender<LinkState>)>>;
 
 #[derive(Clone)]
 struct Control {
-    book: Arc<Book>,
+    registry: Arc<FaultRegistry>,
     lines: Lines,
 }
 
-pub(super) fn router(book: Arc<Book>, lines: Vec<(System, watch::Sender<Line>)>) -> Router {
+pub(super) fn router(registry: Arc<FaultRegistry>, lines: Vec<(System, watch::Sender<LinkState>)>) -> Router {
     let rules = put(make).get(rule).delete(drop_rule);
     Router::new()
         .route("/rules/{name}", rules)
-        .route("/lines/{system}", put(switch))
-        .route("/plays/{name}", put(begin).delete(end))
+        .route("/links/{system}", put(switch))
+        .route("/test-calls/{name}", put(begin).delete(end))
         .with_state(Control {
-            book,
+            registry,
             lines: Arc::new(lines),
         })
 }
@@ -41,30 +41,30 @@ async fn make(
     Path(name): Path<String>,
     Json(rule): Json<Rule>,
 ) -> StatusCode {
-    control.book.make(name, rule);
+    control.registry.make(name, rule);
     StatusCode::NO_CONTENT
 }
 
 async fn rule(
     State(control): State<Control>,
     Path(name): Path<String>,
-) -> Result<Json<Standing>, StatusCode> {
-    let standing = control.book.rule(&name);
+) -> Result<Json<RuleStatus>, StatusCode> {
+    let standing = control.registry.rule(&name);
     standing.map(Json).ok_or(StatusCode::NOT_FOUND)
 }
 
 async fn drop_rule(
     State(control): State<Control>,
     Path(name): Path<String>,
-) -> Result<Json<Standing>, StatusCode> {
-    let standing = control.book.drop_rule(&name);
+) -> Result<Json<RuleStatus>, StatusCode> {
+    let standing = control.registry.drop_rule(&name);
     standing.map(Json).ok_or(StatusCode::NOT_FOUND)
 }
 
 async fn switch(
     State(control): State<Control>,
     Path(system): Path<System>,
-    Json(line): Json<Line>,
+    Json(line): Json<LinkState>,
 ) -> StatusCode {
     for (of, sender) in control.lines.iter() {
         if *of == system {
@@ -79,14 +79,14 @@ async fn begin(
     Path(name): Path<String>,
     Json(marks): Json<BTreeSet<String>>,
 ) -> StatusCode {
-    control.book.begin(name, marks);
+    control.registry.begin(name, marks);
     StatusCode::NO_CONTENT
 }
 
 async fn end(
     State(control): State<Control>,
     Path(name): Path<String>,
-) -> Result<Json<Play>, StatusCode> {
-    let play = control.book.end(&name);
+) -> Result<Json<TestCall>, StatusCode> {
+    let play = control.registry.end(&name);
     play.map(Json).ok_or(StatusCode::NOT_FOUND)
 }

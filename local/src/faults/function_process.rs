@@ -15,13 +15,13 @@ const TRIES: usize = 3;
 
 /// A function's process.
 #[derive(Clone, Debug)]
-pub(super) struct Function {
+pub(super) struct FunctionProcess {
     /// The function's name without the stack's name, as in the template.
     pub(super) name: String,
     pid: Pid,
 }
 
-impl Function {
+impl FunctionProcess {
     /// Kills the process, as if its machine failed.
     pub(super) fn end(&self) {
         // It may have ended already.
@@ -31,13 +31,13 @@ impl Function {
 
 /// The known function processes.
 #[derive(Debug)]
-pub(super) struct Functions {
+pub(super) struct FunctionProcesses {
     /// The pid file of the local AWS, which is their parent process.
     cloud: PidFile,
-    known: Mutex<Vec<Function>>,
+    known: Mutex<Vec<FunctionProcess>>,
 }
 
-impl Functions {
+impl FunctionProcesses {
     pub(super) fn of(cloud: PidFile) -> Self {
         Self {
             cloud,
@@ -47,22 +47,22 @@ impl Functions {
 
     /// The function at the other end of the connection from `peer` to us, if it is a child of the local AWS. The lookup
     /// is repeated because `/proc/net/tcp` changes while it is read, and may skip an entry.
-    pub(super) fn at(&self, peer: SocketAddr, us: SocketAddr) -> Option<Function> {
+    pub(super) fn at(&self, peer: SocketAddr, us: SocketAddr) -> Option<FunctionProcess> {
         (0..TRIES).find_map(|_| self.found_at(peer, us))
     }
 
     /// Looks first at the known processes. Scans all processes of the machine only when none of them has the
     /// connection.
-    fn found_at(&self, peer: SocketAddr, us: SocketAddr) -> Option<Function> {
+    fn found_at(&self, peer: SocketAddr, us: SocketAddr) -> Option<FunctionProcess> {
         let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
         let socket = inode_of(&table, peer, us)?;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let has_it = |function: &&Function| has_open(function.pid, &socket);
+        let has_it = |function: &&FunctionProcess| has_open(function.pid, &socket);
         if let Some(function) = known.iter().find(has_it) {
             return Some(function.clone());
         }
         let named = |pid| {
-            Some(Function {
+            Some(FunctionProcess {
                 name: function_name(pid)?,
                 pid,
             })

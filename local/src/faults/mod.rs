@@ -5,8 +5,8 @@
 //! can affect one call of many. [`function_process`] finds the function that sends a request, to kill it. Tests set
 //! rules through [`control`]. Only a stack that is started with `FAULTS=yes` has these proxies.
 
-mod behind;
-mod book;
+mod function_process;
+mod registry;
 mod control;
 mod operation;
 mod proxy;
@@ -23,30 +23,30 @@ use tokio::task::JoinSet;
 use crate::credentials::Credentials;
 use crate::process::PidFile;
 use crate::settings::{LOOPBACK, PORTS, Settings};
-use behind::Functions;
-use book::Book;
-use proxy::{Door, Tls};
-use rule::{Line, System};
+use function_process::FunctionProcesses;
+use registry::FaultRegistry;
+use proxy::{FaultProxy, Tls};
+use rule::{LinkState, System};
 
 /// The environment variable that enables the faults.
-const WANTED: &str = "FAULTS";
+const FAULTS_VARIABLE: &str = "FAULTS";
 
 /// The bound listeners. They are served later, because other parts need their addresses first.
 #[derive(Debug)]
-pub struct Faults {
+pub struct FaultListeners {
     listeners: Vec<(System, TcpListener)>,
     control: TcpListener,
 }
 
 /// The running proxies. Dropping this stops them.
 #[derive(Debug)]
-pub struct Serving {
+pub struct RunningProxies {
     _tasks: JoinSet<()>,
 }
 
 /// The URLs of the systems themselves.
 #[derive(Debug)]
-pub struct Upstreams {
+pub struct SystemUrls {
     /// The local AWS.
     pub aws: String,
     /// ARI.
@@ -57,10 +57,10 @@ pub struct Upstreams {
     pub exotel: String,
 }
 
-impl Faults {
+impl FaultListeners {
     /// Listens in front of each system, if `FAULTS=yes`.
-    pub async fn if_wanted(settings: &Settings) -> Result<Option<Self>> {
-        if settings.variable(WANTED) != Some("yes") {
+    pub async fn if_enabled(settings: &Settings) -> Result<Option<Self>> {
+        if settings.variable(FAULTS_VARIABLE) != Some("yes") {
             return Ok(None);
         }
         let mut listeners = Vec::new();
@@ -74,37 +74,37 @@ impl Faults {
     /// Starts the proxies. `cloud` is the pid file of the local AWS, the parent of the function processes.
     pub fn serve(
         self,
-        upstreams: &Upstreams,
+        upstreams: &SystemUrls,
         credentials: &Credentials,
         cloud: PidFile,
-    ) -> Result<Serving> {
-        let book = Arc::new(Book::default());
-        let functions = Arc::new(Functions::of(cloud));
+    ) -> Result<RunningProxies> {
+        let registry = Arc::new(FaultRegistry::default());
+        let functions = Arc::new(FunctionProcesses::of(cloud));
         let mut tasks = JoinSet::new();
         let mut lines = Vec::new();
         for (system, listener) in self.listeners {
-            let (line, told) = watch::channel(Line::Open);
+            let (line, told) = watch::channel(LinkState::Open);
             lines.push((system, line));
-            let door = Door {
+            let proxy = FaultProxy {
                 system,
                 upstream: upstreams.of(system).trim_end_matches('/').to_owned(),
                 client: client(system, credentials)?,
                 tls: tls(system, credentials)?,
-                book: Arc::clone(&book),
+                registry: Arc::clone(&registry),
                 functions: Arc::clone(&functions),
             };
-            tasks.spawn(proxy::keep(Arc::new(door), listener, told));
+            tasks.spawn(proxy::run(Arc::new(proxy), listener, told));
         }
-        let control = control::router(book, lines);
+        let control = control::router(registry, lines);
         tasks.spawn(async move {
             // Ends with the stack.
             let _ = axum::serve(self.control, control).await;
         });
-        Ok(Serving { _tasks: tasks })
+        Ok(RunningProxies { _tasks: tasks })
     }
 }
 
-impl Upstreams {
+impl SystemUrls {
     fn of(&self, system: System) -> &str {
         match system {
             System::Aws => &self.aws,

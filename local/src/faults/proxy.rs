@@ -20,23 +20,23 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::behind::{Function, Functions};
-use super::book::{Asked, Book};
+use super::function_process::{FunctionProcess, FunctionProcesses};
+use super::registry::{ObservedRequest, FaultRegistry};
 use super::operation::operation;
-use super::rule::{Fault, Line, Moment, System};
+use super::rule::{Fault, LinkState, KillPoint, System};
 use crate::credentials::Certificate;
 
 /// The delay before the port is bound again, if it is still in use.
 const AGAIN_AFTER: Duration = Duration::from_millis(20);
 
 /// The proxy of one system.
-pub(super) struct Door {
+pub(super) struct FaultProxy {
     pub(super) system: System,
     pub(super) upstream: String,
     pub(super) client: reqwest::Client,
     pub(super) tls: Option<Tls>,
-    pub(super) book: Arc<Book>,
-    pub(super) functions: Arc<Functions>,
+    pub(super) registry: Arc<FaultRegistry>,
+    pub(super) functions: Arc<FunctionProcesses>,
 }
 
 /// The certificates that the proxy can present.
@@ -65,7 +65,7 @@ fn acceptor(certificate: &str, key: &str) -> Result<TlsAcceptor> {
 }
 
 /// Accepts connections according to the link state, and closes all of them when it changes.
-pub(super) async fn keep(door: Arc<Door>, listener: TcpListener, mut told: watch::Receiver<Line>) {
+pub(super) async fn run(proxy: Arc<FaultProxy>, listener: TcpListener, mut told: watch::Receiver<LinkState>) {
     let Ok(address) = listener.local_addr() else {
         return;
     };
@@ -73,7 +73,7 @@ pub(super) async fn keep(door: Arc<Door>, listener: TcpListener, mut told: watch
     let mut connections = JoinSet::new();
     loop {
         let line = *told.borrow_and_update();
-        if line == Line::Refused {
+        if line == LinkState::Refused {
             listener = None;
         } else if listener.is_none() {
             listener = Some(listen_again(address).await);
@@ -86,7 +86,7 @@ pub(super) async fn keep(door: Arc<Door>, listener: TcpListener, mut told: watch
                     Err(_) => return,
                 },
                 Some((stream, peer)) = accept(listener.as_ref()) => {
-                    connections.spawn(Arc::clone(&door).attend(stream, peer, line));
+                    connections.spawn(Arc::clone(&proxy).attend(stream, peer, line));
                 }
                 Some(_) = connections.join_next() => {}
             }
@@ -111,8 +111,8 @@ async fn accept(listener: Option<&TcpListener>) -> Option<(TcpStream, SocketAddr
     }
 }
 
-impl Door {
-    async fn attend(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, line: Line) {
+impl FaultProxy {
+    async fn attend(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, line: LinkState) {
         // An error means only that Nagle's algorithm stays on, which is slower but works.
         let _ = stream.set_nodelay(true);
         let Ok(us) = stream.local_addr() else {
@@ -120,8 +120,8 @@ impl Door {
         };
         let tls = self.tls.as_ref();
         match (line, tls) {
-            (Line::Silent, _) => std::future::pending().await,
-            (Line::Expired, Some(tls)) => {
+            (LinkState::Silent, _) => std::future::pending().await,
+            (LinkState::Expired, Some(tls)) => {
                 // The handshake fails, because the client rejects an expired certificate.
                 let _ = tls.expired.accept(stream).await;
             }
@@ -140,12 +140,12 @@ impl Door {
     {
         let function = self.functions.at(peer, us);
         let service = service_fn(|request| {
-            let (door, function) = (Arc::clone(&self), function.clone());
+            let (proxy, function) = (Arc::clone(&self), function.clone());
             // hyper closes the connection without an answer when the service returns an error.
             async move {
-                door.pass(request, function)
+                proxy.pass(request, function)
                     .await
-                    .map_err(|error| Broken(error.to_string()))
+                    .map_err(|error| ProxyError(error.to_string()))
             }
         });
         // An error means that a fault or the client broke the connection, so there is nothing to report.
@@ -158,7 +158,7 @@ impl Door {
     async fn pass(
         &self,
         request: Request<Incoming>,
-        function: Option<Function>,
+        function: Option<FunctionProcess>,
     ) -> Result<Response<Body>> {
         let (parts, body) = request.into_parts();
         let body = body.collect().await?.to_bytes();
@@ -171,7 +171,7 @@ impl Door {
             &said,
         );
         let text = format!("{} {said}", parts.uri);
-        let faults = self.book.faults_of(&Asked {
+        let faults = self.registry.faults_of(&ObservedRequest {
             system: self.system,
             function: function.as_ref().map_or("", |function| &function.name),
             operation: &operation,
@@ -196,11 +196,11 @@ impl Door {
                 Fault::Twice => {
                     self.answer(outgoing()).await?;
                 }
-                Fault::Kill(Moment::Before) => {
+                Fault::Kill(KillPoint::Before) => {
                     end(function.as_ref())?;
                     bail!("the function was ended before {operation}");
                 }
-                Fault::Kill(Moment::After) => {
+                Fault::Kill(KillPoint::After) => {
                     self.answer(outgoing()).await?;
                     end(function.as_ref())?;
                     bail!("the function was ended after {operation}");
@@ -254,19 +254,19 @@ impl Door {
     }
 }
 
-fn end(function: Option<&Function>) -> Result<()> {
+fn end(function: Option<&FunctionProcess>) -> Result<()> {
     function
-        .map(Function::end)
+        .map(FunctionProcess::end)
         .ok_or_else(|| anyhow!("nobody knows which function asks"))
 }
 
 #[derive(Debug)]
-struct Broken(String);
+struct ProxyError(String);
 
-impl std::fmt::Display for Broken {
+impl std::fmt::Display for ProxyError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl std::error::Error for Broken {}
+impl std::error::Error for ProxyError {}

@@ -10,11 +10,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use time::OffsetDateTime;
 
 use super::operation::id_at_start;
-use super::rule::{Fault, Play, Rule, Standing, Step, System};
+use super::rule::{Fault, TestCall, Rule, RuleStatus, RequestStep, System};
 
 /// The parts of a request that rules look at.
 #[derive(Debug)]
-pub(super) struct Asked<'a> {
+pub(super) struct ObservedRequest<'a> {
     pub(super) system: System,
     pub(super) function: &'a str,
     pub(super) operation: &'a str,
@@ -24,28 +24,28 @@ pub(super) struct Asked<'a> {
 
 /// All scenarios and rules.
 #[derive(Debug, Default)]
-pub(super) struct Book {
-    pages: Mutex<Pages>,
+pub(super) struct FaultRegistry {
+    pages: Mutex<RegistryState>,
 }
 
 #[derive(Debug, Default)]
-struct Pages {
-    plays: BTreeMap<String, Play>,
-    rules: BTreeMap<String, Standing>,
+struct RegistryState {
+    plays: BTreeMap<String, TestCall>,
+    rules: BTreeMap<String, RuleStatus>,
 }
 
-impl Book {
-    fn pages(&self) -> MutexGuard<'_, Pages> {
+impl FaultRegistry {
+    fn pages(&self) -> MutexGuard<'_, RegistryState> {
         self.pages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn begin(&self, name: String, marks: BTreeSet<String>) {
         let steps = Vec::new();
-        self.pages().plays.insert(name, Play { marks, steps });
+        self.pages().plays.insert(name, TestCall { marks, steps });
     }
 
     /// Ends a scenario and deletes its rules. Returns its requests.
-    pub(super) fn end(&self, name: &str) -> Option<Play> {
+    pub(super) fn end(&self, name: &str) -> Option<TestCall> {
         let mut pages = self.pages();
         pages
             .rules
@@ -54,7 +54,7 @@ impl Book {
     }
 
     pub(super) fn make(&self, name: String, rule: Rule) {
-        let standing = Standing {
+        let standing = RuleStatus {
             rule,
             met: 0,
             hits: 0,
@@ -63,43 +63,43 @@ impl Book {
         self.pages().rules.insert(name, standing);
     }
 
-    pub(super) fn rule(&self, name: &str) -> Option<Standing> {
+    pub(super) fn rule(&self, name: &str) -> Option<RuleStatus> {
         self.pages().rules.get(name).cloned()
     }
 
-    pub(super) fn drop_rule(&self, name: &str) -> Option<Standing> {
+    pub(super) fn drop_rule(&self, name: &str) -> Option<RuleStatus> {
         self.pages().rules.remove(name)
     }
 
     /// Records a request, and returns the faults that apply to it.
-    pub(super) fn faults_of(&self, asked: &Asked<'_>) -> Vec<Fault> {
+    pub(super) fn faults_of(&self, asked: &ObservedRequest<'_>) -> Vec<Fault> {
         let mut pages = self.pages();
         let plays = pages.note(asked);
         let rules = pages.rules.values_mut();
         rules
             .filter(|standing| standing.rule.is_for(asked, &plays))
-            .filter_map(Standing::take)
+            .filter_map(RuleStatus::take)
             .collect()
     }
 }
 
-impl Pages {
-    fn note(&mut self, asked: &Asked<'_>) -> Vec<String> {
+impl RegistryState {
+    fn note(&mut self, asked: &ObservedRequest<'_>) -> Vec<String> {
         let mut whose = Vec::new();
         for (name, play) in &mut self.plays {
             if play.marks.iter().any(|mark| asked.text.contains(mark)) {
                 play.marks.extend(ids_in(asked.text));
-                let step = Step {
+                let step = RequestStep {
                     system: asked.system,
                     function: asked.function.to_owned(),
                     operation: asked.operation.to_owned(),
                     nth: 0,
                 };
-                let is_same = |other: &&Step| {
+                let is_same = |other: &&RequestStep| {
                     other.function == step.function && other.operation == step.operation
                 };
                 let nth = play.steps.iter().filter(is_same).count();
-                play.steps.push(Step {
+                play.steps.push(RequestStep {
                     nth: u32::try_from(nth).unwrap_or(u32::MAX),
                     ..step
                 });
@@ -111,7 +111,7 @@ impl Pages {
 }
 
 impl Rule {
-    fn is_for(&self, asked: &Asked<'_>, plays: &[String]) -> bool {
+    fn is_for(&self, asked: &ObservedRequest<'_>, plays: &[String]) -> bool {
         let begins = |wanted: &String| asked.operation.starts_with(wanted.as_str());
         self.system == asked.system
             && self.operation.as_ref().is_none_or(begins)
@@ -120,7 +120,7 @@ impl Rule {
     }
 }
 
-impl Standing {
+impl RuleStatus {
     /// Counts a matching request, and returns the fault if it applies now.
     fn take(&mut self) -> Option<Fault> {
         self.met += 1;
@@ -168,11 +168,11 @@ fn ids_in(text: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::rule::Moment;
+    use super::super::rule::KillPoint;
     use super::*;
 
-    fn asked<'a>(operation: &'a str, text: &'a str) -> Asked<'a> {
-        Asked {
+    fn asked<'a>(operation: &'a str, text: &'a str) -> ObservedRequest<'a> {
+        ObservedRequest {
             system: System::Aws,
             function: "call-response",
             operation,
@@ -185,45 +185,45 @@ mod tests {
             system: System::Aws,
             operation: Some("update".to_owned()),
             function: None,
-            play: Some("one".to_owned()),
+            test_call: Some("one".to_owned()),
             skip,
             times: Some(1),
             one_in: None,
-            fault: Fault::Kill(Moment::Before),
+            fault: Fault::Kill(KillPoint::Before),
         }
     }
 
     #[test]
     fn the_ids_in_a_plays_requests_are_its_marks_from_then_on() {
-        let book = Book::default();
-        book.begin("one".into(), BTreeSet::from(["EXTENSION#1101".to_owned()]));
+        let registry = FaultRegistry::default();
+        registry.begin("one".into(), BTreeSet::from(["EXTENSION#1101".to_owned()]));
         let id = "0f0e3c80-7bb5-4f2c-8d0e-3f4d7d0c9a11";
         let key = &id[..LONGEST_MARK];
-        book.faults_of(&asked("update", &format!("CALL#{key}")));
-        book.faults_of(&asked(
+        registry.faults_of(&asked("update", &format!("CALL#{key}")));
+        registry.faults_of(&asked(
             "create",
             &format!("EXTENSION#1101 CALL#{key}, call {id} on 1732175943.12"),
         ));
-        book.faults_of(&asked("update", &format!("CALL#{key}")));
-        book.faults_of(&asked("delete", "/channels/1732175943.12"));
-        let steps = book.end("one").unwrap().steps;
+        registry.faults_of(&asked("update", &format!("CALL#{key}")));
+        registry.faults_of(&asked("delete", "/channels/1732175943.12"));
+        let steps = registry.end("one").unwrap().steps;
         let operations: Vec<_> = steps.iter().map(|step| step.operation.as_str()).collect();
         assert_eq!(operations, ["create", "update", "delete"]);
     }
 
     #[test]
     fn a_rule_meets_the_nth_request_of_its_play_and_no_other() {
-        let book = Book::default();
+        let registry = FaultRegistry::default();
         for (play, mark) in [("one", "first"), ("other", "second")] {
-            book.begin(play.into(), BTreeSet::from([mark.to_owned()]));
+            registry.begin(play.into(), BTreeSet::from([mark.to_owned()]));
         }
-        book.make("rule".into(), kill(1));
-        let happens = |text: &str| !book.faults_of(&asked("update", text)).is_empty();
+        registry.make("rule".into(), kill(1));
+        let happens = |text: &str| !registry.faults_of(&asked("update", text)).is_empty();
         assert!(!happens("second"));
         assert!(!happens("first"));
         assert!(!happens("second"));
         assert!(happens("first"));
         assert!(!happens("first"));
-        assert_eq!(book.rule("rule").unwrap().hits, 1);
+        assert_eq!(registry.rule("rule").unwrap().hits, 1);
     }
 }

@@ -26,7 +26,7 @@ impl System {
 /// The state of the link to a system. A change closes all open connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Line {
+pub enum LinkState {
     /// Works normally.
     Open,
     /// Connections are refused.
@@ -92,13 +92,13 @@ pub enum Fault {
     /// Is forwarded twice. The function gets the second answer.
     Twice,
     /// The function that sends it is killed.
-    Kill(Moment),
+    Kill(KillPoint),
 }
 
 /// When a function is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Moment {
+pub enum KillPoint {
     /// Before the request is forwarded.
     Before,
     /// After the system has processed the request, before the function gets the answer.
@@ -107,7 +107,7 @@ pub enum Moment {
 
 /// One request of a scenario.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Step {
+pub struct RequestStep {
     /// The system.
     pub system: System,
     /// The function.
@@ -120,7 +120,7 @@ pub struct Step {
 
 /// A rule and its counters.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Standing {
+pub struct RuleStatus {
     /// The rule.
     pub rule: Rule,
     /// How many requests matched, including skipped ones.
@@ -133,9 +133,9 @@ pub struct Standing {
 
 /// The recorded scenario.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Play {
+pub struct TestCall {
     /// The strings that identify its requests.
     pub marks: BTreeSet<String>,
     /// Its requests in the order of arrival.
-    pub steps: Vec<Step>,
+    pub steps: Vec<RequestStep>,
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::source::Source;
+use super::source::AsteriskSource;
 use crate::credentials::{Credentials, SipAccount};
 use crate::settings::{ENCRYPTED_TRUNK_SOURCE, LOOPBACK, PbxPorts, Settings, TRUNK_SOURCE};
 use crate::tools::make_dir;
@@ -36,7 +36,7 @@ const CIPHERS: &str = "ECDHE-ECDSA-AES128-GCM-SHA256,ECDHE-RSA-AES128-GCM-SHA256
 
 /// The settings of the dialplan's hooks.
 #[derive(Debug)]
-pub struct Hooks<'a> {
+pub struct HookSettings<'a> {
     /// The URL of the HTTP API.
     pub url: &'a str,
     /// The URL in the second region, if there is one.
@@ -47,7 +47,7 @@ pub struct Hooks<'a> {
 
 /// The paths of the written configuration.
 #[derive(Debug, Clone)]
-pub struct Written {
+pub struct WrittenConfiguration {
     /// `asterisk.conf`, as Asterisk sees it.
     pub asterisk: PathBuf,
     /// HAProxy's files, in the order that it reads them.
@@ -57,11 +57,11 @@ pub struct Written {
 /// Writes all files.
 pub fn write(
     settings: &Settings,
-    source: &Source,
+    source: &AsteriskSource,
     pbx: &PbxPorts,
     credentials: &Credentials,
-    hooks: &Hooks<'_>,
-) -> Result<Written> {
+    hooks: &HookSettings<'_>,
+) -> Result<WrittenConfiguration> {
     let (outside, inside) = (source.outside(pbx), source.inside(pbx));
     if outside.exists() {
         std::fs::remove_dir_all(&outside)
@@ -93,7 +93,7 @@ pub fn write(
         &etc.join("asterisk.conf"),
         &asterisk_conf(&inside, &source.directories()),
     )?;
-    Ok(Written {
+    Ok(WrittenConfiguration {
         asterisk: inside.join("etc/asterisk.conf"),
         proxy: [site.join(PROXY), etc.join(PROXY)],
     })
@@ -143,7 +143,7 @@ fn asterisk_conf(inside: &Path, packaged: &[(&'static str, PathBuf)]) -> String 
 fn site_files(
     pbx: &PbxPorts,
     credentials: &Credentials,
-    hooks: &Hooks<'_>,
+    hooks: &HookSettings<'_>,
     folders: &Folders<'_>,
 ) -> [(&'static str, String); 8] {
     [
@@ -163,7 +163,7 @@ fn ari(credentials: &Credentials) -> String {
     format!("[{user}]\ntype = user\nread_only = no\npassword = {password}\n")
 }
 
-fn dialplan(hooks: &Hooks<'_>, hook_secret: &str) -> String {
+fn dialplan(hooks: &HookSettings<'_>, hook_secret: &str) -> String {
     let mut text = format!(
         "[globals]\nRINGBACK_HOOK_URL = {}\nRINGBACK_HOOK_SECRET = {hook_secret}\nRINGBACK_MAX_WAIT_SECONDS = 60\n",
         hooks.url
@@ -252,7 +252,7 @@ mod tests {
     /// The site files of a PBX, by name.
     fn written_for(pbx: &PbxPorts) -> BTreeMap<&'static str, String> {
         let credentials = Credentials::generate("http://127.0.0.1:5051/token").unwrap();
-        let hooks = Hooks {
+        let hooks = HookSettings {
             url: "http://127.0.0.1:5050",
             fallback_url: None,
             name: None,

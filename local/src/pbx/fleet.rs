@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 
 use super::configuration;
 use super::server::{Pbx, ari_url};
-use super::source::Source;
+use super::source::AsteriskSource;
 use crate::credentials::Credentials;
 use crate::settings::{PBXS, Settings};
 
@@ -23,7 +23,7 @@ impl Fleet {
     /// two regions. A PBX sends its name with its hooks if `listed` (the value of `ARI_URL`) contains the name.
     pub async fn start(
         settings: &Settings,
-        source: &Source,
+        source: &AsteriskSource,
         credentials: &Credentials,
         (hook_url, fallback_url): (&str, Option<&str>),
         listed: &str,
@@ -34,7 +34,7 @@ impl Fleet {
                 name == Some(pbx.name)
             });
             let name = is_named.then_some(pbx.name);
-            let hooks = configuration::Hooks {
+            let hooks = configuration::HookSettings {
                 url: hook_url,
                 fallback_url,
                 name,

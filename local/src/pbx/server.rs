@@ -7,8 +7,8 @@ use anyhow::{Result, bail};
 use reqwest::{Certificate, Client};
 use tokio::process::Command;
 
-use super::configuration::Written;
-use super::source::Source;
+use super::configuration::WrittenConfiguration;
+use super::source::AsteriskSource;
 use crate::credentials::Credentials;
 use crate::process::{Daemon, output};
 use crate::settings::{LOOPBACK, PbxPorts, Settings};
@@ -35,9 +35,9 @@ pub fn local_ari_url(pbx: &PbxPorts) -> String {
 pub struct Pbx {
     daemon: Daemon,
     proxy: Daemon,
-    source: Source,
+    source: AsteriskSource,
     ports: PbxPorts,
-    configuration: Written,
+    configuration: WrittenConfiguration,
     state_dir: PathBuf,
     started: Instant,
 }
@@ -46,9 +46,9 @@ impl Pbx {
     /// Starts both, and waits until ARI answers through the proxy.
     pub async fn start(
         settings: &Settings,
-        source: Source,
+        source: AsteriskSource,
         ports: PbxPorts,
-        configuration: Written,
+        configuration: WrittenConfiguration,
         credentials: &Credentials,
     ) -> Result<Self> {
         let state_dir = settings.state_dir();
@@ -133,7 +133,7 @@ impl Pbx {
 }
 
 fn daemon(
-    source: &Source,
+    source: &AsteriskSource,
     ports: &PbxPorts,
     configuration: &Path,
     state_dir: &Path,
@@ -142,7 +142,7 @@ fn daemon(
     Daemon::start(ports.daemon, &mut command, state_dir)
 }
 
-fn proxy(ports: &PbxPorts, configuration: &Written, state_dir: &Path) -> Result<Daemon> {
+fn proxy(ports: &PbxPorts, configuration: &WrittenConfiguration, state_dir: &Path) -> Result<Daemon> {
     let mut command = Command::new("haproxy");
     for file in &configuration.proxy {
         command.arg("-f").arg(file);

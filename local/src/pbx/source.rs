@@ -28,13 +28,13 @@ const LIBRARIES: (&str, &str) = if cfg!(target_arch = "aarch64") {
 
 /// An installed Asterisk.
 #[derive(Debug, Clone)]
-pub struct Source {
-    place: Place,
+pub struct AsteriskSource {
+    place: Installation,
     state: PathBuf,
 }
 
 #[derive(Debug, Clone)]
-enum Place {
+enum Installation {
     /// Installed on this machine.
     OnPath,
     /// Unpacked into a folder. It runs with its own libraries, because they belong to another Debian release.
@@ -43,7 +43,7 @@ enum Place {
     Docker,
 }
 
-impl Source {
+impl AsteriskSource {
     /// The folder for the configuration and state of a PBX, as this machine sees it.
     pub fn outside(&self, pbx: &PbxPorts) -> PathBuf {
         self.state.join(pbx.name)
@@ -52,16 +52,16 @@ impl Source {
     /// The same folder, as Asterisk sees it.
     pub fn inside(&self, pbx: &PbxPorts) -> PathBuf {
         match self.place {
-            Place::OnPath | Place::Unpacked(_) => self.outside(pbx),
-            Place::Docker => Path::new(INSIDE).join(pbx.name),
+            Installation::OnPath | Installation::Unpacked(_) => self.outside(pbx),
+            Installation::Docker => Path::new(INSIDE).join(pbx.name),
         }
     }
 
     /// The directories in `asterisk.conf` that differ from the package's defaults.
     pub fn directories(&self) -> Vec<(&'static str, PathBuf)> {
         match &self.place {
-            Place::OnPath | Place::Docker => Vec::new(),
-            Place::Unpacked(tree) => vec![
+            Installation::OnPath | Installation::Docker => Vec::new(),
+            Installation::Unpacked(tree) => vec![
                 ("astmoddir", tree.join(LIBRARIES.0).join("asterisk/modules")),
                 ("astdatadir", tree.join("usr/share/asterisk")),
             ],
@@ -71,8 +71,8 @@ impl Source {
     /// A command that runs `asterisk` with these arguments.
     pub fn asterisk(&self, pbx: &PbxPorts, arguments: &[&str]) -> Command {
         let mut command = match &self.place {
-            Place::OnPath => Command::new("asterisk"),
-            Place::Unpacked(tree) => {
+            Installation::OnPath => Command::new("asterisk"),
+            Installation::Unpacked(tree) => {
                 let libraries = tree.join(LIBRARIES.0);
                 let mut command = Command::new(libraries.join(LIBRARIES.1));
                 command.arg("--library-path").arg(libraries);
@@ -80,7 +80,7 @@ impl Source {
                 command.arg(tree.join("usr/sbin/asterisk"));
                 command
             }
-            Place::Docker => {
+            Installation::Docker => {
                 let mut command = Command::new("docker");
                 command.args([
                     "run",
@@ -105,7 +105,7 @@ impl Source {
 
     /// A command that runs a CLI command in the running Asterisk.
     pub fn remote(&self, pbx: &PbxPorts, configuration: &str, order: &str) -> Command {
-        if let Place::Docker = self.place {
+        if let Installation::Docker = self.place {
             let mut command = Command::new("docker");
             command.args([
                 "exec",
@@ -133,17 +133,17 @@ pub fn state(settings: &Settings) -> PathBuf {
 
 /// How to get Asterisk. `local/tools/prerequisites.sh` decides and sets `ASTERISK_FROM`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum AsteriskOrigin {
     OnPath,
     Debian,
     Docker,
 }
 
-fn way(settings: &Settings) -> Result<Way> {
+fn origin(settings: &Settings) -> Result<AsteriskOrigin> {
     match settings.variable("ASTERISK_FROM") {
-        Some("path") => Ok(Way::OnPath),
-        Some("debian") => Ok(Way::Debian),
-        Some("docker") => Ok(Way::Docker),
+        Some("path") => Ok(AsteriskOrigin::OnPath),
+        Some("debian") => Ok(AsteriskOrigin::Debian),
+        Some("docker") => Ok(AsteriskOrigin::Docker),
         Some(other) => bail!("ASTERISK_FROM is `{other}`; it can be path, debian or docker"),
         None => bail!("ASTERISK_FROM is not set; `make` sets it after a look at this machine"),
     }
@@ -158,11 +158,11 @@ pub fn log(settings: &Settings) -> PathBuf {
 ///
 /// # Errors
 /// When `ASTERISK_FROM` is missing or unknown.
-pub fn work_ahead(settings: &Settings) -> Result<Option<&'static str>> {
-    Ok(match way(settings)? {
-        Way::OnPath => None,
-        Way::Debian => Some("unpack Asterisk from Debian's packages"),
-        Way::Docker => Some("make Asterisk's container image"),
+pub fn installation_step(settings: &Settings) -> Result<Option<&'static str>> {
+    Ok(match origin(settings)? {
+        AsteriskOrigin::OnPath => None,
+        AsteriskOrigin::Debian => Some("unpack Asterisk from Debian's packages"),
+        AsteriskOrigin::Docker => Some("make Asterisk's container image"),
     })
 }
 
@@ -170,21 +170,21 @@ pub fn work_ahead(settings: &Settings) -> Result<Option<&'static str>> {
 ///
 /// # Errors
 /// When it cannot be downloaded, unpacked or built.
-pub async fn obtain(settings: &Settings) -> Result<Source> {
-    let place = match way(settings)? {
-        Way::OnPath => Place::OnPath,
-        Way::Debian => {
+pub async fn obtain(settings: &Settings) -> Result<AsteriskSource> {
+    let place = match origin(settings)? {
+        AsteriskOrigin::OnPath => Installation::OnPath,
+        AsteriskOrigin::Debian => {
             let tree = settings.tools_dir().join("asterisk");
             unpack(settings, &tree).await?;
-            Place::Unpacked(tree)
+            Installation::Unpacked(tree)
         }
-        Way::Docker => {
+        AsteriskOrigin::Docker => {
             make_image(settings).await?;
-            Place::Docker
+            Installation::Docker
         }
     };
     let state = state(settings);
-    Ok(Source { place, state })
+    Ok(AsteriskSource { place, state })
 }
 
 /// Does nothing if the tree is already unpacked.

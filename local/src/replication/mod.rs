@@ -3,7 +3,7 @@
 //!
 //! As on AWS, a condition is checked only against the local table, and an overwritten version is lost.
 
-mod memory;
+mod table_state;
 mod table;
 
 use std::collections::VecDeque;
@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use crate::cloud::region::Region;
-use memory::{Arrival, Key, Memory, Version};
+use table_state::{Resolution, ItemKey, TableState, ItemVersion};
 use table::Table;
 
 /// How often the streams are read, which is also the smallest delay.
@@ -24,7 +24,7 @@ const EVERY: Duration = Duration::from_millis(100);
 
 /// The state of the replication, and its settings.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Link {
+pub struct ReplicationState {
     /// The delay of each change in milliseconds.
     pub lag_ms: u64,
     /// Replication is stopped, and changes wait.
@@ -39,7 +39,7 @@ pub struct Link {
     pub overtaken: u64,
 }
 
-impl Link {
+impl ReplicationState {
     const fn is_open(self) -> bool {
         !self.cut && !self.lost
     }
@@ -48,7 +48,7 @@ impl Link {
 /// The replication between two tables. Dropping it stops it.
 #[derive(Debug)]
 pub struct Replication {
-    link: Arc<Mutex<Link>>,
+    link: Arc<Mutex<ReplicationState>>,
     task: JoinHandle<()>,
 }
 
@@ -57,22 +57,22 @@ impl Replication {
     pub async fn start(regions: [Region; 2], table: &str) -> Result<Self> {
         let [one, other] = regions;
         let sides = [
-            Side::of(Table::open(one, table).await?),
-            Side::of(Table::open(other, table).await?),
+            ReplicatedRegion::of(Table::open(one, table).await?),
+            ReplicatedRegion::of(Table::open(other, table).await?),
         ];
-        let link = Arc::new(Mutex::new(Link::default()));
+        let link = Arc::new(Mutex::new(ReplicationState::default()));
         let task = tokio::spawn(replicate(sides, Arc::clone(&link)));
         Ok(Self { link, task })
     }
 
     /// The current state.
     #[must_use]
-    pub fn link(&self) -> Link {
+    pub fn link(&self) -> ReplicationState {
         read(&self.link)
     }
 
     /// Changes the settings.
-    pub fn change(&self, change: impl FnOnce(&mut Link)) {
+    pub fn change(&self, change: impl FnOnce(&mut ReplicationState)) {
         change(&mut self.link.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
@@ -83,43 +83,43 @@ impl Drop for Replication {
     }
 }
 
-fn read(link: &Mutex<Link>) -> Link {
+fn read(link: &Mutex<ReplicationState>) -> ReplicationState {
     *link.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One region: its table, its known state, and the changes that wait for the other region.
-struct Side {
+struct ReplicatedRegion {
     table: Table,
-    memory: Memory,
-    leaving: VecDeque<(Key, Version)>,
+    table_state: TableState,
+    leaving: VecDeque<(ItemKey, ItemVersion)>,
 }
 
-impl Side {
+impl ReplicatedRegion {
     fn of(table: Table) -> Self {
-        let memory = Memory::of(table.region().name);
+        let table_state = TableState::of(table.region().name);
         Self {
             table,
-            memory,
+            table_state,
             leaving: VecDeque::new(),
         }
     }
 
     async fn look(&mut self) -> Result<()> {
         for record in self.table.records().await? {
-            self.leaving.extend(self.memory.saw(record));
+            self.leaving.extend(self.table_state.on_stream_record(record));
         }
         Ok(())
     }
 
     /// Applies a version from the other region. Returns whether it won.
-    async fn take(&mut self, key: Key, version: Version) -> Result<bool> {
+    async fn take(&mut self, key: ItemKey, version: ItemVersion) -> Result<bool> {
         loop {
-            let Arrival::Replaces(standing) = self.memory.meets(&key, &version) else {
+            let Resolution::Replaces(standing) = self.table_state.resolve(&key, &version) else {
                 return Ok(false);
             };
             let image = version.image.as_ref();
             if standing == image || self.table.replace(&key, standing, image).await? {
-                self.memory.wrote(key, version);
+                self.table_state.on_replicated(key, version);
                 return Ok(true);
             }
             // The item has changed in the meantime. Read the stream and compare again.
@@ -128,7 +128,7 @@ impl Side {
     }
 }
 
-async fn replicate(mut sides: [Side; 2], link: Arc<Mutex<Link>>) {
+async fn replicate(mut sides: [ReplicatedRegion; 2], link: Arc<Mutex<ReplicationState>>) {
     loop {
         sleep(EVERY).await;
         // The streams keep what is not read now.
@@ -143,7 +143,7 @@ async fn replicate(mut sides: [Side; 2], link: Arc<Mutex<Link>>) {
     }
 }
 
-async fn pass_on(sides: &mut [Side; 2], link: &Mutex<Link>) -> Result<()> {
+async fn pass_on(sides: &mut [ReplicatedRegion; 2], link: &Mutex<ReplicationState>) -> Result<()> {
     for side in &mut *sides {
         side.look().await?;
     }
@@ -159,7 +159,7 @@ async fn pass_on(sides: &mut [Side; 2], link: &Mutex<Link>) -> Result<()> {
 }
 
 /// Copies the changes that are due, in the order of writing. Returns how many were copied and how many were dropped.
-async fn hand_over(from: &mut Side, to: &mut Side, link: &Mutex<Link>) -> Result<(u64, u64)> {
+async fn hand_over(from: &mut ReplicatedRegion, to: &mut ReplicatedRegion, link: &Mutex<ReplicationState>) -> Result<(u64, u64)> {
     let (mut came, mut overtaken) = (0, 0);
     while let Some((key, version)) = from.leaving.front().cloned() {
         let state = read(link);

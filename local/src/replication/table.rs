@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use reqwest::Client;
 use serde_json::{Map, Value, json};
 
-use super::memory::{Key, Record};
+use super::table_state::{ItemKey, StreamRecord};
 use crate::cloud::region::Region;
 
 /// The timeout of a request.
@@ -63,7 +63,7 @@ impl Table {
     }
 
     /// The new records of the stream.
-    pub(super) async fn records(&mut self) -> Result<Vec<Record>> {
+    pub(super) async fn records(&mut self) -> Result<Vec<StreamRecord>> {
         let asked = json!({ "ShardIterator": self.iterator });
         let answer = self
             .ask("DynamoDBStreams_20120810.GetRecords", asked)
@@ -78,7 +78,7 @@ impl Table {
     /// held.
     pub(super) async fn replace(
         &self,
-        key: &Key,
+        key: &ItemKey,
         standing: Option<&Value>,
         image: Option<&Value>,
     ) -> Result<bool> {
@@ -164,7 +164,7 @@ fn still(standing: Option<&Value>) -> Result<Map<String, Value>> {
     ]))
 }
 
-fn record(record: &Value) -> Result<Record> {
+fn record(record: &Value) -> Result<StreamRecord> {
     let change = &record["dynamodb"];
     let part = |name: &str| text(&change["Keys"][name]["S"]);
     // DynamoDB reports the time in whole seconds. The local AWS starts the sequence number with the time in
@@ -174,8 +174,8 @@ fn record(record: &Value) -> Result<Record> {
         .get(..20)
         .and_then(|digits| digits.parse().ok())
         .with_context(|| format!("a record's number: {number}"))?;
-    Ok(Record {
-        key: Key {
+    Ok(StreamRecord {
+        key: ItemKey {
             pk: part("pk")?,
             sk: part("sk")?,
         },

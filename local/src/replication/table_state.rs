@@ -6,36 +6,36 @@ use serde_json::Value;
 
 /// The primary key of an item.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Key {
+pub(super) struct ItemKey {
     pub(super) pk: String,
     pub(super) sk: String,
 }
 
 /// The time and the region of a write. The order decides which version wins, the same in both regions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Stamp {
+pub(super) struct VersionStamp {
     pub(super) at_ms: u64,
     pub(super) region: &'static str,
 }
 
 /// A version of an item. The image is `None` when the item was deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Version {
-    pub(super) stamp: Stamp,
+pub(super) struct ItemVersion {
+    pub(super) stamp: VersionStamp,
     pub(super) image: Option<Value>,
 }
 
 /// A record of the table's stream.
 #[derive(Debug, Clone)]
-pub(super) struct Record {
-    pub(super) key: Key,
+pub(super) struct StreamRecord {
+    pub(super) key: ItemKey,
     pub(super) at_ms: u64,
     pub(super) image: Option<Value>,
 }
 
 /// What to do with a version from the other region.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Arrival<'a> {
+pub(super) enum Resolution<'a> {
     /// The version here is later. It is on its way to the other region, and wins there too.
     Overtaken,
     /// Write it, if the item still has this image.
@@ -44,14 +44,14 @@ pub(super) enum Arrival<'a> {
 
 /// The known state of one region's table.
 #[derive(Debug)]
-pub(super) struct Memory {
+pub(super) struct TableState {
     region: &'static str,
-    standing: HashMap<Key, Version>,
+    standing: HashMap<ItemKey, ItemVersion>,
     /// Writes of the replication itself that the stream has not shown yet.
-    own: HashMap<Key, VecDeque<Option<Value>>>,
+    own: HashMap<ItemKey, VecDeque<Option<Value>>>,
 }
 
-impl Memory {
+impl TableState {
     pub(super) fn of(region: &'static str) -> Self {
         Self {
             region,
@@ -62,8 +62,8 @@ impl Memory {
 
     /// Handles a stream record. Returns the version to send to the other region, or `None` for a write of the
     /// replication itself.
-    pub(super) fn saw(&mut self, record: Record) -> Option<(Key, Version)> {
-        let Record { key, at_ms, image } = record;
+    pub(super) fn on_stream_record(&mut self, record: StreamRecord) -> Option<(ItemKey, ItemVersion)> {
+        let StreamRecord { key, at_ms, image } = record;
         if let Some(own) = self.own.get_mut(&key)
             && own.front() == Some(&image)
         {
@@ -75,25 +75,25 @@ impl Memory {
             .standing
             .get(&key)
             .map_or(0, |standing| standing.stamp.at_ms + 1);
-        let stamp = Stamp {
+        let stamp = VersionStamp {
             at_ms: at_ms.max(least),
             region: self.region,
         };
-        let version = Version { stamp, image };
+        let version = ItemVersion { stamp, image };
         self.standing.insert(key.clone(), version.clone());
         Some((key, version))
     }
 
-    pub(super) fn meets(&self, key: &Key, version: &Version) -> Arrival<'_> {
+    pub(super) fn resolve(&self, key: &ItemKey, version: &ItemVersion) -> Resolution<'_> {
         let standing = self.standing.get(key);
         if standing.is_some_and(|standing| standing.stamp >= version.stamp) {
-            return Arrival::Overtaken;
+            return Resolution::Overtaken;
         }
-        Arrival::Replaces(standing.and_then(|standing| standing.image.as_ref()))
+        Resolution::Replaces(standing.and_then(|standing| standing.image.as_ref()))
     }
 
     /// Records a write of the replication.
-    pub(super) fn wrote(&mut self, key: Key, version: Version) {
+    pub(super) fn on_replicated(&mut self, key: ItemKey, version: ItemVersion) {
         let before = self.standing.insert(key.clone(), version.clone());
         // A stream shows no record when a write changes nothing.
         if before.and_then(|before| before.image) != version.image {
@@ -107,23 +107,23 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn key() -> Key {
-        Key {
+    fn key() -> ItemKey {
+        ItemKey {
             pk: "CALL#1".to_owned(),
             sk: "CALL".to_owned(),
         }
     }
 
-    fn written(at_ms: u64, status: &str) -> Record {
-        Record {
+    fn written(at_ms: u64, status: &str) -> StreamRecord {
+        StreamRecord {
             key: key(),
             at_ms,
             image: Some(json!({ "status": { "S": status } })),
         }
     }
 
-    fn deleted(at_ms: u64) -> Record {
-        Record {
+    fn deleted(at_ms: u64) -> StreamRecord {
+        StreamRecord {
             key: key(),
             at_ms,
             image: None,
@@ -132,23 +132,23 @@ mod tests {
 
     /// Two regions with simulated tables and streams.
     struct Two {
-        memories: [Memory; 2],
+        memories: [TableState; 2],
         tables: [Option<Value>; 2],
-        streams: [VecDeque<Record>; 2],
-        way: [VecDeque<(Key, Version)>; 2],
+        streams: [VecDeque<StreamRecord>; 2],
+        way: [VecDeque<(ItemKey, ItemVersion)>; 2],
     }
 
     impl Two {
         fn new() -> Self {
             Self {
-                memories: [Memory::of("a"), Memory::of("b")],
+                memories: [TableState::of("a"), TableState::of("b")],
                 tables: [None, None],
                 streams: Default::default(),
                 way: Default::default(),
             }
         }
 
-        fn write(&mut self, region: usize, record: Record) {
+        fn write(&mut self, region: usize, record: StreamRecord) {
             if self.tables[region] != record.image {
                 self.tables[region].clone_from(&record.image);
                 self.streams[region].push_back(record);
@@ -157,21 +157,21 @@ mod tests {
 
         fn replicate(&mut self, from: usize) {
             while let Some(record) = self.streams[from].pop_front() {
-                self.way[from].extend(self.memories[from].saw(record));
+                self.way[from].extend(self.memories[from].on_stream_record(record));
             }
             let to = 1 - from;
             while let Some((key, version)) = self.way[from].pop_front() {
                 while let Some(record) = self.streams[to].pop_front() {
-                    self.way[to].extend(self.memories[to].saw(record));
+                    self.way[to].extend(self.memories[to].on_stream_record(record));
                 }
-                let Arrival::Replaces(standing) = self.memories[to].meets(&key, &version) else {
+                let Resolution::Replaces(standing) = self.memories[to].resolve(&key, &version) else {
                     continue;
                 };
                 assert_eq!(standing, self.tables[to].as_ref());
                 let at_ms = version.stamp.at_ms;
                 let image = version.image.clone();
-                self.memories[to].wrote(key.clone(), version);
-                self.write(to, Record { key, at_ms, image });
+                self.memories[to].on_replicated(key.clone(), version);
+                self.write(to, StreamRecord { key, at_ms, image });
             }
         }
 

@@ -11,8 +11,8 @@ use crate::faults::control_url;
 use crate::gateway::WEBSOCKET_PATH;
 use crate::pbx::server::{ari_url, local_ari_url};
 use crate::settings::{
-    CROWD, ENCRYPTED_TRUNK_SOURCE, EXTENSIONS, LOOPBACK, MOBILE_NUMBERS, NUMBERS, PBXS, PORTS,
-    PbxPorts, Settings, TRUNK_SOURCE, Transport, one_of_the_crowd,
+    EXTRA_PHONES, ENCRYPTED_TRUNK_SOURCE, EXTENSIONS, LOOPBACK, MOBILE_NUMBERS, NUMBERS, PBXS, PORTS,
+    PbxPorts, Settings, TRUNK_SOURCE, Transport, extra_phone,
 };
 use crate::stack::{Ari, Aws, Faults, Headers, Operator, Pbx, Phone, Requests, Sip, Stack};
 
@@ -65,7 +65,7 @@ pub(super) fn describe(
         },
         faults: with_faults.then(|| faults(credentials)).transpose()?,
         fallback: None,
-        loss_url: None,
+        region_control_url: None,
     })
 }
 
@@ -106,7 +106,7 @@ fn first_url(listed: &str) -> String {
 }
 
 fn faults(credentials: &Credentials) -> Result<Faults> {
-    let crowd = (0..CROWD).map(one_of_the_crowd);
+    let crowd = (0..EXTRA_PHONES).map(extra_phone);
     Ok(Faults {
         control: control_url(),
         phones: phones(credentials, |extension| !is_named(extension))?,
@@ -150,7 +150,7 @@ fn registrar(transport: Transport, credentials: &Credentials) -> String {
 
 fn mobile_number(extension: &str) -> String {
     let owned = |(owner, number): (&str, &str)| (owner.to_owned(), number.to_owned());
-    let crowd = (0..CROWD).map(one_of_the_crowd);
+    let crowd = (0..EXTRA_PHONES).map(extra_phone);
     let mut numbers = MOBILE_NUMBERS
         .into_iter()
         .map(owned)
@@ -196,7 +196,7 @@ pub(super) fn summary(stack: &Stack) -> String {
 }
 
 fn second_region(stack: &Stack) -> String {
-    let (Some(fallback), Some(fault)) = (&stack.fallback, &stack.loss_url) else {
+    let (Some(fallback), Some(fault)) = (&stack.fallback, &stack.region_control_url) else {
         return String::new();
     };
     format!(

@@ -5,7 +5,7 @@ use std::io::{BufRead, IsTerminal};
 use nix::unistd::{getpgrp, tcgetpgrp};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
-use crate::call;
+use crate::sample_call;
 use crate::settings::Settings;
 
 const PROMPT: &str = "Press Enter to place a call here and now; Ctrl-C stops the stack.";
@@ -17,7 +17,7 @@ pub(super) async fn place_calls(settings: &Settings) {
     };
     println!("{PROMPT}");
     while lines.recv().await.is_some() {
-        if let Err(error) = call::place(settings).await {
+        if let Err(error) = sample_call::place(settings).await {
             eprintln!("the call failed: {error:#}");
         }
         // Ignore Enter presses during the call.

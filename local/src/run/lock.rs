@@ -14,17 +14,17 @@ use crate::tools::make_dir;
 /// The name of the pid file of the process that runs the stack.
 const HOLDER: &str = "stack";
 /// How long a leftover child process may take to end before it is killed.
-const PATIENCE: Duration = Duration::from_secs(3);
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the whole stack may take to stop.
-const STOPPING: Duration = Duration::from_secs(20);
+const STACK_STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The lock on the stack of this checkout. The system releases it when the process ends, even if it is killed.
-pub(super) struct Claim {
+pub(super) struct StackLock {
     holder: PidFile,
     _lock: File,
 }
 
-impl Claim {
+impl StackLock {
     pub(super) fn give_up(self, settings: &Settings) {
         Stack::remove(&settings.state_dir());
         self.holder.remove();
@@ -32,7 +32,7 @@ impl Claim {
 }
 
 /// Locks the stack for this process.
-pub(super) async fn claim(settings: &Settings) -> Result<Claim> {
+pub(super) async fn lock(settings: &Settings) -> Result<StackLock> {
     make_dir(&settings.state_dir())?;
     let lock = File::create(settings.state("stack.lock"))?;
     let holder = holder(settings);
@@ -44,7 +44,7 @@ pub(super) async fn claim(settings: &Settings) -> Result<Claim> {
     }
     clear_leftovers(settings).await;
     holder.write(std::process::id())?;
-    Ok(Claim {
+    Ok(StackLock {
         holder,
         _lock: lock,
     })
@@ -63,7 +63,7 @@ pub(super) async fn clear_leftovers(settings: &Settings) -> Vec<&'static str> {
         .flat_map(|pbx| [pbx.daemon, pbx.proxy_daemon]);
     for name in pbxs.chain([PRIMARY.part, FALLBACK.part]) {
         if PidFile::new(&settings.state_dir(), name)
-            .end_leftover(PATIENCE)
+            .end_leftover(STOP_TIMEOUT)
             .await
         {
             ended.push(name);
@@ -81,7 +81,7 @@ pub(super) async fn stop_holder(settings: &Settings) -> Result<bool> {
     };
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM)
         .context("could not ask the stack to stop")?;
-    if !holder.wait_until_gone(STOPPING).await {
+    if !holder.wait_until_gone(STACK_STOP_TIMEOUT).await {
         holder.end_leftover(Duration::ZERO).await;
     }
     Ok(true)

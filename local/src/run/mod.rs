@@ -1,13 +1,15 @@
 //! Starts, runs and stops the whole stack: in the foreground (`run`), in the background (`up`, `down`), or around
 //! another command (`test-env`).
 //!
-//! `lock` allows one stack per checkout, `assembly` starts its parts, `description` writes their addresses, and
+//! `lock` allows one stack per checkout, `assembly` starts its parts (`deployment` those in the cloud), `description` writes their addresses, and
 //! `keyboard` places calls on a key press.
 
 mod assembly;
-mod claim;
+mod deployment;
+mod lock;
 mod description;
 mod keyboard;
+mod parameters;
 
 use std::fs::File;
 use std::path::Path;
@@ -18,27 +20,27 @@ use anyhow::{Context, Result, bail};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::cloud::region::Extent;
+use crate::cloud::region::RegionCount;
 use crate::progress::{Progress, tail};
 use crate::settings::Settings;
 use crate::stack::Stack;
 use crate::tools::make_dir;
 use assembly::start;
-use claim::{claim, clear_leftovers, holder, stop_holder};
+use lock::{lock, clear_leftovers, holder, stop_holder};
 use description::summary;
 
 /// `run` and `regions`: runs until Ctrl-C or SIGTERM.
-pub async fn in_foreground(settings: &Settings, extent: Extent) -> Result<()> {
-    let claim = claim(settings).await?;
-    let outcome = hold(settings, extent).await;
-    claim.give_up(settings);
+pub async fn in_foreground(settings: &Settings, regions: RegionCount) -> Result<()> {
+    let lock = lock(settings).await?;
+    let outcome = hold(settings, regions).await;
+    lock.give_up(settings);
     outcome
 }
 
-async fn hold(settings: &Settings, extent: Extent) -> Result<()> {
+async fn hold(settings: &Settings, regions: RegionCount) -> Result<()> {
     let progress = Progress::start();
     let mut running = tokio::select! {
-        running = start(settings, progress, extent) => running?,
+        running = start(settings, progress, regions) => running?,
         () = asked_to_stop() => {
             progress.say("stopped before it was ready");
             clear_leftovers(settings).await;
@@ -49,7 +51,7 @@ async fn hold(settings: &Settings, extent: Extent) -> Result<()> {
     print!("{}", summary(&running.description));
     let outcome = tokio::select! {
         () = asked_to_stop() => Ok(()),
-        error = running.part_ended() => Err(error),
+        error = running.first_end() => Err(error),
         () = keyboard::place_calls(settings) => Ok(()),
     };
     running.stop(settings, progress).await;
@@ -138,17 +140,17 @@ pub async fn down(settings: &Settings) -> Result<()> {
 }
 
 /// `test-env` and `test-regions`: runs a command with a stack, and returns the command's exit status.
-pub async fn around(settings: &Settings, extent: Extent, command: &[String]) -> Result<i32> {
-    let claim = claim(settings).await?;
-    let outcome = run_within(settings, extent, command).await;
-    claim.give_up(settings);
+pub async fn around(settings: &Settings, regions: RegionCount, command: &[String]) -> Result<i32> {
+    let lock = lock(settings).await?;
+    let outcome = run_within(settings, regions, command).await;
+    lock.give_up(settings);
     outcome
 }
 
-async fn run_within(settings: &Settings, extent: Extent, command: &[String]) -> Result<i32> {
+async fn run_within(settings: &Settings, regions: RegionCount, command: &[String]) -> Result<i32> {
     let (program, arguments) = command.split_first().context("no command to run")?;
     let progress = Progress::start();
-    let mut running = start(settings, progress, extent).await?;
+    let mut running = start(settings, progress, regions).await?;
     let mut child = Command::new(program)
         .args(arguments)
         .current_dir(settings.repository())
@@ -156,7 +158,7 @@ async fn run_within(settings: &Settings, extent: Extent, command: &[String]) -> 
         .spawn()?;
     let outcome = tokio::select! {
         status = child.wait() => Ok(status?.code().unwrap_or(1)),
-        error = running.part_ended() => Err(error),
+        error = running.first_end() => Err(error),
         () = asked_to_stop() => Err(anyhow::anyhow!("stopped")),
     };
     running.stop(settings, progress).await;

@@ -14,15 +14,15 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields, default)]
 pub struct Behaviour {
     /// Failures of the next sends (FCM).
-    pub send: Vec<Failure>,
+    pub send: Vec<ConfiguredFailure>,
     /// Failures of the next token requests (FCM).
-    pub token: Vec<Failure>,
+    pub token: Vec<ConfiguredFailure>,
     /// Errors for single device tokens (FCM).
     pub tokens: BTreeMap<String, DeviceError>,
     /// Failures of the next connects (Exotel).
-    pub connect: Vec<Failure>,
+    pub connect: Vec<ConfiguredFailure>,
     /// Failures of the next requests for call details (Exotel).
-    pub details: Vec<Failure>,
+    pub details: Vec<ConfiguredFailure>,
     /// A delay for every answer, in milliseconds.
     pub delay_ms: u64,
 }
@@ -30,7 +30,7 @@ pub struct Behaviour {
 /// An error answer for one or more requests.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
-pub struct Failure {
+pub struct ConfiguredFailure {
     /// The HTTP status.
     pub status: u16,
     /// The number of requests that get it.
@@ -47,7 +47,7 @@ pub struct Failure {
     pub placed: bool,
 }
 
-impl Failure {
+impl ConfiguredFailure {
     /// Waits for the delay of this failure.
     pub async fn wait(&self) {
         tokio::time::sleep(Duration::from_millis(self.after_ms)).await;
@@ -93,15 +93,15 @@ pub enum Operation {
 
 /// The current behaviour, shared between the handlers.
 #[derive(Debug, Clone, Default)]
-pub struct Behaving {
+pub struct SharedBehaviour {
     current: Arc<Mutex<Behaviour>>,
 }
 
-impl Behaving {
+impl SharedBehaviour {
     /// Waits for the configured delay, and returns the failure for this request, if any. A failure with `placed` does
     /// not wait here: the handler places the call first and waits then, or a client that gives up would stop the
     /// handler before the call is placed.
-    pub async fn before(&self, operation: Operation) -> Option<Failure> {
+    pub async fn before(&self, operation: Operation) -> Option<ConfiguredFailure> {
         let (delay, failure) = self.next(operation);
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
@@ -117,7 +117,7 @@ impl Behaving {
         self.with(|behaviour| behaviour.tokens.get(token).copied())
     }
 
-    fn next(&self, operation: Operation) -> (Duration, Option<Failure>) {
+    fn next(&self, operation: Operation) -> (Duration, Option<ConfiguredFailure>) {
         self.with(|behaviour| {
             let delay = Duration::from_millis(behaviour.delay_ms);
             let failures = match operation {
@@ -135,7 +135,7 @@ impl Behaving {
     }
 }
 
-fn take_one(failures: &mut Vec<Failure>) -> Option<Failure> {
+fn take_one(failures: &mut Vec<ConfiguredFailure>) -> Option<ConfiguredFailure> {
     failures.retain(|failure| failure.times > 0);
     let first = failures.first_mut()?;
     first.times -= 1;
@@ -143,13 +143,13 @@ fn take_one(failures: &mut Vec<Failure>) -> Option<Failure> {
 }
 
 /// `GET /behaviour`: the failures that are left.
-pub async fn show(State(behaving): State<Behaving>) -> Json<Behaviour> {
+pub async fn show(State(behaving): State<SharedBehaviour>) -> Json<Behaviour> {
     Json(behaving.with(|behaviour| behaviour.clone()))
 }
 
 /// `PUT /behaviour`: replaces the failures.
 pub async fn replace(
-    State(behaving): State<Behaving>,
+    State(behaving): State<SharedBehaviour>,
     Json(wanted): Json<Behaviour>,
 ) -> StatusCode {
     behaving.with(|behaviour| *behaviour = wanted);
@@ -157,7 +157,7 @@ pub async fn replace(
 }
 
 /// `DELETE /behaviour`: removes all failures.
-pub async fn reset(State(behaving): State<Behaving>) -> StatusCode {
+pub async fn reset(State(behaving): State<SharedBehaviour>) -> StatusCode {
     behaving.with(|behaviour| *behaviour = Behaviour::default());
     StatusCode::NO_CONTENT
 }
@@ -168,7 +168,7 @@ mod tests {
 
     #[tokio::test]
     async fn failures_are_used_up_in_order() {
-        let behaving = Behaving::default();
+        let behaving = SharedBehaviour::default();
         let wanted = r#"{"send":[{"status":503,"times":2,"retry_after":1},{"status":429}]}"#;
         replace(
             State(behaving.clone()),

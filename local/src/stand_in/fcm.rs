@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::behaviour::{self, Behaving, DeviceError, Failure, Operation};
-use super::fcm_message::{self, Violation};
+use super::behaviour::{self, SharedBehaviour, DeviceError, ConfiguredFailure, Operation};
+use super::fcm_message::{self, FieldViolation};
 use super::google_token::TokenEndpoint;
 use super::recorder::{self, Recorder};
 use crate::credentials::ServiceAccount;
@@ -23,7 +23,7 @@ use crate::credentials::ServiceAccount;
 struct Fcm {
     project: Arc<str>,
     tokens: Arc<TokenEndpoint>,
-    behaving: Behaving,
+    behaving: SharedBehaviour,
 }
 
 /// The stand-in for one project and its service account.
@@ -33,7 +33,7 @@ pub fn router(account: &ServiceAccount) -> anyhow::Result<Router> {
         &account.token_uri,
         &account.public_key_pem,
     )?;
-    let behaving = Behaving::default();
+    let behaving = SharedBehaviour::default();
     let recorder = Recorder::default();
     let fcm = Fcm {
         project: account.project_id.as_str().into(),
@@ -124,7 +124,7 @@ async fn send(
         return permission_denied(&project);
     }
     let Ok(body) = serde_json::from_str::<Value>(&body) else {
-        return violated(&Violation {
+        return violated(&FieldViolation {
             field: String::new(),
             description: "Invalid JSON payload received.".into(),
         });
@@ -201,7 +201,7 @@ fn permission_denied(project: &str) -> Response {
     )
 }
 
-fn violated(violation: &Violation) -> Response {
+fn violated(violation: &FieldViolation) -> Response {
     let details = json!([
         {"@type": "type.googleapis.com/google.rpc.BadRequest",
          "fieldViolations": [{"field": violation.field, "description": violation.description}]},
@@ -302,7 +302,7 @@ fn failure_body(status: u16) -> Value {
     error_body(status, canonical, message, json!([fcm_error(code)]))
 }
 
-fn failing(failure: &Failure, body: Value) -> Response {
+fn failing(failure: &ConfiguredFailure, body: Value) -> Response {
     let status = StatusCode::from_u16(failure.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = (status, Json(body)).into_response();
     if let Some(seconds) = failure.retry_after {

@@ -31,14 +31,14 @@ struct Assertion {
 
 /// An OAuth error.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct OauthError {
     /// The error code, such as `invalid_grant`.
     pub error: &'static str,
     /// The reason.
     pub description: String,
 }
 
-impl Refusal {
+impl OauthError {
     fn grant(description: impl Into<String>) -> Self {
         Self {
             error: "invalid_grant",
@@ -82,17 +82,17 @@ impl TokenEndpoint {
         &self,
         form: &BTreeMap<String, String>,
         now: OffsetDateTime,
-    ) -> Result<(String, i64), Refusal> {
+    ) -> Result<(String, i64), OauthError> {
         match form.get("grant_type").map(String::as_str) {
             Some(GRANT_TYPE) => {}
             Some(other) => {
-                return Err(Refusal {
+                return Err(OauthError {
                     error: "unsupported_grant_type",
                     description: format!("Invalid grant_type: {other}"),
                 });
             }
             None => {
-                return Err(Refusal {
+                return Err(OauthError {
                     error: "invalid_request",
                     description: "grant_type is missing".into(),
                 });
@@ -100,7 +100,7 @@ impl TokenEndpoint {
         }
         let assertion = form
             .get("assertion")
-            .ok_or_else(|| Refusal::grant("assertion is missing"))?;
+            .ok_or_else(|| OauthError::grant("assertion is missing"))?;
         self.check(assertion, now)?;
         let token = format!("ya29.local-{}", Uuid::new_v4().simple());
         self.issued
@@ -120,7 +120,7 @@ impl TokenEndpoint {
             .is_some_and(|end| *end > now)
     }
 
-    fn check(&self, assertion: &str, now: OffsetDateTime) -> Result<(), Refusal> {
+    fn check(&self, assertion: &str, now: OffsetDateTime) -> Result<(), OauthError> {
         let mut validation = Validation::new(Algorithm::RS256);
         validation.set_audience(&[&self.audience]);
         validation.set_issuer(&[&self.client_email]);
@@ -129,12 +129,12 @@ impl TokenEndpoint {
         validation.validate_exp = false;
         let key = self.key.lock().unwrap_or_else(PoisonError::into_inner);
         let claims = decode::<Assertion>(assertion, &key, &validation)
-            .map_err(|error| Refusal::grant(format!("Invalid JWT: {error}")))?
+            .map_err(|error| OauthError::grant(format!("Invalid JWT: {error}")))?
             .claims;
         check_times(&claims, now)?;
         if !claims.scope.split(' ').any(|scope| SCOPES.contains(&scope)) {
             let description = "Invalid OAuth scope or ID token audience provided.".into();
-            return Err(Refusal {
+            return Err(OauthError {
                 error: "invalid_scope",
                 description,
             });
@@ -143,7 +143,7 @@ impl TokenEndpoint {
     }
 }
 
-fn check_times(claims: &Assertion, now: OffsetDateTime) -> Result<(), Refusal> {
+fn check_times(claims: &Assertion, now: OffsetDateTime) -> Result<(), OauthError> {
     let now = now.unix_timestamp();
     let leeway = LEEWAY.whole_seconds();
     let reasonable = claims.iat <= now + leeway
@@ -153,7 +153,7 @@ fn check_times(claims: &Assertion, now: OffsetDateTime) -> Result<(), Refusal> {
     if reasonable {
         return Ok(());
     }
-    Err(Refusal::grant(
+    Err(OauthError::grant(
         "Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe. \
          Check your iat and exp values in the JWT claim.",
     ))
@@ -195,7 +195,7 @@ mod tests {
             })
         }
 
-        fn ask_with(&self, change: impl FnOnce(&mut Value)) -> Result<(String, i64), Refusal> {
+        fn ask_with(&self, change: impl FnOnce(&mut Value)) -> Result<(String, i64), OauthError> {
             let mut claims = self.claims();
             change(&mut claims);
             let key = EncodingKey::from_rsa_pem(self.account.private_key_pem.as_bytes()).unwrap();

@@ -21,7 +21,7 @@ const MAX_BODY: usize = 256 * 1024;
 
 /// A recorded request.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Recorded {
+pub struct RecordedRequest {
     /// The HTTP method.
     pub method: String,
     /// The path with its query.
@@ -37,11 +37,11 @@ pub struct Recorded {
 /// The recorded requests.
 #[derive(Debug, Clone, Default)]
 pub struct Recorder {
-    requests: Arc<Mutex<VecDeque<Recorded>>>,
+    requests: Arc<Mutex<VecDeque<RecordedRequest>>>,
 }
 
 impl Recorder {
-    fn push(&self, request: Recorded) {
+    fn push(&self, request: RecordedRequest) {
         let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         if requests.len() == KEPT {
             requests.pop_front();
@@ -49,7 +49,7 @@ impl Recorder {
         requests.push_back(request);
     }
 
-    fn those(&self, wanted: &Wanted) -> Vec<Recorded> {
+    fn those(&self, wanted: &RequestFilter) -> Vec<RecordedRequest> {
         self.requests
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -73,7 +73,7 @@ pub async fn record(State(recorder): State<Recorder>, request: Request, next: Ne
     let Ok(bytes) = to_bytes(body, MAX_BODY).await else {
         return StatusCode::PAYLOAD_TOO_LARGE.into_response();
     };
-    recorder.push(Recorded {
+    recorder.push(RecordedRequest {
         method: parts.method.to_string(),
         path: parts
             .uri
@@ -91,13 +91,13 @@ pub async fn record(State(recorder): State<Recorder>, request: Request, next: Ne
 
 /// Selects requests.
 #[derive(Debug, Default, Deserialize)]
-pub struct Wanted {
+pub struct RequestFilter {
     /// Only pushes to this device token (FCM).
     token: Option<String>,
 }
 
-impl Wanted {
-    fn is(&self, request: &Recorded) -> bool {
+impl RequestFilter {
+    fn is(&self, request: &RecordedRequest) -> bool {
         let token = request.body["message"]["token"].as_str();
         self.token.is_none() || self.token.as_deref() == token
     }
@@ -106,8 +106,8 @@ impl Wanted {
 /// `GET /requests`, or `GET /requests?token=…`.
 pub async fn list(
     State(recorder): State<Recorder>,
-    Query(wanted): Query<Wanted>,
-) -> Json<Vec<Recorded>> {
+    Query(wanted): Query<RequestFilter>,
+) -> Json<Vec<RecordedRequest>> {
     Json(recorder.those(&wanted))
 }
 
@@ -179,7 +179,7 @@ mod tests {
     fn the_oldest_requests_make_room() {
         let recorder = Recorder::default();
         for index in 0..=KEPT {
-            recorder.push(Recorded {
+            recorder.push(RecordedRequest {
                 method: "GET".into(),
                 path: index.to_string(),
                 headers: BTreeMap::new(),
@@ -187,7 +187,7 @@ mod tests {
                 at: String::new(),
             });
         }
-        let kept = recorder.those(&Wanted::default());
+        let kept = recorder.those(&RequestFilter::default());
         assert_eq!((kept.len(), kept[0].path.as_str()), (KEPT, "1"));
     }
 }

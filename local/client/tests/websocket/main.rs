@@ -3,4 +3,3 @@
 mod client;
 mod command;
 mod server;
-mod session;

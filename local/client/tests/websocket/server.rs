@@ -60,14 +60,14 @@ impl Server {
     pub(crate) async fn accept(&self) -> Result<Peer> {
         timeout(SOON, self.handshake())
             .await
-            .context("nobody connected")?
+            .context("no client connected")?
     }
 
     /// Answers the next handshake with an HTTP status code.
     pub(crate) async fn refuse(&self, status: u16, body: &str) -> Result<()> {
         let (mut stream, _) = timeout(SOON, self.listener.accept())
             .await
-            .context("nobody connected")??;
+            .context("no client connected")??;
         let length = body.len();
         let answer = format!("HTTP/1.1 {status} No\r\ncontent-length: {length}\r\n\r\n{body}");
         stream.write_all(answer.as_bytes()).await?;
@@ -76,14 +76,8 @@ impl Server {
         Ok(())
     }
 
-    /// Leaves the next client without an answer for as long as what it gives is kept.
-    pub(crate) async fn let_wait(&self) -> Result<impl Io> {
-        let calling = timeout(SOON, self.listener.accept()).await;
-        Ok(calling.context("nobody connected")??.0)
-    }
-
     /// Whether a client connects within 300 ms.
-    pub(crate) async fn is_called(&self) -> bool {
+    pub(crate) async fn has_new_client(&self) -> bool {
         timeout(Duration::from_millis(300), self.listener.accept())
             .await
             .is_ok()
@@ -114,33 +108,33 @@ impl Server {
 
 impl Peer {
     /// The client's next message.
-    pub(crate) async fn hears(&mut self) -> Result<Value> {
+    pub(crate) async fn receive(&mut self) -> Result<Value> {
         match self.next().await? {
             Some(Message::Text(text)) => Ok(serde_json::from_str(&text)?),
-            other => bail!("no message, but {other:?}"),
+            other => bail!("expected a message, got {other:?}"),
         }
     }
 
-    pub(crate) async fn says(&mut self, message: &Value) -> Result<()> {
-        self.says_text(&message.to_string()).await
+    pub(crate) async fn send(&mut self, message: &Value) -> Result<()> {
+        self.send_text(&message.to_string()).await
     }
 
-    pub(crate) async fn says_text(&mut self, text: &str) -> Result<()> {
+    pub(crate) async fn send_text(&mut self, text: &str) -> Result<()> {
         Ok(self.stream.send(Message::text(text)).await?)
     }
 
     /// Checks that the client closes the connection with a close frame.
-    pub(crate) async fn sees_it_closed(mut self) -> Result<()> {
+    pub(crate) async fn expect_close(mut self) -> Result<()> {
         match self.next().await? {
             Some(Message::Close(_)) => Ok(()),
-            other => bail!("not closed, but {other:?}"),
+            other => bail!("expected a close frame, got {other:?}"),
         }
     }
 
     async fn next(&mut self) -> Result<Option<Message>> {
         let next = timeout(SOON, self.stream.next())
             .await
-            .context("the client is silent")?;
+            .context("the client sent nothing")?;
         Ok(next.transpose()?)
     }
 }

@@ -17,7 +17,7 @@ const NO_END_YET: &str = "1970-01-01 05:30:00";
 /// Exotel's status of a call or of one of its legs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum Status {
+pub(super) enum ExotelStatus {
     Queued,
     Ringing,
     InProgress,
@@ -28,7 +28,7 @@ pub(super) enum Status {
     Canceled,
 }
 
-impl Status {
+impl ExotelStatus {
     const fn is_final(self) -> bool {
         !matches!(self, Self::Queued | Self::Ringing | Self::InProgress)
     }
@@ -43,7 +43,7 @@ impl Status {
     }
 
     /// The usual status of both legs. The first leg is the one that was called first, and has answered.
-    const fn legs(self) -> Legs {
+    const fn legs(self) -> LegStatuses {
         match self {
             Self::Queued => [None, None],
             Self::Ringing => [Some(Self::Ringing), None],
@@ -56,7 +56,7 @@ impl Status {
 }
 
 /// The status of the leg to `From` and of the leg to `To`. `None` if it was not called yet.
-pub(super) type Legs = [Option<Status>; 2];
+pub(super) type LegStatuses = [Option<ExotelStatus>; 2];
 
 /// The events that a StatusCallback can report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,7 +71,7 @@ pub(super) enum EventType {
 /// The format of a StatusCallback.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Format {
+pub(super) enum CallbackFormat {
     Json,
     Multipart,
     Form,
@@ -79,30 +79,30 @@ pub(super) enum Format {
 
 /// Where to report a call, and which events.
 #[derive(Debug, Clone, Serialize)]
-pub(super) struct Callback {
+pub(super) struct StatusCallback {
     pub(super) url: String,
     pub(super) events: Vec<EventType>,
-    pub(super) format: Format,
+    pub(super) format: CallbackFormat,
 }
 
 /// A call.
 #[derive(Debug, Clone)]
-pub(super) struct Call {
+pub(super) struct ExotelCall {
     pub(super) sid: String,
     pub(super) custom_field: Option<String>,
-    pub(super) callback: Option<Callback>,
+    pub(super) callback: Option<StatusCallback>,
     account: String,
     from: String,
     to: String,
     exophone: String,
-    status: Status,
+    status: ExotelStatus,
     created: OffsetDateTime,
     updated: OffsetDateTime,
     answered: Option<OffsetDateTime>,
     ended: Option<OffsetDateTime>,
 }
 
-impl Call {
+impl ExotelCall {
     /// A new call. Exotel reports `in-progress` from the start.
     pub(super) fn placed(account: &str, request: ConnectRequest, now: OffsetDateTime) -> Self {
         Self {
@@ -113,7 +113,7 @@ impl Call {
             from: national(request.from),
             to: national(request.to),
             exophone: national(request.caller_id),
-            status: Status::InProgress,
+            status: ExotelStatus::InProgress,
             created: now,
             updated: now,
             answered: None,
@@ -127,13 +127,13 @@ impl Call {
 
     /// The call with a new status. A call that is already over gives an old version of itself: a late report carries
     /// the time when it was written.
-    pub(super) fn when(&self, status: Status, now: OffsetDateTime) -> Self {
+    pub(super) fn when(&self, status: ExotelStatus, now: OffsetDateTime) -> Self {
         let mut call = self.clone();
         call.status = status;
         if !self.is_over() {
             call.updated = now;
             call.ended = status.is_final().then_some(now);
-            if status == Status::InProgress {
+            if status == ExotelStatus::InProgress {
                 call.answered.get_or_insert(now);
             }
         } else if !status.is_final() {
@@ -169,7 +169,7 @@ impl Call {
     }
 
     /// The body of a StatusCallback. Without an event type it contains few fields.
-    pub(super) fn report(&self, event: Option<EventType>, legs: Option<Legs>) -> Value {
+    pub(super) fn report(&self, event: Option<EventType>, legs: Option<LegStatuses>) -> Value {
         let mut report = json!({
             "CallSid": self.sid,
             "DateUpdated": local(self.updated),
@@ -194,9 +194,9 @@ impl Call {
         report
     }
 
-    fn leg(&self, status: Option<Status>) -> Value {
+    fn leg(&self, status: Option<ExotelStatus>) -> Value {
         let talked = match status {
-            Some(Status::Completed) => self.talked(),
+            Some(ExotelStatus::Completed) => self.talked(),
             _ => 0,
         };
         json!({

@@ -8,7 +8,7 @@ use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder};
 use serde_json::{Value, json};
 
-use super::call::Format;
+use super::call::CallbackFormat;
 
 /// How long Exotel waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -22,7 +22,7 @@ pub(super) fn client() -> Result<Client> {
 }
 
 /// Sends a report once. Returns the answer as `{"status","body"}`, or `{"error"}` if there was none.
-pub(super) async fn send(client: &Client, url: &str, format: Format, report: &Value) -> Value {
+pub(super) async fn send(client: &Client, url: &str, format: CallbackFormat, report: &Value) -> Value {
     match answer(write(client.post(url), format, report)).await {
         Ok(answer) => answer,
         Err(error) => json!({"error": format!("{:#}", anyhow::Error::from(error.without_url()))}),
@@ -37,11 +37,11 @@ async fn answer(request: RequestBuilder) -> reqwest::Result<Value> {
     Ok(json!({"status": status, "body": body}))
 }
 
-fn write(request: RequestBuilder, format: Format, report: &Value) -> RequestBuilder {
+fn write(request: RequestBuilder, format: CallbackFormat, report: &Value) -> RequestBuilder {
     match format {
-        Format::Json => request.json(report),
-        Format::Form => request.form(&fields(report)),
-        Format::Multipart => {
+        CallbackFormat::Json => request.json(report),
+        CallbackFormat::Form => request.form(&fields(report)),
+        CallbackFormat::Multipart => {
             let fields = fields(report).into_iter();
             request
                 .multipart(fields.fold(Form::new(), |form, (name, value)| form.text(name, value)))

@@ -9,24 +9,24 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use super::Exotel;
-use super::call::{Call, EventType, Format, Legs, Status};
+use super::call::{ExotelCall, EventType, CallbackFormat, LegStatuses, ExotelStatus};
 use super::callback;
 
 /// A change of a call's status.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Happening {
+pub(super) struct CallChange {
     /// The new status.
-    status: Status,
+    status: ExotelStatus,
     /// The `EventType` of the report. `null` gives a report without one. If missing, it follows from the status.
     #[serde(default, deserialize_with = "given")]
     event: Option<Option<EventType>>,
     /// The status of the legs. If missing, the usual one for the status.
     #[serde(default)]
-    legs: Option<Legs>,
+    legs: Option<LegStatuses>,
     /// The format of the report. If missing, the one in the connect request.
     #[serde(default)]
-    format: Option<Format>,
+    format: Option<CallbackFormat>,
     /// How often the report is sent.
     #[serde(default = "once")]
     times: u32,
@@ -66,21 +66,21 @@ pub(super) async fn replace_key(
 /// Selects calls.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Which {
+pub(super) struct CallFilter {
     custom_field: Option<String>,
 }
 
 /// `GET /calls?custom_field=…`: the placed calls, newest last.
 pub(super) async fn list(
     State(exotel): State<Exotel>,
-    Query(which): Query<Which>,
+    Query(which): Query<CallFilter>,
 ) -> Json<Vec<Value>> {
     let is_wanted =
-        |call: &&Call| which.custom_field.is_none() || call.custom_field == which.custom_field;
+        |call: &&ExotelCall| which.custom_field.is_none() || call.custom_field == which.custom_field;
     Json(exotel.calls().iter().filter(is_wanted).map(shown).collect())
 }
 
-fn shown(call: &Call) -> Value {
+fn shown(call: &ExotelCall) -> Value {
     json!({
         "call_sid": call.sid,
         "custom_field": call.custom_field,
@@ -102,10 +102,10 @@ pub(super) async fn forget(State(exotel): State<Exotel>, Path(sid): Path<String>
 }
 
 /// `POST /calls/{CallSid}/events`: changes the status of a call, and reports it.
-pub(super) async fn happen(
+pub(super) async fn change(
     State(exotel): State<Exotel>,
     Path(sid): Path<String>,
-    Json(happening): Json<Happening>,
+    Json(happening): Json<CallChange>,
 ) -> Response {
     let now = OffsetDateTime::now_utc();
     let Some((told, kept)) = exotel.advance(&sid, happening.status, now) else {
@@ -127,13 +127,13 @@ pub(super) async fn happen(
     Json(outcome).into_response()
 }
 
-impl Happening {
+impl CallChange {
     fn event(&self) -> Option<EventType> {
         self.event.unwrap_or_else(|| self.status.event())
     }
 
     /// The URL and the format of the report, or the reason why none is sent.
-    fn receiver<'a>(&self, call: &'a Call) -> Result<(&'a str, Format), &'static str> {
+    fn receiver<'a>(&self, call: &'a ExotelCall) -> Result<(&'a str, CallbackFormat), &'static str> {
         if self.silent {
             return Err("silent");
         }
@@ -151,7 +151,7 @@ impl Happening {
 impl Exotel {
     /// Changes the status of a call. Returns the version to report and the stored one, which differ when the call is
     /// already over.
-    fn advance(&self, sid: &str, status: Status, now: OffsetDateTime) -> Option<(Call, Call)> {
+    fn advance(&self, sid: &str, status: ExotelStatus, now: OffsetDateTime) -> Option<(ExotelCall, ExotelCall)> {
         let mut calls = self.calls();
         let call = calls.iter_mut().find(|call| call.sid == sid)?;
         let told = call.when(status, now);

@@ -23,9 +23,9 @@ use reqwest::Client;
 use serde_json::json;
 use time::OffsetDateTime;
 
-use self::call::Call;
+use self::call::ExotelCall;
 use self::request::ConnectRequest;
-use super::behaviour::{self, Behaving, Failure, Operation};
+use super::behaviour::{self, SharedBehaviour, ConfiguredFailure, Operation};
 use super::recorder::{self, Recorder};
 use crate::credentials::ExotelAccount;
 
@@ -33,14 +33,14 @@ use crate::credentials::ExotelAccount;
 struct Exotel {
     account: Arc<Mutex<ExotelAccount>>,
     /// The newest is last.
-    calls: Arc<Mutex<Vec<Call>>>,
-    behaving: Behaving,
+    calls: Arc<Mutex<Vec<ExotelCall>>>,
+    behaving: SharedBehaviour,
     http: Client,
 }
 
 /// The stand-in for one account.
 pub fn router(account: &ExotelAccount) -> Result<Router> {
-    let behaving = Behaving::default();
+    let behaving = SharedBehaviour::default();
     let recorder = Recorder::default();
     let exotel = Exotel {
         account: Arc::new(Mutex::new(account.clone())),
@@ -65,11 +65,11 @@ pub fn router(account: &ExotelAccount) -> Result<Router> {
 }
 
 /// The control API, for tests.
-fn controls(exotel: Exotel, behaving: Behaving) -> Router {
+fn controls(exotel: Exotel, behaving: SharedBehaviour) -> Router {
     let calls = Router::new()
         .route("/calls", get(control::list))
         .route("/calls/{sid}", delete(control::forget))
-        .route("/calls/{sid}/events", post(control::happen))
+        .route("/calls/{sid}/events", post(control::change))
         .route("/key", put(control::replace_key))
         .with_state(exotel);
     let behaviour = get(behaviour::show)
@@ -92,14 +92,14 @@ async fn connect(
     if let Some(failure) = failure.as_ref().filter(|failure| !failure.placed) {
         return failing(failure);
     }
-    if let Some(refusal) = exotel.refuse_stranger(&sid, &headers) {
+    if let Some(refusal) = exotel.check_account(&sid, &headers) {
         return refusal;
     }
     let request = match ConnectRequest::parse(&body) {
         Ok(request) => request,
         Err(problem) => return rest_exception(StatusCode::BAD_REQUEST, &problem),
     };
-    let call = Call::placed(&sid, request, OffsetDateTime::now_utc());
+    let call = ExotelCall::placed(&sid, request, OffsetDateTime::now_utc());
     let details = call.details();
     exotel.calls().push(call);
     if let Some(failure) = failure {
@@ -118,7 +118,7 @@ async fn details(
     if let Some(failure) = exotel.behaving.before(Operation::Details).await {
         return failing(&failure);
     }
-    if let Some(refusal) = exotel.refuse_stranger(&sid, &headers) {
+    if let Some(refusal) = exotel.check_account(&sid, &headers) {
         return refusal;
     }
     let Some(id) = call.strip_suffix(".json") else {
@@ -131,7 +131,7 @@ async fn details(
 }
 
 impl Exotel {
-    fn calls(&self) -> MutexGuard<'_, Vec<Call>> {
+    fn calls(&self) -> MutexGuard<'_, Vec<ExotelCall>> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -139,7 +139,7 @@ impl Exotel {
         self.account.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn refuse_stranger(&self, sid: &str, headers: &HeaderMap) -> Option<Response> {
+    fn check_account(&self, sid: &str, headers: &HeaderMap) -> Option<Response> {
         let account = self.account();
         let expected = STANDARD.encode(format!("{}:{}", account.api_key, account.api_token));
         let given = headers
@@ -160,7 +160,7 @@ async fn not_found() -> Response {
     rest_exception(StatusCode::NOT_FOUND, "Resource not found")
 }
 
-fn failing(failure: &Failure) -> Response {
+fn failing(failure: &ConfiguredFailure) -> Response {
     let status = StatusCode::from_u16(failure.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = rest_exception(status, status.canonical_reason().unwrap_or("Error"));
     if let Some(seconds) = failure.retry_after {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::call::{Callback, EventType, Format};
+use super::call::{StatusCallback, EventType, CallbackFormat};
 
 /// The highest `TimeLimit` in seconds.
 const MAX_TIME_LIMIT: u32 = 14_400;
@@ -21,7 +21,7 @@ pub(super) struct ConnectRequest {
     /// The ExoPhone that both see as the caller.
     pub(super) caller_id: String,
     pub(super) custom_field: Option<String>,
-    pub(super) callback: Option<Callback>,
+    pub(super) callback: Option<StatusCallback>,
 }
 
 impl ConnectRequest {
@@ -114,16 +114,16 @@ fn event(name: &str) -> Result<EventType, String> {
 fn callback(
     fields: &mut BTreeMap<String, String>,
     events: Vec<EventType>,
-) -> Result<Option<Callback>, String> {
+) -> Result<Option<StatusCallback>, String> {
     let format = match fields.get("StatusCallbackContentType").map(String::as_str) {
-        Some("application/json") => Format::Json,
-        _ => Format::Multipart,
+        Some("application/json") => CallbackFormat::Json,
+        _ => CallbackFormat::Multipart,
     };
     match fields.remove("StatusCallback") {
         Some(url) if !(url.starts_with("http://") || url.starts_with("https://")) => {
             Err(format!("Invalid parameter 'StatusCallback': {url}"))
         }
-        url => Ok(url.map(|url| Callback {
+        url => Ok(url.map(|url| StatusCallback {
             url,
             events,
             format,
@@ -194,7 +194,7 @@ mod tests {
             let request = parse_with("StatusCallbackContentType", kind).unwrap();
             request.callback.unwrap().format
         };
-        assert_eq!(format_of("application/json"), Format::Json);
-        assert_eq!(format_of("multipart/form-data"), Format::Multipart);
+        assert_eq!(format_of("application/json"), CallbackFormat::Json);
+        assert_eq!(format_of("multipart/form-data"), CallbackFormat::Multipart);
     }
 }
