@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
-use ringback_local::runtime_api::{TimedAnswer, RunningFunction};
+use ringback_local::runtime_api::{RunningFunction, TimedAnswer};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 

@@ -14,7 +14,8 @@ use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
 use crate::settings::{
-    EXTRA_PHONES, EXTENSIONS, NUMBERS, Settings, TOKEN_AUDIENCE, TOKEN_ISSUER, Transport, extra_phone,
+    EXTENSIONS, EXTRA_PHONES, NUMBERS, Settings, TOKEN_AUDIENCE, TOKEN_ISSUER, Transport,
+    extra_phone,
 };
 
 /// How long app tokens and the PBX's certificate are valid: longer than any stack runs.
@@ -151,8 +152,8 @@ impl Credentials {
             sip_accounts: EXTENSIONS
                 .into_iter()
                 .map(|(extension, transport)| (extension.to_owned(), transport))
-                .chain((0..EXTRA_PHONES).map(|place| {
-                    let [extension, _, _] = extra_phone(place);
+                .chain((0..EXTRA_PHONES).map(|index| {
+                    let [extension, _, _] = extra_phone(index);
                     (extension, Transport::Udp)
                 }))
                 .map(|(extension, transport)| SipAccount {
@@ -165,7 +166,7 @@ impl Credentials {
     }
 
     /// Applies the environment variables, for services that replace the stack's own.
-    pub fn overridden(mut self, settings: &Settings) -> Result<Self> {
+    pub fn with_overrides(mut self, settings: &Settings) -> Result<Self> {
         let token = &mut self.token;
         for (variable, name) in [
             ("TOKEN_ISSUER", &mut token.issuer),
@@ -182,10 +183,10 @@ impl Credentials {
         self.exotel.api_token = settings.override_or("EXOTEL_API_TOKEN", self.exotel.api_token);
         self.exotel.caller_id = settings.override_or("EXOTEL_CALLER_ID", self.exotel.caller_id);
         if let Some(path) = settings.variable("ARI_CA_FILE") {
-            self.ari_ca_pem = read("ARI_CA_FILE", path)?;
+            self.ari_ca_pem = read_file("ARI_CA_FILE", path)?;
         }
         if let Some(path) = settings.variable("FCM_SERVICE_ACCOUNT_FILE") {
-            let text = read("FCM_SERVICE_ACCOUNT_FILE", path)?;
+            let text = read_file("FCM_SERVICE_ACCOUNT_FILE", path)?;
             let account =
                 serde_json::from_str(&text).with_context(|| format!("{path} is not JSON"))?;
             self.service_account_file = Some(account);
@@ -322,9 +323,8 @@ impl ServiceAccount {
     }
 }
 
-fn read(variable: &str, path: &str) -> Result<String> {
-    std::fs::read_to_string(path)
-        .with_context(|| format!("could not read {path}, which {variable} names"))
+fn read_file(variable: &str, path: &str) -> Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("could not read {path} ({variable})"))
 }
 
 /// 122 random bits, in characters that are safe in URLs, headers and configuration files.

@@ -98,7 +98,7 @@ impl Gateway {
         let listening = servers.spawn(async move {
             let v4 = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
                 .await
-                .with_context(|| format!("could not listen on {port}"))?;
+                .with_context(|| format!("could not listen on port {port}"))?;
             let router = router(upstream);
             // `localhost` may resolve to IPv6. Without IPv6, the gateway listens on IPv4 only.
             if let Ok(v6) = TcpListener::bind((Ipv6Addr::LOCALHOST, port)).await {
@@ -144,43 +144,43 @@ fn router(upstream: Upstream) -> Router {
         .build(connector);
     let demo = demo::router(upstream.state_dir.clone());
     Router::new()
-        .fallback(pass_on)
+        .fallback(forward)
         .with_state(Proxy { upstream, client })
         .merge(demo)
 }
 
-async fn pass_on(State(proxy): State<Proxy>, request: Request) -> Response {
+async fn forward(State(proxy): State<Proxy>, request: Request) -> Response {
     if request.uri().path() != WEBSOCKET_PATH {
-        return proxy.pass_http(request).await;
+        return proxy.forward_http(request).await;
     }
     let Some(api) = proxy.upstream.websocket_api.clone() else {
-        return refusal(
+        return error_response(
             StatusCode::NOT_FOUND,
             "this deployment has no WebSocket API",
             "no_websocket_api",
         );
     };
     if !is_websocket(request.headers()) {
-        return refusal(
+        return error_response(
             StatusCode::UPGRADE_REQUIRED,
-            "only WebSocket connections are taken here",
+            "this path accepts only WebSocket connections",
             "websocket_only",
         );
     }
     tunnel(&proxy.upstream, &api, request)
         .await
-        .unwrap_or_else(|error| unreachable_cloud(&error))
+        .unwrap_or_else(|error| bad_gateway(&error))
 }
 
 impl Proxy {
-    async fn pass_http(&self, request: Request) -> Response {
-        match self.try_pass_http(request).await {
+    async fn forward_http(&self, request: Request) -> Response {
+        match self.try_forward_http(request).await {
             Ok(response) => response,
-            Err(error) => unreachable_cloud(&error),
+            Err(error) => bad_gateway(&error),
         }
     }
 
-    async fn try_pass_http(&self, mut request: Request) -> Result<Response> {
+    async fn try_forward_http(&self, mut request: Request) -> Result<Response> {
         let Upstream {
             address, http_api, ..
         } = &self.upstream;
@@ -244,16 +244,16 @@ async fn tunnel(upstream: &Upstream, api: &str, mut request: Request) -> Result<
     Ok(response.map(Body::new))
 }
 
-fn unreachable_cloud(error: &anyhow::Error) -> Response {
+fn bad_gateway(error: &anyhow::Error) -> Response {
     eprintln!("gateway: the local AWS did not answer: {error:#}");
-    refusal(
+    error_response(
         StatusCode::BAD_GATEWAY,
         "the local AWS did not answer; see target/local/cloud.log",
         "cloud_unreachable",
     )
 }
 
-fn refusal(status: StatusCode, error: &str, code: &str) -> Response {
+fn error_response(status: StatusCode, error: &str, code: &str) -> Response {
     (
         status,
         Json(json!({"success": false, "error": error, "code": code})),
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn requests_and_answers_pass_unchanged() {
+    async fn requests_and_answers_are_forwarded_unchanged() {
         let (upstream, _) = serve_anywhere(Router::new().fallback(echo)).await.unwrap();
         let gateway = gateway_to(upstream, false).await;
         let url = format!("http://{gateway}/exotel/webhook?secret=a%26b&CallFrom=%2B91+98");
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_a_websocket_api_there_is_none() {
+    async fn a_deployment_without_a_websocket_api_answers_404() {
         let (upstream, _) = serve_anywhere(Router::new().fallback(echo)).await.unwrap();
         let gateway = gateway_to(upstream, false).await;
         let answer = reqwest::get(format!("http://{gateway}/exotel-stream?token=t"))
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_cloud_that_is_gone_is_said_to_be_gone() {
+    async fn a_stopped_local_aws_gives_502() {
         let gone = TcpListener::bind((LOOPBACK, 0))
             .await
             .unwrap()

@@ -5,19 +5,19 @@
 //! [`demo`] is the console's part that exists only here. [`sample_call`] is `make call`. [`faults`] injects faults.
 //! [`replication`] simulates a DynamoDB global table, and [`region_outage`] simulates the outage of a region.
 
-pub mod sample_call;
 pub mod cloud;
 pub mod credentials;
+pub mod demo;
 pub mod faults;
 pub mod gateway;
-pub mod region_outage;
 pub mod pbx;
-pub mod demo;
 pub mod process;
 pub mod progress;
+pub mod region_outage;
 pub mod replication;
 pub mod run;
 pub mod runtime_api;
+pub mod sample_call;
 pub mod settings;
 pub mod stack;
 pub mod stand_in;

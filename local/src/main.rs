@@ -71,7 +71,11 @@ async fn execute(command: Command) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn run_with_stack(settings: &Settings, regions: RegionCount, command: &[String]) -> Result<ExitCode> {
-    let code = run::around(settings, regions, command).await?;
+async fn run_with_stack(
+    settings: &Settings,
+    regions: RegionCount,
+    command: &[String],
+) -> Result<ExitCode> {
+    let code = run::run_with_stack(settings, regions, command).await?;
     Ok(u8::try_from(code).map_or(ExitCode::FAILURE, ExitCode::from))
 }

@@ -94,7 +94,7 @@ impl Daemon {
             .process_group(0)
             .spawn()
             .with_context(|| format!("could not start {}", describe(command)))?;
-        let pid = child.id().context("the child ended at once")?;
+        let pid = child.id().context("the child process ended at once")?;
         let pid_file = PidFile::new(state_dir, name);
         pid_file.write(pid)?;
         Ok(Self {
@@ -107,7 +107,7 @@ impl Daemon {
     }
 
     /// Waits until the process ends, which is an error.
-    pub async fn ended(&mut self) -> anyhow::Error {
+    pub async fn wait_for_exit(&mut self) -> anyhow::Error {
         let status = self
             .child
             .wait()
@@ -115,7 +115,7 @@ impl Daemon {
             .map_or_else(|error| error.to_string(), |status| status.to_string());
         let end = tail(&self.log, TAIL_LINES).join("\n  ");
         anyhow::anyhow!(
-            "{} ended by itself ({status}); the end of {}:\n  {end}",
+            "{} ended unexpectedly ({status}); the end of {}:\n  {end}",
             self.name,
             self.log.display()
         )
@@ -124,7 +124,7 @@ impl Daemon {
     /// Fails if the process has ended.
     pub async fn check_alive(&mut self) -> Result<()> {
         if self.child.try_wait()?.is_some() {
-            return Err(self.ended().await);
+            return Err(self.wait_for_exit().await);
         }
         Ok(())
     }
@@ -166,27 +166,27 @@ impl ProcessGroup {
     ///
     /// # Errors
     /// When the group does not exist any more.
-    pub fn freeze(self) -> Result<()> {
-        killpg(self.0, Signal::SIGSTOP).context("freeze a daemon")
+    pub fn suspend(self) -> Result<()> {
+        killpg(self.0, Signal::SIGSTOP).context("suspend a daemon")
     }
 
     /// Resumes all processes.
     ///
     /// # Errors
     /// When the group does not exist any more.
-    pub fn thaw(self) -> Result<()> {
-        killpg(self.0, Signal::SIGCONT).context("thaw a daemon")
+    pub fn resume(self) -> Result<()> {
+        killpg(self.0, Signal::SIGCONT).context("resume a daemon")
     }
 
     /// Kills the children of the daemon but not the daemon. Returns how many.
     ///
     /// # Errors
     /// When `ps` fails.
-    pub fn kill_all_but_the_daemon(self) -> Result<usize> {
+    pub fn kill_children(self) -> Result<usize> {
         let processes = std::process::Command::new("ps")
             .args(["-A", "-o", "pid=,pgid="])
             .output()
-            .context("ask for the processes of a daemon")?;
+            .context("list the processes of a daemon")?;
         let listed = String::from_utf8_lossy(&processes.stdout);
         let members = listed.lines().filter_map(|line| {
             let (pid, group) = line.trim().split_once(char::is_whitespace)?;
@@ -292,7 +292,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pid_file_knows_its_process_from_a_stranger_with_the_same_pid() {
+    fn a_process_with_a_reused_pid_is_not_mistaken_for_the_original() {
         let dir = std::env::temp_dir();
         let file = PidFile::new(&dir, &format!("ringback-test-{}", std::process::id()));
         file.write(std::process::id()).unwrap();

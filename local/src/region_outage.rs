@@ -1,6 +1,6 @@
 //! Simulates the outage of a region, and delays or stops replication, for tests.
 //!
-//! During an outage the region does nothing: its local AWS is frozen with its queues, schedules and streams, and
+//! During an outage the region does nothing: its local AWS is suspended with its queues, schedules and streams, and
 //! running functions are killed. It loses no data, so its timers fire late when it is back.
 
 use std::sync::Arc;
@@ -45,7 +45,12 @@ pub struct StoppableRegion {
 impl StoppableRegion {
     /// A region that works normally.
     #[must_use]
-    pub const fn new(region: Region, cloud: ProcessGroup, upstream: Upstream, gateway: Gateway) -> Self {
+    pub const fn new(
+        region: Region,
+        cloud: ProcessGroup,
+        upstream: Upstream,
+        gateway: Gateway,
+    ) -> Self {
         Self {
             region,
             cloud,
@@ -57,11 +62,11 @@ impl StoppableRegion {
 
     async fn set_state(&mut self, state: RegionState) -> Result<()> {
         match state {
-            RegionState::Up => self.cloud.thaw()?,
+            RegionState::Up => self.cloud.resume()?,
             RegionState::Refusing | RegionState::Silent => {
-                // Freeze first, so that it does not start new functions.
-                self.cloud.freeze()?;
-                self.cloud.kill_all_but_the_daemon()?;
+                // Suspend first, so that it does not start new functions.
+                self.cloud.suspend()?;
+                self.cloud.kill_children()?;
             }
         }
         self.state = state;
@@ -94,21 +99,21 @@ impl RegionPair {
 }
 
 /// `GET /`, `PUT /regions/{name}`, `PUT /replication`.
-pub fn router(two: Arc<RegionPair>) -> Router {
+pub fn router(pair: Arc<RegionPair>) -> Router {
     Router::new()
         .route("/", get(show))
         .route("/regions/{name}", put(set_region_state))
         .route("/replication", put(change_replication))
-        .with_state(two)
+        .with_state(pair)
 }
 
-async fn show(State(two): State<Arc<RegionPair>>) -> Json<Value> {
-    let regions = two.regions.lock().await;
-    let conditions: Map<String, Value> = regions
+async fn show(State(pair): State<Arc<RegionPair>>) -> Json<Value> {
+    let regions = pair.regions.lock().await;
+    let states: Map<String, Value> = regions
         .iter()
-        .map(|one| (one.region.name.to_owned(), json!(one.state)))
+        .map(|region| (region.region.name.to_owned(), json!(region.state)))
         .collect();
-    Json(json!({ "regions": conditions, "replication": two.replication.link() }))
+    Json(json!({ "regions": states, "replication": pair.replication.state() }))
 }
 
 #[derive(Debug, Deserialize)]
@@ -117,22 +122,24 @@ struct RegionChange {
 }
 
 async fn set_region_state(
-    State(two): State<Arc<RegionPair>>,
+    State(pair): State<Arc<RegionPair>>,
     Path(name): Path<String>,
-    Json(order): Json<RegionChange>,
+    Json(change): Json<RegionChange>,
 ) -> Response {
-    let mut regions = two.regions.lock().await;
-    let Some(region) = regions.iter_mut().find(|one| one.region.name == name) else {
-        return (StatusCode::NOT_FOUND, format!("no region {name}\n")).into_response();
+    let mut regions = pair.regions.lock().await;
+    let Some(region) = regions.iter_mut().find(|region| region.region.name == name) else {
+        return (StatusCode::NOT_FOUND, format!("unknown region {name}\n")).into_response();
     };
     // Stop replication before the region goes down and until it is back up, because a table that is frozen answers
     // nothing.
-    two.replication.change(|link| link.lost = true);
-    if let Err(error) = region.set_state(order.state).await {
+    pair.replication
+        .change(|settings| settings.region_down = true);
+    if let Err(error) = region.set_state(change.state).await {
         return (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}\n")).into_response();
     }
-    let all_well = regions.iter().all(|one| one.state == RegionState::Up);
-    two.replication.change(|link| link.lost = !all_well);
+    let all_up = regions.iter().all(|region| region.state == RegionState::Up);
+    pair.replication
+        .change(|settings| settings.region_down = !all_up);
     StatusCode::NO_CONTENT.into_response()
 }
 
@@ -144,12 +151,12 @@ struct ReplicationChange {
 }
 
 async fn change_replication(
-    State(two): State<Arc<RegionPair>>,
-    Json(order): Json<ReplicationChange>,
+    State(pair): State<Arc<RegionPair>>,
+    Json(change): Json<ReplicationChange>,
 ) -> StatusCode {
-    two.replication.change(|link| {
-        link.lag_ms = order.lag_ms.unwrap_or(link.lag_ms);
-        link.cut = order.cut.unwrap_or(link.cut);
+    pair.replication.change(|settings| {
+        settings.lag_ms = change.lag_ms.unwrap_or(settings.lag_ms);
+        settings.cut = change.cut.unwrap_or(settings.cut);
     });
     StatusCode::NO_CONTENT
 }

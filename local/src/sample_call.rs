@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use reqwest::{Client, Method};
-use ringback_sip::{CallEvents, Caller, IncomingCall, OutgoingCall, Phone, CallStage, Trunk};
+use ringback_sip::{CallEvents, CallStage, Caller, IncomingCall, OutgoingCall, Phone, Trunk};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
@@ -18,11 +18,11 @@ const CALLER: &str = "+919876543210";
 /// The device id of the app. The same one each time, so the stack does not collect devices.
 const DEVICE: &str = "make-call";
 /// A step takes well under a second. The timeout leaves room for a loaded machine.
-const SOON: Duration = Duration::from_secs(10);
+const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the app takes to start after the push, and the person to pick up.
-const HUMAN: Duration = Duration::from_millis(500);
+const REACTION_TIME: Duration = Duration::from_millis(500);
 /// How long the two talk.
-const TALK: Duration = Duration::from_secs(2);
+const TALK_TIME: Duration = Duration::from_secs(2);
 
 /// Places the call and prints its progress. Fails unless the call is bridged, has audio both ways, and is completed.
 pub async fn place(settings: &Settings) -> Result<()> {
@@ -30,29 +30,29 @@ pub async fn place(settings: &Settings) -> Result<()> {
     let (number, extension) = stack
         .numbers
         .first_key_value()
-        .context("the stack has no number to call")?;
-    let log = CallLog::begin();
+        .context("the stack has no phone numbers")?;
+    let log = CallLog::start();
     let pbx = stack.sip.address.parse()?;
     let app = App::new(&stack, extension)?;
 
     app.register_for_push().await?;
     log.print(
         "app",
-        format!("registers its push token for {extension}, and is terminated"),
+        format!("registers its push token for {extension} and is terminated"),
     );
     let trunk = Trunk::bind(&format!("{}:0", stack.sip.trunk_source)).await?;
     let caller = dial(log, &trunk, pbx, number).await?;
     let watching = log.follow("caller", caller.events());
-    let (call_id, mut phone) = wake(log, &app, pbx).await?;
+    let (call_id, mut phone) = wake_app(log, &app, pbx).await?;
     let callee = pick_up(log, &mut phone).await?;
-    caller.answered(SOON).await?;
+    caller.answered(STEP_TIMEOUT).await?;
     talk(log, &app, &call_id, &caller, &callee).await?;
     callee.hang_up().await?;
     log.print("phone", "hangs up".to_owned());
-    caller.ended(SOON).await?;
+    caller.ended(STEP_TIMEOUT).await?;
     watching.await?;
-    let status = app.completed(&call_id).await?;
-    log.print("call", format!("the application says {status}"));
+    let status = app.wait_until_completed(&call_id).await?;
+    log.print("call", format!("status {status}"));
     Ok(())
 }
 
@@ -69,35 +69,29 @@ async fn dial(log: CallLog, trunk: &Trunk, pbx: SocketAddr, number: &str) -> Res
 }
 
 /// Waits for the push, registers the phone, and sends `accept_ready`.
-async fn wake(log: CallLog, app: &App<'_>, pbx: SocketAddr) -> Result<(String, Phone)> {
-    let call_id = app.woken().await?;
-    log.print(
-        "push",
-        format!("incoming_call at the push service, call {call_id}"),
-    );
-    tokio::time::sleep(HUMAN).await;
+async fn wake_app(log: CallLog, app: &App<'_>, pbx: SocketAddr) -> Result<(String, Phone)> {
+    let call_id = app.wait_for_push().await?;
+    log.print("push", format!("incoming_call received, call {call_id}"));
+    tokio::time::sleep(REACTION_TIME).await;
     let mut phone = Phone::new(pbx, app.extension, app.sip_password).await?;
     phone.register().await?;
     let from = phone.address();
-    log.print("app", format!("starts; its phone registers from {from}"));
+    log.print("app", format!("starts and registers its phone from {from}"));
     let body = app.accept_ready(&call_id);
     let (status, answer) = app
-        .ask(Method::POST, "/api/call-response", Some(body))
+        .request(Method::POST, "/api/call-response", Some(body))
         .await?;
-    ensure!(
-        status == 200,
-        "the application refused accept_ready with {status}: {answer}"
-    );
+    ensure!(status == 200, "accept_ready failed with {status}: {answer}");
     let now = answer["status"].as_str().unwrap_or_default();
     log.print("app", format!("accept_ready -> {status} {now}"));
     Ok((call_id, phone))
 }
 
 async fn pick_up(log: CallLog, phone: &mut Phone) -> Result<IncomingCall> {
-    let call = phone.next_call(SOON).await?;
+    let call = phone.next_call(STEP_TIMEOUT).await?;
     let caller = &call.caller().number;
     log.print("phone", format!("rings; the caller is {caller}"));
-    tokio::time::sleep(HUMAN).await;
+    tokio::time::sleep(REACTION_TIME).await;
     call.answer().await?;
     log.print("phone", "answers".to_owned());
     Ok(call)
@@ -110,14 +104,11 @@ async fn talk(
     caller: &OutgoingCall,
     callee: &IncomingCall,
 ) -> Result<()> {
-    caller.media().hears(callee.media(), SOON).await?;
-    callee.media().hears(caller.media(), SOON).await?;
+    caller.media().hears(callee.media(), STEP_TIMEOUT).await?;
+    callee.media().hears(caller.media(), STEP_TIMEOUT).await?;
     let status = app.status(call_id).await?;
-    log.print(
-        "call",
-        format!("both hear each other; the application says {status}"),
-    );
-    tokio::time::sleep(TALK).await;
+    log.print("call", format!("both hear each other; status {status}"));
+    tokio::time::sleep(TALK_TIME).await;
     let to_phone = callee.media().received_from(caller.media());
     let to_caller = caller.media().received_from(callee.media());
     log.print(
@@ -130,45 +121,45 @@ async fn talk(
 /// Prints each step with the time since the start.
 #[derive(Clone, Copy)]
 struct CallLog {
-    began: Instant,
+    started: Instant,
 }
 
 impl CallLog {
-    fn begin() -> Self {
+    fn start() -> Self {
         Self {
-            began: Instant::now(),
+            started: Instant::now(),
         }
     }
 
-    fn print(self, who: &str, what: String) {
-        self.print_at(Instant::now(), who, &what);
+    fn print(self, party: &str, what: String) {
+        self.print_at(Instant::now(), party, &what);
     }
 
-    fn print_at(self, at: Instant, who: &str, what: &str) {
+    fn print_at(self, at: Instant, party: &str, what: &str) {
         println!(
-            "{:7.3} s  {who:<7} {what}",
-            at.saturating_duration_since(self.began).as_secs_f64()
+            "{:7.3} s  {party:<7} {what}",
+            at.saturating_duration_since(self.started).as_secs_f64()
         );
     }
 
     /// Prints the events of a leg as they happen.
-    fn follow(self, who: &'static str, events: CallEvents) -> JoinHandle<()> {
+    fn follow(self, party: &'static str, events: CallEvents) -> JoinHandle<()> {
         tokio::spawn(async move {
             let mut known = 0;
             while let Some(event) = events.after(known).await {
-                self.print_at(event.at.instant, who, &in_words(&event.stage));
+                self.print_at(event.at.instant, party, &describe(&event.stage));
                 known += 1;
             }
         })
     }
 }
 
-fn in_words(stage: &CallStage) -> String {
+fn describe(stage: &CallStage) -> String {
     match stage {
-        CallStage::Ringing { code } => format!("hears it ring ({code})"),
+        CallStage::Ringing { code } => format!("hears ringing ({code})"),
         CallStage::Answered => "is answered (200)".to_owned(),
-        CallStage::Rejected { code, reason } => format!("is refused ({code} {reason})"),
-        CallStage::Ended { by_remote: true } => "is hung up on (BYE)".to_owned(),
+        CallStage::Rejected { code, reason } => format!("is rejected ({code} {reason})"),
+        CallStage::Ended { by_remote: true } => "gets BYE".to_owned(),
         CallStage::Ended { by_remote: false } => "hangs up".to_owned(),
     }
 }
@@ -187,7 +178,7 @@ impl<'a> App<'a> {
     fn new(stack: &'a Stack, extension: &'a str) -> Result<Self> {
         let phone = stack
             .phone(extension)
-            .context("the number's phone is not in the stack")?;
+            .context("stack.json has no phone for the number")?;
         let push_token = format!("make-call-{}", Uuid::new_v4().simple());
         Ok(Self {
             http: Client::new(),
@@ -203,11 +194,11 @@ impl<'a> App<'a> {
         let body =
             json!({"extension": self.extension, "platform": "fcm", "token": self.push_token});
         let (status, answer) = self
-            .ask(Method::PUT, &format!("/api/devices/{DEVICE}"), Some(body))
+            .request(Method::PUT, &format!("/api/devices/{DEVICE}"), Some(body))
             .await?;
         ensure!(
             status == 200,
-            "the application refused the device with {status}: {answer}"
+            "registering the device failed with {status}: {answer}"
         );
         Ok(())
     }
@@ -223,8 +214,8 @@ impl<'a> App<'a> {
     }
 
     /// Waits for the push, and returns the call id in it.
-    async fn woken(&self) -> Result<String> {
-        let deadline = Instant::now() + SOON;
+    async fn wait_for_push(&self) -> Result<String> {
+        let deadline = Instant::now() + STEP_TIMEOUT;
         while Instant::now() < deadline {
             let requests: Vec<Value> = self
                 .http
@@ -245,24 +236,24 @@ impl<'a> App<'a> {
         }
         bail!(
             "no push within {} s; see target/local/cloud.log and asterisk.log",
-            SOON.as_secs()
+            STEP_TIMEOUT.as_secs()
         )
     }
 
     async fn status(&self, call_id: &str) -> Result<String> {
         let (status, call) = self
-            .ask(Method::GET, &format!("/api/calls/{call_id}"), None)
+            .request(Method::GET, &format!("/api/calls/{call_id}"), None)
             .await?;
         ensure!(
             status == 200,
-            "the application will not say how the call stands, {status}: {call}"
+            "reading the call failed with {status}: {call}"
         );
         Ok(call["status"].as_str().unwrap_or("nothing").to_owned())
     }
 
     /// Waits until the call is completed.
-    async fn completed(&self, call_id: &str) -> Result<String> {
-        let deadline = Instant::now() + SOON;
+    async fn wait_until_completed(&self, call_id: &str) -> Result<String> {
+        let deadline = Instant::now() + STEP_TIMEOUT;
         loop {
             let status = self.status(call_id).await?;
             if status == "completed" {
@@ -270,14 +261,19 @@ impl<'a> App<'a> {
             }
             ensure!(
                 Instant::now() < deadline,
-                "the call is still {status} {} s after its end",
-                SOON.as_secs()
+                "the call is still {status}, {} s after the phone hung up",
+                STEP_TIMEOUT.as_secs()
             );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
-    async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<(u16, Value)> {
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<(u16, Value)> {
         let url = format!("{}{path}", self.stack.http_url);
         let mut request = self.http.request(method, url).bearer_auth(self.token);
         if let Some(body) = body {
@@ -287,7 +283,7 @@ impl<'a> App<'a> {
         let status = answer.status().as_u16();
         let text = answer.text().await?;
         let body = serde_json::from_str(&text)
-            .with_context(|| format!("{status} with no JSON: {text}"))?;
+            .with_context(|| format!("status {status}, and the answer is not JSON: {text}"))?;
         Ok((status, body))
     }
 }

@@ -151,11 +151,11 @@ pub const MOBILE_NUMBERS: [(&str, &str); 4] = [
 pub const EXTRA_PHONES: u16 = 24;
 
 /// The extension, the number and the owner's phone number of an extra phone.
-pub fn extra_phone(place: u16) -> [String; 3] {
+pub fn extra_phone(index: u16) -> [String; 3] {
     [
-        format!("{}", 1_101 + place),
-        format!("0804749{}", 2_101 + place),
-        format!("+91980000{}", 1_101 + place),
+        format!("{}", 1_101 + index),
+        format!("0804749{}", 2_101 + index),
+        format!("+91980000{}", 1_101 + index),
     ]
 }
 
@@ -216,9 +216,9 @@ impl Settings {
     }
 
     /// An environment variable, or the stack's own value.
-    pub fn override_or(&self, name: &str, own: impl Into<String>) -> String {
+    pub fn override_or(&self, name: &str, default: impl Into<String>) -> String {
         self.variable(name)
-            .map_or_else(|| own.into(), str::to_owned)
+            .map_or_else(|| default.into(), str::to_owned)
     }
 
     /// The template parameters that the environment sets.
@@ -252,7 +252,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_parameter_is_set_by_the_variable_of_its_name() {
+    fn a_parameter_name_becomes_a_variable_name() {
         assert_eq!(variable_name("RingTimeoutSeconds"), "RING_TIMEOUT_SECONDS");
         assert_eq!(variable_name("FcmBaseUrl"), "FCM_BASE_URL");
     }

@@ -20,7 +20,7 @@ use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use ringback_sip::{
-    CallEvents, Caller, IncomingCall, Media, EventTime, OutgoingCall, Phone, CallStage, Trunk,
+    CallEvents, CallStage, Caller, EventTime, IncomingCall, Media, OutgoingCall, Phone, Trunk,
 };
 use tokio::{
     io::{AsyncBufReadExt, BufReader},

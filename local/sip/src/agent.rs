@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
-    Error, Media, CallStage,
+    CallStage, Error, Media,
     error::failed,
     events::{CallEvents, EventLog},
     tls,

@@ -2,7 +2,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 
-use crate::Error;
+use crate::{CallStage, Error};
 
 /// The time of an event, on the monotonic clock and on the wall clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,36 +28,6 @@ impl EventTime {
     /// The time from `earlier` to this, or zero if `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         self.instant.saturating_duration_since(earlier.instant)
-    }
-}
-
-/// A step in the life of a call.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CallStage {
-    /// The called party rings (180 or 183).
-    Ringing {
-        /// The provisional response's code.
-        code: u16,
-    },
-    /// The call is answered (200).
-    Answered,
-    /// The call got a final response other than 200. A CANCEL leads to 487.
-    Rejected {
-        /// The response code.
-        code: u16,
-        /// The reason phrase.
-        reason: String,
-    },
-    /// The call is over: hung up, or cancelled while it rang.
-    Ended {
-        /// Whether the other side ended it.
-        by_remote: bool,
-    },
-}
-
-impl CallStage {
-    fn is_final(&self) -> bool {
-        matches!(self, Self::Rejected { .. } | Self::Ended { .. })
     }
 }
 

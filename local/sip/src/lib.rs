@@ -38,12 +38,14 @@ mod phone;
 mod rtp;
 mod sdp;
 mod srtp;
+mod stage;
 mod tls;
 mod trunk;
 
 pub use caller::Caller;
 pub use error::Error;
-pub use events::{CallEvent, CallEvents, EventTime, CallStage};
+pub use events::{CallEvent, CallEvents, EventTime};
 pub use media::Media;
 pub use phone::{IncomingCall, Phone};
+pub use stage::CallStage;
 pub use trunk::{OutgoingCall, Trunk};

@@ -7,7 +7,7 @@ use rsipstack::{
 };
 
 use crate::{
-    CallEvent, CallEvents, Caller, Error, Media, CallStage,
+    CallEvent, CallEvents, CallStage, Caller, Error, Media,
     agent::{self, Agent, CallSide, HangUpGuard, Invitations, Leg},
     error::failed,
     events::EventLog,

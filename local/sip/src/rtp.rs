@@ -337,7 +337,10 @@ mod tests {
         assert_eq!(tag_in_packet(&speech, Codec::Pcmu, 0), Some(UNKNOWN_SENDER));
         let mut picture = packet(Codec::Vp8, 100, 1, SENDER);
         picture[HEADER_BYTES] ^= 1;
-        assert_eq!(tag_in_packet(&picture, Codec::Vp8, 100), Some(UNKNOWN_SENDER));
+        assert_eq!(
+            tag_in_packet(&picture, Codec::Vp8, 100),
+            Some(UNKNOWN_SENDER)
+        );
     }
 
     #[test]

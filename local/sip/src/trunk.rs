@@ -6,7 +6,7 @@ use rsipstack::{
 };
 
 use crate::{
-    CallEvent, CallEvents, Caller, Error, Media, EventTime, CallStage,
+    CallEvent, CallEvents, CallStage, Caller, Error, EventTime, Media,
     agent::{self, Agent, CallSide, HangUpGuard, Leg},
     error::failed,
     events::EventLog,

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Result;
-use ringback_sip::{Caller, Error, IncomingCall, OutgoingCall, Phone, CallStage, Trunk};
+use ringback_sip::{CallStage, Caller, Error, IncomingCall, OutgoingCall, Phone, Trunk};
 
 const SOON: Duration = Duration::from_secs(3);
 

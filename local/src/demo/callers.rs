@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, ensure};
-use ringback_sip::{CallEvents, Caller, Media, OutgoingCall, CallStage, Trunk};
+use ringback_sip::{CallEvents, CallStage, Caller, Media, OutgoingCall, Trunk};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -155,10 +155,6 @@ mod tests {
         for number in ["12", "+", "98765432109876543", "98 76", "1;2", "++123"] {
             assert!(request(number, "").caller().is_err(), "{number}");
         }
-        assert!(
-            request("", &"a".repeat(LONGEST_NAME + 1))
-                .caller()
-                .is_err()
-        );
+        assert!(request("", &"a".repeat(LONGEST_NAME + 1)).caller().is_err());
     }
 }

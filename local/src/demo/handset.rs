@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use ringback_sip::{IncomingCall, Media, Phone, CallStage};
+use ringback_sip::{CallStage, IncomingCall, Media, Phone};
 use serde_json::{Map, Value, json};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;

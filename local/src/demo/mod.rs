@@ -173,14 +173,8 @@ async fn dial(
 }
 
 /// `DELETE /local/callers/{id}`.
-async fn hang_up(
-    State(demo): State<Demo>,
-    Path(id): Path<u32>,
-) -> Result<StatusCode, DemoError> {
-    let leg = demo
-        .callers
-        .leg(id)
-        .context("there is no such caller")?;
+async fn hang_up(State(demo): State<Demo>, Path(id): Path<u32>) -> Result<StatusCode, DemoError> {
+    let leg = demo.callers.leg(id).context("there is no such caller")?;
     leg.hang_up().await.map_err(anyhow::Error::from)?;
     Ok(StatusCode::NO_CONTENT)
 }

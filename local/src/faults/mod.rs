@@ -1,15 +1,15 @@
 //! Injects faults between the functions and the systems that they use. Each system has a proxy in front of it, which
 //! forwards every request unless a rule says otherwise.
 //!
-//! [`rule`] defines the faults, [`proxy`] applies them, and [`registry`] assigns requests to scenarios, so that a fault
+//! [`rule`] defines the faults, [`proxy`] applies them, and [`registry`] assigns requests to test calls, so that a fault
 //! can affect one call of many. [`function_process`] finds the function that sends a request, to kill it. Tests set
 //! rules through [`control`]. Only a stack that is started with `FAULTS=yes` has these proxies.
 
-mod function_process;
-mod registry;
 mod control;
+mod function_process;
 mod operation;
 mod proxy;
+mod registry;
 pub mod rule;
 
 use std::sync::Arc;
@@ -24,8 +24,8 @@ use crate::credentials::Credentials;
 use crate::process::PidFile;
 use crate::settings::{LOOPBACK, PORTS, Settings};
 use function_process::FunctionProcesses;
-use registry::FaultRegistry;
 use proxy::{FaultProxy, Tls};
+use registry::FaultRegistry;
 use rule::{LinkState, System};
 
 /// The environment variable that enables the faults.
@@ -79,12 +79,12 @@ impl FaultListeners {
         cloud: PidFile,
     ) -> Result<RunningProxies> {
         let registry = Arc::new(FaultRegistry::default());
-        let functions = Arc::new(FunctionProcesses::of(cloud));
+        let functions = Arc::new(FunctionProcesses::new(cloud));
         let mut tasks = JoinSet::new();
-        let mut lines = Vec::new();
+        let mut links = Vec::new();
         for (system, listener) in self.listeners {
-            let (line, told) = watch::channel(LinkState::Open);
-            lines.push((system, line));
+            let (link, link_state) = watch::channel(LinkState::Open);
+            links.push((system, link));
             let proxy = FaultProxy {
                 system,
                 upstream: upstreams.of(system).trim_end_matches('/').to_owned(),
@@ -93,9 +93,9 @@ impl FaultListeners {
                 registry: Arc::clone(&registry),
                 functions: Arc::clone(&functions),
             };
-            tasks.spawn(proxy::run(Arc::new(proxy), listener, told));
+            tasks.spawn(proxy::run(Arc::new(proxy), listener, link_state));
         }
-        let control = control::router(registry, lines);
+        let control = control::router(registry, links);
         tasks.spawn(async move {
             // Ends with the stack.
             let _ = axum::serve(self.control, control).await;
@@ -145,7 +145,7 @@ const fn port(system: System) -> u16 {
 async fn listen(port: u16) -> Result<TcpListener> {
     TcpListener::bind((LOOPBACK, port))
         .await
-        .with_context(|| format!("could not listen on {port} for faults"))
+        .with_context(|| format!("could not listen on port {port} for the fault proxies"))
 }
 
 /// Opens one connection per request, so that a fault affects only the request that it is meant for.
@@ -163,6 +163,6 @@ fn client(system: System, credentials: &Credentials) -> Result<reqwest::Client> 
 fn tls(system: System, credentials: &Credentials) -> Result<Option<Tls>> {
     let certificate = &credentials.ari_certificate;
     (system == System::Pbx)
-        .then(|| Tls::of(certificate))
+        .then(|| Tls::new(certificate))
         .transpose()
 }

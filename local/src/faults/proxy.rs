@@ -1,12 +1,14 @@
 //! The fault proxy in front of one system. Forwards each request, or applies the faults of the matching rules.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use axum::body::{Body, Bytes};
-use axum::http::{HeaderName, Request, Response, StatusCode, header};
+use axum::http::request::Parts;
+use axum::http::{Request, Response, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -21,13 +23,13 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::function_process::{FunctionProcess, FunctionProcesses};
-use super::registry::{ObservedRequest, FaultRegistry};
 use super::operation::operation;
-use super::rule::{Fault, LinkState, KillPoint, System};
+use super::registry::{FaultRegistry, ObservedRequest};
+use super::rule::{Fault, KillPoint, LinkState, System};
 use crate::credentials::Certificate;
 
 /// The delay before the port is bound again, if it is still in use.
-const AGAIN_AFTER: Duration = Duration::from_millis(20);
+const REBIND_DELAY: Duration = Duration::from_millis(20);
 
 /// The proxy of one system.
 pub(super) struct FaultProxy {
@@ -46,7 +48,7 @@ pub(super) struct Tls {
 }
 
 impl Tls {
-    pub(super) fn of(certificate: &Certificate) -> Result<Self> {
+    pub(super) fn new(certificate: &Certificate) -> Result<Self> {
         let key = &certificate.key_pem;
         Ok(Self {
             valid: acceptor(&certificate.certificate_pem, key)?,
@@ -65,28 +67,32 @@ fn acceptor(certificate: &str, key: &str) -> Result<TlsAcceptor> {
 }
 
 /// Accepts connections according to the link state, and closes all of them when it changes.
-pub(super) async fn run(proxy: Arc<FaultProxy>, listener: TcpListener, mut told: watch::Receiver<LinkState>) {
+pub(super) async fn run(
+    proxy: Arc<FaultProxy>,
+    listener: TcpListener,
+    mut link_state: watch::Receiver<LinkState>,
+) {
     let Ok(address) = listener.local_addr() else {
         return;
     };
     let mut listener = Some(listener);
     let mut connections = JoinSet::new();
     loop {
-        let line = *told.borrow_and_update();
-        if line == LinkState::Refused {
+        let state = *link_state.borrow_and_update();
+        if state == LinkState::Refused {
             listener = None;
         } else if listener.is_none() {
-            listener = Some(listen_again(address).await);
+            listener = Some(rebind(address).await);
         }
         connections.abort_all();
         loop {
             tokio::select! {
-                changed = told.changed() => match changed {
+                changed = link_state.changed() => match changed {
                     Ok(()) => break,
                     Err(_) => return,
                 },
                 Some((stream, peer)) = accept(listener.as_ref()) => {
-                    connections.spawn(Arc::clone(&proxy).attend(stream, peer, line));
+                    connections.spawn(Arc::clone(&proxy).accept_connection(stream, peer, state));
                 }
                 Some(_) = connections.join_next() => {}
             }
@@ -94,11 +100,11 @@ pub(super) async fn run(proxy: Arc<FaultProxy>, listener: TcpListener, mut told:
     }
 }
 
-async fn listen_again(address: SocketAddr) -> TcpListener {
+async fn rebind(address: SocketAddr) -> TcpListener {
     loop {
         match TcpListener::bind(address).await {
             Ok(listener) => return listener,
-            Err(_) => tokio::time::sleep(AGAIN_AFTER).await,
+            Err(_) => tokio::time::sleep(REBIND_DELAY).await,
         }
     }
 }
@@ -112,14 +118,19 @@ async fn accept(listener: Option<&TcpListener>) -> Option<(TcpStream, SocketAddr
 }
 
 impl FaultProxy {
-    async fn attend(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, line: LinkState) {
+    async fn accept_connection(
+        self: Arc<Self>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        state: LinkState,
+    ) {
         // An error means only that Nagle's algorithm stays on, which is slower but works.
         let _ = stream.set_nodelay(true);
-        let Ok(us) = stream.local_addr() else {
+        let Ok(local) = stream.local_addr() else {
             return;
         };
         let tls = self.tls.as_ref();
-        match (line, tls) {
+        match (state, tls) {
             (LinkState::Silent, _) => std::future::pending().await,
             (LinkState::Expired, Some(tls)) => {
                 // The handshake fails, because the client rejects an expired certificate.
@@ -127,26 +138,23 @@ impl FaultProxy {
             }
             (_, Some(tls)) => {
                 if let Ok(stream) = tls.valid.clone().accept(stream).await {
-                    self.serve(stream, (peer, us)).await;
+                    self.serve(stream, (peer, local)).await;
                 }
             }
-            (_, None) => self.serve(stream, (peer, us)).await,
+            (_, None) => self.serve(stream, (peer, local)).await,
         }
     }
 
-    async fn serve<S>(self: Arc<Self>, stream: S, (peer, us): (SocketAddr, SocketAddr))
+    /// Handles the HTTP requests of a connection from `peer` to our `local` address.
+    async fn serve<S>(self: Arc<Self>, stream: S, (peer, local): (SocketAddr, SocketAddr))
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let function = self.functions.at(peer, us);
+        let function = self.functions.at(peer, local);
         let service = service_fn(|request| {
             let (proxy, function) = (Arc::clone(&self), function.clone());
             // hyper closes the connection without an answer when the service returns an error.
-            async move {
-                proxy.pass(request, function)
-                    .await
-                    .map_err(|error| ProxyError(error.to_string()))
-            }
+            async move { proxy.handle(request, function.as_ref()).await }
         });
         // An error means that a fault or the client broke the connection, so there is nothing to report.
         let _ = hyper::server::conn::http1::Builder::new()
@@ -155,70 +163,54 @@ impl FaultProxy {
             .await;
     }
 
-    async fn pass(
+    async fn handle(
         &self,
         request: Request<Incoming>,
-        function: Option<FunctionProcess>,
+        function: Option<&FunctionProcess>,
     ) -> Result<Response<Body>> {
         let (parts, body) = request.into_parts();
         let body = body.collect().await?.to_bytes();
-        let said = String::from_utf8_lossy(&body);
-        let operation = operation(
-            self.system,
-            &parts.method,
-            &parts.uri,
-            &parts.headers,
-            &said,
-        );
-        let text = format!("{} {said}", parts.uri);
+        let body_text = String::from_utf8_lossy(&body);
+        let (method, uri, headers) = (&parts.method, &parts.uri, &parts.headers);
+        let operation = operation(self.system, method, uri, headers, &body_text);
         let faults = self.registry.faults_of(&ObservedRequest {
             system: self.system,
-            function: function.as_ref().map_or("", |function| &function.name),
+            function: function.map_or("", |function| &function.name),
             operation: &operation,
-            text: &text,
+            text: &format!("{uri} {body_text}"),
         });
-        let outgoing = || self.outgoing(&parts, &body);
+        let forward = || self.forward(&parts, &body);
         for fault in &faults {
             match fault {
                 Fault::Answer {
                     status,
                     headers,
                     body,
-                } => {
-                    let mut answer = Response::builder().status(*status);
-                    for (name, value) in headers {
-                        answer = answer.header(name, value);
-                    }
-                    return Ok(answer.body(Body::from(body.clone()))?);
-                }
+                } => return configured_answer(*status, headers, body),
                 Fault::Silence => std::future::pending::<()>().await,
                 Fault::Delay { ms } => tokio::time::sleep(Duration::from_millis(*ms)).await,
                 Fault::Twice => {
-                    self.answer(outgoing()).await?;
+                    forward().await?;
                 }
                 Fault::Kill(KillPoint::Before) => {
-                    end(function.as_ref())?;
-                    bail!("the function was ended before {operation}");
+                    kill(function)?;
+                    bail!("killed the function before {operation}");
                 }
                 Fault::Kill(KillPoint::After) => {
-                    self.answer(outgoing()).await?;
-                    end(function.as_ref())?;
-                    bail!("the function was ended after {operation}");
+                    forward().await?;
+                    kill(function)?;
+                    bail!("killed the function after {operation}");
                 }
                 Fault::LoseAnswer => {
-                    self.answer(outgoing()).await?;
-                    bail!("the answer was lost");
+                    forward().await?;
+                    bail!("dropped the answer");
                 }
             }
         }
-        self.answer(outgoing()).await
+        forward().await
     }
 
-    fn outgoing(
-        &self,
-        parts: &axum::http::request::Parts,
-        body: &Bytes,
-    ) -> reqwest::RequestBuilder {
+    async fn forward(&self, parts: &Parts, body: &Bytes) -> Result<Response<Body>> {
         let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
         // The upstream URL of ARI contains `/ari` already.
         let path = match self.system {
@@ -226,25 +218,24 @@ impl FaultProxy {
             System::Aws | System::Fcm | System::Exotel => path,
         };
         let mut headers = parts.headers.clone();
+        // reqwest sets these for its own connection.
         for name in [header::HOST, header::CONTENT_LENGTH, header::CONNECTION] {
             headers.remove(name);
         }
-        self.client
+        let request = self
+            .client
             .request(parts.method.clone(), format!("{}{path}", self.upstream))
             .headers(headers)
-            .body(body.clone())
-    }
-
-    async fn answer(&self, request: reqwest::RequestBuilder) -> Result<Response<Body>> {
-        let answer = request.send().await.context("nobody is there")?;
-        let status: StatusCode = answer.status();
+            .body(body.clone());
+        let answer = request.send().await.context("the system did not answer")?;
+        let status = answer.status();
         let mut headers = answer.headers().clone();
-        let of_the_connection: [HeaderName; 3] = [
+        // These describe the upstream connection. hyper sets its own.
+        for name in [
             header::CONTENT_LENGTH,
             header::TRANSFER_ENCODING,
             header::CONNECTION,
-        ];
-        for name in of_the_connection {
+        ] {
             headers.remove(name);
         }
         let mut response = Response::new(Body::from(answer.bytes().await?));
@@ -254,19 +245,20 @@ impl FaultProxy {
     }
 }
 
-fn end(function: Option<&FunctionProcess>) -> Result<()> {
-    function
-        .map(FunctionProcess::end)
-        .ok_or_else(|| anyhow!("nobody knows which function asks"))
-}
-
-#[derive(Debug)]
-struct ProxyError(String);
-
-impl std::fmt::Display for ProxyError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
+fn configured_answer(
+    status: u16,
+    headers: &BTreeMap<String, String>,
+    body: &str,
+) -> Result<Response<Body>> {
+    let mut answer = Response::builder().status(status);
+    for (name, value) in headers {
+        answer = answer.header(name, value);
     }
+    Ok(answer.body(Body::from(body.to_owned()))?)
 }
 
-impl std::error::Error for ProxyError {}
+fn kill(function: Option<&FunctionProcess>) -> Result<()> {
+    function
+        .map(FunctionProcess::kill)
+        .context("the function process of the connection is unknown")
+}

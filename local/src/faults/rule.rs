@@ -49,9 +49,9 @@ pub struct Rule {
     /// Only requests of this function. All if not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub function: Option<String>,
-    /// Only requests of this scenario. All if not set.
+    /// Only requests of this test call. All if not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub play: Option<String>,
+    pub test_call: Option<String>,
     /// Skips this many matching requests first.
     #[serde(default)]
     pub skip: u32,
@@ -105,7 +105,7 @@ pub enum KillPoint {
     After,
 }
 
-/// One request of a scenario.
+/// One request of a test call.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RequestStep {
     /// The system.
@@ -124,14 +124,14 @@ pub struct RuleStatus {
     /// The rule.
     pub rule: Rule,
     /// How many requests matched, including skipped ones.
-    pub met: u32,
+    pub matched: u32,
     /// How many requests got the fault.
-    pub hits: u32,
+    pub applied: u32,
     /// The times of the first and the last fault, in milliseconds since the Unix epoch.
-    pub between: Option<(i64, i64)>,
+    pub first_and_last_ms: Option<(i64, i64)>,
 }
 
-/// The recorded scenario.
+/// A test call and its recorded requests.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct TestCall {
     /// The strings that identify its requests.

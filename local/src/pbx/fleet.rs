@@ -65,8 +65,8 @@ impl Fleet {
     }
 
     /// Waits until one of them ends unexpectedly.
-    pub async fn ended(&mut self) -> anyhow::Error {
-        let each = self.0.iter_mut().map(|pbx| Box::pin(pbx.ended()));
+    pub async fn wait_for_exit(&mut self) -> anyhow::Error {
+        let each = self.0.iter_mut().map(|pbx| Box::pin(pbx.wait_for_exit()));
         futures::future::select_all(each).await.0
     }
 

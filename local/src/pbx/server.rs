@@ -14,11 +14,11 @@ use crate::process::{Daemon, output};
 use crate::settings::{LOOPBACK, PbxPorts, Settings};
 
 /// Asterisk answers within a second. The timeout leaves room for a loaded machine.
-const START: Duration = Duration::from_secs(30);
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a clean stop may take. Usually it is immediate.
-const STOP: Duration = Duration::from_secs(3);
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 /// A crashed Asterisk is restarted, as a supervisor does, unless it ran for less than this.
-const RUNS_AT_LEAST: Duration = Duration::from_secs(5);
+const SHORTEST_RUN: Duration = Duration::from_secs(5);
 
 /// The URL of ARI for the functions: the proxy, which passes only the requests that they need.
 pub fn ari_url(pbx: &PbxPorts) -> String {
@@ -71,16 +71,16 @@ impl Pbx {
     }
 
     /// Waits until one of them ends for good. Restarts Asterisk when it crashes.
-    pub async fn ended(&mut self) -> anyhow::Error {
+    pub async fn wait_for_exit(&mut self) -> anyhow::Error {
         loop {
             let crash = tokio::select! {
-                crash = self.daemon.ended() => crash,
-                crash = self.proxy.ended() => return crash,
+                crash = self.daemon.wait_for_exit() => crash,
+                crash = self.proxy.wait_for_exit() => return crash,
             };
-            if self.started.elapsed() < RUNS_AT_LEAST {
+            if self.started.elapsed() < SHORTEST_RUN {
                 return crash;
             }
-            eprintln!("{crash:#}\nIt is started again.");
+            eprintln!("{crash:#}\nRestarting it.");
             let log = self.state_dir.join(self.ports.daemon);
             // Keep the log of the crashed process.
             let _ = std::fs::rename(log.with_extension("log"), log.with_extension("crashed.log"));
@@ -99,19 +99,22 @@ impl Pbx {
 
     /// Stops both at once, including the calls.
     pub async fn stop(self) {
-        let configuration = text(&self.configuration.asterisk);
-        let mut order = self
+        let configuration = path_text(&self.configuration.asterisk);
+        let mut stop_command = self
             .source
             .remote(&self.ports, &configuration, "core stop now");
         // If Asterisk does not answer, the signal below ends it.
-        let _ = tokio::time::timeout(STOP, output(&mut order)).await;
-        tokio::join!(self.daemon.stop(STOP), self.proxy.stop(STOP));
+        let _ = tokio::time::timeout(STOP_TIMEOUT, output(&mut stop_command)).await;
+        tokio::join!(
+            self.daemon.stop(STOP_TIMEOUT),
+            self.proxy.stop(STOP_TIMEOUT)
+        );
     }
 
     async fn wait_until_ready(&mut self, credentials: &Credentials) -> Result<()> {
         let http = ari_client(&credentials.ari_certificate.ca_pem)?;
         let url = format!("{}/asterisk/ping", ari_url(&self.ports));
-        let deadline = tokio::time::Instant::now() + START;
+        let deadline = tokio::time::Instant::now() + START_TIMEOUT;
         while tokio::time::Instant::now() < deadline {
             self.daemon.check_alive().await?;
             self.proxy.check_alive().await?;
@@ -125,8 +128,8 @@ impl Pbx {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         bail!(
-            "ARI did not answer at {url} within {} s; see {}.log beside stack.json",
-            START.as_secs(),
+            "ARI did not answer at {url} within {} s; see target/local/{}.log",
+            START_TIMEOUT.as_secs(),
             self.ports.daemon
         )
     }
@@ -138,11 +141,15 @@ fn daemon(
     configuration: &Path,
     state_dir: &Path,
 ) -> Result<Daemon> {
-    let mut command = source.asterisk(ports, &["-f", "-C", &text(configuration)]);
+    let mut command = source.asterisk(ports, &["-f", "-C", &path_text(configuration)]);
     Daemon::start(ports.daemon, &mut command, state_dir)
 }
 
-fn proxy(ports: &PbxPorts, configuration: &WrittenConfiguration, state_dir: &Path) -> Result<Daemon> {
+fn proxy(
+    ports: &PbxPorts,
+    configuration: &WrittenConfiguration,
+    state_dir: &Path,
+) -> Result<Daemon> {
     let mut command = Command::new("haproxy");
     for file in &configuration.proxy {
         command.arg("-f").arg(file);
@@ -158,6 +165,6 @@ pub fn ari_client(ca_pem: &str) -> Result<Client> {
         .build()?)
 }
 
-fn text(path: &Path) -> String {
+fn path_text(path: &Path) -> String {
     path.display().to_string()
 }

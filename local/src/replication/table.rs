@@ -10,7 +10,7 @@ use super::table_state::{ItemKey, StreamRecord};
 use crate::cloud::region::Region;
 
 /// The timeout of a request.
-const PATIENCE: Duration = Duration::from_secs(3);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 
 #[derive(Debug)]
 pub(super) struct Table {
@@ -24,7 +24,7 @@ pub(super) struct Table {
 impl Table {
     /// Opens the table, with its stream at the beginning.
     pub(super) async fn open(region: Region, name: &str) -> Result<Self> {
-        let http = Client::builder().timeout(PATIENCE).build()?;
+        let http = Client::builder().timeout(REQUEST_TIMEOUT).build()?;
         let mut table = Self {
             region,
             name: name.to_owned(),
@@ -32,14 +32,14 @@ impl Table {
             iterator: String::new(),
         };
         let described = table
-            .ask(
+            .request(
                 "DynamoDB_20120810.DescribeTable",
                 json!({ "TableName": name }),
             )
             .await?;
         let arn = &described["Table"]["LatestStreamArn"];
         let stream = table
-            .ask(
+            .request(
                 "DynamoDBStreams_20120810.DescribeStream",
                 json!({ "StreamArn": arn }),
             )
@@ -49,7 +49,7 @@ impl Table {
         let from_the_beginning =
             json!({ "StreamArn": arn, "ShardId": shard, "ShardIteratorType": "TRIM_HORIZON" });
         let answer = table
-            .ask(
+            .request(
                 "DynamoDBStreams_20120810.GetShardIterator",
                 from_the_beginning,
             )
@@ -64,61 +64,59 @@ impl Table {
 
     /// The new records of the stream.
     pub(super) async fn records(&mut self) -> Result<Vec<StreamRecord>> {
-        let asked = json!({ "ShardIterator": self.iterator });
+        let request = json!({ "ShardIterator": self.iterator });
         let answer = self
-            .ask("DynamoDBStreams_20120810.GetRecords", asked)
+            .request("DynamoDBStreams_20120810.GetRecords", request)
             .await?;
-        let records = answer["Records"].as_array().context("no records")?;
+        let records = answer["Records"]
+            .as_array()
+            .context("the answer has no records")?;
         let records = records.iter().map(record).collect::<Result<_>>()?;
         self.iterator = text(&answer["NextShardIterator"])?;
         Ok(records)
     }
 
-    /// Writes or deletes an item, on condition that it still has the `standing` image. Returns whether the condition
+    /// Writes or deletes an item, on condition that it still has the `current` image. Returns whether the condition
     /// held.
     pub(super) async fn replace(
         &self,
         key: &ItemKey,
-        standing: Option<&Value>,
+        current: Option<&Value>,
         image: Option<&Value>,
     ) -> Result<bool> {
-        let mut asked = still(standing)?;
-        asked.insert("TableName".to_owned(), json!(self.name));
+        let mut request = unchanged_condition(current)?;
+        request.insert("TableName".to_owned(), json!(self.name));
         let operation = match image {
             Some(item) => {
-                asked.insert("Item".to_owned(), item.clone());
+                request.insert("Item".to_owned(), item.clone());
                 "DynamoDB_20120810.PutItem"
             }
             None => {
                 let key = json!({ "pk": { "S": key.pk }, "sk": { "S": key.sk } });
-                asked.insert("Key".to_owned(), key);
+                request.insert("Key".to_owned(), key);
                 "DynamoDB_20120810.DeleteItem"
             }
         };
-        let (status, answer) = self.try_asking(operation, Value::Object(asked)).await?;
+        let (status, answer) = self.send(operation, Value::Object(request)).await?;
         if status.is_success() {
             return Ok(true);
         }
-        let refused = answer["__type"].as_str().unwrap_or_default();
-        if refused.ends_with("ConditionalCheckFailedException") {
+        let error = answer["__type"].as_str().unwrap_or_default();
+        if error.ends_with("ConditionalCheckFailedException") {
             return Ok(false);
         }
         bail!("{operation} in {}: {status} {answer}", self.region.name)
     }
 
-    async fn ask(&self, operation: &str, body: Value) -> Result<Value> {
-        let (status, answer) = self.try_asking(operation, body).await?;
+    async fn request(&self, operation: &str, body: Value) -> Result<Value> {
+        let (status, answer) = self.send(operation, body).await?;
         if !status.is_success() {
             bail!("{operation} in {}: {status} {answer}", self.region.name);
         }
         Ok(answer)
     }
 
-    async fn try_asking(
-        &self,
-        operation: &str,
-        body: Value,
-    ) -> Result<(reqwest::StatusCode, Value)> {
+    async fn send(&self, operation: &str, body: Value) -> Result<(reqwest::StatusCode, Value)> {
         let region = self.region.name;
         let answer = self
             .http
@@ -139,12 +137,12 @@ impl Table {
 }
 
 /// The condition that an item still has this image.
-fn still(standing: Option<&Value>) -> Result<Map<String, Value>> {
-    let Some(item) = standing else {
+fn unchanged_condition(current: Option<&Value>) -> Result<Map<String, Value>> {
+    let Some(item) = current else {
         let absent = json!({ "ConditionExpression": "attribute_not_exists(pk)" });
         return Ok(absent.as_object().cloned().unwrap_or_default());
     };
-    let item = item.as_object().context("an item is an object")?;
+    let item = item.as_object().context("an item is not an object")?;
     let (mut names, mut values, mut conditions) = (Map::new(), Map::new(), Vec::new());
     for (number, (name, value)) in item.iter().enumerate() {
         names.insert(format!("#n{number}"), json!(name));
@@ -173,7 +171,7 @@ fn record(record: &Value) -> Result<StreamRecord> {
     let at_ms = number
         .get(..20)
         .and_then(|digits| digits.parse().ok())
-        .with_context(|| format!("a record's number: {number}"))?;
+        .with_context(|| format!("unexpected sequence number: {number}"))?;
     Ok(StreamRecord {
         key: ItemKey {
             pk: part("pk")?,
@@ -187,6 +185,6 @@ fn record(record: &Value) -> Result<StreamRecord> {
 fn text(value: &Value) -> Result<String> {
     let text = value
         .as_str()
-        .with_context(|| format!("no text: {value}"))?;
+        .with_context(|| format!("not a string: {value}"))?;
     Ok(text.to_owned())
 }

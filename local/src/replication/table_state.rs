@@ -37,7 +37,7 @@ pub(super) struct StreamRecord {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Resolution<'a> {
     /// The version here is later. It is on its way to the other region, and wins there too.
-    Overtaken,
+    Superseded,
     /// Write it, if the item still has this image.
     Replaces(Option<&'a Value>),
 }
@@ -46,58 +46,64 @@ pub(super) enum Resolution<'a> {
 #[derive(Debug)]
 pub(super) struct TableState {
     region: &'static str,
-    standing: HashMap<ItemKey, ItemVersion>,
+    versions: HashMap<ItemKey, ItemVersion>,
     /// Writes of the replication itself that the stream has not shown yet.
-    own: HashMap<ItemKey, VecDeque<Option<Value>>>,
+    own_writes: HashMap<ItemKey, VecDeque<Option<Value>>>,
 }
 
 impl TableState {
-    pub(super) fn of(region: &'static str) -> Self {
+    pub(super) fn new(region: &'static str) -> Self {
         Self {
             region,
-            standing: HashMap::new(),
-            own: HashMap::new(),
+            versions: HashMap::new(),
+            own_writes: HashMap::new(),
         }
     }
 
     /// Handles a stream record. Returns the version to send to the other region, or `None` for a write of the
     /// replication itself.
-    pub(super) fn on_stream_record(&mut self, record: StreamRecord) -> Option<(ItemKey, ItemVersion)> {
+    pub(super) fn on_stream_record(
+        &mut self,
+        record: StreamRecord,
+    ) -> Option<(ItemKey, ItemVersion)> {
         let StreamRecord { key, at_ms, image } = record;
-        if let Some(own) = self.own.get_mut(&key)
-            && own.front() == Some(&image)
+        if let Some(writes) = self.own_writes.get_mut(&key)
+            && writes.front() == Some(&image)
         {
-            own.pop_front();
+            writes.pop_front();
             return None;
         }
         // This write replaced the current version, so it must be later, even if the other region's clock is ahead.
         let least = self
-            .standing
+            .versions
             .get(&key)
-            .map_or(0, |standing| standing.stamp.at_ms + 1);
+            .map_or(0, |current| current.stamp.at_ms + 1);
         let stamp = VersionStamp {
             at_ms: at_ms.max(least),
             region: self.region,
         };
         let version = ItemVersion { stamp, image };
-        self.standing.insert(key.clone(), version.clone());
+        self.versions.insert(key.clone(), version.clone());
         Some((key, version))
     }
 
     pub(super) fn resolve(&self, key: &ItemKey, version: &ItemVersion) -> Resolution<'_> {
-        let standing = self.standing.get(key);
-        if standing.is_some_and(|standing| standing.stamp >= version.stamp) {
-            return Resolution::Overtaken;
+        let current = self.versions.get(key);
+        if current.is_some_and(|current| current.stamp >= version.stamp) {
+            return Resolution::Superseded;
         }
-        Resolution::Replaces(standing.and_then(|standing| standing.image.as_ref()))
+        Resolution::Replaces(current.and_then(|current| current.image.as_ref()))
     }
 
     /// Records a write of the replication.
     pub(super) fn on_replicated(&mut self, key: ItemKey, version: ItemVersion) {
-        let before = self.standing.insert(key.clone(), version.clone());
+        let before = self.versions.insert(key.clone(), version.clone());
         // A stream shows no record when a write changes nothing.
         if before.and_then(|before| before.image) != version.image {
-            self.own.entry(key).or_default().push_back(version.image);
+            self.own_writes
+                .entry(key)
+                .or_default()
+                .push_back(version.image);
         }
     }
 }
@@ -131,20 +137,20 @@ mod tests {
     }
 
     /// Two regions with simulated tables and streams.
-    struct Two {
-        memories: [TableState; 2],
+    struct TwoRegions {
+        states: [TableState; 2],
         tables: [Option<Value>; 2],
         streams: [VecDeque<StreamRecord>; 2],
-        way: [VecDeque<(ItemKey, ItemVersion)>; 2],
+        in_transit: [VecDeque<(ItemKey, ItemVersion)>; 2],
     }
 
-    impl Two {
+    impl TwoRegions {
         fn new() -> Self {
             Self {
-                memories: [TableState::of("a"), TableState::of("b")],
+                states: [TableState::new("a"), TableState::new("b")],
                 tables: [None, None],
                 streams: Default::default(),
-                way: Default::default(),
+                in_transit: Default::default(),
             }
         }
 
@@ -157,76 +163,76 @@ mod tests {
 
         fn replicate(&mut self, from: usize) {
             while let Some(record) = self.streams[from].pop_front() {
-                self.way[from].extend(self.memories[from].on_stream_record(record));
+                self.in_transit[from].extend(self.states[from].on_stream_record(record));
             }
             let to = 1 - from;
-            while let Some((key, version)) = self.way[from].pop_front() {
+            while let Some((key, version)) = self.in_transit[from].pop_front() {
                 while let Some(record) = self.streams[to].pop_front() {
-                    self.way[to].extend(self.memories[to].on_stream_record(record));
+                    self.in_transit[to].extend(self.states[to].on_stream_record(record));
                 }
-                let Resolution::Replaces(standing) = self.memories[to].resolve(&key, &version) else {
+                let Resolution::Replaces(current) = self.states[to].resolve(&key, &version) else {
                     continue;
                 };
-                assert_eq!(standing, self.tables[to].as_ref());
+                assert_eq!(current, self.tables[to].as_ref());
                 let at_ms = version.stamp.at_ms;
                 let image = version.image.clone();
-                self.memories[to].on_replicated(key.clone(), version);
+                self.states[to].on_replicated(key.clone(), version);
                 self.write(to, StreamRecord { key, at_ms, image });
             }
         }
 
-        fn settle(&mut self) -> [Option<Value>; 2] {
+        fn replicate_all(&mut self) -> [Option<Value>; 2] {
             for _ in 0..4 {
                 self.replicate(0);
                 self.replicate(1);
             }
-            assert!(self.way.iter().all(VecDeque::is_empty));
+            assert!(self.in_transit.iter().all(VecDeque::is_empty));
             self.tables.clone()
         }
     }
 
     #[test]
-    fn what_is_written_in_one_region_comes_to_the_other_and_not_back() {
-        let mut two = Two::new();
+    fn a_write_is_copied_to_the_other_region_and_not_back() {
+        let mut two = TwoRegions::new();
         two.write(0, written(1, "waiting"));
         two.write(0, written(2, "ready"));
         let ready = written(0, "ready").image;
-        assert_eq!(two.settle(), [ready.clone(), ready]);
+        assert_eq!(two.replicate_all(), [ready.clone(), ready]);
         two.write(1, deleted(3));
-        assert_eq!(two.settle(), [None, None]);
+        assert_eq!(two.replicate_all(), [None, None]);
     }
 
     #[test]
-    fn of_two_versions_the_later_stays_in_both_regions() {
-        for (a, b, stays) in [(5, 6, "b"), (6, 5, "a"), (5, 5, "b")] {
-            let mut two = Two::new();
+    fn the_later_of_two_versions_wins_in_both_regions() {
+        for (a, b, winner) in [(5, 6, "b"), (6, 5, "a"), (5, 5, "b")] {
+            let mut two = TwoRegions::new();
             two.write(0, written(1, "waiting"));
-            two.settle();
+            two.replicate_all();
             two.write(0, written(a, "a"));
             two.write(1, written(b, "b"));
-            let stays = written(0, stays).image;
-            assert_eq!(two.settle(), [stays.clone(), stays], "{a} {b}");
+            let winner = written(0, winner).image;
+            assert_eq!(two.replicate_all(), [winner.clone(), winner], "{a} {b}");
         }
     }
 
     #[test]
-    fn a_write_is_later_than_what_it_was_made_on() {
-        let mut two = Two::new();
+    fn a_write_is_later_than_the_version_that_it_replaces() {
+        let mut two = TwoRegions::new();
         two.write(0, written(9, "from the future"));
-        two.settle();
+        two.replicate_all();
         two.write(1, written(5, "after it"));
         let after = written(0, "after it").image;
-        assert_eq!(two.settle(), [after.clone(), after]);
+        assert_eq!(two.replicate_all(), [after.clone(), after]);
     }
 
     #[test]
-    fn what_is_deleted_in_one_region_and_written_later_in_the_other_is_there() {
-        let mut two = Two::new();
+    fn a_write_wins_over_an_earlier_delete_in_the_other_region() {
+        let mut two = TwoRegions::new();
         two.write(0, written(1, "waiting"));
-        two.settle();
+        two.replicate_all();
         two.write(0, deleted(5));
         two.write(1, written(6, "ready"));
         let ready = written(0, "ready").image;
-        assert_eq!(two.settle(), [ready.clone(), ready]);
+        assert_eq!(two.replicate_all(), [ready.clone(), ready]);
     }
 }

@@ -6,18 +6,18 @@ use std::time::Duration;
 use anyhow::Result;
 use tokio::task::JoinHandle;
 
-use super::deployment::{Deployer, DeployedRegion, DeployedRegions};
+use super::deployment::{DeployedRegion, DeployedRegions, Deployer};
 use super::description::describe;
 use super::parameters::{FunctionUrls, system_urls};
 use crate::cloud::region::{PRIMARY, Region, RegionCount};
 use crate::credentials::Credentials;
 use crate::faults::{self, FaultListeners};
 use crate::gateway::{Gateway, Upstream};
-use crate::region_outage::{self, StoppableRegion, RegionPair};
 use crate::pbx::fleet::{Fleet, ari_urls};
 use crate::pbx::source;
 use crate::process::{Daemon, PidFile};
 use crate::progress::Progress;
+use crate::region_outage::{self, RegionPair, StoppableRegion};
 use crate::replication::Replication;
 use crate::settings::{LOOPBACK, PORTS, Settings};
 use crate::stack::Stack;
@@ -48,17 +48,17 @@ enum Gateways {
 }
 
 impl RunningStack {
-    pub(super) async fn first_end(&mut self) -> anyhow::Error {
+    pub(super) async fn wait_for_exit(&mut self) -> anyhow::Error {
         let second = async {
             match &mut self.second_cloud {
-                Some(cloud) => cloud.ended().await,
+                Some(cloud) => cloud.wait_for_exit().await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
-            error = self.cloud.ended() => error,
+            error = self.cloud.wait_for_exit() => error,
             error = second => error,
-            error = self.pbxs.ended() => error,
+            error = self.pbxs.wait_for_exit() => error,
         }
     }
 
@@ -94,7 +94,7 @@ pub(super) async fn start(
     let prepare_pbx = obtain_asterisk(settings, progress);
     let make_credentials = async {
         let made = tokio::task::spawn_blocking(move || Credentials::generate(&token_uri)).await?;
-        made?.overridden(settings)
+        made?.with_overrides(settings)
     };
     let (regions, asterisk, credentials) =
         tokio::try_join!(prepare_cloud, prepare_pbx, make_credentials)?;
@@ -196,7 +196,11 @@ impl OpenGateways {
         let table = first.outputs.require("TableName")?;
         let replication = Replication::start([first.region, second.region], table).await?;
         let regions = Arc::new(RegionPair::new(regions, replication));
-        let server = stand_in::serve(region_outage::router(Arc::clone(&regions)), PORTS.region_control).await?;
+        let server = stand_in::serve(
+            region_outage::router(Arc::clone(&regions)),
+            PORTS.region_control,
+        )
+        .await?;
         let fallback = describe(settings, second.region, &second.outputs, credentials, false)?;
         Ok(Self {
             gateways: Gateways::Two { _regions: regions },
@@ -211,7 +215,10 @@ async fn open_gateway(settings: &Settings, deployed: &DeployedRegion) -> Result<
     Gateway::start(upstream(settings, deployed)?, deployed.region.gateway_port).await
 }
 
-async fn stoppable_region(settings: &Settings, deployed: &DeployedRegion) -> Result<StoppableRegion> {
+async fn stoppable_region(
+    settings: &Settings,
+    deployed: &DeployedRegion,
+) -> Result<StoppableRegion> {
     let gateway = open_gateway(settings, deployed).await?;
     let group = deployed.cloud.group();
     Ok(StoppableRegion::new(
@@ -222,7 +229,10 @@ async fn stoppable_region(settings: &Settings, deployed: &DeployedRegion) -> Res
     ))
 }
 
-async fn obtain_asterisk(settings: &Settings, progress: Progress) -> Result<source::AsteriskSource> {
+async fn obtain_asterisk(
+    settings: &Settings,
+    progress: Progress,
+) -> Result<source::AsteriskSource> {
     match source::installation_step(settings)? {
         Some(name) => {
             progress

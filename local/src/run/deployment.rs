@@ -35,7 +35,11 @@ impl DeployedRegions {
     }
 
     /// Writes the secrets into each region, and the phone numbers into the first one, from which they are replicated.
-    pub(super) async fn seed(&self, credentials: &Credentials, with_extra_phones: bool) -> Result<()> {
+    pub(super) async fn seed(
+        &self,
+        credentials: &Credentials,
+        with_extra_phones: bool,
+    ) -> Result<()> {
         for deployed in self.all() {
             seed::secrets(deployed.region, &deployed.outputs, credentials).await?;
         }
@@ -54,7 +58,11 @@ pub(super) struct Deployer<'a> {
 }
 
 impl<'a> Deployer<'a> {
-    pub(super) fn new(settings: &'a Settings, progress: Progress, with_faults: bool) -> Result<Self> {
+    pub(super) fn new(
+        settings: &'a Settings,
+        progress: Progress,
+        with_faults: bool,
+    ) -> Result<Self> {
         Ok(Self {
             settings,
             progress,
@@ -97,7 +105,10 @@ impl<'a> Deployer<'a> {
                 }
             }
         };
-        let (first, second) = self.progress.step("start the local AWS", None, starting).await?;
+        let (first, second) = self
+            .progress
+            .step("start the local AWS", None, starting)
+            .await?;
         let other_region = |region: Region| ("OtherRegion", region.name.to_owned());
         let own = match count {
             RegionCount::One => Vec::new(),
@@ -109,7 +120,10 @@ impl<'a> Deployer<'a> {
             outputs: self.deploy(PRIMARY, own).await?,
         };
         let Some(cloud) = second else {
-            return Ok(DeployedRegions { first, second: None });
+            return Ok(DeployedRegions {
+                first,
+                second: None,
+            });
         };
         // The second region uses a replica of the first region's table, so it comes second.
         let table = first.outputs.require("TableName")?;
@@ -124,7 +138,10 @@ impl<'a> Deployer<'a> {
             cloud,
             outputs: self.deploy(FALLBACK, own).await?,
         };
-        Ok(DeployedRegions { first, second: Some(second) })
+        Ok(DeployedRegions {
+            first,
+            second: Some(second),
+        })
     }
 
     fn function_urls(&self, region: Region) -> FunctionUrls {

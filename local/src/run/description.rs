@@ -11,8 +11,8 @@ use crate::faults::control_url;
 use crate::gateway::WEBSOCKET_PATH;
 use crate::pbx::server::{ari_url, local_ari_url};
 use crate::settings::{
-    EXTRA_PHONES, ENCRYPTED_TRUNK_SOURCE, EXTENSIONS, LOOPBACK, MOBILE_NUMBERS, NUMBERS, PBXS, PORTS,
-    PbxPorts, Settings, TRUNK_SOURCE, Transport, extra_phone,
+    ENCRYPTED_TRUNK_SOURCE, EXTENSIONS, EXTRA_PHONES, LOOPBACK, MOBILE_NUMBERS, NUMBERS, PBXS,
+    PORTS, PbxPorts, Settings, TRUNK_SOURCE, Transport, extra_phone,
 };
 use crate::stack::{Ari, Aws, Faults, Headers, Operator, Pbx, Phone, Requests, Sip, Stack};
 
@@ -51,7 +51,7 @@ pub(super) fn describe(
         },
         sip: sip(&PBXS[0], credentials),
         pbxs: PBXS.map(|pbx| describe_pbx(&pbx, credentials)).into(),
-        phones: phones(credentials, is_named)?,
+        phones: phones(credentials, is_standard)?,
         operator: Operator {
             token: credentials.operator_token()?,
         },
@@ -106,20 +106,20 @@ fn first_url(listed: &str) -> String {
 }
 
 fn faults(credentials: &Credentials) -> Result<Faults> {
-    let crowd = (0..EXTRA_PHONES).map(extra_phone);
+    let extra = (0..EXTRA_PHONES).map(extra_phone);
     Ok(Faults {
         control: control_url(),
-        phones: phones(credentials, |extension| !is_named(extension))?,
-        numbers: crowd
+        phones: phones(credentials, |extension| !is_standard(extension))?,
+        numbers: extra
             .map(|[extension, number, _]| (number, extension))
             .collect(),
     })
 }
 
-fn phones(credentials: &Credentials, is_meant: impl Fn(&str) -> bool) -> Result<Vec<Phone>> {
+fn phones(credentials: &Credentials, is_included: impl Fn(&str) -> bool) -> Result<Vec<Phone>> {
     let accounts = credentials.sip_accounts.iter();
     accounts
-        .filter(|account| is_meant(&account.extension))
+        .filter(|account| is_included(&account.extension))
         .map(|account| {
             Ok(Phone {
                 extension: account.extension.clone(),
@@ -134,8 +134,10 @@ fn phones(credentials: &Credentials, is_meant: impl Fn(&str) -> bool) -> Result<
 }
 
 /// Whether this is one of the phones that every stack has, and not an extra phone.
-fn is_named(extension: &str) -> bool {
-    EXTENSIONS.iter().any(|(named, _)| *named == extension)
+fn is_standard(extension: &str) -> bool {
+    EXTENSIONS
+        .iter()
+        .any(|(standard, _)| *standard == extension)
 }
 
 /// The URI where a phone registers: at the first PBX.
@@ -149,12 +151,12 @@ fn registrar(transport: Transport, credentials: &Credentials) -> String {
 }
 
 fn mobile_number(extension: &str) -> String {
-    let owned = |(owner, number): (&str, &str)| (owner.to_owned(), number.to_owned());
-    let crowd = (0..EXTRA_PHONES).map(extra_phone);
+    let to_owned = |(owner, number): (&str, &str)| (owner.to_owned(), number.to_owned());
+    let extra = (0..EXTRA_PHONES).map(extra_phone);
     let mut numbers = MOBILE_NUMBERS
         .into_iter()
-        .map(owned)
-        .chain(crowd.map(|[owner, _, number]| (owner, number)));
+        .map(to_owned)
+        .chain(extra.map(|[owner, _, number]| (owner, number)));
     numbers
         .find(|(owner, _)| owner == extension)
         .map_or_else(String::new, |(_, number)| number)
@@ -172,12 +174,12 @@ pub(super) fn summary(stack: &Stack) -> String {
   HTTP API      {}      (try {}/health)
   Exotel hook   {}
   SIP           {} (the trunk calls from {}; {})
-  ARI           {} (all of it: {})
+  ARI           {} (without proxy: {})
   local AWS     {} ({})
   pushes        {}
-{}  all of it     target/local/stack.json, logs beside it
+{}  all addresses target/local/stack.json, with the logs beside it
 
-`make call` places a call from another terminal. `make down`, or Ctrl-C where `make run` runs, stops the stack.
+`make call` in another terminal places a call. `make down`, or Ctrl-C in the terminal of `make run`, stops the stack.
 ",
         stack.http_url,
         stack.http_url,
@@ -196,11 +198,11 @@ pub(super) fn summary(stack: &Stack) -> String {
 }
 
 fn second_region(stack: &Stack) -> String {
-    let (Some(fallback), Some(fault)) = (&stack.fallback, &stack.region_control_url) else {
+    let (Some(fallback), Some(control)) = (&stack.fallback, &stack.region_control_url) else {
         return String::new();
     };
     format!(
-        "  fallback      {} ({}, local AWS {})\n  lose one      curl -X PUT {fault}/regions/{} -d '{{\"state\":\"refuses\"}}'\n",
+        "  fallback      {} ({}, local AWS {})\n  stop one      curl -X PUT {control}/regions/{} -d '{{\"state\":\"refusing\"}}'\n",
         fallback.http_url, fallback.aws.region, fallback.aws.endpoint, PRIMARY.name,
     )
 }

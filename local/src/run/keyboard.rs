@@ -8,11 +8,11 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 use crate::sample_call;
 use crate::settings::Settings;
 
-const PROMPT: &str = "Press Enter to place a call here and now; Ctrl-C stops the stack.";
+const PROMPT: &str = "Press Enter to place a call. Ctrl-C stops the stack.";
 
 /// Places a call for each line of input. Never returns.
 pub(super) async fn place_calls(settings: &Settings) {
-    let Some(mut lines) = listen() else {
+    let Some(mut lines) = read_terminal() else {
         return std::future::pending().await;
     };
     println!("{PROMPT}");
@@ -30,7 +30,7 @@ pub(super) async fn place_calls(settings: &Settings) {
 
 /// Reads lines from the terminal. `None` without a terminal or in a background job, which the system would suspend on
 /// reading.
-fn listen() -> Option<UnboundedReceiver<()>> {
+fn read_terminal() -> Option<UnboundedReceiver<()>> {
     let stdin = std::io::stdin();
     if !stdin.is_terminal() || tcgetpgrp(&stdin).ok() != Some(getpgrp()) {
         return None;

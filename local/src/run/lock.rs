@@ -25,14 +25,14 @@ pub(super) struct StackLock {
 }
 
 impl StackLock {
-    pub(super) fn give_up(self, settings: &Settings) {
+    pub(super) fn release(self, settings: &Settings) {
         Stack::remove(&settings.state_dir());
         self.holder.remove();
     }
 }
 
 /// Locks the stack for this process.
-pub(super) async fn lock(settings: &Settings) -> Result<StackLock> {
+pub(super) async fn acquire_lock(settings: &Settings) -> Result<StackLock> {
     make_dir(&settings.state_dir())?;
     let lock = File::create(settings.state("stack.lock"))?;
     let holder = holder(settings);

@@ -6,9 +6,9 @@
 
 mod assembly;
 mod deployment;
-mod lock;
 mod description;
 mod keyboard;
+mod lock;
 mod parameters;
 
 use std::fs::File;
@@ -26,22 +26,22 @@ use crate::settings::Settings;
 use crate::stack::Stack;
 use crate::tools::make_dir;
 use assembly::start;
-use lock::{lock, clear_leftovers, holder, stop_holder};
 use description::summary;
+use lock::{acquire_lock, clear_leftovers, holder, stop_holder};
 
 /// `run` and `regions`: runs until Ctrl-C or SIGTERM.
 pub async fn in_foreground(settings: &Settings, regions: RegionCount) -> Result<()> {
-    let lock = lock(settings).await?;
-    let outcome = hold(settings, regions).await;
-    lock.give_up(settings);
-    outcome
+    let lock = acquire_lock(settings).await?;
+    let result = run_until_stopped(settings, regions).await;
+    lock.release(settings);
+    result
 }
 
-async fn hold(settings: &Settings, regions: RegionCount) -> Result<()> {
+async fn run_until_stopped(settings: &Settings, regions: RegionCount) -> Result<()> {
     let progress = Progress::start();
     let mut running = tokio::select! {
         running = start(settings, progress, regions) => running?,
-        () = asked_to_stop() => {
+        () = stop_signal() => {
             progress.say("stopped before it was ready");
             clear_leftovers(settings).await;
             return Ok(());
@@ -49,13 +49,13 @@ async fn hold(settings: &Settings, regions: RegionCount) -> Result<()> {
     };
     progress.say("ready");
     print!("{}", summary(&running.description));
-    let outcome = tokio::select! {
-        () = asked_to_stop() => Ok(()),
-        error = running.first_end() => Err(error),
+    let result = tokio::select! {
+        () = stop_signal() => Ok(()),
+        error = running.wait_for_exit() => Err(error),
         () = keyboard::place_calls(settings) => Ok(()),
     };
     running.stop(settings, progress).await;
-    outcome
+    result
 }
 
 /// `up`: starts the stack in the background, and returns when it is ready or has failed.
@@ -71,8 +71,8 @@ pub async fn up(settings: &Settings) -> Result<()> {
     let log = settings.state("stack.log");
     let mut child = start_in_background(&log)?;
     tokio::select! {
-        outcome = wait_until_ready(settings, &mut child, &log) => outcome,
-        () = asked_to_stop() => {
+        result = wait_until_ready(settings, &mut child, &log) => result,
+        () = stop_signal() => {
             stop_holder(settings).await?;
             bail!("stopped before it was ready")
         }
@@ -98,25 +98,22 @@ async fn wait_until_ready(settings: &Settings, child: &mut Child, log: &Path) ->
     let mut shown = 0;
     loop {
         tokio::time::sleep(Duration::from_millis(200)).await;
-        shown = show_new(log, shown);
+        shown = print_new_lines(log, shown);
         if let Some(status) = child.try_wait()? {
-            show_new(log, shown);
-            bail!(
-                "the stack did not start ({status}); all of it is in {}",
-                log.display()
-            );
+            print_new_lines(log, shown);
+            bail!("the stack did not start ({status}); see {}", log.display());
         }
         if Stack::load(&settings.state_dir()).is_ok() {
             // The summary is printed right after the description is written.
             tokio::time::sleep(Duration::from_millis(200)).await;
-            show_new(log, shown);
+            print_new_lines(log, shown);
             return Ok(());
         }
     }
 }
 
 /// Prints the new lines of a log. Returns the number of lines.
-fn show_new(log: &Path, shown: usize) -> usize {
+fn print_new_lines(log: &Path, shown: usize) -> usize {
     let lines = tail(log, usize::MAX);
     for line in &lines[shown.min(lines.len())..] {
         println!("{line}");
@@ -132,7 +129,7 @@ pub async fn down(settings: &Settings) -> Result<()> {
         (true, true) => println!("stopped"),
         (false, true) => println!("nothing was running"),
         (_, false) => println!(
-            "stopped what an earlier stack left running: {}",
+            "stopped processes of an earlier stack: {}",
             leftovers.join(", ")
         ),
     }
@@ -140,14 +137,18 @@ pub async fn down(settings: &Settings) -> Result<()> {
 }
 
 /// `test-env` and `test-regions`: runs a command with a stack, and returns the command's exit status.
-pub async fn around(settings: &Settings, regions: RegionCount, command: &[String]) -> Result<i32> {
-    let lock = lock(settings).await?;
-    let outcome = run_within(settings, regions, command).await;
-    lock.give_up(settings);
-    outcome
+pub async fn run_with_stack(
+    settings: &Settings,
+    regions: RegionCount,
+    command: &[String],
+) -> Result<i32> {
+    let lock = acquire_lock(settings).await?;
+    let result = run_command(settings, regions, command).await;
+    lock.release(settings);
+    result
 }
 
-async fn run_within(settings: &Settings, regions: RegionCount, command: &[String]) -> Result<i32> {
+async fn run_command(settings: &Settings, regions: RegionCount, command: &[String]) -> Result<i32> {
     let (program, arguments) = command.split_first().context("no command to run")?;
     let progress = Progress::start();
     let mut running = start(settings, progress, regions).await?;
@@ -156,16 +157,16 @@ async fn run_within(settings: &Settings, regions: RegionCount, command: &[String
         .current_dir(settings.repository())
         .kill_on_drop(true)
         .spawn()?;
-    let outcome = tokio::select! {
+    let result = tokio::select! {
         status = child.wait() => Ok(status?.code().unwrap_or(1)),
-        error = running.first_end() => Err(error),
-        () = asked_to_stop() => Err(anyhow::anyhow!("stopped")),
+        error = running.wait_for_exit() => Err(error),
+        () = stop_signal() => Err(anyhow::anyhow!("stopped")),
     };
     running.stop(settings, progress).await;
-    outcome
+    result
 }
 
-async fn asked_to_stop() {
+async fn stop_signal() {
     let (Ok(mut interrupt), Ok(mut terminate)) = (
         signal(SignalKind::interrupt()),
         signal(SignalKind::terminate()),

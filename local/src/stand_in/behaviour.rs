@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::routing::get;
+use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 
 /// The configured failures, until they are used up or replaced.
@@ -101,8 +102,8 @@ impl SharedBehaviour {
     /// Waits for the configured delay, and returns the failure for this request, if any. A failure with `placed` does
     /// not wait here: the handler places the call first and waits then, or a client that gives up would stop the
     /// handler before the call is placed.
-    pub async fn before(&self, operation: Operation) -> Option<ConfiguredFailure> {
-        let (delay, failure) = self.next(operation);
+    pub async fn next_failure(&self, operation: Operation) -> Option<ConfiguredFailure> {
+        let (delay, failure) = self.take_next(operation);
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
@@ -113,11 +114,11 @@ impl SharedBehaviour {
     }
 
     /// The error for a device token.
-    pub fn of_device(&self, token: &str) -> Option<DeviceError> {
+    pub fn device_error(&self, token: &str) -> Option<DeviceError> {
         self.with(|behaviour| behaviour.tokens.get(token).copied())
     }
 
-    fn next(&self, operation: Operation) -> (Duration, Option<ConfiguredFailure>) {
+    fn take_next(&self, operation: Operation) -> (Duration, Option<ConfiguredFailure>) {
         self.with(|behaviour| {
             let delay = Duration::from_millis(behaviour.delay_ms);
             let failures = match operation {
@@ -142,23 +143,27 @@ fn take_one(failures: &mut Vec<ConfiguredFailure>) -> Option<ConfiguredFailure> 
     Some(first.clone())
 }
 
+/// The control API for the failures of a stand-in, at `/behaviour`.
+pub fn router(shared: SharedBehaviour) -> Router {
+    Router::new()
+        .route("/behaviour", get(show).put(replace).delete(reset))
+        .with_state(shared)
+}
+
 /// `GET /behaviour`: the failures that are left.
-pub async fn show(State(behaving): State<SharedBehaviour>) -> Json<Behaviour> {
-    Json(behaving.with(|behaviour| behaviour.clone()))
+async fn show(State(shared): State<SharedBehaviour>) -> Json<Behaviour> {
+    Json(shared.with(|behaviour| behaviour.clone()))
 }
 
 /// `PUT /behaviour`: replaces the failures.
-pub async fn replace(
-    State(behaving): State<SharedBehaviour>,
-    Json(wanted): Json<Behaviour>,
-) -> StatusCode {
-    behaving.with(|behaviour| *behaviour = wanted);
+async fn replace(State(shared): State<SharedBehaviour>, Json(new): Json<Behaviour>) -> StatusCode {
+    shared.with(|behaviour| *behaviour = new);
     StatusCode::NO_CONTENT
 }
 
 /// `DELETE /behaviour`: removes all failures.
-pub async fn reset(State(behaving): State<SharedBehaviour>) -> StatusCode {
-    behaving.with(|behaviour| *behaviour = Behaviour::default());
+async fn reset(State(shared): State<SharedBehaviour>) -> StatusCode {
+    shared.with(|behaviour| *behaviour = Behaviour::default());
     StatusCode::NO_CONTENT
 }
 
@@ -168,23 +173,23 @@ mod tests {
 
     #[tokio::test]
     async fn failures_are_used_up_in_order() {
-        let behaving = SharedBehaviour::default();
-        let wanted = r#"{"send":[{"status":503,"times":2,"retry_after":1},{"status":429}]}"#;
+        let shared = SharedBehaviour::default();
+        let failures = r#"{"send":[{"status":503,"times":2,"retry_after":1},{"status":429}]}"#;
         replace(
-            State(behaving.clone()),
-            Json(serde_json::from_str(wanted).unwrap()),
+            State(shared.clone()),
+            Json(serde_json::from_str(failures).unwrap()),
         )
         .await;
         let mut seen = Vec::new();
-        while let Some(failure) = behaving.before(Operation::Send).await {
+        while let Some(failure) = shared.next_failure(Operation::Send).await {
             seen.push(failure.status);
         }
         assert_eq!(seen, [503, 503, 429]);
-        assert!(behaving.before(Operation::Token).await.is_none());
+        assert!(shared.next_failure(Operation::Token).await.is_none());
     }
 
     #[test]
-    fn a_misspelt_behaviour_is_refused() {
+    fn an_unknown_field_or_error_is_rejected() {
         assert!(serde_json::from_str::<Behaviour>(r#"{"sned":[]}"#).is_err());
         assert!(serde_json::from_str::<Behaviour>(r#"{"tokens":{"t":"GONE"}}"#).is_err());
     }

@@ -138,7 +138,10 @@ const WEBPUSH: &[(&str, FieldType)] = &[
     ("notification", FieldType::Anything),
     (
         "fcm_options",
-        FieldType::Message(&[("link", FieldType::Text), ("analytics_label", FieldType::Text)]),
+        FieldType::Message(&[
+            ("link", FieldType::Text),
+            ("analytics_label", FieldType::Text),
+        ]),
     ),
 ];
 
@@ -147,7 +150,10 @@ const APNS: &[(&str, FieldType)] = &[
     ("payload", FieldType::Anything),
     (
         "fcm_options",
-        FieldType::Message(&[("analytics_label", FieldType::Text), ("image", FieldType::Text)]),
+        FieldType::Message(&[
+            ("analytics_label", FieldType::Text),
+            ("image", FieldType::Text),
+        ]),
     ),
     ("live_activity_token", FieldType::Text),
 ];
@@ -227,20 +233,29 @@ fn check_kind(path: &str, kind: &FieldType, value: &Value) -> Result<(), FieldVi
         FieldType::Text if !value.is_string() => wrong("TYPE_STRING"),
         FieldType::Flag if !value.is_boolean() => wrong("TYPE_BOOL"),
         FieldType::Number if !value.is_number() => wrong("TYPE_INT32"),
-        FieldType::Anything if !value.is_object() => wrong("type.googleapis.com/google.protobuf.Struct"),
+        FieldType::Anything if !value.is_object() => {
+            wrong("type.googleapis.com/google.protobuf.Struct")
+        }
         FieldType::List if !value.is_array() => wrong("list"),
         FieldType::OneOf(values) if !is_one_of(values, value) => wrong("enum"),
         FieldType::Duration => check_duration(path, value),
         FieldType::Strings => strings(path, value).map(|_| ()),
         FieldType::Data => check_data(path, value),
         FieldType::Message(fields) => check_message(path, fields, value),
-        FieldType::Text | FieldType::Flag | FieldType::Number | FieldType::Anything | FieldType::List | FieldType::OneOf(_) => {
-            Ok(())
-        }
+        FieldType::Text
+        | FieldType::Flag
+        | FieldType::Number
+        | FieldType::Anything
+        | FieldType::List
+        | FieldType::OneOf(_) => Ok(()),
     }
 }
 
-fn check_message(path: &str, fields: &[(&str, FieldType)], value: &Value) -> Result<(), FieldViolation> {
+fn check_message(
+    path: &str,
+    fields: &[(&str, FieldType)],
+    value: &Value,
+) -> Result<(), FieldViolation> {
     let Value::Object(members) = value else {
         return Err(FieldViolation::new(
             path,
@@ -298,7 +313,10 @@ fn check_duration(path: &str, value: &Value) -> Result<(), FieldViolation> {
         .and_then(plain_decimal);
     match seconds {
         Some(seconds) if seconds <= MAX_TTL_SECONDS => Ok(()),
-        Some(_) => Err(FieldViolation::new(path, "Invalid TTL: longer than four weeks")),
+        Some(_) => Err(FieldViolation::new(
+            path,
+            "Invalid TTL: longer than four weeks",
+        )),
         None => {
             let expected = "type.googleapis.com/google.protobuf.Duration";
             Err(FieldViolation::new(

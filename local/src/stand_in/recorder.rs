@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use axum::Json;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Query, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router, middleware};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
@@ -21,22 +22,22 @@ const MAX_BODY: usize = 256 * 1024;
 
 /// A recorded request.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct RecordedRequest {
+struct RecordedRequest {
     /// The HTTP method.
-    pub method: String,
+    method: String,
     /// The path with its query.
-    pub path: String,
+    path: String,
     /// The headers, with names in lower case.
-    pub headers: BTreeMap<String, String>,
+    headers: BTreeMap<String, String>,
     /// A JSON value for JSON, an object for a form, a string for anything else.
-    pub body: Value,
+    body: Value,
     /// The time of arrival, ISO 8601 in UTC.
-    pub at: String,
+    at: String,
 }
 
 /// The recorded requests.
 #[derive(Debug, Clone, Default)]
-pub struct Recorder {
+struct Recorder {
     requests: Arc<Mutex<VecDeque<RecordedRequest>>>,
 }
 
@@ -49,12 +50,12 @@ impl Recorder {
         requests.push_back(request);
     }
 
-    fn those(&self, wanted: &RequestFilter) -> Vec<RecordedRequest> {
+    fn matching(&self, filter: &RequestFilter) -> Vec<RecordedRequest> {
         self.requests
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .iter()
-            .filter(|request| wanted.is(request))
+            .filter(|request| filter.matches(request))
             .cloned()
             .collect()
     }
@@ -67,8 +68,18 @@ impl Recorder {
     }
 }
 
+/// Records every request to `service`, and lists the recorded ones at `/requests`.
+pub fn recorded(service: Router) -> Router {
+    let recorder = Recorder::default();
+    let recording = middleware::from_fn_with_state(recorder.clone(), record);
+    Router::new()
+        .route("/requests", get(list).delete(clear))
+        .with_state(recorder)
+        .fallback_service(service.layer(recording))
+}
+
 /// Middleware that records each request and passes it on.
-pub async fn record(State(recorder): State<Recorder>, request: Request, next: Next) -> Response {
+async fn record(State(recorder): State<Recorder>, request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     let Ok(bytes) = to_bytes(body, MAX_BODY).await else {
         return StatusCode::PAYLOAD_TOO_LARGE.into_response();
@@ -91,28 +102,28 @@ pub async fn record(State(recorder): State<Recorder>, request: Request, next: Ne
 
 /// Selects requests.
 #[derive(Debug, Default, Deserialize)]
-pub struct RequestFilter {
+struct RequestFilter {
     /// Only pushes to this device token (FCM).
     token: Option<String>,
 }
 
 impl RequestFilter {
-    fn is(&self, request: &RecordedRequest) -> bool {
+    fn matches(&self, request: &RecordedRequest) -> bool {
         let token = request.body["message"]["token"].as_str();
         self.token.is_none() || self.token.as_deref() == token
     }
 }
 
 /// `GET /requests`, or `GET /requests?token=…`.
-pub async fn list(
+async fn list(
     State(recorder): State<Recorder>,
-    Query(wanted): Query<RequestFilter>,
+    Query(filter): Query<RequestFilter>,
 ) -> Json<Vec<RecordedRequest>> {
-    Json(recorder.those(&wanted))
+    Json(recorder.matching(&filter))
 }
 
 /// `DELETE /requests`.
-pub async fn clear(State(recorder): State<Recorder>) -> StatusCode {
+async fn clear(State(recorder): State<Recorder>) -> StatusCode {
     recorder.clear();
     StatusCode::NO_CONTENT
 }
@@ -167,7 +178,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn a_repeated_form_field_is_a_list() {
+    fn a_repeated_form_field_becomes_a_list() {
         let form = b"To=1&StatusCallbackEvents%5B%5D=answered&StatusCallbackEvents%5B%5D=terminal";
         assert_eq!(
             form_object(form),
@@ -176,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_requests_make_room() {
+    fn the_oldest_requests_are_dropped() {
         let recorder = Recorder::default();
         for index in 0..=KEPT {
             recorder.push(RecordedRequest {
@@ -187,7 +198,7 @@ mod tests {
                 at: String::new(),
             });
         }
-        let kept = recorder.those(&RequestFilter::default());
+        let kept = recorder.matching(&RequestFilter::default());
         assert_eq!((kept.len(), kept[0].path.as_str()), (KEPT, "1"));
     }
 }

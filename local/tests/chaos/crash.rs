@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use ringback_local::faults::rule::{Fault, KillPoint, Rule, RequestStep};
+use ringback_local::faults::rule::{Fault, KillPoint, RequestStep, Rule};
 use ringback_local::settings::Settings;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;

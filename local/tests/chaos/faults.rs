@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
 use reqwest::Client;
-use ringback_local::faults::rule::{LinkState, TestCall, Rule, RuleStatus, System};
+use ringback_local::faults::rule::{LinkState, Rule, RuleStatus, System, TestCall};
 
 /// Where faults are asked for.
 #[derive(Clone)]

@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 use ringback_core::timestamp::Timestamp;
-use ringback_local::faults::rule::{Fault, Rule, RequestStep, System};
+use ringback_local::faults::rule::{Fault, RequestStep, Rule, System};
 use ringback_local::settings::Settings;
-use ringback_sip::{Caller, IncomingCall, OutgoingCall, CallStage};
+use ringback_sip::{CallStage, Caller, IncomingCall, OutgoingCall};
 use serde_json::Value;
 use tokio::time::timeout;
 
@@ -330,8 +330,8 @@ impl<'a> Faulty<'a> {
                 .faults
                 .met(&format!("{}-{place}", self.name))
                 .await?;
-            let (first, last) = standing.between.unwrap_or_default();
-            hits += standing.hits;
+            let (first, last) = standing.first_and_last_ms.unwrap_or_default();
+            hits += standing.applied;
             hit_for = hit_for.max(Duration::from_millis(u64::try_from(last - first)?));
         }
         Ok((hits, hit_for))

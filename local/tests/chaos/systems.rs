@@ -346,7 +346,12 @@ fn of_the_timers() -> Vec<Case> {
             NobodyAnswers,
             [from(
                 "call-timeout",
-                rule(System::Pbx, "DELETE", Some(1), Fault::Kill(KillPoint::Before)),
+                rule(
+                    System::Pbx,
+                    "DELETE",
+                    Some(1),
+                    Fault::Kill(KillPoint::Before),
+                ),
             )],
             End::Busy,
             // Each of the calls has a death of its own, which hits the timers of all of them when they come in one batch; then

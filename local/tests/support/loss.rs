@@ -61,7 +61,7 @@ impl Loss {
         loop {
             let told: Value = self.http.get(&self.url).send().await?.json().await?;
             let link = &told["replication"];
-            if link["on_the_way"] == 0 && link["lost"] == false {
+            if link["pending"] == 0 && link["region_down"] == false {
                 return Ok(());
             }
             if Instant::now() > patience {

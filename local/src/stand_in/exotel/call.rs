@@ -6,6 +6,7 @@ use time::macros::{format_description, offset};
 use time::{OffsetDateTime, format_description::FormatItem};
 use uuid::Uuid;
 
+use super::callback::{EventType, StatusCallback};
 use super::request::ConnectRequest;
 
 /// Exotel's times have no zone. They are in Indian Standard Time.
@@ -57,33 +58,6 @@ impl ExotelStatus {
 
 /// The status of the leg to `From` and of the leg to `To`. `None` if it was not called yet.
 pub(super) type LegStatuses = [Option<ExotelStatus>; 2];
-
-/// The events that a StatusCallback can report.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum EventType {
-    /// A phone was answered.
-    Answered,
-    /// The call is over.
-    Terminal,
-}
-
-/// The format of a StatusCallback.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum CallbackFormat {
-    Json,
-    Multipart,
-    Form,
-}
-
-/// Where to report a call, and which events.
-#[derive(Debug, Clone, Serialize)]
-pub(super) struct StatusCallback {
-    pub(super) url: String,
-    pub(super) events: Vec<EventType>,
-    pub(super) format: CallbackFormat,
-}
 
 /// A call.
 #[derive(Debug, Clone)]

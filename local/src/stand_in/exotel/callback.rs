@@ -6,23 +6,54 @@ use anyhow::Result;
 use reqwest::multipart::Form;
 use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::call::CallbackFormat;
-
 /// How long Exotel waits for an answer.
-const PATIENCE: Duration = Duration::from_secs(15);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The events that a StatusCallback can report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum EventType {
+    /// A phone was answered.
+    Answered,
+    /// The call is over.
+    Terminal,
+}
+
+/// The format of a StatusCallback.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum CallbackFormat {
+    Json,
+    Multipart,
+    Form,
+}
+
+/// Where to report a call, and which events.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct StatusCallback {
+    pub(super) url: String,
+    pub(super) events: Vec<EventType>,
+    pub(super) format: CallbackFormat,
+}
 
 /// An HTTP client that follows no redirects, like Exotel's.
 pub(super) fn client() -> Result<Client> {
     Ok(Client::builder()
         .redirect(Policy::none())
-        .timeout(PATIENCE)
+        .timeout(ANSWER_TIMEOUT)
         .build()?)
 }
 
 /// Sends a report once. Returns the answer as `{"status","body"}`, or `{"error"}` if there was none.
-pub(super) async fn send(client: &Client, url: &str, format: CallbackFormat, report: &Value) -> Value {
+pub(super) async fn send(
+    client: &Client,
+    url: &str,
+    format: CallbackFormat,
+    report: &Value,
+) -> Value {
     match answer(write(client.post(url), format, report)).await {
         Ok(answer) => answer,
         Err(error) => json!({"error": format!("{:#}", anyhow::Error::from(error.without_url()))}),

@@ -8,9 +8,9 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-use super::Exotel;
-use super::call::{ExotelCall, EventType, CallbackFormat, LegStatuses, ExotelStatus};
-use super::callback;
+use super::call::{ExotelCall, ExotelStatus, LegStatuses};
+use super::callback::{self, CallbackFormat, EventType};
+use super::state::ExotelState;
 
 /// A change of a call's status.
 #[derive(Debug, Deserialize)]
@@ -54,7 +54,7 @@ pub(super) struct NewKey {
 
 /// `PUT /key`: replaces the account's API key.
 pub(super) async fn replace_key(
-    State(exotel): State<Exotel>,
+    State(exotel): State<ExotelState>,
     Json(new): Json<NewKey>,
 ) -> StatusCode {
     let mut account = exotel.account();
@@ -72,11 +72,12 @@ pub(super) struct CallFilter {
 
 /// `GET /calls?custom_field=…`: the placed calls, newest last.
 pub(super) async fn list(
-    State(exotel): State<Exotel>,
+    State(exotel): State<ExotelState>,
     Query(which): Query<CallFilter>,
 ) -> Json<Vec<Value>> {
-    let is_wanted =
-        |call: &&ExotelCall| which.custom_field.is_none() || call.custom_field == which.custom_field;
+    let is_wanted = |call: &&ExotelCall| {
+        which.custom_field.is_none() || call.custom_field == which.custom_field
+    };
     Json(exotel.calls().iter().filter(is_wanted).map(shown).collect())
 }
 
@@ -90,7 +91,10 @@ fn shown(call: &ExotelCall) -> Value {
 }
 
 /// `DELETE /calls/{CallSid}`: deletes the call, so that Call Details returns 404.
-pub(super) async fn forget(State(exotel): State<Exotel>, Path(sid): Path<String>) -> StatusCode {
+pub(super) async fn forget(
+    State(exotel): State<ExotelState>,
+    Path(sid): Path<String>,
+) -> StatusCode {
     let mut calls = exotel.calls();
     let before = calls.len();
     calls.retain(|call| call.sid != sid);
@@ -103,22 +107,22 @@ pub(super) async fn forget(State(exotel): State<Exotel>, Path(sid): Path<String>
 
 /// `POST /calls/{CallSid}/events`: changes the status of a call, and reports it.
 pub(super) async fn change(
-    State(exotel): State<Exotel>,
+    State(exotel): State<ExotelState>,
     Path(sid): Path<String>,
     Json(happening): Json<CallChange>,
 ) -> Response {
     let now = OffsetDateTime::now_utc();
-    let Some((told, kept)) = exotel.advance(&sid, happening.status, now) else {
+    let Some((report, stored)) = exotel.advance(&sid, happening.status, now) else {
         let unknown = json!({"error": format!("no call has the CallSid {sid}")});
         return (StatusCode::NOT_FOUND, Json(unknown)).into_response();
     };
-    let mut outcome = json!({"call": kept.details(), "answers": []});
-    match happening.receiver(&told) {
+    let mut outcome = json!({"call": stored.details(), "answers": []});
+    match happening.receiver(&report) {
         Ok((url, format)) => {
-            let report = told.report(happening.event(), happening.legs);
+            let body = report.report(happening.event(), happening.legs);
             let mut answers = Vec::new();
             for _ in 0..happening.times {
-                answers.push(callback::send(&exotel.http, url, format, &report).await);
+                answers.push(callback::send(&exotel.http, url, format, &body).await);
             }
             outcome["answers"] = answers.into();
         }
@@ -133,7 +137,10 @@ impl CallChange {
     }
 
     /// The URL and the format of the report, or the reason why none is sent.
-    fn receiver<'a>(&self, call: &'a ExotelCall) -> Result<(&'a str, CallbackFormat), &'static str> {
+    fn receiver<'a>(
+        &self,
+        call: &'a ExotelCall,
+    ) -> Result<(&'a str, CallbackFormat), &'static str> {
         if self.silent {
             return Err("silent");
         }
@@ -145,19 +152,5 @@ impl CallChange {
             }
             _ => Ok((&callback.url, self.format.unwrap_or(callback.format))),
         }
-    }
-}
-
-impl Exotel {
-    /// Changes the status of a call. Returns the version to report and the stored one, which differ when the call is
-    /// already over.
-    fn advance(&self, sid: &str, status: ExotelStatus, now: OffsetDateTime) -> Option<(ExotelCall, ExotelCall)> {
-        let mut calls = self.calls();
-        let call = calls.iter_mut().find(|call| call.sid == sid)?;
-        let told = call.when(status, now);
-        if !call.is_over() {
-            call.clone_from(&told);
-        }
-        Some((told, call.clone()))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::call::{StatusCallback, EventType, CallbackFormat};
+use super::callback::{CallbackFormat, EventType, StatusCallback};
 
 /// The highest `TimeLimit` in seconds.
 const MAX_TIME_LIMIT: u32 = 14_400;

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::extract::RawQuery;
+use axum::http::header;
+use reqwest::Client;
 use reqwest::redirect::Policy;
 use ringback::api::form::Fields;
 use ringback::exotel::{
