@@ -12,20 +12,20 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 /// Prints lines with the time since the start.
 #[derive(Debug, Clone, Copy)]
 pub struct Progress {
-    began: Instant,
+    started_at: Instant,
 }
 
 impl Progress {
     /// Starts the clock.
     pub fn start() -> Self {
         Self {
-            began: Instant::now(),
+            started_at: Instant::now(),
         }
     }
 
     /// Prints one line.
     pub fn say(&self, line: &str) {
-        println!("[{:6.1}s] {line}", self.began.elapsed().as_secs_f64());
+        println!("[{:6.1}s] {line}", self.started_at.elapsed().as_secs_f64());
     }
 
     /// Runs a step. While it runs, prints the last line of its log at intervals.

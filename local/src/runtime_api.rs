@@ -103,12 +103,7 @@ impl RunningFunction {
     ) -> Result<Self> {
         let command = Command::new(bootstrap);
         let started = Self::start_command(name, command, environment, timeout, log).await;
-        started.with_context(|| {
-            format!(
-                "{} does not start: build it with `make build`",
-                bootstrap.display()
-            )
-        })
+        started.with_context(|| format!("could not start {}", bootstrap.display()))
     }
 
     /// The same for a command with arguments, such as another language's runtime.
@@ -128,7 +123,8 @@ impl RunningFunction {
         let (polled, polls) = watch::channel(Polls::default());
         let api = tokio::spawn(serve(listener, waiting, polled));
 
-        let file = File::create(log).with_context(|| format!("create {}", log.display()))?;
+        let file =
+            File::create(log).with_context(|| format!("could not create {}", log.display()))?;
         command
             .env_clear()
             .envs(environment)
@@ -181,7 +177,7 @@ impl RunningFunction {
             .send(invocation)
             .await
             .ok()
-            .context("the Runtime API has stopped")?;
+            .context("the Runtime API server has stopped")?;
         self.invoked += 1;
         let (name, log) = (&self.name, self.log.display());
         tokio::select! {
@@ -190,13 +186,13 @@ impl RunningFunction {
                 match outcome {
                     FunctionOutcome::Response(body) => {
                         let answer = serde_json::from_slice(&body)
-                            .with_context(|| format!("{name} answered {body:?}, which is no JSON"))?;
+                            .with_context(|| format!("{name} answered {body:?}, which is not JSON"))?;
                         Ok(TimedAnswer { answer, began, at })
                     }
                     FunctionOutcome::Error(body) => bail!("{name} failed: {body:?}; its log: {log}"),
                 }
             }
-            status = self.process.wait() => bail!("{name} ended by itself: {}; its log: {log}", status?),
+            status = self.process.wait() => bail!("{name} ended unexpectedly: {}; its log: {log}", status?),
             () = tokio::time::sleep(self.timeout) => bail!("{name} took longer than {:?}; its log: {log}", self.timeout),
         }
     }
@@ -223,10 +219,10 @@ impl RunningFunction {
         let (name, log) = (&self.name, self.log.display());
         tokio::select! {
             polls = self.polls.wait_for(|polls| polls.count > invoked) => {
-                polls?.last.context("it has asked")
+                polls?.last.context("no time of the last request")
             }
-            status = self.process.wait() => bail!("{name} ended by itself: {}; its log: {log}", status?),
-            () = tokio::time::sleep(self.timeout) => bail!("{name} asked for nothing in {:?}; its log: {log}", self.timeout),
+            status = self.process.wait() => bail!("{name} ended unexpectedly: {}; its log: {log}", status?),
+            () = tokio::time::sleep(self.timeout) => bail!("{name} did not request an event within {:?}; its log: {log}", self.timeout),
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::settings::Settings;
 use crate::tools::{Tools, forget_outer_cargo, make_dir};
 
 /// The profile of this program itself. The functions reuse the dependencies that it has compiled.
-const SHARED: &str = "dev";
+const OWN_PROFILE: &str = "dev";
 
 /// The folder of the built functions. cargo-lambda uses the same one.
 pub fn builds_dir(settings: &Settings) -> PathBuf {
@@ -30,11 +30,11 @@ pub fn log(settings: &Settings) -> PathBuf {
 
 /// Whether cargo-lambda builds the functions, as for AWS.
 pub fn needs_cargo_lambda(settings: &Settings) -> bool {
-    profile(settings) != SHARED
+    profile(settings) != OWN_PROFILE
 }
 
 fn profile(settings: &Settings) -> String {
-    settings.override_or("FUNCTIONS_PROFILE", SHARED)
+    settings.override_or("FUNCTIONS_PROFILE", OWN_PROFILE)
 }
 
 /// Builds every function for the architecture of this machine, so no cross compiler is needed.
@@ -44,18 +44,18 @@ pub async fn functions(settings: &Settings, tools: &Tools, binaries: &[String]) 
     } else {
         with_cargo(settings, binaries).await?;
         for binary in binaries {
-            put_in_place(settings, binary).await?;
+            strip_into_place(settings, binary).await?;
         }
     }
     let mut packing = JoinSet::new();
     for binary in binaries {
         let (bootstrap, archive) = (bootstrap(settings, binary), archive(settings, binary));
         packing.spawn_blocking(move || {
-            if is_made_of(&archive, &bootstrap) {
+            if is_up_to_date(&archive, &bootstrap) {
                 return Ok(());
             }
             pack(&bootstrap, &archive)?;
-            mark_as_made_of(&archive, &bootstrap)
+            mark_up_to_date(&archive, &bootstrap)
         });
     }
     while let Some(packed) = packing.join_next().await {
@@ -116,27 +116,31 @@ async fn build(settings: &Settings, mut command: Command, binaries: &[String]) -
 }
 
 /// Copies the executable without its symbols, which are most of its size.
-async fn put_in_place(settings: &Settings, binary: &str) -> Result<()> {
+async fn strip_into_place(settings: &Settings, binary: &str) -> Result<()> {
     let bootstrap = bootstrap(settings, binary);
-    make_dir(bootstrap.parent().context("it has a folder")?)?;
+    make_dir(
+        bootstrap
+            .parent()
+            .context("the path has no parent folder")?,
+    )?;
     let compiled = settings.repository().join("target/debug").join(binary);
-    if is_made_of(&bootstrap, &compiled) {
+    if is_up_to_date(&bootstrap, &compiled) {
         return Ok(());
     }
     let mut strip = Command::new("strip");
     strip.arg("-o").arg(&bootstrap).arg(&compiled);
     run_logged(&mut strip, &log(settings)).await?;
-    mark_as_made_of(&bootstrap, &compiled)
+    mark_up_to_date(&bootstrap, &compiled)
 }
 
 /// Whether `made` is up to date with `of`, which it is when both have the same modification time. A later time is not
 /// enough, because `of` may be a build of another profile.
-fn is_made_of(made: &Path, of: &Path) -> bool {
+fn is_up_to_date(made: &Path, of: &Path) -> bool {
     let time = |path: &Path| path.metadata().and_then(|it| it.modified()).ok();
     time(of).is_some_and(|of| time(made) == Some(of))
 }
 
-fn mark_as_made_of(made: &Path, of: &Path) -> Result<()> {
+fn mark_up_to_date(made: &Path, of: &Path) -> Result<()> {
     let time = of.metadata()?.modified()?;
     let made = File::options().write(true).open(made)?;
     Ok(made.set_modified(time)?)
@@ -147,21 +151,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_made_of_a_file_is_known_until_that_changes() -> Result<()> {
+    fn a_file_is_up_to_date_until_its_source_changes() -> Result<()> {
         let folder = std::env::temp_dir().join(format!("ringback-build-{}", std::process::id()));
         std::fs::create_dir_all(&folder)?;
         let [of, made] = ["of", "made"].map(|name| folder.join(name));
-        assert!(!is_made_of(&made, &of));
+        assert!(!is_up_to_date(&made, &of));
         std::fs::write(&of, "one")?;
         std::fs::write(&made, "made of one")?;
-        mark_as_made_of(&made, &of)?;
-        assert!(is_made_of(&made, &of));
+        mark_up_to_date(&made, &of)?;
+        assert!(is_up_to_date(&made, &of));
         let earlier = of.metadata()?.modified()? - std::time::Duration::from_secs(60);
         File::options()
             .write(true)
             .open(&of)?
             .set_modified(earlier)?;
-        assert!(!is_made_of(&made, &of));
+        assert!(!is_up_to_date(&made, &of));
         Ok(std::fs::remove_dir_all(&folder)?)
     }
 }

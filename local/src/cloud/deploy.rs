@@ -23,7 +23,7 @@ impl Outputs {
     /// An output that every deployment has.
     pub fn require(&self, name: &str) -> Result<&str> {
         self.optional(name).with_context(|| {
-            format!("the deployed stack has no output {name}; template.yaml declares it")
+            format!("the deployed stack has no output {name}, which template.yaml declares")
         })
     }
 
@@ -46,7 +46,7 @@ pub async fn deploy(
     template: &Path,
     parameters: &BTreeMap<String, String>,
 ) -> Result<Outputs> {
-    make_bucket(region).await?;
+    create_bucket(region).await?;
     let mut command = sam(settings, tools, region);
     command
         .args([
@@ -90,14 +90,14 @@ fn sam(settings: &Settings, tools: &Tools, region: Region) -> tokio::process::Co
     command
 }
 
-async fn make_bucket(region: Region) -> Result<()> {
+async fn create_bucket(region: Region) -> Result<()> {
     let answer = reqwest::Client::new()
         .put(format!("{}/{BUCKET}", region.endpoint()))
         .send()
         .await?;
     ensure!(
         answer.status().is_success(),
-        "the local AWS would not make a bucket: {}",
+        "could not create the S3 bucket: {}",
         answer.status()
     );
     Ok(())
@@ -124,7 +124,7 @@ async fn outputs(settings: &Settings, tools: &Tools, region: Region) -> Result<O
     ]);
     let printed = output(&mut command).await?;
     let outputs: Vec<Output> = serde_json::from_str(&printed)
-        .with_context(|| format!("not the stack's outputs: {printed}"))?;
+        .with_context(|| format!("unexpected output of `sam list stack-outputs`: {printed}"))?;
     Ok(Outputs(
         outputs
             .into_iter()

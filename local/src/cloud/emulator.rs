@@ -12,7 +12,7 @@ use crate::settings::{LOOPBACK, Settings};
 use crate::tools::{Tools, make_dir};
 
 /// A start takes about 3 s, and longer while other parts start too.
-const START: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Starts the local AWS and waits until it is ready.
 ///
@@ -50,7 +50,7 @@ pub async fn start(
 async fn wait_until_ready(daemon: &mut Daemon, region: Region) -> Result<()> {
     let http = Client::builder().timeout(Duration::from_secs(2)).build()?;
     let url = format!("{}/_ministack/ready", region.endpoint());
-    let deadline = tokio::time::Instant::now() + START;
+    let deadline = tokio::time::Instant::now() + START_TIMEOUT;
     while tokio::time::Instant::now() < deadline {
         daemon.check_alive().await?;
         if http
@@ -65,6 +65,6 @@ async fn wait_until_ready(daemon: &mut Daemon, region: Region) -> Result<()> {
     }
     bail!(
         "the local AWS did not answer at {url} within {} s",
-        START.as_secs()
+        START_TIMEOUT.as_secs()
     )
 }

@@ -41,7 +41,7 @@ pub async fn secrets(region: Region, outputs: &Outputs, credentials: &Credential
         ("FcmSecretArn", credentials.fcm_secret()),
     ];
     for (output, value) in secrets {
-        put_secret(&config, outputs.require(output)?, &value).await?;
+        write_secret(&config, outputs.require(output)?, &value).await?;
     }
     Ok(())
 }
@@ -51,9 +51,9 @@ pub async fn secrets(region: Region, outputs: &Outputs, credentials: &Credential
 pub async fn numbers(region: Region, outputs: &Outputs, with_extra_phones: bool) -> Result<()> {
     let config = aws_config(region).await;
     let table = outputs.require("TableName")?;
-    let owned = |(a, b): (&str, &str)| (a.to_owned(), b.to_owned());
-    let mut numbers: Vec<_> = NUMBERS.into_iter().map(owned).collect();
-    let mut mobiles: Vec<_> = MOBILE_NUMBERS.into_iter().map(owned).collect();
+    let to_owned = |(a, b): (&str, &str)| (a.to_owned(), b.to_owned());
+    let mut numbers: Vec<_> = NUMBERS.into_iter().map(to_owned).collect();
+    let mut mobiles: Vec<_> = MOBILE_NUMBERS.into_iter().map(to_owned).collect();
     if with_extra_phones {
         for [extension, number, mobile] in (0..EXTRA_PHONES).map(extra_phone) {
             numbers.push((number, extension.clone()));
@@ -62,7 +62,7 @@ pub async fn numbers(region: Region, outputs: &Outputs, with_extra_phones: bool)
     }
     for (number, extension) in &numbers {
         let key = format!("NUMBER#{}", international(number));
-        put_item(
+        write_item(
             &config,
             table,
             [("pk", &key), ("sk", "ROUTE"), ("extension", extension)],
@@ -71,7 +71,7 @@ pub async fn numbers(region: Region, outputs: &Outputs, with_extra_phones: bool)
     }
     for (extension, number) in &mobiles {
         let key = format!("EXTENSION#{extension}");
-        put_item(
+        write_item(
             &config,
             table,
             [("pk", &key), ("sk", "NUMBER"), ("number", number)],
@@ -81,18 +81,18 @@ pub async fn numbers(region: Region, outputs: &Outputs, with_extra_phones: bool)
     Ok(())
 }
 
-async fn put_secret(config: &SdkConfig, arn: &str, value: &Value) -> Result<()> {
+async fn write_secret(config: &SdkConfig, arn: &str, value: &Value) -> Result<()> {
     aws_sdk_secretsmanager::Client::new(config)
         .put_secret_value()
         .secret_id(arn)
         .secret_string(value.to_string())
         .send()
         .await
-        .with_context(|| format!("could not put the secret {arn}"))?;
+        .with_context(|| format!("could not write the secret {arn}"))?;
     Ok(())
 }
 
-async fn put_item(config: &SdkConfig, table: &str, attributes: [(&str, &str); 3]) -> Result<()> {
+async fn write_item(config: &SdkConfig, table: &str, attributes: [(&str, &str); 3]) -> Result<()> {
     let text = |(name, value): (&str, &str)| (name.to_owned(), AttributeValue::S(value.to_owned()));
     aws_sdk_dynamodb::Client::new(config)
         .put_item()
@@ -100,7 +100,7 @@ async fn put_item(config: &SdkConfig, table: &str, attributes: [(&str, &str); 3]
         .set_item(Some(attributes.into_iter().map(text).collect()))
         .send()
         .await
-        .with_context(|| format!("could not put {}", attributes[0].1))?;
+        .with_context(|| format!("could not write the item {}", attributes[0].1))?;
     Ok(())
 }
 
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_national_number_is_kept_in_international_form() {
+    fn a_national_number_is_stored_in_international_form() {
         assert_eq!(international("08047491899"), "+918047491899");
     }
 }

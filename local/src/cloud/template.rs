@@ -62,7 +62,7 @@ impl Template {
         let functions = self.binaries().len();
         ensure!(
             functions == replaced,
-            "{functions} functions name a Binary, but {replaced} have a CodeUri after it"
+            "{functions} functions have a Binary, but only {replaced} have a CodeUri after it"
         );
         Ok(lines.join("\n") + "\n")
     }
@@ -112,13 +112,13 @@ Resources:
     }
 
     #[test]
-    fn it_knows_its_parameters_and_binaries() {
+    fn parameters_and_binaries_are_read_from_the_template() {
         assert_eq!(template().parameters(), ["AriUrl", "RingTimeoutSeconds"]);
         assert_eq!(template().binaries(), ["health"]);
     }
 
     #[test]
-    fn only_the_place_of_the_build_differs() {
+    fn the_deployed_copy_differs_only_in_the_code_uri() {
         let deployed = template().with_builds(archive).unwrap();
         assert_eq!(
             deployed,
@@ -127,7 +127,7 @@ Resources:
     }
 
     #[test]
-    fn a_function_without_its_code_is_an_error() {
+    fn a_function_without_a_code_uri_is_an_error() {
         let template = Template {
             text: TEXT.replace("      CodeUri: .\n", ""),
         };

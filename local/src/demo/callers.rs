@@ -12,9 +12,9 @@ use uuid::Uuid;
 use crate::stack::Stack;
 
 /// The number of calls that are kept. Older ones are dropped, which hangs them up.
-const KEPT: usize = 20;
+const KEPT_CALLS: usize = 20;
 /// The longest display name. Ringback itself keeps 64 characters.
-const LONGEST_NAME: usize = 100;
+const MAX_NAME_LENGTH: usize = 100;
 
 /// A request to place a call.
 #[derive(Debug, Deserialize)]
@@ -35,8 +35,8 @@ impl DialRequest {
             "a caller's number has 3 to 15 digits"
         );
         ensure!(
-            self.name.chars().count() <= LONGEST_NAME,
-            "a caller's name has {LONGEST_NAME} characters at most"
+            self.name.chars().count() <= MAX_NAME_LENGTH,
+            "a caller's name has at most {MAX_NAME_LENGTH} characters"
         );
         let caller = match self.number.as_str() {
             "" => Caller::withheld(),
@@ -65,7 +65,7 @@ impl Callers {
         let mut numbers = stack.numbers.iter();
         let (number, _) = numbers
             .find(|(_, extension)| **extension == request.extension)
-            .with_context(|| format!("no number leads to {}", request.extension))?;
+            .with_context(|| format!("no phone number belongs to {}", request.extension))?;
         let trunk = Trunk::bind(&format!("{}:0", stack.sip.trunk_source)).await?;
         let sid = Uuid::new_v4().simple().to_string();
         let pbx = stack.sip.address.parse()?;
@@ -73,7 +73,7 @@ impl Callers {
         let mut calls = self.calls();
         let id = calls.last_key_value().map_or(1, |(last, _)| last + 1);
         calls.insert(id, TestCall { leg, _trunk: trunk });
-        if calls.len() > KEPT {
+        if calls.len() > KEPT_CALLS {
             calls.pop_first();
         }
         Ok(id)
@@ -91,19 +91,19 @@ impl Callers {
             .collect()
     }
 
-    pub(super) fn shown<'a>(&self, hears: impl Fn(&Media, &str) -> Vec<&'a str>) -> Vec<Value> {
+    pub(super) fn to_json<'a>(&self, hears: impl Fn(&Media, &str) -> Vec<&'a str>) -> Vec<Value> {
         let calls = self.calls();
-        let shown = calls.iter().map(|(id, call)| {
+        let callers = calls.iter().map(|(id, call)| {
             let events = call.leg.events();
             json!({
                 "id": id,
                 "name": name(*id),
-                "stage": in_words(&events),
+                "stage": describe(&events),
                 "over": events.is_over(),
                 "hears": hears(call.leg.media(), &name(*id)),
             })
         });
-        shown.collect()
+        callers.collect()
     }
 
     fn calls(&self) -> MutexGuard<'_, BTreeMap<u32, TestCall>> {
@@ -116,7 +116,7 @@ fn name(id: u32) -> String {
 }
 
 /// Describes the stage of a leg for the console.
-fn in_words(events: &CallEvents) -> String {
+fn describe(events: &CallEvents) -> String {
     match events.all().last().map(|event| event.stage.clone()) {
         None => "dials".to_owned(),
         Some(CallStage::Ringing { .. }) => "hears it ring".to_owned(),
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_without_a_number_withholds_it() {
+    fn an_empty_number_is_withheld() {
         assert!(request("", "Asha").caller().unwrap().withheld);
         assert_eq!(
             request("+919876543210", "").caller().unwrap(),
@@ -151,10 +151,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_is_not_dialled_from() {
+    fn an_invalid_number_or_name_is_rejected() {
         for number in ["12", "+", "98765432109876543", "98 76", "1;2", "++123"] {
             assert!(request(number, "").caller().is_err(), "{number}");
         }
-        assert!(request("", &"a".repeat(LONGEST_NAME + 1)).caller().is_err());
+        assert!(
+            request("", &"a".repeat(MAX_NAME_LENGTH + 1))
+                .caller()
+                .is_err()
+        );
     }
 }

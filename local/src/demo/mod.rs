@@ -29,9 +29,9 @@ use crate::settings::Transport;
 use crate::stack::Stack;
 
 /// How often the page gets changes.
-const TICK: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// This many packets (100 ms) count as audio.
-const HEARD: u64 = 5;
+const MIN_PACKETS_HEARD: u64 = 5;
 
 /// The routes. They accept only requests from pages of the gateway itself.
 pub fn router(state_dir: PathBuf) -> Router {
@@ -48,7 +48,7 @@ pub fn router(state_dir: PathBuf) -> Router {
         .route("/local/phones/{extension}/pick-up", post(pick_up))
         .route("/local/callers", post(dial))
         .route("/local/callers/{id}", delete(hang_up))
-        .layer(middleware::from_fn(same_origin::only))
+        .layer(middleware::from_fn(same_origin::require))
         .with_state(demo)
 }
 
@@ -66,17 +66,17 @@ impl Demo {
     }
 
     /// Everything that the page shows. The RTP packets that arrive show who hears which leg.
-    async fn shown(&self, push_token: &str) -> Result<Value> {
+    async fn to_json(&self, push_token: &str) -> Result<Value> {
         let mut legs = self.handsets.legs();
         legs.extend(self.callers.legs());
         let hears = |media: &Media, own: &str| -> Vec<&str> {
             let others = legs.iter().filter(|(name, _)| name != own);
-            let heard = others.filter(|(_, other)| media.received_from(other) >= HEARD);
+            let heard = others.filter(|(_, other)| media.received_from(other) >= MIN_PACKETS_HEARD);
             heard.map(|(name, _)| name.as_str()).collect()
         };
         Ok(json!({
-            "phones": self.handsets.shown(hears),
-            "callers": self.callers.shown(hears),
+            "phones": self.handsets.to_json(hears),
+            "callers": self.callers.to_json(hears),
             "pushes": self.pushes(push_token).await?,
         }))
     }
@@ -99,15 +99,15 @@ async fn stack(State(demo): State<Demo>) -> Result<Json<Value>, DemoError> {
     let number_of = |extension: &str| {
         let mut numbers = stack.numbers.iter();
         numbers
-            .find(|(_, of)| *of == extension)
+            .find(|(_, owner)| *owner == extension)
             .map(|(number, _)| number)
     };
     // WebRTC phones are separate browsers.
-    let ours = stack
+    let simulated = stack
         .phones
         .iter()
         .filter(|phone| phone.transport != Transport::Wss);
-    let phones = ours.map(|phone| {
+    let phones = simulated.map(|phone| {
         json!({ "extension": phone.extension, "token": phone.token, "number": number_of(&phone.extension) })
     });
     Ok(Json(json!({
@@ -126,16 +126,16 @@ async fn events(
     State(demo): State<Demo>,
     Query(EventsQuery { push_token }): Query<EventsQuery>,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    let changes = stream::unfold(String::new(), move |told| {
+    let changes = stream::unfold(String::new(), move |sent| {
         let (demo, push_token) = (demo.clone(), push_token.clone());
         async move {
             loop {
                 // Ends when the stack stops.
-                let shown = demo.shown(&push_token).await.ok()?.to_string();
-                if shown != told {
-                    return Some((Ok(Event::default().data(&shown)), shown));
+                let state = demo.to_json(&push_token).await.ok()?.to_string();
+                if state != sent {
+                    return Some((Ok(Event::default().data(&state)), state));
                 }
-                tokio::time::sleep(TICK).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
         }
     });
@@ -158,7 +158,7 @@ async fn pick_up(
     Path(extension): Path<String>,
 ) -> Result<StatusCode, DemoError> {
     let stack = demo.stack()?;
-    demo.handsets.pick_up(&stack, &extension).await?;
+    demo.handsets.answer_next(&stack, &extension).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -174,7 +174,7 @@ async fn dial(
 
 /// `DELETE /local/callers/{id}`.
 async fn hang_up(State(demo): State<Demo>, Path(id): Path<u32>) -> Result<StatusCode, DemoError> {
-    let leg = demo.callers.leg(id).context("there is no such caller")?;
+    let leg = demo.callers.leg(id).context("unknown caller")?;
     leg.hang_up().await.map_err(anyhow::Error::from)?;
     Ok(StatusCode::NO_CONTENT)
 }

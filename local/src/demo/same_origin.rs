@@ -9,16 +9,16 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 /// Middleware that rejects a foreign `Host` or `Origin`.
-pub(super) async fn only(request: Request, next: Next) -> Response {
-    if may_ask(request.headers()) {
+pub(super) async fn require(request: Request, next: Next) -> Response {
+    if is_same_origin(request.headers()) {
         return next.run(request).await;
     }
-    let error = "only the console of this stack may ask here, at localhost";
+    let error = "only pages of this stack's own console may use this API";
     let body = json!({ "success": false, "error": error, "code": "other_site" });
     (StatusCode::FORBIDDEN, Json(body)).into_response()
 }
 
-fn may_ask(headers: &HeaderMap) -> bool {
+fn is_same_origin(headers: &HeaderMap) -> bool {
     let text = |name| {
         headers
             .get(name)
@@ -27,13 +27,13 @@ fn may_ask(headers: &HeaderMap) -> bool {
     let Some(host) = text(header::HOST) else {
         return false;
     };
-    let of_this_machine = ["localhost", "127.0.0.1", "[::1]"].contains(&name_of(host));
-    let of_this_page = text(header::ORIGIN).is_none_or(|origin| origin == format!("http://{host}"));
-    of_this_machine && of_this_page
+    let is_this_machine = ["localhost", "127.0.0.1", "[::1]"].contains(&host_name(host));
+    let is_this_page = text(header::ORIGIN).is_none_or(|origin| origin == format!("http://{host}"));
+    is_this_machine && is_this_page
 }
 
 /// The host name without the port.
-fn name_of(host: &str) -> &str {
+fn host_name(host: &str) -> &str {
     match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,
@@ -44,17 +44,17 @@ fn name_of(host: &str) -> &str {
 mod tests {
     use super::*;
 
-    fn asked(host: &str, origin: Option<&str>) -> bool {
+    fn accepted(host: &str, origin: Option<&str>) -> bool {
         let mut headers = HeaderMap::new();
         headers.insert(header::HOST, host.parse().unwrap());
         if let Some(origin) = origin {
             headers.insert(header::ORIGIN, origin.parse().unwrap());
         }
-        may_ask(&headers)
+        is_same_origin(&headers)
     }
 
     #[test]
-    fn the_stacks_own_page_may_ask_by_each_of_its_names() {
+    fn the_console_is_accepted_under_each_loopback_name() {
         for host in [
             "localhost:5050",
             "127.0.0.1:5050",
@@ -62,17 +62,17 @@ mod tests {
             "localhost",
             "[::1]",
         ] {
-            assert!(asked(host, None), "{host}");
-            assert!(asked(host, Some(&format!("http://{host}"))), "{host}");
+            assert!(accepted(host, None), "{host}");
+            assert!(accepted(host, Some(&format!("http://{host}"))), "{host}");
         }
     }
 
     #[test]
-    fn no_other_sites_page_may_ask_whatever_its_name_leads_to() {
-        assert!(!asked("evil.example:5050", None));
-        assert!(!asked("localhost.evil.example:5050", None));
-        assert!(!asked("localhost:5050", Some("http://evil.example")));
-        assert!(!asked("localhost:5050", Some("http://localhost:3000")));
-        assert!(!asked("localhost:5050", Some("null")));
+    fn another_host_or_origin_is_rejected() {
+        assert!(!accepted("evil.example:5050", None));
+        assert!(!accepted("localhost.evil.example:5050", None));
+        assert!(!accepted("localhost:5050", Some("http://evil.example")));
+        assert!(!accepted("localhost:5050", Some("http://localhost:3000")));
+        assert!(!accepted("localhost:5050", Some("null")));
     }
 }

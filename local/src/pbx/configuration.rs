@@ -12,7 +12,7 @@ use crate::settings::{ENCRYPTED_TRUNK_SOURCE, LOOPBACK, PbxPorts, Settings, TRUN
 use crate::tools::make_dir;
 
 /// The directories that Asterisk writes to. Modules and sounds stay where the package installs them.
-const WRITTEN: [(&str, &str); 7] = [
+const WRITABLE_DIRECTORIES: [(&str, &str); 7] = [
     ("astetcdir", "etc"),
     ("astvarlibdir", "lib"),
     ("astdbdir", "lib"),
@@ -67,13 +67,13 @@ pub fn write(
         std::fs::remove_dir_all(&outside)
             .with_context(|| format!("could not clear {}", outside.display()))?;
     }
-    for (_, folder) in WRITTEN {
+    for (_, folder) in WRITABLE_DIRECTORIES {
         make_dir(&outside.join(folder))?;
     }
     // Asterisk warns when the key directory is missing.
     make_dir(&outside.join("lib/keys"))?;
     let etc = outside.join("etc");
-    copy_shipped(&settings.repository().join("asterisk"), &etc)?;
+    copy_repository_files(&settings.repository().join("asterisk"), &etc)?;
     let site = etc.join("ringback-site");
     make_dir(&site)?;
     let folders = Folders {
@@ -81,15 +81,15 @@ pub fn write(
         outside: &etc,
     };
     for (name, text) in site_files(pbx, credentials, hooks, &folders) {
-        write_file(&site.join(name), &text)?;
+        write_text(&site.join(name), &text)?;
     }
     super::site_check::check(settings.repository(), &site)?;
     let certificate = &credentials.ari_certificate;
-    write_file(&etc.join(CERTIFICATE), &certificate.certificate_pem)?;
-    write_file(&etc.join(KEY), &certificate.key_pem)?;
+    write_text(&etc.join(CERTIFICATE), &certificate.certificate_pem)?;
+    write_text(&etc.join(KEY), &certificate.key_pem)?;
     let both = format!("{}{}", certificate.certificate_pem, certificate.key_pem);
-    write_file(&etc.join(CERTIFICATE_WITH_KEY), &both)?;
-    write_file(
+    write_text(&etc.join(CERTIFICATE_WITH_KEY), &both)?;
+    write_text(
         &etc.join("asterisk.conf"),
         &asterisk_conf(&inside, &source.directories()),
     )?;
@@ -106,7 +106,7 @@ struct Folders<'a> {
 }
 
 /// Copies the files of the repository.
-fn copy_shipped(from: &Path, etc: &Path) -> Result<()> {
+fn copy_repository_files(from: &Path, etc: &Path) -> Result<()> {
     for entry in
         std::fs::read_dir(from).with_context(|| format!("could not read {}", from.display()))?
     {
@@ -123,12 +123,12 @@ fn copy_shipped(from: &Path, etc: &Path) -> Result<()> {
     Ok(())
 }
 
-fn write_file(path: &Path, text: &str) -> Result<()> {
+fn write_text(path: &Path, text: &str) -> Result<()> {
     std::fs::write(path, text).with_context(|| format!("could not write {}", path.display()))
 }
 
 fn asterisk_conf(inside: &Path, packaged: &[(&'static str, PathBuf)]) -> String {
-    let written = WRITTEN.map(|(name, folder)| (name, inside.join(folder)));
+    let written = WRITABLE_DIRECTORIES.map(|(name, folder)| (name, inside.join(folder)));
     let directories: String = written.iter().chain(packaged).fold(
         String::from("[directories]\n"),
         |mut text, (name, folder)| {
@@ -250,7 +250,7 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     /// The site files of a PBX, by name.
-    fn written_for(pbx: &PbxPorts) -> BTreeMap<&'static str, String> {
+    fn site_files_of(pbx: &PbxPorts) -> BTreeMap<&'static str, String> {
         let credentials = Credentials::generate("http://127.0.0.1:5051/token").unwrap();
         let hooks = HookSettings {
             url: "http://127.0.0.1:5050",
@@ -265,8 +265,8 @@ mod tests {
     }
 
     #[test]
-    fn every_site_file_is_filled_in() {
-        let written: BTreeSet<String> = written_for(&PBXS[0])
+    fn every_site_file_is_written() {
+        let written: BTreeSet<String> = site_files_of(&PBXS[0])
             .into_keys()
             .map(str::to_owned)
             .collect();
@@ -309,7 +309,7 @@ mod tests {
         for line in &lines {
             let line = line.split(';').next().unwrap_or_default().trim();
             if let Some((name, rest)) = line.strip_prefix('[').and_then(|it| it.split_once(']')) {
-                keep(&mut templates, found.last());
+                keep_template(&mut templates, found.last());
                 let rest = rest.trim_matches(['(', ')']);
                 let inherited = rest
                     .split(',')
@@ -332,7 +332,7 @@ mod tests {
         sections.map(|(_, section)| section).collect()
     }
 
-    fn keep(
+    fn keep_template(
         templates: &mut BTreeMap<String, BTreeMap<String, String>>,
         section: Option<&(bool, Section)>,
     ) {
@@ -348,14 +348,14 @@ mod tests {
             std::fs::read_to_string(examples.join(format!("{name}.example"))).unwrap()
         });
         let stacks = PBXS.map(|pbx| {
-            let written = written_for(&pbx);
+            let written = site_files_of(&pbx);
             sections(|name| written[name].clone())
         });
         [shipped].into_iter().chain(stacks).collect()
     }
 
     #[test]
-    fn an_endpoint_without_a_password_is_identified_by_its_address_and_no_other_is() {
+    fn only_an_endpoint_without_a_password_is_identified_by_its_address() {
         for file in all_pjsip_files() {
             let is_endpoint = |(_, settings): &&Section| settings["type"] == "endpoint";
             let endpoints: Vec<&Section> = file.iter().filter(is_endpoint).collect();
@@ -378,7 +378,7 @@ mod tests {
     /// WebRTC phones connect through the proxy, so their requests come from its address. A trunk with that address
     /// would let them call without a password.
     #[test]
-    fn no_trunk_has_the_proxys_address() {
+    fn no_trunk_matches_the_address_of_the_proxy() {
         for file in all_pjsip_files() {
             let is_identify = |(_, settings): &&Section| settings["type"] == "identify";
             let identifies: Vec<&Section> = file.iter().filter(is_identify).collect();
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_identified_as_anonymous() {
+    fn anonymous_callers_match_no_endpoint() {
         let modules = Path::new(env!("CARGO_MANIFEST_DIR")).join("../asterisk/modules.conf");
         let modules = std::fs::read_to_string(modules).unwrap();
         assert!(modules.contains("autoload = no"));

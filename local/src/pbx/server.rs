@@ -102,7 +102,7 @@ impl Pbx {
         let configuration = path_text(&self.configuration.asterisk);
         let mut stop_command = self
             .source
-            .remote(&self.ports, &configuration, "core stop now");
+            .cli(&self.ports, &configuration, "core stop now");
         // If Asterisk does not answer, the signal below ends it.
         let _ = tokio::time::timeout(STOP_TIMEOUT, output(&mut stop_command)).await;
         tokio::join!(

@@ -10,17 +10,17 @@ use crate::process::run_logged;
 use crate::settings::{PbxPorts, Settings};
 
 /// The Debian release with Asterisk 22. Bookworm and trixie have none.
-const SUITE: &str = "forky";
+const DEBIAN_RELEASE: &str = "forky";
 /// The Docker image, built from the same packages.
 const IMAGE: &str = "ringback-asterisk:22";
 /// The configuration folder inside a container.
-const INSIDE: &str = "/srv/ringback";
+const CONTAINER_FOLDER: &str = "/srv/ringback";
 const DOCKERFILE: &str = "FROM debian:forky-slim
 RUN apt-get update && apt-get install -y --no-install-recommends asterisk ca-certificates && rm -rf /var/lib/apt/lists/*
 ENTRYPOINT [\"asterisk\"]
 ";
 /// The library folder of Debian's packages, and the dynamic loader in it.
-const LIBRARIES: (&str, &str) = if cfg!(target_arch = "aarch64") {
+const DEBIAN_LIBRARIES: (&str, &str) = if cfg!(target_arch = "aarch64") {
     ("usr/lib/aarch64-linux-gnu", "ld-linux-aarch64.so.1")
 } else {
     ("usr/lib/x86_64-linux-gnu", "ld-linux-x86-64.so.2")
@@ -29,7 +29,7 @@ const LIBRARIES: (&str, &str) = if cfg!(target_arch = "aarch64") {
 /// An installed Asterisk.
 #[derive(Debug, Clone)]
 pub struct AsteriskSource {
-    place: Installation,
+    installation: Installation,
     state: PathBuf,
 }
 
@@ -51,18 +51,21 @@ impl AsteriskSource {
 
     /// The same folder, as Asterisk sees it.
     pub fn inside(&self, pbx: &PbxPorts) -> PathBuf {
-        match self.place {
+        match self.installation {
             Installation::OnPath | Installation::Unpacked(_) => self.outside(pbx),
-            Installation::Docker => Path::new(INSIDE).join(pbx.name),
+            Installation::Docker => Path::new(CONTAINER_FOLDER).join(pbx.name),
         }
     }
 
     /// The directories in `asterisk.conf` that differ from the package's defaults.
     pub fn directories(&self) -> Vec<(&'static str, PathBuf)> {
-        match &self.place {
+        match &self.installation {
             Installation::OnPath | Installation::Docker => Vec::new(),
             Installation::Unpacked(tree) => vec![
-                ("astmoddir", tree.join(LIBRARIES.0).join("asterisk/modules")),
+                (
+                    "astmoddir",
+                    tree.join(DEBIAN_LIBRARIES.0).join("asterisk/modules"),
+                ),
                 ("astdatadir", tree.join("usr/share/asterisk")),
             ],
         }
@@ -70,11 +73,11 @@ impl AsteriskSource {
 
     /// A command that runs `asterisk` with these arguments.
     pub fn asterisk(&self, pbx: &PbxPorts, arguments: &[&str]) -> Command {
-        let mut command = match &self.place {
+        let mut command = match &self.installation {
             Installation::OnPath => Command::new("asterisk"),
             Installation::Unpacked(tree) => {
-                let libraries = tree.join(LIBRARIES.0);
-                let mut command = Command::new(libraries.join(LIBRARIES.1));
+                let libraries = tree.join(DEBIAN_LIBRARIES.0);
+                let mut command = Command::new(libraries.join(DEBIAN_LIBRARIES.1));
                 command.arg("--library-path").arg(libraries);
                 command.args(["--argv0", "asterisk"]);
                 command.arg(tree.join("usr/sbin/asterisk"));
@@ -94,7 +97,7 @@ impl AsteriskSource {
                 let (user, group) = (Uid::effective(), Gid::effective());
                 command
                     .args(["--user", &format!("{user}:{group}"), "--volume"])
-                    .arg(format!("{}:{INSIDE}", self.state.display()))
+                    .arg(format!("{}:{CONTAINER_FOLDER}", self.state.display()))
                     .arg(IMAGE);
                 command
             }
@@ -104,8 +107,8 @@ impl AsteriskSource {
     }
 
     /// A command that runs a CLI command in the running Asterisk.
-    pub fn remote(&self, pbx: &PbxPorts, configuration: &str, order: &str) -> Command {
-        if let Installation::Docker = self.place {
+    pub fn cli(&self, pbx: &PbxPorts, configuration: &str, command_line: &str) -> Command {
+        if let Installation::Docker = self.installation {
             let mut command = Command::new("docker");
             command.args([
                 "exec",
@@ -114,11 +117,11 @@ impl AsteriskSource {
                 "-C",
                 configuration,
                 "-rx",
-                order,
+                command_line,
             ]);
             return command;
         }
-        self.asterisk(pbx, &["-C", configuration, "-rx", order])
+        self.asterisk(pbx, &["-C", configuration, "-rx", command_line])
     }
 }
 
@@ -139,13 +142,13 @@ enum AsteriskOrigin {
     Docker,
 }
 
-fn origin(settings: &Settings) -> Result<AsteriskOrigin> {
+fn asterisk_origin(settings: &Settings) -> Result<AsteriskOrigin> {
     match settings.variable("ASTERISK_FROM") {
         Some("path") => Ok(AsteriskOrigin::OnPath),
         Some("debian") => Ok(AsteriskOrigin::Debian),
         Some("docker") => Ok(AsteriskOrigin::Docker),
-        Some(other) => bail!("ASTERISK_FROM is `{other}`; it can be path, debian or docker"),
-        None => bail!("ASTERISK_FROM is not set; `make` sets it after a look at this machine"),
+        Some(other) => bail!("ASTERISK_FROM is `{other}`, but must be path, debian or docker"),
+        None => bail!("ASTERISK_FROM is not set; start the stack with `make`, which sets it"),
     }
 }
 
@@ -159,10 +162,10 @@ pub fn log(settings: &Settings) -> PathBuf {
 /// # Errors
 /// When `ASTERISK_FROM` is missing or unknown.
 pub fn installation_step(settings: &Settings) -> Result<Option<&'static str>> {
-    Ok(match origin(settings)? {
+    Ok(match asterisk_origin(settings)? {
         AsteriskOrigin::OnPath => None,
         AsteriskOrigin::Debian => Some("unpack Asterisk from Debian's packages"),
-        AsteriskOrigin::Docker => Some("make Asterisk's container image"),
+        AsteriskOrigin::Docker => Some("build Asterisk's container image"),
     })
 }
 
@@ -170,8 +173,8 @@ pub fn installation_step(settings: &Settings) -> Result<Option<&'static str>> {
 ///
 /// # Errors
 /// When it cannot be downloaded, unpacked or built.
-pub async fn obtain(settings: &Settings) -> Result<AsteriskSource> {
-    let place = match origin(settings)? {
+pub async fn install(settings: &Settings) -> Result<AsteriskSource> {
+    let installation = match asterisk_origin(settings)? {
         AsteriskOrigin::OnPath => Installation::OnPath,
         AsteriskOrigin::Debian => {
             let tree = settings.tools_dir().join("asterisk");
@@ -179,18 +182,21 @@ pub async fn obtain(settings: &Settings) -> Result<AsteriskSource> {
             Installation::Unpacked(tree)
         }
         AsteriskOrigin::Docker => {
-            make_image(settings).await?;
+            build_image(settings).await?;
             Installation::Docker
         }
     };
     let state = state(settings);
-    Ok(AsteriskSource { place, state })
+    Ok(AsteriskSource {
+        installation,
+        state,
+    })
 }
 
 /// Does nothing if the tree is already unpacked.
 async fn unpack(settings: &Settings, tree: &Path) -> Result<()> {
     let mut command = Command::new(settings.repository().join("local/tools/unpack.sh"));
-    command.arg(tree).args([SUITE, "asterisk"]);
+    command.arg(tree).args([DEBIAN_RELEASE, "asterisk"]);
     run_logged(&mut command, &log(settings)).await
 }
 
@@ -201,7 +207,7 @@ fn succeeds(program: &str, arguments: &[&str]) -> bool {
         .is_ok_and(|output| output.status.success())
 }
 
-async fn make_image(settings: &Settings) -> Result<()> {
+async fn build_image(settings: &Settings) -> Result<()> {
     if succeeds("docker", &["image", "inspect", IMAGE]) {
         return Ok(());
     }
@@ -216,7 +222,7 @@ async fn make_image(settings: &Settings) -> Result<()> {
     .await?;
     ensure!(
         succeeds("docker", &["image", "inspect", IMAGE]),
-        "docker built no image {IMAGE}"
+        "docker build created no image {IMAGE}"
     );
     Ok(())
 }

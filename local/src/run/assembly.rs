@@ -91,7 +91,7 @@ pub(super) async fn start(
         deployer.install_and_build().await?;
         deployer.start_regions(count).await
     };
-    let prepare_pbx = obtain_asterisk(settings, progress);
+    let prepare_pbx = install_asterisk(settings, progress);
     let make_credentials = async {
         let made = tokio::task::spawn_blocking(move || Credentials::generate(&token_uri)).await?;
         made?.with_overrides(settings)
@@ -229,17 +229,17 @@ async fn stoppable_region(
     ))
 }
 
-async fn obtain_asterisk(
+async fn install_asterisk(
     settings: &Settings,
     progress: Progress,
 ) -> Result<source::AsteriskSource> {
     match source::installation_step(settings)? {
         Some(name) => {
             progress
-                .step(name, Some(source::log(settings)), source::obtain(settings))
+                .step(name, Some(source::log(settings)), source::install(settings))
                 .await
         }
-        None => source::obtain(settings).await,
+        None => source::install(settings).await,
     }
 }
 

@@ -127,7 +127,7 @@ impl<'a> Deployer<'a> {
         };
         // The second region uses a replica of the first region's table, so it comes second.
         let table = first.outputs.require("TableName")?;
-        let label = replica::make(PRIMARY, table, FALLBACK).await?;
+        let label = replica::create(PRIMARY, table, FALLBACK).await?;
         let own = vec![
             other_region(PRIMARY),
             ("ExistingTableName", table.to_owned()),

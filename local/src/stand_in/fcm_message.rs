@@ -223,21 +223,21 @@ fn check_apns(message: &Value) -> Result<(), FieldViolation> {
 }
 
 fn check_kind(path: &str, kind: &FieldType, value: &Value) -> Result<(), FieldViolation> {
-    let wrong = |expected: &str| {
+    let wrong_type = |expected: &str| {
         Err(FieldViolation::new(
             path,
             format!("Invalid value at '{path}' ({expected}), {value}"),
         ))
     };
     match kind {
-        FieldType::Text if !value.is_string() => wrong("TYPE_STRING"),
-        FieldType::Flag if !value.is_boolean() => wrong("TYPE_BOOL"),
-        FieldType::Number if !value.is_number() => wrong("TYPE_INT32"),
+        FieldType::Text if !value.is_string() => wrong_type("TYPE_STRING"),
+        FieldType::Flag if !value.is_boolean() => wrong_type("TYPE_BOOL"),
+        FieldType::Number if !value.is_number() => wrong_type("TYPE_INT32"),
         FieldType::Anything if !value.is_object() => {
-            wrong("type.googleapis.com/google.protobuf.Struct")
+            wrong_type("type.googleapis.com/google.protobuf.Struct")
         }
-        FieldType::List if !value.is_array() => wrong("list"),
-        FieldType::OneOf(values) if !is_one_of(values, value) => wrong("enum"),
+        FieldType::List if !value.is_array() => wrong_type("list"),
+        FieldType::OneOf(values) if !is_one_of(values, value) => wrong_type("enum"),
         FieldType::Duration => check_duration(path, value),
         FieldType::Strings => strings(path, value).map(|_| ()),
         FieldType::Data => check_data(path, value),
@@ -263,7 +263,7 @@ fn check_message(
         ));
     };
     for (name, value) in members {
-        let Some((known, kind)) = fields.iter().find(|(known, _)| is_name_of(name, known)) else {
+        let Some((known, kind)) = fields.iter().find(|(known, _)| is_name(name, known)) else {
             let description = format!(
                 "Invalid JSON payload received. Unknown name \"{name}\" at '{path}': Cannot find field."
             );
@@ -280,7 +280,7 @@ fn check_message(
 }
 
 /// protobuf's JSON mapping accepts the name in the schema and its camel case form.
-fn is_name_of(written: &str, name: &str) -> bool {
+fn is_name(written: &str, name: &str) -> bool {
     written == name || written == camel_case(name)
 }
 
@@ -402,7 +402,7 @@ mod tests {
     fn violation_with(change: impl FnOnce(&mut Value)) -> FieldViolation {
         let mut body = incoming_call();
         change(&mut body["message"]);
-        check(&body).expect_err("the real service refuses this")
+        check(&body).expect_err("the message must be rejected")
     }
 
     #[test]
@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_field_is_refused_wherever_it_stands() {
+    fn an_unknown_field_is_rejected_at_every_level() {
         let violation = violation_with(|message| message["android"]["timeToLive"] = json!("30s"));
         assert_eq!(violation.field, "message.android");
         assert!(
@@ -441,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn data_values_are_strings_only() {
+    fn data_values_must_be_strings() {
         let violation = violation_with(|message| message["data"] = json!({"expires_at": 12}));
         assert_eq!(
             violation.description,
@@ -450,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn reserved_data_keys_are_refused() {
+    fn reserved_data_keys_are_rejected() {
         for key in [
             "from",
             "message_type",
@@ -467,14 +467,14 @@ mod tests {
     }
 
     #[test]
-    fn data_over_the_limit_is_refused() {
+    fn data_over_the_limit_is_rejected() {
         let violation =
             violation_with(|message| message["data"]["padding"] = json!("x".repeat(4_096)));
         assert!(violation.description.starts_with("Message too big"));
     }
 
     #[test]
-    fn a_ttl_is_a_duration_string() {
+    fn a_ttl_must_be_a_duration_string() {
         for wrong in [
             json!(30_000),
             json!(30),
@@ -500,7 +500,7 @@ mod tests {
     }
 
     #[test]
-    fn a_priority_is_one_of_two() {
+    fn a_priority_must_be_normal_or_high() {
         assert_eq!(
             violation_with(|message| message["android"]["priority"] = json!("urgent")).field,
             "message.android.priority"
@@ -511,7 +511,7 @@ mod tests {
     }
 
     #[test]
-    fn apns_headers_are_strings() {
+    fn apns_headers_must_be_strings() {
         let violation = violation_with(|message| {
             message["apns"]["headers"]["apns-expiration"] = json!(1_790_000_030)
         });
@@ -520,7 +520,7 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_push_to_ios_has_normal_priority() {
+    fn a_silent_push_to_ios_must_have_normal_priority() {
         let violation =
             violation_with(|message| message["apns"]["headers"]["apns-priority"] = json!("10"));
         assert_eq!(violation.field, "message.apns.headers[apns-priority]");
@@ -531,7 +531,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_goes_to_exactly_one_target() {
+    fn a_message_must_have_exactly_one_target() {
         assert!(
             violation_with(|message| message["topic"] = json!("news"))
                 .description

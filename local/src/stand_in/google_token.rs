@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_good_assertion_buys_a_token_for_an_hour() {
+    fn a_valid_assertion_gets_a_token_for_an_hour() {
         let account = account();
         let (token, lifetime) = account.ask_with(|_| {}).unwrap();
         assert_eq!(lifetime, 3_599);
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_assertion_is_refused_with_googles_words() {
+    fn an_invalid_assertion_gets_the_same_error_as_from_google() {
         let account = account();
         let now = account.now.unix_timestamp();
         let error = |change: fn(&mut Value, i64)| {
@@ -241,7 +241,7 @@ mod tests {
             "invalid_grant"
         );
         assert_eq!(
-            error(|claims, _| claims["iss"] = json!("somebody@else")),
+            error(|claims, _| claims["iss"] = json!("other@example")),
             "invalid_grant"
         );
         assert_eq!(
@@ -263,11 +263,10 @@ mod tests {
     }
 
     #[test]
-    fn another_key_is_refused() {
-        let (account, stranger) = (account(), account());
+    fn an_assertion_with_another_key_is_rejected() {
+        let (account, other) = (account(), account());
         let assertion = {
-            let key =
-                EncodingKey::from_rsa_pem(stranger.account.private_key_pem.as_bytes()).unwrap();
+            let key = EncodingKey::from_rsa_pem(other.account.private_key_pem.as_bytes()).unwrap();
             encode(&Header::new(Algorithm::RS256), &account.claims(), &key).unwrap()
         };
         let form = BTreeMap::from([
@@ -285,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_was_replaced_buys_nothing_and_what_it_bought_is_worth_nothing() {
+    fn replacing_the_key_revokes_it_and_its_tokens() {
         let (account, successor) = (account(), account());
         let (token, _) = account.ask_with(|_| {}).unwrap();
         let key = &successor.account.public_key_pem;
@@ -295,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn another_grant_type_is_refused() {
+    fn another_grant_type_is_rejected() {
         let account = account();
         let form = BTreeMap::from([("grant_type".to_owned(), "client_credentials".to_owned())]);
         assert_eq!(

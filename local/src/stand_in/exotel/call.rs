@@ -44,7 +44,7 @@ impl ExotelStatus {
     }
 
     /// The usual status of both legs. The first leg is the one that was called first, and has answered.
-    const fn legs(self) -> LegStatuses {
+    const fn usual_legs(self) -> LegStatuses {
         match self {
             Self::Queued => [None, None],
             Self::Ringing => [Some(Self::Ringing), None],
@@ -78,7 +78,7 @@ pub(super) struct ExotelCall {
 
 impl ExotelCall {
     /// A new call. Exotel reports `in-progress` from the start.
-    pub(super) fn placed(account: &str, request: ConnectRequest, now: OffsetDateTime) -> Self {
+    pub(super) fn new(account: &str, request: ConnectRequest, now: OffsetDateTime) -> Self {
         Self {
             sid: Uuid::new_v4().simple().to_string(),
             custom_field: request.custom_field,
@@ -101,7 +101,7 @@ impl ExotelCall {
 
     /// The call with a new status. A call that is already over gives an old version of itself: a late report carries
     /// the time when it was written.
-    pub(super) fn when(&self, status: ExotelStatus, now: OffsetDateTime) -> Self {
+    pub(super) fn with_status(&self, status: ExotelStatus, now: OffsetDateTime) -> Self {
         let mut call = self.clone();
         call.status = status;
         if !self.is_over() {
@@ -131,7 +131,7 @@ impl ExotelCall {
             "Status": self.status,
             "StartTime": local(self.created),
             "EndTime": self.ended.map(local),
-            "Duration": self.ended.map(|_| self.talked().to_string()),
+            "Duration": self.ended.map(|_| self.talk_seconds().to_string()),
             "Price": null,
             "Direction": "outbound-api",
             "AnsweredBy": null,
@@ -160,17 +160,17 @@ impl ExotelCall {
         report["PhoneNumberSid"] = json!(self.exophone);
         report["StartTime"] = json!(local(self.created));
         report["EndTime"] = json!(self.ended.map_or_else(|| NO_END_YET.to_owned(), local));
-        report["ConversationDuration"] = json!(self.talked());
+        report["ConversationDuration"] = json!(self.talk_seconds());
         report["Direction"] = json!("outbound-api");
         report["CustomField"] = json!(self.custom_field.as_deref().unwrap_or_default());
-        let legs = legs.unwrap_or_else(|| self.status.legs());
+        let legs = legs.unwrap_or_else(|| self.status.usual_legs());
         report["Legs"] = legs.into_iter().map(|leg| self.leg(leg)).collect();
         report
     }
 
     fn leg(&self, status: Option<ExotelStatus>) -> Value {
         let talked = match status {
-            Some(ExotelStatus::Completed) => self.talked(),
+            Some(ExotelStatus::Completed) => self.talk_seconds(),
             _ => 0,
         };
         json!({
@@ -181,7 +181,7 @@ impl ExotelCall {
     }
 
     /// How long both talked, in seconds.
-    fn talked(&self) -> i64 {
+    fn talk_seconds(&self) -> i64 {
         let times = self.answered.zip(self.ended);
         times.map_or(0, |(answered, ended)| (ended - answered).whole_seconds())
     }

@@ -19,7 +19,7 @@ pub(super) struct CallChange {
     /// The new status.
     status: ExotelStatus,
     /// The `EventType` of the report. `null` gives a report without one. If missing, it follows from the status.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "null_or_missing")]
     event: Option<Option<EventType>>,
     /// The status of the legs. If missing, the usual one for the status.
     #[serde(default)]
@@ -36,7 +36,9 @@ pub(super) struct CallChange {
 }
 
 /// Distinguishes `null` (`Some(None)`) from a missing field (`None`).
-fn given<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Option<EventType>>, D::Error> {
+fn null_or_missing<'de, D: Deserializer<'de>>(
+    value: D,
+) -> Result<Option<Option<EventType>>, D::Error> {
     Option::deserialize(value).map(Some)
 }
 
@@ -91,7 +93,7 @@ fn shown(call: &ExotelCall) -> Value {
 }
 
 /// `DELETE /calls/{CallSid}`: deletes the call, so that Call Details returns 404.
-pub(super) async fn forget(
+pub(super) async fn remove(
     State(exotel): State<ExotelState>,
     Path(sid): Path<String>,
 ) -> StatusCode {
@@ -109,20 +111,20 @@ pub(super) async fn forget(
 pub(super) async fn change(
     State(exotel): State<ExotelState>,
     Path(sid): Path<String>,
-    Json(happening): Json<CallChange>,
+    Json(requested): Json<CallChange>,
 ) -> Response {
     let now = OffsetDateTime::now_utc();
-    let Some((report, stored)) = exotel.advance(&sid, happening.status, now) else {
+    let Some((reported, stored)) = exotel.advance(&sid, requested.status, now) else {
         let unknown = json!({"error": format!("no call has the CallSid {sid}")});
         return (StatusCode::NOT_FOUND, Json(unknown)).into_response();
     };
     let mut outcome = json!({"call": stored.details(), "answers": []});
-    match happening.receiver(&report) {
+    match requested.callback(&reported) {
         Ok((url, format)) => {
-            let body = report.report(happening.event(), happening.legs);
+            let report = reported.report(requested.event(), requested.legs);
             let mut answers = Vec::new();
-            for _ in 0..happening.times {
-                answers.push(callback::send(&exotel.http, url, format, &body).await);
+            for _ in 0..requested.times {
+                answers.push(callback::send(&exotel.http, url, format, &report).await);
             }
             outcome["answers"] = answers.into();
         }
@@ -137,7 +139,7 @@ impl CallChange {
     }
 
     /// The URL and the format of the report, or the reason why none is sent.
-    fn receiver<'a>(
+    fn callback<'a>(
         &self,
         call: &'a ExotelCall,
     ) -> Result<(&'a str, CallbackFormat), &'static str> {
@@ -148,7 +150,7 @@ impl CallChange {
         let callback = callback.ok_or("the connect request has no StatusCallback")?;
         match self.event() {
             Some(event) if !callback.events.contains(&event) => {
-                Err("the connect request did not ask for this event")
+                Err("the connect request does not include this event")
             }
             _ => Ok((&callback.url, self.format.unwrap_or(callback.format))),
         }

@@ -53,7 +53,7 @@ pub fn router(account: &ExotelAccount) -> Result<Router> {
 fn control_routes(exotel: ExotelState) -> Router {
     Router::new()
         .route("/calls", get(control::list))
-        .route("/calls/{sid}", delete(control::forget))
+        .route("/calls/{sid}", delete(control::remove))
         .route("/calls/{sid}/events", post(control::change))
         .route("/key", put(control::replace_key))
         .with_state(exotel)
@@ -77,7 +77,7 @@ async fn connect(
         Ok(request) => request,
         Err(problem) => return rest_exception(StatusCode::BAD_REQUEST, &problem),
     };
-    let call = ExotelCall::placed(&sid, request, OffsetDateTime::now_utc());
+    let call = ExotelCall::new(&sid, request, OffsetDateTime::now_utc());
     let details = call.details();
     exotel.calls().push(call);
     if let Some(failure) = failure {

@@ -135,7 +135,7 @@ fn callback(
 mod tests {
     use super::*;
 
-    const GOOD: [(&str, &str); 8] = [
+    const VALID_REQUEST: [(&str, &str); 8] = [
         ("From", "+919876543210"),
         ("To", "09052161119"),
         ("CallerId", "08047491899"),
@@ -148,7 +148,7 @@ mod tests {
 
     /// The valid request with one field added or replaced.
     fn parse_with(name: &str, value: &str) -> Result<ConnectRequest, String> {
-        let good = GOOD.iter().filter(|(known, _)| *known != name);
+        let good = VALID_REQUEST.iter().filter(|(known, _)| *known != name);
         let body = form_urlencoded::Serializer::new(String::new())
             .extend_pairs(good)
             .append_pair(name, value)
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connect_is_checked_field_by_field() {
+    fn each_invalid_field_is_rejected() {
         let wrong = [
             ("From", "sip:1001"),
             ("To", ""),
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn the_events_may_be_numbered_or_repeated() {
+    fn callback_events_may_have_an_index_or_empty_brackets() {
         for name in ["StatusCallbackEvents[1]", "StatusCallbackEvents[]"] {
             let callback = parse_with(name, "answered").unwrap().callback.unwrap();
             assert_eq!(callback.events, [EventType::Terminal, EventType::Answered]);
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_callback_is_multipart_unless_json_is_asked_for() {
+    fn a_callback_is_multipart_unless_json_is_requested() {
         let format_of = |kind| {
             let request = parse_with("StatusCallbackContentType", kind).unwrap();
             request.callback.unwrap().format

@@ -62,10 +62,10 @@ impl ExotelState {
     ) -> Option<(ExotelCall, ExotelCall)> {
         let mut calls = self.calls();
         let call = calls.iter_mut().find(|call| call.sid == sid)?;
-        let report = call.when(status, now);
+        let reported = call.with_status(status, now);
         if !call.is_over() {
-            call.clone_from(&report);
+            call.clone_from(&reported);
         }
-        Some((report, call.clone()))
+        Some((reported, call.clone()))
     }
 }

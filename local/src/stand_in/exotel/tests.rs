@@ -20,7 +20,7 @@ use serde_json::Value;
 use super::*;
 use crate::stand_in::serve_anywhere;
 
-const GOOD: [(&str, &str); 8] = [
+const VALID_REQUEST: [(&str, &str); 8] = [
     ("From", "+919876543210"),
     ("To", "09052161119"),
     ("CallerId", "08047491899"),
@@ -42,20 +42,20 @@ async fn a_connected_call_can_be_looked_up() {
         Client::new(),
     );
 
-    let stranger = http
+    let unauthenticated = http
         .post(format!("{base}/connect.json"))
-        .form(&GOOD)
+        .form(&VALID_REQUEST)
         .send()
         .await
         .unwrap();
-    assert_eq!(stranger.status(), 401);
-    let stranger: Value = stranger.json().await.unwrap();
-    assert_eq!(stranger["RestException"]["Status"], 401);
+    assert_eq!(unauthenticated.status(), 401);
+    let unauthenticated: Value = unauthenticated.json().await.unwrap();
+    assert_eq!(unauthenticated["RestException"]["Status"], 401);
 
     let connect = http
         .post(format!("{base}/connect.json"))
         .basic_auth("key", Some("token"))
-        .form(&GOOD);
+        .form(&VALID_REQUEST);
     let call: Value = connect.send().await.unwrap().json().await.unwrap();
     let sid = call["Call"]["Sid"].as_str().unwrap();
     let look_up = |sid: &str| {
@@ -107,7 +107,7 @@ fn request(to: &str) -> ConnectRequest {
 }
 
 #[tokio::test]
-async fn what_the_application_asks_for_is_what_exotel_documents() {
+async fn the_applications_requests_match_exotels_documentation() {
     let address = stand_in().await;
     let application = application(address);
     let wanted = request("09052161119");
@@ -129,7 +129,7 @@ async fn what_the_application_asks_for_is_what_exotel_documents() {
 }
 
 #[tokio::test]
-async fn the_application_understands_how_it_is_refused() {
+async fn the_application_understands_exotels_errors() {
     let address = stand_in().await;
     let failures = json!({"connect": [{"status": 402}, {"status": 429, "retry_after": 7}]});
     let http = Client::new();
@@ -151,7 +151,7 @@ async fn the_application_understands_how_it_is_refused() {
 struct Scene {
     exotel: SocketAddr,
     webhook: SocketAddr,
-    heard: Arc<Mutex<Vec<Report>>>,
+    received: Arc<Mutex<Vec<Report>>>,
     http: Client,
 }
 
@@ -168,20 +168,20 @@ impl Report {
         body.unwrap()
     }
 
-    async fn notice(&self) -> ExotelWebhook {
+    async fn parse(&self) -> ExotelWebhook {
         let query = Fields::from_form(self.query.as_bytes());
         ExotelWebhook::parse(&self.fields().await.or(query), "IN").unwrap()
     }
 }
 
 impl Scene {
-    async fn set() -> Self {
-        let heard: Arc<Mutex<Vec<Report>>> = Arc::default();
-        let ear = heard.clone();
-        let hear = async move |RawQuery(query): RawQuery, headers: HeaderMap, body: Bytes| {
+    async fn new() -> Self {
+        let received: Arc<Mutex<Vec<Report>>> = Arc::default();
+        let recorded = received.clone();
+        let record = async move |RawQuery(query): RawQuery, headers: HeaderMap, body: Bytes| {
             let content_type = headers[header::CONTENT_TYPE].to_str().unwrap().to_owned();
             let query = query.unwrap_or_default();
-            ear.lock().unwrap().push(Report {
+            recorded.lock().unwrap().push(Report {
                 content_type,
                 query,
                 body,
@@ -190,12 +190,12 @@ impl Scene {
         };
         let moved = || async { (StatusCode::FOUND, [(header::LOCATION, "/exotel/webhook")]) };
         let webhook = Router::new()
-            .route("/exotel/webhook", post(hear))
+            .route("/exotel/webhook", post(record))
             .route("/moved", post(moved));
         Self {
             exotel: stand_in().await,
             webhook: serve_anywhere(webhook).await.unwrap().0,
-            heard,
+            received,
             http: Client::builder().redirect(Policy::none()).build().unwrap(),
         }
     }
@@ -209,19 +209,19 @@ impl Scene {
         placed.call_sid.to_string()
     }
 
-    async fn happens(&self, sid: &str, what: Value) -> Value {
+    async fn change(&self, sid: &str, what: Value) -> Value {
         let url = format!("http://{}/calls/{sid}/events", self.exotel);
         let answer = self.http.post(url).json(&what).send().await.unwrap();
         answer.json().await.unwrap()
     }
 
-    async fn notices(&self) -> Vec<ExotelWebhook> {
-        let heard = std::mem::take(&mut *self.heard.lock().unwrap());
-        let mut notices = Vec::new();
-        for report in heard {
-            notices.push(report.notice().await);
+    async fn webhooks(&self) -> Vec<ExotelWebhook> {
+        let received = std::mem::take(&mut *self.received.lock().unwrap());
+        let mut webhooks = Vec::new();
+        for report in received {
+            webhooks.push(report.parse().await);
         }
-        notices
+        webhooks
     }
 
     async fn details(&self, sid: &str) -> Option<OutboundProgress> {
@@ -238,8 +238,8 @@ impl Scene {
 const WEBHOOK: &str = "/exotel/webhook?secret=s";
 
 #[tokio::test]
-async fn the_application_understands_a_report_in_every_format() {
-    let scene = Scene::set().await;
+async fn the_application_parses_a_report_in_every_format() {
+    let scene = Scene::new().await;
     for (format, content_type) in [
         (json!(null), "application/json"),
         (json!("json"), "application/json"),
@@ -253,11 +253,11 @@ async fn the_application_understands_a_report_in_every_format() {
             ("completed", OutboundProgress::Completed, Stage::Over),
         ] {
             let what = json!({"status": status, "format": format});
-            let outcome = scene.happens(&sid, what).await;
+            let outcome = scene.change(&sid, what).await;
             let answers = json!([{"status": 200, "body": {"success": true}}]);
             assert_eq!(outcome["answers"], answers, "{outcome}");
 
-            let report = scene.heard.lock().unwrap().remove(0);
+            let report = scene.received.lock().unwrap().remove(0);
             assert!(report.content_type.starts_with(content_type));
             assert_eq!(report.query, "secret=s");
             let fields = report.fields().await;
@@ -266,50 +266,50 @@ async fn the_application_understands_a_report_in_every_format() {
             if format == "form" || format == "multipart" {
                 assert_eq!(fields.text("Legs[1][Status]"), Some(status));
             }
-            let notice = report.notice().await;
-            assert_eq!(notice.call_sid.to_string(), sid);
-            assert_eq!(notice.call_id, Some(id));
-            assert_eq!(notice.to, PhoneNumber::parse("09052161119", "IN"));
-            assert_eq!(notice.source, Source::StatusCallback);
-            assert_eq!((notice.progress, notice.stage), (Some(progress), stage));
-            assert!(notice.reported_at.is_some());
+            let parsed = report.parse().await;
+            assert_eq!(parsed.call_sid.to_string(), sid);
+            assert_eq!(parsed.call_id, Some(id));
+            assert_eq!(parsed.to, PhoneNumber::parse("09052161119", "IN"));
+            assert_eq!(parsed.source, Source::StatusCallback);
+            assert_eq!((parsed.progress, parsed.stage), (Some(progress), stage));
+            assert!(parsed.reported_at.is_some());
             assert_eq!(scene.details(&sid).await, Some(progress));
         }
     }
 }
 
 #[tokio::test]
-async fn a_report_may_be_lost_or_doubled_or_overtaken() {
-    let scene = Scene::set().await;
+async fn a_report_may_be_lost_or_repeated_or_late() {
+    let scene = Scene::new().await;
     let sid = scene.call(CallId::fresh(), WEBHOOK).await;
     let lost = json!({"status": "in-progress", "silent": true});
-    assert_eq!(scene.happens(&sid, lost).await["not_sent"], "silent");
-    assert!(scene.notices().await.is_empty());
+    assert_eq!(scene.change(&sid, lost).await["not_sent"], "silent");
+    assert!(scene.webhooks().await.is_empty());
 
     let doubled = json!({"status": "busy", "times": 2});
-    let outcome = scene.happens(&sid, doubled).await;
+    let outcome = scene.change(&sid, doubled).await;
     assert_eq!(outcome["answers"].as_array().unwrap().len(), 2);
-    let [first, second] = &scene.notices().await[..] else {
+    let [first, second] = &scene.webhooks().await[..] else {
         panic!("{outcome}");
     };
     assert_eq!(first, second);
     assert_eq!(first.progress, Some(OutboundProgress::Busy));
 
     let late = json!({"status": "in-progress"});
-    let outcome = scene.happens(&sid, late).await;
+    let outcome = scene.change(&sid, late).await;
     assert_eq!(outcome["call"]["Status"], "busy");
-    let late = &scene.notices().await[0];
+    let late = &scene.webhooks().await[0];
     assert_eq!(late.progress, Some(OutboundProgress::InProgress));
     assert_eq!(scene.details(&sid).await, Some(OutboundProgress::Busy));
 }
 
 #[tokio::test]
-async fn the_first_phone_may_have_answered_while_the_second_rings() {
-    let scene = Scene::set().await;
+async fn the_first_leg_may_be_answered_while_the_second_rings() {
+    let scene = Scene::new().await;
     let sid = scene.call(CallId::fresh(), WEBHOOK).await;
     let first = json!({"status": "in-progress", "legs": ["in-progress", null], "format": "form"});
-    scene.happens(&sid, first).await;
-    let report = scene.heard.lock().unwrap().remove(0);
+    scene.change(&sid, first).await;
+    let report = scene.received.lock().unwrap().remove(0);
     let fields = report.fields().await;
     assert_eq!(fields.text("Legs[0][Status]"), Some("in-progress"));
     assert_eq!(fields.text("Legs[1][Status]"), None);
@@ -317,10 +317,10 @@ async fn the_first_phone_may_have_answered_while_the_second_rings() {
 }
 
 #[tokio::test]
-async fn only_events_that_were_asked_for_are_reported() {
-    let scene = Scene::set().await;
+async fn only_requested_events_are_reported() {
+    let scene = Scene::new().await;
     let connect = |callback: String| {
-        let mut form: BTreeMap<&str, String> = GOOD
+        let mut form: BTreeMap<&str, String> = VALID_REQUEST
             .iter()
             .map(|(name, value)| (*name, (*value).to_owned()))
             .collect();
@@ -334,35 +334,35 @@ async fn only_events_that_were_asked_for_are_reported() {
     };
     let sid = connect(format!("http://{}{WEBHOOK}", scene.webhook)).await;
     let sid = sid.unwrap();
-    let answered = scene.happens(&sid, json!({"status": "in-progress"})).await;
+    let answered = scene.change(&sid, json!({"status": "in-progress"})).await;
     assert_eq!(
         answered["not_sent"],
-        "the connect request did not ask for this event"
+        "the connect request does not include this event"
     );
     // Ringing has no event type, so the report contains few fields.
-    let outcome = scene.happens(&sid, json!({"status": "ringing"})).await;
+    let outcome = scene.change(&sid, json!({"status": "ringing"})).await;
     assert_eq!(outcome["answers"][0]["status"], 200);
-    let report = scene.heard.lock().unwrap().remove(0);
+    let report = scene.received.lock().unwrap().remove(0);
     let fields = report.fields().await;
     assert_eq!(fields.text("Status"), Some("ringing"));
     assert_eq!((fields.text("EventType"), fields.text("To")), (None, None));
 }
 
 #[tokio::test]
-async fn what_the_webhook_answers_is_handed_back_and_no_redirect_followed() {
-    let scene = Scene::set().await;
+async fn the_answer_of_the_webhook_is_returned_and_redirects_are_not_followed() {
+    let scene = Scene::new().await;
     let sid = scene.call(CallId::fresh(), "/moved").await;
-    let outcome = scene.happens(&sid, json!({"status": "failed"})).await;
+    let outcome = scene.change(&sid, json!({"status": "failed"})).await;
     assert_eq!(outcome["answers"], json!([{"status": 302, "body": ""}]));
     let sid = scene.call(CallId::fresh(), "/nowhere").await;
-    let outcome = scene.happens(&sid, json!({"status": "failed"})).await;
+    let outcome = scene.change(&sid, json!({"status": "failed"})).await;
     assert_eq!(outcome["answers"][0]["status"], 404);
-    assert!(scene.notices().await.is_empty());
+    assert!(scene.webhooks().await.is_empty());
 }
 
 #[tokio::test]
-async fn a_call_is_found_by_our_own_id_and_can_be_forgotten() {
-    let scene = Scene::set().await;
+async fn a_call_is_found_by_its_custom_field_and_can_be_deleted() {
+    let scene = Scene::new().await;
     let (ours, other) = (CallId::fresh(), CallId::fresh());
     let sid = scene.call(ours, WEBHOOK).await;
     scene.call(other, WEBHOOK).await;
@@ -388,8 +388,8 @@ async fn a_call_is_found_by_our_own_id_and_can_be_forgotten() {
 }
 
 #[tokio::test]
-async fn a_call_may_be_placed_though_the_answer_is_lost() {
-    let scene = Scene::set().await;
+async fn a_call_may_be_placed_although_the_answer_is_lost() {
+    let scene = Scene::new().await;
     let behaviour = format!("http://{}/behaviour", scene.exotel);
     let failures = json!({"connect": [
         {"status": 504, "placed": true},
