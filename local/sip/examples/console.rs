@@ -101,7 +101,7 @@ impl Console {
                 say(phone, &self.at(phone).await?.offer());
                 Ok(())
             }
-            _ => bail!("no such command"),
+            _ => bail!("unknown command"),
         }
     }
 
@@ -113,7 +113,7 @@ impl Console {
         let task = tokio::spawn(async move {
             while let Ok(call) = phone.next_call(FOREVER).await {
                 say(&name, &format!("called by {:?}", call.caller()));
-                tell(name.clone(), call.events());
+                print_events(name.clone(), call.events());
                 ringing.lock().await.insert(name.clone(), call);
             }
         });
@@ -122,7 +122,7 @@ impl Console {
     }
 
     fn forget(&mut self, extension: &str) -> Result<()> {
-        let phone = self.phones.remove(extension).context("no such phone")?;
+        let phone = self.phones.remove(extension).context("unknown phone")?;
         phone.abort();
         Ok(())
     }
@@ -137,7 +137,7 @@ impl Console {
         };
         caller.display_name = self.caller_name.clone();
         let call = self.trunk.call(self.pbx, did, caller, sid).await?;
-        tell(name.to_owned(), call.events());
+        print_events(name.to_owned(), call.events());
         self.placed.insert(name.to_owned(), call);
         Ok(())
     }
@@ -170,7 +170,7 @@ impl Console {
     }
 
     fn placed(&self, name: &str) -> Result<&OutgoingCall> {
-        self.placed.get(name).context("no such call")
+        self.placed.get(name).context("unknown call")
     }
 
     async fn at(&self, phone: &str) -> Result<IncomingCall> {
@@ -180,11 +180,11 @@ impl Console {
 }
 
 /// Prints the events of a call as they happen.
-fn tell(name: String, events: CallEvents) {
+fn print_events(name: String, events: CallEvents) {
     tokio::spawn(async move {
-        let mut told = 0;
-        while let Some(event) = events.after(told).await {
-            told += 1;
+        let mut printed = 0;
+        while let Some(event) = events.after(printed).await {
+            printed += 1;
             print_at(event.at, &name, &describe(&event.stage));
         }
     });
@@ -200,7 +200,7 @@ fn describe(stage: &CallStage) -> String {
     }
 }
 
-#[allow(clippy::disallowed_methods, reason = "a person watches it happen")]
+#[allow(clippy::disallowed_methods, reason = "the time is only printed")]
 fn say(name: &str, what: &str) {
     let now = std::time::SystemTime::now();
     print_line(now, name, what);

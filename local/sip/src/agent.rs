@@ -52,7 +52,7 @@ impl Agent {
         let local = socket.get_addr().get_socketaddr();
         let local = local.map_err(failed("reading the SIP socket's address"))?;
         transport.add_transport(socket.into());
-        Self::on(transport, Transport::Udp, local, stop)
+        Self::with_transport(transport, Transport::Udp, local, stop)
     }
 
     /// Opens one TLS connection to the PBX, from this local address.
@@ -64,10 +64,10 @@ impl Agent {
         let stop = CancellationToken::new();
         let transport = TransportLayer::new(stop.clone());
         let local = tls::connect(&transport, from, pbx, ca_pem).await?;
-        Self::on(transport, Transport::Tls, local, stop)
+        Self::with_transport(transport, Transport::Tls, local, stop)
     }
 
-    fn on(
+    fn with_transport(
         layer: TransportLayer,
         transport: Transport,
         local: SocketAddr,
@@ -81,7 +81,7 @@ impl Agent {
         let incoming = endpoint.incoming_transactions();
         let incoming = incoming.map_err(failed("reading SIP requests"))?;
         let dialogs = Arc::new(DialogLayer::new(endpoint.inner.clone()));
-        let (invite, invitations) = mpsc::unbounded_channel();
+        let (sender, invitations) = mpsc::unbounded_channel();
         let agent = Self {
             local,
             transport,
@@ -93,7 +93,7 @@ impl Agent {
         tokio::spawn(stop.run_until_cancelled_owned(async move {
             tokio::select! {
                 _ = endpoint.serve() => {}
-                () = dispatch(incoming, dialogs, invite) => {}
+                () = dispatch(incoming, dialogs, sender) => {}
             }
         }));
         Ok((agent, invitations))
@@ -152,18 +152,18 @@ pub(crate) fn sdp_content_type() -> Vec<Header> {
 async fn dispatch(
     mut incoming: TransactionReceiver,
     dialogs: Arc<DialogLayer>,
-    invite: mpsc::UnboundedSender<Transaction>,
+    invitations: mpsc::UnboundedSender<Transaction>,
 ) {
     while let Some(mut request) = incoming.recv().await {
         if let Some(mut dialog) = dialogs.match_dialog(&request) {
             tokio::spawn(async move {
                 if let Err(error) = dialog.handle(&mut request).await {
-                    tracing::debug!(%error, "request within a call failed");
+                    tracing::debug!(%error, "handling a request inside a dialog failed");
                 }
             });
         } else if request.original.method == Method::Invite {
             // If the receiver is gone, the transaction is dropped and the stack ends it.
-            let _ = invite.send(request);
+            let _ = invitations.send(request);
         } else {
             tokio::spawn(answer_outside_dialogs(request));
         }
@@ -179,7 +179,7 @@ async fn answer_outside_dialogs(mut request: Transaction) {
         _ => StatusCode::CallTransactionDoesNotExist,
     };
     if let Err(error) = request.reply(code).await {
-        tracing::debug!(%error, "answering a request outside calls failed");
+        tracing::debug!(%error, "answering a request outside a dialog failed");
     }
 }
 
@@ -189,7 +189,7 @@ pub(crate) struct Leg {
     pub(crate) dialog: InviteDialog,
     pub(crate) log: EventLog,
     pub(crate) media: Media,
-    pub(crate) end: CallSide,
+    pub(crate) side: CallSide,
 }
 
 impl Leg {
@@ -200,26 +200,29 @@ impl Leg {
     /// Sends BYE on an answered call. Before the answer, the caller sends CANCEL and the phone rejects with 603.
     pub(crate) async fn hang_up(&self) -> Result<(), Error> {
         self.media.mute();
-        if self.end == CallSide::Called && self.dialog.state().can_cancel() {
+        if self.side == CallSide::Called && self.dialog.state().can_cancel() {
             return self.reject(StatusCode::Decline);
         }
         self.dialog.hangup().await.map_err(failed("hanging up"))
     }
 
     pub(crate) fn reject(&self, status: StatusCode) -> Result<(), Error> {
-        let stage = rejected(&status);
+        let stage = rejected_stage(&status);
         let sent = self.dialog.reject(Some(status), None);
         sent.map_err(failed("rejecting a call"))?;
-        self.log.note(stage);
+        self.log.log(stage);
         Ok(())
     }
 }
 
-pub(crate) fn rejected(status: &StatusCode) -> CallStage {
+pub(crate) fn rejected_stage(status: &StatusCode) -> CallStage {
+    // The SIP library formats a status code as "486 Busy Here".
     let text = status.to_string();
     CallStage::Rejected {
         code: status.code(),
-        reason: text.split_once(' ').map_or(text.clone(), |(_, r)| r.into()),
+        reason: text
+            .split_once(' ')
+            .map_or(text.clone(), |(_, reason)| reason.into()),
     }
 }
 
@@ -239,6 +242,7 @@ impl Drop for HangUpGuard {
         if leg.events().is_over() {
             return;
         }
+        // `drop` cannot await, and there is no runtime to spawn on while a test ends.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move { leg.hang_up().await });
         }
@@ -246,27 +250,27 @@ impl Drop for HangUpGuard {
 }
 
 /// Logs the state changes of a dialog and answers requests inside it, until the call is over.
-pub(crate) async fn follow(
+pub(crate) async fn track_dialog(
     mut states: DialogStateReceiver,
     dialogs: Arc<DialogLayer>,
     log: EventLog,
     media: Media,
-    ours: CallSide,
+    side: CallSide,
 ) {
     while let Some(state) = states.recv().await {
         match state {
-            DialogState::Early(_, response) => log.note(CallStage::Ringing {
+            DialogState::Early(_, response) => log.log(CallStage::Ringing {
                 code: response.status_code.code(),
             }),
             DialogState::Confirmed(_, response) => {
-                if ours == CallSide::Calling {
-                    connect(&media, &response.body);
+                if side == CallSide::Calling {
+                    connect_media(&media, &response.body);
                 }
-                log.note(CallStage::Answered);
+                log.log(CallStage::Answered);
             }
             // A re-INVITE or UPDATE: a session refresh, or a new address for the media.
             DialogState::Updated(_, request, handle) => {
-                connect(&media, &request.body);
+                connect_media(&media, &request.body);
                 accept_update(&handle, &media, &request.body).await;
             }
             DialogState::Info(_, _, handle)
@@ -277,8 +281,8 @@ pub(crate) async fn follow(
             }
             DialogState::Terminated(id, reason) => {
                 media.mute();
-                if let Some(by_remote) = ended_by_other_side(&reason, ours) {
-                    log.note(CallStage::Ended { by_remote });
+                if let Some(by_remote) = ended_by_other_side(&reason, side) {
+                    log.log(CallStage::Ended { by_remote });
                 }
                 dialogs.remove_dialog(&id);
                 return;
@@ -301,22 +305,23 @@ pub(crate) enum CallSide {
 
 /// Whether the other side ended the call. `None` when the INVITE got a final response, which is logged elsewhere with
 /// its code.
-fn ended_by_other_side(reason: &TerminatedReason, ours: CallSide) -> Option<bool> {
-    match (reason, ours) {
-        (TerminatedReason::UacBye, end) => Some(end == CallSide::Called),
-        (TerminatedReason::UasBye, end) => Some(end == CallSide::Calling),
+fn ended_by_other_side(reason: &TerminatedReason, side: CallSide) -> Option<bool> {
+    match (reason, side) {
+        // The caller (UAC) sent BYE, or the called party (UAS) did.
+        (TerminatedReason::UacBye, side) => Some(side == CallSide::Called),
+        (TerminatedReason::UasBye, side) => Some(side == CallSide::Calling),
         (TerminatedReason::UacCancel, CallSide::Called) => Some(true),
         (TerminatedReason::Timeout, _) => Some(true),
         _ => None,
     }
 }
 
-fn connect(media: &Media, description: &[u8]) {
+fn connect_media(media: &Media, description: &[u8]) {
     if description.is_empty() {
         return;
     }
     if let Err(error) = media.connect(description) {
-        tracing::warn!(%error, "the other side's media cannot be reached");
+        tracing::warn!(%error, "the remote session description is not usable");
     }
 }
 
@@ -333,7 +338,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_user_breaks_out_of_an_address() {
+    fn a_user_cannot_inject_into_a_uri() {
         let address = SocketAddr::from(([127, 0, 0, 1], 5060));
         let text = |user| {
             let uri = uri(user, address, Transport::Udp);

@@ -68,7 +68,7 @@ impl Caller {
     }
 
     /// Parses the caller from a `From` header.
-    pub(crate) fn in_from(header: &str) -> Result<Self, Error> {
+    pub(crate) fn from_header(header: &str) -> Result<Self, Error> {
         let (display_name, address) = split_name(header);
         let from = typed::From::parse(address).map_err(|_| Error::Address(header.to_owned()))?;
         let number = from.uri.auth.map(|auth| auth.user).unwrap_or_default();
@@ -116,19 +116,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_cannot_break_out_of_their_quotes() {
+    fn a_name_cannot_break_out_of_its_quotes() {
         assert_eq!(quoted(r#"O"Neil \ 😀"#), r#"O\"Neil \\ 😀"#);
         assert_eq!(quoted("a\r\nVia: b"), "aVia: b");
     }
 
     #[test]
-    fn any_name_is_read_as_it_was_written() -> Result<(), Error> {
+    fn any_name_can_be_written_and_parsed() -> Result<(), Error> {
         for name in ["Asha", r#"O"Neil \"#, "<sip:a@b>, (x); 😀", ""] {
             let header = format!("\"{}\" <sip:+91900@10.0.0.1>;tag=a", quoted(name));
             let expected = Caller::number("+91900").named(name);
-            assert_eq!(Caller::in_from(&header)?, expected);
+            assert_eq!(Caller::from_header(&header)?, expected);
         }
-        let nameless = Caller::in_from("<sip:+91900@10.0.0.1>;tag=a")?;
+        let nameless = Caller::from_header("<sip:+91900@10.0.0.1>;tag=a")?;
         assert_eq!(nameless, Caller::number("+91900"));
         Ok(())
     }

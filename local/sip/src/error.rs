@@ -7,19 +7,19 @@ use crate::CallStage;
 #[non_exhaustive]
 pub enum Error {
     /// The SIP stack returned an error.
-    #[error("{doing}")]
+    #[error("{operation}")]
     Sip {
         /// The operation.
-        doing: &'static str,
+        operation: &'static str,
         /// The SIP stack's error.
         #[source]
         source: Box<rsipstack::Error>,
     },
     /// A socket operation failed.
-    #[error("{doing}")]
+    #[error("{operation}")]
     Socket {
         /// The operation.
-        doing: &'static str,
+        operation: &'static str,
         /// The I/O error.
         #[source]
         source: std::io::Error,
@@ -28,10 +28,10 @@ pub enum Error {
     #[error("{0:?} cannot be part of a SIP address")]
     Address(String),
     /// The certificate authority is not valid PEM.
-    #[error("the certificate authority cannot be read")]
+    #[error("the certificate authority is not valid PEM")]
     Certificate,
     /// A cryptographic operation failed, or there were no random numbers.
-    #[error("SRTP failed")]
+    #[error("a cryptographic operation of SRTP failed")]
     Srtp,
     /// The registrar refused the registration.
     #[error("the PBX answered REGISTER with {0}")]
@@ -40,28 +40,28 @@ pub enum Error {
     #[error("no PCMU audio in the session description: {0}")]
     Sdp(String),
     /// The remote session description would send unencrypted media to an SRTP leg.
-    #[error("the other side's session description has no key")]
+    #[error("the remote session description has no SRTP key")]
     UnencryptedMedia,
     /// The expected event did not happen in time.
-    #[error("waited {waited:?} for {wanted}, and saw {seen:?}")]
+    #[error("waited {waited:?} for {expected}, but saw only {seen:?}")]
     TimedOut {
         /// The expected event.
-        wanted: &'static str,
+        expected: &'static str,
         /// The timeout.
         waited: Duration,
         /// The events of the call until then.
         seen: Vec<CallStage>,
     },
     /// The call ended in another way, so the expected event can no longer happen.
-    #[error("waited for {wanted}, but the call went another way: {seen:?}")]
+    #[error("waited for {expected}, but the call took another course: {seen:?}")]
     UnexpectedOutcome {
         /// The expected event.
-        wanted: &'static str,
+        expected: &'static str,
         /// The events of the call.
         seen: Vec<CallStage>,
     },
     /// No audio from the other leg arrived in time.
-    #[error("waited {waited:?} for the other party's audio, and received {packets} packets of any")]
+    #[error("waited {waited:?} for the other leg's audio, and received {packets} packets in total")]
     NoAudio {
         /// The timeout.
         waited: Duration,
@@ -69,7 +69,7 @@ pub enum Error {
         packets: u64,
     },
     /// No video from the other leg arrived in time.
-    #[error("waited {waited:?} for the other party's video, and received {frames} frames of any")]
+    #[error("waited {waited:?} for the other leg's video, and received {frames} frames in total")]
     NoVideo {
         /// The timeout.
         waited: Duration,
@@ -82,9 +82,9 @@ pub enum Error {
 }
 
 /// Wraps an error of the SIP stack with the operation that failed.
-pub(crate) fn failed(doing: &'static str) -> impl FnOnce(rsipstack::Error) -> Error {
+pub(crate) fn failed(operation: &'static str) -> impl FnOnce(rsipstack::Error) -> Error {
     move |source| Error::Sip {
-        doing,
+        operation,
         source: Box::new(source),
     }
 }

@@ -59,7 +59,7 @@ impl EventLog {
 
     /// Logs a stage once, and nothing after a final stage. SIP may send 180 twice, and a rejection also ends the
     /// dialog.
-    pub(crate) fn note(&self, stage: CallStage) {
+    pub(crate) fn log(&self, stage: CallStage) {
         self.0.send_if_modified(|events| {
             let over = events.iter().any(|event| event.stage.is_final());
             let known = events.iter().any(|event| event.stage == stage);
@@ -96,17 +96,21 @@ impl CallEvents {
         events.get(known).cloned()
     }
 
-    /// Waits for a stage that `is_it` accepts. Returns at once if the call has already reached it.
+    /// Waits for a stage that `accepts` accepts. Returns at once if the call has already reached it.
     pub async fn wait_for(
         &self,
-        wanted: &'static str,
+        expected: &'static str,
         within: Duration,
-        is_it: impl Fn(&CallStage) -> bool,
+        accepts: impl Fn(&CallStage) -> bool,
     ) -> Result<CallEvent, Error> {
         let mut receiver = self.0.clone();
         let reached = tokio::time::timeout(within, async {
             receiver
-                .wait_for(|events| events.iter().any(|e| is_it(&e.stage) || e.stage.is_final()))
+                .wait_for(|events| {
+                    events
+                        .iter()
+                        .any(|e| accepts(&e.stage) || e.stage.is_final())
+                })
                 .await
                 .map(|events| events.clone())
         })
@@ -116,16 +120,16 @@ impl CallEvents {
             Ok(Err(_)) => return Err(Error::Stopped),
             Err(_) => {
                 return Err(Error::TimedOut {
-                    wanted,
+                    expected,
                     waited: within,
                     seen: stages(&self.all()),
                 });
             }
         };
-        match events.iter().find(|event| is_it(&event.stage)) {
+        match events.iter().find(|event| accepts(&event.stage)) {
             Some(event) => Ok(event.clone()),
             None => Err(Error::UnexpectedOutcome {
-                wanted,
+                expected,
                 seen: stages(&events),
             }),
         }
@@ -147,18 +151,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_has_happened_before_the_wait_is_found() {
+    async fn an_earlier_event_is_found() {
         let log = EventLog::new();
-        log.note(CallStage::Ringing { code: 180 });
-        log.note(CallStage::Answered);
+        log.log(CallStage::Ringing { code: 180 });
+        log.log(CallStage::Answered);
         let event = log.events().wait_for("200", SOON, is_answered).await;
         assert_eq!(event.ok().map(|e| e.stage), Some(CallStage::Answered));
     }
 
     #[tokio::test]
-    async fn a_rejected_call_is_not_waited_for_any_longer() {
+    async fn waiting_ends_when_the_call_is_rejected() {
         let log = EventLog::new();
-        log.note(CallStage::Rejected {
+        log.log(CallStage::Rejected {
             code: 486,
             reason: "Busy Here".into(),
         });
@@ -168,19 +172,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn waiting_ends_in_time() {
+    async fn waiting_ends_at_the_timeout() {
         let log = EventLog::new();
         let result = log.events().wait_for("200", SOON, is_answered).await;
         assert!(matches!(result, Err(Error::TimedOut { .. })));
     }
 
     #[tokio::test]
-    async fn repetitions_and_anything_after_the_end_are_not_noted() {
+    async fn repeated_events_and_events_after_the_end_are_not_logged() {
         let log = EventLog::new();
-        log.note(CallStage::Ringing { code: 180 });
-        log.note(CallStage::Ringing { code: 180 });
-        log.note(CallStage::Ended { by_remote: true });
-        log.note(CallStage::Ended { by_remote: false });
+        log.log(CallStage::Ringing { code: 180 });
+        log.log(CallStage::Ringing { code: 180 });
+        log.log(CallStage::Ended { by_remote: true });
+        log.log(CallStage::Ended { by_remote: false });
         assert_eq!(log.events().all().len(), 2);
     }
 }

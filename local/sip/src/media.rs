@@ -28,20 +28,20 @@ impl Media {
     pub(crate) async fn open(
         ip: IpAddr,
         camera: Camera,
-        protection: Encryption,
+        encryption: Encryption,
     ) -> Result<Self, Error> {
-        let audio = Stream::open(Codec::Pcmu, ip, protection).await?;
+        let audio = Stream::open(Codec::Pcmu, ip, encryption).await?;
         let video = match camera {
             Camera::None => None,
-            Camera::Vp8 => Some(Stream::open(Codec::Vp8, ip, protection).await?),
+            Camera::Vp8 => Some(Stream::open(Codec::Vp8, ip, encryption).await?),
         };
         Ok(Self { audio, video })
     }
 
     fn local(&self) -> sdp::LocalStreams {
         sdp::LocalStreams {
-            audio: receiver(&self.audio),
-            video: self.video.as_ref().map(receiver),
+            audio: local_stream(&self.audio),
+            video: self.video.as_ref().map(local_stream),
         }
     }
 
@@ -96,7 +96,7 @@ impl Media {
 
     /// Waits until this leg has received 100 ms of audio (five packets) from the other leg.
     pub async fn hears(&self, other: &Self, within: Duration) -> Result<(), Error> {
-        if self.audio.receives(&other.audio, within).await {
+        if self.audio.receives_from(&other.audio, within).await {
             return Ok(());
         }
         Err(Error::NoAudio {
@@ -126,7 +126,7 @@ impl Media {
     /// Waits until this leg has received 200 ms of video (five frames) from the other leg.
     pub async fn sees(&self, other: &Self, within: Duration) -> Result<(), Error> {
         let seen = match (&self.video, &other.video) {
-            (Some(ours), Some(theirs)) => ours.receives(theirs, within).await,
+            (Some(ours), Some(theirs)) => ours.receives_from(theirs, within).await,
             _ => false,
         };
         seen.then_some(()).ok_or_else(|| Error::NoVideo {
@@ -136,7 +136,7 @@ impl Media {
     }
 }
 
-fn receiver(stream: &Stream) -> sdp::LocalStream {
+fn local_stream(stream: &Stream) -> sdp::LocalStream {
     sdp::LocalStream {
         address: stream.local(),
         key: stream.key(),
@@ -148,14 +148,14 @@ mod tests {
     use super::*;
 
     const SOON: Duration = Duration::from_secs(2);
-    const NOT_LONG: Duration = Duration::from_millis(50);
+    const SHORT_WAIT: Duration = Duration::from_millis(50);
 
     async fn leg(camera: Camera) -> Result<Media, Error> {
-        protected_leg(camera, Encryption::Clear).await
+        leg_with(camera, Encryption::Clear).await
     }
 
-    async fn protected_leg(camera: Camera, protection: Encryption) -> Result<Media, Error> {
-        Media::open(IpAddr::from([127, 0, 0, 1]), camera, protection).await
+    async fn leg_with(camera: Camera, encryption: Encryption) -> Result<Media, Error> {
+        Media::open(IpAddr::from([127, 0, 0, 1]), camera, encryption).await
     }
 
     fn join(caller: &Media, phone: &Media) -> Result<(), Error> {
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn two_legs_with_cameras_see_each_other_too() -> Result<(), Error> {
+    async fn two_legs_with_cameras_see_each_other() -> Result<(), Error> {
         let (caller, phone) = (leg(Camera::Vp8).await?, leg(Camera::Vp8).await?);
         join(&caller, &phone)?;
         caller.sees(&phone, SOON).await?;
@@ -183,8 +183,8 @@ mod tests {
 
     #[tokio::test]
     async fn two_encrypted_legs_hear_and_see_each_other() -> Result<(), Error> {
-        let caller = protected_leg(Camera::Vp8, Encryption::Srtp).await?;
-        let phone = protected_leg(Camera::Vp8, Encryption::Srtp).await?;
+        let caller = leg_with(Camera::Vp8, Encryption::Srtp).await?;
+        let phone = leg_with(Camera::Vp8, Encryption::Srtp).await?;
         join(&caller, &phone)?;
         caller.hears(&phone, SOON).await?;
         phone.hears(&caller, SOON).await?;
@@ -193,8 +193,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_encrypted_leg_and_one_in_clear_do_not_understand_each_other() -> Result<(), Error> {
-        let caller = protected_leg(Camera::None, Encryption::Srtp).await?;
+    async fn an_encrypted_leg_refuses_an_unencrypted_one() -> Result<(), Error> {
+        let caller = leg_with(Camera::None, Encryption::Srtp).await?;
         let phone = leg(Camera::None).await?;
         let offer = caller.offer();
         phone.connect(&offer)?;
@@ -205,23 +205,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_camera_shows_nothing_to_a_phone_without() -> Result<(), Error> {
+    async fn video_is_not_sent_to_a_phone_without_a_camera() -> Result<(), Error> {
         let (caller, phone) = (leg(Camera::Vp8).await?, leg(Camera::None).await?);
         join(&caller, &phone)?;
         phone.hears(&caller, SOON).await?;
         assert!(!caller.sends_video());
-        let result = caller.sees(&phone, NOT_LONG).await;
+        let result = caller.sees(&phone, SHORT_WAIT).await;
         assert!(matches!(result, Err(Error::NoVideo { frames: 0, .. })));
         Ok(())
     }
 
     #[tokio::test]
-    async fn a_leg_is_not_taken_for_another() -> Result<(), Error> {
+    async fn packets_of_another_leg_do_not_count() -> Result<(), Error> {
         let (caller, phone) = (leg(Camera::None).await?, leg(Camera::None).await?);
-        let stranger = leg(Camera::None).await?;
-        stranger.connect(&phone.offer())?;
-        phone.hears(&stranger, SOON).await?;
-        let result = phone.hears(&caller, NOT_LONG).await;
+        let third = leg(Camera::None).await?;
+        third.connect(&phone.offer())?;
+        phone.hears(&third, SOON).await?;
+        let result = phone.hears(&caller, SHORT_WAIT).await;
         assert!(matches!(result, Err(Error::NoAudio { packets, .. }) if packets > 0));
         Ok(())
     }

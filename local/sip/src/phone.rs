@@ -16,7 +16,7 @@ use crate::{
     sdp,
 };
 
-const REGISTERED_FOR: u32 = 600;
+const REGISTRATION_SECONDS: u32 = 600;
 
 /// The phone of one extension, with its own socket. It rings (180) as soon as it is called.
 pub struct Phone {
@@ -26,7 +26,7 @@ pub struct Phone {
     registrar: SocketAddr,
     extension: String,
     camera: Camera,
-    protection: Encryption,
+    encryption: Encryption,
 }
 
 impl Phone {
@@ -34,7 +34,7 @@ impl Phone {
     /// PBX.
     pub async fn new(pbx: SocketAddr, extension: &str, password: &str) -> Result<Self, Error> {
         let agent = Agent::bind(local_address_towards(pbx).await?).await?;
-        Self::on(agent, pbx, extension, password, Encryption::Clear)
+        Self::with_agent(agent, pbx, extension, password, Encryption::Clear)
     }
 
     /// Creates a phone with TLS and SRTP. `ca_pem` is the authority that signed the PBX's certificate.
@@ -45,15 +45,15 @@ impl Phone {
         ca_pem: &str,
     ) -> Result<Self, Error> {
         let agent = Agent::connect(local_address_towards(pbx).await?, pbx, ca_pem).await?;
-        Self::on(agent, pbx, extension, password, Encryption::Srtp)
+        Self::with_agent(agent, pbx, extension, password, Encryption::Srtp)
     }
 
-    fn on(
+    fn with_agent(
         (agent, invitations): (Agent, Invitations),
         pbx: SocketAddr,
         extension: &str,
         password: &str,
-        protection: Encryption,
+        encryption: Encryption,
     ) -> Result<Self, Error> {
         let credential = Credential {
             username: extension.to_owned(),
@@ -74,14 +74,14 @@ impl Phone {
             registrar: pbx,
             extension: extension.to_owned(),
             camera: Camera::None,
-            protection,
+            encryption,
         })
     }
 
     /// Answers with unencrypted media, even if the offer is encrypted.
     pub fn without_srtp(self) -> Self {
         Self {
-            protection: Encryption::Clear,
+            encryption: Encryption::Clear,
             ..self
         }
     }
@@ -107,7 +107,7 @@ impl Phone {
 
     /// Registers with the PBX for ten minutes, with digest authentication.
     pub async fn register(&mut self) -> Result<(), Error> {
-        self.register_for(REGISTERED_FOR).await
+        self.register_for(REGISTRATION_SECONDS).await
     }
 
     /// Removes the registration.
@@ -139,7 +139,7 @@ impl Phone {
             Ok(Some(invitation)) => self.ring(invitation).await,
             Ok(None) => Err(Error::Stopped),
             Err(_) => Err(Error::TimedOut {
-                wanted: "an INVITE",
+                expected: "an INVITE",
                 waited: within,
                 seen: Vec::new(),
             }),
@@ -148,7 +148,7 @@ impl Phone {
 
     async fn ring(&self, mut invitation: Transaction) -> Result<IncomingCall, Error> {
         let caller = caller_in_invite(&invitation)?;
-        let media = Media::open(self.agent.ip(), self.camera, self.protection).await?;
+        let media = Media::open(self.agent.ip(), self.camera, self.encryption).await?;
         let headers = invitation.original.headers.clone();
         let offer = invitation.original.body.clone();
         let log = EventLog::new();
@@ -159,23 +159,24 @@ impl Phone {
             .dialogs
             .get_or_create_server_invite(&invitation, state, None, Some(contact))
             .map_err(failed("taking an INVITE"))?;
-        let story = agent::follow(
+        let tracking = agent::track_dialog(
             states,
             self.agent.dialogs.clone(),
             log.clone(),
             media.clone(),
             CallSide::Called,
         );
-        tokio::spawn(story);
+        tokio::spawn(tracking);
         let leg = Leg {
             dialog: dialog.clone(),
             log: log.clone(),
             media,
-            end: CallSide::Called,
+            side: CallSide::Called,
         };
+        // Runs until the call is over: it answers the INVITE, and later the BYE or CANCEL.
         tokio::spawn(async move { dialog.handle(&mut invitation).await });
         leg.dialog.ringing(None, None).map_err(failed("ringing"))?;
-        log.note(CallStage::Ringing { code: 180 });
+        log.log(CallStage::Ringing { code: 180 });
         Ok(IncomingCall {
             caller,
             headers,
@@ -190,19 +191,19 @@ impl Phone {
 /// A free port at the local address that the system would send from. Sends nothing.
 async fn local_address_towards(pbx: SocketAddr) -> Result<SocketAddr, Error> {
     let probe = async {
-        let socket = tokio::net::UdpSocket::bind(unspecified(pbx)).await?;
+        let socket = tokio::net::UdpSocket::bind(any_address(pbx)).await?;
         socket.connect(pbx).await?;
         socket.local_addr()
     };
     let address = probe.await.map_err(|source| Error::Socket {
-        doing: "finding the way to the PBX",
+        operation: "finding the local address",
         source,
     })?;
     Ok(SocketAddr::new(address.ip(), 0))
 }
 
-fn unspecified(like: SocketAddr) -> SocketAddr {
-    if like.is_ipv4() {
+fn any_address(family: SocketAddr) -> SocketAddr {
+    if family.is_ipv4() {
         SocketAddr::from(([0; 4], 0))
     } else {
         SocketAddr::from(([0; 16], 0))
@@ -212,7 +213,7 @@ fn unspecified(like: SocketAddr) -> SocketAddr {
 fn caller_in_invite(invitation: &Transaction) -> Result<Caller, Error> {
     let header = invitation.original.from_header();
     let header = header.map_err(|error| failed("reading an INVITE's From")(error.into()))?;
-    Caller::in_from(header.value())
+    Caller::from_header(header.value())
 }
 
 /// A call that rings at a phone. Dropping the last clone rejects or hangs up the call.
@@ -235,8 +236,8 @@ impl IncomingCall {
 
     /// The value of the INVITE's first header of this name.
     pub fn header(&self, name: &str) -> Option<&str> {
-        let is_it = |header: &&Header| header.name().eq_ignore_ascii_case(name);
-        self.headers.iter().find(is_it).map(Header::value)
+        let has_name = |header: &&Header| header.name().eq_ignore_ascii_case(name);
+        self.headers.iter().find(has_name).map(Header::value)
     }
 
     /// The INVITE's session description.
@@ -266,11 +267,11 @@ impl IncomingCall {
         let headers = agent::sdp_content_type();
         let sent = self.leg.dialog.accept(Some(headers), Some(answer));
         sent.map_err(failed("answering a call"))?;
-        self.leg.log.note(CallStage::Answered);
-        let is_it = |stage: &CallStage| *stage == CallStage::Answered;
+        self.leg.log.log(CallStage::Answered);
+        let matches_stage = |stage: &CallStage| *stage == CallStage::Answered;
         let at_once = Duration::ZERO;
         self.events()
-            .wait_for("our own answer", at_once, is_it)
+            .wait_for("the answer", at_once, matches_stage)
             .await
     }
 
@@ -286,9 +287,9 @@ impl IncomingCall {
 
     /// Waits for the end of the call: a BYE, or a CANCEL before the answer.
     pub async fn ended(&self, within: Duration) -> Result<CallEvent, Error> {
-        let is_it = |stage: &CallStage| matches!(stage, CallStage::Ended { .. });
+        let matches_stage = |stage: &CallStage| matches!(stage, CallStage::Ended { .. });
         self.events()
-            .wait_for("the call's end", within, is_it)
+            .wait_for("the call's end", within, matches_stage)
             .await
     }
 }

@@ -61,7 +61,7 @@ impl Codec {
 
     /// The bytes before the tags. For VP8: a payload descriptor with the S bit (start of a partition), then the key
     /// frame header: frame tag, start code, and the size 320 × 240.
-    fn prelude(self) -> &'static [u8] {
+    fn payload_header(self) -> &'static [u8] {
         match self {
             Self::Pcmu => &[],
             Self::Vp8 => &[
@@ -71,7 +71,7 @@ impl Codec {
     }
 
     /// How many bytes of tags a packet contains. For PCMU, one byte per sample.
-    fn body_bytes(self) -> usize {
+    fn payload_bytes(self) -> usize {
         match self {
             Self::Pcmu => 160,
             Self::Vp8 => 800,
@@ -111,7 +111,7 @@ pub(crate) enum Encryption {
 pub(crate) struct Stream {
     codec: Codec,
     local: SocketAddr,
-    mark: SenderTag,
+    tag: SenderTag,
     /// The key for our own packets. `None` without SRTP.
     key: Option<MasterKey>,
     received: watch::Sender<HashMap<SenderTag, u64>>,
@@ -119,7 +119,7 @@ pub(crate) struct Stream {
     /// Set by the first remote session description. A later one moves the stream.
     remote: watch::Sender<Option<RemoteStream>>,
     /// The payload type and the key of the remote's packets. Packets with another payload type belong to another codec.
-    theirs: watch::Sender<(u8, Option<MasterKey>)>,
+    inbound: watch::Sender<(u8, Option<MasterKey>)>,
     /// Stops both tasks when the last clone is dropped.
     _stop: Arc<DropGuard>,
 }
@@ -128,7 +128,7 @@ impl Stream {
     pub(crate) async fn open(
         codec: Codec,
         ip: IpAddr,
-        protection: Encryption,
+        encryption: Encryption,
     ) -> Result<Self, Error> {
         let socket = UdpSocket::bind((ip, 0)).await;
         let socket = Arc::new(socket.map_err(|source| failed("opening an RTP socket", source))?);
@@ -138,15 +138,15 @@ impl Stream {
         let stream = Self {
             codec,
             local,
-            mark: sender_tag(local),
-            key: match protection {
+            tag: sender_tag(local),
+            key: match encryption {
                 Encryption::Clear => None,
                 Encryption::Srtp => Some(MasterKey::random()?),
             },
             received: watch::Sender::default(),
             socket,
             remote: watch::Sender::default(),
-            theirs: watch::Sender::new((codec.payload_type(), None)),
+            inbound: watch::Sender::new((codec.payload_type(), None)),
             _stop: Arc::new(stop.clone().drop_guard()),
         };
         stream.spawn_receiver(stop.clone());
@@ -160,7 +160,7 @@ impl Stream {
 
     /// Starts sending to the remote, or switches to a new one.
     pub(crate) fn connect(&self, remote: RemoteStream) {
-        self.theirs.send_replace((remote.payload_type, remote.key));
+        self.inbound.send_replace((remote.payload_type, remote.key));
         self.remote.send_replace(Some(remote));
     }
 
@@ -184,52 +184,54 @@ impl Stream {
 
     pub(crate) fn received_from(&self, other: &Self) -> u64 {
         let received = self.received.borrow();
-        received.get(&other.mark).copied().unwrap_or(0)
+        received.get(&other.tag).copied().unwrap_or(0)
     }
 
     /// Whether five packets of the other stream arrive in time.
-    pub(crate) async fn receives(&self, other: &Self, within: Duration) -> bool {
+    pub(crate) async fn receives_from(&self, other: &Self, within: Duration) -> bool {
         let mut received = self.received.subscribe();
-        let enough = received.wait_for(|received| received.get(&other.mark) >= Some(&5));
+        let enough = received.wait_for(|received| received.get(&other.tag) >= Some(&5));
         let result = tokio::time::timeout(within, enough).await;
         result.is_ok_and(|enough| enough.is_ok())
     }
 
     fn spawn_receiver(&self, stop: CancellationToken) {
         let (socket, received) = (self.socket.clone(), self.received.clone());
-        let (codec, theirs, encrypted) = (self.codec, self.theirs.subscribe(), self.key.is_some());
+        let (codec, inbound, encrypted) =
+            (self.codec, self.inbound.subscribe(), self.key.is_some());
         tokio::spawn(stop.run_until_cancelled_owned(async move {
             let mut packet = [0; 2048];
-            let mut decryption = PacketDecryptor::default();
+            let mut decryptor = PacketDecryptor::default();
             while let Ok(size) = socket.recv(&mut packet).await {
-                let (payload_type, key) = *theirs.borrow();
+                let (payload_type, key) = *inbound.borrow();
                 let packet = match encrypted {
-                    true => decryption.read(&packet[..size], key),
+                    true => decryptor.decrypt(&packet[..size], key),
                     false => Some(packet[..size].to_vec()),
                 };
-                let mark = packet.and_then(|packet| tag_in_packet(&packet, codec, payload_type));
-                if let Some(mark) = mark {
-                    received.send_modify(|received| *received.entry(mark).or_default() += 1);
+                let tag = packet.and_then(|packet| tag_in_packet(&packet, codec, payload_type));
+                if let Some(tag) = tag {
+                    received.send_modify(|received| *received.entry(tag).or_default() += 1);
                 }
             }
         }));
     }
 
     fn spawn_sender(&self, stop: CancellationToken) -> Result<(), Error> {
-        let (socket, codec, mark) = (self.socket.clone(), self.codec, self.mark);
-        let encryption = self.key.map(SrtpContext::of).transpose()?;
+        let (socket, codec, tag) = (self.socket.clone(), self.codec, self.tag);
+        let session = self.key.map(SrtpContext::new).transpose()?;
         let remote = self.remote.subscribe();
         tokio::spawn(stop.run_until_cancelled_owned(async move {
             let mut clock = tokio::time::interval(codec.packet_every());
+            // After a pause, go on at the normal rate and do not send the missed packets in a burst.
             clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
             for sequence in 0_u32.. {
                 clock.tick().await;
                 let Some(remote) = *remote.borrow() else {
                     continue;
                 };
-                let mut packet = packet(codec, remote.payload_type, sequence, mark);
-                if let Some(encryption) = &encryption
-                    && encryption.protect(&mut packet, sequence.into()).is_err()
+                let mut packet = packet(codec, remote.payload_type, sequence, tag);
+                if let Some(session) = &session
+                    && session.protect(&mut packet, sequence.into()).is_err()
                 {
                     return;
                 }
@@ -252,9 +254,9 @@ struct PacketDecryptor {
 
 impl PacketDecryptor {
     /// Decrypts a packet. `None` when it does not authenticate with this key.
-    fn read(&mut self, packet: &[u8], key: Option<MasterKey>) -> Option<Vec<u8>> {
+    fn decrypt(&mut self, packet: &[u8], key: Option<MasterKey>) -> Option<Vec<u8>> {
         if self.key != key {
-            let session = key.and_then(|key| SrtpContext::of(key).ok());
+            let session = key.and_then(|key| SrtpContext::new(key).ok());
             *self = Self {
                 key,
                 session,
@@ -268,33 +270,33 @@ impl PacketDecryptor {
     }
 }
 
-fn failed(doing: &'static str, source: std::io::Error) -> Error {
-    Error::Socket { doing, source }
+fn failed(operation: &'static str, source: std::io::Error) -> Error {
+    Error::Socket { operation, source }
 }
 
 fn sender_tag(address: SocketAddr) -> SenderTag {
-    let mut mark = [0; TAG_BYTES];
+    let mut tag = [0; TAG_BYTES];
     match address.ip() {
-        IpAddr::V4(ip) => mark[2..6].copy_from_slice(&ip.octets()),
-        IpAddr::V6(ip) => mark[2..6].copy_from_slice(&ip.octets()[12..]),
+        IpAddr::V4(ip) => tag[2..6].copy_from_slice(&ip.octets()),
+        IpAddr::V6(ip) => tag[2..6].copy_from_slice(&ip.octets()[12..]),
     }
-    mark[..2].copy_from_slice(b"RB");
-    mark[6..].copy_from_slice(&address.port().to_be_bytes());
-    mark
+    tag[..2].copy_from_slice(b"RB");
+    tag[6..].copy_from_slice(&address.port().to_be_bytes());
+    tag
 }
 
-fn packet(codec: Codec, payload_type: u8, sequence: u32, mark: SenderTag) -> Vec<u8> {
+fn packet(codec: Codec, payload_type: u8, sequence: u32, tag: SenderTag) -> Vec<u8> {
     const VERSION_2: u8 = 0x80;
     let time = sequence.wrapping_mul(codec.ticks());
-    let size = HEADER_BYTES + codec.prelude().len() + codec.body_bytes();
+    let size = HEADER_BYTES + codec.payload_header().len() + codec.payload_bytes();
     let mut packet = Vec::with_capacity(size);
     packet.extend([VERSION_2, codec.marker_bit() | payload_type]);
     packet.extend((sequence as u16).to_be_bytes());
     packet.extend(time.to_be_bytes());
     // The stream id (SSRC), which is as unique as the tag.
-    packet.extend(&mark[TAG_BYTES - 4..]);
-    packet.extend(codec.prelude());
-    packet.extend(mark.iter().cycle().take(codec.body_bytes()));
+    packet.extend(&tag[TAG_BYTES - 4..]);
+    packet.extend(codec.payload_header());
+    packet.extend(tag.iter().cycle().take(codec.payload_bytes()));
     packet
 }
 
@@ -309,10 +311,10 @@ fn tag_in_packet(packet: &[u8], codec: Codec, payload_type: u8) -> Option<Sender
 }
 
 fn tag_in_payload(payload: &[u8], codec: Codec) -> Option<SenderTag> {
-    let body = payload.strip_prefix(codec.prelude())?;
-    let mark = *body.first_chunk::<TAG_BYTES>()?;
-    let intact = body.iter().eq(mark.iter().cycle().take(body.len()));
-    intact.then_some(mark)
+    let body = payload.strip_prefix(codec.payload_header())?;
+    let tag = *body.first_chunk::<TAG_BYTES>()?;
+    let intact = body.iter().eq(tag.iter().cycle().take(body.len()));
+    intact.then_some(tag)
 }
 
 #[cfg(test)]
@@ -322,7 +324,7 @@ mod tests {
     const SENDER: SenderTag = *b"RB123456";
 
     #[test]
-    fn other_codecs_and_broken_packets_do_not_count() {
+    fn packets_with_another_payload_type_or_no_header_do_not_count() {
         let mut speech = packet(Codec::Pcmu, 0, 1, SENDER);
         assert_eq!(tag_in_packet(&speech, Codec::Pcmu, 0), Some(SENDER));
         speech[1] = 8;
@@ -331,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_changed_on_its_way_is_nobodys() {
+    fn a_changed_packet_has_no_known_sender() {
         let mut speech = packet(Codec::Pcmu, 0, 1, SENDER);
         speech[HEADER_BYTES + 100] ^= 1;
         assert_eq!(tag_in_packet(&speech, Codec::Pcmu, 0), Some(UNKNOWN_SENDER));
@@ -344,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_is_a_whole_key_frame_under_the_number_agreed_on() {
+    fn a_video_packet_is_a_whole_key_frame_with_the_negotiated_payload_type() {
         let picture = packet(Codec::Vp8, 100, 2, SENDER);
         assert_eq!(picture[1], MARKER_BIT | 100);
         assert_eq!(picture[4..8], 7_200_u32.to_be_bytes());

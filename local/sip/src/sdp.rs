@@ -62,12 +62,15 @@ pub(crate) fn answer(local: LocalStreams, offered: &[u8]) -> String {
     let answers = offered.streams.iter().map(|stream| {
         let vp8 = stream.payload_type_of("VP8/90000");
         let crypto = stream.crypto.map(|(tag, _)| tag);
-        let takes = |receiver: &LocalStream| receiver.key.is_none() || crypto.is_some();
+        let accepts = |receiver: &LocalStream| receiver.key.is_none() || crypto.is_some();
         let tag = crypto.unwrap_or(OFFER_CRYPTO_TAG);
         match (stream.kind, vp8) {
-            ("audio", _) => audio.take().filter(takes).map(|rtp| audio_lines(rtp, tag)),
+            ("audio", _) => audio
+                .take()
+                .filter(accepts)
+                .map(|rtp| audio_lines(rtp, tag)),
             ("video", Some(vp8)) if stream.port != 0 => {
-                let video = video.take().filter(takes);
+                let video = video.take().filter(accepts);
                 video.map(|rtp| video_lines(rtp, vp8, tag))
             }
             _ => None,
@@ -137,6 +140,7 @@ impl<'a> SessionDescription<'a> {
     /// Parses a session description. Invalid UTF-8 gives an empty one.
     fn read(sdp: &'a [u8]) -> Self {
         let text = std::str::from_utf8(sdp).unwrap_or_default();
+        // The first part is the session, and each other part is a media section.
         let mut sections = text.split("\nm=");
         let session = sections.next().unwrap_or_default();
         Self {
@@ -151,8 +155,8 @@ impl<'a> SessionDescription<'a> {
         kind: &str,
         payload_type: impl Fn(&'s MediaSection<'a>) -> Option<&'a str>,
     ) -> Option<RemoteStream> {
-        let wanted = |stream: &&MediaSection| stream.kind == kind && stream.port != 0;
-        self.streams.iter().filter(wanted).find_map(|stream| {
+        let is_active = |stream: &&MediaSection| stream.kind == kind && stream.port != 0;
+        self.streams.iter().filter(is_active).find_map(|stream| {
             Some(RemoteStream {
                 address: SocketAddr::new(stream.ip.or(self.ip)?, stream.port),
                 payload_type: payload_type(stream)?.parse().ok()?,
@@ -234,7 +238,7 @@ mod tests {
                              m=video 2 RTP/AVP 99 100\r\na=rtpmap:99 H264/90000\r\na=rtpmap:100 VP8/90000\r\n";
 
     #[test]
-    fn what_we_describe_we_can_read() -> Result<(), Error> {
+    fn an_offer_can_be_parsed() -> Result<(), Error> {
         for address in ["127.0.0.2:40000", "[::1]:40002"] {
             let audio: SocketAddr = address.parse().map_err(|_| Error::Stopped)?;
             let video = SocketAddr::new(audio.ip(), 40004);
@@ -256,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn an_encrypted_leg_answers_with_its_own_key_under_the_offers_number() -> Result<(), Error> {
+    fn an_encrypted_leg_answers_with_its_own_key_and_the_offered_tag() -> Result<(), Error> {
         let (theirs, ours) = (MasterKey::random()?, encrypted()?);
         let offered = format!(
             "v=0\r\nc=IN IP4 10.0.0.1\r\nm=audio 1 RTP/SAVP 0\r\na=crypto:1 AEAD_AES_256_GCM inline:AAAA\r\n\
@@ -272,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn an_encrypted_leg_refuses_a_stream_in_clear() -> Result<(), Error> {
+    fn an_encrypted_leg_refuses_an_unencrypted_stream() -> Result<(), Error> {
         let answer = answer(encrypted()?, OFFERED);
         assert!(answer.contains("m=audio 0 RTP/AVP 0 8\r\n"), "{answer}");
         Ok(())
@@ -285,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_phone_with_a_camera_takes_vp8_under_the_offers_number() {
+    fn a_phone_with_a_camera_accepts_vp8_with_the_offered_payload_type() {
         let expected =
             offer(VOICE) + "m=video 4002 RTP/AVP 100\r\na=rtpmap:100 VP8/90000\r\na=sendrecv\r\n";
         assert_eq!(answer(VIDEO, OFFERED), expected);
@@ -294,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn video_without_vp8_and_a_second_camera_are_refused() {
+    fn video_without_vp8_and_a_second_video_stream_are_refused() {
         let offered =
             b"v=0\r\nm=video 2 RTP/AVP 99\r\na=rtpmap:99 H264/90000\r\nm=audio 1 RTP/AVP 0\r\n\
                         m=video 3 RTP/AVP 96\r\na=rtpmap:96 VP8/90000\r\n\
@@ -313,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn the_streams_own_address_wins_over_the_sessions() -> Result<(), Error> {
+    fn the_address_of_a_stream_overrides_that_of_the_session() -> Result<(), Error> {
         let sdp = b"v=0\r\nc=IN IP4 10.0.0.1\r\nt=0 0\r\nm=audio 4000 RTP/AVP 8 0\r\n\
                     c=IN IP4 10.0.0.2\r\nm=video 5000 RTP/AVP 96\r\nc=IN IP4 10.0.0.3\r\n";
         assert_eq!(audio(sdp)?.address.to_string(), "10.0.0.2:4000");

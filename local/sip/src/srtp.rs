@@ -52,6 +52,7 @@ impl MasterKey {
         let [key @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _] = &self.0;
         let mut iv = [0; 16];
         iv[..SALT_BYTES].copy_from_slice(&self.0[KEY_BYTES..]);
+        // The label is at bit 48 of the 112-bit salt (RFC 3711, section 4.3.1).
         iv[7] ^= label;
         let mut stream = [0; N];
         encrypt(&cipher(key)?, iv, &mut stream)?;
@@ -67,8 +68,9 @@ pub(crate) struct SrtpContext {
 }
 
 impl SrtpContext {
-    pub(crate) fn of(key: MasterKey) -> Result<Self, Error> {
+    pub(crate) fn new(key: MasterKey) -> Result<Self, Error> {
         Ok(Self {
+            // The labels 0, 1 and 2 give the encryption key, the authentication key and the salt.
             cipher: cipher(&key.derive::<KEY_BYTES>(0)?)?,
             authentication: hmac::Key::new(
                 hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY,
@@ -101,6 +103,7 @@ impl SrtpContext {
         let Some((header, payload)) = packet.split_at_mut_checked(HEADER_BYTES) else {
             return Err(Error::Srtp);
         };
+        // IV = (salt * 2^16) XOR (SSRC * 2^64) XOR (index * 2^16).
         let mut iv = [0; 16];
         iv[4..8].copy_from_slice(&header[8..12]);
         iv[8..14].copy_from_slice(&index.to_be_bytes()[2..]);
@@ -111,6 +114,7 @@ impl SrtpContext {
     }
 
     fn tag(&self, packet: &[u8], index: u64) -> hmac::Tag {
+        // The signature covers the packet and the rollover counter, which is the upper part of the index.
         let mut signed = hmac::Context::with_key(&self.authentication);
         signed.update(packet);
         signed.update(&index.to_be_bytes()[2..6]);
@@ -124,26 +128,29 @@ pub(crate) fn index_of(packet: &[u8], latest: Option<u64>) -> Option<u64> {
     let Some(latest) = latest else {
         return Some(sequence.into());
     };
+    // Read as signed, the difference takes the shorter way around the wrap.
     #[allow(
         clippy::cast_possible_truncation,
-        reason = "the lower 16 bits are meant"
+        reason = "only the lower 16 bits count"
     )]
     let ahead = sequence.wrapping_sub(latest as u16).cast_signed();
     latest.checked_add_signed(ahead.into())
 }
 
 fn cipher(key: &[u8]) -> Result<EncryptingKey, Error> {
-    let key = UnboundCipherKey::new(&AES_128, key).map_err(refused)?;
-    EncryptingKey::ctr(key).map_err(refused)
+    let key = UnboundCipherKey::new(&AES_128, key).map_err(crypto_error)?;
+    EncryptingKey::ctr(key).map_err(crypto_error)
 }
 
 fn encrypt(cipher: &EncryptingKey, iv: [u8; 16], data: &mut [u8]) -> Result<(), Error> {
     let context = EncryptionContext::Iv128(iv.into());
-    cipher.less_safe_encrypt(data, context).map_err(refused)?;
+    cipher
+        .less_safe_encrypt(data, context)
+        .map_err(crypto_error)?;
     Ok(())
 }
 
-fn refused(_: Unspecified) -> Error {
+fn crypto_error(_: Unspecified) -> Error {
     Error::Srtp
 }
 
@@ -164,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_derived_as_the_rfc_shows() -> Result<(), Error> {
+    fn keys_are_derived_as_in_the_rfc() -> Result<(), Error> {
         let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02X}")).collect::<String>();
         assert_eq!(
             hex(&MASTER.derive::<16>(0)?),
@@ -182,14 +189,14 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_is_read_with_its_own_key_and_number_alone() -> Result<(), Error> {
-        let session = SrtpContext::of(MASTER)?;
+    fn a_packet_decrypts_only_with_its_own_key_and_index() -> Result<(), Error> {
+        let session = SrtpContext::new(MASTER)?;
         let mut sent = packet();
         session.protect(&mut sent, 7)?;
         assert!(!sent.windows(6).any(|bytes| bytes == b"speech"));
         assert_eq!(session.unprotect(&sent, 7), Some(packet()));
         assert_eq!(session.unprotect(&sent, 0x1_0007), None);
-        let other = SrtpContext::of(MasterKey::random()?)?;
+        let other = SrtpContext::new(MasterKey::random()?)?;
         assert_eq!(other.unprotect(&sent, 7), None);
         sent[13] ^= 1;
         assert_eq!(session.unprotect(&sent, 7), None);
@@ -197,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_start_again_are_counted_on() {
+    fn the_index_continues_when_the_sequence_number_wraps() {
         let at = |sequence: u16| {
             let [high, low] = sequence.to_be_bytes();
             [0x80, 0, high, low]
@@ -209,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_read_as_it_was_written() {
+    fn a_key_can_be_written_and_parsed() {
         assert_eq!(MasterKey::read(&MASTER.inline()), Some(MASTER));
         let with_lifetime = format!("{}|2^20|1:4", MASTER.inline());
         assert_eq!(MasterKey::read(&with_lifetime), Some(MASTER));

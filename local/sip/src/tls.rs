@@ -41,7 +41,7 @@ pub(crate) async fn connect(
         config: client_config(ca_pem)?,
     });
     let target = SipAddr::new(Transport::Tls, pbx.into());
-    let _one_at_a_time = CONNECT_LOCK.lock().await;
+    let _lock = CONNECT_LOCK.lock().await;
     set_client_connector(connector);
     let connected = transport.lookup(&target, None).await;
     clear_client_connector();

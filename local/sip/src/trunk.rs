@@ -18,7 +18,7 @@ use crate::{
 pub struct Trunk {
     agent: Agent,
     camera: Camera,
-    protection: Encryption,
+    encryption: Encryption,
 }
 
 impl Trunk {
@@ -28,7 +28,7 @@ impl Trunk {
         Ok(Self {
             agent,
             camera: Camera::None,
-            protection: Encryption::Clear,
+            encryption: Encryption::Clear,
         })
     }
 
@@ -39,14 +39,14 @@ impl Trunk {
         Ok(Self {
             agent,
             camera: Camera::None,
-            protection: Encryption::Srtp,
+            encryption: Encryption::Srtp,
         })
     }
 
     /// Offers unencrypted media.
     pub fn without_srtp(self) -> Self {
         Self {
-            protection: Encryption::Clear,
+            encryption: Encryption::Clear,
             ..self
         }
     }
@@ -73,7 +73,7 @@ impl Trunk {
         caller: Caller,
         call_sid: Option<&str>,
     ) -> Result<OutgoingCall, Error> {
-        let media = Media::open(self.agent.ip(), self.camera, self.protection).await?;
+        let media = Media::open(self.agent.ip(), self.camera, self.encryption).await?;
         let mut headers = caller.privacy(&self.agent)?;
         headers.extend(call_sid.map(|sid| Header::Other("X-Exotel-CallSid".into(), sid.into())));
         let invite = InviteOption {
@@ -94,21 +94,21 @@ impl Trunk {
             .dialogs
             .do_invite_async(invite, state)
             .map_err(failed("sending an INVITE"))?;
-        let story = agent::follow(
+        let tracking = agent::track_dialog(
             states,
             self.agent.dialogs.clone(),
             log.clone(),
             media.clone(),
             CallSide::Calling,
         );
-        tokio::spawn(story);
-        let noting = log.clone();
-        tokio::spawn(async move { log_rejection(outcome.await.ok(), &noting) });
+        tokio::spawn(tracking);
+        let rejection_log = log.clone();
+        tokio::spawn(async move { log_rejection(outcome.await.ok(), &rejection_log) });
         let leg = Leg {
             dialog,
             log,
             media,
-            end: CallSide::Calling,
+            side: CallSide::Calling,
         };
         Ok(OutgoingCall {
             placed,
@@ -129,11 +129,11 @@ fn log_rejection(outcome: Option<InviteAsyncResult>, log: &EventLog) {
     match outcome {
         Some(Ok((_, Some(response)))) => {
             if response.status_code.kind() != StatusCodeKind::Successful {
-                log.note(agent::rejected(&response.status_code));
+                log.log(agent::rejected_stage(&response.status_code));
             }
         }
         // No response at all counts as 408 (RFC 3261, section 8.1.3.1).
-        _ => log.note(CallStage::Rejected {
+        _ => log.log(CallStage::Rejected {
             code: 408,
             reason: "No response".to_owned(),
         }),
@@ -168,20 +168,27 @@ impl OutgoingCall {
 
     /// Waits for the 180 or 183.
     pub async fn ringing(&self, within: Duration) -> Result<CallEvent, Error> {
-        let is_it = |stage: &CallStage| matches!(stage, CallStage::Ringing { .. });
-        self.events().wait_for("180 Ringing", within, is_it).await
+        let matches_stage = |stage: &CallStage| matches!(stage, CallStage::Ringing { .. });
+        self.events()
+            .wait_for("180 Ringing", within, matches_stage)
+            .await
     }
 
     /// Waits for the 200.
     pub async fn answered(&self, within: Duration) -> Result<CallEvent, Error> {
-        let is_it = |stage: &CallStage| *stage == CallStage::Answered;
-        self.events().wait_for("200 OK", within, is_it).await
+        let matches_stage = |stage: &CallStage| *stage == CallStage::Answered;
+        self.events()
+            .wait_for("200 OK", within, matches_stage)
+            .await
     }
 
     /// Waits for a final response other than 200, and returns its code.
     pub async fn rejected(&self, within: Duration) -> Result<(u16, CallEvent), Error> {
-        let is_it = |stage: &CallStage| matches!(stage, CallStage::Rejected { .. });
-        let event = self.events().wait_for("a rejection", within, is_it).await?;
+        let matches_stage = |stage: &CallStage| matches!(stage, CallStage::Rejected { .. });
+        let event = self
+            .events()
+            .wait_for("a rejection", within, matches_stage)
+            .await?;
         match event.stage {
             CallStage::Rejected { code, .. } => Ok((code, event)),
             _ => Err(Error::Stopped),
@@ -190,9 +197,9 @@ impl OutgoingCall {
 
     /// Waits for the end of an answered call.
     pub async fn ended(&self, within: Duration) -> Result<CallEvent, Error> {
-        let is_it = |stage: &CallStage| matches!(stage, CallStage::Ended { .. });
+        let matches_stage = |stage: &CallStage| matches!(stage, CallStage::Ended { .. });
         self.events()
-            .wait_for("the call's end", within, is_it)
+            .wait_for("the call's end", within, matches_stage)
             .await
     }
 

@@ -15,9 +15,9 @@ struct Line {
 impl Line {
     async fn new() -> Result<Self> {
         // A phone that does not register needs the PBX address only to find its own local address.
-        let nobody: SocketAddr = "127.0.0.1:9".parse()?;
+        let pbx: SocketAddr = "127.0.0.1:9".parse()?;
         Ok(Self {
-            phone: Phone::new(nobody, "1001", "unused").await?,
+            phone: Phone::new(pbx, "1001", "unused").await?,
             trunk: Trunk::bind("127.0.0.2:0").await?,
         })
     }
@@ -76,7 +76,7 @@ async fn the_caller_hangs_up() -> Result<()> {
 }
 
 #[tokio::test]
-async fn the_phones_rejection_reaches_the_caller_with_its_code() -> Result<()> {
+async fn the_caller_gets_the_response_code_of_a_rejection() -> Result<()> {
     let (call, incoming) = Line::new().await?.ring().await?;
     incoming.reject(486).await?;
     let (code, event) = call.rejected(SOON).await?;
@@ -89,7 +89,7 @@ async fn the_phones_rejection_reaches_the_caller_with_its_code() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_caller_who_gives_up_silences_the_phone() -> Result<()> {
+async fn a_cancelled_call_stops_ringing() -> Result<()> {
     let (call, incoming) = Line::new().await?.ring().await?;
     call.cancel().await?;
     assert_eq!(call.rejected(SOON).await?.0, 487);
@@ -112,7 +112,7 @@ async fn a_dropped_call_is_hung_up() -> Result<()> {
 }
 
 #[tokio::test]
-async fn the_phone_sees_who_calls() -> Result<()> {
+async fn the_phone_gets_the_callers_name_and_number() -> Result<()> {
     let asha = Caller::number("+919876543210").named(r#"Asha "आशा" \o/"#);
     let (_call, incoming) = Line::new().await?.ring_from(asha.clone()).await?;
     assert_eq!(*incoming.caller(), asha);
@@ -121,11 +121,11 @@ async fn the_phone_sees_who_calls() -> Result<()> {
 
 #[tokio::test]
 async fn a_withheld_number_does_not_reach_the_phone() -> Result<()> {
-    let somebody = Caller {
+    let caller = Caller {
         withheld: true,
         ..Caller::number("+919876543210")
     };
-    let (_call, incoming) = Line::new().await?.ring_from(somebody).await?;
+    let (_call, incoming) = Line::new().await?.ring_from(caller).await?;
     assert!(incoming.caller().withheld);
     assert_eq!(incoming.caller().number, "anonymous");
     Ok(())
@@ -145,7 +145,7 @@ async fn a_phone_takes_one_call_after_another() -> Result<()> {
 }
 
 #[tokio::test]
-async fn nobody_calling_is_an_error_in_time() -> Result<()> {
+async fn waiting_for_a_call_times_out() -> Result<()> {
     let mut line = Line::new().await?;
     let result = line.phone.next_call(Duration::from_millis(20)).await;
     assert!(matches!(result, Err(Error::TimedOut { .. })));
@@ -186,7 +186,7 @@ async fn a_phone_without_a_camera_takes_a_video_call_as_a_voice_call() -> Result
 }
 
 #[tokio::test]
-async fn a_camera_stays_off_in_a_voice_call() -> Result<()> {
+async fn a_phone_with_a_camera_sends_no_video_in_a_voice_call() -> Result<()> {
     let line = Line::new().await?;
     let mut line = Line {
         phone: line.phone.with_video(),
