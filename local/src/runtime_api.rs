@@ -282,10 +282,10 @@ async fn serve(
 }
 
 async fn next(State(api): State<Arc<RuntimeApi>>) -> Response {
-    let asked = Instant::now();
+    let polled_at = Instant::now();
     api.polled.send_modify(|polls| {
         polls.count += 1;
-        polls.last = Some(asked);
+        polls.last = Some(polled_at);
     });
     let Some(invocation) = api.waiting.lock().await.recv().await else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();

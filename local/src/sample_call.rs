@@ -225,11 +225,11 @@ impl<'a> App<'a> {
                 .json()
                 .await?;
             let mut messages = requests.iter().map(|request| &request["body"]["message"]);
-            let ours = messages.find(|message| {
+            let push = messages.find(|message| {
                 message["token"] == self.push_token.as_str()
                     && message["data"]["type"] == "incoming_call"
             });
-            if let Some(id) = ours.and_then(|message| message["data"]["server_call_id"].as_str()) {
+            if let Some(id) = push.and_then(|message| message["data"]["server_call_id"].as_str()) {
                 return Ok(id.to_owned());
             }
             tokio::time::sleep(Duration::from_millis(10)).await;

@@ -46,7 +46,7 @@ pub enum InputError {
 /// Parses a line typed at `now_ms`, in milliseconds since the Unix epoch.
 ///
 /// # Errors
-/// When the line is neither a command nor JSON.
+/// When the line is not a command and not JSON.
 pub fn parse(line: &str, responder: &Responder, now_ms: i64) -> Result<Input, InputError> {
     let line = line.trim();
     if line.starts_with('{') {

@@ -68,13 +68,13 @@ impl Console {
             [] => Ok(()),
             ["phone", extension, password] => {
                 let phone = Phone::new(self.pbx, extension, password).await?;
-                self.phone(phone).await
+                self.register(phone).await
             }
             ["phone", extension, password, "video"] => {
                 let phone = Phone::new(self.pbx, extension, password).await?;
-                self.phone(phone.with_video()).await
+                self.register(phone.with_video()).await
             }
-            ["forget", extension] => self.forget(extension),
+            ["forget", extension] => self.switch_off(extension),
             ["call", name, did, number] => self.call(name, did, number, None).await,
             ["call", name, did, number, sid] => self.call(name, did, number, Some(sid)).await,
             ["name", ..] => {
@@ -105,7 +105,7 @@ impl Console {
         }
     }
 
-    async fn phone(&mut self, mut phone: Phone) -> Result<()> {
+    async fn register(&mut self, mut phone: Phone) -> Result<()> {
         phone.register().await?;
         let extension = phone.extension().to_owned();
         say(&extension, &format!("registered from {}", phone.address()));
@@ -121,7 +121,7 @@ impl Console {
         Ok(())
     }
 
-    fn forget(&mut self, extension: &str) -> Result<()> {
+    fn switch_off(&mut self, extension: &str) -> Result<()> {
         let phone = self.phones.remove(extension).context("unknown phone")?;
         phone.abort();
         Ok(())

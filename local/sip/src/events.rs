@@ -14,10 +14,7 @@ pub struct EventTime {
 }
 
 impl EventTime {
-    #[allow(
-        clippy::disallowed_methods,
-        reason = "an event of the outside world happens when it happens"
-    )]
+    #[allow(clippy::disallowed_methods, reason = "the time of a real SIP event")]
     pub(crate) fn now() -> Self {
         Self {
             instant: Instant::now(),

@@ -222,7 +222,7 @@ impl Stream {
         let remote = self.remote.subscribe();
         tokio::spawn(stop.run_until_cancelled_owned(async move {
             let mut clock = tokio::time::interval(codec.packet_every());
-            // After a pause, go on at the normal rate and do not send the missed packets in a burst.
+            // After a pause, continue at the normal rate and do not send the missed packets in a burst.
             clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
             for sequence in 0_u32.. {
                 clock.tick().await;

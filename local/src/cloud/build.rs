@@ -13,7 +13,7 @@ use zip::{CompressionMethod, ZipWriter};
 
 use crate::process::run_logged;
 use crate::settings::Settings;
-use crate::tools::{Tools, forget_outer_cargo, make_dir};
+use crate::tools::{Tools, make_dir, remove_cargo_variables};
 
 /// The profile of this program itself. The functions reuse the dependencies that it has compiled.
 const OWN_PROFILE: &str = "dev";
@@ -96,7 +96,7 @@ async fn with_cargo_lambda(settings: &Settings, tools: &Tools, binaries: &[Strin
 
 async fn with_cargo(settings: &Settings, binaries: &[String]) -> Result<()> {
     let mut command = Command::new("cargo");
-    forget_outer_cargo(&mut command);
+    remove_cargo_variables(&mut command);
     // No `-p`: with it, cargo would choose other features for the same dependencies and compile them twice.
     command.args(["build", "--locked"]);
     command

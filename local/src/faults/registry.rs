@@ -118,9 +118,9 @@ impl RegistryState {
 
 impl Rule {
     fn matches(&self, request: &ObservedRequest<'_>, test_calls: &[String]) -> bool {
-        let begins = |wanted: &String| request.operation.starts_with(wanted.as_str());
+        let has_prefix = |prefix: &String| request.operation.starts_with(prefix.as_str());
         self.system == request.system
-            && self.operation.as_ref().is_none_or(begins)
+            && self.operation.as_ref().is_none_or(has_prefix)
             && self
                 .function
                 .as_ref()

@@ -234,13 +234,13 @@ fn transports(pbx: &PbxPorts, etc: &Path) -> String {
 
 /// Two trunks: one unencrypted, as most Exotel accounts have it, and one with TLS and SRTP.
 fn trunk() -> String {
-    let one = |name, template, source| {
+    let endpoint = |name, template, source| {
         format!(
             "[{name}]({template})\n\n[{name}-identify]\ntype = identify\nendpoint = {name}\nmatch = {source}\n\n"
         )
     };
-    one("exotel-encrypted", "trunk", ENCRYPTED_TRUNK_SOURCE)
-        + &one("exotel", "trunk-plain", TRUNK_SOURCE)
+    endpoint("exotel-encrypted", "trunk", ENCRYPTED_TRUNK_SOURCE)
+        + &endpoint("exotel", "trunk-plain", TRUNK_SOURCE)
 }
 
 #[cfg(test)]

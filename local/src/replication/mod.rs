@@ -114,11 +114,11 @@ impl ReplicatedRegion {
     /// Applies a version from the other region. Returns whether it won.
     async fn apply(&mut self, key: ItemKey, version: ItemVersion) -> Result<bool> {
         loop {
-            let Resolution::Replaces(standing) = self.state.resolve(&key, &version) else {
+            let Resolution::Replaces(current) = self.state.resolve(&key, &version) else {
                 return Ok(false);
             };
             let image = version.image.as_ref();
-            if standing == image || self.table.replace(&key, standing, image).await? {
+            if current == image || self.table.replace(&key, current, image).await? {
                 self.state.on_replicated(key, version);
                 return Ok(true);
             }

@@ -32,13 +32,13 @@ impl Tools {
 
     /// Whether the installed versions are the pinned ones.
     pub fn are_installed(&self) -> bool {
-        let (Ok(wanted), Ok(installed)) = (
+        let (Ok(pinned), Ok(installed)) = (
             std::fs::read(&self.requirements),
             std::fs::read(self.stamp()),
         ) else {
             return false;
         };
-        wanted == installed
+        pinned == installed
     }
 
     /// The log of the installation.
@@ -72,7 +72,7 @@ impl Tools {
     pub fn command(&self, tool: &str) -> Command {
         let mut command = Command::new(self.bin().join(tool));
         command.env("PATH", self.path());
-        forget_outer_cargo(&mut command);
+        remove_cargo_variables(&mut command);
         command
     }
 
@@ -108,7 +108,7 @@ impl Tools {
 
 /// Removes the variables that `cargo run` sets for its child. With them, build scripts of a nested cargo would see
 /// another environment and compile everything again.
-pub(crate) fn forget_outer_cargo(command: &mut Command) {
+pub(crate) fn remove_cargo_variables(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         if text.starts_with("CARGO_PKG_")

@@ -110,15 +110,15 @@ fn request(to: &str) -> ConnectRequest {
 async fn the_applications_requests_match_exotels_documentation() {
     let address = stand_in().await;
     let application = application(address);
-    let wanted = request("09052161119");
-    let placed = application.connect(&wanted).await.unwrap();
+    let connect_request = request("09052161119");
+    let placed = application.connect(&connect_request).await.unwrap();
     assert_eq!(placed.status, OutboundProgress::Initiated);
 
     let details = application.details(&placed.call_sid).await.unwrap();
     assert_eq!(details.call_sid, placed.call_sid);
     assert_eq!(details.status, Some(OutboundProgress::InProgress));
-    assert_eq!(details.from, Some(wanted.from));
-    assert_eq!(details.to, Some(wanted.to));
+    assert_eq!(details.from, Some(connect_request.from));
+    assert_eq!(details.to, Some(connect_request.to));
     assert!(details.started_at.is_some() && details.ended_at.is_none());
 
     let unknown = CallSid::try_from("unknown").unwrap();
@@ -133,18 +133,18 @@ async fn the_application_understands_exotels_errors() {
     let address = stand_in().await;
     let failures = json!({"connect": [{"status": 402}, {"status": 429, "retry_after": 7}]});
     let http = Client::new();
-    let told = http.put(format!("http://{address}/behaviour"));
-    told.json(&failures).send().await.unwrap();
+    let configured = http.put(format!("http://{address}/behaviour"));
+    configured.json(&failures).send().await.unwrap();
     let application = application(address);
-    let wanted = request("09052161119");
-    let error = application.connect(&wanted).await.unwrap_err();
+    let connect_request = request("09052161119");
+    let error = application.connect(&connect_request).await.unwrap_err();
     assert!(matches!(error, ExotelError::NoBalance), "{error:?}");
-    let error = application.connect(&wanted).await.unwrap_err();
+    let error = application.connect(&connect_request).await.unwrap_err();
     let ExotelError::TooMany { retry_after } = error else {
         panic!("{error:?}");
     };
     assert_eq!(retry_after, Some(Duration::from_secs(7)));
-    assert!(application.connect(&wanted).await.is_ok());
+    assert!(application.connect(&connect_request).await.is_ok());
 }
 
 /// The stand-in, and a webhook that receives its reports.
@@ -202,10 +202,13 @@ impl Scene {
 
     /// Places a call with the application's client, and returns its CallSid.
     async fn call(&self, id: CallId, path: &str) -> String {
-        let mut wanted = request("09052161119");
-        wanted.custom_field = id;
-        wanted.status_callback = format!("http://{}{path}", self.webhook).into();
-        let placed = application(self.exotel).connect(&wanted).await.unwrap();
+        let mut connect_request = request("09052161119");
+        connect_request.custom_field = id;
+        connect_request.status_callback = format!("http://{}{path}", self.webhook).into();
+        let placed = application(self.exotel)
+            .connect(&connect_request)
+            .await
+            .unwrap();
         placed.call_sid.to_string()
     }
 
@@ -363,11 +366,11 @@ async fn the_answer_of_the_webhook_is_returned_and_redirects_are_not_followed() 
 #[tokio::test]
 async fn a_call_is_found_by_its_custom_field_and_can_be_deleted() {
     let scene = Scene::new().await;
-    let (ours, other) = (CallId::fresh(), CallId::fresh());
-    let sid = scene.call(ours, WEBHOOK).await;
+    let (id, other) = (CallId::fresh(), CallId::fresh());
+    let sid = scene.call(id, WEBHOOK).await;
     scene.call(other, WEBHOOK).await;
     let calls = format!("http://{}/calls", scene.exotel);
-    let found = scene.http.get(format!("{calls}?custom_field={ours}"));
+    let found = scene.http.get(format!("{calls}?custom_field={id}"));
     let found: Value = found.send().await.unwrap().json().await.unwrap();
     assert_eq!(found.as_array().unwrap().len(), 1);
     assert_eq!(found[0]["call_sid"], sid);
@@ -395,17 +398,20 @@ async fn a_call_may_be_placed_although_the_answer_is_lost() {
         {"status": 504, "placed": true},
         {"status": 200, "placed": true, "after_ms": 60_000},
     ]});
-    let told = scene.http.put(behaviour).json(&failures).send();
-    assert_eq!(told.await.unwrap().status(), 204);
+    let configured = scene.http.put(behaviour).json(&failures).send();
+    assert_eq!(configured.await.unwrap().status(), 204);
 
     let id = CallId::fresh();
-    let mut wanted = request("09052161119");
-    wanted.custom_field = id;
+    let mut connect_request = request("09052161119");
+    connect_request.custom_field = id;
     let application = application(scene.exotel);
-    let error = application.connect(&wanted).await.unwrap_err();
+    let error = application.connect(&connect_request).await.unwrap_err();
     assert!(matches!(error, ExotelError::Unknown(_)), "{error:?}");
-    let given_up = tokio::time::timeout(Duration::from_millis(300), application.connect(&wanted));
-    assert!(given_up.await.is_err());
+    let timed_out = tokio::time::timeout(
+        Duration::from_millis(300),
+        application.connect(&connect_request),
+    );
+    assert!(timed_out.await.is_err());
 
     let calls = format!("http://{}/calls?custom_field={id}", scene.exotel);
     let calls: Value = scene
