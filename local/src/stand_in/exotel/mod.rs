@@ -70,8 +70,8 @@ async fn connect(
     if let Some(failure) = failure.as_ref().filter(|failure| !failure.placed) {
         return failing(failure);
     }
-    if let Err(rejection) = exotel.check_account(&sid, &headers) {
-        return rejection;
+    if let Some(error) = exotel.account_error(&sid, &headers) {
+        return error;
     }
     let request = match ConnectRequest::parse(&body) {
         Ok(request) => request,
@@ -96,8 +96,8 @@ async fn details(
     if let Some(failure) = exotel.behaviour.next_failure(Operation::Details).await {
         return failing(&failure);
     }
-    if let Err(rejection) = exotel.check_account(&sid, &headers) {
-        return rejection;
+    if let Some(error) = exotel.account_error(&sid, &headers) {
+        return error;
     }
     let Some(id) = call.strip_suffix(".json") else {
         return not_found().await;

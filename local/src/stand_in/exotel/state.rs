@@ -32,24 +32,24 @@ impl ExotelState {
         self.account.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Checks the API key, and that the path names the same account.
-    pub(super) fn check_account(&self, sid: &str, headers: &HeaderMap) -> Result<(), Response> {
+    /// The error answer if the API key is wrong, or the path names another account.
+    pub(super) fn account_error(&self, sid: &str, headers: &HeaderMap) -> Option<Response> {
         let account = self.account();
         let expected = STANDARD.encode(format!("{}:{}", account.api_key, account.api_token));
         let given = headers
             .get(header::AUTHORIZATION)
             .and_then(|value| value.to_str().ok()?.strip_prefix("Basic "));
         if given != Some(expected.as_str()) {
-            return Err(rest_exception(
+            return Some(rest_exception(
                 StatusCode::UNAUTHORIZED,
                 "Authentication failed",
             ));
         }
         if sid != account.sid {
             let message = "Access to this account is denied";
-            return Err(rest_exception(StatusCode::FORBIDDEN, message));
+            return Some(rest_exception(StatusCode::FORBIDDEN, message));
         }
-        Ok(())
+        None
     }
 
     /// Changes the status of a call. Returns the version to report and the stored one, which differ when the call is
