@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use ringback_local::runtime_api::{Answered, RunningFunction};
+use ringback_local::runtime_api::{TimedAnswer, RunningFunction};
 use serde_json::{Value, json};
 
 use crate::fixture::{Fixture, call_id, ensure_success};
@@ -15,7 +15,7 @@ use crate::stand_ins::{AnsweredRequest, Item, ItemChange, RequestUnits, System};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallEnding {
     /// The app wakes, reads the call's status and accepts. The legs are bridged. The caller hangs up.
-    Answered,
+    TimedAnswer,
     /// The ring timer ends the call.
     TimedOut,
 }
@@ -93,7 +93,7 @@ impl WarmFunctions {
         let arrival = fixture.arrival(&sid)?;
         self.invoke(fixture, &mut run, "asterisk-incoming", &arrival)
             .await?;
-        if ending == CallEnding::Answered {
+        if ending == CallEnding::TimedAnswer {
             let status = fixture.status(&call)?;
             self.invoke(fixture, &mut run, "call-status", &status)
                 .await?;
@@ -126,18 +126,18 @@ impl WarmFunctions {
         run: &mut CallRun,
         function: &'static str,
         event: &Value,
-    ) -> Result<Answered> {
+    ) -> Result<TimedAnswer> {
         if !self.running.contains_key(function) {
             let started = fixture.start_function(function).await?;
             self.running.insert(function, started);
         }
         let running = self.running.get_mut(function).context("just started")?;
         let pid = running.pid().context("the function has ended")?;
-        running.asks_for_more().await?;
+        running.wait_until_idle().await?;
         let before = cpu_time(pid)?;
         let answered = running.invoke_timed(event).await?;
         ensure_success(&answered.answer).with_context(|| format!("{function}: {event}"))?;
-        running.asks_for_more().await?;
+        running.wait_until_idle().await?;
         run.invocations.push(Invocation {
             function,
             duration: answered.at - answered.began,
@@ -161,7 +161,7 @@ fn ensure_ended(changes: &[ItemChange], ending: CallEnding) -> Result<()> {
     let call = last.and_then(call_after).context("no call was stored")?;
     let was_bridged = call.contains_key("bridged_at");
     ensure!(
-        call.contains_key("ended_at") && was_bridged == (ending == CallEnding::Answered),
+        call.contains_key("ended_at") && was_bridged == (ending == CallEnding::TimedAnswer),
         "the call ends as {}, not {ending:?}",
         call.get("status").unwrap_or(&Value::Null)
     );

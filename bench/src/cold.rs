@@ -111,7 +111,7 @@ pub async fn measure(paths: &Paths) -> Result<String> {
 async fn once(fixture: &Fixture, program: Program, event: &Value) -> Result<OneStart> {
     let mut function = program.start(fixture).await?;
     let started = function.started();
-    let poll = function.asks_for_more().await? - started;
+    let poll = function.wait_until_idle().await? - started;
     let answered = function.invoke_timed(event).await?;
     let pid = function.pid().context("the function has ended")?;
     let cpu = cpu_time(pid)?;

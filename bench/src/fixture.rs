@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
-use ringback_local::runtime_api::{Answered, RunningFunction};
+use ringback_local::runtime_api::{RunningFunction, TimedAnswer};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
@@ -248,7 +248,7 @@ pub fn item(value: Value) -> Item {
 ///
 /// # Errors
 /// When the answer is an error or has no call id.
-pub fn call_id(answered: &Answered) -> Result<String> {
+pub fn call_id(answered: &TimedAnswer) -> Result<String> {
     ensure_success(&answered.answer)?;
     let body = answered.answer["body"].as_str().context("no body")?;
     let body: Value = serde_json::from_str(body)?;

@@ -57,7 +57,7 @@ async fn many_clients(fixture: &Fixture) -> Result<String> {
         let mut function = fixture.start_function("broadcast").await?;
         let pid = function.pid().context("the function has ended")?;
         let before = fixture.stand_ins.connections_to(System::Connections);
-        function.asks_for_more().await?;
+        function.wait_until_idle().await?;
         let cpu = cpu_time(pid)?;
         // Made as late as possible: updates about a change that is 5 s old are dropped.
         let event = fixture.change()?;
@@ -125,12 +125,12 @@ async fn many_stored_calls(fixture: &mut Fixture) -> Result<String> {
     fixture.remove_calls();
     let mut functions = WarmFunctions::default();
     // In its first call, each process fetches secrets.
-    functions.run_call(fixture, CallEnding::Answered).await?;
+    functions.run_call(fixture, CallEnding::TimedAnswer).await?;
     let mut first: Option<(usize, RequestUnits)> = None;
     for calls in STORED {
         fixture.remove_calls();
         fill(fixture, calls)?;
-        let run = functions.run_call(fixture, CallEnding::Answered).await?;
+        let run = functions.run_call(fixture, CallEnding::TimedAnswer).await?;
         let cost = (run.requests_to(System::DynamoDb), run.units());
         let first = *first.get_or_insert(cost);
         ensure!(

@@ -211,7 +211,7 @@ async fn of_function(
 
 /// The CPU time of the process so far, once it is idle.
 async fn cpu_when_idle(function: &mut RunningFunction, pid: u32) -> Result<Duration> {
-    function.asks_for_more().await?;
+    function.wait_until_idle().await?;
     tokio::time::sleep(IDLE_AFTER).await;
     cpu_time(pid)
 }

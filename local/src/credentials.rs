@@ -1,4 +1,4 @@
-//! Everything secret in a stack, made anew each time it starts.
+//! The secrets of a stack, generated at each start.
 
 use anyhow::{Context, Result};
 use base64::Engine as _;
@@ -14,19 +14,20 @@ use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
 use crate::settings::{
-    CROWD, EXTENSIONS, NUMBERS, Settings, TOKEN_AUDIENCE, TOKEN_ISSUER, Transport, one_of_the_crowd,
+    EXTENSIONS, EXTRA_PHONES, NUMBERS, Settings, TOKEN_AUDIENCE, TOKEN_ISSUER, Transport,
+    extra_phone,
 };
 
-/// How long the app tokens and the PBX's certificate are good for: longer than any stack runs.
+/// How long app tokens and the PBX's certificate are valid: longer than any stack runs.
 const LIFETIME: Duration = Duration::days(365);
 
-/// The secrets of one stack. Those that others show to the application have one before them that is still valid, as
-/// while they are being replaced.
+/// The secrets of one stack. Each secret that a client presents is stored together with a previous one that is still
+/// valid, as during a rotation.
 #[derive(Debug)]
 pub struct Credentials {
     /// Signs the bearer tokens of apps and operators.
     pub jwt_secret: String,
-    /// What those say of themselves.
+    /// The claims of those tokens.
     pub token: TokenNames,
     /// In the URL of Exotel's webhook.
     pub webhook_secret: String,
@@ -34,56 +35,56 @@ pub struct Credentials {
     pub signing_secret: String,
     /// In the header of the PBX's hooks.
     pub hook_secret: String,
-    /// ARI's user.
+    /// The ARI user.
     pub ari_username: String,
-    /// ARI's password.
+    /// The ARI password.
     pub ari_password: String,
     /// The PBX's certificate for ARI over HTTPS.
     pub ari_certificate: Certificate,
-    /// The authority the application trusts for ARI: that certificate's, unless another PBX takes its place.
+    /// The certificate authority that the application trusts for ARI. `ARI_CA_FILE` replaces it.
     pub ari_ca_pem: String,
-    /// The account pushes are sent with.
+    /// The Google service account that sends pushes.
     pub service_account: ServiceAccount,
-    /// Another service account's file, where the real FCM or another stand-in takes the place of ours.
+    /// The service account in `FCM_SERVICE_ACCOUNT_FILE`, for the real FCM or another stand-in.
     pub service_account_file: Option<Value>,
     /// The Exotel account.
     pub exotel: ExotelAccount,
-    /// The phones' SIP accounts.
+    /// The SIP accounts of the phones.
     pub sip_accounts: Vec<SipAccount>,
 }
 
-/// What a phone registers with.
+/// The SIP account of a phone.
 #[derive(Debug)]
 pub struct SipAccount {
-    /// The extension, which is its user name too.
+    /// The extension, which is also the user name.
     pub extension: String,
     /// The password.
     pub password: String,
-    /// The way it reaches the PBX.
+    /// How the phone connects to the PBX.
     pub transport: Transport,
 }
 
-/// What the template's parameters of the same names say of tokens.
+/// The values of the template parameters `TokenIssuer`, `TokenAudience`, `TokenExtensionClaim` and `TokenRoleClaim`.
 #[derive(Debug, Clone)]
 pub struct TokenNames {
     /// The claim `iss`.
     pub issuer: String,
     /// The claim `aud`.
     pub audience: String,
-    /// The name of the claim that holds the extension.
+    /// The name of the claim with the extension.
     pub extension_claim: String,
-    /// The name of the claim that makes an operator.
+    /// The name of the claim with the role.
     pub role_claim: String,
 }
 
-/// A server certificate with the authority that signed it, in PEM.
+/// A server certificate and the authority that signed it, in PEM.
 #[derive(Debug)]
 pub struct Certificate {
-    /// The authority: what a client trusts.
+    /// The authority, which clients trust.
     pub ca_pem: String,
     /// The server's certificate.
     pub certificate_pem: String,
-    /// The same, as it would be had nobody renewed it.
+    /// The same certificate, but expired.
     pub expired_pem: String,
     /// The server's private key.
     pub key_pem: String,
@@ -96,33 +97,33 @@ pub struct Certificate {
 pub struct ServiceAccount {
     /// The Firebase project.
     pub project_id: String,
-    /// The account's name.
+    /// The account's email address.
     pub client_email: String,
     /// The key's id.
     pub private_key_id: String,
-    /// The key, in PKCS#8.
+    /// The private key in PKCS#8.
     pub private_key_pem: String,
-    /// Its public half.
+    /// The public key.
     pub public_key_pem: String,
-    /// Where it is exchanged for access tokens.
+    /// The URL that exchanges a signed assertion for an access token.
     pub token_uri: String,
 }
 
 /// An Exotel account.
 #[derive(Debug, Clone)]
 pub struct ExotelAccount {
-    /// Account id.
+    /// The account id.
     pub sid: String,
-    /// Basic auth user.
+    /// The Basic auth user.
     pub api_key: String,
-    /// Basic auth password.
+    /// The Basic auth password.
     pub api_token: String,
-    /// The ExoPhone that its calls come from.
+    /// The ExoPhone that calls come from.
     pub caller_id: String,
 }
 
 impl Credentials {
-    /// Makes all of them.
+    /// Generates all secrets.
     pub fn generate(token_uri: &str) -> Result<Self> {
         let ari_certificate = Certificate::generate()?;
         Ok(Self {
@@ -151,8 +152,8 @@ impl Credentials {
             sip_accounts: EXTENSIONS
                 .into_iter()
                 .map(|(extension, transport)| (extension.to_owned(), transport))
-                .chain((0..CROWD).map(|place| {
-                    let [extension, _, _] = one_of_the_crowd(place);
+                .chain((0..EXTRA_PHONES).map(|index| {
+                    let [extension, _, _] = extra_phone(index);
                     (extension, Transport::Udp)
                 }))
                 .map(|(extension, transport)| SipAccount {
@@ -164,8 +165,8 @@ impl Credentials {
         })
     }
 
-    /// With what the environment sets: services other than the stack's own have accounts of their own.
-    pub fn overridden(mut self, settings: &Settings) -> Result<Self> {
+    /// Applies the environment variables, for services that replace the stack's own.
+    pub fn with_overrides(mut self, settings: &Settings) -> Result<Self> {
         let token = &mut self.token;
         for (variable, name) in [
             ("TOKEN_ISSUER", &mut token.issuer),
@@ -182,10 +183,10 @@ impl Credentials {
         self.exotel.api_token = settings.override_or("EXOTEL_API_TOKEN", self.exotel.api_token);
         self.exotel.caller_id = settings.override_or("EXOTEL_CALLER_ID", self.exotel.caller_id);
         if let Some(path) = settings.variable("ARI_CA_FILE") {
-            self.ari_ca_pem = read("ARI_CA_FILE", path)?;
+            self.ari_ca_pem = read_file("ARI_CA_FILE", path)?;
         }
         if let Some(path) = settings.variable("FCM_SERVICE_ACCOUNT_FILE") {
-            let text = read("FCM_SERVICE_ACCOUNT_FILE", path)?;
+            let text = read_file("FCM_SERVICE_ACCOUNT_FILE", path)?;
             let account =
                 serde_json::from_str(&text).with_context(|| format!("{path} is not JSON"))?;
             self.service_account_file = Some(account);
@@ -215,17 +216,17 @@ impl Credentials {
         )?)
     }
 
-    /// The application's secret for app tokens.
+    /// The secret for app tokens.
     pub fn app_secret(&self) -> Value {
         json!({"jwt_secret": self.jwt_secret, "jwt_secret_previous": random()})
     }
 
-    /// The application's secret that Exotel shows.
+    /// The secret of Exotel's webhook.
     pub fn webhook_secret(&self) -> Value {
         json!({"webhook_secret": self.webhook_secret, "webhook_secret_previous": random()})
     }
 
-    /// The application's account at Exotel.
+    /// The account at Exotel.
     pub fn exotel_secret(&self) -> Value {
         json!({
             "account_sid": self.exotel.sid,
@@ -235,17 +236,17 @@ impl Credentials {
         })
     }
 
-    /// The application's own key.
+    /// The key that signs call ids and callback URLs.
     pub fn signing_secret(&self) -> Value {
         json!({"signing_secret": self.signing_secret, "signing_secret_previous": random()})
     }
 
-    /// The application's secret that the PBX shows.
+    /// The secret of the PBX's hooks.
     pub fn hook_secret(&self) -> Value {
         json!({"hook_secret": self.hook_secret, "hook_secret_previous": random()})
     }
 
-    /// The application's credentials at the PBX.
+    /// The credentials for ARI.
     pub fn asterisk_secret(&self) -> Value {
         json!({
             "ari_username": self.ari_username,
@@ -254,7 +255,7 @@ impl Credentials {
         })
     }
 
-    /// The application's secret for FCM: the service account's JSON, as Google hands it out.
+    /// The secret for FCM: a service account's JSON, in Google's format.
     pub fn fcm_secret(&self) -> Value {
         if let Some(other) = &self.service_account_file {
             return other.clone();
@@ -273,7 +274,7 @@ impl Credentials {
 }
 
 impl Certificate {
-    /// Makes an authority and a certificate for this machine.
+    /// Creates a certificate authority and a certificate for this machine.
     pub fn generate() -> Result<Self> {
         let now = OffsetDateTime::now_utc();
         let ca_key = KeyPair::generate()?;
@@ -308,7 +309,7 @@ impl Certificate {
 }
 
 impl ServiceAccount {
-    /// Makes a key whose tokens come from `token_uri`.
+    /// Creates a key. `token_uri` is where it is exchanged for access tokens.
     pub fn generate(token_uri: &str) -> Result<Self> {
         let key = KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048)?;
         Ok(Self {
@@ -322,12 +323,11 @@ impl ServiceAccount {
     }
 }
 
-fn read(variable: &str, path: &str) -> Result<String> {
-    std::fs::read_to_string(path)
-        .with_context(|| format!("could not read {path}, which {variable} names"))
+fn read_file(variable: &str, path: &str) -> Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("could not read {path} ({variable})"))
 }
 
-/// 122 random bits, safe in URLs, headers and configuration files.
+/// 122 random bits, in characters that are safe in URLs, headers and configuration files.
 fn random() -> String {
     Uuid::new_v4().simple().to_string()
 }

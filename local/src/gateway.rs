@@ -1,6 +1,5 @@
-//! The one address in front of the deployed APIs, on the port the seed had: HTTP to the HTTP API, and
-//! `/exotel-stream` to the WebSocket API. Everything passes through unchanged, but for what the console can do on the
-//! local stack alone, below `/local/`.
+//! The single address of the stack, on port 5050: forwards HTTP to the HTTP API and `/exotel-stream` to the WebSocket
+//! API, both unchanged. Below `/local/` it serves the demo of the console, which exists only here.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -21,13 +20,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 
 use crate::cloud::region::Region;
-use crate::playground;
+use crate::demo;
 #[cfg(test)]
 use crate::settings::LOOPBACK;
 
-/// The path of the WebSocket API, also its stage's name.
+/// The path of the WebSocket API, which is also the name of its stage.
 pub const WEBSOCKET_PATH: &str = "/exotel-stream";
-/// Headers that belong to one connection and are not handed on (RFC 9110, section 7.6.1).
+/// Headers of a single connection, which a proxy must not forward (RFC 9110, section 7.6.1).
 const HOP_BY_HOP: [HeaderName; 6] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
@@ -37,18 +36,18 @@ const HOP_BY_HOP: [HeaderName; 6] = [
     header::UPGRADE,
 ];
 
-/// Which deployed APIs are behind it, and where; and what it can do itself.
+/// The deployed APIs that the gateway forwards to.
 #[derive(Debug, Clone)]
 pub struct Upstream {
     address: SocketAddr,
     http_api: String,
     websocket_api: Option<String>,
-    /// Where the stack describes itself, for the console.
+    /// The directory of `stack.json`, for the demo.
     state_dir: PathBuf,
 }
 
 impl Upstream {
-    /// The APIs with these ids, in a region's local AWS.
+    /// The APIs with these ids in a region's local AWS.
     #[must_use]
     pub fn in_local_aws(
         region: Region,
@@ -64,8 +63,8 @@ impl Upstream {
         }
     }
 
-    /// Where the local AWS has a path of an API. It knows APIs by host name too, but then takes some paths,
-    /// `/health` among them, for its own.
+    /// The path of an API in the local AWS. It also routes by host name, but then it answers some paths itself, such as
+    /// `/health`.
     fn path(api: &str, stage_and_path: &str) -> String {
         format!("/_aws/execute-api/{api}{stage_and_path}")
     }
@@ -75,15 +74,15 @@ impl Upstream {
     }
 }
 
-/// A running gateway. When this is dropped it is gone, with every connection that was open through it.
+/// A running gateway. Dropping it closes all connections.
 #[derive(Debug)]
 pub struct Gateway {
-    /// A runtime of its own, so that whatever it has started ends with it.
+    /// Its own runtime, so that dropping it stops every task that the gateway started.
     runtime: Option<Runtime>,
 }
 
 impl Gateway {
-    /// Listens on both loopback addresses where the machine has both.
+    /// Listens on the IPv4 loopback address, and on the IPv6 one if the machine has it.
     pub async fn start(upstream: Upstream, port: u16) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -91,16 +90,17 @@ impl Gateway {
             .enable_all()
             .build()?;
         let servers = runtime.handle().clone();
-        // From here on it ends, when dropped, in the way that is allowed within another runtime.
+        // From here on, an early return drops `Gateway`, which shuts the runtime down. Dropping a runtime itself panics
+        // in async code.
         let gateway = Self {
             runtime: Some(runtime),
         };
         let listening = servers.spawn(async move {
             let v4 = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
                 .await
-                .with_context(|| format!("could not listen on {port}"))?;
+                .with_context(|| format!("could not listen on port {port}"))?;
             let router = router(upstream);
-            // `localhost` may mean this one; a machine without IPv6 does without.
+            // `localhost` may resolve to IPv6. Without IPv6, the gateway listens on IPv4 only.
             if let Ok(v6) = TcpListener::bind((Ipv6Addr::LOCALHOST, port)).await {
                 tokio::spawn(serve(v6, router.clone()));
             }
@@ -121,12 +121,12 @@ impl Drop for Gateway {
 }
 
 async fn serve(listener: TcpListener, router: Router) {
-    // A WebSocket's messages are small: one that waits for the last one's receipt waits 40 ms.
+    // Without this, a small WebSocket message waits up to 40 ms for the receipt of the previous one (Nagle).
     let listener = listener.tap_io(|stream| {
-        // Slower, but it works.
+        // An error means only that it stays slow.
         let _ = stream.set_nodelay(true);
     });
-    // It ends when the stack does; there is nobody left to tell.
+    // Ends with the stack.
     let _ = axum::serve(listener, router).await;
 }
 
@@ -142,45 +142,45 @@ fn router(upstream: Upstream) -> Router {
     let client = Client::builder(TokioExecutor::new())
         .pool_idle_timeout(Duration::from_secs(30))
         .build(connector);
-    let playground = playground::router(upstream.state_dir.clone());
+    let demo = demo::router(upstream.state_dir.clone());
     Router::new()
-        .fallback(pass_on)
+        .fallback(forward)
         .with_state(Proxy { upstream, client })
-        .merge(playground)
+        .merge(demo)
 }
 
-async fn pass_on(State(proxy): State<Proxy>, request: Request) -> Response {
+async fn forward(State(proxy): State<Proxy>, request: Request) -> Response {
     if request.uri().path() != WEBSOCKET_PATH {
-        return proxy.pass_http(request).await;
+        return proxy.forward_http(request).await;
     }
     let Some(api) = proxy.upstream.websocket_api.clone() else {
-        return refusal(
+        return error_response(
             StatusCode::NOT_FOUND,
             "this deployment has no WebSocket API",
             "no_websocket_api",
         );
     };
     if !is_websocket(request.headers()) {
-        return refusal(
+        return error_response(
             StatusCode::UPGRADE_REQUIRED,
-            "only WebSocket connections are taken here",
+            "this path accepts only WebSocket connections",
             "websocket_only",
         );
     }
     tunnel(&proxy.upstream, &api, request)
         .await
-        .unwrap_or_else(|error| unreachable_cloud(&error))
+        .unwrap_or_else(|error| bad_gateway(&error))
 }
 
 impl Proxy {
-    async fn pass_http(&self, request: Request) -> Response {
-        match self.try_pass_http(request).await {
+    async fn forward_http(&self, request: Request) -> Response {
+        match self.try_forward_http(request).await {
             Ok(response) => response,
-            Err(error) => unreachable_cloud(&error),
+            Err(error) => bad_gateway(&error),
         }
     }
 
-    async fn try_pass_http(&self, mut request: Request) -> Result<Response> {
+    async fn try_forward_http(&self, mut request: Request) -> Result<Response> {
         let Upstream {
             address, http_api, ..
         } = &self.upstream;
@@ -212,7 +212,7 @@ fn is_websocket(headers: &HeaderMap) -> bool {
         .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
-/// Hands the handshake on and, once both sides have switched, every byte in both directions.
+/// Forwards the handshake. After both sides have switched protocols, copies all bytes in both directions.
 async fn tunnel(upstream: &Upstream, api: &str, mut request: Request) -> Result<Response> {
     let downstream = hyper::upgrade::on(&mut request);
     let stream = TcpStream::connect(upstream.address).await?;
@@ -232,7 +232,7 @@ async fn tunnel(upstream: &Upstream, api: &str, mut request: Request) -> Result<
         let upstream = hyper::upgrade::on(&mut response);
         tokio::spawn(async move {
             if let (Ok(downstream), Ok(upstream)) = tokio::join!(downstream, upstream) {
-                // Either side may leave at any time.
+                // Either side may close at any time.
                 let _ = tokio::io::copy_bidirectional(
                     &mut TokioIo::new(downstream),
                     &mut TokioIo::new(upstream),
@@ -244,16 +244,16 @@ async fn tunnel(upstream: &Upstream, api: &str, mut request: Request) -> Result<
     Ok(response.map(Body::new))
 }
 
-fn unreachable_cloud(error: &anyhow::Error) -> Response {
+fn bad_gateway(error: &anyhow::Error) -> Response {
     eprintln!("gateway: the local AWS did not answer: {error:#}");
-    refusal(
+    error_response(
         StatusCode::BAD_GATEWAY,
         "the local AWS did not answer; see target/local/cloud.log",
         "cloud_unreachable",
     )
 }
 
-fn refusal(status: StatusCode, error: &str, code: &str) -> Response {
+fn error_response(status: StatusCode, error: &str, code: &str) -> Response {
     (
         status,
         Json(json!({"success": false, "error": error, "code": code})),
@@ -268,7 +268,7 @@ mod tests {
     use serde_json::Value;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    /// Says what reached it.
+    /// Answers with what it received.
     async fn echo(request: Request) -> Response {
         let (parts, body) = request.into_parts();
         let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn requests_and_answers_pass_unchanged() {
+    async fn requests_and_answers_are_forwarded_unchanged() {
         let (upstream, _) = serve_anywhere(Router::new().fallback(echo)).await.unwrap();
         let gateway = gateway_to(upstream, false).await;
         let url = format!("http://{gateway}/exotel/webhook?secret=a%26b&CallFrom=%2B91+98");
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_a_websocket_api_there_is_none() {
+    async fn a_deployment_without_a_websocket_api_answers_404() {
         let (upstream, _) = serve_anywhere(Router::new().fallback(echo)).await.unwrap();
         let gateway = gateway_to(upstream, false).await;
         let answer = reqwest::get(format!("http://{gateway}/exotel-stream?token=t"))
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_cloud_that_is_gone_is_said_to_be_gone() {
+    async fn a_stopped_local_aws_gives_502() {
         let gone = TcpListener::bind((LOOPBACK, 0))
             .await
             .unwrap()

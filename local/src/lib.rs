@@ -1,23 +1,23 @@
-//! The local stack: everything Ringback needs, on one machine, with nothing installed globally.
+//! The local stack: everything that Ringback needs, on one machine, without global installation.
 //!
-//! Reading order: [`run`] starts and stops it all; [`tools`], [`cloud`] and [`pbx`] bring and run the real
-//! parts; [`stand_in`] plays the two services nobody can run at home; [`gateway`] is the one address in front;
-//! [`playground`] is what the console can do here alone. [`faults`] lets things go wrong, for those who want to see
-//! that. [`replication`] is what a global table does between two regions, and [`loss`] how one of them is lost.
+//! Reading order: [`run`] starts and stops the stack. [`tools`], [`cloud`] and [`pbx`] install and run the real parts,
+//! and [`stand_in`] replaces the two external services, FCM and Exotel. [`gateway`] is the single address in front, and
+//! [`demo`] is the console's part that exists only here. [`sample_call`] is `make call`. [`faults`] injects faults.
+//! [`replication`] simulates a DynamoDB global table, and [`region_outage`] simulates the outage of a region.
 
-pub mod call;
 pub mod cloud;
 pub mod credentials;
+pub mod demo;
 pub mod faults;
 pub mod gateway;
-pub mod loss;
 pub mod pbx;
-pub mod playground;
 pub mod process;
 pub mod progress;
+pub mod region_outage;
 pub mod replication;
 pub mod run;
 pub mod runtime_api;
+pub mod sample_call;
 pub mod settings;
 pub mod stack;
 pub mod stand_in;

@@ -1,40 +1,40 @@
-//! `ringback-local`: runs the local stack, and calls through it.
+//! `ringback-local`: runs the local stack and places calls through it.
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use ringback_local::cloud::region::Extent;
+use ringback_local::cloud::region::RegionCount;
 use ringback_local::settings::Settings;
-use ringback_local::{call, run};
+use ringback_local::{run, sample_call};
 
-/// Everything Ringback needs, on this machine.
+/// Runs everything that Ringback needs on this machine
 #[derive(Parser)]
 #[command(name = "ringback-local", version)]
 struct Arguments {
     #[command(subcommand)]
-    command: Order,
+    command: Command,
 }
 
 #[derive(Subcommand)]
-enum Order {
-    /// Start everything and stay until Ctrl-C
+enum Command {
+    /// Start the stack and run until Ctrl-C
     Run,
-    /// Start everything in the background
+    /// Start the stack in the background
     Up,
-    /// Stop what `up` or `run` started
+    /// Stop the stack
     Down,
-    /// Start everything in two regions, and stay until Ctrl-C
+    /// Start the stack in two regions and run until Ctrl-C
     Regions,
     /// Place one SIP call through the running stack and play the phone
     Call,
-    /// Run a command with a stack around it, and end with its exit status
+    /// Start a stack, run a command, stop the stack, and exit with the command's status
     TestEnv {
         /// The command and its arguments
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
     },
-    /// The same, with a stack in two regions
+    /// The same with a stack in two regions
     TestRegions {
         /// The command and its arguments
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
@@ -44,7 +44,7 @@ enum Order {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match carry_out(Arguments::parse().command).await {
+    match execute(Arguments::parse().command).await {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -53,25 +53,29 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn carry_out(order: Order) -> Result<ExitCode> {
+async fn execute(command: Command) -> Result<ExitCode> {
     let settings = Settings::from_environment();
-    match order {
-        Order::Run => run::in_foreground(&settings, Extent::OneRegion).await?,
-        Order::Regions => run::in_foreground(&settings, Extent::TwoRegions).await?,
-        Order::Up => run::up(&settings).await?,
-        Order::Down => run::down(&settings).await?,
-        Order::Call => call::place(&settings).await?,
-        Order::TestEnv { command } => {
-            return around(&settings, Extent::OneRegion, &command).await;
+    match command {
+        Command::Run => run::in_foreground(&settings, RegionCount::One).await?,
+        Command::Regions => run::in_foreground(&settings, RegionCount::Two).await?,
+        Command::Up => run::up(&settings).await?,
+        Command::Down => run::down(&settings).await?,
+        Command::Call => sample_call::place(&settings).await?,
+        Command::TestEnv { command } => {
+            return run_with_stack(&settings, RegionCount::One, &command).await;
         }
-        Order::TestRegions { command } => {
-            return around(&settings, Extent::TwoRegions, &command).await;
+        Command::TestRegions { command } => {
+            return run_with_stack(&settings, RegionCount::Two, &command).await;
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-async fn around(settings: &Settings, extent: Extent, command: &[String]) -> Result<ExitCode> {
-    let code = run::around(settings, extent, command).await?;
+async fn run_with_stack(
+    settings: &Settings,
+    regions: RegionCount,
+    command: &[String],
+) -> Result<ExitCode> {
+    let code = run::run_with_stack(settings, regions, command).await?;
     Ok(u8::try_from(code).map_or(ExitCode::FAILURE, ExitCode::from))
 }

@@ -1,4 +1,4 @@
-//! Child processes: run one to its end with its output in a log, or keep one running until it is stopped.
+//! Child processes: commands that run to their end, and daemons that run until the stack stops.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -12,10 +12,10 @@ use tokio::process::{Child, Command};
 
 use crate::progress::tail;
 
-/// How much of a failed command's log is shown.
+/// How many lines of a failed command's log are shown.
 const TAIL_LINES: usize = 25;
 
-/// Runs a command to its end, its output going to `log`; a failure shows the log's end.
+/// Runs a command with its output in `log`. An error contains the end of the log.
 pub async fn run_logged(command: &mut Command, log: &Path) -> Result<()> {
     let what = describe(command);
     let status = redirect(command, log)?
@@ -33,7 +33,7 @@ pub async fn run_logged(command: &mut Command, log: &Path) -> Result<()> {
     )
 }
 
-/// Runs a command and gives what it printed.
+/// Runs a command and returns its standard output.
 pub async fn output(command: &mut Command) -> Result<String> {
     let what = describe(command);
     let output = command
@@ -75,8 +75,8 @@ fn describe(command: &Command) -> String {
         .join(" ")
 }
 
-/// A child that runs until the stack stops, in a process group of its own so that Ctrl-C reaches only us and
-/// whatever it starts itself can be ended with it.
+/// A child process that runs until the stack stops. It has its own process group, so that Ctrl-C does not reach it and
+/// its own children can be stopped with it.
 #[derive(Debug)]
 pub struct Daemon {
     name: &'static str,
@@ -87,14 +87,14 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts it, with its output in `NAME.log` and its pid in `NAME.pid`.
+    /// Starts the process, with its output in `NAME.log` and its pid in `NAME.pid`.
     pub fn start(name: &'static str, command: &mut Command, state_dir: &Path) -> Result<Self> {
         let log = state_dir.join(format!("{name}.log"));
         let child = redirect(command, &log)?
             .process_group(0)
             .spawn()
             .with_context(|| format!("could not start {}", describe(command)))?;
-        let pid = child.id().context("the child ended at once")?;
+        let pid = child.id().context("the child process ended at once")?;
         let pid_file = PidFile::new(state_dir, name);
         pid_file.write(pid)?;
         Ok(Self {
@@ -106,8 +106,8 @@ impl Daemon {
         })
     }
 
-    /// Waits until it ends by itself, which it should not.
-    pub async fn ended(&mut self) -> anyhow::Error {
+    /// Waits until the process ends, which is an error.
+    pub async fn wait_for_exit(&mut self) -> anyhow::Error {
         let status = self
             .child
             .wait()
@@ -115,39 +115,39 @@ impl Daemon {
             .map_or_else(|error| error.to_string(), |status| status.to_string());
         let end = tail(&self.log, TAIL_LINES).join("\n  ");
         anyhow::anyhow!(
-            "{} ended by itself ({status}); the end of {}:\n  {end}",
+            "{} ended unexpectedly ({status}); the end of {}:\n  {end}",
             self.name,
             self.log.display()
         )
     }
 
-    /// Fails if it has ended.
+    /// Fails if the process has ended.
     pub async fn check_alive(&mut self) -> Result<()> {
         if self.child.try_wait()?.is_some() {
-            return Err(self.ended().await);
+            return Err(self.wait_for_exit().await);
         }
         Ok(())
     }
 
-    /// It, and what it has started.
+    /// The process group.
     #[must_use]
-    pub const fn group(&self) -> Group {
-        Group(self.group)
+    pub const fn group(&self) -> ProcessGroup {
+        ProcessGroup(self.group)
     }
 
-    /// Asks it to end, waits for that, and insists after `patience`.
+    /// Stops the process with SIGTERM, and kills its group after `patience`.
     pub async fn stop(mut self, patience: Duration) {
-        // The process may be gone already; then there is nobody to ask.
+        // The process may have ended already.
         let _ = kill(self.group, Signal::SIGTERM);
         let _ = tokio::time::timeout(patience, self.child.wait()).await;
-        // What it started shares its group; this ends what is left of it, itself included.
+        // Kills its children too, which share its group.
         let _ = killpg(self.group, Signal::SIGKILL);
         let _ = self.child.wait().await;
         self.pid_file.remove();
     }
 }
 
-/// One that nobody has stopped, such as when something else could not be started, is ended at once.
+/// Kills a daemon that was not stopped, for example because another part failed to start.
 impl Drop for Daemon {
     fn drop(&mut self) {
         if let Ok(None) = self.child.try_wait() {
@@ -157,36 +157,36 @@ impl Drop for Daemon {
     }
 }
 
-/// A daemon and what it has started.
+/// The process group of a daemon.
 #[derive(Debug, Clone, Copy)]
-pub struct Group(Pid);
+pub struct ProcessGroup(Pid);
 
-impl Group {
-    /// Stops it where it is. Connections to it are still accepted, by the system; nothing is said on them.
+impl ProcessGroup {
+    /// Suspends all processes. The system still accepts connections for them, but nothing answers.
     ///
     /// # Errors
-    /// When it is no longer there.
-    pub fn freeze(self) -> Result<()> {
-        killpg(self.0, Signal::SIGSTOP).context("freeze a daemon")
+    /// When the group does not exist any more.
+    pub fn suspend(self) -> Result<()> {
+        killpg(self.0, Signal::SIGSTOP).context("suspend a daemon")
     }
 
-    /// Goes on where it was stopped.
+    /// Resumes all processes.
     ///
     /// # Errors
-    /// When it is no longer there.
-    pub fn thaw(self) -> Result<()> {
-        killpg(self.0, Signal::SIGCONT).context("thaw a daemon")
+    /// When the group does not exist any more.
+    pub fn resume(self) -> Result<()> {
+        killpg(self.0, Signal::SIGCONT).context("resume a daemon")
     }
 
-    /// Kills what the daemon has started, in the middle of whatever that does.
+    /// Kills the children of the daemon but not the daemon. Returns how many.
     ///
     /// # Errors
-    /// When the system does not say what that is.
-    pub fn kill_all_but_the_daemon(self) -> Result<usize> {
+    /// When `ps` fails.
+    pub fn kill_children(self) -> Result<usize> {
         let processes = std::process::Command::new("ps")
             .args(["-A", "-o", "pid=,pgid="])
             .output()
-            .context("ask for the processes of a daemon")?;
+            .context("list the processes of a daemon")?;
         let listed = String::from_utf8_lossy(&processes.stdout);
         let members = listed.lines().filter_map(|line| {
             let (pid, group) = line.trim().split_once(char::is_whitespace)?;
@@ -194,14 +194,14 @@ impl Group {
             let pid = Pid::from_raw(pid.parse().ok()?);
             (group == self.0.as_raw() && pid != self.0).then_some(pid)
         });
-        // One that has ended meanwhile is as dead.
+        // A process may have ended in the meantime.
         Ok(members
             .filter(|pid| kill(*pid, Signal::SIGKILL).is_ok())
             .count())
     }
 }
 
-/// A file that names a process in such a way that another one with a recycled pid is not taken for it.
+/// A pid file. It contains the start time too, so that a process with a reused pid is not mistaken for the original.
 #[derive(Debug, Clone)]
 pub struct PidFile {
     path: PathBuf,
@@ -215,14 +215,14 @@ impl PidFile {
         }
     }
 
-    /// Names a process.
+    /// Writes the pid and start time of a process.
     pub fn write(&self, pid: u32) -> Result<()> {
         let started = start_time(pid).unwrap_or_default();
         std::fs::write(&self.path, format!("{pid}\n{started}\n"))
             .with_context(|| format!("could not write {}", self.path.display()))
     }
 
-    /// The process, if it is still the one that was named.
+    /// The pid, if that same process still runs.
     pub fn running(&self) -> Option<Pid> {
         let text = std::fs::read_to_string(&self.path).ok()?;
         let (pid, started) = text.split_once('\n')?;
@@ -230,7 +230,7 @@ impl PidFile {
         (start_time(pid)? == started.trim()).then(|| Pid::from_raw(pid.cast_signed()))
     }
 
-    /// Ends a process that an earlier stack left behind, and whatever shares its group.
+    /// Ends the process and its group, if an earlier stack left it running. Returns whether it did.
     pub async fn end_leftover(&self, patience: Duration) -> bool {
         let Some(pid) = self.running() else {
             self.remove();
@@ -240,7 +240,7 @@ impl PidFile {
         let gone = self.wait_until_gone(patience).await;
         if !gone {
             let _ = killpg(pid, Signal::SIGKILL);
-            // It leads no group when it was started from a terminal.
+            // A process started from a terminal does not lead its own process group.
             let _ = kill(pid, Signal::SIGKILL);
             self.wait_until_gone(Duration::from_secs(2)).await;
         }
@@ -248,7 +248,7 @@ impl PidFile {
         true
     }
 
-    /// Waits for the process to be gone.
+    /// Waits until the process has ended. `false` on timeout.
     pub async fn wait_until_gone(&self, patience: Duration) -> bool {
         let deadline = tokio::time::Instant::now() + patience;
         while self.running().is_some() {
@@ -260,17 +260,17 @@ impl PidFile {
         true
     }
 
-    /// Takes the file away.
+    /// Deletes the file.
     pub fn remove(&self) {
-        // Already gone is as good.
+        // It may be deleted already.
         let _ = std::fs::remove_file(&self.path);
     }
 }
 
-/// When a process started, in whatever form the system tells it: two processes with one pid differ in it.
+/// The start time of a process, in the system's own format. It distinguishes two processes with the same pid.
 fn start_time(pid: u32) -> Option<String> {
     if let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) {
-        // The name in parentheses may hold spaces; the start time is field 22, the 20th after it.
+        // The name in parentheses may contain spaces. The start time is field 22, the 20th after the name.
         let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
         let state = fields.next()?;
         return if state == "Z" {
@@ -292,7 +292,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pid_file_knows_its_process_from_a_stranger_with_the_same_pid() {
+    fn a_process_with_a_reused_pid_is_not_mistaken_for_the_original() {
         let dir = std::env::temp_dir();
         let file = PidFile::new(&dir, &format!("ringback-test-{}", std::process::id()));
         file.write(std::process::id()).unwrap();

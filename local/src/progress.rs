@@ -1,4 +1,4 @@
-//! Says what is going on: one line when a step starts and ends, and signs of life while a long one runs.
+//! Prints the progress: a line when a step starts and ends, and a line every few seconds while it runs.
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -6,29 +6,29 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-/// A silent step makes a newcomer wonder; this is how long it may stay silent.
+/// How often a running step prints a line.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
-/// Prints steps with the time since the command began.
+/// Prints lines with the time since the start.
 #[derive(Debug, Clone, Copy)]
 pub struct Progress {
-    began: Instant,
+    started_at: Instant,
 }
 
 impl Progress {
     /// Starts the clock.
     pub fn start() -> Self {
         Self {
-            began: Instant::now(),
+            started_at: Instant::now(),
         }
     }
 
-    /// One plain line.
+    /// Prints one line.
     pub fn say(&self, line: &str) {
-        println!("[{:6.1}s] {line}", self.began.elapsed().as_secs_f64());
+        println!("[{:6.1}s] {line}", self.started_at.elapsed().as_secs_f64());
     }
 
-    /// Runs a step; while it runs, says so now and then with the last line of its log.
+    /// Runs a step. While it runs, prints the last line of its log at intervals.
     pub async fn step<T>(
         &self,
         name: &str,
@@ -73,7 +73,7 @@ fn last_line(log: &Path) -> Option<String> {
     Some(line.trim().chars().take(100).collect())
 }
 
-/// The last lines of a log that say anything.
+/// The last non-empty lines of a log.
 pub fn tail(log: &Path, lines: usize) -> Vec<String> {
     let text = std::fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);

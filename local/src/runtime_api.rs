@@ -1,4 +1,4 @@
-//! Lambda's side of a function's process: the Runtime API, which hands out events and takes answers.
+//! The Lambda Runtime API, from which a function's process gets its events.
 //!
 //! <https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html>
 
@@ -21,22 +21,22 @@ use tokio::process::{Child, Command};
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-/// The trace that every invocation is part of.
+/// The trace that every invocation belongs to.
 pub const TRACE: Trace = Trace {
     root: "1-65f2f7c0-0123456789abcdef01234567",
     parent: "53995c3f42cd8ad8",
 };
 
-/// A trace, sampled by X-Ray.
+/// A trace that X-Ray samples.
 #[derive(Debug)]
 pub struct Trace {
-    /// Its id.
+    /// The trace id.
     pub root: &'static str,
-    /// The id of what invoked the function.
+    /// The id of the parent segment.
     pub parent: &'static str,
 }
 
-/// A function's binary, running as it does in Lambda.
+/// A running function, started as Lambda starts it.
 #[derive(Debug)]
 pub struct RunningFunction {
     name: String,
@@ -50,21 +50,21 @@ pub struct RunningFunction {
     log: PathBuf,
 }
 
-/// How often a function has asked for an event, and when it last did.
+/// How often a function has requested an event, and the time of the last request.
 #[derive(Clone, Copy, Debug, Default)]
 struct Polls {
     count: u64,
     last: Option<Instant>,
 }
 
-/// What a function answered, and when.
+/// The answer of a function, with its times.
 #[derive(Debug)]
-pub struct Answered {
+pub struct TimedAnswer {
     /// The answer.
     pub answer: Value,
-    /// When the event was handed out.
+    /// When the function got the event.
     pub began: Instant,
-    /// When the answer came.
+    /// When the answer arrived.
     pub at: Instant,
 }
 
@@ -73,27 +73,27 @@ struct Invocation {
     id: String,
     event: String,
     deadline: OffsetDateTime,
-    answer: oneshot::Sender<Answer>,
+    answer: oneshot::Sender<FunctionAnswer>,
 }
 
 #[derive(Debug)]
-struct Answer {
+struct FunctionAnswer {
     began: Instant,
     at: Instant,
-    outcome: Outcome,
+    outcome: FunctionOutcome,
 }
 
 #[derive(Debug)]
-enum Outcome {
+enum FunctionOutcome {
     Response(Bytes),
     Error(Bytes),
 }
 
 impl RunningFunction {
-    /// Starts `bootstrap` with this environment and no other; what it logs goes to `log`.
+    /// Starts `bootstrap` with only these environment variables, and its output in `log`.
     ///
     /// # Errors
-    /// When there is no such binary, or it does not start.
+    /// When the binary is missing or does not start.
     pub async fn start(
         name: &str,
         bootstrap: &Path,
@@ -103,18 +103,13 @@ impl RunningFunction {
     ) -> Result<Self> {
         let command = Command::new(bootstrap);
         let started = Self::start_command(name, command, environment, timeout, log).await;
-        started.with_context(|| {
-            format!(
-                "{} does not start: build it with `make build`",
-                bootstrap.display()
-            )
-        })
+        started.with_context(|| format!("could not start {}", bootstrap.display()))
     }
 
-    /// The same for a program with arguments, such as a runtime of another language.
+    /// The same for a command with arguments, such as another language's runtime.
     ///
     /// # Errors
-    /// When it does not start.
+    /// When the command does not start.
     pub async fn start_command(
         name: &str,
         mut command: Command,
@@ -128,7 +123,8 @@ impl RunningFunction {
         let (polled, polls) = watch::channel(Polls::default());
         let api = tokio::spawn(serve(listener, waiting, polled));
 
-        let file = File::create(log).with_context(|| format!("create {}", log.display()))?;
+        let file =
+            File::create(log).with_context(|| format!("could not create {}", log.display()))?;
         command
             .env_clear()
             .envs(environment)
@@ -157,19 +153,19 @@ impl RunningFunction {
         })
     }
 
-    /// Hands the function one event and waits for its answer, as long as Lambda would.
+    /// Invokes the function with an event, and waits for the answer until the function's timeout.
     ///
     /// # Errors
-    /// When it fails, ends, or takes too long.
+    /// When the function fails, ends, or exceeds the timeout.
     pub async fn invoke(&mut self, event: &Value) -> Result<Value> {
         Ok(self.invoke_timed(event).await?.answer)
     }
 
-    /// [`Self::invoke`], with the times.
+    /// The same, with times.
     ///
     /// # Errors
-    /// When it fails, ends, or takes too long.
-    pub async fn invoke_timed(&mut self, event: &Value) -> Result<Answered> {
+    /// When the function fails, ends, or exceeds the timeout.
+    pub async fn invoke_timed(&mut self, event: &Value) -> Result<TimedAnswer> {
         let (answer, answered) = oneshot::channel();
         let invocation = Invocation {
             id: uuid::Uuid::new_v4().to_string(),
@@ -181,22 +177,22 @@ impl RunningFunction {
             .send(invocation)
             .await
             .ok()
-            .context("the Runtime API has stopped")?;
+            .context("the Runtime API server has stopped")?;
         self.invoked += 1;
         let (name, log) = (&self.name, self.log.display());
         tokio::select! {
             answer = answered => {
-                let Answer { began, at, outcome } = answer?;
+                let FunctionAnswer { began, at, outcome } = answer?;
                 match outcome {
-                    Outcome::Response(body) => {
+                    FunctionOutcome::Response(body) => {
                         let answer = serde_json::from_slice(&body)
-                            .with_context(|| format!("{name} answered {body:?}, which is no JSON"))?;
-                        Ok(Answered { answer, began, at })
+                            .with_context(|| format!("{name} answered {body:?}, which is not JSON"))?;
+                        Ok(TimedAnswer { answer, began, at })
                     }
-                    Outcome::Error(body) => bail!("{name} failed: {body:?}; its log: {log}"),
+                    FunctionOutcome::Error(body) => bail!("{name} failed: {body:?}; its log: {log}"),
                 }
             }
-            status = self.process.wait() => bail!("{name} ended by itself: {}; its log: {log}", status?),
+            status = self.process.wait() => bail!("{name} ended unexpectedly: {}; its log: {log}", status?),
             () = tokio::time::sleep(self.timeout) => bail!("{name} took longer than {:?}; its log: {log}", self.timeout),
         }
     }
@@ -207,25 +203,26 @@ impl RunningFunction {
         self.started
     }
 
-    /// The process's id, while it runs.
+    /// The process id, while it runs.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.process.id()
     }
 
-    /// Waits until the function asks for the next event, having dealt with all before: when it did.
+    /// Waits until the function requests the next event, which means that it has finished all earlier ones. Returns the
+    /// time of that request.
     ///
     /// # Errors
-    /// When it ends, or does not ask in time.
-    pub async fn asks_for_more(&mut self) -> Result<Instant> {
+    /// When the function ends, or exceeds the timeout.
+    pub async fn wait_until_idle(&mut self) -> Result<Instant> {
         let invoked = self.invoked;
         let (name, log) = (&self.name, self.log.display());
         tokio::select! {
             polls = self.polls.wait_for(|polls| polls.count > invoked) => {
-                polls?.last.context("it has asked")
+                polls?.last.context("no time of the last request")
             }
-            status = self.process.wait() => bail!("{name} ended by itself: {}; its log: {log}", status?),
-            () = tokio::time::sleep(self.timeout) => bail!("{name} asked for nothing in {:?}; its log: {log}", self.timeout),
+            status = self.process.wait() => bail!("{name} ended unexpectedly: {}; its log: {log}", status?),
+            () = tokio::time::sleep(self.timeout) => bail!("{name} did not request an event within {:?}; its log: {log}", self.timeout),
         }
     }
 }
@@ -236,30 +233,30 @@ impl Drop for RunningFunction {
     }
 }
 
-struct Api {
+struct RuntimeApi {
     waiting: Mutex<mpsc::Receiver<Invocation>>,
     polled: watch::Sender<Polls>,
-    running: StdMutex<HashMap<String, Running>>,
+    running: StdMutex<HashMap<String, PendingInvocation>>,
 }
 
-struct Running {
+struct PendingInvocation {
     began: Instant,
-    answer: oneshot::Sender<Answer>,
+    answer: oneshot::Sender<FunctionAnswer>,
 }
 
-impl Api {
-    fn settle(&self, id: &str, outcome: Outcome) -> StatusCode {
+impl RuntimeApi {
+    fn complete(&self, id: &str, outcome: FunctionOutcome) -> StatusCode {
         let at = Instant::now();
         let running = self
             .running
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(id);
-        let Some(Running { began, answer }) = running else {
+        let Some(PendingInvocation { began, answer }) = running else {
             return StatusCode::BAD_REQUEST;
         };
-        // Whoever asked may have given up.
-        let _ = answer.send(Answer { began, at, outcome });
+        // The receiver is gone if the invocation has timed out.
+        let _ = answer.send(FunctionAnswer { began, at, outcome });
         StatusCode::ACCEPTED
     }
 }
@@ -269,7 +266,7 @@ async fn serve(
     waiting: mpsc::Receiver<Invocation>,
     polled: watch::Sender<Polls>,
 ) {
-    let api = Api {
+    let api = RuntimeApi {
         waiting: Mutex::new(waiting),
         polled,
         running: StdMutex::default(),
@@ -280,15 +277,15 @@ async fn serve(
         .route(&format!("{invocation}/{{id}}/response"), post(response))
         .route(&format!("{invocation}/{{id}}/error"), post(error))
         .with_state(Arc::new(api));
-    // It ends with the task that it runs in.
+    // Runs until the task is aborted.
     let _ = axum::serve(listener, routes).await;
 }
 
-async fn next(State(api): State<Arc<Api>>) -> Response {
-    let asked = Instant::now();
+async fn next(State(api): State<Arc<RuntimeApi>>) -> Response {
+    let polled_at = Instant::now();
     api.polled.send_modify(|polls| {
         polls.count += 1;
-        polls.last = Some(asked);
+        polls.last = Some(polled_at);
     });
     let Some(invocation) = api.waiting.lock().await.recv().await else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
@@ -316,7 +313,7 @@ async fn next(State(api): State<Arc<Api>>) -> Response {
         .unwrap_or_else(PoisonError::into_inner)
         .insert(
             invocation.id,
-            Running {
+            PendingInvocation {
                 began: Instant::now(),
                 answer: invocation.answer,
             },
@@ -325,17 +322,17 @@ async fn next(State(api): State<Arc<Api>>) -> Response {
 }
 
 async fn response(
-    State(api): State<Arc<Api>>,
+    State(api): State<Arc<RuntimeApi>>,
     UrlPath(id): UrlPath<String>,
     body: Bytes,
 ) -> StatusCode {
-    api.settle(&id, Outcome::Response(body))
+    api.complete(&id, FunctionOutcome::Response(body))
 }
 
 async fn error(
-    State(api): State<Arc<Api>>,
+    State(api): State<Arc<RuntimeApi>>,
     UrlPath(id): UrlPath<String>,
     body: Bytes,
 ) -> StatusCode {
-    api.settle(&id, Outcome::Error(body))
+    api.complete(&id, FunctionOutcome::Error(body))
 }

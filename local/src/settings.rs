@@ -1,4 +1,4 @@
-//! Where the stack lives, which ports it takes, and what the environment changes.
+//! The paths and ports of the stack, and the environment variables that change it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// The address everything binds to: the stack is never reachable from outside this machine.
+/// The address that everything binds to, so that the stack is not reachable from other machines.
 pub const LOOPBACK: &str = "127.0.0.1";
-/// The source address of the simulated Exotel trunk, which the PBX identifies it by.
+/// The source address of the simulated Exotel trunk. The PBX identifies the trunk by it.
 pub const TRUNK_SOURCE: &str = "127.0.0.2";
-/// The source address of a trunk with TLS and SRTP.
+/// The source address of the trunk with TLS and SRTP.
 pub const ENCRYPTED_TRUNK_SOURCE: &str = "127.0.0.3";
-/// The CloudFormation stack's name.
+/// The name of the CloudFormation stack.
 pub const STACK_NAME: &str = "ringback-local";
 
-/// The ports the stack takes, each with what is behind it.
+/// The ports of the stack.
 #[derive(Debug, Clone, Copy)]
 pub struct Ports {
     /// The gateway in front of the HTTP and WebSocket APIs.
@@ -26,17 +26,17 @@ pub struct Ports {
     pub exotel: u16,
     /// The local AWS.
     pub cloud: u16,
-    /// The gateway of the second region, where there is one.
+    /// The gateway of the second region.
     pub fallback_gateway: u16,
     /// The local AWS of the second region.
     pub fallback_cloud: u16,
-    /// What a second region is lost and found by, and its replication slowed down.
-    pub loss: u16,
-    /// Where faults are asked for, and before the systems (see [`crate::faults`]): this one and the next four.
+    /// The API that simulates a region outage.
+    pub region_control: u16,
+    /// The control API of the faults. The next four ports are the fault proxies (see [`crate::faults`]).
     pub faults: u16,
 }
 
-/// The stack's ports; the contract names the first, and scripts rely on the rest.
+/// The ports. The documentation names the first one, and scripts use the others.
 pub const PORTS: Ports = Ports {
     gateway: 5050,
     fcm: 5051,
@@ -44,34 +44,34 @@ pub const PORTS: Ports = Ports {
     cloud: 4566,
     fallback_gateway: 5150,
     fallback_cloud: 4666,
-    loss: 5151,
+    region_control: 5151,
     faults: 5053,
 };
 
-/// One of the stack's PBXs, and the ports it takes.
+/// The ports of a PBX.
 #[derive(Debug, Clone, Copy)]
 pub struct PbxPorts {
-    /// What the application calls it.
+    /// The name that the application uses.
     pub name: &'static str,
-    /// The name of its log and pid file.
+    /// The name of Asterisk's log and pid file.
     pub daemon: &'static str,
-    /// The name of its proxy's log and pid file.
+    /// The name of the proxy's log and pid file.
     pub proxy_daemon: &'static str,
     /// SIP over UDP and TCP.
     pub sip: u16,
     /// SIP over TLS.
     pub sip_tls: u16,
-    /// SIP over WebSocket with TLS, at the proxy.
+    /// SIP over secure WebSocket, at the proxy.
     pub wss: u16,
-    /// ARI over HTTPS, at the proxy, which passes what the functions ask for.
+    /// ARI over HTTPS, at the proxy, which passes only the requests that the functions need.
     pub ari: u16,
-    /// Asterisk's own HTTP, without TLS and unrestricted.
+    /// Asterisk's own HTTP server: no TLS, all of ARI.
     pub ari_plain: u16,
-    /// The first and the last for media.
+    /// The first and the last RTP port.
     pub rtp: [u16; 2],
 }
 
-/// The stack's PBXs, in the order in which the application prefers them.
+/// The PBXs, in the order that the application prefers them.
 pub const PBXS: [PbxPorts; 2] = [
     PbxPorts {
         name: "pbx1",
@@ -97,25 +97,25 @@ pub const PBXS: [PbxPorts; 2] = [
     },
 ];
 
-/// Who issues the stack's tokens, and for whom.
+/// The issuer of the stack's tokens.
 pub const TOKEN_ISSUER: &str = "ringback-local";
-/// See [`TOKEN_ISSUER`].
+/// The audience of the stack's tokens.
 pub const TOKEN_AUDIENCE: &str = "ringback-local-apps";
 
-/// How a phone reaches its PBX, which decides how its calls are protected.
+/// How a phone connects to its PBX. This decides how its calls are encrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Transport {
-    /// SIP over UDP or TCP, and RTP: nothing is encrypted.
+    /// SIP over UDP or TCP, and RTP. Not encrypted.
     Udp,
     /// SIP over TLS, and SRTP.
     Tls,
-    /// WebRTC: SIP over WebSocket with TLS, and DTLS-SRTP.
+    /// WebRTC: SIP over secure WebSocket, and DTLS-SRTP.
     Wss,
 }
 
 impl Transport {
-    /// The template of `pjsip.conf` that such a phone is made from.
+    /// The template in `pjsip.conf` for such a phone.
     pub fn template(self) -> &'static str {
         match self {
             Self::Udp => "phone-plain",
@@ -125,21 +125,21 @@ impl Transport {
     }
 }
 
-/// The numbers callers dial, as Exotel writes them, with the extension each leads to.
+/// The dialled numbers in Exotel's format, with their extensions.
 pub const NUMBERS: [(&str, &str); 4] = [
     ("08047491899", "1001"),
     ("08047491900", "1002"),
     ("08047491901", "1003"),
     ("08047491902", "1004"),
 ];
-/// The phones that may register.
+/// The phones that every stack has.
 pub const EXTENSIONS: [(&str, Transport); 4] = [
     ("1001", Transport::Udp),
     ("1002", Transport::Udp),
     ("1003", Transport::Tls),
     ("1004", Transport::Wss),
 ];
-/// Where Exotel calls an extension's owner first when the owner calls a phone number.
+/// The phone number of each extension's owner. Exotel calls it first when the owner calls a phone number.
 pub const MOBILE_NUMBERS: [(&str, &str); 4] = [
     ("1001", "+919800001001"),
     ("1002", "+919800001002"),
@@ -147,19 +147,19 @@ pub const MOBILE_NUMBERS: [(&str, &str); 4] = [
     ("1004", "+919800001004"),
 ];
 
-/// How many more phones there are in a stack with faults, so that as many calls can go wrong at a time.
-pub const CROWD: u16 = 24;
+/// The number of extra phones in a stack with faults, so that many calls can run at the same time.
+pub const EXTRA_PHONES: u16 = 24;
 
-/// The extension, the number and the owner's own number of one of the crowd.
-pub fn one_of_the_crowd(place: u16) -> [String; 3] {
+/// The extension, the number and the owner's phone number of an extra phone.
+pub fn extra_phone(index: u16) -> [String; 3] {
     [
-        format!("{}", 1_101 + place),
-        format!("0804749{}", 2_101 + place),
-        format!("+91980000{}", 1_101 + place),
+        format!("{}", 1_101 + index),
+        format!("0804749{}", 2_101 + index),
+        format!("+91980000{}", 1_101 + index),
     ]
 }
 
-/// What is fixed when a command starts.
+/// The settings of a command.
 #[derive(Debug, Clone)]
 pub struct Settings {
     repository: PathBuf,
@@ -167,7 +167,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Reads the environment, once.
+    /// Reads the environment.
     pub fn from_environment() -> Self {
         let repository = Path::new(env!("CARGO_MANIFEST_DIR"))
             .parent()
@@ -182,17 +182,17 @@ impl Settings {
         }
     }
 
-    /// The workspace's root.
+    /// The root of the repository.
     pub fn repository(&self) -> &Path {
         &self.repository
     }
 
-    /// State of the running stack: logs, pid files, `stack.json`.
+    /// The directory for the state of the running stack: logs, pid files, `stack.json`.
     pub fn state_dir(&self) -> PathBuf {
         self.repository.join("target/local")
     }
 
-    /// Tools in pinned versions; kept between runs.
+    /// The directory for the pinned tools. It is kept between runs.
     pub fn tools_dir(&self) -> PathBuf {
         self.repository.join("target/tools")
     }
@@ -202,7 +202,7 @@ impl Settings {
         self.state_dir().join(name)
     }
 
-    /// How long a phone rings in this stack: `RING_TIMEOUT_SECONDS`, or as long as the template says.
+    /// How long a phone rings: `RING_TIMEOUT_SECONDS`, or the template's default.
     #[must_use]
     pub fn ring(&self) -> Duration {
         let seconds = self.variable("RING_TIMEOUT_SECONDS");
@@ -210,18 +210,18 @@ impl Settings {
         Duration::from_secs(seconds.unwrap_or(30))
     }
 
-    /// One environment variable, if it is set and not empty.
+    /// An environment variable, if it is set and not empty.
     pub fn variable(&self, name: &str) -> Option<&str> {
         self.environment.get(name).map(String::as_str)
     }
 
-    /// One of the functions' settings: from the environment when it is set there, otherwise the stack's own.
-    pub fn override_or(&self, name: &str, own: impl Into<String>) -> String {
+    /// An environment variable, or the stack's own value.
+    pub fn override_or(&self, name: &str, default: impl Into<String>) -> String {
         self.variable(name)
-            .map_or_else(|| own.into(), str::to_owned)
+            .map_or_else(|| default.into(), str::to_owned)
     }
 
-    /// The template parameters that the environment sets: `RING_TIMEOUT_SECONDS` for `RingTimeoutSeconds`.
+    /// The template parameters that the environment sets.
     pub fn parameters_from_environment(&self, declared: &[String]) -> BTreeMap<String, String> {
         declared
             .iter()
@@ -252,7 +252,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_parameter_is_set_by_the_variable_of_its_name() {
+    fn a_parameter_name_becomes_a_variable_name() {
         assert_eq!(variable_name("RingTimeoutSeconds"), "RING_TIMEOUT_SECONDS");
         assert_eq!(variable_name("FcmBaseUrl"), "FCM_BASE_URL");
     }

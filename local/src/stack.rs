@@ -1,4 +1,4 @@
-//! `target/local/stack.json`: what the running stack says about itself. Its keys are a contract.
+//! `target/local/stack.json`: the description of the running stack. Scripts rely on its keys.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,156 +8,157 @@ use serde::{Deserialize, Serialize};
 
 use crate::settings::Transport;
 
-/// The file's name in the state directory.
+/// The name of the file.
 pub const FILE: &str = "stack.json";
 
-/// Where the stack is and how to talk to it.
+/// The addresses and credentials of the stack.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Stack {
     /// The HTTP API.
     pub http_url: String,
     /// The WebSocket API.
     pub ws_url: String,
-    /// Exotel's webhook, with its secret.
+    /// The URL of Exotel's webhook, with its secret.
     pub exotel_webhook_url: String,
-    /// The PBX's hook for a caller's leg; needs `headers.asterisk`.
+    /// The URL of the PBX's hook for a new caller's leg. It requires `headers.asterisk`.
     pub asterisk_incoming_url: String,
-    /// Headers that a caller must send, by who calls.
+    /// The headers that a client must send.
     pub headers: Headers,
     /// The local AWS.
     pub aws: Aws,
-    /// The PBX's REST interface.
+    /// The PBX's REST interface (ARI).
     pub ari: Ari,
-    /// The PBX's SIP side.
+    /// The PBX's SIP addresses.
     pub sip: Sip,
-    /// All PBXs; `ari` and `sip` are the first one's.
+    /// All PBXs. `ari` and `sip` belong to the first one.
     pub pbxs: Vec<Pbx>,
-    /// Phones that may register and answer.
+    /// The phones.
     pub phones: Vec<Phone>,
-    /// Somebody who watches all calls.
+    /// An operator, who sees all calls.
     pub operator: Operator,
-    /// Dialled number to extension.
+    /// Dialled numbers with their extensions.
     pub numbers: BTreeMap<String, String>,
-    /// What the stand-ins have received.
+    /// The recorded requests of the stand-ins.
     pub requests: Requests,
-    /// The same of the second region, where there is one. Phones, SIP and stand-ins are the same ones.
+    /// The description of the second region, if there is one. Phones, SIP and stand-ins are shared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fallback: Option<Box<Stack>>,
-    /// Where a region is lost and found, and replication slowed down, in a stack of two regions.
+    /// The API that simulates a region outage, in a stack with two regions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub loss_url: Option<String>,
-    /// How things can be made to go wrong, in a stack that was started with `FAULTS=yes`.
+    pub region_control_url: Option<String>,
+    /// The fault injection, in a stack that was started with `FAULTS=yes`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub faults: Option<Faults>,
 }
 
-/// How things can be made to go wrong.
+/// The fault injection.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Faults {
-    /// Where faults are asked for.
+    /// The URL of the control API.
     pub control: String,
-    /// More phones, so that as many calls can go wrong at a time.
+    /// Extra phones, so that many calls can run at the same time.
     pub phones: Vec<Phone>,
-    /// Their numbers, as `numbers`.
+    /// The numbers of the extra phones, in the same format as `numbers`.
     pub numbers: BTreeMap<String, String>,
 }
 
-/// Headers by caller.
+/// Required headers by client.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Headers {
-    /// Those of the PBX's hooks.
+    /// The headers of the PBX's hooks.
     pub asterisk: BTreeMap<String, String>,
 }
 
 /// The local AWS.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Aws {
-    /// Endpoint of every service.
+    /// The endpoint of every AWS service.
     pub endpoint: String,
-    /// The region deployed into.
+    /// The region.
     pub region: String,
-    /// The table of calls, devices and routes.
+    /// The name of the DynamoDB table.
     pub table: String,
 }
 
-/// The PBX's REST interface.
+/// The PBX's REST interface (ARI).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Ari {
-    /// Base URL for the functions: the proxy passes what they ask for, and nothing else.
+    /// The URL for the functions: the proxy, which passes only the requests that they need.
     pub url: String,
-    /// Base URL of Asterisk itself, for tools and tests on this machine.
+    /// The URL of Asterisk itself, for tools and tests on this machine.
     pub local_url: String,
-    /// Basic auth user.
+    /// The Basic auth user.
     pub username: String,
-    /// Basic auth password.
+    /// The Basic auth password.
     pub password: String,
-    /// The certificate authority its certificate is signed by, in PEM.
+    /// The certificate authority that signed the PBX's certificate, in PEM.
     pub ca_pem: String,
 }
 
-/// The PBX's SIP side.
+/// The PBX's SIP addresses.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Sip {
-    /// Address and port, UDP and TCP.
+    /// UDP and TCP: address and port.
     pub address: String,
-    /// Address and port, TLS.
+    /// TLS: address and port.
     pub tls: String,
-    /// URL, WebSocket with TLS.
+    /// The URL for secure WebSocket.
     pub wss: String,
-    /// SHA-256 of the public key of both, in Base64, as Chromium's `--ignore-certificate-errors-spki-list` takes it.
+    /// SHA-256 of the public key of the TLS and WebSocket certificate, in Base64, as Chromium's
+    /// `--ignore-certificate-errors-spki-list` takes it.
     pub spki_sha256: String,
-    /// An INVITE from here is the Exotel trunk calling.
+    /// The source address of the Exotel trunk.
     pub trunk_source: String,
-    /// An INVITE from here is a trunk calling that has TLS and SRTP.
+    /// The source address of the trunk with TLS and SRTP.
     pub encrypted_trunk_source: String,
 }
 
 /// A PBX.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Pbx {
-    /// What the application calls it.
+    /// The name that the application uses.
     pub name: String,
-    /// Its REST interface.
+    /// The REST interface.
     pub ari: Ari,
-    /// Its SIP side.
+    /// The SIP addresses.
     pub sip: Sip,
 }
 
 /// A phone.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Phone {
-    /// Its extension, also its SIP user.
+    /// The extension, which is also the SIP user.
     pub extension: String,
-    /// Its SIP password.
+    /// The SIP password.
     pub sip_password: String,
-    /// How it reaches its PBX, which decides how its calls are protected.
+    /// How the phone connects to its PBX.
     pub transport: Transport,
-    /// Where it registers: at the first PBX.
+    /// The URI where it registers: at the first PBX.
     pub uri: String,
-    /// Its app's bearer token.
+    /// The bearer token of its app.
     pub token: String,
-    /// Its owner's phone number (E.164), which Exotel calls first when the owner calls a phone number.
+    /// Its owner's phone number (E.164). Exotel calls it first when the owner calls a phone number.
     pub mobile_number: String,
 }
 
-/// Somebody who watches all calls.
+/// An operator, who sees all calls.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Operator {
     /// The bearer token.
     pub token: String,
 }
 
-/// What the stand-ins have received.
+/// The URLs of the recorded requests.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Requests {
-    /// FCM's.
+    /// The stand-in for FCM.
     pub fcm: String,
-    /// Exotel's.
+    /// The stand-in for Exotel.
     pub exotel: String,
 }
 
 impl Stack {
-    /// Reads the running stack's description from the state directory.
+    /// Reads the description of the running stack.
     pub fn load(state_dir: &Path) -> Result<Self> {
         let path = state_dir.join(FILE);
         let text = std::fs::read_to_string(&path).with_context(|| {
@@ -170,7 +171,7 @@ impl Stack {
             .with_context(|| format!("{} is not a stack's description", path.display()))
     }
 
-    /// Writes the description in one step: a reader sees all of it or none.
+    /// Writes the file atomically, so that a reader never sees half of it.
     pub fn write(&self, state_dir: &Path) -> Result<()> {
         let path = state_dir.join(FILE);
         let unfinished = state_dir.join(format!("{FILE}.new"));
@@ -179,13 +180,13 @@ impl Stack {
             .with_context(|| format!("could not write {}", path.display()))
     }
 
-    /// Takes the description away: the stack is no longer there.
+    /// Deletes the file, because the stack is stopping.
     pub fn remove(state_dir: &Path) {
-        // Already gone is as good.
+        // It may be deleted already.
         let _ = std::fs::remove_file(state_dir.join(FILE));
     }
 
-    /// The phones that speak SIP over UDP.
+    /// The phones with SIP over UDP.
     pub fn plain_phones(&self) -> impl Iterator<Item = &Phone> {
         let phones = self.phones.iter();
         phones.filter(|phone| phone.transport == Transport::Udp)

@@ -403,7 +403,10 @@ async fn where_only_participants_hear_of_calls_operators_do_too() -> Result<()> 
         assert_eq!(message["data"]["from"], "+919876543210", "{message}");
     }
     let silence = other.next(Duration::from_millis(300)).await;
-    assert!(matches!(silence, Err(Error::Silent(_))), "{silence:?}");
+    assert!(
+        matches!(silence, Err(Error::MessageTimeout(_))),
+        "{silence:?}"
+    );
     Ok(())
 }
 

@@ -237,10 +237,10 @@ fn a_port_that_another_program_uses_is_named() -> Result<()> {
         machine.bin().join("python3"),
     )?;
     // If it is taken already, that is as good.
-    let _listener = TcpListener::bind(("127.0.0.1", PORTS.loss));
+    let _listener = TcpListener::bind(("127.0.0.1", PORTS.region_control));
     let run = machine.run("regions", &[])?;
     ensure!(!run.succeeded);
-    run.says(&format!("{}/tcp", PORTS.loss))
+    run.says(&format!("{}/tcp", PORTS.region_control))
 }
 
 /// A port that is new in the settings has to be looked at by the script, too.
@@ -253,7 +253,7 @@ fn the_script_looks_at_the_ports_of_the_settings() -> Result<()> {
         cloud,
         fallback_gateway,
         fallback_cloud,
-        loss,
+        region_control,
         faults,
     } = PORTS;
     let mut ports = vec![
@@ -263,7 +263,7 @@ fn the_script_looks_at_the_ports_of_the_settings() -> Result<()> {
         cloud,
         fallback_gateway,
         fallback_cloud,
-        loss,
+        region_control,
         faults,
     ];
     for PbxPorts {

@@ -1,4 +1,4 @@
-//! One connection: what a test needs. It never connects again by itself.
+//! One WebSocket connection. It never reconnects.
 
 use std::time::Duration;
 
@@ -8,17 +8,17 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::error::Error as Broken;
+use tokio_tungstenite::tungstenite::error::Error as WsError;
 use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::http::header::{AUTHORIZATION, HeaderValue};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
 
-/// How long connecting may take: TCP, TLS, and the authorizer, which may start cold.
-const CONNECTING: Duration = Duration::from_secs(10);
-/// How long the server may take to answer a close frame.
-const CLOSING: Duration = Duration::from_secs(2);
+/// The timeout for connecting: TCP, TLS, and the authorizer, which may start cold.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The timeout for the server's answer to a close frame.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A connection to `/exotel-stream`.
 #[derive(Debug)]
@@ -26,188 +26,171 @@ pub struct Client {
     stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
 }
 
-/// How a client says who it is.
+/// How a client authenticates.
 #[derive(Debug, Clone)]
 pub enum Credential {
-    /// It is in the URL already, as Exotel's secret is; or there is none.
+    /// The URL already contains the secret, as Exotel's does, or the client sends none.
     InUrl,
-    /// A bearer token in the query, `?token=`, for clients that cannot set headers.
+    /// A bearer token in the query (`?token=`), for clients that cannot set headers.
     InQuery(SecretString),
     /// A bearer token in the `Authorization` header.
     InHeader(SecretString),
 }
 
-/// Why there is no connection, or no message. What tungstenite says holds the words of its own causes already, so it
-/// is part of the message, and not a source that would be told twice.
+/// Why there is no connection or no message. The text of a tungstenite error already contains its causes, so it is part
+/// of the message and not a `source`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Nothing can be connected to with this.
-    #[error("the URL or the token cannot be used: {0}")]
-    Address(Box<Broken>),
-    /// The server answered, but with no WebSocket.
+    /// The URL or the token is malformed.
+    #[error("invalid URL or token: {0}")]
+    InvalidAddress(Box<WsError>),
+    /// The server answered the handshake with an HTTP error.
     #[error("the server refused the connection with {status}: {body}")]
     Refused {
-        /// HTTP's status code.
+        /// The HTTP status code.
         status: u16,
-        /// What it said besides.
+        /// The body of the answer.
         body: String,
     },
-    /// No answer to the handshake.
+    /// The handshake failed.
     #[error("could not connect: {0}")]
-    Unreachable(Box<Broken>),
-    /// No answer to the handshake in time.
+    Unreachable(Box<WsError>),
+    /// The handshake did not finish in time.
     #[error("not connected within {0:?}")]
-    NotConnected(Duration),
-    /// No message in time; the connection stands.
+    ConnectTimeout(Duration),
+    /// No message arrived in time. The connection stays open.
     #[error("no message within {0:?}")]
-    Silent(Duration),
-    /// What arrived is no JSON; the connection stands.
-    #[error("a message that is no JSON: {0}")]
+    MessageTimeout(Duration),
+    /// A message is not JSON. The connection stays open.
+    #[error("a message is not JSON: {0}")]
     NotJson(String),
     /// The server closed the connection.
     #[error("the server closed the connection ({code:?} {reason})")]
     Closed {
-        /// WebSocket's close code, unless it closed without one.
+        /// The WebSocket close code, if the server sent one.
         code: Option<u16>,
-        /// What it said besides.
+        /// The reason that the server gave.
         reason: String,
     },
-    /// The connection ended without being closed.
+    /// The connection ended without a close frame.
     #[error("the connection broke: {0}")]
-    Broken(Box<Broken>),
+    Broken(Box<WsError>),
 }
 
 impl Client {
     /// Connects with a bearer token in the query.
     ///
     /// # Errors
-    /// When the server cannot be reached, or refuses.
+    /// When the server cannot be reached or refuses the connection.
     pub async fn connect(url: &str, token: &str) -> Result<Self, Error> {
         Self::connect_as(url, &Credential::InQuery(token.into())).await
     }
 
-    /// Connects with any credential.
+    /// Connects with the given credential.
     ///
     /// # Errors
-    /// When the server cannot be reached, or refuses.
+    /// When the server cannot be reached or refuses the connection.
     pub async fn connect_as(url: &str, credential: &Credential) -> Result<Self, Error> {
-        // With both of rustls's providers linked, it does not choose by itself. Whoever chose first is fine.
+        // rustls does not choose a provider when two are linked. An error means that one is installed already.
         let _ = aws_lc_rs::default_provider().install_default();
-        // Messages are small, and somebody waits for each.
+        // Messages are small and time-critical, so do not wait to fill a packet (Nagle).
         let without_nagle = true;
         let request = request(url, credential)?;
         let connecting = connect_async_with_config(request, None, without_nagle);
-        let (stream, _) = tokio::time::timeout(CONNECTING, connecting)
+        let (stream, _) = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
             .await
-            .map_err(|_| Error::NotConnected(CONNECTING))?
-            .map_err(Error::in_handshake)?;
+            .map_err(|_| Error::ConnectTimeout(CONNECT_TIMEOUT))?
+            .map_err(Error::from_handshake)?;
         Ok(Self { stream })
     }
 
     /// Sends a message.
     ///
     /// # Errors
-    /// When the connection is gone.
+    /// When the connection is closed or broken.
     pub async fn send(&mut self, message: Value) -> Result<(), Error> {
         self.send_text(message.to_string()).await
     }
 
-    /// Sends any text, as a client with a fault of its own would.
+    /// Sends any text, also malformed JSON.
     ///
     /// # Errors
-    /// When the connection is gone.
+    /// When the connection is closed or broken.
     pub async fn send_text(&mut self, text: impl Into<Utf8Bytes>) -> Result<(), Error> {
         let message = Message::Text(text.into());
-        self.stream.send(message).await.map_err(Error::in_use)
+        self.stream.send(message).await.map_err(Error::from_stream)
     }
 
-    /// The next message, waited for no longer than `within`.
+    /// Receives the next message, and waits no longer than `within`.
     ///
     /// # Errors
-    /// When none came, what came is no JSON, or the connection is gone.
+    /// When no message arrives in time, the message is not JSON, or the connection is closed or broken.
     pub async fn next(&mut self, within: Duration) -> Result<Value, Error> {
         tokio::time::timeout(within, self.receive())
             .await
-            .map_err(|_| Error::Silent(within))?
+            .map_err(|_| Error::MessageTimeout(within))?
     }
 
-    /// The next message, however long it takes. Dropping the future loses none.
+    /// Receives the next message, without a timeout. Cancel-safe: dropping the future loses no message.
     ///
     /// # Errors
-    /// When what came is no JSON, or the connection is gone.
+    /// When the message is not JSON, or the connection is closed or broken.
     pub async fn receive(&mut self) -> Result<Value, Error> {
         loop {
             match self.stream.next().await {
                 Some(Ok(Message::Text(text))) => return json(text.as_bytes()),
                 Some(Ok(Message::Binary(bytes))) => return json(&bytes),
                 Some(Ok(Message::Close(frame))) => {
-                    // The answer to it is waiting to be sent; a server that is gone already does not need it.
+                    // Sends the queued answer to the close frame. It may fail when the server is already gone.
                     let _ = self.stream.flush().await;
                     return Err(Error::closed(frame));
                 }
-                // Answered below us.
+                // tungstenite answers pings itself.
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
-                Some(Err(error)) => return Err(Error::in_use(error)),
+                Some(Err(error)) => return Err(Error::from_stream(error)),
                 None => return Err(Error::closed(None)),
             }
         }
     }
 
-    /// Closes the connection as the protocol asks, and gives what still arrived meanwhile.
+    /// Closes the connection with a close frame, and returns the messages that arrive until it is closed.
     pub async fn close(mut self) -> Vec<Value> {
-        let mut late = Vec::new();
+        let mut remaining = Vec::new();
         let closing = async {
-            self.stream.close(None).await.map_err(Error::in_use)?;
+            self.stream.close(None).await.map_err(Error::from_stream)?;
             loop {
                 match self.receive().await {
-                    Ok(message) => late.push(message),
+                    Ok(message) => remaining.push(message),
                     Err(Error::NotJson(_)) => {}
                     Err(gone) => return Err::<(), _>(gone),
                 }
             }
         };
-        // Gone is what it was to be, in whatever way.
-        let _ = tokio::time::timeout(CLOSING, closing).await;
-        late
+        // A timeout and an error both mean that the connection is gone, which is what the caller wants.
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, closing).await;
+        remaining
     }
 }
 
 impl Error {
-    /// Whether trying again would only get the same answer.
-    #[must_use]
-    pub fn is_final(&self) -> bool {
-        match self {
-            Self::Address(_) => true,
-            Self::Refused { status, .. } => {
-                (400..500).contains(status) && ![408, 429].contains(status)
-            }
-            Self::Unreachable(_)
-            | Self::NotConnected(_)
-            | Self::Silent(_)
-            | Self::NotJson(_)
-            | Self::Closed { .. }
-            | Self::Broken(_) => false,
-        }
-    }
-
-    fn in_handshake(error: Broken) -> Self {
+    fn from_handshake(error: WsError) -> Self {
         match error {
-            Broken::Http(response) => {
+            WsError::Http(response) => {
                 let body = response.body().as_deref().unwrap_or_default();
                 Self::Refused {
                     status: response.status().as_u16(),
                     body: String::from_utf8_lossy(body).into_owned(),
                 }
             }
-            Broken::Url(_) | Broken::HttpFormat(_) => Self::Address(Box::new(error)),
+            WsError::Url(_) | WsError::HttpFormat(_) => Self::InvalidAddress(Box::new(error)),
             other => Self::Unreachable(Box::new(other)),
         }
     }
 
-    fn in_use(error: Broken) -> Self {
+    fn from_stream(error: WsError) -> Self {
         match error {
-            Broken::ConnectionClosed | Broken::AlreadyClosed => Self::closed(None),
+            WsError::ConnectionClosed | WsError::AlreadyClosed => Self::closed(None),
             other => Self::Broken(Box::new(other)),
         }
     }
@@ -231,13 +214,13 @@ fn request(url: &str, credential: &Credential) -> Result<Request, Error> {
             Ok(request)
         }),
     }
-    .map_err(|error| Error::Address(Box::new(error)))
+    .map_err(|error| Error::InvalidAddress(Box::new(error)))
 }
 
 fn with_token(url: &str, token: &SecretString) -> String {
-    let joint = if url.contains('?') { '&' } else { '?' };
+    let separator = if url.contains('?') { '&' } else { '?' };
     let token: String = form_urlencoded::byte_serialize(token.expose_secret().as_bytes()).collect();
-    format!("{url}{joint}token={token}")
+    format!("{url}{separator}token={token}")
 }
 
 fn json(bytes: &[u8]) -> Result<Value, Error> {
@@ -252,7 +235,7 @@ mod tests {
     const URL: &str = "wss://abc.execute-api.ap-south-1.amazonaws.com/exotel-stream";
 
     #[test]
-    fn a_token_goes_into_the_query_encoded_and_beside_what_is_there() {
+    fn a_token_is_appended_to_the_query_and_escaped() {
         let with = |url: &str| {
             let request = request(url, &Credential::InQuery("a+b/c".into()))?;
             Ok::<_, Error>(request.uri().query().map(str::to_owned))
@@ -270,18 +253,8 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_no_header_can_hold_is_told_at_once() {
+    fn a_token_with_a_line_break_is_an_error() {
         let request = request(URL, &Credential::InHeader("two\nlines".into()));
-        assert!(request.unwrap_err().is_final());
-    }
-
-    #[test]
-    fn only_a_refusal_that_would_come_again_is_final() {
-        let is_final = |status| {
-            let body = String::new();
-            Error::Refused { status, body }.is_final()
-        };
-        assert!([400, 401, 403, 404].into_iter().all(is_final));
-        assert!(![408, 429, 500, 502, 503].into_iter().any(is_final));
+        assert!(matches!(request, Err(Error::InvalidAddress(_))));
     }
 }

@@ -7,8 +7,6 @@ use serde::Deserialize;
 /// The running stack.
 #[derive(Debug, Deserialize)]
 pub struct Stack {
-    /// The HTTP API.
-    pub http_url: String,
     /// The WebSocket API.
     pub ws_url: String,
     phones: Vec<Phone>,
@@ -21,16 +19,16 @@ struct Phone {
 }
 
 impl Stack {
-    /// Where this checkout's stack describes itself while it runs.
+    /// The path of this checkout's `stack.json`, which exists while the stack runs.
     #[must_use]
     pub fn path() -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/local/stack.json")
     }
 
-    /// Reads a stack's description; `None` when there is no file, which is when no stack runs.
+    /// Reads a stack description. `None` when the file does not exist, which means that no stack runs.
     ///
     /// # Errors
-    /// When the file is there and cannot be read or understood.
+    /// When the file exists but cannot be read or parsed.
     pub fn load(path: &Path) -> std::io::Result<Option<Self>> {
         match std::fs::read(path) {
             Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
@@ -39,7 +37,7 @@ impl Stack {
         }
     }
 
-    /// The bearer token of an extension's app.
+    /// The bearer token of this extension's app.
     #[must_use]
     pub fn token(&self, extension: &str) -> Option<&secrecy::SecretString> {
         let phone = self
@@ -49,7 +47,7 @@ impl Stack {
         phone.map(|phone| &phone.token)
     }
 
-    /// The extensions it has tokens of.
+    /// The extensions that have a token.
     pub fn extensions(&self) -> impl Iterator<Item = &str> {
         self.phones.iter().map(|phone| phone.extension.as_str())
     }

@@ -1,5 +1,4 @@
-//! A hand-operated trunk and phones: one command a line on standard input, one event a line on
-//! standard output.
+//! A trunk and phones for use by hand. Reads one command per line from standard input, and prints one event per line.
 //!
 //! ```sh
 //! cargo run -p ringback-sip --example console -- 127.0.0.1:5060 127.0.0.2:0
@@ -8,20 +7,20 @@
 //! | command | does |
 //! | --- | --- |
 //! | `phone 1001 PASSWORD [video]` | registers a phone, with a camera or without; its calls are named `1001` |
-//! | `forget 1001` | switches that phone off without unregistering |
+//! | `forget 1001` | switches that phone off without unregistering it |
 //! | `call NAME DID NUMBER [CALLSID]` | the trunk calls; NUMBER may be `withheld` or `withheld:NUMBER` |
 //! | `name TEXT` | display name of the following calls |
-//! | `answer 1001`, `reject 1001 486` | what the phone does with the call that rings |
-//! | `cancel NAME`, `hangup NAME` | ends a call, from the trunk's or the phone's side |
+//! | `answer 1001`, `reject 1001 486` | the phone answers or rejects the ringing call |
+//! | `cancel NAME`, `hangup NAME` | ends a call from this side |
 //! | `media NAME` | how many packets of audio and video this leg has received |
-//! | `media NAME OTHER` | how many of them the other leg has sent |
-//! | `header 1001 NAME`, `offer 1001` | what the INVITE said |
+//! | `media NAME OTHER` | how many of them came from the other leg |
+//! | `header 1001 NAME`, `offer 1001` | a header, or the session description, of the INVITE |
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use ringback_sip::{
-    CallEvents, Caller, IncomingCall, Media, Moment, OutgoingCall, Phone, Stage, Trunk,
+    CallEvents, CallStage, Caller, EventTime, IncomingCall, Media, OutgoingCall, Phone, Trunk,
 };
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
@@ -69,13 +68,13 @@ impl Console {
             [] => Ok(()),
             ["phone", extension, password] => {
                 let phone = Phone::new(self.pbx, extension, password).await?;
-                self.phone(phone).await
+                self.register(phone).await
             }
             ["phone", extension, password, "video"] => {
                 let phone = Phone::new(self.pbx, extension, password).await?;
-                self.phone(phone.with_video()).await
+                self.register(phone.with_video()).await
             }
-            ["forget", extension] => self.forget(extension),
+            ["forget", extension] => self.switch_off(extension),
             ["call", name, did, number] => self.call(name, did, number, None).await,
             ["call", name, did, number, sid] => self.call(name, did, number, Some(sid)).await,
             ["name", ..] => {
@@ -102,11 +101,11 @@ impl Console {
                 say(phone, &self.at(phone).await?.offer());
                 Ok(())
             }
-            _ => bail!("no such command"),
+            _ => bail!("unknown command"),
         }
     }
 
-    async fn phone(&mut self, mut phone: Phone) -> Result<()> {
+    async fn register(&mut self, mut phone: Phone) -> Result<()> {
         phone.register().await?;
         let extension = phone.extension().to_owned();
         say(&extension, &format!("registered from {}", phone.address()));
@@ -114,7 +113,7 @@ impl Console {
         let task = tokio::spawn(async move {
             while let Ok(call) = phone.next_call(FOREVER).await {
                 say(&name, &format!("called by {:?}", call.caller()));
-                tell(name.clone(), call.events());
+                print_events(name.clone(), call.events());
                 ringing.lock().await.insert(name.clone(), call);
             }
         });
@@ -122,8 +121,8 @@ impl Console {
         Ok(())
     }
 
-    fn forget(&mut self, extension: &str) -> Result<()> {
-        let phone = self.phones.remove(extension).context("no such phone")?;
+    fn switch_off(&mut self, extension: &str) -> Result<()> {
+        let phone = self.phones.remove(extension).context("unknown phone")?;
         phone.abort();
         Ok(())
     }
@@ -138,7 +137,7 @@ impl Console {
         };
         caller.display_name = self.caller_name.clone();
         let call = self.trunk.call(self.pbx, did, caller, sid).await?;
-        tell(name.to_owned(), call.events());
+        print_events(name.to_owned(), call.events());
         self.placed.insert(name.to_owned(), call);
         Ok(())
     }
@@ -171,7 +170,7 @@ impl Console {
     }
 
     fn placed(&self, name: &str) -> Result<&OutgoingCall> {
-        self.placed.get(name).context("no such call")
+        self.placed.get(name).context("unknown call")
     }
 
     async fn at(&self, phone: &str) -> Result<IncomingCall> {
@@ -180,34 +179,34 @@ impl Console {
     }
 }
 
-/// Prints a call's events as they happen.
-fn tell(name: String, events: CallEvents) {
+/// Prints the events of a call as they happen.
+fn print_events(name: String, events: CallEvents) {
     tokio::spawn(async move {
-        let mut told = 0;
-        while let Some(event) = events.after(told).await {
-            told += 1;
+        let mut printed = 0;
+        while let Some(event) = events.after(printed).await {
+            printed += 1;
             print_at(event.at, &name, &describe(&event.stage));
         }
     });
 }
 
-fn describe(stage: &Stage) -> String {
+fn describe(stage: &CallStage) -> String {
     match stage {
-        Stage::Ringing { code } => format!("ringing ({code})"),
-        Stage::Answered => "answered".into(),
-        Stage::Rejected { code, reason } => format!("rejected: {code} {reason}"),
-        Stage::Ended { by_remote: true } => "ended by the other side".into(),
-        Stage::Ended { by_remote: false } => "ended by us".into(),
+        CallStage::Ringing { code } => format!("ringing ({code})"),
+        CallStage::Answered => "answered".into(),
+        CallStage::Rejected { code, reason } => format!("rejected: {code} {reason}"),
+        CallStage::Ended { by_remote: true } => "ended by the other side".into(),
+        CallStage::Ended { by_remote: false } => "ended by us".into(),
     }
 }
 
-#[allow(clippy::disallowed_methods, reason = "a person watches it happen")]
+#[allow(clippy::disallowed_methods, reason = "the time is only printed")]
 fn say(name: &str, what: &str) {
     let now = std::time::SystemTime::now();
     print_line(now, name, what);
 }
 
-fn print_at(at: Moment, name: &str, what: &str) {
+fn print_at(at: EventTime, name: &str, what: &str) {
     print_line(at.wall, name, what);
 }
 

@@ -1,5 +1,5 @@
-//! The user agent under trunks and phones: one UDP socket or one TLS connection, the SIP stack's tasks, and what is the
-//! same for both ends of a call.
+//! The SIP user agent behind trunks and phones: one UDP socket or one TLS connection, and the code that both sides of a
+//! call share.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -21,13 +21,13 @@ use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
-    Error, Media, Stage,
+    CallStage, Error, Media,
     error::failed,
     events::{CallEvents, EventLog},
     tls,
 };
 
-/// A new call for this user agent, with the transaction that asks for it.
+/// New incoming calls, as their INVITE transactions.
 pub(crate) type Invitations = mpsc::UnboundedReceiver<Transaction>;
 
 #[derive(Clone)]
@@ -36,14 +36,14 @@ pub(crate) struct Agent {
     transport: Transport,
     pub(crate) endpoint: EndpointInnerRef,
     pub(crate) dialogs: Arc<DialogLayer>,
-    /// Ends the stack's tasks, and closes its socket.
+    /// Stops the SIP stack's tasks and closes the socket.
     pub(crate) stop: CancellationToken,
-    /// Does so with the last clone.
+    /// Triggers `stop` when the last clone of the agent is dropped.
     _stop: Arc<DropGuard>,
 }
 
 impl Agent {
-    /// Speaks UDP from this address.
+    /// Opens a UDP socket at this address.
     pub(crate) async fn bind(address: SocketAddr) -> Result<(Self, Invitations), Error> {
         let stop = CancellationToken::new();
         let transport = TransportLayer::new(stop.clone());
@@ -52,10 +52,10 @@ impl Agent {
         let local = socket.get_addr().get_socketaddr();
         let local = local.map_err(failed("reading the SIP socket's address"))?;
         transport.add_transport(socket.into());
-        Self::on(transport, Transport::Udp, local, stop)
+        Self::with_transport(transport, Transport::Udp, local, stop)
     }
 
-    /// Speaks TLS with the PBX, over one connection from this address.
+    /// Opens one TLS connection to the PBX, from this local address.
     pub(crate) async fn connect(
         from: SocketAddr,
         pbx: SocketAddr,
@@ -64,10 +64,10 @@ impl Agent {
         let stop = CancellationToken::new();
         let transport = TransportLayer::new(stop.clone());
         let local = tls::connect(&transport, from, pbx, ca_pem).await?;
-        Self::on(transport, Transport::Tls, local, stop)
+        Self::with_transport(transport, Transport::Tls, local, stop)
     }
 
-    fn on(
+    fn with_transport(
         layer: TransportLayer,
         transport: Transport,
         local: SocketAddr,
@@ -81,7 +81,7 @@ impl Agent {
         let incoming = endpoint.incoming_transactions();
         let incoming = incoming.map_err(failed("reading SIP requests"))?;
         let dialogs = Arc::new(DialogLayer::new(endpoint.inner.clone()));
-        let (invite, invitations) = mpsc::unbounded_channel();
+        let (sender, invitations) = mpsc::unbounded_channel();
         let agent = Self {
             local,
             transport,
@@ -93,7 +93,7 @@ impl Agent {
         tokio::spawn(stop.run_until_cancelled_owned(async move {
             tokio::select! {
                 _ = endpoint.serve() => {}
-                () = dispatch(incoming, dialogs, invite) => {}
+                () = dispatch(incoming, dialogs, sender) => {}
             }
         }));
         Ok((agent, invitations))
@@ -107,12 +107,12 @@ impl Agent {
         uri(user, self.local, self.transport)
     }
 
-    /// The address of a user of the PBX, or without a user the PBX's own.
+    /// The URI of a user at the PBX, or of the PBX itself when the user is empty.
     pub(crate) fn uri_at(&self, pbx: SocketAddr, user: &str) -> Result<Uri, Error> {
         uri(user, pbx, self.transport)
     }
 
-    pub(crate) fn way_to(&self, pbx: SocketAddr) -> SipAddr {
+    pub(crate) fn sip_address_of(&self, pbx: SocketAddr) -> SipAddr {
         match self.transport {
             Transport::Tls => SipAddr::new(Transport::Tls, pbx.into()),
             _ => SipAddr::from(pbx),
@@ -120,8 +120,8 @@ impl Agent {
     }
 }
 
-/// `sip:user@address`. What would break out of the user part is escaped; the SIP library escapes the escape once more, so
-/// such a user arrives as nonsense, but in one piece.
+/// Builds `sip:user@address`. Escapes the characters that could end the user part. The SIP library escapes `%` once
+/// more, so the PBX sees such a user as wrong, but cannot be injected.
 fn uri(user: &str, address: SocketAddr, transport: Transport) -> Result<Uri, Error> {
     let parameter = match transport {
         Transport::Tls => ";transport=tls",
@@ -148,48 +148,48 @@ pub(crate) fn sdp_content_type() -> Vec<Header> {
     vec![Header::ContentType("application/sdp".into())]
 }
 
-/// Gives each request to the call it belongs to.
+/// Routes each request to its dialog, or to `invitations` if it is a new INVITE.
 async fn dispatch(
     mut incoming: TransactionReceiver,
     dialogs: Arc<DialogLayer>,
-    invite: mpsc::UnboundedSender<Transaction>,
+    invitations: mpsc::UnboundedSender<Transaction>,
 ) {
     while let Some(mut request) = incoming.recv().await {
         if let Some(mut dialog) = dialogs.match_dialog(&request) {
             tokio::spawn(async move {
                 if let Err(error) = dialog.handle(&mut request).await {
-                    tracing::debug!(%error, "request within a call failed");
+                    tracing::debug!(%error, "handling a request inside a dialog failed");
                 }
             });
         } else if request.original.method == Method::Invite {
-            // Nobody may be listening: then the transaction's drop ends it.
-            let _ = invite.send(request);
+            // If the receiver is gone, the transaction is dropped and the stack ends it.
+            let _ = invitations.send(request);
         } else {
-            tokio::spawn(answer_stray(request));
+            tokio::spawn(answer_outside_dialogs(request));
         }
     }
 }
 
-/// Requests outside calls: a PBX's qualifying OPTIONS and its NOTIFYs are welcome, the rest
-/// belongs to a call that is over.
-async fn answer_stray(mut request: Transaction) {
+/// Answers requests outside a dialog. OPTIONS (the PBX checks whether the phone is alive) and NOTIFY get 200. All
+/// others belong to a call that is already over and get 481.
+async fn answer_outside_dialogs(mut request: Transaction) {
     let code = match request.original.method {
         Method::Options | Method::Notify => StatusCode::OK,
         Method::Ack => return,
         _ => StatusCode::CallTransactionDoesNotExist,
     };
     if let Err(error) = request.reply(code).await {
-        tracing::debug!(%error, "answering a request outside calls failed");
+        tracing::debug!(%error, "answering a request outside a dialog failed");
     }
 }
 
-/// What both ends of a call have: the dialog, its story, its media.
+/// One side of a call: its dialog, event log and media.
 #[derive(Clone)]
 pub(crate) struct Leg {
     pub(crate) dialog: InviteDialog,
     pub(crate) log: EventLog,
     pub(crate) media: Media,
-    pub(crate) end: End,
+    pub(crate) side: CallSide,
 }
 
 impl Leg {
@@ -197,77 +197,80 @@ impl Leg {
         self.log.events()
     }
 
-    /// BYE once the call is up; before that, CANCEL from the calling end, 603 from the called one.
+    /// Sends BYE on an answered call. Before the answer, the caller sends CANCEL and the phone rejects with 603.
     pub(crate) async fn hang_up(&self) -> Result<(), Error> {
         self.media.mute();
-        if self.end == End::Called && self.dialog.state().can_cancel() {
+        if self.side == CallSide::Called && self.dialog.state().can_cancel() {
             return self.reject(StatusCode::Decline);
         }
         self.dialog.hangup().await.map_err(failed("hanging up"))
     }
 
     pub(crate) fn reject(&self, status: StatusCode) -> Result<(), Error> {
-        let stage = rejected(&status);
+        let stage = rejected_stage(&status);
         let sent = self.dialog.reject(Some(status), None);
         sent.map_err(failed("rejecting a call"))?;
-        self.log.note(stage);
+        self.log.log(stage);
         Ok(())
     }
 }
 
-pub(crate) fn rejected(status: &StatusCode) -> Stage {
+pub(crate) fn rejected_stage(status: &StatusCode) -> CallStage {
+    // The SIP library formats a status code as "486 Busy Here".
     let text = status.to_string();
-    Stage::Rejected {
+    CallStage::Rejected {
         code: status.code(),
-        reason: text.split_once(' ').map_or(text.clone(), |(_, r)| r.into()),
+        reason: text
+            .split_once(' ')
+            .map_or(text.clone(), |(_, reason)| reason.into()),
     }
 }
 
-/// Hangs up when the last handle to a call is dropped.
-pub(crate) struct HangUpOnDrop(Leg);
+/// Hangs up when the last handle to the call is dropped.
+pub(crate) struct HangUpGuard(Leg);
 
 impl Leg {
-    pub(crate) fn hang_up_on_drop(&self) -> Arc<HangUpOnDrop> {
-        Arc::new(HangUpOnDrop(self.clone()))
+    pub(crate) fn hang_up_guard(&self) -> Arc<HangUpGuard> {
+        Arc::new(HangUpGuard(self.clone()))
     }
 }
 
-impl Drop for HangUpOnDrop {
+impl Drop for HangUpGuard {
     fn drop(&mut self) {
         let leg = self.0.clone();
         leg.media.mute();
         if leg.events().is_over() {
             return;
         }
+        // `drop` cannot await, and there is no runtime to spawn on while a test ends.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move { leg.hang_up().await });
         }
     }
 }
 
-/// Writes a call's story from the stack's state changes, and answers what the other side asks
-/// during the call, until the call is over.
-pub(crate) async fn follow(
+/// Logs the state changes of a dialog and answers requests inside it, until the call is over.
+pub(crate) async fn track_dialog(
     mut states: DialogStateReceiver,
     dialogs: Arc<DialogLayer>,
     log: EventLog,
     media: Media,
-    ours: End,
+    side: CallSide,
 ) {
     while let Some(state) = states.recv().await {
         match state {
-            DialogState::Early(_, response) => log.note(Stage::Ringing {
+            DialogState::Early(_, response) => log.log(CallStage::Ringing {
                 code: response.status_code.code(),
             }),
             DialogState::Confirmed(_, response) => {
-                if ours == End::Calling {
-                    connect(&media, &response.body);
+                if side == CallSide::Calling {
+                    connect_media(&media, &response.body);
                 }
-                log.note(Stage::Answered);
+                log.log(CallStage::Answered);
             }
-            // A re-INVITE or UPDATE: a session refresh, or a moved media stream.
+            // A re-INVITE or UPDATE: a session refresh, or a new address for the media.
             DialogState::Updated(_, request, handle) => {
-                connect(&media, &request.body);
+                connect_media(&media, &request.body);
                 accept_update(&handle, &media, &request.body).await;
             }
             DialogState::Info(_, _, handle)
@@ -278,8 +281,8 @@ pub(crate) async fn follow(
             }
             DialogState::Terminated(id, reason) => {
                 media.mute();
-                if let Some(by_remote) = ended_by_remote(&reason, ours) {
-                    log.note(Stage::Ended { by_remote });
+                if let Some(by_remote) = ended_by_other_side(&reason, side) {
+                    log.log(CallStage::Ended { by_remote });
                 }
                 dialogs.remove_dialog(&id);
                 return;
@@ -293,31 +296,32 @@ pub(crate) async fn follow(
     }
 }
 
-/// Which end of a call we are.
+/// Our side of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum End {
+pub(crate) enum CallSide {
     Calling,
     Called,
 }
 
-/// Whether the other side ended the call; `None` when the INVITE got a final response, which is
-/// noted with its code elsewhere.
-fn ended_by_remote(reason: &TerminatedReason, ours: End) -> Option<bool> {
-    match (reason, ours) {
-        (TerminatedReason::UacBye, end) => Some(end == End::Called),
-        (TerminatedReason::UasBye, end) => Some(end == End::Calling),
-        (TerminatedReason::UacCancel, End::Called) => Some(true),
+/// Whether the other side ended the call. `None` when the INVITE got a final response, which is logged elsewhere with
+/// its code.
+fn ended_by_other_side(reason: &TerminatedReason, side: CallSide) -> Option<bool> {
+    match (reason, side) {
+        // The caller (UAC) sent BYE, or the called party (UAS) did.
+        (TerminatedReason::UacBye, side) => Some(side == CallSide::Called),
+        (TerminatedReason::UasBye, side) => Some(side == CallSide::Calling),
+        (TerminatedReason::UacCancel, CallSide::Called) => Some(true),
         (TerminatedReason::Timeout, _) => Some(true),
         _ => None,
     }
 }
 
-fn connect(media: &Media, description: &[u8]) {
+fn connect_media(media: &Media, description: &[u8]) {
     if description.is_empty() {
         return;
     }
     if let Err(error) = media.connect(description) {
-        tracing::warn!(%error, "the other side's media cannot be reached");
+        tracing::warn!(%error, "the remote session description is not usable");
     }
 }
 
@@ -334,7 +338,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_user_breaks_out_of_an_address() {
+    fn a_user_cannot_inject_into_a_uri() {
         let address = SocketAddr::from(([127, 0, 0, 1], 5060));
         let text = |user| {
             let uri = uri(user, address, Transport::Udp);

@@ -2,16 +2,15 @@ use rsipstack::sip::{Header, Uri, headers::typed};
 
 use crate::{Error, agent::Agent};
 
-/// Who calls, as the trunk presents it.
+/// The caller, as the trunk presents it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
-    /// The caller's number. Of a withheld one, what the trunk tells the PBX in confidence; it may
-    /// be empty.
+    /// The caller's number. For a withheld number, the trunk sends it to the PBX only, and it may be empty.
     pub number: String,
-    /// The caller's name. Any text.
+    /// The display name. Any text is allowed.
     pub display_name: Option<String>,
-    /// The caller does not want to be known: `From` is anonymous, and the number stands only in
-    /// `P-Asserted-Identity`, with `Privacy: id` (RFC 3325).
+    /// The number is withheld: `From` is anonymous, and only `P-Asserted-Identity` has the number, with `Privacy: id`
+    /// (RFC 3325).
     pub withheld: bool,
 }
 
@@ -25,7 +24,7 @@ impl Caller {
         }
     }
 
-    /// A caller whose number neither the phone nor the PBX may know.
+    /// A caller without a number, also for the PBX.
     pub fn withheld() -> Self {
         Self {
             withheld: true,
@@ -33,7 +32,7 @@ impl Caller {
         }
     }
 
-    /// The same caller, with a name.
+    /// Adds a display name.
     pub fn named(self, display_name: &str) -> Self {
         Self {
             display_name: Some(display_name.to_owned()),
@@ -68,8 +67,8 @@ impl Caller {
         Ok(headers)
     }
 
-    /// The caller that a `From` header names.
-    pub(crate) fn in_from(header: &str) -> Result<Self, Error> {
+    /// Parses the caller from a `From` header.
+    pub(crate) fn from_header(header: &str) -> Result<Self, Error> {
         let (display_name, address) = split_name(header);
         let from = typed::From::parse(address).map_err(|_| Error::Address(header.to_owned()))?;
         let number = from.uri.auth.map(|auth| auth.user).unwrap_or_default();
@@ -81,8 +80,8 @@ impl Caller {
     }
 }
 
-/// Takes a quoted name off the front. The SIP stack's own parser does not see that a name holds
-/// escaped quotes or angle brackets.
+/// Splits a quoted display name off the front. The SIP stack's own parser fails on a name with escaped quotes or angle
+/// brackets.
 fn split_name(header: &str) -> (Option<String>, &str) {
     let Some(quoted) = header.trim_start().strip_prefix('"') else {
         return (None, header);
@@ -99,7 +98,7 @@ fn split_name(header: &str) -> (Option<String>, &str) {
     (None, header)
 }
 
-/// The inside of a SIP quoted string.
+/// Escapes text for a SIP quoted string, and drops control characters.
 fn quoted(text: &str) -> String {
     let printable = text.chars().filter(|c| !c.is_control());
     printable
@@ -117,19 +116,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_cannot_break_out_of_their_quotes() {
+    fn a_name_cannot_break_out_of_its_quotes() {
         assert_eq!(quoted(r#"O"Neil \ 😀"#), r#"O\"Neil \\ 😀"#);
         assert_eq!(quoted("a\r\nVia: b"), "aVia: b");
     }
 
     #[test]
-    fn any_name_is_read_as_it_was_written() -> Result<(), Error> {
+    fn any_name_can_be_written_and_parsed() -> Result<(), Error> {
         for name in ["Asha", r#"O"Neil \"#, "<sip:a@b>, (x); 😀", ""] {
             let header = format!("\"{}\" <sip:+91900@10.0.0.1>;tag=a", quoted(name));
             let expected = Caller::number("+91900").named(name);
-            assert_eq!(Caller::in_from(&header)?, expected);
+            assert_eq!(Caller::from_header(&header)?, expected);
         }
-        let nameless = Caller::in_from("<sip:+91900@10.0.0.1>;tag=a")?;
+        let nameless = Caller::from_header("<sip:+91900@10.0.0.1>;tag=a")?;
         assert_eq!(nameless, Caller::number("+91900"));
         Ok(())
     }

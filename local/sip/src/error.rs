@@ -1,79 +1,79 @@
 use std::time::Duration;
 
-use crate::Stage;
+use crate::CallStage;
 
-/// Why a simulated endpoint could not do, or did not see, what a test asked for.
+/// Why a simulated endpoint failed, or did not see what a test expects.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The SIP stack refused or failed.
-    #[error("{doing}")]
+    /// The SIP stack returned an error.
+    #[error("{operation}")]
     Sip {
-        /// What we were doing.
-        doing: &'static str,
-        /// The stack's own error.
+        /// The operation.
+        operation: &'static str,
+        /// The SIP stack's error.
         #[source]
         source: Box<rsipstack::Error>,
     },
-    /// A socket could not be opened or used.
-    #[error("{doing}")]
+    /// A socket operation failed.
+    #[error("{operation}")]
     Socket {
-        /// What we were doing.
-        doing: &'static str,
-        /// The system's error.
+        /// The operation.
+        operation: &'static str,
+        /// The I/O error.
         #[source]
         source: std::io::Error,
     },
-    /// A number, an extension or an address that cannot stand in a SIP URI.
+    /// A number, an extension or an address is not valid in a SIP URI.
     #[error("{0:?} cannot be part of a SIP address")]
     Address(String),
-    /// The authority's certificate is not one, in PEM.
-    #[error("the certificate authority cannot be read")]
+    /// The certificate authority is not valid PEM.
+    #[error("the certificate authority is not valid PEM")]
     Certificate,
-    /// The cryptographic library refused, or had no random numbers.
-    #[error("SRTP failed")]
+    /// A cryptographic operation failed, or there were no random numbers.
+    #[error("a cryptographic operation of SRTP failed")]
     Srtp,
-    /// The registrar said no.
+    /// The registrar refused the registration.
     #[error("the PBX answered REGISTER with {0}")]
     RegisterRefused(u16),
-    /// The remote party's session description lacks an address, a port or PCMU.
+    /// The remote session description has no address, no port or no PCMU.
     #[error("no PCMU audio in the session description: {0}")]
     Sdp(String),
-    /// The other side would send audio in clear to an encrypted leg.
-    #[error("the other side's session description has no key")]
-    InClear,
-    /// It did not happen in time.
-    #[error("waited {waited:?} for {wanted}, and saw {seen:?}")]
+    /// The remote session description would send unencrypted media to an SRTP leg.
+    #[error("the remote session description has no SRTP key")]
+    UnencryptedMedia,
+    /// The expected event did not happen in time.
+    #[error("waited {waited:?} for {expected}, but saw only {seen:?}")]
     TimedOut {
-        /// What the test waited for.
-        wanted: &'static str,
-        /// How long.
+        /// The expected event.
+        expected: &'static str,
+        /// The timeout.
         waited: Duration,
-        /// What had happened to the call until then.
-        seen: Vec<Stage>,
+        /// The events of the call until then.
+        seen: Vec<CallStage>,
     },
-    /// It can no longer happen.
-    #[error("waited for {wanted}, but the call went another way: {seen:?}")]
-    WentAnotherWay {
-        /// What the test waited for.
-        wanted: &'static str,
-        /// What happened to the call.
-        seen: Vec<Stage>,
+    /// The call ended in another way, so the expected event can no longer happen.
+    #[error("waited for {expected}, but the call took another course: {seen:?}")]
+    UnexpectedOutcome {
+        /// The expected event.
+        expected: &'static str,
+        /// The events of the call.
+        seen: Vec<CallStage>,
     },
-    /// No audio of the other leg arrived in time.
-    #[error("waited {waited:?} for the other party's audio, and received {packets} packets of any")]
-    Silent {
-        /// How long.
+    /// No audio from the other leg arrived in time.
+    #[error("waited {waited:?} for the other leg's audio, and received {packets} packets in total")]
+    NoAudio {
+        /// The timeout.
         waited: Duration,
-        /// How many RTP packets arrived, whoever sent them.
+        /// How many RTP packets arrived from any sender.
         packets: u64,
     },
-    /// No video of the other leg arrived in time.
-    #[error("waited {waited:?} for the other party's video, and received {frames} frames of any")]
-    Dark {
-        /// How long.
+    /// No video from the other leg arrived in time.
+    #[error("waited {waited:?} for the other leg's video, and received {frames} frames in total")]
+    NoVideo {
+        /// The timeout.
         waited: Duration,
-        /// How many VP8 frames arrived, whoever sent them.
+        /// How many VP8 frames arrived from any sender.
         frames: u64,
     },
     /// The user agent has stopped.
@@ -81,10 +81,10 @@ pub enum Error {
     Stopped,
 }
 
-/// Says what we were doing when the SIP stack failed.
-pub(crate) fn failed(doing: &'static str) -> impl FnOnce(rsipstack::Error) -> Error {
+/// Wraps an error of the SIP stack with the operation that failed.
+pub(crate) fn failed(operation: &'static str) -> impl FnOnce(rsipstack::Error) -> Error {
     move |source| Error::Sip {
-        doing,
+        operation,
         source: Box::new(source),
     }
 }

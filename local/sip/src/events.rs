@@ -2,22 +2,19 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 
-use crate::Error;
+use crate::{CallStage, Error};
 
-/// When something happened, on the clock that measures and on the one that people read.
+/// The time of an event, on the monotonic clock and on the wall clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Moment {
-    /// For differences.
+pub struct EventTime {
+    /// For measuring durations.
     pub instant: Instant,
-    /// For people, and for comparing with logs.
+    /// For display, and for comparing with logs.
     pub wall: SystemTime,
 }
 
-impl Moment {
-    #[allow(
-        clippy::disallowed_methods,
-        reason = "an event of the outside world happens when it happens"
-    )]
+impl EventTime {
+    #[allow(clippy::disallowed_methods, reason = "the time of a real SIP event")]
     pub(crate) fn now() -> Self {
         Self {
             instant: Instant::now(),
@@ -25,57 +22,26 @@ impl Moment {
         }
     }
 
-    /// How long after `earlier` this was; zero when it was not after it.
+    /// The time from `earlier` to this, or zero if `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         self.instant.saturating_duration_since(earlier.instant)
     }
 }
 
-/// How far a call has come.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Stage {
-    /// The called party rings (180 or 183).
-    Ringing {
-        /// The provisional response's code.
-        code: u16,
-    },
-    /// The call is up (200).
-    Answered,
-    /// A final response other than 200, 487 after a `CANCEL` included.
-    Rejected {
-        /// The final response's code.
-        code: u16,
-        /// Its reason phrase.
-        reason: String,
-    },
-    /// The call is over: hung up, or given up while it rang.
-    Ended {
-        /// Whether the other side ended it.
-        by_remote: bool,
-    },
-}
-
-impl Stage {
-    fn is_final(&self) -> bool {
-        matches!(self, Self::Rejected { .. } | Self::Ended { .. })
-    }
-}
-
-/// One step of a call, and when it happened.
+/// A stage, and when the call reached it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CallEvent {
-    /// What happened.
-    pub stage: Stage,
-    /// When.
-    pub at: Moment,
+    /// The stage.
+    pub stage: CallStage,
+    /// The time.
+    pub at: EventTime,
 }
 
-/// All that has happened to a call, oldest first. It can be asked, and waited on, any number of
-/// times: nothing is consumed.
+/// The events of a call, oldest first. Reading and waiting consume nothing, so both can be repeated.
 #[derive(Debug, Clone)]
 pub struct CallEvents(watch::Receiver<Vec<CallEvent>>);
 
-/// The writing end.
+/// Writes the events.
 #[derive(Debug, Clone)]
 pub(crate) struct EventLog(watch::Sender<Vec<CallEvent>>);
 
@@ -88,9 +54,9 @@ impl EventLog {
         CallEvents(self.0.subscribe())
     }
 
-    /// Notes the stage, once, and never after a final one: SIP repeats itself (two 180s), and a
-    /// rejection also ends the dialog.
-    pub(crate) fn note(&self, stage: Stage) {
+    /// Logs a stage once, and nothing after a final stage. SIP may send 180 twice, and a rejection also ends the
+    /// dialog.
+    pub(crate) fn log(&self, stage: CallStage) {
         self.0.send_if_modified(|events| {
             let over = events.iter().any(|event| event.stage.is_final());
             let known = events.iter().any(|event| event.stage == stage);
@@ -99,7 +65,7 @@ impl EventLog {
             }
             events.push(CallEvent {
                 stage,
-                at: Moment::now(),
+                at: EventTime::now(),
             });
             true
         });
@@ -112,13 +78,12 @@ impl CallEvents {
         self.0.borrow().clone()
     }
 
-    /// Whether the call is over, one way or the other.
+    /// Whether the call has ended or was rejected.
     pub fn is_over(&self) -> bool {
         self.0.borrow().iter().any(|event| event.stage.is_final())
     }
 
-    /// The event after the first `known` ones; `None` once the call is over and has been told
-    /// entirely. For printing a call as it happens.
+    /// Waits for the event after the first `known` ones. `None` when the call is over and has no more events.
     pub async fn after(&self, known: usize) -> Option<CallEvent> {
         let mut receiver = self.0.clone();
         let events = receiver
@@ -128,17 +93,21 @@ impl CallEvents {
         events.get(known).cloned()
     }
 
-    /// Waits until a stage that `is_it` accepts was reached, whether it lies ahead or behind.
+    /// Waits for a stage that `accepts` accepts. Returns at once if the call has already reached it.
     pub async fn wait_for(
         &self,
-        wanted: &'static str,
+        expected: &'static str,
         within: Duration,
-        is_it: impl Fn(&Stage) -> bool,
+        accepts: impl Fn(&CallStage) -> bool,
     ) -> Result<CallEvent, Error> {
         let mut receiver = self.0.clone();
         let reached = tokio::time::timeout(within, async {
             receiver
-                .wait_for(|events| events.iter().any(|e| is_it(&e.stage) || e.stage.is_final()))
+                .wait_for(|events| {
+                    events
+                        .iter()
+                        .any(|e| accepts(&e.stage) || e.stage.is_final())
+                })
                 .await
                 .map(|events| events.clone())
         })
@@ -148,23 +117,23 @@ impl CallEvents {
             Ok(Err(_)) => return Err(Error::Stopped),
             Err(_) => {
                 return Err(Error::TimedOut {
-                    wanted,
+                    expected,
                     waited: within,
                     seen: stages(&self.all()),
                 });
             }
         };
-        match events.iter().find(|event| is_it(&event.stage)) {
+        match events.iter().find(|event| accepts(&event.stage)) {
             Some(event) => Ok(event.clone()),
-            None => Err(Error::WentAnotherWay {
-                wanted,
+            None => Err(Error::UnexpectedOutcome {
+                expected,
                 seen: stages(&events),
             }),
         }
     }
 }
 
-fn stages(events: &[CallEvent]) -> Vec<Stage> {
+fn stages(events: &[CallEvent]) -> Vec<CallStage> {
     events.iter().map(|event| event.stage.clone()).collect()
 }
 
@@ -174,45 +143,45 @@ mod tests {
 
     const SOON: Duration = Duration::from_millis(20);
 
-    fn is_answered(stage: &Stage) -> bool {
-        *stage == Stage::Answered
+    fn is_answered(stage: &CallStage) -> bool {
+        *stage == CallStage::Answered
     }
 
     #[tokio::test]
-    async fn what_has_happened_before_the_wait_is_found() {
+    async fn an_earlier_event_is_found() {
         let log = EventLog::new();
-        log.note(Stage::Ringing { code: 180 });
-        log.note(Stage::Answered);
+        log.log(CallStage::Ringing { code: 180 });
+        log.log(CallStage::Answered);
         let event = log.events().wait_for("200", SOON, is_answered).await;
-        assert_eq!(event.ok().map(|e| e.stage), Some(Stage::Answered));
+        assert_eq!(event.ok().map(|e| e.stage), Some(CallStage::Answered));
     }
 
     #[tokio::test]
-    async fn a_rejected_call_is_not_waited_for_any_longer() {
+    async fn waiting_ends_when_the_call_is_rejected() {
         let log = EventLog::new();
-        log.note(Stage::Rejected {
+        log.log(CallStage::Rejected {
             code: 486,
             reason: "Busy Here".into(),
         });
         let hour = Duration::from_secs(3600);
         let result = log.events().wait_for("200", hour, is_answered).await;
-        assert!(matches!(result, Err(Error::WentAnotherWay { .. })));
+        assert!(matches!(result, Err(Error::UnexpectedOutcome { .. })));
     }
 
     #[tokio::test]
-    async fn waiting_ends_in_time() {
+    async fn waiting_ends_at_the_timeout() {
         let log = EventLog::new();
         let result = log.events().wait_for("200", SOON, is_answered).await;
         assert!(matches!(result, Err(Error::TimedOut { .. })));
     }
 
     #[tokio::test]
-    async fn repetitions_and_anything_after_the_end_are_not_noted() {
+    async fn repeated_events_and_events_after_the_end_are_not_logged() {
         let log = EventLog::new();
-        log.note(Stage::Ringing { code: 180 });
-        log.note(Stage::Ringing { code: 180 });
-        log.note(Stage::Ended { by_remote: true });
-        log.note(Stage::Ended { by_remote: false });
+        log.log(CallStage::Ringing { code: 180 });
+        log.log(CallStage::Ringing { code: 180 });
+        log.log(CallStage::Ended { by_remote: true });
+        log.log(CallStage::Ended { by_remote: false });
         assert_eq!(log.events().all().len(), 2);
     }
 }

@@ -1,6 +1,6 @@
-//! Simulated SIP endpoints: a [`Trunk`] that calls a PBX as Exotel does, and [`Phone`]s that
-//! register with it and take calls. They speak real SIP over UDP or TLS, and real RTP or SRTP, so that a test sees
-//! what a caller and a phone would see: the codes, the times, and whether audio and video flow.
+//! Simulated SIP endpoints: a [`Trunk`] that calls a PBX as Exotel does, and [`Phone`]s that register and take calls.
+//! They use real SIP over UDP or TLS and real RTP or SRTP, so a test sees what a caller and a phone see: response
+//! codes, times, and whether audio and video arrive.
 //!
 //! ```no_run
 //! # use std::time::Duration;
@@ -26,8 +26,8 @@
 //! # }
 //! ```
 //!
-//! Reading order: [`trunk`](Trunk) and [`phone`](Phone), the [`events`](CallEvents) both kinds of
-//! call share, then media (SDP and RTP) and the user agent under everything.
+//! Reading order: [`Trunk`] and [`Phone`], the [`CallEvents`] of both, then the media (SDP, RTP, SRTP) and the user
+//! agent.
 
 mod agent;
 mod caller;
@@ -38,12 +38,14 @@ mod phone;
 mod rtp;
 mod sdp;
 mod srtp;
+mod stage;
 mod tls;
 mod trunk;
 
 pub use caller::Caller;
 pub use error::Error;
-pub use events::{CallEvent, CallEvents, Moment, Stage};
+pub use events::{CallEvent, CallEvents, EventTime};
 pub use media::Media;
 pub use phone::{IncomingCall, Phone};
+pub use stage::CallStage;
 pub use trunk::{OutgoingCall, Trunk};

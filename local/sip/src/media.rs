@@ -5,20 +5,19 @@ use std::{
 
 use crate::{
     Error,
-    rtp::{Codec, Protection, Stream},
+    rtp::{Codec, Encryption, Stream},
     sdp,
 };
 
-/// One leg's media: PCMU, and VP8 if the leg has a camera. Real RTP sockets, which send recognisable
-/// packets (20 ms of audio, 25 frames a second) from the moment the other side's address is known,
-/// and count what arrives.
+/// The media of one leg: PCMU, and VP8 if the leg has a camera. Sends recognisable packets over real RTP (20 ms of
+/// audio, 25 frames a second) once the remote address is known, and counts the packets that arrive.
 #[derive(Debug, Clone)]
 pub struct Media {
     audio: Stream,
     video: Option<Stream>,
 }
 
-/// Whether a leg can send and show pictures.
+/// Whether a leg supports video.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Camera {
     None,
@@ -29,20 +28,20 @@ impl Media {
     pub(crate) async fn open(
         ip: IpAddr,
         camera: Camera,
-        protection: Protection,
+        encryption: Encryption,
     ) -> Result<Self, Error> {
-        let audio = Stream::open(Codec::Pcmu, ip, protection).await?;
+        let audio = Stream::open(Codec::Pcmu, ip, encryption).await?;
         let video = match camera {
             Camera::None => None,
-            Camera::Vp8 => Some(Stream::open(Codec::Vp8, ip, protection).await?),
+            Camera::Vp8 => Some(Stream::open(Codec::Vp8, ip, encryption).await?),
         };
         Ok(Self { audio, video })
     }
 
-    fn local(&self) -> sdp::Local {
-        sdp::Local {
-            audio: receiver(&self.audio),
-            video: self.video.as_ref().map(receiver),
+    fn local(&self) -> sdp::LocalStreams {
+        sdp::LocalStreams {
+            audio: local_stream(&self.audio),
+            video: self.video.as_ref().map(local_stream),
         }
     }
 
@@ -50,7 +49,7 @@ impl Media {
         sdp::offer(self.local()).into_bytes()
     }
 
-    /// Who is offered nothing, as in a re-INVITE without a body, is asked for an offer.
+    /// Answers an offer. A re-INVITE without a body contains no offer, so the answer is our own offer.
     pub(crate) fn answer(&self, offered: &[u8]) -> Vec<u8> {
         if offered.is_empty() {
             return self.offer();
@@ -58,11 +57,11 @@ impl Media {
         sdp::answer(self.local(), offered).into_bytes()
     }
 
-    /// Starts sending to where the other side's session description says. An encrypted leg does not talk to one in clear.
+    /// Starts sending to the address in the remote session description. An SRTP leg refuses an unencrypted remote.
     pub(crate) fn connect(&self, their_description: &[u8]) -> Result<(), Error> {
         let audio = sdp::audio(their_description)?;
         if self.audio.key().is_some() && audio.key.is_none() {
-            return Err(Error::InClear);
+            return Err(Error::UnencryptedMedia);
         }
         self.audio.connect(audio);
         if let Some(video) = &self.video {
@@ -74,49 +73,49 @@ impl Media {
         Ok(())
     }
 
-    /// Stops sending, as when the network dies under it; what still arrives is still counted.
+    /// Stops sending, as if the network failed. Still counts the packets that arrive.
     pub fn mute(&self) {
         self.audio.mute();
         self.video.iter().for_each(Stream::mute);
     }
 
-    /// Where this leg receives audio.
+    /// Our address for audio.
     pub fn address(&self) -> SocketAddr {
         self.audio.local()
     }
 
-    /// How many PCMU packets have arrived, whoever sent them.
+    /// How many PCMU packets have arrived from any sender.
     pub fn received(&self) -> u64 {
         self.audio.received()
     }
 
-    /// How many audio packets have arrived that hold what the other leg sends, bit for bit.
+    /// How many audio packets have arrived that exactly match what the other leg sends.
     pub fn received_from(&self, other: &Self) -> u64 {
         self.audio.received_from(&other.audio)
     }
 
-    /// Waits until this leg has heard the other one for a tenth of a second (five packets).
+    /// Waits until this leg has received 100 ms of audio (five packets) from the other leg.
     pub async fn hears(&self, other: &Self, within: Duration) -> Result<(), Error> {
-        if self.audio.receives(&other.audio, within).await {
+        if self.audio.receives_from(&other.audio, within).await {
             return Ok(());
         }
-        Err(Error::Silent {
+        Err(Error::NoAudio {
             waited: within,
             packets: self.received(),
         })
     }
 
-    /// Whether this leg's video is agreed on with the other side, and therefore sent.
-    pub fn shows_itself(&self) -> bool {
+    /// Whether both sides agreed on video, so this leg sends it.
+    pub fn sends_video(&self) -> bool {
         self.video.as_ref().is_some_and(Stream::is_sending)
     }
 
-    /// How many VP8 frames have arrived, whoever sent them.
+    /// How many VP8 frames have arrived from any sender.
     pub fn frames(&self) -> u64 {
         self.video.as_ref().map_or(0, Stream::received)
     }
 
-    /// How many VP8 frames have arrived that hold what the other leg sends, bit for bit.
+    /// How many VP8 frames have arrived that exactly match what the other leg sends.
     pub fn frames_from(&self, other: &Self) -> u64 {
         match (&self.video, &other.video) {
             (Some(ours), Some(theirs)) => ours.received_from(theirs),
@@ -124,21 +123,21 @@ impl Media {
         }
     }
 
-    /// Waits until this leg has seen the other one for a fifth of a second (five frames).
+    /// Waits until this leg has received 200 ms of video (five frames) from the other leg.
     pub async fn sees(&self, other: &Self, within: Duration) -> Result<(), Error> {
         let seen = match (&self.video, &other.video) {
-            (Some(ours), Some(theirs)) => ours.receives(theirs, within).await,
+            (Some(ours), Some(theirs)) => ours.receives_from(theirs, within).await,
             _ => false,
         };
-        seen.then_some(()).ok_or_else(|| Error::Dark {
+        seen.then_some(()).ok_or_else(|| Error::NoVideo {
             waited: within,
             frames: self.frames(),
         })
     }
 }
 
-fn receiver(stream: &Stream) -> sdp::Receiver {
-    sdp::Receiver {
+fn local_stream(stream: &Stream) -> sdp::LocalStream {
+    sdp::LocalStream {
         address: stream.local(),
         key: stream.key(),
     }
@@ -149,14 +148,14 @@ mod tests {
     use super::*;
 
     const SOON: Duration = Duration::from_secs(2);
-    const NOT_LONG: Duration = Duration::from_millis(50);
+    const SHORT_WAIT: Duration = Duration::from_millis(50);
 
     async fn leg(camera: Camera) -> Result<Media, Error> {
-        protected_leg(camera, Protection::Clear).await
+        leg_with(camera, Encryption::Clear).await
     }
 
-    async fn protected_leg(camera: Camera, protection: Protection) -> Result<Media, Error> {
-        Media::open(IpAddr::from([127, 0, 0, 1]), camera, protection).await
+    async fn leg_with(camera: Camera, encryption: Encryption) -> Result<Media, Error> {
+        Media::open(IpAddr::from([127, 0, 0, 1]), camera, encryption).await
     }
 
     fn join(caller: &Media, phone: &Media) -> Result<(), Error> {
@@ -174,7 +173,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn two_legs_with_cameras_see_each_other_too() -> Result<(), Error> {
+    async fn two_legs_with_cameras_see_each_other() -> Result<(), Error> {
         let (caller, phone) = (leg(Camera::Vp8).await?, leg(Camera::Vp8).await?);
         join(&caller, &phone)?;
         caller.sees(&phone, SOON).await?;
@@ -184,8 +183,8 @@ mod tests {
 
     #[tokio::test]
     async fn two_encrypted_legs_hear_and_see_each_other() -> Result<(), Error> {
-        let caller = protected_leg(Camera::Vp8, Protection::Srtp).await?;
-        let phone = protected_leg(Camera::Vp8, Protection::Srtp).await?;
+        let caller = leg_with(Camera::Vp8, Encryption::Srtp).await?;
+        let phone = leg_with(Camera::Vp8, Encryption::Srtp).await?;
         join(&caller, &phone)?;
         caller.hears(&phone, SOON).await?;
         phone.hears(&caller, SOON).await?;
@@ -194,36 +193,36 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_encrypted_leg_and_one_in_clear_do_not_understand_each_other() -> Result<(), Error> {
-        let caller = protected_leg(Camera::None, Protection::Srtp).await?;
+    async fn an_encrypted_leg_refuses_an_unencrypted_one() -> Result<(), Error> {
+        let caller = leg_with(Camera::None, Encryption::Srtp).await?;
         let phone = leg(Camera::None).await?;
         let offer = caller.offer();
         phone.connect(&offer)?;
         assert!(caller.connect(&phone.answer(&offer)).is_err());
         let result = caller.hears(&phone, Duration::from_millis(300)).await;
-        assert!(matches!(result, Err(Error::Silent { packets: 0, .. })));
+        assert!(matches!(result, Err(Error::NoAudio { packets: 0, .. })));
         Ok(())
     }
 
     #[tokio::test]
-    async fn a_camera_shows_nothing_to_a_phone_without() -> Result<(), Error> {
+    async fn video_is_not_sent_to_a_phone_without_a_camera() -> Result<(), Error> {
         let (caller, phone) = (leg(Camera::Vp8).await?, leg(Camera::None).await?);
         join(&caller, &phone)?;
         phone.hears(&caller, SOON).await?;
-        assert!(!caller.shows_itself());
-        let result = caller.sees(&phone, NOT_LONG).await;
-        assert!(matches!(result, Err(Error::Dark { frames: 0, .. })));
+        assert!(!caller.sends_video());
+        let result = caller.sees(&phone, SHORT_WAIT).await;
+        assert!(matches!(result, Err(Error::NoVideo { frames: 0, .. })));
         Ok(())
     }
 
     #[tokio::test]
-    async fn a_leg_is_not_taken_for_another() -> Result<(), Error> {
+    async fn packets_of_another_leg_do_not_count() -> Result<(), Error> {
         let (caller, phone) = (leg(Camera::None).await?, leg(Camera::None).await?);
-        let stranger = leg(Camera::None).await?;
-        stranger.connect(&phone.offer())?;
-        phone.hears(&stranger, SOON).await?;
-        let result = phone.hears(&caller, NOT_LONG).await;
-        assert!(matches!(result, Err(Error::Silent { packets, .. }) if packets > 0));
+        let third = leg(Camera::None).await?;
+        third.connect(&phone.offer())?;
+        phone.hears(&third, SOON).await?;
+        let result = phone.hears(&caller, SHORT_WAIT).await;
+        assert!(matches!(result, Err(Error::NoAudio { packets, .. }) if packets > 0));
         Ok(())
     }
 }

@@ -7,18 +7,18 @@ use rsipstack::{
 };
 
 use crate::{
-    CallEvent, CallEvents, Caller, Error, Media, Stage,
-    agent::{self, Agent, End, HangUpOnDrop, Invitations, Leg},
+    CallEvent, CallEvents, CallStage, Caller, Error, Media,
+    agent::{self, Agent, CallSide, HangUpGuard, Invitations, Leg},
     error::failed,
     events::EventLog,
     media::Camera,
-    rtp::Protection,
+    rtp::Encryption,
     sdp,
 };
 
-const REGISTERED_FOR: u32 = 600;
+const REGISTRATION_SECONDS: u32 = 600;
 
-/// A phone of one extension, on a socket of its own. It rings (180) as soon as it is called.
+/// The phone of one extension, with its own socket. It rings (180) as soon as it is called.
 pub struct Phone {
     agent: Agent,
     invitations: Invitations,
@@ -26,34 +26,34 @@ pub struct Phone {
     registrar: SocketAddr,
     extension: String,
     camera: Camera,
-    protection: Protection,
+    encryption: Encryption,
 }
 
 impl Phone {
-    /// A phone over UDP, with media in clear, that is switched on but not registered. It lives at the address of this
-    /// machine from which the PBX is reached.
+    /// Creates a phone with UDP and RTP. It is not registered yet. Its address is the local address that reaches the
+    /// PBX.
     pub async fn new(pbx: SocketAddr, extension: &str, password: &str) -> Result<Self, Error> {
-        let agent = Agent::bind(own_address_towards(pbx).await?).await?;
-        Self::on(agent, pbx, extension, password, Protection::Clear)
+        let agent = Agent::bind(local_address_towards(pbx).await?).await?;
+        Self::with_agent(agent, pbx, extension, password, Encryption::Clear)
     }
 
-    /// The same with TLS and SRTP, at a PBX whose certificate this authority (PEM) has signed.
+    /// Creates a phone with TLS and SRTP. `ca_pem` is the authority that signed the PBX's certificate.
     pub async fn over_tls(
         pbx: SocketAddr,
         extension: &str,
         password: &str,
         ca_pem: &str,
     ) -> Result<Self, Error> {
-        let agent = Agent::connect(own_address_towards(pbx).await?, pbx, ca_pem).await?;
-        Self::on(agent, pbx, extension, password, Protection::Srtp)
+        let agent = Agent::connect(local_address_towards(pbx).await?, pbx, ca_pem).await?;
+        Self::with_agent(agent, pbx, extension, password, Encryption::Srtp)
     }
 
-    fn on(
+    fn with_agent(
         (agent, invitations): (Agent, Invitations),
         pbx: SocketAddr,
         extension: &str,
         password: &str,
-        protection: Protection,
+        encryption: Encryption,
     ) -> Result<Self, Error> {
         let credential = Credential {
             username: extension.to_owned(),
@@ -74,20 +74,20 @@ impl Phone {
             registrar: pbx,
             extension: extension.to_owned(),
             camera: Camera::None,
-            protection,
+            encryption,
         })
     }
 
-    /// The same phone, which answers with media in clear, whatever it is offered.
+    /// Answers with unencrypted media, even if the offer is encrypted.
     pub fn without_srtp(self) -> Self {
         Self {
-            protection: Protection::Clear,
+            encryption: Encryption::Clear,
             ..self
         }
     }
 
-    /// The same phone with a camera: calls that offer video are answered with video. Without it a
-    /// phone refuses the video and takes the call.
+    /// Adds a camera: the phone accepts video when it is offered. Without a camera it refuses the video and takes the
+    /// call as a voice call.
     pub fn with_video(self) -> Self {
         Self {
             camera: Camera::Vp8,
@@ -100,17 +100,17 @@ impl Phone {
         &self.extension
     }
 
-    /// Where the phone can be reached.
+    /// The phone's SIP address.
     pub fn address(&self) -> SocketAddr {
         self.agent.local
     }
 
-    /// Registers with the PBX for ten minutes, proving the password by digest.
+    /// Registers with the PBX for ten minutes, with digest authentication.
     pub async fn register(&mut self) -> Result<(), Error> {
-        self.register_for(REGISTERED_FOR).await
+        self.register_for(REGISTRATION_SECONDS).await
     }
 
-    /// Takes the registration back.
+    /// Removes the registration.
     pub async fn unregister(&mut self) -> Result<(), Error> {
         self.register_for(0).await
     }
@@ -126,20 +126,20 @@ impl Phone {
         }
     }
 
-    /// Its network dies: it hears nothing more, and says nothing. What its calls send has to be
-    /// muted beside.
+    /// Simulates a lost network: the phone stops receiving and sending SIP. The media of its calls must be muted
+    /// separately.
     pub fn lose_network(&self) {
         self.agent.stop.cancel();
     }
 
-    /// Waits for the next call, which rings already when this returns.
+    /// Waits for the next call, which is already ringing when this returns.
     pub async fn next_call(&mut self, within: Duration) -> Result<IncomingCall, Error> {
         let invitation = tokio::time::timeout(within, self.invitations.recv()).await;
         match invitation {
             Ok(Some(invitation)) => self.ring(invitation).await,
             Ok(None) => Err(Error::Stopped),
             Err(_) => Err(Error::TimedOut {
-                wanted: "an INVITE",
+                expected: "an INVITE",
                 waited: within,
                 seen: Vec::new(),
             }),
@@ -147,8 +147,8 @@ impl Phone {
     }
 
     async fn ring(&self, mut invitation: Transaction) -> Result<IncomingCall, Error> {
-        let caller = caller_of(&invitation)?;
-        let media = Media::open(self.agent.ip(), self.camera, self.protection).await?;
+        let caller = caller_in_invite(&invitation)?;
+        let media = Media::open(self.agent.ip(), self.camera, self.encryption).await?;
         let headers = invitation.original.headers.clone();
         let offer = invitation.original.body.clone();
         let log = EventLog::new();
@@ -159,84 +159,85 @@ impl Phone {
             .dialogs
             .get_or_create_server_invite(&invitation, state, None, Some(contact))
             .map_err(failed("taking an INVITE"))?;
-        let story = agent::follow(
+        let tracking = agent::track_dialog(
             states,
             self.agent.dialogs.clone(),
             log.clone(),
             media.clone(),
-            End::Called,
+            CallSide::Called,
         );
-        tokio::spawn(story);
+        tokio::spawn(tracking);
         let leg = Leg {
             dialog: dialog.clone(),
             log: log.clone(),
             media,
-            end: End::Called,
+            side: CallSide::Called,
         };
+        // Runs until the call is over: it answers the INVITE, and later the BYE or CANCEL.
         tokio::spawn(async move { dialog.handle(&mut invitation).await });
         leg.dialog.ringing(None, None).map_err(failed("ringing"))?;
-        log.note(Stage::Ringing { code: 180 });
+        log.log(CallStage::Ringing { code: 180 });
         Ok(IncomingCall {
             caller,
             headers,
             offer,
-            _hang_up: leg.hang_up_on_drop(),
+            _hang_up: leg.hang_up_guard(),
             leg,
             _agent: self.agent.clone(),
         })
     }
 }
 
-/// A free port at the address the system would send from. Nothing is sent.
-async fn own_address_towards(pbx: SocketAddr) -> Result<SocketAddr, Error> {
+/// A free port at the local address that the system would send from. Sends nothing.
+async fn local_address_towards(pbx: SocketAddr) -> Result<SocketAddr, Error> {
     let probe = async {
-        let socket = tokio::net::UdpSocket::bind(unspecified(pbx)).await?;
+        let socket = tokio::net::UdpSocket::bind(any_address(pbx)).await?;
         socket.connect(pbx).await?;
         socket.local_addr()
     };
     let address = probe.await.map_err(|source| Error::Socket {
-        doing: "finding the way to the PBX",
+        operation: "finding the local address",
         source,
     })?;
     Ok(SocketAddr::new(address.ip(), 0))
 }
 
-fn unspecified(like: SocketAddr) -> SocketAddr {
-    if like.is_ipv4() {
+fn any_address(family: SocketAddr) -> SocketAddr {
+    if family.is_ipv4() {
         SocketAddr::from(([0; 4], 0))
     } else {
         SocketAddr::from(([0; 16], 0))
     }
 }
 
-fn caller_of(invitation: &Transaction) -> Result<Caller, Error> {
+fn caller_in_invite(invitation: &Transaction) -> Result<Caller, Error> {
     let header = invitation.original.from_header();
     let header = header.map_err(|error| failed("reading an INVITE's From")(error.into()))?;
-    Caller::in_from(header.value())
+    Caller::from_header(header.value())
 }
 
-/// A call that rings at a phone. Dropping the last clone rejects it, or hangs it up.
+/// A call that rings at a phone. Dropping the last clone rejects or hangs up the call.
 #[derive(Clone)]
 pub struct IncomingCall {
     caller: Caller,
     headers: Headers,
     offer: Vec<u8>,
     leg: Leg,
-    _hang_up: Arc<HangUpOnDrop>,
-    /// A call outlives the phone's handle.
+    _hang_up: Arc<HangUpGuard>,
+    /// Keeps the socket open when the `Phone` is dropped before the call.
     _agent: Agent,
 }
 
 impl IncomingCall {
-    /// Who calls, as the phone would show it.
+    /// The caller, as the phone shows it.
     pub fn caller(&self) -> &Caller {
         &self.caller
     }
 
     /// The value of the INVITE's first header of this name.
     pub fn header(&self, name: &str) -> Option<&str> {
-        let is_it = |header: &&Header| header.name().eq_ignore_ascii_case(name);
-        self.headers.iter().find(is_it).map(Header::value)
+        let has_name = |header: &&Header| header.name().eq_ignore_ascii_case(name);
+        self.headers.iter().find(has_name).map(Header::value)
     }
 
     /// The INVITE's session description.
@@ -244,51 +245,51 @@ impl IncomingCall {
         String::from_utf8_lossy(&self.offer)
     }
 
-    /// Whether the caller wants to be seen (VP8).
+    /// Whether the caller offers video (VP8).
     pub fn offers_video(&self) -> bool {
         sdp::video(&self.offer).is_some()
     }
 
-    /// What has happened to this call.
+    /// The events of this call.
     pub fn events(&self) -> CallEvents {
         self.leg.events()
     }
 
-    /// This leg's audio and video.
+    /// The audio and video of this leg.
     pub fn media(&self) -> &Media {
         &self.leg.media
     }
 
-    /// Answers (200) and starts sending audio, and video if it is offered to a phone with a camera. Gives the moment at which the answer went out.
+    /// Answers (200), and starts sending audio, and video if both sides have it. Returns the time of the answer.
     pub async fn answer(&self) -> Result<CallEvent, Error> {
         self.leg.media.connect(&self.offer)?;
         let answer = self.leg.media.answer(&self.offer);
         let headers = agent::sdp_content_type();
         let sent = self.leg.dialog.accept(Some(headers), Some(answer));
         sent.map_err(failed("answering a call"))?;
-        self.leg.log.note(Stage::Answered);
-        let is_it = |stage: &Stage| *stage == Stage::Answered;
+        self.leg.log.log(CallStage::Answered);
+        let matches_stage = |stage: &CallStage| *stage == CallStage::Answered;
         let at_once = Duration::ZERO;
         self.events()
-            .wait_for("our own answer", at_once, is_it)
+            .wait_for("the answer", at_once, matches_stage)
             .await
     }
 
-    /// Refuses the call with a final response: 486 busy, 603 declined.
+    /// Rejects the call with a final response, such as 486 (busy) or 603 (declined).
     pub async fn reject(&self, code: u16) -> Result<(), Error> {
         self.leg.reject(StatusCode::from(code))
     }
 
-    /// Hangs up an answered call (BYE); declines one that still rings (603).
+    /// Hangs up an answered call (BYE), or declines a ringing one (603).
     pub async fn hang_up(&self) -> Result<(), Error> {
         self.leg.hang_up().await
     }
 
-    /// Waits for the call's end, be it a BYE or, before it was answered, a CANCEL.
+    /// Waits for the end of the call: a BYE, or a CANCEL before the answer.
     pub async fn ended(&self, within: Duration) -> Result<CallEvent, Error> {
-        let is_it = |stage: &Stage| matches!(stage, Stage::Ended { .. });
+        let matches_stage = |stage: &CallStage| matches!(stage, CallStage::Ended { .. });
         self.events()
-            .wait_for("the call's end", within, is_it)
+            .wait_for("the call's end", within, matches_stage)
             .await
     }
 }

@@ -1,4 +1,4 @@
-//! RTP streams of recognisable packets.
+//! RTP streams with recognisable packets.
 
 use std::{
     collections::HashMap,
@@ -12,21 +12,21 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
     Error,
-    srtp::{self, MasterKey, Session},
+    srtp::{self, MasterKey, SrtpContext},
 };
 
 const HEADER_BYTES: usize = 12;
-const MARK_BYTES: usize = 8;
+const TAG_BYTES: usize = 8;
 const MARKER_BIT: u8 = 0x80;
 
-/// What a leg sends instead of speech and pictures: its own address, over and over. A PBX passes
-/// PCMU and VP8 on unchanged, so the other leg can tell whose packets it receives.
-type Mark = [u8; MARK_BYTES];
+/// The payload of a leg in place of speech and pictures: its own address, repeated. A PBX forwards PCMU and VP8
+/// unchanged, so the other leg recognises the sender.
+type SenderTag = [u8; TAG_BYTES];
 
-/// Counted under this: packets that no simulated leg sends.
-const NOBODYS: Mark = [0; MARK_BYTES];
+/// The key for packets that no simulated leg sends, such as announcements.
+const UNKNOWN_SENDER: SenderTag = [0; TAG_BYTES];
 
-/// What a stream's packets hold.
+/// The codec of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Codec {
     /// G.711 µ-law.
@@ -36,7 +36,7 @@ pub(crate) enum Codec {
 }
 
 impl Codec {
-    /// The number that stands for this codec in our offers: PCMU's is fixed, VP8's is a dynamic one.
+    /// The payload type in our offers: PCMU has a fixed number, VP8 a dynamic one.
     pub(crate) fn payload_type(self) -> u8 {
         match self {
             Self::Pcmu => 0,
@@ -51,7 +51,7 @@ impl Codec {
         }
     }
 
-    /// Ticks of the codec's clock (8 kHz, 90 kHz) from one packet to the next.
+    /// The timestamp step per packet, in ticks of the codec's clock (8 kHz, 90 kHz).
     fn ticks(self) -> u32 {
         match self {
             Self::Pcmu => 160,
@@ -59,9 +59,9 @@ impl Codec {
         }
     }
 
-    /// What stands before the marks. Of VP8: a descriptor that says "start of a frame's first
-    /// partition", then a key frame's tag, start code and size, 320 × 240.
-    fn prelude(self) -> &'static [u8] {
+    /// The bytes before the tags. For VP8: a payload descriptor with the S bit (start of a partition), then the key
+    /// frame header: frame tag, start code, and the size 320 × 240.
+    fn payload_header(self) -> &'static [u8] {
         match self {
             Self::Pcmu => &[],
             Self::Vp8 => &[
@@ -70,15 +70,15 @@ impl Codec {
         }
     }
 
-    /// How many bytes of marks a packet holds: for PCMU, one a sample.
-    fn body_bytes(self) -> usize {
+    /// How many bytes of tags a packet contains. For PCMU, one byte per sample.
+    fn payload_bytes(self) -> usize {
         match self {
             Self::Pcmu => 160,
             Self::Vp8 => 800,
         }
     }
 
-    /// Each VP8 packet is a whole frame, and says so.
+    /// The RTP marker bit. For VP8 it means the last packet of a frame, and each packet is a whole frame.
     fn marker_bit(self) -> u8 {
         match self {
             Self::Pcmu => 0,
@@ -87,41 +87,40 @@ impl Codec {
     }
 }
 
-/// The other side of a stream, as its session description says.
+/// The remote side of a stream, from its session description.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Remote {
+pub(crate) struct RemoteStream {
     pub(crate) address: SocketAddr,
-    /// The number by which both sides call the codec.
+    /// The payload type that both sides use for the codec.
     pub(crate) payload_type: u8,
-    /// What the other side encrypts its packets with; without one, it sends in clear.
+    /// The key of the remote's packets. `None` when the remote does not encrypt.
     pub(crate) key: Option<MasterKey>,
 }
 
 /// Whether streams are encrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Protection {
-    /// RTP, whatever the other side would like.
+pub(crate) enum Encryption {
+    /// RTP only.
     Clear,
-    /// SRTP, or nothing: what arrives in clear does not count.
+    /// SRTP only: packets that do not decrypt are not counted.
     Srtp,
 }
 
-/// A real RTP socket, which sends from the moment the other side is known, and counts what arrives.
+/// A real RTP socket. Sends once the remote address is known, and counts the packets that arrive.
 #[derive(Debug, Clone)]
 pub(crate) struct Stream {
     codec: Codec,
     local: SocketAddr,
-    mark: Mark,
-    /// What this stream's own packets are encrypted with, if they are.
+    tag: SenderTag,
+    /// The key for our own packets. `None` without SRTP.
     key: Option<MasterKey>,
-    received: watch::Sender<HashMap<Mark, u64>>,
+    received: watch::Sender<HashMap<SenderTag, u64>>,
     socket: Arc<UdpSocket>,
-    /// Set by the first session description of the other side; a later one moves the stream.
-    remote: watch::Sender<Option<Remote>>,
-    /// How the other side's packets are read: the codec's number, and their key. What arrives under other numbers is
-    /// another codec's.
-    theirs: watch::Sender<(u8, Option<MasterKey>)>,
-    /// Ends the two tasks with the last clone.
+    /// Set by the first remote session description. A later one moves the stream.
+    remote: watch::Sender<Option<RemoteStream>>,
+    /// The payload type and the key of the remote's packets. Packets with another payload type belong to another codec.
+    inbound: watch::Sender<(u8, Option<MasterKey>)>,
+    /// Stops both tasks when the last clone is dropped.
     _stop: Arc<DropGuard>,
 }
 
@@ -129,7 +128,7 @@ impl Stream {
     pub(crate) async fn open(
         codec: Codec,
         ip: IpAddr,
-        protection: Protection,
+        encryption: Encryption,
     ) -> Result<Self, Error> {
         let socket = UdpSocket::bind((ip, 0)).await;
         let socket = Arc::new(socket.map_err(|source| failed("opening an RTP socket", source))?);
@@ -139,15 +138,15 @@ impl Stream {
         let stream = Self {
             codec,
             local,
-            mark: mark_of(local),
-            key: match protection {
-                Protection::Clear => None,
-                Protection::Srtp => Some(MasterKey::random()?),
+            tag: sender_tag(local),
+            key: match encryption {
+                Encryption::Clear => None,
+                Encryption::Srtp => Some(MasterKey::random()?),
             },
             received: watch::Sender::default(),
             socket,
             remote: watch::Sender::default(),
-            theirs: watch::Sender::new((codec.payload_type(), None)),
+            inbound: watch::Sender::new((codec.payload_type(), None)),
             _stop: Arc::new(stop.clone().drop_guard()),
         };
         stream.spawn_receiver(stop.clone());
@@ -159,13 +158,13 @@ impl Stream {
         self.local
     }
 
-    /// Starts sending, or goes on to another place.
-    pub(crate) fn connect(&self, remote: Remote) {
-        self.theirs.send_replace((remote.payload_type, remote.key));
+    /// Starts sending to the remote, or switches to a new one.
+    pub(crate) fn connect(&self, remote: RemoteStream) {
+        self.inbound.send_replace((remote.payload_type, remote.key));
         self.remote.send_replace(Some(remote));
     }
 
-    /// Stops sending; what still arrives is still counted.
+    /// Stops sending. Still counts the packets that arrive.
     pub(crate) fn mute(&self) {
         self.remote.send_replace(None);
     }
@@ -174,7 +173,7 @@ impl Stream {
         self.remote.borrow().is_some()
     }
 
-    /// What the other side needs to read this stream's packets.
+    /// The key that the remote needs to read our packets.
     pub(crate) fn key(&self) -> Option<MasterKey> {
         self.key
     }
@@ -185,56 +184,58 @@ impl Stream {
 
     pub(crate) fn received_from(&self, other: &Self) -> u64 {
         let received = self.received.borrow();
-        received.get(&other.mark).copied().unwrap_or(0)
+        received.get(&other.tag).copied().unwrap_or(0)
     }
 
     /// Whether five packets of the other stream arrive in time.
-    pub(crate) async fn receives(&self, other: &Self, within: Duration) -> bool {
+    pub(crate) async fn receives_from(&self, other: &Self, within: Duration) -> bool {
         let mut received = self.received.subscribe();
-        let enough = received.wait_for(|received| received.get(&other.mark) >= Some(&5));
+        let enough = received.wait_for(|received| received.get(&other.tag) >= Some(&5));
         let result = tokio::time::timeout(within, enough).await;
         result.is_ok_and(|enough| enough.is_ok())
     }
 
     fn spawn_receiver(&self, stop: CancellationToken) {
         let (socket, received) = (self.socket.clone(), self.received.clone());
-        let (codec, theirs, encrypted) = (self.codec, self.theirs.subscribe(), self.key.is_some());
+        let (codec, inbound, encrypted) =
+            (self.codec, self.inbound.subscribe(), self.key.is_some());
         tokio::spawn(stop.run_until_cancelled_owned(async move {
             let mut packet = [0; 2048];
-            let mut decryption = Decryption::default();
+            let mut decryptor = PacketDecryptor::default();
             while let Ok(size) = socket.recv(&mut packet).await {
-                let (payload_type, key) = *theirs.borrow();
+                let (payload_type, key) = *inbound.borrow();
                 let packet = match encrypted {
-                    true => decryption.read(&packet[..size], key),
+                    true => decryptor.decrypt(&packet[..size], key),
                     false => Some(packet[..size].to_vec()),
                 };
-                let mark = packet.and_then(|packet| mark_in(&packet, codec, payload_type));
-                if let Some(mark) = mark {
-                    received.send_modify(|received| *received.entry(mark).or_default() += 1);
+                let tag = packet.and_then(|packet| tag_in_packet(&packet, codec, payload_type));
+                if let Some(tag) = tag {
+                    received.send_modify(|received| *received.entry(tag).or_default() += 1);
                 }
             }
         }));
     }
 
     fn spawn_sender(&self, stop: CancellationToken) -> Result<(), Error> {
-        let (socket, codec, mark) = (self.socket.clone(), self.codec, self.mark);
-        let encryption = self.key.map(Session::of).transpose()?;
+        let (socket, codec, tag) = (self.socket.clone(), self.codec, self.tag);
+        let session = self.key.map(SrtpContext::new).transpose()?;
         let remote = self.remote.subscribe();
         tokio::spawn(stop.run_until_cancelled_owned(async move {
             let mut clock = tokio::time::interval(codec.packet_every());
+            // After a pause, continue at the normal rate and do not send the missed packets in a burst.
             clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
             for sequence in 0_u32.. {
                 clock.tick().await;
                 let Some(remote) = *remote.borrow() else {
                     continue;
                 };
-                let mut packet = packet(codec, remote.payload_type, sequence, mark);
-                if let Some(encryption) = &encryption
-                    && encryption.protect(&mut packet, sequence.into()).is_err()
+                let mut packet = packet(codec, remote.payload_type, sequence, tag);
+                if let Some(session) = &session
+                    && session.protect(&mut packet, sequence.into()).is_err()
                 {
                     return;
                 }
-                // An unreachable peer is a silent one; the other leg's count will tell.
+                // A send error means that nothing listens there. The receiver's count shows it.
                 let _ = socket.send_to(&packet, remote.address).await;
             }
         }));
@@ -242,20 +243,20 @@ impl Stream {
     }
 }
 
-/// Reads the other side's encrypted packets.
+/// Decrypts the remote's packets.
 #[derive(Default)]
-struct Decryption {
+struct PacketDecryptor {
     key: Option<MasterKey>,
-    session: Option<Session>,
-    /// The latest packet's index, for the indexes of those after it.
+    session: Option<SrtpContext>,
+    /// The highest packet index so far, from which the next one is estimated.
     latest: Option<u64>,
 }
 
-impl Decryption {
-    /// The packet in clear; `None` when it is not encrypted with this key.
-    fn read(&mut self, packet: &[u8], key: Option<MasterKey>) -> Option<Vec<u8>> {
+impl PacketDecryptor {
+    /// Decrypts a packet. `None` when it does not authenticate with this key.
+    fn decrypt(&mut self, packet: &[u8], key: Option<MasterKey>) -> Option<Vec<u8>> {
         if self.key != key {
-            let session = key.and_then(|key| Session::of(key).ok());
+            let session = key.and_then(|key| SrtpContext::new(key).ok());
             *self = Self {
                 key,
                 session,
@@ -269,84 +270,87 @@ impl Decryption {
     }
 }
 
-fn failed(doing: &'static str, source: std::io::Error) -> Error {
-    Error::Socket { doing, source }
+fn failed(operation: &'static str, source: std::io::Error) -> Error {
+    Error::Socket { operation, source }
 }
 
-fn mark_of(address: SocketAddr) -> Mark {
-    let mut mark = [0; MARK_BYTES];
+fn sender_tag(address: SocketAddr) -> SenderTag {
+    let mut tag = [0; TAG_BYTES];
     match address.ip() {
-        IpAddr::V4(ip) => mark[2..6].copy_from_slice(&ip.octets()),
-        IpAddr::V6(ip) => mark[2..6].copy_from_slice(&ip.octets()[12..]),
+        IpAddr::V4(ip) => tag[2..6].copy_from_slice(&ip.octets()),
+        IpAddr::V6(ip) => tag[2..6].copy_from_slice(&ip.octets()[12..]),
     }
-    mark[..2].copy_from_slice(b"RB");
-    mark[6..].copy_from_slice(&address.port().to_be_bytes());
-    mark
+    tag[..2].copy_from_slice(b"RB");
+    tag[6..].copy_from_slice(&address.port().to_be_bytes());
+    tag
 }
 
-fn packet(codec: Codec, payload_type: u8, sequence: u32, mark: Mark) -> Vec<u8> {
+fn packet(codec: Codec, payload_type: u8, sequence: u32, tag: SenderTag) -> Vec<u8> {
     const VERSION_2: u8 = 0x80;
     let time = sequence.wrapping_mul(codec.ticks());
-    let size = HEADER_BYTES + codec.prelude().len() + codec.body_bytes();
+    let size = HEADER_BYTES + codec.payload_header().len() + codec.payload_bytes();
     let mut packet = Vec::with_capacity(size);
     packet.extend([VERSION_2, codec.marker_bit() | payload_type]);
     packet.extend((sequence as u16).to_be_bytes());
     packet.extend(time.to_be_bytes());
-    // The stream's id (SSRC): as unique as the mark.
-    packet.extend(&mark[MARK_BYTES - 4..]);
-    packet.extend(codec.prelude());
-    packet.extend(mark.iter().cycle().take(codec.body_bytes()));
+    // The stream id (SSRC), which is as unique as the tag.
+    packet.extend(&tag[TAG_BYTES - 4..]);
+    packet.extend(codec.payload_header());
+    packet.extend(tag.iter().cycle().take(codec.payload_bytes()));
     packet
 }
 
-/// Whose packet it is; [`NOBODYS`] when it is not one mark from start to end, `None` when it is of
-/// another codec.
-fn mark_in(packet: &[u8], codec: Codec, payload_type: u8) -> Option<Mark> {
+/// The sender of a packet. [`UNKNOWN_SENDER`] when the payload is not one repeated tag, `None` when it has another
+/// payload type.
+fn tag_in_packet(packet: &[u8], codec: Codec, payload_type: u8) -> Option<SenderTag> {
     if packet.get(1)? & !MARKER_BIT != payload_type {
         return None;
     }
     let payload = packet.get(HEADER_BYTES..)?;
-    Some(mark_of_payload(payload, codec).unwrap_or(NOBODYS))
+    Some(tag_in_payload(payload, codec).unwrap_or(UNKNOWN_SENDER))
 }
 
-fn mark_of_payload(payload: &[u8], codec: Codec) -> Option<Mark> {
-    let body = payload.strip_prefix(codec.prelude())?;
-    let mark = *body.first_chunk::<MARK_BYTES>()?;
-    let intact = body.iter().eq(mark.iter().cycle().take(body.len()));
-    intact.then_some(mark)
+fn tag_in_payload(payload: &[u8], codec: Codec) -> Option<SenderTag> {
+    let body = payload.strip_prefix(codec.payload_header())?;
+    let tag = *body.first_chunk::<TAG_BYTES>()?;
+    let intact = body.iter().eq(tag.iter().cycle().take(body.len()));
+    intact.then_some(tag)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const SOMEBODYS: Mark = *b"RB123456";
+    const SENDER: SenderTag = *b"RB123456";
 
     #[test]
-    fn other_codecs_and_broken_packets_do_not_count() {
-        let mut speech = packet(Codec::Pcmu, 0, 1, SOMEBODYS);
-        assert_eq!(mark_in(&speech, Codec::Pcmu, 0), Some(SOMEBODYS));
+    fn packets_with_another_payload_type_or_no_header_do_not_count() {
+        let mut speech = packet(Codec::Pcmu, 0, 1, SENDER);
+        assert_eq!(tag_in_packet(&speech, Codec::Pcmu, 0), Some(SENDER));
         speech[1] = 8;
-        assert_eq!(mark_in(&speech, Codec::Pcmu, 0), None);
-        assert_eq!(mark_in(&speech[..11], Codec::Pcmu, 8), None);
+        assert_eq!(tag_in_packet(&speech, Codec::Pcmu, 0), None);
+        assert_eq!(tag_in_packet(&speech[..11], Codec::Pcmu, 8), None);
     }
 
     #[test]
-    fn what_was_changed_on_its_way_is_nobodys() {
-        let mut speech = packet(Codec::Pcmu, 0, 1, SOMEBODYS);
+    fn a_changed_packet_has_no_known_sender() {
+        let mut speech = packet(Codec::Pcmu, 0, 1, SENDER);
         speech[HEADER_BYTES + 100] ^= 1;
-        assert_eq!(mark_in(&speech, Codec::Pcmu, 0), Some(NOBODYS));
-        let mut picture = packet(Codec::Vp8, 100, 1, SOMEBODYS);
+        assert_eq!(tag_in_packet(&speech, Codec::Pcmu, 0), Some(UNKNOWN_SENDER));
+        let mut picture = packet(Codec::Vp8, 100, 1, SENDER);
         picture[HEADER_BYTES] ^= 1;
-        assert_eq!(mark_in(&picture, Codec::Vp8, 100), Some(NOBODYS));
+        assert_eq!(
+            tag_in_packet(&picture, Codec::Vp8, 100),
+            Some(UNKNOWN_SENDER)
+        );
     }
 
     #[test]
-    fn a_picture_is_a_whole_key_frame_under_the_number_agreed_on() {
-        let picture = packet(Codec::Vp8, 100, 2, SOMEBODYS);
+    fn a_video_packet_is_a_whole_key_frame_with_the_negotiated_payload_type() {
+        let picture = packet(Codec::Vp8, 100, 2, SENDER);
         assert_eq!(picture[1], MARKER_BIT | 100);
         assert_eq!(picture[4..8], 7_200_u32.to_be_bytes());
-        assert_eq!(mark_in(&picture, Codec::Vp8, 100), Some(SOMEBODYS));
-        assert_eq!(mark_in(&picture, Codec::Vp8, 96), None);
+        assert_eq!(tag_in_packet(&picture, Codec::Vp8, 100), Some(SENDER));
+        assert_eq!(tag_in_packet(&picture, Codec::Vp8, 96), None);
     }
 }

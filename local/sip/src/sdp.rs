@@ -1,29 +1,29 @@
-//! Session descriptions, as far as one PCMU stream and one VP8 stream need them.
+//! The part of SDP that one PCMU stream and one VP8 stream need.
 
 use std::net::{IpAddr, SocketAddr};
 
 use crate::{
     Error,
-    rtp::{Codec, Remote},
+    rtp::{Codec, RemoteStream},
     srtp::{self, MasterKey},
 };
 
-/// Where a leg receives its streams; without a receiver of video, it has none.
+/// The local streams of a leg.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Local {
-    pub(crate) audio: Receiver,
-    pub(crate) video: Option<Receiver>,
+pub(crate) struct LocalStreams {
+    pub(crate) audio: LocalStream,
+    pub(crate) video: Option<LocalStream>,
 }
 
-/// Where a stream is received.
+/// The local side of a stream.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Receiver {
+pub(crate) struct LocalStream {
     pub(crate) address: SocketAddr,
-    /// What the leg encrypts its own packets with. Such a leg takes encrypted streams alone.
+    /// The key for our own packets. A leg with a key accepts only encrypted streams.
     pub(crate) key: Option<MasterKey>,
 }
 
-impl Receiver {
+impl LocalStream {
     fn profile(self) -> &'static str {
         match self.key {
             None => "RTP/AVP",
@@ -31,7 +31,7 @@ impl Receiver {
         }
     }
 
-    /// The line with the key, under the number of the offer's line that it answers.
+    /// The `a=crypto` line. An answer repeats the tag of the offered line that it accepts (RFC 4568).
     fn crypto_line(self, tag: &str) -> String {
         let line = |key: MasterKey| {
             let (suite, inline) = (srtp::SUITE, key.inline());
@@ -41,33 +41,36 @@ impl Receiver {
     }
 }
 
-/// The number of the `a=crypto` line in our offers.
-const FIRST: &str = "1";
+/// The tag of the `a=crypto` line in our offers.
+const OFFER_CRYPTO_TAG: &str = "1";
 
-/// The offer of a leg.
-pub(crate) fn offer(local: Local) -> String {
-    let audio = audio_lines(local.audio, FIRST);
+/// Writes the offer of a leg.
+pub(crate) fn offer(local: LocalStreams) -> String {
+    let audio = audio_lines(local.audio, OFFER_CRYPTO_TAG);
     let video = local.video.map(|video| {
         let payload_type = Codec::Vp8.payload_type().to_string();
-        video_lines(video, &payload_type, FIRST)
+        video_lines(video, &payload_type, OFFER_CRYPTO_TAG)
     });
     session_lines(local.audio) + &audio + &video.unwrap_or_default()
 }
 
-/// The answer of the same leg to an offer. Every offered stream has its line in an answer, in the
-/// offer's order: port 0 refuses those that are not ours.
-pub(crate) fn answer(local: Local, offered: &[u8]) -> String {
-    let offered = Description::read(offered);
+/// Writes the answer to an offer. An answer needs one `m=` line per offered stream, in the same order; port 0 refuses a
+/// stream (RFC 3264).
+pub(crate) fn answer(local: LocalStreams, offered: &[u8]) -> String {
+    let offered = SessionDescription::read(offered);
     let (mut audio, mut video) = (Some(local.audio), local.video);
     let answers = offered.streams.iter().map(|stream| {
         let vp8 = stream.payload_type_of("VP8/90000");
         let crypto = stream.crypto.map(|(tag, _)| tag);
-        let takes = |receiver: &Receiver| receiver.key.is_none() || crypto.is_some();
-        let tag = crypto.unwrap_or(FIRST);
+        let accepts = |receiver: &LocalStream| receiver.key.is_none() || crypto.is_some();
+        let tag = crypto.unwrap_or(OFFER_CRYPTO_TAG);
         match (stream.kind, vp8) {
-            ("audio", _) => audio.take().filter(takes).map(|rtp| audio_lines(rtp, tag)),
+            ("audio", _) => audio
+                .take()
+                .filter(accepts)
+                .map(|rtp| audio_lines(rtp, tag)),
             ("video", Some(vp8)) if stream.port != 0 => {
-                let video = video.take().filter(takes);
+                let video = video.take().filter(accepts);
                 video.map(|rtp| video_lines(rtp, vp8, tag))
             }
             _ => None,
@@ -77,28 +80,28 @@ pub(crate) fn answer(local: Local, offered: &[u8]) -> String {
     session_lines(local.audio) + &answers.collect::<String>()
 }
 
-/// Where the other side wants its PCMU to be sent.
-pub(crate) fn audio(sdp: &[u8]) -> Result<Remote, Error> {
-    let found = Description::read(sdp).remote("audio", |stream| {
+/// The remote address for PCMU.
+pub(crate) fn audio(sdp: &[u8]) -> Result<RemoteStream, Error> {
+    let found = SessionDescription::read(sdp).remote("audio", |stream| {
         let pcmu = Codec::Pcmu.payload_type().to_string();
         stream.payload_types.iter().find(|&&n| n == pcmu).copied()
     });
     found.ok_or_else(|| Error::Sdp(String::from_utf8_lossy(sdp).into_owned()))
 }
 
-/// Where the other side wants its VP8 to be sent, if it wants any.
-pub(crate) fn video(sdp: &[u8]) -> Option<Remote> {
-    Description::read(sdp).remote("video", |stream| stream.payload_type_of("VP8/90000"))
+/// The remote address for VP8, if the remote accepts video.
+pub(crate) fn video(sdp: &[u8]) -> Option<RemoteStream> {
+    SessionDescription::read(sdp).remote("video", |stream| stream.payload_type_of("VP8/90000"))
 }
 
-fn session_lines(receiver: Receiver) -> String {
+fn session_lines(receiver: LocalStream) -> String {
     let rtp = receiver.address;
     let family = if rtp.is_ipv4() { "IP4" } else { "IP6" };
     let (ip, port) = (rtp.ip(), rtp.port());
     format!("v=0\r\no=ringback {port} 1 IN {family} {ip}\r\ns=-\r\nc=IN {family} {ip}\r\nt=0 0\r\n")
 }
 
-fn audio_lines(receiver: Receiver, tag: &str) -> String {
+fn audio_lines(receiver: LocalStream, tag: &str) -> String {
     let (port, profile) = (receiver.address.port(), receiver.profile());
     let crypto = receiver.crypto_line(tag);
     format!(
@@ -106,7 +109,7 @@ fn audio_lines(receiver: Receiver, tag: &str) -> String {
     )
 }
 
-fn video_lines(receiver: Receiver, payload_type: &str, tag: &str) -> String {
+fn video_lines(receiver: LocalStream, payload_type: &str, tag: &str) -> String {
     let (port, profile) = (receiver.address.port(), receiver.profile());
     let crypto = receiver.crypto_line(tag);
     format!(
@@ -114,46 +117,47 @@ fn video_lines(receiver: Receiver, payload_type: &str, tag: &str) -> String {
     )
 }
 
-/// A session description that somebody else has written.
-struct Description<'a> {
+/// A parsed remote session description.
+struct SessionDescription<'a> {
     ip: Option<IpAddr>,
-    streams: Vec<StreamLines<'a>>,
+    streams: Vec<MediaSection<'a>>,
 }
 
-/// An `m=` line and those that belong to it.
-struct StreamLines<'a> {
+/// An `m=` line and the lines below it.
+struct MediaSection<'a> {
     kind: &'a str,
     port: u16,
     protocol: &'a str,
     payload_types: Vec<&'a str>,
-    /// `a=rtpmap:` of it, as number and encoding.
+    /// The `a=rtpmap:` lines: payload type and encoding.
     encodings: Vec<(&'a str, &'a str)>,
     ip: Option<IpAddr>,
-    /// The first `a=crypto:` of our suite, as number and key.
+    /// The first `a=crypto:` line with our suite: tag and key.
     crypto: Option<(&'a str, MasterKey)>,
 }
 
-impl<'a> Description<'a> {
-    /// What is no text describes nothing.
+impl<'a> SessionDescription<'a> {
+    /// Parses a session description. Invalid UTF-8 gives an empty one.
     fn read(sdp: &'a [u8]) -> Self {
         let text = std::str::from_utf8(sdp).unwrap_or_default();
+        // The first part is the session, and each other part is a media section.
         let mut sections = text.split("\nm=");
         let session = sections.next().unwrap_or_default();
         Self {
             ip: connection(session),
-            streams: sections.filter_map(StreamLines::read).collect(),
+            streams: sections.filter_map(MediaSection::read).collect(),
         }
     }
 
-    /// The first stream of this kind that is wanted and has the codec that `payload_type` looks for.
+    /// The first active stream of this kind for which `payload_type` finds the codec.
     fn remote<'s>(
         &'s self,
         kind: &str,
-        payload_type: impl Fn(&'s StreamLines<'a>) -> Option<&'a str>,
-    ) -> Option<Remote> {
-        let wanted = |stream: &&StreamLines| stream.kind == kind && stream.port != 0;
-        self.streams.iter().filter(wanted).find_map(|stream| {
-            Some(Remote {
+        payload_type: impl Fn(&'s MediaSection<'a>) -> Option<&'a str>,
+    ) -> Option<RemoteStream> {
+        let is_active = |stream: &&MediaSection| stream.kind == kind && stream.port != 0;
+        self.streams.iter().filter(is_active).find_map(|stream| {
+            Some(RemoteStream {
                 address: SocketAddr::new(stream.ip.or(self.ip)?, stream.port),
                 payload_type: payload_type(stream)?.parse().ok()?,
                 key: stream.crypto.map(|(_, key)| key),
@@ -162,7 +166,7 @@ impl<'a> Description<'a> {
     }
 }
 
-impl<'a> StreamLines<'a> {
+impl<'a> MediaSection<'a> {
     fn read(section: &'a str) -> Option<Self> {
         let mut words = section.lines().next()?.split_whitespace();
         let rtpmaps = section
@@ -207,45 +211,45 @@ fn connection(lines: &str) -> Option<IpAddr> {
 mod tests {
     use super::*;
 
-    const VOICE: Local = Local {
+    const VOICE: LocalStreams = LocalStreams {
         audio: at(4000),
         video: None,
     };
-    const VIDEO: Local = Local {
+    const VIDEO: LocalStreams = LocalStreams {
         video: Some(at(4002)),
         ..VOICE
     };
 
-    const fn at(port: u16) -> Receiver {
+    const fn at(port: u16) -> LocalStream {
         let ip = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
-        Receiver {
+        LocalStream {
             address: SocketAddr::new(ip, port),
             key: None,
         }
     }
 
-    fn encrypted() -> Result<Local, Error> {
+    fn encrypted() -> Result<LocalStreams, Error> {
         let key = Some(MasterKey::random()?);
-        let audio = Receiver { key, ..at(4000) };
-        Ok(Local { audio, ..VOICE })
+        let audio = LocalStream { key, ..at(4000) };
+        Ok(LocalStreams { audio, ..VOICE })
     }
 
     const OFFERED: &[u8] = b"v=0\r\nc=IN IP4 10.0.0.1\r\nm=audio 1 RTP/AVP 0 8\r\na=x\r\n\
                              m=video 2 RTP/AVP 99 100\r\na=rtpmap:99 H264/90000\r\na=rtpmap:100 VP8/90000\r\n";
 
     #[test]
-    fn what_we_describe_we_can_read() -> Result<(), Error> {
+    fn an_offer_can_be_parsed() -> Result<(), Error> {
         for address in ["127.0.0.2:40000", "[::1]:40002"] {
             let audio: SocketAddr = address.parse().map_err(|_| Error::Stopped)?;
             let video = SocketAddr::new(audio.ip(), 40004);
-            let receiver = |address| Receiver { address, key: None };
-            let local = Local {
+            let receiver = |address| LocalStream { address, key: None };
+            let local = LocalStreams {
                 audio: receiver(audio),
                 video: Some(receiver(video)),
             };
             let offer = offer(local);
             assert_eq!(super::audio(offer.as_bytes())?.address, audio);
-            let expected = Remote {
+            let expected = RemoteStream {
                 address: video,
                 payload_type: 96,
                 key: None,
@@ -256,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn an_encrypted_leg_answers_with_its_own_key_under_the_offers_number() -> Result<(), Error> {
+    fn an_encrypted_leg_answers_with_its_own_key_and_the_offered_tag() -> Result<(), Error> {
         let (theirs, ours) = (MasterKey::random()?, encrypted()?);
         let offered = format!(
             "v=0\r\nc=IN IP4 10.0.0.1\r\nm=audio 1 RTP/SAVP 0\r\na=crypto:1 AEAD_AES_256_GCM inline:AAAA\r\n\
@@ -272,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn an_encrypted_leg_refuses_a_stream_in_clear() -> Result<(), Error> {
+    fn an_encrypted_leg_refuses_an_unencrypted_stream() -> Result<(), Error> {
         let answer = answer(encrypted()?, OFFERED);
         assert!(answer.contains("m=audio 0 RTP/AVP 0 8\r\n"), "{answer}");
         Ok(())
@@ -285,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_phone_with_a_camera_takes_vp8_under_the_offers_number() {
+    fn a_phone_with_a_camera_accepts_vp8_with_the_offered_payload_type() {
         let expected =
             offer(VOICE) + "m=video 4002 RTP/AVP 100\r\na=rtpmap:100 VP8/90000\r\na=sendrecv\r\n";
         assert_eq!(answer(VIDEO, OFFERED), expected);
@@ -294,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn video_without_vp8_and_a_second_camera_are_refused() {
+    fn video_without_vp8_and_a_second_video_stream_are_refused() {
         let offered =
             b"v=0\r\nm=video 2 RTP/AVP 99\r\na=rtpmap:99 H264/90000\r\nm=audio 1 RTP/AVP 0\r\n\
                         m=video 3 RTP/AVP 96\r\na=rtpmap:96 VP8/90000\r\n\
@@ -313,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn the_streams_own_address_wins_over_the_sessions() -> Result<(), Error> {
+    fn the_address_of_a_stream_overrides_that_of_the_session() -> Result<(), Error> {
         let sdp = b"v=0\r\nc=IN IP4 10.0.0.1\r\nt=0 0\r\nm=audio 4000 RTP/AVP 8 0\r\n\
                     c=IN IP4 10.0.0.2\r\nm=video 5000 RTP/AVP 96\r\nc=IN IP4 10.0.0.3\r\n";
         assert_eq!(audio(sdp)?.address.to_string(), "10.0.0.2:4000");

@@ -25,11 +25,11 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{Error, error::failed};
 
-/// The SIP stack has one connector for the whole process, and gives it no more than the address.
-static CONNECTING: Mutex<()> = Mutex::const_new(());
+/// Serializes connects, because the SIP stack has one global TLS connector and passes it only the address.
+static CONNECT_LOCK: Mutex<()> = Mutex::const_new(());
 
-/// Connects from an address of this machine (port 0 takes any free port), trusting one authority. The stack sends all
-/// that is meant for the PBX over this connection.
+/// Connects from a local address (port 0 takes any free port) and trusts one certificate authority. The SIP stack sends
+/// all requests for the PBX over this connection.
 pub(crate) async fn connect(
     transport: &TransportLayer,
     from: SocketAddr,
@@ -38,10 +38,10 @@ pub(crate) async fn connect(
 ) -> Result<SocketAddr, Error> {
     let connector = Arc::new(Connector {
         from,
-        config: trusting(ca_pem)?,
+        config: client_config(ca_pem)?,
     });
     let target = SipAddr::new(Transport::Tls, pbx.into());
-    let _one_at_a_time = CONNECTING.lock().await;
+    let _lock = CONNECT_LOCK.lock().await;
     set_client_connector(connector);
     let connected = transport.lookup(&target, None).await;
     clear_client_connector();
@@ -50,7 +50,7 @@ pub(crate) async fn connect(
     local.map_err(failed("reading the TLS connection's address"))
 }
 
-fn trusting(ca_pem: &str) -> Result<Arc<ClientConfig>, Error> {
+fn client_config(ca_pem: &str) -> Result<Arc<ClientConfig>, Error> {
     let mut roots = RootCertStore::empty();
     let ca = CertificateDer::from_pem_slice(ca_pem.as_bytes());
     let ca = ca.map_err(|_| Error::Certificate)?;

@@ -6,52 +6,52 @@ use rsipstack::{
 };
 
 use crate::{
-    CallEvent, CallEvents, Caller, Error, Media, Moment, Stage,
-    agent::{self, Agent, End, HangUpOnDrop, Leg},
+    CallEvent, CallEvents, CallStage, Caller, Error, EventTime, Media,
+    agent::{self, Agent, CallSide, HangUpGuard, Leg},
     error::failed,
     events::EventLog,
     media::Camera,
-    rtp::Protection,
+    rtp::Encryption,
 };
 
-/// A SIP trunk, which a PBX knows by its address.
+/// A SIP trunk. The PBX identifies it by its address.
 pub struct Trunk {
     agent: Agent,
     camera: Camera,
-    protection: Protection,
+    encryption: Encryption,
 }
 
 impl Trunk {
-    /// Opens the socket of a trunk over UDP, with media in clear; port 0 takes any free port.
+    /// Opens a trunk with UDP and RTP. Port 0 takes any free port.
     pub async fn bind(address: &str) -> Result<Self, Error> {
         let (agent, _invitations) = Agent::bind(socket(address)?).await?;
         Ok(Self {
             agent,
             camera: Camera::None,
-            protection: Protection::Clear,
+            encryption: Encryption::Clear,
         })
     }
 
-    /// Connects a trunk with TLS and SRTP to a PBX whose certificate this authority (PEM) has signed; port 0 takes any
+    /// Opens a trunk with TLS and SRTP. `ca_pem` is the authority that signed the PBX's certificate. Port 0 takes any
     /// free port.
     pub async fn over_tls(address: &str, pbx: SocketAddr, ca_pem: &str) -> Result<Self, Error> {
         let (agent, _invitations) = Agent::connect(socket(address)?, pbx, ca_pem).await?;
         Ok(Self {
             agent,
             camera: Camera::None,
-            protection: Protection::Srtp,
+            encryption: Encryption::Srtp,
         })
     }
 
-    /// The same trunk, which offers media in clear.
+    /// Offers unencrypted media.
     pub fn without_srtp(self) -> Self {
         Self {
-            protection: Protection::Clear,
+            encryption: Encryption::Clear,
             ..self
         }
     }
 
-    /// A trunk that offers video in each call: Exotel's does not.
+    /// Offers video in each call. Exotel's trunk does not.
     pub fn with_video(self) -> Self {
         Self {
             camera: Camera::Vp8,
@@ -59,13 +59,13 @@ impl Trunk {
         }
     }
 
-    /// Where the trunk sends from.
+    /// The trunk's local address.
     pub fn address(&self) -> SocketAddr {
         self.agent.local
     }
 
-    /// Sends an INVITE for the number `did`, with `X-Exotel-CallSid` when there is one, and does
-    /// not wait for anything: the call's events tell what becomes of it.
+    /// Sends an INVITE to the number `did`, with `X-Exotel-CallSid` if `call_sid` is given. Returns at once; the call's
+    /// events show the progress.
     pub async fn call(
         &self,
         pbx: SocketAddr,
@@ -73,46 +73,46 @@ impl Trunk {
         caller: Caller,
         call_sid: Option<&str>,
     ) -> Result<OutgoingCall, Error> {
-        let media = Media::open(self.agent.ip(), self.camera, self.protection).await?;
+        let media = Media::open(self.agent.ip(), self.camera, self.encryption).await?;
         let mut headers = caller.privacy(&self.agent)?;
         headers.extend(call_sid.map(|sid| Header::Other("X-Exotel-CallSid".into(), sid.into())));
         let invite = InviteOption {
             caller_display_name: caller.quoted_name(),
             caller: caller.uri(&self.agent)?,
             callee: self.agent.uri_at(pbx, did)?,
-            destination: Some(self.agent.way_to(pbx)),
+            destination: Some(self.agent.sip_address_of(pbx)),
             offer: Some(media.offer()),
             contact: self.agent.uri("trunk")?,
             headers: Some(headers),
             ..Default::default()
         };
         let log = EventLog::new();
-        let placed = Moment::now();
+        let placed = EventTime::now();
         let (state, states) = self.agent.dialogs.new_dialog_state_channel();
         let (dialog, outcome) = self
             .agent
             .dialogs
             .do_invite_async(invite, state)
             .map_err(failed("sending an INVITE"))?;
-        let story = agent::follow(
+        let tracking = agent::track_dialog(
             states,
             self.agent.dialogs.clone(),
             log.clone(),
             media.clone(),
-            End::Calling,
+            CallSide::Calling,
         );
-        tokio::spawn(story);
-        let noting = log.clone();
-        tokio::spawn(async move { note_refusal(outcome.await.ok(), &noting) });
+        tokio::spawn(tracking);
+        let rejection_log = log.clone();
+        tokio::spawn(async move { log_rejection(outcome.await.ok(), &rejection_log) });
         let leg = Leg {
             dialog,
             log,
             media,
-            end: End::Calling,
+            side: CallSide::Calling,
         };
         Ok(OutgoingCall {
             placed,
-            _hang_up: leg.hang_up_on_drop(),
+            _hang_up: leg.hang_up_guard(),
             leg,
             _agent: self.agent.clone(),
         })
@@ -124,85 +124,92 @@ fn socket(address: &str) -> Result<SocketAddr, Error> {
     address.map_err(|_| Error::Address("the trunk's socket".to_owned()))
 }
 
-/// A final response that is not 200. The stack's state change knows less of it than this.
-fn note_refusal(outcome: Option<InviteAsyncResult>, log: &EventLog) {
+/// Logs a final response other than 200. The dialog state does not contain the response code.
+fn log_rejection(outcome: Option<InviteAsyncResult>, log: &EventLog) {
     match outcome {
         Some(Ok((_, Some(response)))) => {
             if response.status_code.kind() != StatusCodeKind::Successful {
-                log.note(agent::rejected(&response.status_code));
+                log.log(agent::rejected_stage(&response.status_code));
             }
         }
-        // No answer at all: what RFC 3261 takes for a 408.
-        _ => log.note(Stage::Rejected {
+        // No response at all counts as 408 (RFC 3261, section 8.1.3.1).
+        _ => log.log(CallStage::Rejected {
             code: 408,
             reason: "No response".to_owned(),
         }),
     }
 }
 
-/// A call the trunk has placed. Dropping the last clone hangs up.
+/// A call that the trunk has placed. Dropping the last clone hangs up.
 #[derive(Clone)]
 pub struct OutgoingCall {
-    placed: Moment,
+    placed: EventTime,
     leg: Leg,
-    _hang_up: Arc<HangUpOnDrop>,
-    /// A call outlives the handle of the trunk that placed it.
+    _hang_up: Arc<HangUpGuard>,
+    /// Keeps the socket open when the `Trunk` is dropped before the call.
     _agent: Agent,
 }
 
 impl OutgoingCall {
     /// When the INVITE was sent.
-    pub fn placed(&self) -> Moment {
+    pub fn placed(&self) -> EventTime {
         self.placed
     }
 
-    /// What has happened to this call.
+    /// The events of this call.
     pub fn events(&self) -> CallEvents {
         self.leg.events()
     }
 
-    /// This leg's audio and video.
+    /// The audio and video of this leg.
     pub fn media(&self) -> &Media {
         &self.leg.media
     }
 
     /// Waits for the 180 or 183.
     pub async fn ringing(&self, within: Duration) -> Result<CallEvent, Error> {
-        let is_it = |stage: &Stage| matches!(stage, Stage::Ringing { .. });
-        self.events().wait_for("180 Ringing", within, is_it).await
+        let matches_stage = |stage: &CallStage| matches!(stage, CallStage::Ringing { .. });
+        self.events()
+            .wait_for("180 Ringing", within, matches_stage)
+            .await
     }
 
     /// Waits for the 200.
     pub async fn answered(&self, within: Duration) -> Result<CallEvent, Error> {
-        let is_it = |stage: &Stage| *stage == Stage::Answered;
-        self.events().wait_for("200 OK", within, is_it).await
+        let matches_stage = |stage: &CallStage| *stage == CallStage::Answered;
+        self.events()
+            .wait_for("200 OK", within, matches_stage)
+            .await
     }
 
-    /// Waits for a final response other than 200, and gives its code.
+    /// Waits for a final response other than 200, and returns its code.
     pub async fn rejected(&self, within: Duration) -> Result<(u16, CallEvent), Error> {
-        let is_it = |stage: &Stage| matches!(stage, Stage::Rejected { .. });
-        let event = self.events().wait_for("a rejection", within, is_it).await?;
+        let matches_stage = |stage: &CallStage| matches!(stage, CallStage::Rejected { .. });
+        let event = self
+            .events()
+            .wait_for("a rejection", within, matches_stage)
+            .await?;
         match event.stage {
-            Stage::Rejected { code, .. } => Ok((code, event)),
+            CallStage::Rejected { code, .. } => Ok((code, event)),
             _ => Err(Error::Stopped),
         }
     }
 
     /// Waits for the end of an answered call.
     pub async fn ended(&self, within: Duration) -> Result<CallEvent, Error> {
-        let is_it = |stage: &Stage| matches!(stage, Stage::Ended { .. });
+        let matches_stage = |stage: &CallStage| matches!(stage, CallStage::Ended { .. });
         self.events()
-            .wait_for("the call's end", within, is_it)
+            .wait_for("the call's end", within, matches_stage)
             .await
     }
 
-    /// Gives up an unanswered call (CANCEL). Its end is a rejection with 487.
+    /// Cancels an unanswered call (CANCEL). The call then ends with 487.
     pub async fn cancel(&self) -> Result<(), Error> {
         let result = self.leg.dialog.cancel().await;
         result.map_err(failed("cancelling a call"))
     }
 
-    /// Ends the call: BYE once it was answered, CANCEL before.
+    /// Ends the call: BYE if it was answered, CANCEL if not.
     pub async fn hang_up(&self) -> Result<(), Error> {
         self.leg.hang_up().await
     }

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Result;
-use ringback_sip::{Caller, Error, IncomingCall, OutgoingCall, Phone, Stage, Trunk};
+use ringback_sip::{CallStage, Caller, Error, IncomingCall, OutgoingCall, Phone, Trunk};
 
 const SOON: Duration = Duration::from_secs(3);
 
@@ -14,10 +14,10 @@ struct Line {
 
 impl Line {
     async fn new() -> Result<Self> {
-        // Only the way to the PBX matters to a phone that does not register.
-        let nobody: SocketAddr = "127.0.0.1:9".parse()?;
+        // A phone that does not register needs the PBX address only to find its own local address.
+        let pbx: SocketAddr = "127.0.0.1:9".parse()?;
         Ok(Self {
-            phone: Phone::new(nobody, "1001", "unused").await?,
+            phone: Phone::new(pbx, "1001", "unused").await?,
             trunk: Trunk::bind("127.0.0.2:0").await?,
         })
     }
@@ -49,11 +49,11 @@ async fn an_answered_call_carries_audio_both_ways_until_the_phone_hangs_up() -> 
     incoming.hang_up().await?;
     assert_eq!(
         call.ended(SOON).await?.stage,
-        Stage::Ended { by_remote: true }
+        CallStage::Ended { by_remote: true }
     );
     assert_eq!(
         incoming.ended(SOON).await?.stage,
-        Stage::Ended { by_remote: false }
+        CallStage::Ended { by_remote: false }
     );
     Ok(())
 }
@@ -66,36 +66,36 @@ async fn the_caller_hangs_up() -> Result<()> {
     call.hang_up().await?;
     assert_eq!(
         incoming.ended(SOON).await?.stage,
-        Stage::Ended { by_remote: true }
+        CallStage::Ended { by_remote: true }
     );
     assert_eq!(
         call.ended(SOON).await?.stage,
-        Stage::Ended { by_remote: false }
+        CallStage::Ended { by_remote: false }
     );
     Ok(())
 }
 
 #[tokio::test]
-async fn the_phones_rejection_reaches_the_caller_with_its_code() -> Result<()> {
+async fn the_caller_gets_the_response_code_of_a_rejection() -> Result<()> {
     let (call, incoming) = Line::new().await?.ring().await?;
     incoming.reject(486).await?;
     let (code, event) = call.rejected(SOON).await?;
     assert_eq!(code, 486);
     let reason = "Busy Here".to_owned();
-    assert_eq!(event.stage, Stage::Rejected { code, reason });
+    assert_eq!(event.stage, CallStage::Rejected { code, reason });
     let answered = call.answered(SOON).await;
-    assert!(matches!(answered, Err(Error::WentAnotherWay { .. })));
+    assert!(matches!(answered, Err(Error::UnexpectedOutcome { .. })));
     Ok(())
 }
 
 #[tokio::test]
-async fn a_caller_who_gives_up_silences_the_phone() -> Result<()> {
+async fn a_cancelled_call_stops_ringing() -> Result<()> {
     let (call, incoming) = Line::new().await?.ring().await?;
     call.cancel().await?;
     assert_eq!(call.rejected(SOON).await?.0, 487);
     assert_eq!(
         incoming.ended(SOON).await?.stage,
-        Stage::Ended { by_remote: true }
+        CallStage::Ended { by_remote: true }
     );
     Ok(())
 }
@@ -112,7 +112,7 @@ async fn a_dropped_call_is_hung_up() -> Result<()> {
 }
 
 #[tokio::test]
-async fn the_phone_sees_who_calls() -> Result<()> {
+async fn the_phone_gets_the_callers_name_and_number() -> Result<()> {
     let asha = Caller::number("+919876543210").named(r#"Asha "आशा" \o/"#);
     let (_call, incoming) = Line::new().await?.ring_from(asha.clone()).await?;
     assert_eq!(*incoming.caller(), asha);
@@ -121,11 +121,11 @@ async fn the_phone_sees_who_calls() -> Result<()> {
 
 #[tokio::test]
 async fn a_withheld_number_does_not_reach_the_phone() -> Result<()> {
-    let somebody = Caller {
+    let caller = Caller {
         withheld: true,
         ..Caller::number("+919876543210")
     };
-    let (_call, incoming) = Line::new().await?.ring_from(somebody).await?;
+    let (_call, incoming) = Line::new().await?.ring_from(caller).await?;
     assert!(incoming.caller().withheld);
     assert_eq!(incoming.caller().number, "anonymous");
     Ok(())
@@ -145,7 +145,7 @@ async fn a_phone_takes_one_call_after_another() -> Result<()> {
 }
 
 #[tokio::test]
-async fn nobody_calling_is_an_error_in_time() -> Result<()> {
+async fn waiting_for_a_call_times_out() -> Result<()> {
     let mut line = Line::new().await?;
     let result = line.phone.next_call(Duration::from_millis(20)).await;
     assert!(matches!(result, Err(Error::TimedOut { .. })));
@@ -180,13 +180,13 @@ async fn a_phone_without_a_camera_takes_a_video_call_as_a_voice_call() -> Result
     incoming.answer().await?;
     call.answered(SOON).await?;
     call.media().hears(incoming.media(), SOON).await?;
-    assert!(!call.media().shows_itself());
-    assert!(!incoming.media().shows_itself());
+    assert!(!call.media().sends_video());
+    assert!(!incoming.media().sends_video());
     Ok(())
 }
 
 #[tokio::test]
-async fn a_camera_stays_off_in_a_voice_call() -> Result<()> {
+async fn a_phone_with_a_camera_sends_no_video_in_a_voice_call() -> Result<()> {
     let line = Line::new().await?;
     let mut line = Line {
         phone: line.phone.with_video(),
@@ -197,7 +197,7 @@ async fn a_camera_stays_off_in_a_voice_call() -> Result<()> {
     incoming.answer().await?;
     call.answered(SOON).await?;
     call.media().hears(incoming.media(), SOON).await?;
-    assert!(!incoming.media().shows_itself());
+    assert!(!incoming.media().sends_video());
     Ok(())
 }
 

@@ -1,5 +1,5 @@
-//! Compiles the functions, once for all of them, into what `sam build` and `sam package` would make of them: a folder for
-//! each, with an executable `bootstrap` in it, and an archive of that beside it, which several deployments can share.
+//! Compiles all functions in one build, and lays them out as `sam build` and `sam package` do: a folder per function
+//! with an executable `bootstrap`, and a ZIP archive beside it that several deployments share.
 
 use std::fs::File;
 use std::io;
@@ -13,49 +13,49 @@ use zip::{CompressionMethod, ZipWriter};
 
 use crate::process::run_logged;
 use crate::settings::Settings;
-use crate::tools::{Tools, forget_outer_cargo, make_dir};
+use crate::tools::{Tools, make_dir, remove_cargo_variables};
 
-/// The profile in which the stack's own program is compiled: the functions share all that it has compiled already.
-const SHARED: &str = "dev";
+/// The profile of this program itself. The functions reuse the dependencies that it has compiled.
+const OWN_PROFILE: &str = "dev";
 
-/// Where the artefacts are; cargo-lambda leaves its own there too.
+/// The folder of the built functions. cargo-lambda uses the same one.
 pub fn builds_dir(settings: &Settings) -> PathBuf {
     settings.repository().join("target/lambda")
 }
 
-/// Where the build's output goes.
+/// The log of the build.
 pub fn log(settings: &Settings) -> PathBuf {
     settings.state("build.log")
 }
 
-/// Whether cargo-lambda is to build them, as it does for AWS.
+/// Whether cargo-lambda builds the functions, as for AWS.
 pub fn needs_cargo_lambda(settings: &Settings) -> bool {
-    profile(settings) != SHARED
+    profile(settings) != OWN_PROFILE
 }
 
 fn profile(settings: &Settings) -> String {
-    settings.override_or("FUNCTIONS_PROFILE", SHARED)
+    settings.override_or("FUNCTIONS_PROFILE", OWN_PROFILE)
 }
 
-/// Builds every function for this machine's architecture: no cross compiler is needed.
+/// Builds every function for the architecture of this machine, so no cross compiler is needed.
 pub async fn functions(settings: &Settings, tools: &Tools, binaries: &[String]) -> Result<()> {
     if needs_cargo_lambda(settings) {
         with_cargo_lambda(settings, tools, binaries).await?;
     } else {
         with_cargo(settings, binaries).await?;
         for binary in binaries {
-            put_in_place(settings, binary).await?;
+            strip_into_place(settings, binary).await?;
         }
     }
     let mut packing = JoinSet::new();
     for binary in binaries {
         let (bootstrap, archive) = (bootstrap(settings, binary), archive(settings, binary));
         packing.spawn_blocking(move || {
-            if is_made_of(&archive, &bootstrap) {
+            if is_up_to_date(&archive, &bootstrap) {
                 return Ok(());
             }
             pack(&bootstrap, &archive)?;
-            mark_as_made_of(&archive, &bootstrap)
+            mark_up_to_date(&archive, &bootstrap)
         });
     }
     while let Some(packed) = packing.join_next().await {
@@ -64,7 +64,7 @@ pub async fn functions(settings: &Settings, tools: &Tools, binaries: &[String]) 
     Ok(())
 }
 
-/// The archive of a function, which Lambda takes.
+/// The ZIP archive of a function.
 pub fn archive(settings: &Settings, binary: &str) -> PathBuf {
     builds_dir(settings).join(format!("{binary}.zip"))
 }
@@ -73,7 +73,7 @@ fn bootstrap(settings: &Settings, binary: &str) -> PathBuf {
     builds_dir(settings).join(binary).join("bootstrap")
 }
 
-/// Quickly rather than small: it goes no further than this machine.
+/// Compresses for speed, because the archive never leaves this machine.
 fn pack(bootstrap: &Path, archive: &Path) -> Result<()> {
     let options = SimpleFileOptions::default()
         .compression_method(CompressionMethod::Deflated)
@@ -86,7 +86,7 @@ fn pack(bootstrap: &Path, archive: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Without cargo-lambda's own defaults for releases, which link seven times for a minute each.
+/// Disables cargo-lambda's release defaults (LTO, one codegen unit), which take a minute per function.
 async fn with_cargo_lambda(settings: &Settings, tools: &Tools, binaries: &[String]) -> Result<()> {
     let mut command = tools.command("cargo-lambda");
     command.args(["lambda", "build", "--locked", "--compiler", "cargo"]);
@@ -96,7 +96,7 @@ async fn with_cargo_lambda(settings: &Settings, tools: &Tools, binaries: &[Strin
 
 async fn with_cargo(settings: &Settings, binaries: &[String]) -> Result<()> {
     let mut command = Command::new("cargo");
-    forget_outer_cargo(&mut command);
+    remove_cargo_variables(&mut command);
     // No `-p`: with it, cargo would choose other features for the same dependencies and compile them twice.
     command.args(["build", "--locked"]);
     command
@@ -115,28 +115,32 @@ async fn build(settings: &Settings, mut command: Command, binaries: &[String]) -
     run_logged(&mut command, &log(settings)).await
 }
 
-/// Without its symbols, which are most of it, as `strip` of the C compiler's tools leaves it.
-async fn put_in_place(settings: &Settings, binary: &str) -> Result<()> {
+/// Copies the executable without its symbols, which are most of its size.
+async fn strip_into_place(settings: &Settings, binary: &str) -> Result<()> {
     let bootstrap = bootstrap(settings, binary);
-    make_dir(bootstrap.parent().context("it has a folder")?)?;
+    make_dir(
+        bootstrap
+            .parent()
+            .context("the path has no parent folder")?,
+    )?;
     let compiled = settings.repository().join("target/debug").join(binary);
-    if is_made_of(&bootstrap, &compiled) {
+    if is_up_to_date(&bootstrap, &compiled) {
         return Ok(());
     }
     let mut strip = Command::new("strip");
     strip.arg("-o").arg(&bootstrap).arg(&compiled);
     run_logged(&mut strip, &log(settings)).await?;
-    mark_as_made_of(&bootstrap, &compiled)
+    mark_up_to_date(&bootstrap, &compiled)
 }
 
-/// Whether a file has been made of another as that is now: it bears the same time then. Being younger is not enough, as the
-/// other may be of another profile.
-fn is_made_of(made: &Path, of: &Path) -> bool {
+/// Whether `made` is up to date with `of`, which it is when both have the same modification time. A later time is not
+/// enough, because `of` may be a build of another profile.
+fn is_up_to_date(made: &Path, of: &Path) -> bool {
     let time = |path: &Path| path.metadata().and_then(|it| it.modified()).ok();
     time(of).is_some_and(|of| time(made) == Some(of))
 }
 
-fn mark_as_made_of(made: &Path, of: &Path) -> Result<()> {
+fn mark_up_to_date(made: &Path, of: &Path) -> Result<()> {
     let time = of.metadata()?.modified()?;
     let made = File::options().write(true).open(made)?;
     Ok(made.set_modified(time)?)
@@ -147,21 +151,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_made_of_a_file_is_known_until_that_changes() -> Result<()> {
+    fn a_file_is_up_to_date_until_its_source_changes() -> Result<()> {
         let folder = std::env::temp_dir().join(format!("ringback-build-{}", std::process::id()));
         std::fs::create_dir_all(&folder)?;
         let [of, made] = ["of", "made"].map(|name| folder.join(name));
-        assert!(!is_made_of(&made, &of));
+        assert!(!is_up_to_date(&made, &of));
         std::fs::write(&of, "one")?;
         std::fs::write(&made, "made of one")?;
-        mark_as_made_of(&made, &of)?;
-        assert!(is_made_of(&made, &of));
+        mark_up_to_date(&made, &of)?;
+        assert!(is_up_to_date(&made, &of));
         let earlier = of.metadata()?.modified()? - std::time::Duration::from_secs(60);
         File::options()
             .write(true)
             .open(&of)?
             .set_modified(earlier)?;
-        assert!(!is_made_of(&made, &of));
+        assert!(!is_up_to_date(&made, &of));
         Ok(std::fs::remove_dir_all(&folder)?)
     }
 }

@@ -1,4 +1,4 @@
-//! Deploys the template into the local AWS with the SAM CLI, as it is deployed to the real one.
+//! Deploys the template into the local AWS with the SAM CLI, the same way as into AWS.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,10 +12,10 @@ use crate::process::{output, run_logged};
 use crate::settings::{STACK_NAME, Settings};
 use crate::tools::Tools;
 
-/// The bucket that the builds are uploaded into.
+/// The S3 bucket for the ZIP archives.
 const BUCKET: &str = "ringback-local-builds";
 
-/// What CloudFormation says of the deployed stack.
+/// The outputs of the deployed CloudFormation stack.
 #[derive(Debug, Clone)]
 pub struct Outputs(BTreeMap<String, String>);
 
@@ -23,22 +23,22 @@ impl Outputs {
     /// An output that every deployment has.
     pub fn require(&self, name: &str) -> Result<&str> {
         self.optional(name).with_context(|| {
-            format!("the deployed stack has no output {name}; template.yaml declares it")
+            format!("the deployed stack has no output {name}, which template.yaml declares")
         })
     }
 
-    /// An output that a deployment may have.
+    /// An output that only some deployments have.
     pub fn optional(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
 }
 
-/// Where the deployment's output goes.
+/// The log of the deployment.
 pub fn log(settings: &Settings, region: Region) -> PathBuf {
     settings.state(&region.file("deploy.log"))
 }
 
-/// Deploys the template at `template` into a region with these parameters.
+/// Deploys the template into a region with these parameters.
 pub async fn deploy(
     settings: &Settings,
     tools: &Tools,
@@ -46,7 +46,7 @@ pub async fn deploy(
     template: &Path,
     parameters: &BTreeMap<String, String>,
 ) -> Result<Outputs> {
-    make_bucket(region).await?;
+    create_bucket(region).await?;
     let mut command = sam(settings, tools, region);
     command
         .args([
@@ -81,7 +81,7 @@ pub async fn deploy(
     outputs(settings, tools, region).await
 }
 
-/// In the state directory, where no `samconfig.toml` changes what the arguments say.
+/// Runs the SAM CLI in the state directory, where no `samconfig.toml` overrides the arguments.
 fn sam(settings: &Settings, tools: &Tools, region: Region) -> tokio::process::Command {
     let mut command = tools.command("sam");
     point_at_local_aws(&mut command, region)
@@ -90,14 +90,14 @@ fn sam(settings: &Settings, tools: &Tools, region: Region) -> tokio::process::Co
     command
 }
 
-async fn make_bucket(region: Region) -> Result<()> {
+async fn create_bucket(region: Region) -> Result<()> {
     let answer = reqwest::Client::new()
         .put(format!("{}/{BUCKET}", region.endpoint()))
         .send()
         .await?;
     ensure!(
         answer.status().is_success(),
-        "the local AWS would not make a bucket: {}",
+        "could not create the S3 bucket: {}",
         answer.status()
     );
     Ok(())
@@ -124,7 +124,7 @@ async fn outputs(settings: &Settings, tools: &Tools, region: Region) -> Result<O
     ]);
     let printed = output(&mut command).await?;
     let outputs: Vec<Output> = serde_json::from_str(&printed)
-        .with_context(|| format!("not the stack's outputs: {printed}"))?;
+        .with_context(|| format!("unexpected output of `sam list stack-outputs`: {printed}"))?;
     Ok(Outputs(
         outputs
             .into_iter()

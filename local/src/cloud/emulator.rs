@@ -1,4 +1,4 @@
-//! The local AWS itself: one process, in memory, new each time the stack starts.
+//! Runs the local AWS: one process, in memory, empty at each start.
 
 use std::time::Duration;
 
@@ -11,12 +11,13 @@ use crate::process::Daemon;
 use crate::settings::{LOOPBACK, Settings};
 use crate::tools::{Tools, make_dir};
 
-/// It needs about 3 s, more when everything starts for the first time.
-const START: Duration = Duration::from_secs(60);
+/// A start takes about 3 s, and longer while other parts start too.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Starts it and waits until it answers.
+/// Starts the local AWS and waits until it is ready.
 ///
-/// The functions are given `for_functions` as the endpoint of every service: it itself, or what stands before it.
+/// `for_functions` is the endpoint of every AWS service for the functions: the local AWS itself, or the fault proxy in
+/// front of it.
 pub async fn start(
     settings: &Settings,
     tools: &Tools,
@@ -29,7 +30,7 @@ pub async fn start(
     command.arg(settings.repository().join("local/tools/local_aws.py"));
     point_at_local_aws(&mut command, region)
         .env("AWS_ENDPOINT_URL", for_functions)
-        // It binds to every interface unless told otherwise, and opens ports for services not used here.
+        // By default it binds to every interface, and opens ports for services that are not used here.
         .env("BIND_HOST", LOOPBACK)
         .env("GATEWAY_PORT", region.cloud_port.to_string())
         .env("MINISTACK_REGION", region.name)
@@ -49,7 +50,7 @@ pub async fn start(
 async fn wait_until_ready(daemon: &mut Daemon, region: Region) -> Result<()> {
     let http = Client::builder().timeout(Duration::from_secs(2)).build()?;
     let url = format!("{}/_ministack/ready", region.endpoint());
-    let deadline = tokio::time::Instant::now() + START;
+    let deadline = tokio::time::Instant::now() + START_TIMEOUT;
     while tokio::time::Instant::now() < deadline {
         daemon.check_alive().await?;
         if http
@@ -64,6 +65,6 @@ async fn wait_until_ready(daemon: &mut Daemon, region: Region) -> Result<()> {
     }
     bail!(
         "the local AWS did not answer at {url} within {} s",
-        START.as_secs()
+        START_TIMEOUT.as_secs()
     )
 }

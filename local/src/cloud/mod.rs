@@ -1,4 +1,4 @@
-//! The cloud on this machine: a local AWS, the real binaries, and the real template deployed into it.
+//! The local cloud: a local AWS with the real functions, deployed from the real template.
 
 pub mod build;
 pub mod deploy;
@@ -18,7 +18,7 @@ pub fn apis(endpoint: &str) -> String {
     format!("{endpoint}/_aws/execute-api")
 }
 
-/// Points a command at a region's local AWS, and away from whatever real account the user has.
+/// Points a command at a region's local AWS, and not at the user's own AWS account.
 fn point_at_local_aws(command: &mut Command, region: Region) -> &mut Command {
     for variable in [
         "AWS_PROFILE",

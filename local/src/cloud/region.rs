@@ -1,13 +1,13 @@
-//! A region of the local cloud: a local AWS of its own, the application in it, and a gateway in front.
+//! A region of the local cloud: its own local AWS with the application, and a gateway in front.
 
 use crate::settings::{LOOPBACK, PORTS};
 
 /// One region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Region {
-    /// As AWS names it.
+    /// The AWS name.
     pub name: &'static str,
-    /// Begins the names of its logs, pid files and folders.
+    /// The prefix of its logs, pid files and folders.
     pub part: &'static str,
     /// The port of its local AWS.
     pub cloud_port: u16,
@@ -15,7 +15,7 @@ pub struct Region {
     pub gateway_port: u16,
 }
 
-/// The region that a stack of one region is in, and whose table a second one shares.
+/// The only region of a stack with one region. With two, the table is created here and replicated.
 pub const PRIMARY: Region = Region {
     name: "ap-south-1",
     part: "cloud",
@@ -23,7 +23,7 @@ pub const PRIMARY: Region = Region {
     gateway_port: PORTS.gateway,
 };
 
-/// The region that takes over, in a stack of two.
+/// The second region of a stack with two.
 pub const FALLBACK: Region = Region {
     name: "ap-southeast-1",
     part: "cloud-fallback",
@@ -31,13 +31,13 @@ pub const FALLBACK: Region = Region {
     gateway_port: PORTS.fallback_gateway,
 };
 
-/// In how many regions a stack is.
+/// The number of regions of a stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Extent {
-    /// In [`PRIMARY`].
-    OneRegion,
-    /// In [`PRIMARY`] and [`FALLBACK`].
-    TwoRegions,
+pub enum RegionCount {
+    /// [`PRIMARY`] only.
+    One,
+    /// [`PRIMARY`] and [`FALLBACK`].
+    Two,
 }
 
 impl Region {
@@ -47,13 +47,13 @@ impl Region {
         format!("http://{LOOPBACK}:{}", self.cloud_port)
     }
 
-    /// The HTTP API, as clients reach it.
+    /// The URL of the HTTP API.
     #[must_use]
     pub fn http_url(self) -> String {
         format!("http://{LOOPBACK}:{}", self.gateway_port)
     }
 
-    /// The name of one of its files or folders: `cloud-deploy.log`.
+    /// The name of a file or folder of this region, such as `cloud-deploy.log`.
     #[must_use]
     pub fn file(self, name: &str) -> String {
         format!("{}-{name}", self.part)

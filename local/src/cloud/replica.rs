@@ -1,4 +1,4 @@
-//! The table that a global table puts into its second region: of the same name, and like the first.
+//! Creates the replica of the table in the second region, as a DynamoDB global table does: same name, same schema.
 
 use anyhow::{Context, Result};
 use aws_sdk_dynamodb::types::{
@@ -8,11 +8,13 @@ use aws_sdk_dynamodb::types::{
 use super::region::Region;
 use super::seed::aws_config;
 
-/// Makes it, and gives the label of its stream.
-pub async fn make(of: Region, table: &str, here: Region) -> Result<String> {
-    let there = aws_sdk_dynamodb::Client::new(&aws_config(of).await);
-    let described = there.describe_table().table_name(table).send().await?;
-    let model = described.table.context("the first region's table")?;
+/// Creates the table, and returns the label of its stream.
+pub async fn create(source: Region, table: &str, target: Region) -> Result<String> {
+    let source = aws_sdk_dynamodb::Client::new(&aws_config(source).await);
+    let described = source.describe_table().table_name(table).send().await?;
+    let model = described
+        .table
+        .context("the table of the first region does not exist")?;
     let indexes = model.global_secondary_indexes().iter().map(|index| {
         GlobalSecondaryIndex::builder()
             .set_index_name(index.index_name.clone())
@@ -23,8 +25,8 @@ pub async fn make(of: Region, table: &str, here: Region) -> Result<String> {
     let stream = StreamSpecification::builder()
         .stream_enabled(true)
         .stream_view_type(StreamViewType::NewAndOldImages);
-    let dynamodb = aws_sdk_dynamodb::Client::new(&aws_config(here).await);
-    let made = dynamodb
+    let dynamodb = aws_sdk_dynamodb::Client::new(&aws_config(target).await);
+    let created = dynamodb
         .create_table()
         .table_name(table)
         .billing_mode(BillingMode::PayPerRequest)
@@ -43,7 +45,8 @@ pub async fn make(of: Region, table: &str, here: Region) -> Result<String> {
         .time_to_live_specification(ttl.build()?)
         .send()
         .await?;
-    made.table_description
+    created
+        .table_description
         .and_then(|table| table.latest_stream_label)
         .context("the replica has no stream")
 }

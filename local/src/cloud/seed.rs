@@ -1,5 +1,5 @@
-//! What a deployment needs and CloudFormation cannot know: the secrets' values, the numbers' routes, and the numbers of
-//! the extensions' owners.
+//! Writes what a deployment needs and CloudFormation does not know: the values of the secrets, the number routes, and
+//! the phone numbers of the extensions' owners.
 
 use anyhow::{Context, Result};
 use aws_config::{BehaviorVersion, SdkConfig};
@@ -10,9 +10,9 @@ use serde_json::Value;
 use super::deploy::Outputs;
 use super::region::Region;
 use crate::credentials::Credentials;
-use crate::settings::{CROWD, MOBILE_NUMBERS, NUMBERS, one_of_the_crowd};
+use crate::settings::{EXTRA_PHONES, MOBILE_NUMBERS, NUMBERS, extra_phone};
 
-/// A client configuration for a region's local AWS.
+/// The client configuration for a region's local AWS.
 pub async fn aws_config(region: Region) -> SdkConfig {
     aws_config::defaults(BehaviorVersion::latest())
         .endpoint_url(region.endpoint())
@@ -28,7 +28,7 @@ pub async fn aws_config(region: Region) -> SdkConfig {
         .await
 }
 
-/// Puts the secrets into a region.
+/// Writes the secrets of a region.
 pub async fn secrets(region: Region, outputs: &Outputs, credentials: &Credentials) -> Result<()> {
     let config = aws_config(region).await;
     let secrets = [
@@ -41,28 +41,28 @@ pub async fn secrets(region: Region, outputs: &Outputs, credentials: &Credential
         ("FcmSecretArn", credentials.fcm_secret()),
     ];
     for (output, value) in secrets {
-        put_secret(&config, outputs.require(output)?, &value).await?;
+        write_secret(&config, outputs.require(output)?, &value).await?;
     }
     Ok(())
 }
 
-/// Puts the routes and the owners' numbers into the table, those of the crowd too if there is one. From the first region
-/// they come to the second, as all does.
-pub async fn numbers(region: Region, outputs: &Outputs, with_crowd: bool) -> Result<()> {
+/// Writes the number routes and the owners' phone numbers into the table, also those of the extra phones if the stack
+/// has them. Replication copies them to the second region.
+pub async fn numbers(region: Region, outputs: &Outputs, with_extra_phones: bool) -> Result<()> {
     let config = aws_config(region).await;
     let table = outputs.require("TableName")?;
-    let owned = |(a, b): (&str, &str)| (a.to_owned(), b.to_owned());
-    let mut numbers: Vec<_> = NUMBERS.into_iter().map(owned).collect();
-    let mut mobiles: Vec<_> = MOBILE_NUMBERS.into_iter().map(owned).collect();
-    if with_crowd {
-        for [extension, number, mobile] in (0..CROWD).map(one_of_the_crowd) {
+    let to_owned = |(a, b): (&str, &str)| (a.to_owned(), b.to_owned());
+    let mut numbers: Vec<_> = NUMBERS.into_iter().map(to_owned).collect();
+    let mut mobiles: Vec<_> = MOBILE_NUMBERS.into_iter().map(to_owned).collect();
+    if with_extra_phones {
+        for [extension, number, mobile] in (0..EXTRA_PHONES).map(extra_phone) {
             numbers.push((number, extension.clone()));
             mobiles.push((extension, mobile));
         }
     }
     for (number, extension) in &numbers {
         let key = format!("NUMBER#{}", international(number));
-        put_item(
+        write_item(
             &config,
             table,
             [("pk", &key), ("sk", "ROUTE"), ("extension", extension)],
@@ -71,7 +71,7 @@ pub async fn numbers(region: Region, outputs: &Outputs, with_crowd: bool) -> Res
     }
     for (extension, number) in &mobiles {
         let key = format!("EXTENSION#{extension}");
-        put_item(
+        write_item(
             &config,
             table,
             [("pk", &key), ("sk", "NUMBER"), ("number", number)],
@@ -81,18 +81,18 @@ pub async fn numbers(region: Region, outputs: &Outputs, with_crowd: bool) -> Res
     Ok(())
 }
 
-async fn put_secret(config: &SdkConfig, arn: &str, value: &Value) -> Result<()> {
+async fn write_secret(config: &SdkConfig, arn: &str, value: &Value) -> Result<()> {
     aws_sdk_secretsmanager::Client::new(config)
         .put_secret_value()
         .secret_id(arn)
         .secret_string(value.to_string())
         .send()
         .await
-        .with_context(|| format!("could not put the secret {arn}"))?;
+        .with_context(|| format!("could not write the secret {arn}"))?;
     Ok(())
 }
 
-async fn put_item(config: &SdkConfig, table: &str, attributes: [(&str, &str); 3]) -> Result<()> {
+async fn write_item(config: &SdkConfig, table: &str, attributes: [(&str, &str); 3]) -> Result<()> {
     let text = |(name, value): (&str, &str)| (name.to_owned(), AttributeValue::S(value.to_owned()));
     aws_sdk_dynamodb::Client::new(config)
         .put_item()
@@ -100,11 +100,11 @@ async fn put_item(config: &SdkConfig, table: &str, attributes: [(&str, &str); 3]
         .set_item(Some(attributes.into_iter().map(text).collect()))
         .send()
         .await
-        .with_context(|| format!("could not put {}", attributes[0].1))?;
+        .with_context(|| format!("could not write the item {}", attributes[0].1))?;
     Ok(())
 }
 
-/// The stack's numbers are Indian ones in national form; the table knows E.164.
+/// Converts an Indian number from national form to E.164, the form in the table.
 fn international(number: &str) -> String {
     format!("+91{}", number.trim_start_matches('0'))
 }
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_national_number_is_kept_in_international_form() {
+    fn a_national_number_is_stored_in_international_form() {
         assert_eq!(international("08047491899"), "+918047491899");
     }
 }

@@ -19,7 +19,7 @@ impl Template {
         Ok(Self { text })
     }
 
-    /// The executables of the functions.
+    /// The names of the functions' executables.
     pub fn binaries(&self) -> Vec<String> {
         self.text
             .lines()
@@ -28,7 +28,7 @@ impl Template {
             .collect()
     }
 
-    /// The names of its parameters.
+    /// The names of the parameters.
     pub fn parameters(&self) -> Vec<String> {
         self.text
             .lines()

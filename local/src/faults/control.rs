@@ -1,8 +1,8 @@
-//! How faults are asked for, over HTTP:
+//! The HTTP API that controls the faults:
 //!
-//! - `PUT`, `GET`, `DELETE /rules/{name}`: a [`Rule`]; how often it was met,
-//! - `PUT /lines/{system}`: a [`Line`],
-//! - `PUT /plays/{name}`: the marks that its requests are known by; `DELETE`: what it asked for.
+//! - `PUT`, `GET`, `DELETE /rules/{name}`: a [`Rule`], and how often it matched,
+//! - `PUT /links/{system}`: a [`LinkState`],
+//! - `PUT /test-calls/{name}`: the marks of its requests; `DELETE`: returns its requests.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,80 +13,86 @@ use axum::routing::put;
 use axum::{Json, Router};
 use tokio::sync::watch;
 
-use super::book::Book;
-use super::rule::{Line, Play, Rule, Standing, System};
+use super::registry::FaultRegistry;
+use super::rule::{LinkState, Rule, RuleStatus, System, TestCall};
 
-type Lines = Arc<Vec<(System, watch::Sender<Line>)>>;
+type Links = Arc<Vec<(System, watch::Sender<LinkState>)>>;
 
 #[derive(Clone)]
 struct Control {
-    book: Arc<Book>,
-    lines: Lines,
+    registry: Arc<FaultRegistry>,
+    links: Links,
 }
 
-pub(super) fn router(book: Arc<Book>, lines: Vec<(System, watch::Sender<Line>)>) -> Router {
-    let rules = put(make).get(rule).delete(drop_rule);
+pub(super) fn router(
+    registry: Arc<FaultRegistry>,
+    links: Vec<(System, watch::Sender<LinkState>)>,
+) -> Router {
+    let rules = put(set_rule).get(get_rule).delete(remove_rule);
     Router::new()
         .route("/rules/{name}", rules)
-        .route("/lines/{system}", put(switch))
-        .route("/plays/{name}", put(begin).delete(end))
+        .route("/links/{system}", put(set_link))
+        .route(
+            "/test-calls/{name}",
+            put(begin_test_call).delete(end_test_call),
+        )
         .with_state(Control {
-            book,
-            lines: Arc::new(lines),
+            registry,
+            links: Arc::new(links),
         })
 }
 
-async fn make(
+async fn set_rule(
     State(control): State<Control>,
     Path(name): Path<String>,
     Json(rule): Json<Rule>,
 ) -> StatusCode {
-    control.book.make(name, rule);
+    control.registry.set_rule(name, rule);
     StatusCode::NO_CONTENT
 }
 
-async fn rule(
+async fn get_rule(
     State(control): State<Control>,
     Path(name): Path<String>,
-) -> Result<Json<Standing>, StatusCode> {
-    let standing = control.book.rule(&name);
-    standing.map(Json).ok_or(StatusCode::NOT_FOUND)
+) -> Result<Json<RuleStatus>, StatusCode> {
+    let status = control.registry.rule(&name);
+    status.map(Json).ok_or(StatusCode::NOT_FOUND)
 }
 
-async fn drop_rule(
+async fn remove_rule(
     State(control): State<Control>,
     Path(name): Path<String>,
-) -> Result<Json<Standing>, StatusCode> {
-    let standing = control.book.drop_rule(&name);
-    standing.map(Json).ok_or(StatusCode::NOT_FOUND)
+) -> Result<Json<RuleStatus>, StatusCode> {
+    let status = control.registry.remove_rule(&name);
+    status.map(Json).ok_or(StatusCode::NOT_FOUND)
 }
 
-async fn switch(
+async fn set_link(
     State(control): State<Control>,
     Path(system): Path<System>,
-    Json(line): Json<Line>,
+    Json(link): Json<LinkState>,
 ) -> StatusCode {
-    for (of, sender) in control.lines.iter() {
-        if *of == system {
-            sender.send_replace(line);
+    for (linked, sender) in control.links.iter() {
+        if *linked == system {
+            sender.send_replace(link);
         }
     }
     StatusCode::NO_CONTENT
 }
 
-async fn begin(
+async fn begin_test_call(
     State(control): State<Control>,
     Path(name): Path<String>,
     Json(marks): Json<BTreeSet<String>>,
 ) -> StatusCode {
-    control.book.begin(name, marks);
+    control.registry.begin_test_call(name, marks);
     StatusCode::NO_CONTENT
 }
 
-async fn end(
+async fn end_test_call(
     State(control): State<Control>,
     Path(name): Path<String>,
-) -> Result<Json<Play>, StatusCode> {
-    let play = control.book.end(&name);
-    play.map(Json).ok_or(StatusCode::NOT_FOUND)
+) -> Result<Json<TestCall>, StatusCode> {
+    let test_call = control.registry.end_test_call(&name);
+    test_call.map(Json).ok_or(StatusCode::NOT_FOUND)
 }

@@ -1,15 +1,15 @@
-//! Faults on the way from the functions to the systems around them: each system stands behind a listener of ours that
-//! hands every request on, until it is told not to.
+//! Injects faults between the functions and the systems that they use. Each system has a proxy in front of it, which
+//! forwards every request unless a rule says otherwise.
 //!
-//! [`rule`] says what can be made to happen; [`proxy`] makes it happen; [`book`] knows whose requests they are, so that
-//! one call of many can be meant; [`behind`] finds the function that asks, to end it; [`control`] is how tests say what
-//! they want. Only a stack that is started with `FAULTS=yes` has all this.
+//! [`rule`] defines the faults, [`proxy`] applies them, and [`registry`] assigns requests to test calls, so that a fault
+//! can affect one call of many. [`function_process`] finds the function that sends a request, to kill it. Tests set
+//! rules through [`control`]. Only a stack that is started with `FAULTS=yes` has these proxies.
 
-mod behind;
-mod book;
 mod control;
+mod function_process;
 mod operation;
 mod proxy;
+mod registry;
 pub mod rule;
 
 use std::sync::Arc;
@@ -23,30 +23,30 @@ use tokio::task::JoinSet;
 use crate::credentials::Credentials;
 use crate::process::PidFile;
 use crate::settings::{LOOPBACK, PORTS, Settings};
-use behind::Functions;
-use book::Book;
-use proxy::{Door, Tls};
-use rule::{Line, System};
+use function_process::FunctionProcesses;
+use proxy::{FaultProxy, Tls};
+use registry::FaultRegistry;
+use rule::{LinkState, System};
 
-/// The variable that puts the faults in.
-const WANTED: &str = "FAULTS";
+/// The environment variable that enables the faults.
+const FAULTS_VARIABLE: &str = "FAULTS";
 
-/// The listeners, bound and not served yet: others have to be told where they are first.
+/// The bound listeners. They are served later, because other parts need their addresses first.
 #[derive(Debug)]
-pub struct Faults {
+pub struct FaultListeners {
     listeners: Vec<(System, TcpListener)>,
     control: TcpListener,
 }
 
-/// The listeners, served until this is dropped.
+/// The running proxies. Dropping this stops them.
 #[derive(Debug)]
-pub struct Serving {
+pub struct RunningProxies {
     _tasks: JoinSet<()>,
 }
 
-/// Where the systems really are.
+/// The URLs of the systems themselves.
 #[derive(Debug)]
-pub struct Upstreams {
+pub struct SystemUrls {
     /// The local AWS.
     pub aws: String,
     /// ARI.
@@ -57,10 +57,10 @@ pub struct Upstreams {
     pub exotel: String,
 }
 
-impl Faults {
-    /// Listens in front of each system, if the environment says `FAULTS=yes`.
-    pub async fn if_wanted(settings: &Settings) -> Result<Option<Self>> {
-        if settings.variable(WANTED) != Some("yes") {
+impl FaultListeners {
+    /// Listens in front of each system, if `FAULTS=yes`.
+    pub async fn if_enabled(settings: &Settings) -> Result<Option<Self>> {
+        if settings.variable(FAULTS_VARIABLE) != Some("yes") {
             return Ok(None);
         }
         let mut listeners = Vec::new();
@@ -71,40 +71,40 @@ impl Faults {
         Ok(Some(Self { listeners, control }))
     }
 
-    /// Begins to hand on. `cloud` names the process whose children the functions are.
+    /// Starts the proxies. `cloud` is the pid file of the local AWS, the parent of the function processes.
     pub fn serve(
         self,
-        upstreams: &Upstreams,
+        upstreams: &SystemUrls,
         credentials: &Credentials,
         cloud: PidFile,
-    ) -> Result<Serving> {
-        let book = Arc::new(Book::default());
-        let functions = Arc::new(Functions::of(cloud));
+    ) -> Result<RunningProxies> {
+        let registry = Arc::new(FaultRegistry::default());
+        let functions = Arc::new(FunctionProcesses::new(cloud));
         let mut tasks = JoinSet::new();
-        let mut lines = Vec::new();
+        let mut links = Vec::new();
         for (system, listener) in self.listeners {
-            let (line, told) = watch::channel(Line::Open);
-            lines.push((system, line));
-            let door = Door {
+            let (link, link_state) = watch::channel(LinkState::Open);
+            links.push((system, link));
+            let proxy = FaultProxy {
                 system,
                 upstream: upstreams.of(system).trim_end_matches('/').to_owned(),
                 client: client(system, credentials)?,
                 tls: tls(system, credentials)?,
-                book: Arc::clone(&book),
+                registry: Arc::clone(&registry),
                 functions: Arc::clone(&functions),
             };
-            tasks.spawn(proxy::keep(Arc::new(door), listener, told));
+            tasks.spawn(proxy::run(Arc::new(proxy), listener, link_state));
         }
-        let control = control::router(book, lines);
+        let control = control::router(registry, links);
         tasks.spawn(async move {
-            // It ends with the stack.
+            // Ends with the stack.
             let _ = axum::serve(self.control, control).await;
         });
-        Ok(Serving { _tasks: tasks })
+        Ok(RunningProxies { _tasks: tasks })
     }
 }
 
-impl Upstreams {
+impl SystemUrls {
     fn of(&self, system: System) -> &str {
         match system {
             System::Aws => &self.aws,
@@ -115,7 +115,7 @@ impl Upstreams {
     }
 }
 
-/// What the functions take for a system.
+/// The URL of a system's proxy, which the functions use.
 #[must_use]
 pub fn url(system: System) -> String {
     let port = port(system);
@@ -125,13 +125,13 @@ pub fn url(system: System) -> String {
     }
 }
 
-/// Where faults are asked for.
+/// The URL of the control API.
 #[must_use]
 pub fn control_url() -> String {
     format!("http://{LOOPBACK}:{}", PORTS.faults)
 }
 
-/// Fixed, below those that the system hands out: a line that was cut has to come back where it was.
+/// Fixed ports below the ephemeral range, so that a listener that was closed can bind to its port again.
 const fn port(system: System) -> u16 {
     PORTS.faults
         + match system {
@@ -145,10 +145,10 @@ const fn port(system: System) -> u16 {
 async fn listen(port: u16) -> Result<TcpListener> {
     TcpListener::bind((LOOPBACK, port))
         .await
-        .with_context(|| format!("could not listen on {port} for faults"))
+        .with_context(|| format!("could not listen on port {port} for the fault proxies"))
 }
 
-/// One connection a request, so that what is broken is what was asked for, and never a connection that had been idle.
+/// Opens one connection per request, so that a fault affects only the request that it is meant for.
 fn client(system: System, credentials: &Credentials) -> Result<reqwest::Client> {
     let mut builder = reqwest::Client::builder()
         .pool_max_idle_per_host(0)
@@ -163,6 +163,6 @@ fn client(system: System, credentials: &Credentials) -> Result<reqwest::Client> 
 fn tls(system: System, credentials: &Credentials) -> Result<Option<Tls>> {
     let certificate = &credentials.ari_certificate;
     (system == System::Pbx)
-        .then(|| Tls::of(certificate))
+        .then(|| Tls::new(certificate))
         .transpose()
 }

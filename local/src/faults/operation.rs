@@ -1,10 +1,10 @@
-//! What a request asks for, in a few words that are the same for every call.
+//! Names the operation of a request. The name is the same for every call.
 
 use axum::http::{HeaderMap, Method, Uri};
 
 use super::rule::System;
 
-/// A name for what is asked for, such as `DynamoDB UpdateItem CALL` or `POST /channels/ringback-{id}`.
+/// The name of the operation, such as `DynamoDB UpdateItem CALL` or `POST /channels/ringback-{id}`.
 pub(super) fn operation(
     system: System,
     method: &Method,
@@ -13,11 +13,11 @@ pub(super) fn operation(
     body: &str,
 ) -> String {
     match system {
-        System::Aws => of_aws(method, uri, headers, body),
-        System::Pbx => of_path(method, uri.path().trim_start_matches("/ari")),
-        System::Fcm => match kind_of_push(body) {
+        System::Aws => aws_operation(method, uri, headers, body),
+        System::Pbx => path_operation(method, uri.path().trim_start_matches("/ari")),
+        System::Fcm => match push_type(body) {
             Some(kind) => format!("FCM {kind}"),
-            None => of_path(method, uri.path()),
+            None => path_operation(method, uri.path()),
         },
         System::Exotel => match uri.path().ends_with("/connect.json") {
             true => "Exotel connect".to_owned(),
@@ -26,26 +26,26 @@ pub(super) fn operation(
     }
 }
 
-fn of_aws(method: &Method, uri: &Uri, headers: &HeaderMap, body: &str) -> String {
+fn aws_operation(method: &Method, uri: &Uri, headers: &HeaderMap, body: &str) -> String {
     let target = headers
         .get("x-amz-target")
         .and_then(|target| target.to_str().ok())
         .and_then(|target| target.split_once('.'));
     match target {
         Some((service, action)) if service.starts_with("DynamoDB") => {
-            format!("DynamoDB {action} {}", kinds_of_items(body).join("+"))
+            format!("DynamoDB {action} {}", item_kinds(body).join("+"))
         }
         Some((service, action)) => format!("{service} {action}"),
         None if uri.path().contains("/@connections/") => "connections POST".to_owned(),
         None => match form_action(body) {
             Some(action) => format!("SNS {action}"),
-            None => of_path(method, uri.path()),
+            None => path_operation(method, uri.path()),
         },
     }
 }
 
-/// The kinds of the items that a request names by key: `CALL` of `CALL#0f0e…`.
-fn kinds_of_items(body: &str) -> Vec<&str> {
+/// The kinds of the items that a request addresses by key: `CALL` for `CALL#0f0e…`.
+fn item_kinds(body: &str) -> Vec<&str> {
     let mut kinds = Vec::new();
     for after in body.split("{\"S\":\"").skip(1) {
         let value = after.split('"').next().unwrap_or_default();
@@ -56,12 +56,12 @@ fn kinds_of_items(body: &str) -> Vec<&str> {
             kinds.push(kind);
         }
     }
-    // The order of a request's fields says nothing.
+    // Sorted, because the order of fields in the body is arbitrary.
     kinds.sort_unstable();
     kinds
 }
 
-fn kind_of_push(body: &str) -> Option<&'static str> {
+fn push_type(body: &str) -> Option<&'static str> {
     ["incoming_call", "call_cancelled"]
         .into_iter()
         .find(|kind| body.contains(&format!("\"{kind}\"")))
@@ -72,8 +72,8 @@ fn form_action(body: &str) -> Option<&str> {
         .find_map(|field| field.strip_prefix("Action="))
 }
 
-/// The path with `{id}` for what differs from call to call.
-fn of_path(method: &Method, path: &str) -> String {
+/// The path, with `{id}` in place of ids.
+fn path_operation(method: &Method, path: &str) -> String {
     let mut named = format!("{method} ");
     let mut rest = path;
     while !rest.is_empty() {
@@ -90,14 +90,14 @@ fn of_path(method: &Method, path: &str) -> String {
     named
 }
 
-/// How long the id is that a text begins with: a UUID, or the name that Asterisk gives a channel (`1732175943.12`).
+/// The length of the id at the start of the text, or 0: a UUID, or an Asterisk channel id such as `1732175943.12`.
 pub(super) fn id_at_start(text: &str) -> usize {
     let bytes = text.as_bytes();
     let is_uuid = bytes.len() >= 36
         && bytes[..36]
             .iter()
             .enumerate()
-            .all(|(place, byte)| match place {
+            .all(|(index, byte)| match index {
                 8 | 13 | 18 | 23 => *byte == b'-',
                 _ => byte.is_ascii_hexdigit(),
             });
@@ -111,11 +111,15 @@ pub(super) fn id_at_start(text: &str) -> usize {
     if digits != 10 || bytes.get(digits) != Some(&b'.') {
         return 0;
     }
-    let more = bytes[digits + 1..]
+    let fraction = bytes[digits + 1..]
         .iter()
         .take_while(|byte| byte.is_ascii_digit())
         .count();
-    if more == 0 { 0 } else { digits + 1 + more }
+    if fraction == 0 {
+        0
+    } else {
+        digits + 1 + fraction
+    }
 }
 
 #[cfg(test)]
@@ -131,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn an_operation_is_called_the_same_for_every_call() {
+    fn an_operation_has_the_same_name_for_every_call() {
         let id = "0f0e3c80-7bb5-4f2c-8d0e-3f4d7d0c9a11";
         let item = format!(r#"{{"Key":{{"pk":{{"S":"CALL#{id}"}},"sk":{{"S":"CALL"}}}}}}"#);
         let update = named(

@@ -1,12 +1,14 @@
-//! The listener in front of one system: each request is handed on, or what the rules say happens to it.
+//! The fault proxy in front of one system. Forwards each request, or applies the faults of the matching rules.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use axum::body::{Body, Bytes};
-use axum::http::{HeaderName, Request, Response, StatusCode, header};
+use axum::http::request::Parts;
+use axum::http::{Request, Response, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -20,33 +22,33 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::behind::{Function, Functions};
-use super::book::{Asked, Book};
+use super::function_process::{FunctionProcess, FunctionProcesses};
 use super::operation::operation;
-use super::rule::{Fault, Line, Moment, System};
+use super::registry::{FaultRegistry, ObservedRequest};
+use super::rule::{Fault, KillPoint, LinkState, System};
 use crate::credentials::Certificate;
 
-/// How long to wait for a port that was given up a moment ago.
-const AGAIN_AFTER: Duration = Duration::from_millis(20);
+/// The delay before the port is bound again, if it is still in use.
+const REBIND_DELAY: Duration = Duration::from_millis(20);
 
-/// What stands in front of one system.
-pub(super) struct Door {
+/// The proxy of one system.
+pub(super) struct FaultProxy {
     pub(super) system: System,
     pub(super) upstream: String,
     pub(super) client: reqwest::Client,
     pub(super) tls: Option<Tls>,
-    pub(super) book: Arc<Book>,
-    pub(super) functions: Arc<Functions>,
+    pub(super) registry: Arc<FaultRegistry>,
+    pub(super) functions: Arc<FunctionProcesses>,
 }
 
-/// The certificates that a door can show.
+/// The certificates that the proxy can present.
 pub(super) struct Tls {
     valid: TlsAcceptor,
     expired: TlsAcceptor,
 }
 
 impl Tls {
-    pub(super) fn of(certificate: &Certificate) -> Result<Self> {
+    pub(super) fn new(certificate: &Certificate) -> Result<Self> {
         let key = &certificate.key_pem;
         Ok(Self {
             valid: acceptor(&certificate.certificate_pem, key)?,
@@ -64,29 +66,33 @@ fn acceptor(certificate: &str, key: &str) -> Result<TlsAcceptor> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// Attends to connections as long as the line is there, and drops them whenever it changes.
-pub(super) async fn keep(door: Arc<Door>, listener: TcpListener, mut told: watch::Receiver<Line>) {
+/// Accepts connections according to the link state, and closes all of them when it changes.
+pub(super) async fn run(
+    proxy: Arc<FaultProxy>,
+    listener: TcpListener,
+    mut link_state: watch::Receiver<LinkState>,
+) {
     let Ok(address) = listener.local_addr() else {
         return;
     };
     let mut listener = Some(listener);
     let mut connections = JoinSet::new();
     loop {
-        let line = *told.borrow_and_update();
-        if line == Line::Refused {
+        let state = *link_state.borrow_and_update();
+        if state == LinkState::Refused {
             listener = None;
         } else if listener.is_none() {
-            listener = Some(listen_again(address).await);
+            listener = Some(rebind(address).await);
         }
         connections.abort_all();
         loop {
             tokio::select! {
-                changed = told.changed() => match changed {
+                changed = link_state.changed() => match changed {
                     Ok(()) => break,
                     Err(_) => return,
                 },
                 Some((stream, peer)) = accept(listener.as_ref()) => {
-                    connections.spawn(Arc::clone(&door).attend(stream, peer, line));
+                    connections.spawn(Arc::clone(&proxy).accept_connection(stream, peer, state));
                 }
                 Some(_) = connections.join_next() => {}
             }
@@ -94,157 +100,142 @@ pub(super) async fn keep(door: Arc<Door>, listener: TcpListener, mut told: watch
     }
 }
 
-async fn listen_again(address: SocketAddr) -> TcpListener {
+async fn rebind(address: SocketAddr) -> TcpListener {
     loop {
         match TcpListener::bind(address).await {
             Ok(listener) => return listener,
-            Err(_) => tokio::time::sleep(AGAIN_AFTER).await,
+            Err(_) => tokio::time::sleep(REBIND_DELAY).await,
         }
     }
 }
 
 async fn accept(listener: Option<&TcpListener>) -> Option<(TcpStream, SocketAddr)> {
     match listener {
-        // A connection that broke off before it was accepted is nobody's.
+        // Ignores a connection that was reset before it was accepted.
         Some(listener) => listener.accept().await.ok(),
         None => std::future::pending().await,
     }
 }
 
-impl Door {
-    async fn attend(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, line: Line) {
-        // Slower, but it works.
+impl FaultProxy {
+    async fn accept_connection(
+        self: Arc<Self>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        state: LinkState,
+    ) {
+        // An error means only that Nagle's algorithm stays on, which is slower but works.
         let _ = stream.set_nodelay(true);
-        let Ok(us) = stream.local_addr() else {
+        let Ok(local) = stream.local_addr() else {
             return;
         };
         let tls = self.tls.as_ref();
-        match (line, tls) {
-            (Line::Silent, _) => std::future::pending().await,
-            (Line::Expired, Some(tls)) => {
-                // The client will not have it.
+        match (state, tls) {
+            (LinkState::Silent, _) => std::future::pending().await,
+            (LinkState::Expired, Some(tls)) => {
+                // The handshake fails, because the client rejects an expired certificate.
                 let _ = tls.expired.accept(stream).await;
             }
             (_, Some(tls)) => {
                 if let Ok(stream) = tls.valid.clone().accept(stream).await {
-                    self.serve(stream, (peer, us)).await;
+                    self.serve(stream, (peer, local)).await;
                 }
             }
-            (_, None) => self.serve(stream, (peer, us)).await,
+            (_, None) => self.serve(stream, (peer, local)).await,
         }
     }
 
-    async fn serve<S>(self: Arc<Self>, stream: S, (peer, us): (SocketAddr, SocketAddr))
+    /// Handles the HTTP requests of a connection from `peer` to our `local` address.
+    async fn serve<S>(self: Arc<Self>, stream: S, (peer, local): (SocketAddr, SocketAddr))
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let function = self.functions.at(peer, us);
+        let function = self.functions.at(peer, local);
         let service = service_fn(|request| {
-            let (door, function) = (Arc::clone(&self), function.clone());
-            // What comes to nothing closes the connection without an answer.
-            async move {
-                door.pass(request, function)
-                    .await
-                    .map_err(|error| Broken(error.to_string()))
-            }
+            let (proxy, function) = (Arc::clone(&self), function.clone());
+            // hyper closes the connection without an answer when the service returns an error.
+            async move { proxy.handle(request, function.as_ref()).await }
         });
-        // A connection that breaks is what was wanted, or the client's own doing.
+        // An error means that a fault or the client broke the connection, so there is nothing to report.
         let _ = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .serve_connection(TokioIo::new(stream), service)
             .await;
     }
 
-    async fn pass(
+    async fn handle(
         &self,
         request: Request<Incoming>,
-        function: Option<Function>,
+        function: Option<&FunctionProcess>,
     ) -> Result<Response<Body>> {
         let (parts, body) = request.into_parts();
         let body = body.collect().await?.to_bytes();
-        let said = String::from_utf8_lossy(&body);
-        let operation = operation(
-            self.system,
-            &parts.method,
-            &parts.uri,
-            &parts.headers,
-            &said,
-        );
-        let text = format!("{} {said}", parts.uri);
-        let faults = self.book.faults_of(&Asked {
+        let body_text = String::from_utf8_lossy(&body);
+        let (method, uri, headers) = (&parts.method, &parts.uri, &parts.headers);
+        let operation = operation(self.system, method, uri, headers, &body_text);
+        let faults = self.registry.faults_of(&ObservedRequest {
             system: self.system,
-            function: function.as_ref().map_or("", |function| &function.name),
+            function: function.map_or("", |function| &function.name),
             operation: &operation,
-            text: &text,
+            text: &format!("{uri} {body_text}"),
         });
-        let outgoing = || self.outgoing(&parts, &body);
+        let forward = || self.forward(&parts, &body);
         for fault in &faults {
             match fault {
                 Fault::Answer {
                     status,
                     headers,
                     body,
-                } => {
-                    let mut answer = Response::builder().status(*status);
-                    for (name, value) in headers {
-                        answer = answer.header(name, value);
-                    }
-                    return Ok(answer.body(Body::from(body.clone()))?);
-                }
+                } => return configured_answer(*status, headers, body),
                 Fault::Silence => std::future::pending::<()>().await,
                 Fault::Delay { ms } => tokio::time::sleep(Duration::from_millis(*ms)).await,
                 Fault::Twice => {
-                    self.answer(outgoing()).await?;
+                    forward().await?;
                 }
-                Fault::Kill(Moment::Before) => {
-                    end(function.as_ref())?;
-                    bail!("the function was ended before {operation}");
+                Fault::Kill(KillPoint::Before) => {
+                    kill(function)?;
+                    bail!("killed the function before {operation}");
                 }
-                Fault::Kill(Moment::After) => {
-                    self.answer(outgoing()).await?;
-                    end(function.as_ref())?;
-                    bail!("the function was ended after {operation}");
+                Fault::Kill(KillPoint::After) => {
+                    forward().await?;
+                    kill(function)?;
+                    bail!("killed the function after {operation}");
                 }
                 Fault::LoseAnswer => {
-                    self.answer(outgoing()).await?;
-                    bail!("the answer was lost");
+                    forward().await?;
+                    bail!("dropped the answer");
                 }
             }
         }
-        self.answer(outgoing()).await
+        forward().await
     }
 
-    fn outgoing(
-        &self,
-        parts: &axum::http::request::Parts,
-        body: &Bytes,
-    ) -> reqwest::RequestBuilder {
+    async fn forward(&self, parts: &Parts, body: &Bytes) -> Result<Response<Body>> {
         let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-        // ARI's address has a path of its own, which the functions were given with ours.
+        // The upstream URL of ARI contains `/ari` already.
         let path = match self.system {
             System::Pbx => path.trim_start_matches("/ari"),
             System::Aws | System::Fcm | System::Exotel => path,
         };
         let mut headers = parts.headers.clone();
+        // reqwest sets these for its own connection.
         for name in [header::HOST, header::CONTENT_LENGTH, header::CONNECTION] {
             headers.remove(name);
         }
-        self.client
+        let request = self
+            .client
             .request(parts.method.clone(), format!("{}{path}", self.upstream))
             .headers(headers)
-            .body(body.clone())
-    }
-
-    async fn answer(&self, request: reqwest::RequestBuilder) -> Result<Response<Body>> {
-        let answer = request.send().await.context("nobody is there")?;
-        let status: StatusCode = answer.status();
+            .body(body.clone());
+        let answer = request.send().await.context("the system did not answer")?;
+        let status = answer.status();
         let mut headers = answer.headers().clone();
-        let of_the_connection: [HeaderName; 3] = [
+        // These describe the upstream connection. hyper sets its own.
+        for name in [
             header::CONTENT_LENGTH,
             header::TRANSFER_ENCODING,
             header::CONNECTION,
-        ];
-        for name in of_the_connection {
+        ] {
             headers.remove(name);
         }
         let mut response = Response::new(Body::from(answer.bytes().await?));
@@ -254,19 +245,20 @@ impl Door {
     }
 }
 
-fn end(function: Option<&Function>) -> Result<()> {
-    function
-        .map(Function::end)
-        .ok_or_else(|| anyhow!("nobody knows which function asks"))
-}
-
-#[derive(Debug)]
-struct Broken(String);
-
-impl std::fmt::Display for Broken {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
+fn configured_answer(
+    status: u16,
+    headers: &BTreeMap<String, String>,
+    body: &str,
+) -> Result<Response<Body>> {
+    let mut answer = Response::builder().status(status);
+    for (name, value) in headers {
+        answer = answer.header(name, value);
     }
+    Ok(answer.body(Body::from(body.to_owned()))?)
 }
 
-impl std::error::Error for Broken {}
+fn kill(function: Option<&FunctionProcess>) -> Result<()> {
+    function
+        .map(FunctionProcess::kill)
+        .context("the function process of the connection is unknown")
+}

@@ -1,67 +1,67 @@
-//! What can be made to happen, to which requests, and what is known of them.
+//! The faults, the rules that apply them, and what the proxies report back.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-/// A system around the functions.
+/// A system that the functions use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum System {
-    /// The local AWS: `DynamoDB`, SQS, the scheduler, secrets, SNS, and the connections of the WebSocket API.
+    /// The local AWS: `DynamoDB`, SQS, EventBridge Scheduler, Secrets Manager, SNS, and the WebSocket connections API.
     Aws,
-    /// ARI.
+    /// Asterisk's REST interface (ARI).
     Pbx,
-    /// FCM, and the endpoint that grants access to it.
+    /// FCM, and Google's token endpoint.
     Fcm,
     /// Exotel's API.
     Exotel,
 }
 
 impl System {
-    /// All of them.
+    /// All systems.
     pub const ALL: [Self; 4] = [Self::Aws, Self::Pbx, Self::Fcm, Self::Exotel];
 }
 
-/// How the line to a system is. A change breaks the connections that there are.
+/// The state of the link to a system. A change closes all open connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Line {
-    /// As it should be.
+pub enum LinkState {
+    /// Works normally.
     Open,
-    /// Nobody listens.
+    /// Connections are refused.
     Refused,
-    /// Connections are taken, and nothing is ever said on them.
+    /// Connections are accepted but get no answer.
     Silent,
-    /// The certificate has expired (ARI).
+    /// The TLS certificate has expired (ARI only).
     Expired,
 }
 
-/// What happens to requests, of those that it is meant for.
+/// A fault, and the requests that it applies to.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
-    /// The requests to this system,
+    /// Only requests to this system.
     pub system: System,
-    /// that are this operation (its beginning is enough),
+    /// Only operations that start with this. All if not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<String>,
-    /// come from this function,
+    /// Only requests of this function. All if not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub function: Option<String>,
-    /// and belong to this play.
+    /// Only requests of this test call. All if not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub play: Option<String>,
-    /// Not to the first so many.
+    pub test_call: Option<String>,
+    /// Skips this many matching requests first.
     #[serde(default)]
     pub skip: u32,
-    /// To so many; to all, unless it is said.
+    /// Applies to this many requests. No limit if not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub times: Option<u32>,
-    /// To one in so many (by chance); to each, unless it is said.
+    /// Applies to one in this many requests, at random. To each if not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub one_in: Option<u32>,
-    /// What happens.
+    /// The fault.
     pub fault: Fault,
 }
 
@@ -69,73 +69,73 @@ pub struct Rule {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fault {
-    /// It is answered with this, and not handed on.
+    /// Gets this answer and is not forwarded.
     Answer {
-        /// HTTP status.
+        /// The HTTP status.
         status: u16,
-        /// Headers.
+        /// The headers.
         #[serde(default)]
         headers: BTreeMap<String, String>,
         /// The body.
         #[serde(default)]
         body: String,
     },
-    /// It is taken, and nothing more is heard.
+    /// Gets no answer, and is not forwarded.
     Silence,
-    /// It is handed on this much later.
+    /// Is forwarded later.
     Delay {
-        /// Milliseconds.
+        /// The delay in milliseconds.
         ms: u64,
     },
-    /// It is handed on, and its answer is lost with the connection.
+    /// Is forwarded, but the connection is closed before the answer.
     LoseAnswer,
-    /// It is handed on twice. The second answer counts.
+    /// Is forwarded twice. The function gets the second answer.
     Twice,
-    /// The function that asks is ended.
-    Kill(Moment),
+    /// The function that sends it is killed.
+    Kill(KillPoint),
 }
 
-/// When a function is ended.
+/// When a function is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Moment {
-    /// Before the request has reached the system.
+pub enum KillPoint {
+    /// Before the request is forwarded.
     Before,
-    /// When the system has done what was asked, and the function does not know.
+    /// After the system has processed the request, before the function gets the answer.
     After,
 }
 
-/// One request of a play: the `nth` time that this function asked for this.
+/// One request of a test call.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Step {
-    /// Whom it asked.
+pub struct RequestStep {
+    /// The system.
     pub system: System,
     /// The function.
     pub function: String,
-    /// What it asked for.
+    /// The operation.
     pub operation: String,
-    /// From 0.
+    /// How many times the function has sent this operation before.
     pub nth: u32,
 }
 
-/// A rule as it stands.
+/// A rule and its counters.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Standing {
-    /// What was asked for.
+pub struct RuleStatus {
+    /// The rule.
     pub rule: Rule,
-    /// How many requests it was meant for, those that were skipped among them.
-    pub met: u32,
-    /// How many it happened to.
-    pub hits: u32,
-    /// When it happened for the first time and for the last, in milliseconds since the Unix epoch.
-    pub between: Option<(i64, i64)>,
+    /// How many requests matched, including skipped ones.
+    pub matched: u32,
+    /// How many requests got the fault.
+    pub applied: u32,
+    /// The times of the first and the last fault, in milliseconds since the Unix epoch.
+    pub first_and_last_ms: Option<(i64, i64)>,
 }
 
-/// What is known of a play.
+/// A test call and its recorded requests.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Play {
-    /// What its requests are known by.
+pub struct TestCall {
+    /// The strings that identify its requests.
     pub marks: BTreeSet<String>,
-    /// Its requests, in the order in which they came.
-    pub steps: Vec<Step>,
+    /// Its requests in the order of arrival.
+    pub steps: Vec<RequestStep>,
 }

@@ -1,18 +1,18 @@
-//! Asterisk's configuration: the repository's files as they are, and the site files that each installation
-//! fills in, filled in for this machine.
+//! Writes Asterisk's configuration: the files of the repository unchanged, and the site files with the values of this
+//! machine.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::source::Source;
+use super::source::AsteriskSource;
 use crate::credentials::{Credentials, SipAccount};
 use crate::settings::{ENCRYPTED_TRUNK_SOURCE, LOOPBACK, PbxPorts, Settings, TRUNK_SOURCE};
 use crate::tools::make_dir;
 
-/// Directories Asterisk writes to; its modules and sounds stay where its package put them.
-const WRITTEN: [(&str, &str); 7] = [
+/// The directories that Asterisk writes to. Modules and sounds stay where the package installs them.
+const WRITABLE_DIRECTORIES: [(&str, &str); 7] = [
     ("astetcdir", "etc"),
     ("astvarlibdir", "lib"),
     ("astdbdir", "lib"),
@@ -22,58 +22,58 @@ const WRITTEN: [(&str, &str); 7] = [
     ("astlogdir", "log"),
 ];
 
-/// The certificate of SIP over TLS, and its key.
+/// The certificate for SIP over TLS, and its key.
 const CERTIFICATE: &str = "tls.pem";
 const KEY: &str = "tls.key";
-/// The same for the proxy, which wants both in one file.
+/// The certificate and the key in one file, as HAProxy requires.
 const CERTIFICATE_WITH_KEY: &str = "tls-with-key.pem";
-/// The proxy's configuration, and its site file.
+/// HAProxy's configuration. Its site file has the same name.
 const PROXY: &str = "haproxy.cfg";
 
-/// The cipher suites of SIP over TLS: those of transports.conf.example.
+/// The cipher suites for SIP over TLS, the same as in `transports.conf.example`.
 const CIPHERS: &str = "ECDHE-ECDSA-AES128-GCM-SHA256,ECDHE-RSA-AES128-GCM-SHA256,ECDHE-ECDSA-AES256-GCM-SHA384,\
                        ECDHE-RSA-AES256-GCM-SHA384,ECDHE-ECDSA-CHACHA20-POLY1305,ECDHE-RSA-CHACHA20-POLY1305";
 
-/// What the dialplan says to the application, and where.
+/// The settings of the dialplan's hooks.
 #[derive(Debug)]
-pub struct Hooks<'a> {
-    /// The HTTP API.
+pub struct HookSettings<'a> {
+    /// The URL of the HTTP API.
     pub url: &'a str,
-    /// The second region's, where there is one.
+    /// The URL in the second region, if there is one.
     pub fallback_url: Option<&'a str>,
-    /// The PBX's name, where there is more than one.
+    /// The PBX's name, if the application knows several PBXs.
     pub name: Option<&'a str>,
 }
 
-/// The written configuration.
+/// The paths of the written configuration.
 #[derive(Debug, Clone)]
-pub struct Written {
+pub struct WrittenConfiguration {
     /// `asterisk.conf`, as Asterisk sees it.
     pub asterisk: PathBuf,
-    /// The proxy's files, in the order in which it reads them.
+    /// HAProxy's files, in the order that it reads them.
     pub proxy: [PathBuf; 2],
 }
 
-/// Writes everything.
+/// Writes all files.
 pub fn write(
     settings: &Settings,
-    source: &Source,
+    source: &AsteriskSource,
     pbx: &PbxPorts,
     credentials: &Credentials,
-    hooks: &Hooks<'_>,
-) -> Result<Written> {
+    hooks: &HookSettings<'_>,
+) -> Result<WrittenConfiguration> {
     let (outside, inside) = (source.outside(pbx), source.inside(pbx));
     if outside.exists() {
         std::fs::remove_dir_all(&outside)
             .with_context(|| format!("could not clear {}", outside.display()))?;
     }
-    for (_, folder) in WRITTEN {
+    for (_, folder) in WRITABLE_DIRECTORIES {
         make_dir(&outside.join(folder))?;
     }
-    // Asterisk looks for keys there, finds none, and would complain of the folder.
+    // Asterisk warns when the key directory is missing.
     make_dir(&outside.join("lib/keys"))?;
     let etc = outside.join("etc");
-    copy_shipped(&settings.repository().join("asterisk"), &etc)?;
+    copy_repository_files(&settings.repository().join("asterisk"), &etc)?;
     let site = etc.join("ringback-site");
     make_dir(&site)?;
     let folders = Folders {
@@ -81,32 +81,32 @@ pub fn write(
         outside: &etc,
     };
     for (name, text) in site_files(pbx, credentials, hooks, &folders) {
-        write_file(&site.join(name), &text)?;
+        write_text(&site.join(name), &text)?;
     }
     super::site_check::check(settings.repository(), &site)?;
     let certificate = &credentials.ari_certificate;
-    write_file(&etc.join(CERTIFICATE), &certificate.certificate_pem)?;
-    write_file(&etc.join(KEY), &certificate.key_pem)?;
+    write_text(&etc.join(CERTIFICATE), &certificate.certificate_pem)?;
+    write_text(&etc.join(KEY), &certificate.key_pem)?;
     let both = format!("{}{}", certificate.certificate_pem, certificate.key_pem);
-    write_file(&etc.join(CERTIFICATE_WITH_KEY), &both)?;
-    write_file(
+    write_text(&etc.join(CERTIFICATE_WITH_KEY), &both)?;
+    write_text(
         &etc.join("asterisk.conf"),
         &asterisk_conf(&inside, &source.directories()),
     )?;
-    Ok(Written {
+    Ok(WrittenConfiguration {
         asterisk: inside.join("etc/asterisk.conf"),
         proxy: [site.join(PROXY), etc.join(PROXY)],
     })
 }
 
-/// The configuration folder as Asterisk sees it, and as this machine does.
+/// The configuration folder, as Asterisk sees it and as this machine sees it. They differ in a container.
 struct Folders<'a> {
     inside: &'a Path,
     outside: &'a Path,
 }
 
-/// The shipped files, unchanged.
-fn copy_shipped(from: &Path, etc: &Path) -> Result<()> {
+/// Copies the files of the repository.
+fn copy_repository_files(from: &Path, etc: &Path) -> Result<()> {
     for entry in
         std::fs::read_dir(from).with_context(|| format!("could not read {}", from.display()))?
     {
@@ -123,12 +123,12 @@ fn copy_shipped(from: &Path, etc: &Path) -> Result<()> {
     Ok(())
 }
 
-fn write_file(path: &Path, text: &str) -> Result<()> {
+fn write_text(path: &Path, text: &str) -> Result<()> {
     std::fs::write(path, text).with_context(|| format!("could not write {}", path.display()))
 }
 
 fn asterisk_conf(inside: &Path, packaged: &[(&'static str, PathBuf)]) -> String {
-    let written = WRITTEN.map(|(name, folder)| (name, inside.join(folder)));
+    let written = WRITABLE_DIRECTORIES.map(|(name, folder)| (name, inside.join(folder)));
     let directories: String = written.iter().chain(packaged).fold(
         String::from("[directories]\n"),
         |mut text, (name, folder)| {
@@ -139,11 +139,11 @@ fn asterisk_conf(inside: &Path, packaged: &[(&'static str, PathBuf)]) -> String 
     format!("{directories}\n[options]\nnocolor = yes\n")
 }
 
-/// One for each `*.example` in `asterisk/ringback-site`.
+/// One site file for each `*.example` in `asterisk/ringback-site`.
 fn site_files(
     pbx: &PbxPorts,
     credentials: &Credentials,
-    hooks: &Hooks<'_>,
+    hooks: &HookSettings<'_>,
     folders: &Folders<'_>,
 ) -> [(&'static str, String); 8] {
     [
@@ -163,7 +163,7 @@ fn ari(credentials: &Credentials) -> String {
     format!("[{user}]\ntype = user\nread_only = no\npassword = {password}\n")
 }
 
-fn dialplan(hooks: &Hooks<'_>, hook_secret: &str) -> String {
+fn dialplan(hooks: &HookSettings<'_>, hook_secret: &str) -> String {
     let mut text = format!(
         "[globals]\nRINGBACK_HOOK_URL = {}\nRINGBACK_HOOK_SECRET = {hook_secret}\nRINGBACK_MAX_WAIT_SECONDS = 60\n",
         hooks.url
@@ -232,15 +232,15 @@ fn transports(pbx: &PbxPorts, etc: &Path) -> String {
     )
 }
 
-/// Exotel's trunk as most accounts have it, and one with TLS and SRTP beside it.
+/// Two trunks: one unencrypted, as most Exotel accounts have it, and one with TLS and SRTP.
 fn trunk() -> String {
-    let one = |name, template, source| {
+    let endpoint = |name, template, source| {
         format!(
             "[{name}]({template})\n\n[{name}-identify]\ntype = identify\nendpoint = {name}\nmatch = {source}\n\n"
         )
     };
-    one("exotel-encrypted", "trunk", ENCRYPTED_TRUNK_SOURCE)
-        + &one("exotel", "trunk-plain", TRUNK_SOURCE)
+    endpoint("exotel-encrypted", "trunk", ENCRYPTED_TRUNK_SOURCE)
+        + &endpoint("exotel", "trunk-plain", TRUNK_SOURCE)
 }
 
 #[cfg(test)]
@@ -249,10 +249,10 @@ mod tests {
     use crate::settings::PBXS;
     use std::collections::{BTreeMap, BTreeSet};
 
-    /// The site files of one of the stack's PBXs, by name.
-    fn written_for(pbx: &PbxPorts) -> BTreeMap<&'static str, String> {
+    /// The site files of a PBX, by name.
+    fn site_files_of(pbx: &PbxPorts) -> BTreeMap<&'static str, String> {
         let credentials = Credentials::generate("http://127.0.0.1:5051/token").unwrap();
-        let hooks = Hooks {
+        let hooks = HookSettings {
             url: "http://127.0.0.1:5050",
             fallback_url: None,
             name: None,
@@ -265,8 +265,8 @@ mod tests {
     }
 
     #[test]
-    fn every_site_file_is_filled_in() {
-        let written: BTreeSet<String> = written_for(&PBXS[0])
+    fn every_site_file_is_written() {
+        let written: BTreeSet<String> = site_files_of(&PBXS[0])
             .into_keys()
             .map(str::to_owned)
             .collect();
@@ -285,10 +285,10 @@ mod tests {
         assert_eq!(written, shipped);
     }
 
-    /// A section's name and its settings, those of its templates included.
+    /// The name of a section and its settings, including the inherited ones.
     type Section = (String, BTreeMap<String, String>);
 
-    /// The sections of `pjsip.conf` that are no templates, with the site files as `site` gives them.
+    /// The sections of `pjsip.conf` that are not templates. `site` returns the text of a site file.
     fn sections(site: impl Fn(&str) -> String) -> Vec<Section> {
         let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../asterisk/pjsip.conf");
         let shipped = std::fs::read_to_string(shipped).unwrap();
@@ -309,7 +309,7 @@ mod tests {
         for line in &lines {
             let line = line.split(';').next().unwrap_or_default().trim();
             if let Some((name, rest)) = line.strip_prefix('[').and_then(|it| it.split_once(']')) {
-                keep(&mut templates, found.last());
+                keep_template(&mut templates, found.last());
                 let rest = rest.trim_matches(['(', ')']);
                 let inherited = rest
                     .split(',')
@@ -321,7 +321,7 @@ mod tests {
                 && let Some((_, (_, settings))) = found.last_mut()
             {
                 let (name, value) = (name.trim().to_owned(), value.trim().to_owned());
-                // The only setting here that may be repeated.
+                // `match` is the only setting here that may occur more than once.
                 let so_far = settings.get("match").filter(|_| name == "match");
                 let value =
                     so_far.map_or_else(|| value.clone(), |so_far| format!("{so_far},{value}"));
@@ -332,7 +332,7 @@ mod tests {
         sections.map(|(_, section)| section).collect()
     }
 
-    fn keep(
+    fn keep_template(
         templates: &mut BTreeMap<String, BTreeMap<String, String>>,
         section: Option<&(bool, Section)>,
     ) {
@@ -341,21 +341,21 @@ mod tests {
         }
     }
 
-    /// As they are shipped, and as each PBX of the stack has them.
+    /// The shipped examples, and the files of each PBX of the stack.
     fn all_pjsip_files() -> Vec<Vec<Section>> {
         let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../asterisk/ringback-site");
         let shipped = sections(|name| {
             std::fs::read_to_string(examples.join(format!("{name}.example"))).unwrap()
         });
         let stacks = PBXS.map(|pbx| {
-            let written = written_for(&pbx);
+            let written = site_files_of(&pbx);
             sections(|name| written[name].clone())
         });
         [shipped].into_iter().chain(stacks).collect()
     }
 
     #[test]
-    fn an_endpoint_without_a_password_is_identified_by_its_address_and_no_other_is() {
+    fn only_an_endpoint_without_a_password_is_identified_by_its_address() {
         for file in all_pjsip_files() {
             let is_endpoint = |(_, settings): &&Section| settings["type"] == "endpoint";
             let endpoints: Vec<&Section> = file.iter().filter(is_endpoint).collect();
@@ -375,9 +375,10 @@ mod tests {
         }
     }
 
-    /// The proxy's WebSocket phones come from there.
+    /// WebRTC phones connect through the proxy, so their requests come from its address. A trunk with that address
+    /// would let them call without a password.
     #[test]
-    fn no_trunk_has_the_proxys_address() {
+    fn no_trunk_matches_the_address_of_the_proxy() {
         for file in all_pjsip_files() {
             let is_identify = |(_, settings): &&Section| settings["type"] == "identify";
             let identifies: Vec<&Section> = file.iter().filter(is_identify).collect();
@@ -396,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_identified_as_anonymous() {
+    fn anonymous_callers_match_no_endpoint() {
         let modules = Path::new(env!("CARGO_MANIFEST_DIR")).join("../asterisk/modules.conf");
         let modules = std::fs::read_to_string(modules).unwrap();
         assert!(modules.contains("autoload = no"));

@@ -1,14 +1,14 @@
-//! All of the stack's Asterisks, which know nothing of each other.
+//! All Asterisks of the stack. They are independent of each other.
 
 use anyhow::{Context, Result};
 
 use super::configuration;
 use super::server::{Pbx, ari_url};
-use super::source::Source;
+use super::source::AsteriskSource;
 use crate::credentials::Credentials;
 use crate::settings::{PBXS, Settings};
 
-/// What the application is told of them, as `ARI_URL`.
+/// The value of `ARI_URL` for the application.
 pub fn ari_urls() -> String {
     PBXS.map(|pbx| format!("{}={}", pbx.name, ari_url(&pbx)))
         .join(",")
@@ -19,11 +19,11 @@ pub fn ari_urls() -> String {
 pub struct Fleet(Vec<Pbx>);
 
 impl Fleet {
-    /// Starts all of them, with the HTTP APIs of one region or two for their hooks. Each names itself to the application if
-    /// `listed`, its `ARI_URL`, does.
+    /// Starts all Asterisks. Their hooks call the HTTP API at `hook_url`, and the one at `fallback_url` in a stack with
+    /// two regions. A PBX sends its name with its hooks if `listed` (the value of `ARI_URL`) contains the name.
     pub async fn start(
         settings: &Settings,
-        source: &Source,
+        source: &AsteriskSource,
         credentials: &Credentials,
         (hook_url, fallback_url): (&str, Option<&str>),
         listed: &str,
@@ -34,7 +34,7 @@ impl Fleet {
                 name == Some(pbx.name)
             });
             let name = is_named.then_some(pbx.name);
-            let hooks = configuration::Hooks {
+            let hooks = configuration::HookSettings {
                 url: hook_url,
                 fallback_url,
                 name,
@@ -64,13 +64,13 @@ impl Fleet {
         }
     }
 
-    /// Waits until one of them ends by itself, which it should not.
-    pub async fn ended(&mut self) -> anyhow::Error {
-        let each = self.0.iter_mut().map(|pbx| Box::pin(pbx.ended()));
+    /// Waits until one of them ends unexpectedly.
+    pub async fn wait_for_exit(&mut self) -> anyhow::Error {
+        let each = self.0.iter_mut().map(|pbx| Box::pin(pbx.wait_for_exit()));
         futures::future::select_all(each).await.0
     }
 
-    /// Stops them at once, calls and all.
+    /// Stops all of them at once, including their calls.
     pub async fn stop(self) {
         futures::future::join_all(self.0.into_iter().map(Pbx::stop)).await;
     }

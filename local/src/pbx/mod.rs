@@ -1,4 +1,4 @@
-//! Real Asterisks with the configuration the repository ships.
+//! Real Asterisks with the configuration of the repository.
 
 pub mod configuration;
 pub mod fleet;

@@ -1,4 +1,4 @@
-//! A running Asterisk, and the proxy in front of its HTTP server.
+//! Runs an Asterisk and the HAProxy in front of its HTTP server.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -7,48 +7,48 @@ use anyhow::{Result, bail};
 use reqwest::{Certificate, Client};
 use tokio::process::Command;
 
-use super::configuration::Written;
-use super::source::Source;
+use super::configuration::WrittenConfiguration;
+use super::source::AsteriskSource;
 use crate::credentials::Credentials;
 use crate::process::{Daemon, output};
 use crate::settings::{LOOPBACK, PbxPorts, Settings};
 
-/// It answers within a second; a loaded machine may take longer.
-const START: Duration = Duration::from_secs(30);
-/// It stops at once, but for a thread that waits for something now and then.
-const STOP: Duration = Duration::from_secs(3);
-/// One that crashes is started again, as a supervisor would do it; not one that crashes as soon as it runs.
-const RUNS_AT_LEAST: Duration = Duration::from_secs(5);
+/// Asterisk answers within a second. The timeout leaves room for a loaded machine.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a clean stop may take. Usually it is immediate.
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+/// A crashed Asterisk is restarted, as a supervisor does, unless it ran for less than this.
+const SHORTEST_RUN: Duration = Duration::from_secs(5);
 
-/// Where the functions find ARI: at the proxy, which passes what they ask for.
+/// The URL of ARI for the functions: the proxy, which passes only the requests that they need.
 pub fn ari_url(pbx: &PbxPorts) -> String {
     format!("https://{LOOPBACK}:{}/ari", pbx.ari)
 }
 
-/// Where all of ARI answers: at Asterisk itself.
+/// The URL of Asterisk itself, with all of ARI.
 pub fn local_ari_url(pbx: &PbxPorts) -> String {
     format!("http://{LOOPBACK}:{}/ari", pbx.ari_plain)
 }
 
-/// A running Asterisk, and the proxy in front of its HTTP server.
+/// A running Asterisk and its proxy.
 #[derive(Debug)]
 pub struct Pbx {
     daemon: Daemon,
     proxy: Daemon,
-    source: Source,
+    source: AsteriskSource,
     ports: PbxPorts,
-    configuration: Written,
+    configuration: WrittenConfiguration,
     state_dir: PathBuf,
     started: Instant,
 }
 
 impl Pbx {
-    /// Starts both and waits until ARI answers through the proxy.
+    /// Starts both, and waits until ARI answers through the proxy.
     pub async fn start(
         settings: &Settings,
-        source: Source,
+        source: AsteriskSource,
         ports: PbxPorts,
-        configuration: Written,
+        configuration: WrittenConfiguration,
         credentials: &Credentials,
     ) -> Result<Self> {
         let state_dir = settings.state_dir();
@@ -70,19 +70,19 @@ impl Pbx {
         }
     }
 
-    /// Waits until it ends for good, which it should not: when it crashes it is started again.
-    pub async fn ended(&mut self) -> anyhow::Error {
+    /// Waits until one of them ends for good. Restarts Asterisk when it crashes.
+    pub async fn wait_for_exit(&mut self) -> anyhow::Error {
         loop {
             let crash = tokio::select! {
-                crash = self.daemon.ended() => crash,
-                crash = self.proxy.ended() => return crash,
+                crash = self.daemon.wait_for_exit() => crash,
+                crash = self.proxy.wait_for_exit() => return crash,
             };
-            if self.started.elapsed() < RUNS_AT_LEAST {
+            if self.started.elapsed() < SHORTEST_RUN {
                 return crash;
             }
-            eprintln!("{crash:#}\nIt is started again.");
+            eprintln!("{crash:#}\nRestarting it.");
             let log = self.state_dir.join(self.ports.daemon);
-            // What it has said is for whoever looks for the reason.
+            // Keep the log of the crashed process.
             let _ = std::fs::rename(log.with_extension("log"), log.with_extension("crashed.log"));
             match daemon(
                 &self.source,
@@ -97,21 +97,24 @@ impl Pbx {
         }
     }
 
-    /// Stops it at once, calls and all.
+    /// Stops both at once, including the calls.
     pub async fn stop(self) {
-        let configuration = text(&self.configuration.asterisk);
-        let mut order = self
+        let configuration = path_text(&self.configuration.asterisk);
+        let mut stop_command = self
             .source
-            .remote(&self.ports, &configuration, "core stop now");
-        // An Asterisk that no longer answers is ended by signal below.
-        let _ = tokio::time::timeout(STOP, output(&mut order)).await;
-        tokio::join!(self.daemon.stop(STOP), self.proxy.stop(STOP));
+            .cli(&self.ports, &configuration, "core stop now");
+        // If Asterisk does not answer, the signal below ends it.
+        let _ = tokio::time::timeout(STOP_TIMEOUT, output(&mut stop_command)).await;
+        tokio::join!(
+            self.daemon.stop(STOP_TIMEOUT),
+            self.proxy.stop(STOP_TIMEOUT)
+        );
     }
 
     async fn wait_until_ready(&mut self, credentials: &Credentials) -> Result<()> {
         let http = ari_client(&credentials.ari_certificate.ca_pem)?;
         let url = format!("{}/asterisk/ping", ari_url(&self.ports));
-        let deadline = tokio::time::Instant::now() + START;
+        let deadline = tokio::time::Instant::now() + START_TIMEOUT;
         while tokio::time::Instant::now() < deadline {
             self.daemon.check_alive().await?;
             self.proxy.check_alive().await?;
@@ -125,24 +128,28 @@ impl Pbx {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         bail!(
-            "ARI did not answer at {url} within {} s; see {}.log beside stack.json",
-            START.as_secs(),
+            "ARI did not answer at {url} within {} s; see target/local/{}.log",
+            START_TIMEOUT.as_secs(),
             self.ports.daemon
         )
     }
 }
 
 fn daemon(
-    source: &Source,
+    source: &AsteriskSource,
     ports: &PbxPorts,
     configuration: &Path,
     state_dir: &Path,
 ) -> Result<Daemon> {
-    let mut command = source.asterisk(ports, &["-f", "-C", &text(configuration)]);
+    let mut command = source.asterisk(ports, &["-f", "-C", &path_text(configuration)]);
     Daemon::start(ports.daemon, &mut command, state_dir)
 }
 
-fn proxy(ports: &PbxPorts, configuration: &Written, state_dir: &Path) -> Result<Daemon> {
+fn proxy(
+    ports: &PbxPorts,
+    configuration: &WrittenConfiguration,
+    state_dir: &Path,
+) -> Result<Daemon> {
     let mut command = Command::new("haproxy");
     for file in &configuration.proxy {
         command.arg("-f").arg(file);
@@ -150,7 +157,7 @@ fn proxy(ports: &PbxPorts, configuration: &Written, state_dir: &Path) -> Result<
     Daemon::start(ports.proxy_daemon, &mut command, state_dir)
 }
 
-/// An HTTP client that trusts the stack's own certificate authority.
+/// An HTTP client that trusts the stack's certificate authority.
 pub fn ari_client(ca_pem: &str) -> Result<Client> {
     Ok(Client::builder()
         .tls_certs_only([Certificate::from_pem(ca_pem.as_bytes())?])
@@ -158,6 +165,6 @@ pub fn ari_client(ca_pem: &str) -> Result<Client> {
         .build()?)
 }
 
-fn text(path: &Path) -> String {
+fn path_text(path: &Path) -> String {
     path.display().to_string()
 }

@@ -1,11 +1,11 @@
-//! The shipped check of `ringback-site/`, which a PBX runs before Asterisk starts.
+//! Runs the check of `ringback-site/` that the repository ships. A PBX runs it before Asterisk starts.
 
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-/// Fails with every fault of the site files: one that is missing, or one that holds an example's value.
+/// Fails with all problems of the site files: a missing file, or a placeholder of an example.
 pub fn check(repository: &Path, site: &Path) -> Result<()> {
     let script = repository.join("asterisk/check-site.sh");
     let output = Command::new(&script)
@@ -32,7 +32,7 @@ mod tests {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
     }
 
-    /// The examples as a hasty person copies them, in a folder of this test's own.
+    /// Copies the examples without changing their values.
     fn copied_examples(test: &str) -> PathBuf {
         let site = std::env::temp_dir().join(format!("ringback-{test}-{}", std::process::id()));
         fs::create_dir_all(&site).unwrap();
@@ -44,7 +44,7 @@ mod tests {
         site
     }
 
-    fn faults(site: &Path) -> String {
+    fn problems(site: &Path) -> String {
         match check(&repository(), site) {
             Ok(()) => String::new(),
             Err(error) => error.to_string(),
@@ -52,26 +52,29 @@ mod tests {
     }
 
     #[test]
-    fn every_value_of_an_example_that_is_left_is_named_with_its_file_and_line() {
+    fn every_placeholder_is_reported_with_its_file_and_line() {
         let site = copied_examples("left");
-        let faults = faults(&site);
+        let problems = problems(&site);
         for entry in fs::read_dir(&site).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_str().unwrap();
             for (number, line) in (1..).zip(fs::read_to_string(&path).unwrap().lines()) {
                 let value = line.split([';', '#']).next().unwrap_or_default();
-                let named = faults.contains(&format!("{name}, line {number}: "));
-                let is_left = ["change-me", "192.0.2.", "abcdefghij."]
+                let reported = problems.contains(&format!("{name}, line {number}: "));
+                let is_placeholder = ["change-me", "192.0.2.", "abcdefghij."]
                     .iter()
                     .any(|placeholder| value.contains(placeholder));
-                assert_eq!(named, is_left, "{name}:{number}: {line}\n{faults}");
+                assert_eq!(
+                    reported, is_placeholder,
+                    "{name}:{number}: {line}\n{problems}"
+                );
             }
         }
         fs::remove_dir_all(&site).unwrap();
     }
 
     #[test]
-    fn a_filled_in_folder_passes_and_a_missing_file_is_named() {
+    fn a_complete_folder_passes_and_a_missing_file_is_reported() {
         let site = copied_examples("filled-in");
         let names: BTreeSet<PathBuf> = fs::read_dir(&site)
             .unwrap()
@@ -85,13 +88,13 @@ mod tests {
                 .replace("abcdefghij", "a1b2c3d4e5");
             fs::write(path, filled_in).unwrap();
         }
-        assert_eq!(faults(&site), "");
+        assert_eq!(problems(&site), "");
         for path in &names {
             let text = fs::read_to_string(path).unwrap();
             fs::remove_file(path).unwrap();
             let name = path.file_name().unwrap().to_str().unwrap();
             assert!(
-                faults(&site).contains(&format!("{name} is missing")),
+                problems(&site).contains(&format!("{name} is missing")),
                 "{name}"
             );
             fs::write(path, text).unwrap();

@@ -1,4 +1,4 @@
-//! Where Asterisk comes from: on PATH, in a container, or unpacked from Debian's packages.
+//! Provides Asterisk: from PATH, in a container, or unpacked from Debian packages.
 
 use std::path::{Path, PathBuf};
 
@@ -9,60 +9,63 @@ use tokio::process::Command;
 use crate::process::run_logged;
 use crate::settings::{PbxPorts, Settings};
 
-/// Debian's suite that carries Asterisk 22; bookworm and trixie have none.
-const SUITE: &str = "forky";
-/// The image made for Docker: the same packages.
+/// The Debian release with Asterisk 22. Bookworm and trixie have none.
+const DEBIAN_RELEASE: &str = "forky";
+/// The Docker image, built from the same packages.
 const IMAGE: &str = "ringback-asterisk:22";
-/// Where the configuration lies inside a container.
-const INSIDE: &str = "/srv/ringback";
+/// The configuration folder inside a container.
+const CONTAINER_FOLDER: &str = "/srv/ringback";
 const DOCKERFILE: &str = "FROM debian:forky-slim
 RUN apt-get update && apt-get install -y --no-install-recommends asterisk ca-certificates && rm -rf /var/lib/apt/lists/*
 ENTRYPOINT [\"asterisk\"]
 ";
-/// Where Debian's packages have their libraries, and the dynamic loader in that folder.
-const LIBRARIES: (&str, &str) = if cfg!(target_arch = "aarch64") {
+/// The library folder of Debian's packages, and the dynamic loader in it.
+const DEBIAN_LIBRARIES: (&str, &str) = if cfg!(target_arch = "aarch64") {
     ("usr/lib/aarch64-linux-gnu", "ld-linux-aarch64.so.1")
 } else {
     ("usr/lib/x86_64-linux-gnu", "ld-linux-x86-64.so.2")
 };
 
-/// An Asterisk that can be run.
+/// An installed Asterisk.
 #[derive(Debug, Clone)]
-pub struct Source {
-    place: Place,
+pub struct AsteriskSource {
+    installation: Installation,
     state: PathBuf,
 }
 
 #[derive(Debug, Clone)]
-enum Place {
+enum Installation {
     /// Installed on this machine.
     OnPath,
-    /// Unpacked into a folder, and run with the libraries in there: they are another release's than the machine's.
+    /// Unpacked into a folder. It runs with its own libraries, because they belong to another Debian release.
     Unpacked(PathBuf),
-    /// In a container on the host's network.
+    /// In a container with the host's network.
     Docker,
 }
 
-impl Source {
-    /// A PBX's folder for configuration and state, as this machine sees it.
+impl AsteriskSource {
+    /// The folder for the configuration and state of a PBX, as this machine sees it.
     pub fn outside(&self, pbx: &PbxPorts) -> PathBuf {
         self.state.join(pbx.name)
     }
 
     /// The same folder, as Asterisk sees it.
     pub fn inside(&self, pbx: &PbxPorts) -> PathBuf {
-        match self.place {
-            Place::OnPath | Place::Unpacked(_) => self.outside(pbx),
-            Place::Docker => Path::new(INSIDE).join(pbx.name),
+        match self.installation {
+            Installation::OnPath | Installation::Unpacked(_) => self.outside(pbx),
+            Installation::Docker => Path::new(CONTAINER_FOLDER).join(pbx.name),
         }
     }
 
-    /// The directories for `asterisk.conf` that are not where Asterisk's package says.
+    /// The directories in `asterisk.conf` that differ from the package's defaults.
     pub fn directories(&self) -> Vec<(&'static str, PathBuf)> {
-        match &self.place {
-            Place::OnPath | Place::Docker => Vec::new(),
-            Place::Unpacked(tree) => vec![
-                ("astmoddir", tree.join(LIBRARIES.0).join("asterisk/modules")),
+        match &self.installation {
+            Installation::OnPath | Installation::Docker => Vec::new(),
+            Installation::Unpacked(tree) => vec![
+                (
+                    "astmoddir",
+                    tree.join(DEBIAN_LIBRARIES.0).join("asterisk/modules"),
+                ),
                 ("astdatadir", tree.join("usr/share/asterisk")),
             ],
         }
@@ -70,17 +73,17 @@ impl Source {
 
     /// A command that runs `asterisk` with these arguments.
     pub fn asterisk(&self, pbx: &PbxPorts, arguments: &[&str]) -> Command {
-        let mut command = match &self.place {
-            Place::OnPath => Command::new("asterisk"),
-            Place::Unpacked(tree) => {
-                let libraries = tree.join(LIBRARIES.0);
-                let mut command = Command::new(libraries.join(LIBRARIES.1));
+        let mut command = match &self.installation {
+            Installation::OnPath => Command::new("asterisk"),
+            Installation::Unpacked(tree) => {
+                let libraries = tree.join(DEBIAN_LIBRARIES.0);
+                let mut command = Command::new(libraries.join(DEBIAN_LIBRARIES.1));
                 command.arg("--library-path").arg(libraries);
                 command.args(["--argv0", "asterisk"]);
                 command.arg(tree.join("usr/sbin/asterisk"));
                 command
             }
-            Place::Docker => {
+            Installation::Docker => {
                 let mut command = Command::new("docker");
                 command.args([
                     "run",
@@ -90,11 +93,11 @@ impl Source {
                     "--name",
                     &container(pbx),
                 ]);
-                // What it writes into the mounted folder stays the user's own.
+                // Files that it writes into the mounted folder belong to the user.
                 let (user, group) = (Uid::effective(), Gid::effective());
                 command
                     .args(["--user", &format!("{user}:{group}"), "--volume"])
-                    .arg(format!("{}:{INSIDE}", self.state.display()))
+                    .arg(format!("{}:{CONTAINER_FOLDER}", self.state.display()))
                     .arg(IMAGE);
                 command
             }
@@ -103,9 +106,9 @@ impl Source {
         command
     }
 
-    /// A command that has the running Asterisk carry out one of its own commands.
-    pub fn remote(&self, pbx: &PbxPorts, configuration: &str, order: &str) -> Command {
-        if let Place::Docker = self.place {
+    /// A command that runs a CLI command in the running Asterisk.
+    pub fn cli(&self, pbx: &PbxPorts, configuration: &str, command_line: &str) -> Command {
+        if let Installation::Docker = self.installation {
             let mut command = Command::new("docker");
             command.args([
                 "exec",
@@ -114,11 +117,11 @@ impl Source {
                 "-C",
                 configuration,
                 "-rx",
-                order,
+                command_line,
             ]);
             return command;
         }
-        self.asterisk(pbx, &["-C", configuration, "-rx", order])
+        self.asterisk(pbx, &["-C", configuration, "-rx", command_line])
     }
 }
 
@@ -126,71 +129,74 @@ fn container(pbx: &PbxPorts) -> String {
     format!("ringback-asterisk-{}", pbx.name)
 }
 
-/// Where the PBXs' configuration and state are, in a folder for each.
+/// The folder for the configuration and state of all PBXs.
 pub fn state(settings: &Settings) -> PathBuf {
     settings.state("asterisk")
 }
 
-/// How Asterisk can be had here. `local/tools/prerequisites.sh` has looked, and says so in `ASTERISK_FROM`.
+/// How to get Asterisk. `local/tools/prerequisites.sh` decides and sets `ASTERISK_FROM`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum AsteriskOrigin {
     OnPath,
     Debian,
     Docker,
 }
 
-fn way(settings: &Settings) -> Result<Way> {
+fn asterisk_origin(settings: &Settings) -> Result<AsteriskOrigin> {
     match settings.variable("ASTERISK_FROM") {
-        Some("path") => Ok(Way::OnPath),
-        Some("debian") => Ok(Way::Debian),
-        Some("docker") => Ok(Way::Docker),
-        Some(other) => bail!("ASTERISK_FROM is `{other}`; it can be path, debian or docker"),
-        None => bail!("ASTERISK_FROM is not set; `make` sets it after a look at this machine"),
+        Some("path") => Ok(AsteriskOrigin::OnPath),
+        Some("debian") => Ok(AsteriskOrigin::Debian),
+        Some("docker") => Ok(AsteriskOrigin::Docker),
+        Some(other) => bail!("ASTERISK_FROM is `{other}`, but must be path, debian or docker"),
+        None => bail!("ASTERISK_FROM is not set; start the stack with `make`, which sets it"),
     }
 }
 
-/// Where fetching Asterisk is logged.
+/// The log of the installation.
 pub fn log(settings: &Settings) -> PathBuf {
     settings.state("asterisk-fetch.log")
 }
 
-/// What has to be done before it can run, in a few words, or nothing.
+/// Describes the installation step, if one is needed.
 ///
 /// # Errors
 /// When `ASTERISK_FROM` is missing or unknown.
-pub fn work_ahead(settings: &Settings) -> Result<Option<&'static str>> {
-    Ok(match way(settings)? {
-        Way::OnPath => None,
-        Way::Debian => Some("unpack Asterisk from Debian's packages"),
-        Way::Docker => Some("make Asterisk's container image"),
+pub fn installation_step(settings: &Settings) -> Result<Option<&'static str>> {
+    Ok(match asterisk_origin(settings)? {
+        AsteriskOrigin::OnPath => None,
+        AsteriskOrigin::Debian => Some("unpack Asterisk from Debian's packages"),
+        AsteriskOrigin::Docker => Some("build Asterisk's container image"),
     })
 }
 
-/// Makes Asterisk ready to run.
+/// Installs Asterisk.
 ///
 /// # Errors
-/// When it cannot be fetched or unpacked.
-pub async fn obtain(settings: &Settings) -> Result<Source> {
-    let place = match way(settings)? {
-        Way::OnPath => Place::OnPath,
-        Way::Debian => {
+/// When it cannot be downloaded, unpacked or built.
+pub async fn install(settings: &Settings) -> Result<AsteriskSource> {
+    let installation = match asterisk_origin(settings)? {
+        AsteriskOrigin::OnPath => Installation::OnPath,
+        AsteriskOrigin::Debian => {
             let tree = settings.tools_dir().join("asterisk");
             unpack(settings, &tree).await?;
-            Place::Unpacked(tree)
+            Installation::Unpacked(tree)
         }
-        Way::Docker => {
-            make_image(settings).await?;
-            Place::Docker
+        AsteriskOrigin::Docker => {
+            build_image(settings).await?;
+            Installation::Docker
         }
     };
     let state = state(settings);
-    Ok(Source { place, state })
+    Ok(AsteriskSource {
+        installation,
+        state,
+    })
 }
 
-/// Leaves a tree that is unpacked already as it is.
+/// Does nothing if the tree is already unpacked.
 async fn unpack(settings: &Settings, tree: &Path) -> Result<()> {
     let mut command = Command::new(settings.repository().join("local/tools/unpack.sh"));
-    command.arg(tree).args([SUITE, "asterisk"]);
+    command.arg(tree).args([DEBIAN_RELEASE, "asterisk"]);
     run_logged(&mut command, &log(settings)).await
 }
 
@@ -201,7 +207,7 @@ fn succeeds(program: &str, arguments: &[&str]) -> bool {
         .is_ok_and(|output| output.status.success())
 }
 
-async fn make_image(settings: &Settings) -> Result<()> {
+async fn build_image(settings: &Settings) -> Result<()> {
     if succeeds("docker", &["image", "inspect", IMAGE]) {
         return Ok(());
     }
@@ -216,7 +222,7 @@ async fn make_image(settings: &Settings) -> Result<()> {
     .await?;
     ensure!(
         succeeds("docker", &["image", "inspect", IMAGE]),
-        "docker built no image {IMAGE}"
+        "docker build created no image {IMAGE}"
     );
     Ok(())
 }

@@ -1,10 +1,10 @@
-//! What a global table does between two regions, and the local AWS does not: each change of one region's table comes to
-//! the other's a while later, the item as a whole, and of two versions the later stays. Both streams show it.
+//! Simulates a DynamoDB global table between two regions, which the local AWS does not support. Each change is copied
+//! to the other region after a delay, the whole item at once, and the later of two versions wins. Both streams show it.
 //!
-//! As on AWS, a condition is checked against the region's own table alone, and what has been overwritten is gone.
+//! As on AWS, a condition is checked only against the local table, and an overwritten version is region_down.
 
-mod memory;
 mod table;
+mod table_state;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,64 +16,64 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use crate::cloud::region::Region;
-use memory::{Arrival, Key, Memory, Version};
 use table::Table;
+use table_state::{ItemKey, ItemVersion, Resolution, TableState};
 
-/// How often the streams are read. What nobody has slowed down takes about this long.
-const EVERY: Duration = Duration::from_millis(100);
+/// How often the streams are read, which is also the smallest delay.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How replication goes, and what is done to it.
+/// The state of the replication, and its settings.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Link {
-    /// How much later than it was made a change comes to the other region.
+pub struct ReplicationState {
+    /// The delay of each change in milliseconds.
     pub lag_ms: u64,
-    /// Nothing comes through. What was to come waits.
+    /// Replication is stopped, and changes wait.
     pub cut: bool,
-    /// One of the regions is lost: nothing leaves it, nor comes to it, until it is back.
-    pub lost: bool,
-    /// Changes that are on their way, in either direction.
-    pub on_the_way: usize,
-    /// Changes that have come to the other region so far.
-    pub arrived: u64,
-    /// Changes that came after a later version of the same item had been written there.
-    pub overtaken: u64,
+    /// One of the regions is down, so replication waits until it is back.
+    pub region_down: bool,
+    /// Changes that wait to be copied, in both directions.
+    pub pending: usize,
+    /// Changes that have been copied.
+    pub replicated: u64,
+    /// Changes that were dropped because the other region had a later version.
+    pub superseded: u64,
 }
 
-impl Link {
+impl ReplicationState {
     const fn is_open(self) -> bool {
-        !self.cut && !self.lost
+        !self.cut && !self.region_down
     }
 }
 
-/// Replication between two tables, until it is dropped.
+/// The replication between two tables. Dropping it stops it.
 #[derive(Debug)]
 pub struct Replication {
-    link: Arc<Mutex<Link>>,
+    state: Arc<Mutex<ReplicationState>>,
     task: JoinHandle<()>,
 }
 
 impl Replication {
-    /// Begins with what is in the tables' streams already.
+    /// Starts at the beginning of both streams.
     pub async fn start(regions: [Region; 2], table: &str) -> Result<Self> {
         let [one, other] = regions;
         let sides = [
-            Side::of(Table::open(one, table).await?),
-            Side::of(Table::open(other, table).await?),
+            ReplicatedRegion::new(Table::open(one, table).await?),
+            ReplicatedRegion::new(Table::open(other, table).await?),
         ];
-        let link = Arc::new(Mutex::new(Link::default()));
-        let task = tokio::spawn(replicate(sides, Arc::clone(&link)));
-        Ok(Self { link, task })
+        let state = Arc::new(Mutex::new(ReplicationState::default()));
+        let task = tokio::spawn(replicate(sides, Arc::clone(&state)));
+        Ok(Self { state, task })
     }
 
-    /// How it goes.
+    /// The current state.
     #[must_use]
-    pub fn link(&self) -> Link {
-        read(&self.link)
+    pub fn state(&self) -> ReplicationState {
+        read(&self.state)
     }
 
-    /// Does something to it.
-    pub fn change(&self, change: impl FnOnce(&mut Link)) {
-        change(&mut self.link.lock().unwrap_or_else(PoisonError::into_inner));
+    /// Changes the settings.
+    pub fn change(&self, change: impl FnOnce(&mut ReplicationState)) {
+        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
@@ -83,97 +83,104 @@ impl Drop for Replication {
     }
 }
 
-fn read(link: &Mutex<Link>) -> Link {
-    *link.lock().unwrap_or_else(PoisonError::into_inner)
+fn read(state: &Mutex<ReplicationState>) -> ReplicationState {
+    *state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// One region: its table, what stands in it, and what has yet to come to the other.
-struct Side {
+/// One region: its table, its known state, and the changes that wait for the other region.
+struct ReplicatedRegion {
     table: Table,
-    memory: Memory,
-    leaving: VecDeque<(Key, Version)>,
+    state: TableState,
+    outgoing: VecDeque<(ItemKey, ItemVersion)>,
 }
 
-impl Side {
-    fn of(table: Table) -> Self {
-        let memory = Memory::of(table.region().name);
+impl ReplicatedRegion {
+    fn new(table: Table) -> Self {
+        let state = TableState::new(table.region().name);
         Self {
             table,
-            memory,
-            leaving: VecDeque::new(),
+            state,
+            outgoing: VecDeque::new(),
         }
     }
 
-    async fn look(&mut self) -> Result<()> {
+    async fn read_stream(&mut self) -> Result<()> {
         for record in self.table.records().await? {
-            self.leaving.extend(self.memory.saw(record));
+            self.outgoing.extend(self.state.on_stream_record(record));
         }
         Ok(())
     }
 
-    /// Takes a version in. Says whether it stands here now.
-    async fn take(&mut self, key: Key, version: Version) -> Result<bool> {
+    /// Applies a version from the other region. Returns whether it won.
+    async fn apply(&mut self, key: ItemKey, version: ItemVersion) -> Result<bool> {
         loop {
-            let Arrival::Replaces(standing) = self.memory.meets(&key, &version) else {
+            let Resolution::Replaces(current) = self.state.resolve(&key, &version) else {
                 return Ok(false);
             };
             let image = version.image.as_ref();
-            if standing == image || self.table.replace(&key, standing, image).await? {
-                self.memory.wrote(key, version);
+            if current == image || self.table.replace(&key, current, image).await? {
+                self.state.on_replicated(key, version);
                 return Ok(true);
             }
-            // Somebody has written here meanwhile: the stream says what.
-            self.look().await?;
+            // The item has changed in the meantime. Read the stream and compare again.
+            self.read_stream().await?;
         }
     }
 }
 
-async fn replicate(mut sides: [Side; 2], link: Arc<Mutex<Link>>) {
+async fn replicate(mut sides: [ReplicatedRegion; 2], state: Arc<Mutex<ReplicationState>>) {
     loop {
-        sleep(EVERY).await;
+        sleep(POLL_INTERVAL).await;
         // The streams keep what is not read now.
-        if !read(&link).is_open() {
+        if !read(&state).is_open() {
             continue;
         }
-        if let Err(error) = pass_on(&mut sides, &link).await
-            && read(&link).is_open()
+        if let Err(error) = replicate_once(&mut sides, &state).await
+            && read(&state).is_open()
         {
             eprintln!("replication: {error:#}");
         }
     }
 }
 
-async fn pass_on(sides: &mut [Side; 2], link: &Mutex<Link>) -> Result<()> {
+async fn replicate_once(
+    sides: &mut [ReplicatedRegion; 2],
+    state: &Mutex<ReplicationState>,
+) -> Result<()> {
     for side in &mut *sides {
-        side.look().await?;
+        side.read_stream().await?;
     }
     let [one, other] = sides;
-    let (came, overtaken) = hand_over(one, other, link).await?;
-    let (went, late) = hand_over(other, one, link).await?;
-    let on_the_way = one.leaving.len() + other.leaving.len();
-    let mut link = link.lock().unwrap_or_else(PoisonError::into_inner);
-    link.arrived += came + went;
-    link.overtaken += overtaken + late;
-    link.on_the_way = on_the_way;
+    let (copied, superseded) = copy_due(one, other, state).await?;
+    let (copied_back, superseded_back) = copy_due(other, one, state).await?;
+    let pending = one.outgoing.len() + other.outgoing.len();
+    let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+    state.replicated += copied + copied_back;
+    state.superseded += superseded + superseded_back;
+    state.pending = pending;
     Ok(())
 }
 
-/// Hands over what is due, in the order in which it was written. Says how much has come, and how much was overtaken.
-async fn hand_over(from: &mut Side, to: &mut Side, link: &Mutex<Link>) -> Result<(u64, u64)> {
-    let (mut came, mut overtaken) = (0, 0);
-    while let Some((key, version)) = from.leaving.front().cloned() {
-        let state = read(link);
+/// Copies the changes that are due, in the order of writing. Returns how many were copied and how many were dropped.
+async fn copy_due(
+    from: &mut ReplicatedRegion,
+    to: &mut ReplicatedRegion,
+    state: &Mutex<ReplicationState>,
+) -> Result<(u64, u64)> {
+    let (mut copied, mut superseded) = (0, 0);
+    while let Some((key, version)) = from.outgoing.front().cloned() {
+        let state = read(state);
         if !state.is_open() || version.stamp.at_ms + state.lag_ms > now_ms() {
             break;
         }
-        if to.take(key, version).await? {
-            came += 1;
+        if to.apply(key, version).await? {
+            copied += 1;
         } else {
-            overtaken += 1;
+            superseded += 1;
         }
-        from.leaving.pop_front();
+        from.outgoing.pop_front();
     }
-    Ok((came, overtaken))
+    Ok((copied, superseded))
 }
 
 fn now_ms() -> u64 {

@@ -1,4 +1,4 @@
-//! A region's table and its stream, in DynamoDB's own words: items are handed on as they come.
+//! A region's table and its stream, over the JSON protocol of DynamoDB, which lets items pass through unchanged.
 
 use std::time::Duration;
 
@@ -6,25 +6,25 @@ use anyhow::{Context, Result, bail};
 use reqwest::Client;
 use serde_json::{Map, Value, json};
 
-use super::memory::{Key, Record};
+use super::table_state::{ItemKey, StreamRecord};
 use crate::cloud::region::Region;
 
-/// The local AWS answers in milliseconds, or not at all.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// The timeout of a request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 
 #[derive(Debug)]
 pub(super) struct Table {
     region: Region,
     name: String,
     http: Client,
-    /// Where the stream is read on from.
+    /// The shard iterator for the next read.
     iterator: String,
 }
 
 impl Table {
-    /// The table, with its stream from the beginning.
+    /// Opens the table, with its stream at the beginning.
     pub(super) async fn open(region: Region, name: &str) -> Result<Self> {
-        let http = Client::builder().timeout(PATIENCE).build()?;
+        let http = Client::builder().timeout(REQUEST_TIMEOUT).build()?;
         let mut table = Self {
             region,
             name: name.to_owned(),
@@ -32,24 +32,24 @@ impl Table {
             iterator: String::new(),
         };
         let described = table
-            .ask(
+            .request(
                 "DynamoDB_20120810.DescribeTable",
                 json!({ "TableName": name }),
             )
             .await?;
         let arn = &described["Table"]["LatestStreamArn"];
         let stream = table
-            .ask(
+            .request(
                 "DynamoDBStreams_20120810.DescribeStream",
                 json!({ "StreamArn": arn }),
             )
             .await?;
-        // The local AWS has one shard a stream, for good.
+        // The local AWS has exactly one shard per stream.
         let shard = &stream["StreamDescription"]["Shards"][0]["ShardId"];
         let from_the_beginning =
             json!({ "StreamArn": arn, "ShardId": shard, "ShardIteratorType": "TRIM_HORIZON" });
         let answer = table
-            .ask(
+            .request(
                 "DynamoDBStreams_20120810.GetShardIterator",
                 from_the_beginning,
             )
@@ -62,69 +62,68 @@ impl Table {
         self.region
     }
 
-    /// What the stream shows since it was last asked.
-    pub(super) async fn records(&mut self) -> Result<Vec<Record>> {
-        let asked = json!({ "ShardIterator": self.iterator });
+    /// The new records of the stream.
+    pub(super) async fn records(&mut self) -> Result<Vec<StreamRecord>> {
+        let request = json!({ "ShardIterator": self.iterator });
         let answer = self
-            .ask("DynamoDBStreams_20120810.GetRecords", asked)
+            .request("DynamoDBStreams_20120810.GetRecords", request)
             .await?;
-        let records = answer["Records"].as_array().context("no records")?;
+        let records = answer["Records"]
+            .as_array()
+            .context("the answer has no records")?;
         let records = records.iter().map(record).collect::<Result<_>>()?;
         self.iterator = text(&answer["NextShardIterator"])?;
         Ok(records)
     }
 
-    /// Writes an item, or deletes it, if what stands there is still what was seen. Says whether it was.
+    /// Writes or deletes an item, on condition that it still has the `current` image. Returns whether the condition
+    /// held.
     pub(super) async fn replace(
         &self,
-        key: &Key,
-        standing: Option<&Value>,
+        key: &ItemKey,
+        current: Option<&Value>,
         image: Option<&Value>,
     ) -> Result<bool> {
-        let mut asked = still(standing)?;
-        asked.insert("TableName".to_owned(), json!(self.name));
+        let mut request = unchanged_condition(current)?;
+        request.insert("TableName".to_owned(), json!(self.name));
         let operation = match image {
             Some(item) => {
-                asked.insert("Item".to_owned(), item.clone());
+                request.insert("Item".to_owned(), item.clone());
                 "DynamoDB_20120810.PutItem"
             }
             None => {
                 let key = json!({ "pk": { "S": key.pk }, "sk": { "S": key.sk } });
-                asked.insert("Key".to_owned(), key);
+                request.insert("Key".to_owned(), key);
                 "DynamoDB_20120810.DeleteItem"
             }
         };
-        let (status, answer) = self.try_asking(operation, Value::Object(asked)).await?;
+        let (status, answer) = self.send(operation, Value::Object(request)).await?;
         if status.is_success() {
             return Ok(true);
         }
-        let refused = answer["__type"].as_str().unwrap_or_default();
-        if refused.ends_with("ConditionalCheckFailedException") {
+        let error = answer["__type"].as_str().unwrap_or_default();
+        if error.ends_with("ConditionalCheckFailedException") {
             return Ok(false);
         }
         bail!("{operation} in {}: {status} {answer}", self.region.name)
     }
 
-    async fn ask(&self, operation: &str, body: Value) -> Result<Value> {
-        let (status, answer) = self.try_asking(operation, body).await?;
+    async fn request(&self, operation: &str, body: Value) -> Result<Value> {
+        let (status, answer) = self.send(operation, body).await?;
         if !status.is_success() {
             bail!("{operation} in {}: {status} {answer}", self.region.name);
         }
         Ok(answer)
     }
 
-    async fn try_asking(
-        &self,
-        operation: &str,
-        body: Value,
-    ) -> Result<(reqwest::StatusCode, Value)> {
+    async fn send(&self, operation: &str, body: Value) -> Result<(reqwest::StatusCode, Value)> {
         let region = self.region.name;
         let answer = self
             .http
             .post(self.region.endpoint())
             .header("x-amz-target", operation)
             .header("content-type", "application/x-amz-json-1.0")
-            // The local AWS reads the region there, and checks nothing.
+            // The local AWS reads only the region from the header, and does not check the signature.
             .header(
                 "authorization",
                 format!("AWS4-HMAC-SHA256 Credential=local/20261121/{region}/dynamodb/aws4_request, SignedHeaders=host, Signature=0"),
@@ -137,13 +136,13 @@ impl Table {
     }
 }
 
-/// The condition that an item is still as it was seen.
-fn still(standing: Option<&Value>) -> Result<Map<String, Value>> {
-    let Some(item) = standing else {
+/// The condition that an item still has this image.
+fn unchanged_condition(current: Option<&Value>) -> Result<Map<String, Value>> {
+    let Some(item) = current else {
         let absent = json!({ "ConditionExpression": "attribute_not_exists(pk)" });
         return Ok(absent.as_object().cloned().unwrap_or_default());
     };
-    let item = item.as_object().context("an item is an object")?;
+    let item = item.as_object().context("an item is not an object")?;
     let (mut names, mut values, mut conditions) = (Map::new(), Map::new(), Vec::new());
     for (number, (name, value)) in item.iter().enumerate() {
         names.insert(format!("#n{number}"), json!(name));
@@ -163,17 +162,18 @@ fn still(standing: Option<&Value>) -> Result<Map<String, Value>> {
     ]))
 }
 
-fn record(record: &Value) -> Result<Record> {
+fn record(record: &Value) -> Result<StreamRecord> {
     let change = &record["dynamodb"];
     let part = |name: &str| text(&change["Keys"][name]["S"]);
-    // DynamoDB says when only to the second. The local AWS begins a record's number with the millisecond.
+    // DynamoDB reports the time in whole seconds. The local AWS starts the sequence number with the time in
+    // milliseconds.
     let number = text(&change["SequenceNumber"])?;
     let at_ms = number
         .get(..20)
         .and_then(|digits| digits.parse().ok())
-        .with_context(|| format!("a record's number: {number}"))?;
-    Ok(Record {
-        key: Key {
+        .with_context(|| format!("unexpected sequence number: {number}"))?;
+    Ok(StreamRecord {
+        key: ItemKey {
             pk: part("pk")?,
             sk: part("sk")?,
         },
@@ -185,6 +185,6 @@ fn record(record: &Value) -> Result<Record> {
 fn text(value: &Value) -> Result<String> {
     let text = value
         .as_str()
-        .with_context(|| format!("no text: {value}"))?;
+        .with_context(|| format!("not a string: {value}"))?;
     Ok(text.to_owned())
 }

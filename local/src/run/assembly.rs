@@ -1,175 +1,150 @@
-//! Starts the parts in their order, side by side where that saves time, and stops them together.
+//! Starts the parts of the stack, in parallel where possible, and stops them together.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
 use tokio::task::JoinHandle;
 
+use super::deployment::{DeployedRegion, DeployedRegions, Deployer};
 use super::description::describe;
-use crate::cloud::deploy::{self, Outputs};
-use crate::cloud::region::{Extent, FALLBACK, PRIMARY, Region};
-use crate::cloud::template::Template;
-use crate::cloud::{apis, build, emulator, replica, seed};
+use super::parameters::{FunctionUrls, system_urls};
+use crate::cloud::region::{PRIMARY, Region, RegionCount};
 use crate::credentials::Credentials;
-use crate::faults::rule::System;
-use crate::faults::{self, Faults, Upstreams};
+use crate::faults::{self, FaultListeners};
 use crate::gateway::{Gateway, Upstream};
-use crate::loss::{self, Losable, TwoRegions};
 use crate::pbx::fleet::{Fleet, ari_urls};
-use crate::pbx::server::ari_url;
 use crate::pbx::source;
 use crate::process::{Daemon, PidFile};
 use crate::progress::Progress;
+use crate::region_outage::{self, RegionPair, StoppableRegion};
 use crate::replication::Replication;
-use crate::settings::{LOOPBACK, PBXS, PORTS, Settings, TOKEN_AUDIENCE, TOKEN_ISSUER};
+use crate::settings::{LOOPBACK, PORTS, Settings};
 use crate::stack::Stack;
 use crate::stand_in;
-use crate::tools::Tools;
 
-/// How long a child may take to end before it is ended.
-const PATIENCE: Duration = Duration::from_secs(3);
-/// How long the first health check may fail: the functions start cold.
-const HEALTHY_WITHIN: Duration = Duration::from_secs(15);
+/// How long a child process may take to end before it is killed.
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long the first health check may fail, because the functions start cold.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A stack with all its parts running.
+/// A running stack.
 #[derive(Debug)]
-pub(super) struct Running {
+pub(super) struct RunningStack {
     pub(super) description: Stack,
     cloud: Daemon,
     second_cloud: Option<Daemon>,
     pbxs: Fleet,
-    gates: Gates,
+    gateways: Gateways,
     _servers: Vec<JoinHandle<()>>,
-    _faults: Option<faults::Serving>,
+    _faults: Option<faults::RunningProxies>,
 }
 
-/// What stands before the local clouds, for as long as it is held.
+/// The gateways. Dropping them closes them.
 #[derive(Debug)]
-enum Gates {
+enum Gateways {
     One { _gateway: Gateway },
-    Two { _regions: Arc<TwoRegions> },
+    Two { _regions: Arc<RegionPair> },
 }
 
-impl Running {
-    pub(super) async fn part_ended(&mut self) -> anyhow::Error {
+impl RunningStack {
+    pub(super) async fn wait_for_exit(&mut self) -> anyhow::Error {
         let second = async {
             match &mut self.second_cloud {
-                Some(cloud) => cloud.ended().await,
+                Some(cloud) => cloud.wait_for_exit().await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
-            error = self.cloud.ended() => error,
+            error = self.cloud.wait_for_exit() => error,
             error = second => error,
-            error = self.pbxs.ended() => error,
+            error = self.pbxs.wait_for_exit() => error,
         }
     }
 
     pub(super) async fn stop(self, settings: &Settings, progress: Progress) {
         Stack::remove(&settings.state_dir());
         progress.say("stopping");
-        drop(self.gates);
+        drop(self.gateways);
         let second = async {
             if let Some(cloud) = self.second_cloud {
-                cloud.stop(PATIENCE).await;
+                cloud.stop(STOP_TIMEOUT).await;
             }
         };
-        tokio::join!(self.pbxs.stop(), self.cloud.stop(PATIENCE), second);
+        tokio::join!(self.pbxs.stop(), self.cloud.stop(STOP_TIMEOUT), second);
         progress.say("stopped");
     }
 }
 
-/// A region with the application deployed in it.
-struct Deployed {
-    region: Region,
-    cloud: Daemon,
-    outputs: Outputs,
-}
-
-/// One region, or two.
-struct Regions {
-    first: Deployed,
-    second: Option<Deployed>,
-}
-
-impl Regions {
-    fn all(&self) -> impl Iterator<Item = &Deployed> {
-        [&self.first].into_iter().chain(&self.second)
-    }
-}
-
-/// Brings everything up, side by side where that saves time.
+/// Starts everything.
 pub(super) async fn start(
     settings: &Settings,
     progress: Progress,
-    extent: Extent,
-) -> Result<Running> {
-    let template = Template::read(&settings.repository().join("template.yaml"))?;
-    let faults = Faults::if_wanted(settings).await?;
+    count: RegionCount,
+) -> Result<RunningStack> {
+    let faults = FaultListeners::if_enabled(settings).await?;
     let with_faults = faults.is_some();
-    let token_uri = format!("{}/token", Around::region(PRIMARY, with_faults).fcm);
-    let tools = Tools::at(settings);
+    let token_uri = format!("{}/token", FunctionUrls::of(PRIMARY, with_faults).fcm);
+    let deployer = Deployer::new(settings, progress, with_faults)?;
 
     let prepare_cloud = async {
-        install_and_build(settings, progress, &tools, &template).await?;
-        deploy_everywhere(settings, progress, &tools, &template, extent, with_faults).await
+        deployer.install_and_build().await?;
+        deployer.start_regions(count).await
     };
-    let prepare_pbx = obtain_asterisk(settings, progress);
+    let prepare_pbx = install_asterisk(settings, progress);
     let make_credentials = async {
         let made = tokio::task::spawn_blocking(move || Credentials::generate(&token_uri)).await?;
-        made?.overridden(settings)
+        made?.with_overrides(settings)
     };
     let (regions, asterisk, credentials) =
         tokio::try_join!(prepare_cloud, prepare_pbx, make_credentials)?;
 
-    let serve = |faults: Faults| {
-        let upstreams = upstreams(settings);
+    let serve = |listeners: FaultListeners| {
+        let urls = system_urls(settings);
         let cloud = PidFile::new(&settings.state_dir(), PRIMARY.part);
-        faults.serve(&upstreams, &credentials, cloud)
+        listeners.serve(&urls, &credentials, cloud)
     };
-    let serving = faults.map(serve).transpose()?;
+    let proxies = faults.map(serve).transpose()?;
     let mut servers = serve_stand_ins(&credentials).await?;
-    let fill = fill(&regions, &credentials, with_faults);
+    let seed = regions.seed(&credentials, with_faults);
     progress
-        .step("put the secrets, routes and numbers", None, fill)
+        .step("write the secrets and phone numbers", None, seed)
         .await?;
-    let front = Front::open(settings, &regions, &credentials).await?;
-    servers.extend(front.server);
+    let open = OpenGateways::open(settings, &regions, &credentials).await?;
+    servers.extend(open.server);
     let starting = start_pbxs(settings, &regions, &asterisk, &credentials, with_faults);
     let pbxs = progress.step("start Asterisk", None, starting).await?;
     for deployed in regions.all() {
         check_health(progress, deployed.region).await;
     }
-    let Regions { first, second } = regions;
+    let DeployedRegions { first, second } = regions;
     let (region, outputs) = (first.region, &first.outputs);
     let description = Stack {
-        fallback: front.fallback,
-        loss_url: front.loss_url,
+        fallback: open.fallback,
+        region_control_url: open.region_control_url,
         ..describe(settings, region, outputs, &credentials, with_faults)?
     };
     description.write(&settings.state_dir())?;
-    Ok(Running {
+    Ok(RunningStack {
         description,
         cloud: first.cloud,
         second_cloud: second.map(|second| second.cloud),
         pbxs,
-        gates: front.gates,
+        gateways: open.gateways,
         _servers: servers,
-        _faults: serving,
+        _faults: proxies,
     })
 }
 
 async fn start_pbxs(
     settings: &Settings,
-    regions: &Regions,
-    asterisk: &source::Source,
+    regions: &DeployedRegions,
+    asterisk: &source::AsteriskSource,
     credentials: &Credentials,
     with_faults: bool,
 ) -> Result<Fleet> {
     let listed = if with_faults {
-        Around::region(PRIMARY, with_faults).pbx
+        FunctionUrls::of(PRIMARY, with_faults).pbx
     } else {
         settings.override_or("ARI_URL", ari_urls())
     };
@@ -180,71 +155,7 @@ async fn start_pbxs(
     Fleet::start(settings, asterisk, credentials, hooks, &listed).await
 }
 
-async fn deploy_everywhere(
-    settings: &Settings,
-    progress: Progress,
-    tools: &Tools,
-    template: &Template,
-    extent: Extent,
-    with_faults: bool,
-) -> Result<Regions> {
-    let around = |region| Around::region(region, with_faults);
-    let start = async |region| emulator::start(settings, tools, region, &around(region).aws).await;
-    let starting = async {
-        match extent {
-            Extent::OneRegion => Ok((start(PRIMARY).await?, None)),
-            Extent::TwoRegions => {
-                let (first, second) = tokio::try_join!(start(PRIMARY), start(FALLBACK))?;
-                Ok((first, Some(second)))
-            }
-        }
-    };
-    let (first, second) = progress.step("start the local AWS", None, starting).await?;
-    let other = second.is_some().then_some(FALLBACK);
-    let own = other.map(|other| vec![("OtherRegion", other.name.to_owned())]);
-    let own = own.unwrap_or_default();
-    let deploy = async |region, own| {
-        let around = around(region);
-        deploy_application(settings, progress, tools, template, &around, region, own).await
-    };
-    let outputs = deploy(PRIMARY, own).await?;
-    let second = match second {
-        None => None,
-        Some(cloud) => {
-            let table = outputs.require("TableName")?;
-            let label = replica::make(PRIMARY, table, FALLBACK).await?;
-            let own = vec![
-                ("OtherRegion", PRIMARY.name.to_owned()),
-                ("ExistingTableName", table.to_owned()),
-                ("ExistingTableStreamLabel", label),
-            ];
-            let outputs = deploy(FALLBACK, own).await?;
-            Some(Deployed {
-                region: FALLBACK,
-                cloud,
-                outputs,
-            })
-        }
-    };
-    let first = Deployed {
-        region: PRIMARY,
-        cloud: first,
-        outputs,
-    };
-    Ok(Regions { first, second })
-}
-
-async fn fill(regions: &Regions, credentials: &Credentials, with_crowd: bool) -> Result<()> {
-    for one in regions.all() {
-        seed::secrets(one.region, &one.outputs, credentials).await?;
-    }
-    let Deployed {
-        region, outputs, ..
-    } = &regions.first;
-    seed::numbers(*region, outputs, with_crowd).await
-}
-
-fn upstream(settings: &Settings, deployed: &Deployed) -> Result<Upstream> {
+fn upstream(settings: &Settings, deployed: &DeployedRegion) -> Result<Upstream> {
     let outputs = &deployed.outputs;
     Ok(Upstream::in_local_aws(
         deployed.region,
@@ -254,56 +165,63 @@ fn upstream(settings: &Settings, deployed: &Deployed) -> Result<Upstream> {
     ))
 }
 
-/// The gates of the regions, and what is told of a second one.
-struct Front {
-    gates: Gates,
+/// The gateways, and the description of the second region.
+struct OpenGateways {
+    gateways: Gateways,
     fallback: Option<Box<Stack>>,
-    loss_url: Option<String>,
+    region_control_url: Option<String>,
     server: Option<JoinHandle<()>>,
 }
 
-impl Front {
+impl OpenGateways {
     async fn open(
         settings: &Settings,
-        regions: &Regions,
+        regions: &DeployedRegions,
         credentials: &Credentials,
     ) -> Result<Self> {
         let first = &regions.first;
         let Some(second) = &regions.second else {
             let _gateway = open_gateway(settings, first).await?;
             return Ok(Self {
-                gates: Gates::One { _gateway },
+                gateways: Gateways::One { _gateway },
                 fallback: None,
-                loss_url: None,
+                region_control_url: None,
                 server: None,
             });
         };
         let regions = [
-            losable(settings, first).await?,
-            losable(settings, second).await?,
+            stoppable_region(settings, first).await?,
+            stoppable_region(settings, second).await?,
         ];
         let table = first.outputs.require("TableName")?;
         let replication = Replication::start([first.region, second.region], table).await?;
-        let regions = Arc::new(TwoRegions::new(regions, replication));
-        let server = stand_in::serve(loss::router(Arc::clone(&regions)), PORTS.loss).await?;
+        let regions = Arc::new(RegionPair::new(regions, replication));
+        let server = stand_in::serve(
+            region_outage::router(Arc::clone(&regions)),
+            PORTS.region_control,
+        )
+        .await?;
         let fallback = describe(settings, second.region, &second.outputs, credentials, false)?;
         Ok(Self {
-            gates: Gates::Two { _regions: regions },
+            gateways: Gateways::Two { _regions: regions },
             fallback: Some(Box::new(fallback)),
-            loss_url: Some(format!("http://{LOOPBACK}:{}", PORTS.loss)),
+            region_control_url: Some(format!("http://{LOOPBACK}:{}", PORTS.region_control)),
             server: Some(server),
         })
     }
 }
 
-async fn open_gateway(settings: &Settings, deployed: &Deployed) -> Result<Gateway> {
+async fn open_gateway(settings: &Settings, deployed: &DeployedRegion) -> Result<Gateway> {
     Gateway::start(upstream(settings, deployed)?, deployed.region.gateway_port).await
 }
 
-async fn losable(settings: &Settings, deployed: &Deployed) -> Result<Losable> {
+async fn stoppable_region(
+    settings: &Settings,
+    deployed: &DeployedRegion,
+) -> Result<StoppableRegion> {
     let gateway = open_gateway(settings, deployed).await?;
     let group = deployed.cloud.group();
-    Ok(Losable::new(
+    Ok(StoppableRegion::new(
         deployed.region,
         group,
         upstream(settings, deployed)?,
@@ -311,164 +229,18 @@ async fn losable(settings: &Settings, deployed: &Deployed) -> Result<Losable> {
     ))
 }
 
-/// Side by side, unless one of the tools is what compiles.
-async fn install_and_build(
+async fn install_asterisk(
     settings: &Settings,
     progress: Progress,
-    tools: &Tools,
-    template: &Template,
-) -> Result<()> {
-    let binaries = template.binaries();
-    let name = format!("compile the {} functions", binaries.len());
-    let compile = progress.step(
-        &name,
-        Some(build::log(settings)),
-        build::functions(settings, tools, &binaries),
-    );
-    if tools.are_installed() {
-        return compile.await;
-    }
-    let install = progress.step(
-        "install the tools into target/tools",
-        Some(tools.log()),
-        tools.install(),
-    );
-    if build::needs_cargo_lambda(settings) {
-        install.await?;
-        return compile.await;
-    }
-    tokio::try_join!(install, compile)?;
-    Ok(())
-}
-
-async fn obtain_asterisk(settings: &Settings, progress: Progress) -> Result<source::Source> {
-    match source::work_ahead(settings)? {
-        Some(work) => {
+) -> Result<source::AsteriskSource> {
+    match source::installation_step(settings)? {
+        Some(name) => {
             progress
-                .step(work, Some(source::log(settings)), source::obtain(settings))
+                .step(name, Some(source::log(settings)), source::install(settings))
                 .await
         }
-        None => source::obtain(settings).await,
+        None => source::install(settings).await,
     }
-}
-
-async fn deploy_application(
-    settings: &Settings,
-    progress: Progress,
-    tools: &Tools,
-    template: &Template,
-    around: &Around,
-    region: Region,
-    regions_own: Vec<(&'static str, String)>,
-) -> Result<Outputs> {
-    let path = settings.state("template.yaml");
-    std::fs::write(
-        &path,
-        template.with_builds(|binary| build::archive(settings, binary))?,
-    )?;
-    let parameters = parameters(
-        settings,
-        &template.parameters(),
-        around,
-        region,
-        regions_own,
-    );
-    let deployment = deploy::deploy(settings, tools, region, &path, &parameters);
-    let name = format!("deploy template.yaml into {}", region.name);
-    let log = deploy::log(settings, region);
-    progress.step(&name, Some(log), deployment).await
-}
-
-/// The parameters that say where a system is that may stand behind a door.
-const BEHIND_DOORS: [&str; 3] = ["AriUrl", "FcmBaseUrl", "ExotelBaseUrl"];
-
-/// Where the functions find the systems around them.
-#[derive(Debug)]
-struct Around {
-    aws: String,
-    pbx: String,
-    fcm: String,
-    exotel: String,
-    /// Whether these are the doors, which know themselves where the environment wants to have the systems.
-    doors: bool,
-}
-
-impl Around {
-    /// Themselves, or the doors in front of them that faults need. The second region's local AWS has none.
-    fn region(region: Region, faults: bool) -> Self {
-        let or_door = |system, own| if faults { faults::url(system) } else { own };
-        let stand_in = |port| format!("http://{LOOPBACK}:{port}");
-        Self {
-            aws: match region {
-                PRIMARY => or_door(System::Aws, region.endpoint()),
-                other => other.endpoint(),
-            },
-            pbx: or_door(System::Pbx, ari_urls()),
-            fcm: or_door(System::Fcm, stand_in(PORTS.fcm)),
-            exotel: or_door(System::Exotel, stand_in(PORTS.exotel)),
-            doors: faults,
-        }
-    }
-}
-
-/// What stands behind the doors: whatever the environment names, or the stack's own.
-fn upstreams(settings: &Settings) -> Upstreams {
-    let own = Around::region(PRIMARY, false);
-    Upstreams {
-        aws: own.aws,
-        pbx: settings.override_or("ARI_URL", ari_url(&PBXS[0])),
-        fcm: settings.override_or("FCM_BASE_URL", own.fcm),
-        exotel: settings.override_or("EXOTEL_BASE_URL", own.exotel),
-    }
-}
-
-/// The stack's own settings for the template, and over them whatever the environment says.
-fn parameters(
-    settings: &Settings,
-    declared: &[String],
-    around: &Around,
-    region: Region,
-    regions_own: Vec<(&'static str, String)>,
-) -> BTreeMap<String, String> {
-    let own = [
-        (
-            "Architecture",
-            if cfg!(target_arch = "aarch64") {
-                "arm64"
-            } else {
-                "x86_64"
-            }
-            .to_owned(),
-        ),
-        ("AriUrl", around.pbx.clone()),
-        ("FcmBaseUrl", around.fcm.clone()),
-        ("ExotelBaseUrl", around.exotel.clone()),
-        ("PublicHttpUrl", region.http_url()),
-        ("LocalApiGatewayUrl", apis(&around.aws)),
-        ("TokenIssuer", TOKEN_ISSUER.to_owned()),
-        ("TokenAudience", TOKEN_AUDIENCE.to_owned()),
-        // Tests do in a minute what the apps of one extension do in a month.
-        ("CallsPerMinute", "600".to_owned()),
-        ("CallsAtOnce", "100".to_owned()),
-        ("ConcurrentCallsPerExtension", "100".to_owned()),
-        ("PhoneCallsPerDay", "10000".to_owned()),
-        ("RegistrationsPerMinute", "600".to_owned()),
-        ("RegistrationsAtOnce", "100".to_owned()),
-        // The example of the origin document calls from a number that is no extension's.
-        ("CallerIdPolicy", "any".to_owned()),
-    ];
-    let mut parameters: BTreeMap<String, String> = own
-        .into_iter()
-        .chain(regions_own)
-        .filter(|(name, _)| declared.iter().any(|declared| declared == name))
-        .map(|(name, value)| (name.to_owned(), value))
-        .collect();
-    let mut changed = settings.parameters_from_environment(declared);
-    if around.doors {
-        changed.retain(|name, _| !BEHIND_DOORS.contains(&name.as_str()));
-    }
-    parameters.extend(changed);
-    parameters
 }
 
 async fn serve_stand_ins(credentials: &Credentials) -> Result<Vec<JoinHandle<()>>> {
@@ -480,9 +252,9 @@ async fn serve_stand_ins(credentials: &Credentials) -> Result<Vec<JoinHandle<()>
     ])
 }
 
-/// Says how the application finds itself. An unhealthy stack is left running: it is there to be looked at.
+/// Prints the result of the health check. An unhealthy stack keeps running, so that it can be examined.
 async fn check_health(progress: Progress, region: Region) {
-    let deadline = tokio::time::Instant::now() + HEALTHY_WITHIN;
+    let deadline = tokio::time::Instant::now() + HEALTH_TIMEOUT;
     loop {
         let answer = match reqwest::get(format!("{}/health", region.http_url())).await {
             Ok(answer) if answer.status().is_success() => {
@@ -496,7 +268,7 @@ async fn check_health(progress: Progress, region: Region) {
             Err(error) => error.to_string(),
         };
         if tokio::time::Instant::now() >= deadline {
-            return progress.say(&format!("health in {}: NOT WELL, {answer}", region.name));
+            return progress.say(&format!("health in {}: UNHEALTHY: {answer}", region.name));
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }

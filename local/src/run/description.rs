@@ -1,4 +1,4 @@
-//! The running stack described: in `stack.json` for programs, in a summary for people.
+//! Describes the running stack: in `stack.json` for programs, and as a summary for people.
 
 use std::collections::BTreeMap;
 
@@ -11,12 +11,12 @@ use crate::faults::control_url;
 use crate::gateway::WEBSOCKET_PATH;
 use crate::pbx::server::{ari_url, local_ari_url};
 use crate::settings::{
-    CROWD, ENCRYPTED_TRUNK_SOURCE, EXTENSIONS, LOOPBACK, MOBILE_NUMBERS, NUMBERS, PBXS, PORTS,
-    PbxPorts, Settings, TRUNK_SOURCE, Transport, one_of_the_crowd,
+    ENCRYPTED_TRUNK_SOURCE, EXTENSIONS, EXTRA_PHONES, LOOPBACK, MOBILE_NUMBERS, NUMBERS, PBXS,
+    PORTS, PbxPorts, Settings, TRUNK_SOURCE, Transport, extra_phone,
 };
 use crate::stack::{Ari, Aws, Faults, Headers, Operator, Pbx, Phone, Requests, Sip, Stack};
 
-/// One region of the stack, and with it all that the regions share.
+/// Describes one region, including the parts that all regions share.
 pub(super) fn describe(
     settings: &Settings,
     region: Region,
@@ -51,7 +51,7 @@ pub(super) fn describe(
         },
         sip: sip(&PBXS[0], credentials),
         pbxs: PBXS.map(|pbx| describe_pbx(&pbx, credentials)).into(),
-        phones: phones(credentials, is_named)?,
+        phones: phones(credentials, is_standard)?,
         operator: Operator {
             token: credentials.operator_token()?,
         },
@@ -65,7 +65,7 @@ pub(super) fn describe(
         },
         faults: with_faults.then(|| faults(credentials)).transpose()?,
         fallback: None,
-        loss_url: None,
+        region_control_url: None,
     })
 }
 
@@ -98,7 +98,7 @@ fn sip(pbx: &PbxPorts, credentials: &Credentials) -> Sip {
     }
 }
 
-/// Of a list with names, the first one's.
+/// The first URL of a list such as `pbx1=https://…,pbx2=https://…`.
 fn first_url(listed: &str) -> String {
     let first = listed.split(',').next().unwrap_or_default();
     let url = first.find("https://").map_or(first, |at| &first[at..]);
@@ -106,20 +106,20 @@ fn first_url(listed: &str) -> String {
 }
 
 fn faults(credentials: &Credentials) -> Result<Faults> {
-    let crowd = (0..CROWD).map(one_of_the_crowd);
+    let extra = (0..EXTRA_PHONES).map(extra_phone);
     Ok(Faults {
         control: control_url(),
-        phones: phones(credentials, |extension| !is_named(extension))?,
-        numbers: crowd
+        phones: phones(credentials, |extension| !is_standard(extension))?,
+        numbers: extra
             .map(|[extension, number, _]| (number, extension))
             .collect(),
     })
 }
 
-fn phones(credentials: &Credentials, is_meant: impl Fn(&str) -> bool) -> Result<Vec<Phone>> {
+fn phones(credentials: &Credentials, is_included: impl Fn(&str) -> bool) -> Result<Vec<Phone>> {
     let accounts = credentials.sip_accounts.iter();
     accounts
-        .filter(|account| is_meant(&account.extension))
+        .filter(|account| is_included(&account.extension))
         .map(|account| {
             Ok(Phone {
                 extension: account.extension.clone(),
@@ -133,12 +133,14 @@ fn phones(credentials: &Credentials, is_meant: impl Fn(&str) -> bool) -> Result<
         .collect()
 }
 
-/// Whether it is one of those that every stack has, and not of the crowd.
-fn is_named(extension: &str) -> bool {
-    EXTENSIONS.iter().any(|(named, _)| *named == extension)
+/// Whether this is one of the phones that every stack has, and not an extra phone.
+fn is_standard(extension: &str) -> bool {
+    EXTENSIONS
+        .iter()
+        .any(|(standard, _)| *standard == extension)
 }
 
-/// Where phones register: at the first PBX.
+/// The URI where a phone registers: at the first PBX.
 fn registrar(transport: Transport, credentials: &Credentials) -> String {
     let sip = sip(&PBXS[0], credentials);
     match transport {
@@ -149,12 +151,12 @@ fn registrar(transport: Transport, credentials: &Credentials) -> String {
 }
 
 fn mobile_number(extension: &str) -> String {
-    let owned = |(owner, number): (&str, &str)| (owner.to_owned(), number.to_owned());
-    let crowd = (0..CROWD).map(one_of_the_crowd);
+    let to_owned = |(owner, number): (&str, &str)| (owner.to_owned(), number.to_owned());
+    let extra = (0..EXTRA_PHONES).map(extra_phone);
     let mut numbers = MOBILE_NUMBERS
         .into_iter()
-        .map(owned)
-        .chain(crowd.map(|[owner, _, number]| (owner, number)));
+        .map(to_owned)
+        .chain(extra.map(|[owner, _, number]| (owner, number)));
     numbers
         .find(|(owner, _)| owner == extension)
         .map_or_else(String::new, |(_, number)| number)
@@ -172,12 +174,12 @@ pub(super) fn summary(stack: &Stack) -> String {
   HTTP API      {}      (try {}/health)
   Exotel hook   {}
   SIP           {} (the trunk calls from {}; {})
-  ARI           {} (all of it: {})
+  ARI           {} (without proxy: {})
   local AWS     {} ({})
   pushes        {}
-{}  all of it     target/local/stack.json, logs beside it
+{}  all addresses target/local/stack.json, with the logs beside it
 
-`make call` places a call from another terminal. `make down`, or Ctrl-C where `make run` runs, stops the stack.
+`make call` in another terminal places a call. `make down`, or Ctrl-C in the terminal of `make run`, stops the stack.
 ",
         stack.http_url,
         stack.http_url,
@@ -196,11 +198,11 @@ pub(super) fn summary(stack: &Stack) -> String {
 }
 
 fn second_region(stack: &Stack) -> String {
-    let (Some(fallback), Some(fault)) = (&stack.fallback, &stack.loss_url) else {
+    let (Some(fallback), Some(control)) = (&stack.fallback, &stack.region_control_url) else {
         return String::new();
     };
     format!(
-        "  fallback      {} ({}, local AWS {})\n  lose one      curl -X PUT {fault}/regions/{} -d '{{\"state\":\"refuses\"}}'\n",
+        "  fallback      {} ({}, local AWS {})\n  stop one      curl -X PUT {control}/regions/{} -d '{{\"state\":\"refusing\"}}'\n",
         fallback.http_url, fallback.aws.region, fallback.aws.endpoint, PRIMARY.name,
     )
 }

@@ -1,41 +1,42 @@
-//! Places a call on each press of Enter, in the terminal that runs the stack.
+//! Places a call each time Enter is pressed in the terminal that runs the stack.
 
 use std::io::{BufRead, IsTerminal};
 
 use nix::unistd::{getpgrp, tcgetpgrp};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
-use crate::call;
+use crate::sample_call;
 use crate::settings::Settings;
 
-const PROMPT: &str = "Press Enter to place a call here and now; Ctrl-C stops the stack.";
+const PROMPT: &str = "Press Enter to place a call. Ctrl-C stops the stack.";
 
-/// Places a call for each line of input, and prints its steps. Never returns.
+/// Places a call for each line of input. Never returns.
 pub(super) async fn place_calls(settings: &Settings) {
-    let Some(mut lines) = listen() else {
+    let Some(mut lines) = read_terminal() else {
         return std::future::pending().await;
     };
     println!("{PROMPT}");
     while lines.recv().await.is_some() {
-        if let Err(error) = call::place(settings).await {
+        if let Err(error) = sample_call::place(settings).await {
             eprintln!("the call failed: {error:#}");
         }
-        // What was typed during the call does not ask for another one.
+        // Ignore Enter presses during the call.
         while lines.try_recv().is_ok() {}
         println!("\n{PROMPT}");
     }
-    // The terminal is gone; the stack stays.
+    // The terminal is closed. The stack continues.
     std::future::pending().await
 }
 
-/// The lines typed at the terminal, if there is one and it is ours: a job in the background would be stopped for reading.
-fn listen() -> Option<UnboundedReceiver<()>> {
+/// Reads lines from the terminal. `None` without a terminal or in a background job, which the system would suspend on
+/// reading.
+fn read_terminal() -> Option<UnboundedReceiver<()>> {
     let stdin = std::io::stdin();
     if !stdin.is_terminal() || tcgetpgrp(&stdin).ok() != Some(getpgrp()) {
         return None;
     }
     let (sender, receiver) = mpsc::unbounded_channel();
-    // A plain thread, because a thread of the runtime would delay the end of the process until the next line.
+    // A plain thread, because the tokio runtime would wait for a blocked read when the process ends.
     std::thread::spawn(move || {
         for line in stdin.lock().lines() {
             if line.is_err() || sender.send(()).is_err() {

@@ -1,13 +1,15 @@
-//! Starts the whole stack, keeps it running, stops it: in the foreground (`run`), in the background (`up`,
-//! `down`), or around another command (`test-env`).
+//! Starts, runs and stops the whole stack: in the foreground (`run`), in the background (`up`, `down`), or around
+//! another command (`test-env`).
 //!
-//! `claim` says who holds the stack, `assembly` puts its parts together, `description` tells where they are,
+//! `lock` allows one stack per checkout, `assembly` starts its parts (`deployment` those in the cloud), `description` writes their addresses, and
 //! `keyboard` places calls on a key press.
 
 mod assembly;
-mod claim;
+mod deployment;
 mod description;
 mod keyboard;
+mod lock;
+mod parameters;
 
 use std::fs::File;
 use std::path::Path;
@@ -18,28 +20,28 @@ use anyhow::{Context, Result, bail};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::cloud::region::Extent;
+use crate::cloud::region::RegionCount;
 use crate::progress::{Progress, tail};
 use crate::settings::Settings;
 use crate::stack::Stack;
 use crate::tools::make_dir;
 use assembly::start;
-use claim::{claim, clear_leftovers, holder, stop_holder};
 use description::summary;
+use lock::{acquire_lock, clear_leftovers, holder, stop_holder};
 
-/// `run`, or `regions`: until Ctrl-C, or SIGTERM.
-pub async fn in_foreground(settings: &Settings, extent: Extent) -> Result<()> {
-    let claim = claim(settings).await?;
-    let outcome = hold(settings, extent).await;
-    claim.give_up(settings);
-    outcome
+/// `run` and `regions`: runs until Ctrl-C or SIGTERM.
+pub async fn in_foreground(settings: &Settings, regions: RegionCount) -> Result<()> {
+    let lock = acquire_lock(settings).await?;
+    let result = run_until_stopped(settings, regions).await;
+    lock.release(settings);
+    result
 }
 
-async fn hold(settings: &Settings, extent: Extent) -> Result<()> {
+async fn run_until_stopped(settings: &Settings, regions: RegionCount) -> Result<()> {
     let progress = Progress::start();
     let mut running = tokio::select! {
-        running = start(settings, progress, extent) => running?,
-        () = asked_to_stop() => {
+        running = start(settings, progress, regions) => running?,
+        () = stop_signal() => {
             progress.say("stopped before it was ready");
             clear_leftovers(settings).await;
             return Ok(());
@@ -47,16 +49,16 @@ async fn hold(settings: &Settings, extent: Extent) -> Result<()> {
     };
     progress.say("ready");
     print!("{}", summary(&running.description));
-    let outcome = tokio::select! {
-        () = asked_to_stop() => Ok(()),
-        error = running.part_ended() => Err(error),
+    let result = tokio::select! {
+        () = stop_signal() => Ok(()),
+        error = running.wait_for_exit() => Err(error),
         () = keyboard::place_calls(settings) => Ok(()),
     };
     running.stop(settings, progress).await;
-    outcome
+    result
 }
 
-/// `up`: in the background; comes back when the stack is ready, or says why it never will be.
+/// `up`: starts the stack in the background, and returns when it is ready or has failed.
 pub async fn up(settings: &Settings) -> Result<()> {
     if holder(settings).running().is_some() {
         println!("already running:");
@@ -64,20 +66,20 @@ pub async fn up(settings: &Settings) -> Result<()> {
         return Ok(());
     }
     make_dir(&settings.state_dir())?;
-    // What a killed stack left must not be taken for the new one's.
+    // A description that a killed stack left must not be mistaken for the new one.
     Stack::remove(&settings.state_dir());
     let log = settings.state("stack.log");
     let mut child = start_in_background(&log)?;
     tokio::select! {
-        outcome = wait_until_ready(settings, &mut child, &log) => outcome,
-        () = asked_to_stop() => {
+        result = wait_until_ready(settings, &mut child, &log) => result,
+        () = stop_signal() => {
             stop_holder(settings).await?;
             bail!("stopped before it was ready")
         }
     }
 }
 
-/// Starts `run`, with all it says in `log`.
+/// Starts `run` with its output in `log`.
 fn start_in_background(log: &Path) -> Result<Child> {
     let out = File::create(log).with_context(|| format!("could not create {}", log.display()))?;
     Command::new(std::env::current_exe()?)
@@ -85,36 +87,33 @@ fn start_in_background(log: &Path) -> Result<Child> {
         .stdin(Stdio::null())
         .stdout(out.try_clone()?)
         .stderr(out)
-        // A group of its own: the terminal's Ctrl-C is not meant for it.
+        // Its own process group, so that Ctrl-C in the terminal does not stop it.
         .process_group(0)
         .spawn()
         .context("could not start the stack in the background")
 }
 
-/// Shows the background stack's progress as if it were ours.
+/// Prints the log of the background process until it is ready.
 async fn wait_until_ready(settings: &Settings, child: &mut Child, log: &Path) -> Result<()> {
     let mut shown = 0;
     loop {
         tokio::time::sleep(Duration::from_millis(200)).await;
-        shown = show_new(log, shown);
+        shown = print_new_lines(log, shown);
         if let Some(status) = child.try_wait()? {
-            show_new(log, shown);
-            bail!(
-                "the stack did not start ({status}); all of it is in {}",
-                log.display()
-            );
+            print_new_lines(log, shown);
+            bail!("the stack did not start ({status}); see {}", log.display());
         }
         if Stack::load(&settings.state_dir()).is_ok() {
-            // The last lines come right after the description.
+            // The summary is printed right after the description is written.
             tokio::time::sleep(Duration::from_millis(200)).await;
-            show_new(log, shown);
+            print_new_lines(log, shown);
             return Ok(());
         }
     }
 }
 
-/// Prints what has been added to a log, and gives its new length in lines.
-fn show_new(log: &Path, shown: usize) -> usize {
+/// Prints the new lines of a log. Returns the number of lines.
+fn print_new_lines(log: &Path, shown: usize) -> usize {
     let lines = tail(log, usize::MAX);
     for line in &lines[shown.min(lines.len())..] {
         println!("{line}");
@@ -122,7 +121,7 @@ fn show_new(log: &Path, shown: usize) -> usize {
     lines.len()
 }
 
-/// `down`: stops whatever runs, and clears away what a killed stack left behind.
+/// `down`: stops the running stack, and the processes that a killed stack left behind.
 pub async fn down(settings: &Settings) -> Result<()> {
     let was_running = stop_holder(settings).await?;
     let leftovers = clear_leftovers(settings).await;
@@ -130,40 +129,44 @@ pub async fn down(settings: &Settings) -> Result<()> {
         (true, true) => println!("stopped"),
         (false, true) => println!("nothing was running"),
         (_, false) => println!(
-            "stopped what an earlier stack left running: {}",
+            "stopped processes of an earlier stack: {}",
             leftovers.join(", ")
         ),
     }
     Ok(())
 }
 
-/// `test-env`, or `test-regions`: a stack around one command, whose exit status is ours.
-pub async fn around(settings: &Settings, extent: Extent, command: &[String]) -> Result<i32> {
-    let claim = claim(settings).await?;
-    let outcome = run_within(settings, extent, command).await;
-    claim.give_up(settings);
-    outcome
+/// `test-env` and `test-regions`: runs a command with a stack, and returns the command's exit status.
+pub async fn run_with_stack(
+    settings: &Settings,
+    regions: RegionCount,
+    command: &[String],
+) -> Result<i32> {
+    let lock = acquire_lock(settings).await?;
+    let result = run_command(settings, regions, command).await;
+    lock.release(settings);
+    result
 }
 
-async fn run_within(settings: &Settings, extent: Extent, command: &[String]) -> Result<i32> {
+async fn run_command(settings: &Settings, regions: RegionCount, command: &[String]) -> Result<i32> {
     let (program, arguments) = command.split_first().context("no command to run")?;
     let progress = Progress::start();
-    let mut running = start(settings, progress, extent).await?;
+    let mut running = start(settings, progress, regions).await?;
     let mut child = Command::new(program)
         .args(arguments)
         .current_dir(settings.repository())
         .kill_on_drop(true)
         .spawn()?;
-    let outcome = tokio::select! {
+    let result = tokio::select! {
         status = child.wait() => Ok(status?.code().unwrap_or(1)),
-        error = running.part_ended() => Err(error),
-        () = asked_to_stop() => Err(anyhow::anyhow!("stopped")),
+        error = running.wait_for_exit() => Err(error),
+        () = stop_signal() => Err(anyhow::anyhow!("stopped")),
     };
     running.stop(settings, progress).await;
-    outcome
+    result
 }
 
-async fn asked_to_stop() {
+async fn stop_signal() {
     let (Ok(mut interrupt), Ok(mut terminate)) = (
         signal(SignalKind::interrupt()),
         signal(SignalKind::terminate()),

@@ -1,54 +1,55 @@
-//! How a stand-in is told to misbehave: the next answers of an operation, dead device tokens, delays.
+//! Controls how a stand-in fails: errors for the next requests, invalid device tokens, delays.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::routing::get;
+use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 
-/// What the next requests get, until used up or replaced.
+/// The configured failures, until they are used up or replaced.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Behaviour {
-    /// Answers to the next sends (FCM).
-    pub send: Vec<Failure>,
-    /// Answers to the next token requests (FCM).
-    pub token: Vec<Failure>,
-    /// What to say of single device tokens (FCM), for as long as it stands here.
+    /// Failures of the next sends (FCM).
+    pub send: Vec<ConfiguredFailure>,
+    /// Failures of the next token requests (FCM).
+    pub token: Vec<ConfiguredFailure>,
+    /// Errors for single device tokens (FCM).
     pub tokens: BTreeMap<String, DeviceError>,
-    /// Answers to the next connects (Exotel).
-    pub connect: Vec<Failure>,
-    /// Answers to the next requests for a call's details (Exotel).
-    pub details: Vec<Failure>,
-    /// Every answer comes this much later.
+    /// Failures of the next connects (Exotel).
+    pub connect: Vec<ConfiguredFailure>,
+    /// Failures of the next requests for call details (Exotel).
+    pub details: Vec<ConfiguredFailure>,
+    /// A delay for every answer, in milliseconds.
     pub delay_ms: u64,
 }
 
-/// An answer other than the right one, some times over.
+/// An error answer for one or more requests.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
-pub struct Failure {
-    /// HTTP status.
+pub struct ConfiguredFailure {
+    /// The HTTP status.
     pub status: u16,
-    /// For how many requests.
+    /// The number of requests that get it.
     #[serde(default = "once")]
     pub times: u32,
-    /// Seconds in a `Retry-After` header.
+    /// The `Retry-After` header in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after: Option<u64>,
-    /// The answer comes this much later: longer than a client waits, and it is lost.
+    /// A delay for this answer, in milliseconds. With a delay above the client's timeout, the answer is lost.
     #[serde(default)]
     pub after_ms: u64,
-    /// The call is placed all the same, and only the answer says otherwise (connect).
+    /// The call is placed although the answer is an error (connect only).
     #[serde(default)]
     pub placed: bool,
 }
 
-impl Failure {
-    /// Until the answer is due.
+impl ConfiguredFailure {
+    /// Waits for the delay of this failure.
     pub async fn wait(&self) {
         tokio::time::sleep(Duration::from_millis(self.after_ms)).await;
     }
@@ -58,27 +59,27 @@ fn once() -> u32 {
     1
 }
 
-/// What FCM says of a device token it will not send to.
+/// The error that FCM returns for a device token.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum DeviceError {
-    /// The app is gone from the device: 404.
+    /// 404: the app is not installed any more.
     Unregistered,
-    /// Not a registration token at all: 400.
+    /// 400: not a registration token.
     InvalidArgument,
-    /// Another project's token: 403.
+    /// 403: a token of another project.
     SenderIdMismatch,
-    /// Too many messages to this device: 429.
+    /// 429: too many messages to this device.
     QuotaExceeded,
-    /// Overloaded: 503.
+    /// 503: overloaded.
     Unavailable,
-    /// Broken: 500.
+    /// 500: an internal error.
     Internal,
-    /// The APNs certificate or key is wrong: 401.
+    /// 401: the APNs certificate or key is wrong.
     ThirdPartyAuthError,
 }
 
-/// The operations that can be made to fail.
+/// The operations that can fail.
 #[derive(Debug, Clone, Copy)]
 pub enum Operation {
     /// FCM's send.
@@ -91,17 +92,18 @@ pub enum Operation {
     Details,
 }
 
-/// The behaviour as it stands, shared between the handlers.
+/// The current behaviour, shared between the handlers.
 #[derive(Debug, Clone, Default)]
-pub struct Behaving {
+pub struct SharedBehaviour {
     current: Arc<Mutex<Behaviour>>,
 }
 
-impl Behaving {
-    /// Waits as long as told, then says how this request has to fail, if it has to. What is done before it fails has to
-    /// be done before the failure's own wait, or it would not be done for a client that has given up.
-    pub async fn before(&self, operation: Operation) -> Option<Failure> {
-        let (delay, failure) = self.next(operation);
+impl SharedBehaviour {
+    /// Waits for the configured delay, and returns the failure for this request, if any. A failure with `placed` does
+    /// not wait here: the handler places the call first and waits then, or a client that gives up would stop the
+    /// handler before the call is placed.
+    pub async fn next_failure(&self, operation: Operation) -> Option<ConfiguredFailure> {
+        let (delay, failure) = self.take_next(operation);
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
@@ -111,12 +113,12 @@ impl Behaving {
         failure
     }
 
-    /// What to say of a device token.
-    pub fn of_device(&self, token: &str) -> Option<DeviceError> {
+    /// The error for a device token.
+    pub fn device_error(&self, token: &str) -> Option<DeviceError> {
         self.with(|behaviour| behaviour.tokens.get(token).copied())
     }
 
-    fn next(&self, operation: Operation) -> (Duration, Option<Failure>) {
+    fn take_next(&self, operation: Operation) -> (Duration, Option<ConfiguredFailure>) {
         self.with(|behaviour| {
             let delay = Duration::from_millis(behaviour.delay_ms);
             let failures = match operation {
@@ -134,30 +136,34 @@ impl Behaving {
     }
 }
 
-fn take_one(failures: &mut Vec<Failure>) -> Option<Failure> {
+fn take_one(failures: &mut Vec<ConfiguredFailure>) -> Option<ConfiguredFailure> {
     failures.retain(|failure| failure.times > 0);
     let first = failures.first_mut()?;
     first.times -= 1;
     Some(first.clone())
 }
 
-/// `GET /behaviour`: what is left of it.
-pub async fn show(State(behaving): State<Behaving>) -> Json<Behaviour> {
-    Json(behaving.with(|behaviour| behaviour.clone()))
+/// The control API for the failures of a stand-in, at `/behaviour`.
+pub fn router(shared: SharedBehaviour) -> Router {
+    Router::new()
+        .route("/behaviour", get(show).put(replace).delete(reset))
+        .with_state(shared)
 }
 
-/// `PUT /behaviour`: replaces it.
-pub async fn replace(
-    State(behaving): State<Behaving>,
-    Json(wanted): Json<Behaviour>,
-) -> StatusCode {
-    behaving.with(|behaviour| *behaviour = wanted);
+/// `GET /behaviour`: the failures that are left.
+async fn show(State(shared): State<SharedBehaviour>) -> Json<Behaviour> {
+    Json(shared.with(|behaviour| behaviour.clone()))
+}
+
+/// `PUT /behaviour`: replaces the failures.
+async fn replace(State(shared): State<SharedBehaviour>, Json(new): Json<Behaviour>) -> StatusCode {
+    shared.with(|behaviour| *behaviour = new);
     StatusCode::NO_CONTENT
 }
 
-/// `DELETE /behaviour`: behaves again.
-pub async fn reset(State(behaving): State<Behaving>) -> StatusCode {
-    behaving.with(|behaviour| *behaviour = Behaviour::default());
+/// `DELETE /behaviour`: removes all failures.
+async fn reset(State(shared): State<SharedBehaviour>) -> StatusCode {
+    shared.with(|behaviour| *behaviour = Behaviour::default());
     StatusCode::NO_CONTENT
 }
 
@@ -167,23 +173,23 @@ mod tests {
 
     #[tokio::test]
     async fn failures_are_used_up_in_order() {
-        let behaving = Behaving::default();
-        let wanted = r#"{"send":[{"status":503,"times":2,"retry_after":1},{"status":429}]}"#;
+        let shared = SharedBehaviour::default();
+        let failures = r#"{"send":[{"status":503,"times":2,"retry_after":1},{"status":429}]}"#;
         replace(
-            State(behaving.clone()),
-            Json(serde_json::from_str(wanted).unwrap()),
+            State(shared.clone()),
+            Json(serde_json::from_str(failures).unwrap()),
         )
         .await;
         let mut seen = Vec::new();
-        while let Some(failure) = behaving.before(Operation::Send).await {
+        while let Some(failure) = shared.next_failure(Operation::Send).await {
             seen.push(failure.status);
         }
         assert_eq!(seen, [503, 503, 429]);
-        assert!(behaving.before(Operation::Token).await.is_none());
+        assert!(shared.next_failure(Operation::Token).await.is_none());
     }
 
     #[test]
-    fn a_misspelt_behaviour_is_refused() {
+    fn an_unknown_field_or_error_is_rejected() {
         assert!(serde_json::from_str::<Behaviour>(r#"{"sned":[]}"#).is_err());
         assert!(serde_json::from_str::<Behaviour>(r#"{"tokens":{"t":"GONE"}}"#).is_err());
     }

@@ -1,4 +1,4 @@
-//! FCM's HTTP v1 API with Google's token endpoint beside it.
+//! FCM's HTTP v1 API, and Google's token endpoint.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,68 +6,50 @@ use std::sync::Arc;
 use axum::extract::{Form, Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
-use axum::{Json, Router, middleware};
+use axum::routing::{post, put};
+use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::behaviour::{self, Behaving, DeviceError, Failure, Operation};
-use super::fcm_message::{self, Violation};
+use super::behaviour::{self, ConfiguredFailure, DeviceError, Operation, SharedBehaviour};
+use super::fcm_message::{self, FieldViolation};
 use super::google_token::TokenEndpoint;
-use super::recorder::{self, Recorder};
+use super::recorder;
 use crate::credentials::ServiceAccount;
 
 #[derive(Clone)]
-struct Fcm {
+struct FcmState {
     project: Arc<str>,
     tokens: Arc<TokenEndpoint>,
-    behaving: Behaving,
+    behaviour: SharedBehaviour,
 }
 
-/// The stand-in for one project, whose service account is known.
+/// The stand-in for one project and its service account.
 pub fn router(account: &ServiceAccount) -> anyhow::Result<Router> {
     let tokens = TokenEndpoint::new(
         &account.client_email,
         &account.token_uri,
         &account.public_key_pem,
     )?;
-    let behaving = Behaving::default();
-    let recorder = Recorder::default();
-    let fcm = Fcm {
+    let behaviour = SharedBehaviour::default();
+    let fcm = FcmState {
         project: account.project_id.as_str().into(),
         tokens: Arc::new(tokens),
-        behaving: behaving.clone(),
+        behaviour: behaviour.clone(),
     };
     let service = Router::new()
         .route("/token", post(issue_token))
         .route("/v1/projects/{project}/{operation}", post(send))
         .fallback(not_found)
-        .with_state(fcm.clone())
-        .layer(middleware::from_fn_with_state(
-            recorder.clone(),
-            recorder::record,
-        ));
-    Ok(Router::new()
-        .route("/requests", get(recorder::list).delete(recorder::clear))
-        .with_state(recorder)
-        .merge(
-            Router::new()
-                .route(
-                    "/behaviour",
-                    get(behaviour::show)
-                        .put(behaviour::replace)
-                        .delete(behaviour::reset),
-                )
-                .with_state(behaving),
-        )
-        .merge(
-            Router::new()
-                .route("/key", put(replace_key))
-                .with_state(fcm),
-        )
-        .fallback_service(service))
+        .with_state(fcm.clone());
+    let control = Router::new()
+        .route("/key", put(replace_key))
+        .with_state(fcm);
+    Ok(recorder::recorded(service)
+        .merge(control)
+        .merge(behaviour::router(behaviour)))
 }
 
 #[derive(Deserialize)]
@@ -75,8 +57,8 @@ struct NewKey {
     public_key: String,
 }
 
-/// `PUT /key`: the service account gets another key.
-async fn replace_key(State(fcm): State<Fcm>, Json(new): Json<NewKey>) -> Response {
+/// `PUT /key`: replaces the service account's key.
+async fn replace_key(State(fcm): State<FcmState>, Json(new): Json<NewKey>) -> Response {
     match fcm.tokens.replace_key(&new.public_key) {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
         Err(error) => (StatusCode::BAD_REQUEST, error.to_string()).into_response(),
@@ -85,11 +67,11 @@ async fn replace_key(State(fcm): State<Fcm>, Json(new): Json<NewKey>) -> Respons
 
 /// `POST /token`.
 async fn issue_token(
-    State(fcm): State<Fcm>,
+    State(fcm): State<FcmState>,
     Form(form): Form<BTreeMap<String, String>>,
 ) -> Response {
-    if let Some(failure) = fcm.behaving.before(Operation::Token).await {
-        let body = json!({"error": "internal_failure", "error_description": "the stand-in was told to fail"});
+    if let Some(failure) = fcm.behaviour.next_failure(Operation::Token).await {
+        let body = json!({"error": "internal_failure", "error_description": "the stand-in is configured to fail"});
         return failing(&failure, body);
     }
     match fcm.tokens.issue(&form, OffsetDateTime::now_utc()) {
@@ -97,8 +79,8 @@ async fn issue_token(
             Json(json!({"access_token": token, "expires_in": lifetime, "token_type": "Bearer"}))
                 .into_response()
         }
-        Err(refusal) => {
-            let body = json!({"error": refusal.error, "error_description": refusal.description});
+        Err(error) => {
+            let body = json!({"error": error.error, "error_description": error.description});
             (StatusCode::BAD_REQUEST, Json(body)).into_response()
         }
     }
@@ -106,7 +88,7 @@ async fn issue_token(
 
 /// `POST /v1/projects/{project}/messages:send`.
 async fn send(
-    State(fcm): State<Fcm>,
+    State(fcm): State<FcmState>,
     Path((project, operation)): Path<(String, String)>,
     headers: HeaderMap,
     body: String,
@@ -114,7 +96,7 @@ async fn send(
     if operation != "messages:send" {
         return not_found().await;
     }
-    if let Some(failure) = fcm.behaving.before(Operation::Send).await {
+    if let Some(failure) = fcm.behaviour.next_failure(Operation::Send).await {
         return failing(&failure, failure_body(failure.status));
     }
     if !bearer(&headers).is_some_and(|token| fcm.tokens.knows(token, OffsetDateTime::now_utc())) {
@@ -124,22 +106,22 @@ async fn send(
         return permission_denied(&project);
     }
     let Ok(body) = serde_json::from_str::<Value>(&body) else {
-        return violated(&Violation {
+        return field_violation(&FieldViolation {
             field: String::new(),
             description: "Invalid JSON payload received.".into(),
         });
     };
-    let accepted = match fcm_message::check(&body) {
-        Ok(accepted) => accepted,
-        Err(violation) => return violated(&violation),
+    let message = match fcm_message::check(&body) {
+        Ok(message) => message,
+        Err(violation) => return field_violation(&violation),
     };
-    if let Some(error) = accepted
+    if let Some(error) = message
         .token
-        .and_then(|token| fcm.behaving.of_device(&token))
+        .and_then(|token| fcm.behaviour.device_error(&token))
     {
         return device_error(error);
     }
-    let id = if accepted.validate_only {
+    let id = if message.validate_only {
         "fake_message_id".into()
     } else {
         message_id()
@@ -147,7 +129,7 @@ async fn send(
     Json(json!({"name": format!("projects/{project}/messages/{id}")})).into_response()
 }
 
-/// As the real ones look: `0:` and digits, `%`, hexadecimal digits.
+/// A message id in the real format: `0:`, digits, `%`, hexadecimal digits.
 fn message_id() -> String {
     let now = OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000;
     let tail: String = Uuid::new_v4()
@@ -201,7 +183,7 @@ fn permission_denied(project: &str) -> Response {
     )
 }
 
-fn violated(violation: &Violation) -> Response {
+fn field_violation(violation: &FieldViolation) -> Response {
     let details = json!([
         {"@type": "type.googleapis.com/google.rpc.BadRequest",
          "fieldViolations": [{"field": violation.field, "description": violation.description}]},
@@ -268,7 +250,7 @@ fn device_error(error: DeviceError) -> Response {
 
 fn failure_body(status: u16) -> Value {
     if status == 401 {
-        // About the access token. The 401 about the project's APNs credential is a device's error.
+        // This 401 is about the access token. A 401 about the APNs credential is a device error.
         return error_body(status, "UNAUTHENTICATED", NO_CREDENTIALS, json!([]));
     }
     let (canonical, code, message) = match status {
@@ -302,7 +284,7 @@ fn failure_body(status: u16) -> Value {
     error_body(status, canonical, message, json!([fcm_error(code)]))
 }
 
-fn failing(failure: &Failure, body: Value) -> Response {
+fn failing(failure: &ConfiguredFailure, body: Value) -> Response {
     let status = StatusCode::from_u16(failure.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = (status, Json(body)).into_response();
     if let Some(seconds) = failure.retry_after {
@@ -403,7 +385,7 @@ mod tests {
             (answer.status().as_u16(), answer.json().await.unwrap())
         }
 
-        async fn behave(&self, behaviour: Value) {
+        async fn set_behaviour(&self, behaviour: Value) {
             let answer = self
                 .http
                 .put(format!("{}/behaviour", self.base))
@@ -416,7 +398,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_message_is_sent_with_a_token_and_remembered() {
+    async fn a_message_is_sent_with_a_token_and_recorded() {
         let fcm = running().await;
         let token = fcm.token().await;
         let (status, answer) = fcm.send(&token, "device").await;
@@ -474,7 +456,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_a_token_nothing_is_sent() {
+    async fn an_unknown_access_token_is_rejected() {
         let (status, answer) = running().await.send("ya29.guessed", "device").await;
         assert_eq!(
             (status, answer["error"]["status"].as_str()),
@@ -483,10 +465,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn another_project_is_refused() {
+    async fn another_project_is_rejected() {
         let mut fcm = running().await;
         let token = fcm.token().await;
-        fcm.account.project_id = "somebody-elses".into();
+        fcm.account.project_id = "another-project".into();
         let (status, answer) = fcm.send(&token, "device").await;
         assert_eq!(
             (status, answer["error"]["status"].as_str()),
@@ -495,24 +477,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_dead_device_is_said_to_be_dead() {
+    async fn an_unregistered_device_gets_404() {
         let fcm = running().await;
-        fcm.behave(json!({"tokens": {"dead": "UNREGISTERED"}}))
+        fcm.set_behaviour(json!({"tokens": {"gone": "UNREGISTERED"}}))
             .await;
         let token = fcm.token().await;
-        let (status, answer) = fcm.send(&token, "dead").await;
+        let (status, answer) = fcm.send(&token, "gone").await;
         assert_eq!(
             (status, answer["error"]["status"].as_str()),
             (404, Some("NOT_FOUND"))
         );
         assert_eq!(answer["error"]["details"][0]["errorCode"], "UNREGISTERED");
-        assert_eq!(fcm.send(&token, "living").await.0, 200);
+        assert_eq!(fcm.send(&token, "device").await.0, 200);
     }
 
     #[tokio::test]
-    async fn it_fails_as_often_as_told() {
+    async fn configured_failures_are_used_up() {
         let fcm = running().await;
-        fcm.behave(json!({"send": [{"status": 503, "times": 2, "retry_after": 1}]}))
+        fcm.set_behaviour(json!({"send": [{"status": 503, "times": 2, "retry_after": 1}]}))
             .await;
         let token = fcm.token().await;
         let mut statuses = Vec::new();

@@ -1,22 +1,22 @@
-//! The schema of FCM's `projects.messages.send`, as its REST reference documents it.
+//! The schema of FCM's `projects.messages.send`, from its REST reference.
 
 use serde_json::{Map, Value};
 
-/// FCM's limit for `data`, keys and values together.
+/// FCM's limit for `data`: keys and values together.
 const MAX_DATA_BYTES: usize = 4_096;
-/// Four weeks, the longest a message may wait.
+/// The longest TTL: four weeks.
 const MAX_TTL_SECONDS: f64 = 2_419_200.0;
 
-/// What is wrong with a request, in the words of the real service's `fieldViolations`.
+/// An error in a request, as in the real service's `fieldViolations`.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Violation {
-    /// Path of the field.
+pub struct FieldViolation {
+    /// The path of the field.
     pub field: String,
-    /// What is wrong with it.
+    /// The error.
     pub description: String,
 }
 
-impl Violation {
+impl FieldViolation {
     fn new(field: &str, description: impl Into<String>) -> Self {
         Self {
             field: field.to_owned(),
@@ -25,154 +25,160 @@ impl Violation {
     }
 }
 
-/// A request that the real service would take.
+/// A valid request.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Accepted {
-    /// The device token, when it goes to one device.
+pub struct ValidMessage {
+    /// The device token. `None` for a topic, a condition or an installation id.
     pub token: Option<String>,
-    /// Only checked, not sent.
+    /// The request is only validated and not sent.
     pub validate_only: bool,
 }
 
-/// What a field may hold.
-enum Kind {
+/// The type of a field.
+enum FieldType {
     Text,
     Flag,
     Number,
-    /// Any JSON object.
+    /// A JSON object.
     Anything,
-    /// Names to strings.
+    /// A map of strings.
     Strings,
-    /// Names to strings, with reserved names.
+    /// A map of strings without reserved names.
     Data,
-    /// "30s".
+    /// A duration such as "30s".
     Duration,
     OneOf(&'static [&'static str]),
     List,
-    Message(&'static [(&'static str, Kind)]),
+    Message(&'static [(&'static str, FieldType)]),
 }
 
-const REQUEST: &[(&str, Kind)] = &[
-    ("validate_only", Kind::Flag),
-    ("message", Kind::Message(MESSAGE)),
+const REQUEST: &[(&str, FieldType)] = &[
+    ("validate_only", FieldType::Flag),
+    ("message", FieldType::Message(MESSAGE)),
 ];
 
-const MESSAGE: &[(&str, Kind)] = &[
-    ("name", Kind::Text),
-    ("data", Kind::Data),
-    ("notification", Kind::Message(NOTIFICATION)),
-    ("android", Kind::Message(ANDROID)),
-    ("webpush", Kind::Message(WEBPUSH)),
-    ("apns", Kind::Message(APNS)),
+const MESSAGE: &[(&str, FieldType)] = &[
+    ("name", FieldType::Text),
+    ("data", FieldType::Data),
+    ("notification", FieldType::Message(NOTIFICATION)),
+    ("android", FieldType::Message(ANDROID)),
+    ("webpush", FieldType::Message(WEBPUSH)),
+    ("apns", FieldType::Message(APNS)),
     (
         "fcm_options",
-        Kind::Message(&[("analytics_label", Kind::Text)]),
+        FieldType::Message(&[("analytics_label", FieldType::Text)]),
     ),
-    ("token", Kind::Text),
-    ("fid", Kind::Text),
-    ("topic", Kind::Text),
-    ("condition", Kind::Text),
+    ("token", FieldType::Text),
+    ("fid", FieldType::Text),
+    ("topic", FieldType::Text),
+    ("condition", FieldType::Text),
 ];
 
-const NOTIFICATION: &[(&str, Kind)] = &[
-    ("title", Kind::Text),
-    ("body", Kind::Text),
-    ("image", Kind::Text),
+const NOTIFICATION: &[(&str, FieldType)] = &[
+    ("title", FieldType::Text),
+    ("body", FieldType::Text),
+    ("image", FieldType::Text),
 ];
 
-const ANDROID: &[(&str, Kind)] = &[
-    ("collapse_key", Kind::Text),
-    ("priority", Kind::OneOf(&["NORMAL", "HIGH"])),
-    ("ttl", Kind::Duration),
-    ("restricted_package_name", Kind::Text),
-    ("data", Kind::Data),
-    ("notification", Kind::Message(ANDROID_NOTIFICATION)),
+const ANDROID: &[(&str, FieldType)] = &[
+    ("collapse_key", FieldType::Text),
+    ("priority", FieldType::OneOf(&["NORMAL", "HIGH"])),
+    ("ttl", FieldType::Duration),
+    ("restricted_package_name", FieldType::Text),
+    ("data", FieldType::Data),
+    ("notification", FieldType::Message(ANDROID_NOTIFICATION)),
     (
         "fcm_options",
-        Kind::Message(&[("analytics_label", Kind::Text)]),
+        FieldType::Message(&[("analytics_label", FieldType::Text)]),
     ),
-    ("direct_boot_ok", Kind::Flag),
-    ("bandwidth_constrained_ok", Kind::Flag),
-    ("restricted_satellite_ok", Kind::Flag),
+    ("direct_boot_ok", FieldType::Flag),
+    ("bandwidth_constrained_ok", FieldType::Flag),
+    ("restricted_satellite_ok", FieldType::Flag),
 ];
 
-const ANDROID_NOTIFICATION: &[(&str, Kind)] = &[
-    ("title", Kind::Text),
-    ("body", Kind::Text),
-    ("icon", Kind::Text),
-    ("color", Kind::Text),
-    ("sound", Kind::Text),
-    ("tag", Kind::Text),
-    ("click_action", Kind::Text),
-    ("body_loc_key", Kind::Text),
-    ("body_loc_args", Kind::List),
-    ("title_loc_key", Kind::Text),
-    ("title_loc_args", Kind::List),
-    ("channel_id", Kind::Text),
-    ("ticker", Kind::Text),
-    ("sticky", Kind::Flag),
-    ("event_time", Kind::Text),
-    ("local_only", Kind::Flag),
-    ("notification_priority", Kind::Text),
-    ("default_sound", Kind::Flag),
-    ("default_vibrate_timings", Kind::Flag),
-    ("default_light_settings", Kind::Flag),
-    ("vibrate_timings", Kind::List),
+const ANDROID_NOTIFICATION: &[(&str, FieldType)] = &[
+    ("title", FieldType::Text),
+    ("body", FieldType::Text),
+    ("icon", FieldType::Text),
+    ("color", FieldType::Text),
+    ("sound", FieldType::Text),
+    ("tag", FieldType::Text),
+    ("click_action", FieldType::Text),
+    ("body_loc_key", FieldType::Text),
+    ("body_loc_args", FieldType::List),
+    ("title_loc_key", FieldType::Text),
+    ("title_loc_args", FieldType::List),
+    ("channel_id", FieldType::Text),
+    ("ticker", FieldType::Text),
+    ("sticky", FieldType::Flag),
+    ("event_time", FieldType::Text),
+    ("local_only", FieldType::Flag),
+    ("notification_priority", FieldType::Text),
+    ("default_sound", FieldType::Flag),
+    ("default_vibrate_timings", FieldType::Flag),
+    ("default_light_settings", FieldType::Flag),
+    ("vibrate_timings", FieldType::List),
     (
         "visibility",
-        Kind::OneOf(&["VISIBILITY_UNSPECIFIED", "PRIVATE", "PUBLIC", "SECRET"]),
+        FieldType::OneOf(&["VISIBILITY_UNSPECIFIED", "PRIVATE", "PUBLIC", "SECRET"]),
     ),
-    ("notification_count", Kind::Number),
-    ("light_settings", Kind::Anything),
-    ("image", Kind::Text),
-    ("bypass_proxy_notification", Kind::Flag),
+    ("notification_count", FieldType::Number),
+    ("light_settings", FieldType::Anything),
+    ("image", FieldType::Text),
+    ("bypass_proxy_notification", FieldType::Flag),
     (
         "proxy",
-        Kind::OneOf(&["PROXY_UNSPECIFIED", "ALLOW", "DENY", "IF_PRIORITY_LOWERED"]),
+        FieldType::OneOf(&["PROXY_UNSPECIFIED", "ALLOW", "DENY", "IF_PRIORITY_LOWERED"]),
     ),
 ];
 
-const WEBPUSH: &[(&str, Kind)] = &[
-    ("headers", Kind::Strings),
-    ("data", Kind::Strings),
-    ("notification", Kind::Anything),
+const WEBPUSH: &[(&str, FieldType)] = &[
+    ("headers", FieldType::Strings),
+    ("data", FieldType::Strings),
+    ("notification", FieldType::Anything),
     (
         "fcm_options",
-        Kind::Message(&[("link", Kind::Text), ("analytics_label", Kind::Text)]),
+        FieldType::Message(&[
+            ("link", FieldType::Text),
+            ("analytics_label", FieldType::Text),
+        ]),
     ),
 ];
 
-const APNS: &[(&str, Kind)] = &[
-    ("headers", Kind::Strings),
-    ("payload", Kind::Anything),
+const APNS: &[(&str, FieldType)] = &[
+    ("headers", FieldType::Strings),
+    ("payload", FieldType::Anything),
     (
         "fcm_options",
-        Kind::Message(&[("analytics_label", Kind::Text), ("image", Kind::Text)]),
+        FieldType::Message(&[
+            ("analytics_label", FieldType::Text),
+            ("image", FieldType::Text),
+        ]),
     ),
-    ("live_activity_token", Kind::Text),
+    ("live_activity_token", FieldType::Text),
 ];
 
-/// Checks a request's body.
-pub fn check(body: &Value) -> Result<Accepted, Violation> {
-    check_kind("", &Kind::Message(REQUEST), body)?;
+/// Validates the body of a request.
+pub fn check(body: &Value) -> Result<ValidMessage, FieldViolation> {
+    check_kind("", &FieldType::Message(REQUEST), body)?;
     let message = field(body, "message").ok_or_else(|| no_recipient("message"))?;
     let token = recipient(message)?;
     check_apns(message)?;
     let validate_only = field(body, "validate_only")
         .and_then(Value::as_bool)
         .unwrap_or_default();
-    Ok(Accepted {
+    Ok(ValidMessage {
         token,
         validate_only,
     })
 }
 
-fn no_recipient(field: &str) -> Violation {
-    Violation::new(field, "Recipient of the message is not set.")
+fn no_recipient(field: &str) -> FieldViolation {
+    FieldViolation::new(field, "Recipient of the message is not set.")
 }
 
-/// The device token, or none for a topic, a condition or an installation id: exactly one of them is set.
-fn recipient(message: &Value) -> Result<Option<String>, Violation> {
+/// The device token, or `None` for a topic, a condition or an installation id. Exactly one of them must be set.
+fn recipient(message: &Value) -> Result<Option<String>, FieldViolation> {
     let targets: Vec<_> = ["token", "fid", "topic", "condition"]
         .into_iter()
         .filter_map(|name| Some((name, field(message, name)?.as_str()?)))
@@ -181,15 +187,15 @@ fn recipient(message: &Value) -> Result<Option<String>, Violation> {
         [] | [(_, "")] => Err(no_recipient("message")),
         [("token", token)] => Ok(Some(token.to_owned())),
         [_] => Ok(None),
-        _ => Err(Violation::new(
+        _ => Err(FieldViolation::new(
             "message",
             "oneof field 'target' is already set.",
         )),
     }
 }
 
-/// What the reference says of data-only messages to iOS: normal priority only.
-fn check_apns(message: &Value) -> Result<(), Violation> {
+/// A data-only message to iOS must have normal priority, according to the reference.
+fn check_apns(message: &Value) -> Result<(), FieldViolation> {
     let Some(apns) = field(message, "apns") else {
         return Ok(());
     };
@@ -197,7 +203,7 @@ fn check_apns(message: &Value) -> Result<(), Violation> {
     if let Some(expiration) = header("apns-expiration")
         && expiration.parse::<u64>().is_err()
     {
-        return Err(Violation::new(
+        return Err(FieldViolation::new(
             "message.apns.headers[apns-expiration]",
             "must be seconds since the epoch",
         ));
@@ -208,7 +214,7 @@ fn check_apns(message: &Value) -> Result<(), Violation> {
             .iter()
             .all(|name| aps[name].is_null());
     if silent && header("apns-priority").is_some_and(|priority| priority != "5") {
-        return Err(Violation::new(
+        return Err(FieldViolation::new(
             "message.apns.headers[apns-priority]",
             "a payload of data fields only allows normal priority (5)",
         ));
@@ -216,43 +222,52 @@ fn check_apns(message: &Value) -> Result<(), Violation> {
     Ok(())
 }
 
-fn check_kind(path: &str, kind: &Kind, value: &Value) -> Result<(), Violation> {
-    let wrong = |expected: &str| {
-        Err(Violation::new(
+fn check_kind(path: &str, kind: &FieldType, value: &Value) -> Result<(), FieldViolation> {
+    let wrong_type = |expected: &str| {
+        Err(FieldViolation::new(
             path,
             format!("Invalid value at '{path}' ({expected}), {value}"),
         ))
     };
     match kind {
-        Kind::Text if !value.is_string() => wrong("TYPE_STRING"),
-        Kind::Flag if !value.is_boolean() => wrong("TYPE_BOOL"),
-        Kind::Number if !value.is_number() => wrong("TYPE_INT32"),
-        Kind::Anything if !value.is_object() => wrong("type.googleapis.com/google.protobuf.Struct"),
-        Kind::List if !value.is_array() => wrong("list"),
-        Kind::OneOf(values) if !is_one_of(values, value) => wrong("enum"),
-        Kind::Duration => check_duration(path, value),
-        Kind::Strings => strings(path, value).map(|_| ()),
-        Kind::Data => check_data(path, value),
-        Kind::Message(fields) => check_message(path, fields, value),
-        Kind::Text | Kind::Flag | Kind::Number | Kind::Anything | Kind::List | Kind::OneOf(_) => {
-            Ok(())
+        FieldType::Text if !value.is_string() => wrong_type("TYPE_STRING"),
+        FieldType::Flag if !value.is_boolean() => wrong_type("TYPE_BOOL"),
+        FieldType::Number if !value.is_number() => wrong_type("TYPE_INT32"),
+        FieldType::Anything if !value.is_object() => {
+            wrong_type("type.googleapis.com/google.protobuf.Struct")
         }
+        FieldType::List if !value.is_array() => wrong_type("list"),
+        FieldType::OneOf(values) if !is_one_of(values, value) => wrong_type("enum"),
+        FieldType::Duration => check_duration(path, value),
+        FieldType::Strings => strings(path, value).map(|_| ()),
+        FieldType::Data => check_data(path, value),
+        FieldType::Message(fields) => check_message(path, fields, value),
+        FieldType::Text
+        | FieldType::Flag
+        | FieldType::Number
+        | FieldType::Anything
+        | FieldType::List
+        | FieldType::OneOf(_) => Ok(()),
     }
 }
 
-fn check_message(path: &str, fields: &[(&str, Kind)], value: &Value) -> Result<(), Violation> {
+fn check_message(
+    path: &str,
+    fields: &[(&str, FieldType)],
+    value: &Value,
+) -> Result<(), FieldViolation> {
     let Value::Object(members) = value else {
-        return Err(Violation::new(
+        return Err(FieldViolation::new(
             path,
             format!("Invalid value at '{path}' (message), {value}"),
         ));
     };
     for (name, value) in members {
-        let Some((known, kind)) = fields.iter().find(|(known, _)| is_name_of(name, known)) else {
+        let Some((known, kind)) = fields.iter().find(|(known, _)| is_name(name, known)) else {
             let description = format!(
                 "Invalid JSON payload received. Unknown name \"{name}\" at '{path}': Cannot find field."
             );
-            return Err(Violation::new(path, description));
+            return Err(FieldViolation::new(path, description));
         };
         let inner = if path.is_empty() {
             (*known).to_owned()
@@ -264,8 +279,8 @@ fn check_message(path: &str, fields: &[(&str, Kind)], value: &Value) -> Result<(
     Ok(())
 }
 
-/// JSON names may be written as in the schema or in camel case.
-fn is_name_of(written: &str, name: &str) -> bool {
+/// protobuf's JSON mapping accepts the name in the schema and its camel case form.
+fn is_name(written: &str, name: &str) -> bool {
     written == name || written == camel_case(name)
 }
 
@@ -290,18 +305,21 @@ fn is_one_of(values: &[&str], value: &Value) -> bool {
         .is_some_and(|value| values.iter().any(|known| known.eq_ignore_ascii_case(value)))
 }
 
-/// The wire form of a duration is a string: seconds, perhaps with a fraction, and "s".
-fn check_duration(path: &str, value: &Value) -> Result<(), Violation> {
+/// A duration is a string: seconds, optionally with a fraction, and "s".
+fn check_duration(path: &str, value: &Value) -> Result<(), FieldViolation> {
     let seconds = value
         .as_str()
         .and_then(|text| text.strip_suffix('s'))
         .and_then(plain_decimal);
     match seconds {
         Some(seconds) if seconds <= MAX_TTL_SECONDS => Ok(()),
-        Some(_) => Err(Violation::new(path, "Invalid TTL: longer than four weeks")),
+        Some(_) => Err(FieldViolation::new(
+            path,
+            "Invalid TTL: longer than four weeks",
+        )),
         None => {
             let expected = "type.googleapis.com/google.protobuf.Duration";
-            Err(Violation::new(
+            Err(FieldViolation::new(
                 path,
                 format!("Invalid value at '{path}' ({expected}), {value}"),
             ))
@@ -317,9 +335,9 @@ fn plain_decimal(text: &str) -> Option<f64> {
     plain.then(|| text.parse().ok()).flatten()
 }
 
-fn strings<'a>(path: &str, value: &'a Value) -> Result<&'a Map<String, Value>, Violation> {
+fn strings<'a>(path: &str, value: &'a Value) -> Result<&'a Map<String, Value>, FieldViolation> {
     let Value::Object(members) = value else {
-        return Err(Violation::new(
+        return Err(FieldViolation::new(
             path,
             format!("Invalid value at '{path}' (map), {value}"),
         ));
@@ -328,16 +346,16 @@ fn strings<'a>(path: &str, value: &'a Value) -> Result<&'a Map<String, Value>, V
         if !value.is_string() {
             let field = format!("{path}[{index}].value");
             let description = format!("Invalid value at '{field}' (TYPE_STRING), {value}");
-            return Err(Violation { field, description });
+            return Err(FieldViolation { field, description });
         }
     }
     Ok(members)
 }
 
-fn check_data(path: &str, value: &Value) -> Result<(), Violation> {
+fn check_data(path: &str, value: &Value) -> Result<(), FieldViolation> {
     let members = strings(path, value)?;
     if let Some(reserved) = members.keys().find(|name| is_reserved(name)) {
-        return Err(Violation::new(
+        return Err(FieldViolation::new(
             path,
             format!("Invalid data payload key: {reserved}"),
         ));
@@ -347,7 +365,7 @@ fn check_data(path: &str, value: &Value) -> Result<(), Violation> {
         .map(|(name, value)| name.len() + value.as_str().map_or(0, str::len))
         .sum();
     if bytes > MAX_DATA_BYTES {
-        return Err(Violation::new(
+        return Err(FieldViolation::new(
             path,
             format!("Message too big: {bytes} bytes of data, {MAX_DATA_BYTES} allowed"),
         ));
@@ -355,8 +373,8 @@ fn check_data(path: &str, value: &Value) -> Result<(), Violation> {
     Ok(())
 }
 
-/// Names the service uses itself. `collapse_key` is documented as allowed and overwritten, which no sender
-/// can want, so it is refused here.
+/// The names that the service reserves. `collapse_key` is documented as allowed but overwritten, which no sender wants,
+/// so it is refused here.
 fn is_reserved(name: &str) -> bool {
     matches!(name, "from" | "message_type" | "collapse_key")
         || name.starts_with("google")
@@ -368,7 +386,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    /// The push of an incoming call, as the contract has it.
+    /// The push for an incoming call.
     fn incoming_call() -> Value {
         json!({"message": {
             "token": "device-token",
@@ -381,15 +399,15 @@ mod tests {
         }})
     }
 
-    fn violation_with(change: impl FnOnce(&mut Value)) -> Violation {
+    fn violation_with(change: impl FnOnce(&mut Value)) -> FieldViolation {
         let mut body = incoming_call();
         change(&mut body["message"]);
-        check(&body).expect_err("the real service refuses this")
+        check(&body).expect_err("the message must be rejected")
     }
 
     #[test]
     fn an_incoming_call_is_accepted() {
-        let accepted = Accepted {
+        let accepted = ValidMessage {
             token: Some("device-token".into()),
             validate_only: false,
         };
@@ -403,7 +421,7 @@ mod tests {
         }});
         assert_eq!(
             check(&body),
-            Ok(Accepted {
+            Ok(ValidMessage {
                 token: Some("t".into()),
                 validate_only: true
             })
@@ -411,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_field_is_refused_wherever_it_stands() {
+    fn an_unknown_field_is_rejected_at_every_level() {
         let violation = violation_with(|message| message["android"]["timeToLive"] = json!("30s"));
         assert_eq!(violation.field, "message.android");
         assert!(
@@ -423,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn data_values_are_strings_only() {
+    fn data_values_must_be_strings() {
         let violation = violation_with(|message| message["data"] = json!({"expires_at": 12}));
         assert_eq!(
             violation.description,
@@ -432,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn reserved_data_keys_are_refused() {
+    fn reserved_data_keys_are_rejected() {
         for key in [
             "from",
             "message_type",
@@ -449,14 +467,14 @@ mod tests {
     }
 
     #[test]
-    fn data_over_the_limit_is_refused() {
+    fn data_over_the_limit_is_rejected() {
         let violation =
             violation_with(|message| message["data"]["padding"] = json!("x".repeat(4_096)));
         assert!(violation.description.starts_with("Message too big"));
     }
 
     #[test]
-    fn a_ttl_is_a_duration_string() {
+    fn a_ttl_must_be_a_duration_string() {
         for wrong in [
             json!(30_000),
             json!(30),
@@ -482,7 +500,7 @@ mod tests {
     }
 
     #[test]
-    fn a_priority_is_one_of_two() {
+    fn a_priority_must_be_normal_or_high() {
         assert_eq!(
             violation_with(|message| message["android"]["priority"] = json!("urgent")).field,
             "message.android.priority"
@@ -493,7 +511,7 @@ mod tests {
     }
 
     #[test]
-    fn apns_headers_are_strings() {
+    fn apns_headers_must_be_strings() {
         let violation = violation_with(|message| {
             message["apns"]["headers"]["apns-expiration"] = json!(1_790_000_030)
         });
@@ -502,7 +520,7 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_push_to_ios_has_normal_priority() {
+    fn a_silent_push_to_ios_must_have_normal_priority() {
         let violation =
             violation_with(|message| message["apns"]["headers"]["apns-priority"] = json!("10"));
         assert_eq!(violation.field, "message.apns.headers[apns-priority]");
@@ -513,7 +531,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_goes_to_exactly_one_target() {
+    fn a_message_must_have_exactly_one_target() {
         assert!(
             violation_with(|message| message["topic"] = json!("news"))
                 .description

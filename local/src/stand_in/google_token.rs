@@ -1,4 +1,4 @@
-//! Google's OAuth token endpoint for service accounts: a signed assertion in, an access token out.
+//! Google's OAuth token endpoint for service accounts: exchanges a signed assertion for an access token.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
@@ -8,19 +8,19 @@ use serde::Deserialize;
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
-/// The grant type of a service account's assertion.
+/// The grant type for a service account's assertion.
 const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
-/// The scopes that allow sending.
+/// The scopes that allow sending pushes.
 const SCOPES: [&str; 2] = [
     "https://www.googleapis.com/auth/firebase.messaging",
     "https://www.googleapis.com/auth/cloud-platform",
 ];
-/// An assertion and the token it buys live this long at most.
+/// The longest lifetime of an assertion, and the lifetime of a token.
 const LIFETIME: Duration = Duration::HOUR;
-/// Clocks may differ by this much.
+/// The allowed clock difference.
 const LEEWAY: Duration = Duration::minutes(5);
 
-/// What is checked in an assertion.
+/// The claims of an assertion that are checked here.
 #[derive(Debug, Deserialize)]
 struct Assertion {
     #[serde(default)]
@@ -29,16 +29,16 @@ struct Assertion {
     exp: i64,
 }
 
-/// A refusal, as OAuth words it.
+/// An OAuth error.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// `invalid_grant`, `invalid_scope`, …
+pub struct OauthError {
+    /// The error code, such as `invalid_grant`.
     pub error: &'static str,
-    /// Why.
+    /// The reason.
     pub description: String,
 }
 
-impl Refusal {
+impl OauthError {
     fn grant(description: impl Into<String>) -> Self {
         Self {
             error: "invalid_grant",
@@ -47,7 +47,7 @@ impl Refusal {
     }
 }
 
-/// The one service account that is known here, and the tokens it has been given.
+/// The endpoint for one service account, and the tokens that it issued.
 pub struct TokenEndpoint {
     client_email: String,
     audience: String,
@@ -56,7 +56,7 @@ pub struct TokenEndpoint {
 }
 
 impl TokenEndpoint {
-    /// Knows one service account by its public key.
+    /// Creates the endpoint for a service account with this public key.
     pub fn new(client_email: &str, audience: &str, public_key_pem: &str) -> anyhow::Result<Self> {
         Ok(Self {
             client_email: client_email.to_owned(),
@@ -66,7 +66,7 @@ impl TokenEndpoint {
         })
     }
 
-    /// The account's key is another one from now on, and no token is good that was bought with the one before.
+    /// Replaces the account's key, and revokes all issued tokens.
     pub fn replace_key(&self, public_key_pem: &str) -> anyhow::Result<()> {
         let key = DecodingKey::from_rsa_pem(public_key_pem.as_bytes())?;
         *self.key.lock().unwrap_or_else(PoisonError::into_inner) = key;
@@ -77,22 +77,22 @@ impl TokenEndpoint {
         Ok(())
     }
 
-    /// Checks the form of a token request and issues a token with its lifetime in seconds.
+    /// Checks a token request, and issues a token with its lifetime in seconds.
     pub fn issue(
         &self,
         form: &BTreeMap<String, String>,
         now: OffsetDateTime,
-    ) -> Result<(String, i64), Refusal> {
+    ) -> Result<(String, i64), OauthError> {
         match form.get("grant_type").map(String::as_str) {
             Some(GRANT_TYPE) => {}
             Some(other) => {
-                return Err(Refusal {
+                return Err(OauthError {
                     error: "unsupported_grant_type",
                     description: format!("Invalid grant_type: {other}"),
                 });
             }
             None => {
-                return Err(Refusal {
+                return Err(OauthError {
                     error: "invalid_request",
                     description: "grant_type is missing".into(),
                 });
@@ -100,18 +100,18 @@ impl TokenEndpoint {
         }
         let assertion = form
             .get("assertion")
-            .ok_or_else(|| Refusal::grant("assertion is missing"))?;
+            .ok_or_else(|| OauthError::grant("assertion is missing"))?;
         self.check(assertion, now)?;
         let token = format!("ya29.local-{}", Uuid::new_v4().simple());
         self.issued
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(token.clone(), now + LIFETIME);
-        // The real endpoint says one second less than an hour.
+        // The real endpoint returns one second less than an hour.
         Ok((token, LIFETIME.whole_seconds() - 1))
     }
 
-    /// Whether a bearer token was issued here and still lives.
+    /// Whether a token was issued here and has not expired.
     pub fn knows(&self, token: &str, now: OffsetDateTime) -> bool {
         self.issued
             .lock()
@@ -120,21 +120,21 @@ impl TokenEndpoint {
             .is_some_and(|end| *end > now)
     }
 
-    fn check(&self, assertion: &str, now: OffsetDateTime) -> Result<(), Refusal> {
+    fn check(&self, assertion: &str, now: OffsetDateTime) -> Result<(), OauthError> {
         let mut validation = Validation::new(Algorithm::RS256);
         validation.set_audience(&[&self.audience]);
         validation.set_issuer(&[&self.client_email]);
         validation.set_required_spec_claims(&["iss", "aud", "exp"]);
-        // Compared below, against the time that was handed in.
+        // The expiry is compared below with the given time.
         validation.validate_exp = false;
         let key = self.key.lock().unwrap_or_else(PoisonError::into_inner);
         let claims = decode::<Assertion>(assertion, &key, &validation)
-            .map_err(|error| Refusal::grant(format!("Invalid JWT: {error}")))?
+            .map_err(|error| OauthError::grant(format!("Invalid JWT: {error}")))?
             .claims;
         check_times(&claims, now)?;
         if !claims.scope.split(' ').any(|scope| SCOPES.contains(&scope)) {
             let description = "Invalid OAuth scope or ID token audience provided.".into();
-            return Err(Refusal {
+            return Err(OauthError {
                 error: "invalid_scope",
                 description,
             });
@@ -143,7 +143,7 @@ impl TokenEndpoint {
     }
 }
 
-fn check_times(claims: &Assertion, now: OffsetDateTime) -> Result<(), Refusal> {
+fn check_times(claims: &Assertion, now: OffsetDateTime) -> Result<(), OauthError> {
     let now = now.unix_timestamp();
     let leeway = LEEWAY.whole_seconds();
     let reasonable = claims.iat <= now + leeway
@@ -153,7 +153,7 @@ fn check_times(claims: &Assertion, now: OffsetDateTime) -> Result<(), Refusal> {
     if reasonable {
         return Ok(());
     }
-    Err(Refusal::grant(
+    Err(OauthError::grant(
         "Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe. \
          Check your iat and exp values in the JWT claim.",
     ))
@@ -195,7 +195,7 @@ mod tests {
             })
         }
 
-        fn ask_with(&self, change: impl FnOnce(&mut Value)) -> Result<(String, i64), Refusal> {
+        fn ask_with(&self, change: impl FnOnce(&mut Value)) -> Result<(String, i64), OauthError> {
             let mut claims = self.claims();
             change(&mut claims);
             let key = EncodingKey::from_rsa_pem(self.account.private_key_pem.as_bytes()).unwrap();
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_good_assertion_buys_a_token_for_an_hour() {
+    fn a_valid_assertion_gets_a_token_for_an_hour() {
         let account = account();
         let (token, lifetime) = account.ask_with(|_| {}).unwrap();
         assert_eq!(lifetime, 3_599);
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_assertion_is_refused_with_googles_words() {
+    fn an_invalid_assertion_gets_the_same_error_as_from_google() {
         let account = account();
         let now = account.now.unix_timestamp();
         let error = |change: fn(&mut Value, i64)| {
@@ -241,7 +241,7 @@ mod tests {
             "invalid_grant"
         );
         assert_eq!(
-            error(|claims, _| claims["iss"] = json!("somebody@else")),
+            error(|claims, _| claims["iss"] = json!("other@example")),
             "invalid_grant"
         );
         assert_eq!(
@@ -263,11 +263,10 @@ mod tests {
     }
 
     #[test]
-    fn another_key_is_refused() {
-        let (account, stranger) = (account(), account());
+    fn an_assertion_with_another_key_is_rejected() {
+        let (account, other) = (account(), account());
         let assertion = {
-            let key =
-                EncodingKey::from_rsa_pem(stranger.account.private_key_pem.as_bytes()).unwrap();
+            let key = EncodingKey::from_rsa_pem(other.account.private_key_pem.as_bytes()).unwrap();
             encode(&Header::new(Algorithm::RS256), &account.claims(), &key).unwrap()
         };
         let form = BTreeMap::from([
@@ -285,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_was_replaced_buys_nothing_and_what_it_bought_is_worth_nothing() {
+    fn replacing_the_key_revokes_it_and_its_tokens() {
         let (account, successor) = (account(), account());
         let (token, _) = account.ask_with(|_| {}).unwrap();
         let key = &successor.account.public_key_pem;
@@ -295,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn another_grant_type_is_refused() {
+    fn another_grant_type_is_rejected() {
         let account = account();
         let form = BTreeMap::from([("grant_type".to_owned(), "client_credentials".to_owned())]);
         assert_eq!(

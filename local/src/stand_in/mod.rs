@@ -1,6 +1,5 @@
-//! Stand-ins for the two services nobody can run at home: FCM and Exotel's API. They check each request
-//! against the documented schema, answer as the real ones do, remember what they were asked, and misbehave
-//! when told to.
+//! Stand-ins for the two external services, FCM and Exotel. They validate each request against the documented schema,
+//! answer like the real services, record the requests, and fail when a test configures it.
 
 pub mod behaviour;
 pub mod exotel;
@@ -24,7 +23,7 @@ pub async fn serve(router: Router, port: u16) -> Result<JoinHandle<()>> {
         .await
         .with_context(|| format!("could not listen on {port}"))?;
     Ok(tokio::spawn(async move {
-        // It ends when the stack does; there is nobody left to tell.
+        // Ends with the stack.
         let _ = axum::serve(listener, router).await;
     }))
 }

@@ -1,47 +1,48 @@
-//! Remembers what a stand-in was asked, newest last.
+//! Records the requests that a stand-in receives, newest last.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use axum::Json;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Query, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router, middleware};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// The oldest requests go when there are more than this.
+/// The number of requests that are kept.
 const KEPT: usize = 2_000;
-/// No request to either service is anywhere near this long.
+/// The longest body. No request to either service is near it.
 const MAX_BODY: usize = 256 * 1024;
 
-/// One request as it was received.
+/// A recorded request.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Recorded {
-    /// HTTP method.
-    pub method: String,
-    /// Path with its query.
-    pub path: String,
-    /// Headers, names in lower case.
-    pub headers: BTreeMap<String, String>,
-    /// JSON as it is, a form as an object, anything else as text.
-    pub body: Value,
-    /// When it arrived, ISO 8601 in UTC.
-    pub at: String,
+struct RecordedRequest {
+    /// The HTTP method.
+    method: String,
+    /// The path with its query.
+    path: String,
+    /// The headers, with names in lower case.
+    headers: BTreeMap<String, String>,
+    /// A JSON value for JSON, an object for a form, a string for anything else.
+    body: Value,
+    /// The time of arrival, ISO 8601 in UTC.
+    at: String,
 }
 
-/// The requests a stand-in has received.
+/// The recorded requests.
 #[derive(Debug, Clone, Default)]
-pub struct Recorder {
-    requests: Arc<Mutex<VecDeque<Recorded>>>,
+struct Recorder {
+    requests: Arc<Mutex<VecDeque<RecordedRequest>>>,
 }
 
 impl Recorder {
-    fn push(&self, request: Recorded) {
+    fn push(&self, request: RecordedRequest) {
         let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         if requests.len() == KEPT {
             requests.pop_front();
@@ -49,12 +50,12 @@ impl Recorder {
         requests.push_back(request);
     }
 
-    fn those(&self, wanted: &Wanted) -> Vec<Recorded> {
+    fn matching(&self, filter: &RequestFilter) -> Vec<RecordedRequest> {
         self.requests
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .iter()
-            .filter(|request| wanted.is(request))
+            .filter(|request| filter.matches(request))
             .cloned()
             .collect()
     }
@@ -67,13 +68,23 @@ impl Recorder {
     }
 }
 
-/// Middleware: remembers the request and hands it on.
-pub async fn record(State(recorder): State<Recorder>, request: Request, next: Next) -> Response {
+/// Records every request to `service`, and lists the recorded ones at `/requests`.
+pub fn recorded(service: Router) -> Router {
+    let recorder = Recorder::default();
+    let recording = middleware::from_fn_with_state(recorder.clone(), record);
+    Router::new()
+        .route("/requests", get(list).delete(clear))
+        .with_state(recorder)
+        .fallback_service(service.layer(recording))
+}
+
+/// Middleware that records each request and passes it on.
+async fn record(State(recorder): State<Recorder>, request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     let Ok(bytes) = to_bytes(body, MAX_BODY).await else {
         return StatusCode::PAYLOAD_TOO_LARGE.into_response();
     };
-    recorder.push(Recorded {
+    recorder.push(RecordedRequest {
         method: parts.method.to_string(),
         path: parts
             .uri
@@ -89,30 +100,30 @@ pub async fn record(State(recorder): State<Recorder>, request: Request, next: Ne
         .await
 }
 
-/// Of which requests somebody wants to know.
+/// Selects requests.
 #[derive(Debug, Default, Deserialize)]
-pub struct Wanted {
-    /// The pushes to this device token (FCM).
+struct RequestFilter {
+    /// Only pushes to this device token (FCM).
     token: Option<String>,
 }
 
-impl Wanted {
-    fn is(&self, request: &Recorded) -> bool {
+impl RequestFilter {
+    fn matches(&self, request: &RecordedRequest) -> bool {
         let token = request.body["message"]["token"].as_str();
         self.token.is_none() || self.token.as_deref() == token
     }
 }
 
 /// `GET /requests`, or `GET /requests?token=…`.
-pub async fn list(
+async fn list(
     State(recorder): State<Recorder>,
-    Query(wanted): Query<Wanted>,
-) -> Json<Vec<Recorded>> {
-    Json(recorder.those(&wanted))
+    Query(filter): Query<RequestFilter>,
+) -> Json<Vec<RecordedRequest>> {
+    Json(recorder.matching(&filter))
 }
 
 /// `DELETE /requests`.
-pub async fn clear(State(recorder): State<Recorder>) -> StatusCode {
+async fn clear(State(recorder): State<Recorder>) -> StatusCode {
     recorder.clear();
     StatusCode::NO_CONTENT
 }
@@ -145,7 +156,7 @@ fn readable_body(headers: &HeaderMap, bytes: &[u8]) -> Value {
     Value::String(String::from_utf8_lossy(bytes).into_owned())
 }
 
-/// A form's fields; a field that is repeated becomes a list.
+/// Converts a form to an object. A repeated field becomes a list.
 fn form_object(bytes: &[u8]) -> Value {
     let mut fields = Map::new();
     for (name, value) in form_urlencoded::parse(bytes) {
@@ -167,7 +178,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn a_repeated_form_field_is_a_list() {
+    fn a_repeated_form_field_becomes_a_list() {
         let form = b"To=1&StatusCallbackEvents%5B%5D=answered&StatusCallbackEvents%5B%5D=terminal";
         assert_eq!(
             form_object(form),
@@ -176,10 +187,10 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_requests_make_room() {
+    fn the_oldest_requests_are_dropped() {
         let recorder = Recorder::default();
         for index in 0..=KEPT {
-            recorder.push(Recorded {
+            recorder.push(RecordedRequest {
                 method: "GET".into(),
                 path: index.to_string(),
                 headers: BTreeMap::new(),
@@ -187,7 +198,7 @@ mod tests {
                 at: String::new(),
             });
         }
-        let kept = recorder.those(&Wanted::default());
+        let kept = recorder.matching(&RequestFilter::default());
         assert_eq!((kept.len(), kept[0].path.as_str()), (KEPT, "1"));
     }
 }

@@ -1,4 +1,4 @@
-//! Tools in pinned versions, in `target/tools`: nothing is installed globally.
+//! The pinned tools, which are installed only into `target/tools`.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -9,10 +9,10 @@ use tokio::process::Command;
 use crate::process::run_logged;
 use crate::settings::Settings;
 
-/// The pins, also what a finished installation is recognised by.
+/// The pinned versions. A copy of this file marks a finished installation.
 const REQUIREMENTS: &str = "local/tools/requirements.txt";
 
-/// A Python environment with the local AWS, the SAM CLI and cargo-lambda in it.
+/// A Python environment with the local AWS, the SAM CLI and cargo-lambda.
 #[derive(Debug, Clone)]
 pub struct Tools {
     venv: PathBuf,
@@ -21,7 +21,7 @@ pub struct Tools {
 }
 
 impl Tools {
-    /// Where they are, or will be.
+    /// The environment, which may not be installed yet.
     pub fn at(settings: &Settings) -> Self {
         Self {
             venv: settings.tools_dir().join("venv"),
@@ -30,23 +30,23 @@ impl Tools {
         }
     }
 
-    /// What is installed is what is pinned.
+    /// Whether the installed versions are the pinned ones.
     pub fn are_installed(&self) -> bool {
-        let (Ok(wanted), Ok(installed)) = (
+        let (Ok(pinned), Ok(installed)) = (
             std::fs::read(&self.requirements),
             std::fs::read(self.stamp()),
         ) else {
             return false;
         };
-        wanted == installed
+        pinned == installed
     }
 
-    /// Where the installation's output goes.
+    /// The log of the installation.
     pub fn log(&self) -> PathBuf {
         self.log.clone()
     }
 
-    /// Makes the environment anew, installs everything and remembers what was installed.
+    /// Creates the environment from scratch and installs everything.
     pub async fn install(&self) -> Result<()> {
         let venv = Command::new("python3")
             .args(["-m", "venv", "--clear"])
@@ -68,17 +68,17 @@ impl Tools {
         Ok(())
     }
 
-    /// A command of one of the tools, with all of them on its PATH.
+    /// A command that runs one of the tools, with all of them on its PATH.
     pub fn command(&self, tool: &str) -> Command {
         let mut command = Command::new(self.bin().join(tool));
         command.env("PATH", self.path());
-        forget_outer_cargo(&mut command);
+        remove_cargo_variables(&mut command);
         command
     }
 
     fn pip_install(&self) -> Command {
         let mut command = self.command("python");
-        // Everything is pinned, so there is nothing to resolve; compiling to bytecode is left to first use.
+        // All versions are pinned, so pip resolves no dependencies. Python compiles to bytecode at first use.
         command.args([
             "-m",
             "pip",
@@ -106,9 +106,9 @@ impl Tools {
     }
 }
 
-/// `cargo run` tells its child about the package it runs; a cargo that the child starts must not hear of it,
-/// or build scripts see another environment and everything is compiled again.
-pub(crate) fn forget_outer_cargo(command: &mut Command) {
+/// Removes the variables that `cargo run` sets for its child. With them, build scripts of a nested cargo would see
+/// another environment and compile everything again.
+pub(crate) fn remove_cargo_variables(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         if text.starts_with("CARGO_PKG_")
@@ -120,7 +120,7 @@ pub(crate) fn forget_outer_cargo(command: &mut Command) {
     }
 }
 
-/// The folder of a file, made if need be.
+/// Creates a directory and its parents.
 pub fn make_dir(path: &Path) -> Result<()> {
     std::fs::create_dir_all(path).with_context(|| format!("could not make {}", path.display()))
 }

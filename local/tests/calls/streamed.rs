@@ -83,14 +83,14 @@ impl Stream {
     /// It is told nothing: no answer, and nothing of any call.
     async fn is_left_alone(&mut self) {
         let heard = self.connection.next(A_WHILE).await;
-        assert!(matches!(heard, Err(Error::Silent(_))), "{heard:?}");
+        assert!(matches!(heard, Err(Error::MessageTimeout(_))), "{heard:?}");
     }
 
     /// AWS is reported to send an empty message on a route with a response, where the function returns no body.
     async fn hears_empty_messages_at_most(&mut self) {
         loop {
             match self.connection.next(A_WHILE).await {
-                Err(Error::Silent(_)) => return,
+                Err(Error::MessageTimeout(_)) => return,
                 Err(Error::NotJson(_)) => {}
                 heard => panic!("{heard:?}"),
             }
@@ -186,7 +186,7 @@ async fn the_stream_of_a_call_that_nobody_knows_disturbs_nobody() -> Result<()> 
     loop {
         match client.next(Duration::from_millis(100)).await {
             Ok(heard) => assert_ne!(heard["data"]["callSid"], sid.as_str(), "{heard}"),
-            Err(Error::Silent(_)) => return Ok(()),
+            Err(Error::MessageTimeout(_)) => return Ok(()),
             Err(error) => return Err(error.into()),
         }
     }

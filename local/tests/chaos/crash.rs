@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use ringback_local::faults::rule::{Fault, Moment, Rule, Step};
+use ringback_local::faults::rule::{Fault, KillPoint, RequestStep, Rule};
 use ringback_local::settings::Settings;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -48,7 +48,7 @@ pub(crate) fn fault_of(scenario: Scenario) -> String {
 async fn every_death_in(stage: &Arc<Stage>, scenario: Scenario) -> Result<Row> {
     let well = play(stage, scenario, &[]).await?;
     ensure!(well.problems.is_empty(), "{}: {well}", scenario.name());
-    let steps: BTreeSet<Step> = well
+    let steps: BTreeSet<RequestStep> = well
         .steps
         .into_iter()
         .filter(|step| !step.function.is_empty())
@@ -60,9 +60,9 @@ async fn every_death_in(stage: &Arc<Stage>, scenario: Scenario) -> Result<Row> {
         well.end,
         well.waited
     );
-    let deaths: Vec<(Step, Moment)> = steps
+    let deaths: Vec<(RequestStep, KillPoint)> = steps
         .into_iter()
-        .flat_map(|step| [Moment::Before, Moment::After].map(|moment| (step.clone(), moment)))
+        .flat_map(|step| [KillPoint::Before, KillPoint::After].map(|moment| (step.clone(), moment)))
         .collect();
     let wanted = deaths.len();
     let played = all(stage, scenario, deaths).await?;
@@ -81,7 +81,7 @@ async fn every_death_in(stage: &Arc<Stage>, scenario: Scenario) -> Result<Row> {
 async fn all(
     stage: &Arc<Stage>,
     scenario: Scenario,
-    deaths: Vec<(Step, Moment)>,
+    deaths: Vec<(RequestStep, KillPoint)>,
 ) -> Result<Vec<Played>> {
     let at_once = Arc::new(Semaphore::new(AT_ONCE));
     let mut playing = JoinSet::new();
@@ -98,7 +98,7 @@ async fn all(
                 }
                 played = play(&stage, scenario, &rules).await?;
             }
-            let Step {
+            let RequestStep {
                 function,
                 operation,
                 nth,
@@ -122,12 +122,12 @@ async fn all(
     Ok(all)
 }
 
-fn death(step: &Step, moment: Moment) -> Rule {
+fn death(step: &RequestStep, moment: KillPoint) -> Rule {
     Rule {
         system: step.system,
         operation: Some(step.operation.clone()),
         function: Some(step.function.clone()),
-        play: None,
+        test_call: None,
         skip: step.nth,
         times: Some(1),
         one_in: None,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
 use reqwest::Client;
-use ringback_local::faults::rule::{Line, Play, Rule, Standing, System};
+use ringback_local::faults::rule::{LinkState, Rule, RuleStatus, System, TestCall};
 
 /// Where faults are asked for.
 #[derive(Clone)]
@@ -29,7 +29,7 @@ impl Faults {
     }
 
     /// How often a rule was met.
-    pub(crate) async fn met(&self, name: &str) -> Result<Standing> {
+    pub(crate) async fn met(&self, name: &str) -> Result<RuleStatus> {
         let url = format!("{}/rules/{name}", self.url);
         let answer = self.http.get(url).send().await?.error_for_status()?;
         Ok(answer.json().await?)
@@ -41,25 +41,25 @@ impl Faults {
         Ok(())
     }
 
-    pub(crate) async fn switch(&self, system: System, line: Line) -> Result<()> {
+    pub(crate) async fn switch(&self, system: System, line: LinkState) -> Result<()> {
         let name = serde_json::to_value(system)?;
         let name = name.as_str().context("a system's name")?;
-        let url = format!("{}/lines/{name}", self.url);
+        let url = format!("{}/links/{name}", self.url);
         let answer = self.http.put(url).json(&line).send().await?;
         answer.error_for_status()?;
         Ok(())
     }
 
     pub(crate) async fn begin(&self, play: &str, marks: &BTreeSet<String>) -> Result<()> {
-        let url = format!("{}/plays/{play}", self.url);
+        let url = format!("{}/test-calls/{play}", self.url);
         let answer = self.http.put(url).json(marks).send().await?;
         answer.error_for_status()?;
         Ok(())
     }
 
     /// Ends a play: its rules are gone. Gives what it asked for.
-    pub(crate) async fn end(&self, play: &str) -> Result<Play> {
-        let url = format!("{}/plays/{play}", self.url);
+    pub(crate) async fn end(&self, play: &str) -> Result<TestCall> {
+        let url = format!("{}/test-calls/{play}", self.url);
         let answer = self.http.delete(url).send().await?.error_for_status()?;
         Ok(answer.json().await?)
     }

@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 use ringback_core::timestamp::Timestamp;
-use ringback_local::faults::rule::{Fault, Rule, Step, System};
+use ringback_local::faults::rule::{Fault, RequestStep, Rule, System};
 use ringback_local::settings::Settings;
-use ringback_sip::{Caller, IncomingCall, OutgoingCall, Stage as SipStage};
+use ringback_sip::{CallStage, Caller, IncomingCall, OutgoingCall};
 use serde_json::Value;
 use tokio::time::timeout;
 
@@ -122,7 +122,7 @@ pub(crate) struct Played {
     /// What should not be.
     pub(crate) problems: Vec<String>,
     /// What the functions asked for on its behalf.
-    pub(crate) steps: Vec<Step>,
+    pub(crate) steps: Vec<RequestStep>,
     /// How often the faults happened.
     pub(crate) hits: u32,
     /// From the first time to the last.
@@ -313,7 +313,7 @@ impl<'a> Faulty<'a> {
         let refusal = (scenario == Scenario::ExotelRefuses).then(exotel_refuses);
         for (place, rule) in rules.iter().chain(&refusal).enumerate() {
             let rule = Rule {
-                play: Some(name.clone()),
+                test_call: Some(name.clone()),
                 ..rule.clone()
             };
             stage.faults.make(&format!("{name}-{place}"), &rule).await?;
@@ -330,15 +330,15 @@ impl<'a> Faulty<'a> {
                 .faults
                 .met(&format!("{}-{place}", self.name))
                 .await?;
-            let (first, last) = standing.between.unwrap_or_default();
-            hits += standing.hits;
+            let (first, last) = standing.first_and_last_ms.unwrap_or_default();
+            hits += standing.applied;
             hit_for = hit_for.max(Duration::from_millis(u64::try_from(last - first)?));
         }
         Ok((hits, hit_for))
     }
 
     /// Ends them, and gives what the functions asked for meanwhile.
-    async fn end(self) -> Result<Vec<Step>> {
+    async fn end(self) -> Result<Vec<RequestStep>> {
         Ok(self.stage.faults.end(&self.name).await?.steps)
     }
 }
@@ -350,7 +350,7 @@ fn exotel_refuses() -> Rule {
         system: System::Exotel,
         operation: Some("Exotel connect".to_owned()),
         function: None,
-        play: None,
+        test_call: None,
         skip: 0,
         times: None,
         one_in: None,
@@ -390,23 +390,23 @@ impl Acting {
 
     /// Waits for the caller to be bridged or refused.
     pub(crate) async fn fate(&mut self, call: &OutgoingCall) -> (End, Duration) {
-        let decided = |stage: &SipStage| {
+        let decided = |stage: &CallStage| {
             matches!(
                 stage,
-                SipStage::Answered | SipStage::Rejected { .. } | SipStage::Ended { .. }
+                CallStage::Answered | CallStage::Rejected { .. } | CallStage::Ended { .. }
             )
         };
         match call.events().wait_for("an end", LOST_AFTER, decided).await {
             Ok(event) => {
                 let waited = event.at.since(call.placed());
                 let end = match event.stage {
-                    SipStage::Answered => End::Bridged,
-                    SipStage::Rejected { code: 487, .. } => End::GaveUp,
-                    SipStage::Rejected { code, .. } => {
+                    CallStage::Answered => End::Bridged,
+                    CallStage::Rejected { code: 487, .. } => End::GaveUp,
+                    CallStage::Rejected { code, .. } => {
                         self.story.sip = Some(code);
                         End::Busy
                     }
-                    SipStage::Ended { .. } | SipStage::Ringing { .. } => End::Busy,
+                    CallStage::Ended { .. } | CallStage::Ringing { .. } => End::Busy,
                 };
                 (end, waited)
             }
@@ -419,7 +419,7 @@ impl Acting {
 pub(crate) async fn phone_rings(seat: &mut Seat, call: &OutgoingCall) -> Option<IncomingCall> {
     let events = call.events();
     let over = events.wait_for("an end", LOST_AFTER, |stage| {
-        !matches!(stage, SipStage::Ringing { .. })
+        !matches!(stage, CallStage::Ringing { .. })
     });
     tokio::select! {
         leg = seat.phone.next_call(LOST_AFTER) => leg.ok(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use aws_sdk_sqs::Client;
-use ringback_local::faults::rule::{Fault, Moment, Rule, System};
+use ringback_local::faults::rule::{Fault, KillPoint, Rule, System};
 use ringback_local::settings::STACK_NAME;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
@@ -65,11 +65,11 @@ async fn a_change_that_nobody_can_be_told_of_is_given_up_and_found_among_the_dea
         operation: Some("connections POST".to_owned()),
         function: Some("broadcast".to_owned()),
         // Of no play: it outlives the one whose change is never told.
-        play: None,
+        test_call: None,
         skip: 0,
         times: None,
         one_in: None,
-        fault: Fault::Kill(Moment::Before),
+        fault: Fault::Kill(KillPoint::Before),
     };
     stage.faults.make(POISON, &deadly).await?;
     let began = Instant::now();

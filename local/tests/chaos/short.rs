@@ -2,7 +2,7 @@
 //! one fault or two of each system.
 
 use anyhow::{Result, ensure};
-use ringback_local::faults::rule::{Fault, Moment, Rule, System};
+use ringback_local::faults::rule::{Fault, KillPoint, Rule, System};
 
 use crate::crash::AFTER_A_DEATH;
 use crate::outcomes::table;
@@ -47,14 +47,14 @@ async fn calls_end_as_promised_while_one_thing_fails() -> Result<()> {
 }
 
 fn deaths() -> Vec<Case> {
-    use Moment::{After, Before};
+    use KillPoint::{After, Before};
     use Scenario::{Answered, CallerGivesUp, OneOfTwoAccepts, Outbound};
     let dies = |fault, scenario, moment, (system, function, operation): (System, &str, &str)| {
         let rule = Rule {
             system,
             operation: Some(operation.to_owned()),
             function: Some(function.to_owned()),
-            play: None,
+            test_call: None,
             skip: 0,
             times: Some(1),
             one_in: None,

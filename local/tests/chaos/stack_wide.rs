@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
-use ringback_local::faults::rule::{Fault, Line, Rule, System};
+use ringback_local::faults::rule::{Fault, LinkState, Rule, System};
 use ringback_local::settings::Settings;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -55,7 +55,7 @@ struct Wide {
 }
 
 enum What {
-    Line(System, Line),
+    Line(System, LinkState),
     PbxStops,
     NoAccess,
 }
@@ -77,7 +77,7 @@ fn all() -> Vec<Wide> {
             AWS_AWAY,
             Answered,
             System::Aws,
-            Line::Refused,
+            LinkState::Refused,
             Some(3),
             End::Bridged,
             ring + 6,
@@ -86,7 +86,7 @@ fn all() -> Vec<Wide> {
             ARI_AWAY,
             Answered,
             System::Pbx,
-            Line::Refused,
+            LinkState::Refused,
             Some(4),
             End::Bridged,
             ring + 6,
@@ -95,7 +95,7 @@ fn all() -> Vec<Wide> {
             ARI_SILENT,
             Answered,
             System::Pbx,
-            Line::Silent,
+            LinkState::Silent,
             Some(4),
             End::Bridged,
             ring + 6,
@@ -104,7 +104,7 @@ fn all() -> Vec<Wide> {
             ARI_AWAY_FOR_GOOD,
             NobodyAnswers,
             System::Pbx,
-            Line::Refused,
+            LinkState::Refused,
             None,
             End::Busy,
             own_limit_of_the_pbx,
@@ -113,7 +113,7 @@ fn all() -> Vec<Wide> {
             EXPIRED,
             NobodyAnswers,
             System::Pbx,
-            Line::Expired,
+            LinkState::Expired,
             None,
             End::Busy,
             own_limit_of_the_pbx,
@@ -130,7 +130,7 @@ fn all() -> Vec<Wide> {
             FCM_AWAY,
             Answered,
             System::Fcm,
-            Line::Refused,
+            LinkState::Refused,
             None,
             End::Busy,
             6,
@@ -139,7 +139,7 @@ fn all() -> Vec<Wide> {
             EXOTEL_AWAY,
             Outbound,
             System::Exotel,
-            Line::Refused,
+            LinkState::Refused,
             None,
             End::Busy,
             8,
@@ -228,7 +228,7 @@ impl Wide {
 
     async fn is_over(&self, stage: &Stage) -> Result<()> {
         match self.what {
-            What::Line(system, _) => stage.faults.switch(system, Line::Open).await,
+            What::Line(system, _) => stage.faults.switch(system, LinkState::Open).await,
             What::PbxStops => pbx::signal(Signal::SIGCONT),
             What::NoAccess => {
                 for (name, ..) in NO_ACCESS_RULES {
@@ -251,7 +251,7 @@ fn fcm_answers(operation: &str, status: u16) -> Rule {
         system: System::Fcm,
         operation: Some(operation.to_owned()),
         function: None,
-        play: None,
+        test_call: None,
         skip: 0,
         times: None,
         one_in: None,

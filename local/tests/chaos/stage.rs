@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use ringback_client::Client;
-use ringback_local::faults::rule::{Line, System};
+use ringback_local::faults::rule::{LinkState, System};
 use ringback_sip::Trunk;
 use serde_json::Value;
 use tokio::sync::Mutex as AsyncMutex;
@@ -51,7 +51,7 @@ impl Stage {
         let faults = Faults::at(&described.control);
         // A test that was ended in the middle may have left one cut.
         for system in System::ALL {
-            faults.switch(system, Line::Open).await?;
+            faults.switch(system, LinkState::Open).await?;
         }
         let trunk = Trunk::bind(&format!("{}:0", stack.sip.trunk_source)).await?;
         let heard = Heard::by_operator(&stack.ws_url, &stack.operator.token).await?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use ringback_local::faults::rule::{Fault, Moment, Rule, System};
+use ringback_local::faults::rule::{Fault, KillPoint, Rule, System};
 use ringback_local::settings::Settings;
 use serde_json::json;
 use tokio::sync::Semaphore;
@@ -346,7 +346,12 @@ fn of_the_timers() -> Vec<Case> {
             NobodyAnswers,
             [from(
                 "call-timeout",
-                rule(System::Pbx, "DELETE", Some(1), Fault::Kill(Moment::Before)),
+                rule(
+                    System::Pbx,
+                    "DELETE",
+                    Some(1),
+                    Fault::Kill(KillPoint::Before),
+                ),
             )],
             End::Busy,
             // Each of the calls has a death of its own, which hits the timers of all of them when they come in one batch; then
@@ -377,7 +382,7 @@ fn rule(system: System, operation: &str, times: Option<u32>, fault: Fault) -> Ru
         system,
         operation: Some(operation.to_owned()),
         function: None,
-        play: None,
+        test_call: None,
         skip: 0,
         times,
         one_in: None,

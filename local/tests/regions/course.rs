@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use ringback_local::loss::Condition;
+use ringback_local::region_outage::RegionState;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
@@ -30,7 +30,7 @@ impl Course {
         primary: &Scene,
         fallback: &Scene,
         loss: &Loss,
-        condition: Condition,
+        condition: RegionState,
     ) -> Result<()> {
         let switching = Switching::on(&primary.stack).await?;
         let _staff = switching.staff().await?;
@@ -58,7 +58,7 @@ impl Course {
             loss.primary_is(condition).await?;
             let lost_at = Instant::now();
             sleep_until(back_at).await;
-            loss.primary_is(Condition::Well).await?;
+            loss.primary_is(RegionState::Up).await?;
             Ok::<_, anyhow::Error>((lost_at, Instant::now()))
         };
         let (calls, losing) = tokio::join!(calling, losing);

@@ -35,7 +35,7 @@ use anyhow::{Context, Result, ensure};
 use both::{client, ends_alike, hears, item, ring, two_regions};
 use course::Course;
 use reqwest::StatusCode;
-use ringback_local::loss::Condition;
+use ringback_local::region_outage::RegionState;
 use ringback_local::settings::Settings;
 use ringback_sip::Caller;
 use scene::{CALLER, SOON};
@@ -107,7 +107,7 @@ async fn a_call_that_nobody_answers_ends_in_time_when_its_region_is_lost() -> Re
     let caller = primary.dial_as("1001", named, None).await?;
     let id = app.woken().await?;
     loss.everything_has_come(SOON).await?;
-    loss.primary_is(Condition::Refuses).await?;
+    loss.primary_is(RegionState::Refusing).await?;
     let (code, _) = caller.rejected(ring() + 2 * SOON).await?;
     let now = clock::now();
     ensure!(code == 486, "the caller heard {code}");
@@ -119,7 +119,7 @@ async fn a_call_that_nobody_answers_ends_in_time_when_its_region_is_lost() -> Re
     ensure!(late <= BUSY_WITHIN + AFTER_THE_OTHER, "{late:?} late");
     app.in_region(&fallback).sees(&id, "timed_out").await?;
     app.push("call_cancelled").await?;
-    loss.primary_is(Condition::Well).await?;
+    loss.primary_is(RegionState::Up).await?;
     ends_alike(&primary, &fallback, &id, "timed_out").await?;
     Ok(())
 }
@@ -166,15 +166,15 @@ async fn no_call_is_lost_when_the_primary_is() -> Result<()> {
         after: seconds("REGION_WELL_SECONDS", 8)?,
         lag: seconds("REPLICATION_LAG_SECONDS", LAG.as_secs())?,
     };
-    let conditions: &[Condition] = if settings.variable("REGION_LOST_BOTH_WAYS").is_some() {
-        &[Condition::Refuses, Condition::Silent]
+    let conditions: &[RegionState] = if settings.variable("REGION_LOST_BOTH_WAYS").is_some() {
+        &[RegionState::Refusing, RegionState::Silent]
     } else {
-        &[Condition::Silent]
+        &[RegionState::Silent]
     };
     for condition in conditions {
         let (primary, fallback, loss) = two_regions().await?;
         let report = course.run(&primary, &fallback, &loss, *condition).await;
-        loss.primary_is(Condition::Well).await?;
+        loss.primary_is(RegionState::Up).await?;
         report?;
     }
     Ok(())

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use ringback_local::loss::Condition;
+use ringback_local::region_outage::RegionState;
 use tokio::time::Instant;
 
 use crate::outcomes::{REGION_LOST, Row, millis};
@@ -16,7 +16,7 @@ const BUSY_HERE: u16 = 486;
 
 /// The figures of one course.
 pub(crate) struct Report {
-    condition: Condition,
+    condition: RegionState,
     lag: Duration,
     calls: usize,
     in_flight: usize,
@@ -33,7 +33,7 @@ pub(crate) struct Report {
 impl Report {
     pub(crate) fn of(
         outcomes: &[Outcome],
-        condition: Condition,
+        condition: RegionState,
         lag: Duration,
         lost_at: Instant,
         back_at: Instant,
@@ -135,8 +135,8 @@ impl Report {
         let taken = outcomes.iter().any(|one| one.accepted.is_some());
         let [refuses, silent] = REGION_LOST;
         let fault = match self.condition {
-            Condition::Silent => silent,
-            Condition::Refuses | Condition::Well => refuses,
+            RegionState::Silent => silent,
+            RegionState::Refusing | RegionState::Up => refuses,
         };
         Row {
             fault: fault.to_owned(),

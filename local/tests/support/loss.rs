@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use reqwest::Client;
-use ringback_local::loss::Condition;
+use ringback_local::region_outage::RegionState;
 use ringback_local::stack::Stack;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
@@ -19,18 +19,18 @@ pub(crate) struct Loss {
 impl Loss {
     /// With both regions well, and as little lag as there can be.
     pub(crate) async fn none(stack: &Stack) -> Result<Self> {
-        let url = stack.loss_url.clone();
+        let url = stack.region_control_url.clone();
         let loss = Self {
             http: Client::new(),
             url: url.context("the stack has one region: `make regions` has two")?,
             primary: stack.aws.region.clone(),
         };
-        loss.primary_is(Condition::Well).await?;
+        loss.primary_is(RegionState::Up).await?;
         loss.lag(Duration::ZERO).await?;
         Ok(loss)
     }
 
-    pub(crate) async fn primary_is(&self, condition: Condition) -> Result<()> {
+    pub(crate) async fn primary_is(&self, condition: RegionState) -> Result<()> {
         let path = format!("regions/{}", self.primary);
         self.put(&path, json!({ "state": condition })).await
     }
@@ -61,7 +61,7 @@ impl Loss {
         loop {
             let told: Value = self.http.get(&self.url).send().await?.json().await?;
             let link = &told["replication"];
-            if link["on_the_way"] == 0 && link["lost"] == false {
+            if link["pending"] == 0 && link["region_down"] == false {
                 return Ok(());
             }
             if Instant::now() > patience {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use reqwest::{Client, StatusCode};
 use ringback_local::stack::Stack;
-use ringback_sip::{Caller, OutgoingCall, Phone, Stage, Trunk};
+use ringback_sip::{CallStage, Caller, OutgoingCall, Phone, Trunk};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -213,7 +213,8 @@ impl Switching {
             .trunk
             .call(pbx, did, Caller::number(caller), Some(sid))
             .await?;
-        let is_it = |stage: &Stage| matches!(stage, Stage::Answered | Stage::Rejected { .. });
+        let is_it =
+            |stage: &CallStage| matches!(stage, CallStage::Answered | CallStage::Rejected { .. });
         let events = call.events();
         let in_time = plan.rings_for..=plan.rings_for + plan.grace;
         // Who hears busy much later is lost, too, but is told from who hears nothing.
@@ -224,9 +225,9 @@ impl Switching {
         };
         let waited = event.at.since(call.placed());
         Ok(match event.stage {
-            Stage::Answered if waited <= *in_time.end() => (End::Bridged, Some(call)),
-            Stage::Rejected { code: 486, .. } if in_time.contains(&waited) => (End::Busy, None),
-            Stage::Rejected { code: 486, .. } => {
+            CallStage::Answered if waited <= *in_time.end() => (End::Bridged, Some(call)),
+            CallStage::Rejected { code: 486, .. } if in_time.contains(&waited) => (End::Busy, None),
+            CallStage::Rejected { code: 486, .. } => {
                 (End::Lost(format!("busy after {waited:.1?}")), None)
             }
             other => (End::Lost(format!("{other:?}")), None),

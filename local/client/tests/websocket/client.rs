@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::server::{Peer, SOON, Server};
 
-const A_MOMENT: Duration = Duration::from_millis(50);
+const SHORT_WAIT: Duration = Duration::from_millis(50);
 
 async fn connected() -> Result<(Server, Client, Peer)> {
     let server = Server::start().await?;
@@ -19,39 +19,42 @@ async fn connected() -> Result<(Server, Client, Peer)> {
 async fn a_client_sends_receives_and_closes() -> Result<()> {
     let (_server, mut client, mut peer) = connected().await?;
     client.send(json!({"type": "ping"})).await?;
-    assert_eq!(peer.hears().await?, json!({"type": "ping"}));
-    peer.says(&json!({"type": "pong"})).await?;
+    assert_eq!(peer.receive().await?, json!({"type": "ping"}));
+    peer.send(&json!({"type": "pong"})).await?;
     assert_eq!(client.next(SOON).await?, json!({"type": "pong"}));
-    let (late, closed) = tokio::join!(client.close(), peer.sees_it_closed());
+    let (remaining, closed) = tokio::join!(client.close(), peer.expect_close());
     closed?;
-    assert_eq!(late, Vec::<serde_json::Value>::new());
+    assert_eq!(remaining, Vec::<serde_json::Value>::new());
     Ok(())
 }
 
 #[tokio::test]
-async fn what_is_on_its_way_when_the_client_closes_is_not_lost() -> Result<()> {
+async fn messages_that_arrive_during_the_close_are_not_lost() -> Result<()> {
     let (_server, client, mut peer) = connected().await?;
-    peer.says(&json!({"n": 1})).await?;
-    peer.says(&json!({"n": 2})).await?;
-    let (late, closed) = tokio::join!(client.close(), peer.sees_it_closed());
+    peer.send(&json!({"n": 1})).await?;
+    peer.send(&json!({"n": 2})).await?;
+    let (remaining, closed) = tokio::join!(client.close(), peer.expect_close());
     closed?;
-    assert_eq!(late, [json!({"n": 1}), json!({"n": 2})]);
+    assert_eq!(remaining, [json!({"n": 1}), json!({"n": 2})]);
     Ok(())
 }
 
 #[tokio::test]
-async fn silence_and_nonsense_leave_the_connection_as_it_is() -> Result<()> {
+async fn a_timeout_or_malformed_json_does_not_close_the_connection() -> Result<()> {
     let (_server, mut client, mut peer) = connected().await?;
-    assert!(matches!(client.next(A_MOMENT).await, Err(Error::Silent(_))));
-    peer.says_text("hello").await?;
+    assert!(matches!(
+        client.next(SHORT_WAIT).await,
+        Err(Error::MessageTimeout(_))
+    ));
+    peer.send_text("hello").await?;
     assert!(matches!(client.next(SOON).await, Err(Error::NotJson(text)) if text == "hello"));
-    peer.says(&json!({"type": "pong"})).await?;
+    peer.send(&json!({"type": "pong"})).await?;
     assert_eq!(client.next(SOON).await?, json!({"type": "pong"}));
     Ok(())
 }
 
 #[tokio::test]
-async fn a_client_does_not_connect_again() -> Result<()> {
+async fn a_client_does_not_reconnect() -> Result<()> {
     let (server, mut client, peer) = connected().await?;
     drop(peer);
     let gone = client.next(SOON).await;
@@ -59,12 +62,12 @@ async fn a_client_does_not_connect_again() -> Result<()> {
         matches!(gone, Err(Error::Closed { .. } | Error::Broken(_))),
         "{gone:?}"
     );
-    assert!(!server.is_called().await);
+    assert!(!server.has_new_client().await);
     Ok(())
 }
 
 #[tokio::test]
-async fn the_token_arrives_where_it_was_put() -> Result<()> {
+async fn the_token_is_sent_in_the_query_or_the_header() -> Result<()> {
     let (_server, _client, peer) = connected().await?;
     assert_eq!(peer.query.as_deref(), Some("token=abc"));
     assert_eq!(peer.authorization, None);
@@ -79,7 +82,7 @@ async fn the_token_arrives_where_it_was_put() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_refusal_says_why() -> Result<()> {
+async fn a_refused_connection_gives_status_and_body() -> Result<()> {
     let server = Server::start().await?;
     let url = server.url()?;
     let (client, refused) = tokio::join!(Client::connect(&url, "abc"), server.refuse(401, "who?"));

@@ -17,12 +17,12 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::server::{Peer, SOON, Server};
 
-const TOKEN: &str = "a-token-that-nobody-is-to-see";
+const TOKEN: &str = "a-secret-token";
 
-/// The command, as somebody runs it.
+/// The running command, with its standard input and output.
 struct Running {
     child: Child,
-    printed: Lines<BufReader<ChildStdout>>,
+    stdout: Lines<BufReader<ChildStdout>>,
 }
 
 impl Running {
@@ -37,25 +37,25 @@ impl Running {
             command.env("SSL_CERT_FILE", authority);
         }
         let mut child = command.spawn()?;
-        let printed = BufReader::new(child.stdout.take().context("no output")?).lines();
+        let stdout = BufReader::new(child.stdout.take().context("no output")?).lines();
         let peer = server.accept().await?;
-        let mut running = Self { child, printed };
-        running.prints("-- connected").await?;
+        let mut running = Self { child, stdout };
+        running.printed("-- connected").await?;
         Ok((running, peer))
     }
 
-    async fn types(&mut self, line: &str) -> Result<()> {
+    async fn type_line(&mut self, line: &str) -> Result<()> {
         let stdin = self.child.stdin.as_mut().context("no input")?;
         Ok(stdin.write_all(format!("{line}\n").as_bytes()).await?)
     }
 
-    /// Reads on until a line says this.
-    async fn prints(&mut self, words: &str) -> Result<String> {
+    /// Reads lines until one contains these words.
+    async fn printed(&mut self, words: &str) -> Result<String> {
         loop {
-            let line = timeout(SOON, self.printed.next_line())
+            let line = timeout(SOON, self.stdout.next_line())
                 .await
-                .context("nothing printed")??;
-            let line = line.with_context(|| format!("ended without {words:?}"))?;
+                .context("no output")??;
+            let line = line.with_context(|| format!("the output ended before {words:?}"))?;
             ensure!(!line.contains(TOKEN), "the token is printed: {line}");
             if line.contains(words) {
                 return Ok(line);
@@ -63,26 +63,26 @@ impl Running {
         }
     }
 
-    /// The command and the connection end as they should.
-    async fn ends(mut self, peer: Peer) -> Result<()> {
-        peer.sees_it_closed().await?;
+    /// Checks that the connection is closed with a close frame and that the command exits with 0.
+    async fn exits(mut self, peer: Peer) -> Result<()> {
+        peer.expect_close().await?;
         let status = timeout(SOON, self.child.wait())
             .await
-            .context("it goes on")??;
+            .context("the command did not exit")??;
         ensure!(status.success(), "{status}");
         Ok(())
     }
 }
 
 #[tokio::test]
-async fn what_is_typed_is_sent_and_what_arrives_is_printed_with_its_time() -> Result<()> {
+async fn sent_and_received_messages_are_printed_with_the_time() -> Result<()> {
     let server = Server::start().await?;
     let (mut running, mut peer) = Running::start(&server, None).await?;
-    running.types("ping").await?;
-    assert_eq!(peer.hears().await?, json!({"type": "ping"}));
-    peer.says(&json!({"type": "pong"})).await?;
-    running.prints(r#"-> {"type":"ping"}"#).await?;
-    let line = running.prints(r#"<- {"type":"pong"}"#).await?;
+    running.type_line("ping").await?;
+    assert_eq!(peer.receive().await?, json!({"type": "ping"}));
+    peer.send(&json!({"type": "pong"})).await?;
+    running.printed(r#"-> {"type":"ping"}"#).await?;
+    let line = running.printed(r#"<- {"type":"pong"}"#).await?;
     let columns: Vec<&str> = line.split_whitespace().collect();
     assert!(
         columns[0].ends_with('Z') && columns[0].len() == "2024-03-14T12:00:00.000Z".len(),
@@ -96,50 +96,48 @@ async fn what_is_typed_is_sent_and_what_arrives_is_printed_with_its_time() -> Re
 }
 
 #[tokio::test]
-async fn the_end_of_input_ends_it() -> Result<()> {
+async fn the_command_exits_at_the_end_of_the_input() -> Result<()> {
     let server = Server::start().await?;
     let (mut running, peer) = Running::start(&server, None).await?;
     drop(running.child.stdin.take());
-    running.ends(peer).await
+    running.exits(peer).await
 }
 
 #[tokio::test]
-async fn ctrl_c_ends_it() -> Result<()> {
+async fn the_command_exits_on_ctrl_c() -> Result<()> {
     let server = Server::start().await?;
     let (running, peer) = Running::start(&server, None).await?;
-    let pid = running.child.id().context("it has ended already")?;
+    let pid = running.child.id().context("the command has exited")?;
     kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGINT)?;
-    running.ends(peer).await
+    running.exits(peer).await
 }
 
 #[tokio::test]
-async fn it_reconnects_by_itself() -> Result<()> {
+async fn a_lost_connection_is_an_error() -> Result<()> {
     let server = Server::start().await?;
     let (mut running, peer) = Running::start(&server, None).await?;
     drop(peer);
-    running.prints("-- connection lost").await?;
-    let mut peer = server.accept().await?;
-    running.prints("-- connected").await?;
-    running.types("ping").await?;
-    assert_eq!(peer.hears().await?, json!({"type": "ping"}));
+    let status = timeout(SOON, running.child.wait()).await??;
+    ensure!(!status.success(), "{status}");
+    assert!(!server.has_new_client().await);
     Ok(())
 }
 
 #[tokio::test]
-async fn over_tls_only_a_server_with_a_trusted_certificate_is_talked_to() -> Result<()> {
-    let (tls, authority) = certified()?;
+async fn an_untrusted_certificate_is_refused() -> Result<()> {
+    let (tls, authority) = tls_with_authority()?;
     let file = std::env::temp_dir().join(format!("ringback-client-{}.pem", std::process::id()));
     std::fs::write(&file, authority)?;
     let server = Server::start_with_tls(tls).await?;
     let (mut running, mut peer) = Running::start(&server, Some(&file)).await?;
-    running.types("ping").await?;
-    assert_eq!(peer.hears().await?, json!({"type": "ping"}));
+    running.type_line("ping").await?;
+    assert_eq!(peer.receive().await?, json!({"type": "ping"}));
     assert!(Running::start(&server, None).await.is_err());
     Ok(std::fs::remove_file(file)?)
 }
 
-/// A server's end of TLS, and the authority that vouches for it.
-fn certified() -> Result<(TlsAcceptor, String)> {
+/// A TLS acceptor, and the certificate authority (PEM) that signed its certificate.
+fn tls_with_authority() -> Result<(TlsAcceptor, String)> {
     let ca_key = KeyPair::generate()?;
     let mut ca = CertificateParams::default();
     ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));

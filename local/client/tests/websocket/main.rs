@@ -1,6 +1,5 @@
-//! The client against a WebSocket server that does what the test says: it answers, drops, refuses, falls silent.
+//! The client against a WebSocket server that each test controls: it answers, drops, refuses, or stays silent.
 
 mod client;
 mod command;
 mod server;
-mod session;

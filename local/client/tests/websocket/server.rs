@@ -1,4 +1,4 @@
-//! The server, played by the test one connection at a time.
+//! The WebSocket server, which handles one connection at a time.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tokio_tungstenite::{WebSocketStream, accept_hdr_async};
 
-/// Longer than anything takes here, on a loaded machine too.
+/// A timeout that no step reaches, also on a loaded machine.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
 
 pub(crate) struct Server {
@@ -21,7 +21,7 @@ pub(crate) struct Server {
     tls: Option<TlsAcceptor>,
 }
 
-/// The server's end of a connection. Dropping it is a connection that breaks.
+/// The server side of a connection. Dropping it breaks the connection without a close frame.
 pub(crate) struct Peer {
     stream: WebSocketStream<Box<dyn Io>>,
     pub(crate) query: Option<String>,
@@ -56,34 +56,28 @@ impl Server {
         ))
     }
 
-    /// Lets the next client in.
+    /// Accepts the next connection.
     pub(crate) async fn accept(&self) -> Result<Peer> {
         timeout(SOON, self.handshake())
             .await
-            .context("nobody connected")?
+            .context("no client connected")?
     }
 
-    /// Answers the next client with a status code of HTTP's.
+    /// Answers the next handshake with an HTTP status code.
     pub(crate) async fn refuse(&self, status: u16, body: &str) -> Result<()> {
         let (mut stream, _) = timeout(SOON, self.listener.accept())
             .await
-            .context("nobody connected")??;
+            .context("no client connected")??;
         let length = body.len();
         let answer = format!("HTTP/1.1 {status} No\r\ncontent-length: {length}\r\n\r\n{body}");
         stream.write_all(answer.as_bytes()).await?;
-        // A client that is still sending its request would find the connection reset, and no answer.
+        // Reads the whole request first. Otherwise the client gets a connection reset and not this answer.
         tokio::io::copy(&mut stream, &mut tokio::io::sink()).await?;
         Ok(())
     }
 
-    /// Leaves the next client without an answer for as long as what it gives is kept.
-    pub(crate) async fn let_wait(&self) -> Result<impl Io> {
-        let calling = timeout(SOON, self.listener.accept()).await;
-        Ok(calling.context("nobody connected")??.0)
-    }
-
-    /// Whether anybody wants to connect within a moment.
-    pub(crate) async fn is_called(&self) -> bool {
+    /// Whether a client connects within 300 ms.
+    pub(crate) async fn has_new_client(&self) -> bool {
         timeout(Duration::from_millis(300), self.listener.accept())
             .await
             .is_ok()
@@ -114,33 +108,33 @@ impl Server {
 
 impl Peer {
     /// The client's next message.
-    pub(crate) async fn hears(&mut self) -> Result<Value> {
+    pub(crate) async fn receive(&mut self) -> Result<Value> {
         match self.next().await? {
             Some(Message::Text(text)) => Ok(serde_json::from_str(&text)?),
-            other => bail!("no message, but {other:?}"),
+            other => bail!("expected a message, got {other:?}"),
         }
     }
 
-    pub(crate) async fn says(&mut self, message: &Value) -> Result<()> {
-        self.says_text(&message.to_string()).await
+    pub(crate) async fn send(&mut self, message: &Value) -> Result<()> {
+        self.send_text(&message.to_string()).await
     }
 
-    pub(crate) async fn says_text(&mut self, text: &str) -> Result<()> {
+    pub(crate) async fn send_text(&mut self, text: &str) -> Result<()> {
         Ok(self.stream.send(Message::text(text)).await?)
     }
 
-    /// The client closes the connection as the protocol asks.
-    pub(crate) async fn sees_it_closed(mut self) -> Result<()> {
+    /// Checks that the client closes the connection with a close frame.
+    pub(crate) async fn expect_close(mut self) -> Result<()> {
         match self.next().await? {
             Some(Message::Close(_)) => Ok(()),
-            other => bail!("not closed, but {other:?}"),
+            other => bail!("expected a close frame, got {other:?}"),
         }
     }
 
     async fn next(&mut self) -> Result<Option<Message>> {
         let next = timeout(SOON, self.stream.next())
             .await
-            .context("the client is silent")?;
+            .context("the client sent nothing")?;
         Ok(next.transpose()?)
     }
 }

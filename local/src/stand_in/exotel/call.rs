@@ -1,4 +1,4 @@
-//! A call as Exotel keeps it, in the words of its API.
+//! A call in Exotel's own terms.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -6,18 +6,19 @@ use time::macros::{format_description, offset};
 use time::{OffsetDateTime, format_description::FormatItem};
 use uuid::Uuid;
 
+use super::callback::{EventType, StatusCallback};
 use super::request::ConnectRequest;
 
-/// Exotel's times have no zone: they are India's.
+/// Exotel's times have no zone. They are in Indian Standard Time.
 const LOCAL_TIME: &[FormatItem<'_>] =
     format_description!("[year]-[month]-[day] [hour]:[minute]:[second]");
-/// What stands where the end of a call belongs that is not over.
+/// The end time that Exotel reports for a call that has not ended: the Unix epoch in Indian Standard Time.
 const NO_END_YET: &str = "1970-01-01 05:30:00";
 
-/// Exotel's words for how a call, or one of its legs, stands.
+/// Exotel's status of a call or of one of its legs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum Status {
+pub(super) enum ExotelStatus {
     Queued,
     Ringing,
     InProgress,
@@ -28,12 +29,12 @@ pub(super) enum Status {
     Canceled,
 }
 
-impl Status {
+impl ExotelStatus {
     const fn is_final(self) -> bool {
         !matches!(self, Self::Queued | Self::Ringing | Self::InProgress)
     }
 
-    /// The event that goes with it. Exotel has none for a call whose phones still ring.
+    /// The event of this status. Exotel reports none while the phones ring.
     pub(super) const fn event(self) -> Option<EventType> {
         match self {
             Self::Queued | Self::Ringing => None,
@@ -42,8 +43,8 @@ impl Status {
         }
     }
 
-    /// How the two legs stand in the usual call that stands so: who is called first has answered.
-    const fn legs(self) -> Legs {
+    /// The usual status of both legs. The first leg is the one that was called first, and has answered.
+    const fn usual_legs(self) -> LegStatuses {
         match self {
             Self::Queued => [None, None],
             Self::Ringing => [Some(Self::Ringing), None],
@@ -55,56 +56,29 @@ impl Status {
     }
 }
 
-/// How the leg to `From` and the leg to `To` stand; `None` for one that has not been called.
-pub(super) type Legs = [Option<Status>; 2];
+/// The status of the leg to `From` and of the leg to `To`. `None` if it was not called yet.
+pub(super) type LegStatuses = [Option<ExotelStatus>; 2];
 
-/// What a StatusCallback can be asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum EventType {
-    /// A phone was answered.
-    Answered,
-    /// The call is over.
-    Terminal,
-}
-
-/// How a StatusCallback is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Format {
-    Json,
-    Multipart,
-    Form,
-}
-
-/// Where a call is reported, and what of it.
-#[derive(Debug, Clone, Serialize)]
-pub(super) struct Callback {
-    pub(super) url: String,
-    pub(super) events: Vec<EventType>,
-    pub(super) format: Format,
-}
-
-/// One call.
+/// A call.
 #[derive(Debug, Clone)]
-pub(super) struct Call {
+pub(super) struct ExotelCall {
     pub(super) sid: String,
     pub(super) custom_field: Option<String>,
-    pub(super) callback: Option<Callback>,
+    pub(super) callback: Option<StatusCallback>,
     account: String,
     from: String,
     to: String,
     exophone: String,
-    status: Status,
+    status: ExotelStatus,
     created: OffsetDateTime,
     updated: OffsetDateTime,
     answered: Option<OffsetDateTime>,
     ended: Option<OffsetDateTime>,
 }
 
-impl Call {
-    /// A call that has just been asked for. Exotel says `in-progress` at once.
-    pub(super) fn placed(account: &str, request: ConnectRequest, now: OffsetDateTime) -> Self {
+impl ExotelCall {
+    /// A new call. Exotel reports `in-progress` from the start.
+    pub(super) fn new(account: &str, request: ConnectRequest, now: OffsetDateTime) -> Self {
         Self {
             sid: Uuid::new_v4().simple().to_string(),
             custom_field: request.custom_field,
@@ -113,7 +87,7 @@ impl Call {
             from: national(request.from),
             to: national(request.to),
             exophone: national(request.caller_id),
-            status: Status::InProgress,
+            status: ExotelStatus::InProgress,
             created: now,
             updated: now,
             answered: None,
@@ -125,15 +99,15 @@ impl Call {
         self.status.is_final()
     }
 
-    /// The call as it stands when it has come this far. Of a call that is over, what is told now was late: it is dated
-    /// back, to when it was under way.
-    pub(super) fn when(&self, status: Status, now: OffsetDateTime) -> Self {
+    /// The call with a new status. A call that is already over gives an old version of itself: a late report carries
+    /// the time when it was written.
+    pub(super) fn with_status(&self, status: ExotelStatus, now: OffsetDateTime) -> Self {
         let mut call = self.clone();
         call.status = status;
         if !self.is_over() {
             call.updated = now;
             call.ended = status.is_final().then_some(now);
-            if status == Status::InProgress {
+            if status == ExotelStatus::InProgress {
                 call.answered.get_or_insert(now);
             }
         } else if !status.is_final() {
@@ -143,7 +117,7 @@ impl Call {
         call
     }
 
-    /// What Call Details says. A call that was never answered has lasted for nothing.
+    /// The body of Call Details. An unanswered call has a duration of 0.
     pub(super) fn details(&self) -> Value {
         json!({
             "Sid": self.sid,
@@ -157,7 +131,7 @@ impl Call {
             "Status": self.status,
             "StartTime": local(self.created),
             "EndTime": self.ended.map(local),
-            "Duration": self.ended.map(|_| self.talked().to_string()),
+            "Duration": self.ended.map(|_| self.talk_seconds().to_string()),
             "Price": null,
             "Direction": "outbound-api",
             "AnsweredBy": null,
@@ -168,8 +142,8 @@ impl Call {
         })
     }
 
-    /// What a StatusCallback says: little, where no event was asked for.
-    pub(super) fn report(&self, event: Option<EventType>, legs: Option<Legs>) -> Value {
+    /// The body of a StatusCallback. Without an event type it contains few fields.
+    pub(super) fn report(&self, event: Option<EventType>, legs: Option<LegStatuses>) -> Value {
         let mut report = json!({
             "CallSid": self.sid,
             "DateUpdated": local(self.updated),
@@ -186,17 +160,17 @@ impl Call {
         report["PhoneNumberSid"] = json!(self.exophone);
         report["StartTime"] = json!(local(self.created));
         report["EndTime"] = json!(self.ended.map_or_else(|| NO_END_YET.to_owned(), local));
-        report["ConversationDuration"] = json!(self.talked());
+        report["ConversationDuration"] = json!(self.talk_seconds());
         report["Direction"] = json!("outbound-api");
         report["CustomField"] = json!(self.custom_field.as_deref().unwrap_or_default());
-        let legs = legs.unwrap_or_else(|| self.status.legs());
+        let legs = legs.unwrap_or_else(|| self.status.usual_legs());
         report["Legs"] = legs.into_iter().map(|leg| self.leg(leg)).collect();
         report
     }
 
-    fn leg(&self, status: Option<Status>) -> Value {
+    fn leg(&self, status: Option<ExotelStatus>) -> Value {
         let talked = match status {
-            Some(Status::Completed) => self.talked(),
+            Some(ExotelStatus::Completed) => self.talk_seconds(),
             _ => 0,
         };
         json!({
@@ -206,14 +180,14 @@ impl Call {
         })
     }
 
-    /// For how many seconds the two have talked.
-    fn talked(&self) -> i64 {
+    /// How long both talked, in seconds.
+    fn talk_seconds(&self) -> i64 {
         let times = self.answered.zip(self.ended);
         times.map_or(0, |(answered, ended)| (ended - answered).whole_seconds())
     }
 }
 
-/// Exotel shows Indian numbers as they are dialled in India, however they were given.
+/// Exotel shows Indian numbers in national form, also when they were given in E.164.
 fn national(number: String) -> String {
     match number.strip_prefix("+91") {
         Some(rest) => format!("0{rest}"),

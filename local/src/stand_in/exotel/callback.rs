@@ -1,4 +1,4 @@
-//! StatusCallbacks: how they are written, sent and answered.
+//! Sends StatusCallbacks.
 
 use std::time::Duration;
 
@@ -6,23 +6,54 @@ use anyhow::Result;
 use reqwest::multipart::Form;
 use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::call::Format;
+/// How long Exotel waits for an answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// How long Exotel waits for the answer.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// The events that a StatusCallback can report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum EventType {
+    /// A phone was answered.
+    Answered,
+    /// The call is over.
+    Terminal,
+}
 
-/// Sends them as Exotel does: it follows no redirects.
+/// The format of a StatusCallback.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum CallbackFormat {
+    Json,
+    Multipart,
+    Form,
+}
+
+/// Where to report a call, and which events.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct StatusCallback {
+    pub(super) url: String,
+    pub(super) events: Vec<EventType>,
+    pub(super) format: CallbackFormat,
+}
+
+/// An HTTP client that follows no redirects, like Exotel's.
 pub(super) fn client() -> Result<Client> {
     Ok(Client::builder()
         .redirect(Policy::none())
-        .timeout(PATIENCE)
+        .timeout(ANSWER_TIMEOUT)
         .build()?)
 }
 
-/// Sends a report once, and tells what it was answered with: `{"status","body"}`, or `{"error"}` where no answer came.
-pub(super) async fn send(client: &Client, url: &str, format: Format, report: &Value) -> Value {
+/// Sends a report once. Returns the answer as `{"status","body"}`, or `{"error"}` if there was none.
+pub(super) async fn send(
+    client: &Client,
+    url: &str,
+    format: CallbackFormat,
+    report: &Value,
+) -> Value {
     match answer(write(client.post(url), format, report)).await {
         Ok(answer) => answer,
         Err(error) => json!({"error": format!("{:#}", anyhow::Error::from(error.without_url()))}),
@@ -37,11 +68,11 @@ async fn answer(request: RequestBuilder) -> reqwest::Result<Value> {
     Ok(json!({"status": status, "body": body}))
 }
 
-fn write(request: RequestBuilder, format: Format, report: &Value) -> RequestBuilder {
+fn write(request: RequestBuilder, format: CallbackFormat, report: &Value) -> RequestBuilder {
     match format {
-        Format::Json => request.json(report),
-        Format::Form => request.form(&fields(report)),
-        Format::Multipart => {
+        CallbackFormat::Json => request.json(report),
+        CallbackFormat::Form => request.form(&fields(report)),
+        CallbackFormat::Multipart => {
             let fields = fields(report).into_iter();
             request
                 .multipart(fields.fold(Form::new(), |form, (name, value)| form.text(name, value)))
@@ -49,7 +80,7 @@ fn write(request: RequestBuilder, format: Format, report: &Value) -> RequestBuil
     }
 }
 
-/// What a form has for fields where JSON has values in one another: `Legs[0][Status]`.
+/// Flattens JSON into form fields, such as `Legs[0][Status]`.
 fn fields(report: &Value) -> Vec<(String, String)> {
     let mut fields = Vec::new();
     for (name, value) in report.as_object().into_iter().flatten() {

@@ -1,4 +1,4 @@
-//! How the stand-in is told what becomes of its calls: somebody answers, somebody hangs up, a report is lost.
+//! The control API of the stand-in: tests change the status of a call, list calls, and delete them.
 
 use axum::Json;
 use axum::extract::{Path, Query, State};
@@ -8,35 +8,37 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-use super::Exotel;
-use super::call::{Call, EventType, Format, Legs, Status};
-use super::callback;
+use super::call::{ExotelCall, ExotelStatus, LegStatuses};
+use super::callback::{self, CallbackFormat, EventType};
+use super::state::ExotelState;
 
-/// What happens to a call.
+/// A change of a call's status.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Happening {
-    /// How the call stands then.
-    status: Status,
-    /// The report's `EventType`; `null` for a report without one. Left out, it is the one that goes with the status.
-    #[serde(default, deserialize_with = "given")]
+pub(super) struct CallChange {
+    /// The new status.
+    status: ExotelStatus,
+    /// The `EventType` of the report. `null` gives a report without one. If missing, it follows from the status.
+    #[serde(default, deserialize_with = "null_or_missing")]
     event: Option<Option<EventType>>,
-    /// How the legs stand, where not as they do in the usual call of this status.
+    /// The status of the legs. If missing, the usual one for the status.
     #[serde(default)]
-    legs: Option<Legs>,
-    /// How the report is written, where not as the call's connect request asked.
+    legs: Option<LegStatuses>,
+    /// The format of the report. If missing, the one in the connect request.
     #[serde(default)]
-    format: Option<Format>,
-    /// How often the report comes.
+    format: Option<CallbackFormat>,
+    /// How often the report is sent.
     #[serde(default = "once")]
     times: u32,
-    /// The report is lost on its way.
+    /// The report is not sent.
     #[serde(default)]
     silent: bool,
 }
 
-/// Tells `null` from what is not there.
-fn given<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Option<EventType>>, D::Error> {
+/// Distinguishes `null` (`Some(None)`) from a missing field (`None`).
+fn null_or_missing<'de, D: Deserializer<'de>>(
+    value: D,
+) -> Result<Option<Option<EventType>>, D::Error> {
     Option::deserialize(value).map(Some)
 }
 
@@ -44,7 +46,7 @@ const fn once() -> u32 {
     1
 }
 
-/// The account's new API key.
+/// A new API key of the account.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewKey {
@@ -52,9 +54,9 @@ pub(super) struct NewKey {
     api_token: String,
 }
 
-/// `PUT /key`: the account gets another API key.
+/// `PUT /key`: replaces the account's API key.
 pub(super) async fn replace_key(
-    State(exotel): State<Exotel>,
+    State(exotel): State<ExotelState>,
     Json(new): Json<NewKey>,
 ) -> StatusCode {
     let mut account = exotel.account();
@@ -63,24 +65,25 @@ pub(super) async fn replace_key(
     StatusCode::NO_CONTENT
 }
 
-/// Which calls are asked for.
+/// Selects calls.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Which {
+pub(super) struct CallFilter {
     custom_field: Option<String>,
 }
 
-/// `GET /calls?custom_field=…`: the calls that were placed, newest last.
+/// `GET /calls?custom_field=…`: the placed calls, newest last.
 pub(super) async fn list(
-    State(exotel): State<Exotel>,
-    Query(which): Query<Which>,
+    State(exotel): State<ExotelState>,
+    Query(which): Query<CallFilter>,
 ) -> Json<Vec<Value>> {
-    let is_wanted =
-        |call: &&Call| which.custom_field.is_none() || call.custom_field == which.custom_field;
+    let is_wanted = |call: &&ExotelCall| {
+        which.custom_field.is_none() || call.custom_field == which.custom_field
+    };
     Json(exotel.calls().iter().filter(is_wanted).map(shown).collect())
 }
 
-fn shown(call: &Call) -> Value {
+fn shown(call: &ExotelCall) -> Value {
     json!({
         "call_sid": call.sid,
         "custom_field": call.custom_field,
@@ -89,8 +92,11 @@ fn shown(call: &Call) -> Value {
     })
 }
 
-/// `DELETE /calls/{CallSid}`: from now on Exotel has never heard of it.
-pub(super) async fn forget(State(exotel): State<Exotel>, Path(sid): Path<String>) -> StatusCode {
+/// `DELETE /calls/{CallSid}`: deletes the call, so that Call Details returns 404.
+pub(super) async fn remove(
+    State(exotel): State<ExotelState>,
+    Path(sid): Path<String>,
+) -> StatusCode {
     let mut calls = exotel.calls();
     let before = calls.len();
     calls.retain(|call| call.sid != sid);
@@ -101,23 +107,23 @@ pub(super) async fn forget(State(exotel): State<Exotel>, Path(sid): Path<String>
     }
 }
 
-/// `POST /calls/{CallSid}/events`: something happens to the call, and is reported.
-pub(super) async fn happen(
-    State(exotel): State<Exotel>,
+/// `POST /calls/{CallSid}/events`: changes the status of a call, and reports it.
+pub(super) async fn change(
+    State(exotel): State<ExotelState>,
     Path(sid): Path<String>,
-    Json(happening): Json<Happening>,
+    Json(requested): Json<CallChange>,
 ) -> Response {
     let now = OffsetDateTime::now_utc();
-    let Some((told, kept)) = exotel.advance(&sid, happening.status, now) else {
+    let Some((reported, stored)) = exotel.advance(&sid, requested.status, now) else {
         let unknown = json!({"error": format!("no call has the CallSid {sid}")});
         return (StatusCode::NOT_FOUND, Json(unknown)).into_response();
     };
-    let mut outcome = json!({"call": kept.details(), "answers": []});
-    match happening.receiver(&told) {
+    let mut outcome = json!({"call": stored.details(), "answers": []});
+    match requested.callback(&reported) {
         Ok((url, format)) => {
-            let report = told.report(happening.event(), happening.legs);
+            let report = reported.report(requested.event(), requested.legs);
             let mut answers = Vec::new();
-            for _ in 0..happening.times {
+            for _ in 0..requested.times {
                 answers.push(callback::send(&exotel.http, url, format, &report).await);
             }
             outcome["answers"] = answers.into();
@@ -127,13 +133,16 @@ pub(super) async fn happen(
     Json(outcome).into_response()
 }
 
-impl Happening {
+impl CallChange {
     fn event(&self) -> Option<EventType> {
         self.event.unwrap_or_else(|| self.status.event())
     }
 
-    /// Where the report goes and how it is written, or why nobody hears of it.
-    fn receiver<'a>(&self, call: &'a Call) -> Result<(&'a str, Format), &'static str> {
+    /// The URL and the format of the report, or the reason why none is sent.
+    fn callback<'a>(
+        &self,
+        call: &'a ExotelCall,
+    ) -> Result<(&'a str, CallbackFormat), &'static str> {
         if self.silent {
             return Err("silent");
         }
@@ -141,22 +150,9 @@ impl Happening {
         let callback = callback.ok_or("the connect request has no StatusCallback")?;
         match self.event() {
             Some(event) if !callback.events.contains(&event) => {
-                Err("the connect request did not ask for this event")
+                Err("the connect request does not include this event")
             }
             _ => Ok((&callback.url, self.format.unwrap_or(callback.format))),
         }
-    }
-}
-
-impl Exotel {
-    /// Moves a call on. Gives what is told of it, and the call as it is kept: one that is over stays as it ended.
-    fn advance(&self, sid: &str, status: Status, now: OffsetDateTime) -> Option<(Call, Call)> {
-        let mut calls = self.calls();
-        let call = calls.iter_mut().find(|call| call.sid == sid)?;
-        let told = call.when(status, now);
-        if !call.is_over() {
-            call.clone_from(&told);
-        }
-        Some((told, call.clone()))
     }
 }

@@ -1,5 +1,5 @@
-//! Exotel's voice API, as much of it as the application uses: connecting two numbers, a call's details, and the reports
-//! of what becomes of a call, which is whatever the stand-in is told.
+//! The part of Exotel's voice API that the application uses: connect two numbers, call details, and StatusCallbacks.
+//! Tests decide what happens to a call.
 //!
 //! <https://developer.exotel.com/api/make-a-call-api>, <https://developer.exotel.com/api/statuscallback>
 
@@ -7,99 +7,77 @@ mod call;
 mod callback;
 mod control;
 mod request;
+mod response;
+mod state;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use anyhow::Result;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
-use axum::{Json, Router, middleware};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use reqwest::Client;
+use axum::{Json, Router};
 use serde_json::json;
 use time::OffsetDateTime;
 
-use self::call::Call;
+use self::call::ExotelCall;
 use self::request::ConnectRequest;
-use super::behaviour::{self, Behaving, Failure, Operation};
-use super::recorder::{self, Recorder};
+use self::response::{failing, not_found, rest_exception};
+use self::state::ExotelState;
+use super::behaviour::{self, Operation, SharedBehaviour};
+use super::recorder;
 use crate::credentials::ExotelAccount;
-
-#[derive(Clone)]
-struct Exotel {
-    account: Arc<Mutex<ExotelAccount>>,
-    /// Newest last.
-    calls: Arc<Mutex<Vec<Call>>>,
-    behaving: Behaving,
-    http: Client,
-}
 
 /// The stand-in for one account.
 pub fn router(account: &ExotelAccount) -> Result<Router> {
-    let behaving = Behaving::default();
-    let recorder = Recorder::default();
-    let exotel = Exotel {
+    let behaviour = SharedBehaviour::default();
+    let exotel = ExotelState {
         account: Arc::new(Mutex::new(account.clone())),
         calls: Arc::default(),
-        behaving: behaving.clone(),
+        behaviour: behaviour.clone(),
         http: callback::client()?,
     };
     let service = Router::new()
         .route("/v1/Accounts/{sid}/Calls/connect.json", post(connect))
         .route("/v1/Accounts/{sid}/Calls/{call}", get(details))
         .fallback(not_found)
-        .with_state(exotel.clone())
-        .layer(middleware::from_fn_with_state(
-            recorder.clone(),
-            recorder::record,
-        ));
-    Ok(Router::new()
-        .route("/requests", get(recorder::list).delete(recorder::clear))
-        .with_state(recorder)
-        .merge(controls(exotel, behaving))
-        .fallback_service(service))
+        .with_state(exotel.clone());
+    Ok(recorder::recorded(service)
+        .merge(control_routes(exotel))
+        .merge(behaviour::router(behaviour)))
 }
 
-/// What tells the stand-in what to do, and what becomes of its calls.
-fn controls(exotel: Exotel, behaving: Behaving) -> Router {
-    let calls = Router::new()
-        .route("/calls", get(control::list))
-        .route("/calls/{sid}", delete(control::forget))
-        .route("/calls/{sid}/events", post(control::happen))
-        .route("/key", put(control::replace_key))
-        .with_state(exotel);
-    let behaviour = get(behaviour::show)
-        .put(behaviour::replace)
-        .delete(behaviour::reset);
+/// The control API, for tests.
+fn control_routes(exotel: ExotelState) -> Router {
     Router::new()
-        .route("/behaviour", behaviour)
-        .with_state(behaving)
-        .merge(calls)
+        .route("/calls", get(control::list))
+        .route("/calls/{sid}", delete(control::remove))
+        .route("/calls/{sid}/events", post(control::change))
+        .route("/key", put(control::replace_key))
+        .with_state(exotel)
 }
 
 /// `POST …/Calls/connect.json`.
 async fn connect(
-    State(exotel): State<Exotel>,
+    State(exotel): State<ExotelState>,
     Path(sid): Path<String>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    let failure = exotel.behaving.before(Operation::Connect).await;
+    let failure = exotel.behaviour.next_failure(Operation::Connect).await;
     if let Some(failure) = failure.as_ref().filter(|failure| !failure.placed) {
         return failing(failure);
     }
-    if let Some(refusal) = exotel.refuse_stranger(&sid, &headers) {
-        return refusal;
+    if let Some(error) = exotel.account_error(&sid, &headers) {
+        return error;
     }
     let request = match ConnectRequest::parse(&body) {
         Ok(request) => request,
         Err(problem) => return rest_exception(StatusCode::BAD_REQUEST, &problem),
     };
-    let call = Call::placed(&sid, request, OffsetDateTime::now_utc());
+    let call = ExotelCall::new(&sid, request, OffsetDateTime::now_utc());
     let details = call.details();
     exotel.calls().push(call);
     if let Some(failure) = failure {
@@ -111,15 +89,15 @@ async fn connect(
 
 /// `GET …/Calls/{CallSid}.json`.
 async fn details(
-    State(exotel): State<Exotel>,
+    State(exotel): State<ExotelState>,
     Path((sid, call)): Path<(String, String)>,
     headers: HeaderMap,
 ) -> Response {
-    if let Some(failure) = exotel.behaving.before(Operation::Details).await {
+    if let Some(failure) = exotel.behaviour.next_failure(Operation::Details).await {
         return failing(&failure);
     }
-    if let Some(refusal) = exotel.refuse_stranger(&sid, &headers) {
-        return refusal;
+    if let Some(error) = exotel.account_error(&sid, &headers) {
+        return error;
     }
     let Some(id) = call.strip_suffix(".json") else {
         return not_found().await;
@@ -128,55 +106,6 @@ async fn details(
         Some(call) => Json(json!({"Call": call.details()})).into_response(),
         None => rest_exception(StatusCode::NOT_FOUND, "Call not found"),
     }
-}
-
-impl Exotel {
-    fn calls(&self) -> MutexGuard<'_, Vec<Call>> {
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn account(&self) -> MutexGuard<'_, ExotelAccount> {
-        self.account.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn refuse_stranger(&self, sid: &str, headers: &HeaderMap) -> Option<Response> {
-        let account = self.account();
-        let expected = STANDARD.encode(format!("{}:{}", account.api_key, account.api_token));
-        let given = headers
-            .get(header::AUTHORIZATION)
-            .and_then(|value| value.to_str().ok()?.strip_prefix("Basic "));
-        if given != Some(expected.as_str()) {
-            return Some(rest_exception(
-                StatusCode::UNAUTHORIZED,
-                "Authentication failed",
-            ));
-        }
-        (sid != account.sid)
-            .then(|| rest_exception(StatusCode::FORBIDDEN, "Access to this account is denied"))
-    }
-}
-
-async fn not_found() -> Response {
-    rest_exception(StatusCode::NOT_FOUND, "Resource not found")
-}
-
-fn failing(failure: &Failure) -> Response {
-    let status = StatusCode::from_u16(failure.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = rest_exception(status, status.canonical_reason().unwrap_or("Error"));
-    if let Some(seconds) = failure.retry_after {
-        response
-            .headers_mut()
-            .insert(header::RETRY_AFTER, seconds.into());
-    }
-    response
-}
-
-fn rest_exception(status: StatusCode, message: &str) -> Response {
-    (
-        status,
-        Json(json!({"RestException": {"Status": status.as_u16(), "Message": message}})),
-    )
-        .into_response()
 }
 
 #[cfg(test)]

@@ -1,31 +1,31 @@
-//! What Exotel is asked for: the fields of a connect request, checked as the reference documents them.
+//! Parses and validates the fields of a connect request, as Exotel documents them.
 
 use std::collections::BTreeMap;
 
-use super::call::{Callback, EventType, Format};
+use super::callback::{CallbackFormat, EventType, StatusCallback};
 
-/// The longest a call may be asked to last.
+/// The highest `TimeLimit` in seconds.
 const MAX_TIME_LIMIT: u32 = 14_400;
-/// The longest a leg may be asked to ring.
+/// The highest `TimeOut` in seconds.
 const MAX_TIME_OUT: u32 = 60;
 /// The longest `CustomField`.
 const MAX_CUSTOM_FIELD: usize = 128;
 
-/// A connect request that Exotel would take.
+/// A valid connect request.
 #[derive(Debug)]
 pub(super) struct ConnectRequest {
-    /// Who is called first.
+    /// The number that is called first.
     pub(super) from: String,
-    /// Who is called then.
+    /// The number that is called second.
     pub(super) to: String,
-    /// The ExoPhone that both see.
+    /// The ExoPhone that both see as the caller.
     pub(super) caller_id: String,
     pub(super) custom_field: Option<String>,
-    pub(super) callback: Option<Callback>,
+    pub(super) callback: Option<StatusCallback>,
 }
 
 impl ConnectRequest {
-    /// Reads the body of a request, or says what Exotel would have against it.
+    /// Parses a request body. An error is Exotel's message.
     pub(super) fn parse(body: &[u8]) -> Result<Self, String> {
         let mut fields = BTreeMap::new();
         let mut events = Vec::new();
@@ -88,7 +88,7 @@ fn one_of(fields: &BTreeMap<String, String>, name: &str, values: &[&str]) -> Res
     }
 }
 
-/// E.164, or as dialled within the country.
+/// A phone number in E.164 or national form.
 fn number(fields: &mut BTreeMap<String, String>, name: &str) -> Result<String, String> {
     let number = fields
         .remove(name)
@@ -114,16 +114,16 @@ fn event(name: &str) -> Result<EventType, String> {
 fn callback(
     fields: &mut BTreeMap<String, String>,
     events: Vec<EventType>,
-) -> Result<Option<Callback>, String> {
+) -> Result<Option<StatusCallback>, String> {
     let format = match fields.get("StatusCallbackContentType").map(String::as_str) {
-        Some("application/json") => Format::Json,
-        _ => Format::Multipart,
+        Some("application/json") => CallbackFormat::Json,
+        _ => CallbackFormat::Multipart,
     };
     match fields.remove("StatusCallback") {
         Some(url) if !(url.starts_with("http://") || url.starts_with("https://")) => {
             Err(format!("Invalid parameter 'StatusCallback': {url}"))
         }
-        url => Ok(url.map(|url| Callback {
+        url => Ok(url.map(|url| StatusCallback {
             url,
             events,
             format,
@@ -135,7 +135,7 @@ fn callback(
 mod tests {
     use super::*;
 
-    const GOOD: [(&str, &str); 8] = [
+    const VALID_REQUEST: [(&str, &str); 8] = [
         ("From", "+919876543210"),
         ("To", "09052161119"),
         ("CallerId", "08047491899"),
@@ -146,9 +146,9 @@ mod tests {
         ("StatusCallbackContentType", "application/json"),
     ];
 
-    /// The good request with one field more, or with another value for it.
+    /// The valid request with one field added or replaced.
     fn parse_with(name: &str, value: &str) -> Result<ConnectRequest, String> {
-        let good = GOOD.iter().filter(|(known, _)| *known != name);
+        let good = VALID_REQUEST.iter().filter(|(known, _)| *known != name);
         let body = form_urlencoded::Serializer::new(String::new())
             .extend_pairs(good)
             .append_pair(name, value)
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connect_is_checked_field_by_field() {
+    fn each_invalid_field_is_rejected() {
         let wrong = [
             ("From", "sip:1001"),
             ("To", ""),
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn the_events_may_be_numbered_or_repeated() {
+    fn callback_events_may_have_an_index_or_empty_brackets() {
         for name in ["StatusCallbackEvents[1]", "StatusCallbackEvents[]"] {
             let callback = parse_with(name, "answered").unwrap().callback.unwrap();
             assert_eq!(callback.events, [EventType::Terminal, EventType::Answered]);
@@ -189,12 +189,12 @@ mod tests {
     }
 
     #[test]
-    fn a_callback_is_multipart_unless_json_is_asked_for() {
+    fn a_callback_is_multipart_unless_json_is_requested() {
         let format_of = |kind| {
             let request = parse_with("StatusCallbackContentType", kind).unwrap();
             request.callback.unwrap().format
         };
-        assert_eq!(format_of("application/json"), Format::Json);
-        assert_eq!(format_of("multipart/form-data"), Format::Multipart);
+        assert_eq!(format_of("application/json"), CallbackFormat::Json);
+        assert_eq!(format_of("multipart/form-data"), CallbackFormat::Multipart);
     }
 }

@@ -1,10 +1,12 @@
-//! The stand-in against the application's own client and its own reading of reports.
+//! Tests the stand-in with the application's own Exotel client and webhook parser.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::extract::RawQuery;
+use axum::http::header;
+use reqwest::Client;
 use reqwest::redirect::Policy;
 use ringback::api::form::Fields;
 use ringback::exotel::{
@@ -18,7 +20,7 @@ use serde_json::Value;
 use super::*;
 use crate::stand_in::serve_anywhere;
 
-const GOOD: [(&str, &str); 8] = [
+const VALID_REQUEST: [(&str, &str); 8] = [
     ("From", "+919876543210"),
     ("To", "09052161119"),
     ("CallerId", "08047491899"),
@@ -40,20 +42,20 @@ async fn a_connected_call_can_be_looked_up() {
         Client::new(),
     );
 
-    let stranger = http
+    let unauthenticated = http
         .post(format!("{base}/connect.json"))
-        .form(&GOOD)
+        .form(&VALID_REQUEST)
         .send()
         .await
         .unwrap();
-    assert_eq!(stranger.status(), 401);
-    let stranger: Value = stranger.json().await.unwrap();
-    assert_eq!(stranger["RestException"]["Status"], 401);
+    assert_eq!(unauthenticated.status(), 401);
+    let unauthenticated: Value = unauthenticated.json().await.unwrap();
+    assert_eq!(unauthenticated["RestException"]["Status"], 401);
 
     let connect = http
         .post(format!("{base}/connect.json"))
         .basic_auth("key", Some("token"))
-        .form(&GOOD);
+        .form(&VALID_REQUEST);
     let call: Value = connect.send().await.unwrap().json().await.unwrap();
     let sid = call["Call"]["Sid"].as_str().unwrap();
     let look_up = |sid: &str| {
@@ -80,7 +82,7 @@ fn account() -> ExotelAccount {
     }
 }
 
-/// The application's own client of this account.
+/// The application's own client for this account.
 fn application(address: SocketAddr) -> Application {
     let secret = json!({
         "account_sid": "acc", "api_key": "key", "api_token": "token",
@@ -105,18 +107,18 @@ fn request(to: &str) -> ConnectRequest {
 }
 
 #[tokio::test]
-async fn what_the_application_asks_for_is_what_exotel_documents() {
+async fn the_applications_requests_match_exotels_documentation() {
     let address = stand_in().await;
     let application = application(address);
-    let wanted = request("09052161119");
-    let placed = application.connect(&wanted).await.unwrap();
+    let connect_request = request("09052161119");
+    let placed = application.connect(&connect_request).await.unwrap();
     assert_eq!(placed.status, OutboundProgress::Initiated);
 
     let details = application.details(&placed.call_sid).await.unwrap();
     assert_eq!(details.call_sid, placed.call_sid);
     assert_eq!(details.status, Some(OutboundProgress::InProgress));
-    assert_eq!(details.from, Some(wanted.from));
-    assert_eq!(details.to, Some(wanted.to));
+    assert_eq!(details.from, Some(connect_request.from));
+    assert_eq!(details.to, Some(connect_request.to));
     assert!(details.started_at.is_some() && details.ended_at.is_none());
 
     let unknown = CallSid::try_from("unknown").unwrap();
@@ -127,33 +129,33 @@ async fn what_the_application_asks_for_is_what_exotel_documents() {
 }
 
 #[tokio::test]
-async fn the_application_understands_how_it_is_refused() {
+async fn the_application_understands_exotels_errors() {
     let address = stand_in().await;
     let failures = json!({"connect": [{"status": 402}, {"status": 429, "retry_after": 7}]});
     let http = Client::new();
-    let told = http.put(format!("http://{address}/behaviour"));
-    told.json(&failures).send().await.unwrap();
+    let configured = http.put(format!("http://{address}/behaviour"));
+    configured.json(&failures).send().await.unwrap();
     let application = application(address);
-    let wanted = request("09052161119");
-    let error = application.connect(&wanted).await.unwrap_err();
+    let connect_request = request("09052161119");
+    let error = application.connect(&connect_request).await.unwrap_err();
     assert!(matches!(error, ExotelError::NoBalance), "{error:?}");
-    let error = application.connect(&wanted).await.unwrap_err();
+    let error = application.connect(&connect_request).await.unwrap_err();
     let ExotelError::TooMany { retry_after } = error else {
         panic!("{error:?}");
     };
     assert_eq!(retry_after, Some(Duration::from_secs(7)));
-    assert!(application.connect(&wanted).await.is_ok());
+    assert!(application.connect(&connect_request).await.is_ok());
 }
 
-/// The stand-in, and a webhook that its calls are reported to.
+/// The stand-in, and a webhook that receives its reports.
 struct Scene {
     exotel: SocketAddr,
     webhook: SocketAddr,
-    heard: Arc<Mutex<Vec<Report>>>,
+    received: Arc<Mutex<Vec<Report>>>,
     http: Client,
 }
 
-/// A report as the webhook received it.
+/// A report that the webhook received.
 struct Report {
     content_type: String,
     query: String,
@@ -166,20 +168,20 @@ impl Report {
         body.unwrap()
     }
 
-    async fn notice(&self) -> ExotelWebhook {
+    async fn parse(&self) -> ExotelWebhook {
         let query = Fields::from_form(self.query.as_bytes());
         ExotelWebhook::parse(&self.fields().await.or(query), "IN").unwrap()
     }
 }
 
 impl Scene {
-    async fn set() -> Self {
-        let heard: Arc<Mutex<Vec<Report>>> = Arc::default();
-        let ear = heard.clone();
-        let hear = async move |RawQuery(query): RawQuery, headers: HeaderMap, body: Bytes| {
+    async fn new() -> Self {
+        let received: Arc<Mutex<Vec<Report>>> = Arc::default();
+        let recorded = received.clone();
+        let record = async move |RawQuery(query): RawQuery, headers: HeaderMap, body: Bytes| {
             let content_type = headers[header::CONTENT_TYPE].to_str().unwrap().to_owned();
             let query = query.unwrap_or_default();
-            ear.lock().unwrap().push(Report {
+            recorded.lock().unwrap().push(Report {
                 content_type,
                 query,
                 body,
@@ -188,38 +190,41 @@ impl Scene {
         };
         let moved = || async { (StatusCode::FOUND, [(header::LOCATION, "/exotel/webhook")]) };
         let webhook = Router::new()
-            .route("/exotel/webhook", post(hear))
+            .route("/exotel/webhook", post(record))
             .route("/moved", post(moved));
         Self {
             exotel: stand_in().await,
             webhook: serve_anywhere(webhook).await.unwrap().0,
-            heard,
+            received,
             http: Client::builder().redirect(Policy::none()).build().unwrap(),
         }
     }
 
-    /// Places a call by the application's own client, and gives Exotel's id of it.
+    /// Places a call with the application's client, and returns its CallSid.
     async fn call(&self, id: CallId, path: &str) -> String {
-        let mut wanted = request("09052161119");
-        wanted.custom_field = id;
-        wanted.status_callback = format!("http://{}{path}", self.webhook).into();
-        let placed = application(self.exotel).connect(&wanted).await.unwrap();
+        let mut connect_request = request("09052161119");
+        connect_request.custom_field = id;
+        connect_request.status_callback = format!("http://{}{path}", self.webhook).into();
+        let placed = application(self.exotel)
+            .connect(&connect_request)
+            .await
+            .unwrap();
         placed.call_sid.to_string()
     }
 
-    async fn happens(&self, sid: &str, what: Value) -> Value {
+    async fn change(&self, sid: &str, what: Value) -> Value {
         let url = format!("http://{}/calls/{sid}/events", self.exotel);
         let answer = self.http.post(url).json(&what).send().await.unwrap();
         answer.json().await.unwrap()
     }
 
-    async fn notices(&self) -> Vec<ExotelWebhook> {
-        let heard = std::mem::take(&mut *self.heard.lock().unwrap());
-        let mut notices = Vec::new();
-        for report in heard {
-            notices.push(report.notice().await);
+    async fn webhooks(&self) -> Vec<ExotelWebhook> {
+        let received = std::mem::take(&mut *self.received.lock().unwrap());
+        let mut webhooks = Vec::new();
+        for report in received {
+            webhooks.push(report.parse().await);
         }
-        notices
+        webhooks
     }
 
     async fn details(&self, sid: &str) -> Option<OutboundProgress> {
@@ -236,8 +241,8 @@ impl Scene {
 const WEBHOOK: &str = "/exotel/webhook?secret=s";
 
 #[tokio::test]
-async fn the_application_understands_a_report_in_every_format() {
-    let scene = Scene::set().await;
+async fn the_application_parses_a_report_in_every_format() {
+    let scene = Scene::new().await;
     for (format, content_type) in [
         (json!(null), "application/json"),
         (json!("json"), "application/json"),
@@ -251,11 +256,11 @@ async fn the_application_understands_a_report_in_every_format() {
             ("completed", OutboundProgress::Completed, Stage::Over),
         ] {
             let what = json!({"status": status, "format": format});
-            let outcome = scene.happens(&sid, what).await;
+            let outcome = scene.change(&sid, what).await;
             let answers = json!([{"status": 200, "body": {"success": true}}]);
             assert_eq!(outcome["answers"], answers, "{outcome}");
 
-            let report = scene.heard.lock().unwrap().remove(0);
+            let report = scene.received.lock().unwrap().remove(0);
             assert!(report.content_type.starts_with(content_type));
             assert_eq!(report.query, "secret=s");
             let fields = report.fields().await;
@@ -264,50 +269,50 @@ async fn the_application_understands_a_report_in_every_format() {
             if format == "form" || format == "multipart" {
                 assert_eq!(fields.text("Legs[1][Status]"), Some(status));
             }
-            let notice = report.notice().await;
-            assert_eq!(notice.call_sid.to_string(), sid);
-            assert_eq!(notice.call_id, Some(id));
-            assert_eq!(notice.to, PhoneNumber::parse("09052161119", "IN"));
-            assert_eq!(notice.source, Source::StatusCallback);
-            assert_eq!((notice.progress, notice.stage), (Some(progress), stage));
-            assert!(notice.reported_at.is_some());
+            let parsed = report.parse().await;
+            assert_eq!(parsed.call_sid.to_string(), sid);
+            assert_eq!(parsed.call_id, Some(id));
+            assert_eq!(parsed.to, PhoneNumber::parse("09052161119", "IN"));
+            assert_eq!(parsed.source, Source::StatusCallback);
+            assert_eq!((parsed.progress, parsed.stage), (Some(progress), stage));
+            assert!(parsed.reported_at.is_some());
             assert_eq!(scene.details(&sid).await, Some(progress));
         }
     }
 }
 
 #[tokio::test]
-async fn a_report_may_be_lost_or_doubled_or_overtaken() {
-    let scene = Scene::set().await;
+async fn a_report_may_be_lost_or_repeated_or_late() {
+    let scene = Scene::new().await;
     let sid = scene.call(CallId::fresh(), WEBHOOK).await;
     let lost = json!({"status": "in-progress", "silent": true});
-    assert_eq!(scene.happens(&sid, lost).await["not_sent"], "silent");
-    assert!(scene.notices().await.is_empty());
+    assert_eq!(scene.change(&sid, lost).await["not_sent"], "silent");
+    assert!(scene.webhooks().await.is_empty());
 
     let doubled = json!({"status": "busy", "times": 2});
-    let outcome = scene.happens(&sid, doubled).await;
+    let outcome = scene.change(&sid, doubled).await;
     assert_eq!(outcome["answers"].as_array().unwrap().len(), 2);
-    let [first, second] = &scene.notices().await[..] else {
+    let [first, second] = &scene.webhooks().await[..] else {
         panic!("{outcome}");
     };
     assert_eq!(first, second);
     assert_eq!(first.progress, Some(OutboundProgress::Busy));
 
     let late = json!({"status": "in-progress"});
-    let outcome = scene.happens(&sid, late).await;
+    let outcome = scene.change(&sid, late).await;
     assert_eq!(outcome["call"]["Status"], "busy");
-    let late = &scene.notices().await[0];
+    let late = &scene.webhooks().await[0];
     assert_eq!(late.progress, Some(OutboundProgress::InProgress));
     assert_eq!(scene.details(&sid).await, Some(OutboundProgress::Busy));
 }
 
 #[tokio::test]
-async fn the_first_phone_may_have_answered_while_the_second_rings() {
-    let scene = Scene::set().await;
+async fn the_first_leg_may_be_answered_while_the_second_rings() {
+    let scene = Scene::new().await;
     let sid = scene.call(CallId::fresh(), WEBHOOK).await;
     let first = json!({"status": "in-progress", "legs": ["in-progress", null], "format": "form"});
-    scene.happens(&sid, first).await;
-    let report = scene.heard.lock().unwrap().remove(0);
+    scene.change(&sid, first).await;
+    let report = scene.received.lock().unwrap().remove(0);
     let fields = report.fields().await;
     assert_eq!(fields.text("Legs[0][Status]"), Some("in-progress"));
     assert_eq!(fields.text("Legs[1][Status]"), None);
@@ -315,10 +320,10 @@ async fn the_first_phone_may_have_answered_while_the_second_rings() {
 }
 
 #[tokio::test]
-async fn only_events_that_were_asked_for_are_reported() {
-    let scene = Scene::set().await;
+async fn only_requested_events_are_reported() {
+    let scene = Scene::new().await;
     let connect = |callback: String| {
-        let mut form: BTreeMap<&str, String> = GOOD
+        let mut form: BTreeMap<&str, String> = VALID_REQUEST
             .iter()
             .map(|(name, value)| (*name, (*value).to_owned()))
             .collect();
@@ -332,40 +337,40 @@ async fn only_events_that_were_asked_for_are_reported() {
     };
     let sid = connect(format!("http://{}{WEBHOOK}", scene.webhook)).await;
     let sid = sid.unwrap();
-    let answered = scene.happens(&sid, json!({"status": "in-progress"})).await;
+    let answered = scene.change(&sid, json!({"status": "in-progress"})).await;
     assert_eq!(
         answered["not_sent"],
-        "the connect request did not ask for this event"
+        "the connect request does not include this event"
     );
-    // Ringing has no event, so it can be told only without one, and then the report says little.
-    let outcome = scene.happens(&sid, json!({"status": "ringing"})).await;
+    // Ringing has no event type, so the report contains few fields.
+    let outcome = scene.change(&sid, json!({"status": "ringing"})).await;
     assert_eq!(outcome["answers"][0]["status"], 200);
-    let report = scene.heard.lock().unwrap().remove(0);
+    let report = scene.received.lock().unwrap().remove(0);
     let fields = report.fields().await;
     assert_eq!(fields.text("Status"), Some("ringing"));
     assert_eq!((fields.text("EventType"), fields.text("To")), (None, None));
 }
 
 #[tokio::test]
-async fn what_the_webhook_answers_is_handed_back_and_no_redirect_followed() {
-    let scene = Scene::set().await;
+async fn the_answer_of_the_webhook_is_returned_and_redirects_are_not_followed() {
+    let scene = Scene::new().await;
     let sid = scene.call(CallId::fresh(), "/moved").await;
-    let outcome = scene.happens(&sid, json!({"status": "failed"})).await;
+    let outcome = scene.change(&sid, json!({"status": "failed"})).await;
     assert_eq!(outcome["answers"], json!([{"status": 302, "body": ""}]));
     let sid = scene.call(CallId::fresh(), "/nowhere").await;
-    let outcome = scene.happens(&sid, json!({"status": "failed"})).await;
+    let outcome = scene.change(&sid, json!({"status": "failed"})).await;
     assert_eq!(outcome["answers"][0]["status"], 404);
-    assert!(scene.notices().await.is_empty());
+    assert!(scene.webhooks().await.is_empty());
 }
 
 #[tokio::test]
-async fn a_call_is_found_by_our_own_id_and_can_be_forgotten() {
-    let scene = Scene::set().await;
-    let (ours, other) = (CallId::fresh(), CallId::fresh());
-    let sid = scene.call(ours, WEBHOOK).await;
+async fn a_call_is_found_by_its_custom_field_and_can_be_deleted() {
+    let scene = Scene::new().await;
+    let (id, other) = (CallId::fresh(), CallId::fresh());
+    let sid = scene.call(id, WEBHOOK).await;
     scene.call(other, WEBHOOK).await;
     let calls = format!("http://{}/calls", scene.exotel);
-    let found = scene.http.get(format!("{calls}?custom_field={ours}"));
+    let found = scene.http.get(format!("{calls}?custom_field={id}"));
     let found: Value = found.send().await.unwrap().json().await.unwrap();
     assert_eq!(found.as_array().unwrap().len(), 1);
     assert_eq!(found[0]["call_sid"], sid);
@@ -386,24 +391,27 @@ async fn a_call_is_found_by_our_own_id_and_can_be_forgotten() {
 }
 
 #[tokio::test]
-async fn a_call_may_be_placed_though_the_answer_is_lost() {
-    let scene = Scene::set().await;
+async fn a_call_may_be_placed_although_the_answer_is_lost() {
+    let scene = Scene::new().await;
     let behaviour = format!("http://{}/behaviour", scene.exotel);
     let failures = json!({"connect": [
         {"status": 504, "placed": true},
         {"status": 200, "placed": true, "after_ms": 60_000},
     ]});
-    let told = scene.http.put(behaviour).json(&failures).send();
-    assert_eq!(told.await.unwrap().status(), 204);
+    let configured = scene.http.put(behaviour).json(&failures).send();
+    assert_eq!(configured.await.unwrap().status(), 204);
 
     let id = CallId::fresh();
-    let mut wanted = request("09052161119");
-    wanted.custom_field = id;
+    let mut connect_request = request("09052161119");
+    connect_request.custom_field = id;
     let application = application(scene.exotel);
-    let error = application.connect(&wanted).await.unwrap_err();
+    let error = application.connect(&connect_request).await.unwrap_err();
     assert!(matches!(error, ExotelError::Unknown(_)), "{error:?}");
-    let given_up = tokio::time::timeout(Duration::from_millis(300), application.connect(&wanted));
-    assert!(given_up.await.is_err());
+    let timed_out = tokio::time::timeout(
+        Duration::from_millis(300),
+        application.connect(&connect_request),
+    );
+    assert!(timed_out.await.is_err());
 
     let calls = format!("http://{}/calls?custom_field={id}", scene.exotel);
     let calls: Value = scene

@@ -1,31 +1,31 @@
-//! Callers on the simulated trunk: real SIP legs that dial an extension's number.
+//! Callers on the simulated trunk, with real SIP legs.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, ensure};
-use ringback_sip::{CallEvents, Caller, Media, OutgoingCall, Stage, Trunk};
+use ringback_sip::{CallEvents, CallStage, Caller, Media, OutgoingCall, Trunk};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::stack::Stack;
 
-/// Those before are forgotten, and hang up.
-const KEPT: usize = 20;
-/// As long as a name may be in a SIP header here; Ringback itself keeps 64 characters.
-const LONGEST_NAME: usize = 100;
+/// The number of calls that are kept. Older ones are dropped, which hangs them up.
+const KEPT_CALLS: usize = 20;
+/// The longest display name. Ringback itself keeps 64 characters.
+const MAX_NAME_LENGTH: usize = 100;
 
-/// Who is to dial whom.
+/// A request to place a call.
 #[derive(Debug, Deserialize)]
-pub(super) struct Dialling {
+pub(super) struct DialRequest {
     extension: String,
-    /// Empty is withheld.
+    /// An empty number means that the caller withholds it.
     number: String,
     name: String,
 }
 
-impl Dialling {
+impl DialRequest {
     fn caller(&self) -> Result<Caller> {
         let digits = self.number.strip_prefix('+').unwrap_or(&self.number);
         let is_number =
@@ -35,8 +35,8 @@ impl Dialling {
             "a caller's number has 3 to 15 digits"
         );
         ensure!(
-            self.name.chars().count() <= LONGEST_NAME,
-            "a caller's name has {LONGEST_NAME} characters at most"
+            self.name.chars().count() <= MAX_NAME_LENGTH,
+            "a caller's name has at most {MAX_NAME_LENGTH} characters"
         );
         let caller = match self.number.as_str() {
             "" => Caller::withheld(),
@@ -51,21 +51,21 @@ impl Dialling {
 
 struct TestCall {
     leg: OutgoingCall,
-    /// Its socket lives as long as its call.
+    /// Keeps the trunk's socket open for the call.
     _trunk: Trunk,
 }
 
-/// All who have dialled, by number.
+/// The calls by id.
 #[derive(Clone, Default)]
 pub(super) struct Callers(Arc<Mutex<BTreeMap<u32, TestCall>>>);
 
 impl Callers {
-    pub(super) async fn dial(&self, stack: &Stack, dialling: Dialling) -> Result<u32> {
-        let caller = dialling.caller()?;
+    pub(super) async fn dial(&self, stack: &Stack, request: DialRequest) -> Result<u32> {
+        let caller = request.caller()?;
         let mut numbers = stack.numbers.iter();
         let (number, _) = numbers
-            .find(|(_, extension)| **extension == dialling.extension)
-            .with_context(|| format!("no number leads to {}", dialling.extension))?;
+            .find(|(_, extension)| **extension == request.extension)
+            .with_context(|| format!("no phone number belongs to {}", request.extension))?;
         let trunk = Trunk::bind(&format!("{}:0", stack.sip.trunk_source)).await?;
         let sid = Uuid::new_v4().simple().to_string();
         let pbx = stack.sip.address.parse()?;
@@ -73,7 +73,7 @@ impl Callers {
         let mut calls = self.calls();
         let id = calls.last_key_value().map_or(1, |(last, _)| last + 1);
         calls.insert(id, TestCall { leg, _trunk: trunk });
-        if calls.len() > KEPT {
+        if calls.len() > KEPT_CALLS {
             calls.pop_first();
         }
         Ok(id)
@@ -83,7 +83,7 @@ impl Callers {
         Some(self.calls().get(&id)?.leg.clone())
     }
 
-    /// The legs by their names.
+    /// The media of each leg, with the leg's name.
     pub(super) fn legs(&self) -> Vec<(String, Media)> {
         let calls = self.calls();
         let legs = calls.iter();
@@ -91,19 +91,19 @@ impl Callers {
             .collect()
     }
 
-    pub(super) fn shown<'a>(&self, hears: impl Fn(&Media, &str) -> Vec<&'a str>) -> Vec<Value> {
+    pub(super) fn to_json<'a>(&self, hears: impl Fn(&Media, &str) -> Vec<&'a str>) -> Vec<Value> {
         let calls = self.calls();
-        let shown = calls.iter().map(|(id, call)| {
+        let callers = calls.iter().map(|(id, call)| {
             let events = call.leg.events();
             json!({
                 "id": id,
                 "name": name(*id),
-                "stage": in_words(&events),
+                "stage": describe(&events),
                 "over": events.is_over(),
                 "hears": hears(call.leg.media(), &name(*id)),
             })
         });
-        shown.collect()
+        callers.collect()
     }
 
     fn calls(&self) -> MutexGuard<'_, BTreeMap<u32, TestCall>> {
@@ -115,17 +115,17 @@ fn name(id: u32) -> String {
     format!("caller {id}")
 }
 
-/// How far a leg has come, as its person would say.
-fn in_words(events: &CallEvents) -> String {
+/// Describes the stage of a leg for the console.
+fn describe(events: &CallEvents) -> String {
     match events.all().last().map(|event| event.stage.clone()) {
         None => "dials".to_owned(),
-        Some(Stage::Ringing { .. }) => "hears it ring".to_owned(),
-        Some(Stage::Answered) => "talks".to_owned(),
-        Some(Stage::Rejected { code: 487, .. }) => "gave up".to_owned(),
-        Some(Stage::Rejected { code: 486, .. }) => "heard busy".to_owned(),
-        Some(Stage::Rejected { code, reason }) => format!("was refused ({code} {reason})"),
-        Some(Stage::Ended { by_remote: true }) => "was hung up on".to_owned(),
-        Some(Stage::Ended { by_remote: false }) => "has hung up".to_owned(),
+        Some(CallStage::Ringing { .. }) => "hears it ring".to_owned(),
+        Some(CallStage::Answered) => "talks".to_owned(),
+        Some(CallStage::Rejected { code: 487, .. }) => "gave up".to_owned(),
+        Some(CallStage::Rejected { code: 486, .. }) => "heard busy".to_owned(),
+        Some(CallStage::Rejected { code, reason }) => format!("was refused ({code} {reason})"),
+        Some(CallStage::Ended { by_remote: true }) => "was hung up on".to_owned(),
+        Some(CallStage::Ended { by_remote: false }) => "has hung up".to_owned(),
     }
 }
 
@@ -133,8 +133,8 @@ fn in_words(events: &CallEvents) -> String {
 mod tests {
     use super::*;
 
-    fn dialling(number: &str, name: &str) -> Dialling {
-        Dialling {
+    fn request(number: &str, name: &str) -> DialRequest {
+        DialRequest {
             extension: "1001".to_owned(),
             number: number.to_owned(),
             name: name.to_owned(),
@@ -142,21 +142,21 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_without_a_number_withholds_it() {
-        assert!(dialling("", "Asha").caller().unwrap().withheld);
+    fn an_empty_number_is_withheld() {
+        assert!(request("", "Asha").caller().unwrap().withheld);
         assert_eq!(
-            dialling("+919876543210", "").caller().unwrap(),
+            request("+919876543210", "").caller().unwrap(),
             Caller::number("+919876543210")
         );
     }
 
     #[test]
-    fn what_is_no_number_is_not_dialled_from() {
+    fn an_invalid_number_or_name_is_rejected() {
         for number in ["12", "+", "98765432109876543", "98 76", "1;2", "++123"] {
-            assert!(dialling(number, "").caller().is_err(), "{number}");
+            assert!(request(number, "").caller().is_err(), "{number}");
         }
         assert!(
-            dialling("", &"a".repeat(LONGEST_NAME + 1))
+            request("", &"a".repeat(MAX_NAME_LENGTH + 1))
                 .caller()
                 .is_err()
         );

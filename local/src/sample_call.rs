@@ -1,12 +1,11 @@
-//! `make call`: one call from the trunk through the running stack, with the phone played here, told line by
-//! line as it happens.
+//! `make call`: places one call from the trunk through the running stack, plays the phone, and prints each step.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use reqwest::{Client, Method};
-use ringback_sip::{CallEvents, Caller, IncomingCall, OutgoingCall, Phone, Stage, Trunk};
+use ringback_sip::{CallEvents, CallStage, Caller, IncomingCall, OutgoingCall, Phone, Trunk};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
@@ -14,167 +13,158 @@ use uuid::Uuid;
 use crate::settings::Settings;
 use crate::stack::Stack;
 
-/// Who calls.
+/// The caller's number.
 const CALLER: &str = "+919876543210";
-/// The device that is woken; the same one each time, as a phone is.
+/// The device id of the app. The same one each time, so the stack does not collect devices.
 const DEVICE: &str = "make-call";
-/// Each step takes well under a second; a loaded machine may take longer.
-const SOON: Duration = Duration::from_secs(10);
-/// How long an app takes from the push to its first line of code, and the callee to pick up.
-const HUMAN: Duration = Duration::from_millis(500);
+/// A step takes well under a second. The timeout leaves room for a loaded machine.
+const STEP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the app takes to start after the push, and the person to pick up.
+const REACTION_TIME: Duration = Duration::from_millis(500);
 /// How long the two talk.
-const TALK: Duration = Duration::from_secs(2);
+const TALK_TIME: Duration = Duration::from_secs(2);
 
-/// Places the call and tells how it goes; an error when it is not bridged, heard and completed.
+/// Places the call and prints its progress. Fails unless the call is bridged, has audio both ways, and is completed.
 pub async fn place(settings: &Settings) -> Result<()> {
     let stack = Stack::load(&settings.state_dir())?;
     let (number, extension) = stack
         .numbers
         .first_key_value()
-        .context("the stack has no number to call")?;
-    let story = Story::begin();
+        .context("the stack has no phone numbers")?;
+    let log = CallLog::start();
     let pbx = stack.sip.address.parse()?;
     let app = App::new(&stack, extension)?;
 
     app.register_for_push().await?;
-    story.tell(
+    log.print(
         "app",
-        format!("registers its push token for {extension}, and is terminated"),
+        format!("registers its push token for {extension} and is terminated"),
     );
     let trunk = Trunk::bind(&format!("{}:0", stack.sip.trunk_source)).await?;
-    let caller = dial(story, &trunk, pbx, number).await?;
-    let watching = story.follow("caller", caller.events());
-    let (call_id, mut phone) = wake(story, &app, pbx).await?;
-    let callee = pick_up(story, &mut phone).await?;
-    caller.answered(SOON).await?;
-    talk(story, &app, &call_id, &caller, &callee).await?;
+    let caller = dial(log, &trunk, pbx, number).await?;
+    let watching = log.follow("caller", caller.events());
+    let (call_id, mut phone) = wake_app(log, &app, pbx).await?;
+    let callee = pick_up(log, &mut phone).await?;
+    caller.answered(STEP_TIMEOUT).await?;
+    talk(log, &app, &call_id, &caller, &callee).await?;
     callee.hang_up().await?;
-    story.tell("phone", "hangs up".to_owned());
-    caller.ended(SOON).await?;
+    log.print("phone", "hangs up".to_owned());
+    caller.ended(STEP_TIMEOUT).await?;
     watching.await?;
-    let status = app.completed(&call_id).await?;
-    story.tell("call", format!("the application says {status}"));
+    let status = app.wait_until_completed(&call_id).await?;
+    log.print("call", format!("status {status}"));
     Ok(())
 }
 
-async fn dial(story: Story, trunk: &Trunk, pbx: SocketAddr, number: &str) -> Result<OutgoingCall> {
+async fn dial(log: CallLog, trunk: &Trunk, pbx: SocketAddr, number: &str) -> Result<OutgoingCall> {
     let call_sid = Uuid::new_v4().simple().to_string();
     let caller = Caller::number(CALLER);
     let call = trunk.call(pbx, number, caller, Some(&call_sid)).await?;
     let from = trunk.address();
-    story.tell(
+    log.print(
         "caller",
         format!("{CALLER} dials {number}: INVITE from {from}"),
     );
     Ok(call)
 }
 
-/// The push arrives, the app starts, its phone registers, and the app says that it is ready.
-async fn wake(story: Story, app: &App<'_>, pbx: SocketAddr) -> Result<(String, Phone)> {
-    let call_id = app.woken().await?;
-    story.tell(
-        "push",
-        format!("incoming_call at the push service, call {call_id}"),
-    );
-    tokio::time::sleep(HUMAN).await;
+/// Waits for the push, registers the phone, and sends `accept_ready`.
+async fn wake_app(log: CallLog, app: &App<'_>, pbx: SocketAddr) -> Result<(String, Phone)> {
+    let call_id = app.wait_for_push().await?;
+    log.print("push", format!("incoming_call received, call {call_id}"));
+    tokio::time::sleep(REACTION_TIME).await;
     let mut phone = Phone::new(pbx, app.extension, app.sip_password).await?;
     phone.register().await?;
     let from = phone.address();
-    story.tell("app", format!("starts; its phone registers from {from}"));
+    log.print("app", format!("starts and registers its phone from {from}"));
     let body = app.accept_ready(&call_id);
     let (status, answer) = app
-        .ask(Method::POST, "/api/call-response", Some(body))
+        .request(Method::POST, "/api/call-response", Some(body))
         .await?;
-    ensure!(
-        status == 200,
-        "the application refused accept_ready with {status}: {answer}"
-    );
+    ensure!(status == 200, "accept_ready failed with {status}: {answer}");
     let now = answer["status"].as_str().unwrap_or_default();
-    story.tell("app", format!("accept_ready -> {status} {now}"));
+    log.print("app", format!("accept_ready -> {status} {now}"));
     Ok((call_id, phone))
 }
 
-async fn pick_up(story: Story, phone: &mut Phone) -> Result<IncomingCall> {
-    let call = phone.next_call(SOON).await?;
+async fn pick_up(log: CallLog, phone: &mut Phone) -> Result<IncomingCall> {
+    let call = phone.next_call(STEP_TIMEOUT).await?;
     let caller = &call.caller().number;
-    story.tell("phone", format!("rings; the caller is {caller}"));
-    tokio::time::sleep(HUMAN).await;
+    log.print("phone", format!("rings; the caller is {caller}"));
+    tokio::time::sleep(REACTION_TIME).await;
     call.answer().await?;
-    story.tell("phone", "answers".to_owned());
+    log.print("phone", "answers".to_owned());
     Ok(call)
 }
 
 async fn talk(
-    story: Story,
+    log: CallLog,
     app: &App<'_>,
     call_id: &str,
     caller: &OutgoingCall,
     callee: &IncomingCall,
 ) -> Result<()> {
-    caller.media().hears(callee.media(), SOON).await?;
-    callee.media().hears(caller.media(), SOON).await?;
+    caller.media().hears(callee.media(), STEP_TIMEOUT).await?;
+    callee.media().hears(caller.media(), STEP_TIMEOUT).await?;
     let status = app.status(call_id).await?;
-    story.tell(
-        "call",
-        format!("both hear each other; the application says {status}"),
-    );
-    tokio::time::sleep(TALK).await;
+    log.print("call", format!("both hear each other; status {status}"));
+    tokio::time::sleep(TALK_TIME).await;
     let to_phone = callee.media().received_from(caller.media());
     let to_caller = caller.media().received_from(callee.media());
-    story.tell(
+    log.print(
         "call",
         format!("{to_phone} packets from caller to phone, {to_caller} from phone to caller"),
     );
     Ok(())
 }
 
-/// Tells what happens, with the time since the beginning.
+/// Prints each step with the time since the start.
 #[derive(Clone, Copy)]
-struct Story {
-    began: Instant,
+struct CallLog {
+    started: Instant,
 }
 
-impl Story {
-    fn begin() -> Self {
+impl CallLog {
+    fn start() -> Self {
         Self {
-            began: Instant::now(),
+            started: Instant::now(),
         }
     }
 
-    fn tell(self, who: &str, what: String) {
-        self.tell_at(Instant::now(), who, &what);
+    fn print(self, party: &str, what: String) {
+        self.print_at(Instant::now(), party, &what);
     }
 
-    fn tell_at(self, at: Instant, who: &str, what: &str) {
+    fn print_at(self, at: Instant, party: &str, what: &str) {
         println!(
-            "{:7.3} s  {who:<7} {what}",
-            at.saturating_duration_since(self.began).as_secs_f64()
+            "{:7.3} s  {party:<7} {what}",
+            at.saturating_duration_since(self.started).as_secs_f64()
         );
     }
 
-    /// Tells a leg's events as they come.
-    fn follow(self, who: &'static str, events: CallEvents) -> JoinHandle<()> {
+    /// Prints the events of a leg as they happen.
+    fn follow(self, party: &'static str, events: CallEvents) -> JoinHandle<()> {
         tokio::spawn(async move {
             let mut known = 0;
             while let Some(event) = events.after(known).await {
-                self.tell_at(event.at.instant, who, &in_words(&event.stage));
+                self.print_at(event.at.instant, party, &describe(&event.stage));
                 known += 1;
             }
         })
     }
 }
 
-fn in_words(stage: &Stage) -> String {
+fn describe(stage: &CallStage) -> String {
     match stage {
-        Stage::Ringing { code } => format!("hears it ring ({code})"),
-        Stage::Answered => "is answered (200)".to_owned(),
-        Stage::Rejected { code, reason } => format!("is refused ({code} {reason})"),
-        Stage::Ended { by_remote: true } => "is hung up on (BYE)".to_owned(),
-        Stage::Ended { by_remote: false } => "hangs up".to_owned(),
+        CallStage::Ringing { code } => format!("hears ringing ({code})"),
+        CallStage::Answered => "is answered (200)".to_owned(),
+        CallStage::Rejected { code, reason } => format!("is rejected ({code} {reason})"),
+        CallStage::Ended { by_remote: true } => "gets BYE".to_owned(),
+        CallStage::Ended { by_remote: false } => "hangs up".to_owned(),
     }
 }
 
-/// The phone's app: HTTP with its bearer token, and what the push service was asked to tell it.
+/// The phone app: the HTTP API with its bearer token, and the pushes that the stand-in for FCM recorded.
 struct App<'a> {
     http: Client,
     stack: &'a Stack,
@@ -188,7 +178,7 @@ impl<'a> App<'a> {
     fn new(stack: &'a Stack, extension: &'a str) -> Result<Self> {
         let phone = stack
             .phone(extension)
-            .context("the number's phone is not in the stack")?;
+            .context("stack.json has no phone for the number")?;
         let push_token = format!("make-call-{}", Uuid::new_v4().simple());
         Ok(Self {
             http: Client::new(),
@@ -204,11 +194,11 @@ impl<'a> App<'a> {
         let body =
             json!({"extension": self.extension, "platform": "fcm", "token": self.push_token});
         let (status, answer) = self
-            .ask(Method::PUT, &format!("/api/devices/{DEVICE}"), Some(body))
+            .request(Method::PUT, &format!("/api/devices/{DEVICE}"), Some(body))
             .await?;
         ensure!(
             status == 200,
-            "the application refused the device with {status}: {answer}"
+            "registering the device failed with {status}: {answer}"
         );
         Ok(())
     }
@@ -223,9 +213,9 @@ impl<'a> App<'a> {
         })
     }
 
-    /// Waits for the push, and reads the call's id out of it.
-    async fn woken(&self) -> Result<String> {
-        let deadline = Instant::now() + SOON;
+    /// Waits for the push, and returns the call id in it.
+    async fn wait_for_push(&self) -> Result<String> {
+        let deadline = Instant::now() + STEP_TIMEOUT;
         while Instant::now() < deadline {
             let requests: Vec<Value> = self
                 .http
@@ -235,35 +225,35 @@ impl<'a> App<'a> {
                 .json()
                 .await?;
             let mut messages = requests.iter().map(|request| &request["body"]["message"]);
-            let ours = messages.find(|message| {
+            let push = messages.find(|message| {
                 message["token"] == self.push_token.as_str()
                     && message["data"]["type"] == "incoming_call"
             });
-            if let Some(id) = ours.and_then(|message| message["data"]["server_call_id"].as_str()) {
+            if let Some(id) = push.and_then(|message| message["data"]["server_call_id"].as_str()) {
                 return Ok(id.to_owned());
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         bail!(
             "no push within {} s; see target/local/cloud.log and asterisk.log",
-            SOON.as_secs()
+            STEP_TIMEOUT.as_secs()
         )
     }
 
     async fn status(&self, call_id: &str) -> Result<String> {
         let (status, call) = self
-            .ask(Method::GET, &format!("/api/calls/{call_id}"), None)
+            .request(Method::GET, &format!("/api/calls/{call_id}"), None)
             .await?;
         ensure!(
             status == 200,
-            "the application will not say how the call stands, {status}: {call}"
+            "reading the call failed with {status}: {call}"
         );
         Ok(call["status"].as_str().unwrap_or("nothing").to_owned())
     }
 
-    /// Waits until the call is known to be over.
-    async fn completed(&self, call_id: &str) -> Result<String> {
-        let deadline = Instant::now() + SOON;
+    /// Waits until the call is completed.
+    async fn wait_until_completed(&self, call_id: &str) -> Result<String> {
+        let deadline = Instant::now() + STEP_TIMEOUT;
         loop {
             let status = self.status(call_id).await?;
             if status == "completed" {
@@ -271,14 +261,19 @@ impl<'a> App<'a> {
             }
             ensure!(
                 Instant::now() < deadline,
-                "the call is still {status} {} s after its end",
-                SOON.as_secs()
+                "the call is still {status}, {} s after the phone hung up",
+                STEP_TIMEOUT.as_secs()
             );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
-    async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<(u16, Value)> {
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<(u16, Value)> {
         let url = format!("{}{path}", self.stack.http_url);
         let mut request = self.http.request(method, url).bearer_auth(self.token);
         if let Some(body) = body {
@@ -288,7 +283,7 @@ impl<'a> App<'a> {
         let status = answer.status().as_u16();
         let text = answer.text().await?;
         let body = serde_json::from_str(&text)
-            .with_context(|| format!("{status} with no JSON: {text}"))?;
+            .with_context(|| format!("status {status}, and the answer is not JSON: {text}"))?;
         Ok((status, body))
     }
 }

@@ -1,9 +1,9 @@
-//! What the console can do on the local stack alone, below `/local/` of its gateway: the stack's demo tokens, simulated
-//! SIP phones that pick up, callers on the simulated trunk, and a look at what the push service was asked for.
+//! The demo part of the console, below `/local/` of the gateway: the stack's tokens, simulated SIP phones, callers on
+//! the simulated trunk, and the pushes that the stand-in for FCM received. It exists only in the local stack.
 
 mod callers;
 mod handset;
-mod neighbours;
+mod same_origin;
 
 use std::convert::Infallible;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
-use callers::{Callers, Dialling};
+use callers::{Callers, DialRequest};
 use futures::{Stream, stream};
 use handset::Handsets;
 use ringback_sip::Media;
@@ -28,14 +28,14 @@ use serde_json::{Value, json};
 use crate::settings::Transport;
 use crate::stack::Stack;
 
-/// How often a page is told what has changed.
-const TICK: Duration = Duration::from_millis(200);
-/// So many packets, a tenth of a second, are no accident.
-const HEARD: u64 = 5;
+/// How often the page gets changes.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
+/// This many packets (100 ms) count as audio.
+const MIN_PACKETS_HEARD: u64 = 5;
 
-/// The routes, for the stack that describes itself in this directory. They answer pages of the gateway's own address only.
+/// The routes. They accept only requests from pages of the gateway itself.
 pub fn router(state_dir: PathBuf) -> Router {
-    let playground = Playground {
+    let demo = Demo {
         state_dir: state_dir.into(),
         handsets: Handsets::default(),
         callers: Callers::default(),
@@ -48,40 +48,40 @@ pub fn router(state_dir: PathBuf) -> Router {
         .route("/local/phones/{extension}/pick-up", post(pick_up))
         .route("/local/callers", post(dial))
         .route("/local/callers/{id}", delete(hang_up))
-        .layer(middleware::from_fn(neighbours::only))
-        .with_state(playground)
+        .layer(middleware::from_fn(same_origin::require))
+        .with_state(demo)
 }
 
 #[derive(Clone)]
-struct Playground {
+struct Demo {
     state_dir: Arc<std::path::Path>,
     handsets: Handsets,
     callers: Callers,
     http: reqwest::Client,
 }
 
-impl Playground {
+impl Demo {
     fn stack(&self) -> Result<Stack> {
         Stack::load(&self.state_dir)
     }
 
-    /// All that a page shows of it. Whoever hears whom is found out from what arrives: real RTP.
-    async fn shown(&self, push_token: &str) -> Result<Value> {
+    /// Everything that the page shows. The RTP packets that arrive show who hears which leg.
+    async fn to_json(&self, push_token: &str) -> Result<Value> {
         let mut legs = self.handsets.legs();
         legs.extend(self.callers.legs());
         let hears = |media: &Media, own: &str| -> Vec<&str> {
             let others = legs.iter().filter(|(name, _)| name != own);
-            let heard = others.filter(|(_, other)| media.received_from(other) >= HEARD);
+            let heard = others.filter(|(_, other)| media.received_from(other) >= MIN_PACKETS_HEARD);
             heard.map(|(name, _)| name.as_str()).collect()
         };
         Ok(json!({
-            "phones": self.handsets.shown(hears),
-            "callers": self.callers.shown(hears),
+            "phones": self.handsets.to_json(hears),
+            "callers": self.callers.to_json(hears),
             "pushes": self.pushes(push_token).await?,
         }))
     }
 
-    /// The pushes to one device, as the stand-in for FCM received them.
+    /// The pushes to one device that the stand-in for FCM received.
     async fn pushes(&self, token: &str) -> Result<Vec<Value>> {
         let query: String = form_urlencoded::Serializer::new(String::new())
             .append_pair("token", token)
@@ -94,20 +94,20 @@ impl Playground {
 }
 
 /// `GET /local/stack`.
-async fn stack(State(playground): State<Playground>) -> Result<Json<Value>, Refusal> {
-    let stack = playground.stack()?;
+async fn stack(State(demo): State<Demo>) -> Result<Json<Value>, DemoError> {
+    let stack = demo.stack()?;
     let number_of = |extension: &str| {
         let mut numbers = stack.numbers.iter();
         numbers
-            .find(|(_, of)| *of == extension)
+            .find(|(_, owner)| *owner == extension)
             .map(|(number, _)| number)
     };
-    // A WebRTC phone is a browser of its own, not one of ours.
-    let ours = stack
+    // WebRTC phones are separate browsers.
+    let simulated = stack
         .phones
         .iter()
         .filter(|phone| phone.transport != Transport::Wss);
-    let phones = ours.map(|phone| {
+    let phones = simulated.map(|phone| {
         json!({ "extension": phone.extension, "token": phone.token, "number": number_of(&phone.extension) })
     });
     Ok(Json(json!({
@@ -117,25 +117,25 @@ async fn stack(State(playground): State<Playground>) -> Result<Json<Value>, Refu
 }
 
 #[derive(Deserialize)]
-struct Watching {
+struct EventsQuery {
     push_token: String,
 }
 
-/// `GET /local/events`: all that is shown, as often as it changes.
+/// `GET /local/events`: sends the state as server-sent events after each change.
 async fn events(
-    State(playground): State<Playground>,
-    Query(Watching { push_token }): Query<Watching>,
+    State(demo): State<Demo>,
+    Query(EventsQuery { push_token }): Query<EventsQuery>,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    let changes = stream::unfold(String::new(), move |told| {
-        let (playground, push_token) = (playground.clone(), push_token.clone());
+    let changes = stream::unfold(String::new(), move |sent| {
+        let (demo, push_token) = (demo.clone(), push_token.clone());
         async move {
             loop {
-                // A stack that is being stopped tells nothing more.
-                let shown = playground.shown(&push_token).await.ok()?.to_string();
-                if shown != told {
-                    return Some((Ok(Event::default().data(&shown)), shown));
+                // Ends when the stack stops.
+                let state = demo.to_json(&push_token).await.ok()?.to_string();
+                if state != sent {
+                    return Some((Ok(Event::default().data(&state)), state));
                 }
-                tokio::time::sleep(TICK).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
         }
     });
@@ -144,57 +144,51 @@ async fn events(
 
 /// `PUT /local/phones/{extension}`.
 async fn register(
-    State(playground): State<Playground>,
+    State(demo): State<Demo>,
     Path(extension): Path<String>,
-) -> Result<StatusCode, Refusal> {
-    let stack = playground.stack()?;
-    playground.handsets.register(&stack, &extension).await?;
+) -> Result<StatusCode, DemoError> {
+    let stack = demo.stack()?;
+    demo.handsets.register(&stack, &extension).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// `POST /local/phones/{extension}/pick-up`.
 async fn pick_up(
-    State(playground): State<Playground>,
+    State(demo): State<Demo>,
     Path(extension): Path<String>,
-) -> Result<StatusCode, Refusal> {
-    let stack = playground.stack()?;
-    playground.handsets.pick_up(&stack, &extension).await?;
+) -> Result<StatusCode, DemoError> {
+    let stack = demo.stack()?;
+    demo.handsets.answer_next(&stack, &extension).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// `POST /local/callers`.
 async fn dial(
-    State(playground): State<Playground>,
-    Json(dialling): Json<Dialling>,
-) -> Result<Response, Refusal> {
-    let stack = playground.stack()?;
-    let id = playground.callers.dial(&stack, dialling).await?;
+    State(demo): State<Demo>,
+    Json(request): Json<DialRequest>,
+) -> Result<Response, DemoError> {
+    let stack = demo.stack()?;
+    let id = demo.callers.dial(&stack, request).await?;
     Ok((StatusCode::CREATED, Json(json!({ "id": id }))).into_response())
 }
 
 /// `DELETE /local/callers/{id}`.
-async fn hang_up(
-    State(playground): State<Playground>,
-    Path(id): Path<u32>,
-) -> Result<StatusCode, Refusal> {
-    let leg = playground
-        .callers
-        .leg(id)
-        .context("there is no such caller")?;
+async fn hang_up(State(demo): State<Demo>, Path(id): Path<u32>) -> Result<StatusCode, DemoError> {
+    let leg = demo.callers.leg(id).context("unknown caller")?;
     leg.hang_up().await.map_err(anyhow::Error::from)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Whatever did not work, in words: whoever asks here is at the machine.
-struct Refusal(anyhow::Error);
+/// Any error, with its causes: the client is a person at this machine.
+struct DemoError(anyhow::Error);
 
-impl<E: Into<anyhow::Error>> From<E> for Refusal {
+impl<E: Into<anyhow::Error>> From<E> for DemoError {
     fn from(error: E) -> Self {
         Self(error.into())
     }
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for DemoError {
     fn into_response(self) -> Response {
         let body =
             json!({ "success": false, "error": format!("{:#}", self.0), "code": "local_stack" });

@@ -1,4 +1,4 @@
-//! Who holds the stack, what a killed one left behind, and how the holder is stopped.
+//! Locks the stack for one process, cleans up after a killed one, and stops the process that runs it.
 
 use std::fs::File;
 use std::time::Duration;
@@ -11,28 +11,28 @@ use crate::settings::{PBXS, Settings};
 use crate::stack::Stack;
 use crate::tools::make_dir;
 
-/// The pid file of the process that holds the stack.
+/// The name of the pid file of the process that runs the stack.
 const HOLDER: &str = "stack";
-/// How long a leftover child may take to end before it is ended.
-const PATIENCE: Duration = Duration::from_secs(3);
-/// How long stopping the whole stack may take.
-const STOPPING: Duration = Duration::from_secs(20);
+/// How long a leftover child process may take to end before it is killed.
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long the whole stack may take to stop.
+const STACK_STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// This process's right to the stack of this checkout. The lock ends with the process, however that ends.
-pub(super) struct Claim {
+/// The lock on the stack of this checkout. The system releases it when the process ends, even if it is killed.
+pub(super) struct StackLock {
     holder: PidFile,
     _lock: File,
 }
 
-impl Claim {
-    pub(super) fn give_up(self, settings: &Settings) {
+impl StackLock {
+    pub(super) fn release(self, settings: &Settings) {
         Stack::remove(&settings.state_dir());
         self.holder.remove();
     }
 }
 
-/// Makes this process the one that holds the stack.
-pub(super) async fn claim(settings: &Settings) -> Result<Claim> {
+/// Locks the stack for this process.
+pub(super) async fn acquire_lock(settings: &Settings) -> Result<StackLock> {
     make_dir(&settings.state_dir())?;
     let lock = File::create(settings.state("stack.lock"))?;
     let holder = holder(settings);
@@ -44,7 +44,7 @@ pub(super) async fn claim(settings: &Settings) -> Result<Claim> {
     }
     clear_leftovers(settings).await;
     holder.write(std::process::id())?;
-    Ok(Claim {
+    Ok(StackLock {
         holder,
         _lock: lock,
     })
@@ -54,7 +54,7 @@ pub(super) fn holder(settings: &Settings) -> PidFile {
     PidFile::new(&settings.state_dir(), HOLDER)
 }
 
-/// Ends what a killed stack left running, and names it.
+/// Stops the processes that a killed stack left running, and returns their names.
 pub(super) async fn clear_leftovers(settings: &Settings) -> Vec<&'static str> {
     Stack::remove(&settings.state_dir());
     let mut ended = Vec::new();
@@ -63,7 +63,7 @@ pub(super) async fn clear_leftovers(settings: &Settings) -> Vec<&'static str> {
         .flat_map(|pbx| [pbx.daemon, pbx.proxy_daemon]);
     for name in pbxs.chain([PRIMARY.part, FALLBACK.part]) {
         if PidFile::new(&settings.state_dir(), name)
-            .end_leftover(PATIENCE)
+            .end_leftover(STOP_TIMEOUT)
             .await
         {
             ended.push(name);
@@ -72,7 +72,7 @@ pub(super) async fn clear_leftovers(settings: &Settings) -> Vec<&'static str> {
     ended
 }
 
-/// Asks the holder to stop, and waits until it has. Says whether there was one.
+/// Stops the process that runs the stack. Returns whether there was one.
 pub(super) async fn stop_holder(settings: &Settings) -> Result<bool> {
     let holder = holder(settings);
     let Some(pid) = holder.running() else {
@@ -81,7 +81,7 @@ pub(super) async fn stop_holder(settings: &Settings) -> Result<bool> {
     };
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM)
         .context("could not ask the stack to stop")?;
-    if !holder.wait_until_gone(STOPPING).await {
+    if !holder.wait_until_gone(STACK_STOP_TIMEOUT).await {
         holder.end_leftover(Duration::ZERO).await;
     }
     Ok(true)

@@ -1,11 +1,11 @@
-//! The simulated SIP phones that the console plays: each registers, rings, and picks up when its person has accepted.
+//! The simulated SIP phones of the console. They register, ring, and answer after the person accepts.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use ringback_sip::{IncomingCall, Media, Phone, Stage};
+use ringback_sip::{CallStage, IncomingCall, Media, Phone};
 use serde_json::{Map, Value, json};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -13,38 +13,38 @@ use tokio::time::Instant;
 use crate::settings::Transport;
 use crate::stack::{Phone as Account, Stack};
 
-/// What a person has accepted rings here within so long, or not at all.
-const SOON: Duration = Duration::from_secs(20);
-/// A registration lasts 600 s. A phone that nobody uses any longer lets it end.
-const REGISTERED: Duration = Duration::from_secs(600);
+/// How long after the person accepts a ringing phone is answered.
+const ANSWER_WINDOW: Duration = Duration::from_secs(20);
+/// The duration of a registration. A phone that is not used again lets it expire.
+const REGISTRATION_TIME: Duration = Duration::from_secs(600);
 
-/// The phones, by extension.
+/// The phones by extension.
 #[derive(Clone, Default)]
 pub(super) struct Handsets(Arc<Mutex<BTreeMap<String, Handset>>>);
 
 struct Handset {
     leg: Arc<Mutex<Option<IncomingCall>>>,
-    picks_up_until: Arc<Mutex<Option<Instant>>>,
+    answer_until: Arc<Mutex<Option<Instant>>>,
     registered_at: Instant,
-    answering: JoinHandle<()>,
+    task: JoinHandle<()>,
 }
 
 impl Drop for Handset {
     fn drop(&mut self) {
-        self.answering.abort();
+        self.task.abort();
     }
 }
 
 impl Handsets {
-    /// Registers the extension's phone, anew where it is already: as an app that was woken does.
+    /// Registers the phone of an extension, again if it is registered already, as an app does when a push wakes it.
     pub(super) async fn register(&self, stack: &Stack, extension: &str) -> Result<()> {
         let account = stack
             .phone(extension)
-            .with_context(|| format!("there is no phone {extension}"))?;
+            .with_context(|| format!("unknown phone {extension}"))?;
         let mut phone = phone(stack, account).await?;
         phone.register().await?;
-        let handset = Handset::with(phone);
-        // A call that the phone is on goes on, and ends, where it is.
+        let handset = Handset::new(phone);
+        // Keep the phone's current call, which continues on the old registration.
         let mut handsets = self.handsets();
         let leg = handsets
             .get(extension)
@@ -54,16 +54,16 @@ impl Handsets {
         Ok(())
     }
 
-    /// Registers it, and has it pick up what rings there next.
-    pub(super) async fn pick_up(&self, stack: &Stack, extension: &str) -> Result<()> {
+    /// Registers the phone, and answers the next call on it.
+    pub(super) async fn answer_next(&self, stack: &Stack, extension: &str) -> Result<()> {
         self.register(stack, extension).await?;
         if let Some(handset) = self.handsets().get(extension) {
-            *lock(&handset.picks_up_until) = Some(Instant::now() + SOON);
+            *lock(&handset.answer_until) = Some(Instant::now() + ANSWER_WINDOW);
         }
         Ok(())
     }
 
-    /// The legs by their names.
+    /// The media of each leg, with the leg's name.
     pub(super) fn legs(&self) -> Vec<(String, Media)> {
         let handsets = self.handsets();
         let legs = handsets.iter().filter_map(|(extension, handset)| {
@@ -73,23 +73,23 @@ impl Handsets {
         legs.collect()
     }
 
-    pub(super) fn shown<'a>(
+    pub(super) fn to_json<'a>(
         &self,
         hears: impl Fn(&Media, &str) -> Vec<&'a str>,
     ) -> Map<String, Value> {
         let handsets = self.handsets();
-        let shown = handsets.iter().map(|(extension, handset)| {
+        let phones = handsets.iter().map(|(extension, handset)| {
             let leg = lock(&handset.leg).clone();
             let leg = leg.map(|leg| {
-                json!({ "stage": in_words(&leg), "hears": hears(leg.media(), &name(extension)) })
+                json!({ "stage": describe(&leg), "hears": hears(leg.media(), &name(extension)) })
             });
-            let registered = handset.registered_at.elapsed() < REGISTERED;
+            let registered = handset.registered_at.elapsed() < REGISTRATION_TIME;
             (
                 extension.clone(),
                 json!({ "registered": registered, "leg": leg }),
             )
         });
-        shown.collect()
+        phones.collect()
     }
 
     fn handsets(&self) -> MutexGuard<'_, BTreeMap<String, Handset>> {
@@ -98,20 +98,20 @@ impl Handsets {
 }
 
 impl Handset {
-    fn with(phone: Phone) -> Self {
+    fn new(phone: Phone) -> Self {
         let leg = Arc::default();
-        let picks_up_until = Arc::default();
-        let answering = answer(phone, Arc::clone(&leg), Arc::clone(&picks_up_until));
+        let answer_until = Arc::default();
+        let task = run_phone(phone, Arc::clone(&leg), Arc::clone(&answer_until));
         Self {
             leg,
-            picks_up_until,
+            answer_until,
             registered_at: Instant::now(),
-            answering: tokio::spawn(answering),
+            task: tokio::spawn(task),
         }
     }
 }
 
-/// The phone of an account. WebRTC is spoken by browsers alone.
+/// Creates the phone of an account. WebRTC phones exist only in browsers.
 async fn phone(stack: &Stack, account: &Account) -> Result<Phone> {
     let Account {
         extension,
@@ -124,27 +124,27 @@ async fn phone(stack: &Stack, account: &Account) -> Result<Phone> {
             let pbx = stack.sip.tls.parse()?;
             Phone::over_tls(pbx, extension, sip_password, &stack.ari.ca_pem).await?
         }
-        Transport::Wss => bail!("{extension} is a WebRTC phone, which this page does not play"),
+        Transport::Wss => bail!("{extension} is a WebRTC phone, which the demo does not simulate"),
     })
 }
 
-/// Lets calls ring, one at a time, and picks up those that are meant to be.
-async fn answer(
+/// Rings for each call, and answers those that the person has accepted.
+async fn run_phone(
     mut phone: Phone,
     leg: Arc<Mutex<Option<IncomingCall>>>,
-    picks_up_until: Arc<Mutex<Option<Instant>>>,
+    answer_until: Arc<Mutex<Option<Instant>>>,
 ) {
-    while let Ok(call) = phone.next_call(REGISTERED).await {
+    while let Ok(call) = phone.next_call(REGISTRATION_TIME).await {
         *lock(&leg) = Some(call.clone());
-        let accepted = lock(&picks_up_until)
+        let accepted = lock(&answer_until)
             .take()
             .is_some_and(|until| Instant::now() < until);
-        // The app that calls has its own phone called first, which is to pick up by itself.
-        let by_itself = call.header("Answer-Mode") == Some("Auto");
-        if (accepted || by_itself)
+        // The app that starts a call has its own phone called first, with `Answer-Mode: Auto` (RFC 5373).
+        let automatic = call.header("Answer-Mode") == Some("Auto");
+        if (accepted || automatic)
             && let Err(error) = call.answer().await
         {
-            eprintln!("playground: the phone could not pick up: {error}");
+            eprintln!("demo: the phone could not answer: {error}");
         }
     }
 }
@@ -153,13 +153,13 @@ fn name(extension: &str) -> String {
     format!("phone {extension}")
 }
 
-fn in_words(leg: &IncomingCall) -> &'static str {
+fn describe(leg: &IncomingCall) -> &'static str {
     match leg.events().all().last().map(|event| event.stage.clone()) {
-        None | Some(Stage::Ringing { .. }) => "rings",
-        Some(Stage::Answered) => "talks",
-        Some(Stage::Rejected { .. }) => "refused",
-        Some(Stage::Ended { by_remote: true }) => "was hung up on",
-        Some(Stage::Ended { by_remote: false }) => "hung up",
+        None | Some(CallStage::Ringing { .. }) => "rings",
+        Some(CallStage::Answered) => "talks",
+        Some(CallStage::Rejected { .. }) => "refused",
+        Some(CallStage::Ended { by_remote: true }) => "was hung up on",
+        Some(CallStage::Ended { by_remote: false }) => "hung up",
     }
 }
 
