@@ -7,11 +7,11 @@ use std::time::Duration;
 use lambda_http::Request;
 use ringback::api::form::Fields;
 use ringback::api::http::{self, Answer, ApiError};
-use ringback::asterisk::hook::{Report, Which};
-use ringback::asterisk::{AsteriskError, Pbxs};
+use ringback::asterisk::dialplan_report::{DialplanReport, ReportedCall};
+use ringback::asterisk::{AsteriskError, PbxList};
 use ringback::auth::signing::Signing;
 use ringback::auth::webhook_auth::Gate;
-use ringback::effect_runner::OutsideError;
+use ringback::effect_runner::EffectError;
 use ringback::platform::secrets::HookSecret;
 use ringback::platform::start::{LiveSwitchboard, Start};
 use ringback::store::number_routes::Routes;
@@ -30,7 +30,7 @@ struct AsteriskIncoming {
     gate: Gate<HookSecret>,
     signing: Arc<Signing>,
     country: String,
-    pbxs: Pbxs,
+    pbxs: PbxList,
 }
 
 impl AsteriskIncoming {
@@ -43,15 +43,19 @@ impl AsteriskIncoming {
         admitted?;
         let content_type = http::header(&request, "content-type").unwrap_or_default();
         let fields = Fields::from_body(content_type, http::body(&request)?).await?;
-        let report = Report::parse(&fields, &self.country, &self.pbxs)?;
+        let report = DialplanReport::parse(&fields, &self.country, &self.pbxs)?;
         let until = http::until(&request);
         match http::path(&request).rsplit('/').next() {
-            Some("incoming") if report.app_call().is_some() => {
-                self.report(&report, &report.arrival(), now, until).await
+            Some("incoming") if report.app_caller_call().is_some() => {
+                self.report(&report, &report.arrival_event(), now, until)
+                    .await
             }
             Some("incoming") => self.incoming(report, now, until).await,
             Some("bridged") => self.report(&report, &Event::Bridged, now, until).await,
-            Some("ended") => self.report(&report, &report.end_of_leg(), now, until).await,
+            Some("ended") => {
+                self.report(&report, &report.leg_ended_event(), now, until)
+                    .await
+            }
             _ => Err(ApiError::not_found(
                 "no_such_route",
                 "there is no such route",
@@ -61,13 +65,13 @@ impl AsteriskIncoming {
 
     async fn incoming(
         &self,
-        report: Report,
+        report: DialplanReport,
         now: Timestamp,
         until: Timestamp,
     ) -> Result<Answer, ApiError> {
         let extension = self.extension(&report).await?;
         let sighting = InboundCallReport {
-            call_id: self.signing.sign(report.id_of_call(&extension)).await?,
+            call_id: self.signing.sign(report.call_id_for(&extension)).await?,
             extension,
             caller: report.caller,
             call_sid: report.call_sid,
@@ -79,7 +83,7 @@ impl AsteriskIncoming {
             // The caller waits, the app is ready, its SIP registration takes its time: the timer goes on with it.
             Err(SwitchboardError::Effect {
                 call,
-                source: OutsideError::Asterisk(AsteriskError::PhoneOffline),
+                source: EffectError::Asterisk(AsteriskError::PhoneOffline),
             }) => *call,
             Err(error) => return Err(error.into()),
         };
@@ -90,7 +94,7 @@ impl AsteriskIncoming {
 
     async fn report(
         &self,
-        report: &Report,
+        report: &DialplanReport,
         event: &Event,
         now: Timestamp,
         until: Timestamp,
@@ -102,7 +106,7 @@ impl AsteriskIncoming {
             // A phone that was lost is called again as soon as it registers: the timer goes on with it.
             Err(SwitchboardError::Effect {
                 call,
-                source: OutsideError::Asterisk(AsteriskError::PhoneOffline),
+                source: EffectError::Asterisk(AsteriskError::PhoneOffline),
             }) => Outcome {
                 call: *call,
                 refused: None,
@@ -117,10 +121,10 @@ impl AsteriskIncoming {
         }
     }
 
-    async fn call_of(&self, report: &Report) -> Result<CallId, ApiError> {
-        let place = match report.which() {
-            Which::Call(id) => return Ok(id),
-            Which::Caller => report.place(self.extension(report).await?),
+    async fn call_of(&self, report: &DialplanReport) -> Result<CallId, ApiError> {
+        let place = match report.reported_call() {
+            ReportedCall::ById(id) => return Ok(id),
+            ReportedCall::ByCaller => report.correlation_key(self.extension(report).await?),
         };
         self.switchboard
             .met_at(&place)
@@ -128,7 +132,7 @@ impl AsteriskIncoming {
             .ok_or_else(ApiError::no_such_call)
     }
 
-    async fn extension(&self, report: &Report) -> Result<Extension, ApiError> {
+    async fn extension(&self, report: &DialplanReport) -> Result<Extension, ApiError> {
         if let Some(extension) = &report.extension {
             return Ok(extension.clone());
         }

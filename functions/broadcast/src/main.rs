@@ -21,9 +21,8 @@ use ringback::store::connections::{Connection, Connections, Deliveries};
 use ringback::store::posts::Posts;
 use ringback::telemetry::metrics::{self, Measured};
 use ringback::telemetry::subject;
-use ringback::timers::replica;
-use ringback::timers::{Timeouts, TimerError};
-use ringback_core::call::Call;
+use ringback::timers::{CallTimers, TimerError};
+use ringback_core::call::{Call, replication_action};
 use ringback_core::timestamp::Timestamp;
 use serde::Deserialize;
 use serde_dynamo::Item;
@@ -96,20 +95,15 @@ struct Told {
 /// This region, where there is another.
 struct Replica {
     region: String,
-    timeouts: Timeouts,
+    timers: CallTimers,
 }
 
 impl Replica {
     async fn look_at(&self, change: &CallChange) -> Result<(), TimerError> {
         let stored_in = change.stored_in.as_deref();
-        let duty = replica::duty(
-            change.before.as_ref(),
-            &change.after,
-            stored_in,
-            &self.region,
-        );
-        match duty {
-            Some(duty) => replica::fulfil(&duty, &self.timeouts, clock::now()).await,
+        let before = change.before.as_ref();
+        match replication_action(before, &change.after, stored_in, &self.region) {
+            Some(action) => self.timers.replicate(&action, clock::now()).await,
             None => Ok(()),
         }
     }
@@ -257,7 +251,7 @@ async fn main() -> Result<(), Error> {
         None => None,
         Some(_) => Some(Replica {
             region: start.region().to_owned(),
-            timeouts: start.timeouts()?,
+            timers: start.timeouts()?,
         }),
     };
     let this = &Broadcast {

@@ -5,7 +5,7 @@ use lambda_runtime::{Error, LambdaEvent};
 use ringback::platform::clock;
 use ringback::platform::start::{GIVES_UP_AFTER, LiveSwitchboard, Start, run, works_until};
 use ringback::switchboard::SwitchboardError;
-use ringback::timers::Timer;
+use ringback::timers::TimerMessage;
 use ringback_core::timestamp::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ enum Fired {
         #[serde(rename = "Records")]
         records: Vec<Message>,
     },
-    Schedule(Timer),
+    Schedule(TimerMessage),
 }
 
 #[derive(Deserialize)]
@@ -56,7 +56,7 @@ async fn fire_message<'a>(
     until: Timestamp,
 ) -> Option<&'a str> {
     let id = &message.message_id;
-    match serde_json::from_str::<Timer>(&message.body) {
+    match serde_json::from_str::<TimerMessage>(&message.body) {
         Ok(timer) => fire(switchboard, timer, until)
             .await
             .err()
@@ -69,7 +69,11 @@ async fn fire_message<'a>(
 }
 
 /// What fails is told here, and brought again by whoever brought it.
-async fn fire(switchboard: &LiveSwitchboard, timer: Timer, until: Timestamp) -> Result<(), Error> {
+async fn fire(
+    switchboard: &LiveSwitchboard,
+    timer: TimerMessage,
+    until: Timestamp,
+) -> Result<(), Error> {
     let call_id = timer.call_id;
     let fired = look_at(switchboard, timer, until).await;
     if let Err(error) = &fired {
@@ -80,7 +84,7 @@ async fn fire(switchboard: &LiveSwitchboard, timer: Timer, until: Timestamp) -> 
 
 async fn look_at(
     switchboard: &LiveSwitchboard,
-    timer: Timer,
+    timer: TimerMessage,
     until: Timestamp,
 ) -> Result<(), Error> {
     let (call_id, event) = (timer.call_id, timer.event());

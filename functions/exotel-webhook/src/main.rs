@@ -8,7 +8,7 @@ use ringback::api::form::Fields;
 use ringback::api::http::{self, Answer, ApiError};
 use ringback::auth::signing::{SignatureError, Signing};
 use ringback::auth::webhook_auth::Gate;
-use ringback::exotel::{Direction, ExotelWebhook, Source};
+use ringback::exotel::{CallDirection, ExotelWebhook, WebhookSource};
 use ringback::platform::secrets::WebhookSecret;
 use ringback::platform::start::{LiveSwitchboard, Start};
 use ringback::store::number_routes::Routes;
@@ -55,8 +55,13 @@ impl Handler {
         let notice = ExotelWebhook::parse(&fields, &self.country)?;
         let until = http::until(&request);
         let by_sid = CallId::of_call_sid(&notice.call_sid);
-        match (reporter, notice.direction, notice.end(), notice.reported()) {
-            (reporter, Direction::Outbound, _, Some(reported)) => {
+        match (
+            reporter,
+            notice.direction,
+            notice.end_event(),
+            notice.progress_event(),
+        ) {
+            (reporter, CallDirection::Outbound, _, Some(reported)) => {
                 let call = match reporter {
                     Reporter::OneCall(call) => call,
                     Reporter::Flow => notice.call_id.unwrap_or(by_sid),
@@ -64,14 +69,14 @@ impl Handler {
                 self.report(call, &reported, now, until).await
             }
             // A call of the account's that we did not ask for, or a word that Exotel does not document.
-            (_, Direction::Outbound, _, None) => Ok(Answer::ok(json!({ "status": "ignored" }))),
-            (Reporter::OneCall(_), Direction::Inbound, _, _) => {
+            (_, CallDirection::Outbound, _, None) => Ok(Answer::ok(json!({ "status": "ignored" }))),
+            (Reporter::OneCall(_), CallDirection::Inbound, _, _) => {
                 Err(SignatureError::WrongToken.into())
             }
-            (Reporter::Flow, Direction::Inbound, Some(end), _) => {
+            (Reporter::Flow, CallDirection::Inbound, Some(end), _) => {
                 self.report(by_sid, &end, now, until).await
             }
-            (Reporter::Flow, Direction::Inbound, None, _) => {
+            (Reporter::Flow, CallDirection::Inbound, None, _) => {
                 self.ring(notice, extension, now, until).await
             }
         }
@@ -160,8 +165,8 @@ impl Handler {
             "the number leads to no extension; add its route, or ?extension= to the webhook URL",
         );
         Err(match notice.source {
-            Source::Passthru => nowhere.with_status(302),
-            Source::StatusCallback => nowhere,
+            WebhookSource::Passthru => nowhere.with_status(302),
+            WebhookSource::StatusCallback => nowhere,
         })
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use lambda_http::Request;
 use ringback::api::http::{self, Answer, ApiError};
-use ringback::asterisk::{Asterisk, Health as Pbx};
+use ringback::asterisk::{Asterisk, PbxHealth as Pbx};
 use ringback::platform::start::Start;
 use serde_json::{Map, Value, json};
 use shared_answer::SharedAnswer;

@@ -7,7 +7,7 @@ use ringback::api::http::ApiError;
 use ringback::api::new_call::{Address, CallRequest};
 use ringback::api::status_update::call_initiated;
 use ringback::auth::signing::Signing;
-use ringback::exotel::dialling::{CallerIdPolicy, DialRules, Forbidden};
+use ringback::exotel::dial_rules::{CallerIdPolicy, DialRuleViolation, DialRules};
 use ringback::platform::start::LiveSwitchboard;
 use ringback::store::number_routes::Routes;
 use ringback::switchboard::{Destination, NewCallRequest, StartLimits, SwitchboardError};
@@ -75,7 +75,7 @@ impl Starting {
                 ))
             }
             Address::Telephone(to) => {
-                let refused = |rule: Forbidden| {
+                let refused = |rule: DialRuleViolation| {
                     refuse(app, rule.rule());
                     ApiError::from(rule)
                 };
@@ -121,8 +121,8 @@ impl Starting {
         }
         let own = self.routes.number_of(app, &self.country).await?;
         if named.is_some() && named != own {
-            refuse(app, Forbidden::CallerId.rule());
-            return Err(Forbidden::CallerId.into());
+            refuse(app, DialRuleViolation::CallerId.rule());
+            return Err(DialRuleViolation::CallerId.into());
         }
         own.ok_or_else(|| {
             ApiError::bad_request(

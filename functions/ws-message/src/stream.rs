@@ -4,7 +4,7 @@
 
 use futures::StreamExt;
 use ringback::api::http::ApiError;
-use ringback::exotel::{Dtmf, Frame, LONGEST_FRAME};
+use ringback::exotel::{DtmfKey, MAX_FRAME_BYTES, StreamFrame};
 use ringback::platform::clock;
 use ringback::platform::start::LiveSwitchboard;
 use ringback::store::connections::Connections;
@@ -30,17 +30,17 @@ impl Streaming {
         text: &str,
         until: Timestamp,
     ) -> Result<(), ApiError> {
-        if text.len() > LONGEST_FRAME {
+        if text.len() > MAX_FRAME_BYTES {
             return Err(ApiError::bad_request(
                 "frame_too_long",
                 "a frame has 128 KiB at most",
             ));
         }
-        let frame = Frame::parse(text)
+        let frame = StreamFrame::parse(text)
             .map_err(|error| ApiError::bad_request("bad_frame", error.to_string()))?;
         match frame {
-            Frame::Passing => Ok(()),
-            Frame::Start {
+            StreamFrame::Ignored => Ok(()),
+            StreamFrame::Start {
                 call_sid,
                 sample_rate,
             } => {
@@ -51,8 +51,8 @@ impl Streaming {
                 }
                 Ok(())
             }
-            Frame::Dtmf(dtmf) => self.dtmf(connection_id, &dtmf).await,
-            Frame::Stop { call_sid, reason } => {
+            StreamFrame::Dtmf(dtmf) => self.dtmf(connection_id, &dtmf).await,
+            StreamFrame::Stop { call_sid, reason } => {
                 let stopped = Event::StreamStopped(reason);
                 if let Some(call) = tell(switchboard, &call_sid, &stopped, until).await? {
                     tracing::info!(call_id = %call.call_id, connection_id, reason = reason.as_str(), "stream stopped");
@@ -76,7 +76,7 @@ impl Streaming {
     }
 
     /// Every participant's clients hear of a key. One that is not reached costs the others nothing.
-    async fn dtmf(&self, connection_id: &str, dtmf: &Dtmf) -> Result<(), ApiError> {
+    async fn dtmf(&self, connection_id: &str, dtmf: &DtmfKey) -> Result<(), ApiError> {
         let Some(stream) = self.streams.over(connection_id).await? else {
             tracing::warn!(
                 connection_id,
@@ -116,7 +116,7 @@ async fn tell(
 }
 
 /// S2 knows no such message; it is built like its others.
-fn key_pressed(stream: &Stream, dtmf: &Dtmf, now: Timestamp) -> Value {
+fn key_pressed(stream: &Stream, dtmf: &DtmfKey, now: Timestamp) -> Value {
     let mut data = json!({
         "callSid": stream.call_sid,
         "callId": stream.call_id,

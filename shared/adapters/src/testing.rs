@@ -104,7 +104,7 @@ pub(crate) fn operation(request: &Request) -> &str {
 }
 
 /// A server that nobody listens on any more.
-pub(crate) fn nobody_there() -> String {
+pub(crate) fn closed_port() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     format!("http://{}", listener.local_addr().unwrap())
 }

@@ -8,9 +8,9 @@ use axum::extract::RawQuery;
 use reqwest::redirect::Policy;
 use ringback::api::form::Fields;
 use ringback::exotel::{
-    ConnectRequest, Exotel as Application, ExotelError, ExotelWebhook, OutboundProgress, Source,
-    Stage,
+    CallStage, ConnectRequest, Exotel as Application, ExotelError, ExotelWebhook, WebhookSource,
 };
+use ringback_core::call::OutboundProgress;
 use ringback_core::ids::{CallId, CallSid};
 use ringback_core::phone_number::PhoneNumber;
 use serde_json::Value;
@@ -110,11 +110,11 @@ async fn what_the_application_asks_for_is_what_exotel_documents() {
     let application = application(address);
     let wanted = request("09052161119");
     let placed = application.connect(&wanted).await.unwrap();
-    assert_eq!(placed.status, OutboundProgress::Initiated);
+    assert_eq!(placed.progress, OutboundProgress::Initiated);
 
     let details = application.details(&placed.call_sid).await.unwrap();
     assert_eq!(details.call_sid, placed.call_sid);
-    assert_eq!(details.status, Some(OutboundProgress::InProgress));
+    assert_eq!(details.progress, Some(OutboundProgress::InProgress));
     assert_eq!(details.from, Some(wanted.from));
     assert_eq!(details.to, Some(wanted.to));
     assert!(details.started_at.is_some() && details.ended_at.is_none());
@@ -227,9 +227,9 @@ impl Scene {
         let details = application(self.exotel).details(&sid).await.unwrap();
         assert_eq!(
             details.ended_at.is_some(),
-            details.status.unwrap().is_final()
+            details.progress.unwrap().is_final()
         );
-        details.status
+        details.progress
     }
 }
 
@@ -247,8 +247,12 @@ async fn the_application_understands_a_report_in_every_format() {
         let id = CallId::fresh();
         let sid = scene.call(id, WEBHOOK).await;
         for (status, progress, stage) in [
-            ("in-progress", OutboundProgress::InProgress, Stage::UnderWay),
-            ("completed", OutboundProgress::Completed, Stage::Over),
+            (
+                "in-progress",
+                OutboundProgress::InProgress,
+                CallStage::Ongoing,
+            ),
+            ("completed", OutboundProgress::Completed, CallStage::Ended),
         ] {
             let what = json!({"status": status, "format": format});
             let outcome = scene.happens(&sid, what).await;
@@ -268,7 +272,7 @@ async fn the_application_understands_a_report_in_every_format() {
             assert_eq!(notice.call_sid.to_string(), sid);
             assert_eq!(notice.call_id, Some(id));
             assert_eq!(notice.to, PhoneNumber::parse("09052161119", "IN"));
-            assert_eq!(notice.source, Source::StatusCallback);
+            assert_eq!(notice.source, WebhookSource::StatusCallback);
             assert_eq!((notice.progress, notice.stage), (Some(progress), stage));
             assert!(notice.reported_at.is_some());
             assert_eq!(scene.details(&sid).await, Some(progress));
