@@ -85,7 +85,7 @@ impl EffectRunner {
         };
         let call_id = context.call.call_id;
         let bridging = pbx.bridge(context.call, caller_leg, context.until);
-        // Each request has a timeout of its own. This one limits their sum, so that there is time left to answer.
+        // Each request has its own timeout. This one limits their sum, so that there is time left to answer.
         let time_left = context.until.since(clock::now());
         let bridging = tokio::time::timeout(time_left, bridging).await;
         let outcome = bridging.unwrap_or(Err(AsteriskError::PhoneOffline))?;

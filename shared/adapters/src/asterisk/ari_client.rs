@@ -144,7 +144,7 @@ impl AriAccess {
 }
 
 /// Why a newer secret may help: Asterisk rejected the password, or its certificate is not trusted, or `ari_ca_pem` is
-/// unusable. reqwest does not tell an untrusted certificate from a PBX that is down, so both count.
+/// unusable. reqwest reports an untrusted certificate and a PBX that is down in the same way, so both count.
 fn credential_rejection(reply: &Result<Response, AsteriskError>) -> Option<String> {
     let error = match reply {
         Ok(reply) => {

@@ -47,7 +47,7 @@ impl OriginateRequest {
             "callerId": format!("<{}>", call.extension),
         });
         body["variables"] = variables(call, "outgoing", "ringback-app-caller-ended,s,1");
-        // The person has just started the call, so the phone answers by itself (RFC 5373). A phone that does not support
+        // The person has just started the call, so the phone answers automatically (RFC 5373). A phone that does not support
         // this header rings.
         body["variables"]["PJSIP_HEADER(add,Answer-Mode)"] = "Auto".into();
         Self::new(ChannelId::of_app_caller(call.call_id), body, call.call_type)

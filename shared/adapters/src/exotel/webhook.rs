@@ -176,7 +176,7 @@ fn progress(fields: &Fields) -> Option<OutboundProgress> {
 }
 
 /// Whether the first number has answered and the second one has not. Exotel sends the event `answered` in both cases, and
-/// its reference does not tell them apart. Its users tell them apart by the status of the legs.
+/// its reference does not distinguish them. Its users do, by the status of the legs.
 fn second_number_rings(fields: &Fields) -> bool {
     let is_answered = |leg| fields.text(leg) == Some("in-progress");
     is_answered("Legs[0][Status]") && fields.text("Legs[1][Status]").is_none()
@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn a_passthru_request_reports_a_waiting_caller() {
         let webhook = webhook(
-            "CallFrom=09876543210&CallTo=08047491899&CallDirection=incoming&CallType=call-attempt",
+            "CallFrom=09876543210&CallTo=08047491899&Direction=incoming&CallType=call-attempt",
         );
         assert_eq!(webhook.source, WebhookSource::Passthru);
         assert_eq!(

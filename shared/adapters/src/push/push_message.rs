@@ -50,7 +50,7 @@ impl PushMessage {
         Self::new(call, PushKind::IncomingCall, call.rings_until, now)
     }
 
-    /// Tells a phone to stop ringing. Expires after the duration of a ring.
+    /// Stops a phone from ringing. Expires after the duration of a ring.
     #[must_use]
     pub fn call_cancelled(call: &Call, reason: CancelReason, now: Timestamp) -> Self {
         let kind = PushKind::CallCancelled(reason);

@@ -1,6 +1,6 @@
 //! What a region does about a call that another region has stored or changed.
 //!
-//! Two regions share the calls in a global DynamoDB table. Each region reads the stream of its own replica, which shows every
+//! Two regions share the calls in a global DynamoDB table. Each region reads its replica's stream, which shows every
 //! item before and after a change. A region therefore needs no message from the other one, which may be lost.
 
 use std::time::Duration;

@@ -307,7 +307,7 @@ fn configured<'a>(value: Option<&'a str>, name: &'static str) -> Result<&'a str,
 }
 
 /// Opens a connection for every request (TLS sessions are resumed). An idle connection may be closed, and a function that
-/// Lambda has frozen meanwhile notices that only after it has sent the request. It could not tell then whether the call
+/// Lambda has frozen meanwhile notices that only after it has sent the request. It could not know then whether the call
 /// was placed. For the same reason, this client neither retries nor follows redirects.
 fn build_client() -> Result<Client, ExotelError> {
     Client::builder()

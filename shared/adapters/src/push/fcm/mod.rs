@@ -78,7 +78,7 @@ impl Fcm {
         if let (Ok(account), Ok(client)) = (self.account.value().await, self.client().await)
             && self.access_token(client, &account).await.is_err()
         {
-            // The push requests a token of its own, and reports the failure.
+            // The push requests a token again, and reports the failure.
             self.tokens.lock().await.drop_failure();
         }
         self.is_ready.store(true, Ordering::Relaxed);

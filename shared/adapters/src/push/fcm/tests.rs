@@ -510,7 +510,7 @@ async fn a_refused_token_request_does_not_expire_the_push_address() {
     assert_eq!(google.pushes().await, 0);
 }
 
-/// A Google that accepts key-8 and not key-7, and an FCM client whose secret has these values, one after the other.
+/// A Google that accepts key-8 and not key-7, and an FCM client. Its secret has these values, one after the other.
 async fn google_after_key_rotation<const N: usize>(
     values: impl FnOnce(&str) -> [Value; N],
 ) -> (TestGoogle, MockServer) {

@@ -17,7 +17,7 @@ use crate::platform::clock;
 use crate::store::devices::{Device, Devices, PushAddress, SnsService};
 use crate::telemetry::metrics;
 
-/// Sends pushes, and deletes devices whose push address has expired.
+/// Sends pushes, and deletes devices with an expired push address.
 #[derive(Debug)]
 pub struct PushSender {
     devices: Devices,
@@ -62,7 +62,7 @@ impl PushSender {
         })
     }
 
-    /// Tells the devices of `audience` to stop ringing.
+    /// Stops the devices of `audience` from ringing.
     pub async fn cancel(
         &self,
         call: &Call,
@@ -78,7 +78,7 @@ impl PushSender {
         self.send_all(call, recipients, &message, until).await;
     }
 
-    /// Sends a message to all these devices at once. Returns those whose push service accepted it.
+    /// Sends a message to all these devices at once. Returns those for which the push service accepted it.
     async fn send_all<'a>(
         &self,
         call: &Call,

@@ -158,8 +158,8 @@ impl Sns {
 
 /// The endpoint that exists already, from the error of its creation.
 ///
-/// SNS refuses to create an endpoint whose token has one with other attributes, and reports that endpoint's ARN only in the
-/// text of the error. Of the other parameters that SNS may refuse, only the token comes from the app.
+/// If the token already has an endpoint with other attributes, SNS refuses to create one, and reports the existing
+/// endpoint's ARN only in the text of the error. Of the other parameters that SNS may refuse, only the token comes from the app.
 ///
 /// <https://docs.aws.amazon.com/sns/latest/dg/mobile-platform-endpoint.html>
 fn existing_endpoint(

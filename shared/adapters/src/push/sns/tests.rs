@@ -113,7 +113,7 @@ fn error_reply(status: u16, code: &str) -> ResponseTemplate {
 
 fn error_with_message(status: u16, code: &str, reason: &str) -> ResponseTemplate {
     ResponseTemplate::new(status).set_body_string(format!(
-        "<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><PushMessage>{reason}</PushMessage></Error>\
+        "<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>{reason}</Message></Error>\
          <RequestId>1</RequestId></ErrorResponse>"
     ))
 }
