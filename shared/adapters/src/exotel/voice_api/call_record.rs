@@ -9,7 +9,7 @@ use ringback_core::phone_number::PhoneNumber;
 use ringback_core::timestamp::Timestamp;
 use serde::Deserialize;
 
-use super::error::{ReplyError, error_message};
+use super::error::ReplyError;
 use crate::exotel::india_time::parse_india_time;
 use crate::exotel::status_words::progress_of_word;
 
@@ -104,6 +104,6 @@ impl CallRecord {
 pub(crate) fn read_any_answer(body: &[u8]) {
     let _placed = CallRecord::parse(body).map(CallRecord::into_placed_call);
     let _details = CallRecord::parse(body).map(|call| call.into_details("IN"));
-    let message = error_message(body);
+    let message = super::error::error_message(body);
     assert!(!message.contains(char::is_numeric) && !message.contains(char::is_control));
 }
