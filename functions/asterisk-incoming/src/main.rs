@@ -6,8 +6,8 @@ use std::time::Duration;
 use lambda_http::Request;
 use ringback::api::form::Fields;
 use ringback::api::http::{self, Answer, ApiError};
-use ringback::asterisk::hook::{Report, Which};
-use ringback::asterisk::{AsteriskError, Pbxs};
+use ringback::asterisk::dialplan_report::{DialplanReport, ReportedCall};
+use ringback::asterisk::{AsteriskError, PbxList};
 use ringback::auth::signing::Signing;
 use ringback::auth::webhook_auth::Gate;
 use ringback::effect_runner::OutsideError;
@@ -30,7 +30,7 @@ struct AsteriskIncoming {
     hook_auth: Gate<HookSecret>,
     signing: Arc<Signing>,
     country: String,
-    pbxs: Pbxs,
+    pbxs: PbxList,
 }
 
 impl AsteriskIncoming {
@@ -67,7 +67,7 @@ impl AsteriskIncoming {
 
     async fn start_call(
         &self,
-        report: Report,
+        report: DialplanReport,
         now: Timestamp,
         until: Timestamp,
     ) -> Result<Answer, ApiError> {
@@ -88,7 +88,7 @@ impl AsteriskIncoming {
 
     async fn handle_event(
         &self,
-        report: &Report,
+        report: &DialplanReport,
         event: &Event,
         now: Timestamp,
         until: Timestamp,

@@ -5,7 +5,7 @@ use lambda_runtime::{Error, LambdaEvent};
 use ringback::platform::clock;
 use ringback::platform::start::{GIVES_UP_AFTER, LiveSwitchboard, Start, run, works_until};
 use ringback::switchboard::SwitchboardError;
-use ringback::timers::Timer;
+use ringback::timers::TimerMessage;
 use ringback_core::timestamp::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -18,7 +18,7 @@ enum TimerEvent {
         #[serde(rename = "Records")]
         messages: Vec<QueueMessage>,
     },
-    Schedule(Timer),
+    Schedule(TimerMessage),
 }
 
 #[derive(Deserialize)]
@@ -60,7 +60,7 @@ async fn handle_message<'a>(
     until: Timestamp,
 ) -> Option<&'a str> {
     let id = &message.message_id;
-    match serde_json::from_str::<Timer>(&message.body) {
+    match serde_json::from_str::<TimerMessage>(&message.body) {
         Ok(timer) => fire(switchboard, timer, until)
             .await
             .err()
@@ -84,7 +84,7 @@ async fn fire(switchboard: &LiveSwitchboard, timer: Timer, until: Timestamp) -> 
 
 async fn handle_timer(
     switchboard: &LiveSwitchboard,
-    timer: Timer,
+    timer: TimerMessage,
     until: Timestamp,
 ) -> Result<(), Error> {
     let (call_id, event) = (timer.call_id, timer.event());

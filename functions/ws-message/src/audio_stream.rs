@@ -4,7 +4,7 @@
 
 use futures::StreamExt;
 use ringback::api::http::ApiError;
-use ringback::exotel::{Dtmf, Frame, LONGEST_FRAME};
+use ringback::exotel::{DtmfKey, MAX_FRAME_BYTES, StreamFrame};
 use ringback::platform::clock;
 use ringback::platform::start::LiveSwitchboard;
 use ringback::store::connections::Connections;
@@ -30,17 +30,17 @@ impl AudioStreams {
         text: &str,
         until: Timestamp,
     ) -> Result<(), ApiError> {
-        if text.len() > LONGEST_FRAME {
+        if text.len() > MAX_FRAME_BYTES {
             return Err(ApiError::bad_request(
                 "frame_too_long",
                 "a frame must not be longer than 128 KiB",
             ));
         }
-        let frame = Frame::parse(text)
+        let frame = StreamFrame::parse(text)
             .map_err(|error| ApiError::bad_request("bad_frame", error.to_string()))?;
         match frame {
-            Frame::Passing => Ok(()),
-            Frame::Start {
+            StreamFrame::Ignored => Ok(()),
+            StreamFrame::Start {
                 call_sid,
                 sample_rate,
             } => {

@@ -16,7 +16,7 @@ use ringback::api::http::{self, ApiError};
 use ringback::api::new_call::CallRequest;
 use ringback::api::websocket::{self, Request, Who};
 use ringback::auth::Bearer;
-use ringback::exotel::dialling::DialRules;
+use ringback::exotel::dial_rules::DialRules;
 use ringback::platform::clock;
 use ringback::platform::start::{Start, run, works_until};
 use ringback::switchboard::StartLimits;

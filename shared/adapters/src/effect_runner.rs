@@ -1,60 +1,63 @@
-//! The world outside, as [`Switchboard`](crate::switchboard::Switchboard) needs it: each effect goes to the system
-//! that can bring it about.
+//! Carries out the effects that [`Switchboard`](crate::switchboard::Switchboard) decides on, each through the adapter of one
+//! outside system: Asterisk, the push services, the timers, Exotel.
 
-use crate::platform::clock;
 use std::borrow::Cow;
 use std::error::Error as _;
 
-use crate::asterisk::{Asterisk, AsteriskError, Bridging, Calling, Pbx, PhoneLeg};
-use crate::exotel::{Exotel, ExotelError};
-use crate::push::Pushes;
-use crate::store::calls::StoreError;
-use crate::store::devices::Device;
-use crate::switchboard::{EffectContext, Effects};
-use crate::timers::{Timeouts, TimerError};
-use ringback_core::call::{Call, Effect, EndReason, Event, OutboundProgress};
+use ringback_core::call::{Call, Effect, Event};
 use ringback_core::ids::{ChannelId, Extension};
 use ringback_core::timestamp::Timestamp;
 
-/// Asterisk, the push services, the timers, and Exotel.
+use crate::asterisk::{
+    Asterisk, AsteriskError, BridgeOutcome, DialCallerOutcome, Pbx, PhoneLegState,
+};
+use crate::exotel::{Exotel, ExotelError};
+use crate::platform::clock;
+use crate::push::PushSender;
+use crate::store::calls::StoreError;
+use crate::store::devices::Device;
+use crate::switchboard::{EffectContext, Effects};
+use crate::timers::{CallTimers, TimerError};
+
+/// Carries out effects.
 #[derive(Debug)]
 pub struct EffectRunner {
     asterisk: Asterisk,
-    pushes: Pushes,
-    timeouts: Timeouts,
+    pushes: PushSender,
+    timers: CallTimers,
     exotel: Option<Exotel>,
 }
 
-/// Why an effect that somebody waits for was not brought about.
+/// Why an effect failed that a person waits for. A failed push is only logged.
 #[derive(Debug, thiserror::Error)]
-pub enum OutsideError {
-    /// A leg could not be brought up or taken down.
+pub enum EffectError {
+    /// A leg could not be created, ended or looked up.
     #[error(transparent)]
     Asterisk(#[from] AsteriskError),
-    /// The devices could not be looked up.
+    /// The devices of the extension could not be read.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// No timer could be armed.
     #[error(transparent)]
     Timer(#[from] TimerError),
-    /// This function has no account at Exotel.
-    #[error("this function was not given an account at Exotel")]
+    /// This function was started without an Exotel account.
+    #[error("this function has no Exotel account")]
     NoExotel,
 }
 
 impl EffectRunner {
-    /// The world through these three. Outbound calls need [`EffectRunner::with_exotel`] too.
+    /// An effect runner without an Exotel account, see [`EffectRunner::with_exotel`].
     #[must_use]
-    pub const fn new(asterisk: Asterisk, pushes: Pushes, timeouts: Timeouts) -> Self {
+    pub const fn new(asterisk: Asterisk, pushes: PushSender, timers: CallTimers) -> Self {
         Self {
             asterisk,
             pushes,
-            timeouts,
+            timers,
             exotel: None,
         }
     }
 
-    /// The same with an account at Exotel, for the functions that place calls and look them up.
+    /// Adds the Exotel account, which functions need that place outbound calls or look them up.
     #[must_use]
     pub fn with_exotel(self, exotel: Exotel) -> Self {
         Self {
@@ -63,92 +66,102 @@ impl EffectRunner {
         }
     }
 
-    async fn devices_for<'a>(
+    async fn devices_of<'a>(
         &self,
-        job: &'a EffectContext<'_>,
-    ) -> Result<Cow<'a, [Device]>, OutsideError> {
-        match job.devices {
+        context: &'a EffectContext<'_>,
+    ) -> Result<Cow<'a, [Device]>, EffectError> {
+        match context.devices {
             Some(devices) => Ok(Cow::Borrowed(devices)),
-            None => Ok(Cow::Owned(self.devices(&job.call.extension).await?)),
+            None => Ok(Cow::Owned(self.devices(&context.call.extension).await?)),
         }
     }
 
-    async fn bridge(&self, job: &EffectContext<'_>) -> Result<Option<Event>, OutsideError> {
-        let Some(caller_leg) = &job.call.caller_leg else {
+    async fn bridge(&self, context: &EffectContext<'_>) -> Result<Option<Event>, EffectError> {
+        let Some(caller_leg) = &context.call.caller_leg else {
             return Ok(None);
         };
-        let Some(pbx) = self.asterisk.of(job.call)? else {
+        let Some(pbx) = self.asterisk.pbx_of(context.call)? else {
             return Ok(None);
         };
-        let call_id = job.call.call_id;
-        let bridging = pbx.bridge(job.call, caller_leg, job.until);
-        // Each request has its own timeout; the sum of them must leave time to answer.
-        let time_left = job.until.since(clock::now());
+        let call_id = context.call.call_id;
+        let bridging = pbx.bridge(context.call, caller_leg, context.until);
+        // Each request has its own timeout. This one limits their sum, so that there is time left to answer.
+        let time_left = context.until.since(clock::now());
         let bridging = tokio::time::timeout(time_left, bridging).await;
-        Ok(
-            match bridging.unwrap_or(Err(AsteriskError::PhoneOffline))? {
-                Bridging::UnderWay => {
-                    tracing::info!(%call_id, "phone called");
-                    Some(Event::PhoneDialed)
-                }
-                Bridging::CallerGone => {
-                    tracing::info!(%call_id, "the caller left before the phone was called");
-                    None
-                }
-            },
-        )
+        let outcome = bridging.unwrap_or(Err(AsteriskError::PhoneOffline))?;
+        Ok(match outcome {
+            BridgeOutcome::Dialing => {
+                tracing::info!(%call_id, "calling the phone");
+                Some(Event::PhoneDialed)
+            }
+            BridgeOutcome::CallerGone => {
+                tracing::info!(%call_id, "caller hung up before the phone was called");
+                None
+            }
+        })
     }
 
-    /// The leg that ends the caller's part, if there may be one anywhere.
-    fn callers_leg(&self, call: &Call) -> Result<Option<(&Pbx, ChannelId)>, AsteriskError> {
-        Ok(self.asterisk.of(call)?.zip(call.caller_channel()))
+    /// The leg to end for the caller, and its PBX.
+    fn caller_leg(&self, call: &Call) -> Result<Option<(&Pbx, ChannelId)>, AsteriskError> {
+        Ok(self.asterisk.pbx_of(call)?.zip(call.caller_channel()))
     }
 
-    /// The app that calls waits for the answer to its request, so its phone is not waited for as long as a woken one.
-    async fn call_caller(&self, job: &EffectContext<'_>) -> Option<Event> {
-        let caller = job.call.caller.extension.as_ref()?;
-        let calling = self.asterisk.call_caller(job.call, caller, job.until);
-        let error = match calling.await {
-            Ok(Calling::UnderWay) => return Some(Event::CallerPhoneDialed),
-            Ok(Calling::Found(pbx)) => return Some(Event::CallerPhoneLocated(pbx)),
+    async fn check_bridge(&self, call: &Call) -> Result<Event, AsteriskError> {
+        let leg = match self.asterisk.pbx_of(call)? {
+            Some(pbx) => pbx.phone_leg_state(call.call_id).await?,
+            None => PhoneLegState::None,
+        };
+        Ok(match leg {
+            PhoneLegState::Answered => Event::Bridged,
+            PhoneLegState::Ringing => Event::NotBridged { rings: true },
+            PhoneLegState::None => Event::NotBridged { rings: false },
+        })
+    }
+
+    async fn dial_caller_phone(&self, context: &EffectContext<'_>) -> Option<Event> {
+        let caller = context.call.caller.extension.as_ref()?;
+        let dialing = self
+            .asterisk
+            .dial_caller(context.call, caller, context.until);
+        let error = match dialing.await {
+            Ok(DialCallerOutcome::Dialing) => return Some(Event::CallerPhoneDialed),
+            Ok(DialCallerOutcome::RegisteredAt(pbx)) => {
+                return Some(Event::CallerPhoneLocated(pbx));
+            }
             Err(error) => error,
         };
-        tracing::warn!(call_id = %job.call.call_id, %error, cause = ?error.source(), "the caller's own phone was not called");
+        tracing::warn!(call_id = %context.call.call_id, %error, cause = ?error.source(), "the caller's own phone could not be called");
         Some(Event::CallerUnreachable)
     }
 
-    async fn place(&self, job: &EffectContext<'_>) -> Result<Option<Event>, OutsideError> {
-        let exotel = self.exotel.as_ref().ok_or(OutsideError::NoExotel)?;
-        let error = match exotel.place(job.call).await {
+    async fn place_outbound_call(&self, call: &Call) -> Result<Event, EffectError> {
+        let exotel = self.exotel.as_ref().ok_or(EffectError::NoExotel)?;
+        let error = match exotel.place(call).await {
             Ok(placed) => {
-                return Ok(Some(Event::ExotelProgress {
+                return Ok(Event::ExotelProgress {
                     call_sid: placed.call_sid,
-                    progress: placed.status,
-                }));
+                    progress: placed.progress,
+                });
             }
             Err(error) => error,
         };
-        tracing::warn!(call_id = %job.call.call_id, %error, cause = ?error.source(), "Exotel did not place the call");
-        Ok(Some(why_not_placed(&error).map_or(
-            Event::ExotelNoAnswer,
-            Event::OutboundCallRejected,
-        )))
+        tracing::warn!(call_id = %call.call_id, %error, cause = ?error.source(), "Exotel did not place the call");
+        Ok(error
+            .end_reason()
+            .map_or(Event::ExotelNoAnswer, Event::OutboundCallRejected))
     }
 
-    async fn look_up(&self, job: &EffectContext<'_>) -> Result<Option<Event>, OutsideError> {
-        let exotel = self.exotel.as_ref().ok_or(OutsideError::NoExotel)?;
-        let Some(call_sid) = job.call.call_sid.clone() else {
+    async fn query_exotel(&self, call: &Call) -> Result<Option<Event>, EffectError> {
+        let exotel = self.exotel.as_ref().ok_or(EffectError::NoExotel)?;
+        let Some(call_sid) = call.call_sid.clone() else {
             return Ok(None);
         };
         let progress = match exotel.details(&call_sid).await {
-            Ok(details) => details.status,
-            // Of a call that was answered, a wrong account or a slow register is likelier than that it never was.
-            Err(ExotelError::NoSuchCall) if job.call.bridged_at.is_none() => {
-                Some(OutboundProgress::Failed)
-            }
-            // It is looked up again.
+            Ok(details) => details.progress,
+            Err(ExotelError::NoSuchCall) => call.progress_if_unknown_to_exotel(),
+            // The next timer looks the call up again.
             Err(error) => {
-                tracing::warn!(call_id = %job.call.call_id, %error, cause = ?error.source(), "Exotel did not say how the call stands");
+                tracing::warn!(call_id = %call.call_id, %error, cause = ?error.source(), "outbound call could not be looked up at Exotel");
                 None
             }
         };
@@ -156,35 +169,22 @@ impl EffectRunner {
     }
 }
 
-/// Why a call was not placed; `None` where it may have been.
-const fn why_not_placed(error: &ExotelError) -> Option<EndReason> {
-    Some(match error {
-        ExotelError::Unknown(_) => return None,
-        ExotelError::Refused { .. } | ExotelError::NoSuchCall => EndReason::ExotelRefused,
-        ExotelError::NoBalance => EndReason::ExotelNoBalance,
-        ExotelError::TooMany { .. } => EndReason::ExotelTooMany,
-        ExotelError::Unavailable(_) => EndReason::ExotelUnavailable,
-        ExotelError::Unauthorized
-        | ExotelError::NotConfigured(_)
-        | ExotelError::NoClient(_)
-        | ExotelError::Secret(_) => EndReason::ExotelNotConfigured,
-    })
-}
-
 impl Effects for EffectRunner {
-    type Error = OutsideError;
+    type Error = EffectError;
 
     fn now(&self) -> Timestamp {
         clock::now()
     }
 
-    async fn devices(&self, extension: &Extension) -> Result<Vec<Device>, OutsideError> {
+    async fn devices(&self, extension: &Extension) -> Result<Vec<Device>, EffectError> {
         Ok(self.pushes.devices().of(extension).await?)
     }
 
     async fn get_ready(&self, event: &Event) {
         match event {
+            // These normally lead to a push.
             Event::CallerReported { .. } => self.pushes.get_ready().await,
+            // These normally lead to a request to Asterisk.
             Event::Accepted { .. }
             | Event::Declined { .. }
             | Event::HungUp { .. }
@@ -196,55 +196,53 @@ impl Effects for EffectRunner {
     async fn perform(
         &self,
         effect: &Effect,
-        job: &EffectContext<'_>,
-    ) -> Result<Option<Event>, OutsideError> {
+        context: &EffectContext<'_>,
+    ) -> Result<Option<Event>, EffectError> {
+        let call = context.call;
         match effect {
             Effect::SendPush => {
-                let devices = self.devices_for(job).await?;
-                return Ok(Some(self.pushes.ring(job.call, &devices, job.until).await));
+                let devices = self.devices_of(context).await?;
+                let event = self.pushes.ring(call, &devices, context.until).await;
+                return Ok(Some(event));
             }
             Effect::CancelPush { reason, to } => {
-                let devices = self.devices_for(job).await?;
+                let devices = self.devices_of(context).await?;
                 self.pushes
-                    .cancel(job.call, &devices, *reason, to, job.until)
+                    .cancel(call, &devices, *reason, to, context.until)
                     .await;
             }
-            Effect::DialCallerPhone => return Ok(self.call_caller(job).await),
-            Effect::CheckBridge => {
-                let leg = match self.asterisk.of(job.call)? {
-                    Some(pbx) => pbx.phone_of(job.call.call_id).await?,
-                    None => PhoneLeg::None,
-                };
-                return Ok(Some(match leg {
-                    PhoneLeg::Answered => Event::Bridged,
-                    PhoneLeg::Rings => Event::NotBridged { rings: true },
-                    PhoneLeg::None => Event::NotBridged { rings: false },
-                }));
-            }
-            Effect::PlaceOutboundCall => return self.place(job).await,
-            Effect::QueryExotel => return self.look_up(job).await,
-            Effect::Bridge => return self.bridge(job).await,
+            Effect::DialCallerPhone => return Ok(self.dial_caller_phone(context).await),
+            Effect::CheckBridge => return Ok(Some(self.check_bridge(call).await?)),
+            Effect::PlaceOutboundCall => return Ok(Some(self.place_outbound_call(call).await?)),
+            Effect::QueryExotel => return self.query_exotel(call).await,
+            Effect::Bridge => return self.bridge(context).await,
             Effect::SendBusy => {
-                if let Some((pbx, leg)) = self.callers_leg(job.call)? {
-                    pbx.busy(&leg).await?;
+                if let Some((pbx, leg)) = self.caller_leg(call)? {
+                    pbx.send_busy(&leg).await?;
                 }
             }
             Effect::HangUpCaller => {
-                if let Some((pbx, leg)) = self.callers_leg(job.call)? {
+                if let Some((pbx, leg)) = self.caller_leg(call)? {
                     pbx.hang_up(&leg).await?;
                 }
             }
             Effect::HangUpPhone => {
-                if let Some(pbx) = self.asterisk.of(job.call)? {
-                    pbx.hang_up(&ChannelId::of_phone(job.call.call_id)).await?;
+                if let Some(pbx) = self.asterisk.pbx_of(call)? {
+                    pbx.hang_up(&ChannelId::of_phone(call.call_id)).await?;
                 }
             }
-            Effect::ArmTimer(at) => self.timeouts.arm(job.call, *at, job.now).await?,
+            Effect::ArmTimer(at) => {
+                let backstop = call.backstop(*at);
+                self.timers
+                    .arm(call.call_id, *at, context.now, backstop)
+                    .await?;
+            }
             Effect::DisarmTimer => {
-                if let Err(error) = self.timeouts.disarm(job.call).await {
-                    tracing::warn!(call_id = %job.call.call_id, %error, "timer not taken back");
+                if let Err(error) = self.timers.disarm(call).await {
+                    tracing::warn!(call_id = %call.call_id, %error, "timer not disarmed");
                 }
             }
+            // The switchboard does this one itself.
             Effect::MarkEffectsCompleted(_) => {}
         }
         Ok(None)

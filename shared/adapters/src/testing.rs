@@ -1,4 +1,4 @@
-//! What the adapters' tests begin with: an ordinary call, and AWS at a server of the test's own.
+//! Helpers for the adapters' tests: simulated AWS services, secrets and devices.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::switchboard::StartLimits;
 use ringback_core::ids::DeviceId;
 use ringback_core::timestamp::Timestamp;
 
-/// More calls than most tests start.
+/// Limits that most tests do not reach.
 pub(crate) fn start_limits() -> StartLimits {
     StartLimits {
         calls: Allowance::per_minute(60, 10),
@@ -28,7 +28,7 @@ pub(crate) fn start_limits() -> StartLimits {
     }
 }
 
-/// An app's installation.
+/// A device with this push address.
 pub(crate) fn device(name: &str, address: PushAddress) -> Device {
     let device_id = DeviceId::try_from(name).unwrap();
     Device::new(
@@ -38,13 +38,13 @@ pub(crate) fn device(name: &str, address: PushAddress) -> Device {
     )
 }
 
-/// DynamoDB says that a condition does not hold.
+/// DynamoDB's reply when a condition does not hold.
 pub(crate) fn condition_failed() -> ResponseTemplate {
     let error = "com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException";
     ResponseTemplate::new(400).set_body_json(json!({ "__type": error, "message": "…" }))
 }
 
-/// AWS, as `server` plays it. What fails is not tried again, so that a test says how often that is.
+/// An AWS configuration with `server` as the endpoint. It does not retry, so that a test can count the requests.
 pub(crate) fn aws(server: &MockServer) -> SdkConfig {
     let credentials = Credentials::new("AKIDTEST", "test", None, None, "test");
     SdkConfig::builder()
@@ -56,25 +56,24 @@ pub(crate) fn aws(server: &MockServer) -> SdkConfig {
         .build()
 }
 
-/// Where [`secret`] is.
+/// The ARN of [`secret`].
 pub(crate) const SECRET_ARN: &str = "arn:aws:secretsmanager:ap-south-1:123456789012:secret:app-x";
 
-/// A secret, and Secrets Manager, in which it takes these values: each fetch finds the next one, and the last one
-/// stays.
+/// A secret in a simulated Secrets Manager. Each fetch returns the next of these values; the last value is repeated.
 pub(crate) async fn secret<T: DeserializeOwned, const N: usize>(
     values: [Value; N],
 ) -> (MockServer, Secret<T>) {
     let server = MockServer::start().await;
     for (number, value) in values.iter().enumerate() {
-        let given = json!({
+        let reply = json!({
             "ARN": SECRET_ARN,
             "VersionId": format!("version-{number}"),
             "SecretString": value.to_string(),
         });
-        let stays = number + 1 == N;
+        let is_last = number + 1 == N;
         Mock::given(header("x-amz-target", "secretsmanager.GetSecretValue"))
-            .respond_with(ResponseTemplate::new(200).set_body_json(given))
-            .up_to_n_times(if stays { u64::MAX } else { 1 })
+            .respond_with(ResponseTemplate::new(200).set_body_json(reply))
+            .up_to_n_times(if is_last { u64::MAX } else { 1 })
             .mount(&server)
             .await;
     }
@@ -82,19 +81,19 @@ pub(crate) async fn secret<T: DeserializeOwned, const N: usize>(
     (server, secret)
 }
 
-/// A secret in Secrets Manager, as `server` plays it.
+/// A secret in the Secrets Manager that `server` simulates.
 pub(crate) fn secret_at<T: DeserializeOwned>(server: &MockServer) -> Secret<T> {
     let client = aws_sdk_secretsmanager::Client::new(&aws(server));
     let environment = Environment::of(|_| Some(SECRET_ARN.to_owned()));
     Secret::from_environment(&client, &environment, "APP_SECRET_ARN").unwrap()
 }
 
-/// All that `server` has been asked, in order.
+/// All requests that `server` has received, in order.
 pub(crate) async fn requests(server: &MockServer) -> Vec<Request> {
     server.received_requests().await.unwrap()
 }
 
-/// The operation that a request to AWS asks for, where AWS says it in a header (`DynamoDB_20120810.Query`).
+/// The operation of an AWS request that names it in the header `x-amz-target`, such as `DynamoDB_20120810.Query`.
 pub(crate) fn operation(request: &Request) -> &str {
     let target = request.headers.get("x-amz-target");
     let target = target.and_then(|value| value.to_str().ok());
@@ -103,8 +102,8 @@ pub(crate) fn operation(request: &Request) -> &str {
         .unwrap_or_default()
 }
 
-/// A server that nobody listens on any more.
-pub(crate) fn nobody_there() -> String {
+/// The URL of a port on which no server listens.
+pub(crate) fn closed_port() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     format!("http://{}", listener.local_addr().unwrap())
 }

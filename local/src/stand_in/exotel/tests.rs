@@ -10,9 +10,9 @@ use reqwest::Client;
 use reqwest::redirect::Policy;
 use ringback::api::form::Fields;
 use ringback::exotel::{
-    ConnectRequest, Exotel as Application, ExotelError, ExotelWebhook, OutboundProgress, Source,
-    Stage,
+    CallStage, ConnectRequest, Exotel as Application, ExotelError, ExotelWebhook, WebhookSource,
 };
+use ringback_core::call::OutboundProgress;
 use ringback_core::ids::{CallId, CallSid};
 use ringback_core::phone_number::PhoneNumber;
 use serde_json::Value;
@@ -232,9 +232,9 @@ impl Scene {
         let details = application(self.exotel).details(&sid).await.unwrap();
         assert_eq!(
             details.ended_at.is_some(),
-            details.status.unwrap().is_final()
+            details.progress.unwrap().is_final()
         );
-        details.status
+        details.progress
     }
 }
 
@@ -252,8 +252,12 @@ async fn the_application_parses_a_report_in_every_format() {
         let id = CallId::fresh();
         let sid = scene.call(id, WEBHOOK).await;
         for (status, progress, stage) in [
-            ("in-progress", OutboundProgress::InProgress, Stage::UnderWay),
-            ("completed", OutboundProgress::Completed, Stage::Over),
+            (
+                "in-progress",
+                OutboundProgress::InProgress,
+                CallStage::Ongoing,
+            ),
+            ("completed", OutboundProgress::Completed, CallStage::Ended),
         ] {
             let what = json!({"status": status, "format": format});
             let outcome = scene.change(&sid, what).await;

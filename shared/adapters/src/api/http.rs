@@ -17,8 +17,8 @@ use crate::asterisk::AsteriskError;
 use crate::auth::signing::SignatureError;
 use crate::auth::webhook_auth::TurnedAway;
 use crate::auth::{TokenError, Unauthorized};
-use crate::effect_runner::OutsideError;
-use crate::exotel::dialling::Forbidden;
+use crate::effect_runner::EffectError;
+use crate::exotel::dial_rules::DialRuleViolation;
 use crate::platform::secrets::SecretError;
 use crate::platform::start::{self, GIVES_UP_AFTER, works_until};
 use crate::push::sns::EndpointError;
@@ -331,8 +331,8 @@ impl From<ReplicationWaitError> for ApiError {
     }
 }
 
-impl From<Forbidden> for ApiError {
-    fn from(rule: Forbidden) -> Self {
+impl From<DialRuleViolation> for ApiError {
+    fn from(rule: DialRuleViolation) -> Self {
         Self::new(403, "not_allowed", rule.to_string())
     }
 }
@@ -401,8 +401,8 @@ impl From<EndpointError> for ApiError {
     }
 }
 
-impl From<SwitchboardError<OutsideError>> for ApiError {
-    fn from(error: SwitchboardError<OutsideError>) -> Self {
+impl From<SwitchboardError<EffectError>> for ApiError {
+    fn from(error: SwitchboardError<EffectError>) -> Self {
         let call_id = match &error {
             SwitchboardError::Effect { call, .. } => Some(call.call_id),
             SwitchboardError::NoSuchCall
@@ -431,13 +431,13 @@ impl From<SwitchboardError<OutsideError>> for ApiError {
                 Self::too_many("too_many_calls", what, wait)
             }
             SwitchboardError::Effect {
-                source: OutsideError::Asterisk(error),
+                source: EffectError::Asterisk(error),
                 ..
             } => asterisk(&error),
             SwitchboardError::Contended
             | SwitchboardError::Store(_)
             | SwitchboardError::Effect {
-                source: OutsideError::Store(_) | OutsideError::Timer(_) | OutsideError::NoExotel,
+                source: EffectError::Store(_) | EffectError::Timer(_) | EffectError::NoExotel,
                 ..
             } => Self::try_again(),
         };

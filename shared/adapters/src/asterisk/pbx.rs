@@ -1,78 +1,78 @@
-//! One Asterisk, in telephony's words.
+//! One PBX: calls phones, ends legs, and looks up the state of both.
 
-use crate::platform::clock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use reqwest::{Method, Response, StatusCode};
-use serde::Deserialize;
-
-use super::AsteriskError;
-use super::ari::{Ari, SYSTEM, expect, read};
-use super::leg::NewLeg;
-use crate::telemetry::requests;
 use ringback_core::call::Call;
 use ringback_core::ids::{CallId, ChannelId, Extension, PbxName};
 use ringback_core::timestamp::Timestamp;
+use serde::Deserialize;
 
-/// How often, and after which pause, taking a leg down is tried again.
-const TRIES_MORE: usize = 2;
-const PAUSE: Duration = Duration::from_millis(300);
+use super::ari_client::{AriClient, SYSTEM, expect_status, parse_json};
+use super::error::AsteriskError;
+use super::originate_request::OriginateRequest;
+use crate::platform::clock;
+use crate::telemetry::requests;
 
-/// How often a phone that has not registered yet is looked for. ARI answers in a few milliseconds.
-pub(super) const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(200);
+/// How often a failed hang-up is retried, and the pause before each retry.
+const HANGUP_RETRIES: usize = 2;
+const HANGUP_RETRY_PAUSE: Duration = Duration::from_millis(300);
 
-/// How long a PBX is passed over that is of no use.
-const PASSED_OVER_FOR: Duration = Duration::from_secs(10);
+/// How often to check whether a phone has registered. ARI answers within a few milliseconds.
+pub(super) const REGISTRATION_POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// How a request to join the legs ended.
+/// How long a PBX is skipped after it failed to say whether a phone is registered.
+const SKIP_AFTER_FAILURE: Duration = Duration::from_secs(10);
+
+/// What [`Pbx::bridge`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bridging {
-    /// The phone is being called, now or since an earlier request.
-    UnderWay,
-    /// The caller's channel is gone, so the phone was left alone.
+pub enum BridgeOutcome {
+    /// The phone is being called, since this request or an earlier one.
+    Dialing,
+    /// The caller's channel no longer exists, so the phone was not called.
     CallerGone,
 }
 
-/// How far the leg to a phone has come.
+/// The state of the leg to a phone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PhoneLeg {
-    /// There is none.
+pub enum PhoneLegState {
+    /// The PBX has no such leg.
     None,
-    /// It rings.
-    Rings,
-    /// It has been answered, which is when the dialplan joins it to the caller.
+    /// The phone rings.
+    Ringing,
+    /// The phone has answered. The dialplan bridges it to the caller at that moment.
     Answered,
 }
 
-/// One Asterisk.
+/// One PBX.
 #[derive(Debug)]
 pub struct Pbx {
     name: PbxName,
-    ari: Ari,
+    ari: AriClient,
     /// In milliseconds since the Unix epoch.
-    passed_over_until: AtomicU64,
+    skipped_until: AtomicU64,
 }
 
 impl Pbx {
-    pub(super) const fn new(name: PbxName, ari: Ari) -> Self {
+    pub(super) const fn new(name: PbxName, ari: AriClient) -> Self {
         Self {
             name,
             ari,
-            passed_over_until: AtomicU64::new(0),
+            skipped_until: AtomicU64::new(0),
         }
     }
 
-    /// What it is called.
+    /// Its name in `ARI_URL`.
     #[must_use]
     pub const fn name(&self) -> &PbxName {
         &self.name
     }
 
-    /// Calls the phone, to be joined to the caller who waits on `caller_leg`.
+    /// Calls the phone. When it answers, the dialplan bridges it to the caller who waits on `caller_leg`.
     ///
-    /// A phone that is woken registers with SIP only seconds after its app has accepted; until then Asterisk says
-    /// "Allocation failed". So the phone is waited for, until `until` or the call's deadline.
+    /// A phone that a push has woken registers with SIP seconds after its app has accepted. Until then, Asterisk replies
+    /// "Allocation failed". So this waits for the phone to register, until `until` or the call's deadline.
     ///
     /// # Errors
     /// See [`AsteriskError`].
@@ -81,131 +81,130 @@ impl Pbx {
         call: &Call,
         caller_leg: &ChannelId,
         until: Timestamp,
-    ) -> Result<Bridging, AsteriskError> {
+    ) -> Result<BridgeOutcome, AsteriskError> {
         let until = call
             .deadline()
             .map_or(until, |deadline| deadline.min(until));
-        let leg = NewLeg::of_phone(call, caller_leg);
-        while !self.originate(&leg).await? {
-            self.wait_for_phone(&call.extension, until).await?;
-            // Seconds have passed: a phone must not ring for a caller who has gone.
+        let request = OriginateRequest::to_phone(call, caller_leg);
+        while !self.originate(&request).await? {
+            self.wait_for_registration(&call.extension, until).await?;
+            // The caller may have hung up during the wait. Do not ring the phone then.
             if !self.channel_exists(caller_leg).await? {
-                return Ok(Bridging::CallerGone);
+                return Ok(BridgeOutcome::CallerGone);
             }
         }
-        Ok(Bridging::UnderWay)
+        Ok(BridgeOutcome::Dialing)
     }
 
-    /// Calls the own phone of `caller`, an app that calls another, so that it waits as any caller does.
+    /// Calls the phone of `caller`, an app that starts a call. It then waits in the dialplan as every caller does.
     ///
     /// # Errors
     /// See [`AsteriskError`].
-    pub(super) async fn call_caller(
+    pub(super) async fn dial_caller(
         &self,
         call: &Call,
         caller: &Extension,
         until: Timestamp,
     ) -> Result<(), AsteriskError> {
-        let leg = NewLeg::of_app_caller(call, caller);
-        while !self.originate(&leg).await? {
-            self.wait_for_phone(caller, until).await?;
+        let request = OriginateRequest::to_calling_app(call, caller);
+        while !self.originate(&request).await? {
+            self.wait_for_registration(caller, until).await?;
         }
         Ok(())
     }
 
-    /// How far the call's phone has come.
+    /// The state of the leg to the call's phone.
     ///
     /// # Errors
     /// See [`AsteriskError`].
-    pub async fn phone_of(&self, call: CallId) -> Result<PhoneLeg, AsteriskError> {
+    pub async fn phone_leg_state(&self, call: CallId) -> Result<PhoneLegState, AsteriskError> {
         let doing = "looking for the phone's leg";
         let path = format!("/channels/{}", ChannelId::of_phone(call));
-        let Some(answer) = self.look(doing, &path).await? else {
-            return Ok(PhoneLeg::None);
+        let Some(reply) = self.find(doing, &path).await? else {
+            return Ok(PhoneLegState::None);
         };
-        let channel: Channel = read(answer, doing).await?;
+        let channel: Channel = parse_json(reply, doing).await?;
         Ok(match channel.state.as_str() {
-            "Up" => PhoneLeg::Answered,
-            _ => PhoneLeg::Rings,
+            "Up" => PhoneLegState::Answered,
+            _ => PhoneLegState::Ringing,
         })
     }
 
-    /// Lets the caller on this channel hear busy: Asterisk refuses the unanswered INVITE with 486. A channel that is
-    /// gone is no error.
+    /// Sends the caller on this channel a busy signal: Asterisk rejects the unanswered INVITE with 486. A channel that no
+    /// longer exists is no error.
     ///
     /// # Errors
     /// See [`AsteriskError`].
-    pub async fn busy(&self, caller_leg: &ChannelId) -> Result<(), AsteriskError> {
-        self.take_down(caller_leg, "busy").await
+    pub async fn send_busy(&self, caller_leg: &ChannelId) -> Result<(), AsteriskError> {
+        self.end_leg(caller_leg, "busy").await
     }
 
-    /// Ends a leg. One that is gone is no error.
+    /// Hangs up a leg. A leg that no longer exists is no error.
     ///
     /// # Errors
     /// See [`AsteriskError`].
     pub async fn hang_up(&self, leg: &ChannelId) -> Result<(), AsteriskError> {
-        self.take_down(leg, "normal").await
+        self.end_leg(leg, "normal").await
     }
 
-    /// Whether Asterisk is there, has booted, and knows our password.
+    /// Checks that the PBX has booted and accepts Ringback's password.
     ///
     /// # Errors
     /// See [`AsteriskError`].
     pub async fn ping(&self) -> Result<(), AsteriskError> {
-        let doing = "asking whether it is there";
-        let answer = self
-            .ari
-            .ask(doing, Method::GET, "/asterisk/ping", None)
-            .await?;
-        expect(&answer, doing, &[StatusCode::OK])
+        let doing = "checking its health";
+        let ping = self.ari.request(doing, Method::GET, "/asterisk/ping", None);
+        expect_status(&ping.await?, doing, &[StatusCode::OK])
     }
 
     #[cfg(test)]
-    pub(super) async fn trusts(&self) -> Option<String> {
-        self.ari.trusts().await
+    pub(super) async fn trusted_ca(&self) -> Option<String> {
+        self.ari.trusted_ca().await
     }
 
-    pub(super) fn is_passed_over(&self, now: Timestamp) -> bool {
-        now.as_millis() < self.passed_over_until.load(Ordering::Relaxed)
+    pub(super) fn is_skipped(&self, now: Timestamp) -> bool {
+        now.as_millis() < self.skipped_until.load(Ordering::Relaxed)
     }
 
-    /// Later calls do not wait for what did not answer this one, or did not let us in.
-    pub(super) fn pass_over_if_dead<T>(&self, answer: &Result<T, AsteriskError>, now: Timestamp) {
+    /// After a failure, skips this PBX for a while, so that later calls do not wait for it too. An extension without an
+    /// endpoint is a fault of the configuration, not of the PBX.
+    pub(super) fn skip_after_failure<T>(&self, answer: &Result<T, AsteriskError>, now: Timestamp) {
         if let Err(error) = answer
             && !matches!(error, AsteriskError::NoSuchEndpoint)
         {
-            tracing::warn!(pbx = %self.name, %error, "a PBX is of no use, and is passed over for a while");
-            let until = now + PASSED_OVER_FOR;
-            self.passed_over_until
+            tracing::warn!(pbx = %self.name, %error, seconds = SKIP_AFTER_FAILURE.as_secs(), "PBX failed; skipping it");
+            let until = now + SKIP_AFTER_FAILURE;
+            self.skipped_until
                 .store(until.as_millis(), Ordering::Relaxed);
         }
     }
 
-    /// Asks for a leg. `false`: the phone is not registered. The leg's id is made from the call's, so that however
-    /// often this is asked, there is one leg at most at a time.
-    async fn originate(&self, leg: &NewLeg) -> Result<bool, AsteriskError> {
+    /// Creates a leg. Returns `false` if the phone is not registered.
+    ///
+    /// The leg's id is made from the call's id, so a repeated request creates no second leg: Asterisk replies 409.
+    async fn originate(&self, request: &OriginateRequest) -> Result<bool, AsteriskError> {
         let doing = "calling a phone";
-        let path = format!("/channels/{}", leg.channel);
-        let answer = self
+        let path = format!("/channels/{}", request.channel);
+        let reply = self
             .ari
-            .ask(doing, Method::POST, &path, Some(&leg.body))
+            .request(doing, Method::POST, &path, Some(&request.body))
             .await?;
-        match answer.status() {
-            StatusCode::INTERNAL_SERVER_ERROR if allocation_failed(answer).await => Ok(false),
+        match reply.status() {
+            StatusCode::INTERNAL_SERVER_ERROR if is_allocation_failure(reply).await => Ok(false),
             StatusCode::OK | StatusCode::CONFLICT => Ok(true),
             status => Err(AsteriskError::Refused { doing, status }),
         }
     }
 
-    /// Pauses before every look, so that a phone which is online and still cannot be called is not called at once
-    /// again, and again, for ever.
-    async fn wait_for_phone(
+    async fn wait_for_registration(
         &self,
         extension: &Extension,
         until: Timestamp,
     ) -> Result<(), AsteriskError> {
-        while clock::now() + LOOK_AGAIN_AFTER < until {
-            tokio::time::sleep(LOOK_AGAIN_AFTER).await;
+        while clock::now() + REGISTRATION_POLL_INTERVAL < until {
+            // Sleeps before the first check too: a phone may be online and still fail to be called, and the loop of
+            // the caller of this function must not spin then.
+            tokio::time::sleep(REGISTRATION_POLL_INTERVAL).await;
             if self.is_online(extension).await? {
                 return Ok(());
             }
@@ -216,49 +215,45 @@ impl Pbx {
     pub(super) async fn is_online(&self, extension: &Extension) -> Result<bool, AsteriskError> {
         let doing = "looking for the phone";
         let path = format!("/endpoints/PJSIP/{extension}");
-        let answer = self.look(doing, &path).await?;
-        let answer = answer.ok_or(AsteriskError::NoSuchEndpoint)?;
-        let endpoint: Endpoint = read(answer, doing).await?;
+        let reply = self.find(doing, &path).await?;
+        let reply = reply.ok_or(AsteriskError::NoSuchEndpoint)?;
+        let endpoint: Endpoint = parse_json(reply, doing).await?;
         Ok(endpoint.state == "online")
     }
 
     async fn channel_exists(&self, channel: &ChannelId) -> Result<bool, AsteriskError> {
         let doing = "looking for the caller";
         let path = format!("/channels/{channel}");
-        Ok(self.look(doing, &path).await?.is_some())
+        Ok(self.find(doing, &path).await?.is_some())
     }
 
-    /// What Asterisk says of something, if there is such a thing.
-    async fn look(
+    /// GETs a resource. `None` if it does not exist.
+    async fn find(
         &self,
         doing: &'static str,
         path: &str,
     ) -> Result<Option<Response>, AsteriskError> {
-        let answer = self.ari.ask(doing, Method::GET, path, None).await?;
-        if answer.status() == StatusCode::NOT_FOUND {
+        let reply = self.ari.request(doing, Method::GET, path, None).await?;
+        if reply.status() == StatusCode::NOT_FOUND {
             return Ok(None);
         }
-        expect(&answer, doing, &[StatusCode::OK])?;
-        Ok(Some(answer))
+        expect_status(&reply, doing, &[StatusCode::OK])?;
+        Ok(Some(reply))
     }
 
-    async fn take_down(&self, leg: &ChannelId, reason: &'static str) -> Result<(), AsteriskError> {
-        let doing = "taking a leg down";
+    async fn end_leg(&self, leg: &ChannelId, reason: &'static str) -> Result<(), AsteriskError> {
+        let doing = "ending a leg";
         let path = format!("/channels/{leg}?reason={reason}");
-        let mut answer = self.ari.ask(doing, Method::DELETE, &path, None).await;
-        // A caller who should hear busy now would wait for the next timer otherwise, which is far.
-        for _ in 0..TRIES_MORE {
-            let Err(error) = &answer else { break };
-            tokio::time::sleep(PAUSE).await;
+        let mut reply = self.ari.request(doing, Method::DELETE, &path, None).await;
+        // Retried here, because the next timer is far away and the caller waits.
+        for _ in 0..HANGUP_RETRIES {
+            let Err(error) = &reply else { break };
+            tokio::time::sleep(HANGUP_RETRY_PAUSE).await;
             requests::again(SYSTEM, requests::reason(error));
-            answer = self.ari.ask(doing, Method::DELETE, &path, None).await;
+            reply = self.ari.request(doing, Method::DELETE, &path, None).await;
         }
-        let answer = answer?;
-        expect(
-            &answer,
-            doing,
-            &[StatusCode::NO_CONTENT, StatusCode::NOT_FOUND],
-        )
+        let done = [StatusCode::NO_CONTENT, StatusCode::NOT_FOUND];
+        expect_status(&reply?, doing, &done)
     }
 }
 
@@ -273,21 +268,22 @@ struct Channel {
 }
 
 #[derive(Deserialize)]
-struct Refusal {
+struct OriginateFailure {
     error: String,
 }
 
-/// Reads what may be an answer of ARI's.
+/// Parses any bytes as an answer of ARI, for the fuzzers.
 #[cfg(any(test, feature = "testing"))]
 pub(crate) fn read_any_answer(body: &[u8]) {
     let endpoint = serde_json::from_slice::<Endpoint>(body).map(|endpoint| endpoint.state);
-    let refusal = serde_json::from_slice::<Refusal>(body).map(|refusal| refusal.error);
-    let _read = (endpoint, refusal);
+    let failure = serde_json::from_slice::<OriginateFailure>(body).map(|failure| failure.error);
+    let _parsed = (endpoint, failure);
 }
 
-async fn allocation_failed(answer: Response) -> bool {
-    answer
-        .json::<Refusal>()
+/// Asterisk replies 500 with this text when the endpoint has no registered contact.
+async fn is_allocation_failure(reply: Response) -> bool {
+    reply
+        .json::<OriginateFailure>()
         .await
-        .is_ok_and(|refusal| refusal.error == "Allocation failed")
+        .is_ok_and(|failure| failure.error == "Allocation failed")
 }

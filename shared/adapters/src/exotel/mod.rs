@@ -1,32 +1,19 @@
-//! Exotel, the way callers come from and the way out to phone numbers.
+//! Exotel: the trunk on which callers arrive, and the way to call phone numbers.
 //!
-//! - [`ExotelWebhook`]: what Exotel reports of a call, by its Passthru applet and its StatusCallbacks.
-//! - [`Frame`]: what comes with the stream of a call's audio.
-//! - [`Exotel`]: its voice API, which connects two numbers and knows how their call stands.
+//! - [`ExotelWebhook`]: a report on a call, by the Passthru applet or a StatusCallback.
+//! - [`StreamFrame`]: a WebSocket frame of a call's audio stream.
+//! - [`Exotel`]: the voice API, which connects two phone numbers and looks calls up.
+//! - [`dial_rules`]: which numbers apps may call.
 
-mod api;
-pub mod dialling;
-mod notice;
-mod stream;
+pub mod dial_rules;
+mod india_time;
+mod status_words;
+mod stream_frame;
+mod voice_api;
+mod webhook;
 
+pub use stream_frame::{DtmfKey, KeypadKey, MAX_FRAME_BYTES, StreamFrame};
 #[cfg(any(test, feature = "testing"))]
-pub(crate) use api::read_any_answer;
-pub use api::{CallDetails, ConnectRequest, Exotel, ExotelError, NoAnswer, Placed};
-pub use notice::{Direction, ExotelWebhook, Source, Stage};
-pub use ringback_core::call::OutboundProgress;
-pub use stream::{Digit, Dtmf, Frame, LONGEST_FRAME};
-
-use time::PrimitiveDateTime;
-use time::macros::{format_description, offset};
-
-use ringback_core::timestamp::Timestamp;
-
-/// `2024-03-14 17:30:00`: Exotel writes India's time, and no zone.
-fn indian_time(text: &str) -> Option<Timestamp> {
-    let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second]");
-    let moment = PrimitiveDateTime::parse(text, format)
-        .ok()?
-        .assume_offset(offset!(+5:30));
-    let seconds = u64::try_from(moment.unix_timestamp()).ok()?;
-    Some(Timestamp::from_millis(seconds * 1000))
-}
+pub(crate) use voice_api::read_any_answer;
+pub use voice_api::{CallDetails, ConnectRequest, Exotel, ExotelError, PlacedCall, ReplyError};
+pub use webhook::{CallDirection, CallStage, ExotelWebhook, WebhookSource};

@@ -14,7 +14,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::api::status_update::StatusAudience;
-use crate::asterisk::{Asterisk, Pbxs};
+use crate::asterisk::{Asterisk, PbxList};
 use crate::auth::Tokens;
 use crate::auth::signing::Signing;
 use crate::auth::webhook_auth::{Gate, Sources};
@@ -24,7 +24,7 @@ use crate::platform::config::{ConfigError, Environment};
 use crate::platform::https::Https;
 use crate::platform::lazy_client::LazyClient;
 use crate::platform::secrets::{HookSecret, Secret, WebhookSecret};
-use crate::push::Pushes;
+use crate::push::PushSender;
 use crate::push::fcm::Fcm;
 use crate::push::sns::Sns;
 use crate::store::allowance::Allowances;
@@ -39,7 +39,7 @@ use crate::telemetry::metrics;
 use crate::telemetry::requests::Sent;
 use crate::telemetry::subject;
 use crate::telemetry::xray;
-use crate::timers::Timeouts;
+use crate::timers::CallTimers;
 use ringback_core::timestamp::Timestamp;
 
 /// What libraries say at `info` is of no use at 3 a.m.
@@ -154,7 +154,7 @@ impl Start {
     fn outside(&self) -> Result<EffectRunner, ConfigError> {
         let environment = &self.environment;
         let fcm = Fcm::from_environment(environment, self.secret("FCM_SECRET_ARN")?)?;
-        let pushes = Pushes::new(self.devices(), fcm, self.sns());
+        let pushes = PushSender::new(self.devices(), fcm, self.sns());
         Ok(EffectRunner::new(
             self.asterisk()?,
             pushes,
@@ -182,8 +182,8 @@ impl Start {
     ///
     /// # Errors
     /// When a variable is missing.
-    pub fn timeouts(&self) -> Result<Timeouts, ConfigError> {
-        Timeouts::from_environment(
+    pub fn timeouts(&self) -> Result<CallTimers, ConfigError> {
+        CallTimers::from_environment(
             later!(aws_sdk_sqs, self.aws),
             later!(aws_sdk_scheduler, self.aws),
             &self.environment,
@@ -270,7 +270,7 @@ impl Start {
     /// # Errors
     /// When a variable is missing or makes no sense.
     pub fn asterisk(&self) -> Result<Asterisk, ConfigError> {
-        Ok(Asterisk::at(
+        Ok(Asterisk::new(
             self.pbxs()?,
             self.secret("ASTERISK_SECRET_ARN")?,
         ))
@@ -280,8 +280,8 @@ impl Start {
     ///
     /// # Errors
     /// When it is missing or makes no sense.
-    pub fn pbxs(&self) -> Result<Pbxs, ConfigError> {
-        Pbxs::from_environment(&self.environment)
+    pub fn pbxs(&self) -> Result<PbxList, ConfigError> {
+        PbxList::from_environment(&self.environment)
     }
 
     /// The gate for Exotel: its secret, and the addresses of `EXOTEL_SOURCE_CIDRS`.

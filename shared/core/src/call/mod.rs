@@ -3,16 +3,19 @@
 //! [`decide`] holds every rule. [`Event`] is what can happen, [`Effect`] what is to be done about it, and
 //! [`ConditionalUpdate`] the change to save first, with the condition on which it may be saved.
 
+mod backstop;
 mod change;
 mod decide;
 mod effect;
 mod event;
+mod exotel_query;
 mod inbound;
 mod merge;
 mod outbound;
 mod progress;
 #[cfg(test)]
 mod properties;
+mod replication;
 mod verdict;
 
 use std::collections::BTreeSet;
@@ -20,6 +23,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use backstop::{Backstop, BackstopPhase};
 pub use change::{Change, Condition, ConditionalUpdate, Set};
 pub use decide::{decide, effects_after, first_effects, usual};
 pub use effect::{Audience, CancelReason, Effect};
@@ -27,6 +31,7 @@ pub use event::{CallParty, CallSide, EndReason, Event, Readiness, StopReason};
 pub use inbound::{Incoming, ring};
 pub use outbound::{Outgoing, initiate};
 pub use progress::OutboundProgress;
+pub use replication::{ReplicationAction, replication_action};
 pub use verdict::{Decision, RejectReason};
 
 use crate::ids::{CallId, CallSid, ChannelId, DeviceId, Extension, Leg, PbxName};

@@ -21,13 +21,13 @@ use crate::api::new_call::{Address, CallRequest};
 use crate::api::registration::Registration;
 use crate::api::status_update::StatusUpdate;
 use crate::api::websocket::{Connecting, Request};
-use crate::asterisk::Pbxs;
-use crate::asterisk::hook::Report;
+use crate::asterisk::PbxList;
+use crate::asterisk::dialplan_report::DialplanReport;
 use crate::auth::{self, Bearer};
-use crate::exotel::{ExotelWebhook, Frame};
+use crate::exotel::{ExotelWebhook, StreamFrame};
 use crate::store::devices::Device;
 use crate::store::streams::Stream;
-use crate::timers::Timer;
+use crate::timers::TimerMessage;
 use crate::{asterisk, exotel, push};
 use ringback_core::call::Call;
 use ringback_core::phone_number::{Caller, PhoneNumber};
@@ -123,17 +123,17 @@ fn notice(fields: &Fields) {
     if let Some(number) = &notice.to {
         of_number(number);
     }
-    let events = (notice.end(), notice.reported());
+    let events = (notice.end_event(), notice.progress_event());
     let _shown = format!("{notice:?} {events:?}");
 }
 
 fn hook_report(bytes: &[u8]) {
-    let Ok(pbxs) = Pbxs::listed("pbx1=https://a/ari,pbx2=https://b/ari") else {
+    let Ok(pbxs) = PbxList::parse("pbx1=https://a/ari,pbx2=https://b/ari") else {
         return;
     };
     let json = body("application/json", bytes).ok();
     for fields in [Some(Fields::from_form(bytes)), json].into_iter().flatten() {
-        let Ok(report) = Report::parse(&fields, COUNTRY, &pbxs) else {
+        let Ok(report) = DialplanReport::parse(&fields, COUNTRY, &pbxs) else {
             continue;
         };
         plain(report.leg.channel.as_str());
@@ -142,7 +142,11 @@ fn hook_report(bytes: &[u8]) {
         if let Some(extension) = &report.extension {
             plain(extension.as_str());
         }
-        let events = (report.which(), report.arrival(), report.end_of_leg());
+        let events = (
+            report.reported_call(),
+            report.arrival_event(),
+            report.leg_ended_event(),
+        );
         let _shown = format!("{report:?} {events:?}");
     }
 }
@@ -200,9 +204,9 @@ fn websocket_event(bytes: &[u8]) {
 
 fn stream_frame(bytes: &[u8]) {
     if let Ok(text) = std::str::from_utf8(bytes)
-        && let Ok(frame) = Frame::parse(text)
+        && let Ok(frame) = StreamFrame::parse(text)
     {
-        if let Frame::Start { call_sid, .. } | Frame::Stop { call_sid, .. } = &frame {
+        if let StreamFrame::Start { call_sid, .. } | StreamFrame::Stop { call_sid, .. } = &frame {
             plain(call_sid.as_str());
         }
         let _shown = format!("{frame:?}");
@@ -255,7 +259,7 @@ fn stored_item(bytes: &[u8]) {
     }
     read_back::<Device>(bytes);
     read_back::<Stream>(bytes);
-    let _timer = serde_json::from_slice::<Timer>(bytes);
+    let _timer = serde_json::from_slice::<TimerMessage>(bytes);
 }
 
 /// What is stored is read back as it was.

@@ -6,7 +6,7 @@ use wiremock::{MockServer, ResponseTemplate};
 
 use super::*;
 use crate::auth::testing::{Issuer, answers, publishes, set_of, url};
-use crate::testing::{nobody_there, requests};
+use crate::testing::{closed_port, requests};
 
 const NOW: Timestamp = Timestamp::from_millis(1_732_175_943_000);
 const RS256: Algorithm = Algorithm::RS256;
@@ -134,7 +134,7 @@ async fn without_any_key_nobody_can_tell_and_the_issuer_is_asked_once_a_second()
         assert_eq!(has(&keys, "b", after(60)).await, Ok(false));
         assert_eq!(fetches(&server).await, 1, "{failure:?}");
     }
-    let keys = PublishedKeys::at(&format!("{}/jwks.json", nobody_there()), RS256).unwrap();
+    let keys = PublishedKeys::at(&format!("{}/jwks.json", closed_port()), RS256).unwrap();
     assert_eq!(has(&keys, "a", NOW).await, Err(KeysError));
 }
 

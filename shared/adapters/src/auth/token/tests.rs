@@ -6,7 +6,7 @@ use wiremock::{Mock, MockServer, ResponseTemplate};
 
 use super::*;
 use crate::auth::testing::{Issuer, publishes, unsigned, url};
-use crate::testing::{nobody_there, requests, secret_at};
+use crate::testing::{closed_port, requests, secret_at};
 
 const SECRET: &str = "a key for tests, long enough for HS256";
 const PREVIOUS: &str = "the key before that one, as long as it";
@@ -357,7 +357,7 @@ async fn a_token_cannot_bring_its_own_key() {
 
 #[tokio::test]
 async fn without_the_issuers_keys_nobody_is_called_unauthorized() {
-    let url = format!("{}/jwks.json", nobody_there());
+    let url = format!("{}/jwks.json", closed_port());
     let keys = PublishedKeys::at(&url, Algorithm::RS256).unwrap();
     let tokens = Tokens {
         keys: Keys::Published(keys),

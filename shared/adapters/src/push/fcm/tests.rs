@@ -1,15 +1,16 @@
-//! FCM and Google's token endpoint, played by one server.
+//! FCM and Google's token endpoint, both simulated by one HTTP server.
 
-use crate::platform::clock;
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
-use jsonwebtoken::{DecodingKey, Validation};
+use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use rcgen::{KeyPair, PKCS_RSA_SHA256, RsaKeySize};
 use serde_json::Map;
 use wiremock::matchers::path;
 use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 
+use super::access_token::{RENEW_BEFORE, SCOPE};
+use super::send_reply::DEFAULT_PAUSE;
 use super::*;
 use crate::testing;
 
@@ -19,23 +20,23 @@ const SEND: &str = "/v1/projects/ringback-test/messages:send";
 static KEY: LazyLock<KeyPair> =
     LazyLock::new(|| KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048).unwrap());
 
-struct Google {
+struct TestGoogle {
     server: MockServer,
     fcm: Fcm,
 }
 
-impl Google {
-    /// Google, whose access tokens live for `lifetime` seconds: `access-hush-1`, `access-hush-2` and so on.
+impl TestGoogle {
+    /// A Google that grants the access tokens `access-hush-1`, `access-hush-2` and so on, valid for `lifetime` seconds.
     async fn granting(lifetime: u64) -> Self {
         let server = MockServer::start().await;
         for number in 1..=9 {
-            let granted = json!({
+            let grant = json!({
                 "access_token": format!("access-hush-{number}"),
                 "expires_in": lifetime,
                 "token_type": "Bearer",
             });
             Mock::given(path("/token"))
-                .respond_with(ResponseTemplate::new(200).set_body_json(granted))
+                .respond_with(ResponseTemplate::new(200).set_body_json(grant))
                 .up_to_n_times(1)
                 .mount(&server)
                 .await;
@@ -50,11 +51,11 @@ impl Google {
         Self::granting(3599).await
     }
 
-    /// FCM's next answers, in this order.
-    async fn will_answer(&self, answers: impl IntoIterator<Item = ResponseTemplate>) -> &Self {
-        for answer in answers {
+    /// FCM's next replies, in this order.
+    async fn will_reply(&self, replies: impl IntoIterator<Item = ResponseTemplate>) -> &Self {
+        for reply in replies {
             Mock::given(path(SEND))
-                .respond_with(answer)
+                .respond_with(reply)
                 .up_to_n_times(1)
                 .mount(&self.server)
                 .await;
@@ -62,9 +63,9 @@ impl Google {
         self
     }
 
-    async fn always_answers(&self, answer: ResponseTemplate) -> &Self {
+    async fn always_replies(&self, reply: ResponseTemplate) -> &Self {
         Mock::given(path(SEND))
-            .respond_with(answer)
+            .respond_with(reply)
             .mount(&self.server)
             .await;
         self
@@ -77,40 +78,33 @@ impl Google {
 
     async fn send_until(&self, until: Timestamp) -> Result<(), PushError> {
         let now = clock::now();
-        let message = Message::incoming_call(&ringback_core::testing::a_call(now), now);
+        let message = PushMessage::incoming_call(&ringback_core::testing::a_call(now), now);
         self.fcm.send(DEVICE_TOKEN, &message, until).await
     }
 
-    async fn asked(&self, path: &str) -> Vec<Request> {
+    async fn requests_to(&self, path: &str) -> Vec<Request> {
         let all = testing::requests(&self.server).await;
         all.into_iter()
             .filter(|request| request.url.path() == path)
             .collect()
     }
 
-    async fn sends(&self) -> usize {
-        self.asked(SEND).await.len()
+    async fn pushes(&self) -> usize {
+        self.requests_to(SEND).await.len()
     }
 
-    async fn grants(&self) -> usize {
-        self.asked("/token").await.len()
+    async fn token_requests(&self) -> usize {
+        self.requests_to("/token").await.len()
     }
 }
 
 impl Fcm {
-    /// FCM at `url`, which has given an access token already.
+    /// FCM at `url`, with a valid access token.
     pub(crate) fn with_access(url: &str) -> Self {
-        let token = AccessToken {
-            token: "access".to_owned().into(),
-            renew_at: clock::now() + ASSERTION_LIFETIME,
-        };
         let account: Arc<ServiceAccount> =
             Arc::new(serde_json::from_value(account_at(url, "key-7")).unwrap());
         Self {
-            access: Mutex::new(Access {
-                token: Some(token),
-                ..Access::none_yet(&account)
-            }),
+            tokens: Mutex::new(TokenCache::with_token(&account)),
             account: Secret::known(account),
             ..fcm_at(url)
         }
@@ -133,16 +127,10 @@ fn fcm_at(url: &str) -> Fcm {
 }
 
 fn fcm_with(url: &str, account: Secret<ServiceAccount>) -> Fcm {
-    Fcm {
-        base_url: url.to_owned(),
-        account,
-        client: OnceCell::new(),
-        access: Mutex::default(),
-        got_ready: AtomicBool::new(false),
-    }
+    Fcm::new(url.to_owned(), account)
 }
 
-fn taken() -> ResponseTemplate {
+fn accepted() -> ResponseTemplate {
     ResponseTemplate::new(200).set_body_json(json!({ "name": "projects/ringback-test/messages/1" }))
 }
 
@@ -166,7 +154,7 @@ fn busy(status: u16, retry_after: u64) -> ResponseTemplate {
         .append_header("retry-after", retry_after.to_string())
 }
 
-fn strings(data: &Map<String, Value>) -> BTreeSet<&str> {
+fn string_fields(data: &Map<String, Value>) -> BTreeSet<&str> {
     data.iter()
         .filter(|(_, value)| value.is_string())
         .map(|(key, _)| key.as_str())
@@ -174,19 +162,19 @@ fn strings(data: &Map<String, Value>) -> BTreeSet<&str> {
 }
 
 #[tokio::test]
-async fn a_push_says_in_strings_who_calls() {
-    let google = Google::start().await;
-    google.will_answer([taken()]).await;
+async fn the_data_of_an_incoming_call_is_strings() {
+    let google = TestGoogle::start().await;
+    google.will_reply([accepted()]).await;
     let now = clock::now();
     let call = ringback_core::testing::a_call(now);
-    let message = Message::incoming_call(&call, now);
+    let message = PushMessage::incoming_call(&call, now);
     google
         .fcm
         .send(DEVICE_TOKEN, &message, call.rings_until)
         .await
         .unwrap();
 
-    let request = google.asked(SEND).await.remove(0);
+    let request = google.requests_to(SEND).await.remove(0);
     assert_eq!(request.headers["authorization"], "Bearer access-hush-1");
     let body: Value = request.body_json().unwrap();
     assert_eq!(body["message"]["token"], DEVICE_TOKEN);
@@ -205,45 +193,45 @@ async fn a_push_says_in_strings_who_calls() {
 }
 
 #[test]
-fn a_cancellation_says_in_strings_why() {
+fn the_data_of_a_cancellation_is_strings() {
     let now = clock::now();
     let call = ringback_core::testing::a_call(now);
     let reason = ringback_core::call::CancelReason::AnsweredElsewhere;
-    let message = Message::call_cancelled(&call, reason, now);
-    let body = body(DEVICE_TOKEN, &message);
+    let message = PushMessage::call_cancelled(&call, reason, now);
+    let body = request_body(DEVICE_TOKEN, &message);
     let data = body["message"]["data"].as_object().unwrap();
     assert_eq!(data["type"], "call_cancelled");
     assert_eq!(data["reason"], "answered_elsewhere");
-    assert_eq!(strings(data).len(), data.len());
+    assert_eq!(string_fields(data).len(), data.len());
 }
 
 #[test]
-fn a_withheld_caller_has_a_name_and_a_number_all_the_same() {
+fn a_caller_with_a_withheld_number_is_anonymous() {
     let now = clock::now();
     let mut call = ringback_core::testing::a_call(now);
     call.caller.number = None;
     call.caller.name = None;
-    let body = body(DEVICE_TOKEN, &Message::incoming_call(&call, now));
+    let body = request_body(DEVICE_TOKEN, &PushMessage::incoming_call(&call, now));
     assert_eq!(body["message"]["data"]["caller_name"], "anonymous");
     assert_eq!(body["message"]["data"]["caller_number"], "anonymous");
 }
 
 #[test]
-fn a_push_lives_no_longer_than_the_ring() {
-    let came = Timestamp::from_millis(1_000_000_000_000);
-    let call = ringback_core::testing::a_call(came);
-    let sent = came + Duration::from_millis(12_500);
-    let body = body(DEVICE_TOKEN, &Message::incoming_call(&call, sent));
+fn a_push_expires_at_the_end_of_the_ring() {
+    let stored = Timestamp::from_millis(1_000_000_000_000);
+    let call = ringback_core::testing::a_call(stored);
+    let sent = stored + Duration::from_millis(12_500);
+    let body = request_body(DEVICE_TOKEN, &PushMessage::incoming_call(&call, sent));
     assert_eq!(body["message"]["android"]["ttl"], "17s");
     let expiration = &body["message"]["apns"]["headers"]["apns-expiration"];
     assert_eq!(expiration, "1000000030");
 }
 
 #[test]
-fn a_push_is_urgent_replaces_the_one_before_it_and_shows_nothing_itself() {
+fn a_push_has_high_priority_a_collapse_key_and_no_notification() {
     let now = clock::now();
     let call = ringback_core::testing::a_call(now);
-    let body = body(DEVICE_TOKEN, &Message::incoming_call(&call, now));
+    let body = request_body(DEVICE_TOKEN, &PushMessage::incoming_call(&call, now));
     let id = call.call_id.to_string();
     let (android, apns) = (&body["message"]["android"], &body["message"]["apns"]);
     assert_eq!(android["priority"], "HIGH");
@@ -256,50 +244,59 @@ fn a_push_is_urgent_replaces_the_one_before_it_and_shows_nothing_itself() {
 }
 
 #[tokio::test]
-async fn pushes_at_the_same_time_ask_for_one_access_token() {
-    let google = Google::start().await;
-    google.always_answers(taken()).await;
+async fn simultaneous_pushes_share_one_token_request() {
+    let google = TestGoogle::start().await;
+    google.always_replies(accepted()).await;
     let sends = std::iter::repeat_with(|| google.send()).take(5);
     for result in futures::future::join_all(sends).await {
         result.unwrap();
     }
     google.send().await.unwrap();
-    assert_eq!((google.grants().await, google.sends().await), (1, 6));
+    assert_eq!(
+        (google.token_requests().await, google.pushes().await),
+        (1, 6)
+    );
 }
 
 #[tokio::test]
-async fn who_has_got_ready_asks_for_nothing_but_the_push() {
-    let google = Google::start().await;
-    google.always_answers(taken()).await;
+async fn getting_ready_saves_the_token_request_of_the_first_push() {
+    let google = TestGoogle::start().await;
+    google.always_replies(accepted()).await;
     google.fcm.get_ready().await;
-    assert_eq!((google.grants().await, google.sends().await), (1, 0));
+    assert_eq!(
+        (google.token_requests().await, google.pushes().await),
+        (1, 0)
+    );
     google.send().await.unwrap();
     google.fcm.get_ready().await;
-    assert_eq!((google.grants().await, google.sends().await), (1, 1));
+    assert_eq!(
+        (google.token_requests().await, google.pushes().await),
+        (1, 1)
+    );
 }
 
 #[tokio::test]
-async fn an_access_token_is_replaced_before_its_life_ends() {
-    let good_for_two_seconds = RENEW_BEFORE.as_secs() + 2;
-    let google = Google::granting(good_for_two_seconds).await;
-    google.always_answers(taken()).await;
+async fn an_access_token_is_replaced_before_it_expires() {
+    let valid_for_two_seconds = RENEW_BEFORE.as_secs() + 2;
+    let google = TestGoogle::granting(valid_for_two_seconds).await;
+    google.always_replies(accepted()).await;
     google.send().await.unwrap();
     google.send().await.unwrap();
-    assert_eq!(google.grants().await, 1);
+    assert_eq!(google.token_requests().await, 1);
     tokio::time::sleep(Duration::from_millis(2100)).await;
     google.send().await.unwrap();
-    assert_eq!(google.grants().await, 2);
-    let last = google.asked(SEND).await.pop().unwrap();
+    assert_eq!(google.token_requests().await, 2);
+    let last = google.requests_to(SEND).await.pop().unwrap();
     assert_eq!(last.headers["authorization"], "Bearer access-hush-2");
 }
 
 #[tokio::test]
-async fn an_access_token_is_asked_for_in_the_service_accounts_name() {
-    let google = Google::start().await;
-    google.will_answer([taken()]).await;
+async fn the_token_request_has_an_assertion_of_the_service_account() {
+    let google = TestGoogle::start().await;
+    google.will_reply([accepted()]).await;
     google.send().await.unwrap();
 
-    let request = google.asked("/token").await.remove(0);
+    let request = google.requests_to("/token").await.remove(0);
     let form = crate::api::form::Fields::from_form(&request.body);
     assert_eq!(
         form.text("grant_type"),
@@ -320,191 +317,203 @@ async fn an_access_token_is_asked_for_in_the_service_accounts_name() {
 }
 
 #[tokio::test]
-async fn an_access_token_that_is_refused_is_replaced_once() {
-    let google = Google::start().await;
+async fn a_rejected_access_token_is_replaced_once() {
+    let google = TestGoogle::start().await;
     let unauthorized = || refused(401, "UNAUTHENTICATED", None);
-    google.will_answer([unauthorized(), taken()]).await;
+    google.will_reply([unauthorized(), accepted()]).await;
     google.send().await.unwrap();
-    assert_eq!((google.grants().await, google.sends().await), (2, 2));
+    assert_eq!(
+        (google.token_requests().await, google.pushes().await),
+        (2, 2)
+    );
 
     google
-        .will_answer([unauthorized(), unauthorized(), taken()])
+        .will_reply([unauthorized(), unauthorized(), accepted()])
         .await;
     let error = google.send().await.unwrap_err();
     assert!(error.to_string().contains("401"), "{error}");
-    assert_eq!((google.grants().await, google.sends().await), (3, 4));
+    assert_eq!(
+        (google.token_requests().await, google.pushes().await),
+        (3, 4)
+    );
 }
 
 #[tokio::test]
-async fn renewed_access_does_not_use_up_the_retry_of_a_busy_fcm() {
+async fn renewed_access_and_a_busy_fcm_each_allow_one_retry() {
     for order in [[401, 503, 200], [503, 401, 200]] {
-        let google = Google::start().await;
-        google.will_answer(order.map(ResponseTemplate::new)).await;
+        let google = TestGoogle::start().await;
+        google.will_reply(order.map(ResponseTemplate::new)).await;
         assert!(google.send().await.is_ok(), "{order:?}");
-        assert_eq!(google.sends().await, 3);
+        assert_eq!(google.pushes().await, 3);
     }
     for order in [[401, 401, 200], [503, 503, 200]] {
-        let google = Google::start().await;
-        google.will_answer(order.map(ResponseTemplate::new)).await;
+        let google = TestGoogle::start().await;
+        google.will_reply(order.map(ResponseTemplate::new)).await;
         assert!(google.send().await.is_err(), "{order:?}");
-        assert_eq!(google.sends().await, 2);
+        assert_eq!(google.pushes().await, 2);
     }
 }
 
 #[tokio::test]
-async fn a_wrong_apns_credential_of_the_project_costs_no_access_token_and_no_second_push() {
-    let (google, secrets) = google_after_a_rotation(|url| [account_at(url, "key-8")]).await;
+async fn after_a_wrong_apns_credential_nothing_is_retried() {
+    let (google, secrets) = google_after_key_rotation(|url| [account_at(url, "key-8")]).await;
     google.send().await.unwrap();
     google.server.reset().await;
     google
-        .always_answers(refused(
+        .always_replies(refused(
             401,
             "UNAUTHENTICATED",
             Some("THIRD_PARTY_AUTH_ERROR"),
         ))
         .await;
     let error = google.send().await.unwrap_err();
-    assert!(matches!(error, PushError::NotTaken(_)), "{error:?}");
+    assert!(matches!(error, PushError::NotAccepted(_)), "{error:?}");
     assert!(error.to_string().contains("THIRD_PARTY_AUTH_ERROR"));
     // `reset` forgets the first push and its access token.
-    assert_eq!((google.grants().await, google.sends().await), (0, 1));
+    assert_eq!(
+        (google.token_requests().await, google.pushes().await),
+        (0, 1)
+    );
     assert_eq!(testing::requests(&secrets).await.len(), 1);
 }
 
 #[tokio::test]
-async fn pushes_whose_access_token_is_refused_share_the_next_one() {
-    let google = Google::start().await;
+async fn simultaneous_pushes_with_a_rejected_token_share_the_next_one() {
+    let google = TestGoogle::start().await;
     let unauthorized = refused(401, "UNAUTHENTICATED", None);
     Mock::given(path(SEND))
         .and(wiremock::matchers::bearer_token("access-hush-1"))
         .respond_with(unauthorized.set_delay(Duration::from_millis(300)))
         .mount(&google.server)
         .await;
-    google.always_answers(taken()).await;
+    google.always_replies(accepted()).await;
     let sends = std::iter::repeat_with(|| google.send()).take(5);
     for result in futures::future::join_all(sends).await {
         result.unwrap();
     }
-    assert_eq!((google.grants().await, google.sends().await), (2, 10));
+    assert_eq!(
+        (google.token_requests().await, google.pushes().await),
+        (2, 10)
+    );
 }
 
 #[tokio::test]
-async fn only_an_unregistered_token_is_dead() {
-    let answers = [
+async fn only_an_unregistered_token_has_expired() {
+    let replies = [
         (404, "NOT_FOUND", Some("UNREGISTERED"), true),
         (404, "NOT_FOUND", None, false),
         (400, "INVALID_ARGUMENT", Some("INVALID_ARGUMENT"), false),
         (403, "PERMISSION_DENIED", Some("SENDER_ID_MISMATCH"), false),
         (400, "UNREGISTERED", Some("UNREGISTERED"), false),
     ];
-    for (status, google_status, code, is_dead) in answers {
-        let google = Google::start().await;
+    for (status, google_status, code, expired) in replies {
+        let google = TestGoogle::start().await;
         google
-            .will_answer([refused(status, google_status, code)])
+            .will_reply([refused(status, google_status, code)])
             .await;
         let error = google.send().await.unwrap_err();
         assert_eq!(
-            matches!(error, PushError::Dead),
-            is_dead,
+            matches!(error, PushError::AddressExpired),
+            expired,
             "{status} {code:?}"
         );
-        assert_eq!(google.sends().await, 1, "{status} is not tried again");
+        assert_eq!(google.pushes().await, 1, "{status} is not retried");
     }
 }
 
 #[tokio::test]
-async fn a_refusal_is_told_with_googles_own_code() {
-    let google = Google::start().await;
+async fn the_error_contains_googles_error_code() {
+    let google = TestGoogle::start().await;
     let mismatch = refused(403, "PERMISSION_DENIED", Some("SENDER_ID_MISMATCH"));
-    google.will_answer([mismatch]).await;
+    google.will_reply([mismatch]).await;
     let error = google.send().await.unwrap_err();
     assert!(error.to_string().contains("SENDER_ID_MISMATCH"), "{error}");
 }
 
 #[tokio::test]
-async fn what_may_pass_is_tried_once_more() {
+async fn a_temporary_failure_is_retried_once() {
     for status in [429, 500, 503] {
-        let google = Google::start().await;
-        google.will_answer([busy(status, 0), taken()]).await;
+        let google = TestGoogle::start().await;
+        google.will_reply([busy(status, 0), accepted()]).await;
         google.send().await.unwrap();
-        assert_eq!(google.sends().await, 2, "{status}");
+        assert_eq!(google.pushes().await, 2, "{status}");
 
-        google.always_answers(busy(status, 0)).await;
+        google.always_replies(busy(status, 0)).await;
         let error = google.send().await.unwrap_err();
-        assert!(matches!(error, PushError::NotTaken(_)), "{error:?}");
-        assert_eq!(google.sends().await, 4, "{status}");
+        assert!(matches!(error, PushError::NotAccepted(_)), "{error:?}");
+        assert_eq!(google.pushes().await, 4, "{status}");
     }
 }
 
 #[tokio::test]
-async fn without_a_retry_after_the_second_attempt_comes_a_second_later() {
-    let google = Google::start().await;
+async fn without_a_retry_after_header_the_retry_waits_a_second() {
+    let google = TestGoogle::start().await;
     google
-        .will_answer([refused(503, "UNAVAILABLE", None), taken()])
+        .will_reply([refused(503, "UNAVAILABLE", None), accepted()])
         .await;
-    let began = clock::now();
+    let start = clock::now();
     google.send().await.unwrap();
-    assert!(clock::now().since(began) >= USUAL_PAUSE);
+    assert!(clock::now().since(start) >= DEFAULT_PAUSE);
 }
 
 #[tokio::test]
-async fn a_long_pause_is_not_waited_for() {
-    let google = Google::start().await;
-    let answer = refused(429, "RESOURCE_EXHAUSTED", Some("QUOTA_EXCEEDED"));
+async fn a_long_retry_after_is_an_error_at_once() {
+    let google = TestGoogle::start().await;
+    let reply = refused(429, "RESOURCE_EXHAUSTED", Some("QUOTA_EXCEEDED"));
     google
-        .will_answer([answer.append_header("retry-after", "3"), taken()])
+        .will_reply([reply.append_header("retry-after", "3"), accepted()])
         .await;
-    let began = clock::now();
+    let start = clock::now();
     let error = google.send().await.unwrap_err();
-    assert!(matches!(error, PushError::NotTaken(_)), "{error:?}");
-    assert!(clock::now().since(began) < LONGEST_PAUSE);
-    assert_eq!(google.sends().await, 1);
+    assert!(matches!(error, PushError::NotAccepted(_)), "{error:?}");
+    assert!(clock::now().since(start) < MAX_PAUSE);
+    assert_eq!(google.pushes().await, 1);
 }
 
 #[tokio::test]
-async fn a_pause_that_takes_all_the_time_that_is_left_is_not_waited_for() {
-    let google = Google::start().await;
+async fn a_retry_after_beyond_the_time_left_is_an_error_at_once() {
+    let google = TestGoogle::start().await;
     google
-        .always_answers(busy(503, USUAL_PAUSE.as_secs()))
+        .always_replies(busy(503, DEFAULT_PAUSE.as_secs()))
         .await;
-    let soon = clock::now() + USUAL_PAUSE / 2;
+    let soon = clock::now() + DEFAULT_PAUSE / 2;
     assert!(google.send_until(soon).await.is_err());
-    assert_eq!(google.sends().await, 1);
+    assert_eq!(google.pushes().await, 1);
 }
 
 #[tokio::test]
-async fn the_second_attempt_is_given_up_when_the_time_is_up() {
-    let google = Google::start().await;
-    let slow = taken().set_delay(REPLY_TIMEOUT);
-    google.will_answer([busy(503, 0), slow]).await;
+async fn the_retry_ends_when_the_time_is_up() {
+    let google = TestGoogle::start().await;
+    let slow = accepted().set_delay(REPLY_TIMEOUT);
+    google.will_reply([busy(503, 0), slow]).await;
     let soon = clock::now() + Duration::from_secs(1);
     let error = google.send_until(soon).await.unwrap_err();
-    assert!(matches!(error, PushError::NotTaken(_)), "{error:?}");
+    assert!(matches!(error, PushError::NotAccepted(_)), "{error:?}");
     assert!(clock::now().since(soon) < Duration::from_secs(1));
-    assert_eq!(google.sends().await, 2);
+    assert_eq!(google.pushes().await, 2);
 }
 
 #[tokio::test]
-async fn a_token_endpoint_that_refuses_costs_no_phone_its_token() {
+async fn a_refused_token_request_does_not_expire_the_push_address() {
     let server = MockServer::start().await;
     let invalid_grant = json!({ "error": "invalid_grant", "error_description": "key-hush" });
     Mock::given(path("/token"))
         .respond_with(ResponseTemplate::new(400).set_body_json(invalid_grant))
         .mount(&server)
         .await;
-    let google = Google {
+    let google = TestGoogle {
         fcm: fcm_at(&server.uri()),
         server,
     };
     let error = google.send().await.unwrap_err();
-    assert!(matches!(error, PushError::NotTaken(_)), "{error:?}");
-    assert_eq!(google.sends().await, 0);
+    assert!(matches!(error, PushError::NotAccepted(_)), "{error:?}");
+    assert_eq!(google.pushes().await, 0);
 }
 
-/// Google, which no longer accepts key-7 and does accept key-8; and FCM with a secret that takes these values.
-async fn google_after_a_rotation<const N: usize>(
+/// A Google that accepts key-8 and not key-7, and an FCM client. Its secret has these values, one after the other.
+async fn google_after_key_rotation<const N: usize>(
     values: impl FnOnce(&str) -> [Value; N],
-) -> (Google, MockServer) {
+) -> (TestGoogle, MockServer) {
     let server = MockServer::start().await;
     let key_of = |request: &Request| {
         let form = crate::api::form::Fields::from_form(&request.body);
@@ -521,47 +530,53 @@ async fn google_after_a_rotation<const N: usize>(
         .await;
     let (secrets, account) = testing::secret(values(&server.uri())).await;
     let fcm = fcm_with(&server.uri(), account);
-    let google = Google { server, fcm };
-    google.always_answers(taken()).await;
+    let google = TestGoogle { server, fcm };
+    google.always_replies(accepted()).await;
     (google, secrets)
 }
 
 #[tokio::test]
-async fn a_key_that_was_taken_back_is_replaced_by_the_one_in_the_secret() {
+async fn a_revoked_key_is_replaced_by_the_one_in_the_secret() {
     let (google, secrets) =
-        google_after_a_rotation(|url| [account_at(url, "key-7"), account_at(url, "key-8")]).await;
+        google_after_key_rotation(|url| [account_at(url, "key-7"), account_at(url, "key-8")]).await;
     let sends = std::iter::repeat_with(|| google.send()).take(5);
     for result in futures::future::join_all(sends).await {
         result.unwrap();
     }
-    assert_eq!((google.grants().await, google.sends().await), (2, 5));
+    assert_eq!(
+        (google.token_requests().await, google.pushes().await),
+        (2, 5)
+    );
     assert_eq!(testing::requests(&secrets).await.len(), 2);
 }
 
 #[tokio::test]
-async fn a_key_that_is_none_is_replaced_by_the_one_in_the_secret() {
-    let (google, _secrets) = google_after_a_rotation(|url| {
+async fn a_malformed_key_is_replaced_by_the_one_in_the_secret() {
+    let (google, _secrets) = google_after_key_rotation(|url| {
         let mut unfinished = account_at(url, "");
         unfinished["private_key"] = "".into();
         [unfinished, account_at(url, "key-8")]
     })
     .await;
     google.send().await.unwrap();
-    assert_eq!(google.grants().await, 1);
+    assert_eq!(google.token_requests().await, 1);
 }
 
 #[tokio::test]
-async fn a_key_that_was_taken_back_and_not_replaced_is_tried_once() {
-    let (google, secrets) = google_after_a_rotation(|url| [account_at(url, "key-7")]).await;
+async fn a_revoked_key_is_used_once_if_the_secret_has_no_newer_one() {
+    let (google, secrets) = google_after_key_rotation(|url| [account_at(url, "key-7")]).await;
     let error = google.send().await.unwrap_err().to_string();
     assert!(error.contains("invalid_grant"), "{error}");
-    assert_eq!((google.grants().await, google.sends().await), (1, 0));
+    assert_eq!(
+        (google.token_requests().await, google.pushes().await),
+        (1, 0)
+    );
     assert_eq!(testing::requests(&secrets).await.len(), 2);
 }
 
 #[tokio::test]
 async fn an_access_token_is_never_used_for_another_account() {
-    let (google, _secrets) = google_after_a_rotation(|url| {
+    let (google, _secrets) = google_after_key_rotation(|url| {
         let mut other = account_at(url, "key-8");
         other["project_id"] = "ringback-other".into();
         [account_at(url, "key-8"), other]
@@ -570,61 +585,61 @@ async fn an_access_token_is_never_used_for_another_account() {
     google.send().await.unwrap();
     let account = google.fcm.account.value().await.unwrap();
     google.fcm.account.after_refusal(&account).await.unwrap();
-    // The other project takes no push here: what matters is that it was asked with an access token of its own.
+    // The simulated FCM has no other project, so this push fails. It has requested an access token for that account.
     google.send().await.unwrap_err();
-    assert_eq!(google.grants().await, 2);
+    assert_eq!(google.token_requests().await, 2);
 }
 
 #[tokio::test]
-async fn pushes_at_the_same_time_wait_once_for_a_token_endpoint_that_fails() {
+async fn simultaneous_pushes_share_one_failed_token_request() {
     let server = MockServer::start().await;
     Mock::given(path("/token"))
         .respond_with(ResponseTemplate::new(503))
         .mount(&server)
         .await;
-    let google = Google {
+    let google = TestGoogle {
         fcm: fcm_at(&server.uri()),
         server,
     };
     let sent = futures::join!(google.send(), google.send(), google.send());
     assert!(sent.0.is_err() && sent.1.is_err() && sent.2.is_err());
-    assert_eq!(google.grants().await, 1);
+    assert_eq!(google.token_requests().await, 1);
 }
 
 #[tokio::test]
-async fn a_service_that_is_not_there_is_an_error_like_any_other() {
-    let google = Google {
+async fn a_closed_port_is_not_accepted() {
+    let google = TestGoogle {
         server: MockServer::start().await,
-        fcm: fcm_at(&testing::nobody_there()),
+        fcm: fcm_at(&testing::closed_port()),
     };
     let error = google.send().await.unwrap_err();
-    assert!(matches!(error, PushError::NotTaken(_)), "{error:?}");
+    assert!(matches!(error, PushError::NotAccepted(_)), "{error:?}");
 }
 
 #[tokio::test]
-async fn no_credential_shows_in_debug_or_in_an_error() {
-    let google = Google::start().await;
+async fn debug_output_and_errors_contain_no_credential() {
+    let google = TestGoogle::start().await;
     google
-        .will_answer([
-            taken(),
+        .will_reply([
+            accepted(),
             refused(401, "UNAUTHENTICATED", None),
             refused(400, "INVALID_ARGUMENT", Some("INVALID_ARGUMENT")),
         ])
         .await;
     google.send().await.unwrap();
     let error = google.send().await.unwrap_err();
-    let unreachable = fcm_at(&testing::nobody_there());
+    let unreachable = fcm_at(&testing::closed_port());
     let now = clock::now();
-    let message = Message::incoming_call(&ringback_core::testing::a_call(now), now);
+    let message = PushMessage::incoming_call(&ringback_core::testing::a_call(now), now);
     let other = unreachable
         .send(DEVICE_TOKEN, &message, now)
         .await
         .unwrap_err();
-    for shown in [
+    for text in [
         format!("{:?}", google.fcm),
         format!("{error} {error:?} {other} {other:?}"),
     ] {
-        assert!(!shown.contains("hush"), "{shown}");
-        assert!(!shown.contains("PRIVATE KEY"), "{shown}");
+        assert!(!text.contains("hush"), "{text}");
+        assert!(!text.contains("PRIVATE KEY"), "{text}");
     }
 }

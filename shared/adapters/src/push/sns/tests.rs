@@ -1,4 +1,4 @@
-//! SNS, played by a server that speaks its query protocol.
+//! SNS, simulated by an HTTP server with its query protocol.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -21,13 +21,13 @@ const APPLICATION: &str = "arn:aws:sns:ap-south-1:123456789012:app/APNS_VOIP/rin
 
 const RANG_AT: Timestamp = Timestamp::from_millis(1_710_417_600_000);
 
-struct Service {
+struct TestSns {
     server: MockServer,
     sns: Sns,
 }
 
-impl Service {
-    /// SNS with an application for VoIP pushes alone.
+impl TestSns {
+    /// SNS with one platform application, for VoIP pushes.
     async fn start() -> Self {
         let server = MockServer::start().await;
         let sns = Sns {
@@ -37,17 +37,17 @@ impl Service {
         Self { server, sns }
     }
 
-    async fn answers(&self, action: &str, answer: ResponseTemplate) -> &Self {
+    async fn reply_to(&self, action: &str, reply: ResponseTemplate) -> &Self {
         Mock::given(method("POST"))
             .and(body_string_contains(format!("Action={action}&")))
-            .respond_with(answer)
+            .respond_with(reply)
             .mount(&self.server)
             .await;
         self
     }
 
     /// The forms that SNS has received.
-    async fn asked(&self) -> Vec<Fields> {
+    async fn received(&self) -> Vec<Fields> {
         let requests = testing::requests(&self.server).await;
         requests
             .iter()
@@ -55,16 +55,16 @@ impl Service {
             .collect()
     }
 
-    /// What SNS makes of a push: the platform's key, its payload, and the message's attributes.
-    async fn published(
+    /// Publishes a message. Returns the platform's key, its payload, and the message's attributes.
+    async fn publish(
         &self,
         service: SnsService,
         endpoint: &str,
-        message: &Message,
+        message: &PushMessage,
     ) -> (String, Value, HashMap<String, String>) {
-        self.answers("Publish", published()).await;
+        self.reply_to("Publish", publish_reply()).await;
         self.sns.publish(service, endpoint, message).await.unwrap();
-        let form = self.asked().await.pop().unwrap();
+        let form = self.received().await.pop().unwrap();
         assert_eq!(form.text("TargetArn"), Some(endpoint));
         assert_eq!(form.text("MessageStructure"), Some("json"));
         let payloads: HashMap<String, String> =
@@ -79,7 +79,7 @@ impl Service {
 }
 
 impl Sns {
-    /// SNS without any platform application: it can publish to endpoints that there are already.
+    /// SNS without a platform application. It can only publish to existing endpoints.
     pub(crate) fn without_applications(client: Client) -> Self {
         Self {
             client: client.into(),
@@ -102,16 +102,16 @@ fn attributes_in(form: &Fields) -> HashMap<String, String> {
     (1..).map_while(entry).collect()
 }
 
-fn published() -> ResponseTemplate {
+fn publish_reply() -> ResponseTemplate {
     let body = "<PublishResponse><PublishResult><MessageId>1</MessageId></PublishResult></PublishResponse>";
     ResponseTemplate::new(200).set_body_string(body)
 }
 
-fn refused(status: u16, code: &str) -> ResponseTemplate {
-    refused_because(status, code, "…")
+fn error_reply(status: u16, code: &str) -> ResponseTemplate {
+    error_with_message(status, code, "…")
 }
 
-fn refused_because(status: u16, code: &str, reason: &str) -> ResponseTemplate {
+fn error_with_message(status: u16, code: &str, reason: &str) -> ResponseTemplate {
     ResponseTemplate::new(status).set_body_string(format!(
         "<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>{reason}</Message></Error>\
          <RequestId>1</RequestId></ErrorResponse>"
@@ -130,17 +130,17 @@ fn attributes_set() -> ResponseTemplate {
     ResponseTemplate::new(200).set_body_string("<SetEndpointAttributesResponse/>")
 }
 
-/// A push that went out when 12 of the ring's 30 s had passed.
-fn wake(call: &Call) -> Message {
-    Message::incoming_call(call, RANG_AT + Duration::from_secs(12))
+/// A push that was sent after 12 s of a ring of 30 s.
+fn late_push(call: &Call) -> PushMessage {
+    PushMessage::incoming_call(call, RANG_AT + Duration::from_secs(12))
 }
 
 #[tokio::test]
-async fn android_gets_an_urgent_data_message_that_ends_with_the_ring() {
-    let sns = Service::start().await;
+async fn android_gets_a_high_priority_data_message_that_expires_with_the_ring() {
+    let sns = TestSns::start().await;
     let call = ringback_core::testing::a_call(RANG_AT);
-    let message = wake(&call);
-    let (platform, payload, attributes) = sns.published(SnsService::Fcm, FCM, &message).await;
+    let message = late_push(&call);
+    let (platform, payload, attributes) = sns.publish(SnsService::Fcm, FCM, &message).await;
     assert_eq!(platform, "GCM");
     let expected = json!({
         "fcmV1Message": {
@@ -159,11 +159,11 @@ async fn android_gets_an_urgent_data_message_that_ends_with_the_ring() {
 }
 
 #[tokio::test]
-async fn a_voip_push_carries_the_call_and_nothing_to_show() {
-    let sns = Service::start().await;
+async fn a_voip_push_has_the_data_of_the_call_and_no_alert() {
+    let sns = TestSns::start().await;
     let call = ringback_core::testing::a_call(RANG_AT);
     let (platform, payload, attributes) = sns
-        .published(SnsService::ApnsVoip, VOIP, &wake(&call))
+        .publish(SnsService::ApnsVoip, VOIP, &late_push(&call))
         .await;
     assert_eq!(platform, "APNS_VOIP");
     assert_eq!(payload["aps"], json!({}));
@@ -178,41 +178,42 @@ async fn a_voip_push_carries_the_call_and_nothing_to_show() {
 }
 
 #[tokio::test]
-async fn a_development_build_is_reached_under_its_own_platform() {
-    let sns = Service::start().await;
-    let message = wake(&ringback_core::testing::a_call(RANG_AT));
+async fn a_development_build_is_reached_through_the_apns_sandbox() {
+    let sns = TestSns::start().await;
+    let message = late_push(&ringback_core::testing::a_call(RANG_AT));
     let (platform, _, attributes) = sns
-        .published(SnsService::ApnsVoip, VOIP_SANDBOX, &message)
+        .publish(SnsService::ApnsVoip, VOIP_SANDBOX, &message)
         .await;
     assert_eq!(platform, "APNS_VOIP_SANDBOX");
     assert_eq!(attributes["AWS.SNS.MOBILE.APNS_VOIP_SANDBOX.TTL"], "18");
 }
 
 #[tokio::test]
-async fn an_iphone_without_voip_shows_who_calls_and_later_what_became_of_the_call() {
-    let sns = Service::start().await;
+async fn an_alert_push_shows_the_caller_and_later_how_the_call_ended() {
+    let sns = TestSns::start().await;
     let call = ringback_core::testing::a_call(RANG_AT);
-    let (platform, payload, attributes) = sns.published(SnsService::Apns, APNS, &wake(&call)).await;
+    let (platform, payload, attributes) =
+        sns.publish(SnsService::Apns, APNS, &late_push(&call)).await;
     assert_eq!(platform, "APNS");
     assert_eq!(payload["aps"]["alert"]["title"], "Incoming call");
     assert_eq!(payload["aps"]["alert"]["body"], "आशा");
     assert_eq!(attributes["AWS.SNS.MOBILE.APNS.PUSH_TYPE"], "alert");
     assert_eq!(attributes["AWS.SNS.MOBILE.APNS.TTL"], "18");
 
-    let missed = Message::call_cancelled(&call, CancelReason::Timeout, call.rings_until);
-    let (_, payload, attributes) = sns.published(SnsService::Apns, APNS, &missed).await;
+    let missed = PushMessage::call_cancelled(&call, CancelReason::Timeout, call.rings_until);
+    let (_, payload, attributes) = sns.publish(SnsService::Apns, APNS, &missed).await;
     assert_eq!(payload["aps"]["alert"]["title"], "Missed call");
     assert_eq!(payload["reason"], "timeout");
     assert_eq!(attributes["AWS.SNS.MOBILE.APNS.TTL"], "30");
 
-    let elsewhere = Message::call_cancelled(&call, CancelReason::AnsweredElsewhere, RANG_AT);
-    let (_, payload, _) = sns.published(SnsService::Apns, APNS, &elsewhere).await;
+    let elsewhere = PushMessage::call_cancelled(&call, CancelReason::AnsweredElsewhere, RANG_AT);
+    let (_, payload, _) = sns.publish(SnsService::Apns, APNS, &elsewhere).await;
     assert_eq!(payload["aps"]["alert"]["title"], "Answered elsewhere");
 }
 
 #[tokio::test]
-async fn only_an_endpoint_that_is_disabled_or_gone_is_dead() {
-    let answers = [
+async fn only_a_disabled_or_deleted_endpoint_has_expired() {
+    let replies = [
         (400, "EndpointDisabled", true),
         (404, "NotFound", true),
         (400, "InvalidParameter", false),
@@ -220,25 +221,30 @@ async fn only_an_endpoint_that_is_disabled_or_gone_is_dead() {
         (403, "AuthorizationError", false),
         (500, "InternalError", false),
     ];
-    for (status, code, is_dead) in answers {
-        let sns = Service::start().await;
-        sns.answers("Publish", refused(status, code)).await;
-        let message = wake(&ringback_core::testing::a_call(RANG_AT));
+    for (status, code, expired) in replies {
+        let sns = TestSns::start().await;
+        sns.reply_to("Publish", error_reply(status, code)).await;
+        let message = late_push(&ringback_core::testing::a_call(RANG_AT));
         let error = sns
             .sns
             .publish(SnsService::ApnsVoip, VOIP, &message)
             .await
             .unwrap_err();
-        assert_eq!(matches!(error, PushError::Dead), is_dead, "{code}: {error}");
+        assert_eq!(
+            matches!(error, PushError::AddressExpired),
+            expired,
+            "{code}: {error}"
+        );
     }
 }
 
 #[tokio::test]
-async fn a_token_gets_an_endpoint_that_is_enabled_again() {
-    let sns = Service::start().await;
-    sns.answers("CreatePlatformEndpoint", endpoint_created())
+async fn an_endpoint_is_created_and_enabled() {
+    let sns = TestSns::start().await;
+    sns.reply_to("CreatePlatformEndpoint", endpoint_created())
         .await;
-    sns.answers("SetEndpointAttributes", attributes_set()).await;
+    sns.reply_to("SetEndpointAttributes", attributes_set())
+        .await;
     let endpoint = sns
         .sns
         .endpoint_for(SnsService::ApnsVoip, "token-hush")
@@ -246,9 +252,9 @@ async fn a_token_gets_an_endpoint_that_is_enabled_again() {
         .unwrap();
     assert_eq!(endpoint, VOIP);
 
-    let asked = sns.asked().await;
-    let [create, set] = asked.as_slice() else {
-        panic!("{} requests", asked.len());
+    let received = sns.received().await;
+    let [create, set] = received.as_slice() else {
+        panic!("{} requests", received.len());
     };
     assert_eq!(create.text("PlatformApplicationArn"), Some(APPLICATION));
     assert_eq!(create.text("Token"), Some("token-hush"));
@@ -263,8 +269,8 @@ async fn a_token_gets_an_endpoint_that_is_enabled_again() {
 }
 
 #[tokio::test]
-async fn a_platform_without_an_application_is_named_without_asking_sns() {
-    let sns = Service::start().await;
+async fn a_platform_without_an_application_fails_without_a_request() {
+    let sns = TestSns::start().await;
     let error = sns
         .sns
         .endpoint_for(SnsService::Apns, "token")
@@ -275,15 +281,15 @@ async fn a_platform_without_an_application_is_named_without_asking_sns() {
         "{error:?}"
     );
     assert!(!sns.sns.serves_fcm());
-    assert_eq!(sns.asked().await.len(), 0);
+    assert_eq!(sns.received().await.len(), 0);
 }
 
 #[tokio::test]
-async fn a_token_that_sns_refuses_is_told_from_an_sns_that_is_not_there() {
-    let sns = Service::start().await;
+async fn a_refused_token_and_an_unavailable_sns_are_different_errors() {
+    let sns = TestSns::start().await;
     let reason = "Invalid parameter: Token Reason: iOS device tokens must be no more than 400 hexadecimal characters";
-    let bad_token = refused_because(400, "InvalidParameter", reason);
-    sns.answers("CreatePlatformEndpoint", bad_token).await;
+    let bad_token = error_with_message(400, "InvalidParameter", reason);
+    sns.reply_to("CreatePlatformEndpoint", bad_token).await;
     let refused_token = sns
         .sns
         .endpoint_for(SnsService::ApnsVoip, "token-hush")
@@ -291,9 +297,9 @@ async fn a_token_that_sns_refuses_is_told_from_an_sns_that_is_not_there() {
     let error = refused_token.unwrap_err();
     assert!(matches!(error, EndpointError::BadToken), "{error:?}");
 
-    let broken = Service::start().await;
+    let broken = TestSns::start().await;
     broken
-        .answers("CreatePlatformEndpoint", refused(500, "InternalError"))
+        .reply_to("CreatePlatformEndpoint", error_reply(500, "InternalError"))
         .await;
     let unavailable = broken
         .sns
@@ -305,52 +311,53 @@ async fn a_token_that_sns_refuses_is_told_from_an_sns_that_is_not_there() {
 }
 
 #[tokio::test]
-async fn a_parameter_of_ours_that_sns_refuses_is_not_blamed_on_the_token() {
-    let sns = Service::start().await;
+async fn a_refused_application_does_not_count_as_a_bad_token() {
+    let sns = TestSns::start().await;
     let reason =
         "Invalid parameter: PlatformApplicationArn Reason: Platform application does not exist";
-    let answer = refused_because(400, "InvalidParameter", reason);
-    sns.answers("CreatePlatformEndpoint", answer).await;
+    let reply = error_with_message(400, "InvalidParameter", reason);
+    sns.reply_to("CreatePlatformEndpoint", reply).await;
     let refused = sns.sns.endpoint_for(SnsService::ApnsVoip, "token").await;
     let error = refused.unwrap_err();
     assert!(matches!(error, EndpointError::Unavailable(_)), "{error:?}");
 }
 
 #[tokio::test]
-async fn a_token_that_has_an_endpoint_with_other_attributes_keeps_it() {
+async fn an_existing_endpoint_with_other_attributes_is_reused() {
     for prefix in ["Invalid parameter: Token Reason: ", ""] {
-        let sns = Service::start().await;
+        let sns = TestSns::start().await;
         let reason = format!(
             "{prefix}Endpoint {VOIP} already exists with the same Token, but different attributes."
         );
-        let answer = refused_because(400, "InvalidParameter", &reason);
-        sns.answers("CreatePlatformEndpoint", answer).await;
-        sns.answers("SetEndpointAttributes", attributes_set()).await;
+        let reply = error_with_message(400, "InvalidParameter", &reason);
+        sns.reply_to("CreatePlatformEndpoint", reply).await;
+        sns.reply_to("SetEndpointAttributes", attributes_set())
+            .await;
         let endpoint = sns.sns.endpoint_for(SnsService::ApnsVoip, "token").await;
         assert_eq!(endpoint.unwrap(), VOIP);
     }
 }
 
 #[tokio::test]
-async fn an_endpoint_is_deleted_and_what_sns_refuses_is_told() {
-    let sns = Service::start().await;
+async fn deleting_an_endpoint_reports_a_refusal() {
+    let sns = TestSns::start().await;
     let deleted = ResponseTemplate::new(200).set_body_string("<DeleteEndpointResponse/>");
-    sns.answers("DeleteEndpoint", deleted).await;
+    sns.reply_to("DeleteEndpoint", deleted).await;
     sns.sns.delete_endpoint(VOIP).await.unwrap();
-    assert_eq!(sns.asked().await[0].text("EndpointArn"), Some(VOIP));
+    assert_eq!(sns.received().await[0].text("EndpointArn"), Some(VOIP));
 
-    let broken = Service::start().await;
-    let refusal = refused(403, "AuthorizationError");
-    broken.answers("DeleteEndpoint", refusal).await;
+    let broken = TestSns::start().await;
+    let refusal = error_reply(403, "AuthorizationError");
+    broken.reply_to("DeleteEndpoint", refusal).await;
     assert!(broken.sns.delete_endpoint(VOIP).await.is_err());
 }
 
 #[tokio::test]
-async fn an_endpoint_that_could_not_be_enabled_is_not_handed_out() {
-    let sns = Service::start().await;
-    sns.answers("CreatePlatformEndpoint", endpoint_created())
+async fn an_endpoint_that_could_not_be_enabled_is_an_error() {
+    let sns = TestSns::start().await;
+    sns.reply_to("CreatePlatformEndpoint", endpoint_created())
         .await;
-    sns.answers("SetEndpointAttributes", refused(500, "InternalError"))
+    sns.reply_to("SetEndpointAttributes", error_reply(500, "InternalError"))
         .await;
     let error = sns
         .sns

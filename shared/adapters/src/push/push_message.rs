@@ -1,4 +1,4 @@
-//! What a push says, whichever service carries it.
+//! The content of a push, which is the same for all push services.
 
 use std::fmt;
 
@@ -7,25 +7,25 @@ use serde_json::{Map, Value};
 use ringback_core::call::{Call, CancelReason};
 use ringback_core::timestamp::Timestamp;
 
-/// What a push says.
+/// A push.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Message {
+pub struct PushMessage {
     /// Ring, or stop ringing.
-    pub kind: Kind,
-    /// The data that the app reads: every value a string (FCM accepts nothing else).
+    pub kind: PushKind,
+    /// The data that the app reads. Every value is a string, because FCM accepts nothing else.
     pub data: Map<String, Value>,
-    /// The call's id, under which a later push replaces an earlier one that has not been delivered.
+    /// The call's id. A later push with the same key replaces an earlier one that has not been delivered.
     pub collapse_key: String,
-    /// Until when it is worth delivering.
+    /// The push service discards the push if it has not delivered it by then.
     pub expires_at: Timestamp,
-    /// When it was made.
+    /// When the push was created.
     pub sent_at: Timestamp,
 }
 
-/// Who calls is personal: the data does not show.
-impl fmt::Debug for Message {
+/// Hides the data, which contains the caller's name and number.
+impl fmt::Debug for PushMessage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Message")
+        f.debug_struct("PushMessage")
             .field("kind", &self.kind)
             .field("call_id", &self.collapse_key)
             .field("expires_at", &self.expires_at)
@@ -34,40 +34,40 @@ impl fmt::Debug for Message {
     }
 }
 
-/// What a push is for.
+/// The purpose of a push.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum PushKind {
     /// `incoming_call`
     IncomingCall,
     /// `call_cancelled`
     CallCancelled(CancelReason),
 }
 
-impl Message {
-    /// Wakes a phone. It lives no longer than the ring does.
+impl PushMessage {
+    /// Wakes a phone and rings it. Expires at the end of the ring.
     #[must_use]
     pub fn incoming_call(call: &Call, now: Timestamp) -> Self {
-        Self::of(call, Kind::IncomingCall, call.rings_until, now)
+        Self::new(call, PushKind::IncomingCall, call.rings_until, now)
     }
 
-    /// Tells a phone that it need not ring. It is worth delivering for as long as a ring may last.
+    /// Stops a phone from ringing. Expires after the duration of a ring.
     #[must_use]
     pub fn call_cancelled(call: &Call, reason: CancelReason, now: Timestamp) -> Self {
-        let kind = Kind::CallCancelled(reason);
-        let mut message = Self::of(call, kind, now + call.limits.ring, now);
+        let kind = PushKind::CallCancelled(reason);
+        let mut message = Self::new(call, kind, now + call.limits.ring, now);
         message
             .data
             .insert("reason".to_owned(), reason.as_str().into());
         message
     }
 
-    /// Seconds left, at least 1: what FCM and SNS call TTL.
+    /// The seconds until it expires, at least 1: the TTL of FCM and SNS.
     #[must_use]
     pub fn ttl_seconds(&self) -> u64 {
         self.expires_at.since(self.sent_at).as_secs().max(1)
     }
 
-    fn of(call: &Call, kind: Kind, expires_at: Timestamp, now: Timestamp) -> Self {
+    fn new(call: &Call, kind: PushKind, expires_at: Timestamp, now: Timestamp) -> Self {
         let id = call.call_id.to_string();
         let number = call.caller.shown();
         let name = call
@@ -76,11 +76,12 @@ impl Message {
             .as_ref()
             .map_or(number, |name| name.as_str());
         let kind_name = match kind {
-            Kind::IncomingCall => "incoming_call",
-            Kind::CallCancelled(_) => "call_cancelled",
+            PushKind::IncomingCall => "incoming_call",
+            PushKind::CallCancelled(_) => "call_cancelled",
         };
         let data = [
             ("type", kind_name.to_owned()),
+            // Apps may read either name of the id.
             ("call_id", id.clone()),
             ("server_call_id", id.clone()),
             ("caller_name", name.to_owned()),
@@ -103,13 +104,13 @@ impl Message {
     }
 }
 
-/// Why a push did not go out.
+/// Why a push was not sent.
 #[derive(Debug, thiserror::Error)]
 pub enum PushError {
-    /// The service says that this address will never work again.
-    #[error("the address is dead")]
-    Dead,
-    /// The service did not take the push. It may another time.
-    #[error("the push service did not take the push: {0}")]
-    NotTaken(String),
+    /// The push service says that this address is no longer valid and never will be again.
+    #[error("the push address has expired")]
+    AddressExpired,
+    /// The push service did not accept the push. A later push may succeed.
+    #[error("the push service did not accept the push: {0}")]
+    NotAccepted(String),
 }

@@ -1,6 +1,6 @@
-//! ARI, played by a server that answers as Asterisk 22 does.
+//! ARI, simulated by an HTTP server that replies as Asterisk 22 does.
 
-mod several;
+mod several_pbxs;
 
 use crate::platform::clock;
 use std::io::{Read, Write};
@@ -17,18 +17,18 @@ use ringback_core::phone_number::Caller;
 
 const ENDPOINT: &str = "/ari/endpoints/PJSIP/1001";
 const CALLER_LEG: &str = "1732175943.12";
-/// What a busy machine may take longer than it should.
-const A_BIT: Duration = Duration::from_secs(1);
+/// How much longer than expected something may take on a busy machine.
+const TOLERANCE: Duration = Duration::from_secs(1);
 const CALLER_CHANNEL: &str = "/ari/channels/1732175943.12";
 
-struct Pbx {
+struct TestPbx {
     server: MockServer,
     asterisk: Asterisk,
     call: Call,
 }
 
-impl Pbx {
-    /// A PBX on which the caller waits.
+impl TestPbx {
+    /// A PBX with a waiting caller.
     async fn start() -> Self {
         let server = MockServer::start().await;
         let url = format!("{}/ari", server.uri());
@@ -39,8 +39,8 @@ impl Pbx {
         }
     }
 
-    /// The next answers to requests of this kind, in this order.
-    async fn will_answer<const N: usize>(
+    /// The next replies to such requests, in this order.
+    async fn will_reply<const N: usize>(
         &self,
         verb: &str,
         to: &str,
@@ -57,7 +57,7 @@ impl Pbx {
         self
     }
 
-    async fn always_answers(&self, verb: &str, to: &str, answer: ResponseTemplate) -> &Self {
+    async fn always_replies(&self, verb: &str, to: &str, answer: ResponseTemplate) -> &Self {
         Mock::given(method(verb))
             .and(path(to))
             .respond_with(answer)
@@ -70,48 +70,51 @@ impl Pbx {
         format!("/ari/channels/ringback-{}", self.call.call_id)
     }
 
-    async fn originate_answers<const N: usize>(&self, answers: [ResponseTemplate; N]) -> &Self {
-        self.will_answer("POST", &self.phone_channel(), answers)
+    async fn originate_replies<const N: usize>(&self, answers: [ResponseTemplate; N]) -> &Self {
+        self.will_reply("POST", &self.phone_channel(), answers)
             .await
     }
 
-    /// The one PBX that there is.
+    /// The only PBX.
     fn pbx(&self) -> &super::Pbx {
-        self.asterisk.of(&self.call).unwrap().unwrap()
+        self.asterisk.pbx_of(&self.call).unwrap().unwrap()
     }
 
-    async fn call_caller(&self) -> Result<Calling, AsteriskError> {
+    async fn dial_caller(&self) -> Result<DialCallerOutcome, AsteriskError> {
         let caller = self.call.caller.extension.as_ref().unwrap();
         let until = clock::now() + Duration::from_secs(10);
-        self.asterisk.call_caller(&self.call, caller, until).await
+        self.asterisk.dial_caller(&self.call, caller, until).await
     }
 
-    async fn bridge(&self) -> Result<Bridging, AsteriskError> {
+    async fn bridge(&self) -> Result<BridgeOutcome, AsteriskError> {
         self.bridge_for(Duration::from_secs(10)).await
     }
 
-    async fn bridge_for(&self, time: Duration) -> Result<Bridging, AsteriskError> {
+    async fn bridge_for(&self, time: Duration) -> Result<BridgeOutcome, AsteriskError> {
         let until = clock::now() + time;
         self.pbx().bridge(&self.call, &caller_leg(), until).await
     }
 
-    /// What Asterisk was asked, such as `GET /ari/asterisk/ping`, in order. The list of all channels never is.
-    async fn asked(&self) -> Vec<String> {
+    /// The requests so far, such as `GET /ari/asterisk/ping`. Fails if one of them lists all channels.
+    async fn requests(&self) -> Vec<String> {
         let requests = testing::requests(&self.server).await;
-        let asked: Vec<String> = requests
+        let lines: Vec<String> = requests
             .iter()
             .map(|request| format!("{} {}", request.method, request.url.path()))
             .collect();
         assert!(
-            !asked.contains(&"GET /ari/channels".to_owned()),
-            "{asked:?}"
+            !lines.contains(&"GET /ari/channels".to_owned()),
+            "{lines:?}"
         );
-        asked
+        lines
     }
 
     async fn originates(&self) -> usize {
-        let asked = self.asked().await;
-        asked.iter().filter(|line| line.starts_with("POST")).count()
+        let requests = self.requests().await;
+        requests
+            .iter()
+            .filter(|line| line.starts_with("POST"))
+            .count()
     }
 
     async fn last_request(&self) -> Request {
@@ -134,7 +137,7 @@ fn asterisk_at(url: String, ari_ca_pem: Option<&str>) -> Asterisk {
 }
 
 fn asterisk_with(url: String, secret: Secret<AriCredentials>) -> Asterisk {
-    Asterisk::at(Pbxs::listed(&url).unwrap(), secret)
+    Asterisk::new(PbxList::parse(&url).unwrap(), secret)
 }
 
 fn caller_leg() -> ChannelId {
@@ -172,12 +175,12 @@ fn endpoint(state: &str) -> ResponseTemplate {
 }
 
 #[tokio::test]
-async fn the_phone_is_called_as_the_dialplan_expects_it() {
-    let mut pbx = Pbx::start().await;
+async fn the_originate_request_has_what_the_dialplan_expects() {
+    let mut pbx = TestPbx::start().await;
     pbx.call.call_id = CallId::of_call_sid(&CallSid::try_from("sid").unwrap());
     pbx.call.caller.name = None;
-    pbx.originate_answers([ok()]).await;
-    assert_eq!(pbx.bridge().await.unwrap(), Bridging::UnderWay);
+    pbx.originate_replies([ok()]).await;
+    assert_eq!(pbx.bridge().await.unwrap(), BridgeOutcome::Dialing);
 
     let request = pbx.last_request().await;
     // ringback:password-hush
@@ -201,12 +204,12 @@ async fn the_phone_is_called_as_the_dialplan_expects_it() {
         },
     });
     assert_eq!(request.body_json::<Value>().unwrap(), expected);
-    assert_eq!(pbx.asked().await.len(), 1, "one request is all it takes");
+    assert_eq!(pbx.requests().await.len(), 1, "one request is enough");
 }
 
-/// 1002 calls 1001, both with a camera.
-async fn a_video_call_between_apps() -> Pbx {
-    let mut pbx = Pbx::start().await;
+/// Extension 1002 starts a video call to 1001.
+async fn a_video_call_between_apps() -> TestPbx {
+    let mut pbx = TestPbx::start().await;
     pbx.call.caller = Caller::app(Extension::try_from("1002").unwrap());
     pbx.call.call_type = CallType::Video;
     (pbx.call.caller_leg, pbx.call.pbx) = (None, None);
@@ -214,11 +217,11 @@ async fn a_video_call_between_apps() -> Pbx {
 }
 
 #[tokio::test]
-async fn the_phone_of_an_app_that_calls_is_called_to_wait_as_a_caller() {
+async fn the_phone_of_a_calling_app_is_called_into_the_context_for_callers() {
     let pbx = a_video_call_between_apps().await;
     let channel = format!("/ari/channels/ringback-caller-{}", pbx.call.call_id);
-    pbx.will_answer("POST", &channel, [ok()]).await;
-    assert_eq!(pbx.call_caller().await.unwrap(), Calling::UnderWay);
+    pbx.will_reply("POST", &channel, [ok()]).await;
+    assert_eq!(pbx.dial_caller().await.unwrap(), DialCallerOutcome::Dialing);
     let expected = json!({
         "endpoint": "PJSIP/1002",
         "context": "ringback-callers",
@@ -241,21 +244,21 @@ async fn the_phone_of_an_app_that_calls_is_called_to_wait_as_a_caller() {
 }
 
 #[tokio::test]
-async fn the_phone_of_an_app_that_calls_may_take_a_moment_to_register() {
+async fn the_phone_of_a_calling_app_may_register_late() {
     let pbx = a_video_call_between_apps().await;
     let channel = format!("/ari/channels/ringback-caller-{}", pbx.call.call_id);
-    pbx.will_answer("POST", &channel, [allocation_failed(), ok()])
+    pbx.will_reply("POST", &channel, [allocation_failed(), ok()])
         .await;
-    pbx.always_answers("GET", "/ari/endpoints/PJSIP/1002", endpoint("online"))
+    pbx.always_replies("GET", "/ari/endpoints/PJSIP/1002", endpoint("online"))
         .await;
-    assert_eq!(pbx.call_caller().await.unwrap(), Calling::UnderWay);
-    assert_eq!(pbx.asked().await.len(), 3);
+    assert_eq!(pbx.dial_caller().await.unwrap(), DialCallerOutcome::Dialing);
+    assert_eq!(pbx.requests().await.len(), 3);
 }
 
 #[tokio::test]
 async fn video_is_offered_to_both_phones_of_a_video_call() {
     let pbx = a_video_call_between_apps().await;
-    pbx.originate_answers([ok()]).await;
+    pbx.originate_replies([ok()]).await;
     pbx.bridge().await.unwrap();
     let body: Value = pbx.last_request().await.body_json().unwrap();
     assert_eq!(
@@ -266,26 +269,30 @@ async fn video_is_offered_to_both_phones_of_a_video_call() {
 }
 
 #[tokio::test]
-async fn how_far_a_phone_has_come_is_its_legs_state() {
-    let pbx = Pbx::start().await;
+async fn the_channel_state_tells_whether_the_phone_has_answered() {
+    let pbx = TestPbx::start().await;
     let channel = |state: &str| ResponseTemplate::new(200).set_body_json(json!({ "state": state }));
     let answers = [
         channel("Ringing"),
         channel("Up"),
         ResponseTemplate::new(404),
     ];
-    pbx.will_answer("GET", &pbx.phone_channel(), answers).await;
-    for expected in [PhoneLeg::Rings, PhoneLeg::Answered, PhoneLeg::None] {
-        let leg = pbx.pbx().phone_of(pbx.call.call_id).await;
+    pbx.will_reply("GET", &pbx.phone_channel(), answers).await;
+    for expected in [
+        PhoneLegState::Ringing,
+        PhoneLegState::Answered,
+        PhoneLegState::None,
+    ] {
+        let leg = pbx.pbx().phone_leg_state(pbx.call.call_id).await;
         assert_eq!(leg.unwrap(), expected);
     }
 }
 
 #[tokio::test]
 async fn a_withheld_number_calls_the_extension_anonymous() {
-    let mut pbx = Pbx::start().await;
+    let mut pbx = TestPbx::start().await;
     pbx.call.caller.number = None;
-    pbx.originate_answers([ok()]).await;
+    pbx.originate_replies([ok()]).await;
     pbx.bridge().await.unwrap();
     let body: Value = pbx.last_request().await.body_json().unwrap();
     assert_eq!(body["extension"], "anonymous");
@@ -294,83 +301,83 @@ async fn a_withheld_number_calls_the_extension_anonymous() {
 }
 
 #[tokio::test]
-async fn a_leg_that_exists_already_is_as_good_as_a_new_one() {
-    let pbx = Pbx::start().await;
-    pbx.originate_answers([already_exists()]).await;
-    assert_eq!(pbx.bridge().await.unwrap(), Bridging::UnderWay);
+async fn a_leg_that_exists_already_counts_as_created() {
+    let pbx = TestPbx::start().await;
+    pbx.originate_replies([already_exists()]).await;
+    assert_eq!(pbx.bridge().await.unwrap(), BridgeOutcome::Dialing);
     assert_eq!(pbx.originates().await, 1);
 }
 
 #[tokio::test]
-async fn a_phone_that_registers_late_is_waited_for() {
-    let pbx = Pbx::start().await;
-    pbx.originate_answers([allocation_failed(), ok()]).await;
-    pbx.will_answer("GET", ENDPOINT, [endpoint("offline"), endpoint("unknown")])
+async fn bridging_waits_until_the_phone_registers() {
+    let pbx = TestPbx::start().await;
+    pbx.originate_replies([allocation_failed(), ok()]).await;
+    pbx.will_reply("GET", ENDPOINT, [endpoint("offline"), endpoint("unknown")])
         .await;
-    pbx.always_answers("GET", ENDPOINT, endpoint("online"))
+    pbx.always_replies("GET", ENDPOINT, endpoint("online"))
         .await;
-    pbx.always_answers("GET", CALLER_CHANNEL, ok()).await;
-    assert_eq!(pbx.bridge().await.unwrap(), Bridging::UnderWay);
+    pbx.always_replies("GET", CALLER_CHANNEL, ok()).await;
+    assert_eq!(pbx.bridge().await.unwrap(), BridgeOutcome::Dialing);
 
     let originate = format!("POST {}", pbx.phone_channel());
-    let look = format!("GET {ENDPOINT}");
+    let lookup = format!("GET {ENDPOINT}");
     let expected = [
         originate.clone(),
-        look.clone(),
-        look.clone(),
-        look,
+        lookup.clone(),
+        lookup.clone(),
+        lookup,
         format!("GET {CALLER_CHANNEL}"),
         originate,
     ];
-    assert_eq!(pbx.asked().await, expected);
+    assert_eq!(pbx.requests().await, expected);
 }
 
 #[tokio::test]
-async fn a_phone_does_not_ring_for_a_caller_who_left_while_it_registered() {
-    let pbx = Pbx::start().await;
-    pbx.originate_answers([allocation_failed()]).await;
-    pbx.always_answers("GET", ENDPOINT, endpoint("online"))
+async fn the_phone_does_not_ring_if_the_caller_hung_up_before_it_registered() {
+    let pbx = TestPbx::start().await;
+    pbx.originate_replies([allocation_failed()]).await;
+    pbx.always_replies("GET", ENDPOINT, endpoint("online"))
         .await;
-    pbx.always_answers("GET", CALLER_CHANNEL, channel_not_found())
+    pbx.always_replies("GET", CALLER_CHANNEL, channel_not_found())
         .await;
-    assert_eq!(pbx.bridge().await.unwrap(), Bridging::CallerGone);
+    assert_eq!(pbx.bridge().await.unwrap(), BridgeOutcome::CallerGone);
     assert_eq!(pbx.originates().await, 1);
 }
 
 #[tokio::test]
 async fn a_phone_that_never_registers_is_offline() {
-    let pbx = Pbx::start().await;
-    pbx.originate_answers([allocation_failed()]).await;
-    pbx.always_answers("GET", ENDPOINT, endpoint("offline"))
+    let pbx = TestPbx::start().await;
+    pbx.originate_replies([allocation_failed()]).await;
+    pbx.always_replies("GET", ENDPOINT, endpoint("offline"))
         .await;
-    let began = clock::now();
+    let start = clock::now();
     let time = Duration::from_millis(700);
     let error = pbx.bridge_for(time).await.unwrap_err();
     assert!(matches!(error, AsteriskError::PhoneOffline), "{error:?}");
-    assert!(clock::now().since(began) < time + A_BIT);
+    assert!(clock::now().since(start) < time + TOLERANCE);
     assert_eq!(pbx.originates().await, 1);
 }
 
 #[tokio::test]
-async fn a_phone_is_not_waited_for_beyond_the_calls_deadline() {
-    let mut pbx = Pbx::start().await;
+async fn bridging_waits_no_longer_than_the_deadline_of_the_call() {
+    let mut pbx = TestPbx::start().await;
     pbx.call.rings_until = clock::now() + Duration::from_millis(500);
-    pbx.originate_answers([allocation_failed()]).await;
-    pbx.always_answers("GET", ENDPOINT, endpoint("offline"))
+    pbx.originate_replies([allocation_failed()]).await;
+    pbx.always_replies("GET", ENDPOINT, endpoint("offline"))
         .await;
     let error = pbx.bridge().await.unwrap_err();
     assert!(matches!(error, AsteriskError::PhoneOffline), "{error:?}");
-    assert!(clock::now() < pbx.call.rings_until + A_BIT);
+    assert!(clock::now() < pbx.call.rings_until + TOLERANCE);
 }
 
 #[tokio::test]
-async fn a_phone_that_is_online_and_cannot_be_called_is_given_up_at_the_deadline() {
-    let pbx = Pbx::start().await;
-    pbx.always_answers("POST", &pbx.phone_channel(), allocation_failed())
+async fn a_phone_that_is_online_but_cannot_be_called_is_offline_at_the_deadline() {
+    let pbx = TestPbx::start().await;
+    pbx.always_replies("POST", &pbx.phone_channel(), allocation_failed())
         .await;
-    pbx.always_answers("GET", ENDPOINT, endpoint("online"))
+    pbx.always_replies("GET", ENDPOINT, endpoint("online"))
         .await;
-    pbx.always_answers("GET", CALLER_CHANNEL, ok()).await;
+    pbx.always_replies("GET", CALLER_CHANNEL, ok()).await;
     let bridging = pbx.bridge_for(Duration::from_millis(900));
     let error = tokio::time::timeout(Duration::from_secs(3), bridging)
         .await
@@ -382,29 +389,29 @@ async fn a_phone_that_is_online_and_cannot_be_called_is_given_up_at_the_deadline
 }
 
 #[tokio::test]
-async fn an_extension_without_an_endpoint_is_not_waited_for() {
-    let pbx = Pbx::start().await;
-    pbx.originate_answers([allocation_failed()]).await;
-    pbx.always_answers("GET", ENDPOINT, message(404, "Endpoint not found"))
+async fn an_extension_without_an_endpoint_fails_at_once() {
+    let pbx = TestPbx::start().await;
+    pbx.originate_replies([allocation_failed()]).await;
+    pbx.always_replies("GET", ENDPOINT, message(404, "Endpoint not found"))
         .await;
-    let began = clock::now();
+    let start = clock::now();
     let error = pbx.bridge().await.unwrap_err();
     assert!(matches!(error, AsteriskError::NoSuchEndpoint), "{error:?}");
-    assert!(clock::now().since(began) < Duration::from_secs(2));
+    assert!(clock::now().since(start) < Duration::from_secs(2));
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_a_refusal() {
-    let pbx = Pbx::start().await;
+async fn a_wrong_password_is_reported_as_refused() {
+    let pbx = TestPbx::start().await;
     let unauthorized = || message(401, "Authentication required");
-    pbx.originate_answers([unauthorized()]).await;
-    pbx.always_answers("DELETE", CALLER_CHANNEL, unauthorized())
+    pbx.originate_replies([unauthorized()]).await;
+    pbx.always_replies("DELETE", CALLER_CHANNEL, unauthorized())
         .await;
-    pbx.always_answers("GET", "/ari/asterisk/ping", unauthorized())
+    pbx.always_replies("GET", "/ari/asterisk/ping", unauthorized())
         .await;
     for error in [
         pbx.bridge().await.unwrap_err(),
-        pbx.pbx().busy(&caller_leg()).await.unwrap_err(),
+        pbx.pbx().send_busy(&caller_leg()).await.unwrap_err(),
         pbx.pbx().ping().await.unwrap_err(),
     ] {
         let AsteriskError::Refused { status, .. } = error else {
@@ -412,10 +419,10 @@ async fn a_wrong_password_is_a_refusal() {
         };
         assert_eq!(status, StatusCode::UNAUTHORIZED);
     }
-    assert_eq!(pbx.asked().await.len(), 3, "none was tried again");
+    assert_eq!(pbx.requests().await.len(), 3, "no request was retried");
 }
 
-/// A PBX that accepts this password alone.
+/// A PBX that accepts only this password.
 async fn pbx_that_accepts(password: &str) -> MockServer {
     let server = MockServer::start().await;
     Mock::given(wiremock::matchers::basic_auth("ringback", password))
@@ -431,7 +438,7 @@ async fn pbx_that_accepts(password: &str) -> MockServer {
 }
 
 #[tokio::test]
-async fn a_password_that_was_replaced_is_fetched_and_the_request_repeated() {
+async fn a_request_is_repeated_with_the_rotated_password() {
     let server = pbx_that_accepts("new-hush").await;
     let (secrets, secret) =
         testing::secret([secret("old-hush", None), secret("new-hush", None)]).await;
@@ -439,17 +446,17 @@ async fn a_password_that_was_replaced_is_fetched_and_the_request_repeated() {
     let call = ringback_core::testing::a_call(clock::now());
     let leg = caller_leg();
     let bridging = asterisk.pbxs[0].bridge(&call, &leg, call.rings_until);
-    assert_eq!(bridging.await.unwrap(), Bridging::UnderWay);
+    assert_eq!(bridging.await.unwrap(), BridgeOutcome::Dialing);
     asterisk.pbxs[0].ping().await.unwrap();
 
-    let asked = testing::requests(&server).await;
-    assert_eq!(asked.len(), 3);
-    assert_eq!(asked[0].body, asked[1].body);
+    let requests = testing::requests(&server).await;
+    assert_eq!(requests.len(), 3);
+    assert_eq!(requests[0].body, requests[1].body);
     assert_eq!(testing::requests(&secrets).await.len(), 2);
 }
 
 #[tokio::test]
-async fn a_wrong_password_that_was_not_replaced_is_shown_once() {
+async fn a_wrong_password_is_sent_once_if_the_secret_has_no_newer_one() {
     let server = pbx_that_accepts("another").await;
     let (_secrets, secret) = testing::secret([secret("wrong-hush", None)]).await;
     let asterisk = asterisk_with(server.uri(), secret);
@@ -459,7 +466,7 @@ async fn a_wrong_password_that_was_not_replaced_is_shown_once() {
 }
 
 #[tokio::test]
-async fn a_certificate_authority_that_was_replaced_is_trusted_from_then_on() {
+async fn a_rotated_certificate_authority_is_trusted() {
     let server = pbx_that_accepts("password-hush").await;
     let authority = rcgen::generate_simple_self_signed(["pbx".to_owned()]).unwrap();
     let good = authority.cert.pem();
@@ -470,22 +477,22 @@ async fn a_certificate_authority_that_was_replaced_is_trusted_from_then_on() {
     .await;
     let asterisk = asterisk_with(server.uri(), secret);
     asterisk.pbxs[0].ping().await.unwrap();
-    assert_eq!(asterisk.pbxs[0].trusts().await, Some(good));
+    assert_eq!(asterisk.pbxs[0].trusted_ca().await, Some(good));
 }
 
 #[tokio::test]
-async fn another_internal_error_is_not_taken_for_a_sleeping_phone() {
-    let pbx = Pbx::start().await;
-    pbx.originate_answers([message(500, "Out of memory")]).await;
+async fn another_internal_error_does_not_count_as_an_offline_phone() {
+    let pbx = TestPbx::start().await;
+    pbx.originate_replies([message(500, "Out of memory")]).await;
     let error = pbx.bridge().await.unwrap_err();
     assert!(matches!(error, AsteriskError::Refused { .. }), "{error:?}");
 }
 
 #[tokio::test]
-async fn an_asterisk_that_is_not_there_is_unreachable() {
-    let pbx = Pbx {
-        asterisk: asterisk_at(testing::nobody_there(), None),
-        ..Pbx::start().await
+async fn a_closed_port_is_reported_as_unreachable() {
+    let pbx = TestPbx {
+        asterisk: asterisk_at(testing::closed_port(), None),
+        ..TestPbx::start().await
     };
     for error in [
         pbx.bridge().await.unwrap_err(),
@@ -497,15 +504,15 @@ async fn an_asterisk_that_is_not_there_is_unreachable() {
 }
 
 #[tokio::test]
-async fn a_connection_that_asterisk_closed_while_the_function_was_frozen_is_replaced() {
+async fn a_connection_that_closed_while_the_function_was_frozen_is_replaced() {
     let asterisk = asterisk_at(closing_after_each_answer(), None);
     asterisk.pbxs[0].ping().await.unwrap();
-    // Blocks the runtime with everything on it, as Lambda does between two invocations.
+    // Blocks the async runtime and all its tasks, as Lambda does between two invocations.
     std::thread::sleep(Duration::from_millis(200));
     asterisk.pbxs[0].ping().await.unwrap();
 }
 
-/// A server that promises to keep its connections open, and does not.
+/// A server that offers keep-alive and closes the connection all the same.
 fn closing_after_each_answer() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/ari", listener.local_addr().unwrap());
@@ -513,9 +520,9 @@ fn closing_after_each_answer() -> String {
         for connection in listener.incoming() {
             let mut connection = connection.unwrap();
             let _request = connection.read(&mut [0; 4096]).unwrap();
-            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
-            connection.write_all(answer).unwrap();
-            // Long enough for the client to take its connection back into its pool.
+            let reply = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+            connection.write_all(reply).unwrap();
+            // By then, the client has put the connection back into its pool.
             std::thread::sleep(Duration::from_millis(50));
         }
     });
@@ -523,64 +530,64 @@ fn closing_after_each_answer() -> String {
 }
 
 #[tokio::test]
-async fn an_asterisk_that_does_not_answer_in_time_is_unreachable() {
-    let pbx = Pbx::start().await;
-    let slow = ok().set_delay(ari::REPLY_TIMEOUT + Duration::from_secs(2));
-    pbx.always_answers("GET", "/ari/asterisk/ping", slow).await;
+async fn a_late_reply_is_reported_as_unreachable() {
+    let pbx = TestPbx::start().await;
+    let slow = ok().set_delay(ari_client::REPLY_TIMEOUT + Duration::from_secs(2));
+    pbx.always_replies("GET", "/ari/asterisk/ping", slow).await;
     let error = pbx.pbx().ping().await.unwrap_err();
     assert!(matches!(error, AsteriskError::Unreachable(..)), "{error:?}");
 }
 
 #[tokio::test]
-async fn an_asterisk_that_has_not_booted_is_no_healthy_one() {
-    let pbx = Pbx::start().await;
+async fn a_pbx_that_has_not_booted_is_unhealthy() {
+    let pbx = TestPbx::start().await;
     let ping = "/ari/asterisk/ping";
-    pbx.will_answer("GET", ping, [message(503, "Asterisk not booted"), ok()])
+    pbx.will_reply("GET", ping, [message(503, "Asterisk not booted"), ok()])
         .await;
     assert!(pbx.pbx().ping().await.is_err());
     pbx.pbx().ping().await.unwrap();
 }
 
 #[tokio::test]
-async fn the_caller_hears_busy_once_however_often_it_is_asked_for() {
-    let pbx = Pbx::start().await;
-    pbx.will_answer(
+async fn sending_busy_twice_is_no_error() {
+    let pbx = TestPbx::start().await;
+    pbx.will_reply(
         "DELETE",
         CALLER_CHANNEL,
         [no_content(), channel_not_found()],
     )
     .await;
-    pbx.pbx().busy(&caller_leg()).await.unwrap();
-    pbx.pbx().busy(&caller_leg()).await.unwrap();
+    pbx.pbx().send_busy(&caller_leg()).await.unwrap();
+    pbx.pbx().send_busy(&caller_leg()).await.unwrap();
     assert_eq!(pbx.last_request().await.url.query(), Some("reason=busy"));
 }
 
 #[tokio::test]
-async fn a_caller_hears_busy_although_asterisk_is_starting_or_the_proxy_misses_it() {
-    let pbx = Pbx::start().await;
+async fn sending_busy_is_retried_while_asterisk_boots() {
+    let pbx = TestPbx::start().await;
     let proxy = |status| ResponseTemplate::new(status).set_body_string("<html>");
     let answers = [proxy(503), proxy(504), no_content()];
-    pbx.will_answer("DELETE", CALLER_CHANNEL, answers).await;
-    pbx.pbx().busy(&caller_leg()).await.unwrap();
+    pbx.will_reply("DELETE", CALLER_CHANNEL, answers).await;
+    pbx.pbx().send_busy(&caller_leg()).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_leg_is_hung_up_normally() {
-    let pbx = Pbx::start().await;
+async fn a_hang_up_has_the_reason_normal() {
+    let pbx = TestPbx::start().await;
     let leg = ChannelId::of_phone(pbx.call.call_id);
-    pbx.always_answers("DELETE", &pbx.phone_channel(), no_content())
+    pbx.always_replies("DELETE", &pbx.phone_channel(), no_content())
         .await;
     pbx.pbx().hang_up(&leg).await.unwrap();
     assert_eq!(pbx.last_request().await.url.query(), Some("reason=normal"));
 }
 
 #[tokio::test]
-async fn a_certificate_authority_that_is_none_is_named() {
-    for no_certificate in [
+async fn a_malformed_certificate_authority_is_reported_without_its_text() {
+    for malformed in [
         "hush",
         "-----BEGIN CERTIFICATE-----\nhush\n-----END CERTIFICATE-----",
     ] {
-        let asterisk = asterisk_at("https://127.0.0.1:1/ari".to_owned(), Some(no_certificate));
+        let asterisk = asterisk_at("https://127.0.0.1:1/ari".to_owned(), Some(malformed));
         let error = asterisk.pbxs[0].ping().await.unwrap_err();
         assert!(
             matches!(error, AsteriskError::BadCertificate(_)),
@@ -591,9 +598,9 @@ async fn a_certificate_authority_that_is_none_is_named() {
 }
 
 #[tokio::test]
-async fn no_password_shows_in_debug_or_in_an_error() {
-    let pbx = Pbx::start().await;
+async fn debug_output_and_errors_contain_no_password() {
+    let pbx = TestPbx::start().await;
     let error = pbx.bridge().await.unwrap_err();
-    let shown = format!("{:?} {error} {error:?}", pbx.asterisk);
-    assert!(!shown.contains("hush"), "{shown}");
+    let text = format!("{:?} {error} {error:?}", pbx.asterisk);
+    assert!(!text.contains("hush"), "{text}");
 }

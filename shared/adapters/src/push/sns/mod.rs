@@ -6,19 +6,19 @@
 mod tests;
 
 use aws_sdk_sns::Client;
-use aws_sdk_sns::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_sns::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_sns::operation::create_platform_endpoint::CreatePlatformEndpointError;
 use aws_sdk_sns::operation::publish::PublishError;
 use aws_sdk_sns::types::MessageAttributeValue;
 use serde_json::{Map, Value, json};
 
-use super::message::{Kind, Message, PushError};
+use super::push_message::{PushError, PushKind, PushMessage};
 use crate::platform::config::Environment;
 use crate::platform::lazy_client::LazyClient;
 use crate::store::devices::SnsService;
 use ringback_core::call::CancelReason;
 
-/// SNS, and the platform applications that this deployment has.
+/// SNS, with the platform applications of this deployment.
 #[derive(Clone, Debug)]
 pub struct Sns {
     client: LazyClient<Client>,
@@ -27,23 +27,22 @@ pub struct Sns {
     apns_voip_application: Option<String>,
 }
 
-/// Why a device could not be given an endpoint.
+/// Why no endpoint could be created for a device, or deleted.
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointError {
     /// This deployment has no platform application for the device's platform.
     #[error("no platform application for {0:?} is configured")]
     NoApplication(SnsService),
-    /// SNS says that the token is none of this platform's.
+    /// SNS says that the token is not one of this platform.
     #[error("SNS refused the token")]
     BadToken,
-    /// SNS did not answer. Trying again may help.
-    #[error("SNS could not be reached")]
+    /// SNS did not answer, or refused for another reason. A retry may help.
+    #[error("SNS did not carry out the request")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl Sns {
-    /// SNS, with the applications in `SNS_FCM_APPLICATION_ARN`, `SNS_APNS_APPLICATION_ARN` and
-    /// `SNS_APNS_VOIP_APPLICATION_ARN`, each of which may be missing.
+    /// Reads `SNS_FCM_APPLICATION_ARN`, `SNS_APNS_APPLICATION_ARN` and `SNS_APNS_VOIP_APPLICATION_ARN`. Each is optional.
     #[must_use]
     pub fn from_environment(
         client: impl Into<LazyClient<Client>>,
@@ -57,21 +56,22 @@ impl Sns {
         }
     }
 
-    /// Whether Android phones are reached through SNS here, not by FCM directly.
+    /// Whether this deployment reaches Android phones through SNS instead of FCM.
     #[must_use]
     pub const fn serves_fcm(&self) -> bool {
         self.fcm_application.is_some()
     }
 
-    /// Sends a message to one endpoint. That SNS takes it does not mean that it is delivered.
+    /// Sends a message to one endpoint. Success means that SNS accepted it, not that it was delivered.
     ///
     /// # Errors
-    /// [`PushError::Dead`] when the endpoint is disabled or gone, which is how SNS says that its token is dead.
+    /// [`PushError::AddressExpired`] when the endpoint is disabled or deleted. SNS disables an endpoint when its token is no
+    /// longer valid.
     pub async fn publish(
         &self,
         service: SnsService,
         endpoint: &str,
-        message: &Message,
+        message: &PushMessage,
     ) -> Result<(), PushError> {
         let mut request = self
             .client
@@ -79,33 +79,33 @@ impl Sns {
             .target_arn(endpoint)
             .message_structure("json")
             .message(payload(service, endpoint, message));
-        for (name, value) in attributes(service, endpoint, message) {
+        for (name, value) in message_attributes(service, endpoint, message) {
             let value = MessageAttributeValue::builder()
                 .data_type("String")
                 .string_value(value)
                 .build();
             request = request.message_attributes(
                 name,
-                value.map_err(|error| PushError::NotTaken(error.to_string()))?,
+                value.map_err(|error| PushError::NotAccepted(error.to_string()))?,
             );
         }
-        match request.send().await {
-            Ok(_) => Ok(()),
-            Err(SdkError::ServiceError(refused)) => Err(match refused.err() {
+        let Err(error) = request.send().await else {
+            return Ok(());
+        };
+        let description = match error {
+            SdkError::ServiceError(refused) => match refused.err() {
                 PublishError::EndpointDisabledException(_) | PublishError::NotFoundException(_) => {
-                    PushError::Dead
+                    return Err(PushError::AddressExpired);
                 }
-                other => {
-                    PushError::NotTaken(aws_sdk_sns::error::DisplayErrorContext(other).to_string())
-                }
-            }),
-            Err(error) => Err(PushError::NotTaken(
-                aws_sdk_sns::error::DisplayErrorContext(error).to_string(),
-            )),
-        }
+                // Without the raw response that `refused` contains.
+                other => DisplayErrorContext(other).to_string(),
+            },
+            error => DisplayErrorContext(error).to_string(),
+        };
+        Err(PushError::NotAccepted(description))
     }
 
-    /// The endpoint for a device token, made if there is none yet, and enabled again if its token had died.
+    /// The endpoint for a device token. Creates it if necessary, and enables it again if SNS had disabled it.
     ///
     /// # Errors
     /// See [`EndpointError`].
@@ -144,7 +144,7 @@ impl Sns {
         Ok(endpoint)
     }
 
-    /// Deletes the endpoint of a device that is gone. Deleting one that is not there is no error.
+    /// Deletes an endpoint. An endpoint that does not exist is no error.
     ///
     /// # Errors
     /// When SNS does not answer, or refuses.
@@ -156,15 +156,17 @@ impl Sns {
     }
 }
 
-/// Of the parameters that SNS may refuse, the token alone is the app's; the others are this deployment's. A token that
-/// has an endpoint with other attributes is refused as well, with the endpoint's ARN in the text alone.
+/// The endpoint that exists already, from the error of its creation.
+///
+/// If the token already has an endpoint with other attributes, SNS refuses to create one, and reports the existing
+/// endpoint's ARN only in the text of the error. Of the other parameters that SNS may refuse, only the token comes from the app.
 ///
 /// <https://docs.aws.amazon.com/sns/latest/dg/mobile-platform-endpoint.html>
 fn existing_endpoint(
     error: SdkError<CreatePlatformEndpointError>,
 ) -> Result<String, EndpointError> {
-    let refused = error.as_service_error();
-    let invalid = refused.filter(|refused| refused.is_invalid_parameter_exception());
+    let service_error = error.as_service_error();
+    let invalid = service_error.filter(|error| error.is_invalid_parameter_exception());
     let reason = invalid.and_then(ProvideErrorMetadata::message);
     let reason = reason.unwrap_or_default();
     if let Some((before, _)) = reason.split_once(" already exists with the same ")
@@ -179,8 +181,8 @@ fn existing_endpoint(
     Err(EndpointError::Unavailable(error.into()))
 }
 
-/// The platform's name as it stands in the endpoint's ARN (`…:endpoint/APNS_VOIP_SANDBOX/…`): the message's key must
-/// be just that, so that development builds are reached as well.
+/// The platform's name in the endpoint's ARN (`…:endpoint/APNS_VOIP_SANDBOX/…`). The message must use this name as its key.
+/// It differs for development builds, which use the sandbox of APNs.
 fn platform(service: SnsService, endpoint: &str) -> &str {
     let from_arn = endpoint.split('/').nth(1);
     from_arn.unwrap_or(match service {
@@ -190,7 +192,7 @@ fn platform(service: SnsService, endpoint: &str) -> &str {
     })
 }
 
-fn payload(service: SnsService, endpoint: &str, message: &Message) -> String {
+fn payload(service: SnsService, endpoint: &str, message: &PushMessage) -> String {
     let native = match service {
         SnsService::Fcm => json!({
             "fcmV1Message": {
@@ -207,7 +209,7 @@ fn payload(service: SnsService, endpoint: &str, message: &Message) -> String {
         SnsService::Apns => with_data(json!({ "aps": alert(message) }), message),
         SnsService::ApnsVoip => with_data(json!({ "aps": {} }), message),
     };
-    // `default` is demanded even where nothing falls back on it; each platform's value is JSON in a string.
+    // SNS requires a `default` message, even if no platform uses it. The value for each platform is JSON in a string.
     let mut wrapped = Map::from_iter([("default".to_owned(), Value::from("call"))]);
     wrapped.insert(
         platform(service, endpoint).to_owned(),
@@ -216,22 +218,22 @@ fn payload(service: SnsService, endpoint: &str, message: &Message) -> String {
     Value::from(wrapped).to_string()
 }
 
-fn with_data(mut payload: Value, message: &Message) -> Value {
+fn with_data(mut payload: Value, message: &PushMessage) -> Value {
     for (key, value) in &message.data {
         payload[key] = value.clone();
     }
     payload
 }
 
-fn alert(message: &Message) -> Value {
+fn alert(message: &PushMessage) -> Value {
     let caller = &message.data["caller_name"];
     match message.kind {
-        Kind::IncomingCall => json!({
+        PushKind::IncomingCall => json!({
             "alert": { "title": "Incoming call", "body": caller },
             "sound": "default",
             "interruption-level": "time-sensitive",
         }),
-        Kind::CallCancelled(reason) => {
+        PushKind::CallCancelled(reason) => {
             let title = match reason {
                 CancelReason::CallerHungUp | CancelReason::Timeout => "Missed call",
                 CancelReason::AnsweredElsewhere => "Answered elsewhere",
@@ -241,9 +243,13 @@ fn alert(message: &Message) -> Value {
     }
 }
 
-fn attributes(service: SnsService, endpoint: &str, message: &Message) -> Vec<(String, String)> {
+fn message_attributes(
+    service: SnsService,
+    endpoint: &str,
+    message: &PushMessage,
+) -> Vec<(String, String)> {
     let ttl = message.ttl_seconds().to_string();
-    let (push_type, topic_of_ttl) = match service {
+    let (push_type, platform) = match service {
         SnsService::Fcm => return vec![("AWS.SNS.MOBILE.FCM.TTL".to_owned(), ttl)],
         SnsService::Apns => ("alert", platform(service, endpoint)),
         SnsService::ApnsVoip => ("voip", platform(service, endpoint)),
@@ -258,6 +264,6 @@ fn attributes(service: SnsService, endpoint: &str, message: &Message) -> Vec<(St
             "AWS.SNS.MOBILE.APNS.COLLAPSE_ID".to_owned(),
             message.collapse_key.clone(),
         ),
-        (format!("AWS.SNS.MOBILE.{topic_of_ttl}.TTL"), ttl),
+        (format!("AWS.SNS.MOBILE.{platform}.TTL"), ttl),
     ]
 }

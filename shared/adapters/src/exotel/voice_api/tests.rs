@@ -1,6 +1,5 @@
-//! Exotel, played by a server of the test's own.
+//! Exotel's voice API, simulated by an HTTP server.
 
-use crate::platform::clock;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,8 +11,11 @@ use wiremock::matchers::any;
 use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 
 use super::*;
+use crate::platform::clock;
 use crate::platform::secrets::SigningSecret;
 use crate::testing;
+use ringback_core::call::OutboundProgress;
+use ringback_core::timestamp::Timestamp;
 
 const SID: &str = "5a1e0f9c2b3d4e5f60718293a4b5c6d7";
 const CALLBACK: &str = "https://ringback.example/exotel/webhook?secret=callback-hush";
@@ -26,7 +28,7 @@ fn sid() -> CallSid {
     CallSid::try_from(SID).unwrap()
 }
 
-/// Asha's phone is called, then Ravi's.
+/// Calls 9876543210 first, then 9052161119.
 fn a_request() -> ConnectRequest {
     ConnectRequest {
         from: number("9876543210"),
@@ -53,16 +55,16 @@ fn exotel_at(url: &str) -> Exotel {
     Exotel::at(Url::parse(url).unwrap(), secret(account))
 }
 
-/// Exotel that gives this answer to everything.
-async fn exotel_answering(answer: ResponseTemplate) -> (MockServer, Exotel) {
+/// An Exotel that sends this reply to every request.
+async fn exotel_replying(reply: ResponseTemplate) -> (MockServer, Exotel) {
     let server = MockServer::start().await;
-    Mock::given(any()).respond_with(answer).mount(&server).await;
+    Mock::given(any()).respond_with(reply).mount(&server).await;
     let exotel = exotel_at(&server.uri());
     (server, exotel)
 }
 
-/// The call, as the documentation shows it, with `changes`.
-fn call(changes: Value) -> ResponseTemplate {
+/// A reply with the call of Exotel's documentation, with these changes.
+fn call_reply(changes: Value) -> ResponseTemplate {
     let mut call = json!({
         "Sid": SID,
         "ParentCallSid": null,
@@ -88,7 +90,7 @@ fn call(changes: Value) -> ResponseTemplate {
     ResponseTemplate::new(200).set_body_json(json!({ "Call": call }))
 }
 
-fn rest_exception(status: u16) -> ResponseTemplate {
+fn error_reply(status: u16) -> ResponseTemplate {
     let message = format!("Error {status}: +919876543210 is a bad\nnumber");
     ResponseTemplate::new(status)
         .set_body_json(json!({ "RestException": { "Status": status, "Message": message } }))
@@ -98,27 +100,24 @@ fn form(request: &Request) -> BTreeMap<String, String> {
     form_urlencoded::parse(&request.body).into_owned().collect()
 }
 
-fn shown(error: &ExotelError) -> String {
+fn text_of(error: &ExotelError) -> String {
     format!("{error} {error:?}")
 }
 
 #[tokio::test]
-async fn a_call_is_asked_for_as_exotel_documents_it() {
-    let (server, exotel) = exotel_answering(call(json!({}))).await;
+async fn the_connect_request_is_as_exotel_documents_it() {
+    let (server, exotel) = exotel_replying(call_reply(json!({}))).await;
     let request = a_request();
     exotel.connect(&request).await.unwrap();
 
-    let asked = testing::requests(&server).await.remove(0);
-    assert_eq!(asked.method, "POST");
-    assert_eq!(
-        asked.url.path(),
-        "/v1/Accounts/ringback1/Calls/connect.json"
-    );
+    let sent = testing::requests(&server).await.remove(0);
+    assert_eq!(sent.method, "POST");
+    assert_eq!(sent.url.path(), "/v1/Accounts/ringback1/Calls/connect.json");
     // key-hush:token-hush
     let expected = "Basic a2V5LWh1c2g6dG9rZW4taHVzaA==";
-    assert_eq!(asked.headers["authorization"], expected);
+    assert_eq!(sent.headers["authorization"], expected);
     assert_eq!(
-        asked.headers["content-type"],
+        sent.headers["content-type"],
         "application/x-www-form-urlencoded"
     );
     let call_id = request.custom_field.to_string();
@@ -138,12 +137,12 @@ async fn a_call_is_asked_for_as_exotel_documents_it() {
         ("StatusCallbackContentType", "application/json"),
     ];
     let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    assert_eq!(form(&asked), BTreeMap::from(expected));
+    assert_eq!(form(&sent), BTreeMap::from(expected));
 }
 
 #[tokio::test]
-async fn a_call_lasts_and_rings_no_longer_than_exotel_allows() {
-    let (server, exotel) = exotel_answering(call(json!({}))).await;
+async fn the_time_limits_are_capped_at_what_exotel_accepts() {
+    let (server, exotel) = exotel_replying(call_reply(json!({}))).await;
     let request = ConnectRequest {
         time_limit: Duration::from_secs(100_000),
         ring_timeout: Duration::from_secs(90),
@@ -156,24 +155,24 @@ async fn a_call_lasts_and_rings_no_longer_than_exotel_allows() {
 }
 
 #[tokio::test]
-async fn a_call_that_was_taken_on_is_initiated_whatever_word_exotel_uses() {
-    for (word, status) in [
+async fn a_placed_call_is_initiated_unless_its_status_is_final() {
+    for (word, progress) in [
         ("in-progress", OutboundProgress::Initiated),
         ("queued", OutboundProgress::Initiated),
         ("something new", OutboundProgress::Initiated),
         ("failed", OutboundProgress::Failed),
     ] {
-        let (_server, exotel) = exotel_answering(call(json!({ "Status": word }))).await;
+        let (_server, exotel) = exotel_replying(call_reply(json!({ "Status": word }))).await;
         let placed = exotel.connect(&a_request()).await.unwrap();
         let call_sid = sid();
-        assert_eq!(placed, Placed { call_sid, status }, "{word}");
+        assert_eq!(placed, PlacedCall { call_sid, progress }, "{word}");
     }
 }
 
 #[tokio::test]
-async fn a_refusal_says_why_without_repeating_numbers() {
+async fn a_refusal_has_exotels_message_without_phone_numbers() {
     for status in [400, 403, 404, 409] {
-        let (server, exotel) = exotel_answering(rest_exception(status)).await;
+        let (server, exotel) = exotel_replying(error_reply(status)).await;
         let error = exotel.connect(&a_request()).await.unwrap_err();
         let ExotelError::Refused { message, .. } = &error else {
             panic!("{error:?}");
@@ -182,28 +181,27 @@ async fn a_refusal_says_why_without_repeating_numbers() {
         assert!(error.to_string().contains(&status.to_string()), "{error}");
         assert_eq!(testing::requests(&server).await.len(), 1, "{status}");
     }
-    let (_server, exotel) = exotel_answering(ResponseTemplate::new(400)).await;
+    let (_server, exotel) = exotel_replying(ResponseTemplate::new(400)).await;
     let error = exotel.connect(&a_request()).await.unwrap_err();
     assert!(error.to_string().ends_with("without a reason"), "{error}");
 }
 
 #[tokio::test]
-async fn a_wrong_key_an_empty_account_and_a_full_minute_are_told_apart() {
-    let (_server, exotel) = exotel_answering(rest_exception(401)).await;
+async fn a_wrong_key_an_empty_balance_and_too_many_requests_are_different_errors() {
+    let (_server, exotel) = exotel_replying(error_reply(401)).await;
     let error = exotel.connect(&a_request()).await.unwrap_err();
     assert!(matches!(error, ExotelError::Unauthorized), "{error:?}");
 
-    let (_server, exotel) = exotel_answering(rest_exception(402)).await;
+    let (_server, exotel) = exotel_replying(error_reply(402)).await;
     let error = exotel.connect(&a_request()).await.unwrap_err();
     assert!(matches!(error, ExotelError::NoBalance), "{error:?}");
 
     for (header, expected) in [(Some("30"), Some(30)), (Some("soon"), None), (None, None)] {
-        let answer = rest_exception(429);
-        let answer = match header {
-            Some(value) => answer.append_header("retry-after", value),
-            None => answer,
-        };
-        let (server, exotel) = exotel_answering(answer).await;
+        let mut reply = error_reply(429);
+        if let Some(value) = header {
+            reply = reply.append_header("retry-after", value);
+        }
+        let (server, exotel) = exotel_replying(reply).await;
         let error = exotel.connect(&a_request()).await.unwrap_err();
         let ExotelError::TooMany { retry_after } = error else {
             panic!("{error:?}");
@@ -214,9 +212,9 @@ async fn a_wrong_key_an_empty_account_and_a_full_minute_are_told_apart() {
 }
 
 #[tokio::test]
-async fn a_failure_of_exotels_own_placed_no_call_as_far_as_is_known() {
+async fn a_server_error_counts_as_unavailable_and_is_not_retried() {
     for status in [500, 503] {
-        let (server, exotel) = exotel_answering(rest_exception(status)).await;
+        let (server, exotel) = exotel_replying(error_reply(status)).await;
         let error = exotel.connect(&a_request()).await.unwrap_err();
         assert!(matches!(error, ExotelError::Unavailable(_)), "{error:?}");
         assert_eq!(testing::requests(&server).await.len(), 1, "{status}");
@@ -224,16 +222,16 @@ async fn a_failure_of_exotels_own_placed_no_call_as_far_as_is_known() {
 }
 
 #[tokio::test]
-async fn an_exotel_that_is_not_there_placed_no_call() {
-    let exotel = exotel_at(&testing::nobody_there());
+async fn a_closed_port_counts_as_unavailable() {
+    let exotel = exotel_at(&testing::closed_port());
     let error = exotel.connect(&a_request()).await.unwrap_err();
     assert!(matches!(error, ExotelError::Unavailable(_)), "{error:?}");
 }
 
 #[tokio::test]
-async fn a_gateway_that_lost_the_api_leaves_it_open_whether_a_call_was_placed() {
+async fn after_a_gateway_error_the_call_may_have_been_placed() {
     for status in [408, 502, 504] {
-        let (server, exotel) = exotel_answering(ResponseTemplate::new(status)).await;
+        let (server, exotel) = exotel_replying(ResponseTemplate::new(status)).await;
         let error = exotel.connect(&a_request()).await.unwrap_err();
         assert!(matches!(error, ExotelError::Unknown(_)), "{error:?}");
         assert_eq!(testing::requests(&server).await.len(), 1, "{status}");
@@ -241,31 +239,31 @@ async fn a_gateway_that_lost_the_api_leaves_it_open_whether_a_call_was_placed() 
 }
 
 #[tokio::test]
-async fn an_answer_too_late_leaves_it_open_whether_a_call_was_placed() {
-    let late = call(json!({})).set_delay(REPLY_TIMEOUT * 2);
-    let (server, exotel) = exotel_answering(late).await;
-    let began = clock::now();
+async fn after_a_timeout_the_call_may_have_been_placed() {
+    let late = call_reply(json!({})).set_delay(REPLY_TIMEOUT * 2);
+    let (server, exotel) = exotel_replying(late).await;
+    let start = clock::now();
     let error = exotel.connect(&a_request()).await.unwrap_err();
     assert!(matches!(error, ExotelError::Unknown(_)), "{error:?}");
-    assert!(clock::now().since(began) < REPLY_TIMEOUT + CONNECT_TIMEOUT);
+    assert!(clock::now().since(start) < REPLY_TIMEOUT + CONNECT_TIMEOUT);
     assert_eq!(testing::requests(&server).await.len(), 1);
 }
 
 #[tokio::test]
-async fn an_answer_without_a_call_leaves_it_open_whether_a_call_was_placed() {
+async fn after_a_reply_without_a_call_it_may_have_been_placed() {
     for body in ["", "<TwilioResponse/>", "{}", r#"{"Call":{"Sid":"a/b"}}"#] {
         let (_server, exotel) =
-            exotel_answering(ResponseTemplate::new(200).set_body_string(body)).await;
+            exotel_replying(ResponseTemplate::new(200).set_body_string(body)).await;
         let error = exotel.connect(&a_request()).await.unwrap_err();
         assert!(
-            matches!(error, ExotelError::Unknown(NoAnswer::NoCall)),
+            matches!(error, ExotelError::Unknown(ReplyError::NoCall)),
             "{error:?}"
         );
     }
 }
 
-/// A server that reads each request and writes `answer`; and how many connections it was asked on.
-async fn bare_server(answer: &'static str) -> (Exotel, Arc<AtomicUsize>) {
+/// A server that sends `reply` to every request, or closes the connection if `reply` is empty. Counts the connections.
+async fn raw_server(reply: &'static str) -> (Exotel, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let exotel = exotel_at(&format!("http://{}", listener.local_addr().unwrap()));
     let connections = Arc::new(AtomicUsize::new(0));
@@ -276,8 +274,8 @@ async fn bare_server(answer: &'static str) -> (Exotel, Arc<AtomicUsize>) {
             tokio::spawn(async move {
                 let mut request = [0; 4096];
                 while stream.read(&mut request).await.is_ok_and(|read| read > 0) {
-                    stream.write_all(answer.as_bytes()).await.unwrap();
-                    if answer.is_empty() {
+                    stream.write_all(reply.as_bytes()).await.unwrap();
+                    if reply.is_empty() {
                         break;
                     }
                 }
@@ -288,8 +286,8 @@ async fn bare_server(answer: &'static str) -> (Exotel, Arc<AtomicUsize>) {
 }
 
 #[tokio::test]
-async fn a_connection_that_breaks_after_the_request_is_not_tried_again() {
-    let (exotel, connections) = bare_server("").await;
+async fn a_request_is_not_retried_after_its_connection_broke() {
+    let (exotel, connections) = raw_server("").await;
     let error = exotel.connect(&a_request()).await.unwrap_err();
     assert!(matches!(error, ExotelError::Unknown(_)), "{error:?}");
     assert_eq!(connections.load(Ordering::Relaxed), 1);
@@ -299,8 +297,8 @@ async fn a_connection_that_breaks_after_the_request_is_not_tried_again() {
 }
 
 #[tokio::test]
-async fn no_request_meets_a_connection_that_may_have_died_of_idleness() {
-    let (exotel, connections) = bare_server("HTTP/1.1 503 x\r\ncontent-length: 0\r\n\r\n").await;
+async fn every_request_opens_a_new_connection() {
+    let (exotel, connections) = raw_server("HTTP/1.1 503 x\r\ncontent-length: 0\r\n\r\n").await;
     for expected in 1..=3 {
         exotel.details(&sid()).await.unwrap_err();
         assert_eq!(connections.load(Ordering::Relaxed), expected);
@@ -308,25 +306,25 @@ async fn no_request_meets_a_connection_that_may_have_died_of_idleness() {
 }
 
 #[tokio::test]
-async fn a_call_is_not_asked_for_somewhere_else() {
-    let (elsewhere, _) = exotel_answering(call(json!({}))).await;
+async fn a_redirect_is_not_followed() {
+    let (elsewhere, _) = exotel_replying(call_reply(json!({}))).await;
     let redirect = ResponseTemplate::new(307).append_header("location", elsewhere.uri());
-    let (_server, exotel) = exotel_answering(redirect).await;
+    let (_server, exotel) = exotel_replying(redirect).await;
     let error = exotel.connect(&a_request()).await.unwrap_err();
     assert!(matches!(error, ExotelError::Refused { .. }), "{error:?}");
     assert!(testing::requests(&elsewhere).await.is_empty());
 }
 
 #[tokio::test]
-async fn a_call_is_looked_up_by_its_call_sid() {
-    let over = json!({
+async fn details_are_looked_up_by_the_call_sid() {
+    let ended = json!({
         "Status": "completed", "EndTime": "2017-03-03 10:49:50", "Duration": "17", "Price": "1.500",
     });
-    let (server, exotel) = exotel_answering(call(over)).await;
+    let (server, exotel) = exotel_replying(call_reply(ended)).await;
     let details = exotel.details(&sid()).await.unwrap();
     let expected = CallDetails {
         call_sid: sid(),
-        status: Some(OutboundProgress::Completed),
+        progress: Some(OutboundProgress::Completed),
         // 05:18:33 UTC
         started_at: Some(Timestamp::from_millis(1_488_518_313_000)),
         ended_at: Some(Timestamp::from_millis(1_488_518_390_000)),
@@ -334,51 +332,51 @@ async fn a_call_is_looked_up_by_its_call_sid() {
         to: Some(number("+919052161119")),
     };
     assert_eq!(details, expected);
-    let asked = testing::requests(&server).await.remove(0);
-    assert_eq!(asked.method, "GET");
+    let sent = testing::requests(&server).await.remove(0);
+    assert_eq!(sent.method, "GET");
     assert_eq!(
-        asked.url.path(),
+        sent.url.path(),
         format!("/v1/Accounts/ringback1/Calls/{SID}.json")
     );
-    assert!(asked.headers.contains_key("authorization"));
+    assert!(sent.headers.contains_key("authorization"));
 }
 
 #[tokio::test]
-async fn the_end_of_a_call_that_is_not_over_is_a_dummy() {
+async fn the_end_time_of_an_ongoing_call_is_ignored() {
     for end in [json!("1970-01-01 05:30:00"), json!(""), Value::Null] {
-        let (_server, exotel) = exotel_answering(call(json!({ "EndTime": end }))).await;
+        let (_server, exotel) = exotel_replying(call_reply(json!({ "EndTime": end }))).await;
         let details = exotel.details(&sid()).await.unwrap();
-        assert_eq!(details.status, Some(OutboundProgress::InProgress));
+        assert_eq!(details.progress, Some(OutboundProgress::InProgress));
         assert_eq!(details.ended_at, None);
     }
 }
 
 #[tokio::test]
-async fn a_call_that_exotel_does_not_know_is_told_from_an_exotel_that_does_not_answer() {
-    let (_server, exotel) = exotel_answering(rest_exception(404)).await;
+async fn an_unknown_call_and_an_unavailable_exotel_are_different_errors() {
+    let (_server, exotel) = exotel_replying(error_reply(404)).await;
     let error = exotel.details(&sid()).await.unwrap_err();
     assert!(matches!(error, ExotelError::NoSuchCall), "{error:?}");
 
-    for answer in [
-        rest_exception(502),
-        rest_exception(504),
+    for reply in [
+        error_reply(502),
+        error_reply(504),
         ResponseTemplate::new(200),
     ] {
-        let (_server, exotel) = exotel_answering(answer).await;
+        let (_server, exotel) = exotel_replying(reply).await;
         let error = exotel.details(&sid()).await.unwrap_err();
         assert!(matches!(error, ExotelError::Unavailable(_)), "{error:?}");
     }
 }
 
 #[tokio::test]
-async fn what_the_secret_lacks_is_named_when_it_is_needed() {
-    let url = testing::nobody_there();
-    let whole = json!({
+async fn the_error_names_the_value_that_the_secret_lacks() {
+    let url = testing::closed_port();
+    let complete = json!({
         "account_sid": "a", "api_key": "k", "api_token": "t", "caller_id": "08047491899",
     });
     for name in ["account_sid", "api_key", "api_token"] {
         for missing in [Value::Null, json!("")] {
-            let mut value = whole.clone();
+            let mut value = complete.clone();
             value[name] = missing;
             let exotel = Exotel::at(Url::parse(&url).unwrap(), secret(value));
             let error = exotel.connect(&a_request()).await.unwrap_err();
@@ -391,15 +389,15 @@ async fn what_the_secret_lacks_is_named_when_it_is_needed() {
     assert!(error.to_string().contains("caller_id"), "{error}");
 }
 
-/// Exotel, which accepts the token `new-hush` alone.
-async fn exotel_after_a_rotation(secret: Secret<ExotelAccount>) -> (MockServer, Exotel) {
+/// An Exotel that accepts only the token `new-hush`.
+async fn exotel_with_rotated_token(secret: Secret<ExotelAccount>) -> (MockServer, Exotel) {
     let server = MockServer::start().await;
     Mock::given(wiremock::matchers::basic_auth("key", "new-hush"))
-        .respond_with(call(json!({})))
+        .respond_with(call_reply(json!({})))
         .mount(&server)
         .await;
     Mock::given(any())
-        .respond_with(rest_exception(401))
+        .respond_with(error_reply(401))
         .with_priority(9)
         .mount(&server)
         .await;
@@ -427,48 +425,48 @@ fn account(api_token: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_token_that_was_replaced_is_fetched_and_the_call_placed_once() {
+async fn after_a_token_rotation_the_call_is_placed_once() {
     let values = [account("old-hush"), account("new-hush")];
     let (secrets, secret) = testing::secret(values).await;
-    let (server, exotel) = exotel_after_a_rotation(secret).await;
+    let (server, exotel) = exotel_with_rotated_token(secret).await;
     let mut a_call = ringback_core::testing::a_call(clock::now());
     a_call.to = Some(number("9052161119"));
     exotel.place(&a_call).await.unwrap();
     exotel.details(&sid()).await.unwrap();
 
-    let asked = testing::requests(&server).await;
-    assert_eq!(asked.len(), 3, "refused, placed, looked up");
-    let reports_to = Url::parse(&form(&asked[1])["StatusCallback"]).unwrap();
+    let requests = testing::requests(&server).await;
+    assert_eq!(requests.len(), 3, "rejected, placed, looked up");
+    let reports_to = Url::parse(&form(&requests[1])["StatusCallback"]).unwrap();
     let token = reports_to
         .query_pairs()
         .find(|(name, _)| name == "call_token");
     let (_, token) = token.unwrap();
     let (now, other) = (clock::now(), CallId::fresh());
-    let checked = signing().check_callback(a_call.call_id, &token, now).await;
-    assert!(checked.is_ok(), "{checked:?}");
+    let check = signing().check_callback(a_call.call_id, &token, now).await;
+    assert!(check.is_ok(), "{check:?}");
     assert!(signing().check_callback(other, &token, now).await.is_err());
     assert_eq!(testing::requests(&secrets).await.len(), 2);
 }
 
 #[tokio::test]
-async fn what_the_secret_lacked_is_found_when_it_was_filled_in() {
+async fn a_value_that_was_added_to_the_secret_is_found() {
     let values = [json!({}), account("new-hush")];
     let (_secrets, secret) = testing::secret(values).await;
-    let (_server, exotel) = exotel_after_a_rotation(secret).await;
+    let (_server, exotel) = exotel_with_rotated_token(secret).await;
     exotel.connect(&a_request()).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_wrong_token_that_was_not_replaced_is_shown_once() {
+async fn a_wrong_token_is_sent_once_if_the_secret_has_no_newer_one() {
     let (_secrets, secret) = testing::secret([account("old-hush")]).await;
-    let (server, exotel) = exotel_after_a_rotation(secret).await;
+    let (server, exotel) = exotel_with_rotated_token(secret).await;
     let error = exotel.connect(&a_request()).await.unwrap_err();
     assert!(matches!(error, ExotelError::Unauthorized), "{error:?}");
     assert_eq!(testing::requests(&server).await.len(), 1);
 }
 
 #[test]
-fn the_base_url_is_read_when_a_function_starts() {
+fn the_base_url_is_checked_when_a_function_starts() {
     let with = |read| {
         let secret = Secret::known(secret(json!({})));
         Exotel::from_environment(&Environment::of(read), secret, "IN".to_owned())
@@ -485,19 +483,19 @@ fn the_base_url_is_read_when_a_function_starts() {
 }
 
 #[tokio::test]
-async fn no_credential_and_no_number_shows_in_debug_or_in_an_error() {
+async fn debug_output_and_errors_contain_no_credential_and_no_number() {
     let request = a_request();
-    let (_server, refusing) = exotel_answering(rest_exception(400)).await;
-    let (breaking, _) = bare_server("").await;
-    let absent = exotel_at(&testing::nobody_there());
-    let mut all = vec![format!("{request:?} {absent:?}")];
-    for exotel in [&refusing, &breaking, &absent] {
-        all.push(shown(&exotel.connect(&request).await.unwrap_err()));
-        all.push(shown(&exotel.details(&sid()).await.unwrap_err()));
+    let (_server, refusing) = exotel_replying(error_reply(400)).await;
+    let (closing, _) = raw_server("").await;
+    let unreachable = exotel_at(&testing::closed_port());
+    let mut all = vec![format!("{request:?} {unreachable:?}")];
+    for exotel in [&refusing, &closing, &unreachable] {
+        all.push(text_of(&exotel.connect(&request).await.unwrap_err()));
+        all.push(text_of(&exotel.details(&sid()).await.unwrap_err()));
     }
-    for shown in all {
+    for text in all {
         for private in ["hush", "98765", "90521"] {
-            assert!(!shown.contains(private), "{shown}");
+            assert!(!text.contains(private), "{text}");
         }
     }
 }

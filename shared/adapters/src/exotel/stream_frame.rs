@@ -1,8 +1,9 @@
-//! The frames of Exotel's Stream and Voicebot applets, which bring a call's audio over a WebSocket.
+//! The WebSocket frames of Exotel's Stream and Voicebot applets, which carry a call's audio.
 //!
 //! <https://developer.exotel.com/docs/agentstream/websocket-protocol>
 //!
-//! `start` repeats the parameters of the stream's URL (`custom_parameters`), our secret among them: they are not read.
+//! The `start` frame repeats the parameters of the stream's URL in `custom_parameters`, and one of them is Ringback's
+//! secret. They are not read.
 
 use std::fmt;
 
@@ -11,52 +12,53 @@ use serde_json::{Map, Value};
 use ringback_core::call::StopReason;
 use ringback_core::ids::{BadName, CallSid};
 
-/// As long as a message can be that API Gateway passes on.
-pub const LONGEST_FRAME: usize = 128 * 1024;
+/// The longest WebSocket message that API Gateway delivers, in bytes
+/// (<https://docs.aws.amazon.com/apigateway/latest/developerguide/apigateway-execution-service-websocket-limits-table.html>).
+pub const MAX_FRAME_BYTES: usize = 128 * 1024;
 
-/// What Exotel says of a stream.
+/// A frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Frame {
-    /// The stream begins.
+pub enum StreamFrame {
+    /// The stream starts.
     Start {
-        /// The call whose audio it is.
+        /// The call that the audio belongs to.
         call_sid: CallSid,
-        /// Samples of 16 bits a second, if told: 8,000, 16,000 or 24,000.
+        /// 16-bit samples per second, if the frame says so: 8,000, 16,000 or 24,000.
         sample_rate: Option<u64>,
     },
     /// The caller has pressed a key.
-    Dtmf(Dtmf),
-    /// The stream is over.
+    Dtmf(DtmfKey),
+    /// The stream has ended.
     Stop {
-        /// The call whose audio it was.
+        /// The call that the audio belonged to.
         call_sid: CallSid,
-        /// Why.
+        /// Why it ended.
         reason: StopReason,
     },
-    /// Audio, or word of the stream itself. Nothing is done about it: nobody here listens or speaks.
-    Passing,
+    /// Audio, or a frame about the stream itself. Ringback ignores these.
+    Ignored,
 }
 
 /// A key that the caller has pressed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Dtmf {
+pub struct DtmfKey {
     /// The key.
-    pub digit: Digit,
-    /// How long it was pressed, in milliseconds, if told.
+    pub digit: KeypadKey,
+    /// How long it was pressed, in milliseconds, if the frame says so.
     pub duration_ms: Option<u64>,
-    /// The frame's place in its stream, if told. Frames may overtake each other on their way.
+    /// The number of the frame in its stream, if the frame says so. Frames may arrive out of order.
     pub sequence_number: Option<u64>,
 }
 
-/// A key of a telephone: `0` to `9`, `*`, `#`, `A` to `D`. People type PINs with them, so it is hidden from `Debug`.
+/// A key of a telephone: `0` to `9`, `*`, `#`, `A` to `D`. People type PINs with them, so `Debug` hides it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Digit(char);
+pub struct KeypadKey(char);
 
-impl Frame {
-    /// Reads a frame. Fields that it does not know are ignored; numbers may be text, as Exotel writes them both ways.
+impl StreamFrame {
+    /// Parses a frame. Ignores unknown fields. Numbers may also be strings, because Exotel sends both.
     ///
     /// # Errors
-    /// When it is no frame, or a field that is needed is missing, of the wrong type or malformed: with the field's name.
+    /// When the text is no frame, or a required field is missing, malformed or of the wrong type. The error names the field.
     pub fn parse(text: &str) -> Result<Self, BadName> {
         let not_json = BadName {
             what: "a frame",
@@ -68,8 +70,8 @@ impl Frame {
             Some("media") => media(&frame),
             Some("dtmf") => dtmf(&frame),
             Some("stop") => stop(&frame),
-            // What was sent has been played, or is not to be; the caller says nothing. Nothing was sent.
-            Some("connected" | "mark" | "clear" | "silence") => Ok(Self::Passing),
+            // `mark` and `clear` are about audio that we would have sent, and we send none.
+            Some("connected" | "mark" | "clear" | "silence") => Ok(Self::Ignored),
             _ => Err(BadName {
                 what: "event",
                 rule: "must be connected, start, media, dtmf, mark or stop",
@@ -78,38 +80,38 @@ impl Frame {
     }
 }
 
-fn start(frame: &Map<String, Value>) -> Result<Frame, BadName> {
-    let start = part(frame, "start")?;
+fn start(frame: &Map<String, Value>) -> Result<StreamFrame, BadName> {
+    let start = object(frame, "start")?;
     let format = start.get("media_format").and_then(Value::as_object);
     let sample_rate = format.map(|format| number(format, "sample_rate"));
-    Ok(Frame::Start {
+    Ok(StreamFrame::Start {
         call_sid: call_sid(start)?,
         sample_rate: sample_rate.transpose()?.flatten(),
     })
 }
 
-/// What the audio is does not matter here, and decoding it would cost more than all the rest.
-fn media(frame: &Map<String, Value>) -> Result<Frame, BadName> {
-    let payload = part(frame, "media")?.get("payload");
+/// Does not decode the audio, which would take most of the time.
+fn media(frame: &Map<String, Value>) -> Result<StreamFrame, BadName> {
+    let payload = object(frame, "media")?.get("payload");
     let is_text = payload.is_some_and(Value::is_string);
-    is_text.then_some(Frame::Passing).ok_or(BadName {
+    is_text.then_some(StreamFrame::Ignored).ok_or(BadName {
         what: "payload",
         rule: "must be a string",
     })
 }
 
-fn dtmf(frame: &Map<String, Value>) -> Result<Frame, BadName> {
-    // Exotel's guide to the beta applet shows it without an object of its own.
+fn dtmf(frame: &Map<String, Value>) -> Result<StreamFrame, BadName> {
+    // Exotel's guide to the beta applet shows the fields at the top level.
     let key = match frame.get("dtmf") {
         None => frame,
-        Some(_) => part(frame, "dtmf")?,
+        Some(_) => object(frame, "dtmf")?,
     };
     let digit = match key.get("digit") {
-        Some(Value::String(text)) => Digit::parse(text),
-        Some(Value::Number(number)) => Digit::parse(&number.to_string()),
+        Some(Value::String(text)) => KeypadKey::parse(text),
+        Some(Value::Number(number)) => KeypadKey::parse(&number.to_string()),
         _ => None,
     };
-    Ok(Frame::Dtmf(Dtmf {
+    Ok(StreamFrame::Dtmf(DtmfKey {
         digit: digit.ok_or(BadName {
             what: "digit",
             rule: "must be one of 0 to 9, *, #, A to D",
@@ -119,20 +121,20 @@ fn dtmf(frame: &Map<String, Value>) -> Result<Frame, BadName> {
     }))
 }
 
-fn stop(frame: &Map<String, Value>) -> Result<Frame, BadName> {
-    let stop = part(frame, "stop")?;
+fn stop(frame: &Map<String, Value>) -> Result<StreamFrame, BadName> {
+    let stop = object(frame, "stop")?;
     let reason = match stop.get("reason").and_then(Value::as_str) {
         Some("callended") => StopReason::CallEnded,
-        // `stopped`, or a word that is not documented: it is over in any case.
+        // `stopped`, or a word that Exotel does not document.
         _ => StopReason::Stopped,
     };
-    Ok(Frame::Stop {
+    Ok(StreamFrame::Stop {
         call_sid: call_sid(stop)?,
         reason,
     })
 }
 
-fn part<'a>(
+fn object<'a>(
     frame: &'a Map<String, Value>,
     what: &'static str,
 ) -> Result<&'a Map<String, Value>, BadName> {
@@ -142,17 +144,17 @@ fn part<'a>(
     })
 }
 
-fn call_sid(of: &Map<String, Value>) -> Result<CallSid, BadName> {
-    let text = of.get("call_sid").and_then(Value::as_str);
+fn call_sid(object: &Map<String, Value>) -> Result<CallSid, BadName> {
+    let text = object.get("call_sid").and_then(Value::as_str);
     CallSid::try_from(text.ok_or(BadName {
         what: "call_sid",
         rule: "must be a string",
     })?)
 }
 
-/// A number, or its text. One that is empty counts as missing.
-fn number(of: &Map<String, Value>, what: &'static str) -> Result<Option<u64>, BadName> {
-    let number = match of.get(what) {
+/// A number, or a string with a number. An empty string counts as missing.
+fn number(object: &Map<String, Value>, what: &'static str) -> Result<Option<u64>, BadName> {
+    let number = match object.get(what) {
         None | Some(Value::Null) => return Ok(None),
         Some(Value::String(text)) if text.is_empty() => return Ok(None),
         Some(Value::String(text)) => text.parse().ok(),
@@ -164,7 +166,7 @@ fn number(of: &Map<String, Value>, what: &'static str) -> Result<Option<u64>, Ba
     })
 }
 
-impl Digit {
+impl KeypadKey {
     fn parse(text: &str) -> Option<Self> {
         let mut characters = text.chars();
         let digit = characters.next()?.to_ascii_uppercase();
@@ -173,15 +175,15 @@ impl Digit {
     }
 }
 
-impl fmt::Display for Digit {
+impl fmt::Display for KeypadKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
 }
 
-impl fmt::Debug for Digit {
+impl fmt::Debug for KeypadKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Digit(…)")
+        f.write_str("KeypadKey(…)")
     }
 }
 
@@ -195,8 +197,8 @@ mod tests {
 
     const SID: &str = "5a1e0f9c2b3d4e5f60718293a4b5c6d7";
 
-    fn read(frame: &Value) -> Result<Frame, BadName> {
-        Frame::parse(&frame.to_string())
+    fn read(frame: &Value) -> Result<StreamFrame, BadName> {
+        StreamFrame::parse(&frame.to_string())
     }
 
     fn sid() -> CallSid {
@@ -231,10 +233,10 @@ mod tests {
     }
 
     #[test]
-    fn a_start_says_whose_audio_it_is_and_nothing_of_the_urls_secret() {
+    fn a_start_frame_has_the_call_sid_and_not_the_secret_of_the_url() {
         let started = read(&a_start()).unwrap();
         assert!(!format!("{started:?}").contains("hush"));
-        let expected = Frame::Start {
+        let expected = StreamFrame::Start {
             call_sid: sid(),
             sample_rate: Some(8_000),
         };
@@ -242,59 +244,62 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_says_why_and_an_unknown_reason_is_a_stop_too() {
-        for (said, reason) in [
+    fn an_unknown_stop_reason_counts_as_stopped() {
+        for (word, reason) in [
             ("stopped", StopReason::Stopped),
             ("callended", StopReason::CallEnded),
             ("on a whim", StopReason::Stopped),
         ] {
-            let frame = json!({ "event": "stop", "stop": { "call_sid": SID, "reason": said } });
+            let frame = json!({ "event": "stop", "stop": { "call_sid": SID, "reason": word } });
             let call_sid = sid();
-            assert_eq!(read(&frame), Ok(Frame::Stop { call_sid, reason }));
+            assert_eq!(read(&frame), Ok(StreamFrame::Stop { call_sid, reason }));
         }
     }
 
     #[test]
-    fn a_key_is_read_whether_its_numbers_are_numbers_or_text() {
+    fn the_numbers_of_a_dtmf_frame_may_be_strings() {
         for (digit, duration, key, duration_ms) in [
             (json!("5"), json!("200"), '5', Some(200)),
             (json!(5), json!(200), '5', Some(200)),
             (json!("#"), json!(""), '#', None),
             (json!("d"), Value::Null, 'D', None),
         ] {
-            let dtmf = Dtmf {
-                digit: Digit(key),
+            let dtmf = DtmfKey {
+                digit: KeypadKey(key),
                 duration_ms,
                 sequence_number: Some(7),
             };
-            assert_eq!(format!("{:?}", dtmf.digit), "Digit(…)");
-            assert_eq!(read(&a_dtmf(&digit, &duration)), Ok(Frame::Dtmf(dtmf)));
+            assert_eq!(format!("{:?}", dtmf.digit), "KeypadKey(…)");
+            assert_eq!(
+                read(&a_dtmf(&digit, &duration)),
+                Ok(StreamFrame::Dtmf(dtmf))
+            );
         }
         let flat = read(&json!({ "event": "dtmf", "digit": "*" }));
-        assert!(matches!(flat, Ok(Frame::Dtmf(dtmf)) if dtmf.digit == Digit('*')));
+        assert!(matches!(flat, Ok(StreamFrame::Dtmf(dtmf)) if dtmf.digit == KeypadKey('*')));
     }
 
     #[test]
-    fn what_needs_nothing_done_is_passed_by() {
+    fn audio_and_frames_about_the_stream_are_ignored() {
         for event in ["connected", "mark", "clear", "silence"] {
-            assert_eq!(read(&json!({ "event": event })), Ok(Frame::Passing));
+            assert_eq!(read(&json!({ "event": event })), Ok(StreamFrame::Ignored));
         }
-        assert_eq!(read(&a_media(1_600)), Ok(Frame::Passing));
+        assert_eq!(read(&a_media(1_600)), Ok(StreamFrame::Ignored));
     }
 
     #[test]
-    fn audio_of_every_sample_rate_fits_into_one_message() {
+    fn audio_of_every_sample_rate_fits_into_one_websocket_frame() {
         // 100 ms of 16-bit samples, as Exotel sends them.
         for sample_rate in [8_000, 16_000, 24_000] {
             let frame = a_media(sample_rate / 10 * 2).to_string();
             assert!(frame.len() < 32 * 1024, "{sample_rate} Hz");
         }
-        // The most that a frame of API Gateway holds, 32 KB.
+        // API Gateway limits a WebSocket frame to 32 KB.
         assert!(a_media(24_000).to_string().len() < 32 * 1024);
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn the_error_names_the_malformed_field() {
         let with = |mut frame: Value, pointer: &str, value: Value| {
             *frame.pointer_mut(pointer).unwrap() = value;
             frame
@@ -326,7 +331,7 @@ mod tests {
         for (frame, what) in cases {
             assert_eq!(read(&frame).unwrap_err().what, what, "{frame}");
         }
-        assert_eq!(Frame::parse("{").unwrap_err().what, "a frame");
+        assert_eq!(StreamFrame::parse("{").unwrap_err().what, "a frame");
     }
 
     fn any_value() -> impl Strategy<Value = Value> {
@@ -357,18 +362,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_makes_it_panic(text in ".{0,200}") {
-            let _refused_or_read = Frame::parse(&text);
+        fn parsing_any_text_does_not_panic(text in ".{0,200}") {
+            let _rejected_or_parsed = StreamFrame::parse(&text);
         }
 
         #[test]
-        fn no_frame_makes_it_panic(
+        fn parsing_any_frame_does_not_panic(
             event in prop_oneof![Just("start"), Just("media"), Just("dtmf"), Just("stop"), Just("mark")],
             part in any_value(),
             sequence_number in any_value(),
         ) {
             let frame = json!({ "event": event, event: part, "sequence_number": sequence_number });
-            let _refused_or_read = read(&frame);
+            let _rejected_or_parsed = read(&frame);
         }
     }
 }

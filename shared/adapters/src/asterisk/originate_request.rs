@@ -1,4 +1,4 @@
-//! The legs that we have Asterisk call, as its dialplan expects them (`asterisk/README.md`).
+//! The ARI requests that call a phone, with the variables that the dialplan expects (`asterisk/README.md`).
 
 use serde_json::{Value, json};
 
@@ -6,25 +6,28 @@ use ringback_core::call::{Call, CallType};
 use ringback_core::ids::{ChannelId, Extension};
 use ringback_core::phone_number::Caller;
 
-/// What the phones' endpoints allow (`asterisk/pjsip.conf`).
+/// The codecs that the phones' endpoints allow (`asterisk/pjsip.conf`).
 const VIDEO_FORMATS: &str = "opus,ulaw,alaw,vp8,h264";
 
-/// A leg to be originated.
-pub(super) struct NewLeg {
+/// How long Asterisk lets a phone ring, in seconds.
+const RING_SECONDS: u32 = 30;
+
+/// A request to create a leg: `POST /channels/{channel}` with this body.
+pub(super) struct OriginateRequest {
     pub(super) channel: ChannelId,
     pub(super) body: Value,
 }
 
-impl NewLeg {
-    /// The leg of the phone that is wanted; once answered, it takes the caller's away from its wait (S1's request).
-    pub(super) fn of_phone(call: &Call, caller_leg: &ChannelId) -> Self {
+impl OriginateRequest {
+    /// Calls the phone of the call's extension. When it answers, the dialplan bridges it to the caller's leg.
+    pub(super) fn to_phone(call: &Call, caller_leg: &ChannelId) -> Self {
         let caller = call.caller.shown();
         let mut body = json!({
             "endpoint": format!("PJSIP/{}", call.extension),
             "context": "incoming-calls",
             "extension": caller,
             "priority": 1,
-            "timeout": 30,
+            "timeout": RING_SECONDS,
             "callerId": caller_id(&call.caller),
         });
         body["variables"] = variables(call, "mobile_ready", "ringback-phone-ended,s,1");
@@ -33,24 +36,25 @@ impl NewLeg {
         Self::new(ChannelId::of_phone(call.call_id), body, call.call_type)
     }
 
-    /// The own leg of the app that calls. Its phone shows whom it calls.
-    pub(super) fn of_app_caller(call: &Call, caller: &Extension) -> Self {
+    /// Calls the phone of the app that starts the call. The phone shows the extension that the app calls.
+    pub(super) fn to_calling_app(call: &Call, caller: &Extension) -> Self {
         let mut body = json!({
             "endpoint": format!("PJSIP/{caller}"),
             "context": "ringback-callers",
             "extension": call.extension,
             "priority": 1,
-            "timeout": 30,
+            "timeout": RING_SECONDS,
             "callerId": format!("<{}>", call.extension),
         });
         body["variables"] = variables(call, "outgoing", "ringback-app-caller-ended,s,1");
-        // Whoever has just asked for the call need not pick up (RFC 5373); a phone that knows no better rings.
+        // The person has just started the call, so the phone answers automatically (RFC 5373). A phone that does not support
+        // this header rings.
         body["variables"]["PJSIP_HEADER(add,Answer-Mode)"] = "Auto".into();
         Self::new(ChannelId::of_app_caller(call.call_id), body, call.call_type)
     }
 
     fn new(channel: ChannelId, mut body: Value, call_type: CallType) -> Self {
-        // Left to itself, Asterisk offers sound alone.
+        // Without `formats`, Asterisk offers audio only.
         if call_type == CallType::Video {
             body["formats"] = VIDEO_FORMATS.into();
         }
@@ -58,21 +62,20 @@ impl NewLeg {
     }
 }
 
-/// What the dialplan needs to know of a leg. Handlers are pushed here, because a leg that is never answered runs none
-/// of the dialplan.
+/// The channel variables. The hangup handler is pushed here, because a leg that is never answered runs no dialplan.
 fn variables(call: &Call, call_type: &str, hangup_handler: &str) -> Value {
     json!({
         "CALL_TYPE": call_type,
         "RINGBACK_CALL_ID": call.call_id,
         "RINGBACK_CALL_TYPE": call.call_type,
-        // So that an app can tell which of its calls this INVITE is.
+        // Lets the app match this INVITE to its call.
         "PJSIP_HEADER(add,X-Ringback-Call-Id)": call.call_id,
         "CHANNEL(hangup_handler_push)": hangup_handler,
     })
 }
 
-/// A caller id as Asterisk parses it: `"name" <number>`. A bare word, as `anonymous` or an extension may be, would be
-/// taken for a name.
+/// A caller id in Asterisk's format: `"name" <number>`. Asterisk takes a bare word, such as `anonymous` or an extension, for
+/// a name.
 fn caller_id(caller: &Caller) -> String {
     let number = caller.shown();
     let name = match (&caller.number, &caller.name) {
@@ -91,7 +94,7 @@ mod tests {
     use ringback_core::phone_number::{CallerName, PhoneNumber};
 
     #[test]
-    fn a_caller_id_cannot_be_broken_out_of() {
+    fn a_caller_name_cannot_inject_caller_id_syntax() {
         let caller = |name: Option<&str>| {
             Caller::on_network(
                 PhoneNumber::parse("9876543210", "IN"),

@@ -1,6 +1,5 @@
-//! FCM, SNS and the table of devices, played by one server.
+//! FCM, SNS and the table of devices, all simulated by one HTTP server.
 
-use crate::platform::clock;
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -18,56 +17,56 @@ use ringback_core::ids::DeviceId;
 const SEND: &str = "/v1/projects/ringback-test/messages:send";
 const DELETE_ITEM: &str = "DynamoDB_20120810.DeleteItem";
 
-struct World {
+struct TestSender {
     server: MockServer,
-    pushes: Pushes,
+    pushes: PushSender,
     call: Call,
 }
 
-impl World {
-    /// A world in which SNS takes every push. What FCM answers is each Android phone's own.
+impl TestSender {
+    /// A sender with an SNS that accepts every push. FCM's reply is set for each Android phone.
     async fn start() -> Self {
-        let taken = "<PublishResponse><PublishResult/></PublishResponse>";
-        Self::where_sns_answers(ResponseTemplate::new(200).set_body_string(taken)).await
+        let accepted = "<PublishResponse><PublishResult/></PublishResponse>";
+        Self::where_sns_replies(ResponseTemplate::new(200).set_body_string(accepted)).await
     }
 
-    async fn where_sns_answers(answer: ResponseTemplate) -> Self {
+    async fn where_sns_replies(reply: ResponseTemplate) -> Self {
         let server = MockServer::start().await;
         let aws = testing::aws(&server);
         let devices = Devices::new(aws_sdk_dynamodb::Client::new(&aws), "calls".to_owned());
         let sns = Sns::without_applications(aws_sdk_sns::Client::new(&aws));
-        let world = Self {
-            pushes: Pushes::new(devices, Fcm::with_access(&server.uri()), sns),
+        let sender = Self {
+            pushes: PushSender::new(devices, Fcm::with_access(&server.uri()), sns),
             call: ringback_core::testing::a_call(clock::now()),
             server,
         };
-        world
-            .answers(Mock::given(body_string_contains("Action=Publish")), answer)
+        sender
+            .reply_to(Mock::given(body_string_contains("Action=Publish")), reply)
             .await;
-        world
+        sender
     }
 
-    async fn answers(&self, asked: wiremock::MockBuilder, answer: ResponseTemplate) {
-        asked.respond_with(answer).mount(&self.server).await;
+    async fn reply_to(&self, request: wiremock::MockBuilder, reply: ResponseTemplate) {
+        request.respond_with(reply).mount(&self.server).await;
     }
 
-    /// An Android phone, to whose pushes FCM answers so.
-    async fn android(&self, name: &str, answer: ResponseTemplate) -> Device {
+    /// An Android phone. FCM sends this reply to every push to it.
+    async fn android(&self, name: &str, reply: ResponseTemplate) -> Device {
         let token = format!("hush-{name}");
         let to_this_phone = body_partial_json(json!({ "message": { "token": token } }));
-        self.answers(
+        self.reply_to(
             Mock::given(method("POST"))
                 .and(path(SEND))
                 .and(to_this_phone),
-            answer,
+            reply,
         )
         .await;
         testing::device(name, PushAddress::Fcm { token })
     }
 
-    /// What the table answers when a device is deleted.
-    async fn deletion_answers(&self, answer: ResponseTemplate) {
-        self.answers(Mock::given(header("x-amz-target", DELETE_ITEM)), answer)
+    /// Sets the reply of the table when a device is deleted.
+    async fn deletion_replies(&self, reply: ResponseTemplate) {
+        self.reply_to(Mock::given(header("x-amz-target", DELETE_ITEM)), reply)
             .await;
     }
 
@@ -84,14 +83,14 @@ impl World {
             .await;
     }
 
-    async fn asked(&self) -> Vec<Request> {
+    async fn requests(&self) -> Vec<Request> {
         testing::requests(&self.server).await
     }
 
-    /// Whom FCM has been asked to push to.
-    async fn pushed_to(&self) -> Vec<String> {
-        let asked = self.asked().await;
-        let sends = asked.iter().filter(|request| request.url.path() == SEND);
+    /// The tokens that FCM has received a push for.
+    async fn fcm_tokens(&self) -> Vec<String> {
+        let requests = self.requests().await;
+        let sends = requests.iter().filter(|request| request.url.path() == SEND);
         let mut tokens: Vec<String> = sends
             .map(|request| request.body_json::<Value>().unwrap())
             .map(|body| body["message"]["token"].as_str().unwrap().to_owned())
@@ -101,8 +100,8 @@ impl World {
     }
 
     async fn deletions(&self) -> Vec<Value> {
-        let asked = self.asked().await;
-        let deletions = asked
+        let requests = self.requests().await;
+        let deletions = requests
             .iter()
             .filter(|request| testing::operation(request) == "DeleteItem");
         deletions
@@ -121,7 +120,7 @@ fn iphone(name: &str, service: SnsService) -> Device {
     testing::device(name, PushAddress::Sns { service, endpoint })
 }
 
-fn taken() -> ResponseTemplate {
+fn accepted() -> ResponseTemplate {
     ResponseTemplate::new(200).set_body_json(json!({ "name": "projects/ringback-test/messages/1" }))
 }
 
@@ -138,7 +137,7 @@ fn deleted() -> ResponseTemplate {
     ResponseTemplate::new(200).set_body_json(json!({}))
 }
 
-fn everybody() -> Audience {
+fn all_devices() -> Audience {
     Audience::AllBut(BTreeSet::new())
 }
 
@@ -146,7 +145,7 @@ fn ids<const N: usize>(names: [&str; N]) -> BTreeSet<DeviceId> {
     names.map(|name| DeviceId::try_from(name).unwrap()).into()
 }
 
-fn who_rang(event: Event) -> BTreeSet<DeviceId> {
+fn rung_devices(event: Event) -> BTreeSet<DeviceId> {
     match event {
         Event::PushSent { devices, .. } => devices,
         other => panic!("{other:?}"),
@@ -154,72 +153,72 @@ fn who_rang(event: Event) -> BTreeSet<DeviceId> {
 }
 
 #[tokio::test]
-async fn every_device_rings_whatever_it_is_reached_by() {
-    let world = World::start().await;
+async fn devices_ring_through_fcm_and_sns() {
+    let sender = TestSender::start().await;
     let devices = [
-        world.android("pixel", taken()).await,
+        sender.android("pixel", accepted()).await,
         iphone("iphone", SnsService::ApnsVoip),
         iphone("ipad", SnsService::Apns),
     ];
-    let event = world.ring(&devices).await;
-    assert_eq!(who_rang(event), ids(["pixel", "iphone", "ipad"]));
-    assert_eq!(world.asked().await.len(), 3);
+    let event = sender.ring(&devices).await;
+    assert_eq!(rung_devices(event), ids(["pixel", "iphone", "ipad"]));
+    assert_eq!(sender.requests().await.len(), 3);
 }
 
 #[tokio::test]
 async fn all_devices_ring_at_once() {
-    let world = World::start().await;
-    let slow = || taken().set_delay(Duration::from_millis(500));
+    let sender = TestSender::start().await;
+    let slow = || accepted().set_delay(Duration::from_millis(500));
     let mut devices = Vec::new();
     for name in ["a", "b", "c", "d"] {
-        devices.push(world.android(name, slow()).await);
+        devices.push(sender.android(name, slow()).await);
     }
-    let began = clock::now();
-    assert_eq!(who_rang(world.ring(&devices).await).len(), 4);
-    assert!(clock::now().since(began) < Duration::from_millis(1500));
+    let start = clock::now();
+    assert_eq!(rung_devices(sender.ring(&devices).await).len(), 4);
+    assert!(clock::now().since(start) < Duration::from_millis(1500));
 }
 
 #[tokio::test]
-async fn without_a_device_nobody_rings() {
-    let world = World::start().await;
+async fn without_a_device_no_push_is_sent() {
+    let sender = TestSender::start().await;
     assert_eq!(
-        world.ring(&[]).await,
+        sender.ring(&[]).await,
         Event::PushNotSent(EndReason::NoDevice)
     );
-    assert_eq!(world.asked().await.len(), 0);
+    assert_eq!(sender.requests().await.len(), 0);
 }
 
 #[tokio::test]
-async fn one_device_that_cannot_be_reached_does_not_silence_another() {
-    let world = World::start().await;
+async fn a_failed_push_does_not_prevent_the_others() {
+    let sender = TestSender::start().await;
     let devices = [
-        world.android("broken", refused()).await,
-        world.android("pixel", taken()).await,
+        sender.android("broken", refused()).await,
+        sender.android("pixel", accepted()).await,
     ];
-    assert_eq!(who_rang(world.ring(&devices).await), ids(["pixel"]));
+    assert_eq!(rung_devices(sender.ring(&devices).await), ids(["pixel"]));
 }
 
 #[tokio::test]
-async fn when_every_push_fails_nobody_rings() {
-    let world = World::start().await;
-    world.deletion_answers(deleted()).await;
+async fn when_every_push_fails_the_event_says_so() {
+    let sender = TestSender::start().await;
+    sender.deletion_replies(deleted()).await;
     let devices = [
-        world.android("broken", refused()).await,
-        world.android("dead", unregistered()).await,
+        sender.android("broken", refused()).await,
+        sender.android("dead", unregistered()).await,
     ];
-    let event = world.ring(&devices).await;
+    let event = sender.ring(&devices).await;
     assert_eq!(event, Event::PushNotSent(EndReason::PushFailed));
 }
 
 #[tokio::test]
-async fn a_dead_device_is_forgotten_if_its_address_is_still_that_one() {
-    let world = World::start().await;
-    world.deletion_answers(deleted()).await;
-    let dead = world.android("dead", unregistered()).await;
-    world.ring(&[dead]).await;
+async fn an_expired_device_is_deleted_if_its_address_has_not_changed() {
+    let sender = TestSender::start().await;
+    sender.deletion_replies(deleted()).await;
+    let dead = sender.android("dead", unregistered()).await;
+    sender.ring(&[dead]).await;
 
-    let deletions = world.deletions().await;
-    // The device, and that its address is its own.
+    let deletions = sender.deletions().await;
+    // Deletes the device, and the item that reserves its address.
     let [deletion, owner] = deletions.as_slice() else {
         panic!("{deletions:?}");
     };
@@ -233,51 +232,51 @@ async fn a_dead_device_is_forgotten_if_its_address_is_still_that_one() {
 }
 
 #[tokio::test]
-async fn a_device_that_is_refused_for_another_reason_is_kept() {
-    let world = World::start().await;
-    let broken = world.android("broken", refused()).await;
-    world.ring(&[broken]).await;
-    assert_eq!(world.deletions().await.len(), 0);
+async fn a_device_is_kept_after_any_other_failure() {
+    let sender = TestSender::start().await;
+    let broken = sender.android("broken", refused()).await;
+    sender.ring(&[broken]).await;
+    assert_eq!(sender.deletions().await.len(), 0);
 }
 
 #[tokio::test]
-async fn a_dead_device_that_cannot_be_forgotten_does_not_silence_another() {
+async fn a_failed_deletion_does_not_prevent_other_pushes() {
     let broken = ResponseTemplate::new(400).set_body_json(json!({ "__type": "x#NotAllowed" }));
-    for answer in [testing::condition_failed(), broken] {
-        let world = World::start().await;
-        world.deletion_answers(answer).await;
+    for reply in [testing::condition_failed(), broken] {
+        let sender = TestSender::start().await;
+        sender.deletion_replies(reply).await;
         let devices = [
-            world.android("dead", unregistered()).await,
-            world.android("pixel", taken()).await,
+            sender.android("dead", unregistered()).await,
+            sender.android("pixel", accepted()).await,
         ];
-        assert_eq!(who_rang(world.ring(&devices).await), ids(["pixel"]));
+        assert_eq!(rung_devices(sender.ring(&devices).await), ids(["pixel"]));
     }
 }
 
 #[tokio::test]
-async fn a_disabled_endpoint_is_forgotten_too() {
+async fn the_device_of_a_disabled_endpoint_is_deleted_too() {
     let disabled = "<ErrorResponse><Error><Code>EndpointDisabled</Code></Error></ErrorResponse>";
-    let world =
-        World::where_sns_answers(ResponseTemplate::new(400).set_body_string(disabled)).await;
-    world.deletion_answers(deleted()).await;
-    let event = world.ring(&[iphone("iphone", SnsService::ApnsVoip)]).await;
+    let sender =
+        TestSender::where_sns_replies(ResponseTemplate::new(400).set_body_string(disabled)).await;
+    sender.deletion_replies(deleted()).await;
+    let event = sender.ring(&[iphone("iphone", SnsService::ApnsVoip)]).await;
     assert_eq!(event, Event::PushNotSent(EndReason::PushFailed));
-    let address = &world.deletions().await[0]["ExpressionAttributeValues"][":dead"]["M"];
+    let address = &sender.deletions().await[0]["ExpressionAttributeValues"][":dead"]["M"];
     assert_eq!(address["service"]["S"], "apns_voip");
 }
 
 #[tokio::test]
-async fn a_cancellation_never_goes_out_as_a_voip_push() {
-    let world = World::start().await;
+async fn a_cancellation_is_never_sent_as_a_voip_push() {
+    let sender = TestSender::start().await;
     let devices = [
         iphone("iphone", SnsService::ApnsVoip),
         iphone("ipad", SnsService::Apns),
-        world.android("pixel", taken()).await,
+        sender.android("pixel", accepted()).await,
     ];
-    world.cancel(&devices, &everybody()).await;
-    assert_eq!(world.pushed_to().await, ["hush-pixel"]);
-    let asked = world.asked().await;
-    let published: Vec<String> = asked
+    sender.cancel(&devices, &all_devices()).await;
+    assert_eq!(sender.fcm_tokens().await, ["hush-pixel"]);
+    let requests = sender.requests().await;
+    let published: Vec<String> = requests
         .iter()
         .filter(|request| request.url.path() == "/")
         .map(|request| String::from_utf8(request.body.clone()).unwrap())
@@ -287,72 +286,72 @@ async fn a_cancellation_never_goes_out_as_a_voip_push() {
 }
 
 #[tokio::test]
-async fn the_device_that_answered_is_not_told_that_the_call_was_answered() {
-    let world = World::start().await;
+async fn the_device_that_answered_gets_no_cancellation() {
+    let sender = TestSender::start().await;
     let devices = [
-        world.android("pixel", taken()).await,
-        world.android("tablet", taken()).await,
+        sender.android("pixel", accepted()).await,
+        sender.android("tablet", accepted()).await,
     ];
-    world
+    sender
         .cancel(&devices, &Audience::AllBut(ids(["pixel"])))
         .await;
-    assert_eq!(world.pushed_to().await, ["hush-tablet"]);
+    assert_eq!(sender.fcm_tokens().await, ["hush-tablet"]);
 }
 
 #[tokio::test]
-async fn a_device_can_be_told_alone() {
-    let world = World::start().await;
+async fn a_cancellation_can_go_to_one_device_only() {
+    let sender = TestSender::start().await;
     let devices = [
-        world.android("pixel", taken()).await,
-        world.android("tablet", taken()).await,
+        sender.android("pixel", accepted()).await,
+        sender.android("tablet", accepted()).await,
     ];
     let late = DeviceId::try_from("tablet").unwrap();
-    world.cancel(&devices, &Audience::Only(late)).await;
-    assert_eq!(world.pushed_to().await, ["hush-tablet"]);
+    sender.cancel(&devices, &Audience::Only(late)).await;
+    assert_eq!(sender.fcm_tokens().await, ["hush-tablet"]);
 }
 
 #[tokio::test]
-async fn neither_tokens_nor_callers_are_logged() {
-    let world = World::start().await;
-    world.deletion_answers(testing::condition_failed()).await;
+async fn the_log_contains_no_token_and_no_caller() {
+    let sender = TestSender::start().await;
+    sender.deletion_replies(testing::condition_failed()).await;
     let devices = [
-        world.android("pixel", taken()).await,
-        world.android("broken", refused()).await,
-        world.android("dead", unregistered()).await,
+        sender.android("pixel", accepted()).await,
+        sender.android("broken", refused()).await,
+        sender.android("dead", unregistered()).await,
         iphone("iphone", SnsService::ApnsVoip),
     ];
-    let log = Log::default();
-    // While there is one subscriber alone, tracing lets each thread decide for all which lines are of interest.
+    let log = MemoryLog::default();
+    // With only one subscriber, tracing caches the log level of one thread for all threads. A second one prevents that.
     let _second = tracing::Dispatch::new(log.subscriber());
     {
         let _logging = tracing::subscriber::set_default(log.subscriber());
-        world.ring(&devices).await;
-        world.cancel(&devices, &everybody()).await;
+        sender.ring(&devices).await;
+        sender.cancel(&devices, &all_devices()).await;
     }
     let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     assert!(log.contains("push sent"), "{log}");
     assert!(log.contains("push failed"), "{log}");
-    assert!(log.contains("device forgotten"), "{log}");
+    assert!(log.contains("deleting the device"), "{log}");
     for secret in ["hush", "9876543210", "आशा"] {
         assert!(!log.contains(secret), "{log}");
     }
 }
 
 #[test]
-fn a_message_does_not_show_the_caller() {
+fn debug_output_of_a_message_contains_no_caller() {
     let now = clock::now();
-    let message = Message::incoming_call(&ringback_core::testing::a_call(now), now);
-    let shown = format!("{message:?}");
+    let message = PushMessage::incoming_call(&ringback_core::testing::a_call(now), now);
+    let text = format!("{message:?}");
     for secret in ["9876543210", "आशा"] {
-        assert!(!shown.contains(secret), "{shown}");
+        assert!(!text.contains(secret), "{text}");
     }
 }
 
-/// A log that can be read afterwards.
+/// A log in memory.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+struct MemoryLog(Arc<Mutex<Vec<u8>>>);
 
-impl Log {
+impl MemoryLog {
     fn subscriber(&self) -> impl tracing::Subscriber + Send + Sync + use<> {
         let writer = self.clone();
         tracing_subscriber::fmt()
@@ -363,7 +362,7 @@ impl Log {
     }
 }
 
-impl Write for Log {
+impl Write for MemoryLog {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.0.lock().unwrap().write(bytes)
     }

@@ -1,35 +1,36 @@
-//! Which telephone numbers an app may have Exotel dial. Each such call is on the owner's bill.
+//! Which phone numbers apps may call through Exotel. The deployment's owner pays for each such call.
 //!
-//! Toll fraud (IRSF): a thief calls expensive numbers with a stolen token, and their operator pays the thief a share. Twilio,
-//! Plivo, Telnyx and Amazon Connect all use the same defence: a list of allowed destinations, which excludes premium-rate
-//! ranges by default. Exotel dials both numbers of a call, so both are checked.
+//! The rules protect against toll fraud (IRSF): an attacker with a stolen token calls expensive numbers, and the operator of
+//! those numbers pays the attacker a share. Twilio, Plivo, Telnyx and Amazon Connect use the same protection: a list of
+//! allowed destinations, which excludes premium-rate ranges by default. Exotel dials both numbers of a call, so both are
+//! checked.
 
 use phonelib::PhoneNumberType;
 
 use crate::platform::config::{ConfigError, Environment};
 use ringback_core::phone_number::PhoneNumber;
 
-/// What an app may have dialled.
+/// The numbers that apps may call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DialRules {
     caller_id: CallerIdPolicy,
-    /// ISO 3166. Its numbers are allowed while `prefixes` is empty.
+    /// ISO 3166. Only numbers of this country are allowed if `prefixes` is empty.
     country: String,
     prefixes: Vec<Prefix>,
 }
 
-/// Which number an app may name as its caller.
+/// Which caller's number an app may specify.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallerIdPolicy {
-    /// Only the number that the table has for its extension.
+    /// Only the number of its extension in the table.
     Own,
-    /// Any number that may be dialled.
+    /// Any number that may be called.
     Any,
 }
 
-/// Why a call may not be placed.
+/// The rule that a call violates. The text goes to the app.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Forbidden {
+pub enum DialRuleViolation {
     /// The caller's number is not that of the app's extension.
     #[error(
         "callerId must be your own extension or its own telephone number; leave it out to use that number"
@@ -40,15 +41,15 @@ pub enum Forbidden {
         "this deployment does not call that country or range; ask its operator to add the prefix to AllowedPrefixes"
     )]
     Prefix,
-    /// The number costs more than others of its country.
+    /// The number's type costs more than ordinary numbers of its country.
     #[error(
         "premium-rate, shared-cost, personal and pager numbers are not called; ask the operator to add their range to AllowedPrefixes"
     )]
     NumberType,
 }
 
-impl Forbidden {
-    /// The rule's name, as the metric `calls_refused` has it.
+impl DialRuleViolation {
+    /// The value of the dimension `rule` in the metric `calls_refused`.
     #[must_use]
     pub const fn rule(self) -> &'static str {
         match self {
@@ -59,11 +60,11 @@ impl Forbidden {
     }
 }
 
-/// `+91`, `!+1876` or `*`.
+/// An entry of `ALLOWED_PREFIXES`: `+91` allows, `!+1876` forbids, `*` allows every number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Prefix {
     allows: bool,
-    /// With its plus sign; empty for `*`.
+    /// With the plus sign; empty for `*`.
     text: String,
 }
 
@@ -86,11 +87,11 @@ impl Prefix {
 }
 
 impl DialRules {
-    /// `CALLER_ID_POLICY` (`own`, unless it says `any`) and `ALLOWED_PREFIXES`. Without prefixes, the numbers of `country`
-    /// (ISO 3166) are allowed.
+    /// Reads `CALLER_ID_POLICY` (`own`, the default, or `any`) and `ALLOWED_PREFIXES`. Without prefixes, only numbers of
+    /// `country` (ISO 3166) are allowed.
     ///
     /// # Errors
-    /// When a variable makes no sense, or there are no prefixes and no such country.
+    /// When a variable is malformed, or there are no prefixes and `country` does not exist.
     pub fn from_environment(
         environment: &Environment,
         country: String,
@@ -120,48 +121,49 @@ impl DialRules {
         })
     }
 
-    /// Which number an app may name as its caller.
+    /// Which caller's number an app may specify.
     #[must_use]
     pub const fn caller_id(&self) -> CallerIdPolicy {
         self.caller_id
     }
 
-    /// Whether Exotel may be asked to dial this number.
+    /// Checks whether apps may call this number.
     ///
-    /// The longest prefix that fits decides. Number types that cost more (see [`costs_more`]) are dialled only for a prefix
-    /// that names more than their country code, and for `*`.
+    /// The longest matching prefix decides. An expensive number (see [`costs_more`]) is allowed only by `*`, or by a prefix
+    /// that is longer than its country code.
     ///
     /// # Errors
-    /// The rule that forbids it.
-    pub fn allow(&self, number: &PhoneNumber) -> Result<(), Forbidden> {
+    /// The rule that forbids the number.
+    pub fn allow(&self, number: &PhoneNumber) -> Result<(), DialRuleViolation> {
         let known = phonelib::PhoneNumber::parse(number.as_str());
         let expensive = known
             .as_ref()
             .is_some_and(|known| costs_more(known.phone_type()));
-        let (fits, names_range) = if self.prefixes.is_empty() {
-            let at_home = known.is_some_and(|known| known.country().code == self.country);
-            (at_home, false)
+        let (matches, names_range) = if self.prefixes.is_empty() {
+            let is_domestic = known.is_some_and(|known| known.country().code == self.country);
+            (is_domestic, false)
         } else {
-            let fitting = self.prefixes.iter();
-            let fitting = fitting.filter(|prefix| number.as_str().starts_with(&prefix.text));
-            let longest = fitting.max_by_key(|prefix| (prefix.text.len(), !prefix.allows));
+            let matching = self.prefixes.iter();
+            let matching = matching.filter(|prefix| number.as_str().starts_with(&prefix.text));
+            // Of two equal prefixes, the one that forbids wins.
+            let longest = matching.max_by_key(|prefix| (prefix.text.len(), !prefix.allows));
             let Some(prefix) = longest.filter(|prefix| prefix.allows) else {
-                return Err(Forbidden::Prefix);
+                return Err(DialRuleViolation::Prefix);
             };
             let country_code = known.map_or(0, |known| known.country_code().to_string().len());
             let names_range = prefix.text.is_empty() || prefix.text.len() > country_code + 1;
             (true, names_range)
         };
-        match (fits, expensive && !names_range) {
-            (false, _) => Err(Forbidden::Prefix),
-            (true, true) => Err(Forbidden::NumberType),
+        match (matches, expensive && !names_range) {
+            (false, _) => Err(DialRuleViolation::Prefix),
+            (true, true) => Err(DialRuleViolation::NumberType),
             (true, false) => Ok(()),
         }
     }
 }
 
-/// Whether a number of this type costs the caller more than others of its country, by libphonenumber's ranges. A range that
-/// those do not know counts as ordinary.
+/// Whether numbers of this type cost the caller more than ordinary numbers of the same country. The types are those of
+/// libphonenumber; a number of unknown type counts as ordinary.
 const fn costs_more(kind: PhoneNumberType) -> bool {
     matches!(
         kind,
@@ -192,7 +194,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(country: &str, prefixes: &str, cases: &[(&str, Result<(), Forbidden>)]) {
+    fn check_all(country: &str, prefixes: &str, cases: &[(&str, Result<(), DialRuleViolation>)]) {
         let rules = rules(country, prefixes);
         for (text, expected) in cases {
             let allowed = rules.allow(&number(text));
@@ -201,31 +203,31 @@ mod tests {
     }
 
     #[test]
-    fn without_prefixes_only_ordinary_numbers_of_the_country_are_dialled() {
+    fn without_prefixes_only_ordinary_domestic_numbers_are_allowed() {
         let cases = [
             ("09876543210", Ok(())),
             ("+918047491899", Ok(())),
-            ("+442071838750", Err(Forbidden::Prefix)),
+            ("+442071838750", Err(DialRuleViolation::Prefix)),
             // Satellites: Inmarsat, Iridium.
-            ("+870773111632", Err(Forbidden::Prefix)),
-            ("+881612345678", Err(Forbidden::Prefix)),
-            ("00442071838750", Err(Forbidden::Prefix)),
+            ("+870773111632", Err(DialRuleViolation::Prefix)),
+            ("+881612345678", Err(DialRuleViolation::Prefix)),
+            ("00442071838750", Err(DialRuleViolation::Prefix)),
             // In no numbering plan.
-            ("99912345678901234", Err(Forbidden::Prefix)),
+            ("99912345678901234", Err(DialRuleViolation::Prefix)),
         ];
-        check("IN", "", &cases);
+        check_all("IN", "", &cases);
     }
 
     #[test]
-    fn a_country_code_that_countries_share_opens_only_the_country_itself() {
-        let jamaica = ("+18765550123", Err(Forbidden::Prefix));
-        check("US", "", &[("+12125550123", Ok(())), jamaica]);
-        let guernsey = ("+441481960194", Err(Forbidden::Prefix));
-        check("GB", "", &[("+442071838750", Ok(())), guernsey]);
+    fn a_shared_country_code_allows_only_the_country_itself() {
+        let jamaica = ("+18765550123", Err(DialRuleViolation::Prefix));
+        check_all("US", "", &[("+12125550123", Ok(())), jamaica]);
+        let guernsey = ("+441481960194", Err(DialRuleViolation::Prefix));
+        check_all("GB", "", &[("+442071838750", Ok(())), guernsey]);
     }
 
     #[test]
-    fn numbers_that_cost_more_are_dialled_only_where_their_range_is_named() {
+    fn expensive_numbers_are_allowed_only_by_a_prefix_of_their_range() {
         let expensive = [
             "+19002345678",
             "+449098790123",
@@ -233,39 +235,47 @@ mod tests {
             "+447012345678",
         ];
         for text in expensive {
-            let refused = [(text, Err(Forbidden::NumberType))];
-            check("US", "+1,+44", &refused);
-            check("US", "*", &[(text, Ok(()))]);
+            let refused = [(text, Err(DialRuleViolation::NumberType))];
+            check_all("US", "+1,+44", &refused);
+            check_all("US", "*", &[(text, Ok(()))]);
         }
-        check("US", "", &[(expensive[0], Err(Forbidden::NumberType))]);
-        check("GB", "", &[(expensive[1], Err(Forbidden::NumberType))]);
-        check("US", "+1900", &[(expensive[0], Ok(()))]);
-        check("GB", "+44,+4490", &[(expensive[1], Ok(()))]);
+        check_all(
+            "US",
+            "",
+            &[(expensive[0], Err(DialRuleViolation::NumberType))],
+        );
+        check_all(
+            "GB",
+            "",
+            &[(expensive[1], Err(DialRuleViolation::NumberType))],
+        );
+        check_all("US", "+1900", &[(expensive[0], Ok(()))]);
+        check_all("GB", "+44,+4490", &[(expensive[1], Ok(()))]);
     }
 
     #[test]
     fn the_longest_prefix_decides() {
         let cases = [
             ("+12125550123", Ok(())),
-            ("+18765550123", Err(Forbidden::Prefix)),
+            ("+18765550123", Err(DialRuleViolation::Prefix)),
             ("+18765551123", Ok(())),
-            ("+919876543210", Err(Forbidden::Prefix)),
+            ("+919876543210", Err(DialRuleViolation::Prefix)),
         ];
-        check("IN", "+1,!+1876,+18765551", &cases);
+        check_all("IN", "+1,!+1876,+18765551", &cases);
         let cases = [
-            ("+881612345678", Err(Forbidden::Prefix)),
+            ("+881612345678", Err(DialRuleViolation::Prefix)),
             ("+18765550123", Ok(())),
         ];
-        check("IN", "*,!+881", &cases);
-        check(
+        check_all("IN", "*,!+881", &cases);
+        check_all(
             "IN",
             "+91,!+91",
-            &[("+919876543210", Err(Forbidden::Prefix))],
+            &[("+919876543210", Err(DialRuleViolation::Prefix))],
         );
     }
 
     #[test]
-    fn configuration_has_safe_defaults_and_refuses_nonsense() {
+    fn the_configuration_has_safe_defaults_and_rejects_malformed_values() {
         let of = |read| DialRules::from_environment(&Environment::of(read), "IN".to_owned());
         assert_eq!(of(|_| None).unwrap(), rules("IN", ""));
         let open = of(|name| {
@@ -283,7 +293,7 @@ mod tests {
             ..rules("IN", "*")
         };
         assert_eq!(open.unwrap(), expected);
-        for nonsense in [
+        for malformed in [
             "91",
             "+",
             "+91 ",
@@ -292,7 +302,7 @@ mod tests {
             "**",
             "+1234567890123456",
         ] {
-            assert_eq!(Prefix::parse(nonsense), None, "{nonsense}");
+            assert_eq!(Prefix::parse(malformed), None, "{malformed}");
         }
         let nowhere = Environment::of(|_| None);
         let error = DialRules::from_environment(&nowhere, "XX".to_owned()).unwrap_err();
@@ -300,9 +310,9 @@ mod tests {
     }
 
     proptest! {
-        /// Every number that may be dialled begins with the country's code.
+        /// Every allowed number begins with the country's code.
         #[test]
-        fn nothing_abroad_is_dialled_by_default(text in "\\+?[0-9]{5,20}") {
+        fn no_foreign_number_is_allowed_by_default(text in "\\+?[0-9]{5,20}") {
             if let Some(number) = PhoneNumber::parse(&text, "IN")
                 && rules("IN", "").allow(&number).is_ok()
             {

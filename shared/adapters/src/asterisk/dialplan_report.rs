@@ -1,49 +1,17 @@
-//! What the dialplan reports (`asterisk/extensions.conf`): a caller's leg has come, the legs talk, a leg is gone.
+//! The reports of the dialplan (`asterisk/extensions.conf`): a caller's leg has arrived, the legs are bridged, a leg has
+//! ended.
 
-use super::Pbxs;
+use super::pbx_list::PbxList;
 use crate::api::form::Fields;
 use crate::store::calls::CorrelationKey;
 use ringback_core::call::{CallSide, Event};
 use ringback_core::ids::{BadName, CallId, CallSid, ChannelId, Extension, Leg};
 use ringback_core::phone_number::{Caller, CallerName, PhoneNumber};
 
-/// A report of the PBX.
-#[derive(Debug, Clone)]
-pub struct Report {
-    /// The leg that it is about.
-    pub leg: Leg,
-    /// Who calls.
-    pub caller: Caller,
-    /// The number that was dialled.
-    pub number: Option<PhoneNumber>,
-    /// The extension that is wanted, where the dialplan knows it.
-    pub extension: Option<Extension>,
-    /// Exotel's id of the call, from the INVITE's `X-Exotel-CallSid`.
-    pub call_sid: Option<CallSid>,
-    /// Our id of the call, from our answer to the first report.
-    pub call_id: Option<CallId>,
-    /// Whether the leg had been answered when it ended.
-    answered: bool,
-    /// The Q.850 cause with which it ended; 0 if there is none.
-    cause: u16,
-    hung_up_by: HungUpBy,
-}
-
-/// Q.850: what Ringback takes a caller's leg down with who is to hear busy.
+/// The Q.850 cause "user busy". Ringback ends a caller's leg with it to send a busy signal.
 const USER_BUSY: u16 = 17;
 
-/// Who ended a leg, as the dialplan sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum HungUpBy {
-    /// The party whose leg it is, or nobody says.
-    This,
-    /// The party of the other leg.
-    Other,
-    /// Neither of them.
-    Neither,
-}
-
-/// What a report may say; anything else is ignored.
+/// The fields of a report. Others are ignored.
 const FIELDS: [&str; 11] = [
     "pbx",
     "channel_id",
@@ -58,21 +26,55 @@ const FIELDS: [&str; 11] = [
     "hung_up_by",
 ];
 
-/// How a report says which call it is about.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Which {
-    /// By its id, or by Exotel's, which makes it.
-    Call(CallId),
-    /// By the caller who waits for an extension or has dialled a number.
-    Caller,
+/// A report about one leg.
+#[derive(Debug, Clone)]
+pub struct DialplanReport {
+    /// The leg.
+    pub leg: Leg,
+    /// The caller.
+    pub caller: Caller,
+    /// The number that was dialled.
+    pub number: Option<PhoneNumber>,
+    /// The extension that is called, where the dialplan knows it.
+    pub extension: Option<Extension>,
+    /// Exotel's id of the call, from the INVITE's `X-Exotel-CallSid` header.
+    pub call_sid: Option<CallSid>,
+    /// Ringback's id of the call, from the answer to the first report.
+    pub call_id: Option<CallId>,
+    /// Whether the leg had been answered when it ended.
+    answered: bool,
+    /// The Q.850 cause with which the leg ended; 0 if there is none.
+    cause: u16,
+    hung_up_by: HungUpBy,
 }
 
-impl Report {
-    /// Reads a report of one of these PBXs. One that does not name itself is the first.
+/// Who ended a leg, as the dialplan reports it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum HungUpBy {
+    /// The party on this leg. Also the default, if the dialplan does not say.
+    ThisParty,
+    /// The party on the other leg.
+    OtherParty,
+    /// Neither party: Ringback or the network ended it.
+    Neither,
+}
+
+/// How a report identifies its call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReportedCall {
+    /// By the call's id, which may be derived from Exotel's CallSid.
+    ById(CallId),
+    /// By the caller's number and the number or extension that was dialled.
+    ByCaller,
+}
+
+impl DialplanReport {
+    /// Parses a report. `country` (ISO 3166) is the country of numbers without a country code. A report that names no PBX
+    /// comes from the first one of the list.
     ///
     /// # Errors
     /// When a field is missing or malformed, with the field's name.
-    pub fn parse(fields: &Fields, country: &str, pbxs: &Pbxs) -> Result<Self, BadName> {
+    pub fn parse(fields: &Fields, country: &str, pbxs: &PbxList) -> Result<Self, BadName> {
         let missing = BadName {
             what: "channel_id",
             rule: "is missing",
@@ -86,7 +88,7 @@ impl Report {
         let call_sid = fields.text("call_sid").map(CallSid::try_from).transpose()?;
         Ok(Self {
             leg: Leg {
-                pbx: pbxs.named(fields.text("pbx"))?,
+                pbx: pbxs.find(fields.text("pbx"))?,
                 channel: ChannelId::try_from(fields.text("channel_id").ok_or(missing)?)?,
             },
             caller: Caller::on_network(
@@ -104,9 +106,9 @@ impl Report {
                 .text("answered")
                 .is_some_and(|text| matches!(text, "1" | "true")),
             hung_up_by: match fields.text("hung_up_by") {
-                Some("other") => HungUpBy::Other,
+                Some("other") => HungUpBy::OtherParty,
                 Some("neither") => HungUpBy::Neither,
-                _ => HungUpBy::This,
+                _ => HungUpBy::ThisParty,
             },
             cause: fields
                 .text("cause")
@@ -115,63 +117,65 @@ impl Report {
         })
     }
 
-    /// Which call the report is about. A phone's leg bears its call's id.
+    /// The call that the report is about. The channel id of a phone's leg contains the call's id.
     #[must_use]
-    pub fn which(&self) -> Which {
+    pub fn reported_call(&self) -> ReportedCall {
         self.leg
             .channel
             .phone_of()
-            .or_else(|| self.app_call())
+            .or_else(|| self.app_caller_call())
             .or(self.call_id)
             .or_else(|| self.call_sid.as_ref().map(CallId::of_call_sid))
-            .map_or(Which::Caller, Which::Call)
+            .map_or(ReportedCall::ByCaller, ReportedCall::ById)
     }
 
-    /// The id of the call for `extension` whose caller this leg is: the one that the PBX knows already, or a new one.
+    /// The id of the call to `extension` that this caller's leg belongs to: the id that the PBX knows already, or else one
+    /// derived from the CallSid or from the leg, or a fresh one.
     #[must_use]
-    pub fn id_of_call(&self, extension: &Extension) -> CallId {
+    pub fn call_id_for(&self, extension: &Extension) -> CallId {
         let by_sid = || self.call_sid.as_ref().map(CallId::of_call_sid);
         let by_leg = || CallId::of_leg(&self.leg, extension);
         let known = self.call_id.or_else(by_sid).or_else(by_leg);
         known.unwrap_or_else(CallId::fresh)
     }
 
-    /// The call whose caller's own leg this is, where an app calls another.
+    /// The call, if this leg is the own leg of an app that starts a call.
     #[must_use]
-    pub fn app_call(&self) -> Option<CallId> {
+    pub fn app_caller_call(&self) -> Option<CallId> {
         self.leg.channel.app_caller_of()
     }
 
-    /// Where its caller is met, given the extension that is wanted.
+    /// The key under which a call to `extension` from this caller is found.
     #[must_use]
-    pub fn place(&self, extension: Extension) -> CorrelationKey {
+    pub fn correlation_key(&self, extension: Extension) -> CorrelationKey {
         CorrelationKey {
             extension,
             caller: self.caller.number.clone(),
         }
     }
 
-    /// What the arrival of the caller's leg means for a call that is known already.
+    /// The event for a call that exists already: the caller's leg has arrived.
     #[must_use]
-    pub fn arrival(&self) -> Event {
+    pub fn arrival_event(&self) -> Event {
         Event::CallerReported {
             caller_leg: Some(self.leg.clone()),
             call_sid: self.call_sid.clone(),
         }
     }
 
-    /// What the end of this leg means for its call.
+    /// The event for the end of this leg. Maps the dialplan's `hung_up_by` and the Q.850 cause to the side that hung up.
     #[must_use]
-    pub fn end_of_leg(&self) -> Event {
+    pub fn leg_ended_event(&self) -> Event {
         let answered = self.answered;
         let is_phone = self.leg.channel.phone_of().is_some();
         let by = match (self.hung_up_by, is_phone) {
             (HungUpBy::Neither, _) if answered => CallSide::Neither,
+            // Ringback sent the caller a busy signal.
             (HungUpBy::Neither, false) if self.cause == USER_BUSY => CallSide::Neither,
-            (HungUpBy::Other, true) | (HungUpBy::This | HungUpBy::Neither, false) => {
+            (HungUpBy::OtherParty, true) | (HungUpBy::ThisParty | HungUpBy::Neither, false) => {
                 CallSide::Caller
             }
-            (HungUpBy::Other, false) | (HungUpBy::This | HungUpBy::Neither, true) => {
+            (HungUpBy::OtherParty, false) | (HungUpBy::ThisParty | HungUpBy::Neither, true) => {
                 CallSide::Callee
             }
         };
@@ -196,13 +200,13 @@ impl Report {
 mod tests {
     use super::*;
 
-    fn parse(form: &str) -> Result<Report, BadName> {
-        let pbxs = Pbxs::listed("pbx1=https://a/ari,pbx2=https://b/ari").unwrap();
-        Report::parse(&Fields::from_form(form.as_bytes()), "IN", &pbxs)
+    fn parse(form: &str) -> Result<DialplanReport, BadName> {
+        let pbxs = PbxList::parse("pbx1=https://a/ari,pbx2=https://b/ari").unwrap();
+        DialplanReport::parse(&Fields::from_form(form.as_bytes()), "IN", &pbxs)
     }
 
     #[test]
-    fn a_waiting_caller_is_read_as_the_dialplan_sends_it() {
+    fn a_report_about_a_waiting_caller_is_parsed() {
         let report = parse(
             "channel_id=1732.1&caller=09876543210&number=08047491899&call_sid=&caller_name=Asha",
         )
@@ -210,11 +214,11 @@ mod tests {
         assert_eq!(report.leg.channel.as_str(), "1732.1");
         assert_eq!(report.caller.shown(), "+919876543210");
         assert_eq!(report.number.as_ref().unwrap().as_str(), "+918047491899");
-        assert_eq!(report.which(), Which::Caller);
+        assert_eq!(report.reported_call(), ReportedCall::ByCaller);
     }
 
     #[test]
-    fn a_withheld_number_is_no_number() {
+    fn a_withheld_number_is_parsed_as_none() {
         assert_eq!(
             parse("channel_id=1.1&caller=anonymous")
                 .unwrap()
@@ -225,12 +229,12 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_phones_leg_is_told_by_its_name() {
+    fn the_channel_id_tells_whose_leg_has_ended() {
         let call = CallId::fresh();
         let phone = parse(&format!("channel_id=ringback-{call}&cause=21&answered=0")).unwrap();
-        assert_eq!(phone.which(), Which::Call(call));
+        assert_eq!(phone.reported_call(), ReportedCall::ById(call));
         assert_eq!(
-            phone.end_of_leg(),
+            phone.leg_ended_event(),
             Event::PhoneLegEnded {
                 pbx: phone.leg.pbx.clone(),
                 answered: false,
@@ -240,11 +244,11 @@ mod tests {
         );
         let caller = parse("channel_id=1.1&call_sid=abc&cause=16&answered=1").unwrap();
         assert_eq!(
-            caller.which(),
-            Which::Call(CallId::of_call_sid(&CallSid::try_from("abc").unwrap()))
+            caller.reported_call(),
+            ReportedCall::ById(CallId::of_call_sid(&CallSid::try_from("abc").unwrap()))
         );
         assert_eq!(
-            caller.end_of_leg(),
+            caller.leg_ended_event(),
             Event::CallerLegEnded {
                 leg: Some(caller.leg.clone()),
                 answered: true,
@@ -254,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_malformed_is_named() {
+    fn the_error_names_the_malformed_field() {
         assert_eq!(parse("caller=1").unwrap_err().what, "channel_id");
         assert_eq!(parse("channel_id=1/2").unwrap_err().what, "channel_id");
         assert_eq!(
@@ -268,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pbx_says_which_one_it_is_and_one_that_does_not_is_the_first() {
+    fn a_report_without_a_pbx_comes_from_the_first_one() {
         for (form, expected) in [
             ("channel_id=1.1&pbx=pbx2", "pbx2"),
             ("channel_id=1.1&pbx=", "pbx1"),
@@ -283,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn who_hung_up_is_told_by_either_leg() {
+    fn either_leg_reports_which_side_hung_up() {
         let phone = format!("ringback-{}", CallId::fresh());
         let cases = [
             (phone.as_str(), "this", CallSide::Callee),
@@ -300,9 +304,9 @@ mod tests {
         for (channel, hung_up_by, expected) in cases {
             let report = parse(&format!("channel_id={channel}&hung_up_by={hung_up_by}")).unwrap();
             let (Event::CallerLegEnded { by, .. } | Event::PhoneLegEnded { by, .. }) =
-                report.end_of_leg()
+                report.leg_ended_event()
             else {
-                panic!("no leg's end")
+                panic!("not the end of a leg")
             };
             assert_eq!(by, expected, "{channel} {hung_up_by}");
         }

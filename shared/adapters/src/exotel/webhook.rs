@@ -1,72 +1,74 @@
-//! What Exotel reports of a call: the Passthru applet's request and the StatusCallback.
+//! Exotel's reports on a call: the request of the Passthru applet, and the StatusCallback.
 //!
 //! <https://support.exotel.com/support/solutions/articles/48283-working-with-passthru-applet>
 
 use std::time::Duration;
 
-use super::{OutboundProgress, indian_time};
-use crate::api::form::Fields;
-use ringback_core::call::{CallSide, Event};
+use ringback_core::call::{CallSide, Event, OutboundProgress};
 use ringback_core::ids::{BadName, CallId, CallSid};
 use ringback_core::phone_number::{Caller, CallerName, PhoneNumber};
 use ringback_core::timestamp::Timestamp;
 
-/// What Exotel reports of one call.
+use super::india_time::parse_india_time;
+use super::status_words::{means_ended, progress_of_word};
+use crate::api::form::Fields;
+
+/// A report older than a ring, but younger than this, is a repetition. An older one is taken as new: its clock is probably
+/// in another time zone, because Exotel's dates have none.
+const MAX_REPETITION_AGE: Duration = Duration::from_secs(60 * 60);
+
+/// A report on one call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExotelWebhook {
     /// Exotel's id of the call.
     pub call_sid: CallSid,
-    /// Who asked for the call.
-    pub direction: Direction,
-    /// Who calls.
+    /// Who started the call.
+    pub direction: CallDirection,
+    /// The caller.
     pub caller: Caller,
     /// The number that was dialled.
     pub to: Option<PhoneNumber>,
-    /// How far the call has come.
-    pub stage: Stage,
-    /// How far a call has come that we asked for; `None` for every other call.
+    /// Whether the call has ended.
+    pub stage: CallStage,
+    /// The progress of a call that Ringback placed; `None` for every other call.
     pub progress: Option<OutboundProgress>,
-    /// Our own id of a call that we asked for: the `CustomField` that we gave Exotel with it.
+    /// Ringback's id of a call that it placed, from the `CustomField` that Exotel repeats.
     pub call_id: Option<CallId>,
-    /// Which of Exotel's two ways of reporting this is.
-    pub source: Source,
-    /// When Exotel made the report.
+    /// The kind of this report.
+    pub source: WebhookSource,
+    /// When Exotel sent the report.
     pub reported_at: Option<Timestamp>,
 }
 
-/// Who asked for a call.
+/// Who started a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
-    /// A caller dialled one of our numbers.
+pub enum CallDirection {
+    /// A caller dialled one of the deployment's numbers.
     Inbound,
-    /// We asked for it.
+    /// Ringback placed the call, or another user of the Exotel account did.
     Outbound,
 }
 
-/// How far a call has come.
+/// Whether a call has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
+pub enum CallStage {
     /// The caller is on the line.
-    UnderWay,
-    /// The call is over.
-    Over,
+    Ongoing,
+    /// The call has ended.
+    Ended,
 }
 
-/// Exotel's ways of reporting.
+/// The kind of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
-    /// The Passthru applet: the call's flow waits for the answer and branches on it.
+pub enum WebhookSource {
+    /// The Passthru applet. The call flow waits for the answer and branches on its status code.
     Passthru,
-    /// A StatusCallback: anything but 200 makes Exotel repeat it after 5 and after 15 minutes.
+    /// A StatusCallback. Exotel repeats it after 5 and 15 minutes unless the answer is 200.
     StatusCallback,
 }
 
-/// A report that is older than a ring, but not by more than this, is a repetition. One that is older still is taken
-/// for a clock in another time zone, since Exotel writes no zone.
-const OLDEST_REPETITION: Duration = Duration::from_secs(60 * 60);
-
 impl ExotelWebhook {
-    /// Reads a report.
+    /// Parses a report. `country` (ISO 3166) is the country of numbers without a country code.
     ///
     /// # Errors
     /// When `CallSid` is missing or malformed.
@@ -92,36 +94,36 @@ impl ExotelWebhook {
                 .text("CustomField")
                 .and_then(|text| CallId::try_from(text).ok()),
             source: source(fields),
-            reported_at: either("CurrentTime", "DateUpdated").and_then(indian_time),
+            reported_at: either("CurrentTime", "DateUpdated").and_then(parse_india_time),
         })
     }
 
-    /// Whether this is a repetition of a report that was made longer ago than a phone rings. The caller has long
-    /// gone, so no phone must ring for it.
+    /// Whether the report is older than a phone rings, so that its caller has hung up long ago. `ring` is the longest ring.
     #[must_use]
     pub fn is_repetition(&self, ring: Duration, now: Timestamp) -> bool {
         let age = self
             .reported_at
             .map_or(Duration::ZERO, |reported| now.since(reported));
-        age > ring && age < OLDEST_REPETITION
+        age > ring && age < MAX_REPETITION_AGE
     }
 
-    /// What the report means for a call that we asked for; `None` for every other call.
+    /// The event for a call that Ringback placed; `None` for every other call.
     #[must_use]
-    pub fn reported(&self) -> Option<Event> {
+    pub fn progress_event(&self) -> Option<Event> {
         self.progress.map(|progress| Event::ExotelProgress {
             call_sid: self.call_sid.clone(),
             progress,
         })
     }
 
-    /// What the end of the call means for it; `None` while it is under way.
+    /// The event for an inbound call that has ended; `None` while it has not.
     #[must_use]
-    pub const fn end(&self) -> Option<Event> {
+    pub const fn end_event(&self) -> Option<Event> {
         match self.stage {
-            Stage::UnderWay => None,
-            // That Exotel counts it as completed does not mean that our legs were joined: it may have played a greeting.
-            Stage::Over => Some(Event::CallerLegEnded {
+            CallStage::Ongoing => None,
+            // Exotel also reports "completed" when it only played a greeting, so this does not say that the legs were
+            // bridged.
+            CallStage::Ended => Some(Event::CallerLegEnded {
                 leg: None,
                 answered: false,
                 by: CallSide::Caller,
@@ -130,56 +132,54 @@ impl ExotelWebhook {
     }
 }
 
-fn direction(fields: &Fields) -> Direction {
-    // `incoming` (Passthru), `inbound` (StatusCallback), `outbound-dial`, `outbound-api`.
+/// `Direction` is `incoming` (Passthru), `inbound` (StatusCallback), `outbound-dial` or `outbound-api`.
+fn direction(fields: &Fields) -> CallDirection {
     match fields.text("Direction") {
-        Some(text) if text.starts_with("outbound") => Direction::Outbound,
-        _ => Direction::Inbound,
+        Some(text) if text.starts_with("outbound") => CallDirection::Outbound,
+        _ => CallDirection::Inbound,
     }
 }
 
-fn stage(fields: &Fields) -> Stage {
-    let is_terminal = is_event(fields, "terminal");
+fn stage(fields: &Fields) -> CallStage {
     let words = [
         fields.text("Status"),
         fields.text("CallType"),
         fields.text("DialCallStatus"),
     ];
-    let mut words = words.into_iter().flatten();
-    let is_over = is_terminal || words.any(is_final_word);
-    if is_over {
-        Stage::Over
+    let has_ended = is_event(fields, "terminal") || words.into_iter().flatten().any(means_ended);
+    if has_ended {
+        CallStage::Ended
     } else {
-        Stage::UnderWay
+        CallStage::Ongoing
     }
 }
 
-/// Only calls placed through the API are ours. In what a Connect applet reports of itself (`outbound-dial`), `busy`
-/// means that an agent is being called.
+/// Ringback places calls through the API only. A Connect applet reports its call as `outbound-dial`; there, `busy` means
+/// that an agent is being called.
 fn progress(fields: &Fields) -> Option<OutboundProgress> {
     if fields.text("Direction") != Some("outbound-api") {
         return None;
     }
-    let said = fields.text("Status").and_then(OutboundProgress::of_word);
-    if let Some(end) = said.filter(|said| said.is_final()) {
+    let by_status = fields.text("Status").and_then(progress_of_word);
+    if let Some(end) = by_status.filter(|progress| progress.is_final()) {
         Some(end)
     } else if is_event(fields, "terminal") {
-        // Over, and not in a way that Exotel documents.
+        // The call has ended with a status that Exotel does not document.
         Some(OutboundProgress::Failed)
     } else if is_event(fields, "answered") && second_number_rings(fields) {
         Some(OutboundProgress::Ringing)
     } else if is_event(fields, "answered") {
         Some(OutboundProgress::InProgress)
     } else {
-        said
+        by_status
     }
 }
 
-/// The first number has answered, the second has not. Exotel's reference does not tell such an `answered` from the one
-/// that means that both have; those who work with it tell them apart by the legs.
+/// Whether the first number has answered and the second one has not. Exotel sends the event `answered` in both cases, and
+/// its reference does not distinguish them. Its users do, by the status of the legs.
 fn second_number_rings(fields: &Fields) -> bool {
-    let answered = |leg| fields.text(leg) == Some("in-progress");
-    answered("Legs[0][Status]") && fields.text("Legs[1][Status]").is_none()
+    let is_answered = |leg| fields.text(leg) == Some("in-progress");
+    is_answered("Legs[0][Status]") && fields.text("Legs[1][Status]").is_none()
 }
 
 fn is_event(fields: &Fields, event: &str) -> bool {
@@ -188,30 +188,16 @@ fn is_event(fields: &Fields, event: &str) -> bool {
         .is_some_and(|text| text.eq_ignore_ascii_case(event))
 }
 
-/// `CallStatus`, and Passthru's `CallType`, which says how a Connect applet before it ended.
-fn is_final_word(word: &str) -> bool {
-    matches!(
-        word,
-        "completed"
-            | "failed"
-            | "busy"
-            | "no-answer"
-            | "canceled"
-            | "client-hangup"
-            | "incomplete"
-            | "voicemail"
-    )
-}
-
-fn source(fields: &Fields) -> Source {
+/// Only StatusCallbacks have one of these fields.
+fn source(fields: &Fields) -> WebhookSource {
     let has_status = fields
         .text("EventType")
         .or_else(|| fields.text("Status"))
         .is_some();
     if has_status {
-        Source::StatusCallback
+        WebhookSource::StatusCallback
     } else {
-        Source::Passthru
+        WebhookSource::Passthru
     }
 }
 
@@ -221,59 +207,59 @@ mod tests {
 
     const SID: &str = "5a1e0f9c2b3d4e5f60718293a4b5c6d7";
 
-    fn notice(query: &str) -> ExotelWebhook {
+    fn webhook(query: &str) -> ExotelWebhook {
         let query = format!("CallSid={SID}&{query}");
         ExotelWebhook::parse(&Fields::from_form(query.as_bytes()), "IN").unwrap()
     }
 
     #[test]
-    fn a_passthru_tells_of_a_waiting_caller() {
-        let notice = notice(
+    fn a_passthru_request_reports_a_waiting_caller() {
+        let webhook = webhook(
             "CallFrom=09876543210&CallTo=08047491899&Direction=incoming&CallType=call-attempt",
         );
-        assert_eq!(notice.source, Source::Passthru);
+        assert_eq!(webhook.source, WebhookSource::Passthru);
         assert_eq!(
-            (notice.direction, notice.stage),
-            (Direction::Inbound, Stage::UnderWay)
+            (webhook.direction, webhook.stage),
+            (CallDirection::Inbound, CallStage::Ongoing)
         );
-        assert_eq!(notice.caller.shown(), "+919876543210");
-        assert_eq!(notice.to.unwrap().as_str(), "+918047491899");
+        assert_eq!(webhook.caller.shown(), "+919876543210");
+        assert_eq!(webhook.to.unwrap().as_str(), "+918047491899");
     }
 
     #[test]
-    fn every_way_of_being_over_is_over() {
-        for over in [
+    fn every_final_status_means_that_the_call_has_ended() {
+        for ended in [
             "Status=no-answer",
             "EventType=terminal&Status=busy",
             "CallType=client-hangup",
             "DialCallStatus=canceled",
         ] {
-            assert_eq!(notice(over).stage, Stage::Over, "{over}");
+            assert_eq!(webhook(ended).stage, CallStage::Ended, "{ended}");
         }
         assert_eq!(
-            notice("EventType=terminal&Status=completed").stage,
-            Stage::Over
+            webhook("EventType=terminal&Status=completed").stage,
+            CallStage::Ended
         );
-        for under_way in [
+        for ongoing in [
             "",
             "Status=in-progress",
             "EventType=answered&Status=in-progress",
             "Status=ringing",
         ] {
-            assert_eq!(notice(under_way).stage, Stage::UnderWay, "{under_way}");
+            assert_eq!(webhook(ongoing).stage, CallStage::Ongoing, "{ongoing}");
         }
     }
 
     #[test]
-    fn a_repetition_after_5_or_15_minutes_is_told_by_its_time() {
-        let notice = notice("CurrentTime=2024-03-14+17%3A30%3A00");
+    fn a_repetition_after_5_or_15_minutes_is_recognised_by_its_time() {
+        let webhook = webhook("CurrentTime=2024-03-14+17%3A30%3A00");
         let reported = Timestamp::from_millis(1_710_417_600_000);
-        assert_eq!(notice.reported_at, Some(reported));
+        assert_eq!(webhook.reported_at, Some(reported));
         let ring = Duration::from_secs(30);
         for (minutes, is_repetition) in [(0, false), (5, true), (15, true), (150, false)] {
             let now = reported + Duration::from_secs(minutes * 60);
             assert_eq!(
-                notice.is_repetition(ring, now),
+                webhook.is_repetition(ring, now),
                 is_repetition,
                 "{minutes} min"
             );
@@ -281,15 +267,15 @@ mod tests {
     }
 
     #[test]
-    fn our_own_calls_are_told_apart() {
+    fn a_call_placed_through_the_api_is_outbound() {
         assert_eq!(
-            notice("Direction=outbound-api").direction,
-            Direction::Outbound
+            webhook("Direction=outbound-api").direction,
+            CallDirection::Outbound
         );
     }
 
     #[test]
-    fn a_call_that_we_asked_for_is_told_by_its_status_and_event() {
+    fn the_progress_of_a_placed_call_follows_from_its_status_and_event() {
         for (fields, progress) in [
             ("Status=queued", Some(OutboundProgress::Initiated)),
             ("Status=ringing", Some(OutboundProgress::Ringing)),
@@ -327,25 +313,25 @@ mod tests {
             ),
             ("Status=free", None),
         ] {
-            let ours = notice(&format!("Direction=outbound-api&{fields}"));
-            assert_eq!(ours.progress, progress, "{fields}");
+            let placed = webhook(&format!("Direction=outbound-api&{fields}"));
+            assert_eq!(placed.progress, progress, "{fields}");
             for other in ["inbound", "outbound-dial"] {
-                let other = notice(&format!("Direction={other}&{fields}"));
+                let other = webhook(&format!("Direction={other}&{fields}"));
                 assert_eq!(other.progress, None, "{fields}");
             }
         }
     }
 
     #[test]
-    fn a_call_that_we_asked_for_hands_our_own_id_back() {
+    fn a_placed_call_repeats_its_call_id() {
         let ours = CallId::fresh();
-        let notice_with = |field: &str| notice(&format!("CustomField={field}")).call_id;
-        assert_eq!(notice_with(&ours.to_string()), Some(ours));
-        assert_eq!(notice_with("order+17"), None);
+        let webhook_with = |field: &str| webhook(&format!("CustomField={field}")).call_id;
+        assert_eq!(webhook_with(&ours.to_string()), Some(ours));
+        assert_eq!(webhook_with("order+17"), None);
     }
 
     #[test]
-    fn without_a_call_sid_there_is_no_call() {
+    fn a_report_without_a_valid_call_sid_is_rejected() {
         for query in ["", "CallSid=", "CallSid=a%2Fb"] {
             assert_eq!(
                 ExotelWebhook::parse(&Fields::from_form(query.as_bytes()), "IN")

@@ -1,0 +1,89 @@
+//! FCM's reply to one attempt to send a push.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::header::RETRY_AFTER;
+use reqwest::{Response, StatusCode};
+use secrecy::SecretString;
+use serde_json::Value;
+
+use crate::platform::secrets::ServiceAccount;
+
+/// The pause before a retry if FCM sends no `Retry-After`.
+pub(super) const DEFAULT_PAUSE: Duration = Duration::from_secs(1);
+
+/// Why one attempt to send failed.
+pub(super) enum SendFailure {
+    /// The registration token is no longer valid.
+    TokenUnregistered,
+    /// Google rejected the access token, or the service account itself if `access` is `None`.
+    AccessRefused {
+        account: Arc<ServiceAccount>,
+        access: Option<SecretString>,
+        description: String,
+    },
+    /// FCM is overloaded or failed. A retry after the pause may succeed.
+    Busy {
+        pause: Duration,
+        description: String,
+    },
+    /// FCM refused the push. A retry fails too.
+    Refused(String),
+}
+
+/// Reads a reply. The error codes are documented at <https://firebase.google.com/docs/reference/fcm/rest/v1/ErrorCode>.
+pub(super) async fn read_reply(
+    reply: Response,
+    account: Arc<ServiceAccount>,
+    access: SecretString,
+) -> Result<(), SendFailure> {
+    let status = reply.status();
+    if status.is_success() {
+        return Ok(());
+    }
+    let pause = reply
+        .headers()
+        .get(RETRY_AFTER)
+        .and_then(|value| value.to_str().ok()?.parse().ok())
+        .map_or(DEFAULT_PAUSE, Duration::from_secs);
+    let code = error_code(&reply.text().await.unwrap_or_default());
+    let description = format!("{status} {code}");
+    Err(match status {
+        StatusCode::NOT_FOUND if code == "UNREGISTERED" => SendFailure::TokenUnregistered,
+        // The project's APNs or web push credential is wrong. The access token is valid, and a new one does not help.
+        StatusCode::UNAUTHORIZED if code == "THIRD_PARTY_AUTH_ERROR" => {
+            SendFailure::Refused(description)
+        }
+        StatusCode::UNAUTHORIZED => SendFailure::AccessRefused {
+            account,
+            access: Some(access),
+            description,
+        },
+        // Other codes with 403, such as SENDER_ID_MISMATCH for a phone that has registered with another project, are not
+        // about the account.
+        StatusCode::FORBIDDEN if code == "PERMISSION_DENIED" => SendFailure::AccessRefused {
+            account,
+            access: None,
+            description,
+        },
+        StatusCode::TOO_MANY_REQUESTS => SendFailure::Busy { pause, description },
+        status if status.is_server_error() => SendFailure::Busy { pause, description },
+        _ => SendFailure::Refused(description),
+    })
+}
+
+/// The `errorCode` of FCM's error body, or its `status`.
+pub(super) fn error_code(body: &str) -> String {
+    let envelope: Value = serde_json::from_str(body).unwrap_or_default();
+    let error = &envelope["error"];
+    let detail = error["details"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find_map(|detail| detail["errorCode"].as_str());
+    detail
+        .or_else(|| error["status"].as_str())
+        .unwrap_or("without a code")
+        .to_owned()
+}

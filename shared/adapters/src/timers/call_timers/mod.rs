@@ -1,0 +1,227 @@
+//! Creates and deletes the timers of calls. The rules for them are in `ringback_core::call`: when a timer fires
+//! (`Effect::ArmTimer`), and which schedule stands behind it (`Call::backstop`).
+
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use aws_sdk_scheduler::error::SdkError;
+use aws_sdk_scheduler::types::{
+    ActionAfterCompletion, FlexibleTimeWindow, FlexibleTimeWindowMode, Target,
+};
+use futures::future::join;
+
+use super::timer_message::TimerMessage;
+use crate::platform::config::{ConfigError, Environment};
+use crate::platform::lazy_client::LazyClient;
+use ringback_core::call::{Backstop, BackstopPhase, Call, ReplicationAction};
+use ringback_core::ids::CallId;
+use ringback_core::timestamp::Timestamp;
+
+/// The longest delay of an SQS message
+/// (<https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html>).
+const MAX_MESSAGE_DELAY: Duration = Duration::from_secs(900);
+
+const QUEUE: &str = "SQS";
+const SCHEDULER: &str = "EventBridge Scheduler";
+
+/// Why a timer could not be armed or deleted.
+#[derive(Debug, thiserror::Error)]
+#[error("{service} did not accept a timer request")]
+pub struct TimerError {
+    service: &'static str,
+    #[source]
+    source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// For `map_err`.
+fn request_failed<E>(service: &'static str) -> impl FnOnce(E) -> TimerError
+where
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    move |error| TimerError {
+        service,
+        source: error.into(),
+    }
+}
+
+/// The queue and the scheduler that fire the timers of calls.
+#[derive(Clone, Debug)]
+pub struct CallTimers {
+    queue: LazyClient<aws_sdk_sqs::Client>,
+    queue_url: String,
+    scheduler: LazyClient<aws_sdk_scheduler::Client>,
+    schedule_group: String,
+    scheduler_role_arn: String,
+    function_arn: String,
+}
+
+impl CallTimers {
+    /// Reads `TIMEOUT_QUEUE_URL`, `SCHEDULE_GROUP`, `SCHEDULER_ROLE_ARN` and `TIMEOUT_FUNCTION_ARN`.
+    ///
+    /// # Errors
+    /// When a variable is missing.
+    pub fn from_environment(
+        queue: impl Into<LazyClient<aws_sdk_sqs::Client>>,
+        scheduler: impl Into<LazyClient<aws_sdk_scheduler::Client>>,
+        environment: &Environment,
+    ) -> Result<Self, ConfigError> {
+        Ok(Self {
+            queue: queue.into(),
+            queue_url: environment.required("TIMEOUT_QUEUE_URL")?,
+            scheduler: scheduler.into(),
+            schedule_group: environment.required("SCHEDULE_GROUP")?,
+            scheduler_role_arn: environment.required("SCHEDULER_ROLE_ARN")?,
+            function_arn: environment.required("TIMEOUT_FUNCTION_ARN")?,
+        })
+    }
+
+    /// Arms the timer of a call for `at`, and creates its backstop if it gets one. `backstop` is `None` where a schedule
+    /// that exists already fires after `at`.
+    ///
+    /// One of the two is enough, so a single failure is logged and is no error.
+    ///
+    /// # Errors
+    /// When neither could be armed. Then only the PBX's own time limit ends the call.
+    pub async fn arm(
+        &self,
+        call: CallId,
+        at: Timestamp,
+        now: Timestamp,
+        backstop: Option<Backstop>,
+    ) -> Result<(), TimerError> {
+        let delay = at.since(now);
+        if delay > MAX_MESSAGE_DELAY {
+            return self.create_backstop(call, backstop).await;
+        }
+        let (message, schedule) = join(
+            self.send_delayed(call, delay),
+            self.create_backstop(call, backstop),
+        )
+        .await;
+        let failures = [&message, &schedule].into_iter();
+        for failure in failures.filter_map(|result| result.as_ref().err()) {
+            tracing::error!(call_id = %call, error = %failure, cause = ?failure.source, "timer not armed");
+        }
+        message.or(schedule)
+    }
+
+    /// Does what a replicated change of a call requires in this region.
+    ///
+    /// # Errors
+    /// When a timer could not be armed, or the queue did not take the message. Repeating it is safe.
+    pub async fn replicate(
+        &self,
+        action: &ReplicationAction<'_>,
+        now: Timestamp,
+    ) -> Result<(), TimerError> {
+        match action {
+            ReplicationAction::ArmTimer { call, at } => {
+                self.arm(call.call_id, *at, now, call.backstop(*at)).await
+            }
+            ReplicationAction::Merge(overwritten) => {
+                let (call_id, status) = (overwritten.call_id, overwritten.status.as_str());
+                tracing::warn!(%call_id, status, "replication overwrote a newer version of the call; merging it back");
+                self.send(&TimerMessage::merge(overwritten), 0).await
+            }
+        }
+    }
+
+    /// Deletes the schedules of a call. Its messages cannot be deleted; `call-timeout` ignores them.
+    ///
+    /// # Errors
+    /// When the scheduler did not delete a schedule. That is harmless: `call-timeout` ignores it when it fires.
+    pub async fn disarm(&self, call: &Call) -> Result<(), TimerError> {
+        for phase in call.backstop_phases() {
+            self.delete_schedule(call.call_id, *phase).await?;
+        }
+        Ok(())
+    }
+
+    async fn send_delayed(&self, call: CallId, delay: Duration) -> Result<(), TimerError> {
+        // Rounded up: `call-timeout` would have to send a message again that arrives early.
+        let seconds = i32::try_from(delay.as_millis().div_ceil(1000)).unwrap_or(0);
+        self.send(&TimerMessage::check(call), seconds).await
+    }
+
+    async fn send(&self, message: &TimerMessage, delay_seconds: i32) -> Result<(), TimerError> {
+        self.queue
+            .send_message()
+            .queue_url(&self.queue_url)
+            .message_body(to_json(message)?)
+            .delay_seconds(delay_seconds)
+            .send()
+            .await
+            .map_err(request_failed(QUEUE))?;
+        Ok(())
+    }
+
+    async fn create_backstop(
+        &self,
+        call: CallId,
+        backstop: Option<Backstop>,
+    ) -> Result<(), TimerError> {
+        let Some(backstop) = backstop else {
+            return Ok(());
+        };
+        let target = Target::builder()
+            .arn(&self.function_arn)
+            .role_arn(&self.scheduler_role_arn)
+            .input(to_json(&TimerMessage::check(call))?)
+            .build()
+            .map_err(request_failed(SCHEDULER))?;
+        let window = FlexibleTimeWindow::builder()
+            .mode(FlexibleTimeWindowMode::Off)
+            .build()
+            .map_err(request_failed(SCHEDULER))?;
+        let reply = self
+            .scheduler
+            .create_schedule()
+            .name(schedule_name(call, backstop.phase))
+            .group_name(&self.schedule_group)
+            .schedule_expression(format!("at({})", scheduler_time(backstop.at)))
+            .flexible_time_window(window)
+            .target(target)
+            .action_after_completion(ActionAfterCompletion::Delete)
+            .send()
+            .await;
+        match reply {
+            Ok(_) => Ok(()),
+            // An earlier attempt created it.
+            Err(SdkError::ServiceError(error)) if error.err().is_conflict_exception() => Ok(()),
+            Err(error) => Err(request_failed(SCHEDULER)(error)),
+        }
+    }
+
+    async fn delete_schedule(&self, call: CallId, phase: BackstopPhase) -> Result<(), TimerError> {
+        let reply = self
+            .scheduler
+            .delete_schedule()
+            .name(schedule_name(call, phase))
+            .group_name(&self.schedule_group)
+            .send()
+            .await;
+        match reply {
+            Ok(_) => Ok(()),
+            Err(SdkError::ServiceError(error)) if error.err().is_resource_not_found_exception() => {
+                Ok(())
+            }
+            Err(error) => Err(request_failed(SCHEDULER)(error)),
+        }
+    }
+}
+
+fn schedule_name(call: CallId, phase: BackstopPhase) -> String {
+    format!("{call}-{}", phase.as_str())
+}
+
+fn to_json(message: &TimerMessage) -> Result<String, TimerError> {
+    serde_json::to_string(message).map_err(request_failed(QUEUE))
+}
+
+/// The scheduler's `at()` expression takes whole seconds in UTC, without a time zone: `2026-11-21T08:00:00`.
+fn scheduler_time(at: Timestamp) -> String {
+    let whole_second = Timestamp::from_millis(at.as_secs_rounded_up() * 1000);
+    whole_second.to_iso().trim_end_matches('Z').to_owned()
+}

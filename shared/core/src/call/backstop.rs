@@ -1,0 +1,184 @@
+//! Which durable timer stands behind the ordinary one.
+//!
+//! A call is normally checked on time by a delayed queue message. A backstop is a second, durable timer that fires later
+//! and ends the call if that message is lost. This file decides which backstop a call needs; the timer adapter only
+//! creates it.
+
+use std::time::Duration;
+
+use super::{Call, CallStatus};
+use crate::timestamp::Timestamp;
+
+/// How long after the ordinary timer a ring's backstop fires, so that the ordinary timer normally acts first.
+const BACKSTOP_DELAY: Duration = Duration::from_secs(5);
+
+/// A durable timer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backstop {
+    /// The part of the call that it ends.
+    pub phase: BackstopPhase,
+    /// When it fires.
+    pub at: Timestamp,
+}
+
+/// The part of a call that a backstop ends. A call has at most one backstop for each phase.
+///
+/// The phases are separate because the backstop for the conversation is created while the one for the ring may be firing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackstopPhase {
+    /// Ringing, and connecting after it.
+    Ring,
+    /// The conversation.
+    Talk,
+}
+
+impl BackstopPhase {
+    /// `ring` or `talk`: unique for each phase of a call.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ring => "ring",
+            Self::Talk => "talk",
+        }
+    }
+}
+
+impl Call {
+    /// The backstop to create when the ordinary timer is armed for `timer_at`. `None` where the call needs none, or where
+    /// one that exists already fires after this timer too.
+    #[must_use]
+    pub fn backstop(&self, timer_at: Timestamp) -> Option<Backstop> {
+        let (phase, at) = match self.status {
+            CallStatus::WaitingForMobile => {
+                let connected_by = timer_at + self.limits.connect;
+                (BackstopPhase::Ring, connected_by + BACKSTOP_DELAY)
+            }
+            CallStatus::Initiated if timer_at <= self.rings_until => {
+                (BackstopPhase::Ring, timer_at + BACKSTOP_DELAY)
+            }
+            // The ordinary timers of an outbound call repeat every few minutes to query Exotel. One backstop at the
+            // call's deadline is enough for all of them.
+            CallStatus::Initiated | CallStatus::Ringing | CallStatus::InProgress
+                if self.is_outbound() =>
+            {
+                (BackstopPhase::Talk, self.deadline().unwrap_or(timer_at))
+            }
+            CallStatus::InProgress => (BackstopPhase::Talk, timer_at),
+            // The backstop of the ring includes the time to connect.
+            CallStatus::MobileReady
+            | CallStatus::Initiated
+            | CallStatus::Ringing
+            | CallStatus::Completed
+            | CallStatus::Declined
+            | CallStatus::TimedOut
+            | CallStatus::Canceled
+            | CallStatus::Failed => return None,
+        };
+        Some(Backstop { phase, at })
+    }
+
+    /// The phases for which this call may have a backstop.
+    #[must_use]
+    pub fn backstop_phases(&self) -> &'static [BackstopPhase] {
+        if self.bridged_at.is_some() || self.is_outbound() {
+            &[BackstopPhase::Ring, BackstopPhase::Talk]
+        } else {
+            &[BackstopPhase::Ring]
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::call::{CallLimits, Outgoing, initiate};
+    use crate::ids::{CallId, Extension};
+    use crate::phone_number::PhoneNumber;
+    use crate::testing::a_call;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_710_417_600_000);
+
+    fn outbound_call() -> Call {
+        let outgoing = Outgoing {
+            call_id: CallId::fresh(),
+            extension: Extension::try_from("1001").unwrap(),
+            from: PhoneNumber::parse("9876543210", "IN").unwrap(),
+            to: PhoneNumber::parse("9052161119", "IN").unwrap(),
+        };
+        let limits: CallLimits = a_call(NOW).limits;
+        initiate(outgoing, limits, NOW)
+    }
+
+    #[test]
+    fn the_backstop_of_a_ring_fires_after_ringing_and_connecting() {
+        let call = a_call(NOW);
+        let expected = Backstop {
+            phase: BackstopPhase::Ring,
+            // 30 s of ringing, 15 s of connecting, 5 s for the ordinary timer to act first.
+            at: NOW + Duration::from_secs(50),
+        };
+        assert_eq!(call.backstop(call.rings_until), Some(expected));
+        assert_eq!(call.backstop_phases(), [BackstopPhase::Ring]);
+    }
+
+    #[test]
+    fn a_call_that_connects_relies_on_the_backstop_of_its_ring() {
+        let mut call = a_call(NOW);
+        let of_the_ring = call.backstop(call.rings_until).unwrap().at;
+        call.status = CallStatus::MobileReady;
+        // The app accepts at the last moment of the ring, and connecting takes as long as it may.
+        let deadline = call.rings_until + call.limits.connect;
+        assert_eq!(call.backstop(deadline), None);
+        assert!(of_the_ring > deadline);
+    }
+
+    #[test]
+    fn the_backstop_of_a_conversation_fires_at_its_limit() {
+        let mut call = a_call(NOW);
+        call.status = CallStatus::InProgress;
+        call.bridged_at = Some(call.rings_until);
+        let at = call.deadline().unwrap();
+        let phase = BackstopPhase::Talk;
+        assert_eq!(call.backstop(at), Some(Backstop { phase, at }));
+        let both = [BackstopPhase::Ring, BackstopPhase::Talk];
+        assert_eq!(call.backstop_phases(), both);
+    }
+
+    #[test]
+    fn an_outbound_call_has_a_backstop_for_its_ring_and_one_at_its_deadline() {
+        let mut call = outbound_call();
+        let first = call.backstop(call.rings_until).unwrap();
+        let after_the_ring = call.rings_until + BACKSTOP_DELAY;
+        assert_eq!(first.phase, BackstopPhase::Ring);
+        assert_eq!(first.at, after_the_ring);
+
+        for status in [
+            CallStatus::Initiated,
+            CallStatus::Ringing,
+            CallStatus::InProgress,
+        ] {
+            call.status = status;
+            let next_query = call.rings_until + call.limits.check;
+            let backstop = call.backstop(next_query).unwrap();
+            assert_eq!(backstop.phase, BackstopPhase::Talk, "{status:?}");
+            assert_eq!(Some(backstop.at), call.deadline(), "{status:?}");
+        }
+        let both = [BackstopPhase::Ring, BackstopPhase::Talk];
+        assert_eq!(call.backstop_phases(), both);
+    }
+
+    #[test]
+    fn an_ended_call_needs_no_backstop() {
+        for status in [
+            CallStatus::Completed,
+            CallStatus::Declined,
+            CallStatus::TimedOut,
+            CallStatus::Canceled,
+            CallStatus::Failed,
+        ] {
+            let mut call = a_call(NOW);
+            call.status = status;
+            assert_eq!(call.backstop(call.rings_until), None, "{status:?}");
+        }
+    }
+}
