@@ -1,20 +1,20 @@
 //! `POST /asterisk/incoming`, `/asterisk/bridged`, `/asterisk/ended`: the PBX's dialplan tells what its legs do.
 
-use ringback::platform::clock;
 use std::sync::Arc;
 use std::time::Duration;
 
 use lambda_http::Request;
-use ringback::api::form::Fields;
-use ringback::api::http::{self, Answer, ApiError};
+use ringback::api::http::{self, ApiAnswer, ApiError, ApiErrorCode};
 use ringback::asterisk::hook::{Report, Which};
 use ringback::asterisk::{AsteriskError, Pbxs};
 use ringback::auth::signing::Signing;
-use ringback::auth::webhook_auth::Gate;
+use ringback::auth::webhook_auth::WebhookAuth;
 use ringback::effect_runner::OutsideError;
+use ringback::form_fields::FormFields;
+use ringback::platform::invocation::InvocationContext;
 use ringback::platform::secrets::HookSecret;
-use ringback::platform::start::{LiveSwitchboard, Start};
-use ringback::store::number_routes::Routes;
+use ringback::start::{LiveSwitchboard, Start};
+use ringback::store::number_routes::NumberRoutes;
 use ringback::switchboard::{InboundCallReport, Outcome, SwitchboardError};
 use ringback_core::call::Event;
 use ringback_core::ids::{CallId, Extension};
@@ -26,36 +26,39 @@ const PATIENCE_OF_THE_PBX: Duration = Duration::from_secs(4);
 
 struct AsteriskIncoming {
     switchboard: LiveSwitchboard,
-    routes: Routes,
-    gate: Gate<HookSecret>,
+    routes: NumberRoutes,
+    gate: WebhookAuth<HookSecret>,
     signing: Arc<Signing>,
     country: String,
     pbxs: Pbxs,
 }
 
 impl AsteriskIncoming {
-    async fn handle(&self, request: Request) -> Result<Answer, ApiError> {
-        let now = clock::now();
+    async fn handle(
+        &self,
+        request: Request,
+        invocation: InvocationContext,
+    ) -> Result<ApiAnswer, ApiError> {
+        let InvocationContext { now, deadline } = invocation.within(PATIENCE_OF_THE_PBX);
         let secret = http::header(&request, "x-ringback-secret");
-        let admitted = self.gate.admit(http::source(&request), secret, now);
+        let admitted = self.gate.authenticate(http::source(&request), secret, now);
         // A new call's id is signed.
         let (admitted, ()) = tokio::join!(admitted, self.signing.get_ready());
         admitted?;
         let content_type = http::header(&request, "content-type").unwrap_or_default();
-        let fields = Fields::from_body(content_type, http::body(&request)?).await?;
+        let fields = FormFields::from_body(content_type, http::body(&request)?).await?;
         let report = Report::parse(&fields, &self.country, &self.pbxs)?;
-        let until = http::until(&request);
         match http::path(&request).rsplit('/').next() {
             Some("incoming") if report.app_call().is_some() => {
-                self.report(&report, &report.arrival(), now, until).await
+                self.report(&report, &report.arrival(), now, deadline).await
             }
-            Some("incoming") => self.incoming(report, now, until).await,
-            Some("bridged") => self.report(&report, &Event::Bridged, now, until).await,
-            Some("ended") => self.report(&report, &report.end_of_leg(), now, until).await,
-            _ => Err(ApiError::not_found(
-                "no_such_route",
-                "there is no such route",
-            )),
+            Some("incoming") => self.incoming(report, now, deadline).await,
+            Some("bridged") => self.report(&report, &Event::Bridged, now, deadline).await,
+            Some("ended") => {
+                self.report(&report, &report.end_of_leg(), now, deadline)
+                    .await
+            }
+            _ => Err(ApiErrorCode::NoSuchRoute.into()),
         }
     }
 
@@ -64,7 +67,7 @@ impl AsteriskIncoming {
         report: Report,
         now: Timestamp,
         until: Timestamp,
-    ) -> Result<Answer, ApiError> {
+    ) -> Result<ApiAnswer, ApiError> {
         let extension = self.extension(&report).await?;
         let sighting = InboundCallReport {
             call_id: self.signing.sign(report.id_of_call(&extension)).await?,
@@ -73,7 +76,6 @@ impl AsteriskIncoming {
             call_sid: report.call_sid,
             caller_leg: Some(report.leg),
         };
-        let until = until.min(now + PATIENCE_OF_THE_PBX);
         let call = match self.switchboard.witness(&sighting, now, until).await {
             Ok(outcome) => outcome.call,
             // The caller waits, the app is ready, its SIP registration takes its time: the timer goes on with it.
@@ -83,7 +85,7 @@ impl AsteriskIncoming {
             }) => *call,
             Err(error) => return Err(error.into()),
         };
-        Ok(Answer::ok(
+        Ok(ApiAnswer::ok(
             json!({ "call_id": call.call_id, "status": call.status }),
         ))
     }
@@ -94,9 +96,8 @@ impl AsteriskIncoming {
         event: &Event,
         now: Timestamp,
         until: Timestamp,
-    ) -> Result<Answer, ApiError> {
+    ) -> Result<ApiAnswer, ApiError> {
         let id = self.call_of(report).await?;
-        let until = until.min(now + PATIENCE_OF_THE_PBX);
         let outcome = match self.switchboard.handle(id, event, now, until).await {
             Ok(outcome) => outcome,
             // A phone that was lost is called again as soon as it registers: the timer goes on with it.
@@ -110,10 +111,10 @@ impl AsteriskIncoming {
             Err(error) => return Err(error.into()),
         };
         match outcome.refused {
-            None => Ok(Answer::ok(
+            None => Ok(ApiAnswer::ok(
                 json!({ "call_id": id, "status": outcome.call.status }),
             )),
-            Some(refusal) => Err(http::refused(refusal, &outcome.call, now)),
+            Some(refusal) => Err(ApiError::rejected(refusal, &outcome.call, now)),
         }
     }
 
@@ -122,10 +123,8 @@ impl AsteriskIncoming {
             Which::Call(id) => return Ok(id),
             Which::Caller => report.place(self.extension(report).await?),
         };
-        self.switchboard
-            .met_at(&place)
-            .await?
-            .ok_or_else(ApiError::no_such_call)
+        let call = self.switchboard.met_at(&place).await?;
+        Ok(call.ok_or(ApiErrorCode::NoSuchCall)?)
     }
 
     async fn extension(&self, report: &Report) -> Result<Extension, ApiError> {
@@ -133,8 +132,8 @@ impl AsteriskIncoming {
             return Ok(extension.clone());
         }
         let number = report.number.as_ref().ok_or_else(|| {
-            ApiError::bad_request(
-                "bad_field",
+            ApiError::with_message(
+                ApiErrorCode::BadField,
                 "number or extension must say whom the caller wants",
             )
         })?;
@@ -142,23 +141,20 @@ impl AsteriskIncoming {
             return Ok(extension);
         }
         tracing::error!(leg = %report.leg, ?number, "the number has no route");
-        Err(ApiError::not_found(
-            "number_not_routed",
-            "the number leads to no extension; add its route",
-        ))
+        Err(ApiErrorCode::NumberNotRouted.into())
     }
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_http::Error> {
-    let start = Start::function().await?;
+    let start = Start::function().await;
     let this = AsteriskIncoming {
         switchboard: start.switchboard()?,
-        routes: start.routes(),
-        gate: start.pbxs_gate()?,
+        routes: start.routes()?,
+        gate: start.pbx_hook_auth()?,
         signing: start.signing()?,
         country: start.country(),
         pbxs: start.pbxs()?,
     };
-    http::serve(|request| this.handle(request)).await
+    http::serve(|request, invocation| this.handle(request, invocation)).await
 }

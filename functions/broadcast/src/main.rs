@@ -15,12 +15,12 @@ use futures::future::{self, join_all};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use lambda_runtime::{Error, LambdaEvent};
 use ringback::api::status_update::{StatusAudience, StatusUpdate};
-use ringback::platform::start::{Start, run};
-use ringback::store::calls::{StoreError, stored_in};
-use ringback::store::connections::{Connection, Connections, Deliveries};
-use ringback::store::posts::Posts;
-use ringback::telemetry::metrics::{self, Measured};
-use ringback::telemetry::subject;
+use ringback::start::{Start, run};
+use ringback::store::connections::{Connection, Connections, DeliveryCounts};
+use ringback::store::post_budget::PostBudget;
+use ringback::store::{StoreError, calls::stored_in};
+use ringback::telemetry::call_log_fields;
+use ringback::telemetry::metrics::{self, CallMetrics};
 use ringback::timers::replica;
 use ringback::timers::{Timeouts, TimerError};
 use ringback_core::call::Call;
@@ -79,7 +79,7 @@ impl CallChange {
 
 struct Broadcast {
     connections: Connections,
-    posts: Posts,
+    posts: PostBudget,
     audience: StatusAudience,
     replica: Option<Replica>,
 }
@@ -90,7 +90,7 @@ struct Told {
     began: Instant,
     changed_at: Timestamp,
     ids: HashSet<String>,
-    deliveries: Deliveries,
+    deliveries: DeliveryCounts,
 }
 
 /// This region, where there is another.
@@ -139,7 +139,7 @@ impl Broadcast {
         }
         let until = clock::now() + OTHERS_WITHIN;
         for told in told {
-            subject::dealing_with(told.update.call_id(), self.tell_others(told, until)).await;
+            call_log_fields::with_call(told.update.call_id(), self.tell_others(told, until)).await;
         }
         Ok(json!({ "batchItemFailures": failures }))
     }
@@ -159,11 +159,11 @@ impl Broadcast {
         let before = change.before.as_ref();
         let measured = self
             .counts(&change)
-            .then(|| Measured::of_change(before, &change.after));
+            .then(|| CallMetrics::of_change(before, &change.after));
         let told = match StatusUpdate::of(before, change.after) {
             Some(update) => {
                 let call_id = update.call_id();
-                Some(subject::dealing_with(call_id, self.tell_participants(update)).await?)
+                Some(call_log_fields::with_call(call_id, self.tell_participants(update)).await?)
             }
             None => None,
         };
@@ -242,9 +242,9 @@ impl Broadcast {
                 }
             }
         }
-        let Deliveries { sent, gone, failed } = deliveries;
+        let DeliveryCounts { sent, gone, failed } = deliveries;
         let (took, dropped) = (told.began.elapsed(), dropped.get());
-        metrics::told(sent, took, dropped);
+        metrics::status_update_sent(sent, took, dropped);
         let took = took.as_millis();
         tracing::info!(call_id = %told.update.call_id(), sent, gone, failed, dropped, took_ms = u64::try_from(took).unwrap_or(u64::MAX), "told");
     }
@@ -252,7 +252,7 @@ impl Broadcast {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    let start = Start::function().await?;
+    let start = Start::function().await;
     let replica = match start.other_region() {
         None => None,
         Some(_) => Some(Replica {
@@ -262,7 +262,7 @@ async fn main() -> Result<(), Error> {
     };
     let this = &Broadcast {
         connections: start.connections()?,
-        posts: start.posts()?,
+        posts: start.post_budget()?,
         audience: start.status_audience()?,
         replica,
     };

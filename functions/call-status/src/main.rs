@@ -1,13 +1,13 @@
 //! `GET /api/calls/{id}`: a call as it stands now, so that an app that woke late shows no ghost call.
 
-use ringback::platform::clock;
 use std::sync::Arc;
 
 use lambda_http::Request;
-use ringback::api::http::{self, Answer, ApiError};
+use ringback::api::http::{self, ApiAnswer, ApiError, ApiErrorCode};
 use ringback::auth::signing::Signing;
 use ringback::auth::{Tokens, Viewer};
-use ringback::platform::start::Start;
+use ringback::platform::invocation::InvocationContext;
+use ringback::start::Start;
 use ringback::store::calls::{Calls, DynamoCalls, find_once_there};
 use ringback_core::call::Call;
 use ringback_core::ids::{CallId, CallSid};
@@ -24,19 +24,23 @@ struct CallStatus {
 }
 
 impl CallStatus {
-    async fn handle(&self, request: Request) -> Result<Answer, ApiError> {
-        let now = clock::now();
+    async fn handle(
+        &self,
+        request: Request,
+        invocation: InvocationContext,
+    ) -> Result<ApiAnswer, ApiError> {
+        let now = invocation.now;
         let header = http::header(&request, "authorization");
         let bearer = self.tokens.bearer(header, now);
         let (bearer, ()) = tokio::join!(bearer, self.signing.get_ready());
         let viewer = bearer?.viewer();
         let id = http::path_parameter(&request, "id")?;
         let call = self.call(&id, &viewer, now).await?;
-        let call = call.ok_or_else(ApiError::no_such_call)?;
+        let call = call.ok_or(ApiErrorCode::NoSuchCall)?;
         if !viewer.sees(call.participants()) {
-            return Err(ApiError::not_yours());
+            return Err(ApiErrorCode::NotYourCall.into());
         }
-        Ok(Answer::ok(shown(&call, now)))
+        Ok(ApiAnswer::ok(shown(&call, now)))
     }
 
     /// The call of this id, or for an operator of this CallSid. Nothing is asked for a made-up id.
@@ -92,11 +96,11 @@ fn shown(call: &Call, now: Timestamp) -> Value {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_http::Error> {
-    let start = Start::function().await?;
+    let start = Start::function().await;
     let this = CallStatus {
-        calls: start.calls(),
+        calls: start.calls()?,
         tokens: start.tokens()?,
         signing: start.signing()?,
     };
-    http::serve(|request| this.handle(request)).await
+    http::serve(|request, invocation| this.handle(request, invocation)).await
 }

@@ -2,11 +2,10 @@
 //! what replication between two regions has overwritten.
 
 use lambda_runtime::{Error, LambdaEvent};
-use ringback::platform::clock;
-use ringback::platform::start::{GIVES_UP_AFTER, LiveSwitchboard, Start, run, works_until};
+use ringback::platform::invocation::InvocationContext;
+use ringback::start::{LiveSwitchboard, Start, run};
 use ringback::switchboard::SwitchboardError;
 use ringback::timers::Timer;
-use ringback_core::timestamp::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -28,16 +27,16 @@ struct Message {
 }
 
 async fn handle(switchboard: &LiveSwitchboard, event: LambdaEvent<Fired>) -> Result<Value, Error> {
-    let until = works_until(event.context.deadline);
+    let invocation = InvocationContext::begin(&event.context);
     match event.payload {
         Fired::Schedule(timer) => {
-            fire(switchboard, timer, until).await?;
+            fire(switchboard, timer, invocation).await?;
             Ok(json!({}))
         }
         Fired::Messages { records } => {
             let fires = records
                 .iter()
-                .map(|message| fire_message(switchboard, message, until));
+                .map(|message| fire_message(switchboard, message, invocation));
             let failures: Vec<Value> = futures::future::join_all(fires)
                 .await
                 .into_iter()
@@ -53,11 +52,11 @@ async fn handle(switchboard: &LiveSwitchboard, event: LambdaEvent<Fired>) -> Res
 async fn fire_message<'a>(
     switchboard: &LiveSwitchboard,
     message: &'a Message,
-    until: Timestamp,
+    invocation: InvocationContext,
 ) -> Option<&'a str> {
     let id = &message.message_id;
     match serde_json::from_str::<Timer>(&message.body) {
-        Ok(timer) => fire(switchboard, timer, until)
+        Ok(timer) => fire(switchboard, timer, invocation)
             .await
             .err()
             .map(|_| id.as_str()),
@@ -69,9 +68,13 @@ async fn fire_message<'a>(
 }
 
 /// What fails is told here, and brought again by whoever brought it.
-async fn fire(switchboard: &LiveSwitchboard, timer: Timer, until: Timestamp) -> Result<(), Error> {
+async fn fire(
+    switchboard: &LiveSwitchboard,
+    timer: Timer,
+    invocation: InvocationContext,
+) -> Result<(), Error> {
     let call_id = timer.call_id;
-    let fired = look_at(switchboard, timer, until).await;
+    let fired = look_at(switchboard, timer, invocation).await;
     if let Err(error) = &fired {
         tracing::error!(%call_id, %error, cause = ?error.source(), "timer failed");
     }
@@ -81,12 +84,12 @@ async fn fire(switchboard: &LiveSwitchboard, timer: Timer, until: Timestamp) -> 
 async fn look_at(
     switchboard: &LiveSwitchboard,
     timer: Timer,
-    until: Timestamp,
+    invocation: InvocationContext,
 ) -> Result<(), Error> {
     let (call_id, event) = (timer.call_id, timer.event());
-    let now = clock::now();
-    let handled = switchboard.handle(call_id, &event, now, until);
-    let time_left = until.since(now) + GIVES_UP_AFTER;
+    let now = invocation.now;
+    let handled = switchboard.handle(call_id, &event, now, invocation.deadline);
+    let time_left = invocation.time_left(now);
     match tokio::time::timeout(time_left, handled).await? {
         Ok(_) => Ok(()),
         Err(SwitchboardError::NoSuchCall) => {
@@ -99,7 +102,7 @@ async fn look_at(
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    let start = Start::function().await?;
+    let start = Start::function().await;
     let switchboard = &start.switchboard_with_exotel()?;
     run(move |event| handle(switchboard, event)).await
 }

@@ -2,16 +2,17 @@
 
 use lambda_http::Request;
 use lambda_http::http::Method;
-use ringback::api::http::{self, Answer, ApiError};
-use ringback::api::registration::{Platform, Registration};
+use ringback::api::http::{self, ApiAnswer, ApiError, ApiErrorCode};
+use ringback::api::registration::{PushPlatform, Registration};
 use ringback::auth::Tokens;
-use ringback::platform::clock;
 use ringback::platform::config::ConfigError;
-use ringback::platform::start::Start;
+use ringback::platform::invocation::InvocationContext;
 use ringback::push::sns::Sns;
-use ringback::store::allowance::{Allowance, Allowances, Purpose, Refused};
+use ringback::start::Start;
+use ringback::store::allowance::{Allowance, AllowanceError, Allowances, Purpose};
 use ringback::store::devices::{Device, Devices, PushAddress, SnsService};
 use ringback_core::ids::{DeviceId, Extension};
+use ringback_core::timestamp::Timestamp;
 use serde_json::json;
 
 struct DeviceRegistry {
@@ -24,21 +25,25 @@ struct DeviceRegistry {
 }
 
 impl DeviceRegistry {
-    async fn handle(&self, request: Request) -> Result<Answer, ApiError> {
-        let now = clock::now();
+    async fn handle(
+        &self,
+        request: Request,
+        invocation: InvocationContext,
+    ) -> Result<ApiAnswer, ApiError> {
+        let now = invocation.now;
         let header = http::header(&request, "authorization");
         let bearer = self.tokens.bearer(header, now).await?;
         let device_id = DeviceId::try_from(http::path_parameter(&request, "device_id")?)?;
         if request.method() == Method::DELETE {
-            let party = bearer.party().ok_or_else(ApiError::no_extension)?;
+            let party = bearer.party().ok_or(ApiErrorCode::NoExtension)?;
             let address = self.devices.remove(&party.extension, &device_id).await?;
             self.delete_endpoints(address).await;
-            return Ok(Answer::ok(json!({ "device_id": device_id })));
+            return Ok(ApiAnswer::ok(json!({ "device_id": device_id })));
         }
         let registration = Registration::parse(http::body(&request)?)?;
         let party = bearer.acting_for(&registration.extension);
-        let party = party.ok_or_else(ApiError::other_extension)?;
-        self.take_allowance(&party.extension).await?;
+        let party = party.ok_or(ApiErrorCode::NotYourExtension)?;
+        self.take_allowance(&party.extension, now).await?;
         let address = self
             .address(registration.platform, registration.token.into())
             .await?;
@@ -49,22 +54,22 @@ impl DeviceRegistry {
         let gone = registered.await?;
         tracing::info!(extension = %party.extension, device_id = %device.device_id, via = ?device.address, "registered");
         self.delete_endpoints(gone).await;
-        Ok(Answer::ok(
+        Ok(ApiAnswer::ok(
             json!({ "device_id": device.device_id, "extension": party.extension }),
         ))
     }
 
     /// A registration costs more requests than any other that apps make, to AWS's services too.
-    async fn take_allowance(&self, extension: &Extension) -> Result<(), ApiError> {
-        let (purpose, now) = (Purpose::Registrations, clock::now());
+    async fn take_allowance(&self, extension: &Extension, now: Timestamp) -> Result<(), ApiError> {
+        let purpose = Purpose::Registrations;
         let taken = self
             .allowances
             .take(extension, purpose, self.allowance, None, now);
         taken.await.map(|_| ()).map_err(|refused| match refused {
-            Refused::TooSoon(wait) => {
-                ApiError::too_many("too_many_registrations", "registrations", wait)
+            AllowanceError::TooSoon(wait) => {
+                ApiError::too_many(ApiErrorCode::TooManyRegistrations, "registrations", wait)
             }
-            Refused::Store(error) => error.into(),
+            AllowanceError::Store(error) => error.into(),
         })
     }
 
@@ -82,12 +87,16 @@ impl DeviceRegistry {
 
     /// Android goes to FCM directly, which tells at once when a token is dead, unless the deployment has an SNS
     /// application for it. Apple's services are reached through SNS.
-    async fn address(&self, platform: Platform, token: String) -> Result<PushAddress, ApiError> {
+    async fn address(
+        &self,
+        platform: PushPlatform,
+        token: String,
+    ) -> Result<PushAddress, ApiError> {
         let service = match platform {
-            Platform::Fcm if !self.sns.serves_fcm() => return Ok(PushAddress::Fcm { token }),
-            Platform::Fcm => SnsService::Fcm,
-            Platform::Apns => SnsService::Apns,
-            Platform::ApnsVoip => SnsService::ApnsVoip,
+            PushPlatform::Fcm if !self.sns.serves_fcm() => return Ok(PushAddress::Fcm { token }),
+            PushPlatform::Fcm => SnsService::Fcm,
+            PushPlatform::Apns => SnsService::Apns,
+            PushPlatform::ApnsVoip => SnsService::ApnsVoip,
         };
         let endpoint = self.sns.endpoint_for(service, &token).await?;
         Ok(PushAddress::Sns { service, endpoint })
@@ -102,14 +111,14 @@ fn most_devices(start: &Start) -> Result<usize, ConfigError> {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_http::Error> {
-    let start = Start::function().await?;
+    let start = Start::function().await;
     let this = DeviceRegistry {
-        devices: start.devices(),
-        allowances: start.allowances(),
+        devices: start.devices()?,
+        allowances: start.allowances()?,
         allowance: Allowance::of_registrations(&start.environment)?,
         most_devices: most_devices(&start)?,
         sns: start.sns(),
         tokens: start.tokens()?,
     };
-    http::serve(|request| this.handle(request)).await
+    http::serve(|request, invocation| this.handle(request, invocation)).await
 }

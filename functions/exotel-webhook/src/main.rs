@@ -1,17 +1,17 @@
 //! `GET` and `POST /exotel/webhook`: Exotel tells of a caller, or of the end of a call.
 
-use ringback::platform::clock;
 use std::sync::Arc;
 
 use lambda_http::Request;
-use ringback::api::form::Fields;
-use ringback::api::http::{self, Answer, ApiError};
+use ringback::api::http::{self, ApiAnswer, ApiError, ApiErrorCode};
 use ringback::auth::signing::{SignatureError, Signing};
-use ringback::auth::webhook_auth::Gate;
+use ringback::auth::webhook_auth::WebhookAuth;
 use ringback::exotel::{Direction, ExotelWebhook, Source};
+use ringback::form_fields::FormFields;
+use ringback::platform::invocation::InvocationContext;
 use ringback::platform::secrets::WebhookSecret;
-use ringback::platform::start::{LiveSwitchboard, Start};
-use ringback::store::number_routes::Routes;
+use ringback::start::{LiveSwitchboard, Start};
+use ringback::store::number_routes::NumberRoutes;
 use ringback::switchboard::{InboundCallReport, SwitchboardError};
 use ringback_core::call::Event;
 use ringback_core::ids::{CallId, Extension};
@@ -20,8 +20,8 @@ use serde_json::json;
 
 struct Handler {
     switchboard: LiveSwitchboard,
-    routes: Routes,
-    gate: Gate<WebhookSecret>,
+    routes: NumberRoutes,
+    gate: WebhookAuth<WebhookSecret>,
     signing: Arc<Signing>,
     country: String,
 }
@@ -35,12 +35,16 @@ enum Reporter {
 }
 
 impl Handler {
-    async fn handle(&self, request: Request) -> Result<Answer, ApiError> {
-        let now = clock::now();
-        let query = Fields::from_form(request.uri().query().unwrap_or_default().as_bytes());
+    async fn handle(
+        &self,
+        request: Request,
+        invocation: InvocationContext,
+    ) -> Result<ApiAnswer, ApiError> {
+        let InvocationContext { now, deadline } = invocation;
+        let query = FormFields::from_form(request.uri().query().unwrap_or_default().as_bytes());
         let reporter = self.reporter(&request, &query, now).await?;
         let content_type = http::header(&request, "content-type").unwrap_or_default();
-        let body = Fields::from_body(content_type, http::body(&request)?).await?;
+        let body = FormFields::from_body(content_type, http::body(&request)?).await?;
         let extension = query
             .text("extension")
             .map(Extension::try_from)
@@ -53,7 +57,6 @@ impl Handler {
             body.or(query)
         };
         let notice = ExotelWebhook::parse(&fields, &self.country)?;
-        let until = http::until(&request);
         let by_sid = CallId::of_call_sid(&notice.call_sid);
         match (reporter, notice.direction, notice.end(), notice.reported()) {
             (reporter, Direction::Outbound, _, Some(reported)) => {
@@ -61,18 +64,18 @@ impl Handler {
                     Reporter::OneCall(call) => call,
                     Reporter::Flow => notice.call_id.unwrap_or(by_sid),
                 };
-                self.report(call, &reported, now, until).await
+                self.report(call, &reported, now, deadline).await
             }
             // A call of the account's that we did not ask for, or a word that Exotel does not document.
-            (_, Direction::Outbound, _, None) => Ok(Answer::ok(json!({ "status": "ignored" }))),
+            (_, Direction::Outbound, _, None) => Ok(ApiAnswer::ok(json!({ "status": "ignored" }))),
             (Reporter::OneCall(_), Direction::Inbound, _, _) => {
                 Err(SignatureError::WrongToken.into())
             }
             (Reporter::Flow, Direction::Inbound, Some(end), _) => {
-                self.report(by_sid, &end, now, until).await
+                self.report(by_sid, &end, now, deadline).await
             }
             (Reporter::Flow, Direction::Inbound, None, _) => {
-                self.ring(notice, extension, now, until).await
+                self.ring(notice, extension, now, deadline).await
             }
         }
     }
@@ -81,17 +84,17 @@ impl Handler {
     async fn reporter(
         &self,
         request: &Request,
-        query: &Fields,
+        query: &FormFields,
         now: Timestamp,
     ) -> Result<Reporter, ApiError> {
         let source = http::source(request);
         if let (Some(token), Some(call)) = (query.text("call_token"), query.text("CustomField")) {
-            self.gate.admit_source(source)?;
+            self.gate.check_source(source)?;
             let call = CallId::try_from(call)?;
             self.signing.check_callback(call, token, now).await?;
             return Ok(Reporter::OneCall(call));
         }
-        let admitted = self.gate.admit(source, query.text("secret"), now);
+        let admitted = self.gate.authenticate(source, query.text("secret"), now);
         let (admitted, ()) = tokio::join!(admitted, self.signing.get_ready());
         admitted?;
         Ok(Reporter::Flow)
@@ -104,13 +107,13 @@ impl Handler {
         event: &Event,
         now: Timestamp,
         until: Timestamp,
-    ) -> Result<Answer, ApiError> {
+    ) -> Result<ApiAnswer, ApiError> {
         match self.switchboard.handle(call, event, now, until).await {
             Err(SwitchboardError::NoSuchCall) => {
                 tracing::info!(call_id = %call, "a report of a call that is not known");
-                Ok(Answer::ok(json!({ "status": "unknown" })))
+                Ok(ApiAnswer::ok(json!({ "status": "unknown" })))
             }
-            outcome => Ok(Answer::ok(
+            outcome => Ok(ApiAnswer::ok(
                 json!({ "call_id": call, "status": outcome?.call.status }),
             )),
         }
@@ -122,10 +125,10 @@ impl Handler {
         extension: Option<Extension>,
         now: Timestamp,
         until: Timestamp,
-    ) -> Result<Answer, ApiError> {
+    ) -> Result<ApiAnswer, ApiError> {
         if notice.is_repetition(self.switchboard.limits().ring, now) {
             tracing::warn!(call_sid = %notice.call_sid, "Exotel repeats a call whose caller has gone");
-            return Ok(Answer::ok(json!({ "status": "too_late" })));
+            return Ok(ApiAnswer::ok(json!({ "status": "too_late" })));
         }
         let extension = match extension {
             Some(extension) => extension,
@@ -142,7 +145,7 @@ impl Handler {
             caller_leg: None,
         };
         let call = self.switchboard.witness(&sighting, now, until).await?.call;
-        Ok(Answer::ok(
+        Ok(ApiAnswer::ok(
             json!({ "call_id": call.call_id, "status": call.status }),
         ))
     }
@@ -155,8 +158,8 @@ impl Handler {
             return Ok(extension);
         }
         tracing::error!(call_sid = %notice.call_sid, number = ?notice.to, "the number has no route");
-        let nowhere = ApiError::not_found(
-            "number_not_routed",
+        let nowhere = ApiError::with_message(
+            ApiErrorCode::NumberNotRouted,
             "the number leads to no extension; add its route, or ?extension= to the webhook URL",
         );
         Err(match notice.source {
@@ -168,13 +171,13 @@ impl Handler {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_http::Error> {
-    let start = Start::function().await?;
+    let start = Start::function().await;
     let this = Handler {
         switchboard: start.switchboard()?,
-        routes: start.routes(),
-        gate: start.exotels_gate()?,
+        routes: start.routes()?,
+        gate: start.exotel_webhook_auth()?,
         signing: start.signing()?,
         country: start.country(),
     };
-    http::serve(|request| this.handle(request)).await
+    http::serve(|request, invocation| this.handle(request, invocation)).await
 }

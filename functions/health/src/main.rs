@@ -6,10 +6,10 @@ mod shared_answer;
 
 use std::time::Duration;
 
-use lambda_http::Request;
-use ringback::api::http::{self, Answer, ApiError};
+use ringback::api::http::{self, ApiAnswer, ApiError};
 use ringback::asterisk::{Asterisk, Health as Pbx};
-use ringback::platform::start::Start;
+use ringback::start::Start;
+use ringback::store::Table;
 use serde_json::{Map, Value, json};
 use shared_answer::SharedAnswer;
 
@@ -17,8 +17,7 @@ use shared_answer::SharedAnswer;
 const PATIENCE: Duration = Duration::from_millis(1_500);
 
 struct Health {
-    dynamodb: aws_sdk_dynamodb::Client,
-    table: String,
+    table: Table,
     sqs: aws_sdk_sqs::Client,
     queue_url: String,
     asterisk: Asterisk,
@@ -34,10 +33,10 @@ struct Report {
 }
 
 impl Health {
-    async fn handle(&self, _request: Request) -> Result<Answer, ApiError> {
+    async fn handle(&self) -> Result<ApiAnswer, ApiError> {
         let Report { healthy, body } = self.last.find(|| self.check()).await;
         if healthy {
-            Ok(Answer::ok(body))
+            Ok(ApiAnswer::ok(body))
         } else {
             Err(ApiError::unhealthy(body))
         }
@@ -45,7 +44,7 @@ impl Health {
 
     async fn check(&self) -> Report {
         let (table, queue, pbxs) = futures::join!(
-            in_time(self.table_answers()),
+            in_time(self.table.is_reachable()),
             in_time(self.queue_answers()),
             self.asterisk.health(PATIENCE),
         );
@@ -64,17 +63,6 @@ impl Health {
         // Without the queue the schedules still end calls, only later; without the other two there are no calls.
         let healthy = table && asterisk;
         Report { healthy, body }
-    }
-
-    async fn table_answers(&self) -> bool {
-        let key = |text: &str| aws_sdk_dynamodb::types::AttributeValue::S(text.to_owned());
-        let read = self
-            .dynamodb
-            .get_item()
-            .table_name(&self.table)
-            .key("pk", key("HEALTH"))
-            .key("sk", key("HEALTH"));
-        read.send().await.is_ok()
     }
 
     async fn queue_answers(&self) -> bool {
@@ -103,15 +91,14 @@ fn word(answers: bool) -> Value {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_http::Error> {
-    let start = Start::function().await?;
+    let start = Start::function().await;
     let this = Health {
-        dynamodb: start.dynamodb(),
-        table: start.table().to_owned(),
+        table: start.table()?,
         sqs: start.sqs(),
         queue_url: start.environment.required("TIMEOUT_QUEUE_URL")?,
         asterisk: start.asterisk()?,
         region: start.region().to_owned(),
         last: SharedAnswer::new(),
     };
-    http::serve(|request| this.handle(request)).await
+    http::serve(|_request, _invocation| this.handle()).await
 }

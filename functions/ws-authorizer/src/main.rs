@@ -4,18 +4,18 @@ use ringback::platform::clock;
 use std::net::IpAddr;
 
 use lambda_runtime::{Error, LambdaEvent};
-use ringback::api::websocket::{Connecting, Credentials, Who};
-use ringback::auth::webhook_auth::{Gate, TurnedAway};
+use ringback::api::websocket::{ConnectedClient, Connecting, Credentials};
+use ringback::auth::webhook_auth::{WebhookAuth, WebhookAuthError};
 use ringback::auth::{TokenError, Tokens};
 use ringback::platform::secrets::WebhookSecret;
-use ringback::platform::start::{Start, run};
+use ringback::start::{Start, run};
 use ringback_core::timestamp::Timestamp;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
 struct WsAuthorizer {
     tokens: Tokens,
-    exotel: Gate<WebhookSecret>,
+    exotel: WebhookAuth<WebhookSecret>,
 }
 
 impl WsAuthorizer {
@@ -35,8 +35,8 @@ impl WsAuthorizer {
             return Ok(policy("Deny", "nobody", arn, &json!({})));
         };
         let principal = match &who {
-            Who::Client(bearer) => bearer.viewer().to_string(),
-            Who::Exotel => "exotel".to_owned(),
+            ConnectedClient::Client(bearer) => bearer.viewer().to_string(),
+            ConnectedClient::Exotel => "exotel".to_owned(),
         };
         Ok(policy(
             "Allow",
@@ -51,22 +51,24 @@ impl WsAuthorizer {
         credentials: &Credentials,
         source: Option<IpAddr>,
         now: Timestamp,
-    ) -> Result<Option<Who>, Error> {
+    ) -> Result<Option<ConnectedClient>, Error> {
         match credentials {
             Credentials::Token(header) => {
                 let header = Some(header.expose_secret());
                 match self.tokens.bearer(header, now).await {
-                    Ok(bearer) => Ok(Some(Who::Client(bearer))),
+                    Ok(bearer) => Ok(Some(ConnectedClient::Client(bearer))),
                     Err(TokenError::Unauthorized(_)) => Ok(None),
                     Err(error) => Err(error.into()),
                 }
             }
             Credentials::Secret(shown) => {
                 let shown = Some(shown.expose_secret());
-                match self.exotel.admit(source, shown, now).await {
-                    Ok(()) => Ok(Some(Who::Exotel)),
-                    Err(TurnedAway::Secret(error)) => Err(error.into()),
-                    Err(TurnedAway::SourceNotAllowed(_) | TurnedAway::Unauthorized(_)) => Ok(None),
+                match self.exotel.authenticate(source, shown, now).await {
+                    Ok(()) => Ok(Some(ConnectedClient::Exotel)),
+                    Err(WebhookAuthError::Secret(error)) => Err(error.into()),
+                    Err(
+                        WebhookAuthError::SourceNotAllowed(_) | WebhookAuthError::Unauthorized(_),
+                    ) => Ok(None),
                 }
             }
         }
@@ -86,10 +88,10 @@ fn policy(effect: &str, principal: &str, method_arn: &str, context: &Value) -> V
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    let start = Start::without_table().await;
+    let start = Start::function().await;
     let this = &WsAuthorizer {
         tokens: start.tokens()?,
-        exotel: start.exotels_gate()?,
+        exotel: start.exotel_webhook_auth()?,
     };
     run(move |event| this.handle(event)).await
 }

@@ -7,7 +7,7 @@
 use ringback::platform::clock;
 use std::time::{Duration, Instant};
 
-use ringback::platform::seldom::Seldom;
+use ringback::platform::throttle::Throttle;
 use ringback::store::connections::{Connection, Connections};
 use serde_json::Value;
 
@@ -15,16 +15,16 @@ use serde_json::Value;
 const CONNECTIONS: usize = 100;
 
 /// The errors that are posted.
-pub(crate) struct Errors(Seldom<CONNECTIONS>);
+pub(crate) struct Errors(Throttle<CONNECTIONS>);
 
 impl Errors {
     pub(crate) fn new() -> Self {
-        Self(Seldom::once_in(Duration::from_secs(1)))
+        Self(Throttle::once_in(Duration::from_secs(1)))
     }
 
     /// Posts the error, or drops it if the connection has just had one.
     pub(crate) async fn post(&self, connections: &Connections, to: &Connection, error: &Value) {
-        if self.0.may(&to.id, Instant::now()) {
+        if self.0.allow(&to.id, Instant::now()) {
             let text = error.to_string();
             let delivery = connections.send(to, &text, clock::now()).await;
             tracing::info!(

@@ -3,12 +3,12 @@
 //! Many times a second there is audio, and nothing is done about it: no table, no secret, no other system is asked.
 
 use futures::StreamExt;
-use ringback::api::http::ApiError;
+use ringback::api::http::{ApiError, ApiErrorCode};
 use ringback::exotel::{Dtmf, Frame, LONGEST_FRAME};
-use ringback::platform::clock;
-use ringback::platform::start::LiveSwitchboard;
+use ringback::platform::invocation::InvocationContext;
+use ringback::start::LiveSwitchboard;
 use ringback::store::connections::Connections;
-use ringback::store::streams::{Stream, Streams};
+use ringback::store::streams::{AudioStream, AudioStreams};
 use ringback::switchboard::SwitchboardError;
 use ringback_core::call::{Call, Event};
 use ringback_core::ids::{CallId, CallSid};
@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 /// Streams, and the clients who hear of them.
 pub(crate) struct Streaming {
-    pub(crate) streams: Streams,
+    pub(crate) streams: AudioStreams,
     pub(crate) connections: Connections,
 }
 
@@ -28,33 +28,31 @@ impl Streaming {
         switchboard: &LiveSwitchboard,
         connection_id: &str,
         text: &str,
-        until: Timestamp,
+        invocation: InvocationContext,
     ) -> Result<(), ApiError> {
         if text.len() > LONGEST_FRAME {
-            return Err(ApiError::bad_request(
-                "frame_too_long",
-                "a frame has 128 KiB at most",
-            ));
+            return Err(ApiErrorCode::FrameTooLong.into());
         }
         let frame = Frame::parse(text)
-            .map_err(|error| ApiError::bad_request("bad_frame", error.to_string()))?;
+            .map_err(|error| ApiError::with_message(ApiErrorCode::BadFrame, error.to_string()))?;
         match frame {
             Frame::Passing => Ok(()),
             Frame::Start {
                 call_sid,
                 sample_rate,
             } => {
-                let call = tell(switchboard, &call_sid, &Event::StreamStarted, until).await?;
+                let call = tell(switchboard, &call_sid, &Event::StreamStarted, invocation).await?;
                 if let Some(call) = call {
                     tracing::info!(call_id = %call.call_id, connection_id, sample_rate, "stream started");
-                    self.begin(connection_id, &call, call_sid).await?;
+                    self.begin(connection_id, &call, call_sid, invocation.now)
+                        .await?;
                 }
                 Ok(())
             }
-            Frame::Dtmf(dtmf) => self.dtmf(connection_id, &dtmf).await,
+            Frame::Dtmf(dtmf) => self.dtmf(connection_id, &dtmf, invocation.now).await,
             Frame::Stop { call_sid, reason } => {
                 let stopped = Event::StreamStopped(reason);
-                if let Some(call) = tell(switchboard, &call_sid, &stopped, until).await? {
+                if let Some(call) = tell(switchboard, &call_sid, &stopped, invocation).await? {
                     tracing::info!(call_id = %call.call_id, connection_id, reason = reason.as_str(), "stream stopped");
                 }
                 Ok(())
@@ -67,16 +65,15 @@ impl Streaming {
         connection_id: &str,
         call: &Call,
         call_sid: CallSid,
+        now: Timestamp,
     ) -> Result<(), ApiError> {
-        let stream = Stream::of(call, call_sid);
-        self.streams
-            .begin(connection_id, &stream, clock::now())
-            .await?;
+        let stream = AudioStream::of(call, call_sid);
+        self.streams.begin(connection_id, &stream, now).await?;
         Ok(())
     }
 
     /// Every participant's clients hear of a key. One that is not reached costs the others nothing.
-    async fn dtmf(&self, connection_id: &str, dtmf: &Dtmf) -> Result<(), ApiError> {
+    async fn dtmf(&self, connection_id: &str, dtmf: &Dtmf, now: Timestamp) -> Result<(), ApiError> {
         let Some(stream) = self.streams.over(connection_id).await? else {
             tracing::warn!(
                 connection_id,
@@ -84,7 +81,6 @@ impl Streaming {
             );
             return Ok(());
         };
-        let now = clock::now();
         let text = key_pressed(&stream, dtmf, now).to_string();
         let clients = futures::stream::iter(&stream.participants)
             .flat_map(|extension| Box::pin(self.connections.of(extension)));
@@ -102,10 +98,11 @@ async fn tell(
     switchboard: &LiveSwitchboard,
     call_sid: &CallSid,
     event: &Event,
-    until: Timestamp,
+    invocation: InvocationContext,
 ) -> Result<Option<Call>, ApiError> {
     let id = CallId::of_call_sid(call_sid);
-    match switchboard.handle(id, event, clock::now(), until).await {
+    let InvocationContext { now, deadline } = invocation;
+    match switchboard.handle(id, event, now, deadline).await {
         Ok(outcome) => Ok(Some(outcome.call)),
         Err(SwitchboardError::NoSuchCall) => {
             tracing::warn!(%call_sid, "the stream of a call that is not known");
@@ -116,7 +113,7 @@ async fn tell(
 }
 
 /// S2 knows no such message; it is built like its others.
-fn key_pressed(stream: &Stream, dtmf: &Dtmf, now: Timestamp) -> Value {
+fn key_pressed(stream: &AudioStream, dtmf: &Dtmf, now: Timestamp) -> Value {
     let mut data = json!({
         "callSid": stream.call_sid,
         "callId": stream.call_id,

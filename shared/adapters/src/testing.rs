@@ -1,4 +1,4 @@
-//! What the adapters' tests begin with: an ordinary call, and AWS at a server of the test's own.
+//! Common parts of the adapters' tests: ordinary values, and AWS played by a server of the test.
 
 use std::time::Duration;
 
@@ -14,11 +14,12 @@ use crate::platform::config::Environment;
 use crate::platform::secrets::Secret;
 use crate::store::allowance::Allowance;
 use crate::store::devices::{Device, PushAddress};
+use crate::store::table::Table;
 use crate::switchboard::StartLimits;
 use ringback_core::ids::DeviceId;
 use ringback_core::timestamp::Timestamp;
 
-/// More calls than most tests start.
+/// Limits that most tests never reach.
 pub(crate) fn start_limits() -> StartLimits {
     StartLimits {
         calls: Allowance::per_minute(60, 10),
@@ -38,13 +39,25 @@ pub(crate) fn device(name: &str, address: PushAddress) -> Device {
     )
 }
 
-/// DynamoDB says that a condition does not hold.
-pub(crate) fn condition_failed() -> ResponseTemplate {
-    let error = "com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException";
-    ResponseTemplate::new(400).set_body_json(json!({ "__type": error, "message": "…" }))
+/// DynamoDB's table at `server`.
+pub(crate) fn table(server: &MockServer) -> Table {
+    Table::new(aws_sdk_dynamodb::Client::new(&aws(server)), "calls")
 }
 
-/// AWS, as `server` plays it. What fails is not tried again, so that a test says how often that is.
+/// DynamoDB's answer when a condition does not hold.
+pub(crate) fn condition_failed() -> ResponseTemplate {
+    condition_failed_on(&Value::Null)
+}
+
+/// The same for a request that asks for the item on which the condition failed.
+pub(crate) fn condition_failed_on(item: &Value) -> ResponseTemplate {
+    let error = "com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException";
+    let message = "The conditional request failed";
+    ResponseTemplate::new(400)
+        .set_body_json(json!({ "__type": error, "message": message, "Item": item }))
+}
+
+/// AWS at `server`. The SDK does not retry, so that a test can count requests.
 pub(crate) fn aws(server: &MockServer) -> SdkConfig {
     let credentials = Credentials::new("AKIDTEST", "test", None, None, "test");
     SdkConfig::builder()
@@ -56,11 +69,10 @@ pub(crate) fn aws(server: &MockServer) -> SdkConfig {
         .build()
 }
 
-/// Where [`secret`] is.
+/// The ARN of [`secret`].
 pub(crate) const SECRET_ARN: &str = "arn:aws:secretsmanager:ap-south-1:123456789012:secret:app-x";
 
-/// A secret, and Secrets Manager, in which it takes these values: each fetch finds the next one, and the last one
-/// stays.
+/// A secret, and Secrets Manager. Each fetch finds the next of these values; the last one stays.
 pub(crate) async fn secret<T: DeserializeOwned, const N: usize>(
     values: [Value; N],
 ) -> (MockServer, Secret<T>) {
@@ -82,19 +94,19 @@ pub(crate) async fn secret<T: DeserializeOwned, const N: usize>(
     (server, secret)
 }
 
-/// A secret in Secrets Manager, as `server` plays it.
+/// A secret in Secrets Manager at `server`.
 pub(crate) fn secret_at<T: DeserializeOwned>(server: &MockServer) -> Secret<T> {
     let client = aws_sdk_secretsmanager::Client::new(&aws(server));
     let environment = Environment::of(|_| Some(SECRET_ARN.to_owned()));
     Secret::from_environment(&client, &environment, "APP_SECRET_ARN").unwrap()
 }
 
-/// All that `server` has been asked, in order.
+/// All requests that `server` has received, in order.
 pub(crate) async fn requests(server: &MockServer) -> Vec<Request> {
     server.received_requests().await.unwrap()
 }
 
-/// The operation that a request to AWS asks for, where AWS says it in a header (`DynamoDB_20120810.Query`).
+/// The operation of a request to AWS, for services that name it in a header (`DynamoDB_20120810.Query`).
 pub(crate) fn operation(request: &Request) -> &str {
     let target = request.headers.get("x-amz-target");
     let target = target.and_then(|value| value.to_str().ok());
@@ -103,8 +115,8 @@ pub(crate) fn operation(request: &Request) -> &str {
         .unwrap_or_default()
 }
 
-/// A server that nobody listens on any more.
-pub(crate) fn nobody_there() -> String {
+/// The URL of a server that does not listen any more.
+pub(crate) fn closed_port() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     format!("http://{}", listener.local_addr().unwrap())
 }

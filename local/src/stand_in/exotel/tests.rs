@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use axum::extract::RawQuery;
 use reqwest::redirect::Policy;
-use ringback::api::form::Fields;
 use ringback::exotel::{
     ConnectRequest, Exotel as Application, ExotelError, ExotelWebhook, OutboundProgress, Source,
     Stage,
 };
+use ringback::form_fields::FormFields;
 use ringback_core::ids::{CallId, CallSid};
 use ringback_core::phone_number::PhoneNumber;
 use serde_json::Value;
@@ -161,13 +161,13 @@ struct Report {
 }
 
 impl Report {
-    async fn fields(&self) -> Fields {
-        let body = Fields::from_body(&self.content_type, &self.body).await;
+    async fn fields(&self) -> FormFields {
+        let body = FormFields::from_body(&self.content_type, &self.body).await;
         body.unwrap()
     }
 
     async fn notice(&self) -> ExotelWebhook {
-        let query = Fields::from_form(self.query.as_bytes());
+        let query = FormFields::from_form(self.query.as_bytes());
         ExotelWebhook::parse(&self.fields().await.or(query), "IN").unwrap()
     }
 }

@@ -75,9 +75,9 @@ impl Ari {
         let Some(refusal) = refusal(&answer) else {
             return answer;
         };
-        match self.access.secret.after_refusal(&secret).await {
+        match self.access.secret.after_rejection(&secret).await {
             Some(newer) => {
-                requests::again(SYSTEM, refusal);
+                requests::log_retry(SYSTEM, refusal);
                 self.ask_with(&newer, &asking).await
             }
             None => answer,
@@ -156,17 +156,20 @@ fn refusal(answer: &Result<Response, AsteriskError>) -> Option<String> {
         AsteriskError::Unreachable(_, error) => error.is_connect() && !error.is_timeout(),
         error => matches!(error, AsteriskError::BadCertificate(_)),
     };
-    may_be_trust.then(|| requests::reason(error))
+    may_be_trust.then(|| requests::error_chain(error))
 }
 
 /// Asterisk closes a connection that has been idle for 15 s, which a function that was frozen meanwhile notices only
 /// when it has sent the next request. So what breaks off is sent again; every request here may be.
 async fn send(request: RequestBuilder, doing: &'static str) -> Result<Response, AsteriskError> {
     let again = request.try_clone();
-    let answer = match (xray::part(SYSTEM, doing, request.send()).await, again) {
+    let answer = match (
+        xray::trace_request(SYSTEM, doing, request.send()).await,
+        again,
+    ) {
         (Err(error), Some(again)) if !error.is_timeout() && !error.is_connect() => {
-            requests::again(SYSTEM, requests::reason(&error.without_url()));
-            xray::part(SYSTEM, doing, again.send()).await
+            requests::log_retry(SYSTEM, requests::error_chain(&error.without_url()));
+            xray::trace_request(SYSTEM, doing, again.send()).await
         }
         (answer, _) => answer,
     };

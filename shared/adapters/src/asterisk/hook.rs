@@ -1,7 +1,7 @@
 //! What the dialplan reports (`asterisk/extensions.conf`): a caller's leg has come, the legs talk, a leg is gone.
 
 use super::Pbxs;
-use crate::api::form::Fields;
+use crate::form_fields::FormFields;
 use crate::store::calls::CorrelationKey;
 use ringback_core::call::{CallSide, Event};
 use ringback_core::ids::{BadName, CallId, CallSid, ChannelId, Extension, Leg};
@@ -72,7 +72,7 @@ impl Report {
     ///
     /// # Errors
     /// When a field is missing or malformed, with the field's name.
-    pub fn parse(fields: &Fields, country: &str, pbxs: &Pbxs) -> Result<Self, BadName> {
+    pub fn parse(fields: &FormFields, country: &str, pbxs: &Pbxs) -> Result<Self, BadName> {
         let missing = BadName {
             what: "channel_id",
             rule: "is missing",
@@ -91,7 +91,9 @@ impl Report {
             },
             caller: Caller::on_network(
                 number("caller"),
-                fields.as_sent("caller_name").and_then(CallerName::parse),
+                fields
+                    .with_quotes("caller_name")
+                    .and_then(CallerName::parse),
             ),
             number: number("number"),
             extension: fields
@@ -198,7 +200,7 @@ mod tests {
 
     fn parse(form: &str) -> Result<Report, BadName> {
         let pbxs = Pbxs::listed("pbx1=https://a/ari,pbx2=https://b/ari").unwrap();
-        Report::parse(&Fields::from_form(form.as_bytes()), "IN", &pbxs)
+        Report::parse(&FormFields::from_form(form.as_bytes()), "IN", &pbxs)
     }
 
     #[test]

@@ -250,7 +250,7 @@ impl Pbx {
         for _ in 0..TRIES_MORE {
             let Err(error) = &answer else { break };
             tokio::time::sleep(PAUSE).await;
-            requests::again(SYSTEM, requests::reason(error));
+            requests::log_retry(SYSTEM, requests::error_chain(error));
             answer = self.ari.ask(doing, Method::DELETE, &path, None).await;
         }
         let answer = answer?;

@@ -484,7 +484,7 @@ async fn another_internal_error_is_not_taken_for_a_sleeping_phone() {
 #[tokio::test]
 async fn an_asterisk_that_is_not_there_is_unreachable() {
     let pbx = Pbx {
-        asterisk: asterisk_at(testing::nobody_there(), None),
+        asterisk: asterisk_at(testing::closed_port(), None),
         ..Pbx::start().await
     };
     for error in [

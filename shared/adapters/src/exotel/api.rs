@@ -282,7 +282,7 @@ impl Exotel {
     ) -> Result<Placed, ExotelError> {
         let asking = self.request(secret, Method::POST, "connect.json").await?;
         let asking = asking.form(&request.fields()).send();
-        let answer = match xray::part(SYSTEM, "placing a call", asking).await {
+        let answer = match xray::trace_request(SYSTEM, "placing a call", asking).await {
             Ok(answer) => answer,
             Err(error) if error.is_connect() => {
                 return Err(ExotelError::Unavailable(broken(error)));
@@ -318,7 +318,7 @@ impl Exotel {
     ) -> Result<CallDetails, ExotelError> {
         let path = format!("{call}.json");
         let asking = self.request(secret, Method::GET, &path).await?;
-        let answer = xray::part(SYSTEM, "looking a call up", asking.send()).await;
+        let answer = xray::trace_request(SYSTEM, "looking a call up", asking.send()).await;
         let answer = answer.map_err(|error| ExotelError::Unavailable(broken(error)))?;
         match answer.status() {
             status if status.is_success() => {
@@ -345,9 +345,9 @@ impl Exotel {
         else {
             return answer;
         };
-        match self.secret.after_refusal(&secret).await {
+        match self.secret.after_rejection(&secret).await {
             Some(newer) => {
-                requests::again(SYSTEM, refusal);
+                requests::log_retry(SYSTEM, refusal);
                 ask(newer).await
             }
             None => Err(refusal),

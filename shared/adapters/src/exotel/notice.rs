@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::{OutboundProgress, indian_time};
-use crate::api::form::Fields;
+use crate::form_fields::FormFields;
 use ringback_core::call::{CallSide, Event};
 use ringback_core::ids::{BadName, CallId, CallSid};
 use ringback_core::phone_number::{Caller, CallerName, PhoneNumber};
@@ -70,7 +70,7 @@ impl ExotelWebhook {
     ///
     /// # Errors
     /// When `CallSid` is missing or malformed.
-    pub fn parse(fields: &Fields, country: &str) -> Result<Self, BadName> {
+    pub fn parse(fields: &FormFields, country: &str) -> Result<Self, BadName> {
         let missing = BadName {
             what: "CallSid",
             rule: "is missing",
@@ -83,7 +83,7 @@ impl ExotelWebhook {
             direction: direction(fields),
             caller: Caller::on_network(
                 number(either("CallFrom", "From")),
-                fields.as_sent("CallerName").and_then(CallerName::parse),
+                fields.with_quotes("CallerName").and_then(CallerName::parse),
             ),
             to: number(either("CallTo", "To")),
             stage: stage(fields),
@@ -130,7 +130,7 @@ impl ExotelWebhook {
     }
 }
 
-fn direction(fields: &Fields) -> Direction {
+fn direction(fields: &FormFields) -> Direction {
     // `incoming` (Passthru), `inbound` (StatusCallback), `outbound-dial`, `outbound-api`.
     match fields.text("Direction") {
         Some(text) if text.starts_with("outbound") => Direction::Outbound,
@@ -138,7 +138,7 @@ fn direction(fields: &Fields) -> Direction {
     }
 }
 
-fn stage(fields: &Fields) -> Stage {
+fn stage(fields: &FormFields) -> Stage {
     let is_terminal = is_event(fields, "terminal");
     let words = [
         fields.text("Status"),
@@ -156,7 +156,7 @@ fn stage(fields: &Fields) -> Stage {
 
 /// Only calls placed through the API are ours. In what a Connect applet reports of itself (`outbound-dial`), `busy`
 /// means that an agent is being called.
-fn progress(fields: &Fields) -> Option<OutboundProgress> {
+fn progress(fields: &FormFields) -> Option<OutboundProgress> {
     if fields.text("Direction") != Some("outbound-api") {
         return None;
     }
@@ -177,12 +177,12 @@ fn progress(fields: &Fields) -> Option<OutboundProgress> {
 
 /// The first number has answered, the second has not. Exotel's reference does not tell such an `answered` from the one
 /// that means that both have; those who work with it tell them apart by the legs.
-fn second_number_rings(fields: &Fields) -> bool {
+fn second_number_rings(fields: &FormFields) -> bool {
     let answered = |leg| fields.text(leg) == Some("in-progress");
     answered("Legs[0][Status]") && fields.text("Legs[1][Status]").is_none()
 }
 
-fn is_event(fields: &Fields, event: &str) -> bool {
+fn is_event(fields: &FormFields, event: &str) -> bool {
     fields
         .text("EventType")
         .is_some_and(|text| text.eq_ignore_ascii_case(event))
@@ -203,7 +203,7 @@ fn is_final_word(word: &str) -> bool {
     )
 }
 
-fn source(fields: &Fields) -> Source {
+fn source(fields: &FormFields) -> Source {
     let has_status = fields
         .text("EventType")
         .or_else(|| fields.text("Status"))
@@ -223,7 +223,7 @@ mod tests {
 
     fn notice(query: &str) -> ExotelWebhook {
         let query = format!("CallSid={SID}&{query}");
-        ExotelWebhook::parse(&Fields::from_form(query.as_bytes()), "IN").unwrap()
+        ExotelWebhook::parse(&FormFields::from_form(query.as_bytes()), "IN").unwrap()
     }
 
     #[test]
@@ -348,7 +348,7 @@ mod tests {
     fn without_a_call_sid_there_is_no_call() {
         for query in ["", "CallSid=", "CallSid=a%2Fb"] {
             assert_eq!(
-                ExotelWebhook::parse(&Fields::from_form(query.as_bytes()), "IN")
+                ExotelWebhook::parse(&FormFields::from_form(query.as_bytes()), "IN")
                     .unwrap_err()
                     .what,
                 "CallSid"

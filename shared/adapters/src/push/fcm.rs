@@ -174,7 +174,7 @@ impl Fcm {
                     | Failure::Refused(what),
                 ) => return Err(PushError::NotTaken(what)),
             };
-            requests::again(SYSTEM, before);
+            requests::log_retry(SYSTEM, before);
             let left = until.since(clock::now());
             let next = tokio::time::timeout(left, self.attempt(token, message)).await;
             attempt = next.map_err(|_| PushError::NotTaken("no answer in time".to_owned()))??;
@@ -187,7 +187,7 @@ impl Fcm {
         account: &Arc<ServiceAccount>,
         refused: Option<SecretString>,
     ) -> bool {
-        let newer = self.account.after_refusal(account).await;
+        let newer = self.account.after_rejection(account).await;
         match refused {
             Some(refused) => {
                 self.forget(&refused).await;
@@ -224,11 +224,11 @@ impl Fcm {
             .bearer_auth(access.expose_secret())
             .json(&body(token, message));
         Ok(
-            match xray::part(SYSTEM, "sending a push", request.send()).await {
+            match xray::trace_request(SYSTEM, "sending a push", request.send()).await {
                 Ok(answer) => outcome(answer, account, access).await,
                 Err(error) => Err(Failure::Busy {
                     pause: Duration::ZERO,
-                    what: requests::reason(&error.without_url()),
+                    what: requests::error_chain(&error.without_url()),
                 }),
             },
         )
@@ -307,7 +307,7 @@ async fn request_access(
         ("assertion", &assertion),
     ];
     let asking = client.post(&account.token_uri).form(&form).send();
-    let answer = xray::part(SYSTEM, "asking for access", asking).await;
+    let answer = xray::trace_request(SYSTEM, "asking for access", asking).await;
     let answer = answer.map_err(unavailable)?;
     // `invalid_grant` (400) for a key that was taken back, `invalid_client` (401) for an account that is gone.
     if answer.status().is_client_error() && answer.status() != StatusCode::TOO_MANY_REQUESTS {

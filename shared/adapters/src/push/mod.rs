@@ -116,7 +116,11 @@ impl Pushes {
             Ok(()) => tracing::info!(%call_id, %device_id, ?via, kind = ?message.kind, "push sent"),
             Err(PushError::Dead) => {
                 tracing::warn!(%call_id, %device_id, ?via, "push address is dead: device forgotten");
-                if let Err(error) = self.devices.forget_dead(&call.extension, device).await {
+                if let Err(error) = self
+                    .devices
+                    .remove_unreachable(&call.extension, device)
+                    .await
+                {
                     tracing::warn!(%call_id, %device_id, %error, "a dead device could not be forgotten");
                 }
                 return false;

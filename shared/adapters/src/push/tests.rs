@@ -1,6 +1,7 @@
 //! FCM, SNS and the table of devices, played by one server.
 
 use crate::platform::clock;
+use crate::store::table::Table;
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -34,7 +35,7 @@ impl World {
     async fn where_sns_answers(answer: ResponseTemplate) -> Self {
         let server = MockServer::start().await;
         let aws = testing::aws(&server);
-        let devices = Devices::new(aws_sdk_dynamodb::Client::new(&aws), "calls".to_owned());
+        let devices = Devices::new(Table::new(aws_sdk_dynamodb::Client::new(&aws), "calls"));
         let sns = Sns::without_applications(aws_sdk_sns::Client::new(&aws));
         let world = Self {
             pushes: Pushes::new(devices, Fcm::with_access(&server.uri()), sns),

@@ -103,7 +103,7 @@ async fn a_frozen_pbx_costs_one_call_a_second_and_the_next_ones_nothing() {
 #[tokio::test]
 async fn a_pbx_that_is_not_there_is_passed_over_at_once() {
     let mut pbxs = Several::start(&["online"]).await;
-    let urls = [testing::nobody_there(), pbxs.servers[0].uri()];
+    let urls = [testing::closed_port(), pbxs.servers[0].uri()];
     pbxs.asterisk = asterisk_at(list(&urls), None);
     let began = clock::now();
     assert_eq!(pbxs.call_caller().await.unwrap(), found("pbx2"));

@@ -225,7 +225,7 @@ async fn a_failure_of_exotels_own_placed_no_call_as_far_as_is_known() {
 
 #[tokio::test]
 async fn an_exotel_that_is_not_there_placed_no_call() {
-    let exotel = exotel_at(&testing::nobody_there());
+    let exotel = exotel_at(&testing::closed_port());
     let error = exotel.connect(&a_request()).await.unwrap_err();
     assert!(matches!(error, ExotelError::Unavailable(_)), "{error:?}");
 }
@@ -372,7 +372,7 @@ async fn a_call_that_exotel_does_not_know_is_told_from_an_exotel_that_does_not_a
 
 #[tokio::test]
 async fn what_the_secret_lacks_is_named_when_it_is_needed() {
-    let url = testing::nobody_there();
+    let url = testing::closed_port();
     let whole = json!({
         "account_sid": "a", "api_key": "k", "api_token": "t", "caller_id": "08047491899",
     });
@@ -489,7 +489,7 @@ async fn no_credential_and_no_number_shows_in_debug_or_in_an_error() {
     let request = a_request();
     let (_server, refusing) = exotel_answering(rest_exception(400)).await;
     let (breaking, _) = bare_server("").await;
-    let absent = exotel_at(&testing::nobody_there());
+    let absent = exotel_at(&testing::closed_port());
     let mut all = vec![format!("{request:?} {absent:?}")];
     for exotel in [&refusing, &breaking, &absent] {
         all.push(shown(&exotel.connect(&request).await.unwrap_err()));

@@ -300,7 +300,7 @@ async fn an_access_token_is_asked_for_in_the_service_accounts_name() {
     google.send().await.unwrap();
 
     let request = google.asked("/token").await.remove(0);
-    let form = crate::api::form::Fields::from_form(&request.body);
+    let form = crate::form_fields::FormFields::from_form(&request.body);
     assert_eq!(
         form.text("grant_type"),
         Some("urn:ietf:params:oauth:grant-type:jwt-bearer")
@@ -507,7 +507,7 @@ async fn google_after_a_rotation<const N: usize>(
 ) -> (Google, MockServer) {
     let server = MockServer::start().await;
     let key_of = |request: &Request| {
-        let form = crate::api::form::Fields::from_form(&request.body);
+        let form = crate::form_fields::FormFields::from_form(&request.body);
         let header = jsonwebtoken::decode_header(form.text("assertion")?).ok()?;
         header.kid
     };
@@ -569,7 +569,7 @@ async fn an_access_token_is_never_used_for_another_account() {
     .await;
     google.send().await.unwrap();
     let account = google.fcm.account.value().await.unwrap();
-    google.fcm.account.after_refusal(&account).await.unwrap();
+    google.fcm.account.after_rejection(&account).await.unwrap();
     // The other project takes no push here: what matters is that it was asked with an access token of its own.
     google.send().await.unwrap_err();
     assert_eq!(google.grants().await, 2);
@@ -595,7 +595,7 @@ async fn pushes_at_the_same_time_wait_once_for_a_token_endpoint_that_fails() {
 async fn a_service_that_is_not_there_is_an_error_like_any_other() {
     let google = Google {
         server: MockServer::start().await,
-        fcm: fcm_at(&testing::nobody_there()),
+        fcm: fcm_at(&testing::closed_port()),
     };
     let error = google.send().await.unwrap_err();
     assert!(matches!(error, PushError::NotTaken(_)), "{error:?}");
@@ -613,7 +613,7 @@ async fn no_credential_shows_in_debug_or_in_an_error() {
         .await;
     google.send().await.unwrap();
     let error = google.send().await.unwrap_err();
-    let unreachable = fcm_at(&testing::nobody_there());
+    let unreachable = fcm_at(&testing::closed_port());
     let now = clock::now();
     let message = Message::incoming_call(&ringback_core::testing::a_call(now), now);
     let other = unreachable
