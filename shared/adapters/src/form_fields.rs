@@ -37,7 +37,7 @@ impl FormFields {
         fields
     }
 
-    /// Reads a body by its content type. A body that is neither JSON nor multipart is read as a form, because PBXs and webhooks
+    /// Reads a body by its content type. Any type but JSON and multipart is read as a form, because PBXs and webhooks
     /// send forms with many content types.
     ///
     /// # Errors

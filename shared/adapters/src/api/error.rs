@@ -22,7 +22,7 @@ use ringback_core::call::{Call, RejectReason};
 use ringback_core::ids::{BadName, CallId};
 use ringback_core::timestamp::Timestamp;
 
-/// An error answer. Its text tells the client what to do. Internal causes are only in the log.
+/// An error answer. Its text says what the client can do. Internal causes are only in the log.
 #[derive(Debug)]
 pub struct ApiError {
     code: ApiErrorCode,
@@ -109,7 +109,7 @@ impl ApiError {
         self.with_details(details).for_call(Some(call.call_id))
     }
 
-    /// Replaces the HTTP status, for a protocol that gives a status a meaning of its own.
+    /// Replaces the HTTP status, for a protocol in which a status has a special meaning.
     #[must_use]
     pub const fn with_status(mut self, status: u16) -> Self {
         self.status = Some(status);

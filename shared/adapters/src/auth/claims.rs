@@ -1,4 +1,4 @@
-//! The claims of a token whose signature, times, issuer and audience are valid.
+//! Reads the claims of a token, after its signature, times, issuer and audience have been checked.
 
 use serde_json::Value;
 

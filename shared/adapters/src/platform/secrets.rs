@@ -199,7 +199,7 @@ impl<T: DeserializeOwned> Secret<T> {
         })
     }
 
-    /// A secret without a value counts as an empty object. Types whose fields are all optional accept that.
+    /// A secret without a value counts as an empty object. A type with only optional fields accepts that.
     fn without_value(&self) -> Result<FetchedSecret<T>, SecretError> {
         let value = serde_json::from_str("{}").map_err(|_| SecretError::NoValue(self.name))?;
         Ok(FetchedSecret {

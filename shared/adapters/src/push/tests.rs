@@ -228,9 +228,12 @@ async fn a_dead_device_is_forgotten_if_its_address_is_still_that_one() {
     assert_eq!(deletion["TableName"], "calls");
     let key = json!({ "pk": { "S": "EXTENSION#1001" }, "sk": { "S": "DEVICE#dead" } });
     assert_eq!(deletion["Key"], key);
-    assert_eq!(deletion["ConditionExpression"], "address = :dead");
+    assert_eq!(deletion["ConditionExpression"], "address = :unreachable");
     let address = json!({ "M": { "via": { "S": "fcm" }, "token": { "S": "hush-dead" } } });
-    assert_eq!(deletion["ExpressionAttributeValues"][":dead"], address);
+    assert_eq!(
+        deletion["ExpressionAttributeValues"][":unreachable"],
+        address
+    );
 }
 
 #[tokio::test]
@@ -263,7 +266,7 @@ async fn a_disabled_endpoint_is_forgotten_too() {
     world.deletion_answers(deleted()).await;
     let event = world.ring(&[iphone("iphone", SnsService::ApnsVoip)]).await;
     assert_eq!(event, Event::PushNotSent(EndReason::PushFailed));
-    let address = &world.deletions().await[0]["ExpressionAttributeValues"][":dead"]["M"];
+    let address = &world.deletions().await[0]["ExpressionAttributeValues"][":unreachable"]["M"];
     assert_eq!(address["service"]["S"], "apns_voip");
 }
 

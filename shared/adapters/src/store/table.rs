@@ -1,4 +1,4 @@
-//! The DynamoDB table: its client, its name, its keys, and how a write whose condition does not hold is recognized.
+//! The DynamoDB table: its client, its name, its keys, and the recognition of failed conditions.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -149,8 +149,8 @@ pub fn expiry(moment: Timestamp) -> AttributeValue {
 pub enum ConditionalWrite<T> {
     /// The condition held. This is DynamoDB's answer.
     Written(T),
-    /// The condition failed and nothing was written. This is the item as it is, if it exists and the request asked for it
-    /// with `ReturnValuesOnConditionCheckFailure`.
+    /// The condition failed and nothing was written. This is the current item, if it exists and the request returns it with
+    /// `ReturnValuesOnConditionCheckFailure`.
     ConditionFailed(Option<Item>),
 }
 
@@ -195,7 +195,7 @@ macro_rules! conditional_write_error {
 
 conditional_write_error!(PutItemError, UpdateItemError, DeleteItemError);
 
-/// Tells a failed condition from a table that did not answer. `doing` names the operation for the error.
+/// Distinguishes a failed condition from a table that did not answer. `doing` names the operation for the error.
 ///
 /// # Errors
 /// [`StoreError::Unavailable`] for every error but a failed condition.

@@ -1,4 +1,4 @@
-//! The calls that an invocation handles. Every error in the log and every trace gets the call's id, wherever it is noticed.
+//! The calls that an invocation handles. Code that logs an error or a trace reads the call's id from here.
 
 use std::sync::{Mutex, PoisonError};
 

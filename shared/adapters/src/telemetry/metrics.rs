@@ -1,7 +1,7 @@
 //! Metrics for CloudWatch, written as log lines in its embedded metric format.
 //!
 //! The function that reads the table's stream counts and times calls from the changes of their items ([`CallMetrics`]): once for
-//! each change, whichever function made it, and without delay for the call. What an item does not show is counted where it happens.
+//! each change, independent of the function that made it, and without delay for the call. What an item does not show is counted where it happens.
 //!
 //! [`ALL`] lists every metric. `docs/operations.md` explains each of them; the template's dashboard and alarms may use no other.
 //! CloudWatch counts and bills each value of a dimension as a metric.
@@ -86,9 +86,9 @@ pub const TOTAL_CALLS: Metric = Metric::count("total_calls");
 pub const PHONE_CALLS: Metric = Metric::count("phone_calls");
 /// Calls that an app was not allowed to start, by rule.
 pub const CALLS_REFUSED: Metric = Metric::count("calls_refused").by(&["rule"]);
-/// Calls whose two sides were connected.
+/// Calls in which both sides were connected.
 pub const SUCCESSFUL_CALLS: Metric = Metric::count("successful_calls");
-/// Calls whose phone needed more than 5 s to be ready, as an app does that is started in the background.
+/// Calls in which the phone needed more than 5 s to be ready, as an app does that is started in the background.
 pub const BACKGROUND_LAUNCHES: Metric = Metric::count("background_launches");
 /// The time from a new call until its phone was ready. CloudWatch also shows its percentiles.
 pub const AVERAGE_READY_TIME: Metric = Metric::time("average_ready_time");
@@ -98,7 +98,7 @@ pub const TIME_TO_PUSH: Metric = Metric::time("time_to_push");
 pub const TIME_TO_BRIDGE: Metric = Metric::time("time_to_bridge");
 /// Ended calls, by their final status.
 pub const CALLS_ENDED: Metric = Metric::count("calls_ended").by(&["outcome"]);
-/// Calls whose phone was ready but was never connected to the caller.
+/// Calls in which the phone was ready but was never connected to the caller.
 pub const BRIDGE_FAILURES: Metric = Metric::count("bridge_failures");
 /// Calls for which no push was sent, although there is a device.
 pub const PUSH_FAILURES: Metric = Metric::count("push_failures");
@@ -106,7 +106,7 @@ pub const PUSH_FAILURES: Metric = Metric::count("push_failures");
 pub const PUSH_RESULTS: Metric = Metric::count("push_results").by(&["service", "result"]);
 /// Clients that got the status update of one change of a call.
 pub const CLIENTS_NOTIFIED: Metric = Metric::count("clients_notified");
-/// Changes of calls whose status update did not reach all clients outside the call, for lack of message budget or time.
+/// Changes of calls with a status update that did not reach all clients outside the call, for lack of message budget or time.
 pub const UPDATES_DROPPED: Metric = Metric::count("updates_dropped");
 /// How long sending a status update to all clients took.
 pub const NOTIFY_TIME: Metric = Metric::time("notify_time");

@@ -246,7 +246,7 @@ fn bearer_token(bytes: &[u8]) {
     auth::read_any_keys(bytes);
 }
 
-/// An item of DynamoDB's stream. Only its key tells whether it is a device, a stream, a timer or a call.
+/// An item of DynamoDB's stream. Only its key says whether it is a device, a stream, a timer or a call.
 fn stored_item(bytes: &[u8]) {
     if let Some(call) = read_back::<Call>(bytes) {
         assert_caller(&call.caller);

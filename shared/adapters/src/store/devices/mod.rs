@@ -158,7 +158,7 @@ impl Devices {
     ///
     /// The device is written first, and the next registration repeats every later step. So after a failure or a concurrent
     /// registration, there are soon at most `most` devices again, and no two with one address. When one device sends several
-    /// registrations at once, the writes of the latest registration win, in whatever order they arrive.
+    /// registrations at once, the writes of the latest registration win, in any order of arrival.
     ///
     /// # Errors
     /// When the table cannot be written or read.
@@ -286,7 +286,7 @@ impl Devices {
         Ok(released.then_some(device.address))
     }
 
-    /// Removes a device whose address the push service no longer accepts, unless it has registered a new address meanwhile.
+    /// Removes a device after the push service has rejected its address, unless it has registered a new address meanwhile.
     ///
     /// # Errors
     /// When the table cannot be written.
