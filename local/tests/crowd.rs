@@ -32,6 +32,7 @@ use log_lines::log_lines;
 use memory::Memory;
 use reqwest::{Method, StatusCode};
 use ringback::auth::Viewer;
+use ringback::store::Table;
 use ringback::store::connections::{Connection, Connections};
 use ringback_client::Client;
 use ringback_core::ids::Extension;
@@ -233,9 +234,9 @@ async fn connect(scene: &Scene) -> Result<Client> {
 }
 
 fn connections(scene: &Scene) -> Connections {
+    let client = aws_sdk_dynamodb::Client::new(&scene.aws);
     Connections::new(
-        aws_sdk_dynamodb::Client::new(&scene.aws),
-        scene.stack.aws.table.clone(),
+        Table::new(client, scene.stack.aws.table.as_str()),
         aws_sdk_apigatewaymanagement::Client::new(&scene.aws),
         scene.stack.aws.region.clone(),
     )

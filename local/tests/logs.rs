@@ -45,11 +45,11 @@ const NAME: &str = "Padmavathi Venkataraman";
 /// What the log tells of [`a_whole_call`], at the least: an event, or a message, in each function that has a part in it.
 const STORY: [(&str, &str); 10] = [
     ("asterisk-incoming", "caller_arrived"),
-    ("asterisk-incoming", "FCM is asked again"),
+    ("asterisk-incoming", "FCM request sent again"),
     ("asterisk-incoming", "push sent"),
     ("exotel-webhook", "announced"),
     ("call-response", "accept_ready"),
-    ("ws-message", "request refused"),
+    ("ws-message", "request rejected"),
     ("asterisk-incoming", "bridged"),
     ("asterisk-incoming", "caller_left"),
     ("broadcast", "told"),

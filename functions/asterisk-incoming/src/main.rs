@@ -9,12 +9,12 @@ use ringback::api::http::{self, Answer, ApiError};
 use ringback::asterisk::dialplan_report::{DialplanReport, ReportedCall};
 use ringback::asterisk::{AsteriskError, PbxList};
 use ringback::auth::signing::Signing;
-use ringback::auth::webhook_auth::Gate;
+use ringback::auth::webhook_auth::WebhookAuth;
 use ringback::effect_runner::OutsideError;
 use ringback::platform::clock;
 use ringback::platform::secrets::HookSecret;
-use ringback::platform::start::{LiveSwitchboard, Start};
-use ringback::store::number_routes::Routes;
+use ringback::start::{LiveSwitchboard, Start};
+use ringback::store::number_routes::NumberRoutes;
 use ringback::switchboard::{InboundCallReport, Outcome, SwitchboardError};
 use ringback_core::call::Event;
 use ringback_core::ids::{CallId, Extension};
@@ -38,7 +38,7 @@ impl AsteriskIncoming {
         let now = clock::now();
         self.authenticate(&request, now).await?;
         let content_type = http::header(&request, "content-type").unwrap_or_default();
-        let fields = Fields::from_body(content_type, http::body(&request)?).await?;
+        let fields = FormFields::from_body(content_type, http::body(&request)?).await?;
         let report = Report::parse(&fields, &self.country, &self.pbxs)?;
         let until = http::until(&request).min(now + ANSWER_WITHIN);
         let event = match http::path(&request).rsplit('/').next() {
@@ -70,7 +70,7 @@ impl AsteriskIncoming {
         report: DialplanReport,
         now: Timestamp,
         until: Timestamp,
-    ) -> Result<Answer, ApiError> {
+    ) -> Result<ApiAnswer, ApiError> {
         let extension = self.extension(&report).await?;
         let report = InboundCallReport {
             call_id: self.signing.sign(report.id_of_call(&extension)).await?,
@@ -154,7 +154,7 @@ fn accept_offline_phone(
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_http::Error> {
-    let start = Start::function().await?;
+    let start = Start::function().await;
     let this = AsteriskIncoming {
         switchboard: start.switchboard()?,
         routes: start.routes(),
@@ -163,5 +163,5 @@ async fn main() -> Result<(), lambda_http::Error> {
         country: start.country(),
         pbxs: start.pbxs()?,
     };
-    http::serve(|request| this.handle(request)).await
+    http::serve(|request, invocation| this.handle(request, invocation)).await
 }

@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use lambda_http::Request;
-use ringback::api::call_action::CallResponse;
-use ringback::api::http::{self, Answer, ApiError};
+use ringback::api::call_response;
+use ringback::api::http::{self, ApiAnswer, ApiError};
 use ringback::auth::Tokens;
 use ringback::auth::signing::Signing;
-use ringback::platform::clock;
-use ringback::platform::start::{LiveSwitchboard, Start};
-use serde_json::json;
+use ringback::platform::invocation::InvocationContext;
+use ringback::start::{LiveSwitchboard, Start};
 
 struct CallResponseHandler {
     switchboard: LiveSwitchboard,
@@ -17,36 +16,29 @@ struct CallResponseHandler {
     signing: Arc<Signing>,
 }
 
-impl CallResponseHandler {
-    async fn handle(&self, request: Request) -> Result<Answer, ApiError> {
-        let now = clock::now();
+impl CallResponses {
+    async fn handle(
+        &self,
+        request: Request,
+        invocation: InvocationContext,
+    ) -> Result<ApiAnswer, ApiError> {
         let header = http::header(&request, "authorization");
-        let bearer = self.tokens.bearer(header, now);
+        let bearer = self.tokens.bearer(header, invocation.now);
         let (bearer, ()) = tokio::join!(bearer, self.signing.get_ready());
-        let bearer = bearer?;
-        let response = CallResponse::parse(http::body(&request)?)?;
-        let party = bearer.acting_for(&response.extension);
-        let party = party.ok_or_else(ApiError::other_extension)?;
-        self.signing.check(response.call_id, now).await?;
-        let (call_id, event) = (response.call_id, response.event(party.clone()));
-        let outcome = self
-            .switchboard
-            .handle(call_id, &event, now, http::until(&request))
-            .await?;
-        match outcome.refused {
-            None => Ok(Answer::ok(json!({ "status": outcome.call.status }))),
-            Some(reason) => Err(http::refused(reason, &outcome.call, now)),
-        }
+        let (bearer, body) = (bearer?, http::body(&request)?);
+        let (switchboard, signing) = (&self.switchboard, &self.signing);
+        let accepted = call_response::handle(switchboard, signing, &bearer, body, invocation);
+        Ok(accepted.await?.into_answer())
     }
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_http::Error> {
-    let start = Start::function().await?;
-    let this = CallResponseHandler {
+    let start = Start::function().await;
+    let this = CallResponses {
         switchboard: start.switchboard()?,
         tokens: start.tokens()?,
         signing: start.signing()?,
     };
-    http::serve(|request| this.handle(request)).await
+    http::serve(|request, invocation| this.handle(request, invocation)).await
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use lambda_http::Request;
-use ringback::api::http::{self, Answer, ApiError};
+use ringback::api::http::{self, ApiAnswer, ApiError, ApiErrorCode};
 use ringback::auth::signing::Signing;
 use ringback::auth::{Tokens, Viewer};
 use ringback::platform::clock;
@@ -35,7 +35,7 @@ impl CallStatusHandler {
         let call = self.find(&id, &viewer, now).await?;
         let call = call.ok_or_else(ApiError::no_such_call)?;
         if !viewer.sees(call.participants()) {
-            return Err(ApiError::not_yours());
+            return Err(ApiErrorCode::NotYourCall.into());
         }
         Ok(Answer::ok(call_json(&call, now)))
     }
@@ -100,5 +100,5 @@ async fn main() -> Result<(), lambda_http::Error> {
         tokens: start.tokens()?,
         signing: start.signing()?,
     };
-    http::serve(|request| this.handle(request)).await
+    http::serve(|request, invocation| this.handle(request, invocation)).await
 }

@@ -2,8 +2,8 @@
 //! brings versions of a call that replication between two regions has overwritten.
 
 use lambda_runtime::{Error, LambdaEvent};
-use ringback::platform::clock;
-use ringback::platform::start::{GIVES_UP_AFTER, LiveSwitchboard, Start, run, works_until};
+use ringback::platform::invocation::InvocationContext;
+use ringback::start::{LiveSwitchboard, Start, run};
 use ringback::switchboard::SwitchboardError;
 use ringback::timers::TimerMessage;
 use ringback_core::timestamp::Timestamp;
@@ -104,7 +104,7 @@ async fn handle_timer(
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    let start = Start::function().await?;
+    let start = Start::function().await;
     let switchboard = &start.switchboard_with_exotel()?;
     run(move |event| handle(switchboard, event)).await
 }

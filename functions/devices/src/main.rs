@@ -7,9 +7,10 @@ use ringback::api::registration::{Platform, Registration};
 use ringback::auth::{Bearer, Tokens};
 use ringback::platform::clock;
 use ringback::platform::config::ConfigError;
-use ringback::platform::start::Start;
+use ringback::platform::invocation::InvocationContext;
 use ringback::push::sns::Sns;
-use ringback::store::allowance::{Allowance, Allowances, Purpose, Refused};
+use ringback::start::Start;
+use ringback::store::allowance::{Allowance, AllowanceError, Allowances, Purpose};
 use ringback::store::devices::{Device, Devices, PushAddress, SnsService};
 use ringback_core::ids::{DeviceId, Extension};
 use ringback_core::timestamp::Timestamp;
@@ -25,8 +26,12 @@ struct DeviceRegistry {
 }
 
 impl DeviceRegistry {
-    async fn handle(&self, request: Request) -> Result<Answer, ApiError> {
-        let now = clock::now();
+    async fn handle(
+        &self,
+        request: Request,
+        invocation: InvocationContext,
+    ) -> Result<ApiAnswer, ApiError> {
+        let now = invocation.now;
         let header = http::header(&request, "authorization");
         let bearer = self.tokens.bearer(header, now).await?;
         let device_id = DeviceId::try_from(http::path_parameter(&request, "device_id")?)?;
@@ -52,8 +57,8 @@ impl DeviceRegistry {
     ) -> Result<Answer, ApiError> {
         let registration = Registration::parse(http::body(request)?)?;
         let party = bearer.acting_for(&registration.extension);
-        let party = party.ok_or_else(ApiError::other_extension)?;
-        self.take_allowance(&party.extension).await?;
+        let party = party.ok_or(ApiErrorCode::NotYourExtension)?;
+        self.take_allowance(&party.extension, now).await?;
         let address = self
             .address(registration.platform, registration.token.into())
             .await?;
@@ -76,10 +81,10 @@ impl DeviceRegistry {
             .allowances
             .take(extension, purpose, self.allowance, None, now);
         taken.await.map(|_| ()).map_err(|refused| match refused {
-            Refused::TooSoon(wait) => {
-                ApiError::too_many("too_many_registrations", "registrations", wait)
+            AllowanceError::TooSoon(wait) => {
+                ApiError::too_many(ApiErrorCode::TooManyRegistrations, "registrations", wait)
             }
-            Refused::Store(error) => error.into(),
+            AllowanceError::Store(error) => error.into(),
         })
     }
 
@@ -99,10 +104,10 @@ impl DeviceRegistry {
     /// an unregistered token at once, unless the deployment has an SNS application for FCM.
     async fn address(&self, platform: Platform, token: String) -> Result<PushAddress, ApiError> {
         let service = match platform {
-            Platform::Fcm if !self.sns.serves_fcm() => return Ok(PushAddress::Fcm { token }),
-            Platform::Fcm => SnsService::Fcm,
-            Platform::Apns => SnsService::Apns,
-            Platform::ApnsVoip => SnsService::ApnsVoip,
+            PushPlatform::Fcm if !self.sns.serves_fcm() => return Ok(PushAddress::Fcm { token }),
+            PushPlatform::Fcm => SnsService::Fcm,
+            PushPlatform::Apns => SnsService::Apns,
+            PushPlatform::ApnsVoip => SnsService::ApnsVoip,
         };
         let endpoint = self.sns.endpoint_for(service, &token).await?;
         Ok(PushAddress::Sns { service, endpoint })
@@ -117,14 +122,14 @@ fn max_devices(start: &Start) -> Result<usize, ConfigError> {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_http::Error> {
-    let start = Start::function().await?;
+    let start = Start::function().await;
     let this = DeviceRegistry {
-        devices: start.devices(),
-        allowances: start.allowances(),
+        devices: start.devices()?,
+        allowances: start.allowances()?,
         allowance: Allowance::of_registrations(&start.environment)?,
         max_devices: max_devices(&start)?,
         sns: start.sns(),
         tokens: start.tokens()?,
     };
-    http::serve(|request| this.handle(request)).await
+    http::serve(|request, invocation| this.handle(request, invocation)).await
 }

@@ -3,15 +3,14 @@
 use std::sync::Arc;
 
 use lambda_http::Request;
-use ringback::api::form::Fields;
-use ringback::api::http::{self, Answer, ApiError};
+use ringback::api::http::{self, ApiAnswer, ApiError, ApiErrorCode};
 use ringback::auth::signing::{SignatureError, Signing};
-use ringback::auth::webhook_auth::Gate;
+use ringback::auth::webhook_auth::WebhookAuth;
 use ringback::exotel::{Direction, ExotelWebhook, Source};
 use ringback::platform::clock;
 use ringback::platform::secrets::WebhookSecret;
-use ringback::platform::start::{LiveSwitchboard, Start};
-use ringback::store::number_routes::Routes;
+use ringback::start::{LiveSwitchboard, Start};
+use ringback::store::number_routes::NumberRoutes;
 use ringback::switchboard::{InboundCallReport, SwitchboardError};
 use ringback_core::call::Event;
 use ringback_core::ids::{CallId, Extension};
@@ -70,7 +69,7 @@ impl ExotelWebhookHandler {
     async fn authenticate(
         &self,
         request: &Request,
-        query: &Fields,
+        query: &FormFields,
         now: Timestamp,
     ) -> Result<ReportScope, ApiError> {
         let source = http::source(request);
@@ -178,5 +177,5 @@ async fn main() -> Result<(), lambda_http::Error> {
         signing: start.signing()?,
         country: start.country(),
     };
-    http::serve(|request| this.handle(request)).await
+    http::serve(|request, invocation| this.handle(request, invocation)).await
 }

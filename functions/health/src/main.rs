@@ -38,7 +38,7 @@ impl HealthHandler {
     async fn handle(&self, _request: Request) -> Result<Answer, ApiError> {
         let HealthReport { healthy, body } = self.last_report.get_or(|| self.check()).await;
         if healthy {
-            Ok(Answer::ok(body))
+            Ok(ApiAnswer::ok(body))
         } else {
             Err(ApiError::unhealthy(body))
         }
@@ -46,7 +46,7 @@ impl HealthHandler {
 
     async fn check(&self) -> HealthReport {
         let (table, queue, pbxs) = futures::join!(
-            in_time(self.table_answers()),
+            in_time(self.table.is_reachable()),
             in_time(self.queue_answers()),
             self.asterisk.health(CHECK_TIMEOUT),
         );
@@ -115,5 +115,5 @@ async fn main() -> Result<(), lambda_http::Error> {
         region: start.region().to_owned(),
         last_report: SharedAnswer::new(),
     };
-    http::serve(|request| this.handle(request)).await
+    http::serve(|_request, _invocation| this.handle()).await
 }

@@ -4,12 +4,12 @@
 use std::net::IpAddr;
 
 use lambda_runtime::{Error, LambdaEvent};
-use ringback::api::websocket::{Connecting, Credentials, Who};
-use ringback::auth::webhook_auth::{Gate, TurnedAway};
+use ringback::api::websocket::{ConnectedClient, Connecting, Credentials};
+use ringback::auth::webhook_auth::{WebhookAuth, WebhookAuthError};
 use ringback::auth::{TokenError, Tokens};
 use ringback::platform::clock;
 use ringback::platform::secrets::WebhookSecret;
-use ringback::platform::start::{Start, run};
+use ringback::start::{Start, run};
 use ringback_core::timestamp::Timestamp;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
@@ -48,12 +48,12 @@ impl WsAuthorizer {
         credentials: &Credentials,
         source: Option<IpAddr>,
         now: Timestamp,
-    ) -> Result<Option<Who>, Error> {
+    ) -> Result<Option<ConnectedClient>, Error> {
         match credentials {
             Credentials::Token(header) => {
                 let header = Some(header.expose_secret());
                 match self.tokens.bearer(header, now).await {
-                    Ok(bearer) => Ok(Some(Who::Client(bearer))),
+                    Ok(bearer) => Ok(Some(ConnectedClient::Client(bearer))),
                     Err(TokenError::Unauthorized(_)) => Ok(None),
                     Err(error) => Err(error.into()),
                 }
@@ -83,7 +83,7 @@ fn policy(effect: &str, principal: &str, method_arn: &str, context: &Value) -> V
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    let start = Start::without_table().await;
+    let start = Start::function().await;
     let this = &WsAuthorizer {
         tokens: start.tokens()?,
         webhook_auth: start.exotels_gate()?,

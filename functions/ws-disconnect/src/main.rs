@@ -3,7 +3,7 @@
 
 use lambda_runtime::{Error, LambdaEvent};
 use ringback::api::websocket::{self, Request};
-use ringback::platform::start::{Start, run};
+use ringback::start::{Start, run};
 use ringback::store::connections::Connections;
 use serde_json::Value;
 
@@ -20,7 +20,7 @@ async fn handle(connections: &Connections, event: LambdaEvent<Request>) -> Resul
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    let start = Start::function().await?;
+    let start = Start::function().await;
     let connections = &start.connections()?;
     run(move |event| handle(connections, event)).await
 }

@@ -8,7 +8,7 @@ use ringback::exotel::{DtmfKey, MAX_FRAME_BYTES, StreamFrame};
 use ringback::platform::clock;
 use ringback::platform::start::LiveSwitchboard;
 use ringback::store::connections::Connections;
-use ringback::store::streams::{Stream, Streams};
+use ringback::store::streams::{AudioStream, AudioStreams};
 use ringback::switchboard::SwitchboardError;
 use ringback_core::call::{Call, Event};
 use ringback_core::ids::{CallId, CallSid};
@@ -28,7 +28,7 @@ impl AudioStreams {
         switchboard: &LiveSwitchboard,
         connection_id: &str,
         text: &str,
-        until: Timestamp,
+        invocation: InvocationContext,
     ) -> Result<(), ApiError> {
         if text.len() > MAX_FRAME_BYTES {
             return Err(ApiError::bad_request(
@@ -68,11 +68,10 @@ impl AudioStreams {
         connection_id: &str,
         call: &Call,
         call_sid: CallSid,
+        now: Timestamp,
     ) -> Result<(), ApiError> {
-        let stream = Stream::of(call, call_sid);
-        self.streams
-            .begin(connection_id, &stream, clock::now())
-            .await?;
+        let stream = AudioStream::of(call, call_sid);
+        self.streams.begin(connection_id, &stream, now).await?;
         Ok(())
     }
 
@@ -100,7 +99,7 @@ async fn handle_event(
     switchboard: &LiveSwitchboard,
     call_sid: &CallSid,
     event: &Event,
-    until: Timestamp,
+    invocation: InvocationContext,
 ) -> Result<Option<Call>, ApiError> {
     let call_id = CallId::of_call_sid(call_sid);
     match switchboard

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ringback::api::http::ApiError;
+use ringback::api::http::{ApiError, ApiErrorCode};
 use ringback::api::new_call::{Address, CallRequest};
 use ringback::api::status_update::call_initiated;
 use ringback::auth::signing::Signing;
@@ -15,14 +15,13 @@ use ringback::telemetry::metrics;
 use ringback_core::call::{Call, CallType, EndReason};
 use ringback_core::ids::{CallId, Extension};
 use ringback_core::phone_number::PhoneNumber;
-use ringback_core::timestamp::Timestamp;
 use serde_json::Value;
 
 /// Starts the calls that apps request.
 pub(crate) struct CallStarter {
     pub(crate) switchboard: LiveSwitchboard,
     pub(crate) signing: Arc<Signing>,
-    pub(crate) routes: Routes,
+    pub(crate) routes: NumberRoutes,
     pub(crate) country: String,
     pub(crate) rules: DialRules,
     pub(crate) limits: StartLimits,
@@ -34,9 +33,9 @@ impl CallStarter {
         &self,
         app: &Extension,
         request: CallRequest,
-        until: Timestamp,
+        invocation: InvocationContext,
     ) -> Result<Value, ApiError> {
-        let now = clock::now();
+        let InvocationContext { now, deadline } = invocation;
         let reference = request.reference.clone();
         let call_id = match &reference {
             Some(reference) => CallId::of_reference(app, reference),
@@ -63,7 +62,7 @@ impl CallStarter {
         }
         match start_error(&call) {
             None => Ok(call_initiated(&call, reference.as_ref())),
-            Some(error) => Err(error.about_call(&call)),
+            Some(code) => Err(ApiError::from(code).about_call(&call)),
         }
     }
 
@@ -127,7 +126,7 @@ impl CallStarter {
     ) -> Result<PhoneNumber, ApiError> {
         let requested = match caller {
             Some(Address::App(extension)) if extension != *app => {
-                return Err(ApiError::other_extension());
+                return Err(ApiErrorCode::NotYourExtension.into());
             }
             Some(Address::Telephone(number)) => Some(number),
             Some(Address::App(_)) | None => None,

@@ -11,16 +11,15 @@ use audio_stream::AudioStreams;
 use call_start::CallStarter;
 use error_posts::ErrorPosts;
 use lambda_runtime::{Error, LambdaEvent};
-use ringback::api::call_action::CallResponse;
-use ringback::api::http::{self, ApiError};
+use ringback::api::call_response;
+use ringback::api::http::{self, ApiError, ApiErrorCode};
 use ringback::api::new_call::CallRequest;
-use ringback::api::websocket::{self, Request, Who};
+use ringback::api::websocket::{self, ConnectedClient, Request};
 use ringback::auth::Bearer;
 use ringback::exotel::dial_rules::DialRules;
 use ringback::platform::clock;
 use ringback::platform::start::{Start, run, works_until};
 use ringback::switchboard::StartLimits;
-use ringback_core::timestamp::Timestamp;
 use serde_json::{Map, Value, json};
 
 struct WsMessage {

@@ -1,4 +1,4 @@
-//! Helpers for the adapters' tests: simulated AWS services, secrets and devices.
+//! Common parts of the adapters' tests: ordinary values, and AWS played by a server of the test.
 
 use std::time::Duration;
 
@@ -14,11 +14,12 @@ use crate::platform::config::Environment;
 use crate::platform::secrets::Secret;
 use crate::store::allowance::Allowance;
 use crate::store::devices::{Device, PushAddress};
+use crate::store::table::Table;
 use crate::switchboard::StartLimits;
 use ringback_core::ids::DeviceId;
 use ringback_core::timestamp::Timestamp;
 
-/// Limits that most tests do not reach.
+/// Limits that most tests never reach.
 pub(crate) fn start_limits() -> StartLimits {
     StartLimits {
         calls: Allowance::per_minute(60, 10),
@@ -38,13 +39,25 @@ pub(crate) fn device(name: &str, address: PushAddress) -> Device {
     )
 }
 
-/// DynamoDB's reply when a condition does not hold.
-pub(crate) fn condition_failed() -> ResponseTemplate {
-    let error = "com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException";
-    ResponseTemplate::new(400).set_body_json(json!({ "__type": error, "message": "…" }))
+/// DynamoDB's table at `server`.
+pub(crate) fn table(server: &MockServer) -> Table {
+    Table::new(aws_sdk_dynamodb::Client::new(&aws(server)), "calls")
 }
 
-/// An AWS configuration with `server` as the endpoint. It does not retry, so that a test can count the requests.
+/// DynamoDB's answer when a condition does not hold.
+pub(crate) fn condition_failed() -> ResponseTemplate {
+    condition_failed_on(&Value::Null)
+}
+
+/// The same for a request that asks for the item on which the condition failed.
+pub(crate) fn condition_failed_on(item: &Value) -> ResponseTemplate {
+    let error = "com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException";
+    let message = "The conditional request failed";
+    ResponseTemplate::new(400)
+        .set_body_json(json!({ "__type": error, "message": message, "Item": item }))
+}
+
+/// AWS at `server`. The SDK does not retry, so that a test can count requests.
 pub(crate) fn aws(server: &MockServer) -> SdkConfig {
     let credentials = Credentials::new("AKIDTEST", "test", None, None, "test");
     SdkConfig::builder()
@@ -59,7 +72,7 @@ pub(crate) fn aws(server: &MockServer) -> SdkConfig {
 /// The ARN of [`secret`].
 pub(crate) const SECRET_ARN: &str = "arn:aws:secretsmanager:ap-south-1:123456789012:secret:app-x";
 
-/// A secret in a simulated Secrets Manager. Each fetch returns the next of these values; the last value is repeated.
+/// A secret, and Secrets Manager. Each fetch finds the next of these values; the last one stays.
 pub(crate) async fn secret<T: DeserializeOwned, const N: usize>(
     values: [Value; N],
 ) -> (MockServer, Secret<T>) {
@@ -81,7 +94,7 @@ pub(crate) async fn secret<T: DeserializeOwned, const N: usize>(
     (server, secret)
 }
 
-/// A secret in the Secrets Manager that `server` simulates.
+/// A secret in Secrets Manager at `server`.
 pub(crate) fn secret_at<T: DeserializeOwned>(server: &MockServer) -> Secret<T> {
     let client = aws_sdk_secretsmanager::Client::new(&aws(server));
     let environment = Environment::of(|_| Some(SECRET_ARN.to_owned()));
@@ -93,7 +106,7 @@ pub(crate) async fn requests(server: &MockServer) -> Vec<Request> {
     server.received_requests().await.unwrap()
 }
 
-/// The operation of an AWS request that names it in the header `x-amz-target`, such as `DynamoDB_20120810.Query`.
+/// The operation of a request to AWS, for services that name it in a header (`DynamoDB_20120810.Query`).
 pub(crate) fn operation(request: &Request) -> &str {
     let target = request.headers.get("x-amz-target");
     let target = target.and_then(|value| value.to_str().ok());
@@ -102,7 +115,7 @@ pub(crate) fn operation(request: &Request) -> &str {
         .unwrap_or_default()
 }
 
-/// The URL of a port on which no server listens.
+/// The URL of a server that does not listen any more.
 pub(crate) fn closed_port() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     format!("http://{}", listener.local_addr().unwrap())

@@ -8,7 +8,6 @@ use axum::extract::RawQuery;
 use axum::http::header;
 use reqwest::Client;
 use reqwest::redirect::Policy;
-use ringback::api::form::Fields;
 use ringback::exotel::{
     CallStage, ConnectRequest, Exotel as Application, ExotelError, ExotelWebhook, WebhookSource,
 };
@@ -163,8 +162,8 @@ struct Report {
 }
 
 impl Report {
-    async fn fields(&self) -> Fields {
-        let body = Fields::from_body(&self.content_type, &self.body).await;
+    async fn fields(&self) -> FormFields {
+        let body = FormFields::from_body(&self.content_type, &self.body).await;
         body.unwrap()
     }
 

@@ -1,10 +1,12 @@
-//! What apps, Exotel and the PBX send over HTTP and WebSocket, and what they get back.
+//! The HTTP and WebSocket API: requests of apps, Exotel and the PBX, and the answers to them.
 
-pub mod call_action;
+pub mod call_response;
 #[cfg(any(test, feature = "testing"))]
 pub mod entry_points;
-pub mod form;
+pub mod error;
+pub mod error_code;
 pub mod http;
+mod json_fields;
 pub mod new_call;
 pub mod registration;
 pub mod status_update;

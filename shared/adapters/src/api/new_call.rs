@@ -1,45 +1,45 @@
-//! What a connected app says to start a call: `incoming_call` (S2, whose name is the callee's view of it).
+//! `incoming_call`: a connected app starts a call. The name of the message is the callee's view of it (docs/origin.md).
 
 use serde_json::{Map, Value};
 
-use crate::api::call_action::text;
+use crate::api::json_fields::text;
 use ringback_core::call::CallType;
 use ringback_core::ids::{BadName, Extension, Reference};
 use ringback_core::phone_number::PhoneNumber;
 
-/// An app's wish to call somebody.
+/// The call that an app asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CallRequest {
-    /// Who calls: `callerId`. The app itself, if it does not say.
+    /// The caller, `callerId`. Without it, the app itself.
     pub caller: Option<Address>,
-    /// Who is called: `recipientId`.
+    /// The callee, `recipientId`.
     pub recipient: Address,
-    /// Voice, if the app does not say.
+    /// `callType`. Without it, voice.
     pub call_type: CallType,
-    /// The app's own name for the call (`clientReference`): asked for again under the same one, it is the same call.
+    /// The app's own name for the call, `clientReference`. A repeated request with the same name is the same call.
     pub reference: Option<Reference>,
 }
 
-/// Who calls or is called.
+/// A caller or a callee.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
-    /// An app of ours.
+    /// An app of this deployment.
     App(Extension),
-    /// A telephone.
+    /// A telephone in the public network.
     Telephone(PhoneNumber),
 }
 
-/// How many digits a telephone number has (E.164 allows 15); what has fewer is an extension.
+/// The number of digits of a telephone number. E.164 allows 15 at most; a shorter name is an extension.
 const DIGITS: std::ops::RangeInclusive<usize> = 8..=15;
 
 impl Address {
-    /// What begins with `+` or has 8 to 15 digits is a telephone number, anything else an extension. So what a name
-    /// means does not depend on who is registered. Numbers without a country code are `country`'s (ISO 3166).
+    /// A name that begins with `+` or has 8 to 15 digits is a telephone number; any other is an extension. So the meaning of a
+    /// name does not depend on registered devices. A number without a country code belongs to `country` (ISO 3166).
     ///
     /// # Errors
-    /// When `text` is neither; `what` is the field's name.
+    /// When `text` is neither. `what` is the field's name for the error.
     pub fn parse(text: &str, what: &'static str, country: &str) -> Result<Self, BadName> {
-        let refused = BadName {
+        let malformed = BadName {
             what,
             rule: "must be a telephone number of 8 to 15 digits, or an extension",
         };
@@ -55,22 +55,22 @@ impl Address {
         if !looks_like_number {
             return Extension::try_from(text)
                 .map(Self::App)
-                .map_err(|_| refused);
+                .map_err(|_| malformed);
         }
         let number = PhoneNumber::parse(text, country).filter(|number| {
-            // What claims a country code and has none would be called in this country.
+            // Without a valid country code, the digits after `+` would be dialled as a national number.
             let keeps_its_country = !text.starts_with('+') || number.as_str().starts_with('+');
             DIGITS.contains(&digits) && keeps_its_country
         });
-        number.map(Self::Telephone).ok_or(refused)
+        number.map(Self::Telephone).ok_or(malformed)
     }
 }
 
 impl CallRequest {
-    /// Reads `{callerId?, recipientId, callType?, clientReference?}`. Fields that it does not know are ignored.
+    /// Reads `{callerId?, recipientId, callType?, clientReference?}` and ignores other fields.
     ///
     /// # Errors
-    /// When a field is missing, of the wrong type or malformed: with the field's name.
+    /// When a field is missing or malformed. The error names the field.
     pub fn parse(fields: &Map<String, Value>, country: &str) -> Result<Self, BadName> {
         let optional = |name: &'static str| match fields.get(name) {
             None | Some(Value::Null) => Ok(None),
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn the_seeds_own_example_is_a_call_between_two_telephones() {
+    fn two_telephone_numbers_are_a_call_between_telephones() {
         let request = parse(json!({
             "type": "incoming_call", "callerId": "1234567890", "recipientId": "9876543210", "callType": "voice",
         }));
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_telephone_number_is_an_extension() {
+    fn a_name_that_is_not_a_telephone_number_is_an_extension() {
         for text in [
             "1002",
             "9876543",
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn an_error_names_the_field() {
         let good = json!({ "recipientId": "1002" });
         let with = |name: &str, value: Value| {
             let mut message = good.clone();
@@ -195,7 +195,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_address_holds_syntax(text in ".*") {
+        fn no_address_contains_syntax(text in ".*") {
             if let Ok(address) = Address::parse(&text, "recipientId", "IN") {
                 let plain = match address {
                     Address::App(extension) => extension.to_string(),

@@ -1,61 +1,55 @@
-//! What an app says to be reached by push: `PUT /api/devices/{device_id}`.
+//! `PUT /api/devices/{device_id}`: an app registers for push notifications.
 
 use std::fmt;
 
-use serde_json::{Map, Value};
-
-use crate::api::call_action::text;
+use crate::api::json_fields::{object, text};
 use ringback_core::ids::{BadName, Extension};
 
-/// Longer than any push service's token, in bytes.
+/// The longest token, in bytes. Tokens of all push services are shorter.
 const LONGEST_TOKEN: usize = 4096;
 
-/// How an app wants to be reached.
+/// The body of the request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registration {
-    /// The extension that the app says it speaks for; its token must say so too.
+    /// The extension that the app acts for. Its bearer token must be for the same one.
     pub extension: Extension,
-    /// Whose push service it is.
-    pub platform: Platform,
-    /// The device's address there.
+    /// The push service.
+    pub platform: PushPlatform,
+    /// The device's token at this service.
     pub token: PushToken,
 }
 
-/// A push service that an app can be reached by.
+/// A push service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Platform {
-    /// Google's.
+pub enum PushPlatform {
+    /// Google's Firebase Cloud Messaging.
     Fcm,
-    /// Apple's, for ordinary notifications.
+    /// Apple's service for alerts.
     Apns,
-    /// Apple's, for calls.
+    /// Apple's service for VoIP calls.
     ApnsVoip,
 }
 
-/// A push service's token: opaque, and private, so hidden from `Debug`.
+/// A push service's token. It is opaque and private, so `Debug` hides it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PushToken(String);
 
 impl Registration {
-    /// Reads `{extension, platform, token}`. Fields that it does not know are ignored.
+    /// Reads `{extension, platform, token}` and ignores other fields.
     ///
     /// # Errors
-    /// When the body is no JSON object, or a field is missing, of the wrong type or malformed: with the field's name.
+    /// When the body is not a JSON object, or a field is missing or malformed. The error names the field.
     pub fn parse(body: &[u8]) -> Result<Self, BadName> {
-        let not_json = BadName {
-            what: "the body",
-            rule: "must be a JSON object",
-        };
-        let fields: Map<String, Value> = serde_json::from_slice(body).map_err(|_| not_json)?;
+        let fields = object(body)?;
         Ok(Self {
-            platform: Platform::parse(text(&fields, "platform")?)?,
+            platform: PushPlatform::parse(text(&fields, "platform")?)?,
             token: PushToken::parse(text(&fields, "token")?)?,
             extension: Extension::try_from(text(&fields, "extension")?)?,
         })
     }
 }
 
-impl Platform {
+impl PushPlatform {
     fn parse(text: &str) -> Result<Self, BadName> {
         match text {
             "fcm" => Ok(Self::Fcm),
@@ -100,7 +94,7 @@ impl fmt::Debug for PushToken {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -113,16 +107,16 @@ mod tests {
     }
 
     #[test]
-    fn a_registration_is_read_and_its_token_stays_private() {
+    fn a_registration_is_read_and_debug_hides_its_token() {
         let registration = parse(&good()).unwrap();
         assert_eq!(registration.extension.as_str(), "1001");
-        assert_eq!(registration.platform, Platform::Fcm);
+        assert_eq!(registration.platform, PushPlatform::Fcm);
         assert_eq!(registration.token.as_str(), "a:B-c_1");
         assert!(!format!("{registration:?}").contains("a:B"));
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn an_error_names_the_field() {
         let longest = json!("x".repeat(LONGEST_TOKEN));
         let with = |name: &str, value: &Value| {
             let mut body = good();

@@ -1,4 +1,5 @@
-//! What connected clients hear of a call: `call_status_update`, in S2's shape and S2's words.
+//! `call_status_update`: what connected clients get when a call changes. Its fields and its status words are those of the original
+//! WebSocket protocol (docs/origin.md).
 
 use serde_json::{Value, json};
 
@@ -6,36 +7,37 @@ use ringback_core::call::{Call, CallStatus, StreamState};
 use ringback_core::ids::{CallId, Extension, Reference};
 use ringback_core::timestamp::Timestamp;
 
-/// Who hears of a call.
+/// The clients that get the status updates of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StatusAudience {
-    /// All connected clients (S2). Those who have no part in the call see its numbers masked.
+    /// All connected clients, as the original protocol asks. Clients outside the call see masked numbers.
     Everyone,
-    /// The call's own extensions, and operators.
+    /// The clients of the call's extensions, and operators.
     Participants,
 }
 
-/// A change of a call that clients hear of: of its status, or of its stream.
+/// A change of a call that clients can see: of its status word, or of its audio stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StatusUpdate {
     call: Call,
 }
 
 impl StatusUpdate {
-    /// The update that a changed item calls for: none, if its status is what it was in S2's words.
+    /// The update for a changed item. `None` if clients would see no difference.
     #[must_use]
     pub fn of(before: Option<&Call>, after: Call) -> Option<Self> {
-        let told = |call: &Call| is_told(call).then(|| (word_of_s2(call.status), call.stream));
-        let (before, now) = (before.and_then(told), told(&after));
+        let visible =
+            |call: &Call| is_visible(call).then(|| (status_word(call.status), call.stream));
+        let (before, now) = (before.and_then(visible), visible(&after));
         (now.is_some() && now != before).then_some(Self { call: after })
     }
 
-    /// Whose call it is.
+    /// The extensions that take part in the call.
     pub fn participants(&self) -> impl Iterator<Item = &Extension> {
         self.call.participants()
     }
 
-    /// Which call it is.
+    /// The call.
     #[must_use]
     pub const fn call_id(&self) -> CallId {
         self.call.call_id
@@ -47,26 +49,26 @@ impl StatusUpdate {
         changed_at(&self.call)
     }
 
-    /// The message for those who have part in the call, and for operators.
+    /// The message for clients in the call and for operators.
     #[must_use]
     pub fn for_participants(&self) -> String {
         message(data(&self.call, ToOwned::to_owned))
     }
 
-    /// The message for everybody else: whose telephones these are is none of their business.
+    /// The message for all other clients. It hides the telephone numbers.
     #[must_use]
     pub fn for_others(&self) -> String {
         message(data(&self.call, masked))
     }
 }
 
-/// S2's clients know a call by its `callSid`, which must not change: an outbound call is told of once Exotel has given
-/// it one, or it is over without.
-const fn is_told(call: &Call) -> bool {
+/// Clients identify a call by its `callSid`, which must not change. So an outbound call becomes visible when Exotel has given it
+/// one, or when it ends without.
+const fn is_visible(call: &Call) -> bool {
     !call.is_outbound() || call.call_sid.is_some() || call.status.is_final()
 }
 
-/// The answer to an app that has started a call: how it stands, and the app's own name for it.
+/// `call_initiated`: the answer to an app that has started a call, with the app's own name for the call.
 #[must_use]
 pub fn call_initiated(call: &Call, reference: Option<&Reference>) -> Value {
     let mut data = data(call, ToOwned::to_owned);
@@ -80,17 +82,17 @@ fn message(data: Value) -> String {
     json!({ "type": "call_status_update", "data": data }).to_string()
 }
 
-/// S2's fields, and beside them what an app needs besides. `shown` says how a telephone number is shown.
-fn data(call: &Call, shown: fn(&str) -> String) -> Value {
+/// The fields of the original protocol, and `callId`, `callType`, `reason` and `stream`. `show` writes or masks a telephone number.
+fn data(call: &Call, show: fn(&str) -> String) -> Value {
     let sid = call.call_sid.as_ref();
     let own_id = || call.call_id.to_string();
     let caller = &call.caller;
     let number = caller.number.as_ref();
     json!({
         "callSid": sid.map_or_else(own_id, ToString::to_string),
-        "status": word_of_s2(call.status),
-        "from": number.map_or_else(|| caller.shown().to_owned(), |number| shown(number.as_str())),
-        "to": call.to.as_ref().map_or_else(|| call.extension.to_string(), |to| shown(to.as_str())),
+        "status": status_word(call.status),
+        "from": number.map_or_else(|| caller.shown().to_owned(), |number| show(number.as_str())),
+        "to": call.to.as_ref().map_or_else(|| call.extension.to_string(), |to| show(to.as_str())),
         "timestamp": changed_at(call).to_iso(),
         "callId": call.call_id,
         "callType": call.call_type,
@@ -102,8 +104,9 @@ fn data(call: &Call, shown: fn(&str) -> String) -> Value {
     })
 }
 
-/// S2's words; for what S2 does not know, Exotel's. A phone that is being woken rings, as far as a client can tell.
-const fn word_of_s2(status: CallStatus) -> &'static str {
+/// The status words of the original protocol, and Exotel's for a status that it does not have. To a client, a phone that is being
+/// woken rings.
+const fn status_word(status: CallStatus) -> &'static str {
     match status {
         CallStatus::Initiated => "initiated",
         CallStatus::WaitingForMobile | CallStatus::MobileReady | CallStatus::Ringing => "ringing",
@@ -116,14 +119,14 @@ const fn word_of_s2(status: CallStatus) -> &'static str {
     }
 }
 
-/// A client hears of a change as soon as it is made, and the last line of the history tells of it.
+/// The time of the last line of the history, which every change adds.
 fn changed_at(call: &Call) -> Timestamp {
     call.history
         .last()
         .map_or(call.created_at, |entry| entry.at)
 }
 
-/// All but the last two digits.
+/// Hides all digits but the last two.
 fn masked(number: &str) -> String {
     let digits = number.chars().count();
     let shown = number.chars().skip(digits.saturating_sub(2));
@@ -146,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_call_rings_and_says_since_when() {
+    fn a_new_call_is_ringing_since_its_creation() {
         let update = StatusUpdate::of(None, a_call(NOW)).unwrap();
         let data = data(&update.for_participants());
         assert_eq!(
@@ -157,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn others_do_not_learn_who_calls() {
+    fn other_clients_see_no_number() {
         let update = StatusUpdate::of(None, a_call(NOW)).unwrap();
         assert_eq!(data(&update.for_others())["from"], "***********10");
         let mut withheld = a_call(NOW);
@@ -167,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn of_an_outbound_call_both_numbers_are_masked() {
+    fn both_numbers_of_an_outbound_call_are_masked() {
         let number = |text| PhoneNumber::parse(text, "IN").unwrap();
         let outgoing = Outgoing {
             call_id: CallId::fresh(),
@@ -179,9 +182,13 @@ mod tests {
         assert_eq!(StatusUpdate::of(None, call.clone()), None);
         call.call_sid = CallSid::try_from("sid").ok();
         let update = StatusUpdate::of(None, call).unwrap();
-        let (told, others) = (data(&update.for_participants()), data(&update.for_others()));
+        let (participants, others) = (data(&update.for_participants()), data(&update.for_others()));
         assert_eq!(
-            (&told["status"], &told["from"], &told["to"]),
+            (
+                &participants["status"],
+                &participants["from"],
+                &participants["to"]
+            ),
             (
                 &"initiated".into(),
                 &"+919800001001".into(),
@@ -195,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_starts_or_stops_is_told() {
+    fn a_stream_that_starts_or_stops_is_an_update() {
         let before = a_call(NOW);
         let mut streaming = before.clone();
         streaming.stream = Some(StreamState::Started);
@@ -209,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_that_changes_no_word_is_not_told() {
+    fn a_change_without_a_visible_difference_is_no_update() {
         let before = a_call(NOW);
         let mut ready = before.clone();
         ready.status = CallStatus::MobileReady;

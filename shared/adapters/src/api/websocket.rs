@@ -1,4 +1,4 @@
-//! What API Gateway's WebSocket API hands to its functions, and how they answer.
+//! Events of API Gateway's WebSocket API, and the answers to them.
 //!
 //! <https://docs.aws.amazon.com/apigateway/latest/developerguide/apigateway-websocket-api-mapping-template-reference.html>
 
@@ -16,49 +16,49 @@ use crate::store::connections::Connection;
 use ringback_core::call::CallParty;
 use ringback_core::ids::{DeviceId, Extension};
 
-/// A request of somebody who wants to connect, as the authorizer sees it.
+/// The authorizer's event: a client connects.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Connecting {
-    /// What the authorizer allows or denies.
+    /// The ARN that the authorizer allows or denies.
     pub method_arn: String,
     #[serde(default)]
     headers: Option<HashMap<String, String>>,
     #[serde(default)]
     query_string_parameters: Option<HashMap<String, String>>,
     #[serde(default)]
-    request_context: Option<ConnectingFrom>,
+    request_context: Option<ConnectContext>,
 }
 
 #[derive(Deserialize)]
-struct ConnectingFrom {
-    identity: Identity,
+struct ConnectContext {
+    identity: ClientIdentity,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Identity {
+struct ClientIdentity {
     source_ip: String,
 }
 
-/// What somebody who wants to connect shows of who it is.
+/// The credentials of a client that connects.
 #[derive(Debug)]
 pub enum Credentials {
-    /// An app's `Authorization` header, or what it would be.
+    /// The value of an `Authorization` header with a bearer token.
     Token(SecretString),
-    /// The secret that Exotel's URLs carry.
+    /// The secret in Exotel's URLs.
     Secret(SecretString),
 }
 
 impl Connecting {
-    /// An app shows `Authorization: Bearer …`, or `?token=…` where it cannot set headers, as browsers cannot. Exotel
-    /// shows `?secret=…`, or `Authorization: Basic …` with the secret as password: what its URL had before the host.
+    /// Apps send `Authorization: Bearer …`, or `?token=…` from a browser, which cannot set headers. Exotel sends `?secret=…`, or
+    /// `Authorization: Basic …` with the secret as password if its URL has the secret before the host name.
     #[must_use]
     pub fn credentials(&self) -> Option<Credentials> {
         self.in_header().or_else(|| self.in_query())
     }
 
-    /// The address that it connects from, as API Gateway saw it.
+    /// The client's address, as API Gateway saw it.
     #[must_use]
     pub fn source(&self) -> Option<IpAddr> {
         let context = self.request_context.as_ref()?;
@@ -94,42 +94,42 @@ fn password(encoded: &str) -> Option<String> {
     Some(password.to_owned())
 }
 
-/// A request of somebody who is connected, or who connects or has gone.
+/// The event of a message, of `$connect` or of `$disconnect`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Request {
-    /// What API Gateway knows of it.
-    pub request_context: Context,
-    /// The message's text; absent on connecting and disconnecting.
+    /// The connection and the route.
+    pub request_context: RequestContext,
+    /// The text of a message.
     #[serde(default)]
     pub body: Option<String>,
 }
 
-/// What API Gateway knows of a request.
+/// The connection and the route of a request.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Context {
+pub struct RequestContext {
     connection_id: String,
     route_key: String,
-    /// What the authorizer found out on connecting.
-    authorizer: Who,
+    /// The authorizer's answer when the client connected.
+    authorizer: ConnectedClient,
 }
 
-/// Who is connected. Settled once, on connecting; it comes with each later message.
+/// The client of a connection. The authorizer determines it once; API Gateway adds it to each later event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Told", into = "Told")]
-pub enum Who {
+#[serde(try_from = "AuthorizerContext", into = "AuthorizerContext")]
+pub enum ConnectedClient {
     /// A phone app, or an operator.
     Client(Bearer),
-    /// Exotel, with the stream of a call.
+    /// Exotel, with the audio stream of a call.
     Exotel,
 }
 
-/// The same as API Gateway passes it on: text, and nothing nested.
+/// The same as API Gateway passes it on: it allows only text values, no nested ones.
 #[derive(Serialize, Deserialize)]
-struct Told {
+struct AuthorizerContext {
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    role: Option<Role>,
+    role: Option<ClientRole>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     extension: Option<Extension>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -138,34 +138,34 @@ struct Told {
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Role {
+enum ClientRole {
     Exotel,
     Operator,
 }
 
-impl TryFrom<Told> for Who {
+impl TryFrom<AuthorizerContext> for ConnectedClient {
     type Error = &'static str;
 
-    fn try_from(told: Told) -> Result<Self, Self::Error> {
-        let device = told.device_id;
-        let party = told
+    fn try_from(context: AuthorizerContext) -> Result<Self, Self::Error> {
+        let device = context.device_id;
+        let party = context
             .extension
             .map(|extension| CallParty { extension, device });
-        match (told.role, party) {
-            (Some(Role::Exotel), _) => Ok(Self::Exotel),
-            (Some(Role::Operator), party) => Ok(Self::Client(Bearer::Operator(party))),
+        match (context.role, party) {
+            (Some(ClientRole::Exotel), _) => Ok(Self::Exotel),
+            (Some(ClientRole::Operator), party) => Ok(Self::Client(Bearer::Operator(party))),
             (None, Some(party)) => Ok(Self::Client(Bearer::App(party))),
             (None, None) => Err("the authorizer names neither a role nor an extension"),
         }
     }
 }
 
-impl From<Who> for Told {
-    fn from(who: Who) -> Self {
-        let (role, party) = match who {
-            Who::Client(Bearer::App(party)) => (None, Some(party)),
-            Who::Client(Bearer::Operator(party)) => (Some(Role::Operator), party),
-            Who::Exotel => (Some(Role::Exotel), None),
+impl From<ConnectedClient> for AuthorizerContext {
+    fn from(client: ConnectedClient) -> Self {
+        let (role, party) = match client {
+            ConnectedClient::Client(Bearer::App(party)) => (None, Some(party)),
+            ConnectedClient::Client(Bearer::Operator(party)) => (Some(ClientRole::Operator), party),
+            ConnectedClient::Exotel => (Some(ClientRole::Exotel), None),
         };
         let (extension, device_id) = party.map(|party| (party.extension, party.device)).unzip();
         Self {
@@ -177,9 +177,9 @@ impl From<Who> for Told {
 }
 
 impl Request {
-    /// Who sent it.
+    /// The client.
     #[must_use]
-    pub const fn who(&self) -> &Who {
+    pub const fn client(&self) -> &ConnectedClient {
         &self.request_context.authorizer
     }
 
@@ -189,19 +189,19 @@ impl Request {
         &self.request_context.connection_id
     }
 
-    /// Whether what the function returns goes back to the client: the route of an app's message has a route response, and
+    /// Whether API Gateway sends the function's result to the client. The routes of apps' messages have a route response;
     /// `$default` has none.
     #[must_use]
     pub fn has_route_response(&self) -> bool {
         self.request_context.route_key.starts_with("message/")
     }
 
-    /// The client's connection; `None` for Exotel's, which hears of no calls.
+    /// The client's connection. `None` for Exotel, which gets no status updates.
     #[must_use]
     pub fn connection(&self) -> Option<Connection> {
-        match self.who() {
-            Who::Exotel => None,
-            Who::Client(bearer) => Some(Connection {
+        match self.client() {
+            ConnectedClient::Exotel => None,
+            ConnectedClient::Client(bearer) => Some(Connection {
                 id: self.connection_id().to_owned(),
                 viewer: bearer.viewer(),
             }),
@@ -209,13 +209,13 @@ impl Request {
     }
 }
 
-/// API Gateway's word for "done".
+/// The result of an event without an answer.
 #[must_use]
 pub fn done() -> Value {
     json!({ "statusCode": 200 })
 }
 
-/// A message back to the client, on a route that has a route response.
+/// The result of an event with an answer. API Gateway sends it only on a route with a route response.
 #[must_use]
 pub fn answer(message: &Value) -> Value {
     json!({ "statusCode": 200, "body": message.to_string() })
@@ -228,8 +228,8 @@ mod tests {
     use super::*;
     use crate::auth::Viewer;
 
-    /// What somebody shows who connects with this header and this query.
-    fn shown(authorization: Option<&str>, query: &Value) -> Option<(&'static str, String)> {
+    /// The credentials of a client with this header and this query.
+    fn credentials(authorization: Option<&str>, query: &Value) -> Option<(&'static str, String)> {
         let headers = authorization.map(|value| json!({ "authorization": value }));
         let connecting =
             json!({ "methodArn": "arn", "headers": headers, "queryStringParameters": query });
@@ -241,30 +241,36 @@ mod tests {
     }
 
     #[test]
-    fn an_app_shows_its_token_in_the_header_or_the_query() {
+    fn an_app_sends_its_token_in_the_header_or_the_query() {
         let token = Some(("token", "Bearer abc".to_owned()));
-        assert_eq!(shown(Some("Bearer abc"), &Value::Null), token);
-        assert_eq!(shown(None, &json!({ "token": "abc" })), token);
-        assert_eq!(shown(Some("Bearer abc"), &json!({ "secret": "x" })), token);
+        assert_eq!(credentials(Some("Bearer abc"), &Value::Null), token);
+        assert_eq!(credentials(None, &json!({ "token": "abc" })), token);
+        assert_eq!(
+            credentials(Some("Bearer abc"), &json!({ "secret": "x" })),
+            token
+        );
     }
 
     #[test]
-    fn exotel_shows_the_secret_in_the_query_or_as_a_password() {
+    fn exotel_sends_the_secret_in_the_query_or_as_a_password() {
         let secret = Some(("secret", "hush".to_owned()));
-        assert_eq!(shown(None, &json!({ "secret": "hush" })), secret);
+        assert_eq!(credentials(None, &json!({ "secret": "hush" })), secret);
         let basic = |text: &str| format!("Basic {}", STANDARD.encode(text));
-        assert_eq!(shown(Some(&basic("exotel:hush")), &Value::Null), secret);
-        let with_colon = shown(Some(&basic(":hu:sh")), &Value::Null);
+        assert_eq!(
+            credentials(Some(&basic("exotel:hush")), &Value::Null),
+            secret
+        );
+        let with_colon = credentials(Some(&basic(":hu:sh")), &Value::Null);
         assert_eq!(with_colon, Some(("secret", "hu:sh".to_owned())));
         for no_password in ["Basic", "Basic ", "Basic %", &basic("hush")] {
-            let (_, shown) = shown(Some(no_password), &Value::Null).unwrap();
-            assert!(!shown.contains("hush"), "{no_password}");
+            let (_, secret) = credentials(Some(no_password), &Value::Null).unwrap();
+            assert!(!secret.contains("hush"), "{no_password}");
         }
-        assert_eq!(shown(None, &Value::Null), None);
+        assert_eq!(credentials(None, &Value::Null), None);
     }
 
     #[test]
-    fn where_somebody_connects_from_is_what_the_gateway_saw() {
+    fn the_source_address_is_the_one_that_api_gateway_saw() {
         let source = |context: Value| {
             let headers = json!({ "X-Forwarded-For": "203.0.113.7" });
             let connecting =
@@ -283,14 +289,14 @@ mod tests {
     }
 
     #[test]
-    fn who_somebody_is_comes_back_as_it_was_told() {
+    fn a_client_is_read_back_from_the_authorizers_context() {
         let party = |device: Option<&str>| CallParty {
             extension: Extension::try_from("1001").unwrap(),
             device: device.map(|device| DeviceId::try_from(device).unwrap()),
         };
-        let app = |device| Who::Client(Bearer::App(party(device)));
-        let operator = |party| Who::Client(Bearer::Operator(party));
-        for (who, told) in [
+        let app = |device| ConnectedClient::Client(Bearer::App(party(device)));
+        let operator = |party| ConnectedClient::Client(Bearer::Operator(party));
+        for (client, context) in [
             (app(None), json!({ "extension": "1001" })),
             (
                 app(Some("pixel")),
@@ -301,25 +307,28 @@ mod tests {
                 operator(Some(party(None))),
                 json!({ "role": "operator", "extension": "1001" }),
             ),
-            (Who::Exotel, json!({ "role": "exotel" })),
+            (ConnectedClient::Exotel, json!({ "role": "exotel" })),
         ] {
-            assert_eq!(serde_json::to_value(&who).unwrap(), told);
-            let mut passed_on = told;
-            passed_on["principalId"] = "somebody".into();
+            assert_eq!(serde_json::to_value(&client).unwrap(), context);
+            let mut passed_on = context;
+            passed_on["principalId"] = "1001".into();
             passed_on["integrationLatency"] = "12".into();
-            assert_eq!(serde_json::from_value::<Who>(passed_on).unwrap(), who);
+            assert_eq!(
+                serde_json::from_value::<ConnectedClient>(passed_on).unwrap(),
+                client
+            );
         }
-        for nobody in [
+        for unknown in [
             json!({}),
             json!({ "principalId": "1001" }),
             json!({ "role": "root" }),
         ] {
-            assert!(serde_json::from_value::<Who>(nobody).is_err());
+            assert!(serde_json::from_value::<ConnectedClient>(unknown).is_err());
         }
     }
 
     #[test]
-    fn only_the_routes_of_messages_have_a_response() {
+    fn only_the_routes_of_messages_have_a_route_response() {
         for (route, has_one) in [
             ("message/ping", true),
             ("message/call_response", true),
@@ -334,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn exotels_connection_is_no_clients() {
+    fn exotels_connection_is_not_a_client_connection() {
         let request = |who: Value| {
             let context =
                 json!({ "connectionId": "L0SM9", "routeKey": "$default", "authorizer": who });

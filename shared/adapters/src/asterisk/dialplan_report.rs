@@ -93,7 +93,9 @@ impl DialplanReport {
             },
             caller: Caller::on_network(
                 number("caller"),
-                fields.as_sent("caller_name").and_then(CallerName::parse),
+                fields
+                    .with_quotes("caller_name")
+                    .and_then(CallerName::parse),
             ),
             number: number("number"),
             extension: fields

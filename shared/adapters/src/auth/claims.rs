@@ -1,21 +1,21 @@
-//! What stands in a token whose signature, times, issuer and audience are in order.
+//! Reads the claims of a token, after its signature, times, issuer and audience have been checked.
 
 use serde_json::Value;
 
 use super::Bearer;
-use super::token::Refusal;
+use super::token_rejection::TokenRejection;
 use crate::platform::config::Environment;
 use ringback_core::call::CallParty;
 use ringback_core::ids::{DeviceId, Extension};
 
-/// What the role claim says of an operator.
+/// The value of the role claim that makes an operator.
 const OPERATOR: &str = "operator";
 
-/// The claim by which an app may name its device.
+/// The claim with the app's device.
 const DEVICE: &str = "device_id";
 
-/// In which claims the extension and the role stand: each a claim's name (`extension`, `custom:extension`,
-/// `https://example.com/extension`), or a JSON pointer to a nested one (`/app_metadata/extension`).
+/// The claims with the extension and the role. Each is a claim's name (`extension`, `custom:extension`,
+/// `https://example.com/extension`), or a JSON pointer to a nested claim (`/app_metadata/extension`).
 #[derive(Clone, Debug)]
 pub(super) struct ClaimNames {
     pub(super) extension: String,
@@ -23,11 +23,11 @@ pub(super) struct ClaimNames {
 }
 
 impl ClaimNames {
-    /// `TOKEN_EXTENSION_CLAIM` (`extension`) and `TOKEN_ROLE_CLAIM` (`role`).
+    /// Reads `TOKEN_EXTENSION_CLAIM` (`extension`) and `TOKEN_ROLE_CLAIM` (`role`).
     pub(super) fn from_environment(environment: &Environment) -> Self {
-        let named = |variable, usual: &str| {
+        let named = |variable, default: &str| {
             let name = environment.optional(variable);
-            name.unwrap_or_else(|| usual.to_owned())
+            name.unwrap_or_else(|| default.to_owned())
         };
         Self {
             extension: named("TOKEN_EXTENSION_CLAIM", "extension"),
@@ -35,25 +35,24 @@ impl ClaimNames {
         }
     }
 
-    /// Whom these claims make of whoever shows them. A claim that is there must make sense: what somebody meant by one
-    /// that does not is not guessed.
-    pub(super) fn bearer_in(&self, claims: &Value) -> Result<Bearer, Refusal> {
-        let extension = text(claims, &self.extension).map_err(|()| Refusal::Extension)?;
+    /// The client with these claims. A claim that exists must be valid: a malformed one is rejected and not ignored.
+    pub(super) fn bearer_in(&self, claims: &Value) -> Result<Bearer, TokenRejection> {
+        let extension = text(claims, &self.extension).map_err(|()| TokenRejection::Extension)?;
         let extension = extension.map(Extension::try_from).transpose();
-        let device = text(claims, DEVICE).map_err(|()| Refusal::Device)?;
+        let device = text(claims, DEVICE).map_err(|()| TokenRejection::Device)?;
         let device = device.map(DeviceId::try_from).transpose();
-        let device = device.map_err(|_| Refusal::Device)?;
+        let device = device.map_err(|_| TokenRejection::Device)?;
         let party = extension
-            .map_err(|_| Refusal::Extension)?
+            .map_err(|_| TokenRejection::Extension)?
             .map(|extension| CallParty { extension, device });
         match party {
             party if self.makes_an_operator(claims) => Ok(Bearer::Operator(party)),
             Some(party) => Ok(Bearer::App(party)),
-            None => Err(Refusal::Extension),
+            None => Err(TokenRejection::Extension),
         }
     }
 
-    /// The role is one text, or one among several, as groups are.
+    /// The role is a text, or a list of texts, as groups are.
     fn makes_an_operator(&self, claims: &Value) -> bool {
         match find(claims, &self.role) {
             Some(Value::Array(roles)) => roles.iter().any(|role| role == OPERATOR),
@@ -63,11 +62,11 @@ impl ClaimNames {
     }
 }
 
-/// Reads what may stand in a token.
+/// Reads any claims, for fuzzing.
 #[cfg(any(test, feature = "testing"))]
 pub(crate) fn read_any_claims(claims: &Value) -> Option<Bearer> {
-    let usual = ClaimNames::from_environment(&Environment::of(|_| None));
-    usual.bearer_in(claims).ok()
+    let default = ClaimNames::from_environment(&Environment::of(|_| None));
+    default.bearer_in(claims).ok()
 }
 
 /// The claim's text; `None` if the claim is absent, or null.
@@ -91,7 +90,7 @@ mod tests {
 
     use super::*;
 
-    fn bearer(extension: &str, role: &str, claims: &Value) -> Result<Bearer, Refusal> {
+    fn bearer(extension: &str, role: &str, claims: &Value) -> Result<Bearer, TokenRejection> {
         let names = ClaimNames {
             extension: extension.to_owned(),
             role: role.to_owned(),
@@ -107,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn the_extension_stands_where_the_issuer_puts_it() {
+    fn the_extension_is_in_the_configured_claim() {
         for (name, claims) in [
             ("extension", json!({ "extension": "1001" })),
             ("custom:extension", json!({ "custom:extension": "1001" })),
@@ -130,12 +129,12 @@ mod tests {
                 "{name}"
             );
             let elsewhere = bearer("other", "role", &claims);
-            assert_eq!(elsewhere, Err(Refusal::Extension), "{name}");
+            assert_eq!(elsewhere, Err(TokenRejection::Extension), "{name}");
         }
     }
 
     #[test]
-    fn the_role_of_an_operator_is_one_text_or_one_of_several() {
+    fn an_operators_role_is_a_text_or_in_a_list() {
         for (name, claims) in [
             ("role", json!({ "role": "operator" })),
             (
@@ -174,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_refused_rather_than_guessed() {
+    fn a_malformed_claim_is_rejected_and_not_ignored() {
         for extension in [
             json!(1001),
             json!(""),
@@ -185,29 +184,29 @@ mod tests {
             for role in ["operator", "none"] {
                 let claims = json!({ "extension": extension, "role": role });
                 let refused = bearer("extension", "role", &claims);
-                assert_eq!(refused, Err(Refusal::Extension), "{claims}");
+                assert_eq!(refused, Err(TokenRejection::Extension), "{claims}");
             }
         }
         for device in [json!(7), json!("a device")] {
             let claims = json!({ "extension": "1001", "device_id": device });
             let refused = bearer("extension", "role", &claims);
-            assert_eq!(refused, Err(Refusal::Device), "{claims}");
+            assert_eq!(refused, Err(TokenRejection::Device), "{claims}");
         }
-        for nobody in [
+        for incomplete in [
             json!({}),
             json!({ "extension": null }),
             json!({ "device_id": "pixel" }),
             json!([]),
         ] {
-            let refused = bearer("extension", "role", &nobody);
-            assert_eq!(refused, Err(Refusal::Extension), "{nobody}");
+            let refused = bearer("extension", "role", &incomplete);
+            assert_eq!(refused, Err(TokenRejection::Extension), "{incomplete}");
         }
     }
 
     #[test]
-    fn the_claims_have_usual_names_and_the_environment_gives_others() {
-        let usual = ClaimNames::from_environment(&Environment::of(|_| None));
-        assert_eq!((&*usual.extension, &*usual.role), ("extension", "role"));
+    fn the_claims_have_default_names_and_the_environment_can_change_them() {
+        let default = ClaimNames::from_environment(&Environment::of(|_| None));
+        assert_eq!((&*default.extension, &*default.role), ("extension", "role"));
         let others = ClaimNames::from_environment(&Environment::of(|name| match name {
             "TOKEN_EXTENSION_CLAIM" => Some("custom:extension".to_owned()),
             "TOKEN_ROLE_CLAIM" => Some("cognito:groups".to_owned()),

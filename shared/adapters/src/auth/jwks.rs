@@ -1,4 +1,4 @@
-//! The public keys of whoever issues the tokens: a JWK set (RFC 7517), fetched from its URL and kept.
+//! The public keys of the token issuer: a JWK set (RFC 7517), fetched from its URL and cached.
 
 #[cfg(test)]
 mod tests;
@@ -24,49 +24,48 @@ use crate::platform::https;
 use crate::telemetry::xray;
 use ringback_core::timestamp::Timestamp;
 
-/// Between two fetches. A client without credentials can send tokens with unknown key ids, as many as it likes.
-const REST: Duration = Duration::from_secs(60);
+/// The shortest time between two fetches. A client without credentials can send any number of tokens with unknown key ids.
+const FETCH_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Between two fetches while no key is known, for then every token is refused. The time runs from the beginning of a fetch,
-/// so one that timed out ([`REPLY_TIMEOUT`]) may be repeated at once.
-const REST_WITHOUT_KEYS: Duration = Duration::from_secs(1);
+/// The same while no key is known, because then every token is rejected. The time counts from the beginning of a fetch, so a fetch
+/// that timed out ([`REPLY_TIMEOUT`]) can be repeated at once.
+const FETCH_INTERVAL_WITHOUT_KEYS: Duration = Duration::from_secs(1);
 
-/// Keys that are older than this are fetched again, so that one which the issuer has withdrawn is not trusted for as
-/// long as a process lives.
+/// Keys older than this are fetched again, so that a process does not trust a withdrawn key for its whole life.
 const LIFETIME: Duration = Duration::from_secs(60 * 60);
 
-/// A phone that rings is waiting.
+/// Short, because a ringing phone waits for the answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The largest sets that are known hold a dozen keys in 20 KiB.
+/// The largest JWK set, in bytes. Known issuers have up to a dozen keys in 20 KiB.
 const LARGEST: usize = 128 * 1024;
 
-/// A key is asked for that is not known, and the issuer cannot be asked for it.
+/// A token has an unknown key id, and the issuer's keys could not be fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the token issuer's keys could not be fetched")]
 pub struct KeysError;
 
-/// The keys at one URL, those of one algorithm.
+/// The keys at a URL for one algorithm.
 #[derive(Debug)]
 pub(super) struct PublishedKeys {
     url: Url,
     algorithm: Algorithm,
     client: OnceCell<Client>,
-    known: RwLock<Arc<Known>>,
-    /// Whoever asks the issuer holds this, and all others wait for the same answer.
-    last_fetch: Mutex<Option<Fetch>>,
+    cached: RwLock<Arc<CachedKeys>>,
+    /// Locked during a fetch, so that concurrent requests wait for the same answer.
+    last_fetch: Mutex<Option<LastFetch>>,
 }
 
-/// The keys as they were last fetched, by their ids.
+/// The keys of the last successful fetch, by id.
 #[derive(Debug, Default)]
-struct Known {
+struct CachedKeys {
     keys: HashMap<String, Arc<DecodingKey>>,
     good_until: Option<Timestamp>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Fetch {
+struct LastFetch {
     began: Timestamp,
     succeeded: bool,
 }
@@ -77,10 +76,10 @@ enum FetchError {
     #[error("no answer: {0}")]
     NoAnswer(#[from] reqwest::Error),
     #[error("the answer was {0}")]
-    CallStatus(StatusCode),
+    Status(StatusCode),
     #[error("the answer is larger than 128 KiB")]
     TooLarge,
-    #[error("the answer is no JWK set")]
+    #[error("the answer is not a JWK set")]
     NoKeySet,
     #[error("no key in the set verifies {0:?} signatures")]
     NoKey(Algorithm),
@@ -90,9 +89,9 @@ impl PublishedKeys {
     /// The keys at this URL that verify signatures of this algorithm.
     ///
     /// # Errors
-    /// When it is no `https://` URL. On the machine itself `http://` will do.
+    /// When it is not an `https://` URL. `http://` is accepted for this machine.
     pub(super) fn at(url: &str, algorithm: Algorithm) -> Result<Self, ConfigError> {
-        let url = Url::parse(url).ok().filter(nobody_listens_in);
+        let url = Url::parse(url).ok().filter(is_private);
         let url = url.ok_or(ConfigError::Invalid {
             name: "TOKEN_JWKS_URL",
             rule: "an https:// URL",
@@ -101,64 +100,64 @@ impl PublishedKeys {
             url,
             algorithm,
             client: OnceCell::new(),
-            known: RwLock::default(),
+            cached: RwLock::default(),
             last_fetch: Mutex::default(),
         })
     }
 
-    /// The key of this id; `None` if the issuer has none. A key that is not known is fetched, once a minute at most; while no
-    /// key at all is known, once a second.
+    /// The key with this id. `None` if the issuer has none. An unknown id causes a fetch, at most once a minute, or once a second
+    /// while no key is known.
     pub(super) async fn key(
         &self,
         id: &str,
         now: Timestamp,
     ) -> Result<Option<Arc<DecodingKey>>, KeysError> {
-        if let Some(key) = self.known().key_while_good(id, now) {
+        if let Some(key) = self.cached().key_while_good(id, now) {
             return Ok(Some(key));
         }
         let mut last_fetch = self.last_fetch.lock().await;
-        // Somebody else may just have fetched it.
-        if let Some(key) = self.known().key_while_good(id, now) {
+        // Another request may have fetched it while this one waited.
+        if let Some(key) = self.cached().key_while_good(id, now) {
             return Ok(Some(key));
         }
-        let rest = match self.known().keys.is_empty() {
-            true => REST_WITHOUT_KEYS,
-            false => REST,
+        let interval = match self.cached().keys.is_empty() {
+            true => FETCH_INTERVAL_WITHOUT_KEYS,
+            false => FETCH_INTERVAL,
         };
-        if last_fetch.is_none_or(|last| now.since(last.began) >= rest) {
-            let fetch = last_fetch.insert(Fetch {
+        if last_fetch.is_none_or(|last| now.since(last.began) >= interval) {
+            let fetch = last_fetch.insert(LastFetch {
                 began: now,
                 succeeded: false,
             });
             fetch.succeeded = self.refresh(now).await;
         }
-        // The last good keys are better than none.
-        let key = self.known().keys.get(id).cloned();
-        let knows_all = last_fetch.is_some_and(|last| last.succeeded);
-        if key.is_none() && !knows_all {
+        // After a failed fetch, the keys of the last successful one stay in use.
+        let key = self.cached().keys.get(id).cloned();
+        let is_complete = last_fetch.is_some_and(|last| last.succeeded);
+        if key.is_none() && !is_complete {
             return Err(KeysError);
         }
         Ok(key)
     }
 
-    fn known(&self) -> Arc<Known> {
-        Arc::clone(&self.known.read().unwrap_or_else(PoisonError::into_inner))
+    fn cached(&self) -> Arc<CachedKeys> {
+        Arc::clone(&self.cached.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     async fn refresh(&self, now: Timestamp) -> bool {
         let keys = match self.fetch().await {
             Ok(keys) => keys,
             Err(error) => {
-                tracing::warn!(%error, "the token issuer's keys were not fetched; those that are known stay");
+                tracing::warn!(%error, "token issuer's keys not fetched; cached keys stay in use");
                 return false;
             }
         };
-        tracing::info!(keys = keys.len(), "the token issuer's keys were fetched");
-        let known = Known {
+        tracing::info!(keys = keys.len(), "token issuer's keys fetched");
+        let cached = CachedKeys {
             keys,
             good_until: Some(now + LIFETIME),
         };
-        *self.known.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(known);
+        *self.cached.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(cached);
         true
     }
 
@@ -174,10 +173,10 @@ impl PublishedKeys {
         let client = self.client.get_or_try_init(|| async { client() }).await?;
         let request = client.get(self.url.clone());
         let asking = request.header(ACCEPT, "application/json").send();
-        let answer = xray::part("token issuer", "fetching its keys", asking).await;
+        let answer = xray::trace_request("token issuer", "fetching keys", asking).await;
         let mut answer = answer.map_err(reqwest::Error::without_url)?;
         if !answer.status().is_success() {
-            return Err(FetchError::CallStatus(answer.status()));
+            return Err(FetchError::Status(answer.status()));
         }
         let mut body = Vec::new();
         while let Some(part) = answer.chunk().await.map_err(reqwest::Error::without_url)? {
@@ -190,15 +189,15 @@ impl PublishedKeys {
     }
 }
 
-impl Known {
+impl CachedKeys {
     fn key_while_good(&self, id: &str, now: Timestamp) -> Option<Arc<DecodingKey>> {
         let is_good = self.good_until.is_some_and(|until| now < until);
         self.keys.get(id).filter(|_| is_good).cloned()
     }
 }
 
-/// Whoever can change what a URL answers can sign any token.
-fn nobody_listens_in(url: &Url) -> bool {
+/// Whether the connection to this URL cannot be changed on its way. An attacker who could replace the keys could sign any token.
+fn is_private(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default();
     let address = host.trim_start_matches('[').trim_end_matches(']');
     let is_here = host == "localhost"
@@ -208,7 +207,7 @@ fn nobody_listens_in(url: &Url) -> bool {
     url.scheme() == "https" || (url.scheme() == "http" && is_here)
 }
 
-/// It goes where it is told to and nowhere else.
+/// A client that follows no redirect: the configured URL is the only trusted one.
 fn client() -> Result<Client, reqwest::Error> {
     Client::builder()
         .tls_backend_preconfigured(https::public())
@@ -218,16 +217,16 @@ fn client() -> Result<Client, reqwest::Error> {
         .build()
 }
 
-/// The set's keys that verify such signatures. Others may stand beside them, of kinds that nobody here knows.
+/// The keys of a set that verify signatures of this algorithm. The set may have keys of other or unknown types.
 fn keys_in(
     body: &[u8],
     algorithm: Algorithm,
 ) -> Result<HashMap<String, Arc<DecodingKey>>, FetchError> {
     #[derive(Deserialize)]
-    struct Set {
+    struct JwkSet {
         keys: Vec<Value>,
     }
-    let set: Set = serde_json::from_slice(body).map_err(|_| FetchError::NoKeySet)?;
+    let set: JwkSet = serde_json::from_slice(body).map_err(|_| FetchError::NoKeySet)?;
     let keys = set.keys.into_iter().filter_map(|key| {
         let key: Jwk = serde_json::from_value(key).ok()?;
         let id = key.common.key_id.clone()?;
@@ -238,7 +237,7 @@ fn keys_in(
     Ok(keys.collect())
 }
 
-/// Reads what may be an issuer's keys.
+/// Reads any JWK set, for fuzzing.
 #[cfg(any(test, feature = "testing"))]
 pub(crate) fn read_any_keys(body: &[u8]) {
     for algorithm in [Algorithm::RS256, Algorithm::ES256] {

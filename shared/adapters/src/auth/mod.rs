@@ -1,4 +1,4 @@
-//! Who is asking: a phone app or an operator by a bearer token, Exotel and the PBX by a shared secret.
+//! Authentication: of apps and operators by bearer token, of Exotel and the PBX by shared secret.
 
 mod claims;
 mod jwks;
@@ -6,6 +6,7 @@ pub mod signing;
 #[cfg(test)]
 mod testing;
 mod token;
+mod token_rejection;
 pub mod webhook_auth;
 
 use std::fmt;
@@ -25,12 +26,12 @@ pub(crate) use jwks::read_any_keys;
 pub(crate) use token::read_any_token;
 pub use token::{TokenError, Tokens};
 
-/// Whoever asks has not shown who they are.
+/// The client has no valid credentials.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no valid credentials")]
 pub struct Unauthorized;
 
-/// What a token lets whoever shows it do.
+/// The client with a valid token, and what it may do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Bearer {
     /// A phone app: it acts for its extension, and sees that extension's calls.
@@ -39,17 +40,17 @@ pub enum Bearer {
     Operator(Option<CallParty>),
 }
 
-/// Whose calls somebody sees.
+/// The calls that a client may see.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Viewer {
-    /// An app: its extension's.
+    /// Those of the app's extension.
     App(Extension),
-    /// An operator: everybody's.
+    /// All calls, for an operator.
     Operator,
 }
 
 impl Bearer {
-    /// For whom it acts, if for anybody.
+    /// The extension and device that it acts for. `None` for an operator without an extension.
     #[must_use]
     pub const fn party(&self) -> Option<&CallParty> {
         match self {
@@ -58,13 +59,13 @@ impl Bearer {
         }
     }
 
-    /// The party that it acts for, where that is this extension's.
+    /// The same, if it acts for this extension.
     #[must_use]
     pub fn acting_for(&self, extension: &Extension) -> Option<&CallParty> {
         self.party().filter(|party| party.extension == *extension)
     }
 
-    /// Whose calls it sees.
+    /// The calls that it may see.
     #[must_use]
     pub fn viewer(&self) -> Viewer {
         match self {
@@ -75,7 +76,7 @@ impl Bearer {
 }
 
 impl Viewer {
-    /// Whether a call of these extensions is among them.
+    /// Whether it may see a call between these extensions.
     #[must_use]
     pub fn sees<'a>(&self, mut participants: impl Iterator<Item = &'a Extension>) -> bool {
         match self {
@@ -89,15 +90,15 @@ impl fmt::Display for Viewer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::App(extension) => extension.fmt(f),
-            Self::Operator => f.write_str("an operator"),
+            Self::Operator => f.write_str("operator"),
         }
     }
 }
 
-/// Whether what was shown is one of the secrets that are valid now, in a time that does not tell how close it came.
+/// Compares a secret with the valid ones, in constant time.
 ///
 /// # Errors
-/// When it is none of them, or nothing was shown.
+/// When it is missing or not valid.
 pub fn shared_secret<'a>(
     shown: Option<&str>,
     valid: impl IntoIterator<Item = &'a SecretString>,
@@ -105,7 +106,7 @@ pub fn shared_secret<'a>(
     let shown = shown.ok_or(Unauthorized)?.as_bytes();
     let matches = |secret: &SecretString| {
         let secret = secret.expose_secret().as_bytes();
-        // An unset secret lets nobody in.
+        // An empty secret is never valid.
         !secret.is_empty() & bool::from(secret.ct_eq(shown))
     };
     let known = valid
@@ -136,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn an_operator_sees_all_calls_and_acts_for_none_but_its_own_extension() {
+    fn an_operator_sees_all_calls_and_acts_only_for_its_own_extension() {
         let (own, other) = (party("1001").extension, party("1002").extension);
         for operator in [
             Bearer::Operator(None),

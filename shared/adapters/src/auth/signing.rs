@@ -1,9 +1,8 @@
-//! What this deployment signs for itself, with a key that no other system knows: call ids, and the URLs at which Exotel
-//! reports on the calls that we place.
+//! Signatures with a key that only this deployment has: on call ids, and in the URLs at which Exotel reports calls that we place.
 //!
-//! A call id from outside is checked before any request is made for it, so a made-up id costs no request.
-//! Both kinds of signatures are truncated HMAC-SHA256 (RFC 2104) over the call id's body, under a label of their own: one
-//! does not fit where the other is expected.
+//! A call id in a request is checked before any other request is made for it, so a guessed id costs nothing.
+//! Both signatures are truncated HMAC-SHA256 (RFC 2104) over the body of the call id. Each has its own label, so that one is never
+//! valid in place of the other.
 
 use hmac::{Hmac, KeyInit, Mac};
 use secrecy::{ExposeSecret, SecretString};
@@ -16,28 +15,28 @@ use ringback_core::timestamp::Timestamp;
 /// The length of a [`Signing::callback_token`], in bytes. It is written in hexadecimal.
 const TOKEN_LENGTH: usize = 16;
 
-/// What a signature is for.
+/// The use of a signature.
 #[derive(Clone, Copy, Debug)]
-enum Label {
+enum SignatureUse {
     CallId,
     Callback,
 }
 
-/// Why what came from outside is not accepted.
+/// Why a call id or a callback token is rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum SignatureError {
-    /// The call id was not made here.
-    #[error("this call id was not made by this deployment")]
+    /// The call id was not signed by this deployment.
+    #[error("this call id was not signed by this deployment")]
     UnknownId,
-    /// The token is not the one of this call's callback URL.
-    #[error("the token is not this call's")]
+    /// The token is not the one in this call's callback URL.
+    #[error("the token belongs to another call")]
     WrongToken,
-    /// The key is not at hand.
+    /// The key could not be fetched.
     #[error(transparent)]
     Secret(#[from] SecretError),
 }
 
-/// The key, and what it signs.
+/// Signs and checks call ids and callback tokens.
 #[derive(Debug)]
 pub struct Signing {
     secret: Secret<SigningSecret>,
@@ -50,54 +49,59 @@ impl Signing {
         Self { secret }
     }
 
-    /// Fetches the key early, while another secret is being fetched. After a failure, the first use of the key tries again.
+    /// Fetches the key early, while another secret is being fetched. If this fails, the first use of the key tries again.
     pub async fn get_ready(&self) {
         let _tried_again = self.secret.value().await;
     }
 
-    /// The id with its check field, as apps get it.
+    /// Adds the check field to an id. Apps get ids with it.
     ///
     /// # Errors
     /// When the key cannot be fetched.
     pub async fn sign(&self, id: CallId) -> Result<CallId, SecretError> {
         let secret = self.secret.value().await?;
         let mut check = [0; CallId::CHECK_LENGTH];
-        fill(&mut check, &secret.signing_secret, Label::CallId, id);
+        fill(&mut check, &secret.signing_secret, SignatureUse::CallId, id);
         Ok(id.with_check(check))
     }
 
-    /// Checks an id that came from outside. One of another kind than ours is refused without a look at the key; one with a
-    /// wrong check field may have been signed with a key that has replaced the one at hand, which is therefore fetched,
-    /// once a minute at most.
+    /// Checks the id in a request. An id with another format is rejected without the key. A wrong check field can come from a newer
+    /// key, so the key is fetched again, at most once a minute.
     ///
     /// # Errors
-    /// [`SignatureError::UnknownId`] for an id that was not made here.
+    /// [`SignatureError::UnknownId`] for an id that this deployment did not sign.
     pub async fn check(&self, id: CallId, now: Timestamp) -> Result<(), SignatureError> {
         if !id.is_ours() {
             return Err(SignatureError::UnknownId);
         }
-        let fits = |secret: &SigningSecret| match fits(secret, Label::CallId, id, id.check()) {
+        let fits = |secret: &SigningSecret| match fits(secret, SignatureUse::CallId, id, id.check())
+        {
             true => Ok(()),
             false => Err(SignatureError::UnknownId),
         };
         self.secret.check(now, fits).await?
     }
 
-    /// What the callback URL of this call's reports shows, so that it can report this call and no other.
+    /// The token in the callback URL of this call. With it, Exotel can report this call and no other.
     ///
     /// # Errors
     /// When the key cannot be fetched.
     pub async fn callback_token(&self, id: CallId) -> Result<SecretString, SecretError> {
         let secret = self.secret.value().await?;
         let mut token = [0; TOKEN_LENGTH];
-        fill(&mut token, &secret.signing_secret, Label::Callback, id);
+        fill(
+            &mut token,
+            &secret.signing_secret,
+            SignatureUse::Callback,
+            id,
+        );
         Ok(format!("{:032x}", u128::from_be_bytes(token)).into())
     }
 
     /// Checks the token of a callback URL for this call.
     ///
     /// # Errors
-    /// [`SignatureError::WrongToken`] for any but [`Signing::callback_token`].
+    /// [`SignatureError::WrongToken`] if it is not [`Signing::callback_token`].
     pub async fn check_callback(
         &self,
         id: CallId,
@@ -108,7 +112,7 @@ impl Signing {
         let token = u128::from_str_radix(token, 16).ok();
         let token = token.filter(|_| is_long_enough);
         let token = token.ok_or(SignatureError::WrongToken)?.to_be_bytes();
-        let fits = |secret: &SigningSecret| match fits(secret, Label::Callback, id, &token) {
+        let fits = |secret: &SigningSecret| match fits(secret, SignatureUse::Callback, id, &token) {
             true => Ok(()),
             false => Err(SignatureError::WrongToken),
         };
@@ -116,24 +120,24 @@ impl Signing {
     }
 }
 
-/// Whether this is the signature, or the beginning of one, by one of the valid keys. Takes as long for each wrong one.
-fn fits(secret: &SigningSecret, label: Label, id: CallId, signature: &[u8]) -> bool {
+/// Whether this is the signature, or the beginning of it, with one of the valid keys. Compares in constant time.
+fn fits(secret: &SigningSecret, usage: SignatureUse, id: CallId, signature: &[u8]) -> bool {
     secret.valid().any(|key| {
-        let mac = mac(key, label, id);
+        let mac = mac(key, usage, id);
         mac.verify_truncated_left(signature).is_ok()
     })
 }
 
-fn fill(signature: &mut [u8], key: &SecretString, label: Label, id: CallId) {
-    let whole = mac(key, label, id).finalize().into_bytes();
+fn fill(signature: &mut [u8], key: &SecretString, usage: SignatureUse, id: CallId) {
+    let whole = mac(key, usage, id).finalize().into_bytes();
     let length = signature.len();
     signature.copy_from_slice(&whole[..length]);
 }
 
-fn mac(key: &SecretString, label: Label, id: CallId) -> Hmac<Sha256> {
-    let label: &[u8] = match label {
-        Label::CallId => b"call-id\0",
-        Label::Callback => b"callback\0",
+fn mac(key: &SecretString, usage: SignatureUse, id: CallId) -> Hmac<Sha256> {
+    let label: &[u8] = match usage {
+        SignatureUse::CallId => b"call-id\0",
+        SignatureUse::Callback => b"callback\0",
     };
     let mut mac = match Hmac::<Sha256>::new_from_slice(key.expose_secret().as_bytes()) {
         Ok(mac) => mac,
@@ -165,8 +169,8 @@ mod tests {
         signing_with("hush")
     }
 
-    /// The id with one of its bits turned over.
-    fn turned(id: CallId, bit: usize) -> CallId {
+    /// The id with one bit flipped.
+    fn flipped(id: CallId, bit: usize) -> CallId {
         let text = id.to_string().replace('-', "");
         let bits = u128::from_str_radix(&text, 16).unwrap() ^ (1 << bit);
         CallId::try_from(format!("{bits:032x}").as_str()).unwrap()
@@ -177,7 +181,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_id_that_is_signed_here_fits_and_none_like_it() {
+    async fn a_signed_id_is_accepted_and_no_changed_one() {
         let sid = CallSid::try_from("sid-1").unwrap();
         for id in [CallId::of_call_sid(&sid), CallId::fresh()] {
             let signed = signing().sign(id).await.unwrap();
@@ -186,31 +190,31 @@ mod tests {
             assert!(!fits(&signing(), id).await, "without its check field");
             assert!(!fits(&signing_with("other"), signed).await);
             for bit in 0..128 {
-                assert!(!fits(&signing(), turned(signed, bit)).await, "bit {bit}");
+                assert!(!fits(&signing(), flipped(signed, bit)).await, "bit {bit}");
             }
         }
     }
 
     proptest! {
         #[test]
-        fn no_made_up_id_fits(bits: u128) {
-            let made_up = CallId::try_from(format!("{bits:032x}").as_str()).unwrap();
+        fn no_guessed_id_is_accepted(bits: u128) {
+            let guessed = CallId::try_from(format!("{bits:032x}").as_str()).unwrap();
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-            prop_assert!(!runtime.block_on(fits(&signing(), made_up)));
+            prop_assert!(!runtime.block_on(fits(&signing(), guessed)));
         }
     }
 
     #[tokio::test]
-    async fn a_callbacks_token_is_one_calls_and_no_id() {
+    async fn a_callback_token_is_valid_for_one_call_only() {
         let (call, other) = (CallId::fresh(), CallId::fresh());
         let token = signing().callback_token(call).await.unwrap();
         let token = token.expose_secret();
-        let admits = async |signing: &Signing, call, token: &str| {
+        let accepts = async |signing: &Signing, call, token: &str| {
             signing.check_callback(call, token, NOW).await.is_ok()
         };
-        assert!(admits(&signing(), call, token).await);
-        assert!(!admits(&signing(), other, token).await);
-        assert!(!admits(&signing_with("other"), call, token).await);
+        assert!(accepts(&signing(), call, token).await);
+        assert!(!accepts(&signing(), other, token).await);
+        assert!(!accepts(&signing_with("other"), call, token).await);
         let signed = signing().sign(call).await.unwrap();
         let of_another_kind = signed.to_string()[28..].repeat(4);
         for wrong in [
@@ -221,12 +225,12 @@ mod tests {
             &of_another_kind,
             "z",
         ] {
-            assert!(!admits(&signing(), call, wrong).await, "{wrong}");
+            assert!(!accepts(&signing(), call, wrong).await, "{wrong}");
         }
     }
 
     #[tokio::test]
-    async fn what_the_key_before_has_signed_still_fits_and_names_the_same_call() {
+    async fn signatures_with_the_previous_key_stay_valid_and_name_the_same_call() {
         let old = json!({ "signing_secret": "old" });
         let new = json!({ "signing_secret": "new", "signing_secret_previous": "old" });
         let (secrets, secret) = testing::secret([old, new]).await;
@@ -234,7 +238,7 @@ mod tests {
         let call = CallId::fresh();
         let before = signing.sign(call).await.unwrap();
         let token = signing.callback_token(call).await.unwrap();
-        // Another process knows the new key already.
+        // Another process has the new key already.
         let elsewhere = signing_with("new").sign(call).await.unwrap();
         assert!(fits(&signing, elsewhere).await);
         assert_eq!(elsewhere, before);
@@ -245,7 +249,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn made_up_ids_cost_one_fetch_a_minute_and_those_of_another_kind_none() {
+    async fn guessed_ids_cost_one_fetch_a_minute_and_ids_of_another_format_none() {
         let (secrets, secret) = testing::secret([json!({ "signing_secret": "hush" })]).await;
         let signing = Signing::new(secret);
         for other_kind in ["38769b5f-dc86-51eb-90df-8b38ff063d1d", &"0".repeat(32)] {
@@ -260,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_signed_without_a_key() {
+    fn an_empty_key_is_rejected() {
         let read = |secret: Value| serde_json::from_value::<SigningSecret>(secret);
         assert!(read(json!({ "signing_secret": "" })).is_err());
         let unset = json!({ "signing_secret": "hush", "signing_secret_previous": "" });
@@ -268,12 +272,12 @@ mod tests {
     }
 
     #[test]
-    fn neither_key_nor_token_shows_in_debug() {
+    fn debug_output_hides_the_key() {
         assert!(!format!("{:?}", signing()).contains("hush"));
     }
 
     #[tokio::test]
-    async fn the_events_speak_of_the_call_of_their_call_sid() {
+    async fn the_example_events_have_the_signed_id_of_their_call_sid() {
         let key = "ringback-events-signing-secret-not-for-any-deployment";
         let sid = CallSid::try_from("c5c81d5f2a3e4b7f9d0e6a1b8c4f1781").unwrap();
         let id = signing_with(key).sign(CallId::of_call_sid(&sid)).await;

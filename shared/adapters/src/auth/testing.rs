@@ -1,4 +1,4 @@
-//! Issuers of tokens, for tests: each makes a key of its own.
+//! Token issuers for tests. Each has its own key.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use wiremock::matchers::{method, path};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
-/// Somebody who signs tokens with one key.
+/// An issuer that signs tokens with one key.
 pub(super) struct Issuer {
     pub(super) key_id: &'static str,
     algorithm: Algorithm,
@@ -21,7 +21,7 @@ impl Issuer {
         let pair = match algorithm {
             Algorithm::RS256 => KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048),
             Algorithm::ES256 => KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256),
-            other => panic!("{other:?} is no algorithm of published keys here"),
+            other => panic!("{other:?} is not an algorithm of published keys"),
         };
         Self {
             key_id,
@@ -40,12 +40,12 @@ impl Issuer {
         .unwrap()
     }
 
-    /// The public key, as whoever confuses algorithms uses it for a secret.
+    /// The public key as PEM. An algorithm confusion attack uses it as an HS256 secret.
     pub(super) fn public_pem(&self) -> String {
         self.pair.public_key_pem()
     }
 
-    /// The public key as its set shows it.
+    /// The public key as a JWK.
     pub(super) fn jwk(&self) -> Value {
         let jwk = Jwk::from_encoding_key(&self.key(), self.algorithm).unwrap();
         let mut jwk = serde_json::to_value(jwk).unwrap();
@@ -76,7 +76,7 @@ pub(super) fn set_of(keys: &[Value]) -> ResponseTemplate {
     ResponseTemplate::new(200).set_body_json(json!({ "keys": keys }))
 }
 
-/// From now on the server answers so.
+/// Sets the answer of the server from now on.
 pub(super) async fn answers(server: &MockServer, answer: ResponseTemplate) {
     server.reset().await;
     Mock::given(method("GET"))
@@ -90,7 +90,7 @@ pub(super) fn url(server: &MockServer) -> String {
     format!("{}/jwks.json", server.uri())
 }
 
-/// A token whose parts are as they are given, signed with nothing.
+/// A token with this header and these claims and without a signature.
 pub(super) fn unsigned(header: &Value, claims: &Value) -> String {
     let part = |part: &Value| URL_SAFE_NO_PAD.encode(part.to_string());
     format!("{}.{}.", part(header), part(claims))

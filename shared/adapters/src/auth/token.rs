@@ -1,4 +1,4 @@
-//! Bearer tokens: JWTs (RFC 7519), signed by whom the deployment says and as it says.
+//! Bearer tokens: JWTs (RFC 7519), signed with the algorithm and by the issuer that the deployment configures.
 
 #[cfg(test)]
 mod tests;
@@ -10,61 +10,33 @@ use serde_json::Value;
 
 use super::claims::ClaimNames;
 use super::jwks::{KeysError, PublishedKeys};
+use super::token_rejection::TokenRejection;
 use super::{Bearer, Unauthorized};
 use crate::platform::config::{ConfigError, Environment};
 use crate::platform::secrets::{AppSecret, Secret, SecretError, SharedSecret};
 use ringback_core::timestamp::Timestamp;
 
-/// By how much an issuer's clock may differ from ours, in seconds.
+/// How much an issuer's clock may differ from ours, in seconds.
 const LEEWAY: u64 = 30;
 
-/// The longest tokens of the issuers that are known have some 4 KiB.
+/// The longest token, in bytes. Tokens of well-known issuers have up to 4 KiB.
 const LONGEST: usize = 8 * 1024;
 
-/// Why whoever asks is not known.
+/// Why a client is not authenticated.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
-    /// There is no token, or none that is valid here.
+    /// The token is missing or invalid.
     #[error(transparent)]
     Unauthorized(#[from] Unauthorized),
-    /// The secret that tokens are signed with is not at hand.
+    /// The secret that signs tokens could not be fetched.
     #[error(transparent)]
     Secret(#[from] SecretError),
-    /// The issuer's keys are not at hand.
+    /// The issuer's keys could not be fetched.
     #[error(transparent)]
     Keys(#[from] KeysError),
 }
 
-/// What is wrong with a token: for the log. Whoever shows it is told nothing of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Refusal {
-    #[error("it is no JWT")]
-    Malformed,
-    #[error("it is signed in another way than TokenAlgorithm says")]
-    Algorithm,
-    #[error("it names no key")]
-    NoKeyId,
-    #[error("the issuer has no such key")]
-    UnknownKey,
-    #[error("its signature is wrong")]
-    Signature,
-    #[error("it has expired")]
-    Expired,
-    #[error("it is not valid yet")]
-    NotYetValid,
-    #[error("it has another issuer than TokenIssuer")]
-    Issuer,
-    #[error("it has another audience than TokenAudience")]
-    Audience,
-    #[error("it does not say when it expires, by whom it was issued, or for whom")]
-    MissingClaim,
-    #[error("its extension claim is missing, or no extension")]
-    Extension,
-    #[error("its claim device_id is no device id")]
-    Device,
-}
-
-/// What tokens are checked against. The algorithm is fixed here: what a token says of itself is never followed.
+/// Checks tokens. The deployment fixes the algorithm; the algorithm in a token's header is never followed.
 #[derive(Debug)]
 pub struct Tokens {
     keys: Keys,
@@ -79,20 +51,20 @@ enum Keys {
 }
 
 impl Tokens {
-    /// As `TOKEN_ALGORITHM` says: `HS256` (unless it says otherwise) with `secret`, or `RS256` or `ES256` with the keys
-    /// at `TOKEN_JWKS_URL`. `TOKEN_ISSUER` and `TOKEN_AUDIENCE` (several, with commas between them) are what a token
-    /// must name. With a secret they may be left out. With published keys they may not: of many issuers, Google's
-    /// Firebase among them, all customers' tokens are signed with the same keys.
+    /// Reads `TOKEN_ALGORITHM`: `HS256` (default) with `secret`, or `RS256` or `ES256` with the keys at `TOKEN_JWKS_URL`. A token
+    /// must have the issuer `TOKEN_ISSUER` and an audience of `TOKEN_AUDIENCE` (several are separated by commas). Both are optional
+    /// with a secret. They are required with published keys, because many issuers, such as Firebase, sign the tokens of all their
+    /// customers with the same keys.
     ///
     /// # Errors
-    /// When a variable is missing or makes no sense.
+    /// When a variable is missing or invalid.
     pub fn from_environment(
         environment: &Environment,
         secret: Secret<AppSecret>,
     ) -> Result<Self, ConfigError> {
         let algorithm = algorithm(environment)?;
         let keys = if algorithm == Algorithm::HS256 {
-            no_published_keys(environment)?;
+            reject_published_keys(environment)?;
             Keys::Shared(secret)
         } else {
             environment.required("TOKEN_ISSUER")?;
@@ -109,7 +81,7 @@ impl Tokens {
         })
     }
 
-    /// Who shows an `Authorization: Bearer …` header.
+    /// The client that sends this `Authorization: Bearer …` header.
     ///
     /// # Errors
     /// See [`TokenError`].
@@ -120,7 +92,7 @@ impl Tokens {
     ) -> Result<Bearer, TokenError> {
         let token = authorization.and_then(token_in).ok_or(Unauthorized)?;
         self.read(token, now).await?.map_err(|reason| {
-            tracing::info!(%reason, "a token was refused");
+            tracing::info!(%reason, "token rejected");
             Unauthorized.into()
         })
     }
@@ -129,15 +101,15 @@ impl Tokens {
         &self,
         token: &str,
         now: Timestamp,
-    ) -> Result<Result<Bearer, Refusal>, TokenError> {
+    ) -> Result<Result<Bearer, TokenRejection>, TokenError> {
         if token.len() > LONGEST {
-            return Ok(Err(Refusal::Malformed));
+            return Ok(Err(TokenRejection::Malformed));
         }
         match &self.keys {
             Keys::Shared(secret) => {
-                // Only a signature that does not fit may fit another secret.
+                // Only a wrong signature is a reason to fetch a newer secret.
                 let read = |secret: &AppSecret| match self.signed_with_one_of(secret, token) {
-                    Err(Refusal::Signature) => Err(Refusal::Signature),
+                    Err(TokenRejection::Signature) => Err(TokenRejection::Signature),
                     known => Ok(known),
                 };
                 let read = secret.check(now, read).await?;
@@ -147,52 +119,56 @@ impl Tokens {
         }
     }
 
-    fn signed_with_one_of(&self, secret: &AppSecret, token: &str) -> Result<Bearer, Refusal> {
+    fn signed_with_one_of(
+        &self,
+        secret: &AppSecret,
+        token: &str,
+    ) -> Result<Bearer, TokenRejection> {
         let secrets = secret.valid();
         let secrets = secrets.map(|secret| secret.expose_secret().as_bytes());
-        // With an unset secret anybody could sign.
+        // Anyone could sign with an empty secret.
         for secret in secrets.filter(|secret| !secret.is_empty()) {
             match self.signed_with(&DecodingKey::from_secret(secret), token) {
-                Err(Refusal::Signature) => {}
+                Err(TokenRejection::Signature) => {}
                 known => return known,
             }
         }
-        Err(Refusal::Signature)
+        Err(TokenRejection::Signature)
     }
 
-    /// A token of another algorithm makes nobody ask the issuer for its key.
+    /// Checks the header first, so that a token with another algorithm causes no request to the issuer.
     async fn signed_by_issuer(
         &self,
         keys: &PublishedKeys,
         token: &str,
         now: Timestamp,
-    ) -> Result<Result<Bearer, Refusal>, TokenError> {
+    ) -> Result<Result<Bearer, TokenRejection>, TokenError> {
         let header = match jsonwebtoken::decode_header(token) {
             Ok(header) if self.rules.algorithms.contains(&header.alg) => header,
-            Ok(_) => return Ok(Err(Refusal::Algorithm)),
-            Err(error) => return Ok(Err(refusal(&error))),
+            Ok(_) => return Ok(Err(TokenRejection::Algorithm)),
+            Err(error) => return Ok(Err(rejection(&error))),
         };
         let Some(id) = header.kid else {
-            return Ok(Err(Refusal::NoKeyId));
+            return Ok(Err(TokenRejection::NoKeyId));
         };
         Ok(match keys.key(&id, now).await? {
             Some(key) => self.signed_with(&key, token),
-            None => Err(Refusal::UnknownKey),
+            None => Err(TokenRejection::UnknownKey),
         })
     }
 
-    fn signed_with(&self, key: &DecodingKey, token: &str) -> Result<Bearer, Refusal> {
+    fn signed_with(&self, key: &DecodingKey, token: &str) -> Result<Bearer, TokenRejection> {
         let token = jsonwebtoken::decode::<Value>(token, key, &self.rules);
-        let token = token.map_err(|error| refusal(&error))?;
-        // "Critical" are rules that a reader must know (RFC 7515, 4.1.11). None are known here.
+        let token = token.map_err(|error| rejection(&error))?;
+        // A token with critical header parameters (RFC 7515, 4.1.11) must be rejected by a reader that does not know them.
         if token.header.crit.is_some() {
-            return Err(Refusal::Malformed);
+            return Err(TokenRejection::Malformed);
         }
         self.claims.bearer_in(&token.claims)
     }
 }
 
-/// Reads what may be an `Authorization` header, with a token that this secret has signed.
+/// Reads any `Authorization` header, with this secret, for fuzzing.
 #[cfg(any(test, feature = "testing"))]
 pub(crate) fn read_any_token(header: &str, secret: &'static str) -> Option<Bearer> {
     static TOKENS: std::sync::OnceLock<Tokens> = std::sync::OnceLock::new();
@@ -220,13 +196,13 @@ fn algorithm(environment: &Environment) -> Result<Algorithm, ConfigError> {
     }
 }
 
-/// Whoever names them believes that tokens are checked against them.
-fn no_published_keys(environment: &Environment) -> Result<(), ConfigError> {
+/// Rejects `TOKEN_JWKS_URL` without a matching algorithm: the operator would believe that tokens are checked with these keys.
+fn reject_published_keys(environment: &Environment) -> Result<(), ConfigError> {
     match environment.optional("TOKEN_JWKS_URL") {
         None => Ok(()),
         Some(_) => Err(ConfigError::Invalid {
             name: "TOKEN_ALGORITHM",
-            rule: "RS256 or ES256, where TOKEN_JWKS_URL names published keys",
+            rule: "RS256 or ES256 with TOKEN_JWKS_URL",
         }),
     }
 }
@@ -258,15 +234,15 @@ fn token_in(authorization: &str) -> Option<&str> {
         .then_some(token.trim())
 }
 
-fn refusal(error: &Error) -> Refusal {
+fn rejection(error: &Error) -> TokenRejection {
     match error.kind() {
-        ErrorKind::InvalidAlgorithm => Refusal::Algorithm,
-        ErrorKind::InvalidSignature => Refusal::Signature,
-        ErrorKind::ExpiredSignature => Refusal::Expired,
-        ErrorKind::ImmatureSignature => Refusal::NotYetValid,
-        ErrorKind::InvalidIssuer => Refusal::Issuer,
-        ErrorKind::InvalidAudience => Refusal::Audience,
-        ErrorKind::MissingRequiredClaim(_) => Refusal::MissingClaim,
-        _ => Refusal::Malformed,
+        ErrorKind::InvalidAlgorithm => TokenRejection::Algorithm,
+        ErrorKind::InvalidSignature => TokenRejection::Signature,
+        ErrorKind::ExpiredSignature => TokenRejection::Expired,
+        ErrorKind::ImmatureSignature => TokenRejection::NotYetValid,
+        ErrorKind::InvalidIssuer => TokenRejection::Issuer,
+        ErrorKind::InvalidAudience => TokenRejection::Audience,
+        ErrorKind::MissingRequiredClaim(_) => TokenRejection::MissingClaim,
+        _ => TokenRejection::Malformed,
     }
 }

@@ -1,5 +1,4 @@
-//! Who may report calls: Exotel and the PBX, by a secret that both sides know and, where the deployment says so, by the
-//! addresses that they ask from.
+//! Authentication of Exotel's and the PBX's reports: by a shared secret and, if the deployment configures it, by source address.
 
 use std::net::IpAddr;
 
@@ -11,46 +10,46 @@ use crate::platform::config::{ConfigError, Environment};
 use crate::platform::secrets::{Secret, SecretError, SharedSecret};
 use ringback_core::timestamp::Timestamp;
 
-/// Why somebody was not let in.
+/// Why a request is not authenticated.
 #[derive(Debug, thiserror::Error)]
-pub enum TurnedAway {
-    /// It asks from an address from which nobody may.
+pub enum WebhookAuthError {
+    /// Requests from this address are not allowed.
     #[error("requests from {0:?} are not accepted")]
     SourceNotAllowed(Option<IpAddr>),
-    /// It does not know the secret.
+    /// The secret is missing or wrong.
     #[error(transparent)]
     Unauthorized(#[from] Unauthorized),
-    /// What it shows cannot be checked.
+    /// The secret could not be fetched.
     #[error(transparent)]
     Secret(#[from] SecretError),
 }
 
-/// The gate for one of the two.
+/// Authenticates requests of Exotel or of the PBX.
 #[derive(Debug)]
-pub struct Gate<T> {
-    sources: Sources,
+pub struct WebhookAuth<T> {
+    sources: AllowedSources,
     secret: Secret<T>,
 }
 
-impl<T: DeserializeOwned + SharedSecret> Gate<T> {
-    /// The gate for who knows the secret and asks from one of these addresses.
+impl<T: DeserializeOwned + SharedSecret> WebhookAuth<T> {
+    /// Accepts requests with this secret from these addresses.
     #[must_use]
-    pub const fn new(sources: Sources, secret: Secret<T>) -> Self {
+    pub const fn new(sources: AllowedSources, secret: Secret<T>) -> Self {
         Self { sources, secret }
     }
 
-    /// Lets somebody in who asks from `source` and shows `secret`. The address comes first: nobody else can make us
-    /// look for a newer secret.
+    /// Checks the address and the secret of a request. The address comes first, so that only allowed addresses can make us fetch a
+    /// newer secret.
     ///
     /// # Errors
-    /// See [`TurnedAway`].
-    pub async fn admit(
+    /// See [`WebhookAuthError`].
+    pub async fn authenticate(
         &self,
         source: Option<IpAddr>,
         secret: Option<&str>,
         now: Timestamp,
-    ) -> Result<(), TurnedAway> {
-        self.admit_source(source)?;
+    ) -> Result<(), WebhookAuthError> {
+        self.check_source(source)?;
         let known = |valid: &T| auth::shared_secret(secret, valid.valid());
         Ok(self.secret.check(now, known).await??)
     }
@@ -58,24 +57,24 @@ impl<T: DeserializeOwned + SharedSecret> Gate<T> {
     /// Checks the source address only, for requests that carry another credential than the secret.
     ///
     /// # Errors
-    /// [`TurnedAway::SourceNotAllowed`].
-    pub fn admit_source(&self, source: Option<IpAddr>) -> Result<(), TurnedAway> {
+    /// [`WebhookAuthError::SourceNotAllowed`].
+    pub fn check_source(&self, source: Option<IpAddr>) -> Result<(), WebhookAuthError> {
         match self.sources.include(source) {
             true => Ok(()),
-            false => Err(TurnedAway::SourceNotAllowed(source)),
+            false => Err(WebhookAuthError::SourceNotAllowed(source)),
         }
     }
 }
 
-/// The addresses that requests may come from.
+/// The addresses from which requests are allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sources(Vec<IpNet>);
+pub struct AllowedSources(Vec<IpNet>);
 
-impl Sources {
-    /// Those of the CIDR blocks in a variable, with commas between them. From anywhere, if there are none.
+impl AllowedSources {
+    /// Reads the CIDR blocks in a variable, separated by commas. Without a block, all addresses are allowed.
     ///
     /// # Errors
-    /// When one of them is no CIDR block.
+    /// When one of them is not a CIDR block.
     pub fn from_environment(
         environment: &Environment,
         name: &'static str,
@@ -94,8 +93,7 @@ impl Sources {
         blocks.map(block).collect::<Result<_, _>>().map(Self)
     }
 
-    /// Who asks from an address that is not known is taken to ask from none of these. An IPv4 address that is written as
-    /// one of IPv6 is still that address.
+    /// An unknown address is in no block. An IPv4-mapped IPv6 address counts as the IPv4 address.
     fn include(&self, source: Option<IpAddr>) -> bool {
         let is_in = |source: IpAddr| self.0.iter().any(|block| block.contains(&source));
         self.0.is_empty() || source.is_some_and(|source| is_in(source.to_canonical()))
@@ -111,8 +109,8 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::from_millis(1_732_175_943_000);
 
-    fn sources(list: fn(&str) -> Option<String>) -> Result<Sources, ConfigError> {
-        Sources::from_environment(&Environment::of(list), "EXOTEL_SOURCE_CIDRS")
+    fn sources(list: fn(&str) -> Option<String>) -> Result<AllowedSources, ConfigError> {
+        AllowedSources::from_environment(&Environment::of(list), "EXOTEL_SOURCE_CIDRS")
     }
 
     fn address(text: &str) -> Option<IpAddr> {
@@ -120,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_list_requests_may_come_from_anywhere() {
+    fn without_a_list_every_address_is_allowed() {
         for empty in [
             |_: &str| None,
             |_: &str| Some(String::new()),
@@ -133,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn with_a_list_they_come_from_its_blocks_alone() {
+    fn with_a_list_only_its_blocks_are_allowed() {
         let listed = |_: &str| Some("203.0.113.0/24, 198.51.100.7/32,2001:db8:17::/48".to_owned());
         let listed = sources(listed).unwrap();
         for inside in [
@@ -159,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_cidr_block_is_named() {
+    fn an_invalid_cidr_block_is_named() {
         for (list, wrong) in [
             (
                 (|_| Some("203.0.113.0/24,203.0.113.0/33".to_owned())) as fn(&str) -> _,
@@ -178,23 +176,28 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_asks_from_elsewhere_is_turned_away_whatever_it_shows() {
+    async fn a_request_from_another_address_is_rejected_even_with_the_secret() {
         let secret: WebhookSecret = serde_json::from_value(
             json!({ "webhook_secret": "new", "webhook_secret_previous": "old" }),
         )
         .unwrap();
         let listed = sources(|_| Some("203.0.113.0/24".to_owned())).unwrap();
-        let gate = Gate::new(listed, Secret::known(secret));
+        let auth = WebhookAuth::new(listed, Secret::known(secret));
         let good = address("203.0.113.7");
         for secret in ["new", "old"] {
-            gate.admit(good, Some(secret), NOW).await.unwrap();
-            let elsewhere = gate.admit(address("192.0.2.1"), Some(secret), NOW).await;
-            assert!(matches!(elsewhere, Err(TurnedAway::SourceNotAllowed(_))));
+            auth.authenticate(good, Some(secret), NOW).await.unwrap();
+            let elsewhere = auth
+                .authenticate(address("192.0.2.1"), Some(secret), NOW)
+                .await;
+            assert!(matches!(
+                elsewhere,
+                Err(WebhookAuthError::SourceNotAllowed(_))
+            ));
         }
         for secret in [None, Some(""), Some("older")] {
-            let stranger = gate.admit(good, secret, NOW).await;
+            let wrong = auth.authenticate(good, secret, NOW).await;
             assert!(
-                matches!(stranger, Err(TurnedAway::Unauthorized(_))),
+                matches!(wrong, Err(WebhookAuthError::Unauthorized(_))),
                 "{secret:?}"
             );
         }

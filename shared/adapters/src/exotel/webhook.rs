@@ -72,7 +72,7 @@ impl ExotelWebhook {
     ///
     /// # Errors
     /// When `CallSid` is missing or malformed.
-    pub fn parse(fields: &Fields, country: &str) -> Result<Self, BadName> {
+    pub fn parse(fields: &FormFields, country: &str) -> Result<Self, BadName> {
         let missing = BadName {
             what: "CallSid",
             rule: "is missing",
@@ -85,7 +85,7 @@ impl ExotelWebhook {
             direction: direction(fields),
             caller: Caller::on_network(
                 number(either("CallFrom", "From")),
-                fields.as_sent("CallerName").and_then(CallerName::parse),
+                fields.with_quotes("CallerName").and_then(CallerName::parse),
             ),
             to: number(either("CallTo", "To")),
             stage: stage(fields),
@@ -182,7 +182,7 @@ fn second_number_rings(fields: &Fields) -> bool {
     is_answered("Legs[0][Status]") && fields.text("Legs[1][Status]").is_none()
 }
 
-fn is_event(fields: &Fields, event: &str) -> bool {
+fn is_event(fields: &FormFields, event: &str) -> bool {
     fields
         .text("EventType")
         .is_some_and(|text| text.eq_ignore_ascii_case(event))
@@ -209,7 +209,7 @@ mod tests {
 
     fn webhook(query: &str) -> ExotelWebhook {
         let query = format!("CallSid={SID}&{query}");
-        ExotelWebhook::parse(&Fields::from_form(query.as_bytes()), "IN").unwrap()
+        ExotelWebhook::parse(&FormFields::from_form(query.as_bytes()), "IN").unwrap()
     }
 
     #[test]
@@ -334,7 +334,7 @@ mod tests {
     fn a_report_without_a_valid_call_sid_is_rejected() {
         for query in ["", "CallSid=", "CallSid=a%2Fb"] {
             assert_eq!(
-                ExotelWebhook::parse(&Fields::from_form(query.as_bytes()), "IN")
+                ExotelWebhook::parse(&FormFields::from_form(query.as_bytes()), "IN")
                     .unwrap_err()
                     .what,
                 "CallSid"

@@ -1,10 +1,10 @@
-//! The machine's clock. `clippy.toml` forbids to read it anywhere else.
+//! The machine's clock. `clippy.toml` forbids reading it anywhere else.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ringback_core::timestamp::Timestamp;
 
-/// This moment, by the machine's clock.
+/// The current time.
 #[must_use]
 #[allow(
     clippy::disallowed_methods,

@@ -1,31 +1,31 @@
-//! Configuration: read once, when a function starts. A variable that is missing or makes no sense is named then.
+//! Configuration from environment variables, read once, when a function starts. Errors name the variable.
 
 use std::time::Duration;
 
 use ringback_core::call::CallLimits;
 
-/// What is wrong with the environment.
+/// Why the configuration is invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// A variable is not set.
     #[error("the environment variable {0} is missing")]
     Missing(&'static str),
-    /// A variable has a value that makes no sense.
+    /// A variable has an invalid value.
     #[error("the environment variable {name} must be {rule}")]
     Invalid {
-        /// Which.
+        /// The variable.
         name: &'static str,
-        /// What it must be.
+        /// The values that it may have.
         rule: &'static str,
     },
-    /// A variable lists something that is no CIDR block.
+    /// A variable lists an invalid CIDR block.
     #[error(
-        "the environment variable {name} lists {text:?}, which is no CIDR block such as 203.0.113.0/24 or 2001:db8::/48"
+        "the environment variable {name} lists {text:?}, which is not a CIDR block such as 203.0.113.0/24 or 2001:db8::/48"
     )]
     NoCidr {
-        /// Which.
+        /// The variable.
         name: &'static str,
-        /// What it lists.
+        /// The invalid block.
         text: String,
     },
 }
@@ -63,7 +63,7 @@ impl Environment {
         self.optional(name).ok_or(ConfigError::Missing(name))
     }
 
-    /// A variable that may be missing. An empty one counts as missing: that is how a template leaves it out.
+    /// A variable that may be missing. An empty one counts as missing, because a template cannot leave a variable out.
     #[must_use]
     pub fn optional(&self, name: &str) -> Option<String> {
         (self.read)(name).filter(|value| !value.is_empty())
@@ -72,7 +72,7 @@ impl Environment {
     /// The base URL in a variable, without a slash at its end.
     ///
     /// # Errors
-    /// When it is not set, or does not begin with `https://` or `http://`.
+    /// When it is missing, or does not begin with `https://` or `http://`.
     pub fn url(&self, name: &'static str) -> Result<String, ConfigError> {
         let url = self.required(name)?;
         if url.starts_with("https://") || url.starts_with("http://") {
@@ -85,10 +85,10 @@ impl Environment {
         }
     }
 
-    /// The whole number above 0 in a variable.
+    /// The whole number above 0 in a variable, or `default` if it is missing.
     ///
     /// # Errors
-    /// When it is something else.
+    /// When it has another value.
     pub fn count(&self, name: &'static str, default: u32) -> Result<u32, ConfigError> {
         let Some(text) = self.optional(name) else {
             return Ok(default);
@@ -144,14 +144,14 @@ mod tests {
     }
 
     #[test]
-    fn limits_have_defaults_and_refuse_nonsense() {
+    fn limits_have_defaults_and_reject_invalid_values() {
         let limits = Environment::of(|_| None).call_limits().unwrap();
         assert_eq!(limits.ring, Duration::from_secs(30));
-        for nonsense in [
+        for invalid in [
             |_: &str| Some("0".to_owned()),
             |_: &str| Some("soon".to_owned()),
         ] {
-            let error = Environment::of(nonsense).call_limits().unwrap_err();
+            let error = Environment::of(invalid).call_limits().unwrap_err();
             assert!(
                 error.to_string().contains("RING_TIMEOUT_SECONDS"),
                 "{error}"
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_has_a_scheme_and_no_slash_at_its_end() {
+    fn a_url_needs_a_scheme_and_loses_its_trailing_slash() {
         let url = Environment::of(|_| Some("https://pbx:8089/ari/".to_owned())).url("ARI_URL");
         assert_eq!(url.unwrap(), "https://pbx:8089/ari");
         assert!(

@@ -1,7 +1,7 @@
-//! Clients that are made when they are first needed.
+//! Clients that are made at their first use.
 //!
-//! Making one of the SDK's clients takes longer than answering an event does: each of its crates compiles the patterns of all
-//! regions first. Few events need all of them, and those that do wait for others meanwhile.
+//! Making a client of the AWS SDK takes longer than handling an event: each of its crates first compiles the patterns of all
+//! regions. Few events need all clients.
 
 use std::fmt;
 use std::ops::Deref;
@@ -9,11 +9,11 @@ use std::sync::{Arc, LazyLock};
 
 type Make<C> = Box<dyn FnOnce() -> C + Send>;
 
-/// A client that is there once it is used.
+/// A client that is made at its first use. Clones share the client.
 pub struct LazyClient<C>(Arc<LazyLock<C, Make<C>>>);
 
 impl<C> LazyClient<C> {
-    /// The client that this makes.
+    /// The client that this function makes.
     pub fn made_by(make: impl FnOnce() -> C + Send + 'static) -> Self {
         Self(Arc::new(LazyLock::new(Box::new(make))))
     }
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_is_made_once_and_by_whoever_needs_it_first() {
+    fn the_first_use_makes_the_client_once() {
         let made = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&made);
         let client = LazyClient::made_by(move || counted.fetch_add(1, Ordering::Relaxed));

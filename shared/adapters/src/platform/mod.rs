@@ -1,9 +1,9 @@
-//! How a function starts: clock, configuration, secrets, HTTPS clients.
+//! What every function needs, without knowledge of calls: clock, configuration, secrets, HTTPS clients.
 
 pub mod clock;
 pub mod config;
 pub(crate) mod https;
+pub mod invocation;
 pub mod lazy_client;
 pub mod secrets;
-pub mod seldom;
-pub mod start;
+pub mod throttle;

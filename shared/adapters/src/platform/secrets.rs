@@ -1,7 +1,6 @@
-//! Secrets, in AWS Secrets Manager: each is fetched when it is first needed, once per process, and again when it is
-//! refused. So a secret is replaced without a deployment, while calls go on.
+//! Secrets in AWS Secrets Manager. A process fetches a secret at its first use, and again when the other side rejects it. So an
+//! operator can replace a secret without a deployment, while calls are in progress.
 
-use crate::platform::clock;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,169 +12,171 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Mutex, RwLock};
 
+use crate::platform::clock;
 use crate::platform::config::{ConfigError, Environment};
 use ringback_core::timestamp::Timestamp;
 
-/// Between two fetches because somebody has shown us something else than our secret. Anybody can do that, as often as
-/// they like, and Secrets Manager takes money for each fetch.
-const REST_AFTER_MISMATCH: Duration = Duration::from_secs(60);
+/// The shortest time between two fetches that wrong credentials of clients cause. Any client can send wrong credentials at any
+/// rate, and each fetch costs money.
+const INTERVAL_AFTER_MISMATCH: Duration = Duration::from_secs(60);
 
-/// Between two fetches because somebody refused what we have shown. Only our own requests bring that about, and a call
-/// waits for each.
-const REST_AFTER_REFUSAL: Duration = Duration::from_secs(1);
+/// The shortest time between two fetches after another system rejects our secret. Only our own requests cause this, and a call waits
+/// for each of them.
+const INTERVAL_AFTER_REJECTION: Duration = Duration::from_secs(1);
 
-/// Stands for the version of a secret that has none. Secrets Manager's ids are UUIDs.
+/// The version of a secret without a value. It differs from Secrets Manager's version ids, which are UUIDs.
 const NO_VERSION: &str = "none";
 
-/// Why a secret is not at hand.
+/// Why a secret is not available.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
-    /// Secrets Manager did not give it. Trying again may help.
+    /// Secrets Manager did not answer. Trying again may help.
     #[error("the secret of {0} could not be fetched")]
     Unavailable(
         &'static str,
         #[source] Box<dyn std::error::Error + Send + Sync>,
     ),
-    /// The deployment leaves it empty, and nobody has put a value yet.
+    /// The deployment creates it empty, and the operator has not put a value yet.
     #[error(
         "the secret of {0} has no value yet; put one with put-secret-value (see README, Secrets)"
     )]
     NoValue(&'static str),
-    /// It is not what `template.yaml` says it is. Its content is not repeated here.
+    /// It does not have the format that `template.yaml` describes. The error does not contain its content.
     #[error("the secret of {0} is not the JSON object that it must be (see README, Secrets)")]
     Malformed(&'static str),
 }
 
-/// One secret: a JSON object in Secrets Manager.
+/// A secret: a JSON object in Secrets Manager.
 #[derive(Debug)]
 pub struct Secret<T> {
     client: Client,
     id: String,
-    whose: &'static str,
-    held: RwLock<Option<Held<T>>>,
-    /// Whoever fetches holds this, and all others wait for what comes of it.
-    fetching: Mutex<LastFetched>,
+    name: &'static str,
+    cached: RwLock<Option<FetchedSecret<T>>>,
+    /// Locked during a fetch, so that concurrent requests wait for its result.
+    fetching: Mutex<LastRefetch>,
 }
 
 /// A secret as it was fetched.
 #[derive(Debug)]
-struct Held<T> {
+struct FetchedSecret<T> {
     value: Arc<T>,
-    /// Secrets Manager's id of this version.
+    /// Secrets Manager's version id.
     version: Option<String>,
 }
 
-/// When the secret was last fetched again, by the reason.
+/// When the secret was last fetched again, by reason.
 #[derive(Debug, Default)]
-struct LastFetched {
-    after_refusal: Option<Timestamp>,
+struct LastRefetch {
+    after_rejection: Option<Timestamp>,
     after_mismatch: Option<Timestamp>,
 }
 
 impl<T: DeserializeOwned> Secret<T> {
-    /// The secret whose name or ARN stands in the environment variable `name`.
+    /// The secret with the name or ARN in this environment variable.
     ///
     /// # Errors
     /// When the variable is missing.
     pub fn from_environment(
         client: &Client,
         environment: &Environment,
-        name: &'static str,
+        variable: &'static str,
     ) -> Result<Self, ConfigError> {
-        let id = environment.required(name)?;
-        let whose = name.trim_end_matches("_SECRET_ARN");
+        let id = environment.required(variable)?;
+        let name = variable.trim_end_matches("_SECRET_ARN");
         Ok(Self {
             client: client.clone(),
             id,
-            whose,
-            held: RwLock::default(),
+            name,
+            cached: RwLock::default(),
             fetching: Mutex::default(),
         })
     }
 
-    /// The secret itself, as it was when it was last fetched.
+    /// The secret of the last fetch.
     ///
     /// # Errors
-    /// See [`SecretError`]. A failed fetch is tried again by the next call.
+    /// See [`SecretError`]. After a failed fetch, the next call fetches again.
     pub async fn value(&self) -> Result<Arc<T>, SecretError> {
-        if let Some(value) = self.held_value().await {
+        if let Some(value) = self.cached_value().await {
             return Ok(value);
         }
-        let _others_wait = self.fetching.lock().await;
-        match self.held_value().await {
+        let _fetching = self.fetching.lock().await;
+        match self.cached_value().await {
             Some(value) => Ok(value),
-            None => Ok(self.hold(self.fetch().await?).await),
+            None => Ok(self.cache(self.fetch().await?).await),
         }
     }
 
-    /// The secret as it is now, after `refused`, which [`Secret::value`] gave, was refused by whom it was shown to.
-    /// `None` if there is no other: then there is no use in asking again.
-    pub async fn after_refusal(&self, refused: &Arc<T>) -> Option<Arc<T>> {
+    /// The current secret, after another system has rejected `rejected`, which came from [`Secret::value`]. `None` if the secret has
+    /// not changed: then repeating the request is useless.
+    pub async fn after_rejection(&self, rejected: &Arc<T>) -> Option<Arc<T>> {
         let mut last = self.fetching.lock().await;
         self.newer_than(
-            refused,
-            &mut last.after_refusal,
-            REST_AFTER_REFUSAL,
+            rejected,
+            &mut last.after_rejection,
+            INTERVAL_AFTER_REJECTION,
             clock::now(),
         )
         .await
     }
 
-    /// Checks what somebody has shown us. What does not fit the secret that we have may fit one that has replaced it,
-    /// which is therefore fetched, once a minute at most.
+    /// Checks a client's credentials with `rule`. If that fails, the secret may have been replaced, so it is fetched again, at most
+    /// once a minute, and the check repeated.
     ///
     /// # Errors
-    /// The outer error when there is no secret to check against, the inner one when the check fails.
+    /// The outer error when the secret is not available, the inner one when the check fails.
     pub async fn check<A, E>(
         &self,
         now: Timestamp,
         rule: impl Fn(&T) -> Result<A, E>,
     ) -> Result<Result<A, E>, SecretError> {
         let value = self.value().await?;
-        let refusal = match rule(&value) {
+        let mismatch = match rule(&value) {
             Ok(good) => return Ok(Ok(good)),
-            Err(refusal) => refusal,
+            Err(mismatch) => mismatch,
         };
         let mut last = self.fetching.lock().await;
-        let rest = REST_AFTER_MISMATCH;
-        let newer = self.newer_than(&value, &mut last.after_mismatch, rest, now);
+        let interval = INTERVAL_AFTER_MISMATCH;
+        let newer = self.newer_than(&value, &mut last.after_mismatch, interval, now);
         Ok(match newer.await {
             Some(newer) => rule(&newer),
-            None => Err(refusal),
+            None => Err(mismatch),
         })
     }
 
-    /// A failed fetch leaves the secret as it is, and the next one waits as long as after any other.
+    /// Fetches the secret again unless it was fetched within the interval. Returns it if it differs from `rejected`. After a failed
+    /// fetch, the cached secret stays.
     async fn newer_than(
         &self,
-        refused: &Arc<T>,
+        rejected: &Arc<T>,
         last: &mut Option<Timestamp>,
-        rest: Duration,
+        interval: Duration,
         now: Timestamp,
     ) -> Option<Arc<T>> {
-        let held = self.held_value().await?;
-        if !Arc::ptr_eq(&held, refused) {
-            return Some(held);
+        let cached = self.cached_value().await?;
+        if !Arc::ptr_eq(&cached, rejected) {
+            return Some(cached);
         }
-        if last.is_some_and(|last| now.since(last) < rest) {
+        if last.is_some_and(|last| now.since(last) < interval) {
             return None;
         }
         *last = Some(now);
         match self.fetch().await {
-            Ok(same) if self.is_held(same.version.as_deref()).await => None,
+            Ok(same) if self.is_cached(same.version.as_deref()).await => None,
             Ok(newer) => {
-                tracing::info!(secret = self.whose, "the secret has been replaced");
-                Some(self.hold(newer).await)
+                tracing::info!(secret = self.name, "secret has been replaced");
+                Some(self.cache(newer).await)
             }
             Err(error) => {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
-                tracing::warn!(secret = self.whose, %error, cause, "the secret was refused, and stays");
+                tracing::warn!(secret = self.name, %error, cause, "rejected secret not fetched again");
                 None
             }
         }
     }
 
-    async fn fetch(&self) -> Result<Held<T>, SecretError> {
+    async fn fetch(&self) -> Result<FetchedSecret<T>, SecretError> {
         let answer = self
             .client
             .get_secret_value()
@@ -185,30 +186,30 @@ impl<T: DeserializeOwned> Secret<T> {
         let answer = match answer {
             Ok(answer) => answer,
             Err(error) if has_no_value(&error) => return self.without_value(),
-            Err(error) => return Err(SecretError::Unavailable(self.whose, error.into())),
+            Err(error) => return Err(SecretError::Unavailable(self.name, error.into())),
         };
         let Some(text) = answer.secret_string().filter(|text| !text.is_empty()) else {
             return self.without_value();
         };
-        // What is wrong with it may repeat what stands in it.
-        let value = serde_json::from_str(text).map_err(|_| SecretError::Malformed(self.whose))?;
-        Ok(Held {
+        // The parser's error can contain parts of the secret, so it is dropped.
+        let value = serde_json::from_str(text).map_err(|_| SecretError::Malformed(self.name))?;
+        Ok(FetchedSecret {
             value: Arc::new(value),
             version: answer.version_id,
         })
     }
 
-    /// A secret that may be left out altogether is an empty object.
-    fn without_value(&self) -> Result<Held<T>, SecretError> {
-        let value = serde_json::from_str("{}").map_err(|_| SecretError::NoValue(self.whose))?;
-        Ok(Held {
+    /// A secret without a value counts as an empty object. A type with only optional fields accepts that.
+    fn without_value(&self) -> Result<FetchedSecret<T>, SecretError> {
+        let value = serde_json::from_str("{}").map_err(|_| SecretError::NoValue(self.name))?;
+        Ok(FetchedSecret {
             value: Arc::new(value),
             version: Some(NO_VERSION.to_owned()),
         })
     }
 }
 
-/// Secrets Manager says so of a secret without a version, too.
+/// Secrets Manager answers `ResourceNotFoundException` also for a secret without a version.
 fn has_no_value(error: &SdkError<GetSecretValueError>) -> bool {
     error
         .as_service_error()
@@ -216,72 +217,71 @@ fn has_no_value(error: &SdkError<GetSecretValueError>) -> bool {
 }
 
 impl<T> Secret<T> {
-    async fn held_value(&self) -> Option<Arc<T>> {
-        let held = self.held.read().await;
-        held.as_ref().map(|held| Arc::clone(&held.value))
+    async fn cached_value(&self) -> Option<Arc<T>> {
+        let cached = self.cached.read().await;
+        cached.as_ref().map(|cached| Arc::clone(&cached.value))
     }
 
-    async fn is_held(&self, version: Option<&str>) -> bool {
-        let held = self.held.read().await;
-        let held = held.as_ref().and_then(|held| held.version.as_deref());
-        held.is_some() && held == version
+    async fn is_cached(&self, version: Option<&str>) -> bool {
+        let cached = self.cached.read().await;
+        let cached = cached.as_ref().and_then(|cached| cached.version.as_deref());
+        cached.is_some() && cached == version
     }
 
-    async fn hold(&self, held: Held<T>) -> Arc<T> {
-        let value = Arc::clone(&held.value);
-        *self.held.write().await = Some(held);
+    async fn cache(&self, fetched: FetchedSecret<T>) -> Arc<T> {
+        let value = Arc::clone(&fetched.value);
+        *self.cached.write().await = Some(fetched);
         value
     }
 
-    /// A secret that need not be fetched, for tests.
+    /// A secret that is never fetched, for tests.
     #[cfg(any(test, feature = "testing"))]
     pub fn known(value: impl Into<Arc<T>>) -> Self {
         let nowhere = aws_config::SdkConfig::builder()
             .behavior_version(aws_config::BehaviorVersion::latest())
             .build();
-        let held = Held {
+        let fetched = FetchedSecret {
             value: value.into(),
             version: None,
         };
         Self {
             client: Client::new(&nowhere),
             id: "known".to_owned(),
-            whose: "KNOWN",
-            held: RwLock::new(Some(held)),
+            name: "KNOWN",
+            cached: RwLock::new(Some(fetched)),
             fetching: Mutex::default(),
         }
     }
 }
 
-/// A secret that others show to us, in one of two versions while one replaces the other.
+/// A secret that clients send to us. While one version replaces the other, both are valid.
 pub trait SharedSecret {
-    /// Those that are valid now.
+    /// The valid versions.
     fn valid(&self) -> impl Iterator<Item = &SecretString>;
 }
 
-/// `APP_SECRET_ARN`: what phone apps' tokens are signed with.
+/// `APP_SECRET_ARN`: the key that signs the tokens of phone apps.
 #[derive(Debug, Deserialize)]
 pub struct AppSecret {
     /// The HS256 key.
     pub jwt_secret: SecretString,
-    /// The one before, still valid while it is being replaced.
+    /// The previous one, valid while it is being replaced.
     #[serde(default)]
     pub jwt_secret_previous: Option<SecretString>,
 }
 
-/// What tokens are signed with.
 impl SharedSecret for AppSecret {
     fn valid(&self) -> impl Iterator<Item = &SecretString> {
         std::iter::once(&self.jwt_secret).chain(&self.jwt_secret_previous)
     }
 }
 
-/// `WEBHOOK_SECRET_ARN`: what Exotel shows us. The deployment generates it.
+/// `WEBHOOK_SECRET_ARN`: the secret that Exotel sends to us. The deployment generates it.
 #[derive(Debug, Deserialize)]
 pub struct WebhookSecret {
-    /// `?secret=` of the webhook's URL, and of the streams'.
+    /// `?secret=` in the URLs of the webhook and of the audio streams.
     pub webhook_secret: SecretString,
-    /// The one before, still valid while it is being replaced.
+    /// The previous one, valid while it is being replaced.
     #[serde(default)]
     pub webhook_secret_previous: Option<SecretString>,
 }
@@ -292,10 +292,10 @@ impl SharedSecret for WebhookSecret {
     }
 }
 
-/// `EXOTEL_SECRET_ARN`: the account that calls to phone numbers are placed with. A deployment that places none needs none.
+/// `EXOTEL_SECRET_ARN`: the account for calls to telephone numbers. A deployment without such calls leaves it empty.
 #[derive(Debug, Deserialize)]
 pub struct ExotelAccount {
-    /// The account (Account SID).
+    /// The Account SID.
     #[serde(default)]
     pub account_sid: Option<String>,
     /// The account's API key.
@@ -304,17 +304,17 @@ pub struct ExotelAccount {
     /// The API key's token.
     #[serde(default)]
     pub api_token: Option<SecretString>,
-    /// The ExoPhone that calls are shown to come from.
+    /// The ExoPhone that a called telephone shows as the caller.
     #[serde(default)]
     pub caller_id: Option<String>,
 }
 
-/// `HOOK_SECRET_ARN`: what the PBX shows us. The deployment generates it.
+/// `HOOK_SECRET_ARN`: the secret that the PBX sends to us. The deployment generates it.
 #[derive(Debug, Deserialize)]
 pub struct HookSecret {
     /// The header `X-Ringback-Secret` of the dialplan's hooks.
     pub hook_secret: SecretString,
-    /// The one before, still valid while it is being replaced.
+    /// The previous one, valid while it is being replaced.
     #[serde(default)]
     pub hook_secret_previous: Option<SecretString>,
 }
@@ -325,25 +325,25 @@ impl SharedSecret for HookSecret {
     }
 }
 
-/// `ASTERISK_SECRET_ARN`: what we show the PBX.
+/// `ASTERISK_SECRET_ARN`: our credentials at the PBX.
 #[derive(Debug, Deserialize)]
 pub struct AriCredentials {
     /// ARI's user.
     pub ari_username: String,
     /// ARI's password.
     pub ari_password: SecretString,
-    /// The certificate authority of the PBX's certificate, when it is not a public one.
+    /// The certificate authority of the PBX's certificate, if it is not a public one.
     #[serde(default)]
     pub ari_ca_pem: Option<String>,
 }
 
-/// `SIGNING_SECRET_ARN`: the key for call ids and callback tokens ([`crate::auth::signing`]). No other system has it.
+/// `SIGNING_SECRET_ARN`: the key that signs call ids and callback tokens. No other system has it.
 #[derive(Debug, Deserialize)]
 pub struct SigningSecret {
     /// The key.
     #[serde(deserialize_with = "not_empty")]
     pub signing_secret: SecretString,
-    /// The previous key. Its signatures stay valid while the key is being replaced.
+    /// The previous key. Its signatures are valid while it is being replaced.
     #[serde(default)]
     pub signing_secret_previous: Option<SecretString>,
 }
@@ -357,7 +357,6 @@ fn not_empty<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Secret
     }
 }
 
-/// The keys that may have signed what comes back to us.
 impl SharedSecret for SigningSecret {
     fn valid(&self) -> impl Iterator<Item = &SecretString> {
         let previous = self.signing_secret_previous.iter();
@@ -366,18 +365,18 @@ impl SharedSecret for SigningSecret {
     }
 }
 
-/// `FCM_SECRET_ARN`: the service account's key file, as Google's console gives it.
+/// `FCM_SECRET_ARN`: the key file of a Google service account, as Google's console exports it.
 #[derive(Debug, Deserialize)]
 pub struct ServiceAccount {
     /// The Firebase project.
     pub project_id: String,
-    /// Who signs.
+    /// The service account.
     pub client_email: String,
     /// The RSA key, PEM.
     pub private_key: SecretString,
     /// The key's id.
     pub private_key_id: String,
-    /// Where an access token is asked for; also the assertion's audience.
+    /// The URL for access tokens, which is also the assertion's audience.
     pub token_uri: String,
 }
 
@@ -398,7 +397,7 @@ mod tests {
         json!({ "jwt_secret": jwt_secret })
     }
 
-    /// Secrets Manager that gives these answers, one after the other, and the app's secret in it.
+    /// Secrets Manager that gives these answers, one after the other, and a secret in it.
     async fn answering<const N: usize>(
         answers: [ResponseTemplate; N],
     ) -> (MockServer, Secret<AppSecret>) {
@@ -423,13 +422,13 @@ mod tests {
         testing::requests(server).await.len()
     }
 
-    /// Somebody shows us this.
-    async fn shown(
+    /// Checks this secret of a client.
+    async fn check(
         secret: &Secret<AppSecret>,
-        shown: &str,
+        sent: &str,
         now: Timestamp,
     ) -> Result<(), &'static str> {
-        let rule = |app: &AppSecret| match app.jwt_secret.expose_secret() == shown {
+        let rule = |app: &AppSecret| match app.jwt_secret.expose_secret() == sent {
             true => Ok(()),
             false => Err("no"),
         };
@@ -455,7 +454,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_fetch_that_failed_is_tried_again_by_the_next_who_asks() {
+    async fn after_a_failed_fetch_the_next_call_fetches_again() {
         let answers = [
             ResponseTemplate::new(500),
             given(r#"{"jwt_secret":"hush"}"#),
@@ -469,7 +468,7 @@ mod tests {
         assert!(secret.value().await.is_ok());
     }
 
-    /// As Secrets Manager answers for a secret that was created without a value.
+    /// Secrets Manager's answer for a secret that was created without a value.
     fn without_value() -> ResponseTemplate {
         let message =
             "Secrets Manager can't find the specified secret value for staging label: AWSCURRENT";
@@ -479,7 +478,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_secret_without_a_value_is_named_until_somebody_puts_one() {
+    async fn a_secret_without_a_value_is_named_until_it_has_one() {
         let answers = [without_value(), given(r#"{"jwt_secret":"hush"}"#)];
         let (_server, secret) = answering(answers).await;
         let error = secret.value().await.unwrap_err();
@@ -488,7 +487,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_account_that_a_deployment_needs_not_have_is_empty_until_somebody_puts_one() {
+    async fn an_optional_account_is_empty_until_it_has_a_value() {
         let server = MockServer::start().await;
         let put = given(r#"{"account_sid":"acme1"}"#);
         for (answer, times) in [(without_value(), 2), (put, 1)] {
@@ -498,14 +497,17 @@ mod tests {
         let secret: Secret<ExotelAccount> = testing::secret_at(&server);
         let empty = secret.value().await.unwrap();
         assert_eq!(empty.account_sid, None);
-        assert!(secret.after_refusal(&empty).await.is_none(), "still empty");
-        tokio::time::sleep(REST_AFTER_REFUSAL).await;
-        let account = secret.after_refusal(&empty).await.unwrap();
+        assert!(
+            secret.after_rejection(&empty).await.is_none(),
+            "still empty"
+        );
+        tokio::time::sleep(INTERVAL_AFTER_REJECTION).await;
+        let account = secret.after_rejection(&empty).await.unwrap();
         assert_eq!(account.account_sid.as_deref(), Some("acme1"));
     }
 
     #[tokio::test]
-    async fn a_malformed_secret_is_named_and_not_repeated() {
+    async fn a_malformed_secret_is_named_without_its_content() {
         for malformed in ["hush", r#"{"jwt_secret":["hush"]}"#, r#"{"other":"hush"}"#] {
             let (_server, secret) = answering([given(malformed)]).await;
             let error = secret.value().await.unwrap_err();
@@ -515,105 +517,105 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_secret_that_was_refused_is_fetched_again_and_stays_as_it_is_then() {
+    async fn a_rejected_secret_is_fetched_again_and_cached() {
         let (server, secret) = testing::secret::<AppSecret, _>([app("old"), app("new")]).await;
         let old = secret.value().await.unwrap();
-        let new = secret.after_refusal(&old).await.unwrap();
+        let new = secret.after_rejection(&old).await.unwrap();
         assert_eq!(new.jwt_secret.expose_secret(), "new");
         assert!(Arc::ptr_eq(&new, &secret.value().await.unwrap()));
         assert_eq!(fetches(&server).await, 2);
     }
 
     #[tokio::test]
-    async fn requests_that_are_refused_at_the_same_time_share_one_fetch() {
+    async fn concurrent_rejections_share_one_fetch() {
         let (server, secret) = testing::secret::<AppSecret, _>([app("old"), app("new")]).await;
         let old = secret.value().await.unwrap();
-        let refused = std::iter::repeat_with(|| secret.after_refusal(&old)).take(9);
-        for newer in futures::future::join_all(refused).await {
+        let rejected = std::iter::repeat_with(|| secret.after_rejection(&old)).take(9);
+        for newer in futures::future::join_all(rejected).await {
             assert_eq!(newer.unwrap().jwt_secret.expose_secret(), "new");
         }
         assert_eq!(fetches(&server).await, 2);
     }
 
     #[tokio::test]
-    async fn there_is_no_use_in_asking_again_with_a_secret_that_has_not_changed() {
+    async fn an_unchanged_secret_is_not_tried_again() {
         let (server, secret) = testing::secret::<AppSecret, _>([app("wrong")]).await;
         let wrong = secret.value().await.unwrap();
-        let refused = std::iter::repeat_with(|| secret.after_refusal(&wrong)).take(9);
-        let newer = futures::future::join_all(refused).await;
+        let rejected = std::iter::repeat_with(|| secret.after_rejection(&wrong)).take(9);
+        let newer = futures::future::join_all(rejected).await;
         assert!(newer.iter().all(Option::is_none));
         assert_eq!(fetches(&server).await, 2);
     }
 
     #[tokio::test]
-    async fn a_fetch_that_fails_leaves_the_secret_that_was_there() {
+    async fn a_failed_fetch_keeps_the_cached_secret() {
         for failure in [ResponseTemplate::new(500), given("malformed")] {
             let (_server, secret) = answering([given(r#"{"jwt_secret":"old"}"#), failure]).await;
             let old = secret.value().await.unwrap();
-            assert!(secret.after_refusal(&old).await.is_none());
+            assert!(secret.after_rejection(&old).await.is_none());
             assert!(Arc::ptr_eq(&old, &secret.value().await.unwrap()));
-            assert_eq!(shown(&secret, "old", NOW).await, Ok(()));
+            assert_eq!(check(&secret, "old", NOW).await, Ok(()));
         }
     }
 
     #[tokio::test]
-    async fn what_does_not_fit_the_old_secret_may_fit_the_new_one() {
+    async fn a_client_with_the_new_secret_makes_us_fetch_it() {
         let (server, secret) = testing::secret([app("old"), app("new")]).await;
-        assert_eq!(shown(&secret, "old", NOW).await, Ok(()));
+        assert_eq!(check(&secret, "old", NOW).await, Ok(()));
         assert_eq!(fetches(&server).await, 1);
-        assert_eq!(shown(&secret, "new", NOW).await, Ok(()));
-        assert_eq!(shown(&secret, "old", NOW).await, Err("no"));
+        assert_eq!(check(&secret, "new", NOW).await, Ok(()));
+        assert_eq!(check(&secret, "old", NOW).await, Err("no"));
         assert_eq!(fetches(&server).await, 2);
     }
 
     #[tokio::test]
-    async fn strangers_cost_one_fetch_a_minute_however_many_they_are() {
+    async fn wrong_credentials_cost_one_fetch_a_minute() {
         let (server, secret) = testing::secret([app("old"), app("old"), app("new")]).await;
         let mut expected = 1 + 1;
-        let (first_minute, second) = (NOW, NOW + REST_AFTER_MISMATCH);
-        let last_moment = NOW + (REST_AFTER_MISMATCH - Duration::from_millis(1));
+        let (first_minute, second) = (NOW, NOW + INTERVAL_AFTER_MISMATCH);
+        let last_moment = NOW + (INTERVAL_AFTER_MISMATCH - Duration::from_millis(1));
         for now in [first_minute, last_moment] {
-            let strangers = std::iter::repeat_with(|| shown(&secret, "guess", now)).take(50);
-            let answers = futures::future::join_all(strangers).await;
+            let wrong = std::iter::repeat_with(|| check(&secret, "guess", now)).take(50);
+            let answers = futures::future::join_all(wrong).await;
             assert!(answers.iter().all(Result::is_err));
             assert_eq!(fetches(&server).await, expected);
         }
-        assert_eq!(shown(&secret, "new", last_moment).await, Err("no"));
-        assert_eq!(shown(&secret, "new", second).await, Ok(()));
+        assert_eq!(check(&secret, "new", last_moment).await, Err("no"));
+        assert_eq!(check(&secret, "new", second).await, Ok(()));
         expected += 1;
         assert_eq!(fetches(&server).await, expected);
     }
 
     #[tokio::test]
-    async fn strangers_do_not_keep_a_refused_secret_from_being_fetched() {
+    async fn wrong_credentials_do_not_delay_the_fetch_of_a_rejected_secret() {
         let (_server, secret) = testing::secret([app("old"), app("old"), app("new")]).await;
-        assert_eq!(shown(&secret, "guess", clock::now()).await, Err("no"));
+        assert_eq!(check(&secret, "guess", clock::now()).await, Err("no"));
         let old = secret.value().await.unwrap();
-        let new = secret.after_refusal(&old).await.unwrap();
+        let new = secret.after_rejection(&old).await.unwrap();
         assert_eq!(new.jwt_secret.expose_secret(), "new");
     }
 
     #[tokio::test]
-    async fn whoever_shows_the_right_secret_never_waits_for_a_fetch() {
+    async fn a_client_with_the_right_secret_never_waits_for_a_fetch() {
         let slow = given(r#"{"jwt_secret":"old"}"#).set_delay(Duration::from_secs(1));
         let (_server, secret) = answering([given(r#"{"jwt_secret":"old"}"#), slow]).await;
-        assert_eq!(shown(&secret, "old", NOW).await, Ok(()));
+        assert_eq!(check(&secret, "old", NOW).await, Ok(()));
         let first = Cell::new(None);
-        let stranger = async {
-            assert_eq!(shown(&secret, "guess", NOW).await, Err("no"));
-            first.set(first.get().or(Some("stranger")));
+        let wrong = async {
+            assert_eq!(check(&secret, "guess", NOW).await, Err("no"));
+            first.set(first.get().or(Some("wrong")));
         };
-        let friend = async {
+        let right = async {
             tokio::time::sleep(Duration::from_millis(50)).await;
-            assert_eq!(shown(&secret, "old", NOW).await, Ok(()));
-            first.set(first.get().or(Some("friend")));
+            assert_eq!(check(&secret, "old", NOW).await, Ok(()));
+            first.set(first.get().or(Some("right")));
         };
-        tokio::join!(stranger, friend);
-        assert_eq!(first.get(), Some("friend"));
+        tokio::join!(wrong, right);
+        assert_eq!(first.get(), Some("right"));
     }
 
     #[test]
-    fn a_secret_does_not_show_in_debug() {
+    fn debug_output_hides_secrets() {
         let json = r#"{"hook_secret":"hush-1","hook_secret_previous":"hush-2"}"#;
         let secret: HookSecret = serde_json::from_str(json).unwrap();
         assert!(!format!("{secret:?}").contains("hush"));

@@ -1,8 +1,9 @@
-//! Clients connected to the WebSocket API of this region, and what is sent to them.
+//! Clients connected to the WebSocket API of this region, and the messages to them.
 //!
 //! Item: `pk` = `EXTENSION#{extension}`, or `OPERATORS`, `sk` = `CONNECTION#{region}#{connection id}`, and `audience` =
-//! `everyone#{region}#{shard}`, the key of the index `connections`: all clients are found without a scan, in as many partitions as
-//! there are shards. Replication brings the rows of other regions' clients, whom this region's API does not know. An operator's connection is only among the operators', whether or not its token names an extension.
+//! `everyone#{region}#{shard}`, the key of the index `connections`. The index has one partition for each shard, so all clients are
+//! found without a scan. Keys contain the region because replication brings the items of the other region's clients, which this
+//! region's API does not know. An operator's connection is stored only under `OPERATORS`, even if its token names an extension.
 
 use std::collections::HashSet;
 use std::ops::AddAssign;
@@ -13,15 +14,15 @@ use std::time::Duration;
 use aws_sdk_apigatewaymanagement::error::SdkError;
 use aws_sdk_apigatewaymanagement::operation::post_to_connection::PostToConnectionError;
 use aws_sdk_apigatewaymanagement::primitives::Blob;
-use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
 use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
-use aws_sdk_dynamodb::types::AttributeValue;
 use futures::stream::{self, Stream, StreamExt};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::auth::Viewer;
-use crate::store::calls::StoreError;
+use crate::store::table::{
+    Item, ItemKey, StoreError, Table, conditional_write, expiry, millis, number, text,
+};
 use ringback_core::ids::Extension;
 use ringback_core::timestamp::Timestamp;
 
@@ -31,65 +32,65 @@ const INDEX: &str = "connections";
 /// The partition of the operators' connections.
 const OPERATORS: &str = "OPERATORS";
 
-/// In how many partitions the index keeps them; each costs half a read unit for each change of a call, however few clients there
-/// are. DynamoDB reads 3,000 units a second from one, which is some 40,000 connections, and writes 1,000; an account's API Gateway
-/// posts to 10,000 connections a second and makes 500, unless AWS has raised that.
+/// The number of partitions of the index. Each costs half a read unit for each change of a call, even without clients.
+/// DynamoDB reads 3,000 units a second from one partition, which is about 40,000 connections, and writes 1,000. The default
+/// quotas of API Gateway allow 10,000 messages and 500 new connections a second.
 pub const SHARDS: u8 = 4;
 
-/// API Gateway ends a connection after 2 hours; its `$disconnect` is best effort, so rows end by themselves, and those of
-/// streams with them.
+/// API Gateway ends a connection after 2 hours. It does not always call `$disconnect`, so the items of connections and of their
+/// audio streams expire.
 pub(crate) const KEPT_FOR: Duration = Duration::from_secs(2 * 60 * 60 + 10 * 60);
 
-/// API Gateway says of a connection that is only being made what it says of one that has gone (410). By this age it has
-/// been made: `$connect` has 29 seconds.
-const MADE_WITHIN_MILLIS: u64 = 30_000;
+/// API Gateway answers 410 for a connection that is not established yet, as for one that is closed. After this time it is
+/// established: `$connect` has 29 seconds.
+const ESTABLISHED_WITHIN_MILLIS: u64 = 30_000;
 
-/// How much of each partition is read at a time, so that what is in memory stays small.
+/// How many items a query reads at a time, to keep memory small.
 const PAGE: i32 = 500;
 
-/// How many clients are sent to at once. Each takes a connection of this process to API Gateway.
+/// How many messages are sent at the same time. Each takes a connection of this process to API Gateway.
 const AT_ONCE: usize = 64;
-/// A client that takes longer than this holds up no other: one more is sent to meanwhile.
+/// A client that needs longer than this for a message is slow. It gives its place among [`AT_ONCE`] to another.
 const PROMPT: Duration = Duration::from_millis(500);
-/// How many such clients are waited for besides.
+/// How many slow clients are waited for in addition.
 const SLOW_AT_ONCE: usize = 192;
-/// A client that takes longer than this to take a message goes without.
+/// A message that a client does not take within this time is dropped.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Of how many clients is known that they went without the last time.
+/// How many slow clients this process remembers.
 const SLOW_KNOWN: usize = 10_000;
 
 /// A connected client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connection {
-    /// API Gateway's id of it.
+    /// API Gateway's id of the connection.
     pub id: String,
-    /// Whose calls it hears of.
+    /// The calls that it may see.
     pub viewer: Viewer,
 }
 
-/// How a message reached a client.
+/// The result of sending a message to one client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Delivery {
-    /// API Gateway took it.
+pub enum DeliveryResult {
+    /// API Gateway accepted the message.
     Sent,
-    /// The client has gone; its connection is forgotten.
+    /// The client has disconnected. Its item is deleted.
     Gone,
-    /// It was not taken, or not in time; or the client is still connecting.
+    /// API Gateway did not accept the message, or not in time, or the client is still connecting.
     Failed,
 }
 
-/// How a message reached many.
+/// How many clients had each [`DeliveryResult`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Deliveries {
-    /// To how many it was [`Delivery::Sent`].
+pub struct DeliveryCounts {
+    /// [`DeliveryResult::Sent`].
     pub sent: u64,
-    /// How many were [`Delivery::Gone`].
+    /// [`DeliveryResult::Gone`].
     pub gone: u64,
-    /// For how many it [`Delivery::Failed`].
+    /// [`DeliveryResult::Failed`].
     pub failed: u64,
 }
 
-impl AddAssign for Deliveries {
+impl AddAssign for DeliveryCounts {
     fn add_assign(&mut self, more: Self) {
         self.sent += more.sent;
         self.gone += more.gone;
@@ -97,28 +98,21 @@ impl AddAssign for Deliveries {
     }
 }
 
-/// The connections in the table, and the API that reaches them.
+/// The connections in the table, and the API that sends messages to them.
 #[derive(Clone, Debug)]
 pub struct Connections {
-    table_client: aws_sdk_dynamodb::Client,
-    table: String,
+    table: Table,
     api: aws_sdk_apigatewaymanagement::Client,
     region: String,
-    /// Ids of clients that did not take their last message in time.
+    /// The connection ids of clients that did not take their last message in time.
     slow: Arc<Mutex<HashSet<String>>>,
 }
 
 impl Connections {
-    /// The connections of this region in this table, reached through its API.
+    /// The connections of this region in this table. `api` is the region's `@connections` API.
     #[must_use]
-    pub fn new(
-        table_client: aws_sdk_dynamodb::Client,
-        table: String,
-        api: aws_sdk_apigatewaymanagement::Client,
-        region: String,
-    ) -> Self {
+    pub fn new(table: Table, api: aws_sdk_apigatewaymanagement::Client, region: String) -> Self {
         Self {
-            table_client,
             table,
             api,
             region,
@@ -126,44 +120,30 @@ impl Connections {
         }
     }
 
-    /// Remembers a client that has connected.
+    /// Stores a client that has connected.
     ///
     /// # Errors
     /// When the table cannot be written.
     pub async fn open(&self, connection: &Connection, now: Timestamp) -> Result<(), StoreError> {
-        let doing = "remembering a connection";
-        let [(pk, partition), (sk, sort)] = self.key_of(connection);
-        let expires_at = (now + KEPT_FOR).as_secs_rounded_up();
-        self.table_client
-            .put_item()
-            .table_name(&self.table)
-            .item(pk, partition)
-            .item(sk, sort)
-            .item(
-                "audience",
-                AttributeValue::S(self.audience(shard_of(&connection.id))),
-            )
-            .item(
-                "connected_at",
-                AttributeValue::N(now.as_millis().to_string()),
-            )
-            .item("expires_at", AttributeValue::N(expires_at.to_string()))
+        let put = self.table.put(self.key_of(connection), Item::new());
+        put.item("audience", text(self.audience(shard_of(&connection.id))))
+            .item("connected_at", millis(now))
+            .item("expires_at", expiry(now + KEPT_FOR))
             .send()
             .await
-            .map_err(StoreError::unavailable(doing))?;
+            .map_err(StoreError::unavailable("storing a connection"))?;
         Ok(())
     }
 
-    fn key_of(&self, connection: &Connection) -> [(&'static str, AttributeValue); 2] {
+    fn key_of(&self, connection: &Connection) -> ItemKey {
         let partition = match &connection.viewer {
             Viewer::App(extension) => partition_of(extension),
             Viewer::Operator => OPERATORS.to_owned(),
         };
-        let sort = format!("{}{}", self.prefix(), connection.id);
-        [("pk", partition), ("sk", sort)].map(|(name, text)| (name, AttributeValue::S(text)))
+        ItemKey::new(partition, format!("{}{}", self.prefix(), connection.id))
     }
 
-    /// What this region's connections begin with.
+    /// The prefix of this region's sort keys.
     fn prefix(&self) -> String {
         format!("CONNECTION#{}#", self.region)
     }
@@ -172,50 +152,30 @@ impl Connections {
         format!("everyone#{}#{shard}", self.region)
     }
 
-    /// Forgets a client. Forgetting one that is not there is no error.
+    /// Deletes a client. A client without an item is no error.
     ///
     /// # Errors
     /// When the table cannot be written.
     pub async fn close(&self, connection: &Connection) -> Result<(), StoreError> {
-        let doing = "forgetting a connection";
-        let [(pk, partition), (sk, sort)] = self.key_of(connection);
-        self.table_client
-            .delete_item()
-            .table_name(&self.table)
-            .key(pk, partition)
-            .key(sk, sort)
-            .send()
-            .await
-            .map_err(StoreError::unavailable(doing))?;
+        let deleted = self.table.delete(self.key_of(connection)).send().await;
+        deleted.map_err(StoreError::unavailable("deleting a connection"))?;
         Ok(())
     }
 
-    /// Forgets a client that API Gateway does not know, unless it may be connecting just now: whether it was forgotten.
-    async fn forget(&self, connection: &Connection, now: Timestamp) -> Result<bool, StoreError> {
-        let doing = "forgetting a connection";
-        let [(pk, partition), (sk, sort)] = self.key_of(connection);
-        let made_before = now.as_millis().saturating_sub(MADE_WITHIN_MILLIS);
-        let deleted = self
-            .table_client
-            .delete_item()
-            .table_name(&self.table)
-            .key(pk, partition)
-            .key(sk, sort)
+    /// Deletes a client that API Gateway does not know, unless it may still be connecting. Returns whether it was deleted.
+    async fn delete_if_established(
+        &self,
+        connection: &Connection,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let established_before = now.as_millis().saturating_sub(ESTABLISHED_WITHIN_MILLIS);
+        let delete = self
+            .table
+            .delete(self.key_of(connection))
             .condition_expression("attribute_not_exists(connected_at) OR connected_at < :made")
-            .expression_attribute_values(":made", AttributeValue::N(made_before.to_string()))
-            .send()
-            .await;
-        match deleted {
-            Ok(_) => Ok(true),
-            Err(error)
-                if error
-                    .as_service_error()
-                    .is_some_and(DeleteItemError::is_conditional_check_failed_exception) =>
-            {
-                Ok(false)
-            }
-            Err(error) => Err(StoreError::unavailable(doing)(error)),
-        }
+            .expression_attribute_values(":made", number(established_before));
+        let deleted = conditional_write(delete.send().await, "deleting a connection")?;
+        Ok(deleted.is_written())
     }
 
     /// The clients of one extension.
@@ -236,41 +196,39 @@ impl Connections {
         partition: String,
     ) -> impl Stream<Item = Result<Connection, StoreError>> + use<> {
         let query = self
-            .table_client
+            .table
             .query()
-            .table_name(&self.table)
             .key_condition_expression("pk = :pk AND begins_with(sk, :connection)")
-            .expression_attribute_values(":pk", AttributeValue::S(partition))
-            .expression_attribute_values(":connection", AttributeValue::S(self.prefix()))
+            .expression_attribute_values(":pk", text(partition))
+            .expression_attribute_values(":connection", text(self.prefix()))
             .projection_expression("pk, sk");
         found_by(query)
     }
 
-    /// All clients, in no order. At no time are more than a few pages of them in memory.
+    /// All clients, in no order. At most a few pages of them are in memory at a time.
     pub fn of_everyone(&self) -> impl Stream<Item = Result<Connection, StoreError>> {
         stream::iter(0..SHARDS).flat_map_unordered(None, move |shard| {
             let query = self
-                .table_client
+                .table
                 .query()
-                .table_name(&self.table)
                 .index_name(INDEX)
                 .key_condition_expression("audience = :audience")
-                .expression_attribute_values(":audience", AttributeValue::S(self.audience(shard)))
+                .expression_attribute_values(":audience", text(self.audience(shard)))
                 .limit(PAGE);
             Box::pin(found_by(query))
         })
     }
 
-    /// Sends each of these clients the text that is meant for it. One that is slow, or hangs, holds up no other.
+    /// Sends each of these clients its text. A slow client does not delay the others.
     ///
     /// # Errors
-    /// When the clients cannot all be found. Some may have been sent to by then.
+    /// When not all clients can be read from the table. Some may have got the message by then.
     pub async fn send_to_all<'a>(
         &self,
         clients: impl Stream<Item = Result<Connection, StoreError>>,
         text_for: impl Fn(&Connection) -> &'a str,
         now: Timestamp,
-    ) -> Result<Deliveries, StoreError> {
+    ) -> Result<DeliveryCounts, StoreError> {
         let places = &Semaphore::new(AT_ONCE);
         let send = async |client: Result<Connection, StoreError>| {
             let client = client?;
@@ -279,25 +237,25 @@ impl Connections {
                 .await)
         };
         let mut sending = pin!(clients.map(send).buffer_unordered(AT_ONCE + SLOW_AT_ONCE));
-        let mut deliveries = Deliveries::default();
+        let mut deliveries = DeliveryCounts::default();
         while let Some(delivery) = sending.next().await {
             match delivery? {
-                Delivery::Sent => deliveries.sent += 1,
-                Delivery::Gone => deliveries.gone += 1,
-                Delivery::Failed => deliveries.failed += 1,
+                DeliveryResult::Sent => deliveries.sent += 1,
+                DeliveryResult::Gone => deliveries.gone += 1,
+                DeliveryResult::Failed => deliveries.failed += 1,
             }
         }
         Ok(deliveries)
     }
 
-    /// A client that is not prompt gives its place to another, and is waited for without one.
+    /// A slow client gives its place to another client and is then waited for without a place.
     async fn send_from(
         &self,
         places: &Semaphore,
         client: &Connection,
         text: &str,
         now: Timestamp,
-    ) -> Delivery {
+    ) -> DeliveryResult {
         let place = places.acquire().await;
         let mut sending = pin!(self.send(client, text, now));
         match timeout(PROMPT, &mut sending).await {
@@ -309,61 +267,61 @@ impl Connections {
         }
     }
 
-    /// Sends a text message to a client. A client that has gone is forgotten. One that did not take the last message in
-    /// time has to be prompt now: the next change of a call is not told before all have been dealt with.
-    pub async fn send(&self, client: &Connection, text: &str, now: Timestamp) -> Delivery {
+    /// Sends a text message to a client. Deletes the client's item if it has disconnected. A client that did not take its last
+    /// message in time gets only [`PROMPT`]: the next change of a call waits until all clients are done.
+    pub async fn send(&self, client: &Connection, text: &str, now: Timestamp) -> DeliveryResult {
         let was_slow = self.slow().remove(&client.id);
         let patience = if was_slow { PROMPT } else { PATIENCE };
         match timeout(patience, self.post(client, text, now)).await {
             Ok(delivery) => delivery,
             Err(_) => {
                 self.remember_as_slow(client);
-                Delivery::Failed
+                DeliveryResult::Failed
             }
         }
     }
 
-    async fn post(&self, client: &Connection, text: &str, now: Timestamp) -> Delivery {
+    async fn post(&self, client: &Connection, text: &str, now: Timestamp) -> DeliveryResult {
         let post = self
             .api
             .post_to_connection()
             .connection_id(&client.id)
             .data(Blob::new(text));
         match post.send().await {
-            Ok(_) => Delivery::Sent,
-            Err(SdkError::ServiceError(refused))
-                if matches!(refused.err(), PostToConnectionError::GoneException(_)) =>
+            Ok(_) => DeliveryResult::Sent,
+            Err(SdkError::ServiceError(error))
+                if matches!(error.err(), PostToConnectionError::GoneException(_)) =>
             {
-                self.not_there(client, now).await
+                self.delete_unknown(client, now).await
             }
             Err(error) => {
                 tracing::warn!(
                     connection_id = client.id,
                     error = %aws_sdk_apigatewaymanagement::error::DisplayErrorContext(error),
-                    "a client was not reached"
+                    "message to client failed"
                 );
-                Delivery::Failed
+                DeliveryResult::Failed
             }
         }
     }
 
-    async fn not_there(&self, client: &Connection, now: Timestamp) -> Delivery {
-        match self.forget(client, now).await {
-            Ok(true) => Delivery::Gone,
+    async fn delete_unknown(&self, client: &Connection, now: Timestamp) -> DeliveryResult {
+        match self.delete_if_established(client, now).await {
+            Ok(true) => DeliveryResult::Gone,
             Ok(false) => {
-                tracing::info!(connection_id = client.id, "a client is still connecting");
-                Delivery::Failed
+                tracing::info!(connection_id = client.id, "client still connecting");
+                DeliveryResult::Failed
             }
             Err(error) => {
-                tracing::warn!(%error, "a client that has gone was not forgotten");
-                Delivery::Gone
+                tracing::warn!(%error, "connection of a disconnected client not deleted");
+                DeliveryResult::Gone
             }
         }
     }
 
     fn remember_as_slow(&self, client: &Connection) {
         let mut slow = self.slow();
-        // Those who left without having taken another message are never heard of again.
+        // Clients that disconnect while they are slow would stay in this set for ever.
         if slow.len() >= SLOW_KNOWN {
             slow.clear();
         }
@@ -375,8 +333,6 @@ impl Connections {
     }
 }
 
-type Item = std::collections::HashMap<String, AttributeValue>;
-
 fn found_by(query: QueryFluentBuilder) -> impl Stream<Item = Result<Connection, StoreError>> {
     let items = query.into_paginator().items().send();
     let items = stream::unfold(items, |mut items| async {
@@ -386,7 +342,7 @@ fn found_by(query: QueryFluentBuilder) -> impl Stream<Item = Result<Connection, 
         match item {
             Ok(item) => connection_in(&item).map(Ok),
             Err(error) => {
-                let doing = "looking for connected clients";
+                let doing = "reading connected clients";
                 Some(Err(StoreError::unavailable(doing)(error)))
             }
         }
@@ -411,7 +367,7 @@ fn partition_of(extension: &Extension) -> String {
     format!("EXTENSION#{extension}")
 }
 
-/// FNV-1a: any hash will do that spreads ids evenly and stays the same.
+/// FNV-1a. The hash must spread ids evenly and never change.
 fn shard_of(id: &str) -> u8 {
     let hash = id.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
         (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
@@ -428,17 +384,17 @@ mod tests {
     use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 
     use super::*;
-    use crate::testing::{aws, requests};
+    use crate::testing::{self, requests};
 
     const NOW: Timestamp = Timestamp::from_millis(1_710_417_600_000);
     const REGION: &str = "ap-south-1";
 
-    /// Clients that take a message at once, and those that never do, which are the first to be found.
+    /// Clients that take a message at once, and clients that never do, which are the first to be found.
     struct Audience {
         server: MockServer,
         prompt: usize,
         hanging: usize,
-        /// Who was posted to, and when.
+        /// The client of each message, and when it was sent.
         posts: Arc<Mutex<Vec<(String, Instant)>>>,
     }
 
@@ -471,18 +427,15 @@ mod tests {
         }
 
         fn connections(&self) -> Connections {
-            let aws = aws(&self.server);
-            let table_client = aws_sdk_dynamodb::Client::new(&aws);
-            let api = aws_sdk_apigatewaymanagement::Client::new(&aws);
-            Connections::new(table_client, "calls".to_owned(), api, REGION.to_owned())
+            connections_at(&self.server)
         }
 
-        /// Tells everyone: until the last of the prompt ones was sent to, until it was all over, and what came of it.
-        async fn hears(&self, connections: &Connections) -> (Duration, Duration, Deliveries) {
+        /// Sends to everyone. Returns the time until the last prompt client, the time until the end, and the counts.
+        async fn receive(&self, connections: &Connections) -> (Duration, Duration, DeliveryCounts) {
             self.posts.lock().unwrap().clear();
             let began = Instant::now();
-            let told = connections.send_to_all(connections.of_everyone(), |_| "{}", NOW);
-            let told = told.await.unwrap();
+            let sending = connections.send_to_all(connections.of_everyone(), |_| "{}", NOW);
+            let counts = sending.await.unwrap();
             let over = began.elapsed();
             let posts = self.posts.lock().unwrap();
             let to_prompt = posts.iter().filter(|(id, _)| id.starts_with("prompt"));
@@ -490,11 +443,16 @@ mod tests {
             assert_eq!(times.len(), self.prompt);
             assert_eq!(posts.len(), self.prompt + self.hanging);
             let last = times.into_iter().max().unwrap();
-            (last - began, over, told)
+            (last - began, over, counts)
         }
     }
 
-    /// DynamoDB finds the hanging ones in the first shard that is asked for, and the others in the rest.
+    fn connections_at(server: &MockServer) -> Connections {
+        let api = aws_sdk_apigatewaymanagement::Client::new(&testing::aws(server));
+        Connections::new(testing::table(server), api, REGION.to_owned())
+    }
+
+    /// DynamoDB has the hanging clients in the first shard and the others in the rest.
     fn found(query: &Request, prompt: usize, hanging: usize) -> ResponseTemplate {
         let query: Value = query.body_json().unwrap();
         let audience = &query["ExpressionAttributeValues"][":audience"]["S"];
@@ -532,26 +490,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_hundred_clients_that_hang_hold_up_no_other() {
+    async fn a_hundred_hanging_clients_do_not_delay_the_others() {
         let audience = Audience::of(100, 100).await;
         let connections = audience.connections();
-        let (last, over, told) = audience.hears(&connections).await;
-        let expected = Deliveries {
+        let (last, over, counts) = audience.receive(&connections).await;
+        let expected = DeliveryCounts {
             sent: 100,
             gone: 0,
             failed: 100,
         };
-        assert_eq!(told, expected);
-        assert!(last < PATIENCE, "the last was told after {last:?}");
-        assert!(over < 2 * PATIENCE, "it was over after {over:?}");
+        assert_eq!(counts, expected);
+        assert!(last < PATIENCE, "the last prompt client after {last:?}");
+        assert!(over < 2 * PATIENCE, "the end after {over:?}");
 
-        // They are known by now.
-        let (_, over, told) = audience.hears(&connections).await;
-        assert_eq!(told, expected);
-        assert!(
-            over < PATIENCE,
-            "the second time, it was over after {over:?}"
-        );
+        // Now the hanging clients are known to be slow.
+        let (_, over, counts) = audience.receive(&connections).await;
+        assert_eq!(counts, expected);
+        assert!(over < PATIENCE, "the second time, the end after {over:?}");
     }
 
     #[tokio::test]
@@ -565,7 +520,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_operators_connection_is_kept_and_found_among_the_operators() {
+    async fn an_operators_connection_is_stored_and_found_under_the_operators() {
         let server = MockServer::start().await;
         let row =
             json!({ "pk": { "S": "OPERATORS" }, "sk": { "S": "CONNECTION#ap-south-1#L0SM9" } });
@@ -573,11 +528,7 @@ mod tests {
             .respond_with(ResponseTemplate::new(200).set_body_json(json!({ "Items": [row] })))
             .mount(&server)
             .await;
-        let aws = aws(&server);
-        let table_client = aws_sdk_dynamodb::Client::new(&aws);
-        let api = aws_sdk_apigatewaymanagement::Client::new(&aws);
-        let connections =
-            Connections::new(table_client, "calls".to_owned(), api, REGION.to_owned());
+        let connections = connections_at(&server);
         let operator = Connection {
             id: "L0SM9".to_owned(),
             viewer: Viewer::Operator,
@@ -604,9 +555,9 @@ mod tests {
         assert_eq!(delete["Key"], row);
     }
 
-    /// What comes of a message to a client that API Gateway does not know, when DynamoDB answers its deletion so; and how
-    /// it was asked.
-    async fn not_known(deletion: ResponseTemplate) -> (Delivery, Value) {
+    /// Sends a message to a client that API Gateway does not know. `deletion` is DynamoDB's answer to the delete. Returns the
+    /// result and the delete request.
+    async fn send_to_unknown(deletion: ResponseTemplate) -> (DeliveryResult, Value) {
         let server = MockServer::start().await;
         let gone = ResponseTemplate::new(410).insert_header("x-amzn-errortype", "GoneException");
         Mock::given(path_regex("^/@connections/"))
@@ -617,11 +568,7 @@ mod tests {
             .respond_with(deletion)
             .mount(&server)
             .await;
-        let aws = aws(&server);
-        let table_client = aws_sdk_dynamodb::Client::new(&aws);
-        let api = aws_sdk_apigatewaymanagement::Client::new(&aws);
-        let connections =
-            Connections::new(table_client, "calls".to_owned(), api, REGION.to_owned());
+        let connections = connections_at(&server);
         let client = Connection {
             id: "L0SM9".to_owned(),
             viewer: Viewer::Operator,
@@ -632,10 +579,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_that_has_gone_is_forgotten() {
+    async fn a_disconnected_client_is_deleted() {
         let (delivery, asked) =
-            not_known(ResponseTemplate::new(200).set_body_json(json!({}))).await;
-        assert_eq!(delivery, Delivery::Gone);
+            send_to_unknown(ResponseTemplate::new(200).set_body_json(json!({}))).await;
+        assert_eq!(delivery, DeliveryResult::Gone);
         assert_eq!(asked["Key"]["sk"]["S"], "CONNECTION#ap-south-1#L0SM9");
         let condition = "attribute_not_exists(connected_at) OR connected_at < :made";
         assert_eq!(asked["ConditionExpression"], condition);
@@ -644,13 +591,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_that_is_just_connecting_is_not_forgotten() {
-        let refused = json!({
-            "__type": "com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException",
-            "message": "The conditional request failed",
-        });
-        let (delivery, _) = not_known(ResponseTemplate::new(400).set_body_json(refused)).await;
-        assert_eq!(delivery, Delivery::Failed);
+    async fn a_client_that_is_still_connecting_is_not_deleted() {
+        let (delivery, _) = send_to_unknown(testing::condition_failed()).await;
+        assert_eq!(delivery, DeliveryResult::Failed);
     }
 
     #[test]

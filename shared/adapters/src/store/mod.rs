@@ -1,9 +1,12 @@
-//! The DynamoDB table: one module for each kind of item.
+//! The DynamoDB table: one module for each kind of item. [`table`] is the way to it for all of them.
 
 pub mod allowance;
 pub mod calls;
 pub mod connections;
 pub mod devices;
 pub mod number_routes;
-pub mod posts;
+pub mod post_budget;
 pub mod streams;
+pub mod table;
+
+pub use table::{StoreError, Table};

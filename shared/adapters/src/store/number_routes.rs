@@ -1,41 +1,39 @@
-//! Which extension a dialled number leads to, and on which number an extension's person is called.
+//! Two directories: dialled number → extension, and extension → its person's telephone number.
 //!
 //! Items: `pk` = `NUMBER#{E.164}`, `sk` = `ROUTE`, `extension`; `pk` = `EXTENSION#{extension}`, `sk` = `NUMBER`,
-//! `number`. Written by whoever runs the deployment (README, Routes).
+//! `number`. The operator of the deployment writes them (README, Routes).
 
-use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::types::AttributeValue;
-
-use crate::store::calls::StoreError;
+use crate::store::table::{ItemKey, StoreError, Table};
 use ringback_core::ids::Extension;
 use ringback_core::phone_number::PhoneNumber;
 
-/// The routes in the table.
+/// The number routes in the table.
 #[derive(Clone, Debug)]
-pub struct Routes {
-    client: Client,
-    table: String,
+pub struct NumberRoutes {
+    table: Table,
 }
 
-impl Routes {
-    /// The routes in this table.
+impl NumberRoutes {
+    /// The number routes in this table.
     #[must_use]
-    pub const fn new(client: Client, table: String) -> Self {
-        Self { client, table }
+    pub const fn new(table: Table) -> Self {
+        Self { table }
     }
 
-    /// The extension that `number` leads to; `None` if it leads nowhere.
+    /// The extension that `number` leads to. `None` if it has no route, or its route is not a valid extension.
     ///
     /// # Errors
     /// When the table cannot be read.
     pub async fn of(&self, number: &PhoneNumber) -> Result<Option<Extension>, StoreError> {
-        let doing = "looking up a number's route";
-        let pk = format!("NUMBER#{number}");
-        let text = self.text(pk, "ROUTE", "extension", doing).await?;
+        let key = ItemKey::new(format!("NUMBER#{number}"), "ROUTE");
+        let text = self
+            .text(key, "extension", "looking up a number's route")
+            .await?;
         Ok(text.and_then(|text| Extension::try_from(text).ok()))
     }
 
-    /// The telephone on which the extension's person is called when its app calls a number; `None` if it has none.
+    /// The telephone number of an extension's person, which Exotel calls first when the app calls a telephone. `None` if
+    /// the extension has none. A number without a country code belongs to `country` (ISO 3166).
     ///
     /// # Errors
     /// When the table cannot be read.
@@ -44,28 +42,21 @@ impl Routes {
         extension: &Extension,
         country: &str,
     ) -> Result<Option<PhoneNumber>, StoreError> {
-        let doing = "looking up an extension's number";
-        let pk = format!("EXTENSION#{extension}");
-        let text = self.text(pk, "NUMBER", "number", doing).await?;
+        let key = ItemKey::new(format!("EXTENSION#{extension}"), "NUMBER");
+        let text = self
+            .text(key, "number", "looking up an extension's number")
+            .await?;
         Ok(text.and_then(|text| PhoneNumber::parse(&text, country)))
     }
 
     async fn text(
         &self,
-        pk: String,
-        sk: &str,
+        key: ItemKey,
         attribute: &str,
         doing: &'static str,
     ) -> Result<Option<String>, StoreError> {
-        let answer = self
-            .client
-            .get_item()
-            .table_name(&self.table)
-            .key("pk", AttributeValue::S(pk))
-            .key("sk", AttributeValue::S(sk.to_owned()))
-            .send()
-            .await
-            .map_err(StoreError::unavailable(doing))?;
+        let answer = self.table.get(key).send().await;
+        let answer = answer.map_err(StoreError::unavailable(doing))?;
         let item = answer.item.unwrap_or_default();
         Ok(item
             .get(attribute)
@@ -83,16 +74,15 @@ mod tests {
     use super::*;
     use crate::testing;
 
-    /// What the table says of `09876543210`, and the request that asked it.
+    /// The route of `09876543210`, and the request that reads it, when the table answers like this.
     async fn route(answer: ResponseTemplate) -> (Result<Option<Extension>, StoreError>, Value) {
         let table = MockServer::start().await;
         Mock::given(header("x-amz-target", "DynamoDB_20120810.GetItem"))
             .respond_with(answer)
             .mount(&table)
             .await;
-        let client = Client::new(&testing::aws(&table));
         let number = PhoneNumber::parse("09876543210", "IN").unwrap();
-        let route = Routes::new(client, "calls".to_owned()).of(&number).await;
+        let route = NumberRoutes::new(testing::table(&table)).of(&number).await;
         let request = testing::requests(&table).await.remove(0);
         (route, request.body_json().unwrap())
     }
@@ -102,7 +92,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_number_leads_where_its_route_says_however_it_is_written() {
+    async fn a_route_is_found_by_the_number_in_any_notation() {
         let item = json!({ "Item": { "extension": { "S": "1001" } } });
         let (route, request) = route(found(&item)).await;
         assert_eq!(route.unwrap(), Extension::try_from("1001").ok());
@@ -112,7 +102,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_a_route_that_makes_sense_a_number_leads_nowhere() {
+    async fn a_missing_or_malformed_route_leads_nowhere() {
         for item in [
             json!({}),
             json!({ "Item": {} }),
@@ -124,7 +114,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_table_that_does_not_answer_is_not_taken_for_a_number_without_a_route() {
+    async fn a_table_that_does_not_answer_is_an_error_and_not_a_missing_route() {
         let (route, _) = route(ResponseTemplate::new(500)).await;
         assert!(matches!(route, Err(StoreError::Unavailable { .. })));
     }

@@ -1,29 +1,28 @@
-//! Streams of calls' audio, by the connection over which Exotel brings them.
+//! Audio streams of calls, by the WebSocket connection over which Exotel sends them.
 //!
-//! Item: `pk` = `STREAM#{connection id}`, `sk` = `STREAM`. Nothing deletes it: API Gateway gives an id once.
+//! Item: `pk` = `STREAM#{connection id}`, `sk` = `STREAM`. It expires and is not deleted before: API Gateway never uses a
+//! connection id twice.
 
-use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::types::AttributeValue;
 use serde::{Deserialize, Serialize};
 
-use crate::store::calls::StoreError;
 use crate::store::connections::KEPT_FOR;
+use crate::store::table::{ItemKey, StoreError, Table, expiry};
 use ringback_core::call::Call;
 use ringback_core::ids::{CallId, CallSid, Extension};
 use ringback_core::timestamp::Timestamp;
 
-/// The stream of one call.
+/// The audio stream of one call.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stream {
+pub struct AudioStream {
     /// The call.
     pub call_id: CallId,
-    /// Exotel's id of it.
+    /// Exotel's id of the call.
     pub call_sid: CallSid,
-    /// Whose apps have part in it.
+    /// The extensions that take part in the call. Their clients get the keys that are pressed.
     pub participants: Vec<Extension>,
 }
 
-impl Stream {
+impl AudioStream {
     /// The stream of this call, which Exotel knows as `call_sid`.
     #[must_use]
     pub fn of(call: &Call, call_sid: CallSid) -> Self {
@@ -35,71 +34,56 @@ impl Stream {
     }
 }
 
-/// The streams in the table.
+/// The audio streams in the table.
 #[derive(Clone, Debug)]
-pub struct Streams {
-    client: Client,
-    table: String,
+pub struct AudioStreams {
+    table: Table,
 }
 
-impl Streams {
-    /// The streams in this table.
+impl AudioStreams {
+    /// The audio streams in this table.
     #[must_use]
-    pub const fn new(client: Client, table: String) -> Self {
-        Self { client, table }
+    pub const fn new(table: Table) -> Self {
+        Self { table }
     }
 
-    /// Remembers what comes over a connection.
+    /// Stores the stream that has started on a connection.
     ///
     /// # Errors
     /// When the table cannot be written.
     pub async fn begin(
         &self,
         connection_id: &str,
-        stream: &Stream,
+        stream: &AudioStream,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        let doing = "remembering a stream";
-        let item: serde_dynamo::Item =
-            serde_dynamo::to_item(stream).map_err(StoreError::unreadable(doing))?;
-        let expires_at = (now + KEPT_FOR).as_secs_rounded_up();
-        self.client
-            .put_item()
-            .table_name(&self.table)
-            .set_item(Some(item.into()))
-            .item("pk", key(connection_id))
-            .item("sk", AttributeValue::S("STREAM".to_owned()))
-            .item("expires_at", AttributeValue::N(expires_at.to_string()))
+        let doing = "storing an audio stream";
+        let item = serde_dynamo::to_item(stream).map_err(StoreError::unreadable(doing))?;
+        let put = self.table.put(key(connection_id), item);
+        put.item("expires_at", expiry(now + KEPT_FOR))
             .send()
             .await
             .map_err(StoreError::unavailable(doing))?;
         Ok(())
     }
 
-    /// The stream that comes over a connection; `None` if it has not begun, or belongs to no call that is known.
+    /// The stream on this connection. `None` if it has not started, or if its call is unknown.
     ///
     /// # Errors
     /// When the table cannot be read.
-    pub async fn over(&self, connection_id: &str) -> Result<Option<Stream>, StoreError> {
-        let doing = "looking up a stream";
-        let answer = self
-            .client
-            .get_item()
-            .table_name(&self.table)
-            .key("pk", key(connection_id))
-            .key("sk", AttributeValue::S("STREAM".to_owned()))
-            // A key may be pressed as soon as the stream has begun.
-            .consistent_read(true)
-            .send()
-            .await
-            .map_err(StoreError::unavailable(doing))?;
+    pub async fn over(&self, connection_id: &str) -> Result<Option<AudioStream>, StoreError> {
+        let doing = "looking up an audio stream";
+        let get = self.table.get(key(connection_id));
+        // A key can be pressed right after the stream has started, before replicas have its item.
+        let answer = get.consistent_read(true).send().await;
+        let answer = answer.map_err(StoreError::unavailable(doing))?;
         let stream = answer.item.map(serde_dynamo::from_item);
         stream.transpose().map_err(StoreError::unreadable(doing))
     }
 }
 
-fn key(connection_id: &str) -> AttributeValue {
-    AttributeValue::S(format!("STREAM#{connection_id}"))
+fn key(connection_id: &str) -> ItemKey {
+    ItemKey::new(format!("STREAM#{connection_id}"), "STREAM")
 }
 
 #[cfg(test)]
@@ -113,21 +97,21 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::from_millis(1_710_417_600_000);
 
-    async fn streams(answer: Value) -> (MockServer, Streams) {
+    async fn streams(answer: Value) -> (MockServer, AudioStreams) {
         let server = MockServer::start().await;
         let answer = ResponseTemplate::new(200).set_body_json(answer);
         Mock::given(any()).respond_with(answer).mount(&server).await;
-        let client = Client::new(&testing::aws(&server));
-        (server, Streams::new(client, "calls".to_owned()))
+        let streams = AudioStreams::new(testing::table(&server));
+        (server, streams)
     }
 
-    fn a_stream() -> Stream {
+    fn a_stream() -> AudioStream {
         let call_sid = CallSid::try_from("5a1e0f9c2b3d4e5f60718293a4b5c6d7").unwrap();
-        Stream::of(&ringback_core::testing::a_call(NOW), call_sid)
+        AudioStream::of(&ringback_core::testing::a_call(NOW), call_sid)
     }
 
     #[tokio::test]
-    async fn what_was_remembered_of_a_stream_is_found_again() {
+    async fn a_stored_stream_is_found_by_its_connection() {
         let stream = a_stream();
         let (server, streams_to_fill) = streams(json!({})).await;
         streams_to_fill.begin("L0SM9", &stream, NOW).await.unwrap();
@@ -150,7 +134,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stream_that_has_not_begun_is_none() {
+    async fn a_stream_that_has_not_started_is_not_found() {
         let (_server, streams) = streams(json!({})).await;
         assert_eq!(streams.over("L0SM9").await.unwrap(), None);
     }

@@ -21,7 +21,7 @@ use crate::store::calls::{
     Starter, StoreError,
 };
 use crate::store::devices::Device;
-use crate::telemetry::subject;
+use crate::telemetry::call_log_fields;
 use ringback_core::call::{
     ABANDONED_AFTER, Call, CallLimits, CallType, Decision, Effect, Event, Incoming, Outgoing,
     RejectReason, Set, decide, effects_after, first_effects, initiate, ring, usual,
@@ -364,7 +364,7 @@ impl<C: Calls + Sync, P: Effects + Sync> Switchboard<C, P> {
         // Large, and one within another.
         let dealing = Box::pin(self.deal_with_sighting(call, sighting, now, until));
         let dealing = while_getting_ready(dealing, self.outside.get_ready(&event));
-        subject::dealing_with(call_id, dealing).await
+        call_log_fields::with_call(call_id, dealing).await
     }
 
     async fn deal_with_sighting(
@@ -425,7 +425,7 @@ impl<C: Calls + Sync, P: Effects + Sync> Switchboard<C, P> {
         until: Timestamp,
     ) -> Result<Outcome, SwitchboardError<P::Error>> {
         let call = wanted.call(self.limits, now);
-        subject::is(call.call_id);
+        call_log_fields::note_call(call.call_id);
         let StartLimits {
             calls,
             phone_calls,
@@ -571,7 +571,7 @@ impl<C: Calls + Sync, P: Effects + Sync> Switchboard<C, P> {
     ) -> Result<Outcome, SwitchboardError<P::Error>> {
         let dealing = Box::pin(self.deal_with_event(id, event, now, until));
         let dealing = while_getting_ready(dealing, self.outside.get_ready(event));
-        subject::dealing_with(id, dealing).await
+        call_log_fields::with_call(id, dealing).await
     }
 
     async fn deal_with_event(
@@ -699,7 +699,7 @@ impl<C: Calls + Sync, P: Effects + Sync> Switchboard<C, P> {
         for _ in 0..TRIES {
             match decide(&call, event, now) {
                 Decision::Refuse(refusal) => {
-                    subject::is(call.call_id);
+                    call_log_fields::note_call(call.call_id);
                     return Ok(Outcome {
                         call,
                         refused: Some(refusal),
@@ -737,7 +737,7 @@ impl<C: Calls + Sync, P: Effects + Sync> Switchboard<C, P> {
         now: Timestamp,
         until: Timestamp,
     ) -> Result<Outcome, SwitchboardError<P::Error>> {
-        subject::is(call.call_id);
+        call_log_fields::note_call(call.call_id);
         tracing::info!(
             call_id = %call.call_id, call_sid = call.call_sid.as_ref().map(tracing::field::display), event = event.as_str(), by = event.by(), status = call.status.as_str(), ?effects,
             "call"

@@ -1,10 +1,10 @@
-//! What is counted and timed, for CloudWatch: lines in the log, in its embedded metric format.
+//! Metrics for CloudWatch, written as log lines in its embedded metric format.
 //!
-//! How calls go is read off the changes of their items ([`Measured::of_change`]) by the function that reads the table's stream: once
-//! for each change, whoever made it, and off the way of the call. What no item knows is counted where it happens.
+//! The function that reads the table's stream counts and times calls from the changes of their items ([`CallMetrics`]): once for
+//! each change, independent of the function that made it, and without delay for the call. What an item does not show is counted where it happens.
 //!
-//! [`ALL`] is every metric that there is. `docs/operations.md` says what each means; the template's dashboard and alarms
-//! may name no other. Each value of a dimension is a metric of its own to CloudWatch, and is paid for as one.
+//! [`ALL`] lists every metric. `docs/operations.md` explains each of them; the template's dashboard and alarms may use no other.
+//! CloudWatch counts and bills each value of a dimension as a metric.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -16,28 +16,28 @@ use crate::platform::config::Environment;
 use ringback_core::call::{Call, CallStatus, EndReason};
 use ringback_core::timestamp::Timestamp;
 
-/// A metric, as CloudWatch knows it.
+/// A metric in CloudWatch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Metric {
     /// Its name.
     pub name: &'static str,
-    /// What its values are.
-    pub unit: In,
-    /// What its values are kept apart by.
+    /// The unit of its values.
+    pub unit: MetricUnit,
+    /// The names of its dimensions.
     pub dimensions: &'static [&'static str],
 }
 
-/// What a metric's values are.
+/// The unit of a metric's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum In {
-    /// How many.
+pub enum MetricUnit {
+    /// A number of things.
     Count,
-    /// How long.
+    /// A duration.
     Milliseconds,
 }
 
-impl In {
-    /// As CloudWatch spells it.
+impl MetricUnit {
+    /// CloudWatch's name of the unit.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -56,14 +56,18 @@ impl In {
 
 impl Metric {
     const fn count(name: &'static str) -> Self {
-        Self::new(name, In::Count, &[])
+        Self::new(name, MetricUnit::Count, &[])
     }
 
     const fn time(name: &'static str) -> Self {
-        Self::new(name, In::Milliseconds, &[])
+        Self::new(name, MetricUnit::Milliseconds, &[])
     }
 
-    const fn new(name: &'static str, unit: In, dimensions: &'static [&'static str]) -> Self {
+    const fn new(
+        name: &'static str,
+        unit: MetricUnit,
+        dimensions: &'static [&'static str],
+    ) -> Self {
         Self {
             name,
             unit,
@@ -76,42 +80,42 @@ impl Metric {
     }
 }
 
-/// Calls stored (S1).
+/// New calls.
 pub const TOTAL_CALLS: Metric = Metric::count("total_calls");
-/// Calls to telephone numbers that apps have started. Each is paid for.
+/// Calls to telephone numbers that apps have started. Each costs money.
 pub const PHONE_CALLS: Metric = Metric::count("phone_calls");
-/// Calls that an app was not allowed to start, by the rule that says so.
+/// Calls that an app was not allowed to start, by rule.
 pub const CALLS_REFUSED: Metric = Metric::count("calls_refused").by(&["rule"]);
-/// Calls whose two sides talked (S1).
+/// Calls in which both sides were connected.
 pub const SUCCESSFUL_CALLS: Metric = Metric::count("successful_calls");
-/// Phones that took longer than 5 s to be ready, as one that sleeps does (S1).
+/// Calls in which the phone needed more than 5 s to be ready, as an app does that is started in the background.
 pub const BACKGROUND_LAUNCHES: Metric = Metric::count("background_launches");
-/// From the call's storing until its phone was ready (S1); every percentile of it, too.
+/// The time from a new call until its phone was ready. CloudWatch also shows its percentiles.
 pub const AVERAGE_READY_TIME: Metric = Metric::time("average_ready_time");
-/// From the call's storing until the last push had been taken.
+/// The time from a new call until the push services had accepted the last push.
 pub const TIME_TO_PUSH: Metric = Metric::time("time_to_push");
-/// From the phone's being ready until the two talked.
+/// The time from the phone being ready until both sides were connected.
 pub const TIME_TO_BRIDGE: Metric = Metric::time("time_to_bridge");
-/// Calls that are over, by how.
+/// Ended calls, by their final status.
 pub const CALLS_ENDED: Metric = Metric::count("calls_ended").by(&["outcome"]);
-/// Phones that were ready and never talked, for want of a leg.
+/// Calls in which the phone was ready but was never connected to the caller.
 pub const BRIDGE_FAILURES: Metric = Metric::count("bridge_failures");
-/// Calls of which no push went out, although there is a device.
+/// Calls for which no push was sent, although there is a device.
 pub const PUSH_FAILURES: Metric = Metric::count("push_failures");
-/// Pushes, by what became of them.
+/// Pushes, by service and result.
 pub const PUSH_RESULTS: Metric = Metric::count("push_results").by(&["service", "result"]);
-/// Clients sent to for one change of a call.
-pub const CLIENTS_TOLD: Metric = Metric::count("clients_told");
-/// Changes of calls of which some clients without a part in the call were not told, for want of posts or time.
+/// Clients that got the status update of one change of a call.
+pub const CLIENTS_NOTIFIED: Metric = Metric::count("clients_notified");
+/// Changes of calls with a status update that did not reach all clients outside the call, for lack of message budget or time.
 pub const UPDATES_DROPPED: Metric = Metric::count("updates_dropped");
-/// How long sending to them took.
-pub const TELLING_TIME: Metric = Metric::time("telling_time");
-/// Requests to another system that had to be sent again.
+/// How long sending a status update to all clients took.
+pub const NOTIFY_TIME: Metric = Metric::time("notify_time");
+/// Requests to another system that were sent again.
 pub const RETRIES: Metric = Metric::count("retries").by(&["system"]);
-/// Processes begun.
+/// Started processes.
 pub const COLD_STARTS: Metric = Metric::count("cold_starts");
 
-/// Every metric that there is.
+/// Every metric.
 pub const ALL: [Metric; 17] = [
     TOTAL_CALLS,
     PHONE_CALLS,
@@ -125,57 +129,58 @@ pub const ALL: [Metric; 17] = [
     BRIDGE_FAILURES,
     PUSH_FAILURES,
     PUSH_RESULTS,
-    CLIENTS_TOLD,
+    CLIENTS_NOTIFIED,
     UPDATES_DROPPED,
-    TELLING_TIME,
+    NOTIFY_TIME,
     RETRIES,
     COLD_STARTS,
 ];
 
-/// A phone that takes longer to be ready was asleep (S1: `readyDuration > 5000`).
+/// An app that needs longer to be ready was started in the background (docs/origin.md).
 const LAUNCHED_AFTER: Duration = Duration::from_secs(5);
 
 static COLLECTOR: OnceLock<&'static Collector> = OnceLock::new();
 
-/// Begins to collect, for the namespace `METRICS_NAMESPACE` (`Ringback`, if that is not set), and counts this process as begun.
-pub(crate) fn begin(environment: &Environment) {
+/// Starts the collector for the namespace `METRICS_NAMESPACE` (default: `Ringback`), and counts a cold start.
+pub(crate) fn start(environment: &Environment) {
     let namespace = environment.optional("METRICS_NAMESPACE");
     let namespace = namespace.unwrap_or_else(|| "Ringback".to_owned());
     match Builder::new().cloudwatch_namespace(namespace).init() {
         Ok(collector) => {
             let _first = COLLECTOR.set(collector);
         }
-        Err(error) => tracing::warn!(%error, "no metrics are collected"),
+        Err(error) => tracing::warn!(%error, "metrics not available"),
     }
     for metric in ALL {
-        // To the collector a counter's unit is the same as a histogram's.
+        // The collector keeps one unit for each name, of counters and histograms.
         describe_counter!(metric.name, metric.unit.unit(), "");
     }
     counter!(COLD_STARTS.name).increment(1);
 }
 
-/// Writes what has been collected since into the log: at the end of each invocation, for the process may be frozen after it.
+/// Writes the collected metrics into the log. Lambda may freeze the process after an invocation, so each invocation ends with this.
 pub fn flush() {
     let written = COLLECTOR
         .get()
         .map(|collector| collector.flush(std::io::stdout()));
     if let Some(Err(error)) = written {
-        tracing::warn!(%error, "metrics were not written");
+        tracing::warn!(%error, "metrics not written");
     }
 }
 
-/// What a change of a call says, to be recorded once it has been dealt with.
+/// The metrics of one change of a call. They are recorded after the change has been processed, so that a failed batch, which the
+/// stream repeats, does not count twice.
 #[derive(Debug)]
-pub struct Measured(Vec<Measurement>);
+pub struct CallMetrics(Vec<Measurement>);
 
-impl Measured {
-    /// Counts and times what this change says.
+impl CallMetrics {
+    /// The metrics of this change.
     #[must_use]
     pub fn of_change(before: Option<&Call>, after: &Call) -> Self {
         Self(measured(before, after))
     }
 
-    /// Records it.
+    /// Records them.
     pub fn record(self) {
         for measurement in self.0 {
             measurement.record();
@@ -183,44 +188,47 @@ impl Measured {
     }
 }
 
-/// A push that went out, or did not.
+/// Counts a push, sent or failed.
 pub(crate) fn pushed(service: &'static str, result: &'static str) {
     counter!(PUSH_RESULTS.name, "service" => service, "result" => result).increment(1);
 }
 
-/// An app was not allowed to start a call, by this rule.
+/// Counts a call that this rule forbids.
 pub fn call_refused(rule: &'static str) {
     counter!(CALLS_REFUSED.name, "rule" => rule).increment(1);
 }
 
-/// A request to another system is sent again.
+/// Counts a request to another system that is sent again.
 pub(crate) fn retried(system: impl Into<metrics::SharedString>) {
     counter!(RETRIES.name, "system" => system.into()).increment(1);
 }
 
-/// A change of a call was told to so many clients; or to some of them only.
-pub fn told(clients: u64, took: Duration, dropped: bool) {
-    #[expect(clippy::cast_precision_loss, reason = "nobody has 2^53 clients")]
-    histogram!(CLIENTS_TOLD.name).record(clients as f64);
+/// Counts the clients that got a status update. `dropped` says that it did not reach all clients outside the call.
+pub fn status_update_sent(clients: u64, took: Duration, dropped: bool) {
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "there are fewer than 2^53 clients"
+    )]
+    histogram!(CLIENTS_NOTIFIED.name).record(clients as f64);
     histogram!(UPDATES_DROPPED.name).record(f64::from(u8::from(dropped)));
-    histogram!(TELLING_TIME.name).record(millis(took));
+    histogram!(NOTIFY_TIME.name).record(millis(took));
 }
 
 #[derive(Clone, Debug, PartialEq)]
 enum Measurement {
-    One(Metric),
-    Ended(CallStatus),
-    Took(Metric, Duration),
+    Count(Metric),
+    EndedAs(CallStatus),
+    Time(Metric, Duration),
 }
 
 impl Measurement {
     fn record(&self) {
         match self {
-            Self::One(metric) => counter!(metric.name).increment(1),
-            Self::Ended(status) => {
+            Self::Count(metric) => counter!(metric.name).increment(1),
+            Self::EndedAs(status) => {
                 counter!(CALLS_ENDED.name, "outcome" => status.as_str()).increment(1);
             }
-            Self::Took(metric, duration) => histogram!(metric.name).record(millis(*duration)),
+            Self::Time(metric, duration) => histogram!(metric.name).record(millis(*duration)),
         }
     }
 }
@@ -230,33 +238,33 @@ fn millis(duration: Duration) -> f64 {
 }
 
 fn measured(before: Option<&Call>, after: &Call) -> Vec<Measurement> {
-    use Measurement::{Ended, One, Took};
+    use Measurement::{Count, EndedAs, Time};
     let mut measured = Vec::new();
     if before.is_none() {
-        measured.push(One(TOTAL_CALLS));
-        measured.extend(after.is_outbound().then_some(One(PHONE_CALLS)));
+        measured.push(Count(TOTAL_CALLS));
+        measured.extend(after.is_outbound().then_some(Count(PHONE_CALLS)));
     }
     if let Some(pushed_at) = newly(before, after, pushed_at) {
-        measured.push(Took(TIME_TO_PUSH, pushed_at.since(after.created_at)));
+        measured.push(Time(TIME_TO_PUSH, pushed_at.since(after.created_at)));
     }
     if let Some(ready_at) = newly(before, after, |call| call.ready_at) {
         let took = ready_at.since(after.created_at);
-        measured.push(Took(AVERAGE_READY_TIME, took));
-        measured.extend((took > LAUNCHED_AFTER).then_some(One(BACKGROUND_LAUNCHES)));
+        measured.push(Time(AVERAGE_READY_TIME, took));
+        measured.extend((took > LAUNCHED_AFTER).then_some(Count(BACKGROUND_LAUNCHES)));
     }
     if let Some(bridged_at) = newly(before, after, |call| call.bridged_at) {
-        measured.push(One(SUCCESSFUL_CALLS));
+        measured.push(Count(SUCCESSFUL_CALLS));
         let took = after.ready_at.map(|ready_at| bridged_at.since(ready_at));
-        measured.extend(took.map(|took| Took(TIME_TO_BRIDGE, took)));
+        measured.extend(took.map(|took| Time(TIME_TO_BRIDGE, took)));
     }
     if newly(before, after, |call| call.ended_at).is_some() {
-        measured.push(Ended(after.status));
-        measured.extend(failure(after).map(One));
+        measured.push(EndedAs(after.status));
+        measured.extend(failure(after).map(Count));
     }
     measured
 }
 
-/// What this change has brought.
+/// A value that this change has set.
 fn newly<T>(before: Option<&Call>, after: &Call, what: impl Fn(&Call) -> Option<T>) -> Option<T> {
     match before.and_then(&what) {
         Some(_) => None,
@@ -292,8 +300,8 @@ mod tests {
         NOW + Duration::from_secs(seconds)
     }
 
-    /// What is measured of each of these events, from the call's storing on.
-    fn life(events: &[(u64, Event)]) -> Vec<Vec<Measurement>> {
+    /// The measurements of a new call and then of each of these events.
+    fn measure(events: &[(u64, Event)]) -> Vec<Vec<Measurement>> {
         let mut call = a_call(NOW);
         let mut all = vec![measured(None, &call)];
         for (after, event) in events {
@@ -332,8 +340,8 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_is_answered_is_counted_once_at_each_turn() {
-        let story = life(&[
+    fn an_answered_call_is_counted_once_at_each_step() {
+        let measurements = measure(&[
             (1, rang()),
             (7, accepted()),
             (7, accepted()),
@@ -342,49 +350,51 @@ mod tests {
             (60, hung_up()),
             (61, Event::TimerFired),
         ]);
-        let story: Vec<Measurement> = story.into_iter().flatten().collect();
+        let measurements: Vec<Measurement> = measurements.into_iter().flatten().collect();
         let seconds = Duration::from_secs;
         let expected = [
-            Measurement::One(TOTAL_CALLS),
-            Measurement::Took(TIME_TO_PUSH, seconds(1)),
-            Measurement::Took(AVERAGE_READY_TIME, seconds(7)),
-            Measurement::One(BACKGROUND_LAUNCHES),
-            Measurement::One(SUCCESSFUL_CALLS),
-            Measurement::Took(TIME_TO_BRIDGE, seconds(2)),
-            Measurement::Ended(CallStatus::Completed),
+            Measurement::Count(TOTAL_CALLS),
+            Measurement::Time(TIME_TO_PUSH, seconds(1)),
+            Measurement::Time(AVERAGE_READY_TIME, seconds(7)),
+            Measurement::Count(BACKGROUND_LAUNCHES),
+            Measurement::Count(SUCCESSFUL_CALLS),
+            Measurement::Time(TIME_TO_BRIDGE, seconds(2)),
+            Measurement::EndedAs(CallStatus::Completed),
         ];
-        assert_eq!(story, expected);
+        assert_eq!(measurements, expected);
     }
 
     #[test]
-    fn an_app_that_was_awake_is_not_counted_as_launched() {
-        let story = life(&[(5, accepted())]);
+    fn a_running_app_is_not_counted_as_launched() {
+        let measurements = measure(&[(5, accepted())]);
         assert!(
-            !story
+            !measurements
                 .concat()
-                .contains(&Measurement::One(BACKGROUND_LAUNCHES))
+                .contains(&Measurement::Count(BACKGROUND_LAUNCHES))
         );
     }
 
     #[test]
-    fn what_failed_is_counted_by_what_failed() {
-        let story = life(&[(0, Event::PushNotSent(EndReason::PushFailed))]).concat();
+    fn failures_are_counted_by_their_cause() {
+        let measurements = measure(&[(0, Event::PushNotSent(EndReason::PushFailed))]).concat();
         assert!(
-            story.contains(&Measurement::One(PUSH_FAILURES)),
-            "{story:?}"
+            measurements.contains(&Measurement::Count(PUSH_FAILURES)),
+            "{measurements:?}"
         );
-        let story = life(&[
+        let measurements = measure(&[
             (0, accepted()),
             (60, Event::TimerFired),
             (60, Event::NotBridged { rings: false }),
         ]);
         assert!(
-            story.concat().contains(&Measurement::One(BRIDGE_FAILURES)),
-            "{story:?}"
+            measurements
+                .concat()
+                .contains(&Measurement::Count(BRIDGE_FAILURES)),
+            "{measurements:?}"
         );
     }
 
-    /// The rows of the page's table: name, unit, dimensions.
+    /// The rows of the table in docs/operations.md: name, unit, dimensions.
     fn documented() -> Vec<(String, String, Vec<String>)> {
         let page = include_str!("../../../../docs/operations.md");
         let rows = page
@@ -404,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_names_every_metric_and_no_other() {
+    fn the_operations_page_lists_every_metric_and_no_other() {
         let mut written = ALL.map(|metric| {
             (
                 metric.name.to_owned(),

@@ -1,6 +1,6 @@
 //! Logs, metrics and traces.
 
+pub mod call_log_fields;
 pub mod metrics;
 pub(crate) mod requests;
-pub mod subject;
 pub(crate) mod xray;

@@ -1,5 +1,5 @@
-//! What is sent to other systems, seen as it goes out: what has to be sent again is counted, and told with its reason; each request
-//! of the AWS SDK's is a part of the invocation's trace, where there is one.
+//! Observes requests to other systems: a repeated request is counted and logged with its reason, and each request of the AWS SDK
+//! is a subsegment of the invocation's trace, if it has one.
 
 use std::error::Error;
 use std::fmt;
@@ -15,39 +15,39 @@ use aws_smithy_runtime_api::client::retries::RequestAttempts;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::config_bag::{ConfigBag, Storable, StoreReplace};
 
-use super::{metrics, subject};
-use crate::telemetry::xray::{Of, Part};
+use super::{call_log_fields, metrics};
+use crate::telemetry::xray::{RemoteOperation, Subsegment};
 
-/// A request to another system is sent again, after `before` has become of it.
-pub(crate) fn again(system: &str, before: impl fmt::Display) {
+/// Counts and logs that a request to another system is sent again. `failure` is the result of the attempt before.
+pub(crate) fn log_retry(system: &str, failure: impl fmt::Display) {
     metrics::retried(system.to_owned());
-    let call_id = subject::call().map(tracing::field::display);
-    tracing::info!(call_id, error = %before, "{system} is asked again");
+    let call_id = call_log_fields::current_call().map(tracing::field::display);
+    tracing::info!(call_id, error = %failure, "{system} request sent again");
 }
 
-/// Sees what a client of the SDK sends.
+/// An interceptor of the AWS SDK that observes each attempt of a request.
 #[derive(Debug)]
-pub(crate) struct Sent;
+pub(crate) struct RequestObserver;
 
-/// The request that is under way.
+/// The subsegment of the attempt in progress.
 #[derive(Debug)]
-struct UnderWay(Option<Part>);
+struct OpenSubsegment(Option<Subsegment>);
 
-impl Storable for UnderWay {
+impl Storable for OpenSubsegment {
     type Storer = StoreReplace<Self>;
 }
 
-/// Why the last attempt came to nothing.
+/// Why the last attempt failed.
 #[derive(Debug)]
-struct Before(String);
+struct LastFailure(String);
 
-impl Storable for Before {
+impl Storable for LastFailure {
     type Storer = StoreReplace<Self>;
 }
 
-impl Intercept for Sent {
+impl Intercept for RequestObserver {
     fn name(&self) -> &'static str {
-        "Sent"
+        "RequestObserver"
     }
 
     fn read_before_attempt(
@@ -63,14 +63,18 @@ impl Intercept for Sent {
             .load::<RequestAttempts>()
             .map_or(1, |so_far| so_far.attempts());
         if attempts > 1 {
-            let before = bag.load::<Before>().map_or("", |Before(reason)| reason);
-            again(request.service(), before);
+            let failure = bag.load::<LastFailure>();
+            log_retry(
+                request.service(),
+                failure.map_or("", |LastFailure(reason)| reason),
+            );
         }
-        let part = Part::begin(|| {
-            let operation = Of::Aws(request.name().to_owned());
+        let subsegment = Subsegment::begin(|| {
+            let operation = RemoteOperation::Aws(request.name().to_owned());
             (request.service().to_owned(), operation)
         });
-        bag.interceptor_state().store_put(UnderWay(part));
+        bag.interceptor_state()
+            .store_put(OpenSubsegment(subsegment));
         Ok(())
     }
 
@@ -81,19 +85,20 @@ impl Intercept for Sent {
         bag: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let error = context.output_or_error().and_then(Result::err);
-        if let Some(UnderWay(Some(part))) = bag.load::<UnderWay>() {
-            // What a service says of the request, as that a condition does not hold, is an answer.
-            part.end(error.is_some_and(|error| !error.is_operation_error()));
+        if let Some(OpenSubsegment(Some(subsegment))) = bag.load::<OpenSubsegment>() {
+            // An operation error, such as a failed condition, is an answer and no fault of the service.
+            subsegment.end(error.is_some_and(|error| !error.is_operation_error()));
         }
         if let Some(error) = error {
-            bag.interceptor_state().store_put(Before(reason(error)));
+            let failure = LastFailure(error_chain(error));
+            bag.interceptor_state().store_put(failure);
         }
         Ok(())
     }
 }
 
-/// An error and what it came of.
-pub(crate) fn reason(error: &(dyn Error + 'static)) -> String {
+/// An error and all its sources, in one line.
+pub(crate) fn error_chain(error: &(dyn Error + 'static)) -> String {
     let all = successors(Some(error), |&error| error.source());
     let all: Vec<String> = all.map(ToString::to_string).collect();
     all.join(": ")

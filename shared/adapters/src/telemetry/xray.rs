@@ -1,34 +1,34 @@
-//! The trace of an invocation, for AWS X-Ray, where a deployment asks for it (`TRACING=Active`): each request to another system
-//! is a part of it, and each call that was dealt with is annotated as `call_id`.
+//! The trace of an invocation in AWS X-Ray, if the deployment has `TRACING=Active`. Each request to another system is a
+//! subsegment, and each call that the invocation handles is a subsegment with the annotation `call_id`.
 //!
-//! Lambda runs X-Ray's daemon beside a function; a part is one datagram to it, and waits for nothing. Where nobody has asked, or
-//! X-Ray does not sample an invocation, nothing is built, and without `TRACING=Active` there is no socket.
+//! Lambda runs X-Ray's daemon next to a function. A subsegment is one datagram to the daemon; the function waits for nothing.
+//! Without `TRACING=Active` there is no socket. If X-Ray does not sample an invocation, no document is built.
 //!
 //! <https://docs.aws.amazon.com/xray/latest/devguide/xray-api-segmentdocuments.html>
 
-use crate::platform::clock;
 use std::net::UdpSocket;
 use std::sync::OnceLock;
 
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::platform::clock;
 use crate::platform::config::Environment;
-use crate::telemetry::subject;
+use crate::telemetry::call_log_fields;
 use ringback_core::timestamp::Timestamp;
 
-/// What the daemon wants before each document.
+/// The daemon expects this line before each document.
 const HEADER: &str = "{\"format\": \"json\", \"version\": 1}\n";
 
 static DAEMON: OnceLock<UdpSocket> = OnceLock::new();
 
 tokio::task_local! {
-    /// Of the invocation that this task deals with.
-    static HERE: Place;
+    /// The trace of the invocation that this task handles.
+    static TRACE: TraceContext;
 }
 
-/// Finds the daemon, if this deployment is traced: at `AWS_XRAY_DAEMON_ADDRESS`, which Lambda sets.
-pub(crate) fn begin(environment: &Environment) {
+/// Connects to the daemon at `AWS_XRAY_DAEMON_ADDRESS`, which Lambda sets, if this deployment has tracing.
+pub(crate) fn start(environment: &Environment) {
     if environment.optional("TRACING").as_deref() != Some("Active") {
         return;
     }
@@ -39,56 +39,59 @@ pub(crate) fn begin(environment: &Environment) {
         Ok(daemon) => {
             let _first = DAEMON.set(daemon);
         }
-        Err(error) => tracing::warn!(%error, "nothing is traced"),
+        Err(error) => tracing::warn!(%error, "tracing not available"),
     }
 }
 
 fn daemon_at(address: &str) -> std::io::Result<UdpSocket> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     socket.connect(address)?;
-    // What the daemon has no room for is lost; no call waits for it.
+    // A datagram that the daemon has no room for is lost. No call may wait for it.
     socket.set_nonblocking(true)?;
     Ok(socket)
 }
 
-/// Deals with an invocation, traced if Lambda says so: `header` is its `X-Amzn-Trace-Id`.
-pub(crate) async fn traced<T>(header: Option<&str>, dealing: impl Future<Output = T>) -> T {
-    let here = DAEMON.get().and(header).and_then(Place::sampled);
-    let Some(here) = here else {
-        return dealing.await;
+/// Runs an invocation, with tracing if X-Ray samples it. `header` is its `X-Amzn-Trace-Id`.
+pub(crate) async fn trace_invocation<T>(
+    header: Option<&str>,
+    invocation: impl Future<Output = T>,
+) -> T {
+    let trace = DAEMON.get().and(header).and_then(TraceContext::sampled);
+    let Some(trace) = trace else {
+        return invocation.await;
     };
-    let result = HERE.scope(here.clone(), dealing).await;
-    for (call, began) in subject::calls() {
-        let mut document = here.document("call", began, clock::now());
+    let result = TRACE.scope(trace.clone(), invocation).await;
+    for (call, began) in call_log_fields::noted_calls() {
+        let mut document = trace.document("call", began, clock::now());
         document["annotations"] = json!({ "call_id": call });
-        tell(&document);
+        send_to_daemon(&document);
     }
     result
 }
 
-/// A request to a system, as a part of the trace.
-pub(crate) async fn part<T, E>(
+/// Sends a request to a system outside AWS, with a subsegment for it. `doing` names the operation.
+pub(crate) async fn trace_request<T, E>(
     system: &'static str,
     doing: &'static str,
     sending: impl Future<Output = Result<T, E>>,
 ) -> Result<T, E> {
-    let part = Part::begin(|| (system.to_owned(), Of::Remote(doing)));
+    let subsegment = Subsegment::begin(|| (system.to_owned(), RemoteOperation::Other(doing)));
     let answer = sending.await;
-    if let Some(part) = part {
-        part.end(answer.is_err());
+    if let Some(subsegment) = subsegment {
+        subsegment.end(answer.is_err());
     }
     answer
 }
 
-/// Where in a trace an invocation is.
+/// The trace and the segment that an invocation belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Place {
+struct TraceContext {
     root: String,
     parent: String,
 }
 
-impl Place {
-    /// `Root=1-…;Parent=…;Sampled=1`, in any order; what else stands there is not for us.
+impl TraceContext {
+    /// Reads `Root=1-…;Parent=…;Sampled=1`, in any order and among other fields. `None` if X-Ray does not sample it.
     fn sampled(header: &str) -> Option<Self> {
         let field = |wanted: &str| {
             let mut fields = header.split(';').filter_map(|field| field.split_once('='));
@@ -104,7 +107,7 @@ impl Place {
         })
     }
 
-    /// A part of the trace here, between these moments.
+    /// A subsegment between these times.
     fn document(&self, name: &str, began: Timestamp, ended: Timestamp) -> Value {
         let (_, random) = Uuid::now_v7().as_u64_pair();
         json!({
@@ -119,51 +122,51 @@ impl Place {
     }
 }
 
-/// A request that is under way.
+/// The subsegment of a request in progress.
 #[derive(Clone, Debug)]
-pub(crate) struct Part {
-    here: Place,
+pub(crate) struct Subsegment {
+    trace: TraceContext,
     system: String,
-    of: Of,
+    operation: RemoteOperation,
     began: Timestamp,
 }
 
-/// What kind of system a request goes to, and what it is for.
+/// The operation of a request.
 #[derive(Clone, Debug)]
-pub(crate) enum Of {
-    /// AWS, by operation.
+pub(crate) enum RemoteOperation {
+    /// An operation of an AWS API.
     Aws(String),
-    /// Another one.
-    Remote(&'static str),
+    /// An operation of another system.
+    Other(&'static str),
 }
 
-impl Part {
-    /// Begins a part, if this invocation is traced.
-    pub(crate) fn begin(what: impl FnOnce() -> (String, Of)) -> Option<Self> {
-        let here = HERE.try_with(Place::clone).ok()?;
-        let (system, of) = what();
+impl Subsegment {
+    /// Begins a subsegment, if this invocation is traced. Only then it calls `request` for the system and the operation.
+    pub(crate) fn begin(request: impl FnOnce() -> (String, RemoteOperation)) -> Option<Self> {
+        let trace = TRACE.try_with(TraceContext::clone).ok()?;
+        let (system, operation) = request();
         let began = clock::now();
         Some(Self {
-            here,
+            trace,
             system,
-            of,
+            operation,
             began,
         })
     }
 
-    /// It is over; `failed`, if there was no answer.
+    /// Sends the subsegment at the end of the request. `failed` means that the system did not answer.
     pub(crate) fn end(&self, failed: bool) {
-        tell(&self.document(clock::now(), failed));
+        send_to_daemon(&self.document(clock::now(), failed));
     }
 
     fn document(&self, now: Timestamp, failed: bool) -> Value {
-        let mut document = self.here.document(&self.system, self.began, now);
-        match &self.of {
-            Of::Aws(operation) => {
+        let mut document = self.trace.document(&self.system, self.began, now);
+        match &self.operation {
+            RemoteOperation::Aws(operation) => {
                 document["namespace"] = "aws".into();
                 document["aws"] = json!({ "operation": operation });
             }
-            Of::Remote(doing) => {
+            RemoteOperation::Other(doing) => {
                 document["namespace"] = "remote".into();
                 document["annotations"] = json!({ "doing": doing });
             }
@@ -175,7 +178,7 @@ impl Part {
     }
 }
 
-fn tell(document: &Value) {
+fn send_to_daemon(document: &Value) {
     if let Some(daemon) = DAEMON.get() {
         let _lost = daemon.send(format!("{HEADER}{document}").as_bytes());
     }
@@ -183,7 +186,7 @@ fn tell(document: &Value) {
 
 #[expect(
     clippy::cast_precision_loss,
-    reason = "milliseconds since 1970 have room in 53 bits"
+    reason = "milliseconds since 1970 fit into 53 bits"
 )]
 fn seconds(at: Timestamp) -> f64 {
     at.as_millis() as f64 / 1000.0
@@ -195,14 +198,16 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::from_millis(1_710_417_600_250);
 
-    fn here() -> Place {
-        Place::sampled("Root=1-65f2f7c0-0123456789abcdef01234567;Parent=53995c3f42cd8ad8;Sampled=1")
-            .unwrap()
+    fn trace() -> TraceContext {
+        TraceContext::sampled(
+            "Root=1-65f2f7c0-0123456789abcdef01234567;Parent=53995c3f42cd8ad8;Sampled=1",
+        )
+        .unwrap()
     }
 
     #[test]
-    fn only_what_is_sampled_is_traced() {
-        assert_eq!(here().parent, "53995c3f42cd8ad8");
+    fn only_sampled_invocations_are_traced() {
+        assert_eq!(trace().parent, "53995c3f42cd8ad8");
         for header in [
             "",
             "Root=1-a-b;Parent=c",
@@ -211,21 +216,21 @@ mod tests {
             "Parent=c;Sampled=1",
             "Sampled=1;;=;Root",
         ] {
-            assert_eq!(Place::sampled(header), None, "{header}");
+            assert_eq!(TraceContext::sampled(header), None, "{header}");
         }
         let any_order = "Lineage=1:a:0;Sampled=1;Parent=c; Root=1-a-b";
-        assert_eq!(Place::sampled(any_order).unwrap().root, "1-a-b");
+        assert_eq!(TraceContext::sampled(any_order).unwrap().root, "1-a-b");
     }
 
     #[test]
-    fn a_part_is_a_subsegment_as_x_ray_documents_it() {
-        let part = Part {
-            here: here(),
+    fn a_subsegment_has_the_documented_format() {
+        let subsegment = Subsegment {
+            trace: trace(),
             system: "DynamoDB".to_owned(),
-            of: Of::Aws("UpdateItem".to_owned()),
+            operation: RemoteOperation::Aws("UpdateItem".to_owned()),
             began: NOW,
         };
-        let mut document = part.document(Timestamp::from_millis(1_710_417_600_300), false);
+        let mut document = subsegment.document(Timestamp::from_millis(1_710_417_600_300), false);
         let id = document["id"].take();
         let id = id.as_str().unwrap();
         assert!(id.len() == 16 && id.bytes().all(|digit| digit.is_ascii_hexdigit()));
@@ -238,10 +243,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn where_nobody_has_asked_nothing_is_built() {
+    async fn without_tracing_no_document_is_built() {
         let sampled = "Root=1-a-b;Parent=c;Sampled=1";
-        let built = traced(Some(sampled), async {
-            Part::begin(|| unreachable!("no daemon was looked for")).is_some()
+        let built = trace_invocation(Some(sampled), async {
+            Subsegment::begin(|| unreachable!("there is no daemon")).is_some()
         });
         assert!(!built.await);
         assert!(DAEMON.get().is_none());

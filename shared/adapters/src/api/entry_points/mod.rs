@@ -1,8 +1,7 @@
-//! Where bytes from outside are read, each by name: what the fuzzers (`fuzz/`) and the tests try to break.
+//! All parsers of input from outside, by name, for the fuzzers (`fuzz/`) and the tests.
 //!
-//! An entry point takes any bytes and must not panic. Beside that, each holds the properties that make what it has read
-//! worth trusting: that no name carries syntax, that the four forms of a webhook say the same, that what is stored is
-//! read back as it was.
+//! An entry point takes any bytes and must not panic. Each also checks the properties that other code relies on: no name contains
+//! syntax, a form and JSON with the same fields are equal, and a stored value is read back unchanged.
 
 pub mod mutation;
 
@@ -14,8 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::api::call_action::CallResponse;
-use crate::api::form::Fields;
+use crate::api::call_response::CallResponse;
 use crate::api::http;
 use crate::api::new_call::{Address, CallRequest};
 use crate::api::registration::Registration;
@@ -24,64 +22,65 @@ use crate::api::websocket::{Connecting, Request};
 use crate::asterisk::PbxList;
 use crate::asterisk::dialplan_report::DialplanReport;
 use crate::auth::{self, Bearer};
-use crate::exotel::{ExotelWebhook, StreamFrame};
+use crate::exotel::{ExotelWebhook, Frame};
+use crate::form_fields::{BadBody, FormFields};
 use crate::store::devices::Device;
-use crate::store::streams::Stream;
-use crate::timers::TimerMessage;
+use crate::store::streams::AudioStream;
+use crate::timers::Timer;
 use crate::{asterisk, exotel, push};
 use ringback_core::call::Call;
 use ringback_core::phone_number::{Caller, PhoneNumber};
 
-/// A place where bytes from outside are read.
+/// A parser of input from outside, with its properties.
 #[derive(Clone, Copy, Debug)]
 pub struct EntryPoint {
-    /// Its name: a fuzz target's, and a folder's of `fuzz/seeds`.
+    /// The name of its fuzz target and of its folder in `fuzz/seeds`.
     pub name: &'static str,
-    /// Reads the bytes.
+    /// Parses the bytes.
     ///
     /// # Panics
-    /// When one of its properties does not hold.
+    /// When one of the properties does not hold.
     pub read: fn(&[u8]),
 }
 
-/// All of them.
+/// The parsers of requests and of other systems' answers.
 pub const ENTRY_POINTS: [EntryPoint; 15] = [
-    of("webhook_query", webhook_form),
-    of("webhook_form", webhook_form),
-    of("webhook_multipart", webhook_multipart),
-    of("webhook_json", webhook_json),
-    of("hook_report", hook_report),
-    of("call_response", call_response),
-    of("call_request", call_request),
-    of("registration", registration),
-    of("websocket_event", websocket_event),
-    of("stream_frame", stream_frame),
-    of("http_event", http_event),
-    of("bearer_token", bearer_token),
-    of("ari_answer", asterisk::read_any_answer),
-    of("exotel_answer", exotel::read_any_answer),
-    of("push_answer", push::fcm::read_any_answer),
+    entry_point("webhook_query", webhook_form),
+    entry_point("webhook_form", webhook_form),
+    entry_point("webhook_multipart", webhook_multipart),
+    entry_point("webhook_json", webhook_json),
+    entry_point("hook_report", hook_report),
+    entry_point("call_response", call_response),
+    entry_point("call_request", call_request),
+    entry_point("registration", registration),
+    entry_point("websocket_event", websocket_event),
+    entry_point("stream_frame", stream_frame),
+    entry_point("http_event", http_event),
+    entry_point("bearer_token", bearer_token),
+    entry_point("ari_answer", asterisk::read_any_answer),
+    entry_point("exotel_answer", exotel::read_any_answer),
+    entry_point("push_answer", push::fcm::read_any_answer),
 ];
 
-/// The entry points by which what we have stored ourselves comes back.
-pub const STORED: [EntryPoint; 1] = [of("stored_item", stored_item)];
+/// The parsers of stored items.
+pub const STORED: [EntryPoint; 1] = [entry_point("stored_item", stored_item)];
 
 /// The boundary of the multipart bodies in `fuzz/seeds`.
 pub const BOUNDARY: &str = "x";
 
-/// What signs the tokens in `fuzz/seeds`.
+/// The secret that signs the tokens in `fuzz/seeds`.
 pub const JWT_SECRET: &str = "ringback-events-jwt-secret-not-for-any-deployment";
 
 const COUNTRY: &str = "IN";
 
-const fn of(name: &'static str, read: fn(&[u8])) -> EntryPoint {
+const fn entry_point(name: &'static str, read: fn(&[u8])) -> EntryPoint {
     EntryPoint { name, read }
 }
 
-/// Reads the bytes at one of the entry points.
+/// Parses the bytes with the entry point of this name.
 ///
 /// # Panics
-/// When there is none of this name, or one of its properties does not hold.
+/// When there is no such entry point, or one of its properties does not hold.
 pub fn read(name: &str, bytes: &[u8]) {
     let mut all = ENTRY_POINTS.iter().chain(&STORED);
     let found = all.find(|entry| entry.name == name);
@@ -92,39 +91,39 @@ pub fn read(name: &str, bytes: &[u8]) {
 }
 
 fn webhook_form(bytes: &[u8]) {
-    let fields = Fields::from_form(bytes);
+    let fields = FormFields::from_form(bytes);
     assert_eq!(
         fields,
         as_json(bytes),
         "a form and JSON with the same fields"
     );
-    notice(&fields);
+    webhook(&fields);
 }
 
 fn webhook_multipart(bytes: &[u8]) {
     let content_type = format!("Multipart/Form-Data; boundary={BOUNDARY}");
     if let Ok(fields) = body(&content_type, bytes) {
-        notice(&fields);
+        webhook(&fields);
     }
 }
 
 fn webhook_json(bytes: &[u8]) {
     if let Ok(fields) = body("Application/JSON; charset=utf-8", bytes) {
-        notice(&fields);
+        webhook(&fields);
     }
 }
 
-fn notice(fields: &Fields) {
-    let Ok(notice) = ExotelWebhook::parse(fields, COUNTRY) else {
+fn webhook(fields: &FormFields) {
+    let Ok(webhook) = ExotelWebhook::parse(fields, COUNTRY) else {
         return;
     };
-    plain(notice.call_sid.as_str());
-    of_caller(&notice.caller);
-    if let Some(number) = &notice.to {
-        of_number(number);
+    assert_plain(webhook.call_sid.as_str());
+    assert_caller(&webhook.caller);
+    if let Some(number) = &webhook.to {
+        assert_number(number);
     }
-    let events = (notice.end_event(), notice.progress_event());
-    let _shown = format!("{notice:?} {events:?}");
+    let events = (webhook.end(), webhook.reported());
+    let _shown = format!("{webhook:?} {events:?}");
 }
 
 fn hook_report(bytes: &[u8]) {
@@ -132,15 +131,18 @@ fn hook_report(bytes: &[u8]) {
         return;
     };
     let json = body("application/json", bytes).ok();
-    for fields in [Some(Fields::from_form(bytes)), json].into_iter().flatten() {
-        let Ok(report) = DialplanReport::parse(&fields, COUNTRY, &pbxs) else {
+    for fields in [Some(FormFields::from_form(bytes)), json]
+        .into_iter()
+        .flatten()
+    {
+        let Ok(report) = Report::parse(&fields, COUNTRY, &pbxs) else {
             continue;
         };
-        plain(report.leg.channel.as_str());
-        plain(report.leg.pbx.as_str());
-        of_caller(&report.caller);
+        assert_plain(report.leg.channel.as_str());
+        assert_plain(report.leg.pbx.as_str());
+        assert_caller(&report.caller);
         if let Some(extension) = &report.extension {
-            plain(extension.as_str());
+            assert_plain(extension.as_str());
         }
         let events = (
             report.reported_call(),
@@ -153,7 +155,7 @@ fn hook_report(bytes: &[u8]) {
 
 fn call_response(bytes: &[u8]) {
     if let Ok(response) = CallResponse::parse(bytes) {
-        plain(response.extension.as_str());
+        assert_plain(response.extension.as_str());
         let again = serde_json::json!({
             "server_call_id": response.call_id, "extension": response.extension,
             "action": response.action.as_str(), "device_id": response.device,
@@ -170,31 +172,31 @@ fn call_request(bytes: &[u8]) {
     if let Ok(request) = CallRequest::parse(&message, COUNTRY) {
         for address in request.caller.iter().chain([&request.recipient]) {
             match address {
-                Address::App(extension) => plain(extension.as_str()),
-                Address::Telephone(number) => of_number(number),
+                Address::App(extension) => assert_plain(extension.as_str()),
+                Address::Telephone(number) => assert_number(number),
             }
         }
         if let Some(reference) = &request.reference {
-            plain(reference.as_str());
+            assert_plain(reference.as_str());
         }
     }
 }
 
 fn registration(bytes: &[u8]) {
     if let Ok(registration) = Registration::parse(bytes) {
-        plain(registration.extension.as_str());
+        assert_plain(registration.extension.as_str());
         let token = registration.token.as_str();
         assert!(token.len() <= 4096 && token.bytes().all(|byte| byte.is_ascii_graphic()));
     }
 }
 
-/// What API Gateway hands on: a message, or somebody who connects.
+/// API Gateway's event of a message, or of a client that connects.
 fn websocket_event(bytes: &[u8]) {
     if let Ok(connecting) = serde_json::from_slice::<Connecting>(bytes) {
         let _shown = format!("{:?}", connecting.credentials());
     }
     if let Ok(request) = serde_json::from_slice::<Request>(bytes) {
-        let _shown = format!("{:?} {:?}", request.who(), request.connection());
+        let _shown = format!("{:?} {:?}", request.client(), request.connection());
         let text = request.body.as_deref().unwrap_or_default().as_bytes();
         call_request(text);
         call_response(text);
@@ -206,14 +208,14 @@ fn stream_frame(bytes: &[u8]) {
     if let Ok(text) = std::str::from_utf8(bytes)
         && let Ok(frame) = StreamFrame::parse(text)
     {
-        if let StreamFrame::Start { call_sid, .. } | StreamFrame::Stop { call_sid, .. } = &frame {
-            plain(call_sid.as_str());
+        if let Frame::Start { call_sid, .. } | Frame::Stop { call_sid, .. } = &frame {
+            assert_plain(call_sid.as_str());
         }
         let _shown = format!("{frame:?}");
     }
 }
 
-/// A request as API Gateway tells of it. That a body in Base64 is in Base64 is its promise, not the client's.
+/// API Gateway's event of a request. API Gateway encodes Base64 bodies itself, so invalid Base64 cannot come from a client.
 fn http_event(bytes: &[u8]) {
     let Ok(mut event) = serde_json::from_slice::<Map<String, Value>>(bytes) else {
         return;
@@ -230,12 +232,12 @@ fn http_event(bytes: &[u8]) {
     if let Ok(bytes) = http::body(&request)
         && let Ok(fields) = body(content_type, bytes)
     {
-        notice(&fields);
+        webhook(&fields);
     }
     let _path = http::path(&request);
 }
 
-/// Also what stands in a token, were it signed; and what an issuer may publish as its keys.
+/// Reads the bytes as a token, as the claims of a signed token, and as an issuer's keys.
 fn bearer_token(bytes: &[u8]) {
     let header = std::str::from_utf8(bytes).ok();
     let shown = header.and_then(|header| auth::read_any_token(header, JWT_SECRET));
@@ -243,26 +245,26 @@ fn bearer_token(bytes: &[u8]) {
         .ok()
         .and_then(|claims| auth::read_any_claims(&claims));
     for party in shown.iter().chain(&claimed).filter_map(Bearer::party) {
-        plain(party.extension.as_str());
+        assert_plain(party.extension.as_str());
     }
     auth::read_any_keys(bytes);
 }
 
-/// An item as DynamoDB's stream brings it. The same item is a device, a stream, a timer or a call only by its key.
+/// An item of DynamoDB's stream. Only its key says whether it is a device, a stream, a timer or a call.
 fn stored_item(bytes: &[u8]) {
     if let Some(call) = read_back::<Call>(bytes) {
-        of_caller(&call.caller);
-        plain(call.extension.as_str());
+        assert_caller(&call.caller);
+        assert_plain(call.extension.as_str());
         if let Some(update) = StatusUpdate::of(None, call) {
-            let _told = (update.for_participants(), update.for_others());
+            let _messages = (update.for_participants(), update.for_others());
         }
     }
     read_back::<Device>(bytes);
-    read_back::<Stream>(bytes);
-    let _timer = serde_json::from_slice::<TimerMessage>(bytes);
+    read_back::<AudioStream>(bytes);
+    let _timer = serde_json::from_slice::<Timer>(bytes);
 }
 
-/// What is stored is read back as it was.
+/// Checks that a stored value is read back unchanged.
 fn read_back<T: Serialize + DeserializeOwned + PartialEq + Debug>(bytes: &[u8]) -> Option<T> {
     let item: serde_dynamo::Item = serde_json::from_slice(bytes).ok()?;
     let read: T = serde_dynamo::from_item(item).ok()?;
@@ -273,14 +275,14 @@ fn read_back<T: Serialize + DeserializeOwned + PartialEq + Debug>(bytes: &[u8]) 
     Some(read)
 }
 
-/// The bodies are there already, so nothing is waited for.
-fn body(content_type: &str, bytes: &[u8]) -> Result<Fields, crate::api::form::BadBody> {
-    let read = Fields::from_body(content_type, bytes).now_or_never();
-    read.unwrap_or(Err(crate::api::form::BadBody::Multipart))
+/// The whole body is in memory, so the future is ready at once.
+fn body(content_type: &str, bytes: &[u8]) -> Result<FormFields, BadBody> {
+    let read = FormFields::from_body(content_type, bytes).now_or_never();
+    read.unwrap_or(Err(BadBody::Multipart))
 }
 
-/// The fields of a form, sent as JSON.
-fn as_json(form: &[u8]) -> Fields {
+/// The fields of a form as JSON.
+fn as_json(form: &[u8]) -> FormFields {
     let mut object = Map::new();
     for (name, value) in form_urlencoded::parse(form) {
         object
@@ -288,28 +290,28 @@ fn as_json(form: &[u8]) -> Fields {
             .or_insert_with(|| value.into_owned().into());
     }
     let text = Value::Object(object).to_string();
-    Fields::from_json(text.as_bytes()).unwrap_or_default()
+    FormFields::from_json(text.as_bytes()).unwrap_or_default()
 }
 
-fn of_caller(caller: &Caller) {
+fn assert_caller(caller: &Caller) {
     if let Some(number) = &caller.number {
-        of_number(number);
+        assert_number(number);
     }
     if let Some(name) = &caller.name {
         let name = name.as_str();
         assert!((1..=64).contains(&name.chars().count()) && !name.contains(char::is_control));
     }
-    plain(caller.shown());
+    assert_plain(caller.shown());
 }
 
-fn of_number(number: &PhoneNumber) {
+fn assert_number(number: &PhoneNumber) {
     let text = number.as_str();
     let digits = text.strip_prefix('+').unwrap_or(text);
     assert!((1..=32).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit()));
 }
 
-/// That a name holds nothing that means anything to whoever it is passed on to.
-fn plain(name: &str) {
+/// Checks that a name contains no syntax of the systems that get it.
+fn assert_plain(name: &str) {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"+-_.:@".contains(&byte);
     assert!(name.len() <= 128 && name.bytes().all(is_plain), "{name:?}");
 }
@@ -321,7 +323,7 @@ mod tests {
     use super::mutation::Mutations;
     use super::*;
 
-    /// Together about a second, without optimization.
+    /// All entry points together take about a second without optimization.
     const MUTATIONS: usize = 500;
 
     fn folder(of: &str) -> PathBuf {
@@ -361,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_comes_from_outside_breaks_an_entry_point() {
+    fn no_mutated_seed_breaks_an_entry_point() {
         for entry in all() {
             let seeds = seeds(entry);
             seeds.iter().for_each(|seed| (entry.read)(seed));

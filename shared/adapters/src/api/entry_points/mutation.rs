@@ -1,6 +1,6 @@
-//! Bytes as an enemy, a bug or a bad line would change them: always the same ones for the same seed.
+//! Seeds changed as an attacker, a bug or a bad connection would change them. The same seed number gives the same changes.
 
-/// What means something to somebody on its way: an ARI URL, a dialplan, SIP, DynamoDB, JSON, a form, a log, a screen.
+/// Text that is syntax for a system that could get it: an ARI URL, a dialplan, SIP, DynamoDB, JSON, a form, a log, a screen.
 pub const HOSTILE: [&str; 34] = [
     "${SHELL(touch canary)}",
     "$[1+1]",
@@ -38,10 +38,10 @@ pub const HOSTILE: [&str; 34] = [
     "{}[]:,'\"`;<>",
 ];
 
-/// Longer than anything may be, but for a whole stream's frame.
+/// The longest result, in bytes. It is above every limit but that of a stream's frame.
 const LONGEST: usize = 20_000;
 
-/// Endless changes of some seeds.
+/// An endless iterator over changed seeds.
 #[derive(Debug)]
 pub struct Mutations<'a> {
     seeds: &'a [Vec<u8>],
@@ -49,7 +49,7 @@ pub struct Mutations<'a> {
 }
 
 impl<'a> Mutations<'a> {
-    /// The changes of these seeds; others for another `number`.
+    /// The changes of these seeds. Another `number` gives other changes.
     #[must_use]
     pub const fn of(seeds: &'a [Vec<u8>], number: u64) -> Self {
         Self {
@@ -58,7 +58,7 @@ impl<'a> Mutations<'a> {
         }
     }
 
-    /// Xorshift: what comes need not be good, only always the same.
+    /// Xorshift: the numbers must be reproducible, not good.
     fn random(&mut self) -> usize {
         self.state ^= self.state << 13;
         self.state ^= self.state >> 7;
@@ -66,7 +66,7 @@ impl<'a> Mutations<'a> {
         usize::try_from(self.state >> 33).unwrap_or(0)
     }
 
-    /// Below `end`; 0 if there is nothing below it.
+    /// A number below `end`, or 0 if `end` is 0.
     fn below(&mut self, end: usize) -> usize {
         self.random().checked_rem(end).unwrap_or(0)
     }

@@ -19,7 +19,7 @@ fn at(server: &MockServer) -> PublishedKeys {
     PublishedKeys::at(&url(server), RS256).unwrap()
 }
 
-/// Whether the key is there; an error where nobody can tell.
+/// Whether the issuer has the key, or an error if that is unknown.
 async fn has(keys: &PublishedKeys, id: &str, now: Timestamp) -> Result<bool, KeysError> {
     keys.key(id, now).await.map(|key| key.is_some())
 }
@@ -29,7 +29,7 @@ async fn fetches(server: &MockServer) -> usize {
 }
 
 #[tokio::test]
-async fn the_keys_are_fetched_once_and_kept() {
+async fn the_keys_are_fetched_once_and_cached() {
     let server = publishes(&[Issuer::new("a", RS256).jwk()]).await;
     let keys = at(&server);
     for seconds in [0, 1, 70, 3599] {
@@ -39,7 +39,7 @@ async fn the_keys_are_fetched_once_and_kept() {
 }
 
 #[tokio::test]
-async fn a_new_key_is_found_when_it_is_first_used() {
+async fn a_new_key_is_fetched_at_its_first_use() {
     let [old, new] = [Issuer::new("old", RS256), Issuer::new("new", RS256)];
     let server = publishes(&[old.jwk()]).await;
     let keys = at(&server);
@@ -65,7 +65,7 @@ async fn a_flood_of_unknown_key_ids_costs_one_fetch_a_minute() {
 }
 
 #[tokio::test]
-async fn those_who_ask_at_the_same_time_share_one_fetch() {
+async fn concurrent_requests_share_one_fetch() {
     let set = set_of(&[Issuer::new("a", RS256).jwk()]);
     let server = publishes(&[]).await;
     answers(&server, set.set_delay(Duration::from_millis(100))).await;
@@ -78,7 +78,7 @@ async fn those_who_ask_at_the_same_time_share_one_fetch() {
 }
 
 #[tokio::test]
-async fn a_key_that_is_known_waits_for_no_fetch_of_another() {
+async fn a_cached_key_does_not_wait_for_a_fetch() {
     let set = || set_of(&[Issuer::new("a", RS256).jwk()]);
     let server = publishes(&[]).await;
     answers(&server, set()).await;
@@ -97,7 +97,7 @@ async fn a_key_that_is_known_waits_for_no_fetch_of_another() {
 }
 
 #[tokio::test]
-async fn when_the_issuer_fails_the_last_good_keys_stay_and_it_is_left_alone_for_a_minute() {
+async fn after_a_failed_fetch_cached_keys_stay_and_the_next_fetch_is_a_minute_later() {
     let issuer = Issuer::new("a", RS256);
     for failure in failures(&issuer) {
         let server = publishes(&[issuer.jwk()]).await;
@@ -105,19 +105,19 @@ async fn when_the_issuer_fails_the_last_good_keys_stay_and_it_is_left_alone_for_
         assert_eq!(has(&keys, "a", NOW).await, Ok(true));
         answers(&server, failure.clone()).await;
         for seconds in [60, 61, 119] {
-            // Nobody can say that there is no such key.
+            // It is unknown whether the issuer has this key.
             assert_eq!(has(&keys, "b", after(seconds)).await, Err(KeysError));
             assert_eq!(has(&keys, "a", after(seconds)).await, Ok(true));
         }
         assert_eq!(fetches(&server).await, 1, "{failure:?}");
-        // Hours later they are still better than none.
+        // Cached keys stay in use even hours later.
         assert_eq!(has(&keys, "a", after(10_000)).await, Ok(true));
         assert_eq!(fetches(&server).await, 2, "{failure:?}");
     }
 }
 
 #[tokio::test]
-async fn without_any_key_nobody_can_tell_and_the_issuer_is_asked_once_a_second() {
+async fn without_any_key_there_is_one_fetch_a_second() {
     let issuer = Issuer::new("a", RS256);
     for failure in failures(&issuer) {
         let server = publishes(&[]).await;
@@ -130,7 +130,7 @@ async fn without_any_key_nobody_can_tell_and_the_issuer_is_asked_once_a_second()
         assert_eq!(fetches(&server).await, 2, "{failure:?}");
         answers(&server, set_of(&[issuer.jwk()])).await;
         assert_eq!(has(&keys, "a", after(2)).await, Ok(true));
-        // From here on a minute lies between two fetches.
+        // With a cached key, fetches are a minute apart.
         assert_eq!(has(&keys, "b", after(60)).await, Ok(false));
         assert_eq!(fetches(&server).await, 1, "{failure:?}");
     }
@@ -138,7 +138,7 @@ async fn without_any_key_nobody_can_tell_and_the_issuer_is_asked_once_a_second()
     assert_eq!(has(&keys, "a", NOW).await, Err(KeysError));
 }
 
-/// What an issuer may answer that is no set with a usable key. The key itself stands in each that could hold it.
+/// Answers without a usable key. Each answer that can hold a key has one.
 fn failures(issuer: &Issuer) -> Vec<ResponseTemplate> {
     let text = |text: &str| ResponseTemplate::new(200).set_body_string(text);
     let good = json!({ "keys": [issuer.jwk()] });
@@ -146,7 +146,7 @@ fn failures(issuer: &Issuer) -> Vec<ResponseTemplate> {
     vec![
         ResponseTemplate::new(500).set_body_json(&good),
         ResponseTemplate::new(404).set_body_json(&good),
-        // To itself, so that it would end well.
+        // The redirect leads to the same URL, where it would succeed.
         ResponseTemplate::new(302).insert_header("location", "/jwks.json"),
         text(""),
         text("<html>"),
@@ -162,7 +162,7 @@ fn failures(issuer: &Issuer) -> Vec<ResponseTemplate> {
 }
 
 #[tokio::test]
-async fn an_issuer_that_hangs_is_not_waited_for() {
+async fn a_hanging_issuer_is_given_up_after_the_timeout() {
     let set = set_of(&[Issuer::new("a", RS256).jwk()]);
     let server = publishes(&[]).await;
     answers(&server, set.set_delay(Duration::from_secs(30))).await;
@@ -176,7 +176,7 @@ async fn an_issuer_that_hangs_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn a_key_that_was_withdrawn_is_good_for_an_hour_at_most() {
+async fn a_withdrawn_key_is_accepted_for_an_hour_at_most() {
     let [withdrawn, other] = [Issuer::new("a", RS256), Issuer::new("b", RS256)];
     let server = publishes(&[withdrawn.jwk(), other.jwk()]).await;
     let keys = at(&server);
@@ -188,7 +188,7 @@ async fn a_key_that_was_withdrawn_is_good_for_an_hour_at_most() {
 }
 
 #[test]
-fn only_keys_that_verify_such_signatures_are_taken() {
+fn only_keys_that_can_verify_the_algorithm_are_used() {
     let [rsa, ec] = [
         Issuer::new("rsa", RS256),
         Issuer::new("ec", Algorithm::ES256),
@@ -241,14 +241,14 @@ fn only_keys_that_verify_such_signatures_are_taken() {
     assert!(!taken(&with(&rsa, "n", json!("not base64!")), RS256));
     let symmetric = json!({ "kty": "oct", "k": "c2VjcmV0", "kid": "a" });
     assert!(!taken(&symmetric, RS256));
-    // One that nobody understands spoils none that stands beside it.
+    // A key of an unknown type does not affect the others.
     let set = json!({ "keys": [{ "kty": "AKP", "alg": "ML-DSA-65" }, 7, rsa.jwk(), ec.jwk()] });
     let keys = keys_in(set.to_string().as_bytes(), RS256).unwrap();
     assert_eq!(keys.keys().collect::<Vec<_>>(), ["rsa"]);
 }
 
 #[test]
-fn keys_come_over_https_unless_from_this_machine() {
+fn keys_need_https_unless_they_are_on_this_machine() {
     for good in [
         "https://www.googleapis.com/service_accounts/v1/jwk/securetoken@system.gserviceaccount.com",
         "https://cognito-idp.ap-south-1.amazonaws.com/ap-south-1_Example/.well-known/jwks.json",

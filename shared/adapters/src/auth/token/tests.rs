@@ -1,4 +1,3 @@
-use crate::platform::clock;
 use jsonwebtoken::{EncodingKey, Header};
 use serde_json::json;
 use wiremock::matchers::any;
@@ -6,6 +5,7 @@ use wiremock::{Mock, MockServer, ResponseTemplate};
 
 use super::*;
 use crate::auth::testing::{Issuer, publishes, unsigned, url};
+use crate::platform::clock;
 use crate::testing::{closed_port, requests, secret_at};
 
 const SECRET: &str = "a key for tests, long enough for HS256";
@@ -29,7 +29,7 @@ fn good_claims() -> Value {
     json!({ "iss": ISSUER, "aud": AUDIENCE, "extension": "1001", "exp": in_seconds(3600) })
 }
 
-/// The good claims, with this one instead of its like; null takes it away.
+/// The good claims with another value for this one. Null removes it.
 fn with(name: &str, value: Value) -> Value {
     let mut claims = good_claims();
     match value {
@@ -50,7 +50,7 @@ fn ours(claims: &Value) -> String {
     signed(claims, Algorithm::HS256, SECRET)
 }
 
-/// Those of a deployment with a secret, that names an issuer and an audience if it `names` them.
+/// The tokens of a deployment with a secret. `names` says whether it configures issuer and audience.
 fn with_secret(names: bool) -> Tokens {
     let named = |text| names.then_some(text);
     Tokens {
@@ -60,7 +60,7 @@ fn with_secret(names: bool) -> Tokens {
     }
 }
 
-/// Those of a deployment with published keys.
+/// The tokens of a deployment with published keys.
 fn with_keys_at(server: &MockServer, algorithm: Algorithm) -> Tokens {
     Tokens {
         keys: Keys::Published(PublishedKeys::at(&url(server), algorithm).unwrap()),
@@ -69,17 +69,17 @@ fn with_keys_at(server: &MockServer, algorithm: Algorithm) -> Tokens {
     }
 }
 
-async fn read(tokens: &Tokens, token: &str) -> Result<Bearer, Refusal> {
+async fn read(tokens: &Tokens, token: &str) -> Result<Bearer, TokenRejection> {
     tokens.read(token, clock::now()).await.unwrap()
 }
 
-async fn speaks_for(tokens: &Tokens, token: &str) -> Result<String, Refusal> {
+async fn party(tokens: &Tokens, token: &str) -> Result<String, TokenRejection> {
     let bearer = read(tokens, token).await?;
     Ok(bearer.party().unwrap().to_string())
 }
 
 #[tokio::test]
-async fn a_good_token_speaks_for_its_extension_and_device() {
+async fn a_valid_token_is_for_its_extension_and_device() {
     let token = ours(&with("device_id", json!("pixel")));
     for names in [true, false] {
         let tokens = with_secret(names);
@@ -92,7 +92,7 @@ async fn a_good_token_speaks_for_its_extension_and_device() {
 }
 
 #[tokio::test]
-async fn what_is_no_bearer_token_is_unauthorized() {
+async fn a_malformed_authorization_header_is_unauthorized() {
     let good = ours(&good_claims());
     for header in [
         None,
@@ -105,11 +105,11 @@ async fn what_is_no_bearer_token_is_unauthorized() {
         Some(format!("Bearer {good} {good}")),
         Some(format!("Bearer {}", "x".repeat(LONGEST + 1))),
     ] {
-        let refused = with_secret(true)
+        let rejected = with_secret(true)
             .bearer(header.as_deref(), clock::now())
             .await;
         assert!(
-            matches!(refused, Err(TokenError::Unauthorized(_))),
+            matches!(rejected, Err(TokenError::Unauthorized(_))),
             "{header:?}"
         );
     }
@@ -120,14 +120,14 @@ async fn two_secrets_are_valid_while_one_replaces_the_other() {
     let tokens = with_secret(true);
     for secret in [SECRET, PREVIOUS] {
         let token = signed(&good_claims(), Algorithm::HS256, secret);
-        assert_eq!(speaks_for(&tokens, &token).await.as_deref(), Ok("1001"));
+        assert_eq!(party(&tokens, &token).await.as_deref(), Ok("1001"));
     }
     let token = signed(&good_claims(), Algorithm::HS256, "another key");
-    assert_eq!(read(&tokens, &token).await, Err(Refusal::Signature));
+    assert_eq!(read(&tokens, &token).await, Err(TokenRejection::Signature));
 }
 
 #[tokio::test]
-async fn an_unset_secret_lets_nobody_in() {
+async fn an_empty_secret_accepts_no_token() {
     for (current, previous) in [("", None), ("", Some("")), (SECRET, Some(""))] {
         let mut tokens = with_secret(true);
         tokens.keys = Keys::Shared(Secret::known(AppSecret {
@@ -135,32 +135,38 @@ async fn an_unset_secret_lets_nobody_in() {
             jwt_secret_previous: previous.map(Into::into),
         }));
         let token = signed(&good_claims(), Algorithm::HS256, "");
-        assert_eq!(read(&tokens, &token).await, Err(Refusal::Signature));
+        assert_eq!(read(&tokens, &token).await, Err(TokenRejection::Signature));
     }
 }
 
 #[tokio::test]
-async fn a_token_is_good_between_its_times_give_or_take_half_a_minute() {
+async fn a_token_is_valid_between_its_times_with_30_s_of_leeway() {
     let tokens = with_secret(true);
     for (claims, outcome) in [
         (with("exp", json!(in_seconds(-20))), Ok("1001")),
-        (with("exp", json!(in_seconds(-40))), Err(Refusal::Expired)),
+        (
+            with("exp", json!(in_seconds(-40))),
+            Err(TokenRejection::Expired),
+        ),
         (with("nbf", json!(in_seconds(20))), Ok("1001")),
         (
             with("nbf", json!(in_seconds(40))),
-            Err(Refusal::NotYetValid),
+            Err(TokenRejection::NotYetValid),
         ),
-        (with("nbf", json!("soon")), Err(Refusal::Malformed)),
-        (with("exp", Value::Null), Err(Refusal::MissingClaim)),
-        (with("exp", json!("4102444800")), Err(Refusal::MissingClaim)),
-        (with("exp", json!(-1)), Err(Refusal::MissingClaim)),
-        (with("exp", json!(0)), Err(Refusal::Expired)),
+        (with("nbf", json!("soon")), Err(TokenRejection::Malformed)),
+        (with("exp", Value::Null), Err(TokenRejection::MissingClaim)),
+        (
+            with("exp", json!("4102444800")),
+            Err(TokenRejection::MissingClaim),
+        ),
+        (with("exp", json!(-1)), Err(TokenRejection::MissingClaim)),
+        (with("exp", json!(0)), Err(TokenRejection::Expired)),
         (with("exp", json!(4_102_444_800.5)), Ok("1001")),
         (with("exp", json!(u64::MAX)), Ok("1001")),
     ] {
-        let read = speaks_for(&tokens, &ours(&claims)).await;
+        let read = party(&tokens, &ours(&claims)).await;
         assert_eq!(
-            read.as_deref().map_err(|refusal| *refusal),
+            read.as_deref().map_err(|rejection| *rejection),
             outcome,
             "{claims}"
         );
@@ -168,24 +174,30 @@ async fn a_token_is_good_between_its_times_give_or_take_half_a_minute() {
 }
 
 #[tokio::test]
-async fn issuer_and_audience_are_those_of_the_deployment_where_it_names_them() {
-    for (claims, refusal) in [
+async fn issuer_and_audience_must_match_if_the_deployment_configures_them() {
+    for (claims, rejection) in [
         (
             with("iss", json!("https://securetoken.google.com/others")),
-            Refusal::Issuer,
+            TokenRejection::Issuer,
         ),
-        (with("iss", json!("")), Refusal::Issuer),
-        (with("iss", Value::Null), Refusal::MissingClaim),
-        (with("iss", json!(7)), Refusal::MissingClaim),
-        (with("aud", json!("other-project")), Refusal::Audience),
-        (with("aud", json!([])), Refusal::Audience),
-        (with("aud", json!(["other-project"])), Refusal::Audience),
-        (with("aud", Value::Null), Refusal::MissingClaim),
+        (with("iss", json!("")), TokenRejection::Issuer),
+        (with("iss", Value::Null), TokenRejection::MissingClaim),
+        (with("iss", json!(7)), TokenRejection::MissingClaim),
+        (
+            with("aud", json!("other-project")),
+            TokenRejection::Audience,
+        ),
+        (with("aud", json!([])), TokenRejection::Audience),
+        (
+            with("aud", json!(["other-project"])),
+            TokenRejection::Audience,
+        ),
+        (with("aud", Value::Null), TokenRejection::MissingClaim),
     ] {
         let token = ours(&claims);
         assert_eq!(
             read(&with_secret(true), &token).await,
-            Err(refusal),
+            Err(rejection),
             "{claims}"
         );
         assert!(read(&with_secret(false), &token).await.is_ok(), "{claims}");
@@ -195,7 +207,7 @@ async fn issuer_and_audience_are_those_of_the_deployment_where_it_names_them() {
 }
 
 #[tokio::test]
-async fn a_deployment_may_have_several_audiences() {
+async fn a_deployment_can_have_several_audiences() {
     let mut tokens = with_secret(true);
     tokens.rules = rules(
         Algorithm::HS256,
@@ -214,81 +226,84 @@ async fn a_deployment_may_have_several_audiences() {
 }
 
 #[tokio::test]
-async fn tokens_of_other_algorithms_are_refused_whatever_they_are_signed_with() {
+async fn tokens_with_other_algorithms_are_rejected() {
     let tokens = with_secret(true);
     for algorithm in [Algorithm::HS384, Algorithm::HS512] {
         let token = signed(&good_claims(), algorithm, SECRET);
-        assert_eq!(read(&tokens, &token).await, Err(Refusal::Algorithm));
+        assert_eq!(read(&tokens, &token).await, Err(TokenRejection::Algorithm));
     }
     let rsa = Issuer::new("a", Algorithm::RS256);
     assert_eq!(
         read(&tokens, &rsa.token(&good_claims())).await,
-        Err(Refusal::Algorithm)
+        Err(TokenRejection::Algorithm)
     );
     for none in ["none", "None", "NONE", "nOnE", ""] {
         let token = unsigned(&json!({ "alg": none, "typ": "JWT" }), &good_claims());
         assert_eq!(
             read(&tokens, &token).await,
-            Err(Refusal::Malformed),
+            Err(TokenRejection::Malformed),
             "{none}"
         );
     }
     let unsigned = unsigned(&json!({ "alg": "HS256", "typ": "JWT" }), &good_claims());
-    assert_eq!(read(&tokens, &unsigned).await, Err(Refusal::Signature));
+    assert_eq!(
+        read(&tokens, &unsigned).await,
+        Err(TokenRejection::Signature)
+    );
 }
 
 #[tokio::test]
-async fn published_keys_verify_tokens_of_the_deployments_algorithm() {
+async fn published_keys_verify_tokens_with_the_configured_algorithm() {
     for algorithm in [Algorithm::RS256, Algorithm::ES256] {
-        let [issuer, stranger] = ["a", "a"].map(|id| Issuer::new(id, algorithm));
+        let [issuer, attacker] = ["a", "a"].map(|id| Issuer::new(id, algorithm));
         let server = publishes(&[issuer.jwk()]).await;
         let tokens = with_keys_at(&server, algorithm);
         let good = issuer.token(&good_claims());
-        assert_eq!(speaks_for(&tokens, &good).await.as_deref(), Ok("1001"));
-        for (token, refusal) in [
-            (stranger.token(&good_claims()), Refusal::Signature),
+        assert_eq!(party(&tokens, &good).await.as_deref(), Ok("1001"));
+        for (token, rejection) in [
+            (attacker.token(&good_claims()), TokenRejection::Signature),
             (
                 Issuer::new("b", algorithm).token(&good_claims()),
-                Refusal::UnknownKey,
+                TokenRejection::UnknownKey,
             ),
             (
                 issuer.token(&with("exp", json!(in_seconds(-40)))),
-                Refusal::Expired,
+                TokenRejection::Expired,
             ),
             (
                 issuer.token(&with("exp", Value::Null)),
-                Refusal::MissingClaim,
+                TokenRejection::MissingClaim,
             ),
             (
                 issuer.token(&with("iss", json!("https://securetoken.google.com/others"))),
-                Refusal::Issuer,
+                TokenRejection::Issuer,
             ),
             (
                 issuer.token(&with("iss", Value::Null)),
-                Refusal::MissingClaim,
+                TokenRejection::MissingClaim,
             ),
             (
                 issuer.token(&with("aud", json!("others"))),
-                Refusal::Audience,
+                TokenRejection::Audience,
             ),
             (
                 issuer.token(&with("aud", Value::Null)),
-                Refusal::MissingClaim,
+                TokenRejection::MissingClaim,
             ),
             (
                 issuer.token(&with("extension", Value::Null)),
-                Refusal::Extension,
+                TokenRejection::Extension,
             ),
         ] {
-            assert_eq!(read(&tokens, &token).await, Err(refusal), "{algorithm:?}");
+            assert_eq!(read(&tokens, &token).await, Err(rejection), "{algorithm:?}");
         }
-        // The unknown key's came within the minute.
+        // The fetch for the unknown key came within the minute, so it was skipped.
         assert_eq!(requests(&server).await.len(), 1);
     }
 }
 
 #[tokio::test]
-async fn a_public_key_is_no_secret() {
+async fn a_public_key_is_not_accepted_as_a_secret() {
     for algorithm in [Algorithm::RS256, Algorithm::ES256] {
         let issuer = Issuer::new("a", algorithm);
         let server = publishes(&[issuer.jwk()]).await;
@@ -306,17 +321,17 @@ async fn a_public_key_is_no_secret() {
             header.kid = Some("a".to_owned());
             let key = EncodingKey::from_secret(secret.as_bytes());
             let token = jsonwebtoken::encode(&header, &good_claims(), &key).unwrap();
-            assert_eq!(read(&tokens, &token).await, Err(Refusal::Algorithm));
+            assert_eq!(read(&tokens, &token).await, Err(TokenRejection::Algorithm));
         }
         let none = unsigned(&json!({ "alg": "none", "kid": "a" }), &good_claims());
-        assert_eq!(read(&tokens, &none).await, Err(Refusal::Malformed));
-        // None of them made anybody ask for keys.
+        assert_eq!(read(&tokens, &none).await, Err(TokenRejection::Malformed));
+        // No token caused a fetch of keys.
         assert_eq!(requests(&server).await.len(), 0);
     }
 }
 
 #[tokio::test]
-async fn the_same_key_with_another_algorithm_is_refused() {
+async fn the_same_key_with_another_algorithm_is_rejected() {
     let issuer = Issuer::new("a", Algorithm::RS256);
     let server = publishes(&[issuer.jwk()]).await;
     let tokens = with_keys_at(&server, Algorithm::RS256);
@@ -324,39 +339,39 @@ async fn the_same_key_with_another_algorithm_is_refused() {
         let mut header = issuer.header();
         header.alg = algorithm;
         let token = jsonwebtoken::encode(&header, &good_claims(), &issuer.key()).unwrap();
-        assert_eq!(read(&tokens, &token).await, Err(Refusal::Algorithm));
+        assert_eq!(read(&tokens, &token).await, Err(TokenRejection::Algorithm));
     }
 }
 
 #[tokio::test]
-async fn a_token_cannot_bring_its_own_key() {
-    let [issuer, stranger] = ["a", "a"].map(|id| Issuer::new(id, Algorithm::RS256));
+async fn the_key_in_a_token_is_ignored() {
+    let [issuer, attacker] = ["a", "a"].map(|id| Issuer::new(id, Algorithm::RS256));
     let server = publishes(&[issuer.jwk()]).await;
-    let strangers = publishes(&[stranger.jwk()]).await;
+    let attackers_keys = publishes(&[attacker.jwk()]).await;
     let tokens = with_keys_at(&server, Algorithm::RS256);
-    let mut with_key = stranger.header();
-    with_key.jwk = Some(serde_json::from_value(stranger.jwk()).unwrap());
-    let mut with_url = stranger.header();
-    with_url.jku = Some(url(&strangers));
-    with_url.x5u = Some(url(&strangers));
+    let mut with_key = attacker.header();
+    with_key.jwk = Some(serde_json::from_value(attacker.jwk()).unwrap());
+    let mut with_url = attacker.header();
+    with_url.jku = Some(url(&attackers_keys));
+    with_url.x5u = Some(url(&attackers_keys));
     for header in [with_key, with_url] {
-        let token = jsonwebtoken::encode(&header, &good_claims(), &stranger.key()).unwrap();
-        assert_eq!(read(&tokens, &token).await, Err(Refusal::Signature));
+        let token = jsonwebtoken::encode(&header, &good_claims(), &attacker.key()).unwrap();
+        assert_eq!(read(&tokens, &token).await, Err(TokenRejection::Signature));
     }
-    assert_eq!(requests(&strangers).await.len(), 0);
+    assert_eq!(requests(&attackers_keys).await.len(), 0);
 
     let mut without_id = issuer.header();
     without_id.kid = None;
     let token = jsonwebtoken::encode(&without_id, &good_claims(), &issuer.key()).unwrap();
-    assert_eq!(read(&tokens, &token).await, Err(Refusal::NoKeyId));
+    assert_eq!(read(&tokens, &token).await, Err(TokenRejection::NoKeyId));
     let mut critical = issuer.header();
     critical.crit = Some(vec!["b64".to_owned()]);
     let token = jsonwebtoken::encode(&critical, &good_claims(), &issuer.key()).unwrap();
-    assert_eq!(read(&tokens, &token).await, Err(Refusal::Malformed));
+    assert_eq!(read(&tokens, &token).await, Err(TokenRejection::Malformed));
 }
 
 #[tokio::test]
-async fn without_the_issuers_keys_nobody_is_called_unauthorized() {
+async fn without_the_issuers_keys_a_token_is_not_called_unauthorized() {
     let url = format!("{}/jwks.json", closed_port());
     let keys = PublishedKeys::at(&url, Algorithm::RS256).unwrap();
     let tokens = Tokens {
@@ -377,14 +392,14 @@ fn configured(read: Read) -> Result<Tokens, ConfigError> {
 }
 
 #[tokio::test]
-async fn a_deployment_that_names_nothing_goes_on_as_it_did() {
+async fn the_defaults_are_hs256_without_issuer_and_audience() {
     let tokens = configured(|_| None).unwrap();
     let token = ours(&json!({ "extension": "1001", "exp": in_seconds(60) }));
-    assert_eq!(speaks_for(&tokens, &token).await.as_deref(), Ok("1001"));
+    assert_eq!(party(&tokens, &token).await.as_deref(), Ok("1001"));
 }
 
 #[test]
-fn what_is_missing_or_does_not_fit_is_named_at_the_start() {
+fn a_configuration_error_names_the_variable() {
     fn firebase(name: &str) -> Option<String> {
         let value = match name {
             "TOKEN_ALGORITHM" => "RS256",
@@ -425,14 +440,14 @@ fn what_is_missing_or_does_not_fit_is_named_at_the_start() {
             "TOKEN_JWKS_URL must be an https",
         ),
     ];
-    for (environment, words) in wrong {
+    for (environment, message) in wrong {
         let error = configured(environment).unwrap_err().to_string();
-        assert!(error.contains(words), "{error}");
+        assert!(error.contains(message), "{error}");
     }
 }
 
 #[tokio::test]
-async fn a_secret_that_replaced_ours_is_found_by_the_first_token_signed_with_it() {
+async fn the_first_token_signed_with_a_new_secret_makes_us_fetch_it() {
     let server = MockServer::start().await;
     let secret_is = async |secret: &str| {
         let value = json!({ "jwt_secret": secret }).to_string();
@@ -449,11 +464,14 @@ async fn a_secret_that_replaced_ours_is_found_by_the_first_token_signed_with_it(
     let previous = signed(&good_claims(), Algorithm::HS256, PREVIOUS);
     assert!(read(&tokens, &previous).await.is_ok());
     secret_is(SECRET).await;
-    // Nothing but its signature makes anybody look for another secret.
+    // Only a wrong signature causes a fetch.
     let expired = signed(&with("exp", json!(1)), Algorithm::HS256, PREVIOUS);
-    assert_eq!(read(&tokens, &expired).await, Err(Refusal::Expired));
+    assert_eq!(read(&tokens, &expired).await, Err(TokenRejection::Expired));
     assert_eq!(requests(&server).await.len(), 0);
     assert!(read(&tokens, &ours(&good_claims())).await.is_ok());
-    assert_eq!(read(&tokens, &previous).await, Err(Refusal::Signature));
+    assert_eq!(
+        read(&tokens, &previous).await,
+        Err(TokenRejection::Signature)
+    );
     assert_eq!(requests(&server).await.len(), 1);
 }

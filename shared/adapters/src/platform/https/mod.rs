@@ -1,10 +1,10 @@
-//! HTTPS: whom we trust, and one client for all of AWS.
+//! HTTPS: the trusted certificate authorities, and one client for all of AWS.
 //!
-//! Left to themselves, the SDK and reqwest read all authorities of the machine from its disk, the SDK for each of its services and
-//! once more when a service is first asked: that took longer than all else that a function does before its first event. So the
-//! authorities are compiled in, and the client for AWS is made once, with its first request.
+//! By default, the SDK and reqwest read all authorities of the machine from its disk. The SDK does so for each of its services, and
+//! again at a service's first request. That took longer than the rest of a cold start, so the authorities are compiled in, and all
+//! services of AWS share one client, made at the first request.
 //!
-//! `SSL_CERT_FILE` names more authorities, for a proxy that opens TLS or for stand-ins.
+//! `SSL_CERT_FILE` names further authorities, for a proxy that terminates TLS or for a test environment.
 
 use std::sync::{Arc, OnceLock};
 
@@ -21,27 +21,27 @@ use rustls::{ClientConfig, RootCertStore};
 
 use crate::platform::config::Environment;
 
-/// Amazon Trust Services' five roots, one of which every AWS endpoint's certificate leads to.
+/// The five roots of Amazon Trust Services. The certificate of every AWS endpoint has one of them.
 ///
 /// <https://www.amazontrust.com/repository/>
 const AMAZON: &[u8] = include_bytes!("amazon.pem");
 
-/// HTTPS to AWS, once something has been asked.
+/// The HTTPS client for AWS, made at the first request.
 #[derive(Debug, Default)]
-pub(crate) struct Https(OnceLock<SharedHttpClient>);
+pub(crate) struct AwsHttpClient(OnceLock<SharedHttpClient>);
 
-impl HttpClient for Https {
+impl HttpClient for AwsHttpClient {
     fn http_connector(
         &self,
         settings: &HttpConnectorSettings,
         components: &RuntimeComponents,
     ) -> SharedHttpConnector {
-        let client = self.0.get_or_init(to_aws);
+        let client = self.0.get_or_init(aws_client);
         client.http_connector(settings, components)
     }
 }
 
-fn to_aws() -> SharedHttpClient {
+fn aws_client() -> SharedHttpClient {
     let mut trusted = TrustStore::empty().with_pem_certificate(AMAZON);
     if let Some(more) = more_authorities() {
         trusted = trusted.with_pem_certificate(more);
@@ -51,13 +51,13 @@ fn to_aws() -> SharedHttpClient {
     match TlsContext::builder().with_trust_store(trusted).build() {
         Ok(context) => client.tls_context(context).build_https(),
         Err(error) => {
-            tracing::error!(%error, "the authorities that were compiled in are of no use");
+            tracing::error!(%error, "compiled-in certificate authorities not usable");
             client.build_https()
         }
     }
 }
 
-/// HTTPS to everybody but AWS: Mozilla's authorities, as they were when this was built.
+/// TLS for all systems but AWS, with Mozilla's authorities as of the build.
 pub(crate) fn public() -> ClientConfig {
     let mut trusted = RootCertStore {
         roots: webpki_roots::TLS_SERVER_ROOTS.into(),
@@ -66,10 +66,7 @@ pub(crate) fn public() -> ClientConfig {
     trusted.add_parsable_certificates(CertificateDer::pem_slice_iter(&more).flatten());
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let versions = ClientConfig::builder_with_provider(provider).with_protocol_versions(VERSIONS);
-    #[expect(
-        clippy::expect_used,
-        reason = "the provider and the versions are both compiled in"
-    )]
+    #[expect(clippy::expect_used, reason = "provider and versions are compiled in")]
     let config = versions.expect("aws-lc speaks TLS 1.2 and 1.3");
     config.with_root_certificates(trusted).with_no_client_auth()
 }
@@ -77,14 +74,14 @@ pub(crate) fn public() -> ClientConfig {
 const VERSIONS: &[&rustls::SupportedProtocolVersion] =
     &[&rustls::version::TLS13, &rustls::version::TLS12];
 
-/// What `SSL_CERT_FILE` names, if it is there and holds certificates: others would make the SDK panic.
+/// The file that `SSL_CERT_FILE` names, if it exists and has valid certificates. Invalid ones would make the SDK panic.
 fn more_authorities() -> Option<Vec<u8>> {
     let path = Environment::of_process().optional("SSL_CERT_FILE")?;
     let read = std::fs::read(&path);
     match read {
         Ok(pem) => Some(pem).filter(|pem| are_certificates(pem)),
         Err(error) => {
-            tracing::warn!(%error, "SSL_CERT_FILE cannot be read, and nobody is trusted for it");
+            tracing::warn!(%error, "SSL_CERT_FILE not readable; its authorities are not trusted");
             None
         }
     }
@@ -101,14 +98,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn amazons_roots_are_five_authorities() {
+    fn amazon_has_five_valid_root_certificates() {
         let found = CertificateDer::pem_slice_iter(AMAZON).count();
         assert_eq!(found, 5);
         assert!(are_certificates(AMAZON));
     }
 
     #[test]
-    fn what_is_no_certificate_is_not_trusted() {
+    fn a_malformed_certificate_is_not_trusted() {
         let broken = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         assert!(!are_certificates(broken));
     }

@@ -516,7 +516,7 @@ async fn google_after_key_rotation<const N: usize>(
 ) -> (TestGoogle, MockServer) {
     let server = MockServer::start().await;
     let key_of = |request: &Request| {
-        let form = crate::api::form::Fields::from_form(&request.body);
+        let form = crate::form_fields::FormFields::from_form(&request.body);
         let header = jsonwebtoken::decode_header(form.text("assertion")?).ok()?;
         header.kid
     };

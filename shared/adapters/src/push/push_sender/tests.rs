@@ -33,7 +33,7 @@ impl TestSender {
     async fn where_sns_replies(reply: ResponseTemplate) -> Self {
         let server = MockServer::start().await;
         let aws = testing::aws(&server);
-        let devices = Devices::new(aws_sdk_dynamodb::Client::new(&aws), "calls".to_owned());
+        let devices = Devices::new(Table::new(aws_sdk_dynamodb::Client::new(&aws), "calls"));
         let sns = Sns::without_applications(aws_sdk_sns::Client::new(&aws));
         let sender = Self {
             pushes: PushSender::new(devices, Fcm::with_access(&server.uri()), sns),
@@ -226,9 +226,12 @@ async fn an_expired_device_is_deleted_if_its_address_has_not_changed() {
     assert_eq!(deletion["TableName"], "calls");
     let key = json!({ "pk": { "S": "EXTENSION#1001" }, "sk": { "S": "DEVICE#dead" } });
     assert_eq!(deletion["Key"], key);
-    assert_eq!(deletion["ConditionExpression"], "address = :dead");
+    assert_eq!(deletion["ConditionExpression"], "address = :unreachable");
     let address = json!({ "M": { "via": { "S": "fcm" }, "token": { "S": "hush-dead" } } });
-    assert_eq!(deletion["ExpressionAttributeValues"][":dead"], address);
+    assert_eq!(
+        deletion["ExpressionAttributeValues"][":unreachable"],
+        address
+    );
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use wiremock::matchers::{body_string_contains, method};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
 use super::*;
-use crate::api::form::Fields;
+use crate::form_fields::FormFields;
 use crate::testing;
 use ringback_core::call::Call;
 use ringback_core::timestamp::Timestamp;
@@ -51,7 +51,7 @@ impl TestSns {
         let requests = testing::requests(&self.server).await;
         requests
             .iter()
-            .map(|request| Fields::from_form(&request.body))
+            .map(|request| FormFields::from_form(&request.body))
             .collect()
     }
 
@@ -90,7 +90,7 @@ impl Sns {
     }
 }
 
-fn attributes_in(form: &Fields) -> HashMap<String, String> {
+fn attributes_in(form: &FormFields) -> HashMap<String, String> {
     let entry = |number: usize| {
         let field = |name: &str| form.text(&format!("MessageAttributes.entry.{number}.{name}"));
         assert_eq!(field("Value.DataType").unwrap_or("String"), "String");

@@ -1,60 +1,58 @@
-//! How often an extension may do something: a token bucket in the table, taken from by a conditional write, unread.
+//! How often an extension may do something: a token bucket in the table. A conditional write takes a token, without a read.
 //!
-//! Item: `pk` = `EXTENSION#{extension}`, `sk` = `ALLOWANCE#{purpose}`; `full_at`, the moment at which the bucket is full
-//! again; and `taken_for`, what the last token was taken for, so that asking again for the same takes no other. A token that is taken puts that moment off by one interval; there is none to take while it lies further
-//! ahead than the other tokens account for. (Networks call this the generic cell rate algorithm, ITU-T I.371.)
+//! Item: `pk` = `EXTENSION#{extension}`, `sk` = `ALLOWANCE#{purpose}`. `full_at` is the time at which the bucket is full again.
+//! `taken_for` names the request that took the last token, so that a repeated request takes no second one. Taking a token adds
+//! one interval to `full_at`. The bucket is empty while `full_at` is further ahead than all other tokens account for. (This is
+//! the generic cell rate algorithm, ITU-T I.371.)
 //!
-//! `max(full_at, now) + interval` is more than an update expression can say, so there are two writes, and the first
-//! that is tried is the one for a full bucket, which nearly all are. If it is not, DynamoDB's refusal says how full it
-//! is: then there is either no token, or one that the second write takes. With this, whatever the order and the
-//! processes, by whose clocks time is told:
+//! An update expression cannot say `max(full_at, now) + interval`, so there are two different writes. The first one assumes a
+//! full bucket, as nearly all are. When its condition fails, DynamoDB returns the item: either there is no token, or the
+//! second write takes one. For any order of writes, number of processes and difference of clocks:
 //!
 //! - never more than `at_once` + time / interval tokens are taken;
-//! - nobody is refused whose token would not be one too many;
-//! - two writes are the most that it takes, and one is all that somebody costs who has no token left.
+//! - a request is rejected only if its token would be one too many;
+//! - a request costs two writes at most, and one if the bucket is empty.
 
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::time::Duration;
 
-use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::error::SdkError;
-use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
-use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure as OnFailure};
+use aws_sdk_dynamodb::types::ReturnValuesOnConditionCheckFailure as OnFailure;
 
 use crate::platform::config::{ConfigError, Environment};
-use crate::store::calls::StoreError;
+use crate::store::table::{
+    ConditionalWrite, Item, ItemKey, StoreError, Table, conditional_write, expiry, millis, number,
+    text,
+};
 use ringback_core::ids::Extension;
 use ringback_core::timestamp::Timestamp;
 
-type Item = HashMap<String, AttributeValue>;
-
-/// How much clocks may differ. A bucket that would be full later than this allows was written by a clock that is wrong,
-/// or when more was allowed at once, and is begun anew: it would shut its extension out for as long.
+/// How much clocks may differ. A bucket with a `full_at` later than this allows was written with a wrong clock, or when more
+/// tokens were allowed at once. It is replaced by a full one, because it would lock its extension out until then.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(60);
 
-/// An item outlives its bucket's emptiness by this: long enough for every clock.
+/// An item expires this long after its bucket is full: long enough for clocks that differ.
 const KEPT_FOR: Duration = Duration::from_secs(60 * 60);
 
-/// In milliseconds.
+/// A minute, in milliseconds.
 const MINUTE: u32 = 60_000;
+/// A day, in milliseconds.
 const DAY: u32 = 24 * 60 * MINUTE;
 
-/// More writes than it can take to find out how full a bucket is, unless its item is deleted meanwhile.
+/// Two writes are enough unless the item changes in between.
 const TRIES: usize = 4;
 
-/// How often something may be done.
+/// A rate limit: the size of a token bucket and the time in which it gets one token back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Allowance {
     at_once: u32,
     interval: Duration,
 }
 
-/// What an extension's allowance is for.
+/// The action that an allowance limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Purpose {
     /// Starting calls.
@@ -67,22 +65,22 @@ pub enum Purpose {
     Waits,
 }
 
-/// What a token was taken for is done.
+/// How a token was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Taken {
-    /// For the first time, as far as is known.
+pub enum TokenTaken {
+    /// This request took a token.
     Now,
-    /// It was the last one that was taken, and this is the same request again.
+    /// The last token was taken for the same request before.
     Before,
 }
 
 /// Why no token was taken.
 #[derive(Debug, thiserror::Error)]
-pub enum Refused {
-    /// There is none. The next comes after this time.
-    #[error("the extension has used its allowance up")]
+pub enum AllowanceError {
+    /// The bucket is empty. The next token comes after this time.
+    #[error("the extension has used up its allowance")]
     TooSoon(Duration),
-    /// Whether there is one could not be found out.
+    /// The table did not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -91,7 +89,7 @@ impl Allowance {
     /// How often an extension may start a call: `CALLS_PER_MINUTE` (10), `CALLS_AT_ONCE` (5).
     ///
     /// # Errors
-    /// When one of them is no number above 0.
+    /// When one of them is not a number above 0.
     pub fn of_calls(environment: &Environment) -> Result<Self, ConfigError> {
         let times = environment.count("CALLS_PER_MINUTE", 10)?;
         Ok(Self::per_minute(
@@ -103,7 +101,7 @@ impl Allowance {
     /// How often an extension may register a device: `REGISTRATIONS_PER_MINUTE` (6), `REGISTRATIONS_AT_ONCE` (10).
     ///
     /// # Errors
-    /// When one of them is no number above 0.
+    /// When one of them is not a number above 0.
     pub fn of_registrations(environment: &Environment) -> Result<Self, ConfigError> {
         let times = environment.count("REGISTRATIONS_PER_MINUTE", 6)?;
         Ok(Self::per_minute(
@@ -112,24 +110,24 @@ impl Allowance {
         ))
     }
 
-    /// How often an extension may start a call to a telephone number: `PHONE_CALLS_PER_DAY` (100), all of them at once. The
-    /// tokens come back evenly over the day, so that no 24 hours see more than twice as many.
+    /// How often an extension may start a call to a telephone number: `PHONE_CALLS_PER_DAY` (100). All of them may be at once.
+    /// Tokens come back evenly over the day, so any 24 hours see at most twice as many calls.
     ///
     /// # Errors
-    /// When it is no number above 0.
+    /// When it is not a number above 0.
     pub fn of_phone_calls(environment: &Environment) -> Result<Self, ConfigError> {
         let times = environment.count("PHONE_CALLS_PER_DAY", 100)?;
         Ok(Self::per(DAY, times, times))
     }
 
-    /// So often a minute, and after a time without any, so many at once. Nothing is allowed less than once.
+    /// `times` a minute, and up to `at_once` at once after a pause. Values below 1 count as 1.
     #[must_use]
     pub fn per_minute(times: u32, at_once: u32) -> Self {
         Self::per(MINUTE, times, at_once)
     }
 
     fn per(period: u32, times: u32, at_once: u32) -> Self {
-        // Rounded up to whole milliseconds, the unit of what is stored: never more than `times`.
+        // Rounded up to whole milliseconds, the stored unit, so that never more than `times` are allowed.
         let interval = u64::from(period.div_ceil(times.max(1))).max(1);
         Self {
             at_once: at_once.max(1),
@@ -137,9 +135,12 @@ impl Allowance {
         }
     }
 
-    /// The write that takes a token at `now` from a bucket that is full at `full_at`; or how long it is until there is
-    /// one.
-    pub(crate) fn take(self, full_at: Option<Timestamp>, now: Timestamp) -> Result<Take, Duration> {
+    /// The write that takes a token at `now` from a bucket that is full at `full_at`, or the time until there is a token.
+    pub(crate) fn take(
+        self,
+        full_at: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Result<TokenWrite, Duration> {
         let from_full = self.take_from_full(now);
         let from_rest = self.take_from_rest(now);
         match full_at {
@@ -154,16 +155,16 @@ impl Allowance {
         }
     }
 
-    fn take_from_full(self, now: Timestamp) -> Take {
-        Take::FromFull {
+    fn take_from_full(self, now: Timestamp) -> TokenWrite {
+        TokenWrite::FromFull {
             now,
             full_at: now + self.interval,
             never: now + self.interval * self.at_once + CLOCKS_DIFFER,
         }
     }
 
-    fn take_from_rest(self, now: Timestamp) -> Take {
-        Take::FromRest {
+    fn take_from_rest(self, now: Timestamp) -> TokenWrite {
+        TokenWrite::FromRest {
             now,
             last: now + self.all_others(),
             interval: self.interval,
@@ -171,35 +172,35 @@ impl Allowance {
         }
     }
 
-    /// How long it takes for all tokens but one to come.
+    /// How long it takes until all tokens but one are back.
     fn all_others(self) -> Duration {
         self.interval * (self.at_once - 1)
     }
 }
 
-/// A write that takes a token, if its condition holds.
+/// A conditional write that takes a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Take {
+pub(crate) enum TokenWrite {
     /// The bucket is full, or new.
     FromFull {
         now: Timestamp,
         /// When it is full again.
         full_at: Timestamp,
-        /// No bucket takes this long to fill.
+        /// No bucket with right clocks is full later than this.
         never: Timestamp,
     },
-    /// Some are gone, but not all.
+    /// Some tokens are taken, but not all.
     FromRest {
         now: Timestamp,
-        /// A bucket with its last token is full then.
+        /// When a bucket with one token left is full.
         last: Timestamp,
         interval: Duration,
         kept_until: Timestamp,
     },
 }
 
-impl Take {
-    /// Whether the condition holds for a bucket that is full then.
+impl TokenWrite {
+    /// Whether the condition holds for a bucket that is full at `bucket`.
     pub(crate) fn holds(self, bucket: Option<Timestamp>) -> bool {
         match self {
             Self::FromFull { now, never, .. } => {
@@ -211,7 +212,7 @@ impl Take {
         }
     }
 
-    /// When the bucket is full again that a token was taken from.
+    /// When the bucket is full after this write.
     pub(crate) fn applied(self, bucket: Option<Timestamp>) -> Timestamp {
         match self {
             Self::FromFull { full_at, .. } => full_at,
@@ -238,11 +239,8 @@ impl Take {
     }
 
     fn values(self) -> Item {
-        let number =
-            |name: &str, value: u64| (name.to_owned(), AttributeValue::N(value.to_string()));
-        let moment = |name: &str, moment: Timestamp| number(name, moment.as_millis());
-        let expires_at =
-            |kept_until: Timestamp| number(":expires_at", kept_until.as_secs_rounded_up());
+        let moment = |name: &str, moment: Timestamp| (name.to_owned(), millis(moment));
+        let expires_at = |moment: Timestamp| (":expires_at".to_owned(), expiry(moment));
         match self {
             Self::FromFull {
                 now,
@@ -264,7 +262,7 @@ impl Take {
                 Item::from([
                     moment(":now", now),
                     moment(":last", last),
-                    number(":interval", interval),
+                    (":interval".to_owned(), number(interval)),
                     expires_at(kept_until),
                 ])
             }
@@ -273,18 +271,17 @@ impl Take {
 }
 
 /// The key of an extension's bucket.
-fn bucket(extension: &Extension, purpose: Purpose) -> Item {
+fn bucket(extension: &Extension, purpose: Purpose) -> ItemKey {
     let purpose = match purpose {
         Purpose::Calls => "calls",
         Purpose::PhoneCalls => "phone-calls",
         Purpose::Registrations => "registrations",
         Purpose::Waits => "waits",
     };
-    let text = |name: &str, value: String| (name.to_owned(), AttributeValue::S(value));
-    Item::from([
-        text("pk", format!("EXTENSION#{extension}")),
-        text("sk", format!("ALLOWANCE#{purpose}")),
-    ])
+    ItemKey::new(
+        format!("EXTENSION#{extension}"),
+        format!("ALLOWANCE#{purpose}"),
+    )
 }
 
 /// When the bucket in an item is full.
@@ -296,22 +293,21 @@ fn full_at(item: &Item) -> Option<Timestamp> {
 /// The buckets in the table.
 #[derive(Clone, Debug)]
 pub struct Allowances {
-    client: Client,
-    table: String,
+    table: Table,
 }
 
 impl Allowances {
     /// The buckets in this table.
     #[must_use]
-    pub const fn new(client: Client, table: String) -> Self {
-        Self { client, table }
+    pub const fn new(table: Table) -> Self {
+        Self { table }
     }
 
-    /// Takes a token at `now`. What it is taken for may have a name, under which it is taken once, if no other is taken
-    /// meanwhile.
+    /// Takes a token at `now`. `what_for` names the request: repeated with the same name it takes no second token, unless
+    /// another request has taken one in between.
     ///
     /// # Errors
-    /// When there is none, and when the table cannot be written: nothing is unlimited.
+    /// When the bucket is empty, and when the table cannot be written.
     pub async fn take(
         &self,
         extension: &Extension,
@@ -319,36 +315,36 @@ impl Allowances {
         allowance: Allowance,
         what_for: Option<&str>,
         now: Timestamp,
-    ) -> Result<Taken, Refused> {
+    ) -> Result<TokenTaken, AllowanceError> {
         let mut full = None;
         for _ in 0..TRIES {
-            let take = allowance.take(full, now).map_err(Refused::TooSoon)?;
+            let take = allowance.take(full, now).map_err(AllowanceError::TooSoon)?;
             let Some(standing) = self
                 .write(take, bucket(extension, purpose), what_for)
                 .await?
             else {
-                return Ok(Taken::Now);
+                return Ok(TokenTaken::Now);
             };
             if what_for.is_some() && taken_for(&standing) == what_for {
-                return Ok(Taken::Before);
+                return Ok(TokenTaken::Before);
             }
             full = full_at(&standing);
         }
-        Err(Refused::Store(contended()))
+        // The item kept changing, and not because other requests took tokens.
+        let error = StoreError::unavailable(TAKING)("the bucket kept changing");
+        Err(AllowanceError::Store(error))
     }
 
-    /// `None` if the write went through; otherwise the bucket as it is.
+    /// Returns the item of the bucket if the condition failed.
     async fn write(
         &self,
-        take: Take,
-        bucket: Item,
+        take: TokenWrite,
+        bucket: ItemKey,
         what_for: Option<&str>,
     ) -> Result<Option<Item>, StoreError> {
         let mut write = self
-            .client
-            .update_item()
-            .table_name(&self.table)
-            .set_key(Some(bucket))
+            .table
+            .update(bucket)
             .set_expression_attribute_values(Some(take.values()))
             .return_values_on_condition_check_failure(OnFailure::AllOld);
         write = match what_for {
@@ -361,20 +357,12 @@ impl Allowances {
                     "({}) AND (attribute_not_exists(taken_for) OR taken_for <> :for)",
                     take.condition()
                 ))
-                .expression_attribute_values(":for", AttributeValue::S(name.to_owned())),
+                .expression_attribute_values(":for", text(name)),
         };
-        match write.send().await {
-            Ok(_) => Ok(None),
-            Err(SdkError::ServiceError(refused)) => match refused.err() {
-                UpdateItemError::ConditionalCheckFailedException(failed) => {
-                    Ok(Some(failed.item.clone().unwrap_or_default()))
-                }
-                _ => Err(StoreError::unavailable(TAKING)(SdkError::ServiceError(
-                    refused,
-                ))),
-            },
-            Err(error) => Err(StoreError::unavailable(TAKING)(error)),
-        }
+        Ok(match conditional_write(write.send().await, TAKING)? {
+            ConditionalWrite::Written(_) => None,
+            ConditionalWrite::ConditionFailed(item) => Some(item.unwrap_or_default()),
+        })
     }
 }
 
@@ -384,8 +372,3 @@ fn taken_for(item: &Item) -> Option<&str> {
 }
 
 const TAKING: &str = "taking a token";
-
-/// The bucket's item kept changing in ways that no rival's taking explains.
-fn contended() -> StoreError {
-    StoreError::unavailable(TAKING)("the bucket kept changing")
-}

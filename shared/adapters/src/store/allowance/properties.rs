@@ -1,20 +1,20 @@
-//! What an allowance promises, for any times, processes and clocks.
+//! Properties of an allowance for any times, number of processes and clocks.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// A moment that all tests are about.
+/// The time around which all tests happen.
 const NOON: u64 = 1_710_417_600_000;
 
-/// The table: the bucket's item, and conditional writes that happen one after the other.
+/// The bucket's item in a table that carries out one conditional write after the other.
 #[derive(Default)]
-struct Table {
+struct BucketItem {
     full_at: Option<Timestamp>,
 }
 
-impl Table {
-    fn write(&mut self, take: Take) -> Result<(), Option<Timestamp>> {
+impl BucketItem {
+    fn write(&mut self, take: TokenWrite) -> Result<(), Option<Timestamp>> {
         if !take.holds(self.full_at) {
             return Err(self.full_at);
         }
@@ -23,60 +23,59 @@ impl Table {
     }
 }
 
-/// A process that wants a token: what its clock says, and what it knows of the bucket.
+/// A process that takes a token: its clock, and what it knows about the bucket.
 #[derive(Clone, Copy, Debug)]
-struct Asking {
+struct Request {
     now: Timestamp,
     known: Option<Timestamp>,
     writes: usize,
 }
 
-/// How one of them came out.
+/// The result of a request, at this time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Answer {
+enum RequestResult {
     Taken(Timestamp),
-    Refused(Timestamp, Duration),
+    Rejected(Timestamp, Duration),
 }
 
-/// Lets processes ask, each for one token. `turns` says whose write is next: so one's first write, its second, and
-/// the writes of others come in any order.
-fn all_ask(allowance: Allowance, clocks: &[u64], turns: &[usize]) -> (Vec<Answer>, usize) {
-    let ask = |now: &u64| Asking {
+/// Each process takes one token. `turns` chooses the process of the next write, so that first and second writes of several
+/// processes interleave in any order. Returns the results and the largest number of writes of one process.
+fn take_all(allowance: Allowance, clocks: &[u64], turns: &[usize]) -> (Vec<RequestResult>, usize) {
+    let ask = |now: &u64| Request {
         now: Timestamp::from_millis(*now),
         known: None,
         writes: 0,
     };
-    let mut waiting: Vec<Asking> = clocks.iter().map(ask).collect();
-    let (mut table, mut answers, mut most_writes) = (Table::default(), Vec::new(), 0);
+    let mut waiting: Vec<Request> = clocks.iter().map(ask).collect();
+    let (mut bucket, mut results, mut most_writes) = (BucketItem::default(), Vec::new(), 0);
     let mut turns = turns.iter().cycle();
     while !waiting.is_empty() {
-        let whose = turns.next().unwrap() % waiting.len();
-        let asking = &mut waiting[whose];
-        asking.writes += 1;
-        let answer = match allowance.take(asking.known, asking.now) {
-            Err(wait) => Some(Answer::Refused(asking.now, wait)),
-            Ok(take) => match table.write(take) {
-                Ok(()) => Some(Answer::Taken(asking.now)),
+        let next = turns.next().unwrap() % waiting.len();
+        let request = &mut waiting[next];
+        request.writes += 1;
+        let result = match allowance.take(request.known, request.now) {
+            Err(wait) => Some(RequestResult::Rejected(request.now, wait)),
+            Ok(take) => match bucket.write(take) {
+                Ok(()) => Some(RequestResult::Taken(request.now)),
                 Err(standing) => {
-                    asking.known = standing;
-                    // It is refused at once, without another turn, if what it was told leaves no token.
-                    let refused = allowance.take(standing, asking.now).err();
-                    refused.map(|wait| Answer::Refused(asking.now, wait))
+                    request.known = standing;
+                    // A process that now knows that there is no token does not write again.
+                    let rejected = allowance.take(standing, request.now).err();
+                    rejected.map(|wait| RequestResult::Rejected(request.now, wait))
                 }
             },
         };
-        if let Some(answer) = answer {
-            most_writes = most_writes.max(waiting[whose].writes);
-            answers.push(answer);
-            waiting.remove(whose);
+        if let Some(result) = result {
+            most_writes = most_writes.max(waiting[next].writes);
+            results.push(result);
+            waiting.remove(next);
         }
     }
-    (answers, most_writes)
+    (results, most_writes)
 }
 
 impl Allowance {
-    /// Whether one token more, at `now`, would be one too many after these: more than `at_once` + time / interval
-    /// since any of them.
+    /// Whether one more token at `now` would be too many after these: more than `at_once` + time / interval since any of them.
     fn is_used_up(self, taken: &[Timestamp], now: Timestamp) -> bool {
         taken.iter().enumerate().any(|(index, since)| {
             let with_this_one = i128::try_from(taken.len() - index + 1).unwrap();
@@ -91,7 +90,7 @@ fn allowances() -> impl Strategy<Value = Allowance> {
     (1_u32..=600, 1_u32..=20).prop_map(|(times, at_once)| Allowance::per_minute(times, at_once))
 }
 
-/// Times within a few buckets' filling, so that there is something to refuse.
+/// Times so close together that some requests are rejected.
 fn clocks() -> impl Strategy<Value = Vec<u64>> {
     prop_oneof![
         // One clock.
@@ -105,31 +104,31 @@ fn clocks() -> impl Strategy<Value = Vec<u64>> {
                 })
                 .collect()
         }),
-        // Clocks that differ by as much as they may.
+        // Clocks that differ by nearly as much as allowed.
         prop::collection::vec(0_u64..55_000, 1..60)
             .prop_map(|times| times.into_iter().map(|time| NOON + time).collect()),
     ]
 }
 
 proptest! {
-    /// In the order in which the tokens were taken, by the clocks of those who took them: neither too many, nor too few.
+    /// Checks every result in the order of the writes, by the clock of the process.
     #[test]
-    fn never_more_are_taken_than_allowed_and_nobody_is_refused_within(
+    fn a_request_is_rejected_exactly_when_its_token_would_be_one_too_many(
         allowance in allowances(),
         clocks in clocks(),
         turns in prop::collection::vec(0_usize..4, 1..100),
     ) {
-        let (answers, writes) = all_ask(allowance, &clocks, &turns);
+        let (results, writes) = take_all(allowance, &clocks, &turns);
         prop_assert!(writes <= 2, "{} writes", writes);
         let mut taken = Vec::new();
-        for answer in answers {
-            match answer {
-                Answer::Taken(now) => {
+        for result in results {
+            match result {
+                RequestResult::Taken(now) => {
                     prop_assert!(!allowance.is_used_up(&taken, now), "one too many at {now:?} after {taken:?}");
                     taken.push(now);
                 }
-                Answer::Refused(now, wait) => {
-                    prop_assert!(allowance.is_used_up(&taken, now), "refused at {now:?} after {taken:?}");
+                RequestResult::Rejected(now, wait) => {
+                    prop_assert!(allowance.is_used_up(&taken, now), "rejected at {now:?} after {taken:?}");
                     prop_assert!(wait > Duration::ZERO);
                 }
             }
@@ -137,26 +136,26 @@ proptest! {
     }
 
     #[test]
-    fn who_waits_as_long_as_told_is_not_refused_again(
+    fn a_request_after_the_given_wait_succeeds(
         allowance in allowances(),
         clocks in prop::collection::vec(0_u64..3_000, 1..60),
     ) {
-        let (mut table, mut now) = (Table::default(), Timestamp::from_millis(NOON));
+        let (mut bucket, mut now) = (BucketItem::default(), Timestamp::from_millis(NOON));
         for step in clocks {
             now = now + Duration::from_millis(step);
-            if let Err(wait) = allowance.take(table.full_at, now) {
+            if let Err(wait) = allowance.take(bucket.full_at, now) {
                 let early = now + (wait - Duration::from_millis(1));
-                prop_assert!(allowance.take(table.full_at, early).is_err());
+                prop_assert!(allowance.take(bucket.full_at, early).is_err());
                 now = now + wait;
             }
-            let take = allowance.take(table.full_at, now).unwrap();
-            prop_assert_eq!(table.write(take), Ok(()));
+            let take = allowance.take(bucket.full_at, now).unwrap();
+            prop_assert_eq!(bucket.write(take), Ok(()));
         }
     }
 
-    /// A wrong clock, or a setting that has been changed, shuts nobody out for long.
+    /// A wrong clock or a changed setting must not lock an extension out for long.
     #[test]
-    fn whatever_stands_in_the_table_nobody_waits_longer_than_a_bucket_takes_to_fill(
+    fn with_any_stored_value_the_wait_is_at_most_an_interval_and_the_clock_difference(
         allowance in allowances(),
         full_at in any::<u64>(),
     ) {
@@ -169,14 +168,14 @@ proptest! {
 }
 
 #[test]
-fn what_one_may_do_in_a_minute_is_what_it_says() {
+fn a_minute_allows_the_configured_number_of_tokens() {
     for (times, at_once) in [(1, 1), (7, 3), (10, 5), (599, 1), (600, 20)] {
         let allowance = Allowance::per_minute(times, at_once);
-        let mut table = Table::default();
+        let mut bucket = BucketItem::default();
         let taken = (0..60_000).filter(|millis| {
             let now = Timestamp::from_millis(NOON + millis);
-            let take = allowance.take(table.full_at, now);
-            take.is_ok_and(|take| table.write(take).is_ok())
+            let take = allowance.take(bucket.full_at, now);
+            take.is_ok_and(|take| bucket.write(take).is_ok())
         });
         let taken = u32::try_from(taken.count()).unwrap();
         // An interval is rounded up to whole milliseconds.

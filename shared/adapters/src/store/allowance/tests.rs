@@ -1,4 +1,4 @@
-//! The table, played by a server that speaks DynamoDB's protocol.
+//! Requests and answers, against a server that plays the table.
 
 use serde_json::{Value, json};
 use wiremock::matchers::any;
@@ -9,7 +9,7 @@ use crate::testing;
 
 const NOW: Timestamp = Timestamp::from_millis(1_710_417_600_000);
 
-/// A table that answers like this, one after the other, and then with a 500.
+/// A table that gives these answers, one after the other, and then answers 500.
 async fn table(answers: Vec<ResponseTemplate>) -> (MockServer, Allowances) {
     let server = MockServer::start().await;
     for answer in answers {
@@ -18,30 +18,29 @@ async fn table(answers: Vec<ResponseTemplate>) -> (MockServer, Allowances) {
     }
     let broken = Mock::given(any()).respond_with(ResponseTemplate::new(500));
     broken.mount(&server).await;
-    let client = Client::new(&testing::aws(&server));
-    (server, Allowances::new(client, "calls".to_owned()))
+    let allowances = Allowances::new(testing::table(&server));
+    (server, allowances)
 }
 
 fn done() -> ResponseTemplate {
     ResponseTemplate::new(200).set_body_json(json!({}))
 }
 
-/// The condition fails on a bucket that is full so long after [`NOW`].
+/// The condition fails on a bucket that is full this long after [`NOW`].
 fn full_after(wait: Duration) -> ResponseTemplate {
     let full_at = (NOW + wait).as_millis().to_string();
-    ResponseTemplate::new(400).set_body_json(json!({
-        "__type": "com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException",
-        "message": "The conditional request failed",
-        "Item": { "full_at": { "N": full_at } },
-    }))
+    testing::condition_failed_on(&json!({ "full_at": { "N": full_at } }))
 }
 
-/// One every 6 s, 5 at once.
-async fn take(allowances: &Allowances) -> Result<Taken, Refused> {
+/// Takes a token of a bucket with 5 tokens that gets one back every 6 s.
+async fn take(allowances: &Allowances) -> Result<TokenTaken, AllowanceError> {
     take_for(allowances, None).await
 }
 
-async fn take_for(allowances: &Allowances, what_for: Option<&str>) -> Result<Taken, Refused> {
+async fn take_for(
+    allowances: &Allowances,
+    what_for: Option<&str>,
+) -> Result<TokenTaken, AllowanceError> {
     let extension = Extension::try_from("1001").unwrap();
     let allowance = Allowance::per_minute(10, 5);
     allowances
@@ -63,7 +62,7 @@ async fn writes(server: &MockServer) -> Vec<Value> {
 }
 
 #[test]
-fn allowances_have_defaults_and_refuse_nonsense() {
+fn allowances_have_defaults_and_reject_invalid_numbers() {
     let of = |read| {
         let environment = Environment::of(read);
         let calls = Allowance::of_calls(&environment)?;
@@ -93,7 +92,7 @@ fn allowances_have_defaults_and_refuse_nonsense() {
 }
 
 #[tokio::test]
-async fn a_token_of_a_full_bucket_takes_one_write_and_no_read() {
+async fn a_token_from_a_full_bucket_costs_one_write_and_no_read() {
     let (server, allowances) = table(vec![done()]).await;
     take(&allowances).await.unwrap();
     let writes = writes(&server).await;
@@ -107,7 +106,7 @@ async fn a_token_of_a_full_bucket_takes_one_write_and_no_read() {
 }
 
 #[tokio::test]
-async fn a_token_of_the_rest_takes_a_second_write() {
+async fn a_token_from_a_partly_used_bucket_costs_a_second_write() {
     let (server, allowances) = table(vec![full_after(Duration::from_secs(24)), done()]).await;
     take(&allowances).await.unwrap();
     let writes = writes(&server).await;
@@ -118,44 +117,43 @@ async fn a_token_of_the_rest_takes_a_second_write() {
 }
 
 #[tokio::test]
-async fn an_empty_bucket_costs_one_write_and_says_how_long_to_wait() {
+async fn an_empty_bucket_costs_one_write_and_gives_the_wait() {
     let (server, allowances) = table(vec![full_after(Duration::from_millis(24_001))]).await;
-    let refused = take(&allowances).await;
+    let rejected = take(&allowances).await;
     assert!(
-        matches!(refused, Err(Refused::TooSoon(wait)) if wait == Duration::from_millis(1)),
-        "{refused:?}"
+        matches!(rejected, Err(AllowanceError::TooSoon(wait)) if wait == Duration::from_millis(1)),
+        "{rejected:?}"
     );
     assert_eq!(writes(&server).await.len(), 1);
 }
 
 #[tokio::test]
-async fn the_same_asked_for_again_takes_no_second_token_and_one_write() {
+async fn a_repeated_request_takes_no_second_token_and_costs_one_write() {
     let standing = |what_for: &str| {
         let item = json!({ "full_at": { "N": "1710417690000" }, "taken_for": { "S": what_for } });
-        ResponseTemplate::new(400).set_body_json(json!({
-            "__type": "com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException",
-            "message": "The conditional request failed",
-            "Item": item,
-        }))
+        testing::condition_failed_on(&item)
     };
     let (server, allowances) = table(vec![standing("tap-1")]).await;
     let taken = take_for(&allowances, Some("tap-1")).await.unwrap();
-    assert_eq!(taken, Taken::Before);
+    assert_eq!(taken, TokenTaken::Before);
     let write = writes(&server).await.remove(0);
     assert_eq!(write["ExpressionAttributeValues"][":for"]["S"], "tap-1");
     let (_server, allowances) = table(vec![standing("tap-2")]).await;
-    let refused = take_for(&allowances, Some("tap-1")).await;
-    assert!(matches!(refused, Err(Refused::TooSoon(_))), "{refused:?}");
+    let rejected = take_for(&allowances, Some("tap-1")).await;
+    assert!(
+        matches!(rejected, Err(AllowanceError::TooSoon(_))),
+        "{rejected:?}"
+    );
 }
 
 #[tokio::test]
-async fn a_rival_may_take_the_last_token_between_two_writes() {
+async fn another_process_can_take_the_last_token_between_two_writes() {
     let answers = [20, 26].map(|seconds| full_after(Duration::from_secs(seconds)));
     let (server, allowances) = table(answers.into()).await;
-    let refused = take(&allowances).await;
+    let rejected = take(&allowances).await;
     assert!(
-        matches!(refused, Err(Refused::TooSoon(wait)) if wait == Duration::from_secs(2)),
-        "{refused:?}"
+        matches!(rejected, Err(AllowanceError::TooSoon(wait)) if wait == Duration::from_secs(2)),
+        "{rejected:?}"
     );
     assert_eq!(writes(&server).await.len(), 2);
 }
@@ -163,15 +161,21 @@ async fn a_rival_may_take_the_last_token_between_two_writes() {
 #[tokio::test]
 async fn a_table_that_does_not_answer_allows_nothing() {
     let (_server, allowances) = table(vec![]).await;
-    let refused = take(&allowances).await;
-    assert!(matches!(refused, Err(Refused::Store(_))), "{refused:?}");
+    let rejected = take(&allowances).await;
+    assert!(
+        matches!(rejected, Err(AllowanceError::Store(_))),
+        "{rejected:?}"
+    );
 }
 
 #[tokio::test]
-async fn a_bucket_that_makes_no_sense_is_not_asked_for_ever() {
+async fn a_bucket_that_keeps_changing_is_given_up_after_a_few_writes() {
     let answers = (0..9).map(|_| testing::condition_failed()).collect();
     let (server, allowances) = table(answers).await;
-    let refused = take(&allowances).await;
-    assert!(matches!(refused, Err(Refused::Store(_))), "{refused:?}");
+    let rejected = take(&allowances).await;
+    assert!(
+        matches!(rejected, Err(AllowanceError::Store(_))),
+        "{rejected:?}"
+    );
     assert_eq!(writes(&server).await.len(), TRIES);
 }

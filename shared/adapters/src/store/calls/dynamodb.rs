@@ -28,7 +28,8 @@ use super::{
     Allowed, Calls, CorrelationClaim, CorrelationKey, Created, ReplicationWaitError, Saved,
     Starter, StoreError,
 };
-use crate::store::allowance::{Allowance, Allowances, Purpose, Refused, Taken};
+use crate::store::allowance::{Allowance, AllowanceError, Allowances, Purpose, TokenTaken};
+use crate::store::table::Table;
 use ringback_core::call::{Call, Change, Condition, ConditionalUpdate, Set};
 use ringback_core::ids::{CallId, Extension};
 use ringback_core::phone_number::{Caller, PhoneNumber};
@@ -277,7 +278,7 @@ impl Calls for DynamoCalls {
         starter: &Starter,
         now: Timestamp,
     ) -> Result<Allowed, StoreError> {
-        let allowances = Allowances::new(self.client.clone(), self.table.clone());
+        let allowances = Allowances::new(Table::new(self.client.clone(), self.table.clone()));
         let (extension, call) = (&starter.extension, call.key());
         let taken = allowances.take(
             extension,
@@ -287,10 +288,10 @@ impl Calls for DynamoCalls {
             now,
         );
         match taken.await {
-            Ok(Taken::Now) => Ok(Allowed::Now),
-            Ok(Taken::Before) => Ok(Allowed::Before),
-            Err(Refused::TooSoon(wait)) => Ok(Allowed::TooSoon(wait)),
-            Err(Refused::Store(error)) => Err(error),
+            Ok(TokenTaken::Now) => Ok(Allowed::Now),
+            Ok(TokenTaken::Before) => Ok(Allowed::Before),
+            Err(AllowanceError::TooSoon(wait)) => Ok(Allowed::TooSoon(wait)),
+            Err(AllowanceError::Store(error)) => Err(error),
         }
     }
 
@@ -329,12 +330,12 @@ impl Calls for DynamoCalls {
             return Ok(&[]);
         }
         if let Some(asker) = asker {
-            let allowances = Allowances::new(self.client.clone(), self.table.clone());
+            let allowances = Allowances::new(Table::new(self.client.clone(), self.table.clone()));
             let waits = Allowance::per_minute(WAITS_PER_MINUTE, 1);
             let taken = allowances.take(asker, Purpose::Waits, waits, None, now);
             taken.await.map_err(|refused| match refused {
-                Refused::TooSoon(wait) => ReplicationWaitError::WaitsAlready(wait),
-                Refused::Store(error) => ReplicationWaitError::Store(error),
+                AllowanceError::TooSoon(wait) => ReplicationWaitError::WaitsAlready(wait),
+                AllowanceError::Store(error) => ReplicationWaitError::Store(error),
             })?;
         }
         Ok(&PAUSES_FOR_REPLICATION)

@@ -12,6 +12,8 @@ use std::time::Duration;
 pub use dynamodb::{DynamoCalls, stored_in};
 pub use memory::MemoryCalls;
 
+pub use crate::store::table::StoreError;
+
 use crate::store::allowance::{Allowance, Purpose};
 use ringback_core::call::{Call, ConditionalUpdate};
 use ringback_core::ids::{CallId, Extension};
@@ -176,45 +178,4 @@ pub enum Saved {
     As(Call),
     /// A check did not hold; the call as it is, if there is one.
     Not(Option<Call>),
-}
-
-/// Why the store could not answer.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The table did not answer, or not in time. Trying again may help.
-    #[error("while {doing}: the table could not be reached")]
-    Unavailable {
-        /// What was being done.
-        doing: &'static str,
-        /// What the client says.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// An item that this code cannot read, or a call that it cannot write.
-    #[error("while {doing}: an item does not have the shape of a call")]
-    Unreadable {
-        /// What was being done.
-        doing: &'static str,
-        /// What is wrong with it.
-        #[source]
-        source: serde_dynamo::Error,
-    },
-}
-
-impl StoreError {
-    /// For `map_err`: what a client of the table says, and what was being done.
-    pub(crate) fn unavailable<E>(doing: &'static str) -> impl FnOnce(E) -> Self
-    where
-        E: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
-        move |source| Self::Unavailable {
-            doing,
-            source: source.into(),
-        }
-    }
-
-    /// For `map_err`: an item that could not be read or made.
-    pub(crate) fn unreadable(doing: &'static str) -> impl FnOnce(serde_dynamo::Error) -> Self {
-        move |source| Self::Unreadable { doing, source }
-    }
 }

@@ -1,4 +1,4 @@
-//! Many devices that register and are removed, one after the other and at once, in a table that does as it is asked.
+//! Many devices register and are removed, one after the other and at the same time, in an in-memory table.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -17,14 +17,14 @@ const MOST: usize = 3;
 /// Items by their keys.
 type Items = BTreeMap<(String, String), Value>;
 
-/// A table that keeps what is put, honours the conditions that this module sets, and counts its requests.
-struct Table {
+/// A server that stores items, checks the conditions that this module uses, and counts its requests.
+struct MemoryTable {
     items: Arc<Mutex<Items>>,
     server: MockServer,
     devices: Devices,
 }
 
-impl Table {
+impl MemoryTable {
     async fn empty() -> Self {
         let items = Arc::<Mutex<Items>>::default();
         let server = MockServer::start().await;
@@ -38,8 +38,7 @@ impl Table {
             )
         };
         Mock::given(any()).respond_with(answer).mount(&server).await;
-        let client = Client::new(&testing::aws(&server));
-        let devices = Devices::new(client, "calls".to_owned());
+        let devices = Devices::new(testing::table(&server));
         Self {
             items,
             server,
@@ -47,11 +46,11 @@ impl Table {
         }
     }
 
-    /// Does these at once. Gives the addresses that were said to reach nobody any more.
-    async fn at_once(&self, wishes: &[Wish], now: Timestamp) -> Vec<PushAddress> {
-        let done = wishes.iter().map(async |wish| {
-            let (extension, device) = (extension(wish.extension), wish.device(now));
-            if wish.is_removal {
+    /// Sends these requests at the same time. Returns the addresses that no device uses any more.
+    async fn at_once(&self, requests: &[DeviceRequest], now: Timestamp) -> Vec<PushAddress> {
+        let done = requests.iter().map(async |request| {
+            let (extension, device) = (extension(request.extension), request.device(now));
+            if request.is_removal {
                 let removed = self.devices.remove(&extension, &device.device_id).await;
                 removed.unwrap().into_iter().collect()
             } else {
@@ -109,10 +108,10 @@ fn answer(items: &mut Items, operation: &str, request: &Value) -> ResponseTempla
     ResponseTemplate::new(200).set_body_json(body)
 }
 
-/// Whether this item is of a later registration than the one that is there, or of another device.
+/// Whether this item belongs to a later registration than the stored one, or to another device.
 fn may_be_put(there: Option<&Value>, request: &Value) -> bool {
     let condition = request["ConditionExpression"].as_str().unwrap();
-    assert!(condition.ends_with(LATER), "{condition}");
+    assert!(condition.ends_with(IS_LATER), "{condition}");
     let Some(there) = there else {
         return true;
     };
@@ -124,7 +123,7 @@ fn may_be_put(there: Option<&Value>, request: &Value) -> bool {
     is_another || of(there).is_none_or(|there| of(new) > Some(there))
 }
 
-/// Whether each attribute that the condition names is as it says; none need be, where the item may be missing.
+/// Whether each attribute has the value that the condition names, or the item is missing where the condition allows that.
 fn holds(item: Option<&Value>, request: &Value) -> bool {
     let Some(condition) = request["ConditionExpression"].as_str() else {
         return true;
@@ -137,7 +136,7 @@ fn holds(item: Option<&Value>, request: &Value) -> bool {
         let attribute = match name.as_str() {
             ":then" => "registered_at",
             ":device" => "device_id",
-            ":dead" => "address",
+            ":unreachable" => "address",
             other => other.strip_prefix(':').unwrap(),
         };
         assert!(
@@ -152,16 +151,16 @@ fn holds(item: Option<&Value>, request: &Value) -> bool {
         .all(|(name, value)| item[name] == *value || item[name].is_null() && may_be_missing(name))
 }
 
-/// What an app wants of its device.
+/// An app registers or removes its device.
 #[derive(Clone, Copy, Debug)]
-struct Wish {
+struct DeviceRequest {
     extension: u8,
     device: u8,
     token: u8,
     is_removal: bool,
 }
 
-impl Wish {
+impl DeviceRequest {
     const fn register(extension: u8, device: u8, token: u8) -> Self {
         Self {
             extension,
@@ -171,7 +170,7 @@ impl Wish {
         }
     }
 
-    /// Every other token is an endpoint at SNS.
+    /// Even tokens are FCM's, odd ones are SNS endpoints.
     fn device(self, registered_at: Timestamp) -> Device {
         let token = format!("token-{}", self.token);
         let address = if self.token.is_multiple_of(2) {
@@ -205,100 +204,133 @@ fn names(devices: &[Device]) -> BTreeSet<&str> {
 }
 
 #[tokio::test]
-async fn the_oldest_device_goes_and_its_address_with_it() {
-    let table = Table::empty().await;
+async fn the_oldest_device_is_removed_with_its_address() {
+    let table = MemoryTable::empty().await;
     for number in 0..3 {
-        let wish = Wish::register(0, number, number);
-        assert_eq!(table.at_once(&[wish], moment(number.into())).await, []);
+        let request = DeviceRequest::register(0, number, number);
+        assert_eq!(table.at_once(&[request], moment(number.into())).await, []);
     }
-    // Registering anew makes the first the youngest.
+    // A new registration makes the first device the newest.
     assert_eq!(
-        table.at_once(&[Wish::register(0, 0, 0)], moment(3)).await,
+        table
+            .at_once(&[DeviceRequest::register(0, 0, 0)], moment(3))
+            .await,
         []
     );
-    let gone = table.at_once(&[Wish::register(0, 3, 3)], moment(4)).await;
-    let second = Wish::register(0, 1, 1).device(moment(1)).address;
+    let gone = table
+        .at_once(&[DeviceRequest::register(0, 3, 3)], moment(4))
+        .await;
+    let second = DeviceRequest::register(0, 1, 1).device(moment(1)).address;
     assert_eq!(gone, [second]);
     let left = ["device-0", "device-2", "device-3"];
     assert_eq!(names(&table.of(0).await), left.into());
 }
 
 #[tokio::test]
-async fn a_phone_that_changes_hands_rings_for_its_new_owner_alone() {
-    let table = Table::empty().await;
-    table.at_once(&[Wish::register(0, 1, 7)], moment(0)).await;
-    let gone = table.at_once(&[Wish::register(1, 2, 7)], moment(1)).await;
-    assert_eq!(gone, [], "its endpoint is the new owner's");
+async fn a_phone_that_changes_hands_rings_only_for_its_new_owner() {
+    let table = MemoryTable::empty().await;
+    table
+        .at_once(&[DeviceRequest::register(0, 1, 7)], moment(0))
+        .await;
+    let gone = table
+        .at_once(&[DeviceRequest::register(1, 2, 7)], moment(1))
+        .await;
+    assert_eq!(gone, [], "the new owner uses its endpoint");
     assert_eq!(table.of(0).await, []);
     assert_eq!(names(&table.of(1).await), ["device-2"].into());
 
-    // What its first owner says late is of no consequence.
-    let late = Wish {
+    // A late removal by the first owner has no effect.
+    let late = DeviceRequest {
         is_removal: true,
-        ..Wish::register(0, 1, 7)
+        ..DeviceRequest::register(0, 1, 7)
     };
     assert_eq!(table.at_once(&[late], moment(2)).await, []);
     assert_eq!(names(&table.of(1).await), ["device-2"].into());
 }
 
 #[tokio::test]
-async fn a_device_with_a_new_token_gives_its_old_one_up() {
-    let table = Table::empty().await;
-    table.at_once(&[Wish::register(0, 1, 1)], moment(0)).await;
-    let gone = table.at_once(&[Wish::register(0, 1, 3)], moment(1)).await;
-    assert_eq!(gone, [Wish::register(0, 1, 1).device(moment(0)).address]);
-    let removal = Wish {
+async fn a_device_with_a_new_token_releases_the_old_one() {
+    let table = MemoryTable::empty().await;
+    table
+        .at_once(&[DeviceRequest::register(0, 1, 1)], moment(0))
+        .await;
+    let gone = table
+        .at_once(&[DeviceRequest::register(0, 1, 3)], moment(1))
+        .await;
+    assert_eq!(
+        gone,
+        [DeviceRequest::register(0, 1, 1).device(moment(0)).address]
+    );
+    let removal = DeviceRequest {
         is_removal: true,
-        ..Wish::register(0, 1, 3)
+        ..DeviceRequest::register(0, 1, 3)
     };
     let gone = table.at_once(&[removal], moment(2)).await;
-    assert_eq!(gone, [Wish::register(0, 1, 3).device(moment(1)).address]);
+    assert_eq!(
+        gone,
+        [DeviceRequest::register(0, 1, 3).device(moment(1)).address]
+    );
     assert!(table.items.lock().unwrap().is_empty(), "something is left");
 }
 
 #[tokio::test]
-async fn a_phone_that_registered_before_registrations_had_names_changes_hands_all_the_same() {
-    let table = Table::empty().await;
-    table.at_once(&[Wish::register(0, 1, 7)], moment(0)).await;
+async fn a_phone_registered_without_a_registration_id_can_change_hands() {
+    let table = MemoryTable::empty().await;
+    table
+        .at_once(&[DeviceRequest::register(0, 1, 7)], moment(0))
+        .await;
     for item in table.items.lock().unwrap().values_mut() {
         item.as_object_mut().unwrap().remove("registration");
     }
-    table.at_once(&[Wish::register(1, 2, 7)], moment(1)).await;
+    table
+        .at_once(&[DeviceRequest::register(1, 2, 7)], moment(1))
+        .await;
     assert_eq!(table.of(0).await, []);
     assert_eq!(names(&table.of(1).await), ["device-2"].into());
 }
 
 #[tokio::test]
-async fn a_dead_device_leaves_nothing_behind() {
-    let table = Table::empty().await;
-    table.at_once(&[Wish::register(0, 1, 2)], moment(0)).await;
-    let dead = table.of(0).await.remove(0);
-    let forgotten = table.devices.forget_dead(&extension(0), &dead).await;
-    forgotten.unwrap();
+async fn an_unreachable_device_leaves_no_item() {
+    let table = MemoryTable::empty().await;
+    table
+        .at_once(&[DeviceRequest::register(0, 1, 2)], moment(0))
+        .await;
+    let device = table.of(0).await.remove(0);
+    let removed = table
+        .devices
+        .remove_unreachable(&extension(0), &device)
+        .await;
+    removed.unwrap();
     assert!(table.items.lock().unwrap().is_empty(), "something is left");
 }
 
 #[tokio::test]
-async fn registering_again_takes_three_requests_none_of_them_a_scan() {
-    let table = Table::empty().await;
-    table.at_once(&[Wish::register(0, 1, 2)], moment(0)).await;
+async fn registering_again_takes_three_requests_and_no_scan() {
+    let table = MemoryTable::empty().await;
+    table
+        .at_once(&[DeviceRequest::register(0, 1, 2)], moment(0))
+        .await;
     let before = testing::requests(&table.server).await.len();
-    table.at_once(&[Wish::register(0, 1, 2)], moment(1)).await;
+    table
+        .at_once(&[DeviceRequest::register(0, 1, 2)], moment(1))
+        .await;
     let requests = testing::requests(&table.server).await;
     let mut asked: Vec<&str> = requests[before..].iter().map(testing::operation).collect();
     asked.sort_unstable();
     assert_eq!(asked, ["PutItem", "PutItem", "Query"]);
 }
 
-/// Found by the property below.
+/// A case that the property test below has found.
 #[tokio::test]
-async fn one_of_several_registrations_in_one_millisecond_gives_no_address_up_that_another_has_taken()
- {
+async fn registrations_in_one_millisecond_never_release_an_address_that_another_device_has() {
     for _ in 0..20 {
-        let table = Table::empty().await;
-        let back_and_forth = [4, 0, 4].map(|token| Wish::register(0, 2, token));
+        let table = MemoryTable::empty().await;
+        let back_and_forth = [4, 0, 4].map(|token| DeviceRequest::register(0, 2, token));
         table.at_once(&back_and_forth, moment(0)).await;
-        let next = [Wish::register(0, 0, 4), Wish::register(0, 1, 0)];
+        let next = [
+            DeviceRequest::register(0, 0, 4),
+            DeviceRequest::register(0, 1, 0),
+        ];
         table.at_once(&next, moment(1)).await;
         let addresses = table.addresses().await;
         let twice = (1..addresses.len()).any(|at| addresses[..at].contains(&addresses[at]));
@@ -306,9 +338,9 @@ async fn one_of_several_registrations_in_one_millisecond_gives_no_address_up_tha
     }
 }
 
-fn wishes() -> impl Strategy<Value = Wish> {
+fn requests() -> impl Strategy<Value = DeviceRequest> {
     (0_u8..2, 0_u8..5, 0_u8..6, prop::bool::weighted(0.2)).prop_map(
-        |(extension, device, token, is_removal)| Wish {
+        |(extension, device, token, is_removal)| DeviceRequest {
             extension,
             device,
             token,
@@ -321,12 +353,12 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
 
     #[test]
-    fn however_devices_register_there_are_never_too_many_and_no_two_share_an_address(
-        rounds in prop::collection::vec(prop::collection::vec(wishes(), 1..6), 1..10),
+    fn there_are_never_too_many_devices_and_never_two_with_one_address(
+        rounds in prop::collection::vec(prop::collection::vec(requests(), 1..6), 1..10),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let table = Table::empty().await;
+            let table = MemoryTable::empty().await;
             for (round, at_once) in rounds.iter().enumerate() {
                 let gone = table.at_once(at_once, moment(round)).await;
                 for number in 0..2 {
@@ -337,11 +369,11 @@ proptest! {
                 for (index, address) in addresses.iter().enumerate() {
                     prop_assert!(!addresses[..index].contains(address), "two devices have one address");
                 }
-                if let [wish] = at_once.as_slice() {
-                    prop_assert!(!gone.iter().any(|one| addresses.contains(one)), "a live address is given up");
-                    let is_there = names(&table.of(wish.extension).await)
-                        .contains(format!("device-{}", wish.device).as_str());
-                    prop_assert_eq!(is_there, !wish.is_removal);
+                if let [request] = at_once.as_slice() {
+                    prop_assert!(!gone.iter().any(|one| addresses.contains(one)), "an address in use is released");
+                    let is_there = names(&table.of(request.extension).await)
+                        .contains(format!("device-{}", request.device).as_str());
+                    prop_assert_eq!(is_there, !request.is_removal);
                 }
             }
             Ok(())

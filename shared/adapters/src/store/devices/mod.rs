@@ -1,8 +1,8 @@
-//! The phones of an extension, and how each is reached by push.
+//! The devices of an extension, and the push address of each.
 //!
-//! Items: `pk` = `EXTENSION#{extension}`, `sk` = `DEVICE#{device_id}`: a device. And `pk` = `ADDRESS#{its hash}`,
-//! `sk` = `OWNER`: whose device a push to this address reaches. A phone may change hands without its app's saying so;
-//! the calls of whoever had it before must not ring there, nor show who calls.
+//! Items: `pk` = `EXTENSION#{extension}`, `sk` = `DEVICE#{device_id}` is a device. `pk` = `ADDRESS#{its hash}`, `sk` = `OWNER`
+//! says which device owns a push address. A phone can change hands without a removal of its old registration. Calls of the
+//! previous owner must not ring there and must not show the caller.
 
 #[cfg(test)]
 mod many;
@@ -10,14 +10,10 @@ mod many;
 mod tests;
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
 
-use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
 use aws_sdk_dynamodb::operation::delete_item::builders::DeleteItemFluentBuilder;
-use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::operation::put_item::builders::PutItemFluentBuilder;
-use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
+use aws_sdk_dynamodb::types::ReturnValue;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures::future::try_join_all;
@@ -25,26 +21,28 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::store::calls::StoreError;
+use crate::store::table::{
+    ConditionalWrite, Item, ItemKey, StoreError, Table, conditional_write, millis, text,
+};
 use ringback_core::ids::{DeviceId, Extension};
 use ringback_core::timestamp::Timestamp;
 
 /// An app's installation on one phone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
-    /// Its id, as the app names it.
+    /// The app's own name for it.
     pub device_id: DeviceId,
-    /// How a push reaches it.
+    /// Where pushes to it go.
     pub address: PushAddress,
     /// When it was last registered.
     pub registered_at: Timestamp,
-    /// Which registration that was: a phone may send several within a millisecond. Given when it is registered.
+    /// The id of the last registration, set by [`Devices::register`]. A phone can send several within a millisecond.
     #[serde(default)]
     registration: Uuid,
 }
 
 impl Device {
-    /// A device that is to be registered.
+    /// A device to register.
     #[must_use]
     pub const fn new(device_id: DeviceId, address: PushAddress, registered_at: Timestamp) -> Self {
         Self {
@@ -56,7 +54,7 @@ impl Device {
     }
 }
 
-/// How a push reaches a device.
+/// Where pushes to a device go. `Debug` shows the service only, because tokens are credentials.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "via", rename_all = "snake_case")]
 pub enum PushAddress {
@@ -67,16 +65,15 @@ pub enum PushAddress {
     },
     /// An endpoint of an SNS platform application.
     Sns {
-        /// What the endpoint's application speaks.
+        /// The push service of the endpoint's application.
         service: SnsService,
         /// The endpoint's ARN.
         endpoint: String,
     },
 }
 
-/// Tokens are credentials of a kind: only the route shows.
 impl PushAddress {
-    /// The way by which a push reaches it, for logs and metrics.
+    /// The service's name in logs and metrics.
     #[must_use]
     pub const fn service(&self) -> &'static str {
         match self {
@@ -118,19 +115,17 @@ pub enum SnsService {
 /// The devices in the table.
 #[derive(Clone, Debug)]
 pub struct Devices {
-    client: Client,
-    table: String,
+    table: Table,
 }
 
 impl Devices {
     /// The devices in this table.
     #[must_use]
-    pub const fn new(client: Client, table: String) -> Self {
-        Self { client, table }
+    pub const fn new(table: Table) -> Self {
+        Self { table }
     }
 
-    /// All devices of an extension. One that cannot be read, written by another version of this software perhaps,
-    /// is left out, so that the others ring.
+    /// All devices of an extension. A device that this version of the code cannot read is left out, so that the others ring.
     ///
     /// # Errors
     /// When the table cannot be read.
@@ -145,9 +140,8 @@ impl Devices {
     ) -> Result<Vec<Device>, StoreError> {
         let doing = "looking up an extension's devices";
         let answer = self
-            .client
+            .table
             .query()
-            .table_name(&self.table)
             .key_condition_expression("pk = :pk AND begins_with(sk, :device)")
             .expression_attribute_values(":pk", text(format!("EXTENSION#{extension}")))
             .expression_attribute_values(":device", text("DEVICE#"))
@@ -159,12 +153,12 @@ impl Devices {
         Ok(items.filter_map(readable).collect())
     }
 
-    /// Registers a device, or registers it anew. It takes its address over from whoever had it, and if the extension
-    /// has more than `most` devices then, the oldest go. Gives the addresses that reach nobody any more.
+    /// Registers a device, or updates its registration. It takes over its address from the device that had it. If the
+    /// extension then has more than `most` devices, the oldest are removed. Returns the addresses that no device uses any more.
     ///
-    /// The device is written first, and each step after it is repeated by the next registration: so whatever fails, or
-    /// meets another registration, there are soon no more than `most`, and no two with one address. Of several registrations of
-    /// one device at once, which may come in any order, the last one's writes stand.
+    /// The device is written first, and the next registration repeats every later step. So after a failure or a concurrent
+    /// registration, there are soon at most `most` devices again, and no two with one address. When one device sends several
+    /// registrations at once, the writes of the latest registration win, in any order of arrival.
     ///
     /// # Errors
     /// When the table cannot be written or read.
@@ -179,84 +173,79 @@ impl Devices {
             ..device.clone()
         };
         let before = match self.put(extension, device).await? {
-            Put::After(before) => before.and_then(readable),
-            Put::TooLate => return Ok(Vec::new()),
+            RegistrationWrite::Replaced(before) => before.and_then(readable),
+            RegistrationWrite::Outdated => return Ok(Vec::new()),
         };
-        let (moved, mut gone) = futures::try_join!(
-            self.take_address_over(extension, device),
-            self.let_the_oldest_go(extension, most),
+        let (previous_owner, mut removed) = futures::try_join!(
+            self.take_over_address(extension, device),
+            self.remove_oldest(extension, most),
         )?;
-        if let Some((other, device_id)) = moved {
-            tracing::info!(extension = %other, %device_id, to = %extension, "a push address has a new owner");
+        if let Some((other, device_id)) = previous_owner {
+            tracing::info!(extension = %other, %device_id, to = %extension, "push address moved to another device");
         }
-        gone.extend(before.filter(|before| before.address != device.address));
-        let released = gone
+        removed.extend(before.filter(|before| before.address != device.address));
+        let released = removed
             .iter()
-            .map(async |device| self.release(extension, device).await);
+            .map(async |device| self.release_address(extension, device).await);
         let released = try_join_all(released).await?;
-        let gone = gone.into_iter().zip(released);
-        Ok(gone
+        let removed = removed.into_iter().zip(released);
+        Ok(removed
             .filter(|(_, released)| *released)
             .map(|(device, _)| device.address)
             .collect())
     }
 
-    /// Writes a device, unless a later registration has.
-    async fn put(&self, extension: &Extension, device: &Device) -> Result<Put, StoreError> {
+    /// Writes a device, unless a later registration has been written.
+    async fn put(
+        &self,
+        extension: &Extension,
+        device: &Device,
+    ) -> Result<RegistrationWrite, StoreError> {
         let doing = "registering a device";
-        let item: Item = serde_dynamo::to_item(device).map_err(StoreError::unreadable(doing))?;
-        let putting = self
-            .client
-            .put_item()
-            .table_name(&self.table)
-            .set_item(Some(item))
-            .item("pk", text(format!("EXTENSION#{extension}")))
-            .item("sk", text(format!("DEVICE#{}", device.device_id)))
-            .condition_expression(LATER)
+        let item = serde_dynamo::to_item(device).map_err(StoreError::unreadable(doing))?;
+        let put = self
+            .table
+            .put(device_key(extension, &device.device_id), item)
+            .condition_expression(IS_LATER)
             .expression_attribute_values(":registration", text(device.registration));
-        put(putting, doing).await
+        write_registration(put, doing).await
     }
 
-    /// Makes a device the owner of its address, and forgets the one that was. Gives the one that was forgotten.
-    async fn take_address_over(
+    /// Makes a device the owner of its address and removes the previous owner. Returns the owner that it has removed.
+    async fn take_over_address(
         &self,
         extension: &Extension,
         device: &Device,
     ) -> Result<Option<(Extension, DeviceId)>, StoreError> {
-        let doing = "taking a push address over";
-        let owner = Owner::of(extension, device);
-        let item: Item = serde_dynamo::to_item(&owner).map_err(StoreError::unreadable(doing))?;
-        let (pk, sk) = device.address.key();
-        let putting = self
-            .client
-            .put_item()
-            .table_name(&self.table)
-            .set_item(Some(item))
-            .item("pk", pk)
-            .item("sk", sk)
+        let doing = "taking over a push address";
+        let owner = AddressOwner::of(extension, device);
+        let item = serde_dynamo::to_item(&owner).map_err(StoreError::unreadable(doing))?;
+        let put = self
+            .table
+            .put(device.address.owner_key(), item)
             .condition_expression(format!(
-                "extension <> :extension OR device_id <> :device OR {LATER}"
+                "extension <> :extension OR device_id <> :device OR {IS_LATER}"
             ))
             .expression_attribute_values(":extension", text(extension.as_str()))
             .expression_attribute_values(":device", text(device.device_id.as_str()))
             .expression_attribute_values(":registration", text(device.registration));
-        let Put::After(previous) = put(putting, doing).await? else {
+        let RegistrationWrite::Replaced(previous) = write_registration(put, doing).await? else {
             return Ok(None);
         };
-        let previous = previous.map(serde_dynamo::from_item::<_, Owner>);
+        let previous = previous.map(serde_dynamo::from_item::<_, AddressOwner>);
         let previous = previous
             .transpose()
             .map_err(StoreError::unreadable(doing))?;
         let Some(previous) = previous.filter(|previous| !previous.is_same_device(&owner)) else {
             return Ok(None);
         };
-        let forgotten = self.forget_registration(&previous).await?;
-        Ok(forgotten.then_some((previous.extension, previous.device_id)))
+        let removed = self.remove_registration(&previous).await?;
+        Ok(removed.then_some((previous.extension, previous.device_id)))
     }
 
-    /// Forgets the oldest devices, until there are no more than `most`. Gives those that went. Two registrations at
-    /// once find the same ones to be the oldest.
-    async fn let_the_oldest_go(
+    /// Removes the oldest devices until there are at most `most`. Returns those that it has removed. Concurrent registrations
+    /// choose the same devices, because the order is total.
+    async fn remove_oldest(
         &self,
         extension: &Extension,
         most: usize,
@@ -264,20 +253,20 @@ impl Devices {
         let mut devices = self.found(extension, true).await?;
         devices.sort_by_key(|device| (Reverse(device.registered_at), device.device_id.clone()));
         let oldest = devices.split_off(most.min(devices.len()));
-        let went = oldest.iter().map(async |device| {
-            let owner = Owner::of(extension, device);
-            self.forget_registration(&owner).await
+        let removed = oldest.iter().map(async |device| {
+            let owner = AddressOwner::of(extension, device);
+            self.remove_registration(&owner).await
         });
-        let went = try_join_all(went).await?;
-        let devices = oldest.into_iter().zip(went);
+        let removed = try_join_all(removed).await?;
+        let devices = oldest.into_iter().zip(removed);
         Ok(devices
-            .filter(|(_, went)| *went)
+            .filter(|(_, removed)| *removed)
             .map(|(device, _)| device)
             .collect())
     }
 
-    /// Forgets a device, whatever its address. Forgetting one that is not there is no error. Gives its address, if that
-    /// reaches nobody any more.
+    /// Removes a device with any address. A device that does not exist is no error. Returns the address if no device uses it
+    /// any more.
     ///
     /// # Errors
     /// When the table cannot be written.
@@ -287,98 +276,91 @@ impl Devices {
         device: &DeviceId,
     ) -> Result<Option<PushAddress>, StoreError> {
         let doing = "removing a device";
-        let answer = self
-            .deletion(extension, device)
-            .return_values(ReturnValue::AllOld)
-            .send()
-            .await
-            .map_err(StoreError::unavailable(doing))?;
+        let delete = self.table.delete(device_key(extension, device));
+        let answer = delete.return_values(ReturnValue::AllOld).send().await;
+        let answer = answer.map_err(StoreError::unavailable(doing))?;
         let Some(device) = answer.attributes.and_then(readable) else {
             return Ok(None);
         };
-        let released = self.release(extension, &device).await?;
+        let released = self.release_address(extension, &device).await?;
         Ok(released.then_some(device.address))
     }
 
-    /// Forgets a device whose address a push service calls dead, unless it has registered a new one meanwhile.
+    /// Removes a device after the push service has rejected its address, unless it has registered a new address meanwhile.
     ///
     /// # Errors
     /// When the table cannot be written.
-    pub async fn forget_dead(
+    pub async fn remove_unreachable(
         &self,
         extension: &Extension,
         device: &Device,
     ) -> Result<(), StoreError> {
-        let doing = "forgetting a dead device";
+        let doing = "removing an unreachable device";
         let address = serde_dynamo::to_attribute_value(&device.address)
             .map_err(StoreError::unreadable(doing))?;
-        let deletion = self
-            .deletion(extension, &device.device_id)
-            .condition_expression("address = :dead")
-            .expression_attribute_values(":dead", address);
-        if deleted(deletion, doing).await? {
-            self.release(extension, device).await?;
+        let delete = self
+            .table
+            .delete(device_key(extension, &device.device_id))
+            .condition_expression("address = :unreachable")
+            .expression_attribute_values(":unreachable", address);
+        if is_deleted(delete, doing).await? {
+            self.release_address(extension, device).await?;
         }
         Ok(())
     }
 
-    /// Forgets a device as it was registered then. Says whether it was there, and had not registered anew.
-    async fn forget_registration(&self, then: &Owner) -> Result<bool, StoreError> {
-        let deletion = self
-            .deletion(&then.extension, &then.device_id)
-            .condition_expression(format!("registered_at = :then AND {SAME}"));
-        deleted(then.named_in(deletion), "forgetting a device").await
+    /// Removes this registration of a device. Returns whether it existed and was still the device's last registration.
+    async fn remove_registration(&self, owner: &AddressOwner) -> Result<bool, StoreError> {
+        let delete = self
+            .table
+            .delete(device_key(&owner.extension, &owner.device_id))
+            .condition_expression(format!("registered_at = :then AND {IS_SAME}"));
+        is_deleted(owner.add_values(delete), "removing a device").await
     }
 
-    /// Gives a device's address up. Says whether it was still its own, or nobody's that is known, as it is where the
-    /// device was registered before addresses had owners.
-    async fn release(&self, extension: &Extension, device: &Device) -> Result<bool, StoreError> {
-        let (pk, sk) = device.address.key();
-        let deletion = self
-            .client
-            .delete_item()
-            .table_name(&self.table)
-            .key("pk", pk)
-            .key("sk", sk)
+    /// Deletes the owner of a device's address. Returns whether the device was still the owner, or the address had none: devices
+    /// registered by older versions have no owner item.
+    async fn release_address(
+        &self,
+        extension: &Extension,
+        device: &Device,
+    ) -> Result<bool, StoreError> {
+        let delete = self
+            .table
+            .delete(device.address.owner_key())
             .condition_expression(format!(
-                "attribute_not_exists(pk) OR (extension = :extension AND device_id = :device AND registered_at = :then AND {SAME})",
+                "attribute_not_exists(pk) OR (extension = :extension AND device_id = :device AND registered_at = :then AND {IS_SAME})",
             ))
             .expression_attribute_values(":extension", text(extension.as_str()))
             .expression_attribute_values(":device", text(device.device_id.as_str()));
-        let deletion = Owner::of(extension, device).named_in(deletion);
-        deleted(deletion, "giving a push address up").await
-    }
-
-    fn deletion(&self, extension: &Extension, device: &DeviceId) -> DeleteItemFluentBuilder {
-        self.client
-            .delete_item()
-            .table_name(&self.table)
-            .key("pk", text(format!("EXTENSION#{extension}")))
-            .key("sk", text(format!("DEVICE#{device}")))
+        let delete = AddressOwner::of(extension, device).add_values(delete);
+        is_deleted(delete, "releasing a push address").await
     }
 }
 
-/// That no later registration has written an item: ids of registrations are in the order of time.
-const LATER: &str = "attribute_not_exists(registration) OR registration < :registration";
+fn device_key(extension: &Extension, device: &DeviceId) -> ItemKey {
+    ItemKey::new(format!("EXTENSION#{extension}"), format!("DEVICE#{device}"))
+}
 
-/// That an item is of the same registration, or of a time when they had no names.
-const SAME: &str = "(registration = :registration OR attribute_not_exists(registration))";
+/// Condition: no later registration has written the item. Registration ids are UUIDv7 and sort by time.
+const IS_LATER: &str = "attribute_not_exists(registration) OR registration < :registration";
 
-type Item = HashMap<String, AttributeValue>;
+/// Condition: the item belongs to this registration, or was written by a version without registration ids.
+const IS_SAME: &str = "(registration = :registration OR attribute_not_exists(registration))";
 
-/// Whose device a push to an address reaches.
+/// The device that owns a push address.
 #[derive(Debug, Serialize, Deserialize)]
-struct Owner {
+struct AddressOwner {
     extension: Extension,
     device_id: DeviceId,
-    /// When the device was registered that has the address.
+    /// When that device was registered.
     registered_at: Timestamp,
-    /// Which registration that was.
+    /// The id of that registration.
     #[serde(default)]
     registration: Uuid,
 }
 
-impl Owner {
+impl AddressOwner {
     fn of(extension: &Extension, device: &Device) -> Self {
         Self {
             extension: extension.clone(),
@@ -388,9 +370,9 @@ impl Owner {
         }
     }
 
-    /// The values of a condition that this registration is still the one.
-    fn named_in(&self, deletion: DeleteItemFluentBuilder) -> DeleteItemFluentBuilder {
-        deletion
+    /// Adds the values that a condition with [`IS_SAME`] names.
+    fn add_values(&self, delete: DeleteItemFluentBuilder) -> DeleteItemFluentBuilder {
+        delete
             .expression_attribute_values(":then", millis(self.registered_at))
             .expression_attribute_values(":registration", text(self.registration))
     }
@@ -401,8 +383,8 @@ impl Owner {
 }
 
 impl PushAddress {
-    /// The key of its owner. A hash, because tokens are credentials of a kind, and longer than a key may be.
-    fn key(&self) -> (AttributeValue, AttributeValue) {
+    /// The key of the address's owner. It has a hash, because tokens are credentials and can be longer than a key.
+    fn owner_key(&self) -> ItemKey {
         let (service, address) = match self {
             Self::Fcm { token } => ("fcm", token),
             Self::Sns { endpoint, .. } => ("sns", endpoint),
@@ -413,63 +395,40 @@ impl PushAddress {
             .chain_update(address)
             .finalize();
         let pk = format!("ADDRESS#{}", URL_SAFE_NO_PAD.encode(hash));
-        (text(pk), text("OWNER"))
+        ItemKey::new(pk, "OWNER")
     }
 }
 
-/// What became of an item that was to be written.
-enum Put {
-    /// It was written, in the place of this one.
-    After(Option<Item>),
-    /// A later registration stands there.
-    TooLate,
+/// The result of writing an item of a registration.
+enum RegistrationWrite {
+    /// The item is written. This is the item that it replaced.
+    Replaced(Option<Item>),
+    /// A later registration has written the item before.
+    Outdated,
 }
 
-async fn put(putting: PutItemFluentBuilder, doing: &'static str) -> Result<Put, StoreError> {
-    match putting.return_values(ReturnValue::AllOld).send().await {
-        Ok(answer) => Ok(Put::After(answer.attributes)),
-        Err(error)
-            if error
-                .as_service_error()
-                .is_some_and(PutItemError::is_conditional_check_failed_exception) =>
-        {
-            Ok(Put::TooLate)
-        }
-        Err(error) => Err(StoreError::unavailable(doing)(error)),
-    }
+async fn write_registration(
+    put: PutItemFluentBuilder,
+    doing: &'static str,
+) -> Result<RegistrationWrite, StoreError> {
+    let sent = put.return_values(ReturnValue::AllOld).send().await;
+    Ok(match conditional_write(sent, doing)? {
+        ConditionalWrite::Written(answer) => RegistrationWrite::Replaced(answer.attributes),
+        ConditionalWrite::ConditionFailed(_) => RegistrationWrite::Outdated,
+    })
 }
 
-/// Whether the condition held, and the item was deleted.
-async fn deleted(
-    deletion: DeleteItemFluentBuilder,
+/// Whether the condition held, so that the item is deleted.
+async fn is_deleted(
+    delete: DeleteItemFluentBuilder,
     doing: &'static str,
 ) -> Result<bool, StoreError> {
-    match deletion.send().await {
-        Ok(_) => Ok(true),
-        Err(error)
-            if error
-                .as_service_error()
-                .is_some_and(DeleteItemError::is_conditional_check_failed_exception) =>
-        {
-            Ok(false)
-        }
-        Err(error) => Err(StoreError::unavailable(doing)(error)),
-    }
-}
-
-fn text(text: impl ToString) -> AttributeValue {
-    AttributeValue::S(text.to_string())
-}
-
-fn millis(moment: Timestamp) -> AttributeValue {
-    AttributeValue::N(moment.as_millis().to_string())
+    Ok(conditional_write(delete.send().await, doing)?.is_written())
 }
 
 fn readable(item: Item) -> Option<Device> {
     let key = item.get("sk").and_then(|value| value.as_s().ok()).cloned();
     serde_dynamo::from_item(item)
-        .inspect_err(
-            |error| tracing::error!(?key, %error, "a device cannot be read, and does not ring"),
-        )
+        .inspect_err(|error| tracing::error!(?key, %error, "device not readable; it will not ring"))
         .ok()
 }

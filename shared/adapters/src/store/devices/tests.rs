@@ -1,4 +1,4 @@
-//! The table, played by a server that speaks DynamoDB's protocol.
+//! Requests and answers, against a server that plays the table.
 
 use serde_json::{Value, json};
 use wiremock::matchers::method;
@@ -7,27 +7,26 @@ use wiremock::{Mock, MockServer, ResponseTemplate};
 use super::*;
 use crate::testing;
 
-struct Table {
+struct PlayedTable {
     server: MockServer,
     devices: Devices,
 }
 
-impl Table {
+impl PlayedTable {
     async fn that_answers(answer: ResponseTemplate) -> Self {
         let server = MockServer::start().await;
         Mock::given(method("POST"))
             .respond_with(answer)
             .mount(&server)
             .await;
-        let client = Client::new(&testing::aws(&server));
         Self {
-            devices: Devices::new(client, "calls".to_owned()),
+            devices: Devices::new(testing::table(&server)),
             server,
         }
     }
 
-    /// The one request that the table has received: its operation and its body.
-    async fn asked(&self) -> (String, Value) {
+    /// The only request that the table has received: its operation and its body.
+    async fn request(&self) -> (String, Value) {
         let mut requests = testing::requests(&self.server).await;
         assert_eq!(requests.len(), 1);
         let request = requests.remove(0);
@@ -88,11 +87,11 @@ fn done() -> ResponseTemplate {
 }
 
 #[tokio::test]
-async fn an_extensions_devices_come_with_one_query() {
-    let table = Table::that_answers(found(&[pixel_item(), iphone_item()])).await;
+async fn one_query_reads_the_devices_of_an_extension() {
+    let table = PlayedTable::that_answers(found(&[pixel_item(), iphone_item()])).await;
     let devices = table.devices.of(&extension()).await.unwrap();
     assert_eq!(devices, [pixel(), iphone()]);
-    let (operation, query) = table.asked().await;
+    let (operation, query) = table.request().await;
     assert_eq!(operation, "Query");
     assert_eq!(query["TableName"], "calls");
     let values = json!({ ":pk": { "S": "EXTENSION#1001" }, ":device": { "S": "DEVICE#" } });
@@ -100,23 +99,23 @@ async fn an_extensions_devices_come_with_one_query() {
 }
 
 #[tokio::test]
-async fn an_extension_may_have_no_device() {
-    let table = Table::that_answers(found(&[])).await;
+async fn an_extension_can_have_no_device() {
+    let table = PlayedTable::that_answers(found(&[])).await;
     assert_eq!(table.devices.of(&extension()).await.unwrap(), []);
 }
 
 #[tokio::test]
-async fn a_device_that_cannot_be_read_does_not_silence_the_others() {
-    let mut of_tomorrow = pixel_item();
-    of_tomorrow["address"]["M"]["via"]["S"] = "carrier_pigeon".into();
-    let table = Table::that_answers(found(&[of_tomorrow, iphone_item()])).await;
+async fn an_unreadable_device_does_not_hide_the_others() {
+    let mut newer_version = pixel_item();
+    newer_version["address"]["M"]["via"]["S"] = "carrier_pigeon".into();
+    let table = PlayedTable::that_answers(found(&[newer_version, iphone_item()])).await;
     assert_eq!(table.devices.of(&extension()).await.unwrap(), [iphone()]);
 }
 
 #[tokio::test]
-async fn what_is_registered_is_what_is_found() {
+async fn a_registered_device_is_read_back_unchanged() {
     for (device, item) in [(pixel(), pixel_item()), (iphone(), iphone_item())] {
-        let table = Table::that_answers(done()).await;
+        let table = PlayedTable::that_answers(done()).await;
         let registered = table.devices.register(&extension(), &device, 5).await;
         assert_eq!(registered.unwrap(), []);
         let requests = testing::requests(&table.server).await;
@@ -136,7 +135,7 @@ async fn what_is_registered_is_what_is_found() {
             (&owner["extension"]["S"], &owner["device_id"]),
             (&"1001".into(), &item["device_id"])
         );
-        // A token is a credential of a kind.
+        // Tokens are credentials, so the key has a hash of it.
         let pk = owner["pk"]["S"].as_str().unwrap();
         assert!(
             pk.starts_with("ADDRESS#") && pk.len() == 51 && !pk.contains("hush"),
@@ -146,39 +145,45 @@ async fn what_is_registered_is_what_is_found() {
 }
 
 #[tokio::test]
-async fn a_device_is_removed_whatever_its_address() {
-    let table = Table::that_answers(done()).await;
+async fn a_device_is_removed_with_any_address() {
+    let table = PlayedTable::that_answers(done()).await;
     let device = pixel().device_id;
     table.devices.remove(&extension(), &device).await.unwrap();
-    let (operation, deletion) = table.asked().await;
+    let (operation, deletion) = table.request().await;
     assert_eq!(operation, "DeleteItem");
     assert_eq!(deletion["Key"]["sk"]["S"], "DEVICE#pixel");
     assert!(deletion.get("ConditionExpression").is_none());
 }
 
 #[tokio::test]
-async fn a_dead_device_is_forgotten_with_just_that_address() {
-    let table = Table::that_answers(done()).await;
+async fn an_unreachable_device_is_removed_only_with_that_address() {
+    let table = PlayedTable::that_answers(done()).await;
     let devices = &table.devices;
-    devices.forget_dead(&extension(), &pixel()).await.unwrap();
+    devices
+        .remove_unreachable(&extension(), &pixel())
+        .await
+        .unwrap();
     let requests = testing::requests(&table.server).await;
     let deletion: Value = requests[0].body_json().unwrap();
-    assert_eq!(deletion["ConditionExpression"], "address = :dead");
-    // Compared as a whole, so it must be written just as it was registered.
-    let dead = &deletion["ExpressionAttributeValues"][":dead"];
-    assert_eq!(*dead, pixel_item()["address"]);
+    assert_eq!(deletion["ConditionExpression"], "address = :unreachable");
+    // DynamoDB compares the map as a whole, so it must be equal to the registered one.
+    let address = &deletion["ExpressionAttributeValues"][":unreachable"];
+    assert_eq!(*address, pixel_item()["address"]);
 }
 
 #[tokio::test]
-async fn a_device_that_has_registered_anew_is_not_forgotten_and_that_is_no_error() {
-    let table = Table::that_answers(testing::condition_failed()).await;
+async fn a_device_with_a_new_registration_is_kept_without_an_error() {
+    let table = PlayedTable::that_answers(testing::condition_failed()).await;
     let devices = &table.devices;
-    devices.forget_dead(&extension(), &pixel()).await.unwrap();
+    devices
+        .remove_unreachable(&extension(), &pixel())
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
-async fn a_table_that_does_not_answer_is_not_taken_for_an_empty_one() {
-    let table = Table::that_answers(ResponseTemplate::new(500)).await;
+async fn a_table_that_does_not_answer_is_an_error_and_not_an_empty_table() {
+    let table = PlayedTable::that_answers(ResponseTemplate::new(500)).await;
     let (devices, device) = (&table.devices, pixel());
     for result in [
         devices.of(&extension()).await.map(|_| ()),
@@ -187,7 +192,7 @@ async fn a_table_that_does_not_answer_is_not_taken_for_an_empty_one() {
             .remove(&extension(), &device.device_id)
             .await
             .map(|_| ()),
-        devices.forget_dead(&extension(), &device).await,
+        devices.remove_unreachable(&extension(), &device).await,
     ] {
         let error = result.unwrap_err();
         assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
@@ -196,7 +201,7 @@ async fn a_table_that_does_not_answer_is_not_taken_for_an_empty_one() {
 }
 
 #[test]
-fn an_address_shows_its_route_alone() {
+fn debug_output_of_an_address_shows_only_its_service() {
     assert_eq!(format!("{:?}", pixel().address), "fcm");
     assert_eq!(format!("{:?}", iphone().address), "sns/apns_voip");
     assert!(!format!("{:?}", pixel()).contains("hush"));

@@ -1,46 +1,40 @@
-//! How many messages a second go to connected clients who have no part in a call.
+//! A rate limit for messages to connected clients that do not take part in a call.
 //!
-//! Posts to clients, requests of the PBX and answers of apps share one quota of the account. Several batches of the table's
-//! stream post at the same time, in processes that know nothing of each other: ten for each of the stream's shards. A fixed
-//! share for each would be a fortieth for the only one that is busy. So they share a counter in the table, one item for each
-//! second, and take from it by one conditional write for every [`CHUNK`] posts.
+//! Messages to clients, requests of the PBX and answers of apps share one API Gateway quota of the account. Several batches of
+//! the table's stream are processed at the same time, in processes that do not know each other: ten for each shard of the
+//! stream. A fixed share for each process would leave a single busy one a fortieth. So all processes share a counter in the
+//! table, one item for each second, and take from it with one conditional write for every [`CHUNK`] messages.
 //!
-//! Item: `pk` = `POSTS#{region}`, `sk` = `SECOND#{seconds since the Unix epoch}`, `taken`. In two regions each has its own.
+//! Item: `pk` = `POSTS#{region}`, `sk` = `SECOND#{seconds since the Unix epoch}`, `taken`. Each region has its own items.
 
-use crate::platform::clock;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
-use aws_sdk_dynamodb::types::AttributeValue;
-
-use crate::store::calls::StoreError;
+use crate::platform::clock;
+use crate::store::table::{ItemKey, StoreError, Table, conditional_write, expiry, number};
 use ringback_core::timestamp::Timestamp;
 
-/// How many posts one write takes. What a process does not use within the second is lost.
+/// How many messages one write takes. What a process does not use within the second is lost.
 pub const CHUNK: u32 = 100;
 
-/// An item is of no use after its second; this is long enough for every clock.
+/// An item is useless after its second. This is long enough for clocks that differ.
 const KEPT_FOR: Duration = Duration::from_secs(60);
 
-/// The posts of one region, `POSTS_PER_SECOND` of them.
+/// How many messages may be sent in one region: `POSTS_PER_SECOND`.
 #[derive(Debug)]
-pub struct Posts {
-    client: Client,
-    table: String,
+pub struct PostBudget {
+    table: Table,
     region: String,
     per_second: u32,
-    /// What this process has taken and not used: the second, and how many.
+    /// What this process has taken and not used yet: the second, and how many messages.
     left: Mutex<(u64, u32)>,
 }
 
-impl Posts {
-    /// So many posts a second in this region, counted in this table.
+impl PostBudget {
+    /// A budget of `per_second` messages in this region, counted in this table.
     #[must_use]
-    pub fn new(client: Client, table: String, region: String, per_second: u32) -> Self {
+    pub fn new(table: Table, region: String, per_second: u32) -> Self {
         Self {
-            client,
             table,
             region,
             per_second: per_second.max(1),
@@ -48,8 +42,8 @@ impl Posts {
         }
     }
 
-    /// Takes one post, and waits for it while there is time: whether there was one before `until`. A table that cannot be
-    /// written gives none.
+    /// Takes one message from the budget, and waits for it while there is time. Returns whether it got one before `until`.
+    /// While the table cannot be written, there is no budget.
     pub async fn take(&self, until: Timestamp) -> bool {
         loop {
             let now = clock::now();
@@ -67,7 +61,7 @@ impl Posts {
                     tokio::time::sleep(next.min(until).since(now)).await;
                 }
                 Err(error) => {
-                    tracing::warn!(%error, cause = ?std::error::Error::source(&error), "posts to clients could not be counted");
+                    tracing::warn!(%error, cause = ?std::error::Error::source(&error), "message budget not available");
                     return false;
                 }
             }
@@ -97,35 +91,20 @@ impl Posts {
         self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether this second had a chunk left.
+    /// Takes a chunk of this second's budget. Returns whether there was one.
     async fn take_chunk(&self, second: u64) -> Result<bool, StoreError> {
-        let doing = "counting posts to clients";
-        let number = |value: u64| AttributeValue::N(value.to_string());
+        let key = ItemKey::new(format!("POSTS#{}", self.region), format!("SECOND#{second}"));
         let expires_at = Timestamp::from_millis(second * 1_000) + KEPT_FOR;
-        let written = self
-            .client
-            .update_item()
-            .table_name(&self.table)
-            .key("pk", AttributeValue::S(format!("POSTS#{}", self.region)))
-            .key("sk", AttributeValue::S(format!("SECOND#{second}")))
+        let write = self
+            .table
+            .update(key)
             .update_expression("SET expires_at = :expires_at ADD taken :chunk")
             .condition_expression("attribute_not_exists(taken) OR taken <= :rest")
             .expression_attribute_values(":chunk", number(self.chunk().into()))
             .expression_attribute_values(":rest", number((self.per_second - self.chunk()).into()))
-            .expression_attribute_values(":expires_at", number(expires_at.as_secs_rounded_up()))
-            .send()
-            .await;
-        match written {
-            Ok(_) => Ok(true),
-            Err(error)
-                if error
-                    .as_service_error()
-                    .is_some_and(UpdateItemError::is_conditional_check_failed_exception) =>
-            {
-                Ok(false)
-            }
-            Err(error) => Err(StoreError::unavailable(doing)(error)),
-        }
+            .expression_attribute_values(":expires_at", expiry(expires_at));
+        let written = conditional_write(write.send().await, "taking message budget")?;
+        Ok(written.is_written())
     }
 }
 
@@ -140,9 +119,9 @@ mod tests {
     use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 
     use super::*;
-    use crate::testing::{aws, requests};
+    use crate::testing::{self, requests};
 
-    /// A table that counts as DynamoDB would.
+    /// A server that counts as DynamoDB would.
     async fn table() -> MockServer {
         let taken: Mutex<HashMap<String, u64>> = Mutex::default();
         let server = MockServer::start().await;
@@ -155,9 +134,7 @@ mod tests {
             let mut taken = taken.lock().unwrap();
             let second = taken.entry(write["Key"].to_string()).or_insert(0);
             if *second > number(":rest") {
-                return ResponseTemplate::new(400).set_body_json(json!({
-                    "__type": "com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException",
-                }));
+                return testing::condition_failed();
             }
             *second += number(":chunk");
             ResponseTemplate::new(200).set_body_json(json!({}))
@@ -169,25 +146,20 @@ mod tests {
         server
     }
 
-    fn posts(table: &MockServer, per_second: u32) -> Posts {
-        let client = Client::new(&aws(table));
-        Posts::new(
-            client,
-            "calls".to_owned(),
-            "ap-south-1".to_owned(),
-            per_second,
-        )
+    fn budget(table: &MockServer, per_second: u32) -> PostBudget {
+        PostBudget::new(testing::table(table), "ap-south-1".to_owned(), per_second)
     }
 
     #[tokio::test]
     async fn processes_share_the_rate_of_their_region() {
         let table = table().await;
-        let processes: Vec<Arc<Posts>> = (0..8).map(|_| Arc::new(posts(&table, 400))).collect();
+        let processes: Vec<Arc<PostBudget>> =
+            (0..8).map(|_| Arc::new(budget(&table, 400))).collect();
         let began = clock::now();
         let until = began + Duration::from_millis(2_500);
-        let each = processes.iter().map(async |posts| {
+        let each = processes.iter().map(async |budget| {
             let mut posted: HashMap<u64, u32> = HashMap::new();
-            while posts.take(until).await {
+            while budget.take(until).await {
                 *posted.entry(clock::now().as_millis() / 1_000).or_default() += 1;
             }
             posted
@@ -197,7 +169,7 @@ mod tests {
             *all.entry(second).or_default() += count;
         }
         assert!(all.values().all(|posted| *posted <= 400), "{all:?}");
-        // At least the whole seconds in between were used up.
+        // At least the whole seconds in between are used up.
         assert!(
             all.values().filter(|posted| **posted == 400).count() >= 1,
             "{all:?}"
@@ -208,13 +180,16 @@ mod tests {
     #[tokio::test]
     async fn a_chunk_costs_one_write_and_lasts_for_the_second() {
         let table = table().await;
-        let posts = posts(&table, 2_000);
-        posts.keep_chunk(7);
-        assert_eq!((0..).take_while(|_| posts.use_one(7)).count(), 100);
-        posts.keep_chunk(7);
-        assert!(!posts.use_one(8), "the last second's are gone");
+        let budget = budget(&table, 2_000);
+        budget.keep_chunk(7);
+        assert_eq!((0..).take_while(|_| budget.use_one(7)).count(), 100);
+        budget.keep_chunk(7);
+        assert!(
+            !budget.use_one(8),
+            "what is left of the last second is lost"
+        );
         assert_eq!(requests(&table).await.len(), 0);
-        assert!(posts.take_chunk(8).await.unwrap());
+        assert!(budget.take_chunk(8).await.unwrap());
         let write: Value = requests(&table).await[0].body_json().unwrap();
         assert_eq!(
             write["Key"],
@@ -225,18 +200,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn fewer_posts_than_a_chunk_are_still_some() {
+    async fn a_budget_smaller_than_a_chunk_is_taken_in_one_write() {
         let table = table().await;
-        let posts = posts(&table, 7);
-        assert!(posts.take_chunk(8).await.unwrap());
-        assert!(!posts.take_chunk(8).await.unwrap());
-        assert!(posts.take_chunk(9).await.unwrap());
-        posts.keep_chunk(9);
-        assert_eq!((0..).take_while(|_| posts.use_one(9)).count(), 7);
+        let budget = budget(&table, 7);
+        assert!(budget.take_chunk(8).await.unwrap());
+        assert!(!budget.take_chunk(8).await.unwrap());
+        assert!(budget.take_chunk(9).await.unwrap());
+        budget.keep_chunk(9);
+        assert_eq!((0..).take_while(|_| budget.use_one(9)).count(), 7);
     }
 
     #[tokio::test]
-    async fn a_table_that_cannot_be_written_gives_no_posts() {
+    async fn a_table_that_cannot_be_written_gives_no_budget() {
         let server = MockServer::start().await;
         Mock::given(method("POST"))
             .respond_with(
@@ -245,7 +220,7 @@ mod tests {
             )
             .mount(&server)
             .await;
-        let posts = posts(&server, 2_000);
-        assert!(!posts.take(clock::now() + Duration::from_secs(5)).await);
+        let budget = budget(&server, 2_000);
+        assert!(!budget.take(clock::now() + Duration::from_secs(5)).await);
     }
 }

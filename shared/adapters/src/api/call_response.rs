@@ -1,27 +1,87 @@
-//! What a phone app says of a call: `POST /api/call-response` (S1).
+//! `call_response`: an app accepts, declines or ends a call, over HTTP (`POST /api/call-response`) or over the WebSocket.
 
-use serde_json::{Map, Value};
+use serde_json::{Value, json};
 
-use ringback_core::call::{CallParty, Event, Readiness};
+use crate::api::error::ApiError;
+use crate::api::error_code::ApiErrorCode;
+use crate::api::http::ApiAnswer;
+use crate::api::json_fields::{object, text};
+use crate::auth::Bearer;
+use crate::auth::signing::Signing;
+use crate::effect_runner::EffectRunner;
+use crate::platform::invocation::InvocationContext;
+use crate::store::calls::DynamoCalls;
+use crate::switchboard::Switchboard;
+use ringback_core::call::{CallParty, CallStatus, Event, Readiness};
 use ringback_core::ids::{BadName, CallId, DeviceId, Extension};
 
-/// An app's answer to a call.
+/// Reads a `call_response`, checks that this client may send it, and hands it to the switchboard.
+///
+/// # Errors
+/// When the body is malformed, the token is for another extension, the call is unknown, or the rules of the call reject it.
+pub async fn handle(
+    switchboard: &Switchboard<DynamoCalls, EffectRunner>,
+    signing: &Signing,
+    bearer: &Bearer,
+    body: &[u8],
+    invocation: InvocationContext,
+) -> Result<AcceptedResponse, ApiError> {
+    let InvocationContext { now, deadline } = invocation;
+    let response = CallResponse::parse(body)?;
+    let party = bearer.acting_for(&response.extension);
+    let party = party.ok_or(ApiErrorCode::NotYourExtension)?.clone();
+    signing.check(response.call_id, now).await?;
+    let (call_id, event) = (response.call_id, response.event(party));
+    let outcome = switchboard.handle(call_id, &event, now, deadline).await?;
+    match outcome.refused {
+        None => Ok(AcceptedResponse {
+            call_id,
+            status: outcome.call.status,
+        }),
+        Some(reason) => Err(ApiError::rejected(reason, &outcome.call, now)),
+    }
+}
+
+/// A `call_response` that the call has taken.
+#[derive(Clone, Copy, Debug)]
+pub struct AcceptedResponse {
+    /// The call's id, as the app sent it.
+    pub call_id: CallId,
+    /// The call's status after it.
+    pub status: CallStatus,
+}
+
+impl AcceptedResponse {
+    /// The answer over HTTP.
+    #[must_use]
+    pub fn into_answer(self) -> ApiAnswer {
+        ApiAnswer::ok(json!({ "status": self.status }))
+    }
+
+    /// The answer over the WebSocket.
+    #[must_use]
+    pub fn into_message(self) -> Value {
+        json!({ "type": "call_response", "success": true, "server_call_id": self.call_id, "status": self.status })
+    }
+}
+
+/// What the app sends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CallResponse {
     /// The call.
     pub call_id: CallId,
-    /// The extension that the app says it speaks for; its token must say so too.
+    /// The extension that the app acts for. Its token must be for the same one.
     pub extension: Extension,
-    /// What the app wants.
-    pub action: Action,
-    /// Which of the extension's devices it is, if the app says so. With several devices it has to, or those that did
-    /// not answer cannot be told from the one that did.
+    /// What the app does.
+    pub action: CallAction,
+    /// The app's device. An extension with several devices needs it, so that only the devices that did not answer stop
+    /// ringing.
     pub device: Option<DeviceId>,
 }
 
-/// What an app can want.
+/// What an app can do with a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
+pub enum CallAction {
     /// Take the call; the app was running already.
     Accept,
     /// Take the call; the app has been woken and is ready now.
@@ -33,16 +93,12 @@ pub enum Action {
 }
 
 impl CallResponse {
-    /// Reads `{server_call_id, extension, action, timestamp, device_id?}`. Fields that it does not know are ignored.
+    /// Reads `{server_call_id, extension, action, timestamp, device_id?}` and ignores other fields.
     ///
     /// # Errors
-    /// When the body is no JSON object, or a field is missing, of the wrong type or malformed: with the field's name.
+    /// When the body is not a JSON object, or a field is missing or malformed. The error names the field.
     pub fn parse(body: &[u8]) -> Result<Self, BadName> {
-        let not_json = BadName {
-            what: "the body",
-            rule: "must be a JSON object",
-        };
-        let fields: Map<String, Value> = serde_json::from_slice(body).map_err(|_| not_json)?;
+        let fields = object(body)?;
         if !fields
             .get("timestamp")
             .is_none_or(|value| value.is_u64() || value.is_f64())
@@ -56,14 +112,14 @@ impl CallResponse {
         Ok(Self {
             call_id: CallId::try_from(text(&fields, "server_call_id")?)?,
             extension: Extension::try_from(text(&fields, "extension")?)?,
-            action: Action::parse(text(&fields, "action")?)?,
+            action: CallAction::parse(text(&fields, "action")?)?,
             device: device
                 .map(|_| DeviceId::try_from(text(&fields, "device_id")?))
                 .transpose()?,
         })
     }
 
-    /// The event that this is, said by `party`. A device named here goes before the one in the token.
+    /// The event for the call. `party` is from the token; a device in the body replaces the token's.
     #[must_use]
     pub fn event(self, party: CallParty) -> Event {
         let by = CallParty {
@@ -71,22 +127,22 @@ impl CallResponse {
             ..party
         };
         match self.action {
-            Action::Accept => Event::Accepted {
+            CallAction::Accept => Event::Accepted {
                 by,
                 readiness: Readiness::Running,
             },
-            Action::AcceptReady => Event::Accepted {
+            CallAction::AcceptReady => Event::Accepted {
                 by,
                 readiness: Readiness::Woken,
             },
-            Action::Decline => Event::Declined { by },
-            Action::HangUp => Event::HungUp { by },
+            CallAction::Decline => Event::Declined { by },
+            CallAction::HangUp => Event::HungUp { by },
         }
     }
 }
 
-impl Action {
-    /// The action as apps write it.
+impl CallAction {
+    /// The action as apps send it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -111,17 +167,6 @@ impl Action {
     }
 }
 
-/// A field that must be text.
-///
-/// # Errors
-/// When it is missing or of another type.
-pub fn text<'a>(fields: &'a Map<String, Value>, name: &'static str) -> Result<&'a str, BadName> {
-    fields.get(name).and_then(Value::as_str).ok_or(BadName {
-        what: name,
-        rule: "must be a string",
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -132,17 +177,17 @@ mod tests {
         "action":"accept_ready","timestamp":1732175943000,"anything":"else"}"#;
 
     #[test]
-    fn an_answer_is_read_as_the_app_sends_it() {
+    fn a_response_is_read_as_the_app_sends_it() {
         let response = CallResponse::parse(GOOD.as_bytes()).unwrap();
         assert_eq!(
             (response.action, response.extension.as_str()),
-            (Action::AcceptReady, "1001")
+            (CallAction::AcceptReady, "1001")
         );
         assert_eq!(response.device, None);
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn an_error_names_the_field() {
         let cases = [
             ("", "the body"),
             ("[]", "the body"),
@@ -167,7 +212,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_body_makes_it_panic(body in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn no_body_makes_the_parser_panic(body in prop::collection::vec(any::<u8>(), 0..200)) {
             let _refused_or_read = CallResponse::parse(&body);
         }
     }

@@ -1,4 +1,4 @@
-//! The fields of a request, however it carries them: query, form, multipart or JSON.
+//! The fields of a request, in any of its formats: query, form, multipart or JSON.
 
 use std::collections::HashMap;
 
@@ -9,24 +9,24 @@ use ringback_core::ids::BadName;
 /// Why a body could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadBody {
-    /// It is not the JSON object that it says it is.
+    /// Its content type is JSON, and it is not a JSON object.
     #[error("the body is not a JSON object")]
     Json,
-    /// It is not the multipart form that it says it is.
+    /// Its content type is multipart, and it is not a multipart form.
     #[error("the body is not a multipart form")]
     Multipart,
 }
 
-/// No field that anybody reads has a name as long as this, in bytes. Nesting makes names longer, so that this bounds it
-/// too: a few kilobytes of JSON could otherwise become as many megabytes of names.
+/// The longest name of a field, in bytes. No known field has a longer one. Nesting makes names longer, so this also limits its
+/// depth: otherwise a few kilobytes of JSON could become megabytes of names.
 const LONGEST_NAME: usize = 64;
 
-/// The fields of a request. Of a name that comes twice, the first counts; those whose name is too long to be anybody's are
-/// left out.
+/// The fields of a request. Of two fields with the same name, the first counts. FormFields with a name of more than 64 bytes are left
+/// out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Fields(HashMap<String, String>);
+pub struct FormFields(HashMap<String, String>);
 
-impl Fields {
+impl FormFields {
     /// Reads a query string, or the body of a form.
     #[must_use]
     pub fn from_form(text: &[u8]) -> Self {
@@ -37,11 +37,11 @@ impl Fields {
         fields
     }
 
-    /// Reads a body by its content type. What is neither JSON nor multipart is taken for a form, as which PBXs and
-    /// webhooks send it with all sorts of types.
+    /// Reads a body by its content type. Any type but JSON and multipart is read as a form, because PBXs and webhooks
+    /// send forms with many content types.
     ///
     /// # Errors
-    /// When the body is not what its type says.
+    /// When the body does not match its content type.
     pub async fn from_body(content_type: &str, body: &[u8]) -> Result<Self, BadBody> {
         let media_type = content_type.split(';').next().unwrap_or_default().trim();
         if body.is_empty() {
@@ -56,8 +56,8 @@ impl Fields {
         }
     }
 
-    /// Reads a JSON object. Numbers and booleans are taken as their text, and what is nested is named as a form would
-    /// name it: `Legs[0][Status]`.
+    /// Reads a JSON object. Numbers and booleans become text. Nested values get the names that they have in a form:
+    /// `Legs[0][Status]`.
     ///
     /// # Errors
     /// When it is not an object.
@@ -105,7 +105,7 @@ impl Fields {
         Ok(fields)
     }
 
-    /// These fields, and those of `other` that these lack.
+    /// Adds the fields of `other` that are missing here.
     #[must_use]
     pub fn or(mut self, other: Self) -> Self {
         for (name, value) in other.0 {
@@ -114,25 +114,25 @@ impl Fields {
         self
     }
 
-    /// A field's value, without surrounding space or the double quotes that Exotel puts around `digits`. A field that is
-    /// empty counts as missing.
+    /// A field's value, without surrounding space and without the double quotes that Exotel puts around `digits`. An empty field
+    /// counts as missing.
     #[must_use]
     pub fn text(&self, name: &str) -> Option<&str> {
-        let value = self.as_sent(name)?.trim_matches('"');
+        let value = self.with_quotes(name)?.trim_matches('"');
         (!value.is_empty()).then_some(value)
     }
 
-    /// The same with its quotes, for what people are called.
+    /// The same with quotes, for the names of people.
     #[must_use]
-    pub fn as_sent(&self, name: &str) -> Option<&str> {
+    pub fn with_quotes(&self, name: &str) -> Option<&str> {
         let value = self.0.get(name)?.trim();
         (!value.is_empty()).then_some(value)
     }
 
-    /// That no field of these is one of several parts (`name[…]`), as JSON's lists and objects are.
+    /// Checks that these fields are plain values and not lists or objects (`name[…]`).
     ///
     /// # Errors
-    /// With the name of the first that is.
+    /// Names the first that is not.
     pub fn check_texts(&self, names: &[&'static str]) -> Result<(), BadName> {
         let has_parts = |name: &&&'static str| {
             let mut others = self.0.keys();
@@ -162,12 +162,12 @@ impl Fields {
 mod tests {
     use super::*;
 
-    async fn read(content_type: &str, body: &str) -> Result<Fields, BadBody> {
-        Fields::from_body(content_type, body.as_bytes()).await
+    async fn read(content_type: &str, body: &str) -> Result<FormFields, BadBody> {
+        FormFields::from_body(content_type, body.as_bytes()).await
     }
 
     #[tokio::test]
-    async fn the_same_fields_in_three_forms_are_the_same() {
+    async fn form_json_and_multipart_give_the_same_fields() {
         let form = read(
             "application/x-www-form-urlencoded",
             "CallSid=abc&From=%2B919876543210&n=1&Legs%5B0%5D%5BStatus%5D=busy",
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_that_lies_about_its_type_is_refused() {
+    async fn a_body_that_does_not_match_its_type_is_rejected() {
         assert_eq!(read("application/json", "a=b").await, Err(BadBody::Json));
         assert_eq!(read("application/json", "[1]").await, Err(BadBody::Json));
         assert_eq!(
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_type_is_read_however_it_is_written() {
+    async fn content_types_are_read_in_any_notation() {
         let multipart = "--X\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n1\r\n--X--\r\n";
         for (content_type, body) in [
             ("Application/JSON; Charset=UTF-8", r#"{"a":1}"#),
@@ -213,7 +213,7 @@ mod tests {
             assert_eq!(fields.text("a"), Some("1"), "{content_type}");
         }
         let nothing = read("application/json", "").await;
-        assert_eq!(nothing, Ok(Fields::default()));
+        assert_eq!(nothing, Ok(FormFields::default()));
         assert_eq!(
             read("multipart/form-data", multipart).await,
             Err(BadBody::Multipart)
@@ -221,55 +221,56 @@ mod tests {
     }
 
     #[test]
-    fn nesting_costs_no_more_than_what_was_sent() {
+    fn nested_json_takes_no_more_memory_than_its_size() {
         let long_name = "n".repeat(8_000);
         let many = vec!["1"; 4_000].join(",");
         let body = format!(r#"{{"{long_name}":[{many}],"a":[{many}],"b":1}}"#);
-        let fields = Fields::from_json(body.as_bytes()).unwrap();
+        let fields = FormFields::from_json(body.as_bytes()).unwrap();
         assert_eq!(fields.text("b"), Some("1"));
         let kept: usize = fields.0.keys().map(String::len).sum();
         assert!(kept < 4 * body.len(), "{kept} bytes of names");
         for depth in [64, 127, 4_000] {
             let nested = "[".repeat(depth) + &"]".repeat(depth);
-            let read = Fields::from_json(format!(r#"{{"a":{nested}}}"#).as_bytes());
+            let read = FormFields::from_json(format!(r#"{{"a":{nested}}}"#).as_bytes());
             assert!(read.is_ok_and(|fields| fields.0.is_empty()) || depth > 126);
         }
     }
 
     #[test]
-    fn what_has_to_be_text_is_not_a_list_or_an_object() {
+    fn a_list_or_an_object_is_not_a_plain_value() {
         for body in [r#"{"a":["1"]}"#, r#"{"a":{"b":1}}"#] {
-            let fields = Fields::from_json(body.as_bytes()).unwrap();
+            let fields = FormFields::from_json(body.as_bytes()).unwrap();
             assert_eq!(fields.check_texts(&["b", "a"]).unwrap_err().what, "a");
             assert_eq!(fields.check_texts(&["b"]), Ok(()));
         }
     }
 
     #[test]
-    fn what_is_no_utf8_or_no_text_at_all_is_still_read() {
+    fn invalid_utf8_and_control_characters_do_not_break_the_parser() {
         for query in [
             &b"a=%C0%AF&b=1"[..],
             b"a=\xff\xfe&b=1",
             b"a=%00%&b=1",
             b"a=%zz&&=&b=1",
         ] {
-            assert_eq!(Fields::from_form(query).text("b"), Some("1"));
+            assert_eq!(FormFields::from_form(query).text("b"), Some("1"));
         }
     }
 
     #[test]
-    fn quotes_and_empty_values_go() {
-        let fields = Fields::from_form(b"digits=%2212%22&empty=&twice=1&twice=2");
+    fn quotes_are_removed_and_empty_values_are_missing() {
+        let fields = FormFields::from_form(b"digits=%2212%22&empty=&twice=1&twice=2");
         assert_eq!(fields.text("digits"), Some("12"));
-        assert_eq!(fields.as_sent("digits"), Some("\"12\""));
+        assert_eq!(fields.with_quotes("digits"), Some("\"12\""));
         assert_eq!(fields.text("empty"), None);
         assert_eq!(fields.text("twice"), Some("1"));
     }
 
     #[test]
-    fn names_in_any_script_arrive_intact() {
-        let fields =
-            Fields::from_form("name=%E2%80%8F%D9%85%D8%B1%D9%8A%D9%85%20%F0%9F%93%9E".as_bytes());
+    fn names_in_any_script_are_kept() {
+        let fields = FormFields::from_form(
+            "name=%E2%80%8F%D9%85%D8%B1%D9%8A%D9%85%20%F0%9F%93%9E".as_bytes(),
+        );
         assert_eq!(fields.text("name"), Some("\u{200f}مريم 📞"));
     }
 }

@@ -1,0 +1,337 @@
+//! What a function is made of: configuration and the adapters, each built once, when the process starts.
+
+use std::sync::{Arc, OnceLock};
+
+use aws_config::SdkConfig;
+use serde::de::DeserializeOwned;
+
+use crate::api::status_update::StatusAudience;
+use crate::asterisk::{Asterisk, Pbxs};
+use crate::auth::Tokens;
+use crate::auth::signing::Signing;
+use crate::auth::webhook_auth::{AllowedSources, WebhookAuth};
+use crate::effect_runner::EffectRunner;
+use crate::exotel::Exotel;
+use crate::platform::config::{ConfigError, Environment};
+use crate::platform::lazy_client::LazyClient;
+use crate::platform::secrets::{HookSecret, Secret, WebhookSecret};
+use crate::push::Pushes;
+use crate::push::fcm::Fcm;
+use crate::push::sns::Sns;
+pub use crate::runtime::run;
+use crate::runtime::{aws_config, start_logging};
+use crate::store::allowance::Allowances;
+use crate::store::calls::DynamoCalls;
+use crate::store::connections::Connections;
+use crate::store::devices::Devices;
+use crate::store::number_routes::NumberRoutes;
+use crate::store::post_budget::PostBudget;
+use crate::store::streams::AudioStreams;
+use crate::store::table::Table;
+use crate::switchboard::Switchboard;
+use crate::telemetry::requests::RequestObserver;
+use crate::telemetry::{metrics, xray};
+use crate::timers::Timeouts;
+
+/// The switchboard of a deployed function: calls in DynamoDB, effects on the real outside systems.
+pub type LiveSwitchboard = Switchboard<DynamoCalls, EffectRunner>;
+
+/// A client of one of the SDK's crates, with a [`RequestObserver`].
+macro_rules! client {
+    ($sdk:ident, $aws:expr) => {
+        $sdk::Client::from_conf(
+            $sdk::config::Builder::from(&$aws)
+                .interceptor(RequestObserver)
+                .build(),
+        )
+    };
+}
+
+/// The same client, made at its first use.
+macro_rules! lazy_client {
+    ($sdk:ident, $aws:expr) => {{
+        let aws = $aws.clone();
+        LazyClient::made_by(move || client!($sdk, aws))
+    }};
+}
+
+/// Builds the parts of a function from the process's environment.
+#[derive(Debug)]
+pub struct Start {
+    /// The process's environment.
+    pub environment: Environment,
+    aws: SdkConfig,
+    dynamodb: OnceLock<aws_sdk_dynamodb::Client>,
+    secrets: OnceLock<aws_sdk_secretsmanager::Client>,
+    signing: OnceLock<Arc<Signing>>,
+}
+
+impl Start {
+    /// Starts logs (JSON, at `LOG_LEVEL`), metrics and traces, and loads the SDK's configuration. Each part reads its own variables
+    /// when a function asks for it, so a function needs only the variables of the parts that it uses.
+    pub async fn function() -> Self {
+        let environment = Environment::of_process();
+        start_logging(&environment);
+        metrics::start(&environment);
+        xray::start(&environment);
+        Self {
+            environment,
+            aws: aws_config().await,
+            dynamodb: OnceLock::new(),
+            secrets: OnceLock::new(),
+            signing: OnceLock::new(),
+        }
+    }
+
+    /// The switchboard for inbound calls.
+    ///
+    /// # Errors
+    /// When a variable is missing or invalid.
+    pub fn switchboard(&self) -> Result<LiveSwitchboard, ConfigError> {
+        self.switchboard_with(self.effect_runner()?)
+    }
+
+    /// The switchboard of a function that also places outbound calls or looks them up at Exotel.
+    ///
+    /// # Errors
+    /// When a variable is missing or invalid.
+    pub fn switchboard_with_exotel(&self) -> Result<LiveSwitchboard, ConfigError> {
+        let secret = self.secret("EXOTEL_SECRET_ARN")?;
+        let mut exotel = Exotel::from_environment(&self.environment, secret, self.country())?;
+        if self.environment.optional("EXOTEL_WEBHOOK_URL").is_some() {
+            exotel = exotel.reporting_to_webhook(&self.environment, self.signing()?)?;
+        }
+        self.switchboard_with(self.effect_runner()?.with_exotel(exotel))
+    }
+
+    fn switchboard_with(&self, effects: EffectRunner) -> Result<LiveSwitchboard, ConfigError> {
+        let limits = self.environment.call_limits()?;
+        Ok(Switchboard::new(self.calls()?, effects, limits))
+    }
+
+    fn effect_runner(&self) -> Result<EffectRunner, ConfigError> {
+        let environment = &self.environment;
+        let fcm = Fcm::from_environment(environment, self.secret("FCM_SECRET_ARN")?)?;
+        let pushes = Pushes::new(self.devices()?, fcm, self.sns());
+        Ok(EffectRunner::new(
+            self.asterisk()?,
+            pushes,
+            self.timeouts()?,
+        ))
+    }
+
+    /// The calls in the table.
+    ///
+    /// # Errors
+    /// When a variable is missing.
+    pub fn calls(&self) -> Result<DynamoCalls, ConfigError> {
+        let table = self.table()?;
+        let calls = DynamoCalls::new(table.client().clone(), table.name().to_owned());
+        Ok(match self.other_region() {
+            Some(_) => calls.replicated_in(self.region().to_owned()),
+            None => calls,
+        })
+    }
+
+    /// The other region of a deployment in two regions: `OTHER_REGION`. Each takes over when the other one fails.
+    #[must_use]
+    pub fn other_region(&self) -> Option<String> {
+        self.environment.optional("OTHER_REGION")
+    }
+
+    /// The timers of this region.
+    ///
+    /// # Errors
+    /// When a variable is missing.
+    pub fn timeouts(&self) -> Result<Timeouts, ConfigError> {
+        Timeouts::from_environment(
+            lazy_client!(aws_sdk_sqs, self.aws),
+            lazy_client!(aws_sdk_scheduler, self.aws),
+            &self.environment,
+        )
+    }
+
+    /// The devices in the table.
+    ///
+    /// # Errors
+    /// When a variable is missing.
+    pub fn devices(&self) -> Result<Devices, ConfigError> {
+        Ok(Devices::new(self.table()?))
+    }
+
+    /// The extensions' rate limits in the table.
+    ///
+    /// # Errors
+    /// When a variable is missing.
+    pub fn allowances(&self) -> Result<Allowances, ConfigError> {
+        Ok(Allowances::new(self.table()?))
+    }
+
+    /// The clients connected to the WebSocket API. `WS_MANAGEMENT_URL` is the URL of its `@connections` API.
+    ///
+    /// # Errors
+    /// When a variable is missing.
+    pub fn connections(&self) -> Result<Connections, ConfigError> {
+        let url = self.environment.url("WS_MANAGEMENT_URL")?;
+        let config = aws_sdk_apigatewaymanagement::config::Builder::from(&self.aws)
+            .interceptor(RequestObserver)
+            .endpoint_url(url)
+            .build();
+        let api = aws_sdk_apigatewaymanagement::Client::from_conf(config);
+        let region = self.region().to_owned();
+        Ok(Connections::new(self.table()?, api, region))
+    }
+
+    /// How many messages a second go to clients that do not take part in a call: `POSTS_PER_SECOND` (2,000).
+    ///
+    /// # Errors
+    /// When it is not a number above 0, or a variable is missing.
+    pub fn post_budget(&self) -> Result<PostBudget, ConfigError> {
+        let per_second = self.environment.count("POSTS_PER_SECOND", 2_000)?;
+        let region = self.region().to_owned();
+        Ok(PostBudget::new(self.table()?, region, per_second))
+    }
+
+    /// The audio streams in the table.
+    ///
+    /// # Errors
+    /// When a variable is missing.
+    pub fn streams(&self) -> Result<AudioStreams, ConfigError> {
+        Ok(AudioStreams::new(self.table()?))
+    }
+
+    /// The clients that get the status updates of a call: `STATUS_AUDIENCE`, which is `everyone` (the default) or `participants`.
+    ///
+    /// # Errors
+    /// When it has another value.
+    pub fn status_audience(&self) -> Result<StatusAudience, ConfigError> {
+        match self.environment.optional("STATUS_AUDIENCE").as_deref() {
+            None | Some("everyone") => Ok(StatusAudience::Everyone),
+            Some("participants") => Ok(StatusAudience::Participants),
+            Some(_) => Err(ConfigError::Invalid {
+                name: "STATUS_AUDIENCE",
+                rule: "everyone or participants",
+            }),
+        }
+    }
+
+    /// The number routes in the table.
+    ///
+    /// # Errors
+    /// When a variable is missing.
+    pub fn routes(&self) -> Result<NumberRoutes, ConfigError> {
+        Ok(NumberRoutes::new(self.table()?))
+    }
+
+    /// SNS mobile push.
+    #[must_use]
+    pub fn sns(&self) -> Sns {
+        Sns::from_environment(lazy_client!(aws_sdk_sns, self.aws), &self.environment)
+    }
+
+    /// The PBXs, with the credentials of their ARI.
+    ///
+    /// # Errors
+    /// When a variable is missing or invalid.
+    pub fn asterisk(&self) -> Result<Asterisk, ConfigError> {
+        Ok(Asterisk::at(
+            self.pbxs()?,
+            self.secret("ASTERISK_SECRET_ARN")?,
+        ))
+    }
+
+    /// The PBXs' names and URLs: `ARI_URL`.
+    ///
+    /// # Errors
+    /// When it is missing or invalid.
+    pub fn pbxs(&self) -> Result<Pbxs, ConfigError> {
+        Pbxs::from_environment(&self.environment)
+    }
+
+    /// Authenticates Exotel: by its secret, and by the addresses of `EXOTEL_SOURCE_CIDRS`.
+    ///
+    /// # Errors
+    /// When a variable is missing or invalid.
+    pub fn exotel_webhook_auth(&self) -> Result<WebhookAuth<WebhookSecret>, ConfigError> {
+        let sources = AllowedSources::from_environment(&self.environment, "EXOTEL_SOURCE_CIDRS")?;
+        Ok(WebhookAuth::new(
+            sources,
+            self.secret("WEBHOOK_SECRET_ARN")?,
+        ))
+    }
+
+    /// Authenticates the PBX: by the secret of its hooks, and by the addresses of `PBX_SOURCE_CIDRS`.
+    ///
+    /// # Errors
+    /// When a variable is missing or invalid.
+    pub fn pbx_hook_auth(&self) -> Result<WebhookAuth<HookSecret>, ConfigError> {
+        let sources = AllowedSources::from_environment(&self.environment, "PBX_SOURCE_CIDRS")?;
+        Ok(WebhookAuth::new(sources, self.secret("HOOK_SECRET_ARN")?))
+    }
+
+    /// Checks the tokens of apps and operators.
+    ///
+    /// # Errors
+    /// When a variable is missing or invalid.
+    pub fn tokens(&self) -> Result<Tokens, ConfigError> {
+        Tokens::from_environment(&self.environment, self.secret("APP_SECRET_ARN")?)
+    }
+
+    /// Signs call ids and callback URLs. All parts of a function share it, so that it fetches the key once.
+    ///
+    /// # Errors
+    /// When a variable is missing.
+    pub fn signing(&self) -> Result<Arc<Signing>, ConfigError> {
+        if let Some(signing) = self.signing.get() {
+            return Ok(Arc::clone(signing));
+        }
+        let signing = Arc::new(Signing::new(self.secret("SIGNING_SECRET_ARN")?));
+        Ok(Arc::clone(self.signing.get_or_init(|| signing)))
+    }
+
+    /// The secret with the name or ARN in this variable.
+    ///
+    /// # Errors
+    /// When the variable is missing.
+    pub fn secret<T: DeserializeOwned>(
+        &self,
+        variable: &'static str,
+    ) -> Result<Secret<T>, ConfigError> {
+        let client = self
+            .secrets
+            .get_or_init(|| client!(aws_sdk_secretsmanager, self.aws));
+        Secret::from_environment(client, &self.environment, variable)
+    }
+
+    /// The country of numbers without a country code: `DEFAULT_COUNTRY` (ISO 3166; default `IN`).
+    #[must_use]
+    pub fn country(&self) -> String {
+        self.environment
+            .optional("DEFAULT_COUNTRY")
+            .unwrap_or_else(|| "IN".to_owned())
+    }
+
+    /// The table: `TABLE_NAME`.
+    ///
+    /// # Errors
+    /// When the variable is missing.
+    pub fn table(&self) -> Result<Table, ConfigError> {
+        let client = self
+            .dynamodb
+            .get_or_init(|| client!(aws_sdk_dynamodb, self.aws));
+        let name = self.environment.required("TABLE_NAME")?;
+        Ok(Table::new(client.clone(), name))
+    }
+
+    /// A client of SQS.
+    #[must_use]
+    pub fn sqs(&self) -> aws_sdk_sqs::Client {
+        client!(aws_sdk_sqs, self.aws)
+    }
+
+    /// The region that this function runs in.
+    #[must_use]
+    pub fn region(&self) -> &str {
+        self.aws.region().map_or("unknown", AsRef::as_ref)
+    }
+}
