@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use ringback_local::runtime_api::{TimedAnswer, RunningFunction};
+use ringback_local::runtime_api::{RunningFunction, TimedAnswer};
 use serde_json::{Value, json};
 
 use crate::fixture::{Fixture, call_id, ensure_success};

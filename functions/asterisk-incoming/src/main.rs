@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lambda_http::Request;
-use ringback::api::form::Fields;
 use ringback::api::http::{self, Answer, ApiError};
 use ringback::asterisk::dialplan_report::{DialplanReport, ReportedCall};
 use ringback::asterisk::{AsteriskError, PbxList};
 use ringback::auth::signing::Signing;
 use ringback::auth::webhook_auth::WebhookAuth;
-use ringback::effect_runner::OutsideError;
+use ringback::effect_runner::EffectError;
+use ringback::form_fields::FormFields;
 use ringback::platform::clock;
 use ringback::platform::secrets::HookSecret;
 use ringback::start::{LiveSwitchboard, Start};
@@ -100,7 +100,7 @@ impl AsteriskIncoming {
             None => Ok(Answer::ok(
                 json!({ "call_id": call_id, "status": outcome.call.status }),
             )),
-            Some(reason) => Err(http::refused(reason, &outcome.call, now)),
+            Some(reason) => Err(ApiError::rejected(reason, &outcome.call, now)),
         }
     }
 
@@ -138,12 +138,12 @@ impl AsteriskIncoming {
 /// An offline phone fails no report: the app may be ready seconds before its SIP registration, or register again after
 /// a lost connection. The call's timer dials the phone then.
 fn accept_offline_phone(
-    result: Result<Outcome, SwitchboardError<OutsideError>>,
+    result: Result<Outcome, SwitchboardError<EffectError>>,
 ) -> Result<Outcome, ApiError> {
     match result {
         Err(SwitchboardError::Effect {
             call,
-            source: OutsideError::Asterisk(AsteriskError::PhoneOffline),
+            source: EffectError::Asterisk(AsteriskError::PhoneOffline),
         }) => Ok(Outcome {
             call: *call,
             refused: None,
@@ -158,7 +158,7 @@ async fn main() -> Result<(), lambda_http::Error> {
     let this = AsteriskIncoming {
         switchboard: start.switchboard()?,
         routes: start.routes(),
-        hook_auth: start.pbxs_gate()?,
+        hook_auth: start.pbx_hook_auth()?,
         signing: start.signing()?,
         country: start.country(),
         pbxs: start.pbxs()?,

@@ -1,6 +1,6 @@
 //! The metrics of a change.
 
-use ringback::telemetry::metrics::Measured;
+use ringback::telemetry::metrics::CallMetrics;
 
 use crate::replica_duties::ReplicaDuties;
 use crate::stream_records::CallChange;

@@ -10,9 +10,9 @@ use futures::future;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use ringback::api::status_update::{StatusAudience, StatusUpdate};
 use ringback::platform::clock;
-use ringback::store::calls::StoreError;
-use ringback::store::connections::{Connection, Connections, Deliveries};
-use ringback::store::posts::Posts;
+use ringback::store::StoreError;
+use ringback::store::connections::{Connection, Connections, DeliveryCounts};
+use ringback::store::post_budget::PostBudget;
 use ringback::telemetry::{metrics, subject};
 use ringback_core::timestamp::Timestamp;
 
@@ -32,7 +32,7 @@ pub(crate) struct ParticipantsUpdated {
     started_at: Instant,
     /// The connections that have the update.
     connection_ids: HashSet<String>,
-    deliveries: Deliveries,
+    deliveries: DeliveryCounts,
 }
 
 impl ClientUpdates {
@@ -67,7 +67,7 @@ impl ClientUpdates {
         let until = clock::now() + OTHERS_TIME_LIMIT;
         for update in updates {
             let call_id = update.update.call_id();
-            subject::dealing_with(call_id, self.finish(update, until)).await;
+            call_log_fields::with_call(call_id, self.finish(update, until)).await;
         }
     }
 
@@ -75,14 +75,14 @@ impl ClientUpdates {
     async fn finish(&self, sent: ParticipantsUpdated, until: Timestamp) {
         let (to_others, dropped) = match self.audience {
             StatusAudience::Everyone => self.send_update_to_others(&sent, until).await,
-            StatusAudience::Participants => (Deliveries::default(), false),
+            StatusAudience::Participants => (DeliveryCounts::default(), false),
         };
         let mut deliveries = sent.deliveries;
         deliveries += to_others;
         let took = sent.started_at.elapsed();
-        metrics::told(deliveries.sent, took, dropped);
+        metrics::status_update_sent(deliveries.sent, took, dropped);
         let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        let Deliveries {
+        let DeliveryCounts {
             sent: clients,
             gone,
             failed,
@@ -95,7 +95,7 @@ impl ClientUpdates {
         &self,
         sent: &ParticipantsUpdated,
         until: Timestamp,
-    ) -> (Deliveries, bool) {
+    ) -> (DeliveryCounts, bool) {
         // An old change means that this batch is behind. Its update is dropped, because the participants of the next
         // batch are waiting.
         let until = until.min(sent.update.changed_at() + OTHERS_TIME_LIMIT);
@@ -125,7 +125,7 @@ impl ClientUpdates {
             Ok(deliveries) => (deliveries, dropped.get()),
             Err(error) => {
                 tracing::error!(%error, cause = ?error.source(), "other clients could not be listed");
-                (Deliveries::default(), true)
+                (DeliveryCounts::default(), true)
             }
         }
     }

@@ -18,8 +18,8 @@ use futures::future::join_all;
 use lambda_runtime::{Error, LambdaEvent};
 use replica_duties::ReplicaDuties;
 use ringback::api::status_update::StatusUpdate;
-use ringback::platform::start::{Start, run};
-use ringback::telemetry::subject;
+use ringback::start::{Start, run};
+use ringback::telemetry::call_log_fields;
 use ringback::timers::TimerError;
 use serde_json::{Value, json};
 use stream_records::{CallChange, StreamEvent};
@@ -72,7 +72,7 @@ impl Broadcast {
             Some(update) => {
                 let call_id = update.call_id();
                 let sending = self.client_updates.send_to_participants(update);
-                Some(subject::dealing_with(call_id, sending).await?)
+                Some(call_log_fields::with_call(call_id, sending).await?)
             }
             None => None,
         };

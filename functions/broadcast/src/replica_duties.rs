@@ -2,15 +2,15 @@
 
 use ringback::platform::clock;
 use ringback::platform::config::ConfigError;
-use ringback::platform::start::Start;
-use ringback::timers::{Timeouts, TimerError, replica};
+use ringback::start::Start;
+use ringback::timers::{CallTimers, TimerError, replica};
 
 use crate::stream_records::CallChange;
 
 /// This region's duties as the second of two.
 pub(crate) struct ReplicaDuties {
     pub(crate) region: String,
-    timeouts: Timeouts,
+    timeouts: CallTimers,
 }
 
 impl ReplicaDuties {

@@ -8,7 +8,7 @@ use ringback::api::http::{self, ApiAnswer, ApiError, ApiErrorCode};
 use ringback::auth::signing::Signing;
 use ringback::auth::{Tokens, Viewer};
 use ringback::platform::clock;
-use ringback::platform::start::Start;
+use ringback::start::Start;
 use ringback::store::calls::{Calls, DynamoCalls, find_once_there};
 use ringback_core::call::Call;
 use ringback_core::ids::{CallId, CallSid};

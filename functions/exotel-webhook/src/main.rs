@@ -36,7 +36,7 @@ enum ReportScope {
 impl ExotelWebhookHandler {
     async fn handle(&self, request: Request) -> Result<Answer, ApiError> {
         let now = clock::now();
-        let query = Fields::from_form(request.uri().query().unwrap_or_default().as_bytes());
+        let query = FormFields::from_form(request.uri().query().unwrap_or_default().as_bytes());
         let scope = self.authenticate(&request, &query, now).await?;
         let extension = query
             .text("extension")
@@ -86,9 +86,9 @@ impl ExotelWebhookHandler {
         Ok(ReportScope::AllCalls)
     }
 
-    async fn parse(&self, request: &Request, query: Fields) -> Result<ExotelWebhook, ApiError> {
+    async fn parse(&self, request: &Request, query: FormFields) -> Result<ExotelWebhook, ApiError> {
         let content_type = http::header(request, "content-type").unwrap_or_default();
-        let body = Fields::from_body(content_type, http::body(request)?).await?;
+        let body = FormFields::from_body(content_type, http::body(request)?).await?;
         // In a callback for a call that we placed, our own URL names the call and so takes precedence over the body.
         let is_callback = query.text("CustomField").is_some();
         let fields = if is_callback {
@@ -173,7 +173,7 @@ async fn main() -> Result<(), lambda_http::Error> {
     let this = ExotelWebhookHandler {
         switchboard: start.switchboard()?,
         routes: start.routes(),
-        webhook_auth: start.exotels_gate()?,
+        webhook_auth: start.exotel_webhook_auth()?,
         signing: start.signing()?,
         country: start.country(),
     };

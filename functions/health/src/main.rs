@@ -10,7 +10,7 @@ use std::time::Duration;
 use lambda_http::Request;
 use ringback::api::http::{self, Answer, ApiError};
 use ringback::asterisk::{Asterisk, Health as PbxHealth};
-use ringback::platform::start::Start;
+use ringback::start::Start;
 use serde_json::{Map, Value, json};
 use shared_answer::SharedAnswer;
 

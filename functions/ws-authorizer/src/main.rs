@@ -62,8 +62,10 @@ impl WsAuthorizer {
                 let secret = Some(secret.expose_secret());
                 match self.webhook_auth.admit(source, secret, now).await {
                     Ok(()) => Ok(Some(Who::Exotel)),
-                    Err(TurnedAway::Secret(error)) => Err(error.into()),
-                    Err(TurnedAway::SourceNotAllowed(_) | TurnedAway::Unauthorized(_)) => Ok(None),
+                    Err(WebhookAuthError::Secret(error)) => Err(error.into()),
+                    Err(
+                        WebhookAuthError::SourceNotAllowed(_) | WebhookAuthError::Unauthorized(_),
+                    ) => Ok(None),
                 }
             }
         }
@@ -86,7 +88,7 @@ async fn main() -> Result<(), Error> {
     let start = Start::function().await;
     let this = &WsAuthorizer {
         tokens: start.tokens()?,
-        webhook_auth: start.exotels_gate()?,
+        webhook_auth: start.exotel_webhook_auth()?,
     };
     run(move |event| this.handle(event)).await
 }

@@ -6,7 +6,7 @@ use futures::StreamExt;
 use ringback::api::http::ApiError;
 use ringback::exotel::{DtmfKey, MAX_FRAME_BYTES, StreamFrame};
 use ringback::platform::clock;
-use ringback::platform::start::LiveSwitchboard;
+use ringback::start::LiveSwitchboard;
 use ringback::store::connections::Connections;
 use ringback::store::streams::{AudioStream, AudioStreams};
 use ringback::switchboard::SwitchboardError;

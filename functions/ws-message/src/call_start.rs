@@ -6,10 +6,10 @@ use ringback::api::http::{ApiError, ApiErrorCode};
 use ringback::api::new_call::{Address, CallRequest};
 use ringback::api::status_update::call_initiated;
 use ringback::auth::signing::Signing;
-use ringback::exotel::dialling::{CallerIdPolicy, DialRules, Forbidden};
+use ringback::exotel::dial_rules::{CallerIdPolicy, DialRules, Forbidden};
 use ringback::platform::clock;
-use ringback::platform::start::LiveSwitchboard;
-use ringback::store::number_routes::Routes;
+use ringback::start::LiveSwitchboard;
+use ringback::store::number_routes::NumberRoutes;
 use ringback::switchboard::{Destination, NewCallRequest, StartLimits, SwitchboardError};
 use ringback::telemetry::metrics;
 use ringback_core::call::{Call, CallType, EndReason};
@@ -136,8 +136,8 @@ impl CallStarter {
         }
         let own = self.routes.number_of(app, &self.country).await?;
         if requested.is_some() && requested != own {
-            record_refusal(app, Forbidden::CallerId.rule());
-            return Err(Forbidden::CallerId.into());
+            record_refusal(app, DialRuleViolation::CallerId.rule());
+            return Err(DialRuleViolation::CallerId.into());
         }
         own.ok_or_else(|| {
             ApiError::bad_request(

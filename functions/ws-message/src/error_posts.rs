@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use ringback::platform::clock;
-use ringback::platform::seldom::Seldom;
+use ringback::platform::throttle::Throttle;
 use ringback::store::connections::{Connection, Connections};
 use serde_json::Value;
 
@@ -15,11 +15,11 @@ use serde_json::Value;
 const MAX_CONNECTIONS: usize = 100;
 
 /// Posts errors to connections, at most one a second to each.
-pub(crate) struct ErrorPosts(Seldom<MAX_CONNECTIONS>);
+pub(crate) struct ErrorPosts(Throttle<MAX_CONNECTIONS>);
 
 impl ErrorPosts {
     pub(crate) fn new() -> Self {
-        Self(Seldom::once_in(Duration::from_secs(1)))
+        Self(Throttle::once_in(Duration::from_secs(1)))
     }
 
     /// Posts the error. Drops it if the connection got one within the last second.

@@ -18,7 +18,7 @@ use ringback::api::websocket::{self, ConnectedClient, Request};
 use ringback::auth::Bearer;
 use ringback::exotel::dial_rules::DialRules;
 use ringback::platform::clock;
-use ringback::platform::start::{Start, run, works_until};
+use ringback::start::{Start, run, works_until};
 use ringback::switchboard::StartLimits;
 use serde_json::{Map, Value, json};
 
@@ -128,7 +128,7 @@ impl WsMessage {
             None => Ok(
                 json!({ "type": "call_response", "success": true, "server_call_id": call_id, "status": outcome.call.status }),
             ),
-            Some(reason) => Err(http::refused(reason, &outcome.call, now)),
+            Some(reason) => Err(ApiError::rejected(reason, &outcome.call, now)),
         }
     }
 }

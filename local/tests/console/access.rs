@@ -36,7 +36,7 @@ async fn everybody_can_read_the_page_and_use_all_of_it() -> Result<()> {
     page.switch_on().await?;
     page.click("#dial button").await?;
     page.says("#phone-state", "is calling").await?;
-    page.says("#board .timeline", "Pushes went out").await?;
+    page.says("#board .timeline", "PushSender went out").await?;
     every_text_stands_out_from_its_ground_by_day_and_by_night(&page).await?;
     every_control_has_a_name_and_the_page_a_structure(&page).await?;
     page.click("#decline").await?;

@@ -65,7 +65,7 @@ async fn who_has_no_part_in_a_call_sees_neither_its_numbers_nor_its_timeline() -
         .await?;
     let card = page.text("#board > .call").await?;
     ensure!(card.contains("**10") && !card.contains("98765"), "{card}");
-    ensure!(!card.contains("Pushes went out"), "{card}");
+    ensure!(!card.contains("PushSender went out"), "{card}");
     caller.cancel().await?;
     page.latest_is("Caller gave up").await?;
     // That the answer was 403 is what the browser notes as an error.
@@ -90,7 +90,7 @@ async fn a_connection_that_is_cut_is_found_again_and_what_changed_meanwhile_is_a
     let caller = scene.dial("1001").await?;
     let id = app.woken().await?;
     page.latest_is("Ringing").await?;
-    page.says("#board .timeline", "Pushes went out").await?;
+    page.says("#board .timeline", "PushSender went out").await?;
     // Nobody looks at its timeline any longer.
     page.click("#board summary").await?;
     page.browser.until("asked === 0", SOON).await?;

@@ -14,7 +14,7 @@ use crate::asterisk::{
 use crate::exotel::{Exotel, ExotelError};
 use crate::platform::clock;
 use crate::push::PushSender;
-use crate::store::calls::StoreError;
+use crate::store::StoreError;
 use crate::store::devices::Device;
 use crate::switchboard::{EffectContext, Effects};
 use crate::timers::{CallTimers, TimerError};

@@ -6,7 +6,7 @@ use aws_config::SdkConfig;
 use serde::de::DeserializeOwned;
 
 use crate::api::status_update::StatusAudience;
-use crate::asterisk::{Asterisk, Pbxs};
+use crate::asterisk::{Asterisk, PbxList};
 use crate::auth::Tokens;
 use crate::auth::signing::Signing;
 use crate::auth::webhook_auth::{AllowedSources, WebhookAuth};
@@ -15,7 +15,7 @@ use crate::exotel::Exotel;
 use crate::platform::config::{ConfigError, Environment};
 use crate::platform::lazy_client::LazyClient;
 use crate::platform::secrets::{HookSecret, Secret, WebhookSecret};
-use crate::push::Pushes;
+use crate::push::PushSender;
 use crate::push::fcm::Fcm;
 use crate::push::sns::Sns;
 pub use crate::runtime::run;
@@ -31,7 +31,7 @@ use crate::store::table::Table;
 use crate::switchboard::Switchboard;
 use crate::telemetry::requests::RequestObserver;
 use crate::telemetry::{metrics, xray};
-use crate::timers::Timeouts;
+use crate::timers::CallTimers;
 
 /// The switchboard of a deployed function: calls in DynamoDB, effects on the real outside systems.
 pub type LiveSwitchboard = Switchboard<DynamoCalls, EffectRunner>;
@@ -112,7 +112,7 @@ impl Start {
     fn effect_runner(&self) -> Result<EffectRunner, ConfigError> {
         let environment = &self.environment;
         let fcm = Fcm::from_environment(environment, self.secret("FCM_SECRET_ARN")?)?;
-        let pushes = Pushes::new(self.devices()?, fcm, self.sns());
+        let pushes = PushSender::new(self.devices()?, fcm, self.sns());
         Ok(EffectRunner::new(
             self.asterisk()?,
             pushes,
@@ -143,8 +143,8 @@ impl Start {
     ///
     /// # Errors
     /// When a variable is missing.
-    pub fn timeouts(&self) -> Result<Timeouts, ConfigError> {
-        Timeouts::from_environment(
+    pub fn timeouts(&self) -> Result<CallTimers, ConfigError> {
+        CallTimers::from_environment(
             lazy_client!(aws_sdk_sqs, self.aws),
             lazy_client!(aws_sdk_scheduler, self.aws),
             &self.environment,
@@ -234,7 +234,7 @@ impl Start {
     /// # Errors
     /// When a variable is missing or invalid.
     pub fn asterisk(&self) -> Result<Asterisk, ConfigError> {
-        Ok(Asterisk::at(
+        Ok(Asterisk::new(
             self.pbxs()?,
             self.secret("ASTERISK_SECRET_ARN")?,
         ))
@@ -244,8 +244,8 @@ impl Start {
     ///
     /// # Errors
     /// When it is missing or invalid.
-    pub fn pbxs(&self) -> Result<Pbxs, ConfigError> {
-        Pbxs::from_environment(&self.environment)
+    pub fn pbxs(&self) -> Result<PbxList, ConfigError> {
+        PbxList::from_environment(&self.environment)
     }
 
     /// Authenticates Exotel: by its secret, and by the addresses of `EXOTEL_SOURCE_CIDRS`.

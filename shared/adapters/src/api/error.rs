@@ -9,8 +9,8 @@ use crate::asterisk::AsteriskError;
 use crate::auth::signing::SignatureError;
 use crate::auth::webhook_auth::WebhookAuthError;
 use crate::auth::{TokenError, Unauthorized};
-use crate::effect_runner::OutsideError;
-use crate::exotel::dialling::Forbidden;
+use crate::effect_runner::EffectError;
+use crate::exotel::dial_rules::DialRuleViolation;
 use crate::form_fields::BadBody;
 use crate::platform::secrets::SecretError;
 use crate::push::sns::EndpointError;
@@ -242,8 +242,8 @@ impl From<ReplicationWaitError> for ApiError {
     }
 }
 
-impl From<Forbidden> for ApiError {
-    fn from(rule: Forbidden) -> Self {
+impl From<DialRuleViolation> for ApiError {
+    fn from(rule: DialRuleViolation) -> Self {
         Self::with_message(ApiErrorCode::NotAllowed, rule.to_string())
     }
 }
@@ -295,8 +295,8 @@ impl From<EndpointError> for ApiError {
     }
 }
 
-impl From<SwitchboardError<OutsideError>> for ApiError {
-    fn from(error: SwitchboardError<OutsideError>) -> Self {
+impl From<SwitchboardError<EffectError>> for ApiError {
+    fn from(error: SwitchboardError<EffectError>) -> Self {
         match error {
             SwitchboardError::NoSuchCall => ApiErrorCode::NoSuchCall.into(),
             SwitchboardError::NotHereYet(wait) => Self::call_not_replicated_yet(wait),
@@ -324,9 +324,9 @@ impl From<SwitchboardError<OutsideError>> for ApiError {
 }
 
 /// The change was saved, and an effect failed. The same request tries the effect again.
-const fn effect_error_code(error: &OutsideError) -> ApiErrorCode {
+const fn effect_error_code(error: &EffectError) -> ApiErrorCode {
     match error {
-        OutsideError::Asterisk(error) => match error {
+        EffectError::Asterisk(error) => match error {
             AsteriskError::PhoneOffline => ApiErrorCode::PhoneNotRegistered,
             AsteriskError::NoSuchEndpoint => ApiErrorCode::NoSuchEndpoint,
             AsteriskError::Secret(_) => ApiErrorCode::TryAgain,
@@ -336,7 +336,7 @@ const fn effect_error_code(error: &OutsideError) -> ApiErrorCode {
             | AsteriskError::Refused { .. }
             | AsteriskError::BadCertificate(_) => ApiErrorCode::AsteriskFailed,
         },
-        OutsideError::Store(_) | OutsideError::Timer(_) | OutsideError::NoExotel => {
+        EffectError::Store(_) | EffectError::Timer(_) | EffectError::NoExotel => {
             ApiErrorCode::TryAgain
         }
     }

@@ -1,4 +1,4 @@
-//! Fields of a JSON object that a client has sent.
+//! FormFields of a JSON object that a client has sent.
 
 use serde_json::{Map, Value};
 

@@ -83,9 +83,9 @@ impl AriClient {
         let Some(rejection) = credential_rejection(&reply) else {
             return reply;
         };
-        match self.access.secret.after_refusal(&secret).await {
+        match self.access.secret.after_rejection(&secret).await {
             Some(newer) => {
-                requests::again(SYSTEM, rejection);
+                requests::log_retry(SYSTEM, rejection);
                 self.request_with(&newer, &request).await
             }
             None => reply,
@@ -157,7 +157,7 @@ fn credential_rejection(reply: &Result<Response, AsteriskError>) -> Option<Strin
         AsteriskError::Unreachable(_, error) => error.is_connect() && !error.is_timeout(),
         error => matches!(error, AsteriskError::BadCertificate(_)),
     };
-    may_be_trust.then(|| requests::reason(error))
+    may_be_trust.then(|| requests::error_chain(error))
 }
 
 /// Sends a request, and once more if the connection breaks.
@@ -166,10 +166,13 @@ fn credential_rejection(reply: &Result<Response, AsteriskError>) -> Option<Strin
 /// has frozen meanwhile notices that only after it has sent its next request. Every ARI request here may be repeated.
 async fn send(request: RequestBuilder, doing: &'static str) -> Result<Response, AsteriskError> {
     let copy = request.try_clone();
-    let reply = match (xray::part(SYSTEM, doing, request.send()).await, copy) {
+    let reply = match (
+        xray::trace_request(SYSTEM, doing, request.send()).await,
+        copy,
+    ) {
         (Err(error), Some(copy)) if !error.is_timeout() && !error.is_connect() => {
-            requests::again(SYSTEM, requests::reason(&error.without_url()));
-            xray::part(SYSTEM, doing, copy.send()).await
+            requests::log_retry(SYSTEM, requests::error_chain(&error.without_url()));
+            xray::trace_request(SYSTEM, doing, copy.send()).await
         }
         (reply, _) => reply,
     };

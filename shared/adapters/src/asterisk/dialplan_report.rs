@@ -2,7 +2,7 @@
 //! ended.
 
 use super::pbx_list::PbxList;
-use crate::api::form::Fields;
+use crate::form_fields::FormFields;
 use crate::store::calls::CorrelationKey;
 use ringback_core::call::{CallSide, Event};
 use ringback_core::ids::{BadName, CallId, CallSid, ChannelId, Extension, Leg};
@@ -74,7 +74,7 @@ impl DialplanReport {
     ///
     /// # Errors
     /// When a field is missing or malformed, with the field's name.
-    pub fn parse(fields: &Fields, country: &str, pbxs: &PbxList) -> Result<Self, BadName> {
+    pub fn parse(fields: &FormFields, country: &str, pbxs: &PbxList) -> Result<Self, BadName> {
         let missing = BadName {
             what: "channel_id",
             rule: "is missing",
@@ -204,7 +204,7 @@ mod tests {
 
     fn parse(form: &str) -> Result<DialplanReport, BadName> {
         let pbxs = PbxList::parse("pbx1=https://a/ari,pbx2=https://b/ari").unwrap();
-        DialplanReport::parse(&Fields::from_form(form.as_bytes()), "IN", &pbxs)
+        DialplanReport::parse(&FormFields::from_form(form.as_bytes()), "IN", &pbxs)
     }
 
     #[test]

@@ -249,7 +249,7 @@ impl Pbx {
         for _ in 0..HANGUP_RETRIES {
             let Err(error) = &reply else { break };
             tokio::time::sleep(HANGUP_RETRY_PAUSE).await;
-            requests::again(SYSTEM, requests::reason(error));
+            requests::log_retry(SYSTEM, requests::error_chain(error));
             reply = self.ari.request(doing, Method::DELETE, &path, None).await;
         }
         let done = [StatusCode::NO_CONTENT, StatusCode::NOT_FOUND];

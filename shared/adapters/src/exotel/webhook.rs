@@ -11,7 +11,7 @@ use ringback_core::timestamp::Timestamp;
 
 use super::india_time::parse_india_time;
 use super::status_words::{means_ended, progress_of_word};
-use crate::api::form::Fields;
+use crate::form_fields::FormFields;
 
 /// A report older than a ring, but younger than this, is a repetition. An older one is taken as new: its clock is probably
 /// in another time zone, because Exotel's dates have none.
@@ -133,14 +133,14 @@ impl ExotelWebhook {
 }
 
 /// `Direction` is `incoming` (Passthru), `inbound` (StatusCallback), `outbound-dial` or `outbound-api`.
-fn direction(fields: &Fields) -> CallDirection {
+fn direction(fields: &FormFields) -> CallDirection {
     match fields.text("Direction") {
         Some(text) if text.starts_with("outbound") => CallDirection::Outbound,
         _ => CallDirection::Inbound,
     }
 }
 
-fn stage(fields: &Fields) -> CallStage {
+fn stage(fields: &FormFields) -> CallStage {
     let words = [
         fields.text("Status"),
         fields.text("CallType"),
@@ -156,7 +156,7 @@ fn stage(fields: &Fields) -> CallStage {
 
 /// Ringback places calls through the API only. A Connect applet reports its call as `outbound-dial`; there, `busy` means
 /// that an agent is being called.
-fn progress(fields: &Fields) -> Option<OutboundProgress> {
+fn progress(fields: &FormFields) -> Option<OutboundProgress> {
     if fields.text("Direction") != Some("outbound-api") {
         return None;
     }
@@ -177,7 +177,7 @@ fn progress(fields: &Fields) -> Option<OutboundProgress> {
 
 /// Whether the first number has answered and the second one has not. Exotel sends the event `answered` in both cases, and
 /// its reference does not distinguish them. Its users do, by the status of the legs.
-fn second_number_rings(fields: &Fields) -> bool {
+fn second_number_rings(fields: &FormFields) -> bool {
     let is_answered = |leg| fields.text(leg) == Some("in-progress");
     is_answered("Legs[0][Status]") && fields.text("Legs[1][Status]").is_none()
 }
@@ -189,7 +189,7 @@ fn is_event(fields: &FormFields, event: &str) -> bool {
 }
 
 /// Only StatusCallbacks have one of these fields.
-fn source(fields: &Fields) -> WebhookSource {
+fn source(fields: &FormFields) -> WebhookSource {
     let has_status = fields
         .text("EventType")
         .or_else(|| fields.text("Status"))

@@ -102,7 +102,7 @@ pub const CALLS_ENDED: Metric = Metric::count("calls_ended").by(&["outcome"]);
 pub const BRIDGE_FAILURES: Metric = Metric::count("bridge_failures");
 /// Calls for which no push was sent, although there is a device.
 pub const PUSH_FAILURES: Metric = Metric::count("push_failures");
-/// Pushes, by service and result.
+/// PushSender, by service and result.
 pub const PUSH_RESULTS: Metric = Metric::count("push_results").by(&["service", "result"]);
 /// Clients that got the status update of one change of a call.
 pub const CLIENTS_NOTIFIED: Metric = Metric::count("clients_notified");

@@ -22,11 +22,11 @@ use crate::api::websocket::{Connecting, Request};
 use crate::asterisk::PbxList;
 use crate::asterisk::dialplan_report::DialplanReport;
 use crate::auth::{self, Bearer};
-use crate::exotel::{ExotelWebhook, Frame};
+use crate::exotel::{ExotelWebhook, StreamFrame};
 use crate::form_fields::{BadBody, FormFields};
 use crate::store::devices::Device;
 use crate::store::streams::AudioStream;
-use crate::timers::Timer;
+use crate::timers::TimerMessage;
 use crate::{asterisk, exotel, push};
 use ringback_core::call::Call;
 use ringback_core::phone_number::{Caller, PhoneNumber};
@@ -122,7 +122,7 @@ fn webhook(fields: &FormFields) {
     if let Some(number) = &webhook.to {
         assert_number(number);
     }
-    let events = (webhook.end(), webhook.reported());
+    let events = (webhook.end_event(), webhook.progress_event());
     let _shown = format!("{webhook:?} {events:?}");
 }
 
@@ -135,7 +135,7 @@ fn hook_report(bytes: &[u8]) {
         .into_iter()
         .flatten()
     {
-        let Ok(report) = Report::parse(&fields, COUNTRY, &pbxs) else {
+        let Ok(report) = DialplanReport::parse(&fields, COUNTRY, &pbxs) else {
             continue;
         };
         assert_plain(report.leg.channel.as_str());
@@ -208,7 +208,7 @@ fn stream_frame(bytes: &[u8]) {
     if let Ok(text) = std::str::from_utf8(bytes)
         && let Ok(frame) = StreamFrame::parse(text)
     {
-        if let Frame::Start { call_sid, .. } | Frame::Stop { call_sid, .. } = &frame {
+        if let StreamFrame::Start { call_sid, .. } | StreamFrame::Stop { call_sid, .. } = &frame {
             assert_plain(call_sid.as_str());
         }
         let _shown = format!("{frame:?}");
@@ -261,7 +261,7 @@ fn stored_item(bytes: &[u8]) {
     }
     read_back::<Device>(bytes);
     read_back::<AudioStream>(bytes);
-    let _timer = serde_json::from_slice::<Timer>(bytes);
+    let _timer = serde_json::from_slice::<TimerMessage>(bytes);
 }
 
 /// Checks that a stored value is read back unchanged.

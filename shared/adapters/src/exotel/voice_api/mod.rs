@@ -181,7 +181,7 @@ impl Exotel {
     ) -> Result<PlacedCall, ExotelError> {
         let sending = self.request(secret, Method::POST, "connect.json").await?;
         let sending = sending.form(&request.form_fields()).send();
-        let reply = match xray::part(SYSTEM, "placing a call", sending).await {
+        let reply = match xray::trace_request(SYSTEM, "placing a call", sending).await {
             Ok(reply) => reply,
             // Without a connection, the request was not sent.
             Err(error) if error.is_connect() => {
@@ -220,7 +220,7 @@ impl Exotel {
     ) -> Result<CallDetails, ExotelError> {
         let path = format!("{call}.json");
         let sending = self.request(secret, Method::GET, &path).await?.send();
-        let reply = xray::part(SYSTEM, "looking a call up", sending).await;
+        let reply = xray::trace_request(SYSTEM, "looking a call up", sending).await;
         let unavailable = |error| ExotelError::Unavailable(ReplyError::incomplete(error));
         let reply = reply.map_err(unavailable)?;
         match reply.status() {
@@ -250,9 +250,9 @@ impl Exotel {
         else {
             return result;
         };
-        match self.secret.after_refusal(&secret).await {
+        match self.secret.after_rejection(&secret).await {
             Some(newer) => {
-                requests::again(SYSTEM, rejection);
+                requests::log_retry(SYSTEM, rejection);
                 attempt(newer).await
             }
             None => Err(rejection),

@@ -131,7 +131,7 @@ async fn request_token(
         ("assertion", &assertion),
     ];
     let sending = client.post(&account.token_uri).form(&form).send();
-    let reply = xray::part(SYSTEM, "requesting an access token", sending).await;
+    let reply = xray::trace_request(SYSTEM, "requesting an access token", sending).await;
     let reply = reply.map_err(unavailable)?;
     // `invalid_grant` (400) for a key that was revoked, `invalid_client` (401) for an account that was deleted.
     if reply.status().is_client_error() && reply.status() != StatusCode::TOO_MANY_REQUESTS {

@@ -129,7 +129,7 @@ impl Fcm {
                     | SendFailure::Refused(description),
                 ) => return Err(PushError::NotAccepted(description)),
             };
-            requests::again(SYSTEM, retry_reason);
+            requests::log_retry(SYSTEM, retry_reason);
             let time_left = until.since(clock::now());
             let retry = tokio::time::timeout(time_left, self.attempt(token, message)).await;
             let too_late = |_| PushError::NotAccepted("no reply in time".to_owned());
@@ -143,7 +143,7 @@ impl Fcm {
         account: &Arc<ServiceAccount>,
         rejected: Option<SecretString>,
     ) -> bool {
-        let newer = self.account.after_refusal(account).await;
+        let newer = self.account.after_rejection(account).await;
         match rejected {
             Some(rejected) => {
                 self.tokens.lock().await.drop_token(&rejected);
@@ -182,11 +182,11 @@ impl Fcm {
             .bearer_auth(access.expose_secret())
             .json(&request_body(token, message));
         Ok(
-            match xray::part(SYSTEM, "sending a push", request.send()).await {
+            match xray::trace_request(SYSTEM, "sending a push", request.send()).await {
                 Ok(reply) => read_reply(reply, account, access).await,
                 Err(error) => Err(SendFailure::Busy {
                     pause: Duration::ZERO,
-                    description: requests::reason(&error.without_url()),
+                    description: requests::error_chain(&error.without_url()),
                 }),
             },
         )

@@ -297,7 +297,7 @@ async fn the_token_request_has_an_assertion_of_the_service_account() {
     google.send().await.unwrap();
 
     let request = google.requests_to("/token").await.remove(0);
-    let form = crate::api::form::Fields::from_form(&request.body);
+    let form = crate::form_fields::FormFields::from_form(&request.body);
     assert_eq!(
         form.text("grant_type"),
         Some("urn:ietf:params:oauth:grant-type:jwt-bearer")
@@ -584,7 +584,7 @@ async fn an_access_token_is_never_used_for_another_account() {
     .await;
     google.send().await.unwrap();
     let account = google.fcm.account.value().await.unwrap();
-    google.fcm.account.after_refusal(&account).await.unwrap();
+    google.fcm.account.after_rejection(&account).await.unwrap();
     // The simulated FCM has no other project, so this push fails. It has requested an access token for that account.
     google.send().await.unwrap_err();
     assert_eq!(google.token_requests().await, 2);

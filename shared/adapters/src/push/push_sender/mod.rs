@@ -116,7 +116,11 @@ impl PushSender {
             }
             Err(PushError::AddressExpired) => {
                 tracing::warn!(%call_id, %device_id, ?via, "push address expired; deleting the device");
-                if let Err(error) = self.devices.forget_dead(&call.extension, device).await {
+                if let Err(error) = self
+                    .devices
+                    .remove_unreachable(&call.extension, device)
+                    .await
+                {
                     tracing::warn!(%call_id, %device_id, %error, "device with an expired push address not deleted");
                 }
                 false

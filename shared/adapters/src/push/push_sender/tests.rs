@@ -11,6 +11,7 @@ use wiremock::matchers::{body_partial_json, body_string_contains, header, method
 use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 
 use super::*;
+use crate::store::Table;
 use crate::testing;
 use ringback_core::ids::DeviceId;
 

@@ -47,7 +47,7 @@ impl TestSns {
     }
 
     /// The forms that SNS has received.
-    async fn received(&self) -> Vec<Fields> {
+    async fn received(&self) -> Vec<FormFields> {
         let requests = testing::requests(&self.server).await;
         requests
             .iter()
