@@ -1,120 +1,133 @@
-//! Two regions keep the same call, and replication keeps the later of two versions of it (DynamoDB global tables: the
-//! last writer wins, the item as a whole). What the other version knew is told again as [`Event::ReplicaOverwritten`]: facts
-//! about a call only ever become more, so that both versions together are what has happened.
+//! Two regions keep the same call, and replication keeps the later of two versions (DynamoDB global tables: the last writer wins,
+//! and the item is replaced as a whole). What the replaced version knew comes back as [`Event::ReplicaOverwritten`]. Facts about a
+//! call are only ever added, so both versions together are what has happened.
+//!
+//! [`Event::ReplicaOverwritten`]: super::Event::ReplicaOverwritten
 
-use super::verdict::{Verdict, ended};
-use super::{Call, CallStatus, Effect, EndReason, Set, inbound, outbound};
+use super::phone_rules::ended;
+use super::rule::{Rule, otherwise, when_read};
+use super::{Assignment, Call, CallStatus, Effect, EndReason, PushedDevices, pending};
 use crate::timestamp::Timestamp;
 
 impl Call {
     /// Whether `overwritten`, another version of this call, knows something that this one does not.
     #[must_use]
     pub fn has_lost(&self, overwritten: &Self) -> bool {
-        !found(self, overwritten, overwritten.created_at).is_empty()
+        !learned(self, overwritten, overwritten.created_at).is_empty()
     }
 }
 
-pub(super) fn verdict(call: &Call, overwritten: &Call, now: Timestamp) -> Verdict {
-    let found = found(call, overwritten, now);
-    if found.is_empty() {
-        Verdict::Repeat
+/// The rules for a version that was overwritten.
+pub(super) fn rules(overwritten: &Call, now: Timestamp) -> Vec<Rule<'_>> {
+    vec![
+        when_read("knows all that the other version knows", move |call| {
+            learned(call, overwritten, now).is_empty()
+        })
+        .repeat(),
+        otherwise()
+            .set_of("what the other version knows besides", move |call| {
+                learned(call, overwritten, now)
+            })
+            .then("pending, if pending from now on", effects_of_merge),
+    ]
+}
+
+fn effects_of_merge(call: &Call, now: Timestamp) -> Vec<Effect> {
+    if call.effects_pending_since == Some(now) {
+        pending::effects(call)
     } else {
-        Verdict::Change(found)
+        Vec::new()
     }
 }
 
-/// What the state asks for that the call has come to, where that is owed from now on.
-pub(super) fn effects_after(call: &Call, now: Timestamp) -> Vec<Effect> {
-    match call.effects_pending_since {
-        Some(since) if since == now && call.is_outbound() => outbound::owed(call),
-        Some(since) if since == now => inbound::owed(call),
-        _ => Vec::new(),
+/// What `call` learns from `other`.
+fn learned(call: &Call, other: &Call, now: Timestamp) -> Vec<Assignment> {
+    let mut set = legs_and_names(call, other);
+    set.extend(devices(call, other));
+    let answer = answer(call, other);
+    let progress = progress(call, other, now);
+    // A phone may have been dialed for the app that answered, or a leg waits that was unknown here.
+    let has_new_leg = set.iter().any(|set| matches!(set, Assignment::CallerLeg(_)));
+    let may_have_legs = has_new_leg || !answer.is_empty();
+    if progress.is_empty() && may_have_legs && call.status != CallStatus::WaitingForMobile {
+        set.push(Assignment::EffectsPendingSince(now));
     }
+    set.extend(answer);
+    set.extend(progress);
+    set
 }
 
-/// What `call` becomes by what `other` knows besides.
-fn found(call: &Call, other: &Call, now: Timestamp) -> Vec<Set> {
-    let mut sets = witnessed(call, other);
-    sets.extend(devices(call, other));
-    let answered = answered(call, other);
-    let advanced = advanced(call, other, now);
-    // A leg may have been called for whoever answered, or waits where nobody knew of it.
-    let has_legs = sets.iter().any(|set| matches!(set, Set::CallerLeg(_))) || !answered.is_empty();
-    if advanced.is_empty() && has_legs && call.status != CallStatus::WaitingForMobile {
-        sets.push(Set::EffectsPendingSince(now));
-    }
-    sets.extend(answered);
-    sets.extend(advanced);
-    sets
-}
-
-fn witnessed(call: &Call, other: &Call) -> Vec<Set> {
-    let mut sets = Vec::new();
+fn legs_and_names(call: &Call, other: &Call) -> Vec<Assignment> {
+    let mut set = Vec::new();
     if call.caller_leg.is_none() {
-        sets.extend(other.caller_leg.clone().map(Set::CallerLeg));
+        set.extend(other.caller_leg.clone().map(Assignment::CallerLeg));
     }
-    // Where the call is follows the leg that it has.
+    // The PBX of the call is that of its leg.
     let gains_leg = call.caller_leg.is_none() && other.caller_leg.is_some();
     let lacks_pbx = call.pbx.is_none() && call.caller_leg == other.caller_leg;
     if (gains_leg && call.pbx != other.pbx) || lacks_pbx {
-        sets.extend(other.pbx.clone().map(Set::Pbx));
+        set.extend(other.pbx.clone().map(Assignment::Pbx));
     }
     if call.call_sid.is_none() {
-        sets.extend(other.call_sid.clone().map(Set::CallSid));
+        set.extend(other.call_sid.clone().map(Assignment::CallSid));
     }
-    // It may start and stop any number of times: which of two versions is right, the standing one or the other, is not
-    // to be seen.
+    // A stream may start and stop any number of times, so nothing says which of two versions is right.
     if call.stream.is_none() {
-        sets.extend(other.stream.map(Set::Stream));
+        set.extend(other.stream.map(Assignment::Stream));
     }
-    sets
+    if other.exotel_unanswered && !call.exotel_unanswered {
+        set.push(Assignment::ExotelUnanswered);
+    }
+    if let Some(lost) = other.lost_phone_legs
+        && call.lost_phone_legs.is_none_or(|known| known.count < lost.count)
+    {
+        set.push(Assignment::LostPhoneLegs(lost));
+    }
+    set
 }
 
-fn devices(call: &Call, other: &Call) -> Vec<Set> {
-    let mut sets = Vec::new();
-    if let Some(rang) = &other.rang
-        && !call
-            .rang
-            .as_ref()
-            .is_some_and(|known| rang.is_subset(known))
-    {
-        let known = call.rang.iter().flatten();
-        sets.push(Set::PushedTo(known.chain(rang).cloned().collect()));
+fn devices(call: &Call, other: &Call) -> Vec<Assignment> {
+    let mut set = Vec::new();
+    if let Some(pushed) = &other.pushed {
+        let known = call.pushed.as_ref();
+        if !known.is_some_and(|known| pushed.devices.is_subset(&known.devices)) {
+            let known_devices = known.iter().flat_map(|known| &known.devices);
+            set.push(Assignment::Pushed(PushedDevices {
+                devices: known_devices.chain(&pushed.devices).cloned().collect(),
+                at: known.map_or(pushed.at, |known| known.at.max(pushed.at)),
+            }));
+        }
     }
     if !other.declined_by.is_subset(&call.declined_by) {
         let all = call.declined_by.union(&other.declined_by);
-        sets.push(Set::DeclinedBy(all.cloned().collect()));
+        set.push(Assignment::DeclinedBy(all.cloned().collect()));
     }
-    sets
+    set
 }
 
-fn answered(call: &Call, other: &Call) -> Vec<Set> {
-    let mut sets = Vec::new();
-    if call.answered_by.is_none() {
-        sets.extend(other.answered_by.clone().map(Set::AnsweredBy));
+fn answer(call: &Call, other: &Call) -> Vec<Assignment> {
+    let mut set = Vec::new();
+    if let (None, Some(answered_by)) = (&call.answered_by, &other.answered_by) {
+        set.push(Assignment::AnsweredBy(answered_by.clone()));
+        set.push(Assignment::AnswerUnannounced(other.answer_unannounced));
     }
     if call.ready_at.is_none() {
-        sets.extend(other.ready_at.map(Set::ReadyAt));
+        set.extend(other.ready_at.map(Assignment::ReadyAt));
     }
     if call.bridged_at.is_none() {
-        sets.extend(other.bridged_at.map(Set::BridgedAt));
+        set.extend(other.bridged_at.map(Assignment::BridgedAt));
     }
-    sets
+    set
 }
 
 /// How far the call has come, if `other` has come further. Of two ends with the same rank, the standing version keeps its own.
-fn advanced(call: &Call, other: &Call, now: Timestamp) -> Vec<Set> {
-    if rank(other.status) > rank(call.status) {
-        if let (true, Some(why)) = (other.status.is_final(), other.end_reason) {
-            // The other region knows when the call ended.
-            let ended_at = other.ended_at.unwrap_or(now);
-            return vec![
-                Set::Status(other.status),
-                Set::Ended(ended_at, why),
-                Set::EffectsPendingSince(now),
-            ];
-        }
-        return vec![Set::Status(other.status), Set::EffectsPendingSince(now)];
+fn progress(call: &Call, other: &Call, now: Timestamp) -> Vec<Assignment> {
+    if merge_rank(other.status) > merge_rank(call.status) {
+        let mut set = vec![Assignment::Status(other.status)];
+        // The other region knows when the call ended.
+        set.extend(other.ended.map(|end| Assignment::Ended(end.at, end.reason)));
+        set.push(Assignment::EffectsPendingSince(now));
+        return set;
     }
     if call.status == CallStatus::WaitingForMobile && all_declined(call, other) {
         return ended(CallStatus::Declined, EndReason::CalleeDeclined, now);
@@ -122,25 +135,22 @@ fn advanced(call: &Call, other: &Call, now: Timestamp) -> Vec<Set> {
     Vec::new()
 }
 
-/// Each region has seen some devices decline, and none of them all.
+/// Each region has seen some devices decline, and neither has seen all of them.
 fn all_declined(call: &Call, other: &Call) -> bool {
-    let mut rang = call.rang.iter().chain(&other.rang).flatten().peekable();
-    rang.peek().is_some()
-        && rang
-            .all(|device| call.declined_by.contains(device) || other.declined_by.contains(device))
+    let pushed = call.pushed.iter().chain(&other.pushed);
+    let mut devices = pushed.flat_map(|pushed| &pushed.devices).peekable();
+    devices.peek().is_some()
+        && devices.all(|device| {
+            call.declined_by.contains(device) || other.declined_by.contains(device)
+        })
 }
 
-const fn rank(status: CallStatus) -> u8 {
+/// [`CallStatus::rank`], but a conversation beats every other end: one region knows that the two talked, and the other one ended the
+/// call without knowing it, for example by a timer that fired while the regions were apart.
+const fn merge_rank(status: CallStatus) -> u8 {
     match status {
-        CallStatus::WaitingForMobile | CallStatus::Initiated => 0,
-        CallStatus::MobileReady | CallStatus::Ringing => 1,
-        CallStatus::InProgress => 2,
-        CallStatus::Declined | CallStatus::TimedOut | CallStatus::Canceled | CallStatus::Failed => {
-            3
-        }
-        // One region knows that the two talked. The other one ended the call without knowing it, for example by a timer that
-        // fired while the regions were apart.
-        CallStatus::Completed => 4,
+        CallStatus::Completed => status.rank() + 1,
+        _ => status.rank(),
     }
 }
 
@@ -160,7 +170,7 @@ mod tests {
     fn after(call: &Call, event: &Event, now: Timestamp) -> Call {
         match decide(call, event, now) {
             Decision::Advance { change, .. } => call.apply(&change),
-            Decision::Stay { .. } | Decision::Refuse(_) => call.clone(),
+            Decision::Stay { .. } | Decision::Reject(_) => call.clone(),
         }
     }
 
@@ -232,7 +242,7 @@ mod tests {
             );
             let both = after(standing, &overwritten(lost), NOW);
             assert_eq!(
-                (both.status, both.end_reason),
+                (both.status, both.end_reason()),
                 (CallStatus::Canceled, Some(EndReason::CallerHungUp))
             );
         }
@@ -258,7 +268,7 @@ mod tests {
         for (standing, lost) in [(&timed_out, &completed), (&completed, &timed_out)] {
             let both = after(standing, &overwritten(lost), late);
             assert_eq!(
-                (both.status, both.end_reason, both.ended_at),
+                (both.status, both.end_reason(), both.ended_at()),
                 (
                     CallStatus::Completed,
                     Some(EndReason::CalleeHungUp),
@@ -287,7 +297,7 @@ mod tests {
         // Where it never comes, because its region was lost at that moment, the call is over by now.
         let over = after(&call, &busy, call.rings_until);
         assert_eq!(
-            (over.status, over.end_reason),
+            (over.status, over.end_reason()),
             (CallStatus::TimedOut, Some(EndReason::NoAnswer))
         );
     }
@@ -315,7 +325,7 @@ mod tests {
         assert!(matches!(rings, Decision::Stay { effects } if effects.is_empty()));
         let alone = after(&asked, &Event::NotBridged { rings: false }, late);
         assert_eq!(alone.status, CallStatus::TimedOut);
-        let next = late + super::super::ABANDONED_AFTER;
+        let next = late + crate::call::ABANDONED_AFTER;
         assert_eq!(
             after(&asked, &Event::TimerFired, next).status,
             CallStatus::TimedOut
@@ -349,7 +359,7 @@ mod tests {
             let again = decide(&both, &overwritten(&other), now);
             prop_assert!(!matches!(again, Decision::Advance { .. }), "{again:?}");
             if standing.status.is_final() && both.status != CallStatus::Completed {
-                prop_assert_eq!((both.status, both.end_reason), (standing.status, standing.end_reason));
+                prop_assert_eq!((both.status, both.end_reason()), (standing.status, standing.end_reason()));
             }
             if other.status == CallStatus::Completed {
                 prop_assert_eq!(both.status, CallStatus::Completed);

@@ -35,34 +35,43 @@ fn leg(name: &str) -> Leg {
 
 /// A call that has just come in and whose caller waits in Asterisk, or is still on the way there.
 pub(super) fn a_call(caller_leg: Option<&str>) -> Call {
-    let incoming = Incoming {
+    let new = NewCall {
         call_id: CallId::fresh(),
         extension: Extension::try_from("1001").unwrap(),
-        caller: Caller::on_network(PhoneNumber::parse("9876543210", "IN"), None),
+        kind: CallKind::FromTrunk {
+            number: PhoneNumber::parse("9876543210", "IN"),
+            name: None,
+        },
         call_type: CallType::Voice,
         caller_leg: caller_leg.map(leg),
         call_sid: None,
     };
-    ring(incoming, LIMITS, START)
+    Call::new(new, LIMITS, START)
 }
 
 /// 1003 calls 1001, app to app.
 pub(super) fn an_app_call() -> Call {
     let mut call = a_call(None);
-    call.caller = Caller::app(Extension::try_from("1003").unwrap());
+    let caller = Extension::try_from("1003").unwrap();
+    call.kind = CallKind::BetweenApps { caller };
     call
 }
 
 /// 1001 has asked Exotel to connect two numbers.
 pub(super) fn an_outbound_call() -> Call {
     let number = |text| PhoneNumber::parse(text, "IN").unwrap();
-    let outgoing = Outgoing {
+    let new = NewCall {
         call_id: CallId::fresh(),
         extension: Extension::try_from("1001").unwrap(),
-        from: number("9800001001"),
-        to: number("9876543210"),
+        kind: CallKind::ToNumber {
+            from: number("9800001001"),
+            to: number("9876543210"),
+        },
+        call_type: CallType::Voice,
+        caller_leg: None,
+        call_sid: None,
     };
-    initiate(outgoing, LIMITS, START)
+    Call::new(new, LIMITS, START)
 }
 
 pub(super) fn any_call() -> impl Strategy<Value = Call> {
@@ -90,16 +99,17 @@ fn any_party() -> impl Strategy<Value = CallParty> {
     })
 }
 
-fn any_progress() -> impl Strategy<Value = OutboundProgress> {
+/// The statuses that Exotel can report.
+fn any_progress() -> impl Strategy<Value = CallStatus> {
     prop::sample::select(vec![
-        OutboundProgress::Initiated,
-        OutboundProgress::Ringing,
-        OutboundProgress::InProgress,
-        OutboundProgress::Completed,
-        OutboundProgress::Busy,
-        OutboundProgress::NoAnswer,
-        OutboundProgress::Failed,
-        OutboundProgress::Canceled,
+        CallStatus::Initiated,
+        CallStatus::Ringing,
+        CallStatus::InProgress,
+        CallStatus::Completed,
+        CallStatus::Declined,
+        CallStatus::TimedOut,
+        CallStatus::Failed,
+        CallStatus::Canceled,
     ])
 }
 
@@ -177,10 +187,11 @@ pub(super) fn any_event() -> impl Strategy<Value = Event> {
             any_progress(),
             prop_oneof![5 => Just("sid-a"), 1 => Just("sid-b")]
         )
-            .prop_map(|(progress, sid)| Event::ExotelProgress {
+            .prop_map(|(status, sid)| Event::ExotelProgress {
                 call_sid: CallSid::try_from(sid).unwrap(),
-                progress,
+                status,
             }),
+        Just(Event::RequestedAgain),
         (0_u64..40_000).prop_map(|after| Event::EffectsCompleted {
             effects_pending_since: START + Duration::from_millis(after)
         }),
@@ -207,7 +218,7 @@ pub(super) fn live(
         let decision = decide(&call, &event, now);
         let next = match &decision {
             Decision::Advance { change, .. } => call.apply(change),
-            Decision::Stay { .. } | Decision::Refuse(_) => call.clone(),
+            Decision::Stay { .. } | Decision::Reject(_) => call.clone(),
         };
         watch(&call, &event, now, &decision, &next);
         call = next;
@@ -218,7 +229,7 @@ pub(super) fn live(
 pub(super) fn effects_of(decision: &Decision) -> &[Effect] {
     match decision {
         Decision::Advance { effects, .. } | Decision::Stay { effects } => effects,
-        Decision::Refuse(_) => &[],
+        Decision::Reject(_) => &[],
     }
 }
 
@@ -228,7 +239,7 @@ proptest! {
         live(life, |before, event, _, _, after| {
             if before.status.is_final() {
                 assert_eq!(before.status, after.status, "{event:?}");
-                assert_eq!((before.ended_at, before.end_reason), (after.ended_at, after.end_reason), "{event:?}");
+                assert_eq!(before.ended, after.ended, "{event:?}");
             }
         });
     }
@@ -319,15 +330,15 @@ proptest! {
     #[test]
     fn the_usual_change_is_the_one_that_the_rules_make(life in any_life()) {
         live(life, |before, event, now, decision, _| {
-            let Some(attempt) = usual(event, now) else { return };
-            if !attempt.checks.iter().all(|check| check.holds(before)) {
+            let Some(unread) = unread_update(event, now) else { return };
+            if !unread.update.conditions.iter().all(|condition| condition.holds(before)) {
                 return;
             }
             let Decision::Advance { change, effects } = decision else {
                 panic!("{event:?} passes its checks but is not followed by a change: {decision:?}");
             };
-            assert_eq!(change, &attempt.change, "{event:?}");
-            assert_eq!(effects, &effects_after(&before.apply(&attempt.change), event, now));
+            assert_eq!(change, &unread.update.change, "{event:?}");
+            assert_eq!(effects, &unread.effects(&before.apply(change), now));
         });
     }
 
@@ -350,7 +361,7 @@ proptest! {
             let exotels = |effect: &&Effect| matches!(effect, Effect::PlaceOutboundCall | Effect::QueryExotel);
             let common = |effect: &&Effect| matches!(effect, Effect::ArmTimer(_) | Effect::MarkEffectsCompleted(_) | Effect::DisarmTimer);
             for effect in effects_of(decision).iter().filter(|effect| !common(effect)) {
-                assert_eq!(call.is_outbound(), exotels(&effect), "{event:?} {effect:?}");
+                assert_eq!(call.is_to_number(), exotels(&effect), "{event:?} {effect:?}");
             }
         });
     }
@@ -371,7 +382,7 @@ proptest! {
             _ => 3,
         };
         live(life, |before, event, _, _, after| {
-            if before.is_outbound() {
+            if before.is_to_number() {
                 assert!(how_far(after) >= how_far(before), "{event:?}");
             }
         });
@@ -380,7 +391,7 @@ proptest! {
     #[test]
     fn timers_that_look_after_an_outbound_call_become_no_more(life in any_life()) {
         live(life, |before, event, now, decision, after| {
-            if !before.is_outbound() || *event != Event::TimerFired || before.was_abandoned(now) {
+            if !before.is_to_number() || *event != Event::TimerFired || before.was_abandoned(now) {
                 return;
             }
             let arms = effects_of(decision).iter().any(|effect| matches!(effect, Effect::ArmTimer(_)));
@@ -399,8 +410,10 @@ mod the_usual_state {
     use super::*;
 
     fn saved_at_once(call: &Call, event: &Event) -> bool {
-        usual(event, START)
-            .is_some_and(|attempt| attempt.checks.iter().all(|check| check.holds(call)))
+        unread_update(event, START).is_some_and(|unread| {
+            let conditions = unread.update.conditions.iter();
+            conditions.into_iter().all(|condition| condition.holds(call))
+        })
     }
 
     fn ready() -> Call {
@@ -661,7 +674,7 @@ mod rules {
 
     fn outcome(call: &Call, event: &Event, now: Timestamp) -> String {
         match decide(call, event, now) {
-            Decision::Refuse(refusal) => format!("refused: {refusal:?}"),
+            Decision::Reject(reason) => format!("rejected: {reason:?}"),
             Decision::Stay { effects } => format!("stays {effects:?}"),
             Decision::Advance { change, effects } => {
                 format!("→ {} {effects:?}", call.apply(&change).status.as_str())
@@ -669,15 +682,15 @@ mod rules {
         }
     }
 
-    fn reported(progress: OutboundProgress) -> Event {
+    fn reported(status: CallStatus) -> Event {
         Event::ExotelProgress {
             call_sid: CallSid::try_from("sid").unwrap(),
-            progress,
+            status,
         }
     }
 
     fn outbound_page() -> String {
-        use OutboundProgress::{Busy, Completed, InProgress, Initiated, NoAnswer, Ringing};
+        use CallStatus::{Completed, Declined, InProgress, Initiated, Ringing, TimedOut};
         let after = |call: &Call, event: &Event| match decide(call, event, START) {
             Decision::Advance { change, .. } => call.apply(&change),
             other => panic!("{event:?}: {other:?}"),
@@ -702,8 +715,8 @@ mod rules {
             ("ringing", reported(Ringing)),
             ("in-progress", reported(InProgress)),
             ("completed", reported(Completed)),
-            ("busy", reported(Busy)),
-            ("no-answer", reported(NoAnswer)),
+            ("busy", reported(Declined)),
+            ("no-answer", reported(TimedOut)),
             ("hangup by its app", Event::HungUp { by: party(None) }),
             ("stream starts", Event::StreamStarted),
         ];
