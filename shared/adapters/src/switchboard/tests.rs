@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::*;
-use crate::store::calls::MemoryCalls;
+use crate::store::calls::MemoryCallStore;
 use crate::store::devices::PushAddress;
 use crate::testing;
 use ringback_core::call::{ABANDONED_AFTER, CallParty, CallSide, CallStatus, EndReason, Readiness};
@@ -41,10 +41,10 @@ impl Effects for Recorder {
         Ok(self.devices.iter().map(|name| device(name)).collect())
     }
 
-    async fn perform(
+    async fn run(
         &self,
         effect: &Effect,
-        job: &EffectContext<'_>,
+        context: &EffectContext<'_>,
     ) -> Result<Option<Event>, MadeToFail> {
         let name = name_of(effect);
         if self.failing.lock().unwrap().contains(name) {
@@ -60,7 +60,7 @@ impl Effects for Recorder {
             Effect::SendPush if devices.is_empty() => Some(Event::PushNotSent(EndReason::NoDevice)),
             Effect::SendPush => Some(Event::PushSent {
                 devices,
-                finished_at: job.now,
+                finished_at: context.now,
             }),
             Effect::CheckBridge if self.talks.load(Relaxed) => Some(Event::Bridged),
             Effect::CheckBridge => Some(Event::NotBridged { rings: false }),
@@ -70,7 +70,7 @@ impl Effects for Recorder {
     }
 }
 
-type Testing = Switchboard<MemoryCalls, Recorder>;
+type Testing = Switchboard<MemoryCallStore, Recorder>;
 
 fn switchboard(devices: &[&'static str]) -> Testing {
     let limits = CallLimits {
@@ -83,38 +83,38 @@ fn switchboard(devices: &[&'static str]) -> Testing {
         devices: devices.to_vec(),
         ..Recorder::default()
     };
-    Switchboard::new(MemoryCalls::default(), recorder, limits)
+    Switchboard::new(MemoryCallStore::default(), recorder, limits)
 }
 
 impl Testing {
     /// How often an effect has been carried out.
     fn count(&self, name: &str) -> usize {
-        let done = self.outside.done.lock().unwrap();
+        let done = self.effects.done.lock().unwrap();
         done.iter().filter(|effect| name_of(effect) == name).count()
     }
 
     fn fail(&self, name: &'static str) {
-        self.outside.failing.lock().unwrap().insert(name);
+        self.effects.failing.lock().unwrap().insert(name);
     }
 
     fn mend(&self) {
-        self.outside.failing.lock().unwrap().clear();
+        self.effects.failing.lock().unwrap().clear();
     }
 
-    async fn saw(&self, sighting: &InboundCallReport) -> Call {
-        self.witness(sighting, NOW, UNTIL).await.unwrap().call
+    async fn saw(&self, report: &InboundCallReport) -> Call {
+        self.report_inbound_call(report, NOW, UNTIL).await.unwrap().call
     }
 
     async fn happens(
         &self,
         call: &Call,
         event: &Event,
-    ) -> Result<Outcome, SwitchboardError<MadeToFail>> {
+    ) -> Result<EventOutcome, SwitchboardError<MadeToFail>> {
         self.handle(call.call_id, event, NOW, UNTIL).await
     }
 
     async fn status(&self, call: &Call) -> CallStatus {
-        self.calls.find(call.call_id).await.unwrap().unwrap().status
+        self.store.find(call.call_id).await.unwrap().unwrap().status
     }
 }
 
@@ -228,10 +228,10 @@ async fn two_witnesses_in_any_order_are_one_call_and_one_ring() {
 async fn callers_with_withheld_numbers_are_not_mixed_up() {
     let switchboard = switchboard(&["phone"]);
     let withheld = |extension: &str, leg: &str| {
-        let mut sighting = hook(None, leg);
-        sighting.caller.number = None;
-        sighting.extension = Extension::try_from(extension).unwrap();
-        sighting
+        let mut report = hook(None, leg);
+        report.caller.number = None;
+        report.extension = Extension::try_from(extension).unwrap();
+        report
     };
     let one = switchboard.saw(&withheld("1001", "leg-1")).await;
     let other = switchboard.saw(&withheld("1002", "leg-2")).await;
@@ -275,8 +275,8 @@ async fn of_two_devices_that_accept_at_once_one_is_bridged() {
         switchboard.happens(&call, &accept_phone),
         switchboard.happens(&call, &accept_tablet)
     );
-    assert_eq!(one.unwrap().refused, None);
-    assert_eq!(other.unwrap().refused, Some(RejectReason::GoneAnotherWay));
+    assert_eq!(one.unwrap().rejected, None);
+    assert_eq!(other.unwrap().rejected, Some(RejectReason::WrongStatus));
     assert_eq!(
         (switchboard.count("bridge"), switchboard.count("cancel")),
         (1, 1)
@@ -293,7 +293,7 @@ async fn an_accept_that_comes_twice_is_answered_twice_and_cancels_once() {
             .await
             .unwrap();
         assert_eq!(
-            (outcome.refused, outcome.call.status),
+            (outcome.rejected, outcome.call.status),
             (None, CallStatus::MobileReady)
         );
     }
@@ -318,7 +318,7 @@ async fn an_arrival_whose_bridge_failed_is_tried_again() {
     switchboard.fail("bridge");
     assert!(
         switchboard
-            .witness(&hook(Some("sid-1"), "leg-1"), NOW, UNTIL)
+            .report_inbound_call(&hook(Some("sid-1"), "leg-1"), NOW, UNTIL)
             .await
             .is_err()
     );
@@ -342,7 +342,7 @@ async fn an_accept_whose_bridge_failed_can_be_repeated() {
             .happens(&call, &accept(None))
             .await
             .unwrap()
-            .refused,
+            .rejected,
         None
     );
     assert_eq!(switchboard.count("bridge"), 1);
@@ -425,7 +425,7 @@ async fn what_a_dead_process_owed_is_done_by_whoever_comes_next() {
     switchboard.saw(&webhook()).await;
     assert_eq!(switchboard.count("ring"), 0, "it may still be under way");
     let later = NOW + ABANDONED_AFTER;
-    switchboard.witness(&webhook(), later, UNTIL).await.unwrap();
+    switchboard.report_inbound_call(&webhook(), later, UNTIL).await.unwrap();
     assert_eq!(
         (switchboard.count("ring"), switchboard.count("arm")),
         (1, 2),
@@ -447,7 +447,7 @@ async fn a_call_whose_phones_could_not_be_rung_is_looked_after() {
     let switchboard = switchboard(&["phone"]);
     switchboard.fail("ring");
     let witnessed = switchboard
-        .witness(&hook(Some("sid-1"), "leg-1"), NOW, UNTIL)
+        .report_inbound_call(&hook(Some("sid-1"), "leg-1"), NOW, UNTIL)
         .await;
     let Err(SwitchboardError::Effect { call, .. }) = witnessed else {
         panic!("nobody rang, and nobody said so")
@@ -542,7 +542,7 @@ async fn no_phone_rings_for_a_call_whose_time_is_up() {
     switchboard.calls.create(&call, None).await.unwrap();
     let five_minutes_later = NOW + Duration::from_secs(300);
     switchboard
-        .witness(&webhook(), five_minutes_later, five_minutes_later)
+        .report_inbound_call(&webhook(), five_minutes_later, five_minutes_later)
         .await
         .unwrap();
     assert_eq!(
@@ -588,9 +588,9 @@ mod a_report_that_the_legs_were_joined_is_lost {
 
     /// A call whose phone was ready, at its deadline.
     async fn at_its_deadline(switchboard: &Testing) -> (Call, Timestamp) {
-        let mut sighting = webhook();
-        sighting.caller_leg = Some(ringback_core::testing::leg("pbx1", "leg-1"));
-        let call = switchboard.saw(&sighting).await;
+        let mut report = webhook();
+        report.caller_leg = Some(ringback_core::testing::leg("pbx1", "leg-1"));
+        let call = switchboard.saw(&report).await;
         let by = CallParty {
             extension: call.extension.clone(),
             device: None,
@@ -607,7 +607,7 @@ mod a_report_that_the_legs_were_joined_is_lost {
     #[tokio::test]
     async fn two_who_talk_go_on_talking() {
         let switchboard = switchboard(&["phone"]);
-        switchboard.outside.talks.store(true, Relaxed);
+        switchboard.effects.talks.store(true, Relaxed);
         let (call, deadline) = at_its_deadline(&switchboard).await;
         let fired = switchboard.handle(call.call_id, &Event::TimerFired, deadline, UNTIL);
         assert_eq!(fired.await.unwrap().call.status, CallStatus::InProgress);
@@ -647,10 +647,10 @@ mod a_timer_comes_late {
 
     async fn long_after_the_ring(talks: bool) -> (Testing, Call) {
         let switchboard = switchboard(&["phone"]);
-        switchboard.outside.talks.store(talks, Relaxed);
-        let mut sighting = webhook();
-        sighting.caller_leg = Some(ringback_core::testing::leg("pbx1", "leg-1"));
-        let call = switchboard.saw(&sighting).await;
+        switchboard.effects.talks.store(talks, Relaxed);
+        let mut report = webhook();
+        report.caller_leg = Some(ringback_core::testing::leg("pbx1", "leg-1"));
+        let call = switchboard.saw(&report).await;
         let late = call.rings_until + ABANDONED_AFTER;
         let fired = switchboard.handle(call.call_id, &Event::TimerFired, late, UNTIL);
         let call = fired.await.unwrap().call;
@@ -673,7 +673,7 @@ mod a_timer_comes_late {
 }
 
 mod an_app_calls {
-    //! Calls that apps start.
+    //! CallStore that apps start.
 
     use super::*;
     use crate::store::allowance::Allowance;
@@ -684,14 +684,14 @@ mod an_app_calls {
         Extension::try_from(name).unwrap()
     }
 
-    fn wanted(whom: Destination) -> NewCallRequest {
+    fn wanted(destination: Destination) -> NewCallRequest {
         let by = extension("1002");
         let reference = Reference::try_from("tap-1").unwrap();
         NewCallRequest {
             call_id: CallId::of_reference(&by, &reference),
             by,
             whom,
-            within: testing::start_limits(),
+            limits: testing::start_limits(),
         }
     }
 
@@ -797,13 +797,13 @@ mod an_app_calls {
     async fn asking_again_for_a_call_that_was_never_stored_starts_it_with_its_timer() {
         let switchboard = switchboard(&[]);
         let wanted = a_number();
-        let starter = Starter {
+        let starter = AllowanceRequest {
             extension: wanted.by.clone(),
-            purpose: Purpose::Calls,
+            purpose: Purpose::CallStore,
             allowance: wanted.within.calls,
         };
-        let allowed = switchboard.calls.allow(wanted.call_id, &starter, NOW).await;
-        assert_eq!(allowed.unwrap(), Allowed::Now);
+        let allowed = switchboard.calls.take_allowance(wanted.call_id, &starter, NOW).await;
+        assert_eq!(allowed.unwrap(), AllowanceResult::Granted);
         switchboard.start(&wanted, NOW, UNTIL).await.unwrap();
         assert_eq!(
             (switchboard.count("arm") > 0, switchboard.count("place")),

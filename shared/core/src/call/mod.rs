@@ -9,6 +9,7 @@
 //! 5. [`decide`]: takes the first row that applies.
 
 mod change;
+mod correlation;
 mod decide;
 mod effect;
 mod end_reason;
@@ -29,6 +30,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use change::{Assignment, Change, Condition, ConditionalUpdate};
+pub use correlation::CorrelationKey;
 pub use decide::{Decision, RejectReason, UnreadUpdate, decide, first_effects, unread_update};
 pub use effect::{CancelAudience, CancelReason, Effect};
 pub use end_reason::EndReason;

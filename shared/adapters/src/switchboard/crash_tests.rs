@@ -12,10 +12,10 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::*;
-use crate::store::calls::MemoryCalls;
+use crate::store::calls::MemoryCallStore;
 use crate::store::devices::PushAddress;
 use ringback_core::call::{
-    Audience, CallParty, CallSide, CallStatus, ConditionalUpdate, EndReason, OutboundProgress,
+    CancelAudience, CallParty, CallSide, CallStatus, ConditionalUpdate, EndReason, OutboundProgress,
     Readiness,
 };
 use ringback_core::ids::{ChannelId, DeviceId, Leg as KnownLeg, PbxName};
@@ -91,7 +91,7 @@ struct Facts {
 }
 
 struct World {
-    calls: MemoryCalls,
+    calls: MemoryCallStore,
     facts: Mutex<Facts>,
     life: Life,
 }
@@ -100,59 +100,59 @@ struct World {
 #[error("nothing fails here")]
 struct Never;
 
-impl Calls for &World {
+impl CallStore for &World {
     async fn create(
         &self,
         call: &Call,
-        meeting: Option<&CorrelationClaim>,
-    ) -> Result<Created, StoreError> {
+        claim: Option<&CorrelationClaim>,
+    ) -> Result<CreateResult, StoreError> {
         self.life.step().await;
-        let created = self.calls.create(call, meeting).await;
+        let created = self.calls.create(call, claim).await;
         self.life.step().await;
         created
     }
 
-    async fn allow(
+    async fn take_allowance(
         &self,
         call: CallId,
-        starter: &Starter,
+        starter: &AllowanceRequest,
         now: Timestamp,
-    ) -> Result<Allowed, StoreError> {
+    ) -> Result<AllowanceResult, StoreError> {
         self.life.step().await;
-        let allowed = self.calls.allow(call, starter, now).await;
+        let allowed = self.calls.take_allowance(call, starter, now).await;
         self.life.step().await;
         allowed
     }
 
-    async fn attempt(&self, id: CallId, attempt: &ConditionalUpdate) -> Result<Saved, StoreError> {
+    async fn update(&self, id: CallId, update: &ConditionalUpdate) -> Result<UpdateResult, StoreError> {
         self.life.step().await;
-        let saved = self.calls.attempt(id, attempt).await;
+        let saved = self.calls.update(id, attempt).await;
         self.life.step().await;
         saved
     }
 
-    async fn live(
+    async fn count_live(
         &self,
         starter: &Extension,
         at_most: u32,
         now: Timestamp,
     ) -> Result<u32, StoreError> {
         self.life.step().await;
-        self.calls.live(starter, at_most, now).await
+        self.calls.count_live(starter, at_most, now).await
     }
 
     async fn find(&self, id: CallId) -> Result<Option<Call>, StoreError> {
         self.life.step().await;
-        self.calls.find(id).await
+        self.store.find(id).await
     }
 
-    async fn met_at(&self, place: &CorrelationKey) -> Result<Option<CallId>, StoreError> {
-        self.calls.met_at(place).await
+    async fn find_by_correlation_key(&self, key: &CorrelationKey) -> Result<Option<CallId>, StoreError> {
+        self.store.find_by_correlation_key(key).await
     }
 
-    async fn alias(&self, alias: CallId, id: CallId, expires_at: u64) -> Result<bool, StoreError> {
+    async fn add_alias(&self, alias: CallId, id: CallId, expires_at: u64) -> Result<bool, StoreError> {
         self.life.step().await;
-        let stored = self.calls.alias(alias, id, expires_at).await;
+        let stored = self.calls.add_alias(alias, id, expires_at).await;
         self.life.step().await;
         stored
     }
@@ -169,10 +169,10 @@ impl Effects for &World {
         Ok(["phone", "tablet"].map(device).into())
     }
 
-    async fn perform(
+    async fn run(
         &self,
         effect: &Effect,
-        job: &EffectContext<'_>,
+        context: &EffectContext<'_>,
     ) -> Result<Option<Event>, Never> {
         self.life.step().await;
         let brought_about = self.facts.lock().unwrap().bring_about(effect, job);
@@ -182,7 +182,7 @@ impl Effects for &World {
 }
 
 impl Facts {
-    fn bring_about(&mut self, effect: &Effect, job: &EffectContext<'_>) -> Option<Event> {
+    fn bring_about(&mut self, effect: &Effect, context: &EffectContext<'_>) -> Option<Event> {
         match effect {
             Effect::SendPush => {
                 let devices: BTreeSet<_> = ["phone", "tablet"]
@@ -191,12 +191,12 @@ impl Facts {
                 self.ringing.extend(devices.clone());
                 return Some(Event::PushSent {
                     devices,
-                    finished_at: job.now,
+                    finished_at: context.now,
                 });
             }
             Effect::CancelPush { to, .. } => self.cancel(to),
             Effect::DialCallerPhone => {
-                let Some(pbx) = &job.call.pbx else {
+                let Some(pbx) = &context.call.pbx else {
                     self.looks += 1;
                     return PbxName::try_from(format!("pbx{}", self.looks))
                         .ok()
@@ -303,11 +303,11 @@ struct Play<'a> {
 impl Play<'_> {
     async fn act(&mut self, act: Act) {
         match act {
-            Act::Passthru => self.told_once(&sighting(None)).await,
+            Act::Passthru => self.told_once(&report(None)).await,
             Act::CallerArrives => {
                 self.world.facts.lock().unwrap().caller = Leg::Rings;
                 let leg = Some(leg("pbx1", "leg-1"));
-                self.told(Asked::InboundCallReport(sighting(leg))).await;
+                self.told(Asked::InboundCallReport(report(leg))).await;
             }
             Act::AppCallsApp => {
                 let whom = Destination::App(extension("1001"), CallType::Voice);
@@ -416,18 +416,18 @@ impl Play<'_> {
         self.told(Asked::Event(left)).await;
     }
 
-    async fn wants(&mut self, whom: Destination) {
+    async fn wants(&mut self, destination: Destination) {
         let wanted = NewCallRequest {
             call_id: self.call,
             by: extension("1002"),
             whom,
-            within: crate::testing::start_limits(),
+            limits: crate::testing::start_limits(),
         };
         self.told(Asked::NewCallRequest(wanted)).await;
     }
 
-    async fn told_once(&mut self, sighting: &InboundCallReport) {
-        self.ask(&Asked::InboundCallReport(sighting.clone())).await;
+    async fn told_once(&mut self, report: &InboundCallReport) {
+        self.ask(&Asked::InboundCallReport(report.clone())).await;
     }
 
     async fn told(&mut self, asked: Asked) {
@@ -445,8 +445,8 @@ impl Play<'_> {
         let mut asking = pin!(async {
             // An answer of any kind is an answer.
             match asked {
-                Asked::InboundCallReport(sighting) => {
-                    drop(self.switchboard.witness(sighting, now, until).await)
+                Asked::InboundCallReport(report) => {
+                    drop(self.switchboard.report_inbound_call(report, now, until).await)
                 }
                 Asked::NewCallRequest(wanted) => {
                     drop(self.switchboard.start(wanted, now, until).await)
@@ -507,7 +507,7 @@ fn sid() -> CallSid {
     CallSid::try_from("sid-1").unwrap()
 }
 
-fn sighting(caller_leg: Option<KnownLeg>) -> InboundCallReport {
+fn report(caller_leg: Option<KnownLeg>) -> InboundCallReport {
     InboundCallReport {
         call_id: CallId::of_call_sid(&sid()),
         extension: extension("1001"),
@@ -527,7 +527,7 @@ struct End {
 /// Plays a scenario in which a process dies after so many steps, and then lets a day pass.
 async fn play(acts: &[Act], dies_after: usize) -> End {
     let world = &World {
-        calls: MemoryCalls::default(),
+        calls: MemoryCallStore::default(),
         facts: Mutex::default(),
         life: Life::of(dies_after),
     };
