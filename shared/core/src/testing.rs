@@ -40,3 +40,21 @@ pub fn leg(pbx: &str, channel: &str) -> Leg {
         channel: ChannelId::try_from(channel).unwrap(),
     }
 }
+
+/// The same caller with a withheld number.
+#[must_use]
+pub fn without_number(kind: CallKind) -> CallKind {
+    match kind {
+        CallKind::FromTrunk { name, .. } => CallKind::FromTrunk { number: None, name },
+        other => other,
+    }
+}
+
+/// The same caller without a name.
+#[must_use]
+pub fn without_name(kind: CallKind) -> CallKind {
+    match kind {
+        CallKind::FromTrunk { number, .. } => CallKind::FromTrunk { number, name: None },
+        other => other,
+    }
+}

@@ -12,13 +12,16 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::*;
-use crate::store::calls::MemoryCallStore;
-use crate::store::devices::PushAddress;
-use ringback_core::call::{
-    CancelAudience, CallParty, CallSide, CallStatus, ConditionalUpdate, EndReason, OutboundProgress,
-    Readiness,
+use crate::store::calls::{
+    AllowanceRequest, AllowanceResult, CorrelationClaim, CreateResult, MemoryCallStore,
 };
-use ringback_core::ids::{ChannelId, DeviceId, Leg as KnownLeg, PbxName};
+use crate::store::devices::{Device, PushAddress};
+use ringback_core::call::{
+    CallParty, CallSide, CallStatus, CallType, CancelAudience, ConditionalUpdate, Effect,
+    EndReason, Readiness,
+};
+use ringback_core::ids::{CallSid, ChannelId, DeviceId, Leg as KnownLeg, PbxName};
+use ringback_core::phone_number::{Caller, PhoneNumber};
 use ringback_core::testing::leg;
 
 const START: Timestamp = Timestamp::from_millis(1_000_000_000_000);
@@ -86,7 +89,7 @@ struct Facts {
     timers: BTreeSet<Timestamp>,
     /// How often Exotel was asked to place the call, and how that call stands.
     placed: usize,
-    at_exotel: Option<OutboundProgress>,
+    at_exotel: Option<CallStatus>,
     talked: bool,
 }
 
@@ -124,9 +127,13 @@ impl CallStore for &World {
         allowed
     }
 
-    async fn update(&self, id: CallId, update: &ConditionalUpdate) -> Result<UpdateResult, StoreError> {
+    async fn update(
+        &self,
+        id: CallId,
+        update: &ConditionalUpdate,
+    ) -> Result<UpdateResult, StoreError> {
         self.life.step().await;
-        let saved = self.calls.update(id, attempt).await;
+        let saved = self.calls.update(id, update).await;
         self.life.step().await;
         saved
     }
@@ -143,14 +150,22 @@ impl CallStore for &World {
 
     async fn find(&self, id: CallId) -> Result<Option<Call>, StoreError> {
         self.life.step().await;
-        self.store.find(id).await
+        self.calls.find(id).await
     }
 
-    async fn find_by_correlation_key(&self, key: &CorrelationKey) -> Result<Option<CallId>, StoreError> {
-        self.store.find_by_correlation_key(key).await
+    async fn find_by_correlation_key(
+        &self,
+        key: &CorrelationKey,
+    ) -> Result<Option<CallId>, StoreError> {
+        self.calls.find_by_correlation_key(key).await
     }
 
-    async fn add_alias(&self, alias: CallId, id: CallId, expires_at: u64) -> Result<bool, StoreError> {
+    async fn add_alias(
+        &self,
+        alias: CallId,
+        id: CallId,
+        expires_at: u64,
+    ) -> Result<bool, StoreError> {
         self.life.step().await;
         let stored = self.calls.add_alias(alias, id, expires_at).await;
         self.life.step().await;
@@ -175,7 +190,7 @@ impl Effects for &World {
         context: &EffectContext<'_>,
     ) -> Result<Option<Event>, Never> {
         self.life.step().await;
-        let brought_about = self.facts.lock().unwrap().bring_about(effect, job);
+        let brought_about = self.facts.lock().unwrap().bring_about(effect, context);
         self.life.step().await;
         Ok(brought_about)
     }
@@ -225,8 +240,8 @@ impl Facts {
             }
             Effect::PlaceOutboundCall => {
                 self.placed += 1;
-                self.at_exotel = Some(OutboundProgress::Initiated);
-                return Some(reported(OutboundProgress::Initiated));
+                self.at_exotel = Some(CallStatus::Initiated);
+                return Some(reported(CallStatus::Initiated));
             }
             Effect::QueryExotel => return self.at_exotel.map(reported),
             Effect::CheckBridge => {
@@ -247,7 +262,7 @@ impl Facts {
         None
     }
 
-    fn cancel(&mut self, to: &Audience) {
+    fn cancel(&mut self, to: &CancelAudience) {
         self.ringing.retain(|device| !to.includes(device));
     }
 }
@@ -259,10 +274,10 @@ fn device(name: &str) -> Device {
     Device::new(DeviceId::try_from(name).unwrap(), address, START)
 }
 
-fn reported(progress: OutboundProgress) -> Event {
+fn reported(progress: CallStatus) -> Event {
     Event::ExotelProgress {
         call_sid: CallSid::try_from("exotel-sid").unwrap(),
-        progress,
+        status: progress,
     }
 }
 
@@ -287,8 +302,8 @@ enum Act {
     PhoneIsAnsweredUnreported,
     CallerHangsUp,
     /// Exotel's call goes on, and is reported, or not.
-    Exotel(OutboundProgress),
-    ExotelUnreported(OutboundProgress),
+    Exotel(CallStatus),
+    ExotelUnreported(CallStatus),
     /// Time passes, and timers fire.
     Wait(Duration),
 }
@@ -310,8 +325,8 @@ impl Play<'_> {
                 self.told(Asked::InboundCallReport(report(leg))).await;
             }
             Act::AppCallsApp => {
-                let whom = Destination::App(extension("1001"), CallType::Voice);
-                self.wants(whom).await;
+                let destination = Destination::App(extension("1001"), CallType::Voice);
+                self.wants(destination).await;
             }
             Act::AppCallsTelephone => {
                 let number = |text| PhoneNumber::parse(text, "IN").unwrap();
@@ -389,9 +404,15 @@ impl Play<'_> {
     }
 
     /// Whether Exotel had a call that could go on.
-    fn at_exotel(&self, progress: OutboundProgress) -> bool {
+    fn at_exotel(&self, progress: CallStatus) -> bool {
         let mut facts = self.world.facts.lock().unwrap();
-        facts.at_exotel = facts.at_exotel.map(|stands| stands.after(progress));
+        facts.at_exotel = facts.at_exotel.map(|known| {
+            if progress.rank() > known.rank() {
+                progress
+            } else {
+                known
+            }
+        });
         facts.at_exotel.is_some()
     }
 
@@ -420,7 +441,7 @@ impl Play<'_> {
         let wanted = NewCallRequest {
             call_id: self.call,
             by: extension("1002"),
-            whom,
+            destination,
             limits: crate::testing::start_limits(),
         };
         self.told(Asked::NewCallRequest(wanted)).await;
@@ -445,11 +466,13 @@ impl Play<'_> {
         let mut asking = pin!(async {
             // An answer of any kind is an answer.
             match asked {
-                Asked::InboundCallReport(report) => {
-                    drop(self.switchboard.report_inbound_call(report, now, until).await)
-                }
+                Asked::InboundCallReport(report) => drop(
+                    self.switchboard
+                        .report_inbound_call(report, now, until)
+                        .await,
+                ),
                 Asked::NewCallRequest(wanted) => {
-                    drop(self.switchboard.start(wanted, now, until).await)
+                    drop(self.switchboard.start_call(wanted, now, until).await)
                 }
                 Asked::Event(event) => {
                     drop(self.switchboard.handle(self.call, event, now, until).await)
@@ -682,8 +705,8 @@ async fn a_call_that_nobody_answers_ends_in_time() {
     ];
     at_every_moment(&acts, |end, moment| {
         let call = end.call.as_ref().expect("the PBX told of it");
-        assert_eq!(call.end_reason, Some(EndReason::NoAnswer), "{moment}");
-        let late = call.ended_at.unwrap().since(call.rings_until);
+        assert_eq!(call.end_reason(), Some(EndReason::NoAnswer), "{moment}");
+        let late = call.ended_at().unwrap().since(call.rings_until);
         // A timer whose process died is brought again by SQS after its visibility timeout.
         assert!(late <= Duration::from_secs(95), "{moment}: {late:?} late");
     })
@@ -712,7 +735,7 @@ async fn two_who_talk_are_not_parted_by_a_report_that_was_lost() {
     ];
     at_every_moment(&acts, |end, moment| {
         let call = end.call.as_ref().expect("the PBX told of it");
-        let talked_for = call.ended_at.unwrap().since(call.ready_at.unwrap());
+        let talked_for = call.ended_at().unwrap().since(call.ready_at.unwrap());
         assert!(
             talked_for >= LIMITS.talk || moment > 0,
             "{moment}: {talked_for:?}"
@@ -746,7 +769,7 @@ async fn an_app_that_calls_another_talks_to_it() {
 
 #[tokio::test]
 async fn a_call_that_exotel_places_comes_to_its_true_end() {
-    use OutboundProgress::{Completed, InProgress};
+    use CallStatus::{Completed, InProgress};
     let ends = [
         vec![Act::Exotel(InProgress), TALK, Act::Exotel(Completed)],
         vec![
@@ -769,7 +792,7 @@ async fn a_call_that_exotel_places_comes_to_its_true_end() {
         let acts: Vec<Act> = [Act::AppCallsTelephone].into_iter().chain(end).collect();
         at_every_moment(&acts, |end, moment| {
             let Some(call) = &end.call else { return };
-            let ended_as = (call.status, call.end_reason);
+            let ended_as = (call.status, call.end_reason());
             let expected = if end.facts.placed == 1 && call.call_sid.is_some() {
                 (CallStatus::Completed, Some(EndReason::HungUp))
             } else {

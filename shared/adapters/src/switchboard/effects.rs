@@ -76,7 +76,10 @@ impl<S: CallStore + Sync, E: Effects + Sync> Switchboard<S, E> {
             "call event"
         );
         let (last, first): (Vec<_>, Vec<_>) = effects.into_iter().partition(|effect| {
-            matches!(effect, Effect::MarkEffectsCompleted(_) | Effect::DisarmTimer)
+            matches!(
+                effect,
+                Effect::MarkEffectsCompleted(_) | Effect::DisarmTimer
+            )
         });
         let context = EffectContext {
             call: &call,

@@ -60,7 +60,7 @@ impl InboundCallReport {
         }
     }
 
-    fn new_call(&self, limits: CallLimits, now: Timestamp) -> Call {
+    pub(super) fn new_call(&self, limits: CallLimits, now: Timestamp) -> Call {
         let new = NewCall {
             call_id: self.call_id,
             extension: self.extension.clone(),
@@ -122,7 +122,9 @@ impl<S: CallStore + Sync, E: Effects + Sync> Switchboard<S, E> {
                     return self.begin(call, effects, devices.ok(), now, until).await;
                 }
                 CreateResult::Existing(known) => {
-                    return self.decide_and_save(*known, &report.event(), now, until).await;
+                    return self
+                        .decide_and_save(*known, &report.event(), now, until)
+                        .await;
                 }
                 CreateResult::KeyHeldBy(holder) => holder,
             };

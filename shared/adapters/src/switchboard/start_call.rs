@@ -213,7 +213,8 @@ impl<S: CallStore + Sync, E: Effects + Sync> Switchboard<S, E> {
         now: Timestamp,
         until: Timestamp,
     ) -> Result<EventOutcome, SwitchboardError<E::Error>> {
-        self.decide_and_save(call, &Event::RequestedAgain, now, until).await
+        self.decide_and_save(call, &Event::RequestedAgain, now, until)
+            .await
     }
 
     /// No second report follows for a call that an app starts, so its timer is armed before the call is stored.
@@ -229,7 +230,8 @@ impl<S: CallStore + Sync, E: Effects + Sync> Switchboard<S, E> {
             now,
             until,
         };
-        self.run(&Effect::ArmTimer(call.rings_until), &context).await?;
+        self.run(&Effect::ArmTimer(call.rings_until), &context)
+            .await?;
         Ok(())
     }
 

@@ -77,9 +77,10 @@ impl Condition {
             Self::RingOverAt(moment) => call.rings_until <= *moment,
             Self::PushNotRecorded => call.pushed.is_none(),
             Self::NoDeviceDeclined => call.declined_by.is_empty(),
-            Self::PushedOnlyTo(device) => call.pushed.as_ref().is_some_and(|pushed| {
-                pushed.devices.len() == 1 && pushed.devices.contains(device)
-            }),
+            Self::PushedOnlyTo(device) => call
+                .pushed
+                .as_ref()
+                .is_some_and(|pushed| pushed.devices.len() == 1 && pushed.devices.contains(device)),
             Self::CallerLegMayBe(leg) => call.may_be_callers_leg(leg),
             Self::PbxMayBe(pbx) => call.may_be_on_pbx(pbx),
             Self::PbxUnknown => call.pbx.is_none(),

@@ -43,7 +43,10 @@ pub enum RejectReason {
 #[must_use]
 pub fn first_effects(call: &Call) -> Vec<Effect> {
     if call.is_to_number() {
-        vec![Effect::ArmTimer(call.rings_until), Effect::PlaceOutboundCall]
+        vec![
+            Effect::ArmTimer(call.rings_until),
+            Effect::PlaceOutboundCall,
+        ]
     } else {
         pending::effects(call)
     }

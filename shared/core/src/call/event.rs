@@ -156,7 +156,10 @@ impl Event {
             Self::RequestedAgain => ("requested_again", None),
             Self::PushSent { devices, .. } => {
                 let plural = if devices.len() == 1 { "" } else { "s" };
-                ("push_sent", Some(format!("{} device{plural}", devices.len())))
+                (
+                    "push_sent",
+                    Some(format!("{} device{plural}", devices.len())),
+                )
             }
             Self::PushNotSent(reason) => ("push_not_sent", Some(reason.as_str().to_owned())),
             Self::CallerPhoneLocated(pbx) => ("caller_phone_located", Some(pbx.to_string())),
@@ -187,9 +190,10 @@ impl Event {
             Self::StreamStarted => ("stream_started", None),
             Self::StreamStopped(reason) => ("stream_stopped", Some(reason.as_str().to_owned())),
             Self::TimerFired => ("timer_fired", None),
-            Self::ReplicaOverwritten(version) => {
-                ("replica_overwritten", Some(version.status.as_str().to_owned()))
-            }
+            Self::ReplicaOverwritten(version) => (
+                "replica_overwritten",
+                Some(version.status.as_str().to_owned()),
+            ),
             Self::EffectsCompleted { .. } => ("effects_completed", None),
         }
     }

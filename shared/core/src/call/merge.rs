@@ -47,7 +47,9 @@ fn learned(call: &Call, other: &Call, now: Timestamp) -> Vec<Assignment> {
     let answer = answer(call, other);
     let progress = progress(call, other, now);
     // A phone may have been dialed for the app that answered, or a leg waits that was unknown here.
-    let has_new_leg = set.iter().any(|set| matches!(set, Assignment::CallerLeg(_)));
+    let has_new_leg = set
+        .iter()
+        .any(|set| matches!(set, Assignment::CallerLeg(_)));
     let may_have_legs = has_new_leg || !answer.is_empty();
     if progress.is_empty() && may_have_legs && call.status != CallStatus::WaitingForMobile {
         set.push(Assignment::EffectsPendingSince(now));
@@ -79,7 +81,9 @@ fn legs_and_names(call: &Call, other: &Call) -> Vec<Assignment> {
         set.push(Assignment::ExotelUnanswered);
     }
     if let Some(lost) = other.lost_phone_legs
-        && call.lost_phone_legs.is_none_or(|known| known.count < lost.count)
+        && call
+            .lost_phone_legs
+            .is_none_or(|known| known.count < lost.count)
     {
         set.push(Assignment::LostPhoneLegs(lost));
     }
@@ -140,9 +144,8 @@ fn all_declined(call: &Call, other: &Call) -> bool {
     let pushed = call.pushed.iter().chain(&other.pushed);
     let mut devices = pushed.flat_map(|pushed| &pushed.devices).peekable();
     devices.peek().is_some()
-        && devices.all(|device| {
-            call.declined_by.contains(device) || other.declined_by.contains(device)
-        })
+        && devices
+            .all(|device| call.declined_by.contains(device) || other.declined_by.contains(device))
 }
 
 /// [`CallStatus::rank`], but a conversation beats every other end: one region knows that the two talked, and the other one ended the

@@ -118,7 +118,10 @@ pub struct Call {
     pub expires_at: u64,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
 const fn is_false(value: &bool) -> bool {
     !*value
 }
@@ -402,7 +405,11 @@ impl Call {
     #[must_use]
     pub fn status_at(&self, now: Timestamp) -> CallStatus {
         let is_over = self.status == CallStatus::WaitingForMobile && now >= self.rings_until;
-        if is_over { CallStatus::TimedOut } else { self.status }
+        if is_over {
+            CallStatus::TimedOut
+        } else {
+            self.status
+        }
     }
 
     /// Whether the effects of the last transition are pending for so long that the process that carried them out must have

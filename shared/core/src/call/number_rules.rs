@@ -29,16 +29,21 @@ pub(super) fn rules(event: &Event, now: Timestamp) -> Vec<Rule<'_>> {
                     call.call_sid.is_some() || call.status.is_final()
                 })
                 .nothing(),
-                otherwise().set(failed).then("pending", |call, _| pending(call)),
+                otherwise()
+                    .set(failed)
+                    .then("pending", |call, _| pending(call)),
             ]
         }
         Event::ExotelNoAnswer => vec![
-            when_read("is placed or ended, or Exotel has not answered before", |call| {
-                call.status.is_final() || call.call_sid.is_some() || call.exotel_unanswered
-            })
+            when_read(
+                "is placed or ended, or Exotel has not answered before",
+                |call| call.status.is_final() || call.call_sid.is_some() || call.exotel_unanswered,
+            )
             .nothing(),
             // A report or the deadline decides.
-            otherwise().set([Assignment::ExotelUnanswered]).then_nothing(),
+            otherwise()
+                .set([Assignment::ExotelUnanswered])
+                .then_nothing(),
         ],
         Event::TimerFired => timer_fired(now),
         Event::StreamStarted | Event::StreamStopped(_) => stream_rules(event),
@@ -46,7 +51,10 @@ pub(super) fn rules(event: &Event, now: Timestamp) -> Vec<Rule<'_>> {
             effects_pending_since,
         } => completed_effects(*effects_pending_since),
         Event::RequestedAgain => {
-            vec![otherwise().only("unfinished without timer", pending::unfinished_without_timer)]
+            vec![otherwise().only(
+                "unfinished without timer",
+                pending::unfinished_without_timer,
+            )]
         }
         Event::HungUp { .. } | Event::Declined { .. } => vec![
             when_read("has ended", |call| call.status.is_final()).repeat(),
@@ -118,9 +126,10 @@ fn exotel_progress(sid: &CallSid, status: CallStatus, now: Timestamp) -> Vec<Rul
             call.call_sid.as_ref().is_some_and(|known| known != sid)
         })
         .reject(RejectReason::AnotherCall),
-        when_read("has the CallSid and this status or a later one", move |call| {
-            call.call_sid.is_some() && status.rank() <= call.status.rank()
-        })
+        when_read(
+            "has the CallSid and this status or a later one",
+            move |call| call.call_sid.is_some() && status.rank() <= call.status.rank(),
+        )
         .nothing(),
         otherwise()
             .set_of("the CallSid and the status if it is later", move |call| {
@@ -145,13 +154,16 @@ fn exotel_progress(sid: &CallSid, status: CallStatus, now: Timestamp) -> Vec<Rul
 fn timer_fired(now: Timestamp) -> Vec<Rule<'static>> {
     vec![
         when_read("has ended", |call| call.status.is_final()).repeat(),
-        when_read("its time limit has passed, and Exotel was asked or never reported it", move |call| {
-            let deadline = call.deadline().unwrap_or(now);
-            let asked_at_the_end = call
-                .checked_at
-                .is_some_and(|asked| asked + ABANDONED_AFTER >= deadline);
-            now >= deadline && (asked_at_the_end || call.call_sid.is_none())
-        })
+        when_read(
+            "its time limit has passed, and Exotel was asked or never reported it",
+            move |call| {
+                let deadline = call.deadline().unwrap_or(now);
+                let asked_at_the_end = call
+                    .checked_at
+                    .is_some_and(|asked| asked + ABANDONED_AFTER >= deadline);
+                now >= deadline && (asked_at_the_end || call.call_sid.is_none())
+            },
+        )
         .set_of("the end", move |call| match call.status {
             CallStatus::InProgress => ended(CallStatus::Completed, EndReason::TalkedTooLong, now),
             _ => ended(CallStatus::Failed, EndReason::NeverReported, now),

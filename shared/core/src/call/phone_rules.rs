@@ -32,7 +32,10 @@ pub(super) fn rules(event: &Event, now: Timestamp) -> Vec<Rule<'_>> {
             call_sid,
         } => caller_reported(caller_leg.as_ref(), call_sid.as_ref(), now),
         Event::RequestedAgain => {
-            vec![otherwise().only("unfinished without timer", pending::unfinished_without_timer)]
+            vec![otherwise().only(
+                "unfinished without timer",
+                pending::unfinished_without_timer,
+            )]
         }
         Event::PushSent {
             devices,
@@ -96,9 +99,10 @@ fn caller_reported<'e>(
             !has_same_sid(call) && sid.is_some() && call.call_sid.is_some()
         })
         .reject(RejectReason::AnotherCall),
-        when_read("has ended, and neither CallSid nor leg says that it is meant", move |call| {
-            call.status.is_final() && !has_same_sid(call) && leg.is_none()
-        })
+        when_read(
+            "has ended, and neither CallSid nor leg says that it is meant",
+            move |call| call.status.is_final() && !has_same_sid(call) && leg.is_none(),
+        )
         .reject(RejectReason::AnotherCall),
         when_read("has another leg and not the same CallSid", move |call| {
             is_new_leg(call) && call.caller_leg.is_some() && !has_same_sid(call)
@@ -120,7 +124,11 @@ fn caller_reported<'e>(
                         set.push(Assignment::NoEffectsPending);
                     }
                 }
-                set.extend(sid.filter(|_| !has_same_sid(call)).cloned().map(Assignment::CallSid));
+                set.extend(
+                    sid.filter(|_| !has_same_sid(call))
+                        .cloned()
+                        .map(Assignment::CallSid),
+                );
                 set
             })
             .then("what the leg waits for", move |call, now| {
@@ -185,13 +193,16 @@ fn push_sent(
             })
             .set([pushed.clone(), Assignment::NoEffectsPending])
             .then("cancel late pushes", cancel_late),
-        otherwise().set([pushed]).then("cancel late pushes", cancel_late),
+        otherwise()
+            .set([pushed])
+            .then("cancel late pushes", cancel_late),
     ]
 }
 
 /// The PBX that dials the phone is stored once: a second leg on another PBX would have the same channel id there.
 fn caller_phone_located(pbx: &PbxName) -> Vec<Rule<'_>> {
-    let dial = |call: &Call, _now: Timestamp| pending::dial_caller_phone(call).into_iter().collect();
+    let dial =
+        |call: &Call, _now: Timestamp| pending::dial_caller_phone(call).into_iter().collect();
     vec![
         when([
             waiting(),
@@ -200,9 +211,10 @@ fn caller_phone_located(pbx: &PbxName) -> Vec<Rule<'_>> {
         ])
         .set([Assignment::Pbx(pbx.clone())])
         .then("dial the caller's phone", dial),
-        when_read("has ended or the caller's phone need not be dialed", |call| {
-            call.status.is_final() || pending::dial_caller_phone(call).is_none()
-        })
+        when_read(
+            "has ended or the caller's phone need not be dialed",
+            |call| call.status.is_final() || pending::dial_caller_phone(call).is_none(),
+        )
         .nothing(),
         when([Condition::PbxUnknown])
             .set([Assignment::Pbx(pbx.clone())])
@@ -240,13 +252,17 @@ fn accepted(by: &CallParty, now: Timestamp) -> Vec<Rule<'_>> {
         .set(ready)
         .then("pending", pending_effects),
         when_read("was answered by this device", |call| {
-            matches!(call.status, CallStatus::MobileReady | CallStatus::InProgress)
-                && is_answering_device(call, by)
+            matches!(
+                call.status,
+                CallStatus::MobileReady | CallStatus::InProgress
+            ) && is_answering_device(call, by)
         })
         .repeat(),
         // The PBX reported the bridge to this region before the app's answer arrived: the other region has the answer.
         when([Condition::StatusIs(CallStatus::InProgress)])
-            .and("nobody is known to have answered", |call| call.answered_by.is_none())
+            .and("nobody is known to have answered", |call| {
+                call.answered_by.is_none()
+            })
             .set_of("the answer", move |call| {
                 let mut set = answer.to_vec();
                 set.extend(effects_pending_from(call, now));
@@ -290,19 +306,26 @@ fn decline_while_ringing(by: &CallParty, now: Timestamp) -> Vec<Rule<'_>> {
     usual_decline.extend(decline.clone());
     let is_callee = |call: &Call| by.extension == call.extension;
     vec![
-        when(usual).set(usual_decline).then("pending", pending_effects),
+        when(usual)
+            .set(usual_decline)
+            .then("pending", pending_effects),
         when([waiting()])
-            .and("the device did not ring, or has declined while others ring", move |call| {
-                let Some(device) = device.filter(|_| is_callee(call)) else {
-                    return false;
-                };
-                let did_not_ring = |pushed: &PushedDevices| !pushed.devices.contains(device);
-                call.pushed.as_ref().is_some_and(did_not_ring)
-                    || (others_ring(call) && call.declined_by.contains(device))
-            })
+            .and(
+                "the device did not ring, or has declined while others ring",
+                move |call| {
+                    let Some(device) = device.filter(|_| is_callee(call)) else {
+                        return false;
+                    };
+                    let did_not_ring = |pushed: &PushedDevices| !pushed.devices.contains(device);
+                    call.pushed.as_ref().is_some_and(did_not_ring)
+                        || (others_ring(call) && call.declined_by.contains(device))
+                },
+            )
             .nothing(),
         when([waiting()])
-            .and("other devices ring", move |call| is_callee(call) && others_ring(call))
+            .and("other devices ring", move |call| {
+                is_callee(call) && others_ring(call)
+            })
             .set_of("the devices that declined", move |call| {
                 vec![Assignment::DeclinedBy(declined_by(call))]
             })
@@ -398,9 +421,12 @@ fn caller_leg_ended(
         // The caller got a busy that this region did not send: the other region did, and its reason arrives by replication. If it
         // has not arrived by the deadline, that region was lost.
         rules.push(
-            when_read("is not in progress yet, and its deadline has passed", move |call| {
-                is_unanswered(call) && call.deadline().is_some_and(|deadline| now >= deadline)
-            })
+            when_read(
+                "is not in progress yet, and its deadline has passed",
+                move |call| {
+                    is_unanswered(call) && call.deadline().is_some_and(|deadline| now >= deadline)
+                },
+            )
             .set_of("the end", move |call| given_up(call, now))
             .then("pending", pending_effects),
         );
@@ -445,7 +471,9 @@ fn phone_leg_ended(
             .set(completed)
             .then("pending", pending_effects),
         ready()
-            .and("the phone declines", move |_| DECLINE_CAUSES.contains(&cause))
+            .and("the phone declines", move |_| {
+                DECLINE_CAUSES.contains(&cause)
+            })
             .set(ended(CallStatus::Declined, EndReason::CalleeDeclined, now))
             .then("pending", pending_effects),
         ready()
@@ -500,7 +528,9 @@ fn bridged(now: Timestamp) -> Vec<Rule<'static>> {
 fn not_bridged(rings: bool, now: Timestamp) -> Vec<Rule<'static>> {
     vec![
         // The other region has an accept, and its change is on the way. The next timer fires soon enough.
-        when([waiting()]).and("the phone rings", move |_| rings).nothing(),
+        when([waiting()])
+            .and("the phone rings", move |_| rings)
+            .nothing(),
         when_read("its time is up", move |call| match call.status {
             CallStatus::WaitingForMobile => now >= call.rings_until,
             CallStatus::MobileReady => now >= connects_until(call),
@@ -527,15 +557,17 @@ fn timer_fired(now: Timestamp) -> Vec<Rule<'static>> {
         })
         .only("complete abandoned effects", complete_abandoned),
         // The report of the bridge may be lost, or this timer is late. Ask Asterisk once before a conversation is ended.
-        when_read("the legs may be bridged", move |call| may_be_bridged(call, now))
-            .set([Assignment::CheckedAt(now)])
-            .then("check the bridge", |call, now| {
-                let next = match call.status {
-                    CallStatus::WaitingForMobile => now + ABANDONED_AFTER,
-                    _ => call.deadline().unwrap_or(now + ABANDONED_AFTER),
-                };
-                vec![Effect::CheckBridge, Effect::ArmTimer(next)]
-            }),
+        when_read("the legs may be bridged", move |call| {
+            may_be_bridged(call, now)
+        })
+        .set([Assignment::CheckedAt(now)])
+        .then("check the bridge", |call, now| {
+            let next = match call.status {
+                CallStatus::WaitingForMobile => now + ABANDONED_AFTER,
+                _ => call.deadline().unwrap_or(now + ABANDONED_AFTER),
+            };
+            vec![Effect::CheckBridge, Effect::ArmTimer(next)]
+        }),
         otherwise()
             .set_of("the end", move |call| given_up(call, now))
             .then("pending", pending_effects),

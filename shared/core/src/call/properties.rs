@@ -412,7 +412,9 @@ mod the_usual_state {
     fn saved_at_once(call: &Call, event: &Event) -> bool {
         unread_update(event, START).is_some_and(|unread| {
             let conditions = unread.update.conditions.iter();
-            conditions.into_iter().all(|condition| condition.holds(call))
+            conditions
+                .into_iter()
+                .all(|condition| condition.holds(call))
         })
     }
 

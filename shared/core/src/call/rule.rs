@@ -149,7 +149,9 @@ impl<'e> Changing<'e> {
 impl Rule<'_> {
     /// Whether the rule applies to `call`.
     pub(super) fn applies_to(&self, call: &Call) -> bool {
-        self.conditions.iter().all(|condition| condition.holds(call))
+        self.conditions
+            .iter()
+            .all(|condition| condition.holds(call))
             && self.checks.iter().all(|check| (check.holds)(call))
     }
 
@@ -159,9 +161,10 @@ impl Rule<'_> {
             Outcome::Change(Assignments::Fixed(assignments), _) if self.checks.is_empty() => {
                 Some((&self.conditions, assignments))
             }
-            Outcome::Change(..) | Outcome::Repeat | Outcome::OnlyEffects(_) | Outcome::Reject(_) => {
-                None
-            }
+            Outcome::Change(..)
+            | Outcome::Repeat
+            | Outcome::OnlyEffects(_)
+            | Outcome::Reject(_) => None,
         }
     }
 }
@@ -184,7 +187,10 @@ impl Effects<'_> {
 /// One line for the page of all rules.
 impl std::fmt::Display for Rule<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let conditions = self.conditions.iter().map(|condition| format!("{condition:?}"));
+        let conditions = self
+            .conditions
+            .iter()
+            .map(|condition| format!("{condition:?}"));
         let checks = self.checks.iter().map(|check| check.name.to_owned());
         let all: Vec<String> = conditions.chain(checks).collect();
         match all.as_slice() {

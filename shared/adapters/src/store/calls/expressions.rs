@@ -3,9 +3,7 @@
 use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use ringback_core::call::{
-    Assignment, Call, CallEnd, Change, Condition, ConditionalUpdate,
-};
+use ringback_core::call::{Assignment, Call, CallEnd, Change, Condition, ConditionalUpdate};
 use serde::Serialize;
 
 use super::dynamodb::{LIVE_STARTED_BY, LIVE_UNTIL, WRITER};
@@ -21,7 +19,10 @@ pub(super) struct Expressions {
 }
 
 impl Expressions {
-    pub(super) fn of(update: &ConditionalUpdate, writer: &str) -> Result<Self, serde_dynamo::Error> {
+    pub(super) fn of(
+        update: &ConditionalUpdate,
+        writer: &str,
+    ) -> Result<Self, serde_dynamo::Error> {
         let mut this = Self {
             update: String::new(),
             condition: "attribute_exists(pk) AND attribute_not_exists(alias_of)".to_owned(),
@@ -45,7 +46,10 @@ impl Expressions {
             Condition::CalledFromTrunk => self.kind_is("from_trunk", true),
             Condition::CallingAppHasNoLeg => {
                 let is_between_apps = self.kind_is("between_apps", true);
-                format!("{is_between_apps} AND attribute_not_exists({})", self.name("caller_leg"))
+                format!(
+                    "{is_between_apps} AND attribute_not_exists({})",
+                    self.name("caller_leg")
+                )
             }
             Condition::IsToNumber(expected) => self.kind_is("to_number", *expected),
             Condition::CallSidIs(sid) => self.compare("call_sid", "=", sid)?,
@@ -173,4 +177,3 @@ impl Expressions {
         Ok(name)
     }
 }
-

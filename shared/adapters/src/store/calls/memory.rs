@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{
-    AllowanceResult, CallStore, CorrelationClaim, CorrelationKey, CreateResult, UpdateResult, AllowanceRequest, StoreError,
+    AllowanceRequest, AllowanceResult, CallStore, CorrelationClaim, CorrelationKey, CreateResult,
+    StoreError, UpdateResult,
 };
 use crate::store::allowance::Purpose;
 use ringback_core::call::{Call, ConditionalUpdate};
@@ -88,13 +89,21 @@ impl CallStore for MemoryCallStore {
         })
     }
 
-    async fn update(&self, id: CallId, update: &ConditionalUpdate) -> Result<UpdateResult, StoreError> {
+    async fn update(
+        &self,
+        id: CallId,
+        update: &ConditionalUpdate,
+    ) -> Result<UpdateResult, StoreError> {
         let mut table = self.table();
         let id = table.resolve(id);
         let Some(call) = table.calls.get_mut(&id) else {
             return Ok(UpdateResult::Rejected(None));
         };
-        if !update.conditions.iter().all(|condition| condition.holds(call)) {
+        if !update
+            .conditions
+            .iter()
+            .all(|condition| condition.holds(call))
+        {
             return Ok(UpdateResult::Rejected(Some(call.clone())));
         }
         *call = call.apply(&update.change);
@@ -119,11 +128,19 @@ impl CallStore for MemoryCallStore {
         Ok(table.calls.get(&table.resolve(id)).cloned())
     }
 
-    async fn find_by_correlation_key(&self, key: &CorrelationKey) -> Result<Option<CallId>, StoreError> {
+    async fn find_by_correlation_key(
+        &self,
+        key: &CorrelationKey,
+    ) -> Result<Option<CallId>, StoreError> {
         Ok(self.table().claims.get(key).map(|(id, _)| *id))
     }
 
-    async fn add_alias(&self, alias: CallId, id: CallId, _expires_at: u64) -> Result<bool, StoreError> {
+    async fn add_alias(
+        &self,
+        alias: CallId,
+        id: CallId,
+        _expires_at: u64,
+    ) -> Result<bool, StoreError> {
         let mut table = self.table();
         if table.calls.contains_key(&alias) {
             return Ok(false);

@@ -12,14 +12,16 @@ use std::time::Duration;
 
 use futures::future::join_all;
 
-use super::{AllowanceResult, CallStore, CorrelationClaim, CorrelationKey, CreateResult, UpdateResult, AllowanceRequest};
+use super::{
+    AllowanceRequest, AllowanceResult, CallStore, CorrelationClaim, CreateResult, UpdateResult,
+};
 use crate::store::allowance::{Allowance, Purpose};
 use ringback_core::call::{
-    Call, CallLimits, CallParty, CallSide, CallStatus, CallType, Decision, Event, Incoming,
-    Readiness, decide, ring, usual,
+    Call, CallKind, CallLimits, CallParty, CallSide, CallStatus, CallType, ConditionalUpdate,
+    CorrelationKey, Decision, Event, NewCall, Readiness, decide, unread_update,
 };
 use ringback_core::ids::{CallId, CallSid, ChannelId, DeviceId, Extension, Leg, PbxName};
-use ringback_core::phone_number::{Caller, CallerName, PhoneNumber};
+use ringback_core::phone_number::{CallerName, PhoneNumber};
 use ringback_core::timestamp::Timestamp;
 
 /// All promises, one after the other. Each uses calls and places of its own, so a table that is in use will do.
@@ -58,14 +60,14 @@ fn leg(pbx: &str, channel: &str) -> Option<Leg> {
 /// A call with every field that a new one can have.
 fn a_call(now: Timestamp) -> Call {
     let call_id = CallId::fresh();
-    let incoming = Incoming {
+    let new = NewCall {
         call_id,
         // An extension of its own for each call, so that promises do not meet each other.
         extension: Extension::try_from(call_id.key()).expect("hex digits and dashes"),
-        caller: Caller::on_network(
-            PhoneNumber::parse("9876543210", "IN"),
-            CallerName::parse("आशा \"A\" 📞"),
-        ),
+        kind: CallKind::FromTrunk {
+            number: PhoneNumber::parse("9876543210", "IN"),
+            name: CallerName::parse("आशा \"A\" 📞"),
+        },
         call_type: CallType::Voice,
         caller_leg: leg("pbx1", "1732175943.12"),
         call_sid: CallSid::try_from(format!("sid-{call_id}")).ok(),
@@ -76,16 +78,16 @@ fn a_call(now: Timestamp) -> Call {
         talk: Duration::from_secs(3600),
         check: Duration::from_secs(300),
     };
-    ring(incoming, limits, now)
+    Call::new(new, limits, now)
 }
 
 fn claim(call: &Call, now: Timestamp) -> CorrelationClaim {
-    let place = CorrelationKey {
+    let key = CorrelationKey {
         extension: call.extension.clone(),
-        caller: call.caller.number.clone(),
+        caller: call.caller().number,
     };
     CorrelationClaim {
-        place,
+        key,
         now,
         instead_of: None,
     }
@@ -102,9 +104,16 @@ fn accepted(call: &Call, device: &str) -> Event {
     }
 }
 
+fn unread(event: &Event, now: Timestamp) -> Option<ConditionalUpdate> {
+    unread_update(event, now).map(|unread| unread.update)
+}
+
 async fn stored(calls: &impl CallStore, now: Timestamp) -> Call {
     let call = a_call(now);
-    assert!(matches!(calls.create(&call, None).await, Ok(CreateResult::New)));
+    assert!(matches!(
+        calls.create(&call, None).await,
+        Ok(CreateResult::New)
+    ));
     call
 }
 
@@ -122,10 +131,7 @@ async fn a_call_is_created_once(calls: &impl CallStore) {
         ..call.clone()
     };
     for claim in [None, Some(claim(&call, now))] {
-        let created = calls
-            .create(&again, claim.as_ref())
-            .await
-            .expect("create");
+        let created = calls.create(&again, claim.as_ref()).await.expect("create");
         let CreateResult::Existing(known) = created else {
             panic!("created twice: {created:?}")
         };
@@ -136,11 +142,8 @@ async fn a_call_is_created_once(calls: &impl CallStore) {
 async fn a_change_is_saved_as_the_rules_say(calls: &impl CallStore) {
     let now = clock::now();
     let call = stored(calls, now).await;
-    let attempt = usual(&accepted(&call, "phone"), now).expect("accepting has a usual state");
-    let UpdateResult::Saved(saved) = calls
-        .update(call.call_id, &attempt)
-        .await
-        .expect("attempt")
+    let attempt = unread(&accepted(&call, "phone"), now).expect("accepting has a usual state");
+    let UpdateResult::Saved(saved) = calls.update(call.call_id, &attempt).await.expect("attempt")
     else {
         panic!("not saved")
     };
@@ -206,22 +209,19 @@ async fn a_failed_check_answers_with_the_call_as_it_is(calls: &impl CallStore) {
         device: None,
     };
     let refused = [
-        usual(&accepted(&call, "phone"), late),
-        usual(&Event::TimerFired, now),
-        usual(&Event::Bridged, now),
-        usual(
+        unread(&accepted(&call, "phone"), late),
+        unread(&Event::TimerFired, now),
+        unread(&Event::Bridged, now),
+        unread(
             &Event::EffectsCompleted {
                 effects_pending_since: Timestamp::from_millis(1),
             },
             now,
         ),
-        usual(&Event::Declined { by: foreign }, now),
+        unread(&Event::Declined { by: foreign }, now),
     ];
     for attempt in refused.into_iter().flatten() {
-        let saved = calls
-            .update(call.call_id, &attempt)
-            .await
-            .expect("attempt");
+        let saved = calls.update(call.call_id, &attempt).await.expect("attempt");
         let UpdateResult::Rejected(Some(stored)) = saved else {
             panic!("saved: {attempt:?}")
         };
@@ -232,15 +232,16 @@ async fn a_failed_check_answers_with_the_call_as_it_is(calls: &impl CallStore) {
 async fn a_call_is_on_one_pbx(calls: &impl CallStore) {
     let now = clock::now();
     let mut call = a_call(now);
-    call.caller = Caller::app(Extension::try_from("1003").expect("an extension"));
+    let caller = Extension::try_from("1003").expect("an extension");
+    call.kind = CallKind::BetweenApps { caller };
     (call.caller_leg, call.pbx) = (None, None);
-    assert!(matches!(calls.create(&call, None).await, Ok(CreateResult::New)));
+    assert!(matches!(
+        calls.create(&call, None).await,
+        Ok(CreateResult::New)
+    ));
     let save = async |event: Event| {
-        let attempt = usual(&event, now).expect("has a usual state");
-        calls
-            .update(call.call_id, &attempt)
-            .await
-            .expect("attempt")
+        let attempt = unread(&event, now).expect("has a usual state");
+        calls.update(call.call_id, &attempt).await.expect("attempt")
     };
     let found = |pbx| Event::CallerPhoneLocated(PbxName::try_from(pbx).expect("a name"));
     let UpdateResult::Saved(saved) = save(found("pbx1")).await else {
@@ -259,7 +260,10 @@ async fn a_call_is_on_one_pbx(calls: &impl CallStore) {
         by: CallSide::Callee,
     };
     for elsewhere in [found("pbx2"), left, phone_left] {
-        assert!(matches!(save(elsewhere).await, UpdateResult::Rejected(Some(_))));
+        assert!(matches!(
+            save(elsewhere).await,
+            UpdateResult::Rejected(Some(_))
+        ));
     }
     let left = Event::CallerLegEnded {
         leg: leg("pbx1", "1732175943.12"),
@@ -273,7 +277,7 @@ async fn of_ten_rivals_one_saves(calls: &impl CallStore) {
     let now = clock::now();
     let call = stored(calls, now).await;
     let attempts: Vec<_> = (0..10)
-        .filter_map(|rival| usual(&accepted(&call, &format!("phone-{rival}")), now))
+        .filter_map(|rival| unread(&accepted(&call, &format!("phone-{rival}")), now))
         .collect();
     let results = join_all(
         attempts
@@ -305,7 +309,7 @@ async fn of_two_who_do_the_same_at_the_same_time_one_is_first(calls: &(impl Call
         .filter(|one| matches!(one, Ok(CreateResult::New)))
         .count();
     assert_eq!(new, 1, "{both:?}");
-    let attempt = usual(&accepted(&call, "phone"), now).expect("accepting is usual");
+    let attempt = unread(&accepted(&call, "phone"), now).expect("accepting is usual");
     let both = [
         calls.update(call.call_id, &attempt).await,
         calls.update(call.call_id, &attempt).await,
@@ -318,7 +322,7 @@ async fn of_two_who_do_the_same_at_the_same_time_one_is_first(calls: &(impl Call
 }
 
 async fn nobody_changes_a_call_that_is_not_there(calls: &impl CallStore) {
-    let attempt = usual(&Event::Bridged, clock::now()).expect("bridging has a usual state");
+    let attempt = unread(&Event::Bridged, clock::now()).expect("bridging has a usual state");
     assert!(matches!(
         calls.update(CallId::fresh(), &attempt).await,
         Ok(UpdateResult::Rejected(None))
@@ -337,14 +341,18 @@ async fn two_witnesses_meet_by_caller_and_extension(calls: &impl CallStore) {
     let now = clock::now();
     for caller in [PhoneNumber::parse("9876543210", "IN"), None] {
         let mut first = a_call(now);
-        first.caller.number = caller;
-        let place = claim(&first, now);
+        let name = None;
+        first.kind = CallKind::FromTrunk {
+            number: caller,
+            name,
+        };
+        let claim = claim(&first, now);
         assert!(matches!(
-            calls.create(&first, Some(&place)).await,
+            calls.create(&first, Some(&claim)).await,
             Ok(CreateResult::New)
         ));
         let created = calls
-            .create(&second_witness(&first), Some(&place))
+            .create(&second_witness(&first), Some(&claim))
             .await
             .expect("create");
         assert!(
@@ -352,7 +360,10 @@ async fn two_witnesses_meet_by_caller_and_extension(calls: &impl CallStore) {
             "{created:?}"
         );
         assert_eq!(
-            calls.find_by_correlation_key(&place.place).await.expect("met_at"),
+            calls
+                .find_by_correlation_key(&claim.key)
+                .await
+                .expect("met_at"),
             Some(first.call_id)
         );
     }
@@ -362,11 +373,9 @@ async fn callers_of_other_extensions_never_meet(calls: &impl CallStore) {
     let now = clock::now();
     for _ in 0..2 {
         let mut withheld = a_call(now);
-        withheld.caller.number = None;
+        withheld.kind = ringback_core::testing::without_number(withheld.kind);
         assert!(matches!(
-            calls
-                .create(&withheld, Some(&claim(&withheld, now)))
-                .await,
+            calls.create(&withheld, Some(&claim(&withheld, now))).await,
             Ok(CreateResult::New)
         ));
     }
@@ -393,14 +402,14 @@ async fn a_claim_ends_with_the_ring(calls: &impl CallStore) {
 async fn a_claim_that_lost_stores_nothing(calls: &impl CallStore) {
     let now = clock::now();
     let first = a_call(now);
-    let place = claim(&first, now);
+    let claim = claim(&first, now);
     assert!(matches!(
-        calls.create(&first, Some(&place)).await,
+        calls.create(&first, Some(&claim)).await,
         Ok(CreateResult::New)
     ));
     let second = second_witness(&first);
     assert!(matches!(
-        calls.create(&second, Some(&place)).await,
+        calls.create(&second, Some(&claim)).await,
         Ok(CreateResult::KeyHeldBy(_))
     ));
     assert_eq!(calls.find(second.call_id).await.expect("find"), None);
@@ -423,7 +432,10 @@ async fn a_call_that_is_over_gives_its_place_up(calls: &impl CallStore) {
         Ok(CreateResult::New)
     ));
     assert_eq!(
-        calls.find_by_correlation_key(&instead.place).await.expect("met_at"),
+        calls
+            .find_by_correlation_key(&instead.key)
+            .await
+            .expect("met_at"),
         Some(redial.call_id)
     );
 }
@@ -445,7 +457,7 @@ async fn a_second_name_leads_to_the_same_call(calls: &impl CallStore) {
             .map(|call| call.call_id),
         Some(call.call_id)
     );
-    let attempt = usual(&accepted(&call, "phone"), now).expect("accepting has a usual state");
+    let attempt = unread(&accepted(&call, "phone"), now).expect("accepting has a usual state");
     let Ok(UpdateResult::Saved(saved)) = calls.update(alias, &attempt).await else {
         panic!("not saved")
     };
@@ -473,7 +485,9 @@ async fn a_second_name_takes_no_other_calls_place(calls: &impl CallStore) {
     let stands = calls.add_alias(alias, call.call_id, call.expires_at).await;
     assert!(stands.expect("alias"));
     for taken in [alias, call.call_id] {
-        let stands = calls.add_alias(taken, other.call_id, other.expires_at).await;
+        let stands = calls
+            .add_alias(taken, other.call_id, other.expires_at)
+            .await;
         assert!(!stands.expect("alias"));
         let found = calls.find(taken).await.expect("find");
         assert_eq!(found.as_ref(), Some(&call));
@@ -494,7 +508,7 @@ async fn a_call_is_the_same_whatever_its_ids_check_field(calls: &impl CallStore)
     };
     let known = calls.create(&again, None).await.expect("create");
     assert!(matches!(known, CreateResult::Existing(known) if *known == call));
-    let attempt = usual(&accepted(&call, "phone"), now).expect("accepting has a usual state");
+    let attempt = unread(&accepted(&call, "phone"), now).expect("accepting has a usual state");
     let saved = calls.update(second, &attempt).await;
     assert!(
         matches!(saved, Ok(UpdateResult::Saved(saved)) if saved.call_id.to_string() == call.call_id.to_string())
@@ -505,7 +519,7 @@ async fn a_call_is_the_same_whatever_its_ids_check_field(calls: &impl CallStore)
 fn starter() -> AllowanceRequest {
     AllowanceRequest {
         extension: a_call(clock::now()).extension,
-        purpose: Purpose::CallStore,
+        purpose: Purpose::Calls,
         allowance: Allowance::per_minute(60, 3),
     }
 }
@@ -531,11 +545,17 @@ async fn the_same_call_is_allowed_once(calls: &impl CallStore) {
         let allow = || calls.take_allowance(call, &starter, now);
         assert_eq!(allow().await.expect("allow"), AllowanceResult::Granted);
         for _ in 0..3 {
-            assert_eq!(allow().await.expect("allow"), AllowanceResult::GrantedBefore);
+            assert_eq!(
+                allow().await.expect("allow"),
+                AllowanceResult::GrantedBefore
+            );
         }
     }
     let allowed = calls.take_allowance(CallId::fresh(), &starter, now).await;
-    assert!(matches!(allowed, Ok(AllowanceResult::Exhausted(_))), "{allowed:?}");
+    assert!(
+        matches!(allowed, Ok(AllowanceResult::Exhausted(_))),
+        "{allowed:?}"
+    );
 }
 
 /// The same answers as the rule gives on a bucket that it keeps itself.
@@ -552,13 +572,17 @@ async fn tokens_are_taken_as_the_rule_says(calls: &impl CallStore) {
         let allowed = calls.take_allowance(CallId::fresh(), &starter, now).await;
         match (expected, allowed.expect("allow")) {
             (Ok(take), AllowanceResult::Granted) => bucket = Some(take.applied(bucket)),
-            (Err(expected), AllowanceResult::Exhausted(wait)) => assert_eq!(expected, wait, "at {millis}"),
+            (Err(expected), AllowanceResult::Exhausted(wait)) => {
+                assert_eq!(expected, wait, "at {millis}")
+            }
             (expected, allowed) => panic!("{allowed:?}, not {expected:?}, at {millis}"),
         }
     }
 }
 
-async fn of_twenty_calls_at_once_only_as_many_are_allowed_as_may_be(calls: &(impl CallStore + Sync)) {
+async fn of_twenty_calls_at_once_only_as_many_are_allowed_as_may_be(
+    calls: &(impl CallStore + Sync),
+) {
     let (now, starter) = (clock::now(), starter());
     let at_once = (0..20).map(|_| calls.take_allowance(CallId::fresh(), &starter, now));
     let allowed = join_all(at_once).await.into_iter();
@@ -574,7 +598,10 @@ async fn each_purpose_has_tokens_of_its_own(calls: &impl CallStore) {
     };
     let call = CallId::fresh();
     for starter in [&for_calls, &for_phone_calls] {
-        let allowed = calls.take_allowance(call, starter, now).await.expect("allow");
+        let allowed = calls
+            .take_allowance(call, starter, now)
+            .await
+            .expect("allow");
         assert_eq!(allowed, AllowanceResult::Granted);
     }
 }
@@ -585,9 +612,15 @@ fn started_by(starter: &Extension, to_telephone: bool, now: Timestamp) -> Call {
     (call.caller_leg, call.pbx, call.call_sid) = (None, None, None);
     if to_telephone {
         call.extension = starter.clone();
-        call.to = PhoneNumber::parse("9876543211", "IN");
+        let number = |text| PhoneNumber::parse(text, "IN").expect("a number");
+        call.kind = CallKind::ToNumber {
+            from: number("9876543210"),
+            to: number("9876543211"),
+        };
     } else {
-        call.caller = Caller::app(starter.clone());
+        call.kind = CallKind::BetweenApps {
+            caller: starter.clone(),
+        };
     }
     call
 }
@@ -595,15 +628,23 @@ fn started_by(starter: &Extension, to_telephone: bool, now: Timestamp) -> Call {
 async fn the_live_calls_of_a_starter_are_counted(calls: &impl CallStore) {
     let now = clock::now();
     let starter = a_call(now).extension;
-    let live = async |at_most, now| calls.count_live(&starter, at_most, now).await.expect("live");
+    let live = async |at_most, now| {
+        calls
+            .count_live(&starter, at_most, now)
+            .await
+            .expect("live")
+    };
     assert_eq!(live(5, now).await, 0);
     let [to_app, to_telephone, mut of_others] =
         [false, true, false].map(|to_telephone| started_by(&starter, to_telephone, now));
     // The extension that is called has started nothing.
     of_others.extension = starter.clone();
-    of_others.caller = Caller::on_network(PhoneNumber::parse("9876543210", "IN"), None);
+    of_others.kind = a_call(now).kind;
     for call in [&to_app, &to_telephone, &of_others] {
-        assert!(matches!(calls.create(call, None).await, Ok(CreateResult::New)));
+        assert!(matches!(
+            calls.create(call, None).await,
+            Ok(CreateResult::New)
+        ));
     }
     assert_eq!((live(5, now).await, live(1, now).await), (2, 1));
     // A call whose end was lost stops counting at its time limit.
