@@ -74,7 +74,11 @@ impl AsteriskIncoming {
             caller_leg: Some(report.leg),
         };
         let until = until.min(now + PATIENCE_OF_THE_PBX);
-        let call = match self.switchboard.witness(&sighting, now, until).await {
+        let call = match self
+            .switchboard
+            .report_inbound_call(&sighting, now, until)
+            .await
+        {
             Ok(outcome) => outcome.call,
             // The caller waits, the app is ready, its SIP registration takes its time: the timer goes on with it.
             Err(SwitchboardError::Effect {
@@ -109,7 +113,7 @@ impl AsteriskIncoming {
             },
             Err(error) => return Err(error.into()),
         };
-        match outcome.refused {
+        match outcome.rejected {
             None => Ok(Answer::ok(
                 json!({ "call_id": id, "status": outcome.call.status }),
             )),
@@ -123,7 +127,7 @@ impl AsteriskIncoming {
             Which::Caller => report.place(self.extension(report).await?),
         };
         self.switchboard
-            .met_at(&place)
+            .find_by_correlation_key(&place)
             .await?
             .ok_or_else(ApiError::no_such_call)
     }

@@ -33,7 +33,7 @@ impl CallResponses {
             .switchboard
             .handle(id, &event, now, http::until(&request))
             .await?;
-        match outcome.refused {
+        match outcome.rejected {
             None => Ok(Answer::ok(json!({ "status": outcome.call.status }))),
             Some(refusal) => Err(http::refused(refusal, &outcome.call, now)),
         }

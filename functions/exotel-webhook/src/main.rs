@@ -141,7 +141,11 @@ impl Handler {
             call_sid: Some(notice.call_sid),
             caller_leg: None,
         };
-        let call = self.switchboard.witness(&sighting, now, until).await?.call;
+        let call = self
+            .switchboard
+            .report_inbound_call(&sighting, now, until)
+            .await?
+            .call;
         Ok(Answer::ok(
             json!({ "call_id": call.call_id, "status": call.status }),
         ))

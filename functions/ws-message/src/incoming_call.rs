@@ -54,7 +54,7 @@ impl Starting {
             refuse(app, limit.rule());
         }
         let call = started?.call;
-        if call.is_outbound() {
+        if call.is_to_number() {
             tracing::info!(call_id = %call.call_id, extension = %app, "call to a telephone number");
         }
         if !wanted.is(&call) {
@@ -142,7 +142,7 @@ fn refuse(app: &Extension, rule: &'static str) {
 /// Why the app that asked is told of an error, if it is.
 fn failure(call: &Call) -> Option<ApiError> {
     let failed = |status, code, message| Some(ApiError::failed(status, code, message));
-    match call.end_reason {
+    match call.end_reason() {
         Some(EndReason::NoDevice) => {
             failed(404, "no_device", "nobody is registered at this extension")
         }

@@ -112,7 +112,7 @@ async fn call_response(
     starting.signing.check(response.call_id, now).await?;
     let (id, event) = (response.call_id, response.event(party.clone()));
     let outcome = starting.switchboard.handle(id, &event, now, until).await?;
-    match outcome.refused {
+    match outcome.rejected {
         None => Ok(
             json!({ "type": "call_response", "success": true, "server_call_id": id, "status": outcome.call.status }),
         ),

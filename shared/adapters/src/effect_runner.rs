@@ -12,7 +12,8 @@ use crate::store::calls::StoreError;
 use crate::store::devices::Device;
 use crate::switchboard::{EffectContext, Effects};
 use crate::timers::{Timeouts, TimerError};
-use ringback_core::call::{Call, Effect, EndReason, Event, OutboundProgress};
+use ringback_core::call::CallStatus;
+use ringback_core::call::{Call, Effect, EndReason, Event};
 use ringback_core::ids::{ChannelId, Extension};
 use ringback_core::timestamp::Timestamp;
 
@@ -106,7 +107,7 @@ impl EffectRunner {
 
     /// The app that calls waits for the answer to its request, so its phone is not waited for as long as a woken one.
     async fn call_caller(&self, job: &EffectContext<'_>) -> Option<Event> {
-        let caller = job.call.caller.extension.as_ref()?;
+        let caller = job.call.kind.calling_app()?;
         let calling = self.asterisk.call_caller(job.call, caller, job.until);
         let error = match calling.await {
             Ok(Calling::UnderWay) => return Some(Event::CallerPhoneDialed),
@@ -123,7 +124,7 @@ impl EffectRunner {
             Ok(placed) => {
                 return Ok(Some(Event::ExotelProgress {
                     call_sid: placed.call_sid,
-                    progress: placed.status,
+                    status: placed.status,
                 }));
             }
             Err(error) => error,
@@ -144,7 +145,7 @@ impl EffectRunner {
             Ok(details) => details.status,
             // Of a call that was answered, a wrong account or a slow register is likelier than that it never was.
             Err(ExotelError::NoSuchCall) if job.call.bridged_at.is_none() => {
-                Some(OutboundProgress::Failed)
+                Some(CallStatus::Failed)
             }
             // It is looked up again.
             Err(error) => {
@@ -152,7 +153,10 @@ impl EffectRunner {
                 None
             }
         };
-        Ok(progress.map(|progress| Event::ExotelProgress { call_sid, progress }))
+        Ok(progress.map(|progress| Event::ExotelProgress {
+            call_sid,
+            status: progress,
+        }))
     }
 }
 
@@ -182,7 +186,7 @@ impl Effects for EffectRunner {
         Ok(self.pushes.devices().of(extension).await?)
     }
 
-    async fn get_ready(&self, event: &Event) {
+    async fn prepare(&self, event: &Event) {
         match event {
             Event::CallerReported { .. } => self.pushes.get_ready().await,
             Event::Accepted { .. }
@@ -193,7 +197,7 @@ impl Effects for EffectRunner {
         }
     }
 
-    async fn perform(
+    async fn run(
         &self,
         effect: &Effect,
         job: &EffectContext<'_>,

@@ -8,8 +8,7 @@ use axum::extract::RawQuery;
 use reqwest::redirect::Policy;
 use ringback::api::form::Fields;
 use ringback::exotel::{
-    ConnectRequest, Exotel as Application, ExotelError, ExotelWebhook, OutboundProgress, Source,
-    Stage,
+    CallStatus, ConnectRequest, Exotel as Application, ExotelError, ExotelWebhook, Source, Stage,
 };
 use ringback_core::ids::{CallId, CallSid};
 use ringback_core::phone_number::PhoneNumber;
@@ -110,11 +109,11 @@ async fn what_the_application_asks_for_is_what_exotel_documents() {
     let application = application(address);
     let wanted = request("09052161119");
     let placed = application.connect(&wanted).await.unwrap();
-    assert_eq!(placed.status, OutboundProgress::Initiated);
+    assert_eq!(placed.status, CallStatus::Initiated);
 
     let details = application.details(&placed.call_sid).await.unwrap();
     assert_eq!(details.call_sid, placed.call_sid);
-    assert_eq!(details.status, Some(OutboundProgress::InProgress));
+    assert_eq!(details.status, Some(CallStatus::InProgress));
     assert_eq!(details.from, Some(wanted.from));
     assert_eq!(details.to, Some(wanted.to));
     assert!(details.started_at.is_some() && details.ended_at.is_none());
@@ -222,7 +221,7 @@ impl Scene {
         notices
     }
 
-    async fn details(&self, sid: &str) -> Option<OutboundProgress> {
+    async fn details(&self, sid: &str) -> Option<CallStatus> {
         let sid = CallSid::try_from(sid).unwrap();
         let details = application(self.exotel).details(&sid).await.unwrap();
         assert_eq!(
@@ -247,8 +246,8 @@ async fn the_application_understands_a_report_in_every_format() {
         let id = CallId::fresh();
         let sid = scene.call(id, WEBHOOK).await;
         for (status, progress, stage) in [
-            ("in-progress", OutboundProgress::InProgress, Stage::UnderWay),
-            ("completed", OutboundProgress::Completed, Stage::Over),
+            ("in-progress", CallStatus::InProgress, Stage::UnderWay),
+            ("completed", CallStatus::Completed, Stage::Over),
         ] {
             let what = json!({"status": status, "format": format});
             let outcome = scene.happens(&sid, what).await;
@@ -291,14 +290,14 @@ async fn a_report_may_be_lost_or_doubled_or_overtaken() {
         panic!("{outcome}");
     };
     assert_eq!(first, second);
-    assert_eq!(first.progress, Some(OutboundProgress::Busy));
+    assert_eq!(first.progress, Some(CallStatus::Declined));
 
     let late = json!({"status": "in-progress"});
     let outcome = scene.happens(&sid, late).await;
     assert_eq!(outcome["call"]["Status"], "busy");
     let late = &scene.notices().await[0];
-    assert_eq!(late.progress, Some(OutboundProgress::InProgress));
-    assert_eq!(scene.details(&sid).await, Some(OutboundProgress::Busy));
+    assert_eq!(late.progress, Some(CallStatus::InProgress));
+    assert_eq!(scene.details(&sid).await, Some(CallStatus::Declined));
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ use crate::platform::secrets::SecretError;
 use crate::platform::start::{self, GIVES_UP_AFTER, works_until};
 use crate::push::sns::EndpointError;
 use crate::store::calls::{ReplicationWaitError, StoreError};
-use crate::switchboard::{Limit, SwitchboardError};
+use crate::switchboard::{StartLimit, SwitchboardError};
 use crate::telemetry::subject;
 use ringback_core::call::{Call, RejectReason};
 use ringback_core::ids::{BadName, CallId};
@@ -279,7 +279,7 @@ pub fn refused(refusal: RejectReason, call: &Call, now: Timestamp) -> ApiError {
             "the call is between two telephones; it ends when one of them hangs up",
         )
         .with_details(json!({ "status": call.status_at(now) })),
-        RejectReason::GoneAnotherWay | RejectReason::AnotherCall => {
+        RejectReason::WrongStatus | RejectReason::AnotherCall => {
             let status = call.status_at(now).as_str();
             let message = format!("the call has gone another way: it is {status}");
             ApiError::new(409, "call_gone_another_way", message)
@@ -424,9 +424,9 @@ impl From<SwitchboardError<OutsideError>> for ApiError {
             SwitchboardError::NotHereYet(wait) => Self::not_here_yet(wait),
             SwitchboardError::TooMany { limit, wait } => {
                 let what = match limit {
-                    Limit::Rate => "calls",
-                    Limit::Concurrent => "calls at the same time",
-                    Limit::Daily => "calls to telephone numbers within a day",
+                    StartLimit::Rate => "calls",
+                    StartLimit::Concurrent => "calls at the same time",
+                    StartLimit::Daily => "calls to telephone numbers within a day",
                 };
                 Self::too_many("too_many_calls", what, wait)
             }

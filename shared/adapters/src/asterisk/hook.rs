@@ -2,7 +2,7 @@
 
 use super::Pbxs;
 use crate::api::form::Fields;
-use crate::store::calls::CorrelationKey;
+use ringback_core::call::CorrelationKey;
 use ringback_core::call::{CallSide, Event};
 use ringback_core::ids::{BadName, CallId, CallSid, ChannelId, Extension, Leg};
 use ringback_core::phone_number::{Caller, CallerName, PhoneNumber};

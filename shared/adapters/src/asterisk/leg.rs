@@ -18,14 +18,15 @@ pub(super) struct NewLeg {
 impl NewLeg {
     /// The leg of the phone that is wanted; once answered, it takes the caller's away from its wait (S1's request).
     pub(super) fn of_phone(call: &Call, caller_leg: &ChannelId) -> Self {
-        let caller = call.caller.shown();
+        let caller = call.caller();
+        let caller = caller.shown();
         let mut body = json!({
             "endpoint": format!("PJSIP/{}", call.extension),
             "context": "incoming-calls",
             "extension": caller,
             "priority": 1,
             "timeout": 30,
-            "callerId": caller_id(&call.caller),
+            "callerId": caller_id(&call.caller()),
         });
         body["variables"] = variables(call, "mobile_ready", "ringback-phone-ended,s,1");
         body["variables"]["ORIGINAL_CALLER"] = caller.into();

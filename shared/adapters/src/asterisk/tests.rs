@@ -13,7 +13,6 @@ use super::*;
 use crate::testing;
 use ringback_core::call::CallType;
 use ringback_core::ids::{CallId, CallSid, ChannelId};
-use ringback_core::phone_number::Caller;
 
 const ENDPOINT: &str = "/ari/endpoints/PJSIP/1001";
 const CALLER_LEG: &str = "1732175943.12";
@@ -81,7 +80,7 @@ impl Pbx {
     }
 
     async fn call_caller(&self) -> Result<Calling, AsteriskError> {
-        let caller = self.call.caller.extension.as_ref().unwrap();
+        let caller = self.call.kind.calling_app().unwrap();
         let until = clock::now() + Duration::from_secs(10);
         self.asterisk.call_caller(&self.call, caller, until).await
     }
@@ -175,7 +174,7 @@ fn endpoint(state: &str) -> ResponseTemplate {
 async fn the_phone_is_called_as_the_dialplan_expects_it() {
     let mut pbx = Pbx::start().await;
     pbx.call.call_id = CallId::of_call_sid(&CallSid::try_from("sid").unwrap());
-    pbx.call.caller.name = None;
+    pbx.call.kind = ringback_core::testing::without_name(pbx.call.kind);
     pbx.originate_answers([ok()]).await;
     assert_eq!(pbx.bridge().await.unwrap(), Bridging::UnderWay);
 
@@ -207,7 +206,9 @@ async fn the_phone_is_called_as_the_dialplan_expects_it() {
 /// 1002 calls 1001, both with a camera.
 async fn a_video_call_between_apps() -> Pbx {
     let mut pbx = Pbx::start().await;
-    pbx.call.caller = Caller::app(Extension::try_from("1002").unwrap());
+    pbx.call.kind = ringback_core::call::CallKind::BetweenApps {
+        caller: Extension::try_from("1002").unwrap(),
+    };
     pbx.call.call_type = CallType::Video;
     (pbx.call.caller_leg, pbx.call.pbx) = (None, None);
     pbx
@@ -284,7 +285,7 @@ async fn how_far_a_phone_has_come_is_its_legs_state() {
 #[tokio::test]
 async fn a_withheld_number_calls_the_extension_anonymous() {
     let mut pbx = Pbx::start().await;
-    pbx.call.caller.number = None;
+    pbx.call.kind = ringback_core::testing::without_number(pbx.call.kind);
     pbx.originate_answers([ok()]).await;
     pbx.bridge().await.unwrap();
     let body: Value = pbx.last_request().await.body_json().unwrap();

@@ -15,7 +15,8 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use tokio::sync::OnceCell;
 
-use super::{OutboundProgress, indian_time};
+use super::indian_time;
+use super::status_words::status_of_word;
 use crate::auth::signing::Signing;
 use crate::platform::config::{ConfigError, Environment};
 use crate::platform::https;
@@ -23,6 +24,7 @@ use crate::platform::secrets::{ExotelAccount, Secret, SecretError};
 use crate::telemetry::requests;
 use crate::telemetry::xray;
 use ringback_core::call::Call;
+use ringback_core::call::CallStatus;
 use ringback_core::ids::{CallId, CallSid};
 use ringback_core::phone_number::PhoneNumber;
 use ringback_core::timestamp::Timestamp;
@@ -124,8 +126,8 @@ pub struct ConnectRequest {
 pub struct Placed {
     /// Exotel's id of the call.
     pub call_sid: CallSid,
-    /// [`OutboundProgress::Initiated`], or the end of a call that was over at once.
-    pub status: OutboundProgress,
+    /// [`CallStatus::Initiated`], or the end of a call that was over at once.
+    pub status: CallStatus,
 }
 
 /// What Exotel knows of a call.
@@ -134,7 +136,7 @@ pub struct CallDetails {
     /// Exotel's id of the call.
     pub call_sid: CallSid,
     /// How far the call has come; `None` where Exotel uses a word that it does not document.
-    pub status: Option<OutboundProgress>,
+    pub status: Option<CallStatus>,
     /// When the call began.
     pub started_at: Option<Timestamp>,
     /// When the call was over. It may be missing until some minutes after the end.
@@ -220,7 +222,7 @@ impl Exotel {
     }
 
     async fn place_with(&self, secret: &ExotelAccount, call: &Call) -> Result<Placed, ExotelError> {
-        let (Some(from), Some(to)) = (&call.caller.number, &call.to) else {
+        let ringback_core::call::CallKind::ToNumber { from, to } = &call.kind else {
             return Err(ExotelError::NotConfigured("number to call"));
         };
         let request = ConnectRequest {
@@ -424,8 +426,8 @@ struct CallRecord {
 }
 
 impl CallRecord {
-    fn status(&self) -> Option<OutboundProgress> {
-        self.status.as_deref().and_then(OutboundProgress::of_word)
+    fn status(&self) -> Option<CallStatus> {
+        self.status.as_deref().and_then(status_of_word)
     }
 
     /// The answer to a connect already says `in-progress`, while nobody has been called yet.
@@ -433,14 +435,14 @@ impl CallRecord {
         let end = self.status().filter(|status| status.is_final());
         Placed {
             call_sid: self.sid,
-            status: end.unwrap_or(OutboundProgress::Initiated),
+            status: end.unwrap_or(CallStatus::Initiated),
         }
     }
 
     /// What stands there as the end of a call that is not over is a dummy.
     fn details(self, country: &str) -> CallDetails {
         let status = self.status();
-        let is_over = status.is_some_and(OutboundProgress::is_final);
+        let is_over = status.is_some_and(CallStatus::is_final);
         let time = |text: Option<&str>| text.and_then(indian_time);
         let number = |text: Option<&str>| text.and_then(|text| PhoneNumber::parse(text, country));
         CallDetails {

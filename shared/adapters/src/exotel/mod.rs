@@ -7,13 +7,13 @@
 mod api;
 pub mod dialling;
 mod notice;
+mod status_words;
 mod stream;
 
 #[cfg(any(test, feature = "testing"))]
 pub(crate) use api::read_any_answer;
 pub use api::{CallDetails, ConnectRequest, Exotel, ExotelError, NoAnswer, Placed};
 pub use notice::{Direction, ExotelWebhook, Source, Stage};
-pub use ringback_core::call::OutboundProgress;
 pub use stream::{Digit, Dtmf, Frame, LONGEST_FRAME};
 
 use time::PrimitiveDateTime;

@@ -4,8 +4,10 @@
 
 use std::time::Duration;
 
-use super::{OutboundProgress, indian_time};
+use super::indian_time;
+use super::status_words::status_of_word;
 use crate::api::form::Fields;
+use ringback_core::call::CallStatus;
 use ringback_core::call::{CallSide, Event};
 use ringback_core::ids::{BadName, CallId, CallSid};
 use ringback_core::phone_number::{Caller, CallerName, PhoneNumber};
@@ -25,7 +27,7 @@ pub struct ExotelWebhook {
     /// How far the call has come.
     pub stage: Stage,
     /// How far a call has come that we asked for; `None` for every other call.
-    pub progress: Option<OutboundProgress>,
+    pub progress: Option<CallStatus>,
     /// Our own id of a call that we asked for: the `CustomField` that we gave Exotel with it.
     pub call_id: Option<CallId>,
     /// Which of Exotel's two ways of reporting this is.
@@ -111,7 +113,7 @@ impl ExotelWebhook {
     pub fn reported(&self) -> Option<Event> {
         self.progress.map(|progress| Event::ExotelProgress {
             call_sid: self.call_sid.clone(),
-            progress,
+            status: progress,
         })
     }
 
@@ -156,20 +158,20 @@ fn stage(fields: &Fields) -> Stage {
 
 /// Only calls placed through the API are ours. In what a Connect applet reports of itself (`outbound-dial`), `busy`
 /// means that an agent is being called.
-fn progress(fields: &Fields) -> Option<OutboundProgress> {
+fn progress(fields: &Fields) -> Option<CallStatus> {
     if fields.text("Direction") != Some("outbound-api") {
         return None;
     }
-    let said = fields.text("Status").and_then(OutboundProgress::of_word);
+    let said = fields.text("Status").and_then(status_of_word);
     if let Some(end) = said.filter(|said| said.is_final()) {
         Some(end)
     } else if is_event(fields, "terminal") {
         // Over, and not in a way that Exotel documents.
-        Some(OutboundProgress::Failed)
+        Some(CallStatus::Failed)
     } else if is_event(fields, "answered") && second_number_rings(fields) {
-        Some(OutboundProgress::Ringing)
+        Some(CallStatus::Ringing)
     } else if is_event(fields, "answered") {
-        Some(OutboundProgress::InProgress)
+        Some(CallStatus::InProgress)
     } else {
         said
     }
@@ -291,39 +293,36 @@ mod tests {
     #[test]
     fn a_call_that_we_asked_for_is_told_by_its_status_and_event() {
         for (fields, progress) in [
-            ("Status=queued", Some(OutboundProgress::Initiated)),
-            ("Status=ringing", Some(OutboundProgress::Ringing)),
+            ("Status=queued", Some(CallStatus::Initiated)),
+            ("Status=ringing", Some(CallStatus::Ringing)),
             (
                 "EventType=answered&Status=in-progress",
-                Some(OutboundProgress::InProgress),
+                Some(CallStatus::InProgress),
             ),
-            ("EventType=answered", Some(OutboundProgress::InProgress)),
+            ("EventType=answered", Some(CallStatus::InProgress)),
             (
                 "EventType=answered&Status=in-progress&Legs[0][Status]=in-progress&Legs[1][Status]=",
-                Some(OutboundProgress::Ringing),
+                Some(CallStatus::Ringing),
             ),
             (
                 "EventType=answered&Legs[0][Status]=in-progress&Legs[1][Status]=in-progress",
-                Some(OutboundProgress::InProgress),
+                Some(CallStatus::InProgress),
             ),
             (
                 "EventType=terminal&Status=no-answer&Legs[0][Status]=in-progress&Legs[1][Status]=",
-                Some(OutboundProgress::NoAnswer),
+                Some(CallStatus::TimedOut),
             ),
             (
                 "EventType=terminal&Status=completed",
-                Some(OutboundProgress::Completed),
+                Some(CallStatus::Completed),
             ),
-            (
-                "EventType=terminal&Status=busy",
-                Some(OutboundProgress::Busy),
-            ),
-            ("Status=no-answer", Some(OutboundProgress::NoAnswer)),
-            ("Status=canceled", Some(OutboundProgress::Canceled)),
-            ("EventType=Terminal", Some(OutboundProgress::Failed)),
+            ("EventType=terminal&Status=busy", Some(CallStatus::Declined)),
+            ("Status=no-answer", Some(CallStatus::TimedOut)),
+            ("Status=canceled", Some(CallStatus::Canceled)),
+            ("EventType=Terminal", Some(CallStatus::Failed)),
             (
                 "EventType=terminal&Status=in-progress",
-                Some(OutboundProgress::Failed),
+                Some(CallStatus::Failed),
             ),
             ("Status=free", None),
         ] {

@@ -28,7 +28,7 @@ use crate::push::Pushes;
 use crate::push::fcm::Fcm;
 use crate::push::sns::Sns;
 use crate::store::allowance::Allowances;
-use crate::store::calls::DynamoCalls;
+use crate::store::calls::DynamoCallStore;
 use crate::store::connections::Connections;
 use crate::store::devices::Devices;
 use crate::store::number_routes::Routes;
@@ -53,7 +53,7 @@ const QUIET: [&str; 6] = [
 ];
 
 /// The switchboard that functions run: calls in DynamoDB, effects in the world.
-pub type LiveSwitchboard = Switchboard<DynamoCalls, EffectRunner>;
+pub type LiveSwitchboard = Switchboard<DynamoCallStore, EffectRunner>;
 
 /// A client of one of the SDK's crates. What it sends is seen.
 macro_rules! client {
@@ -164,8 +164,8 @@ impl Start {
 
     /// The calls.
     #[must_use]
-    pub fn calls(&self) -> DynamoCalls {
-        let calls = DynamoCalls::new(self.dynamodb(), self.table.clone());
+    pub fn calls(&self) -> DynamoCallStore {
+        let calls = DynamoCallStore::new(self.dynamodb(), self.table.clone());
         match self.other_region() {
             Some(_) => calls.replicated_in(self.region().to_owned()),
             None => calls,

@@ -69,12 +69,9 @@ impl Message {
 
     fn of(call: &Call, kind: Kind, expires_at: Timestamp, now: Timestamp) -> Self {
         let id = call.call_id.to_string();
-        let number = call.caller.shown();
-        let name = call
-            .caller
-            .name
-            .as_ref()
-            .map_or(number, |name| name.as_str());
+        let caller = call.caller();
+        let number = caller.shown();
+        let name = caller.name.as_ref().map_or(number, |name| name.as_str());
         let kind_name = match kind {
             Kind::IncomingCall => "incoming_call",
             Kind::CallCancelled(_) => "call_cancelled",

@@ -17,7 +17,7 @@ use self::fcm::Fcm;
 use self::sns::Sns;
 use crate::store::devices::{Device, Devices, PushAddress, SnsService};
 use crate::telemetry::metrics;
-use ringback_core::call::{Audience, Call, CancelReason, EndReason, Event};
+use ringback_core::call::{Call, CancelAudience, CancelReason, EndReason, Event};
 use ringback_core::timestamp::Timestamp;
 
 /// Pushes to an extension's devices.
@@ -71,7 +71,7 @@ impl Pushes {
         call: &Call,
         devices: &[Device],
         reason: CancelReason,
-        audience: &Audience,
+        audience: &CancelAudience,
         until: Timestamp,
     ) {
         let message = Message::call_cancelled(call, reason, clock::now());

@@ -76,7 +76,7 @@ impl World {
         self.pushes.ring(&self.call, devices, until).await
     }
 
-    async fn cancel(&self, devices: &[Device], audience: &Audience) {
+    async fn cancel(&self, devices: &[Device], audience: &CancelAudience) {
         let until = clock::now() + Duration::from_secs(20);
         let reason = CancelReason::AnsweredElsewhere;
         self.pushes
@@ -138,8 +138,8 @@ fn deleted() -> ResponseTemplate {
     ResponseTemplate::new(200).set_body_json(json!({}))
 }
 
-fn everybody() -> Audience {
-    Audience::AllBut(BTreeSet::new())
+fn everybody() -> CancelAudience {
+    CancelAudience::AllExcept(BTreeSet::new())
 }
 
 fn ids<const N: usize>(names: [&str; N]) -> BTreeSet<DeviceId> {
@@ -294,7 +294,7 @@ async fn the_device_that_answered_is_not_told_that_the_call_was_answered() {
         world.android("tablet", taken()).await,
     ];
     world
-        .cancel(&devices, &Audience::AllBut(ids(["pixel"])))
+        .cancel(&devices, &CancelAudience::AllExcept(ids(["pixel"])))
         .await;
     assert_eq!(world.pushed_to().await, ["hush-tablet"]);
 }
@@ -307,7 +307,7 @@ async fn a_device_can_be_told_alone() {
         world.android("tablet", taken()).await,
     ];
     let late = DeviceId::try_from("tablet").unwrap();
-    world.cancel(&devices, &Audience::Only(late)).await;
+    world.cancel(&devices, &CancelAudience::Only(late)).await;
     assert_eq!(world.pushed_to().await, ["hush-tablet"]);
 }
 

@@ -150,7 +150,7 @@ impl Timeouts {
     /// When the scheduler cannot be reached. Left alone, the schedule will find nothing to do either.
     pub async fn disarm(&self, call: &Call) -> Result<(), TimerError> {
         self.delete_schedule(call, Purpose::Ring).await?;
-        if call.bridged_at.is_some() || call.is_outbound() {
+        if call.bridged_at.is_some() || call.is_to_number() {
             self.delete_schedule(call, Purpose::Talk).await?;
         }
         Ok(())
@@ -182,7 +182,7 @@ impl Timeouts {
             CallStatus::Initiated if at <= call.rings_until => (Purpose::Ring, at + BACKSTOP_AFTER),
             // Messages have an outbound call looked up, again and again; the schedule is there for when one is lost.
             CallStatus::Initiated | CallStatus::Ringing | CallStatus::InProgress
-                if call.is_outbound() =>
+                if call.is_to_number() =>
             {
                 (Purpose::Talk, call.deadline().unwrap_or(at))
             }

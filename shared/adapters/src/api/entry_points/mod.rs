@@ -247,7 +247,7 @@ fn bearer_token(bytes: &[u8]) {
 /// An item as DynamoDB's stream brings it. The same item is a device, a stream, a timer or a call only by its key.
 fn stored_item(bytes: &[u8]) {
     if let Some(call) = read_back::<Call>(bytes) {
-        of_caller(&call.caller);
+        of_caller(&call.caller());
         plain(call.extension.as_str());
         if let Some(update) = StatusUpdate::of(None, call) {
             let _told = (update.for_participants(), update.for_others());

@@ -158,10 +158,10 @@ async fn a_call_lasts_and_rings_no_longer_than_exotel_allows() {
 #[tokio::test]
 async fn a_call_that_was_taken_on_is_initiated_whatever_word_exotel_uses() {
     for (word, status) in [
-        ("in-progress", OutboundProgress::Initiated),
-        ("queued", OutboundProgress::Initiated),
-        ("something new", OutboundProgress::Initiated),
-        ("failed", OutboundProgress::Failed),
+        ("in-progress", CallStatus::Initiated),
+        ("queued", CallStatus::Initiated),
+        ("something new", CallStatus::Initiated),
+        ("failed", CallStatus::Failed),
     ] {
         let (_server, exotel) = exotel_answering(call(json!({ "Status": word }))).await;
         let placed = exotel.connect(&a_request()).await.unwrap();
@@ -326,7 +326,7 @@ async fn a_call_is_looked_up_by_its_call_sid() {
     let details = exotel.details(&sid()).await.unwrap();
     let expected = CallDetails {
         call_sid: sid(),
-        status: Some(OutboundProgress::Completed),
+        status: Some(CallStatus::Completed),
         // 05:18:33 UTC
         started_at: Some(Timestamp::from_millis(1_488_518_313_000)),
         ended_at: Some(Timestamp::from_millis(1_488_518_390_000)),
@@ -348,7 +348,7 @@ async fn the_end_of_a_call_that_is_not_over_is_a_dummy() {
     for end in [json!("1970-01-01 05:30:00"), json!(""), Value::Null] {
         let (_server, exotel) = exotel_answering(call(json!({ "EndTime": end }))).await;
         let details = exotel.details(&sid()).await.unwrap();
-        assert_eq!(details.status, Some(OutboundProgress::InProgress));
+        assert_eq!(details.status, Some(CallStatus::InProgress));
         assert_eq!(details.ended_at, None);
     }
 }
@@ -432,7 +432,10 @@ async fn a_token_that_was_replaced_is_fetched_and_the_call_placed_once() {
     let (secrets, secret) = testing::secret(values).await;
     let (server, exotel) = exotel_after_a_rotation(secret).await;
     let mut a_call = ringback_core::testing::a_call(clock::now());
-    a_call.to = Some(number("9052161119"));
+    a_call.kind = ringback_core::call::CallKind::ToNumber {
+        from: a_call.caller().number.unwrap(),
+        to: number("9052161119"),
+    };
     exotel.place(&a_call).await.unwrap();
     exotel.details(&sid()).await.unwrap();
 

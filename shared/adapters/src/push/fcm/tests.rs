@@ -221,8 +221,8 @@ fn a_cancellation_says_in_strings_why() {
 fn a_withheld_caller_has_a_name_and_a_number_all_the_same() {
     let now = clock::now();
     let mut call = ringback_core::testing::a_call(now);
-    call.caller.number = None;
-    call.caller.name = None;
+    call.kind = ringback_core::testing::without_number(call.kind);
+    call.kind = ringback_core::testing::without_name(call.kind);
     let body = body(DEVICE_TOKEN, &Message::incoming_call(&call, now));
     assert_eq!(body["message"]["data"]["caller_name"], "anonymous");
     assert_eq!(body["message"]["data"]["caller_number"], "anonymous");
