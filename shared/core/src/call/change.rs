@@ -100,9 +100,9 @@ impl Condition {
 pub enum Assignment {
     /// The new status.
     Status(CallStatus),
-    /// Who accepted. The other devices are yet to be told.
+    /// Who accepted.
     AnsweredBy(AnsweredBy),
-    /// Whether the other devices are yet to be told that the call was answered.
+    /// Whether the other devices may still lack the push that says that the call was answered.
     AnswerUnannounced(bool),
     /// When the app was ready.
     ReadyAt(Timestamp),
@@ -118,7 +118,7 @@ pub enum Assignment {
     Pbx(PbxName),
     /// Exotel's id of the call.
     CallSid(CallSid),
-    /// When an outside system was asked for the state of the call.
+    /// When an outside system was last asked about the call.
     CheckedAt(Timestamp),
     /// Exotel did not answer the request for this call.
     ExotelUnanswered,

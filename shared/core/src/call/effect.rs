@@ -10,7 +10,7 @@ use crate::timestamp::Timestamp;
 pub enum Effect {
     /// Send a push to every device of the extension.
     SendPush,
-    /// Send a push that tells devices to stop ringing.
+    /// Send a push that stops devices from ringing.
     CancelPush {
         /// The reason that the push gives.
         reason: CancelReason,
@@ -42,7 +42,7 @@ pub enum Effect {
 }
 
 impl Effect {
-    /// Whether nobody notices a second execution: Asterisk answers "already exists" or "not found". A second push is noticed
+    /// Whether a second execution goes unnoticed: Asterisk answers "already exists" or "not found". A second push is noticed
     /// and a second timer costs money, so these are repeated only if the process of the first attempt must have crashed. The
     /// timer that detects such a crash is not deleted before.
     #[must_use]
@@ -72,7 +72,7 @@ pub enum CancelReason {
     CallerHungUp,
     /// Another device answered the call, or declined it for the extension.
     AnsweredElsewhere,
-    /// Nobody answered in time, or the call could not be connected in time.
+    /// The call was not answered or not connected in time.
     Timeout,
 }
 

@@ -12,7 +12,7 @@ pub enum EndReason {
     CalleeDeclined,
     /// The callee hung up.
     CalleeHungUp,
-    /// Nobody answered while the phone rang.
+    /// The call was not answered while the phone rang.
     NoAnswer,
     /// The extension has no device.
     NoDevice,

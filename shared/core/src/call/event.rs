@@ -29,7 +29,7 @@ pub enum Event {
     /// No device could be woken, for this reason.
     PushNotSent(EndReason),
     /// The phone of the calling app is registered with this PBX, which will dial it. The call stores the PBX before the phone is
-    /// dialed, so that whatever ends the leg asks the right PBX.
+    /// dialed, so that a later hang-up goes to the right PBX.
     CallerPhoneLocated(PbxName),
     /// The PBX dials the phone of the calling app.
     CallerPhoneDialed,

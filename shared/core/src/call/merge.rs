@@ -181,7 +181,7 @@ mod tests {
         Event::ReplicaOverwritten(Box::new(version.clone()))
     }
 
-    fn anybody(call: &Call) -> crate::call::CallParty {
+    fn callee(call: &Call) -> crate::call::CallParty {
         crate::call::CallParty {
             extension: call.extension.clone(),
             device: None,
@@ -189,7 +189,7 @@ mod tests {
     }
 
     fn accepted(call: &Call) -> Event {
-        let by = anybody(call);
+        let by = callee(call);
         let readiness = Readiness::Woken;
         Event::Accepted { by, readiness }
     }
@@ -198,9 +198,9 @@ mod tests {
         crate::testing::leg("pbx1", "leg-a")
     }
 
-    /// The PBX told one region that the caller's leg has come, while the app told the other that it is ready.
+    /// The PBX reports the caller's leg to one region while the app accepts in the other.
     #[test]
-    fn a_leg_and_an_answer_that_two_regions_heard_of_are_bridged() {
+    fn a_leg_in_one_region_and_an_answer_in_the_other_are_bridged() {
         let mut call = a_call(NOW);
         call.caller_leg = None;
         let arrival = Event::CallerReported {
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_ended_in_one_region_is_over_in_both_and_no_phone_rings_on() {
+    fn a_call_that_ended_in_one_region_ends_in_both_and_stops_ringing() {
         let mut call = a_call(NOW);
         call.caller_leg = Some(caller_leg().channel);
         let left = Event::CallerLegEnded {
@@ -281,9 +281,9 @@ mod tests {
         }
     }
 
-    /// The PBX tells one region of the busy that the other has asked it for: that is the other's to explain, in time.
+    /// The PBX reports to one region the busy that the other region requested. The reason arrives by replication.
     #[test]
-    fn a_busy_that_another_region_asked_for_is_no_caller_who_gave_up() {
+    fn a_busy_that_the_other_region_requested_is_not_a_hang_up_of_the_caller() {
         let call = a_call(NOW);
         let busy = Event::CallerLegEnded {
             leg: None,
@@ -294,10 +294,10 @@ mod tests {
             decide(&call, &busy, NOW),
             Decision::Stay { effects } if effects.is_empty()
         ));
-        let declined = after(&call, &Event::Declined { by: anybody(&call) }, NOW);
+        let declined = after(&call, &Event::Declined { by: callee(&call) }, NOW);
         let both = after(&call, &overwritten(&declined), NOW);
         assert_eq!(both.status, CallStatus::Declined);
-        // Where it never comes, because its region was lost at that moment, the call is over by now.
+        // The region was lost at that moment and the reason never arrives: the call ends at its deadline.
         let over = after(&call, &busy, call.rings_until);
         assert_eq!(
             (over.status, over.end_reason()),
@@ -305,9 +305,9 @@ mod tests {
         );
     }
 
-    /// Of a conversation that began in the region that was lost, the other one hears the end alone.
+    /// The conversation began in the region that was lost, and the other region gets only the report of its end.
     #[test]
-    fn who_leaves_a_leg_that_was_answered_has_talked() {
+    fn the_end_of_an_answered_leg_completes_the_call() {
         let call = a_call(NOW);
         let left = Event::CallerLegEnded {
             leg: None,
@@ -317,9 +317,9 @@ mod tests {
         assert_eq!(after(&call, &left, NOW).status, CallStatus::Completed);
     }
 
-    /// The other region took the accept at the ring's last moment, and replication is slow: the phone rings already.
+    /// The other region got the accept at the last moment of the ring, and replication is slow: the phone rings already.
     #[test]
-    fn a_late_timer_waits_for_the_word_of_a_phone_that_rings() {
+    fn a_late_timer_waits_while_the_phone_rings() {
         let mut call = a_call(NOW);
         call.caller_leg = Some(caller_leg().channel);
         let late = call.rings_until + Duration::from_secs(2);
@@ -335,9 +335,9 @@ mod tests {
         );
     }
 
-    /// The PBX's word that they talk may reach a region before the app's that it is ready does.
+    /// The report of the bridge may arrive in a region before the accept.
     #[test]
-    fn who_talks_has_answered() {
+    fn a_bridged_call_accepts_a_late_answer() {
         let call = a_call(NOW);
         let talking = after(&call, &Event::Bridged, NOW);
         assert_eq!(talking.status, CallStatus::InProgress);
@@ -351,7 +351,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_overwritten_is_lost_no_longer(first in any_life(), events in prop::collection::vec(any_event(), 0..12)) {
+        fn merging_recovers_what_had_endedwritten(first in any_life(), events in prop::collection::vec(any_event(), 0..12)) {
             let start = first.0.clone();
             let standing = live(first, |_, _, _, _, _| {});
             let other = events.iter().fold(start, |call, event| after(&call, event, START));
@@ -369,22 +369,22 @@ mod tests {
             }
         }
 
-        /// Whatever each region hears, and whenever replication brings it to the other: in the end both have the same
-        /// call, it is over if it was over anywhere, and what anybody knew is known.
+        /// For any events in either region and any replication delay, both regions end with the same call. The call has ended if it
+        /// had ended in one of them, and nothing that one of them knew is lost.
         #[test]
-        fn two_regions_settle_on_one_truth(call in any_call(), steps in prop::collection::vec(any_step(), 0..25)) {
+        fn two_regions_end_with_the_same_call(call in any_call(), steps in prop::collection::vec(any_step(), 0..25)) {
             let mut regions = Regions::of(call);
             for (pause, which, event, replicates) in steps {
                 regions.now = regions.now + Duration::from_millis(pause);
-                regions.hear(which, &event);
+                regions.handle(which, &event);
                 if replicates {
                     regions.replicate(1 - which);
                 }
             }
-            regions.settle();
+            regions.replicate_until_equal();
             let [here, there] = &regions.versions;
             prop_assert_eq!(&here.call, &there.call);
-            prop_assert!(here.call.status.is_final() || !regions.was_over, "{:?}", here.call);
+            prop_assert!(here.call.status.is_final() || !regions.had_ended, "{:?}", here.call);
             for known in &regions.known {
                 prop_assert!(!here.call.has_lost(known), "{:?} has lost {known:?}", here.call);
             }
@@ -400,12 +400,12 @@ mod tests {
         written: usize,
     }
 
-    /// The call as each region has it, the last writer winning.
+    /// The call in each region. The last writer wins.
     struct Regions {
         versions: [Version; 2],
         writes: usize,
         now: Timestamp,
-        was_over: bool,
+        had_ended: bool,
         known: Vec<Call>,
     }
 
@@ -416,47 +416,47 @@ mod tests {
                 versions,
                 writes: 0,
                 now: START,
-                was_over: false,
+                had_ended: false,
                 known: Vec::new(),
             }
         }
 
-        fn hear(&mut self, which: usize, event: &Event) {
+        fn handle(&mut self, which: usize, event: &Event) {
             let version = &mut self.versions[which];
             if let Decision::Advance { change, .. } = decide(&version.call, event, self.now) {
                 self.writes += 1;
                 version.call = version.call.apply(&change);
                 version.written = self.writes;
-                self.was_over |= version.call.status.is_final();
+                self.had_ended |= version.call.status.is_final();
                 self.known.push(version.call.clone());
             }
         }
 
-        /// Brings to a region what the other has, if that was written later. Its stream shows both versions.
+        /// Copies the other region's version if it was written later. The stream shows both versions.
         fn replicate(&mut self, to: usize) -> bool {
             let from = &self.versions[1 - to];
             if from.written <= self.versions[to].written {
                 return false;
             }
-            let came = Version {
+            let arrived = Version {
                 call: from.call.clone(),
                 written: from.written,
             };
-            let before = std::mem::replace(&mut self.versions[to], came);
+            let before = std::mem::replace(&mut self.versions[to], arrived);
             if self.versions[to].call.has_lost(&before.call) {
-                self.hear(to, &overwritten(&before.call));
+                self.handle(to, &overwritten(&before.call));
             }
             true
         }
 
-        fn settle(&mut self) {
+        fn replicate_until_equal(&mut self) {
             for _ in 0..10 {
                 let (first, second) = (self.replicate(0), self.replicate(1));
                 if !first && !second {
                     return;
                 }
             }
-            panic!("the regions go on telling each other");
+            panic!("the regions keep overwriting each other");
         }
     }
 }

@@ -53,7 +53,7 @@ pub struct Call {
     pub version: u64,
     /// Where the call is in its life.
     pub status: CallStatus,
-    /// The extension that is called. Of a call to a telephone number, the extension whose app started it.
+    /// The extension that is called. For a call to a telephone number: the extension of the app that started it.
     pub extension: Extension,
     /// The kind of the call, with what only this kind has.
     pub kind: CallKind,
@@ -74,8 +74,8 @@ pub struct Call {
     /// The PBX that holds the caller's leg and dials the phone. `None` while the call has no leg.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pbx: Option<PbxName>,
-    /// When an outside system was last asked for the state of the call: Exotel about a call to a number, Asterisk about a phone
-    /// that should talk by now.
+    /// When an outside system was last asked about the call: Exotel about a call to a number, Asterisk about a phone that
+    /// should talk by now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checked_at: Option<Timestamp>,
     /// Whether Exotel did not answer the request for this call.
@@ -216,7 +216,7 @@ const LONGEST_EXOTEL_CALL: Duration = Duration::from_secs(4 * 60 * 60);
 pub struct NewCall {
     /// Its id.
     pub call_id: CallId,
-    /// The extension that is called. Of a call to a telephone number, the extension whose app starts it.
+    /// The extension that is called. For a call to a telephone number: the extension of the app that starts it.
     pub extension: Extension,
     /// Its kind.
     pub kind: CallKind,
@@ -285,7 +285,7 @@ impl Call {
         }
     }
 
-    /// Whether Exotel connects two numbers, because an app asked for it.
+    /// Whether Exotel connects two numbers for an app.
     #[must_use]
     pub const fn is_to_number(&self) -> bool {
         matches!(self.kind, CallKind::ToNumber { .. })
@@ -306,13 +306,13 @@ impl Call {
         self.kind.caller()
     }
 
-    /// Whether Exotel may have placed the call although it did not answer the request, nor report since.
+    /// Whether Exotel may have placed the call although it has not answered the request and has not reported the call.
     #[must_use]
     pub const fn may_have_been_placed(&self) -> bool {
         self.exotel_unanswered && self.call_sid.is_none()
     }
 
-    /// The extension whose app started the call. `None` if the call came in through the trunk.
+    /// The extension of the app that started the call. `None` if the call came in through the trunk.
     #[must_use]
     pub const fn started_by(&self) -> Option<&Extension> {
         match &self.kind {
@@ -322,7 +322,7 @@ impl Call {
         }
     }
 
-    /// The time limit of the whole call, for a call whose end is never reported.
+    /// The time limit of the whole call, in case its end is never reported.
     #[must_use]
     pub fn ends_by(&self) -> Timestamp {
         self.rings_until + self.limits.connect + self.limits.talk
@@ -351,7 +351,7 @@ impl Call {
         std::iter::once(&self.extension).chain(self.kind.calling_app())
     }
 
-    /// The channel whose end ends the caller's part: the one on which the caller waits, or the one on which the phone of the
+    /// The channel to hang up to end the caller's part: the one on which the caller waits, or the one on which the phone of the
     /// calling app is dialed, which may not exist yet.
     #[must_use]
     pub fn caller_channel(&self) -> Option<ChannelId> {

@@ -1,4 +1,4 @@
-//! The rules of a call to a telephone number: an app asked for it, and Exotel connects two numbers.
+//! The rules of a call to a telephone number: an app starts it, and Exotel connects two numbers.
 //!
 //! Exotel reports an answer and the end, each once or more often, in any order, or never. So a call only moves to a higher rank
 //! ([`CallStatus::rank`]), and Exotel is asked about a call of which it reports nothing, until its end is known.

@@ -22,7 +22,7 @@ pub(super) fn effects(call: &Call) -> Vec<Effect> {
         }
         CallStatus::Initiated | CallStatus::Ringing => Vec::new(),
         CallStatus::InProgress => answered_elsewhere(call).into_iter().collect(),
-        // The other region knows who answered. Whether it has told the other devices is unknown here.
+        // The other region knows who answered. Whether it has sent the cancellations is unknown here.
         CallStatus::Completed if call.answered_by.is_none() => {
             end_legs_and_ringing(call, Effect::HangUpCaller, CancelReason::AnsweredElsewhere)
         }
@@ -46,7 +46,7 @@ pub(super) fn effects(call: &Call) -> Vec<Effect> {
         }
     };
     if call.status.is_final() && call.answer_unannounced {
-        // The process that carried the accept out may have crashed before it told the other devices.
+        // The process that carried the accept out may have crashed before it sent the cancellations.
         effects.extend(answered_elsewhere(call));
     }
     effects.extend(call.effects_pending_since.map(Effect::MarkEffectsCompleted));
@@ -56,7 +56,7 @@ pub(super) fn effects(call: &Call) -> Vec<Effect> {
     effects
 }
 
-/// What a repeated event carries out: nothing once all effects are completed; what nobody notices twice while the first attempt
+/// What a repeated event carries out: nothing once all effects are completed; what goes unnoticed twice while the first attempt
 /// may still run; everything if the process of that attempt has crashed.
 pub(super) fn unfinished(call: &Call, now: Timestamp) -> Vec<Effect> {
     if call.effects_pending_since.is_none() {
@@ -164,8 +164,8 @@ fn cancel(call: &Call, reason: CancelReason) -> Effect {
     Effect::CancelPush { reason, to }
 }
 
-/// The cancellation for the devices that did not answer. `None` if the app that answered named no device: it cannot be told from
-/// the others, and must not get "answered elsewhere" for its own answer.
+/// The cancellation for the devices that did not answer. `None` if the app that answered named no device: it is one of
+/// them, and must not get "answered elsewhere" for its own answer.
 pub(super) fn answered_elsewhere(call: &Call) -> Option<Effect> {
     let answering_device = call.answered_by.as_ref()?.device.clone()?;
     let rang_only_there = call.pushed.as_ref().is_some_and(|pushed| {

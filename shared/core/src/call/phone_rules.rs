@@ -260,9 +260,7 @@ fn accepted(by: &CallParty, now: Timestamp) -> Vec<Rule<'_>> {
         .repeat(),
         // The PBX reported the bridge to this region before the app's answer arrived: the other region has the answer.
         when([Condition::StatusIs(CallStatus::InProgress)])
-            .and("nobody is known to have answered", |call| {
-                call.answered_by.is_none()
-            })
+            .and("the answer is unknown", |call| call.answered_by.is_none())
             .set_of("the answer", move |call| {
                 let mut set = answer.to_vec();
                 set.extend(effects_pending_from(call, now));
@@ -605,7 +603,7 @@ fn may_be_bridged(call: &Call, now: Timestamp) -> bool {
     is_due && call.caller_leg.is_some() && call.checked_at.is_none()
 }
 
-/// How a call ends whose time is up.
+/// How a call ends when its time is up.
 fn given_up(call: &Call, now: Timestamp) -> Vec<Assignment> {
     match call.status {
         CallStatus::MobileReady => ended(CallStatus::Failed, EndReason::NotConnected, now),

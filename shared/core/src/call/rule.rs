@@ -25,18 +25,21 @@ pub(super) enum Outcome<'e> {
     Reject(RejectReason),
 }
 
+type AssignmentsOf<'e> = Box<dyn Fn(&Call) -> Vec<Assignment> + 'e>;
+type EffectsOf<'e> = Box<dyn Fn(&Call, Timestamp) -> Vec<Effect> + 'e>;
+
 /// What a rule saves.
 pub(super) enum Assignments<'e> {
     /// The same for every call, so the call need not be read first.
     Fixed(Vec<Assignment>),
     /// What these are depends on the call.
-    Of(&'static str, Box<dyn Fn(&Call) -> Vec<Assignment> + 'e>),
+    Of(&'static str, AssignmentsOf<'e>),
 }
 
 /// The effects that follow, once the call is as it is after the change.
 pub(super) struct Effects<'e> {
     name: &'static str,
-    of: Box<dyn Fn(&Call, Timestamp) -> Vec<Effect> + 'e>,
+    of: EffectsOf<'e>,
 }
 
 /// A check that needs the call as it was read.
@@ -45,13 +48,13 @@ struct Check<'e> {
     holds: Box<dyn Fn(&Call) -> bool + 'e>,
 }
 
-/// A rule whose outcome is not given yet.
+/// A rule without its outcome.
 pub(super) struct When<'e> {
     conditions: Vec<Condition>,
     checks: Vec<Check<'e>>,
 }
 
-/// A rule with assignments whose effects are not given yet.
+/// A rule with its assignments, and without its effects.
 pub(super) struct Changing<'e>(When<'e>, Assignments<'e>);
 
 /// Begins a rule that applies when all of these conditions hold.
@@ -205,7 +208,7 @@ impl std::fmt::Display for Rule<'_> {
                 write!(f, ": set {name}, then {}", then.name)
             }
             Outcome::Repeat => write!(f, ": repeat"),
-            Outcome::OnlyEffects(then) => write!(f, ": only {}", then.name),
+            Outcome::OnlyEffects(then) => write!(f, ": only do {}", then.name),
             Outcome::Reject(reason) => write!(f, ": reject as {reason:?}"),
         }
     }

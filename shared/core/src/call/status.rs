@@ -20,7 +20,7 @@ pub enum CallStatus {
     Completed,
     /// The callee did not want the call.
     Declined,
-    /// Nobody answered in time.
+    /// The call was not answered in time.
     TimedOut,
     /// The caller hung up before the call was answered.
     Canceled,
