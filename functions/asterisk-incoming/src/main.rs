@@ -79,7 +79,10 @@ impl AsteriskIncoming {
             call_sid: report.call_sid,
             caller_leg: Some(report.leg),
         };
-        let reported = self.switchboard.witness(&report, now, until).await;
+        let reported = self
+            .switchboard
+            .report_inbound_call(&report, now, until)
+            .await;
         let call = accept_offline_phone(reported)?.call;
         Ok(Answer::ok(
             json!({ "call_id": call.call_id, "status": call.status }),
@@ -96,7 +99,7 @@ impl AsteriskIncoming {
         let call_id = self.find_call(report).await?;
         let handled = self.switchboard.handle(call_id, event, now, until).await;
         let outcome = accept_offline_phone(handled)?;
-        match outcome.refused {
+        match outcome.rejected {
             None => Ok(Answer::ok(
                 json!({ "call_id": call_id, "status": outcome.call.status }),
             )),
@@ -110,7 +113,7 @@ impl AsteriskIncoming {
             Which::Caller => report.place(self.extension(report).await?),
         };
         self.switchboard
-            .met_at(&key)
+            .find_by_correlation_key(&key)
             .await?
             .ok_or_else(ApiError::no_such_call)
     }

@@ -9,7 +9,7 @@ use ringback::auth::signing::Signing;
 use ringback::auth::{Tokens, Viewer};
 use ringback::platform::clock;
 use ringback::start::Start;
-use ringback::store::calls::{Calls, DynamoCalls, find_once_there};
+use ringback::store::calls::{Calls, DynamoCallStore, find_once_there};
 use ringback_core::call::Call;
 use ringback_core::ids::{CallId, CallSid};
 use ringback_core::timestamp::Timestamp;
@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 const UUID_LENGTH: usize = 36;
 
 struct CallStatusHandler {
-    calls: DynamoCalls,
+    calls: DynamoCallStore,
     tokens: Tokens,
     signing: Arc<Signing>,
 }
@@ -77,15 +77,15 @@ fn call_json(call: &Call, now: Timestamp) -> Value {
         "status": call.status_at(now),
         "extension": call.extension,
         "to": call.to,
-        "caller_number": call.caller.shown(),
-        "caller_name": call.caller.name,
+        "caller_number": call.caller().shown(),
+        "caller_name": call.caller().name,
         "call_type": call.call_type,
         "created_at": call.created_at,
         "expires_at": call.rings_until,
         "ready_at": call.ready_at,
         "bridged_at": call.bridged_at,
-        "ended_at": call.ended_at,
-        "reason": call.end_reason,
+        "ended_at": call.ended_at(),
+        "reason": call.end_reason(),
         "stream": call.stream,
         "answered_by": call.answered_by.as_ref().and_then(|answered_by| answered_by.device.as_ref()),
         "history": call.history,

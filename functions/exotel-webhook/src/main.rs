@@ -141,7 +141,11 @@ impl ExotelWebhookHandler {
             call_sid: Some(webhook.call_sid),
             caller_leg: None,
         };
-        let call = self.switchboard.witness(&report, now, until).await?.call;
+        let call = self
+            .switchboard
+            .report_inbound_call(&report, now, until)
+            .await?
+            .call;
         Ok(Answer::ok(
             json!({ "call_id": call.call_id, "status": call.status }),
         ))

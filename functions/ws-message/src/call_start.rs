@@ -54,7 +54,7 @@ impl CallStarter {
             record_refusal(app, limit.rule());
         }
         let call = started?.call;
-        if call.is_outbound() {
+        if call.is_to_number() {
             tracing::info!(call_id = %call.call_id, extension = %app, "call to a telephone number");
         }
         if !new_call.is(&call) {
@@ -156,7 +156,7 @@ fn record_refusal(app: &Extension, rule: &'static str) {
 
 /// The error for a call that failed while it was set up. `None` if it did not fail.
 fn start_error(call: &Call) -> Option<ApiError> {
-    let (status, code, message) = match call.end_reason {
+    let (status, code, message) = match call.end_reason() {
         Some(EndReason::NoDevice) => (
             404,
             "no_device",

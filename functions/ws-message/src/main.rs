@@ -124,7 +124,7 @@ impl WsMessage {
         signing.check(response.call_id, now).await?;
         let (call_id, event) = (response.call_id, response.event(party.clone()));
         let outcome = switchboard.handle(call_id, &event, now, until).await?;
-        match outcome.refused {
+        match outcome.rejected {
             None => Ok(
                 json!({ "type": "call_response", "success": true, "server_call_id": call_id, "status": outcome.call.status }),
             ),

@@ -1,7 +1,7 @@
 //! The store of calls on the stack's own table keeps the promises that its twin in memory keeps.
 
 use anyhow::Result;
-use ringback::store::calls::{DynamoCalls, promises};
+use ringback::store::calls::{DynamoCallStore, promises};
 
 use crate::scene::Scene;
 
@@ -9,6 +9,6 @@ use crate::scene::Scene;
 async fn dynamodb_keeps_every_promise() -> Result<()> {
     let scene = Scene::open().await?;
     let client = aws_sdk_dynamodb::Client::new(&scene.aws);
-    promises::all(&DynamoCalls::new(client, scene.stack.aws.table.clone())).await;
+    promises::all(&DynamoCallStore::new(client, scene.stack.aws.table.clone())).await;
     Ok(())
 }

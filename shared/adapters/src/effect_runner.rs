@@ -119,7 +119,7 @@ impl EffectRunner {
     }
 
     async fn dial_caller_phone(&self, context: &EffectContext<'_>) -> Option<Event> {
-        let caller = context.call.caller.extension.as_ref()?;
+        let caller = context.call.kind.calling_app()?;
         let dialing = self
             .asterisk
             .dial_caller(context.call, caller, context.until);
@@ -140,7 +140,7 @@ impl EffectRunner {
             Ok(placed) => {
                 return Ok(Event::ExotelProgress {
                     call_sid: placed.call_sid,
-                    progress: placed.progress,
+                    status: placed.progress,
                 });
             }
             Err(error) => error,
@@ -158,14 +158,17 @@ impl EffectRunner {
         };
         let progress = match exotel.details(&call_sid).await {
             Ok(details) => details.progress,
-            Err(ExotelError::NoSuchCall) => call.progress_if_unknown_to_exotel(),
+            Err(ExotelError::NoSuchCall) => call.status_if_unknown_to_exotel(),
             // The next timer looks the call up again.
             Err(error) => {
                 tracing::warn!(call_id = %call.call_id, %error, cause = ?error.source(), "outbound call could not be looked up at Exotel");
                 None
             }
         };
-        Ok(progress.map(|progress| Event::ExotelProgress { call_sid, progress }))
+        Ok(progress.map(|progress| Event::ExotelProgress {
+            call_sid,
+            status: progress,
+        }))
     }
 }
 
@@ -180,7 +183,7 @@ impl Effects for EffectRunner {
         Ok(self.pushes.devices().of(extension).await?)
     }
 
-    async fn get_ready(&self, event: &Event) {
+    async fn prepare(&self, event: &Event) {
         match event {
             // These normally lead to a push.
             Event::CallerReported { .. } => self.pushes.get_ready().await,
@@ -193,7 +196,7 @@ impl Effects for EffectRunner {
         }
     }
 
-    async fn perform(
+    async fn run(
         &self,
         effect: &Effect,
         context: &EffectContext<'_>,

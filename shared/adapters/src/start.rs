@@ -21,7 +21,7 @@ use crate::push::sns::Sns;
 pub use crate::runtime::run;
 use crate::runtime::{aws_config, start_logging};
 use crate::store::allowance::Allowances;
-use crate::store::calls::DynamoCalls;
+use crate::store::calls::DynamoCallStore;
 use crate::store::connections::Connections;
 use crate::store::devices::Devices;
 use crate::store::number_routes::NumberRoutes;
@@ -34,7 +34,7 @@ use crate::telemetry::{metrics, xray};
 use crate::timers::CallTimers;
 
 /// The switchboard of a deployed function: calls in DynamoDB, effects on the real outside systems.
-pub type LiveSwitchboard = Switchboard<DynamoCalls, EffectRunner>;
+pub type LiveSwitchboard = Switchboard<DynamoCallStore, EffectRunner>;
 
 /// A client of one of the SDK's crates, with a [`RequestObserver`].
 macro_rules! client {
@@ -124,9 +124,9 @@ impl Start {
     ///
     /// # Errors
     /// When a variable is missing.
-    pub fn calls(&self) -> Result<DynamoCalls, ConfigError> {
+    pub fn calls(&self) -> Result<DynamoCallStore, ConfigError> {
         let table = self.table()?;
-        let calls = DynamoCalls::new(table.client().clone(), table.name().to_owned());
+        let calls = DynamoCallStore::new(table);
         Ok(match self.other_region() {
             Some(_) => calls.replicated_in(self.region().to_owned()),
             None => calls,

@@ -1,7 +1,7 @@
-//! The names of things that come from outside, parsed at the door and trusted afterwards.
+//! Names and ids from outside: checked once when they arrive, and trusted afterwards.
 //!
-//! None of these types can hold a character that means something to an ARI URL, a dialplan, a DynamoDB
-//! expression or a log line, so nothing behind the door needs to escape them again.
+//! None of these types can hold a character with a meaning in an ARI URL, a dialplan, a DynamoDB expression or a log line, so no code
+//! needs to escape them.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -12,11 +12,11 @@ use uuid::Uuid;
 
 use crate::timestamp::Timestamp;
 
-/// Why a value was refused at the door. Its text is for whoever sent the value.
+/// Why a value was rejected. The text goes to the client that sent the value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what} {rule}")]
 pub struct BadName {
-    /// Which value, in the words of the contract: `extension`, `channel_id`.
+    /// Which value, as messages name it: `extension`, `channel_id`.
     pub what: &'static str,
     /// What the value must be.
     pub rule: &'static str,
@@ -72,7 +72,7 @@ macro_rules! name {
 }
 
 name!(
-    /// A phone's SIP extension: the name of its PJSIP endpoint, and what an app's token speaks for.
+    /// A phone's SIP extension: the name of its PJSIP endpoint, and the extension in an app's token.
     Extension, "extension", "must be 1 to 32 letters, digits, '_' or '-'", 32,
     |c| c.is_ascii_alphanumeric() || c == '_' || c == '-'
 );
@@ -93,21 +93,21 @@ impl ChannelId {
     const PHONE_PREFIX: &str = "ringback-";
     const APP_CALLER_PREFIX: &str = "ringback-caller-";
 
-    /// The id that the phone's leg of a call is originated with. It is made from the call's id, so that Asterisk
-    /// itself (409, "already exists") keeps a call from ever having two.
+    /// The channel id of a call's phone leg. It is made from the call's id, so that Asterisk itself (409, "already exists")
+    /// keeps a call from having two phone legs.
     #[must_use]
     pub fn of_phone(call: CallId) -> Self {
         Self(format!("{}{call}", Self::PHONE_PREFIX))
     }
 
-    /// The id that the caller's own leg is originated with, where an app calls another.
+    /// The channel id of the leg to the calling app's phone, in a call between apps.
     #[must_use]
     pub fn of_app_caller(call: CallId) -> Self {
         Self(format!("{}{call}", Self::APP_CALLER_PREFIX))
     }
 
-    /// When the channel was made, to the second: Asterisk's unique ids are `1795149002.12`, with the system's name and a
-    /// dash before it where it has one.
+    /// When the channel was made, to the second. Asterisk's unique ids are `1795149002.12`, or `pbx1-1795149002.12` with a system
+    /// name.
     fn made_at(&self) -> Option<Timestamp> {
         let id = self.0.rsplit('-').next()?;
         let (seconds, number) = id.split_once('.')?;
@@ -117,13 +117,13 @@ impl ChannelId {
         Some(Timestamp::from_millis(seconds * 1000))
     }
 
-    /// The call whose phone leg this is; `None` for a channel of any other origin.
+    /// The call, if this is its phone leg.
     #[must_use]
     pub fn phone_of(&self) -> Option<CallId> {
         CallId::try_from(self.0.strip_prefix(Self::PHONE_PREFIX)?).ok()
     }
 
-    /// The call whose caller's own leg this is, if it was originated as such.
+    /// The call, if this is the leg to its calling app's phone.
     #[must_use]
     pub fn app_caller_of(&self) -> Option<CallId> {
         CallId::try_from(self.0.strip_prefix(Self::APP_CALLER_PREFIX)?).ok()
@@ -131,17 +131,17 @@ impl ChannelId {
 }
 
 name!(
-    /// One of the PBXs, by the name that `ARI_URL` lists it under.
+    /// The name of a PBX in `ARI_URL`.
     PbxName, "pbx", "must be 1 to 16 lower-case letters, digits or '-'", 16,
     |c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'
 );
 
-/// A leg, and the PBX that holds it: a channel's id says which one it is on one PBX only.
+/// A leg on a PBX. A channel id is unique on one PBX only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leg {
-    /// Where it is.
+    /// The PBX.
     pub pbx: PbxName,
-    /// Which one it is there.
+    /// Its channel there.
     pub channel: ChannelId,
 }
 
@@ -152,25 +152,25 @@ impl fmt::Display for Leg {
 }
 
 name!(
-    /// Exotel's id of a call, `CallSid`, which its trunk's INVITE carries too (`X-Exotel-CallSid`).
+    /// Exotel's id of a call, `CallSid`. The trunk's INVITE carries it too (`X-Exotel-CallSid`).
     CallSid, "CallSid", "must be 1 to 64 letters, digits, '_' or '-'", 64,
     |c| c.is_ascii_alphanumeric() || c == '_' || c == '-'
 );
 
 name!(
-    /// What an app calls a call that it asks for, so that asking twice starts one call.
+    /// An app's own name for a call that it starts, so that the same request twice starts one call.
     Reference, "clientReference", "must be 1 to 64 letters, digits, '.', ':', '_' or '-'", 64,
     |c| c.is_ascii_alphanumeric() || matches!(c, '.' | ':' | '_' | '-')
 );
 
-/// A call's id: a UUID, since CallKit on iOS takes nothing else, of version 8 (RFC 9562):
+/// A call's id: a UUID of version 8 (RFC 9562), because CallKit on iOS accepts nothing else:
 ///
 /// ```text
 /// 0190f5c3-8a4e-8c1b-9d2e-4f5a 6b7c8d9e
 /// └─ the body: 90 bits ──────┘ └ the check field: 32 bits
 /// ```
 ///
-/// The body identifies the call. The check field is a part of an HMAC of the body ([`crate::signing`]), or zero in an id
+/// The body identifies the call. The check field is a part of an HMAC of the body, or zero in an id
 /// that only looks a call up. Two ids are equal if their bodies are equal, so a call keeps its id while the key is replaced.
 ///
 /// 32 bits are enough for the check field: a correct guess costs one request to the table, which has no such call. The body
@@ -179,13 +179,13 @@ name!(
 #[serde(transparent)]
 pub struct CallId(Uuid);
 
-/// Ringback's own UUID namespace, for ids made from an Exotel CallSid (RFC 9562, version 5).
+/// The UUID namespace for ids made from an Exotel CallSid (RFC 9562, version 5).
 const CALL_SID_NAMESPACE: Uuid = Uuid::from_u128(0x9d3c_6a1e_52f4_4c0b_8e77_1f0a_6b2d_94c5);
 
-/// The same for ids made from an app's reference.
+/// The namespace for ids made from an app's reference.
 const REFERENCE_NAMESPACE: Uuid = Uuid::from_u128(0x2b71_e0d4_9c36_4f58_a1c9_5d37_8e02_fb46);
 
-/// The same for ids made from a channel of Asterisk's.
+/// The namespace for ids made from an Asterisk channel.
 const LEG_NAMESPACE: Uuid = Uuid::from_u128(0x61f0_8b52_d7ae_4d19_b3c4_0e95_78a2_6df1);
 
 impl CallId {
@@ -195,14 +195,13 @@ impl CallId {
     /// The length of the body, in bytes.
     const BODY_LENGTH: usize = 16 - Self::CHECK_LENGTH;
 
-    /// The id of the call that Exotel knows by this CallSid: always the same one, so that whoever reports the call
-    /// first, last or twice speaks of the same call.
+    /// The id of the call with this CallSid: always the same, so that all reports with this CallSid are about the same call.
     #[must_use]
     pub fn of_call_sid(sid: &CallSid) -> Self {
         Self::with_body_of(Uuid::new_v5(&CALL_SID_NAMESPACE, sid.as_str().as_bytes()))
     }
 
-    /// The id of the call that an app asked for under a reference of its own: asked again, it is the same call.
+    /// The id of the call that an app starts with this reference: the same request again names the same call.
     #[must_use]
     pub fn of_reference(app: &Extension, reference: &Reference) -> Self {
         // No extension holds a slash.
@@ -210,14 +209,14 @@ impl CallId {
         Self::with_body_of(Uuid::new_v5(&REFERENCE_NAMESPACE, name.as_bytes()))
     }
 
-    /// The id of the call for `whom` whose caller waits on this leg, where Exotel has not named it: reported again, to
-    /// whichever region, it is the same call. Ordered by time as [`CallId::fresh`] is, for Asterisk's unique ids tell in
-    /// which second a channel was made. `None` of a channel with another kind of id.
+    /// The id of a call that Exotel has not named: made from the extension that is called and the caller's leg, so that a repeated
+    /// report, to either region, is about the same call. Ordered by time like [`CallId::fresh`], because Asterisk's unique ids
+    /// contain the second in which a channel was made. `None` if the channel has another kind of id.
     #[must_use]
-    pub fn of_leg(leg: &Leg, whom: &Extension) -> Option<Self> {
+    pub fn of_leg(leg: &Leg, callee: &Extension) -> Option<Self> {
         let made_at = leg.channel.made_at()?;
         // No extension holds a slash.
-        let name = format!("{whom}/{leg}");
+        let name = format!("{callee}/{leg}");
         let hash = Uuid::new_v5(&LEG_NAMESPACE, name.as_bytes());
         let mut random = [0; 10];
         random.copy_from_slice(hash.as_bytes().get(..10)?);
@@ -228,7 +227,7 @@ impl CallId {
         Some(Self::with_body_of(id.into_uuid()))
     }
 
-    /// A new id for a call that neither Exotel's `CallSid` nor the PBX's channel names, ordered by time.
+    /// A new id for a call that no outside system names, ordered by time.
     #[must_use]
     pub fn fresh() -> Self {
         Self::with_body_of(Uuid::now_v7())
@@ -248,13 +247,13 @@ impl CallId {
         Self(Uuid::from_bytes(bytes))
     }
 
-    /// Whether this is an id of the kind that Ringback makes.
+    /// Whether Ringback made this id.
     pub fn is_ours(&self) -> bool {
         let is_rfc = self.0.get_variant() == uuid::Variant::RFC4122;
         is_rfc && self.0.get_version_num() == 8
     }
 
-    /// What says which call it is. Of an id that is not ours, the whole of it.
+    /// The part that identifies the call. Of an id that Ringback did not make, all of it.
     pub fn body(&self) -> &[u8] {
         match self.is_ours() {
             true => &self.0.as_bytes()[..Self::BODY_LENGTH],
@@ -262,12 +261,12 @@ impl CallId {
         }
     }
 
-    /// What stands after the body.
+    /// The part after the body.
     pub fn check(&self) -> &[u8] {
         &self.0.as_bytes()[self.body().len()..]
     }
 
-    /// The text of the body: the id's without the check field. Items are stored under it.
+    /// The text of the body, without the check field. Items are stored under it.
     #[must_use]
     pub fn key(&self) -> String {
         let mut text = self.0.to_string();
@@ -325,15 +324,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_leg_reported_twice_is_one_call_and_other_legs_are_others() {
-        let on = |pbx: &str, leg: &str, whom: &str| {
+    fn each_leg_has_its_own_id_however_often_it_is_reported() {
+        let on = |pbx: &str, leg: &str, callee: &str| {
             let leg = Leg {
                 pbx: PbxName::try_from(pbx).unwrap(),
                 channel: ChannelId::try_from(leg).unwrap(),
             };
-            CallId::of_leg(&leg, &Extension::try_from(whom).unwrap())
+            CallId::of_leg(&leg, &Extension::try_from(callee).unwrap())
         };
-        let id = |leg: &str, whom: &str| on("pbx1", leg, whom);
+        let id = |leg: &str, callee: &str| on("pbx1", leg, callee);
         let call = id("1795149002.12", "1001").unwrap();
         assert_eq!(id("1795149002.12", "1001"), Some(call));
         let others = [
@@ -361,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_cannot_carry_syntax() {
+    fn a_name_with_syntax_is_rejected() {
         for text in ["", "10/01", "1001@evil", "1001\n", "${EXTEN}", "a b", "é"] {
             assert!(Extension::try_from(text).is_err(), "{text:?}");
         }
@@ -369,14 +368,14 @@ mod tests {
     }
 
     #[test]
-    fn a_call_sid_always_makes_the_same_uuid() {
+    fn the_same_call_sid_makes_the_same_uuid() {
         let sid = CallSid::try_from("b3d1e5a2c4f60718293a4b5c6d7e8f90").unwrap();
         assert_eq!(CallId::of_call_sid(&sid), CallId::of_call_sid(&sid));
         assert_eq!(CallId::of_call_sid(&sid).to_string().len(), 36);
     }
 
     #[test]
-    fn the_check_field_makes_no_other_call() {
+    fn two_ids_with_different_check_fields_are_equal() {
         let sid = CallSid::try_from("sid-1").unwrap();
         let unchecked = CallId::of_call_sid(&sid);
         let checked = unchecked.with_check([0xde, 0xad, 0xbe, 0xef]);
@@ -392,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn every_id_is_a_uuid_of_version_8_and_no_two_are_equal() {
+    fn each_id_is_a_different_uuid_of_version_8() {
         let extension = Extension::try_from("1001").unwrap();
         let leg = Leg {
             pbx: PbxName::try_from("pbx1").unwrap(),
@@ -423,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn a_phone_leg_knows_its_call() {
+    fn the_channel_id_of_a_phone_leg_names_its_call() {
         let call = CallId::fresh();
         assert_eq!(ChannelId::of_phone(call).phone_of(), Some(call));
         assert_eq!(
@@ -433,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn the_two_legs_of_a_call_between_apps_are_told_apart() {
+    fn the_two_legs_of_a_call_between_apps_have_different_ids() {
         let call = CallId::fresh();
         let caller = ChannelId::of_app_caller(call);
         assert_eq!(
@@ -448,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reference_means_one_call_of_one_extension() {
+    fn a_reference_names_one_call_of_one_extension() {
         let id = |extension: &str, reference: &str| {
             CallId::of_reference(
                 &Extension::try_from(extension).unwrap(),

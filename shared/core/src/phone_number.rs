@@ -6,12 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{BadName, Extension};
 
-/// A telephone number: E.164 (`+918047491899`) where it is one, else the digits as they came (a short code).
+/// A telephone number: E.164 (`+918047491899`), or the digits of a short code as they arrived.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PhoneNumber(String);
 
-/// For reading what was stored; a number from outside is parsed.
+/// For stored numbers. A number from outside goes through [`PhoneNumber::parse`].
 impl TryFrom<String> for PhoneNumber {
     type Error = BadName;
 
@@ -36,8 +36,8 @@ fn is_digits(text: &str) -> bool {
 }
 
 impl PhoneNumber {
-    /// Reads a number as Exotel (`09876543210`), Asterisk (`919876543210`) or a person writes it. Numbers without
-    /// a country code are taken as `country`'s (ISO 3166, `IN`). `None` where there is no number in `text`.
+    /// Reads a number as Exotel (`09876543210`), Asterisk (`919876543210`) or a person writes it. A number without a country code
+    /// is one of `country` (ISO 3166, `IN`). `None` if `text` contains no number.
     #[must_use]
     pub fn parse(text: &str, country: &str) -> Option<Self> {
         let compact: String = text
@@ -75,7 +75,7 @@ impl fmt::Display for PhoneNumber {
     }
 }
 
-/// Numbers are personal: in logs only the last two digits show.
+/// Numbers are personal: logs show only the last two digits.
 impl fmt::Debug for PhoneNumber {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = self.0.len().saturating_sub(2);
@@ -83,25 +83,25 @@ impl fmt::Debug for PhoneNumber {
     }
 }
 
-/// Who calls: somebody on the telephone network, as far as it says, or one of our own apps.
+/// Who calls: a person on the telephone network, or an app.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Caller {
-    /// The caller's number; `None` when it is withheld.
+    /// The caller's number. `None` if it is withheld.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub number: Option<PhoneNumber>,
     /// The caller's name, if the network or the PBX knows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<CallerName>,
-    /// Whose app calls, where it is one of ours that calls another.
+    /// The extension of the app, if an app calls.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extension: Option<Extension>,
 }
 
 impl Caller {
-    /// What stands for a withheld number wherever a number has to stand.
+    /// The text in place of a withheld number.
     pub const WITHHELD: &str = "anonymous";
 
-    /// One of our own apps.
+    /// An app as the caller.
     #[must_use]
     pub const fn app(extension: Extension) -> Self {
         Self {
@@ -111,7 +111,7 @@ impl Caller {
         }
     }
 
-    /// Somebody on the telephone network; `None` when the number is withheld.
+    /// A person on the telephone network as the caller. The number is `None` if it is withheld.
     #[must_use]
     pub const fn on_network(number: Option<PhoneNumber>, name: Option<CallerName>) -> Self {
         Self {
@@ -121,7 +121,7 @@ impl Caller {
         }
     }
 
-    /// What the person called sees: the number, the extension, or [`Caller::WITHHELD`].
+    /// The text that the callee sees: the number, the extension, or [`Caller::WITHHELD`].
     #[must_use]
     pub fn shown(&self) -> &str {
         let extension = self.extension.as_ref().map(Extension::as_str);
@@ -130,8 +130,8 @@ impl Caller {
     }
 }
 
-/// A caller's name: any script, at most 64 characters, none that controls a terminal, breaks a line or turns the
-/// direction of what stands around it. Personal, so hidden from `Debug`.
+/// A caller's name: any script, at most 64 characters, without characters that control a terminal, break a line or change the
+/// direction of the text around the name. Personal, so hidden from `Debug`.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct CallerName(String);
@@ -154,10 +154,10 @@ impl From<CallerName> for String {
 }
 
 impl CallerName {
-    /// The name that stands in `text`; `None` if nothing does.
+    /// The name in `text`. `None` if nothing printable is left.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let name: String = text.chars().filter(is_of_a_name).take(64).collect();
+        let name: String = text.chars().filter(is_allowed_in_name).take(64).collect();
         let name = name.trim();
         (!name.is_empty()).then(|| Self(name.to_owned()))
     }
@@ -169,11 +169,11 @@ impl CallerName {
     }
 }
 
-/// Marks of direction (U+200E, U+200F, U+061C) and joiners belong into names; what sets or overrides the direction of
-/// text until it is taken back (U+202A to U+202E, U+2066 to U+2069) would reach out of them.
-fn is_of_a_name(c: &char) -> bool {
-    let reaches_out = matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    !c.is_control() && !reaches_out
+/// Direction marks (U+200E, U+200F, U+061C) and joiners belong to names. Embeddings, overrides and isolates (U+202A to U+202E, U+2066
+/// to U+2069) would change the text after the name.
+fn is_allowed_in_name(c: &char) -> bool {
+    let changes_direction = matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    !c.is_control() && !changes_direction
 }
 
 impl fmt::Debug for CallerName {
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_back_from_the_table_is_held_to_the_same() {
+    fn a_stored_value_is_checked_too() {
         let number = |text: &str| serde_json::from_value::<PhoneNumber>(text.into());
         assert_eq!(number("+919876543210").unwrap().as_str(), "+919876543210");
         for text in ["k919876543210", "", "+", "98 76", "é"] {
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn one_number_written_in_five_ways_is_one_number() {
+    fn five_spellings_of_a_number_are_equal() {
         for text in [
             "+919876543210",
             "919876543210",
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_landline_and_a_foreign_number_keep_their_country() {
+    fn a_landline_and_a_foreign_number_keep_their_country_code() {
         assert_eq!(number("08047491899").as_deref(), Some("+918047491899"));
         assert_eq!(number("+442071838750").as_deref(), Some("+442071838750"));
     }
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_is_none() {
+    fn a_text_without_a_number_is_none() {
         for text in [
             "",
             "anonymous",
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_arrives_intact_in_any_script_and_without_what_reaches_out_of_it() {
+    fn a_name_keeps_any_script_and_loses_control_characters() {
         let name = |text: &str| CallerName::parse(text).map(|name| name.as_str().to_owned());
         for text in [
             "आशा \"A\", 📞",

@@ -4,21 +4,21 @@
 
 use std::time::Duration;
 
-use crate::call::{Call, CallLimits, CallType, Incoming, ring};
+use crate::call::{Call, CallKind, CallLimits, CallType, NewCall};
 use crate::ids::{CallId, ChannelId, Extension, Leg, PbxName};
-use crate::phone_number::{Caller, CallerName, PhoneNumber};
+use crate::phone_number::{CallerName, PhoneNumber};
 use crate::timestamp::Timestamp;
 
 /// आशा calls extension 1001, and waits in Asterisk. The phone rings for 30 s.
 #[must_use]
 pub fn a_call(now: Timestamp) -> Call {
-    let incoming = Incoming {
+    let new = NewCall {
         call_id: CallId::fresh(),
         extension: Extension::try_from("1001").unwrap(),
-        caller: Caller::on_network(
-            PhoneNumber::parse("9876543210", "IN"),
-            CallerName::parse("आशा"),
-        ),
+        kind: CallKind::FromTrunk {
+            number: PhoneNumber::parse("9876543210", "IN"),
+            name: CallerName::parse("आशा"),
+        },
         call_type: CallType::Voice,
         caller_leg: Some(leg("pbx", "1732175943.12")),
         call_sid: None,
@@ -29,7 +29,7 @@ pub fn a_call(now: Timestamp) -> Call {
         talk: Duration::from_secs(14_400),
         check: Duration::from_secs(300),
     };
-    ring(incoming, limits, now)
+    Call::new(new, limits, now)
 }
 
 /// A leg of this id on this PBX.
@@ -38,5 +38,23 @@ pub fn leg(pbx: &str, channel: &str) -> Leg {
     Leg {
         pbx: PbxName::try_from(pbx).unwrap(),
         channel: ChannelId::try_from(channel).unwrap(),
+    }
+}
+
+/// The same caller with a withheld number.
+#[must_use]
+pub fn without_number(kind: CallKind) -> CallKind {
+    match kind {
+        CallKind::FromTrunk { name, .. } => CallKind::FromTrunk { number: None, name },
+        other => other,
+    }
+}
+
+/// The same caller without a name.
+#[must_use]
+pub fn without_name(kind: CallKind) -> CallKind {
+    match kind {
+        CallKind::FromTrunk { number, .. } => CallKind::FromTrunk { number, name: None },
+        other => other,
     }
 }

@@ -11,7 +11,7 @@ use reqwest::redirect::Policy;
 use ringback::exotel::{
     CallStage, ConnectRequest, Exotel as Application, ExotelError, ExotelWebhook, WebhookSource,
 };
-use ringback_core::call::OutboundProgress;
+use ringback_core::call::CallStatus;
 use ringback_core::ids::{CallId, CallSid};
 use ringback_core::phone_number::PhoneNumber;
 use serde_json::Value;
@@ -111,11 +111,11 @@ async fn the_applications_requests_match_exotels_documentation() {
     let application = application(address);
     let connect_request = request("09052161119");
     let placed = application.connect(&connect_request).await.unwrap();
-    assert_eq!(placed.status, OutboundProgress::Initiated);
+    assert_eq!(placed.status, CallStatus::Initiated);
 
     let details = application.details(&placed.call_sid).await.unwrap();
     assert_eq!(details.call_sid, placed.call_sid);
-    assert_eq!(details.status, Some(OutboundProgress::InProgress));
+    assert_eq!(details.status, Some(CallStatus::InProgress));
     assert_eq!(details.from, Some(connect_request.from));
     assert_eq!(details.to, Some(connect_request.to));
     assert!(details.started_at.is_some() && details.ended_at.is_none());
@@ -226,7 +226,7 @@ impl Scene {
         webhooks
     }
 
-    async fn details(&self, sid: &str) -> Option<OutboundProgress> {
+    async fn details(&self, sid: &str) -> Option<CallStatus> {
         let sid = CallSid::try_from(sid).unwrap();
         let details = application(self.exotel).details(&sid).await.unwrap();
         assert_eq!(
@@ -251,12 +251,8 @@ async fn the_application_parses_a_report_in_every_format() {
         let id = CallId::fresh();
         let sid = scene.call(id, WEBHOOK).await;
         for (status, progress, stage) in [
-            (
-                "in-progress",
-                OutboundProgress::InProgress,
-                CallStage::Ongoing,
-            ),
-            ("completed", OutboundProgress::Completed, CallStage::Ended),
+            ("in-progress", CallStatus::InProgress, CallStage::Ongoing),
+            ("completed", CallStatus::Completed, CallStage::Ended),
         ] {
             let what = json!({"status": status, "format": format});
             let outcome = scene.change(&sid, what).await;
@@ -299,14 +295,14 @@ async fn a_report_may_be_lost_or_repeated_or_late() {
         panic!("{outcome}");
     };
     assert_eq!(first, second);
-    assert_eq!(first.progress, Some(OutboundProgress::Busy));
+    assert_eq!(first.progress, Some(CallStatus::Declined));
 
     let late = json!({"status": "in-progress"});
     let outcome = scene.change(&sid, late).await;
     assert_eq!(outcome["call"]["Status"], "busy");
     let late = &scene.webhooks().await[0];
-    assert_eq!(late.progress, Some(OutboundProgress::InProgress));
-    assert_eq!(scene.details(&sid).await, Some(OutboundProgress::Busy));
+    assert_eq!(late.progress, Some(CallStatus::InProgress));
+    assert_eq!(scene.details(&sid).await, Some(CallStatus::Declined));
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use crate::auth::Bearer;
 use crate::auth::signing::Signing;
 use crate::effect_runner::EffectRunner;
 use crate::platform::invocation::InvocationContext;
-use crate::store::calls::DynamoCalls;
+use crate::store::calls::DynamoCallStore;
 use crate::switchboard::Switchboard;
 use ringback_core::call::{CallParty, CallStatus, Event, Readiness};
 use ringback_core::ids::{BadName, CallId, DeviceId, Extension};
@@ -20,7 +20,7 @@ use ringback_core::ids::{BadName, CallId, DeviceId, Extension};
 /// # Errors
 /// When the body is malformed, the token is for another extension, the call is unknown, or the rules of the call reject it.
 pub async fn handle(
-    switchboard: &Switchboard<DynamoCalls, EffectRunner>,
+    switchboard: &Switchboard<DynamoCallStore, EffectRunner>,
     signing: &Signing,
     bearer: &Bearer,
     body: &[u8],
@@ -33,7 +33,7 @@ pub async fn handle(
     signing.check(response.call_id, now).await?;
     let (call_id, event) = (response.call_id, response.event(party));
     let outcome = switchboard.handle(call_id, &event, now, deadline).await?;
-    match outcome.refused {
+    match outcome.rejected {
         None => Ok(AcceptedResponse {
             call_id,
             status: outcome.call.status,

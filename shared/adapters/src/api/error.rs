@@ -16,7 +16,7 @@ use crate::platform::secrets::SecretError;
 use crate::push::sns::EndpointError;
 use crate::store::calls::ReplicationWaitError;
 use crate::store::table::StoreError;
-use crate::switchboard::{Limit, SwitchboardError};
+use crate::switchboard::{StartLimit, SwitchboardError};
 use crate::telemetry::call_log_fields;
 use ringback_core::call::{Call, RejectReason};
 use ringback_core::ids::{BadName, CallId};
@@ -78,7 +78,7 @@ impl ApiError {
             RejectReason::EndsAtThePhones => {
                 Self::from(ApiErrorCode::EndsAtThePhones).with_details(status)
             }
-            RejectReason::GoneAnotherWay | RejectReason::AnotherCall => {
+            RejectReason::WrongStatus | RejectReason::AnotherCall => {
                 let current = call.status_at(now).as_str();
                 let message = format!("the call has gone another way: it is {current}");
                 Self::with_message(ApiErrorCode::CallGoneAnotherWay, message).with_details(status)
@@ -302,9 +302,9 @@ impl From<SwitchboardError<EffectError>> for ApiError {
             SwitchboardError::NotHereYet(wait) => Self::call_not_replicated_yet(wait),
             SwitchboardError::TooMany { limit, wait } => {
                 let what = match limit {
-                    Limit::Rate => "calls",
-                    Limit::Concurrent => "calls at the same time",
-                    Limit::Daily => "calls to telephone numbers within a day",
+                    StartLimit::Rate => "calls",
+                    StartLimit::Concurrent => "calls at the same time",
+                    StartLimit::Daily => "calls to telephone numbers within a day",
                 };
                 Self::too_many(ApiErrorCode::TooManyCalls, what, wait)
             }

@@ -65,7 +65,7 @@ impl StatusUpdate {
 /// Clients identify a call by its `callSid`, which must not change. So an outbound call becomes visible when Exotel has given it
 /// one, or when it ends without.
 const fn is_visible(call: &Call) -> bool {
-    !call.is_outbound() || call.call_sid.is_some() || call.status.is_final()
+    !call.is_to_number() || call.call_sid.is_some() || call.status.is_final()
 }
 
 /// `call_initiated`: the answer to an app that has started a call, with the app's own name for the call.
@@ -86,17 +86,17 @@ fn message(data: Value) -> String {
 fn data(call: &Call, show: fn(&str) -> String) -> Value {
     let sid = call.call_sid.as_ref();
     let own_id = || call.call_id.to_string();
-    let caller = &call.caller;
+    let caller = &call.caller();
     let number = caller.number.as_ref();
     json!({
         "callSid": sid.map_or_else(own_id, ToString::to_string),
         "status": status_word(call.status),
         "from": number.map_or_else(|| caller.shown().to_owned(), |number| show(number.as_str())),
-        "to": call.to.as_ref().map_or_else(|| call.extension.to_string(), |to| show(to.as_str())),
+        "to": call.number_called().map_or_else(|| call.extension.to_string(), |to| show(to.as_str())),
         "timestamp": changed_at(call).to_iso(),
         "callId": call.call_id,
         "callType": call.call_type,
-        "reason": call.end_reason,
+        "reason": call.end_reason(),
         "stream": call.stream.map(|stream| match stream {
             StreamState::Started => "started",
             StreamState::Stopped => "stopped",
@@ -137,7 +137,7 @@ fn masked(number: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ringback_core::call::{Outgoing, initiate};
+    use ringback_core::call::{CallKind, CallType, NewCall};
     use ringback_core::ids::CallSid;
     use ringback_core::phone_number::PhoneNumber;
     use ringback_core::testing::a_call;
@@ -164,7 +164,7 @@ mod tests {
         let update = StatusUpdate::of(None, a_call(NOW)).unwrap();
         assert_eq!(data(&update.for_others())["from"], "***********10");
         let mut withheld = a_call(NOW);
-        withheld.caller.number = None;
+        withheld.kind = ringback_core::testing::without_number(withheld.kind);
         let update = StatusUpdate::of(None, withheld).unwrap();
         assert_eq!(data(&update.for_others())["from"], "anonymous");
     }
@@ -172,13 +172,18 @@ mod tests {
     #[test]
     fn both_numbers_of_an_outbound_call_are_masked() {
         let number = |text| PhoneNumber::parse(text, "IN").unwrap();
-        let outgoing = Outgoing {
+        let new = NewCall {
             call_id: CallId::fresh(),
             extension: Extension::try_from("1001").unwrap(),
-            from: number("9800001001"),
-            to: number("9876543210"),
+            kind: CallKind::ToNumber {
+                from: number("9800001001"),
+                to: number("9876543210"),
+            },
+            call_type: CallType::Voice,
+            caller_leg: None,
+            call_sid: None,
         };
-        let mut call = initiate(outgoing, a_call(NOW).limits, NOW);
+        let mut call = Call::new(new, a_call(NOW).limits, NOW);
         assert_eq!(StatusUpdate::of(None, call.clone()), None);
         call.call_sid = CallSid::try_from("sid").ok();
         let update = StatusUpdate::of(None, call).unwrap();

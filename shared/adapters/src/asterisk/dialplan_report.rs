@@ -3,7 +3,7 @@
 
 use super::pbx_list::PbxList;
 use crate::form_fields::FormFields;
-use crate::store::calls::CorrelationKey;
+use ringback_core::call::CorrelationKey;
 use ringback_core::call::{CallSide, Event};
 use ringback_core::ids::{BadName, CallId, CallSid, ChannelId, Extension, Leg};
 use ringback_core::phone_number::{Caller, CallerName, PhoneNumber};

@@ -21,14 +21,15 @@ pub(super) struct OriginateRequest {
 impl OriginateRequest {
     /// Calls the phone of the call's extension. When it answers, the dialplan bridges it to the caller's leg.
     pub(super) fn to_phone(call: &Call, caller_leg: &ChannelId) -> Self {
-        let caller = call.caller.shown();
+        let caller = call.caller();
+        let caller = caller.shown();
         let mut body = json!({
             "endpoint": format!("PJSIP/{}", call.extension),
             "context": "incoming-calls",
             "extension": caller,
             "priority": 1,
             "timeout": RING_SECONDS,
-            "callerId": caller_id(&call.caller),
+            "callerId": caller_id(&call.caller()),
         });
         body["variables"] = variables(call, "mobile_ready", "ringback-phone-ended,s,1");
         body["variables"]["ORIGINAL_CALLER"] = caller.into();

@@ -4,19 +4,19 @@
 //! - `CallType` and `DialCallStatus` of the Passthru applet:
 //!   <https://support.exotel.com/support/solutions/articles/48283-working-with-passthru-applet>
 
-use ringback_core::call::OutboundProgress;
+use ringback_core::call::CallStatus;
 
 /// The progress that a `Status` means for an outbound call. `None` for a word that Exotel does not document.
-pub(super) fn progress_of_word(word: &str) -> Option<OutboundProgress> {
+pub(super) fn progress_of_word(word: &str) -> Option<CallStatus> {
     Some(match word.to_ascii_lowercase().as_str() {
-        "queued" | "initiated" => OutboundProgress::Initiated,
-        "ringing" => OutboundProgress::Ringing,
-        "in-progress" => OutboundProgress::InProgress,
-        "completed" => OutboundProgress::Completed,
-        "busy" => OutboundProgress::Busy,
-        "no-answer" => OutboundProgress::NoAnswer,
-        "failed" => OutboundProgress::Failed,
-        "canceled" | "cancelled" => OutboundProgress::Canceled,
+        "queued" | "initiated" => CallStatus::Initiated,
+        "ringing" => CallStatus::Ringing,
+        "in-progress" => CallStatus::InProgress,
+        "completed" => CallStatus::Completed,
+        "busy" => CallStatus::Declined,
+        "no-answer" => CallStatus::TimedOut,
+        "failed" => CallStatus::Failed,
+        "canceled" | "cancelled" => CallStatus::Canceled,
         _ => return None,
     })
 }
@@ -44,21 +44,21 @@ mod tests {
     #[test]
     fn every_documented_status_has_a_progress() {
         for (word, progress) in [
-            ("queued", OutboundProgress::Initiated),
-            ("initiated", OutboundProgress::Initiated),
-            ("ringing", OutboundProgress::Ringing),
-            ("in-progress", OutboundProgress::InProgress),
-            ("completed", OutboundProgress::Completed),
-            ("busy", OutboundProgress::Busy),
-            ("no-answer", OutboundProgress::NoAnswer),
-            ("failed", OutboundProgress::Failed),
-            ("canceled", OutboundProgress::Canceled),
+            ("queued", CallStatus::Initiated),
+            ("initiated", CallStatus::Initiated),
+            ("ringing", CallStatus::Ringing),
+            ("in-progress", CallStatus::InProgress),
+            ("completed", CallStatus::Completed),
+            ("busy", CallStatus::Declined),
+            ("no-answer", CallStatus::TimedOut),
+            ("failed", CallStatus::Failed),
+            ("canceled", CallStatus::Canceled),
         ] {
             assert_eq!(progress_of_word(word), Some(progress), "{word}");
             assert_eq!(means_ended(word), progress.is_final(), "{word}");
         }
         let british = progress_of_word("Cancelled");
-        assert_eq!(british, Some(OutboundProgress::Canceled));
+        assert_eq!(british, Some(CallStatus::Canceled));
         assert_eq!(progress_of_word("free"), None);
     }
 }

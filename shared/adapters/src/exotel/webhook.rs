@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use ringback_core::call::{CallSide, Event, OutboundProgress};
+use ringback_core::call::{CallSide, CallStatus, Event};
 use ringback_core::ids::{BadName, CallId, CallSid};
 use ringback_core::phone_number::{Caller, CallerName, PhoneNumber};
 use ringback_core::timestamp::Timestamp;
@@ -31,7 +31,7 @@ pub struct ExotelWebhook {
     /// Whether the call has ended.
     pub stage: CallStage,
     /// The progress of a call that Ringback placed; `None` for every other call.
-    pub progress: Option<OutboundProgress>,
+    pub progress: Option<CallStatus>,
     /// Ringback's id of a call that it placed, from the `CustomField` that Exotel repeats.
     pub call_id: Option<CallId>,
     /// The kind of this report.
@@ -112,7 +112,7 @@ impl ExotelWebhook {
     pub fn progress_event(&self) -> Option<Event> {
         self.progress.map(|progress| Event::ExotelProgress {
             call_sid: self.call_sid.clone(),
-            progress,
+            status: progress,
         })
     }
 
@@ -156,7 +156,7 @@ fn stage(fields: &FormFields) -> CallStage {
 
 /// Ringback places calls through the API only. A Connect applet reports its call as `outbound-dial`; there, `busy` means
 /// that an agent is being called.
-fn progress(fields: &FormFields) -> Option<OutboundProgress> {
+fn progress(fields: &FormFields) -> Option<CallStatus> {
     if fields.text("Direction") != Some("outbound-api") {
         return None;
     }
@@ -165,11 +165,11 @@ fn progress(fields: &FormFields) -> Option<OutboundProgress> {
         Some(end)
     } else if is_event(fields, "terminal") {
         // The call has ended with a status that Exotel does not document.
-        Some(OutboundProgress::Failed)
+        Some(CallStatus::Failed)
     } else if is_event(fields, "answered") && second_number_rings(fields) {
-        Some(OutboundProgress::Ringing)
+        Some(CallStatus::Ringing)
     } else if is_event(fields, "answered") {
-        Some(OutboundProgress::InProgress)
+        Some(CallStatus::InProgress)
     } else {
         by_status
     }
@@ -277,39 +277,36 @@ mod tests {
     #[test]
     fn the_progress_of_a_placed_call_follows_from_its_status_and_event() {
         for (fields, progress) in [
-            ("Status=queued", Some(OutboundProgress::Initiated)),
-            ("Status=ringing", Some(OutboundProgress::Ringing)),
+            ("Status=queued", Some(CallStatus::Initiated)),
+            ("Status=ringing", Some(CallStatus::Ringing)),
             (
                 "EventType=answered&Status=in-progress",
-                Some(OutboundProgress::InProgress),
+                Some(CallStatus::InProgress),
             ),
-            ("EventType=answered", Some(OutboundProgress::InProgress)),
+            ("EventType=answered", Some(CallStatus::InProgress)),
             (
                 "EventType=answered&Status=in-progress&Legs[0][Status]=in-progress&Legs[1][Status]=",
-                Some(OutboundProgress::Ringing),
+                Some(CallStatus::Ringing),
             ),
             (
                 "EventType=answered&Legs[0][Status]=in-progress&Legs[1][Status]=in-progress",
-                Some(OutboundProgress::InProgress),
+                Some(CallStatus::InProgress),
             ),
             (
                 "EventType=terminal&Status=no-answer&Legs[0][Status]=in-progress&Legs[1][Status]=",
-                Some(OutboundProgress::NoAnswer),
+                Some(CallStatus::TimedOut),
             ),
             (
                 "EventType=terminal&Status=completed",
-                Some(OutboundProgress::Completed),
+                Some(CallStatus::Completed),
             ),
-            (
-                "EventType=terminal&Status=busy",
-                Some(OutboundProgress::Busy),
-            ),
-            ("Status=no-answer", Some(OutboundProgress::NoAnswer)),
-            ("Status=canceled", Some(OutboundProgress::Canceled)),
-            ("EventType=Terminal", Some(OutboundProgress::Failed)),
+            ("EventType=terminal&Status=busy", Some(CallStatus::Declined)),
+            ("Status=no-answer", Some(CallStatus::TimedOut)),
+            ("Status=canceled", Some(CallStatus::Canceled)),
+            ("EventType=Terminal", Some(CallStatus::Failed)),
             (
                 "EventType=terminal&Status=in-progress",
-                Some(OutboundProgress::Failed),
+                Some(CallStatus::Failed),
             ),
             ("Status=free", None),
         ] {

@@ -69,12 +69,9 @@ impl PushMessage {
 
     fn new(call: &Call, kind: PushKind, expires_at: Timestamp, now: Timestamp) -> Self {
         let id = call.call_id.to_string();
-        let number = call.caller.shown();
-        let name = call
-            .caller
-            .name
-            .as_ref()
-            .map_or(number, |name| name.as_str());
+        let caller = call.caller();
+        let number = caller.shown();
+        let name = caller.name.as_ref().map_or(number, |name| name.as_str());
         let kind_name = match kind {
             PushKind::IncomingCall => "incoming_call",
             PushKind::CallCancelled(_) => "call_cancelled",

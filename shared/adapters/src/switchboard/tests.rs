@@ -6,12 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::*;
-use crate::store::calls::MemoryCalls;
-use crate::store::devices::PushAddress;
+use crate::store::allowance::Purpose;
+use crate::store::calls::{AllowanceRequest, AllowanceResult, MemoryCallStore};
+use crate::store::devices::{Device, PushAddress};
 use crate::testing;
-use ringback_core::call::{ABANDONED_AFTER, CallParty, CallSide, CallStatus, EndReason, Readiness};
-use ringback_core::ids::DeviceId;
-use ringback_core::phone_number::PhoneNumber;
+use ringback_core::call::{
+    ABANDONED_AFTER, CallParty, CallSide, CallStatus, CallType, Effect, EndReason, Readiness,
+    RejectReason,
+};
+use ringback_core::ids::{CallSid, DeviceId};
+use ringback_core::phone_number::{Caller, PhoneNumber};
 
 const NOW: Timestamp = Timestamp::from_millis(1_000_000_000_000);
 const UNTIL: Timestamp = Timestamp::from_millis(1_000_000_029_000);
@@ -41,10 +45,10 @@ impl Effects for Recorder {
         Ok(self.devices.iter().map(|name| device(name)).collect())
     }
 
-    async fn perform(
+    async fn run(
         &self,
         effect: &Effect,
-        job: &EffectContext<'_>,
+        context: &EffectContext<'_>,
     ) -> Result<Option<Event>, MadeToFail> {
         let name = name_of(effect);
         if self.failing.lock().unwrap().contains(name) {
@@ -60,7 +64,7 @@ impl Effects for Recorder {
             Effect::SendPush if devices.is_empty() => Some(Event::PushNotSent(EndReason::NoDevice)),
             Effect::SendPush => Some(Event::PushSent {
                 devices,
-                finished_at: job.now,
+                finished_at: context.now,
             }),
             Effect::CheckBridge if self.talks.load(Relaxed) => Some(Event::Bridged),
             Effect::CheckBridge => Some(Event::NotBridged { rings: false }),
@@ -70,7 +74,7 @@ impl Effects for Recorder {
     }
 }
 
-type Testing = Switchboard<MemoryCalls, Recorder>;
+type Testing = Switchboard<MemoryCallStore, Recorder>;
 
 fn switchboard(devices: &[&'static str]) -> Testing {
     let limits = CallLimits {
@@ -83,38 +87,41 @@ fn switchboard(devices: &[&'static str]) -> Testing {
         devices: devices.to_vec(),
         ..Recorder::default()
     };
-    Switchboard::new(MemoryCalls::default(), recorder, limits)
+    Switchboard::new(MemoryCallStore::default(), recorder, limits)
 }
 
 impl Testing {
     /// How often an effect has been carried out.
     fn count(&self, name: &str) -> usize {
-        let done = self.outside.done.lock().unwrap();
+        let done = self.effects.done.lock().unwrap();
         done.iter().filter(|effect| name_of(effect) == name).count()
     }
 
     fn fail(&self, name: &'static str) {
-        self.outside.failing.lock().unwrap().insert(name);
+        self.effects.failing.lock().unwrap().insert(name);
     }
 
     fn mend(&self) {
-        self.outside.failing.lock().unwrap().clear();
+        self.effects.failing.lock().unwrap().clear();
     }
 
-    async fn saw(&self, sighting: &InboundCallReport) -> Call {
-        self.witness(sighting, NOW, UNTIL).await.unwrap().call
+    async fn saw(&self, report: &InboundCallReport) -> Call {
+        self.report_inbound_call(report, NOW, UNTIL)
+            .await
+            .unwrap()
+            .call
     }
 
     async fn happens(
         &self,
         call: &Call,
         event: &Event,
-    ) -> Result<Outcome, SwitchboardError<MadeToFail>> {
+    ) -> Result<EventOutcome, SwitchboardError<MadeToFail>> {
         self.handle(call.call_id, event, NOW, UNTIL).await
     }
 
     async fn status(&self, call: &Call) -> CallStatus {
-        self.calls.find(call.call_id).await.unwrap().unwrap().status
+        self.store.find(call.call_id).await.unwrap().unwrap().status
     }
 }
 
@@ -228,10 +235,10 @@ async fn two_witnesses_in_any_order_are_one_call_and_one_ring() {
 async fn callers_with_withheld_numbers_are_not_mixed_up() {
     let switchboard = switchboard(&["phone"]);
     let withheld = |extension: &str, leg: &str| {
-        let mut sighting = hook(None, leg);
-        sighting.caller.number = None;
-        sighting.extension = Extension::try_from(extension).unwrap();
-        sighting
+        let mut report = hook(None, leg);
+        report.caller.number = None;
+        report.extension = Extension::try_from(extension).unwrap();
+        report
     };
     let one = switchboard.saw(&withheld("1001", "leg-1")).await;
     let other = switchboard.saw(&withheld("1002", "leg-2")).await;
@@ -275,8 +282,8 @@ async fn of_two_devices_that_accept_at_once_one_is_bridged() {
         switchboard.happens(&call, &accept_phone),
         switchboard.happens(&call, &accept_tablet)
     );
-    assert_eq!(one.unwrap().refused, None);
-    assert_eq!(other.unwrap().refused, Some(RejectReason::GoneAnotherWay));
+    assert_eq!(one.unwrap().rejected, None);
+    assert_eq!(other.unwrap().rejected, Some(RejectReason::WrongStatus));
     assert_eq!(
         (switchboard.count("bridge"), switchboard.count("cancel")),
         (1, 1)
@@ -293,7 +300,7 @@ async fn an_accept_that_comes_twice_is_answered_twice_and_cancels_once() {
             .await
             .unwrap();
         assert_eq!(
-            (outcome.refused, outcome.call.status),
+            (outcome.rejected, outcome.call.status),
             (None, CallStatus::MobileReady)
         );
     }
@@ -318,7 +325,7 @@ async fn an_arrival_whose_bridge_failed_is_tried_again() {
     switchboard.fail("bridge");
     assert!(
         switchboard
-            .witness(&hook(Some("sid-1"), "leg-1"), NOW, UNTIL)
+            .report_inbound_call(&hook(Some("sid-1"), "leg-1"), NOW, UNTIL)
             .await
             .is_err()
     );
@@ -342,7 +349,7 @@ async fn an_accept_whose_bridge_failed_can_be_repeated() {
             .happens(&call, &accept(None))
             .await
             .unwrap()
-            .refused,
+            .rejected,
         None
     );
     assert_eq!(switchboard.count("bridge"), 1);
@@ -353,7 +360,7 @@ async fn without_a_device_the_caller_hears_busy_at_once() {
     let switchboard = switchboard(&[]);
     let call = switchboard.saw(&hook(Some("sid-1"), "leg-1")).await;
     assert_eq!(
-        (call.status, call.end_reason),
+        (call.status, call.end_reason()),
         (CallStatus::Failed, Some(EndReason::NoDevice))
     );
     assert_eq!(
@@ -419,13 +426,16 @@ async fn the_second_timer_finds_nothing_to_do() {
 #[tokio::test]
 async fn what_a_dead_process_owed_is_done_by_whoever_comes_next() {
     let switchboard = switchboard(&["phone"]);
-    let call = hook(Some("sid-1"), "leg-1").call(switchboard.limits, NOW);
+    let call = hook(Some("sid-1"), "leg-1").new_call(switchboard.limits, NOW);
     // Stored, and then the process died.
-    switchboard.calls.create(&call, None).await.unwrap();
+    switchboard.store.create(&call, None).await.unwrap();
     switchboard.saw(&webhook()).await;
     assert_eq!(switchboard.count("ring"), 0, "it may still be under way");
     let later = NOW + ABANDONED_AFTER;
-    switchboard.witness(&webhook(), later, UNTIL).await.unwrap();
+    switchboard
+        .report_inbound_call(&webhook(), later, UNTIL)
+        .await
+        .unwrap();
     assert_eq!(
         (switchboard.count("ring"), switchboard.count("arm")),
         (1, 2),
@@ -447,7 +457,7 @@ async fn a_call_whose_phones_could_not_be_rung_is_looked_after() {
     let switchboard = switchboard(&["phone"]);
     switchboard.fail("ring");
     let witnessed = switchboard
-        .witness(&hook(Some("sid-1"), "leg-1"), NOW, UNTIL)
+        .report_inbound_call(&hook(Some("sid-1"), "leg-1"), NOW, UNTIL)
         .await;
     let Err(SwitchboardError::Effect { call, .. }) = witnessed else {
         panic!("nobody rang, and nobody said so")
@@ -537,12 +547,12 @@ async fn a_phone_that_is_called_when_its_call_has_ended_is_taken_down() {
 #[tokio::test]
 async fn no_phone_rings_for_a_call_whose_time_is_up() {
     let switchboard = switchboard(&["phone"]);
-    let call = hook(Some("sid-1"), "leg-1").call(switchboard.limits, NOW);
+    let call = hook(Some("sid-1"), "leg-1").new_call(switchboard.limits, NOW);
     // Stored, and then the process died, before the timers.
-    switchboard.calls.create(&call, None).await.unwrap();
+    switchboard.store.create(&call, None).await.unwrap();
     let five_minutes_later = NOW + Duration::from_secs(300);
     switchboard
-        .witness(&webhook(), five_minutes_later, five_minutes_later)
+        .report_inbound_call(&webhook(), five_minutes_later, five_minutes_later)
         .await
         .unwrap();
     assert_eq!(
@@ -558,8 +568,8 @@ async fn an_early_decline_of_one_device_waits_for_those_that_ring() {
         (vec!["tablet"], CallStatus::Declined),
     ] {
         let switchboard = switchboard(&[]);
-        let call = hook(Some("sid-1"), "leg-1").call(switchboard.limits, NOW);
-        switchboard.calls.create(&call, None).await.unwrap();
+        let call = hook(Some("sid-1"), "leg-1").new_call(switchboard.limits, NOW);
+        switchboard.store.create(&call, None).await.unwrap();
         let by = CallParty {
             extension: call.extension.clone(),
             device: Some(device("tablet").device_id),
@@ -588,9 +598,9 @@ mod a_report_that_the_legs_were_joined_is_lost {
 
     /// A call whose phone was ready, at its deadline.
     async fn at_its_deadline(switchboard: &Testing) -> (Call, Timestamp) {
-        let mut sighting = webhook();
-        sighting.caller_leg = Some(ringback_core::testing::leg("pbx1", "leg-1"));
-        let call = switchboard.saw(&sighting).await;
+        let mut report = webhook();
+        report.caller_leg = Some(ringback_core::testing::leg("pbx1", "leg-1"));
+        let call = switchboard.saw(&report).await;
         let by = CallParty {
             extension: call.extension.clone(),
             device: None,
@@ -607,7 +617,7 @@ mod a_report_that_the_legs_were_joined_is_lost {
     #[tokio::test]
     async fn two_who_talk_go_on_talking() {
         let switchboard = switchboard(&["phone"]);
-        switchboard.outside.talks.store(true, Relaxed);
+        switchboard.effects.talks.store(true, Relaxed);
         let (call, deadline) = at_its_deadline(&switchboard).await;
         let fired = switchboard.handle(call.call_id, &Event::TimerFired, deadline, UNTIL);
         assert_eq!(fired.await.unwrap().call.status, CallStatus::InProgress);
@@ -621,7 +631,7 @@ mod a_report_that_the_legs_were_joined_is_lost {
         let fired = switchboard.handle(call.call_id, &Event::TimerFired, deadline, UNTIL);
         let call = fired.await.unwrap().call;
         assert_eq!(
-            (call.status, call.end_reason),
+            (call.status, call.end_reason()),
             (CallStatus::Failed, Some(EndReason::NotConnected))
         );
         assert_eq!(switchboard.count("busy"), 1);
@@ -647,10 +657,10 @@ mod a_timer_comes_late {
 
     async fn long_after_the_ring(talks: bool) -> (Testing, Call) {
         let switchboard = switchboard(&["phone"]);
-        switchboard.outside.talks.store(talks, Relaxed);
-        let mut sighting = webhook();
-        sighting.caller_leg = Some(ringback_core::testing::leg("pbx1", "leg-1"));
-        let call = switchboard.saw(&sighting).await;
+        switchboard.effects.talks.store(talks, Relaxed);
+        let mut report = webhook();
+        report.caller_leg = Some(ringback_core::testing::leg("pbx1", "leg-1"));
+        let call = switchboard.saw(&report).await;
         let late = call.rings_until + ABANDONED_AFTER;
         let fired = switchboard.handle(call.call_id, &Event::TimerFired, late, UNTIL);
         let call = fired.await.unwrap().call;
@@ -677,21 +687,20 @@ mod an_app_calls {
 
     use super::*;
     use crate::store::allowance::Allowance;
-    use ringback_core::call::OutboundProgress;
     use ringback_core::ids::Reference;
 
     fn extension(name: &str) -> Extension {
         Extension::try_from(name).unwrap()
     }
 
-    fn wanted(whom: Destination) -> NewCallRequest {
+    fn wanted(destination: Destination) -> NewCallRequest {
         let by = extension("1002");
         let reference = Reference::try_from("tap-1").unwrap();
         NewCallRequest {
             call_id: CallId::of_reference(&by, &reference),
             by,
-            whom,
-            within: testing::start_limits(),
+            destination,
+            limits: testing::start_limits(),
         }
     }
 
@@ -710,10 +719,14 @@ mod an_app_calls {
     #[tokio::test]
     async fn another_app_is_woken_while_the_callers_own_phone_is_called() {
         let switchboard = switchboard(&["phone"]);
-        let call = switchboard.start(&an_app(), NOW, UNTIL).await.unwrap().call;
+        let call = switchboard
+            .start_call(&an_app(), NOW, UNTIL)
+            .await
+            .unwrap()
+            .call;
         assert_eq!(call.status, CallStatus::WaitingForMobile);
         assert_eq!(
-            (call.extension.as_str(), call.caller.shown()),
+            (call.extension.as_str(), call.caller().shown()),
             ("1001", "1002")
         );
         assert_eq!(call.call_type, CallType::Video);
@@ -727,14 +740,17 @@ mod an_app_calls {
         let switchboard = switchboard(&[]);
         for _ in 0..3 {
             let call = switchboard
-                .start(&a_number(), NOW, UNTIL)
+                .start_call(&a_number(), NOW, UNTIL)
                 .await
                 .unwrap()
                 .call;
             assert_eq!(call.status, CallStatus::Initiated);
         }
         let later = NOW + ABANDONED_AFTER;
-        switchboard.start(&a_number(), later, UNTIL).await.unwrap();
+        switchboard
+            .start_call(&a_number(), later, UNTIL)
+            .await
+            .unwrap();
         assert_eq!(switchboard.count("place"), 1);
     }
 
@@ -742,7 +758,7 @@ mod an_app_calls {
     async fn the_same_app_call_asked_for_twice_rings_once() {
         let switchboard = switchboard(&["phone"]);
         for _ in 0..2 {
-            switchboard.start(&an_app(), NOW, UNTIL).await.unwrap();
+            switchboard.start_call(&an_app(), NOW, UNTIL).await.unwrap();
         }
         assert_eq!(switchboard.count("ring"), 1);
     }
@@ -751,21 +767,24 @@ mod an_app_calls {
     async fn an_app_that_starts_calls_too_often_has_to_wait_and_nobodys_phone_rings() {
         let switchboard = switchboard(&["phone"]);
         let mut wanted = an_app();
-        wanted.within.calls = Allowance::per_minute(60, 3);
+        wanted.limits.calls = Allowance::per_minute(60, 3);
         for _ in 0..3 {
             let another = another(&wanted);
-            switchboard.start(&another, NOW, UNTIL).await.unwrap();
+            switchboard.start_call(&another, NOW, UNTIL).await.unwrap();
         }
-        let refused = switchboard.start(&another(&wanted), NOW, UNTIL).await;
+        let refused = switchboard.start_call(&another(&wanted), NOW, UNTIL).await;
         let wait = Duration::from_secs(1);
         assert!(
-            matches!(&refused, Err(SwitchboardError::TooMany { limit: Limit::Rate, wait: until }) if *until == wait),
+            matches!(&refused, Err(SwitchboardError::TooMany { limit: StartLimit::Rate, wait: until }) if *until == wait),
             "{refused:?}"
         );
         assert_eq!(switchboard.count("ring"), 3);
         let later = NOW + wait;
         let another = another(&wanted);
-        switchboard.start(&another, later, UNTIL).await.unwrap();
+        switchboard
+            .start_call(&another, later, UNTIL)
+            .await
+            .unwrap();
     }
 
     fn another(wanted: &NewCallRequest) -> NewCallRequest {
@@ -779,12 +798,16 @@ mod an_app_calls {
     async fn asking_again_for_a_call_arms_no_timer_however_often_and_however_late() {
         for wanted in [an_app(), a_number()] {
             let switchboard = switchboard(&["phone"]);
-            let call = switchboard.start(&wanted, NOW, UNTIL).await.unwrap().call;
+            let call = switchboard
+                .start_call(&wanted, NOW, UNTIL)
+                .await
+                .unwrap()
+                .call;
             let armed = switchboard.count("arm");
             for late in [Duration::ZERO, ABANDONED_AFTER, ABANDONED_AFTER * 2] {
                 for _ in 0..10 {
                     let now = NOW + late;
-                    let again = switchboard.start(&wanted, now, UNTIL).await.unwrap();
+                    let again = switchboard.start_call(&wanted, now, UNTIL).await.unwrap();
                     assert_eq!(again.call.call_id, call.call_id);
                 }
             }
@@ -797,22 +820,30 @@ mod an_app_calls {
     async fn asking_again_for_a_call_that_was_never_stored_starts_it_with_its_timer() {
         let switchboard = switchboard(&[]);
         let wanted = a_number();
-        let starter = Starter {
+        let starter = AllowanceRequest {
             extension: wanted.by.clone(),
             purpose: Purpose::Calls,
-            allowance: wanted.within.calls,
+            allowance: wanted.limits.calls,
         };
-        let allowed = switchboard.calls.allow(wanted.call_id, &starter, NOW).await;
-        assert_eq!(allowed.unwrap(), Allowed::Now);
-        switchboard.start(&wanted, NOW, UNTIL).await.unwrap();
+        let allowed = switchboard
+            .store
+            .take_allowance(wanted.call_id, &starter, NOW)
+            .await;
+        assert_eq!(allowed.unwrap(), AllowanceResult::Granted);
+        switchboard.start_call(&wanted, NOW, UNTIL).await.unwrap();
         assert_eq!(
             (switchboard.count("arm") > 0, switchboard.count("place")),
             (true, 1)
         );
     }
 
-    async fn is_refused(switchboard: &Testing, wanted: &NewCallRequest, now: Timestamp, by: Limit) {
-        let refused = switchboard.start(wanted, now, UNTIL).await;
+    async fn is_refused(
+        switchboard: &Testing,
+        wanted: &NewCallRequest,
+        now: Timestamp,
+        by: StartLimit,
+    ) {
+        let refused = switchboard.start_call(wanted, now, UNTIL).await;
         assert!(
             matches!(&refused, Err(SwitchboardError::TooMany { limit, .. }) if *limit == by),
             "{refused:?}"
@@ -823,22 +854,26 @@ mod an_app_calls {
     async fn only_so_many_calls_go_on_at_the_same_time_and_an_end_makes_room() {
         let switchboard = switchboard(&["phone"]);
         let mut wanted = an_app();
-        wanted.within.concurrent = 2;
-        let first = switchboard.start(&wanted, NOW, UNTIL).await.unwrap().call;
+        wanted.limits.concurrent = 2;
+        let first = switchboard
+            .start_call(&wanted, NOW, UNTIL)
+            .await
+            .unwrap()
+            .call;
         let second = another(&wanted);
-        switchboard.start(&second, NOW, UNTIL).await.unwrap();
+        switchboard.start_call(&second, NOW, UNTIL).await.unwrap();
         let third = another(&wanted);
-        is_refused(&switchboard, &third, NOW, Limit::Concurrent).await;
+        is_refused(&switchboard, &third, NOW, StartLimit::Concurrent).await;
         assert_eq!(switchboard.count("ring"), 2);
         // Asking again for an active call is allowed.
-        let again = switchboard.start(&second, NOW, UNTIL).await.unwrap();
+        let again = switchboard.start_call(&second, NOW, UNTIL).await.unwrap();
         assert_eq!(again.call.call_id, second.call_id);
         // Another extension does not notice.
         let other = NewCallRequest {
             by: extension("1003"),
             ..another(&wanted)
         };
-        switchboard.start(&other, NOW, UNTIL).await.unwrap();
+        switchboard.start_call(&other, NOW, UNTIL).await.unwrap();
         let by = CallParty {
             extension: extension("1001"),
             device: None,
@@ -847,20 +882,24 @@ mod an_app_calls {
             .happens(&first, &Event::Declined { by })
             .await
             .unwrap();
-        switchboard.start(&third, NOW, UNTIL).await.unwrap();
+        switchboard.start_call(&third, NOW, UNTIL).await.unwrap();
     }
 
     #[tokio::test]
     async fn a_call_whose_end_was_lost_blocks_its_starter_no_longer_than_it_can_last() {
         let switchboard = switchboard(&[]);
         let mut wanted = a_number();
-        wanted.within.concurrent = 1;
-        let call = switchboard.start(&wanted, NOW, UNTIL).await.unwrap().call;
+        wanted.limits.concurrent = 1;
+        let call = switchboard
+            .start_call(&wanted, NOW, UNTIL)
+            .await
+            .unwrap()
+            .call;
         let next = another(&wanted);
         let before = call.ends_by().before(Duration::from_millis(1));
-        is_refused(&switchboard, &next, before, Limit::Concurrent).await;
+        is_refused(&switchboard, &next, before, StartLimit::Concurrent).await;
         switchboard
-            .start(&next, call.ends_by(), UNTIL)
+            .start_call(&next, call.ends_by(), UNTIL)
             .await
             .unwrap();
     }
@@ -868,21 +907,29 @@ mod an_app_calls {
     #[tokio::test]
     async fn calls_to_telephones_have_a_limit_of_their_own_and_a_shorter_time() {
         let switchboard = switchboard(&["phone"]);
-        let within = StartLimits {
+        let limits = StartLimits {
             phone_calls: Allowance::per_minute(1, 1),
             longest_phone_call: Duration::from_secs(60),
-            ..a_number().within
+            ..a_number().limits
         };
-        let limited = |wanted: NewCallRequest| NewCallRequest { within, ..wanted };
+        let limited = |wanted: NewCallRequest| NewCallRequest { limits, ..wanted };
         let first = limited(a_number());
-        let call = switchboard.start(&first, NOW, UNTIL).await.unwrap().call;
+        let call = switchboard
+            .start_call(&first, NOW, UNTIL)
+            .await
+            .unwrap()
+            .call;
         assert_eq!(call.limits.talk, Duration::from_secs(60));
-        is_refused(&switchboard, &another(&first), NOW, Limit::Daily).await;
+        is_refused(&switchboard, &another(&first), NOW, StartLimit::Daily).await;
         assert_eq!(switchboard.count("place"), 1);
         // The same call again, and a call to an app, are none of those.
-        switchboard.start(&first, NOW, UNTIL).await.unwrap();
+        switchboard.start_call(&first, NOW, UNTIL).await.unwrap();
         let to_app = another(&limited(an_app()));
-        let call = switchboard.start(&to_app, NOW, UNTIL).await.unwrap().call;
+        let call = switchboard
+            .start_call(&to_app, NOW, UNTIL)
+            .await
+            .unwrap()
+            .call;
         assert!(call.limits.talk > Duration::from_secs(60));
     }
 
@@ -890,19 +937,19 @@ mod an_app_calls {
     async fn an_outbound_call_is_found_by_exotels_id_once_it_has_one() {
         let switchboard = switchboard(&[]);
         let call = switchboard
-            .start(&a_number(), NOW, UNTIL)
+            .start_call(&a_number(), NOW, UNTIL)
             .await
             .unwrap()
             .call;
         let sid = CallSid::try_from("sid-9").unwrap();
         let answered = Event::ExotelProgress {
             call_sid: sid.clone(),
-            progress: OutboundProgress::InProgress,
+            status: CallStatus::InProgress,
         };
         let call = switchboard.happens(&call, &answered).await.unwrap().call;
-        switchboard.name_by_sid(&call).await.unwrap();
+        switchboard.add_call_sid(&call).await.unwrap();
         let by_sid = switchboard
-            .calls
+            .store
             .find(CallId::of_call_sid(&sid))
             .await
             .unwrap();
@@ -914,13 +961,13 @@ mod an_app_calls {
     async fn a_call_of_which_nothing_is_heard_is_looked_up_until_it_is_over() {
         let switchboard = switchboard(&[]);
         let call = switchboard
-            .start(&a_number(), NOW, UNTIL)
+            .start_call(&a_number(), NOW, UNTIL)
             .await
             .unwrap()
             .call;
         let placed = Event::ExotelProgress {
             call_sid: CallSid::try_from("sid-9").unwrap(),
-            progress: OutboundProgress::Initiated,
+            status: CallStatus::Initiated,
         };
         switchboard.happens(&call, &placed).await.unwrap();
         let mut now = call.rings_until;
@@ -945,8 +992,8 @@ async fn what_gets_ready_is_waited_for_by_what_needs_it_and_by_nothing_else() {
         tokio::task::yield_now().await;
         ready.send("ready").unwrap();
     };
-    assert_eq!(while_getting_ready(dealing, getting_ready).await, "ready");
+    assert_eq!(while_preparing(dealing, getting_ready).await, "ready");
     // What does without, while whoever is asked hangs.
     let hangs = std::future::pending();
-    assert_eq!(while_getting_ready(async { "done" }, hangs).await, "done");
+    assert_eq!(while_preparing(async { "done" }, hangs).await, "done");
 }

@@ -242,7 +242,7 @@ fn measured(before: Option<&Call>, after: &Call) -> Vec<Measurement> {
     let mut measured = Vec::new();
     if before.is_none() {
         measured.push(Count(TOTAL_CALLS));
-        measured.extend(after.is_outbound().then_some(Count(PHONE_CALLS)));
+        measured.extend(after.is_to_number().then_some(Count(PHONE_CALLS)));
     }
     if let Some(pushed_at) = newly(before, after, pushed_at) {
         measured.push(Time(TIME_TO_PUSH, pushed_at.since(after.created_at)));
@@ -257,7 +257,7 @@ fn measured(before: Option<&Call>, after: &Call) -> Vec<Measurement> {
         let took = after.ready_at.map(|ready_at| bridged_at.since(ready_at));
         measured.extend(took.map(|took| Time(TIME_TO_BRIDGE, took)));
     }
-    if newly(before, after, |call| call.ended_at).is_some() {
+    if newly(before, after, |call| call.ended_at()).is_some() {
         measured.push(EndedAs(after.status));
         measured.extend(failure(after).map(Count));
     }
@@ -273,13 +273,11 @@ fn newly<T>(before: Option<&Call>, after: &Call, what: impl Fn(&Call) -> Option<
 }
 
 fn pushed_at(call: &Call) -> Option<Timestamp> {
-    call.rang.as_ref()?;
-    let rang = call.history.iter().find(|line| line.event == "rang");
-    rang.map(|line| line.at)
+    call.pushed.as_ref().map(|pushed| pushed.at)
 }
 
-const fn failure(call: &Call) -> Option<Metric> {
-    match (call.status, call.end_reason) {
+fn failure(call: &Call) -> Option<Metric> {
+    match (call.status, call.end_reason()) {
         (CallStatus::Failed, Some(EndReason::NotConnected | EndReason::PhoneUnreachable)) => {
             Some(BRIDGE_FAILURES)
         }

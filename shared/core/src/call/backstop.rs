@@ -56,10 +56,10 @@ impl Call {
             CallStatus::Initiated if timer_at <= self.rings_until => {
                 (BackstopPhase::Ring, timer_at + BACKSTOP_DELAY)
             }
-            // The ordinary timers of an outbound call repeat every few minutes to query Exotel. One backstop at the
+            // The ordinary timers of a call to a number repeat every few minutes to query Exotel. One backstop at the
             // call's deadline is enough for all of them.
             CallStatus::Initiated | CallStatus::Ringing | CallStatus::InProgress
-                if self.is_outbound() =>
+                if self.is_to_number() =>
             {
                 (BackstopPhase::Talk, self.deadline().unwrap_or(timer_at))
             }
@@ -80,7 +80,7 @@ impl Call {
     /// The phases for which this call may have a backstop.
     #[must_use]
     pub fn backstop_phases(&self) -> &'static [BackstopPhase] {
-        if self.bridged_at.is_some() || self.is_outbound() {
+        if self.bridged_at.is_some() || self.is_to_number() {
             &[BackstopPhase::Ring, BackstopPhase::Talk]
         } else {
             &[BackstopPhase::Ring]
@@ -91,22 +91,27 @@ impl Call {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::call::{CallLimits, Outgoing, initiate};
+    use crate::call::{CallKind, CallType, NewCall};
     use crate::ids::{CallId, Extension};
     use crate::phone_number::PhoneNumber;
     use crate::testing::a_call;
 
     const NOW: Timestamp = Timestamp::from_millis(1_710_417_600_000);
 
-    fn outbound_call() -> Call {
-        let outgoing = Outgoing {
+    fn call_to_a_number() -> Call {
+        let number = |text| PhoneNumber::parse(text, "IN").unwrap();
+        let new = NewCall {
             call_id: CallId::fresh(),
             extension: Extension::try_from("1001").unwrap(),
-            from: PhoneNumber::parse("9876543210", "IN").unwrap(),
-            to: PhoneNumber::parse("9052161119", "IN").unwrap(),
+            kind: CallKind::ToNumber {
+                from: number("9876543210"),
+                to: number("9052161119"),
+            },
+            call_type: CallType::Voice,
+            caller_leg: None,
+            call_sid: None,
         };
-        let limits: CallLimits = a_call(NOW).limits;
-        initiate(outgoing, limits, NOW)
+        Call::new(new, a_call(NOW).limits, NOW)
     }
 
     #[test]
@@ -145,8 +150,8 @@ mod tests {
     }
 
     #[test]
-    fn an_outbound_call_has_a_backstop_for_its_ring_and_one_at_its_deadline() {
-        let mut call = outbound_call();
+    fn an_call_to_a_number_has_a_backstop_for_its_ring_and_one_at_its_deadline() {
+        let mut call = call_to_a_number();
         let first = call.backstop(call.rings_until).unwrap();
         let after_the_ring = call.rings_until + BACKSTOP_DELAY;
         assert_eq!(first.phase, BackstopPhase::Ring);

@@ -1,27 +1,30 @@
 //! A change of a call as data: what to set, and on what condition. The store makes one conditional write of it;
-//! [`Call::apply`] and [`Condition::holds`] say what that write means.
+//! [`Condition::holds`] and [`Call::apply`] define what that write means.
 
 use std::collections::BTreeSet;
 
-use super::{AnsweredBy, Call, CallStatus, EndReason, HistoryEntry, KEPT_FOR, StreamState};
+use super::{
+    AnsweredBy, Call, CallEnd, CallKind, CallStatus, EndReason, HistoryEntry, LostPhoneLegs,
+    PushedDevices, StreamState,
+};
 use crate::ids::{CallSid, ChannelId, DeviceId, Extension, Leg, PbxName};
 use crate::timestamp::Timestamp;
 
-/// A change that may be saved if every check holds for the call as it is stored then.
+/// A change that is saved if every condition holds for the call as it is stored at that moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConditionalUpdate {
-    /// The condition: all of these.
-    pub checks: Vec<Condition>,
+    /// All of these must hold.
+    pub conditions: Vec<Condition>,
     /// The change.
     pub change: Change,
 }
 
-/// What to set, and the line of history that tells of it. Each change also counts the version up.
+/// What to set, and the line of history that says why. Each change also increments the version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     /// The fields to set.
-    pub sets: Vec<Set>,
-    /// The line to add to the call's history.
+    pub assignments: Vec<Assignment>,
+    /// The line to append to the call's history.
     pub entry: HistoryEntry,
 }
 
@@ -30,35 +33,35 @@ pub struct Change {
 pub enum Condition {
     /// Nothing has changed since this version was read.
     VersionIs(u64),
-    /// The call is in this state.
+    /// The call has this status.
     StatusIs(CallStatus),
-    /// The call is for this extension.
+    /// This extension is called.
     ExtensionIs(Extension),
-    /// The phone may still ring at this moment.
-    RingsAfter(Timestamp),
-    /// The ring is over at this moment.
+    /// The ring ends after this moment.
+    RingingAt(Timestamp),
+    /// The ring ends at this moment or before.
     RingOverAt(Timestamp),
-    /// Nobody has recorded yet which devices rang.
+    /// It is not recorded yet to which devices the push was sent.
     PushNotRecorded,
     /// No device has declined on its own.
-    NobodyDeclined,
-    /// This device rang and no other did.
+    NoDeviceDeclined,
+    /// The push was sent to this device and to no other.
     PushedOnlyTo(DeviceId),
     /// This is the caller's leg, or none has arrived yet.
     CallerLegMayBe(Leg),
-    /// The call is on this PBX, or on none that is known.
+    /// The call is on this PBX, or its PBX is unknown.
     PbxMayBe(PbxName),
-    /// It is not known on which PBX the call is.
+    /// The PBX of the call is unknown.
     PbxUnknown,
-    /// The caller is on the telephone network.
-    CallerIsNotApp,
-    /// An app calls, and its own phone does not wait yet.
-    CallerIsAppWithoutLeg,
-    /// Exotel connects two numbers (true), or a phone is woken (false).
-    IsOutbound(bool),
+    /// The caller came in through the trunk.
+    CalledFromTrunk,
+    /// An app calls another app, and the phone of the calling app does not wait yet.
+    CallingAppHasNoLeg,
+    /// Exotel connects two numbers (true), or the PBX connects a phone (false).
+    IsToNumber(bool),
     /// This is Exotel's id of the call.
     CallSidIs(CallSid),
-    /// The effects of the transition made at this moment are still owed.
+    /// The effects of the transition made at this moment are pending.
     EffectsPendingSince(Timestamp),
 }
 
@@ -70,22 +73,22 @@ impl Condition {
             Self::VersionIs(version) => call.version == *version,
             Self::StatusIs(status) => call.status == *status,
             Self::ExtensionIs(extension) => call.extension == *extension,
-            Self::RingsAfter(moment) => call.rings_until > *moment,
+            Self::RingingAt(moment) => call.rings_until > *moment,
             Self::RingOverAt(moment) => call.rings_until <= *moment,
-            Self::PushNotRecorded => call.rang.is_none(),
-            Self::NobodyDeclined => call.declined_by.is_empty(),
+            Self::PushNotRecorded => call.pushed.is_none(),
+            Self::NoDeviceDeclined => call.declined_by.is_empty(),
             Self::PushedOnlyTo(device) => call
-                .rang
+                .pushed
                 .as_ref()
-                .is_some_and(|rang| rang.len() == 1 && rang.contains(device)),
-            Self::CallerLegMayBe(leg) => call.callers_leg_can_be(leg),
-            Self::PbxMayBe(pbx) => call.pbx_can_be(pbx),
+                .is_some_and(|pushed| pushed.devices.len() == 1 && pushed.devices.contains(device)),
+            Self::CallerLegMayBe(leg) => call.may_be_callers_leg(leg),
+            Self::PbxMayBe(pbx) => call.may_be_on_pbx(pbx),
             Self::PbxUnknown => call.pbx.is_none(),
-            Self::CallerIsNotApp => call.caller.extension.is_none(),
-            Self::CallerIsAppWithoutLeg => {
-                call.caller.extension.is_some() && call.caller_leg.is_none()
+            Self::CalledFromTrunk => matches!(call.kind, CallKind::FromTrunk { .. }),
+            Self::CallingAppHasNoLeg => {
+                matches!(call.kind, CallKind::BetweenApps { .. }) && call.caller_leg.is_none()
             }
-            Self::IsOutbound(outbound) => call.is_outbound() == *outbound,
+            Self::IsToNumber(expected) => call.is_to_number() == *expected,
             Self::CallSidIs(sid) => call.call_sid.as_ref() == Some(sid),
             Self::EffectsPendingSince(moment) => call.effects_pending_since == Some(*moment),
         }
@@ -94,16 +97,20 @@ impl Condition {
 
 /// One field to set.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Set {
-    /// Go on to this state.
+pub enum Assignment {
+    /// The new status.
     Status(CallStatus),
     /// Who accepted.
     AnsweredBy(AnsweredBy),
+    /// Whether the other devices may still lack the push that says that the call was answered.
+    AnswerUnannounced(bool),
     /// When the app was ready.
     ReadyAt(Timestamp),
-    /// When the legs were joined.
+    /// The phone legs that ended before the call was bridged.
+    LostPhoneLegs(LostPhoneLegs),
+    /// When the legs were bridged.
     BridgedAt(Timestamp),
-    /// When and why the call was over; it is kept for a day from then on.
+    /// When and why the call ended. The item is kept for a day from then on.
     Ended(Timestamp, EndReason),
     /// The channel on which the caller waits.
     CallerLeg(ChannelId),
@@ -111,44 +118,45 @@ pub enum Set {
     Pbx(PbxName),
     /// Exotel's id of the call.
     CallSid(CallSid),
-    /// When the call was looked up at Exotel.
+    /// When an outside system was last asked about the call.
     CheckedAt(Timestamp),
-    /// Whether its audio is streamed to us.
+    /// Exotel did not answer the request for this call.
+    ExotelUnanswered,
+    /// Whether the call's audio is streamed to us.
     Stream(StreamState),
-    /// The devices that rang.
-    PushedTo(BTreeSet<DeviceId>),
+    /// The devices to which the push was sent.
+    Pushed(PushedDevices),
     /// The devices that declined.
     DeclinedBy(BTreeSet<DeviceId>),
-    /// Effects are owed from now on.
+    /// Effects are pending from this moment on.
     EffectsPendingSince(Timestamp),
-    /// Nothing is owed any longer.
+    /// No effects are pending.
     NoEffectsPending,
 }
 
-impl Set {
-    /// When an item whose call ended at `ended_at` may be forgotten, in seconds since the Unix epoch.
-    #[must_use]
-    pub fn expiry_after(ended_at: Timestamp) -> u64 {
-        (ended_at + KEPT_FOR).as_secs_rounded_up()
-    }
-
+impl Assignment {
     pub(super) fn apply_to(&self, call: &mut Call) {
         match self {
             Self::Status(status) => call.status = *status,
-            Self::AnsweredBy(answerer) => call.answered_by = Some(answerer.clone()),
+            Self::AnsweredBy(answered_by) => call.answered_by = Some(answered_by.clone()),
+            Self::AnswerUnannounced(unannounced) => call.answer_unannounced = *unannounced,
             Self::ReadyAt(moment) => call.ready_at = Some(*moment),
+            Self::LostPhoneLegs(lost) => call.lost_phone_legs = Some(*lost),
             Self::BridgedAt(moment) => call.bridged_at = Some(*moment),
-            Self::Ended(moment, why) => {
-                call.ended_at = Some(*moment);
-                call.end_reason = Some(*why);
-                call.expires_at = Self::expiry_after(*moment);
+            Self::Ended(at, reason) => {
+                call.ended = Some(CallEnd {
+                    at: *at,
+                    reason: *reason,
+                });
+                call.expires_at = Call::expiry_after(*at);
             }
             Self::CallerLeg(channel) => call.caller_leg = Some(channel.clone()),
             Self::Pbx(pbx) => call.pbx = Some(pbx.clone()),
             Self::CallSid(sid) => call.call_sid = Some(sid.clone()),
             Self::CheckedAt(moment) => call.checked_at = Some(*moment),
+            Self::ExotelUnanswered => call.exotel_unanswered = true,
             Self::Stream(state) => call.stream = Some(*state),
-            Self::PushedTo(devices) => call.rang = Some(devices.clone()),
+            Self::Pushed(pushed) => call.pushed = Some(pushed.clone()),
             Self::DeclinedBy(devices) => call.declined_by.clone_from(devices),
             Self::EffectsPendingSince(moment) => call.effects_pending_since = Some(*moment),
             Self::NoEffectsPending => call.effects_pending_since = None,

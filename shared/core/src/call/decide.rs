@@ -1,180 +1,151 @@
-//! Every rule of a call's life, asked in one place. Those of a call that wakes a phone are in [`inbound`], those of one
-//! that Exotel connects in [`outbound`].
+//! What follows from an event: the first rule that applies decides.
 
-use super::verdict::{Decision, RejectReason, Verdict};
+use super::pending;
+use super::rule::{Outcome, Rule};
 use super::{
-    Call, CallParty, Change, ConditionalUpdate, Effect, Event, HistoryEntry, inbound, merge,
-    outbound,
+    Call, Change, ConditionalUpdate, Effect, Event, HistoryEntry, merge, number_rules, phone_rules,
 };
 use crate::timestamp::Timestamp;
 
-/// What is to be done once a new call has been stored.
+/// What follows from an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Save the change, unless another change was saved first. Then carry the effects out.
+    Advance {
+        /// What to save.
+        change: Change,
+        /// What to do then.
+        effects: Vec<Effect>,
+    },
+    /// The call stays as it is. These effects may be unfinished.
+    Stay {
+        /// What to do.
+        effects: Vec<Effect>,
+    },
+    /// The event is not for this call, or comes too late. This is no fault of ours: the client gets the reason.
+    Reject(RejectReason),
+}
+
+/// Why an event was rejected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RejectReason {
+    /// The app's extension does not take part in the call.
+    NotYours,
+    /// The call has a status that does not allow the event.
+    WrongStatus,
+    /// The report is about another call of the same caller.
+    AnotherCall,
+    /// Exotel connects two telephones, and its API ends no call: the call ends when one of them hangs up.
+    EndsAtThePhones,
+}
+
+/// What must be done when a new call has been stored.
 #[must_use]
 pub fn first_effects(call: &Call) -> Vec<Effect> {
-    if call.is_outbound() {
+    if call.is_to_number() {
         vec![
             Effect::ArmTimer(call.rings_until),
             Effect::PlaceOutboundCall,
         ]
     } else {
-        inbound::owed(call)
+        pending::effects(call)
     }
 }
 
-/// What follows from `event` for `call`. Every rule, including who may do what, is in here.
+/// What follows from `event` for `call`. All rules, including who may do what, are asked here.
 #[must_use]
 pub fn decide(call: &Call, event: &Event, now: Timestamp) -> Decision {
-    if party_of(event).is_some_and(|party| !may_say(call, event, party)) {
-        return Decision::Refuse(RejectReason::NotYours);
+    if !may_act(call, event) {
+        return Decision::Reject(RejectReason::NotYours);
     }
-    let verdict = match event {
-        Event::ReplicaOverwritten(version) => merge::verdict(call, version, now),
-        _ if call.is_outbound() => outbound::verdict(call, event, now),
-        _ => inbound::verdict(call, event, now),
+    let rules = rules(call.is_to_number(), event, now);
+    let Some(rule) = rules.iter().find(|rule| rule.applies_to(call)) else {
+        return Decision::Stay {
+            effects: Vec::new(),
+        };
     };
-    match verdict {
-        Verdict::Change(sets) => {
+    match &rule.outcome {
+        Outcome::Change(assignments, effects) => {
             let change = Change {
-                sets,
-                entry: entry(event, now),
+                assignments: assignments.of(call),
+                entry: history_entry(event, now),
             };
-            let effects = effects_after(&call.apply(&change), event, now);
+            let effects = effects.of(&call.apply(&change), now);
             Decision::Advance { change, effects }
         }
-        Verdict::Repeat => Decision::Stay {
-            effects: again(call, event, now),
+        Outcome::Repeat => Decision::Stay {
+            effects: pending::unfinished(call, now),
         },
-        Verdict::Only(effects) => Decision::Stay { effects },
-        Verdict::Refuse(refusal) => Decision::Refuse(refusal),
+        Outcome::OnlyEffects(effects) => Decision::Stay {
+            effects: effects.of(call, now),
+        },
+        Outcome::Reject(reason) => Decision::Reject(*reason),
     }
 }
 
-/// The change that `event` makes in the state in which it normally arrives, to be tried without reading first.
-/// `None` where no state is more usual than another.
+/// The first rule for an event, as a write that needs no read before it.
+pub struct UnreadUpdate<'e> {
+    /// The write.
+    pub update: ConditionalUpdate,
+    rule: Rule<'e>,
+}
+
+impl UnreadUpdate<'_> {
+    /// What must be done once the write has succeeded. `call` is the call after it.
+    #[must_use]
+    pub fn effects(&self, call: &Call, now: Timestamp) -> Vec<Effect> {
+        match &self.rule.outcome {
+            Outcome::Change(_, effects) => effects.of(call, now),
+            Outcome::Repeat | Outcome::OnlyEffects(_) | Outcome::Reject(_) => Vec::new(),
+        }
+    }
+}
+
+/// The write to try without reading the call first: that of the first rule. `None` if this rule needs the call.
 ///
-/// Promise (held by a property test): where its checks hold, [`decide`] would advance by the same change.
+/// Where its conditions hold, [`decide`] makes the same change: both use the same rule. (A property test checks it.)
 #[must_use]
-pub fn usual(event: &Event, now: Timestamp) -> Option<ConditionalUpdate> {
-    let (checks, sets) = match event {
-        Event::ExotelProgress { call_sid, progress } => outbound::usual(call_sid, *progress, now)?,
-        _ => inbound::usual(event, now)?,
-    };
-    Some(ConditionalUpdate {
-        checks,
+pub fn unread_update(event: &Event, now: Timestamp) -> Option<UnreadUpdate<'_>> {
+    let is_to_number = matches!(event, Event::ExotelProgress { .. });
+    let rule = rules(is_to_number, event, now).into_iter().next()?;
+    let (conditions, assignments) = rule.without_reading()?;
+    let update = ConditionalUpdate {
+        conditions: conditions.to_vec(),
         change: Change {
-            sets,
-            entry: entry(event, now),
+            assignments: assignments.to_vec(),
+            entry: history_entry(event, now),
         },
-    })
+    };
+    Some(UnreadUpdate { update, rule })
 }
 
-/// What is to be done once `event` has brought the call to where it is now.
-#[must_use]
-pub fn effects_after(call: &Call, event: &Event, now: Timestamp) -> Vec<Effect> {
+/// The rules for an event, in order.
+pub(super) fn rules(is_to_number: bool, event: &Event, now: Timestamp) -> Vec<Rule<'_>> {
     match event {
-        Event::ReplicaOverwritten(_) => merge::effects_after(call, now),
-        _ if call.is_outbound() => outbound::effects_after(call, event),
-        _ => inbound::effects_after(call, event, now),
+        Event::ReplicaOverwritten(version) => merge::rules(version, now),
+        _ if is_to_number => number_rules::rules(event, now),
+        _ => phone_rules::rules(event, now),
     }
 }
 
-/// What a repeated event sets off: nothing once all has been carried out; what nobody would notice twice while the
-/// first attempt may still be under way or has failed; everything, if that attempt died.
-fn again(call: &Call, event: &Event, now: Timestamp) -> Vec<Effect> {
-    if call.effects_pending_since.is_none() {
-        return Vec::new();
-    }
-    let mut effects = left_undone(call, now);
-    // The timer of a call that an app starts is armed before the call is stored. So an app that asks for its call again
-    // arms no other, however often it asks.
-    if is_asked_for_again(call, event) {
-        let arms_timer = |effect: &Effect| matches!(effect, Effect::ArmTimer(_));
-        // What an outbound call owes is its timer. The event that arms the timer settles the debt.
-        if call.is_outbound() && effects.iter().any(arms_timer) {
-            return Vec::new();
-        }
-        effects.retain(|effect| !arms_timer(effect));
-    }
-    effects
+/// An app may act for the extension that is called. The calling app may only hang up.
+fn may_act(call: &Call, event: &Event) -> bool {
+    let Some(party) = event.app() else {
+        return true;
+    };
+    let is_caller = call.kind.calling_app() == Some(&party.extension);
+    party.extension == call.extension || (is_caller && matches!(event, Event::HungUp { .. }))
 }
 
-/// Whether the app that started the call asks for it again, by the same `clientReference`.
-fn is_asked_for_again(call: &Call, event: &Event) -> bool {
-    let names_nothing = matches!(
-        event,
-        Event::CallerReported {
-            caller_leg: None,
-            call_sid: None
-        }
-    );
-    names_nothing && call.started_by().is_some()
-}
-
-fn left_undone(call: &Call, now: Timestamp) -> Vec<Effect> {
-    if call.was_abandoned(now) {
-        return overdue(call, now);
-    }
-    let mut effects = owed(call);
-    effects.retain(Effect::repeats_unnoticed);
-    effects.extend(inbound::look_after(call));
-    effects
-}
-
-fn owed(call: &Call) -> Vec<Effect> {
-    if call.is_outbound() {
-        outbound::owed(call)
-    } else {
-        inbound::owed(call)
-    }
-}
-
-fn overdue(call: &Call, now: Timestamp) -> Vec<Effect> {
-    if call.is_outbound() {
-        outbound::owed(call)
-    } else {
-        inbound::overdue(call, now)
-    }
-}
-
-/// An app may answer for the phone that is wanted, and hang up for the one that calls.
-fn may_say(call: &Call, event: &Event, party: &CallParty) -> bool {
-    let calls = call.caller.extension.as_ref() == Some(&party.extension);
-    party.extension == call.extension || (calls && matches!(event, Event::HungUp { .. }))
-}
-
-fn party_of(event: &Event) -> Option<&CallParty> {
-    match event {
-        Event::Accepted { by, .. } | Event::Declined { by } | Event::HungUp { by } => Some(by),
-        Event::CallerReported { .. }
-        | Event::PushSent { .. }
-        | Event::PushNotSent(_)
-        | Event::CallerPhoneLocated(_)
-        | Event::CallerPhoneDialed
-        | Event::PhoneDialed
-        | Event::CallerUnreachable
-        | Event::ExotelNoAnswer
-        | Event::ExotelProgress { .. }
-        | Event::OutboundCallRejected(_)
-        | Event::StreamStarted
-        | Event::StreamStopped(_)
-        | Event::CallerLegEnded { .. }
-        | Event::PhoneLegEnded { .. }
-        | Event::Bridged
-        | Event::NotBridged { .. }
-        | Event::TimerFired
-        | Event::ReplicaOverwritten(_)
-        | Event::EffectsCompleted { .. } => None,
-    }
-}
-
-fn entry(event: &Event, now: Timestamp) -> HistoryEntry {
+fn history_entry(event: &Event, now: Timestamp) -> HistoryEntry {
     let at = match event {
         Event::PushSent { finished_at, .. } => *finished_at,
         _ => now,
     };
+    let (event, by) = event.description();
     HistoryEntry {
         at,
-        event: event.as_str().to_owned(),
-        by: event.by(),
+        event: event.to_owned(),
+        by,
     }
 }

@@ -1,31 +1,31 @@
-//! What is to be done about a call: plain values, each safe to carry out again.
+//! What must be done about a call: plain values, each safe to carry out again.
 
 use std::collections::BTreeSet;
 
 use crate::ids::DeviceId;
 use crate::timestamp::Timestamp;
 
-/// One thing to do in the world outside.
+/// One thing to do in an outside system.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Wake every device of the extension with a push.
+    /// Send a push to every device of the extension.
     SendPush,
-    /// Tell devices that they need not ring, or no longer have a call.
+    /// Send a push that stops devices from ringing.
     CancelPush {
-        /// Why, in the push's words.
+        /// The reason that the push gives.
         reason: CancelReason,
-        /// Which devices.
-        to: Audience,
+        /// The devices that get it.
+        to: CancelAudience,
     },
-    /// Call the phone of the app that calls, so that it waits as a caller does.
+    /// Dial the phone of the calling app, so that it waits as a caller does.
     DialCallerPhone,
-    /// Call the phone and join it to the waiting caller.
+    /// Dial the callee's phone and bridge it to the waiting caller.
     Bridge,
     /// Ask Asterisk whether the phone talks to the caller.
     CheckBridge,
-    /// Have Exotel connect the two numbers. Never done twice: Exotel knows no idempotency key.
+    /// Ask Exotel to connect the two numbers. Never repeated: Exotel has no idempotency key.
     PlaceOutboundCall,
-    /// Ask Exotel how the call stands.
+    /// Ask Exotel for the status of the call.
     QueryExotel,
     /// Let the caller hear busy.
     SendBusy,
@@ -33,18 +33,18 @@ pub enum Effect {
     HangUpCaller,
     /// End the phone's leg.
     HangUpPhone,
-    /// Have the call looked at again at this moment.
+    /// Arm a timer for the call that fires at this moment.
     ArmTimer(Timestamp),
-    /// Record that what has been owed since this moment has been carried out.
+    /// Record that the effects pending since this moment are completed.
     MarkEffectsCompleted(Timestamp),
-    /// Take the durable timer back. Always last: until then, the timer finishes what was left undone.
+    /// Delete the durable timer. Always last: until then, the timer completes what is unfinished.
     DisarmTimer,
 }
 
 impl Effect {
-    /// Whether a second time goes unnoticed: Asterisk answers "already exists" or "not found". A push is noticed
-    /// and a timer costs, so those are repeated only when the first attempt must have died; and the timer that is to
-    /// find out about that is not taken back before.
+    /// Whether a second execution goes unnoticed: Asterisk answers "already exists" or "not found". A second push is noticed
+    /// and a second timer costs money, so these are repeated only if the process of the first attempt must have crashed. The
+    /// timer that detects such a crash is not deleted before.
     #[must_use]
     pub const fn repeats_unnoticed(&self) -> bool {
         match self {
@@ -65,19 +65,19 @@ impl Effect {
     }
 }
 
-/// Why a phone need not ring any longer: `reason` in the push `call_cancelled`.
+/// Why a phone stops ringing: `reason` in the push `call_cancelled`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CancelReason {
-    /// The caller gave up.
+    /// The caller hung up.
     CallerHungUp,
-    /// Another device took the call, or declined it for all.
+    /// Another device answered the call, or declined it for the extension.
     AnsweredElsewhere,
-    /// Nobody answered in time, or the call could not be connected in time.
+    /// The call was not answered or not connected in time.
     Timeout,
 }
 
 impl CancelReason {
-    /// As it stands in the push.
+    /// The reason as the push writes it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -88,22 +88,22 @@ impl CancelReason {
     }
 }
 
-/// The devices that a cancellation is for.
+/// The devices that get a cancellation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Audience {
-    /// Every device but these.
-    AllBut(BTreeSet<DeviceId>),
-    /// This device alone.
+pub enum CancelAudience {
+    /// Every device except these.
+    AllExcept(BTreeSet<DeviceId>),
+    /// Only this device.
     Only(DeviceId),
 }
 
-impl Audience {
-    /// Whether `device` is to be told.
+impl CancelAudience {
+    /// Whether `device` gets the cancellation.
     #[must_use]
     pub fn includes(&self, device: &DeviceId) -> bool {
         match self {
-            Self::AllBut(spared) => !spared.contains(device),
-            Self::Only(meant) => meant == device,
+            Self::AllExcept(excluded) => !excluded.contains(device),
+            Self::Only(included) => included == device,
         }
     }
 }

@@ -3,131 +3,118 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
-
-use super::{Call, OutboundProgress};
+use super::{Call, CallStatus, EndReason};
 use crate::ids::{CallSid, DeviceId, Extension, Leg, PbxName};
 use crate::timestamp::Timestamp;
 
-/// The names of [`Event::Accepted`], and of [`Event::EffectsCompleted`], by which the history shows whether what accepting owed was
-/// carried out.
-pub(super) const ACCEPTED: [&str; 2] = ["accept", "accept_ready"];
-/// See [`ACCEPTED`].
-pub(super) const SETTLED: &str = "settled";
-
-/// The name of [`Event::PhoneLegEnded`], by which the history's lines of it are counted.
-pub(super) const PHONE_LEFT: &str = "phone_left";
-
-/// The name of [`Event::ExotelNoAnswer`], by which the history shows that it happened.
-pub(super) const EXOTEL_SILENT: &str = "exotel_silent";
-
-/// Something that happened to a call, whoever reported it.
+/// Something that happened to a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A witness of the call (Exotel's webhook, the PBX's hook) has told what it knows of it.
+    /// Exotel's webhook or the PBX reports the call and its caller.
     CallerReported {
-        /// The leg on which the caller waits.
+        /// The leg on which the caller waits, if the PBX reports.
         caller_leg: Option<Leg>,
-        /// Exotel's id of the call.
+        /// Exotel's id of the call, if it is known.
         call_sid: Option<CallSid>,
     },
-    /// Pushes went out to these devices, the last of them at this moment.
+    /// The app that started the call asks for it again, with the same `clientReference`.
+    RequestedAgain,
+    /// Push services accepted pushes to these devices.
     PushSent {
-        /// The devices whose push service took the push.
+        /// The devices.
         devices: BTreeSet<DeviceId>,
-        /// When the last of them had been handed over.
+        /// When the last push was accepted.
         finished_at: Timestamp,
     },
-    /// No device could be woken.
+    /// No device could be woken, for this reason.
     PushNotSent(EndReason),
-    /// The phone of the app that calls is registered with this PBX, one of several, and is to be called there. The call
-    /// knows that before anything is asked for: whatever is done about this leg then, is done at that PBX.
+    /// The phone of the calling app is registered with this PBX, which will dial it. The call stores the PBX before the phone is
+    /// dialed, so that a later hang-up goes to the right PBX.
     CallerPhoneLocated(PbxName),
-    /// The phone of the app that calls is being called.
+    /// The PBX dials the phone of the calling app.
     CallerPhoneDialed,
-    /// The phone that was woken is being called.
+    /// The PBX dials the callee's phone.
     PhoneDialed,
-    /// The phone of the app that calls could not be called.
+    /// The phone of the calling app could not be dialed.
     CallerUnreachable,
-    /// Exotel has said how far an outbound call has come.
+    /// Exotel reports the status of a call to a number.
     ExotelProgress {
         /// Exotel's id of the call.
         call_sid: CallSid,
-        /// How far.
-        progress: OutboundProgress,
+        /// The status, in Ringback's words.
+        status: CallStatus,
     },
-    /// Exotel did not take an outbound call on.
+    /// Exotel rejected a call to a number, for this reason.
     OutboundCallRejected(EndReason),
-    /// Exotel did not answer, and may have placed an outbound call.
+    /// Exotel did not answer the request for a call to a number. It may have placed the call.
     ExotelNoAnswer,
-    /// An app took the call.
+    /// An app accepts the call.
     Accepted {
-        /// Who.
+        /// The app.
         by: CallParty,
         /// Whether the app was running already.
         readiness: Readiness,
     },
-    /// An app did not want the call.
+    /// An app declines the call.
     Declined {
-        /// Who.
+        /// The app.
         by: CallParty,
     },
-    /// An app ended the call.
+    /// An app hangs up.
     HungUp {
-        /// Who.
+        /// The app.
         by: CallParty,
     },
-    /// The caller's leg is gone.
+    /// The caller's leg ended.
     CallerLegEnded {
-        /// The leg that it was, where the witness knows it.
+        /// The leg, if the reporter knows it.
         leg: Option<Leg>,
-        /// Whether that leg had been answered, which only joining it to the phone does.
+        /// Whether the leg was answered. Only bridging answers it.
         answered: bool,
-        /// Who hung up.
+        /// The side that hung up.
         by: CallSide,
     },
-    /// The phone's leg is gone.
+    /// The phone's leg ended.
     PhoneLegEnded {
-        /// Where it was.
+        /// The PBX of the leg.
         pbx: PbxName,
-        /// Whether the phone had answered it.
+        /// Whether the phone answered it.
         answered: bool,
-        /// The Q.850 cause, 0 where none was given.
+        /// The Q.850 cause; 0 if there is none.
         cause: u16,
-        /// Who hung up.
+        /// The side that hung up.
         by: CallSide,
     },
-    /// The two legs have been joined.
+    /// The two legs were bridged.
     Bridged,
-    /// Asterisk says, when asked, that they have not.
+    /// Asterisk answers that the two legs are not bridged.
     NotBridged {
-        /// The phone is being called at this moment.
+        /// Whether the phone rings at this moment.
         rings: bool,
     },
-    /// Exotel has begun to stream the call's audio to us.
+    /// Exotel began to stream the call's audio.
     StreamStarted,
-    /// Exotel streams the call's audio no longer.
+    /// Exotel stopped streaming the call's audio.
     StreamStopped(StopReason),
-    /// A timer of this call has fired.
+    /// A timer of this call fired.
     TimerFired,
-    /// Another region's version of the call has taken this one's place, and lacks something of it.
+    /// Replication replaced this version of the call by the other region's, which lacks something of it.
     ReplicaOverwritten(Box<Call>),
-    /// The effects that were owed since this moment have been carried out.
+    /// The effects pending since this moment are completed.
     EffectsCompleted {
-        /// [`super::Call::effects_pending_since`], as it was when they were begun.
+        /// [`Call::effects_pending_since`] when the effects were started.
         effects_pending_since: Timestamp,
     },
 }
 
 impl Event {
-    /// The extension whose app sent this event. `None` for an event from the PBX, Exotel or a timer.
+    /// The app that sent this event. `None` for an event from the PBX, Exotel or a timer.
     #[must_use]
-    pub const fn app(&self) -> Option<&Extension> {
+    pub const fn app(&self) -> Option<&CallParty> {
         match self {
-            Self::Accepted { by, .. } | Self::Declined { by } | Self::HungUp { by } => {
-                Some(&by.extension)
-            }
+            Self::Accepted { by, .. } | Self::Declined { by } | Self::HungUp { by } => Some(by),
             Self::CallerReported { .. }
+            | Self::RequestedAgain
             | Self::PushSent { .. }
             | Self::PushNotSent(_)
             | Self::CallerPhoneLocated(_)
@@ -151,92 +138,78 @@ impl Event {
 
     /// The event's name in histories and logs.
     #[must_use]
-    pub const fn as_str(&self) -> &'static str {
-        match self {
-            Self::CallerReported {
-                caller_leg: Some(_),
-                ..
-            } => "caller_arrived",
-            Self::CallerReported {
-                caller_leg: None, ..
-            } => "announced",
-            Self::PushSent { .. } => "rang",
-            Self::PushNotSent(_) => "nobody_rang",
-            Self::CallerPhoneLocated(_) => "caller_found",
-            Self::CallerPhoneDialed => "caller_called",
-            Self::PhoneDialed => "phone_called",
-            Self::CallerUnreachable => "caller_unreachable",
-            Self::ExotelProgress { .. } => "reported",
-            Self::OutboundCallRejected(_) => "not_placed",
-            Self::ExotelNoAnswer => EXOTEL_SILENT,
-            Self::Accepted {
-                readiness: Readiness::Running,
-                ..
-            } => ACCEPTED[0],
-            Self::Accepted {
-                readiness: Readiness::Woken,
-                ..
-            } => ACCEPTED[1],
-            Self::Declined { .. } => "decline",
-            Self::HungUp { .. } => "hangup",
-            Self::CallerLegEnded { .. } => "caller_left",
-            Self::PhoneLegEnded { .. } => PHONE_LEFT,
-            Self::Bridged => "bridged",
-            Self::NotBridged { .. } => "not_bridged",
-            Self::StreamStarted => "stream_started",
-            Self::StreamStopped(_) => "stream_stopped",
-            Self::TimerFired => "timer_fired",
-            Self::ReplicaOverwritten(_) => "overwritten",
-            Self::EffectsCompleted { .. } => SETTLED,
-        }
+    pub fn as_str(&self) -> &'static str {
+        self.description().0
     }
 
-    /// By whom, or with what cause, for the history.
+    /// The line of the call's history: the event's name, and its source or cause.
     #[must_use]
-    pub fn by(&self) -> Option<String> {
+    pub fn description(&self) -> (&'static str, Option<String>) {
         match self {
             Self::CallerReported {
-                caller_leg: leg, ..
-            } => leg.as_ref().map(ToString::to_string),
-            Self::CallerPhoneLocated(pbx) => Some(pbx.to_string()),
-            Self::PushSent { devices, .. } => Some(format!("{} devices", devices.len())),
-            Self::PushNotSent(why) | Self::OutboundCallRejected(why) => {
-                Some(why.as_str().to_owned())
+                caller_leg: Some(leg),
+                ..
+            } => ("caller_leg_arrived", Some(leg.to_string())),
+            Self::CallerReported {
+                caller_leg: None, ..
+            } => ("call_reported", None),
+            Self::RequestedAgain => ("requested_again", None),
+            Self::PushSent { devices, .. } => {
+                let plural = if devices.len() == 1 { "" } else { "s" };
+                (
+                    "push_sent",
+                    Some(format!("{} device{plural}", devices.len())),
+                )
             }
-            Self::ExotelProgress { progress, .. } => Some(progress.as_str().to_owned()),
-            Self::StreamStopped(reason) => Some(reason.as_str().to_owned()),
-            Self::Accepted { by, .. } | Self::Declined { by } | Self::HungUp { by } => {
-                Some(by.to_string())
+            Self::PushNotSent(reason) => ("push_not_sent", Some(reason.as_str().to_owned())),
+            Self::CallerPhoneLocated(pbx) => ("caller_phone_located", Some(pbx.to_string())),
+            Self::CallerPhoneDialed => ("caller_phone_dialed", None),
+            Self::PhoneDialed => ("phone_dialed", None),
+            Self::CallerUnreachable => ("caller_unreachable", None),
+            Self::ExotelProgress { status, .. } => {
+                ("exotel_progress", Some(status.as_str().to_owned()))
             }
-            Self::CallerLegEnded { answered, .. } => Some(format!("answered={answered}")),
+            Self::OutboundCallRejected(reason) => {
+                ("outbound_call_rejected", Some(reason.as_str().to_owned()))
+            }
+            Self::ExotelNoAnswer => ("exotel_no_answer", None),
+            Self::Accepted { by, readiness } => (readiness.as_str(), Some(by.to_string())),
+            Self::Declined { by } => ("decline", Some(by.to_string())),
+            Self::HungUp { by } => ("hangup", Some(by.to_string())),
+            Self::CallerLegEnded { answered, .. } => {
+                ("caller_leg_ended", Some(format!("answered={answered}")))
+            }
             Self::PhoneLegEnded {
                 answered, cause, ..
-            } => Some(format!("answered={answered} cause={cause}")),
-            Self::ReplicaOverwritten(version) => Some(version.status.as_str().to_owned()),
-            Self::CallerPhoneDialed
-            | Self::PhoneDialed
-            | Self::CallerUnreachable
-            | Self::ExotelNoAnswer
-            | Self::Bridged
-            | Self::NotBridged { .. }
-            | Self::StreamStarted
-            | Self::TimerFired
-            | Self::EffectsCompleted { .. } => None,
+            } => (
+                "phone_leg_ended",
+                Some(format!("answered={answered} cause={cause}")),
+            ),
+            Self::Bridged => ("bridged", None),
+            Self::NotBridged { .. } => ("not_bridged", None),
+            Self::StreamStarted => ("stream_started", None),
+            Self::StreamStopped(reason) => ("stream_stopped", Some(reason.as_str().to_owned())),
+            Self::TimerFired => ("timer_fired", None),
+            Self::ReplicaOverwritten(version) => (
+                "replica_overwritten",
+                Some(version.status.as_str().to_owned()),
+            ),
+            Self::EffectsCompleted { .. } => ("effects_completed", None),
         }
     }
 }
 
-/// Why Exotel streams a call's audio no longer.
+/// Why Exotel stopped streaming a call's audio.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StopReason {
-    /// The flow went on to something else.
+    /// The flow of the call continued with another applet.
     Stopped,
-    /// The call is over.
+    /// The call ended.
     CallEnded,
 }
 
 impl StopReason {
-    /// As it stands in Exotel's frame.
+    /// The reason as Exotel's frame writes it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -249,29 +222,38 @@ impl StopReason {
 /// A side of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallSide {
-    /// Who dialled.
+    /// The side that dialed.
     Caller,
-    /// Whose phone was wanted.
+    /// The side that was called.
     Callee,
-    /// Neither: Ringback took the leg down, in this region or another.
+    /// Neither: Ringback ended the leg, in this region or in the other one.
     Neither,
 }
 
-/// Whether the app was running when the call came (S1's actions `accept` and `accept_ready`).
+/// Whether the app was running when the call arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readiness {
-    /// `accept`: it was running. It may still register with SIP only seconds later.
+    /// Action `accept`: the app was running. Its SIP registration may still follow seconds later.
     Running,
-    /// `accept_ready`: the push woke it, and it has made itself ready.
+    /// Action `accept_ready`: the push woke the app, and it is ready now.
     Woken,
+}
+
+impl Readiness {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "accept",
+            Self::Woken => "accept_ready",
+        }
+    }
 }
 
 /// An app that acts on a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallParty {
-    /// The extension that its token speaks for.
+    /// The extension that its token names.
     pub extension: Extension,
-    /// Its device. An app that names none speaks for the extension as a whole.
+    /// Its device. `None`: the app acts for the extension as a whole.
     pub device: Option<DeviceId>,
 }
 
@@ -280,78 +262,6 @@ impl fmt::Display for CallParty {
         match &self.device {
             Some(device) => write!(f, "{}/{device}", self.extension),
             None => write!(f, "{}", self.extension),
-        }
-    }
-}
-
-/// Why a call was over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum EndReason {
-    /// The caller hung up.
-    CallerHungUp,
-    /// The person called declined.
-    CalleeDeclined,
-    /// The person called hung up.
-    CalleeHungUp,
-    /// Nobody answered while it rang.
-    NoAnswer,
-    /// The extension has no device.
-    NoDevice,
-    /// No push service took a push.
-    PushFailed,
-    /// The phone was ready but its SIP leg could not be brought up.
-    PhoneUnreachable,
-    /// The phone was ready but the legs were not joined in time.
-    NotConnected,
-    /// They talked for longer than a call may last.
-    TalkedTooLong,
-    /// The phone of the app that calls could not be called.
-    CallerUnreachable,
-    /// One of the two hung up; Exotel does not say which, or it was told to another region.
-    HungUp,
-    /// The number called was busy.
-    NumberBusy,
-    /// The network could not connect the numbers.
-    NetworkFailed,
-    /// Exotel refused: a number that it cannot call, or something that the account may not do.
-    ExotelRefused,
-    /// The account at Exotel has no money left.
-    ExotelNoBalance,
-    /// Exotel was asked for too many calls within a minute.
-    ExotelTooMany,
-    /// Exotel could not be reached, or failed.
-    ExotelUnavailable,
-    /// This deployment has no usable account at Exotel.
-    ExotelNotConfigured,
-    /// Nothing was ever heard of the call again.
-    NeverReported,
-}
-
-impl EndReason {
-    /// As it stands in histories, logs and answers.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::CallerHungUp => "caller_hung_up",
-            Self::CalleeDeclined => "callee_declined",
-            Self::CalleeHungUp => "callee_hung_up",
-            Self::NoAnswer => "no_answer",
-            Self::NoDevice => "no_device",
-            Self::PushFailed => "push_failed",
-            Self::PhoneUnreachable => "phone_unreachable",
-            Self::NotConnected => "not_connected",
-            Self::TalkedTooLong => "talked_too_long",
-            Self::CallerUnreachable => "caller_unreachable",
-            Self::HungUp => "hung_up",
-            Self::NumberBusy => "number_busy",
-            Self::NetworkFailed => "network_failed",
-            Self::ExotelRefused => "exotel_refused",
-            Self::ExotelNoBalance => "exotel_no_balance",
-            Self::ExotelTooMany => "exotel_too_many",
-            Self::ExotelUnavailable => "exotel_unavailable",
-            Self::ExotelNotConfigured => "exotel_not_configured",
-            Self::NeverReported => "never_reported",
         }
     }
 }

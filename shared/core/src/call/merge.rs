@@ -1,120 +1,137 @@
-//! Two regions keep the same call, and replication keeps the later of two versions of it (DynamoDB global tables: the
-//! last writer wins, the item as a whole). What the other version knew is told again as [`Event::ReplicaOverwritten`]: facts
-//! about a call only ever become more, so that both versions together are what has happened.
+//! Two regions keep the same call, and replication keeps the later of two versions (DynamoDB global tables: the last writer wins,
+//! and the item is replaced as a whole). What the replaced version knew comes back as [`Event::ReplicaOverwritten`]. Facts about a
+//! call are only ever added, so both versions together are what has happened.
+//!
+//! [`Event::ReplicaOverwritten`]: super::Event::ReplicaOverwritten
 
-use super::verdict::{Verdict, ended};
-use super::{Call, CallStatus, Effect, EndReason, Set, inbound, outbound};
+use super::phone_rules::ended;
+use super::rule::{Rule, otherwise, when_read};
+use super::{Assignment, Call, CallStatus, Effect, EndReason, PushedDevices, pending};
 use crate::timestamp::Timestamp;
 
 impl Call {
     /// Whether `overwritten`, another version of this call, knows something that this one does not.
     #[must_use]
     pub fn has_lost(&self, overwritten: &Self) -> bool {
-        !found(self, overwritten, overwritten.created_at).is_empty()
+        !learned(self, overwritten, overwritten.created_at).is_empty()
     }
 }
 
-pub(super) fn verdict(call: &Call, overwritten: &Call, now: Timestamp) -> Verdict {
-    let found = found(call, overwritten, now);
-    if found.is_empty() {
-        Verdict::Repeat
+/// The rules for a version that was overwritten.
+pub(super) fn rules(overwritten: &Call, now: Timestamp) -> Vec<Rule<'_>> {
+    vec![
+        when_read("knows all that the other version knows", move |call| {
+            learned(call, overwritten, now).is_empty()
+        })
+        .repeat(),
+        otherwise()
+            .set_of("what the other version knows besides", move |call| {
+                learned(call, overwritten, now)
+            })
+            .then("pending, if pending from now on", effects_of_merge),
+    ]
+}
+
+fn effects_of_merge(call: &Call, now: Timestamp) -> Vec<Effect> {
+    if call.effects_pending_since == Some(now) {
+        pending::effects(call)
     } else {
-        Verdict::Change(found)
+        Vec::new()
     }
 }
 
-/// What the state asks for that the call has come to, where that is owed from now on.
-pub(super) fn effects_after(call: &Call, now: Timestamp) -> Vec<Effect> {
-    match call.effects_pending_since {
-        Some(since) if since == now && call.is_outbound() => outbound::owed(call),
-        Some(since) if since == now => inbound::owed(call),
-        _ => Vec::new(),
+/// What `call` learns from `other`.
+fn learned(call: &Call, other: &Call, now: Timestamp) -> Vec<Assignment> {
+    let mut set = legs_and_names(call, other);
+    set.extend(devices(call, other));
+    let answer = answer(call, other);
+    let progress = progress(call, other, now);
+    // A phone may have been dialed for the app that answered, or a leg waits that was unknown here.
+    let has_new_leg = set
+        .iter()
+        .any(|set| matches!(set, Assignment::CallerLeg(_)));
+    let may_have_legs = has_new_leg || !answer.is_empty();
+    if progress.is_empty() && may_have_legs && call.status != CallStatus::WaitingForMobile {
+        set.push(Assignment::EffectsPendingSince(now));
     }
+    set.extend(answer);
+    set.extend(progress);
+    set
 }
 
-/// What `call` becomes by what `other` knows besides.
-fn found(call: &Call, other: &Call, now: Timestamp) -> Vec<Set> {
-    let mut sets = witnessed(call, other);
-    sets.extend(devices(call, other));
-    let answered = answered(call, other);
-    let advanced = advanced(call, other, now);
-    // A leg may have been called for whoever answered, or waits where nobody knew of it.
-    let has_legs = sets.iter().any(|set| matches!(set, Set::CallerLeg(_))) || !answered.is_empty();
-    if advanced.is_empty() && has_legs && call.status != CallStatus::WaitingForMobile {
-        sets.push(Set::EffectsPendingSince(now));
-    }
-    sets.extend(answered);
-    sets.extend(advanced);
-    sets
-}
-
-fn witnessed(call: &Call, other: &Call) -> Vec<Set> {
-    let mut sets = Vec::new();
+fn legs_and_names(call: &Call, other: &Call) -> Vec<Assignment> {
+    let mut set = Vec::new();
     if call.caller_leg.is_none() {
-        sets.extend(other.caller_leg.clone().map(Set::CallerLeg));
+        set.extend(other.caller_leg.clone().map(Assignment::CallerLeg));
     }
-    // Where the call is follows the leg that it has.
+    // The PBX of the call is that of its leg.
     let gains_leg = call.caller_leg.is_none() && other.caller_leg.is_some();
     let lacks_pbx = call.pbx.is_none() && call.caller_leg == other.caller_leg;
     if (gains_leg && call.pbx != other.pbx) || lacks_pbx {
-        sets.extend(other.pbx.clone().map(Set::Pbx));
+        set.extend(other.pbx.clone().map(Assignment::Pbx));
     }
     if call.call_sid.is_none() {
-        sets.extend(other.call_sid.clone().map(Set::CallSid));
+        set.extend(other.call_sid.clone().map(Assignment::CallSid));
     }
-    // It may start and stop any number of times: which of two versions is right, the standing one or the other, is not
-    // to be seen.
+    // A stream may start and stop any number of times, so nothing says which of two versions is right.
     if call.stream.is_none() {
-        sets.extend(other.stream.map(Set::Stream));
+        set.extend(other.stream.map(Assignment::Stream));
     }
-    sets
+    if other.exotel_unanswered && !call.exotel_unanswered {
+        set.push(Assignment::ExotelUnanswered);
+    }
+    if let Some(lost) = other.lost_phone_legs
+        && call
+            .lost_phone_legs
+            .is_none_or(|known| known.count < lost.count)
+    {
+        set.push(Assignment::LostPhoneLegs(lost));
+    }
+    set
 }
 
-fn devices(call: &Call, other: &Call) -> Vec<Set> {
-    let mut sets = Vec::new();
-    if let Some(rang) = &other.rang
-        && !call
-            .rang
-            .as_ref()
-            .is_some_and(|known| rang.is_subset(known))
-    {
-        let known = call.rang.iter().flatten();
-        sets.push(Set::PushedTo(known.chain(rang).cloned().collect()));
+fn devices(call: &Call, other: &Call) -> Vec<Assignment> {
+    let mut set = Vec::new();
+    if let Some(pushed) = &other.pushed {
+        let known = call.pushed.as_ref();
+        if !known.is_some_and(|known| pushed.devices.is_subset(&known.devices)) {
+            let known_devices = known.iter().flat_map(|known| &known.devices);
+            set.push(Assignment::Pushed(PushedDevices {
+                devices: known_devices.chain(&pushed.devices).cloned().collect(),
+                at: known.map_or(pushed.at, |known| known.at.max(pushed.at)),
+            }));
+        }
     }
     if !other.declined_by.is_subset(&call.declined_by) {
         let all = call.declined_by.union(&other.declined_by);
-        sets.push(Set::DeclinedBy(all.cloned().collect()));
+        set.push(Assignment::DeclinedBy(all.cloned().collect()));
     }
-    sets
+    set
 }
 
-fn answered(call: &Call, other: &Call) -> Vec<Set> {
-    let mut sets = Vec::new();
-    if call.answered_by.is_none() {
-        sets.extend(other.answered_by.clone().map(Set::AnsweredBy));
+fn answer(call: &Call, other: &Call) -> Vec<Assignment> {
+    let mut set = Vec::new();
+    if let (None, Some(answered_by)) = (&call.answered_by, &other.answered_by) {
+        set.push(Assignment::AnsweredBy(answered_by.clone()));
+        set.push(Assignment::AnswerUnannounced(other.answer_unannounced));
     }
     if call.ready_at.is_none() {
-        sets.extend(other.ready_at.map(Set::ReadyAt));
+        set.extend(other.ready_at.map(Assignment::ReadyAt));
     }
     if call.bridged_at.is_none() {
-        sets.extend(other.bridged_at.map(Set::BridgedAt));
+        set.extend(other.bridged_at.map(Assignment::BridgedAt));
     }
-    sets
+    set
 }
 
 /// How far the call has come, if `other` has come further. Of two ends with the same rank, the standing version keeps its own.
-fn advanced(call: &Call, other: &Call, now: Timestamp) -> Vec<Set> {
-    if rank(other.status) > rank(call.status) {
-        if let (true, Some(why)) = (other.status.is_final(), other.end_reason) {
-            // The other region knows when the call ended.
-            let ended_at = other.ended_at.unwrap_or(now);
-            return vec![
-                Set::Status(other.status),
-                Set::Ended(ended_at, why),
-                Set::EffectsPendingSince(now),
-            ];
-        }
-        return vec![Set::Status(other.status), Set::EffectsPendingSince(now)];
+fn progress(call: &Call, other: &Call, now: Timestamp) -> Vec<Assignment> {
+    if merge_rank(other.status) > merge_rank(call.status) {
+        let mut set = vec![Assignment::Status(other.status)];
+        // The other region knows when the call ended.
+        set.extend(other.ended.map(|end| Assignment::Ended(end.at, end.reason)));
+        set.push(Assignment::EffectsPendingSince(now));
+        return set;
     }
     if call.status == CallStatus::WaitingForMobile && all_declined(call, other) {
         return ended(CallStatus::Declined, EndReason::CalleeDeclined, now);
@@ -122,25 +139,21 @@ fn advanced(call: &Call, other: &Call, now: Timestamp) -> Vec<Set> {
     Vec::new()
 }
 
-/// Each region has seen some devices decline, and none of them all.
+/// Each region has seen some devices decline, and neither has seen all of them.
 fn all_declined(call: &Call, other: &Call) -> bool {
-    let mut rang = call.rang.iter().chain(&other.rang).flatten().peekable();
-    rang.peek().is_some()
-        && rang
+    let pushed = call.pushed.iter().chain(&other.pushed);
+    let mut devices = pushed.flat_map(|pushed| &pushed.devices).peekable();
+    devices.peek().is_some()
+        && devices
             .all(|device| call.declined_by.contains(device) || other.declined_by.contains(device))
 }
 
-const fn rank(status: CallStatus) -> u8 {
+/// [`CallStatus::rank`], but a conversation beats every other end: one region knows that the two talked, and the other one ended the
+/// call without knowing it, for example by a timer that fired while the regions were apart.
+const fn merge_rank(status: CallStatus) -> u8 {
     match status {
-        CallStatus::WaitingForMobile | CallStatus::Initiated => 0,
-        CallStatus::MobileReady | CallStatus::Ringing => 1,
-        CallStatus::InProgress => 2,
-        CallStatus::Declined | CallStatus::TimedOut | CallStatus::Canceled | CallStatus::Failed => {
-            3
-        }
-        // One region knows that the two talked. The other one ended the call without knowing it, for example by a timer that
-        // fired while the regions were apart.
-        CallStatus::Completed => 4,
+        CallStatus::Completed => status.rank() + 1,
+        _ => status.rank(),
     }
 }
 
@@ -160,7 +173,7 @@ mod tests {
     fn after(call: &Call, event: &Event, now: Timestamp) -> Call {
         match decide(call, event, now) {
             Decision::Advance { change, .. } => call.apply(&change),
-            Decision::Stay { .. } | Decision::Refuse(_) => call.clone(),
+            Decision::Stay { .. } | Decision::Reject(_) => call.clone(),
         }
     }
 
@@ -168,7 +181,7 @@ mod tests {
         Event::ReplicaOverwritten(Box::new(version.clone()))
     }
 
-    fn anybody(call: &Call) -> crate::call::CallParty {
+    fn callee(call: &Call) -> crate::call::CallParty {
         crate::call::CallParty {
             extension: call.extension.clone(),
             device: None,
@@ -176,7 +189,7 @@ mod tests {
     }
 
     fn accepted(call: &Call) -> Event {
-        let by = anybody(call);
+        let by = callee(call);
         let readiness = Readiness::Woken;
         Event::Accepted { by, readiness }
     }
@@ -185,9 +198,9 @@ mod tests {
         crate::testing::leg("pbx1", "leg-a")
     }
 
-    /// The PBX told one region that the caller's leg has come, while the app told the other that it is ready.
+    /// The PBX reports the caller's leg to one region while the app accepts in the other.
     #[test]
-    fn a_leg_and_an_answer_that_two_regions_heard_of_are_bridged() {
+    fn a_leg_in_one_region_and_an_answer_in_the_other_are_bridged() {
         let mut call = a_call(NOW);
         call.caller_leg = None;
         let arrival = Event::CallerReported {
@@ -212,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_ended_in_one_region_is_over_in_both_and_no_phone_rings_on() {
+    fn a_call_that_ended_in_one_region_ends_in_both_and_stops_ringing() {
         let mut call = a_call(NOW);
         call.caller_leg = Some(caller_leg().channel);
         let left = Event::CallerLegEnded {
@@ -232,7 +245,7 @@ mod tests {
             );
             let both = after(standing, &overwritten(lost), NOW);
             assert_eq!(
-                (both.status, both.end_reason),
+                (both.status, both.end_reason()),
                 (CallStatus::Canceled, Some(EndReason::CallerHungUp))
             );
         }
@@ -258,7 +271,7 @@ mod tests {
         for (standing, lost) in [(&timed_out, &completed), (&completed, &timed_out)] {
             let both = after(standing, &overwritten(lost), late);
             assert_eq!(
-                (both.status, both.end_reason, both.ended_at),
+                (both.status, both.end_reason(), both.ended_at()),
                 (
                     CallStatus::Completed,
                     Some(EndReason::CalleeHungUp),
@@ -268,9 +281,9 @@ mod tests {
         }
     }
 
-    /// The PBX tells one region of the busy that the other has asked it for: that is the other's to explain, in time.
+    /// The PBX reports to one region the busy that the other region requested. The reason arrives by replication.
     #[test]
-    fn a_busy_that_another_region_asked_for_is_no_caller_who_gave_up() {
+    fn a_busy_that_the_other_region_requested_is_not_a_hang_up_of_the_caller() {
         let call = a_call(NOW);
         let busy = Event::CallerLegEnded {
             leg: None,
@@ -281,20 +294,20 @@ mod tests {
             decide(&call, &busy, NOW),
             Decision::Stay { effects } if effects.is_empty()
         ));
-        let declined = after(&call, &Event::Declined { by: anybody(&call) }, NOW);
+        let declined = after(&call, &Event::Declined { by: callee(&call) }, NOW);
         let both = after(&call, &overwritten(&declined), NOW);
         assert_eq!(both.status, CallStatus::Declined);
-        // Where it never comes, because its region was lost at that moment, the call is over by now.
+        // The region was lost at that moment and the reason never arrives: the call ends at its deadline.
         let over = after(&call, &busy, call.rings_until);
         assert_eq!(
-            (over.status, over.end_reason),
+            (over.status, over.end_reason()),
             (CallStatus::TimedOut, Some(EndReason::NoAnswer))
         );
     }
 
-    /// Of a conversation that began in the region that was lost, the other one hears the end alone.
+    /// The conversation began in the region that was lost, and the other region gets only the report of its end.
     #[test]
-    fn who_leaves_a_leg_that_was_answered_has_talked() {
+    fn the_end_of_an_answered_leg_completes_the_call() {
         let call = a_call(NOW);
         let left = Event::CallerLegEnded {
             leg: None,
@@ -304,9 +317,9 @@ mod tests {
         assert_eq!(after(&call, &left, NOW).status, CallStatus::Completed);
     }
 
-    /// The other region took the accept at the ring's last moment, and replication is slow: the phone rings already.
+    /// The other region got the accept at the last moment of the ring, and replication is slow: the phone rings already.
     #[test]
-    fn a_late_timer_waits_for_the_word_of_a_phone_that_rings() {
+    fn a_late_timer_waits_while_the_phone_rings() {
         let mut call = a_call(NOW);
         call.caller_leg = Some(caller_leg().channel);
         let late = call.rings_until + Duration::from_secs(2);
@@ -315,16 +328,16 @@ mod tests {
         assert!(matches!(rings, Decision::Stay { effects } if effects.is_empty()));
         let alone = after(&asked, &Event::NotBridged { rings: false }, late);
         assert_eq!(alone.status, CallStatus::TimedOut);
-        let next = late + super::super::ABANDONED_AFTER;
+        let next = late + crate::call::ABANDONED_AFTER;
         assert_eq!(
             after(&asked, &Event::TimerFired, next).status,
             CallStatus::TimedOut
         );
     }
 
-    /// The PBX's word that they talk may reach a region before the app's that it is ready does.
+    /// The report of the bridge may arrive in a region before the accept.
     #[test]
-    fn who_talks_has_answered() {
+    fn a_bridged_call_accepts_a_late_answer() {
         let call = a_call(NOW);
         let talking = after(&call, &Event::Bridged, NOW);
         assert_eq!(talking.status, CallStatus::InProgress);
@@ -338,7 +351,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_overwritten_is_lost_no_longer(first in any_life(), events in prop::collection::vec(any_event(), 0..12)) {
+        fn merging_recovers_what_had_endedwritten(first in any_life(), events in prop::collection::vec(any_event(), 0..12)) {
             let start = first.0.clone();
             let standing = live(first, |_, _, _, _, _| {});
             let other = events.iter().fold(start, |call, event| after(&call, event, START));
@@ -349,29 +362,29 @@ mod tests {
             let again = decide(&both, &overwritten(&other), now);
             prop_assert!(!matches!(again, Decision::Advance { .. }), "{again:?}");
             if standing.status.is_final() && both.status != CallStatus::Completed {
-                prop_assert_eq!((both.status, both.end_reason), (standing.status, standing.end_reason));
+                prop_assert_eq!((both.status, both.end_reason()), (standing.status, standing.end_reason()));
             }
             if other.status == CallStatus::Completed {
                 prop_assert_eq!(both.status, CallStatus::Completed);
             }
         }
 
-        /// Whatever each region hears, and whenever replication brings it to the other: in the end both have the same
-        /// call, it is over if it was over anywhere, and what anybody knew is known.
+        /// For any events in either region and any replication delay, both regions end with the same call. The call has ended if it
+        /// had ended in one of them, and nothing that one of them knew is lost.
         #[test]
-        fn two_regions_settle_on_one_truth(call in any_call(), steps in prop::collection::vec(any_step(), 0..25)) {
+        fn two_regions_end_with_the_same_call(call in any_call(), steps in prop::collection::vec(any_step(), 0..25)) {
             let mut regions = Regions::of(call);
             for (pause, which, event, replicates) in steps {
                 regions.now = regions.now + Duration::from_millis(pause);
-                regions.hear(which, &event);
+                regions.handle(which, &event);
                 if replicates {
                     regions.replicate(1 - which);
                 }
             }
-            regions.settle();
+            regions.replicate_until_equal();
             let [here, there] = &regions.versions;
             prop_assert_eq!(&here.call, &there.call);
-            prop_assert!(here.call.status.is_final() || !regions.was_over, "{:?}", here.call);
+            prop_assert!(here.call.status.is_final() || !regions.had_ended, "{:?}", here.call);
             for known in &regions.known {
                 prop_assert!(!here.call.has_lost(known), "{:?} has lost {known:?}", here.call);
             }
@@ -387,12 +400,12 @@ mod tests {
         written: usize,
     }
 
-    /// The call as each region has it, the last writer winning.
+    /// The call in each region. The last writer wins.
     struct Regions {
         versions: [Version; 2],
         writes: usize,
         now: Timestamp,
-        was_over: bool,
+        had_ended: bool,
         known: Vec<Call>,
     }
 
@@ -403,47 +416,47 @@ mod tests {
                 versions,
                 writes: 0,
                 now: START,
-                was_over: false,
+                had_ended: false,
                 known: Vec::new(),
             }
         }
 
-        fn hear(&mut self, which: usize, event: &Event) {
+        fn handle(&mut self, which: usize, event: &Event) {
             let version = &mut self.versions[which];
             if let Decision::Advance { change, .. } = decide(&version.call, event, self.now) {
                 self.writes += 1;
                 version.call = version.call.apply(&change);
                 version.written = self.writes;
-                self.was_over |= version.call.status.is_final();
+                self.had_ended |= version.call.status.is_final();
                 self.known.push(version.call.clone());
             }
         }
 
-        /// Brings to a region what the other has, if that was written later. Its stream shows both versions.
+        /// Copies the other region's version if it was written later. The stream shows both versions.
         fn replicate(&mut self, to: usize) -> bool {
             let from = &self.versions[1 - to];
             if from.written <= self.versions[to].written {
                 return false;
             }
-            let came = Version {
+            let arrived = Version {
                 call: from.call.clone(),
                 written: from.written,
             };
-            let before = std::mem::replace(&mut self.versions[to], came);
+            let before = std::mem::replace(&mut self.versions[to], arrived);
             if self.versions[to].call.has_lost(&before.call) {
-                self.hear(to, &overwritten(&before.call));
+                self.handle(to, &overwritten(&before.call));
             }
             true
         }
 
-        fn settle(&mut self) {
+        fn replicate_until_equal(&mut self) {
             for _ in 0..10 {
                 let (first, second) = (self.replicate(0), self.replicate(1));
                 if !first && !second {
                     return;
                 }
             }
-            panic!("the regions go on telling each other");
+            panic!("the regions keep overwriting each other");
         }
     }
 }

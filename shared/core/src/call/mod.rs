@@ -1,22 +1,31 @@
-//! The life of a call: what it is, what can happen to it, and what follows. No I/O, no clock.
+//! The life of a call: what it is, what can happen to it, and what follows. No I/O and no clock.
 //!
-//! [`decide`] holds every rule. [`Event`] is what can happen, [`Effect`] what is to be done about it, and
-//! [`ConditionalUpdate`] the change to save first, with the condition on which it may be saved.
+//! To read it in order:
+//!
+//! 1. [`Call`]: one call as it is stored. [`CallKind`] has what only one kind of call has.
+//! 2. [`Event`]: what can happen. [`Effect`]: what must be done about it.
+//! 3. `rule`: a rule is one row, *when these conditions hold, then these assignments and these effects*.
+//! 4. `phone_rules` and `number_rules`: all rows, for calls to an app's phone and for calls to a telephone number.
+//! 5. [`decide`]: takes the first row that applies.
 
 mod backstop;
 mod change;
+mod correlation;
 mod decide;
 mod effect;
+mod end_reason;
 mod event;
 mod exotel_query;
-mod inbound;
+mod kind;
 mod merge;
-mod outbound;
-mod progress;
+mod number_rules;
+mod pending;
+mod phone_rules;
 #[cfg(test)]
 mod properties;
 mod replication;
-mod verdict;
+mod rule;
+mod status;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -24,15 +33,15 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use backstop::{Backstop, BackstopPhase};
-pub use change::{Change, Condition, ConditionalUpdate, Set};
-pub use decide::{decide, effects_after, first_effects, usual};
-pub use effect::{Audience, CancelReason, Effect};
-pub use event::{CallParty, CallSide, EndReason, Event, Readiness, StopReason};
-pub use inbound::{Incoming, ring};
-pub use outbound::{Outgoing, initiate};
-pub use progress::OutboundProgress;
+pub use change::{Assignment, Change, Condition, ConditionalUpdate};
+pub use correlation::CorrelationKey;
+pub use decide::{Decision, RejectReason, UnreadUpdate, decide, first_effects, unread_update};
+pub use effect::{CancelAudience, CancelReason, Effect};
+pub use end_reason::EndReason;
+pub use event::{CallParty, CallSide, Event, Readiness, StopReason};
+pub use kind::{CallKind, CallType};
 pub use replication::{ReplicationAction, replication_action};
-pub use verdict::{Decision, RejectReason};
+pub use status::CallStatus;
 
 use crate::ids::{CallId, CallSid, ChannelId, DeviceId, Extension, Leg, PbxName};
 use crate::phone_number::{Caller, PhoneNumber};
@@ -40,176 +49,131 @@ use crate::timestamp::Timestamp;
 
 /// One call, as it is stored.
 ///
-/// New code must read what old code wrote: a new field is optional or has a default.
+/// New code reads what old code wrote: a new field is optional or has a default.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Call {
-    /// The call's id; S1's `server_call_id` and `call_id` are both this.
+    /// The call's id: `call_id` and `server_call_id` in messages.
     pub call_id: CallId,
-    /// Counts the changes of this item, so that a rival who saved first is noticed.
+    /// Counts the changes of this item, so that a concurrent change is noticed.
     pub version: u64,
     /// Where the call is in its life.
     pub status: CallStatus,
-    /// Whose phone is wanted; of an outbound call, whose app asked for it.
+    /// The extension that is called. For a call to a telephone number: the extension of the app that started it.
     pub extension: Extension,
-    /// Who calls; of an outbound call, the number that Exotel calls first.
-    pub caller: Caller,
-    /// The number wanted, which makes this an outbound call: Exotel connects two numbers, Asterisk has no part in it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub to: Option<PhoneNumber>,
+    /// The kind of the call, with what only this kind has.
+    pub kind: CallKind,
     /// Voice or video.
     pub call_type: CallType,
-    /// When the call was stored, which is just before the phone was woken.
+    /// When the call was stored, which is just before the push.
     pub created_at: Timestamp,
-    /// Until when the phone rings (S1: `timeout`).
+    /// Until when the phone rings.
     pub rings_until: Timestamp,
-    /// The time limits that were in force when the call came.
+    /// The time limits that were configured when the call began.
     pub limits: CallLimits,
-    /// Exotel's id of the call, once one of the witnesses has told it.
+    /// Exotel's id of the call, once a report has named it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub call_sid: Option<CallSid>,
     /// The channel on which the caller waits, once it has reached Asterisk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub caller_leg: Option<ChannelId>,
-    /// The PBX that holds the caller's leg, and calls the phone; absent while the call has no leg, and in what was stored
-    /// before there could be several.
+    /// The PBX that holds the caller's leg and dials the phone. `None` while the call has no leg.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pbx: Option<PbxName>,
-    /// When it was last asked how the call stands: of an outbound call, Exotel; of a phone that should talk by now,
-    /// Asterisk.
+    /// When an outside system was last asked about the call: Exotel about a call to a number, Asterisk about a phone that
+    /// should talk by now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checked_at: Option<Timestamp>,
-    /// Whether Exotel streams the call's audio to us; absent if it never has.
+    /// Whether Exotel did not answer the request for this call.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub exotel_unanswered: bool,
+    /// Whether Exotel streams the call's audio. `None` if it never has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stream: Option<StreamState>,
-    /// The devices whose push went out; absent until that is known.
+    /// The devices to which a push was sent. `None` until that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rang: Option<BTreeSet<DeviceId>>,
-    /// The devices that declined while others rang on.
+    pub pushed: Option<PushedDevices>,
+    /// The devices that declined while others kept ringing.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub declined_by: BTreeSet<DeviceId>,
     /// Who accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answered_by: Option<AnsweredBy>,
-    /// When the app said it was ready (S1: `mobile_ready_time`).
+    /// Whether other devices may still lack the push that says that the call was answered.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub answer_unannounced: bool,
+    /// When the app said that it was ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_at: Option<Timestamp>,
-    /// When the two legs were joined.
+    /// The phone legs that ended before the call was bridged. `None` if there were none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost_phone_legs: Option<LostPhoneLegs>,
+    /// When the two legs were bridged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bridged_at: Option<Timestamp>,
-    /// When the call was over.
+    /// When and why the call ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ended_at: Option<Timestamp>,
-    /// Why it was over.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub end_reason: Option<EndReason>,
-    /// Since when the effects of the last transition are owed; absent once they have been carried out.
+    pub ended: Option<CallEnd>,
+    /// Since when the effects of the last transition are pending. `None` once they are completed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub effects_pending_since: Option<Timestamp>,
-    /// What happened, oldest first.
+    /// What happened, oldest first. For people: no rule reads it.
     #[serde(default)]
     pub history: Vec<HistoryEntry>,
-    /// When the item may be forgotten, in seconds since the Unix epoch (DynamoDB's TTL attribute).
+    /// When the item may be deleted, in seconds since the Unix epoch (DynamoDB's TTL attribute).
     pub expires_at: u64,
 }
 
-/// Where a call is in its life. `snake_case` on the wire, as the contract spells it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum CallStatus {
-    /// The caller waits, the phone is being woken.
-    WaitingForMobile,
-    /// The app has said that it is ready; the two legs are being joined.
-    MobileReady,
-    /// Exotel has been asked to connect two numbers.
-    Initiated,
-    /// One of the two numbers rings.
-    Ringing,
-    /// Caller and phone, or the two numbers, are talking.
-    InProgress,
-    /// They have talked.
-    Completed,
-    /// The person wanted did not want the call.
-    Declined,
-    /// Nobody answered in time.
-    TimedOut,
-    /// The caller hung up before anybody answered.
-    Canceled,
-    /// It could not be carried out.
-    Failed,
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+const fn is_false(value: &bool) -> bool {
+    !*value
 }
 
-impl CallStatus {
-    /// Whether the call is over. There is no way out of a final state.
-    #[must_use]
-    pub const fn is_final(self) -> bool {
-        match self {
-            Self::WaitingForMobile
-            | Self::MobileReady
-            | Self::Initiated
-            | Self::Ringing
-            | Self::InProgress => false,
-            Self::Completed | Self::Declined | Self::TimedOut | Self::Canceled | Self::Failed => {
-                true
-            }
-        }
-    }
-
-    /// As it stands on the wire and in the table.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::WaitingForMobile => "waiting_for_mobile",
-            Self::MobileReady => "mobile_ready",
-            Self::Initiated => "initiated",
-            Self::Ringing => "ringing",
-            Self::InProgress => "in_progress",
-            Self::Completed => "completed",
-            Self::Declined => "declined",
-            Self::TimedOut => "timed_out",
-            Self::Canceled => "canceled",
-            Self::Failed => "failed",
-        }
-    }
-}
-
-/// Voice or video (S2: `callType`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum CallType {
-    /// Sound alone.
-    #[default]
-    Voice,
-    /// Sound and picture.
-    Video,
-}
-
-impl CallType {
-    /// As it stands in pushes.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Voice => "voice",
-            Self::Video => "video",
-        }
-    }
-}
-
-/// Whether Exotel streams a call's audio to us (its Stream and Voicebot applets).
+/// Whether Exotel streams a call's audio (its Stream and Voicebot applets).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StreamState {
-    /// It does.
+    /// Exotel streams the audio.
     Started,
-    /// It has stopped.
+    /// Exotel has stopped.
     Stopped,
 }
 
-/// Who accepted a call: an app that named its device, or the extension as a whole.
+/// The devices to which a push was sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PushedDevices {
+    /// The devices.
+    pub devices: BTreeSet<DeviceId>,
+    /// When the last push was accepted.
+    pub at: Timestamp,
+}
+
+/// Who accepted a call: a device, or the extension as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AnsweredBy {
-    /// The device, where the app named it.
+    /// The device, if the app named it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<DeviceId>,
+}
+
+/// The phone legs that ended before the call was bridged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LostPhoneLegs {
+    /// How many.
+    pub count: u32,
+    /// When the last one ended.
+    pub last_at: Timestamp,
+}
+
+/// When and why a call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallEnd {
+    /// When.
+    pub at: Timestamp,
+    /// Why.
+    pub reason: EndReason,
 }
 
 /// How long each part of a call may last.
@@ -218,66 +182,152 @@ pub struct CallLimits {
     /// How long a phone rings.
     #[serde(rename = "ring_ms", with = "millis")]
     pub ring: Duration,
-    /// How long a phone that said it is ready may take until it talks.
+    /// How long a phone may take from being ready until it talks.
     #[serde(rename = "connect_ms", with = "millis")]
     pub connect: Duration,
-    /// How long the two may talk.
+    /// How long the two sides may talk.
     #[serde(rename = "talk_ms", with = "millis")]
     pub talk: Duration,
-    /// How often an outbound call is looked up of which Exotel says nothing.
-    #[serde(rename = "check_ms", with = "millis", default = "every_five_minutes")]
+    /// How often Exotel is asked about a call to a number of which it reports nothing.
+    #[serde(rename = "check_ms", with = "millis")]
     pub check: Duration,
-}
-
-const fn every_five_minutes() -> Duration {
-    Duration::from_secs(300)
 }
 
 /// One line of a call's history.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HistoryEntry {
-    /// When.
+    /// When it happened.
     pub at: Timestamp,
-    /// What happened, in the words of [`Event::as_str`].
+    /// What happened: [`Event::as_str`].
     pub event: String,
-    /// By whom, or with what cause.
+    /// Its source or cause.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
 }
 
-/// How long effects may be owed before somebody else takes them for abandoned and carries them out.
+/// How long effects may be pending before another process counts them as abandoned and carries them out.
 ///
-/// Longer than a push and an originate take; shorter than a caller's patience.
+/// Longer than a push and an originate take, shorter than a caller's patience.
 pub const ABANDONED_AFTER: Duration = Duration::from_secs(5);
 
-/// How long a finished call is kept for late and repeated requests (the contract: a day).
+/// How long an ended call is kept for late and repeated requests.
 pub const KEPT_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// The longest that Exotel lets a call last.
+const LONGEST_EXOTEL_CALL: Duration = Duration::from_secs(4 * 60 * 60);
+
+/// A call that begins.
+#[derive(Clone, Debug)]
+pub struct NewCall {
+    /// Its id.
+    pub call_id: CallId,
+    /// The extension that is called. For a call to a telephone number: the extension of the app that starts it.
+    pub extension: Extension,
+    /// Its kind.
+    pub kind: CallKind,
+    /// Voice or video.
+    pub call_type: CallType,
+    /// The leg on which the caller waits, if the PBX reports it.
+    pub caller_leg: Option<Leg>,
+    /// Exotel's id, if it is known.
+    pub call_sid: Option<CallSid>,
+}
+
 impl Call {
-    /// Whether Exotel connects two numbers, because an app asked for it.
+    /// The beginning of a call's life. The caller stores it, and then carries [`first_effects`] out. (A push that goes out first
+    /// can bring an answer to a call that does not exist yet.)
     #[must_use]
-    pub const fn is_outbound(&self) -> bool {
-        self.to.is_some()
-    }
-
-    /// Whether Exotel was asked to place the call and gave no answer, nor any report since.
-    #[must_use]
-    pub fn may_have_been_placed(&self) -> bool {
-        let silent = |entry: &HistoryEntry| entry.event == event::EXOTEL_SILENT;
-        self.call_sid.is_none() && self.history.iter().any(silent)
-    }
-
-    /// The extension whose app started the call. `None` if the call came in by the trunk.
-    #[must_use]
-    pub fn started_by(&self) -> Option<&Extension> {
-        if self.is_outbound() {
-            Some(&self.extension)
+    pub fn new(new: NewCall, limits: CallLimits, now: Timestamp) -> Self {
+        let is_to_number = matches!(new.kind, CallKind::ToNumber { .. });
+        let limits = CallLimits {
+            talk: if is_to_number {
+                limits.talk.min(LONGEST_EXOTEL_CALL)
+            } else {
+                limits.talk
+            },
+            ..limits
+        };
+        let (status, event, rings_until) = if is_to_number {
+            // Both numbers may ring, one after the other.
+            let rings_until = now + limits.ring + limits.ring + limits.connect;
+            (CallStatus::Initiated, "initiate", rings_until)
         } else {
-            self.caller.extension.as_ref()
+            (CallStatus::WaitingForMobile, "ring", now + limits.ring)
+        };
+        let by = new.caller_leg.as_ref().map(ToString::to_string);
+        let (caller_leg, pbx) = new.caller_leg.map(|leg| (leg.channel, leg.pbx)).unzip();
+        Self {
+            call_id: new.call_id,
+            version: 1,
+            status,
+            extension: new.extension,
+            kind: new.kind,
+            call_type: new.call_type,
+            created_at: now,
+            rings_until,
+            limits,
+            call_sid: new.call_sid,
+            caller_leg,
+            pbx,
+            checked_at: None,
+            exotel_unanswered: false,
+            stream: None,
+            pushed: None,
+            declined_by: BTreeSet::new(),
+            answered_by: None,
+            answer_unannounced: false,
+            ready_at: None,
+            lost_phone_legs: None,
+            bridged_at: None,
+            ended: None,
+            effects_pending_since: Some(now),
+            history: vec![HistoryEntry {
+                at: now,
+                event: event.to_owned(),
+                by,
+            }],
+            expires_at: Self::expiry_after(rings_until + limits.connect + limits.talk),
         }
     }
 
-    /// The time limit of the whole call, for a call whose end is never reported.
+    /// Whether Exotel connects two numbers for an app.
+    #[must_use]
+    pub const fn is_to_number(&self) -> bool {
+        matches!(self.kind, CallKind::ToNumber { .. })
+    }
+
+    /// The number that is called, of a call to a number.
+    #[must_use]
+    pub const fn number_called(&self) -> Option<&PhoneNumber> {
+        match &self.kind {
+            CallKind::ToNumber { to, .. } => Some(to),
+            CallKind::FromTrunk { .. } | CallKind::BetweenApps { .. } => None,
+        }
+    }
+
+    /// Who calls.
+    #[must_use]
+    pub fn caller(&self) -> Caller {
+        self.kind.caller()
+    }
+
+    /// Whether Exotel may have placed the call although it has not answered the request and has not reported the call.
+    #[must_use]
+    pub const fn may_have_been_placed(&self) -> bool {
+        self.exotel_unanswered && self.call_sid.is_none()
+    }
+
+    /// The extension of the app that started the call. `None` if the call came in through the trunk.
+    #[must_use]
+    pub const fn started_by(&self) -> Option<&Extension> {
+        match &self.kind {
+            CallKind::FromTrunk { .. } => None,
+            CallKind::BetweenApps { caller } => Some(caller),
+            CallKind::ToNumber { .. } => Some(&self.extension),
+        }
+    }
+
+    /// The time limit of the whole call, in case its end is never reported.
     #[must_use]
     pub fn ends_by(&self) -> Timestamp {
         self.rings_until + self.limits.connect + self.limits.talk
@@ -289,48 +339,62 @@ impl Call {
         !self.status.is_final() && self.ends_by() > now
     }
 
-    /// The extensions that have part in the call.
-    pub fn participants(&self) -> impl Iterator<Item = &Extension> {
-        std::iter::once(&self.extension).chain(&self.caller.extension)
+    /// When the call ended.
+    #[must_use]
+    pub fn ended_at(&self) -> Option<Timestamp> {
+        self.ended.map(|end| end.at)
     }
 
-    /// The channel that is taken down to end the caller's part: the one on which the caller waits, or the one that an
-    /// app's own phone is called on, which may not have come so far.
+    /// Why the call ended.
+    #[must_use]
+    pub fn end_reason(&self) -> Option<EndReason> {
+        self.ended.map(|end| end.reason)
+    }
+
+    /// The extensions that take part in the call.
+    pub fn participants(&self) -> impl Iterator<Item = &Extension> {
+        std::iter::once(&self.extension).chain(self.kind.calling_app())
+    }
+
+    /// The channel to hang up to end the caller's part: the one on which the caller waits, or the one on which the phone of the
+    /// calling app is dialed, which may not exist yet.
     #[must_use]
     pub fn caller_channel(&self) -> Option<ChannelId> {
-        let app = self.caller.extension.as_ref();
-        let own = app.map(|_| ChannelId::of_app_caller(self.call_id));
+        let own = self.kind.calling_app();
+        let own = own.map(|_| ChannelId::of_app_caller(self.call_id));
         self.caller_leg.clone().or(own)
     }
 
-    /// Whether `leg` is the one on which the caller waits.
+    /// Whether the caller waits on `leg`.
     #[must_use]
     pub fn is_callers_leg(&self, leg: &Leg) -> bool {
-        self.caller_leg.as_ref() == Some(&leg.channel) && self.pbx_can_be(&leg.pbx)
+        self.caller_leg.as_ref() == Some(&leg.channel) && self.may_be_on_pbx(&leg.pbx)
     }
 
-    /// Whether `leg` may be the caller's, which is so too as long as none is known.
+    /// Whether `leg` may be the caller's: it is, or no leg is known yet.
     #[must_use]
-    pub fn callers_leg_can_be(&self, leg: &Leg) -> bool {
-        let no_other = |known: &ChannelId| *known == leg.channel;
-        self.caller_leg.as_ref().is_none_or(no_other) && self.pbx_can_be(&leg.pbx)
+    pub fn may_be_callers_leg(&self, leg: &Leg) -> bool {
+        let is_same = |known: &ChannelId| *known == leg.channel;
+        self.caller_leg.as_ref().is_none_or(is_same) && self.may_be_on_pbx(&leg.pbx)
     }
 
-    /// Whether the call's legs may be on this PBX.
+    /// Whether the call's legs may be on this PBX: they are, or no PBX is known yet.
     #[must_use]
-    pub fn pbx_can_be(&self, pbx: &PbxName) -> bool {
+    pub fn may_be_on_pbx(&self, pbx: &PbxName) -> bool {
         self.pbx.as_ref().is_none_or(|known| known == pbx)
     }
 
-    /// Until when the call may stay in the state it is in; `None` once it is over. No other state lacks a deadline,
-    /// so no call gets stuck.
+    /// Until when the call may stay in its state. Only an ended call has no deadline, so no call gets stuck.
     #[must_use]
     pub fn deadline(&self) -> Option<Timestamp> {
         match self.status {
-            CallStatus::WaitingForMobile => Some(inbound::once_answered(self, self.rings_until)),
-            CallStatus::Initiated | CallStatus::Ringing => Some(outbound::report_due(self)),
-            CallStatus::MobileReady => Some(inbound::gives_up_at(self)),
-            CallStatus::InProgress if self.is_outbound() => Some(outbound::report_due(self)),
+            CallStatus::WaitingForMobile => Some(phone_rules::after_check(self, self.rings_until)),
+            CallStatus::MobileReady => Some(phone_rules::after_check(
+                self,
+                phone_rules::connects_until(self),
+            )),
+            CallStatus::Initiated | CallStatus::Ringing => Some(number_rules::report_due(self)),
+            CallStatus::InProgress if self.is_to_number() => Some(number_rules::report_due(self)),
             CallStatus::InProgress => {
                 Some(self.bridged_at.unwrap_or(self.created_at) + self.limits.talk)
             }
@@ -342,45 +406,50 @@ impl Call {
         }
     }
 
-    /// The status as a phone should see it now: a ring whose time is up is over, even before its timer fires.
+    /// The status that clients see at `now`: a ring ends at its time, even before its timer fires.
     #[must_use]
     pub fn status_at(&self, now: Timestamp) -> CallStatus {
-        let ringing_too_long =
-            self.status == CallStatus::WaitingForMobile && now >= self.rings_until;
-        if ringing_too_long {
+        let is_over = self.status == CallStatus::WaitingForMobile && now >= self.rings_until;
+        if is_over {
             CallStatus::TimedOut
         } else {
             self.status
         }
     }
 
-    /// Whether the effects of the last transition have been owed for so long that whoever carried them out must
-    /// have died.
+    /// Whether the effects of the last transition are pending for so long that the process that carried them out must have
+    /// crashed.
     #[must_use]
     pub fn was_abandoned(&self, now: Timestamp) -> bool {
         self.effects_pending_since
             .is_some_and(|since| now.since(since) >= ABANDONED_AFTER)
     }
 
-    /// The attempt to save `change` unless somebody else has changed the call since it was read.
+    /// The update that saves `change`, unless the call has changed since it was read.
     #[must_use]
-    pub fn attempt(&self, change: Change) -> ConditionalUpdate {
+    pub fn update(&self, change: Change) -> ConditionalUpdate {
         ConditionalUpdate {
-            checks: vec![Condition::VersionIs(self.version)],
+            conditions: vec![Condition::VersionIs(self.version)],
             change,
         }
     }
 
-    /// The call as it is after `change`.
+    /// The call after `change`.
     #[must_use]
     pub fn apply(&self, change: &Change) -> Self {
         let mut next = self.clone();
-        for set in &change.sets {
-            set.apply_to(&mut next);
+        for assignment in &change.assignments {
+            assignment.apply_to(&mut next);
         }
         next.version += 1;
         next.history.push(change.entry.clone());
         next
+    }
+
+    /// When the item of a call that ends at `ended_at` may be deleted, in seconds since the Unix epoch.
+    #[must_use]
+    pub fn expiry_after(ended_at: Timestamp) -> u64 {
+        (ended_at + KEPT_FOR).as_secs_rounded_up()
     }
 }
 

@@ -1,4 +1,4 @@
-//! What holds for every call, whatever happens to it and in whatever order.
+//! What holds for every call, for any events in any order, and the pages with all rules.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -33,36 +33,45 @@ fn leg(name: &str) -> Leg {
     crate::testing::leg("pbx1", name)
 }
 
-/// A call that has just come in and whose caller waits in Asterisk, or is still on the way there.
+/// A new call. Its caller waits in Asterisk, or is still on the way there.
 pub(super) fn a_call(caller_leg: Option<&str>) -> Call {
-    let incoming = Incoming {
+    let new = NewCall {
         call_id: CallId::fresh(),
         extension: Extension::try_from("1001").unwrap(),
-        caller: Caller::on_network(PhoneNumber::parse("9876543210", "IN"), None),
+        kind: CallKind::FromTrunk {
+            number: PhoneNumber::parse("9876543210", "IN"),
+            name: None,
+        },
         call_type: CallType::Voice,
         caller_leg: caller_leg.map(leg),
         call_sid: None,
     };
-    ring(incoming, LIMITS, START)
+    Call::new(new, LIMITS, START)
 }
 
 /// 1003 calls 1001, app to app.
 pub(super) fn an_app_call() -> Call {
     let mut call = a_call(None);
-    call.caller = Caller::app(Extension::try_from("1003").unwrap());
+    let caller = Extension::try_from("1003").unwrap();
+    call.kind = CallKind::BetweenApps { caller };
     call
 }
 
 /// 1001 has asked Exotel to connect two numbers.
 pub(super) fn an_outbound_call() -> Call {
     let number = |text| PhoneNumber::parse(text, "IN").unwrap();
-    let outgoing = Outgoing {
+    let new = NewCall {
         call_id: CallId::fresh(),
         extension: Extension::try_from("1001").unwrap(),
-        from: number("9800001001"),
-        to: number("9876543210"),
+        kind: CallKind::ToNumber {
+            from: number("9800001001"),
+            to: number("9876543210"),
+        },
+        call_type: CallType::Voice,
+        caller_leg: None,
+        call_sid: None,
     };
-    initiate(outgoing, LIMITS, START)
+    Call::new(new, LIMITS, START)
 }
 
 pub(super) fn any_call() -> impl Strategy<Value = Call> {
@@ -90,16 +99,17 @@ fn any_party() -> impl Strategy<Value = CallParty> {
     })
 }
 
-fn any_progress() -> impl Strategy<Value = OutboundProgress> {
+/// The statuses that Exotel can report.
+fn any_progress() -> impl Strategy<Value = CallStatus> {
     prop::sample::select(vec![
-        OutboundProgress::Initiated,
-        OutboundProgress::Ringing,
-        OutboundProgress::InProgress,
-        OutboundProgress::Completed,
-        OutboundProgress::Busy,
-        OutboundProgress::NoAnswer,
-        OutboundProgress::Failed,
-        OutboundProgress::Canceled,
+        CallStatus::Initiated,
+        CallStatus::Ringing,
+        CallStatus::InProgress,
+        CallStatus::Completed,
+        CallStatus::Declined,
+        CallStatus::TimedOut,
+        CallStatus::Failed,
+        CallStatus::Canceled,
     ])
 }
 
@@ -177,17 +187,18 @@ pub(super) fn any_event() -> impl Strategy<Value = Event> {
             any_progress(),
             prop_oneof![5 => Just("sid-a"), 1 => Just("sid-b")]
         )
-            .prop_map(|(progress, sid)| Event::ExotelProgress {
+            .prop_map(|(status, sid)| Event::ExotelProgress {
                 call_sid: CallSid::try_from(sid).unwrap(),
-                progress,
+                status,
             }),
+        Just(Event::RequestedAgain),
         (0_u64..40_000).prop_map(|after| Event::EffectsCompleted {
             effects_pending_since: START + Duration::from_millis(after)
         }),
     ]
 }
 
-/// Events, each with the time that passes before it, in milliseconds.
+/// Events, each with the time before it in milliseconds.
 pub(super) fn any_life() -> impl Strategy<Value = (Call, Vec<(u64, Event)>)> {
     let step = (
         prop_oneof![Just(0_u64), 0_u64..2_000, 10_000_u64..40_000],
@@ -196,7 +207,7 @@ pub(super) fn any_life() -> impl Strategy<Value = (Call, Vec<(u64, Event)>)> {
     (any_call(), prop::collection::vec(step, 0..25))
 }
 
-/// Lives a life, showing `watch` each event with the call before it, what was decided, and the call after it.
+/// Applies all events. `watch` sees each event with the call before it, the decision, and the call after it.
 pub(super) fn live(
     (mut call, events): (Call, Vec<(u64, Event)>),
     mut watch: impl FnMut(&Call, &Event, Timestamp, &Decision, &Call),
@@ -207,7 +218,7 @@ pub(super) fn live(
         let decision = decide(&call, &event, now);
         let next = match &decision {
             Decision::Advance { change, .. } => call.apply(change),
-            Decision::Stay { .. } | Decision::Refuse(_) => call.clone(),
+            Decision::Stay { .. } | Decision::Reject(_) => call.clone(),
         };
         watch(&call, &event, now, &decision, &next);
         call = next;
@@ -218,28 +229,28 @@ pub(super) fn live(
 pub(super) fn effects_of(decision: &Decision) -> &[Effect] {
     match decision {
         Decision::Advance { effects, .. } | Decision::Stay { effects } => effects,
-        Decision::Refuse(_) => &[],
+        Decision::Reject(_) => &[],
     }
 }
 
 proptest! {
     #[test]
-    fn there_is_no_way_out_of_a_final_state(life in any_life()) {
+    fn an_ended_call_stays_ended(life in any_life()) {
         live(life, |before, event, _, _, after| {
             if before.status.is_final() {
                 assert_eq!(before.status, after.status, "{event:?}");
-                assert_eq!((before.ended_at, before.end_reason), (after.ended_at, after.end_reason), "{event:?}");
+                assert_eq!(before.ended, after.ended, "{event:?}");
             }
         });
     }
 
     #[test]
     fn only_one_device_is_ever_bridged(life in any_life()) {
-        let mut answerer = None;
+        let mut answered_by = None;
         live(life, |_, event, _, decision, after| {
             if effects_of(decision).contains(&Effect::Bridge) {
-                let bridged = after.answered_by.clone().expect("bridged without an answerer");
-                assert_eq!(answerer.get_or_insert(bridged.clone()), &bridged, "{event:?}");
+                let bridged = after.answered_by.clone().expect("bridged without an answer");
+                assert_eq!(answered_by.get_or_insert(bridged.clone()), &bridged, "{event:?}");
             }
         });
     }
@@ -259,7 +270,7 @@ proptest! {
         let mut call = live(life, |_, _, _, _, _| {});
         while let Some(deadline) = call.deadline() {
             let Decision::Advance { change, .. } = decide(&call, &Event::TimerFired, deadline) else {
-                panic!("the timer found nothing to do in {:?}", call.status);
+                panic!("the timer does nothing in {:?}", call.status);
             };
             call = call.apply(&change);
         }
@@ -267,12 +278,12 @@ proptest! {
     }
 
     #[test]
-    fn a_caller_who_was_not_bridged_hears_how_it_ended(life in any_life()) {
+    fn the_callers_leg_ends_with_the_call(life in any_life()) {
         live(life, |before, event, _, decision, after| {
             let ended = !before.status.is_final() && after.status.is_final();
             if ended && after.caller_channel().is_some() {
-                let told = [Effect::SendBusy, Effect::HangUpCaller];
-                assert!(effects_of(decision).iter().any(|effect| told.contains(effect)), "{event:?} {after:?}");
+                let ends_leg = [Effect::SendBusy, Effect::HangUpCaller];
+                assert!(effects_of(decision).iter().any(|effect| ends_leg.contains(effect)), "{event:?} {after:?}");
             }
         });
     }
@@ -291,7 +302,7 @@ proptest! {
     }
 
     #[test]
-    fn a_repeated_request_of_an_app_is_answered_as_the_first(life in any_life()) {
+    fn a_repeated_request_of_an_app_is_accepted_like_the_first(life in any_life()) {
         live(life, |_, event, now, decision, after| {
             let is_request = matches!(event, Event::Accepted { .. } | Event::Declined { .. } | Event::HungUp { .. });
             if is_request && matches!(decision, Decision::Advance { .. }) {
@@ -301,7 +312,7 @@ proptest! {
     }
 
     #[test]
-    fn effects_that_died_with_their_process_are_owed_by_the_next(life in any_life()) {
+    fn the_timer_repeats_the_effects_of_a_crashed_process(life in any_life()) {
         live(life, |before, event, now, decision, after| {
             let Decision::Advance { effects, .. } = decision else { return };
             let entered_state = before.status != after.status && *event != Event::Bridged;
@@ -317,26 +328,26 @@ proptest! {
     }
 
     #[test]
-    fn the_usual_change_is_the_one_that_the_rules_make(life in any_life()) {
+    fn an_unread_update_makes_the_change_that_the_rules_decide(life in any_life()) {
         live(life, |before, event, now, decision, _| {
-            let Some(attempt) = usual(event, now) else { return };
-            if !attempt.checks.iter().all(|check| check.holds(before)) {
+            let Some(unread) = unread_update(event, now) else { return };
+            if !unread.update.conditions.iter().all(|condition| condition.holds(before)) {
                 return;
             }
             let Decision::Advance { change, effects } = decision else {
-                panic!("{event:?} passes its checks but is not followed by a change: {decision:?}");
+                panic!("{event:?} meets the conditions, but the rules decide no change: {decision:?}");
             };
-            assert_eq!(change, &attempt.change, "{event:?}");
-            assert_eq!(effects, &effects_after(&before.apply(&attempt.change), event, now));
+            assert_eq!(change, &unread.update.change, "{event:?}");
+            assert_eq!(effects, &unread.effects(&before.apply(change), now));
         });
     }
 
     #[test]
-    fn a_foreign_extension_never_changes_a_call(life in any_life()) {
+    fn a_foreign_extension_changes_no_call(life in any_life()) {
         live(life, |before, event, _, _, after| {
             let foreign = match event {
                 Event::HungUp { by } => before.participants().all(|own| *own != by.extension),
-                // Whoever calls cannot answer for whom is called.
+                // The caller cannot answer for the callee.
                 Event::Accepted { by, .. } | Event::Declined { by } => by.extension.as_str() != "1001",
                 _ => false,
             };
@@ -345,25 +356,25 @@ proptest! {
     }
 
     #[test]
-    fn nothing_but_an_outbound_call_goes_through_exotel_and_nothing_of_it_through_asterisk(life in any_life()) {
+    fn only_calls_to_numbers_use_exotel_and_they_use_nothing_of_asterisk(life in any_life()) {
         live(life, |call, event, _, decision, _| {
             let exotels = |effect: &&Effect| matches!(effect, Effect::PlaceOutboundCall | Effect::QueryExotel);
             let common = |effect: &&Effect| matches!(effect, Effect::ArmTimer(_) | Effect::MarkEffectsCompleted(_) | Effect::DisarmTimer);
             for effect in effects_of(decision).iter().filter(|effect| !common(effect)) {
-                assert_eq!(call.is_outbound(), exotels(&effect), "{event:?} {effect:?}");
+                assert_eq!(call.is_to_number(), exotels(&effect), "{event:?} {effect:?}");
             }
         });
     }
 
     #[test]
-    fn exotel_is_never_asked_twice_to_place_a_call(life in any_life()) {
+    fn no_event_places_a_call_to_a_number_again(life in any_life()) {
         live(life, |_, event, _, decision, _| {
             assert!(!effects_of(decision).contains(&Effect::PlaceOutboundCall), "{event:?}");
         });
     }
 
     #[test]
-    fn an_outbound_call_only_moves_on(life in any_life()) {
+    fn a_call_to_a_number_never_goes_back(life in any_life()) {
         let how_far = |call: &Call| match call.status {
             CallStatus::Initiated => 0,
             CallStatus::Ringing => 1,
@@ -371,20 +382,20 @@ proptest! {
             _ => 3,
         };
         live(life, |before, event, _, _, after| {
-            if before.is_outbound() {
+            if before.is_to_number() {
                 assert!(how_far(after) >= how_far(before), "{event:?}");
             }
         });
     }
 
     #[test]
-    fn timers_that_look_after_an_outbound_call_become_no_more(life in any_life()) {
+    fn the_timers_of_a_call_to_a_number_do_not_multiply(life in any_life()) {
         live(life, |before, event, now, decision, after| {
-            if !before.is_outbound() || *event != Event::TimerFired || before.was_abandoned(now) {
+            if !before.is_to_number() || *event != Event::TimerFired || before.was_abandoned(now) {
                 return;
             }
             let arms = effects_of(decision).iter().any(|effect| matches!(effect, Effect::ArmTimer(_)));
-            // The next of them to come at the same moment finds nothing to do.
+            // The next timer at the same moment arms no other one.
             if arms {
                 let Decision::Stay { effects } = decide(after, event, now) else { panic!("{after:?}") };
                 assert!(!effects.iter().any(|effect| matches!(effect, Effect::ArmTimer(_))), "{effects:?}");
@@ -393,14 +404,18 @@ proptest! {
     }
 }
 
-mod the_usual_state {
-    //! Where each event normally arrives, one write without a read is enough.
+mod unread_updates {
+    //! An event that finds its call in the usual state needs one write and no read.
 
     use super::*;
 
-    fn saved_at_once(call: &Call, event: &Event) -> bool {
-        usual(event, START)
-            .is_some_and(|attempt| attempt.checks.iter().all(|check| check.holds(call)))
+    fn needs_no_read(call: &Call, event: &Event) -> bool {
+        unread_update(event, START).is_some_and(|unread| {
+            let conditions = unread.update.conditions.iter();
+            conditions
+                .into_iter()
+                .all(|condition| condition.holds(call))
+        })
     }
 
     fn ready() -> Call {
@@ -420,30 +435,30 @@ mod the_usual_state {
     }
 
     #[test]
-    fn of_an_answer_is_ringing() {
+    fn an_answer_finds_a_ringing_call() {
         let call = a_call(None);
         let by = party(Some("phone"));
-        assert!(saved_at_once(
+        assert!(needs_no_read(
             &call,
             &Event::Accepted {
                 by: by.clone(),
                 readiness: Readiness::Running
             }
         ));
-        assert!(saved_at_once(&call, &Event::Declined { by: party(None) }));
+        assert!(needs_no_read(&call, &Event::Declined { by: party(None) }));
         let rang = Event::PushSent {
             devices: [device("phone")].into(),
             finished_at: START,
         };
-        assert!(saved_at_once(&call, &rang));
-        assert!(saved_at_once(&after(&call, &rang), &Event::Declined { by }));
+        assert!(needs_no_read(&call, &rang));
+        assert!(needs_no_read(&after(&call, &rang), &Event::Declined { by }));
     }
 
     #[test]
-    fn of_being_bridged_is_ready_and_of_leaving_is_talking() {
-        assert!(saved_at_once(&ready(), &Event::Bridged));
+    fn a_bridge_finds_a_ready_call_and_an_end_finds_a_conversation() {
+        assert!(needs_no_read(&ready(), &Event::Bridged));
         let talking = after(&ready(), &Event::Bridged);
-        assert!(saved_at_once(
+        assert!(needs_no_read(
             &talking,
             &Event::CallerLegEnded {
                 leg: None,
@@ -451,7 +466,7 @@ mod the_usual_state {
                 by: CallSide::Caller
             }
         ));
-        assert!(saved_at_once(
+        assert!(needs_no_read(
             &talking,
             &Event::PhoneLegEnded {
                 pbx: leg("leg-a").pbx,
@@ -463,8 +478,8 @@ mod the_usual_state {
     }
 }
 
-mod rules {
-    //! Every rule on one page: a changed rule is a changed line in review.
+mod rule_pages {
+    //! All rules on two pages: a changed rule is a changed line in review.
 
     use super::*;
 
@@ -525,9 +540,9 @@ mod rules {
                 "failed",
                 after(&waiting, Event::PushNotSent(EndReason::NoDevice)),
             ),
-            ("waiting, pushes under way", waiting),
+            ("waiting, push not recorded", waiting),
             ("waiting", rang),
-            ("mobile_ready, caller not here yet", no_leg),
+            ("mobile_ready, caller has no leg yet", no_leg),
             ("mobile_ready", ready),
             ("in_progress", talking),
         ]
@@ -601,9 +616,9 @@ mod rules {
                     finished_at: START,
                 },
             ),
-            ("nobody rang", Event::PushNotSent(EndReason::PushFailed)),
+            ("no push sent", Event::PushNotSent(EndReason::PushFailed)),
             (
-                "caller left",
+                "caller's leg ended",
                 Event::CallerLegEnded {
                     leg: None,
                     answered: false,
@@ -611,7 +626,7 @@ mod rules {
                 },
             ),
             (
-                "wait ended by neither",
+                "caller's leg ended by neither side",
                 Event::CallerLegEnded {
                     leg: None,
                     answered: false,
@@ -619,7 +634,7 @@ mod rules {
                 },
             ),
             (
-                "caller left, answered",
+                "caller's leg ended, answered",
                 Event::CallerLegEnded {
                     leg: None,
                     answered: true,
@@ -627,7 +642,7 @@ mod rules {
                 },
             ),
             (
-                "phone said no",
+                "phone declines",
                 Event::PhoneLegEnded {
                     pbx: pbx.clone(),
                     answered: false,
@@ -636,7 +651,7 @@ mod rules {
                 },
             ),
             (
-                "phone lost",
+                "phone not reached",
                 Event::PhoneLegEnded {
                     pbx: pbx.clone(),
                     answered: false,
@@ -653,7 +668,7 @@ mod rules {
                     by: CallSide::Callee,
                 },
             ),
-            ("phone is called", Event::PhoneDialed),
+            ("phone dialed", Event::PhoneDialed),
             ("bridged", Event::Bridged),
             ("timer, early", Event::TimerFired),
         ]
@@ -661,7 +676,7 @@ mod rules {
 
     fn outcome(call: &Call, event: &Event, now: Timestamp) -> String {
         match decide(call, event, now) {
-            Decision::Refuse(refusal) => format!("refused: {refusal:?}"),
+            Decision::Reject(reason) => format!("rejected: {reason:?}"),
             Decision::Stay { effects } => format!("stays {effects:?}"),
             Decision::Advance { change, effects } => {
                 format!("→ {} {effects:?}", call.apply(&change).status.as_str())
@@ -669,15 +684,15 @@ mod rules {
         }
     }
 
-    fn reported(progress: OutboundProgress) -> Event {
+    fn reported(status: CallStatus) -> Event {
         Event::ExotelProgress {
             call_sid: CallSid::try_from("sid").unwrap(),
-            progress,
+            status,
         }
     }
 
     fn outbound_page() -> String {
-        use OutboundProgress::{Busy, Completed, InProgress, Initiated, NoAnswer, Ringing};
+        use CallStatus::{Completed, Declined, InProgress, Initiated, Ringing, TimedOut};
         let after = |call: &Call, event: &Event| match decide(call, event, START) {
             Decision::Advance { change, .. } => call.apply(&change),
             other => panic!("{event:?}: {other:?}"),
@@ -686,30 +701,33 @@ mod rules {
         let placed = after(&unknown, &reported(Initiated));
         let talking = after(&placed, &reported(InProgress));
         let states = [
-            ("outbound, Exotel has not answered", unknown),
-            ("outbound, placed", placed.clone()),
-            ("outbound, rings", after(&placed, &reported(Ringing))),
-            ("outbound, talking", talking.clone()),
-            ("outbound, completed", after(&talking, &reported(Completed))),
+            ("to a number, Exotel has not answered", unknown),
+            ("to a number, placed", placed.clone()),
+            ("to a number, rings", after(&placed, &reported(Ringing))),
+            ("to a number, talking", talking.clone()),
+            (
+                "to a number, completed",
+                after(&talking, &reported(Completed)),
+            ),
         ];
         let events = [
             (
                 "Exotel refused",
                 Event::OutboundCallRejected(EndReason::ExotelRefused),
             ),
-            ("Exotel is silent", Event::ExotelNoAnswer),
+            ("Exotel does not answer", Event::ExotelNoAnswer),
             ("initiated", reported(Initiated)),
             ("ringing", reported(Ringing)),
             ("in-progress", reported(InProgress)),
             ("completed", reported(Completed)),
-            ("busy", reported(Busy)),
-            ("no-answer", reported(NoAnswer)),
+            ("busy", reported(Declined)),
+            ("no-answer", reported(TimedOut)),
             ("hangup by its app", Event::HungUp { by: party(None) }),
             ("stream starts", Event::StreamStarted),
         ];
         let times = [
             ("timer, early", START),
-            ("timer, rung out", START + Duration::from_secs(75)),
+            ("timer, ring over", START + Duration::from_secs(75)),
             ("timer, a check later", START + Duration::from_secs(300)),
             ("timer, in a day", START + Duration::from_secs(86_400)),
         ];
@@ -729,7 +747,7 @@ mod rules {
         page
     }
 
-    /// What differs from a call that comes in by the trunk.
+    /// Where a call between apps differs from a call from the trunk.
     fn app_to_app_page() -> String {
         let caller = || CallParty {
             extension: Extension::try_from("1003").unwrap(),
@@ -744,11 +762,11 @@ mod rules {
                 },
             ),
             (
-                "caller's phone is found",
+                "caller's phone is located",
                 Event::CallerPhoneLocated(leg("own-leg").pbx),
             ),
-            ("caller's phone is called", Event::CallerPhoneDialed),
-            ("caller's phone is not reached", Event::CallerUnreachable),
+            ("caller's phone is dialed", Event::CallerPhoneDialed),
+            ("caller's phone is unreachable", Event::CallerUnreachable),
             ("caller's app hangs up", Event::HungUp { by: caller() }),
             (
                 "caller's app accepts",
@@ -768,8 +786,92 @@ mod rules {
         page
     }
 
+    /// For each event its rules, in the order in which they are tried.
     #[test]
-    fn on_one_page() {
+    fn rules_of_each_event() {
+        let mut page = String::new();
+        for (what, event) in examples() {
+            for (kind, is_to_number) in [("to a phone", false), ("to a number", true)] {
+                let rules = decide::rules(is_to_number, &event, START);
+                let lines: Vec<String> = rules.iter().map(|rule| format!("  {rule}\n")).collect();
+                page.push_str(&format!("{what}, {kind}\n{}\n", lines.concat()));
+            }
+        }
+        insta::assert_snapshot!(page.replace("Timestamp(10000000", "(+"));
+    }
+
+    /// One example of each event. A new event does not compile until it has one here.
+    fn examples() -> Vec<(&'static str, Event)> {
+        let mut examples = vec![example_after(None)];
+        while let Some(next) = examples.last().map(|last| example_after(Some(last))) {
+            let is_last = matches!(next, Event::EffectsCompleted { .. });
+            examples.push(next);
+            if is_last {
+                break;
+            }
+        }
+        examples
+            .into_iter()
+            .map(|event| (event.as_str(), event))
+            .collect()
+    }
+
+    fn example_after(last: Option<&Event>) -> Event {
+        let by = || party(Some("phone"));
+        let Some(last) = last else {
+            return Event::CallerReported {
+                caller_leg: Some(leg("leg-a")),
+                call_sid: CallSid::try_from("sid").ok(),
+            };
+        };
+        match last {
+            Event::CallerReported { .. } => Event::RequestedAgain,
+            Event::RequestedAgain => Event::PushSent {
+                devices: [device("phone")].into(),
+                finished_at: START,
+            },
+            Event::PushSent { .. } => Event::PushNotSent(EndReason::NoDevice),
+            Event::PushNotSent(_) => Event::CallerPhoneLocated(leg("leg-a").pbx),
+            Event::CallerPhoneLocated(_) => Event::CallerPhoneDialed,
+            Event::CallerPhoneDialed => Event::PhoneDialed,
+            Event::PhoneDialed => Event::CallerUnreachable,
+            Event::CallerUnreachable => reported(CallStatus::InProgress),
+            Event::ExotelProgress { .. } => Event::OutboundCallRejected(EndReason::ExotelRefused),
+            Event::OutboundCallRejected(_) => Event::ExotelNoAnswer,
+            Event::ExotelNoAnswer => Event::Accepted {
+                by: by(),
+                readiness: Readiness::Woken,
+            },
+            Event::Accepted { .. } => Event::Declined { by: by() },
+            Event::Declined { .. } => Event::HungUp { by: by() },
+            Event::HungUp { .. } => Event::CallerLegEnded {
+                leg: Some(leg("leg-a")),
+                answered: false,
+                by: CallSide::Caller,
+            },
+            Event::CallerLegEnded { .. } => Event::PhoneLegEnded {
+                pbx: leg("leg-a").pbx,
+                answered: true,
+                cause: 16,
+                by: CallSide::Callee,
+            },
+            Event::PhoneLegEnded { .. } => Event::Bridged,
+            Event::Bridged => Event::NotBridged { rings: false },
+            Event::NotBridged { .. } => Event::StreamStarted,
+            Event::StreamStarted => Event::StreamStopped(StopReason::CallEnded),
+            Event::StreamStopped(_) => Event::TimerFired,
+            Event::TimerFired => Event::ReplicaOverwritten(Box::new(a_call(None))),
+            Event::ReplicaOverwritten(_) | Event::EffectsCompleted { .. } => {
+                Event::EffectsCompleted {
+                    effects_pending_since: START,
+                }
+            }
+        }
+    }
+
+    /// For each state what each event leads to.
+    #[test]
+    fn outcomes_in_each_state() {
         let mut page = String::new();
         for (state, call) in calls() {
             page.push_str(&format!("\n{state}\n"));
@@ -784,7 +886,7 @@ mod rules {
         }
         page.push_str(&outbound_page());
         page.push_str(&app_to_app_page());
-        // Times as distances from the start, so that the page reads well.
+        // Times as distances from the start are easier to read.
         insta::assert_snapshot!(page.replace("Timestamp(10000000", "(+"));
     }
 }

@@ -253,7 +253,7 @@ fn bearer_token(bytes: &[u8]) {
 /// An item of DynamoDB's stream. Only its key says whether it is a device, a stream, a timer or a call.
 fn stored_item(bytes: &[u8]) {
     if let Some(call) = read_back::<Call>(bytes) {
-        assert_caller(&call.caller);
+        assert_caller(&call.caller());
         assert_plain(call.extension.as_str());
         if let Some(update) = StatusUpdate::of(None, call) {
             let _messages = (update.for_participants(), update.for_others());

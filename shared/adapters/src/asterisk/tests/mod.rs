@@ -13,7 +13,6 @@ use super::*;
 use crate::testing;
 use ringback_core::call::CallType;
 use ringback_core::ids::{CallId, CallSid, ChannelId};
-use ringback_core::phone_number::Caller;
 
 const ENDPOINT: &str = "/ari/endpoints/PJSIP/1001";
 const CALLER_LEG: &str = "1732175943.12";
@@ -81,7 +80,7 @@ impl TestPbx {
     }
 
     async fn dial_caller(&self) -> Result<DialCallerOutcome, AsteriskError> {
-        let caller = self.call.caller.extension.as_ref().unwrap();
+        let caller = self.call.kind.calling_app().unwrap();
         let until = clock::now() + Duration::from_secs(10);
         self.asterisk.dial_caller(&self.call, caller, until).await
     }
@@ -178,7 +177,7 @@ fn endpoint(state: &str) -> ResponseTemplate {
 async fn the_originate_request_has_what_the_dialplan_expects() {
     let mut pbx = TestPbx::start().await;
     pbx.call.call_id = CallId::of_call_sid(&CallSid::try_from("sid").unwrap());
-    pbx.call.caller.name = None;
+    pbx.call.kind = ringback_core::testing::without_name(pbx.call.kind);
     pbx.originate_replies([ok()]).await;
     assert_eq!(pbx.bridge().await.unwrap(), BridgeOutcome::Dialing);
 
@@ -210,7 +209,9 @@ async fn the_originate_request_has_what_the_dialplan_expects() {
 /// Extension 1002 starts a video call to 1001.
 async fn a_video_call_between_apps() -> TestPbx {
     let mut pbx = TestPbx::start().await;
-    pbx.call.caller = Caller::app(Extension::try_from("1002").unwrap());
+    pbx.call.kind = ringback_core::call::CallKind::BetweenApps {
+        caller: Extension::try_from("1002").unwrap(),
+    };
     pbx.call.call_type = CallType::Video;
     (pbx.call.caller_leg, pbx.call.pbx) = (None, None);
     pbx
@@ -291,7 +292,7 @@ async fn the_channel_state_tells_whether_the_phone_has_answered() {
 #[tokio::test]
 async fn a_withheld_number_calls_the_extension_anonymous() {
     let mut pbx = TestPbx::start().await;
-    pbx.call.caller.number = None;
+    pbx.call.kind = ringback_core::testing::without_number(pbx.call.kind);
     pbx.originate_replies([ok()]).await;
     pbx.bridge().await.unwrap();
     let body: Value = pbx.last_request().await.body_json().unwrap();

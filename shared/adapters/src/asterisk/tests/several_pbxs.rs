@@ -22,7 +22,9 @@ impl SeveralPbxs {
         }
         let urls: Vec<String> = servers.iter().map(|server| server.uri()).collect();
         let mut call = ringback_core::testing::a_call(clock::now());
-        call.caller = Caller::app(Extension::try_from("1002").unwrap());
+        call.kind = ringback_core::call::CallKind::BetweenApps {
+            caller: Extension::try_from("1002").unwrap(),
+        };
         (call.caller_leg, call.pbx) = (None, None);
         Self {
             servers,
@@ -36,7 +38,7 @@ impl SeveralPbxs {
     }
 
     async fn dial_caller_within(&self, time: Duration) -> Result<DialCallerOutcome, AsteriskError> {
-        let caller = self.call.caller.extension.as_ref().unwrap();
+        let caller = self.call.kind.calling_app().unwrap();
         let until = clock::now() + time;
         self.asterisk.dial_caller(&self.call, caller, until).await
     }

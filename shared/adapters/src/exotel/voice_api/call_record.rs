@@ -3,7 +3,7 @@
 //! <https://developer.exotel.com/api/call-details>
 
 use reqwest::Response;
-use ringback_core::call::OutboundProgress;
+use ringback_core::call::CallStatus;
 use ringback_core::ids::CallSid;
 use ringback_core::phone_number::PhoneNumber;
 use ringback_core::timestamp::Timestamp;
@@ -18,8 +18,8 @@ use crate::exotel::status_words::progress_of_word;
 pub struct PlacedCall {
     /// Exotel's id of the call.
     pub call_sid: CallSid,
-    /// [`OutboundProgress::Initiated`], or the end of a call that has ended already.
-    pub progress: OutboundProgress,
+    /// [`CallStatus::Initiated`], or the end of a call that has ended already.
+    pub progress: CallStatus,
 }
 
 /// A call, as Exotel has recorded it.
@@ -28,7 +28,7 @@ pub struct CallDetails {
     /// Exotel's id of the call.
     pub call_sid: CallSid,
     /// The progress; `None` where Exotel uses a status that it does not document.
-    pub progress: Option<OutboundProgress>,
+    pub progress: Option<CallStatus>,
     /// When the call started.
     pub started_at: Option<Timestamp>,
     /// When the call ended. Exotel may fill this in some minutes after the end.
@@ -69,7 +69,7 @@ impl CallRecord {
             .map_err(|_| ReplyError::NoCall)
     }
 
-    fn progress(&self) -> Option<OutboundProgress> {
+    fn progress(&self) -> Option<CallStatus> {
         self.status.as_deref().and_then(progress_of_word)
     }
 
@@ -78,13 +78,13 @@ impl CallRecord {
         let end = self.progress().filter(|progress| progress.is_final());
         PlacedCall {
             call_sid: self.sid,
-            progress: end.unwrap_or(OutboundProgress::Initiated),
+            progress: end.unwrap_or(CallStatus::Initiated),
         }
     }
 
     pub(super) fn into_details(self, country: &str) -> CallDetails {
         let progress = self.progress();
-        let has_ended = progress.is_some_and(OutboundProgress::is_final);
+        let has_ended = progress.is_some_and(CallStatus::is_final);
         let time = |text: Option<&str>| text.and_then(parse_india_time);
         let number = |text: Option<&str>| text.and_then(|text| PhoneNumber::parse(text, country));
         CallDetails {

@@ -119,7 +119,7 @@ impl Exotel {
         secret: &ExotelAccount,
         call: &Call,
     ) -> Result<PlacedCall, ExotelError> {
-        let (Some(from), Some(to)) = (&call.caller.number, &call.to) else {
+        let ringback_core::call::CallKind::ToNumber { from, to } = &call.kind else {
             return Err(ExotelError::NotConfigured("number to call"));
         };
         let request = ConnectRequest {

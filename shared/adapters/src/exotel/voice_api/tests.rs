@@ -14,7 +14,7 @@ use super::*;
 use crate::platform::clock;
 use crate::platform::secrets::SigningSecret;
 use crate::testing;
-use ringback_core::call::OutboundProgress;
+use ringback_core::call::CallStatus;
 use ringback_core::timestamp::Timestamp;
 
 const SID: &str = "5a1e0f9c2b3d4e5f60718293a4b5c6d7";
@@ -157,10 +157,10 @@ async fn the_time_limits_are_capped_at_what_exotel_accepts() {
 #[tokio::test]
 async fn a_placed_call_is_initiated_unless_its_status_is_final() {
     for (word, progress) in [
-        ("in-progress", OutboundProgress::Initiated),
-        ("queued", OutboundProgress::Initiated),
-        ("something new", OutboundProgress::Initiated),
-        ("failed", OutboundProgress::Failed),
+        ("in-progress", CallStatus::Initiated),
+        ("queued", CallStatus::Initiated),
+        ("something new", CallStatus::Initiated),
+        ("failed", CallStatus::Failed),
     ] {
         let (_server, exotel) = exotel_replying(call_reply(json!({ "Status": word }))).await;
         let placed = exotel.connect(&a_request()).await.unwrap();
@@ -324,7 +324,7 @@ async fn details_are_looked_up_by_the_call_sid() {
     let details = exotel.details(&sid()).await.unwrap();
     let expected = CallDetails {
         call_sid: sid(),
-        progress: Some(OutboundProgress::Completed),
+        progress: Some(CallStatus::Completed),
         // 05:18:33 UTC
         started_at: Some(Timestamp::from_millis(1_488_518_313_000)),
         ended_at: Some(Timestamp::from_millis(1_488_518_390_000)),
@@ -346,7 +346,7 @@ async fn the_end_time_of_an_ongoing_call_is_ignored() {
     for end in [json!("1970-01-01 05:30:00"), json!(""), Value::Null] {
         let (_server, exotel) = exotel_replying(call_reply(json!({ "EndTime": end }))).await;
         let details = exotel.details(&sid()).await.unwrap();
-        assert_eq!(details.progress, Some(OutboundProgress::InProgress));
+        assert_eq!(details.progress, Some(CallStatus::InProgress));
         assert_eq!(details.ended_at, None);
     }
 }
@@ -430,7 +430,10 @@ async fn after_a_token_rotation_the_call_is_placed_once() {
     let (secrets, secret) = testing::secret(values).await;
     let (server, exotel) = exotel_with_rotated_token(secret).await;
     let mut a_call = ringback_core::testing::a_call(clock::now());
-    a_call.to = Some(number("9052161119"));
+    a_call.kind = ringback_core::call::CallKind::ToNumber {
+        from: a_call.caller().number.unwrap(),
+        to: number("9052161119"),
+    };
     exotel.place(&a_call).await.unwrap();
     exotel.details(&sid()).await.unwrap();
 

@@ -209,8 +209,8 @@ fn the_data_of_a_cancellation_is_strings() {
 fn a_caller_with_a_withheld_number_is_anonymous() {
     let now = clock::now();
     let mut call = ringback_core::testing::a_call(now);
-    call.caller.number = None;
-    call.caller.name = None;
+    call.kind = ringback_core::testing::without_number(call.kind);
+    call.kind = ringback_core::testing::without_name(call.kind);
     let body = request_body(DEVICE_TOKEN, &PushMessage::incoming_call(&call, now));
     assert_eq!(body["message"]["data"]["caller_name"], "anonymous");
     assert_eq!(body["message"]["data"]["caller_number"], "anonymous");

@@ -6,7 +6,7 @@ mod tests;
 use std::collections::BTreeSet;
 
 use futures::future::join_all;
-use ringback_core::call::{Audience, Call, CancelReason, EndReason, Event};
+use ringback_core::call::{Call, CancelAudience, CancelReason, EndReason, Event};
 use ringback_core::ids::DeviceId;
 use ringback_core::timestamp::Timestamp;
 
@@ -68,7 +68,7 @@ impl PushSender {
         call: &Call,
         devices: &[Device],
         reason: CancelReason,
-        audience: &Audience,
+        audience: &CancelAudience,
         until: Timestamp,
     ) {
         let message = PushMessage::call_cancelled(call, reason, clock::now());

@@ -76,7 +76,7 @@ impl TestSender {
         self.pushes.ring(&self.call, devices, until).await
     }
 
-    async fn cancel(&self, devices: &[Device], audience: &Audience) {
+    async fn cancel(&self, devices: &[Device], audience: &CancelAudience) {
         let until = clock::now() + Duration::from_secs(20);
         let reason = CancelReason::AnsweredElsewhere;
         self.pushes
@@ -138,8 +138,8 @@ fn deleted() -> ResponseTemplate {
     ResponseTemplate::new(200).set_body_json(json!({}))
 }
 
-fn all_devices() -> Audience {
-    Audience::AllBut(BTreeSet::new())
+fn all_devices() -> CancelAudience {
+    CancelAudience::AllExcept(BTreeSet::new())
 }
 
 fn ids<const N: usize>(names: [&str; N]) -> BTreeSet<DeviceId> {
@@ -297,7 +297,7 @@ async fn the_device_that_answered_gets_no_cancellation() {
         sender.android("tablet", accepted()).await,
     ];
     sender
-        .cancel(&devices, &Audience::AllBut(ids(["pixel"])))
+        .cancel(&devices, &CancelAudience::AllExcept(ids(["pixel"])))
         .await;
     assert_eq!(sender.fcm_tokens().await, ["hush-tablet"]);
 }
@@ -310,7 +310,7 @@ async fn a_cancellation_can_go_to_one_device_only() {
         sender.android("tablet", accepted()).await,
     ];
     let late = DeviceId::try_from("tablet").unwrap();
-    sender.cancel(&devices, &Audience::Only(late)).await;
+    sender.cancel(&devices, &CancelAudience::Only(late)).await;
     assert_eq!(sender.fcm_tokens().await, ["hush-tablet"]);
 }
 

@@ -1,19 +1,20 @@
-//! Calls in memory: the twin that fast tests run on.
+//! CallStore in memory: the twin that fast tests run on.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{
-    Allowed, Calls, CorrelationClaim, CorrelationKey, Created, Saved, Starter, StoreError,
+    AllowanceRequest, AllowanceResult, CallStore, CorrelationClaim, CorrelationKey, CreateResult,
+    StoreError, UpdateResult,
 };
 use crate::store::allowance::Purpose;
 use ringback_core::call::{Call, ConditionalUpdate};
 use ringback_core::ids::{CallId, Extension};
 use ringback_core::timestamp::Timestamp;
 
-/// Calls kept in this process.
+/// CallStore kept in this process.
 #[derive(Debug, Default)]
-pub struct MemoryCalls {
+pub struct MemoryCallStore {
     table: Mutex<Table>,
 }
 
@@ -22,7 +23,7 @@ struct Table {
     calls: HashMap<CallId, Call>,
     aliases: HashMap<CallId, CallId>,
     claims: HashMap<CorrelationKey, (CallId, Timestamp)>,
-    /// When the buckets of those who start calls are full, and what the last token was taken for.
+    /// When each token bucket is full again, and the call that took its last token.
     buckets: HashMap<(Extension, Purpose), (Timestamp, CallId)>,
 }
 
@@ -32,76 +33,84 @@ impl Table {
     }
 }
 
-impl MemoryCalls {
+impl MemoryCallStore {
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Calls for MemoryCalls {
+impl CallStore for MemoryCallStore {
     async fn create(
         &self,
         call: &Call,
-        meeting: Option<&CorrelationClaim>,
-    ) -> Result<Created, StoreError> {
+        claim: Option<&CorrelationClaim>,
+    ) -> Result<CreateResult, StoreError> {
         let mut table = self.table();
         let id = table.resolve(call.call_id);
         if let Some(known) = table.calls.get(&id) {
-            return Ok(Created::Known(Box::new(known.clone())));
+            return Ok(CreateResult::Existing(Box::new(known.clone())));
         }
-        if let Some(meeting) = meeting {
-            let claim = table.claims.get(&meeting.place).copied();
-            let standing = claim.filter(|(other, until)| {
-                *until > meeting.now && *other != id && Some(*other) != meeting.instead_of
+        if let Some(claim) = claim {
+            let holder = table.claims.get(&claim.key).copied();
+            let holder = holder.filter(|(other, until)| {
+                *until > claim.now && *other != id && Some(*other) != claim.instead_of
             });
-            if let Some((other, _)) = standing {
-                return Ok(Created::Meets(other));
+            if let Some((holder, _)) = holder {
+                return Ok(CreateResult::KeyHeldBy(holder));
             }
             table
                 .claims
-                .insert(meeting.place.clone(), (id, call.rings_until));
+                .insert(claim.key.clone(), (id, call.rings_until));
         }
         table.calls.insert(id, call.clone());
-        Ok(Created::New)
+        Ok(CreateResult::New)
     }
 
-    async fn allow(
+    async fn take_allowance(
         &self,
         call: CallId,
-        starter: &Starter,
+        starter: &AllowanceRequest,
         now: Timestamp,
-    ) -> Result<Allowed, StoreError> {
+    ) -> Result<AllowanceResult, StoreError> {
         let mut table = self.table();
         let key = (starter.extension.clone(), starter.purpose);
         let bucket = table.buckets.get(&key).copied();
         if bucket.is_some_and(|(_, taken_for)| taken_for == call) {
-            return Ok(Allowed::Before);
+            return Ok(AllowanceResult::GrantedBefore);
         }
         let full_at = bucket.map(|(full_at, _)| full_at);
         Ok(match starter.allowance.take(full_at, now) {
-            Err(wait) => Allowed::TooSoon(wait),
+            Err(wait) => AllowanceResult::Exhausted(wait),
             Ok(take) => {
                 let bucket = (take.applied(full_at), call);
                 table.buckets.insert(key, bucket);
-                Allowed::Now
+                AllowanceResult::Granted
             }
         })
     }
 
-    async fn attempt(&self, id: CallId, attempt: &ConditionalUpdate) -> Result<Saved, StoreError> {
+    async fn update(
+        &self,
+        id: CallId,
+        update: &ConditionalUpdate,
+    ) -> Result<UpdateResult, StoreError> {
         let mut table = self.table();
         let id = table.resolve(id);
         let Some(call) = table.calls.get_mut(&id) else {
-            return Ok(Saved::Not(None));
+            return Ok(UpdateResult::Rejected(None));
         };
-        if !attempt.checks.iter().all(|check| check.holds(call)) {
-            return Ok(Saved::Not(Some(call.clone())));
+        if !update
+            .conditions
+            .iter()
+            .all(|condition| condition.holds(call))
+        {
+            return Ok(UpdateResult::Rejected(Some(call.clone())));
         }
-        *call = call.apply(&attempt.change);
-        Ok(Saved::As(call.clone()))
+        *call = call.apply(&update.change);
+        Ok(UpdateResult::Saved(call.clone()))
     }
 
-    async fn live(
+    async fn count_live(
         &self,
         starter: &Extension,
         at_most: u32,
@@ -119,11 +128,19 @@ impl Calls for MemoryCalls {
         Ok(table.calls.get(&table.resolve(id)).cloned())
     }
 
-    async fn met_at(&self, place: &CorrelationKey) -> Result<Option<CallId>, StoreError> {
-        Ok(self.table().claims.get(place).map(|(id, _)| *id))
+    async fn find_by_correlation_key(
+        &self,
+        key: &CorrelationKey,
+    ) -> Result<Option<CallId>, StoreError> {
+        Ok(self.table().claims.get(key).map(|(id, _)| *id))
     }
 
-    async fn alias(&self, alias: CallId, id: CallId, _expires_at: u64) -> Result<bool, StoreError> {
+    async fn add_alias(
+        &self,
+        alias: CallId,
+        id: CallId,
+        _expires_at: u64,
+    ) -> Result<bool, StoreError> {
         let mut table = self.table();
         if table.calls.contains_key(&alias) {
             return Ok(false);

@@ -1,7 +1,8 @@
-//! Where calls are kept. [`DynamoCalls`] on AWS; [`MemoryCalls`], its twin, in tests. One suite of promises holds
-//! both to the same behaviour.
+//! Where calls are kept: [`DynamoCallStore`] on AWS, [`MemoryCallStore`] in tests. One suite of tests holds both to the same
+//! behaviour.
 
 mod dynamodb;
+mod expressions;
 mod memory;
 #[cfg(any(test, feature = "testing"))]
 pub mod promises;
@@ -9,58 +10,55 @@ pub mod promises;
 use std::future::Future;
 use std::time::Duration;
 
-pub use dynamodb::{DynamoCalls, stored_in};
-pub use memory::MemoryCalls;
-
-pub use crate::store::table::StoreError;
-
-use crate::store::allowance::{Allowance, Purpose};
-use ringback_core::call::{Call, ConditionalUpdate};
+pub use dynamodb::{DynamoCallStore, stored_in};
+pub use memory::MemoryCallStore;
+use ringback_core::call::{Call, ConditionalUpdate, CorrelationKey};
 use ringback_core::ids::{CallId, Extension};
-use ringback_core::phone_number::PhoneNumber;
 use ringback_core::timestamp::Timestamp;
 
-/// The calls, and which of them a witness without Exotel's CallSid means.
-pub trait Calls {
-    /// Stores a new call, if nobody has stored it yet, and lets it be met at `meeting` while it rings.
+pub use super::StoreError;
+use super::allowance::{Allowance, Purpose};
+
+/// Keeps calls.
+pub trait CallStore {
+    /// Stores a new call, unless it is stored already, and claims its correlation key while it rings.
     fn create(
         &self,
         call: &Call,
-        meeting: Option<&CorrelationClaim>,
-    ) -> impl Future<Output = Result<Created, StoreError>> + Send;
+        claim: Option<&CorrelationClaim>,
+    ) -> impl Future<Output = Result<CreateResult, StoreError>> + Send;
 
-    /// Takes a token for a call out of one of its starter's allowances. Asking again for the same call takes no second one, as
-    /// long as no other has been asked for.
-    fn allow(
+    /// Takes a token for a call out of an allowance. The same call again takes no second token, as long as no other call was asked
+    /// for.
+    fn take_allowance(
         &self,
         call: CallId,
-        starter: &Starter,
+        request: &AllowanceRequest,
         now: Timestamp,
-    ) -> impl Future<Output = Result<Allowed, StoreError>> + Send;
+    ) -> impl Future<Output = Result<AllowanceResult, StoreError>> + Send;
 
-    /// Saves a change if its checks hold: one conditional write, which answers with the call as it then is.
-    fn attempt(
+    /// Saves a change if its conditions hold: one conditional write, which answers with the call as it is then.
+    fn update(
         &self,
         id: CallId,
-        attempt: &ConditionalUpdate,
-    ) -> impl Future<Output = Result<Saved, StoreError>> + Send;
+        update: &ConditionalUpdate,
+    ) -> impl Future<Output = Result<UpdateResult, StoreError>> + Send;
 
-    /// After which pauses to look again for a call that is not here, because it may be on its way from another region. None,
-    /// where there is no other region. An app (`asker`) that asks for a call waits for one at a time: a token for an id that
-    /// leads nowhere must not occupy a process for each request.
-    fn pauses(
+    /// The pauses after which to look again for a call that may still be on its way from the other region. Empty if there is one
+    /// region. An app waits for one call at a time (`extension`): requests with made-up ids must not occupy a process each.
+    fn replication_pauses(
         &self,
-        _asker: Option<&Extension>,
+        _extension: Option<&Extension>,
         _now: Timestamp,
     ) -> impl Future<Output = Result<&'static [Duration], ReplicationWaitError>> + Send {
         async { Ok::<&[Duration], _>(&[]) }
     }
 
-    /// How many active calls this extension's apps have started, counted up to `at_most`. Eventually consistent: a call that was
-    /// stored or ended within the last second may be counted wrongly.
-    fn live(
+    /// How many active calls the apps of this extension have started, counted up to `at_most`. Eventually consistent: a call that
+    /// was stored or ended within the last second may be counted wrongly.
+    fn count_live(
         &self,
-        starter: &Extension,
+        extension: &Extension,
         at_most: u32,
         now: Timestamp,
     ) -> impl Future<Output = Result<u32, StoreError>> + Send;
@@ -68,15 +66,15 @@ pub trait Calls {
     /// The call as it is.
     fn find(&self, id: CallId) -> impl Future<Output = Result<Option<Call>, StoreError>> + Send;
 
-    /// The call that was last met at this place, whether or not it still rings.
-    fn met_at(
+    /// The call that claimed this key last, whether or not it still rings.
+    fn find_by_correlation_key(
         &self,
-        place: &CorrelationKey,
+        key: &CorrelationKey,
     ) -> impl Future<Output = Result<Option<CallId>, StoreError>> + Send;
 
-    /// Lets `alias` stand for `id` from now on, in all of the above. Whether it does: an id that is a call's, or stands for
-    /// another call, keeps its meaning.
-    fn alias(
+    /// Lets `alias` stand for `id` in all other operations. Returns whether it does: an id that is a call's, or stands for another
+    /// call, keeps its meaning.
+    fn add_alias(
         &self,
         alias: CallId,
         id: CallId,
@@ -84,21 +82,21 @@ pub trait Calls {
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
 }
 
-/// [`Calls::find`], for an app, of a call that may be on its way from another region.
+/// Looks for a call, and again after each pause while it may still be on its way from the other region.
 ///
 /// # Errors
-/// See [`ReplicationWaitError`].
-pub async fn find_once_there(
-    calls: &impl Calls,
-    id: CallId,
-    asker: &Extension,
+/// Those of `look`, and [`ReplicationWaitError`].
+pub async fn find_when_replicated<T, E: From<ReplicationWaitError>>(
+    store: &impl CallStore,
+    extension: Option<&Extension>,
     now: Timestamp,
-) -> Result<Option<Call>, ReplicationWaitError> {
-    let mut found = calls.find(id).await?;
+    look: impl AsyncFn() -> Result<Option<T>, E>,
+) -> Result<Option<T>, E> {
+    let mut found = look().await?;
     if found.is_none() {
-        for pause in calls.pauses(Some(asker), now).await? {
+        for pause in store.replication_pauses(extension, now).await? {
             tokio::time::sleep(*pause).await;
-            found = calls.find(id).await?;
+            found = look().await?;
             if found.is_some() {
                 break;
             }
@@ -107,75 +105,66 @@ pub async fn find_once_there(
     Ok(found)
 }
 
-/// Where two witnesses of one call meet when Exotel's CallSid is missing: a caller who waits for an extension.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct CorrelationKey {
-    /// Whose phone is wanted. Callers of the same number, or of none, are never mixed up across extensions.
-    pub extension: Extension,
-    /// The caller's number; `None` when it is withheld.
-    pub caller: Option<PhoneNumber>,
-}
-
-/// A call's claim to be the one that is met at a place, for as long as it rings.
+/// A call's claim to be the one that a correlation key stands for, while it rings.
 #[derive(Clone, Debug)]
 pub struct CorrelationClaim {
-    /// Where.
-    pub place: CorrelationKey,
-    /// The time of the claim: one that ran out before is overruled.
+    /// The key.
+    pub key: CorrelationKey,
+    /// The time of the claim. It replaces a claim that has expired before.
     pub now: Timestamp,
-    /// A call that is over, whose claim this one replaces.
+    /// A call that has ended, whose claim this one replaces.
     pub instead_of: Option<CallId>,
 }
 
-/// Who starts a call.
+/// Which allowance a call is taken from.
 #[derive(Clone, Debug)]
-pub struct Starter {
-    /// Whose app.
+pub struct AllowanceRequest {
+    /// The extension whose app starts the call.
     pub extension: Extension,
-    /// Which of its allowances is meant.
+    /// Which of its allowances.
     pub purpose: Purpose,
-    /// How often it may.
+    /// The allowance.
     pub allowance: Allowance,
 }
 
 /// How a new call was stored.
 #[derive(Debug)]
-pub enum Created {
+pub enum CreateResult {
     /// It is new.
     New,
-    /// It is known already, and stands so.
-    Known(Box<Call>),
-    /// Another call is met at its place.
-    Meets(CallId),
+    /// It was stored before, and is this now.
+    Existing(Box<Call>),
+    /// This other call holds its correlation key.
+    KeyHeldBy(CallId),
 }
 
 /// Whether a call may be started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Allowed {
+pub enum AllowanceResult {
     /// It may.
-    Now,
-    /// It has been allowed before.
-    Before,
-    /// Its starter has used its allowance up. The next call may be started after this time.
-    TooSoon(Duration),
+    Granted,
+    /// It was granted before.
+    GrantedBefore,
+    /// The allowance is used up. The next call may be started after this time.
+    Exhausted(Duration),
 }
 
-/// Why a call that is not here is not waited for.
+/// Why Ringback does not wait for a call that is not in this region.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplicationWaitError {
     /// Its extension waits for a call already. It may wait again after this time.
     #[error("the call is not in this region yet, and the extension waits for one already")]
     WaitsAlready(Duration),
-    /// Whether it does could not be found out.
+    /// The table did not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
 /// How a change was saved.
 #[derive(Debug)]
-pub enum Saved {
-    /// The call as it now is.
-    As(Call),
-    /// A check did not hold; the call as it is, if there is one.
-    Not(Option<Call>),
+pub enum UpdateResult {
+    /// The call as it is now.
+    Saved(Call),
+    /// A condition did not hold. The call as it is, if there is one.
+    Rejected(Option<Call>),
 }

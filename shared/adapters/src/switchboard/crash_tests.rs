@@ -12,13 +12,16 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::*;
-use crate::store::calls::MemoryCalls;
-use crate::store::devices::PushAddress;
-use ringback_core::call::{
-    Audience, CallParty, CallSide, CallStatus, ConditionalUpdate, EndReason, OutboundProgress,
-    Readiness,
+use crate::store::calls::{
+    AllowanceRequest, AllowanceResult, CorrelationClaim, CreateResult, MemoryCallStore,
 };
-use ringback_core::ids::{ChannelId, DeviceId, Leg as KnownLeg, PbxName};
+use crate::store::devices::{Device, PushAddress};
+use ringback_core::call::{
+    CallParty, CallSide, CallStatus, CallType, CancelAudience, ConditionalUpdate, Effect,
+    EndReason, Readiness,
+};
+use ringback_core::ids::{CallSid, ChannelId, DeviceId, Leg as KnownLeg, PbxName};
+use ringback_core::phone_number::{Caller, PhoneNumber};
 use ringback_core::testing::leg;
 
 const START: Timestamp = Timestamp::from_millis(1_000_000_000_000);
@@ -86,12 +89,12 @@ struct Facts {
     timers: BTreeSet<Timestamp>,
     /// How often Exotel was asked to place the call, and how that call stands.
     placed: usize,
-    at_exotel: Option<OutboundProgress>,
+    at_exotel: Option<CallStatus>,
     talked: bool,
 }
 
 struct World {
-    calls: MemoryCalls,
+    calls: MemoryCallStore,
     facts: Mutex<Facts>,
     life: Life,
 }
@@ -100,45 +103,49 @@ struct World {
 #[error("nothing fails here")]
 struct Never;
 
-impl Calls for &World {
+impl CallStore for &World {
     async fn create(
         &self,
         call: &Call,
-        meeting: Option<&CorrelationClaim>,
-    ) -> Result<Created, StoreError> {
+        claim: Option<&CorrelationClaim>,
+    ) -> Result<CreateResult, StoreError> {
         self.life.step().await;
-        let created = self.calls.create(call, meeting).await;
+        let created = self.calls.create(call, claim).await;
         self.life.step().await;
         created
     }
 
-    async fn allow(
+    async fn take_allowance(
         &self,
         call: CallId,
-        starter: &Starter,
+        starter: &AllowanceRequest,
         now: Timestamp,
-    ) -> Result<Allowed, StoreError> {
+    ) -> Result<AllowanceResult, StoreError> {
         self.life.step().await;
-        let allowed = self.calls.allow(call, starter, now).await;
+        let allowed = self.calls.take_allowance(call, starter, now).await;
         self.life.step().await;
         allowed
     }
 
-    async fn attempt(&self, id: CallId, attempt: &ConditionalUpdate) -> Result<Saved, StoreError> {
+    async fn update(
+        &self,
+        id: CallId,
+        update: &ConditionalUpdate,
+    ) -> Result<UpdateResult, StoreError> {
         self.life.step().await;
-        let saved = self.calls.attempt(id, attempt).await;
+        let saved = self.calls.update(id, update).await;
         self.life.step().await;
         saved
     }
 
-    async fn live(
+    async fn count_live(
         &self,
         starter: &Extension,
         at_most: u32,
         now: Timestamp,
     ) -> Result<u32, StoreError> {
         self.life.step().await;
-        self.calls.live(starter, at_most, now).await
+        self.calls.count_live(starter, at_most, now).await
     }
 
     async fn find(&self, id: CallId) -> Result<Option<Call>, StoreError> {
@@ -146,13 +153,21 @@ impl Calls for &World {
         self.calls.find(id).await
     }
 
-    async fn met_at(&self, place: &CorrelationKey) -> Result<Option<CallId>, StoreError> {
-        self.calls.met_at(place).await
+    async fn find_by_correlation_key(
+        &self,
+        key: &CorrelationKey,
+    ) -> Result<Option<CallId>, StoreError> {
+        self.calls.find_by_correlation_key(key).await
     }
 
-    async fn alias(&self, alias: CallId, id: CallId, expires_at: u64) -> Result<bool, StoreError> {
+    async fn add_alias(
+        &self,
+        alias: CallId,
+        id: CallId,
+        expires_at: u64,
+    ) -> Result<bool, StoreError> {
         self.life.step().await;
-        let stored = self.calls.alias(alias, id, expires_at).await;
+        let stored = self.calls.add_alias(alias, id, expires_at).await;
         self.life.step().await;
         stored
     }
@@ -169,20 +184,20 @@ impl Effects for &World {
         Ok(["phone", "tablet"].map(device).into())
     }
 
-    async fn perform(
+    async fn run(
         &self,
         effect: &Effect,
-        job: &EffectContext<'_>,
+        context: &EffectContext<'_>,
     ) -> Result<Option<Event>, Never> {
         self.life.step().await;
-        let brought_about = self.facts.lock().unwrap().bring_about(effect, job);
+        let brought_about = self.facts.lock().unwrap().bring_about(effect, context);
         self.life.step().await;
         Ok(brought_about)
     }
 }
 
 impl Facts {
-    fn bring_about(&mut self, effect: &Effect, job: &EffectContext<'_>) -> Option<Event> {
+    fn bring_about(&mut self, effect: &Effect, context: &EffectContext<'_>) -> Option<Event> {
         match effect {
             Effect::SendPush => {
                 let devices: BTreeSet<_> = ["phone", "tablet"]
@@ -191,12 +206,12 @@ impl Facts {
                 self.ringing.extend(devices.clone());
                 return Some(Event::PushSent {
                     devices,
-                    finished_at: job.now,
+                    finished_at: context.now,
                 });
             }
             Effect::CancelPush { to, .. } => self.cancel(to),
             Effect::DialCallerPhone => {
-                let Some(pbx) = &job.call.pbx else {
+                let Some(pbx) = &context.call.pbx else {
                     self.looks += 1;
                     return PbxName::try_from(format!("pbx{}", self.looks))
                         .ok()
@@ -225,8 +240,8 @@ impl Facts {
             }
             Effect::PlaceOutboundCall => {
                 self.placed += 1;
-                self.at_exotel = Some(OutboundProgress::Initiated);
-                return Some(reported(OutboundProgress::Initiated));
+                self.at_exotel = Some(CallStatus::Initiated);
+                return Some(reported(CallStatus::Initiated));
             }
             Effect::QueryExotel => return self.at_exotel.map(reported),
             Effect::CheckBridge => {
@@ -247,7 +262,7 @@ impl Facts {
         None
     }
 
-    fn cancel(&mut self, to: &Audience) {
+    fn cancel(&mut self, to: &CancelAudience) {
         self.ringing.retain(|device| !to.includes(device));
     }
 }
@@ -259,10 +274,10 @@ fn device(name: &str) -> Device {
     Device::new(DeviceId::try_from(name).unwrap(), address, START)
 }
 
-fn reported(progress: OutboundProgress) -> Event {
+fn reported(progress: CallStatus) -> Event {
     Event::ExotelProgress {
         call_sid: CallSid::try_from("exotel-sid").unwrap(),
-        progress,
+        status: progress,
     }
 }
 
@@ -287,8 +302,8 @@ enum Act {
     PhoneIsAnsweredUnreported,
     CallerHangsUp,
     /// Exotel's call goes on, and is reported, or not.
-    Exotel(OutboundProgress),
-    ExotelUnreported(OutboundProgress),
+    Exotel(CallStatus),
+    ExotelUnreported(CallStatus),
     /// Time passes, and timers fire.
     Wait(Duration),
 }
@@ -303,15 +318,15 @@ struct Play<'a> {
 impl Play<'_> {
     async fn act(&mut self, act: Act) {
         match act {
-            Act::Passthru => self.told_once(&sighting(None)).await,
+            Act::Passthru => self.told_once(&report(None)).await,
             Act::CallerArrives => {
                 self.world.facts.lock().unwrap().caller = Leg::Rings;
                 let leg = Some(leg("pbx1", "leg-1"));
-                self.told(Asked::InboundCallReport(sighting(leg))).await;
+                self.told(Asked::InboundCallReport(report(leg))).await;
             }
             Act::AppCallsApp => {
-                let whom = Destination::App(extension("1001"), CallType::Voice);
-                self.wants(whom).await;
+                let destination = Destination::App(extension("1001"), CallType::Voice);
+                self.wants(destination).await;
             }
             Act::AppCallsTelephone => {
                 let number = |text| PhoneNumber::parse(text, "IN").unwrap();
@@ -389,9 +404,15 @@ impl Play<'_> {
     }
 
     /// Whether Exotel had a call that could go on.
-    fn at_exotel(&self, progress: OutboundProgress) -> bool {
+    fn at_exotel(&self, progress: CallStatus) -> bool {
         let mut facts = self.world.facts.lock().unwrap();
-        facts.at_exotel = facts.at_exotel.map(|stands| stands.after(progress));
+        facts.at_exotel = facts.at_exotel.map(|known| {
+            if progress.rank() > known.rank() {
+                progress
+            } else {
+                known
+            }
+        });
         facts.at_exotel.is_some()
     }
 
@@ -416,18 +437,18 @@ impl Play<'_> {
         self.told(Asked::Event(left)).await;
     }
 
-    async fn wants(&mut self, whom: Destination) {
+    async fn wants(&mut self, destination: Destination) {
         let wanted = NewCallRequest {
             call_id: self.call,
             by: extension("1002"),
-            whom,
-            within: crate::testing::start_limits(),
+            destination,
+            limits: crate::testing::start_limits(),
         };
         self.told(Asked::NewCallRequest(wanted)).await;
     }
 
-    async fn told_once(&mut self, sighting: &InboundCallReport) {
-        self.ask(&Asked::InboundCallReport(sighting.clone())).await;
+    async fn told_once(&mut self, report: &InboundCallReport) {
+        self.ask(&Asked::InboundCallReport(report.clone())).await;
     }
 
     async fn told(&mut self, asked: Asked) {
@@ -445,11 +466,13 @@ impl Play<'_> {
         let mut asking = pin!(async {
             // An answer of any kind is an answer.
             match asked {
-                Asked::InboundCallReport(sighting) => {
-                    drop(self.switchboard.witness(sighting, now, until).await)
-                }
+                Asked::InboundCallReport(report) => drop(
+                    self.switchboard
+                        .report_inbound_call(report, now, until)
+                        .await,
+                ),
                 Asked::NewCallRequest(wanted) => {
-                    drop(self.switchboard.start(wanted, now, until).await)
+                    drop(self.switchboard.start_call(wanted, now, until).await)
                 }
                 Asked::Event(event) => {
                     drop(self.switchboard.handle(self.call, event, now, until).await)
@@ -507,7 +530,7 @@ fn sid() -> CallSid {
     CallSid::try_from("sid-1").unwrap()
 }
 
-fn sighting(caller_leg: Option<KnownLeg>) -> InboundCallReport {
+fn report(caller_leg: Option<KnownLeg>) -> InboundCallReport {
     InboundCallReport {
         call_id: CallId::of_call_sid(&sid()),
         extension: extension("1001"),
@@ -527,7 +550,7 @@ struct End {
 /// Plays a scenario in which a process dies after so many steps, and then lets a day pass.
 async fn play(acts: &[Act], dies_after: usize) -> End {
     let world = &World {
-        calls: MemoryCalls::default(),
+        calls: MemoryCallStore::default(),
         facts: Mutex::default(),
         life: Life::of(dies_after),
     };
@@ -682,8 +705,8 @@ async fn a_call_that_nobody_answers_ends_in_time() {
     ];
     at_every_moment(&acts, |end, moment| {
         let call = end.call.as_ref().expect("the PBX told of it");
-        assert_eq!(call.end_reason, Some(EndReason::NoAnswer), "{moment}");
-        let late = call.ended_at.unwrap().since(call.rings_until);
+        assert_eq!(call.end_reason(), Some(EndReason::NoAnswer), "{moment}");
+        let late = call.ended_at().unwrap().since(call.rings_until);
         // A timer whose process died is brought again by SQS after its visibility timeout.
         assert!(late <= Duration::from_secs(95), "{moment}: {late:?} late");
     })
@@ -712,7 +735,7 @@ async fn two_who_talk_are_not_parted_by_a_report_that_was_lost() {
     ];
     at_every_moment(&acts, |end, moment| {
         let call = end.call.as_ref().expect("the PBX told of it");
-        let talked_for = call.ended_at.unwrap().since(call.ready_at.unwrap());
+        let talked_for = call.ended_at().unwrap().since(call.ready_at.unwrap());
         assert!(
             talked_for >= LIMITS.talk || moment > 0,
             "{moment}: {talked_for:?}"
@@ -746,7 +769,7 @@ async fn an_app_that_calls_another_talks_to_it() {
 
 #[tokio::test]
 async fn a_call_that_exotel_places_comes_to_its_true_end() {
-    use OutboundProgress::{Completed, InProgress};
+    use CallStatus::{Completed, InProgress};
     let ends = [
         vec![Act::Exotel(InProgress), TALK, Act::Exotel(Completed)],
         vec![
@@ -769,7 +792,7 @@ async fn a_call_that_exotel_places_comes_to_its_true_end() {
         let acts: Vec<Act> = [Act::AppCallsTelephone].into_iter().chain(end).collect();
         at_every_moment(&acts, |end, moment| {
             let Some(call) = &end.call else { return };
-            let ended_as = (call.status, call.end_reason);
+            let ended_as = (call.status, call.end_reason());
             let expected = if end.facts.placed == 1 && call.call_sid.is_some() {
                 (CallStatus::Completed, Some(EndReason::HungUp))
             } else {

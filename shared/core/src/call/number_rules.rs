@@ -1,0 +1,221 @@
+//! The rules of a call to a telephone number: an app starts it, and Exotel connects two numbers.
+//!
+//! Exotel reports an answer and the end, each once or more often, in any order, or never. So a call only moves to a higher rank
+//! ([`CallStatus::rank`]), and Exotel is asked about a call of which it reports nothing, until its end is known.
+
+use std::time::Duration;
+
+use super::phone_rules::{completed_effects, ended, stream_rules, talking};
+use super::rule::{Rule, otherwise, when, when_read};
+use super::{
+    ABANDONED_AFTER, Assignment, Call, CallStatus, Condition, Effect, EndReason, Event,
+    RejectReason, pending,
+};
+use crate::ids::CallSid;
+use crate::timestamp::Timestamp;
+
+/// A timer that fires early by no more than this is on time: the queue and the writers of the table have different clocks.
+const CLOCK_DIFFERENCE: Duration = Duration::from_secs(2);
+
+/// The rules for an event, in order.
+pub(super) fn rules(event: &Event, now: Timestamp) -> Vec<Rule<'_>> {
+    match event {
+        Event::ExotelProgress { call_sid, status } => exotel_progress(call_sid, *status, now),
+        Event::OutboundCallRejected(reason) => {
+            let failed = ended(CallStatus::Failed, *reason, now);
+            vec![
+                // Exotel has reported the call, so it was placed after all.
+                when_read("is placed or ended", |call| {
+                    call.call_sid.is_some() || call.status.is_final()
+                })
+                .nothing(),
+                otherwise()
+                    .set(failed)
+                    .then("pending", |call, _| pending(call)),
+            ]
+        }
+        Event::ExotelNoAnswer => vec![
+            when_read(
+                "is placed or ended, or Exotel has not answered before",
+                |call| call.status.is_final() || call.call_sid.is_some() || call.exotel_unanswered,
+            )
+            .nothing(),
+            // A report or the deadline decides.
+            otherwise()
+                .set([Assignment::ExotelUnanswered])
+                .then_nothing(),
+        ],
+        Event::TimerFired => timer_fired(now),
+        Event::StreamStarted | Event::StreamStopped(_) => stream_rules(event),
+        Event::EffectsCompleted {
+            effects_pending_since,
+        } => completed_effects(*effects_pending_since),
+        Event::RequestedAgain => {
+            vec![otherwise().only(
+                "unfinished without timer",
+                pending::unfinished_without_timer,
+            )]
+        }
+        Event::HungUp { .. } | Event::Declined { .. } => vec![
+            when_read("has ended", |call| call.status.is_final()).repeat(),
+            otherwise().reject(RejectReason::EndsAtThePhones),
+        ],
+        Event::Accepted { .. } => vec![otherwise().reject(RejectReason::WrongStatus)],
+        Event::CallerReported { .. } => vec![otherwise().repeat()],
+        Event::PushSent { .. }
+        | Event::PushNotSent(_)
+        | Event::CallerPhoneLocated(_)
+        | Event::CallerPhoneDialed
+        | Event::PhoneDialed
+        | Event::CallerUnreachable
+        | Event::CallerLegEnded { .. }
+        | Event::PhoneLegEnded { .. }
+        | Event::Bridged
+        | Event::NotBridged { .. }
+        | Event::ReplicaOverwritten(_) => vec![otherwise().nothing()],
+    }
+}
+
+/// What the state of the call requires: a timer until it has ended. The request to Exotel is not among it, because it is unknown
+/// whether it was made.
+pub(super) fn pending(call: &Call) -> Vec<Effect> {
+    let Some(pending_since) = call.effects_pending_since else {
+        return Vec::new();
+    };
+    let completed = Effect::MarkEffectsCompleted(pending_since);
+    match next_check(call) {
+        Some(next) => vec![Effect::ArmTimer(next), completed],
+        None => vec![completed, Effect::DisarmTimer],
+    }
+}
+
+/// Until when a call may go without a report. Exotel is asked about a call that it has reported before that call is given up, and
+/// gets a moment to answer. Whether Exotel placed a call that it never reported is unknown.
+pub(super) fn report_due(call: &Call) -> Timestamp {
+    let due = match (call.bridged_at, &call.call_sid) {
+        (Some(answered), _) => answered + call.limits.talk,
+        (None, Some(_)) => call.rings_until + call.limits.talk,
+        (None, None) => call.rings_until,
+    };
+    let asked_at_the_end = call.checked_at.filter(|asked| *asked >= due);
+    asked_at_the_end.map_or(due, |asked| asked + ABANDONED_AFTER)
+}
+
+fn exotel_progress(sid: &CallSid, status: CallStatus, now: Timestamp) -> Vec<Rule<'_>> {
+    let mut rules = Vec::new();
+    // Reports normally find the call with its CallSid: initiated when it is answered, in progress when it ends.
+    let usual = match status {
+        CallStatus::InProgress => Some(CallStatus::Initiated),
+        _ if status.is_final() => Some(CallStatus::InProgress),
+        _ => None,
+    };
+    if let Some(usual) = usual {
+        let conditions = [
+            Condition::StatusIs(usual),
+            Condition::IsToNumber(true),
+            Condition::CallSidIs(sid.clone()),
+        ];
+        rules.push(
+            when(conditions)
+                .set(reach(status, now))
+                .then("pending", |call, _| pending(call)),
+        );
+    }
+    rules.extend([
+        when_read("has another CallSid", move |call| {
+            call.call_sid.as_ref().is_some_and(|known| known != sid)
+        })
+        .reject(RejectReason::AnotherCall),
+        when_read(
+            "has the CallSid and this status or a later one",
+            move |call| call.call_sid.is_some() && status.rank() <= call.status.rank(),
+        )
+        .nothing(),
+        otherwise()
+            .set_of("the CallSid and the status if it is later", move |call| {
+                let mut set = Vec::new();
+                if call.call_sid.is_none() {
+                    set.push(Assignment::CallSid(sid.clone()));
+                }
+                if status.rank() > call.status.rank() {
+                    set.extend(reach(status, now));
+                }
+                set
+            })
+            .then("pending, once answered", |call, _| match call.status {
+                // The timer of a ringing call was armed when the call began.
+                CallStatus::Initiated | CallStatus::Ringing => Vec::new(),
+                _ => pending(call),
+            }),
+    ]);
+    rules
+}
+
+fn timer_fired(now: Timestamp) -> Vec<Rule<'static>> {
+    vec![
+        when_read("has ended", |call| call.status.is_final()).repeat(),
+        when_read(
+            "its time limit has passed, and Exotel was asked or never reported it",
+            move |call| {
+                let deadline = call.deadline().unwrap_or(now);
+                let asked_at_the_end = call
+                    .checked_at
+                    .is_some_and(|asked| asked + ABANDONED_AFTER >= deadline);
+                now >= deadline && (asked_at_the_end || call.call_sid.is_none())
+            },
+        )
+        .set_of("the end", move |call| match call.status {
+            CallStatus::InProgress => ended(CallStatus::Completed, EndReason::TalkedTooLong, now),
+            _ => ended(CallStatus::Failed, EndReason::NeverReported, now),
+        })
+        .then("pending", |call, _| pending(call)),
+        // Several timers may fire for one call. Each of them must not arm another one.
+        when_read("is not due, or was just checked", move |call| {
+            let was_just_checked = call
+                .checked_at
+                .is_some_and(|asked| now < asked + ABANDONED_AFTER);
+            was_just_checked || next_check(call).is_none_or(|next| now + CLOCK_DIFFERENCE < next)
+        })
+        .repeat(),
+        otherwise()
+            .set([
+                Assignment::CheckedAt(now),
+                Assignment::EffectsPendingSince(now),
+            ])
+            .then("query Exotel, then pending", |call, _| {
+                let mut effects = vec![Effect::QueryExotel];
+                effects.extend(pending(call));
+                effects
+            }),
+    ]
+}
+
+/// When Exotel is asked about the call next. `None` once the call has ended.
+fn next_check(call: &Call) -> Option<Timestamp> {
+    let deadline = call.deadline()?;
+    let from = call.bridged_at.max(call.checked_at);
+    let due = from.map_or(call.rings_until, |from| from + call.limits.check);
+    Some(due.min(deadline))
+}
+
+/// The assignments that bring a call to the status that Exotel reports.
+fn reach(status: CallStatus, now: Timestamp) -> Vec<Assignment> {
+    let reason = match status {
+        // These are no statuses of a call to a number, or its first one.
+        CallStatus::WaitingForMobile | CallStatus::MobileReady | CallStatus::Initiated => {
+            return Vec::new();
+        }
+        CallStatus::Ringing => return vec![Assignment::Status(CallStatus::Ringing)],
+        CallStatus::InProgress => {
+            let mut set = talking(now);
+            set.push(Assignment::EffectsPendingSince(now));
+            return set;
+        }
+        CallStatus::Completed => EndReason::HungUp,
+        CallStatus::Declined => EndReason::NumberBusy,
+        CallStatus::TimedOut => EndReason::NoAnswer,
+        CallStatus::Failed => EndReason::NetworkFailed,
+        CallStatus::Canceled => EndReason::CallerHungUp,
+    };
+    ended(status, reason, now)
+}

@@ -1,0 +1,189 @@
+//! The effects that a call's state requires: what its last transition started, and what must be done again if the process that
+//! carried them out has crashed.
+
+use super::{
+    ABANDONED_AFTER, Call, CallStatus, CancelAudience, CancelReason, Effect, EndReason,
+    number_rules,
+};
+use crate::timestamp::Timestamp;
+
+/// All effects that the state of the call requires.
+pub(super) fn effects(call: &Call) -> Vec<Effect> {
+    if call.is_to_number() {
+        return number_rules::pending(call);
+    }
+    let mut effects = match call.status {
+        CallStatus::WaitingForMobile => return while_ringing(call),
+        CallStatus::MobileReady => {
+            let mut effects: Vec<Effect> = call.caller_leg.iter().map(|_| Effect::Bridge).collect();
+            effects.extend(dial_caller_phone(call));
+            effects.extend(answered_elsewhere(call));
+            effects
+        }
+        CallStatus::Initiated | CallStatus::Ringing => Vec::new(),
+        CallStatus::InProgress => answered_elsewhere(call).into_iter().collect(),
+        // The other region knows who answered. Whether it has sent the cancellations is unknown here.
+        CallStatus::Completed if call.answered_by.is_none() => {
+            end_legs_and_ringing(call, Effect::HangUpCaller, CancelReason::AnsweredElsewhere)
+        }
+        CallStatus::Completed => end_legs(call, Effect::HangUpCaller),
+        CallStatus::Canceled => {
+            end_legs_and_ringing(call, Effect::HangUpCaller, CancelReason::CallerHungUp)
+        }
+        CallStatus::TimedOut => end_legs_and_ringing(call, Effect::SendBusy, CancelReason::Timeout),
+        CallStatus::Failed if call.end_reason() == Some(EndReason::CallerUnreachable) => {
+            end_legs_and_ringing(call, Effect::HangUpCaller, CancelReason::CallerHungUp)
+        }
+        CallStatus::Failed if call.ready_at.is_some() => {
+            end_legs_and_ringing(call, Effect::SendBusy, CancelReason::Timeout)
+        }
+        CallStatus::Failed => end_legs(call, Effect::SendBusy),
+        CallStatus::Declined if call.ready_at.is_some() || rang_on_one_device(call) => {
+            end_legs(call, Effect::SendBusy)
+        }
+        CallStatus::Declined => {
+            end_legs_and_ringing(call, Effect::SendBusy, CancelReason::AnsweredElsewhere)
+        }
+    };
+    if call.status.is_final() && call.answer_unannounced {
+        // The process that carried the accept out may have crashed before it sent the cancellations.
+        effects.extend(answered_elsewhere(call));
+    }
+    effects.extend(call.effects_pending_since.map(Effect::MarkEffectsCompleted));
+    if call.status.is_final() {
+        effects.push(Effect::DisarmTimer);
+    }
+    effects
+}
+
+/// What a repeated event carries out: nothing once all effects are completed; what goes unnoticed twice while the first attempt
+/// may still run; everything if the process of that attempt has crashed.
+pub(super) fn unfinished(call: &Call, now: Timestamp) -> Vec<Effect> {
+    if call.effects_pending_since.is_none() {
+        return Vec::new();
+    }
+    if call.was_abandoned(now) {
+        return abandoned(call, now);
+    }
+    let mut effects = effects(call);
+    effects.retain(Effect::repeats_unnoticed);
+    effects.extend(rearm_timer(call));
+    effects
+}
+
+/// [`unfinished`] for an app that asks for its call again. The timer of such a call is armed before the call is stored, so asking
+/// again, however often, arms no other one.
+pub(super) fn unfinished_without_timer(call: &Call, now: Timestamp) -> Vec<Effect> {
+    let mut effects = unfinished(call, now);
+    let arms_timer = |effect: &Effect| matches!(effect, Effect::ArmTimer(_));
+    // A call to a number needs nothing but its timer, and the event that arms it completes the effects.
+    if call.is_to_number() && effects.iter().any(arms_timer) {
+        return Vec::new();
+    }
+    effects.retain(|effect| !arms_timer(effect));
+    effects
+}
+
+/// The effects of a crashed process. A phone that could ring but did not is not rung after its time: the timer, armed now, ends
+/// the call.
+pub(super) fn abandoned(call: &Call, now: Timestamp) -> Vec<Effect> {
+    let mut effects = effects(call);
+    if now >= call.rings_until && !call.is_to_number() {
+        effects.retain(|effect| !matches!(effect, Effect::SendPush | Effect::DialCallerPhone));
+    }
+    effects
+}
+
+/// The process that owes these effects may have crashed, and no other report of the ringing call may follow, so re-arm the timer.
+pub(super) fn rearm_timer(call: &Call) -> Option<Effect> {
+    let pending_since = call.effects_pending_since?;
+    let is_ringing = call.status == CallStatus::WaitingForMobile;
+    is_ringing.then_some(Effect::ArmTimer(pending_since + ABANDONED_AFTER))
+}
+
+fn while_ringing(call: &Call) -> Vec<Effect> {
+    let mut effects = vec![Effect::ArmTimer(call.rings_until)];
+    effects.extend(call.pushed.is_none().then_some(Effect::SendPush));
+    effects.extend(dial_caller_phone(call));
+    effects
+}
+
+/// The phone of the calling app is dialed until it waits. Its channel id keeps it from being dialed twice.
+pub(super) fn dial_caller_phone(call: &Call) -> Option<Effect> {
+    let is_missing = call.kind.calling_app().is_some() && call.caller_leg.is_none();
+    is_missing.then_some(Effect::DialCallerPhone)
+}
+
+/// The PBX, which has reported a leg, waits a few seconds at most for our answer. If the phone takes longer to register, the timer
+/// finds the bridge missing and makes it. The timer also completes effects that were pending before.
+pub(super) fn bridge_soon(call: &Call, now: Timestamp) -> Vec<Effect> {
+    let mut effects = vec![Effect::ArmTimer(now + ABANDONED_AFTER), Effect::Bridge];
+    let own = call.effects_pending_since.filter(|since| *since == now);
+    effects.extend(own.map(Effect::MarkEffectsCompleted));
+    effects
+}
+
+/// A push that was accepted only after the call had stopped ringing may reach its phone after the cancellation did, so the
+/// cancellation is sent once more.
+pub(super) fn cancel_late_pushes(call: &Call, finished_at: Timestamp) -> Vec<Effect> {
+    let stopped_ringing_at = call.ready_at.or(call.ended_at());
+    if stopped_ringing_at.is_none_or(|stopped| finished_at < stopped) {
+        return Vec::new();
+    }
+    match call.status {
+        CallStatus::WaitingForMobile | CallStatus::Initiated | CallStatus::Ringing => Vec::new(),
+        CallStatus::MobileReady | CallStatus::InProgress | CallStatus::Completed => {
+            answered_elsewhere(call).into_iter().collect()
+        }
+        CallStatus::Canceled => vec![cancel(call, CancelReason::CallerHungUp)],
+        CallStatus::TimedOut | CallStatus::Failed => vec![cancel(call, CancelReason::Timeout)],
+        CallStatus::Declined => vec![cancel(call, CancelReason::AnsweredElsewhere)],
+    }
+}
+
+fn end_legs(call: &Call, caller: Effect) -> Vec<Effect> {
+    let mut effects: Vec<Effect> = call.caller_channel().map(|_| caller).into_iter().collect();
+    effects.extend(call.ready_at.map(|_| Effect::HangUpPhone));
+    effects
+}
+
+fn end_legs_and_ringing(call: &Call, caller: Effect, reason: CancelReason) -> Vec<Effect> {
+    let mut effects = end_legs(call, caller);
+    effects.push(cancel(call, reason));
+    effects
+}
+
+/// The cancellation for every device that may still show the call.
+fn cancel(call: &Call, reason: CancelReason) -> Effect {
+    let answering_device = call.answered_by.as_ref().and_then(|by| by.device.clone());
+    let to = match answering_device {
+        // The other devices got theirs when this one answered.
+        Some(device) => CancelAudience::Only(device),
+        None => CancelAudience::AllExcept(call.declined_by.clone()),
+    };
+    Effect::CancelPush { reason, to }
+}
+
+/// The cancellation for the devices that did not answer. `None` if the app that answered named no device: it is one of
+/// them, and must not get "answered elsewhere" for its own answer.
+pub(super) fn answered_elsewhere(call: &Call) -> Option<Effect> {
+    let answering_device = call.answered_by.as_ref()?.device.clone()?;
+    let rang_only_there = call.pushed.as_ref().is_some_and(|pushed| {
+        pushed.devices.len() == 1 && pushed.devices.contains(&answering_device)
+    });
+    if rang_only_there {
+        return None;
+    }
+    let mut excluded = call.declined_by.clone();
+    excluded.insert(answering_device);
+    Some(Effect::CancelPush {
+        reason: CancelReason::AnsweredElsewhere,
+        to: CancelAudience::AllExcept(excluded),
+    })
+}
+
+fn rang_on_one_device(call: &Call) -> bool {
+    call.pushed
+        .as_ref()
+        .is_some_and(|pushed| pushed.devices.len() <= 1)
+}

@@ -1,0 +1,717 @@
+//! The rules of a call to an app's phone: its caller came in through the trunk, or is another app.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::rule::{Rule, otherwise, when, when_read};
+use super::{
+    ABANDONED_AFTER, AnsweredBy, Assignment, Call, CallParty, CallSide, CallStatus, Condition,
+    Effect, EndReason, Event, LostPhoneLegs, PushedDevices, RejectReason, StreamState, pending,
+};
+use crate::ids::{CallSid, DeviceId, Leg, PbxName};
+use crate::timestamp::Timestamp;
+
+/// Timers fire within a second. A later one may belong to a region that was away, or to the region that did not store the call:
+/// the other region may have continued the call, which is not known here yet.
+const LATE: Duration = Duration::from_secs(1);
+
+/// How often a phone that does not answer is dialed.
+const PHONE_ATTEMPTS: u32 = 3;
+
+/// All legs of a phone have the same id. A second end within this time is the same report again.
+const SAME_LEG_WITHIN: Duration = Duration::from_secs(1);
+
+/// The Q.850 causes with which a phone declines: 17 user busy, 21 call rejected.
+const DECLINE_CAUSES: [u16; 2] = [17, 21];
+
+/// The rules for an event, in order.
+pub(super) fn rules(event: &Event, now: Timestamp) -> Vec<Rule<'_>> {
+    match event {
+        Event::CallerReported {
+            caller_leg,
+            call_sid,
+        } => caller_reported(caller_leg.as_ref(), call_sid.as_ref(), now),
+        Event::RequestedAgain => {
+            vec![otherwise().only(
+                "unfinished without timer",
+                pending::unfinished_without_timer,
+            )]
+        }
+        Event::PushSent {
+            devices,
+            finished_at,
+        } => push_sent(devices, *finished_at, now),
+        Event::PushNotSent(reason) => vec![
+            when([waiting(), Condition::PushNotRecorded])
+                .set(ended(CallStatus::Failed, *reason, now))
+                .then("pending", pending_effects),
+            otherwise().nothing(),
+        ],
+        Event::CallerPhoneLocated(pbx) => caller_phone_located(pbx),
+        Event::CallerPhoneDialed => dialed(Effect::HangUpCaller),
+        Event::PhoneDialed => dialed(Effect::HangUpPhone),
+        Event::CallerUnreachable => vec![
+            when_read("has ended or has the caller's leg", |call| {
+                call.status.is_final() || call.caller_leg.is_some()
+            })
+            .nothing(),
+            otherwise()
+                .set(ended(CallStatus::Failed, EndReason::CallerUnreachable, now))
+                .then("pending", pending_effects),
+        ],
+        Event::Accepted { by, .. } => accepted(by, now),
+        Event::Declined { by } => declined(by, now),
+        Event::HungUp { by } => hung_up(by, now),
+        Event::CallerLegEnded { leg, answered, by } => {
+            caller_leg_ended(leg.as_ref(), *answered, *by, now)
+        }
+        Event::PhoneLegEnded {
+            pbx,
+            answered,
+            cause,
+            by,
+        } => phone_leg_ended(pbx, *answered, *cause, *by, now),
+        Event::Bridged => bridged(now),
+        Event::NotBridged { rings } => not_bridged(*rings, now),
+        Event::StreamStarted | Event::StreamStopped(_) => stream_rules(event),
+        Event::TimerFired => timer_fired(now),
+        Event::EffectsCompleted {
+            effects_pending_since,
+        } => completed_effects(*effects_pending_since),
+        Event::ExotelProgress { .. }
+        | Event::OutboundCallRejected(_)
+        | Event::ExotelNoAnswer
+        | Event::ReplicaOverwritten(_) => vec![otherwise().nothing()],
+    }
+}
+
+/// Exotel's webhook and the PBX report one call, in any order and more than once. Two legs with the same CallSid are the trunk's
+/// second attempt; without a CallSid they are two callers.
+fn caller_reported<'e>(
+    leg: Option<&'e Leg>,
+    sid: Option<&'e CallSid>,
+    now: Timestamp,
+) -> Vec<Rule<'e>> {
+    let has_same_sid = move |call: &Call| sid.is_some() && sid == call.call_sid.as_ref();
+    let is_new_leg = move |call: &Call| leg.is_some_and(|leg| !call.is_callers_leg(leg));
+    vec![
+        when_read("has another CallSid", move |call| {
+            !has_same_sid(call) && sid.is_some() && call.call_sid.is_some()
+        })
+        .reject(RejectReason::AnotherCall),
+        when_read(
+            "has ended, and neither CallSid nor leg says that it is meant",
+            move |call| call.status.is_final() && !has_same_sid(call) && leg.is_none(),
+        )
+        .reject(RejectReason::AnotherCall),
+        when_read("has another leg and not the same CallSid", move |call| {
+            is_new_leg(call) && call.caller_leg.is_some() && !has_same_sid(call)
+        })
+        .reject(RejectReason::AnotherCall),
+        when_read("has this leg and this CallSid", move |call| {
+            !is_new_leg(call) && (has_same_sid(call) || sid.is_none())
+        })
+        .repeat(),
+        otherwise()
+            .set_of("the new leg and the CallSid", move |call| {
+                let mut set = Vec::new();
+                if let Some(leg) = leg.filter(|_| is_new_leg(call)) {
+                    set.push(Assignment::CallerLeg(leg.channel.clone()));
+                    set.push(Assignment::Pbx(leg.pbx.clone()));
+                    if call.status != CallStatus::WaitingForMobile {
+                        set.extend(effects_pending_from(call, now));
+                    } else if pending::dial_caller_phone(call).is_some() && call.pushed.is_some() {
+                        set.push(Assignment::NoEffectsPending);
+                    }
+                }
+                set.extend(
+                    sid.filter(|_| !has_same_sid(call))
+                        .cloned()
+                        .map(Assignment::CallSid),
+                );
+                set
+            })
+            .then("what the leg waits for", move |call, now| {
+                after_report(call, leg.is_some(), now)
+            }),
+    ]
+}
+
+/// A leg that arrives after its call has moved on is bridged, or hears how the call ended.
+fn after_report(call: &Call, leg_arrived: bool, now: Timestamp) -> Vec<Effect> {
+    match call.status {
+        CallStatus::WaitingForMobile if call.was_abandoned(now) => pending::abandoned(call, now),
+        CallStatus::WaitingForMobile => pending::rearm_timer(call).into_iter().collect(),
+        CallStatus::InProgress | CallStatus::Initiated | CallStatus::Ringing => Vec::new(),
+        _ if !leg_arrived => Vec::new(),
+        CallStatus::MobileReady => pending::bridge_soon(call, now),
+        CallStatus::Completed
+        | CallStatus::Declined
+        | CallStatus::TimedOut
+        | CallStatus::Canceled
+        | CallStatus::Failed => {
+            let mut effects = vec![Effect::SendBusy];
+            effects.extend(call.effects_pending_since.map(Effect::MarkEffectsCompleted));
+            effects
+        }
+    }
+}
+
+fn push_sent(
+    devices: &BTreeSet<DeviceId>,
+    finished_at: Timestamp,
+    now: Timestamp,
+) -> Vec<Rule<'_>> {
+    let pushed = Assignment::Pushed(PushedDevices {
+        devices: devices.clone(),
+        at: finished_at,
+    });
+    let cancel_late =
+        move |call: &Call, _now: Timestamp| pending::cancel_late_pushes(call, finished_at);
+    let mut all_declined = vec![pushed.clone()];
+    all_declined.extend(ended(CallStatus::Declined, EndReason::CalleeDeclined, now));
+    vec![
+        when([
+            waiting(),
+            Condition::PushNotRecorded,
+            Condition::NoDeviceDeclined,
+            Condition::CalledFromTrunk,
+        ])
+        .set([pushed.clone(), Assignment::NoEffectsPending])
+        .then("cancel late pushes", cancel_late),
+        when_read("has a recorded push", |call| call.pushed.is_some()).nothing(),
+        // The record of the pushes was missing to know that all devices had declined.
+        when([waiting()])
+            .and("all these devices have declined", |call| {
+                devices.is_subset(&call.declined_by)
+            })
+            .set(all_declined)
+            .then("pending", pending_effects),
+        when([waiting()])
+            .and("the caller's phone need not be dialed", |call| {
+                pending::dial_caller_phone(call).is_none()
+            })
+            .set([pushed.clone(), Assignment::NoEffectsPending])
+            .then("cancel late pushes", cancel_late),
+        otherwise()
+            .set([pushed])
+            .then("cancel late pushes", cancel_late),
+    ]
+}
+
+/// The PBX that dials the phone is stored once: a second leg on another PBX would have the same channel id there.
+fn caller_phone_located(pbx: &PbxName) -> Vec<Rule<'_>> {
+    let dial =
+        |call: &Call, _now: Timestamp| pending::dial_caller_phone(call).into_iter().collect();
+    vec![
+        when([
+            waiting(),
+            Condition::PbxUnknown,
+            Condition::CallingAppHasNoLeg,
+        ])
+        .set([Assignment::Pbx(pbx.clone())])
+        .then("dial the caller's phone", dial),
+        when_read(
+            "has ended or the caller's phone need not be dialed",
+            |call| call.status.is_final() || pending::dial_caller_phone(call).is_none(),
+        )
+        .nothing(),
+        when([Condition::PbxUnknown])
+            .set([Assignment::Pbx(pbx.clone())])
+            .then("dial the caller's phone", dial),
+        otherwise().only("dial the caller's phone", dial),
+    ]
+}
+
+/// The call may have ended between the request to dial and the leg, when there was no leg to hang up.
+fn dialed(hang_up: Effect) -> Vec<Rule<'static>> {
+    vec![
+        when_read("has ended", |call| call.status.is_final())
+            .only("hang up this leg", move |_, _| vec![hang_up.clone()]),
+        otherwise().nothing(),
+    ]
+}
+
+fn accepted(by: &CallParty, now: Timestamp) -> Vec<Rule<'_>> {
+    let answer = [
+        Assignment::AnsweredBy(AnsweredBy {
+            device: by.device.clone(),
+        }),
+        Assignment::AnswerUnannounced(true),
+        Assignment::ReadyAt(now),
+    ];
+    let mut ready = vec![Assignment::Status(CallStatus::MobileReady)];
+    ready.extend(answer.clone());
+    ready.push(Assignment::EffectsPendingSince(now));
+    vec![
+        when([
+            waiting(),
+            Condition::ExtensionIs(by.extension.clone()),
+            Condition::RingingAt(now),
+        ])
+        .set(ready)
+        .then("pending", pending_effects),
+        when_read("was answered by this device", |call| {
+            matches!(
+                call.status,
+                CallStatus::MobileReady | CallStatus::InProgress
+            ) && is_answering_device(call, by)
+        })
+        .repeat(),
+        // The PBX reported the bridge to this region before the app's answer arrived: the other region has the answer.
+        when([Condition::StatusIs(CallStatus::InProgress)])
+            .and("the answer is unknown", |call| call.answered_by.is_none())
+            .set_of("the answer", move |call| {
+                let mut set = answer.to_vec();
+                set.extend(effects_pending_from(call, now));
+                set
+            })
+            .then("pending", pending_effects),
+        otherwise().reject(RejectReason::WrongStatus),
+    ]
+}
+
+fn declined(by: &CallParty, now: Timestamp) -> Vec<Rule<'_>> {
+    let mut rules = decline_while_ringing(by, now);
+    rules.push(when([Condition::StatusIs(CallStatus::Declined)]).repeat());
+    rules.push(otherwise().reject(RejectReason::WrongStatus));
+    rules
+}
+
+/// A decline that names its device is that device's own: the others keep ringing until the last of them declines, which may show
+/// only when it is recorded to which devices the push was sent. A decline without a device is for the whole extension.
+fn decline_while_ringing(by: &CallParty, now: Timestamp) -> Vec<Rule<'_>> {
+    let device = by.device.as_ref();
+    let declined_by = move |call: &Call| {
+        let mut all = call.declined_by.clone();
+        all.extend(device.cloned());
+        all
+    };
+    let others_ring = move |call: &Call| {
+        let all_declined = |pushed: &PushedDevices| pushed.devices.is_subset(&declined_by(call));
+        device.is_some() && !call.pushed.as_ref().is_some_and(all_declined)
+    };
+    let decline = ended(CallStatus::Declined, EndReason::CalleeDeclined, now);
+    let mut usual = vec![waiting(), Condition::ExtensionIs(by.extension.clone())];
+    let mut usual_decline = Vec::new();
+    if let Some(device) = device {
+        usual.extend([
+            Condition::PushedOnlyTo(device.clone()),
+            Condition::NoDeviceDeclined,
+        ]);
+        usual_decline.push(Assignment::DeclinedBy([device.clone()].into()));
+    }
+    usual_decline.extend(decline.clone());
+    let is_callee = |call: &Call| by.extension == call.extension;
+    vec![
+        when(usual)
+            .set(usual_decline)
+            .then("pending", pending_effects),
+        when([waiting()])
+            .and(
+                "the device did not ring, or has declined while others ring",
+                move |call| {
+                    let Some(device) = device.filter(|_| is_callee(call)) else {
+                        return false;
+                    };
+                    let did_not_ring = |pushed: &PushedDevices| !pushed.devices.contains(device);
+                    call.pushed.as_ref().is_some_and(did_not_ring)
+                        || (others_ring(call) && call.declined_by.contains(device))
+                },
+            )
+            .nothing(),
+        when([waiting()])
+            .and("other devices ring", move |call| {
+                is_callee(call) && others_ring(call)
+            })
+            .set_of("the devices that declined", move |call| {
+                vec![Assignment::DeclinedBy(declined_by(call))]
+            })
+            .then_nothing(),
+        when([waiting()])
+            .and("the callee declines", is_callee)
+            .set_of("the devices that declined, and the end", move |call| {
+                let mut set = Vec::new();
+                if device.is_some() {
+                    set.push(Assignment::DeclinedBy(declined_by(call)));
+                }
+                set.extend(decline.clone());
+                set
+            })
+            .then("pending", pending_effects),
+    ]
+}
+
+fn hung_up(by: &CallParty, now: Timestamp) -> Vec<Rule<'_>> {
+    let is_caller = |call: &Call| by.extension != call.extension;
+    let mut rules = decline_while_ringing(by, now);
+    rules.extend([
+        when_read("has ended", |call| call.status.is_final()).repeat(),
+        when([Condition::StatusIs(CallStatus::InProgress)])
+            .and("the caller hangs up", is_caller)
+            .set(ended(CallStatus::Completed, EndReason::CallerHungUp, now))
+            .then("pending", pending_effects),
+        when_read("the caller hangs up", is_caller)
+            .set(ended(CallStatus::Canceled, EndReason::CallerHungUp, now))
+            .then("pending", pending_effects),
+        // A device that did not answer hangs up a call that another device has answered.
+        when_read("another device has answered", |call| {
+            by.device.is_some() && !is_answering_device(call, by)
+        })
+        .nothing(),
+        when([Condition::StatusIs(CallStatus::MobileReady)])
+            .set(ended(CallStatus::Declined, EndReason::CalleeHungUp, now))
+            .then("pending", pending_effects),
+        otherwise()
+            .set(ended(CallStatus::Completed, EndReason::CalleeHungUp, now))
+            .then("pending", pending_effects),
+    ]);
+    rules
+}
+
+fn caller_leg_ended(
+    leg: Option<&Leg>,
+    answered: bool,
+    by: CallSide,
+    now: Timestamp,
+) -> Vec<Rule<'_>> {
+    let completed = ended(CallStatus::Completed, hung_up_by(by), now);
+    let canceled = ended(CallStatus::Canceled, EndReason::CallerHungUp, now);
+    let own_leg = move |status| {
+        let mut conditions = vec![Condition::StatusIs(status), Condition::IsToNumber(false)];
+        conditions.extend(leg.cloned().map(Condition::CallerLegMayBe));
+        when(conditions)
+    };
+    let is_unanswered = |call: &Call| {
+        matches!(
+            call.status,
+            CallStatus::WaitingForMobile | CallStatus::MobileReady
+        )
+    };
+    let mut rules = Vec::new();
+    if answered {
+        rules.push(
+            own_leg(CallStatus::InProgress)
+                .set(completed.clone())
+                .then("pending", pending_effects),
+        );
+    } else if by != CallSide::Neither {
+        rules.push(
+            own_leg(CallStatus::WaitingForMobile)
+                .set(canceled.clone())
+                .then("pending", pending_effects),
+        );
+    }
+    rules.push(
+        when_read("has another caller's leg", move |call| {
+            leg.is_some_and(|leg| !call.may_be_callers_leg(leg))
+        })
+        .reject(RejectReason::AnotherCall),
+    );
+    if answered {
+        // Only bridging answers the caller's leg. The report of the bridge is late, or the other region has it.
+        rules.push(
+            when_read("is not in progress yet", is_unanswered)
+                .set(completed.clone())
+                .then("pending", pending_effects),
+        );
+    } else if by == CallSide::Neither {
+        // The caller got a busy that this region did not send: the other region did, and its reason arrives by replication. If it
+        // has not arrived by the deadline, that region was lost.
+        rules.push(
+            when_read(
+                "is not in progress yet, and its deadline has passed",
+                move |call| {
+                    is_unanswered(call) && call.deadline().is_some_and(|deadline| now >= deadline)
+                },
+            )
+            .set_of("the end", move |call| given_up(call, now))
+            .then("pending", pending_effects),
+        );
+    } else {
+        rules.push(
+            when_read("is not in progress yet", is_unanswered)
+                .set(canceled)
+                .then("pending", pending_effects),
+        );
+    }
+    rules.push(
+        when([Condition::StatusIs(CallStatus::InProgress)])
+            .set(completed)
+            .then("pending", pending_effects),
+    );
+    rules.push(otherwise().nothing());
+    rules
+}
+
+fn phone_leg_ended(
+    pbx: &PbxName,
+    answered: bool,
+    cause: u16,
+    by: CallSide,
+    now: Timestamp,
+) -> Vec<Rule<'_>> {
+    let ready = || when([Condition::StatusIs(CallStatus::MobileReady)]);
+    let completed = ended(CallStatus::Completed, hung_up_by(by), now);
+    vec![
+        when([
+            Condition::StatusIs(CallStatus::InProgress),
+            Condition::IsToNumber(false),
+            Condition::PbxMayBe(pbx.clone()),
+        ])
+        .set(completed.clone())
+        .then("pending", pending_effects),
+        // The call has left this PBX: the trunk tried another one.
+        when_read("is on another PBX", |call| !call.may_be_on_pbx(pbx))
+            .reject(RejectReason::AnotherCall),
+        ready()
+            .and("the phone had answered", move |_| answered)
+            .set(completed)
+            .then("pending", pending_effects),
+        ready()
+            .and("the phone declines", move |_| {
+                DECLINE_CAUSES.contains(&cause)
+            })
+            .set(ended(CallStatus::Declined, EndReason::CalleeDeclined, now))
+            .then("pending", pending_effects),
+        ready()
+            .and("a phone leg has just ended", move |call| {
+                let last = call.lost_phone_legs.map(|lost| lost.last_at);
+                last.is_some_and(|last| now.since(last) < SAME_LEG_WITHIN)
+            })
+            .repeat(),
+        // The phone may have been dialed at an address that it has left since: an app that wakes up registers again.
+        ready()
+            .and("the phone may be dialed again", move |call| {
+                let lost = call.lost_phone_legs.map_or(0, |lost| lost.count);
+                let is_in_time = call.deadline().is_some_and(|deadline| now < deadline);
+                is_in_time && call.caller_leg.is_some() && lost + 1 < PHONE_ATTEMPTS
+            })
+            .set_of("one more lost phone leg", move |call| {
+                let count = call.lost_phone_legs.map_or(0, |lost| lost.count) + 1;
+                let lost = LostPhoneLegs {
+                    count,
+                    last_at: now,
+                };
+                let mut set = vec![Assignment::LostPhoneLegs(lost)];
+                set.extend(effects_pending_from(call, now));
+                set
+            })
+            .then("bridge soon", pending::bridge_soon),
+        ready()
+            .set(ended(CallStatus::Failed, EndReason::PhoneUnreachable, now))
+            .then("pending", pending_effects),
+        otherwise().nothing(),
+    ]
+}
+
+fn bridged(now: Timestamp) -> Vec<Rule<'static>> {
+    let mut talking_unheard = talking(now);
+    talking_unheard.push(Assignment::ReadyAt(now));
+    vec![
+        // The process that handles the accept still carries its effects out.
+        when([Condition::StatusIs(CallStatus::MobileReady)])
+            .set(talking(now))
+            .then_nothing(),
+        // The other region has the accept, and its change is not here yet.
+        when([waiting()]).set(talking_unheard).then_nothing(),
+        // The legs met while the call ended.
+        when_read("has ended", |call| call.status.is_final()).only("hang up both legs", |_, _| {
+            vec![Effect::HangUpCaller, Effect::HangUpPhone]
+        }),
+        otherwise().nothing(),
+    ]
+}
+
+fn not_bridged(rings: bool, now: Timestamp) -> Vec<Rule<'static>> {
+    vec![
+        // The other region has an accept, and its change is on the way. The next timer fires soon enough.
+        when([waiting()])
+            .and("the phone rings", move |_| rings)
+            .nothing(),
+        when_read("its time is up", move |call| match call.status {
+            CallStatus::WaitingForMobile => now >= call.rings_until,
+            CallStatus::MobileReady => now >= connects_until(call),
+            _ => false,
+        })
+        .set_of("the end", move |call| given_up(call, now))
+        .then("pending", pending_effects),
+        otherwise().nothing(),
+    ]
+}
+
+fn timer_fired(now: Timestamp) -> Vec<Rule<'static>> {
+    vec![
+        when([
+            waiting(),
+            Condition::RingOverAt(now),
+            Condition::RingingAt(now.before(LATE)),
+        ])
+        .set(ended(CallStatus::TimedOut, EndReason::NoAnswer, now))
+        .then("pending", pending_effects),
+        when_read("has ended", |call| call.status.is_final()).repeat(),
+        when_read("its time is not up", move |call| {
+            call.deadline().is_some_and(|deadline| now < deadline)
+        })
+        .only("complete abandoned effects", complete_abandoned),
+        // The report of the bridge may be lost, or this timer is late. Ask Asterisk once before a conversation is ended.
+        when_read("the legs may be bridged", move |call| {
+            may_be_bridged(call, now)
+        })
+        .set([Assignment::CheckedAt(now)])
+        .then("check the bridge", |call, now| {
+            let next = match call.status {
+                CallStatus::WaitingForMobile => now + ABANDONED_AFTER,
+                _ => call.deadline().unwrap_or(now + ABANDONED_AFTER),
+            };
+            vec![Effect::CheckBridge, Effect::ArmTimer(next)]
+        }),
+        otherwise()
+            .set_of("the end", move |call| given_up(call, now))
+            .then("pending", pending_effects),
+    ]
+}
+
+/// A timer that fires before the deadline ends nothing, but completes what a crashed process has left. Once the ring's own timers
+/// have fired, this may be the last timer of the call, so it arms the next one.
+fn complete_abandoned(call: &Call, now: Timestamp) -> Vec<Effect> {
+    // If the call was abandoned while it rings, the timer that ends it may be among what is left.
+    let mut effects = if call.was_abandoned(now) {
+        pending::effects(call)
+    } else {
+        Vec::new()
+    };
+    if now >= call.rings_until {
+        effects.extend(call.deadline().map(Effect::ArmTimer));
+    }
+    effects
+}
+
+fn may_be_bridged(call: &Call, now: Timestamp) -> bool {
+    let is_due = match call.status {
+        CallStatus::MobileReady => true,
+        CallStatus::WaitingForMobile => now >= call.rings_until + LATE,
+        CallStatus::Initiated
+        | CallStatus::Ringing
+        | CallStatus::InProgress
+        | CallStatus::Completed
+        | CallStatus::Declined
+        | CallStatus::TimedOut
+        | CallStatus::Canceled
+        | CallStatus::Failed => false,
+    };
+    is_due && call.caller_leg.is_some() && call.checked_at.is_none()
+}
+
+/// How a call ends when its time is up.
+fn given_up(call: &Call, now: Timestamp) -> Vec<Assignment> {
+    match call.status {
+        CallStatus::MobileReady => ended(CallStatus::Failed, EndReason::NotConnected, now),
+        CallStatus::InProgress => ended(CallStatus::Completed, EndReason::TalkedTooLong, now),
+        CallStatus::WaitingForMobile
+        | CallStatus::Initiated
+        | CallStatus::Ringing
+        | CallStatus::Completed
+        | CallStatus::Declined
+        | CallStatus::TimedOut
+        | CallStatus::Canceled
+        | CallStatus::Failed => ended(CallStatus::TimedOut, EndReason::NoAnswer, now),
+    }
+}
+
+/// When the legs should be bridged.
+pub(super) fn connects_until(call: &Call) -> Timestamp {
+    let ready_at = call.ready_at.unwrap_or(call.created_at);
+    call.rings_until.max(ready_at + call.limits.connect)
+}
+
+/// `due`, or later while Asterisk has a moment to answer whether the legs are bridged.
+pub(super) fn after_check(call: &Call, due: Timestamp) -> Timestamp {
+    let answered_by = call.checked_at.map(|asked| asked + ABANDONED_AFTER);
+    answered_by.map_or(due, |answered_by| answered_by.max(due))
+}
+
+/// The rules for a stream of the call's audio. They are the same for all kinds of calls.
+pub(super) fn stream_rules(event: &Event) -> Vec<Rule<'_>> {
+    let starts = *event == Event::StreamStarted;
+    let state = if starts {
+        StreamState::Started
+    } else {
+        StreamState::Stopped
+    };
+    vec![
+        when_read("says nothing new", move |call| {
+            let is_meaningless = if starts {
+                call.status.is_final()
+            } else {
+                call.stream.is_none()
+            };
+            is_meaningless || call.stream == Some(state)
+        })
+        .nothing(),
+        otherwise().set([Assignment::Stream(state)]).then_nothing(),
+    ]
+}
+
+/// The rules for completed effects. They are the same for all kinds of calls.
+pub(super) fn completed_effects(pending_since: Timestamp) -> Vec<Rule<'static>> {
+    vec![
+        when([Condition::EffectsPendingSince(pending_since)])
+            .set([
+                Assignment::NoEffectsPending,
+                Assignment::AnswerUnannounced(false),
+            ])
+            .then_nothing(),
+        // The call ended while the phone was dialed: its leg may have started after the hang-up.
+        when_read("has ended and the phone was ready", |call| {
+            call.status.is_final() && call.ready_at.is_some()
+        })
+        .only("hang up the phone", |_, _| vec![Effect::HangUpPhone]),
+        otherwise().nothing(),
+    ]
+}
+
+/// The assignments of a conversation that begins.
+pub(super) fn talking(now: Timestamp) -> Vec<Assignment> {
+    vec![
+        Assignment::Status(CallStatus::InProgress),
+        Assignment::BridgedAt(now),
+    ]
+}
+
+/// The assignments of a call that ends.
+pub(super) fn ended(status: CallStatus, reason: EndReason, now: Timestamp) -> Vec<Assignment> {
+    vec![
+        Assignment::Status(status),
+        Assignment::Ended(now, reason),
+        Assignment::EffectsPendingSince(now),
+    ]
+}
+
+const fn waiting() -> Condition {
+    Condition::StatusIs(CallStatus::WaitingForMobile)
+}
+
+fn pending_effects(call: &Call, _now: Timestamp) -> Vec<Effect> {
+    pending::effects(call)
+}
+
+/// Effects that are pending already stay pending since then: otherwise the completion of the new ones would count for the old.
+fn effects_pending_from(call: &Call, now: Timestamp) -> Option<Assignment> {
+    let is_new = call.effects_pending_since.is_none();
+    is_new.then_some(Assignment::EffectsPendingSince(now))
+}
+
+fn is_answering_device(call: &Call, by: &CallParty) -> bool {
+    call.answered_by
+        .as_ref()
+        .is_some_and(|answered| answered.device == by.device)
+}
+
+const fn hung_up_by(side: CallSide) -> EndReason {
+    match side {
+        CallSide::Caller => EndReason::CallerHungUp,
+        CallSide::Callee => EndReason::CalleeHungUp,
+        CallSide::Neither => EndReason::HungUp,
+    }
+}
