@@ -1,21 +1,21 @@
 //! `POST /asterisk/incoming`, `/asterisk/bridged`, `/asterisk/ended`: the PBX's dialplan reports the state of its legs.
 
+use ringback::platform::invocation::InvocationContext;
 use std::sync::Arc;
 use std::time::Duration;
 
 use lambda_http::Request;
-use ringback::api::http::{self, Answer, ApiError};
+use ringback::api::http::{self, ApiAnswer, ApiError, ApiErrorCode};
 use ringback::asterisk::dialplan_report::{DialplanReport, ReportedCall};
 use ringback::asterisk::{AsteriskError, PbxList};
 use ringback::auth::signing::Signing;
 use ringback::auth::webhook_auth::WebhookAuth;
 use ringback::effect_runner::EffectError;
 use ringback::form_fields::FormFields;
-use ringback::platform::clock;
 use ringback::platform::secrets::HookSecret;
 use ringback::start::{LiveSwitchboard, Start};
 use ringback::store::number_routes::NumberRoutes;
-use ringback::switchboard::{InboundCallReport, Outcome, SwitchboardError};
+use ringback::switchboard::{EventOutcome, InboundCallReport, SwitchboardError};
 use ringback_core::call::Event;
 use ringback_core::ids::{CallId, Extension};
 use ringback_core::timestamp::Timestamp;
@@ -26,32 +26,33 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(4);
 
 struct AsteriskIncoming {
     switchboard: LiveSwitchboard,
-    routes: Routes,
-    hook_auth: Gate<HookSecret>,
+    routes: NumberRoutes,
+    hook_auth: WebhookAuth<HookSecret>,
     signing: Arc<Signing>,
     country: String,
     pbxs: PbxList,
 }
 
 impl AsteriskIncoming {
-    async fn handle(&self, request: Request) -> Result<Answer, ApiError> {
-        let now = clock::now();
+    async fn handle(
+        &self,
+        request: Request,
+        invocation: InvocationContext,
+    ) -> Result<ApiAnswer, ApiError> {
+        let now = invocation.now;
         self.authenticate(&request, now).await?;
         let content_type = http::header(&request, "content-type").unwrap_or_default();
         let fields = FormFields::from_body(content_type, http::body(&request)?).await?;
-        let report = Report::parse(&fields, &self.country, &self.pbxs)?;
-        let until = http::until(&request).min(now + ANSWER_WITHIN);
+        let report = DialplanReport::parse(&fields, &self.country, &self.pbxs)?;
+        let until = invocation.within(ANSWER_WITHIN).deadline;
         let event = match http::path(&request).rsplit('/').next() {
             // The leg of a call that an app has started: the call exists already.
-            Some("incoming") if report.app_call().is_some() => report.arrival(),
+            Some("incoming") if report.app_caller_call().is_some() => report.arrival_event(),
             Some("incoming") => return self.start_call(report, now, until).await,
             Some("bridged") => Event::Bridged,
-            Some("ended") => report.end_of_leg(),
+            Some("ended") => report.leg_ended_event(),
             _ => {
-                return Err(ApiError::not_found(
-                    "no_such_route",
-                    "there is no such route",
-                ));
+                return Err(ApiErrorCode::NoSuchRoute.into());
             }
         };
         self.handle_event(&report, &event, now, until).await
@@ -60,7 +61,9 @@ impl AsteriskIncoming {
     /// Checks the hook's secret. Loads the key that signs a new call's id at the same time.
     async fn authenticate(&self, request: &Request, now: Timestamp) -> Result<(), ApiError> {
         let secret = http::header(request, "x-ringback-secret");
-        let admitted = self.hook_auth.admit(http::source(request), secret, now);
+        let admitted = self
+            .hook_auth
+            .authenticate(http::source(request), secret, now);
         let (admitted, ()) = tokio::join!(admitted, self.signing.get_ready());
         Ok(admitted?)
     }
@@ -73,7 +76,7 @@ impl AsteriskIncoming {
     ) -> Result<ApiAnswer, ApiError> {
         let extension = self.extension(&report).await?;
         let report = InboundCallReport {
-            call_id: self.signing.sign(report.id_of_call(&extension)).await?,
+            call_id: self.signing.sign(report.call_id_for(&extension)).await?,
             extension,
             caller: report.caller,
             call_sid: report.call_sid,
@@ -84,7 +87,7 @@ impl AsteriskIncoming {
             .report_inbound_call(&report, now, until)
             .await;
         let call = accept_offline_phone(reported)?.call;
-        Ok(Answer::ok(
+        Ok(ApiAnswer::ok(
             json!({ "call_id": call.call_id, "status": call.status }),
         ))
     }
@@ -95,61 +98,56 @@ impl AsteriskIncoming {
         event: &Event,
         now: Timestamp,
         until: Timestamp,
-    ) -> Result<Answer, ApiError> {
+    ) -> Result<ApiAnswer, ApiError> {
         let call_id = self.find_call(report).await?;
         let handled = self.switchboard.handle(call_id, event, now, until).await;
         let outcome = accept_offline_phone(handled)?;
         match outcome.rejected {
-            None => Ok(Answer::ok(
+            None => Ok(ApiAnswer::ok(
                 json!({ "call_id": call_id, "status": outcome.call.status }),
             )),
             Some(reason) => Err(ApiError::rejected(reason, &outcome.call, now)),
         }
     }
 
-    async fn find_call(&self, report: &Report) -> Result<CallId, ApiError> {
-        let key = match report.which() {
-            Which::Call(id) => return Ok(id),
-            Which::Caller => report.place(self.extension(report).await?),
+    async fn find_call(&self, report: &DialplanReport) -> Result<CallId, ApiError> {
+        let key = match report.reported_call() {
+            ReportedCall::ById(id) => return Ok(id),
+            ReportedCall::ByCaller => report.correlation_key(self.extension(report).await?),
         };
-        self.switchboard
-            .find_by_correlation_key(&key)
-            .await?
-            .ok_or_else(ApiError::no_such_call)
+        let call = self.switchboard.find_by_correlation_key(&key).await?;
+        Ok(call.ok_or(ApiErrorCode::NoSuchCall)?)
     }
 
     /// The extension in the report, or else the extension of the number that was called.
-    async fn extension(&self, report: &Report) -> Result<Extension, ApiError> {
+    async fn extension(&self, report: &DialplanReport) -> Result<Extension, ApiError> {
         if let Some(extension) = &report.extension {
             return Ok(extension.clone());
         }
-        let number = report
-            .number
-            .as_ref()
-            .ok_or_else(|| ApiError::bad_request("bad_field", "number or extension is required"))?;
+        let number = report.number.as_ref().ok_or_else(|| {
+            let message = "number or extension is required";
+            ApiError::with_message(ApiErrorCode::BadField, message)
+        })?;
         if let Some(extension) = self.routes.of(number).await? {
             return Ok(extension);
         }
         tracing::error!(leg = %report.leg, ?number, "number has no route");
-        Err(ApiError::not_found(
-            "number_not_routed",
-            "the number has no route to an extension; add a route",
-        ))
+        Err(ApiErrorCode::NumberNotRouted.into())
     }
 }
 
 /// An offline phone fails no report: the app may be ready seconds before its SIP registration, or register again after
 /// a lost connection. The call's timer dials the phone then.
 fn accept_offline_phone(
-    result: Result<Outcome, SwitchboardError<EffectError>>,
-) -> Result<Outcome, ApiError> {
+    result: Result<EventOutcome, SwitchboardError<EffectError>>,
+) -> Result<EventOutcome, ApiError> {
     match result {
         Err(SwitchboardError::Effect {
             call,
             source: EffectError::Asterisk(AsteriskError::PhoneOffline),
-        }) => Ok(Outcome {
+        }) => Ok(EventOutcome {
             call: *call,
-            refused: None,
+            rejected: None,
         }),
         other => Ok(other?),
     }
@@ -160,7 +158,7 @@ async fn main() -> Result<(), lambda_http::Error> {
     let start = Start::function().await;
     let this = AsteriskIncoming {
         switchboard: start.switchboard()?,
-        routes: start.routes(),
+        routes: start.routes()?,
         hook_auth: start.pbx_hook_auth()?,
         signing: start.signing()?,
         country: start.country(),

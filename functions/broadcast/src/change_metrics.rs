@@ -6,9 +6,9 @@ use crate::replica_duties::ReplicaDuties;
 use crate::stream_records::CallChange;
 
 /// The metrics of this change, if this region counts the call.
-pub(crate) fn measure(change: &CallChange, duties: Option<&ReplicaDuties>) -> Option<Measured> {
+pub(crate) fn measure(change: &CallChange, duties: Option<&ReplicaDuties>) -> Option<CallMetrics> {
     is_counted_here(change, duties)
-        .then(|| Measured::of_change(change.before.as_ref(), &change.after))
+        .then(|| CallMetrics::of_change(change.before.as_ref(), &change.after))
 }
 
 /// Both regions see every change, so only the region that stored the call counts it.

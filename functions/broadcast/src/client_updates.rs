@@ -13,7 +13,7 @@ use ringback::platform::clock;
 use ringback::store::StoreError;
 use ringback::store::connections::{Connection, Connections, DeliveryCounts};
 use ringback::store::post_budget::PostBudget;
-use ringback::telemetry::{metrics, subject};
+use ringback::telemetry::{call_log_fields, metrics};
 use ringback_core::timestamp::Timestamp;
 
 /// How long sending to other clients may delay the next batch, and how old a change may be to be sent to them at all.
@@ -22,7 +22,7 @@ const OTHERS_TIME_LIMIT: Duration = Duration::from_secs(5);
 /// The connected clients and the rules for sending to them.
 pub(crate) struct ClientUpdates {
     pub(crate) connections: Connections,
-    pub(crate) posts: Posts,
+    pub(crate) posts: PostBudget,
     pub(crate) audience: StatusAudience,
 }
 

@@ -87,11 +87,11 @@ impl Broadcast {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    let start = Start::function().await?;
+    let start = Start::function().await;
     let this = &Broadcast {
         client_updates: ClientUpdates {
             connections: start.connections()?,
-            posts: start.posts()?,
+            posts: start.post_budget()?,
             audience: start.status_audience()?,
         },
         replica_duties: ReplicaDuties::from_start(&start)?,

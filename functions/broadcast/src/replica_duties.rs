@@ -3,14 +3,15 @@
 use ringback::platform::clock;
 use ringback::platform::config::ConfigError;
 use ringback::start::Start;
-use ringback::timers::{CallTimers, TimerError, replica};
+use ringback::timers::{CallTimers, TimerError};
+use ringback_core::call::replication_action;
 
 use crate::stream_records::CallChange;
 
 /// This region's duties as the second of two.
 pub(crate) struct ReplicaDuties {
     pub(crate) region: String,
-    timeouts: CallTimers,
+    timers: CallTimers,
 }
 
 impl ReplicaDuties {
@@ -21,21 +22,16 @@ impl ReplicaDuties {
         }
         Ok(Some(Self {
             region: start.region().to_owned(),
-            timeouts: start.timeouts()?,
+            timers: start.timeouts()?,
         }))
     }
 
     /// Does what this change requires of this region, if anything. May run twice for the same change.
     pub(crate) async fn perform(&self, change: &CallChange) -> Result<(), TimerError> {
         let stored_in = change.stored_in.as_deref();
-        let duty = replica::duty(
-            change.before.as_ref(),
-            &change.after,
-            stored_in,
-            &self.region,
-        );
-        match duty {
-            Some(duty) => replica::fulfil(&duty, &self.timeouts, clock::now()).await,
+        let before = change.before.as_ref();
+        match replication_action(before, &change.after, stored_in, &self.region) {
+            Some(action) => self.timers.replicate(&action, clock::now()).await,
             None => Ok(()),
         }
     }

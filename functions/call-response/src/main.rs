@@ -16,7 +16,7 @@ struct CallResponseHandler {
     signing: Arc<Signing>,
 }
 
-impl CallResponses {
+impl CallResponseHandler {
     async fn handle(
         &self,
         request: Request,
@@ -35,7 +35,7 @@ impl CallResponses {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_http::Error> {
     let start = Start::function().await;
-    let this = CallResponses {
+    let this = CallResponseHandler {
         switchboard: start.switchboard()?,
         tokens: start.tokens()?,
         signing: start.signing()?,

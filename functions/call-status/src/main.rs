@@ -1,15 +1,17 @@
 //! `GET /api/calls/{id}`: the current state of a call. An app that wakes late asks for it before it rings, so that it does
 //! not ring for a call that is over.
 
+use ringback::platform::invocation::InvocationContext;
 use std::sync::Arc;
 
 use lambda_http::Request;
 use ringback::api::http::{self, ApiAnswer, ApiError, ApiErrorCode};
 use ringback::auth::signing::Signing;
 use ringback::auth::{Tokens, Viewer};
-use ringback::platform::clock;
 use ringback::start::Start;
-use ringback::store::calls::{Calls, DynamoCallStore, find_once_there};
+use ringback::store::calls::{
+    CallStore, DynamoCallStore, ReplicationWaitError, find_when_replicated,
+};
 use ringback_core::call::Call;
 use ringback_core::ids::{CallId, CallSid};
 use ringback_core::timestamp::Timestamp;
@@ -25,19 +27,23 @@ struct CallStatusHandler {
 }
 
 impl CallStatusHandler {
-    async fn handle(&self, request: Request) -> Result<Answer, ApiError> {
-        let now = clock::now();
+    async fn handle(
+        &self,
+        request: Request,
+        invocation: InvocationContext,
+    ) -> Result<ApiAnswer, ApiError> {
+        let now = invocation.now;
         let header = http::header(&request, "authorization");
         let bearer = self.tokens.bearer(header, now);
         let (bearer, ()) = tokio::join!(bearer, self.signing.get_ready());
         let viewer = bearer?.viewer();
         let id = http::path_parameter(&request, "id")?;
         let call = self.find(&id, &viewer, now).await?;
-        let call = call.ok_or_else(ApiError::no_such_call)?;
+        let call = call.ok_or(ApiErrorCode::NoSuchCall)?;
         if !viewer.sees(call.participants()) {
             return Err(ApiErrorCode::NotYourCall.into());
         }
-        Ok(Answer::ok(call_json(&call, now)))
+        Ok(ApiAnswer::ok(call_json(&call, now)))
     }
 
     /// Finds a call by its id; for an operator also by Exotel's CallSid. The signature of an id is checked before the table
@@ -63,7 +69,8 @@ impl CallStatusHandler {
             Viewer::App(extension) => {
                 let id = CallId::try_from(id)?;
                 self.signing.check(id, now).await?;
-                Ok(find_once_there(&self.calls, id, extension, now).await?)
+                let look = || async { Ok::<_, ReplicationWaitError>(self.calls.find(id).await?) };
+                Ok(find_when_replicated(&self.calls, Some(extension), now, look).await?)
             }
         }
     }
@@ -76,7 +83,7 @@ fn call_json(call: &Call, now: Timestamp) -> Value {
         "server_call_id": call.call_id,
         "status": call.status_at(now),
         "extension": call.extension,
-        "to": call.to,
+        "to": call.number_called(),
         "caller_number": call.caller().shown(),
         "caller_name": call.caller().name,
         "call_type": call.call_type,
@@ -94,9 +101,9 @@ fn call_json(call: &Call, now: Timestamp) -> Value {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_http::Error> {
-    let start = Start::function().await?;
+    let start = Start::function().await;
     let this = CallStatusHandler {
-        calls: start.calls(),
+        calls: start.calls()?,
         tokens: start.tokens()?,
         signing: start.signing()?,
     };

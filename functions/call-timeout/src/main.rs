@@ -6,7 +6,6 @@ use ringback::platform::invocation::InvocationContext;
 use ringback::start::{LiveSwitchboard, Start, run};
 use ringback::switchboard::SwitchboardError;
 use ringback::timers::TimerMessage;
-use ringback_core::timestamp::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -32,16 +31,16 @@ async fn handle(
     switchboard: &LiveSwitchboard,
     event: LambdaEvent<TimerEvent>,
 ) -> Result<Value, Error> {
-    let until = works_until(event.context.deadline);
+    let invocation = InvocationContext::begin(&event.context);
     match event.payload {
         TimerEvent::Schedule(timer) => {
-            fire(switchboard, timer, until).await?;
+            fire(switchboard, timer, invocation).await?;
             Ok(json!({}))
         }
         TimerEvent::Queue { messages } => {
             let handled = messages
                 .iter()
-                .map(|message| handle_message(switchboard, message, until));
+                .map(|message| handle_message(switchboard, message, invocation));
             let failures: Vec<Value> = futures::future::join_all(handled)
                 .await
                 .into_iter()
@@ -57,11 +56,11 @@ async fn handle(
 async fn handle_message<'a>(
     switchboard: &LiveSwitchboard,
     message: &'a QueueMessage,
-    until: Timestamp,
+    invocation: InvocationContext,
 ) -> Option<&'a str> {
     let id = &message.message_id;
     match serde_json::from_str::<TimerMessage>(&message.body) {
-        Ok(timer) => fire(switchboard, timer, until)
+        Ok(timer) => fire(switchboard, timer, invocation)
             .await
             .err()
             .map(|_| id.as_str()),
@@ -73,9 +72,13 @@ async fn handle_message<'a>(
 }
 
 /// Handles the timer and logs a failure. SQS or EventBridge retries a timer that failed.
-async fn fire(switchboard: &LiveSwitchboard, timer: Timer, until: Timestamp) -> Result<(), Error> {
+async fn fire(
+    switchboard: &LiveSwitchboard,
+    timer: TimerMessage,
+    invocation: InvocationContext,
+) -> Result<(), Error> {
     let call_id = timer.call_id;
-    let result = handle_timer(switchboard, timer, until).await;
+    let result = handle_timer(switchboard, timer, invocation).await;
     if let Err(error) = &result {
         tracing::error!(%call_id, %error, cause = ?error.source(), "timer failed");
     }
@@ -85,12 +88,12 @@ async fn fire(switchboard: &LiveSwitchboard, timer: Timer, until: Timestamp) -> 
 async fn handle_timer(
     switchboard: &LiveSwitchboard,
     timer: TimerMessage,
-    until: Timestamp,
+    invocation: InvocationContext,
 ) -> Result<(), Error> {
     let (call_id, event) = (timer.call_id, timer.event());
-    let now = clock::now();
-    let handling = switchboard.handle(call_id, &event, now, until);
-    let time_limit = until.since(now) + GIVES_UP_AFTER;
+    let InvocationContext { now, deadline } = invocation;
+    let handling = switchboard.handle(call_id, &event, now, deadline);
+    let time_limit = invocation.time_left(now);
     match tokio::time::timeout(time_limit, handling).await? {
         Ok(_) => Ok(()),
         // A timer is armed before its call is stored, and the item of an old call expires.

@@ -2,10 +2,9 @@
 
 use lambda_http::Request;
 use lambda_http::http::Method;
-use ringback::api::http::{self, Answer, ApiError};
-use ringback::api::registration::{Platform, Registration};
+use ringback::api::http::{self, ApiAnswer, ApiError, ApiErrorCode};
+use ringback::api::registration::{PushPlatform, Registration};
 use ringback::auth::{Bearer, Tokens};
-use ringback::platform::clock;
 use ringback::platform::config::ConfigError;
 use ringback::platform::invocation::InvocationContext;
 use ringback::push::sns::Sns;
@@ -41,11 +40,11 @@ impl DeviceRegistry {
         self.register(&request, &bearer, device_id, now).await
     }
 
-    async fn remove(&self, bearer: &Bearer, device_id: &DeviceId) -> Result<Answer, ApiError> {
-        let party = bearer.party().ok_or_else(ApiError::no_extension)?;
+    async fn remove(&self, bearer: &Bearer, device_id: &DeviceId) -> Result<ApiAnswer, ApiError> {
+        let party = bearer.party().ok_or(ApiErrorCode::NoExtension)?;
         let removed = self.devices.remove(&party.extension, device_id).await?;
         self.delete_endpoints(removed).await;
-        Ok(Answer::ok(json!({ "device_id": device_id })))
+        Ok(ApiAnswer::ok(json!({ "device_id": device_id })))
     }
 
     async fn register(
@@ -54,7 +53,7 @@ impl DeviceRegistry {
         bearer: &Bearer,
         device_id: DeviceId,
         now: Timestamp,
-    ) -> Result<Answer, ApiError> {
+    ) -> Result<ApiAnswer, ApiError> {
         let registration = Registration::parse(http::body(request)?)?;
         let party = bearer.acting_for(&registration.extension);
         let party = party.ok_or(ApiErrorCode::NotYourExtension)?;
@@ -69,14 +68,14 @@ impl DeviceRegistry {
         let removed = registered.await?;
         tracing::info!(extension = %party.extension, device_id = %device.device_id, via = ?device.address, "device registered");
         self.delete_endpoints(removed).await;
-        Ok(Answer::ok(
+        Ok(ApiAnswer::ok(
             json!({ "device_id": device.device_id, "extension": party.extension }),
         ))
     }
 
     /// Limits registrations, because one costs more requests to AWS than any other request of an app.
-    async fn take_allowance(&self, extension: &Extension) -> Result<(), ApiError> {
-        let (purpose, now) = (Purpose::Registrations, clock::now());
+    async fn take_allowance(&self, extension: &Extension, now: Timestamp) -> Result<(), ApiError> {
+        let purpose = Purpose::Registrations;
         let taken = self
             .allowances
             .take(extension, purpose, self.allowance, None, now);
@@ -102,7 +101,11 @@ impl DeviceRegistry {
 
     /// How a push reaches the device. Apple's services are reached through SNS. FCM is called directly, because it reports
     /// an unregistered token at once, unless the deployment has an SNS application for FCM.
-    async fn address(&self, platform: Platform, token: String) -> Result<PushAddress, ApiError> {
+    async fn address(
+        &self,
+        platform: PushPlatform,
+        token: String,
+    ) -> Result<PushAddress, ApiError> {
         let service = match platform {
             PushPlatform::Fcm if !self.sns.serves_fcm() => return Ok(PushAddress::Fcm { token }),
             PushPlatform::Fcm => SnsService::Fcm,

@@ -1,13 +1,14 @@
 //! `GET` and `POST /exotel/webhook`: Exotel reports a new call or a call's end.
 
+use ringback::form_fields::FormFields;
+use ringback::platform::invocation::InvocationContext;
 use std::sync::Arc;
 
 use lambda_http::Request;
 use ringback::api::http::{self, ApiAnswer, ApiError, ApiErrorCode};
 use ringback::auth::signing::{SignatureError, Signing};
 use ringback::auth::webhook_auth::WebhookAuth;
-use ringback::exotel::{Direction, ExotelWebhook, Source};
-use ringback::platform::clock;
+use ringback::exotel::{CallDirection, ExotelWebhook, WebhookSource};
 use ringback::platform::secrets::WebhookSecret;
 use ringback::start::{LiveSwitchboard, Start};
 use ringback::store::number_routes::NumberRoutes;
@@ -19,8 +20,8 @@ use serde_json::json;
 
 struct ExotelWebhookHandler {
     switchboard: LiveSwitchboard,
-    routes: Routes,
-    webhook_auth: Gate<WebhookSecret>,
+    routes: NumberRoutes,
+    webhook_auth: WebhookAuth<WebhookSecret>,
     signing: Arc<Signing>,
     country: String,
 }
@@ -34,8 +35,12 @@ enum ReportScope {
 }
 
 impl ExotelWebhookHandler {
-    async fn handle(&self, request: Request) -> Result<Answer, ApiError> {
-        let now = clock::now();
+    async fn handle(
+        &self,
+        request: Request,
+        invocation: InvocationContext,
+    ) -> Result<ApiAnswer, ApiError> {
+        let InvocationContext { now, deadline } = invocation;
         let query = FormFields::from_form(request.uri().query().unwrap_or_default().as_bytes());
         let scope = self.authenticate(&request, &query, now).await?;
         let extension = query
@@ -43,24 +48,25 @@ impl ExotelWebhookHandler {
             .map(Extension::try_from)
             .transpose()?;
         let webhook = self.parse(&request, query).await?;
-        let until = http::until(&request);
         let id_of_sid = CallId::of_call_sid(&webhook.call_sid);
         match (scope, webhook.direction) {
-            (scope, Direction::Outbound) => {
+            (scope, CallDirection::Outbound) => {
                 // A call that Ringback did not place, or a status that Exotel does not document.
-                let Some(progress) = webhook.reported() else {
-                    return Ok(Answer::ok(json!({ "status": "ignored" })));
+                let Some(progress) = webhook.progress_event() else {
+                    return Ok(ApiAnswer::ok(json!({ "status": "ignored" })));
                 };
                 let call_id = match scope {
                     ReportScope::OneCall(call_id) => call_id,
                     ReportScope::AllCalls => webhook.call_id.unwrap_or(id_of_sid),
                 };
-                self.handle_event(call_id, &progress, now, until).await
+                self.handle_event(call_id, &progress, now, deadline).await
             }
-            (ReportScope::OneCall(_), Direction::Inbound) => Err(SignatureError::WrongToken.into()),
-            (ReportScope::AllCalls, Direction::Inbound) => match webhook.end() {
-                Some(end) => self.handle_event(id_of_sid, &end, now, until).await,
-                None => self.start_call(webhook, extension, now, until).await,
+            (ReportScope::OneCall(_), CallDirection::Inbound) => {
+                Err(SignatureError::WrongToken.into())
+            }
+            (ReportScope::AllCalls, CallDirection::Inbound) => match webhook.end_event() {
+                Some(end) => self.handle_event(id_of_sid, &end, now, deadline).await,
+                None => self.start_call(webhook, extension, now, deadline).await,
             },
         }
     }
@@ -75,12 +81,14 @@ impl ExotelWebhookHandler {
         let source = http::source(request);
         if let (Some(token), Some(call_id)) = (query.text("call_token"), query.text("CustomField"))
         {
-            self.webhook_auth.admit_source(source)?;
+            self.webhook_auth.check_source(source)?;
             let call_id = CallId::try_from(call_id)?;
             self.signing.check_callback(call_id, token, now).await?;
             return Ok(ReportScope::OneCall(call_id));
         }
-        let admitted = self.webhook_auth.admit(source, query.text("secret"), now);
+        let admitted = self
+            .webhook_auth
+            .authenticate(source, query.text("secret"), now);
         let (admitted, ()) = tokio::join!(admitted, self.signing.get_ready());
         admitted?;
         Ok(ReportScope::AllCalls)
@@ -105,14 +113,14 @@ impl ExotelWebhookHandler {
         event: &Event,
         now: Timestamp,
         until: Timestamp,
-    ) -> Result<Answer, ApiError> {
+    ) -> Result<ApiAnswer, ApiError> {
         match self.switchboard.handle(call_id, event, now, until).await {
             // 200, because Exotel repeats a report after any other status, and the call would stay unknown.
             Err(SwitchboardError::NoSuchCall) => {
                 tracing::info!(%call_id, "report of an unknown call");
-                Ok(Answer::ok(json!({ "status": "unknown" })))
+                Ok(ApiAnswer::ok(json!({ "status": "unknown" })))
             }
-            outcome => Ok(Answer::ok(
+            outcome => Ok(ApiAnswer::ok(
                 json!({ "call_id": call_id, "status": outcome?.call.status }),
             )),
         }
@@ -124,10 +132,10 @@ impl ExotelWebhookHandler {
         extension: Option<Extension>,
         now: Timestamp,
         until: Timestamp,
-    ) -> Result<Answer, ApiError> {
+    ) -> Result<ApiAnswer, ApiError> {
         if webhook.is_repetition(self.switchboard.limits().ring, now) {
             tracing::warn!(call_sid = %webhook.call_sid, "repeated report of an old call ignored");
-            return Ok(Answer::ok(json!({ "status": "too_late" })));
+            return Ok(ApiAnswer::ok(json!({ "status": "too_late" })));
         }
         let extension = match extension {
             Some(extension) => extension,
@@ -146,7 +154,7 @@ impl ExotelWebhookHandler {
             .report_inbound_call(&report, now, until)
             .await?
             .call;
-        Ok(Answer::ok(
+        Ok(ApiAnswer::ok(
             json!({ "call_id": call.call_id, "status": call.status }),
         ))
     }
@@ -159,24 +167,24 @@ impl ExotelWebhookHandler {
             return Ok(extension);
         }
         tracing::error!(call_sid = %webhook.call_sid, number = ?webhook.to, "number has no route");
-        let no_route = ApiError::not_found(
-            "number_not_routed",
+        let no_route = ApiError::with_message(
+            ApiErrorCode::NumberNotRouted,
             "the number has no route to an extension; add a route, or add ?extension= to the webhook URL",
         );
         Err(match webhook.source {
             // A Passthru applet takes the flow's failure branch on 302.
-            Source::Passthru => no_route.with_status(302),
-            Source::StatusCallback => no_route,
+            WebhookSource::Passthru => no_route.with_status(302),
+            WebhookSource::StatusCallback => no_route,
         })
     }
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_http::Error> {
-    let start = Start::function().await?;
+    let start = Start::function().await;
     let this = ExotelWebhookHandler {
         switchboard: start.switchboard()?,
-        routes: start.routes(),
+        routes: start.routes()?,
         webhook_auth: start.exotel_webhook_auth()?,
         signing: start.signing()?,
         country: start.country(),

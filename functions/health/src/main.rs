@@ -7,10 +7,10 @@ mod shared_answer;
 
 use std::time::Duration;
 
-use lambda_http::Request;
-use ringback::api::http::{self, Answer, ApiError};
-use ringback::asterisk::{Asterisk, Health as PbxHealth};
+use ringback::api::http::{self, ApiAnswer, ApiError};
+use ringback::asterisk::{Asterisk, PbxHealth};
 use ringback::start::Start;
+use ringback::store::Table;
 use serde_json::{Map, Value, json};
 use shared_answer::SharedAnswer;
 
@@ -18,8 +18,7 @@ use shared_answer::SharedAnswer;
 const CHECK_TIMEOUT: Duration = Duration::from_millis(1_500);
 
 struct HealthHandler {
-    dynamodb: aws_sdk_dynamodb::Client,
-    table: String,
+    table: Table,
     sqs: aws_sdk_sqs::Client,
     queue_url: String,
     asterisk: Asterisk,
@@ -35,7 +34,7 @@ struct HealthReport {
 }
 
 impl HealthHandler {
-    async fn handle(&self, _request: Request) -> Result<Answer, ApiError> {
+    async fn handle(&self) -> Result<ApiAnswer, ApiError> {
         let HealthReport { healthy, body } = self.last_report.get_or(|| self.check()).await;
         if healthy {
             Ok(ApiAnswer::ok(body))
@@ -71,18 +70,6 @@ impl HealthHandler {
         HealthReport { healthy, body }
     }
 
-    /// Reads an item that does not exist.
-    async fn table_answers(&self) -> bool {
-        let key = |text: &str| aws_sdk_dynamodb::types::AttributeValue::S(text.to_owned());
-        let read = self
-            .dynamodb
-            .get_item()
-            .table_name(&self.table)
-            .key("pk", key("HEALTH"))
-            .key("sk", key("HEALTH"));
-        read.send().await.is_ok()
-    }
-
     async fn queue_answers(&self) -> bool {
         self.sqs
             .get_queue_attributes()
@@ -105,10 +92,9 @@ const fn state_text(answers: bool) -> &'static str {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_http::Error> {
-    let start = Start::function().await?;
+    let start = Start::function().await;
     let this = HealthHandler {
-        dynamodb: start.dynamodb(),
-        table: start.table().to_owned(),
+        table: start.table()?,
         sqs: start.sqs(),
         queue_url: start.environment.required("TIMEOUT_QUEUE_URL")?,
         asterisk: start.asterisk()?,

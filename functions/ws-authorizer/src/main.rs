@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 struct WsAuthorizer {
     tokens: Tokens,
-    webhook_auth: Gate<WebhookSecret>,
+    webhook_auth: WebhookAuth<WebhookSecret>,
 }
 
 impl WsAuthorizer {
@@ -35,8 +35,8 @@ impl WsAuthorizer {
             return Ok(policy("Deny", "unauthenticated", method_arn, &json!({})));
         };
         let principal = match &identity {
-            Who::Client(bearer) => bearer.viewer().to_string(),
-            Who::Exotel => "exotel".to_owned(),
+            ConnectedClient::Client(bearer) => bearer.viewer().to_string(),
+            ConnectedClient::Exotel => "exotel".to_owned(),
         };
         let context = serde_json::to_value(identity)?;
         Ok(policy("Allow", &principal, method_arn, &context))
@@ -60,8 +60,8 @@ impl WsAuthorizer {
             }
             Credentials::Secret(secret) => {
                 let secret = Some(secret.expose_secret());
-                match self.webhook_auth.admit(source, secret, now).await {
-                    Ok(()) => Ok(Some(Who::Exotel)),
+                match self.webhook_auth.authenticate(source, secret, now).await {
+                    Ok(()) => Ok(Some(ConnectedClient::Exotel)),
                     Err(WebhookAuthError::Secret(error)) => Err(error.into()),
                     Err(
                         WebhookAuthError::SourceNotAllowed(_) | WebhookAuthError::Unauthorized(_),

@@ -1,11 +1,11 @@
-//! The frames of a call's audio stream, as Exotel's Stream and Voicebot applets send them.
+//! The frames of a call's audio stream, as Exotel's AudioStream and Voicebot applets send them.
 //!
 //! Most frames are audio and arrive many times a second. They are ignored without reading a table or a secret.
 
 use futures::StreamExt;
-use ringback::api::http::ApiError;
+use ringback::api::http::{ApiError, ApiErrorCode};
 use ringback::exotel::{DtmfKey, MAX_FRAME_BYTES, StreamFrame};
-use ringback::platform::clock;
+use ringback::platform::invocation::InvocationContext;
 use ringback::start::LiveSwitchboard;
 use ringback::store::connections::Connections;
 use ringback::store::streams::{AudioStream, AudioStreams};
@@ -16,12 +16,12 @@ use ringback_core::timestamp::Timestamp;
 use serde_json::{Value, json};
 
 /// Handles frames: changes the stream's call, and sends keys to the call's clients.
-pub(crate) struct AudioStreams {
-    pub(crate) streams: Streams,
+pub(crate) struct StreamHandler {
+    pub(crate) streams: AudioStreams,
     pub(crate) connections: Connections,
 }
 
-impl AudioStreams {
+impl StreamHandler {
     /// Handles a frame from a connection of Exotel's. Exotel expects no answer.
     pub(crate) async fn handle_frame(
         &self,
@@ -31,13 +31,10 @@ impl AudioStreams {
         invocation: InvocationContext,
     ) -> Result<(), ApiError> {
         if text.len() > MAX_FRAME_BYTES {
-            return Err(ApiError::bad_request(
-                "frame_too_long",
-                "a frame must not be longer than 128 KiB",
-            ));
+            return Err(ApiErrorCode::FrameTooLong.into());
         }
         let frame = StreamFrame::parse(text)
-            .map_err(|error| ApiError::bad_request("bad_frame", error.to_string()))?;
+            .map_err(|error| ApiError::with_message(ApiErrorCode::BadFrame, error.to_string()))?;
         match frame {
             StreamFrame::Ignored => Ok(()),
             StreamFrame::Start {
@@ -45,16 +42,21 @@ impl AudioStreams {
                 sample_rate,
             } => {
                 let started = Event::StreamStarted;
-                if let Some(call) = handle_event(switchboard, &call_sid, &started, until).await? {
+                if let Some(call) =
+                    handle_event(switchboard, &call_sid, &started, invocation).await?
+                {
                     tracing::info!(call_id = %call.call_id, connection_id, sample_rate, "stream started");
-                    self.store(connection_id, &call, call_sid).await?;
+                    self.store(connection_id, &call, call_sid, invocation.now)
+                        .await?;
                 }
                 Ok(())
             }
-            Frame::Dtmf(dtmf) => self.send_key(connection_id, &dtmf).await,
-            Frame::Stop { call_sid, reason } => {
+            StreamFrame::Dtmf(dtmf) => self.send_key(connection_id, &dtmf, invocation.now).await,
+            StreamFrame::Stop { call_sid, reason } => {
                 let stopped = Event::StreamStopped(reason);
-                if let Some(call) = handle_event(switchboard, &call_sid, &stopped, until).await? {
+                if let Some(call) =
+                    handle_event(switchboard, &call_sid, &stopped, invocation).await?
+                {
                     tracing::info!(call_id = %call.call_id, connection_id, reason = reason.as_str(), "stream stopped");
                 }
                 Ok(())
@@ -76,12 +78,16 @@ impl AudioStreams {
     }
 
     /// Sends a pressed key to the clients of all participants. A client that cannot be reached is skipped.
-    async fn send_key(&self, connection_id: &str, dtmf: &Dtmf) -> Result<(), ApiError> {
+    async fn send_key(
+        &self,
+        connection_id: &str,
+        dtmf: &DtmfKey,
+        now: Timestamp,
+    ) -> Result<(), ApiError> {
         let Some(stream) = self.streams.over(connection_id).await? else {
             tracing::warn!(connection_id, "DTMF key of an unknown stream ignored");
             return Ok(());
         };
-        let now = clock::now();
         let text = call_dtmf(&stream, dtmf, now).to_string();
         let clients = futures::stream::iter(&stream.participants)
             .flat_map(|extension| Box::pin(self.connections.of(extension)));
@@ -102,10 +108,8 @@ async fn handle_event(
     invocation: InvocationContext,
 ) -> Result<Option<Call>, ApiError> {
     let call_id = CallId::of_call_sid(call_sid);
-    match switchboard
-        .handle(call_id, event, clock::now(), until)
-        .await
-    {
+    let InvocationContext { now, deadline } = invocation;
+    match switchboard.handle(call_id, event, now, deadline).await {
         Ok(outcome) => Ok(Some(outcome.call)),
         Err(SwitchboardError::NoSuchCall) => {
             tracing::warn!(%call_sid, "stream of an unknown call");
@@ -116,7 +120,7 @@ async fn handle_event(
 }
 
 /// The message of a pressed key. It has the form of `call_status_update`.
-fn call_dtmf(stream: &Stream, dtmf: &Dtmf, now: Timestamp) -> Value {
+fn call_dtmf(stream: &AudioStream, dtmf: &DtmfKey, now: Timestamp) -> Value {
     let mut data = json!({
         "callSid": stream.call_sid,
         "callId": stream.call_id,

@@ -1,13 +1,13 @@
 //! `incoming_call`: an app starts a call.
 
+use ringback::platform::invocation::InvocationContext;
 use std::sync::Arc;
 
 use ringback::api::http::{ApiError, ApiErrorCode};
 use ringback::api::new_call::{Address, CallRequest};
 use ringback::api::status_update::call_initiated;
 use ringback::auth::signing::Signing;
-use ringback::exotel::dial_rules::{CallerIdPolicy, DialRules, Forbidden};
-use ringback::platform::clock;
+use ringback::exotel::dial_rules::{CallerIdPolicy, DialRuleViolation, DialRules};
 use ringback::start::LiveSwitchboard;
 use ringback::store::number_routes::NumberRoutes;
 use ringback::switchboard::{Destination, NewCallRequest, StartLimits, SwitchboardError};
@@ -44,12 +44,12 @@ impl CallStarter {
         let (call_id, destination) =
             futures::join!(self.signing.sign(call_id), self.destination(app, request));
         let new_call = NewCallRequest {
-            whom: destination?,
+            destination: destination?,
             call_id: call_id?,
             by: app.clone(),
-            within: self.limits,
+            limits: self.limits,
         };
-        let started = self.switchboard.start(&new_call, now, until).await;
+        let started = self.switchboard.start_call(&new_call, now, deadline).await;
         if let Err(SwitchboardError::TooMany { limit, .. }) = &started {
             record_refusal(app, limit.rule());
         }
@@ -57,8 +57,8 @@ impl CallStarter {
         if call.is_to_number() {
             tracing::info!(call_id = %call.call_id, extension = %app, "call to a telephone number");
         }
-        if !new_call.is(&call) {
-            return Err(ApiError::reference_used().about_call(&call));
+        if !new_call.is_for(&call) {
+            return Err(ApiError::from(ApiErrorCode::ReferenceUsed).about_call(&call));
         }
         match start_error(&call) {
             None => Ok(call_initiated(&call, reference.as_ref())),
@@ -73,27 +73,21 @@ impl CallStarter {
     ) -> Result<Destination, ApiError> {
         match request.recipient {
             Address::Telephone(_) if request.call_type == CallType::Video => {
-                Err(ApiError::bad_request(
-                    "no_video_to_a_telephone",
-                    "a telephone number cannot take a video call; use callType voice",
-                ))
+                Err(ApiErrorCode::NoVideoToATelephone.into())
             }
             Address::Telephone(to) => {
                 let from = self.allowed_numbers(app, request.caller, &to).await?;
                 Ok(Destination::Number { from, to })
             }
-            Address::App(callee) if callee == *app => Err(ApiError::bad_request(
-                "own_extension",
-                "recipientId must not be the caller's own extension",
-            )),
+            Address::App(callee) if callee == *app => Err(ApiErrorCode::OwnExtension.into()),
             Address::App(callee) => match request.caller {
                 None => Ok(Destination::App(callee, request.call_type)),
                 Some(Address::App(caller)) if caller == *app => {
                     Ok(Destination::App(callee, request.call_type))
                 }
-                Some(Address::App(_)) => Err(ApiError::other_extension()),
-                Some(Address::Telephone(_)) => Err(ApiError::bad_request(
-                    "bad_field",
+                Some(Address::App(_)) => Err(ApiErrorCode::NotYourExtension.into()),
+                Some(Address::Telephone(_)) => Err(ApiError::with_message(
+                    ApiErrorCode::BadField,
                     "in a call to an extension, callerId must be the app's own extension",
                 )),
             },
@@ -107,7 +101,7 @@ impl CallStarter {
         caller: Option<Address>,
         to: &PhoneNumber,
     ) -> Result<PhoneNumber, ApiError> {
-        let forbidden = |rule: Forbidden| {
+        let forbidden = |rule: DialRuleViolation| {
             record_refusal(app, rule.rule());
             ApiError::from(rule)
         };
@@ -139,12 +133,7 @@ impl CallStarter {
             record_refusal(app, DialRuleViolation::CallerId.rule());
             return Err(DialRuleViolation::CallerId.into());
         }
-        own.ok_or_else(|| {
-            ApiError::bad_request(
-                "caller_has_no_telephone",
-                "Exotel dials the caller's telephone first, and this extension has no number in the table; ask the operator to add it",
-            )
-        })
+        Ok(own.ok_or(ApiErrorCode::CallerHasNoTelephone)?)
     }
 }
 
@@ -155,55 +144,18 @@ fn record_refusal(app: &Extension, rule: &'static str) {
 }
 
 /// The error for a call that failed while it was set up. `None` if it did not fail.
-fn start_error(call: &Call) -> Option<ApiError> {
-    let (status, code, message) = match call.end_reason() {
-        Some(EndReason::NoDevice) => (
-            404,
-            "no_device",
-            "no device is registered for this extension",
-        ),
-        Some(EndReason::PushFailed) => (
-            502,
-            "push_failed",
-            "no push to this extension's devices was accepted",
-        ),
-        Some(EndReason::CallerUnreachable) => (
-            502,
-            "caller_unreachable",
-            "your own phone could not be called; register it with SIP, then call again",
-        ),
-        Some(EndReason::ExotelRefused) => (
-            502,
-            "exotel_refused",
-            "Exotel rejected the call; check both numbers and the permissions of the Exotel account",
-        ),
-        Some(EndReason::ExotelNoBalance) => (
-            502,
-            "exotel_no_balance",
-            "the Exotel account has no balance left",
-        ),
-        Some(EndReason::ExotelTooMany) => (
-            503,
-            "exotel_too_many",
-            "too many calls within a minute; call again later",
-        ),
-        Some(EndReason::ExotelUnavailable) => (
-            502,
-            "exotel_unavailable",
-            "Exotel could not be reached; call again",
-        ),
-        Some(EndReason::ExotelNotConfigured) => (
-            502,
-            "exotel_not_configured",
-            "this deployment has no usable Exotel account",
-        ),
+fn start_error(call: &Call) -> Option<ApiErrorCode> {
+    Some(match call.end_reason() {
+        Some(EndReason::NoDevice) => ApiErrorCode::NoDevice,
+        Some(EndReason::PushFailed) => ApiErrorCode::PushFailed,
+        Some(EndReason::CallerUnreachable) => ApiErrorCode::CallerUnreachable,
+        Some(EndReason::ExotelRefused) => ApiErrorCode::ExotelRefused,
+        Some(EndReason::ExotelNoBalance) => ApiErrorCode::ExotelNoBalance,
+        Some(EndReason::ExotelTooMany) => ApiErrorCode::ExotelTooMany,
+        Some(EndReason::ExotelUnavailable) => ApiErrorCode::ExotelUnavailable,
+        Some(EndReason::ExotelNotConfigured) => ApiErrorCode::ExotelNotConfigured,
         // Exotel did not answer the request, so it may have placed the call.
-        _ if call.may_have_been_placed() => (
-            504,
-            "exotel_silent",
-            "Exotel did not answer in time and may still place the call; wait for its status before calling again",
-        ),
+        _ if call.may_have_been_placed() => ApiErrorCode::ExotelSilent,
         _ => return None,
-    };
-    Some(ApiError::failed(status, code, message))
+    })
 }

@@ -24,7 +24,7 @@ impl ErrorPosts {
 
     /// Posts the error. Drops it if the connection got one within the last second.
     pub(crate) async fn post(&self, connections: &Connections, to: &Connection, error: &Value) {
-        if self.0.may(&to.id, Instant::now()) {
+        if self.0.allow(&to.id, Instant::now()) {
             let text = error.to_string();
             let delivery = connections.send(to, &text, clock::now()).await;
             tracing::info!(

@@ -7,7 +7,7 @@ mod audio_stream;
 mod call_start;
 mod error_posts;
 
-use audio_stream::AudioStreams;
+use audio_stream::StreamHandler;
 use call_start::CallStarter;
 use error_posts::ErrorPosts;
 use lambda_runtime::{Error, LambdaEvent};
@@ -17,44 +17,54 @@ use ringback::api::new_call::CallRequest;
 use ringback::api::websocket::{self, ConnectedClient, Request};
 use ringback::auth::Bearer;
 use ringback::exotel::dial_rules::DialRules;
-use ringback::platform::clock;
-use ringback::start::{Start, run, works_until};
+use ringback::platform::invocation::InvocationContext;
+use ringback::start::{Start, run};
 use ringback::switchboard::StartLimits;
 use serde_json::{Map, Value, json};
 
 struct WsMessage {
     calls: CallStarter,
-    audio_streams: AudioStreams,
+    audio_streams: StreamHandler,
     error_posts: ErrorPosts,
 }
 
 impl WsMessage {
     async fn handle(&self, event: LambdaEvent<Request>) -> Result<Value, Error> {
-        let until = works_until(event.context.deadline);
+        let invocation = InvocationContext::begin(&event.context);
         let request = event.payload;
-        match request.who() {
-            Who::Exotel => {
-                self.handle_frame(&request, until).await;
+        match request.client() {
+            ConnectedClient::Exotel => {
+                self.handle_frame(&request, invocation).await;
                 Ok(websocket::done())
             }
-            Who::Client(bearer) => Ok(self.handle_message(&request, bearer, until).await),
+            ConnectedClient::Client(bearer) => {
+                Ok(self.handle_message(&request, bearer, invocation).await)
+            }
         }
     }
 
     /// Errors are only logged: Exotel would take an answer for a frame, in the middle of a call.
-    async fn handle_frame(&self, request: &Request, until: Timestamp) {
+    async fn handle_frame(&self, request: &Request, invocation: InvocationContext) {
         let (switchboard, connection_id) = (&self.calls.switchboard, request.connection_id());
-        let handled =
-            self.audio_streams
-                .handle_frame(switchboard, connection_id, text_of(request), until);
+        let handled = self.audio_streams.handle_frame(
+            switchboard,
+            connection_id,
+            text_of(request),
+            invocation,
+        );
         if let Err(error) = handled.await {
             error.log();
         }
     }
 
-    async fn handle_message(&self, request: &Request, bearer: &Bearer, until: Timestamp) -> Value {
-        let answering = self.answer(bearer, text_of(request), until);
-        let answer = http::in_time(answering, until).await;
+    async fn handle_message(
+        &self,
+        request: &Request,
+        bearer: &Bearer,
+        invocation: InvocationContext,
+    ) -> Value {
+        let answering = self.answer(bearer, text_of(request), invocation);
+        let answer = http::in_time(answering, invocation).await;
         let answer = answer.unwrap_or_else(ApiError::into_message);
         match request.connection() {
             Some(connection) if !request.has_route_response() => {
@@ -72,30 +82,30 @@ impl WsMessage {
         &self,
         bearer: &Bearer,
         text: &str,
-        until: Timestamp,
+        invocation: InvocationContext,
     ) -> Result<Value, ApiError> {
         if text.len() > http::LONGEST_BODY {
-            return Err(ApiError::too_long());
+            return Err(ApiErrorCode::BodyTooLong.into());
         }
-        let message: Map<String, Value> = serde_json::from_str(text)
-            .map_err(|_| ApiError::bad_request("bad_message", "a message must be a JSON object"))?;
+        let message: Map<String, Value> =
+            serde_json::from_str(text).map_err(|_| ApiErrorCode::BadMessage)?;
         match message.get("type").and_then(Value::as_str) {
             Some("ping") => Ok(json!({ "type": "pong" })),
-            Some("call_response") => self.call_response(bearer, text, until).await,
+            Some("call_response") => {
+                let (switchboard, signing) = (&self.calls.switchboard, &self.calls.signing);
+                let body = text.as_bytes();
+                let accepted =
+                    call_response::handle(switchboard, signing, bearer, body, invocation);
+                Ok(accepted.await?.into_message())
+            }
             Some("incoming_call") => {
-                let started = self.incoming_call(bearer, &message, until).await;
+                let started = self.incoming_call(bearer, &message, invocation).await;
                 started.map_err(|error| {
                     error.with_detail("clientReference", message.get("clientReference"))
                 })
             }
-            None if message.contains_key("event") => Err(ApiError::bad_request(
-                "not_your_frame",
-                "only Exotel may send stream frames",
-            )),
-            _ => Err(ApiError::bad_request(
-                "unknown_type",
-                "type must be ping, call_response or incoming_call",
-            )),
+            None if message.contains_key("event") => Err(ApiErrorCode::NotYourFrame.into()),
+            _ => Err(ApiErrorCode::UnknownType.into()),
         }
     }
 
@@ -103,33 +113,13 @@ impl WsMessage {
         &self,
         bearer: &Bearer,
         message: &Map<String, Value>,
-        until: Timestamp,
+        invocation: InvocationContext,
     ) -> Result<Value, ApiError> {
         let request = CallRequest::parse(message, &self.calls.country)?;
-        let party = bearer.party().ok_or_else(ApiError::no_extension)?;
-        self.calls.start(&party.extension, request, until).await
-    }
-
-    async fn call_response(
-        &self,
-        bearer: &Bearer,
-        text: &str,
-        until: Timestamp,
-    ) -> Result<Value, ApiError> {
-        let now = clock::now();
-        let response = CallResponse::parse(text.as_bytes())?;
-        let party = bearer.acting_for(&response.extension);
-        let party = party.ok_or_else(ApiError::other_extension)?;
-        let (signing, switchboard) = (&self.calls.signing, &self.calls.switchboard);
-        signing.check(response.call_id, now).await?;
-        let (call_id, event) = (response.call_id, response.event(party.clone()));
-        let outcome = switchboard.handle(call_id, &event, now, until).await?;
-        match outcome.rejected {
-            None => Ok(
-                json!({ "type": "call_response", "success": true, "server_call_id": call_id, "status": outcome.call.status }),
-            ),
-            Some(reason) => Err(ApiError::rejected(reason, &outcome.call, now)),
-        }
+        let party = bearer.party().ok_or(ApiErrorCode::NoExtension)?;
+        self.calls
+            .start(&party.extension, request, invocation)
+            .await
     }
 }
 
@@ -139,18 +129,18 @@ fn text_of(request: &Request) -> &str {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    let start = Start::function().await?;
+    let start = Start::function().await;
     let this = &WsMessage {
         calls: CallStarter {
             switchboard: start.switchboard_with_exotel()?,
             signing: start.signing()?,
-            routes: start.routes(),
+            routes: start.routes()?,
             country: start.country(),
             rules: DialRules::from_environment(&start.environment, start.country())?,
             limits: StartLimits::from_environment(&start.environment)?,
         },
-        audio_streams: AudioStreams {
-            streams: start.streams(),
+        audio_streams: StreamHandler {
+            streams: start.streams()?,
             connections: start.connections()?,
         },
         error_posts: ErrorPosts::new(),

@@ -100,7 +100,7 @@ impl<S: CallStore + Sync, E: Effects + Sync> Switchboard<S, E> {
     ) -> Result<EventOutcome, SwitchboardError<E::Error>> {
         let unread = unread_update(event, now);
         let extension: Option<&Extension> = event.app().map(|app| &app.extension);
-        let look = async || -> Result<_, SwitchboardError<E::Error>> {
+        let look = || async {
             match &unread {
                 // One write both saves the change and answers with the call.
                 Some(unread) => match self.store.update(id, &unread.update).await? {
@@ -110,7 +110,9 @@ impl<S: CallStore + Sync, E: Effects + Sync> Switchboard<S, E> {
                 None => Ok(self.store.find(id).await?.map(Found::Unchanged)),
             }
         };
-        let found = find_when_replicated(&self.store, extension, now, look).await?;
+        let found: Result<_, SwitchboardError<E::Error>> =
+            find_when_replicated(&self.store, extension, now, look).await;
+        let found = found?;
         match (found, &unread) {
             (Some(Found::Saved(call)), Some(unread)) => {
                 let effects = unread.effects(&call, now);

@@ -25,8 +25,8 @@ pub(super) enum Outcome<'e> {
     Reject(RejectReason),
 }
 
-type AssignmentsOf<'e> = Box<dyn Fn(&Call) -> Vec<Assignment> + 'e>;
-type EffectsOf<'e> = Box<dyn Fn(&Call, Timestamp) -> Vec<Effect> + 'e>;
+type AssignmentsOf<'e> = Box<dyn Fn(&Call) -> Vec<Assignment> + Send + Sync + 'e>;
+type EffectsOf<'e> = Box<dyn Fn(&Call, Timestamp) -> Vec<Effect> + Send + Sync + 'e>;
 
 /// What a rule saves.
 pub(super) enum Assignments<'e> {
@@ -45,7 +45,7 @@ pub(super) struct Effects<'e> {
 /// A check that needs the call as it was read.
 struct Check<'e> {
     name: &'static str,
-    holds: Box<dyn Fn(&Call) -> bool + 'e>,
+    holds: Box<dyn Fn(&Call) -> bool + Send + Sync + 'e>,
 }
 
 /// A rule without its outcome.
@@ -66,7 +66,10 @@ pub(super) fn when<'e>(conditions: impl Into<Vec<Condition>>) -> When<'e> {
 }
 
 /// Begins a rule that applies when this holds of the call as it was read. `name` is for the page of all rules.
-pub(super) fn when_read<'e>(name: &'static str, holds: impl Fn(&Call) -> bool + 'e) -> When<'e> {
+pub(super) fn when_read<'e>(
+    name: &'static str,
+    holds: impl Fn(&Call) -> bool + Send + Sync + 'e,
+) -> When<'e> {
     when([]).and(name, holds)
 }
 
@@ -77,7 +80,11 @@ pub(super) fn otherwise<'e>() -> When<'e> {
 
 impl<'e> When<'e> {
     /// The rule applies only when this holds too.
-    pub(super) fn and(mut self, name: &'static str, holds: impl Fn(&Call) -> bool + 'e) -> Self {
+    pub(super) fn and(
+        mut self,
+        name: &'static str,
+        holds: impl Fn(&Call) -> bool + Send + Sync + 'e,
+    ) -> Self {
         let holds = Box::new(holds);
         self.checks.push(Check { name, holds });
         self
@@ -92,7 +99,7 @@ impl<'e> When<'e> {
     pub(super) fn set_of(
         self,
         name: &'static str,
-        of: impl Fn(&Call) -> Vec<Assignment> + 'e,
+        of: impl Fn(&Call) -> Vec<Assignment> + Send + Sync + 'e,
     ) -> Changing<'e> {
         Changing(self, Assignments::Of(name, Box::new(of)))
     }
@@ -111,7 +118,7 @@ impl<'e> When<'e> {
     pub(super) fn only(
         self,
         name: &'static str,
-        of: impl Fn(&Call, Timestamp) -> Vec<Effect> + 'e,
+        of: impl Fn(&Call, Timestamp) -> Vec<Effect> + Send + Sync + 'e,
     ) -> Rule<'e> {
         let of = Box::new(of);
         self.decide(Outcome::OnlyEffects(Effects { name, of }))
@@ -136,7 +143,7 @@ impl<'e> Changing<'e> {
     pub(super) fn then(
         self,
         name: &'static str,
-        of: impl Fn(&Call, Timestamp) -> Vec<Effect> + 'e,
+        of: impl Fn(&Call, Timestamp) -> Vec<Effect> + Send + Sync + 'e,
     ) -> Rule<'e> {
         let Self(when, assignments) = self;
         let of = Box::new(of);

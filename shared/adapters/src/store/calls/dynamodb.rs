@@ -469,7 +469,7 @@ mod tests {
         store: &DynamoCallStore,
         call: &Call,
     ) -> Result<Option<Call>, ReplicationWaitError> {
-        let look = async || Ok(store.find(call.call_id).await?);
+        let look = || async { Ok(store.find(call.call_id).await?) };
         find_when_replicated(store, Some(&call.extension), NOW, look).await
     }
 

@@ -86,12 +86,16 @@ pub trait CallStore {
 ///
 /// # Errors
 /// Those of `look`, and [`ReplicationWaitError`].
-pub async fn find_when_replicated<T, E: From<ReplicationWaitError>>(
+pub async fn find_when_replicated<T, E, F>(
     store: &impl CallStore,
     extension: Option<&Extension>,
     now: Timestamp,
-    look: impl AsyncFn() -> Result<Option<T>, E>,
-) -> Result<Option<T>, E> {
+    look: impl Fn() -> F,
+) -> Result<Option<T>, E>
+where
+    E: From<ReplicationWaitError>,
+    F: Future<Output = Result<Option<T>, E>>,
+{
     let mut found = look().await?;
     if found.is_none() {
         for pause in store.replication_pauses(extension, now).await? {
