@@ -1,14 +1,15 @@
-//! The store of calls on the stack's own table keeps the promises that its twin in memory keeps.
+//! The DynamoDB call store on the stack's table passes the same tests as the memory store.
 
 use anyhow::Result;
-use ringback::store::calls::{DynamoCallStore, promises};
+use ringback::store::calls::{DynamoCallStore, contract_tests};
 
 use crate::scene::Scene;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dynamodb_keeps_every_promise() -> Result<()> {
+async fn the_dynamodb_store_passes_all_contract_tests() -> Result<()> {
     let scene = Scene::open().await?;
     let client = aws_sdk_dynamodb::Client::new(&scene.aws);
-    promises::all(&DynamoCallStore::new(client, scene.stack.aws.table.clone())).await;
+    let store = DynamoCallStore::new(client, scene.stack.aws.table.clone());
+    contract_tests::run_all(&store).await;
     Ok(())
 }

@@ -265,7 +265,7 @@ async fn the_device_of_a_disabled_endpoint_is_deleted_too() {
     sender.deletion_replies(deleted()).await;
     let event = sender.ring(&[iphone("iphone", SnsService::ApnsVoip)]).await;
     assert_eq!(event, Event::PushNotSent(EndReason::PushFailed));
-    let address = &sender.deletions().await[0]["ExpressionAttributeValues"][":dead"]["M"];
+    let address = &sender.deletions().await[0]["ExpressionAttributeValues"][":unreachable"]["M"];
     assert_eq!(address["service"]["S"], "apns_voip");
 }
 

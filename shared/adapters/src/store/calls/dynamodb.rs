@@ -441,26 +441,31 @@ fn conflict(doing: &'static str) -> StoreError {
 
 #[cfg(test)]
 mod tests {
+    use ringback_core::testing::a_call;
     use serde_json::json;
+    use wiremock::matchers::{any, header};
     use wiremock::{Mock, MockServer, ResponseTemplate};
 
     use super::*;
     use crate::store::calls::find_when_replicated;
     use crate::testing::{operation, requests};
-    use ringback_core::testing::a_call;
 
     const NOW: Timestamp = Timestamp::from_millis(1_710_417_600_000);
 
-    /// A table to which the call is replicated after two reads.
-    async fn lagging(
-        not_yet: ResponseTemplate,
-        there: ResponseTemplate,
-    ) -> (MockServer, DynamoCallStore) {
+    /// A table that has the call from the third request on. The first two answers are empty.
+    async fn lagging_table(call: &Call) -> (MockServer, DynamoCallStore) {
+        let item = json!({
+            "call_id": { "S": call.call_id }, "version": { "N": "1" }, "status": { "S": "waiting_for_mobile" },
+            "extension": { "S": "1001" }, "kind": { "M": { "from_trunk": { "M": {} } } }, "call_type": { "S": "voice" },
+            "created_at": { "N": "1710417600000" }, "rings_until": { "N": "1710417630000" },
+            "limits": { "M": { "ring_ms": { "N": "30000" }, "connect_ms": { "N": "15000" }, "talk_ms": { "N": "1000" }, "check_ms": { "N": "1000" } } },
+            "expires_at": { "N": "1710504000" },
+        });
         let server = MockServer::start().await;
-        let not_yet = Mock::given(wiremock::matchers::any()).respond_with(not_yet);
-        not_yet.up_to_n_times(2).mount(&server).await;
-        let there = Mock::given(wiremock::matchers::any()).respond_with(there);
-        there.mount(&server).await;
+        let answer =
+            |body| Mock::given(any()).respond_with(ResponseTemplate::new(200).set_body_json(body));
+        answer(json!({})).up_to_n_times(2).mount(&server).await;
+        answer(json!({ "Item": item })).mount(&server).await;
         let table = crate::testing::table(&server);
         (server, DynamoCallStore::new(table))
     }
@@ -473,71 +478,50 @@ mod tests {
         find_when_replicated(store, Some(&call.extension), NOW, look).await
     }
 
-    fn there(call: &Call, name: &str) -> ResponseTemplate {
-        let item = json!({
-            "call_id": { "S": call.call_id }, "version": { "N": "1" }, "status": { "S": "waiting_for_mobile" },
-            "extension": { "S": "1001" }, "kind": { "M": { "from_trunk": { "M": {} } } }, "call_type": { "S": "voice" },
-            "created_at": { "N": "1710417600000" }, "rings_until": { "N": "1710417630000" },
-            "limits": { "M": { "ring_ms": { "N": "30000" }, "connect_ms": { "N": "15000" }, "talk_ms": { "N": "1000" }, "check_ms": { "N": "1000" } } },
-            "expires_at": { "N": "1710504000" },
-        });
-        ResponseTemplate::new(200).set_body_json(json!({ name: item }))
-    }
-
     #[tokio::test]
-    async fn a_call_of_the_other_region_is_waited_for() {
+    async fn a_find_waits_for_a_call_of_the_other_region() {
         let call = a_call(NOW);
-        // The first answer is for the call, the second for the token, which is granted.
-        let nothing = ResponseTemplate::new(200).set_body_json(json!({}));
-        let (server, calls) = lagging(nothing, there(&call, "Item")).await;
-        let calls = calls.replicated_in("ap-south-1".to_owned());
-        let found = find(&calls, &call).await;
-        assert_eq!(found.unwrap().unwrap().call_id, call.call_id);
-        let asked = requests(&server).await;
-        let asked: Vec<&str> = asked.iter().map(operation).collect();
-        assert_eq!(asked, ["GetItem", "UpdateItem", "GetItem"]);
-        // Reports of the PBX and timers need no token.
-        assert_eq!(
-            calls.replication_pauses(None, NOW).await.unwrap(),
-            PAUSES_FOR_REPLICATION
-        );
+        let (server, store) = lagging_table(&call).await;
+        let store = store.replicated_in("ap-south-1".to_owned());
+        let found = find(&store, &call).await.unwrap().unwrap();
+        assert_eq!(found.call_id, call.call_id);
+        let sent = requests(&server).await;
+        let operations: Vec<&str> = sent.iter().map(operation).collect();
+        assert_eq!(operations, ["GetItem", "UpdateItem", "GetItem"]);
+        // Reports of the PBX and timers wait without a token.
+        let pauses = store.replication_pauses(None, NOW).await.unwrap();
+        assert_eq!(pauses, PAUSES_FOR_REPLICATION);
         assert_eq!(requests(&server).await.len(), 3);
     }
 
     #[tokio::test]
-    async fn an_extension_that_waits_for_a_call_already_does_not_wait_for_another() {
+    async fn an_extension_waits_for_one_call_at_a_time() {
         let call = a_call(NOW);
-        let nothing = ResponseTemplate::new(200).set_body_json(json!({}));
-        let (server, calls) = lagging(nothing, there(&call, "Item")).await;
-        let last_taken = (NOW + Duration::from_secs(4)).as_millis().to_string();
-        let refused = json!({
+        let (server, store) = lagging_table(&call).await;
+        let full_at = (NOW + Duration::from_secs(4)).as_millis().to_string();
+        let no_token = json!({
             "__type": "com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException",
-            "Item": { "full_at": { "N": last_taken } },
+            "Item": { "full_at": { "N": full_at } },
         });
-        Mock::given(wiremock::matchers::header(
-            "x-amz-target",
-            "DynamoDB_20120810.UpdateItem",
-        ))
-        .respond_with(ResponseTemplate::new(400).set_body_json(refused))
-        .with_priority(1)
-        .mount(&server)
-        .await;
-        let calls = calls.replicated_in("ap-south-1".to_owned());
-        let refused = find(&calls, &call).await;
-        let Err(ReplicationWaitError::WaitsAlready(wait)) = refused else {
-            panic!("{refused:?}")
+        Mock::given(header("x-amz-target", "DynamoDB_20120810.UpdateItem"))
+            .respond_with(ResponseTemplate::new(400).set_body_json(no_token))
+            .with_priority(1)
+            .mount(&server)
+            .await;
+        let store = store.replicated_in("ap-south-1".to_owned());
+        let result = find(&store, &call).await;
+        let Err(ReplicationWaitError::WaitsAlready(wait)) = result else {
+            panic!("{result:?}")
         };
         assert_eq!(wait, Duration::from_secs(4));
         assert_eq!(requests(&server).await.len(), 2);
     }
 
     #[tokio::test]
-    async fn with_one_region_a_missing_call_is_not_waited_for() {
+    async fn a_find_does_not_wait_in_a_single_region() {
         let call = a_call(NOW);
-        let nothing = ResponseTemplate::new(200).set_body_json(json!({}));
-        let (server, calls) = lagging(nothing, there(&call, "Item")).await;
-        let found = find(&calls, &call).await;
-        assert_eq!(found.unwrap(), None);
+        let (server, store) = lagging_table(&call).await;
+        assert_eq!(find(&store, &call).await.unwrap(), None);
         assert_eq!(requests(&server).await.len(), 1);
     }
 }

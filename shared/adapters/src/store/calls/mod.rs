@@ -1,11 +1,11 @@
 //! Where calls are kept: [`DynamoCallStore`] on AWS, [`MemoryCallStore`] in tests. One suite of tests holds both to the same
 //! behaviour.
 
+#[cfg(any(test, feature = "testing"))]
+pub mod contract_tests;
 mod dynamodb;
 mod expressions;
 mod memory;
-#[cfg(any(test, feature = "testing"))]
-pub mod promises;
 
 use std::future::Future;
 use std::time::Duration;
