@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs checkov on template.yaml, in its pinned version, which it installs into target/tools on first use.
-# cfn-lint runs in a test: `sam validate --lint`, in local/tests/template.rs.
+# cfn-lint runs in a test: `sam validate --lint`, in e2e/tests/stack/template_lint.rs.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 

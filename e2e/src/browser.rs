@@ -1,0 +1,240 @@
+//! A real browser: headless Chromium, driven by WebDriver (W3C), which is a dozen JSON requests.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use reqwest::{Client, Method};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::time::{Instant, sleep};
+
+/// Chromium's own start on a busy machine.
+const STARTED_WITHIN: Duration = Duration::from_secs(30);
+const DRIVER: &str = "chromedriver";
+/// How to get what is missing.
+pub const MISSING: &str = "the console is tested in a real browser; `make test` and local/tools/prerequisites.sh say how to get it";
+/// It shows pages of this machine alone, keeps nothing, and asks nobody for updates.
+const ARGUMENTS: [&str; 11] = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--hide-scrollbars",
+    "--disable-dev-shm-usage",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1200,900",
+];
+/// What WebDriver calls an element.
+const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
+
+/// A browser with one window. It ends when this is dropped.
+pub struct Browser {
+    http: Client,
+    session: String,
+    driver: Child,
+    /// Chromium itself, which would outlive its driver.
+    chromium: Option<Pid>,
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        if let Some(pid) = self.chromium {
+            // It may have ended by itself.
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+    }
+}
+
+impl Browser {
+    pub async fn start() -> Result<Self> {
+        Self::start_with(&[]).await
+    }
+
+    /// With more of Chromium's arguments.
+    pub async fn start_with(more: &[&str]) -> Result<Self> {
+        let mut driver = Command::new(DRIVER)
+            .arg("--port=0")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .context(MISSING)?;
+        let said = driver.stdout.take().context("what the driver says")?;
+        let port = tokio::time::timeout(STARTED_WITHIN, port_in(said)).await??;
+        let http = Client::builder().timeout(STARTED_WITHIN).build()?;
+        let arguments = [&ARGUMENTS, more].concat();
+        let mut options = json!({ "args": arguments });
+        // A Chromium that is only unpacked is on the PATH, and not where the driver looks.
+        if let Some(chromium) = on_path("chromium") {
+            options["binary"] = json!(chromium);
+        }
+        let capabilities = json!({ "capabilities": { "alwaysMatch": {
+            "browserName": "chrome",
+            "goog:chromeOptions": options,
+            "goog:loggingPrefs": { "browser": "ALL" },
+        }}});
+        let url = format!("http://127.0.0.1:{port}/session");
+        let made = send(&http, Method::POST, &url, &capabilities)
+            .await
+            .context(MISSING)?;
+        let id = made["sessionId"]
+            .as_str()
+            .context("a session without an id")?;
+        let pid = made["capabilities"]["goog:processID"].as_i64();
+        let pid = pid.and_then(|pid| i32::try_from(pid).ok());
+        Ok(Self {
+            session: format!("{url}/{id}"),
+            http,
+            driver,
+            chromium: pid.map(Pid::from_raw),
+        })
+    }
+
+    /// Closes the window, so that the page can say goodbye, and ends.
+    pub async fn close(mut self) -> Result<()> {
+        send(&self.http, Method::DELETE, &self.session, &json!({})).await?;
+        self.chromium = None;
+        self.driver.kill().await?;
+        Ok(())
+    }
+
+    pub async fn open(&self, url: &str) -> Result<()> {
+        self.post("url", json!({ "url": url })).await?;
+        Ok(())
+    }
+
+    /// What a function body returns; a promise is waited for.
+    pub async fn run(&self, body: &str, arguments: Value) -> Result<Value> {
+        let script = json!({ "script": body, "args": arguments });
+        self.post("execute/sync", script).await
+    }
+
+    /// Waits until an expression is true.
+    pub async fn until(&self, expression: &str, within: Duration) -> Result<()> {
+        let patience = Instant::now() + within;
+        let body = format!("return Boolean({expression})");
+        while self.run(&body, json!([])).await? != true {
+            if Instant::now() > patience {
+                let page = self
+                    .run("return document.body.innerText", json!([]))
+                    .await?;
+                let page = page.as_str().unwrap_or_default();
+                bail!("not within {within:?}: {expression}\n\nThe page says:\n{page}\n");
+            }
+            sleep(Duration::from_millis(30)).await;
+        }
+        Ok(())
+    }
+
+    pub async fn click(&self, css: &str) -> Result<()> {
+        let element = self.find(css).await?;
+        self.post(&format!("element/{element}/click"), json!({}))
+            .await?;
+        Ok(())
+    }
+
+    /// Replaces what stands in a field.
+    pub async fn fill(&self, css: &str, text: &str) -> Result<()> {
+        let element = self.find(css).await?;
+        self.post(&format!("element/{element}/clear"), json!({}))
+            .await?;
+        if !text.is_empty() {
+            let keys = json!({ "text": text });
+            self.post(&format!("element/{element}/value"), keys).await?;
+        }
+        Ok(())
+    }
+
+    /// Presses one key after the other, wherever the focus is. [`TAB`], [`ENTER`]
+    pub async fn press(&self, keys: &str) -> Result<()> {
+        let strokes: Vec<Value> = keys
+            .chars()
+            .flat_map(|key| ["keyDown", "keyUp"].map(|kind| json!({ "type": kind, "value": key })))
+            .collect();
+        let actions =
+            json!({ "actions": [{ "type": "key", "id": "keyboard", "actions": strokes }] });
+        self.post("actions", actions).await?;
+        Ok(())
+    }
+
+    /// As Chrome's DevTools: a screen's size, what a person prefers.
+    pub async fn devtools(&self, command: &str, parameters: Value) -> Result<Value> {
+        let call = json!({ "cmd": command, "params": parameters });
+        self.post("goog/cdp/execute", call).await
+    }
+
+    pub async fn screenshot(&self) -> Result<Vec<u8>> {
+        let url = format!("{}/screenshot", self.session);
+        let image = send(&self.http, Method::GET, &url, &Value::Null).await?;
+        Ok(BASE64.decode(image.as_str().context("no image")?)?)
+    }
+
+    /// What the browser complained of: scripts that failed, and all that the page's policy forbade.
+    pub async fn complaints(&self) -> Result<Vec<String>> {
+        let log = self.post("se/log", json!({ "type": "browser" })).await?;
+        let entries = log.as_array().into_iter().flatten();
+        let severe = entries.filter(|entry| entry["level"] == "SEVERE");
+        Ok(severe.map(|entry| entry["message"].to_string()).collect())
+    }
+
+    async fn find(&self, css: &str) -> Result<String> {
+        let by = json!({ "using": "css selector", "value": css });
+        let element = self.post("element", by).await?;
+        let id = element[ELEMENT].as_str();
+        Ok(id
+            .with_context(|| format!("{css} is not an element"))?
+            .to_owned())
+    }
+
+    async fn post(&self, what: &str, body: Value) -> Result<Value> {
+        let url = format!("{}/{what}", self.session);
+        send(&self.http, Method::POST, &url, &body)
+            .await
+            .with_context(|| format!("{what} {body}"))
+    }
+}
+
+pub const TAB: &str = "\u{e004}";
+pub const ENTER: &str = "\u{e007}";
+
+fn on_path(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    let mut files = std::env::split_paths(&path).map(|folder| folder.join(program));
+    files.find(|file| file.is_file())
+}
+
+/// The port that the driver says it has taken.
+async fn port_in(said: tokio::process::ChildStdout) -> Result<u16> {
+    let mut lines = BufReader::new(said).lines();
+    while let Some(line) = lines.next_line().await? {
+        if let Some((_, port)) = line.split_once("started successfully on port ") {
+            let port = port.trim_end_matches('.').parse()?;
+            // Whoever says more is heard, or it stops.
+            tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+            return Ok(port);
+        }
+    }
+    bail!("{DRIVER} did not start")
+}
+
+async fn send(http: &Client, method: Method, url: &str, body: &Value) -> Result<Value> {
+    let mut request = http.request(method, url);
+    if !body.is_null() {
+        request = request.json(body);
+    }
+    let answer = request.send().await?;
+    let status = answer.status();
+    let mut body: Value = answer.json().await?;
+    ensure!(status.is_success(), "{}", body["value"]["message"]);
+    Ok(body["value"].take())
+}

@@ -1,0 +1,528 @@
+//! A fixture: one caller on the trunk, apps with their phones, and what the push service was asked for.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_dynamodb::config::Credentials;
+use aws_sdk_dynamodb::types::AttributeValue;
+use reqwest::{Client, Method, StatusCode};
+use ringback_local::settings::{Settings, Transport};
+use ringback_local::stack::{Phone as Account, Stack};
+use ringback_sip::{Caller, IncomingCall, OutgoingCall, Phone, Trunk};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+/// What happens within a process or two of each other. The local cloud takes about 0.1 s a request.
+pub const SOON: Duration = Duration::from_secs(5);
+
+pub const CALLER: &str = "+919876543210";
+
+/// The running stack, as one test at a time sees it, with no device registered yet.
+pub struct Fixture {
+    pub stack: Stack,
+    pub http: Client,
+    pub aws: SdkConfig,
+    pub trunk: Trunk,
+    /// Where its trunk and phones are.
+    pub pbx: SocketAddr,
+    /// Held for as long as the test runs: the fixtures share two extensions.
+    alone: File,
+}
+
+impl Fixture {
+    pub async fn open() -> Result<Self> {
+        let settings = Settings::from_environment();
+        let stack = Stack::load(&settings.state_dir())?;
+        let alone = File::create(settings.state("fixture.lock"))?;
+        tokio::task::block_in_place(|| alone.lock())?;
+        let fixture = Self::on(stack, alone).await?;
+        fixture.forget_devices().await?;
+        fixture.exotel_behaves(&json!({})).await?;
+        fixture.forget_meetings().await?;
+        Ok(fixture)
+    }
+
+    /// The same fixture, as it is in the second region.
+    #[allow(dead_code, reason = "for tests on a stack of two regions")]
+    pub async fn in_the_fallback(&self) -> Result<Self> {
+        let fallback = self.stack.fallback.as_deref();
+        let stack = fallback.context("the stack has one region: `make regions` has two")?;
+        Self::on(stack.clone(), self.alone.try_clone()?).await
+    }
+
+    async fn on(stack: Stack, alone: File) -> Result<Self> {
+        let aws = aws_config::defaults(BehaviorVersion::latest())
+            .endpoint_url(&stack.aws.endpoint)
+            .region(Region::new(stack.aws.region.clone()))
+            .credentials_provider(Credentials::new("test", "test", None, None, "local stack"))
+            .load()
+            .await;
+        Ok(Self {
+            http: Client::builder()
+                .redirect(reqwest::redirect::Policy::none())
+                .build()?,
+            trunk: Trunk::bind(&format!("{}:0", stack.sip.trunk_source)).await?,
+            pbx: stack.sip.address.parse()?,
+            aws,
+            stack,
+            alone,
+        })
+    }
+
+    /// Dials the number of an extension from [`CALLER`], with a new CallSid, and waits until it rings.
+    pub async fn dial(&self, extension: &str) -> Result<OutgoingCall> {
+        self.dial_as(extension, Caller::number(CALLER), Some(&call_sid()))
+            .await
+    }
+
+    pub async fn dial_as(
+        &self,
+        extension: &str,
+        caller: Caller,
+        sid: Option<&str>,
+    ) -> Result<OutgoingCall> {
+        let call = self
+            .trunk
+            .call(self.pbx, self.number_of(extension), caller, sid)
+            .await?;
+        call.ringing(SOON).await?;
+        Ok(call)
+    }
+
+    /// Dials any number, and waits for nothing.
+    pub async fn dial_number(&self, number: &str) -> Result<OutgoingCall> {
+        Ok(self
+            .trunk
+            .call(self.pbx, number, Caller::number(CALLER), Some(&call_sid()))
+            .await?)
+    }
+
+    pub fn number_of(&self, extension: &str) -> &str {
+        let mut numbers = self.stack.numbers.iter();
+        numbers
+            .find(|(_, of)| *of == extension)
+            .map(|(number, _)| number.as_str())
+            .unwrap()
+    }
+
+    /// An app of `extension`, on a device of its own, registered for pushes.
+    pub async fn app(&self, extension: &str) -> Result<App<'_>> {
+        let app = self.unregistered_app(extension);
+        app.register_for_push(&app.push_token).await?;
+        Ok(app)
+    }
+
+    pub fn unregistered_app(&self, extension: &str) -> App<'_> {
+        let unique = uuid::Uuid::new_v4().simple().to_string();
+        App {
+            fixture: self,
+            extension: extension.to_owned(),
+            token: self.stack.phone(extension).unwrap().token.clone(),
+            device: format!("device-{unique}"),
+            push_token: format!("token-{unique}"),
+        }
+    }
+
+    /// A phone that is switched on but has not registered with SIP. It reaches the PBX as its account says.
+    pub async fn phone(&self, extension: &str) -> Result<Phone> {
+        let Account {
+            sip_password,
+            transport,
+            ..
+        } = self.stack.phone(extension).unwrap();
+        Ok(match transport {
+            Transport::Udp => Phone::new(self.pbx, extension, sip_password).await?,
+            Transport::Tls => {
+                let (pbx, ca_pem) = (self.pbx_over_tls()?, &self.stack.ari.ca_pem);
+                Phone::over_tls(pbx, extension, sip_password, ca_pem).await?
+            }
+            Transport::Wss => bail!("{extension} is a WebRTC phone: a browser plays it"),
+        })
+    }
+
+    /// Where [`Self::pbx`] takes SIP over TLS.
+    pub fn pbx_over_tls(&self) -> Result<SocketAddr> {
+        let address = self.pbx.to_string();
+        let mut pbxs = self.stack.pbxs.iter();
+        let pbx = pbxs.find(|pbx| pbx.sip.address == address);
+        Ok(pbx.context("no such PBX")?.sip.tls.parse()?)
+    }
+
+    pub async fn registered_phone(&self, extension: &str) -> Result<Phone> {
+        let mut phone = self.phone(extension).await?;
+        phone.register().await?;
+        Ok(phone)
+    }
+
+    /// Asks Exotel's webhook, as the Passthru applet does.
+    pub async fn passthru(&self, sid: &str, from: &str, to: &str) -> Result<(StatusCode, Value)> {
+        let url = &self.stack.exotel_webhook_url;
+        self.passthru_at(url, sid, from, to).await
+    }
+
+    /// The same at a URL with another secret.
+    pub async fn passthru_at(
+        &self,
+        url: &str,
+        sid: &str,
+        from: &str,
+        to: &str,
+    ) -> Result<(StatusCode, Value)> {
+        let query = format!(
+            "&CallSid={sid}&CallFrom={from}&CallTo={to}&Direction=incoming&CallType=call-attempt"
+        );
+        let answer = self.http.get(format!("{url}{query}")).send().await?;
+        answered(answer).await
+    }
+
+    /// Posts a form to one of the PBX's hooks, as the dialplan does.
+    pub async fn pbx_reports(
+        &self,
+        what: &str,
+        form: &[(&str, &str)],
+    ) -> Result<(StatusCode, Value)> {
+        let mut request = self
+            .http
+            .post(format!("{}/asterisk/{what}", self.stack.http_url))
+            .form(form);
+        for (name, value) in &self.stack.headers.asterisk {
+            request = request.header(name, value);
+        }
+        answered(request.send().await?).await
+    }
+
+    /// Tells FCM's stand-in how to behave from now on.
+    pub async fn fcm_behaves(&self, behaviour: &Value) -> Result<()> {
+        let url = self.stack.requests.fcm.replace("/requests", "/behaviour");
+        let answer = self.http.put(url).json(behaviour).send().await?;
+        answer.error_for_status()?;
+        Ok(())
+    }
+
+    /// Tells Exotel's stand-in how to behave from now on.
+    pub async fn exotel_behaves(&self, behaviour: &Value) -> Result<()> {
+        let url = self.exotel("behaviour");
+        let answer = self.http.put(url).json(behaviour).send().await?;
+        answer.error_for_status()?;
+        Ok(())
+    }
+
+    /// The CallSids that Exotel has given to a call of ours.
+    pub async fn placed(&self, call: &str) -> Result<Vec<String>> {
+        let url = format!("{}?custom_field={call}", self.exotel("calls"));
+        let calls: Vec<Value> = self.http.get(url).send().await?.json().await?;
+        let sids = calls.iter().filter_map(|call| call["call_sid"].as_str());
+        Ok(sids.map(ToOwned::to_owned).collect())
+    }
+
+    /// Something happens to a call at Exotel, which reports it as it is told to; gives what our webhook answered.
+    pub async fn at_exotel(&self, sid: &str, happening: Value) -> Result<Value> {
+        let url = format!("{}/{sid}/events", self.exotel("calls"));
+        let answer = self.http.post(url).json(&happening).send().await?;
+        Ok(answer.error_for_status()?.json().await?)
+    }
+
+    fn exotel(&self, what: &str) -> String {
+        self.stack.requests.exotel.replace("requests", what)
+    }
+
+    /// The bodies of all pushes to a token, oldest first.
+    pub async fn pushes_to(&self, token: &str) -> Result<Vec<Value>> {
+        let requests: Vec<Value> = self
+            .http
+            .get(&self.stack.requests.fcm)
+            .send()
+            .await?
+            .json()
+            .await?;
+        let messages = requests
+            .into_iter()
+            .map(|request| request["body"]["message"].clone());
+        Ok(messages
+            .filter(|message| message["token"] == token)
+            .collect())
+    }
+
+    /// How often Google was asked for an access token.
+    pub async fn access_tokens_asked_for(&self) -> Result<usize> {
+        let asked = self.http.get(&self.stack.requests.fcm).send().await?;
+        let asked: Vec<Value> = asked.json().await?;
+        Ok(asked
+            .iter()
+            .filter(|request| request["path"] == "/token")
+            .count())
+    }
+
+    /// What Exotel has been asked for, newest last.
+    pub async fn asked_of_exotel(&self) -> Result<Vec<Value>> {
+        let asked = self.http.get(&self.stack.requests.exotel).send().await?;
+        Ok(asked.error_for_status()?.json().await?)
+    }
+
+    async fn forget_devices(&self) -> Result<()> {
+        self.forget_devices_of(&self.stack.phones).await
+    }
+
+    /// Those of earlier fixtures, which would ring too.
+    pub async fn forget_devices_of(&self, phones: &[Account]) -> Result<()> {
+        for phone in phones {
+            self.delete_all(&format!("EXTENSION#{}", phone.extension), "DEVICE#")
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Callers of earlier fixtures, whom this one's would be taken for.
+    async fn forget_meetings(&self) -> Result<()> {
+        for phone in &self.stack.phones {
+            for caller in [CALLER, "anonymous"] {
+                self.delete_all(&format!("CALLER#{caller}#FOR#{}", phone.extension), "")
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn delete_all(&self, pk: &str, kind: &str) -> Result<()> {
+        let client = aws_sdk_dynamodb::Client::new(&self.aws);
+        let table = &self.stack.aws.table;
+        let items = client
+            .query()
+            .table_name(table)
+            .key_condition_expression("pk = :pk")
+            .expression_attribute_values(":pk", AttributeValue::S(pk.to_owned()))
+            .send()
+            .await?;
+        let is_meant = |item: &&HashMap<String, AttributeValue>| {
+            item["sk"].as_s().is_ok_and(|sk| sk.starts_with(kind))
+        };
+        for item in items.items().iter().filter(is_meant) {
+            let (pk, sk) = (item["pk"].clone(), item["sk"].clone());
+            client
+                .delete_item()
+                .table_name(table)
+                .key("pk", pk)
+                .key("sk", sk)
+                .send()
+                .await?;
+        }
+        Ok(())
+    }
+}
+
+/// A phone app: what it registers, what it is told by push, what it says.
+pub struct App<'a> {
+    fixture: &'a Fixture,
+    pub extension: String,
+    pub token: String,
+    pub device: String,
+    pub push_token: String,
+}
+
+impl App<'_> {
+    /// The same app, which now asks another region.
+    #[allow(dead_code, reason = "for tests on a stack of two regions")]
+    pub fn in_region<'a>(&self, fixture: &'a Fixture) -> App<'a> {
+        App {
+            fixture,
+            extension: self.extension.clone(),
+            token: self.token.clone(),
+            device: self.device.clone(),
+            push_token: self.push_token.clone(),
+        }
+    }
+
+    pub async fn register_for_push(&self, push_token: &str) -> Result<()> {
+        let body = json!({ "extension": self.extension, "platform": "fcm", "token": push_token });
+        let (status, answer) = self
+            .ask(
+                Method::PUT,
+                &format!("/api/devices/{}", self.device),
+                Some(body),
+            )
+            .await?;
+        anyhow::ensure!(status == StatusCode::OK, "{status}: {answer}");
+        Ok(())
+    }
+
+    /// Waits for the push that tells of a call, and reads the call's id out of it.
+    pub async fn woken(&self) -> Result<String> {
+        self.woken_within(SOON).await
+    }
+
+    pub async fn woken_within(&self, time: Duration) -> Result<String> {
+        let push = self.push_within("incoming_call", time).await?;
+        Ok(push["data"]["server_call_id"]
+            .as_str()
+            .context("a push without a call's id")?
+            .to_owned())
+    }
+
+    /// Waits for a push of this type.
+    pub async fn push(&self, kind: &str) -> Result<Value> {
+        self.push_within(kind, SOON).await
+    }
+
+    async fn push_within(&self, kind: &str, time: Duration) -> Result<Value> {
+        let patience = Instant::now() + time;
+        loop {
+            let pushes = self.fixture.pushes_to(&self.push_token).await?;
+            if let Some(push) = pushes.into_iter().find(|push| push["data"]["type"] == kind) {
+                return Ok(push);
+            }
+            if Instant::now() > patience {
+                bail!("no push {kind} within {time:?}");
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// How many pushes of this type have come so far.
+    pub async fn count_pushes(&self, kind: &str) -> Result<usize> {
+        let pushes = self.fixture.pushes_to(&self.push_token).await?;
+        Ok(pushes
+            .iter()
+            .filter(|push| push["data"]["type"] == kind)
+            .count())
+    }
+
+    /// Says something of a call, naming its device.
+    pub async fn says(&self, action: &str, call: &str) -> Result<(StatusCode, Value)> {
+        self.says_with(action, call, json!({ "device_id": self.device }))
+            .await
+    }
+
+    /// Says something of a call as S1's client does, which names no device.
+    pub async fn says_anonymously(&self, action: &str, call: &str) -> Result<(StatusCode, Value)> {
+        self.says_with(action, call, json!({})).await
+    }
+
+    async fn says_with(
+        &self,
+        action: &str,
+        call: &str,
+        more: Value,
+    ) -> Result<(StatusCode, Value)> {
+        let mut body = json!({
+            "server_call_id": call,
+            "extension": self.extension,
+            "action": action,
+            "timestamp": 1_732_175_943_000_u64,
+        });
+        for (name, value) in more.as_object().into_iter().flatten() {
+            body[name] = value.clone();
+        }
+        self.ask(Method::POST, "/api/call-response", Some(body))
+            .await
+    }
+
+    /// The call as it stands.
+    pub async fn call(&self, id: &str) -> Result<Value> {
+        let (status, call) = self
+            .ask(Method::GET, &format!("/api/calls/{id}"), None)
+            .await?;
+        anyhow::ensure!(status == StatusCode::OK, "{status}: {call}");
+        Ok(call)
+    }
+
+    /// Waits until the call has come to this status.
+    pub async fn sees(&self, id: &str, status: &str) -> Result<Value> {
+        self.sees_within(id, status, SOON).await
+    }
+
+    pub async fn sees_within(&self, id: &str, status: &str, within: Duration) -> Result<Value> {
+        let patience = Instant::now() + within;
+        loop {
+            let call = self.call(id).await?;
+            if call["status"] == status {
+                return Ok(call);
+            }
+            if Instant::now() > patience {
+                bail!("not {status} within {within:?}: {call:#}");
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    pub async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<(StatusCode, Value)> {
+        let url = format!("{}{path}", self.fixture.stack.http_url);
+        let mut request = self
+            .fixture
+            .http
+            .request(method, url)
+            .bearer_auth(&self.token);
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        answered(request.send().await?).await
+    }
+}
+
+/// A call that has been answered: both legs, talking.
+pub struct Conversation {
+    pub id: String,
+    pub caller: OutgoingCall,
+    pub callee: IncomingCall,
+}
+
+impl Conversation {
+    /// A caller dials, the app is woken, its phone registers and answers.
+    pub async fn begin(app: &App<'_>, phone: &mut Phone) -> Result<Self> {
+        let caller = app.fixture.dial(&app.extension).await?;
+        let id = app.woken().await?;
+        phone.register().await?;
+        let (status, answer) = app.says("accept_ready", &id).await?;
+        anyhow::ensure!(status == StatusCode::OK, "{status}: {answer}");
+        Self::join(app, phone, caller, id).await
+    }
+
+    /// The phone of an app that has accepted is called, and answers.
+    pub async fn join(
+        app: &App<'_>,
+        phone: &mut Phone,
+        caller: OutgoingCall,
+        id: String,
+    ) -> Result<Self> {
+        let callee = phone.next_call(SOON).await?;
+        callee.answer().await?;
+        caller.answered(SOON).await?;
+        app.sees(&id, "in_progress").await?;
+        Ok(Self { id, caller, callee })
+    }
+
+    /// The caller hangs up. Gives the call's id.
+    pub async fn ends(self, app: &App<'_>) -> Result<String> {
+        self.caller.hang_up().await?;
+        app.sees(&self.id, "completed").await?;
+        Ok(self.id)
+    }
+
+    /// Both hear each other.
+    pub async fn is_heard(&self) -> Result<()> {
+        self.caller.media().hears(self.callee.media(), SOON).await?;
+        self.callee.media().hears(self.caller.media(), SOON).await?;
+        Ok(())
+    }
+}
+
+pub fn call_sid() -> String {
+    uuid::Uuid::new_v4().simple().to_string()
+}
+
+/// An answer's status and JSON body.
+pub async fn answered(answer: reqwest::Response) -> Result<(StatusCode, Value)> {
+    let status = answer.status();
+    let text = answer.text().await?;
+    let body = serde_json::from_str(&text)
+        .with_context(|| format!("{status} with a body that is no JSON: {text}"))?;
+    Ok((status, body))
+}

@@ -1,0 +1,241 @@
+//! What a function finds around it, made for one test run in the local AWS, apart from the stack's own: a table with
+//! one number's route, a queue, a group of schedules, and secrets whose values the events know.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_dynamodb::config::Credentials;
+use aws_sdk_dynamodb::types::{
+    AttributeDefinition, AttributeValue, BillingMode, GlobalSecondaryIndex, KeySchemaElement,
+    KeyType, Projection, ProjectionType, ScalarAttributeType, TableStatus,
+};
+use ringback_local::settings::STACK_NAME;
+use ringback_local::stack::Stack;
+use serde_json::json;
+
+pub struct Surroundings {
+    name: String,
+    sdk: SdkConfig,
+    queue_url: String,
+    stack: Stack,
+}
+
+impl Surroundings {
+    /// Makes them. `secrets` are the events' own, by name.
+    pub async fn make(stack: Stack, secrets: &BTreeMap<String, String>) -> Result<Self> {
+        let sdk = aws_config::defaults(BehaviorVersion::latest())
+            .endpoint_url(&stack.aws.endpoint)
+            .region(Region::new(stack.aws.region.clone()))
+            .credentials_provider(Credentials::new("test", "test", None, None, "local stack"))
+            .load()
+            .await;
+        let name = format!("ringback-events-{}", uuid::Uuid::new_v4().simple());
+        let queue = aws_sdk_sqs::Client::new(&sdk)
+            .create_queue()
+            .queue_name(&name)
+            .send()
+            .await?;
+        let queue_url = queue.queue_url.context("the new queue's URL")?;
+        let surroundings = Self {
+            name,
+            sdk,
+            queue_url,
+            stack,
+        };
+        surroundings.make_table().await?;
+        surroundings.make_secrets(secrets).await?;
+        let scheduler = aws_sdk_scheduler::Client::new(&surroundings.sdk);
+        scheduler
+            .create_schedule_group()
+            .name(&surroundings.name)
+            .send()
+            .await?;
+        Ok(surroundings)
+    }
+
+    async fn make_table(&self) -> Result<()> {
+        let dynamodb = aws_sdk_dynamodb::Client::new(&self.sdk);
+        let mut table = dynamodb
+            .create_table()
+            .table_name(&self.name)
+            .billing_mode(BillingMode::PayPerRequest);
+        let (text, number) = (ScalarAttributeType::S, ScalarAttributeType::N);
+        for (name, kind) in [
+            ("pk", &text),
+            ("sk", &text),
+            ("audience", &text),
+            ("live_started_by", &text),
+            ("live_until", &number),
+        ] {
+            let attribute = AttributeDefinition::builder().attribute_name(name);
+            table = table.attribute_definitions(attribute.attribute_type(kind.clone()).build()?);
+        }
+        let keys_only = Projection::builder().projection_type(ProjectionType::KeysOnly);
+        for (name, partition, sort) in [
+            ("connections", "audience", "sk"),
+            ("live-calls", "live_started_by", "live_until"),
+        ] {
+            let index = GlobalSecondaryIndex::builder()
+                .index_name(name)
+                .set_key_schema(Some(keys(partition, sort)?))
+                .projection(keys_only.clone().build());
+            table = table.global_secondary_indexes(index.build()?);
+        }
+        table = table.set_key_schema(Some(keys("pk", "sk")?));
+        let made = table
+            .send()
+            .await?
+            .table_description
+            .context("the new table")?;
+        anyhow::ensure!(
+            made.table_status == Some(TableStatus::Active),
+            "the local AWS makes tables at once"
+        );
+        dynamodb
+            .put_item()
+            .table_name(&self.name)
+            .item("pk", AttributeValue::S("NUMBER#+918047491899".to_owned()))
+            .item("sk", AttributeValue::S("ROUTE".to_owned()))
+            .item("extension", AttributeValue::S("1001".to_owned()))
+            .send()
+            .await?;
+        Ok(())
+    }
+
+    async fn make_secrets(&self, secrets: &BTreeMap<String, String>) -> Result<()> {
+        let ari = &self.stack.ari;
+        let values = [
+            ("app", json!({ "jwt_secret": secrets.get("jwt_secret") })),
+            (
+                "webhook",
+                json!({ "webhook_secret": secrets.get("webhook_secret") }),
+            ),
+            ("hook", json!({ "hook_secret": secrets.get("hook_secret") })),
+            (
+                "asterisk",
+                json!({
+                    "ari_username": ari.username,
+                    "ari_password": ari.password,
+                    "ari_ca_pem": ari.ca_pem,
+                }),
+            ),
+            (
+                "signing",
+                json!({ "signing_secret": secrets.get("signing_secret") }),
+            ),
+        ];
+        let manager = aws_sdk_secretsmanager::Client::new(&self.sdk);
+        for (whose, value) in values {
+            manager
+                .create_secret()
+                .name(self.secret(whose))
+                .secret_string(value.to_string())
+                .send()
+                .await?;
+        }
+        Ok(())
+    }
+
+    fn secret(&self, whose: &str) -> String {
+        format!("{}/{whose}", self.name)
+    }
+
+    /// The environment variables that speak of them.
+    pub fn variables(&self) -> BTreeMap<&'static str, String> {
+        let stack = &self.stack;
+        let function =
+            "arn:aws:lambda:ap-south-1:000000000000:function:ringback-events-call-timeout";
+        BTreeMap::from([
+            ("AWS_ENDPOINT_URL", stack.aws.endpoint.clone()),
+            ("AWS_REGION", stack.aws.region.clone()),
+            ("AWS_ACCESS_KEY_ID", "test".to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", "test".to_owned()),
+            ("TABLE_NAME", self.name.clone()),
+            // Nobody is connected to this API: who is sent to has gone.
+            (
+                "WS_MANAGEMENT_URL",
+                format!(
+                    "{}/_aws/execute-api/events/exotel-stream",
+                    stack.aws.endpoint
+                ),
+            ),
+            ("WEBSOCKET_URL", stack.ws_url.clone()),
+            ("TIMEOUT_QUEUE_URL", self.queue_url.clone()),
+            ("TIMEOUT_FUNCTION_ARN", function.to_owned()),
+            ("SCHEDULE_GROUP", self.name.clone()),
+            (
+                "SCHEDULER_ROLE_ARN",
+                "arn:aws:iam::000000000000:role/ringback-events-scheduler".to_owned(),
+            ),
+            ("ARI_URL", stack.ari.url.clone()),
+            (
+                "FCM_BASE_URL",
+                stack.requests.fcm.trim_end_matches("/requests").to_owned(),
+            ),
+            (
+                "EXOTEL_BASE_URL",
+                stack
+                    .requests
+                    .exotel
+                    .trim_end_matches("/requests")
+                    .to_owned(),
+            ),
+            (
+                "EXOTEL_WEBHOOK_URL",
+                format!("{}/exotel/webhook", stack.http_url),
+            ),
+            ("APP_SECRET_ARN", self.secret("app")),
+            ("WEBHOOK_SECRET_ARN", self.secret("webhook")),
+            ("HOOK_SECRET_ARN", self.secret("hook")),
+            ("EXOTEL_SECRET_ARN", self.secret("exotel")),
+            ("ASTERISK_SECRET_ARN", self.secret("asterisk")),
+            ("SIGNING_SECRET_ARN", self.secret("signing")),
+            // The stack's own: its stand-in for FCM knows the key.
+            ("FCM_SECRET_ARN", format!("{STACK_NAME}/fcm")),
+            ("LOG_LEVEL", "debug".to_owned()),
+            ("METRICS_NAMESPACE", self.name.clone()),
+            // Short, for the phone of this story is not there to answer.
+            ("RING_TIMEOUT_SECONDS", "5".to_owned()),
+            ("CONNECT_TIMEOUT_SECONDS", "5".to_owned()),
+        ])
+    }
+
+    /// Takes them away again.
+    pub async fn remove(self) -> Result<()> {
+        aws_sdk_dynamodb::Client::new(&self.sdk)
+            .delete_table()
+            .table_name(&self.name)
+            .send()
+            .await?;
+        aws_sdk_sqs::Client::new(&self.sdk)
+            .delete_queue()
+            .queue_url(&self.queue_url)
+            .send()
+            .await?;
+        aws_sdk_scheduler::Client::new(&self.sdk)
+            .delete_schedule_group()
+            .name(&self.name)
+            .send()
+            .await?;
+        let manager = aws_sdk_secretsmanager::Client::new(&self.sdk);
+        for whose in ["app", "webhook", "hook", "asterisk", "signing"] {
+            let secret = manager.delete_secret().secret_id(self.secret(whose));
+            secret.force_delete_without_recovery(true).send().await?;
+        }
+        Ok(())
+    }
+}
+
+fn keys(partition: &str, sort: &str) -> Result<Vec<KeySchemaElement>> {
+    let key = |name, kind| {
+        KeySchemaElement::builder()
+            .attribute_name(name)
+            .key_type(kind)
+            .build()
+    };
+    Ok(vec![
+        key(partition, KeyType::Hash)?,
+        key(sort, KeyType::Range)?,
+    ])
+}

@@ -1,0 +1,22 @@
+//! What the end-to-end tests share.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "only tests use this: a panic fails the test"
+)]
+
+pub mod browser;
+pub mod clients;
+pub mod cloudformation;
+pub mod event_files;
+pub mod fixture;
+pub mod function_environment;
+pub mod log_lines;
+pub mod memory;
+pub mod observed_function;
+pub mod outcome_table;
+pub mod pbx;
+pub mod private_values;
+pub mod recording_proxy;
+pub mod timeline;

@@ -1,0 +1,147 @@
+//! The deployed functions' logs, read by CloudWatch Logs' API.
+//!
+//! <https://docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/>
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use ringback_local::settings::STACK_NAME;
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+
+use crate::fixture::Fixture;
+
+/// The most events that one answer holds.
+const PAGE: usize = 10_000;
+
+/// One line.
+#[derive(Clone, Debug)]
+pub struct Line {
+    /// The function that wrote it, by its binary's name.
+    pub function: String,
+    pub text: String,
+    /// The same, parsed; `null` if it is no JSON.
+    pub json: Value,
+}
+
+impl Line {
+    pub fn of(function: &str, text: &str) -> Self {
+        Self {
+            function: function.to_owned(),
+            text: text.to_owned(),
+            json: serde_json::from_str(text).unwrap_or_default(),
+        }
+    }
+}
+
+/// Which lines are wanted.
+pub struct Wanted<'a> {
+    /// Of functions whose names begin like this.
+    functions: &'a str,
+    since: Option<OffsetDateTime>,
+}
+
+/// All of these functions.
+impl<'a> From<&'a str> for Wanted<'a> {
+    fn from(functions: &'a str) -> Self {
+        Self {
+            functions,
+            since: None,
+        }
+    }
+}
+
+/// What these functions have written since then: a run of all tests leaves much to read.
+impl<'a> From<(&'a str, OffsetDateTime)> for Wanted<'a> {
+    fn from((functions, since): (&'a str, OffsetDateTime)) -> Self {
+        Self {
+            functions,
+            since: Some(since),
+        }
+    }
+}
+
+/// The lines that are wanted, each function's in their order.
+pub async fn log_lines(fixture: &Fixture, wanted: impl Into<Wanted<'_>>) -> Result<Vec<Line>> {
+    let Wanted { functions, since } = wanted.into();
+    let since = since.map_or(0, |since| since.unix_timestamp() * 1000);
+    let prefix = format!("/aws/lambda/{STACK_NAME}-");
+    let mut lines = Vec::new();
+    for group in groups(fixture, &format!("{prefix}{functions}")).await? {
+        let function = group.trim_start_matches(&prefix);
+        let events = events(fixture, &group, since).await?;
+        lines.extend(events.iter().filter_map(|event| line(function, event)));
+    }
+    Ok(lines)
+}
+
+/// The names of the groups whose names begin like this.
+async fn groups(fixture: &Fixture, prefix: &str) -> Result<Vec<String>> {
+    let mut question = json!({ "logGroupNamePrefix": prefix });
+    let mut names = Vec::new();
+    loop {
+        let page = ask(fixture, "DescribeLogGroups", &question).await?;
+        let groups = page["logGroups"].as_array().context("groups")?;
+        let named = groups.iter().filter_map(|it| it["logGroupName"].as_str());
+        names.extend(named.map(ToOwned::to_owned));
+        question["nextToken"] = page["nextToken"].clone();
+        if question["nextToken"].is_null() {
+            return Ok(names);
+        }
+    }
+}
+
+/// All of a group's events since then, in milliseconds since the Unix epoch.
+async fn events(fixture: &Fixture, group: &str, mut since: i64) -> Result<Vec<Value>> {
+    let mut all = Vec::new();
+    loop {
+        let question = json!({ "logGroupName": group, "startTime": since, "limit": PAGE });
+        let mut page = ask(fixture, "FilterLogEvents", &question).await?;
+        let events = page["events"].as_array_mut().context("events")?;
+        let last = events.last().and_then(|event| event["timestamp"].as_i64());
+        let (true, Some(last)) = (events.len() == PAGE, last) else {
+            all.append(events);
+            return Ok(all);
+        };
+        // The local AWS has no second page. So it is asked for what came since the last moment of the first one, which
+        // may not be there as a whole.
+        ensure!(last > since, "too much at once in {group}");
+        events.retain(|event| event["timestamp"] != last);
+        all.append(events);
+        since = last;
+    }
+}
+
+/// Asks CloudWatch Logs. A server error is asked again, as the AWS SDKs do: the local AWS answers 500 when a function writes a
+/// line at that moment.
+async fn ask(fixture: &Fixture, operation: &'static str, question: &Value) -> Result<Value> {
+    let mut tries = 3;
+    loop {
+        let request = fixture
+            .http
+            .post(&fixture.stack.aws.endpoint)
+            .header("content-type", "application/x-amz-json-1.1")
+            .header("x-amz-target", format!("Logs_20140328.{operation}"))
+            .body(question.to_string());
+        let answer = request.send().await?;
+        tries -= 1;
+        if answer.status().is_server_error() && tries > 0 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        }
+        let answer = answer.error_for_status().context(operation)?;
+        return Ok(answer.json().await?);
+    }
+}
+
+fn line(function: &str, event: &Value) -> Option<Line> {
+    let text = event["message"].as_str()?.trim_end();
+    (!is_of_lambda(text)).then(|| Line::of(function, text))
+}
+
+/// Whether Lambda itself says where an invocation begins and ends. On AWS it does so in JSON, as the template asks.
+fn is_of_lambda(text: &str) -> bool {
+    ["START", "END", "REPORT"]
+        .iter()
+        .any(|word| text.starts_with(&format!("{word} RequestId: ")))
+}

@@ -1,0 +1,245 @@
+//! What must never be in a log.
+
+use anyhow::{Context, Result};
+use ringback_local::settings::STACK_NAME;
+use serde_json::Value;
+
+use crate::fixture::Fixture;
+use crate::log_lines::Line;
+
+/// What the stack's secrets hold that is no secret. What is added to them is one until it stands here.
+const PUBLIC: [&str; 13] = [
+    "account_sid",
+    "ari_ca_pem",
+    "ari_username",
+    "auth_provider_x509_cert_url",
+    "auth_uri",
+    "client_email",
+    "client_id",
+    "client_x509_cert_url",
+    "private_key_id",
+    "project_id",
+    "token_uri",
+    "type",
+    "universe_domain",
+];
+/// What is shorter than this could stand in a line by chance.
+const SHORTEST: usize = 8;
+
+/// What every access token of Google's begins with.
+const ACCESS_TOKEN: &str = "ya29.";
+/// A number has as many digits at least, without its country's code.
+const DIGITS: usize = 8;
+/// All forms of a number share so many digits, the last ones.
+const SHARED: usize = 10;
+
+/// Everything private that this stack has seen, each with what it is.
+pub struct Private(Vec<(String, &'static str)>);
+
+impl Private {
+    /// The stack's secrets, the credentials of its phones, what its pushes told so far, and these details of a caller.
+    pub async fn of(fixture: &Fixture, caller: &[&str]) -> Result<Self> {
+        let mut all = Self(Vec::new());
+        // The header that all of the apps' tokens begin with: {"alg":…
+        all.0.push(("eyJ".to_owned(), "a bearer token"));
+        for phone in &fixture.stack.phones {
+            all.add(&phone.token, "an app's token");
+            all.add(&phone.sip_password, "a SIP password");
+        }
+        all.0.push((ACCESS_TOKEN.to_owned(), "an access token"));
+        for name in [
+            "app", "webhook", "hook", "signing", "exotel", "asterisk", "fcm",
+        ] {
+            all.add_secret(fixture, name).await?;
+        }
+        all.add_pushes(fixture).await?;
+        all.add_numbers(fixture).await?;
+        for detail in caller {
+            all.add_detail(detail);
+        }
+        all.0.sort();
+        all.0.dedup();
+        Ok(all)
+    }
+
+    /// How much that is.
+    pub const fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// What of it stands in a line.
+    pub fn found_in(&self, line: &Line) -> Vec<String> {
+        let closed_up = without_gaps(&line.text);
+        let known = self
+            .0
+            .iter()
+            .filter(|(private, _)| line.text.contains(private) || closed_up.contains(private))
+            .map(|(_, what)| *what);
+        // Whoever's it is.
+        let number = numbers_in(&closed_up).next().map(|_| "a number");
+        known
+            .chain(number)
+            .map(|what| format!("{} logs {what}: {}", line.function, line.text))
+            .collect()
+    }
+
+    /// All that a secret has been, as tests replace them.
+    async fn add_secret(&mut self, fixture: &Fixture, name: &str) -> Result<()> {
+        let manager = aws_sdk_secretsmanager::Client::new(&fixture.aws);
+        let id = format!("{STACK_NAME}/{name}");
+        let versions = manager
+            .list_secret_version_ids()
+            .secret_id(&id)
+            .include_deprecated(true)
+            .send()
+            .await?;
+        for version in versions.versions() {
+            let version = version.version_id().context("a version's id")?;
+            let secret = manager.get_secret_value().secret_id(&id);
+            let secret = secret.version_id(version).send().await?;
+            // The local AWS gives a secret that was created without a value an empty version.
+            let text = secret.secret_string().filter(|text| !text.is_empty());
+            text.map(|text| self.add_fields(text)).transpose()?;
+        }
+        Ok(())
+    }
+
+    fn add_fields(&mut self, secret: &str) -> Result<()> {
+        let fields: Value = serde_json::from_str(secret)?;
+        for (field, value) in fields.as_object().context("a secret in JSON")? {
+            if let (Some(value), false) = (value.as_str(), PUBLIC.contains(&field.as_str())) {
+                self.add(value, "a secret");
+            }
+        }
+        Ok(())
+    }
+
+    /// The pushes' addresses, the access tokens that they were sent with, and whose calls they told of.
+    async fn add_pushes(&mut self, fixture: &Fixture) -> Result<()> {
+        let requests: Vec<Value> = fixture
+            .http
+            .get(&fixture.stack.requests.fcm)
+            .send()
+            .await?
+            .json()
+            .await?;
+        for request in &requests {
+            let message = &request["body"]["message"];
+            if let Some(token) = message["token"].as_str() {
+                self.add(token, "a push token");
+            }
+            if let Some(number) = message["data"]["caller_number"].as_str() {
+                self.add_detail(number);
+            }
+            let authorization = request["headers"]["authorization"].as_str();
+            if let Some((_, token)) = authorization.and_then(|value| value.split_once(' ')) {
+                self.add(token, "an access token");
+            }
+        }
+        Ok(())
+    }
+
+    /// The numbers of all who have called or been called: they stand in the table, and in what Exotel was asked.
+    async fn add_numbers(&mut self, fixture: &Fixture) -> Result<()> {
+        let stack = &fixture.stack;
+        for number in stack.numbers.keys() {
+            self.add_number(number);
+        }
+        for phone in &stack.phones {
+            self.add_number(&phone.mobile_number);
+        }
+        let requests = fixture.http.get(&stack.requests.exotel).send().await?;
+        let mut told = vec![requests.text().await?];
+        let dynamodb = aws_sdk_dynamodb::Client::new(&fixture.aws);
+        let items = dynamodb.scan().table_name(&stack.aws.table);
+        let mut items = items.into_paginator().items().send();
+        while let Some(item) = items.next().await {
+            told.push(format!("{:?}", item?));
+        }
+        for number in told.iter().flat_map(|text| numbers_in(text)) {
+            self.add_number(number);
+        }
+        Ok(())
+    }
+
+    /// A number, or a name.
+    fn add_detail(&mut self, detail: &str) {
+        match detail.strip_prefix('+') {
+            Some(number) => self.add_number(number),
+            None => self.add(detail, "a caller's name"),
+        }
+    }
+
+    fn add_number(&mut self, number: &str) {
+        let shared = number.get(number.len().saturating_sub(SHARED)..);
+        self.add(shared.unwrap_or(number), "a known number");
+    }
+
+    /// Line by line, as a key in PEM may be cut.
+    fn add(&mut self, private: &str, what: &'static str) {
+        let lines = private
+            .lines()
+            .filter(|line| line.len() >= SHORTEST && !line.starts_with("-----"));
+        self.0.extend(lines.map(|line| (line.to_owned(), what)));
+    }
+}
+
+/// Every number that is written with its country's code, such as `+919812345067`, without the `+`.
+fn numbers_in(text: &str) -> impl Iterator<Item = &str> {
+    text.split('+').skip(1).filter_map(|rest| {
+        let end = rest.find(|letter: char| !letter.is_ascii_digit());
+        let digits = &rest[..end.unwrap_or(rest.len())];
+        (digits.len() >= DIGITS).then_some(digits)
+    })
+}
+
+/// The same with digits moved together that are written in groups, such as `98123 45067` or `98123-45067`; and `+` as
+/// itself.
+fn without_gaps(text: &str) -> String {
+    let text = text.replace("%2B", "+");
+    let is_digit = |letter: Option<&char>| letter.is_some_and(char::is_ascii_digit);
+    let letters: Vec<char> = text.chars().collect();
+    let is_gap = |at: usize| {
+        matches!(letters[at], ' ' | '-' | '(' | ')')
+            && at > 0
+            && is_digit(letters.get(at - 1))
+            && is_digit(letters.get(at + 1))
+    };
+    (0..letters.len())
+        .filter(|at| !is_gap(*at))
+        .map(|at| letters[at])
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_found_in_any_form_and_a_key_in_any_part() {
+        let mut private = Private(Vec::new());
+        private.add_detail("+919812345067");
+        private.add(
+            "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADAN\nBgkqhkiG9w0B\n",
+            "a secret",
+        );
+        let finds = |text: &str| {
+            let line = Line::of("call-response", text);
+            !private.found_in(&line).is_empty()
+        };
+        for text in [
+            "from 09812345067",
+            "+919812345067",
+            "+91 98123 45067",
+            "098123-45067",
+            "CallFrom=%2B15417543010",
+            "somebody else: +15417543010",
+            r"\nBgkqhkiG9w0B\n",
+        ] {
+            assert!(finds(text), "{text}");
+        }
+        for text in ["from +91…067", "***********67", "2026-11-21T12:00:00+0000"] {
+            assert!(!finds(text), "{text}");
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! `docs/promises.md`: its tables are what the tests have seen.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use ringback_local::settings::Settings;
+
+use crate::play::Scenario;
+use crate::{soak, stack_wide, systems};
+use ringback_e2e::outcome_table;
+use ringback_e2e::outcome_table::{Row, seconds, table};
+
+const BEGIN: [&str; 2] = [
+    "<!-- the table: begin -->",
+    "<!-- what is noticed: begin -->",
+];
+const END: [&str; 2] = ["<!-- the table: end -->", "<!-- what is noticed: end -->"];
+
+impl Row {
+    fn of_the_caller(&self) -> String {
+        let mut parts = Vec::new();
+        if self.bridged > 0 {
+            parts.push("is bridged".to_owned());
+        }
+        if self.busy > 0 {
+            let codes: Vec<String> = self.codes.iter().map(ToString::to_string).collect();
+            parts.push(match codes.is_empty() {
+                true => "is told that it failed".to_owned(),
+                false => format!("is refused ({})", codes.join(", ")),
+            });
+        }
+        let waited = self
+            .waits
+            .map(|(least, most)| match seconds(least) == seconds(most) {
+                true => format!(" after {} s", seconds(most)),
+                false => format!(" after {} to {} s", seconds(least), seconds(most)),
+            });
+        if self.gave_up > 0 {
+            parts.push("hangs up".to_owned());
+        }
+        format!("{}{}", parts.join(" or "), waited.unwrap_or_default())
+    }
+
+    fn of_the_app(&self) -> String {
+        let told: Vec<&str> = self.told.iter().map(String::as_str).collect();
+        match told.is_empty() {
+            true => "nothing: it was not woken, or only watched".to_owned(),
+            false => told.join("; "),
+        }
+    }
+
+    fn of_the_requests(&self) -> String {
+        match self.met {
+            (0, _) => "by all requests meanwhile".to_owned(),
+            (1, _) => "once".to_owned(),
+            (times, over) => format!("{times} times within {} s", seconds(over)),
+        }
+    }
+}
+
+/// What everybody noticed.
+fn noticed(rows: &[Row]) -> String {
+    let mut table =
+        "| fault | the caller | the app is told | the fault was met |\n| --- | --- | --- | --- |\n"
+            .to_owned();
+    for row in rows {
+        let (caller, app, met) = (row.of_the_caller(), row.of_the_app(), row.of_the_requests());
+        let _ = writeln!(table, "| {} | {caller} | {app} | {met} |", row.fault);
+    }
+    table
+}
+
+/// What the calls were of which nobody promises anything.
+fn crashes(rows: &[Row]) -> String {
+    match rows.iter().map(|row| row.crashes).sum() {
+        0_u32 => "Asterisk itself crashed under none of them.\n".to_owned(),
+        calls => format!("Asterisk itself crashed under {calls} more, which were played again.\n"),
+    }
+}
+
+/// Every fault that a test tells of, in the order of the page.
+fn known_faults() -> Vec<String> {
+    let deaths = Scenario::ALL.map(crate::crash::fault_of);
+    let cases = systems::cases();
+    let of_systems = cases.iter().map(|case| case.fault.to_owned());
+    let wide = stack_wide::FAULTS.iter().map(|fault| (*fault).to_owned());
+    deaths
+        .into_iter()
+        .chain(of_systems)
+        .chain(wide)
+        .chain(outcomes::REGION_LOST.map(ToOwned::to_owned))
+        .chain([soak::FAULT.to_owned()])
+        .collect()
+}
+
+fn page() -> PathBuf {
+    Settings::from_environment()
+        .repository()
+        .join("docs/promises.md")
+}
+
+/// The part of the page between two of its marks.
+fn between(page: &str, place: usize) -> Result<&str> {
+    let (_, after) = page.split_once(BEGIN[place]).context(BEGIN[place])?;
+    let (inside, _) = after.split_once(END[place]).context(END[place])?;
+    Ok(inside)
+}
+
+#[test]
+fn the_page_has_a_line_for_every_fault_and_no_other() -> Result<()> {
+    let page = std::fs::read_to_string(page())?;
+    let rows: Vec<&str> = between(&page, 0)?
+        .lines()
+        .filter_map(|line| line.strip_prefix("| "))
+        .filter(|row| !row.starts_with("fault |") && !row.starts_with("---"))
+        .collect();
+    let faults: Vec<&str> = rows
+        .iter()
+        .filter_map(|row| row.split(" | ").next())
+        .collect();
+    ensure!(
+        faults == known_faults(),
+        "`make chaos` writes the page anew: {faults:?}"
+    );
+    for row in rows {
+        ensure!(
+            row.split(" | ").nth(5) == Some("0"),
+            "calls were lost: {row}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "the last of `make chaos`"]
+fn the_page_is_written() -> Result<()> {
+    let faults = known_faults();
+    let rows: Vec<Row> = faults
+        .iter()
+        .map(|fault| Row::kept(fault))
+        .collect::<Result<_>>()?;
+    let tables = [
+        format!("{}\n{}", table(&rows), crashes(&rows)),
+        noticed(&rows[Scenario::ALL.len()..rows.len() - 1]),
+    ];
+    println!("\n{}", tables[0]);
+    let mut text = std::fs::read_to_string(page())?;
+    for (place, table) in tables.iter().enumerate() {
+        let (before, rest) = text.split_once(BEGIN[place]).context(BEGIN[place])?;
+        let (_, after) = rest.split_once(END[place]).context(END[place])?;
+        let (begin, end) = (BEGIN[place], END[place]);
+        text = format!("{before}{begin}\n\n{table}\n{end}{after}");
+    }
+    std::fs::write(page(), text)?;
+    ensure!(rows.iter().all(|row| row.lost == 0), "calls were lost");
+    Ok(())
+}

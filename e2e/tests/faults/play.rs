@@ -1,0 +1,428 @@
+//! One call, played from its beginning to its end, whatever goes wrong on the way, and what became of it.
+
+mod between_apps;
+mod ending;
+mod inbound;
+mod outbound;
+
+use ringback::platform::clock;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::Result;
+use ringback_core::timestamp::Timestamp;
+use ringback_local::faults::rule::{Fault, Rule, Step, System};
+use ringback_local::settings::Settings;
+use ringback_sip::{Caller, IncomingCall, OutgoingCall, Stage as SipStage};
+use serde_json::Value;
+use tokio::time::timeout;
+
+use crate::pbx;
+use crate::seat::Seat;
+use crate::stage::Stage;
+
+/// However long anybody looks at a call that does not end: longer than the PBX itself would let a caller wait.
+const LOST_AFTER: Duration = Duration::from_secs(80);
+
+/// How often a call is played again because Asterisk itself has crashed.
+const CRASHES: u32 = 3;
+
+/// What the people do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Scenario {
+    Answered,
+    WebhookFirst,
+    TwoAccept,
+    OneOfTwoAccepts,
+    HungUpByTheApp,
+    Declined,
+    CallerGivesUp,
+    NobodyAnswers,
+    AppToApp,
+    AppGivesUp,
+    Outbound,
+    NumberBusy,
+    ExotelRefuses,
+}
+
+impl Scenario {
+    pub(crate) const ALL: [Self; 13] = [
+        Self::Answered,
+        Self::WebhookFirst,
+        Self::TwoAccept,
+        Self::OneOfTwoAccepts,
+        Self::HungUpByTheApp,
+        Self::Declined,
+        Self::CallerGivesUp,
+        Self::NobodyAnswers,
+        Self::AppToApp,
+        Self::AppGivesUp,
+        Self::Outbound,
+        Self::NumberBusy,
+        Self::ExotelRefuses,
+    ];
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Answered => "answered, then the caller hangs up",
+            Self::WebhookFirst => "reported by Exotel, then by the PBX, and answered",
+            Self::TwoAccept => "two devices accept at once",
+            Self::OneOfTwoAccepts => "two devices ring, one accepts",
+            Self::HungUpByTheApp => "answered, then the app hangs up",
+            Self::Declined => "declined",
+            Self::CallerGivesUp => "the caller gives up",
+            Self::NobodyAnswers => "nobody answers",
+            Self::AppToApp => "an app calls an app, which answers",
+            Self::AppGivesUp => "an app calls an app, and gives up",
+            Self::Outbound => "an app calls a telephone, which is answered",
+            Self::NumberBusy => "an app calls a telephone that is busy",
+            Self::ExotelRefuses => "an app calls a telephone, and Exotel refuses",
+        }
+    }
+
+    const fn is_outbound(self) -> bool {
+        matches!(
+            self,
+            Self::Outbound | Self::NumberBusy | Self::ExotelRefuses
+        )
+    }
+
+    const fn devices(self) -> usize {
+        match self {
+            Self::TwoAccept | Self::OneOfTwoAccepts => 2,
+            _ => 1,
+        }
+    }
+}
+
+/// How a call ended for the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Talked to the one who was called.
+    Bridged,
+    /// Was told that there is nobody: busy, or another refusal.
+    Busy,
+    /// Hung up before either.
+    GaveUp,
+    /// None of these.
+    Lost,
+}
+
+/// What became of one call.
+#[derive(Debug)]
+pub(crate) struct Played {
+    pub(crate) end: End,
+    /// Until the caller was bridged, or heard busy.
+    pub(crate) waited: Duration,
+    /// The moment of that, by the clock on the wall.
+    heard_at: Timestamp,
+    /// What should not be.
+    pub(crate) problems: Vec<String>,
+    /// What the functions asked for on its behalf.
+    pub(crate) steps: Vec<Step>,
+    /// How often the faults happened.
+    pub(crate) hits: u32,
+    /// From the first time to the last.
+    pub(crate) hit_for: Duration,
+    /// How often it was played before, and Asterisk itself crashed.
+    pub(crate) crashes: u32,
+    /// What everybody was told, for whoever looks for a reason.
+    pub(crate) story: Story,
+}
+
+/// What everybody was told.
+#[derive(Debug, Default)]
+pub(crate) struct Story {
+    pub(crate) call: Option<String>,
+    pub(crate) stands: Value,
+    pub(crate) sip: Option<u16>,
+    pub(crate) answers: Vec<(String, u16)>,
+}
+
+impl Played {
+    /// Whether something went otherwise than promised, whatever the time it took.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.end == End::Lost || !self.problems.is_empty()
+    }
+
+    /// How long the caller has waited, had the ring begun when the number was dialled: it begins when the call is known.
+    pub(crate) fn counted(&self) -> Duration {
+        let rings_until = self.story.stands["expires_at"].as_u64();
+        match rings_until.map(Timestamp::from_millis) {
+            Some(end) if self.end == End::Busy && self.heard_at > end => {
+                ring() + self.heard_at.since(end)
+            }
+            _ => self.waited,
+        }
+    }
+}
+
+impl fmt::Display for Played {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            end,
+            waited,
+            problems,
+            story,
+            ..
+        } = self;
+        let call = story.call.as_deref().unwrap_or("no call");
+        write!(
+            f,
+            "{call}: {end:?} after {waited:.1?}; {:?} {:?}; {problems:?}",
+            story.sip, story.answers
+        )
+    }
+}
+
+/// How long the stack lets a phone ring.
+pub(crate) fn ring() -> Duration {
+    Settings::from_environment().ring()
+}
+
+/// Everything at hand while a call is played.
+pub(crate) struct Acting {
+    pub(crate) stage: Arc<Stage>,
+    pub(crate) scenario: Scenario,
+    pub(crate) caller: String,
+    pub(crate) story: Story,
+    pub(crate) problems: Vec<String>,
+    pub(crate) began: Timestamp,
+    /// Whether a push may come twice: its sender may have died.
+    pub(crate) may_repeat: bool,
+    /// Devices that know that they have to stop ringing: they answered, declined, or were told that another has.
+    pub(crate) know: BTreeSet<String>,
+}
+
+/// What the legs came to.
+pub(crate) struct Legs {
+    pub(crate) end: End,
+    pub(crate) waited: Duration,
+    pub(crate) phone: Option<IncomingCall>,
+}
+
+/// Plays one call while these rules stand for it.
+pub(crate) async fn play(stage: &Arc<Stage>, scenario: Scenario, rules: &[Rule]) -> Result<Played> {
+    play_while(stage, scenario, rules, rules.iter().any(stops_the_work)).await
+}
+
+/// Whether a function may not come to the end of what it does, and another do it over.
+fn stops_the_work(rule: &Rule) -> bool {
+    match rule.fault {
+        Fault::Kill(_) | Fault::Silence | Fault::LoseAnswer | Fault::Delay { .. } => true,
+        // A password that is refused once is fetched anew.
+        Fault::Answer { status, .. } => status >= 500 || (status == 401 && rule.times.is_none()),
+        Fault::Twice => false,
+    }
+}
+
+/// The same. Where work is done over, a push may come twice: its sender may have died, or not have come to the end.
+pub(crate) async fn play_while(
+    stage: &Arc<Stage>,
+    scenario: Scenario,
+    rules: &[Rule],
+    something_fails: bool,
+) -> Result<Played> {
+    let mut crashes = 0;
+    loop {
+        let pbx = pbx::process();
+        let mut seat = stage.seat().await?;
+        let played = play_at(stage, &mut seat, scenario, rules, something_fails).await;
+        stage.leave(seat).await;
+        // Nobody promises what becomes of calls when Asterisk forgets all of them.
+        if pbx::process() == pbx || crashes == CRASHES {
+            return played.map(|played| Played { crashes, ..played });
+        }
+        println!("  Asterisk itself has crashed: {played:?}");
+        crashes += 1;
+        pbx::wait_until_back(&stage.fixture).await?;
+    }
+}
+
+async fn play_at(
+    stage: &Arc<Stage>,
+    seat: &mut Seat,
+    scenario: Scenario,
+    rules: &[Rule],
+    something_fails: bool,
+) -> Result<Played> {
+    seat.get_ready(scenario.devices()).await?;
+    let mut callee = match scenario {
+        Scenario::AppToApp | Scenario::AppGivesUp => {
+            let mut callee = stage.seat().await?;
+            callee.get_ready(1).await?;
+            Some(callee)
+        }
+        _ => None,
+    };
+    let mut acting = Acting {
+        stage: Arc::clone(stage),
+        scenario,
+        caller: stage.new_caller(),
+        story: Story::default(),
+        problems: Vec::new(),
+        began: clock::now(),
+        may_repeat: something_fails,
+        know: BTreeSet::new(),
+    };
+    let seats: Vec<&Seat> = std::iter::once(&*seat).chain(callee.as_ref()).collect();
+    let marks = Stage::marks(&seats, &acting.caller);
+    let faults = Faulty::begin(stage, &marks, scenario, rules).await?;
+
+    let began = clock::now();
+    stage.begun.fetch_add(1, Ordering::Relaxed);
+    let legs = acting.act(seat, callee.as_mut()).await;
+    // Whatever came of it, the next play has its seats to itself.
+    if let Some(callee) = callee {
+        stage.leave(callee).await;
+    }
+    let met = faults.met(rules.len()).await;
+    let steps = faults.end().await?;
+    let (legs, (hits, hit_for)) = (legs?, met?);
+    Ok(Played {
+        end: legs.end,
+        waited: legs.waited,
+        heard_at: began + legs.waited,
+        problems: acting.problems,
+        steps,
+        hits,
+        hit_for,
+        crashes: 0,
+        story: acting.story,
+    })
+}
+
+/// The faults of one play.
+struct Faulty<'a> {
+    stage: &'a Stage,
+    name: String,
+}
+
+impl<'a> Faulty<'a> {
+    async fn begin(
+        stage: &'a Stage,
+        marks: &BTreeSet<String>,
+        scenario: Scenario,
+        rules: &[Rule],
+    ) -> Result<Self> {
+        let name = uuid::Uuid::new_v4().simple().to_string();
+        stage.faults.begin(&name, marks).await?;
+        let refusal = (scenario == Scenario::ExotelRefuses).then(exotel_refuses);
+        for (place, rule) in rules.iter().chain(&refusal).enumerate() {
+            let rule = Rule {
+                play: Some(name.clone()),
+                ..rule.clone()
+            };
+            stage.faults.make(&format!("{name}-{place}"), &rule).await?;
+        }
+        Ok(Self { stage, name })
+    }
+
+    /// How often the first so many rules were met, and from when to when.
+    async fn met(&self, rules: usize) -> Result<(u32, Duration)> {
+        let (mut hits, mut hit_for) = (0, Duration::ZERO);
+        for place in 0..rules {
+            let standing = self
+                .stage
+                .faults
+                .met(&format!("{}-{place}", self.name))
+                .await?;
+            let (first, last) = standing.between.unwrap_or_default();
+            hits += standing.hits;
+            hit_for = hit_for.max(Duration::from_millis(u64::try_from(last - first)?));
+        }
+        Ok((hits, hit_for))
+    }
+
+    /// Ends them, and gives what the functions asked for meanwhile.
+    async fn end(self) -> Result<Vec<Step>> {
+        Ok(self.stage.faults.end(&self.name).await?.steps)
+    }
+}
+
+/// What Exotel says to a number that it does not call.
+fn exotel_refuses() -> Rule {
+    let body = r#"{"RestException":{"Status":403,"Message":"not allowed"}}"#;
+    Rule {
+        system: System::Exotel,
+        operation: Some("Exotel connect".to_owned()),
+        function: None,
+        play: None,
+        skip: 0,
+        times: None,
+        one_in: None,
+        fault: Fault::Answer {
+            status: 403,
+            headers: BTreeMap::new(),
+            body: body.to_owned(),
+        },
+    }
+}
+
+impl Acting {
+    /// All that happens on the stage.
+    async fn act(&mut self, seat: &mut Seat, callee: Option<&mut Seat>) -> Result<Legs> {
+        let (legs, called) = match callee {
+            Some(callee) => (self.between_apps(seat, callee).await?, callee),
+            None if self.scenario.is_outbound() => (self.outbound(seat).await?, seat),
+            None => (self.inbound(seat).await?, seat),
+        };
+        self.check(called, &legs).await?;
+        Ok(legs)
+    }
+
+    pub(crate) async fn dial(&mut self, seat: &Seat, sid: Option<&str>) -> Result<OutgoingCall> {
+        let pbx = self.stage.fixture.stack.sip.address.parse()?;
+        let caller = Caller::number(&self.caller);
+        Ok(self
+            .stage
+            .trunk
+            .call(pbx, &seat.number, caller, sid)
+            .await?)
+    }
+
+    pub(crate) fn problem(&mut self, problem: impl Into<String>) {
+        self.problems.push(problem.into());
+    }
+
+    /// Waits for the caller to be bridged or refused.
+    pub(crate) async fn fate(&mut self, call: &OutgoingCall) -> (End, Duration) {
+        let decided = |stage: &SipStage| {
+            matches!(
+                stage,
+                SipStage::Answered | SipStage::Rejected { .. } | SipStage::Ended { .. }
+            )
+        };
+        match call.events().wait_for("an end", LOST_AFTER, decided).await {
+            Ok(event) => {
+                let waited = event.at.since(call.placed());
+                let end = match event.stage {
+                    SipStage::Answered => End::Bridged,
+                    SipStage::Rejected { code: 487, .. } => End::GaveUp,
+                    SipStage::Rejected { code, .. } => {
+                        self.story.sip = Some(code);
+                        End::Busy
+                    }
+                    SipStage::Ended { .. } | SipStage::Ringing { .. } => End::Busy,
+                };
+                (end, waited)
+            }
+            Err(_) => (End::Lost, LOST_AFTER),
+        }
+    }
+}
+
+/// The phone's next call, for as long as the caller is there.
+pub(crate) async fn phone_rings(seat: &mut Seat, call: &OutgoingCall) -> Option<IncomingCall> {
+    let events = call.events();
+    let over = events.wait_for("an end", LOST_AFTER, |stage| {
+        !matches!(stage, SipStage::Ringing { .. })
+    });
+    tokio::select! {
+        leg = seat.phone.next_call(LOST_AFTER) => leg.ok(),
+        _ = over => timeout(Duration::from_millis(200), seat.phone.next_call(LOST_AFTER)).await.ok()?.ok(),
+    }
+}

@@ -1,0 +1,168 @@
+//! Somebody calls an extension from the trunk.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use ringback_sip::OutgoingCall;
+use tokio::time::sleep;
+
+use super::{Acting, End, Legs, Scenario, phone_rings, ring};
+use crate::seat::{Device, Seat};
+use ringback_e2e::fixture::call_sid;
+
+/// How long a conversation lasts.
+const TALK: Duration = Duration::from_millis(600);
+/// How long both legs may take to end after one has.
+const ENDS_WITHIN: Duration = Duration::from_secs(25);
+/// A person who is called takes a while to press a button.
+const THINKS: Duration = Duration::from_millis(200);
+
+impl Acting {
+    pub(super) async fn inbound(&mut self, seat: &mut Seat) -> Result<Legs> {
+        let sid = call_sid();
+        if self.scenario == Scenario::WebhookFirst {
+            self.passthru(&sid, seat).await?;
+        }
+        let call = self.dial(seat, Some(&sid)).await?;
+        let devices = seat.devices.clone();
+        match self.scenario {
+            Scenario::Answered
+            | Scenario::WebhookFirst
+            | Scenario::TwoAccept
+            | Scenario::OneOfTwoAccepts
+            | Scenario::HungUpByTheApp => self.is_answered(seat, &call).await,
+            Scenario::Declined => {
+                if let Some(id) = self.wakes(&devices[0]).await? {
+                    sleep(THINKS).await;
+                    self.says(&devices[0], "decline", &id).await?;
+                }
+                self.is_over(&call).await
+            }
+            Scenario::CallerGivesUp => {
+                self.wakes(&devices[0]).await?;
+                sleep(THINKS).await;
+                // It may have been refused in the meantime.
+                let _ = call.cancel().await;
+                self.is_over(&call).await
+            }
+            Scenario::AppToApp
+            | Scenario::AppGivesUp
+            | Scenario::Outbound
+            | Scenario::NumberBusy
+            | Scenario::ExotelRefuses => anyhow::bail!("nobody calls in"),
+            Scenario::NobodyAnswers => {
+                self.wakes(&devices[0]).await?;
+                self.is_over(&call).await
+            }
+        }
+    }
+
+    /// The Passthru applet asks once more where it was not answered with 200, at the URL that stands second.
+    async fn passthru(&mut self, sid: &str, seat: &Seat) -> Result<()> {
+        let from = format!("0{}", self.caller.trim_start_matches("+91"));
+        for _ in 0..2 {
+            let answer = self.stage.fixture.passthru(sid, &from, &seat.number).await;
+            let status = answer.map_or(0, |(status, _)| status.as_u16());
+            self.story.answers.push(("passthru".to_owned(), status));
+            if status == 200 {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn wakes(&mut self, device: &Device) -> Result<Option<String>> {
+        let id = device.woken(ring() + Duration::from_secs(3)).await?;
+        self.story.call = id.clone().or(self.story.call.take());
+        Ok(id)
+    }
+
+    async fn says(&mut self, device: &Device, action: &str, id: &str) -> Result<u16> {
+        let (status, _) = device.says(action, id).await?;
+        self.story.answers.push((action.to_owned(), status));
+        if status < 500 {
+            self.know.insert(device.token.clone());
+        }
+        Ok(status)
+    }
+
+    async fn is_over(&mut self, call: &OutgoingCall) -> Result<Legs> {
+        let (end, waited) = self.fate(call).await;
+        Ok(Legs {
+            end,
+            waited,
+            phone: None,
+        })
+    }
+
+    async fn is_answered(&mut self, seat: &mut Seat, call: &OutgoingCall) -> Result<Legs> {
+        let devices = seat.devices.clone();
+        let Some(id) = self.wakes(&devices[0]).await? else {
+            return self.is_over(call).await;
+        };
+        let both = self.scenario == Scenario::TwoAccept;
+        if self.scenario.devices() == 2 {
+            self.wakes(&devices[1]).await?;
+        }
+        let other = async {
+            match both {
+                true => devices[1].says("accept_ready", &id).await.map(Some),
+                false => Ok(None),
+            }
+        };
+        let answers = async {
+            let leg = phone_rings(seat, call).await;
+            if let Some(leg) = &leg {
+                // The caller may be gone by now.
+                let _ = leg.answer().await;
+            }
+            leg
+        };
+        let (first, second, phone) =
+            tokio::join!(devices[0].says("accept_ready", &id), other, answers);
+        let (first, second) = (first?.0, second?.map(|(status, _)| status));
+        for (device, status) in devices.iter().zip(std::iter::once(first).chain(second)) {
+            self.story.answers.push(("accept_ready".to_owned(), status));
+            if status < 500 {
+                self.know.insert(device.token.clone());
+            }
+        }
+        if second.is_some_and(|second| second == 200 && first == 200) {
+            self.problem("two devices were told that they have the call");
+        }
+        let (end, waited) = self.fate(call).await;
+        if end == End::Bridged {
+            self.talks(call, phone.as_ref()).await;
+            let winner = if first == 200 {
+                &devices[0]
+            } else {
+                &devices[1]
+            };
+            match self.scenario {
+                Scenario::HungUpByTheApp => {
+                    self.says(winner, "hangup", &id).await?;
+                }
+                _ => call.hang_up().await?,
+            }
+            if call.ended(ENDS_WITHIN).await.is_err() {
+                self.problem("the caller's leg stays up");
+            }
+        }
+        Ok(Legs { end, waited, phone })
+    }
+
+    async fn talks(&mut self, call: &OutgoingCall, phone: Option<&ringback_sip::IncomingCall>) {
+        let Some(phone) = phone else {
+            return self.problem("the caller was answered by nobody");
+        };
+        let soon = Duration::from_secs(5);
+        let heard = tokio::join!(
+            call.media().hears(phone.media(), soon),
+            phone.media().hears(call.media(), soon)
+        );
+        if heard.0.is_err() || heard.1.is_err() {
+            self.problem("the two do not hear each other");
+        }
+        sleep(TALK).await;
+    }
+}

@@ -1,0 +1,155 @@
+//! Mixed calls with random faults for as long as is wanted: nothing is lost, nothing grows, nothing is left.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use aws_sdk_dynamodb::types::AttributeValue;
+use ringback_local::settings::Settings;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use crate::play::{Played, Scenario, play, play_while, ring};
+use crate::stage::Stage;
+use crate::systems::{Case, cases};
+use ringback_e2e::memory::Memory;
+use ringback_e2e::outcome_table::{Row, table};
+
+pub(crate) const FAULT: &str = "mixed calls, every second of them with a random fault";
+
+/// How many calls go on at a time.
+const AT_ONCE: usize = 6;
+/// The last of what a call leaves behind ends this long after it.
+const SETTLES: Duration = Duration::from_secs(20);
+/// What a function's process may take more than after the first minute, in kilobytes: each invocation leaves nothing.
+const GROWTH: u64 = 6 * 1_024;
+/// A caller hears busy this long after the ring, whatever has happened.
+const GRACE: Duration = Duration::from_secs(36);
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "minutes: part of `make chaos`, and `make soak`"]
+async fn calls_go_on_for_a_long_time_and_nothing_is_left_of_them() -> Result<()> {
+    let settings = Settings::from_environment();
+    let minutes = settings
+        .variable("MINUTES")
+        .and_then(|text| text.parse().ok());
+    let length = Duration::from_secs(60 * minutes.unwrap_or(1));
+    let stage = Stage::open(2 * AT_ONCE).await?;
+    let cases: Arc<Vec<Case>> = Arc::new(cases().into_iter().filter(Case::is_short).collect());
+
+    // The first calls bring the processes, and with them what they keep for good.
+    let mut played = calls_for(&stage, &cases, (length / 6).min(Duration::from_secs(60))).await?;
+    stage.clear().await?;
+    let (memory_before, items_before) = (memory(), items_for_good(&stage).await?);
+    played.extend(calls_for(&stage, &cases, length).await?);
+    sleep(SETTLES).await;
+
+    let row = Row::of(FAULT, &played, ring() + GRACE);
+    println!("\n{}", table(std::slice::from_ref(&row)));
+    row.keep()?;
+    nothing_grew(&memory_before, &memory())?;
+    stage.clear().await?;
+    let items = items_for_good(&stage).await?;
+    ensure!(
+        items <= items_before,
+        "{items_before:?} items became {items:?}"
+    );
+    let channels = stage.fixture.channels().await?;
+    ensure!(channels.is_empty(), "channels are left: {channels:?}");
+    ensure!(row.lost == 0, "calls were lost");
+    Ok(())
+}
+
+/// Begins calls for so long, as many at a time as this machine sustains, and waits for their ends.
+async fn calls_for(
+    stage: &Arc<Stage>,
+    cases: &Arc<Vec<Case>>,
+    length: Duration,
+) -> Result<Vec<Played>> {
+    let until = Instant::now() + length;
+    let mut playing = JoinSet::new();
+    for _ in 0..AT_ONCE {
+        let (stage, cases) = (Arc::clone(stage), Arc::clone(cases));
+        playing.spawn(async move {
+            let mut all = Vec::new();
+            while Instant::now() < until {
+                all.push(any_call(&stage, &cases).await?);
+            }
+            anyhow::Ok(all)
+        });
+    }
+    let mut all = Vec::new();
+    while let Some(played) = playing.join_next().await {
+        all.extend(played??);
+    }
+    Ok(all)
+}
+
+async fn any_call(stage: &Arc<Stage>, cases: &[Case]) -> Result<Played> {
+    let case = &cases[fastrand::usize(..cases.len())];
+    let scenario = Scenario::ALL[fastrand::usize(..Scenario::ALL.len())];
+    let played = match fastrand::bool() {
+        true => play(stage, case.scenario, &case.rules).await?,
+        // Others' faults may hit a process that works for this one too.
+        false => play_while(stage, scenario, &[], true).await?,
+    };
+    if !played.problems.is_empty() {
+        println!("  {} or {scenario:?}: {played}", case.fault);
+    }
+    Ok(played)
+}
+
+/// Kilobytes of each function.
+fn memory() -> BTreeMap<&'static str, u64> {
+    let functions = [
+        "asterisk-incoming",
+        "broadcast",
+        "call-response",
+        "call-status",
+        "call-timeout",
+        "exotel-webhook",
+        "ws-message",
+    ];
+    let known = functions.into_iter();
+    known
+        .filter_map(|name| Some((name, Memory::of_function(name)?.now)))
+        .collect()
+}
+
+fn nothing_grew(before: &BTreeMap<&str, u64>, after: &BTreeMap<&str, u64>) -> Result<()> {
+    println!("memory of the functions, kB: {before:?}, then {after:?}");
+    for (name, now) in after {
+        let then = before.get(name).copied().unwrap_or(*now);
+        ensure!(*now < then + GROWTH, "{name} grew from {then} to {now} kB");
+    }
+    Ok(())
+}
+
+/// How many items there are, by kind, that will not expire.
+async fn items_for_good(stage: &Stage) -> Result<BTreeMap<String, usize>> {
+    let client = aws_sdk_dynamodb::Client::new(&stage.fixture.aws);
+    let mut kinds = BTreeMap::new();
+    let mut pages = client
+        .scan()
+        .table_name(&stage.fixture.stack.aws.table)
+        .filter_expression("attribute_not_exists(expires_at)")
+        .into_paginator()
+        .items()
+        .send();
+    while let Some(item) = pages.next().await {
+        let item = item?;
+        let key = item.get("pk").and_then(|pk| pk.as_s().ok());
+        let of: Option<&AttributeValue> = item.get("sk");
+        let kind = key
+            .and_then(|key| key.split('#').next())
+            .unwrap_or_default();
+        let what = of
+            .and_then(|sk| sk.as_s().ok())
+            .and_then(|sk| sk.split('#').next());
+        *kinds
+            .entry(format!("{kind} {}", what.unwrap_or_default()))
+            .or_default() += 1;
+    }
+    Ok(kinds)
+}

@@ -1,0 +1,486 @@
+//! The systems around the functions, failing in the ways in which they really do.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use ringback_local::faults::rule::{Fault, Moment, Rule, System};
+use ringback_local::settings::Settings;
+use serde_json::json;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::play::{End, Played, Scenario, play, ring};
+use crate::stage::Stage;
+use ringback_e2e::outcome_table::{Row, table};
+
+/// How many calls go wrong at a time.
+const AT_ONCE: usize = 6;
+/// How many calls meet each fault.
+const CALLS: usize = 3;
+/// The grace that a caller's wait has after the ring: the 2 s that are promised, and as much for a local cloud that ends
+/// several calls at once. (One alone is held to the promise, in `calls/unanswered.rs`.)
+const GRACE: Duration = Duration::from_secs(4);
+/// The backstop: after the ring, the connecting and 5 s more, and its tick of 10 s in the local cloud.
+const BACKSTOP: Duration = Duration::from_secs(15 + 5 + 10 + 4);
+
+/// One way of one system to fail, while one call is played.
+pub(crate) struct Case {
+    pub(crate) fault: &'static str,
+    pub(crate) scenario: Scenario,
+    pub(crate) rules: Vec<Rule>,
+    /// What the caller is promised: to be bridged or to hear busy, or this alone,
+    end: Option<End>,
+    /// so long after dialling at most.
+    within: Duration,
+}
+
+/// All of them that one call of many can meet.
+pub(crate) fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    cases.extend(of_dynamodb());
+    cases.extend(of_the_pbx());
+    cases.extend(of_fcm());
+    cases.extend(of_exotel());
+    cases.extend(of_the_timers());
+    cases
+}
+
+fn of_dynamodb() -> Vec<Case> {
+    use Scenario::{Answered, NobodyAnswers};
+    let throttled = |times| rule(System::Aws, "DynamoDB", times, throttling());
+    let in_time = ring() + GRACE;
+    vec![
+        case(
+            "DynamoDB throttles the first 3 requests",
+            Answered,
+            [throttled(Some(3))],
+            End::Bridged,
+            in_time,
+        ),
+        case(
+            "DynamoDB throttles the first 3 requests, and nobody answers",
+            NobodyAnswers,
+            [throttled(Some(3))],
+            End::Busy,
+            in_time,
+        ),
+        case(
+            "DynamoDB throttles all requests",
+            Answered,
+            [throttled(None)],
+            End::Busy,
+            in_time,
+        ),
+        case(
+            "DynamoDB does not answer the first request",
+            Answered,
+            [rule(System::Aws, "DynamoDB", Some(1), Fault::Silence)],
+            End::Bridged,
+            in_time,
+        ),
+        case(
+            "DynamoDB makes the call, and its answer is lost",
+            Answered,
+            [rule(
+                System::Aws,
+                "DynamoDB PutItem",
+                Some(1),
+                Fault::LoseAnswer,
+            )],
+            End::Bridged,
+            in_time,
+        ),
+        case(
+            "DynamoDB takes the accept, and its answer is lost",
+            Answered,
+            [from(
+                "call-response",
+                rule(
+                    System::Aws,
+                    "DynamoDB UpdateItem",
+                    Some(1),
+                    Fault::LoseAnswer,
+                ),
+            )],
+            End::Bridged,
+            in_time,
+        ),
+        case(
+            "DynamoDB fails (500) 3 times",
+            Answered,
+            [rule(System::Aws, "DynamoDB", Some(3), answer(500, "{}"))],
+            End::Bridged,
+            in_time,
+        ),
+    ]
+}
+
+fn of_the_pbx() -> Vec<Case> {
+    use Scenario::{Answered, NobodyAnswers};
+    let pbx = |times, fault| rule(System::Pbx, "", times, fault);
+    let in_time = ring() + GRACE;
+    vec![
+        case(
+            "ARI refuses the password once",
+            Answered,
+            [pbx(Some(1), answer(401, "{}"))],
+            End::Bridged,
+            in_time,
+        ),
+        case(
+            "ARI does not answer the first request",
+            Answered,
+            [pbx(Some(1), Fault::Silence)],
+            End::Bridged,
+            in_time,
+        ),
+        case(
+            "ARI calls the phone, and its answer is lost",
+            Answered,
+            [rule(
+                System::Pbx,
+                "POST /channels",
+                Some(1),
+                Fault::LoseAnswer,
+            )],
+            End::Bridged,
+            in_time,
+        ),
+        case(
+            "ARI fails (503) 2 times",
+            Answered,
+            [pbx(Some(2), answer(503, "{}"))],
+            End::Bridged,
+            in_time,
+        ),
+        case(
+            "ARI does not answer the first request to end the wait",
+            NobodyAnswers,
+            [rule(System::Pbx, "DELETE", Some(1), Fault::Silence)],
+            End::Busy,
+            in_time + Duration::from_secs(4),
+        ),
+        // Nothing but the PBX's own limit is left.
+        case(
+            "ARI refuses the password for good",
+            NobodyAnswers,
+            [pbx(None, answer(401, "{}"))],
+            End::Busy,
+            OWN_LIMIT_OF_THE_PBX,
+        ),
+    ]
+}
+
+/// `RINGBACK_MAX_WAIT_SECONDS` of the local stack, and a little.
+const OWN_LIMIT_OF_THE_PBX: Duration = Duration::from_secs(64);
+
+fn of_fcm() -> Vec<Case> {
+    use Scenario::Answered;
+    let fcm = |times, fault| rule(System::Fcm, "FCM incoming_call", times, fault);
+    let in_time = ring() + GRACE;
+    let busy = |code: u16| json!({"error": {"code": code, "status": "UNAVAILABLE"}}).to_string();
+    let gone = json!({"error": {"code": 404, "status": "NOT_FOUND", "details": [{
+        "@type": "type.googleapis.com/google.firebase.fcm.v1.FcmError", "errorCode": "UNREGISTERED"}]}});
+    let wait = |seconds: &str| retry_after(429, seconds, &busy(429));
+    vec![
+        case(
+            "FCM answers 429 once, with Retry-After: 1",
+            Answered,
+            [fcm(Some(1), wait("1"))],
+            End::Bridged,
+            in_time,
+        ),
+        case(
+            "FCM answers 429, with Retry-After: 30",
+            Answered,
+            [fcm(None, wait("30"))],
+            End::Busy,
+            Duration::from_secs(6),
+        ),
+        case(
+            "FCM fails (500) once",
+            Answered,
+            [fcm(Some(1), answer(500, &busy(500)))],
+            End::Bridged,
+            in_time,
+        ),
+        case(
+            "FCM fails (503) for good",
+            Answered,
+            [fcm(None, answer(503, &busy(503)))],
+            End::Busy,
+            Duration::from_secs(8),
+        ),
+        case(
+            "FCM says UNREGISTERED of the only device",
+            Answered,
+            [fcm(None, answer(404, &gone.to_string()))],
+            End::Busy,
+            Duration::from_secs(6),
+        ),
+        case(
+            "FCM answers after 1.5 s",
+            Answered,
+            [fcm(None, Fault::Delay { ms: 1_500 })],
+            End::Bridged,
+            in_time,
+        ),
+        case(
+            "FCM takes the push, and its answer is lost",
+            Answered,
+            [fcm(Some(1), Fault::LoseAnswer)],
+            End::Bridged,
+            in_time,
+        ),
+        case(
+            "FCM does not answer",
+            Answered,
+            [fcm(None, Fault::Silence)],
+            End::Busy,
+            Duration::from_secs(10),
+        ),
+    ]
+}
+
+fn of_exotel() -> Vec<Case> {
+    use Scenario::Outbound;
+    let exotel = |times, fault| rule(System::Exotel, "Exotel connect", times, fault);
+    let refusal = |status: u16| {
+        let body = json!({"RestException": {"Status": status, "Message": "no"}});
+        answer(status, &body.to_string())
+    };
+    let soon = Duration::from_secs(6);
+    vec![
+        case(
+            "Exotel answers 400",
+            Outbound,
+            [exotel(None, refusal(400))],
+            End::Busy,
+            soon,
+        ),
+        case(
+            "Exotel answers 402",
+            Outbound,
+            [exotel(None, refusal(402))],
+            End::Busy,
+            soon,
+        ),
+        case(
+            "Exotel answers 429",
+            Outbound,
+            [exotel(None, refusal(429))],
+            End::Busy,
+            soon,
+        ),
+        case(
+            "Exotel answers 503",
+            Outbound,
+            [exotel(None, refusal(503))],
+            End::Busy,
+            soon,
+        ),
+        case(
+            "Exotel places the call, and its answer is lost",
+            Outbound,
+            [exotel(None, Fault::LoseAnswer)],
+            End::Bridged,
+            Duration::from_secs(15),
+        ),
+        // Whether it was placed is not known before the ring is over.
+        case(
+            "Exotel does not answer, and places nothing",
+            Outbound,
+            [exotel(None, Fault::Silence)],
+            End::Busy,
+            ring() + Duration::from_secs(30),
+        ),
+    ]
+}
+
+fn of_the_timers() -> Vec<Case> {
+    use Scenario::{Answered, NobodyAnswers};
+    let sqs = |times, fault| rule(System::Aws, "AmazonSQS SendMessage", times, fault);
+    let scheduler = |fault| rule(System::Aws, "POST /schedules", None, fault);
+    let in_time = ring() + GRACE;
+    let taken = json!({"MessageId": "5fea7756-0ea4-451a-a703-a558b933e274", "MD5OfMessageBody": "d41d8cd98f00b204e9800998ecf8427e"});
+    vec![
+        case(
+            "SQS delivers the timer twice",
+            NobodyAnswers,
+            [sqs(None, Fault::Twice)],
+            End::Busy,
+            in_time,
+        ),
+        case(
+            "SQS delivers the timer twice, and the call is answered",
+            Answered,
+            [sqs(None, Fault::Twice)],
+            End::Bridged,
+            in_time,
+        ),
+        case(
+            "SQS takes the timer and never delivers it",
+            NobodyAnswers,
+            [sqs(None, answer(200, &taken.to_string()))],
+            End::Busy,
+            ring() + BACKSTOP,
+        ),
+        case(
+            "SQS fails (500) for good",
+            NobodyAnswers,
+            [sqs(None, answer(500, "{}"))],
+            End::Busy,
+            ring() + BACKSTOP,
+        ),
+        case(
+            "the scheduler fails (500) for good",
+            NobodyAnswers,
+            [scheduler(answer(500, "{}"))],
+            End::Busy,
+            in_time,
+        ),
+        case(
+            "the function of the timer dies before it ends the wait",
+            NobodyAnswers,
+            [from(
+                "call-timeout",
+                rule(System::Pbx, "DELETE", Some(1), Fault::Kill(Moment::Before)),
+            )],
+            End::Busy,
+            // Each of the calls has a death of its own, which hits the timers of all of them when they come in one batch; then
+            // it is the backstop that ends their waits.
+            ring() + BACKSTOP + GRACE,
+        ),
+    ]
+}
+
+pub(crate) fn case<const N: usize>(
+    fault: &'static str,
+    scenario: Scenario,
+    rules: [Rule; N],
+    end: impl Into<Option<End>>,
+    within: Duration,
+) -> Case {
+    Case {
+        fault,
+        scenario,
+        rules: rules.into(),
+        end: end.into(),
+        within,
+    }
+}
+
+fn rule(system: System, operation: &str, times: Option<u32>, fault: Fault) -> Rule {
+    Rule {
+        system,
+        operation: Some(operation.to_owned()),
+        function: None,
+        play: None,
+        skip: 0,
+        times,
+        one_in: None,
+        fault,
+    }
+}
+
+fn from(function: &str, rule: Rule) -> Rule {
+    Rule {
+        function: Some(function.to_owned()),
+        ..rule
+    }
+}
+
+fn answer(status: u16, body: &str) -> Fault {
+    let headers = [("content-type", "application/x-amz-json-1.0")];
+    Fault::Answer {
+        status,
+        headers: owned(&headers),
+        body: body.to_owned(),
+    }
+}
+
+fn retry_after(status: u16, seconds: &str, body: &str) -> Fault {
+    Fault::Answer {
+        status,
+        headers: owned(&[("retry-after", seconds)]),
+        body: body.to_owned(),
+    }
+}
+
+fn throttling() -> Fault {
+    answer(
+        400,
+        r#"{"__type":"com.amazonaws.dynamodb.v20120810#ThrottlingException","message":"too fast"}"#,
+    )
+}
+
+fn owned(headers: &[(&str, &str)]) -> BTreeMap<String, String> {
+    let headers = headers.iter();
+    headers
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "minutes: part of `make chaos`"]
+async fn whatever_fails_around_a_call_it_ends_as_promised() -> Result<()> {
+    let stage = Stage::open(2 * AT_ONCE).await?;
+    let settings = Settings::from_environment();
+    let only = settings.variable("CHAOS_ONLY").unwrap_or_default();
+    let mut cases = cases();
+    cases.retain(|case| case.fault.contains(only));
+    let rows = meet(&stage, cases, CALLS).await?;
+    println!("\n{}", table(&rows));
+    for row in &rows {
+        row.keep()?;
+    }
+    ensure!(rows.iter().all(|row| row.lost == 0), "calls were lost");
+    Ok(())
+}
+
+/// Plays so many calls with each of the faults, and says what became of them.
+pub(crate) async fn meet(stage: &Arc<Stage>, cases: Vec<Case>, calls: usize) -> Result<Vec<Row>> {
+    let at_once = Arc::new(Semaphore::new(AT_ONCE));
+    let mut playing = JoinSet::new();
+    let cases = Arc::new(cases);
+    for place in (0..cases.len()).flat_map(|place| std::iter::repeat_n(place, calls)) {
+        let (stage, at_once) = (Arc::clone(stage), Arc::clone(&at_once));
+        let cases = Arc::clone(&cases);
+        playing.spawn(async move {
+            let _turn = at_once.acquire().await?;
+            let case = &cases[place];
+            let mut played = play(&stage, case.scenario, &case.rules).await?;
+            case.judge(&mut played);
+            println!("  {} ({} hits): {played}", case.fault, played.hits);
+            anyhow::Ok((place, played))
+        });
+    }
+    let mut by_case: BTreeMap<usize, Vec<Played>> = BTreeMap::new();
+    while let Some(played) = playing.join_next().await {
+        let (place, played) = played??;
+        by_case.entry(place).or_default().push(played);
+    }
+    let rows = by_case.iter().map(|(place, played)| {
+        let case = &cases[*place];
+        Row::of(case.fault, played, case.within)
+    });
+    Ok(rows.collect())
+}
+
+impl Case {
+    /// Whether it is over soon, so that many follow each other.
+    pub(crate) fn is_short(&self) -> bool {
+        self.within <= ring() + 2 * GRACE
+    }
+
+    fn judge(&self, played: &mut Played) {
+        if played.hits == 0 {
+            played.problems.push("the fault did not happen".to_owned());
+        }
+        if self.end.is_some_and(|end| end != played.end) {
+            played.problems.push(format!("promised {:?}", self.end));
+        }
+    }
+}

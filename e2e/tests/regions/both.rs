@@ -1,0 +1,125 @@
+//! Two regions, and what they have in common.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use aws_sdk_dynamodb::types::AttributeValue;
+use ringback_client::Client;
+use ringback_core::ids::CallId;
+use ringback_local::settings::Settings;
+use ringback_local::stack::Stack;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::loss::Loss;
+use ringback_e2e::fixture::{Fixture, SOON};
+use ringback_e2e::pbx::Globals;
+
+pub(crate) async fn two_regions() -> Result<(Fixture, Fixture, Loss)> {
+    let stack = Stack::load(&Settings::from_environment().state_dir())?;
+    let loss = Loss::none(&stack).await?;
+    let primary = Fixture::open().await?;
+    let fallback = primary.in_the_fallback().await?;
+    // The PBX asks a region second for a while that another test has just lost.
+    let globals = Globals::of(&primary, 0)?;
+    globals.set("RINGBACK_AVOID_UNTIL", "0").await?;
+    Ok((primary, fallback, loss))
+}
+
+pub(crate) fn ring() -> Duration {
+    Settings::from_environment().ring()
+}
+
+pub(crate) async fn client(fixture: &Fixture) -> Result<Client> {
+    let phone = fixture.stack.phone("1001").context("1001")?;
+    Ok(Client::connect(&fixture.stack.ws_url, &phone.token).await?)
+}
+
+/// Waits until a client is told that a call has come to this status.
+pub(crate) async fn hears(client: &mut Client, call: &str, status: &str) -> Result<()> {
+    let mut heard = Vec::new();
+    let is_told = async {
+        loop {
+            let message = client.receive().await?;
+            let data = &message["data"];
+            if data["callId"] == call && data["status"] == status {
+                return anyhow::Ok(());
+            }
+            heard.push(message);
+        }
+    };
+    match timeout(2 * SOON, is_told).await {
+        Ok(told) => told,
+        Err(_) => bail!("not told {status}, but {heard:?}"),
+    }
+}
+
+/// The call comes to have this status in both regions, and is the same in both: what the one wrote that knew less, when it was
+/// back, is the same in both for as long as it takes the other to tell it the rest.
+pub(crate) async fn ends_alike(
+    primary: &Fixture,
+    fallback: &Fixture,
+    call: &str,
+    status: &str,
+) -> Result<()> {
+    let patience = Instant::now() + 3 * SOON;
+    loop {
+        let item = settles(primary, fallback, call).await?;
+        let stands = item.get("status").and_then(|it| it.as_s().ok());
+        if stands.is_some_and(|stands| stands == status) {
+            return Ok(());
+        }
+        ensure!(Instant::now() < patience, "{stands:?}");
+        sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// The call is over in both regions, and its item is the same in both.
+async fn settles(primary: &Fixture, fallback: &Fixture, call: &str) -> Result<Item> {
+    let patience = Instant::now() + 3 * SOON;
+    loop {
+        let (here, there) = (item(primary, call).await?, item(fallback, call).await?);
+        let over = here.as_ref().is_some_and(|item| {
+            let status = item.get("status").and_then(|status| status.as_s().ok());
+            status.is_some_and(|status| {
+                ["completed", "declined", "timed_out", "canceled", "failed"]
+                    .contains(&status.as_str())
+            })
+        });
+        match here {
+            Some(here) if over && Some(&here) == there.as_ref() => return Ok(here),
+            here if Instant::now() > patience => {
+                bail!("not settled:\nprimary  {here:?}\nfallback {there:?}")
+            }
+            _ => sleep(Duration::from_millis(200)).await,
+        }
+    }
+}
+
+type Item = HashMap<String, AttributeValue>;
+
+fn key_of(call: &str) -> Result<String> {
+    Ok(format!("CALL#{}", CallId::try_from(call)?.key()))
+}
+
+pub(crate) async fn item(fixture: &Fixture, call: &str) -> Result<Option<Item>> {
+    let asked = aws_sdk_dynamodb::Client::new(&fixture.aws)
+        .get_item()
+        .table_name(&fixture.stack.aws.table)
+        .key("pk", AttributeValue::S(key_of(call)?))
+        .key("sk", AttributeValue::S("CALL".to_owned()))
+        .send();
+    Ok(asked.await?.item)
+}
+
+pub(crate) async fn no_channel_is_left(fixture: &Fixture) -> Result<()> {
+    let patience = Instant::now() + SOON;
+    loop {
+        let channels = fixture.channels().await?;
+        if channels.is_empty() {
+            return Ok(());
+        }
+        ensure!(Instant::now() < patience, "channels are left: {channels:?}");
+        sleep(Duration::from_millis(200)).await;
+    }
+}

@@ -1,0 +1,173 @@
+//! The figures of one course of calls.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use ringback_local::loss::Condition;
+use tokio::time::Instant;
+
+use crate::steady_calls::{End, Outcome};
+use ringback_e2e::fixture::Fixture;
+use ringback_e2e::outcome_table::{REGION_LOST, Row, millis};
+
+/// SIP: the only code with which a caller here is refused as promised.
+const BUSY_HERE: u16 = 486;
+
+/// The figures of one course.
+pub(crate) struct Report {
+    condition: Condition,
+    lag: Duration,
+    calls: usize,
+    in_flight: usize,
+    bridged: usize,
+    busy: usize,
+    lost: Vec<String>,
+    twice: usize,
+    longest_wait_before: Duration,
+    longest_wait: Duration,
+    fallback_answered_after: Option<Duration>,
+    by_fallback: usize,
+}
+
+impl Report {
+    pub(crate) fn of(
+        outcomes: &[Outcome],
+        condition: Condition,
+        lag: Duration,
+        lost_at: Instant,
+        back_at: Instant,
+        fallback: &Fixture,
+    ) -> Self {
+        let count = |end: &End| outcomes.iter().filter(|one| one.end == *end).count();
+        let lost = outcomes.iter().filter_map(|one| match &one.end {
+            End::Lost(how) => Some(format!("call {}: {how}", one.number)),
+            End::Bridged | End::Busy => None,
+        });
+        let taken = outcomes.iter().filter_map(|one| one.accepted.as_ref());
+        let by_fallback: Vec<Instant> = taken
+            .filter(|(region, _)| *region == fallback.stack.aws.region)
+            .map(|(_, at)| *at)
+            .collect();
+        let longest = |among: &dyn Fn(&Outcome) -> bool| {
+            let waits = outcomes
+                .iter()
+                .filter(|one| among(one))
+                .map(|one| one.waited);
+            waits.max().unwrap_or_default()
+        };
+        Self {
+            condition,
+            lag,
+            calls: outcomes.len(),
+            in_flight: outcomes
+                .iter()
+                .filter(|one| one.placed < lost_at && one.over > lost_at)
+                .count(),
+            bridged: count(&End::Bridged),
+            busy: count(&End::Busy),
+            lost: lost.collect(),
+            twice: outcomes.iter().filter(|one| one.legs > 1).count(),
+            longest_wait_before: longest(&|one| one.placed + one.waited < lost_at),
+            longest_wait: longest(&|one| {
+                one.placed + one.waited >= lost_at && one.placed < back_at
+            }),
+            fallback_answered_after: by_fallback
+                .iter()
+                .filter_map(|at| at.checked_duration_since(lost_at))
+                .min(),
+            by_fallback: by_fallback.len(),
+        }
+    }
+
+    pub(crate) fn text(&self, outcomes: &[Outcome]) -> Result<String> {
+        let mut text = String::new();
+        let Self {
+            calls,
+            in_flight,
+            bridged,
+            busy,
+            lost,
+            twice,
+            longest_wait,
+            longest_wait_before,
+            by_fallback,
+            ..
+        } = self;
+        let lag = self.lag;
+        writeln!(
+            text,
+            "primary lost ({:?}), replication {lag:?} late",
+            self.condition
+        )?;
+        writeln!(
+            text,
+            "  calls                       {calls}, {in_flight} under way when it was lost"
+        )?;
+        writeln!(
+            text,
+            "  bridged                     {bridged}, {by_fallback} of them accepted by the fallback"
+        )?;
+        writeln!(text, "  busy in time                {busy}")?;
+        writeln!(text, "  lost                        {}", lost.len())?;
+        writeln!(text, "  bridged twice               {twice}")?;
+        writeln!(
+            text,
+            "  longest wait of a caller    {longest_wait:.1?}, {longest_wait_before:.1?} before it was lost"
+        )?;
+        let after = self.fallback_answered_after;
+        writeln!(
+            text,
+            "  first accept in fallback    {after:.1?} after the loss"
+        )?;
+        for how in lost {
+            writeln!(text, "  {how}")?;
+        }
+        for one in outcomes.iter().filter(|one| one.end != End::Bridged) {
+            writeln!(text, "  {one:?}")?;
+        }
+        Ok(text)
+    }
+
+    /// The line of the table.
+    pub(crate) fn row(&self, outcomes: &[Outcome]) -> Row {
+        let waits = outcomes.iter().map(|one| millis(one.waited));
+        let taken = outcomes.iter().any(|one| one.accepted.is_some());
+        let [refuses, silent] = REGION_LOST;
+        let fault = match self.condition {
+            Condition::Silent => silent,
+            Condition::Refuses | Condition::Well => refuses,
+        };
+        Row {
+            fault: fault.to_owned(),
+            calls: self.calls,
+            bridged: self.bridged,
+            busy: self.busy,
+            gave_up: 0,
+            lost: self.lost.len() + self.twice,
+            waits: waits.clone().min().zip(waits.max()),
+            codes: (self.busy > 0).then_some(BUSY_HERE).into_iter().collect(),
+            told: taken
+                .then(|| "`accept_ready` 200".to_owned())
+                .into_iter()
+                .collect(),
+            met: (0, 0),
+            crashes: 0,
+        }
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        ensure!(self.lost.is_empty(), "lost: {:?}", self.lost);
+        ensure!(self.twice == 0, "{} were bridged twice", self.twice);
+        ensure!(self.in_flight > 0, "no call was under way");
+        ensure!(self.by_fallback > 0, "the fallback did nothing");
+        ensure!(self.bridged + self.busy == self.calls);
+        ensure!(
+            self.busy * 2 <= self.in_flight,
+            "{} callers heard busy of the {} who rang when it was lost",
+            self.busy,
+            self.in_flight
+        );
+        Ok(())
+    }
+}

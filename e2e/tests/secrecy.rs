@@ -1,0 +1,57 @@
+//! No log tells a secret or a number, whatever has happened on the stack so far: `make e2e` asks for this last, when
+//! everything else has run. The local stack must be running.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+
+use anyhow::{Context, Result};
+use ringback_e2e::fixture::Fixture;
+use ringback_e2e::log_lines::{Line, log_lines};
+use ringback_e2e::private_values::Private;
+use ringback_local::settings::Settings;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_line_that_a_function_has_logged_tells_a_secret_or_a_number() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    let private = Private::of(&fixture, &[]).await?;
+    let mut lines = log_lines(&fixture, "").await?;
+    lines.extend(lines_of_tests()?);
+    let leaks: Vec<String> = lines
+        .iter()
+        .flat_map(|line| private.found_in(line))
+        .collect();
+    assert!(leaks.is_empty(), "{}", leaks.join("\n"));
+    std::io::stdout().write_all(table(&lines, &private).as_bytes())?;
+    Ok(())
+}
+
+/// What functions logged that tests ran themselves, some of them at the level of `trace`.
+fn lines_of_tests() -> Result<Vec<Line>> {
+    let mut lines = Vec::new();
+    let Ok(logs) = std::fs::read_dir(Settings::from_environment().state("observed")) else {
+        return Ok(lines);
+    };
+    for log in logs {
+        let path = log?.path();
+        let function = path.file_stem().unwrap_or_default().to_string_lossy();
+        let text =
+            std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        lines.extend(text.lines().map(|line| Line::of(&function, line)));
+    }
+    Ok(lines)
+}
+
+fn table(lines: &[Line], private: &Private) -> String {
+    let mut counts = BTreeMap::<&str, usize>::new();
+    for line in lines {
+        *counts.entry(&line.function).or_default() += 1;
+    }
+    let counts: String = counts
+        .iter()
+        .map(|(function, count)| format!("{function:<20}{count:>7}\n"))
+        .collect();
+    let secrets = private.len();
+    format!(
+        "\nLines logged, none of which tells any of {secrets} secrets and numbers\n\n{counts}\n"
+    )
+}

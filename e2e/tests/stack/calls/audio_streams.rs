@@ -1,0 +1,235 @@
+//! Streams of calls' audio, as Exotel's Stream and Voicebot applets bring them.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use ringback_client::{Client, Credential, Error};
+use serde_json::{Value, json};
+
+use ringback_e2e::clients::answer_of;
+use ringback_e2e::fixture::{CALLER, Conversation, Fixture, SOON, call_sid};
+
+/// So long is somebody listened to who is to stay silent. What the others hear comes within a few hundredths of this.
+const A_WHILE: Duration = Duration::from_secs(2);
+
+/// The stream of one call's audio.
+struct Stream {
+    connection: Client,
+    sid: String,
+}
+
+impl Stream {
+    /// Connects as Exotel does. The URL carries the webhook's secret.
+    async fn connect(fixture: &Fixture, sid: &str) -> Result<Self> {
+        let (_, secret) = fixture
+            .stack
+            .exotel_webhook_url
+            .split_once('?')
+            .context("the webhook's URL has no secret")?;
+        let url = format!("{}?{secret}", fixture.stack.ws_url);
+        let mut stream = Self {
+            connection: Client::connect_as(&url, &Credential::InUrl).await?,
+            sid: sid.to_owned(),
+        };
+        stream.says(json!({ "event": "connected" })).await?;
+        Ok(stream)
+    }
+
+    async fn says(&mut self, frame: Value) -> Result<()> {
+        Ok(self.connection.send(frame).await?)
+    }
+
+    async fn starts(&mut self) -> Result<()> {
+        let start = json!({
+            "stream_sid": "MZ1", "call_sid": self.sid, "account_sid": "acme",
+            "from": CALLER, "to": "+918047491899", "custom_parameters": {},
+            "media_format": { "encoding": "raw", "sample_rate": "8000", "bit_rate": "128" },
+        });
+        self.says(json!({ "event": "start", "sequence_number": "1", "stream_sid": "MZ1", "start": start }))
+            .await
+    }
+
+    /// 100 ms of silence.
+    async fn brings_audio(&mut self) -> Result<()> {
+        let media = json!({ "chunk": 2, "timestamp": "100", "payload": "A".repeat(2_136) });
+        self.says(
+            json!({ "event": "media", "sequence_number": 2, "stream_sid": "MZ1", "media": media }),
+        )
+        .await
+    }
+
+    async fn tells_of_key(&mut self, digit: &str) -> Result<()> {
+        let dtmf = json!({ "digit": digit, "duration": "200" });
+        self.says(
+            json!({ "event": "dtmf", "sequence_number": 7, "stream_sid": "MZ1", "dtmf": dtmf }),
+        )
+        .await
+    }
+
+    async fn stops(&mut self, reason: &str) -> Result<()> {
+        let stop = json!({ "call_sid": self.sid, "account_sid": "acme", "reason": reason });
+        self.says(
+            json!({ "event": "stop", "sequence_number": 20, "stream_sid": "MZ1", "stop": stop }),
+        )
+        .await
+    }
+
+    /// It is told nothing: no answer, and nothing of any call.
+    async fn is_left_alone(&mut self) {
+        let heard = self.connection.next(A_WHILE).await;
+        assert!(matches!(heard, Err(Error::Silent(_))), "{heard:?}");
+    }
+
+    /// AWS is reported to send an empty message on a route with a response, where the function returns no body.
+    async fn hears_empty_messages_at_most(&mut self) {
+        loop {
+            match self.connection.next(A_WHILE).await {
+                Err(Error::Silent(_)) => return,
+                Err(Error::NotJson(_)) => {}
+                heard => panic!("{heard:?}"),
+            }
+        }
+    }
+}
+
+/// The client's messages until a call is told to stand so, with that one.
+async fn until(client: &mut Client, call: &str, (name, value): (&str, &str)) -> Result<Vec<Value>> {
+    let mut heard = Vec::new();
+    loop {
+        let message = client.next(SOON).await?;
+        let is_it = message["data"]["callId"] == call && message["data"][name] == value;
+        heard.push(message);
+        if is_it {
+            return Ok(heard);
+        }
+    }
+}
+
+fn has_happened(call: &Value, event: &str, by: Option<&str>) -> bool {
+    let history = call["history"].as_array().unwrap();
+    let is_it = |line: &Value| line["event"] == event && line["by"].as_str() == by;
+    history.iter().any(is_it)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_streams_start_keys_and_stop_reach_whom_they_concern() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    let app = fixture.app("1001").await?;
+    let mut phone = fixture.phone("1001").await?;
+    let mut participant = fixture.client("1001").await?;
+    let mut stranger = fixture.client("1002").await?;
+    let talk = Conversation::begin(&app, &mut phone).await?;
+    let heard = until(&mut participant, &talk.id, ("status", "in-progress")).await?;
+    let sid = heard.last().unwrap()["data"]["callSid"].as_str().unwrap();
+
+    let mut stream = Stream::connect(&fixture, sid).await?;
+    stream.starts().await?;
+    let heard = until(&mut participant, &talk.id, ("stream", "started")).await?;
+    let started = &heard.last().unwrap()["data"];
+    assert_eq!(
+        (&started["status"], &started["callSid"]),
+        (&"in-progress".into(), &sid.into())
+    );
+    let call = app.call(&talk.id).await?;
+    assert_eq!(call["status"], "in_progress");
+    assert!(has_happened(&call, "stream_started", None), "{call:#}");
+
+    stream.brings_audio().await?;
+    stream.tells_of_key("5").await?;
+    let key = answer_of(&mut participant, "call_dtmf").await?["data"].clone();
+    assert_eq!(
+        (&key["callSid"], &key["callId"]),
+        (&sid.into(), &talk.id.as_str().into())
+    );
+    assert_eq!(
+        (&key["digit"], &key["durationMs"], &key["sequenceNumber"]),
+        (&"5".into(), &200.into(), &7.into())
+    );
+    assert!(key["timestamp"].is_string());
+
+    stream.stops("callended").await?;
+    until(&mut participant, &talk.id, ("stream", "stopped")).await?;
+    let heard = until(&mut stranger, &talk.id, ("stream", "stopped")).await?;
+    assert!(
+        heard.iter().all(|message| message["type"] != "call_dtmf"),
+        "{heard:?}"
+    );
+    let call = app.call(&talk.id).await?;
+    let stopped = has_happened(&call, "stream_stopped", Some("callended"));
+    assert!(stopped, "{call:#}");
+    stream.is_left_alone().await;
+    talk.caller.hang_up().await?;
+    app.sees(&talk.id, "completed").await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_stream_of_a_call_that_nobody_knows_disturbs_nobody() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    let mut client = fixture.client("1001").await?;
+    let sid = call_sid();
+    let mut stream = Stream::connect(&fixture, &sid).await?;
+    stream.starts().await?;
+    for _ in 0..10 {
+        stream.brings_audio().await?;
+    }
+    stream.tells_of_key("5").await?;
+    stream.stops("stopped").await?;
+    stream.is_left_alone().await;
+    // The last that is told of another test's call may still come.
+    loop {
+        match client.next(Duration::from_millis(100)).await {
+            Ok(heard) => assert_ne!(heard["data"]["callSid"], sid.as_str(), "{heard}"),
+            Err(Error::Silent(_)) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_streams_without_the_secret() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    for query in ["?secret=guess", "?secret=", "?secret", "?sample-rate=8000"] {
+        let url = format!("{}{query}", fixture.stack.ws_url);
+        let refused = Client::connect_as(&url, &Credential::InUrl).await;
+        assert!(
+            matches!(refused, Err(Error::Refused { status: 403, .. })),
+            "{query}: {refused:?}"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_sends_no_frames_and_exotel_no_messages() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    let mut app = fixture.client("1001").await?;
+    app.send(json!({ "event": "connected" })).await?;
+    let answer = answer_of(&mut app, "error").await?;
+    assert_eq!(answer["code"], "not_your_frame");
+    app.send(json!({ "type": "ping" })).await?;
+    assert_eq!(answer_of(&mut app, "pong").await?["type"], "pong");
+
+    let mut stream = Stream::connect(&fixture, &call_sid()).await?;
+    for message in [
+        json!({ "event": "dance" }),
+        json!({ "event": "media", "type": "audio" }),
+        json!({ "type": "$connect" }),
+        json!({ "type": null }),
+        json!([]),
+    ] {
+        stream.says(message).await?;
+    }
+    stream.brings_audio().await?;
+    stream.is_left_alone().await;
+    // Exotel's frames have no type. One that names a route of the apps' would come there, and do nothing.
+    for message in [
+        json!({ "event": "media", "type": "ping" }),
+        json!({ "type": "call_response", "server_call_id": call_sid(), "action": "decline" }),
+        json!({ "type": "incoming_call", "recipientId": "1002" }),
+    ] {
+        stream.says(message).await?;
+    }
+    stream.hears_empty_messages_at_most().await;
+    Ok(())
+}

@@ -1,0 +1,178 @@
+//! One call, two witnesses: Exotel's webhook and the PBX's hook, in any order, alone, and more than once.
+
+use anyhow::Result;
+use reqwest::StatusCode;
+use reqwest::multipart::Form;
+use ringback_sip::Caller;
+use serde_json::json;
+
+use ringback_e2e::fixture::{CALLER, Fixture, SOON, answered, call_sid};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_that_comes_three_times_is_one_call_and_one_ring() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    let app = fixture.app("1001").await?;
+    let sid = call_sid();
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let (status, answer) = fixture
+            .passthru(&sid, "09876543210", fixture.number_of("1001"))
+            .await?;
+        assert_eq!(status, StatusCode::OK);
+        ids.push(answer["call_id"].as_str().unwrap().to_owned());
+    }
+    assert!(ids.iter().all(|id| *id == ids[0]));
+    assert_eq!(app.woken().await?, ids[0]);
+    assert_eq!(app.count_pushes("incoming_call").await?, 1);
+    end_by_exotel(&fixture, &sid).await?;
+    // And when it comes again after the end, no phone rings.
+    fixture
+        .passthru(&sid, "09876543210", fixture.number_of("1001"))
+        .await?;
+    assert_eq!(app.count_pushes("incoming_call").await?, 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_caller_is_one_caller_however_the_witnesses_meet() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    let app = fixture.app("1001").await?;
+    for (exotel_first, pbx_knows_sid) in
+        [(true, true), (false, true), (true, false), (false, false)]
+    {
+        let sid = call_sid();
+        let pbx_sid = pbx_knows_sid.then_some(sid.as_str());
+        let rings_before = app.count_pushes("incoming_call").await?;
+        let caller = if exotel_first {
+            fixture
+                .passthru(&sid, "09876543210", fixture.number_of("1001"))
+                .await?;
+            fixture
+                .dial_as("1001", Caller::number(CALLER), pbx_sid)
+                .await?
+        } else {
+            let caller = fixture
+                .dial_as("1001", Caller::number(CALLER), pbx_sid)
+                .await?;
+            app.push("incoming_call").await?;
+            tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+            fixture
+                .passthru(&sid, "09876543210", fixture.number_of("1001"))
+                .await?;
+            caller
+        };
+        let (_, answer) = fixture
+            .passthru(&sid, "09876543210", fixture.number_of("1001"))
+            .await?;
+        let id = answer["call_id"].as_str().unwrap();
+        let case =
+            format!("Exotel first: {exotel_first}, the PBX knows the CallSid: {pbx_knows_sid}");
+        assert_eq!(
+            app.count_pushes("incoming_call").await?,
+            rings_before + 1,
+            "{case}"
+        );
+        // The leg belongs to that call: declining it is busy to this caller.
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        let (status, answer) = app.says_anonymously("decline", id).await?;
+        assert_eq!(status, StatusCode::OK, "{case}: {answer}");
+        assert_eq!(caller.rejected(SOON).await?.0, 486, "{case}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exotel_may_report_in_any_of_its_forms() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    let app = fixture.app("1001").await?;
+    let url = &fixture.stack.exotel_webhook_url;
+    let to = fixture.number_of("1001");
+    let post = || fixture.http.post(url);
+    let fields = |sid: &str| json!({ "CallSid": sid, "EventType": "answered", "Status": "in-progress", "From": "09876543210", "To": to, "Direction": "inbound" });
+    for form in ["form", "multipart", "json", "passthru json"] {
+        let sid = call_sid();
+        let fields = fields(&sid);
+        let request = match form {
+            "form" => post().form(&fields),
+            "multipart" => {
+                let parts = fields.as_object().unwrap().iter();
+                post().multipart(parts.fold(Form::new(), |form, (name, value)| {
+                    form.text(name.clone(), value.as_str().unwrap().to_owned())
+                }))
+            }
+            "json" => post().json(&fields),
+            _ => post().json(&json!({ "CallSid": sid, "CallFrom": "09876543210", "CallTo": to, "Direction": "incoming" })),
+        };
+        let (status, answer) = answered(request.send().await?).await?;
+        assert_eq!(
+            (status, &answer["status"]),
+            (StatusCode::OK, &"waiting_for_mobile".into()),
+            "{form}: {answer}"
+        );
+        let id = answer["call_id"].as_str().unwrap();
+        end_by_exotel(&fixture, &sid).await?;
+        assert_eq!(app.call(id).await?["status"], "canceled", "{form}");
+    }
+    assert_eq!(app.count_pushes("incoming_call").await?, 4);
+    assert_eq!(app.count_pushes("call_cancelled").await?, 4);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_extension_in_the_webhooks_url_needs_no_route() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    let app = fixture.app("1002").await?;
+    let sid = call_sid();
+    let url = format!(
+        "{}&extension=1002&CallSid={sid}&CallFrom=09876543210",
+        fixture.stack.exotel_webhook_url
+    );
+    let (status, answer) = answered(fixture.http.get(url).send().await?).await?;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    assert_eq!(app.woken().await?, answer["call_id"].as_str().unwrap());
+    end_by_exotel(&fixture, &sid).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leg_that_ends_under_another_call_ends_nothing() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    let app = fixture.app("1001").await?;
+    let caller = fixture
+        .dial_as("1001", Caller::number(CALLER), None)
+        .await?;
+    let id = app.woken().await?;
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    let number = fixture.number_of("1001").to_owned();
+    let stranger = [
+        ("channel_id", "1.999"),
+        ("caller", CALLER),
+        ("number", number.as_str()),
+        ("cause", "16"),
+        ("answered", "0"),
+    ];
+    assert_eq!(
+        fixture.pbx_reports("ended", &stranger).await?.0,
+        StatusCode::CONFLICT
+    );
+    assert_eq!(app.call(&id).await?["status"], "waiting_for_mobile");
+    caller.cancel().await?;
+    app.sees(&id, "canceled").await?;
+    Ok(())
+}
+
+async fn end_by_exotel(fixture: &Fixture, sid: &str) -> Result<()> {
+    let form = [
+        ("CallSid", sid),
+        ("EventType", "terminal"),
+        ("Status", "no-answer"),
+        ("Direction", "inbound"),
+    ];
+    let answer = fixture
+        .http
+        .post(&fixture.stack.exotel_webhook_url)
+        .form(&form)
+        .send()
+        .await?;
+    assert_eq!(answer.status(), StatusCode::OK);
+    Ok(())
+}

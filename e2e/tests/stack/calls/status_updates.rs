@@ -1,0 +1,143 @@
+//! What connected clients are told, and what they can say.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use reqwest::StatusCode;
+use ringback_client::Client;
+use serde_json::json;
+use tokio::time::Instant;
+
+use ringback_e2e::clients::{answer_of, story, words};
+use ringback_e2e::fixture::{CALLER, Conversation, Fixture, SOON};
+
+/// Longer than anything takes that is on its way.
+const A_WHILE: Duration = Duration::from_secs(1);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_client_hears_of_a_call_and_only_its_own_extension_who_calls() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    let app = fixture.app("1001").await?;
+    let mut phone = fixture.phone("1001").await?;
+    let mut participant = fixture.client("1001").await?;
+    let mut others = [fixture.client("1002").await?, fixture.client("1002").await?];
+    let talk = Conversation::begin(&app, &mut phone).await?;
+    talk.caller.hang_up().await?;
+    let told = story(&mut participant, &talk.id).await?;
+    assert_eq!(words(&told), ["ringing", "in-progress", "completed"]);
+    assert!(
+        told.iter()
+            .all(|data| data["from"] == CALLER && data["to"] == "1001"),
+        "{told:?}"
+    );
+    for client in &mut others {
+        let told = story(client, &talk.id).await?;
+        assert_eq!(words(&told), ["ringing", "in-progress", "completed"]);
+        assert!(
+            told.iter().all(|data| data["from"] == "***********10"),
+            "{told:?}"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_died_without_closing_costs_nobody_else_anything() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    let app = fixture.app("1001").await?;
+    let dead = fixture.client("1002").await?;
+    let mut alive = fixture.client("1002").await?;
+    drop(dead);
+    let caller = fixture.dial("1001").await?;
+    let id = app.woken().await?;
+    caller.cancel().await?;
+    assert_eq!(
+        words(&story(&mut alive, &id).await?),
+        ["ringing", "canceled"]
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_connects_without_a_token() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    for token in ["", "nonsense"] {
+        assert!(
+            Client::connect(&fixture.stack.ws_url, token).await.is_err(),
+            "{token:?} was let in"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ping_is_answered_and_nonsense_leaves_the_connection() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    for (text, code) in [
+        ("{", "bad_message"),
+        ("[1]", "bad_message"),
+        (r#"{"type":"dance"}"#, "unknown_type"),
+        (r#"{"type":"$connect"}"#, "unknown_type"),
+        (r#"{"type":"$default"}"#, "unknown_type"),
+        (r#"{"event":"media"}"#, "not_your_frame"),
+    ] {
+        let mut client = fixture.client("1001").await?;
+        client.send_text(text).await?;
+        let answer = answer_of(&mut client, "error").await?;
+        assert_eq!(answer["code"], code, "{text}");
+        client.send(json!({ "type": "ping" })).await?;
+        let pong = answer_of(&mut client, "pong").await?;
+        assert_eq!(pong, json!({ "type": "pong" }));
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_nonsense_is_told_once_a_second_and_holds_up_no_ping() -> Result<()> {
+    const FLOOD: usize = 100;
+    let fixture = Fixture::open().await?;
+    let mut client = fixture.client("1001").await?;
+    let began = Instant::now();
+    for _ in 0..FLOOD {
+        client.send_text(r#"{"type":"dance"}"#).await?;
+    }
+    client.send(json!({ "type": "ping" })).await?;
+    let (mut errors, mut ponged) = (0, false);
+    // The last error may overtake the pong, or follow it.
+    while let Ok(message) = client.next(if ponged { A_WHILE } else { SOON }).await {
+        errors += usize::from(message["code"] == "unknown_type");
+        ponged |= message["type"] == "pong";
+    }
+    assert!(ponged, "no pong");
+    // The messages of one connection come to one process after the other here.
+    let seconds = usize::try_from(began.elapsed().as_secs())?;
+    assert!(
+        (1..=1 + seconds).contains(&errors),
+        "{errors} errors in {seconds} s"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_is_declined_over_the_websocket() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    let app = fixture.app("1001").await?;
+    let mut client = fixture.client("1001").await?;
+    let mut stranger = fixture.client("1002").await?;
+    let caller = fixture.dial("1001").await?;
+    let id = app.woken().await?;
+    let says = |extension: &str| json!({ "type": "call_response", "server_call_id": id, "extension": extension, "action": "decline", "timestamp": 1 });
+    for (extension, code) in [("1001", "not_your_extension"), ("1002", "not_your_call")] {
+        stranger.send(says(extension)).await?;
+        assert_eq!(answer_of(&mut stranger, "error").await?["code"], code);
+    }
+    client.send(says("1001")).await?;
+    assert_eq!(
+        answer_of(&mut client, "call_response").await?["status"],
+        "declined"
+    );
+    assert_eq!(caller.rejected(SOON).await?.0, 486);
+    assert_eq!(app.says("accept", &id).await?.0, StatusCode::CONFLICT);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    Ok(())
+}

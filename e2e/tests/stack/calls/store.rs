@@ -1,0 +1,14 @@
+//! The store of calls on the stack's own table keeps the promises that its twin in memory keeps.
+
+use anyhow::Result;
+use ringback::store::calls::{DynamoCalls, promises};
+
+use ringback_e2e::fixture::Fixture;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dynamodb_keeps_every_promise() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    let client = aws_sdk_dynamodb::Client::new(&fixture.aws);
+    promises::all(&DynamoCalls::new(client, fixture.stack.aws.table.clone())).await;
+    Ok(())
+}

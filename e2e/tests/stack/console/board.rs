@@ -1,0 +1,201 @@
+//! The board: what is seen of calls, by whom, and what happens when messages do not come as they should.
+
+use anyhow::{Context, Result, ensure};
+use aws_sdk_dynamodb::types::AttributeValue::S;
+use ringback_sip::Caller;
+use serde_json::{Value, json};
+
+use super::page::{Page, SOON};
+use ringback_e2e::fixture::Fixture;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hostile_name_is_shown_as_text_and_fits_on_a_phones_screen() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    let page = Page::open(&fixture).await?;
+    let screen = json!({ "width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": true });
+    page.browser
+        .devtools("Emulation.setDeviceMetricsOverride", screen)
+        .await?;
+    page.switch_on().await?;
+    let name = "<img src=x onerror=alert(1)><b>Aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+    page.browser.fill("#caller-name", name).await?;
+    page.click("#dial button").await?;
+    page.says("#phone-state", "<img src=x onerror=alert(1)><b>A")
+        .await?;
+    page.says("#board h3", "<img src=x onerror=alert(1)><b>A")
+        .await?;
+    page.says("#pushes", "<img src=x onerror=alert(1)><b>A")
+        .await?;
+    let made = page
+        .measured("document.querySelectorAll('main img, main b').length")
+        .await?;
+    assert_eq!(made, 0);
+    page.browser
+        .run(
+            "for (const one of document.querySelectorAll('details')) one.open = true",
+            json!([]),
+        )
+        .await?;
+    let wide = "[...document.querySelectorAll('body *')].filter((one) => one.checkVisibility() && !one.closest('.unseen, .skip')
+        && one.getBoundingClientRect().right > 360.5).map((one) => one.outerHTML.slice(0, 90))";
+    assert_eq!(page.measured(wide).await?, json!([]));
+    assert_eq!(
+        page.measured("document.documentElement.scrollWidth")
+            .await?,
+        360
+    );
+    page.click("#decline").await?;
+    page.latest_is("Declined").await?;
+    page.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_no_part_in_a_call_sees_neither_its_numbers_nor_its_timeline() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    let app = fixture.app("1001").await?;
+    let page = Page::open(&fixture).await?;
+    page.choose("#viewer-of", "1002").await?;
+    page.is_live().await?;
+    let caller = fixture
+        .dial_as("1001", Caller::number("+919876543210"), None)
+        .await?;
+    app.woken().await?;
+    page.latest_is("Ringing").await?;
+    page.says("#board .note", "You have no part in this call")
+        .await?;
+    let card = page.text("#board > .call").await?;
+    ensure!(card.contains("**10") && !card.contains("98765"), "{card}");
+    ensure!(!card.contains("Pushes went out"), "{card}");
+    caller.cancel().await?;
+    page.latest_is("Caller gave up").await?;
+    // That the answer was 403 is what the browser notes as an error.
+    let complaints = page.browser.complaints().await?;
+    ensure!(
+        complaints.iter().all(|one| one.contains("403")),
+        "{complaints:?}"
+    );
+    page.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_is_cut_is_found_again_and_what_changed_meanwhile_is_asked() -> Result<()>
+{
+    let fixture = Fixture::open().await?;
+    let app = fixture.app("1001").await?;
+    let page = Page::open(&fixture).await?;
+    // What it asks for is counted, so that nothing is under way when the network goes.
+    let count = "window.asked = 0; window.realFetch = fetch;
+        window.fetch = (...all) => { asked += 1; return realFetch(...all).finally(() => { asked -= 1 }) }";
+    page.browser.run(count, json!([])).await?;
+    let caller = fixture.dial("1001").await?;
+    let id = app.woken().await?;
+    page.latest_is("Ringing").await?;
+    page.says("#board .timeline", "Pushes went out").await?;
+    // Nobody looks at its timeline any longer.
+    page.click("#board summary").await?;
+    page.browser.until("asked === 0", SOON).await?;
+    // The network is gone until the call has gone on.
+    let cut = "window.states = []; window.RealSocket = WebSocket;
+        window.WebSocket = class { constructor() { throw new Error('no network') } };
+        WebSocket.OPEN = 1; window.fetch = async () => { throw new Error('no network') };
+        new MutationObserver(() => states.push(document.querySelector('#connection').textContent))
+            .observe(document.querySelector('#connection'), { attributes: true })";
+    page.browser.run(cut, json!([])).await?;
+    cut_all(&fixture).await?;
+    let told = "states.includes('Disconnected; trying again')";
+    page.browser.until(told, SOON).await?;
+    caller.cancel().await?;
+    app.sees(&id, "canceled").await?;
+    page.latest_is("Ringing").await?;
+    page.browser
+        .run(
+            "window.WebSocket = RealSocket; window.fetch = realFetch; dispatchEvent(new Event('online'))",
+            json!([]),
+        )
+        .await?;
+    page.is_live().await?;
+    page.latest_is("Caller gave up").await?;
+    let complaints = page.browser.complaints().await?;
+    ensure!(
+        complaints.iter().all(|one| one.contains("no network")),
+        "{complaints:?}"
+    );
+    page.close().await
+}
+
+/// Ends every connection on the server's side, as API Gateway does after two hours.
+async fn cut_all(fixture: &Fixture) -> Result<()> {
+    let items = aws_sdk_dynamodb::Client::new(&fixture.aws)
+        .query()
+        .table_name(&fixture.stack.aws.table)
+        .key_condition_expression("pk = :pk")
+        .expression_attribute_values(":pk", S("OPERATORS".to_owned()))
+        .send()
+        .await?;
+    ensure!(!items.items().is_empty(), "nobody is connected");
+    let management = management_url(fixture).await?;
+    let config =
+        aws_sdk_apigatewaymanagement::config::Builder::from(&fixture.aws).endpoint_url(management);
+    let client = aws_sdk_apigatewaymanagement::Client::from_conf(config.build());
+    for item in items.items() {
+        let name = item["sk"].as_s().ok().and_then(|sk| sk.rsplit('#').next());
+        let id = name.context("a connection without an id")?;
+        // Some have gone by themselves.
+        let _ = client.delete_connection().connection_id(id).send().await;
+    }
+    Ok(())
+}
+
+/// Where the functions reach connections: as the template tells them.
+async fn management_url(fixture: &Fixture) -> Result<String> {
+    let url = format!(
+        "{}/2015-03-31/functions/{}-broadcast/configuration",
+        fixture.stack.aws.endpoint,
+        ringback_local::settings::STACK_NAME
+    );
+    let configuration: Value = fixture.http.get(url).send().await?.json().await?;
+    let url = configuration["Environment"]["Variables"]["WS_MANAGEMENT_URL"].as_str();
+    Ok(url.context("WS_MANAGEMENT_URL")?.to_owned())
+}
+
+/// Messages overtake each other, and come twice. These are the page's own rules for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_only_moves_on_whatever_order_its_messages_come_in() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    let page = Page::open(&fixture).await?;
+    let told = "const { Calls } = await import('/console/calls.js');
+        const { wait } = await import('/console/connection.js');
+        const told = (status, second) => ({ callId: 'a', status, from: '1', to: '2', timestamp: `2026-11-21T08:00:0${second}Z` });
+        const ring = told('ringing', 1), talk = told('in-progress', 2), end = told('completed', 3);
+        const orders = [[ring, talk, end], [end, talk, ring], [talk, ring, end], [end, ring, talk], [ring, end, talk], [talk, end, ring]];
+        const outcomes = orders.map((order) => {
+            const calls = new Calls();
+            for (const message of [...order, ...order]) calls.hear(message);
+            const [call] = calls.all();
+            return `${call.status} ${call.at - call.began}`;
+        });
+        const calls = new Calls();
+        const news = [ring, ring, talk, ring, end, end, talk].map((message) => calls.hear(message) !== undefined);
+        const same = new Calls();
+        for (const message of [told('in-progress', 1), ring]) same.hear(message);
+        const bad = [null, {}, { callId: 'b' }, { ...ring, timestamp: 'soon' }, { ...ring, callId: 7 }].map((one) => calls.hear(one));
+        const longest = [0, 1, 5, 6, 7, 1000].map((failed) => wait(failed, 1));
+        return { outcomes, news, same: same.all()[0].status, bad, kept: calls.all().length, longest };";
+    let told = page.browser.run(told, json!([])).await?;
+    assert_eq!(told["outcomes"], json!(vec!["completed 2000"; 6]));
+    assert_eq!(
+        told["news"],
+        json!([true, false, true, false, true, false, false])
+    );
+    // In the same second, too: S2's times have no finer ones.
+    assert_eq!(told["same"], "in-progress");
+    assert_eq!(
+        (&told["bad"], &told["kept"]),
+        (&json!([null, null, null, null, null]), &json!(1))
+    );
+    assert_eq!(
+        told["longest"],
+        json!([1000, 2000, 32_000, 60_000, 60_000, 60_000])
+    );
+    page.close().await
+}

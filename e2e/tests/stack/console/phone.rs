@@ -1,0 +1,168 @@
+//! A phone that a person plays: rung, answered, declined, and called with.
+
+use anyhow::{Context, Result, ensure};
+use ringback_local::settings::Settings;
+use serde_json::{Value, json};
+
+use super::page::{Page, SOON};
+use ringback_e2e::browser::{ENTER, TAB};
+use ringback_e2e::fixture::Fixture;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_test_call_rings_is_accepted_is_heard_and_is_hung_up_on_the_page() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    let page = Page::open(&fixture).await?;
+    page.switch_on().await?;
+    page.click("#dial button").await?;
+    page.says("#phone-state", "is calling").await?;
+    page.click("#callers button").await?;
+    page.latest_is("Caller gave up").await?;
+    page.says("#phone-state", "It sleeps").await?;
+    page.says("#callers", "gave up").await?;
+    page.says("#pushes", "call_cancelled, the caller gave up")
+        .await?;
+
+    page.click("#dial button").await?;
+    page.latest_is("Ringing").await?;
+    page.says("#phone-state", "Asha Rao, +919876543210 is calling")
+        .await?;
+    page.says("#pushes", "incoming_call from Asha Rao").await?;
+    page.says("#callers", "hears it ring").await?;
+    page.click("#accept").await?;
+    page.latest_is("Talking").await?;
+    // What each of the two hears is the other's own sound, packet by packet.
+    page.says("#leg", "talks, and hears caller").await?;
+    page.says("#callers", "talks, hears phone 1001").await?;
+    page.says("#board .timeline", "The two are talking").await?;
+    let history = history(&fixture, &page).await?;
+    for event in ["ring", "rang", "accept_ready", "settled", "bridged"] {
+        ensure!(
+            history.iter().any(|line| line["event"] == event),
+            "{history:?}"
+        );
+    }
+    picture(&page).await?;
+    page.click("#hang-up").await?;
+    page.latest_is("Ended").await?;
+    page.says("#board .reason", "the person called hung up")
+        .await?;
+    page.says("#board .timeline", "Hung up by the app").await?;
+    page.says("#callers", "was hung up on").await?;
+    page.says("#leg", "was hung up on").await?;
+    page.says("#phone-state", "It sleeps").await?;
+    page.close().await
+}
+
+/// For the README: `make screenshot` copies it.
+async fn picture(page: &Page) -> Result<()> {
+    page.browser
+        .run("document.activeElement.blur(); document.querySelector('#pushes-of').open = true; scrollTo(0, 0)", json!([]))
+        .await?;
+    let image = page.browser.screenshot().await?;
+    std::fs::write(Settings::from_environment().state("console.png"), image)?;
+    Ok(())
+}
+
+async fn history(fixture: &Fixture, page: &Page) -> Result<Vec<Value>> {
+    let call = fixture
+        .unregistered_app("1001")
+        .call(&page.latest().await?)
+        .await?;
+    Ok(call["history"].as_array().context("its history")?.clone())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_is_declined_with_the_keyboard_alone() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    let page = Page::open(&fixture).await?;
+    let mut passed = Vec::new();
+    tab_to(&page, "switch", &mut passed).await?;
+    page.browser.press(ENTER).await?;
+    page.says("#phone-state", "can be woken").await?;
+    ensure!(
+        page.focus().await? == "switch",
+        "the focus went to {}",
+        page.focus().await?
+    );
+    tab_to(&page, "caller-number", &mut passed).await?;
+    // In reading order, and nothing twice: nobody is caught.
+    let order = [
+        "viewer-of",
+        "extension",
+        "switch",
+        "recipient",
+        "video",
+        "dialled",
+        "caller-name",
+        "caller-number",
+    ];
+    let named: Vec<&str> = passed
+        .iter()
+        .map(String::as_str)
+        .filter(|id| order.contains(id))
+        .collect();
+    assert_eq!(named, order);
+    page.browser.press(ENTER).await?;
+    page.says("#phone-state", "is calling").await?;
+    let back = "document.querySelector('#switch').focus()";
+    page.browser.run(back, json!([])).await?;
+    tab_to(&page, "decline", &mut passed).await?;
+    page.browser.press(ENTER).await?;
+    page.latest_is("Declined").await?;
+    page.says("#callers", "heard busy").await?;
+    page.says("#phone-state", "Declined").await?;
+    // The button that was pressed is gone; who pressed it is not lost.
+    assert_eq!(page.focus().await?, "phone-state");
+    let said = page.text("#announcer").await?;
+    ensure!(
+        said.contains("Declined"),
+        "a screen reader was told {said:?}"
+    );
+    page.close().await
+}
+
+/// Presses Tab until the element has the focus, and asks of each on the way whether one sees that it has.
+async fn tab_to(page: &Page, id: &str, passed: &mut Vec<String>) -> Result<()> {
+    for _ in 0..30 {
+        page.browser.press(TAB).await?;
+        let focus = page.focus().await?;
+        let outline = "const style = getComputedStyle(document.activeElement);
+            return style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 2";
+        let seen = page.browser.run(outline, json!([])).await?;
+        ensure!(seen == true, "nobody sees that {focus} has the focus");
+        passed.push(focus.clone());
+        if focus == id {
+            return Ok(());
+        }
+    }
+    anyhow::bail!("{id} is not reached: {passed:?}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn somebody_is_called_from_the_page_and_its_own_phone_picks_up_by_itself() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    let app = fixture.app("1002").await?;
+    let mut callee = fixture.registered_phone("1002").await?;
+    let page = Page::open(&fixture).await?;
+    let ready = "!document.querySelector('#place button').disabled";
+    page.browser.until(ready, SOON).await?;
+    page.click("#place button").await?;
+    let id = app.woken().await?;
+    page.says("#phone-state", "Calling 1002").await?;
+    page.latest_is("Ringing").await?;
+    app.says("accept_ready", &id).await?;
+    let leg = callee.next_call(SOON).await?;
+    leg.answer().await?;
+    page.says("#phone-state", "Talking with 1002").await?;
+    page.says("#leg", "talks").await?;
+    page.click("#hang-up").await?;
+    leg.ended(SOON).await?;
+    page.latest_is("Ended").await?;
+    page.says("#phone-state", "It is off").await?;
+
+    page.browser.fill("#recipient", "1003").await?;
+    page.click("#place button").await?;
+    page.says("#phone-error", "nobody is registered at this extension")
+        .await?;
+    page.close().await
+}

@@ -1,0 +1,374 @@
+//! A broadcast to connected clients, from ten of them to a thousand: that it reaches them all, in what time, and in how
+//! much memory. Real clients on the real functions; the local stack must be running.
+
+mod members;
+
+use ringback::platform::clock;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use aws_sdk_dynamodb::types::AttributeValue::S;
+use aws_sdk_dynamodb::types::Select;
+use members::{Crowd, Member};
+use reqwest::{Method, StatusCode};
+use ringback::auth::Viewer;
+use ringback::store::connections::{Connection, Connections};
+use ringback_client::Client;
+use ringback_core::ids::Extension;
+use ringback_core::timestamp::Timestamp;
+use ringback_e2e::fixture::{App, CALLER, Fixture, SOON};
+use ringback_e2e::log_lines::log_lines;
+use ringback_e2e::memory::Memory;
+use ringback_sip::Phone;
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
+
+const SIZES: [usize; 3] = [10, 100, 1_000];
+const STATUSES: [&str; 3] = ["ringing", "in-progress", "completed"];
+const MASKED_CALLER: &str = "***********10";
+
+/// How many may be on their way out, and until when all are.
+const AT_ONCE: usize = 64;
+const LEAVING: Duration = Duration::from_secs(60);
+/// Until all have heard of one change. It takes a tenth of that here; a ring, too, is not much longer.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Ten times as many clients may take this many times as long. Were each of them to cost what there are of them, it
+/// would be a hundred times.
+const GROWTH: u32 = 30;
+/// What a client may cost the function's process, in bytes. It must not keep a page of them, let alone all.
+const MEMORY_OF_A_CLIENT: u64 = 32 * 1_024;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_clients_are_told_of_every_change_once_and_in_order() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    let mut phone = fixture.registered_phone("1001").await?;
+    let mut crowd = Crowd::of(&fixture.stack)?;
+    // It is connected all the time, and never reads.
+    let _frozen = connect(&fixture).await?;
+    let rounds = rounds(&fixture, &mut phone, &mut crowd).await;
+    let left = leave(&fixture, crowd).await;
+    let rounds = rounds?;
+    left?;
+    std::io::stdout().write_all(table(&rounds)?.as_bytes())?;
+
+    let [_, hundred, thousand] = rounds.as_slice() else {
+        bail!("no round for each size")
+    };
+    ensure!(
+        thousand.last() < GROWTH * hundred.last(),
+        "{:?} for ten times as many clients as were told in {:?}",
+        thousand.last(),
+        hundred.last()
+    );
+    let of_a_client = thousand.memory_of_a_client().unwrap_or_default();
+    ensure!(of_a_client < MEMORY_OF_A_CLIENT, "{of_a_client} B a client");
+    Ok(())
+}
+
+/// A call while so many are connected, and one more for the last of them.
+async fn rounds(fixture: &Fixture, phone: &mut Phone, crowd: &mut Crowd) -> Result<Vec<Round>> {
+    let mut rounds = Vec::new();
+    for size in SIZES {
+        let began = Instant::now();
+        crowd.grow_to(size).await?;
+        let connected_in = began.elapsed();
+        let round = whole_call(fixture, phone, crowd).await?;
+        rounds.push(Round {
+            connected_in,
+            ..round
+        });
+    }
+    abandoned_call(fixture, crowd).await?;
+    Ok(rounds)
+}
+
+/// What came of one call while so many clients listened.
+struct Round {
+    clients: usize,
+    connected_in: Duration,
+    changes: Vec<Change>,
+    before: Option<Memory>,
+    after: Option<Memory>,
+}
+
+/// One change of the call: how long it took until each client knew, the quickest first, and what the function says.
+struct Change {
+    status: &'static str,
+    took: Vec<Duration>,
+    told: Value,
+}
+
+impl Round {
+    /// Until the last client knew, on average.
+    fn last(&self) -> Duration {
+        let sum: Duration = self.changes.iter().map(|change| change.at(1.0)).sum();
+        sum / u32::try_from(self.changes.len()).unwrap_or(1)
+    }
+
+    /// In bytes, if the process is the one that it was before.
+    fn memory_of_a_client(&self) -> Option<u64> {
+        let grown = self.after?.peak.checked_sub(self.before?.peak)?;
+        Some(grown * 1_024 / u64::try_from(self.clients).ok()?)
+    }
+}
+
+impl Change {
+    /// How long it took until this share of the clients knew.
+    fn at(&self, share: f64) -> Duration {
+        let last = self.took.len().saturating_sub(1);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_precision_loss,
+            clippy::cast_sign_loss,
+            reason = "a share of a thousand"
+        )]
+        let index = (last as f64 * share).round() as usize;
+        self.took.get(index).copied().unwrap_or_default()
+    }
+}
+
+/// A call that is answered and hung up, each time after the crowd has heard how it stood. One client has died by then
+/// without closing its connection, and another's row is still there after it has gone.
+async fn whole_call(fixture: &Fixture, phone: &mut Phone, crowd: &mut Crowd) -> Result<Round> {
+    drop(connect(fixture).await?);
+    let left = leave_a_row(fixture).await?;
+    let app = fixture.app("1001").await?;
+    let before = Memory::of_function("broadcast");
+
+    let caller = fixture.dial("1001").await?;
+    let id = app.woken().await?;
+    let mut took = vec![crowd.hears(&id, STATUSES[0], PATIENCE).await?];
+    let (status, answer) = app.says("accept_ready", &id).await?;
+    ensure!(status == StatusCode::OK, "{status}: {answer}");
+    let callee = phone.next_call(SOON).await?;
+    callee.answer().await?;
+    caller.answered(SOON).await?;
+    took.push(crowd.hears(&id, STATUSES[1], PATIENCE).await?);
+    caller.hang_up().await?;
+    took.push(crowd.hears(&id, STATUSES[2], PATIENCE).await?);
+    crowd.settles(Duration::from_millis(500)).await;
+
+    for member in crowd.members() {
+        check(member, &id, &STATUSES)?;
+    }
+    let clients = crowd.members().len();
+    let told = told(fixture, &id).await?;
+    for line in &told {
+        // Who died a moment ago may still be found, and is not told from who is only connecting.
+        ensure!(line["failed"].as_u64() <= Some(1), "{line}");
+    }
+    ensure!(
+        told.last().context("lines")?["sent"] == clients + 1,
+        "not to the crowd and the frozen one alone: {told:?}"
+    );
+    ensure!(
+        !is_there(fixture, &left).await?,
+        "a client that has gone is still known"
+    );
+    forget(&app).await?;
+    let changes = STATUSES.into_iter().zip(took).zip(told);
+    Ok(Round {
+        clients,
+        connected_in: Duration::ZERO,
+        changes: changes
+            .map(|((status, took), told)| Change { status, took, told })
+            .collect(),
+        before,
+        after: Memory::of_function("broadcast"),
+    })
+}
+
+/// A caller who hangs up while most of the crowd has still to hear of the call.
+async fn abandoned_call(fixture: &Fixture, crowd: &mut Crowd) -> Result<()> {
+    let app = fixture.app("1001").await?;
+    let caller = fixture.dial("1001").await?;
+    let id = app.woken().await?;
+    caller.cancel().await?;
+    crowd.hears(&id, "canceled", PATIENCE).await?;
+    crowd.settles(Duration::from_millis(500)).await;
+    for member in crowd.members() {
+        check(member, &id, &["ringing", "canceled"])?;
+    }
+    forget(&app).await
+}
+
+/// Every status once and in order, and the caller's number for those alone who have part in the call.
+fn check(member: &Member, call: &str, statuses: &[&str]) -> Result<()> {
+    let story = member.story(call);
+    let told: Vec<_> = story
+        .iter()
+        .filter_map(|data| data["status"].as_str())
+        .collect();
+    ensure!(told == statuses, "told {told:?}");
+    let from = if member.has_part() {
+        CALLER
+    } else {
+        MASKED_CALLER
+    };
+    ensure!(story.iter().all(|data| data["from"] == from), "{story:?}");
+    Ok(())
+}
+
+async fn connect(fixture: &Fixture) -> Result<Client> {
+    let token = &fixture.stack.phone("1002").context("1002's token")?.token;
+    Ok(Client::connect(&fixture.stack.ws_url, token).await?)
+}
+
+fn connections(fixture: &Fixture) -> Connections {
+    Connections::new(
+        aws_sdk_dynamodb::Client::new(&fixture.aws),
+        fixture.stack.aws.table.clone(),
+        aws_sdk_apigatewaymanagement::Client::new(&fixture.aws),
+        fixture.stack.aws.region.clone(),
+    )
+}
+
+/// What is left of a client whose `$disconnect` was lost.
+async fn leave_a_row(fixture: &Fixture) -> Result<Connection> {
+    let left = Connection {
+        id: format!("left-{}", uuid::Uuid::new_v4().simple()),
+        viewer: Viewer::App(Extension::try_from("1002")?),
+    };
+    let a_minute_ago = Timestamp::from_millis(clock::now().as_millis() - 60_000);
+    connections(fixture).open(&left, a_minute_ago).await?;
+    Ok(left)
+}
+
+async fn is_there(fixture: &Fixture, connection: &Connection) -> Result<bool> {
+    let row = aws_sdk_dynamodb::Client::new(&fixture.aws)
+        .get_item()
+        .table_name(&fixture.stack.aws.table)
+        .key("pk", S("EXTENSION#1002".to_owned()))
+        .key(
+            "sk",
+            S(format!(
+                "CONNECTION#{}#{}",
+                fixture.stack.aws.region, connection.id
+            )),
+        )
+        .send()
+        .await?;
+    Ok(row.item.is_some())
+}
+
+/// How many clients the table knows of.
+async fn known(fixture: &Fixture) -> Result<usize> {
+    let mut known = 0;
+    for phone in &fixture.stack.phones {
+        let rows = aws_sdk_dynamodb::Client::new(&fixture.aws)
+            .query()
+            .table_name(&fixture.stack.aws.table)
+            .key_condition_expression("pk = :pk AND begins_with(sk, :connection)")
+            .expression_attribute_values(":pk", S(format!("EXTENSION#{}", phone.extension)))
+            .expression_attribute_values(":connection", S("CONNECTION#".to_owned()))
+            .select(Select::Count)
+            .send()
+            .await?;
+        known += usize::try_from(rows.count())?;
+    }
+    Ok(known)
+}
+
+/// The crowd leaves, no faster than it is forgotten: of a thousand disconnects at once, the local cloud would handle
+/// nothing else for a minute.
+async fn leave(fixture: &Fixture, mut crowd: Crowd) -> Result<()> {
+    let patience = Instant::now() + LEAVING;
+    while !crowd.members().is_empty() {
+        let staying = crowd.members().len();
+        let leaving = known(fixture).await?.saturating_sub(staying);
+        ensure!(
+            Instant::now() < patience,
+            "{leaving} that left are not forgotten"
+        );
+        crowd.leave(AT_ONCE.saturating_sub(leaving).min(staying));
+        sleep(Duration::from_millis(100)).await;
+    }
+    crowd.has_gone().await;
+    Ok(())
+}
+
+/// What the function says of each of a call's broadcasts. Its lines come a little later than what it did.
+async fn told(fixture: &Fixture, call: &str) -> Result<Vec<Value>> {
+    let patience = Instant::now() + SOON;
+    loop {
+        let lines = log_lines(fixture, "broadcast").await?.into_iter();
+        let mut told: Vec<Value> = lines
+            .map(|line| line.json)
+            .filter(|json| json["message"] == "told" && json["call_id"] == call)
+            .collect();
+        if told.len() == STATUSES.len() {
+            told.sort_by_key(|line| line["timestamp"].to_string());
+            return Ok(told);
+        }
+        ensure!(
+            Instant::now() < patience,
+            "the log says no more than {told:?}"
+        );
+        sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Takes an app's device back, so that the next call does not ring there.
+async fn forget(app: &App<'_>) -> Result<()> {
+    let device = format!("/api/devices/{}", app.device);
+    let (status, answer) = app.ask(Method::DELETE, &device, None).await?;
+    ensure!(status == StatusCode::OK, "{answer}");
+    Ok(())
+}
+
+fn table(rounds: &[Round]) -> Result<String> {
+    let mut table = "\nA call's changes, told to connected clients: milliseconds from the change until a client knew,\n\
+        and what the function says of it\n\n"
+        .to_owned();
+    writeln!(
+        table,
+        "{:>7}  {:<12}{:>7}{:>8}{:>7}{:>7}{:>10}{:>12}{:>6}{:>6}{:>8}",
+        "clients",
+        "status",
+        "first",
+        "median",
+        "p99",
+        "last",
+        "a client",
+        "function",
+        "sent",
+        "gone",
+        "failed"
+    )?;
+    for round in rounds {
+        for change in &round.changes {
+            let [first, median, p99, last] =
+                [0.0, 0.5, 0.99, 1.0].map(|share| change.at(share).as_millis());
+            let of_a_client = change.at(1.0).div_f64(round.clients as f64).as_secs_f64() * 1_000.0;
+            let [took, sent, gone, failed] =
+                ["took_ms", "sent", "gone", "failed"].map(|name| change.told[name].to_string());
+            writeln!(
+                table,
+                "{:>7}  {:<12}{first:>7}{median:>8}{p99:>7}{last:>7}{of_a_client:>10.2}{took:>12}{sent:>6}{gone:>6}{failed:>8}",
+                round.clients, change.status,
+            )?;
+        }
+    }
+    write!(
+        table,
+        "\nMemory of the function's process, in kB. The first crowd of more than a few brings the connections that it sends over\n\n{:>7}{:>10}{:>10}{:>10}{:>16}{:>19}\n",
+        "clients", "before", "after", "peak", "a client, bytes", "all connected, s"
+    )?;
+    for round in rounds {
+        let shown = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |n| n.to_string());
+        writeln!(
+            table,
+            "{:>7}{:>10}{:>10}{:>10}{:>16}{:>19.1}",
+            round.clients,
+            shown(round.before.map(|memory| memory.now)),
+            shown(round.after.map(|memory| memory.now)),
+            shown(round.after.map(|memory| memory.peak)),
+            shown(round.memory_of_a_client()),
+            round.connected_in.as_secs_f64()
+        )?;
+    }
+    table.push('\n');
+    Ok(table)
+}

@@ -1,0 +1,313 @@
+//! Every event of `events/`, handed to the real binary of its function by Lambda's own protocol, in the environment
+//! that `template.yaml` declares for it. The local stack must be running, and the functions built.
+//!
+//! The local AWS allows everything. So each function's way to it is watched, and what the function did is held against
+//! its role: what would be denied on AWS fails here.
+
+mod iam;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use ringback_e2e::cloudformation::{Function, Template, referred};
+use ringback_e2e::event_files::{EventFile, documented_secrets};
+use ringback_e2e::function_environment::Surroundings;
+use ringback_e2e::recording_proxy::Watched;
+use ringback_local::runtime_api::RunningFunction;
+use ringback_local::settings::Settings;
+use ringback_local::stack::Stack;
+use serde_json::{Value, json};
+
+/// The events in the order of their story, with the status codes that each may be answered with.
+const STORY: [(&str, &[u16]); 40] = [
+    ("health", &[200]),
+    ("console-page", &[200]),
+    ("console-file", &[200]),
+    ("devices-put", &[200]),
+    ("ws-authorizer-header", &[]),
+    ("ws-authorizer-token", &[]),
+    ("ws-authorizer-secret", &[]),
+    ("ws-authorizer-basic", &[]),
+    ("ws-connect", &[200]),
+    ("ws-connect-exotel", &[200]),
+    ("ws-message-ping", &[200]),
+    ("asterisk-incoming-incoming", &[200]),
+    ("exotel-webhook-passthru-get", &[200]),
+    ("exotel-webhook-passthru-post-json", &[200]),
+    ("call-status", &[200]),
+    // The call's legs are not there: Asterisk is asked for them, and says so.
+    ("call-response-accept", &[200, 502]),
+    ("ws-message-call-response", &[200]),
+    ("ws-message-incoming-call-app", &[200]),
+    ("ws-message-incoming-call-number", &[200]),
+    ("call-response-accept-ready", &[200, 502]),
+    ("asterisk-incoming-bridged", &[200]),
+    ("ws-message-unknown", &[200]),
+    ("ws-message-exotel-connected", &[200]),
+    ("ws-message-exotel-start", &[200]),
+    ("ws-message-exotel-media", &[200]),
+    ("ws-message-exotel-dtmf", &[200]),
+    ("ws-message-exotel-mark", &[200]),
+    ("ws-message-exotel-stop", &[200]),
+    ("call-response-decline", &[200, 409]),
+    ("call-response-hangup", &[200]),
+    ("asterisk-incoming-ended", &[200]),
+    ("exotel-webhook-status-callback-form", &[200]),
+    ("exotel-webhook-status-callback-multipart", &[200]),
+    ("exotel-webhook-status-callback-json", &[200]),
+    ("broadcast-status", &[]),
+    ("ws-disconnect-exotel", &[200]),
+    ("ws-disconnect", &[200]),
+    ("devices-delete", &[200]),
+    ("call-timeout-sqs", &[]),
+    ("call-timeout-schedule", &[]),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_event_gets_a_well_formed_answer_within_what_its_functions_role_allows() -> Result<()>
+{
+    let settings = Settings::from_environment();
+    let files = EventFile::all(settings.repository())?;
+    let told: BTreeSet<&str> = STORY.iter().map(|(name, _)| *name).collect();
+    let written: BTreeSet<&str> = files.iter().map(|file| file.name.as_str()).collect();
+    assert_eq!(told, written, "the story and events/ tell different events");
+
+    let secrets = documented_secrets(settings.repository())?;
+    let surroundings = Surroundings::make(Stack::load(&settings.state_dir())?, &secrets).await?;
+    let told = Functions::new(settings, &surroundings)?.tell(&files).await;
+    surroundings.remove().await?;
+    told
+}
+
+/// The functions, each started when the story comes to it and kept warm.
+struct Functions {
+    template: Template,
+    settings: Settings,
+    variables: BTreeMap<&'static str, String>,
+    running: BTreeMap<String, (RunningFunction, Watched)>,
+}
+
+impl Functions {
+    fn new(settings: Settings, surroundings: &Surroundings) -> Result<Self> {
+        let template = Template::load(settings.repository())?;
+        std::fs::create_dir_all(settings.state("events"))?;
+        Ok(Self {
+            template,
+            settings,
+            variables: surroundings.variables(),
+            running: BTreeMap::new(),
+        })
+    }
+
+    async fn tell(mut self, files: &[EventFile]) -> Result<()> {
+        for (name, statuses) in STORY {
+            let file = files.iter().find(|file| file.name == name).context(name)?;
+            let answer = self.invoke(file).await.context(name)?;
+            if name.starts_with("console-") {
+                check_page(&answer, statuses)
+            } else if file.route().is_some() {
+                check_http(&answer, statuses)
+            } else if let Some(route) = file.websocket_route() {
+                check_websocket(&answer, statuses, route)
+            } else if file.is_for_an_authorizer() {
+                check_policy(&answer, &file.event)
+            } else if file.event["Records"].is_array() {
+                check_batch(&answer)
+            } else {
+                Ok(())
+            }
+            .with_context(|| format!("{name} was answered with {answer}"))?;
+        }
+        self.check_roles()
+    }
+
+    fn check_roles(&self) -> Result<()> {
+        let functions = self.template.functions();
+        for (name, (_, cloud)) in &self.running {
+            let allowed = functions
+                .get(name.as_str())
+                .context("the function")?
+                .actions();
+            let done: BTreeSet<String> = cloud.requests().iter().flat_map(iam::actions).collect();
+            let denied: Vec<&String> = done
+                .iter()
+                .filter(|action| !allowed.contains(action.as_str()))
+                .collect();
+            ensure!(
+                denied.is_empty(),
+                "the role of {name} does not allow {denied:?}"
+            );
+            // The console hands out what it is made of.
+            let asks_for_something = name != "console";
+            ensure!(done.is_empty() != asks_for_something, "{name} did {done:?}");
+        }
+        Ok(())
+    }
+
+    async fn invoke(&mut self, file: &EventFile) -> Result<Value> {
+        let functions = self.template.functions();
+        let name = file
+            .function(functions.keys().copied())
+            .context("no function has this event")?;
+        if !self.running.contains_key(name) {
+            let function = functions.get(name).context("the function")?;
+            let mut environment = self.environment(function)?;
+            let endpoint = &self.variables["AWS_ENDPOINT_URL"];
+            let cloud =
+                Watched::in_front_of(endpoint, reqwest::Client::new(), Duration::ZERO).await?;
+            for by_url in ["AWS_ENDPOINT_URL", "WS_MANAGEMENT_URL"] {
+                if let Some(url) = environment.get_mut(by_url) {
+                    *url = url.replace(endpoint.as_str(), cloud.url());
+                }
+            }
+            let timeout = Duration::from_secs(function.timeout_seconds());
+            let log = self.settings.state("events").join(format!("{name}.log"));
+            let started =
+                RunningFunction::start(name, &self.bootstrap(name), &environment, timeout, &log)
+                    .await?;
+            self.running.insert(name.to_owned(), (started, cloud));
+        }
+        let (function, _) = self.running.get_mut(name).context("just started")?;
+        function.invoke(&file.event).await
+    }
+
+    fn bootstrap(&self, function: &str) -> PathBuf {
+        self.settings
+            .repository()
+            .join("target/lambda")
+            .join(function)
+            .join("bootstrap")
+    }
+
+    /// Exactly the variables that the template gives the function, so that one it forgot is missing here too.
+    fn environment(&self, function: &Function<'_>) -> Result<BTreeMap<String, String>> {
+        let of_lambda = self
+            .variables
+            .iter()
+            .filter(|(name, _)| name.starts_with("AWS_"));
+        let mut environment: BTreeMap<String, String> = of_lambda
+            .map(|(name, value)| ((*name).to_owned(), value.clone()))
+            .collect();
+        for (name, declared) in function.environment() {
+            let value = self
+                .variables
+                .get(name)
+                .cloned()
+                .or_else(|| self.default_of(declared));
+            environment.insert(
+                name.to_owned(),
+                value.with_context(|| format!("what is {name} here?"))?,
+            );
+        }
+        Ok(environment)
+    }
+
+    fn default_of(&self, declared: &Value) -> Option<String> {
+        if let Some(literal) = declared.as_str() {
+            return Some(literal.to_owned());
+        }
+        let parameter = referred(declared)?;
+        let (_, parameter) = self
+            .template
+            .parameters()
+            .find(|(name, _)| *name == parameter)?;
+        match &parameter["Default"] {
+            Value::String(text) => Some(text.clone()),
+            Value::Null => None,
+            other => Some(other.to_string()),
+        }
+    }
+}
+
+/// A message on a route of its own is answered with one JSON object that says what it is. Nothing else is answered.
+fn check_websocket(answer: &Value, statuses: &[u16], route: &str) -> Result<()> {
+    let status = answer["statusCode"].as_u64();
+    ensure!(
+        statuses.iter().any(|one| Some(u64::from(*one)) == status),
+        "{status:?} is none of {statuses:?}"
+    );
+    if !route.starts_with("message/") {
+        ensure!(answer["body"].is_null(), "nobody waits for an answer");
+        return Ok(());
+    }
+    let message: Value = serde_json::from_str(answer["body"].as_str().context("no body")?)?;
+    ensure!(message["type"].is_string(), "what is {message}?");
+    Ok(())
+}
+
+/// The events' clients may connect; who they are comes with each of their messages, as text.
+fn check_policy(answer: &Value, event: &Value) -> Result<()> {
+    let statement = &answer["policyDocument"]["Statement"][0];
+    ensure!(
+        statement["Effect"] == "Allow",
+        "it does not let the client in"
+    );
+    ensure!(
+        statement["Action"] == "execute-api:Invoke" && statement["Resource"] == event["methodArn"],
+        "it allows something else"
+    );
+    let context = answer["context"].as_object().context("no context")?;
+    let is_known = context.get("extension") == Some(&json!("1001"))
+        || context.get("role") == Some(&json!("exotel"));
+    ensure!(
+        is_known && context.values().all(Value::is_string),
+        "API Gateway does not pass {context:?} on"
+    );
+    Ok(())
+}
+
+/// The contract's answers: JSON, and an error says what went wrong and has a code.
+fn check_http(answer: &Value, statuses: &[u16]) -> Result<()> {
+    let status = answer["statusCode"]
+        .as_u64()
+        .and_then(|status| u16::try_from(status).ok())
+        .context("no statusCode")?;
+    ensure!(
+        statuses.contains(&status),
+        "{status} is none of {statuses:?}"
+    );
+    let kind = answer["headers"]["content-type"]
+        .as_str()
+        .unwrap_or_default();
+    ensure!(
+        kind.starts_with("application/json"),
+        "its content type is {kind:?}"
+    );
+    let body: Value = serde_json::from_str(answer["body"].as_str().context("no body")?)?;
+    ensure!(body.is_object(), "its body is no object");
+    if status >= 400 {
+        ensure!(
+            body["success"] == false && body["error"].is_string(),
+            "an error without words: {body}"
+        );
+        let code = body["code"].as_str().unwrap_or_default();
+        let snake_case = !code.is_empty()
+            && code
+                .chars()
+                .all(|one| one.is_ascii_lowercase() || one == '_');
+        ensure!(snake_case, "an error without a code: {body}");
+    }
+    Ok(())
+}
+
+/// A file as a browser takes it, whole and under the page's policy.
+fn check_page(answer: &Value, statuses: &[u16]) -> Result<()> {
+    let status = answer["statusCode"].as_u64();
+    ensure!(statuses.iter().any(|one| Some(u64::from(*one)) == status));
+    let header = |name: &str| answer["headers"][name].as_str().unwrap_or_default();
+    let kind = header("content-type");
+    ensure!(kind.starts_with("text/") && kind.ends_with("charset=utf-8"));
+    ensure!(header("content-security-policy").contains("script-src 'self'"));
+    ensure!(answer["isBase64Encoded"] == false);
+    ensure!(!answer["body"].as_str().context("no body")?.is_empty());
+    Ok(())
+}
+
+fn check_batch(answer: &Value) -> Result<()> {
+    if answer["batchItemFailures"] != json!([]) {
+        bail!("a message failed");
+    }
+    Ok(())
+}

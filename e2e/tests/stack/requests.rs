@@ -1,0 +1,397 @@
+//! How many requests a call's two urgent ways take, from a caller's first sign to the push, and from a phone that is
+//! ready to the originate: counted at DynamoDB, at Asterisk's REST interface and at the push service, with the real
+//! binaries in the environment that they are deployed with. The local stack must be running, and the functions built.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use reqwest::{Method, StatusCode};
+use ringback::auth::signing::Signing;
+use ringback::platform::secrets::{Secret, SigningSecret};
+use ringback_core::ids::CallId;
+use ringback_e2e::fixture::{App, Fixture, SOON, call_sid};
+use ringback_e2e::observed_function::{Observed, example, passthru};
+use ringback_e2e::timeline::{Goal, System, Timeline};
+use ringback_local::settings::{STACK_NAME, Settings};
+use ringback_local::stack::Stack;
+use serde_json::{Value, json};
+
+const MOST_IN_SEQUENCE: usize = 2;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_urgent_way_has_more_than_two_requests_in_sequence_to_any_system() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    let ways = [
+        (
+            "webhook, number's route → push",
+            webhook_to_push(&fixture, Whom::ByNumber).await?,
+        ),
+        (
+            "webhook, ?extension= → push",
+            webhook_to_push(&fixture, Whom::ByExtension).await?,
+        ),
+        (
+            "PBX hook with CallSid → push",
+            hook_to_push(&fixture, Witness::KnowsCallSid).await?,
+        ),
+        (
+            "PBX hook without CallSid → push",
+            hook_to_push(&fixture, Witness::KnowsCallerAlone).await?,
+        ),
+        (
+            "accept_ready → originate",
+            accept_ready_to_originate(&fixture).await?,
+        ),
+    ];
+    std::io::stdout().write_all(table(&ways)?.as_bytes())?;
+
+    for (way, runs) in &ways {
+        for run in [&runs.cold, &runs.warm] {
+            check(run).with_context(|| format!("{way}:\n{}", run.timeline))?;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_audio_of_a_stream_costs_no_request_to_any_system() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    let mut function = Observed::start(&fixture, "ws-message", "info").await?;
+    let media = example("ws-message-exotel-media")?;
+    let around = [
+        example("ws-message-exotel-connected")?,
+        example("ws-message-exotel-mark")?,
+    ];
+    for frame in std::iter::repeat_n(&media, 200).chain(&around) {
+        let (body, timeline) = function.invoke(frame).await?;
+        ensure!(body.is_null(), "{body}");
+        ensure!(timeline.is_empty(), "{timeline}");
+    }
+    Ok(())
+}
+
+/// An app's ways to name a call, each in the event of its function.
+const WAYS_TO_NAME_A_CALL: [&str; 3] = [
+    "call-response-decline",
+    "call-status",
+    "ws-message-call-response",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_made_up_call_id_costs_no_request_to_any_system() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    let made_up = |version: char| {
+        let mut id = uuid::Uuid::new_v4().to_string();
+        id.replace_range(14..15, version.encode_utf8(&mut [0; 4]));
+        id
+    };
+    for event in WAYS_TO_NAME_A_CALL {
+        let mut function = Observed::start(&fixture, function_of(event), "info").await?;
+        let mut refuse = async |id: &str| {
+            let (code, asked) = ask(&mut function, event, "1001", id).await?;
+            ensure!(code == "no_such_call", "{event}, {id}: {code}");
+            Ok(asked)
+        };
+        // A process needs its keys once, and looks once a minute whether there is a new one.
+        for version in ['4', '5', '7', '8'] {
+            let asked = refuse(&made_up(version)).await?;
+            let keys = asked.iter().all(|one| one == "GetSecretValue");
+            ensure!(keys, "{event}, version {version}: {asked:?}");
+        }
+        for version in ['4', '5', '7', '8', '8', '8'] {
+            let asked = refuse(&made_up(version)).await?;
+            ensure!(asked.is_empty(), "{event}, version {version}: {asked:?}");
+        }
+        // One that was made here is looked for, where there is one region, once.
+        let asked = refuse(&unknown_id(&fixture).await?).await?;
+        ensure!(of_the_table(&asked) == 1, "{event}: {asked:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_extension_waits_for_one_call_of_the_other_region_at_a_time() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    let mut processes = Vec::new();
+    for event in WAYS_TO_NAME_A_CALL {
+        let function = function_of(event);
+        let two_regions = [("OTHER_REGION", "ap-southeast-1")];
+        let mut process = Observed::start_with(&fixture, function, &two_regions).await?;
+        ask(
+            &mut process,
+            event,
+            "1002",
+            "38769b5f-dc86-51eb-90df-8b38ff063d1d",
+        )
+        .await?;
+        processes.push((event, process, unknown_id(&fixture).await?));
+    }
+    let asking = processes.iter_mut().map(async |(event, process, id)| {
+        let began = Instant::now();
+        let (code, asked) = ask(process, event, "1002", id).await?;
+        Ok::<_, anyhow::Error>((code, of_the_table(&asked), began.elapsed()))
+    });
+    let mut answers = Vec::new();
+    for answer in futures::future::join_all(asking).await {
+        answers.push(answer?);
+    }
+    answers.sort_by_key(|(_, requests, _)| *requests);
+    // The call, and the token for the wait.
+    for (code, requests, took) in &answers[..2] {
+        ensure!(code == "try_again" && *requests == 2, "{answers:?}");
+        ensure!(*took < Duration::from_secs(2), "{answers:?}");
+    }
+    let (code, requests, took) = &answers[2];
+    ensure!(code == "no_such_call" && *requests == 8, "{answers:?}");
+    ensure!(*took >= Duration::from_secs(3), "{answers:?}");
+    Ok(())
+}
+
+fn function_of(event: &str) -> &str {
+    ["call-response", "call-status", "ws-message"]
+        .into_iter()
+        .find(|function| event.starts_with(function))
+        .unwrap_or(event)
+}
+
+/// The first call of a process fetches what steering Asterisk will need.
+fn of_the_table(asked: &[String]) -> usize {
+    asked.iter().filter(|one| *one != "GetSecretValue").count()
+}
+
+/// An id that was made here and is no call's.
+async fn unknown_id(fixture: &Fixture) -> Result<String> {
+    let manager = aws_sdk_secretsmanager::Client::new(&fixture.aws);
+    let secret = manager.get_secret_value();
+    let secret = secret
+        .secret_id(format!("{STACK_NAME}/signing"))
+        .send()
+        .await?;
+    let secret = secret.secret_string().context("a string")?;
+    let secret: SigningSecret = serde_json::from_str(secret)?;
+    let signing = Signing::new(Secret::known(secret));
+    Ok(signing.sign(CallId::fresh()).await?.to_string())
+}
+
+/// An extension's app names a call in this event. The code of the answer, and the requests to AWS by their operations.
+async fn ask(
+    function: &mut Observed,
+    event: &str,
+    extension: &str,
+    id: &str,
+) -> Result<(String, Vec<String>)> {
+    let stack = Stack::load(&Settings::from_environment().state_dir())?;
+    let token = &stack.phone(extension).context("a phone")?.token;
+    let mut event = example(event)?;
+    if event["headers"].is_object() {
+        event["headers"]["authorization"] = format!("Bearer {token}").into();
+    }
+    event["requestContext"]["authorizer"]["extension"] = extension.into();
+    if event["pathParameters"].is_object() {
+        event["pathParameters"]["id"] = id.into();
+    } else {
+        let body = event["body"].as_str().context("a body")?;
+        let mut body: Value = serde_json::from_str(body)?;
+        body["server_call_id"] = id.into();
+        body["extension"] = extension.into();
+        event["body"] = body.to_string().into();
+    }
+    let (answer, timeline) = function.watched(&event).await?;
+    let body = answer["body"].as_str().context("a body")?;
+    let body: Value = serde_json::from_str(body)?;
+    let code = body["code"].as_str().with_context(|| body.to_string())?;
+    ensure!(
+        timeline.ari.is_empty() && timeline.push.is_empty(),
+        "{timeline}"
+    );
+    let operation = |request: &watched::Request| {
+        let target = request.headers.get("x-amz-target")?.to_str().ok()?;
+        Some(target.rsplit('.').next()?.to_owned())
+    };
+    let asked = timeline.aws.iter();
+    let asked = asked.map(|request| operation(request).unwrap_or_else(|| request.uri.to_string()));
+    Ok((code.to_owned(), asked.collect()))
+}
+
+/// One way, gone twice by one process: with everything still to be fetched, and with secrets and tokens at hand.
+struct Runs {
+    cold: Run,
+    warm: Run,
+}
+
+struct Run {
+    timeline: Timeline,
+    goal: Goal,
+}
+
+fn table(ways: &[(&str, Runs)]) -> Result<String> {
+    let mut table =
+        "\nRequests until the push or the originate went out, with it: in all, and in sequence\n\n"
+            .to_owned();
+    write!(table, "{:<34}{:<8}", "way", "process")?;
+    for system in System::ALL {
+        write!(table, "{:>10}", system.name())?;
+    }
+    for (way, runs) in ways {
+        for (state, run) in [("cold", &runs.cold), ("warm", &runs.warm)] {
+            write!(table, "\n{way:<34}{state:<8}")?;
+            for system in System::ALL {
+                let count = run.timeline.until(run.goal, system)?;
+                write!(table, "{:>7}, {}", count.in_all, count.in_sequence)?;
+            }
+        }
+    }
+    table.push_str("\n\n");
+    Ok(table)
+}
+
+fn check(run: &Run) -> Result<()> {
+    for system in System::ALL {
+        let count = run.timeline.until(run.goal, system)?;
+        ensure!(
+            count.in_sequence <= MOST_IN_SEQUENCE,
+            "{} in sequence to {}",
+            count.in_sequence,
+            system.name()
+        );
+    }
+    ensure!(
+        !run.timeline.lists_channels(),
+        "all channels of the PBX are listed"
+    );
+    ensure!(!run.timeline.scans(), "the table is scanned");
+    ensure!(
+        !run.timeline.reads_call_until(run.goal)?,
+        "the call is read before it is written"
+    );
+    Ok(())
+}
+
+/// How Exotel's webhook says whom the caller wants.
+#[derive(Clone, Copy)]
+enum Whom {
+    ByNumber,
+    ByExtension,
+}
+
+async fn webhook_to_push(fixture: &Fixture, whom: Whom) -> Result<Runs> {
+    let ring = |caller: &str, sid: &str| {
+        let mut event = passthru(fixture, caller, sid, "1001")?;
+        if let (Whom::ByExtension, Some(query)) = (whom, event["rawQueryString"].as_str()) {
+            event["rawQueryString"] = format!("{query}&extension=1001").into();
+        }
+        Ok(event)
+    };
+    rings_to_push(fixture, "exotel-webhook", ring).await
+}
+
+/// What the PBX knows of the caller who has reached it.
+#[derive(Clone, Copy)]
+enum Witness {
+    KnowsCallSid,
+    KnowsCallerAlone,
+}
+
+async fn hook_to_push(fixture: &Fixture, witness: Witness) -> Result<Runs> {
+    let mut event = example("asterisk-incoming-incoming")?;
+    for (name, value) in &fixture.stack.headers.asterisk {
+        event["headers"][name.to_ascii_lowercase()] = value.as_str().into();
+    }
+    event["isBase64Encoded"] = false.into();
+    let ring = |caller: &str, sid: &str| {
+        let mut form = form_urlencoded::Serializer::new(String::new());
+        form.append_pair("channel_id", &format!("requests.{sid}"))
+            .append_pair("caller", caller)
+            .append_pair("number", fixture.number_of("1001"));
+        if let Witness::KnowsCallSid = witness {
+            form.append_pair("call_sid", sid);
+        }
+        event["body"] = form.finish().into();
+        Ok(event.clone())
+    };
+    rings_to_push(fixture, "asterisk-incoming", ring).await
+}
+
+/// Two calls, reported by the events that `ring` makes of a caller's number and a CallSid, and then declined.
+async fn rings_to_push(
+    fixture: &Fixture,
+    function: &str,
+    mut ring: impl FnMut(&str, &str) -> Result<Value>,
+) -> Result<Runs> {
+    let app = fixture.app("1001").await?;
+    let mut function = Observed::start(fixture, function, "info").await?;
+    let mut runs = Vec::new();
+    for _ in 0..2 {
+        // A caller who has not called before: one who calls again at once meets what is left of the last call.
+        let (answer, timeline) = function
+            .invoke(&ring(&fresh_number(), &call_sid())?)
+            .await?;
+        let id = answer["call_id"].as_str().context("a call's id")?;
+        ensure!(answer["status"] == "waiting_for_mobile", "{answer}");
+        app.says("decline", id).await?;
+        runs.push(Run {
+            timeline,
+            goal: Goal::Push,
+        });
+    }
+    forget(&app).await?;
+    both(runs)
+}
+
+/// Two calls from the trunk to a phone that is registered, each accepted by one of two devices, bridged and hung up.
+async fn accept_ready_to_originate(fixture: &Fixture) -> Result<Runs> {
+    let mut phone = fixture.registered_phone("1001").await?;
+    let mut function = Observed::start(fixture, "call-response", "info").await?;
+    let mut event = example("call-response-accept-ready")?;
+    let mut runs = Vec::new();
+    for _ in 0..2 {
+        let (app, other) = (fixture.app("1001").await?, fixture.app("1001").await?);
+        let caller = fixture.dial("1001").await?;
+        let id = app.woken().await?;
+        other.woken().await?;
+        event["headers"]["authorization"] = format!("Bearer {}", app.token).into();
+        let says = json!({
+            "server_call_id": id,
+            "extension": "1001",
+            "action": "accept_ready",
+            "device_id": app.device,
+        });
+        event["body"] = says.to_string().into();
+        let (answer, timeline) = function.invoke(&event).await?;
+        ensure!(answer["status"] == "mobile_ready", "{answer}");
+        let callee = phone.next_call(SOON).await?;
+        callee.answer().await?;
+        caller.answered(SOON).await?;
+        caller.hang_up().await?;
+        app.sees(&id, "completed").await?;
+        forget(&app).await?;
+        forget(&other).await?;
+        runs.push(Run {
+            timeline,
+            goal: Goal::Originate,
+        });
+    }
+    both(runs)
+}
+
+/// Takes an app's device back, so that the next call does not ring there.
+async fn forget(app: &App<'_>) -> Result<()> {
+    let device = format!("/api/devices/{}", app.device);
+    let (status, answer) = app.ask(Method::DELETE, &device, None).await?;
+    ensure!(status == StatusCode::OK, "{answer}");
+    Ok(())
+}
+
+fn both(runs: Vec<Run>) -> Result<Runs> {
+    let [cold, warm] = <[Run; 2]>::try_from(runs)
+        .ok()
+        .context("a cold run and a warm one")?;
+    Ok(Runs { cold, warm })
+}
+
+/// A mobile number of India that nobody has called from.
+fn fresh_number() -> String {
+    format!("+9198{:08}", uuid::Uuid::new_v4().as_u128() % 100_000_000)
+}

@@ -1,0 +1,129 @@
+//! Every secret is replaced while calls are under way: who talks goes on talking, who waits is answered, and nothing is
+//! deployed. The functions are the deployed ones, the PBX is the real Asterisk; the local stack must be running.
+
+mod secret_rotation;
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use reqwest::StatusCode;
+use ringback_client::{Client, Credential};
+use ringback_e2e::clients::answer_of;
+use ringback_e2e::fixture::{CALLER, Conversation, Fixture, SOON, call_sid};
+use ringback_sip::Caller;
+use secret_rotation::Rotation;
+use serde_json::json;
+
+/// Who rings and is not answered.
+const IN_VAIN: &str = "+919876500017";
+/// The longest ring that a stack for tests may have; see `RING_TIMEOUT_SECONDS` in the Makefile.
+const LONGEST_RING: Duration = Duration::from_secs(35);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replacing_every_secret_while_calls_are_under_way_loses_none() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    let rotation = Rotation::prepare(&fixture).await?;
+    let outcome = calls_outlive(&rotation, &fixture).await;
+    rotation.take_back().await?;
+    outcome?;
+    // The stack is as it was.
+    let app = fixture.app("1001").await?;
+    let mut phone = fixture.phone("1001").await?;
+    Conversation::begin(&app, &mut phone)
+        .await?
+        .is_heard()
+        .await
+}
+
+async fn calls_outlive(rotation: &Rotation<'_>, fixture: &Fixture) -> Result<()> {
+    let (mut app, mut talker) = (fixture.app("1001").await?, fixture.app("1002").await?);
+    let (mut phone, mut talkers_phone) =
+        (fixture.phone("1001").await?, fixture.phone("1002").await?);
+    let talking = Conversation::begin(&talker, &mut talkers_phone).await?;
+    let in_vain = Caller::number(IN_VAIN);
+    let in_vain = fixture.dial_as("1002", in_vain, Some(&call_sid())).await?;
+    let waiting = fixture.dial("1001").await?;
+    let id = app.woken().await?;
+    let old_token = app.token.clone();
+
+    rotation.replace_all().await?;
+
+    // Who talks goes on.
+    talking.is_heard().await?;
+    // Who waits is answered: the app's token, ARI's password and the hooks' secret are new.
+    app.token = rotation.token_of("1001")?;
+    talker.token = rotation.token_of("1002")?;
+    phone.register().await?;
+    let (status, answer) = app.says("accept_ready", &id).await?;
+    ensure!(status == StatusCode::OK, "{status}: {answer}");
+    let callee = phone.next_call(SOON).await?;
+    callee.answer().await?;
+    waiting.answered(SOON).await?;
+    app.sees(&id, "in_progress").await?;
+    waiting.media().hears(callee.media(), SOON).await?;
+    // Who has not been handed a new token yet is still known by the old one.
+    app.token = old_token;
+    waiting.hang_up().await?;
+    app.sees(&id, "completed").await?;
+    talking.caller.hang_up().await?;
+    talker.sees(&talking.id, "completed").await?;
+    // Who is not answered hears busy, by a function that has had nothing to do until now.
+    let busy = in_vain.rejected(LONGEST_RING).await?;
+    ensure!(busy.0 == 486, "{busy:?}");
+
+    exotel_calls(rotation, fixture, &mut app).await?;
+    apps_call(rotation, fixture).await
+}
+
+/// Exotel's flow knows the new secret already, or still the old one; the phone is woken with the new service account.
+async fn exotel_calls(
+    rotation: &Rotation<'_>,
+    fixture: &Fixture,
+    app: &mut fixture::App<'_>,
+) -> Result<()> {
+    for secret in [rotation.webhook_secret(), rotation.old_webhook_secret()] {
+        let sid = call_sid();
+        let url = format!("{}/exotel/webhook?secret={secret}", fixture.stack.http_url);
+        let (status, answer) = fixture
+            .passthru_at(&url, &sid, CALLER, fixture.number_of("1001"))
+            .await?;
+        ensure!(status == StatusCode::OK, "{status}: {answer}");
+        let id = answer["call_id"].as_str().context("a call's id")?;
+        let pushes = fixture.pushes_to(&app.push_token).await?;
+        let woken = pushes.iter().any(|push| push["data"]["call_id"] == id);
+        ensure!(woken, "{id} woke nobody");
+        let (status, answer) = app.says("decline", id).await?;
+        ensure!(status == StatusCode::OK, "{status}: {answer}");
+
+        let stream = format!("{}?secret={secret}", fixture.stack.ws_url);
+        Client::connect_as(&stream, &Credential::InUrl).await?;
+    }
+    Ok(())
+}
+
+/// An app calls a telephone: Exotel's API accepts the new key alone.
+async fn apps_call(rotation: &Rotation<'_>, fixture: &Fixture) -> Result<()> {
+    let token = rotation.token_of("1001")?;
+    let mut client = Client::connect(&fixture.stack.ws_url, &token).await?;
+    let own_number = &fixture
+        .stack
+        .phone("1001")
+        .context("a phone")?
+        .mobile_number;
+    let wants = json!({
+        "type": "incoming_call", "callerId": own_number, "recipientId": CALLER, "callType": "voice",
+    });
+    client.send(wants).await?;
+    let data = answer_of(&mut client, "call_initiated").await?["data"].clone();
+    let id = data["callId"].as_str().context("a call's id")?;
+    let sid = fixture
+        .placed(id)
+        .await?
+        .pop()
+        .context("a call at Exotel")?;
+    let answers = fixture
+        .at_exotel(&sid, json!({ "status": "completed" }))
+        .await?;
+    ensure!(answers["answers"][0]["status"] == 200, "{answers}");
+    Ok(())
+}

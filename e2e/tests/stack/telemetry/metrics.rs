@@ -1,0 +1,256 @@
+//! Every metric that `docs/operations.md` names is in the functions' logs, as it says, and no other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use reqwest::StatusCode;
+use ringback_client::Client;
+use ringback_local::settings::STACK_NAME;
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use tokio::time::{Instant, sleep};
+
+use ringback_e2e::fixture::{App, CALLER, Conversation, Fixture, SOON};
+use ringback_e2e::log_lines::{Line, log_lines};
+
+/// Longer than what S1 calls a launch from the background.
+const SLEEPY: Duration = Duration::from_millis(5_100);
+
+/// Legs that end within a second of each other are taken for one.
+const LEGS_APART: Duration = Duration::from_millis(1_200);
+
+/// A metric, and which functions it is from.
+#[derive(Debug, PartialEq, Eq)]
+struct Described {
+    unit: String,
+    dimensions: BTreeSet<String>,
+    from: From,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum From {
+    Every,
+    These(BTreeSet<String>),
+}
+
+type Seen = BTreeMap<String, (String, BTreeSet<String>)>;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_metric_of_the_page_is_in_the_logs_of_a_real_run_and_no_other() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    let page = documented()?;
+    let began = OffsetDateTime::now_utc();
+    // For the line of a process that has just begun, of a function that nobody else asks much.
+    let health = format!("{}/health", fixture.stack.http_url);
+    fixture.http.get(health).send().await?;
+    fixture
+        .fcm_behaves(&json!({ "send": [{ "status": 503 }] }))
+        .await?;
+    tokio::try_join!(
+        a_sleepy_phone_talks(&fixture),
+        a_ready_phone_does_not_talk(&fixture)
+    )?;
+    nobody_can_be_pushed_to(&fixture).await?;
+    telephones_are_called(&fixture).await?;
+
+    let expected: Seen = page
+        .iter()
+        .map(|(name, metric)| {
+            let dimensions = metric.dimensions.clone();
+            (name.clone(), (metric.unit.clone(), dimensions))
+        })
+        .collect();
+    let patience = Instant::now() + SOON;
+    loop {
+        let mut lines = log_lines(&fixture, "health").await?;
+        lines.extend(log_lines(&fixture, ("", began)).await?);
+        let seen = seen(&lines, &page)?;
+        if seen == expected {
+            return Ok(());
+        }
+        if Instant::now() > patience {
+            assert_eq!(seen, expected);
+        }
+        sleep(Duration::from_millis(500)).await;
+    }
+}
+
+/// All metrics in these lines, each with its unit and its dimensions.
+fn seen(lines: &[Line], page: &BTreeMap<String, Described>) -> Result<Seen> {
+    let mut seen = Seen::new();
+    for line in lines.iter().filter(|line| !line.json["_aws"].is_null()) {
+        for (name, unit, dimensions) in measured(line).with_context(|| line.text.clone())? {
+            let metric = page.get(&name);
+            let metric = metric.with_context(|| format!("the page has no {name}"))?;
+            let is_from = match &metric.from {
+                From::Every => true,
+                From::These(functions) => functions.contains(&line.function),
+            };
+            ensure!(is_from, "{name} is from {}, too", line.function);
+            let as_before = seen.insert(name.clone(), (unit.clone(), dimensions.clone()));
+            let same = as_before.is_none_or(|before| before == (unit, dimensions));
+            ensure!(same, "{name} is not always the same: {}", line.text);
+        }
+    }
+    Ok(seen)
+}
+
+/// The metrics of one line, as CloudWatch reads them.
+///
+/// <https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html>
+fn measured(line: &Line) -> Result<Vec<(String, String, BTreeSet<String>)>> {
+    let document = &line.json;
+    ensure!(document["_aws"]["Timestamp"].is_u64(), "a time");
+    let directives = document["_aws"]["CloudWatchMetrics"].as_array();
+    let [directive] = directives.context("directives")?.as_slice() else {
+        anyhow::bail!("one directive");
+    };
+    ensure!(
+        directive["Namespace"] == STACK_NAME,
+        "the stack's namespace"
+    );
+    let sets = directive["Dimensions"].as_array().context("dimensions")?;
+    let [set] = sets.as_slice() else {
+        anyhow::bail!("one set of dimensions: each would be paid for");
+    };
+    let mut dimensions = BTreeSet::new();
+    for name in texts(set)? {
+        ensure!(document[&name].is_string(), "the value of {name}");
+        dimensions.insert(name);
+    }
+    let metrics = directive["Metrics"].as_array().context("metrics")?;
+    ensure!(!metrics.is_empty(), "a metric");
+    metrics
+        .iter()
+        .map(|metric| {
+            let name = metric["Name"].as_str().context("a name")?;
+            let unit = metric["Unit"].as_str().context("a unit")?;
+            let numbers = match &document[name] {
+                Value::Array(values) => values.len() <= 100 && values.iter().all(Value::is_number),
+                value => value.is_number(),
+            };
+            ensure!(numbers, "the values of {name}");
+            Ok((name.to_owned(), unit.to_owned(), dimensions.clone()))
+        })
+        .collect()
+}
+
+fn texts(list: &Value) -> Result<Vec<String>> {
+    let list = list.as_array().context("a list")?;
+    let texts = list.iter().map(|text| text.as_str().map(str::to_owned));
+    texts.collect::<Option<_>>().context("texts")
+}
+
+/// The rows of the page's table.
+fn documented() -> Result<BTreeMap<String, Described>> {
+    let page = Path::new(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../docs/operations.md"
+    ));
+    let page = std::fs::read_to_string(page)?;
+    let rows = page
+        .lines()
+        .skip_while(|line| !line.starts_with("| metric |"));
+    let rows = rows.skip(2).take_while(|line| line.starts_with('|'));
+    let described = rows.map(|row| {
+        let cells: Vec<String> = row
+            .split('|')
+            .map(|cell| cell.trim().replace('`', ""))
+            .collect();
+        let [_, name, unit, dimensions, from, ..] = cells.as_slice() else {
+            anyhow::bail!("{row}")
+        };
+        let listed = |cell: &str| -> BTreeSet<String> {
+            let names = cell.split(',').map(|name| name.trim().to_owned());
+            names.filter(|name| !name.is_empty()).collect()
+        };
+        let described = Described {
+            unit: unit.clone(),
+            dimensions: listed(dimensions),
+            from: match from.as_str() {
+                "every function" => From::Every,
+                functions => From::These(listed(functions)),
+            },
+        };
+        Ok((name.clone(), described))
+    });
+    described.collect()
+}
+
+/// The app sleeps, and they talk all the same.
+async fn a_sleepy_phone_talks(fixture: &Fixture) -> Result<()> {
+    let app = fixture.app("1001").await?;
+    let mut phone = fixture.registered_phone("1001").await?;
+    let caller = fixture.dial("1001").await?;
+    let id = app.woken().await?;
+    sleep(SLEEPY).await;
+    is_ready(&app, &id).await?;
+    let talk = Conversation::join(&app, &mut phone, caller, id).await?;
+    talk.ends(&app).await?;
+    Ok(())
+}
+
+/// It is there, and refuses its leg however often it is called.
+async fn a_ready_phone_does_not_talk(fixture: &Fixture) -> Result<()> {
+    let app = fixture.app("1002").await?;
+    let mut phone = fixture.registered_phone("1002").await?;
+    let caller = fixture.dial("1002").await?;
+    let id = app.woken().await?;
+    is_ready(&app, &id).await?;
+    loop {
+        tokio::select! {
+            leg = phone.next_call(SOON) => {
+                let leg = leg?;
+                sleep(LEGS_APART).await;
+                leg.reject(500).await?;
+            }
+            rejected = caller.rejected(SOON) => {
+                rejected?;
+                break;
+            }
+        }
+    }
+    let call = app.sees(&id, "failed").await?;
+    assert_eq!(call["reason"], "phone_unreachable");
+    Ok(())
+}
+
+async fn nobody_can_be_pushed_to(fixture: &Fixture) -> Result<()> {
+    // Those of before would ring.
+    fixture.forget_devices_of(&fixture.stack.phones).await?;
+    let app = fixture.app("1001").await?;
+    let refused = json!({ "tokens": { (app.push_token.as_str()): "INVALID_ARGUMENT" } });
+    fixture.fcm_behaves(&refused).await?;
+    let sid = ringback_e2e::fixture::call_sid();
+    let (status, answer) = fixture
+        .passthru(&sid, CALLER, fixture.number_of("1001"))
+        .await?;
+    assert_eq!(status, StatusCode::OK);
+    let id = answer["call_id"].as_str().context("a call's id")?;
+    let call = app.sees(id, "failed").await?;
+    assert_eq!(call["reason"], "push_failed");
+    fixture.fcm_behaves(&json!({})).await
+}
+
+/// One here, and one in a country that is not allowed.
+async fn telephones_are_called(fixture: &Fixture) -> Result<()> {
+    let token = &fixture.stack.phone("1001").context("a phone")?.token;
+    let mut client = Client::connect(&fixture.stack.ws_url, token).await?;
+    for (number, answer) in [
+        ("+919876543210", "call_initiated"),
+        ("+442071838750", "error"),
+    ] {
+        let message = json!({ "type": "incoming_call", "recipientId": number });
+        client.send(message).await?;
+        while client.next(SOON).await?["type"] != answer {}
+    }
+    Ok(())
+}
+
+async fn is_ready(app: &App<'_>, call: &str) -> Result<()> {
+    let (status, answer) = app.says("accept_ready", call).await?;
+    ensure!(status == StatusCode::OK, "{answer}");
+    Ok(())
+}

@@ -1,0 +1,158 @@
+//! A WebRTC phone in a real Chromium, with JsSIP, in a whole call. Needs a running stack (`make up`) and the phone's
+//! script (`make e2e/tests/stack/webrtc/dist/phone.js`); `make test` has both.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use axum::Router;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::Html;
+use axum::routing::get;
+use reqwest::StatusCode;
+use ringback_e2e::browser::Browser;
+use ringback_e2e::fixture::{App, Fixture, SOON};
+use ringback_local::stack::{Phone as Account, Stack};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::time::{Instant, sleep};
+
+/// The extension whose phone speaks WebRTC.
+const EXTENSION: &str = "1004";
+/// A second of audio.
+const HEARD: u64 = 50;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_registers_over_wss_is_called_by_the_trunk_and_exchanges_media() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    let app = fixture.app(EXTENSION).await?;
+    let caller = fixture.dial(EXTENSION).await?;
+    let id = app.woken().await?;
+    let phone = WebPhone::open(&fixture.stack).await?;
+    phone
+        .register(fixture.stack.phone(EXTENSION).unwrap())
+        .await?;
+    accept_ready(&app, &id).await?;
+    phone.becomes("talking").await?;
+    caller.answered(SOON).await?;
+    app.sees(&id, "in_progress").await?;
+
+    let offer = phone.read("offer").await?;
+    let offer = offer.as_str().context("no offer")?;
+    ensure!(offer.contains(" UDP/TLS/RTP/SAVPF "), "{offer}");
+    ensure!(offer.contains("a=fingerprint:SHA-256"), "{offer}");
+    // Asterisk passes over 127.0.0.0/8 when it gathers candidates, and with none it does no ICE.
+    ensure!(
+        offer.contains("a=candidate:"),
+        "this machine needs a network address besides 127.0.0.1, or WebRTC cannot connect"
+    );
+    let media = phone.heard().await?;
+    // The trunk's own codec, so that the PBX translates nothing.
+    assert_eq!(media["codec"], "audio/PCMU", "{media}");
+    assert_eq!(media["dtls"], "connected", "{media}");
+    let cipher = media["cipher"].as_str().unwrap_or_default();
+    ensure!(cipher.contains("AES"), "{media}");
+    ensure!(
+        caller.media().received() >= HEARD,
+        "the caller hears nothing"
+    );
+
+    phone.run("window.phone.hangUp()").await?;
+    caller.ended(SOON).await?;
+    app.sees(&id, "completed").await?;
+    phone.browser.close().await
+}
+
+/// A phone that has just registered can be called once it has answered the PBX's first OPTIONS. Until then the app
+/// gets 502 and asks again.
+async fn accept_ready(app: &App<'_>, call: &str) -> Result<()> {
+    let patience = Instant::now() + SOON;
+    loop {
+        let (status, answer) = app.says("accept_ready", call).await?;
+        if status == StatusCode::OK {
+            return Ok(());
+        }
+        let retry = status == StatusCode::BAD_GATEWAY && Instant::now() < patience;
+        ensure!(retry, "{status}: {answer}");
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// A page that is a phone.
+struct WebPhone {
+    browser: Browser,
+}
+
+impl WebPhone {
+    async fn open(stack: &Stack) -> Result<Self> {
+        let page = serve().await?;
+        // The stack's own certificate; all others are checked as ever.
+        let trusted = &stack.sip.spki_sha256;
+        let trust = format!("--ignore-certificate-errors-spki-list={trusted}");
+        let arguments = [
+            &trust,
+            // A microphone that beeps, and whose use is granted.
+            "--use-fake-device-for-media-stream",
+            "--use-fake-ui-for-media-stream",
+            // Everything is on 127.0.0.1.
+            "--allow-loopback-in-peer-connection",
+            "--disable-features=WebRtcHideLocalIpsWithMdns",
+        ];
+        let browser = Browser::start_with(&arguments).await?;
+        browser.open(&page).await?;
+        Ok(Self { browser })
+    }
+
+    async fn register(&self, account: &Account) -> Result<()> {
+        let body = "window.phone.register(...arguments)";
+        let account = json!([account.uri, account.extension, account.sip_password]);
+        self.browser.run(body, account).await?;
+        self.becomes("registered").await
+    }
+
+    async fn becomes(&self, state: &str) -> Result<()> {
+        let condition = format!("window.phone.state === {}", json!(state));
+        let reached = self.browser.until(&condition, SOON * 2).await;
+        let state = self.read("state").await?;
+        reached.with_context(|| format!("the phone's state is {state}"))
+    }
+
+    /// Waits until audio flows both ways, and gives what the browser says of it.
+    async fn heard(&self) -> Result<Value> {
+        let patience = Instant::now() + SOON * 2;
+        loop {
+            let media = self.run("return window.phone.media()").await?;
+            let packets = |way: &str| media[way].as_u64().unwrap_or(0);
+            let energy = media["energy"].as_f64().unwrap_or(0.0);
+            if packets("received") >= HEARD && packets("sent") >= HEARD && energy > 0.0 {
+                return Ok(media);
+            }
+            ensure!(Instant::now() < patience, "no audio: {media}");
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    async fn read(&self, property: &str) -> Result<Value> {
+        self.run(&format!("return window.phone.{property}")).await
+    }
+
+    async fn run(&self, body: &str) -> Result<Value> {
+        self.browser.run(body, json!([])).await
+    }
+}
+
+/// Serves the page, and gives its URL. A microphone is given to pages of this machine, and to none from a file.
+async fn serve() -> Result<String> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stack/webrtc/dist/phone.js");
+    let script = std::fs::read_to_string(&script)
+        .context("the phone's script is missing: `make e2e/tests/stack/webrtc/dist/phone.js`")?;
+    let page = Html("<!doctype html><title>Phone</title><script src=phone.js></script>");
+    let script = ([(CONTENT_TYPE, "text/javascript")], script);
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+    let url = format!("http://{}/", listener.local_addr()?);
+    let routes = Router::new()
+        .route("/", get(page))
+        .route("/phone.js", get(script));
+    tokio::spawn(async move { axum::serve(listener, routes).await });
+    Ok(url)
+}
