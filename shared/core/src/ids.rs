@@ -228,8 +228,7 @@ impl CallId {
         Some(Self::with_body_of(id.into_uuid()))
     }
 
-    /// A new id, for tests. Each id of a real call is derived from what names the call.
-    #[cfg(any(test, feature = "testing"))]
+    /// A random id, for a call that has nothing from which an id can be derived.
     #[must_use]
     pub fn fresh() -> Self {
         Self::with_body_of(Uuid::now_v7())
