@@ -1,4 +1,4 @@
-//! A real browser: headless Chromium, driven by WebDriver (W3C), which is a dozen JSON requests.
+//! A headless Chromium, driven by the W3C WebDriver protocol.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -15,12 +15,12 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
 
-/// Chromium's own start on a busy machine.
+/// How long chromedriver and Chromium may take to start on a busy machine.
 const STARTED_WITHIN: Duration = Duration::from_secs(30);
 const DRIVER: &str = "chromedriver";
-/// How to get what is missing.
+/// The error text when the browser or its driver is missing.
 pub const MISSING: &str = "the console is tested in a real browser; `make test` and local/tools/prerequisites.sh say how to get it";
-/// It shows pages of this machine alone, keeps nothing, and asks nobody for updates.
+/// No update checks, no profile, no access to other machines.
 const ARGUMENTS: [&str; 11] = [
     "--headless",
     "--no-sandbox",
@@ -34,22 +34,22 @@ const ARGUMENTS: [&str; 11] = [
     "--disable-sync",
     "--window-size=1200,900",
 ];
-/// What WebDriver calls an element.
+/// The key under which WebDriver returns an element's id.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
-/// A browser with one window. It ends when this is dropped.
+/// A browser with one window. Dropping it ends the browser.
 pub struct Browser {
     http: Client,
     session: String,
     driver: Child,
-    /// Chromium itself, which would outlive its driver.
+    /// The Chromium process. It would outlive chromedriver, so it is killed separately.
     chromium: Option<Pid>,
 }
 
 impl Drop for Browser {
     fn drop(&mut self) {
         if let Some(pid) = self.chromium {
-            // It may have ended by itself.
+            // Chromium may have ended already.
             let _ = kill(pid, Signal::SIGKILL);
         }
     }
@@ -60,7 +60,7 @@ impl Browser {
         Self::start_with(&[]).await
     }
 
-    /// With more of Chromium's arguments.
+    /// Starts the browser with additional Chromium arguments.
     pub async fn start_with(more: &[&str]) -> Result<Self> {
         let mut driver = Command::new(DRIVER)
             .arg("--port=0")
@@ -74,7 +74,7 @@ impl Browser {
         let http = Client::builder().timeout(STARTED_WITHIN).build()?;
         let arguments = [&ARGUMENTS, more].concat();
         let mut options = json!({ "args": arguments });
-        // A Chromium that is only unpacked is on the PATH, and not where the driver looks.
+        // chromedriver does not search the PATH, where an unpacked Chromium is.
         if let Some(chromium) = on_path("chromium") {
             options["binary"] = json!(chromium);
         }
@@ -100,7 +100,7 @@ impl Browser {
         })
     }
 
-    /// Closes the window, so that the page can say goodbye, and ends.
+    /// Closes the window, so that the page runs its unload handlers, and ends the browser.
     pub async fn close(mut self) -> Result<()> {
         send(&self.http, Method::DELETE, &self.session, &json!({})).await?;
         self.chromium = None;
@@ -113,13 +113,13 @@ impl Browser {
         Ok(())
     }
 
-    /// What a function body returns; a promise is waited for.
+    /// Runs a JavaScript function body and returns its result. Awaits a promise.
     pub async fn run(&self, body: &str, arguments: Value) -> Result<Value> {
         let script = json!({ "script": body, "args": arguments });
         self.post("execute/sync", script).await
     }
 
-    /// Waits until an expression is true.
+    /// Waits until a JavaScript expression is true.
     pub async fn until(&self, expression: &str, within: Duration) -> Result<()> {
         let patience = Instant::now() + within;
         let body = format!("return Boolean({expression})");
@@ -143,7 +143,7 @@ impl Browser {
         Ok(())
     }
 
-    /// Replaces what stands in a field.
+    /// Replaces the text of an input field.
     pub async fn fill(&self, css: &str, text: &str) -> Result<()> {
         let element = self.find(css).await?;
         self.post(&format!("element/{element}/clear"), json!({}))
@@ -155,7 +155,7 @@ impl Browser {
         Ok(())
     }
 
-    /// Presses one key after the other, wherever the focus is. [`TAB`], [`ENTER`]
+    /// Presses the keys one after the other on the focused element. See [`TAB`] and [`ENTER`].
     pub async fn press(&self, keys: &str) -> Result<()> {
         let strokes: Vec<Value> = keys
             .chars()
@@ -167,7 +167,7 @@ impl Browser {
         Ok(())
     }
 
-    /// As Chrome's DevTools: a screen's size, what a person prefers.
+    /// Sends a Chrome DevTools command, for example to set the screen size or a user preference.
     pub async fn devtools(&self, command: &str, parameters: Value) -> Result<Value> {
         let call = json!({ "cmd": command, "params": parameters });
         self.post("goog/cdp/execute", call).await
@@ -179,7 +179,7 @@ impl Browser {
         Ok(BASE64.decode(image.as_str().context("no image")?)?)
     }
 
-    /// What the browser complained of: scripts that failed, and all that the page's policy forbade.
+    /// The errors in the browser's log: failed scripts and violations of the content security policy.
     pub async fn complaints(&self) -> Result<Vec<String>> {
         let log = self.post("se/log", json!({ "type": "browser" })).await?;
         let entries = log.as_array().into_iter().flatten();
@@ -213,13 +213,13 @@ fn on_path(program: &str) -> Option<PathBuf> {
     files.find(|file| file.is_file())
 }
 
-/// The port that the driver says it has taken.
+/// Reads the port from chromedriver's output.
 async fn port_in(said: tokio::process::ChildStdout) -> Result<u16> {
     let mut lines = BufReader::new(said).lines();
     while let Some(line) = lines.next_line().await? {
         if let Some((_, port)) = line.split_once("started successfully on port ") {
             let port = port.trim_end_matches('.').parse()?;
-            // Whoever says more is heard, or it stops.
+            // chromedriver blocks when its output is not read.
             tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
             return Ok(port);
         }

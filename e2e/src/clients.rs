@@ -1,4 +1,4 @@
-//! Connected clients: what they are told of a call.
+//! WebSocket clients and the call status updates that they receive.
 
 use anyhow::Result;
 use ringback_client::Client;
@@ -13,7 +13,7 @@ impl Fixture {
     }
 }
 
-/// The statuses that a client is told of one call, until it is over.
+/// The status updates of one call, up to the final one.
 pub async fn story(client: &mut Client, call: &str) -> Result<Vec<Value>> {
     let mut told = Vec::new();
     loop {
@@ -37,7 +37,7 @@ pub fn words(story: &[Value]) -> Vec<&str> {
         .collect()
 }
 
-/// The next message of this type; updates of calls may come between.
+/// Waits for the next message of this type and skips all others, such as status updates.
 pub async fn answer_of(client: &mut Client, kind: &str) -> Result<Value> {
     loop {
         let message = client.next(SOON).await?;

@@ -1,4 +1,4 @@
-//! `template.yaml`, read as CloudFormation reads it when it is deployed with given parameters.
+//! `template.yaml` as CloudFormation evaluates it for a deployment with given parameters.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -6,24 +6,24 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
 
-/// The template, with its short tags (`!Ref`, `!Sub`) in CloudFormation's long form (`{"Ref": …}`), its conditions
-/// decided, and what they leave out left out.
+/// The evaluated template: short tags (`!Ref`, `!Sub`) are in the long form (`{"Ref": …}`), and parts with a false
+/// condition are removed.
 pub struct Template(Value);
 
 impl Template {
-    /// As it is deployed when nobody asks for more: in one region, at the API's own address.
+    /// The template with the default parameters: one region, no custom domain.
     pub fn load(repository: &Path) -> Result<Self> {
         Self::deployed_with(repository, &[])
     }
 
-    /// As it is deployed with these parameters, the others at their defaults.
+    /// The template with these parameters; the others have their defaults.
     pub fn deployed_with(repository: &Path, parameters: &[(&str, &str)]) -> Result<Self> {
         let template = read(repository)?;
         let decided = Conditions::of(&template, parameters)?.decide(&template)?;
         Ok(Self(decided.context("nothing is left of the template")?))
     }
 
-    /// Which of the template's rules these parameters break, in the words that CloudFormation shows.
+    /// The descriptions of the template rules that these parameters break, as CloudFormation shows them.
     pub fn refusals(repository: &Path, parameters: &[(&str, &str)]) -> Result<Vec<String>> {
         let template = read(repository)?;
         let conditions = Conditions::of(&template, parameters)?;
@@ -42,12 +42,12 @@ impl Template {
         Ok(refusals)
     }
 
-    /// What all functions have in common.
+    /// The `Globals` of all functions.
     pub fn globals(&self) -> &Value {
         &self.0["Globals"]["Function"]
     }
 
-    /// A value of the template's mappings.
+    /// A value from the template's `Mappings`.
     pub fn mapped(&self, mapping: &str, key: &str, name: &str) -> &Value {
         &self.0["Mappings"][mapping][key][name]
     }
@@ -70,7 +70,7 @@ impl Template {
             .map(|(name, parameter)| (name.as_str(), parameter))
     }
 
-    /// What is asked of the parameters before anything is made.
+    /// The template's `Rules`, which CloudFormation checks before it creates anything.
     pub fn rules(&self) -> impl Iterator<Item = &Value> {
         self.0["Rules"]
             .as_object()
@@ -79,7 +79,7 @@ impl Template {
             .map(|(_, rule)| rule)
     }
 
-    /// What a deployed stack says of itself under this name.
+    /// The value of a stack output.
     pub fn output(&self, name: &str) -> &Value {
         &self.0["Outputs"][name]["Value"]
     }
@@ -94,7 +94,7 @@ impl Template {
         resources.map(|(id, _)| id.as_str()).collect()
     }
 
-    /// What kind of thing an id stands for: a resource of the template's own, or the table that another stack has made.
+    /// The resource type of a logical id. The parameter of an existing table counts as a table.
     fn kind(&self, id: &str) -> Option<&str> {
         match id {
             EXISTING_TABLE => Some("AWS::DynamoDB::GlobalTable"),
@@ -119,13 +119,14 @@ impl Template {
             .collect()
     }
 
-    /// The function that a route's target, followed through its integration, leads to.
+    /// The function that a route's target invokes, through its integration.
     pub fn function_behind(&self, route: &Value) -> Option<&str> {
         let integration = self.integration_of(route)?;
         self.function_at(&self.resource(integration)["Properties"]["IntegrationUri"])
     }
 
-    /// The function that API Gateway calls at an address: its ARN, or for a WebSocket API the ARN of its invocation.
+    /// The function that API Gateway invokes at an integration URI: its ARN, or for a WebSocket API its invocation
+    /// ARN.
     pub fn function_at(&self, address: &Value) -> Option<&str> {
         let function = referred(address).or_else(|| {
             let path = address["Fn::Sub"].as_str()?;
@@ -175,13 +176,13 @@ impl Template {
 /// One function.
 pub struct Function<'a> {
     template: &'a Template,
-    /// Its logical id.
+    /// The logical id.
     pub id: &'a str,
     pub properties: &'a Value,
 }
 
 impl<'a> Function<'a> {
-    /// Its environment, by variable.
+    /// The environment variables by name.
     pub fn environment(&self) -> BTreeMap<&'a str, &'a Value> {
         self.properties["Environment"]["Variables"]
             .as_object()
@@ -195,7 +196,7 @@ impl<'a> Function<'a> {
         self.properties["Timeout"].as_u64().unwrap_or_default()
     }
 
-    /// Everything the function may do: its role's own statements, and those of the policies the role shares.
+    /// All policy statements of the function: those of its own role and those of shared policies.
     pub fn statements(&self) -> Vec<&'a Value> {
         let Some(role) = referred(&self.properties["Role"]) else {
             return Vec::new();
@@ -210,7 +211,7 @@ impl<'a> Function<'a> {
             .collect()
     }
 
-    /// What the function may do, such as `sqs:SendMessage`.
+    /// The IAM actions that the function may use, such as `sqs:SendMessage`.
     pub fn actions(&self) -> BTreeSet<&'a str> {
         let statements = self.statements().into_iter();
         statements
@@ -218,7 +219,7 @@ impl<'a> Function<'a> {
             .collect()
     }
 
-    /// The resources, by logical id, on which the function may do something that begins like this.
+    /// The logical ids of the resources on which the function may use an action that starts with `action`.
     pub fn may(&self, action: &str) -> BTreeSet<&'a str> {
         self.statements()
             .into_iter()
@@ -230,7 +231,7 @@ impl<'a> Function<'a> {
             .collect()
     }
 
-    /// The resources of one type that the function's environment tells it about.
+    /// The resources of one type that the function's environment variables refer to.
     pub fn told_about(&self, kind: &str) -> BTreeSet<&'a str> {
         let template = self.template;
         let ids = self.environment().into_values().filter_map(referred);
@@ -238,10 +239,10 @@ impl<'a> Function<'a> {
     }
 }
 
-/// The parameter that stands for a table of another stack.
+/// The parameter with the name of a table from another stack.
 const EXISTING_TABLE: &str = "ExistingTableName";
 
-/// What a `Ref` or `GetAtt` points at. A table of another stack has no attributes: its ARNs are spelt out.
+/// The logical id that a `Ref` or `GetAtt` points at. An existing table has no attributes, so its ARN is written out.
 pub fn referred(value: &Value) -> Option<&str> {
     let of_existing_table = || {
         let (_, rest) = value["Fn::Sub"].as_str()?.split_once(":table/${")?;
@@ -255,7 +256,7 @@ pub fn referred(value: &Value) -> Option<&str> {
         .or_else(of_existing_table)
 }
 
-/// The values of what CloudFormation takes both as one value and as a list.
+/// The elements of a value that CloudFormation accepts as a single item or as a list.
 pub fn each(value: &Value) -> impl Iterator<Item = &Value> {
     let (list, one) = match value {
         Value::Array(list) => (list.as_slice(), None),
@@ -265,7 +266,7 @@ pub fn each(value: &Value) -> impl Iterator<Item = &Value> {
     list.iter().chain(one)
 }
 
-/// An ARN or a name as a reader sees it in the template: `${Name}` for what is filled in.
+/// An ARN or a name as it reads in the template, with `${Name}` for inserted values.
 pub fn as_written(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
@@ -278,7 +279,7 @@ pub fn as_written(value: &Value) -> String {
     }
 }
 
-/// The conditions of a deployment.
+/// The conditions of the template, evaluated for one deployment.
 struct Conditions<'a> {
     written: &'a Value,
     parameters: BTreeMap<&'a str, String>,
@@ -305,7 +306,7 @@ impl<'a> Conditions<'a> {
         })
     }
 
-    /// What a part of the template is then; nothing, if it is left out.
+    /// Evaluates a part of the template. `None` if its condition is false.
     fn decide(&self, part: &Value) -> Result<Option<Value>> {
         Ok(match part {
             Value::Object(object) => {
@@ -317,7 +318,7 @@ impl<'a> Conditions<'a> {
                 if part["Ref"] == "AWS::NoValue" {
                     return Ok(None);
                 }
-                // A resource's or an output's. A policy's statement has an object there.
+                // Resources and outputs have a string here. In a policy statement, `Condition` is an object.
                 if let Some(condition) = part["Condition"].as_str()
                     && object.len() > 1
                     && !self.holds(condition)?
@@ -373,7 +374,7 @@ impl<'a> Conditions<'a> {
     }
 }
 
-/// A parameter's value, as CloudFormation compares it.
+/// A parameter's value as CloudFormation compares it, as text.
 fn text(value: &Value) -> Option<String> {
     match value {
         Value::Null => None,

@@ -1,4 +1,4 @@
-//! `events/FUNCTION-CASE.json`, and the secrets that they are signed with.
+//! The event files `events/FUNCTION-CASE.json`, and the secrets that they are signed with.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,13 +9,13 @@ use serde_json::Value;
 /// One file of `events/`.
 #[derive(Debug)]
 pub struct EventFile {
-    /// Its name without `.json`.
+    /// The file name without `.json`.
     pub name: String,
     pub event: Value,
 }
 
 impl EventFile {
-    /// All of them, in the order of their names.
+    /// All event files, sorted by name.
     pub fn all(repository: &Path) -> Result<Vec<Self>> {
         let mut paths: Vec<PathBuf> = std::fs::read_dir(repository.join("events"))
             .context("list events/")?
@@ -42,7 +42,7 @@ impl EventFile {
         Ok(Self { name, event })
     }
 
-    /// The function that the file's name begins with.
+    /// The function whose name the file name starts with.
     pub fn function<'a>(&self, functions: impl Iterator<Item = &'a str>) -> Option<&'a str> {
         let names = functions.filter(|function| {
             self.name
@@ -52,12 +52,12 @@ impl EventFile {
         names.max_by_key(|function| function.len())
     }
 
-    /// `POST /api/call-response`, where the event is a request.
+    /// The route of an HTTP event, such as `POST /api/call-response`.
     pub fn route(&self) -> Option<&str> {
         self.event["routeKey"].as_str()
     }
 
-    /// `$default`, where the event comes from a connected client.
+    /// The route key of a WebSocket event, such as `$default`.
     pub fn websocket_route(&self) -> Option<&str> {
         let context = &self.event["requestContext"];
         context["connectionId"]
@@ -66,13 +66,13 @@ impl EventFile {
         context["routeKey"].as_str()
     }
 
-    /// Whether it asks if a client may connect.
+    /// Whether this event goes to the WebSocket authorizer.
     pub fn is_for_an_authorizer(&self) -> bool {
         self.event["type"] == "REQUEST"
     }
 }
 
-/// The secrets of `events/README.md`: its table's rows of the form ``| `name` | `value` |``.
+/// The secrets documented in `events/README.md`, from table rows of the form ``| `name` | `value` |``.
 pub fn documented_secrets(repository: &Path) -> Result<BTreeMap<String, String>> {
     let readme = std::fs::read_to_string(repository.join("events/README.md"))
         .context("read events/README.md")?;

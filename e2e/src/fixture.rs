@@ -1,4 +1,5 @@
-//! A fixture: one caller on the trunk, apps with their phones, and what the push service was asked for.
+//! The test fixture: a running stack with one caller on the trunk, apps with their phones, and the requests that the
+//! stand-ins for FCM and Exotel recorded.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -16,20 +17,20 @@ use ringback_sip::{Caller, IncomingCall, OutgoingCall, Phone, Trunk};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-/// What happens within a process or two of each other. The local cloud takes about 0.1 s a request.
+/// A timeout for what takes a few requests. The local cloud needs about 0.1 s for each.
 pub const SOON: Duration = Duration::from_secs(5);
 
 pub const CALLER: &str = "+919876543210";
 
-/// The running stack, as one test at a time sees it, with no device registered yet.
+/// Exclusive access to the running stack. No device is registered at the start.
 pub struct Fixture {
     pub stack: Stack,
     pub http: Client,
     pub aws: SdkConfig,
     pub trunk: Trunk,
-    /// Where its trunk and phones are.
+    /// The SIP address of the PBX that the trunk and the phones use.
     pub pbx: SocketAddr,
-    /// Held for as long as the test runs: the fixtures share two extensions.
+    /// A file lock, held until the fixture is dropped: all tests share the same extensions.
     alone: File,
 }
 
@@ -46,7 +47,7 @@ impl Fixture {
         Ok(fixture)
     }
 
-    /// The same fixture, as it is in the second region.
+    /// The same stack, seen from its second region.
     #[allow(dead_code, reason = "for tests on a stack of two regions")]
     pub async fn in_the_fallback(&self) -> Result<Self> {
         let fallback = self.stack.fallback.as_deref();
@@ -73,7 +74,7 @@ impl Fixture {
         })
     }
 
-    /// Dials the number of an extension from [`CALLER`], with a new CallSid, and waits until it rings.
+    /// Dials the number of an extension from [`CALLER`] with a new CallSid. Waits until it rings.
     pub async fn dial(&self, extension: &str) -> Result<OutgoingCall> {
         self.dial_as(extension, Caller::number(CALLER), Some(&call_sid()))
             .await
@@ -93,7 +94,7 @@ impl Fixture {
         Ok(call)
     }
 
-    /// Dials any number, and waits for nothing.
+    /// Dials a number and does not wait.
     pub async fn dial_number(&self, number: &str) -> Result<OutgoingCall> {
         Ok(self
             .trunk
@@ -109,7 +110,7 @@ impl Fixture {
             .unwrap()
     }
 
-    /// An app of `extension`, on a device of its own, registered for pushes.
+    /// A new app of `extension` on a new device, registered for pushes.
     pub async fn app(&self, extension: &str) -> Result<App<'_>> {
         let app = self.unregistered_app(extension);
         app.register_for_push(&app.push_token).await?;
@@ -127,7 +128,7 @@ impl Fixture {
         }
     }
 
-    /// A phone that is switched on but has not registered with SIP. It reaches the PBX as its account says.
+    /// A phone that has not registered yet. It uses the transport of its account.
     pub async fn phone(&self, extension: &str) -> Result<Phone> {
         let Account {
             sip_password,
@@ -144,7 +145,7 @@ impl Fixture {
         })
     }
 
-    /// Where [`Self::pbx`] takes SIP over TLS.
+    /// The TLS address of [`Self::pbx`].
     pub fn pbx_over_tls(&self) -> Result<SocketAddr> {
         let address = self.pbx.to_string();
         let mut pbxs = self.stack.pbxs.iter();
@@ -158,13 +159,13 @@ impl Fixture {
         Ok(phone)
     }
 
-    /// Asks Exotel's webhook, as the Passthru applet does.
+    /// Sends the request of Exotel's Passthru applet to the webhook.
     pub async fn passthru(&self, sid: &str, from: &str, to: &str) -> Result<(StatusCode, Value)> {
         let url = &self.stack.exotel_webhook_url;
         self.passthru_at(url, sid, from, to).await
     }
 
-    /// The same at a URL with another secret.
+    /// Sends the Passthru request to another URL, for example with another secret.
     pub async fn passthru_at(
         &self,
         url: &str,
@@ -179,7 +180,7 @@ impl Fixture {
         answered(answer).await
     }
 
-    /// Posts a form to one of the PBX's hooks, as the dialplan does.
+    /// Posts a form to one of the PBX's webhooks, as the dialplan does.
     pub async fn pbx_reports(
         &self,
         what: &str,
@@ -195,7 +196,7 @@ impl Fixture {
         answered(request.send().await?).await
     }
 
-    /// Tells FCM's stand-in how to behave from now on.
+    /// Sets the behaviour of the FCM stand-in.
     pub async fn fcm_behaves(&self, behaviour: &Value) -> Result<()> {
         let url = self.stack.requests.fcm.replace("/requests", "/behaviour");
         let answer = self.http.put(url).json(behaviour).send().await?;
@@ -203,7 +204,7 @@ impl Fixture {
         Ok(())
     }
 
-    /// Tells Exotel's stand-in how to behave from now on.
+    /// Sets the behaviour of the Exotel stand-in.
     pub async fn exotel_behaves(&self, behaviour: &Value) -> Result<()> {
         let url = self.exotel("behaviour");
         let answer = self.http.put(url).json(behaviour).send().await?;
@@ -211,7 +212,7 @@ impl Fixture {
         Ok(())
     }
 
-    /// The CallSids that Exotel has given to a call of ours.
+    /// The CallSids that the Exotel stand-in has assigned to one of our calls.
     pub async fn placed(&self, call: &str) -> Result<Vec<String>> {
         let url = format!("{}?custom_field={call}", self.exotel("calls"));
         let calls: Vec<Value> = self.http.get(url).send().await?.json().await?;
@@ -219,7 +220,7 @@ impl Fixture {
         Ok(sids.map(ToOwned::to_owned).collect())
     }
 
-    /// Something happens to a call at Exotel, which reports it as it is told to; gives what our webhook answered.
+    /// Simulates an event of a call at Exotel, which then reports it. Returns what the webhook answered.
     pub async fn at_exotel(&self, sid: &str, happening: Value) -> Result<Value> {
         let url = format!("{}/{sid}/events", self.exotel("calls"));
         let answer = self.http.post(url).json(&happening).send().await?;
@@ -247,7 +248,7 @@ impl Fixture {
             .collect())
     }
 
-    /// How often Google was asked for an access token.
+    /// How many access tokens were requested from Google.
     pub async fn access_tokens_asked_for(&self) -> Result<usize> {
         let asked = self.http.get(&self.stack.requests.fcm).send().await?;
         let asked: Vec<Value> = asked.json().await?;
@@ -257,7 +258,7 @@ impl Fixture {
             .count())
     }
 
-    /// What Exotel has been asked for, newest last.
+    /// The requests that Exotel received, newest last.
     pub async fn asked_of_exotel(&self) -> Result<Vec<Value>> {
         let asked = self.http.get(&self.stack.requests.exotel).send().await?;
         Ok(asked.error_for_status()?.json().await?)
@@ -267,7 +268,7 @@ impl Fixture {
         self.forget_devices_of(&self.stack.phones).await
     }
 
-    /// Those of earlier fixtures, which would ring too.
+    /// Deletes the devices that earlier tests registered. They would ring too.
     pub async fn forget_devices_of(&self, phones: &[Account]) -> Result<()> {
         for phone in phones {
             self.delete_all(&format!("EXTENSION#{}", phone.extension), "DEVICE#")
@@ -276,7 +277,7 @@ impl Fixture {
         Ok(())
     }
 
-    /// Callers of earlier fixtures, whom this one's would be taken for.
+    /// Deletes the correlation claims of earlier tests. A new call from the same number would match them.
     async fn forget_meetings(&self) -> Result<()> {
         for phone in &self.stack.phones {
             for caller in [CALLER, "anonymous"] {
@@ -314,7 +315,7 @@ impl Fixture {
     }
 }
 
-/// A phone app: what it registers, what it is told by push, what it says.
+/// A phone app on one device.
 pub struct App<'a> {
     fixture: &'a Fixture,
     pub extension: String,
@@ -324,7 +325,7 @@ pub struct App<'a> {
 }
 
 impl App<'_> {
-    /// The same app, which now asks another region.
+    /// The same app, connected to another region.
     #[allow(dead_code, reason = "for tests on a stack of two regions")]
     pub fn in_region<'a>(&self, fixture: &'a Fixture) -> App<'a> {
         App {
@@ -349,7 +350,7 @@ impl App<'_> {
         Ok(())
     }
 
-    /// Waits for the push that tells of a call, and reads the call's id out of it.
+    /// Waits for the push of an incoming call and returns the call id.
     pub async fn woken(&self) -> Result<String> {
         self.woken_within(SOON).await
     }
@@ -381,7 +382,7 @@ impl App<'_> {
         }
     }
 
-    /// How many pushes of this type have come so far.
+    /// The number of pushes of this type so far.
     pub async fn count_pushes(&self, kind: &str) -> Result<usize> {
         let pushes = self.fixture.pushes_to(&self.push_token).await?;
         Ok(pushes
@@ -390,13 +391,13 @@ impl App<'_> {
             .count())
     }
 
-    /// Says something of a call, naming its device.
+    /// Sends a call response that names the device.
     pub async fn says(&self, action: &str, call: &str) -> Result<(StatusCode, Value)> {
         self.says_with(action, call, json!({ "device_id": self.device }))
             .await
     }
 
-    /// Says something of a call as S1's client does, which names no device.
+    /// Sends a call response without a device, as older clients do.
     pub async fn says_anonymously(&self, action: &str, call: &str) -> Result<(StatusCode, Value)> {
         self.says_with(action, call, json!({})).await
     }
@@ -420,7 +421,7 @@ impl App<'_> {
             .await
     }
 
-    /// The call as it stands.
+    /// The current state of the call.
     pub async fn call(&self, id: &str) -> Result<Value> {
         let (status, call) = self
             .ask(Method::GET, &format!("/api/calls/{id}"), None)
@@ -429,7 +430,7 @@ impl App<'_> {
         Ok(call)
     }
 
-    /// Waits until the call has come to this status.
+    /// Waits until the call has this status.
     pub async fn sees(&self, id: &str, status: &str) -> Result<Value> {
         self.sees_within(id, status, SOON).await
     }
@@ -467,7 +468,7 @@ impl App<'_> {
     }
 }
 
-/// A call that has been answered: both legs, talking.
+/// An answered call: both legs are up.
 pub struct Conversation {
     pub id: String,
     pub caller: OutgoingCall,
@@ -475,7 +476,7 @@ pub struct Conversation {
 }
 
 impl Conversation {
-    /// A caller dials, the app is woken, its phone registers and answers.
+    /// A caller dials, the app receives the push, its phone registers and answers.
     pub async fn begin(app: &App<'_>, phone: &mut Phone) -> Result<Self> {
         let caller = app.fixture.dial(&app.extension).await?;
         let id = app.woken().await?;
@@ -485,7 +486,7 @@ impl Conversation {
         Self::join(app, phone, caller, id).await
     }
 
-    /// The phone of an app that has accepted is called, and answers.
+    /// The app has accepted: its phone receives the call and answers.
     pub async fn join(
         app: &App<'_>,
         phone: &mut Phone,
@@ -499,14 +500,14 @@ impl Conversation {
         Ok(Self { id, caller, callee })
     }
 
-    /// The caller hangs up. Gives the call's id.
+    /// The caller hangs up. Returns the call id.
     pub async fn ends(self, app: &App<'_>) -> Result<String> {
         self.caller.hang_up().await?;
         app.sees(&self.id, "completed").await?;
         Ok(self.id)
     }
 
-    /// Both hear each other.
+    /// Checks that both parties hear each other.
     pub async fn is_heard(&self) -> Result<()> {
         self.caller.media().hears(self.callee.media(), SOON).await?;
         self.callee.media().hears(self.caller.media(), SOON).await?;
@@ -518,7 +519,7 @@ pub fn call_sid() -> String {
     uuid::Uuid::new_v4().simple().to_string()
 }
 
-/// An answer's status and JSON body.
+/// The status and the JSON body of a response.
 pub async fn answered(answer: reqwest::Response) -> Result<(StatusCode, Value)> {
     let status = answer.status();
     let text = answer.text().await?;

@@ -1,5 +1,5 @@
-//! What a function finds around it, made for one test run in the local AWS, apart from the stack's own: a table with
-//! one number's route, a queue, a group of schedules, and secrets whose values the events know.
+//! AWS resources for a function under test, separate from the stack's own: a table with the route of one number, a
+//! queue, a schedule group, and secrets with the values that the event files are signed with.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ pub struct Surroundings {
 }
 
 impl Surroundings {
-    /// Makes them. `secrets` are the events' own, by name.
+    /// Creates the resources. `secrets` has the values by name.
     pub async fn make(stack: Stack, secrets: &BTreeMap<String, String>) -> Result<Self> {
         let sdk = aws_config::defaults(BehaviorVersion::latest())
             .endpoint_url(&stack.aws.endpoint)
@@ -141,7 +141,7 @@ impl Surroundings {
         format!("{}/{whose}", self.name)
     }
 
-    /// The environment variables that speak of them.
+    /// The environment variables that point a function at the resources.
     pub fn variables(&self) -> BTreeMap<&'static str, String> {
         let stack = &self.stack;
         let function =
@@ -152,7 +152,7 @@ impl Surroundings {
             ("AWS_ACCESS_KEY_ID", "test".to_owned()),
             ("AWS_SECRET_ACCESS_KEY", "test".to_owned()),
             ("TABLE_NAME", self.name.clone()),
-            // Nobody is connected to this API: who is sent to has gone.
+            // This API has no connections, so each post to a client fails with `GoneException`.
             (
                 "WS_MANAGEMENT_URL",
                 format!(
@@ -191,17 +191,17 @@ impl Surroundings {
             ("EXOTEL_SECRET_ARN", self.secret("exotel")),
             ("ASTERISK_SECRET_ARN", self.secret("asterisk")),
             ("SIGNING_SECRET_ARN", self.secret("signing")),
-            // The stack's own: its stand-in for FCM knows the key.
+            // The stack's own secret, because the FCM stand-in knows its key.
             ("FCM_SECRET_ARN", format!("{STACK_NAME}/fcm")),
             ("LOG_LEVEL", "debug".to_owned()),
             ("METRICS_NAMESPACE", self.name.clone()),
-            // Short, for the phone of this story is not there to answer.
+            // Short, because no phone registers in these tests.
             ("RING_TIMEOUT_SECONDS", "5".to_owned()),
             ("CONNECT_TIMEOUT_SECONDS", "5".to_owned()),
         ])
     }
 
-    /// Takes them away again.
+    /// Deletes the resources.
     pub async fn remove(self) -> Result<()> {
         aws_sdk_dynamodb::Client::new(&self.sdk)
             .delete_table()

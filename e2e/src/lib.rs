@@ -1,4 +1,5 @@
-//! What the end-to-end tests share.
+//! The test kit of the end-to-end tests: a fixture for the running stack, clients, proxies that record requests, and
+//! readers for logs and the template.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! The deployed functions' logs, read by CloudWatch Logs' API.
+//! The logs of the deployed functions, read with the CloudWatch Logs API.
 //!
 //! <https://docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/>
 
@@ -11,16 +11,16 @@ use time::OffsetDateTime;
 
 use crate::fixture::Fixture;
 
-/// The most events that one answer holds.
+/// The maximum number of events in one response.
 const PAGE: usize = 10_000;
 
-/// One line.
+/// One log line.
 #[derive(Clone, Debug)]
 pub struct Line {
-    /// The function that wrote it, by its binary's name.
+    /// The function that wrote it, by the name of its binary.
     pub function: String,
     pub text: String,
-    /// The same, parsed; `null` if it is no JSON.
+    /// The line parsed as JSON; `null` if it is not JSON.
     pub json: Value,
 }
 
@@ -34,14 +34,14 @@ impl Line {
     }
 }
 
-/// Which lines are wanted.
+/// Selects log lines.
 pub struct Wanted<'a> {
-    /// Of functions whose names begin like this.
+    /// A prefix of the function names.
     functions: &'a str,
     since: Option<OffsetDateTime>,
 }
 
-/// All of these functions.
+/// All lines of the functions with this prefix.
 impl<'a> From<&'a str> for Wanted<'a> {
     fn from(functions: &'a str) -> Self {
         Self {
@@ -51,7 +51,7 @@ impl<'a> From<&'a str> for Wanted<'a> {
     }
 }
 
-/// What these functions have written since then: a run of all tests leaves much to read.
+/// The lines that these functions wrote since a moment. After a run of all tests, the whole log is long.
 impl<'a> From<(&'a str, OffsetDateTime)> for Wanted<'a> {
     fn from((functions, since): (&'a str, OffsetDateTime)) -> Self {
         Self {
@@ -61,7 +61,7 @@ impl<'a> From<(&'a str, OffsetDateTime)> for Wanted<'a> {
     }
 }
 
-/// The lines that are wanted, each function's in their order.
+/// The selected lines, in order for each function.
 pub async fn log_lines(fixture: &Fixture, wanted: impl Into<Wanted<'_>>) -> Result<Vec<Line>> {
     let Wanted { functions, since } = wanted.into();
     let since = since.map_or(0, |since| since.unix_timestamp() * 1000);
@@ -75,7 +75,7 @@ pub async fn log_lines(fixture: &Fixture, wanted: impl Into<Wanted<'_>>) -> Resu
     Ok(lines)
 }
 
-/// The names of the groups whose names begin like this.
+/// The names of the log groups with this prefix.
 async fn groups(fixture: &Fixture, prefix: &str) -> Result<Vec<String>> {
     let mut question = json!({ "logGroupNamePrefix": prefix });
     let mut names = Vec::new();
@@ -91,7 +91,7 @@ async fn groups(fixture: &Fixture, prefix: &str) -> Result<Vec<String>> {
     }
 }
 
-/// All of a group's events since then, in milliseconds since the Unix epoch.
+/// All events of a log group since a moment, in milliseconds since the Unix epoch.
 async fn events(fixture: &Fixture, group: &str, mut since: i64) -> Result<Vec<Value>> {
     let mut all = Vec::new();
     loop {
@@ -103,8 +103,8 @@ async fn events(fixture: &Fixture, group: &str, mut since: i64) -> Result<Vec<Va
             all.append(events);
             return Ok(all);
         };
-        // The local AWS has no second page. So it is asked for what came since the last moment of the first one, which
-        // may not be there as a whole.
+        // The local AWS has no pagination. So ask again from the last timestamp of the page, and drop its events from
+        // the page, because the page may not hold all of them.
         ensure!(last > since, "too much at once in {group}");
         events.retain(|event| event["timestamp"] != last);
         all.append(events);
@@ -112,8 +112,8 @@ async fn events(fixture: &Fixture, group: &str, mut since: i64) -> Result<Vec<Va
     }
 }
 
-/// Asks CloudWatch Logs. A server error is asked again, as the AWS SDKs do: the local AWS answers 500 when a function writes a
-/// line at that moment.
+/// Sends a request to CloudWatch Logs. Retries server errors, as the AWS SDKs do: the local AWS answers 500 while a
+/// function writes a line.
 async fn ask(fixture: &Fixture, operation: &'static str, question: &Value) -> Result<Value> {
     let mut tries = 3;
     loop {
@@ -139,7 +139,7 @@ fn line(function: &str, event: &Value) -> Option<Line> {
     (!is_of_lambda(text)).then(|| Line::of(function, text))
 }
 
-/// Whether Lambda itself says where an invocation begins and ends. On AWS it does so in JSON, as the template asks.
+/// Whether Lambda wrote this line about an invocation. On AWS, these lines are JSON, as the template requests.
 fn is_of_lambda(text: &str) -> bool {
     ["START", "END", "REPORT"]
         .iter()

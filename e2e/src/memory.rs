@@ -1,21 +1,21 @@
-//! How much memory a deployed function's process takes, as Linux counts it.
+//! The memory of a deployed function's process, as Linux counts it.
 
 use std::path::Path;
 
 use ringback_local::process::PidFile;
 use ringback_local::settings::{STACK_NAME, Settings};
 
-/// Kilobytes of one process that are resident.
+/// The resident memory of a process, in kilobytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Memory {
     pub now: u64,
-    /// The most that they ever were.
+    /// The maximum so far.
     pub peak: u64,
 }
 
 impl Memory {
-    /// Of the function of this name: of its largest process, should there be several. `None` while it has none, and
-    /// where there is no `/proc`.
+    /// The memory of a function's process; of the largest one if there are several. `None` if there is no process or
+    /// no `/proc`.
     pub fn of_function(name: &str) -> Option<Self> {
         let settings = Settings::from_environment();
         let cloud = PidFile::new(

@@ -1,4 +1,4 @@
-//! A function's real binary, run by hand in the environment that it is deployed with, and watched.
+//! The real binary of a function, run in its deployed environment, with proxies that record its requests.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,10 +16,10 @@ use crate::fixture::Fixture;
 use crate::recording_proxy::Watched;
 use crate::timeline::Timeline;
 
-/// So long is each request held back, so that those which do not wait for each other are seen to overlap.
+/// The proxies delay each request by this time, so that independent requests overlap visibly.
 const DELAY: Duration = Duration::from_millis(50);
 
-/// A function's real binary in the environment that it is deployed with, and the systems around it, watched.
+/// A function's real binary and the recording proxies in front of DynamoDB, ARI and the push service.
 pub struct Observed {
     function: RunningFunction,
     aws: Watched,
@@ -30,12 +30,12 @@ pub struct Observed {
 }
 
 impl Observed {
-    /// Starts it, at a level of logging.
+    /// Starts the function with this log level.
     pub async fn start(fixture: &Fixture, name: &str, log_level: &str) -> Result<Self> {
         Self::start_with(fixture, name, &[("LOG_LEVEL", log_level)]).await
     }
 
-    /// Starts it with some of its variables changed.
+    /// Starts the function with some environment variables changed.
     pub async fn start_with(
         fixture: &Fixture,
         name: &str,
@@ -46,7 +46,7 @@ impl Observed {
         let deployed = deployed(fixture, name).await?;
         let aws = Watched::in_front_of(&stack.aws.endpoint, fixture.http.clone(), DELAY).await?;
         let ari = Watched::in_front_of(&stack.ari.url, client_of_ari(stack)?, DELAY).await?;
-        // What the real Asterisk reports is stored as its.
+        // The call is stored with the name of the PBX that reported it.
         let ari_url = format!("{}={}", stack.pbxs[0].name, ari.url());
         let fcm = stack.requests.fcm.trim_end_matches("/requests");
         let push = Watched::in_front_of(fcm, fixture.http.clone(), DELAY).await?;
@@ -79,8 +79,7 @@ impl Observed {
         })
     }
 
-    /// Hands the function a request. Answers with its answer's body (null, if it has none), and with what it asked others
-    /// for.
+    /// Invokes the function. Returns the body of its answer (null if there is none) and its requests.
     pub async fn invoke(&mut self, event: &Value) -> Result<(Value, Timeline)> {
         let (answer, timeline) = self.watched(event).await?;
         ensure!(answer["statusCode"] == 200, "{answer}");
@@ -88,7 +87,7 @@ impl Observed {
         Ok((body.transpose()?.unwrap_or_default(), timeline))
     }
 
-    /// Hands the function a request. Answers with all of its answer, and with what it asked others for.
+    /// Invokes the function. Returns its whole answer and its requests.
     pub async fn watched(&mut self, event: &Value) -> Result<(Value, Timeline)> {
         let began = Instant::now();
         let tokens_before = self.access_tokens.asked_for().await?;
@@ -108,18 +107,18 @@ impl Observed {
         Ok((answer, timeline))
     }
 
-    /// Hands the function a request, and answers with all of its answer.
+    /// Invokes the function and returns its whole answer.
     pub async fn answer_to(&mut self, event: &Value) -> Result<Value> {
         self.function.invoke(event).await
     }
 
-    /// What it has logged so far.
+    /// The log so far.
     pub fn log(&self) -> Result<String> {
         std::fs::read_to_string(&self.log).with_context(|| format!("read {}", self.log.display()))
     }
 }
 
-/// The requests for an access token, which go to the URI in the service account: the stand-in knows of them.
+/// Counts the requests for access tokens. They go to the URI in the service account, so the FCM stand-in counts them.
 struct AccessTokens {
     http: reqwest::Client,
     requests: String,
@@ -142,7 +141,7 @@ impl AccessTokens {
     }
 }
 
-/// The function's configuration, as `aws lambda get-function-configuration` tells it.
+/// The function's configuration, as `aws lambda get-function-configuration` shows it.
 async fn deployed(fixture: &Fixture, name: &str) -> Result<Value> {
     let url = format!(
         "{}/2015-03-31/functions/{STACK_NAME}-{name}/configuration",
@@ -159,7 +158,7 @@ fn client_of_ari(stack: &Stack) -> Result<reqwest::Client> {
         .build()?)
 }
 
-/// One of `events/`.
+/// Reads one of the event files.
 pub fn example(name: &str) -> Result<Value> {
     let path = Settings::from_environment()
         .repository()
@@ -168,7 +167,7 @@ pub fn example(name: &str) -> Result<Value> {
     Ok(serde_json::from_slice(&text)?)
 }
 
-/// What Exotel's Passthru asks when somebody calls this extension's number.
+/// The Passthru request of Exotel for a call to an extension's number.
 pub fn passthru(fixture: &Fixture, caller: &str, sid: &str, extension: &str) -> Result<Value> {
     let url = &fixture.stack.exotel_webhook_url;
     let (_, secret) = url

@@ -1,4 +1,5 @@
-//! What became of calls, by fault: a line of the table that `make chaos` prints, kept until all of it has been run.
+//! The results of calls with one fault: a row of the tables in `docs/promises.md`. Each test saves its rows until
+//! `make chaos` writes the page.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -9,13 +10,13 @@ use anyhow::{Context, Result};
 use ringback_local::settings::Settings;
 use serde::{Deserialize, Serialize};
 
-/// What `tests/regions` tells of: the primary region is lost for a while, in each of two ways.
+/// The faults that `tests/regions` covers: the primary region is lost in one of two ways.
 pub const REGION_LOST: [&str; 2] = [
     "the primary region is lost, and refuses connections",
     "the primary region is lost, and takes connections and says nothing",
 ];
 
-/// One line of each table.
+/// One row of each table.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Row {
     pub fault: String,
@@ -24,20 +25,20 @@ pub struct Row {
     pub busy: usize,
     pub gave_up: usize,
     pub lost: usize,
-    /// Milliseconds until a caller was bridged or heard busy: the shortest and the longest.
+    /// The shortest and the longest time in milliseconds until a caller was bridged or heard busy.
     pub waits: Option<(u64, u64)>,
-    /// The SIP codes of refusals.
+    /// The SIP status codes of rejected calls.
     pub codes: BTreeSet<u16>,
-    /// What apps were told, in the order in which a call has it.
+    /// What the apps received, for example `accept_ready 502, 200`.
     pub told: BTreeSet<String>,
-    /// How often a call met the fault at most, and over how many milliseconds.
+    /// The maximum number of times that a call met the fault, and over how many milliseconds.
     pub met: (u32, u64),
-    /// How many more calls were played, under which Asterisk itself crashed.
+    /// How many calls were repeated because Asterisk itself crashed.
     pub crashes: u32,
 }
 
 impl Row {
-    /// Keeps the line for the page.
+    /// Saves the row for the page.
     pub fn keep(&self) -> Result<()> {
         std::fs::create_dir_all(folder())?;
         let text = serde_json::to_vec(self)?;
@@ -45,7 +46,7 @@ impl Row {
         Ok(())
     }
 
-    /// The line that was kept.
+    /// Loads a saved row.
     pub fn kept(fault: &str) -> Result<Self> {
         let text =
             std::fs::read(file(fault)).with_context(|| format!("no test has told of {fault:?}"))?;
@@ -79,7 +80,7 @@ fn file(fault: &str) -> PathBuf {
     folder().join(format!("{name}.json"))
 }
 
-/// What became of the calls.
+/// The first table of the page: how the calls ended.
 pub fn table(rows: &[Row]) -> String {
     let mut table = "| fault | calls | bridged | busy in time | given up by the caller | lost | longest wait |\n\
         | --- | ---: | ---: | ---: | ---: | ---: | ---: |\n"
@@ -99,7 +100,7 @@ pub fn table(rows: &[Row]) -> String {
             || "-".to_owned(),
             |(_, most)| format!("{} s", seconds(most)),
         );
-        // Into a string, which never fails.
+        // Writing into a string cannot fail.
         let _ = writeln!(
             table,
             "| {fault} | {calls} | {bridged} | {busy} | {gave_up} | {lost} | {longest} |"

@@ -1,4 +1,4 @@
-//! What is done to one of the stack's real Asterisks, and taken back.
+//! Controls the stack's Asterisk processes.
 
 use anyhow::{Context, Result};
 use form_urlencoded::Serializer;
@@ -14,13 +14,13 @@ use serde_json::Value;
 use crate::fixture::Fixture;
 
 impl Fixture {
-    /// The same with its trunk and phones at another of the stack's PBXs.
+    /// The same fixture with its trunk and phones at another PBX of the stack.
     pub fn at_pbx(mut self, which: usize) -> Result<Self> {
         self.pbx = self.stack.pbxs[which].sip.address.parse()?;
         Ok(self)
     }
 
-    /// The channels of the stack's first PBX.
+    /// The channels of the first PBX.
     pub async fn channels(&self) -> Result<Vec<Value>> {
         let ari = &self.stack.ari;
         let request = ari_client(&ari.ca_pem)?
@@ -30,13 +30,13 @@ impl Fixture {
     }
 }
 
-/// An Asterisk that takes connections and says nothing, until this is dropped.
+/// A stopped Asterisk (SIGSTOP): it accepts connections but does not answer. Dropping this resumes it.
 pub struct Frozen {
     pid: Pid,
 }
 
 impl Frozen {
-    /// The one at this place of the stack's list.
+    /// Stops the PBX at this index of the stack's list.
     pub fn pbx(fixture: &Fixture, which: usize) -> Result<Self> {
         let name = &fixture.stack.pbxs[which].name;
         let ports = PBXS.iter().find(|pbx| pbx.name == name);
@@ -54,14 +54,14 @@ impl Drop for Frozen {
     }
 }
 
-/// The global variables of an Asterisk's dialplan.
+/// The global variables of a PBX's dialplan.
 pub struct Globals {
     http: Client,
     ari: Ari,
 }
 
 impl Globals {
-    /// Those of the one at this place of the stack's list.
+    /// Those of the PBX at this index of the stack's list.
     pub fn of(fixture: &Fixture, which: usize) -> Result<Self> {
         let ari = fixture.stack.pbxs[which].ari.clone();
         let http = ari_client(&ari.ca_pem)?;

@@ -1,4 +1,4 @@
-//! What must never be in a log.
+//! Values that must never appear in a log.
 
 use anyhow::{Context, Result};
 use ringback_local::settings::STACK_NAME;
@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::fixture::Fixture;
 use crate::log_lines::Line;
 
-/// What the stack's secrets hold that is no secret. What is added to them is one until it stands here.
+/// The fields of the stack's secrets that are not secret. A new field counts as a secret until it is listed here.
 const PUBLIC: [&str; 13] = [
     "account_sid",
     "ari_ca_pem",
@@ -23,24 +23,25 @@ const PUBLIC: [&str; 13] = [
     "type",
     "universe_domain",
 ];
-/// What is shorter than this could stand in a line by chance.
+/// A shorter value could appear in a line by chance.
 const SHORTEST: usize = 8;
 
-/// What every access token of Google's begins with.
+/// The prefix of Google's access tokens.
 const ACCESS_TOKEN: &str = "ya29.";
-/// A number has as many digits at least, without its country's code.
+/// The minimum number of digits of a phone number without its country code.
 const DIGITS: usize = 8;
-/// All forms of a number share so many digits, the last ones.
+/// All forms of a number share this many trailing digits.
 const SHARED: usize = 10;
 
-/// Everything private that this stack has seen, each with what it is.
+/// Every private value that this stack has seen, with a description.
 pub struct Private(Vec<(String, &'static str)>);
 
 impl Private {
-    /// The stack's secrets, the credentials of its phones, what its pushes told so far, and these details of a caller.
+    /// Collects the stack's secrets, the credentials of its phones, the data of its pushes, and these details of a
+    /// caller.
     pub async fn of(fixture: &Fixture, caller: &[&str]) -> Result<Self> {
         let mut all = Self(Vec::new());
-        // The header that all of the apps' tokens begin with: {"alg":…
+        // The start of each app token's header: `{"alg":…`.
         all.0.push(("eyJ".to_owned(), "a bearer token"));
         for phone in &fixture.stack.phones {
             all.add(&phone.token, "an app's token");
@@ -62,12 +63,12 @@ impl Private {
         Ok(all)
     }
 
-    /// How much that is.
+    /// The number of values.
     pub const fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// What of it stands in a line.
+    /// The private values that a line contains.
     pub fn found_in(&self, line: &Line) -> Vec<String> {
         let closed_up = without_gaps(&line.text);
         let known = self
@@ -75,7 +76,7 @@ impl Private {
             .iter()
             .filter(|(private, _)| line.text.contains(private) || closed_up.contains(private))
             .map(|(_, what)| *what);
-        // Whoever's it is.
+        // Any other phone number.
         let number = numbers_in(&closed_up).next().map(|_| "a number");
         known
             .chain(number)
@@ -83,7 +84,7 @@ impl Private {
             .collect()
     }
 
-    /// All that a secret has been, as tests replace them.
+    /// All versions of a secret, because tests replace secrets.
     async fn add_secret(&mut self, fixture: &Fixture, name: &str) -> Result<()> {
         let manager = aws_sdk_secretsmanager::Client::new(&fixture.aws);
         let id = format!("{STACK_NAME}/{name}");
@@ -97,7 +98,7 @@ impl Private {
             let version = version.version_id().context("a version's id")?;
             let secret = manager.get_secret_value().secret_id(&id);
             let secret = secret.version_id(version).send().await?;
-            // The local AWS gives a secret that was created without a value an empty version.
+            // In the local AWS, a secret that was created without a value has an empty version.
             let text = secret.secret_string().filter(|text| !text.is_empty());
             text.map(|text| self.add_fields(text)).transpose()?;
         }
@@ -114,7 +115,7 @@ impl Private {
         Ok(())
     }
 
-    /// The pushes' addresses, the access tokens that they were sent with, and whose calls they told of.
+    /// The push tokens, the access tokens of the push requests, and the callers in the pushes.
     async fn add_pushes(&mut self, fixture: &Fixture) -> Result<()> {
         let requests: Vec<Value> = fixture
             .http
@@ -139,7 +140,7 @@ impl Private {
         Ok(())
     }
 
-    /// The numbers of all who have called or been called: they stand in the table, and in what Exotel was asked.
+    /// The numbers of all callers and callees, from the table and from the requests to Exotel.
     async fn add_numbers(&mut self, fixture: &Fixture) -> Result<()> {
         let stack = &fixture.stack;
         for number in stack.numbers.keys() {
@@ -162,7 +163,7 @@ impl Private {
         Ok(())
     }
 
-    /// A number, or a name.
+    /// Adds a number or a name.
     fn add_detail(&mut self, detail: &str) {
         match detail.strip_prefix('+') {
             Some(number) => self.add_number(number),
@@ -175,7 +176,7 @@ impl Private {
         self.add(shared.unwrap_or(number), "a known number");
     }
 
-    /// Line by line, as a key in PEM may be cut.
+    /// Adds each line of the value: a PEM key may be split into lines.
     fn add(&mut self, private: &str, what: &'static str) {
         let lines = private
             .lines()
@@ -184,7 +185,7 @@ impl Private {
     }
 }
 
-/// Every number that is written with its country's code, such as `+919812345067`, without the `+`.
+/// All numbers that are written with a country code, such as `+919812345067`, without the `+`.
 fn numbers_in(text: &str) -> impl Iterator<Item = &str> {
     text.split('+').skip(1).filter_map(|rest| {
         let end = rest.find(|letter: char| !letter.is_ascii_digit());
@@ -193,8 +194,7 @@ fn numbers_in(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The same with digits moved together that are written in groups, such as `98123 45067` or `98123-45067`; and `+` as
-/// itself.
+/// Joins digits that are written in groups, such as `98123 45067` or `98123-45067`, and replaces an encoded `+`.
 fn without_gaps(text: &str) -> String {
     let text = text.replace("%2B", "+");
     let is_digit = |letter: Option<&char>| letter.is_some_and(char::is_ascii_digit);

@@ -1,4 +1,4 @@
-//! An outside system behind a listener that notes every request on its way there, with when it began and ended.
+//! A proxy in front of another system. It records each request, when it started and when it ended.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,14 +13,14 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-/// One function's way to one system.
+/// A proxy between one function and one system.
 pub struct Watched {
     url: String,
     watch: Arc<Watch>,
     server: JoinHandle<()>,
 }
 
-/// A request that was passed on.
+/// A request that the proxy forwarded.
 #[derive(Clone, Debug)]
 pub struct Request {
     pub method: Method,
@@ -28,7 +28,7 @@ pub struct Request {
     pub headers: HeaderMap,
     pub body: Bytes,
     pub began: Instant,
-    /// When its answer had come back as a whole. `None` while it has not.
+    /// When the response was complete. `None` while it is not.
     pub ended: Option<Instant>,
 }
 
@@ -40,7 +40,8 @@ struct Watch {
 }
 
 impl Watched {
-    /// Listens in front of the system at this URL, which `client` reaches. Each request is held back for `delay`.
+    /// Starts a proxy in front of the system at this URL. It forwards with `client` and delays each request by
+    /// `delay`.
     pub async fn in_front_of(system: &str, client: Client, delay: Duration) -> Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let url = format!("http://{}", listener.local_addr()?);
@@ -54,18 +55,18 @@ impl Watched {
             .fallback(pass_on)
             .with_state(Arc::clone(&watch));
         let server = tokio::spawn(async move {
-            // It ends with the task that it runs in.
+            // The server runs until its task is aborted.
             let _ = axum::serve(listener, routes).await;
         });
         Ok(Self { url, watch, server })
     }
 
-    /// What the function takes for the system.
+    /// The URL that replaces the system's own.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// All requests so far, in the order in which they began.
+    /// All requests so far, in the order in which they started.
     pub fn requests(&self) -> Vec<Request> {
         self.watch.requests().clone()
     }

@@ -1,4 +1,4 @@
-//! What one invocation of a function asked the systems around it for, and when.
+//! The requests that one invocation of a function sent, and when.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ pub struct Timeline {
     pub aws: Vec<Request>,
     pub ari: Vec<Request>,
     pub push: Vec<Request>,
-    /// How many access tokens were asked for, each of them before the pushes that it is for.
+    /// The number of access token requests. Each precedes the pushes that use the token.
     pub access_tokens: usize,
 }
 
@@ -38,27 +38,26 @@ impl System {
     }
 }
 
-/// What somebody waits for.
+/// The request that a person waits for.
 #[derive(Clone, Copy, Debug)]
 pub enum Goal {
-    /// The push that rings the phone.
+    /// The push that makes the phone ring.
     Push,
-    /// The request for the phone's leg.
+    /// The ARI request that calls the phone.
     Originate,
 }
 
-/// How many requests to one system it took to come to a goal, with the goal's own.
+/// The number of requests to one system up to a goal, including the goal's own request.
 #[derive(Clone, Copy, Debug)]
 pub struct Count {
-    /// All that were sent until then, needed for it or not.
+    /// All requests until then, whether the goal depends on them or not.
     pub in_all: usize,
-    /// The most of them that can have waited for each other, and the goal for them: none began before the one before
-    /// it had ended.
+    /// The longest chain of requests that can depend on each other: each started after the previous one ended.
     pub in_sequence: usize,
 }
 
 impl Timeline {
-    /// The requests to `system` until the goal was asked for.
+    /// Counts the requests to `system` until the goal's request.
     pub fn until(&self, goal: Goal, system: System) -> Result<Count> {
         let asked = self.asked_for(goal)?.began;
         let requests = self.of(system);
@@ -79,27 +78,27 @@ impl Timeline {
         })
     }
 
-    /// Whether nothing was asked of anybody.
+    /// Whether there are no requests.
     pub fn is_empty(&self) -> bool {
         let requests = [&self.aws, &self.ari, &self.push];
         requests.into_iter().all(Vec::is_empty) && self.access_tokens == 0
     }
 
-    /// Whether all channels of the PBX were asked for, ever.
+    /// Whether a request lists all channels of the PBX.
     pub fn lists_channels(&self) -> bool {
         self.ari.iter().any(|request| {
             request.method == Method::GET && request.uri.path().trim_end_matches('/') == "/channels"
         })
     }
 
-    /// Whether a table was scanned, ever.
+    /// Whether a request scans a table.
     pub fn scans(&self) -> bool {
         self.aws
             .iter()
             .any(|request| operation(request) == Some("Scan"))
     }
 
-    /// Whether a call was read until the goal was asked for.
+    /// Whether a request reads a call before the goal's request.
     pub fn reads_call_until(&self, goal: Goal) -> Result<bool> {
         let asked = self.asked_for(goal)?.began;
         Ok(self
@@ -129,7 +128,7 @@ impl Timeline {
     }
 }
 
-/// One line a request: when it began and ended, in milliseconds since the first, and what it was.
+/// One line for each request: when it started and ended, in milliseconds since the first one, and what it was.
 impl fmt::Display for Timeline {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut requests: Vec<&Request> = System::ALL
@@ -171,7 +170,7 @@ impl Goal {
     }
 }
 
-/// The operation, if the request is DynamoDB's.
+/// The operation of a DynamoDB request.
 fn operation(request: &Request) -> Option<&str> {
     let target = request.headers.get("x-amz-target")?.to_str().ok()?;
     target.strip_prefix("DynamoDB_20120810.")
@@ -196,15 +195,15 @@ fn json(request: &Request) -> Value {
     serde_json::from_slice(&request.body).unwrap_or_default()
 }
 
-/// The time from a request's beginning to its end.
+/// The start and the end of a request.
 type Span = (Instant, Instant);
 
 fn span(request: &Request) -> Option<Span> {
     Some((request.began, request.ended?))
 }
 
-/// The length of the longest chain of requests, each begun after the one before had ended, and the last ended before
-/// `goal`. To go on with whichever ends first leaves room for the most.
+/// The length of the longest chain of requests in which each starts after the previous one ended, and the last one
+/// ends before `goal`. Always taking the request that ends first gives the longest chain.
 fn longest_chain(spans: impl Iterator<Item = Span>, goal: Instant) -> usize {
     let mut spans: Vec<Span> = spans.filter(|(_, ended)| *ended <= goal).collect();
     spans.sort_by_key(|(_, ended)| *ended);

@@ -1,5 +1,5 @@
-//! No log tells a secret or a number, whatever has happened on the stack so far: `make e2e` asks for this last, when
-//! everything else has run. The local stack must be running.
+//! No log contains a secret or a phone number. `make e2e` runs this last, on the logs of all other tests. The local
+//! stack must be running.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -25,7 +25,7 @@ async fn no_line_that_a_function_has_logged_tells_a_secret_or_a_number() -> Resu
     Ok(())
 }
 
-/// What functions logged that tests ran themselves, some of them at the level of `trace`.
+/// The logs of functions that tests started themselves, some with level `trace`.
 fn lines_of_tests() -> Result<Vec<Line>> {
     let mut lines = Vec::new();
     let Ok(logs) = std::fs::read_dir(Settings::from_environment().state("observed")) else {

@@ -1,5 +1,4 @@
-//! Functions that die: for each request that one makes on a call's behalf, once before it was sent and once after it
-//! was done.
+//! Crashes of functions: one crash before and one after each request that a function sends for a call.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,16 +11,17 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::play::{Played, Scenario, play, ring};
+use crate::report;
 use crate::stage::Stage;
 use ringback_e2e::outcome_table::{Row, table};
 
-/// How many calls go wrong at a time. The local cloud needs about a second of processor for each, and Asterisk 22.10.1 has
-/// crashed under eight of them on a busy machine.
+/// The number of concurrent calls. The local cloud needs about a second of CPU for each, and Asterisk 22.10.1 crashed
+/// with eight of them on a busy machine.
 const AT_ONCE: usize = 4;
-/// How many calls are played for a death that does not come.
+/// The number of calls to try until the crash happens.
 const TRIES: usize = 3;
-/// A caller hears busy this long after the ring at most, even if the function dies that was to say so, and the next one
-/// over another call's timer in the same batch: the queue brings it again after 15 s each time.
+/// The maximum time from the end of the ring to the busy signal when a function crashes. SQS redelivers the timer
+/// after 15 s, and another call's crash may hit the same batch once more.
 pub(crate) const AFTER_A_DEATH: Duration = Duration::from_secs(2 * 15 + 4);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -40,7 +40,7 @@ async fn a_function_that_dies_at_any_request_loses_no_call() -> Result<()> {
     Ok(())
 }
 
-/// What the tables call it.
+/// The name of the fault in the tables.
 pub(crate) fn fault_of(scenario: Scenario) -> String {
     format!("a function dies: {}", scenario.name())
 }
@@ -72,7 +72,7 @@ async fn every_death_in(stage: &Arc<Stage>, scenario: Scenario) -> Result<Row> {
         played.len()
     );
     let promised = ring() + Duration::from_secs(2) + AFTER_A_DEATH;
-    let row = Row::of(&fault_of(scenario), &played, promised);
+    let row = report::row(&fault_of(scenario), &played, promised);
     println!("{}", table(std::slice::from_ref(&row)));
     row.keep()?;
     Ok(row)
@@ -91,7 +91,7 @@ async fn all(
             let _turn = at_once.acquire().await?;
             let rules = [death(&step, moment)];
             let mut played = play(&stage, scenario, &rules).await?;
-            // Calls do not all go the same way: another may come to the request that this one did without.
+            // Not every call takes the same path, so another call may send the request that this one did not.
             for _ in 1..TRIES {
                 if played.hits > 0 || played.is_lost() {
                     break;
@@ -114,7 +114,7 @@ async fn all(
     let mut all = Vec::new();
     while let Some(played) = playing.join_next().await {
         let played = played??;
-        // A call in which nobody died says nothing of deaths, unless it was lost.
+        // A call without a crash is not counted, unless it was lost.
         if played.hits > 0 || played.is_lost() {
             all.push(played);
         }

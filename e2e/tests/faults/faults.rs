@@ -1,4 +1,4 @@
-//! Asks the running stack for faults.
+//! The client of the stack's fault injection API.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use reqwest::Client;
 use ringback_local::faults::rule::{Line, Play, Rule, Standing, System};
 
-/// Where faults are asked for.
+/// The fault injection API.
 #[derive(Clone)]
 pub(crate) struct Faults {
     url: String,
@@ -28,7 +28,7 @@ impl Faults {
         Ok(())
     }
 
-    /// How often a rule was met.
+    /// How often a rule was applied.
     pub(crate) async fn met(&self, name: &str) -> Result<Standing> {
         let url = format!("{}/rules/{name}", self.url);
         let answer = self.http.get(url).send().await?.error_for_status()?;
@@ -57,7 +57,7 @@ impl Faults {
         Ok(())
     }
 
-    /// Ends a play: its rules are gone. Gives what it asked for.
+    /// Ends a play and deletes its rules. Returns the requests that were sent for it.
     pub(crate) async fn end(&self, play: &str) -> Result<Play> {
         let url = format!("{}/plays/{play}", self.url);
         let answer = self.http.delete(url).send().await?.error_for_status()?;

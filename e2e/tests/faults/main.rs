@@ -1,7 +1,7 @@
-//! What becomes of calls when something fails: functions that die at any moment, systems that refuse, are silent or
-//! late, messages that come twice. Real legs through a real Asterisk, the real functions, and faults on the way between
-//! them. Needs a stack that was started with `FAULTS=yes`; `make chaos` has one, and writes what came of it all into
-//! `docs/promises.md`.
+//! Calls while something fails: functions that crash at any request, systems that reject, hang or answer late,
+//! messages that arrive twice. The calls are real SIP calls through a real Asterisk and the real functions; the faults
+//! are injected between them. The stack must run with `FAULTS=yes`. `make chaos` starts one and writes the results
+//! into `docs/promises.md`.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! `docs/promises.md`: its tables are what the tests have seen.
+//! Writes the tables of `docs/promises.md` from the results of the tests.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -17,61 +17,59 @@ const BEGIN: [&str; 2] = [
 ];
 const END: [&str; 2] = ["<!-- the table: end -->", "<!-- what is noticed: end -->"];
 
-impl Row {
-    fn of_the_caller(&self) -> String {
-        let mut parts = Vec::new();
-        if self.bridged > 0 {
-            parts.push("is bridged".to_owned());
-        }
-        if self.busy > 0 {
-            let codes: Vec<String> = self.codes.iter().map(ToString::to_string).collect();
-            parts.push(match codes.is_empty() {
-                true => "is told that it failed".to_owned(),
-                false => format!("is refused ({})", codes.join(", ")),
-            });
-        }
-        let waited = self
-            .waits
-            .map(|(least, most)| match seconds(least) == seconds(most) {
-                true => format!(" after {} s", seconds(most)),
-                false => format!(" after {} to {} s", seconds(least), seconds(most)),
-            });
-        if self.gave_up > 0 {
-            parts.push("hangs up".to_owned());
-        }
-        format!("{}{}", parts.join(" or "), waited.unwrap_or_default())
+fn caller_cell(row: &Row) -> String {
+    let mut parts = Vec::new();
+    if row.bridged > 0 {
+        parts.push("is bridged".to_owned());
     }
-
-    fn of_the_app(&self) -> String {
-        let told: Vec<&str> = self.told.iter().map(String::as_str).collect();
-        match told.is_empty() {
-            true => "nothing: it was not woken, or only watched".to_owned(),
-            false => told.join("; "),
-        }
+    if row.busy > 0 {
+        let codes: Vec<String> = row.codes.iter().map(ToString::to_string).collect();
+        parts.push(match codes.is_empty() {
+            true => "is told that it failed".to_owned(),
+            false => format!("is refused ({})", codes.join(", ")),
+        });
     }
+    let waited = row
+        .waits
+        .map(|(least, most)| match seconds(least) == seconds(most) {
+            true => format!(" after {} s", seconds(most)),
+            false => format!(" after {} to {} s", seconds(least), seconds(most)),
+        });
+    if row.gave_up > 0 {
+        parts.push("hangs up".to_owned());
+    }
+    format!("{}{}", parts.join(" or "), waited.unwrap_or_default())
+}
 
-    fn of_the_requests(&self) -> String {
-        match self.met {
-            (0, _) => "by all requests meanwhile".to_owned(),
-            (1, _) => "once".to_owned(),
-            (times, over) => format!("{times} times within {} s", seconds(over)),
-        }
+fn app_cell(row: &Row) -> String {
+    let told: Vec<&str> = row.told.iter().map(String::as_str).collect();
+    match told.is_empty() {
+        true => "nothing: it was not woken, or only watched".to_owned(),
+        false => told.join("; "),
     }
 }
 
-/// What everybody noticed.
+fn fault_cell(row: &Row) -> String {
+    match row.met {
+        (0, _) => "by all requests meanwhile".to_owned(),
+        (1, _) => "once".to_owned(),
+        (times, over) => format!("{times} times within {} s", seconds(over)),
+    }
+}
+
+/// The second table: what the caller, the app and the operator observe.
 fn noticed(rows: &[Row]) -> String {
     let mut table =
         "| fault | the caller | the app is told | the fault was met |\n| --- | --- | --- | --- |\n"
             .to_owned();
     for row in rows {
-        let (caller, app, met) = (row.of_the_caller(), row.of_the_app(), row.of_the_requests());
+        let (caller, app, met) = (caller_cell(row), app_cell(row), fault_cell(row));
         let _ = writeln!(table, "| {} | {caller} | {app} | {met} |", row.fault);
     }
     table
 }
 
-/// What the calls were of which nobody promises anything.
+/// A sentence on the calls that do not count because Asterisk crashed.
 fn crashes(rows: &[Row]) -> String {
     match rows.iter().map(|row| row.crashes).sum() {
         0_u32 => "Asterisk itself crashed under none of them.\n".to_owned(),
@@ -79,7 +77,7 @@ fn crashes(rows: &[Row]) -> String {
     }
 }
 
-/// Every fault that a test tells of, in the order of the page.
+/// Every fault that a test injects, in the order of the page.
 fn known_faults() -> Vec<String> {
     let deaths = Scenario::ALL.map(crate::crash::fault_of);
     let cases = systems::cases();
@@ -89,7 +87,7 @@ fn known_faults() -> Vec<String> {
         .into_iter()
         .chain(of_systems)
         .chain(wide)
-        .chain(outcomes::REGION_LOST.map(ToOwned::to_owned))
+        .chain(outcome_table::REGION_LOST.map(ToOwned::to_owned))
         .chain([soak::FAULT.to_owned()])
         .collect()
 }
@@ -100,7 +98,7 @@ fn page() -> PathBuf {
         .join("docs/promises.md")
 }
 
-/// The part of the page between two of its marks.
+/// The text between two markers of the page.
 fn between(page: &str, place: usize) -> Result<&str> {
     let (_, after) = page.split_once(BEGIN[place]).context(BEGIN[place])?;
     let (inside, _) = after.split_once(END[place]).context(END[place])?;

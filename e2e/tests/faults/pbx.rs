@@ -1,4 +1,4 @@
-//! The stack's first Asterisk, as a process: it can be hit, and it can crash by itself. The stack starts it again then.
+//! The process of the first Asterisk. Tests send it signals, and it may crash. The stack restarts it.
 
 use std::time::Duration;
 
@@ -11,23 +11,23 @@ use tokio::time::{Instant, sleep};
 
 use ringback_e2e::fixture::Fixture;
 
-/// It is there again within a second or two.
+/// A restart takes a second or two.
 const COMES_BACK_WITHIN: Duration = Duration::from_secs(20);
 const LOOKS_EVERY: Duration = Duration::from_millis(200);
 
-/// The process, if it runs.
+/// The process, if it is running.
 pub(crate) fn process() -> Option<Pid> {
     let settings = Settings::from_environment();
     PidFile::new(&settings.state_dir(), PBXS[0].daemon).running()
 }
 
-/// To that process, by its pid.
+/// Sends a signal to the process.
 pub(crate) fn signal(signal: Signal) -> Result<()> {
     let pid = process().context("the stack's Asterisk")?;
     Ok(kill(pid, signal)?)
 }
 
-/// Waits until it answers again.
+/// Waits until Asterisk answers again.
 pub(crate) async fn wait_until_back(fixture: &Fixture) -> Result<()> {
     let deadline = Instant::now() + COMES_BACK_WITHIN;
     while fixture.channels().await.is_err() {

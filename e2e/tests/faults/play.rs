@@ -1,4 +1,4 @@
-//! One call, played from its beginning to its end, whatever goes wrong on the way, and what became of it.
+//! Runs one call from start to end while faults are active, and checks the result.
 
 mod between_apps;
 mod ending;
@@ -24,13 +24,13 @@ use crate::pbx;
 use crate::seat::Seat;
 use crate::stage::Stage;
 
-/// However long anybody looks at a call that does not end: longer than the PBX itself would let a caller wait.
+/// The timeout for a call that does not end: longer than the PBX lets a caller wait.
 const LOST_AFTER: Duration = Duration::from_secs(80);
 
-/// How often a call is played again because Asterisk itself has crashed.
+/// How often a call is repeated because Asterisk itself crashed.
 const CRASHES: u32 = 3;
 
-/// What the people do.
+/// What the caller and the callee do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Scenario {
     Answered,
@@ -101,39 +101,39 @@ impl Scenario {
 /// How a call ended for the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// Talked to the one who was called.
+    /// The caller talked to the callee.
     Bridged,
-    /// Was told that there is nobody: busy, or another refusal.
+    /// The caller was rejected, with busy or another code.
     Busy,
-    /// Hung up before either.
+    /// The caller hung up before either.
     GaveUp,
     /// None of these.
     Lost,
 }
 
-/// What became of one call.
+/// The result of one call.
 #[derive(Debug)]
 pub(crate) struct Played {
     pub(crate) end: End,
-    /// Until the caller was bridged, or heard busy.
+    /// The time until the caller was bridged or heard busy.
     pub(crate) waited: Duration,
-    /// The moment of that, by the clock on the wall.
+    /// When that happened, by the wall clock.
     heard_at: Timestamp,
-    /// What should not be.
+    /// The broken promises.
     pub(crate) problems: Vec<String>,
-    /// What the functions asked for on its behalf.
+    /// The requests that the functions sent for this call.
     pub(crate) steps: Vec<Step>,
-    /// How often the faults happened.
+    /// How often the faults were applied.
     pub(crate) hits: u32,
-    /// From the first time to the last.
+    /// The time from the first to the last fault.
     pub(crate) hit_for: Duration,
-    /// How often it was played before, and Asterisk itself crashed.
+    /// How many attempts were repeated because Asterisk crashed.
     pub(crate) crashes: u32,
-    /// What everybody was told, for whoever looks for a reason.
+    /// What the parties observed, for diagnosis.
     pub(crate) story: Story,
 }
 
-/// What everybody was told.
+/// What the parties of a call observed.
 #[derive(Debug, Default)]
 pub(crate) struct Story {
     pub(crate) call: Option<String>,
@@ -143,12 +143,13 @@ pub(crate) struct Story {
 }
 
 impl Played {
-    /// Whether something went otherwise than promised, whatever the time it took.
+    /// Whether a promise was broken, apart from the time it took.
     pub(crate) fn is_lost(&self) -> bool {
         self.end == End::Lost || !self.problems.is_empty()
     }
 
-    /// How long the caller has waited, had the ring begun when the number was dialled: it begins when the call is known.
+    /// The caller's waiting time as the promise counts it: the ring starts when the call is first reported, not when
+    /// the caller dials.
     pub(crate) fn counted(&self) -> Duration {
         let rings_until = self.story.stands["expires_at"].as_u64();
         match rings_until.map(Timestamp::from_millis) {
@@ -178,12 +179,12 @@ impl fmt::Display for Played {
     }
 }
 
-/// How long the stack lets a phone ring.
+/// The ring timeout of the stack.
 pub(crate) fn ring() -> Duration {
     Settings::from_environment().ring()
 }
 
-/// Everything at hand while a call is played.
+/// The state of one call run.
 pub(crate) struct Acting {
     pub(crate) stage: Arc<Stage>,
     pub(crate) scenario: Scenario,
@@ -191,35 +192,37 @@ pub(crate) struct Acting {
     pub(crate) story: Story,
     pub(crate) problems: Vec<String>,
     pub(crate) began: Timestamp,
-    /// Whether a push may come twice: its sender may have died.
+    /// Whether a push may be sent twice, because its sender may have crashed.
     pub(crate) may_repeat: bool,
-    /// Devices that know that they have to stop ringing: they answered, declined, or were told that another has.
+    /// The devices that have stopped ringing by themselves: they answered, declined, or heard that another device has
+    /// the call.
     pub(crate) know: BTreeSet<String>,
 }
 
-/// What the legs came to.
+/// The result of the call's legs.
 pub(crate) struct Legs {
     pub(crate) end: End,
     pub(crate) waited: Duration,
     pub(crate) phone: Option<IncomingCall>,
 }
 
-/// Plays one call while these rules stand for it.
+/// Runs one call with these fault rules.
 pub(crate) async fn play(stage: &Arc<Stage>, scenario: Scenario, rules: &[Rule]) -> Result<Played> {
     play_while(stage, scenario, rules, rules.iter().any(stops_the_work)).await
 }
 
-/// Whether a function may not come to the end of what it does, and another do it over.
+/// Whether this fault can stop a function before it completes its effects, so that another invocation repeats them.
 fn stops_the_work(rule: &Rule) -> bool {
     match rule.fault {
         Fault::Kill(_) | Fault::Silence | Fault::LoseAnswer | Fault::Delay { .. } => true,
-        // A password that is refused once is fetched anew.
+        // After one rejected password, the function fetches the secret again and goes on.
         Fault::Answer { status, .. } => status >= 500 || (status == 401 && rule.times.is_none()),
         Fault::Twice => false,
     }
 }
 
-/// The same. Where work is done over, a push may come twice: its sender may have died, or not have come to the end.
+/// Runs one call with these fault rules. If `repeats` is set, a push may be sent twice: its sender may have crashed or
+/// not completed.
 pub(crate) async fn play_while(
     stage: &Arc<Stage>,
     scenario: Scenario,
@@ -232,7 +235,7 @@ pub(crate) async fn play_while(
         let mut seat = stage.seat().await?;
         let played = play_at(stage, &mut seat, scenario, rules, something_fails).await;
         stage.leave(seat).await;
-        // Nobody promises what becomes of calls when Asterisk forgets all of them.
+        // When Asterisk restarts, it forgets all calls. No promise covers them, so repeat the call.
         if pbx::process() == pbx || crashes == CRASHES {
             return played.map(|played| Played { crashes, ..played });
         }
@@ -275,7 +278,7 @@ async fn play_at(
     let began = clock::now();
     stage.begun.fetch_add(1, Ordering::Relaxed);
     let legs = acting.act(seat, callee.as_mut()).await;
-    // Whatever came of it, the next play has its seats to itself.
+    // Return the subscriber in any case: the next call needs it.
     if let Some(callee) = callee {
         stage.leave(callee).await;
     }
@@ -295,7 +298,7 @@ async fn play_at(
     })
 }
 
-/// The faults of one play.
+/// The fault rules of one call run.
 struct Faulty<'a> {
     stage: &'a Stage,
     name: String,
@@ -321,7 +324,7 @@ impl<'a> Faulty<'a> {
         Ok(Self { stage, name })
     }
 
-    /// How often the first so many rules were met, and from when to when.
+    /// How often the first `rules` rules were applied, and from when to when.
     async fn met(&self, rules: usize) -> Result<(u32, Duration)> {
         let (mut hits, mut hit_for) = (0, Duration::ZERO);
         for place in 0..rules {
@@ -337,13 +340,13 @@ impl<'a> Faulty<'a> {
         Ok((hits, hit_for))
     }
 
-    /// Ends them, and gives what the functions asked for meanwhile.
+    /// Ends the run. Returns the requests that the functions sent.
     async fn end(self) -> Result<Vec<Step>> {
         Ok(self.stage.faults.end(&self.name).await?.steps)
     }
 }
 
-/// What Exotel says to a number that it does not call.
+/// Exotel rejects the number.
 fn exotel_refuses() -> Rule {
     let body = r#"{"RestException":{"Status":403,"Message":"not allowed"}}"#;
     Rule {
@@ -363,7 +366,7 @@ fn exotel_refuses() -> Rule {
 }
 
 impl Acting {
-    /// All that happens on the stage.
+    /// Runs the scenario and checks the result.
     async fn act(&mut self, seat: &mut Seat, callee: Option<&mut Seat>) -> Result<Legs> {
         let (legs, called) = match callee {
             Some(callee) => (self.between_apps(seat, callee).await?, callee),
@@ -388,7 +391,7 @@ impl Acting {
         self.problems.push(problem.into());
     }
 
-    /// Waits for the caller to be bridged or refused.
+    /// Waits until the caller is bridged or rejected.
     pub(crate) async fn fate(&mut self, call: &OutgoingCall) -> (End, Duration) {
         let decided = |stage: &SipStage| {
             matches!(
@@ -415,7 +418,7 @@ impl Acting {
     }
 }
 
-/// The phone's next call, for as long as the caller is there.
+/// The phone's next call, or `None` when the caller is gone.
 pub(crate) async fn phone_rings(seat: &mut Seat, call: &OutgoingCall) -> Option<IncomingCall> {
     let events = call.events();
     let over = events.wait_for("an end", LOST_AFTER, |stage| {

@@ -1,4 +1,4 @@
-//! Messages that nobody can deal with: they stop nobody else, and end where somebody finds them.
+//! Messages that no function can process: they do not block others, and end in a dead-letter queue.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,12 +13,12 @@ use tokio::time::{Instant, sleep};
 use crate::play::{End, Scenario, play, play_while, ring};
 use crate::stage::Stage;
 
-/// Ten deliveries, each 15 s after the one before, and what the local cloud takes for them.
+/// Ten deliveries, 15 s apart, and the overhead of the local cloud.
 const GIVEN_UP_WITHIN: Duration = Duration::from_secs(10 * 15 + 40);
-/// What the stream keeps trying for (`MaximumRecordAgeInSeconds`), and a little.
+/// The stream's `MaximumRecordAgeInSeconds`, and a margin.
 const NO_NEWS_AFTER: Duration = Duration::from_secs(60 + 40);
 const LOOKS_EVERY: Duration = Duration::from_secs(1);
-/// The rule's name.
+/// The name of the fault rule.
 const POISON: &str = "a-change-that-kills";
 const GRACE: Duration = Duration::from_secs(3);
 
@@ -64,7 +64,7 @@ async fn a_change_that_nobody_can_be_told_of_is_given_up_and_found_among_the_dea
         system: System::Aws,
         operation: Some("connections POST".to_owned()),
         function: Some("broadcast".to_owned()),
-        // Of no play: it outlives the one whose change is never told.
+        // Not bound to a play, because the rule must outlive the play.
         play: None,
         skip: 0,
         times: None,
@@ -108,7 +108,7 @@ async fn url(queues: &Client, name: &str) -> Result<String> {
     found.queue_url.context(name)
 }
 
-/// Takes what lies in a queue.
+/// Receives the messages in a queue.
 async fn received(queues: &Client, url: &str) -> Result<Vec<String>> {
     let answer = queues
         .receive_message()

@@ -1,4 +1,4 @@
-//! The PBX dies in the middle of its calls, is started again, and remembers none of them.
+//! The PBX is killed during its calls and restarts without them.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::play::{End, Scenario, play, ring};
 use crate::seat::Device;
 use crate::stage::Stage;
 
-/// When a ring is over that nobody ends but its timer.
+/// The time from the end of the ring until the timer has ended the call.
 const GRACE: Duration = Duration::from_secs(6);
 const LOOKS_EVERY: Duration = Duration::from_millis(200);
 

@@ -1,4 +1,4 @@
-//! One extension of the crowd: its phone, its app on two devices, and what they were told.
+//! A subscriber: one extension with its phone and its app on two devices.
 
 use std::time::Duration;
 
@@ -9,14 +9,14 @@ use ringback_sip::Phone;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-/// What an app waits before it says again what was not answered, or with a 5xx.
+/// How long an app waits before it repeats a request that failed with 5xx or without an answer.
 const AGAIN_AFTER: Duration = Duration::from_millis(700);
-/// How long it goes on saying it.
+/// How long an app repeats a request.
 const GOES_ON_FOR: Duration = Duration::from_secs(25);
-/// How often a device looks for its pushes.
+/// How often a device polls for its pushes.
 const LOOKS_EVERY: Duration = Duration::from_millis(150);
 
-/// A place at the table: one call at a time.
+/// One extension. It takes part in one call at a time.
 pub(crate) struct Seat {
     pub(crate) account: Account,
     pub(crate) number: String,
@@ -47,10 +47,11 @@ impl Seat {
         })
     }
 
-    /// New devices, so that what an earlier call still sends is not taken for this one's, and a phone that is there.
+    /// Registers the phone, and replaces the devices, so that late pushes of an earlier call do not count for this
+    /// one.
     pub(crate) async fn get_ready(&mut self, devices: usize) -> Result<()> {
         self.phone.register().await?;
-        // What rang for an earlier call.
+        // Calls that are left from an earlier run.
         while self.phone.next_call(Duration::from_millis(1)).await.is_ok() {}
         for device in &mut self.devices {
             device.unregister().await?;
@@ -91,7 +92,7 @@ impl Device {
         Ok(())
     }
 
-    /// The pushes of this kind so far.
+    /// The pushes of this type so far.
     pub(crate) async fn pushes(&self, kind: &str) -> Result<Vec<Value>> {
         let url = format!("{}?token={}", self.requests, self.token);
         let requests: Vec<Value> = self.http.get(url).send().await?.json().await?;
@@ -105,7 +106,7 @@ impl Device {
             .collect())
     }
 
-    /// Waits for the first push of this kind.
+    /// Waits for the first push of this type.
     pub(crate) async fn push(&self, kind: &str, within: Duration) -> Result<Option<Value>> {
         let patience = Instant::now() + within;
         loop {
@@ -119,7 +120,7 @@ impl Device {
         }
     }
 
-    /// Waits to be told of a call, and gives its id.
+    /// Waits for the push of an incoming call and returns the call id.
     pub(crate) async fn woken(&self, within: Duration) -> Result<Option<String>> {
         let push = self.push("incoming_call", within).await?;
         push.map(|push| {
@@ -129,7 +130,7 @@ impl Device {
         .transpose()
     }
 
-    /// Says something of a call, again and again while it is not heard, as an app does.
+    /// Sends a call response, and repeats it until it is answered, as an app does.
     pub(crate) async fn says(&self, action: &str, call: &str) -> Result<(u16, Value)> {
         let body = json!({
             "server_call_id": call,
@@ -142,7 +143,7 @@ impl Device {
             .await
     }
 
-    /// The call as it stands, if it can be told.
+    /// The current state of the call, if it can be read.
     pub(crate) async fn call(&self, id: &str) -> Result<Option<Value>> {
         let answer = self
             .ask(Method::GET, &format!("/api/calls/{id}"), None)

@@ -1,5 +1,5 @@
-//! A part of it all that is over within a minute, for `make test`: deaths between a change and what follows from it, and
-//! one fault or two of each system.
+//! A selection for `make test` that takes less than a minute: crashes between a change and its effects, and one or two
+//! faults of each system.
 
 use anyhow::{Result, ensure};
 use ringback_local::faults::rule::{Fault, Moment, Rule, System};
@@ -10,7 +10,7 @@ use crate::stage::Stage;
 use crate::systems::{Case, case, cases, meet};
 use ringback_e2e::outcome_table::table;
 
-/// As they are called in the table.
+/// The names of the faults in the table.
 const FAULTS: [&str; 7] = [
     "DynamoDB throttles the first 3 requests",
     "DynamoDB takes the accept, and its answer is lost",
@@ -20,7 +20,7 @@ const FAULTS: [&str; 7] = [
     "Exotel places the call, and its answer is lost",
     "SQS delivers the timer twice",
 ];
-/// At a time, with one more for each app that calls another.
+/// One for each concurrent call, and one more for each call between apps.
 const SEATS: usize = 16;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -29,12 +29,13 @@ async fn calls_end_as_promised_while_one_thing_fails() -> Result<()> {
     let known = cases().into_iter();
     let faults: Vec<Case> = known.filter(|case| FAULTS.contains(&case.fault)).collect();
     ensure!(faults.len() == FAULTS.len(), "a fault is called otherwise");
-    // Functions that have just been deployed start slowly, which is not what is looked at here.
+    // A first invocation starts slowly, and these tests do not measure cold starts.
     for scenario in [Scenario::Answered, Scenario::Outbound] {
         play(&stage, scenario, &[]).await?;
     }
     let mut rows = Vec::new();
-    // One after the other: a process that dies takes with it what it does for another call, whose own death would not come.
+    // One at a time: a crash also hits the other calls that the process works on, and their own crash would not
+    // happen.
     for death in deaths() {
         rows.extend(meet(&stage, vec![death], 1).await?);
     }

@@ -1,4 +1,4 @@
-//! A phone's network dies in the middle of a conversation, and no BYE comes of it.
+//! A phone loses its network during a conversation and sends no BYE.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use ringback_sip::Caller;
 use crate::play::ring;
 use crate::stage::Stage;
 
-/// `asterisk/pjsip.conf`: a phone is asked every 45 s whether it is still there. A request is given up after 32 s (RFC 3261,
-/// timer B), and so is the BYE that Asterisk sends then, before it hangs up.
+/// `asterisk/pjsip.conf`: Asterisk sends each phone an OPTIONS every 45 s. An unanswered request times out after 32 s
+/// (RFC 3261, timer B), and so does the BYE that Asterisk then sends before it hangs up.
 const NOTICED: Duration = Duration::from_secs(45 + 2 * 32 + 5);
 
 #[tokio::test(flavor = "multi_thread")]

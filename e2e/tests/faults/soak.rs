@@ -1,4 +1,5 @@
-//! Mixed calls with random faults for as long as is wanted: nothing is lost, nothing grows, nothing is left.
+//! Mixed calls with random faults for a configurable time: no call is lost, and memory, items and channels do not
+//! grow.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,20 +12,21 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::play::{Played, Scenario, play, play_while, ring};
+use crate::report;
 use crate::stage::Stage;
 use crate::systems::{Case, cases};
 use ringback_e2e::memory::Memory;
-use ringback_e2e::outcome_table::{Row, table};
+use ringback_e2e::outcome_table::table;
 
 pub(crate) const FAULT: &str = "mixed calls, every second of them with a random fault";
 
-/// How many calls go on at a time.
+/// The number of concurrent calls.
 const AT_ONCE: usize = 6;
-/// The last of what a call leaves behind ends this long after it.
+/// All effects of a call are complete after this time.
 const SETTLES: Duration = Duration::from_secs(20);
-/// What a function's process may take more than after the first minute, in kilobytes: each invocation leaves nothing.
+/// How much a function's process may grow after the first minute, in kilobytes. An invocation must not leak.
 const GROWTH: u64 = 6 * 1_024;
-/// A caller hears busy this long after the ring, whatever has happened.
+/// The maximum time from the end of the ring until a caller hears busy.
 const GRACE: Duration = Duration::from_secs(36);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -38,14 +40,14 @@ async fn calls_go_on_for_a_long_time_and_nothing_is_left_of_them() -> Result<()>
     let stage = Stage::open(2 * AT_ONCE).await?;
     let cases: Arc<Vec<Case>> = Arc::new(cases().into_iter().filter(Case::is_short).collect());
 
-    // The first calls bring the processes, and with them what they keep for good.
+    // Warm-up: the first calls start the processes and fill their caches.
     let mut played = calls_for(&stage, &cases, (length / 6).min(Duration::from_secs(60))).await?;
     stage.clear().await?;
     let (memory_before, items_before) = (memory(), items_for_good(&stage).await?);
     played.extend(calls_for(&stage, &cases, length).await?);
     sleep(SETTLES).await;
 
-    let row = Row::of(FAULT, &played, ring() + GRACE);
+    let row = report::row(FAULT, &played, ring() + GRACE);
     println!("\n{}", table(std::slice::from_ref(&row)));
     row.keep()?;
     nothing_grew(&memory_before, &memory())?;
@@ -61,7 +63,7 @@ async fn calls_go_on_for_a_long_time_and_nothing_is_left_of_them() -> Result<()>
     Ok(())
 }
 
-/// Begins calls for so long, as many at a time as this machine sustains, and waits for their ends.
+/// Runs calls for this time, as many at once as this machine sustains, and waits for their ends.
 async fn calls_for(
     stage: &Arc<Stage>,
     cases: &Arc<Vec<Case>>,
@@ -91,7 +93,7 @@ async fn any_call(stage: &Arc<Stage>, cases: &[Case]) -> Result<Played> {
     let scenario = Scenario::ALL[fastrand::usize(..Scenario::ALL.len())];
     let played = match fastrand::bool() {
         true => play(stage, case.scenario, &case.rules).await?,
-        // Others' faults may hit a process that works for this one too.
+        // The faults of other calls may hit a process that also works for this one.
         false => play_while(stage, scenario, &[], true).await?,
     };
     if !played.problems.is_empty() {
@@ -100,7 +102,7 @@ async fn any_call(stage: &Arc<Stage>, cases: &[Case]) -> Result<Played> {
     Ok(played)
 }
 
-/// Kilobytes of each function.
+/// The memory of each function in kilobytes.
 fn memory() -> BTreeMap<&'static str, u64> {
     let functions = [
         "asterisk-incoming",
@@ -126,7 +128,7 @@ fn nothing_grew(before: &BTreeMap<&str, u64>, after: &BTreeMap<&str, u64>) -> Re
     Ok(())
 }
 
-/// How many items there are, by kind, that will not expire.
+/// The number of items that do not expire, by kind.
 async fn items_for_good(stage: &Stage) -> Result<BTreeMap<String, usize>> {
     let client = aws_sdk_dynamodb::Client::new(&stage.fixture.aws);
     let mut kinds = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! Faults that every call meets that is under way: a system that is not there, a PBX that stands still or starts anew.
+//! Faults that affect all calls in progress: a system that is unreachable, a PBX that hangs.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,10 +14,11 @@ use tokio::time::sleep;
 
 use crate::pbx;
 use crate::play::{End, Played, Scenario, play_while, ring};
+use crate::report;
 use crate::stage::Stage;
-use ringback_e2e::outcome_table::{Row, table};
+use ringback_e2e::outcome_table::table;
 
-/// How many calls are under way meanwhile.
+/// The number of calls in progress during the fault.
 const CALLS: usize = 4;
 const LOOKS_EVERY: Duration = Duration::from_millis(5);
 
@@ -43,12 +44,12 @@ pub(crate) const FAULTS: [&str; 9] = [
     NO_ACCESS,
 ];
 
-/// Something that happens to the whole stack.
+/// A fault of the whole stack.
 struct Wide {
     fault: &'static str,
     scenario: Scenario,
     what: What,
-    /// For so long, from when the numbers are dialled; from before that until the last call is over, if it is not said.
+    /// The duration, from when the numbers are dialled. `None`: from before that until the last call has ended.
     lasts: Option<Duration>,
     end: End,
     within: Duration,
@@ -166,9 +167,9 @@ async fn whatever_fails_for_everybody_calls_end_as_promised() -> Result<()> {
     let mut rows = Vec::new();
     for wide in all().iter().filter(|wide| wide.fault.contains(only)) {
         let played = wide.happens(&stage).await;
-        // Whatever became of the calls, the next ones find everything in its place.
+        // Restore the system, whatever the calls' results are: the next fault needs it.
         wide.is_over(&stage).await?;
-        let row = Row::of(wide.fault, &played?, wide.within);
+        let row = report::row(wide.fault, &played?, wide.within);
         println!("{}", table(std::slice::from_ref(&row)));
         row.keep()?;
         rows.push(row);
@@ -240,7 +241,7 @@ impl Wide {
     }
 }
 
-/// What FCM, and the endpoint that grants access to it, answer when nobody has access.
+/// What FCM and the token endpoint answer when access is denied.
 const NO_ACCESS_RULES: [(&str, &str, u16); 2] = [
     ("no-access", "FCM incoming_call", 401),
     ("no-new-one", "POST /token", 503),

@@ -1,4 +1,5 @@
-//! The stack with its faults, the seats that calls are played at, and an operator who hears of all of them.
+//! The stack with fault injection, the subscribers that take part in calls, and an operator who receives all status
+//! updates.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -17,7 +18,7 @@ use crate::faults::Faults;
 use crate::seat::Seat;
 use ringback_e2e::fixture::Fixture;
 
-/// Where the calls are played.
+/// The test harness of this binary.
 pub(crate) struct Stage {
     pub(crate) fixture: Fixture,
     pub(crate) faults: Faults,
@@ -25,12 +26,12 @@ pub(crate) struct Stage {
     pub(crate) heard: Heard,
     seats: AsyncMutex<Vec<Seat>>,
     callers: AtomicU32,
-    /// How many plays have begun.
+    /// The number of calls that have started.
     pub(crate) begun: AtomicU32,
 }
 
 impl Stage {
-    /// With so many seats.
+    /// Takes the stack and prepares this many subscribers.
     pub(crate) async fn open(seats: usize) -> Result<Arc<Self>> {
         let fixture = Fixture::open().await?;
         let stack = &fixture.stack;
@@ -49,7 +50,7 @@ impl Stage {
             taken.push(Seat::take(stack, account, number).await?);
         }
         let faults = Faults::at(&described.control);
-        // A test that was ended in the middle may have left one cut.
+        // An aborted test may have left a system disconnected.
         for system in System::ALL {
             faults.switch(system, Line::Open).await?;
         }
@@ -66,7 +67,7 @@ impl Stage {
         }))
     }
 
-    /// A free seat. There are as many as calls at a time.
+    /// A free subscriber. There are as many as concurrent calls.
     pub(crate) async fn seat(&self) -> Result<Seat> {
         self.seats.lock().await.pop().context("a free seat")
     }
@@ -75,7 +76,7 @@ impl Stage {
         self.seats.lock().await.push(seat);
     }
 
-    /// Takes back the devices that the last calls rang at.
+    /// Unregisters the devices that the last calls used.
     pub(crate) async fn clear(&self) -> Result<()> {
         for seat in self.seats.lock().await.iter() {
             for device in &seat.devices {
@@ -85,13 +86,13 @@ impl Stage {
         Ok(())
     }
 
-    /// Somebody who has not called yet.
+    /// A caller's number that no other call has used.
     pub(crate) fn new_caller(&self) -> String {
         let number = self.callers.fetch_add(1, Ordering::Relaxed) % 1_000_000;
         format!("+9170{number:08}")
     }
 
-    /// What the requests of a call to this seat are known by.
+    /// The texts that identify the requests of a call to these subscribers.
     pub(crate) fn marks(seats: &[&Seat], caller: &str) -> BTreeSet<String> {
         let mut marks = BTreeSet::from([caller.to_owned()]);
         for seat in seats {
@@ -106,7 +107,7 @@ impl Stage {
     }
 }
 
-/// All that an operator has been told of calls, in that order.
+/// All status updates that an operator received, in order.
 #[derive(Clone)]
 pub(crate) struct Heard {
     told: Arc<Mutex<HashMap<String, Vec<Value>>>>,
@@ -145,7 +146,7 @@ impl Heard {
         })
     }
 
-    /// The statuses of a call, in the order in which they were told.
+    /// The status updates of a call, in the order in which they arrived.
     pub(crate) fn of(&self, call: &str) -> Vec<Value> {
         let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         told.get(call).cloned().unwrap_or_default()

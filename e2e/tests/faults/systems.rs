@@ -1,4 +1,4 @@
-//! The systems around the functions, failing in the ways in which they really do.
+//! Faults of the systems around the functions, as they really happen.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,31 +12,32 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::play::{End, Played, Scenario, play, ring};
+use crate::report;
 use crate::stage::Stage;
 use ringback_e2e::outcome_table::{Row, table};
 
-/// How many calls go wrong at a time.
+/// The number of concurrent calls.
 const AT_ONCE: usize = 6;
-/// How many calls meet each fault.
+/// The number of calls with each fault.
 const CALLS: usize = 3;
-/// The grace that a caller's wait has after the ring: the 2 s that are promised, and as much for a local cloud that ends
-/// several calls at once. (One alone is held to the promise, in `calls/unanswered.rs`.)
+/// The time after the ring within which a caller hears busy: the promised 2 s, and 2 s more because a small local
+/// cloud ends several calls at once. (`calls/unanswered.rs` tests the promise itself with a single call.)
 const GRACE: Duration = Duration::from_secs(4);
-/// The backstop: after the ring, the connecting and 5 s more, and its tick of 10 s in the local cloud.
+/// The scheduler's backstop: the ring, the connect timeout and 5 s more, and the 10 s tick of the local cloud.
 const BACKSTOP: Duration = Duration::from_secs(15 + 5 + 10 + 4);
 
-/// One way of one system to fail, while one call is played.
+/// One fault during one call.
 pub(crate) struct Case {
     pub(crate) fault: &'static str,
     pub(crate) scenario: Scenario,
     pub(crate) rules: Vec<Rule>,
-    /// What the caller is promised: to be bridged or to hear busy, or this alone,
+    /// The promised end. `None`: bridged or busy.
     end: Option<End>,
-    /// so long after dialling at most.
+    /// The promised time after dialling.
     within: Duration,
 }
 
-/// All of them that one call of many can meet.
+/// All faults that affect a single call.
 pub(crate) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     cases.extend(of_dynamodb());
@@ -162,7 +163,7 @@ fn of_the_pbx() -> Vec<Case> {
             End::Busy,
             in_time + Duration::from_secs(4),
         ),
-        // Nothing but the PBX's own limit is left.
+        // Only the PBX's own timeout is left.
         case(
             "ARI refuses the password for good",
             NobodyAnswers,
@@ -173,7 +174,7 @@ fn of_the_pbx() -> Vec<Case> {
     ]
 }
 
-/// `RINGBACK_MAX_WAIT_SECONDS` of the local stack, and a little.
+/// `RINGBACK_MAX_WAIT_SECONDS` of the local stack, and a margin.
 const OWN_LIMIT_OF_THE_PBX: Duration = Duration::from_secs(64);
 
 fn of_fcm() -> Vec<Case> {
@@ -288,7 +289,7 @@ fn of_exotel() -> Vec<Case> {
             End::Bridged,
             Duration::from_secs(15),
         ),
-        // Whether it was placed is not known before the ring is over.
+        // Until the ring ends, it is unknown whether the call was placed.
         case(
             "Exotel does not answer, and places nothing",
             Outbound,
@@ -349,8 +350,7 @@ fn of_the_timers() -> Vec<Case> {
                 rule(System::Pbx, "DELETE", Some(1), Fault::Kill(Moment::Before)),
             )],
             End::Busy,
-            // Each of the calls has a death of its own, which hits the timers of all of them when they come in one batch; then
-            // it is the backstop that ends their waits.
+            // Each call has its own crash, which hits all timers in the same batch. Then the backstop ends the calls.
             ring() + BACKSTOP + GRACE,
         ),
     ]
@@ -440,7 +440,7 @@ async fn whatever_fails_around_a_call_it_ends_as_promised() -> Result<()> {
     Ok(())
 }
 
-/// Plays so many calls with each of the faults, and says what became of them.
+/// Runs this many calls with each fault and returns the results.
 pub(crate) async fn meet(stage: &Arc<Stage>, cases: Vec<Case>, calls: usize) -> Result<Vec<Row>> {
     let at_once = Arc::new(Semaphore::new(AT_ONCE));
     let mut playing = JoinSet::new();
@@ -464,13 +464,13 @@ pub(crate) async fn meet(stage: &Arc<Stage>, cases: Vec<Case>, calls: usize) -> 
     }
     let rows = by_case.iter().map(|(place, played)| {
         let case = &cases[*place];
-        Row::of(case.fault, played, case.within)
+        report::row(case.fault, played, case.within)
     });
     Ok(rows.collect())
 }
 
 impl Case {
-    /// Whether it is over soon, so that many follow each other.
+    /// Whether the call ends soon enough for the soak test.
     pub(crate) fn is_short(&self) -> bool {
         self.within <= ring() + 2 * GRACE
     }

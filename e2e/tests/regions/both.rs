@@ -1,4 +1,4 @@
-//! Two regions, and what they have in common.
+//! Functions for tests on two regions.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -20,7 +20,7 @@ pub(crate) async fn two_regions() -> Result<(Fixture, Fixture, Loss)> {
     let loss = Loss::none(&stack).await?;
     let primary = Fixture::open().await?;
     let fallback = primary.in_the_fallback().await?;
-    // The PBX asks a region second for a while that another test has just lost.
+    // After a region was lost, the PBX prefers the other one for a while. Reset that.
     let globals = Globals::of(&primary, 0)?;
     globals.set("RINGBACK_AVOID_UNTIL", "0").await?;
     Ok((primary, fallback, loss))
@@ -35,7 +35,7 @@ pub(crate) async fn client(fixture: &Fixture) -> Result<Client> {
     Ok(Client::connect(&fixture.stack.ws_url, &phone.token).await?)
 }
 
-/// Waits until a client is told that a call has come to this status.
+/// Waits until a client receives this status of a call.
 pub(crate) async fn hears(client: &mut Client, call: &str, status: &str) -> Result<()> {
     let mut heard = Vec::new();
     let is_told = async {
@@ -54,8 +54,8 @@ pub(crate) async fn hears(client: &mut Client, call: &str, status: &str) -> Resu
     }
 }
 
-/// The call comes to have this status in both regions, and is the same in both: what the one wrote that knew less, when it was
-/// back, is the same in both for as long as it takes the other to tell it the rest.
+/// Checks that the call reaches this status in both regions, and that both items stay equal. A region that returns
+/// with outdated data writes it first, and replication then corrects both.
 pub(crate) async fn ends_alike(
     primary: &Fixture,
     fallback: &Fixture,
@@ -74,7 +74,7 @@ pub(crate) async fn ends_alike(
     }
 }
 
-/// The call is over in both regions, and its item is the same in both.
+/// Waits until the call has ended in both regions and both items are equal.
 async fn settles(primary: &Fixture, fallback: &Fixture, call: &str) -> Result<Item> {
     let patience = Instant::now() + 3 * SOON;
     loop {

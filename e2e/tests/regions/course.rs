@@ -1,4 +1,4 @@
-//! Steady calls, in whose midst a region is lost and found again.
+//! Steady calls while a region is lost and restored.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::steady_calls::{End, Plan, Switching};
 use crate::{AFTER_THE_OTHER, BUSY_WITHIN};
 use ringback_e2e::fixture::{Fixture, SOON};
 
-/// Steady calls, while the primary is well, lost, and back.
+/// The phases of one run: the primary is healthy, lost, and restored.
 #[derive(Clone, Copy)]
 pub(crate) struct Course {
     pub(crate) every: Duration,
@@ -81,7 +81,7 @@ impl Course {
         no_channel_is_left(primary).await
     }
 
-    /// People are quick or slow, and talk for a short or a long time: some talk when the region is lost, and when it is back.
+    /// Varies the reaction and talk times, so that some callers talk while the region is lost and when it is restored.
     fn plan(self, number: usize) -> Result<Plan> {
         let taps_after = [0, 400, 1_500, 3_500][number % 4];
         let talks_for = [2_000, 5_000, 9_000][number % 3];

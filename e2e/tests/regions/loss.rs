@@ -1,4 +1,4 @@
-//! Loses a region of the stack, finds it again, and slows replication between the two.
+//! Takes a region of the stack offline and back online, and delays replication between the two.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use ringback_local::stack::Stack;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-/// How a test treats the two regions.
+/// The client of the stack's region loss API.
 pub(crate) struct Loss {
     http: Client,
     url: String,
@@ -17,7 +17,7 @@ pub(crate) struct Loss {
 }
 
 impl Loss {
-    /// With both regions well, and as little lag as there can be.
+    /// Both regions are healthy, and replication is as fast as possible.
     pub(crate) async fn none(stack: &Stack) -> Result<Self> {
         let url = stack.loss_url.clone();
         let loss = Self {
@@ -53,10 +53,10 @@ impl Loss {
         Ok(())
     }
 
-    /// Waits until all that was written has come to the other region.
+    /// Waits until all writes are replicated.
     pub(crate) async fn everything_has_come(&self, within: Duration) -> Result<()> {
         let patience = Instant::now() + within;
-        // What was written a moment ago may not have been read yet.
+        // The replicator may not have read the latest writes yet.
         sleep(Duration::from_millis(300)).await;
         loop {
             let told: Value = self.http.get(&self.url).send().await?.json().await?;

@@ -1,5 +1,5 @@
-//! Two regions, and the loss of one: real callers on a real Asterisk, two deployments with a replicated table between
-//! them, and apps that ask the other region when one does not answer. The stack must be one of two regions.
+//! Two regions and the loss of one: real callers on a real Asterisk, two deployments with a replicated table, and apps
+//! that switch to the other region when one does not answer. The stack must have two regions.
 
 #![allow(
     clippy::unwrap_used,
@@ -26,11 +26,11 @@ use ringback_local::loss::Condition;
 use ringback_local::settings::Settings;
 use ringback_sip::Caller;
 
-/// As late as replication is on a bad day.
+/// A slow replication.
 const LAG: Duration = Duration::from_secs(1);
-/// The contract's: a caller hears busy so long after the ring's end, at most.
+/// A caller hears busy within this time after the end of the ring.
 const BUSY_WITHIN: Duration = Duration::from_secs(2);
-/// So much later than the region's own does the other region's timer come.
+/// The other region's timer fires this much later than the own region's.
 const AFTER_THE_OTHER: Duration = Duration::from_secs(1);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -88,7 +88,7 @@ async fn a_call_that_nobody_answers_ends_in_time_when_its_region_is_lost() -> Re
     let (primary, fallback, loss) = two_regions().await?;
     let app = primary.app("1001").await?;
     loss.everything_has_come(SOON).await?;
-    // After 5 s the PBX reports the caller once more; a name must not be able to break out of that.
+    // The PBX repeats its report after 5 s. The caller's name must not break out of that command.
     let named = Caller::number(CALLER).named(r"Asha (home,x)v(RINGBACK_PATH=/^a=b) \\ (");
     let caller = primary.dial_as("1001", named, None).await?;
     let id = app.woken().await?;
@@ -115,7 +115,7 @@ async fn clients_of_either_region_hear_of_calls_in_both() -> Result<()> {
     let (primary, fallback, loss) = two_regions().await?;
     let mut here = client(&primary).await?;
     let mut there = client(&fallback).await?;
-    // Twice: whom the other region could not reach would be forgotten after the first.
+    // Twice, because a client that the other region cannot reach would be removed after the first call.
     for lag in [Duration::ZERO, LAG] {
         let app = primary.app("1001").await?;
         loss.everything_has_come(SOON).await?;
@@ -129,7 +129,8 @@ async fn clients_of_either_region_hear_of_calls_in_both() -> Result<()> {
             .says_anonymously("decline", &id)
             .await?;
         ensure!(status == StatusCode::OK, "{status}: {answer}");
-        // The PBX tells the region that has not heard of the decline yet that the caller has gone: not that he gave up.
+        // The region that has not heard of the decline yet receives the PBX's report that the caller's leg ended, and
+        // must not take it for an abandoned call.
         hears(&mut there, &id, "busy").await?;
         hears(&mut here, &id, "busy").await?;
         caller.rejected(SOON).await?;

@@ -1,4 +1,4 @@
-//! The figures of one course of calls.
+//! The results of one run.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use crate::steady_calls::{End, Outcome};
 use ringback_e2e::fixture::Fixture;
 use ringback_e2e::outcome_table::{REGION_LOST, Row, millis};
 
-/// SIP: the only code with which a caller here is refused as promised.
+/// The only SIP code for a caller who is rejected as promised.
 const BUSY_HERE: u16 = 486;
 
-/// The figures of one course.
+/// The results of one run.
 pub(crate) struct Report {
     condition: Condition,
     lag: Duration,
@@ -129,7 +129,7 @@ impl Report {
         Ok(text)
     }
 
-    /// The line of the table.
+    /// The row of the table.
     pub(crate) fn row(&self, outcomes: &[Outcome]) -> Row {
         let waits = outcomes.iter().map(|one| millis(one.waited));
         let taken = outcomes.iter().any(|one| one.accepted.is_some());

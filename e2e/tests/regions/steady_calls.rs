@@ -1,5 +1,5 @@
-//! Calls, one after the other, by callers, apps and phones that do what real ones do when a region does not answer: Exotel
-//! and the apps ask the other one.
+//! Sequential calls by callers, apps and phones that behave like real ones when a region does not answer: Exotel and
+//! the apps switch to the other region.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,67 +13,67 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-/// How long an app or Exotel waits for a connection, and for an answer, before it asks the other region.
+/// How long an app or Exotel waits for a connection, and for a response, before it switches to the other region.
 const TO_CONNECT: Duration = Duration::from_secs(1);
 const TO_ANSWER: Duration = Duration::from_secs(3);
-/// Between two rounds of asking both.
+/// The pause between two rounds over both regions.
 const PAUSE: Duration = Duration::from_millis(300);
 
-/// What became of a caller.
+/// How a call ended for the caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     Bridged,
     Busy,
-    /// Neither, for so long that somebody should have ended it, or otherwise than they should have.
+    /// Neither within the timeout, or in another way than promised.
     Lost(String),
 }
 
-/// A call that is over, in seconds since the first one.
+/// A finished call. Times are in seconds since the first call.
 #[derive(Clone, Debug)]
 pub(crate) struct Outcome {
     pub(crate) number: usize,
     pub(crate) call: Option<String>,
     pub(crate) placed: Instant,
-    /// From the INVITE until the caller was answered, or heard busy.
+    /// From the INVITE until the caller was answered or heard busy.
     pub(crate) waited: Duration,
     pub(crate) over: Instant,
     pub(crate) end: End,
-    /// How often the phone was called.
+    /// How many times the phone was called.
     pub(crate) legs: usize,
-    /// The region that took the accept, and when it did.
+    /// The region that took the accept, and when.
     pub(crate) accepted: Option<(String, Instant)>,
 }
 
-/// What all the calls share.
+/// The state that all calls share.
 pub(crate) struct Switching {
     regions: [Stack; 2],
     http: Client,
     trunk: Trunk,
     apps: HashMap<String, AppOf>,
-    /// No other run's callers are taken for these.
+    /// Chosen so that callers differ from those of other runs.
     first_caller: usize,
-    /// Which call a caller's push was for.
+    /// The call id in the push, by the caller's number.
     pushed: Mutex<HashMap<String, String>>,
-    /// How often the phones were called for a caller.
+    /// How many times a phone was called, by the caller's number.
     legs: Mutex<HashMap<String, usize>>,
 }
 
-/// One extension's app.
+/// The app of one extension.
 struct AppOf {
     token: String,
     device: String,
 }
 
-/// How one call goes.
+/// The timing of one call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
     pub(crate) number: usize,
-    /// How long the person takes to tap.
+    /// How long the person takes to accept.
     pub(crate) taps_after: Duration,
     pub(crate) talks_for: Duration,
-    /// How long phones ring: nobody is told busy sooner.
+    /// The ring timeout: no caller hears busy earlier.
     pub(crate) rings_for: Duration,
-    /// How much later than that a caller who was not answered hears busy, at most.
+    /// How much later than that a caller may hear busy.
     pub(crate) grace: Duration,
 }
 
@@ -107,7 +107,7 @@ impl Switching {
         }))
     }
 
-    /// Phones that take every call, and a look at the pushes now and then, for as long as the set lives.
+    /// Runs phones that accept every call, and reads the pushes, until the returned set is dropped.
     pub(crate) async fn staff(self: &Arc<Self>) -> Result<JoinSet<()>> {
         let mut staff = JoinSet::new();
         for one in self.regions[0].plain_phones() {
@@ -120,7 +120,7 @@ impl Switching {
         let this = Arc::clone(self);
         staff.spawn(async move {
             loop {
-                // Asked again in a moment.
+                // A failure is ignored: the next poll comes soon.
                 let _ = this.read_pushes().await;
                 sleep(Duration::from_millis(200)).await;
             }
@@ -134,7 +134,7 @@ impl Switching {
             let caller = call.caller().number.clone();
             *lock(&self.legs).entry(caller).or_default() += 1;
             if call.answer().await.is_ok() {
-                // Dropped, it would be hung up.
+                // Dropping a call would hang it up.
                 taken.push(call);
             }
         }
@@ -157,7 +157,7 @@ impl Switching {
         Ok(())
     }
 
-    /// One call from its Passthru to its end.
+    /// Runs one call from its Passthru request to its end.
     pub(crate) async fn call(self: Arc<Self>, plan: Plan) -> Outcome {
         let caller = format!("+9198{:08}", self.first_caller + plan.number);
         let numbers = self.regions[0].numbers.iter();
@@ -166,7 +166,7 @@ impl Switching {
             .collect();
         let (did, extension) = numbers[plan.number % numbers.len()];
         let sid = uuid::Uuid::new_v4().simple().to_string();
-        // In Exotel's flow the Passthru comes before the trunk is dialled.
+        // In Exotel's flow, the Passthru applet comes before the trunk is dialled.
         self.passthru(&sid, &caller, did).await;
         let placed = Instant::now();
         let answering = tokio::spawn({
@@ -180,7 +180,7 @@ impl Switching {
         };
         let mut end = end;
         if let Some(talking) = talking {
-            // A conversation that ends by itself is one that somebody cut.
+            // The conversation must not end by itself.
             if talking.ended(plan.talks_for).await.is_ok() {
                 end = End::Lost("cut off while talking".to_owned());
             }
@@ -200,7 +200,7 @@ impl Switching {
         }
     }
 
-    /// Until the caller is answered, or hears busy.
+    /// Waits until the caller is answered or hears busy.
     async fn wait(
         &self,
         did: &str,
@@ -216,7 +216,7 @@ impl Switching {
         let is_it = |stage: &Stage| matches!(stage, Stage::Answered | Stage::Rejected { .. });
         let events = call.events();
         let in_time = plan.rings_for..=plan.rings_for + plan.grace;
-        // Who hears busy much later is lost, too, but is told from who hears nothing.
+        // A caller who hears busy much later is lost too, but reported differently.
         let much_later = 3 * *in_time.end();
         let waiting = events.wait_for("an end of waiting", much_later, is_it);
         let Ok(event) = waiting.await else {
@@ -233,7 +233,7 @@ impl Switching {
         })
     }
 
-    /// Exotel asks its primary URL, and then its fallback URL. Its flow goes on in any case.
+    /// Exotel requests its primary URL, then its fallback URL. Its flow continues in any case.
     async fn passthru(&self, sid: &str, caller: &str, did: &str) {
         for region in &self.regions {
             let query = format!(
@@ -250,7 +250,7 @@ impl Switching {
         }
     }
 
-    /// The app wakes by a push, its person taps, and it asks until a region has decided.
+    /// The app receives the push, the person accepts, and the app asks both regions until one decides.
     async fn answer(&self, caller: &str, extension: &str, plan: Plan) -> Option<(String, Instant)> {
         let patience = Instant::now() + plan.rings_for + plan.grace;
         let call = loop {
@@ -268,7 +268,7 @@ impl Switching {
                 match self.accept(region, extension, &call).await {
                     Ok(StatusCode::OK) => return Some((region.aws.region.clone(), Instant::now())),
                     Ok(StatusCode::CONFLICT) => return None,
-                    // It is dead, or in trouble, or does not know the call: the other may.
+                    // The region is down, or fails, or does not know the call. The other one may.
                     _ => {}
                 }
             }

@@ -1,5 +1,5 @@
-//! Checks of the repository itself: the template, the documents and the scripts agree with each other and with the code.
-//! They need no running stack.
+//! Checks of the repository itself: template, documents, scripts and code agree with each other. They need no running
+//! stack.
 
 #![allow(
     clippy::unwrap_used,

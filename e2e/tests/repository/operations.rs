@@ -1,5 +1,5 @@
-//! What the template shows of a deployment and raises alarms about: metrics that there are, and a section of
-//! `docs/operations.md` for each alarm.
+//! The dashboard and the alarms in the template use existing metrics, and `docs/operations.md` has a section for each
+//! alarm.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -10,7 +10,7 @@ use ringback_core::call::CallStatus;
 use ringback_e2e::cloudformation::{Template, as_written, each, referred};
 use serde_json::{Value, json};
 
-/// A metric that is looked at: its namespace, its name, and its dimensions with their values.
+/// A metric that an alarm or a graph uses, with its namespace, name and dimensions.
 #[derive(Debug)]
 struct Looked {
     namespace: String,
@@ -21,7 +21,7 @@ struct Looked {
 const OWN: &str = "${AWS::StackName}";
 
 impl Looked {
-    /// Whether our functions emit it, or AWS does.
+    /// Whether a function or AWS emits this metric.
     fn is_there(&self) -> bool {
         if self.namespace != OWN {
             let of_aws = [
@@ -188,7 +188,7 @@ fn the_dashboard_shows_metrics_that_there_are_and_the_other_region_beside_this_o
         let found = metrics::ALL.iter().filter(|metric| searched(metric.name));
         own.extend(found.map(|metric| metric.name.to_owned()));
     }
-    // Of what an operator needs, all is shown.
+    // The dashboard shows every metric that an operator needs.
     let not_shown: BTreeSet<&str> = metrics::ALL
         .iter()
         .map(|metric| metric.name)
@@ -238,7 +238,7 @@ fn a_deployment_is_traced_only_if_it_says_so() -> Result<()> {
         }
         for (name, function) in template.functions() {
             let told = function.environment().get("TRACING").copied().cloned();
-            // It takes part in no call.
+            // The console handles no calls.
             if name == "console" {
                 let tracing = &function.properties["Tracing"];
                 assert_eq!((told, tracing), (None, &json!("PassThrough")));
@@ -257,7 +257,7 @@ fn a_calls_story_is_asked_of_every_function() -> Result<()> {
     assert_eq!(queries.len(), 2);
     for (id, query) in queries {
         let asked: BTreeSet<&str> = each(&query["LogGroupNames"]).filter_map(referred).collect();
-        // The console takes part in no call.
+        // The console handles no calls.
         let functions = template.functions().into_iter();
         let logs: Option<BTreeSet<&str>> = functions
             .filter(|(name, _)| *name != "console")
@@ -286,7 +286,7 @@ fn no_call_ends_well_for_five_minutes_until_it_is_told() -> Result<()> {
     Ok(())
 }
 
-/// What an alarm looks at.
+/// The metrics of an alarm.
 fn looked_at(alarm: &Value) -> Result<Vec<Looked>> {
     if !alarm["MetricName"].is_null() {
         return Ok(vec![of_stat(alarm)?]);
@@ -322,7 +322,7 @@ fn graphs(template: &Template) -> Result<Vec<Value>> {
         .collect())
 }
 
-/// A text as CloudFormation fills it in, but for what only AWS knows.
+/// A text with its references replaced, apart from values that only AWS knows.
 fn filled_in(value: &Value) -> Result<String> {
     match (value, &value["Fn::Sub"]) {
         (Value::String(text), _) | (_, Value::String(text)) => Ok(text.clone()),
@@ -337,14 +337,14 @@ fn filled_in(value: &Value) -> Result<String> {
     }
 }
 
-/// A line of a graph, apart from where it is of.
+/// A line of a graph without its region and account.
 #[derive(Clone, Debug)]
 struct Line {
     what: Value,
     region: String,
 }
 
-/// The lines of a graph. What is not said of one is as for the whole graph, or as in the line before (`...`).
+/// The lines of a graph. An omitted value is that of the whole graph, or that of the previous line (`...`).
 fn lines(graph: &Value) -> Result<Vec<Line>> {
     let of_graph = graph["region"].as_str().context("its region")?;
     let mut all = Vec::new();
@@ -364,7 +364,7 @@ fn lines(graph: &Value) -> Result<Vec<Line>> {
     Ok(all)
 }
 
-/// `[namespace, name, dimension, value, …, {options}]`; nothing for an expression.
+/// `[namespace, name, dimension, value, …, {options}]`; `None` for an expression.
 fn looked_at_by(line: &Value) -> Result<Option<Looked>> {
     let parts: Vec<&str> = each(line).filter_map(Value::as_str).collect();
     let [namespace, name, dimensions @ ..] = parts.as_slice() else {

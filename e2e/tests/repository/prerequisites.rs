@@ -1,5 +1,5 @@
-//! `local/tools/prerequisites.sh` on prepared machines: a folder is the whole PATH, and each program in it is made for the
-//! test or is one of the system's basic tools.
+//! `local/tools/prerequisites.sh` on simulated machines: the PATH is one folder with programs that the test makes and
+//! a few basic system tools.
 
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use ringback_local::settings::{PBXS, PORTS, PbxPorts, Ports};
 
-/// What the scripts themselves use.
+/// The system tools that the scripts use.
 const BASICS: [&str; 20] = [
     "awk", "cat", "chmod", "cut", "df", "dirname", "env", "grep", "head", "id", "mkdir", "rm",
     "sed", "sh", "sleep", "sort", "tail", "tr", "touch", "uname",
 ];
 const SCRIPT: &str = "local/tools/prerequisites.sh";
-/// What the scripts read of the repository.
+/// The files of the repository that the scripts read.
 const FILES: [&str; 5] = [
     SCRIPT,
     "local/tools/unpack.sh",
@@ -37,7 +37,7 @@ fn a_machine_that_has_everything_is_left_as_it_is() -> Result<()> {
 #[test]
 fn what_is_missing_is_named_within_a_second_with_the_command_that_installs_it() -> Result<()> {
     let machine = Machine::complete("missing")?;
-    // The script also looks in the system's own /usr/sbin.
+    // The script also searches /usr/sbin, so a failing program hides the real one.
     machine.have("haproxy", "false")?;
     for program in ["cc", "strip", "python3", "ps"] {
         machine.lose(program)?;
@@ -107,7 +107,7 @@ fn what_apt_does_not_mend_stops_the_command() -> Result<()> {
     Ok(())
 }
 
-/// The script installs nothing if something else is missing that it cannot install.
+/// The script installs nothing if it cannot install everything that is missing.
 #[test]
 fn a_machine_without_rust_is_told_so_before_anything_is_installed() -> Result<()> {
     let machine = Machine::complete("no-rust")?;
@@ -236,14 +236,14 @@ fn a_port_that_another_program_uses_is_named() -> Result<()> {
         String::from_utf8(python.stdout)?.trim(),
         machine.bin().join("python3"),
     )?;
-    // If it is taken already, that is as good.
+    // It may be taken already, which has the same effect.
     let _listener = TcpListener::bind(("127.0.0.1", PORTS.loss));
     let run = machine.run("regions", &[])?;
     ensure!(!run.succeeded);
     run.says(&format!("{}/tcp", PORTS.loss))
 }
 
-/// A port that is new in the settings has to be looked at by the script, too.
+/// A new port in the settings must also be checked by the script.
 #[test]
 fn the_script_looks_at_the_ports_of_the_settings() -> Result<()> {
     let Ports {
@@ -291,12 +291,12 @@ fn the_script_looks_at_the_ports_of_the_settings() -> Result<()> {
     Ok(())
 }
 
-/// A repository's scripts, and the only programs that they find.
+/// A copy of the scripts and a PATH with only the given programs.
 struct Machine {
     root: PathBuf,
 }
 
-/// How it went.
+/// The result of a run.
 struct Run {
     succeeded: bool,
     text: String,
@@ -314,7 +314,7 @@ impl Run {
 }
 
 impl Machine {
-    /// Root's, with everything on it.
+    /// A machine with everything installed and a root user.
     fn complete(name: &str) -> Result<Self> {
         let root = std::env::temp_dir().join(format!(
             "ringback-prerequisites-{}-{name}",
@@ -370,7 +370,7 @@ impl Machine {
 
     fn have(&self, program: &str, does: &str) -> Result<()> {
         let path = self.bin().join(program);
-        // Not through a link to the real one.
+        // Remove the link, or the write would go to the real file.
         let _ = std::fs::remove_file(&path);
         std::fs::write(&path, format!("#!/bin/sh\n{does}\n"))?;
         Ok(std::fs::set_permissions(

@@ -1,4 +1,4 @@
-//! Promises about what the software is built from.
+//! Checks of the workspace: lints, dependencies, lock file.
 
 use std::path::{Path, PathBuf};
 
@@ -47,7 +47,7 @@ fn every_dependency_is_a_crate_of_crates_io_with_a_checksum() -> Result<()> {
     Ok(())
 }
 
-/// A build that resolves dependencies anew is not the one that was tested.
+/// A build that resolves dependencies anew differs from the one that was tested.
 #[test]
 fn whatever_builds_keeps_to_the_lockfile() -> Result<()> {
     let mut commands = 0;
@@ -69,7 +69,7 @@ fn whatever_builds_keeps_to_the_lockfile() -> Result<()> {
     Ok(())
 }
 
-/// The manifests of the workspace's members.
+/// The manifests of all workspace members.
 fn manifests() -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for folder in [
@@ -88,13 +88,13 @@ fn manifests() -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// What stands under a heading, up to the next.
+/// The text of a section, up to the next heading.
 fn section<'a>(toml: &'a str, heading: &str) -> Option<&'a str> {
     let (_, rest) = toml.split_once(&format!("{heading}\n"))?;
     Some(rest.split("\n[").next().unwrap_or(rest))
 }
 
-/// The text of a key.
+/// The string value of a key.
 fn value<'a>(toml: &'a str, key: &str) -> Option<&'a str> {
     let mut lines = toml.lines();
     let line = lines.find_map(|line| line.strip_prefix(key)?.strip_prefix(" = \""))?;

@@ -1,5 +1,5 @@
-//! Values that mean something to somebody on their way (an ARI URL, the dialplan, SIP, DynamoDB, JSON, a form, a log)
-//! are text and no more: on the real Asterisk, the real functions and the table. The local stack must be running.
+//! Values with a special meaning for a system on their way (an ARI URL, the dialplan, SIP, DynamoDB, JSON, a form, a
+//! log) are treated as text: on the real Asterisk, the real functions and the table. The local stack must be running.
 
 use std::path::PathBuf;
 
@@ -8,16 +8,16 @@ use futures::future::try_join_all;
 use reqwest::{Method, StatusCode};
 use ringback::api::entry_points::mutation::HOSTILE;
 use ringback_client::Client;
-use ringback_e2e::fixture::{App, Fixture, SOON, answered, call_sid};
+use ringback_e2e::fixture::{App, CALLER, Fixture, SOON, answered, call_sid};
 use ringback_e2e::log_lines::log_lines;
 use ringback_local::settings::Settings;
 use ringback_sip::Caller;
 use serde_json::{Value, json};
 
-/// So many callers at once.
+/// The number of concurrent callers.
 const AT_ONCE: usize = 6;
 
-/// A file that nobody makes, unless a value is run as a command.
+/// A file that exists only if a value was run as a command.
 struct Canary(PathBuf);
 
 impl Canary {
@@ -27,7 +27,7 @@ impl Canary {
         Self(path)
     }
 
-    /// Values that would make it.
+    /// Values that would create the file.
     fn commands(&self) -> Vec<String> {
         let path = self.0.display();
         [
@@ -52,7 +52,7 @@ fn values(canary: &Canary) -> Vec<String> {
     table.chain(canary.commands()).chain(long).collect()
 }
 
-/// What of a name may be shown: see `CallerName`. SIP itself carries no control characters.
+/// The part of a name that may be shown; see `CallerName`. SIP itself carries no control characters.
 fn shown(name: &str) -> Option<String> {
     let reaches_out = |c: &char| matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let kept = |c: &char| !c.is_control() && !reaches_out(c);
@@ -65,7 +65,7 @@ async fn a_hostile_name_is_shown_as_it_is_and_does_nothing() -> Result<()> {
     let (fixture, canary) = (Fixture::open().await?, Canary::set());
     let app = fixture.app("1001").await?;
     let names = values(&canary);
-    // The simulated trunk's own parser takes empty brackets for an address, and a datagram holds no longer ones.
+    // The simulated trunk parses empty brackets as an address, and a datagram has a limited length.
     let can_be_sent = |name: &&String| name.len() < 200 && !name.contains("<>");
     let names: Vec<(usize, &String)> = names.iter().filter(can_be_sent).enumerate().collect();
     for some in names.chunks(AT_ONCE) {
@@ -78,7 +78,7 @@ async fn a_hostile_name_is_shown_as_it_is_and_does_nothing() -> Result<()> {
     canary.is_alive()
 }
 
-/// A caller of that name rings, the push tells the name, and the caller gives up, which is noticed.
+/// A caller with this name rings, the push contains the name, and the caller hangs up, which ends the call.
 async fn named(fixture: &Fixture, app: &App<'_>, at: usize, name: &str) -> Result<()> {
     let number = format!("+9198120{at:05}");
     let caller = Caller::number(&number).named(name);
@@ -108,14 +108,14 @@ async fn names_in_any_script_and_with_any_sign_are_shown_by_the_phone() -> Resul
         r#"O"Neil \ (sip:a@b); ${X}, $[1]"#,
         command.get(..60).unwrap_or(&command),
     ] {
-        let caller = Caller::number(fixture::CALLER).named(name);
+        let caller = Caller::number(CALLER).named(name);
         let call = fixture.dial_as("1001", caller, Some(&call_sid())).await?;
         let data = push_about(&fixture, &app, "caller_name", name).await?;
         let id = data["call_id"].as_str().context("a call's id")?;
         assert_eq!(app.says("accept_ready", id).await?.0, StatusCode::OK);
         let callee = phone.next_call(SOON).await?;
         assert_eq!(callee.caller().display_name.as_deref(), Some(name));
-        assert_eq!(callee.caller().number, fixture::CALLER);
+        assert_eq!(callee.caller().number, CALLER);
         callee.answer().await?;
         call.answered(SOON).await?;
         call.hang_up().await?;
@@ -163,7 +163,7 @@ async fn a_hostile_call_sid_or_number_dialled_is_refused() -> Result<()> {
     let values = values(&canary);
     let refused = async |value: &String| {
         let value: String = value.chars().filter(|c| !c.is_control()).take(60).collect();
-        let sid = fixture.dial_as("1001", Caller::number(fixture::CALLER), Some(&value));
+        let sid = fixture.dial_as("1001", Caller::number(CALLER), Some(&value));
         if let Ok(call) = sid.await
             && !value.trim().is_empty()
         {
@@ -271,7 +271,7 @@ async fn device(app: &App<'_>, at: usize, value: &str) -> Result<(StatusCode, Va
     let mut body = json!({ "extension": "1002", "platform": "fcm", "token": "t" });
     body[field] = value.into();
     let encoded: String = form_urlencoded::byte_serialize(value.as_bytes()).collect();
-    // A slash ends a path's segment however it is written, and nobody answers there.
+    // A slash ends a path segment even if it is encoded, and no route matches.
     let is_id = field == "id" && !value.contains(['/', '%']) && !value.trim_matches('.').is_empty();
     let id = if is_id { encoded.as_str() } else { "hostile" };
     app.ask(Method::PUT, &format!("/api/devices/{id}"), Some(body))
@@ -288,7 +288,7 @@ async fn said(app: &App<'_>, at: usize, value: &str) -> Result<(StatusCode, Valu
         .await
 }
 
-/// The data of all pushes to this app that tell of a call, oldest first.
+/// The data of all incoming call pushes to this app, oldest first.
 async fn pushes(fixture: &Fixture, app: &App<'_>) -> Result<Vec<Value>> {
     let pushes = fixture.pushes_to(&app.push_token).await?;
     let data = pushes.into_iter().map(|push| push["data"].clone());

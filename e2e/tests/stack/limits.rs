@@ -1,5 +1,5 @@
-//! How much an extension may do: the real functions on the real table, some with allowances that a test can use up.
-//! The local stack must be running, and the functions built.
+//! The limits of an extension: the real functions on the real table, some with limits that a test can exhaust. The
+//! local stack must be running.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ const AT_ONCE: usize = 3;
 const INTERVAL: Duration = Duration::from_secs(3);
 const FEW_CALLS: [(&str, &str); 2] = [("CALLS_PER_MINUTE", "20"), ("CALLS_AT_ONCE", "3")];
 
-/// `incoming_call` by an app of `caller`, to an extension without a phone.
+/// An app of `caller` sends `incoming_call` to an extension without a phone.
 fn start_call(caller: &str, reference: &str) -> Result<Value> {
     let mut event = example("ws-message-incoming-call-app")?;
     event["requestContext"]["authorizer"]["extension"] = caller.into();
@@ -30,13 +30,13 @@ fn start_call(caller: &str, reference: &str) -> Result<Value> {
     Ok(event)
 }
 
-/// A caller whom no other test knows.
+/// An unused caller number.
 fn somebody() -> String {
     let unique = uuid::Uuid::new_v4().simple().to_string();
     format!("caller-{}", &unique[..8])
 }
 
-/// Starts these calls, one after the other. Gives how many were begun, and the answers to the others.
+/// Starts these calls one after the other. Returns how many were accepted, and the answers of the others.
 async fn start_all(
     function: &mut Observed,
     caller: &str,
@@ -91,10 +91,10 @@ async fn two_processes_together_start_no_more_calls_than_an_extension_may() -> R
     }
     ensure!(wait > Duration::ZERO, "nothing was refused");
 
-    // Another extension does not notice.
+    // Another extension is not affected.
     let (begun, _) = start_all(&mut one, &somebody(), 0..1).await?;
     ensure!(begun == 1, "another's call was refused");
-    // Who waits as told may start one again.
+    // After the retry time, the app may start a call again.
     sleep(wait).await;
     let (begun, _) = start_all(&mut other, &caller, 10..11).await?;
     ensure!(begun == 1, "refused after waiting");
@@ -113,7 +113,7 @@ async fn asking_again_for_a_call_uses_nothing_up_and_a_refusal_costs_one_write()
         let (again, _) = function.invoke(&start_call(&caller, "tap")?).await?;
         ensure!(again["callId"] == first["callId"], "{again}");
     }
-    // What the call left to be done is over by then.
+    // By now, the pending effects of the call are completed.
     sleep(Duration::from_millis(500)).await;
     let (another, timeline) = function.invoke(&start_call(&caller, "tap-2")?).await?;
     ensure!(another["code"] == "too_many_calls", "{another}");
@@ -130,11 +130,11 @@ async fn asking_again_for_a_call_uses_nothing_up_and_a_refusal_costs_one_write()
     Ok(())
 }
 
-/// The number of 1001's person, as the stack's table has it.
+/// The phone number of extension 1001 in the stack's table.
 const OWN_NUMBER: &str = "+919800001001";
 const THERE: &str = "+919876543210";
 
-/// `incoming_call` by an app of `extension`, to a telephone number.
+/// An app of `extension` sends `incoming_call` to a telephone number.
 fn call_number(extension: &str, caller_id: Option<&str>, recipient: &str) -> Result<Value> {
     let mut event = example("ws-message-incoming-call-number")?;
     event["requestContext"]["authorizer"]["extension"] = extension.into();
@@ -148,14 +148,14 @@ fn call_number(extension: &str, caller_id: Option<&str>, recipient: &str) -> Res
     Ok(event)
 }
 
-/// Whether Exotel took the call.
+/// Whether Exotel accepted the call.
 fn is_placed(answer: &Value) -> bool {
     answer["type"] == "call_initiated" && answer["data"]["callSid"].is_string()
 }
 
-/// The timers that one invocation armed, in the queue and at the scheduler.
-fn timers(timeline: &timeline::Timeline) -> usize {
-    let arms = |request: &&watched::Request| {
+/// The timers that one invocation armed in the queue and at the scheduler.
+fn timers(timeline: &ringback_e2e::timeline::Timeline) -> usize {
+    let arms = |request: &&ringback_e2e::recording_proxy::Request| {
         let target = request.headers.get("x-amz-target");
         let target = target.and_then(|target| target.to_str().ok());
         let in_queue = target == Some("AmazonSQS.SendMessage");
@@ -170,7 +170,7 @@ fn timers(timeline: &timeline::Timeline) -> usize {
 async fn asking_again_for_an_active_call_arms_no_timer() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.app("1002").await?;
-    // The caller's phone rings and is not answered, so the call waits for its caller's leg.
+    // The caller's phone rings and is not answered, so the call waits for the caller's leg.
     let _phone = fixture.registered_phone("1001").await?;
     let mut function = Observed::start(&fixture, "ws-message", "info").await?;
     let mut to_app = example("ws-message-incoming-call-app")?;
@@ -218,7 +218,8 @@ async fn by_default_an_app_calls_from_its_own_number_and_within_the_country() ->
             .await?;
     }
     for (caller_id, recipient) in [
-        // Another extension's number, a caller abroad, a recipient abroad, a satellite phone, premium rate, shared cost.
+        // Another extension's number, a foreign caller, a foreign recipient, a satellite phone, premium rate, shared
+        // cost.
         (Some("+919800001002"), THERE),
         (Some("+442071838750"), THERE),
         (None, "+442071838750"),
@@ -236,7 +237,7 @@ async fn by_default_an_app_calls_from_its_own_number_and_within_the_country() ->
         );
         let message = answer["error"].as_str().context("a message")?;
         ensure!(!message.contains(char::is_numeric), "{case}");
-        // At most the extension's number was looked up.
+        // At most one request: the lookup of the extension's number.
         ensure!(timeline.aws.len() <= 1, "{timeline}");
     }
     Ok(())
@@ -271,7 +272,7 @@ async fn an_end_makes_room_for_another_call_at_the_same_time() -> Result<()> {
     let third = another()?;
     let patience = Instant::now() + SOON;
     loop {
-        // The index follows the table in a moment.
+        // The index follows the table after a moment.
         let (answer, _) = function.invoke(&third).await?;
         if is_placed(&answer) {
             return Ok(());
@@ -303,7 +304,7 @@ async fn calls_to_telephones_have_a_daily_limit() -> Result<()> {
     Ok(())
 }
 
-/// `PUT /api/devices/{device}` with a token for Apple's alerts.
+/// `PUT /api/devices/{device}` with an APNs alert token.
 fn register(app: &App<'_>, device: &str, token: &str) -> Result<Value> {
     let mut event = example("devices-put")?;
     event["headers"]["authorization"] = format!("Bearer {}", app.token).into();
@@ -350,7 +351,7 @@ async fn a_device_that_has_to_go_goes_at_sns_too_and_registrations_have_their_li
     ensure!(attributes.send().await.is_err(), "{deleted} is still there");
 
     let mut answers = Vec::new();
-    // A token comes every two seconds, which is time enough for a slow machine to register once more.
+    // One registration becomes available every two seconds, which may be enough for one more on a slow machine.
     while answers.len() < 3 {
         answers.push(function.answer_to(&new_phone).await?);
     }
@@ -373,7 +374,7 @@ async fn a_device_that_has_to_go_goes_at_sns_too_and_registrations_have_their_li
     Ok(())
 }
 
-/// A stranger, or many, may ask as fast as they can.
+/// Health checks are unauthenticated, so many clients may send them without limit.
 #[tokio::test(flavor = "multi_thread")]
 async fn however_often_health_is_asked_each_process_pings_the_pbx_once_a_second() -> Result<()> {
     const PROCESSES: usize = 3;
@@ -428,7 +429,7 @@ async fn a_phone_that_changes_hands_does_not_ring_for_whoever_had_it() -> Result
     let caller = fixture.dial("1001").await?;
     let (status, _) = caller.rejected(SOON).await?;
     ensure!(status == 486, "{status}: whose phone rings?");
-    // What the app of before says late does not touch the new registration.
+    // A late request of the previous app does not affect the new registration.
     let device = format!("/api/devices/{}", before.device);
     let (status, _) = before.ask(Method::DELETE, &device, None).await?;
     ensure!(status == StatusCode::OK, "{status}");

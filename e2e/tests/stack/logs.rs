@@ -1,5 +1,5 @@
-//! What the functions write into their logs: enough to tell a call's story by its id, and nothing private. The logs
-//! are those of the deployed functions, read from the local AWS; the local stack must be running.
+//! The logs of the functions: they tell the story of a call by its id, and contain nothing private. The deployed
+//! functions' logs are read from the local AWS; the local stack must be running.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ const NUMBER: &str = "+919812345067";
 const IN_NATIONAL_FORM: &str = "09812345067";
 const NAME: &str = "Padmavathi Venkataraman";
 
-/// What the log tells of [`a_whole_call`], at the least: an event, or a message, in each function that has a part in it.
+/// The minimum log of [`a_whole_call`]: an event or a message of each function that takes part.
 const STORY: [(&str, &str); 10] = [
     ("asterisk-incoming", "caller_arrived"),
     ("asterisk-incoming", "FCM is asked again"),
@@ -32,7 +32,7 @@ const STORY: [(&str, &str); 10] = [
     ("broadcast", "told"),
     ("call-timeout", "timer_fired"),
 ];
-/// The functions that deal with calls and nothing else.
+/// The functions that only handle calls.
 const OF_CALLS: [&str; 5] = [
     "asterisk-incoming",
     "exotel-webhook",
@@ -40,12 +40,11 @@ const OF_CALLS: [&str; 5] = [
     "call-timeout",
     "broadcast",
 ];
-/// A function's lines come a little later than what it did, and the timer when the ring would have been over: `make e2e`
-/// has them ring for 10 s.
+/// A function's lines appear a little later than its effects, and the timer fires at the end of the ring: `make e2e`
+/// sets it to 10 s.
 const STORY_TOLD_WITHIN: Duration = Duration::from_secs(20);
-/// The local AWS waits 50 ms for what a function has written; what it reads later, on a busy machine, it writes down with
-/// the next invocation of the same process. So a call whose story has gaps is followed by another one, which closes them or
-/// tells its own.
+/// The local AWS waits 50 ms for a function's log. On a busy machine it reads the rest with the next invocation of the
+/// same process. So if lines are missing, another call brings them or logs its own.
 const CALLS: usize = 3;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -68,12 +67,12 @@ async fn the_logs_tell_a_calls_story_by_its_id_and_nothing_private() -> Result<(
         .iter()
         .filter(|line| OF_CALLS.contains(&line.function.as_str()))
         .filter(|line| !line.json["call_id"].is_string())
-        // Metrics, which count all calls together.
+        // Metrics count all calls together, without an id.
         .filter(|line| line.json["_aws"].is_null())
-        // A secret that an earlier test has replaced and put back, or what is asked again before a call is known.
+        // An earlier test replaced and restored secrets, and a process may fetch one before it knows the call.
         .filter(|line| line.json["target"] != "ringback::platform::secrets")
         .filter(|line| line.json["target"] != "ringback::telemetry::requests")
-        // A leg that an earlier test has left behind may end just now, and nobody knows of its call any more.
+        // A leg of an earlier test may end just now, when its call is gone.
         .filter(|line| line.json["code"] != "no_such_call")
         .collect();
     assert!(of_no_call.is_empty(), "{of_no_call:#?}");
@@ -115,7 +114,7 @@ async fn at_no_level_of_logging_does_a_function_tell_anything_private() -> Resul
     Ok(())
 }
 
-/// What the dialplan asks when that caller has reached the PBX.
+/// The request of the dialplan when the caller has reached the PBX.
 fn incoming(fixture: &Fixture, sid: &str) -> Result<Value> {
     let mut event = example("asterisk-incoming-incoming")?;
     for (name, value) in &fixture.stack.headers.asterisk {
@@ -140,7 +139,7 @@ fn declines(app: &App<'_>, call: &str) -> Result<Value> {
     Ok(event)
 }
 
-/// All lines since then, as soon as they tell a call's story.
+/// All lines since then, as soon as they contain a complete story of a call.
 async fn lines_with_a_story(fixture: &Fixture, began: OffsetDateTime) -> Result<Vec<Line>> {
     let mut calls = Vec::new();
     while calls.len() < CALLS {
@@ -159,7 +158,7 @@ async fn lines_with_a_story(fixture: &Fixture, began: OffsetDateTime) -> Result<
     bail!("the logs do not tell {untold:?}");
 }
 
-/// What these lines do not tell of this call.
+/// The expected lines that are missing for this call.
 fn untold(id: &str, lines: &[Line]) -> Vec<(&'static str, &'static str)> {
     let told = |(function, what): &(&str, &str)| {
         lines
@@ -170,8 +169,8 @@ fn untold(id: &str, lines: &[Line]) -> Vec<(&'static str, &'static str)> {
     STORY.into_iter().filter(|part| !told(part)).collect()
 }
 
-/// A caller whom both witnesses see, a push at the second try, an app that accepts, a conversation, its end, and an app that
-/// comes too late, by HTTP and by its WebSocket.
+/// A call that Exotel and the PBX both report, with a retried push, an accept, a conversation, its end, and a late app
+/// that responds by HTTP and by WebSocket.
 async fn a_whole_call(fixture: &Fixture) -> Result<String> {
     let (app, late) = (fixture.app("1001").await?, fixture.app("1001").await?);
     let mut phone = fixture.registered_phone("1001").await?;

@@ -1,8 +1,8 @@
-//! Requests as an enemy, a bug or a bad line would change them, handed to the functions' real binaries by Lambda's own
-//! protocol: none of them makes a function fail, crash or tell a secret. The local stack must be running, and the
-//! functions built.
+//! Mutated requests, passed to the functions' real binaries with the Lambda runtime API: none of them makes a function
+//! fail, crash or reveal a secret. The local stack must be running.
 //!
-//! `events/` are the seeds. `REQUESTS=10000` sends that many to each entry point, `SEED=2` others than usual.
+//! The event files are the starting points. `REQUESTS=10000` sends that many to each entry point, `SEED=2` selects
+//! other mutations.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -18,16 +18,16 @@ use ringback_local::settings::{STACK_NAME, Settings};
 use ringback_local::stack::Stack;
 use serde_json::{Value, json};
 
-/// To each entry point, unless `REQUESTS` says otherwise: some seconds for all of them.
+/// The number of requests to each entry point unless `REQUESTS` is set. All of them take some seconds.
 const REQUESTS: usize = 50;
 
-/// Longer than any function of the template may take.
+/// Longer than the timeout of any function in the template.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// An entry point: its name, the function behind it, and the requests that are changed.
+/// An entry point: its name, its function, and the event files that are mutated.
 type EntryPoint = (&'static str, &'static str, &'static [&'static str]);
 
-/// In this order, no phone is registered while calls come in: nobody is waited for.
+/// In this order no phone is registered when calls come in, so no function waits for one.
 const ENTRY_POINTS: [EntryPoint; 14] = [
     (
         "GET /exotel/webhook",
@@ -112,7 +112,7 @@ const ENTRY_POINTS: [EntryPoint; 14] = [
     ),
 ];
 
-/// What makes the events' call known, and over: changed requests are about it, and wait for nobody.
+/// Creates and ends the call of the event files, so that mutated requests refer to it and do not wait.
 const PROLOGUE: [(&str, &str); 2] = [
     ("exotel-webhook", "exotel-webhook-passthru-get"),
     ("exotel-webhook", "exotel-webhook-status-callback-form"),
@@ -130,7 +130,7 @@ async fn no_request_makes_a_function_fail_crash_or_tell_a_secret() -> Result<()>
     tried
 }
 
-/// The functions, each started once: none may end.
+/// The functions, each started once. None may exit.
 struct Functions {
     settings: Settings,
     stack: Stack,
@@ -220,7 +220,7 @@ impl Functions {
         self.running.get_mut(name).context("just started")
     }
 
-    /// The deployed function's variables, in the events' own surroundings.
+    /// The deployed function's variables, pointed at the test's own resources.
     async fn environment(&self, name: &str) -> Result<BTreeMap<String, String>> {
         let url = format!(
             "{}/2015-03-31/functions/{STACK_NAME}-{name}/configuration",
@@ -234,7 +234,7 @@ impl Functions {
                 environment.insert((*name).to_owned(), value.clone());
             }
         }
-        // The events' tokens name nobody.
+        // The tokens of the event files have no issuer and no audience.
         environment.retain(|name, _| !["TOKEN_ISSUER", "TOKEN_AUDIENCE"].contains(&name.as_str()));
         Ok(environment)
     }
@@ -250,7 +250,7 @@ impl Functions {
             .join(format!("{function}.log"))
     }
 
-    /// Each line of a log that holds a secret, or is no JSON: text that came from outside could have made it up.
+    /// Each log line that contains a secret or is not JSON: text from outside could have forged it.
     fn told_in(&self, log: &str) -> Vec<String> {
         let private: Vec<&str> = self
             .secrets
@@ -269,7 +269,7 @@ impl Functions {
     }
 }
 
-/// What an answer says, in a word: its status and its code.
+/// The kind of an answer: its status and its code.
 fn kind(answer: &Value) -> String {
     if let Some(effect) = answer["policyDocument"]["Statement"][0]["Effect"].as_str() {
         return effect.to_owned();
@@ -282,8 +282,8 @@ fn kind(answer: &Value) -> String {
         .to_owned()
 }
 
-/// Over the WebSocket there is no status, only the code. That the events' secrets hold no account at Exotel is no
-/// request's fault.
+/// A WebSocket answer has a code and no status. The secrets of the event files have no Exotel account, which is not
+/// the request's fault.
 fn is_failure(kind: &str) -> bool {
     let is_refused = |status: &str| {
         status
@@ -295,7 +295,7 @@ fn is_failure(kind: &str) -> bool {
     !expected || kind.ends_with("try_again") || kind.ends_with("asterisk_failed")
 }
 
-/// Endless changed requests, each made of one of these.
+/// An endless sequence of mutations of these requests.
 struct Changed<'a> {
     events: &'a [Value],
     bodies: Vec<Vec<u8>>,
@@ -313,7 +313,7 @@ impl<'a> Changed<'a> {
         }
     }
 
-    /// One change of `text`.
+    /// One mutation of `text`.
     fn text(&self, text: &str) -> String {
         let bytes = self.bytes(&[text.as_bytes().to_vec()]);
         String::from_utf8_lossy(&bytes).into_owned()
@@ -324,7 +324,7 @@ impl<'a> Changed<'a> {
         Mutations::of(seeds, number).nth(2).unwrap_or_default()
     }
 
-    /// As HTTP lets a client write it: in one line, without spaces.
+    /// As a client can write it in HTTP: in one line without spaces.
     fn word(&self, text: &str) -> String {
         let changed = self.text(text);
         changed
@@ -344,7 +344,7 @@ impl<'a> Changed<'a> {
         if event["body"].is_null() {
             return self.change_query(event);
         }
-        // A body of any of the requests that come here.
+        // The body of any request to this entry point.
         let bytes = self.bytes(&self.bodies);
         event["body"] = match event["isBase64Encoded"] {
             Value::Bool(true) => STANDARD.encode(bytes),
@@ -353,7 +353,7 @@ impl<'a> Changed<'a> {
         .into();
     }
 
-    /// What stands behind the secret; without it, nothing is read.
+    /// Mutates the query after the secret. Without a valid secret, the query is not read.
     fn change_query(&self, event: &mut Value) {
         if let Some(query) = event["rawQueryString"].as_str() {
             let (secret, rest) = query.split_once('&').unwrap_or((query, ""));

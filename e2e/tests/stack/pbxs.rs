@@ -1,5 +1,5 @@
-//! Two PBXs, both real: a call is on the one that its caller came in on, a dead one is done without, and each tells a
-//! second region what the first does not take. The local stack must be running (`make up`).
+//! Two real PBXs: a call stays on the PBX that it came in on, a dead PBX is skipped, and each PBX reports to the
+//! second region what the first one does not accept. The local stack must be running.
 
 use std::time::Duration;
 
@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep};
 
-/// The second PBX, in the stack's list.
+/// The index of the second PBX.
 const SECOND: usize = 1;
-/// The local cloud takes so long from a report to a push, at most, when nothing is in the way.
+/// The maximum time from a report to the push in the local cloud when nothing fails.
 const TOLD_WITHIN: Duration = Duration::from_secs(2);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -90,7 +90,7 @@ async fn a_frozen_pbx_is_done_without() -> Result<()> {
     Ok(())
 }
 
-/// 1001 calls 1002, and hangs up after a while.
+/// 1001 calls 1002 and hangs up after a while.
 async fn an_app_calls(
     fixture: &Fixture,
     app: &App<'_>,
@@ -117,7 +117,7 @@ async fn an_app_calls(
     Ok(own)
 }
 
-/// As it is now: an answer from before is good for a second.
+/// The current health: an earlier result is cached for a second.
 async fn health(fixture: &Fixture) -> Result<(u16, Value)> {
     sleep(Duration::from_millis(1_100)).await;
     let url = format!("{}/health", fixture.stack.http_url);
@@ -136,13 +136,13 @@ async fn all_are_well(fixture: &Fixture) -> Result<()> {
     }
 }
 
-/// The second region is the one there is; the first is played by nobody.
+/// The real region is the second one here; the first one does not exist.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_region_that_is_lost_costs_one_caller_seconds_and_the_next_ones_nothing() -> Result<()> {
     let fixture = Fixture::open().await?.at_pbx(SECOND)?;
     let frozen = TcpListener::bind("127.0.0.1:0").await?;
     let refusing = TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
-    // What CURL() is given: no time, 2 s to connect, 5 s to answer.
+    // The CURL() timeouts of the dialplan: 2 s to connect, 5 s for the response.
     let lost = [
         (format!("http://{refusing}"), 0),
         ("http://region.invalid".to_owned(), 2),
@@ -166,7 +166,7 @@ async fn a_region_that_is_lost_costs_one_caller_seconds_and_the_next_ones_nothin
     is_told_within(&fixture, TOLD_WITHIN, &there).await
 }
 
-/// A caller comes, and an app is woken so soon.
+/// A caller dials, and an app receives the push within this time.
 async fn is_told_within(fixture: &Fixture, time: Duration, url: &str) -> Result<()> {
     let app = fixture.app("1001").await?;
     let began = Instant::now();

@@ -1,6 +1,6 @@
-//! How many requests a call's two urgent ways take, from a caller's first sign to the push, and from a phone that is
-//! ready to the originate: counted at DynamoDB, at Asterisk's REST interface and at the push service, with the real
-//! binaries in the environment that they are deployed with. The local stack must be running, and the functions built.
+//! The number of requests in the two urgent paths of a call: from the first report of a caller to the push, and from
+//! the accept to the originate. Counted at DynamoDB, ARI and the push service, with the real binaries in their
+//! deployed environment. The local stack must be running.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -72,7 +72,7 @@ async fn the_audio_of_a_stream_costs_no_request_to_any_system() -> Result<()> {
     Ok(())
 }
 
-/// An app's ways to name a call, each in the event of its function.
+/// The events in which an app names a call, one for each function.
 const WAYS_TO_NAME_A_CALL: [&str; 3] = [
     "call-response-decline",
     "call-status",
@@ -94,7 +94,7 @@ async fn a_made_up_call_id_costs_no_request_to_any_system() -> Result<()> {
             ensure!(code == "no_such_call", "{event}, {id}: {code}");
             Ok(asked)
         };
-        // A process needs its keys once, and looks once a minute whether there is a new one.
+        // A process fetches its keys once and checks for a new one at most once a minute.
         for version in ['4', '5', '7', '8'] {
             let asked = refuse(&made_up(version)).await?;
             let keys = asked.iter().all(|one| one == "GetSecretValue");
@@ -104,7 +104,7 @@ async fn a_made_up_call_id_costs_no_request_to_any_system() -> Result<()> {
             let asked = refuse(&made_up(version)).await?;
             ensure!(asked.is_empty(), "{event}, version {version}: {asked:?}");
         }
-        // One that was made here is looked for, where there is one region, once.
+        // In a single region, a valid id is looked up once.
         let asked = refuse(&unknown_id(&fixture).await?).await?;
         ensure!(of_the_table(&asked) == 1, "{event}: {asked:?}");
     }
@@ -138,7 +138,7 @@ async fn an_extension_waits_for_one_call_of_the_other_region_at_a_time() -> Resu
         answers.push(answer?);
     }
     answers.sort_by_key(|(_, requests, _)| *requests);
-    // The call, and the token for the wait.
+    // The call, and the permit to wait.
     for (code, requests, took) in &answers[..2] {
         ensure!(code == "try_again" && *requests == 2, "{answers:?}");
         ensure!(*took < Duration::from_secs(2), "{answers:?}");
@@ -156,12 +156,12 @@ fn function_of(event: &str) -> &str {
         .unwrap_or(event)
 }
 
-/// The first call of a process fetches what steering Asterisk will need.
+/// The first call of a process fetches the credentials for Asterisk.
 fn of_the_table(asked: &[String]) -> usize {
     asked.iter().filter(|one| *one != "GetSecretValue").count()
 }
 
-/// An id that was made here and is no call's.
+/// A validly signed id without a call.
 async fn unknown_id(fixture: &Fixture) -> Result<String> {
     let manager = aws_sdk_secretsmanager::Client::new(&fixture.aws);
     let secret = manager.get_secret_value();
@@ -175,7 +175,8 @@ async fn unknown_id(fixture: &Fixture) -> Result<String> {
     Ok(signing.sign(CallId::fresh()).await?.to_string())
 }
 
-/// An extension's app names a call in this event. The code of the answer, and the requests to AWS by their operations.
+/// An app of an extension names a call in this event. Returns the code of the answer and the operations of the AWS
+/// requests.
 async fn ask(
     function: &mut Observed,
     event: &str,
@@ -206,7 +207,7 @@ async fn ask(
         timeline.ari.is_empty() && timeline.push.is_empty(),
         "{timeline}"
     );
-    let operation = |request: &watched::Request| {
+    let operation = |request: &ringback_e2e::recording_proxy::Request| {
         let target = request.headers.get("x-amz-target")?.to_str().ok()?;
         Some(target.rsplit('.').next()?.to_owned())
     };
@@ -215,7 +216,7 @@ async fn ask(
     Ok((code.to_owned(), asked.collect()))
 }
 
-/// One way, gone twice by one process: with everything still to be fetched, and with secrets and tokens at hand.
+/// Two runs of one path by the same process: with cold and with warm caches.
 struct Runs {
     cold: Run,
     warm: Run,
@@ -269,7 +270,7 @@ fn check(run: &Run) -> Result<()> {
     Ok(())
 }
 
-/// How Exotel's webhook says whom the caller wants.
+/// How Exotel's webhook names the callee.
 #[derive(Clone, Copy)]
 enum Whom {
     ByNumber,
@@ -287,7 +288,7 @@ async fn webhook_to_push(fixture: &Fixture, whom: Whom) -> Result<Runs> {
     rings_to_push(fixture, "exotel-webhook", ring).await
 }
 
-/// What the PBX knows of the caller who has reached it.
+/// What the PBX reports about the caller.
 #[derive(Clone, Copy)]
 enum Witness {
     KnowsCallSid,
@@ -314,7 +315,7 @@ async fn hook_to_push(fixture: &Fixture, witness: Witness) -> Result<Runs> {
     rings_to_push(fixture, "asterisk-incoming", ring).await
 }
 
-/// Two calls, reported by the events that `ring` makes of a caller's number and a CallSid, and then declined.
+/// Two calls that `ring` makes of a caller's number and a CallSid, each declined afterwards.
 async fn rings_to_push(
     fixture: &Fixture,
     function: &str,
@@ -324,7 +325,7 @@ async fn rings_to_push(
     let mut function = Observed::start(fixture, function, "info").await?;
     let mut runs = Vec::new();
     for _ in 0..2 {
-        // A caller who has not called before: one who calls again at once meets what is left of the last call.
+        // A new caller each time: the correlation claim of the last call would match the same one.
         let (answer, timeline) = function
             .invoke(&ring(&fresh_number(), &call_sid())?)
             .await?;
@@ -340,7 +341,7 @@ async fn rings_to_push(
     both(runs)
 }
 
-/// Two calls from the trunk to a phone that is registered, each accepted by one of two devices, bridged and hung up.
+/// Two calls from the trunk to a registered phone, each accepted by one of two devices, bridged and hung up.
 async fn accept_ready_to_originate(fixture: &Fixture) -> Result<Runs> {
     let mut phone = fixture.registered_phone("1001").await?;
     let mut function = Observed::start(fixture, "call-response", "info").await?;
@@ -376,7 +377,7 @@ async fn accept_ready_to_originate(fixture: &Fixture) -> Result<Runs> {
     both(runs)
 }
 
-/// Takes an app's device back, so that the next call does not ring there.
+/// Unregisters an app's device, so that the next call does not ring there.
 async fn forget(app: &App<'_>) -> Result<()> {
     let device = format!("/api/devices/{}", app.device);
     let (status, answer) = app.ask(Method::DELETE, &device, None).await?;
@@ -391,7 +392,7 @@ fn both(runs: Vec<Run>) -> Result<Runs> {
     Ok(Runs { cold, warm })
 }
 
-/// A mobile number of India that nobody has called from.
+/// An unused Indian mobile number.
 fn fresh_number() -> String {
     format!("+9198{:08}", uuid::Uuid::new_v4().as_u128() % 100_000_000)
 }

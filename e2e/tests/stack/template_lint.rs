@@ -1,5 +1,5 @@
-//! `sam validate --lint` (with cfn-lint) on the template. It needs no running stack, but the SAM CLI, which comes with the
-//! stack's tools.
+//! `sam validate --lint` (with cfn-lint) on the template. It needs no running stack, but the SAM CLI, which comes with
+//! the stack's tools.
 
 use std::process::Command;
 

@@ -1,4 +1,4 @@
-//! An app calls another: the caller's own phone is called, then the other's, and both meet in Asterisk.
+//! An app calls another app: Asterisk calls the caller's own phone, then the callee's phone, and bridges both.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{Acting, End, LOST_AFTER, Legs, Scenario, ring};
 use crate::seat::Seat;
 
-/// How long an app waits for an answer on its WebSocket before it asks again.
+/// How long an app waits for a response on its WebSocket before it repeats the request.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(4);
 const ASKS: usize = 6;
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
@@ -32,7 +32,7 @@ impl Acting {
         let phone = &mut seat.phone;
         let picks_up = async {
             let leg = phone.next_call(ring()).await.ok()?;
-            // It may have been called off.
+            // The call may have been cancelled.
             let _ = leg.answer().await;
             Some(leg)
         };
@@ -81,7 +81,7 @@ impl Acting {
     }
 
     async fn talk(&mut self, own: IncomingCall, leg: IncomingCall, began: Instant) -> Result<Legs> {
-        // The caller may be gone by now.
+        // The caller may have hung up by now.
         let _ = leg.answer().await;
         let waited = began.elapsed();
         let soon = Duration::from_secs(5);
@@ -106,7 +106,7 @@ impl Acting {
         })
     }
 
-    /// Nothing rang: the app hears why on its WebSocket.
+    /// No phone rang: the app receives the reason on its WebSocket.
     pub(super) async fn is_told(&mut self, began: Instant) -> Result<Legs> {
         let told = async {
             loop {
@@ -129,7 +129,7 @@ impl Acting {
         })
     }
 
-    /// Connects, and again where that fails, as an app does.
+    /// Connects, with retries, as an app does.
     pub(super) async fn client(&self, seat: &Seat) -> Result<Client> {
         let url = &self.stage.fixture.stack.ws_url;
         for _ in 1..ASKS {
@@ -141,7 +141,7 @@ impl Acting {
         Ok(Client::connect(url, &seat.account.token).await?)
     }
 
-    /// Asks on the WebSocket, again where nothing sensible comes back, and gives the call's id.
+    /// Sends a request on the WebSocket, repeats it if no valid response comes, and returns the call id.
     pub(super) async fn asks(
         &mut self,
         client: &mut Client,

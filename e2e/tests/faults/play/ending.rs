@@ -1,4 +1,4 @@
-//! What has to be true of a call that is over, however it went.
+//! Checks that apply to every call that has ended.
 
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ use super::{Acting, End, Legs, Scenario};
 use crate::seat::{Device, Seat};
 use ringback_e2e::log_lines::log_lines;
 
-/// How long everybody may take to hear that a call is over, after a caller has: as long as a timer takes that comes
-/// again after its function has died.
+/// How long it may take until everything about a call is complete: as long as a timer that is redelivered after a
+/// crash.
 const SETTLES_WITHIN: Duration = Duration::from_secs(60);
-/// A phone that rings for a call that is over stops so soon.
+/// A phone that rings for a call that has ended stops within this time.
 const TAKEN_BACK_WITHIN: Duration = Duration::from_secs(2);
-/// A second ring, or a leg that is left, shows within this.
+/// A second ring or a leg that stays up is visible within this time.
 const SHOWS_WITHIN: Duration = Duration::from_millis(300);
 const LOOKS_EVERY: Duration = Duration::from_millis(200);
 
@@ -24,7 +24,7 @@ impl Acting {
     pub(super) async fn check(&mut self, seat: &mut Seat, legs: &Legs) -> Result<()> {
         self.is_one_call();
         let Some(id) = self.story.call.clone() else {
-            // Nobody ever heard of it but the caller, who was refused.
+            // The call was rejected before it was stored.
             return Ok(());
         };
         self.comes_to_rest(&seat.devices[0], &id, legs.end).await?;
@@ -51,7 +51,8 @@ impl Acting {
 
     async fn comes_to_rest(&mut self, device: &Device, id: &str, end: End) -> Result<()> {
         let right: &[&str] = match end {
-            // Whoever was to note that they talk may have died, and the app have hung up before that was done over.
+            // The function that stores the conversation may have crashed, and the app may have hung up before the
+            // retry.
             End::Bridged if self.may_repeat && self.scenario == Scenario::HungUpByTheApp => {
                 &["completed", "declined"]
             }
@@ -78,7 +79,7 @@ impl Acting {
         }
     }
 
-    /// One leg at most ever came to it, and none is left.
+    /// At most one leg reached the phone, and none is left.
     async fn phone_is_quiet(&mut self, seat: &mut Seat, id: &str, legs: &Legs) {
         if let Some(leg) = &legs.phone {
             let patience = Instant::now() + SETTLES_WITHIN;
@@ -92,11 +93,11 @@ impl Acting {
         let Ok(other) = seat.phone.next_call(SHOWS_WITHIN).await else {
             return;
         };
-        // The same INVITE, sent again because the phone was slow to say that it has it, is no second ring.
+        // A retransmitted INVITE (the phone was slow to answer) is not a second ring.
         let is_new = |leg: &IncomingCall| leg.header("Call-ID") != other.header("Call-ID");
         let is_this_call = other.header("X-Ringback-Call-Id") == Some(id);
         let rang_again = legs.phone.as_ref().map_or(is_this_call, is_new);
-        // Whoever does the work over may call the phone just as the call ends, and takes that back at once.
+        // A repeated effect may call the phone just as the call ends. The function cancels that leg at once.
         if rang_again && !(self.may_repeat && is_taken_back(&other).await) {
             let call = other.header("X-Ringback-Call-Id").unwrap_or("no call");
             self.problem(format!("the phone rang a second time, for {call}"));
@@ -106,7 +107,7 @@ impl Acting {
     async fn was_pushed(&mut self, device: &Device, id: &str) -> Result<()> {
         for kind in ["incoming_call", "call_cancelled"] {
             let mut pushes = device.pushes(kind).await?;
-            // A cancellation of an earlier call that came late goes to whatever devices there are by then.
+            // A late cancellation of an earlier call goes to the devices that are registered by then.
             pushes.retain(|push| push["data"]["server_call_id"] == id);
             if pushes.len() > 1 && !self.may_repeat {
                 self.problem(format!("{} pushes {kind}", pushes.len()));
@@ -121,7 +122,7 @@ impl Acting {
         Ok(())
     }
 
-    /// Whoever rang and has said nothing is told to stop.
+    /// Every device that rang and did not respond gets a cancellation.
     async fn are_silenced(&mut self, devices: &[Device]) -> Result<()> {
         let patience = Instant::now() + SETTLES_WITHIN;
         for device in devices
@@ -145,7 +146,7 @@ impl Acting {
             let words: Vec<&str> = told.iter().filter_map(word).collect();
             let mut ranks: Vec<u8> = Vec::new();
             for rank in words.iter().map(|word| rank(word)) {
-                // Whoever died while telling is followed by one who begins again.
+                // After a crash, the status updates are sent again from the first one.
                 let is_told_again = self.may_repeat && ranks.contains(&rank);
                 ranks.extend((!is_told_again).then_some(rank));
             }
@@ -156,7 +157,7 @@ impl Acting {
                 return;
             }
             if Instant::now() > patience {
-                // What a function says it has failed at, the local cloud does not bring again; AWS does.
+                // When a function returns a partial batch failure, the local cloud does not retry it. AWS does.
                 if !self.a_broadcast_failed().await {
                     self.problem(format!("told no more than {words:?}"));
                 }
@@ -168,7 +169,7 @@ impl Acting {
 }
 
 impl Acting {
-    /// Since this call began, whomever it was about.
+    /// Whether any broadcast has failed since this call began.
     async fn a_broadcast_failed(&self) -> bool {
         let lines = log_lines(&self.stage.fixture, "broadcast").await;
         let began = self.began.to_iso();
@@ -187,7 +188,7 @@ fn word(update: &Value) -> Option<&str> {
     update["status"].as_str()
 }
 
-/// A call only moves on.
+/// The order of the statuses: a call only moves forward.
 fn rank(word: &str) -> u8 {
     match word {
         "initiated" => 0,

@@ -1,4 +1,4 @@
-//! Somebody calls an extension from the trunk.
+//! A caller on the trunk calls an extension.
 
 use std::time::Duration;
 
@@ -12,9 +12,9 @@ use ringback_e2e::fixture::call_sid;
 
 /// How long a conversation lasts.
 const TALK: Duration = Duration::from_millis(600);
-/// How long both legs may take to end after one has.
+/// How long the second leg may take to end after the first.
 const ENDS_WITHIN: Duration = Duration::from_secs(25);
-/// A person who is called takes a while to press a button.
+/// The time that a person takes to press a button.
 const THINKS: Duration = Duration::from_millis(200);
 
 impl Acting {
@@ -41,7 +41,7 @@ impl Acting {
             Scenario::CallerGivesUp => {
                 self.wakes(&devices[0]).await?;
                 sleep(THINKS).await;
-                // It may have been refused in the meantime.
+                // The call may have been rejected in the meantime.
                 let _ = call.cancel().await;
                 self.is_over(&call).await
             }
@@ -57,7 +57,7 @@ impl Acting {
         }
     }
 
-    /// The Passthru applet asks once more where it was not answered with 200, at the URL that stands second.
+    /// If the answer is not 200, the Passthru applet requests its second URL.
     async fn passthru(&mut self, sid: &str, seat: &Seat) -> Result<()> {
         let from = format!("0{}", self.caller.trim_start_matches("+91"));
         for _ in 0..2 {
@@ -113,7 +113,7 @@ impl Acting {
         let answers = async {
             let leg = phone_rings(seat, call).await;
             if let Some(leg) = &leg {
-                // The caller may be gone by now.
+                // The caller may have hung up by now.
                 let _ = leg.answer().await;
             }
             leg

@@ -1,4 +1,4 @@
-//! An app calls a telephone: Exotel connects the two numbers, and reports how it goes.
+//! An app calls a telephone: Exotel connects the two numbers and reports the progress.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::between_apps::is_final;
 use super::{Acting, End, LOST_AFTER, Legs, Scenario};
 use crate::seat::Seat;
 
-/// How long after it was asked Exotel may have placed the call: an app that was not answered asks again meanwhile.
+/// How long Exotel may take to place the call. An app without an answer repeats its request in this time.
 const PLACED_WITHIN: Duration = Duration::from_secs(12);
 const TALK: Duration = Duration::from_millis(600);
 const LOOKS_EVERY: Duration = Duration::from_millis(100);

@@ -1,4 +1,4 @@
-//! Issuers who publish their keys, as Firebase and Cognito do, and deployments that trust them.
+//! Token issuers with published keys, such as Firebase and Cognito, and deployments that trust them.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-/// Somebody who signs tokens with one key.
+/// An issuer that signs tokens with one key.
 pub(crate) struct Issuer {
     pub(crate) key_id: &'static str,
     algorithm: Algorithm,
@@ -64,7 +64,7 @@ impl Issuer {
     }
 }
 
-/// A deployment that trusts an issuer of published keys, and the issuer.
+/// A deployment that trusts an issuer with published keys.
 pub(crate) struct Deployment {
     pub(crate) name: &'static str,
     pub(crate) extension_claim: &'static str,
@@ -74,7 +74,7 @@ pub(crate) struct Deployment {
     audience: &'static str,
     algorithm: &'static str,
     pub(crate) issuer: Issuer,
-    /// Somebody else, whose key has the same id.
+    /// Another issuer, whose key has the same id.
     pub(crate) stranger: Issuer,
     /// The issuer's next key.
     pub(crate) newcomer: Issuer,
@@ -91,7 +91,7 @@ struct Published {
 }
 
 impl Deployment {
-    /// One for each way of having tokens that the README tells of.
+    /// One deployment for each kind of issuer in the README.
     pub(crate) async fn all() -> Result<[Self; 3]> {
         Ok([
             Self::new(Algorithm::RS256).await?.like_firebase(),
@@ -100,7 +100,7 @@ impl Deployment {
         ])
     }
 
-    /// Somebody's own issuer.
+    /// A custom issuer.
     async fn new(algorithm: Algorithm) -> Result<Self> {
         let issuer = Issuer::new("first", algorithm)?;
         let published = Arc::new(Published::default());
@@ -111,7 +111,7 @@ impl Deployment {
             .route("/jwks.json", axum::routing::get(key_set))
             .with_state(Arc::clone(&published));
         let server = tokio::spawn(async move {
-            // It ends with the task that it runs in.
+            // The server runs until its task is aborted.
             let _ = axum::serve(listener, routes).await;
         });
         Ok(Self {
@@ -152,7 +152,7 @@ impl Deployment {
         self
     }
 
-    /// What the template's parameters make of the functions' environment.
+    /// The environment variables that the template's parameters produce.
     pub(crate) fn variables(&self) -> Vec<(String, String)> {
         let variables = [
             ("TOKEN_ALGORITHM", self.algorithm),
@@ -166,7 +166,7 @@ impl Deployment {
         variables.map(owned).to_vec()
     }
 
-    /// An app's claims.
+    /// The claims of an app's token.
     pub(crate) fn claims(&self, extension: &str) -> Value {
         let mut claims = self.ordinary_claims();
         claims[self.extension_claim] = extension.into();
@@ -189,12 +189,12 @@ impl Deployment {
         })
     }
 
-    /// How often the keys were asked for.
+    /// How many times the keys were fetched.
     pub(crate) fn fetches(&self) -> usize {
         self.published.fetches.load(Ordering::SeqCst)
     }
 
-    /// From now on the issuer answers with 503, or with its keys again.
+    /// Makes the issuer answer 503, or its keys again.
     pub(crate) fn fails(&self, fails: bool) {
         self.published.fails.store(fails, Ordering::SeqCst);
     }

@@ -1,6 +1,6 @@
-//! Who gets in where: every route, asked by everybody who might try, with the exact status that each gets. On the
-//! deployed functions, whose tokens are signed with a secret, and for published keys on the same binaries with the
-//! environment that such a deployment has. The local stack must be running, and the functions built.
+//! Authentication and authorization: every route with every kind of credential, and the exact status code for each. On
+//! the deployed functions, whose tokens are signed with a secret, and on the same binaries with the environment of a
+//! deployment that uses published keys. The local stack must be running.
 
 mod issuer;
 mod statuses;
@@ -22,7 +22,8 @@ use tokens::{Secrets, claims_of, confused, hs256, unsigned, with, without};
 
 const OPEN: u16 = 101;
 
-/// Exotel's webhook, its streams and the PBX's hooks know nothing of tokens, and apps nothing of their secrets.
+/// Exotel's webhook, its streams and the PBX's webhooks do not accept tokens, and the apps' routes do not accept their
+/// secrets.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_route_answers_every_token_as_it_must() -> Result<()> {
     let fixture = Fixture::open().await?;
@@ -62,7 +63,7 @@ async fn every_route_answers_every_token_as_it_must() -> Result<()> {
         ("alg none", Some(unsigned(&claims)), others),
         (
             "HS512, right secret",
-            Some(callers::hs512(&claims, key)?),
+            Some(tokens::hs512(&claims, key)?),
             others,
         ),
         ("RS256, own key", Some(rsa.token(&claims)?), others),
@@ -110,7 +111,7 @@ async fn every_route_answers_every_token_as_it_must() -> Result<()> {
         (
             "other extension",
             Some(fixture.stack.phone("1002").context("1002")?.token.clone()),
-            // It takes back a device of its own, which it does not have.
+            // The app unregisters its own device, which does not exist here.
             [403, 403, 403, 200, OPEN, OPEN],
         ),
         (
@@ -131,7 +132,7 @@ async fn every_route_answers_every_token_as_it_must() -> Result<()> {
     ];
 
     let mut table = Statuses::titled("Who gets in where: apps' routes", &Doors::APPS);
-    // Somebody's device stands there from the start, and nobody but its owner may touch it.
+    // Another extension's device exists from the start, and only its owner may change it.
     doors.put_device(Some(right)).await?;
     for (who, token, expected) in &callers {
         let found = doors.all_of_apps(token.as_deref()).await?;
@@ -192,7 +193,7 @@ async fn every_route_of_exotel_and_the_pbx_answers_every_secret_as_it_must() -> 
         table.row(who, expected, &doors.all_of_witnesses(*secret).await?);
     }
     table.check()?;
-    // Whoever watches the service needs no secret, and is told none.
+    // The health check needs no secret and reveals none.
     let health = fixture
         .http
         .get(format!("{}/health", fixture.stack.http_url));
@@ -279,13 +280,13 @@ async fn tokens_of_published_keys_are_held_to_issuer_audience_and_algorithm() ->
             let found = binaries.all(token).await?;
             table.row(&format!("{}: {who}", deployment.name), expected, &found);
         }
-        // The two binaries fetched the keys once each; within that minute the unknown key made neither ask again.
+        // The two binaries fetched the keys once each. Within a minute, the unknown key caused no further request.
         ensure!(
             deployment.fetches() == 2,
             "{} fetches",
             deployment.fetches()
         );
-        // Where the issuer is first heard of now, its new key is good at once.
+        // This process has not fetched the keys yet, so it accepts the new key at once.
         deployment.publish_newcomer()?;
         let mut fresh = Binaries::start(&fixture, &deployment, &call).await?;
         let found = fresh.all(&unknown.token(&claims)?).await?;
@@ -356,7 +357,7 @@ async fn an_operator_hears_of_all_calls_with_their_numbers_and_acts_on_none() ->
         assert_eq!(answer["code"], code, "{answer}");
     }
     assert_eq!(app.call(&id).await?["status"], "waiting_for_mobile");
-    // To an operator, Exotel's name of the call is enough.
+    // An operator can look up a call by Exotel's CallSid.
     let other_sid = call_sid();
     for (sid, token, status) in [
         (&sid, &fixture.stack.operator.token, 200),
@@ -400,12 +401,12 @@ async fn where_only_participants_hear_of_calls_operators_do_too() -> Result<()> 
     Ok(())
 }
 
-/// A mobile number of India that nobody has called from.
+/// An unused Indian mobile number.
 fn fresh_number() -> String {
     format!("+9198{:08}", uuid::Uuid::new_v4().as_u128() % 100_000_000)
 }
 
-/// A call to 1001 that was declined.
+/// A declined call to 1001.
 async fn a_call_that_is_over(fixture: &Fixture) -> Result<String> {
     let app = fixture.app("1001").await?;
     let number = fixture.number_of("1001");
@@ -419,7 +420,7 @@ async fn a_call_that_is_over(fixture: &Fixture) -> Result<String> {
     Ok(id)
 }
 
-/// Every route, to be knocked at.
+/// All routes.
 struct Doors<'a> {
     fixture: &'a Fixture,
     call: &'a str,
@@ -516,7 +517,7 @@ impl<'a> Doors<'a> {
         status_of(request).await
     }
 
-    /// What the two witnesses report of a call each, from its beginning to its end.
+    /// The reports of Exotel and the PBX for one call each, from start to end.
     async fn all_of_witnesses(&self, secret: Option<&str>) -> Result<[u16; 7]> {
         let stack = &self.fixture.stack;
         let webhook = format!("{}/exotel/webhook", stack.http_url);
@@ -576,7 +577,7 @@ impl<'a> Doors<'a> {
     }
 }
 
-/// An answer's status. Whoever is turned away is told why in JSON, and nothing else.
+/// The status of a response. A rejected client gets the reason in JSON and nothing else.
 async fn status_of(request: reqwest::RequestBuilder) -> Result<u16> {
     let (status, body) = answered(request.send().await?).await?;
     if status == StatusCode::UNAUTHORIZED {
@@ -596,7 +597,7 @@ async fn connects(url: &str, credential: &Credential) -> Result<u16> {
     }
 }
 
-/// As Exotel does with a URL that has a user and a password before its host.
+/// Connects like Exotel with a URL that has a user and a password before its host.
 async fn connects_with_password(url: &str, password: Option<&str>) -> Result<u16> {
     let request = reqwest::Client::new()
         .get(url.replacen("ws", "http", 1))
@@ -611,7 +612,7 @@ async fn connects_with_password(url: &str, password: Option<&str>) -> Result<u16
     Ok(request.send().await?.status().as_u16())
 }
 
-/// The two functions that every token comes by, in the environment of a deployment with published keys.
+/// The two functions that check tokens, with the environment of a deployment that uses published keys.
 struct Binaries {
     call_status: RunningFunction,
     authorizer: RunningFunction,
@@ -644,13 +645,13 @@ impl Binaries {
         connects["queryStringParameters"] = json!({ "token": token });
         let policy = self.authorizer.invoke(&connects).await?;
         let effect = &policy["policyDocument"]["Statement"][0]["Effect"];
-        // What API Gateway makes of it.
+        // The status that API Gateway makes of the policy.
         let connected = if effect == "Allow" { 200 } else { 403 };
         Ok([status, connected])
     }
 }
 
-/// A function's binary in the environment that it is deployed with, some variables changed.
+/// A function's binary in its deployed environment with some variables changed.
 async fn started(
     fixture: &Fixture,
     name: &str,
@@ -686,7 +687,7 @@ async fn started(
     .await
 }
 
-/// One of `events/`.
+/// Reads one of the event files.
 fn example(name: &str) -> Result<Value> {
     let settings = ringback_local::settings::Settings::from_environment();
     let path = settings.repository().join(format!("events/{name}.json"));

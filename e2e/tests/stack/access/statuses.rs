@@ -1,4 +1,4 @@
-//! A table of status codes: those that were found, each held against the one that it must be.
+//! A table of status codes: actual ones compared with expected ones.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -35,7 +35,7 @@ impl Statuses {
         }
     }
 
-    /// Prints the table, and fails if a status was not what it must be.
+    /// Prints the table. Fails if a status differs from the expected one.
     pub(crate) fn check(self) -> Result<()> {
         let text = self.text + "\n\n";
         std::io::stdout().write_all(text.as_bytes())?;

@@ -1,4 +1,4 @@
-//! Tokens that are not what they should be, and the secrets to make them with.
+//! Invalid tokens, and the secrets to sign them with.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::issuer::Issuer;
 use ringback_e2e::fixture::Fixture;
 
-/// The deployed application's secrets.
+/// The secrets of the deployed application.
 pub(crate) struct Secrets(BTreeMap<&'static str, Value>);
 
 impl Secrets {
@@ -34,20 +34,20 @@ impl Secrets {
     }
 }
 
-/// What a token says.
+/// The claims of a token.
 pub(crate) fn claims_of(token: &str) -> Result<Value> {
     let part = token.split('.').nth(1).context("a JWT")?;
     Ok(serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part)?)?)
 }
 
-/// The claims, with this one instead of its like.
+/// The claims with one value replaced.
 pub(crate) fn with(claims: &Value, name: &str, value: Value) -> Value {
     let mut claims = claims.clone();
     claims[name] = value;
     claims
 }
 
-/// The claims without this one.
+/// The claims without one value.
 pub(crate) fn without(claims: &Value, name: &str) -> Value {
     let mut claims = claims.clone();
     if let Some(claims) = claims.as_object_mut() {
@@ -64,14 +64,14 @@ pub(crate) fn hs512(claims: &Value, secret: &str) -> Result<String> {
     symmetric(&Header::new(Algorithm::HS512), claims, secret)
 }
 
-/// Signed by a stranger with what everybody knows, for whoever takes the token's word for how it is signed.
+/// Signed with HS256 and the public key as the secret: the algorithm confusion attack.
 pub(crate) fn confused(issuer: &Issuer, claims: &Value) -> Result<String> {
     let mut header = Header::new(Algorithm::HS256);
     header.kid = Some(issuer.key_id.to_owned());
     symmetric(&header, claims, &issuer.public_pem())
 }
 
-/// Signed by nobody.
+/// A token with `alg: none`.
 pub(crate) fn unsigned(claims: &Value) -> String {
     let part = |part: &Value| URL_SAFE_NO_PAD.encode(part.to_string());
     let header = json!({ "alg": "none", "typ": "JWT" });

@@ -182,7 +182,7 @@ async fn of_two_devices_that_accept_at_once_one_wins_and_the_other_stops_ringing
         loser.push("call_cancelled").await?["data"]["reason"],
         "answered_elsewhere"
     );
-    // The app that lost says goodbye, which must not end the winner's call.
+    // The losing device hangs up, which must not end the winner's call.
     assert_eq!(loser.says("hangup", &id).await?.0, StatusCode::OK);
     let callee = phone.next_call(SOON).await?;
     callee.answer().await?;
@@ -267,7 +267,7 @@ async fn a_phone_that_answers_late_is_still_in_time() -> Result<()> {
     let caller = fixture.dial("1001").await?;
     let id = app.woken().await?;
     let ring_left = app.call(&id).await?["expires_at"].as_u64().unwrap() - now_millis();
-    // Ready just before the ring ends; the phone's leg is answered after it.
+    // The app accepts just before the ring ends, and the phone answers after it.
     sleep(Duration::from_millis(ring_left.saturating_sub(1_000))).await;
     assert_eq!(app.says("accept_ready", &id).await?.0, StatusCode::OK);
     let callee = phone.next_call(SOON).await?;

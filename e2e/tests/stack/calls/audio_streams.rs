@@ -1,4 +1,4 @@
-//! Streams of calls' audio, as Exotel's Stream and Voicebot applets bring them.
+//! Audio streams of calls, as Exotel's Stream and Voicebot applets send them.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use ringback_e2e::clients::answer_of;
 use ringback_e2e::fixture::{CALLER, Conversation, Fixture, SOON, call_sid};
 
-/// So long is somebody listened to who is to stay silent. What the others hear comes within a few hundredths of this.
+/// How long a connection must stay silent. Other clients receive their messages within a few hundredths of this time.
 const A_WHILE: Duration = Duration::from_secs(2);
 
-/// The stream of one call's audio.
+/// The audio stream of one call.
 struct Stream {
     connection: Client,
     sid: String,
@@ -74,13 +74,13 @@ impl Stream {
         .await
     }
 
-    /// It is told nothing: no answer, and nothing of any call.
+    /// Checks that the connection receives nothing: no answer, and no status update.
     async fn is_left_alone(&mut self) {
         let heard = self.connection.next(A_WHILE).await;
         assert!(matches!(heard, Err(Error::Silent(_))), "{heard:?}");
     }
 
-    /// AWS is reported to send an empty message on a route with a response, where the function returns no body.
+    /// On a route with a route response, AWS is reported to send an empty message when the function returns no body.
     async fn hears_empty_messages_at_most(&mut self) {
         loop {
             match self.connection.next(A_WHILE).await {
@@ -92,7 +92,7 @@ impl Stream {
     }
 }
 
-/// The client's messages until a call is told to stand so, with that one.
+/// The client's messages up to and including the one in which the call has this value.
 async fn until(client: &mut Client, call: &str, (name, value): (&str, &str)) -> Result<Vec<Value>> {
     let mut heard = Vec::new();
     loop {
@@ -176,7 +176,7 @@ async fn the_stream_of_a_call_that_nobody_knows_disturbs_nobody() -> Result<()> 
     stream.tells_of_key("5").await?;
     stream.stops("stopped").await?;
     stream.is_left_alone().await;
-    // The last that is told of another test's call may still come.
+    // A status update of another test's call may still arrive.
     loop {
         match client.next(Duration::from_millis(100)).await {
             Ok(heard) => assert_ne!(heard["data"]["callSid"], sid.as_str(), "{heard}"),
@@ -222,7 +222,7 @@ async fn an_app_sends_no_frames_and_exotel_no_messages() -> Result<()> {
     }
     stream.brings_audio().await?;
     stream.is_left_alone().await;
-    // Exotel's frames have no type. One that names a route of the apps' would come there, and do nothing.
+    // Exotel's frames have no `type`. A frame that names one of the apps' routes reaches that route, and does nothing.
     for message in [
         json!({ "event": "media", "type": "ping" }),
         json!({ "type": "call_response", "server_call_id": call_sid(), "action": "decline" }),

@@ -1,4 +1,4 @@
-//! An app calls another: the callee's is woken as by any caller, and both phones meet in Asterisk.
+//! An app calls another app: the callee's app receives a push, and both phones are bridged in Asterisk.
 
 use anyhow::Result;
 use ringback_client::Client;
@@ -13,7 +13,7 @@ async fn calls_1002(client: &mut Client, call_type: &str) -> Result<()> {
     Ok(client.send(message).await?)
 }
 
-/// Both phones of a call between apps, talking.
+/// A call between apps with both phones connected.
 struct Talking {
     id: String,
     caller: IncomingCall,
@@ -21,7 +21,7 @@ struct Talking {
 }
 
 impl Talking {
-    /// 1001 calls 1002; the caller's phone picks up by itself, the callee's when its app has been woken.
+    /// 1001 calls 1002. The caller's phone answers automatically, the callee's phone after its app has accepted.
     async fn begin(
         client: &mut Client,
         call_type: &str,
@@ -191,7 +191,7 @@ async fn a_callee_who_declines_takes_the_callers_phone_down() -> Result<()> {
     let mut client = fixture.client("1001").await?;
     let mut phone = fixture.registered_phone("1001").await?;
     calls_1002(&mut client, "voice").await?;
-    // It has not even been picked up.
+    // The caller's own phone has not answered.
     let leg = phone.next_call(SOON).await?;
     let id = app.woken().await?;
     assert_eq!(app.says("decline", &id).await?.0, 200);
@@ -203,14 +203,14 @@ async fn a_callee_who_declines_takes_the_callers_phone_down() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_whose_own_phone_is_not_there_rings_nobody_for_long() -> Result<()> {
     let fixture = Fixture::open().await?;
-    // Replaces whatever an earlier fixture left registered.
+    // Replaces the registration of an earlier test.
     let mut phone = fixture.registered_phone("1001").await?;
     phone.unregister().await?;
     let app = fixture.app("1002").await?;
     let mut client = fixture.client("1001").await?;
     calls_1002(&mut client, "voice").await?;
     let id = app.woken().await?;
-    // A phone that is registering is waited for, for 5 s.
+    // The backend waits 5 s for a phone that is registering.
     let stands = app.sees_within(&id, "failed", 2 * SOON).await?;
     assert_eq!(stands["reason"], "caller_unreachable");
     app.push("call_cancelled").await?;

@@ -1,4 +1,4 @@
-//! Encrypted calls: SIP over TLS and SRTP, on the phone's leg and on the trunk's.
+//! Encrypted calls: SIP over TLS and SRTP, on the phone's leg and on the trunk's leg.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use serde_json::json;
 
 use ringback_e2e::fixture::{CALLER, Conversation, Fixture, SOON, call_sid};
 
-/// A phone over TLS.
+/// An extension whose phone uses TLS.
 const ENCRYPTED: &str = "1003";
-/// A phone that speaks WebRTC.
+/// An extension whose phone uses WebRTC.
 const WEBRTC: &str = "1004";
-/// Long enough for an INVITE.
+/// Long enough for an INVITE to arrive.
 const A_WHILE: Duration = Duration::from_secs(2);
 
 fn is_srtp(offer: &str) -> bool {
@@ -32,7 +32,7 @@ async fn a_phone_over_tls_is_offered_srtp_and_talks_with_a_caller_in_clear() -> 
     let conversation = Conversation::begin(&app, &mut phone).await?;
     let offer = conversation.callee.offer();
     ensure!(is_srtp(&offer), "{offer}");
-    // Of SRTP, only what could be decrypted and belongs to the other leg counts.
+    // `both_hear` counts only SRTP that was decrypted and came from the other leg.
     conversation.is_heard().await?;
     conversation.ends(&app).await?;
     Ok(())
@@ -58,7 +58,7 @@ async fn a_webrtc_phone_that_registers_and_answers_in_clear_gets_no_call_and_no_
     Ok(())
 }
 
-/// Calls a phone that answers in clear, and gives what it was offered.
+/// Calls a phone that answers without encryption. Returns the SDP offer.
 async fn answers_in_clear(fixture: &Fixture, mut phone: Phone) -> Result<String> {
     let app = fixture.app(phone.extension()).await?;
     let caller = fixture.dial(phone.extension()).await?;
@@ -69,11 +69,11 @@ async fn answers_in_clear(fixture: &Fixture, mut phone: Phone) -> Result<String>
     leg.answer().await?;
     leg.ended(SOON).await?;
     ensure!(leg.media().received() == 0, "media in clear reached it");
-    // The caller hears it ring on: the phone may register anew and is then called once more.
+    // The caller still hears ringing: the phone may register again and is then called once more.
     ensure!(caller.answered(A_WHILE).await.is_err(), "it was bridged");
     ensure!(app.call(&id).await?["status"] == "mobile_ready");
     caller.cancel().await?;
-    // The next test's phone does not ring for this call.
+    // Wait, so that the next test's phone does not ring for this call.
     app.sees(&id, "canceled").await?;
     Ok(leg.offer().into_owned())
 }
@@ -90,7 +90,7 @@ async fn an_encrypted_phone_that_registers_over_udp_is_never_called() -> Result<
     let (status, answer) = app.says("accept_ready", &id).await?;
     ensure!(status == StatusCode::BAD_GATEWAY, "{status}: {answer}");
     ensure!(phone.next_call(A_WHILE).await.is_err(), "it was called");
-    // The PBX was asked in vain for as long as the call had time.
+    // The originate was retried until the call's deadline.
     let (code, _) = caller.rejected(SOON).await?;
     assert_eq!(code, 486);
     app.sees(&id, "failed").await?;

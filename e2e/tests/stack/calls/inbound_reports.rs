@@ -1,4 +1,5 @@
-//! One call, two witnesses: Exotel's webhook and the PBX's hook, in any order, alone, and more than once.
+//! One call is reported by Exotel's webhook and by the PBX's webhook: in any order, by only one of them, and more than
+//! once.
 
 use anyhow::Result;
 use reqwest::StatusCode;
@@ -25,7 +26,7 @@ async fn a_webhook_that_comes_three_times_is_one_call_and_one_ring() -> Result<(
     assert_eq!(app.woken().await?, ids[0]);
     assert_eq!(app.count_pushes("incoming_call").await?, 1);
     end_by_exotel(&fixture, &sid).await?;
-    // And when it comes again after the end, no phone rings.
+    // A repeated report after the end makes no phone ring.
     fixture
         .passthru(&sid, "09876543210", fixture.number_of("1001"))
         .await?;
@@ -72,7 +73,7 @@ async fn the_caller_is_one_caller_however_the_witnesses_meet() -> Result<()> {
             rings_before + 1,
             "{case}"
         );
-        // The leg belongs to that call: declining it is busy to this caller.
+        // The leg belongs to that call: declining the call rejects this caller with busy.
         tokio::time::sleep(std::time::Duration::from_millis(300)).await;
         let (status, answer) = app.says_anonymously("decline", id).await?;
         assert_eq!(status, StatusCode::OK, "{case}: {answer}");

@@ -1,5 +1,5 @@
-//! Calls, end to end: real SIP legs through a real Asterisk, the real functions deployed from the real template, apps
-//! that speak HTTP, and stand-ins for FCM and Exotel alone. Needs a running stack (`make up`); `make test` has one.
+//! Calls from start to end: real SIP legs through a real Asterisk, the real functions deployed from the real template,
+//! and apps that use HTTP.
 
 mod answered;
 mod audio_streams;

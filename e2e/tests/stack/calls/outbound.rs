@@ -1,4 +1,4 @@
-//! An app calls a telephone: Exotel connects the two numbers, and everybody hears how it goes.
+//! An app calls a telephone: Exotel connects the two numbers, and clients receive the status updates.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use ringback_e2e::fixture::{self, Fixture};
 const HERE: &str = "+919800001001";
 const THERE: &str = "+919876543210";
 
-/// How a call goes that is answered at both ends.
+/// The statuses of a call that is answered at both ends.
 const WORDS: [&str; 4] = ["initiated", "ringing", "in-progress", "completed"];
 
 fn wants(reference: &str) -> Value {
@@ -22,7 +22,7 @@ fn wants(reference: &str) -> Value {
     })
 }
 
-/// A call that an app has started, and that Exotel has taken on.
+/// A call that an app has started and Exotel has accepted.
 struct Placed {
     id: String,
     sid: String,
@@ -51,7 +51,7 @@ async fn everybody_hears_how_it_goes_however_exotel_writes_and_repeats_itself() 
     let mut own = fixture.client("1001").await?;
     let mut others = [fixture.client("1002").await?, fixture.client("1002").await?];
     let call = place(&fixture, &mut own).await?;
-    // The first telephone is answered, the second rings.
+    // The first telephone has answered, the second one is ringing.
     let ringing = json!({ "status": "in-progress", "legs": ["in-progress", null] });
     fixture.at_exotel(&call.sid, ringing).await?;
     for (status, format) in [
@@ -59,7 +59,7 @@ async fn everybody_hears_how_it_goes_however_exotel_writes_and_repeats_itself() 
         ("in-progress", "json"),
         ("completed", "form"),
         ("completed", "json"),
-        // Late, and too late.
+        // The reports arrive late, and one after the end.
         ("in-progress", "form"),
         ("ringing", "json"),
         ("busy", "multipart"),
@@ -120,7 +120,7 @@ async fn an_end_that_overtakes_the_answer_is_the_end() -> Result<()> {
     Ok(())
 }
 
-/// Exotel's own requests go to the URL that it was given, so each report of the other tests shows its token.
+/// Exotel sends its reports to the callback URL that it got, so the reports in the other tests use its token.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_callback_url_holds_no_secret_and_reports_its_own_call_alone() -> Result<()> {
     let fixture = Fixture::open().await?;
@@ -187,7 +187,7 @@ async fn a_callback_url_holds_no_secret_and_reports_its_own_call_alone() -> Resu
             );
         }
     }
-    // Its own call, under the other's CallSid, is another call than Exotel's.
+    // With another call's token and this call's CallSid, Exotel's report is rejected.
     let report = [("CallSid", other.sid.as_str()), ("Status", "completed")];
     fixture.http.post(url).form(&report).send().await?;
     for call in [&one, &other] {
@@ -203,7 +203,7 @@ async fn a_callback_url_holds_no_secret_and_reports_its_own_call_alone() -> Resu
     Ok(())
 }
 
-/// The URL at which Exotel is to report on a call.
+/// The callback URL that Exotel got for a call.
 async fn callback_of(fixture: &Fixture, call: &Placed) -> Result<reqwest::Url> {
     let asked = fixture.asked_of_exotel().await?;
     let mut urls = asked.iter().filter_map(|request| {
@@ -254,7 +254,7 @@ async fn asked_for_again_under_the_same_reference_it_is_the_same_call() -> Resul
 async fn what_exotel_refuses_fails_at_once_and_everybody_hears_of_it() -> Result<()> {
     let fixture = Fixture::open().await?;
     let mut own = fixture.client("1001").await?;
-    // The update may overtake the answer, which `own` waits for.
+    // The status update may arrive before the response that `own` waits for.
     let mut listener = fixture.client("1001").await?;
     let mut other = fixture.client("1002").await?;
     for (status, code) in [
@@ -304,7 +304,7 @@ async fn a_call_that_exotel_placed_without_saying_so_goes_on_when_it_reports() -
         (&error["code"], &error["status"]),
         (&"exotel_silent".into(), &"initiated".into())
     );
-    // Impatient, the app asks again: nobody's telephone rings twice.
+    // The app repeats its request: no telephone rings twice.
     client.send(message).await?;
     assert_eq!(
         answer_of(&mut client, "error").await?["code"],
@@ -326,7 +326,7 @@ async fn a_call_that_exotel_placed_without_saying_so_goes_on_when_it_reports() -
     Ok(())
 }
 
-/// The tests' stack looks such calls up every 10 s.
+/// The test stack looks such calls up every 10 s.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_whose_end_exotel_never_reported_is_looked_up() -> Result<()> {
     let fixture = Fixture::open().await?;

@@ -1,4 +1,4 @@
-//! Requests that are refused, and how.
+//! Rejected requests and their status codes.
 
 use anyhow::Result;
 use reqwest::{Method, StatusCode};

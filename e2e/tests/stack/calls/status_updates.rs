@@ -1,4 +1,4 @@
-//! What connected clients are told, and what they can say.
+//! What connected clients receive, and what they can send.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use ringback_e2e::clients::{answer_of, story, words};
 use ringback_e2e::fixture::{CALLER, Conversation, Fixture, SOON};
 
-/// Longer than anything takes that is on its way.
+/// Longer than any message takes to arrive.
 const A_WHILE: Duration = Duration::from_secs(1);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -103,13 +103,13 @@ async fn a_flood_of_nonsense_is_told_once_a_second_and_holds_up_no_ping() -> Res
     }
     client.send(json!({ "type": "ping" })).await?;
     let (mut errors, mut ponged) = (0, false);
-    // The last error may overtake the pong, or follow it.
+    // The last error may arrive before or after the pong.
     while let Ok(message) = client.next(if ponged { A_WHILE } else { SOON }).await {
         errors += usize::from(message["code"] == "unknown_type");
         ponged |= message["type"] == "pong";
     }
     assert!(ponged, "no pong");
-    // The messages of one connection come to one process after the other here.
+    // In the local cloud, one process handles all messages of a connection in order.
     let seconds = usize::try_from(began.elapsed().as_secs())?;
     assert!(
         (1..=1 + seconds).contains(&errors),

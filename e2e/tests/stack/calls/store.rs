@@ -1,4 +1,4 @@
-//! The store of calls on the stack's own table keeps the promises that its twin in memory keeps.
+//! The DynamoDB store keeps the same promises as the in-memory store.
 
 use anyhow::Result;
 use ringback::store::calls::{DynamoCalls, promises};

@@ -1,4 +1,4 @@
-//! Calls that nobody answers, and how their callers hear of it.
+//! Calls that are not answered, and what their callers hear.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use serde_json::json;
 
 use ringback_e2e::fixture::{Fixture, SOON, call_sid};
 
-/// The longest ring that a stack for tests may have; see `RING_TIMEOUT_SECONDS` in the Makefile.
+/// The longest ring timeout of a test stack; see `RING_TIMEOUT_SECONDS` in the Makefile.
 const LONGEST_RING: Duration = Duration::from_secs(35);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -42,7 +42,7 @@ async fn one_device_that_declines_leaves_the_others_ringing() -> Result<()> {
     let caller = fixture.dial("1001").await?;
     let id = one.woken().await?;
     other.woken().await?;
-    // Until the devices that rang are recorded, a decline counts for all of them.
+    // Until the ringing devices are recorded, a decline counts for all of them.
     one.sees(&id, "waiting_for_mobile").await?;
     tokio::time::sleep(Duration::from_millis(300)).await;
     let (status, answer) = one.says("decline", &id).await?;
@@ -163,7 +163,7 @@ async fn a_wrong_apns_credential_of_the_project_costs_one_push_and_no_access_tok
     fixture
         .fcm_behaves(&json!({ "tokens": { wrong.push_token.as_str(): "THIRD_PARTY_AUTH_ERROR" } }))
         .await?;
-    // The processes have access by now.
+    // By now, the processes have their access tokens.
     let mut asked_for_access = None;
     for calls in 1..=3 {
         let (status, answer) = fixture
@@ -217,7 +217,7 @@ async fn a_phone_that_says_no_is_busy_to_the_caller() -> Result<()> {
 async fn the_schedule_ends_the_call_when_the_queue_has_lost_its_message() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.app("1001").await?;
-    // Only Exotel has seen this caller, so nothing but a timer can end the call.
+    // Only Exotel has reported this caller, so only a timer can end the call.
     let (status, _) = fixture
         .passthru(&call_sid(), "09876543210", fixture.number_of("1001"))
         .await?;
@@ -232,7 +232,7 @@ async fn the_schedule_ends_the_call_when_the_queue_has_lost_its_message() -> Res
     for queue in listed.queue_urls() {
         queues.purge_queue().queue_url(queue).send().await?;
     }
-    // The app would be shown `timed_out` by the clock alone: the cancellation shows that somebody ended the call.
+    // `timed_out` alone could be computed from the clock. The cancellation proves that a function ended the call.
     let ended = tokio::time::timeout(Duration::from_secs(90), async {
         loop {
             if let Ok(push) = app.push("call_cancelled").await {

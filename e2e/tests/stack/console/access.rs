@@ -1,4 +1,4 @@
-//! Whether everybody can read and use the page: contrast, names, structure, and what a person prefers.
+//! Accessibility of the console: contrast, names, structure and user preferences.
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
@@ -6,10 +6,11 @@ use serde_json::{Value, json};
 use super::page::Page;
 use ringback_e2e::fixture::Fixture;
 
-/// The ratio that WCAG 2.2 asks of text (1.4.3, AA).
+/// The minimum contrast of text in WCAG 2.2 (1.4.3, AA).
 const CONTRAST: f64 = 4.5;
 
-/// Each visible text with its contrast, by WCAG's formula, against the first ground below it that is not transparent.
+/// Each visible text with its contrast by the WCAG formula, against the first background below it that is not
+/// transparent.
 const CONTRASTS: &str = "
     const parse = (colour) => { const [r, g, b, a = 1] = colour.match(/[\\d.]+/g).map(Number); return { r, g, b, a }; };
     const linear = (one) => (one /= 255) <= 0.04045 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4;
@@ -47,7 +48,7 @@ async fn everybody_can_read_the_page_and_use_all_of_it() -> Result<()> {
 async fn every_text_stands_out_from_its_ground_by_day_and_by_night(page: &Page) -> Result<()> {
     let mut grounds = Vec::new();
     for scheme in ["light", "dark"] {
-        // A ring that swells is no colour of its own.
+        // The growing ring animation is not a colour scheme change.
         let prefers = json!({ "features": [
             { "name": "prefers-color-scheme", "value": scheme },
             { "name": "prefers-reduced-motion", "value": "reduce" },
@@ -78,7 +79,7 @@ async fn every_text_stands_out_from_its_ground_by_day_and_by_night(page: &Page) 
     Ok(())
 }
 
-/// As the browser itself tells assistive technology: every control by its role and name.
+/// Checks the accessibility tree of the browser: every control has a role and a name.
 async fn every_control_has_a_name_and_the_page_a_structure(page: &Page) -> Result<()> {
     page.browser
         .devtools("Accessibility.enable", json!({}))

@@ -1,4 +1,4 @@
-//! The board: what is seen of calls, by whom, and what happens when messages do not come as they should.
+//! The call board: which calls a viewer sees, and what happens when messages are lost, repeated or reordered.
 
 use anyhow::{Context, Result, ensure};
 use aws_sdk_dynamodb::types::AttributeValue::S;
@@ -68,7 +68,7 @@ async fn who_has_no_part_in_a_call_sees_neither_its_numbers_nor_its_timeline() -
     ensure!(!card.contains("Pushes went out"), "{card}");
     caller.cancel().await?;
     page.latest_is("Caller gave up").await?;
-    // That the answer was 403 is what the browser notes as an error.
+    // The browser logs the 403 response as an error.
     let complaints = page.browser.complaints().await?;
     ensure!(
         complaints.iter().all(|one| one.contains("403")),
@@ -83,7 +83,7 @@ async fn a_connection_that_is_cut_is_found_again_and_what_changed_meanwhile_is_a
     let fixture = Fixture::open().await?;
     let app = fixture.app("1001").await?;
     let page = Page::open(&fixture).await?;
-    // What it asks for is counted, so that nothing is under way when the network goes.
+    // Count the requests, so that none is in progress when the network is cut.
     let count = "window.asked = 0; window.realFetch = fetch;
         window.fetch = (...all) => { asked += 1; return realFetch(...all).finally(() => { asked -= 1 }) }";
     page.browser.run(count, json!([])).await?;
@@ -91,10 +91,10 @@ async fn a_connection_that_is_cut_is_found_again_and_what_changed_meanwhile_is_a
     let id = app.woken().await?;
     page.latest_is("Ringing").await?;
     page.says("#board .timeline", "Pushes went out").await?;
-    // Nobody looks at its timeline any longer.
+    // Close the timeline.
     page.click("#board summary").await?;
     page.browser.until("asked === 0", SOON).await?;
-    // The network is gone until the call has gone on.
+    // Cut the network until the call has changed.
     let cut = "window.states = []; window.RealSocket = WebSocket;
         window.WebSocket = class { constructor() { throw new Error('no network') } };
         WebSocket.OPEN = 1; window.fetch = async () => { throw new Error('no network') };
@@ -123,7 +123,7 @@ async fn a_connection_that_is_cut_is_found_again_and_what_changed_meanwhile_is_a
     page.close().await
 }
 
-/// Ends every connection on the server's side, as API Gateway does after two hours.
+/// Closes every connection on the server's side, as API Gateway does after two hours.
 async fn cut_all(fixture: &Fixture) -> Result<()> {
     let items = aws_sdk_dynamodb::Client::new(&fixture.aws)
         .query()
@@ -140,13 +140,13 @@ async fn cut_all(fixture: &Fixture) -> Result<()> {
     for item in items.items() {
         let name = item["sk"].as_s().ok().and_then(|sk| sk.rsplit('#').next());
         let id = name.context("a connection without an id")?;
-        // Some have gone by themselves.
+        // Some connections are closed already.
         let _ = client.delete_connection().connection_id(id).send().await;
     }
     Ok(())
 }
 
-/// Where the functions reach connections: as the template tells them.
+/// The endpoint at which the functions reach connections, from the template.
 async fn management_url(fixture: &Fixture) -> Result<String> {
     let url = format!(
         "{}/2015-03-31/functions/{}-broadcast/configuration",
@@ -158,7 +158,7 @@ async fn management_url(fixture: &Fixture) -> Result<String> {
     Ok(url.context("WS_MANAGEMENT_URL")?.to_owned())
 }
 
-/// Messages overtake each other, and come twice. These are the page's own rules for that.
+/// Messages can arrive in another order and twice. This tests the page's own rules for that.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_only_moves_on_whatever_order_its_messages_come_in() -> Result<()> {
     let fixture = Fixture::open().await?;
@@ -187,7 +187,7 @@ async fn a_call_only_moves_on_whatever_order_its_messages_come_in() -> Result<()
         told["news"],
         json!([true, false, true, false, true, false, false])
     );
-    // In the same second, too: S2's times have no finer ones.
+    // Also within the same second: the timestamps of status updates have no finer resolution.
     assert_eq!(told["same"], "in-progress");
     assert_eq!(
         (&told["bad"], &told["kept"]),

@@ -1,5 +1,5 @@
-//! The console as a deployment has it: the real function in the environment of one, the API beside it, and none of what
-//! the local stack has besides.
+//! The console in a deployment: the real function in a deployed environment with the API beside it, and without the
+//! extras of the local stack.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -23,7 +23,7 @@ use tokio::task::JoinHandle;
 use super::page::{Page, SOON};
 use ringback_e2e::fixture::Fixture;
 
-/// The HTTP API of a deployment, whose WebSocket API is at another address.
+/// The HTTP API of a deployment whose WebSocket API has another address.
 struct Deployment {
     address: SocketAddr,
     _server: JoinHandle<()>,
@@ -83,7 +83,7 @@ fn failed(error: anyhow::Error) -> Response {
 }
 
 impl Front {
-    /// Asks the function as API Gateway does.
+    /// Invokes the function as API Gateway does.
     async fn invoke(&self, file: Option<String>) -> Result<Response> {
         let name = if file.is_some() {
             "console-file"
@@ -129,7 +129,7 @@ impl Front {
 async fn with_a_token_of_its_own_a_running_app_takes_a_call_that_sip_phones_talk_on() -> Result<()>
 {
     let fixture = Fixture::open().await?;
-    // Somebody's telephone at this extension, which is woken as well.
+    // Another app at this extension, which also receives pushes.
     let app = fixture.app("1001").await?;
     let mut telephone = fixture.registered_phone("1001").await?;
     let deployment = Deployment::of(&fixture).await?;
@@ -144,7 +144,7 @@ async fn with_a_token_of_its_own_a_running_app_takes_a_call_that_sip_phones_talk
     page.click("#sign-in button").await?;
     page.is_live().await?;
     page.says("#signed-in-as", "Extension 1001").await?;
-    // What only the local stack has is not offered, and what a browser cannot do is said.
+    // The page hides what only the local stack has, and explains what a browser cannot do.
     let offered = "['test-call', 'viewer', 'pushes-of', 'audio'].map((id) => document.getElementById(id).checkVisibility())";
     assert_eq!(
         page.measured(offered).await?,
@@ -168,7 +168,7 @@ async fn with_a_token_of_its_own_a_running_app_takes_a_call_that_sip_phones_talk
     caller.ended(SOON).await?;
     page.latest_is("Ended").await?;
 
-    // The token is nowhere but in memory, and gone with the page.
+    // The token is only in memory and is gone with the page.
     let traces = "[location.href, document.cookie, JSON.stringify(localStorage), JSON.stringify(sessionStorage),
         document.documentElement.outerHTML, document.querySelector('#token').value].join()";
     let traces = page.measured(traces).await?;

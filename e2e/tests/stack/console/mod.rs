@@ -1,4 +1,4 @@
-//! The console, as a person has it: the page in a real Chromium, on a running stack (`make up`), with real SIP legs.
+//! The console in a real Chromium on the running stack, with real SIP legs.
 
 mod access;
 mod board;

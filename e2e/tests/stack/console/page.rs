@@ -1,4 +1,4 @@
-//! The console's page, and what is asked of it again and again.
+//! The console's page and common actions on it.
 
 use std::time::Duration;
 
@@ -8,19 +8,19 @@ use serde_json::{Value, json};
 use ringback_e2e::browser::Browser;
 use ringback_e2e::fixture::Fixture;
 
-/// From a call's change to what the page shows of it, on a busy machine.
+/// The time from a change of a call until the page shows it, on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(8);
 
 /// The latest call on the board.
 pub(crate) const LATEST: &str = "document.querySelector('#board > .call')";
 
-/// The page in a window of its own.
+/// The console's page in its own browser window.
 pub(crate) struct Page {
     pub(crate) browser: Browser,
 }
 
 impl Page {
-    /// The console of the running stack, live, and looked at by an operator.
+    /// Opens the live console of the running stack as an operator.
     pub(crate) async fn open(fixture: &Fixture) -> Result<Self> {
         let page = Self::open_at(&format!("{}/", fixture.stack.http_url)).await?;
         page.is_live().await?;
@@ -33,7 +33,7 @@ impl Page {
         Ok(Self { browser })
     }
 
-    /// Leaves, and fails if the browser had anything to complain of.
+    /// Closes the page. Fails if the browser logged an error.
     pub(crate) async fn close(self) -> Result<()> {
         let complaints = self.browser.complaints().await?;
         ensure!(complaints.is_empty(), "{}", complaints.join("\n"));
@@ -45,7 +45,7 @@ impl Page {
         self.browser.until(live, SOON).await
     }
 
-    /// Waits until an element's text has this in it.
+    /// Waits until an element's text contains these words.
     pub(crate) async fn says(&self, css: &str, words: &str) -> Result<()> {
         let element = format!("document.querySelector({})", json!(css));
         let has = format!(
@@ -55,7 +55,7 @@ impl Page {
         self.browser.until(&has, SOON).await
     }
 
-    /// Waits until the latest call has this status, in words.
+    /// Waits until the latest call shows this status.
     pub(crate) async fn latest_is(&self, words: &str) -> Result<()> {
         self.says("#board > .call .words", words).await
     }
@@ -79,7 +79,7 @@ impl Page {
         self.browser.click(css).await
     }
 
-    /// Switches the phone on, and waits until it can be woken.
+    /// Switches the phone on and waits until it can receive calls.
     pub(crate) async fn switch_on(&self) -> Result<()> {
         self.click("#switch").await?;
         self.says("#phone-state", "can be woken").await

@@ -1,4 +1,4 @@
-//! A phone that a person plays: rung, answered, declined, and called with.
+//! The phone in the console: a call to it rings, is answered or declined, and it can call.
 
 use anyhow::{Context, Result, ensure};
 use ringback_local::settings::Settings;
@@ -30,7 +30,7 @@ async fn a_test_call_rings_is_accepted_is_heard_and_is_hung_up_on_the_page() -> 
     page.says("#callers", "hears it ring").await?;
     page.click("#accept").await?;
     page.latest_is("Talking").await?;
-    // What each of the two hears is the other's own sound, packet by packet.
+    // Each party hears the sound of the other one, packet by packet.
     page.says("#leg", "talks, and hears caller").await?;
     page.says("#callers", "talks, hears phone 1001").await?;
     page.says("#board .timeline", "The two are talking").await?;
@@ -53,7 +53,7 @@ async fn a_test_call_rings_is_accepted_is_heard_and_is_hung_up_on_the_page() -> 
     page.close().await
 }
 
-/// For the README: `make screenshot` copies it.
+/// The screenshot for the README, which `make screenshot` copies.
 async fn picture(page: &Page) -> Result<()> {
     page.browser
         .run("document.activeElement.blur(); document.querySelector('#pushes-of').open = true; scrollTo(0, 0)", json!([]))
@@ -85,7 +85,7 @@ async fn a_call_is_declined_with_the_keyboard_alone() -> Result<()> {
         page.focus().await?
     );
     tab_to(&page, "caller-number", &mut passed).await?;
-    // In reading order, and nothing twice: nobody is caught.
+    // In reading order, without repeats: the focus is never trapped.
     let order = [
         "viewer-of",
         "extension",
@@ -111,7 +111,7 @@ async fn a_call_is_declined_with_the_keyboard_alone() -> Result<()> {
     page.latest_is("Declined").await?;
     page.says("#callers", "heard busy").await?;
     page.says("#phone-state", "Declined").await?;
-    // The button that was pressed is gone; who pressed it is not lost.
+    // The pressed button is gone, and the focus has moved to a sensible place.
     assert_eq!(page.focus().await?, "phone-state");
     let said = page.text("#announcer").await?;
     ensure!(
@@ -121,7 +121,7 @@ async fn a_call_is_declined_with_the_keyboard_alone() -> Result<()> {
     page.close().await
 }
 
-/// Presses Tab until the element has the focus, and asks of each on the way whether one sees that it has.
+/// Presses Tab until the element has the focus. Checks for each element on the way that its focus is visible.
 async fn tab_to(page: &Page, id: &str, passed: &mut Vec<String>) -> Result<()> {
     for _ in 0..30 {
         page.browser.press(TAB).await?;

@@ -1,4 +1,4 @@
-//! Many clients of the WebSocket API at a time, and what each of them is told.
+//! Many WebSocket clients and the status updates that each one receives.
 
 use ringback::platform::clock;
 use std::collections::HashSet;
@@ -14,15 +14,15 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
-/// How many come or go at a time. The local cloud serves streams, queues and disconnects from one process, and all of
-/// a crowd at once would starve it.
+/// How many clients connect or disconnect at a time. The local cloud serves streams, queues and disconnects from one
+/// process, which a thousand disconnects at once would block.
 const AT_ONCE: usize = 16;
-/// One in so many has part in the call.
+/// One in this many clients takes part in the call.
 const PARTICIPANTS: usize = 10;
 const PARTICIPANT: &str = "1001";
 const STRANGER: &str = "1002";
 
-/// Connected clients, each listening all the time.
+/// Connected clients. Each one reads all the time.
 pub(crate) struct Crowd {
     url: String,
     tokens: [String; 2],
@@ -30,11 +30,11 @@ pub(crate) struct Crowd {
     listening: JoinSet<()>,
     heard: mpsc::UnboundedReceiver<(usize, Update)>,
     hears: mpsc::UnboundedSender<(usize, Update)>,
-    /// Its permits are given to those who are to leave.
+    /// Each permit lets one client disconnect.
     way_out: Arc<Semaphore>,
 }
 
-/// One client, and all that it has been told.
+/// One client and the updates that it received.
 pub(crate) struct Member {
     pub(crate) extension: &'static str,
     told: Vec<Update>,
@@ -69,7 +69,7 @@ impl Crowd {
         &self.members
     }
 
-    /// Connects as many as are missing.
+    /// Connects clients up to this number.
     pub(crate) async fn grow_to(&mut self, size: usize) -> Result<()> {
         let door = Arc::new(Semaphore::new(AT_ONCE));
         let mut connecting = JoinSet::new();
@@ -107,7 +107,7 @@ impl Crowd {
         let (hears, way_out) = (self.hears.clone(), Arc::clone(&self.way_out));
         self.listening.spawn(async move {
             tokio::select! {
-                // One that loses its connection is missed when it hears nothing.
+                // A client that loses its connection is noticed because it misses updates.
                 _ = listen(number, &mut client, hears) => {}
                 Ok(mine) = way_out.acquire() => {
                     mine.forget();
@@ -117,8 +117,8 @@ impl Crowd {
         });
     }
 
-    /// Waits until all have been told that a call has come to this status, and gives how long that took each of them
-    /// from the moment when the call changed, the quickest first.
+    /// Waits until all clients have received this status of a call. Returns the time from the change to each delivery,
+    /// shortest first.
     pub(crate) async fn hears(
         &mut self,
         call: &str,
@@ -149,7 +149,7 @@ impl Crowd {
         Ok(took)
     }
 
-    /// Takes in what still comes, as a message that is sent twice would.
+    /// Reads the updates that still arrive, so that duplicates are noticed.
     pub(crate) async fn settles(&mut self, for_so_long: Duration) {
         let until = Instant::now() + for_so_long;
         while let Ok(Some((number, update))) = timeout_at(until, self.heard.recv()).await {
@@ -157,13 +157,13 @@ impl Crowd {
         }
     }
 
-    /// So many close their connections and leave.
+    /// Lets this many clients disconnect.
     pub(crate) fn leave(&mut self, leaving: usize) {
         self.way_out.add_permits(leaving);
         self.members.truncate(self.members.len() - leaving);
     }
 
-    /// Waits until all who were to leave are gone.
+    /// Waits until these clients have disconnected.
     pub(crate) async fn has_gone(mut self) {
         while self.listening.join_next().await.is_some() {}
     }
@@ -174,7 +174,7 @@ impl Member {
         self.extension == PARTICIPANT
     }
 
-    /// What it has been told of one call, in that order.
+    /// The status updates of one call, in order of arrival.
     pub(crate) fn story(&self, call: &str) -> Vec<&Value> {
         let of_call = self.told.iter().filter(|update| update.is_of(call));
         of_call.map(|update| &update.data).collect()

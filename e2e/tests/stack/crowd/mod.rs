@@ -1,5 +1,5 @@
-//! A broadcast to connected clients, from ten of them to a thousand: that it reaches them all, in what time, and in how
-//! much memory. Real clients on the real functions; the local stack must be running.
+//! Broadcasts to ten, a hundred and a thousand connected clients: all are reached, in time and with little memory.
+//! Real clients and the real functions; the local stack must be running.
 
 mod members;
 
@@ -29,15 +29,15 @@ const SIZES: [usize; 3] = [10, 100, 1_000];
 const STATUSES: [&str; 3] = ["ringing", "in-progress", "completed"];
 const MASKED_CALLER: &str = "***********10";
 
-/// How many may be on their way out, and until when all are.
+/// How many clients may be disconnecting, and how long all of them may take.
 const AT_ONCE: usize = 64;
 const LEAVING: Duration = Duration::from_secs(60);
-/// Until all have heard of one change. It takes a tenth of that here; a ring, too, is not much longer.
+/// The maximum time until all clients have one status update. It takes a tenth of that here, and a ring is not much
+/// longer.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// Ten times as many clients may take this many times as long. Were each of them to cost what there are of them, it
-/// would be a hundred times.
+/// Ten times as many clients may take this many times as long. Quadratic cost would be a factor of a hundred.
 const GROWTH: u32 = 30;
-/// What a client may cost the function's process, in bytes. It must not keep a page of them, let alone all.
+/// The memory of the function's process per client, in bytes. It must not keep a page of clients, let alone all.
 const MEMORY_OF_A_CLIENT: u64 = 32 * 1_024;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -45,7 +45,7 @@ async fn a_thousand_clients_are_told_of_every_change_once_and_in_order() -> Resu
     let fixture = Fixture::open().await?;
     let mut phone = fixture.registered_phone("1001").await?;
     let mut crowd = Crowd::of(&fixture.stack)?;
-    // It is connected all the time, and never reads.
+    // This client stays connected and never reads.
     let _frozen = connect(&fixture).await?;
     let rounds = rounds(&fixture, &mut phone, &mut crowd).await;
     let left = leave(&fixture, crowd).await;
@@ -67,7 +67,7 @@ async fn a_thousand_clients_are_told_of_every_change_once_and_in_order() -> Resu
     Ok(())
 }
 
-/// A call while so many are connected, and one more for the last of them.
+/// A call at each number of clients, and one more at the largest number.
 async fn rounds(fixture: &Fixture, phone: &mut Phone, crowd: &mut Crowd) -> Result<Vec<Round>> {
     let mut rounds = Vec::new();
     for size in SIZES {
@@ -84,7 +84,7 @@ async fn rounds(fixture: &Fixture, phone: &mut Phone, crowd: &mut Crowd) -> Resu
     Ok(rounds)
 }
 
-/// What came of one call while so many clients listened.
+/// The results of one call with this many clients.
 struct Round {
     clients: usize,
     connected_in: Duration,
@@ -93,7 +93,7 @@ struct Round {
     after: Option<Memory>,
 }
 
-/// One change of the call: how long it took until each client knew, the quickest first, and what the function says.
+/// One status update: the delivery time of each client, shortest first, and the function's log line.
 struct Change {
     status: &'static str,
     took: Vec<Duration>,
@@ -101,13 +101,13 @@ struct Change {
 }
 
 impl Round {
-    /// Until the last client knew, on average.
+    /// The mean time until the last client was reached.
     fn last(&self) -> Duration {
         let sum: Duration = self.changes.iter().map(|change| change.at(1.0)).sum();
         sum / u32::try_from(self.changes.len()).unwrap_or(1)
     }
 
-    /// In bytes, if the process is the one that it was before.
+    /// In bytes; `None` if the process was replaced.
     fn memory_of_a_client(&self) -> Option<u64> {
         let grown = self.after?.peak.checked_sub(self.before?.peak)?;
         Some(grown * 1_024 / u64::try_from(self.clients).ok()?)
@@ -115,7 +115,7 @@ impl Round {
 }
 
 impl Change {
-    /// How long it took until this share of the clients knew.
+    /// The time until this share of the clients was reached.
     fn at(&self, share: f64) -> Duration {
         let last = self.took.len().saturating_sub(1);
         #[expect(
@@ -129,8 +129,8 @@ impl Change {
     }
 }
 
-/// A call that is answered and hung up, each time after the crowd has heard how it stood. One client has died by then
-/// without closing its connection, and another's row is still there after it has gone.
+/// A call that is answered and hung up. Each step waits until all clients have the previous status. One client has
+/// died without closing its connection, and one connection item is left from a client that is gone.
 async fn whole_call(fixture: &Fixture, phone: &mut Phone, crowd: &mut Crowd) -> Result<Round> {
     drop(connect(fixture).await?);
     let left = leave_a_row(fixture).await?;
@@ -156,7 +156,8 @@ async fn whole_call(fixture: &Fixture, phone: &mut Phone, crowd: &mut Crowd) -> 
     let clients = crowd.members().len();
     let told = told(fixture, &id).await?;
     for line in &told {
-        // Who died a moment ago may still be found, and is not told from who is only connecting.
+        // The client that just died may still be found; its failure is not distinguished from that of a client that is
+        // connecting.
         ensure!(line["failed"].as_u64() <= Some(1), "{line}");
     }
     ensure!(
@@ -180,7 +181,7 @@ async fn whole_call(fixture: &Fixture, phone: &mut Phone, crowd: &mut Crowd) -> 
     })
 }
 
-/// A caller who hangs up while most of the crowd has still to hear of the call.
+/// A caller who hangs up while most clients have not received the first status yet.
 async fn abandoned_call(fixture: &Fixture, crowd: &mut Crowd) -> Result<()> {
     let app = fixture.app("1001").await?;
     let caller = fixture.dial("1001").await?;
@@ -194,7 +195,7 @@ async fn abandoned_call(fixture: &Fixture, crowd: &mut Crowd) -> Result<()> {
     forget(&app).await
 }
 
-/// Every status once and in order, and the caller's number for those alone who have part in the call.
+/// Checks that each status arrived once and in order, and that only participants received the caller's number.
 fn check(member: &Member, call: &str, statuses: &[&str]) -> Result<()> {
     let story = member.story(call);
     let told: Vec<_> = story
@@ -225,7 +226,7 @@ fn connections(fixture: &Fixture) -> Connections {
     )
 }
 
-/// What is left of a client whose `$disconnect` was lost.
+/// Creates the connection item of a client whose `$disconnect` was lost.
 async fn leave_a_row(fixture: &Fixture) -> Result<Connection> {
     let left = Connection {
         id: format!("left-{}", uuid::Uuid::new_v4().simple()),
@@ -253,7 +254,7 @@ async fn is_there(fixture: &Fixture, connection: &Connection) -> Result<bool> {
     Ok(row.item.is_some())
 }
 
-/// How many clients the table knows of.
+/// The number of connection items in the table.
 async fn known(fixture: &Fixture) -> Result<usize> {
     let mut known = 0;
     for phone in &fixture.stack.phones {
@@ -271,8 +272,8 @@ async fn known(fixture: &Fixture) -> Result<usize> {
     Ok(known)
 }
 
-/// The crowd leaves, no faster than it is forgotten: of a thousand disconnects at once, the local cloud would handle
-/// nothing else for a minute.
+/// Disconnects the clients no faster than they are removed: a thousand disconnects at once would block the local cloud
+/// for a minute.
 async fn leave(fixture: &Fixture, mut crowd: Crowd) -> Result<()> {
     let patience = Instant::now() + LEAVING;
     while !crowd.members().is_empty() {
@@ -289,7 +290,7 @@ async fn leave(fixture: &Fixture, mut crowd: Crowd) -> Result<()> {
     Ok(())
 }
 
-/// What the function says of each of a call's broadcasts. Its lines come a little later than what it did.
+/// The function's log lines for the broadcasts of a call. They appear a little later than the broadcasts.
 async fn told(fixture: &Fixture, call: &str) -> Result<Vec<Value>> {
     let patience = Instant::now() + SOON;
     loop {
@@ -310,7 +311,7 @@ async fn told(fixture: &Fixture, call: &str) -> Result<Vec<Value>> {
     }
 }
 
-/// Takes an app's device back, so that the next call does not ring there.
+/// Unregisters an app's device, so that the next call does not ring there.
 async fn forget(app: &App<'_>) -> Result<()> {
     let device = format!("/api/devices/{}", app.device);
     let (status, answer) = app.ask(Method::DELETE, &device, None).await?;

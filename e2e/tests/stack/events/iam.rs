@@ -1,12 +1,12 @@
-//! What IAM is asked for when a function talks to AWS.
+//! The IAM actions of the requests that a function sends to AWS.
 
 use axum::http::Method;
 use serde_json::Value;
 
 use ringback_e2e::recording_proxy::Request;
 
-/// The actions of one request, as IAM names them: `dynamodb:PutItem`. One that this does not know stands for itself,
-/// and no role allows it.
+/// The IAM actions of one request, such as `dynamodb:PutItem`. An unknown request stands for itself, and no role
+/// allows it.
 pub(crate) fn actions(request: &Request) -> Vec<String> {
     let target = request
         .headers
@@ -47,7 +47,7 @@ fn in_transaction(body: &[u8]) -> Vec<String> {
         .collect()
 }
 
-/// Making a schedule hands the Scheduler a role.
+/// Creating a schedule passes a role to the Scheduler.
 fn on_schedule(method: &Method) -> Vec<String> {
     let actions: &[&str] = match *method {
         Method::POST => &["scheduler:CreateSchedule", "iam:PassRole"],

@@ -1,8 +1,8 @@
-//! Every event of `events/`, handed to the real binary of its function by Lambda's own protocol, in the environment
-//! that `template.yaml` declares for it. The local stack must be running, and the functions built.
+//! Every event file, passed to the real binary of its function with the Lambda runtime API, in the environment that
+//! `template.yaml` declares. The local stack must be running.
 //!
-//! The local AWS allows everything. So each function's way to it is watched, and what the function did is held against
-//! its role: what would be denied on AWS fails here.
+//! The local AWS allows everything. So a proxy records each function's AWS requests, and the test compares them with
+//! the function's role: a request that AWS would deny fails here.
 
 mod iam;
 
@@ -20,7 +20,7 @@ use ringback_local::settings::Settings;
 use ringback_local::stack::Stack;
 use serde_json::{Value, json};
 
-/// The events in the order of their story, with the status codes that each may be answered with.
+/// The event files in the order of a call, with the status codes that each may get.
 const STORY: [(&str, &[u16]); 40] = [
     ("health", &[200]),
     ("console-page", &[200]),
@@ -37,7 +37,7 @@ const STORY: [(&str, &[u16]); 40] = [
     ("exotel-webhook-passthru-get", &[200]),
     ("exotel-webhook-passthru-post-json", &[200]),
     ("call-status", &[200]),
-    // The call's legs are not there: Asterisk is asked for them, and says so.
+    // The call has no legs, so Asterisk answers 404.
     ("call-response-accept", &[200, 502]),
     ("ws-message-call-response", &[200]),
     ("ws-message-incoming-call-app", &[200]),
@@ -81,7 +81,7 @@ async fn every_event_gets_a_well_formed_answer_within_what_its_functions_role_al
     told
 }
 
-/// The functions, each started when the story comes to it and kept warm.
+/// The functions, each started when first needed and kept warm.
 struct Functions {
     template: Template,
     settings: Settings,
@@ -139,7 +139,7 @@ impl Functions {
                 denied.is_empty(),
                 "the role of {name} does not allow {denied:?}"
             );
-            // The console hands out what it is made of.
+            // The console serves only its own files.
             let asks_for_something = name != "console";
             ensure!(done.is_empty() != asks_for_something, "{name} did {done:?}");
         }
@@ -181,7 +181,7 @@ impl Functions {
             .join("bootstrap")
     }
 
-    /// Exactly the variables that the template gives the function, so that one it forgot is missing here too.
+    /// Exactly the variables that the template declares, so that a missing one is missing here too.
     fn environment(&self, function: &Function<'_>) -> Result<BTreeMap<String, String>> {
         let of_lambda = self
             .variables
@@ -221,7 +221,7 @@ impl Functions {
     }
 }
 
-/// A message on a route of its own is answered with one JSON object that says what it is. Nothing else is answered.
+/// A message on its own route gets one JSON object with a `type`. Other messages get no answer.
 fn check_websocket(answer: &Value, statuses: &[u16], route: &str) -> Result<()> {
     let status = answer["statusCode"].as_u64();
     ensure!(
@@ -237,7 +237,7 @@ fn check_websocket(answer: &Value, statuses: &[u16], route: &str) -> Result<()> 
     Ok(())
 }
 
-/// The events' clients may connect; who they are comes with each of their messages, as text.
+/// The clients of the event files may connect. Each of their messages carries their identity as text.
 fn check_policy(answer: &Value, event: &Value) -> Result<()> {
     let statement = &answer["policyDocument"]["Statement"][0];
     ensure!(
@@ -258,7 +258,7 @@ fn check_policy(answer: &Value, event: &Value) -> Result<()> {
     Ok(())
 }
 
-/// The contract's answers: JSON, and an error says what went wrong and has a code.
+/// Answers are JSON. An error has a message and a code.
 fn check_http(answer: &Value, statuses: &[u16]) -> Result<()> {
     let status = answer["statusCode"]
         .as_u64()
@@ -292,7 +292,7 @@ fn check_http(answer: &Value, statuses: &[u16]) -> Result<()> {
     Ok(())
 }
 
-/// A file as a browser takes it, whole and under the page's policy.
+/// A file in the form that a browser expects, under the page's policy.
 fn check_page(answer: &Value, statuses: &[u16]) -> Result<()> {
     let status = answer["statusCode"].as_u64();
     ensure!(statuses.iter().any(|one| Some(u64::from(*one)) == status));

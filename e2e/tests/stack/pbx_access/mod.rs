@@ -1,5 +1,5 @@
-//! What a client without an account can do to a PBX: act as the trunk, reach ARI, hold connections, flood the logs. The
-//! local stack must be running (`make up`).
+//! What a client without an account can do to a PBX: act as the trunk, reach ARI, hold connections, flood the logs.
+//! The local stack must be running.
 
 mod unauthenticated_client;
 
@@ -25,9 +25,9 @@ use unauthenticated_client::{
     Request, Stranger, Transport, ari_address, http, tcp, tls, wss_address,
 };
 
-/// Not the trunk's address, and not the proxy's.
+/// Neither the trunk's nor the proxy's address.
 const STRANGER: [u8; 4] = [127, 0, 0, 66];
-/// Wants another address to be banned.
+/// A client that tries to get another address banned.
 const FORGER: [u8; 4] = [127, 0, 0, 67];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -46,7 +46,7 @@ async fn only_the_trunks_address_is_the_trunk() -> Result<()> {
             }
         }
     }
-    // The number rings for the real trunk, and only for that.
+    // The number rings only for the real trunk.
     let caller = fixture.dial("1001").await?;
     let id = app.woken().await?;
     caller.hang_up().await?;
@@ -67,7 +67,7 @@ async fn a_trunk_caller_numbered_like_an_extension_still_comes_from_the_trunk() 
     Ok(())
 }
 
-/// All requests that begin something; a BYE or CANCEL of no call gets 481.
+/// All requests that start a transaction. A BYE or CANCEL without a call gets 481.
 const REQUESTS: [&str; 9] = [
     "INVITE",
     "OPTIONS",
@@ -103,7 +103,7 @@ async fn a_stranger_gets_the_same_challenge_whoever_he_claims_to_be() -> Result<
     Ok(())
 }
 
-/// An answer without what differs from request to request.
+/// An answer without the parts that differ between requests.
 fn shape(answer: &str) -> String {
     let headers = answer.lines().map(|line| {
         let name = line.split(':').next().unwrap_or_default();
@@ -129,10 +129,10 @@ async fn a_phone_is_itself_and_nothing_else() -> Result<()> {
     let cases = [
         // The trunk's name with a phone's password.
         (Request::new("INVITE", "exotel", number), 401),
-        // Phones only receive calls.
+        // Phones can only receive calls.
         (Request::new("INVITE", "1001", number), 403),
         (Request::new("INVITE", "1001", "1002"), 403),
-        // Its own contact at another's address of record.
+        // A phone registers its contact at another extension's address of record.
         (Request::new("REGISTER", "1001", "1002"), 404),
         (Request::new("REGISTER", "1001", "exotel"), 404),
         (Request::new("REGISTER", "1002", "1002"), 401),
@@ -162,7 +162,7 @@ async fn a_phone_is_itself_and_nothing_else() -> Result<()> {
     Ok(())
 }
 
-/// The second PBX, whose trunk is changed here.
+/// The second PBX. This test changes its trunk.
 const SECOND: usize = 1;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -188,7 +188,7 @@ async fn invite_as_the_trunk_from_loopback(fixture: &Fixture) -> Result<()> {
         let mut phone = Stranger::connect(pbx, transport, loopback).await?;
         let invite = Request::new("INVITE", "anybody", fixture.number_of("1001"));
         let answer = phone.ask(&invite).await?;
-        // 401 would say that the address is not the trunk's, and this test shows nothing.
+        // 401 would mean that the address does not match the trunk, and the test would prove nothing.
         ensure!(is(&answer, 403), "{transport:?}: {answer}");
     }
     Ok(())
@@ -203,7 +203,7 @@ async fn reload_pjsip(fixture: &Fixture) -> Result<()> {
             .basic_auth(&ari.username, Some(&ari.password))
             .send()
             .await?;
-        // 409: the module has nothing of its own to read again.
+        // 409: this module has no configuration of its own to reload.
         ensure!(
             answer.status().is_success() || answer.status() == 409,
             "{answer:?}"
@@ -212,7 +212,7 @@ async fn reload_pjsip(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// What ARI's listener passes is what the functions ask for. With the right password.
+/// The proxy forwards the ARI requests that the functions use, and only with the right password.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_proxy_passes_only_what_functions_ask_of_ari() -> Result<()> {
     let fixture = Fixture::open().await?;
@@ -232,7 +232,7 @@ async fn the_proxy_passes_only_what_functions_ask_of_ari() -> Result<()> {
                 "DELETE /ari/channels/pbx-1-1795149002.12?reason=normal",
                 404,
             ),
-            // Asterisk misses the endpoint in the body.
+            // The request lacks an endpoint, which Asterisk reports: so it has reached Asterisk.
             (
                 "POST /ari/channels/ringback-0192f0aa-7777-7000-8000-000000000001",
                 400,
@@ -346,14 +346,14 @@ async fn the_proxy_passes_only_websocket_sip_to_phones() -> Result<()> {
     Ok(())
 }
 
-/// A request with ARI's password, with these headers and body, or with none.
+/// A request with ARI's password and optional headers and body.
 fn request(pbx: &Pbx, line: &str, rest: &str) -> String {
     let password = STANDARD.encode(format!("{}:{}", pbx.ari.username, pbx.ari.password));
     let rest = if rest.is_empty() { "\r\n" } else { rest };
     format!("{line} HTTP/1.1\r\nHost: pbx\r\nAuthorization: Basic {password}\r\n{rest}")
 }
 
-/// Asterisk has not seen the request.
+/// Checks that the proxy rejected the request before Asterisk saw it.
 fn is_refused(answer: &str, what: &str) -> Result<()> {
     ensure!(is_http(answer, 403), "{what}: {answer}");
     ensure!(
@@ -371,9 +371,9 @@ fn is_http(answer: &str, status: u16) -> bool {
     answer.starts_with(&format!("HTTP/1.1 {status} "))
 }
 
-/// So many at each port.
+/// The number of idle connections at each port.
 const IDLE: u8 = 200;
-/// What a busy machine may add to a call.
+/// How much longer a call may take on a busy machine.
 const SLACK: Duration = Duration::from_secs(1);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -391,7 +391,7 @@ async fn idle_tls_connections_delay_no_call() -> Result<()> {
             }
         }
     }
-    // All are there by now.
+    // By now, all connections are open.
     sleep(Duration::from_secs(4)).await;
     let during = call_takes(&fixture).await?;
     let mut phone = Stranger::connect(pbx, Transport::Wss, STRANGER.into()).await?;
@@ -407,7 +407,7 @@ async fn idle_tls_connections_delay_no_call() -> Result<()> {
     Ok(())
 }
 
-/// Says nothing on a connection, and takes a new one when it is closed.
+/// Holds an idle connection, and opens a new one when it is closed.
 async fn hold(pbx: Pbx, to: String, from: IpAddr, handshake: bool) {
     loop {
         if handshake && let Ok(mut held) = tls(&pbx, from, &to).await {
@@ -419,7 +419,7 @@ async fn hold(pbx: Pbx, to: String, from: IpAddr, handshake: bool) {
     }
 }
 
-/// How long a call takes from the first ring to two voices.
+/// The time of a call from the first ring until both parties hear each other.
 async fn call_takes(fixture: &Fixture) -> Result<Duration> {
     let app = fixture.app("1001").await?;
     let mut phone = fixture.phone("1001").await?;
@@ -432,7 +432,7 @@ async fn call_takes(fixture: &Fixture) -> Result<Duration> {
     Ok(took)
 }
 
-/// Asterisk ends a connection that has been upgraded and says nothing after 32 s.
+/// Asterisk closes an upgraded connection that sends nothing for 32 s.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_websocket_is_closed() -> Result<()> {
     let fixture = Fixture::open().await?;
@@ -442,7 +442,7 @@ async fn a_silent_websocket_is_closed() -> Result<()> {
     Ok(())
 }
 
-/// One of Asterisk's logs, and what has come to it since.
+/// New lines in one of Asterisk's logs.
 struct Log {
     path: PathBuf,
     before: usize,
@@ -459,7 +459,7 @@ impl Log {
         Self::at(asterisk.outside(&PBXS[0]).join("log").join(name))
     }
 
-    /// A moment later, so that all of it is there.
+    /// Waits a moment, so that the lines are complete.
     async fn news(&mut self) -> Result<String> {
         sleep(Duration::from_millis(500)).await;
         let text = std::fs::read_to_string(&self.path)?;
@@ -506,7 +506,7 @@ async fn fail2ban_finds_who_attacks_and_nobody_else() -> Result<()> {
             let attack = security.news().await?;
             let found = found_by_fail2ban(&attack)?;
             if transport == Transport::Wss {
-                // All WebSocket phones have the proxy's address.
+                // All WebSocket phones have the proxy's address, so it must not be banned.
                 assert_eq!(found, Vec::<String>::new(), "{what}: {attack}");
                 continue;
             }
@@ -524,7 +524,7 @@ async fn fail2ban_finds_who_attacks_and_nobody_else() -> Result<()> {
     Ok(())
 }
 
-/// Asterisk writes a Call-ID as it came.
+/// Asterisk logs a Call-ID unchanged.
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_gets_another_address_banned() -> Result<()> {
     let fixture = Fixture::open().await?;
@@ -557,7 +557,7 @@ async fn nobody_gets_another_address_banned() -> Result<()> {
     Ok(())
 }
 
-/// The address in each line that the shipped filter takes for an attack.
+/// The address in each line that the shipped fail2ban filter matches.
 fn found_by_fail2ban(lines: &str) -> Result<Vec<String>> {
     fail2ban_regex(lines, "")
 }
@@ -606,7 +606,7 @@ async fn an_attack_does_not_flood_the_console_or_the_messages() -> Result<()> {
         let news = log.news().await?;
         ensure!(news.lines().count() < 10, "{news}");
     }
-    // It is still there for those who may call.
+    // The PBX still serves those who may call.
     let mut phone: Phone = fixture.phone("1001").await?;
     tokio::time::timeout(SOON, phone.register()).await??;
     phone.unregister().await?;

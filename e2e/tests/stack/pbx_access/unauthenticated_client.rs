@@ -1,4 +1,5 @@
-//! A client without any account: raw SIP over every transport of a PBX, and raw HTTP to its proxy, from any local address.
+//! A client without an account: raw SIP over every transport of a PBX, and raw HTTP to its proxy, from any local
+//! address.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -22,12 +23,12 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use uuid::Uuid;
 
-/// How long an answer may take on a busy machine.
+/// The maximum time for an answer on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// What is said when there is none.
+/// Stands for a missing answer.
 const NO_ANSWER: &str = "no answer";
 
-/// How SIP gets to a PBX.
+/// The transports of SIP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Transport {
     Udp,
@@ -62,7 +63,7 @@ enum Line {
 pub(crate) struct Stranger {
     transport: Transport,
     line: Line,
-    /// What has come and was not read yet.
+    /// Received bytes that were not read yet.
     pending: String,
 }
 
@@ -94,7 +95,7 @@ impl Stranger {
         })
     }
 
-    /// Sends a request and gives the final response.
+    /// Sends a request and returns the final response.
     pub(crate) async fn ask(&mut self, request: &Request) -> Result<String> {
         self.send(request).await?;
         loop {
@@ -105,7 +106,7 @@ impl Stranger {
         }
     }
 
-    /// Sends a request, and once more with a digest of this password when it is challenged.
+    /// Sends a request, and repeats it with a digest of this password when challenged.
     pub(crate) async fn ask_as(
         &mut self,
         user: &str,
@@ -119,7 +120,7 @@ impl Stranger {
         self.ask(&again).await
     }
 
-    /// Sends a request, and waits for nothing.
+    /// Sends a request and does not wait.
     pub(crate) async fn send(&mut self, request: &Request) -> Result<()> {
         let text = request.text(self.transport);
         match &mut self.line {
@@ -132,7 +133,7 @@ impl Stranger {
         Ok(())
     }
 
-    /// The next message without its body. Those that the PBX sends here have none, and a read may give two of them.
+    /// The next message without its body. The PBX sends no bodies here, and one read may return two messages.
     pub(crate) async fn next(&mut self) -> Result<String> {
         loop {
             // A keep-alive is an empty line.
@@ -147,7 +148,7 @@ impl Stranger {
         }
     }
 
-    /// Comes back when the PBX has closed the connection.
+    /// Waits until the PBX has closed the connection.
     pub(crate) async fn ended(&mut self) {
         // Asterisk's keep-alives come as empty lines.
         while self.read().await.is_ok_and(|news| !news.is_empty()) {}
@@ -170,11 +171,11 @@ impl Stranger {
     }
 }
 
-/// A request outside of calls.
+/// A request outside a dialog.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     method: &'static str,
-    /// The whole value of From, without its tag.
+    /// The value of the From header without its tag.
     from: String,
     to: String,
     pub(crate) call_id: String,
@@ -230,7 +231,7 @@ impl Request {
     }
 }
 
-/// The header that answers a challenge (RFC 2617, without qop, which the PBX takes as well).
+/// The header that answers a challenge (RFC 2617, without qop, which the PBX accepts as well).
 fn authorization(challenge: &str, user: &str, password: &str, request: &Request) -> Result<String> {
     let field = |name: &str| {
         let (_, after) = challenge.split_once(&format!("{name}=\""))?;
@@ -260,14 +261,14 @@ fn authorization(challenge: &str, user: &str, password: &str, request: &Request)
     ))
 }
 
-/// Where a PBX's proxy takes WebSockets.
+/// The WebSocket address of a PBX's proxy.
 pub(crate) fn wss_address(pbx: &Pbx) -> Result<String> {
     let address = pbx.sip.wss.strip_prefix("wss://");
     let (address, _) = address.and_then(|it| it.split_once('/')).context("wss")?;
     Ok(address.to_owned())
 }
 
-/// Where a PBX's proxy takes ARI.
+/// The ARI address of a PBX's proxy.
 pub(crate) fn ari_address(pbx: &Pbx) -> Result<String> {
     let address = pbx.ari.url.strip_prefix("https://");
     let (address, _) = address.and_then(|it| it.split_once('/')).context("ARI")?;
@@ -281,7 +282,7 @@ pub(crate) async fn tcp(from: IpAddr, to: &str) -> Result<TcpStream> {
     Ok(socket.connect(to.parse()?).await?)
 }
 
-/// The same with a finished TLS handshake.
+/// A connection with a completed TLS handshake.
 pub(crate) async fn tls(pbx: &Pbx, from: IpAddr, to: &str) -> Result<Box<dyn Bytes>> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(pbx.ari.ca_pem.as_bytes())?)?;
@@ -294,7 +295,7 @@ pub(crate) async fn tls(pbx: &Pbx, from: IpAddr, to: &str) -> Result<Box<dyn Byt
     Ok(Box::new(timeout(PATIENCE, handshake).await??))
 }
 
-/// What an HTTP server answers to this request, byte by byte as it stands here.
+/// The response of an HTTP server to this raw request.
 pub(crate) async fn http(pbx: &Pbx, to: &str, request: &str) -> Result<String> {
     let mut connection = tls(pbx, IpAddr::from([127, 0, 0, 1]), to).await?;
     connection.write_all(request.as_bytes()).await?;

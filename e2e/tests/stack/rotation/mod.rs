@@ -1,5 +1,5 @@
-//! Every secret is replaced while calls are under way: who talks goes on talking, who waits is answered, and nothing is
-//! deployed. The functions are the deployed ones, the PBX is the real Asterisk; the local stack must be running.
+//! Every secret is replaced during calls: conversations continue, waiting callers are answered, and nothing is
+//! deployed. Deployed functions and a real Asterisk; the local stack must be running.
 
 mod secret_rotation;
 
@@ -9,14 +9,14 @@ use anyhow::{Context, Result, ensure};
 use reqwest::StatusCode;
 use ringback_client::{Client, Credential};
 use ringback_e2e::clients::answer_of;
-use ringback_e2e::fixture::{CALLER, Conversation, Fixture, SOON, call_sid};
+use ringback_e2e::fixture::{App, CALLER, Conversation, Fixture, SOON, call_sid};
 use ringback_sip::Caller;
 use secret_rotation::Rotation;
 use serde_json::json;
 
-/// Who rings and is not answered.
+/// A caller who is not answered.
 const IN_VAIN: &str = "+919876500017";
-/// The longest ring that a stack for tests may have; see `RING_TIMEOUT_SECONDS` in the Makefile.
+/// The longest ring timeout of a test stack; see `RING_TIMEOUT_SECONDS` in the Makefile.
 const LONGEST_RING: Duration = Duration::from_secs(35);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -26,7 +26,7 @@ async fn replacing_every_secret_while_calls_are_under_way_loses_none() -> Result
     let outcome = calls_outlive(&rotation, &fixture).await;
     rotation.take_back().await?;
     outcome?;
-    // The stack is as it was.
+    // The stack works with the restored secrets.
     let app = fixture.app("1001").await?;
     let mut phone = fixture.phone("1001").await?;
     Conversation::begin(&app, &mut phone)
@@ -48,9 +48,9 @@ async fn calls_outlive(rotation: &Rotation<'_>, fixture: &Fixture) -> Result<()>
 
     rotation.replace_all().await?;
 
-    // Who talks goes on.
+    // The conversation continues.
     talking.is_heard().await?;
-    // Who waits is answered: the app's token, ARI's password and the hooks' secret are new.
+    // The waiting caller is answered with a new app token, ARI password and webhook secret.
     app.token = rotation.token_of("1001")?;
     talker.token = rotation.token_of("1002")?;
     phone.register().await?;
@@ -61,13 +61,13 @@ async fn calls_outlive(rotation: &Rotation<'_>, fixture: &Fixture) -> Result<()>
     waiting.answered(SOON).await?;
     app.sees(&id, "in_progress").await?;
     waiting.media().hears(callee.media(), SOON).await?;
-    // Who has not been handed a new token yet is still known by the old one.
+    // An app that still has its old token is accepted too.
     app.token = old_token;
     waiting.hang_up().await?;
     app.sees(&id, "completed").await?;
     talking.caller.hang_up().await?;
     talker.sees(&talking.id, "completed").await?;
-    // Who is not answered hears busy, by a function that has had nothing to do until now.
+    // The unanswered caller hears busy, from a function that has not run since the rotation.
     let busy = in_vain.rejected(LONGEST_RING).await?;
     ensure!(busy.0 == 486, "{busy:?}");
 
@@ -75,12 +75,8 @@ async fn calls_outlive(rotation: &Rotation<'_>, fixture: &Fixture) -> Result<()>
     apps_call(rotation, fixture).await
 }
 
-/// Exotel's flow knows the new secret already, or still the old one; the phone is woken with the new service account.
-async fn exotel_calls(
-    rotation: &Rotation<'_>,
-    fixture: &Fixture,
-    app: &mut fixture::App<'_>,
-) -> Result<()> {
+/// Exotel's flow uses the new secret or still the old one. The push uses the new service account.
+async fn exotel_calls(rotation: &Rotation<'_>, fixture: &Fixture, app: &mut App<'_>) -> Result<()> {
     for secret in [rotation.webhook_secret(), rotation.old_webhook_secret()] {
         let sid = call_sid();
         let url = format!("{}/exotel/webhook?secret={secret}", fixture.stack.http_url);
@@ -101,7 +97,7 @@ async fn exotel_calls(
     Ok(())
 }
 
-/// An app calls a telephone: Exotel's API accepts the new key alone.
+/// An app calls a telephone: Exotel's API accepts only the new key.
 async fn apps_call(rotation: &Rotation<'_>, fixture: &Fixture) -> Result<()> {
     let token = rotation.token_of("1001")?;
     let mut client = Client::connect(&fixture.stack.ws_url, &token).await?;

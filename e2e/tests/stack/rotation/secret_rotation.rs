@@ -1,4 +1,4 @@
-//! The stack's secrets, replaced all at once: in Secrets Manager, and in the systems that know them.
+//! Replaces all secrets of the stack at once, in Secrets Manager and in the systems that use them.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -21,10 +21,10 @@ const NAMES: [&str; 7] = [
     "app", "webhook", "hook", "exotel", "asterisk", "fcm", "signing",
 ];
 
-/// ARI's user of the functions for as long as this lasts: the stack's own stays as it is for whoever else asks.
+/// The ARI user of the functions during this test. Other ARI clients keep the stack's own user.
 const ARI_USER: &str = "rotating";
 
-/// Those that ask for a secret.
+/// The functions that read a secret.
 const FUNCTIONS: [&str; 9] = [
     "asterisk-incoming",
     "call-response",
@@ -37,7 +37,7 @@ const FUNCTIONS: [&str; 9] = [
     "ws-message",
 ];
 
-/// All secrets, as they were and as they are to be.
+/// All secrets, before and after the rotation.
 pub(crate) struct Rotation<'a> {
     fixture: &'a Fixture,
     pbx: Pbx,
@@ -46,8 +46,8 @@ pub(crate) struct Rotation<'a> {
 }
 
 impl<'a> Rotation<'a> {
-    /// Makes the new ones, which nobody knows yet. The functions' processes begin anew: what strangers have shown to
-    /// those before, in other tests, would keep them from looking for a new secret for a minute.
+    /// Creates the new secrets without using them. Restarts the functions: after a wrong secret in another test, a
+    /// process does not fetch the secret again for a minute.
     pub(crate) async fn prepare(fixture: &'a Fixture) -> Result<Self> {
         let pbx = Pbx::of(fixture).await?;
         let mut before = BTreeMap::new();
@@ -63,7 +63,7 @@ impl<'a> Rotation<'a> {
         for function in FUNCTIONS {
             begin_anew(fixture, function).await?;
         }
-        // A function is not called while it changes.
+        // A function is not invoked while its configuration changes.
         tokio::time::sleep(Duration::from_secs(1)).await;
         let after = successors(&before)?;
         Ok(Self {
@@ -74,7 +74,7 @@ impl<'a> Rotation<'a> {
         })
     }
 
-    /// In the order that SECURITY.md gives: what accepts both comes first.
+    /// In the order of SECURITY.md: first the systems that accept both secrets.
     pub(crate) async fn replace_all(&self) -> Result<()> {
         for (name, value) in &self.after {
             put(self.fixture, name, value).await?;
@@ -84,7 +84,7 @@ impl<'a> Rotation<'a> {
         self.pbx.accepts(password).await
     }
 
-    /// The secrets of before, beside which the new ones are good for as long as a process may know no others.
+    /// Restores the old secrets. The new ones stay valid for as long as a process may still have them cached.
     pub(crate) async fn take_back(&self) -> Result<()> {
         for (name, value) in &self.before {
             let mut value = value.clone();
@@ -99,7 +99,7 @@ impl<'a> Rotation<'a> {
         self.pbx.accepts(None).await
     }
 
-    /// The token that `extension`'s app has once the key is replaced: it says the same.
+    /// The token of `extension`'s app, signed with the new key. Its claims are unchanged.
     pub(crate) fn token_of(&self, extension: &str) -> Result<String> {
         let token = &self
             .fixture
@@ -122,7 +122,7 @@ impl<'a> Rotation<'a> {
         text(&self.before["webhook"], "webhook_secret")
     }
 
-    /// Asterisk's dialplan, Exotel and Google.
+    /// Updates Asterisk's dialplan, Exotel and Google.
     async fn tell_the_others(&self, secrets: &BTreeMap<&'static str, Value>) -> Result<()> {
         self.pbx
             .shows(text(&secrets["hook"], "hook_secret"))
@@ -146,7 +146,7 @@ impl<'a> Rotation<'a> {
     }
 }
 
-/// What is good in two versions, and where the one before stands.
+/// The secrets with two valid versions, and the field of the previous one.
 const PREVIOUS: [(&str, &str); 4] = [
     ("jwt_secret", "jwt_secret_previous"),
     ("webhook_secret", "webhook_secret_previous"),
@@ -154,7 +154,7 @@ const PREVIOUS: [(&str, &str); 4] = [
     ("signing_secret", "signing_secret_previous"),
 ];
 
-/// The secrets that replace these.
+/// New values for these secrets.
 fn successors(before: &BTreeMap<&'static str, Value>) -> Result<BTreeMap<&'static str, Value>> {
     let mut after = before.clone();
     for value in after.values_mut() {
@@ -181,10 +181,10 @@ fn successors(before: &BTreeMap<&'static str, Value>) -> Result<BTreeMap<&'stati
     Ok(after)
 }
 
-/// The running Asterisk, and the files that say what it knows.
+/// The running Asterisk and its configuration files.
 struct Pbx {
     site: PathBuf,
-    /// As the stack wrote them.
+    /// The original content.
     ari_conf: String,
     dialplan_conf: String,
     hook_secret: String,
@@ -210,7 +210,7 @@ impl Pbx {
         })
     }
 
-    /// The functions' user has this password from now on, or is gone.
+    /// Sets the password of the functions' ARI user, or removes the user.
     async fn accepts(&self, password: Option<&str>) -> Result<()> {
         let user = password.map(|password| {
             format!("[{ARI_USER}]\ntype = user\nread_only = no\npassword = {password}\n")
@@ -220,14 +220,14 @@ impl Pbx {
         self.reload("res_ari.so").await
     }
 
-    /// The dialplan's hooks show this secret from now on.
+    /// Sets the secret that the dialplan sends.
     async fn shows(&self, hook_secret: &str) -> Result<()> {
         let text = self.dialplan_conf.replace(&self.hook_secret, hook_secret);
         std::fs::write(self.site.join("dialplan.conf"), text)?;
         self.reload("pbx_config.so").await
     }
 
-    /// As `module reload` does on Asterisk's console.
+    /// Runs `module reload` with ARI.
     async fn reload(&self, module: &str) -> Result<()> {
         let url = format!("{}/asterisk/modules/{module}", self.ari.local_url);
         let (user, password) = (&self.ari.username, &self.ari.password);
@@ -259,7 +259,7 @@ async fn put(fixture: &Fixture, name: &str, value: &Value) -> Result<()> {
     Ok(())
 }
 
-/// Lambda starts new processes of a function whose configuration is written again.
+/// Lambda starts new processes when a function's configuration is written.
 async fn begin_anew(fixture: &Fixture, function: &str) -> Result<()> {
     let url = format!(
         "{}/2015-03-31/functions/{STACK_NAME}-{function}/configuration",

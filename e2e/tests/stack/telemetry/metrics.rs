@@ -1,4 +1,4 @@
-//! Every metric that `docs/operations.md` names is in the functions' logs, as it says, and no other.
+//! Every metric in `docs/operations.md` appears in the functions' logs as documented, and no other metric does.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -15,13 +15,13 @@ use tokio::time::{Instant, sleep};
 use ringback_e2e::fixture::{App, CALLER, Conversation, Fixture, SOON};
 use ringback_e2e::log_lines::{Line, log_lines};
 
-/// Longer than what S1 calls a launch from the background.
+/// Longer than the time after which an app counts as launched from the background.
 const SLEEPY: Duration = Duration::from_millis(5_100);
 
-/// Legs that end within a second of each other are taken for one.
+/// Legs that end within a second of each other count as one.
 const LEGS_APART: Duration = Duration::from_millis(1_200);
 
-/// A metric, and which functions it is from.
+/// A metric and the functions that emit it.
 #[derive(Debug, PartialEq, Eq)]
 struct Described {
     unit: String,
@@ -42,7 +42,7 @@ async fn every_metric_of_the_page_is_in_the_logs_of_a_real_run_and_no_other() ->
     let fixture = Fixture::open().await?;
     let page = documented()?;
     let began = OffsetDateTime::now_utc();
-    // For the line of a process that has just begun, of a function that nobody else asks much.
+    // For the cold start metric of a function that the other tests rarely invoke.
     let health = format!("{}/health", fixture.stack.http_url);
     fixture.http.get(health).send().await?;
     fixture
@@ -77,7 +77,7 @@ async fn every_metric_of_the_page_is_in_the_logs_of_a_real_run_and_no_other() ->
     }
 }
 
-/// All metrics in these lines, each with its unit and its dimensions.
+/// All metrics in these lines, each with its unit and dimensions.
 fn seen(lines: &[Line], page: &BTreeMap<String, Described>) -> Result<Seen> {
     let mut seen = Seen::new();
     for line in lines.iter().filter(|line| !line.json["_aws"].is_null()) {
@@ -143,7 +143,7 @@ fn texts(list: &Value) -> Result<Vec<String>> {
     texts.collect::<Option<_>>().context("texts")
 }
 
-/// The rows of the page's table.
+/// The rows of the table in `docs/operations.md`.
 fn documented() -> Result<BTreeMap<String, Described>> {
     let page = Path::new(concat!(
         env!("CARGO_MANIFEST_DIR"),
@@ -179,7 +179,7 @@ fn documented() -> Result<BTreeMap<String, Described>> {
     described.collect()
 }
 
-/// The app sleeps, and they talk all the same.
+/// A call to an app that starts slowly.
 async fn a_sleepy_phone_talks(fixture: &Fixture) -> Result<()> {
     let app = fixture.app("1001").await?;
     let mut phone = fixture.registered_phone("1001").await?;
@@ -192,7 +192,7 @@ async fn a_sleepy_phone_talks(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-/// It is there, and refuses its leg however often it is called.
+/// The phone is registered and rejects its leg every time.
 async fn a_ready_phone_does_not_talk(fixture: &Fixture) -> Result<()> {
     let app = fixture.app("1002").await?;
     let mut phone = fixture.registered_phone("1002").await?;
@@ -218,7 +218,7 @@ async fn a_ready_phone_does_not_talk(fixture: &Fixture) -> Result<()> {
 }
 
 async fn nobody_can_be_pushed_to(fixture: &Fixture) -> Result<()> {
-    // Those of before would ring.
+    // Devices of earlier calls would ring.
     fixture.forget_devices_of(&fixture.stack.phones).await?;
     let app = fixture.app("1001").await?;
     let refused = json!({ "tokens": { (app.push_token.as_str()): "INVALID_ARGUMENT" } });
@@ -234,7 +234,7 @@ async fn nobody_can_be_pushed_to(fixture: &Fixture) -> Result<()> {
     fixture.fcm_behaves(&json!({})).await
 }
 
-/// One here, and one in a country that is not allowed.
+/// One domestic number, and one in a country that is not allowed.
 async fn telephones_are_called(fixture: &Fixture) -> Result<()> {
     let token = &fixture.stack.phone("1001").context("a phone")?.token;
     let mut client = Client::connect(&fixture.stack.ws_url, token).await?;

@@ -1,5 +1,5 @@
-//! A function that is to be traced tells X-Ray's daemon of each request it makes and of each call it deals with; any
-//! other has no socket for it.
+//! With tracing enabled, a function sends the X-Ray daemon a document for each request and each call. Without, it has
+//! no socket for it.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use ringback_e2e::fixture::{CALLER, Fixture, call_sid};
 use ringback_e2e::observed_function::{Observed, passthru};
 
-/// What is not here by then does not come.
+/// Documents that have not arrived by then do not arrive.
 const QUIET: Duration = Duration::from_millis(300);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -82,7 +82,7 @@ async fn a_function_that_is_not_traced_sends_nothing_and_has_no_socket_for_it() 
     Ok(())
 }
 
-/// Exotel tells `exotel-webhook` of a caller, which rings. Gives the call's id, and the function.
+/// Exotel reports a caller to `exotel-webhook`, which makes the app ring. Returns the call id and the function.
 async fn ring(fixture: &Fixture, tracing: &str, daemon: &UdpSocket) -> Result<(String, Observed)> {
     let _app = fixture.app("1001").await?;
     let address = daemon.local_addr()?.to_string();
@@ -97,7 +97,7 @@ async fn ring(fixture: &Fixture, tracing: &str, daemon: &UdpSocket) -> Result<(S
     Ok((call, function))
 }
 
-/// The documents that have come, each after the header that the daemon wants.
+/// The received documents. Each one follows the header that the daemon expects.
 async fn received(daemon: &UdpSocket) -> Result<Vec<Value>> {
     let mut documents = Vec::new();
     let mut buffer = vec![0; 65_536];
@@ -114,7 +114,7 @@ async fn received(daemon: &UdpSocket) -> Result<Vec<Value>> {
     Ok(documents)
 }
 
-/// The process in `/proc` whose environment says so.
+/// The process in `/proc` with this environment.
 fn process_with(tracing: &str, daemon: &UdpSocket) -> Result<PathBuf> {
     let tracing = format!("TRACING={tracing}");
     let address = format!("AWS_XRAY_DAEMON_ADDRESS={}", daemon.local_addr()?);
@@ -131,7 +131,7 @@ fn process_with(tracing: &str, daemon: &UdpSocket) -> Result<PathBuf> {
     found.next().context("the function's process")
 }
 
-/// How many UDP sockets a process holds.
+/// The number of UDP sockets of a process.
 fn udp_sockets_of(process: &Path) -> Result<usize> {
     let mut inodes = Vec::new();
     for table in ["udp", "udp6"] {

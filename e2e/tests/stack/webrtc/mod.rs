@@ -1,5 +1,5 @@
-//! A WebRTC phone in a real Chromium, with JsSIP, in a whole call. Needs a running stack (`make up`) and the phone's
-//! script (`make e2e/tests/stack/webrtc/dist/phone.js`); `make test` has both.
+//! A WebRTC phone (JsSIP in a real Chromium) in a whole call. Needs the running stack and the phone's script (`make
+//! e2e/tests/stack/webrtc/dist/phone.js`).
 
 use std::path::Path;
 use std::time::Duration;
@@ -17,9 +17,9 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep};
 
-/// The extension whose phone speaks WebRTC.
+/// The extension with the WebRTC phone.
 const EXTENSION: &str = "1004";
-/// A second of audio.
+/// The packets in one second of audio.
 const HEARD: u64 = 50;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -41,13 +41,13 @@ async fn a_browser_registers_over_wss_is_called_by_the_trunk_and_exchanges_media
     let offer = offer.as_str().context("no offer")?;
     ensure!(offer.contains(" UDP/TLS/RTP/SAVPF "), "{offer}");
     ensure!(offer.contains("a=fingerprint:SHA-256"), "{offer}");
-    // Asterisk passes over 127.0.0.0/8 when it gathers candidates, and with none it does no ICE.
+    // Asterisk skips 127.0.0.0/8 when it gathers candidates, and without candidates there is no ICE.
     ensure!(
         offer.contains("a=candidate:"),
         "this machine needs a network address besides 127.0.0.1, or WebRTC cannot connect"
     );
     let media = phone.heard().await?;
-    // The trunk's own codec, so that the PBX translates nothing.
+    // The trunk's own codec, so that the PBX does not transcode.
     assert_eq!(media["codec"], "audio/PCMU", "{media}");
     assert_eq!(media["dtls"], "connected", "{media}");
     let cipher = media["cipher"].as_str().unwrap_or_default();
@@ -63,8 +63,8 @@ async fn a_browser_registers_over_wss_is_called_by_the_trunk_and_exchanges_media
     phone.browser.close().await
 }
 
-/// A phone that has just registered can be called once it has answered the PBX's first OPTIONS. Until then the app
-/// gets 502 and asks again.
+/// A phone that has just registered can be called after it has answered the PBX's first OPTIONS. Until then, the app
+/// gets 502 and repeats its request.
 async fn accept_ready(app: &App<'_>, call: &str) -> Result<()> {
     let patience = Instant::now() + SOON;
     loop {
@@ -78,7 +78,7 @@ async fn accept_ready(app: &App<'_>, call: &str) -> Result<()> {
     }
 }
 
-/// A page that is a phone.
+/// A page that acts as a phone.
 struct WebPhone {
     browser: Browser,
 }
@@ -86,12 +86,12 @@ struct WebPhone {
 impl WebPhone {
     async fn open(stack: &Stack) -> Result<Self> {
         let page = serve().await?;
-        // The stack's own certificate; all others are checked as ever.
+        // Accepts the stack's own certificate. All others are checked as usual.
         let trusted = &stack.sip.spki_sha256;
         let trust = format!("--ignore-certificate-errors-spki-list={trusted}");
         let arguments = [
             &trust,
-            // A microphone that beeps, and whose use is granted.
+            // A simulated microphone that beeps, and permission to use it.
             "--use-fake-device-for-media-stream",
             "--use-fake-ui-for-media-stream",
             // Everything is on 127.0.0.1.
@@ -117,7 +117,7 @@ impl WebPhone {
         reached.with_context(|| format!("the phone's state is {state}"))
     }
 
-    /// Waits until audio flows both ways, and gives what the browser says of it.
+    /// Waits until audio flows in both directions. Returns the browser's media statistics.
     async fn heard(&self) -> Result<Value> {
         let patience = Instant::now() + SOON * 2;
         loop {
@@ -141,7 +141,7 @@ impl WebPhone {
     }
 }
 
-/// Serves the page, and gives its URL. A microphone is given to pages of this machine, and to none from a file.
+/// Serves the page and returns its URL. Chromium grants a microphone only to local HTTP pages, not to files.
 async fn serve() -> Result<String> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stack/webrtc/dist/phone.js");
     let script = std::fs::read_to_string(&script)
