@@ -43,7 +43,7 @@ client: ## talk to the WebSocket API by hand; ARGS='--url wss://… --token …'
 	@$(NEEDS) build cargo run --locked --bin ringback-client -- $(ARGS)
 
 screenshot: ## take the README's picture of the console, on the running stack
-	cargo test --workspace --locked --test stack -- --exact console::phone::a_test_call_rings_is_accepted_is_heard_and_is_hung_up_on_the_page
+	cargo test --workspace --locked --test stack -- --exact console::phone::a_test_call_rings_is_accepted_heard_and_hung_up_on_the_page
 	cp target/local/console.png docs/console.png
 
 test: ## check everything: format, lints, licences, unit and end-to-end tests

@@ -19,7 +19,8 @@ use tokio::time::{Instant, sleep};
 const STARTED_WITHIN: Duration = Duration::from_secs(30);
 const DRIVER: &str = "chromedriver";
 /// The error text when the browser or its driver is missing.
-pub const MISSING: &str = "the console is tested in a real browser; `make test` and local/tools/prerequisites.sh say how to get it";
+pub const MISSING: &str =
+    "cannot start the browser; `make test` and local/tools/prerequisites.sh say how to install it";
 /// No update checks, no profile, no access to other machines.
 const ARGUMENTS: [&str; 11] = [
     "--headless",
@@ -56,6 +57,7 @@ impl Drop for Browser {
 }
 
 impl Browser {
+    /// Starts a browser.
     pub async fn start() -> Result<Self> {
         Self::start_with(&[]).await
     }
@@ -69,7 +71,7 @@ impl Browser {
             .kill_on_drop(true)
             .spawn()
             .context(MISSING)?;
-        let said = driver.stdout.take().context("what the driver says")?;
+        let said = driver.stdout.take().context("chromedriver has no stdout")?;
         let port = tokio::time::timeout(STARTED_WITHIN, port_in(said)).await??;
         let http = Client::builder().timeout(STARTED_WITHIN).build()?;
         let arguments = [&ARGUMENTS, more].concat();
@@ -89,7 +91,7 @@ impl Browser {
             .context(MISSING)?;
         let id = made["sessionId"]
             .as_str()
-            .context("a session without an id")?;
+            .context("the WebDriver session has no id")?;
         let pid = made["capabilities"]["goog:processID"].as_i64();
         let pid = pid.and_then(|pid| i32::try_from(pid).ok());
         Ok(Self {
@@ -108,6 +110,7 @@ impl Browser {
         Ok(())
     }
 
+    /// Opens a URL and waits until it has loaded.
     pub async fn open(&self, url: &str) -> Result<()> {
         self.post("url", json!({ "url": url })).await?;
         Ok(())
@@ -121,21 +124,22 @@ impl Browser {
 
     /// Waits until a JavaScript expression is true.
     pub async fn until(&self, expression: &str, within: Duration) -> Result<()> {
-        let patience = Instant::now() + within;
+        let deadline = Instant::now() + within;
         let body = format!("return Boolean({expression})");
         while self.run(&body, json!([])).await? != true {
-            if Instant::now() > patience {
+            if Instant::now() > deadline {
                 let page = self
                     .run("return document.body.innerText", json!([]))
                     .await?;
                 let page = page.as_str().unwrap_or_default();
-                bail!("not within {within:?}: {expression}\n\nThe page says:\n{page}\n");
+                bail!("not true within {within:?}: {expression}\n\nThe page shows:\n{page}\n");
             }
             sleep(Duration::from_millis(30)).await;
         }
         Ok(())
     }
 
+    /// Clicks the first element that matches a CSS selector.
     pub async fn click(&self, css: &str) -> Result<()> {
         let element = self.find(css).await?;
         self.post(&format!("element/{element}/click"), json!({}))
@@ -173,10 +177,11 @@ impl Browser {
         self.post("goog/cdp/execute", call).await
     }
 
+    /// A screenshot of the window as PNG.
     pub async fn screenshot(&self) -> Result<Vec<u8>> {
         let url = format!("{}/screenshot", self.session);
         let image = send(&self.http, Method::GET, &url, &Value::Null).await?;
-        Ok(BASE64.decode(image.as_str().context("no image")?)?)
+        Ok(BASE64.decode(image.as_str().context("the screenshot has no data")?)?)
     }
 
     /// The errors in the browser's log: failed scripts and violations of the content security policy.
@@ -192,7 +197,7 @@ impl Browser {
         let element = self.post("element", by).await?;
         let id = element[ELEMENT].as_str();
         Ok(id
-            .with_context(|| format!("{css} is not an element"))?
+            .with_context(|| format!("no element matches {css}"))?
             .to_owned())
     }
 
@@ -204,7 +209,9 @@ impl Browser {
     }
 }
 
+/// The Tab key in WebDriver.
 pub const TAB: &str = "\u{e004}";
+/// The Enter key in WebDriver.
 pub const ENTER: &str = "\u{e007}";
 
 fn on_path(program: &str) -> Option<PathBuf> {
@@ -224,7 +231,7 @@ async fn port_in(said: tokio::process::ChildStdout) -> Result<u16> {
             return Ok(port);
         }
     }
-    bail!("{DRIVER} did not start")
+    bail!("{DRIVER} has not started")
 }
 
 async fn send(http: &Client, method: Method, url: &str, body: &Value) -> Result<Value> {

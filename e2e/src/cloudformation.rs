@@ -20,7 +20,9 @@ impl Template {
     pub fn deployed_with(repository: &Path, parameters: &[(&str, &str)]) -> Result<Self> {
         let template = read(repository)?;
         let decided = Conditions::of(&template, parameters)?.decide(&template)?;
-        Ok(Self(decided.context("nothing is left of the template")?))
+        Ok(Self(decided.context(
+            "the whole template is left out by its conditions",
+        )?))
     }
 
     /// The descriptions of the template rules that these parameters break, as CloudFormation shows them.
@@ -42,9 +44,9 @@ impl Template {
         Ok(refusals)
     }
 
-    /// The `Globals` of all functions.
+    /// The `DialplanGlobals` of all functions.
     pub fn globals(&self) -> &Value {
-        &self.0["Globals"]["Function"]
+        &self.0["DialplanGlobals"]["Function"]
     }
 
     /// A value from the template's `Mappings`.
@@ -62,6 +64,7 @@ impl Template {
             .map(|(id, resource)| (id.as_str(), &resource["Properties"]))
     }
 
+    /// The parameters by name.
     pub fn parameters(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.0["Parameters"]
             .as_object()
@@ -84,6 +87,7 @@ impl Template {
         &self.0["Outputs"][name]["Value"]
     }
 
+    /// A resource by logical id.
     pub fn resource(&self, id: &str) -> &Value {
         &self.0["Resources"][id]
     }
@@ -178,6 +182,7 @@ pub struct Function<'a> {
     template: &'a Template,
     /// The logical id.
     pub id: &'a str,
+    /// The properties of its resource.
     pub properties: &'a Value,
 }
 
@@ -192,6 +197,7 @@ impl<'a> Function<'a> {
             .collect()
     }
 
+    /// The timeout in seconds, its own or the global one.
     pub fn timeout_seconds(&self) -> u64 {
         self.properties["Timeout"].as_u64().unwrap_or_default()
     }
@@ -311,7 +317,7 @@ impl<'a> Conditions<'a> {
         Ok(match part {
             Value::Object(object) => {
                 if let Some(choice) = object.get("Fn::If") {
-                    let condition = choice[0].as_str().context("Fn::If of what?")?;
+                    let condition = choice[0].as_str().context("Fn::If without arguments")?;
                     let place = if self.holds(condition)? { 1 } else { 2 };
                     return self.decide(&choice[place]);
                 }
@@ -354,23 +360,25 @@ impl<'a> Conditions<'a> {
         let (function, operands) = written
             .as_object()
             .and_then(|object| object.iter().next())
-            .context("it is no function")?;
+            .context("the condition has no function")?;
         match function.as_str() {
-            "Condition" => self.holds(operands.as_str().context("which condition?")?),
+            "Condition" => self.holds(operands.as_str().context("the condition has no name")?),
             "Fn::Equals" => Ok(self.value(&operands[0])? == self.value(&operands[1])?),
             "Fn::Not" => Ok(!self.is_true(&operands[0])?),
             "Fn::And" => each(operands).try_fold(true, |all, one| Ok(all && self.is_true(one)?)),
             "Fn::Or" => each(operands).try_fold(false, |any, one| Ok(any || self.is_true(one)?)),
-            other => bail!("{other} is not known here"),
+            other => bail!("unsupported condition function: {other}"),
         }
     }
 
     fn value(&self, operand: &Value) -> Result<String> {
         if let Some(name) = operand["Ref"].as_str() {
             let value = self.parameters.get(name);
-            return value.cloned().with_context(|| format!("what is {name}?"));
+            return value
+                .cloned()
+                .with_context(|| format!("unknown parameter {name}"));
         }
-        text(operand).with_context(|| format!("what is {operand}?"))
+        text(operand).with_context(|| format!("unsupported operand {operand}"))
     }
 }
 
@@ -414,7 +422,7 @@ fn long_form(yaml: yaml_serde::Value) -> Result<Value> {
             let mut object = Map::new();
             for (key, value) in mapping {
                 let Yaml::String(key) = key else {
-                    bail!("a key that is no text: {key:?}")
+                    bail!("a key is not a string: {key:?}")
                 };
                 object.insert(key, long_form(value)?);
             }

@@ -11,6 +11,7 @@ use serde_json::Value;
 pub struct EventFile {
     /// The file name without `.json`.
     pub name: String,
+    /// Its content.
     pub event: Value,
 }
 
@@ -37,7 +38,7 @@ impl EventFile {
         let name = path
             .file_stem()
             .and_then(|name| name.to_str())
-            .context("a file name in UTF-8")?
+            .context("the file name is not UTF-8")?
             .to_owned();
         Ok(Self { name, event })
     }

@@ -20,48 +20,48 @@ use tokio::time::{Instant, sleep};
 /// A timeout for what takes a few requests. The local cloud needs about 0.1 s for each.
 pub const SOON: Duration = Duration::from_secs(5);
 
+/// The number of the caller on the trunk.
 pub const CALLER: &str = "+919876543210";
 
 /// Exclusive access to the running stack. No device is registered at the start.
 pub struct Fixture {
+    /// The state file of the running stack.
     pub stack: Stack,
+    /// An HTTP client that follows no redirects.
     pub http: Client,
+    /// The configuration of AWS clients for the local AWS.
     pub aws: SdkConfig,
+    /// The simulated trunk of Exotel.
     pub trunk: Trunk,
     /// The SIP address of the PBX that the trunk and the phones use.
     pub pbx: SocketAddr,
     /// A file lock, held until the fixture is dropped: all tests share the same extensions.
-    alone: File,
+    lock: File,
 }
 
 impl Fixture {
+    /// Waits for exclusive access to the stack and resets what earlier tests left.
     pub async fn open() -> Result<Self> {
         let settings = Settings::from_environment();
         let stack = Stack::load(&settings.state_dir())?;
-        let alone = File::create(settings.state("fixture.lock"))?;
-        tokio::task::block_in_place(|| alone.lock())?;
-        let fixture = Self::on(stack, alone).await?;
-        fixture.forget_devices().await?;
+        let lock = File::create(settings.state("fixture.lock"))?;
+        tokio::task::block_in_place(|| lock.lock())?;
+        let fixture = Self::on(stack, lock).await?;
+        fixture.delete_devices().await?;
         fixture.exotel_behaves(&json!({})).await?;
-        fixture.forget_meetings().await?;
+        fixture.delete_correlation_claims().await?;
         Ok(fixture)
     }
 
     /// The same stack, seen from its second region.
-    #[allow(dead_code, reason = "for tests on a stack of two regions")]
-    pub async fn in_the_fallback(&self) -> Result<Self> {
+    pub async fn in_fallback_region(&self) -> Result<Self> {
         let fallback = self.stack.fallback.as_deref();
         let stack = fallback.context("the stack has one region: `make regions` has two")?;
-        Self::on(stack.clone(), self.alone.try_clone()?).await
+        Self::on(stack.clone(), self.lock.try_clone()?).await
     }
 
-    async fn on(stack: Stack, alone: File) -> Result<Self> {
-        let aws = aws_config::defaults(BehaviorVersion::latest())
-            .endpoint_url(&stack.aws.endpoint)
-            .region(Region::new(stack.aws.region.clone()))
-            .credentials_provider(Credentials::new("test", "test", None, None, "local stack"))
-            .load()
-            .await;
+    async fn on(stack: Stack, lock: File) -> Result<Self> {
+        let aws = aws_config(&stack).await;
         Ok(Self {
             http: Client::builder()
                 .redirect(reqwest::redirect::Policy::none())
@@ -70,7 +70,7 @@ impl Fixture {
             pbx: stack.sip.address.parse()?,
             aws,
             stack,
-            alone,
+            lock,
         })
     }
 
@@ -80,6 +80,7 @@ impl Fixture {
             .await
     }
 
+    /// Dials with this caller and CallSid. Waits until it rings.
     pub async fn dial_as(
         &self,
         extension: &str,
@@ -102,6 +103,7 @@ impl Fixture {
             .await?)
     }
 
+    /// The phone number that is routed to an extension.
     pub fn number_of(&self, extension: &str) -> &str {
         let mut numbers = self.stack.numbers.iter();
         numbers
@@ -117,6 +119,7 @@ impl Fixture {
         Ok(app)
     }
 
+    /// A new app of `extension` on a new device, not registered for pushes.
     pub fn unregistered_app(&self, extension: &str) -> App<'_> {
         let unique = uuid::Uuid::new_v4().simple().to_string();
         App {
@@ -141,7 +144,7 @@ impl Fixture {
                 let (pbx, ca_pem) = (self.pbx_over_tls()?, &self.stack.ari.ca_pem);
                 Phone::over_tls(pbx, extension, sip_password, ca_pem).await?
             }
-            Transport::Wss => bail!("{extension} is a WebRTC phone: a browser plays it"),
+            Transport::Wss => bail!("{extension} is a WebRTC phone, which only a browser can play"),
         })
     }
 
@@ -153,6 +156,7 @@ impl Fixture {
         Ok(pbx.context("no such PBX")?.sip.tls.parse()?)
     }
 
+    /// A phone that has registered.
     pub async fn registered_phone(&self, extension: &str) -> Result<Phone> {
         let mut phone = self.phone(extension).await?;
         phone.register().await?;
@@ -177,7 +181,7 @@ impl Fixture {
             "&CallSid={sid}&CallFrom={from}&CallTo={to}&Direction=incoming&CallType=call-attempt"
         );
         let answer = self.http.get(format!("{url}{query}")).send().await?;
-        answered(answer).await
+        status_and_body(answer).await
     }
 
     /// Posts a form to one of the PBX's webhooks, as the dialplan does.
@@ -193,7 +197,7 @@ impl Fixture {
         for (name, value) in &self.stack.headers.asterisk {
             request = request.header(name, value);
         }
-        answered(request.send().await?).await
+        status_and_body(request.send().await?).await
     }
 
     /// Sets the behaviour of the FCM stand-in.
@@ -213,7 +217,7 @@ impl Fixture {
     }
 
     /// The CallSids that the Exotel stand-in has assigned to one of our calls.
-    pub async fn placed(&self, call: &str) -> Result<Vec<String>> {
+    pub async fn exotel_call_sids(&self, call: &str) -> Result<Vec<String>> {
         let url = format!("{}?custom_field={call}", self.exotel("calls"));
         let calls: Vec<Value> = self.http.get(url).send().await?.json().await?;
         let sids = calls.iter().filter_map(|call| call["call_sid"].as_str());
@@ -221,9 +225,9 @@ impl Fixture {
     }
 
     /// Simulates an event of a call at Exotel, which then reports it. Returns what the webhook answered.
-    pub async fn at_exotel(&self, sid: &str, happening: Value) -> Result<Value> {
+    pub async fn exotel_event(&self, sid: &str, event: Value) -> Result<Value> {
         let url = format!("{}/{sid}/events", self.exotel("calls"));
-        let answer = self.http.post(url).json(&happening).send().await?;
+        let answer = self.http.post(url).json(&event).send().await?;
         Ok(answer.error_for_status()?.json().await?)
     }
 
@@ -249,7 +253,7 @@ impl Fixture {
     }
 
     /// How many access tokens were requested from Google.
-    pub async fn access_tokens_asked_for(&self) -> Result<usize> {
+    pub async fn access_token_requests(&self) -> Result<usize> {
         let asked = self.http.get(&self.stack.requests.fcm).send().await?;
         let asked: Vec<Value> = asked.json().await?;
         Ok(asked
@@ -259,17 +263,17 @@ impl Fixture {
     }
 
     /// The requests that Exotel received, newest last.
-    pub async fn asked_of_exotel(&self) -> Result<Vec<Value>> {
+    pub async fn exotel_requests(&self) -> Result<Vec<Value>> {
         let asked = self.http.get(&self.stack.requests.exotel).send().await?;
         Ok(asked.error_for_status()?.json().await?)
     }
 
-    async fn forget_devices(&self) -> Result<()> {
-        self.forget_devices_of(&self.stack.phones).await
+    async fn delete_devices(&self) -> Result<()> {
+        self.delete_devices_of(&self.stack.phones).await
     }
 
     /// Deletes the devices that earlier tests registered. They would ring too.
-    pub async fn forget_devices_of(&self, phones: &[Account]) -> Result<()> {
+    pub async fn delete_devices_of(&self, phones: &[Account]) -> Result<()> {
         for phone in phones {
             self.delete_all(&format!("EXTENSION#{}", phone.extension), "DEVICE#")
                 .await?;
@@ -278,7 +282,7 @@ impl Fixture {
     }
 
     /// Deletes the correlation claims of earlier tests. A new call from the same number would match them.
-    async fn forget_meetings(&self) -> Result<()> {
+    async fn delete_correlation_claims(&self) -> Result<()> {
         for phone in &self.stack.phones {
             for caller in [CALLER, "anonymous"] {
                 self.delete_all(&format!("CALLER#{caller}#FOR#{}", phone.extension), "")
@@ -318,15 +322,18 @@ impl Fixture {
 /// A phone app on one device.
 pub struct App<'a> {
     fixture: &'a Fixture,
+    /// Its extension.
     pub extension: String,
+    /// Its bearer token.
     pub token: String,
+    /// The id of its device.
     pub device: String,
+    /// The push token of its device.
     pub push_token: String,
 }
 
 impl App<'_> {
     /// The same app, connected to another region.
-    #[allow(dead_code, reason = "for tests on a stack of two regions")]
     pub fn in_region<'a>(&self, fixture: &'a Fixture) -> App<'a> {
         App {
             fixture,
@@ -337,6 +344,7 @@ impl App<'_> {
         }
     }
 
+    /// Registers the device for pushes.
     pub async fn register_for_push(&self, push_token: &str) -> Result<()> {
         let body = json!({ "extension": self.extension, "platform": "fcm", "token": push_token });
         let (status, answer) = self
@@ -350,16 +358,31 @@ impl App<'_> {
         Ok(())
     }
 
-    /// Waits for the push of an incoming call and returns the call id.
-    pub async fn woken(&self) -> Result<String> {
-        self.woken_within(SOON).await
+    /// Unregisters the device, so that later calls do not ring there.
+    pub async fn unregister(&self) -> Result<()> {
+        let path = format!("/api/devices/{}", self.device);
+        let (status, answer) = self.ask(Method::DELETE, &path, None).await?;
+        anyhow::ensure!(status == StatusCode::OK, "{status}: {answer}");
+        Ok(())
     }
 
-    pub async fn woken_within(&self, time: Duration) -> Result<String> {
+    /// Dials the app's extension and waits for the push. Returns the caller's leg and the call id.
+    pub async fn is_called(&self) -> Result<(OutgoingCall, String)> {
+        let caller = self.fixture.dial(&self.extension).await?;
+        Ok((caller, self.receives_call().await?))
+    }
+
+    /// Waits for the push of an incoming call and returns the call id.
+    pub async fn receives_call(&self) -> Result<String> {
+        self.receives_call_within(SOON).await
+    }
+
+    /// The same with a timeout.
+    pub async fn receives_call_within(&self, time: Duration) -> Result<String> {
         let push = self.push_within("incoming_call", time).await?;
         Ok(push["data"]["server_call_id"]
             .as_str()
-            .context("a push without a call's id")?
+            .context("the push has no call id")?
             .to_owned())
     }
 
@@ -369,13 +392,13 @@ impl App<'_> {
     }
 
     async fn push_within(&self, kind: &str, time: Duration) -> Result<Value> {
-        let patience = Instant::now() + time;
+        let deadline = Instant::now() + time;
         loop {
             let pushes = self.fixture.pushes_to(&self.push_token).await?;
             if let Some(push) = pushes.into_iter().find(|push| push["data"]["type"] == kind) {
                 return Ok(push);
             }
-            if Instant::now() > patience {
+            if Instant::now() > deadline {
                 bail!("no push {kind} within {time:?}");
             }
             sleep(Duration::from_millis(20)).await;
@@ -392,17 +415,21 @@ impl App<'_> {
     }
 
     /// Sends a call response that names the device.
-    pub async fn says(&self, action: &str, call: &str) -> Result<(StatusCode, Value)> {
-        self.says_with(action, call, json!({ "device_id": self.device }))
+    pub async fn respond(&self, action: &str, call: &str) -> Result<(StatusCode, Value)> {
+        self.respond_with(action, call, json!({ "device_id": self.device }))
             .await
     }
 
     /// Sends a call response without a device, as older clients do.
-    pub async fn says_anonymously(&self, action: &str, call: &str) -> Result<(StatusCode, Value)> {
-        self.says_with(action, call, json!({})).await
+    pub async fn respond_without_device(
+        &self,
+        action: &str,
+        call: &str,
+    ) -> Result<(StatusCode, Value)> {
+        self.respond_with(action, call, json!({})).await
     }
 
-    async fn says_with(
+    async fn respond_with(
         &self,
         action: &str,
         call: &str,
@@ -431,24 +458,31 @@ impl App<'_> {
     }
 
     /// Waits until the call has this status.
-    pub async fn sees(&self, id: &str, status: &str) -> Result<Value> {
-        self.sees_within(id, status, SOON).await
+    pub async fn wait_for_status(&self, id: &str, status: &str) -> Result<Value> {
+        self.wait_for_status_within(id, status, SOON).await
     }
 
-    pub async fn sees_within(&self, id: &str, status: &str, within: Duration) -> Result<Value> {
-        let patience = Instant::now() + within;
+    /// The same with a timeout.
+    pub async fn wait_for_status_within(
+        &self,
+        id: &str,
+        status: &str,
+        within: Duration,
+    ) -> Result<Value> {
+        let deadline = Instant::now() + within;
         loop {
             let call = self.call(id).await?;
             if call["status"] == status {
                 return Ok(call);
             }
-            if Instant::now() > patience {
+            if Instant::now() > deadline {
                 bail!("not {status} within {within:?}: {call:#}");
             }
             sleep(Duration::from_millis(50)).await;
         }
     }
 
+    /// Sends a request to the HTTP API. Returns its status and body.
     pub async fn ask(
         &self,
         method: Method,
@@ -464,24 +498,26 @@ impl App<'_> {
         if let Some(body) = body {
             request = request.json(&body);
         }
-        answered(request.send().await?).await
+        status_and_body(request.send().await?).await
     }
 }
 
 /// An answered call: both legs are up.
 pub struct Conversation {
+    /// The call id.
     pub id: String,
+    /// The caller's leg.
     pub caller: OutgoingCall,
+    /// The phone's leg.
     pub callee: IncomingCall,
 }
 
 impl Conversation {
     /// A caller dials, the app receives the push, its phone registers and answers.
-    pub async fn begin(app: &App<'_>, phone: &mut Phone) -> Result<Self> {
-        let caller = app.fixture.dial(&app.extension).await?;
-        let id = app.woken().await?;
+    pub async fn start(app: &App<'_>, phone: &mut Phone) -> Result<Self> {
+        let (caller, id) = app.is_called().await?;
         phone.register().await?;
-        let (status, answer) = app.says("accept_ready", &id).await?;
+        let (status, answer) = app.respond("accept_ready", &id).await?;
         anyhow::ensure!(status == StatusCode::OK, "{status}: {answer}");
         Self::join(app, phone, caller, id).await
     }
@@ -496,34 +532,50 @@ impl Conversation {
         let callee = phone.next_call(SOON).await?;
         callee.answer().await?;
         caller.answered(SOON).await?;
-        app.sees(&id, "in_progress").await?;
+        app.wait_for_status(&id, "in_progress").await?;
         Ok(Self { id, caller, callee })
     }
 
     /// The caller hangs up. Returns the call id.
-    pub async fn ends(self, app: &App<'_>) -> Result<String> {
+    pub async fn end(self, app: &App<'_>) -> Result<String> {
         self.caller.hang_up().await?;
-        app.sees(&self.id, "completed").await?;
+        app.wait_for_status(&self.id, "completed").await?;
         Ok(self.id)
     }
 
     /// Checks that both parties hear each other.
-    pub async fn is_heard(&self) -> Result<()> {
+    pub async fn both_hear(&self) -> Result<()> {
         self.caller.media().hears(self.callee.media(), SOON).await?;
         self.callee.media().hears(self.caller.media(), SOON).await?;
         Ok(())
     }
 }
 
+/// The configuration of AWS clients for the stack's local AWS.
+pub async fn aws_config(stack: &Stack) -> SdkConfig {
+    aws_config::defaults(BehaviorVersion::latest())
+        .endpoint_url(&stack.aws.endpoint)
+        .region(Region::new(stack.aws.region.clone()))
+        .credentials_provider(Credentials::new("test", "test", None, None, "local stack"))
+        .load()
+        .await
+}
+
+/// An Indian mobile number that no other call has used.
+pub fn unused_mobile_number() -> String {
+    format!("+9198{:08}", uuid::Uuid::new_v4().as_u128() % 100_000_000)
+}
+
+/// A new CallSid.
 pub fn call_sid() -> String {
     uuid::Uuid::new_v4().simple().to_string()
 }
 
 /// The status and the JSON body of a response.
-pub async fn answered(answer: reqwest::Response) -> Result<(StatusCode, Value)> {
+pub async fn status_and_body(answer: reqwest::Response) -> Result<(StatusCode, Value)> {
     let status = answer.status();
     let text = answer.text().await?;
     let body = serde_json::from_str(&text)
-        .with_context(|| format!("{status} with a body that is no JSON: {text}"))?;
+        .with_context(|| format!("{status} with a body that is not JSON: {text}"))?;
     Ok((status, body))
 }

@@ -12,7 +12,7 @@ pub mod clients;
 pub mod cloudformation;
 pub mod event_files;
 pub mod fixture;
-pub mod function_environment;
+pub mod function_resources;
 pub mod log_lines;
 pub mod memory;
 pub mod observed_function;

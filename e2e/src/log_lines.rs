@@ -16,15 +16,17 @@ const PAGE: usize = 10_000;
 
 /// One log line.
 #[derive(Clone, Debug)]
-pub struct Line {
+pub struct LogLine {
     /// The function that wrote it, by the name of its binary.
     pub function: String,
+    /// The line as it was written.
     pub text: String,
     /// The line parsed as JSON; `null` if it is not JSON.
     pub json: Value,
 }
 
-impl Line {
+impl LogLine {
+    /// Parses a line of a function.
     pub fn of(function: &str, text: &str) -> Self {
         Self {
             function: function.to_owned(),
@@ -35,14 +37,14 @@ impl Line {
 }
 
 /// Selects log lines.
-pub struct Wanted<'a> {
+pub struct LogQuery<'a> {
     /// A prefix of the function names.
     functions: &'a str,
     since: Option<OffsetDateTime>,
 }
 
 /// All lines of the functions with this prefix.
-impl<'a> From<&'a str> for Wanted<'a> {
+impl<'a> From<&'a str> for LogQuery<'a> {
     fn from(functions: &'a str) -> Self {
         Self {
             functions,
@@ -52,7 +54,7 @@ impl<'a> From<&'a str> for Wanted<'a> {
 }
 
 /// The lines that these functions wrote since a moment. After a run of all tests, the whole log is long.
-impl<'a> From<(&'a str, OffsetDateTime)> for Wanted<'a> {
+impl<'a> From<(&'a str, OffsetDateTime)> for LogQuery<'a> {
     fn from((functions, since): (&'a str, OffsetDateTime)) -> Self {
         Self {
             functions,
@@ -62,8 +64,8 @@ impl<'a> From<(&'a str, OffsetDateTime)> for Wanted<'a> {
 }
 
 /// The selected lines, in order for each function.
-pub async fn log_lines(fixture: &Fixture, wanted: impl Into<Wanted<'_>>) -> Result<Vec<Line>> {
-    let Wanted { functions, since } = wanted.into();
+pub async fn log_lines(fixture: &Fixture, query: impl Into<LogQuery<'_>>) -> Result<Vec<LogLine>> {
+    let LogQuery { functions, since } = query.into();
     let since = since.map_or(0, |since| since.unix_timestamp() * 1000);
     let prefix = format!("/aws/lambda/{STACK_NAME}-");
     let mut lines = Vec::new();
@@ -105,7 +107,10 @@ async fn events(fixture: &Fixture, group: &str, mut since: i64) -> Result<Vec<Va
         };
         // The local AWS has no pagination. So ask again from the last timestamp of the page, and drop its events from
         // the page, because the page may not hold all of them.
-        ensure!(last > since, "too much at once in {group}");
+        ensure!(
+            last > since,
+            "more than one page of events at one moment in {group}"
+        );
         events.retain(|event| event["timestamp"] != last);
         all.append(events);
         since = last;
@@ -134,9 +139,9 @@ async fn ask(fixture: &Fixture, operation: &'static str, question: &Value) -> Re
     }
 }
 
-fn line(function: &str, event: &Value) -> Option<Line> {
+fn line(function: &str, event: &Value) -> Option<LogLine> {
     let text = event["message"].as_str()?.trim_end();
-    (!is_of_lambda(text)).then(|| Line::of(function, text))
+    (!is_of_lambda(text)).then(|| LogLine::of(function, text))
 }
 
 /// Whether Lambda wrote this line about an invocation. On AWS, these lines are JSON, as the template requests.

@@ -7,13 +7,14 @@ use ringback_local::settings::{STACK_NAME, Settings};
 
 /// The resident memory of a process, in kilobytes.
 #[derive(Clone, Copy, Debug)]
-pub struct Memory {
+pub struct ProcessMemory {
+    /// The current value.
     pub now: u64,
     /// The maximum so far.
     pub peak: u64,
 }
 
-impl Memory {
+impl ProcessMemory {
     /// The memory of a function's process; of the largest one if there are several. `None` if there is no process or
     /// no `/proc`.
     pub fn of_function(name: &str) -> Option<Self> {

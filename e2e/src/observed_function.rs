@@ -13,23 +13,23 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::fixture::Fixture;
-use crate::recording_proxy::Watched;
+use crate::recording_proxy::RecordingProxy;
 use crate::timeline::Timeline;
 
 /// The proxies delay each request by this time, so that independent requests overlap visibly.
 const DELAY: Duration = Duration::from_millis(50);
 
 /// A function's real binary and the recording proxies in front of DynamoDB, ARI and the push service.
-pub struct Observed {
+pub struct ObservedFunction {
     function: RunningFunction,
-    aws: Watched,
-    ari: Watched,
-    push: Watched,
+    aws: RecordingProxy,
+    ari: RecordingProxy,
+    push: RecordingProxy,
     access_tokens: AccessTokens,
     log: PathBuf,
 }
 
-impl Observed {
+impl ObservedFunction {
     /// Starts the function with this log level.
     pub async fn start(fixture: &Fixture, name: &str, log_level: &str) -> Result<Self> {
         Self::start_with(fixture, name, &[("LOG_LEVEL", log_level)]).await
@@ -44,12 +44,13 @@ impl Observed {
         let settings = Settings::from_environment();
         let stack = &fixture.stack;
         let deployed = deployed(fixture, name).await?;
-        let aws = Watched::in_front_of(&stack.aws.endpoint, fixture.http.clone(), DELAY).await?;
-        let ari = Watched::in_front_of(&stack.ari.url, client_of_ari(stack)?, DELAY).await?;
+        let aws =
+            RecordingProxy::in_front_of(&stack.aws.endpoint, fixture.http.clone(), DELAY).await?;
+        let ari = RecordingProxy::in_front_of(&stack.ari.url, client_of_ari(stack)?, DELAY).await?;
         // The call is stored with the name of the PBX that reported it.
         let ari_url = format!("{}={}", stack.pbxs[0].name, ari.url());
         let fcm = stack.requests.fcm.trim_end_matches("/requests");
-        let push = Watched::in_front_of(fcm, fixture.http.clone(), DELAY).await?;
+        let push = RecordingProxy::in_front_of(fcm, fixture.http.clone(), DELAY).await?;
 
         let mut environment: BTreeMap<String, String> =
             serde_json::from_value(deployed["Environment"]["Variables"].clone())?;
@@ -81,19 +82,19 @@ impl Observed {
 
     /// Invokes the function. Returns the body of its answer (null if there is none) and its requests.
     pub async fn invoke(&mut self, event: &Value) -> Result<(Value, Timeline)> {
-        let (answer, timeline) = self.watched(event).await?;
+        let (answer, timeline) = self.invoke_full(event).await?;
         ensure!(answer["statusCode"] == 200, "{answer}");
         let body = answer["body"].as_str().map(serde_json::from_str);
         Ok((body.transpose()?.unwrap_or_default(), timeline))
     }
 
     /// Invokes the function. Returns its whole answer and its requests.
-    pub async fn watched(&mut self, event: &Value) -> Result<(Value, Timeline)> {
+    pub async fn invoke_full(&mut self, event: &Value) -> Result<(Value, Timeline)> {
         let began = Instant::now();
         let tokens_before = self.access_tokens.asked_for().await?;
         let answer = self.answer_to(event).await?;
         let tokens = self.access_tokens.asked_for().await? - tokens_before;
-        let of_this_run = |system: &Watched| {
+        let of_this_run = |system: &RecordingProxy| {
             let mut requests = system.requests();
             requests.retain(|request| request.began >= began);
             requests
@@ -172,7 +173,7 @@ pub fn passthru(fixture: &Fixture, caller: &str, sid: &str, extension: &str) -> 
     let url = &fixture.stack.exotel_webhook_url;
     let (_, secret) = url
         .split_once('?')
-        .context("a webhook's URL with its secret")?;
+        .context("the webhook's URL has no secret")?;
     let mut query = form_urlencoded::Serializer::for_suffix(secret.to_owned(), 0);
     query
         .append_pair("CallSid", sid)

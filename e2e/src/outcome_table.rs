@@ -12,34 +12,40 @@ use serde::{Deserialize, Serialize};
 
 /// The faults that `tests/regions` covers: the primary region is lost in one of two ways.
 pub const REGION_LOST: [&str; 2] = [
-    "the primary region is lost, and refuses connections",
-    "the primary region is lost, and takes connections and says nothing",
+    "the primary region is lost and refuses connections",
+    "the primary region is lost and accepts connections without answering",
 ];
 
 /// One row of each table.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Row {
+pub struct OutcomeRow {
+    /// The fault.
     pub fault: String,
+    /// The number of calls.
     pub calls: usize,
+    /// Calls whose parties heard each other.
     pub bridged: usize,
+    /// Calls that were rejected in time.
     pub busy: usize,
-    pub gave_up: usize,
+    /// Calls whose caller hung up first.
+    pub abandoned: usize,
+    /// Calls that broke a promise.
     pub lost: usize,
     /// The shortest and the longest time in milliseconds until a caller was bridged or heard busy.
     pub waits: Option<(u64, u64)>,
     /// The SIP status codes of rejected calls.
     pub codes: BTreeSet<u16>,
     /// What the apps received, for example `accept_ready 502, 200`.
-    pub told: BTreeSet<String>,
+    pub app_results: BTreeSet<String>,
     /// The maximum number of times that a call met the fault, and over how many milliseconds.
-    pub met: (u32, u64),
+    pub occurrences: (u32, u64),
     /// How many calls were repeated because Asterisk itself crashed.
     pub crashes: u32,
 }
 
-impl Row {
+impl OutcomeRow {
     /// Saves the row for the page.
-    pub fn keep(&self) -> Result<()> {
+    pub fn save(&self) -> Result<()> {
         std::fs::create_dir_all(folder())?;
         let text = serde_json::to_vec(self)?;
         std::fs::write(file(&self.fault), text)?;
@@ -47,17 +53,19 @@ impl Row {
     }
 
     /// Loads a saved row.
-    pub fn kept(fault: &str) -> Result<Self> {
-        let text =
-            std::fs::read(file(fault)).with_context(|| format!("no test has told of {fault:?}"))?;
+    pub fn load(fault: &str) -> Result<Self> {
+        let text = std::fs::read(file(fault))
+            .with_context(|| format!("no test has saved a row for {fault:?}"))?;
         Ok(serde_json::from_slice(&text)?)
     }
 }
 
+/// A duration in milliseconds.
 pub fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Milliseconds as seconds with one decimal.
 pub fn seconds(millis: u64) -> String {
     format!("{:.1}", Duration::from_millis(millis).as_secs_f64())
 }
@@ -81,17 +89,17 @@ fn file(fault: &str) -> PathBuf {
 }
 
 /// The first table of the page: how the calls ended.
-pub fn table(rows: &[Row]) -> String {
-    let mut table = "| fault | calls | bridged | busy in time | given up by the caller | lost | longest wait |\n\
+pub fn table(rows: &[OutcomeRow]) -> String {
+    let mut table = "| fault | calls | bridged | busy in time | abandoned by the caller | lost | longest wait |\n\
         | --- | ---: | ---: | ---: | ---: | ---: | ---: |\n"
         .to_owned();
     for row in rows {
-        let Row {
+        let OutcomeRow {
             fault,
             calls,
             bridged,
             busy,
-            gave_up,
+            abandoned,
             lost,
             waits,
             ..
@@ -103,7 +111,7 @@ pub fn table(rows: &[Row]) -> String {
         // Writing into a string cannot fail.
         let _ = writeln!(
             table,
-            "| {fault} | {calls} | {bridged} | {busy} | {gave_up} | {lost} | {longest} |"
+            "| {fault} | {calls} | {bridged} | {busy} | {abandoned} | {lost} | {longest} |"
         );
     }
     table

@@ -31,36 +31,36 @@ impl Fixture {
 }
 
 /// A stopped Asterisk (SIGSTOP): it accepts connections but does not answer. Dropping this resumes it.
-pub struct Frozen {
+pub struct FrozenPbx {
     pid: Pid,
 }
 
-impl Frozen {
+impl FrozenPbx {
     /// Stops the PBX at this index of the stack's list.
-    pub fn pbx(fixture: &Fixture, which: usize) -> Result<Self> {
+    pub fn stop(fixture: &Fixture, which: usize) -> Result<Self> {
         let name = &fixture.stack.pbxs[which].name;
         let ports = PBXS.iter().find(|pbx| pbx.name == name);
         let daemon = ports.context("no such PBX")?.daemon;
         let asterisk = PidFile::new(&Settings::from_environment().state_dir(), daemon);
-        let pid = asterisk.running().context("Asterisk does not run")?;
+        let pid = asterisk.running().context("Asterisk is not running")?;
         kill(pid, Signal::SIGSTOP)?;
         Ok(Self { pid })
     }
 }
 
-impl Drop for Frozen {
+impl Drop for FrozenPbx {
     fn drop(&mut self) {
         kill(self.pid, Signal::SIGCONT).unwrap();
     }
 }
 
 /// The global variables of a PBX's dialplan.
-pub struct Globals {
+pub struct DialplanGlobals {
     http: Client,
     ari: Ari,
 }
 
-impl Globals {
+impl DialplanGlobals {
     /// Those of the PBX at this index of the stack's list.
     pub fn of(fixture: &Fixture, which: usize) -> Result<Self> {
         let ari = fixture.stack.pbxs[which].ari.clone();
@@ -68,12 +68,17 @@ impl Globals {
         Ok(Self { http, ari })
     }
 
+    /// Reads a variable.
     pub async fn get(&self, name: &str) -> Result<String> {
         let request = self.variable(Method::GET, &[("variable", name)]);
         let answer: Value = request.send().await?.error_for_status()?.json().await?;
-        Ok(answer["value"].as_str().context("no value")?.to_owned())
+        Ok(answer["value"]
+            .as_str()
+            .context("the variable has no value")?
+            .to_owned())
     }
 
+    /// Sets a variable.
     pub async fn set(&self, name: &str, value: &str) -> Result<()> {
         let set = [("variable", name), ("value", value)];
         let request = self.variable(Method::POST, &set);

@@ -5,7 +5,7 @@ use ringback_local::settings::STACK_NAME;
 use serde_json::Value;
 
 use crate::fixture::Fixture;
-use crate::log_lines::Line;
+use crate::log_lines::LogLine;
 
 /// The fields of the stack's secrets that are not secret. A new field counts as a secret until it is listed here.
 const PUBLIC: [&str; 13] = [
@@ -34,9 +34,9 @@ const DIGITS: usize = 8;
 const SHARED: usize = 10;
 
 /// Every private value that this stack has seen, with a description.
-pub struct Private(Vec<(String, &'static str)>);
+pub struct PrivateValues(Vec<(String, &'static str)>);
 
-impl Private {
+impl PrivateValues {
     /// Collects the stack's secrets, the credentials of its phones, the data of its pushes, and these details of a
     /// caller.
     pub async fn of(fixture: &Fixture, caller: &[&str]) -> Result<Self> {
@@ -64,12 +64,12 @@ impl Private {
     }
 
     /// The number of values.
-    pub const fn len(&self) -> usize {
+    pub const fn count(&self) -> usize {
         self.0.len()
     }
 
     /// The private values that a line contains.
-    pub fn found_in(&self, line: &Line) -> Vec<String> {
+    pub fn found_in(&self, line: &LogLine) -> Vec<String> {
         let closed_up = without_gaps(&line.text);
         let known = self
             .0
@@ -150,14 +150,14 @@ impl Private {
             self.add_number(&phone.mobile_number);
         }
         let requests = fixture.http.get(&stack.requests.exotel).send().await?;
-        let mut told = vec![requests.text().await?];
+        let mut texts = vec![requests.text().await?];
         let dynamodb = aws_sdk_dynamodb::Client::new(&fixture.aws);
         let items = dynamodb.scan().table_name(&stack.aws.table);
         let mut items = items.into_paginator().items().send();
         while let Some(item) = items.next().await {
-            told.push(format!("{:?}", item?));
+            texts.push(format!("{:?}", item?));
         }
-        for number in told.iter().flat_map(|text| numbers_in(text)) {
+        for number in texts.iter().flat_map(|text| numbers_in(text)) {
             self.add_number(number);
         }
         Ok(())
@@ -216,15 +216,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_number_is_found_in_any_form_and_a_key_in_any_part() {
-        let mut private = Private(Vec::new());
+    fn numbers_are_found_in_any_form_and_keys_in_parts() {
+        let mut private = PrivateValues(Vec::new());
         private.add_detail("+919812345067");
         private.add(
             "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADAN\nBgkqhkiG9w0B\n",
             "a secret",
         );
         let finds = |text: &str| {
-            let line = Line::of("call-response", text);
+            let line = LogLine::of("call-response", text);
             !private.found_in(&line).is_empty()
         };
         for text in [

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 /// A proxy between one function and one system.
-pub struct Watched {
+pub struct RecordingProxy {
     url: String,
     watch: Arc<Watch>,
     server: JoinHandle<()>,
@@ -23,10 +23,15 @@ pub struct Watched {
 /// A request that the proxy forwarded.
 #[derive(Clone, Debug)]
 pub struct Request {
+    /// The method.
     pub method: Method,
+    /// The path and query.
     pub uri: Uri,
+    /// The headers.
     pub headers: HeaderMap,
+    /// The body.
     pub body: Bytes,
+    /// When the proxy received it.
     pub began: Instant,
     /// When the response was complete. `None` while it is not.
     pub ended: Option<Instant>,
@@ -39,7 +44,7 @@ struct Watch {
     requests: Mutex<Vec<Request>>,
 }
 
-impl Watched {
+impl RecordingProxy {
     /// Starts a proxy in front of the system at this URL. It forwards with `client` and delays each request by
     /// `delay`.
     pub async fn in_front_of(system: &str, client: Client, delay: Duration) -> Result<Self> {
@@ -72,7 +77,7 @@ impl Watched {
     }
 }
 
-impl Drop for Watched {
+impl Drop for RecordingProxy {
     fn drop(&mut self) {
         self.server.abort();
     }

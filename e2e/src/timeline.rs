@@ -11,8 +11,11 @@ use crate::recording_proxy::Request;
 
 /// The requests of one invocation.
 pub struct Timeline {
+    /// The requests to AWS.
     pub aws: Vec<Request>,
+    /// The requests to ARI.
     pub ari: Vec<Request>,
+    /// The requests to FCM.
     pub push: Vec<Request>,
     /// The number of access token requests. Each precedes the pushes that use the token.
     pub access_tokens: usize,
@@ -21,14 +24,19 @@ pub struct Timeline {
 /// A system whose requests are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum System {
+    /// DynamoDB.
     DynamoDb,
+    /// The REST interface of Asterisk.
     Ari,
+    /// FCM.
     Push,
 }
 
 impl System {
+    /// All systems.
     pub const ALL: [Self; 3] = [Self::DynamoDb, Self::Ari, Self::Push];
 
+    /// The name in reports.
     pub const fn name(self) -> &'static str {
         match self {
             Self::DynamoDb => "DynamoDB",
@@ -49,16 +57,16 @@ pub enum Goal {
 
 /// The number of requests to one system up to a goal, including the goal's own request.
 #[derive(Clone, Copy, Debug)]
-pub struct Count {
+pub struct RequestCount {
     /// All requests until then, whether the goal depends on them or not.
-    pub in_all: usize,
+    pub total: usize,
     /// The longest chain of requests that can depend on each other: each started after the previous one ended.
-    pub in_sequence: usize,
+    pub sequential: usize,
 }
 
 impl Timeline {
     /// Counts the requests to `system` until the goal's request.
-    pub fn until(&self, goal: Goal, system: System) -> Result<Count> {
+    pub fn until(&self, goal: Goal, system: System) -> Result<RequestCount> {
         let asked = self.asked_for(goal)?.began;
         let requests = self.of(system);
         let before = requests
@@ -70,9 +78,9 @@ impl Timeline {
             (System::Push, Goal::Push) => self.access_tokens,
             _ => 0,
         };
-        Ok(Count {
-            in_all: before + tokens + goals_own,
-            in_sequence: longest_chain(requests.iter().copied().filter_map(span), asked)
+        Ok(RequestCount {
+            total: before + tokens + goals_own,
+            sequential: longest_chain(requests.iter().copied().filter_map(span), asked)
                 + tokens
                 + goals_own,
         })
@@ -225,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_that_overlap_count_as_one_in_sequence() {
+    fn overlapping_requests_count_as_one_in_sequence() {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
         let chain = |spans: &[(u64, u64)]| {

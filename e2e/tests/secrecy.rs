@@ -6,14 +6,14 @@ use std::io::Write as _;
 
 use anyhow::{Context, Result};
 use ringback_e2e::fixture::Fixture;
-use ringback_e2e::log_lines::{Line, log_lines};
-use ringback_e2e::private_values::Private;
+use ringback_e2e::log_lines::{LogLine, log_lines};
+use ringback_e2e::private_values::PrivateValues;
 use ringback_local::settings::Settings;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_line_that_a_function_has_logged_tells_a_secret_or_a_number() -> Result<()> {
+async fn no_log_line_contains_a_secret_or_a_number() -> Result<()> {
     let fixture = Fixture::open().await?;
-    let private = Private::of(&fixture, &[]).await?;
+    let private = PrivateValues::of(&fixture, &[]).await?;
     let mut lines = log_lines(&fixture, "").await?;
     lines.extend(lines_of_tests()?);
     let leaks: Vec<String> = lines
@@ -26,7 +26,7 @@ async fn no_line_that_a_function_has_logged_tells_a_secret_or_a_number() -> Resu
 }
 
 /// The logs of functions that tests started themselves, some with level `trace`.
-fn lines_of_tests() -> Result<Vec<Line>> {
+fn lines_of_tests() -> Result<Vec<LogLine>> {
     let mut lines = Vec::new();
     let Ok(logs) = std::fs::read_dir(Settings::from_environment().state("observed")) else {
         return Ok(lines);
@@ -36,12 +36,12 @@ fn lines_of_tests() -> Result<Vec<Line>> {
         let function = path.file_stem().unwrap_or_default().to_string_lossy();
         let text =
             std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-        lines.extend(text.lines().map(|line| Line::of(&function, line)));
+        lines.extend(text.lines().map(|line| LogLine::of(&function, line)));
     }
     Ok(lines)
 }
 
-fn table(lines: &[Line], private: &Private) -> String {
+fn table(lines: &[LogLine], private: &PrivateValues) -> String {
     let mut counts = BTreeMap::<&str, usize>::new();
     for line in lines {
         *counts.entry(&line.function).or_default() += 1;
@@ -50,8 +50,6 @@ fn table(lines: &[Line], private: &Private) -> String {
         .iter()
         .map(|(function, count)| format!("{function:<20}{count:>7}\n"))
         .collect();
-    let secrets = private.len();
-    format!(
-        "\nLines logged, none of which tells any of {secrets} secrets and numbers\n\n{counts}\n"
-    )
+    let secrets = private.count();
+    format!("\nLog lines without any of {secrets} secrets and numbers\n\n{counts}\n")
 }

@@ -10,10 +10,11 @@ use ringback_local::settings::Settings;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::play::{Played, Scenario, play, ring};
+use crate::call_run::{CallResult, Scenario, ring, run_call};
+use crate::faults::{from, rule};
+use crate::harness::Harness;
 use crate::report;
-use crate::stage::Stage;
-use ringback_e2e::outcome_table::{Row, table};
+use ringback_e2e::outcome_table::{OutcomeRow, table};
 
 /// The number of concurrent calls. The local cloud needs about a second of CPU for each, and Asterisk 22.10.1 crashed
 /// with eight of them on a busy machine.
@@ -26,13 +27,13 @@ pub(crate) const AFTER_A_DEATH: Duration = Duration::from_secs(2 * 15 + 4);
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes: part of `make chaos`"]
-async fn a_function_that_dies_at_any_request_loses_no_call() -> Result<()> {
-    let stage = Stage::open(2 * AT_ONCE).await?;
+async fn a_function_crash_at_any_request_loses_no_call() -> Result<()> {
+    let harness = Harness::open(2 * AT_ONCE).await?;
     let (settings, mut rows) = (Settings::from_environment(), Vec::new());
     for scenario in Scenario::ALL {
         let only = settings.variable("CHAOS_ONLY");
         if only.is_none_or(|only| only.split(',').any(|it| it == format!("{scenario:?}"))) {
-            rows.push(every_death_in(&stage, scenario).await?);
+            rows.push(every_death_in(&harness, scenario).await?);
         }
     }
     println!("\n{}", table(&rows));
@@ -41,12 +42,12 @@ async fn a_function_that_dies_at_any_request_loses_no_call() -> Result<()> {
 }
 
 /// The name of the fault in the tables.
-pub(crate) fn fault_of(scenario: Scenario) -> String {
-    format!("a function dies: {}", scenario.name())
+pub(crate) fn fault_name(scenario: Scenario) -> String {
+    format!("function crash: {}", scenario.name())
 }
 
-async fn every_death_in(stage: &Arc<Stage>, scenario: Scenario) -> Result<Row> {
-    let well = play(stage, scenario, &[]).await?;
+async fn every_death_in(harness: &Arc<Harness>, scenario: Scenario) -> Result<OutcomeRow> {
+    let well = run_call(harness, scenario, &[]).await?;
     ensure!(well.problems.is_empty(), "{}: {well}", scenario.name());
     let steps: BTreeSet<Step> = well
         .steps
@@ -65,38 +66,38 @@ async fn every_death_in(stage: &Arc<Stage>, scenario: Scenario) -> Result<Row> {
         .flat_map(|step| [Moment::Before, Moment::After].map(|moment| (step.clone(), moment)))
         .collect();
     let wanted = deaths.len();
-    let played = all(stage, scenario, deaths).await?;
+    let result = all(harness, scenario, deaths).await?;
     ensure!(
-        played.len() * 2 >= wanted,
+        result.len() * 2 >= wanted,
         "of {wanted} deaths {} came",
-        played.len()
+        result.len()
     );
     let promised = ring() + Duration::from_secs(2) + AFTER_A_DEATH;
-    let row = report::row(&fault_of(scenario), &played, promised);
+    let row = report::row(&fault_name(scenario), &result, promised);
     println!("{}", table(std::slice::from_ref(&row)));
-    row.keep()?;
+    row.save()?;
     Ok(row)
 }
 
 async fn all(
-    stage: &Arc<Stage>,
+    harness: &Arc<Harness>,
     scenario: Scenario,
     deaths: Vec<(Step, Moment)>,
-) -> Result<Vec<Played>> {
+) -> Result<Vec<CallResult>> {
     let at_once = Arc::new(Semaphore::new(AT_ONCE));
     let mut playing = JoinSet::new();
     for (step, moment) in deaths {
-        let (stage, at_once) = (Arc::clone(stage), Arc::clone(&at_once));
+        let (harness, at_once) = (Arc::clone(harness), Arc::clone(&at_once));
         playing.spawn(async move {
             let _turn = at_once.acquire().await?;
             let rules = [death(&step, moment)];
-            let mut played = play(&stage, scenario, &rules).await?;
+            let mut result = run_call(&harness, scenario, &rules).await?;
             // Not every call takes the same path, so another call may send the request that this one did not.
             for _ in 1..TRIES {
-                if played.hits > 0 || played.is_lost() {
+                if result.hits > 0 || result.is_lost() {
                     break;
                 }
-                played = play(&stage, scenario, &rules).await?;
+                result = run_call(&harness, scenario, &rules).await?;
             }
             let Step {
                 function,
@@ -105,32 +106,27 @@ async fn all(
                 ..
             } = &step;
             println!(
-                "  {moment:?} {function} {operation} #{nth} ({} hit): {played}",
-                played.hits
+                "  {moment:?} {function} {operation} #{nth} ({} hit): {result}",
+                result.hits
             );
-            anyhow::Ok(played)
+            anyhow::Ok(result)
         });
     }
     let mut all = Vec::new();
-    while let Some(played) = playing.join_next().await {
-        let played = played??;
+    while let Some(result) = playing.join_next().await {
+        let result = result??;
         // A call without a crash is not counted, unless it was lost.
-        if played.hits > 0 || played.is_lost() {
-            all.push(played);
+        if result.hits > 0 || result.is_lost() {
+            all.push(result);
         }
     }
     Ok(all)
 }
 
 fn death(step: &Step, moment: Moment) -> Rule {
+    let any = rule(step.system, &step.operation, Some(1), Fault::Kill(moment));
     Rule {
-        system: step.system,
-        operation: Some(step.operation.clone()),
-        function: Some(step.function.clone()),
-        play: None,
         skip: step.nth,
-        times: Some(1),
-        one_in: None,
-        fault: Fault::Kill(moment),
+        ..from(&step.function, any)
     }
 }

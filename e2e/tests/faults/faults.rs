@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
 use reqwest::Client;
-use ringback_local::faults::rule::{Line, Play, Rule, Standing, System};
+use ringback_local::faults::rule::{Fault, Line, Play, Rule, Standing, System};
 
 /// The fault injection API.
 #[derive(Clone)]
@@ -43,7 +43,7 @@ impl Faults {
 
     pub(crate) async fn switch(&self, system: System, line: Line) -> Result<()> {
         let name = serde_json::to_value(system)?;
-        let name = name.as_str().context("a system's name")?;
+        let name = name.as_str().context("the system has no name")?;
         let url = format!("{}/lines/{name}", self.url);
         let answer = self.http.put(url).json(&line).send().await?;
         answer.error_for_status()?;
@@ -62,5 +62,48 @@ impl Faults {
         let url = format!("{}/plays/{play}", self.url);
         let answer = self.http.delete(url).send().await?.error_for_status()?;
         Ok(answer.json().await?)
+    }
+}
+
+/// A rule for the requests of any function, the first `times` of them or all.
+pub(crate) fn rule(system: System, operation: &str, times: Option<u32>, fault: Fault) -> Rule {
+    Rule {
+        system,
+        operation: Some(operation.to_owned()),
+        function: None,
+        play: None,
+        skip: 0,
+        times,
+        one_in: None,
+        fault,
+    }
+}
+
+/// The same rule for one function.
+pub(crate) fn from(function: &str, rule: Rule) -> Rule {
+    Rule {
+        function: Some(function.to_owned()),
+        ..rule
+    }
+}
+
+/// An answer in the system's name.
+pub(crate) fn answer(status: u16, body: &str) -> Fault {
+    answer_with(
+        status,
+        &[("content-type", "application/x-amz-json-1.0")],
+        body,
+    )
+}
+
+/// An answer with these headers.
+pub(crate) fn answer_with(status: u16, headers: &[(&str, &str)], body: &str) -> Fault {
+    let headers = headers.iter();
+    Fault::Answer {
+        status,
+        headers: headers
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect(),
+        body: body.to_owned(),
     }
 }

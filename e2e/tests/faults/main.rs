@@ -10,18 +10,18 @@
     reason = "these are tests"
 )]
 
+mod call_run;
 mod crash;
 mod faults;
+mod harness;
 mod page;
 mod pbx;
-mod play;
 mod queues;
 mod report;
 mod restart;
-mod seat;
-mod short;
+mod selection;
 mod silence;
 mod soak;
 mod stack_wide;
-mod stage;
+mod subscriber;
 mod systems;

@@ -6,18 +6,18 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use ringback_local::settings::Settings;
 
-use crate::play::Scenario;
+use crate::call_run::Scenario;
 use crate::{soak, stack_wide, systems};
 use ringback_e2e::outcome_table;
-use ringback_e2e::outcome_table::{Row, seconds, table};
+use ringback_e2e::outcome_table::{OutcomeRow, seconds, table};
 
 const BEGIN: [&str; 2] = [
     "<!-- the table: begin -->",
-    "<!-- what is noticed: begin -->",
+    "<!-- what is observed: begin -->",
 ];
-const END: [&str; 2] = ["<!-- the table: end -->", "<!-- what is noticed: end -->"];
+const END: [&str; 2] = ["<!-- the table: end -->", "<!-- what is observed: end -->"];
 
-fn caller_cell(row: &Row) -> String {
+fn caller_cell(row: &OutcomeRow) -> String {
     let mut parts = Vec::new();
     if row.bridged > 0 {
         parts.push("is bridged".to_owned());
@@ -25,8 +25,8 @@ fn caller_cell(row: &Row) -> String {
     if row.busy > 0 {
         let codes: Vec<String> = row.codes.iter().map(ToString::to_string).collect();
         parts.push(match codes.is_empty() {
-            true => "is told that it failed".to_owned(),
-            false => format!("is refused ({})", codes.join(", ")),
+            true => "hears that the call failed".to_owned(),
+            false => format!("is rejected ({})", codes.join(", ")),
         });
     }
     let waited = row
@@ -35,32 +35,32 @@ fn caller_cell(row: &Row) -> String {
             true => format!(" after {} s", seconds(most)),
             false => format!(" after {} to {} s", seconds(least), seconds(most)),
         });
-    if row.gave_up > 0 {
+    if row.abandoned > 0 {
         parts.push("hangs up".to_owned());
     }
     format!("{}{}", parts.join(" or "), waited.unwrap_or_default())
 }
 
-fn app_cell(row: &Row) -> String {
-    let told: Vec<&str> = row.told.iter().map(String::as_str).collect();
-    match told.is_empty() {
-        true => "nothing: it was not woken, or only watched".to_owned(),
-        false => told.join("; "),
+fn app_cell(row: &OutcomeRow) -> String {
+    let results: Vec<&str> = row.app_results.iter().map(String::as_str).collect();
+    match results.is_empty() {
+        true => "nothing: it received no push, or only watched".to_owned(),
+        false => results.join("; "),
     }
 }
 
-fn fault_cell(row: &Row) -> String {
-    match row.met {
-        (0, _) => "by all requests meanwhile".to_owned(),
+fn fault_cell(row: &OutcomeRow) -> String {
+    match row.occurrences {
+        (0, _) => "during all requests".to_owned(),
         (1, _) => "once".to_owned(),
         (times, over) => format!("{times} times within {} s", seconds(over)),
     }
 }
 
 /// The second table: what the caller, the app and the operator observe.
-fn noticed(rows: &[Row]) -> String {
+fn observed(rows: &[OutcomeRow]) -> String {
     let mut table =
-        "| fault | the caller | the app is told | the fault was met |\n| --- | --- | --- | --- |\n"
+        "| fault | the caller | the app receives | the fault occurred |\n| --- | --- | --- | --- |\n"
             .to_owned();
     for row in rows {
         let (caller, app, met) = (caller_cell(row), app_cell(row), fault_cell(row));
@@ -70,23 +70,25 @@ fn noticed(rows: &[Row]) -> String {
 }
 
 /// A sentence on the calls that do not count because Asterisk crashed.
-fn crashes(rows: &[Row]) -> String {
+fn crashes(rows: &[OutcomeRow]) -> String {
     match rows.iter().map(|row| row.crashes).sum() {
-        0_u32 => "Asterisk itself crashed under none of them.\n".to_owned(),
-        calls => format!("Asterisk itself crashed under {calls} more, which were played again.\n"),
+        0_u32 => "Asterisk itself crashed during none of them.\n".to_owned(),
+        calls => {
+            format!("Asterisk itself crashed during {calls} more calls, which were repeated.\n")
+        }
     }
 }
 
 /// Every fault that a test injects, in the order of the page.
 fn known_faults() -> Vec<String> {
-    let deaths = Scenario::ALL.map(crate::crash::fault_of);
+    let deaths = Scenario::ALL.map(crate::crash::fault_name);
     let cases = systems::cases();
     let of_systems = cases.iter().map(|case| case.fault.to_owned());
-    let wide = stack_wide::FAULTS.iter().map(|fault| (*fault).to_owned());
+    let fault = stack_wide::FAULTS.iter().map(|fault| (*fault).to_owned());
     deaths
         .into_iter()
         .chain(of_systems)
-        .chain(wide)
+        .chain(fault)
         .chain(outcome_table::REGION_LOST.map(ToOwned::to_owned))
         .chain([soak::FAULT.to_owned()])
         .collect()
@@ -106,7 +108,7 @@ fn between(page: &str, place: usize) -> Result<&str> {
 }
 
 #[test]
-fn the_page_has_a_line_for_every_fault_and_no_other() -> Result<()> {
+fn the_page_has_one_row_for_each_fault() -> Result<()> {
     let page = std::fs::read_to_string(page())?;
     let rows: Vec<&str> = between(&page, 0)?
         .lines()
@@ -119,7 +121,7 @@ fn the_page_has_a_line_for_every_fault_and_no_other() -> Result<()> {
         .collect();
     ensure!(
         faults == known_faults(),
-        "`make chaos` writes the page anew: {faults:?}"
+        "run `make chaos` to write the page: {faults:?}"
     );
     for row in rows {
         ensure!(
@@ -131,16 +133,16 @@ fn the_page_has_a_line_for_every_fault_and_no_other() -> Result<()> {
 }
 
 #[test]
-#[ignore = "the last of `make chaos`"]
-fn the_page_is_written() -> Result<()> {
+#[ignore = "the last step of `make chaos`"]
+fn write_the_page() -> Result<()> {
     let faults = known_faults();
-    let rows: Vec<Row> = faults
+    let rows: Vec<OutcomeRow> = faults
         .iter()
-        .map(|fault| Row::kept(fault))
+        .map(|fault| OutcomeRow::load(fault))
         .collect::<Result<_>>()?;
     let tables = [
         format!("{}\n{}", table(&rows), crashes(&rows)),
-        noticed(&rows[Scenario::ALL.len()..rows.len() - 1]),
+        observed(&rows[Scenario::ALL.len()..rows.len() - 1]),
     ];
     println!("\n{}", tables[0]);
     let mut text = std::fs::read_to_string(page())?;

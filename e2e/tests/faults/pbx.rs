@@ -13,7 +13,7 @@ use ringback_e2e::fixture::Fixture;
 
 /// A restart takes a second or two.
 const COMES_BACK_WITHIN: Duration = Duration::from_secs(20);
-const LOOKS_EVERY: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The process, if it is running.
 pub(crate) fn process() -> Option<Pid> {
@@ -23,7 +23,7 @@ pub(crate) fn process() -> Option<Pid> {
 
 /// Sends a signal to the process.
 pub(crate) fn signal(signal: Signal) -> Result<()> {
-    let pid = process().context("the stack's Asterisk")?;
+    let pid = process().context("the stack's Asterisk is not running")?;
     Ok(kill(pid, signal)?)
 }
 
@@ -31,8 +31,8 @@ pub(crate) fn signal(signal: Signal) -> Result<()> {
 pub(crate) async fn wait_until_back(fixture: &Fixture) -> Result<()> {
     let deadline = Instant::now() + COMES_BACK_WITHIN;
     while fixture.channels().await.is_err() {
-        ensure!(Instant::now() < deadline, "Asterisk does not come back");
-        sleep(LOOKS_EVERY).await;
+        ensure!(Instant::now() < deadline, "Asterisk has not restarted");
+        sleep(POLL_INTERVAL).await;
     }
     Ok(())
 }

@@ -5,32 +5,33 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use aws_sdk_sqs::Client;
-use ringback_local::faults::rule::{Fault, Moment, Rule, System};
+use ringback_local::faults::rule::{Fault, Moment, System};
 use ringback_local::settings::STACK_NAME;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
-use crate::play::{End, Scenario, play, play_while, ring};
-use crate::stage::Stage;
+use crate::call_run::{CallEnd, Scenario, ring, run_call, run_call_with};
+use crate::faults::{from, rule};
+use crate::harness::Harness;
 
 /// Ten deliveries, 15 s apart, and the overhead of the local cloud.
-const GIVEN_UP_WITHIN: Duration = Duration::from_secs(10 * 15 + 40);
+const DEAD_LETTER_WITHIN: Duration = Duration::from_secs(10 * 15 + 40);
 /// The stream's `MaximumRecordAgeInSeconds`, and a margin.
-const NO_NEWS_AFTER: Duration = Duration::from_secs(60 + 40);
-const LOOKS_EVERY: Duration = Duration::from_secs(1);
+const STREAM_GIVES_UP_AFTER: Duration = Duration::from_secs(60 + 40);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// The name of the fault rule.
 const POISON: &str = "a-change-that-kills";
 const GRACE: Duration = Duration::from_secs(3);
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes: part of `make chaos`"]
-async fn a_timer_that_nobody_can_read_stops_no_other_and_is_found_among_the_dead() -> Result<()> {
-    let stage = Stage::open(2).await?;
-    let queues = Client::new(&stage.fixture.aws);
+async fn an_unreadable_timer_blocks_no_other_and_ends_in_the_dead_letter_queue() -> Result<()> {
+    let harness = Harness::open(2).await?;
+    let queues = Client::new(&harness.fixture.aws);
     let queue = url(&queues, "call-timeout").await?;
     let dead = url(&queues, "call-timeout-dead").await?;
     queues.purge_queue().queue_url(&dead).send().await?;
-    let poison = format!("no timer at all {}", uuid::Uuid::new_v4());
+    let poison = format!("not a timer {}", uuid::Uuid::new_v4());
     let began = Instant::now();
     queues
         .send_message()
@@ -38,67 +39,67 @@ async fn a_timer_that_nobody_can_read_stops_no_other_and_is_found_among_the_dead
         .message_body(&poison)
         .send()
         .await?;
-    while began.elapsed() < GIVEN_UP_WITHIN {
-        let played = play(&stage, Scenario::NobodyAnswers, &[]).await?;
+    while began.elapsed() < DEAD_LETTER_WITHIN {
+        let result = run_call(&harness, Scenario::NobodyAnswers, &[]).await?;
         ensure!(
-            played.end == End::Busy
-                && played.problems.is_empty()
-                && played.counted() < ring() + GRACE,
-            "beside the poison: {played}"
+            result.end == CallEnd::Busy
+                && result.problems.is_empty()
+                && result.counted() < ring() + GRACE,
+            "while the unreadable message is queued: {result}"
         );
         if received(&queues, &dead).await?.contains(&poison) {
             return Ok(());
         }
     }
-    anyhow::bail!("it is still being delivered")
+    anyhow::bail!("the message is still being delivered")
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes: part of `make chaos`"]
-async fn a_change_that_nobody_can_be_told_of_is_given_up_and_found_among_the_dead() -> Result<()> {
-    let stage = Stage::open(2).await?;
-    let queues = Client::new(&stage.fixture.aws);
+async fn a_change_that_cannot_be_broadcast_is_dropped_into_the_dead_letter_queue() -> Result<()> {
+    let harness = Harness::open(2).await?;
+    let queues = Client::new(&harness.fixture.aws);
     let dead = url(&queues, "broadcast-dead").await?;
     queues.purge_queue().queue_url(&dead).send().await?;
-    let deadly = Rule {
-        system: System::Aws,
-        operation: Some("connections POST".to_owned()),
-        function: Some("broadcast".to_owned()),
-        // Not bound to a play, because the rule must outlive the play.
-        play: None,
-        skip: 0,
-        times: None,
-        one_in: None,
-        fault: Fault::Kill(Moment::Before),
-    };
-    stage.faults.make(POISON, &deadly).await?;
+    // Not bound to one call, because the rule must outlive it.
+    let deadly = rule(
+        System::Aws,
+        "connections POST",
+        None,
+        Fault::Kill(Moment::Before),
+    );
+    let deadly = from("broadcast", deadly);
+    harness.faults.make(POISON, &deadly).await?;
     let began = Instant::now();
     let poisoned = {
-        let stage = Arc::clone(&stage);
-        let call = async move { play_while(&stage, Scenario::CallerGivesUp, &[], true).await };
+        let harness = Arc::clone(&harness);
+        let call = async move { run_call_with(&harness, Scenario::CallerGivesUp, &[], true).await };
         tokio::spawn(call)
     };
     let found = loop {
         let bodies = received(&queues, &dead).await?;
-        if !bodies.is_empty() || began.elapsed() > NO_NEWS_AFTER {
+        if !bodies.is_empty() || began.elapsed() > STREAM_GIVES_UP_AFTER {
             break bodies;
         }
-        sleep(LOOKS_EVERY).await;
+        sleep(POLL_INTERVAL).await;
     };
-    stage.faults.drop_rule(POISON).await?;
-    let body = found.first().context("nothing among the dead")?;
-    let told: Value = serde_json::from_str(body)?;
+    harness.faults.drop_rule(POISON).await?;
+    let body = found.first().context("the dead-letter queue is empty")?;
+    let dead_letter: Value = serde_json::from_str(body)?;
     ensure!(
-        told["DDBStreamBatchInfo"]["streamArn"].is_string(),
-        "{told}"
+        dead_letter["DDBStreamBatchInfo"]["streamArn"].is_string(),
+        "{dead_letter}"
     );
     let poisoned = poisoned.await??;
     ensure!(
-        poisoned.end == End::GaveUp,
-        "the call itself is untouched: {poisoned}"
+        poisoned.end == CallEnd::Abandoned,
+        "the call itself must not be affected: {poisoned}"
     );
-    let next = play(&stage, Scenario::CallerGivesUp, &[]).await?;
-    ensure!(next.problems.is_empty(), "after the poison: {next}");
+    let next = run_call(&harness, Scenario::CallerGivesUp, &[]).await?;
+    ensure!(
+        next.problems.is_empty(),
+        "after the crashing change: {next}"
+    );
     Ok(())
 }
 

@@ -8,59 +8,62 @@ use ringback_sip::Caller;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
+use crate::call_run::{CallEnd, Scenario, ring, run_call};
+use crate::harness::Harness;
 use crate::pbx;
-use crate::play::{End, Scenario, play, ring};
-use crate::seat::Device;
-use crate::stage::Stage;
+use crate::subscriber::Device;
 
 /// The time from the end of the ring until the timer has ended the call.
 const GRACE: Duration = Duration::from_secs(6);
-const LOOKS_EVERY: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes: part of `make chaos`"]
-async fn a_pbx_that_dies_leaves_no_phone_ringing_and_takes_new_calls() -> Result<()> {
-    let stage = Stage::open(2).await?;
-    let mut seat = stage.seat().await?;
-    seat.get_ready(1).await?;
-    let pbx = stage.fixture.stack.sip.address.parse()?;
-    let caller = Caller::number(&stage.new_caller());
-    let _waits = stage.trunk.call(pbx, &seat.number, caller, None).await?;
-    let device = seat.devices[0].clone();
-    let id = device.woken(ring()).await?.context("a call")?;
+async fn a_pbx_crash_leaves_no_phone_ringing_and_new_calls_succeed() -> Result<()> {
+    let harness = Harness::open(2).await?;
+    let mut subscriber = harness.subscriber().await?;
+    subscriber.prepare(1).await?;
+    let pbx = harness.fixture.stack.sip.address.parse()?;
+    let caller = Caller::number(&harness.new_caller());
+    let _waits = harness
+        .trunk
+        .call(pbx, &subscriber.number, caller, None)
+        .await?;
+    let device = subscriber.devices[0].clone();
+    let id = device.receives_call(ring()).await?.context("no push")?;
 
     pbx::signal(Signal::SIGKILL)?;
-    pbx::wait_until_back(&stage.fixture).await?;
-    let stands = over(&device, &id).await?;
+    pbx::wait_until_back(&harness.fixture).await?;
+    let state = over(&device, &id).await?;
     ensure!(
-        ["timed_out", "canceled"].contains(&stands["status"].as_str().unwrap_or_default()),
-        "{stands}"
+        ["timed_out", "canceled"].contains(&state["status"].as_str().unwrap_or_default()),
+        "{state}"
     );
     ensure!(
         device.push("call_cancelled", GRACE).await?.is_some(),
-        "a phone rings for nobody"
+        "a phone keeps ringing without a caller"
     );
-    stage.leave(seat).await;
+    harness.put_back(subscriber).await;
 
-    let next = play(&stage, Scenario::Answered, &[]).await?;
+    let next = run_call(&harness, Scenario::Answered, &[]).await?;
     ensure!(
-        next.end == End::Bridged && next.problems.is_empty(),
+        next.end == CallEnd::Bridged && next.problems.is_empty(),
         "afterwards: {next}"
     );
     ensure!(
-        stage.fixture.channels().await?.is_empty(),
+        harness.fixture.channels().await?.is_empty(),
         "channels are left"
     );
     Ok(())
 }
 
 async fn over(device: &Device, id: &str) -> Result<Value> {
-    let patience = Instant::now() + ring() + GRACE;
+    let deadline = Instant::now() + ring() + GRACE;
     loop {
-        let stands = device.call(id).await?.unwrap_or_default();
-        if stands["ended_at"].is_u64() || Instant::now() > patience {
-            return Ok(stands);
+        let state = device.call(id).await?.unwrap_or_default();
+        if state["ended_at"].is_u64() || Instant::now() > deadline {
+            return Ok(state);
         }
-        sleep(LOOKS_EVERY).await;
+        sleep(POLL_INTERVAL).await;
     }
 }

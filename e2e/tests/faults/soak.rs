@@ -11,19 +11,19 @@ use ringback_local::settings::Settings;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use crate::play::{Played, Scenario, play, play_while, ring};
+use crate::call_run::{CallResult, Scenario, ring, run_call, run_call_with};
+use crate::harness::Harness;
 use crate::report;
-use crate::stage::Stage;
 use crate::systems::{Case, cases};
-use ringback_e2e::memory::Memory;
+use ringback_e2e::memory::ProcessMemory;
 use ringback_e2e::outcome_table::table;
 
-pub(crate) const FAULT: &str = "mixed calls, every second of them with a random fault";
+pub(crate) const FAULT: &str = "mixed calls, half of them with a random fault";
 
 /// The number of concurrent calls.
 const AT_ONCE: usize = 6;
 /// All effects of a call are complete after this time.
-const SETTLES: Duration = Duration::from_secs(20);
+const EFFECTS_COMPLETE_WITHIN: Duration = Duration::from_secs(20);
 /// How much a function's process may grow after the first minute, in kilobytes. An invocation must not leak.
 const GROWTH: u64 = 6 * 1_024;
 /// The maximum time from the end of the ring until a caller hears busy.
@@ -31,33 +31,33 @@ const GRACE: Duration = Duration::from_secs(36);
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes: part of `make chaos`, and `make soak`"]
-async fn calls_go_on_for_a_long_time_and_nothing_is_left_of_them() -> Result<()> {
+async fn mixed_calls_lose_nothing_and_leak_nothing() -> Result<()> {
     let settings = Settings::from_environment();
     let minutes = settings
         .variable("MINUTES")
         .and_then(|text| text.parse().ok());
     let length = Duration::from_secs(60 * minutes.unwrap_or(1));
-    let stage = Stage::open(2 * AT_ONCE).await?;
+    let harness = Harness::open(2 * AT_ONCE).await?;
     let cases: Arc<Vec<Case>> = Arc::new(cases().into_iter().filter(Case::is_short).collect());
 
     // Warm-up: the first calls start the processes and fill their caches.
-    let mut played = calls_for(&stage, &cases, (length / 6).min(Duration::from_secs(60))).await?;
-    stage.clear().await?;
-    let (memory_before, items_before) = (memory(), items_for_good(&stage).await?);
-    played.extend(calls_for(&stage, &cases, length).await?);
-    sleep(SETTLES).await;
+    let mut result = calls_for(&harness, &cases, (length / 6).min(Duration::from_secs(60))).await?;
+    harness.clear().await?;
+    let (memory_before, items_before) = (memory(), items_for_good(&harness).await?);
+    result.extend(calls_for(&harness, &cases, length).await?);
+    sleep(EFFECTS_COMPLETE_WITHIN).await;
 
-    let row = report::row(FAULT, &played, ring() + GRACE);
+    let row = report::row(FAULT, &result, ring() + GRACE);
     println!("\n{}", table(std::slice::from_ref(&row)));
-    row.keep()?;
+    row.save()?;
     nothing_grew(&memory_before, &memory())?;
-    stage.clear().await?;
-    let items = items_for_good(&stage).await?;
+    harness.clear().await?;
+    let items = items_for_good(&harness).await?;
     ensure!(
         items <= items_before,
-        "{items_before:?} items became {items:?}"
+        "the items grew from {items_before:?} to {items:?}"
     );
-    let channels = stage.fixture.channels().await?;
+    let channels = harness.fixture.channels().await?;
     ensure!(channels.is_empty(), "channels are left: {channels:?}");
     ensure!(row.lost == 0, "calls were lost");
     Ok(())
@@ -65,41 +65,41 @@ async fn calls_go_on_for_a_long_time_and_nothing_is_left_of_them() -> Result<()>
 
 /// Runs calls for this time, as many at once as this machine sustains, and waits for their ends.
 async fn calls_for(
-    stage: &Arc<Stage>,
+    harness: &Arc<Harness>,
     cases: &Arc<Vec<Case>>,
     length: Duration,
-) -> Result<Vec<Played>> {
+) -> Result<Vec<CallResult>> {
     let until = Instant::now() + length;
     let mut playing = JoinSet::new();
     for _ in 0..AT_ONCE {
-        let (stage, cases) = (Arc::clone(stage), Arc::clone(cases));
+        let (harness, cases) = (Arc::clone(harness), Arc::clone(cases));
         playing.spawn(async move {
             let mut all = Vec::new();
             while Instant::now() < until {
-                all.push(any_call(&stage, &cases).await?);
+                all.push(any_call(&harness, &cases).await?);
             }
             anyhow::Ok(all)
         });
     }
     let mut all = Vec::new();
-    while let Some(played) = playing.join_next().await {
-        all.extend(played??);
+    while let Some(result) = playing.join_next().await {
+        all.extend(result??);
     }
     Ok(all)
 }
 
-async fn any_call(stage: &Arc<Stage>, cases: &[Case]) -> Result<Played> {
+async fn any_call(harness: &Arc<Harness>, cases: &[Case]) -> Result<CallResult> {
     let case = &cases[fastrand::usize(..cases.len())];
     let scenario = Scenario::ALL[fastrand::usize(..Scenario::ALL.len())];
-    let played = match fastrand::bool() {
-        true => play(stage, case.scenario, &case.rules).await?,
+    let result = match fastrand::bool() {
+        true => run_call(harness, case.scenario, &case.rules).await?,
         // The faults of other calls may hit a process that also works for this one.
-        false => play_while(stage, scenario, &[], true).await?,
+        false => run_call_with(harness, scenario, &[], true).await?,
     };
-    if !played.problems.is_empty() {
-        println!("  {} or {scenario:?}: {played}", case.fault);
+    if !result.problems.is_empty() {
+        println!("  {} or {scenario:?}: {result}", case.fault);
     }
-    Ok(played)
+    Ok(result)
 }
 
 /// The memory of each function in kilobytes.
@@ -115,12 +115,12 @@ fn memory() -> BTreeMap<&'static str, u64> {
     ];
     let known = functions.into_iter();
     known
-        .filter_map(|name| Some((name, Memory::of_function(name)?.now)))
+        .filter_map(|name| Some((name, ProcessMemory::of_function(name)?.now)))
         .collect()
 }
 
 fn nothing_grew(before: &BTreeMap<&str, u64>, after: &BTreeMap<&str, u64>) -> Result<()> {
-    println!("memory of the functions, kB: {before:?}, then {after:?}");
+    println!("memory of the functions in kB: {before:?}, then {after:?}");
     for (name, now) in after {
         let then = before.get(name).copied().unwrap_or(*now);
         ensure!(*now < then + GROWTH, "{name} grew from {then} to {now} kB");
@@ -129,12 +129,12 @@ fn nothing_grew(before: &BTreeMap<&str, u64>, after: &BTreeMap<&str, u64>) -> Re
 }
 
 /// The number of items that do not expire, by kind.
-async fn items_for_good(stage: &Stage) -> Result<BTreeMap<String, usize>> {
-    let client = aws_sdk_dynamodb::Client::new(&stage.fixture.aws);
+async fn items_for_good(harness: &Harness) -> Result<BTreeMap<String, usize>> {
+    let client = aws_sdk_dynamodb::Client::new(&harness.fixture.aws);
     let mut kinds = BTreeMap::new();
     let mut pages = client
         .scan()
-        .table_name(&stage.fixture.stack.aws.table)
+        .table_name(&harness.fixture.stack.aws.table)
         .filter_expression("attribute_not_exists(expires_at)")
         .into_paginator()
         .items()

@@ -1,36 +1,36 @@
 //! Faults that affect all calls in progress: a system that is unreachable, a PBX that hangs.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
-use ringback_local::faults::rule::{Fault, Line, Rule, System};
+use ringback_local::faults::rule::{Line, System};
 use ringback_local::settings::Settings;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use crate::call_run::{CallEnd, CallResult, Scenario, ring, run_call_with};
+use crate::faults::{answer, rule};
+use crate::harness::Harness;
 use crate::pbx;
-use crate::play::{End, Played, Scenario, play_while, ring};
 use crate::report;
-use crate::stage::Stage;
 use ringback_e2e::outcome_table::table;
 
 /// The number of calls in progress during the fault.
 const CALLS: usize = 4;
-const LOOKS_EVERY: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 const AWS_AWAY: &str = "AWS refuses connections for 3 s";
 const ARI_AWAY: &str = "ARI refuses connections for 4 s";
-const ARI_SILENT: &str = "ARI takes connections and says nothing for 4 s";
-const ARI_AWAY_FOR_GOOD: &str = "ARI refuses connections for good, and nobody answers";
-const EXPIRED: &str = "ARI's certificate has expired, and nobody answers";
-const FROZEN: &str = "Asterisk stands still for 4 s (SIGSTOP)";
+const ARI_SILENT: &str = "ARI accepts connections and does not answer for 4 s";
+const ARI_AWAY_FOR_GOOD: &str = "ARI refuses connections permanently, call not answered";
+const EXPIRED: &str = "ARI's certificate has expired, call not answered";
+const FROZEN: &str = "Asterisk hangs for 4 s (SIGSTOP)";
 const FCM_AWAY: &str = "FCM refuses connections";
 const EXOTEL_AWAY: &str = "Exotel refuses connections";
-const NO_ACCESS: &str = "FCM's access tokens are refused, and there are no new ones (503)";
+const NO_ACCESS: &str = "FCM's access tokens are rejected, and new ones fail (503)";
 
 pub(crate) const FAULTS: [&str; 9] = [
     AWS_AWAY,
@@ -45,28 +45,28 @@ pub(crate) const FAULTS: [&str; 9] = [
 ];
 
 /// A fault of the whole stack.
-struct Wide {
+struct StackFault {
     fault: &'static str,
     scenario: Scenario,
-    what: What,
+    what: FaultKind,
     /// The duration, from when the numbers are dialled. `None`: from before that until the last call has ended.
     lasts: Option<Duration>,
-    end: End,
+    end: CallEnd,
     within: Duration,
 }
 
-enum What {
+enum FaultKind {
     Line(System, Line),
     PbxStops,
     NoAccess,
 }
 
-fn all() -> Vec<Wide> {
+fn all() -> Vec<StackFault> {
     use Scenario::{Answered, NobodyAnswers, Outbound};
-    let line = |fault, scenario, system, line, lasts: Option<u64>, end, within| Wide {
+    let line = |fault, scenario, system, line, lasts: Option<u64>, end, within| StackFault {
         fault,
         scenario,
-        what: What::Line(system, line),
+        what: FaultKind::Line(system, line),
         lasts: lasts.map(Duration::from_secs),
         end,
         within: Duration::from_secs(within),
@@ -80,7 +80,7 @@ fn all() -> Vec<Wide> {
             System::Aws,
             Line::Refused,
             Some(3),
-            End::Bridged,
+            CallEnd::Bridged,
             ring + 6,
         ),
         line(
@@ -89,7 +89,7 @@ fn all() -> Vec<Wide> {
             System::Pbx,
             Line::Refused,
             Some(4),
-            End::Bridged,
+            CallEnd::Bridged,
             ring + 6,
         ),
         line(
@@ -98,7 +98,7 @@ fn all() -> Vec<Wide> {
             System::Pbx,
             Line::Silent,
             Some(4),
-            End::Bridged,
+            CallEnd::Bridged,
             ring + 6,
         ),
         line(
@@ -107,7 +107,7 @@ fn all() -> Vec<Wide> {
             System::Pbx,
             Line::Refused,
             None,
-            End::Busy,
+            CallEnd::Busy,
             own_limit_of_the_pbx,
         ),
         line(
@@ -116,15 +116,15 @@ fn all() -> Vec<Wide> {
             System::Pbx,
             Line::Expired,
             None,
-            End::Busy,
+            CallEnd::Busy,
             own_limit_of_the_pbx,
         ),
-        Wide {
+        StackFault {
             fault: FROZEN,
             scenario: Answered,
-            what: What::PbxStops,
+            what: FaultKind::PbxStops,
             lasts: Some(Duration::from_secs(4)),
-            end: End::Bridged,
+            end: CallEnd::Bridged,
             within: Duration::from_secs(ring + 6),
         },
         line(
@@ -133,7 +133,7 @@ fn all() -> Vec<Wide> {
             System::Fcm,
             Line::Refused,
             None,
-            End::Busy,
+            CallEnd::Busy,
             6,
         ),
         line(
@@ -142,15 +142,15 @@ fn all() -> Vec<Wide> {
             System::Exotel,
             Line::Refused,
             None,
-            End::Busy,
+            CallEnd::Busy,
             8,
         ),
-        Wide {
+        StackFault {
             fault: NO_ACCESS,
             scenario: Answered,
-            what: What::NoAccess,
+            what: FaultKind::NoAccess,
             lasts: None,
-            end: End::Busy,
+            end: CallEnd::Busy,
             within: Duration::from_secs(8),
         },
     ]
@@ -158,20 +158,20 @@ fn all() -> Vec<Wide> {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes: part of `make chaos`"]
-async fn whatever_fails_for_everybody_calls_end_as_promised() -> Result<()> {
-    let stage = Stage::open(2 * CALLS).await?;
+async fn calls_end_as_promised_during_stack_wide_faults() -> Result<()> {
+    let harness = Harness::open(2 * CALLS).await?;
     let settings = Settings::from_environment();
     let only = settings.variable("CHAOS_ONLY").unwrap_or_default();
-    let named = all().into_iter().map(|wide| wide.fault);
-    ensure!(named.eq(FAULTS), "the page has them in another order");
+    let named = all().into_iter().map(|fault| fault.fault);
+    ensure!(named.eq(FAULTS), "FAULTS does not have the order of all()");
     let mut rows = Vec::new();
-    for wide in all().iter().filter(|wide| wide.fault.contains(only)) {
-        let played = wide.happens(&stage).await;
+    for fault in all().iter().filter(|fault| fault.fault.contains(only)) {
+        let result = fault.run(&harness).await;
         // Restore the system, whatever the calls' results are: the next fault needs it.
-        wide.is_over(&stage).await?;
-        let row = report::row(wide.fault, &played?, wide.within);
+        fault.end_fault(&harness).await?;
+        let row = report::row(fault.fault, &result?, fault.within);
         println!("{}", table(std::slice::from_ref(&row)));
-        row.keep()?;
+        row.save()?;
         rows.push(row);
     }
     println!("\n{}", table(&rows));
@@ -179,47 +179,50 @@ async fn whatever_fails_for_everybody_calls_end_as_promised() -> Result<()> {
     Ok(())
 }
 
-impl Wide {
-    async fn happens(&self, stage: &Arc<Stage>) -> Result<Vec<Played>> {
+impl StackFault {
+    async fn run(&self, harness: &Arc<Harness>) -> Result<Vec<CallResult>> {
         if self.lasts.is_none() {
-            self.begins(stage).await?;
+            self.begin(harness).await?;
         }
-        let before = stage.begun.load(Ordering::Relaxed);
+        let before = harness.begun.load(Ordering::Relaxed);
         let mut playing = JoinSet::new();
         for _ in 0..CALLS {
-            let (stage, scenario) = (Arc::clone(stage), self.scenario);
-            playing.spawn(async move { play_while(&stage, scenario, &[], true).await });
+            let (harness, scenario) = (Arc::clone(harness), self.scenario);
+            playing.spawn(async move { run_call_with(&harness, scenario, &[], true).await });
         }
         let all_of_them = before + u32::try_from(CALLS)?;
-        while stage.begun.load(Ordering::Relaxed) < all_of_them {
-            sleep(LOOKS_EVERY).await;
+        while harness.begun.load(Ordering::Relaxed) < all_of_them {
+            sleep(POLL_INTERVAL).await;
         }
         if let Some(lasts) = self.lasts {
-            self.begins(stage).await?;
+            self.begin(harness).await?;
             sleep(lasts).await;
-            self.is_over(stage).await?;
+            self.end_fault(harness).await?;
         }
         let mut all = Vec::new();
-        while let Some(played) = playing.join_next().await {
-            let mut played = played??;
-            if played.end != self.end {
-                played.problems.push(format!("promised {:?}", self.end));
+        while let Some(result) = playing.join_next().await {
+            let mut result = result??;
+            if result.end != self.end {
+                result.problems.push(format!("promised {:?}", self.end));
             }
-            println!("  {}: {played}", self.fault);
-            all.push(played);
+            println!("  {}: {result}", self.fault);
+            all.push(result);
         }
         Ok(all)
     }
 
-    async fn begins(&self, stage: &Stage) -> Result<()> {
+    async fn begin(&self, harness: &Harness) -> Result<()> {
         match self.what {
-            What::Line(system, line) => stage.faults.switch(system, line).await,
-            What::PbxStops => pbx::signal(Signal::SIGSTOP),
-            What::NoAccess => {
+            FaultKind::Line(system, line) => harness.faults.switch(system, line).await,
+            FaultKind::PbxStops => pbx::signal(Signal::SIGSTOP),
+            FaultKind::NoAccess => {
                 for (name, operation, status) in NO_ACCESS_RULES {
-                    stage
+                    harness
                         .faults
-                        .make(name, &fcm_answers(operation, status))
+                        .make(
+                            name,
+                            &rule(System::Fcm, operation, None, answer(status, "{}")),
+                        )
                         .await?;
                 }
                 Ok(())
@@ -227,13 +230,13 @@ impl Wide {
         }
     }
 
-    async fn is_over(&self, stage: &Stage) -> Result<()> {
+    async fn end_fault(&self, harness: &Harness) -> Result<()> {
         match self.what {
-            What::Line(system, _) => stage.faults.switch(system, Line::Open).await,
-            What::PbxStops => pbx::signal(Signal::SIGCONT),
-            What::NoAccess => {
+            FaultKind::Line(system, _) => harness.faults.switch(system, Line::Open).await,
+            FaultKind::PbxStops => pbx::signal(Signal::SIGCONT),
+            FaultKind::NoAccess => {
                 for (name, ..) in NO_ACCESS_RULES {
-                    stage.faults.drop_rule(name).await?;
+                    harness.faults.drop_rule(name).await?;
                 }
                 Ok(())
             }
@@ -241,25 +244,8 @@ impl Wide {
     }
 }
 
-/// What FCM and the token endpoint answer when access is denied.
+/// FaultKind FCM and the token endpoint answer when access is denied.
 const NO_ACCESS_RULES: [(&str, &str, u16); 2] = [
     ("no-access", "FCM incoming_call", 401),
     ("no-new-one", "POST /token", 503),
 ];
-
-fn fcm_answers(operation: &str, status: u16) -> Rule {
-    Rule {
-        system: System::Fcm,
-        operation: Some(operation.to_owned()),
-        function: None,
-        play: None,
-        skip: 0,
-        times: None,
-        one_in: None,
-        fault: Fault::Answer {
-            status,
-            headers: BTreeMap::new(),
-            body: "{}".to_owned(),
-        },
-    }
-}

@@ -11,10 +11,11 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::play::{End, Played, Scenario, play, ring};
+use crate::call_run::{CallEnd, CallResult, Scenario, ring, run_call};
+use crate::faults::{answer, answer_with, from, rule};
+use crate::harness::Harness;
 use crate::report;
-use crate::stage::Stage;
-use ringback_e2e::outcome_table::{Row, table};
+use ringback_e2e::outcome_table::{OutcomeRow, table};
 
 /// The number of concurrent calls.
 const AT_ONCE: usize = 6;
@@ -32,7 +33,7 @@ pub(crate) struct Case {
     pub(crate) scenario: Scenario,
     pub(crate) rules: Vec<Rule>,
     /// The promised end. `None`: bridged or busy.
-    end: Option<End>,
+    end: Option<CallEnd>,
     /// The promised time after dialling.
     within: Duration,
 }
@@ -57,32 +58,32 @@ fn of_dynamodb() -> Vec<Case> {
             "DynamoDB throttles the first 3 requests",
             Answered,
             [throttled(Some(3))],
-            End::Bridged,
+            CallEnd::Bridged,
             in_time,
         ),
         case(
-            "DynamoDB throttles the first 3 requests, and nobody answers",
+            "DynamoDB throttles the first 3 requests, call not answered",
             NobodyAnswers,
             [throttled(Some(3))],
-            End::Busy,
+            CallEnd::Busy,
             in_time,
         ),
         case(
             "DynamoDB throttles all requests",
             Answered,
             [throttled(None)],
-            End::Busy,
+            CallEnd::Busy,
             in_time,
         ),
         case(
             "DynamoDB does not answer the first request",
             Answered,
             [rule(System::Aws, "DynamoDB", Some(1), Fault::Silence)],
-            End::Bridged,
+            CallEnd::Bridged,
             in_time,
         ),
         case(
-            "DynamoDB makes the call, and its answer is lost",
+            "DynamoDB stores the call, and its response is lost",
             Answered,
             [rule(
                 System::Aws,
@@ -90,11 +91,11 @@ fn of_dynamodb() -> Vec<Case> {
                 Some(1),
                 Fault::LoseAnswer,
             )],
-            End::Bridged,
+            CallEnd::Bridged,
             in_time,
         ),
         case(
-            "DynamoDB takes the accept, and its answer is lost",
+            "DynamoDB stores the accept, and its response is lost",
             Answered,
             [from(
                 "call-response",
@@ -105,14 +106,14 @@ fn of_dynamodb() -> Vec<Case> {
                     Fault::LoseAnswer,
                 ),
             )],
-            End::Bridged,
+            CallEnd::Bridged,
             in_time,
         ),
         case(
             "DynamoDB fails (500) 3 times",
             Answered,
             [rule(System::Aws, "DynamoDB", Some(3), answer(500, "{}"))],
-            End::Bridged,
+            CallEnd::Bridged,
             in_time,
         ),
     ]
@@ -124,21 +125,21 @@ fn of_the_pbx() -> Vec<Case> {
     let in_time = ring() + GRACE;
     vec![
         case(
-            "ARI refuses the password once",
+            "ARI rejects the password once",
             Answered,
             [pbx(Some(1), answer(401, "{}"))],
-            End::Bridged,
+            CallEnd::Bridged,
             in_time,
         ),
         case(
             "ARI does not answer the first request",
             Answered,
             [pbx(Some(1), Fault::Silence)],
-            End::Bridged,
+            CallEnd::Bridged,
             in_time,
         ),
         case(
-            "ARI calls the phone, and its answer is lost",
+            "ARI calls the phone, and its response is lost",
             Answered,
             [rule(
                 System::Pbx,
@@ -146,29 +147,29 @@ fn of_the_pbx() -> Vec<Case> {
                 Some(1),
                 Fault::LoseAnswer,
             )],
-            End::Bridged,
+            CallEnd::Bridged,
             in_time,
         ),
         case(
             "ARI fails (503) 2 times",
             Answered,
             [pbx(Some(2), answer(503, "{}"))],
-            End::Bridged,
+            CallEnd::Bridged,
             in_time,
         ),
         case(
-            "ARI does not answer the first request to end the wait",
+            "ARI does not answer the first request to end the caller's leg",
             NobodyAnswers,
             [rule(System::Pbx, "DELETE", Some(1), Fault::Silence)],
-            End::Busy,
+            CallEnd::Busy,
             in_time + Duration::from_secs(4),
         ),
         // Only the PBX's own timeout is left.
         case(
-            "ARI refuses the password for good",
+            "ARI rejects the password permanently",
             NobodyAnswers,
             [pbx(None, answer(401, "{}"))],
-            End::Busy,
+            CallEnd::Busy,
             OWN_LIMIT_OF_THE_PBX,
         ),
     ]
@@ -184,62 +185,62 @@ fn of_fcm() -> Vec<Case> {
     let busy = |code: u16| json!({"error": {"code": code, "status": "UNAVAILABLE"}}).to_string();
     let gone = json!({"error": {"code": 404, "status": "NOT_FOUND", "details": [{
         "@type": "type.googleapis.com/google.firebase.fcm.v1.FcmError", "errorCode": "UNREGISTERED"}]}});
-    let wait = |seconds: &str| retry_after(429, seconds, &busy(429));
+    let wait = |seconds: &str| answer_with(429, &[("retry-after", seconds)], &busy(429));
     vec![
         case(
             "FCM answers 429 once, with Retry-After: 1",
             Answered,
             [fcm(Some(1), wait("1"))],
-            End::Bridged,
+            CallEnd::Bridged,
             in_time,
         ),
         case(
             "FCM answers 429, with Retry-After: 30",
             Answered,
             [fcm(None, wait("30"))],
-            End::Busy,
+            CallEnd::Busy,
             Duration::from_secs(6),
         ),
         case(
             "FCM fails (500) once",
             Answered,
             [fcm(Some(1), answer(500, &busy(500)))],
-            End::Bridged,
+            CallEnd::Bridged,
             in_time,
         ),
         case(
-            "FCM fails (503) for good",
+            "FCM fails (503) permanently",
             Answered,
             [fcm(None, answer(503, &busy(503)))],
-            End::Busy,
+            CallEnd::Busy,
             Duration::from_secs(8),
         ),
         case(
-            "FCM says UNREGISTERED of the only device",
+            "FCM answers UNREGISTERED for the only device",
             Answered,
             [fcm(None, answer(404, &gone.to_string()))],
-            End::Busy,
+            CallEnd::Busy,
             Duration::from_secs(6),
         ),
         case(
             "FCM answers after 1.5 s",
             Answered,
             [fcm(None, Fault::Delay { ms: 1_500 })],
-            End::Bridged,
+            CallEnd::Bridged,
             in_time,
         ),
         case(
-            "FCM takes the push, and its answer is lost",
+            "FCM accepts the push, and its response is lost",
             Answered,
             [fcm(Some(1), Fault::LoseAnswer)],
-            End::Bridged,
+            CallEnd::Bridged,
             in_time,
         ),
         case(
             "FCM does not answer",
             Answered,
             [fcm(None, Fault::Silence)],
-            End::Busy,
+            CallEnd::Busy,
             Duration::from_secs(10),
         ),
     ]
@@ -258,43 +259,43 @@ fn of_exotel() -> Vec<Case> {
             "Exotel answers 400",
             Outbound,
             [exotel(None, refusal(400))],
-            End::Busy,
+            CallEnd::Busy,
             soon,
         ),
         case(
             "Exotel answers 402",
             Outbound,
             [exotel(None, refusal(402))],
-            End::Busy,
+            CallEnd::Busy,
             soon,
         ),
         case(
             "Exotel answers 429",
             Outbound,
             [exotel(None, refusal(429))],
-            End::Busy,
+            CallEnd::Busy,
             soon,
         ),
         case(
             "Exotel answers 503",
             Outbound,
             [exotel(None, refusal(503))],
-            End::Busy,
+            CallEnd::Busy,
             soon,
         ),
         case(
-            "Exotel places the call, and its answer is lost",
+            "Exotel places the call, and its response is lost",
             Outbound,
             [exotel(None, Fault::LoseAnswer)],
-            End::Bridged,
+            CallEnd::Bridged,
             Duration::from_secs(15),
         ),
         // Until the ring ends, it is unknown whether the call was placed.
         case(
-            "Exotel does not answer, and places nothing",
+            "Exotel does not answer and does not place the call",
             Outbound,
             [exotel(None, Fault::Silence)],
-            End::Busy,
+            CallEnd::Busy,
             ring() + Duration::from_secs(30),
         ),
     ]
@@ -311,45 +312,45 @@ fn of_the_timers() -> Vec<Case> {
             "SQS delivers the timer twice",
             NobodyAnswers,
             [sqs(None, Fault::Twice)],
-            End::Busy,
+            CallEnd::Busy,
             in_time,
         ),
         case(
-            "SQS delivers the timer twice, and the call is answered",
+            "SQS delivers the timer twice, call answered",
             Answered,
             [sqs(None, Fault::Twice)],
-            End::Bridged,
+            CallEnd::Bridged,
             in_time,
         ),
         case(
-            "SQS takes the timer and never delivers it",
+            "SQS accepts the timer and never delivers it",
             NobodyAnswers,
             [sqs(None, answer(200, &taken.to_string()))],
-            End::Busy,
+            CallEnd::Busy,
             ring() + BACKSTOP,
         ),
         case(
-            "SQS fails (500) for good",
+            "SQS fails (500) permanently",
             NobodyAnswers,
             [sqs(None, answer(500, "{}"))],
-            End::Busy,
+            CallEnd::Busy,
             ring() + BACKSTOP,
         ),
         case(
-            "the scheduler fails (500) for good",
+            "the scheduler fails (500) permanently",
             NobodyAnswers,
             [scheduler(answer(500, "{}"))],
-            End::Busy,
+            CallEnd::Busy,
             in_time,
         ),
         case(
-            "the function of the timer dies before it ends the wait",
+            "the timer's function crashes before it ends the caller's leg",
             NobodyAnswers,
             [from(
                 "call-timeout",
                 rule(System::Pbx, "DELETE", Some(1), Fault::Kill(Moment::Before)),
             )],
-            End::Busy,
+            CallEnd::Busy,
             // Each call has its own crash, which hits all timers in the same batch. Then the backstop ends the calls.
             ring() + BACKSTOP + GRACE,
         ),
@@ -360,7 +361,7 @@ pub(crate) fn case<const N: usize>(
     fault: &'static str,
     scenario: Scenario,
     rules: [Rule; N],
-    end: impl Into<Option<End>>,
+    end: impl Into<Option<CallEnd>>,
     within: Duration,
 ) -> Case {
     Case {
@@ -372,43 +373,6 @@ pub(crate) fn case<const N: usize>(
     }
 }
 
-fn rule(system: System, operation: &str, times: Option<u32>, fault: Fault) -> Rule {
-    Rule {
-        system,
-        operation: Some(operation.to_owned()),
-        function: None,
-        play: None,
-        skip: 0,
-        times,
-        one_in: None,
-        fault,
-    }
-}
-
-fn from(function: &str, rule: Rule) -> Rule {
-    Rule {
-        function: Some(function.to_owned()),
-        ..rule
-    }
-}
-
-fn answer(status: u16, body: &str) -> Fault {
-    let headers = [("content-type", "application/x-amz-json-1.0")];
-    Fault::Answer {
-        status,
-        headers: owned(&headers),
-        body: body.to_owned(),
-    }
-}
-
-fn retry_after(status: u16, seconds: &str, body: &str) -> Fault {
-    Fault::Answer {
-        status,
-        headers: owned(&[("retry-after", seconds)]),
-        body: body.to_owned(),
-    }
-}
-
 fn throttling() -> Fault {
     answer(
         400,
@@ -416,55 +380,52 @@ fn throttling() -> Fault {
     )
 }
 
-fn owned(headers: &[(&str, &str)]) -> BTreeMap<String, String> {
-    let headers = headers.iter();
-    headers
-        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-        .collect()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes: part of `make chaos`"]
-async fn whatever_fails_around_a_call_it_ends_as_promised() -> Result<()> {
-    let stage = Stage::open(2 * AT_ONCE).await?;
+async fn calls_end_as_promised_during_system_faults() -> Result<()> {
+    let harness = Harness::open(2 * AT_ONCE).await?;
     let settings = Settings::from_environment();
     let only = settings.variable("CHAOS_ONLY").unwrap_or_default();
     let mut cases = cases();
     cases.retain(|case| case.fault.contains(only));
-    let rows = meet(&stage, cases, CALLS).await?;
+    let rows = run_cases(&harness, cases, CALLS).await?;
     println!("\n{}", table(&rows));
     for row in &rows {
-        row.keep()?;
+        row.save()?;
     }
     ensure!(rows.iter().all(|row| row.lost == 0), "calls were lost");
     Ok(())
 }
 
 /// Runs this many calls with each fault and returns the results.
-pub(crate) async fn meet(stage: &Arc<Stage>, cases: Vec<Case>, calls: usize) -> Result<Vec<Row>> {
+pub(crate) async fn run_cases(
+    harness: &Arc<Harness>,
+    cases: Vec<Case>,
+    calls: usize,
+) -> Result<Vec<OutcomeRow>> {
     let at_once = Arc::new(Semaphore::new(AT_ONCE));
     let mut playing = JoinSet::new();
     let cases = Arc::new(cases);
     for place in (0..cases.len()).flat_map(|place| std::iter::repeat_n(place, calls)) {
-        let (stage, at_once) = (Arc::clone(stage), Arc::clone(&at_once));
+        let (harness, at_once) = (Arc::clone(harness), Arc::clone(&at_once));
         let cases = Arc::clone(&cases);
         playing.spawn(async move {
             let _turn = at_once.acquire().await?;
             let case = &cases[place];
-            let mut played = play(&stage, case.scenario, &case.rules).await?;
-            case.judge(&mut played);
-            println!("  {} ({} hits): {played}", case.fault, played.hits);
-            anyhow::Ok((place, played))
+            let mut result = run_call(&harness, case.scenario, &case.rules).await?;
+            case.check(&mut result);
+            println!("  {} ({} hits): {result}", case.fault, result.hits);
+            anyhow::Ok((place, result))
         });
     }
-    let mut by_case: BTreeMap<usize, Vec<Played>> = BTreeMap::new();
-    while let Some(played) = playing.join_next().await {
-        let (place, played) = played??;
-        by_case.entry(place).or_default().push(played);
+    let mut by_case: BTreeMap<usize, Vec<CallResult>> = BTreeMap::new();
+    while let Some(result) = playing.join_next().await {
+        let (place, result) = result??;
+        by_case.entry(place).or_default().push(result);
     }
-    let rows = by_case.iter().map(|(place, played)| {
+    let rows = by_case.iter().map(|(place, result)| {
         let case = &cases[*place];
-        report::row(case.fault, played, case.within)
+        report::row(case.fault, result, case.within)
     });
     Ok(rows.collect())
 }
@@ -475,12 +436,12 @@ impl Case {
         self.within <= ring() + 2 * GRACE
     }
 
-    fn judge(&self, played: &mut Played) {
-        if played.hits == 0 {
-            played.problems.push("the fault did not happen".to_owned());
+    fn check(&self, result: &mut CallResult) {
+        if result.hits == 0 {
+            result.problems.push("the fault did not occur".to_owned());
         }
-        if self.end.is_some_and(|end| end != played.end) {
-            played.problems.push(format!("promised {:?}", self.end));
+        if self.end.is_some_and(|end| end != result.end) {
+            result.problems.push(format!("promised {:?}", self.end));
         }
     }
 }

@@ -8,9 +8,9 @@
     reason = "these are tests"
 )]
 
-mod both;
-mod course;
-mod loss;
+mod region_loss;
+mod region_loss_run;
+mod region_pair;
 mod report;
 mod steady_calls;
 
@@ -18,8 +18,8 @@ use ringback::platform::clock;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use both::{client, ends_alike, hears, item, ring, two_regions};
-use course::Course;
+use region_loss_run::RegionLossRun;
+use region_pair::{check_same_end, client, item, ring, two_regions, wait_for_update};
 use reqwest::StatusCode;
 use ringback_e2e::fixture::{CALLER, SOON};
 use ringback_local::loss::Condition;
@@ -31,42 +31,43 @@ const LAG: Duration = Duration::from_secs(1);
 /// A caller hears busy within this time after the end of the ring.
 const BUSY_WITHIN: Duration = Duration::from_secs(2);
 /// The other region's timer fires this much later than the own region's.
-const AFTER_THE_OTHER: Duration = Duration::from_secs(1);
+const OTHER_TIMER_DELAY: Duration = Duration::from_secs(1);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_accept_that_is_faster_than_its_call_waits_for_it() -> Result<()> {
+async fn an_accept_that_arrives_before_its_call_is_replicated_waits_for_it() -> Result<()> {
     let (primary, fallback, loss) = two_regions().await?;
     let app = primary.app("1001").await?;
     let mut phone = primary.registered_phone("1001").await?;
-    loss.everything_has_come(SOON).await?;
+    loss.wait_until_replicated(SOON).await?;
     loss.lag(LAG).await?;
-    let caller = primary.dial("1001").await?;
-    let id = app.woken().await?;
-    let (status, answer) = app.in_region(&fallback).says("accept_ready", &id).await?;
+    let (caller, id) = app.is_called().await?;
+    let (status, answer) = app
+        .in_region(&fallback)
+        .respond("accept_ready", &id)
+        .await?;
     ensure!(status == StatusCode::OK, "{status}: {answer}");
     let leg = phone.next_call(SOON).await?;
     leg.answer().await?;
     caller.answered(SOON).await?;
     caller.hang_up().await?;
-    ends_alike(&primary, &fallback, &id, "completed").await?;
+    check_same_end(&primary, &fallback, &id, "completed").await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_regions_that_decide_one_call_at_once_bridge_it_once() -> Result<()> {
+async fn a_call_accepted_in_both_regions_at_once_is_bridged_once() -> Result<()> {
     let (primary, fallback, loss) = two_regions().await?;
     let tablet = primary.app("1001").await?;
     let mobile = primary.app("1001").await?;
     let mut phone = primary.registered_phone("1001").await?;
-    loss.everything_has_come(SOON).await?;
-    let caller = primary.dial("1001").await?;
-    let id = tablet.woken().await?;
-    loss.everything_has_come(SOON).await?;
+    loss.wait_until_replicated(SOON).await?;
+    let (caller, id) = tablet.is_called().await?;
+    loss.wait_until_replicated(SOON).await?;
     loss.lag(LAG).await?;
     let there = mobile.in_region(&fallback);
     let (one, other) = tokio::join!(
-        tablet.says("accept_ready", &id),
-        there.says("accept_ready", &id)
+        tablet.respond("accept_ready", &id),
+        there.respond("accept_ready", &id)
     );
     let statuses = [one?.0, other?.0];
     ensure!(statuses.contains(&StatusCode::OK), "{statuses:?}");
@@ -75,78 +76,83 @@ async fn two_regions_that_decide_one_call_at_once_bridge_it_once() -> Result<()>
     caller.answered(SOON).await?;
     ensure!(
         phone.next_call(2 * LAG).await.is_err(),
-        "its phone was called twice"
+        "the phone was called twice"
     );
-    ensure!(!caller.events().is_over(), "somebody has cut them off");
+    ensure!(!caller.events().is_over(), "the call was cut off");
     caller.hang_up().await?;
-    ends_alike(&primary, &fallback, &id, "completed").await?;
+    check_same_end(&primary, &fallback, &id, "completed").await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_that_nobody_answers_ends_in_time_when_its_region_is_lost() -> Result<()> {
+async fn an_unanswered_call_ends_in_time_after_its_region_is_lost() -> Result<()> {
     let (primary, fallback, loss) = two_regions().await?;
     let app = primary.app("1001").await?;
-    loss.everything_has_come(SOON).await?;
+    loss.wait_until_replicated(SOON).await?;
     // The PBX repeats its report after 5 s. The caller's name must not break out of that command.
     let named = Caller::number(CALLER).named(r"Asha (home,x)v(RINGBACK_PATH=/^a=b) \\ (");
     let caller = primary.dial_as("1001", named, None).await?;
-    let id = app.woken().await?;
-    loss.everything_has_come(SOON).await?;
+    let id = app.receives_call().await?;
+    loss.wait_until_replicated(SOON).await?;
     loss.primary_is(Condition::Refuses).await?;
     let (code, _) = caller.rejected(ring() + 2 * SOON).await?;
     let now = clock::now();
-    ensure!(code == 486, "the caller heard {code}");
-    let call = item(&fallback, &id).await?.context("the call")?;
+    ensure!(code == 486, "the caller was rejected with {code}");
+    let call = item(&fallback, &id)
+        .await?
+        .context("the call does not exist")?;
     let rings_until = call.get("rings_until").and_then(|at| at.as_n().ok());
-    let rings_until: u64 = rings_until.context("its ring's end")?.parse()?;
+    let rings_until: u64 = rings_until
+        .context("the call has no end of its ring")?
+        .parse()?;
     let late = Duration::from_millis(now.as_millis().saturating_sub(rings_until));
-    println!("busy {late:.1?} after the ring's end, by the region that is left");
-    ensure!(late <= BUSY_WITHIN + AFTER_THE_OTHER, "{late:?} late");
-    app.in_region(&fallback).sees(&id, "timed_out").await?;
+    println!("busy {late:.1?} after the end of the ring, from the remaining region");
+    ensure!(late <= BUSY_WITHIN + OTHER_TIMER_DELAY, "{late:?} late");
+    app.in_region(&fallback)
+        .wait_for_status(&id, "timed_out")
+        .await?;
     app.push("call_cancelled").await?;
     loss.primary_is(Condition::Well).await?;
-    ends_alike(&primary, &fallback, &id, "timed_out").await?;
+    check_same_end(&primary, &fallback, &id, "timed_out").await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_of_either_region_hear_of_calls_in_both() -> Result<()> {
+async fn clients_in_either_region_receive_updates_of_calls_in_both() -> Result<()> {
     let (primary, fallback, loss) = two_regions().await?;
     let mut here = client(&primary).await?;
     let mut there = client(&fallback).await?;
     // Twice, because a client that the other region cannot reach would be removed after the first call.
     for lag in [Duration::ZERO, LAG] {
         let app = primary.app("1001").await?;
-        loss.everything_has_come(SOON).await?;
+        loss.wait_until_replicated(SOON).await?;
         loss.lag(lag).await?;
-        let caller = primary.dial("1001").await?;
-        let id = app.woken().await?;
-        hears(&mut here, &id, "ringing").await?;
-        hears(&mut there, &id, "ringing").await?;
+        let (caller, id) = app.is_called().await?;
+        wait_for_update(&mut here, &id, "ringing").await?;
+        wait_for_update(&mut there, &id, "ringing").await?;
         let (status, answer) = app
             .in_region(&fallback)
-            .says_anonymously("decline", &id)
+            .respond_without_device("decline", &id)
             .await?;
         ensure!(status == StatusCode::OK, "{status}: {answer}");
-        // The region that has not heard of the decline yet receives the PBX's report that the caller's leg ended, and
+        // The region that has not received of the decline yet receives the PBX's report that the caller's leg ended, and
         // must not take it for an abandoned call.
-        hears(&mut there, &id, "busy").await?;
-        hears(&mut here, &id, "busy").await?;
+        wait_for_update(&mut there, &id, "busy").await?;
+        wait_for_update(&mut here, &id, "busy").await?;
         caller.rejected(SOON).await?;
-        ends_alike(&primary, &fallback, &id, "declined").await?;
+        check_same_end(&primary, &fallback, &id, "declined").await?;
     }
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_call_is_lost_when_the_primary_is() -> Result<()> {
+async fn losing_the_primary_region_loses_no_call() -> Result<()> {
     let settings = Settings::from_environment();
     let seconds = |name: &str, unless: u64| -> Result<Duration> {
         let set = settings.variable(name).map(str::parse).transpose()?;
         Ok(Duration::from_secs(set.unwrap_or(unless)))
     };
-    let course = Course {
+    let run = RegionLossRun {
         every: Duration::from_millis(1_500),
         before: seconds("REGION_WELL_SECONDS", 8)?,
         lost: seconds("REGION_LOST_SECONDS", 12)?,
@@ -160,7 +166,7 @@ async fn no_call_is_lost_when_the_primary_is() -> Result<()> {
     };
     for condition in conditions {
         let (primary, fallback, loss) = two_regions().await?;
-        let report = course.run(&primary, &fallback, &loss, *condition).await;
+        let report = run.run(&primary, &fallback, &loss, *condition).await;
         loss.primary_is(Condition::Well).await?;
         report?;
     }

@@ -7,15 +7,15 @@ use anyhow::{Result, ensure};
 use ringback_local::loss::Condition;
 use tokio::time::Instant;
 
-use crate::steady_calls::{End, Outcome};
+use crate::steady_calls::{CallOutcome, End};
 use ringback_e2e::fixture::Fixture;
-use ringback_e2e::outcome_table::{REGION_LOST, Row, millis};
+use ringback_e2e::outcome_table::{OutcomeRow, REGION_LOST, millis};
 
 /// The only SIP code for a caller who is rejected as promised.
 const BUSY_HERE: u16 = 486;
 
 /// The results of one run.
-pub(crate) struct Report {
+pub(crate) struct RunReport {
     condition: Condition,
     lag: Duration,
     calls: usize,
@@ -30,9 +30,9 @@ pub(crate) struct Report {
     by_fallback: usize,
 }
 
-impl Report {
+impl RunReport {
     pub(crate) fn of(
-        outcomes: &[Outcome],
+        outcomes: &[CallOutcome],
         condition: Condition,
         lag: Duration,
         lost_at: Instant,
@@ -49,7 +49,7 @@ impl Report {
             .filter(|(region, _)| *region == fallback.stack.aws.region)
             .map(|(_, at)| *at)
             .collect();
-        let longest = |among: &dyn Fn(&Outcome) -> bool| {
+        let longest = |among: &dyn Fn(&CallOutcome) -> bool| {
             let waits = outcomes
                 .iter()
                 .filter(|one| among(one))
@@ -80,7 +80,7 @@ impl Report {
         }
     }
 
-    pub(crate) fn text(&self, outcomes: &[Outcome]) -> Result<String> {
+    pub(crate) fn text(&self, outcomes: &[CallOutcome]) -> Result<String> {
         let mut text = String::new();
         let Self {
             calls,
@@ -97,23 +97,23 @@ impl Report {
         let lag = self.lag;
         writeln!(
             text,
-            "primary lost ({:?}), replication {lag:?} late",
+            "primary lost ({:?}), replication delayed by {lag:?}",
             self.condition
         )?;
         writeln!(
             text,
-            "  calls                       {calls}, {in_flight} under way when it was lost"
+            "  calls                       {calls}, {in_flight} in progress at the loss"
         )?;
         writeln!(
             text,
-            "  bridged                     {bridged}, {by_fallback} of them accepted by the fallback"
+            "  bridged                     {bridged}, {by_fallback} of them accepted by the fallback region"
         )?;
         writeln!(text, "  busy in time                {busy}")?;
         writeln!(text, "  lost                        {}", lost.len())?;
         writeln!(text, "  bridged twice               {twice}")?;
         writeln!(
             text,
-            "  longest wait of a caller    {longest_wait:.1?}, {longest_wait_before:.1?} before it was lost"
+            "  longest wait of a caller    {longest_wait:.1?}, {longest_wait_before:.1?} before the loss"
         )?;
         let after = self.fallback_answered_after;
         writeln!(
@@ -130,7 +130,7 @@ impl Report {
     }
 
     /// The row of the table.
-    pub(crate) fn row(&self, outcomes: &[Outcome]) -> Row {
+    pub(crate) fn row(&self, outcomes: &[CallOutcome]) -> OutcomeRow {
         let waits = outcomes.iter().map(|one| millis(one.waited));
         let taken = outcomes.iter().any(|one| one.accepted.is_some());
         let [refuses, silent] = REGION_LOST;
@@ -138,20 +138,20 @@ impl Report {
             Condition::Silent => silent,
             Condition::Refuses | Condition::Well => refuses,
         };
-        Row {
+        OutcomeRow {
             fault: fault.to_owned(),
             calls: self.calls,
             bridged: self.bridged,
             busy: self.busy,
-            gave_up: 0,
+            abandoned: 0,
             lost: self.lost.len() + self.twice,
             waits: waits.clone().min().zip(waits.max()),
             codes: (self.busy > 0).then_some(BUSY_HERE).into_iter().collect(),
-            told: taken
+            app_results: taken
                 .then(|| "`accept_ready` 200".to_owned())
                 .into_iter()
                 .collect(),
-            met: (0, 0),
+            occurrences: (0, 0),
             crashes: 0,
         }
     }
@@ -159,12 +159,12 @@ impl Report {
     pub(crate) fn check(&self) -> Result<()> {
         ensure!(self.lost.is_empty(), "lost: {:?}", self.lost);
         ensure!(self.twice == 0, "{} were bridged twice", self.twice);
-        ensure!(self.in_flight > 0, "no call was under way");
-        ensure!(self.by_fallback > 0, "the fallback did nothing");
+        ensure!(self.in_flight > 0, "no call was in progress at the loss");
+        ensure!(self.by_fallback > 0, "the fallback region accepted no call");
         ensure!(self.bridged + self.busy == self.calls);
         ensure!(
             self.busy * 2 <= self.in_flight,
-            "{} callers heard busy of the {} who rang when it was lost",
+            "{} callers heard busy of the {} who were ringing at the loss",
             self.busy,
             self.in_flight
         );

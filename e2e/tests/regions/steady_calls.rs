@@ -30,7 +30,7 @@ pub(crate) enum End {
 
 /// A finished call. Times are in seconds since the first call.
 #[derive(Clone, Debug)]
-pub(crate) struct Outcome {
+pub(crate) struct CallOutcome {
     pub(crate) number: usize,
     pub(crate) call: Option<String>,
     pub(crate) placed: Instant,
@@ -45,11 +45,11 @@ pub(crate) struct Outcome {
 }
 
 /// The state that all calls share.
-pub(crate) struct Switching {
+pub(crate) struct FailoverClients {
     regions: [Stack; 2],
     http: Client,
     trunk: Trunk,
-    apps: HashMap<String, AppOf>,
+    apps: HashMap<String, ExtensionApp>,
     /// Chosen so that callers differ from those of other runs.
     first_caller: usize,
     /// The call id in the push, by the caller's number.
@@ -59,14 +59,14 @@ pub(crate) struct Switching {
 }
 
 /// The app of one extension.
-struct AppOf {
+struct ExtensionApp {
     token: String,
     device: String,
 }
 
 /// The timing of one call.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Plan {
+pub(crate) struct CallPlan {
     pub(crate) number: usize,
     /// How long the person takes to accept.
     pub(crate) taps_after: Duration,
@@ -77,9 +77,12 @@ pub(crate) struct Plan {
     pub(crate) grace: Duration,
 }
 
-impl Switching {
+impl FailoverClients {
     pub(crate) async fn on(stack: &Stack) -> Result<Arc<Self>> {
-        let fallback = stack.fallback.as_deref().context("a second region")?;
+        let fallback = stack
+            .fallback
+            .as_deref()
+            .context("the stack has no second region")?;
         let http = Client::builder()
             .connect_timeout(TO_CONNECT)
             .timeout(TO_ANSWER)
@@ -94,7 +97,7 @@ impl Switching {
             let request = http.put(url).bearer_auth(&phone.token).json(&body);
             request.send().await?.error_for_status()?;
             let token = phone.token.clone();
-            apps.insert(phone.extension.clone(), AppOf { token, device });
+            apps.insert(phone.extension.clone(), ExtensionApp { token, device });
         }
         Ok(Arc::new(Self {
             regions: [stack.clone(), fallback.clone()],
@@ -108,24 +111,24 @@ impl Switching {
     }
 
     /// Runs phones that accept every call, and reads the pushes, until the returned set is dropped.
-    pub(crate) async fn staff(self: &Arc<Self>) -> Result<JoinSet<()>> {
-        let mut staff = JoinSet::new();
+    pub(crate) async fn run_phones(self: &Arc<Self>) -> Result<JoinSet<()>> {
+        let mut tasks = JoinSet::new();
         for one in self.regions[0].plain_phones() {
             let pbx = self.regions[0].sip.address.parse()?;
             let mut phone = Phone::new(pbx, &one.extension, &one.sip_password).await?;
             phone.register().await?;
             let this = Arc::clone(self);
-            staff.spawn(async move { this.take_calls(phone).await });
+            tasks.spawn(async move { this.take_calls(phone).await });
         }
         let this = Arc::clone(self);
-        staff.spawn(async move {
+        tasks.spawn(async move {
             loop {
                 // A failure is ignored: the next poll comes soon.
                 let _ = this.read_pushes().await;
                 sleep(Duration::from_millis(200)).await;
             }
         });
-        Ok(staff)
+        Ok(tasks)
     }
 
     async fn take_calls(&self, mut phone: Phone) {
@@ -158,7 +161,7 @@ impl Switching {
     }
 
     /// Runs one call from its Passthru request to its end.
-    pub(crate) async fn call(self: Arc<Self>, plan: Plan) -> Outcome {
+    pub(crate) async fn call(self: Arc<Self>, plan: CallPlan) -> CallOutcome {
         let caller = format!("+9198{:08}", self.first_caller + plan.number);
         let numbers = self.regions[0].numbers.iter();
         let numbers: Vec<_> = numbers
@@ -182,13 +185,13 @@ impl Switching {
         if let Some(talking) = talking {
             // The conversation must not end by itself.
             if talking.ended(plan.talks_for).await.is_ok() {
-                end = End::Lost("cut off while talking".to_owned());
+                end = End::Lost("cut off during the conversation".to_owned());
             }
             let _ = talking.hang_up().await;
         }
         answering.abort();
         let accepted = answering.await.ok().flatten();
-        Outcome {
+        CallOutcome {
             number: plan.number,
             call: lock(&self.pushed).get(&caller).cloned(),
             placed,
@@ -206,7 +209,7 @@ impl Switching {
         did: &str,
         caller: &str,
         sid: &str,
-        plan: Plan,
+        plan: CallPlan,
     ) -> Result<(End, Option<OutgoingCall>)> {
         let pbx = self.regions[0].sip.address.parse()?;
         let call = self
@@ -218,9 +221,9 @@ impl Switching {
         let in_time = plan.rings_for..=plan.rings_for + plan.grace;
         // A caller who hears busy much later is lost too, but reported differently.
         let much_later = 3 * *in_time.end();
-        let waiting = events.wait_for("an end of waiting", much_later, is_it);
+        let waiting = events.wait_for("answered, rejected or ended", much_later, is_it);
         let Ok(event) = waiting.await else {
-            return Ok((End::Lost("heard nothing".to_owned()), None));
+            return Ok((End::Lost("received nothing".to_owned()), None));
         };
         let waited = event.at.since(call.placed());
         Ok(match event.stage {
@@ -251,19 +254,24 @@ impl Switching {
     }
 
     /// The app receives the push, the person accepts, and the app asks both regions until one decides.
-    async fn answer(&self, caller: &str, extension: &str, plan: Plan) -> Option<(String, Instant)> {
-        let patience = Instant::now() + plan.rings_for + plan.grace;
+    async fn answer(
+        &self,
+        caller: &str,
+        extension: &str,
+        plan: CallPlan,
+    ) -> Option<(String, Instant)> {
+        let deadline = Instant::now() + plan.rings_for + plan.grace;
         let call = loop {
             if let Some(call) = lock(&self.pushed).get(caller).cloned() {
                 break call;
             }
-            if Instant::now() > patience {
+            if Instant::now() > deadline {
                 return None;
             }
             sleep(Duration::from_millis(50)).await;
         };
         sleep(plan.taps_after).await;
-        while Instant::now() < patience {
+        while Instant::now() < deadline {
             for region in &self.regions {
                 match self.accept(region, extension, &call).await {
                     Ok(StatusCode::OK) => return Some((region.aws.region.clone(), Instant::now())),
@@ -279,7 +287,7 @@ impl Switching {
 
     async fn accept(&self, region: &Stack, extension: &str, call: &str) -> Result<StatusCode> {
         let Some(app) = self.apps.get(extension) else {
-            bail!("no app of {extension}");
+            bail!("no app for {extension}");
         };
         let body = json!({
             "server_call_id": call,

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 /// A metric that an alarm or a graph uses, with its namespace, name and dimensions.
 #[derive(Debug)]
-struct Looked {
+struct UsedMetric {
     namespace: String,
     name: String,
     dimensions: Vec<(String, String)>,
@@ -20,7 +20,7 @@ struct Looked {
 
 const OWN: &str = "${AWS::StackName}";
 
-impl Looked {
+impl UsedMetric {
     /// Whether a function or AWS emits this metric.
     fn is_there(&self) -> bool {
         if self.namespace != OWN {
@@ -41,12 +41,12 @@ impl Looked {
 }
 
 #[test]
-fn alarms_look_at_metrics_that_there_are() -> Result<()> {
+fn alarms_use_existing_metrics() -> Result<()> {
     let template = with(&[])?;
     let mut own = BTreeSet::new();
     for (id, alarm) in template.resources("AWS::CloudWatch::Alarm") {
-        let looked = looked_at(alarm)?;
-        ensure!(!looked.is_empty(), "{id} looks at nothing");
+        let looked = alarm_metrics(alarm)?;
+        ensure!(!looked.is_empty(), "{id} uses no metric");
         for metric in looked {
             assert!(metric.is_there(), "{id}: {metric:?}");
             own.extend((metric.namespace == OWN).then_some(metric.name));
@@ -66,7 +66,7 @@ fn alarms_look_at_metrics_that_there_are() -> Result<()> {
 }
 
 #[test]
-fn no_call_ends_well_while_none_ends_but_as_failed() -> Result<()> {
+fn the_no_calls_end_well_alarm_fires_only_if_all_calls_fail() -> Result<()> {
     let template = with(&[])?;
     let alarm = &template.resource("NoCallEndsWellAlarm")["Properties"];
     let expression_of = |id: &str| {
@@ -81,7 +81,7 @@ fn no_call_ends_well_while_none_ends_but_as_failed() -> Result<()> {
     let summed = |ids: &[&str]| Some(format!("SUM(FILL([{}], 0))", ids.join(", ")));
     let (mut reported, mut counted) = (Vec::new(), BTreeSet::new());
     for metric in each(&alarm["Metrics"]).filter(|metric| !metric["MetricStat"].is_null()) {
-        let id = metric["Id"].as_str().context("an id")?;
+        let id = metric["Id"].as_str().context("the metric has no id")?;
         let looked = of_stat(&metric["MetricStat"]["Metric"])?;
         if looked.name == metrics::CALLS_ENDED.name {
             assert_eq!(looked.dimensions[0].1, id);
@@ -113,7 +113,7 @@ fn no_call_ends_well_while_none_ends_but_as_failed() -> Result<()> {
 }
 
 #[test]
-fn every_dead_letter_raises_an_alarm() -> Result<()> {
+fn every_dead_letter_queue_has_an_alarm() -> Result<()> {
     let template = with(&[])?;
     let queues = template.resources("AWS::SQS::Queue");
     let dead: BTreeSet<&str> = queues
@@ -130,7 +130,7 @@ fn every_dead_letter_raises_an_alarm() -> Result<()> {
 }
 
 #[test]
-fn every_alarm_is_told_to_whom_the_deployment_says_and_has_a_section_in_the_page() -> Result<()> {
+fn every_alarm_notifies_the_configured_topic_and_has_a_section_in_the_page() -> Result<()> {
     let page = page()?;
     let sections: BTreeSet<&str> = page
         .lines()
@@ -138,7 +138,7 @@ fn every_alarm_is_told_to_whom_the_deployment_says_and_has_a_section_in_the_page
         .collect();
     let email = ("AlarmEmail", "ops@example.com");
     let topic = ("AlarmTopicArn", "arn:aws:sns:ap-south-1:000000000000:pager");
-    for (parameters, told) in [
+    for (parameters, expected) in [
         (vec![], vec![]),
         (vec![email], vec!["AlarmTopic"]),
         (vec![topic], vec!["AlarmTopicArn"]),
@@ -148,8 +148,8 @@ fn every_alarm_is_told_to_whom_the_deployment_says_and_has_a_section_in_the_page
         let mut described = BTreeSet::new();
         for (id, alarm) in template.resources("AWS::CloudWatch::Alarm") {
             for actions in ["AlarmActions", "OKActions"] {
-                let whom: Vec<&str> = each(&alarm[actions]).filter_map(referred).collect();
-                assert_eq!(whom, told, "{id}'s {actions}");
+                let targets: Vec<&str> = each(&alarm[actions]).filter_map(referred).collect();
+                assert_eq!(targets, expected, "{id}'s {actions}");
             }
             assert_eq!(alarm["TreatMissingData"], "notBreaching", "{id}");
             let description = alarm["AlarmDescription"].as_str().context(id.to_owned())?;
@@ -162,7 +162,7 @@ fn every_alarm_is_told_to_whom_the_deployment_says_and_has_a_section_in_the_page
 }
 
 #[test]
-fn the_dashboard_shows_metrics_that_there_are_and_the_other_region_beside_this_one() -> Result<()> {
+fn the_dashboard_shows_existing_metrics_of_both_regions() -> Result<()> {
     let alone = graphs(&with(&[])?)?;
     let both = graphs(&with(&[("OtherRegion", "ap-southeast-1")])?)?;
     assert_eq!(alone.len(), both.len());
@@ -178,7 +178,7 @@ fn the_dashboard_shows_metrics_that_there_are_and_the_other_region_beside_this_o
     let mut own = BTreeSet::new();
     let mut named = 0;
     for line in &shown {
-        if let Some(metric) = looked_at_by(&line.what)? {
+        if let Some(metric) = line_metric(&line.what)? {
             assert!(metric.is_there(), "{metric:?}");
             own.extend((metric.namespace == OWN).then_some(metric.name));
             named += 1;
@@ -197,17 +197,17 @@ fn the_dashboard_shows_metrics_that_there_are_and_the_other_region_beside_this_o
     assert_eq!(not_shown, ["cold_starts"].into());
     ensure!(
         named <= 50,
-        "{named} metrics: beyond 50, no dashboard is free"
+        "{named} metrics: a dashboard with more than 50 is not free"
     );
     Ok(())
 }
 
 #[test]
-fn the_page_says_how_many_metrics_the_alarms_look_at() -> Result<()> {
+fn the_page_gives_the_number_of_alarm_metrics() -> Result<()> {
     let template = with(&[])?;
     let mut count = 0;
     for (_, alarm) in template.resources("AWS::CloudWatch::Alarm") {
-        count += looked_at(alarm)?.len();
+        count += alarm_metrics(alarm)?.len();
     }
     let says = format!("| {count} alarm metrics |");
     ensure!(page()?.contains(&says), "docs/operations.md: {says}");
@@ -215,14 +215,14 @@ fn the_page_says_how_many_metrics_the_alarms_look_at() -> Result<()> {
 }
 
 #[test]
-fn who_does_not_want_a_dashboard_has_none() -> Result<()> {
+fn the_dashboard_can_be_disabled() -> Result<()> {
     let template = with(&[("Dashboard", "no")])?;
     assert_eq!(template.resources("AWS::CloudWatch::Dashboard").count(), 0);
     Ok(())
 }
 
 #[test]
-fn a_deployment_is_traced_only_if_it_says_so() -> Result<()> {
+fn tracing_is_off_unless_the_deployment_enables_it() -> Result<()> {
     for (parameters, traced) in [(vec![], false), (vec![("Tracing", "Active")], true)] {
         let template = with(&parameters)?;
         let may_trace = template.resources("AWS::IAM::ManagedPolicy");
@@ -237,21 +237,21 @@ fn a_deployment_is_traced_only_if_it_says_so() -> Result<()> {
             assert_eq!(statement["Action"], actions);
         }
         for (name, function) in template.functions() {
-            let told = function.environment().get("TRACING").copied().cloned();
+            let variable = function.environment().get("TRACING").copied().cloned();
             // The console handles no calls.
             if name == "console" {
                 let tracing = &function.properties["Tracing"];
-                assert_eq!((told, tracing), (None, &json!("PassThrough")));
+                assert_eq!((variable, tracing), (None, &json!("PassThrough")));
                 continue;
             }
-            assert_eq!(told, Some(json!({ "Ref": "Tracing" })), "{name}");
+            assert_eq!(variable, Some(json!({ "Ref": "Tracing" })), "{name}");
         }
     }
     Ok(())
 }
 
 #[test]
-fn a_calls_story_is_asked_of_every_function() -> Result<()> {
+fn the_call_story_query_covers_every_function() -> Result<()> {
     let template = with(&[])?;
     let queries: Vec<_> = template.resources("AWS::Logs::QueryDefinition").collect();
     assert_eq!(queries.len(), 2);
@@ -268,14 +268,14 @@ fn a_calls_story_is_asked_of_every_function() -> Result<()> {
     let story = template.resource("OneCallQuery")["Properties"]["QueryString"].as_str();
     let page = page()?;
     let mut lines = page.lines().map(str::trim_start);
-    for line in story.context("the query")?.lines() {
-        ensure!(lines.any(|shown| shown == line), "the page has no {line}");
+    for line in story.context("the query has no text")?.lines() {
+        ensure!(lines.any(|shown| shown == line), "the page lacks {line}");
     }
     Ok(())
 }
 
 #[test]
-fn no_call_ends_well_for_five_minutes_until_it_is_told() -> Result<()> {
+fn the_no_calls_end_well_alarm_needs_five_minutes() -> Result<()> {
     let template = with(&[])?;
     let alarm = &template.resource("NoCallEndsWellAlarm")["Properties"];
     let periods =
@@ -287,7 +287,7 @@ fn no_call_ends_well_for_five_minutes_until_it_is_told() -> Result<()> {
 }
 
 /// The metrics of an alarm.
-fn looked_at(alarm: &Value) -> Result<Vec<Looked>> {
+fn alarm_metrics(alarm: &Value) -> Result<Vec<UsedMetric>> {
     if !alarm["MetricName"].is_null() {
         return Ok(vec![of_stat(alarm)?]);
     }
@@ -298,14 +298,19 @@ fn looked_at(alarm: &Value) -> Result<Vec<Looked>> {
         .collect()
 }
 
-fn of_stat(metric: &Value) -> Result<Looked> {
+fn of_stat(metric: &Value) -> Result<UsedMetric> {
     let dimensions = each(&metric["Dimensions"]).map(|dimension| {
-        let name = dimension["Name"].as_str().context("a dimension's name")?;
+        let name = dimension["Name"]
+            .as_str()
+            .context("the dimension has no name")?;
         Ok((name.to_owned(), as_written(&dimension["Value"])))
     });
-    Ok(Looked {
+    Ok(UsedMetric {
         namespace: as_written(&metric["Namespace"]),
-        name: metric["MetricName"].as_str().context("a name")?.to_owned(),
+        name: metric["MetricName"]
+            .as_str()
+            .context("the metric has no name")?
+            .to_owned(),
         dimensions: dimensions.collect::<Result<_>>()?,
     })
 }
@@ -313,7 +318,7 @@ fn of_stat(metric: &Value) -> Result<Looked> {
 /// The graphs of the dashboard.
 fn graphs(template: &Template) -> Result<Vec<Value>> {
     let body = &template.resource("OperationsDashboard")["Properties"]["DashboardBody"];
-    let text = filled_in(body)?;
+    let text = resolved(body)?;
     let body: Value = serde_json::from_str(&text).with_context(|| text.clone())?;
     let widgets = body["widgets"].as_array().context("widgets")?;
     Ok(widgets
@@ -323,17 +328,17 @@ fn graphs(template: &Template) -> Result<Vec<Value>> {
 }
 
 /// A text with its references replaced, apart from values that only AWS knows.
-fn filled_in(value: &Value) -> Result<String> {
+fn resolved(value: &Value) -> Result<String> {
     match (value, &value["Fn::Sub"]) {
         (Value::String(text), _) | (_, Value::String(text)) => Ok(text.clone()),
         (_, Value::Array(parts)) => {
-            let mut text = filled_in(&parts[0])?;
-            for (name, part) in parts[1].as_object().context("what is filled in")? {
-                text = text.replace(&format!("${{{name}}}"), &filled_in(part)?);
+            let mut text = resolved(&parts[0])?;
+            for (name, part) in parts[1].as_object().context("unknown reference")? {
+                text = text.replace(&format!("${{{name}}}"), &resolved(part)?);
             }
             Ok(text)
         }
-        _ => anyhow::bail!("no text: {value}"),
+        _ => anyhow::bail!("not a text: {value}"),
     }
 }
 
@@ -346,15 +351,20 @@ struct Line {
 
 /// The lines of a graph. An omitted value is that of the whole graph, or that of the previous line (`...`).
 fn lines(graph: &Value) -> Result<Vec<Line>> {
-    let of_graph = graph["region"].as_str().context("its region")?;
+    let of_graph = graph["region"]
+        .as_str()
+        .context("the graph has no region")?;
     let mut all = Vec::new();
-    for line in graph["metrics"].as_array().context("its metrics")? {
+    for line in graph["metrics"]
+        .as_array()
+        .context("the graph has no metrics")?
+    {
         let mut what = line.clone();
         let mut region = of_graph.to_owned();
         let options = what.as_array_mut().and_then(|parts| parts.last_mut());
         if let Some(Value::Object(options)) = options {
             if let Some(other) = options.remove("region") {
-                region = other.as_str().context("a region")?.to_owned();
+                region = other.as_str().context("the line has no region")?.to_owned();
             }
             options.remove("label");
             options.remove("id");
@@ -365,7 +375,7 @@ fn lines(graph: &Value) -> Result<Vec<Line>> {
 }
 
 /// `[namespace, name, dimension, value, …, {options}]`; `None` for an expression.
-fn looked_at_by(line: &Value) -> Result<Option<Looked>> {
+fn line_metric(line: &Value) -> Result<Option<UsedMetric>> {
     let parts: Vec<&str> = each(line).filter_map(Value::as_str).collect();
     let [namespace, name, dimensions @ ..] = parts.as_slice() else {
         ensure!(line[0]["expression"].is_string(), "{line}");
@@ -373,11 +383,11 @@ fn looked_at_by(line: &Value) -> Result<Option<Looked>> {
     };
     let dimensions = dimensions.chunks(2).map(|pair| {
         let [name, value] = pair else {
-            anyhow::bail!("a dimension without a value: {line}")
+            anyhow::bail!("a dimension has no value: {line}")
         };
         Ok(((*name).to_owned(), (*value).to_owned()))
     });
-    Ok(Some(Looked {
+    Ok(Some(UsedMetric {
         namespace: (*namespace).to_owned(),
         name: (*name).to_owned(),
         dimensions: dimensions.collect::<Result<_>>()?,

@@ -26,7 +26,7 @@ const FILES: [&str; 5] = [
 ];
 
 #[test]
-fn a_machine_that_has_everything_is_left_as_it_is() -> Result<()> {
+fn a_complete_machine_is_left_unchanged() -> Result<()> {
     let machine = Machine::complete("complete")?;
     let run = machine.run("test", &[])?;
     assert_eq!(run.text, "started with path\n");
@@ -35,7 +35,7 @@ fn a_machine_that_has_everything_is_left_as_it_is() -> Result<()> {
 }
 
 #[test]
-fn what_is_missing_is_named_within_a_second_with_the_command_that_installs_it() -> Result<()> {
+fn missing_programs_are_named_within_a_second_with_the_install_command() -> Result<()> {
     let machine = Machine::complete("missing")?;
     // The script also searches /usr/sbin, so a failing program hides the real one.
     machine.have("haproxy", "false")?;
@@ -49,10 +49,10 @@ fn what_is_missing_is_named_within_a_second_with_the_command_that_installs_it() 
         let run = machine.run("stack", &[])?;
         quickest = quickest.min(began.elapsed());
         ensure!(!run.succeeded);
-        run.says("a C compiler")?;
-        run.says("Python 3.11 or later")?;
-        run.says("haproxy 2.6 or later")?;
-        run.says(
+        run.prints("a C compiler")?;
+        run.prints("Python 3.11 or later")?;
+        run.prints("haproxy 2.6 or later")?;
+        run.prints(
             "sudo apt-get update && sudo apt-get install --no-install-recommends \
              gcc libc6-dev binutils python3 python3-venv procps haproxy",
         )?;
@@ -63,18 +63,18 @@ fn what_is_missing_is_named_within_a_second_with_the_command_that_installs_it() 
 }
 
 #[test]
-fn install_no_only_names_what_is_missing() -> Result<()> {
+fn install_no_only_names_missing_programs() -> Result<()> {
     let machine = Machine::complete("install-no")?;
     machine.lose("strip")?;
     let run = machine.run("build", &[("INSTALL", "no")])?;
     ensure!(!run.succeeded);
-    run.says("  apt-get update && apt-get install --no-install-recommends binutils\n")?;
+    run.prints("  apt-get update && apt-get install --no-install-recommends binutils\n")?;
     assert_eq!(machine.apt_was_asked(), "");
     Ok(())
 }
 
 #[test]
-fn root_installs_what_is_missing_and_goes_on() -> Result<()> {
+fn root_installs_missing_programs_and_continues() -> Result<()> {
     let machine = Machine::complete("root")?;
     machine.lose("strip")?;
     let strip = machine.bin().join("strip");
@@ -83,8 +83,8 @@ fn root_installs_what_is_missing_and_goes_on() -> Result<()> {
         strip.display()
     ))?;
     let run = machine.run("build", &[])?;
-    run.says("apt installs: binutils\n")?;
-    run.says("started")?;
+    run.prints("apt installs: binutils\n")?;
+    run.prints("started")?;
     ensure!(run.succeeded);
     let asked = machine.apt_was_asked();
     ensure!(asked.starts_with("-q update\n"), "{asked}");
@@ -93,7 +93,7 @@ fn root_installs_what_is_missing_and_goes_on() -> Result<()> {
 }
 
 #[test]
-fn what_apt_does_not_mend_stops_the_command() -> Result<()> {
+fn a_failed_apt_install_stops_the_command() -> Result<()> {
     let machine = Machine::complete("not-mended")?;
     machine.have(
         "python3",
@@ -101,38 +101,38 @@ fn what_apt_does_not_mend_stops_the_command() -> Result<()> {
     )?;
     let run = machine.run("stack", &[])?;
     ensure!(!run.succeeded);
-    run.says("This machine still lacks:")?;
-    run.says("python3 is Python 3.9.2")?;
+    run.prints("This machine still lacks:")?;
+    run.prints("python3 is Python 3.9.2")?;
     ensure!(!run.text.contains("started"));
     Ok(())
 }
 
 /// The script installs nothing if it cannot install everything that is missing.
 #[test]
-fn a_machine_without_rust_is_told_so_before_anything_is_installed() -> Result<()> {
+fn missing_rust_is_reported_before_anything_is_installed() -> Result<()> {
     let machine = Machine::complete("no-rust")?;
     machine.lose("cargo")?;
     machine.lose("strip")?;
     let run = machine.run("build", &[])?;
     ensure!(!run.succeeded);
-    run.says("Rust (cargo is not on the PATH)")?;
-    run.says("https://sh.rustup.rs | sh")?;
-    run.says("binutils")?;
+    run.prints("Rust (cargo is not on the PATH)")?;
+    run.prints("https://sh.rustup.rs | sh")?;
+    run.prints("binutils")?;
     assert_eq!(machine.apt_was_asked(), "");
     Ok(())
 }
 
 #[test]
-fn an_older_rust_is_refused() -> Result<()> {
+fn an_outdated_rust_is_rejected() -> Result<()> {
     let machine = Machine::complete("old-rust")?;
     machine.have("cargo", "echo 'cargo 1.85.0 (d73d2caf9 2024-12-31)'")?;
     let run = machine.run("build", &[])?;
     ensure!(!run.succeeded);
-    run.says("or later (cargo is 1.85.0)")
+    run.prints("or later (cargo is 1.85.0)")
 }
 
 #[test]
-fn the_toolchain_comes_through_rustup() -> Result<()> {
+fn rustup_installs_the_toolchain() -> Result<()> {
     let machine = Machine::complete("rustup")?;
     machine.have(
         "cargo",
@@ -147,15 +147,15 @@ fn the_toolchain_comes_through_rustup() -> Result<()> {
 }
 
 #[test]
-fn an_older_asterisk_is_refused_and_the_next_way_is_taken() -> Result<()> {
+fn an_outdated_asterisk_is_rejected_and_the_next_source_is_tried() -> Result<()> {
     let machine = Machine::complete("old-asterisk")?;
     machine.lose("apt-get")?;
     machine.have("docker", "true")?;
     for version in ["20.6.0~dfsg+~cs6.13", "22.1.1", "certified/20.7-cert5"] {
         machine.have("asterisk", &format!("echo 'Asterisk {version}'"))?;
         let run = machine.run("stack", &[])?;
-        run.says("older than 22.2")?;
-        run.says("started with docker")?;
+        run.prints("older than 22.2")?;
+        run.prints("started with docker")?;
         let run = machine.run("stack", &[("ASTERISK_FROM", "path")])?;
         ensure!(!run.succeeded);
     }
@@ -165,23 +165,23 @@ fn an_older_asterisk_is_refused_and_the_next_way_is_taken() -> Result<()> {
     )?;
     let run = machine.run("stack", &[])?;
     ensure!(!run.succeeded);
-    run.says("Asterisk 22.2 or later, by one of these ways:")?;
-    run.says("older than 22.2")?;
-    run.says("debian: this is no Debian")?;
-    run.says("the Docker engine does not run")
+    run.prints("Asterisk 22.2 or later, by one of these ways:")?;
+    run.prints("older than 22.2")?;
+    run.prints("debian: this is no Debian")?;
+    run.prints("the Docker engine does not run")
 }
 
 #[test]
-fn an_asterisk_without_one_of_the_modules_is_refused() -> Result<()> {
+fn an_asterisk_without_a_required_module_is_rejected() -> Result<()> {
     let machine = Machine::complete("no-func-curl")?;
     std::fs::remove_file(machine.root.join("lib/asterisk/modules/func_curl.so"))?;
     let run = machine.run("stack", &[("ASTERISK_FROM", "path")])?;
     ensure!(!run.succeeded);
-    run.says("lacks func_curl.so")
+    run.prints("lacks func_curl.so")
 }
 
 #[test]
-fn asterisk_comes_from_the_debian_archive_that_is_named() -> Result<()> {
+fn asterisk_comes_from_the_named_debian_archive() -> Result<()> {
     let machine = Machine::complete("mirror")?;
     machine.lose("asterisk")?;
     let keys = Path::new("/usr/share/keyrings/debian-archive-keyring.gpg");
@@ -190,7 +190,7 @@ fn asterisk_comes_from_the_debian_archive_that_is_named() -> Result<()> {
         &[("DEBIAN_MIRROR", "http://mirror.example/debian")],
     )?;
     if keys.exists() {
-        run.says("started with debian")
+        run.prints("started with debian")
     } else {
         ensure!(
             machine.apt_was_asked().contains("debian-archive-keyring"),
@@ -202,7 +202,7 @@ fn asterisk_comes_from_the_debian_archive_that_is_named() -> Result<()> {
 }
 
 #[test]
-fn an_older_haproxy_is_refused() -> Result<()> {
+fn an_outdated_haproxy_is_rejected() -> Result<()> {
     let machine = Machine::complete("old-haproxy")?;
     machine.have(
         "haproxy",
@@ -210,23 +210,23 @@ fn an_older_haproxy_is_refused() -> Result<()> {
     )?;
     let run = machine.run("stack", &[("INSTALL", "no")])?;
     ensure!(!run.succeeded);
-    run.says("haproxy 2.6 or later (haproxy is 2.2.9)")
+    run.prints("haproxy 2.6 or later (haproxy is 2.2.9)")
 }
 
 #[test]
-fn a_driver_of_another_version_than_the_browser_is_refused() -> Result<()> {
+fn a_chromedriver_of_another_version_than_chromium_is_rejected() -> Result<()> {
     let machine = Machine::complete("driver")?;
     machine.have("chromedriver", "echo 'ChromeDriver 155.0.1 (x)'")?;
     let run = machine.run("test", &[("INSTALL", "no")])?;
     ensure!(!run.succeeded);
-    run.says("of one version (chromium: 156, chromedriver: 155)")?;
+    run.prints("of one version (chromium: 156, chromedriver: 155)")?;
     let run = machine.run("stack", &[])?;
     ensure!(run.succeeded, "only the tests need a browser: {}", run.text);
     Ok(())
 }
 
 #[test]
-fn a_port_that_another_program_uses_is_named() -> Result<()> {
+fn a_port_in_use_is_named() -> Result<()> {
     let machine = Machine::complete("ports")?;
     machine.lose("python3")?;
     let python = Command::new("python3")
@@ -240,12 +240,12 @@ fn a_port_that_another_program_uses_is_named() -> Result<()> {
     let _listener = TcpListener::bind(("127.0.0.1", PORTS.loss));
     let run = machine.run("regions", &[])?;
     ensure!(!run.succeeded);
-    run.says(&format!("{}/tcp", PORTS.loss))
+    run.prints(&format!("{}/tcp", PORTS.loss))
 }
 
 /// A new port in the settings must also be checked by the script.
 #[test]
-fn the_script_looks_at_the_ports_of_the_settings() -> Result<()> {
+fn the_script_checks_all_ports_of_the_settings() -> Result<()> {
     let Ports {
         gateway,
         fcm,
@@ -303,7 +303,7 @@ struct Run {
 }
 
 impl Run {
-    fn says(&self, what: &str) -> Result<()> {
+    fn prints(&self, what: &str) -> Result<()> {
         ensure!(
             self.text.contains(what),
             "not `{what}`, but:\n{}",
@@ -324,7 +324,7 @@ impl Machine {
         std::fs::create_dir_all(machine.bin())?;
         for file in FILES {
             let copy = machine.root.join(file);
-            std::fs::create_dir_all(copy.parent().context("a folder")?)?;
+            std::fs::create_dir_all(copy.parent().context("the path has no parent folder")?)?;
             std::fs::copy(repository().join(file), copy)?;
         }
         for basic in BASICS {

@@ -7,16 +7,17 @@ use anyhow::{Context, Result, ensure};
 const CRATES_IO: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
 #[test]
-fn no_crate_of_the_workspace_may_be_unsafe() -> Result<()> {
+fn no_workspace_crate_allows_unsafe_code() -> Result<()> {
     let root = read("Cargo.toml")?;
-    let lints = section(&root, "[workspace.lints.rust]").context("the workspace's lints")?;
+    let lints =
+        section(&root, "[workspace.lints.rust]").context("the manifest has no workspace lints")?;
     ensure!(lints.contains("unsafe_code = \"forbid\""), "{lints}");
     for manifest in manifests()? {
         let text = std::fs::read_to_string(&manifest)?;
         let lints = section(&text, "[lints]").unwrap_or_default();
         ensure!(
             lints.lines().any(|line| line == "workspace = true"),
-            "{} does not take the workspace's lints",
+            "{} does not use the workspace's lints",
             manifest.display()
         );
     }
@@ -24,14 +25,14 @@ fn no_crate_of_the_workspace_may_be_unsafe() -> Result<()> {
 }
 
 #[test]
-fn every_dependency_is_a_crate_of_crates_io_with_a_checksum() -> Result<()> {
+fn every_dependency_is_from_crates_io_with_a_checksum() -> Result<()> {
     let lock = read("Cargo.lock")?;
     let packages: Vec<&str> = lock.split("[[package]]").skip(1).collect();
     let members = manifests()?.len();
     let own = packages
         .iter()
         .filter(|package| value(package, "source").is_none());
-    assert_eq!(own.count(), members, "a dependency without a source");
+    assert_eq!(own.count(), members, "a dependency has no source");
     let of_fuzzing = read("fuzz/Cargo.lock")?;
     for package in packages
         .into_iter()
@@ -49,7 +50,7 @@ fn every_dependency_is_a_crate_of_crates_io_with_a_checksum() -> Result<()> {
 
 /// A build that resolves dependencies anew differs from the one that was tested.
 #[test]
-fn whatever_builds_keeps_to_the_lockfile() -> Result<()> {
+fn every_build_command_uses_the_lock_file() -> Result<()> {
     let mut commands = 0;
     for file in ["Makefile", "local/tools/deny.sh", ".ci/run"] {
         for line in read(file)?.lines() {
@@ -63,9 +64,12 @@ fn whatever_builds_keeps_to_the_lockfile() -> Result<()> {
             }
         }
     }
-    ensure!(commands >= 8, "only {commands} commands were found");
+    ensure!(commands >= 8, "found only {commands} commands");
     let functions = read("local/src/cloud/build.rs")?;
-    ensure!(functions.contains("\"--locked\""), "the functions' build");
+    ensure!(
+        functions.contains("\"--locked\""),
+        "the functions' build was not found"
+    );
     Ok(())
 }
 

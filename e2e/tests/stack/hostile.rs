@@ -8,7 +8,7 @@ use futures::future::try_join_all;
 use reqwest::{Method, StatusCode};
 use ringback::api::entry_points::mutation::HOSTILE;
 use ringback_client::Client;
-use ringback_e2e::fixture::{App, CALLER, Fixture, SOON, answered, call_sid};
+use ringback_e2e::fixture::{App, CALLER, Fixture, SOON, call_sid, status_and_body};
 use ringback_e2e::log_lines::log_lines;
 use ringback_local::settings::Settings;
 use ringback_sip::Caller;
@@ -61,7 +61,7 @@ fn shown(name: &str) -> Option<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hostile_name_is_shown_as_it_is_and_does_nothing() -> Result<()> {
+async fn a_hostile_name_is_shown_unchanged_and_has_no_effect() -> Result<()> {
     let (fixture, canary) = (Fixture::open().await?, Canary::set());
     let app = fixture.app("1001").await?;
     let names = values(&canary);
@@ -84,20 +84,22 @@ async fn named(fixture: &Fixture, app: &App<'_>, at: usize, name: &str) -> Resul
     let caller = Caller::number(&number).named(name);
     let call = fixture.dial_as("1001", caller, Some(&call_sid())).await?;
     let data = push_about(fixture, app, "caller_number", &number).await?;
-    let told = data["caller_name"].as_str().unwrap_or_default();
+    let actual = data["caller_name"].as_str().unwrap_or_default();
     let expected = shown(name).unwrap_or(number);
     ensure!(
-        told == expected || (expected.len() > 60 && expected.starts_with(told)),
-        "{expected:?} became {told:?}"
+        actual == expected || (expected.len() > 60 && expected.starts_with(actual)),
+        "{expected:?} became {actual:?}"
     );
     call.cancel().await?;
-    let id = data["call_id"].as_str().context("a call's id")?;
-    app.sees(id, "canceled").await?;
+    let id = data["call_id"]
+        .as_str()
+        .context("the push has no call id")?;
+    app.wait_for_status(id, "canceled").await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn names_in_any_script_and_with_any_sign_are_shown_by_the_phone() -> Result<()> {
+async fn names_in_any_script_are_shown_on_the_phone() -> Result<()> {
     let (fixture, canary) = (Fixture::open().await?, Canary::set());
     let app = fixture.app("1001").await?;
     let mut phone = fixture.registered_phone("1001").await?;
@@ -111,15 +113,17 @@ async fn names_in_any_script_and_with_any_sign_are_shown_by_the_phone() -> Resul
         let caller = Caller::number(CALLER).named(name);
         let call = fixture.dial_as("1001", caller, Some(&call_sid())).await?;
         let data = push_about(&fixture, &app, "caller_name", name).await?;
-        let id = data["call_id"].as_str().context("a call's id")?;
-        assert_eq!(app.says("accept_ready", id).await?.0, StatusCode::OK);
+        let id = data["call_id"]
+            .as_str()
+            .context("the push has no call id")?;
+        assert_eq!(app.respond("accept_ready", id).await?.0, StatusCode::OK);
         let callee = phone.next_call(SOON).await?;
         assert_eq!(callee.caller().display_name.as_deref(), Some(name));
         assert_eq!(callee.caller().number, CALLER);
         callee.answer().await?;
         call.answered(SOON).await?;
         call.hang_up().await?;
-        app.sees(id, "completed").await?;
+        app.wait_for_status(id, "completed").await?;
     }
     canary.is_alive()
 }
@@ -135,30 +139,32 @@ async fn a_hostile_number_is_withheld_and_its_callers_end_is_noticed() -> Result
         let before = pushes(&fixture, &app).await?.len();
         let caller = Caller::number(number);
         let dialled = fixture.dial_as("1002", caller, Some(&call_sid())).await;
-        let call = dialled.with_context(|| format!("a call from {number:?}"))?;
+        let call = dialled.with_context(|| format!("no call from {number:?}"))?;
         let push = loop {
             let pushes = pushes(&fixture, &app).await?;
             if let Some(push) = pushes.get(before) {
                 break push.clone();
             }
         };
-        let told = push["caller_number"].as_str().unwrap_or_default();
-        let digits = told.trim_start_matches('+');
+        let actual = push["caller_number"].as_str().unwrap_or_default();
+        let digits = actual.trim_start_matches('+');
         ensure!(
-            told == "anonymous" || digits.bytes().all(|byte| byte.is_ascii_digit()),
-            "{number:?} became {told:?}"
+            actual == "anonymous" || digits.bytes().all(|byte| byte.is_ascii_digit()),
+            "{number:?} became {actual:?}"
         );
         call.cancel().await?;
-        let id = push["call_id"].as_str().context("a call's id")?;
-        app.sees(id, "canceled")
+        let id = push["call_id"]
+            .as_str()
+            .context("the push has no call id")?;
+        app.wait_for_status(id, "canceled")
             .await
-            .with_context(|| format!("the end of {number:?}"))?;
+            .with_context(|| format!("{number:?} has not ended"))?;
     }
     canary.is_alive()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hostile_call_sid_or_number_dialled_is_refused() -> Result<()> {
+async fn a_hostile_call_sid_or_dialled_number_is_rejected() -> Result<()> {
     let (fixture, canary) = (Fixture::open().await?, Canary::set());
     let values = values(&canary);
     let refused = async |value: &String| {
@@ -185,10 +191,14 @@ async fn a_hostile_call_sid_or_number_dialled_is_refused() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn hostile_values_in_requests_are_text_or_refused() -> Result<()> {
+async fn hostile_values_in_requests_are_text_or_rejected() -> Result<()> {
     let (fixture, canary) = (Fixture::open().await?, Canary::set());
     let app = fixture.app("1002").await?;
-    let token = &fixture.stack.phone("1002").context("a phone")?.token;
+    let token = &fixture
+        .stack
+        .phone("1002")
+        .context("1001 has no phone")?
+        .token;
     let mut client = Client::connect(&fixture.stack.ws_url, token).await?;
     for (at, value) in values(&canary).iter().enumerate() {
         let (webhook, hook, device, said) = tokio::join!(
@@ -245,7 +255,7 @@ async fn webhook(fixture: &Fixture, at: usize, value: &str) -> Result<(StatusCod
     } else {
         request.form(&body)
     };
-    answered(request.send().await?).await
+    status_and_body(request.send().await?).await
 }
 
 async fn hook(fixture: &Fixture, at: usize, value: &str) -> Result<(StatusCode, Value)> {
@@ -309,5 +319,5 @@ async fn push_about(fixture: &Fixture, app: &App<'_>, field: &str, value: &str) 
     };
     tokio::time::timeout(2 * SOON, found)
         .await
-        .with_context(|| format!("no push with {field} = {value:?}"))?
+        .with_context(|| format!("no push has {field} = {value:?}"))?
 }

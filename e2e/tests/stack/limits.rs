@@ -8,12 +8,12 @@ use anyhow::{Context, Result, ensure};
 use futures::future::try_join_all;
 use reqwest::{Method, StatusCode};
 use ringback_e2e::fixture::{App, Fixture, SOON};
-use ringback_e2e::observed_function::{Observed, example};
+use ringback_e2e::observed_function::{ObservedFunction, example};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
 /// Three calls at once, and one more every three seconds.
-const AT_ONCE: usize = 3;
+const BURST: usize = 3;
 const INTERVAL: Duration = Duration::from_secs(3);
 const FEW_CALLS: [(&str, &str); 2] = [("CALLS_PER_MINUTE", "20"), ("CALLS_AT_ONCE", "3")];
 
@@ -31,14 +31,14 @@ fn start_call(caller: &str, reference: &str) -> Result<Value> {
 }
 
 /// An unused caller number.
-fn somebody() -> String {
+fn unused_number() -> String {
     let unique = uuid::Uuid::new_v4().simple().to_string();
     format!("caller-{}", &unique[..8])
 }
 
 /// Starts these calls one after the other. Returns how many were accepted, and the answers of the others.
 async fn start_all(
-    function: &mut Observed,
+    function: &mut ObservedFunction,
     caller: &str,
     references: std::ops::Range<usize>,
 ) -> Result<(usize, Vec<Value>)> {
@@ -48,7 +48,10 @@ async fn start_all(
             .invoke(&start_call(caller, &format!("call-{number}"))?)
             .await?;
         if answer["code"] != "too_many_calls" {
-            ensure!(answer["callId"].is_string(), "no call: {answer}");
+            ensure!(
+                answer["callId"].is_string(),
+                "no call was started: {answer}"
+            );
             begun += 1;
             continue;
         }
@@ -60,9 +63,9 @@ async fn start_all(
 #[tokio::test(flavor = "multi_thread")]
 async fn two_processes_together_start_no_more_calls_than_an_extension_may() -> Result<()> {
     let fixture = Fixture::open().await?;
-    let caller = somebody();
-    let mut one = Observed::start_with(&fixture, "ws-message", &FEW_CALLS).await?;
-    let mut other = Observed::start_with(&fixture, "ws-message", &FEW_CALLS).await?;
+    let caller = unused_number();
+    let mut one = ObservedFunction::start_with(&fixture, "ws-message", &FEW_CALLS).await?;
+    let mut other = ObservedFunction::start_with(&fixture, "ws-message", &FEW_CALLS).await?;
 
     let began = Instant::now();
     let (of_one, of_other) = tokio::join!(
@@ -70,12 +73,9 @@ async fn two_processes_together_start_no_more_calls_than_an_extension_may() -> R
         start_all(&mut other, &caller, 5..10)
     );
     let (of_one, of_other) = (of_one?, of_other?);
-    let most = AT_ONCE + began.elapsed().as_secs() as usize / INTERVAL.as_secs() as usize;
+    let most = BURST + began.elapsed().as_secs() as usize / INTERVAL.as_secs() as usize;
     let begun = of_one.0 + of_other.0;
-    ensure!(
-        (AT_ONCE..=most).contains(&begun),
-        "{begun} of at most {most}"
-    );
+    ensure!((BURST..=most).contains(&begun), "{begun} of at most {most}");
 
     let refused = of_one.1.into_iter().chain(of_other.1);
     let mut wait = Duration::ZERO;
@@ -85,28 +85,30 @@ async fn two_processes_together_start_no_more_calls_than_an_extension_may() -> R
             "{answer}"
         );
         ensure!(answer["clientReference"].is_string(), "{answer}");
-        let seconds = answer["retryAfterSeconds"].as_u64().context("how long?")?;
+        let seconds = answer["retryAfterSeconds"]
+            .as_u64()
+            .context("no retryAfterSeconds")?;
         ensure!((1..=INTERVAL.as_secs()).contains(&seconds), "{answer}");
         wait = Duration::from_secs(seconds);
     }
-    ensure!(wait > Duration::ZERO, "nothing was refused");
+    ensure!(wait > Duration::ZERO, "no request was rejected");
 
     // Another extension is not affected.
-    let (begun, _) = start_all(&mut one, &somebody(), 0..1).await?;
-    ensure!(begun == 1, "another's call was refused");
+    let (begun, _) = start_all(&mut one, &unused_number(), 0..1).await?;
+    ensure!(begun == 1, "another extension's call was rejected");
     // After the retry time, the app may start a call again.
     sleep(wait).await;
     let (begun, _) = start_all(&mut other, &caller, 10..11).await?;
-    ensure!(begun == 1, "refused after waiting");
+    ensure!(begun == 1, "rejected after the retry time");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn asking_again_for_a_call_uses_nothing_up_and_a_refusal_costs_one_write() -> Result<()> {
+async fn repeating_a_request_uses_no_allowance_and_a_rejection_costs_one_write() -> Result<()> {
     let fixture = Fixture::open().await?;
-    let caller = somebody();
+    let caller = unused_number();
     let one_call = [("CALLS_PER_MINUTE", "1"), ("CALLS_AT_ONCE", "1")];
-    let mut function = Observed::start_with(&fixture, "ws-message", &one_call).await?;
+    let mut function = ObservedFunction::start_with(&fixture, "ws-message", &one_call).await?;
     let (first, _) = function.invoke(&start_call(&caller, "tap")?).await?;
     ensure!(first["callId"].is_string(), "{first}");
     for _ in 0..3 {
@@ -167,12 +169,12 @@ fn timers(timeline: &ringback_e2e::timeline::Timeline) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn asking_again_for_an_active_call_arms_no_timer() -> Result<()> {
+async fn repeating_a_request_for_an_active_call_arms_no_timer() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.app("1002").await?;
     // The caller's phone rings and is not answered, so the call waits for the caller's leg.
     let _phone = fixture.registered_phone("1001").await?;
-    let mut function = Observed::start(&fixture, "ws-message", "info").await?;
+    let mut function = ObservedFunction::start(&fixture, "ws-message", "info").await?;
     let mut to_app = example("ws-message-incoming-call-app")?;
     let message = json!({
         "type": "incoming_call",
@@ -183,7 +185,7 @@ async fn asking_again_for_an_active_call_arms_no_timer() -> Result<()> {
     for event in [to_app, call_number("1001", None, THERE)?] {
         let (first, timeline) = function.invoke(&event).await?;
         ensure!(first["type"] == "call_initiated", "{first}");
-        ensure!(timers(&timeline) > 0, "nobody looks after the call");
+        ensure!(timers(&timeline) > 0, "the call has no timers");
         for _ in 0..8 {
             let (again, timeline) = function.invoke(&event).await?;
             ensure!(
@@ -192,29 +194,31 @@ async fn asking_again_for_an_active_call_arms_no_timer() -> Result<()> {
             );
             ensure!(timers(&timeline) == 0, "{timeline}");
         }
-        let id = first["data"]["callId"].as_str().context("a call's id")?;
-        if let Some(sid) = fixture.placed(id).await?.first() {
+        let id = first["data"]["callId"]
+            .as_str()
+            .context("the call has no id")?;
+        if let Some(sid) = fixture.exotel_call_sids(id).await?.first() {
             let over = json!({ "status": "completed" });
-            fixture.at_exotel(sid, over).await?;
+            fixture.exotel_event(sid, over).await?;
         } else {
-            app.says("decline", id).await?;
+            app.respond("decline", id).await?;
         }
     }
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn by_default_an_app_calls_from_its_own_number_and_within_the_country() -> Result<()> {
+async fn by_default_an_app_calls_with_its_own_number_and_within_the_country() -> Result<()> {
     let fixture = Fixture::open().await?;
     let default = [("CALLER_ID_POLICY", "own"), ("ALLOWED_PREFIXES", "")];
-    let mut function = Observed::start_with(&fixture, "ws-message", &default).await?;
+    let mut function = ObservedFunction::start_with(&fixture, "ws-message", &default).await?;
     for own in [None, Some("1001"), Some("09800001001"), Some(OWN_NUMBER)] {
         let (answer, _) = function.invoke(&call_number("1001", own, THERE)?).await?;
         ensure!(is_placed(&answer), "{own:?}: {answer}");
         ensure!(answer["data"]["from"] == OWN_NUMBER, "{answer}");
         let sid = answer["data"]["callSid"].as_str().context("a CallSid")?;
         fixture
-            .at_exotel(sid, json!({ "status": "completed" }))
+            .exotel_event(sid, json!({ "status": "completed" }))
             .await?;
     }
     for (caller_id, recipient) in [
@@ -235,7 +239,7 @@ async fn by_default_an_app_calls_from_its_own_number_and_within_the_country() ->
             answer["success"] == false && answer["callId"].is_null(),
             "{case}"
         );
-        let message = answer["error"].as_str().context("a message")?;
+        let message = answer["error"].as_str().context("the error has no text")?;
         ensure!(!message.contains(char::is_numeric), "{case}");
         // At most one request: the lookup of the extension's number.
         ensure!(timeline.aws.len() <= 1, "{timeline}");
@@ -244,11 +248,11 @@ async fn by_default_an_app_calls_from_its_own_number_and_within_the_country() ->
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_end_makes_room_for_another_call_at_the_same_time() -> Result<()> {
+async fn the_end_of_a_call_makes_room_for_another_concurrent_call() -> Result<()> {
     let fixture = Fixture::open().await?;
-    let caller = somebody();
+    let caller = unused_number();
     let two_calls = [("CONCURRENT_CALLS_PER_EXTENSION", "2")];
-    let mut function = Observed::start_with(&fixture, "ws-message", &two_calls).await?;
+    let mut function = ObservedFunction::start_with(&fixture, "ws-message", &two_calls).await?;
     let another = || call_number(&caller, Some(OWN_NUMBER), THERE);
     let mut sids = Vec::new();
     let mut last = Value::Null;
@@ -264,20 +268,23 @@ async fn an_end_makes_room_for_another_call_at_the_same_time() -> Result<()> {
     ensure!(refused["retryAfterSeconds"].is_u64(), "{refused}");
     ensure!(timers(&timeline) == 0 && !timeline.scans(), "{timeline}");
     let (again, _) = function.invoke(&last).await?;
-    ensure!(is_placed(&again), "asking again was refused: {again}");
+    ensure!(
+        is_placed(&again),
+        "the repeated request was rejected: {again}"
+    );
 
     fixture
-        .at_exotel(&sids[0], json!({ "status": "completed" }))
+        .exotel_event(&sids[0], json!({ "status": "completed" }))
         .await?;
     let third = another()?;
-    let patience = Instant::now() + SOON;
+    let deadline = Instant::now() + SOON;
     loop {
         // The index follows the table after a moment.
         let (answer, _) = function.invoke(&third).await?;
         if is_placed(&answer) {
             return Ok(());
         }
-        ensure!(Instant::now() < patience, "{answer}");
+        ensure!(Instant::now() < deadline, "{answer}");
         sleep(Duration::from_millis(100)).await;
     }
 }
@@ -285,9 +292,9 @@ async fn an_end_makes_room_for_another_call_at_the_same_time() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_to_telephones_have_a_daily_limit() -> Result<()> {
     let fixture = Fixture::open().await?;
-    let caller = somebody();
+    let caller = unused_number();
     let one_a_day = [("PHONE_CALLS_PER_DAY", "1")];
-    let mut function = Observed::start_with(&fixture, "ws-message", &one_a_day).await?;
+    let mut function = ObservedFunction::start_with(&fixture, "ws-message", &one_a_day).await?;
     let first = call_number(&caller, Some(OWN_NUMBER), THERE)?;
     for _ in 0..2 {
         let (answer, _) = function.invoke(&first).await?;
@@ -315,14 +322,13 @@ fn register(app: &App<'_>, device: &str, token: &str) -> Result<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_device_that_has_to_go_goes_at_sns_too_and_registrations_have_their_limit() -> Result<()>
-{
+async fn a_replaced_device_is_deleted_at_sns_and_registrations_are_limited() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.unregistered_app("1002");
     let sns = aws_sdk_sns::Client::new(&fixture.aws);
     let application = sns
         .create_platform_application()
-        .name(somebody())
+        .name(unused_number())
         .platform("APNS")
         .attributes("PlatformCredential", "a key")
         .attributes("PlatformPrincipal", "a certificate")
@@ -335,7 +341,7 @@ async fn a_device_that_has_to_go_goes_at_sns_too_and_registrations_have_their_li
         ("REGISTRATIONS_PER_MINUTE", "30"),
         ("REGISTRATIONS_AT_ONCE", "2"),
     ];
-    let mut function = Observed::start_with(&fixture, "devices", &variables).await?;
+    let mut function = ObservedFunction::start_with(&fixture, "devices", &variables).await?;
 
     function
         .invoke(&register(&app, "old-phone", "a1a1")?)
@@ -346,9 +352,9 @@ async fn a_device_that_has_to_go_goes_at_sns_too_and_registrations_have_their_li
         let form: HashMap<_, _> = form_urlencoded::parse(&request.body).collect();
         (form.get("Action")? == "DeleteEndpoint").then(|| form["EndpointArn"].to_string())
     });
-    let deleted = deletion.context("nothing was deleted at SNS")?;
+    let deleted = deletion.context("no endpoint was deleted at SNS")?;
     let attributes = sns.get_endpoint_attributes().endpoint_arn(&deleted);
-    ensure!(attributes.send().await.is_err(), "{deleted} is still there");
+    ensure!(attributes.send().await.is_err(), "{deleted} still exists");
 
     let mut answers = Vec::new();
     // One registration becomes available every two seconds, which may be enough for one more on a slow machine.
@@ -356,10 +362,13 @@ async fn a_device_that_has_to_go_goes_at_sns_too_and_registrations_have_their_li
         answers.push(function.answer_to(&new_phone).await?);
     }
     let refused = answers.iter().find(|answer| answer["statusCode"] == 429);
-    let refused = refused.with_context(|| format!("five registrations at once: {answers:?}"))?;
-    let body: Value = serde_json::from_str(refused["body"].as_str().context("a body")?)?;
+    let refused = refused.with_context(|| format!("no registration was rejected: {answers:?}"))?;
+    let body: Value =
+        serde_json::from_str(refused["body"].as_str().context("the answer has no body")?)?;
     ensure!(body["code"] == "too_many_registrations", "{body}");
-    let seconds = body["retryAfterSeconds"].as_u64().context("how long?")?;
+    let seconds = body["retryAfterSeconds"]
+        .as_u64()
+        .context("no retryAfterSeconds")?;
     ensure!((1..=2).contains(&seconds), "{body}");
     ensure!(
         refused["headers"]["retry-after"].as_str() == Some(&*seconds.to_string()),
@@ -376,12 +385,12 @@ async fn a_device_that_has_to_go_goes_at_sns_too_and_registrations_have_their_li
 
 /// Health checks are unauthenticated, so many clients may send them without limit.
 #[tokio::test(flavor = "multi_thread")]
-async fn however_often_health_is_asked_each_process_pings_the_pbx_once_a_second() -> Result<()> {
+async fn each_process_pings_the_pbx_at_most_once_a_second_for_health() -> Result<()> {
     const PROCESSES: usize = 3;
     const ASKED: usize = 300;
     let fixture = Fixture::open().await?;
     let asking = (0..PROCESSES).map(async |_| {
-        let mut process = Observed::start(&fixture, "health", "info").await?;
+        let mut process = ObservedFunction::start(&fixture, "health", "info").await?;
         let event = example("health")?;
         let began = Instant::now();
         let mut pings = 0;
@@ -401,7 +410,7 @@ async fn however_often_health_is_asked_each_process_pings_the_pbx_once_a_second(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_sixth_device_makes_an_extension_forget_its_first() -> Result<()> {
+async fn the_sixth_device_replaces_the_first() -> Result<()> {
     let fixture = Fixture::open().await?;
     let mut apps = Vec::new();
     for _ in 0..6 {
@@ -409,18 +418,18 @@ async fn the_sixth_device_makes_an_extension_forget_its_first() -> Result<()> {
     }
     let caller = fixture.dial("1002").await?;
     for app in &apps[1..] {
-        app.woken().await?;
+        app.receives_call().await?;
     }
     ensure!(
         apps[0].count_pushes("incoming_call").await? == 0,
-        "all six ring"
+        "all six devices ring"
     );
     caller.cancel().await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_phone_that_changes_hands_does_not_ring_for_whoever_had_it() -> Result<()> {
+async fn a_phone_with_a_new_user_does_not_ring_for_the_previous_one() -> Result<()> {
     let fixture = Fixture::open().await?;
     let before = fixture.app("1001").await?;
     let now = fixture.unregistered_app("1002");
@@ -428,17 +437,20 @@ async fn a_phone_that_changes_hands_does_not_ring_for_whoever_had_it() -> Result
 
     let caller = fixture.dial("1001").await?;
     let (status, _) = caller.rejected(SOON).await?;
-    ensure!(status == 486, "{status}: whose phone rings?");
+    ensure!(
+        status == 486,
+        "the caller was rejected with {status}, expected 486"
+    );
     // A late request of the previous app does not affect the new registration.
     let device = format!("/api/devices/{}", before.device);
     let (status, _) = before.ask(Method::DELETE, &device, None).await?;
     ensure!(status == StatusCode::OK, "{status}");
     let caller = fixture.dial("1002").await?;
-    let patience = Instant::now() + SOON;
+    let deadline = Instant::now() + SOON;
     while fixture.pushes_to(&before.push_token).await?.is_empty() {
         ensure!(
-            Instant::now() < patience,
-            "the phone does not ring for its new owner"
+            Instant::now() < deadline,
+            "the phone does not ring for its new user"
         );
         sleep(Duration::from_millis(50)).await;
     }

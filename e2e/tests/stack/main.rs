@@ -12,9 +12,9 @@
 )]
 
 mod access;
+mod broadcast;
 mod calls;
 mod console;
-mod crowd;
 mod events;
 mod hostile;
 mod limits;

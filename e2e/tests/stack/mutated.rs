@@ -12,7 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ringback::api::entry_points::mutation::Mutations;
 use ringback_e2e::event_files::{EventFile, documented_secrets};
-use ringback_e2e::function_environment::Surroundings;
+use ringback_e2e::function_resources::FunctionResources;
 use ringback_local::runtime_api::RunningFunction;
 use ringback_local::settings::{STACK_NAME, Settings};
 use ringback_local::stack::Stack;
@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 const REQUESTS: usize = 50;
 
 /// Longer than the timeout of any function in the template.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// An entry point: its name, its function, and the event files that are mutated.
 type EntryPoint = (&'static str, &'static str, &'static [&'static str]);
@@ -119,14 +119,15 @@ const PROLOGUE: [(&str, &str); 2] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_request_makes_a_function_fail_crash_or_tell_a_secret() -> Result<()> {
+async fn no_request_makes_a_function_fail_crash_or_reveal_a_secret() -> Result<()> {
     let settings = Settings::from_environment();
     let secrets = documented_secrets(settings.repository())?;
-    let surroundings = Surroundings::make(Stack::load(&settings.state_dir())?, &secrets).await?;
-    let tried = Functions::new(settings, &surroundings, secrets)?
+    let resources =
+        FunctionResources::create(Stack::load(&settings.state_dir())?, &secrets).await?;
+    let tried = Functions::new(settings, &resources, secrets)?
         .try_all()
         .await;
-    surroundings.remove().await?;
+    resources.delete().await?;
     tried
 }
 
@@ -143,14 +144,14 @@ struct Functions {
 impl Functions {
     fn new(
         settings: Settings,
-        surroundings: &Surroundings,
+        resources: &FunctionResources,
         secrets: BTreeMap<String, String>,
     ) -> Result<Self> {
         std::fs::create_dir_all(settings.state("mutated"))?;
         Ok(Self {
             stack: Stack::load(&settings.state_dir())?,
             files: EventFile::all(settings.repository())?,
-            variables: surroundings.variables(),
+            variables: resources.variables(),
             running: BTreeMap::new(),
             settings,
             secrets,
@@ -175,7 +176,7 @@ impl Functions {
         }
         let logs = ENTRY_POINTS.map(|(_, function, _)| self.log(function));
         for log in logs {
-            failures.extend(self.told_in(&std::fs::read_to_string(&log)?));
+            failures.extend(self.leaks_in(&std::fs::read_to_string(&log)?));
         }
         ensure!(failures.is_empty(), "{}", failures.join("\n"));
         Ok(())
@@ -214,7 +215,7 @@ impl Functions {
             let bootstrap = self.settings.repository().join(bootstrap);
             let (environment, log) = (self.environment(name).await?, self.log(name));
             let started =
-                RunningFunction::start(name, &bootstrap, &environment, PATIENCE, &log).await?;
+                RunningFunction::start(name, &bootstrap, &environment, TIMEOUT, &log).await?;
             self.running.insert(name, started);
         }
         self.running.get_mut(name).context("just started")
@@ -251,7 +252,7 @@ impl Functions {
     }
 
     /// Each log line that contains a secret or is not JSON: text from outside could have forged it.
-    fn told_in(&self, log: &str) -> Vec<String> {
+    fn leaks_in(&self, log: &str) -> Vec<String> {
         let private: Vec<&str> = self
             .secrets
             .values()
@@ -406,7 +407,7 @@ fn body(event: &Value) -> Option<Vec<u8>> {
 }
 
 #[test]
-fn a_failure_is_told_from_a_refusal() {
+fn failures_and_rejections_are_told_apart() {
     for kind in ["200", "400 bad_field", "Deny", "Allow", "404 no_such_call"] {
         assert!(!is_failure(kind), "{kind}");
     }

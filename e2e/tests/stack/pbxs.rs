@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use ringback_e2e::clients::answer_of;
+use ringback_e2e::clients::next_of_type;
 use ringback_e2e::fixture::{App, Conversation, Fixture, SOON, call_sid};
-use ringback_e2e::pbx::{Frozen, Globals};
+use ringback_e2e::pbx::{DialplanGlobals, FrozenPbx};
 use ringback_sip::{IncomingCall, Phone};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -22,18 +22,18 @@ async fn a_caller_on_the_second_pbx_talks_to_a_phone_there() -> Result<()> {
     let fixture = Fixture::open().await?.at_pbx(SECOND)?;
     let app = fixture.app("1001").await?;
     let mut phone = fixture.phone("1001").await?;
-    let talking = Conversation::begin(&app, &mut phone).await?;
-    talking.is_heard().await?;
+    let talking = Conversation::start(&app, &mut phone).await?;
+    talking.both_hear().await?;
     let history = app.call(&talking.id).await?["history"].to_string();
     assert!(history.contains("pbx2/"), "{history}");
     talking.caller.hang_up().await?;
-    app.sees(&talking.id, "completed").await?;
+    app.wait_for_status(&talking.id, "completed").await?;
     phone.unregister().await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_report_of_an_unknown_pbx_is_refused_by_name() -> Result<()> {
+async fn a_report_of_an_unknown_pbx_is_rejected_by_name() -> Result<()> {
     let fixture = Fixture::open().await?;
     let number = fixture.number_of("1001").to_owned();
     let sid = call_sid();
@@ -49,16 +49,18 @@ async fn a_report_of_an_unknown_pbx_is_refused_by_name() -> Result<()> {
         (status.as_u16(), &answer["code"]),
         (400, &"bad_field".into())
     );
-    let error = answer["error"].as_str().context("no error")?;
+    let error = answer["error"]
+        .as_str()
+        .context("the answer has no error")?;
     assert!(error.starts_with("pbx "), "{error}");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_frozen_pbx_is_done_without() -> Result<()> {
+async fn a_frozen_pbx_is_skipped() -> Result<()> {
     let fixture = Fixture::open().await?.at_pbx(SECOND)?;
     let (first, second) = (
-        Frozen::pbx(&fixture, 0)?,
+        FrozenPbx::stop(&fixture, 0)?,
         fixture.registered_phone("1001").await?,
     );
     let (status, found) = health(&fixture).await?;
@@ -71,13 +73,13 @@ async fn a_frozen_pbx_is_done_without() -> Result<()> {
 
     let app = fixture.app("1002").await?;
     let mut callee = fixture.phone("1002").await?;
-    let talking = Conversation::begin(&app, &mut callee).await?;
-    talking.is_heard().await?;
+    let talking = Conversation::start(&app, &mut callee).await?;
+    talking.both_hear().await?;
     talking.caller.hang_up().await?;
-    app.sees(&talking.id, "completed").await?;
+    app.wait_for_status(&talking.id, "completed").await?;
     let caller = an_app_calls(&fixture, &app, second, &mut callee).await?;
 
-    let other = Frozen::pbx(&fixture, SECOND)?;
+    let other = FrozenPbx::stop(&fixture, SECOND)?;
     let (status, found) = health(&fixture).await?;
     assert_eq!(status, 503, "{found}");
     assert_eq!(found["dependencies"]["asterisk"], "unreachable");
@@ -104,16 +106,19 @@ async fn an_app_calls(
     client.send(message).await?;
     let caller: IncomingCall = own.next_call(SOON).await?;
     caller.answer().await?;
-    let data = answer_of(&mut client, "call_initiated").await?["data"].clone();
-    let id = data["callId"].as_str().context("no call id")?.to_owned();
-    let (status, answer) = app.says("accept_ready", &id).await?;
+    let data = next_of_type(&mut client, "call_initiated").await?["data"].clone();
+    let id = data["callId"]
+        .as_str()
+        .context("the push has no call id")?
+        .to_owned();
+    let (status, answer) = app.respond("accept_ready", &id).await?;
     ensure!(status == 200, "{status}: {answer}");
     let called = callee.next_call(SOON).await?;
     called.answer().await?;
-    app.sees(&id, "in_progress").await?;
+    app.wait_for_status(&id, "in_progress").await?;
     caller.media().hears(called.media(), SOON).await?;
     caller.hang_up().await?;
-    app.sees(&id, "completed").await?;
+    app.wait_for_status(&id, "completed").await?;
     Ok(own)
 }
 
@@ -126,19 +131,19 @@ async fn health(fixture: &Fixture) -> Result<(u16, Value)> {
 }
 
 async fn all_are_well(fixture: &Fixture) -> Result<()> {
-    let patience = Instant::now() + SOON;
+    let deadline = Instant::now() + SOON;
     loop {
         let (_, found) = health(fixture).await?;
         if found["pbxs"] == json!({ "pbx1": "ok", "pbx2": "ok" }) {
             return Ok(());
         }
-        ensure!(Instant::now() < patience, "{found}");
+        ensure!(Instant::now() < deadline, "{found}");
     }
 }
 
 /// The real region is the second one here; the first one does not exist.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_region_that_is_lost_costs_one_caller_seconds_and_the_next_ones_nothing() -> Result<()> {
+async fn a_lost_region_delays_one_caller_by_seconds_and_the_next_ones_not_at_all() -> Result<()> {
     let fixture = Fixture::open().await?.at_pbx(SECOND)?;
     let frozen = TcpListener::bind("127.0.0.1:0").await?;
     let refusing = TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
@@ -148,7 +153,7 @@ async fn a_region_that_is_lost_costs_one_caller_seconds_and_the_next_ones_nothin
         ("http://region.invalid".to_owned(), 2),
         (format!("http://{}", frozen.local_addr()?), 5),
     ];
-    let globals = Globals::of(&fixture, SECOND)?;
+    let globals = DialplanGlobals::of(&fixture, SECOND)?;
     let there = globals.get("RINGBACK_HOOK_URL").await?;
     globals.set("RINGBACK_FALLBACK_HOOK_URL", &there).await?;
     let mut outcome = Ok(());
@@ -156,25 +161,25 @@ async fn a_region_that_is_lost_costs_one_caller_seconds_and_the_next_ones_nothin
         globals.set("RINGBACK_HOOK_URL", &url).await?;
         globals.set("RINGBACK_AVOID_UNTIL", "0").await?;
         let first = Duration::from_secs(seconds) + TOLD_WITHIN;
-        outcome = outcome.and(is_told_within(&fixture, first, &url).await);
-        outcome = outcome.and(is_told_within(&fixture, TOLD_WITHIN, &url).await);
+        outcome = outcome.and(is_woken_within(&fixture, first, &url).await);
+        outcome = outcome.and(is_woken_within(&fixture, TOLD_WITHIN, &url).await);
     }
     globals.set("RINGBACK_HOOK_URL", &there).await?;
     globals.set("RINGBACK_FALLBACK_HOOK_URL", "").await?;
     globals.set("RINGBACK_AVOID_UNTIL", "0").await?;
     outcome?;
-    is_told_within(&fixture, TOLD_WITHIN, &there).await
+    is_woken_within(&fixture, TOLD_WITHIN, &there).await
 }
 
 /// A caller dials, and an app receives the push within this time.
-async fn is_told_within(fixture: &Fixture, time: Duration, url: &str) -> Result<()> {
+async fn is_woken_within(fixture: &Fixture, time: Duration, url: &str) -> Result<()> {
     let app = fixture.app("1001").await?;
     let began = Instant::now();
     let caller = fixture.dial("1001").await?;
-    let id = app.woken_within(time + SOON).await?;
+    let id = app.receives_call_within(time + SOON).await?;
     let took = began.elapsed();
     caller.hang_up().await?;
-    app.sees(&id, "canceled").await?;
-    ensure!(took < time, "woken after {took:?} with {url} lost");
+    app.wait_for_status(&id, "canceled").await?;
+    ensure!(took < time, "push after {took:?} with {url} lost");
     Ok(())
 }

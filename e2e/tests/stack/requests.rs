@@ -7,12 +7,11 @@ use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use reqwest::{Method, StatusCode};
 use ringback::auth::signing::Signing;
 use ringback::platform::secrets::{Secret, SigningSecret};
 use ringback_core::ids::CallId;
-use ringback_e2e::fixture::{App, Fixture, SOON, call_sid};
-use ringback_e2e::observed_function::{Observed, example, passthru};
+use ringback_e2e::fixture::{Fixture, SOON, call_sid, unused_mobile_number};
+use ringback_e2e::observed_function::{ObservedFunction, example, passthru};
 use ringback_e2e::timeline::{Goal, System, Timeline};
 use ringback_local::settings::{STACK_NAME, Settings};
 use ringback_local::stack::Stack;
@@ -21,24 +20,24 @@ use serde_json::{Value, json};
 const MOST_IN_SEQUENCE: usize = 2;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_urgent_way_has_more_than_two_requests_in_sequence_to_any_system() -> Result<()> {
+async fn no_urgent_path_has_more_than_two_sequential_requests_to_any_system() -> Result<()> {
     let fixture = Fixture::open().await?;
     let ways = [
         (
-            "webhook, number's route → push",
-            webhook_to_push(&fixture, Whom::ByNumber).await?,
+            "Exotel webhook with a route → push",
+            webhook_to_push(&fixture, CalleeForm::ByNumber).await?,
         ),
         (
             "webhook, ?extension= → push",
-            webhook_to_push(&fixture, Whom::ByExtension).await?,
+            webhook_to_push(&fixture, CalleeForm::ByExtension).await?,
         ),
         (
-            "PBX hook with CallSid → push",
-            hook_to_push(&fixture, Witness::KnowsCallSid).await?,
+            "PBX webhook with CallSid → push",
+            hook_to_push(&fixture, PbxReport::KnowsCallSid).await?,
         ),
         (
-            "PBX hook without CallSid → push",
-            hook_to_push(&fixture, Witness::KnowsCallerAlone).await?,
+            "PBX webhook without CallSid → push",
+            hook_to_push(&fixture, PbxReport::KnowsCallerAlone).await?,
         ),
         (
             "accept_ready → originate",
@@ -56,9 +55,9 @@ async fn no_urgent_way_has_more_than_two_requests_in_sequence_to_any_system() ->
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_audio_of_a_stream_costs_no_request_to_any_system() -> Result<()> {
+async fn the_audio_of_a_stream_causes_no_request() -> Result<()> {
     let fixture = Fixture::open().await?;
-    let mut function = Observed::start(&fixture, "ws-message", "info").await?;
+    let mut function = ObservedFunction::start(&fixture, "ws-message", "info").await?;
     let media = example("ws-message-exotel-media")?;
     let around = [
         example("ws-message-exotel-connected")?,
@@ -80,7 +79,7 @@ const WAYS_TO_NAME_A_CALL: [&str; 3] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_made_up_call_id_costs_no_request_to_any_system() -> Result<()> {
+async fn a_made_up_call_id_causes_no_request() -> Result<()> {
     let fixture = Fixture::open().await?;
     let made_up = |version: char| {
         let mut id = uuid::Uuid::new_v4().to_string();
@@ -88,7 +87,7 @@ async fn a_made_up_call_id_costs_no_request_to_any_system() -> Result<()> {
         id
     };
     for event in WAYS_TO_NAME_A_CALL {
-        let mut function = Observed::start(&fixture, function_of(event), "info").await?;
+        let mut function = ObservedFunction::start(&fixture, function_of(event), "info").await?;
         let mut refuse = async |id: &str| {
             let (code, asked) = ask(&mut function, event, "1001", id).await?;
             ensure!(code == "no_such_call", "{event}, {id}: {code}");
@@ -118,7 +117,7 @@ async fn an_extension_waits_for_one_call_of_the_other_region_at_a_time() -> Resu
     for event in WAYS_TO_NAME_A_CALL {
         let function = function_of(event);
         let two_regions = [("OTHER_REGION", "ap-southeast-1")];
-        let mut process = Observed::start_with(&fixture, function, &two_regions).await?;
+        let mut process = ObservedFunction::start_with(&fixture, function, &two_regions).await?;
         ask(
             &mut process,
             event,
@@ -169,7 +168,9 @@ async fn unknown_id(fixture: &Fixture) -> Result<String> {
         .secret_id(format!("{STACK_NAME}/signing"))
         .send()
         .await?;
-    let secret = secret.secret_string().context("a string")?;
+    let secret = secret
+        .secret_string()
+        .context("the value is not a string")?;
     let secret: SigningSecret = serde_json::from_str(secret)?;
     let signing = Signing::new(Secret::known(secret));
     Ok(signing.sign(CallId::fresh()).await?.to_string())
@@ -178,13 +179,13 @@ async fn unknown_id(fixture: &Fixture) -> Result<String> {
 /// An app of an extension names a call in this event. Returns the code of the answer and the operations of the AWS
 /// requests.
 async fn ask(
-    function: &mut Observed,
+    function: &mut ObservedFunction,
     event: &str,
     extension: &str,
     id: &str,
 ) -> Result<(String, Vec<String>)> {
     let stack = Stack::load(&Settings::from_environment().state_dir())?;
-    let token = &stack.phone(extension).context("a phone")?.token;
+    let token = &stack.phone(extension).context("1001 has no phone")?.token;
     let mut event = example(event)?;
     if event["headers"].is_object() {
         event["headers"]["authorization"] = format!("Bearer {token}").into();
@@ -193,14 +194,14 @@ async fn ask(
     if event["pathParameters"].is_object() {
         event["pathParameters"]["id"] = id.into();
     } else {
-        let body = event["body"].as_str().context("a body")?;
+        let body = event["body"].as_str().context("the answer has no body")?;
         let mut body: Value = serde_json::from_str(body)?;
         body["server_call_id"] = id.into();
         body["extension"] = extension.into();
         event["body"] = body.to_string().into();
     }
-    let (answer, timeline) = function.watched(&event).await?;
-    let body = answer["body"].as_str().context("a body")?;
+    let (answer, timeline) = function.invoke_full(&event).await?;
+    let body = answer["body"].as_str().context("the answer has no body")?;
     let body: Value = serde_json::from_str(body)?;
     let code = body["code"].as_str().with_context(|| body.to_string())?;
     ensure!(
@@ -229,7 +230,7 @@ struct Run {
 
 fn table(ways: &[(&str, Runs)]) -> Result<String> {
     let mut table =
-        "\nRequests until the push or the originate went out, with it: in all, and in sequence\n\n"
+        "\nRequests up to and including the push or the originate: total and sequential\n\n"
             .to_owned();
     write!(table, "{:<34}{:<8}", "way", "process")?;
     for system in System::ALL {
@@ -240,7 +241,7 @@ fn table(ways: &[(&str, Runs)]) -> Result<String> {
             write!(table, "\n{way:<34}{state:<8}")?;
             for system in System::ALL {
                 let count = run.timeline.until(run.goal, system)?;
-                write!(table, "{:>7}, {}", count.in_all, count.in_sequence)?;
+                write!(table, "{:>7}, {}", count.total, count.sequential)?;
             }
         }
     }
@@ -252,9 +253,9 @@ fn check(run: &Run) -> Result<()> {
     for system in System::ALL {
         let count = run.timeline.until(run.goal, system)?;
         ensure!(
-            count.in_sequence <= MOST_IN_SEQUENCE,
-            "{} in sequence to {}",
-            count.in_sequence,
+            count.sequential <= MOST_IN_SEQUENCE,
+            "{} sequential to {}",
+            count.sequential,
             system.name()
         );
     }
@@ -262,7 +263,7 @@ fn check(run: &Run) -> Result<()> {
         !run.timeline.lists_channels(),
         "all channels of the PBX are listed"
     );
-    ensure!(!run.timeline.scans(), "the table is scanned");
+    ensure!(!run.timeline.scans(), "a table is scanned");
     ensure!(
         !run.timeline.reads_call_until(run.goal)?,
         "the call is read before it is written"
@@ -272,15 +273,15 @@ fn check(run: &Run) -> Result<()> {
 
 /// How Exotel's webhook names the callee.
 #[derive(Clone, Copy)]
-enum Whom {
+enum CalleeForm {
     ByNumber,
     ByExtension,
 }
 
-async fn webhook_to_push(fixture: &Fixture, whom: Whom) -> Result<Runs> {
+async fn webhook_to_push(fixture: &Fixture, form: CalleeForm) -> Result<Runs> {
     let ring = |caller: &str, sid: &str| {
         let mut event = passthru(fixture, caller, sid, "1001")?;
-        if let (Whom::ByExtension, Some(query)) = (whom, event["rawQueryString"].as_str()) {
+        if let (CalleeForm::ByExtension, Some(query)) = (form, event["rawQueryString"].as_str()) {
             event["rawQueryString"] = format!("{query}&extension=1001").into();
         }
         Ok(event)
@@ -290,12 +291,12 @@ async fn webhook_to_push(fixture: &Fixture, whom: Whom) -> Result<Runs> {
 
 /// What the PBX reports about the caller.
 #[derive(Clone, Copy)]
-enum Witness {
+enum PbxReport {
     KnowsCallSid,
     KnowsCallerAlone,
 }
 
-async fn hook_to_push(fixture: &Fixture, witness: Witness) -> Result<Runs> {
+async fn hook_to_push(fixture: &Fixture, report: PbxReport) -> Result<Runs> {
     let mut event = example("asterisk-incoming-incoming")?;
     for (name, value) in &fixture.stack.headers.asterisk {
         event["headers"][name.to_ascii_lowercase()] = value.as_str().into();
@@ -306,7 +307,7 @@ async fn hook_to_push(fixture: &Fixture, witness: Witness) -> Result<Runs> {
         form.append_pair("channel_id", &format!("requests.{sid}"))
             .append_pair("caller", caller)
             .append_pair("number", fixture.number_of("1001"));
-        if let Witness::KnowsCallSid = witness {
+        if let PbxReport::KnowsCallSid = report {
             form.append_pair("call_sid", sid);
         }
         event["body"] = form.finish().into();
@@ -322,36 +323,35 @@ async fn rings_to_push(
     mut ring: impl FnMut(&str, &str) -> Result<Value>,
 ) -> Result<Runs> {
     let app = fixture.app("1001").await?;
-    let mut function = Observed::start(fixture, function, "info").await?;
+    let mut function = ObservedFunction::start(fixture, function, "info").await?;
     let mut runs = Vec::new();
     for _ in 0..2 {
         // A new caller each time: the correlation claim of the last call would match the same one.
         let (answer, timeline) = function
-            .invoke(&ring(&fresh_number(), &call_sid())?)
+            .invoke(&ring(&unused_mobile_number(), &call_sid())?)
             .await?;
-        let id = answer["call_id"].as_str().context("a call's id")?;
+        let id = answer["call_id"].as_str().context("the call has no id")?;
         ensure!(answer["status"] == "waiting_for_mobile", "{answer}");
-        app.says("decline", id).await?;
+        app.respond("decline", id).await?;
         runs.push(Run {
             timeline,
             goal: Goal::Push,
         });
     }
-    forget(&app).await?;
+    app.unregister().await?;
     both(runs)
 }
 
 /// Two calls from the trunk to a registered phone, each accepted by one of two devices, bridged and hung up.
 async fn accept_ready_to_originate(fixture: &Fixture) -> Result<Runs> {
     let mut phone = fixture.registered_phone("1001").await?;
-    let mut function = Observed::start(fixture, "call-response", "info").await?;
+    let mut function = ObservedFunction::start(fixture, "call-response", "info").await?;
     let mut event = example("call-response-accept-ready")?;
     let mut runs = Vec::new();
     for _ in 0..2 {
         let (app, other) = (fixture.app("1001").await?, fixture.app("1001").await?);
-        let caller = fixture.dial("1001").await?;
-        let id = app.woken().await?;
-        other.woken().await?;
+        let (caller, id) = app.is_called().await?;
+        other.receives_call().await?;
         event["headers"]["authorization"] = format!("Bearer {}", app.token).into();
         let says = json!({
             "server_call_id": id,
@@ -366,9 +366,9 @@ async fn accept_ready_to_originate(fixture: &Fixture) -> Result<Runs> {
         callee.answer().await?;
         caller.answered(SOON).await?;
         caller.hang_up().await?;
-        app.sees(&id, "completed").await?;
-        forget(&app).await?;
-        forget(&other).await?;
+        app.wait_for_status(&id, "completed").await?;
+        app.unregister().await?;
+        other.unregister().await?;
         runs.push(Run {
             timeline,
             goal: Goal::Originate,
@@ -377,22 +377,9 @@ async fn accept_ready_to_originate(fixture: &Fixture) -> Result<Runs> {
     both(runs)
 }
 
-/// Unregisters an app's device, so that the next call does not ring there.
-async fn forget(app: &App<'_>) -> Result<()> {
-    let device = format!("/api/devices/{}", app.device);
-    let (status, answer) = app.ask(Method::DELETE, &device, None).await?;
-    ensure!(status == StatusCode::OK, "{answer}");
-    Ok(())
-}
-
 fn both(runs: Vec<Run>) -> Result<Runs> {
     let [cold, warm] = <[Run; 2]>::try_from(runs)
         .ok()
-        .context("a cold run and a warm one")?;
+        .context("one cold and one warm run are needed")?;
     Ok(Runs { cold, warm })
-}
-
-/// An unused Indian mobile number.
-fn fresh_number() -> String {
-    format!("+9198{:08}", uuid::Uuid::new_v4().as_u128() % 100_000_000)
 }

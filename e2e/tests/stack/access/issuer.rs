@@ -75,9 +75,9 @@ pub(crate) struct Deployment {
     algorithm: &'static str,
     pub(crate) issuer: Issuer,
     /// Another issuer, whose key has the same id.
-    pub(crate) stranger: Issuer,
+    pub(crate) impostor: Issuer,
     /// The issuer's next key.
-    pub(crate) newcomer: Issuer,
+    pub(crate) next_issuer: Issuer,
     url: String,
     published: Arc<Published>,
     server: JoinHandle<()>,
@@ -126,8 +126,8 @@ impl Deployment {
                 _ => "RS256",
             },
             issuer,
-            stranger: Issuer::new("first", algorithm)?,
-            newcomer: Issuer::new("second", algorithm)?,
+            impostor: Issuer::new("first", algorithm)?,
+            next_issuer: Issuer::new("second", algorithm)?,
             url,
             published,
             server,
@@ -199,8 +199,8 @@ impl Deployment {
         self.published.fails.store(fails, Ordering::SeqCst);
     }
 
-    pub(crate) fn publish_newcomer(&self) -> Result<()> {
-        self.published.add(self.newcomer.jwk()?);
+    pub(crate) fn publish_next_key(&self) -> Result<()> {
+        self.published.add(self.next_issuer.jwk()?);
         Ok(())
     }
 }

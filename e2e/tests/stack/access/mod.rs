@@ -13,23 +13,26 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use issuer::{Deployment, Issuer};
 use reqwest::{Method, StatusCode};
 use ringback_client::{Client, Credential, Error};
-use ringback_e2e::fixture::{CALLER, Fixture, SOON, answered, call_sid};
+use ringback_e2e::fixture::{
+    CALLER, Fixture, SOON, call_sid, status_and_body, unused_mobile_number,
+};
+use ringback_e2e::observed_function::example;
 use ringback_local::runtime_api::RunningFunction;
 use ringback_local::settings::STACK_NAME;
 use serde_json::{Value, json};
-use statuses::Statuses;
-use tokens::{Secrets, claims_of, confused, hs256, unsigned, with, without};
+use statuses::StatusTable;
+use tokens::{Secrets, claims_of, hs256, hs256_with_public_key, unsigned, with, without};
 
 const OPEN: u16 = 101;
 
 /// Exotel's webhook, its streams and the PBX's webhooks do not accept tokens, and the apps' routes do not accept their
 /// secrets.
 #[tokio::test(flavor = "multi_thread")]
-async fn every_route_answers_every_token_as_it_must() -> Result<()> {
+async fn every_app_route_has_the_right_status_for_every_token() -> Result<()> {
     let fixture = Fixture::open().await?;
     let secrets = Secrets::of(&fixture).await?;
-    let call = a_call_that_is_over(&fixture).await?;
-    let doors = Doors::of(&fixture, &call);
+    let call = ended_call(&fixture).await?;
+    let routes = Routes::of(&fixture, &call);
     let right = &fixture.stack.phone("1001").context("1001")?.token;
     let claims = claims_of(right)?;
     let key = secrets.get("app", "jwt_secret")?;
@@ -69,7 +72,7 @@ async fn every_route_answers_every_token_as_it_must() -> Result<()> {
         ("RS256, own key", Some(rsa.token(&claims)?), others),
         (
             "HS256, a public key",
-            Some(confused(&rsa, &claims)?),
+            Some(hs256_with_public_key(&rsa, &claims)?),
             others,
         ),
         (
@@ -131,46 +134,46 @@ async fn every_route_answers_every_token_as_it_must() -> Result<()> {
         ),
     ];
 
-    let mut table = Statuses::titled("Who gets in where: apps' routes", &Doors::APPS);
+    let mut table = StatusTable::titled("Access to the apps' routes", &Routes::APPS);
     // Another extension's device exists from the start, and only its owner may change it.
-    doors.put_device(Some(right)).await?;
+    routes.put_device(Some(right)).await?;
     for (who, token, expected) in &callers {
-        let found = doors.all_of_apps(token.as_deref()).await?;
+        let found = routes.all_app_routes(token.as_deref()).await?;
         table.row(who, expected, &found);
-        let stands = doors.device_is_there().await?;
+        let exists = routes.device_exists().await?;
         let is_owner = *expected == [200, 200, 200, 200, OPEN, OPEN];
-        ensure!(stands != is_owner, "{who} left the device there: {stands}");
+        ensure!(exists != is_owner, "{who} changed the device: {exists}");
     }
     table.check()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_route_of_exotel_and_the_pbx_answers_every_secret_as_it_must() -> Result<()> {
+async fn every_exotel_and_pbx_route_has_the_right_status_for_every_secret() -> Result<()> {
     let fixture = Fixture::open().await?;
     let secrets = Secrets::of(&fixture).await?;
-    let call = a_call_that_is_over(&fixture).await?;
-    let doors = Doors::of(&fixture, &call);
+    let call = ended_call(&fixture).await?;
+    let routes = Routes::of(&fixture, &call);
     let app = &fixture.stack.phone("1001").context("1001")?.token;
     let webhook = secrets.get("webhook", "webhook_secret")?;
     let hook = secrets.get("hook", "hook_secret")?;
-    let nobody = [401, 401, 403, 403, 401, 401, 401];
+    let rejected = [401, 401, 403, 403, 401, 401, 401];
     let exotel = [200, 200, OPEN, OPEN, 401, 401, 401];
     let pbx = [401, 401, 403, 403, 200, 200, 200];
     let callers = [
-        ("none", None, nobody),
-        ("empty", Some(""), nobody),
-        ("wrong", Some("0123456789abcdef0123456789abcdef"), nobody),
-        ("part of the webhook's", webhook.get(..31), nobody),
-        ("an app's token", Some(app.as_str()), nobody),
+        ("none", None, rejected),
+        ("empty", Some(""), rejected),
+        ("wrong", Some("0123456789abcdef0123456789abcdef"), rejected),
+        ("part of the webhook's", webhook.get(..31), rejected),
+        ("an app's token", Some(app.as_str()), rejected),
         (
             "an operator's token",
             Some(fixture.stack.operator.token.as_str()),
-            nobody,
+            rejected,
         ),
         (
             "the tokens' secret",
             Some(secrets.get("app", "jwt_secret")?),
-            nobody,
+            rejected,
         ),
         (
             "webhook's, previous",
@@ -185,12 +188,12 @@ async fn every_route_of_exotel_and_the_pbx_answers_every_secret_as_it_must() -> 
         ),
         ("PBX's", Some(hook), pbx),
     ];
-    let mut table = Statuses::titled(
-        "Who gets in where: Exotel's and the PBX's routes",
-        &Doors::WITNESSES,
+    let mut table = StatusTable::titled(
+        "Access to Exotel's and the PBX's routes",
+        &Routes::WITNESSES,
     );
     for (who, secret, expected) in &callers {
-        table.row(who, expected, &doors.all_of_witnesses(*secret).await?);
+        table.row(who, expected, &routes.all_reports(*secret).await?);
     }
     table.check()?;
     // The health check needs no secret and reveals none.
@@ -202,19 +205,19 @@ async fn every_route_of_exotel_and_the_pbx_answers_every_secret_as_it_must() -> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tokens_of_published_keys_are_held_to_issuer_audience_and_algorithm() -> Result<()> {
+async fn tokens_with_published_keys_are_checked_for_issuer_audience_and_algorithm() -> Result<()> {
     let fixture = Fixture::open().await?;
-    let call = a_call_that_is_over(&fixture).await?;
-    let mut table = Statuses::titled(
-        "Who gets in where: published keys",
+    let call = ended_call(&fixture).await?;
+    let mut table = StatusTable::titled(
+        "Access with published keys",
         &["call-status", "ws-authorizer"],
     );
     for deployment in Deployment::all().await? {
         let mut binaries = Binaries::start(&fixture, &deployment, &call).await?;
-        let [issuer, stranger, unknown] = [
+        let [issuer, impostor, unknown] = [
             &deployment.issuer,
-            &deployment.stranger,
-            &deployment.newcomer,
+            &deployment.impostor,
+            &deployment.next_issuer,
         ];
         let claims = deployment.claims("1001");
         let others = [401, 403];
@@ -230,9 +233,13 @@ async fn tokens_of_published_keys_are_held_to_issuer_audience_and_algorithm() ->
                 issuer.token(&without(&claims, "exp"))?,
                 others,
             ),
-            ("wrong signature", stranger.token(&claims)?, others),
+            ("wrong signature", impostor.token(&claims)?, others),
             ("alg none", unsigned(&claims), others),
-            ("HS256, the public key", confused(issuer, &claims)?, others),
+            (
+                "HS256, the public key",
+                hs256_with_public_key(issuer, &claims)?,
+                others,
+            ),
             (
                 "the stack's own, HS256",
                 fixture.stack.phone("1001").context("1001")?.token.clone(),
@@ -274,7 +281,11 @@ async fn tokens_of_published_keys_are_held_to_issuer_audience_and_algorithm() ->
             ),
             ("right", issuer.token(&claims)?, [200, 200]),
             ("unknown key", unknown.token(&claims)?, others),
-            ("right, after all that", issuer.token(&claims)?, [200, 200]),
+            (
+                "right, after all others",
+                issuer.token(&claims)?,
+                [200, 200],
+            ),
         ];
         for (who, token, expected) in &callers {
             let found = binaries.all(token).await?;
@@ -287,7 +298,7 @@ async fn tokens_of_published_keys_are_held_to_issuer_audience_and_algorithm() ->
             deployment.fetches()
         );
         // This process has not fetched the keys yet, so it accepts the new key at once.
-        deployment.publish_newcomer()?;
+        deployment.publish_next_key()?;
         let mut fresh = Binaries::start(&fixture, &deployment, &call).await?;
         let found = fresh.all(&unknown.token(&claims)?).await?;
         table.row(
@@ -300,10 +311,9 @@ async fn tokens_of_published_keys_are_held_to_issuer_audience_and_algorithm() ->
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_an_issuer_that_failed_at_first_tokens_are_good_again_within_two_seconds()
--> Result<()> {
+async fn tokens_are_valid_within_two_seconds_after_the_issuer_recovers() -> Result<()> {
     let fixture = Fixture::open().await?;
-    let call = a_call_that_is_over(&fixture).await?;
+    let call = ended_call(&fixture).await?;
     let [deployment, ..] = Deployment::all().await?;
     deployment.fails(true);
     let mut binaries = Binaries::start(&fixture, &deployment, &call).await?;
@@ -320,7 +330,7 @@ async fn after_an_issuer_that_failed_at_first_tokens_are_good_again_within_two_s
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_operator_hears_of_all_calls_with_their_numbers_and_acts_on_none() -> Result<()> {
+async fn an_operator_sees_all_calls_with_numbers_and_can_change_none() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.app("1001").await?;
     let mut operator =
@@ -331,7 +341,7 @@ async fn an_operator_hears_of_all_calls_with_their_numbers_and_acts_on_none() ->
     fixture
         .passthru(&sid, CALLER, fixture.number_of("1001"))
         .await?;
-    let id = app.woken().await?;
+    let id = app.receives_call().await?;
     let hears = async |client: &mut Client| loop {
         let message = client.next(SOON).await?;
         if message["data"]["callId"] == id.as_str() {
@@ -366,18 +376,18 @@ async fn an_operator_hears_of_all_calls_with_their_numbers_and_acts_on_none() ->
     ] {
         let url = format!("{}/api/calls/{sid}", fixture.stack.http_url);
         let asking = fixture.http.get(url).bearer_auth(token).send().await?;
-        let (answered, answer) = answered(asking).await?;
+        let (answered, answer) = status_and_body(asking).await?;
         assert_eq!(answered.as_u16(), status, "{answer}");
         if status == 200 {
             assert_eq!(answer["call_id"], id.as_str());
         }
     }
-    assert_eq!(app.says("decline", &id).await?.0, StatusCode::OK);
+    assert_eq!(app.respond("decline", &id).await?.0, StatusCode::OK);
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_only_participants_hear_of_calls_operators_do_too() -> Result<()> {
+async fn operators_see_calls_that_are_limited_to_participants() -> Result<()> {
     let fixture = Fixture::open().await?;
     let connect = async |token: &str| Client::connect(&fixture.stack.ws_url, token).await;
     let token = |extension| {
@@ -401,33 +411,28 @@ async fn where_only_participants_hear_of_calls_operators_do_too() -> Result<()> 
     Ok(())
 }
 
-/// An unused Indian mobile number.
-fn fresh_number() -> String {
-    format!("+9198{:08}", uuid::Uuid::new_v4().as_u128() % 100_000_000)
-}
-
 /// A declined call to 1001.
-async fn a_call_that_is_over(fixture: &Fixture) -> Result<String> {
+async fn ended_call(fixture: &Fixture) -> Result<String> {
     let app = fixture.app("1001").await?;
     let number = fixture.number_of("1001");
     let (status, answer) = fixture
-        .passthru(&call_sid(), &fresh_number(), number)
+        .passthru(&call_sid(), &unused_mobile_number(), number)
         .await?;
     ensure!(status == StatusCode::OK, "{answer}");
-    let id = app.woken().await?;
-    let (status, answer) = app.says("decline", &id).await?;
+    let id = app.receives_call().await?;
+    let (status, answer) = app.respond("decline", &id).await?;
     ensure!(status == StatusCode::OK, "{answer}");
     Ok(id)
 }
 
 /// All routes.
-struct Doors<'a> {
+struct Routes<'a> {
     fixture: &'a Fixture,
     call: &'a str,
     device: String,
 }
 
-impl<'a> Doors<'a> {
+impl<'a> Routes<'a> {
     const APPS: [&'static str; 6] = [
         "POST call-response",
         "GET call",
@@ -455,7 +460,7 @@ impl<'a> Doors<'a> {
         }
     }
 
-    async fn all_of_apps(&self, token: Option<&str>) -> Result<[u16; 6]> {
+    async fn all_app_routes(&self, token: Option<&str>) -> Result<[u16; 6]> {
         let hangs_up = json!({
             "server_call_id": self.call, "extension": "1001", "action": "hangup",
             "timestamp": 1_732_175_943_000_u64,
@@ -487,7 +492,7 @@ impl<'a> Doors<'a> {
         self.asks(Method::PUT, &path, token, Some(body)).await
     }
 
-    async fn device_is_there(&self) -> Result<bool> {
+    async fn device_exists(&self) -> Result<bool> {
         let text = |text: &str| AttributeValue::S(text.to_owned());
         let row = aws_sdk_dynamodb::Client::new(&self.fixture.aws)
             .get_item()
@@ -518,11 +523,11 @@ impl<'a> Doors<'a> {
     }
 
     /// The reports of Exotel and the PBX for one call each, from start to end.
-    async fn all_of_witnesses(&self, secret: Option<&str>) -> Result<[u16; 7]> {
+    async fn all_reports(&self, secret: Option<&str>) -> Result<[u16; 7]> {
         let stack = &self.fixture.stack;
         let webhook = format!("{}/exotel/webhook", stack.http_url);
         let sid = call_sid();
-        let [caller, pbxs_caller] = [fresh_number(), fresh_number()];
+        let [caller, pbxs_caller] = [unused_mobile_number(), unused_mobile_number()];
         let passthru = [
             ("CallSid", sid.as_str()),
             ("CallFrom", caller.as_str()),
@@ -579,7 +584,7 @@ impl<'a> Doors<'a> {
 
 /// The status of a response. A rejected client gets the reason in JSON and nothing else.
 async fn status_of(request: reqwest::RequestBuilder) -> Result<u16> {
-    let (status, body) = answered(request.send().await?).await?;
+    let (status, body) = status_and_body(request.send().await?).await?;
     if status == StatusCode::UNAUTHORIZED {
         ensure!(body["code"] == "unauthorized", "{body}");
     }
@@ -635,7 +640,9 @@ impl Binaries {
         asks["rawPath"] = format!("/api/calls/{}", self.call).into();
         asks["headers"]["authorization"] = format!("Bearer {token}").into();
         let answer = self.call_status.invoke(&asks).await?;
-        let status = answer["statusCode"].as_u64().context("a status")?;
+        let status = answer["statusCode"]
+            .as_u64()
+            .context("the answer has no status")?;
         Ok(u16::try_from(status)?)
     }
 
@@ -685,12 +692,4 @@ async fn started(
         &log,
     )
     .await
-}
-
-/// Reads one of the event files.
-fn example(name: &str) -> Result<Value> {
-    let settings = ringback_local::settings::Settings::from_environment();
-    let path = settings.repository().join(format!("events/{name}.json"));
-    let text = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
-    Ok(serde_json::from_slice(&text)?)
 }

@@ -5,13 +5,13 @@ use std::io::Write as _;
 
 use anyhow::{Result, ensure};
 
-pub(crate) struct Statuses {
+pub(crate) struct StatusTable {
     text: String,
     columns: Vec<&'static str>,
     wrong: Vec<String>,
 }
 
-impl Statuses {
+impl StatusTable {
     pub(crate) fn titled(title: &str, columns: &[&'static str]) -> Self {
         let mut text = format!("\n{title}\n\n{:<36}", "who");
         for column in columns {
@@ -29,7 +29,7 @@ impl Statuses {
         for ((column, expected), found) in self.columns.iter().zip(expected).zip(found) {
             let _ = write!(self.text, "{found:>20}");
             if expected != found {
-                let wrong = format!("{who}, {column}: {found} instead of {expected}");
+                let wrong = format!("{who}, {column}: {found}, expected {expected}");
                 self.wrong.push(wrong);
             }
         }

@@ -22,7 +22,9 @@ impl Secrets {
         for name in ["app", "webhook", "hook", "exotel", "asterisk", "signing"] {
             let id = format!("{STACK_NAME}/{name}");
             let secret = manager.get_secret_value().secret_id(id).send().await?;
-            let fields = secret.secret_string().context("a string")?;
+            let fields = secret
+                .secret_string()
+                .context("the secret is not a string")?;
             all.insert(name, serde_json::from_str(fields)?);
         }
         Ok(Self(all))
@@ -65,7 +67,7 @@ pub(crate) fn hs512(claims: &Value, secret: &str) -> Result<String> {
 }
 
 /// Signed with HS256 and the public key as the secret: the algorithm confusion attack.
-pub(crate) fn confused(issuer: &Issuer, claims: &Value) -> Result<String> {
+pub(crate) fn hs256_with_public_key(issuer: &Issuer, claims: &Value) -> Result<String> {
     let mut header = Header::new(Algorithm::HS256);
     header.kid = Some(issuer.key_id.to_owned());
     symmetric(&header, claims, &issuer.public_pem())

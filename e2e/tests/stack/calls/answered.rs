@@ -14,10 +14,9 @@ async fn a_running_app_accepts_and_both_hear_each_other() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.app("1001").await?;
     let mut phone = fixture.registered_phone("1001").await?;
-    let caller = fixture.dial("1001").await?;
-    let id = app.woken().await?;
+    let (caller, id) = app.is_called().await?;
     assert_eq!(app.call(&id).await?["status"], "waiting_for_mobile");
-    let (status, answer) = app.says_anonymously("accept", &id).await?;
+    let (status, answer) = app.respond_without_device("accept", &id).await?;
     assert_eq!(
         (status, &answer["status"]),
         (StatusCode::OK, &"mobile_ready".into()),
@@ -27,16 +26,16 @@ async fn a_running_app_accepts_and_both_hear_each_other() -> Result<()> {
     assert_eq!(callee.caller().number, CALLER);
     callee.answer().await?;
     caller.answered(SOON).await?;
-    app.sees(&id, "in_progress").await?;
+    app.wait_for_status(&id, "in_progress").await?;
     Conversation {
         id: id.clone(),
         caller: caller.clone(),
         callee,
     }
-    .is_heard()
+    .both_hear()
     .await?;
     caller.hang_up().await?;
-    app.sees(&id, "completed").await?;
+    app.wait_for_status(&id, "completed").await?;
     Ok(())
 }
 
@@ -45,17 +44,17 @@ async fn a_terminated_app_is_woken_registers_and_is_bridged() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.app("1001").await?;
     let mut phone = fixture.phone("1001").await?;
-    let talk = Conversation::begin(&app, &mut phone).await?;
-    talk.is_heard().await?;
+    let talk = Conversation::start(&app, &mut phone).await?;
+    talk.both_hear().await?;
     talk.callee.hang_up().await?;
     talk.caller.ended(SOON).await?;
-    let call = app.sees(&talk.id, "completed").await?;
+    let call = app.wait_for_status(&talk.id, "completed").await?;
     assert_eq!(call["reason"], "callee_hung_up");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_push_is_what_the_contract_says() -> Result<()> {
+async fn the_push_has_all_documented_fields() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.app("1001").await?;
     let name = "आशा \"A\", 📞";
@@ -66,7 +65,7 @@ async fn the_push_is_what_the_contract_says() -> Result<()> {
             Some(&call_sid()),
         )
         .await?;
-    let id = app.woken().await?;
+    let id = app.receives_call().await?;
     let push = app.push("incoming_call").await?;
     let data = &push["data"];
     assert_eq!(
@@ -98,20 +97,19 @@ async fn the_push_is_what_the_contract_says() -> Result<()> {
         "{ttl} s of a ring of {ring} s"
     );
     caller.cancel().await?;
-    app.sees(&id, "canceled").await?;
+    app.wait_for_status(&id, "canceled").await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_app_that_accepts_before_its_phone_registers_is_waited_for() -> Result<()> {
+async fn an_accept_before_the_phone_registers_waits_for_it() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.app("1001").await?;
     let mut phone = fixture.phone("1001").await?;
     phone.register().await?;
     phone.unregister().await?;
-    let caller = fixture.dial("1001").await?;
-    let id = app.woken().await?;
-    let accept = app.says("accept", &id);
+    let (caller, id) = app.is_called().await?;
+    let accept = app.respond("accept", &id);
     let wake = async {
         sleep(Duration::from_millis(2_500)).await;
         phone.register().await?;
@@ -122,49 +120,47 @@ async fn an_app_that_accepts_before_its_phone_registers_is_waited_for() -> Resul
     let callee = callee?;
     callee.answer().await?;
     caller.answered(SOON).await?;
-    app.sees(&id, "in_progress").await?;
+    app.wait_for_status(&id, "in_progress").await?;
     caller.hang_up().await?;
-    app.sees(&id, "completed").await?;
+    app.wait_for_status(&id, "completed").await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_same_accept_twice_within_10_ms_is_one_leg() -> Result<()> {
+async fn the_same_accept_twice_within_10_ms_makes_one_leg() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.app("1001").await?;
     let mut phone = fixture.registered_phone("1001").await?;
-    let caller = fixture.dial("1001").await?;
-    let id = app.woken().await?;
+    let (caller, id) = app.is_called().await?;
     let second = async {
         sleep(Duration::from_millis(5)).await;
-        app.says_anonymously("accept_ready", &id).await
+        app.respond_without_device("accept_ready", &id).await
     };
-    let (first, second) = tokio::join!(app.says_anonymously("accept_ready", &id), second);
+    let (first, second) = tokio::join!(app.respond_without_device("accept_ready", &id), second);
     assert_eq!((first?.0, second?.0), (StatusCode::OK, StatusCode::OK));
     let callee = phone.next_call(SOON).await?;
     callee.answer().await?;
     caller.answered(SOON).await?;
     assert!(
         phone.next_call(Duration::from_secs(1)).await.is_err(),
-        "a second leg"
+        "a second leg was created"
     );
     assert_eq!(app.count_pushes("call_cancelled").await?, 0);
     caller.hang_up().await?;
-    app.sees(&id, "completed").await?;
+    app.wait_for_status(&id, "completed").await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_devices_that_accept_at_once_one_wins_and_the_other_stops_ringing() -> Result<()> {
+async fn two_concurrent_accepts_have_one_winner_and_the_other_device_stops_ringing() -> Result<()> {
     let fixture = Fixture::open().await?;
     let (one, other) = (fixture.app("1001").await?, fixture.app("1001").await?);
     let mut phone = fixture.registered_phone("1001").await?;
-    let caller = fixture.dial("1001").await?;
-    let id = one.woken().await?;
-    assert_eq!(other.woken().await?, id);
+    let (caller, id) = one.is_called().await?;
+    assert_eq!(other.receives_call().await?, id);
     let (first, second) = tokio::join!(
-        one.says("accept_ready", &id),
-        other.says("accept_ready", &id)
+        one.respond("accept_ready", &id),
+        other.respond("accept_ready", &id)
     );
     let (first, second) = (first?, second?);
     let (loser, lost) = if first.0 == StatusCode::OK {
@@ -183,25 +179,25 @@ async fn of_two_devices_that_accept_at_once_one_wins_and_the_other_stops_ringing
         "answered_elsewhere"
     );
     // The losing device hangs up, which must not end the winner's call.
-    assert_eq!(loser.says("hangup", &id).await?.0, StatusCode::OK);
+    assert_eq!(loser.respond("hangup", &id).await?.0, StatusCode::OK);
     let callee = phone.next_call(SOON).await?;
     callee.answer().await?;
     caller.answered(SOON).await?;
-    one.sees(&id, "in_progress").await?;
+    one.wait_for_status(&id, "in_progress").await?;
     assert!(
         phone.next_call(Duration::from_secs(1)).await.is_err(),
-        "a second leg"
+        "a second leg was created"
     );
     let cancels =
         one.count_pushes("call_cancelled").await? + other.count_pushes("call_cancelled").await?;
     assert_eq!(cancels, 1);
     caller.hang_up().await?;
-    one.sees(&id, "completed").await?;
+    one.wait_for_status(&id, "completed").await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_app_that_is_ready_before_the_caller_has_arrived_is_bridged_on_arrival() -> Result<()> {
+async fn an_accept_before_the_caller_arrives_is_bridged_on_arrival() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.app("1001").await?;
     let mut phone = fixture.registered_phone("1001").await?;
@@ -210,8 +206,8 @@ async fn an_app_that_is_ready_before_the_caller_has_arrived_is_bridged_on_arriva
         .passthru(&sid, "09876543210", fixture.number_of("1001"))
         .await?;
     assert_eq!(status, StatusCode::OK);
-    let id = app.woken().await?;
-    let (status, answer) = app.says("accept_ready", &id).await?;
+    let id = app.receives_call().await?;
+    let (status, answer) = app.respond("accept_ready", &id).await?;
     assert_eq!(
         (status, &answer["status"]),
         (StatusCode::OK, &"mobile_ready".into())
@@ -220,12 +216,12 @@ async fn an_app_that_is_ready_before_the_caller_has_arrived_is_bridged_on_arriva
         .dial_as("1001", Caller::number(CALLER), Some(&sid))
         .await?;
     let talk = Conversation::join(&app, &mut phone, caller, id).await?;
-    talk.ends(&app).await?;
+    talk.end(&app).await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_calls_from_one_number_wait_for_two_extensions_at_once() -> Result<()> {
+async fn two_calls_from_one_number_to_two_extensions_wait_at_once() -> Result<()> {
     let fixture = Fixture::open().await?;
     for caller in [Caller::number(CALLER), Caller::withheld()] {
         let apps = [fixture.app("1001").await?, fixture.app("1002").await?];
@@ -237,12 +233,15 @@ async fn two_calls_from_one_number_wait_for_two_extensions_at_once() -> Result<(
             fixture.dial_as("1001", caller.clone(), None).await?,
             fixture.dial_as("1002", caller.clone(), None).await?,
         ];
-        let ids = [apps[0].woken().await?, apps[1].woken().await?];
+        let ids = [
+            apps[0].receives_call().await?,
+            apps[1].receives_call().await?,
+        ];
         assert_ne!(ids[0], ids[1]);
         let mut callees = Vec::new();
         for place in [1, 0] {
             assert_eq!(
-                apps[place].says("accept_ready", &ids[place]).await?.0,
+                apps[place].respond("accept_ready", &ids[place]).await?.0,
                 StatusCode::OK
             );
             let callee = phones[place].next_call(SOON).await?;
@@ -253,31 +252,32 @@ async fn two_calls_from_one_number_wait_for_two_extensions_at_once() -> Result<(
         }
         for (place, leg) in legs.iter().enumerate() {
             leg.hang_up().await?;
-            apps[place].sees(&ids[place], "completed").await?;
+            apps[place]
+                .wait_for_status(&ids[place], "completed")
+                .await?;
         }
     }
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_phone_that_answers_late_is_still_in_time() -> Result<()> {
+async fn a_phone_that_answers_after_the_ring_is_still_bridged() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.app("1001").await?;
     let mut phone = fixture.registered_phone("1001").await?;
-    let caller = fixture.dial("1001").await?;
-    let id = app.woken().await?;
+    let (caller, id) = app.is_called().await?;
     let ring_left = app.call(&id).await?["expires_at"].as_u64().unwrap() - now_millis();
     // The app accepts just before the ring ends, and the phone answers after it.
     sleep(Duration::from_millis(ring_left.saturating_sub(1_000))).await;
-    assert_eq!(app.says("accept_ready", &id).await?.0, StatusCode::OK);
+    assert_eq!(app.respond("accept_ready", &id).await?.0, StatusCode::OK);
     let callee = phone.next_call(SOON).await?;
     let deadline_passed = Instant::now() + Duration::from_millis(2_500);
     tokio::time::sleep_until(deadline_passed).await;
     callee.answer().await?;
     caller.answered(SOON).await?;
-    app.sees(&id, "in_progress").await?;
+    app.wait_for_status(&id, "in_progress").await?;
     caller.hang_up().await?;
-    app.sees(&id, "completed").await?;
+    app.wait_for_status(&id, "completed").await?;
     Ok(())
 }
 

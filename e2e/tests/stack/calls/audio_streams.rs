@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use ringback_client::{Client, Credential, Error};
 use serde_json::{Value, json};
 
-use ringback_e2e::clients::answer_of;
+use ringback_e2e::clients::next_of_type;
 use ringback_e2e::fixture::{CALLER, Conversation, Fixture, SOON, call_sid};
 
 /// How long a connection must stay silent. Other clients receive their messages within a few hundredths of this time.
@@ -31,11 +31,11 @@ impl Stream {
             connection: Client::connect_as(&url, &Credential::InUrl).await?,
             sid: sid.to_owned(),
         };
-        stream.says(json!({ "event": "connected" })).await?;
+        stream.send(json!({ "event": "connected" })).await?;
         Ok(stream)
     }
 
-    async fn says(&mut self, frame: Value) -> Result<()> {
+    async fn send(&mut self, frame: Value) -> Result<()> {
         Ok(self.connection.send(frame).await?)
     }
 
@@ -45,22 +45,22 @@ impl Stream {
             "from": CALLER, "to": "+918047491899", "custom_parameters": {},
             "media_format": { "encoding": "raw", "sample_rate": "8000", "bit_rate": "128" },
         });
-        self.says(json!({ "event": "start", "sequence_number": "1", "stream_sid": "MZ1", "start": start }))
+        self.send(json!({ "event": "start", "sequence_number": "1", "stream_sid": "MZ1", "start": start }))
             .await
     }
 
     /// 100 ms of silence.
-    async fn brings_audio(&mut self) -> Result<()> {
+    async fn send_audio(&mut self) -> Result<()> {
         let media = json!({ "chunk": 2, "timestamp": "100", "payload": "A".repeat(2_136) });
-        self.says(
+        self.send(
             json!({ "event": "media", "sequence_number": 2, "stream_sid": "MZ1", "media": media }),
         )
         .await
     }
 
-    async fn tells_of_key(&mut self, digit: &str) -> Result<()> {
+    async fn send_key(&mut self, digit: &str) -> Result<()> {
         let dtmf = json!({ "digit": digit, "duration": "200" });
-        self.says(
+        self.send(
             json!({ "event": "dtmf", "sequence_number": 7, "stream_sid": "MZ1", "dtmf": dtmf }),
         )
         .await
@@ -68,20 +68,20 @@ impl Stream {
 
     async fn stops(&mut self, reason: &str) -> Result<()> {
         let stop = json!({ "call_sid": self.sid, "account_sid": "acme", "reason": reason });
-        self.says(
+        self.send(
             json!({ "event": "stop", "sequence_number": 20, "stream_sid": "MZ1", "stop": stop }),
         )
         .await
     }
 
     /// Checks that the connection receives nothing: no answer, and no status update.
-    async fn is_left_alone(&mut self) {
+    async fn receives_nothing(&mut self) {
         let heard = self.connection.next(A_WHILE).await;
         assert!(matches!(heard, Err(Error::Silent(_))), "{heard:?}");
     }
 
     /// On a route with a route response, AWS is reported to send an empty message when the function returns no body.
-    async fn hears_empty_messages_at_most(&mut self) {
+    async fn receives_only_empty_messages(&mut self) {
         loop {
             match self.connection.next(A_WHILE).await {
                 Err(Error::Silent(_)) => return,
@@ -112,13 +112,13 @@ fn has_happened(call: &Value, event: &str, by: Option<&str>) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_streams_start_keys_and_stop_reach_whom_they_concern() -> Result<()> {
+async fn stream_start_keys_and_stop_reach_the_right_clients() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.app("1001").await?;
     let mut phone = fixture.phone("1001").await?;
     let mut participant = fixture.client("1001").await?;
-    let mut stranger = fixture.client("1002").await?;
-    let talk = Conversation::begin(&app, &mut phone).await?;
+    let mut outsider = fixture.client("1002").await?;
+    let talk = Conversation::start(&app, &mut phone).await?;
     let heard = until(&mut participant, &talk.id, ("status", "in-progress")).await?;
     let sid = heard.last().unwrap()["data"]["callSid"].as_str().unwrap();
 
@@ -134,9 +134,9 @@ async fn a_streams_start_keys_and_stop_reach_whom_they_concern() -> Result<()> {
     assert_eq!(call["status"], "in_progress");
     assert!(has_happened(&call, "stream_started", None), "{call:#}");
 
-    stream.brings_audio().await?;
-    stream.tells_of_key("5").await?;
-    let key = answer_of(&mut participant, "call_dtmf").await?["data"].clone();
+    stream.send_audio().await?;
+    stream.send_key("5").await?;
+    let key = next_of_type(&mut participant, "call_dtmf").await?["data"].clone();
     assert_eq!(
         (&key["callSid"], &key["callId"]),
         (&sid.into(), &talk.id.as_str().into())
@@ -149,7 +149,7 @@ async fn a_streams_start_keys_and_stop_reach_whom_they_concern() -> Result<()> {
 
     stream.stops("callended").await?;
     until(&mut participant, &talk.id, ("stream", "stopped")).await?;
-    let heard = until(&mut stranger, &talk.id, ("stream", "stopped")).await?;
+    let heard = until(&mut outsider, &talk.id, ("stream", "stopped")).await?;
     assert!(
         heard.iter().all(|message| message["type"] != "call_dtmf"),
         "{heard:?}"
@@ -157,25 +157,25 @@ async fn a_streams_start_keys_and_stop_reach_whom_they_concern() -> Result<()> {
     let call = app.call(&talk.id).await?;
     let stopped = has_happened(&call, "stream_stopped", Some("callended"));
     assert!(stopped, "{call:#}");
-    stream.is_left_alone().await;
+    stream.receives_nothing().await;
     talk.caller.hang_up().await?;
-    app.sees(&talk.id, "completed").await?;
+    app.wait_for_status(&talk.id, "completed").await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_stream_of_a_call_that_nobody_knows_disturbs_nobody() -> Result<()> {
+async fn a_stream_of_an_unknown_call_affects_no_client() -> Result<()> {
     let fixture = Fixture::open().await?;
     let mut client = fixture.client("1001").await?;
     let sid = call_sid();
     let mut stream = Stream::connect(&fixture, &sid).await?;
     stream.starts().await?;
     for _ in 0..10 {
-        stream.brings_audio().await?;
+        stream.send_audio().await?;
     }
-    stream.tells_of_key("5").await?;
+    stream.send_key("5").await?;
     stream.stops("stopped").await?;
-    stream.is_left_alone().await;
+    stream.receives_nothing().await;
     // A status update of another test's call may still arrive.
     loop {
         match client.next(Duration::from_millis(100)).await {
@@ -187,7 +187,7 @@ async fn the_stream_of_a_call_that_nobody_knows_disturbs_nobody() -> Result<()> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_streams_without_the_secret() -> Result<()> {
+async fn a_stream_without_the_secret_is_rejected() -> Result<()> {
     let fixture = Fixture::open().await?;
     for query in ["?secret=guess", "?secret=", "?secret", "?sample-rate=8000"] {
         let url = format!("{}{query}", fixture.stack.ws_url);
@@ -201,14 +201,14 @@ async fn nobody_streams_without_the_secret() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_app_sends_no_frames_and_exotel_no_messages() -> Result<()> {
+async fn apps_cannot_send_frames_and_exotel_cannot_send_messages() -> Result<()> {
     let fixture = Fixture::open().await?;
     let mut app = fixture.client("1001").await?;
     app.send(json!({ "event": "connected" })).await?;
-    let answer = answer_of(&mut app, "error").await?;
+    let answer = next_of_type(&mut app, "error").await?;
     assert_eq!(answer["code"], "not_your_frame");
     app.send(json!({ "type": "ping" })).await?;
-    assert_eq!(answer_of(&mut app, "pong").await?["type"], "pong");
+    assert_eq!(next_of_type(&mut app, "pong").await?["type"], "pong");
 
     let mut stream = Stream::connect(&fixture, &call_sid()).await?;
     for message in [
@@ -218,18 +218,18 @@ async fn an_app_sends_no_frames_and_exotel_no_messages() -> Result<()> {
         json!({ "type": null }),
         json!([]),
     ] {
-        stream.says(message).await?;
+        stream.send(message).await?;
     }
-    stream.brings_audio().await?;
-    stream.is_left_alone().await;
+    stream.send_audio().await?;
+    stream.receives_nothing().await;
     // Exotel's frames have no `type`. A frame that names one of the apps' routes reaches that route, and does nothing.
     for message in [
         json!({ "event": "media", "type": "ping" }),
         json!({ "type": "call_response", "server_call_id": call_sid(), "action": "decline" }),
         json!({ "type": "incoming_call", "recipientId": "1002" }),
     ] {
-        stream.says(message).await?;
+        stream.send(message).await?;
     }
-    stream.hears_empty_messages_at_most().await;
+    stream.receives_only_empty_messages().await;
     Ok(())
 }

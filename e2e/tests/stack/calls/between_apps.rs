@@ -5,7 +5,7 @@ use ringback_client::Client;
 use ringback_sip::{IncomingCall, Phone};
 use serde_json::{Value, json};
 
-use ringback_e2e::clients::{answer_of, story, words};
+use ringback_e2e::clients::{next_of_type, status_updates, statuses_of};
 use ringback_e2e::fixture::{App, Fixture, SOON};
 
 async fn calls_1002(client: &mut Client, call_type: &str) -> Result<()> {
@@ -32,24 +32,24 @@ impl Talking {
         calls_1002(client, call_type).await?;
         let caller = caller.next_call(SOON).await?;
         caller.answer().await?;
-        let id = app.woken().await?;
-        let data = answer_of(client, "call_initiated").await?["data"].clone();
+        let id = app.receives_call().await?;
+        let data = next_of_type(client, "call_initiated").await?["data"].clone();
         assert_eq!(
             (&data["callId"], &data["callType"]),
             (&id.as_str().into(), &call_type.into())
         );
         callee.register().await?;
-        let (status, answer) = app.says("accept_ready", &id).await?;
+        let (status, answer) = app.respond("accept_ready", &id).await?;
         assert_eq!(status, 200, "{answer}");
         let callee = callee.next_call(SOON).await?;
         callee.answer().await?;
-        app.sees(&id, "in_progress").await?;
+        app.wait_for_status(&id, "in_progress").await?;
         Ok(Self { id, caller, callee })
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_apps_talk_and_everybody_hears_of_it() -> Result<()> {
+async fn two_apps_talk_and_clients_receive_all_updates() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.app("1002").await?;
     let mut client = fixture.client("1001").await?;
@@ -77,13 +77,16 @@ async fn two_apps_talk_and_everybody_hears_of_it() -> Result<()> {
     talking.caller.hang_up().await?;
     talking.callee.ended(SOON).await?;
     for client in [&mut client, &mut called] {
-        let told = story(client, &talking.id).await?;
-        assert_eq!(words(&told), ["ringing", "in-progress", "completed"]);
+        let updates = status_updates(client, &talking.id).await?;
         assert_eq!(
-            (&told[0]["from"], &told[0]["to"]),
+            statuses_of(&updates),
+            ["ringing", "in-progress", "completed"]
+        );
+        assert_eq!(
+            (&updates[0]["from"], &updates[0]["to"]),
             (&"1001".into(), &"1002".into())
         );
-        assert_eq!(told[2]["reason"], "caller_hung_up");
+        assert_eq!(updates[2]["reason"], "caller_hung_up");
     }
     let caller_sees = fixture.unregistered_app("1001").call(&talking.id).await?;
     assert_eq!(caller_sees["status"], "completed");
@@ -91,7 +94,7 @@ async fn two_apps_talk_and_everybody_hears_of_it() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_phones_with_cameras_see_each_other() -> Result<()> {
+async fn two_phones_with_video_see_each_other() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.app("1002").await?;
     let mut client = fixture.client("1001").await?;
@@ -122,14 +125,14 @@ async fn two_phones_with_cameras_see_each_other() -> Result<()> {
     talking.callee.hang_up().await?;
     talking.caller.ended(SOON).await?;
     assert_eq!(
-        app.sees(&talking.id, "completed").await?["reason"],
+        app.wait_for_status(&talking.id, "completed").await?["reason"],
         "callee_hung_up"
     );
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_is_shown_in_a_voice_call() -> Result<()> {
+async fn a_voice_call_has_no_video() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.app("1002").await?;
     let mut client = fixture.client("1001").await?;
@@ -147,7 +150,7 @@ async fn nobody_is_shown_in_a_voice_call() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_caller_who_gives_up_stops_the_ringing_by_app_or_by_phone() -> Result<()> {
+async fn a_caller_who_hangs_up_by_app_or_by_phone_stops_the_ringing() -> Result<()> {
     let fixture = Fixture::open().await?;
     let mut client = fixture.client("1001").await?;
     let mut listener = fixture.client("1001").await?;
@@ -157,11 +160,11 @@ async fn a_caller_who_gives_up_stops_the_ringing_by_app_or_by_phone() -> Result<
         calls_1002(&mut client, "voice").await?;
         let leg = phone.next_call(SOON).await?;
         leg.answer().await?;
-        let id = app.woken().await?;
+        let id = app.receives_call().await?;
         if by_app {
             client.send(hangs_up(&id)).await?;
             assert_eq!(
-                answer_of(&mut client, "call_response").await?["status"],
+                next_of_type(&mut client, "call_response").await?["status"],
                 "canceled"
             );
         } else {
@@ -173,7 +176,7 @@ async fn a_caller_who_gives_up_stops_the_ringing_by_app_or_by_phone() -> Result<
             "caller_hung_up"
         );
         assert_eq!(
-            words(&story(&mut listener, &id).await?),
+            statuses_of(&status_updates(&mut listener, &id).await?),
             ["ringing", "canceled"]
         );
     }
@@ -185,7 +188,7 @@ fn hangs_up(id: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_callee_who_declines_takes_the_callers_phone_down() -> Result<()> {
+async fn a_decline_ends_the_callers_leg() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.app("1002").await?;
     let mut client = fixture.client("1001").await?;
@@ -193,15 +196,18 @@ async fn a_callee_who_declines_takes_the_callers_phone_down() -> Result<()> {
     calls_1002(&mut client, "voice").await?;
     // The caller's own phone has not answered.
     let leg = phone.next_call(SOON).await?;
-    let id = app.woken().await?;
-    assert_eq!(app.says("decline", &id).await?.0, 200);
+    let id = app.receives_call().await?;
+    assert_eq!(app.respond("decline", &id).await?.0, 200);
     leg.ended(SOON).await?;
-    assert_eq!(words(&story(&mut client, &id).await?), ["ringing", "busy"]);
+    assert_eq!(
+        statuses_of(&status_updates(&mut client, &id).await?),
+        ["ringing", "busy"]
+    );
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_caller_whose_own_phone_is_not_there_rings_nobody_for_long() -> Result<()> {
+async fn a_caller_without_a_registered_phone_rings_no_callee_for_long() -> Result<()> {
     let fixture = Fixture::open().await?;
     // Replaces the registration of an earlier test.
     let mut phone = fixture.registered_phone("1001").await?;
@@ -209,12 +215,12 @@ async fn a_caller_whose_own_phone_is_not_there_rings_nobody_for_long() -> Result
     let app = fixture.app("1002").await?;
     let mut client = fixture.client("1001").await?;
     calls_1002(&mut client, "voice").await?;
-    let id = app.woken().await?;
+    let id = app.receives_call().await?;
     // The backend waits 5 s for a phone that is registering.
-    let stands = app.sees_within(&id, "failed", 2 * SOON).await?;
-    assert_eq!(stands["reason"], "caller_unreachable");
+    let state = app.wait_for_status_within(&id, "failed", 2 * SOON).await?;
+    assert_eq!(state["reason"], "caller_unreachable");
     app.push("call_cancelled").await?;
-    let error = answer_of(&mut client, "error").await?;
+    let error = next_of_type(&mut client, "error").await?;
     assert_eq!(
         (&error["code"], &error["callId"]),
         (&"caller_unreachable".into(), &id.into())
@@ -223,7 +229,7 @@ async fn a_caller_whose_own_phone_is_not_there_rings_nobody_for_long() -> Result
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_answers_and_the_caller_hears_no_more_ringing() -> Result<()> {
+async fn an_unanswered_call_stops_the_callers_ringing() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.app("1002").await?;
     let mut client = fixture.client("1001").await?;
@@ -231,10 +237,13 @@ async fn nobody_answers_and_the_caller_hears_no_more_ringing() -> Result<()> {
     calls_1002(&mut client, "voice").await?;
     let leg = phone.next_call(SOON).await?;
     leg.answer().await?;
-    let id = app.woken().await?;
+    let id = app.receives_call().await?;
     let ring = std::time::Duration::from_secs(10);
     leg.ended(ring + SOON).await?;
-    assert_eq!(app.sees(&id, "timed_out").await?["reason"], "no_answer");
+    assert_eq!(
+        app.wait_for_status(&id, "timed_out").await?["reason"],
+        "no_answer"
+    );
     assert_eq!(
         app.push("call_cancelled").await?["data"]["reason"],
         "timeout"

@@ -25,95 +25,104 @@ fn is_srtp(offer: &str) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_phone_over_tls_is_offered_srtp_and_talks_with_a_caller_in_clear() -> Result<()> {
+async fn a_phone_over_tls_is_offered_srtp_and_talks_with_an_unencrypted_caller() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.app(ENCRYPTED).await?;
     let mut phone = fixture.phone(ENCRYPTED).await?;
-    let conversation = Conversation::begin(&app, &mut phone).await?;
+    let conversation = Conversation::start(&app, &mut phone).await?;
     let offer = conversation.callee.offer();
     ensure!(is_srtp(&offer), "{offer}");
     // `both_hear` counts only SRTP that was decrypted and came from the other leg.
-    conversation.is_heard().await?;
-    conversation.ends(&app).await?;
+    conversation.both_hear().await?;
+    conversation.end(&app).await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_phone_that_answers_srtp_in_clear_gets_no_call_and_no_media() -> Result<()> {
+async fn a_phone_that_answers_srtp_unencrypted_gets_no_call_and_no_media() -> Result<()> {
     let fixture = Fixture::open().await?;
     let phone = fixture.phone(ENCRYPTED).await?.without_srtp();
-    let offer = answers_in_clear(&fixture, phone).await?;
+    let offer = answer_unencrypted(&fixture, phone).await?;
     ensure!(is_srtp(&offer), "{offer}");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_webrtc_phone_that_registers_and_answers_in_clear_gets_no_call_and_no_media() -> Result<()>
-{
+async fn a_webrtc_phone_that_registers_and_answers_unencrypted_gets_no_call_and_no_media()
+-> Result<()> {
     let fixture = Fixture::open().await?;
     let password = &fixture.stack.phone(WEBRTC).unwrap().sip_password;
     let phone = Phone::new(fixture.pbx, WEBRTC, password).await?;
-    let offer = answers_in_clear(&fixture, phone).await?;
+    let offer = answer_unencrypted(&fixture, phone).await?;
     ensure!(offer.contains(" UDP/TLS/RTP/SAVPF "), "{offer}");
     Ok(())
 }
 
 /// Calls a phone that answers without encryption. Returns the SDP offer.
-async fn answers_in_clear(fixture: &Fixture, mut phone: Phone) -> Result<String> {
+async fn answer_unencrypted(fixture: &Fixture, mut phone: Phone) -> Result<String> {
     let app = fixture.app(phone.extension()).await?;
     let caller = fixture.dial(phone.extension()).await?;
-    let id = app.woken().await?;
+    let id = app.receives_call().await?;
     phone.register().await?;
-    app.says("accept_ready", &id).await?;
+    app.respond("accept_ready", &id).await?;
     let leg = phone.next_call(SOON).await?;
     leg.answer().await?;
     leg.ended(SOON).await?;
-    ensure!(leg.media().received() == 0, "media in clear reached it");
+    ensure!(
+        leg.media().received() == 0,
+        "unencrypted media reached the phone"
+    );
     // The caller still hears ringing: the phone may register again and is then called once more.
-    ensure!(caller.answered(A_WHILE).await.is_err(), "it was bridged");
+    ensure!(
+        caller.answered(A_WHILE).await.is_err(),
+        "the call was bridged"
+    );
     ensure!(app.call(&id).await?["status"] == "mobile_ready");
     caller.cancel().await?;
     // Wait, so that the next test's phone does not ring for this call.
-    app.sees(&id, "canceled").await?;
+    app.wait_for_status(&id, "canceled").await?;
     Ok(leg.offer().into_owned())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_encrypted_phone_that_registers_over_udp_is_never_called() -> Result<()> {
+async fn an_encrypted_phone_that_registers_over_udp_is_not_called() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.app(ENCRYPTED).await?;
     let password = &fixture.stack.phone(ENCRYPTED).unwrap().sip_password;
     let mut phone = Phone::new(fixture.pbx, ENCRYPTED, password).await?;
     let caller = fixture.dial(ENCRYPTED).await?;
-    let id = app.woken().await?;
+    let id = app.receives_call().await?;
     phone.register().await?;
-    let (status, answer) = app.says("accept_ready", &id).await?;
+    let (status, answer) = app.respond("accept_ready", &id).await?;
     ensure!(status == StatusCode::BAD_GATEWAY, "{status}: {answer}");
-    ensure!(phone.next_call(A_WHILE).await.is_err(), "it was called");
+    ensure!(
+        phone.next_call(A_WHILE).await.is_err(),
+        "the phone was called"
+    );
     // The originate was retried until the call's deadline.
     let (code, _) = caller.rejected(SOON).await?;
     assert_eq!(code, 486);
-    app.sees(&id, "failed").await?;
+    app.wait_for_status(&id, "failed").await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_plain_phone_is_offered_media_in_clear() -> Result<()> {
+async fn an_unencrypted_phone_is_offered_unencrypted_media() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.app("1001").await?;
     let mut phone = fixture.phone("1001").await?;
-    let conversation = Conversation::begin(&app, &mut phone).await?;
+    let conversation = Conversation::start(&app, &mut phone).await?;
     let offer = conversation.callee.offer();
     ensure!(
         offer.contains(" RTP/AVP ") && !offer.contains("a=crypto"),
         "{offer}"
     );
-    conversation.ends(&app).await?;
+    conversation.end(&app).await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_encrypted_phone_and_one_in_clear_see_and_hear_each_other() -> Result<()> {
+async fn an_encrypted_and_an_unencrypted_phone_see_and_hear_each_other() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.app("1002").await?;
     let mut client = fixture.client(ENCRYPTED).await?;
@@ -126,12 +135,12 @@ async fn an_encrypted_phone_and_one_in_clear_see_and_hear_each_other() -> Result
     let offer = caller.offer();
     ensure!(caller.offers_video() && is_srtp(&offer), "{offer}");
     caller.answer().await?;
-    let id = app.woken().await?;
+    let id = app.receives_call().await?;
     callee.register().await?;
-    app.says("accept_ready", &id).await?;
+    app.respond("accept_ready", &id).await?;
     let callee = callee.next_call(SOON).await?;
     callee.answer().await?;
-    app.sees(&id, "in_progress").await?;
+    app.wait_for_status(&id, "in_progress").await?;
     for (one, other) in [(&caller, &callee), (&callee, &caller)] {
         one.media().hears(other.media(), SOON).await?;
         one.media().sees(other.media(), SOON).await?;
@@ -140,7 +149,8 @@ async fn an_encrypted_phone_and_one_in_clear_see_and_hear_each_other() -> Result
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_caller_on_a_trunk_with_tls_and_srtp_talks_with_phones_of_both_kinds() -> Result<()> {
+async fn a_caller_on_an_encrypted_trunk_talks_with_encrypted_and_unencrypted_phones() -> Result<()>
+{
     for extension in [ENCRYPTED, "1001"] {
         let fixture = Fixture::open().await?;
         let trunk = encrypted_trunk(&fixture).await?;
@@ -148,17 +158,17 @@ async fn a_caller_on_a_trunk_with_tls_and_srtp_talks_with_phones_of_both_kinds()
         let mut phone = fixture.registered_phone(extension).await?;
         let caller = call(&fixture, &trunk, extension).await?;
         caller.ringing(SOON).await?;
-        let id = app.woken().await?;
-        app.says("accept_ready", &id).await?;
+        let id = app.receives_call().await?;
+        app.respond("accept_ready", &id).await?;
         let conversation = Conversation::join(&app, &mut phone, caller, id).await?;
-        conversation.is_heard().await?;
-        conversation.ends(&app).await?;
+        conversation.both_hear().await?;
+        conversation.end(&app).await?;
     }
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_trunk_with_srtp_takes_no_call_in_clear() -> Result<()> {
+async fn a_trunk_with_srtp_rejects_unencrypted_calls() -> Result<()> {
     let fixture = Fixture::open().await?;
     let over_tls = encrypted_trunk(&fixture).await?.without_srtp();
     let (code, _) = call(&fixture, &over_tls, ENCRYPTED)

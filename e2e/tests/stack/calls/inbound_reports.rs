@@ -7,10 +7,10 @@ use reqwest::multipart::Form;
 use ringback_sip::Caller;
 use serde_json::json;
 
-use ringback_e2e::fixture::{CALLER, Fixture, SOON, answered, call_sid};
+use ringback_e2e::fixture::{CALLER, Fixture, SOON, call_sid, status_and_body};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_webhook_that_comes_three_times_is_one_call_and_one_ring() -> Result<()> {
+async fn a_webhook_sent_three_times_makes_one_call_and_one_ring() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.app("1001").await?;
     let sid = call_sid();
@@ -23,7 +23,7 @@ async fn a_webhook_that_comes_three_times_is_one_call_and_one_ring() -> Result<(
         ids.push(answer["call_id"].as_str().unwrap().to_owned());
     }
     assert!(ids.iter().all(|id| *id == ids[0]));
-    assert_eq!(app.woken().await?, ids[0]);
+    assert_eq!(app.receives_call().await?, ids[0]);
     assert_eq!(app.count_pushes("incoming_call").await?, 1);
     end_by_exotel(&fixture, &sid).await?;
     // A repeated report after the end makes no phone ring.
@@ -35,7 +35,7 @@ async fn a_webhook_that_comes_three_times_is_one_call_and_one_ring() -> Result<(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_caller_is_one_caller_however_the_witnesses_meet() -> Result<()> {
+async fn reports_of_one_caller_in_any_order_make_one_call() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.app("1001").await?;
     for (exotel_first, pbx_knows_sid) in
@@ -75,7 +75,7 @@ async fn the_caller_is_one_caller_however_the_witnesses_meet() -> Result<()> {
         );
         // The leg belongs to that call: declining the call rejects this caller with busy.
         tokio::time::sleep(std::time::Duration::from_millis(300)).await;
-        let (status, answer) = app.says_anonymously("decline", id).await?;
+        let (status, answer) = app.respond_without_device("decline", id).await?;
         assert_eq!(status, StatusCode::OK, "{case}: {answer}");
         assert_eq!(caller.rejected(SOON).await?.0, 486, "{case}");
     }
@@ -83,7 +83,7 @@ async fn the_caller_is_one_caller_however_the_witnesses_meet() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn exotel_may_report_in_any_of_its_forms() -> Result<()> {
+async fn every_form_of_exotels_report_is_accepted() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.app("1001").await?;
     let url = &fixture.stack.exotel_webhook_url;
@@ -104,7 +104,7 @@ async fn exotel_may_report_in_any_of_its_forms() -> Result<()> {
             "json" => post().json(&fields),
             _ => post().json(&json!({ "CallSid": sid, "CallFrom": "09876543210", "CallTo": to, "Direction": "incoming" })),
         };
-        let (status, answer) = answered(request.send().await?).await?;
+        let (status, answer) = status_and_body(request.send().await?).await?;
         assert_eq!(
             (status, &answer["status"]),
             (StatusCode::OK, &"waiting_for_mobile".into()),
@@ -120,7 +120,7 @@ async fn exotel_may_report_in_any_of_its_forms() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_extension_in_the_webhooks_url_needs_no_route() -> Result<()> {
+async fn an_extension_in_the_webhook_url_needs_no_route() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.app("1002").await?;
     let sid = call_sid();
@@ -128,23 +128,26 @@ async fn an_extension_in_the_webhooks_url_needs_no_route() -> Result<()> {
         "{}&extension=1002&CallSid={sid}&CallFrom=09876543210",
         fixture.stack.exotel_webhook_url
     );
-    let (status, answer) = answered(fixture.http.get(url).send().await?).await?;
+    let (status, answer) = status_and_body(fixture.http.get(url).send().await?).await?;
     assert_eq!(status, StatusCode::OK, "{answer}");
-    assert_eq!(app.woken().await?, answer["call_id"].as_str().unwrap());
+    assert_eq!(
+        app.receives_call().await?,
+        answer["call_id"].as_str().unwrap()
+    );
     end_by_exotel(&fixture, &sid).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leg_that_ends_under_another_call_ends_nothing() -> Result<()> {
+async fn a_leg_reported_under_another_call_ends_nothing() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.app("1001").await?;
     let caller = fixture
         .dial_as("1001", Caller::number(CALLER), None)
         .await?;
-    let id = app.woken().await?;
+    let id = app.receives_call().await?;
     tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     let number = fixture.number_of("1001").to_owned();
-    let stranger = [
+    let other_leg = [
         ("channel_id", "1.999"),
         ("caller", CALLER),
         ("number", number.as_str()),
@@ -152,12 +155,12 @@ async fn a_leg_that_ends_under_another_call_ends_nothing() -> Result<()> {
         ("answered", "0"),
     ];
     assert_eq!(
-        fixture.pbx_reports("ended", &stranger).await?.0,
+        fixture.pbx_reports("ended", &other_leg).await?.0,
         StatusCode::CONFLICT
     );
     assert_eq!(app.call(&id).await?["status"], "waiting_for_mobile");
     caller.cancel().await?;
-    app.sees(&id, "canceled").await?;
+    app.wait_for_status(&id, "canceled").await?;
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use ringback_client::Client;
 use serde_json::{Value, json};
 
-use ringback_e2e::clients::{answer_of, story, words};
+use ringback_e2e::clients::{next_of_type, status_updates, statuses_of};
 use ringback_e2e::fixture::{self, Fixture};
 
 const HERE: &str = "+919800001001";
@@ -30,13 +30,13 @@ struct Placed {
 
 async fn place(fixture: &Fixture, client: &mut Client) -> Result<Placed> {
     client.send(wants(&unique())).await?;
-    let data = answer_of(client, "call_initiated").await?["data"].clone();
+    let data = next_of_type(client, "call_initiated").await?["data"].clone();
     let id = data["callId"].as_str().unwrap().to_owned();
     assert_eq!(
         (&data["status"], &data["to"]),
         (&"initiated".into(), &THERE.into())
     );
-    let sid = fixture.placed(&id).await?.remove(0);
+    let sid = fixture.exotel_call_sids(&id).await?.remove(0);
     assert_eq!(data["callSid"], sid.as_str());
     Ok(Placed { id, sid })
 }
@@ -46,14 +46,14 @@ fn unique() -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn everybody_hears_how_it_goes_however_exotel_writes_and_repeats_itself() -> Result<()> {
+async fn clients_receive_the_progress_for_all_forms_and_repeats_of_exotels_reports() -> Result<()> {
     let fixture = Fixture::open().await?;
     let mut own = fixture.client("1001").await?;
     let mut others = [fixture.client("1002").await?, fixture.client("1002").await?];
     let call = place(&fixture, &mut own).await?;
     // The first telephone has answered, the second one is ringing.
     let ringing = json!({ "status": "in-progress", "legs": ["in-progress", null] });
-    fixture.at_exotel(&call.sid, ringing).await?;
+    fixture.exotel_event(&call.sid, ringing).await?;
     for (status, format) in [
         ("in-progress", "multipart"),
         ("in-progress", "json"),
@@ -64,40 +64,41 @@ async fn everybody_hears_how_it_goes_however_exotel_writes_and_repeats_itself() 
         ("ringing", "json"),
         ("busy", "multipart"),
     ] {
-        let told = json!({ "status": status, "format": format, "times": 2, "event": null });
-        let answers = fixture.at_exotel(&call.sid, told).await?["answers"].clone();
+        let event = json!({ "status": status, "format": format, "times": 2, "event": null });
+        let answers = fixture.exotel_event(&call.sid, event).await?["answers"].clone();
         for answer in answers.as_array().unwrap() {
             assert_eq!(answer["status"], 200, "{status} as {format}: {answer}");
         }
     }
-    let told = story(&mut own, &call.id).await?;
-    assert_eq!(words(&told), WORDS);
+    let updates = status_updates(&mut own, &call.id).await?;
+    assert_eq!(statuses_of(&updates), WORDS);
     assert!(
-        told.iter()
+        updates
+            .iter()
             .all(|data| data["from"] == HERE && data["to"] == THERE),
-        "{told:?}"
+        "{updates:?}"
     );
-    assert_eq!(told[1]["callSid"], call.sid.as_str());
+    assert_eq!(updates[1]["callSid"], call.sid.as_str());
     for client in &mut others {
-        let told = story(client, &call.id).await?;
-        assert_eq!(words(&told), WORDS);
-        for data in told {
+        let updates = status_updates(client, &call.id).await?;
+        assert_eq!(statuses_of(&updates), WORDS);
+        for data in updates {
             assert_eq!(
                 (&data["from"], &data["to"]),
                 (&"***********01".into(), &"***********10".into())
             );
         }
     }
-    let stands = fixture.unregistered_app("1001").call(&call.id).await?;
+    let state = fixture.unregistered_app("1001").call(&call.id).await?;
     assert_eq!(
-        (&stands["status"], &stands["reason"]),
+        (&state["status"], &state["reason"]),
         (&"completed".into(), &"hung_up".into())
     );
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_end_that_overtakes_the_answer_is_the_end() -> Result<()> {
+async fn an_end_that_arrives_before_the_answer_is_final() -> Result<()> {
     let fixture = Fixture::open().await?;
     let mut client = fixture.client("1001").await?;
     for (status, word, reason) in [
@@ -108,21 +109,21 @@ async fn an_end_that_overtakes_the_answer_is_the_end() -> Result<()> {
     ] {
         let call = place(&fixture, &mut client).await?;
         fixture
-            .at_exotel(&call.sid, json!({ "status": status }))
+            .exotel_event(&call.sid, json!({ "status": status }))
             .await?;
         fixture
-            .at_exotel(&call.sid, json!({ "status": "in-progress" }))
+            .exotel_event(&call.sid, json!({ "status": "in-progress" }))
             .await?;
-        let told = story(&mut client, &call.id).await?;
-        assert_eq!(words(&told), ["initiated", word]);
-        assert_eq!(told[1]["reason"], reason);
+        let updates = status_updates(&mut client, &call.id).await?;
+        assert_eq!(statuses_of(&updates), ["initiated", word]);
+        assert_eq!(updates[1]["reason"], reason);
     }
     Ok(())
 }
 
 /// Exotel sends its reports to the callback URL that it got, so the reports in the other tests use its token.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_callback_url_holds_no_secret_and_reports_its_own_call_alone() -> Result<()> {
+async fn a_callback_url_contains_no_secret_and_reports_only_its_own_call() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.app("1001").await?;
     let mut client = fixture.client("1001").await?;
@@ -130,7 +131,7 @@ async fn a_callback_url_holds_no_secret_and_reports_its_own_call_alone() -> Resu
         place(&fixture, &mut client).await?,
         place(&fixture, &mut client).await?,
     ];
-    let asked = Value::from(fixture.asked_of_exotel().await?).to_string();
+    let asked = Value::from(fixture.exotel_requests().await?).to_string();
     let (_, secret) = fixture
         .stack
         .exotel_webhook_url
@@ -150,7 +151,7 @@ async fn a_callback_url_holds_no_secret_and_reports_its_own_call_alone() -> Resu
     let token = "0123456789abcdef0123456789abcdef";
     for (what, url, status, code) in [
         (
-            "another call",
+            "another call was expected",
             with("CustomField", &other.id),
             403,
             "not_your_call",
@@ -179,7 +180,7 @@ async fn a_callback_url_holds_no_secret_and_reports_its_own_call_alone() -> Resu
         ];
         for url in [&url_with(&url, &report), &url] {
             let asking = fixture.http.post(url.clone()).form(&report).send().await?;
-            let (answered, answer) = fixture::answered(asking).await?;
+            let (answered, answer) = fixture::status_and_body(asking).await?;
             assert_eq!(
                 (answered.as_u16(), &answer["code"]),
                 (status, &code.into()),
@@ -191,13 +192,13 @@ async fn a_callback_url_holds_no_secret_and_reports_its_own_call_alone() -> Resu
     let report = [("CallSid", other.sid.as_str()), ("Status", "completed")];
     fixture.http.post(url).form(&report).send().await?;
     for call in [&one, &other] {
-        let stands = fixture.unregistered_app("1001").call(&call.id).await?;
-        assert_eq!(stands["status"], "initiated", "{stands}");
+        let state = fixture.unregistered_app("1001").call(&call.id).await?;
+        assert_eq!(state["status"], "initiated", "{state}");
         fixture
-            .at_exotel(&call.sid, json!({ "status": "completed" }))
+            .exotel_event(&call.sid, json!({ "status": "completed" }))
             .await?;
-        let told = story(&mut client, &call.id).await?;
-        assert_eq!(words(&told).last(), Some(&"completed"));
+        let updates = status_updates(&mut client, &call.id).await?;
+        assert_eq!(statuses_of(&updates).last(), Some(&"completed"));
     }
     assert_eq!(app.count_pushes("incoming_call").await?, 0);
     Ok(())
@@ -205,7 +206,7 @@ async fn a_callback_url_holds_no_secret_and_reports_its_own_call_alone() -> Resu
 
 /// The callback URL that Exotel got for a call.
 async fn callback_of(fixture: &Fixture, call: &Placed) -> Result<reqwest::Url> {
-    let asked = fixture.asked_of_exotel().await?;
+    let asked = fixture.exotel_requests().await?;
     let mut urls = asked.iter().filter_map(|request| {
         let form = &request["body"];
         let url =
@@ -225,24 +226,24 @@ fn url_with(url: &reqwest::Url, fields: &[(&str, &str)]) -> reqwest::Url {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn asked_for_again_under_the_same_reference_it_is_the_same_call() -> Result<()> {
+async fn a_repeated_request_with_the_same_reference_is_the_same_call() -> Result<()> {
     let fixture = Fixture::open().await?;
     let mut client = fixture.client("1001").await?;
     let reference = unique();
     let mut ids = Vec::new();
     for _ in 0..3 {
         client.send(wants(&reference)).await?;
-        let data = answer_of(&mut client, "call_initiated").await?["data"].clone();
+        let data = next_of_type(&mut client, "call_initiated").await?["data"].clone();
         assert_eq!(data["clientReference"], reference.as_str());
         ids.push(data["callId"].as_str().unwrap().to_owned());
     }
     ids.dedup();
     assert_eq!(ids.len(), 1);
-    assert_eq!(fixture.placed(&ids[0]).await?.len(), 1);
+    assert_eq!(fixture.exotel_call_sids(&ids[0]).await?.len(), 1);
     let mut another = wants(&reference);
     another["recipientId"] = "+919876543211".into();
     client.send(another).await?;
-    let error = answer_of(&mut client, "error").await?;
+    let error = next_of_type(&mut client, "error").await?;
     assert_eq!(
         (&error["code"], &error["callId"]),
         (&"reference_used".into(), &ids[0].as_str().into())
@@ -251,7 +252,7 @@ async fn asked_for_again_under_the_same_reference_it_is_the_same_call() -> Resul
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_exotel_refuses_fails_at_once_and_everybody_hears_of_it() -> Result<()> {
+async fn a_call_that_exotel_rejects_fails_at_once_and_clients_are_notified() -> Result<()> {
     let fixture = Fixture::open().await?;
     let mut own = fixture.client("1001").await?;
     // The status update may arrive before the response that `own` waits for.
@@ -269,7 +270,7 @@ async fn what_exotel_refuses_fails_at_once_and_everybody_hears_of_it() -> Result
             .exotel_behaves(&json!({ "connect": [{ "status": status, "retry_after": 1 }] }))
             .await?;
         own.send(wants(&format!("refused-{}", unique()))).await?;
-        let error = answer_of(&mut own, "error").await?;
+        let error = next_of_type(&mut own, "error").await?;
         assert_eq!(
             (&error["code"], &error["status"]),
             (&code.into(), &"failed".into()),
@@ -283,14 +284,18 @@ async fn what_exotel_refuses_fails_at_once_and_everybody_hears_of_it() -> Result
         );
         let id = error["callId"].as_str().unwrap();
         for client in [&mut listener, &mut other] {
-            assert_eq!(words(&story(client, id).await?), ["failed"], "{status}");
+            assert_eq!(
+                statuses_of(&status_updates(client, id).await?),
+                ["failed"],
+                "{status}"
+            );
         }
     }
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_that_exotel_placed_without_saying_so_goes_on_when_it_reports() -> Result<()> {
+async fn a_call_that_exotel_placed_without_a_response_continues_when_it_reports() -> Result<()> {
     let fixture = Fixture::open().await?;
     let mut client = fixture.client("1001").await?;
     let mut listener = fixture.client("1001").await?;
@@ -299,7 +304,7 @@ async fn a_call_that_exotel_placed_without_saying_so_goes_on_when_it_reports() -
         .await?;
     let message = wants(&unique());
     client.send(message.clone()).await?;
-    let error = answer_of(&mut client, "error").await?;
+    let error = next_of_type(&mut client, "error").await?;
     assert_eq!(
         (&error["code"], &error["status"]),
         (&"exotel_silent".into(), &"initiated".into())
@@ -307,20 +312,20 @@ async fn a_call_that_exotel_placed_without_saying_so_goes_on_when_it_reports() -
     // The app repeats its request: no telephone rings twice.
     client.send(message).await?;
     assert_eq!(
-        answer_of(&mut client, "error").await?["code"],
+        next_of_type(&mut client, "error").await?["code"],
         "exotel_silent"
     );
     let id = error["callId"].as_str().unwrap();
-    let sids = fixture.placed(id).await?;
+    let sids = fixture.exotel_call_sids(id).await?;
     assert_eq!(sids.len(), 1);
     fixture
-        .at_exotel(&sids[0], json!({ "status": "in-progress" }))
+        .exotel_event(&sids[0], json!({ "status": "in-progress" }))
         .await?;
     fixture
-        .at_exotel(&sids[0], json!({ "status": "completed" }))
+        .exotel_event(&sids[0], json!({ "status": "completed" }))
         .await?;
     assert_eq!(
-        words(&story(&mut listener, id).await?),
+        statuses_of(&status_updates(&mut listener, id).await?),
         ["in-progress", "completed"]
     );
     Ok(())
@@ -328,22 +333,22 @@ async fn a_call_that_exotel_placed_without_saying_so_goes_on_when_it_reports() -
 
 /// The test stack looks such calls up every 10 s.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_whose_end_exotel_never_reported_is_looked_up() -> Result<()> {
+async fn a_call_without_a_final_report_is_looked_up_at_exotel() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.unregistered_app("1001");
     let mut client = fixture.client("1001").await?;
     let call = place(&fixture, &mut client).await?;
     fixture
-        .at_exotel(&call.sid, json!({ "status": "in-progress" }))
+        .exotel_event(&call.sid, json!({ "status": "in-progress" }))
         .await?;
     fixture
-        .at_exotel(&call.sid, json!({ "status": "completed", "silent": true }))
+        .exotel_event(&call.sid, json!({ "status": "completed", "silent": true }))
         .await?;
     assert_eq!(app.call(&call.id).await?["status"], "in_progress");
-    let stands = app
-        .sees_within(&call.id, "completed", Duration::from_secs(25))
+    let state = app
+        .wait_for_status_within(&call.id, "completed", Duration::from_secs(25))
         .await?;
-    let events: Vec<&str> = stands["history"]
+    let events: Vec<&str> = state["history"]
         .as_array()
         .unwrap()
         .iter()
@@ -351,14 +356,14 @@ async fn a_call_whose_end_exotel_never_reported_is_looked_up() -> Result<()> {
         .collect();
     assert!(events.contains(&"timer_fired"), "{events:?}");
     assert_eq!(
-        words(&story(&mut client, &call.id).await?),
+        statuses_of(&status_updates(&mut client, &call.id).await?),
         ["initiated", "in-progress", "completed"]
     );
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_app_without_a_number_of_its_own_is_called_on_the_one_it_is_known_by() -> Result<()> {
+async fn an_app_without_its_own_number_is_called_on_the_number_of_its_extension() -> Result<()> {
     let fixture = Fixture::open().await?;
     let mut client = fixture.client("1001").await?;
     for message in [
@@ -366,14 +371,14 @@ async fn an_app_without_a_number_of_its_own_is_called_on_the_one_it_is_known_by(
         json!({ "type": "incoming_call", "callerId": "1001", "recipientId": THERE, "callType": "voice" }),
     ] {
         client.send(message).await?;
-        let data = answer_of(&mut client, "call_initiated").await?["data"].clone();
+        let data = next_of_type(&mut client, "call_initiated").await?["data"].clone();
         assert_eq!(data["from"], HERE);
     }
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_called_is_refused_with_what_to_do() -> Result<()> {
+async fn a_number_that_cannot_be_called_is_rejected_with_a_hint() -> Result<()> {
     let fixture = Fixture::open().await?;
     let mut client = fixture.client("1001").await?;
     for (caller, recipient, kind, code) in [
@@ -390,7 +395,7 @@ async fn what_cannot_be_called_is_refused_with_what_to_do() -> Result<()> {
         let message = json!({ "type": "incoming_call", "callerId": caller, "recipientId": recipient, "callType": kind });
         client.send(message).await?;
         assert_eq!(
-            answer_of(&mut client, "error").await?["code"],
+            next_of_type(&mut client, "error").await?["code"],
             code,
             "{caller} → {recipient} {kind}"
         );
@@ -399,27 +404,27 @@ async fn what_cannot_be_called_is_refused_with_what_to_do() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_app_cannot_hang_up_what_is_between_two_telephones() -> Result<()> {
+async fn an_app_cannot_hang_up_a_call_between_two_telephones() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.unregistered_app("1001");
     let mut client = fixture.client("1001").await?;
     let call = place(&fixture, &mut client).await?;
-    let (status, answer) = app.says("hangup", &call.id).await?;
+    let (status, answer) = app.respond("hangup", &call.id).await?;
     assert_eq!(
         (status.as_u16(), &answer["code"]),
         (409, &"ends_at_the_phones".into())
     );
     fixture
-        .at_exotel(&call.sid, json!({ "status": "completed" }))
+        .exotel_event(&call.sid, json!({ "status": "completed" }))
         .await?;
     assert_eq!(
-        words(&story(&mut client, &call.id).await?),
+        statuses_of(&status_updates(&mut client, &call.id).await?),
         ["initiated", "completed"]
     );
-    assert_eq!(app.says("hangup", &call.id).await?.0, 200);
+    assert_eq!(app.respond("hangup", &call.id).await?.0, 200);
     let (status, _) = fixture
         .unregistered_app("1002")
-        .says("hangup", &call.id)
+        .respond("hangup", &call.id)
         .await?;
     assert_eq!(status, 403);
     Ok(())

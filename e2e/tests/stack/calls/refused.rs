@@ -4,7 +4,7 @@ use anyhow::Result;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use ringback_e2e::fixture::{Fixture, answered};
+use ringback_e2e::fixture::{Fixture, status_and_body};
 
 const NO_CALL: &str = "0b8f3c1e-6d52-4f7a-9e11-2c3d4e5f6a7b";
 
@@ -49,7 +49,7 @@ async fn every_bad_request_has_its_status_code() -> Result<()> {
             .post(&url)
             .bearer_auth(&app.token)
             .header("content-type", "application/json");
-        let (status, answer) = answered(request.body(body.clone()).send().await?).await?;
+        let (status, answer) = status_and_body(request.body(body.clone()).send().await?).await?;
         assert_eq!(
             (status, &answer["code"]),
             (expected, &code.into()),
@@ -64,7 +64,7 @@ async fn every_bad_request_has_its_status_code() -> Result<()> {
         );
     }
     for token in ["", "nonsense", &format!("{}x", app.token)] {
-        let (status, _) = answered(
+        let (status, _) = status_and_body(
             fixture
                 .http
                 .post(&url)
@@ -80,19 +80,18 @@ async fn every_bad_request_has_its_status_code() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_is_shown_to_its_own_extension_alone() -> Result<()> {
+async fn a_call_is_visible_only_to_its_own_extension() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.app("1001").await?;
-    let stranger = fixture.unregistered_app("1002");
-    let caller = fixture.dial("1001").await?;
-    let id = app.woken().await?;
+    let other_app = fixture.unregistered_app("1002");
+    let (caller, id) = app.is_called().await?;
     let path = format!("/api/calls/{id}");
     assert_eq!(
-        stranger.ask(Method::GET, &path, None).await?.0,
+        other_app.ask(Method::GET, &path, None).await?.0,
         StatusCode::FORBIDDEN
     );
     for action in ["accept", "accept_ready", "decline", "hangup"] {
-        let (status, answer) = stranger.says(action, &id).await?;
+        let (status, answer) = other_app.respond(action, &id).await?;
         assert_eq!(
             (status, &answer["code"]),
             (StatusCode::FORBIDDEN, &"not_your_call".into()),
@@ -110,12 +109,12 @@ async fn a_call_is_shown_to_its_own_extension_alone() -> Result<()> {
     );
     assert_eq!(app.call(&id).await?["status"], "waiting_for_mobile");
     caller.cancel().await?;
-    app.sees(&id, "canceled").await?;
+    app.wait_for_status(&id, "canceled").await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn exotel_and_the_pbx_show_their_secrets() -> Result<()> {
+async fn exotel_and_the_pbx_must_send_their_secrets() -> Result<()> {
     let fixture = Fixture::open().await?;
     let form = [
         ("channel_id", "1.1"),
@@ -151,7 +150,7 @@ async fn exotel_and_the_pbx_show_their_secrets() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn devices_are_registered_by_their_own_extension() -> Result<()> {
+async fn devices_are_registered_only_by_their_own_extension() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.unregistered_app("1001");
     let path = format!("/api/devices/{}", app.device);
@@ -183,15 +182,15 @@ async fn devices_are_registered_by_their_own_extension() -> Result<()> {
     assert_eq!(
         caller.rejected(ringback_e2e::fixture::SOON).await?.0,
         486,
-        "a device that was deleted does not ring"
+        "a deleted device does not ring"
     );
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn health_tells_of_each_dependency() -> Result<()> {
+async fn health_reports_each_dependency() -> Result<()> {
     let fixture = Fixture::open().await?;
-    let (status, health) = answered(
+    let (status, health) = status_and_body(
         fixture
             .http
             .get(format!("{}/health", fixture.stack.http_url))

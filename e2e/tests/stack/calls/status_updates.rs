@@ -8,70 +8,77 @@ use ringback_client::Client;
 use serde_json::json;
 use tokio::time::Instant;
 
-use ringback_e2e::clients::{answer_of, story, words};
+use ringback_e2e::clients::{next_of_type, status_updates, statuses_of};
 use ringback_e2e::fixture::{CALLER, Conversation, Fixture, SOON};
 
 /// Longer than any message takes to arrive.
 const A_WHILE: Duration = Duration::from_secs(1);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_client_hears_of_a_call_and_only_its_own_extension_who_calls() -> Result<()> {
+async fn every_client_receives_call_updates_and_only_the_called_extension_the_number() -> Result<()>
+{
     let fixture = Fixture::open().await?;
     let app = fixture.app("1001").await?;
     let mut phone = fixture.phone("1001").await?;
     let mut participant = fixture.client("1001").await?;
     let mut others = [fixture.client("1002").await?, fixture.client("1002").await?];
-    let talk = Conversation::begin(&app, &mut phone).await?;
+    let talk = Conversation::start(&app, &mut phone).await?;
     talk.caller.hang_up().await?;
-    let told = story(&mut participant, &talk.id).await?;
-    assert_eq!(words(&told), ["ringing", "in-progress", "completed"]);
+    let updates = status_updates(&mut participant, &talk.id).await?;
+    assert_eq!(
+        statuses_of(&updates),
+        ["ringing", "in-progress", "completed"]
+    );
     assert!(
-        told.iter()
+        updates
+            .iter()
             .all(|data| data["from"] == CALLER && data["to"] == "1001"),
-        "{told:?}"
+        "{updates:?}"
     );
     for client in &mut others {
-        let told = story(client, &talk.id).await?;
-        assert_eq!(words(&told), ["ringing", "in-progress", "completed"]);
+        let updates = status_updates(client, &talk.id).await?;
+        assert_eq!(
+            statuses_of(&updates),
+            ["ringing", "in-progress", "completed"]
+        );
         assert!(
-            told.iter().all(|data| data["from"] == "***********10"),
-            "{told:?}"
+            updates.iter().all(|data| data["from"] == "***********10"),
+            "{updates:?}"
         );
     }
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_died_without_closing_costs_nobody_else_anything() -> Result<()> {
+async fn a_client_that_died_without_closing_does_not_delay_others() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.app("1001").await?;
     let dead = fixture.client("1002").await?;
     let mut alive = fixture.client("1002").await?;
     drop(dead);
-    let caller = fixture.dial("1001").await?;
-    let id = app.woken().await?;
+    let (caller, id) = app.is_called().await?;
     caller.cancel().await?;
     assert_eq!(
-        words(&story(&mut alive, &id).await?),
+        statuses_of(&status_updates(&mut alive, &id).await?),
         ["ringing", "canceled"]
     );
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_connects_without_a_token() -> Result<()> {
+async fn a_connection_without_a_token_is_rejected() -> Result<()> {
     let fixture = Fixture::open().await?;
     for token in ["", "nonsense"] {
         assert!(
             Client::connect(&fixture.stack.ws_url, token).await.is_err(),
-            "{token:?} was let in"
+            "{token:?} was accepted"
         );
     }
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ping_is_answered_and_nonsense_leaves_the_connection() -> Result<()> {
+async fn a_ping_is_answered_and_invalid_messages_keep_the_connection() -> Result<()> {
     let fixture = Fixture::open().await?;
     for (text, code) in [
         ("{", "bad_message"),
@@ -83,17 +90,17 @@ async fn a_ping_is_answered_and_nonsense_leaves_the_connection() -> Result<()> {
     ] {
         let mut client = fixture.client("1001").await?;
         client.send_text(text).await?;
-        let answer = answer_of(&mut client, "error").await?;
+        let answer = next_of_type(&mut client, "error").await?;
         assert_eq!(answer["code"], code, "{text}");
         client.send(json!({ "type": "ping" })).await?;
-        let pong = answer_of(&mut client, "pong").await?;
+        let pong = next_of_type(&mut client, "pong").await?;
         assert_eq!(pong, json!({ "type": "pong" }));
     }
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flood_of_nonsense_is_told_once_a_second_and_holds_up_no_ping() -> Result<()> {
+async fn invalid_messages_get_one_error_a_second_and_delay_no_ping() -> Result<()> {
     const FLOOD: usize = 100;
     let fixture = Fixture::open().await?;
     let mut client = fixture.client("1001").await?;
@@ -123,21 +130,20 @@ async fn a_call_is_declined_over_the_websocket() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.app("1001").await?;
     let mut client = fixture.client("1001").await?;
-    let mut stranger = fixture.client("1002").await?;
-    let caller = fixture.dial("1001").await?;
-    let id = app.woken().await?;
+    let mut outsider = fixture.client("1002").await?;
+    let (caller, id) = app.is_called().await?;
     let says = |extension: &str| json!({ "type": "call_response", "server_call_id": id, "extension": extension, "action": "decline", "timestamp": 1 });
     for (extension, code) in [("1001", "not_your_extension"), ("1002", "not_your_call")] {
-        stranger.send(says(extension)).await?;
-        assert_eq!(answer_of(&mut stranger, "error").await?["code"], code);
+        outsider.send(says(extension)).await?;
+        assert_eq!(next_of_type(&mut outsider, "error").await?["code"], code);
     }
     client.send(says("1001")).await?;
     assert_eq!(
-        answer_of(&mut client, "call_response").await?["status"],
+        next_of_type(&mut client, "call_response").await?["status"],
         "declined"
     );
     assert_eq!(caller.rejected(SOON).await?.0, 486);
-    assert_eq!(app.says("accept", &id).await?.0, StatusCode::CONFLICT);
+    assert_eq!(app.respond("accept", &id).await?.0, StatusCode::CONFLICT);
     tokio::time::sleep(Duration::from_millis(100)).await;
     Ok(())
 }

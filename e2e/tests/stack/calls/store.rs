@@ -6,7 +6,7 @@ use ringback::store::calls::{DynamoCalls, promises};
 use ringback_e2e::fixture::Fixture;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dynamodb_keeps_every_promise() -> Result<()> {
+async fn dynamodb_keeps_every_promise_of_the_store() -> Result<()> {
     let fixture = Fixture::open().await?;
     let client = aws_sdk_dynamodb::Client::new(&fixture.aws);
     promises::all(&DynamoCalls::new(client, fixture.stack.aws.table.clone())).await;

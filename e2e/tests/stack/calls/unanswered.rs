@@ -12,45 +12,43 @@ use ringback_e2e::fixture::{Fixture, SOON, call_sid};
 const LONGEST_RING: Duration = Duration::from_secs(35);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_caller_who_is_declined_hears_busy() -> Result<()> {
+async fn a_declined_caller_hears_busy() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.app("1001").await?;
-    let caller = fixture.dial("1001").await?;
-    let id = app.woken().await?;
-    let (status, answer) = app.says_anonymously("decline", &id).await?;
+    let (caller, id) = app.is_called().await?;
+    let (status, answer) = app.respond_without_device("decline", &id).await?;
     assert_eq!(
         (status, &answer["status"]),
         (StatusCode::OK, &"declined".into())
     );
     assert_eq!(caller.rejected(SOON).await?.0, 486);
-    let (status, answer) = app.says_anonymously("decline", &id).await?;
+    let (status, answer) = app.respond_without_device("decline", &id).await?;
     assert_eq!(
         (status, &answer["status"]),
         (StatusCode::OK, &"declined".into())
     );
     assert_eq!(
-        app.says_anonymously("accept_ready", &id).await?.0,
+        app.respond_without_device("accept_ready", &id).await?.0,
         StatusCode::CONFLICT
     );
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_device_that_declines_leaves_the_others_ringing() -> Result<()> {
+async fn a_decline_on_one_device_leaves_the_others_ringing() -> Result<()> {
     let fixture = Fixture::open().await?;
     let (one, other) = (fixture.app("1001").await?, fixture.app("1001").await?);
-    let caller = fixture.dial("1001").await?;
-    let id = one.woken().await?;
-    other.woken().await?;
+    let (caller, id) = one.is_called().await?;
+    other.receives_call().await?;
     // Until the ringing devices are recorded, a decline counts for all of them.
-    one.sees(&id, "waiting_for_mobile").await?;
+    one.wait_for_status(&id, "waiting_for_mobile").await?;
     tokio::time::sleep(Duration::from_millis(300)).await;
-    let (status, answer) = one.says("decline", &id).await?;
+    let (status, answer) = one.respond("decline", &id).await?;
     assert_eq!(
         (status, &answer["status"]),
         (StatusCode::OK, &"waiting_for_mobile".into())
     );
-    let (status, answer) = other.says("decline", &id).await?;
+    let (status, answer) = other.respond("decline", &id).await?;
     assert_eq!(
         (status, &answer["status"]),
         (StatusCode::OK, &"declined".into())
@@ -60,11 +58,10 @@ async fn one_device_that_declines_leaves_the_others_ringing() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_caller_whom_nobody_answers_hears_busy_within_2_s_of_the_deadline() -> Result<()> {
+async fn an_unanswered_caller_hears_busy_within_2_s_of_the_deadline() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.app("1001").await?;
-    let caller = fixture.dial("1001").await?;
-    let id = app.woken().await?;
+    let (caller, id) = app.is_called().await?;
     let call = app.call(&id).await?;
     let (code, event) = caller.rejected(LONGEST_RING).await?;
     assert_eq!(code, 486);
@@ -79,7 +76,7 @@ async fn a_caller_whom_nobody_answers_hears_busy_within_2_s_of_the_deadline() ->
         app.push("call_cancelled").await?["data"]["reason"],
         "timeout"
     );
-    let (status, answer) = app.says("accept_ready", &id).await?;
+    let (status, answer) = app.respond("accept_ready", &id).await?;
     assert_eq!(
         (status, &answer["status"]),
         (StatusCode::CONFLICT, &"timed_out".into())
@@ -88,29 +85,28 @@ async fn a_caller_whom_nobody_answers_hears_busy_within_2_s_of_the_deadline() ->
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_caller_who_gives_up_silences_the_phones() -> Result<()> {
+async fn a_caller_who_hangs_up_stops_the_ringing() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.app("1001").await?;
-    let caller = fixture.dial("1001").await?;
-    let id = app.woken().await?;
+    let (caller, id) = app.is_called().await?;
     caller.cancel().await?;
     assert_eq!(
         app.push("call_cancelled").await?["data"]["reason"],
         "caller_hung_up"
     );
-    let (status, answer) = app.says("accept_ready", &id).await?;
+    let (status, answer) = app.respond("accept_ready", &id).await?;
     assert_eq!(
         (status, &answer["status"]),
         (StatusCode::CONFLICT, &"canceled".into())
     );
-    assert_eq!(app.says("hangup", &id).await?.0, StatusCode::OK);
+    assert_eq!(app.respond("hangup", &id).await?.0, StatusCode::OK);
     assert_eq!(app.call(&id).await?["reason"], "caller_hung_up");
     assert_eq!(app.count_pushes("call_cancelled").await?, 1);
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_device_the_caller_hears_busy_at_once() -> Result<()> {
+async fn a_caller_to_an_extension_without_devices_hears_busy_at_once() -> Result<()> {
     let fixture = Fixture::open().await?;
     let caller = fixture.dial("1001").await?;
     let (code, event) = caller.rejected(SOON).await?;
@@ -120,7 +116,7 @@ async fn without_a_device_the_caller_hears_busy_at_once() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn when_every_push_fails_the_caller_hears_busy_at_once() -> Result<()> {
+async fn a_caller_hears_busy_at_once_if_every_push_fails() -> Result<()> {
     let fixture = Fixture::open().await?;
     let _app = fixture.app("1001").await?;
     fixture
@@ -133,7 +129,7 @@ async fn when_every_push_fails_the_caller_hears_busy_at_once() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_device_that_fcm_calls_dead_is_forgotten_and_the_others_ring() -> Result<()> {
+async fn a_device_that_fcm_calls_unregistered_is_deleted_and_the_others_ring() -> Result<()> {
     let fixture = Fixture::open().await?;
     let dead = fixture.app("1001").await?;
     fixture
@@ -141,23 +137,22 @@ async fn a_device_that_fcm_calls_dead_is_forgotten_and_the_others_ring() -> Resu
         .await?;
     for _ in 0..2 {
         let alive = fixture.app("1001").await?;
-        let caller = fixture.dial("1001").await?;
-        let id = alive.woken().await?;
-        alive.sees(&id, "waiting_for_mobile").await?;
+        let (caller, id) = alive.is_called().await?;
+        alive.wait_for_status(&id, "waiting_for_mobile").await?;
         caller.cancel().await?;
-        alive.sees(&id, "canceled").await?;
+        alive.wait_for_status(&id, "canceled").await?;
     }
     assert_eq!(
         fixture.pushes_to(&dead.push_token).await?.len(),
         1,
-        "it was tried once and then forgotten"
+        "FCM is asked once, then the device is deleted"
     );
     fixture.fcm_behaves(&json!({})).await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_apns_credential_of_the_project_costs_one_push_and_no_access_token() -> Result<()> {
+async fn a_wrong_apns_credential_costs_one_push_and_no_access_token() -> Result<()> {
     let fixture = Fixture::open().await?;
     let (wrong, right) = (fixture.app("1001").await?, fixture.app("1001").await?);
     fixture
@@ -170,21 +165,21 @@ async fn a_wrong_apns_credential_of_the_project_costs_one_push_and_no_access_tok
             .passthru(&call_sid(), "09876543210", fixture.number_of("1001"))
             .await?;
         assert_eq!(status, StatusCode::OK, "{answer}");
-        let id = right.woken().await?;
-        assert_eq!(right.says("decline", &id).await?.0, StatusCode::OK);
+        let id = right.receives_call().await?;
+        assert_eq!(right.respond("decline", &id).await?.0, StatusCode::OK);
         let rings = fixture.pushes_to(&wrong.push_token).await?;
         let rings = rings
             .iter()
             .filter(|push| push["data"]["type"] == "incoming_call");
         assert_eq!(rings.count(), calls);
-        let now = fixture.access_tokens_asked_for().await?;
+        let now = fixture.access_token_requests().await?;
         assert_eq!(*asked_for_access.get_or_insert(now), now);
     }
     fixture.fcm_behaves(&json!({})).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_number_that_leads_nowhere_is_refused() -> Result<()> {
+async fn a_number_without_a_route_is_rejected() -> Result<()> {
     let fixture = Fixture::open().await?;
     let nowhere = "08047490000";
     let (status, answer) = fixture
@@ -200,21 +195,20 @@ async fn a_number_that_leads_nowhere_is_refused() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_phone_that_says_no_is_busy_to_the_caller() -> Result<()> {
+async fn a_phone_that_rejects_makes_the_caller_hear_busy() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.app("1001").await?;
     let mut phone = fixture.registered_phone("1001").await?;
-    let caller = fixture.dial("1001").await?;
-    let id = app.woken().await?;
-    assert_eq!(app.says("accept", &id).await?.0, StatusCode::OK);
+    let (caller, id) = app.is_called().await?;
+    assert_eq!(app.respond("accept", &id).await?.0, StatusCode::OK);
     phone.next_call(SOON).await?.reject(486).await?;
     assert_eq!(caller.rejected(SOON).await?.0, 486);
-    app.sees(&id, "declined").await?;
+    app.wait_for_status(&id, "declined").await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_schedule_ends_the_call_when_the_queue_has_lost_its_message() -> Result<()> {
+async fn the_scheduler_ends_the_call_if_the_queue_loses_its_message() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.app("1001").await?;
     // Only Exotel has reported this caller, so only a timer can end the call.
@@ -222,7 +216,7 @@ async fn the_schedule_ends_the_call_when_the_queue_has_lost_its_message() -> Res
         .passthru(&call_sid(), "09876543210", fixture.number_of("1001"))
         .await?;
     assert_eq!(status, StatusCode::OK);
-    let id = app.woken().await?;
+    let id = app.receives_call().await?;
     let queues = aws_sdk_sqs::Client::new(&fixture.aws);
     let listed = queues
         .list_queues()

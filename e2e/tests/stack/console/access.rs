@@ -31,21 +31,21 @@ const CONTRASTS: &str = "
     });";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn everybody_can_read_the_page_and_use_all_of_it() -> Result<()> {
+async fn the_page_is_accessible() -> Result<()> {
     let fixture = Fixture::open().await?;
     let page = Page::open(&fixture).await?;
     page.switch_on().await?;
     page.click("#dial button").await?;
-    page.says("#phone-state", "is calling").await?;
-    page.says("#board .timeline", "Pushes went out").await?;
-    every_text_stands_out_from_its_ground_by_day_and_by_night(&page).await?;
-    every_control_has_a_name_and_the_page_a_structure(&page).await?;
+    page.shows("#phone-state", "is calling").await?;
+    page.shows("#board .timeline", "Pushes went out").await?;
+    text_has_enough_contrast_in_both_colour_schemes(&page).await?;
+    controls_have_names_and_the_page_has_a_structure(&page).await?;
     page.click("#decline").await?;
     page.latest_is("Declined").await?;
     page.close().await
 }
 
-async fn every_text_stands_out_from_its_ground_by_day_and_by_night(page: &Page) -> Result<()> {
+async fn text_has_enough_contrast_in_both_colour_schemes(page: &Page) -> Result<()> {
     let mut grounds = Vec::new();
     for scheme in ["light", "dark"] {
         // The growing ring animation is not a colour scheme change.
@@ -58,7 +58,7 @@ async fn every_text_stands_out_from_its_ground_by_day_and_by_night(page: &Page) 
             .await?;
         let texts = page.browser.run(CONTRASTS, json!([])).await?;
         let texts: Vec<(f64, String)> = serde_json::from_value(texts)?;
-        ensure!(texts.len() > 30, "only {} texts were found", texts.len());
+        ensure!(texts.len() > 30, "found only {} texts", texts.len());
         let faint: Vec<_> = texts
             .iter()
             .filter(|(ratio, _)| *ratio < CONTRAST)
@@ -68,19 +68,22 @@ async fn every_text_stands_out_from_its_ground_by_day_and_by_night(page: &Page) 
         assert_eq!(
             page.measured(moving).await?,
             0,
-            "something moves all the same"
+            "an animation runs in spite of the preference"
         );
         grounds.push(
             page.measured("getComputedStyle(document.body).backgroundColor")
                 .await?,
         );
     }
-    assert_ne!(grounds[0], grounds[1], "night looks like day");
+    assert_ne!(
+        grounds[0], grounds[1],
+        "the dark scheme looks like the light one"
+    );
     Ok(())
 }
 
 /// Checks the accessibility tree of the browser: every control has a role and a name.
-async fn every_control_has_a_name_and_the_page_a_structure(page: &Page) -> Result<()> {
+async fn controls_have_names_and_the_page_has_a_structure(page: &Page) -> Result<()> {
     page.browser
         .devtools("Accessibility.enable", json!({}))
         .await?;
@@ -122,7 +125,7 @@ async fn every_control_has_a_name_and_the_page_a_structure(page: &Page) -> Resul
     for role in ["main", "banner", "status", "alert"] {
         ensure!(
             named.iter().any(|(one, _)| *one == role),
-            "nothing is a {role}"
+            "no element has the role {role}"
         );
     }
     let structure =

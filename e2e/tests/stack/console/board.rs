@@ -9,7 +9,7 @@ use super::page::{Page, SOON};
 use ringback_e2e::fixture::Fixture;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hostile_name_is_shown_as_text_and_fits_on_a_phones_screen() -> Result<()> {
+async fn a_hostile_name_is_shown_as_text_and_fits_on_a_phone_screen() -> Result<()> {
     let fixture = Fixture::open().await?;
     let page = Page::open(&fixture).await?;
     let screen = json!({ "width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": true });
@@ -20,11 +20,11 @@ async fn a_hostile_name_is_shown_as_text_and_fits_on_a_phones_screen() -> Result
     let name = "<img src=x onerror=alert(1)><b>Aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
     page.browser.fill("#caller-name", name).await?;
     page.click("#dial button").await?;
-    page.says("#phone-state", "<img src=x onerror=alert(1)><b>A")
+    page.shows("#phone-state", "<img src=x onerror=alert(1)><b>A")
         .await?;
-    page.says("#board h3", "<img src=x onerror=alert(1)><b>A")
+    page.shows("#board h3", "<img src=x onerror=alert(1)><b>A")
         .await?;
-    page.says("#pushes", "<img src=x onerror=alert(1)><b>A")
+    page.shows("#pushes", "<img src=x onerror=alert(1)><b>A")
         .await?;
     let made = page
         .measured("document.querySelectorAll('main img, main b').length")
@@ -50,7 +50,7 @@ async fn a_hostile_name_is_shown_as_text_and_fits_on_a_phones_screen() -> Result
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_has_no_part_in_a_call_sees_neither_its_numbers_nor_its_timeline() -> Result<()> {
+async fn a_viewer_without_a_part_in_a_call_sees_no_numbers_and_no_timeline() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.app("1001").await?;
     let page = Page::open(&fixture).await?;
@@ -59,9 +59,9 @@ async fn who_has_no_part_in_a_call_sees_neither_its_numbers_nor_its_timeline() -
     let caller = fixture
         .dial_as("1001", Caller::number("+919876543210"), None)
         .await?;
-    app.woken().await?;
+    app.receives_call().await?;
     page.latest_is("Ringing").await?;
-    page.says("#board .note", "You have no part in this call")
+    page.shows("#board .note", "You have no part in this call")
         .await?;
     let card = page.text("#board > .call").await?;
     ensure!(card.contains("**10") && !card.contains("98765"), "{card}");
@@ -78,8 +78,7 @@ async fn who_has_no_part_in_a_call_sees_neither_its_numbers_nor_its_timeline() -
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_is_cut_is_found_again_and_what_changed_meanwhile_is_asked() -> Result<()>
-{
+async fn a_lost_connection_is_restored_and_missed_changes_are_fetched() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.app("1001").await?;
     let page = Page::open(&fixture).await?;
@@ -87,10 +86,9 @@ async fn a_connection_that_is_cut_is_found_again_and_what_changed_meanwhile_is_a
     let count = "window.asked = 0; window.realFetch = fetch;
         window.fetch = (...all) => { asked += 1; return realFetch(...all).finally(() => { asked -= 1 }) }";
     page.browser.run(count, json!([])).await?;
-    let caller = fixture.dial("1001").await?;
-    let id = app.woken().await?;
+    let (caller, id) = app.is_called().await?;
     page.latest_is("Ringing").await?;
-    page.says("#board .timeline", "Pushes went out").await?;
+    page.shows("#board .timeline", "Pushes went out").await?;
     // Close the timeline.
     page.click("#board summary").await?;
     page.browser.until("asked === 0", SOON).await?;
@@ -101,11 +99,11 @@ async fn a_connection_that_is_cut_is_found_again_and_what_changed_meanwhile_is_a
         new MutationObserver(() => states.push(document.querySelector('#connection').textContent))
             .observe(document.querySelector('#connection'), { attributes: true })";
     page.browser.run(cut, json!([])).await?;
-    cut_all(&fixture).await?;
-    let told = "states.includes('Disconnected; trying again')";
-    page.browser.until(told, SOON).await?;
+    close_all_connections(&fixture).await?;
+    let disconnected = "states.includes('Disconnected; trying again')";
+    page.browser.until(disconnected, SOON).await?;
     caller.cancel().await?;
-    app.sees(&id, "canceled").await?;
+    app.wait_for_status(&id, "canceled").await?;
     page.latest_is("Ringing").await?;
     page.browser
         .run(
@@ -124,7 +122,7 @@ async fn a_connection_that_is_cut_is_found_again_and_what_changed_meanwhile_is_a
 }
 
 /// Closes every connection on the server's side, as API Gateway does after two hours.
-async fn cut_all(fixture: &Fixture) -> Result<()> {
+async fn close_all_connections(fixture: &Fixture) -> Result<()> {
     let items = aws_sdk_dynamodb::Client::new(&fixture.aws)
         .query()
         .table_name(&fixture.stack.aws.table)
@@ -132,14 +130,14 @@ async fn cut_all(fixture: &Fixture) -> Result<()> {
         .expression_attribute_values(":pk", S("OPERATORS".to_owned()))
         .send()
         .await?;
-    ensure!(!items.items().is_empty(), "nobody is connected");
+    ensure!(!items.items().is_empty(), "no client is connected");
     let management = management_url(fixture).await?;
     let config =
         aws_sdk_apigatewaymanagement::config::Builder::from(&fixture.aws).endpoint_url(management);
     let client = aws_sdk_apigatewaymanagement::Client::from_conf(config.build());
     for item in items.items() {
         let name = item["sk"].as_s().ok().and_then(|sk| sk.rsplit('#').next());
-        let id = name.context("a connection without an id")?;
+        let id = name.context("the connection has no id")?;
         // Some connections are closed already.
         let _ = client.delete_connection().connection_id(id).send().await;
     }
@@ -160,13 +158,13 @@ async fn management_url(fixture: &Fixture) -> Result<String> {
 
 /// Messages can arrive in another order and twice. This tests the page's own rules for that.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_only_moves_on_whatever_order_its_messages_come_in() -> Result<()> {
+async fn a_call_only_moves_forward_in_any_order_of_messages() -> Result<()> {
     let fixture = Fixture::open().await?;
     let page = Page::open(&fixture).await?;
-    let told = "const { Calls } = await import('/console/calls.js');
+    let script = "const { Calls } = await import('/console/calls.js');
         const { wait } = await import('/console/connection.js');
-        const told = (status, second) => ({ callId: 'a', status, from: '1', to: '2', timestamp: `2026-11-21T08:00:0${second}Z` });
-        const ring = told('ringing', 1), talk = told('in-progress', 2), end = told('completed', 3);
+        const update = (status, second) => ({ callId: 'a', status, from: '1', to: '2', timestamp: `2026-11-21T08:00:0${second}Z` });
+        const ring = update('ringing', 1), talk = update('in-progress', 2), end = update('completed', 3);
         const orders = [[ring, talk, end], [end, talk, ring], [talk, ring, end], [end, ring, talk], [ring, end, talk], [talk, end, ring]];
         const outcomes = orders.map((order) => {
             const calls = new Calls();
@@ -177,24 +175,24 @@ async fn a_call_only_moves_on_whatever_order_its_messages_come_in() -> Result<()
         const calls = new Calls();
         const news = [ring, ring, talk, ring, end, end, talk].map((message) => calls.hear(message) !== undefined);
         const same = new Calls();
-        for (const message of [told('in-progress', 1), ring]) same.hear(message);
+        for (const message of [update('in-progress', 1), ring]) same.hear(message);
         const bad = [null, {}, { callId: 'b' }, { ...ring, timestamp: 'soon' }, { ...ring, callId: 7 }].map((one) => calls.hear(one));
         const longest = [0, 1, 5, 6, 7, 1000].map((failed) => wait(failed, 1));
         return { outcomes, news, same: same.all()[0].status, bad, kept: calls.all().length, longest };";
-    let told = page.browser.run(told, json!([])).await?;
-    assert_eq!(told["outcomes"], json!(vec!["completed 2000"; 6]));
+    let result = page.browser.run(script, json!([])).await?;
+    assert_eq!(result["outcomes"], json!(vec!["completed 2000"; 6]));
     assert_eq!(
-        told["news"],
+        result["news"],
         json!([true, false, true, false, true, false, false])
     );
     // Also within the same second: the timestamps of status updates have no finer resolution.
-    assert_eq!(told["same"], "in-progress");
+    assert_eq!(result["same"], "in-progress");
     assert_eq!(
-        (&told["bad"], &told["kept"]),
+        (&result["bad"], &result["kept"]),
         (&json!([null, null, null, null, null]), &json!(1))
     );
     assert_eq!(
-        told["longest"],
+        result["longest"],
         json!([1000, 2000, 32_000, 60_000, 60_000, 60_000])
     );
     page.close().await

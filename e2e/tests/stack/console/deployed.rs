@@ -101,8 +101,11 @@ impl Front {
         let status = answer["statusCode"]
             .as_u64()
             .and_then(|code| u16::try_from(code).ok());
-        let mut response = Response::builder().status(status.context("no status")?);
-        for (name, value) in answer["headers"].as_object().context("no headers")? {
+        let mut response = Response::builder().status(status.context("the answer has no status")?);
+        for (name, value) in answer["headers"]
+            .as_object()
+            .context("the answer has no headers")?
+        {
             response = response.header(name, value.as_str().unwrap_or_default());
         }
         let body = answer["body"].as_str().unwrap_or_default().to_owned();
@@ -126,8 +129,7 @@ impl Front {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_a_token_of_its_own_a_running_app_takes_a_call_that_sip_phones_talk_on() -> Result<()>
-{
+async fn an_app_with_its_own_token_takes_a_call_that_sip_phones_talk_on() -> Result<()> {
     let fixture = Fixture::open().await?;
     // Another app at this extension, which also receives pushes.
     let app = fixture.app("1001").await?;
@@ -139,11 +141,11 @@ async fn with_a_token_of_its_own_a_running_app_takes_a_call_that_sip_phones_talk
         .await?;
     page.browser.fill("#token", "no token").await?;
     page.click("#sign-in button").await?;
-    page.says("#failure", "That is no token").await?;
+    page.shows("#failure", "That is no token").await?;
     page.browser.fill("#token", &app.token).await?;
     page.click("#sign-in button").await?;
     page.is_live().await?;
-    page.says("#signed-in-as", "Extension 1001").await?;
+    page.shows("#signed-in-as", "Extension 1001").await?;
     // The page hides what only the local stack has, and explains what a browser cannot do.
     let offered = "['test-call', 'viewer', 'pushes-of', 'audio'].map((id) => document.getElementById(id).checkVisibility())";
     assert_eq!(
@@ -151,18 +153,18 @@ async fn with_a_token_of_its_own_a_running_app_takes_a_call_that_sip_phones_talk
         json!([false, false, false, true])
     );
     page.click("#switch").await?;
-    page.says("#phone-state", "hears of its calls").await?;
+    page.shows("#phone-state", "hears of its calls").await?;
 
     let caller = fixture.dial("1001").await?;
-    page.says("#phone-state", "+919876543210 is calling")
+    page.shows("#phone-state", "+919876543210 is calling")
         .await?;
     page.click("#accept").await?;
     let leg = telephone.next_call(SOON).await?;
     leg.answer().await?;
     caller.media().hears(leg.media(), SOON).await?;
-    page.says("#phone-state", "Talking").await?;
+    page.shows("#phone-state", "Talking").await?;
     page.latest_is("Talking").await?;
-    page.says("#board .timeline", "Accepted by a running app")
+    page.shows("#board .timeline", "Accepted by a running app")
         .await?;
     page.click("#hang-up").await?;
     caller.ended(SOON).await?;
@@ -174,7 +176,7 @@ async fn with_a_token_of_its_own_a_running_app_takes_a_call_that_sip_phones_talk
     let traces = page.measured(traces).await?;
     ensure!(
         !traces.to_string().contains(&app.token),
-        "the token was left behind"
+        "the token is stored"
     );
     page.browser.run("location.reload()", json!([])).await?;
     page.browser
@@ -184,7 +186,7 @@ async fn with_a_token_of_its_own_a_running_app_takes_a_call_that_sip_phones_talk
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_that_is_refused_leads_back_to_signing_in() -> Result<()> {
+async fn a_rejected_token_leads_back_to_sign_in() -> Result<()> {
     let fixture = Fixture::open().await?;
     let deployment = Deployment::of(&fixture).await?;
     let page = Page::open_at(&format!("http://{}/", deployment.address)).await?;
@@ -196,7 +198,7 @@ async fn a_token_that_is_refused_leads_back_to_signing_in() -> Result<()> {
     page.browser.fill("#token", &forged).await?;
     page.click("#keep").await?;
     page.click("#sign-in button").await?;
-    page.says("#connection", "The token was refused").await?;
+    page.shows("#connection", "The token was refused").await?;
     let form = "document.querySelector('#sign-in').checkVisibility() && !document.querySelector('#signed').checkVisibility()";
     page.browser.until(form, SOON).await?;
     assert_eq!(

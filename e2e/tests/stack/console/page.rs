@@ -46,7 +46,7 @@ impl Page {
     }
 
     /// Waits until an element's text contains these words.
-    pub(crate) async fn says(&self, css: &str, words: &str) -> Result<()> {
+    pub(crate) async fn shows(&self, css: &str, words: &str) -> Result<()> {
         let element = format!("document.querySelector({})", json!(css));
         let has = format!(
             "{element} && {element}.textContent.includes({})",
@@ -57,13 +57,13 @@ impl Page {
 
     /// Waits until the latest call shows this status.
     pub(crate) async fn latest_is(&self, words: &str) -> Result<()> {
-        self.says("#board > .call .words", words).await
+        self.shows("#board > .call .words", words).await
     }
 
     pub(crate) async fn text(&self, css: &str) -> Result<String> {
         let body = "return document.querySelector(arguments[0])?.textContent ?? ''";
         let text = self.browser.run(body, json!([css])).await?;
-        Ok(text.as_str().context("no text")?.to_owned())
+        Ok(text.as_str().context("the element has no text")?.to_owned())
     }
 
     /// The id of the latest call.
@@ -72,7 +72,7 @@ impl Page {
             .browser
             .run(&format!("return {LATEST}.dataset.call"), json!([]))
             .await?;
-        Ok(id.as_str().context("a call without an id")?.to_owned())
+        Ok(id.as_str().context("the call has no id")?.to_owned())
     }
 
     pub(crate) async fn click(&self, css: &str) -> Result<()> {
@@ -82,7 +82,7 @@ impl Page {
     /// Switches the phone on and waits until it can receive calls.
     pub(crate) async fn switch_on(&self) -> Result<()> {
         self.click("#switch").await?;
-        self.says("#phone-state", "can be woken").await
+        self.shows("#phone-state", "can be woken").await
     }
 
     pub(crate) async fn choose(&self, css: &str, value: &str) -> Result<()> {

@@ -9,31 +9,32 @@ use ringback_e2e::browser::{ENTER, TAB};
 use ringback_e2e::fixture::Fixture;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_test_call_rings_is_accepted_is_heard_and_is_hung_up_on_the_page() -> Result<()> {
+async fn a_test_call_rings_is_accepted_heard_and_hung_up_on_the_page() -> Result<()> {
     let fixture = Fixture::open().await?;
     let page = Page::open(&fixture).await?;
     page.switch_on().await?;
     page.click("#dial button").await?;
-    page.says("#phone-state", "is calling").await?;
+    page.shows("#phone-state", "is calling").await?;
     page.click("#callers button").await?;
     page.latest_is("Caller gave up").await?;
-    page.says("#phone-state", "It sleeps").await?;
-    page.says("#callers", "gave up").await?;
-    page.says("#pushes", "call_cancelled, the caller gave up")
+    page.shows("#phone-state", "It sleeps").await?;
+    page.shows("#callers", "gave up").await?;
+    page.shows("#pushes", "call_cancelled, the caller gave up")
         .await?;
 
     page.click("#dial button").await?;
     page.latest_is("Ringing").await?;
-    page.says("#phone-state", "Asha Rao, +919876543210 is calling")
+    page.shows("#phone-state", "Asha Rao, +919876543210 is calling")
         .await?;
-    page.says("#pushes", "incoming_call from Asha Rao").await?;
-    page.says("#callers", "hears it ring").await?;
+    page.shows("#pushes", "incoming_call from Asha Rao").await?;
+    page.shows("#callers", "hears it ring").await?;
     page.click("#accept").await?;
     page.latest_is("Talking").await?;
     // Each party hears the sound of the other one, packet by packet.
-    page.says("#leg", "talks, and hears caller").await?;
-    page.says("#callers", "talks, hears phone 1001").await?;
-    page.says("#board .timeline", "The two are talking").await?;
+    page.shows("#leg", "talks, and hears caller").await?;
+    page.shows("#callers", "talks, hears phone 1001").await?;
+    page.shows("#board .timeline", "The two are talking")
+        .await?;
     let history = history(&fixture, &page).await?;
     for event in ["ring", "rang", "accept_ready", "settled", "bridged"] {
         ensure!(
@@ -44,12 +45,12 @@ async fn a_test_call_rings_is_accepted_is_heard_and_is_hung_up_on_the_page() -> 
     picture(&page).await?;
     page.click("#hang-up").await?;
     page.latest_is("Ended").await?;
-    page.says("#board .reason", "the person called hung up")
+    page.shows("#board .reason", "the person called hung up")
         .await?;
-    page.says("#board .timeline", "Hung up by the app").await?;
-    page.says("#callers", "was hung up on").await?;
-    page.says("#leg", "was hung up on").await?;
-    page.says("#phone-state", "It sleeps").await?;
+    page.shows("#board .timeline", "Hung up by the app").await?;
+    page.shows("#callers", "was hung up on").await?;
+    page.shows("#leg", "was hung up on").await?;
+    page.shows("#phone-state", "It sleeps").await?;
     page.close().await
 }
 
@@ -68,20 +69,23 @@ async fn history(fixture: &Fixture, page: &Page) -> Result<Vec<Value>> {
         .unregistered_app("1001")
         .call(&page.latest().await?)
         .await?;
-    Ok(call["history"].as_array().context("its history")?.clone())
+    Ok(call["history"]
+        .as_array()
+        .context("the call has no history")?
+        .clone())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_is_declined_with_the_keyboard_alone() -> Result<()> {
+async fn a_call_is_declined_with_the_keyboard() -> Result<()> {
     let fixture = Fixture::open().await?;
     let page = Page::open(&fixture).await?;
     let mut passed = Vec::new();
     tab_to(&page, "switch", &mut passed).await?;
     page.browser.press(ENTER).await?;
-    page.says("#phone-state", "can be woken").await?;
+    page.shows("#phone-state", "can be woken").await?;
     ensure!(
         page.focus().await? == "switch",
-        "the focus went to {}",
+        "the focus moved to {}",
         page.focus().await?
     );
     tab_to(&page, "caller-number", &mut passed).await?;
@@ -103,20 +107,20 @@ async fn a_call_is_declined_with_the_keyboard_alone() -> Result<()> {
         .collect();
     assert_eq!(named, order);
     page.browser.press(ENTER).await?;
-    page.says("#phone-state", "is calling").await?;
+    page.shows("#phone-state", "is calling").await?;
     let back = "document.querySelector('#switch').focus()";
     page.browser.run(back, json!([])).await?;
     tab_to(&page, "decline", &mut passed).await?;
     page.browser.press(ENTER).await?;
     page.latest_is("Declined").await?;
-    page.says("#callers", "heard busy").await?;
-    page.says("#phone-state", "Declined").await?;
+    page.shows("#callers", "heard busy").await?;
+    page.shows("#phone-state", "Declined").await?;
     // The pressed button is gone, and the focus has moved to a sensible place.
     assert_eq!(page.focus().await?, "phone-state");
     let said = page.text("#announcer").await?;
     ensure!(
         said.contains("Declined"),
-        "a screen reader was told {said:?}"
+        "a screen reader announced {said:?}"
     );
     page.close().await
 }
@@ -129,17 +133,17 @@ async fn tab_to(page: &Page, id: &str, passed: &mut Vec<String>) -> Result<()> {
         let outline = "const style = getComputedStyle(document.activeElement);
             return style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 2";
         let seen = page.browser.run(outline, json!([])).await?;
-        ensure!(seen == true, "nobody sees that {focus} has the focus");
+        ensure!(seen == true, "the focus on {focus} is not visible");
         passed.push(focus.clone());
         if focus == id {
             return Ok(());
         }
     }
-    anyhow::bail!("{id} is not reached: {passed:?}")
+    anyhow::bail!("Tab does not reach {id}: {passed:?}")
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn somebody_is_called_from_the_page_and_its_own_phone_picks_up_by_itself() -> Result<()> {
+async fn a_call_from_the_page_is_answered_automatically_by_its_own_phone() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.app("1002").await?;
     let mut callee = fixture.registered_phone("1002").await?;
@@ -147,22 +151,22 @@ async fn somebody_is_called_from_the_page_and_its_own_phone_picks_up_by_itself()
     let ready = "!document.querySelector('#place button').disabled";
     page.browser.until(ready, SOON).await?;
     page.click("#place button").await?;
-    let id = app.woken().await?;
-    page.says("#phone-state", "Calling 1002").await?;
+    let id = app.receives_call().await?;
+    page.shows("#phone-state", "Calling 1002").await?;
     page.latest_is("Ringing").await?;
-    app.says("accept_ready", &id).await?;
+    app.respond("accept_ready", &id).await?;
     let leg = callee.next_call(SOON).await?;
     leg.answer().await?;
-    page.says("#phone-state", "Talking with 1002").await?;
-    page.says("#leg", "talks").await?;
+    page.shows("#phone-state", "Talking with 1002").await?;
+    page.shows("#leg", "talks").await?;
     page.click("#hang-up").await?;
     leg.ended(SOON).await?;
     page.latest_is("Ended").await?;
-    page.says("#phone-state", "It is off").await?;
+    page.shows("#phone-state", "It is off").await?;
 
     page.browser.fill("#recipient", "1003").await?;
     page.click("#place button").await?;
-    page.says("#phone-error", "nobody is registered at this extension")
+    page.shows("#phone-error", "nobody is registered at this extension")
         .await?;
     page.close().await
 }

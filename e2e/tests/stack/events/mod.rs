@@ -13,8 +13,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use ringback_e2e::cloudformation::{Function, Template, referred};
 use ringback_e2e::event_files::{EventFile, documented_secrets};
-use ringback_e2e::function_environment::Surroundings;
-use ringback_e2e::recording_proxy::Watched;
+use ringback_e2e::function_resources::FunctionResources;
+use ringback_e2e::recording_proxy::RecordingProxy;
 use ringback_local::runtime_api::RunningFunction;
 use ringback_local::settings::Settings;
 use ringback_local::stack::Stack;
@@ -66,19 +66,19 @@ const STORY: [(&str, &[u16]); 40] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_event_gets_a_well_formed_answer_within_what_its_functions_role_allows() -> Result<()>
-{
+async fn every_event_gets_a_valid_answer_with_the_permissions_of_its_function() -> Result<()> {
     let settings = Settings::from_environment();
     let files = EventFile::all(settings.repository())?;
-    let told: BTreeSet<&str> = STORY.iter().map(|(name, _)| *name).collect();
+    let in_story: BTreeSet<&str> = STORY.iter().map(|(name, _)| *name).collect();
     let written: BTreeSet<&str> = files.iter().map(|file| file.name.as_str()).collect();
-    assert_eq!(told, written, "the story and events/ tell different events");
+    assert_eq!(in_story, written, "STORY and events/ have different events");
 
     let secrets = documented_secrets(settings.repository())?;
-    let surroundings = Surroundings::make(Stack::load(&settings.state_dir())?, &secrets).await?;
-    let told = Functions::new(settings, &surroundings)?.tell(&files).await;
-    surroundings.remove().await?;
-    told
+    let resources =
+        FunctionResources::create(Stack::load(&settings.state_dir())?, &secrets).await?;
+    let result = Functions::new(settings, &resources)?.run(&files).await;
+    resources.delete().await?;
+    result
 }
 
 /// The functions, each started when first needed and kept warm.
@@ -86,22 +86,22 @@ struct Functions {
     template: Template,
     settings: Settings,
     variables: BTreeMap<&'static str, String>,
-    running: BTreeMap<String, (RunningFunction, Watched)>,
+    running: BTreeMap<String, (RunningFunction, RecordingProxy)>,
 }
 
 impl Functions {
-    fn new(settings: Settings, surroundings: &Surroundings) -> Result<Self> {
+    fn new(settings: Settings, resources: &FunctionResources) -> Result<Self> {
         let template = Template::load(settings.repository())?;
         std::fs::create_dir_all(settings.state("events"))?;
         Ok(Self {
             template,
             settings,
-            variables: surroundings.variables(),
+            variables: resources.variables(),
             running: BTreeMap::new(),
         })
     }
 
-    async fn tell(mut self, files: &[EventFile]) -> Result<()> {
+    async fn run(mut self, files: &[EventFile]) -> Result<()> {
         for (name, statuses) in STORY {
             let file = files.iter().find(|file| file.name == name).context(name)?;
             let answer = self.invoke(file).await.context(name)?;
@@ -118,7 +118,7 @@ impl Functions {
             } else {
                 Ok(())
             }
-            .with_context(|| format!("{name} was answered with {answer}"))?;
+            .with_context(|| format!("{name} got the answer {answer}"))?;
         }
         self.check_roles()
     }
@@ -128,7 +128,7 @@ impl Functions {
         for (name, (_, cloud)) in &self.running {
             let allowed = functions
                 .get(name.as_str())
-                .context("the function")?
+                .context("no such function")?
                 .actions();
             let done: BTreeSet<String> = cloud.requests().iter().flat_map(iam::actions).collect();
             let denied: Vec<&String> = done
@@ -141,7 +141,10 @@ impl Functions {
             );
             // The console serves only its own files.
             let asks_for_something = name != "console";
-            ensure!(done.is_empty() != asks_for_something, "{name} did {done:?}");
+            ensure!(
+                done.is_empty() != asks_for_something,
+                "{name} sent {done:?}"
+            );
         }
         Ok(())
     }
@@ -150,13 +153,14 @@ impl Functions {
         let functions = self.template.functions();
         let name = file
             .function(functions.keys().copied())
-            .context("no function has this event")?;
+            .context("this event belongs to no function")?;
         if !self.running.contains_key(name) {
-            let function = functions.get(name).context("the function")?;
+            let function = functions.get(name).context("no such function")?;
             let mut environment = self.environment(function)?;
             let endpoint = &self.variables["AWS_ENDPOINT_URL"];
             let cloud =
-                Watched::in_front_of(endpoint, reqwest::Client::new(), Duration::ZERO).await?;
+                RecordingProxy::in_front_of(endpoint, reqwest::Client::new(), Duration::ZERO)
+                    .await?;
             for by_url in ["AWS_ENDPOINT_URL", "WS_MANAGEMENT_URL"] {
                 if let Some(url) = environment.get_mut(by_url) {
                     *url = url.replace(endpoint.as_str(), cloud.url());
@@ -169,7 +173,10 @@ impl Functions {
                     .await?;
             self.running.insert(name.to_owned(), (started, cloud));
         }
-        let (function, _) = self.running.get_mut(name).context("just started")?;
+        let (function, _) = self
+            .running
+            .get_mut(name)
+            .context("the function has just been started")?;
         function.invoke(&file.event).await
     }
 
@@ -198,7 +205,7 @@ impl Functions {
                 .or_else(|| self.default_of(declared));
             environment.insert(
                 name.to_owned(),
-                value.with_context(|| format!("what is {name} here?"))?,
+                value.with_context(|| format!("the resource of {name} is unknown"))?,
             );
         }
         Ok(environment)
@@ -226,34 +233,37 @@ fn check_websocket(answer: &Value, statuses: &[u16], route: &str) -> Result<()> 
     let status = answer["statusCode"].as_u64();
     ensure!(
         statuses.iter().any(|one| Some(u64::from(*one)) == status),
-        "{status:?} is none of {statuses:?}"
+        "{status:?} is not one of {statuses:?}"
     );
     if !route.starts_with("message/") {
-        ensure!(answer["body"].is_null(), "nobody waits for an answer");
+        ensure!(answer["body"].is_null(), "this message gets no answer");
         return Ok(());
     }
-    let message: Value = serde_json::from_str(answer["body"].as_str().context("no body")?)?;
-    ensure!(message["type"].is_string(), "what is {message}?");
+    let message: Value =
+        serde_json::from_str(answer["body"].as_str().context("the answer has no body")?)?;
+    ensure!(
+        message["type"].is_string(),
+        "the answer has an unknown type: {message}"
+    );
     Ok(())
 }
 
 /// The clients of the event files may connect. Each of their messages carries their identity as text.
 fn check_policy(answer: &Value, event: &Value) -> Result<()> {
     let statement = &answer["policyDocument"]["Statement"][0];
-    ensure!(
-        statement["Effect"] == "Allow",
-        "it does not let the client in"
-    );
+    ensure!(statement["Effect"] == "Allow", "the client may not connect");
     ensure!(
         statement["Action"] == "execute-api:Invoke" && statement["Resource"] == event["methodArn"],
-        "it allows something else"
+        "the policy allows something else"
     );
-    let context = answer["context"].as_object().context("no context")?;
+    let context = answer["context"]
+        .as_object()
+        .context("the policy has no context")?;
     let is_known = context.get("extension") == Some(&json!("1001"))
         || context.get("role") == Some(&json!("exotel"));
     ensure!(
         is_known && context.values().all(Value::is_string),
-        "API Gateway does not pass {context:?} on"
+        "API Gateway does not forward {context:?}"
     );
     Ok(())
 }
@@ -263,31 +273,32 @@ fn check_http(answer: &Value, statuses: &[u16]) -> Result<()> {
     let status = answer["statusCode"]
         .as_u64()
         .and_then(|status| u16::try_from(status).ok())
-        .context("no statusCode")?;
+        .context("the answer has no statusCode")?;
     ensure!(
         statuses.contains(&status),
-        "{status} is none of {statuses:?}"
+        "{status} is not one of {statuses:?}"
     );
     let kind = answer["headers"]["content-type"]
         .as_str()
         .unwrap_or_default();
     ensure!(
         kind.starts_with("application/json"),
-        "its content type is {kind:?}"
+        "the content type is {kind:?}"
     );
-    let body: Value = serde_json::from_str(answer["body"].as_str().context("no body")?)?;
-    ensure!(body.is_object(), "its body is no object");
+    let body: Value =
+        serde_json::from_str(answer["body"].as_str().context("the answer has no body")?)?;
+    ensure!(body.is_object(), "the body is not an object");
     if status >= 400 {
         ensure!(
             body["success"] == false && body["error"].is_string(),
-            "an error without words: {body}"
+            "the error has no text: {body}"
         );
         let code = body["code"].as_str().unwrap_or_default();
         let snake_case = !code.is_empty()
             && code
                 .chars()
                 .all(|one| one.is_ascii_lowercase() || one == '_');
-        ensure!(snake_case, "an error without a code: {body}");
+        ensure!(snake_case, "the error has no code: {body}");
     }
     Ok(())
 }
@@ -301,7 +312,12 @@ fn check_page(answer: &Value, statuses: &[u16]) -> Result<()> {
     ensure!(kind.starts_with("text/") && kind.ends_with("charset=utf-8"));
     ensure!(header("content-security-policy").contains("script-src 'self'"));
     ensure!(answer["isBase64Encoded"] == false);
-    ensure!(!answer["body"].as_str().context("no body")?.is_empty());
+    ensure!(
+        !answer["body"]
+            .as_str()
+            .context("the answer has no body")?
+            .is_empty()
+    );
     Ok(())
 }
 

@@ -22,13 +22,13 @@ use tokio::io::AsyncReadExt as _;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use unauthenticated_client::{
-    Request, Stranger, Transport, ari_address, http, tcp, tls, wss_address,
+    Request, Transport, UnauthenticatedClient, ari_address, http, tcp, tls, wss_address,
 };
 
 /// Neither the trunk's nor the proxy's address.
-const STRANGER: [u8; 4] = [127, 0, 0, 66];
+const CLIENT_ADDRESS: [u8; 4] = [127, 0, 0, 66];
 /// A client that tries to get another address banned.
-const FORGER: [u8; 4] = [127, 0, 0, 67];
+const FORGER_ADDRESS: [u8; 4] = [127, 0, 0, 67];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_the_trunks_address_is_the_trunk() -> Result<()> {
@@ -40,17 +40,17 @@ async fn only_the_trunks_address_is_the_trunk() -> Result<()> {
                 let invite = Request::new("INVITE", name, fixture.number_of("1001"))
                     .with("P-Asserted-Identity: \"Bank\" <sip:exotel@127.0.0.2>")
                     .with(&format!("X-Exotel-CallSid: {}", call_sid()));
-                let mut stranger = Stranger::connect(pbx, transport, STRANGER.into()).await?;
-                let answer = stranger.ask(&invite).await?;
+                let mut client =
+                    UnauthenticatedClient::connect(pbx, transport, CLIENT_ADDRESS.into()).await?;
+                let answer = client.ask(&invite).await?;
                 ensure!(is(&answer, 401), "{name} over {transport:?}: {answer}");
             }
         }
     }
     // The number rings only for the real trunk.
-    let caller = fixture.dial("1001").await?;
-    let id = app.woken().await?;
+    let (caller, id) = app.is_called().await?;
     caller.hang_up().await?;
-    app.sees(&id, "canceled").await?;
+    app.wait_for_status(&id, "canceled").await?;
     assert_eq!(app.count_pushes("incoming_call").await?, 1);
     Ok(())
 }
@@ -61,9 +61,9 @@ async fn a_trunk_caller_numbered_like_an_extension_still_comes_from_the_trunk() 
     let app = fixture.app("1001").await?;
     let caller = Caller::number("1002");
     let caller = fixture.dial_as("1001", caller, Some(&call_sid())).await?;
-    let id = app.woken().await?;
+    let id = app.receives_call().await?;
     caller.hang_up().await?;
-    app.sees(&id, "canceled").await?;
+    app.wait_for_status(&id, "canceled").await?;
     Ok(())
 }
 
@@ -81,7 +81,7 @@ const REQUESTS: [&str; 9] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stranger_gets_the_same_challenge_whoever_he_claims_to_be() -> Result<()> {
+async fn a_client_without_an_account_gets_the_same_challenge_for_every_name() -> Result<()> {
     let fixture = Fixture::open().await?;
     let pbx = &fixture.stack.pbxs[0];
     for transport in Transport::ALL {
@@ -92,12 +92,16 @@ async fn a_stranger_gets_the_same_challenge_whoever_he_claims_to_be() -> Result<
                 let request = Request::new(method, name, to)
                     .with("Event: presence")
                     .with("Refer-To: <sip:1002@127.0.0.1>");
-                let mut stranger = Stranger::connect(pbx, transport, STRANGER.into()).await?;
-                let answer = stranger.ask(&request).await?;
+                let mut client =
+                    UnauthenticatedClient::connect(pbx, transport, CLIENT_ADDRESS.into()).await?;
+                let answer = client.ask(&request).await?;
                 ensure!(is(&answer, 401), "{method} over {transport:?}: {answer}");
                 answers.insert(shape(&answer));
             }
-            ensure!(answers.len() == 1, "{method} tells who exists: {answers:?}");
+            ensure!(
+                answers.len() == 1,
+                "{method} reveals which accounts exist: {answers:?}"
+            );
         }
     }
     Ok(())
@@ -121,7 +125,7 @@ fn shape(answer: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_phone_is_itself_and_nothing_else() -> Result<()> {
+async fn a_phone_can_only_act_as_itself() -> Result<()> {
     let fixture = Fixture::open().await?;
     let password = &fixture.stack.phone("1001").unwrap().sip_password;
     let number = fixture.number_of("1002");
@@ -149,7 +153,8 @@ async fn a_phone_is_itself_and_nothing_else() -> Result<()> {
     for transport in Transport::ALL {
         for (request, expected) in &cases {
             let pbx = &fixture.stack.pbxs[0];
-            let mut phone = Stranger::connect(pbx, transport, STRANGER.into()).await?;
+            let mut phone =
+                UnauthenticatedClient::connect(pbx, transport, CLIENT_ADDRESS.into()).await?;
             let answer = phone.ask_as("1001", password, request).await?;
             ensure!(
                 is(&answer, *expected),
@@ -185,7 +190,7 @@ async fn invite_as_the_trunk_from_loopback(fixture: &Fixture) -> Result<()> {
     let pbx = &fixture.stack.pbxs[SECOND];
     for transport in Transport::ALL {
         let loopback = IpAddr::from([127, 0, 0, 1]);
-        let mut phone = Stranger::connect(pbx, transport, loopback).await?;
+        let mut phone = UnauthenticatedClient::connect(pbx, transport, loopback).await?;
         let invite = Request::new("INVITE", "anybody", fixture.number_of("1001"));
         let answer = phone.ask(&invite).await?;
         // 401 would mean that the address does not match the trunk, and the test would prove nothing.
@@ -214,7 +219,7 @@ async fn reload_pjsip(fixture: &Fixture) -> Result<()> {
 
 /// The proxy forwards the ARI requests that the functions use, and only with the right password.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_proxy_passes_only_what_functions_ask_of_ari() -> Result<()> {
+async fn the_proxy_forwards_only_the_functions_ari_requests() -> Result<()> {
     let fixture = Fixture::open().await?;
     for pbx in &fixture.stack.pbxs {
         let to = ari_address(pbx)?;
@@ -247,7 +252,7 @@ async fn the_proxy_passes_only_what_functions_ask_of_ari() -> Result<()> {
             ensure!(is_http(&answer, expected), "{line}: {answer}");
             ensure!(
                 answer.contains("\r\nserver: Ringback\r\n"),
-                "not Asterisk's answer to {line}: {answer}"
+                "{line} did not reach Asterisk: {answer}"
             );
         }
         for line in REFUSED_BY_ARI {
@@ -303,7 +308,7 @@ const REFUSED_BY_ARI: [&str; 34] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_proxy_passes_only_websocket_sip_to_phones() -> Result<()> {
+async fn the_proxy_forwards_only_websocket_sip_to_phones() -> Result<()> {
     let fixture = Fixture::open().await?;
     let upgrade = |protocol: &str| {
         format!(
@@ -358,7 +363,7 @@ fn is_refused(answer: &str, what: &str) -> Result<()> {
     ensure!(is_http(answer, 403), "{what}: {answer}");
     ensure!(
         !answer.contains("\r\nserver:"),
-        "{what} came to Asterisk: {answer}"
+        "{what} reached Asterisk: {answer}"
     );
     Ok(())
 }
@@ -394,15 +399,19 @@ async fn idle_tls_connections_delay_no_call() -> Result<()> {
     // By now, all connections are open.
     sleep(Duration::from_secs(4)).await;
     let during = call_takes(&fixture).await?;
-    let mut phone = Stranger::connect(pbx, Transport::Wss, STRANGER.into()).await?;
+    let mut phone =
+        UnauthenticatedClient::connect(pbx, Transport::Wss, CLIENT_ADDRESS.into()).await?;
     let password = &fixture.stack.phone("1001").unwrap().sip_password;
     let request = Request::new("INVITE", "1001", "1002");
     let answer = phone.ask_as("1001", password, &request).await?;
     ensure!(is(&answer, 403), "a WebSocket phone gets {answer}");
-    ensure!(idle.len() == 6 * usize::from(IDLE), "some gave up");
+    ensure!(
+        idle.len() == 6 * usize::from(IDLE),
+        "some connections were given up"
+    );
     ensure!(
         during < before + SLACK,
-        "a call takes {during:?}, and {before:?} without"
+        "a call takes {during:?} with idle connections, {before:?} without"
     );
     Ok(())
 }
@@ -424,10 +433,10 @@ async fn call_takes(fixture: &Fixture) -> Result<Duration> {
     let app = fixture.app("1001").await?;
     let mut phone = fixture.phone("1001").await?;
     let began = Instant::now();
-    let talking = Conversation::begin(&app, &mut phone).await?;
-    talking.is_heard().await?;
+    let talking = Conversation::start(&app, &mut phone).await?;
+    talking.both_hear().await?;
     let took = began.elapsed();
-    talking.ends(&app).await?;
+    talking.end(&app).await?;
     phone.unregister().await?;
     Ok(took)
 }
@@ -437,7 +446,8 @@ async fn call_takes(fixture: &Fixture) -> Result<Duration> {
 async fn a_silent_websocket_is_closed() -> Result<()> {
     let fixture = Fixture::open().await?;
     let pbx = &fixture.stack.pbxs[0];
-    let mut silent = Stranger::connect(pbx, Transport::Wss, STRANGER.into()).await?;
+    let mut silent =
+        UnauthenticatedClient::connect(pbx, Transport::Wss, CLIENT_ADDRESS.into()).await?;
     tokio::time::timeout(Duration::from_secs(50), silent.ended()).await?;
     Ok(())
 }
@@ -470,7 +480,7 @@ impl Log {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn fail2ban_finds_who_attacks_and_nobody_else() -> Result<()> {
+async fn fail2ban_finds_only_attackers() -> Result<()> {
     let fixture = Fixture::open().await?;
     let pbx = &fixture.stack.pbxs[0];
     let mut security = Log::of_asterisk("security.log").await?;
@@ -479,7 +489,7 @@ async fn fail2ban_finds_who_attacks_and_nobody_else() -> Result<()> {
     let normal = security.news().await?;
     ensure!(
         normal.contains("SuccessfulAuth"),
-        "nobody logged in: {normal}"
+        "the login was not logged: {normal}"
     );
     assert_eq!(
         found_by_fail2ban(&normal)?,
@@ -494,13 +504,14 @@ async fn fail2ban_finds_who_attacks_and_nobody_else() -> Result<()> {
         ("unknown", vec![Request::new("REGISTER", "7777", "7777"); 6]),
     ] {
         for transport in Transport::ALL {
-            let mut stranger = Stranger::connect(pbx, transport, STRANGER.into()).await?;
+            let mut client =
+                UnauthenticatedClient::connect(pbx, transport, CLIENT_ADDRESS.into()).await?;
             for attempt in &attempts {
                 let mut attempt = attempt.clone();
                 attempt.call_id = call_sid();
                 match what {
-                    "INVITE" => stranger.ask(&attempt).await?,
-                    _ => stranger.ask_as("1001", "wrong", &attempt).await?,
+                    "INVITE" => client.ask(&attempt).await?,
+                    _ => client.ask_as("1001", "wrong", &attempt).await?,
                 };
             }
             let attack = security.news().await?;
@@ -526,7 +537,7 @@ async fn fail2ban_finds_who_attacks_and_nobody_else() -> Result<()> {
 
 /// Asterisk logs a Call-ID unchanged.
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_gets_another_address_banned() -> Result<()> {
+async fn no_client_gets_another_address_banned() -> Result<()> {
     let fixture = Fixture::open().await?;
     let pbx = &fixture.stack.pbxs[0];
     let mut security = Log::of_asterisk("security.log").await?;
@@ -538,7 +549,8 @@ async fn nobody_gets_another_address_banned() -> Result<()> {
     ];
     for call_id in forged {
         for user in ["1001", "7777"] {
-            let mut forger = Stranger::connect(pbx, Transport::Udp, FORGER.into()).await?;
+            let mut forger =
+                UnauthenticatedClient::connect(pbx, Transport::Udp, FORGER_ADDRESS.into()).await?;
             let mut request = Request::new("REGISTER", user, user);
             request.call_id = call_id.to_owned();
             forger.ask_as(user, "wrong", &request).await?;
@@ -585,21 +597,22 @@ async fn an_attack_does_not_flood_the_console_or_the_messages() -> Result<()> {
     let pbx = &fixture.stack.pbxs[0];
     let mut messages = Log::of_asterisk("messages.log").await?;
     let mut console = Log::at(Settings::from_environment().state("asterisk.log"))?;
-    let mut stranger = Stranger::connect(pbx, Transport::Udp, STRANGER.into()).await?;
+    let mut client =
+        UnauthenticatedClient::connect(pbx, Transport::Udp, CLIENT_ADDRESS.into()).await?;
     for _ in 0..200 {
         let invite = Request::new("INVITE", "exotel", fixture.number_of("1001"));
-        stranger.ask(&invite).await?;
+        client.ask(&invite).await?;
         let login = Request::new("REGISTER", "1001", "1001");
-        stranger.ask_as("1001", "wrong", &login).await?;
+        client.ask_as("1001", "wrong", &login).await?;
         let mut malformed = Request::new("OPTIONS", "\" <", "1001");
         malformed.headers = "From: <<<\r\n".to_owned();
-        stranger.send(&malformed).await?;
+        client.send(&malformed).await?;
     }
     for _ in 0..50 {
-        let mut garbage = tcp(STRANGER.into(), &pbx.sip.tls).await?;
+        let mut garbage = tcp(CLIENT_ADDRESS.into(), &pbx.sip.tls).await?;
         tokio::io::AsyncWriteExt::write_all(&mut garbage, b"GET / HTTP/1.0\r\n\r\n").await?;
         let _closed = garbage.read_u8().await;
-        let mut garbage = tcp(STRANGER.into(), &pbx.sip.address).await?;
+        let mut garbage = tcp(CLIENT_ADDRESS.into(), &pbx.sip.address).await?;
         tokio::io::AsyncWriteExt::write_all(&mut garbage, b"GET / HTTP/1.0\r\n\r\n").await?;
     }
     for log in [&mut messages, &mut console] {

@@ -24,7 +24,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use uuid::Uuid;
 
 /// The maximum time for an answer on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(15);
+const TIMEOUT: Duration = Duration::from_secs(15);
 /// Stands for a missing answer.
 const NO_ANSWER: &str = "no answer";
 
@@ -60,14 +60,14 @@ enum Line {
 }
 
 /// A client that is connected to a PBX.
-pub(crate) struct Stranger {
+pub(crate) struct UnauthenticatedClient {
     transport: Transport,
     line: Line,
     /// Received bytes that were not read yet.
     pending: String,
 }
 
-impl Stranger {
+impl UnauthenticatedClient {
     /// Connects from an address of this machine.
     pub(crate) async fn connect(pbx: &Pbx, transport: Transport, from: IpAddr) -> Result<Self> {
         let line = match transport {
@@ -142,7 +142,7 @@ impl Stranger {
                 self.pending = rest.to_owned();
                 return Ok(message);
             }
-            let news = timeout(PATIENCE, self.read()).await.context(NO_ANSWER)??;
+            let news = timeout(TIMEOUT, self.read()).await.context(NO_ANSWER)??;
             ensure!(!news.is_empty(), "the PBX has closed the connection");
             self.pending += &news;
         }
@@ -160,7 +160,7 @@ impl Stranger {
             Line::Packets(socket) => socket.recv(&mut buffer).await?,
             Line::Bytes(bytes) => bytes.read(&mut buffer).await?,
             Line::WebSocket(socket) => loop {
-                match socket.next().await.context("the WebSocket has ended")?? {
+                match socket.next().await.context("the WebSocket has closed")?? {
                     Message::Text(text) => return Ok(text.as_str().to_owned()),
                     Message::Close(_) => return Ok(String::new()),
                     _ => {}
@@ -188,7 +188,7 @@ impl Request {
     pub(crate) fn new(method: &'static str, from: &str, to: &str) -> Self {
         Self {
             method,
-            from: format!("<sip:{from}@stranger.invalid>"),
+            from: format!("<sip:{from}@client.invalid>"),
             to: format!("sip:{to}@127.0.0.1"),
             call_id: Uuid::new_v4().to_string(),
             sequence: 1,
@@ -218,7 +218,7 @@ impl Request {
             "{method} {to} SIP/2.0\r\n\
              Via: SIP/2.0/{} 127.0.0.1:5999;rport;branch=z9hG4bK{}\r\n\
              Max-Forwards: 70\r\nFrom: {from};tag={}\r\nTo: <{to}>\r\nCall-ID: {}\r\n\
-             CSeq: {} {method}\r\nContact: <sip:stranger@127.0.0.1:5999>\r\n{}{its_type}\
+             CSeq: {} {method}\r\nContact: <sip:client@127.0.0.1:5999>\r\n{}{its_type}\
              Content-Length: {}\r\n\r\n{description}",
             transport.in_via(),
             Uuid::new_v4().simple(),
@@ -237,10 +237,10 @@ fn authorization(challenge: &str, user: &str, password: &str, request: &Request)
         let (_, after) = challenge.split_once(&format!("{name}=\""))?;
         Some(after.split_once('"')?.0)
     };
-    let realm = field("realm").with_context(|| format!("no challenge: {challenge}"))?;
-    let nonce = field("nonce").context("no nonce")?;
+    let realm = field("realm").with_context(|| format!("not a challenge: {challenge}"))?;
+    let nonce = field("nonce").context("the challenge has no nonce")?;
     let uri = Uri::try_from(request.to.as_str()).context("a URI")?;
-    let method = Method::try_from(request.method).context("a method")?;
+    let method = Method::try_from(request.method).context("the method is not valid")?;
     let response = DigestGenerator {
         username: user,
         password,
@@ -292,7 +292,7 @@ pub(crate) async fn tls(pbx: &Pbx, from: IpAddr, to: &str) -> Result<Box<dyn Byt
     let name = ServerName::try_from("localhost")?;
     let connection = tcp(from, to).await?;
     let handshake = TlsConnector::from(Arc::new(config)).connect(name, connection);
-    Ok(Box::new(timeout(PATIENCE, handshake).await??))
+    Ok(Box::new(timeout(TIMEOUT, handshake).await??))
 }
 
 /// The response of an HTTP server to this raw request.
@@ -300,7 +300,7 @@ pub(crate) async fn http(pbx: &Pbx, to: &str, request: &str) -> Result<String> {
     let mut connection = tls(pbx, IpAddr::from([127, 0, 0, 1]), to).await?;
     connection.write_all(request.as_bytes()).await?;
     let mut buffer = vec![0; 65_535];
-    let length = timeout(PATIENCE, connection.read(&mut buffer)).await??;
+    let length = timeout(TIMEOUT, connection.read(&mut buffer)).await??;
     ensure!(length > 0, "the connection was closed without an answer");
     Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
 }

@@ -55,17 +55,17 @@ impl<'a> Rotation<'a> {
             before.insert(name, secret(fixture, name).await?);
         }
         let old_password = random();
-        pbx.accepts(Some(&old_password)).await?;
+        pbx.set_ari_password(Some(&old_password)).await?;
         let mut asterisk = before["asterisk"].clone();
         asterisk["ari_username"] = ARI_USER.into();
         asterisk["ari_password"] = old_password.into();
         put(fixture, "asterisk", &asterisk).await?;
         for function in FUNCTIONS {
-            begin_anew(fixture, function).await?;
+            restart_function(fixture, function).await?;
         }
         // A function is not invoked while its configuration changes.
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let after = successors(&before)?;
+        let after = new_values(&before)?;
         Ok(Self {
             fixture,
             pbx,
@@ -79,13 +79,13 @@ impl<'a> Rotation<'a> {
         for (name, value) in &self.after {
             put(self.fixture, name, value).await?;
         }
-        self.tell_the_others(&self.after).await?;
+        self.update_other_systems(&self.after).await?;
         let password = self.after["asterisk"]["ari_password"].as_str();
-        self.pbx.accepts(password).await
+        self.pbx.set_ari_password(password).await
     }
 
     /// Restores the old secrets. The new ones stay valid for as long as a process may still have them cached.
-    pub(crate) async fn take_back(&self) -> Result<()> {
+    pub(crate) async fn restore(&self) -> Result<()> {
         for (name, value) in &self.before {
             let mut value = value.clone();
             for (field, previous) in PREVIOUS {
@@ -95,8 +95,8 @@ impl<'a> Rotation<'a> {
             }
             put(self.fixture, name, &value).await?;
         }
-        self.tell_the_others(&self.before).await?;
-        self.pbx.accepts(None).await
+        self.update_other_systems(&self.before).await?;
+        self.pbx.set_ari_password(None).await
     }
 
     /// The token of `extension`'s app, signed with the new key. Its claims are unchanged.
@@ -105,11 +105,13 @@ impl<'a> Rotation<'a> {
             .fixture
             .stack
             .phone(extension)
-            .context("a phone")?
+            .context("1001 has no phone")?
             .token;
-        let claims = token.split('.').nth(1).context("a token's claims")?;
+        let claims = token.split('.').nth(1).context("the token has no claims")?;
         let claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims)?)?;
-        let key = self.after["app"]["jwt_secret"].as_str().context("a key")?;
+        let key = self.after["app"]["jwt_secret"]
+            .as_str()
+            .context("the secret has no key")?;
         let key = EncodingKey::from_secret(key.as_bytes());
         Ok(jsonwebtoken::encode(&Header::default(), &claims, &key)?)
     }
@@ -123,9 +125,9 @@ impl<'a> Rotation<'a> {
     }
 
     /// Updates Asterisk's dialplan, Exotel and Google.
-    async fn tell_the_others(&self, secrets: &BTreeMap<&'static str, Value>) -> Result<()> {
+    async fn update_other_systems(&self, secrets: &BTreeMap<&'static str, Value>) -> Result<()> {
         self.pbx
-            .shows(text(&secrets["hook"], "hook_secret"))
+            .set_hook_secret(text(&secrets["hook"], "hook_secret"))
             .await?;
         let exotel = json!({
             "api_key": secrets["exotel"]["api_key"],
@@ -155,7 +157,7 @@ const PREVIOUS: [(&str, &str); 4] = [
 ];
 
 /// New values for these secrets.
-fn successors(before: &BTreeMap<&'static str, Value>) -> Result<BTreeMap<&'static str, Value>> {
+fn new_values(before: &BTreeMap<&'static str, Value>) -> Result<BTreeMap<&'static str, Value>> {
     let mut after = before.clone();
     for value in after.values_mut() {
         for (field, previous) in PREVIOUS {
@@ -202,7 +204,9 @@ impl Pbx {
             ari_conf: std::fs::read_to_string(site.join("ari.conf"))?,
             dialplan_conf: std::fs::read_to_string(site.join("dialplan.conf"))?,
             site,
-            hook_secret: hook_secret.context("the hooks' secret")?.clone(),
+            hook_secret: hook_secret
+                .context("the secret has no value for the webhooks")?
+                .clone(),
             http: reqwest::Client::builder()
                 .tls_certs_only([authority])
                 .build()?,
@@ -211,7 +215,7 @@ impl Pbx {
     }
 
     /// Sets the password of the functions' ARI user, or removes the user.
-    async fn accepts(&self, password: Option<&str>) -> Result<()> {
+    async fn set_ari_password(&self, password: Option<&str>) -> Result<()> {
         let user = password.map(|password| {
             format!("[{ARI_USER}]\ntype = user\nread_only = no\npassword = {password}\n")
         });
@@ -221,7 +225,7 @@ impl Pbx {
     }
 
     /// Sets the secret that the dialplan sends.
-    async fn shows(&self, hook_secret: &str) -> Result<()> {
+    async fn set_hook_secret(&self, hook_secret: &str) -> Result<()> {
         let text = self.dialplan_conf.replace(&self.hook_secret, hook_secret);
         std::fs::write(self.site.join("dialplan.conf"), text)?;
         self.reload("pbx_config.so").await
@@ -245,7 +249,9 @@ async fn secret(fixture: &Fixture, name: &str) -> Result<Value> {
         .send()
         .await?;
     Ok(serde_json::from_str(
-        secret.secret_string().context("a string")?,
+        secret
+            .secret_string()
+            .context("the value is not a string")?,
     )?)
 }
 
@@ -260,7 +266,7 @@ async fn put(fixture: &Fixture, name: &str, value: &Value) -> Result<()> {
 }
 
 /// Lambda starts new processes when a function's configuration is written.
-async fn begin_anew(fixture: &Fixture, function: &str) -> Result<()> {
+async fn restart_function(fixture: &Fixture, function: &str) -> Result<()> {
     let url = format!(
         "{}/2015-03-31/functions/{STACK_NAME}-{function}/configuration",
         fixture.stack.aws.endpoint

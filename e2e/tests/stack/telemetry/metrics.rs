@@ -13,10 +13,10 @@ use time::OffsetDateTime;
 use tokio::time::{Instant, sleep};
 
 use ringback_e2e::fixture::{App, CALLER, Conversation, Fixture, SOON};
-use ringback_e2e::log_lines::{Line, log_lines};
+use ringback_e2e::log_lines::{LogLine, log_lines};
 
 /// Longer than the time after which an app counts as launched from the background.
-const SLEEPY: Duration = Duration::from_millis(5_100);
+const SLOW_START: Duration = Duration::from_millis(5_100);
 
 /// Legs that end within a second of each other count as one.
 const LEGS_APART: Duration = Duration::from_millis(1_200);
@@ -38,7 +38,7 @@ enum From {
 type Seen = BTreeMap<String, (String, BTreeSet<String>)>;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_metric_of_the_page_is_in_the_logs_of_a_real_run_and_no_other() -> Result<()> {
+async fn a_real_run_emits_exactly_the_documented_metrics() -> Result<()> {
     let fixture = Fixture::open().await?;
     let page = documented()?;
     let began = OffsetDateTime::now_utc();
@@ -49,11 +49,11 @@ async fn every_metric_of_the_page_is_in_the_logs_of_a_real_run_and_no_other() ->
         .fcm_behaves(&json!({ "send": [{ "status": 503 }] }))
         .await?;
     tokio::try_join!(
-        a_sleepy_phone_talks(&fixture),
-        a_ready_phone_does_not_talk(&fixture)
+        slow_app_is_answered(&fixture),
+        registered_phone_rejects(&fixture)
     )?;
-    nobody_can_be_pushed_to(&fixture).await?;
-    telephones_are_called(&fixture).await?;
+    pushes_fail(&fixture).await?;
+    call_telephones(&fixture).await?;
 
     let expected: Seen = page
         .iter()
@@ -62,7 +62,7 @@ async fn every_metric_of_the_page_is_in_the_logs_of_a_real_run_and_no_other() ->
             (name.clone(), (metric.unit.clone(), dimensions))
         })
         .collect();
-    let patience = Instant::now() + SOON;
+    let deadline = Instant::now() + SOON;
     loop {
         let mut lines = log_lines(&fixture, "health").await?;
         lines.extend(log_lines(&fixture, ("", began)).await?);
@@ -70,7 +70,7 @@ async fn every_metric_of_the_page_is_in_the_logs_of_a_real_run_and_no_other() ->
         if seen == expected {
             return Ok(());
         }
-        if Instant::now() > patience {
+        if Instant::now() > deadline {
             assert_eq!(seen, expected);
         }
         sleep(Duration::from_millis(500)).await;
@@ -78,20 +78,20 @@ async fn every_metric_of_the_page_is_in_the_logs_of_a_real_run_and_no_other() ->
 }
 
 /// All metrics in these lines, each with its unit and dimensions.
-fn seen(lines: &[Line], page: &BTreeMap<String, Described>) -> Result<Seen> {
+fn seen(lines: &[LogLine], page: &BTreeMap<String, Described>) -> Result<Seen> {
     let mut seen = Seen::new();
     for line in lines.iter().filter(|line| !line.json["_aws"].is_null()) {
         for (name, unit, dimensions) in measured(line).with_context(|| line.text.clone())? {
             let metric = page.get(&name);
-            let metric = metric.with_context(|| format!("the page has no {name}"))?;
+            let metric = metric.with_context(|| format!("the page lacks {name}"))?;
             let is_from = match &metric.from {
                 From::Every => true,
                 From::These(functions) => functions.contains(&line.function),
             };
-            ensure!(is_from, "{name} is from {}, too", line.function);
+            ensure!(is_from, "{name} is also emitted by {}", line.function);
             let as_before = seen.insert(name.clone(), (unit.clone(), dimensions.clone()));
             let same = as_before.is_none_or(|before| before == (unit, dimensions));
-            ensure!(same, "{name} is not always the same: {}", line.text);
+            ensure!(same, "{name} has changing dimensions: {}", line.text);
         }
     }
     Ok(seen)
@@ -100,45 +100,48 @@ fn seen(lines: &[Line], page: &BTreeMap<String, Described>) -> Result<Seen> {
 /// The metrics of one line, as CloudWatch reads them.
 ///
 /// <https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html>
-fn measured(line: &Line) -> Result<Vec<(String, String, BTreeSet<String>)>> {
+fn measured(line: &LogLine) -> Result<Vec<(String, String, BTreeSet<String>)>> {
     let document = &line.json;
-    ensure!(document["_aws"]["Timestamp"].is_u64(), "a time");
+    ensure!(
+        document["_aws"]["Timestamp"].is_u64(),
+        "the line has no time"
+    );
     let directives = document["_aws"]["CloudWatchMetrics"].as_array();
     let [directive] = directives.context("directives")?.as_slice() else {
-        anyhow::bail!("one directive");
+        anyhow::bail!("the line needs one directive");
     };
     ensure!(
         directive["Namespace"] == STACK_NAME,
-        "the stack's namespace"
+        "the namespace is not the stack's"
     );
     let sets = directive["Dimensions"].as_array().context("dimensions")?;
     let [set] = sets.as_slice() else {
-        anyhow::bail!("one set of dimensions: each would be paid for");
+        anyhow::bail!("one set of dimensions is enough, and each one costs money");
     };
     let mut dimensions = BTreeSet::new();
     for name in texts(set)? {
-        ensure!(document[&name].is_string(), "the value of {name}");
+        ensure!(document[&name].is_string(), "{name} has no value");
         dimensions.insert(name);
     }
     let metrics = directive["Metrics"].as_array().context("metrics")?;
-    ensure!(!metrics.is_empty(), "a metric");
+    ensure!(!metrics.is_empty(), "the metric is not an object");
     metrics
         .iter()
         .map(|metric| {
-            let name = metric["Name"].as_str().context("a name")?;
-            let unit = metric["Unit"].as_str().context("a unit")?;
+            let name = metric["Name"].as_str().context("the metric has no name")?;
+            let unit = metric["Unit"].as_str().context("the metric has no unit")?;
             let numbers = match &document[name] {
                 Value::Array(values) => values.len() <= 100 && values.iter().all(Value::is_number),
                 value => value.is_number(),
             };
-            ensure!(numbers, "the values of {name}");
+            ensure!(numbers, "{name} has invalid values");
             Ok((name.to_owned(), unit.to_owned(), dimensions.clone()))
         })
         .collect()
 }
 
 fn texts(list: &Value) -> Result<Vec<String>> {
-    let list = list.as_array().context("a list")?;
+    let list = list.as_array().context("the value is not a list")?;
     let texts = list.iter().map(|text| text.as_str().map(str::to_owned));
     texts.collect::<Option<_>>().context("texts")
 }
@@ -180,24 +183,22 @@ fn documented() -> Result<BTreeMap<String, Described>> {
 }
 
 /// A call to an app that starts slowly.
-async fn a_sleepy_phone_talks(fixture: &Fixture) -> Result<()> {
+async fn slow_app_is_answered(fixture: &Fixture) -> Result<()> {
     let app = fixture.app("1001").await?;
     let mut phone = fixture.registered_phone("1001").await?;
-    let caller = fixture.dial("1001").await?;
-    let id = app.woken().await?;
-    sleep(SLEEPY).await;
+    let (caller, id) = app.is_called().await?;
+    sleep(SLOW_START).await;
     is_ready(&app, &id).await?;
     let talk = Conversation::join(&app, &mut phone, caller, id).await?;
-    talk.ends(&app).await?;
+    talk.end(&app).await?;
     Ok(())
 }
 
 /// The phone is registered and rejects its leg every time.
-async fn a_ready_phone_does_not_talk(fixture: &Fixture) -> Result<()> {
+async fn registered_phone_rejects(fixture: &Fixture) -> Result<()> {
     let app = fixture.app("1002").await?;
     let mut phone = fixture.registered_phone("1002").await?;
-    let caller = fixture.dial("1002").await?;
-    let id = app.woken().await?;
+    let (caller, id) = app.is_called().await?;
     is_ready(&app, &id).await?;
     loop {
         tokio::select! {
@@ -212,14 +213,14 @@ async fn a_ready_phone_does_not_talk(fixture: &Fixture) -> Result<()> {
             }
         }
     }
-    let call = app.sees(&id, "failed").await?;
+    let call = app.wait_for_status(&id, "failed").await?;
     assert_eq!(call["reason"], "phone_unreachable");
     Ok(())
 }
 
-async fn nobody_can_be_pushed_to(fixture: &Fixture) -> Result<()> {
+async fn pushes_fail(fixture: &Fixture) -> Result<()> {
     // Devices of earlier calls would ring.
-    fixture.forget_devices_of(&fixture.stack.phones).await?;
+    fixture.delete_devices_of(&fixture.stack.phones).await?;
     let app = fixture.app("1001").await?;
     let refused = json!({ "tokens": { (app.push_token.as_str()): "INVALID_ARGUMENT" } });
     fixture.fcm_behaves(&refused).await?;
@@ -228,15 +229,21 @@ async fn nobody_can_be_pushed_to(fixture: &Fixture) -> Result<()> {
         .passthru(&sid, CALLER, fixture.number_of("1001"))
         .await?;
     assert_eq!(status, StatusCode::OK);
-    let id = answer["call_id"].as_str().context("a call's id")?;
-    let call = app.sees(id, "failed").await?;
+    let id = answer["call_id"]
+        .as_str()
+        .context("the push has no call id")?;
+    let call = app.wait_for_status(id, "failed").await?;
     assert_eq!(call["reason"], "push_failed");
     fixture.fcm_behaves(&json!({})).await
 }
 
 /// One domestic number, and one in a country that is not allowed.
-async fn telephones_are_called(fixture: &Fixture) -> Result<()> {
-    let token = &fixture.stack.phone("1001").context("a phone")?.token;
+async fn call_telephones(fixture: &Fixture) -> Result<()> {
+    let token = &fixture
+        .stack
+        .phone("1001")
+        .context("1001 has no phone")?
+        .token;
     let mut client = Client::connect(&fixture.stack.ws_url, token).await?;
     for (number, answer) in [
         ("+919876543210", "call_initiated"),
@@ -250,7 +257,7 @@ async fn telephones_are_called(fixture: &Fixture) -> Result<()> {
 }
 
 async fn is_ready(app: &App<'_>, call: &str) -> Result<()> {
-    let (status, answer) = app.says("accept_ready", call).await?;
+    let (status, answer) = app.respond("accept_ready", call).await?;
     ensure!(status == StatusCode::OK, "{answer}");
     Ok(())
 }

@@ -11,13 +11,13 @@ use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
 use ringback_e2e::fixture::{CALLER, Fixture, call_sid};
-use ringback_e2e::observed_function::{Observed, passthru};
+use ringback_e2e::observed_function::{ObservedFunction, passthru};
 
 /// Documents that have not arrived by then do not arrive.
 const QUIET: Duration = Duration::from_millis(300);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_request_of_a_traced_invocation_and_its_call_are_told_to_x_ray() -> Result<()> {
+async fn a_traced_invocation_reports_its_requests_and_its_call_to_x_ray() -> Result<()> {
     let fixture = Fixture::open().await?;
     let daemon = UdpSocket::bind(("127.0.0.1", 0)).await?;
     let (call, _function) = ring(&fixture, "Active", &daemon).await?;
@@ -66,7 +66,7 @@ async fn each_request_of_a_traced_invocation_and_its_call_are_told_to_x_ray() ->
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_function_that_is_not_traced_sends_nothing_and_has_no_socket_for_it() -> Result<()> {
+async fn an_untraced_function_sends_nothing_and_has_no_socket() -> Result<()> {
     let fixture = Fixture::open().await?;
     let daemon = UdpSocket::bind(("127.0.0.1", 0)).await?;
     let (_, _function) = ring(&fixture, "PassThrough", &daemon).await?;
@@ -77,22 +77,26 @@ async fn a_function_that_is_not_traced_sends_nothing_and_has_no_socket_for_it() 
     assert_eq!(
         udp_sockets_of(&process_with("Active", &daemon)?)?,
         1,
-        "how it is looked for"
+        "exactly one process matches"
     );
     Ok(())
 }
 
 /// Exotel reports a caller to `exotel-webhook`, which makes the app ring. Returns the call id and the function.
-async fn ring(fixture: &Fixture, tracing: &str, daemon: &UdpSocket) -> Result<(String, Observed)> {
+async fn ring(
+    fixture: &Fixture,
+    tracing: &str,
+    daemon: &UdpSocket,
+) -> Result<(String, ObservedFunction)> {
     let _app = fixture.app("1001").await?;
     let address = daemon.local_addr()?.to_string();
     let variables = [("TRACING", tracing), ("AWS_XRAY_DAEMON_ADDRESS", &address)];
-    let mut function = Observed::start_with(fixture, "exotel-webhook", &variables).await?;
+    let mut function = ObservedFunction::start_with(fixture, "exotel-webhook", &variables).await?;
     let event = passthru(fixture, CALLER, &call_sid(), "1001")?;
     let (answer, _) = function.invoke(&event).await?;
     let call = answer["call_id"]
         .as_str()
-        .context("a call's id")?
+        .context("the push has no call id")?
         .to_owned();
     Ok((call, function))
 }
@@ -103,7 +107,9 @@ async fn received(daemon: &UdpSocket) -> Result<Vec<Value>> {
     let mut buffer = vec![0; 65_536];
     while let Ok(length) = timeout(QUIET, daemon.recv(&mut buffer)).await {
         let text = std::str::from_utf8(&buffer[..length?])?;
-        let (header, document) = text.split_once('\n').context("a header")?;
+        let (header, document) = text
+            .split_once('\n')
+            .context("the datagram has no header")?;
         let header: Value = serde_json::from_str(header)?;
         ensure!(
             header["format"] == "json" && header["version"] == 1,
@@ -128,7 +134,7 @@ fn process_with(tracing: &str, daemon: &UdpSocket) -> Result<PathBuf> {
         says(&tracing) && says(&address)
     };
     let mut found = processes.filter(is_it);
-    found.next().context("the function's process")
+    found.next().context("the function's process was not found")
 }
 
 /// The number of UDP sockets of a process.

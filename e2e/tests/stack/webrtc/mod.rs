@@ -27,7 +27,7 @@ async fn a_browser_registers_over_wss_is_called_by_the_trunk_and_exchanges_media
     let fixture = Fixture::open().await?;
     let app = fixture.app(EXTENSION).await?;
     let caller = fixture.dial(EXTENSION).await?;
-    let id = app.woken().await?;
+    let id = app.receives_call().await?;
     let phone = WebPhone::open(&fixture.stack).await?;
     phone
         .register(fixture.stack.phone(EXTENSION).unwrap())
@@ -35,16 +35,16 @@ async fn a_browser_registers_over_wss_is_called_by_the_trunk_and_exchanges_media
     accept_ready(&app, &id).await?;
     phone.becomes("talking").await?;
     caller.answered(SOON).await?;
-    app.sees(&id, "in_progress").await?;
+    app.wait_for_status(&id, "in_progress").await?;
 
     let offer = phone.read("offer").await?;
-    let offer = offer.as_str().context("no offer")?;
+    let offer = offer.as_str().context("the INVITE has no SDP")?;
     ensure!(offer.contains(" UDP/TLS/RTP/SAVPF "), "{offer}");
     ensure!(offer.contains("a=fingerprint:SHA-256"), "{offer}");
     // Asterisk skips 127.0.0.0/8 when it gathers candidates, and without candidates there is no ICE.
     ensure!(
         offer.contains("a=candidate:"),
-        "this machine needs a network address besides 127.0.0.1, or WebRTC cannot connect"
+        "this machine needs a network address other than 127.0.0.1, or WebRTC cannot connect"
     );
     let media = phone.heard().await?;
     // The trunk's own codec, so that the PBX does not transcode.
@@ -54,25 +54,25 @@ async fn a_browser_registers_over_wss_is_called_by_the_trunk_and_exchanges_media
     ensure!(cipher.contains("AES"), "{media}");
     ensure!(
         caller.media().received() >= HEARD,
-        "the caller hears nothing"
+        "the caller hears no audio"
     );
 
     phone.run("window.phone.hangUp()").await?;
     caller.ended(SOON).await?;
-    app.sees(&id, "completed").await?;
+    app.wait_for_status(&id, "completed").await?;
     phone.browser.close().await
 }
 
 /// A phone that has just registered can be called after it has answered the PBX's first OPTIONS. Until then, the app
 /// gets 502 and repeats its request.
 async fn accept_ready(app: &App<'_>, call: &str) -> Result<()> {
-    let patience = Instant::now() + SOON;
+    let deadline = Instant::now() + SOON;
     loop {
-        let (status, answer) = app.says("accept_ready", call).await?;
+        let (status, answer) = app.respond("accept_ready", call).await?;
         if status == StatusCode::OK {
             return Ok(());
         }
-        let retry = status == StatusCode::BAD_GATEWAY && Instant::now() < patience;
+        let retry = status == StatusCode::BAD_GATEWAY && Instant::now() < deadline;
         ensure!(retry, "{status}: {answer}");
         sleep(Duration::from_millis(100)).await;
     }
@@ -119,7 +119,7 @@ impl WebPhone {
 
     /// Waits until audio flows in both directions. Returns the browser's media statistics.
     async fn heard(&self) -> Result<Value> {
-        let patience = Instant::now() + SOON * 2;
+        let deadline = Instant::now() + SOON * 2;
         loop {
             let media = self.run("return window.phone.media()").await?;
             let packets = |way: &str| media[way].as_u64().unwrap_or(0);
@@ -127,7 +127,7 @@ impl WebPhone {
             if packets("received") >= HEARD && packets("sent") >= HEARD && energy > 0.0 {
                 return Ok(media);
             }
-            ensure!(Instant::now() < patience, "no audio: {media}");
+            ensure!(Instant::now() < deadline, "no audio flows: {media}");
             sleep(Duration::from_millis(100)).await;
         }
     }
@@ -144,8 +144,9 @@ impl WebPhone {
 /// Serves the page and returns its URL. Chromium grants a microphone only to local HTTP pages, not to files.
 async fn serve() -> Result<String> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stack/webrtc/dist/phone.js");
-    let script = std::fs::read_to_string(&script)
-        .context("the phone's script is missing: `make e2e/tests/stack/webrtc/dist/phone.js`")?;
+    let script = std::fs::read_to_string(&script).context(
+        "the phone's script is missing: run `make e2e/tests/stack/webrtc/dist/phone.js`",
+    )?;
     let page = Html("<!doctype html><title>Phone</title><script src=phone.js></script>");
     let script = ([(CONTENT_TYPE, "text/javascript")], script);
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;

@@ -15,39 +15,39 @@ use tokio::sync::Mutex as AsyncMutex;
 use tokio::task::JoinHandle;
 
 use crate::faults::Faults;
-use crate::seat::Seat;
+use crate::subscriber::Subscriber;
 use ringback_e2e::fixture::Fixture;
 
 /// The test harness of this binary.
-pub(crate) struct Stage {
+pub(crate) struct Harness {
     pub(crate) fixture: Fixture,
     pub(crate) faults: Faults,
     pub(crate) trunk: Trunk,
-    pub(crate) heard: Heard,
-    seats: AsyncMutex<Vec<Seat>>,
+    pub(crate) updates: OperatorUpdates,
+    subscribers: AsyncMutex<Vec<Subscriber>>,
     callers: AtomicU32,
     /// The number of calls that have started.
     pub(crate) begun: AtomicU32,
 }
 
-impl Stage {
+impl Harness {
     /// Takes the stack and prepares this many subscribers.
-    pub(crate) async fn open(seats: usize) -> Result<Arc<Self>> {
+    pub(crate) async fn open(subscribers: usize) -> Result<Arc<Self>> {
         let fixture = Fixture::open().await?;
         let stack = &fixture.stack;
         let described = stack
             .faults
             .as_ref()
-            .context("a stack that was started with FAULTS=yes")?;
-        fixture.forget_devices_of(&described.phones).await?;
-        let mut taken = Vec::new();
-        for (number, extension) in described.numbers.iter().take(seats) {
+            .context("the stack must run with FAULTS=yes")?;
+        fixture.delete_devices_of(&described.phones).await?;
+        let mut free = Vec::new();
+        for (number, extension) in described.numbers.iter().take(subscribers) {
             let account = described
                 .phones
                 .iter()
                 .find(|it| it.extension == *extension);
-            let account = account.context("each of the crowd has a phone")?;
-            taken.push(Seat::take(stack, account, number).await?);
+            let account = account.context("the extension has no phone account")?;
+            free.push(Subscriber::new(stack, account, number).await?);
         }
         let faults = Faults::at(&described.control);
         // An aborted test may have left a system disconnected.
@@ -55,12 +55,12 @@ impl Stage {
             faults.switch(system, Line::Open).await?;
         }
         let trunk = Trunk::bind(&format!("{}:0", stack.sip.trunk_source)).await?;
-        let heard = Heard::by_operator(&stack.ws_url, &stack.operator.token).await?;
+        let updates = OperatorUpdates::connect(&stack.ws_url, &stack.operator.token).await?;
         Ok(Arc::new(Self {
             faults,
             trunk,
-            heard,
-            seats: AsyncMutex::new(taken),
+            updates,
+            subscribers: AsyncMutex::new(free),
             callers: AtomicU32::new(fastrand::u32(..1_000_000)),
             begun: AtomicU32::new(0),
             fixture,
@@ -68,18 +68,22 @@ impl Stage {
     }
 
     /// A free subscriber. There are as many as concurrent calls.
-    pub(crate) async fn seat(&self) -> Result<Seat> {
-        self.seats.lock().await.pop().context("a free seat")
+    pub(crate) async fn subscriber(&self) -> Result<Subscriber> {
+        self.subscribers
+            .lock()
+            .await
+            .pop()
+            .context("no subscriber is free")
     }
 
-    pub(crate) async fn leave(&self, seat: Seat) {
-        self.seats.lock().await.push(seat);
+    pub(crate) async fn put_back(&self, subscriber: Subscriber) {
+        self.subscribers.lock().await.push(subscriber);
     }
 
     /// Unregisters the devices that the last calls used.
     pub(crate) async fn clear(&self) -> Result<()> {
-        for seat in self.seats.lock().await.iter() {
-            for device in &seat.devices {
+        for subscriber in self.subscribers.lock().await.iter() {
+            for device in &subscriber.devices {
                 device.unregister().await?;
             }
         }
@@ -93,15 +97,15 @@ impl Stage {
     }
 
     /// The texts that identify the requests of a call to these subscribers.
-    pub(crate) fn marks(seats: &[&Seat], caller: &str) -> BTreeSet<String> {
+    pub(crate) fn marks(subscribers: &[&Subscriber], caller: &str) -> BTreeSet<String> {
         let mut marks = BTreeSet::from([caller.to_owned()]);
-        for seat in seats {
-            let extension = &seat.account.extension;
+        for subscriber in subscribers {
+            let extension = &subscriber.account.extension;
             marks.insert(format!("EXTENSION#{extension}"));
             marks.insert(format!("FOR#{extension}"));
             marks.insert(format!("PJSIP/{extension}"));
-            marks.insert(seat.account.mobile_number.clone());
-            marks.insert(format!("+91{}", seat.number.trim_start_matches('0')));
+            marks.insert(subscriber.account.mobile_number.clone());
+            marks.insert(format!("+91{}", subscriber.number.trim_start_matches('0')));
         }
         marks
     }
@@ -109,28 +113,28 @@ impl Stage {
 
 /// All status updates that an operator received, in order.
 #[derive(Clone)]
-pub(crate) struct Heard {
-    told: Arc<Mutex<HashMap<String, Vec<Value>>>>,
-    _listening: Arc<Listening>,
+pub(crate) struct OperatorUpdates {
+    updates: Arc<Mutex<HashMap<String, Vec<Value>>>>,
+    _reader: Arc<Reader>,
 }
 
-struct Listening(JoinHandle<()>);
+struct Reader(JoinHandle<()>);
 
-impl Drop for Listening {
+impl Drop for Reader {
     fn drop(&mut self) {
         self.0.abort();
     }
 }
 
-impl Heard {
-    async fn by_operator(url: &str, token: &str) -> Result<Self> {
+impl OperatorUpdates {
+    async fn connect(url: &str, token: &str) -> Result<Self> {
         let mut client = Client::connect(url, token).await?;
-        let told: Arc<Mutex<HashMap<String, Vec<Value>>>> = Arc::default();
-        let (telling, url, token) = (Arc::clone(&told), url.to_owned(), token.to_owned());
-        let listening = tokio::spawn(async move {
+        let updates: Arc<Mutex<HashMap<String, Vec<Value>>>> = Arc::default();
+        let (sink, url, token) = (Arc::clone(&updates), url.to_owned(), token.to_owned());
+        let reader = tokio::spawn(async move {
             loop {
                 match client.receive().await {
-                    Ok(message) => note(&telling, message),
+                    Ok(message) => store_update(&sink, message),
                     Err(_) => {
                         tokio::time::sleep(Duration::from_millis(200)).await;
                         if let Ok(again) = Client::connect(&url, &token).await {
@@ -141,39 +145,39 @@ impl Heard {
             }
         });
         Ok(Self {
-            told,
-            _listening: Arc::new(Listening(listening)),
+            updates,
+            _reader: Arc::new(Reader(reader)),
         })
     }
 
     /// The status updates of a call, in the order in which they arrived.
     pub(crate) fn of(&self, call: &str) -> Vec<Value> {
-        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        told.get(call).cloned().unwrap_or_default()
+        let updates = self.updates.lock().unwrap_or_else(PoisonError::into_inner);
+        updates.get(call).cloned().unwrap_or_default()
     }
 
     /// The calls from or to a number.
     pub(crate) fn with(&self, caller: &str) -> Vec<String> {
-        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_meant = |updates: &&Vec<Value>| {
-            updates
-                .iter()
+        let updates = self.updates.lock().unwrap_or_else(PoisonError::into_inner);
+        let matches = |call: &&Vec<Value>| {
+            call.iter()
                 .any(|it| it["from"] == caller || it["to"] == caller)
         };
-        told.iter()
-            .filter(|(_, updates)| is_meant(updates))
+        updates
+            .iter()
+            .filter(|(_, updates)| matches(updates))
             .map(|(id, _)| id.clone())
             .collect()
     }
 }
 
-fn note(told: &Mutex<HashMap<String, Vec<Value>>>, mut message: Value) {
+fn store_update(updates: &Mutex<HashMap<String, Vec<Value>>>, mut message: Value) {
     if message["type"] != "call_status_update" {
         return;
     }
     let data = message["data"].take();
-    let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut updates = updates.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(id) = data["callId"].as_str() {
-        told.entry(id.to_owned()).or_default().push(data);
+        updates.entry(id.to_owned()).or_default().push(data);
     }
 }

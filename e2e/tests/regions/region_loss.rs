@@ -10,13 +10,13 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 /// The client of the stack's region loss API.
-pub(crate) struct Loss {
+pub(crate) struct RegionLoss {
     http: Client,
     url: String,
     primary: String,
 }
 
-impl Loss {
+impl RegionLoss {
     /// Both regions are healthy, and replication is as fast as possible.
     pub(crate) async fn none(stack: &Stack) -> Result<Self> {
         let url = stack.loss_url.clone();
@@ -54,8 +54,8 @@ impl Loss {
     }
 
     /// Waits until all writes are replicated.
-    pub(crate) async fn everything_has_come(&self, within: Duration) -> Result<()> {
-        let patience = Instant::now() + within;
+    pub(crate) async fn wait_until_replicated(&self, within: Duration) -> Result<()> {
+        let deadline = Instant::now() + within;
         // The replicator may not have read the latest writes yet.
         sleep(Duration::from_millis(300)).await;
         loop {
@@ -64,8 +64,8 @@ impl Loss {
             if link["on_the_way"] == 0 && link["lost"] == false {
                 return Ok(());
             }
-            if Instant::now() > patience {
-                bail!("not all replicated within {within:?}: {link}");
+            if Instant::now() > deadline {
+                bail!("not replicated within {within:?}: {link}");
             }
             sleep(Duration::from_millis(100)).await;
         }

@@ -4,8 +4,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use aws_config::{BehaviorVersion, Region, SdkConfig};
-use aws_sdk_dynamodb::config::Credentials;
+use aws_config::SdkConfig;
 use aws_sdk_dynamodb::types::{
     AttributeDefinition, AttributeValue, BillingMode, GlobalSecondaryIndex, KeySchemaElement,
     KeyType, Projection, ProjectionType, ScalarAttributeType, TableStatus,
@@ -14,44 +13,42 @@ use ringback_local::settings::STACK_NAME;
 use ringback_local::stack::Stack;
 use serde_json::json;
 
-pub struct Surroundings {
+use crate::fixture::aws_config;
+
+/// The resources of one test run.
+pub struct FunctionResources {
     name: String,
     sdk: SdkConfig,
     queue_url: String,
     stack: Stack,
 }
 
-impl Surroundings {
+impl FunctionResources {
     /// Creates the resources. `secrets` has the values by name.
-    pub async fn make(stack: Stack, secrets: &BTreeMap<String, String>) -> Result<Self> {
-        let sdk = aws_config::defaults(BehaviorVersion::latest())
-            .endpoint_url(&stack.aws.endpoint)
-            .region(Region::new(stack.aws.region.clone()))
-            .credentials_provider(Credentials::new("test", "test", None, None, "local stack"))
-            .load()
-            .await;
+    pub async fn create(stack: Stack, secrets: &BTreeMap<String, String>) -> Result<Self> {
+        let sdk = aws_config(&stack).await;
         let name = format!("ringback-events-{}", uuid::Uuid::new_v4().simple());
         let queue = aws_sdk_sqs::Client::new(&sdk)
             .create_queue()
             .queue_name(&name)
             .send()
             .await?;
-        let queue_url = queue.queue_url.context("the new queue's URL")?;
-        let surroundings = Self {
+        let queue_url = queue.queue_url.context("the new queue has no URL")?;
+        let resources = Self {
             name,
             sdk,
             queue_url,
             stack,
         };
-        surroundings.make_table().await?;
-        surroundings.make_secrets(secrets).await?;
-        let scheduler = aws_sdk_scheduler::Client::new(&surroundings.sdk);
+        resources.make_table().await?;
+        resources.make_secrets(secrets).await?;
+        let scheduler = aws_sdk_scheduler::Client::new(&resources.sdk);
         scheduler
             .create_schedule_group()
-            .name(&surroundings.name)
+            .name(&resources.name)
             .send()
             .await?;
-        Ok(surroundings)
+        Ok(resources)
     }
 
     async fn make_table(&self) -> Result<()> {
@@ -87,10 +84,10 @@ impl Surroundings {
             .send()
             .await?
             .table_description
-            .context("the new table")?;
+            .context("the new table has no description")?;
         anyhow::ensure!(
             made.table_status == Some(TableStatus::Active),
-            "the local AWS makes tables at once"
+            "the new table is not active"
         );
         dynamodb
             .put_item()
@@ -202,7 +199,7 @@ impl Surroundings {
     }
 
     /// Deletes the resources.
-    pub async fn remove(self) -> Result<()> {
+    pub async fn delete(self) -> Result<()> {
         aws_sdk_dynamodb::Client::new(&self.sdk)
             .delete_table()
             .table_name(&self.name)

@@ -11,17 +11,17 @@ use ringback_local::settings::Settings;
 use ringback_local::stack::Stack;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::loss::Loss;
+use crate::region_loss::RegionLoss;
 use ringback_e2e::fixture::{Fixture, SOON};
-use ringback_e2e::pbx::Globals;
+use ringback_e2e::pbx::DialplanGlobals;
 
-pub(crate) async fn two_regions() -> Result<(Fixture, Fixture, Loss)> {
+pub(crate) async fn two_regions() -> Result<(Fixture, Fixture, RegionLoss)> {
     let stack = Stack::load(&Settings::from_environment().state_dir())?;
-    let loss = Loss::none(&stack).await?;
+    let loss = RegionLoss::none(&stack).await?;
     let primary = Fixture::open().await?;
-    let fallback = primary.in_the_fallback().await?;
+    let fallback = primary.in_fallback_region().await?;
     // After a region was lost, the PBX prefers the other one for a while. Reset that.
-    let globals = Globals::of(&primary, 0)?;
+    let globals = DialplanGlobals::of(&primary, 0)?;
     globals.set("RINGBACK_AVOID_UNTIL", "0").await?;
     Ok((primary, fallback, loss))
 }
@@ -36,8 +36,8 @@ pub(crate) async fn client(fixture: &Fixture) -> Result<Client> {
 }
 
 /// Waits until a client receives this status of a call.
-pub(crate) async fn hears(client: &mut Client, call: &str, status: &str) -> Result<()> {
-    let mut heard = Vec::new();
+pub(crate) async fn wait_for_update(client: &mut Client, call: &str, status: &str) -> Result<()> {
+    let mut received = Vec::new();
     let is_told = async {
         loop {
             let message = client.receive().await?;
@@ -45,38 +45,38 @@ pub(crate) async fn hears(client: &mut Client, call: &str, status: &str) -> Resu
             if data["callId"] == call && data["status"] == status {
                 return anyhow::Ok(());
             }
-            heard.push(message);
+            received.push(message);
         }
     };
     match timeout(2 * SOON, is_told).await {
         Ok(told) => told,
-        Err(_) => bail!("not told {status}, but {heard:?}"),
+        Err(_) => bail!("no update {status}, only {received:?}"),
     }
 }
 
 /// Checks that the call reaches this status in both regions, and that both items stay equal. A region that returns
 /// with outdated data writes it first, and replication then corrects both.
-pub(crate) async fn ends_alike(
+pub(crate) async fn check_same_end(
     primary: &Fixture,
     fallback: &Fixture,
     call: &str,
     status: &str,
 ) -> Result<()> {
-    let patience = Instant::now() + 3 * SOON;
+    let deadline = Instant::now() + 3 * SOON;
     loop {
-        let item = settles(primary, fallback, call).await?;
-        let stands = item.get("status").and_then(|it| it.as_s().ok());
-        if stands.is_some_and(|stands| stands == status) {
+        let item = wait_until_equal(primary, fallback, call).await?;
+        let actual = item.get("status").and_then(|it| it.as_s().ok());
+        if actual.is_some_and(|actual| actual == status) {
             return Ok(());
         }
-        ensure!(Instant::now() < patience, "{stands:?}");
+        ensure!(Instant::now() < deadline, "{actual:?}");
         sleep(Duration::from_millis(200)).await;
     }
 }
 
 /// Waits until the call has ended in both regions and both items are equal.
-async fn settles(primary: &Fixture, fallback: &Fixture, call: &str) -> Result<Item> {
-    let patience = Instant::now() + 3 * SOON;
+async fn wait_until_equal(primary: &Fixture, fallback: &Fixture, call: &str) -> Result<Item> {
+    let deadline = Instant::now() + 3 * SOON;
     loop {
         let (here, there) = (item(primary, call).await?, item(fallback, call).await?);
         let over = here.as_ref().is_some_and(|item| {
@@ -88,8 +88,8 @@ async fn settles(primary: &Fixture, fallback: &Fixture, call: &str) -> Result<It
         });
         match here {
             Some(here) if over && Some(&here) == there.as_ref() => return Ok(here),
-            here if Instant::now() > patience => {
-                bail!("not settled:\nprimary  {here:?}\nfallback {there:?}")
+            here if Instant::now() > deadline => {
+                bail!("the regions differ:\nprimary  {here:?}\nfallback {there:?}")
             }
             _ => sleep(Duration::from_millis(200)).await,
         }
@@ -112,14 +112,14 @@ pub(crate) async fn item(fixture: &Fixture, call: &str) -> Result<Option<Item>> 
     Ok(asked.await?.item)
 }
 
-pub(crate) async fn no_channel_is_left(fixture: &Fixture) -> Result<()> {
-    let patience = Instant::now() + SOON;
+pub(crate) async fn check_no_channels(fixture: &Fixture) -> Result<()> {
+    let deadline = Instant::now() + SOON;
     loop {
         let channels = fixture.channels().await?;
         if channels.is_empty() {
             return Ok(());
         }
-        ensure!(Instant::now() < patience, "channels are left: {channels:?}");
+        ensure!(Instant::now() < deadline, "channels are left: {channels:?}");
         sleep(Duration::from_millis(200)).await;
     }
 }

@@ -1,7 +1,7 @@
 //! Broadcasts to ten, a hundred and a thousand connected clients: all are reached, in time and with little memory.
 //! Real clients and the real functions; the local stack must be running.
 
-mod members;
+mod client_group;
 
 use ringback::platform::clock;
 use std::fmt::Write as _;
@@ -11,16 +11,16 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use aws_sdk_dynamodb::types::AttributeValue::S;
 use aws_sdk_dynamodb::types::Select;
-use members::{Crowd, Member};
-use reqwest::{Method, StatusCode};
+use client_group::{ClientGroup, GroupMember};
+use reqwest::StatusCode;
 use ringback::auth::Viewer;
 use ringback::store::connections::{Connection, Connections};
 use ringback_client::Client;
 use ringback_core::ids::Extension;
 use ringback_core::timestamp::Timestamp;
-use ringback_e2e::fixture::{App, CALLER, Fixture, SOON};
+use ringback_e2e::fixture::{CALLER, Fixture, SOON};
 use ringback_e2e::log_lines::log_lines;
-use ringback_e2e::memory::Memory;
+use ringback_e2e::memory::ProcessMemory;
 use ringback_sip::Phone;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
@@ -34,53 +34,60 @@ const AT_ONCE: usize = 64;
 const LEAVING: Duration = Duration::from_secs(60);
 /// The maximum time until all clients have one status update. It takes a tenth of that here, and a ring is not much
 /// longer.
-const PATIENCE: Duration = Duration::from_secs(15);
+const TIMEOUT: Duration = Duration::from_secs(15);
 /// Ten times as many clients may take this many times as long. Quadratic cost would be a factor of a hundred.
 const GROWTH: u32 = 30;
 /// The memory of the function's process per client, in bytes. It must not keep a page of clients, let alone all.
 const MEMORY_OF_A_CLIENT: u64 = 32 * 1_024;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_clients_are_told_of_every_change_once_and_in_order() -> Result<()> {
+async fn a_thousand_clients_receive_every_change_once_and_in_order() -> Result<()> {
     let fixture = Fixture::open().await?;
     let mut phone = fixture.registered_phone("1001").await?;
-    let mut crowd = Crowd::of(&fixture.stack)?;
+    let mut group = ClientGroup::of(&fixture.stack)?;
     // This client stays connected and never reads.
     let _frozen = connect(&fixture).await?;
-    let rounds = rounds(&fixture, &mut phone, &mut crowd).await;
-    let left = leave(&fixture, crowd).await;
+    let rounds = rounds(&fixture, &mut phone, &mut group).await;
+    let left = leave(&fixture, group).await;
     let rounds = rounds?;
     left?;
     std::io::stdout().write_all(table(&rounds)?.as_bytes())?;
 
     let [_, hundred, thousand] = rounds.as_slice() else {
-        bail!("no round for each size")
+        bail!("a round is missing")
     };
     ensure!(
         thousand.last() < GROWTH * hundred.last(),
-        "{:?} for ten times as many clients as were told in {:?}",
+        "{:?} for ten times as many clients as in {:?}",
         thousand.last(),
         hundred.last()
     );
     let of_a_client = thousand.memory_of_a_client().unwrap_or_default();
-    ensure!(of_a_client < MEMORY_OF_A_CLIENT, "{of_a_client} B a client");
+    ensure!(
+        of_a_client < MEMORY_OF_A_CLIENT,
+        "{of_a_client} B for each client"
+    );
     Ok(())
 }
 
 /// A call at each number of clients, and one more at the largest number.
-async fn rounds(fixture: &Fixture, phone: &mut Phone, crowd: &mut Crowd) -> Result<Vec<Round>> {
+async fn rounds(
+    fixture: &Fixture,
+    phone: &mut Phone,
+    group: &mut ClientGroup,
+) -> Result<Vec<Round>> {
     let mut rounds = Vec::new();
     for size in SIZES {
         let began = Instant::now();
-        crowd.grow_to(size).await?;
+        group.grow_to(size).await?;
         let connected_in = began.elapsed();
-        let round = whole_call(fixture, phone, crowd).await?;
+        let round = answered_call(fixture, phone, group).await?;
         rounds.push(Round {
             connected_in,
             ..round
         });
     }
-    abandoned_call(fixture, crowd).await?;
+    abandoned_call(fixture, group).await?;
     Ok(rounds)
 }
 
@@ -89,15 +96,15 @@ struct Round {
     clients: usize,
     connected_in: Duration,
     changes: Vec<Change>,
-    before: Option<Memory>,
-    after: Option<Memory>,
+    before: Option<ProcessMemory>,
+    after: Option<ProcessMemory>,
 }
 
 /// One status update: the delivery time of each client, shortest first, and the function's log line.
 struct Change {
     status: &'static str,
     took: Vec<Duration>,
-    told: Value,
+    lines: Value,
 }
 
 impl Round {
@@ -131,78 +138,84 @@ impl Change {
 
 /// A call that is answered and hung up. Each step waits until all clients have the previous status. One client has
 /// died without closing its connection, and one connection item is left from a client that is gone.
-async fn whole_call(fixture: &Fixture, phone: &mut Phone, crowd: &mut Crowd) -> Result<Round> {
+async fn answered_call(
+    fixture: &Fixture,
+    phone: &mut Phone,
+    group: &mut ClientGroup,
+) -> Result<Round> {
     drop(connect(fixture).await?);
-    let left = leave_a_row(fixture).await?;
+    let left = create_stale_connection(fixture).await?;
     let app = fixture.app("1001").await?;
-    let before = Memory::of_function("broadcast");
+    let before = ProcessMemory::of_function("broadcast");
 
-    let caller = fixture.dial("1001").await?;
-    let id = app.woken().await?;
-    let mut took = vec![crowd.hears(&id, STATUSES[0], PATIENCE).await?];
-    let (status, answer) = app.says("accept_ready", &id).await?;
+    let (caller, id) = app.is_called().await?;
+    let mut took = vec![group.hears(&id, STATUSES[0], TIMEOUT).await?];
+    let (status, answer) = app.respond("accept_ready", &id).await?;
     ensure!(status == StatusCode::OK, "{status}: {answer}");
     let callee = phone.next_call(SOON).await?;
     callee.answer().await?;
     caller.answered(SOON).await?;
-    took.push(crowd.hears(&id, STATUSES[1], PATIENCE).await?);
+    took.push(group.hears(&id, STATUSES[1], TIMEOUT).await?);
     caller.hang_up().await?;
-    took.push(crowd.hears(&id, STATUSES[2], PATIENCE).await?);
-    crowd.settles(Duration::from_millis(500)).await;
+    took.push(group.hears(&id, STATUSES[2], TIMEOUT).await?);
+    group.settles(Duration::from_millis(500)).await;
 
-    for member in crowd.members() {
+    for member in group.members() {
         check(member, &id, &STATUSES)?;
     }
-    let clients = crowd.members().len();
-    let told = told(fixture, &id).await?;
-    for line in &told {
+    let clients = group.members().len();
+    let lines = broadcast_lines(fixture, &id).await?;
+    for line in &lines {
         // The client that just died may still be found; its failure is not distinguished from that of a client that is
         // connecting.
         ensure!(line["failed"].as_u64() <= Some(1), "{line}");
     }
     ensure!(
-        told.last().context("lines")?["sent"] == clients + 1,
-        "not to the crowd and the frozen one alone: {told:?}"
+        lines.last().context("lines")?["sent"] == clients + 1,
+        "not sent to exactly these clients and the frozen one: {lines:?}"
     );
     ensure!(
         !is_there(fixture, &left).await?,
-        "a client that has gone is still known"
+        "the closed connection is still stored"
     );
-    forget(&app).await?;
-    let changes = STATUSES.into_iter().zip(took).zip(told);
+    app.unregister().await?;
+    let changes = STATUSES.into_iter().zip(took).zip(lines);
     Ok(Round {
         clients,
         connected_in: Duration::ZERO,
         changes: changes
-            .map(|((status, took), told)| Change { status, took, told })
+            .map(|((status, took), lines)| Change {
+                status,
+                took,
+                lines,
+            })
             .collect(),
         before,
-        after: Memory::of_function("broadcast"),
+        after: ProcessMemory::of_function("broadcast"),
     })
 }
 
 /// A caller who hangs up while most clients have not received the first status yet.
-async fn abandoned_call(fixture: &Fixture, crowd: &mut Crowd) -> Result<()> {
+async fn abandoned_call(fixture: &Fixture, group: &mut ClientGroup) -> Result<()> {
     let app = fixture.app("1001").await?;
-    let caller = fixture.dial("1001").await?;
-    let id = app.woken().await?;
+    let (caller, id) = app.is_called().await?;
     caller.cancel().await?;
-    crowd.hears(&id, "canceled", PATIENCE).await?;
-    crowd.settles(Duration::from_millis(500)).await;
-    for member in crowd.members() {
+    group.hears(&id, "canceled", TIMEOUT).await?;
+    group.settles(Duration::from_millis(500)).await;
+    for member in group.members() {
         check(member, &id, &["ringing", "canceled"])?;
     }
-    forget(&app).await
+    app.unregister().await
 }
 
 /// Checks that each status arrived once and in order, and that only participants received the caller's number.
-fn check(member: &Member, call: &str, statuses: &[&str]) -> Result<()> {
-    let story = member.story(call);
-    let told: Vec<_> = story
+fn check(member: &GroupMember, call: &str, statuses: &[&str]) -> Result<()> {
+    let story = member.status_updates(call);
+    let lines: Vec<_> = story
         .iter()
         .filter_map(|data| data["status"].as_str())
         .collect();
-    ensure!(told == statuses, "told {told:?}");
+    ensure!(lines == statuses, "received {lines:?}");
     let from = if member.has_part() {
         CALLER
     } else {
@@ -213,7 +226,11 @@ fn check(member: &Member, call: &str, statuses: &[&str]) -> Result<()> {
 }
 
 async fn connect(fixture: &Fixture) -> Result<Client> {
-    let token = &fixture.stack.phone("1002").context("1002's token")?.token;
+    let token = &fixture
+        .stack
+        .phone("1002")
+        .context("1002 has no token")?
+        .token;
     Ok(Client::connect(&fixture.stack.ws_url, token).await?)
 }
 
@@ -227,7 +244,7 @@ fn connections(fixture: &Fixture) -> Connections {
 }
 
 /// Creates the connection item of a client whose `$disconnect` was lost.
-async fn leave_a_row(fixture: &Fixture) -> Result<Connection> {
+async fn create_stale_connection(fixture: &Fixture) -> Result<Connection> {
     let left = Connection {
         id: format!("left-{}", uuid::Uuid::new_v4().simple()),
         viewer: Viewer::App(Extension::try_from("1002")?),
@@ -274,55 +291,45 @@ async fn known(fixture: &Fixture) -> Result<usize> {
 
 /// Disconnects the clients no faster than they are removed: a thousand disconnects at once would block the local cloud
 /// for a minute.
-async fn leave(fixture: &Fixture, mut crowd: Crowd) -> Result<()> {
-    let patience = Instant::now() + LEAVING;
-    while !crowd.members().is_empty() {
-        let staying = crowd.members().len();
+async fn leave(fixture: &Fixture, mut group: ClientGroup) -> Result<()> {
+    let deadline = Instant::now() + LEAVING;
+    while !group.members().is_empty() {
+        let staying = group.members().len();
         let leaving = known(fixture).await?.saturating_sub(staying);
         ensure!(
-            Instant::now() < patience,
-            "{leaving} that left are not forgotten"
+            Instant::now() < deadline,
+            "{leaving} closed connections are still stored"
         );
-        crowd.leave(AT_ONCE.saturating_sub(leaving).min(staying));
+        group.leave(AT_ONCE.saturating_sub(leaving).min(staying));
         sleep(Duration::from_millis(100)).await;
     }
-    crowd.has_gone().await;
+    group.wait_until_gone().await;
     Ok(())
 }
 
 /// The function's log lines for the broadcasts of a call. They appear a little later than the broadcasts.
-async fn told(fixture: &Fixture, call: &str) -> Result<Vec<Value>> {
-    let patience = Instant::now() + SOON;
+async fn broadcast_lines(fixture: &Fixture, call: &str) -> Result<Vec<Value>> {
+    let deadline = Instant::now() + SOON;
     loop {
         let lines = log_lines(fixture, "broadcast").await?.into_iter();
-        let mut told: Vec<Value> = lines
+        let mut lines: Vec<Value> = lines
             .map(|line| line.json)
             .filter(|json| json["message"] == "told" && json["call_id"] == call)
             .collect();
-        if told.len() == STATUSES.len() {
-            told.sort_by_key(|line| line["timestamp"].to_string());
-            return Ok(told);
+        if lines.len() == STATUSES.len() {
+            lines.sort_by_key(|line| line["timestamp"].to_string());
+            return Ok(lines);
         }
-        ensure!(
-            Instant::now() < patience,
-            "the log says no more than {told:?}"
-        );
+        ensure!(Instant::now() < deadline, "the log has only {lines:?}");
         sleep(Duration::from_millis(200)).await;
     }
 }
 
-/// Unregisters an app's device, so that the next call does not ring there.
-async fn forget(app: &App<'_>) -> Result<()> {
-    let device = format!("/api/devices/{}", app.device);
-    let (status, answer) = app.ask(Method::DELETE, &device, None).await?;
-    ensure!(status == StatusCode::OK, "{answer}");
-    Ok(())
-}
-
 fn table(rounds: &[Round]) -> Result<String> {
-    let mut table = "\nA call's changes, told to connected clients: milliseconds from the change until a client knew,\n\
-        and what the function says of it\n\n"
-        .to_owned();
+    let mut table =
+        "\nBroadcasts: milliseconds from a change of the call until a client received it,\n\
+        and the log of the function\n\n"
+            .to_owned();
     writeln!(
         table,
         "{:>7}  {:<12}{:>7}{:>8}{:>7}{:>7}{:>10}{:>12}{:>6}{:>6}{:>8}",
@@ -332,7 +339,7 @@ fn table(rounds: &[Round]) -> Result<String> {
         "median",
         "p99",
         "last",
-        "a client",
+        "the connection has no client",
         "function",
         "sent",
         "gone",
@@ -344,7 +351,7 @@ fn table(rounds: &[Round]) -> Result<String> {
                 [0.0, 0.5, 0.99, 1.0].map(|share| change.at(share).as_millis());
             let of_a_client = change.at(1.0).div_f64(round.clients as f64).as_secs_f64() * 1_000.0;
             let [took, sent, gone, failed] =
-                ["took_ms", "sent", "gone", "failed"].map(|name| change.told[name].to_string());
+                ["took_ms", "sent", "gone", "failed"].map(|name| change.lines[name].to_string());
             writeln!(
                 table,
                 "{:>7}  {:<12}{first:>7}{median:>8}{p99:>7}{last:>7}{of_a_client:>10.2}{took:>12}{sent:>6}{gone:>6}{failed:>8}",
@@ -354,8 +361,8 @@ fn table(rounds: &[Round]) -> Result<String> {
     }
     write!(
         table,
-        "\nMemory of the function's process, in kB. The first crowd of more than a few brings the connections that it sends over\n\n{:>7}{:>10}{:>10}{:>10}{:>16}{:>19}\n",
-        "clients", "before", "after", "peak", "a client, bytes", "all connected, s"
+        "\nMemory of the function's process in kB. The first large number of clients creates the connections that it sends over\n\n{:>7}{:>10}{:>10}{:>10}{:>16}{:>19}\n",
+        "clients", "before", "after", "peak", "bytes per client", "last client, s"
     )?;
     for round in rounds {
         let shown = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |n| n.to_string());

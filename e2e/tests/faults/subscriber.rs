@@ -10,14 +10,14 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 /// How long an app waits before it repeats a request that failed with 5xx or without an answer.
-const AGAIN_AFTER: Duration = Duration::from_millis(700);
+const RETRY_PAUSE: Duration = Duration::from_millis(700);
 /// How long an app repeats a request.
-const GOES_ON_FOR: Duration = Duration::from_secs(25);
+const RETRY_FOR: Duration = Duration::from_secs(25);
 /// How often a device polls for its pushes.
-const LOOKS_EVERY: Duration = Duration::from_millis(150);
+const POLL_INTERVAL: Duration = Duration::from_millis(150);
 
 /// One extension. It takes part in one call at a time.
-pub(crate) struct Seat {
+pub(crate) struct Subscriber {
     pub(crate) account: Account,
     pub(crate) number: String,
     pub(crate) phone: Phone,
@@ -35,8 +35,8 @@ pub(crate) struct Device {
     pub(crate) token: String,
 }
 
-impl Seat {
-    pub(crate) async fn take(stack: &Stack, account: &Account, number: &str) -> Result<Self> {
+impl Subscriber {
+    pub(crate) async fn new(stack: &Stack, account: &Account, number: &str) -> Result<Self> {
         let pbx = stack.sip.address.parse()?;
         let phone = Phone::new(pbx, &account.extension, &account.sip_password).await?;
         Ok(Self {
@@ -49,7 +49,7 @@ impl Seat {
 
     /// Registers the phone, and replaces the devices, so that late pushes of an earlier call do not count for this
     /// one.
-    pub(crate) async fn get_ready(&mut self, devices: usize) -> Result<()> {
+    pub(crate) async fn prepare(&mut self, devices: usize) -> Result<()> {
         self.phone.register().await?;
         // Calls that are left from an earlier run.
         while self.phone.next_call(Duration::from_millis(1)).await.is_ok() {}
@@ -81,14 +81,17 @@ impl Device {
         let body =
             json!({ "extension": self.account.extension, "platform": "fcm", "token": self.token });
         let path = format!("/api/devices/{}", self.id);
-        let (status, answer) = self.insist(Method::PUT, &path, Some(&body)).await?;
+        let (status, answer) = self
+            .request_with_retries(Method::PUT, &path, Some(&body))
+            .await?;
         anyhow::ensure!(status == 200, "{status}: {answer}");
         Ok(())
     }
 
     pub(crate) async fn unregister(&self) -> Result<()> {
         let path = format!("/api/devices/{}", self.id);
-        self.insist(Method::DELETE, &path, None).await?;
+        self.request_with_retries(Method::DELETE, &path, None)
+            .await?;
         Ok(())
     }
 
@@ -108,30 +111,30 @@ impl Device {
 
     /// Waits for the first push of this type.
     pub(crate) async fn push(&self, kind: &str, within: Duration) -> Result<Option<Value>> {
-        let patience = Instant::now() + within;
+        let deadline = Instant::now() + within;
         loop {
             if let Some(push) = self.pushes(kind).await?.into_iter().next() {
                 return Ok(Some(push));
             }
-            if Instant::now() > patience {
+            if Instant::now() > deadline {
                 return Ok(None);
             }
-            sleep(LOOKS_EVERY).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 
     /// Waits for the push of an incoming call and returns the call id.
-    pub(crate) async fn woken(&self, within: Duration) -> Result<Option<String>> {
+    pub(crate) async fn receives_call(&self, within: Duration) -> Result<Option<String>> {
         let push = self.push("incoming_call", within).await?;
         push.map(|push| {
             let id = push["data"]["server_call_id"].as_str();
-            id.map(str::to_owned).context("a push without a call's id")
+            id.map(str::to_owned).context("the push has no call id")
         })
         .transpose()
     }
 
     /// Sends a call response, and repeats it until it is answered, as an app does.
-    pub(crate) async fn says(&self, action: &str, call: &str) -> Result<(u16, Value)> {
+    pub(crate) async fn respond(&self, action: &str, call: &str) -> Result<(u16, Value)> {
         let body = json!({
             "server_call_id": call,
             "extension": self.account.extension,
@@ -139,7 +142,7 @@ impl Device {
             "timestamp": 1_732_175_943_000_u64,
             "device_id": self.id,
         });
-        self.insist(Method::POST, "/api/call-response", Some(&body))
+        self.request_with_retries(Method::POST, "/api/call-response", Some(&body))
             .await
     }
 
@@ -154,20 +157,20 @@ impl Device {
             .map(|(_, call)| call))
     }
 
-    async fn insist(
+    async fn request_with_retries(
         &self,
         method: Method,
         path: &str,
         body: Option<&Value>,
     ) -> Result<(u16, Value)> {
-        let until = Instant::now() + GOES_ON_FOR;
+        let until = Instant::now() + RETRY_FOR;
         loop {
             let answer = self.ask(method.clone(), path, body).await;
-            let heard = answer.as_ref().is_ok_and(|(status, _)| *status < 500);
-            if heard || Instant::now() > until {
+            let answered = answer.as_ref().is_ok_and(|(status, _)| *status < 500);
+            if answered || Instant::now() > until {
                 return answer;
             }
-            sleep(AGAIN_AFTER).await;
+            sleep(RETRY_PAUSE).await;
         }
     }
 

@@ -6,7 +6,7 @@ mod inbound;
 mod outbound;
 
 use ringback::platform::clock;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,9 +20,10 @@ use ringback_sip::{Caller, IncomingCall, OutgoingCall, Stage as SipStage};
 use serde_json::Value;
 use tokio::time::timeout;
 
+use crate::faults::{answer, rule};
+use crate::harness::Harness;
 use crate::pbx;
-use crate::seat::Seat;
-use crate::stage::Stage;
+use crate::subscriber::Subscriber;
 
 /// The timeout for a call that does not end: longer than the PBX lets a caller wait.
 const LOST_AFTER: Duration = Duration::from_secs(80);
@@ -30,7 +31,7 @@ const LOST_AFTER: Duration = Duration::from_secs(80);
 /// How often a call is repeated because Asterisk itself crashed.
 const CRASHES: u32 = 3;
 
-/// What the caller and the callee do.
+/// FaultKind the caller and the callee do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Scenario {
     Answered,
@@ -73,13 +74,13 @@ impl Scenario {
             Self::OneOfTwoAccepts => "two devices ring, one accepts",
             Self::HungUpByTheApp => "answered, then the app hangs up",
             Self::Declined => "declined",
-            Self::CallerGivesUp => "the caller gives up",
-            Self::NobodyAnswers => "nobody answers",
-            Self::AppToApp => "an app calls an app, which answers",
-            Self::AppGivesUp => "an app calls an app, and gives up",
-            Self::Outbound => "an app calls a telephone, which is answered",
-            Self::NumberBusy => "an app calls a telephone that is busy",
-            Self::ExotelRefuses => "an app calls a telephone, and Exotel refuses",
+            Self::CallerGivesUp => "the caller hangs up while it rings",
+            Self::NobodyAnswers => "not answered",
+            Self::AppToApp => "an app calls an app, answered",
+            Self::AppGivesUp => "an app calls an app and hangs up while it rings",
+            Self::Outbound => "an app calls a telephone, answered",
+            Self::NumberBusy => "an app calls a telephone, busy",
+            Self::ExotelRefuses => "an app calls a telephone, rejected by Exotel",
         }
     }
 
@@ -100,25 +101,25 @@ impl Scenario {
 
 /// How a call ended for the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum End {
+pub(crate) enum CallEnd {
     /// The caller talked to the callee.
     Bridged,
     /// The caller was rejected, with busy or another code.
     Busy,
     /// The caller hung up before either.
-    GaveUp,
+    Abandoned,
     /// None of these.
     Lost,
 }
 
 /// The result of one call.
 #[derive(Debug)]
-pub(crate) struct Played {
-    pub(crate) end: End,
+pub(crate) struct CallResult {
+    pub(crate) end: CallEnd,
     /// The time until the caller was bridged or heard busy.
     pub(crate) waited: Duration,
     /// When that happened, by the wall clock.
-    heard_at: Timestamp,
+    decided_at: Timestamp,
     /// The broken promises.
     pub(crate) problems: Vec<String>,
     /// The requests that the functions sent for this call.
@@ -129,52 +130,52 @@ pub(crate) struct Played {
     pub(crate) hit_for: Duration,
     /// How many attempts were repeated because Asterisk crashed.
     pub(crate) crashes: u32,
-    /// What the parties observed, for diagnosis.
-    pub(crate) story: Story,
+    /// FaultKind the parties observed, for diagnosis.
+    pub(crate) observations: Observations,
 }
 
-/// What the parties of a call observed.
+/// FaultKind the parties of a call observed.
 #[derive(Debug, Default)]
-pub(crate) struct Story {
+pub(crate) struct Observations {
     pub(crate) call: Option<String>,
-    pub(crate) stands: Value,
+    pub(crate) state: Value,
     pub(crate) sip: Option<u16>,
     pub(crate) answers: Vec<(String, u16)>,
 }
 
-impl Played {
+impl CallResult {
     /// Whether a promise was broken, apart from the time it took.
     pub(crate) fn is_lost(&self) -> bool {
-        self.end == End::Lost || !self.problems.is_empty()
+        self.end == CallEnd::Lost || !self.problems.is_empty()
     }
 
     /// The caller's waiting time as the promise counts it: the ring starts when the call is first reported, not when
     /// the caller dials.
     pub(crate) fn counted(&self) -> Duration {
-        let rings_until = self.story.stands["expires_at"].as_u64();
+        let rings_until = self.observations.state["expires_at"].as_u64();
         match rings_until.map(Timestamp::from_millis) {
-            Some(end) if self.end == End::Busy && self.heard_at > end => {
-                ring() + self.heard_at.since(end)
+            Some(end) if self.end == CallEnd::Busy && self.decided_at > end => {
+                ring() + self.decided_at.since(end)
             }
             _ => self.waited,
         }
     }
 }
 
-impl fmt::Display for Played {
+impl fmt::Display for CallResult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             end,
             waited,
             problems,
-            story,
+            observations,
             ..
         } = self;
-        let call = story.call.as_deref().unwrap_or("no call");
+        let call = observations.call.as_deref().unwrap_or("no call");
         write!(
             f,
             "{call}: {end:?} after {waited:.1?}; {:?} {:?}; {problems:?}",
-            story.sip, story.answers
+            observations.sip, observations.answers
         )
     }
 }
@@ -185,30 +186,34 @@ pub(crate) fn ring() -> Duration {
 }
 
 /// The state of one call run.
-pub(crate) struct Acting {
-    pub(crate) stage: Arc<Stage>,
+pub(crate) struct CallRun {
+    pub(crate) harness: Arc<Harness>,
     pub(crate) scenario: Scenario,
     pub(crate) caller: String,
-    pub(crate) story: Story,
+    pub(crate) observations: Observations,
     pub(crate) problems: Vec<String>,
     pub(crate) began: Timestamp,
     /// Whether a push may be sent twice, because its sender may have crashed.
     pub(crate) may_repeat: bool,
-    /// The devices that have stopped ringing by themselves: they answered, declined, or heard that another device has
+    /// The devices that have stopped ringing by themselves: they answered, declined, or updates that another device has
     /// the call.
-    pub(crate) know: BTreeSet<String>,
+    pub(crate) informed: BTreeSet<String>,
 }
 
 /// The result of the call's legs.
-pub(crate) struct Legs {
-    pub(crate) end: End,
+pub(crate) struct CallLegs {
+    pub(crate) end: CallEnd,
     pub(crate) waited: Duration,
     pub(crate) phone: Option<IncomingCall>,
 }
 
 /// Runs one call with these fault rules.
-pub(crate) async fn play(stage: &Arc<Stage>, scenario: Scenario, rules: &[Rule]) -> Result<Played> {
-    play_while(stage, scenario, rules, rules.iter().any(stops_the_work)).await
+pub(crate) async fn run_call(
+    harness: &Arc<Harness>,
+    scenario: Scenario,
+    rules: &[Rule],
+) -> Result<CallResult> {
+    run_call_with(harness, scenario, rules, rules.iter().any(stops_the_work)).await
 }
 
 /// Whether this fault can stop a function before it completes its effects, so that another invocation repeats them.
@@ -223,105 +228,110 @@ fn stops_the_work(rule: &Rule) -> bool {
 
 /// Runs one call with these fault rules. If `repeats` is set, a push may be sent twice: its sender may have crashed or
 /// not completed.
-pub(crate) async fn play_while(
-    stage: &Arc<Stage>,
+pub(crate) async fn run_call_with(
+    harness: &Arc<Harness>,
     scenario: Scenario,
     rules: &[Rule],
-    something_fails: bool,
-) -> Result<Played> {
+    repeats: bool,
+) -> Result<CallResult> {
     let mut crashes = 0;
     loop {
         let pbx = pbx::process();
-        let mut seat = stage.seat().await?;
-        let played = play_at(stage, &mut seat, scenario, rules, something_fails).await;
-        stage.leave(seat).await;
+        let mut subscriber = harness.subscriber().await?;
+        let result = run_once(harness, &mut subscriber, scenario, rules, repeats).await;
+        harness.put_back(subscriber).await;
         // When Asterisk restarts, it forgets all calls. No promise covers them, so repeat the call.
         if pbx::process() == pbx || crashes == CRASHES {
-            return played.map(|played| Played { crashes, ..played });
+            return result.map(|result| CallResult { crashes, ..result });
         }
-        println!("  Asterisk itself has crashed: {played:?}");
+        println!("  Asterisk itself has crashed: {result:?}");
         crashes += 1;
-        pbx::wait_until_back(&stage.fixture).await?;
+        pbx::wait_until_back(&harness.fixture).await?;
     }
 }
 
-async fn play_at(
-    stage: &Arc<Stage>,
-    seat: &mut Seat,
+async fn run_once(
+    harness: &Arc<Harness>,
+    subscriber: &mut Subscriber,
     scenario: Scenario,
     rules: &[Rule],
-    something_fails: bool,
-) -> Result<Played> {
-    seat.get_ready(scenario.devices()).await?;
+    repeats: bool,
+) -> Result<CallResult> {
+    subscriber.prepare(scenario.devices()).await?;
     let mut callee = match scenario {
         Scenario::AppToApp | Scenario::AppGivesUp => {
-            let mut callee = stage.seat().await?;
-            callee.get_ready(1).await?;
+            let mut callee = harness.subscriber().await?;
+            callee.prepare(1).await?;
             Some(callee)
         }
         _ => None,
     };
-    let mut acting = Acting {
-        stage: Arc::clone(stage),
+    let mut run = CallRun {
+        harness: Arc::clone(harness),
         scenario,
-        caller: stage.new_caller(),
-        story: Story::default(),
+        caller: harness.new_caller(),
+        observations: Observations::default(),
         problems: Vec::new(),
         began: clock::now(),
-        may_repeat: something_fails,
-        know: BTreeSet::new(),
+        may_repeat: repeats,
+        informed: BTreeSet::new(),
     };
-    let seats: Vec<&Seat> = std::iter::once(&*seat).chain(callee.as_ref()).collect();
-    let marks = Stage::marks(&seats, &acting.caller);
-    let faults = Faulty::begin(stage, &marks, scenario, rules).await?;
+    let subscribers: Vec<&Subscriber> = std::iter::once(&*subscriber)
+        .chain(callee.as_ref())
+        .collect();
+    let marks = Harness::marks(&subscribers, &run.caller);
+    let faults = ActiveFaults::begin(harness, &marks, scenario, rules).await?;
 
     let began = clock::now();
-    stage.begun.fetch_add(1, Ordering::Relaxed);
-    let legs = acting.act(seat, callee.as_mut()).await;
+    harness.begun.fetch_add(1, Ordering::Relaxed);
+    let legs = run.act(subscriber, callee.as_mut()).await;
     // Return the subscriber in any case: the next call needs it.
     if let Some(callee) = callee {
-        stage.leave(callee).await;
+        harness.put_back(callee).await;
     }
     let met = faults.met(rules.len()).await;
     let steps = faults.end().await?;
     let (legs, (hits, hit_for)) = (legs?, met?);
-    Ok(Played {
+    Ok(CallResult {
         end: legs.end,
         waited: legs.waited,
-        heard_at: began + legs.waited,
-        problems: acting.problems,
+        decided_at: began + legs.waited,
+        problems: run.problems,
         steps,
         hits,
         hit_for,
         crashes: 0,
-        story: acting.story,
+        observations: run.observations,
     })
 }
 
 /// The fault rules of one call run.
-struct Faulty<'a> {
-    stage: &'a Stage,
+struct ActiveFaults<'a> {
+    harness: &'a Harness,
     name: String,
 }
 
-impl<'a> Faulty<'a> {
+impl<'a> ActiveFaults<'a> {
     async fn begin(
-        stage: &'a Stage,
+        harness: &'a Harness,
         marks: &BTreeSet<String>,
         scenario: Scenario,
         rules: &[Rule],
     ) -> Result<Self> {
         let name = uuid::Uuid::new_v4().simple().to_string();
-        stage.faults.begin(&name, marks).await?;
+        harness.faults.begin(&name, marks).await?;
         let refusal = (scenario == Scenario::ExotelRefuses).then(exotel_refuses);
         for (place, rule) in rules.iter().chain(&refusal).enumerate() {
             let rule = Rule {
                 play: Some(name.clone()),
                 ..rule.clone()
             };
-            stage.faults.make(&format!("{name}-{place}"), &rule).await?;
+            harness
+                .faults
+                .make(&format!("{name}-{place}"), &rule)
+                .await?;
         }
-        Ok(Self { stage, name })
+        Ok(Self { harness, name })
     }
 
     /// How often the first `rules` rules were applied, and from when to when.
@@ -329,7 +339,7 @@ impl<'a> Faulty<'a> {
         let (mut hits, mut hit_for) = (0, Duration::ZERO);
         for place in 0..rules {
             let standing = self
-                .stage
+                .harness
                 .faults
                 .met(&format!("{}-{place}", self.name))
                 .await?;
@@ -342,48 +352,43 @@ impl<'a> Faulty<'a> {
 
     /// Ends the run. Returns the requests that the functions sent.
     async fn end(self) -> Result<Vec<Step>> {
-        Ok(self.stage.faults.end(&self.name).await?.steps)
+        Ok(self.harness.faults.end(&self.name).await?.steps)
     }
 }
 
 /// Exotel rejects the number.
 fn exotel_refuses() -> Rule {
     let body = r#"{"RestException":{"Status":403,"Message":"not allowed"}}"#;
-    Rule {
-        system: System::Exotel,
-        operation: Some("Exotel connect".to_owned()),
-        function: None,
-        play: None,
-        skip: 0,
-        times: None,
-        one_in: None,
-        fault: Fault::Answer {
-            status: 403,
-            headers: BTreeMap::new(),
-            body: body.to_owned(),
-        },
-    }
+    rule(System::Exotel, "Exotel connect", None, answer(403, body))
 }
 
-impl Acting {
+impl CallRun {
     /// Runs the scenario and checks the result.
-    async fn act(&mut self, seat: &mut Seat, callee: Option<&mut Seat>) -> Result<Legs> {
+    async fn act(
+        &mut self,
+        subscriber: &mut Subscriber,
+        callee: Option<&mut Subscriber>,
+    ) -> Result<CallLegs> {
         let (legs, called) = match callee {
-            Some(callee) => (self.between_apps(seat, callee).await?, callee),
-            None if self.scenario.is_outbound() => (self.outbound(seat).await?, seat),
-            None => (self.inbound(seat).await?, seat),
+            Some(callee) => (self.between_apps(subscriber, callee).await?, callee),
+            None if self.scenario.is_outbound() => (self.outbound(subscriber).await?, subscriber),
+            None => (self.inbound(subscriber).await?, subscriber),
         };
         self.check(called, &legs).await?;
         Ok(legs)
     }
 
-    pub(crate) async fn dial(&mut self, seat: &Seat, sid: Option<&str>) -> Result<OutgoingCall> {
-        let pbx = self.stage.fixture.stack.sip.address.parse()?;
+    pub(crate) async fn dial(
+        &mut self,
+        subscriber: &Subscriber,
+        sid: Option<&str>,
+    ) -> Result<OutgoingCall> {
+        let pbx = self.harness.fixture.stack.sip.address.parse()?;
         let caller = Caller::number(&self.caller);
         Ok(self
-            .stage
+            .harness
             .trunk
-            .call(pbx, &seat.number, caller, sid)
+            .call(pbx, &subscriber.number, caller, sid)
             .await?)
     }
 
@@ -392,7 +397,7 @@ impl Acting {
     }
 
     /// Waits until the caller is bridged or rejected.
-    pub(crate) async fn fate(&mut self, call: &OutgoingCall) -> (End, Duration) {
+    pub(crate) async fn wait_for_outcome(&mut self, call: &OutgoingCall) -> (CallEnd, Duration) {
         let decided = |stage: &SipStage| {
             matches!(
                 stage,
@@ -403,29 +408,32 @@ impl Acting {
             Ok(event) => {
                 let waited = event.at.since(call.placed());
                 let end = match event.stage {
-                    SipStage::Answered => End::Bridged,
-                    SipStage::Rejected { code: 487, .. } => End::GaveUp,
+                    SipStage::Answered => CallEnd::Bridged,
+                    SipStage::Rejected { code: 487, .. } => CallEnd::Abandoned,
                     SipStage::Rejected { code, .. } => {
-                        self.story.sip = Some(code);
-                        End::Busy
+                        self.observations.sip = Some(code);
+                        CallEnd::Busy
                     }
-                    SipStage::Ended { .. } | SipStage::Ringing { .. } => End::Busy,
+                    SipStage::Ended { .. } | SipStage::Ringing { .. } => CallEnd::Busy,
                 };
                 (end, waited)
             }
-            Err(_) => (End::Lost, LOST_AFTER),
+            Err(_) => (CallEnd::Lost, LOST_AFTER),
         }
     }
 }
 
 /// The phone's next call, or `None` when the caller is gone.
-pub(crate) async fn phone_rings(seat: &mut Seat, call: &OutgoingCall) -> Option<IncomingCall> {
+pub(crate) async fn phone_rings(
+    subscriber: &mut Subscriber,
+    call: &OutgoingCall,
+) -> Option<IncomingCall> {
     let events = call.events();
     let over = events.wait_for("an end", LOST_AFTER, |stage| {
         !matches!(stage, SipStage::Ringing { .. })
     });
     tokio::select! {
-        leg = seat.phone.next_call(LOST_AFTER) => leg.ok(),
-        _ = over => timeout(Duration::from_millis(200), seat.phone.next_call(LOST_AFTER)).await.ok()?.ok(),
+        leg = subscriber.phone.next_call(LOST_AFTER) => leg.ok(),
+        _ = over => timeout(Duration::from_millis(200), subscriber.phone.next_call(LOST_AFTER)).await.ok()?.ok(),
     }
 }

@@ -20,13 +20,13 @@ const AT_ONCE: usize = 16;
 /// One in this many clients takes part in the call.
 const PARTICIPANTS: usize = 10;
 const PARTICIPANT: &str = "1001";
-const STRANGER: &str = "1002";
+const OUTSIDER: &str = "1002";
 
 /// Connected clients. Each one reads all the time.
-pub(crate) struct Crowd {
+pub(crate) struct ClientGroup {
     url: String,
     tokens: [String; 2],
-    members: Vec<Member>,
+    members: Vec<GroupMember>,
     listening: JoinSet<()>,
     heard: mpsc::UnboundedReceiver<(usize, Update)>,
     hears: mpsc::UnboundedSender<(usize, Update)>,
@@ -35,9 +35,9 @@ pub(crate) struct Crowd {
 }
 
 /// One client and the updates that it received.
-pub(crate) struct Member {
+pub(crate) struct GroupMember {
     pub(crate) extension: &'static str,
-    told: Vec<Update>,
+    updates: Vec<Update>,
 }
 
 /// A `call_status_update`, as it arrived.
@@ -47,16 +47,16 @@ pub(crate) struct Update {
     at: Timestamp,
 }
 
-impl Crowd {
+impl ClientGroup {
     pub(crate) fn of(stack: &Stack) -> Result<Self> {
         let token = |extension| {
-            let phone = stack.phone(extension).context("an extension of the stack");
+            let phone = stack.phone(extension).context("the extension has no phone");
             phone.map(|phone| phone.token.clone())
         };
         let (hears, heard) = mpsc::unbounded_channel();
         Ok(Self {
             url: stack.ws_url.clone(),
-            tokens: [token(PARTICIPANT)?, token(STRANGER)?],
+            tokens: [token(PARTICIPANT)?, token(OUTSIDER)?],
             members: Vec::new(),
             listening: JoinSet::new(),
             heard,
@@ -65,7 +65,7 @@ impl Crowd {
         })
     }
 
-    pub(crate) fn members(&self) -> &[Member] {
+    pub(crate) fn members(&self) -> &[GroupMember] {
         &self.members
     }
 
@@ -79,7 +79,7 @@ impl Crowd {
             connecting.spawn(async move {
                 let _through = door.acquire().await?;
                 let client = Client::connect(&url, &token).await;
-                Ok::<_, anyhow::Error>((extension, client.context("one of the crowd")?))
+                Ok::<_, anyhow::Error>((extension, client.context("no client is connected")?))
             });
         }
         while let Some(connected) = connecting.join_next().await {
@@ -90,19 +90,19 @@ impl Crowd {
     }
 
     fn identity(&self, number: usize) -> (&'static str, String) {
-        let [participant, stranger] = &self.tokens;
+        let [participant, outsider] = &self.tokens;
         if number.is_multiple_of(PARTICIPANTS) {
             (PARTICIPANT, participant.clone())
         } else {
-            (STRANGER, stranger.clone())
+            (OUTSIDER, outsider.clone())
         }
     }
 
     fn take_in(&mut self, extension: &'static str, mut client: Client) {
         let number = self.members.len();
-        self.members.push(Member {
+        self.members.push(GroupMember {
             extension,
-            told: Vec::new(),
+            updates: Vec::new(),
         });
         let (hears, way_out) = (self.hears.clone(), Arc::clone(&self.way_out));
         self.listening.spawn(async move {
@@ -125,22 +125,22 @@ impl Crowd {
         status: &str,
         within: Duration,
     ) -> Result<Vec<Duration>> {
-        let patience = Instant::now() + within;
+        let deadline = Instant::now() + within;
         let is_meant =
             |update: &Update| update.is_of(call) && update.data["status"].as_str() == Some(status);
         let mut waiting: HashSet<usize> = (0..self.members.len()).collect();
-        waiting.retain(|number| !self.members[*number].told.iter().any(is_meant));
+        waiting.retain(|number| !self.members[*number].updates.iter().any(is_meant));
         while !waiting.is_empty() {
-            let Ok(Some((number, update))) = timeout_at(patience, self.heard.recv()).await else {
+            let Ok(Some((number, update))) = timeout_at(deadline, self.heard.recv()).await else {
                 let (missing, all) = (waiting.len(), self.members.len());
-                bail!("{missing} of {all} clients were not told {status} within {within:?}");
+                bail!("{missing} of {all} clients received no update {status} within {within:?}");
             };
             if is_meant(&update) {
                 waiting.remove(&number);
             }
-            self.members[number].told.push(update);
+            self.members[number].updates.push(update);
         }
-        let updates = self.members.iter().flat_map(|member| &member.told);
+        let updates = self.members.iter().flat_map(|member| &member.updates);
         let mut took = updates
             .filter(|update| is_meant(update))
             .map(Update::took)
@@ -153,7 +153,7 @@ impl Crowd {
     pub(crate) async fn settles(&mut self, for_so_long: Duration) {
         let until = Instant::now() + for_so_long;
         while let Ok(Some((number, update))) = timeout_at(until, self.heard.recv()).await {
-            self.members[number].told.push(update);
+            self.members[number].updates.push(update);
         }
     }
 
@@ -164,19 +164,19 @@ impl Crowd {
     }
 
     /// Waits until these clients have disconnected.
-    pub(crate) async fn has_gone(mut self) {
+    pub(crate) async fn wait_until_gone(mut self) {
         while self.listening.join_next().await.is_some() {}
     }
 }
 
-impl Member {
+impl GroupMember {
     pub(crate) fn has_part(&self) -> bool {
         self.extension == PARTICIPANT
     }
 
     /// The status updates of one call, in order of arrival.
-    pub(crate) fn story(&self, call: &str) -> Vec<&Value> {
-        let of_call = self.told.iter().filter(|update| update.is_of(call));
+    pub(crate) fn status_updates(&self, call: &str) -> Vec<&Value> {
+        let of_call = self.updates.iter().filter(|update| update.is_of(call));
         of_call.map(|update| &update.data).collect()
     }
 }
@@ -187,7 +187,9 @@ impl Update {
     }
 
     fn took(&self) -> Result<Duration> {
-        let changed = self.data["timestamp"].as_str().context("a timestamp")?;
+        let changed = self.data["timestamp"]
+            .as_str()
+            .context("the update has no timestamp")?;
         let changed =
             time::OffsetDateTime::parse(changed, &time::format_description::well_known::Rfc3339)?;
         let changed = u64::try_from(changed.unix_timestamp_nanos() / 1_000_000)?;

@@ -2,47 +2,51 @@
 //! faults of each system.
 
 use anyhow::{Result, ensure};
-use ringback_local::faults::rule::{Fault, Moment, Rule, System};
+use ringback_local::faults::rule::{Fault, Moment, System};
 
+use crate::call_run::{Scenario, ring, run_call};
 use crate::crash::AFTER_A_DEATH;
-use crate::play::{Scenario, play, ring};
-use crate::stage::Stage;
-use crate::systems::{Case, case, cases, meet};
+use crate::faults::{from, rule};
+use crate::harness::Harness;
+use crate::systems::{Case, case, cases, run_cases};
 use ringback_e2e::outcome_table::table;
 
 /// The names of the faults in the table.
 const FAULTS: [&str; 7] = [
     "DynamoDB throttles the first 3 requests",
-    "DynamoDB takes the accept, and its answer is lost",
-    "ARI calls the phone, and its answer is lost",
+    "DynamoDB stores the accept, and its response is lost",
+    "ARI calls the phone, and its response is lost",
     "FCM answers 429 once, with Retry-After: 1",
-    "FCM fails (503) for good",
-    "Exotel places the call, and its answer is lost",
+    "FCM fails (503) permanently",
+    "Exotel places the call, and its response is lost",
     "SQS delivers the timer twice",
 ];
 /// One for each concurrent call, and one more for each call between apps.
-const SEATS: usize = 16;
+const SUBSCRIBERS: usize = 16;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn calls_end_as_promised_while_one_thing_fails() -> Result<()> {
-    let stage = Stage::open(SEATS).await?;
+async fn calls_end_as_promised_during_one_fault() -> Result<()> {
+    let harness = Harness::open(SUBSCRIBERS).await?;
     let known = cases().into_iter();
     let faults: Vec<Case> = known.filter(|case| FAULTS.contains(&case.fault)).collect();
-    ensure!(faults.len() == FAULTS.len(), "a fault is called otherwise");
+    ensure!(
+        faults.len() == FAULTS.len(),
+        "a selected fault does not exist"
+    );
     // A first invocation starts slowly, and these tests do not measure cold starts.
     for scenario in [Scenario::Answered, Scenario::Outbound] {
-        play(&stage, scenario, &[]).await?;
+        run_call(&harness, scenario, &[]).await?;
     }
     let mut rows = Vec::new();
     // One at a time: a crash also hits the other calls that the process works on, and their own crash would not
     // happen.
     for death in deaths() {
-        rows.extend(meet(&stage, vec![death], 1).await?);
+        rows.extend(run_cases(&harness, vec![death], 1).await?);
     }
-    rows.extend(meet(&stage, faults, 1).await?);
+    rows.extend(run_cases(&harness, faults, 1).await?);
     println!("\n{}", table(&rows));
     ensure!(rows.iter().all(|row| row.lost == 0), "calls were lost");
-    let channels = stage.fixture.channels().await?;
+    let channels = harness.fixture.channels().await?;
     ensure!(channels.is_empty(), "channels are left: {channels:?}");
     Ok(())
 }
@@ -51,38 +55,34 @@ fn deaths() -> Vec<Case> {
     use Moment::{After, Before};
     use Scenario::{Answered, CallerGivesUp, OneOfTwoAccepts, Outbound};
     let dies = |fault, scenario, moment, (system, function, operation): (System, &str, &str)| {
-        let rule = Rule {
-            system,
-            operation: Some(operation.to_owned()),
-            function: Some(function.to_owned()),
-            play: None,
-            skip: 0,
-            times: Some(1),
-            one_in: None,
-            fault: Fault::Kill(moment),
-        };
+        let rule = rule(system, operation, Some(1), Fault::Kill(moment));
         let within = ring() + std::time::Duration::from_secs(2) + AFTER_A_DEATH;
-        case(fault, scenario, [rule], None, within)
+        case(fault, scenario, [from(function, rule)], None, within)
     };
     let makes = (System::Aws, "asterisk-incoming", "DynamoDB PutItem CALL");
     let accepts = (System::Aws, "call-response", "DynamoDB UpdateItem CALL");
     let cancels = (System::Fcm, "asterisk-incoming", "FCM call_cancelled");
     let connects = (System::Exotel, "ws-message", "Exotel connect");
     vec![
-        dies("death before the call is made", Answered, Before, makes),
-        dies("death after the call is made", Answered, After, makes),
+        dies("crash before the call is stored", Answered, Before, makes),
+        dies("crash after the call is stored", Answered, After, makes),
         dies(
-            "death after the accept is saved",
+            "crash after the accept is stored",
             OneOfTwoAccepts,
             After,
             accepts,
         ),
         dies(
-            "death before the phones are silenced",
+            "crash before the cancellations",
             CallerGivesUp,
             Before,
             cancels,
         ),
-        dies("death after Exotel was asked", Outbound, After, connects),
+        dies(
+            "crash after the request to Exotel",
+            Outbound,
+            After,
+            connects,
+        ),
     ]
 }

@@ -7,16 +7,16 @@ use ringback_local::loss::Condition;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use crate::both::{ends_alike, no_channel_is_left, ring};
-use crate::loss::Loss;
-use crate::report::Report;
-use crate::steady_calls::{End, Plan, Switching};
-use crate::{AFTER_THE_OTHER, BUSY_WITHIN};
+use crate::region_loss::RegionLoss;
+use crate::region_pair::{check_no_channels, check_same_end, ring};
+use crate::report::RunReport;
+use crate::steady_calls::{CallPlan, End, FailoverClients};
+use crate::{BUSY_WITHIN, OTHER_TIMER_DELAY};
 use ringback_e2e::fixture::{Fixture, SOON};
 
 /// The phases of one run: the primary is healthy, lost, and restored.
 #[derive(Clone, Copy)]
-pub(crate) struct Course {
+pub(crate) struct RegionLossRun {
     pub(crate) every: Duration,
     pub(crate) before: Duration,
     pub(crate) lost: Duration,
@@ -24,17 +24,17 @@ pub(crate) struct Course {
     pub(crate) lag: Duration,
 }
 
-impl Course {
+impl RegionLossRun {
     pub(crate) async fn run(
         self,
         primary: &Fixture,
         fallback: &Fixture,
-        loss: &Loss,
+        loss: &RegionLoss,
         condition: Condition,
     ) -> Result<()> {
-        let switching = Switching::on(&primary.stack).await?;
-        let _staff = switching.staff().await?;
-        loss.everything_has_come(SOON).await?;
+        let switching = FailoverClients::on(&primary.stack).await?;
+        let _staff = switching.run_phones().await?;
+        loss.wait_until_replicated(SOON).await?;
         loss.lag(self.lag).await?;
         let began = Instant::now();
         let (lost_at, back_at) = (began + self.before, began + self.before + self.lost);
@@ -64,33 +64,33 @@ impl Course {
         let (calls, losing) = tokio::join!(calling, losing);
         let (lost_at, back_at) = losing?;
         let outcomes = calls?.join_all().await;
-        let report = Report::of(&outcomes, condition, self.lag, lost_at, back_at, fallback);
+        let report = RunReport::of(&outcomes, condition, self.lag, lost_at, back_at, fallback);
         println!("{}", report.text(&outcomes)?);
-        report.row(&outcomes).keep()?;
+        report.row(&outcomes).save()?;
         report.check()?;
         for outcome in &outcomes {
-            let call = outcome.call.as_deref().context("a call without a push")?;
+            let call = outcome.call.as_deref().context("the push has no call id")?;
             let status = match outcome.end {
                 End::Bridged => "completed",
                 End::Busy | End::Lost(_) => "timed_out",
             };
-            ends_alike(primary, fallback, call, status)
+            check_same_end(primary, fallback, call, status)
                 .await
                 .with_context(|| format!("call {}: {outcome:?}", outcome.number))?;
         }
-        no_channel_is_left(primary).await
+        check_no_channels(primary).await
     }
 
     /// Varies the reaction and talk times, so that some callers talk while the region is lost and when it is restored.
-    fn plan(self, number: usize) -> Result<Plan> {
+    fn plan(self, number: usize) -> Result<CallPlan> {
         let taps_after = [0, 400, 1_500, 3_500][number % 4];
         let talks_for = [2_000, 5_000, 9_000][number % 3];
-        Ok(Plan {
+        Ok(CallPlan {
             number,
             taps_after: Duration::from_millis(taps_after),
             talks_for: Duration::from_millis(talks_for),
             rings_for: ring(),
-            grace: BUSY_WITHIN + AFTER_THE_OTHER + self.lag,
+            grace: BUSY_WITHIN + OTHER_TIMER_DELAY + self.lag,
         })
     }
 }
