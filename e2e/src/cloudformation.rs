@@ -46,7 +46,7 @@ impl Template {
 
     /// The `DialplanGlobals` of all functions.
     pub fn globals(&self) -> &Value {
-        &self.0["DialplanGlobals"]["Function"]
+        &self.0["Globals"]["Function"]
     }
 
     /// A value from the template's `Mappings`.

@@ -11,11 +11,8 @@ use crate::{soak, stack_wide, systems};
 use ringback_e2e::outcome_table;
 use ringback_e2e::outcome_table::{OutcomeRow, seconds, table};
 
-const BEGIN: [&str; 2] = [
-    "<!-- the table: begin -->",
-    "<!-- what is observed: begin -->",
-];
-const END: [&str; 2] = ["<!-- the table: end -->", "<!-- what is observed: end -->"];
+const BEGIN: [&str; 2] = ["<!-- the table: begin -->", "<!-- observations: begin -->"];
+const END: [&str; 2] = ["<!-- the table: end -->", "<!-- observations: end -->"];
 
 fn caller_cell(row: &OutcomeRow) -> String {
     let mut parts = Vec::new();

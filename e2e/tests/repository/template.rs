@@ -525,8 +525,7 @@ fn exotel_is_asked_often_enough_and_never_later_than_the_queue_can_wait() -> Res
 /// What the other way round, that a function lacks no variable, `events.rs` shows by running it with these alone.
 #[test]
 fn every_variable_that_a_function_is_given_is_read_somewhere() -> Result<()> {
-    let read =
-        sources(&repository().join("shared/src"))? + &sources(&repository().join("functions"))?;
+    let read = sources(&repository().join("shared"))? + &sources(&repository().join("functions"))?;
     for (name, function) in template()?.functions() {
         for variable in function.environment().into_keys() {
             assert!(

@@ -75,19 +75,24 @@ fn every_build_command_uses_the_lock_file() -> Result<()> {
 
 /// The manifests of all workspace members.
 fn manifests() -> Result<Vec<PathBuf>> {
+    let root = read("Cargo.toml")?;
+    let members = root
+        .split_once("members = [")
+        .and_then(|(_, rest)| rest.split_once(']'));
+    let (members, _) = members.context("the workspace has no members")?;
     let mut found = Vec::new();
-    for folder in [
-        "shared",
-        "local",
-        "local/client",
-        "local/sip",
-        "bench",
-        "bench/hello",
-    ] {
-        found.push(repository().join(folder).join("Cargo.toml"));
-    }
-    for function in std::fs::read_dir(repository().join("functions"))? {
-        found.push(function?.path().join("Cargo.toml"));
+    for member in members
+        .split(',')
+        .map(|member| member.trim().trim_matches('"'))
+    {
+        match member.strip_suffix("/*") {
+            Some(folder) => {
+                for entry in std::fs::read_dir(repository().join(folder))? {
+                    found.push(entry?.path().join("Cargo.toml"));
+                }
+            }
+            None => found.push(repository().join(member).join("Cargo.toml")),
+        }
     }
     Ok(found)
 }
