@@ -220,7 +220,7 @@ pub(crate) async fn run_call(
 fn stops_the_work(rule: &Rule) -> bool {
     match rule.fault {
         Fault::Kill(_) | Fault::Silence | Fault::LoseAnswer | Fault::Delay { .. } => true,
-        // After one rejected password, the function fetches the secret again and goes on.
+        // After one rejected password, the function fetches the secret again and continues.
         Fault::Answer { status, .. } => status >= 500 || (status == 401 && rule.times.is_none()),
         Fault::Twice => false,
     }

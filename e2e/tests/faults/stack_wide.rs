@@ -167,7 +167,7 @@ async fn calls_end_as_promised_during_stack_wide_faults() -> Result<()> {
     let mut rows = Vec::new();
     for fault in all().iter().filter(|fault| fault.fault.contains(only)) {
         let result = fault.run(&harness).await;
-        // Restore the system, whatever the calls' results are: the next fault needs it.
+        // Restore the system even if calls were lost: the next fault needs it.
         fault.end_fault(&harness).await?;
         let row = report::row(fault.fault, &result?, fault.within);
         println!("{}", table(std::slice::from_ref(&row)));

@@ -183,7 +183,7 @@ impl FailoverClients {
         };
         let mut end = end;
         if let Some(talking) = talking {
-            // The conversation must not end by itself.
+            // The conversation must not end before the caller hangs up.
             if talking.ended(plan.talks_for).await.is_ok() {
                 end = End::Lost("cut off during the conversation".to_owned());
             }

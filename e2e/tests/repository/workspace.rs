@@ -48,7 +48,7 @@ fn every_dependency_is_from_crates_io_with_a_checksum() -> Result<()> {
     Ok(())
 }
 
-/// A build that resolves dependencies anew differs from the one that was tested.
+/// A build that resolves dependencies again differs from the one that was tested.
 #[test]
 fn every_build_command_uses_the_lock_file() -> Result<()> {
     let mut commands = 0;

@@ -1,4 +1,4 @@
-//! Two real PBXs: a call stays on the PBX that it came in on, a dead PBX is skipped, and each PBX reports to the
+//! Two real PBXs: a call stays on the PBX that it came in on, an unreachable PBX is skipped, and each PBX reports to the
 //! second region what the first one does not accept. The local stack must be running.
 
 use std::time::Duration;
