@@ -10,17 +10,12 @@
 # Without `-p`, which would select other features of the same dependencies and compile them twice.
 CARGO_RUN := cargo run --locked --bin ringback-local --
 NEEDS := local/tools/prerequisites.sh
-# Tests that `cargo test` skips, because they need a running stack.
-STACK_TESTS := $(shell sed -n '/^\[\[test\]\]/{n;s/^name = "\(.*\)"/\1/p;}' local/Cargo.toml)
-# The test that needs a stack in two regions, and the one that needs fault injection, whose proxies would slow down the others.
-REGION_TEST := regions
-FAULT_TEST := chaos
-# Reads the logs of all other tests.
-LAST_TEST := secrecy
-PLAIN_TESTS := $(filter-out $(REGION_TEST) $(FAULT_TEST) $(LAST_TEST),$(STACK_TESTS))
-# Writes the results of the other tests of `make chaos`.
-PAGE_TEST := the_page_is_written
-# Long enough to answer a call, and short enough to wait for the timeout.
+# The test binaries of e2e/ that need a running stack, so that plain `cargo test` leaves them alone: on a plain stack, on
+# one with FAULTS=yes, and on one in two regions. `secrecy` runs last: it reads the logs that the others leave.
+STACK_TESTS := --test stack --test secrecy --test faults --test regions
+# Writes the results of the other tests of `make chaos` into docs/promises.md.
+PAGE_TEST := page::
+# Long enough to answer a call in, short enough to wait for its end.
 TEST_RING_TIMEOUT_SECONDS := 10
 # How often to ask Exotel for the state of a call: the minimum of the template.
 TEST_EXOTEL_CHECK_SECONDS := 10
@@ -48,7 +43,7 @@ client: ## an interactive client of the WebSocket API; ARGS='--url wss://… --t
 	@$(NEEDS) build cargo run --locked --bin ringback-client -- $(ARGS)
 
 screenshot: ## take the README's picture of the console, on the running stack
-	cargo test --workspace --locked --test console -- --exact phone::a_test_call_rings_is_accepted_is_heard_and_is_hung_up_on_the_page
+	cargo test --workspace --locked --test stack -- --exact console::phone::a_test_call_rings_is_accepted_heard_and_hung_up_on_the_page
 	cp target/local/console.png docs/console.png
 
 test: ## check everything: format, lints, licences, unit and end-to-end tests
@@ -59,8 +54,8 @@ checks: lint deny unit e2e
 lint: ## formatting, clippy, and the template
 	cargo fmt --all --check
 	cargo clippy --workspace --locked --lib --bins --examples --tests -- -D warnings
-	# Together with `--tests`, cargo would skip these.
-	cargo clippy --workspace --locked $(STACK_TESTS:%=--test %) -- -D warnings
+	# With `--tests` beside them, cargo would pass over these.
+	cargo clippy --workspace --locked $(STACK_TESTS) -- -D warnings
 	@local/tools/lint-template.sh
 
 deny: ## licences, sources and known vulnerabilities of the dependencies
@@ -87,51 +82,56 @@ chaos: export REGION_LOST_SECONDS ?= 30
 chaos: ## inject every kind of failure during calls, and write docs/promises.md
 	FAULTS=yes $(NEEDS) stack $(CARGO_RUN) test-env $(MAKE) --no-print-directory chaos-here
 	$(NEEDS) regions $(CARGO_RUN) test-regions $(MAKE) --no-print-directory regions-here
-	cargo test --workspace --locked --test $(FAULT_TEST) -- --ignored --nocapture $(PAGE_TEST)
+	cargo test --workspace --locked --test faults -- --ignored --nocapture $(PAGE_TEST)
 
 soak: export MINUTES ?= 30
 soak: ## mixed calls with random faults for MINUTES=30
 	FAULTS=yes $(NEEDS) stack $(CARGO_RUN) test-env $(MAKE) --no-print-directory soak-here
 
-# The WebRTC phone of a test: JsSIP, bundled into one file for a browser.
-WEBRTC_PHONE := local/tests/webrtc/dist/phone.js
-$(WEBRTC_PHONE): local/tests/webrtc/phone.js local/tests/webrtc/package.json
-	cd local/tests/webrtc && npm install --no-package-lock --no-audit --no-fund --silent && npm run --silent build
+# The WebRTC phone of a test: JsSIP in one file, for a browser.
+WEBRTC_PHONE := e2e/tests/stack/webrtc/dist/phone.js
+$(WEBRTC_PHONE): e2e/tests/stack/webrtc/phone.js e2e/tests/stack/webrtc/package.json
+	cd e2e/tests/stack/webrtc && npm install --no-package-lock --no-audit --no-fund --silent && npm run --silent build
 
-# These targets use the running stack: a plain one,
+# The targets below need a stack that runs already. Its tests share two extensions, so they run one at a time: nextest
+# groups them (.config/nextest.toml), `cargo test` gets --test-threads 1.
+CARGO_TEST := cargo test --workspace --locked
+CARGO_NEXTEST := cargo nextest run --workspace --locked
+
+# On a plain stack:
 e2e-here: $(WEBRTC_PHONE)
 ifeq ($(NEXTEST),yes)
-	cargo nextest run --workspace --locked --no-fail-fast $(PLAIN_TESTS:%=--test %) -E 'package(ringback-local)'
-	cargo nextest run --workspace --locked --test $(LAST_TEST)
+	$(CARGO_NEXTEST) --no-fail-fast --test stack
+	$(CARGO_NEXTEST) --test secrecy
 else
-	cargo test --workspace --locked $(PLAIN_TESTS:%=--test %)
-	cargo test --workspace --locked --test $(LAST_TEST)
+	$(CARGO_TEST) --test stack -- --test-threads 1
+	$(CARGO_TEST) --test secrecy
 endif
 
-# one with FAULTS=yes,
+# On a stack with FAULTS=yes:
 faults-here:
 ifeq ($(NEXTEST),yes)
-	cargo nextest run --workspace --locked --test $(FAULT_TEST) -E 'package(ringback-local)'
+	$(CARGO_NEXTEST) --test faults
 else
-	cargo test --workspace --locked --test $(FAULT_TEST) -- --test-threads 1
+	$(CARGO_TEST) --test faults -- --test-threads 1
 endif
 
 chaos-here:
 ifeq ($(NEXTEST),yes)
-	cargo nextest run --workspace --locked --test $(FAULT_TEST) --run-ignored only --no-fail-fast -E 'package(ringback-local) - test($(PAGE_TEST))'
+	$(CARGO_NEXTEST) --test faults --run-ignored only --no-fail-fast -E 'not test($(PAGE_TEST))'
 else
-	cargo test --workspace --locked --test $(FAULT_TEST) -- --ignored --nocapture --test-threads 1 --skip $(PAGE_TEST)
+	$(CARGO_TEST) --test faults -- --ignored --nocapture --test-threads 1 --skip $(PAGE_TEST)
 endif
 
 soak-here:
-	cargo test --workspace --locked --test $(FAULT_TEST) -- --ignored --nocapture calls_go_on_for_a_long_time
+	$(CARGO_TEST) --test faults -- --ignored --nocapture soak::
 
-# and one in two regions.
+# On a stack in two regions:
 regions-here:
 ifeq ($(NEXTEST),yes)
-	cargo nextest run --workspace --locked --test $(REGION_TEST) -E 'package(ringback-local)'
+	$(CARGO_NEXTEST) --test regions
 else
-	cargo test --workspace --locked --test $(REGION_TEST) -- --nocapture --test-threads 1
+	$(CARGO_TEST) --test regions -- --nocapture --test-threads 1
 endif
 
 FUNCTIONS := $(notdir $(wildcard functions/*))

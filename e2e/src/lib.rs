@@ -1,0 +1,23 @@
+//! The test kit of the end-to-end tests: a fixture for the running stack, clients, proxies that record requests, and
+//! readers for logs and the template.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "only tests use this: a panic fails the test"
+)]
+
+pub mod browser;
+pub mod clients;
+pub mod cloudformation;
+pub mod event_files;
+pub mod fixture;
+pub mod function_resources;
+pub mod log_lines;
+pub mod memory;
+pub mod observed_function;
+pub mod outcome_table;
+pub mod pbx;
+pub mod private_values;
+pub mod recording_proxy;
+pub mod timeline;

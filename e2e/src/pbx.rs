@@ -1,0 +1,95 @@
+//! Controls the stack's Asterisk processes.
+
+use anyhow::{Context, Result};
+use form_urlencoded::Serializer;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use reqwest::{Client, Method, RequestBuilder};
+use ringback_local::pbx::server::ari_client;
+use ringback_local::process::PidFile;
+use ringback_local::settings::{PBXS, Settings};
+use ringback_local::stack::Ari;
+use serde_json::Value;
+
+use crate::fixture::Fixture;
+
+impl Fixture {
+    /// The same fixture with its trunk and phones at another PBX of the stack.
+    pub fn at_pbx(mut self, which: usize) -> Result<Self> {
+        self.pbx = self.stack.pbxs[which].sip.address.parse()?;
+        Ok(self)
+    }
+
+    /// The channels of the first PBX.
+    pub async fn channels(&self) -> Result<Vec<Value>> {
+        let ari = &self.stack.ari;
+        let request = ari_client(&ari.ca_pem)?
+            .get(format!("{}/channels", ari.local_url))
+            .basic_auth(&ari.username, Some(&ari.password));
+        Ok(request.send().await?.error_for_status()?.json().await?)
+    }
+}
+
+/// A stopped Asterisk (SIGSTOP): it accepts connections but does not answer. Dropping this resumes it.
+pub struct FrozenPbx {
+    pid: Pid,
+}
+
+impl FrozenPbx {
+    /// Stops the PBX at this index of the stack's list.
+    pub fn stop(fixture: &Fixture, which: usize) -> Result<Self> {
+        let name = &fixture.stack.pbxs[which].name;
+        let ports = PBXS.iter().find(|pbx| pbx.name == name);
+        let daemon = ports.context("no such PBX")?.daemon;
+        let asterisk = PidFile::new(&Settings::from_environment().state_dir(), daemon);
+        let pid = asterisk.running().context("Asterisk is not running")?;
+        kill(pid, Signal::SIGSTOP)?;
+        Ok(Self { pid })
+    }
+}
+
+impl Drop for FrozenPbx {
+    fn drop(&mut self) {
+        kill(self.pid, Signal::SIGCONT).unwrap();
+    }
+}
+
+/// The global variables of a PBX's dialplan.
+pub struct DialplanGlobals {
+    http: Client,
+    ari: Ari,
+}
+
+impl DialplanGlobals {
+    /// Those of the PBX at this index of the stack's list.
+    pub fn of(fixture: &Fixture, which: usize) -> Result<Self> {
+        let ari = fixture.stack.pbxs[which].ari.clone();
+        let http = ari_client(&ari.ca_pem)?;
+        Ok(Self { http, ari })
+    }
+
+    /// Reads a variable.
+    pub async fn get(&self, name: &str) -> Result<String> {
+        let request = self.variable(Method::GET, &[("variable", name)]);
+        let answer: Value = request.send().await?.error_for_status()?.json().await?;
+        Ok(answer["value"]
+            .as_str()
+            .context("the variable has no value")?
+            .to_owned())
+    }
+
+    /// Sets a variable.
+    pub async fn set(&self, name: &str, value: &str) -> Result<()> {
+        let set = [("variable", name), ("value", value)];
+        let request = self.variable(Method::POST, &set);
+        request.send().await?.error_for_status()?;
+        Ok(())
+    }
+
+    fn variable(&self, method: Method, query: &[(&str, &str)]) -> RequestBuilder {
+        let query = Serializer::new(String::new()).extend_pairs(query).finish();
+        let url = format!("{}/asterisk/variable?{query}", self.ari.local_url);
+        let request = self.http.request(method, url);
+        request.basic_auth(&self.ari.username, Some(&self.ari.password))
+    }
+}

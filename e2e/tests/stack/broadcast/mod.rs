@@ -1,0 +1,382 @@
+//! Broadcasts to ten, a hundred and a thousand connected clients: all are reached, in time and with little memory.
+//! Real clients and the real functions; the local stack must be running.
+
+mod client_group;
+
+use ringback::platform::clock;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use aws_sdk_dynamodb::types::AttributeValue::S;
+use aws_sdk_dynamodb::types::Select;
+use client_group::{ClientGroup, GroupMember};
+use reqwest::StatusCode;
+use ringback::auth::Viewer;
+use ringback::store::connections::{Connection, Connections};
+use ringback_client::Client;
+use ringback_core::ids::Extension;
+use ringback_core::timestamp::Timestamp;
+use ringback_e2e::fixture::{CALLER, Fixture, SOON};
+use ringback_e2e::log_lines::log_lines;
+use ringback_e2e::memory::ProcessMemory;
+use ringback_sip::Phone;
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
+
+const SIZES: [usize; 3] = [10, 100, 1_000];
+const STATUSES: [&str; 3] = ["ringing", "in-progress", "completed"];
+const MASKED_CALLER: &str = "***********10";
+
+/// How many clients may be disconnecting, and how long all of them may take.
+const AT_ONCE: usize = 64;
+const LEAVING: Duration = Duration::from_secs(60);
+/// The maximum time until all clients have one status update. It takes a tenth of that here, and a ring is not much
+/// longer.
+const TIMEOUT: Duration = Duration::from_secs(15);
+/// Ten times as many clients may take this many times as long. Quadratic cost would be a factor of a hundred.
+const GROWTH: u32 = 30;
+/// The memory of the function's process per client, in bytes. It must not keep a page of clients, let alone all.
+const MEMORY_OF_A_CLIENT: u64 = 32 * 1_024;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_clients_receive_every_change_once_and_in_order() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    let mut phone = fixture.registered_phone("1001").await?;
+    let mut group = ClientGroup::of(&fixture.stack)?;
+    // This client stays connected and never reads.
+    let _frozen = connect(&fixture).await?;
+    let rounds = rounds(&fixture, &mut phone, &mut group).await;
+    let left = leave(&fixture, group).await;
+    let rounds = rounds?;
+    left?;
+    std::io::stdout().write_all(table(&rounds)?.as_bytes())?;
+
+    let [_, hundred, thousand] = rounds.as_slice() else {
+        bail!("a round is missing")
+    };
+    ensure!(
+        thousand.last() < GROWTH * hundred.last(),
+        "{:?} for ten times as many clients as in {:?}",
+        thousand.last(),
+        hundred.last()
+    );
+    let of_a_client = thousand.memory_of_a_client().unwrap_or_default();
+    ensure!(
+        of_a_client < MEMORY_OF_A_CLIENT,
+        "{of_a_client} B for each client"
+    );
+    Ok(())
+}
+
+/// A call at each number of clients, and one more at the largest number.
+async fn rounds(
+    fixture: &Fixture,
+    phone: &mut Phone,
+    group: &mut ClientGroup,
+) -> Result<Vec<Round>> {
+    let mut rounds = Vec::new();
+    for size in SIZES {
+        let began = Instant::now();
+        group.grow_to(size).await?;
+        let connected_in = began.elapsed();
+        let round = answered_call(fixture, phone, group).await?;
+        rounds.push(Round {
+            connected_in,
+            ..round
+        });
+    }
+    abandoned_call(fixture, group).await?;
+    Ok(rounds)
+}
+
+/// The results of one call with this many clients.
+struct Round {
+    clients: usize,
+    connected_in: Duration,
+    changes: Vec<Change>,
+    before: Option<ProcessMemory>,
+    after: Option<ProcessMemory>,
+}
+
+/// One status update: the delivery time of each client, shortest first, and the function's log line.
+struct Change {
+    status: &'static str,
+    took: Vec<Duration>,
+    lines: Value,
+}
+
+impl Round {
+    /// The mean time until the last client was reached.
+    fn last(&self) -> Duration {
+        let sum: Duration = self.changes.iter().map(|change| change.at(1.0)).sum();
+        sum / u32::try_from(self.changes.len()).unwrap_or(1)
+    }
+
+    /// In bytes; `None` if the process was replaced.
+    fn memory_of_a_client(&self) -> Option<u64> {
+        let grown = self.after?.peak.checked_sub(self.before?.peak)?;
+        Some(grown * 1_024 / u64::try_from(self.clients).ok()?)
+    }
+}
+
+impl Change {
+    /// The time until this share of the clients was reached.
+    fn at(&self, share: f64) -> Duration {
+        let last = self.took.len().saturating_sub(1);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_precision_loss,
+            clippy::cast_sign_loss,
+            reason = "a share of a thousand"
+        )]
+        let index = (last as f64 * share).round() as usize;
+        self.took.get(index).copied().unwrap_or_default()
+    }
+}
+
+/// A call that is answered and hung up. Each step waits until all clients have the previous status. One client has
+/// died without closing its connection, and one connection item is left from a client that is gone.
+async fn answered_call(
+    fixture: &Fixture,
+    phone: &mut Phone,
+    group: &mut ClientGroup,
+) -> Result<Round> {
+    drop(connect(fixture).await?);
+    let left = create_stale_connection(fixture).await?;
+    let app = fixture.app("1001").await?;
+    let before = ProcessMemory::of_function("broadcast");
+
+    let (caller, id) = app.is_called().await?;
+    let mut took = vec![group.hears(&id, STATUSES[0], TIMEOUT).await?];
+    let (status, answer) = app.respond("accept_ready", &id).await?;
+    ensure!(status == StatusCode::OK, "{status}: {answer}");
+    let callee = phone.next_call(SOON).await?;
+    callee.answer().await?;
+    caller.answered(SOON).await?;
+    took.push(group.hears(&id, STATUSES[1], TIMEOUT).await?);
+    caller.hang_up().await?;
+    took.push(group.hears(&id, STATUSES[2], TIMEOUT).await?);
+    group.settles(Duration::from_millis(500)).await;
+
+    for member in group.members() {
+        check(member, &id, &STATUSES)?;
+    }
+    let clients = group.members().len();
+    let lines = broadcast_lines(fixture, &id).await?;
+    for line in &lines {
+        // The client that just died may still be found; its failure is not distinguished from that of a client that is
+        // connecting.
+        ensure!(line["failed"].as_u64() <= Some(1), "{line}");
+    }
+    ensure!(
+        lines.last().context("lines")?["sent"] == clients + 1,
+        "not sent to exactly these clients and the frozen one: {lines:?}"
+    );
+    ensure!(
+        !is_there(fixture, &left).await?,
+        "the closed connection is still stored"
+    );
+    app.unregister().await?;
+    let changes = STATUSES.into_iter().zip(took).zip(lines);
+    Ok(Round {
+        clients,
+        connected_in: Duration::ZERO,
+        changes: changes
+            .map(|((status, took), lines)| Change {
+                status,
+                took,
+                lines,
+            })
+            .collect(),
+        before,
+        after: ProcessMemory::of_function("broadcast"),
+    })
+}
+
+/// A caller who hangs up while most clients have not received the first status yet.
+async fn abandoned_call(fixture: &Fixture, group: &mut ClientGroup) -> Result<()> {
+    let app = fixture.app("1001").await?;
+    let (caller, id) = app.is_called().await?;
+    caller.cancel().await?;
+    group.hears(&id, "canceled", TIMEOUT).await?;
+    group.settles(Duration::from_millis(500)).await;
+    for member in group.members() {
+        check(member, &id, &["ringing", "canceled"])?;
+    }
+    app.unregister().await
+}
+
+/// Checks that each status arrived once and in order, and that only participants received the caller's number.
+fn check(member: &GroupMember, call: &str, statuses: &[&str]) -> Result<()> {
+    let story = member.status_updates(call);
+    let lines: Vec<_> = story
+        .iter()
+        .filter_map(|data| data["status"].as_str())
+        .collect();
+    ensure!(lines == statuses, "received {lines:?}");
+    let from = if member.has_part() {
+        CALLER
+    } else {
+        MASKED_CALLER
+    };
+    ensure!(story.iter().all(|data| data["from"] == from), "{story:?}");
+    Ok(())
+}
+
+async fn connect(fixture: &Fixture) -> Result<Client> {
+    let token = &fixture
+        .stack
+        .phone("1002")
+        .context("1002 has no token")?
+        .token;
+    Ok(Client::connect(&fixture.stack.ws_url, token).await?)
+}
+
+fn connections(fixture: &Fixture) -> Connections {
+    Connections::new(
+        aws_sdk_dynamodb::Client::new(&fixture.aws),
+        fixture.stack.aws.table.clone(),
+        aws_sdk_apigatewaymanagement::Client::new(&fixture.aws),
+        fixture.stack.aws.region.clone(),
+    )
+}
+
+/// Creates the connection item of a client whose `$disconnect` was lost.
+async fn create_stale_connection(fixture: &Fixture) -> Result<Connection> {
+    let left = Connection {
+        id: format!("left-{}", uuid::Uuid::new_v4().simple()),
+        viewer: Viewer::App(Extension::try_from("1002")?),
+    };
+    let a_minute_ago = Timestamp::from_millis(clock::now().as_millis() - 60_000);
+    connections(fixture).open(&left, a_minute_ago).await?;
+    Ok(left)
+}
+
+async fn is_there(fixture: &Fixture, connection: &Connection) -> Result<bool> {
+    let row = aws_sdk_dynamodb::Client::new(&fixture.aws)
+        .get_item()
+        .table_name(&fixture.stack.aws.table)
+        .key("pk", S("EXTENSION#1002".to_owned()))
+        .key(
+            "sk",
+            S(format!(
+                "CONNECTION#{}#{}",
+                fixture.stack.aws.region, connection.id
+            )),
+        )
+        .send()
+        .await?;
+    Ok(row.item.is_some())
+}
+
+/// The number of connection items in the table.
+async fn known(fixture: &Fixture) -> Result<usize> {
+    let mut known = 0;
+    for phone in &fixture.stack.phones {
+        let rows = aws_sdk_dynamodb::Client::new(&fixture.aws)
+            .query()
+            .table_name(&fixture.stack.aws.table)
+            .key_condition_expression("pk = :pk AND begins_with(sk, :connection)")
+            .expression_attribute_values(":pk", S(format!("EXTENSION#{}", phone.extension)))
+            .expression_attribute_values(":connection", S("CONNECTION#".to_owned()))
+            .select(Select::Count)
+            .send()
+            .await?;
+        known += usize::try_from(rows.count())?;
+    }
+    Ok(known)
+}
+
+/// Disconnects the clients no faster than they are removed: a thousand disconnects at once would block the local cloud
+/// for a minute.
+async fn leave(fixture: &Fixture, mut group: ClientGroup) -> Result<()> {
+    let deadline = Instant::now() + LEAVING;
+    while !group.members().is_empty() {
+        let staying = group.members().len();
+        let leaving = known(fixture).await?.saturating_sub(staying);
+        ensure!(
+            Instant::now() < deadline,
+            "{leaving} closed connections are still stored"
+        );
+        group.leave(AT_ONCE.saturating_sub(leaving).min(staying));
+        sleep(Duration::from_millis(100)).await;
+    }
+    group.wait_until_gone().await;
+    Ok(())
+}
+
+/// The function's log lines for the broadcasts of a call. They appear a little later than the broadcasts.
+async fn broadcast_lines(fixture: &Fixture, call: &str) -> Result<Vec<Value>> {
+    let deadline = Instant::now() + SOON;
+    loop {
+        let lines = log_lines(fixture, "broadcast").await?.into_iter();
+        let mut lines: Vec<Value> = lines
+            .map(|line| line.json)
+            .filter(|json| json["message"] == "told" && json["call_id"] == call)
+            .collect();
+        if lines.len() == STATUSES.len() {
+            lines.sort_by_key(|line| line["timestamp"].to_string());
+            return Ok(lines);
+        }
+        ensure!(Instant::now() < deadline, "the log has only {lines:?}");
+        sleep(Duration::from_millis(200)).await;
+    }
+}
+
+fn table(rounds: &[Round]) -> Result<String> {
+    let mut table =
+        "\nBroadcasts: milliseconds from a change of the call until a client received it,\n\
+        and the log of the function\n\n"
+            .to_owned();
+    writeln!(
+        table,
+        "{:>7}  {:<12}{:>7}{:>8}{:>7}{:>7}{:>10}{:>12}{:>6}{:>6}{:>8}",
+        "clients",
+        "status",
+        "first",
+        "median",
+        "p99",
+        "last",
+        "the connection has no client",
+        "function",
+        "sent",
+        "gone",
+        "failed"
+    )?;
+    for round in rounds {
+        for change in &round.changes {
+            let [first, median, p99, last] =
+                [0.0, 0.5, 0.99, 1.0].map(|share| change.at(share).as_millis());
+            let of_a_client = change.at(1.0).div_f64(round.clients as f64).as_secs_f64() * 1_000.0;
+            let [took, sent, gone, failed] =
+                ["took_ms", "sent", "gone", "failed"].map(|name| change.lines[name].to_string());
+            writeln!(
+                table,
+                "{:>7}  {:<12}{first:>7}{median:>8}{p99:>7}{last:>7}{of_a_client:>10.2}{took:>12}{sent:>6}{gone:>6}{failed:>8}",
+                round.clients, change.status,
+            )?;
+        }
+    }
+    write!(
+        table,
+        "\nMemory of the function's process in kB. The first large number of clients creates the connections that it sends over\n\n{:>7}{:>10}{:>10}{:>10}{:>16}{:>19}\n",
+        "clients", "before", "after", "peak", "bytes per client", "last client, s"
+    )?;
+    for round in rounds {
+        let shown = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |n| n.to_string());
+        writeln!(
+            table,
+            "{:>7}{:>10}{:>10}{:>10}{:>16}{:>19.1}",
+            round.clients,
+            shown(round.before.map(|memory| memory.now)),
+            shown(round.after.map(|memory| memory.now)),
+            shown(round.after.map(|memory| memory.peak)),
+            shown(round.memory_of_a_client()),
+            round.connected_in.as_secs_f64()
+        )?;
+    }
+    table.push('\n');
+    Ok(table)
+}

@@ -1,0 +1,14 @@
+//! Calls from start to end: real SIP legs through a real Asterisk, the real functions deployed from the real template,
+//! and apps that use HTTP.
+
+mod answered;
+mod audio_streams;
+mod between_apps;
+mod encrypted;
+mod ended;
+mod inbound_reports;
+mod outbound;
+mod refused;
+mod status_updates;
+mod store;
+mod unanswered;
