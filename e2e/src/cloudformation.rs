@@ -10,23 +10,23 @@ use serde_json::{Map, Value, json};
 
 /// The template in CloudFormation's long form (`{"Ref": …}`), with `Globals` added to the functions and without the parts
 /// that its conditions exclude.
-pub(crate) struct Template(Value);
+pub struct Template(Value);
 
 impl Template {
     /// The deployment with all parameters at their defaults: in one region, at the API's own address.
-    pub(crate) fn load(repository: &Path) -> Result<Self> {
+    pub fn load(repository: &Path) -> Result<Self> {
         Self::deployed_with(repository, &[])
     }
 
     /// The deployment with these parameters, the others at their defaults.
-    pub(crate) fn deployed_with(repository: &Path, parameters: &[(&str, &str)]) -> Result<Self> {
+    pub fn deployed_with(repository: &Path, parameters: &[(&str, &str)]) -> Result<Self> {
         let template = read(repository)?;
         let decided = Conditions::of(template, parameters)?.decide(template)?;
         Ok(Self(decided.context("the template is empty")?))
     }
 
     /// Why CloudFormation refuses these parameters before it creates anything: their constraints, and the template's rules.
-    pub(crate) fn refusals(repository: &Path, parameters: &[(&str, &str)]) -> Result<Vec<String>> {
+    pub fn refusals(repository: &Path, parameters: &[(&str, &str)]) -> Result<Vec<String>> {
         let template = read(repository)?;
         let conditions = Conditions::of(template, parameters)?;
         let mut refusals = Vec::new();
@@ -54,7 +54,7 @@ impl Template {
     }
 
     /// A value of the template's mappings.
-    pub(crate) fn mapped(&self, mapping: &str, key: &str, name: &str) -> &Value {
+    pub fn mapped(&self, mapping: &str, key: &str, name: &str) -> &Value {
         &self.0["Mappings"][mapping][key][name]
     }
 
@@ -78,7 +78,7 @@ impl Template {
     }
 
     /// The value of an output.
-    pub(crate) fn output(&self, name: &str) -> &Value {
+    pub fn output(&self, name: &str) -> &Value {
         &self.0["Outputs"][name]["Value"]
     }
 
@@ -119,13 +119,13 @@ impl Template {
     }
 
     /// The function that a route invokes through its integration.
-    pub(crate) fn function_behind(&self, route: &Value) -> Option<&str> {
+    pub fn function_behind(&self, route: &Value) -> Option<&str> {
         let integration = self.integration_of(route)?;
         self.function_at(&self.resource(integration)["Properties"]["IntegrationUri"])
     }
 
     /// The function at a URI: its ARN, or for a WebSocket API the ARN of its invocation.
-    pub(crate) fn function_at(&self, address: &Value) -> Option<&str> {
+    pub fn function_at(&self, address: &Value) -> Option<&str> {
         let function = referred(address).or_else(|| {
             let path = address["Fn::Sub"].as_str()?;
             path.split_once("functions/${")?
@@ -153,7 +153,7 @@ impl Template {
     }
 
     /// The statements of all policies, each with the id of its role or managed policy.
-    pub(crate) fn statements(&self) -> Vec<(&str, &Value)> {
+    pub fn statements(&self) -> Vec<(&str, &Value)> {
         let roles = self.resources("AWS::IAM::Role").flat_map(|(id, role)| {
             role["Policies"]
                 .as_array()
@@ -197,7 +197,7 @@ impl<'a> Function<'a> {
     }
 
     /// The statements of the function's role and of its managed policies.
-    pub(crate) fn statements(&self) -> Vec<&'a Value> {
+    pub fn statements(&self) -> Vec<&'a Value> {
         let Some(role) = referred(&self.properties["Role"]) else {
             return Vec::new();
         };
@@ -212,7 +212,7 @@ impl<'a> Function<'a> {
     }
 
     /// The actions that the function may do, such as `sqs:SendMessage`.
-    pub(crate) fn actions(&self) -> BTreeSet<&'a str> {
+    pub fn actions(&self) -> BTreeSet<&'a str> {
         let statements = self.statements().into_iter();
         statements
             .flat_map(|statement| each(&statement["Action"]).filter_map(Value::as_str))
@@ -220,7 +220,7 @@ impl<'a> Function<'a> {
     }
 
     /// The logical ids of the resources on which the function may do actions with this prefix.
-    pub(crate) fn may(&self, action: &str) -> BTreeSet<&'a str> {
+    pub fn may(&self, action: &str) -> BTreeSet<&'a str> {
         self.statements()
             .into_iter()
             .filter(|statement| {
@@ -232,7 +232,7 @@ impl<'a> Function<'a> {
     }
 
     /// The logical ids of the resources of one type in the function's environment.
-    pub(crate) fn environment_resources(&self, kind: &str) -> BTreeSet<&'a str> {
+    pub fn environment_resources(&self, kind: &str) -> BTreeSet<&'a str> {
         let template = self.template;
         let ids = self.environment().into_values().filter_map(referred);
         ids.filter(|id| template.kind(id) == Some(kind)).collect()
@@ -243,7 +243,7 @@ impl<'a> Function<'a> {
 const EXISTING_TABLE: &str = "ExistingTableName";
 
 /// The target of a `Ref` or `GetAtt`. The ARNs of another stack's table are texts, because it has no attributes here.
-pub(crate) fn referred(value: &Value) -> Option<&str> {
+pub fn referred(value: &Value) -> Option<&str> {
     let of_existing_table = || {
         let (_, rest) = value["Fn::Sub"].as_str()?.split_once(":table/${")?;
         let (name, within) = rest.split_once('}')?;
@@ -257,7 +257,7 @@ pub(crate) fn referred(value: &Value) -> Option<&str> {
 }
 
 /// The values of a property that can be one value or a list.
-pub(crate) fn each(value: &Value) -> impl Iterator<Item = &Value> {
+pub fn each(value: &Value) -> impl Iterator<Item = &Value> {
     let (list, one) = match value {
         Value::Array(list) => (list.as_slice(), None),
         Value::Null => (&[][..], None),
@@ -267,7 +267,7 @@ pub(crate) fn each(value: &Value) -> impl Iterator<Item = &Value> {
 }
 
 /// An ARN or a name as it is in the template, with `${Name}` for references.
-pub(crate) fn as_written(value: &Value) -> String {
+pub fn as_written(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         _ => match (&value["Fn::Sub"], referred(value)) {

@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 use ringback_core::timestamp::Timestamp;
-use ringback_local::faults::rule::{Fault, Rule, Step, System};
+use ringback_local::faults::rule::{Fault, RequestStep, Rule, System};
 use ringback_local::settings::Settings;
-use ringback_sip::{Caller, IncomingCall, OutgoingCall, Stage as SipStage};
+use ringback_sip::{CallStage as SipStage, Caller, IncomingCall, OutgoingCall};
 use serde_json::Value;
 use tokio::time::timeout;
 
@@ -123,7 +123,7 @@ pub(crate) struct CallResult {
     /// The broken promises.
     pub(crate) problems: Vec<String>,
     /// The requests that the functions sent for this call.
-    pub(crate) steps: Vec<Step>,
+    pub(crate) steps: Vec<RequestStep>,
     /// How often the faults were applied.
     pub(crate) hits: u32,
     /// The time from the first to the last fault.
@@ -323,7 +323,7 @@ impl<'a> ActiveFaults<'a> {
         let refusal = (scenario == Scenario::ExotelRefuses).then(exotel_refuses);
         for (place, rule) in rules.iter().chain(&refusal).enumerate() {
             let rule = Rule {
-                play: Some(name.clone()),
+                test_call: Some(name.clone()),
                 ..rule.clone()
             };
             harness
@@ -343,15 +343,15 @@ impl<'a> ActiveFaults<'a> {
                 .faults
                 .met(&format!("{}-{place}", self.name))
                 .await?;
-            let (first, last) = standing.between.unwrap_or_default();
-            hits += standing.hits;
+            let (first, last) = standing.first_and_last_ms.unwrap_or_default();
+            hits += standing.applied;
             hit_for = hit_for.max(Duration::from_millis(u64::try_from(last - first)?));
         }
         Ok((hits, hit_for))
     }
 
     /// Ends the run. Returns the requests that the functions sent.
-    async fn end(self) -> Result<Vec<Step>> {
+    async fn end(self) -> Result<Vec<RequestStep>> {
         Ok(self.harness.faults.end(&self.name).await?.steps)
     }
 }

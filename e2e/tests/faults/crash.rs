@@ -82,7 +82,7 @@ async fn every_death_in(harness: &Arc<Harness>, scenario: Scenario) -> Result<Ou
 async fn all(
     harness: &Arc<Harness>,
     scenario: Scenario,
-    deaths: Vec<(Step, Moment)>,
+    deaths: Vec<(RequestStep, KillPoint)>,
 ) -> Result<Vec<CallResult>> {
     let at_once = Arc::new(Semaphore::new(AT_ONCE));
     let mut playing = JoinSet::new();
@@ -123,7 +123,7 @@ async fn all(
     Ok(all)
 }
 
-fn death(step: &Step, moment: Moment) -> Rule {
+fn death(step: &RequestStep, moment: KillPoint) -> Rule {
     let any = rule(step.system, &step.operation, Some(1), Fault::Kill(moment));
     Rule {
         skip: step.nth,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
 use reqwest::Client;
-use ringback_local::faults::rule::{Fault, Line, Play, Rule, Standing, System};
+use ringback_local::faults::rule::{Fault, LinkState, Rule, RuleStatus, System, TestCall};
 
 /// The fault injection API.
 #[derive(Clone)]
@@ -29,7 +29,7 @@ impl Faults {
     }
 
     /// How often a rule was applied.
-    pub(crate) async fn met(&self, name: &str) -> Result<Standing> {
+    pub(crate) async fn met(&self, name: &str) -> Result<RuleStatus> {
         let url = format!("{}/rules/{name}", self.url);
         let answer = self.http.get(url).send().await?.error_for_status()?;
         Ok(answer.json().await?)
@@ -44,7 +44,7 @@ impl Faults {
     pub(crate) async fn switch(&self, system: System, line: LinkState) -> Result<()> {
         let name = serde_json::to_value(system)?;
         let name = name.as_str().context("the system has no name")?;
-        let url = format!("{}/lines/{name}", self.url);
+        let url = format!("{}/links/{name}", self.url);
         let answer = self.http.put(url).json(&line).send().await?;
         answer.error_for_status()?;
         Ok(())
@@ -58,8 +58,8 @@ impl Faults {
     }
 
     /// Ends a play and deletes its rules. Returns the requests that were sent for it.
-    pub(crate) async fn end(&self, play: &str) -> Result<Play> {
-        let url = format!("{}/plays/{play}", self.url);
+    pub(crate) async fn end(&self, play: &str) -> Result<TestCall> {
+        let url = format!("{}/test-calls/{play}", self.url);
         let answer = self.http.delete(url).send().await?.error_for_status()?;
         Ok(answer.json().await?)
     }
@@ -71,7 +71,7 @@ pub(crate) fn rule(system: System, operation: &str, times: Option<u32>, fault: F
         system,
         operation: Some(operation.to_owned()),
         function: None,
-        play: None,
+        test_call: None,
         skip: 0,
         times,
         one_in: None,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use ringback_client::Client;
-use ringback_local::faults::rule::{Line, System};
+use ringback_local::faults::rule::{LinkState, System};
 use ringback_sip::Trunk;
 use serde_json::Value;
 use tokio::sync::Mutex as AsyncMutex;
@@ -52,7 +52,7 @@ impl Harness {
         let faults = Faults::at(&described.control);
         // An aborted test may have left a system disconnected.
         for system in System::ALL {
-            faults.switch(system, Line::Open).await?;
+            faults.switch(system, LinkState::Open).await?;
         }
         let trunk = Trunk::bind(&format!("{}:0", stack.sip.trunk_source)).await?;
         let updates = OperatorUpdates::connect(&stack.ws_url, &stack.operator.token).await?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use aws_sdk_sqs::Client;
-use ringback_local::faults::rule::{Fault, Moment, System};
+use ringback_local::faults::rule::{Fault, KillPoint, System};
 use ringback_local::settings::STACK_NAME;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
@@ -66,7 +66,7 @@ async fn a_change_that_cannot_be_broadcast_is_dropped_into_the_dead_letter_queue
         System::Aws,
         "connections POST",
         None,
-        Fault::Kill(Moment::Before),
+        Fault::Kill(KillPoint::Before),
     );
     let deadly = from("broadcast", deadly);
     harness.faults.make(POISON, &deadly).await?;

@@ -2,7 +2,7 @@
 //! faults of each system.
 
 use anyhow::{Result, ensure};
-use ringback_local::faults::rule::{Fault, Moment, System};
+use ringback_local::faults::rule::{Fault, KillPoint, System};
 
 use crate::call_run::{Scenario, ring, run_call};
 use crate::crash::AFTER_A_DEATH;
@@ -52,7 +52,7 @@ async fn calls_end_as_promised_during_one_fault() -> Result<()> {
 }
 
 fn deaths() -> Vec<Case> {
-    use Moment::{After, Before};
+    use KillPoint::{After, Before};
     use Scenario::{Answered, CallerGivesUp, OneOfTwoAccepts, Outbound};
     let dies = |fault, scenario, moment, (system, function, operation): (System, &str, &str)| {
         let rule = rule(system, operation, Some(1), Fault::Kill(moment));

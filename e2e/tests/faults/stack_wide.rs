@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
-use ringback_local::faults::rule::{Line, System};
+use ringback_local::faults::rule::{LinkState, System};
 use ringback_local::settings::Settings;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -56,7 +56,7 @@ struct StackFault {
 }
 
 enum FaultKind {
-    Line(System, Line),
+    Line(System, LinkState),
     PbxStops,
     NoAccess,
 }
@@ -232,7 +232,7 @@ impl StackFault {
 
     async fn end_fault(&self, harness: &Harness) -> Result<()> {
         match self.what {
-            FaultKind::Line(system, _) => harness.faults.switch(system, Line::Open).await,
+            FaultKind::Line(system, _) => harness.faults.switch(system, LinkState::Open).await,
             FaultKind::PbxStops => pbx::signal(Signal::SIGCONT),
             FaultKind::NoAccess => {
                 for (name, ..) in NO_ACCESS_RULES {

@@ -22,7 +22,7 @@ use region_loss_run::RegionLossRun;
 use region_pair::{check_same_end, client, item, ring, two_regions, wait_for_update};
 use reqwest::StatusCode;
 use ringback_e2e::fixture::{CALLER, SOON};
-use ringback_local::loss::Condition;
+use ringback_local::region_outage::RegionState;
 use ringback_local::settings::Settings;
 use ringback_sip::Caller;
 
@@ -94,7 +94,7 @@ async fn an_unanswered_call_ends_in_time_after_its_region_is_lost() -> Result<()
     let caller = primary.dial_as("1001", named, None).await?;
     let id = app.receives_call().await?;
     loss.wait_until_replicated(SOON).await?;
-    loss.primary_is(Condition::Refuses).await?;
+    loss.primary_is(RegionState::Refusing).await?;
     let (code, _) = caller.rejected(ring() + 2 * SOON).await?;
     let now = clock::now();
     ensure!(code == 486, "the caller was rejected with {code}");
@@ -112,7 +112,7 @@ async fn an_unanswered_call_ends_in_time_after_its_region_is_lost() -> Result<()
         .wait_for_status(&id, "timed_out")
         .await?;
     app.push("call_cancelled").await?;
-    loss.primary_is(Condition::Well).await?;
+    loss.primary_is(RegionState::Up).await?;
     check_same_end(&primary, &fallback, &id, "timed_out").await?;
     Ok(())
 }
@@ -167,7 +167,7 @@ async fn losing_the_primary_region_loses_no_call() -> Result<()> {
     for condition in conditions {
         let (primary, fallback, loss) = two_regions().await?;
         let report = run.run(&primary, &fallback, &loss, *condition).await;
-        loss.primary_is(Condition::Well).await?;
+        loss.primary_is(RegionState::Up).await?;
         report?;
     }
     Ok(())

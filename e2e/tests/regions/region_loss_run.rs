@@ -30,7 +30,7 @@ impl RegionLossRun {
         primary: &Fixture,
         fallback: &Fixture,
         loss: &RegionLoss,
-        condition: Condition,
+        condition: RegionState,
     ) -> Result<()> {
         let switching = FailoverClients::on(&primary.stack).await?;
         let _staff = switching.run_phones().await?;

@@ -16,7 +16,7 @@ const BUSY_HERE: u16 = 486;
 
 /// The results of one run.
 pub(crate) struct RunReport {
-    condition: Condition,
+    condition: RegionState,
     lag: Duration,
     calls: usize,
     in_flight: usize,
@@ -33,7 +33,7 @@ pub(crate) struct RunReport {
 impl RunReport {
     pub(crate) fn of(
         outcomes: &[CallOutcome],
-        condition: Condition,
+        condition: RegionState,
         lag: Duration,
         lost_at: Instant,
         back_at: Instant,

@@ -236,8 +236,10 @@ async fn connect(fixture: &Fixture) -> Result<Client> {
 
 fn connections(fixture: &Fixture) -> Connections {
     Connections::new(
-        aws_sdk_dynamodb::Client::new(&fixture.aws),
-        fixture.stack.aws.table.clone(),
+        ringback::store::Table::new(
+            aws_sdk_dynamodb::Client::new(&fixture.aws),
+            fixture.stack.aws.table.as_str(),
+        ),
         aws_sdk_apigatewaymanagement::Client::new(&fixture.aws),
         fixture.stack.aws.region.clone(),
     )

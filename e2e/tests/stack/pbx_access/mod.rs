@@ -173,7 +173,7 @@ const SECOND: usize = 1;
 #[tokio::test(flavor = "multi_thread")]
 async fn no_call_comes_in_from_loopback_even_if_the_trunk_matches_it() -> Result<()> {
     let fixture = Fixture::open().await?;
-    let asterisk = source::obtain(&Settings::from_environment()).await?;
+    let asterisk = source::install(&Settings::from_environment()).await?;
     let file = asterisk
         .outside(&PBXS[SECOND])
         .join("etc/ringback-site/trunk.conf");

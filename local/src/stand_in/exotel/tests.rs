@@ -11,6 +11,7 @@ use reqwest::redirect::Policy;
 use ringback::exotel::{
     CallStage, ConnectRequest, Exotel as Application, ExotelError, ExotelWebhook, WebhookSource,
 };
+use ringback::form_fields::FormFields;
 use ringback_core::call::CallStatus;
 use ringback_core::ids::{CallId, CallSid};
 use ringback_core::phone_number::PhoneNumber;
@@ -111,11 +112,11 @@ async fn the_applications_requests_match_exotels_documentation() {
     let application = application(address);
     let connect_request = request("09052161119");
     let placed = application.connect(&connect_request).await.unwrap();
-    assert_eq!(placed.status, CallStatus::Initiated);
+    assert_eq!(placed.progress, CallStatus::Initiated);
 
     let details = application.details(&placed.call_sid).await.unwrap();
     assert_eq!(details.call_sid, placed.call_sid);
-    assert_eq!(details.status, Some(CallStatus::InProgress));
+    assert_eq!(details.progress, Some(CallStatus::InProgress));
     assert_eq!(details.from, Some(connect_request.from));
     assert_eq!(details.to, Some(connect_request.to));
     assert!(details.started_at.is_some() && details.ended_at.is_none());
@@ -168,7 +169,7 @@ impl Report {
     }
 
     async fn parse(&self) -> ExotelWebhook {
-        let query = Fields::from_form(self.query.as_bytes());
+        let query = FormFields::from_form(self.query.as_bytes());
         ExotelWebhook::parse(&self.fields().await.or(query), "IN").unwrap()
     }
 }
@@ -272,7 +273,7 @@ async fn the_application_parses_a_report_in_every_format() {
             assert_eq!(parsed.call_sid.to_string(), sid);
             assert_eq!(parsed.call_id, Some(id));
             assert_eq!(parsed.to, PhoneNumber::parse("09052161119", "IN"));
-            assert_eq!(parsed.source, Source::StatusCallback);
+            assert_eq!(parsed.source, WebhookSource::StatusCallback);
             assert_eq!((parsed.progress, parsed.stage), (Some(progress), stage));
             assert!(parsed.reported_at.is_some());
             assert_eq!(scene.details(&sid).await, Some(progress));
