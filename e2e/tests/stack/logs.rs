@@ -21,15 +21,15 @@ const NAME: &str = "Padmavathi Venkataraman";
 
 /// The minimum log of [`complete_call`]: an event or a message of each function that takes part.
 const STORY: [(&str, &str); 10] = [
-    ("asterisk-incoming", "caller_arrived"),
-    ("asterisk-incoming", "FCM is asked again"),
+    ("asterisk-incoming", "caller_leg_arrived"),
+    ("asterisk-incoming", "FCM request sent again"),
     ("asterisk-incoming", "push sent"),
-    ("exotel-webhook", "announced"),
+    ("exotel-webhook", "call_reported"),
     ("call-response", "accept_ready"),
-    ("ws-message", "request refused"),
+    ("ws-message", "request rejected"),
     ("asterisk-incoming", "bridged"),
-    ("asterisk-incoming", "caller_left"),
-    ("broadcast", "told"),
+    ("asterisk-incoming", "caller_leg_ended"),
+    ("broadcast", "status update sent"),
     ("call-timeout", "timer_fired"),
 ];
 /// The functions that only handle calls.

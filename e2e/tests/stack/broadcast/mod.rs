@@ -316,7 +316,7 @@ async fn broadcast_lines(fixture: &Fixture, call: &str) -> Result<Vec<Value>> {
         let lines = log_lines(fixture, "broadcast").await?.into_iter();
         let mut lines: Vec<Value> = lines
             .map(|line| line.json)
-            .filter(|json| json["message"] == "told" && json["call_id"] == call)
+            .filter(|json| json["message"] == "status update sent" && json["call_id"] == call)
             .collect();
         if lines.len() == STATUSES.len() {
             lines.sort_by_key(|line| line["timestamp"].to_string());

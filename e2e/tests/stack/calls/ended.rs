@@ -57,7 +57,7 @@ async fn the_history_of_a_call_is_complete() -> Result<()> {
         .iter()
         .filter_map(|line| line["event"].as_str())
         .collect();
-    for event in ["ring", "rang", "accept_ready", "bridged", "hangup"] {
+    for event in ["ring", "push_sent", "accept_ready", "bridged", "hangup"] {
         assert!(
             history.contains(&event),
             "{event} is missing in {history:?}"

@@ -61,13 +61,13 @@ async fn a_viewer_without_a_part_in_a_call_sees_no_numbers_and_no_timeline() -> 
         .await?;
     app.receives_call().await?;
     page.latest_is("Ringing").await?;
-    page.shows("#board .note", "You have no part in this call")
+    page.shows("#board .note", "You are not a participant of this call")
         .await?;
     let card = page.text("#board > .call").await?;
     ensure!(card.contains("**10") && !card.contains("98765"), "{card}");
     ensure!(!card.contains("PushSender went out"), "{card}");
     caller.cancel().await?;
-    page.latest_is("Caller gave up").await?;
+    page.latest_is("Canceled").await?;
     // The browser logs the 403 response as an error.
     let complaints = page.browser.complaints().await?;
     ensure!(
@@ -88,7 +88,7 @@ async fn a_lost_connection_is_restored_and_missed_changes_are_fetched() -> Resul
     page.browser.run(count, json!([])).await?;
     let (caller, id) = app.is_called().await?;
     page.latest_is("Ringing").await?;
-    page.shows("#board .timeline", "Pushes went out").await?;
+    page.shows("#board .timeline", "Push sent to").await?;
     // Close the timeline.
     page.click("#board summary").await?;
     page.browser.until("asked === 0", SOON).await?;
@@ -100,7 +100,7 @@ async fn a_lost_connection_is_restored_and_missed_changes_are_fetched() -> Resul
             .observe(document.querySelector('#connection'), { attributes: true })";
     page.browser.run(cut, json!([])).await?;
     close_all_connections(&fixture).await?;
-    let disconnected = "states.includes('Disconnected; trying again')";
+    let disconnected = "states.includes('Disconnected, reconnecting')";
     page.browser.until(disconnected, SOON).await?;
     caller.cancel().await?;
     app.wait_for_status(&id, "canceled").await?;
@@ -112,7 +112,7 @@ async fn a_lost_connection_is_restored_and_missed_changes_are_fetched() -> Resul
         )
         .await?;
     page.is_live().await?;
-    page.latest_is("Caller gave up").await?;
+    page.latest_is("Canceled").await?;
     let complaints = page.browser.complaints().await?;
     ensure!(
         complaints.iter().all(|one| one.contains("no network")),
@@ -162,22 +162,22 @@ async fn a_call_only_moves_forward_in_any_order_of_messages() -> Result<()> {
     let fixture = Fixture::open().await?;
     let page = Page::open(&fixture).await?;
     let script = "const { Calls } = await import('/console/calls.js');
-        const { wait } = await import('/console/connection.js');
+        const { backoff } = await import('/console/connection.js');
         const update = (status, second) => ({ callId: 'a', status, from: '1', to: '2', timestamp: `2026-11-21T08:00:0${second}Z` });
         const ring = update('ringing', 1), talk = update('in-progress', 2), end = update('completed', 3);
         const orders = [[ring, talk, end], [end, talk, ring], [talk, ring, end], [end, ring, talk], [ring, end, talk], [talk, end, ring]];
         const outcomes = orders.map((order) => {
             const calls = new Calls();
-            for (const message of [...order, ...order]) calls.hear(message);
+            for (const message of [...order, ...order]) calls.applyUpdate(message);
             const [call] = calls.all();
             return `${call.status} ${call.at - call.began}`;
         });
         const calls = new Calls();
-        const news = [ring, ring, talk, ring, end, end, talk].map((message) => calls.hear(message) !== undefined);
+        const news = [ring, ring, talk, ring, end, end, talk].map((message) => calls.applyUpdate(message) !== undefined);
         const same = new Calls();
-        for (const message of [update('in-progress', 1), ring]) same.hear(message);
-        const bad = [null, {}, { callId: 'b' }, { ...ring, timestamp: 'soon' }, { ...ring, callId: 7 }].map((one) => calls.hear(one));
-        const longest = [0, 1, 5, 6, 7, 1000].map((failed) => wait(failed, 1));
+        for (const message of [update('in-progress', 1), ring]) same.applyUpdate(message);
+        const bad = [null, {}, { callId: 'b' }, { ...ring, timestamp: 'soon' }, { ...ring, callId: 7 }].map((one) => calls.applyUpdate(one));
+        const longest = [0, 1, 5, 6, 7, 1000].map((failed) => backoff(failed, 1));
         return { outcomes, news, same: same.all()[0].status, bad, kept: calls.all().length, longest };";
     let result = page.browser.run(script, json!([])).await?;
     assert_eq!(result["outcomes"], json!(vec!["completed 2000"; 6]));

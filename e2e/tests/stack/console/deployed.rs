@@ -141,7 +141,7 @@ async fn an_app_with_its_own_token_takes_a_call_that_sip_phones_talk_on() -> Res
         .await?;
     page.browser.fill("#token", "no token").await?;
     page.click("#sign-in button").await?;
-    page.shows("#failure", "That is no token").await?;
+    page.shows("#failure", "This is not a token").await?;
     page.browser.fill("#token", &app.token).await?;
     page.click("#sign-in button").await?;
     page.is_live().await?;
@@ -153,7 +153,7 @@ async fn an_app_with_its_own_token_takes_a_call_that_sip_phones_talk_on() -> Res
         json!([false, false, false, true])
     );
     page.click("#switch").await?;
-    page.shows("#phone-state", "hears of its calls").await?;
+    page.shows("#phone-state", "waiting for a call").await?;
 
     let caller = fixture.dial("1001").await?;
     page.shows("#phone-state", "+919876543210 is calling")

@@ -82,7 +82,7 @@ impl Page {
     /// Switches the phone on and waits until it can receive calls.
     pub(crate) async fn switch_on(&self) -> Result<()> {
         self.click("#switch").await?;
-        self.shows("#phone-state", "can be woken").await
+        self.shows("#phone-state", "waiting for a push").await
     }
 
     pub(crate) async fn choose(&self, css: &str, value: &str) -> Result<()> {

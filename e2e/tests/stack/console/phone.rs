@@ -16,27 +16,32 @@ async fn a_test_call_rings_is_accepted_heard_and_hung_up_on_the_page() -> Result
     page.click("#dial button").await?;
     page.shows("#phone-state", "is calling").await?;
     page.click("#callers button").await?;
-    page.latest_is("Caller gave up").await?;
-    page.shows("#phone-state", "It sleeps").await?;
+    page.latest_is("Canceled").await?;
+    page.shows("#phone-state", "Asleep").await?;
     page.shows("#callers", "gave up").await?;
-    page.shows("#pushes", "call_cancelled, the caller gave up")
+    page.shows("#pushes", "Call canceled (the caller hung up)")
         .await?;
 
     page.click("#dial button").await?;
     page.latest_is("Ringing").await?;
     page.shows("#phone-state", "Asha Rao, +919876543210 is calling")
         .await?;
-    page.shows("#pushes", "incoming_call from Asha Rao").await?;
+    page.shows("#pushes", "Incoming call from Asha Rao").await?;
     page.shows("#callers", "hears it ring").await?;
     page.click("#accept").await?;
     page.latest_is("Talking").await?;
     // Each party hears the sound of the other one, packet by packet.
-    page.shows("#leg", "talks, and hears caller").await?;
+    page.shows("#leg", "talks, hears caller").await?;
     page.shows("#callers", "talks, hears phone 1001").await?;
-    page.shows("#board .timeline", "The two are talking")
-        .await?;
+    page.shows("#board .timeline", "Legs bridged").await?;
     let history = history(&fixture, &page).await?;
-    for event in ["ring", "rang", "accept_ready", "settled", "bridged"] {
+    for event in [
+        "ring",
+        "push_sent",
+        "accept_ready",
+        "effects_completed",
+        "bridged",
+    ] {
         ensure!(
             history.iter().any(|line| line["event"] == event),
             "{history:?}"
@@ -45,12 +50,11 @@ async fn a_test_call_rings_is_accepted_heard_and_hung_up_on_the_page() -> Result
     picture(&page).await?;
     page.click("#hang-up").await?;
     page.latest_is("Ended").await?;
-    page.shows("#board .reason", "the person called hung up")
-        .await?;
-    page.shows("#board .timeline", "Hung up by the app").await?;
+    page.shows("#board .reason", "the callee hung up").await?;
+    page.shows("#board .timeline", "Hung up by an app").await?;
     page.shows("#callers", "was hung up on").await?;
     page.shows("#leg", "was hung up on").await?;
-    page.shows("#phone-state", "It sleeps").await?;
+    page.shows("#phone-state", "Asleep").await?;
     page.close().await
 }
 
@@ -82,7 +86,7 @@ async fn a_call_is_declined_with_the_keyboard() -> Result<()> {
     let mut passed = Vec::new();
     tab_to(&page, "switch", &mut passed).await?;
     page.browser.press(ENTER).await?;
-    page.shows("#phone-state", "can be woken").await?;
+    page.shows("#phone-state", "waiting for a push").await?;
     ensure!(
         page.focus().await? == "switch",
         "the focus moved to {}",
@@ -162,11 +166,11 @@ async fn a_call_from_the_page_is_answered_automatically_by_its_own_phone() -> Re
     page.click("#hang-up").await?;
     leg.ended(SOON).await?;
     page.latest_is("Ended").await?;
-    page.shows("#phone-state", "It is off").await?;
+    page.shows("#phone-state", "Off.").await?;
 
     page.browser.fill("#recipient", "1003").await?;
     page.click("#place button").await?;
-    page.shows("#phone-error", "nobody is registered at this extension")
+    page.shows("#phone-error", "no device is registered for this extension")
         .await?;
     page.close().await
 }
