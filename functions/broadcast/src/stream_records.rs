@@ -59,7 +59,43 @@ impl ItemChange {
     }
 }
 
-/// The call in an item, or `None` if the item is of another kind.
+/// The call in an item, or `None` if the item is of another kind. A call that cannot be read is logged: its clients get no update.
 fn call(item: Item) -> Option<Call> {
-    serde_dynamo::from_item(item).ok()
+    // Only calls have a version. An alias of a call has the same keys as a call.
+    let is_call = item.inner().contains_key("version");
+    match serde_dynamo::from_item(item) {
+        Ok(call) => Some(call),
+        Err(error) => {
+            if is_call {
+                tracing::error!(%error, "call item cannot be read");
+            }
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ringback_core::call::CallStatus;
+
+    #[test]
+    fn the_example_event_has_a_change_of_a_call() {
+        let event = include_str!("../../../events/broadcast-status.json");
+        let event: StreamEvent = serde_json::from_str(event).unwrap();
+        let changes = event.call_changes();
+        let statuses: Vec<_> = changes
+            .iter()
+            .map(|change| {
+                (
+                    change.before.as_ref().map(|call| call.status),
+                    change.after.status,
+                )
+            })
+            .collect();
+        assert_eq!(
+            statuses,
+            [(Some(CallStatus::MobileReady), CallStatus::InProgress)]
+        );
+    }
 }

@@ -170,7 +170,7 @@ async fn a_call_from_the_page_is_answered_automatically_by_its_own_phone() -> Re
 
     page.browser.fill("#recipient", "1003").await?;
     page.click("#place button").await?;
-    page.shows("#phone-error", "no device is registered for this extension")
+    page.shows("#phone-error", "this extension has no registered device")
         .await?;
     page.close().await
 }
