@@ -43,7 +43,7 @@ impl EventFile {
         Ok(Self { name, event })
     }
 
-    /// The function whose name the file name starts with.
+    /// The function that the file name starts with.
     pub fn function<'a>(&self, functions: impl Iterator<Item = &'a str>) -> Option<&'a str> {
         let names = functions.filter(|function| {
             self.name

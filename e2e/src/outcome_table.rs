@@ -23,11 +23,11 @@ pub struct OutcomeRow {
     pub fault: String,
     /// The number of calls.
     pub calls: usize,
-    /// Calls whose parties heard each other.
+    /// Calls in which the parties heard each other.
     pub bridged: usize,
     /// Calls that were rejected in time.
     pub busy: usize,
-    /// Calls whose caller hung up first.
+    /// Calls in which the caller hung up first.
     pub abandoned: usize,
     /// Calls that broke a promise.
     pub lost: usize,

@@ -21,7 +21,7 @@ pub struct Timeline {
     pub access_tokens: usize,
 }
 
-/// A system whose requests are counted.
+/// A system with counted requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum System {
     /// DynamoDB.

@@ -29,7 +29,7 @@ async fn an_unreadable_timer_blocks_no_other_and_ends_in_the_dead_letter_queue()
     let harness = Harness::open(2).await?;
     let queues = Client::new(&harness.fixture.aws);
     let queue = url(&queues, "call-timeout").await?;
-    let dead = url(&queues, "call-timeout-dead").await?;
+    let dead = url(&queues, "call-timeout-dead-letters").await?;
     queues.purge_queue().queue_url(&dead).send().await?;
     let poison = format!("not a timer {}", uuid::Uuid::new_v4());
     let began = Instant::now();
@@ -59,7 +59,7 @@ async fn an_unreadable_timer_blocks_no_other_and_ends_in_the_dead_letter_queue()
 async fn a_change_that_cannot_be_broadcast_is_dropped_into_the_dead_letter_queue() -> Result<()> {
     let harness = Harness::open(2).await?;
     let queues = Client::new(&harness.fixture.aws);
-    let dead = url(&queues, "broadcast-dead").await?;
+    let dead = url(&queues, "broadcast-dead-letters").await?;
     queues.purge_queue().queue_url(&dead).send().await?;
     // Not bound to one call, because the rule must outlive it.
     let deadly = rule(

@@ -16,7 +16,7 @@ use crate::platform::config::Environment;
 use crate::platform::https::AwsHttpClient;
 use crate::telemetry::{call_log_fields, metrics, xray};
 
-/// Libraries whose `info` messages do not help an operator.
+/// Libraries with `info` messages that do not help an operator.
 const QUIET: [&str; 6] = [
     "aws",
     "aws_config",

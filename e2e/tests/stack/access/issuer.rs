@@ -74,7 +74,7 @@ pub(crate) struct Deployment {
     audience: &'static str,
     algorithm: &'static str,
     pub(crate) issuer: Issuer,
-    /// Another issuer, whose key has the same id.
+    /// Another issuer with a key of the same id.
     pub(crate) impostor: Issuer,
     /// The issuer's next key.
     pub(crate) next_issuer: Issuer,

@@ -245,7 +245,7 @@ fn connections(fixture: &Fixture) -> Connections {
     )
 }
 
-/// Creates the connection item of a client whose `$disconnect` was lost.
+/// Creates the connection item of a client without a `$disconnect`.
 async fn create_stale_connection(fixture: &Fixture) -> Result<Connection> {
     let left = Connection {
         id: format!("left-{}", uuid::Uuid::new_v4().simple()),

@@ -9,9 +9,9 @@ use serde_json::json;
 
 use ringback_e2e::fixture::{CALLER, Conversation, Fixture, SOON, call_sid};
 
-/// An extension whose phone uses TLS.
+/// An extension with a phone that uses TLS.
 const ENCRYPTED: &str = "1003";
-/// An extension whose phone uses WebRTC.
+/// An extension with a phone that uses WebRTC.
 const WEBRTC: &str = "1004";
 /// Long enough for an INVITE to arrive.
 const A_WHILE: Duration = Duration::from_secs(2);

@@ -23,7 +23,7 @@ use tokio::task::JoinHandle;
 use super::page::{Page, SOON};
 use ringback_e2e::fixture::Fixture;
 
-/// The HTTP API of a deployment whose WebSocket API has another address.
+/// The HTTP API of a deployment. Its WebSocket API has another address.
 struct Deployment {
     address: SocketAddr,
     _server: JoinHandle<()>,

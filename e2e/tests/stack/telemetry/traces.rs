@@ -54,7 +54,7 @@ async fn a_traced_invocation_reports_its_requests_and_its_call_to_x_ray() -> Res
         ("SQS", "SendMessage"),
         ("Scheduler", "CreateSchedule"),
         ("Secrets Manager", "GetSecretValue"),
-        ("FCM", "asking for access"),
+        ("FCM", "requesting an access token"),
         ("FCM", "sending a push"),
     ] {
         assert!(

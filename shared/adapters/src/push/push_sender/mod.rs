@@ -137,7 +137,7 @@ impl PushSender {
 const fn metric_value(result: &Result<(), PushError>) -> &'static str {
     match result {
         Ok(()) => "sent",
-        Err(PushError::AddressExpired) => "dead",
+        Err(PushError::AddressExpired) => "expired",
         Err(_) => "failed",
     }
 }
