@@ -4,7 +4,7 @@
 //!
 //! [`Event::ReplicaOverwritten`]: super::Event::ReplicaOverwritten
 
-use super::phone_rules::ended;
+use super::common_rules::ended;
 use super::rule::{Rule, otherwise, when_read};
 use super::{Assignment, Call, CallStatus, Effect, EndReason, PushedDevices, pending};
 use crate::timestamp::Timestamp;

@@ -10,7 +10,9 @@
 
 mod backstop;
 mod change;
+mod common_rules;
 mod correlation;
+mod deadline;
 mod decide;
 mod effect;
 mod end_reason;
@@ -382,28 +384,6 @@ impl Call {
     #[must_use]
     pub fn may_be_on_pbx(&self, pbx: &PbxName) -> bool {
         self.pbx.as_ref().is_none_or(|known| known == pbx)
-    }
-
-    /// Until when the call may stay in its state. Only an ended call has no deadline, so no call gets stuck.
-    #[must_use]
-    pub fn deadline(&self) -> Option<Timestamp> {
-        match self.status {
-            CallStatus::WaitingForMobile => Some(phone_rules::after_check(self, self.rings_until)),
-            CallStatus::MobileReady => Some(phone_rules::after_check(
-                self,
-                phone_rules::connects_until(self),
-            )),
-            CallStatus::Initiated | CallStatus::Ringing => Some(number_rules::report_due(self)),
-            CallStatus::InProgress if self.is_to_number() => Some(number_rules::report_due(self)),
-            CallStatus::InProgress => {
-                Some(self.bridged_at.unwrap_or(self.created_at) + self.limits.talk)
-            }
-            CallStatus::Completed
-            | CallStatus::Declined
-            | CallStatus::TimedOut
-            | CallStatus::Canceled
-            | CallStatus::Failed => None,
-        }
     }
 
     /// The status that clients see at `now`: a ring ends at its time, even before its timer fires.

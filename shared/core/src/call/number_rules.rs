@@ -5,7 +5,8 @@
 
 use std::time::Duration;
 
-use super::phone_rules::{completed_effects, ended, stream_rules, talking};
+use super::common_rules::{completed_effects, ended, stream_rules, talking};
+use super::deadline::next_check;
 use super::rule::{Rule, otherwise, when, when_read};
 use super::{
     ABANDONED_AFTER, Assignment, Call, CallStatus, Condition, Effect, EndReason, Event,
@@ -29,9 +30,7 @@ pub(super) fn rules(event: &Event, now: Timestamp) -> Vec<Rule<'_>> {
                     call.call_sid.is_some() || call.status.is_final()
                 })
                 .nothing(),
-                otherwise()
-                    .set(failed)
-                    .then("pending", |call, _| pending(call)),
+                otherwise().set(failed).then("pending", pending_effects),
             ]
         }
         Event::ExotelNoAnswer => vec![
@@ -76,31 +75,6 @@ pub(super) fn rules(event: &Event, now: Timestamp) -> Vec<Rule<'_>> {
     }
 }
 
-/// What the state of the call requires: a timer until it has ended. The request to Exotel is not among it, because it is unknown
-/// whether it was made.
-pub(super) fn pending(call: &Call) -> Vec<Effect> {
-    let Some(pending_since) = call.effects_pending_since else {
-        return Vec::new();
-    };
-    let completed = Effect::MarkEffectsCompleted(pending_since);
-    match next_check(call) {
-        Some(next) => vec![Effect::ArmTimer(next), completed],
-        None => vec![completed, Effect::DisarmTimer],
-    }
-}
-
-/// Until when a call may go without a report. Exotel is asked about a call that it has reported before that call is given up, and
-/// gets a moment to answer. Whether Exotel placed a call that it never reported is unknown.
-pub(super) fn report_due(call: &Call) -> Timestamp {
-    let due = match (call.bridged_at, &call.call_sid) {
-        (Some(answered), _) => answered + call.limits.talk,
-        (None, Some(_)) => call.rings_until + call.limits.talk,
-        (None, None) => call.rings_until,
-    };
-    let asked_at_the_end = call.checked_at.filter(|asked| *asked >= due);
-    asked_at_the_end.map_or(due, |asked| asked + ABANDONED_AFTER)
-}
-
 fn exotel_progress(sid: &CallSid, status: CallStatus, now: Timestamp) -> Vec<Rule<'_>> {
     let mut rules = Vec::new();
     // Reports normally find the call with its CallSid: initiated when it is answered, in progress when it ends.
@@ -118,7 +92,7 @@ fn exotel_progress(sid: &CallSid, status: CallStatus, now: Timestamp) -> Vec<Rul
         rules.push(
             when(conditions)
                 .set(reach(status, now))
-                .then("pending", |call, _| pending(call)),
+                .then("pending", pending_effects),
         );
     }
     rules.extend([
@@ -145,7 +119,7 @@ fn exotel_progress(sid: &CallSid, status: CallStatus, now: Timestamp) -> Vec<Rul
             .then("pending, once answered", |call, _| match call.status {
                 // The timer of a ringing call was armed when the call began.
                 CallStatus::Initiated | CallStatus::Ringing => Vec::new(),
-                _ => pending(call),
+                _ => pending::effects(call),
             }),
     ]);
     rules
@@ -168,7 +142,7 @@ fn timer_fired(now: Timestamp) -> Vec<Rule<'static>> {
             CallStatus::InProgress => ended(CallStatus::Completed, EndReason::TalkedTooLong, now),
             _ => ended(CallStatus::Failed, EndReason::NeverReported, now),
         })
-        .then("pending", |call, _| pending(call)),
+        .then("pending", pending_effects),
         // Several timers may fire for one call. Each of them must not arm another one.
         when_read("is not due, or was just checked", move |call| {
             let was_just_checked = call
@@ -184,18 +158,10 @@ fn timer_fired(now: Timestamp) -> Vec<Rule<'static>> {
             ])
             .then("query Exotel, then pending", |call, _| {
                 let mut effects = vec![Effect::QueryExotel];
-                effects.extend(pending(call));
+                effects.extend(pending::effects(call));
                 effects
             }),
     ]
-}
-
-/// When Exotel is asked about the call next. `None` once the call has ended.
-fn next_check(call: &Call) -> Option<Timestamp> {
-    let deadline = call.deadline()?;
-    let from = call.bridged_at.max(call.checked_at);
-    let due = from.map_or(call.rings_until, |from| from + call.limits.check);
-    Some(due.min(deadline))
 }
 
 /// The assignments that bring a call to the status that Exotel reports.
@@ -218,4 +184,8 @@ fn reach(status: CallStatus, now: Timestamp) -> Vec<Assignment> {
         CallStatus::Canceled => EndReason::CallerHungUp,
     };
     ended(status, reason, now)
+}
+
+fn pending_effects(call: &Call, _now: Timestamp) -> Vec<Effect> {
+    pending::effects(call)
 }

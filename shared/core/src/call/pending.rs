@@ -1,16 +1,14 @@
 //! The effects that a call's state requires: what its last transition started, and what must be done again if the process that
 //! carried them out has crashed.
 
-use super::{
-    ABANDONED_AFTER, Call, CallStatus, CancelAudience, CancelReason, Effect, EndReason,
-    number_rules,
-};
+use super::deadline::next_check;
+use super::{ABANDONED_AFTER, Call, CallStatus, CancelAudience, CancelReason, Effect, EndReason};
 use crate::timestamp::Timestamp;
 
 /// All effects that the state of the call requires.
 pub(super) fn effects(call: &Call) -> Vec<Effect> {
     if call.is_to_number() {
-        return number_rules::pending(call);
+        return until_ended(call);
     }
     let mut effects = match call.status {
         CallStatus::WaitingForMobile => return while_ringing(call),
@@ -54,6 +52,19 @@ pub(super) fn effects(call: &Call) -> Vec<Effect> {
         effects.push(Effect::DisarmTimer);
     }
     effects
+}
+
+/// A call to a number requires a timer until it has ended. The request to Exotel is not among it, because it is unknown
+/// whether it was made.
+fn until_ended(call: &Call) -> Vec<Effect> {
+    let Some(pending_since) = call.effects_pending_since else {
+        return Vec::new();
+    };
+    let completed = Effect::MarkEffectsCompleted(pending_since);
+    match next_check(call) {
+        Some(next) => vec![Effect::ArmTimer(next), completed],
+        None => vec![completed, Effect::DisarmTimer],
+    }
 }
 
 /// What a repeated event carries out: nothing once all effects are completed; what goes unnoticed twice while the first attempt

@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::common_rules::{completed_effects, ended, stream_rules, talking};
+use super::deadline::connects_until;
 use super::rule::{Rule, otherwise, when, when_read};
 use super::{
     ABANDONED_AFTER, AnsweredBy, Assignment, Call, CallParty, CallSide, CallStatus, Condition,
-    Effect, EndReason, Event, LostPhoneLegs, PushedDevices, RejectReason, StreamState, pending,
+    Effect, EndReason, Event, LostPhoneLegs, PushedDevices, RejectReason, pending,
 };
 use crate::ids::{CallSid, DeviceId, Leg, PbxName};
 use crate::timestamp::Timestamp;
@@ -617,75 +619,6 @@ fn given_up(call: &Call, now: Timestamp) -> Vec<Assignment> {
         | CallStatus::Canceled
         | CallStatus::Failed => ended(CallStatus::TimedOut, EndReason::NoAnswer, now),
     }
-}
-
-/// When the legs should be bridged.
-pub(super) fn connects_until(call: &Call) -> Timestamp {
-    let ready_at = call.ready_at.unwrap_or(call.created_at);
-    call.rings_until.max(ready_at + call.limits.connect)
-}
-
-/// `due`, or later while Asterisk has a moment to answer whether the legs are bridged.
-pub(super) fn after_check(call: &Call, due: Timestamp) -> Timestamp {
-    let answered_by = call.checked_at.map(|asked| asked + ABANDONED_AFTER);
-    answered_by.map_or(due, |answered_by| answered_by.max(due))
-}
-
-/// The rules for a stream of the call's audio. They are the same for all kinds of calls.
-pub(super) fn stream_rules(event: &Event) -> Vec<Rule<'_>> {
-    let starts = *event == Event::StreamStarted;
-    let state = if starts {
-        StreamState::Started
-    } else {
-        StreamState::Stopped
-    };
-    vec![
-        when_read("says nothing new", move |call| {
-            let is_meaningless = if starts {
-                call.status.is_final()
-            } else {
-                call.stream.is_none()
-            };
-            is_meaningless || call.stream == Some(state)
-        })
-        .nothing(),
-        otherwise().set([Assignment::Stream(state)]).then_nothing(),
-    ]
-}
-
-/// The rules for completed effects. They are the same for all kinds of calls.
-pub(super) fn completed_effects(pending_since: Timestamp) -> Vec<Rule<'static>> {
-    vec![
-        when([Condition::EffectsPendingSince(pending_since)])
-            .set([
-                Assignment::NoEffectsPending,
-                Assignment::AnswerUnannounced(false),
-            ])
-            .then_nothing(),
-        // The call ended while the phone was dialed: its leg may have started after the hang-up.
-        when_read("has ended and the phone was ready", |call| {
-            call.status.is_final() && call.ready_at.is_some()
-        })
-        .only("hang up the phone", |_, _| vec![Effect::HangUpPhone]),
-        otherwise().nothing(),
-    ]
-}
-
-/// The assignments of a conversation that begins.
-pub(super) fn talking(now: Timestamp) -> Vec<Assignment> {
-    vec![
-        Assignment::Status(CallStatus::InProgress),
-        Assignment::BridgedAt(now),
-    ]
-}
-
-/// The assignments of a call that ends.
-pub(super) fn ended(status: CallStatus, reason: EndReason, now: Timestamp) -> Vec<Assignment> {
-    vec![
-        Assignment::Status(status),
-        Assignment::Ended(now, reason),
-        Assignment::EffectsPendingSince(now),
-    ]
 }
 
 const fn waiting() -> Condition {

@@ -20,7 +20,7 @@ use ringback_core::ids::{CallId, Extension};
 use ringback_core::phone_number::{Caller, PhoneNumber};
 use ringback_core::timestamp::Timestamp;
 
-use super::expressions::Expressions;
+use super::expressions::{Expressions, LIVE_STARTED_BY, LIVE_UNTIL, WRITER};
 use super::{
     AllowanceRequest, AllowanceResult, CallStore, CorrelationClaim, CreateResult,
     ReplicationWaitError, UpdateResult,
@@ -60,14 +60,8 @@ const WAITS_PER_MINUTE: u32 = 15;
 /// The region that stored a call and whose timers continue it. The other region arms its own.
 const REGION: &str = "region";
 
-/// The index of active calls, by the extension that started them and by their time limit.
+/// The index of active calls, by [`LIVE_STARTED_BY`] and [`LIVE_UNTIL`].
 const LIVE_CALLS: &str = "live-calls";
-pub(super) const LIVE_STARTED_BY: &str = "live_started_by";
-pub(super) const LIVE_UNTIL: &str = "live_until";
-
-/// Who wrote an item last: a new value for each write. It tells a write that the client sent again from a concurrent one with the
-/// same content in the same millisecond.
-pub(super) const WRITER: &str = "writer";
 
 /// Keeps calls in a DynamoDB table.
 #[derive(Clone, Debug)]

@@ -7,7 +7,15 @@ use serde::Serialize;
 
 use crate::store::table::Item;
 
-use super::dynamodb::{LIVE_STARTED_BY, LIVE_UNTIL, WRITER};
+/// Of an active call: the extension that started it. The write that ends the call removes it.
+pub(super) const LIVE_STARTED_BY: &str = "live_started_by";
+
+/// Of an active call: its time limit. The write that ends the call removes it.
+pub(super) const LIVE_UNTIL: &str = "live_until";
+
+/// Who wrote an item last: a new value for each write. It tells a write that the client sent again from a concurrent one with the
+/// same content in the same millisecond.
+pub(super) const WRITER: &str = "writer";
 
 /// A [`ConditionalUpdate`] in DynamoDB's expressions.
 pub(super) struct Expressions {

@@ -1,0 +1,62 @@
+//! Rules and assignments that are the same for all kinds of calls.
+
+use super::rule::{Rule, otherwise, when, when_read};
+use super::{Assignment, CallStatus, Condition, Effect, EndReason, Event, StreamState};
+use crate::timestamp::Timestamp;
+
+/// The rules for a stream of the call's audio.
+pub(super) fn stream_rules(event: &Event) -> Vec<Rule<'_>> {
+    let starts = *event == Event::StreamStarted;
+    let state = if starts {
+        StreamState::Started
+    } else {
+        StreamState::Stopped
+    };
+    vec![
+        when_read("says nothing new", move |call| {
+            let is_meaningless = if starts {
+                call.status.is_final()
+            } else {
+                call.stream.is_none()
+            };
+            is_meaningless || call.stream == Some(state)
+        })
+        .nothing(),
+        otherwise().set([Assignment::Stream(state)]).then_nothing(),
+    ]
+}
+
+/// The rules for completed effects.
+pub(super) fn completed_effects(pending_since: Timestamp) -> Vec<Rule<'static>> {
+    vec![
+        when([Condition::EffectsPendingSince(pending_since)])
+            .set([
+                Assignment::NoEffectsPending,
+                Assignment::AnswerUnannounced(false),
+            ])
+            .then_nothing(),
+        // The call ended while the phone was dialed: its leg may have started after the hang-up.
+        when_read("has ended and the phone was ready", |call| {
+            call.status.is_final() && call.ready_at.is_some()
+        })
+        .only("hang up the phone", |_, _| vec![Effect::HangUpPhone]),
+        otherwise().nothing(),
+    ]
+}
+
+/// The assignments of a conversation that begins.
+pub(super) fn talking(now: Timestamp) -> Vec<Assignment> {
+    vec![
+        Assignment::Status(CallStatus::InProgress),
+        Assignment::BridgedAt(now),
+    ]
+}
+
+/// The assignments of a call that ends.
+pub(super) fn ended(status: CallStatus, reason: EndReason, now: Timestamp) -> Vec<Assignment> {
+    vec![
+        Assignment::Status(status),
+        Assignment::Ended(now, reason),
+        Assignment::EffectsPendingSince(now),
+    ]
+}
