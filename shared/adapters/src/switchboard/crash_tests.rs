@@ -54,7 +54,7 @@ async fn crash_at_each_step(actions: &[Action], check: impl Fn(&Simulated)) {
     }
 }
 
-/// Checks that the two sides talk, whatever step the process crashes at.
+/// Checks that the two sides talk at each crash step.
 async fn always_answered(actions: &[Action]) {
     crash_at_each_step(actions, |end| assert!(end.outside.talked, "{end:#?}")).await;
 }

@@ -104,14 +104,14 @@ fn switchboard(devices: &[&'static str]) -> TestSwitchboard {
     Switchboard::new(MemoryCallStore::default(), recorder, LIMITS)
 }
 
-/// A call whose caller waits in Asterisk and whose devices have got a push.
+/// A caller waits in Asterisk, and the devices have got a push.
 async fn ringing_call(devices: &[&'static str]) -> (TestSwitchboard, Call) {
     let switchboard = switchboard(devices);
     let call = switchboard.report(&waiting_caller()).await;
     (switchboard, call)
 }
 
-/// A call whose process crashed after it had stored the call and before it ran an effect.
+/// A process stored this call and crashed before it ran an effect.
 async fn stored_call(devices: &[&'static str]) -> (TestSwitchboard, Call) {
     let switchboard = switchboard(devices);
     let call = waiting_caller().new_call(LIMITS, NOW);

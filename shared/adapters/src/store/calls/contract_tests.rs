@@ -309,7 +309,7 @@ async fn live_calls_are_counted_by_the_extension_that_started_them(store: &impl 
         create_new(store, call, None).await;
     }
     assert_eq!((count_live(5, now).await, count_live(1, now).await), (2, 1));
-    // A call whose end is lost stops counting at its time limit.
+    // If the end of a call is lost, the call counts until its time limit.
     let limit = to_app.ends_by();
     let just_before = limit.before(Duration::from_millis(1));
     assert_eq!(count_live(5, just_before).await, 2);

@@ -35,7 +35,7 @@ const DEVICES: [&str; 2] = ["phone", "tablet"];
 pub(super) enum Action {
     /// Exotel sends the webhook of its Passthru applet, once.
     Webhook,
-    /// The caller's leg reaches Asterisk, whose dialplan reports it.
+    /// The caller's leg reaches Asterisk, and the dialplan reports it.
     CallerArrives,
     /// An app starts a call to another app.
     StartAppCall,
@@ -97,7 +97,7 @@ pub(super) struct Simulated {
     pub(super) steps: usize,
 }
 
-/// Runs a scenario whose process crashes after `crash_after` steps, and then waits for a day.
+/// Runs a scenario, crashes its process after `crash_after` steps, and lets a day pass at the end.
 pub(super) async fn simulate(actions: &[Action], crash_after: usize) -> Simulated {
     let systems = &Systems {
         store: MemoryCallStore::default(),

@@ -193,7 +193,7 @@ async fn calls_to_telephones_have_a_daily_limit_and_a_shorter_time_limit() {
         .start_exceeds(&another(&first), NOW, StartLimit::Daily)
         .await;
     assert_eq!(switchboard.count("place_outbound_call"), 1);
-    // The daily limit counts neither a repeated request nor a call to an app.
+    // A repeated request and a call to an app do not count.
     switchboard.start(&first).await;
     let call = switchboard.start(&another(&limited(app_call()))).await;
     assert!(call.limits.talk > Duration::from_secs(60));
