@@ -42,6 +42,7 @@ fn effects_of_merge(call: &Call, now: Timestamp) -> Vec<Effect> {
 
 /// What `call` learns from `other`.
 fn learned(call: &Call, other: &Call, now: Timestamp) -> Vec<Assignment> {
+    name_every_field(other);
     let mut set = legs_and_names(call, other);
     set.extend(devices(call, other));
     let answer = answer(call, other);
@@ -57,6 +58,44 @@ fn learned(call: &Call, other: &Call, now: Timestamp) -> Vec<Assignment> {
     set.extend(answer);
     set.extend(progress);
     set
+}
+
+/// Does nothing, but a new field of a call does not compile until it stands here: decide then what `learned` does with it.
+fn name_every_field(call: &Call) {
+    let Call {
+        // Never change.
+        call_id: _,
+        extension: _,
+        kind: _,
+        call_type: _,
+        created_at: _,
+        rings_until: _,
+        limits: _,
+        // Each region has its own.
+        version: _,
+        checked_at: _,
+        effects_pending_since: _,
+        history: _,
+        expires_at: _,
+        // `legs_and_names`
+        caller_leg: _,
+        pbx: _,
+        call_sid: _,
+        stream: _,
+        exotel_unanswered: _,
+        lost_phone_legs: _,
+        // `devices`
+        pushed: _,
+        declined_by: _,
+        // `answer`
+        answered_by: _,
+        answer_unannounced: _,
+        ready_at: _,
+        bridged_at: _,
+        // `progress`
+        status: _,
+        ended: _,
+    } = call;
 }
 
 fn legs_and_names(call: &Call, other: &Call) -> Vec<Assignment> {
@@ -351,7 +390,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn merging_recovers_what_had_endedwritten(first in any_life(), events in prop::collection::vec(any_event(), 0..12)) {
+        fn merging_recovers_what_was_overwritten(first in any_life(), events in prop::collection::vec(any_event(), 0..12)) {
             let start = first.0.clone();
             let standing = live(first, |_, _, _, _, _| {});
             let other = events.iter().fold(start, |call, event| after(&call, event, START));
