@@ -117,13 +117,13 @@ async function webhook(event) {
   const expiresAt = { N: String(Math.ceil(ringsUntil / 1000) + 86_400) };
   const call = {
     ...keyOf(callId), call_id: { S: callId }, version: { N: '1' },
-    status: { S: 'waiting_for_mobile' }, extension: { S: extension }, caller: { M: { number: { S: caller } } },
+    status: { S: 'waiting_for_mobile' }, extension: { S: extension }, kind: { M: { from_trunk: { M: { number: { S: caller } } } } },
     call_type: { S: 'voice' }, created_at: { N: String(now) }, rings_until: { N: String(ringsUntil) }, call_sid: { S: sid },
-    history: { L: [{ M: { at: { N: String(now) }, event: { S: 'announced' } } }] }, expires_at: expiresAt,
+    history: { L: [{ M: { at: { N: String(now) }, event: { S: 'call_reported' } } }] }, expires_at: expiresAt,
     effects_pending_since: { N: String(now) },
   };
   const meeting = {
-    pk: { S: `CALLER#${caller}#FOR#${extension}` }, sk: { S: 'MEETING' }, call_id: { S: callId },
+    pk: { S: `CALLER#${caller}#FOR#${extension}` }, sk: { S: 'CORRELATION' }, call_id: { S: callId },
     until: { N: String(ringsUntil) }, expires_at: expiresAt,
   };
   const [, devices] = await Promise.all([
@@ -144,13 +144,13 @@ async function webhook(event) {
   const ring = async () => {
     const pushed = devices.Items.map((device) => push(device.address?.M?.token?.S ?? device.token?.S ?? 'token', data, RING_MS / 1000));
     await Promise.all(pushed);
-    const rang = { L: devices.Items.map((device) => device.device_id) };
-    await change(callId, 'attribute_exists(pk)', 'rang = :rang', { ':rang': rang }, 'rang');
+    const pushedTo = { M: { devices: { L: devices.Items.map((device) => device.device_id) }, at: { N: String(Date.now()) } } };
+    await change(callId, 'attribute_exists(pk)', 'pushed = :pushed', { ':pushed': pushedTo }, 'push_sent');
   };
   await Promise.all([ring(), arm(callId, ringsUntil)]);
-  const settled = await change(callId, 'effects_pending_since = :owed', 'settled = :owed', { ':owed': { N: String(now) } }, 'settled');
-  console.log(JSON.stringify({ level: 'INFO', message: 'call', call_id: callId, status: settled.status.S }));
-  return answer(200, { success: true, call_id: callId, status: settled.status.S });
+  const completed = await change(callId, 'effects_pending_since = :since', 'completed = :since', { ':since': { N: String(now) } }, 'effects_completed');
+  console.log(JSON.stringify({ level: 'INFO', message: 'call', call_id: callId, status: completed.status.S }));
+  return answer(200, { success: true, call_id: callId, status: completed.status.S });
 }
 
 async function callResponse(event) {
@@ -173,7 +173,7 @@ async function callResponse(event) {
   );
   const bridge = async () => {
     const asterisk = await secret(environment.ASTERISK_SECRET_ARN);
-    const caller = call.caller.M.number.S;
+    const caller = call.kind.M.from_trunk.M.number.S;
     const response = await fetch(`${environment.ARI_URL}/channels/ringback-${callId}`, {
       method: 'POST',
       headers: {
@@ -192,9 +192,9 @@ async function callResponse(event) {
     QueueUrl: environment.TIMEOUT_QUEUE_URL, MessageBody: JSON.stringify({ call_id: callId }), DelaySeconds: 15,
   }));
   await Promise.all([bridge(), timer]);
-  const settled = await change(callId, 'effects_pending_since = :now', 'settled = :now', { ':now': { N: now } }, 'settled');
-  console.log(JSON.stringify({ level: 'INFO', message: 'call', call_id: callId, status: settled.status.S }));
-  return answer(200, { success: true, status: settled.status.S });
+  const completed = await change(callId, 'effects_pending_since = :now', 'completed = :now', { ':now': { N: now } }, 'effects_completed');
+  console.log(JSON.stringify({ level: 'INFO', message: 'call', call_id: callId, status: completed.status.S }));
+  return answer(200, { success: true, status: completed.status.S });
 }
 
 const handler = { 'exotel-webhook': webhook, 'call-response': callResponse }[environment.RINGBACK_FUNCTION];

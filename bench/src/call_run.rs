@@ -15,7 +15,7 @@ use crate::stand_ins::{AnsweredRequest, Item, ItemChange, RequestUnits, System};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallEnding {
     /// The app wakes, reads the call's status and accepts. The legs are bridged. The caller hangs up.
-    TimedAnswer,
+    Answered,
     /// The ring timer ends the call.
     TimedOut,
 }
@@ -93,7 +93,7 @@ impl WarmFunctions {
         let arrival = fixture.arrival(&sid)?;
         self.invoke(fixture, &mut run, "asterisk-incoming", &arrival)
             .await?;
-        if ending == CallEnding::TimedAnswer {
+        if ending == CallEnding::Answered {
             let status = fixture.status(&call)?;
             self.invoke(fixture, &mut run, "call-status", &status)
                 .await?;
@@ -161,7 +161,7 @@ fn ensure_ended(changes: &[ItemChange], ending: CallEnding) -> Result<()> {
     let call = last.and_then(call_after).context("no call was stored")?;
     let was_bridged = call.contains_key("bridged_at");
     ensure!(
-        call.contains_key("ended_at") && was_bridged == (ending == CallEnding::TimedAnswer),
+        call.contains_key("ended") && was_bridged == (ending == CallEnding::Answered),
         "the call ends as {}, not {ending:?}",
         call.get("status").unwrap_or(&Value::Null)
     );

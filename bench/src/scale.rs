@@ -125,12 +125,12 @@ async fn many_stored_calls(fixture: &mut Fixture) -> Result<String> {
     fixture.remove_calls();
     let mut functions = WarmFunctions::default();
     // In its first call, each process fetches secrets.
-    functions.run_call(fixture, CallEnding::TimedAnswer).await?;
+    functions.run_call(fixture, CallEnding::Answered).await?;
     let mut first: Option<(usize, RequestUnits)> = None;
     for calls in STORED {
         fixture.remove_calls();
         fill(fixture, calls)?;
-        let run = functions.run_call(fixture, CallEnding::TimedAnswer).await?;
+        let run = functions.run_call(fixture, CallEnding::Answered).await?;
         let cost = (run.requests_to(System::DynamoDb), run.units());
         let first = *first.get_or_insert(cost);
         ensure!(

@@ -52,7 +52,7 @@ const fn answer_time(system: System) -> Duration {
 /// When a function fails.
 pub async fn measure(paths: &Paths) -> Result<String> {
     let mut fixture = Fixture::start(paths).await?;
-    let answered = usage_of_calls(&mut fixture, CallEnding::TimedAnswer).await?;
+    let answered = usage_of_calls(&mut fixture, CallEnding::Answered).await?;
     let timed_out = usage_of_calls(&mut fixture, CallEnding::TimedOut).await?;
     let mixed = answered.mixed(assumed::ANSWERED, timed_out);
     let server = cpu_of_express(&mut fixture).await?;
