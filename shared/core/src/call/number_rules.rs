@@ -9,8 +9,8 @@ use super::common_rules::{completed_effects, ended, stream_rules, talking};
 use super::deadline::next_check;
 use super::rule::{Rule, otherwise, when, when_read};
 use super::{
-    ABANDONED_AFTER, Assignment, Call, CallStatus, Condition, Effect, EndReason, Event,
-    RejectReason, pending,
+    ABANDONED_AFTER, Assignment, CallStatus, Condition, Effect, EndReason, Event, RejectReason,
+    pending,
 };
 use crate::ids::CallSid;
 use crate::timestamp::Timestamp;
@@ -30,7 +30,7 @@ pub(super) fn rules(event: &Event, now: Timestamp) -> Vec<Rule<'_>> {
                     call.call_sid.is_some() || call.status.is_final()
                 })
                 .nothing(),
-                otherwise().set(failed).then("pending", pending_effects),
+                otherwise().set(failed).then_pending(),
             ]
         }
         Event::ExotelNoAnswer => vec![
@@ -89,11 +89,7 @@ fn exotel_progress(sid: &CallSid, status: CallStatus, now: Timestamp) -> Vec<Rul
             Condition::IsToNumber(true),
             Condition::CallSidIs(sid.clone()),
         ];
-        rules.push(
-            when(conditions)
-                .set(reach(status, now))
-                .then("pending", pending_effects),
-        );
+        rules.push(when(conditions).set(reach(status, now)).then_pending());
     }
     rules.extend([
         when_read("has another CallSid", move |call| {
@@ -142,7 +138,7 @@ fn timer_fired(now: Timestamp) -> Vec<Rule<'static>> {
             CallStatus::InProgress => ended(CallStatus::Completed, EndReason::TalkedTooLong, now),
             _ => ended(CallStatus::Failed, EndReason::NeverReported, now),
         })
-        .then("pending", pending_effects),
+        .then_pending(),
         // Several timers may fire for one call. Each of them must not arm another one.
         when_read("is not due, or was just checked", move |call| {
             let was_just_checked = call
@@ -184,8 +180,4 @@ fn reach(status: CallStatus, now: Timestamp) -> Vec<Assignment> {
         CallStatus::Canceled => EndReason::CallerHungUp,
     };
     ended(status, reason, now)
-}
-
-fn pending_effects(call: &Call, _now: Timestamp) -> Vec<Effect> {
-    pending::effects(call)
 }

@@ -46,7 +46,7 @@ pub(super) fn rules(event: &Event, now: Timestamp) -> Vec<Rule<'_>> {
         Event::PushNotSent(reason) => vec![
             when([waiting(), Condition::PushNotRecorded])
                 .set(ended(CallStatus::Failed, *reason, now))
-                .then("pending", pending_effects),
+                .then_pending(),
             otherwise().nothing(),
         ],
         Event::CallerPhoneLocated(pbx) => caller_phone_located(pbx),
@@ -59,7 +59,7 @@ pub(super) fn rules(event: &Event, now: Timestamp) -> Vec<Rule<'_>> {
             .nothing(),
             otherwise()
                 .set(ended(CallStatus::Failed, EndReason::CallerUnreachable, now))
-                .then("pending", pending_effects),
+                .then_pending(),
         ],
         Event::Accepted { by, .. } => accepted(by, now),
         Event::Declined { by } => declined(by, now),
@@ -188,7 +188,7 @@ fn push_sent(
                 devices.is_subset(&call.declined_by)
             })
             .set(all_declined)
-            .then("pending", pending_effects),
+            .then_pending(),
         when([waiting()])
             .and("the caller's phone need not be dialed", |call| {
                 pending::dial_caller_phone(call).is_none()
@@ -252,7 +252,7 @@ fn accepted(by: &CallParty, now: Timestamp) -> Vec<Rule<'_>> {
             Condition::RingingAt(now),
         ])
         .set(ready)
-        .then("pending", pending_effects),
+        .then_pending(),
         when_read("was answered by this device", |call| {
             matches!(
                 call.status,
@@ -268,7 +268,7 @@ fn accepted(by: &CallParty, now: Timestamp) -> Vec<Rule<'_>> {
                 set.extend(effects_pending_from(call, now));
                 set
             })
-            .then("pending", pending_effects),
+            .then_pending(),
         otherwise().reject(RejectReason::WrongStatus),
     ]
 }
@@ -306,9 +306,7 @@ fn decline_while_ringing(by: &CallParty, now: Timestamp) -> Vec<Rule<'_>> {
     usual_decline.extend(decline.clone());
     let is_callee = |call: &Call| by.extension == call.extension;
     vec![
-        when(usual)
-            .set(usual_decline)
-            .then("pending", pending_effects),
+        when(usual).set(usual_decline).then_pending(),
         when([waiting()])
             .and(
                 "the device did not ring, or has declined while others ring",
@@ -340,7 +338,7 @@ fn decline_while_ringing(by: &CallParty, now: Timestamp) -> Vec<Rule<'_>> {
                 set.extend(decline.clone());
                 set
             })
-            .then("pending", pending_effects),
+            .then_pending(),
     ]
 }
 
@@ -352,10 +350,10 @@ fn hung_up(by: &CallParty, now: Timestamp) -> Vec<Rule<'_>> {
         when([Condition::StatusIs(CallStatus::InProgress)])
             .and("the caller hangs up", is_caller)
             .set(ended(CallStatus::Completed, EndReason::CallerHungUp, now))
-            .then("pending", pending_effects),
+            .then_pending(),
         when_read("the caller hangs up", is_caller)
             .set(ended(CallStatus::Canceled, EndReason::CallerHungUp, now))
-            .then("pending", pending_effects),
+            .then_pending(),
         // A device that did not answer hangs up a call that another device has answered.
         when_read("another device has answered", |call| {
             by.device.is_some() && !is_answering_device(call, by)
@@ -363,10 +361,10 @@ fn hung_up(by: &CallParty, now: Timestamp) -> Vec<Rule<'_>> {
         .nothing(),
         when([Condition::StatusIs(CallStatus::MobileReady)])
             .set(ended(CallStatus::Declined, EndReason::CalleeHungUp, now))
-            .then("pending", pending_effects),
+            .then_pending(),
         otherwise()
             .set(ended(CallStatus::Completed, EndReason::CalleeHungUp, now))
-            .then("pending", pending_effects),
+            .then_pending(),
     ]);
     rules
 }
@@ -395,13 +393,13 @@ fn caller_leg_ended(
         rules.push(
             own_leg(CallStatus::InProgress)
                 .set(completed.clone())
-                .then("pending", pending_effects),
+                .then_pending(),
         );
     } else if by != CallSide::Neither {
         rules.push(
             own_leg(CallStatus::WaitingForMobile)
                 .set(canceled.clone())
-                .then("pending", pending_effects),
+                .then_pending(),
         );
     }
     rules.push(
@@ -415,7 +413,7 @@ fn caller_leg_ended(
         rules.push(
             when_read("is not in progress yet", is_unanswered)
                 .set(completed.clone())
-                .then("pending", pending_effects),
+                .then_pending(),
         );
     } else if by == CallSide::Neither {
         // The caller got a busy that this region did not send: the other region did, and its reason arrives by replication. If it
@@ -428,19 +426,19 @@ fn caller_leg_ended(
                 },
             )
             .set_of("the end", move |call| given_up(call, now))
-            .then("pending", pending_effects),
+            .then_pending(),
         );
     } else {
         rules.push(
             when_read("is not in progress yet", is_unanswered)
                 .set(canceled)
-                .then("pending", pending_effects),
+                .then_pending(),
         );
     }
     rules.push(
         when([Condition::StatusIs(CallStatus::InProgress)])
             .set(completed)
-            .then("pending", pending_effects),
+            .then_pending(),
     );
     rules.push(otherwise().nothing());
     rules
@@ -462,20 +460,20 @@ fn phone_leg_ended(
             Condition::PbxMayBe(pbx.clone()),
         ])
         .set(completed.clone())
-        .then("pending", pending_effects),
+        .then_pending(),
         // The call has left this PBX: the trunk tried another one.
         when_read("is on another PBX", |call| !call.may_be_on_pbx(pbx))
             .reject(RejectReason::AnotherCall),
         ready()
             .and("the phone had answered", move |_| answered)
             .set(completed)
-            .then("pending", pending_effects),
+            .then_pending(),
         ready()
             .and("the phone declines", move |_| {
                 DECLINE_CAUSES.contains(&cause)
             })
             .set(ended(CallStatus::Declined, EndReason::CalleeDeclined, now))
-            .then("pending", pending_effects),
+            .then_pending(),
         ready()
             .and("a phone leg has just ended", move |call| {
                 let last = call.lost_phone_legs.map(|lost| lost.last_at);
@@ -502,7 +500,7 @@ fn phone_leg_ended(
             .then("bridge soon", pending::bridge_soon),
         ready()
             .set(ended(CallStatus::Failed, EndReason::PhoneUnreachable, now))
-            .then("pending", pending_effects),
+            .then_pending(),
         otherwise().nothing(),
     ]
 }
@@ -537,7 +535,7 @@ fn not_bridged(rings: bool, now: Timestamp) -> Vec<Rule<'static>> {
             _ => false,
         })
         .set_of("the end", move |call| given_up(call, now))
-        .then("pending", pending_effects),
+        .then_pending(),
         otherwise().nothing(),
     ]
 }
@@ -550,7 +548,7 @@ fn timer_fired(now: Timestamp) -> Vec<Rule<'static>> {
             Condition::RingingAt(now.before(LATE)),
         ])
         .set(ended(CallStatus::TimedOut, EndReason::NoAnswer, now))
-        .then("pending", pending_effects),
+        .then_pending(),
         when_read("has ended", |call| call.status.is_final()).repeat(),
         when_read("its time is not up", move |call| {
             call.deadline().is_some_and(|deadline| now < deadline)
@@ -570,7 +568,7 @@ fn timer_fired(now: Timestamp) -> Vec<Rule<'static>> {
         }),
         otherwise()
             .set_of("the end", move |call| given_up(call, now))
-            .then("pending", pending_effects),
+            .then_pending(),
     ]
 }
 
@@ -623,10 +621,6 @@ fn given_up(call: &Call, now: Timestamp) -> Vec<Assignment> {
 
 const fn waiting() -> Condition {
     Condition::StatusIs(CallStatus::WaitingForMobile)
-}
-
-fn pending_effects(call: &Call, _now: Timestamp) -> Vec<Effect> {
-    pending::effects(call)
 }
 
 /// Effects that are pending already stay pending since then: otherwise the completion of the new ones would count for the old.

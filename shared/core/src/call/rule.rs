@@ -3,7 +3,7 @@
 //! The rules for an event are an ordered list, and the first one that applies decides. [`unread_update`](super::unread_update)
 //! tries the first rule as one conditional write, without reading the call; so a rule and its condition cannot differ.
 
-use super::{Assignment, Call, Condition, Effect, RejectReason};
+use super::{Assignment, Call, Condition, Effect, RejectReason, pending};
 use crate::timestamp::Timestamp;
 
 /// What follows from an event when `conditions` and `checks` hold.
@@ -148,6 +148,11 @@ impl<'e> Changing<'e> {
         let Self(when, assignments) = self;
         let of = Box::new(of);
         when.decide(Outcome::Change(assignments, Effects { name, of }))
+    }
+
+    /// The effects that the new state requires follow.
+    pub(super) fn then_pending(self) -> Rule<'e> {
+        self.then("pending", |call, _| pending::effects(call))
     }
 
     /// No effects follow.
