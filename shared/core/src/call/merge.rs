@@ -165,7 +165,7 @@ fn answer(call: &Call, other: &Call) -> Vec<Assignment> {
 
 /// How far the call has come, if `other` has come further. Of two ends with the same rank, the standing version keeps its own.
 fn progress(call: &Call, other: &Call, now: Timestamp) -> Vec<Assignment> {
-    if merge_rank(other.status) > merge_rank(call.status) {
+    if merge_rank(other) > merge_rank(call) {
         let mut set = vec![Assignment::Status(other.status)];
         // The other region knows when the call ended.
         set.extend(other.ended.map(|end| Assignment::Ended(end.at, end.reason)));
@@ -187,12 +187,17 @@ fn all_declined(call: &Call, other: &Call) -> bool {
             .all(|device| call.declined_by.contains(device) || other.declined_by.contains(device))
 }
 
-/// [`CallStatus::rank`], but a conversation beats every other end: one region knows that the two talked, and the other one ended the
-/// call without knowing it, for example by a timer that fired while the regions were apart.
-const fn merge_rank(status: CallStatus) -> u8 {
-    match status {
-        CallStatus::Completed => status.rank() + 1,
-        _ => status.rank(),
+/// [`CallStatus::rank`], but a conversation beats every other end, and an end that was reported beats one that a timer assumed: one
+/// region knows what happened, and the other one ended the call without knowing it while the regions were apart.
+fn merge_rank(call: &Call) -> u8 {
+    let is_assumed = matches!(
+        call.end_reason(),
+        Some(EndReason::NoAnswer | EndReason::NotConnected | EndReason::NeverReported)
+    );
+    match call.status {
+        CallStatus::Completed => call.status.rank() + 2,
+        status if status.is_final() && !is_assumed => status.rank() + 1,
+        status => status.rank(),
     }
 }
 
@@ -320,6 +325,28 @@ mod tests {
         }
     }
 
+    /// The caller hangs up in one region. The other one does not hear of it, and its timer assumes that nobody answered.
+    #[test]
+    fn a_reported_end_beats_an_assumed_one() {
+        let call = a_call(NOW);
+        let left = Event::CallerLegEnded {
+            leg: None,
+            answered: false,
+            by: crate::call::CallSide::Caller,
+        };
+        let canceled = after(&call, &left, NOW);
+        let timed_out = after(&call, &Event::TimerFired, call.rings_until);
+        assert_eq!(timed_out.status, CallStatus::TimedOut);
+        let late = call.rings_until + Duration::from_secs(9);
+        for (standing, lost) in [(&timed_out, &canceled), (&canceled, &timed_out)] {
+            let both = after(standing, &overwritten(lost), late);
+            assert_eq!(
+                (both.status, both.ended),
+                (CallStatus::Canceled, canceled.ended)
+            );
+        }
+    }
+
     /// The PBX reports to one region the busy that the other region requested. The reason arrives by replication.
     #[test]
     fn a_busy_that_the_other_region_requested_is_not_a_hang_up_of_the_caller() {
@@ -374,6 +401,35 @@ mod tests {
         );
     }
 
+    /// The first leg of the phone failed, the second one is bridged, and the report of the first one's end comes again.
+    #[test]
+    fn a_repeated_report_of_an_earlier_leg_ends_no_conversation() {
+        let call = a_call(NOW);
+        let talking = after(&after(&call, &accepted(&call), NOW), &Event::Bridged, NOW);
+        let left = |answered, cause| Event::PhoneLegEnded {
+            pbx: call.pbx.clone().unwrap(),
+            answered,
+            cause,
+            by: crate::call::CallSide::Callee,
+        };
+        let repeated = decide(&talking, &left(false, 20), NOW);
+        assert!(matches!(repeated, Decision::Stay { effects } if effects.is_empty()));
+        assert_eq!(
+            after(&talking, &left(true, 16), NOW).status,
+            CallStatus::Completed
+        );
+    }
+
+    /// The timer's process has a clock that is behind that of the process that armed it.
+    #[test]
+    fn a_timer_that_fires_early_arms_the_next_one() {
+        let call = a_call(NOW);
+        let early = call.rings_until.before(Duration::from_millis(900));
+        let decision = decide(&call, &Event::TimerFired, early);
+        let again = Effect::ArmTimer(call.rings_until);
+        assert!(effects_of(&decision).contains(&again), "{decision:?}");
+    }
+
     /// The report of the bridge may arrive in a region before the accept.
     #[test]
     fn a_bridged_call_accepts_a_late_answer() {
@@ -400,7 +456,7 @@ mod tests {
             prop_assert!(!both.has_lost(&standing));
             let again = decide(&both, &overwritten(&other), now);
             prop_assert!(!matches!(again, Decision::Advance { .. }), "{again:?}");
-            if standing.status.is_final() && both.status != CallStatus::Completed {
+            if standing.status.is_final() && merge_rank(&other) <= merge_rank(&standing) {
                 prop_assert_eq!((both.status, both.end_reason()), (standing.status, standing.end_reason()));
             }
             if other.status == CallStatus::Completed {

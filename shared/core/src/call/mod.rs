@@ -212,6 +212,9 @@ pub struct HistoryEntry {
 /// Longer than a push and an originate take, shorter than a caller's patience.
 pub const ABANDONED_AFTER: Duration = Duration::from_secs(5);
 
+/// A timer that fires early by no more than this is on time: the queue and the writers of the table have different clocks.
+const CLOCK_DIFFERENCE: Duration = Duration::from_secs(2);
+
 /// How long an ended call is kept for late and repeated requests.
 pub const KEPT_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 

@@ -3,20 +3,15 @@
 //! Exotel reports an answer and the end, each once or more often, in any order, or never. So a call only moves to a higher rank
 //! ([`CallStatus::rank`]), and Exotel is asked about a call of which it reports nothing, until its end is known.
 
-use std::time::Duration;
-
 use super::common_rules::{completed_effects, ended, stream_rules, talking};
 use super::deadline::next_check;
 use super::rule::{Rule, otherwise, when, when_read};
 use super::{
-    ABANDONED_AFTER, Assignment, CallStatus, Condition, Effect, EndReason, Event, RejectReason,
-    pending,
+    ABANDONED_AFTER, Assignment, CLOCK_DIFFERENCE, CallStatus, Condition, Effect, EndReason, Event,
+    RejectReason, pending,
 };
 use crate::ids::CallSid;
 use crate::timestamp::Timestamp;
-
-/// A timer that fires early by no more than this is on time: the queue and the writers of the table have different clocks.
-const CLOCK_DIFFERENCE: Duration = Duration::from_secs(2);
 
 /// The rules for an event, in order.
 pub(super) fn rules(event: &Event, now: Timestamp) -> Vec<Rule<'_>> {

@@ -7,8 +7,9 @@ use super::common_rules::{completed_effects, ended, stream_rules, talking};
 use super::deadline::connects_until;
 use super::rule::{Rule, otherwise, when, when_read};
 use super::{
-    ABANDONED_AFTER, AnsweredBy, Assignment, Call, CallParty, CallSide, CallStatus, Condition,
-    Effect, EndReason, Event, LostPhoneLegs, PushedDevices, RejectReason, pending,
+    ABANDONED_AFTER, AnsweredBy, Assignment, CLOCK_DIFFERENCE, Call, CallParty, CallSide,
+    CallStatus, Condition, Effect, EndReason, Event, LostPhoneLegs, PushedDevices, RejectReason,
+    pending,
 };
 use crate::ids::{CallSid, DeviceId, Leg, PbxName};
 use crate::timestamp::Timestamp;
@@ -453,14 +454,20 @@ fn phone_leg_ended(
 ) -> Vec<Rule<'_>> {
     let ready = || when([Condition::StatusIs(CallStatus::MobileReady)]);
     let completed = ended(CallStatus::Completed, hung_up_by(by), now);
-    vec![
-        when([
-            Condition::StatusIs(CallStatus::InProgress),
-            Condition::IsToNumber(false),
-            Condition::PbxMayBe(pbx.clone()),
-        ])
-        .set(completed.clone())
-        .then_pending(),
+    let mut rules = Vec::new();
+    // Two people who talk have answered. All legs of a phone have the same id, so this may be a repeated report of an earlier leg.
+    if answered {
+        rules.push(
+            when([
+                Condition::StatusIs(CallStatus::InProgress),
+                Condition::IsToNumber(false),
+                Condition::PbxMayBe(pbx.clone()),
+            ])
+            .set(completed.clone())
+            .then_pending(),
+        );
+    }
+    rules.extend([
         // The call has left this PBX: the trunk tried another one.
         when_read("is on another PBX", |call| !call.may_be_on_pbx(pbx))
             .reject(RejectReason::AnotherCall),
@@ -502,7 +509,8 @@ fn phone_leg_ended(
             .set(ended(CallStatus::Failed, EndReason::PhoneUnreachable, now))
             .then_pending(),
         otherwise().nothing(),
-    ]
+    ]);
+    rules
 }
 
 fn bridged(now: Timestamp) -> Vec<Rule<'static>> {
@@ -572,8 +580,8 @@ fn timer_fired(now: Timestamp) -> Vec<Rule<'static>> {
     ]
 }
 
-/// A timer that fires before the deadline ends nothing, but completes what a crashed process has left. Once the ring's own timers
-/// have fired, this may be the last timer of the call, so it arms the next one.
+/// A timer that fires before the deadline ends nothing, but completes what a crashed process has left. This may be the last of the
+/// ring's own timers, and the clock of this process may be behind that of the process that armed it, so it arms the next one.
 fn complete_abandoned(call: &Call, now: Timestamp) -> Vec<Effect> {
     // If the call was abandoned while it rings, the timer that ends it may be among what is left.
     let mut effects = if call.was_abandoned(now) {
@@ -581,7 +589,7 @@ fn complete_abandoned(call: &Call, now: Timestamp) -> Vec<Effect> {
     } else {
         Vec::new()
     };
-    if now >= call.rings_until {
+    if now + CLOCK_DIFFERENCE >= call.rings_until {
         effects.extend(call.deadline().map(Effect::ArmTimer));
     }
     effects

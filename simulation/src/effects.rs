@@ -1,0 +1,312 @@
+//! The effects of a process: requests to the simulated PBX, push service, timers and Exotel.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ringback::store::devices::Device;
+use ringback::switchboard::{EffectContext, Effects};
+use ringback_core::call::{Call, CancelAudience, Effect, EndReason, Event};
+use ringback_core::ids::{ChannelId, Extension};
+use ringback_core::timestamp::Timestamp;
+
+use crate::faults::Fault;
+use crate::pbx::{self, HungUpBy, Originated};
+use crate::process::Process;
+use crate::sim::State;
+use crate::{exotel, phones, timers};
+
+/// The effects of one process.
+pub struct RunEffects(pub Arc<Process>);
+
+/// Why an effect failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EffectError {
+    /// The phone did not register in time.
+    #[error("the phone did not register in time")]
+    PhoneOffline,
+    /// The PBX did not answer.
+    #[error("Asterisk did not answer")]
+    Asterisk,
+    /// No timer could be armed.
+    #[error("no timer could be armed")]
+    Timer,
+    /// The devices could not be read.
+    #[error("the devices could not be read")]
+    Devices,
+}
+
+const LOOK_AGAIN_AFTER: u64 = 200;
+const CALLER_REGISTERS_WITHIN: Duration = Duration::from_secs(5);
+
+/// What Asterisk knows of a phone's leg.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum PhoneLeg {
+    None,
+    Rings,
+    Answered,
+}
+
+impl RunEffects {
+    /// One request to a PBX.
+    async fn ari<T>(
+        &self,
+        pbx: usize,
+        doing: &'static str,
+        request: impl FnOnce(&mut State) -> T + Send,
+    ) -> Result<T, EffectError> {
+        let sim = &self.0.sim;
+        self.0.step(doing).await;
+        let way = sim.between(2, 15);
+        sim.sleep(way).await;
+        if sim.fault(Fault::AriFails) || sim.state().pbxs[pbx].is_down(sim.elapsed()) {
+            return Err(EffectError::Asterisk);
+        }
+        let answer = request(&mut sim.state());
+        sim.sleep(2).await;
+        if sim.fault(Fault::AriAnswerLost) {
+            return Err(EffectError::Asterisk);
+        }
+        self.0.step("after Asterisk answered").await;
+        Ok(answer)
+    }
+
+    /// The PBX of the call, if it is known.
+    fn pbx_of(&self, call: &Call) -> Option<usize> {
+        let state = self.0.sim.state();
+        match &call.pbx {
+            Some(name) => state.pbxs.iter().position(|pbx| pbx.name == *name),
+            None => (state.pbxs.len() == 1 || call.caller_leg.is_some()).then_some(0),
+        }
+    }
+
+    async fn bridge(&self, context: &EffectContext<'_>) -> Result<Option<Event>, EffectError> {
+        let call = context.call;
+        let Some((leg, pbx)) = call.caller_leg.as_ref().zip(self.pbx_of(call)) else {
+            return Ok(None);
+        };
+        let left = context.until.since(self.0.now());
+        let dialing = self.dial_phone(call, leg, pbx, context.until);
+        let dialed = tokio::time::timeout(left, dialing).await;
+        let is_dialed = dialed.unwrap_or(Err(EffectError::PhoneOffline))?;
+        Ok(is_dialed.then_some(Event::PhoneDialed))
+    }
+
+    /// Returns whether the phone was dialed: not if the caller has left while the phone registered.
+    async fn dial_phone(
+        &self,
+        call: &Call,
+        caller: &ChannelId,
+        pbx: usize,
+        until: Timestamp,
+    ) -> Result<bool, EffectError> {
+        let until = call
+            .deadline()
+            .map_or(until, |deadline| deadline.min(until));
+        let sim = &self.0.sim;
+        let originate = |state: &mut State| pbx::dial_phone(sim, state, pbx, call.call_id, caller);
+        while self
+            .ari(pbx, "before it dials the phone", originate)
+            .await?
+            == Originated::NotRegistered
+        {
+            self.wait_for(pbx, until, phones::is_registered).await?;
+            let exists = |state: &mut State| state.pbxs[pbx].channel(caller).is_some();
+            if !self
+                .ari(pbx, "before it looks for the caller", exists)
+                .await?
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    async fn wait_for(
+        &self,
+        pbx: usize,
+        until: Timestamp,
+        is_registered: fn(&State, usize) -> bool,
+    ) -> Result<(), EffectError> {
+        while self.0.now() + Duration::from_millis(LOOK_AGAIN_AFTER) < until {
+            self.0.sim.sleep(LOOK_AGAIN_AFTER).await;
+            let look = |state: &mut State| is_registered(state, pbx);
+            if self.ari(pbx, "before it looks for the phone", look).await? {
+                return Ok(());
+            }
+        }
+        Err(EffectError::PhoneOffline)
+    }
+
+    async fn dial_caller(&self, context: &EffectContext<'_>) -> Event {
+        let until = context.until.min(self.0.now() + CALLER_REGISTERS_WITHIN);
+        let call = context.call;
+        let dialed = match self.pbx_of(call) {
+            Some(pbx) => self
+                .dial_caller_on(pbx, call, until)
+                .await
+                .map(|()| Event::CallerPhoneDialed),
+            None => self.find_caller(until).await,
+        };
+        dialed.unwrap_or(Event::CallerUnreachable)
+    }
+
+    async fn dial_caller_on(
+        &self,
+        pbx: usize,
+        call: &Call,
+        until: Timestamp,
+    ) -> Result<(), EffectError> {
+        let sim = &self.0.sim;
+        let originate = |state: &mut State| pbx::dial_caller(sim, state, pbx, call.call_id);
+        while self
+            .ari(pbx, "before it dials the caller", originate)
+            .await?
+            == Originated::NotRegistered
+        {
+            self.wait_for(pbx, until, phones::is_caller_registered)
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn find_caller(&self, until: Timestamp) -> Result<Event, EffectError> {
+        let pbxs = self.0.sim.plan().pbxs;
+        loop {
+            for pbx in 0..pbxs {
+                let look = |state: &mut State| {
+                    phones::is_caller_registered(state, pbx).then(|| state.pbxs[pbx].name.clone())
+                };
+                if let Ok(Some(name)) = self
+                    .ari(pbx, "before it looks for the caller's phone", look)
+                    .await
+                {
+                    return Ok(Event::CallerPhoneLocated(name));
+                }
+            }
+            if self.0.now() + Duration::from_millis(LOOK_AGAIN_AFTER) >= until {
+                return Err(EffectError::PhoneOffline);
+            }
+            self.0.sim.sleep(LOOK_AGAIN_AFTER).await;
+        }
+    }
+
+    async fn take_down(&self, pbx: usize, leg: &ChannelId, cause: u16) -> Result<(), EffectError> {
+        let mut tries = 0;
+        loop {
+            let end = |state: &mut State| {
+                pbx::end_leg(&self.0.sim, state, pbx, leg, cause, HungUpBy::Neither);
+            };
+            match self.ari(pbx, "before it takes a leg down", end).await {
+                Err(_) if tries < 2 => tries += 1,
+                ended => return ended,
+            }
+            self.0.sim.sleep(300).await;
+        }
+    }
+
+    async fn take_caller_down(&self, call: &Call, cause: u16) -> Result<(), EffectError> {
+        match self.pbx_of(call).zip(call.caller_channel()) {
+            Some((pbx, leg)) => self.take_down(pbx, &leg, cause).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn check_bridge(&self, call: &Call) -> Result<Event, EffectError> {
+        let leg = match self.pbx_of(call) {
+            None => PhoneLeg::None,
+            Some(pbx) => {
+                let id = ChannelId::of_phone(call.call_id);
+                let look = |state: &mut State| match state.pbxs[pbx].channel(&id) {
+                    None => PhoneLeg::None,
+                    Some(channel) if channel.is_up => PhoneLeg::Answered,
+                    Some(_) => PhoneLeg::Rings,
+                };
+                self.ari(pbx, "before it checks the bridge", look).await?
+            }
+        };
+        Ok(match leg {
+            PhoneLeg::Answered => Event::Bridged,
+            PhoneLeg::Rings => Event::NotBridged { rings: true },
+            PhoneLeg::None => Event::NotBridged { rings: false },
+        })
+    }
+
+    async fn ring(&self, call: &Call) -> Event {
+        self.0.step("before it sends pushes").await;
+        let way = self.0.sim.between(30, 300);
+        self.0.sim.sleep(way).await;
+        let devices = phones::ring(&self.0.sim, call);
+        self.0.step("after it sent pushes").await;
+        if devices.is_empty() {
+            return Event::PushNotSent(EndReason::PushFailed);
+        }
+        Event::PushSent {
+            devices,
+            finished_at: self.0.now(),
+        }
+    }
+
+    async fn cancel(&self, call: &Call, to: &CancelAudience) {
+        self.0.step("before it sends cancellations").await;
+        let way = self.0.sim.between(30, 300);
+        self.0.sim.sleep(way).await;
+        phones::cancel(&self.0.sim, call, to);
+        self.0.step("after it sent cancellations").await;
+    }
+}
+
+impl Effects for RunEffects {
+    type Error = EffectError;
+
+    fn now(&self) -> Timestamp {
+        self.0.now()
+    }
+
+    async fn devices(&self, _extension: &Extension) -> Result<Vec<Device>, EffectError> {
+        self.0.step("before it reads the devices").await;
+        self.0.sim.sleep(5).await;
+        if self.0.sim.fault(Fault::StoreFails) {
+            return Err(EffectError::Devices);
+        }
+        Ok(Vec::new())
+    }
+
+    async fn run(
+        &self,
+        effect: &Effect,
+        context: &EffectContext<'_>,
+    ) -> Result<Option<Event>, EffectError> {
+        let call = context.call;
+        self.0.note(|| format!("does {effect:?}"));
+        match effect {
+            Effect::SendPush => return Ok(Some(self.ring(call).await)),
+            Effect::CancelPush { to, .. } => self.cancel(call, to).await,
+            Effect::DialCallerPhone => return Ok(Some(self.dial_caller(context).await)),
+            Effect::Bridge => return self.bridge(context).await,
+            Effect::CheckBridge => return self.check_bridge(call).await.map(Some),
+            Effect::PlaceOutboundCall => return Ok(Some(exotel::place(&self.0, call).await)),
+            Effect::QueryExotel => return Ok(exotel::look_up(&self.0, call).await),
+            Effect::SendBusy => self.take_caller_down(call, pbx::USER_BUSY).await?,
+            Effect::HangUpCaller => self.take_caller_down(call, pbx::NORMAL).await?,
+            Effect::HangUpPhone => {
+                if let Some(pbx) = self.pbx_of(call) {
+                    self.take_down(pbx, &ChannelId::of_phone(call.call_id), pbx::NORMAL)
+                        .await?;
+                }
+            }
+            Effect::ArmTimer(at) => {
+                self.0.step("before it arms a timer").await;
+                self.0.sim.sleep(8).await;
+                timers::arm(&self.0, call, *at, context.now).await?;
+                self.0.step("after it armed a timer").await;
+            }
+            Effect::DisarmTimer => {
+                self.0.step("before it disarms the timer").await;
+                self.0.sim.sleep(8).await;
+                timers::disarm(&self.0, call);
+            }
+            Effect::MarkEffectsCompleted(_) => {}
+        }
+        Ok(None)
+    }
+}

@@ -1,0 +1,131 @@
+//! Exotel: the calls that it places, and its reports of all calls.
+
+use ringback_core::call::{Call, CallStatus, EndReason, Event};
+use ringback_core::ids::{CallId, CallSid};
+
+use crate::faults::Fault;
+use crate::functions::{self, Answer};
+use crate::process::Process;
+use crate::scenario::{Kind, Outcome};
+use crate::sim::Sim;
+
+/// The call that Exotel was asked to place.
+#[derive(Default)]
+pub struct Exotel {
+    pub placed: Option<CallStatus>,
+}
+
+/// A StatusCallback that is not answered with 200 comes again after 5 and after 15 minutes.
+const PAUSES: [u64; 2] = [300_000, 900_000];
+
+pub fn sid() -> Option<CallSid> {
+    CallSid::try_from("exotel-sid").ok()
+}
+
+/// Asks Exotel to connect the two numbers of a call.
+pub async fn place(process: &Process, call: &Call) -> Event {
+    let sim = &process.sim;
+    process.step("before it asks Exotel to place a call").await;
+    let way = sim.between(50, 800);
+    sim.sleep(way).await;
+    if sim.fault(Fault::ExotelRejects) {
+        return Event::OutboundCallRejected(EndReason::ExotelRefused);
+    }
+    let Some(call_sid) = sid() else {
+        return Event::ExotelNoAnswer;
+    };
+    {
+        let mut state = sim.state();
+        if state.exotel.placed.is_some() {
+            state
+                .truth
+                .violated(sim.elapsed(), "placed twice", String::new());
+        }
+        state.exotel.placed = Some(CallStatus::Initiated);
+    }
+    sim.note(|| "Exotel places the call".to_owned());
+    let (exotel, id) = (sim.clone(), call.call_id);
+    let longest = u64::try_from(call.limits.talk.as_millis()).unwrap_or(u64::MAX);
+    sim.spawn(async move { go_on(&exotel, id, longest).await });
+    if sim.fault(Fault::ExotelAnswerLost) {
+        sim.sleep(3_000).await;
+        process.step("after Exotel did not answer").await;
+        return Event::ExotelNoAnswer;
+    }
+    sim.sleep(20).await;
+    process.step("after Exotel placed the call").await;
+    Event::ExotelProgress {
+        call_sid,
+        status: CallStatus::Initiated,
+    }
+}
+
+async fn go_on(sim: &Sim, call: CallId, longest: u64) {
+    let Kind::ToNumber(outcome) = sim.plan().kind else {
+        return;
+    };
+    let rings = sim.between(1_000, 15_000);
+    sim.sleep(rings).await;
+    let end = match outcome {
+        Outcome::Talks => {
+            reach(sim, call, CallStatus::InProgress);
+            sim.sleep(sim.plan().talk.min(longest)).await;
+            CallStatus::Completed
+        }
+        Outcome::Busy => CallStatus::Declined,
+        Outcome::NoAnswer => CallStatus::TimedOut,
+        Outcome::Fails => CallStatus::Failed,
+    };
+    reach(sim, call, end);
+}
+
+/// The call reaches this status, and Exotel reports it.
+fn reach(sim: &Sim, call: CallId, status: CallStatus) {
+    sim.note(|| format!("at Exotel, the call is {}", status.as_str()));
+    sim.state().exotel.placed = Some(status);
+    let Some(call_sid) = sid() else { return };
+    report(sim, call, Event::ExotelProgress { call_sid, status });
+}
+
+/// Exotel reports an event to the first region: perhaps late, perhaps twice, perhaps never.
+pub fn report(sim: &Sim, call: CallId, event: Event) {
+    let again = sim.fault(Fault::ExotelTwice);
+    for _ in 0..=usize::from(again) {
+        if sim.fault(Fault::ExotelLost) {
+            continue;
+        }
+        let late = if sim.fault(Fault::ExotelLate) {
+            sim.between(1_000, 40_000)
+        } else {
+            sim.between(50, 500)
+        };
+        let (sim, event) = (sim.clone(), event.clone());
+        sim.clone().spawn(async move {
+            sim.sleep(late).await;
+            for pause in PAUSES.into_iter().map(Some).chain([None]) {
+                sim.note(|| format!("Exotel reports {}", event.as_str()));
+                let answer = functions::exotel_reports(&sim, 0, call, event.clone()).await;
+                if matches!(answer, Answer::Done(_)) {
+                    return;
+                }
+                let Some(pause) = pause else { return };
+                sim.sleep(pause).await;
+            }
+        });
+    }
+}
+
+/// Asks Exotel for the status of a call.
+pub async fn look_up(process: &Process, call: &Call) -> Option<Event> {
+    let sim = &process.sim;
+    process.step("before it asks Exotel").await;
+    let way = sim.between(50, 800);
+    sim.sleep(way).await;
+    let call_sid = call.call_sid.clone()?;
+    let status = sim.state().exotel.placed;
+    process.step("after Exotel answered").await;
+    Some(Event::ExotelProgress {
+        call_sid,
+        status: status?,
+    })
+}

@@ -1,0 +1,340 @@
+//! What each function does with a request, and how requests reach it.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use futures::future::join_all;
+use ringback::api::status_update::StatusUpdate;
+use ringback::switchboard::{EventOutcome, InboundCallReport, NewCallRequest, SwitchboardError};
+use ringback_core::call::{Event, ReplicationAction, replication_action};
+use ringback_core::ids::CallId;
+use std::time::Duration;
+
+use crate::effects::EffectError;
+use crate::faults::Fault;
+use crate::process::{Function, Process, run};
+use crate::sim::Sim;
+use crate::table::Record;
+use crate::timers::{self, Message};
+
+/// The answer to a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The event was handled. This is the call's id.
+    Done(CallId),
+    /// The call has gone another way.
+    Rejected,
+    NoSuchCall,
+    /// 5xx: the client repeats the request.
+    Failed,
+    /// The client gives up waiting.
+    Nothing,
+}
+
+const ASTERISK_INCOMING: Function = Function("asterisk-incoming", 10_000);
+const CALL_RESPONSE: Function = Function("call-response", 29_000);
+const CALL_TIMEOUT: Function = Function("call-timeout", 14_000);
+const EXOTEL_WEBHOOK: Function = Function("exotel-webhook", 14_000);
+const WS_MESSAGE: Function = Function("ws-message", 25_000);
+const BROADCAST: Function = Function("broadcast", 60_000);
+
+/// The dialplan waits 5 s for an answer, so the function answers earlier.
+const PBX_PATIENCE: Duration = Duration::from_secs(4);
+
+const REGIONS: [&str; 2] = ["primary", "fallback"];
+
+/// Sends a request to a function, and waits for its answer for this long. The process runs on if the client gives up.
+async fn request<B, F>(
+    sim: &Sim,
+    region: usize,
+    function: Function,
+    patience: u64,
+    body: B,
+) -> Answer
+where
+    B: Fn(Arc<Process>) -> F + Clone + 'static,
+    F: Future<Output = Answer>,
+{
+    if sim.is_lost(region) {
+        let is_silent = sim.plan().region_loss.is_some_and(|loss| loss.silent);
+        sim.sleep(if is_silent { patience } else { 5 }).await;
+        return Answer::Nothing;
+    }
+    if sim.fault(Fault::RequestLost) {
+        sim.sleep(patience).await;
+        return Answer::Nothing;
+    }
+    let began = sim.elapsed();
+    let way = sim.between(5, 40);
+    sim.sleep(way).await;
+    if sim.fault(Fault::RequestTwice) {
+        let (again, body) = (sim.clone(), body.clone());
+        let later = sim.between(0, 2_000);
+        sim.spawn(async move {
+            again.sleep(later).await;
+            run(&again, region, function, body).await;
+        });
+    }
+    let (answer, answered) = tokio::sync::oneshot::channel();
+    let running = sim.clone();
+    sim.spawn(async move {
+        let done = run(&running, region, function, body).await;
+        let _client_gave_up = answer.send(done.unwrap_or(Answer::Failed));
+    });
+    let left = Duration::from_millis(patience.saturating_sub(sim.elapsed() - began));
+    let answer = match tokio::time::timeout(left, answered).await {
+        Ok(answer) => answer.unwrap_or(Answer::Failed),
+        Err(_) => Answer::Nothing,
+    };
+    if answer != Answer::Nothing && sim.fault(Fault::AnswerLost) {
+        sim.sleep_until(began + patience).await;
+        return Answer::Nothing;
+    }
+    answer
+}
+
+type Handled = Result<EventOutcome, SwitchboardError<EffectError>>;
+
+fn answer(process: &Process, handled: Handled) -> Answer {
+    match handled {
+        Ok(outcome) => match outcome.rejected {
+            None => Answer::Done(outcome.call.call_id),
+            Some(reason) => {
+                process.note(|| format!("rejects: {reason:?}"));
+                Answer::Rejected
+            }
+        },
+        Err(SwitchboardError::NoSuchCall) => Answer::NoSuchCall,
+        Err(error) => {
+            process.note(|| format!("fails: {error}"));
+            Answer::Failed
+        }
+    }
+}
+
+/// A phone that does not register in time is no failure for the PBX: the timer continues.
+fn answer_for_pbx(process: &Process, handled: Handled) -> Answer {
+    match handled {
+        Err(SwitchboardError::Effect {
+            call,
+            source: EffectError::PhoneOffline,
+        }) => Answer::Done(call.call_id),
+        other => answer(process, other),
+    }
+}
+
+/// `POST /asterisk/incoming` for a caller from the trunk.
+pub async fn caller_arrives(sim: &Sim, region: usize, report: InboundCallReport) -> Answer {
+    request(sim, region, ASTERISK_INCOMING, 5_000, move |process| {
+        let report = report.clone();
+        async move {
+            let now = process.now();
+            let until = process.until.min(now + PBX_PATIENCE);
+            let handled = process
+                .switchboard()
+                .report_inbound_call(&report, now, until)
+                .await;
+            answer_for_pbx(&process, handled)
+        }
+    })
+    .await
+}
+
+/// How a report of the PBX names its call.
+#[derive(Clone, Debug)]
+pub enum Named {
+    ById(CallId),
+    ByCaller(ringback_core::call::CorrelationKey),
+}
+
+/// The other reports of the PBX.
+pub async fn pbx_reports(sim: &Sim, region: usize, named: Named, event: Event) -> Answer {
+    request(sim, region, ASTERISK_INCOMING, 5_000, move |process| {
+        let (named, event) = (named.clone(), event.clone());
+        async move {
+            let now = process.now();
+            let until = process.until.min(now + PBX_PATIENCE);
+            let switchboard = process.switchboard();
+            let id = match named {
+                Named::ById(id) => id,
+                Named::ByCaller(key) => match switchboard.find_by_correlation_key(&key).await {
+                    Ok(Some(id)) => id,
+                    Ok(None) => return Answer::NoSuchCall,
+                    Err(_) => return Answer::Failed,
+                },
+            };
+            answer_for_pbx(&process, switchboard.handle(id, &event, now, until).await)
+        }
+    })
+    .await
+}
+
+/// `POST /api/call-response`. The app waits 3 s.
+pub async fn app_responds(sim: &Sim, region: usize, call: CallId, event: Event) -> Answer {
+    request(sim, region, CALL_RESPONSE, 3_000, move |process| {
+        let event = event.clone();
+        async move {
+            let now = process.now();
+            answer(
+                &process,
+                process
+                    .switchboard()
+                    .handle(call, &event, now, process.until)
+                    .await,
+            )
+        }
+    })
+    .await
+}
+
+/// Exotel's webhook reports a caller, or how a call goes.
+pub async fn exotel_reports_caller(sim: &Sim, region: usize, report: InboundCallReport) -> Answer {
+    request(sim, region, EXOTEL_WEBHOOK, 10_000, move |process| {
+        let report = report.clone();
+        async move {
+            let now = process.now();
+            let handled = process
+                .switchboard()
+                .report_inbound_call(&report, now, process.until)
+                .await;
+            answer(&process, handled)
+        }
+    })
+    .await
+}
+
+/// Exotel's webhook reports how a call goes.
+pub async fn exotel_reports(sim: &Sim, region: usize, call: CallId, event: Event) -> Answer {
+    request(sim, region, EXOTEL_WEBHOOK, 10_000, move |process| {
+        let event = event.clone();
+        async move {
+            let now = process.now();
+            let handled = process
+                .switchboard()
+                .handle(call, &event, now, process.until)
+                .await;
+            match answer(&process, handled) {
+                // A repetition would not make the call known.
+                Answer::NoSuchCall => Answer::Done(call),
+                other => other,
+            }
+        }
+    })
+    .await
+}
+
+/// An app starts a call.
+pub async fn app_calls(sim: &Sim, region: usize, call: NewCallRequest) -> Answer {
+    request(sim, region, WS_MESSAGE, 10_000, move |process| {
+        let call = call.clone();
+        async move {
+            let now = process.now();
+            answer(
+                &process,
+                process
+                    .switchboard()
+                    .start_call(&call, now, process.until)
+                    .await,
+            )
+        }
+    })
+    .await
+}
+
+/// `call-timeout` gets messages. Returns those that it has handled. `None`: the process has crashed.
+pub async fn call_timeout(sim: &Sim, region: usize, batch: Vec<Message>) -> Option<Vec<u32>> {
+    run(sim, region, CALL_TIMEOUT, |process| async move {
+        let fires = batch.into_iter().map(|message| {
+            let process = process.clone();
+            async move {
+                let overwritten = message.timer.overwritten;
+                let event = overwritten.map_or(Event::TimerFired, Event::ReplicaOverwritten);
+                fire(&process, message.timer.call_id, event)
+                    .await
+                    .then_some(message.serial)
+            }
+        });
+        join_all(fires).await.into_iter().flatten().collect()
+    })
+    .await
+}
+
+async fn fire(process: &Arc<Process>, call: CallId, event: Event) -> bool {
+    let now = process.now();
+    process.note(|| format!("handles {}", event.as_str()));
+    let handled = process
+        .switchboard()
+        .handle(call, &event, now, process.until)
+        .await;
+    matches!(
+        answer(process, handled),
+        Answer::Done(_) | Answer::Rejected | Answer::NoSuchCall
+    )
+}
+
+/// Lambda invokes a function again after one and after two minutes if it fails.
+const AGAIN_AFTER: [u64; 2] = [60_000, 120_000];
+
+/// A schedule invokes `call-timeout`.
+pub async fn schedule_fired(sim: &Sim, region: usize, call: CallId) {
+    for pause in AGAIN_AFTER.into_iter().map(Some).chain([None]) {
+        let fired = run(sim, region, CALL_TIMEOUT, |process| async move {
+            fire(&process, call, Event::TimerFired).await
+        });
+        if fired.await == Some(true) {
+            return;
+        }
+        let Some(pause) = pause else { return };
+        sim.sleep(pause).await;
+        sim.until_there(region).await;
+    }
+}
+
+/// `broadcast` gets records of the stream. Returns how many it has handled. `None`: the process has crashed.
+pub async fn broadcast(sim: &Sim, region: usize, batch: Vec<Record>) -> Option<usize> {
+    run(sim, region, BROADCAST, |process| async move {
+        let is_one = process.sim.plan().regions == 1;
+        let looks = batch.iter().map(|record| {
+            let process = process.clone();
+            async move { is_one || look_at(&process, record).await }
+        });
+        let looked_at = join_all(looks).await;
+        let mut handled = 0;
+        for (record, is_done) in batch.into_iter().zip(looked_at) {
+            process.step("before clients get an update").await;
+            let (before, after) = (record.before.as_deref(), *record.after);
+            let (id, status) = (after.call_id, after.status);
+            if let Some(update) = StatusUpdate::of(before, after) {
+                let changed_at = update.changed_at();
+                process.sim.state().truth.updates[region].push((id, status, changed_at));
+            }
+            if !is_done {
+                break;
+            }
+            handled += 1;
+        }
+        process.step("after clients got their updates").await;
+        handled
+    })
+    .await
+}
+
+/// What this region must do about a change that may come from the other one.
+async fn look_at(process: &Process, record: &Record) -> bool {
+    process.step("before it looks at a change").await;
+    let (stored_in, here) = (REGIONS[record.stored_in], REGIONS[process.region]);
+    let done = match replication_action(
+        record.before.as_deref(),
+        &record.after,
+        Some(stored_in),
+        here,
+    ) {
+        None => Ok(()),
+        Some(ReplicationAction::ArmTimer { call, at }) => {
+            timers::arm(process, call, at, process.now()).await
+        }
+        Some(ReplicationAction::Merge(version)) => timers::send_overwritten(process, version),
+    };
+    process.step("after it looked at a change").await;
+    done.is_ok()
+}

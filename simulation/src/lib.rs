@@ -1,0 +1,37 @@
+//! A simulation of the whole system: one thread, virtual time, everything from one seed.
+//!
+//! It runs the real rules and the real switchboard. All else is simulated: the tables of two regions with their replication and
+//! streams, SQS and the scheduler, PBXs, phones and apps, pushes, Exotel, and the processes of the functions, which crash.
+//!
+//! 1. [`simulate`] runs one seed. [`shrink`] leaves out faults that a violation does not need.
+//! 2. `scenario` and `faults`: what people do and what goes wrong.
+//! 3. `functions`, `process`, `store`, `effects`: the functions, as the code in `functions/` puts them together.
+//! 4. `table`, `timers`, `pbx`, `phones`, `exotel`: the simulated parts.
+//! 5. `invariants`: what must be true.
+
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    reason = "a test tool whose modules are private"
+)]
+
+mod effects;
+mod exotel;
+mod faults;
+mod functions;
+mod invariants;
+mod pbx;
+mod phones;
+mod process;
+mod run;
+mod scenario;
+mod shrink;
+mod sim;
+mod store;
+mod table;
+mod timers;
+
+pub use faults::Fault;
+pub use invariants::Violation;
+pub use run::{Outcome, simulate};
+pub use shrink::shrink;

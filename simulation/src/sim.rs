@@ -1,0 +1,178 @@
+//! The state of one run, its virtual time and its tasks.
+
+use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use fastrand::Rng;
+use ringback_core::timestamp::Timestamp;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::exotel::Exotel;
+use crate::faults::{Fault, Faults};
+use crate::invariants::Truth;
+use crate::pbx::Pbx;
+use crate::phones::Phones;
+use crate::scenario::Scenario;
+use crate::table::Table;
+use crate::timers::Timers;
+
+/// When each run starts.
+pub const START: Timestamp = Timestamp::from_millis(1_795_000_000_000);
+
+/// One run. Clones share it.
+#[derive(Clone)]
+pub struct Sim(Arc<Shared>);
+
+struct Shared {
+    state: Mutex<State>,
+    plan: Scenario,
+    started: Instant,
+    tasks: AtomicUsize,
+    idle: Notify,
+}
+
+/// All that changes in a run.
+pub struct State {
+    pub rng: Rng,
+    pub faults: Faults,
+    pub tables: [Table; 2],
+    pub timers: [Timers; 2],
+    pub pbxs: Vec<Pbx>,
+    pub phones: Phones,
+    pub exotel: Exotel,
+    pub truth: Truth,
+    /// What happened, if it is recorded.
+    pub timeline: Option<Vec<String>>,
+    pub serial: u32,
+}
+
+impl Sim {
+    pub fn new(seed: u64, without: &[u32], record: bool) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let faults = Faults::draw(&mut rng, without);
+        let plan = Scenario::draw(&mut rng, &faults);
+        let state = State {
+            tables: [Table::draw(&mut rng), Table::draw(&mut rng)],
+            timers: [Timers::default(), Timers::default()],
+            pbxs: Pbx::all(plan.pbxs),
+            phones: Phones::of(&plan, &mut rng),
+            exotel: Exotel::default(),
+            truth: Truth::default(),
+            timeline: record.then(Vec::new),
+            serial: 0,
+            rng,
+            faults,
+        };
+        Self(Arc::new(Shared {
+            state: Mutex::new(state),
+            plan,
+            started: Instant::now(),
+            tasks: AtomicUsize::new(0),
+            idle: Notify::new(),
+        }))
+    }
+
+    pub fn plan(&self) -> &Scenario {
+        &self.0.plan
+    }
+
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Milliseconds since the start.
+    pub fn elapsed(&self) -> u64 {
+        u64::try_from(self.0.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The true time. Clocks of processes differ from it.
+    pub fn now(&self) -> Timestamp {
+        START + Duration::from_millis(self.elapsed())
+    }
+
+    pub async fn sleep(&self, millis: u64) {
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+    }
+
+    pub async fn sleep_until(&self, elapsed: u64) {
+        self.sleep(elapsed.saturating_sub(self.elapsed())).await;
+    }
+
+    /// Runs this beside everything else. The run ends when nothing is left.
+    pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.0.tasks.fetch_add(1, Relaxed);
+        let sim = self.clone();
+        tokio::task::spawn_local(async move {
+            task.await;
+            if sim.0.tasks.fetch_sub(1, Relaxed) == 1 {
+                sim.0.idle.notify_one();
+            }
+        });
+    }
+
+    /// Waits until no task is left. Returns whether that was so within the longest time that a run may take.
+    pub async fn until_idle(&self, longest: Duration) -> bool {
+        tokio::time::timeout(longest, self.0.idle.notified())
+            .await
+            .is_ok()
+    }
+
+    pub fn between(&self, least: u64, most: u64) -> u64 {
+        self.state().rng.u64(least..=most)
+    }
+
+    pub fn fault(&self, fault: Fault) -> bool {
+        let mut state = self.state();
+        let State { rng, faults, .. } = &mut *state;
+        let Some(number) = faults.happens(fault, rng) else {
+            return false;
+        };
+        state.truth.was_replicated_late |= fault == Fault::ReplicationLate;
+        drop(state);
+        self.note(|| format!("FAULT {number}: {fault:?}"));
+        true
+    }
+
+    /// Adds a line to the timeline, if it is recorded.
+    pub fn note(&self, line: impl FnOnce() -> String) {
+        let elapsed = self.elapsed();
+        if let Some(timeline) = &mut self.state().timeline {
+            timeline.push(format!("{:>9.3} {}", Seconds(elapsed), line()));
+        }
+    }
+
+    /// A number that nothing else in this run has.
+    pub fn serial(&self) -> u32 {
+        let mut state = self.state();
+        state.serial += 1;
+        state.serial
+    }
+
+    /// Whether this region is lost at this moment.
+    pub fn is_lost(&self, region: usize) -> bool {
+        let elapsed = self.elapsed();
+        let loss = self.plan().region_loss;
+        loss.is_some_and(|loss| loss.region == region && (loss.from..loss.until).contains(&elapsed))
+    }
+
+    /// Waits until the region is there.
+    pub async fn until_there(&self, region: usize) {
+        if self.is_lost(region)
+            && let Some(loss) = self.plan().region_loss
+        {
+            self.sleep_until(loss.until).await;
+        }
+    }
+}
+
+struct Seconds(u64);
+
+impl std::fmt::Display for Seconds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let text = format!("{}.{:03}", self.0 / 1000, self.0 % 1000);
+        f.pad_integral(true, "", &text)
+    }
+}

@@ -1,0 +1,250 @@
+//! The table of one region. Writes are local. Replication replaces whole items, and the last writer wins. The region's stream
+//! shows each change of a call.
+
+use std::collections::VecDeque;
+
+use fastrand::Rng;
+use ringback_core::call::{Call, CorrelationKey};
+use ringback_core::ids::{CallId, Extension};
+use ringback_core::timestamp::Timestamp;
+
+use crate::faults::Fault;
+use crate::functions;
+use crate::sim::{Sim, State};
+
+/// When and where an item was written. The later one wins.
+pub type Written = (u64, usize);
+
+/// The table of one region.
+#[derive(Default)]
+pub struct Table {
+    pub items: Vec<(Key, Item)>,
+    /// How far this region's clock is ahead, in milliseconds.
+    ahead: u64,
+    pub stream: VecDeque<Record>,
+    stream_is_read: bool,
+    /// When this extension may next wait for a call of the other region.
+    pub waits: Vec<(Extension, Timestamp)>,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+pub enum Key {
+    Call(CallId),
+    Claim(CorrelationKey),
+}
+
+#[derive(Clone)]
+pub struct Item {
+    pub value: Value,
+    pub written: Written,
+}
+
+#[derive(Clone)]
+pub enum Value {
+    /// A call, and the region that stored it.
+    Call(Box<Call>, usize),
+    /// The id stands for another one.
+    AliasOf(CallId),
+    /// The call that holds a correlation key, until its ring ends.
+    Claim(CallId, Timestamp),
+}
+
+/// One change of a call, as the stream shows it.
+#[derive(Clone)]
+pub struct Record {
+    pub before: Option<Box<Call>>,
+    pub after: Box<Call>,
+    pub stored_in: usize,
+}
+
+impl Table {
+    pub fn draw(rng: &mut Rng) -> Self {
+        let ahead = rng.u64(0..200);
+        Self {
+            ahead,
+            ..Self::default()
+        }
+    }
+
+    pub fn get(&self, key: &Key) -> Option<&Item> {
+        self.items
+            .iter()
+            .find(|(known, _)| known == key)
+            .map(|(_, item)| item)
+    }
+
+    pub fn calls(&self) -> impl Iterator<Item = &Call> {
+        self.items.iter().filter_map(|(_, item)| match &item.value {
+            Value::Call(call, _) => Some(&**call),
+            Value::AliasOf(_) | Value::Claim(..) => None,
+        })
+    }
+
+    /// The id that this one stands for.
+    pub fn resolve(&self, id: CallId) -> CallId {
+        match self.get(&Key::Call(id)) {
+            Some(Item {
+                value: Value::AliasOf(meant),
+                ..
+            }) => *meant,
+            _ => id,
+        }
+    }
+
+    pub fn call(&self, id: CallId) -> Option<(&Call, usize)> {
+        match &self.get(&Key::Call(self.resolve(id)))?.value {
+            Value::Call(call, stored_in) => Some((call, *stored_in)),
+            Value::AliasOf(_) | Value::Claim(..) => None,
+        }
+    }
+
+    fn put(&mut self, key: Key, item: Item) -> Option<Item> {
+        match self.items.iter_mut().find(|(known, _)| *known == key) {
+            Some((_, known)) => Some(std::mem::replace(known, item)),
+            None => {
+                self.items.push((key, item));
+                None
+            }
+        }
+    }
+}
+
+/// Writes an item in this region, and sends it to the other one.
+pub fn write(sim: &Sim, state: &mut State, region: usize, key: Key, value: Value) {
+    let table = &mut state.tables[region];
+    let before = table.get(&key).map_or(0, |item| item.written.0);
+    let written = (sim.now().as_millis() + table.ahead).max(before + 1);
+    let item = Item {
+        value,
+        written: (written, region),
+    };
+    replace(sim, state, region, key.clone(), item.clone());
+    if sim.plan().regions == 2 {
+        let (least, most) = sim.plan().lag;
+        let lag = state.rng.u64(least..=most);
+        let sim = sim.clone();
+        sim.clone()
+            .spawn(async move { replicate(&sim, region, lag, key, item).await });
+    }
+}
+
+async fn replicate(sim: &Sim, from: usize, lag: u64, key: Key, item: Item) {
+    let late = if sim.fault(Fault::ReplicationLate) {
+        sim.between(1_000, 15_000)
+    } else {
+        0
+    };
+    sim.sleep(lag + late).await;
+    if let Some((cut, mended)) = sim.plan().cut
+        && (cut..mended).contains(&sim.elapsed())
+    {
+        sim.sleep_until(mended + lag).await;
+    }
+    for region in [from, 1 - from] {
+        if sim.is_lost(region) {
+            sim.until_there(region).await;
+            sim.sleep(lag).await;
+        }
+    }
+    let mut state = sim.state();
+    let to = 1 - from;
+    let known = state.tables[to].get(&key).map(|item| item.written);
+    if known.is_none_or(|known| known < item.written) {
+        replace(sim, &mut state, to, key, item);
+    }
+}
+
+fn replace(sim: &Sim, state: &mut State, region: usize, key: Key, item: Item) {
+    let call = match &item.value {
+        Value::Call(call, stored_in) => Some((call.clone(), *stored_in)),
+        Value::AliasOf(_) | Value::Claim(..) => None,
+    };
+    let writer = item.written.1;
+    let before = state.tables[region].put(key, item);
+    let Some((after, stored_in)) = call else {
+        return;
+    };
+    let before = before.and_then(|item| match item.value {
+        Value::Call(call, _) => Some(call),
+        Value::AliasOf(_) | Value::Claim(..) => None,
+    });
+    state
+        .truth
+        .saw_write(sim.elapsed(), before.as_deref(), &after);
+    if let Some(timeline) = &mut state.timeline {
+        let event = after
+            .history
+            .last()
+            .map_or("", |entry| entry.event.as_str());
+        let by = after
+            .history
+            .last()
+            .and_then(|entry| entry.by.clone())
+            .unwrap_or_default();
+        let how = if writer == region {
+            "writes"
+        } else {
+            "gets by replication"
+        };
+        let reason = after.end_reason().map_or("", |reason| reason.as_str());
+        let status = after.status.as_str();
+        timeline.push(format!(
+            "{:>6} ms region {region} {how} version {} of {}: {status} {reason} ({event} {by})",
+            sim.elapsed(),
+            after.version,
+            short(after.call_id),
+        ));
+    }
+    let table = &mut state.tables[region];
+    table.stream.push_back(Record {
+        before,
+        after,
+        stored_in,
+    });
+    if !std::mem::replace(&mut table.stream_is_read, true) {
+        let sim = sim.clone();
+        sim.clone()
+            .spawn(async move { read_stream(&sim, region).await });
+    }
+}
+
+/// The last characters of an id, which tell the calls of a run apart.
+pub fn short(id: CallId) -> String {
+    let key = id.key();
+    key[key.len().saturating_sub(4)..].to_owned()
+}
+
+/// How often a batch of the stream is repeated, and how many records it has at most.
+const ATTEMPTS: usize = 30;
+const BATCH: usize = 10;
+
+/// Gives the records of the stream to `broadcast`, in order and in batches. A batch that fails comes again.
+async fn read_stream(sim: &Sim, region: usize) {
+    let mut failures = 0;
+    loop {
+        let pause = sim.between(30, 400);
+        let late = if sim.fault(Fault::StreamLate) {
+            sim.between(1_000, 10_000)
+        } else {
+            0
+        };
+        sim.sleep(pause + late).await;
+        sim.until_there(region).await;
+        let batch: Vec<Record> = {
+            let mut state = sim.state();
+            let table = &mut state.tables[region];
+            if table.stream.is_empty() {
+                table.stream_is_read = false;
+                return;
+            }
+            table.stream.iter().take(BATCH).cloned().collect()
+        };
+        let size = batch.len();
+        let handled = functions::broadcast(sim, region, batch).await;
+        let again = if sim.fault(Fault::StreamTwice) { 1 } else { 0 };
+        let handled = handled.unwrap_or(0).saturating_sub(again);
+        failures = if handled == 0 { failures + 1 } else { 0 };
+        let gone = if failures > ATTEMPTS { size } else { handled };
+        sim.state().tables[region].stream.drain(..gone);
+    }
+}
