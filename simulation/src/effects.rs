@@ -79,26 +79,24 @@ impl RunEffects {
         }
     }
 
-    async fn bridge(&self, context: &EffectContext<'_>) -> Result<Option<Event>, EffectError> {
+    async fn bridge(&self, context: &EffectContext<'_>) -> Result<(), EffectError> {
         let call = context.call;
         let Some((leg, pbx)) = call.caller_leg.as_ref().zip(self.pbx_of(call)) else {
-            return Ok(None);
+            return Ok(());
         };
         let left = context.until.since(self.0.now());
         let dialing = self.dial_phone(call, leg, pbx, context.until);
         let dialed = tokio::time::timeout(left, dialing).await;
-        let is_dialed = dialed.unwrap_or(Err(EffectError::PhoneOffline))?;
-        Ok(is_dialed.then_some(Event::PhoneDialed))
+        dialed.unwrap_or(Err(EffectError::PhoneOffline))
     }
 
-    /// Returns whether the phone was dialed: not if the caller has left while the phone registered.
     async fn dial_phone(
         &self,
         call: &Call,
         caller: &ChannelId,
         pbx: usize,
         until: Timestamp,
-    ) -> Result<bool, EffectError> {
+    ) -> Result<(), EffectError> {
         let until = call
             .deadline()
             .map_or(until, |deadline| deadline.min(until));
@@ -115,10 +113,18 @@ impl RunEffects {
                 .ari(pbx, "before it looks for the caller", exists)
                 .await?
             {
-                return Ok(false);
+                return Ok(());
             }
         }
-        Ok(true)
+        let exists = |state: &mut State| state.pbxs[pbx].channel(caller).is_some();
+        if !self
+            .ari(pbx, "before it looks for the caller again", exists)
+            .await?
+        {
+            self.take_down(pbx, &ChannelId::of_phone(call.call_id), pbx::NORMAL)
+                .await?;
+        }
+        Ok(())
     }
 
     async fn wait_for(
@@ -327,14 +333,14 @@ impl Effects for RunEffects {
             Effect::SendPush => return Ok(Some(self.ring(call).await)),
             Effect::CancelPush { to, .. } => self.cancel(call, to).await,
             Effect::DialCallerPhone => return Ok(Some(self.dial_caller(context).await)),
-            Effect::Bridge => return self.bridge(context).await,
+            Effect::Bridge => self.bridge(context).await?,
             Effect::CheckBridge => return self.check_bridge(call).await.map(Some),
             Effect::PlaceOutboundCall => return Ok(Some(exotel::place(&self.0, call).await)),
             Effect::QueryExotel => return Ok(exotel::look_up(&self.0, call).await),
             Effect::SendBusy => return self.send_busy(call).await,
-            Effect::HangUpCaller => self.take_caller_down(call, pbx::NORMAL).await?,
-            Effect::HangUpPhone => {
-                if let Some(pbx) = self.pbx_of(call) {
+            Effect::HangUp => {
+                self.take_caller_down(call, pbx::NORMAL).await?;
+                if let Some(pbx) = self.pbx_of(call).filter(|_| call.ready_at.is_some()) {
                     self.take_down(pbx, &ChannelId::of_phone(call.call_id), pbx::NORMAL)
                         .await?;
                 }

@@ -27,8 +27,6 @@ pub enum Event {
     CallerPhoneLocated(PbxName),
     /// The PBX dials the phone of the calling app.
     CallerPhoneDialed,
-    /// The PBX dials the callee's phone.
-    PhoneDialed,
     /// The phone of the calling app could not be dialed.
     CallerUnreachable,
     /// Exotel reports the status of a call to a number.
@@ -113,7 +111,6 @@ impl Event {
             | Self::PushNotSent(_)
             | Self::CallerPhoneLocated(_)
             | Self::CallerPhoneDialed
-            | Self::PhoneDialed
             | Self::CallerUnreachable
             | Self::ExotelProgress { .. }
             | Self::OutboundCallRejected(_)
@@ -158,7 +155,6 @@ impl Event {
             Self::PushNotSent(reason) => ("push_not_sent", Some(reason.as_str().to_owned())),
             Self::CallerPhoneLocated(pbx) => ("caller_phone_located", Some(pbx.to_string())),
             Self::CallerPhoneDialed => ("caller_phone_dialed", None),
-            Self::PhoneDialed => ("phone_dialed", None),
             Self::CallerUnreachable => ("caller_unreachable", None),
             Self::ExotelProgress { status, .. } => {
                 ("exotel_progress", Some(status.as_str().to_owned()))

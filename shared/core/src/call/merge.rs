@@ -293,7 +293,7 @@ mod tests {
         for (standing, lost) in [(&ready, &canceled), (&canceled, &ready)] {
             let decision = decide(standing, &overwritten(lost), NOW);
             assert!(
-                effects_of(&decision).contains(&Effect::HangUpPhone),
+                effects_of(&decision).contains(&Effect::HangUp),
                 "{decision:?}"
             );
             let both = after(standing, &overwritten(lost), NOW);
@@ -365,7 +365,7 @@ mod tests {
         let talking = after(&after(&call, &accepted(&call), NOW), &Event::Bridged, NOW);
         for (standing, lost) in [(&timed_out, &talking), (&talking, &timed_out)] {
             let decision = decide(standing, &overwritten(lost), call.rings_until);
-            let ends_legs = [Effect::SendBusy, Effect::HangUpCaller, Effect::HangUpPhone];
+            let ends_legs = [Effect::SendBusy, Effect::HangUp];
             assert!(
                 !effects_of(&decision)
                     .iter()

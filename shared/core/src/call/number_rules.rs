@@ -60,7 +60,6 @@ pub(super) fn rules(event: &Event, now: Timestamp) -> Vec<Rule<'_>> {
         | Event::PushNotSent(_)
         | Event::CallerPhoneLocated(_)
         | Event::CallerPhoneDialed
-        | Event::PhoneDialed
         | Event::CallerUnreachable
         | Event::CallerLegEnded { .. }
         | Event::PhoneLegEnded { .. }

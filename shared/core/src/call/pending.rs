@@ -22,15 +22,15 @@ pub(super) fn effects(call: &Call) -> Vec<Effect> {
         CallStatus::InProgress => answered_elsewhere(call).into_iter().collect(),
         // The other region knows who answered. Whether it has sent the cancellations is unknown here.
         CallStatus::Completed if call.answered_by.is_none() => {
-            end_legs_and_ringing(call, Effect::HangUpCaller, CancelReason::AnsweredElsewhere)
+            end_legs_and_ringing(call, Effect::HangUp, CancelReason::AnsweredElsewhere)
         }
-        CallStatus::Completed => end_legs(call, Effect::HangUpCaller),
+        CallStatus::Completed => end_legs(call, Effect::HangUp),
         CallStatus::Canceled => {
-            end_legs_and_ringing(call, Effect::HangUpCaller, CancelReason::CallerHungUp)
+            end_legs_and_ringing(call, Effect::HangUp, CancelReason::CallerHungUp)
         }
         CallStatus::TimedOut => end_legs_and_ringing(call, Effect::SendBusy, CancelReason::Timeout),
         CallStatus::Failed if call.end_reason() == Some(EndReason::CallerUnreachable) => {
-            end_legs_and_ringing(call, Effect::HangUpCaller, CancelReason::CallerHungUp)
+            end_legs_and_ringing(call, Effect::HangUp, CancelReason::CallerHungUp)
         }
         CallStatus::Failed if call.ready_at.is_some() => {
             end_legs_and_ringing(call, Effect::SendBusy, CancelReason::Timeout)
@@ -152,22 +152,13 @@ pub(super) fn cancel_late_pushes(call: &Call, finished_at: Timestamp) -> Vec<Eff
     }
 }
 
-fn end_legs(call: &Call, caller: Effect) -> Vec<Effect> {
-    let has_caller_leg = call.caller_channel().is_some();
-    let has_phone_leg = call.ready_at.is_some();
-    if caller == Effect::SendBusy {
-        return (has_caller_leg || has_phone_leg)
-            .then_some(caller)
-            .into_iter()
-            .collect();
-    }
-    let mut effects: Vec<Effect> = has_caller_leg.then_some(caller).into_iter().collect();
-    effects.extend(has_phone_leg.then_some(Effect::HangUpPhone));
-    effects
+fn end_legs(call: &Call, end: Effect) -> Vec<Effect> {
+    let may_have_legs = call.caller_channel().is_some() || call.ready_at.is_some();
+    may_have_legs.then_some(end).into_iter().collect()
 }
 
-fn end_legs_and_ringing(call: &Call, caller: Effect, reason: CancelReason) -> Vec<Effect> {
-    let mut effects = end_legs(call, caller);
+fn end_legs_and_ringing(call: &Call, end: Effect, reason: CancelReason) -> Vec<Effect> {
+    let mut effects = end_legs(call, end);
     effects.push(cancel(call, reason));
     effects
 }

@@ -29,6 +29,10 @@ const SAME_LEG_WITHIN: Duration = Duration::from_secs(1);
 /// The Q.850 causes with which a phone declines: 17 user busy, 21 call rejected.
 const DECLINE_CAUSES: [u16; 2] = [17, 21];
 
+/// The Q.850 cause with which the dialplan ends the leg of a phone that answers after its caller has left: 26, non-selected user
+/// clearing. The report of the caller's leg ends the call.
+const CALLER_GONE_CAUSE: u16 = 26;
+
 /// The rules for an event, in order.
 pub(super) fn rules(event: &Event, now: Timestamp) -> Vec<Rule<'_>> {
     match event {
@@ -50,8 +54,7 @@ pub(super) fn rules(event: &Event, now: Timestamp) -> Vec<Rule<'_>> {
             otherwise().nothing(),
         ],
         Event::CallerPhoneLocated(pbx) => caller_phone_located(pbx),
-        Event::CallerPhoneDialed => dialed(Effect::HangUpCaller),
-        Event::PhoneDialed => dialed(Effect::HangUpPhone),
+        Event::CallerPhoneDialed => caller_phone_dialed(),
         Event::CallerUnreachable => vec![
             when_read("has ended or has the caller's leg", |call| {
                 call.status.is_final() || call.caller_leg.is_some()
@@ -96,6 +99,17 @@ fn caller_reported<'e>(
 ) -> Vec<Rule<'e>> {
     let has_same_sid = move |call: &Call| sid.is_some() && sid == call.call_sid.as_ref();
     let is_new_leg = move |call: &Call| leg.is_some_and(|leg| !call.is_callers_leg(leg));
+    let is_replaced = move |call: &Call| {
+        let known = call.caller_leg.as_ref();
+        let is_older = |leg: &Leg| known.is_some_and(|known| leg.channel.is_older_than(known));
+        // The phone is dialed on the PBX of the leg. A second one would ring on another PBX.
+        let is_dialed_elsewhere = |leg: &Leg| match call.status {
+            CallStatus::MobileReady => !call.may_be_on_pbx(&leg.pbx),
+            CallStatus::InProgress => true,
+            _ => false,
+        };
+        known.is_some() && leg.is_some_and(|leg| is_older(leg) || is_dialed_elsewhere(leg))
+    };
     vec![
         when_read("has another CallSid", move |call| {
             !has_same_sid(call) && sid.is_some() && call.call_sid.is_some()
@@ -109,6 +123,11 @@ fn caller_reported<'e>(
         when_read("has another leg and not the same CallSid", move |call| {
             is_new_leg(call) && call.caller_leg.is_some() && !has_same_sid(call)
         })
+        .reject(RejectReason::AnotherCall),
+        when_read(
+            "has a later leg, or its phone is dialed for another leg",
+            move |call| is_new_leg(call) && is_replaced(call),
+        )
         .reject(RejectReason::AnotherCall),
         when_read("has this leg and this CallSid", move |call| {
             !is_new_leg(call) && (has_same_sid(call) || sid.is_none())
@@ -175,7 +194,9 @@ fn push_sent(sent: &PushedDevices, now: Timestamp) -> Vec<Rule<'_>> {
         ])
         .set([pushed.clone(), Assignment::NoEffectsPending])
         .then("cancel late pushes", cancel_late),
-        when_read("has a recorded push", |call| call.pushed.is_some()).nothing(),
+        // The process was taken for crashed, and another one has sent pushes too.
+        when_read("has a recorded push", |call| call.pushed.is_some())
+            .only("cancel late pushes", cancel_late),
         // The record of the pushes was missing to know that all devices had declined.
         when([waiting()])
             .and("all these devices have declined", |call| {
@@ -220,10 +241,10 @@ fn caller_phone_located(pbx: &PbxName) -> Vec<Rule<'_>> {
 }
 
 /// The call may have ended between the request to dial and the leg, when there was no leg to hang up.
-fn dialed(hang_up: Effect) -> Vec<Rule<'static>> {
+fn caller_phone_dialed() -> Vec<Rule<'static>> {
     vec![
         when_read("has ended", |call| call.status.is_final())
-            .only("hang up this leg", move |_, _| vec![hang_up.clone()]),
+            .only("hang up", |_, _| vec![Effect::HangUp]),
         otherwise().nothing(),
     ]
 }
@@ -396,9 +417,10 @@ fn caller_leg_ended(
                 .then_pending(),
         );
     }
+    // Only bridging answers the caller's leg, so an answered one is the one that talked.
     rules.push(
         when_read("has another caller's leg", move |call| {
-            leg.is_some_and(|leg| !call.may_be_callers_leg(leg))
+            !answered && leg.is_some_and(|leg| !call.may_be_callers_leg(leg))
         })
         .reject(RejectReason::AnotherCall),
     );
@@ -429,6 +451,14 @@ fn caller_leg_ended(
                 .then_pending(),
         );
     }
+    rules.push(
+        // Another leg of this call talks. Exotel reports the end of the call without a leg.
+        when([Condition::StatusIs(CallStatus::InProgress)])
+            .and("this leg was not bridged", move |_| {
+                !answered && leg.is_some()
+            })
+            .nothing(),
+    );
     rules.push(
         when([Condition::StatusIs(CallStatus::InProgress)])
             .set(completed)
@@ -479,6 +509,11 @@ fn phone_leg_ended(
             .and("the phone had answered", move |_| answered)
             .set(completed)
             .then_pending(),
+        ready()
+            .and("the caller was gone when the phone answered", move |_| {
+                cause == CALLER_GONE_CAUSE
+            })
+            .nothing(),
         ready()
             .and("the phone declines", move |_| {
                 DECLINE_CAUSES.contains(&cause)
@@ -548,9 +583,8 @@ fn bridged(now: Timestamp) -> Vec<Rule<'static>> {
                 completed_after_all(call, EndReason::HungUp, now)
             })
             .then_pending(),
-        when_read("has ended", |call| call.status.is_final()).only("hang up both legs", |_, _| {
-            vec![Effect::HangUpCaller, Effect::HangUpPhone]
-        }),
+        when_read("has ended", |call| call.status.is_final())
+            .only("hang up both legs", |_, _| vec![Effect::HangUp]),
         otherwise().nothing(),
     ]
 }
@@ -611,16 +645,31 @@ fn check_bridge(_call: &Call, now: Timestamp) -> Vec<Effect> {
 /// A timer that fires before the deadline ends nothing, but completes what a crashed process has left. This may be the last of the
 /// ring's own timers, and the clock of this process may be behind that of the process that armed it, so it arms the next one.
 fn complete_abandoned(call: &Call, now: Timestamp) -> Vec<Effect> {
-    // If the call was abandoned while it rings, the timer that ends it may be among what is left.
-    let mut effects = if call.was_abandoned(now) {
-        pending::effects(call)
-    } else {
-        Vec::new()
-    };
-    if now + CLOCK_DIFFERENCE >= call.rings_until {
-        effects.extend(call.deadline().map(Effect::ArmTimer));
+    let again = now + ABANDONED_AFTER;
+    let deadline = call.deadline().unwrap_or(again);
+    if call.status == CallStatus::MobileReady && call.caller_leg.is_some() {
+        // The phone may have registered since the last attempt.
+        let mut effects = if call.was_abandoned(now) {
+            pending::effects(call)
+        } else {
+            vec![Effect::Bridge]
+        };
+        effects.push(Effect::ArmTimer(again.min(deadline)));
+        return effects;
     }
-    effects
+    // If the call was abandoned while it rings, the timer that ends it may be among what is left.
+    if call.was_abandoned(now) {
+        let mut effects = pending::effects(call);
+        if now + CLOCK_DIFFERENCE >= call.rings_until {
+            effects.push(Effect::ArmTimer(deadline));
+        }
+        return effects;
+    }
+    match call.effects_pending_since {
+        _ if now + CLOCK_DIFFERENCE >= call.rings_until => vec![Effect::ArmTimer(deadline)],
+        Some(since) => vec![Effect::ArmTimer(since + ABANDONED_AFTER)],
+        None => Vec::new(),
+    }
 }
 
 fn may_be_bridged(call: &Call, now: Timestamp) -> bool {

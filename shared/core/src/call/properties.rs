@@ -177,7 +177,6 @@ pub(super) fn any_event() -> impl Strategy<Value = Event> {
         Just(Event::TimerFired),
         any_pbx().prop_map(Event::CallerPhoneLocated),
         Just(Event::CallerPhoneDialed),
-        Just(Event::PhoneDialed),
         Just(Event::CallerUnreachable),
         Just(Event::ExotelNoAnswer),
         any::<bool>().prop_map(|rings| Event::NotBridged { rings }),
@@ -293,7 +292,7 @@ proptest! {
         live(life, |before, event, _, decision, after| {
             let ended = !before.status.is_final() && after.status.is_final();
             if ended && after.caller_channel().is_some() {
-                let ends_leg = [Effect::SendBusy, Effect::HangUpCaller];
+                let ends_leg = [Effect::SendBusy, Effect::HangUp];
                 assert!(effects_of(decision).iter().any(|effect| ends_leg.contains(effect)), "{event:?} {after:?}");
             }
         });
@@ -303,7 +302,9 @@ proptest! {
     fn a_repeated_event_changes_nothing_and_sends_nothing(life in any_life()) {
         live(life, |_, event, now, decision, after| {
             let first_attempt_died = after.was_abandoned(now);
-            if matches!(decision, Decision::Advance { .. }) && !first_attempt_died {
+            // Each `PushSent` is about pushes of its own.
+            let repeats = !matches!(event, Event::PushSent(_));
+            if repeats && matches!(decision, Decision::Advance { .. }) && !first_attempt_died {
                 let repeated = decide(after, event, now);
                 assert!(!matches!(repeated, Decision::Advance { .. }), "{event:?} {after:?}");
                 let sends = |effect: &Effect| matches!(effect, Effect::SendPush | Effect::CancelPush { .. });
@@ -682,7 +683,6 @@ mod rule_pages {
                     by: CallSide::Callee,
                 },
             ),
-            ("phone dialed", Event::PhoneDialed),
             ("bridged", Event::Bridged),
             ("timer, early", Event::TimerFired),
         ]
@@ -889,8 +889,7 @@ mod rule_pages {
             Event::PushSent(_) => Event::PushNotSent(EndReason::NoDevice),
             Event::PushNotSent(_) => Event::CallerPhoneLocated(leg("leg-a").pbx),
             Event::CallerPhoneLocated(_) => Event::CallerPhoneDialed,
-            Event::CallerPhoneDialed => Event::PhoneDialed,
-            Event::PhoneDialed => Event::CallerUnreachable,
+            Event::CallerPhoneDialed => Event::CallerUnreachable,
             Event::CallerUnreachable => reported(CallStatus::InProgress),
             Event::ExotelProgress { .. } => Event::OutboundCallRejected(EndReason::ExotelRefused),
             Event::OutboundCallRejected(_) => Event::ExotelNoAnswer,
