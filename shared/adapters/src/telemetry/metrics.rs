@@ -98,6 +98,9 @@ pub const TIME_TO_PUSH: Metric = Metric::time("time_to_push");
 pub const TIME_TO_BRIDGE: Metric = Metric::time("time_to_bridge");
 /// Ended calls, by their final status.
 pub const CALLS_ENDED: Metric = Metric::count("calls_ended").by(&["outcome"]);
+/// Ended calls of which this region has learned that they ended otherwise: the regions were apart, and the other one knew more.
+/// `outcome` is the right status, and `counted_as` is the one that `calls_ended` has counted.
+pub const CALLS_CORRECTED: Metric = Metric::count("calls_corrected").by(&["outcome", "counted_as"]);
 /// Calls in which the phone was ready but was never connected to the caller.
 pub const BRIDGE_FAILURES: Metric = Metric::count("bridge_failures");
 /// Calls for which no push was sent, although there is a device.
@@ -116,7 +119,7 @@ pub const RETRIES: Metric = Metric::count("retries").by(&["system"]);
 pub const COLD_STARTS: Metric = Metric::count("cold_starts");
 
 /// Every metric.
-pub const ALL: [Metric; 17] = [
+pub const ALL: [Metric; 18] = [
     TOTAL_CALLS,
     PHONE_CALLS,
     CALLS_REFUSED,
@@ -126,6 +129,7 @@ pub const ALL: [Metric; 17] = [
     TIME_TO_PUSH,
     TIME_TO_BRIDGE,
     CALLS_ENDED,
+    CALLS_CORRECTED,
     BRIDGE_FAILURES,
     PUSH_FAILURES,
     PUSH_RESULTS,
@@ -180,12 +184,25 @@ impl CallMetrics {
         Self(measured(before, after))
     }
 
+    /// Each of them.
+    #[must_use]
+    pub fn measurements(&self) -> &[Measurement] {
+        &self.0
+    }
+
     /// Records them.
     pub fn record(self) {
         for measurement in self.0 {
             measurement.record();
         }
     }
+}
+
+/// Whether this region counts a call that was stored in `stored_in`. Both regions see every change, so only the region that stored
+/// the call counts it. A call without a region is counted wherever it is seen.
+#[must_use]
+pub fn is_counted_in(region: &str, stored_in: Option<&str>) -> bool {
+    stored_in.is_none_or(|stored_in| stored_in == region)
 }
 
 /// Counts a push, sent or failed.
@@ -214,10 +231,21 @@ pub fn status_update_sent(clients: u64, took: Duration, dropped: bool) {
     histogram!(NOTIFY_TIME.name).record(millis(took));
 }
 
+/// One thing that a change of a call adds to a metric.
 #[derive(Clone, Debug, PartialEq)]
-enum Measurement {
+pub enum Measurement {
+    /// One more.
     Count(Metric),
+    /// The call has ended.
     EndedAs(CallStatus),
+    /// The call was counted as ended, and ended otherwise.
+    Corrected {
+        /// How it was counted.
+        counted_as: CallStatus,
+        /// How it ended.
+        outcome: CallStatus,
+    },
+    /// Something took this long.
     Time(Metric, Duration),
 }
 
@@ -227,6 +255,14 @@ impl Measurement {
             Self::Count(metric) => counter!(metric.name).increment(1),
             Self::EndedAs(status) => {
                 counter!(CALLS_ENDED.name, "outcome" => status.as_str()).increment(1);
+            }
+            Self::Corrected {
+                counted_as,
+                outcome,
+            } => {
+                let (outcome, counted_as) = (outcome.as_str(), counted_as.as_str());
+                counter!(CALLS_CORRECTED.name, "outcome" => outcome, "counted_as" => counted_as)
+                    .increment(1);
             }
             Self::Time(metric, duration) => histogram!(metric.name).record(millis(*duration)),
         }
@@ -261,6 +297,7 @@ fn measured(before: Option<&Call>, after: &Call) -> Vec<Measurement> {
         measured.push(EndedAs(after.status));
         measured.extend(failure(after).map(Count));
     }
+    measured.extend(correction(before, after));
     measured
 }
 
@@ -270,6 +307,16 @@ fn newly<T>(before: Option<&Call>, after: &Call, what: impl Fn(&Call) -> Option<
         Some(_) => None,
         None => what(after),
     }
+}
+
+/// The other region knew more of a call that this one had ended.
+fn correction(before: Option<&Call>, after: &Call) -> Option<Measurement> {
+    let counted_as = before.filter(|call| call.ended.is_some())?.status;
+    let is_corrected = after.ended.is_some() && after.status != counted_as;
+    is_corrected.then_some(Measurement::Corrected {
+        counted_as,
+        outcome: after.status,
+    })
 }
 
 fn pushed_at(call: &Call) -> Option<Timestamp> {
@@ -390,6 +437,39 @@ mod tests {
                 .contains(&Measurement::Count(BRIDGE_FAILURES)),
             "{measurements:?}"
         );
+    }
+
+    /// The region's timer ended the call, and the other region knows of a conversation.
+    #[test]
+    fn a_call_that_ended_otherwise_is_corrected_and_not_counted_again() {
+        let completed = [(7, accepted()), (9, Event::Bridged), (12, hung_up())];
+        let completed = completed.iter().fold(a_call(NOW), |call, (after, event)| {
+            match decide(&call, event, at(*after)) {
+                Decision::Advance { change, .. } => call.apply(&change),
+                Decision::Stay { .. } | Decision::Reject(_) => call,
+            }
+        });
+        let over = a_call(NOW).rings_until.since(NOW).as_secs();
+        let overwritten = Event::ReplicaOverwritten(Box::new(completed));
+        let measurements = measure(&[
+            (over, Event::TimerFired),
+            (over + 1, overwritten.clone()),
+            (over + 2, overwritten),
+        ]);
+        let ends = measurements.into_iter().flatten().filter(|measurement| {
+            matches!(
+                measurement,
+                Measurement::EndedAs(_) | Measurement::Corrected { .. }
+            )
+        });
+        let expected = [
+            Measurement::EndedAs(CallStatus::TimedOut),
+            Measurement::Corrected {
+                counted_as: CallStatus::TimedOut,
+                outcome: CallStatus::Completed,
+            },
+        ];
+        assert_eq!(ends.collect::<Vec<_>>(), expected);
     }
 
     /// The rows of the table in docs/operations.md: name, unit, dimensions.
