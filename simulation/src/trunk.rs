@@ -60,7 +60,8 @@ pub async fn call(sim: &Sim, caller: usize) {
         sim.sleep(after).await;
         let waits = {
             let state = sim.state();
-            !state.trunk[caller].is_over && !state.legs_of(caller).is_empty()
+            let is_on = !state.legs_of(caller).is_empty() && !state.is_talking(caller);
+            is_on && !state.trunk[caller].is_over
         };
         if waits {
             try_pbx(sim, caller, &sid);
@@ -105,9 +106,6 @@ fn try_pbx(sim: &Sim, caller: usize, sid: &CallSid) {
     let Some((report, _)) = report_of(sim, caller) else {
         return;
     };
-    let Kind::FromTrunk { has_sid, .. } = sim.plan().calls[caller].kind else {
-        return;
-    };
     let pbx = {
         let trunk = &mut sim.state().trunk[caller];
         trunk.attempts += 1;
@@ -115,7 +113,7 @@ fn try_pbx(sim: &Sim, caller: usize, sid: &CallSid) {
         trunk.pbx = (pbx + 1) % sim.plan().pbxs;
         pbx
     };
-    let sid = has_sid.then(|| sid.clone());
+    let sid = sim.plan().trunk_names_sid.then(|| sid.clone());
     if !pbx::caller_arrives(sim, caller, pbx, report, sid) {
         let mut state = sim.state();
         leg_ended(sim, &mut state, caller, false);

@@ -1,7 +1,7 @@
 //! What the metrics and the clients of each region are told.
 
 use ringback::telemetry::metrics::{CallMetrics, Measurement, is_counted_in};
-use ringback_core::call::{Call, CallStatus};
+use ringback_core::call::CallStatus;
 use ringback_core::ids::CallId;
 
 use super::Checks;
@@ -12,8 +12,8 @@ use crate::table::{Record, short};
 /// What a region has counted.
 #[derive(Default)]
 pub struct Counted {
-    /// How often each call was counted as ended, and how it was counted last.
-    ends: Vec<(CallId, u32, CallStatus)>,
+    /// How often each call is counted with each end. One that is taken back is not counted.
+    ends: Vec<(CallId, CallStatus, i32)>,
     /// Calls whose changes the stream has shown again.
     repeated: Vec<CallId>,
 }
@@ -28,19 +28,19 @@ impl Counted {
         let id = record.after.call_id;
         let metrics = CallMetrics::of_change(record.before.as_deref(), &record.after);
         for measurement in metrics.measurements() {
-            let known = self.ends.iter_mut().find(|(known, ..)| *known == id);
-            match (measurement, known) {
-                (Measurement::EndedAs(status), None) => self.ends.push((id, 1, *status)),
-                (Measurement::EndedAs(status), Some((_, times, last))) => {
-                    *times += 1;
-                    *last = *status;
-                }
-                (Measurement::Corrected { outcome, .. }, Some((.., last))) => *last = *outcome,
-                (
-                    Measurement::Corrected { .. } | Measurement::Count(_) | Measurement::Time(..),
-                    _,
-                ) => {}
+            match measurement {
+                Measurement::EndedAs(status) => self.add(id, *status, 1),
+                Measurement::NotEndedAs(status) => self.add(id, *status, -1),
+                Measurement::Count(_) | Measurement::Time(..) => {}
             }
+        }
+    }
+
+    fn add(&mut self, id: CallId, status: CallStatus, number: i32) {
+        let mut ends = self.ends.iter_mut();
+        match ends.find(|(call, known, _)| (*call, *known) == (id, status)) {
+            Some((.., times)) => *times += number,
+            None => self.ends.push((id, status, number)),
         }
     }
 
@@ -49,53 +49,36 @@ impl Counted {
         self.repeated.push(call);
     }
 
-    fn of(&self, call: CallId) -> Option<(u32, CallStatus)> {
-        let known = self.ends.iter().find(|(known, ..)| *known == call);
-        known.map(|(_, times, last)| (*times, *last))
+    /// The ends with which the call is counted.
+    fn of(&self, id: CallId) -> impl Iterator<Item = (CallStatus, i32)> {
+        let of_call = self.ends.iter().filter(move |(call, ..)| *call == id);
+        let ends = of_call.map(|(_, status, times)| (*status, *times));
+        ends.filter(|(_, times)| *times != 0)
     }
 }
 
 impl Checks<'_> {
-    /// Each call is counted as ended once, where it was stored, and as what it was.
+    /// Each call is counted as ended once, with its end, and in one region.
     pub(super) fn metrics_count_each_call(&mut self) {
         let state = self.state;
         for call in state.tables[0]
             .calls()
             .filter(|call| call.status.is_final())
         {
-            self.metrics_count(call);
-        }
-    }
-
-    fn metrics_count(&mut self, call: &Call) {
-        let state = self.state;
-        let id = call.call_id;
-        let mut counts = self
-            .regions()
-            .filter_map(|region| state.counted[region].of(id));
-        let found: Vec<_> = counts.by_ref().collect();
-        let was_repeated = self
-            .regions()
-            .any(|region| state.counted[region].repeated.contains(&id));
-        // Both regions stored the call before they heard of each other: each may count it.
-        let was_stored_twice = state
-            .truth
-            .call(id)
-            .is_some_and(|call| call.stored_in == [true, true]);
-        if found.is_empty() {
-            self.violated("metrics count each call", short(id));
-        }
-        let times: u32 = found.iter().map(|(times, _)| times).sum();
-        if times > 1 && !was_repeated && !was_stored_twice {
-            self.violated(
-                "metrics count the end of a call once",
-                format!("{}: {found:?}", short(id)),
-            );
-        }
-        let last = found.iter().map(|(_, last)| *last);
-        if !was_stored_twice && last.clone().any(|last| last != call.status) {
-            let details = format!("{}: {found:?} instead of {:?}", short(id), call.status);
-            self.violated("metrics count a call as what it was", details);
+            let id = call.call_id;
+            let (counted, truth) = (&state.counted, state.truth.call(id));
+            // The stream shows each change at least once.
+            let was_repeated = counted.iter().any(|region| region.repeated.contains(&id));
+            // Both regions stored the call before they heard of each other: each may count it.
+            let was_stored_twice = truth.is_some_and(|call| call.stored_in == [true, true]);
+            if was_repeated || was_stored_twice {
+                continue;
+            }
+            let found: Vec<_> = counted.iter().flat_map(|region| region.of(id)).collect();
+            if found != [(call.status, 1)] {
+                let details = format!("{}: {found:?} instead of {:?}", short(id), call.status);
+                self.violated("metrics count each call once, with its end", details);
+            }
         }
     }
 

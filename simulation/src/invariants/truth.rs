@@ -66,7 +66,6 @@ pub struct Wait {
 pub struct PhoneLeg {
     serial: u32,
     pub call: CallId,
-    pub pbx: usize,
     pub began: u64,
     pub ended: Option<u64>,
     pub was_bridged: bool,
@@ -144,11 +143,10 @@ impl Truth {
         }
     }
 
-    pub fn phone_is_dialed(&mut self, elapsed: u64, serial: u32, pbx: usize, call: CallId) {
+    pub fn phone_is_dialed(&mut self, elapsed: u64, serial: u32, call: CallId) {
         self.phone_legs.push(PhoneLeg {
             serial,
             call,
-            pbx,
             began: elapsed,
             ended: None,
             was_bridged: false,

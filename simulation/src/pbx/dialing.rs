@@ -46,9 +46,7 @@ pub fn dial_phone(
     }
     let role = Role::Phone(waiting.clone());
     let serial = originate(sim, state, pbx, id.clone(), role, (call, caller));
-    state
-        .truth
-        .phone_is_dialed(sim.elapsed(), serial, pbx, call);
+    state.truth.phone_is_dialed(sim.elapsed(), serial, call);
     phones::phone_rings(sim, state, pbx, call, caller, id, serial);
     Originated::UnderWay
 }

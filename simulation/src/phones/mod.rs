@@ -109,6 +109,11 @@ async fn react(sim: &Sim, at: At, call: CallId, response: Response) {
         return;
     };
     let device = at.device;
+    if response.reaction != Reaction::Ignore {
+        let mut state = sim.state();
+        let elapsed = sim.elapsed();
+        state.phones.device(at).ring_of(call).stops(elapsed);
+    }
     sim.note(|| format!("the user of device{device} reacts: {:?}", response.reaction));
     let accepts = |readiness| Event::Accepted {
         by: by.clone(),
@@ -149,13 +154,11 @@ async fn react(sim: &Sim, at: At, call: CallId, response: Response) {
 /// The app knows what has become of its request. One that was rejected takes no call, so its phone leaves.
 fn settle(sim: &Sim, at: At, call: CallId, answer: Answer) {
     let mut state = sim.state();
-    let elapsed = sim.elapsed();
     let ring = state.phones.device(at).ring_of(call);
     let had_accepted = ring.has_accepted;
     if answer == Answer::Rejected {
         ring.has_accepted = false;
     }
-    ring.stops(elapsed);
     ring.is_settled = matches!(answer, Answer::Done(_) | Answer::Rejected);
     if had_accepted && answer == Answer::Rejected {
         unregister(sim, &mut state, at);

@@ -28,8 +28,6 @@ pub enum Kind {
         webhook: Option<u64>,
         /// When the leg arrives, after the start.
         leg: u64,
-        /// Whether the INVITE carries Exotel's CallSid.
-        has_sid: bool,
         /// Which of a few numbers the caller has. `None`: withheld.
         number: Option<usize>,
         /// Whether Exotel reports the end of the call.
@@ -173,7 +171,6 @@ fn from_trunk(rng: &mut Rng) -> Kind {
             _ => Some(0),
         },
         leg: rng.u64(0..1_500),
-        has_sid: rng.bool(),
         number: (rng.u32(0..5) > 0).then(|| usize::from(rng.u32(0..3) == 0)),
         reports_end: reports != 0 && rng.bool(),
         attempts: match rng.u32(0..8) {

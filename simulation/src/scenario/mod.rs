@@ -23,6 +23,8 @@ pub struct Scenario {
     pub extensions: Vec<Vec<DevicePlan>>,
     pub regions: usize,
     pub pbxs: usize,
+    /// Whether the trunk's INVITEs carry Exotel's CallSid.
+    pub trunk_names_sid: bool,
     pub limits: CallLimits,
     pub region_loss: Option<RegionLoss>,
     pub cut: Option<(u64, u64)>,
@@ -68,6 +70,7 @@ impl Scenario {
             calls: calls::draw(seed, ring, EXTENSIONS, devices),
             regions,
             pbxs,
+            trunk_names_sid: generator(seed, "trunk").bool(),
             region_loss: region_loss(seed, ring)
                 .filter(|_| regions == 2 && !faults.is_without(REGION_LOSS)),
             cut: cut(seed, ring).filter(|_| regions == 2 && !faults.is_without(CUT)),

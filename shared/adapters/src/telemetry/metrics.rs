@@ -98,9 +98,9 @@ pub const TIME_TO_PUSH: Metric = Metric::time("time_to_push");
 pub const TIME_TO_BRIDGE: Metric = Metric::time("time_to_bridge");
 /// Ended calls, by their final status.
 pub const CALLS_ENDED: Metric = Metric::count("calls_ended").by(&["outcome"]);
-/// Ended calls of which this region has learned that they ended otherwise: the regions were apart, and the other one knew more.
-/// `outcome` is the right status, and `counted_as` is the one that `calls_ended` has counted.
-pub const CALLS_CORRECTED: Metric = Metric::count("calls_corrected").by(&["outcome", "counted_as"]);
+/// Counts of [`CALLS_ENDED`] that are taken back, by the status that was counted: replication has brought a version of the call that
+/// has not ended, or has ended otherwise. Its right end is counted too.
+pub const CALLS_CORRECTED: Metric = Metric::count("calls_corrected").by(&["outcome"]);
 /// Calls in which the phone was ready but was never connected to the caller.
 pub const BRIDGE_FAILURES: Metric = Metric::count("bridge_failures");
 /// Calls for which no push was sent, although there is a device.
@@ -238,13 +238,8 @@ pub enum Measurement {
     Count(Metric),
     /// The call has ended.
     EndedAs(CallStatus),
-    /// The call was counted as ended, and ended otherwise.
-    Corrected {
-        /// How it was counted.
-        counted_as: CallStatus,
-        /// How it ended.
-        outcome: CallStatus,
-    },
+    /// The call was counted as ended like this, which is wrong.
+    NotEndedAs(CallStatus),
     /// Something took this long.
     Time(Metric, Duration),
 }
@@ -256,13 +251,8 @@ impl Measurement {
             Self::EndedAs(status) => {
                 counter!(CALLS_ENDED.name, "outcome" => status.as_str()).increment(1);
             }
-            Self::Corrected {
-                counted_as,
-                outcome,
-            } => {
-                let (outcome, counted_as) = (outcome.as_str(), counted_as.as_str());
-                counter!(CALLS_CORRECTED.name, "outcome" => outcome, "counted_as" => counted_as)
-                    .increment(1);
+            Self::NotEndedAs(status) => {
+                counter!(CALLS_CORRECTED.name, "outcome" => status.as_str()).increment(1);
             }
             Self::Time(metric, duration) => histogram!(metric.name).record(millis(*duration)),
         }
@@ -274,7 +264,7 @@ fn millis(duration: Duration) -> f64 {
 }
 
 fn measured(before: Option<&Call>, after: &Call) -> Vec<Measurement> {
-    use Measurement::{Count, EndedAs, Time};
+    use Measurement::{Count, EndedAs, NotEndedAs, Time};
     let mut measured = Vec::new();
     if before.is_none() {
         measured.push(Count(TOTAL_CALLS));
@@ -293,12 +283,19 @@ fn measured(before: Option<&Call>, after: &Call) -> Vec<Measurement> {
         let took = after.ready_at.map(|ready_at| bridged_at.since(ready_at));
         measured.extend(took.map(|took| Time(TIME_TO_BRIDGE, took)));
     }
+    let counted = before.and_then(ended_as);
+    if counted != ended_as(after) {
+        measured.extend(counted.map(NotEndedAs));
+        measured.extend(ended_as(after).map(EndedAs));
+    }
     if newly(before, after, |call| call.ended_at()).is_some() {
-        measured.push(EndedAs(after.status));
         measured.extend(failure(after).map(Count));
     }
-    measured.extend(correction(before, after));
     measured
+}
+
+fn ended_as(call: &Call) -> Option<CallStatus> {
+    call.status.is_final().then_some(call.status)
 }
 
 /// A value that this change has set.
@@ -307,16 +304,6 @@ fn newly<T>(before: Option<&Call>, after: &Call, what: impl Fn(&Call) -> Option<
         Some(_) => None,
         None => what(after),
     }
-}
-
-/// The other region knew more of a call that this one had ended.
-fn correction(before: Option<&Call>, after: &Call) -> Option<Measurement> {
-    let counted_as = before.filter(|call| call.ended.is_some())?.status;
-    let is_corrected = after.ended.is_some() && after.status != counted_as;
-    is_corrected.then_some(Measurement::Corrected {
-        counted_as,
-        outcome: after.status,
-    })
 }
 
 fn pushed_at(call: &Call) -> Option<Timestamp> {
@@ -439,37 +426,27 @@ mod tests {
         );
     }
 
-    /// The region's timer ended the call, and the other region knows of a conversation.
+    /// The region's timer ended the call. Replication brings a version that still rings, and then the conversation.
     #[test]
-    fn a_call_that_ended_otherwise_is_corrected_and_not_counted_again() {
-        let completed = [(7, accepted()), (9, Event::Bridged), (12, hung_up())];
-        let completed = completed.iter().fold(a_call(NOW), |call, (after, event)| {
-            match decide(&call, event, at(*after)) {
-                Decision::Advance { change, .. } => call.apply(&change),
-                Decision::Stay { .. } | Decision::Reject(_) => call,
-            }
-        });
-        let over = a_call(NOW).rings_until.since(NOW).as_secs();
-        let overwritten = Event::ReplicaOverwritten(Box::new(completed));
-        let measurements = measure(&[
-            (over, Event::TimerFired),
-            (over + 1, overwritten.clone()),
-            (over + 2, overwritten),
-        ]);
-        let ends = measurements.into_iter().flatten().filter(|measurement| {
-            matches!(
-                measurement,
-                Measurement::EndedAs(_) | Measurement::Corrected { .. }
-            )
-        });
-        let expected = [
-            Measurement::EndedAs(CallStatus::TimedOut),
-            Measurement::Corrected {
-                counted_as: CallStatus::TimedOut,
-                outcome: CallStatus::Completed,
-            },
-        ];
-        assert_eq!(ends.collect::<Vec<_>>(), expected);
+    fn an_end_that_replication_corrects_is_taken_back() {
+        let ringing = a_call(NOW);
+        let (mut timed_out, mut completed) = (ringing.clone(), ringing.clone());
+        timed_out.status = CallStatus::TimedOut;
+        completed.status = CallStatus::Completed;
+        let ended = Measurement::EndedAs;
+        let taken_back = Measurement::NotEndedAs(CallStatus::TimedOut);
+        for (before, after, expected) in [
+            (&ringing, &timed_out, vec![ended(CallStatus::TimedOut)]),
+            (&timed_out, &ringing, vec![taken_back.clone()]),
+            (
+                &timed_out,
+                &completed,
+                vec![taken_back, ended(CallStatus::Completed)],
+            ),
+            (&completed, &completed, Vec::new()),
+        ] {
+            assert_eq!(measured(Some(before), after), expected);
+        }
     }
 
     /// The rows of the table in docs/operations.md: name, unit, dimensions.
