@@ -5,6 +5,7 @@ mod times;
 mod truth;
 
 use ringback_core::call::CallStatus;
+use ringback_core::ids::{CallId, DeviceId};
 
 pub use counts::Counted;
 pub use truth::{Truth, parted};
@@ -175,7 +176,8 @@ impl Checks<'_> {
         for device in state.phones.extensions.iter().flatten() {
             for ring in &device.rings {
                 let id = short(ring.call);
-                if ring.pushes > 0 && !ring.is_settled && !ring.is_canceled {
+                let knows = ring.is_settled || ring.is_canceled;
+                if ring.pushes > 0 && !knows && !self.has_decided(ring.call, &device.id) {
                     let details = format!("{} for {id}", device.id);
                     self.violated("every device that rang is silenced", details);
                 }
@@ -187,6 +189,18 @@ impl Checks<'_> {
                 }
             }
         }
+    }
+
+    /// Whether the call knows that this device has answered or declined it.
+    fn has_decided(&self, call: CallId, device: &DeviceId) -> bool {
+        let Some((call, _)) = self.state.tables[0].call(call) else {
+            return false;
+        };
+        let has_answered = call.answered_by.as_ref().is_some_and(|by| {
+            let named = by.device.as_ref();
+            named.is_none_or(|named| named == device)
+        });
+        has_answered || call.declined_by.contains(device)
     }
 
     fn has_no_fault(&self) -> bool {
