@@ -68,11 +68,12 @@ fn search(arguments: &Arguments) -> std::io::Result<ExitCode> {
     let first = arguments.first.unwrap_or(by_clock);
     let time = Duration::from_secs_f64(arguments.minutes * 60.0);
     let mut found: BTreeMap<&str, (Vec<u64>, u64)> = BTreeMap::new();
-    let (mut seeds, mut faults) = (0_u64, 0);
+    let (mut seeds, mut calls, mut faults) = (0_u64, 0_usize, 0);
     while began.elapsed() < time && seeds < arguments.seeds {
         let seed = first + seeds;
         seeds += 1;
         let outcome = simulate(seed, &[], false)?;
+        calls += outcome.calls;
         faults += outcome.faults.len() + outcome.planned.len();
         for violation in &outcome.violations {
             let entry = found.entry(violation.promise).or_default();
@@ -102,8 +103,10 @@ fn search(arguments: &Arguments) -> std::io::Result<ExitCode> {
         }
     }
     #[expect(clippy::cast_precision_loss, reason = "a rate")]
-    let rate = seeds as f64 / began.elapsed().as_secs_f64();
-    println!("{seeds} calls with {faults} faults, {rate:.0} a second, from seed {first} on");
+    let rate = calls as f64 / began.elapsed().as_secs_f64();
+    println!(
+        "{calls} calls in {seeds} runs with {faults} faults, {rate:.0} calls a second, from seed {first} on"
+    );
     for (promise, (seeds, times)) in &found {
         println!("BROKEN {times} times, first by the seeds {seeds:?}: {promise}");
     }
