@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use ringback::store::devices::Device;
 use ringback::switchboard::{EffectContext, Effects};
-use ringback_core::call::{Call, CancelAudience, Effect, EndReason, Event, PushedDevices};
+use ringback_core::call::{
+    Call, CallStatus, CancelAudience, Effect, EndReason, Event, PushedDevices,
+};
 use ringback_core::ids::{ChannelId, Extension};
 use ringback_core::timestamp::Timestamp;
 
@@ -128,6 +130,7 @@ impl RunEffects {
         if !self
             .ari(pbx, "before it looks for the caller again", exists)
             .await?
+            && self.phone_leg(pbx, call).await? == PhoneLeg::Rings
         {
             self.take_down(pbx, &ChannelId::of_phone(call.call_id), pbx::NORMAL)
                 .await?;
@@ -285,6 +288,7 @@ impl RunEffects {
         Ok(match leg {
             PhoneLeg::Answered => Event::Bridged,
             PhoneLeg::Rings => Event::NotBridged { rings: true },
+            PhoneLeg::None if call.status == CallStatus::InProgress => Event::BridgeEnded,
             PhoneLeg::None => Event::NotBridged { rings: false },
         })
     }

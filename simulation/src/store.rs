@@ -114,7 +114,7 @@ impl CallStore for Store {
                 {
                     return CreateResult::KeyHeldBy(holder);
                 }
-                self.write(state, key, Value::Claim(id, call.rings_until));
+                self.write(state, key, Value::Claim(id, call.claims_caller_until()));
             }
             let value = Value::Call(Box::new(call.clone()), region);
             self.write(state, Key::Call(call.call_id), value);

@@ -110,8 +110,11 @@ impl Pbx {
         if self.channel_exists(caller_leg).await? {
             return Ok(BridgeOutcome::Dialing);
         }
-        self.end_leg(&ChannelId::of_phone(call.call_id), NORMAL)
-            .await?;
+        // A phone that has answered is bridged to a later leg of this caller, or the dialplan ends it.
+        if self.phone_leg_state(call.call_id).await? == PhoneLegState::Ringing {
+            let phone = ChannelId::of_phone(call.call_id);
+            self.end_leg(&phone, NORMAL).await?;
+        }
         Ok(BridgeOutcome::CallerGone)
     }
 

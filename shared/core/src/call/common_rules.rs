@@ -31,7 +31,7 @@ pub(super) fn completed_effects(pending_since: Timestamp) -> Vec<Rule<'static>> 
     vec![
         when([Condition::EffectsPendingSince(pending_since)])
             .set([
-                Assignment::NoEffectsPending,
+                Assignment::EffectsCompleted(pending_since),
                 Assignment::AnswerUnannounced(false),
             ])
             .then_nothing(),

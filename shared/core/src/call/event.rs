@@ -84,6 +84,8 @@ pub enum Event {
         /// Whether the phone rings at this moment.
         rings: bool,
     },
+    /// Asterisk says that the call, which was in progress, has no legs any more.
+    BridgeEnded,
     /// Exotel began to stream the call's audio.
     StreamStarted,
     /// Exotel stopped streaming the call's audio.
@@ -118,6 +120,7 @@ impl Event {
             | Self::CallerLegEnded { .. }
             | Self::PhoneLegEnded { .. }
             | Self::Bridged
+            | Self::BridgeEnded
             | Self::NotBridged { .. }
             | Self::StreamStarted
             | Self::StreamStopped(_)
@@ -176,6 +179,7 @@ impl Event {
                 Some(format!("answered={answered} cause={cause}")),
             ),
             Self::Bridged => ("bridged", None),
+            Self::BridgeEnded => ("bridge_ended", None),
             Self::NotBridged { .. } => ("not_bridged", None),
             Self::StreamStarted => ("stream_started", None),
             Self::StreamStopped(reason) => ("stream_stopped", Some(reason.as_str().to_owned())),

@@ -61,6 +61,10 @@ fn learned(call: &Call, other: &Call, now: Timestamp) -> Vec<Assignment> {
     }
     set.extend(answer);
     set.extend(progress);
+    let is_completed = |since| other.effects_completed == Some(since);
+    if set.is_empty() && call.effects_pending_since.is_some_and(is_completed) {
+        set.extend(other.effects_completed.map(Assignment::EffectsCompleted));
+    }
     set
 }
 
@@ -79,6 +83,7 @@ fn name_every_field(call: &Call) {
         version: _,
         checked_at: _,
         effects_pending_since: _,
+        effects_completed: _,
         history: _,
         expires_at: _,
         // `legs_and_names`

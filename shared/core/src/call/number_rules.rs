@@ -65,6 +65,7 @@ pub(super) fn rules(event: &Event, now: Timestamp) -> Vec<Rule<'_>> {
         | Event::PhoneLegEnded { .. }
         | Event::Bridged
         | Event::NotBridged { .. }
+        | Event::BridgeEnded
         | Event::ReplicaOverwritten(_) => vec![otherwise().nothing()],
     }
 }

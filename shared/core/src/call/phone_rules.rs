@@ -78,6 +78,15 @@ pub(super) fn rules(event: &Event, now: Timestamp) -> Vec<Rule<'_>> {
         } => phone_leg_ended(pbx, *answered, *cause, *by, now),
         Event::Bridged => bridged(now),
         Event::NotBridged { rings } => not_bridged(*rings, now),
+        Event::BridgeEnded => vec![
+            when([
+                Condition::StatusIs(CallStatus::InProgress),
+                Condition::IsToNumber(false),
+            ])
+            .set(ended(CallStatus::Completed, EndReason::HungUp, now))
+            .then_pending(),
+            otherwise().nothing(),
+        ],
         Event::StreamStarted | Event::StreamStopped(_) => stream_rules(event),
         Event::TimerFired => timer_fired(now),
         Event::EffectsCompleted {
@@ -116,8 +125,16 @@ fn caller_reported<'e>(
         })
         .reject(RejectReason::AnotherCall),
         when_read(
-            "has ended, and neither CallSid nor leg says that it is meant",
-            move |call| call.status.is_final() && !has_same_sid(call) && leg.is_none(),
+            "rings no longer, and neither CallSid nor leg says that it is meant",
+            move |call| {
+                let is_over = now >= call.rings_until;
+                match leg {
+                    _ if has_same_sid(call) => false,
+                    // The leg of a caller whose call was declined arrives late.
+                    Some(leg) => is_over && !call.is_callers_leg(leg),
+                    None => is_over || call.status.is_final(),
+                }
+            },
         )
         .reject(RejectReason::AnotherCall),
         when_read("has another leg and not the same CallSid", move |call| {
@@ -451,14 +468,17 @@ fn caller_leg_ended(
                 .then_pending(),
         );
     }
-    rules.push(
-        // Another leg of this call talks. Exotel reports the end of the call without a leg.
-        when([Condition::StatusIs(CallStatus::InProgress)])
-            .and("this leg was not bridged", move |_| {
-                !answered && leg.is_some()
-            })
-            .nothing(),
-    );
+    if !answered {
+        let in_progress = || when([Condition::StatusIs(CallStatus::InProgress)]);
+        if leg.is_some() {
+            // Another leg of this call talks.
+            rules.push(in_progress().nothing());
+        } else {
+            // Exotel's report may be about another call of the same caller, if the trunk does not name its calls.
+            let check = |_: &Call, _| vec![Effect::CheckBridge];
+            rules.push(in_progress().only("check the bridge", check));
+        }
+    }
     rules.push(
         when([Condition::StatusIs(CallStatus::InProgress)])
             .set(completed)

@@ -337,10 +337,12 @@ async fn a_phone_that_is_dialed_after_the_call_has_ended_is_hung_up() {
     pbx.originate_replies([ok()]).await;
     pbx.will_reply("GET", CALLER_CHANNEL, [channel_not_found()])
         .await;
+    pbx.will_reply("GET", &pbx.phone_channel(), [channel("Ringing")])
+        .await;
     pbx.will_reply("DELETE", &pbx.phone_channel(), [no_content()])
         .await;
     assert_eq!(pbx.bridge().await.unwrap(), BridgeOutcome::CallerGone);
-    assert_eq!(pbx.requests().await.len(), 3);
+    assert_eq!(pbx.requests().await.len(), 4);
 }
 
 #[tokio::test]
