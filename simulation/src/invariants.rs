@@ -6,7 +6,7 @@ use ringback_core::timestamp::Timestamp;
 
 use crate::pbx::LONGEST_WAIT;
 use crate::scenario::{Answers, Kind};
-use crate::sim::{Sim, State};
+use crate::sim::{Seconds, Sim, State};
 use crate::table::short;
 
 /// What has truly happened.
@@ -42,6 +42,18 @@ pub struct Violation {
     pub promise: &'static str,
     /// Details.
     pub details: String,
+}
+
+impl std::fmt::Display for Violation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            at,
+            promise,
+            details,
+        } = self;
+        let at = Seconds(*at);
+        write!(f, "BROKEN at {at} s: {promise}. Details: {details}")
+    }
 }
 
 /// A call that ends while its legs meet may end them: nobody has talked yet.

@@ -455,11 +455,9 @@ pub fn end_leg(sim: &Sim, state: &mut State, pbx: usize, id: &ChannelId, cause: 
     };
     let channel = channels.remove(place);
     let elapsed = sim.elapsed();
-    if let Some(timeline) = &mut state.timeline {
-        timeline.push(format!(
-            "{elapsed:>6} ms leg {id} ends: cause {cause}, by {by:?}"
-        ));
-    }
+    state.note(elapsed, || {
+        format!("leg {id} ends: cause {cause}, by {by:?}")
+    });
     if let (Some(_), Some(call)) = (&channel.bridged_to, channel.call) {
         state.truth.parted(sim, call, by == HungUpBy::Neither);
     } else if !matches!(channel.role, Role::Phone(_)) {
