@@ -241,7 +241,7 @@ fn report(sim: &Sim, pbx: usize, named: Named, event: Event) {
         }
         sim.note(|| format!("the PBX reports {}", event.as_str()));
         let answer = post(&sim, pbx, &Arrival::App(named, event)).await;
-        sim.note(|| format!("the PBX gets {answer:?}"));
+        sim.note(|| format!("the PBX gets {answer}"));
     });
 }
 

@@ -241,7 +241,7 @@ async fn respond(sim: &Sim, number: usize, call: CallId, event: Event) -> Answer
             0
         };
         let answer = functions::app_responds(sim, region, call, event.clone()).await;
-        sim.note(|| format!("device{number} gets {answer:?} from region {region}"));
+        sim.note(|| format!("device{number} gets {answer} from region {region}"));
         match answer {
             Answer::Done(_) | Answer::Rejected => return answer,
             Answer::NoSuchCall | Answer::Failed | Answer::Nothing => sim.sleep(PAUSE).await,

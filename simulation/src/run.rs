@@ -8,11 +8,11 @@ use ringback_core::call::{CallSide, CallType, Event};
 use ringback_core::ids::{CallId, Reference};
 use ringback_core::phone_number::{Caller, PhoneNumber};
 
-use crate::faults::Fault;
+use crate::faults::{CUT, Fault, REGION_LOSS, RESTART};
 use crate::functions::{self, Answer};
 use crate::invariants::{Violation, check_end};
 use crate::scenario::{Kind, Scenario};
-use crate::sim::Sim;
+use crate::sim::{Seconds, Sim};
 use crate::{exotel, pbx, phones};
 
 /// How a run went.
@@ -61,16 +61,42 @@ pub fn simulate(seed: u64, without: &[u32], record: bool) -> std::io::Result<Out
 
 fn planned(plan: &Scenario) -> Vec<u32> {
     let all = [
-        (plan.region_loss.is_some(), crate::faults::REGION_LOSS),
-        (plan.cut.is_some(), crate::faults::CUT),
-        (plan.restart.is_some(), crate::faults::RESTART),
+        (plan.region_loss.is_some(), REGION_LOSS),
+        (plan.cut.is_some(), CUT),
+        (plan.restart.is_some(), RESTART),
     ];
     all.into_iter()
         .filter_map(|(is_planned, number)| is_planned.then_some(number))
         .collect()
 }
 
+/// The large faults stand at the beginning of the timeline.
+fn note_plan(sim: &Sim) {
+    let plan = sim.plan();
+    if let Some(loss) = plan.region_loss {
+        let (from, until) = (Seconds(loss.from), Seconds(loss.until));
+        let how = if loss.silent {
+            "does not answer"
+        } else {
+            "refuses connections"
+        };
+        let region = loss.region;
+        sim.note(|| {
+            format!("PLANNED {REGION_LOSS}: region {region} {how} from {from} s to {until} s")
+        });
+    }
+    if let Some((from, until)) = plan.cut {
+        let (from, until) = (Seconds(from), Seconds(until));
+        sim.note(|| format!("PLANNED {CUT}: no replication from {from} s to {until} s"));
+    }
+    if let Some((pbx, at)) = plan.restart {
+        let at = Seconds(at);
+        sim.note(|| format!("PLANNED {RESTART}: PBX {pbx} restarts at {at} s"));
+    }
+}
+
 fn begin(sim: &Sim) {
+    note_plan(sim);
     let people = sim.clone();
     match sim.plan().kind {
         Kind::FromTrunk { .. } => sim.spawn(async move { from_trunk(&people).await }),
@@ -114,7 +140,7 @@ async fn from_trunk(sim: &Sim) {
             for _ in 0..=usize::from(again) {
                 exotel.note(|| "Exotel reports the caller".to_owned());
                 let answer = functions::exotel_reports_caller(&exotel, 0, report.clone()).await;
-                exotel.note(|| format!("Exotel gets {answer:?}"));
+                exotel.note(|| format!("Exotel gets {answer}"));
             }
         });
     }
@@ -170,7 +196,7 @@ async fn app_calls(sim: &Sim) {
             0
         };
         let answer = functions::app_calls(sim, region, request.clone()).await;
-        sim.note(|| format!("the calling app gets {answer:?} from region {region}"));
+        sim.note(|| format!("the calling app gets {answer} from region {region}"));
         if matches!(answer, Answer::Done(_) | Answer::Rejected) {
             break;
         }

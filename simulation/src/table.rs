@@ -189,7 +189,10 @@ fn replace(sim: &Sim, state: &mut State, region: usize, key: Key, item: Item) {
         let reason = after.end_reason().map_or("", |reason| reason.as_str());
         let status = after.status.as_str();
         let (version, id) = (after.version, short(after.call_id));
-        format!("region {region} {how} version {version} of {id}: {status} {reason} ({event} {by})")
+        let words = [status, reason, "after", event, &by];
+        let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
+        let what = words.join(" ");
+        format!("region {region} {how} version {version} of {id}: {what}")
     });
     let table = &mut state.tables[region];
     table.stream.push_back(Record {

@@ -40,9 +40,10 @@ fn each_past_fault_can_be_put_back() {
 #[test]
 fn the_page_lists_each_past_fault_as_found() {
     let page = fs::read_to_string(root().join("docs/simulation.md")).unwrap();
-    let rows = page
-        .lines()
-        .filter_map(|line| line.strip_prefix("| [")?.split_once("](../simulation/past_faults/"));
+    let rows = page.lines().filter_map(|line| {
+        line.strip_prefix("| [")?
+            .split_once("](../simulation/past_faults/")
+    });
     let rows: Vec<_> = rows.collect();
     let listed: BTreeSet<String> = rows.iter().map(|(name, _)| (*name).to_owned()).collect();
     assert_eq!(listed, patches(), "run simulation/prove.sh");

@@ -26,7 +26,10 @@ fn violations(seed: u64) -> Vec<Violation> {
 /// Fails if something was found, with the timeline.
 fn assert_good(seed: u64, found: &[Violation], shows: &str) {
     if let Some(violation) = found.first() {
-        panic!("{shows}: {}", explain(seed, violation.promise).unwrap_or_default());
+        panic!(
+            "{shows}: {}",
+            explain(seed, violation.promise).unwrap_or_default()
+        );
     }
 }
 
