@@ -12,6 +12,7 @@ use ringback_core::timestamp::Timestamp;
 use crate::faults::Fault;
 use crate::pbx::{self, HungUpBy, Originated};
 use crate::process::Process;
+use crate::random::Part;
 use crate::sim::State;
 use crate::{exotel, phones, timers};
 
@@ -56,7 +57,7 @@ impl RunEffects {
     ) -> Result<T, EffectError> {
         let sim = &self.0.sim;
         self.0.step(doing).await;
-        let way = sim.between(2, 15);
+        let way = sim.between(Part::Asterisk, 2, 15);
         sim.sleep(way).await;
         if sim.fault(Fault::AriFails) || sim.state().pbxs[pbx].is_down(sim.elapsed()) {
             return Err(EffectError::Asterisk);
@@ -109,7 +110,10 @@ impl RunEffects {
             .await?
             == Originated::NotRegistered
         {
-            self.wait_for(pbx, until, phones::is_registered).await?;
+            let extension = sim.plan().calls[sim.state().truth.caller_of(call.call_id)].extension;
+            let is_registered =
+                move |state: &State, pbx| phones::is_registered(state, pbx, extension);
+            self.wait_for(pbx, until, is_registered).await?;
             let exists = |state: &mut State| state.pbxs[pbx].channel(caller).is_some();
             if !self
                 .ari(pbx, "before it looks for the caller", exists)
@@ -125,7 +129,7 @@ impl RunEffects {
         &self,
         pbx: usize,
         until: Timestamp,
-        is_registered: fn(&State, usize) -> bool,
+        is_registered: impl Fn(&State, usize) -> bool + Copy + Send + Sync,
     ) -> Result<(), EffectError> {
         while self.0.now() + Duration::from_millis(LOOK_AGAIN_AFTER) < until {
             self.0.sim.sleep(LOOK_AGAIN_AFTER).await;
@@ -277,7 +281,7 @@ impl RunEffects {
 
     async fn ring(&self, call: &Call) -> Event {
         self.0.step("before it sends pushes").await;
-        let way = self.0.sim.between(30, 300);
+        let way = self.0.sim.between(Part::Pushes, 30, 300);
         self.0.sim.sleep(way).await;
         let devices = phones::ring(&self.0.sim, call);
         self.0.step("after it sent pushes").await;
@@ -293,7 +297,7 @@ impl RunEffects {
 
     async fn cancel(&self, call: &Call, to: &CancelAudience) {
         self.0.step("before it sends cancellations").await;
-        let way = self.0.sim.between(30, 300);
+        let way = self.0.sim.between(Part::Pushes, 30, 300);
         self.0.sim.sleep(way).await;
         phones::cancel(&self.0.sim, call, to);
         self.0.step("after it sent cancellations").await;

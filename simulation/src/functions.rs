@@ -14,6 +14,7 @@ use std::time::Duration;
 use crate::effects::EffectError;
 use crate::faults::Fault;
 use crate::process::{Function, Process, run};
+use crate::random::Part;
 use crate::sim::Sim;
 use crate::table::Record;
 use crate::timers::{self, Message};
@@ -54,7 +55,8 @@ const BROADCAST: Function = Function("broadcast", 60_000);
 /// The dialplan waits 5 s for an answer, so the function answers earlier.
 const PBX_PATIENCE: Duration = Duration::from_secs(4);
 
-const REGIONS: [&str; 2] = ["primary", "fallback"];
+/// The names of the regions.
+pub const REGIONS: [&str; 2] = ["primary", "fallback"];
 
 /// Sends a request to a function, and waits for its answer for this long. The process runs on if the client gives up.
 async fn request<B, F>(
@@ -78,11 +80,11 @@ where
         return Answer::Nothing;
     }
     let began = sim.elapsed();
-    let way = sim.between(5, 40);
+    let way = sim.between(Part::Requests, 5, 40);
     sim.sleep(way).await;
     if sim.fault(Fault::RequestTwice) {
         let (again, body) = (sim.clone(), body.clone());
-        let later = sim.between(0, 2_000);
+        let later = sim.between(Part::Requests, 0, 2_000);
         sim.spawn(async move {
             again.sleep(later).await;
             run(&again, region, function, body).await;

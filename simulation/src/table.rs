@@ -10,6 +10,7 @@ use ringback_core::timestamp::Timestamp;
 
 use crate::faults::Fault;
 use crate::functions;
+use crate::random::Part;
 use crate::sim::{Sim, State};
 
 /// When and where an item was written. The later one wins.
@@ -121,7 +122,7 @@ pub fn write(sim: &Sim, state: &mut State, region: usize, key: Key, value: Value
     replace(sim, state, region, key.clone(), item.clone());
     if sim.plan().regions == 2 {
         let (least, most) = sim.plan().lag;
-        let lag = state.rng.u64(least..=most);
+        let lag = state.random.of_part(Part::Replication).u64(least..=most);
         let sim = sim.clone();
         sim.clone()
             .spawn(async move { replicate(&sim, region, lag, key, item).await });
@@ -130,7 +131,7 @@ pub fn write(sim: &Sim, state: &mut State, region: usize, key: Key, value: Value
 
 async fn replicate(sim: &Sim, from: usize, lag: u64, key: Key, item: Item) {
     let late = if sim.fault(Fault::ReplicationLate) {
-        sim.between(1_000, 15_000)
+        sim.between(Part::Replication, 1_000, 15_000)
     } else {
         0
     };
@@ -168,9 +169,7 @@ fn replace(sim: &Sim, state: &mut State, region: usize, key: Key, item: Item) {
         Value::Call(call, _) => Some(call),
         Value::AliasOf(_) | Value::Claim(..) => None,
     });
-    state
-        .truth
-        .saw_write(sim.elapsed(), before.as_deref(), &after);
+    state.truth.saw_write(sim.elapsed(), &after, stored_in);
     state.note(sim.elapsed(), || {
         let event = after
             .history
@@ -221,9 +220,9 @@ const BATCH: usize = 10;
 async fn read_stream(sim: &Sim, region: usize) {
     let mut failures = 0;
     loop {
-        let pause = sim.between(30, 400);
+        let pause = sim.between(Part::Streams, 30, 400);
         let late = if sim.fault(Fault::StreamLate) {
-            sim.between(1_000, 10_000)
+            sim.between(Part::Streams, 1_000, 10_000)
         } else {
             0
         };
@@ -240,10 +239,23 @@ async fn read_stream(sim: &Sim, region: usize) {
         };
         let size = batch.len();
         let handled = functions::broadcast(sim, region, batch).await;
-        let again = if sim.fault(Fault::StreamTwice) { 1 } else { 0 };
-        let handled = handled.unwrap_or(0).saturating_sub(again);
+        let handled = handled.unwrap_or(0);
+        let again = sim.fault(Fault::StreamTwice);
+        let mut state = sim.state();
+        let State {
+            tables, counted, ..
+        } = &mut *state;
+        let (stream, counted) = (&mut tables[region].stream, &mut counted[region]);
+        // A process that fails has written no metrics.
+        for record in stream.iter().take(handled) {
+            counted.count(sim, region, record);
+        }
+        if let Some(last) = handled.checked_sub(1).filter(|_| again) {
+            counted.is_repeated(stream[last].after.call_id);
+        }
+        let handled = handled.saturating_sub(usize::from(again));
         failures = if handled == 0 { failures + 1 } else { 0 };
         let gone = if failures > ATTEMPTS { size } else { handled };
-        sim.state().tables[region].stream.drain(..gone);
+        stream.drain(..gone);
     }
 }

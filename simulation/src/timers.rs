@@ -10,6 +10,7 @@ use crate::effects::EffectError;
 use crate::faults::Fault;
 use crate::functions;
 use crate::process::Process;
+use crate::random::Part;
 use crate::sim::Sim;
 use crate::table::short;
 
@@ -103,9 +104,9 @@ fn send(process: &Process, timer: Timer, delay_seconds: u128) -> Result<Sent, Ef
     let copies = if sim.fault(Fault::QueueTwice) { 2 } else { 1 };
     for _ in 0..copies {
         let late = if sim.fault(Fault::QueueLate) {
-            sim.between(1_000, 20_000)
+            sim.between(Part::Timers, 1_000, 20_000)
         } else {
-            sim.between(20, 300)
+            sim.between(Part::Timers, 20, 300)
         };
         let delay = u64::try_from(delay_seconds * 1000).unwrap_or(0);
         let message = Message {
@@ -191,7 +192,8 @@ fn schedule_backstop(
         schedules.push(name);
     }
     let in_time = at.since(sim.now()).as_millis();
-    let fires_at = sim.elapsed() + u64::try_from(in_time).unwrap_or(0) + sim.between(0, 60_000);
+    let fires_at =
+        sim.elapsed() + u64::try_from(in_time).unwrap_or(0) + sim.between(Part::Timers, 0, 60_000);
     let sim = sim.clone();
     sim.clone().spawn(async move {
         sim.sleep_until(fires_at).await;

@@ -73,7 +73,7 @@ struct Search<'a> {
 
 #[derive(Default)]
 struct Tally {
-    seeds: u64,
+    calls: usize,
     faults: usize,
     reports: u32,
     broken: BTreeMap<&'static str, Broken>,
@@ -130,7 +130,7 @@ impl Search<'_> {
 
     fn add(&self, seed: u64, outcome: &Outcome) {
         let mut tally = self.tally();
-        tally.seeds += 1;
+        tally.calls += outcome.calls;
         tally.faults += outcome.faults.len() + outcome.planned.len();
         let is_ignored = |promise| self.arguments.ignore.iter().any(|known| known == promise);
         for violation in &outcome.violations {
@@ -148,13 +148,13 @@ impl Search<'_> {
     }
 
     fn progress(&self, tally: &Tally) -> String {
-        let Tally { seeds, faults, .. } = tally;
+        let Tally { calls, faults, .. } = tally;
         let seconds = self.began.elapsed().as_secs_f64();
         #[expect(clippy::cast_precision_loss, reason = "a rate")]
-        let rate = *seeds as f64 / seconds;
+        let rate = *calls as f64 / seconds;
         let first = self.first;
         format!(
-            "{seconds:.1} s: {seeds} calls with {faults} faults, {rate:.0} calls per second, from seed {first} on"
+            "{seconds:.1} s: {calls} calls with {faults} faults, {rate:.0} calls per second, from seed {first} on"
         )
     }
 
