@@ -57,7 +57,11 @@ impl RunEffects {
     ) -> Result<T, EffectError> {
         let sim = &self.0.sim;
         self.0.step(doing).await;
-        let way = sim.between(Part::Asterisk, 2, 15);
+        let way = if sim.fault(Fault::AriSlow) {
+            sim.between(Part::Asterisk, 300, 2_000)
+        } else {
+            sim.between(Part::Asterisk, 2, 15)
+        };
         sim.sleep(way).await;
         if sim.fault(Fault::AriFails) || sim.state().pbxs[pbx].is_down(sim.elapsed()) {
             return Err(EffectError::Asterisk);
@@ -289,7 +293,7 @@ impl RunEffects {
             return Event::PushNotSent(EndReason::PushFailed);
         }
         Event::PushSent(PushedDevices {
-            are_all: devices.len() == self.0.sim.plan().devices.len(),
+            are_all: devices.len() == phones::count(&self.0.sim, call),
             devices,
             at: self.0.now(),
         })

@@ -41,6 +41,8 @@ pub enum Fault {
     StreamLate,
     /// Asterisk does not answer, and has done nothing.
     AriFails,
+    /// Asterisk answers after up to 2 s.
+    AriSlow,
     /// Asterisk has done what it was asked to do, and its answer is lost.
     AriAnswerLost,
     /// A report of the PBX is lost, with all its repetitions.
@@ -63,7 +65,7 @@ pub enum Fault {
     ExotelAnswerLost,
 }
 
-const ALL: [Fault; 27] = [
+const ALL: [Fault; 28] = [
     Fault::Crash,
     Fault::ColdStart,
     Fault::StoreFails,
@@ -81,6 +83,7 @@ const ALL: [Fault; 27] = [
     Fault::StreamTwice,
     Fault::StreamLate,
     Fault::AriFails,
+    Fault::AriSlow,
     Fault::AriAnswerLost,
     Fault::HookLost,
     Fault::PushRejected,

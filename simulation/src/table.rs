@@ -169,7 +169,9 @@ fn replace(sim: &Sim, state: &mut State, region: usize, key: Key, item: Item) {
         Value::Call(call, _) => Some(call),
         Value::AliasOf(_) | Value::Claim(..) => None,
     });
-    state.truth.saw_write(sim.elapsed(), &after, stored_in);
+    state
+        .truth
+        .saw_write(sim.elapsed(), region, &after, stored_in);
     state.note(sim.elapsed(), || {
         let event = after
             .history

@@ -82,6 +82,32 @@ impl Checks<'_> {
         }
     }
 
+    /// Without faults, clients get each status once and in order.
+    pub(super) fn clients_get_updates_in_order(&mut self) {
+        if !self.has_no_fault() {
+            return;
+        }
+        let state = self.state;
+        for region in self.regions() {
+            let updates = &state.truth.updates[region];
+            for (place, (id, status, _)) in updates.iter().enumerate() {
+                let mut later = updates[place + 1..]
+                    .iter()
+                    .filter(|(other, ..)| other == id);
+                if let Some((_, next, _)) = later
+                    .next()
+                    .filter(|(_, next, _)| next.rank() <= status.rank())
+                {
+                    let details = format!(
+                        "{}: {next:?} after {status:?} in region {region}",
+                        short(*id)
+                    );
+                    self.violated("clients get each status once and in order", details);
+                }
+            }
+        }
+    }
+
     pub(super) fn clients_know_the_end(&mut self) {
         for region in self.regions() {
             for call in self.state.tables[region].calls() {

@@ -10,6 +10,8 @@ use ringback_core::ids::{CallId, DeviceId};
 pub use counts::Counted;
 pub use truth::{Truth, parted};
 
+use crate::faults::Fault;
+use crate::phones::Ring;
 use crate::scenario::{Answers, Attempts, Kind};
 use crate::sim::{Seconds, Sim, State};
 use crate::table::short;
@@ -43,6 +45,9 @@ const SHORT_TALK: u64 = 5_000;
 /// A phone that registers later than this may be too late for its call.
 const CONNECTS_WITHIN: u64 = 10_000;
 
+/// An app that gets no answer asks the other region after 3.7 s.
+const ASKS_BOTH_WITHIN: u64 = 5_000;
+
 /// More timers than this for one call mean that timers arm timers.
 const MOST_TIMERS: usize = 200;
 
@@ -69,7 +74,9 @@ pub fn check_end(sim: &Sim, is_idle: bool) {
         checks.clients_know_the_end();
         checks.devices_are_silenced();
         checks.metrics_count_each_call();
+        checks.clients_get_updates_in_order();
         checks.callers_do_not_wait();
+        checks.calls_end_with_their_caller();
         checks.phone_legs_end_with_their_call();
         checks.ready_phones_are_dialed();
         checks.devices_stop_ringing();
@@ -196,7 +203,7 @@ impl Checks<'_> {
                 if ring.began.is_some() && ring.ended.is_none() {
                     self.violated("no device rings on", format!("{} for {id}", device.id));
                 }
-                if ring.pushes > 1 && self.has_no_fault() {
+                if ring.pushes > 1 && !self.may_push_again() {
                     self.violated("a push is sent once", format!("{} for {id}", device.id));
                 }
             }
@@ -215,11 +222,46 @@ impl Checks<'_> {
         has_answered || call.declined_by.contains(device)
     }
 
+    /// Whether the only fault is the loss of a region, while the call rang and was known in the other one, and its user accepted early
+    /// enough to ask that region too.
+    fn continues_elsewhere(&self, ring: &Ring) -> bool {
+        let plan = self.sim.plan();
+        let call = self.state.truth.call(ring.call);
+        let (Some(loss), Some(call), Some(tapped)) = (plan.region_loss, call, ring.ended) else {
+            return false;
+        };
+        let has_other_fault = plan.cut.is_some()
+            || plan.restart.is_some()
+            || !self.state.faults.happened().is_empty();
+        let was_known = call.known_in[1 - loss.region].is_some_and(|known| known < loss.from);
+        let is_pushed = ring.pushes == 1;
+        was_known && is_pushed && !has_other_fault && tapped + ASKS_BOTH_WITHIN < call.rings_until
+    }
+
+    /// A push is sent again only if its process has crashed or could not complete the effects, or if the regions were apart.
+    fn may_push_again(&self) -> bool {
+        let explains = |fault| match fault {
+            Fault::Crash
+            | Fault::StoreFails
+            | Fault::StoreAnswerLost
+            | Fault::StoreSlow
+            | Fault::AriFails
+            | Fault::AriAnswerLost
+            | Fault::AriSlow
+            | Fault::QueueFails
+            | Fault::ReplicationLate => true,
+            _ => false,
+        };
+        let mut happened = self.state.faults.happened().iter();
+        happened.any(|(_, fault)| explains(*fault)) || !self.sim.plan().has_no_planned_fault()
+    }
+
     fn has_no_fault(&self) -> bool {
         self.state.faults.happened().is_empty() && self.sim.plan().has_no_planned_fault()
     }
 
-    /// Without faults, a caller who stays is bridged to the only device once its user has accepted and its phone answers.
+    /// Without faults, a caller who stays is bridged to the only device once its user has accepted and its phone answers. If a region
+    /// is lost that the other one knows the call of, too.
     fn who_accepts_is_bridged(&mut self) {
         let (state, plan) = (self.state, self.sim.plan());
         // Two callers may be mistaken for each other, or answered with one phone.
@@ -229,7 +271,10 @@ impl Checks<'_> {
         let [device] = state.phones.extensions[call.extension].as_slice() else {
             return;
         };
-        let has_accepted = device.rings.iter().any(|ring| ring.has_accepted);
+        let mut rings = device.rings.iter();
+        let Some(ring) = rings.find(|ring| ring.has_accepted) else {
+            return;
+        };
         let stays_registered = device.plan.moves.is_none()
             && (device.plan.registers_after.iter())
                 .all(|after| after.is_some_and(|after| after < CONNECTS_WITHIN));
@@ -245,8 +290,9 @@ impl Checks<'_> {
             }
         );
         let stays = call.patience.is_none() && has_one_leg;
-        let is_willing = has_accepted && stays_registered && answers && stays;
-        if is_willing && self.has_no_fault() && state.truth.talks.is_empty() {
+        let is_willing = stays_registered && answers && stays;
+        let may_fail = !self.has_no_fault() && !self.continues_elsewhere(ring);
+        if is_willing && !may_fail && state.truth.talks.is_empty() {
             self.violated("who accepts is bridged", device.id.to_string());
         }
     }

@@ -33,7 +33,7 @@ const SCHEDULE: u64 = 15_000 + 5_000 + 60_000 + 2_000;
 const fn delays_busy(fault: Fault) -> Option<u64> {
     match fault {
         Fault::ColdStart => Some(4_000),
-        Fault::StoreSlow => Some(6_000),
+        Fault::StoreSlow | Fault::AriSlow => Some(6_000),
         Fault::Crash
         | Fault::StoreFails
         | Fault::StoreAnswerLost
@@ -50,6 +50,7 @@ const fn delays_busy(fault: Fault) -> Option<u64> {
 const fn delays_hangup(fault: Fault) -> Option<u64> {
     match fault {
         Fault::ColdStart => Some(4_000),
+        Fault::AriSlow => Some(2_000),
         Fault::QueueLate => Some(20_000),
         Fault::Crash
         | Fault::StoreFails
@@ -98,9 +99,17 @@ const fn delays_dialing(fault: Fault) -> Option<u64> {
         | Fault::SchedulerFails
         | Fault::AnswerLost => Some(0),
         Fault::ColdStart => Some(4_000),
-        Fault::StoreSlow => Some(6_000),
+        Fault::StoreSlow | Fault::AriSlow => Some(6_000),
         Fault::RequestLost => Some(5_000),
         _ => None,
+    }
+}
+
+/// How much longer one fault can keep a call from hearing that its caller has gone. `None`: until its deadline.
+const fn delays_report(fault: Fault) -> Option<u64> {
+    match fault {
+        Fault::HookLost => None,
+        other => delays_dialing(other),
     }
 }
 
@@ -137,6 +146,26 @@ impl Checks<'_> {
             if left > due {
                 let details = format!("{}: {left} ms instead of {due} ms", short(call.id));
                 self.violated("every caller is bridged or refused in time", details);
+            }
+        }
+    }
+
+    /// A call ends when its caller has gone.
+    pub(super) fn calls_end_with_their_caller(&mut self) {
+        let state = self.state;
+        let Some(delay) = self.delay(delays_report) else {
+            return;
+        };
+        let waits = state.truth.waits.iter();
+        for wait in waits.filter(|wait| !wait.was_bridged && !wait.is_one_of_several) {
+            let call = wait.call.and_then(|call| state.truth.call(call));
+            let Some((call, left)) = call.zip(wait.left) else {
+                continue;
+            };
+            let due = left + PROMISED + delay;
+            if call.ended.is_none_or(|ended| ended > due) {
+                let details = format!("{}: {:?} instead of {due} ms", short(call.id), call.ended);
+                self.violated("a call ends when its caller has gone", details);
             }
         }
     }

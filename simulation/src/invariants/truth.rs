@@ -39,6 +39,8 @@ pub struct CallTruth {
     pub id: CallId,
     /// Which regions have stored it.
     pub stored_in: [bool; 2],
+    /// When each region first knew it.
+    pub known_in: [Option<u64>; 2],
     /// The last moment of its ring that a table has named.
     pub rings_until: u64,
     /// When it was first ready in a table.
@@ -57,6 +59,7 @@ pub struct Wait {
     pub pbx: usize,
     pub arrived: u64,
     pub left: Option<u64>,
+    pub was_bridged: bool,
     /// The trunk has brought the same call on another leg besides.
     pub is_one_of_several: bool,
 }
@@ -114,6 +117,7 @@ impl Truth {
             pbx,
             arrived: elapsed,
             left: None,
+            was_bridged: false,
             is_one_of_several: false,
         });
     }
@@ -167,6 +171,9 @@ impl Truth {
             self.violated(elapsed, "at most one bridge", short(call));
         }
         self.caller_left(elapsed, caller);
+        for wait in &mut self.waits {
+            wait.was_bridged |= wait.serial == caller;
+        }
         for leg in &mut self.phone_legs {
             leg.was_bridged |= leg.serial == phone;
         }
@@ -184,12 +191,13 @@ impl Truth {
     }
 
     /// What a table now has of a call.
-    pub fn saw_write(&mut self, elapsed: u64, after: &Call, stored_in: usize) {
+    pub fn saw_write(&mut self, elapsed: u64, region: usize, after: &Call, stored_in: usize) {
         let place = self.calls.iter().position(|call| call.id == after.call_id);
         let place = place.unwrap_or_else(|| {
             self.calls.push(CallTruth {
                 id: after.call_id,
                 stored_in: [false; 2],
+                known_in: [None; 2],
                 rings_until: 0,
                 ready: None,
                 ended: None,
@@ -200,6 +208,7 @@ impl Truth {
         });
         let call = &mut self.calls[place];
         call.stored_in[stored_in] = true;
+        call.known_in[region].get_or_insert(elapsed);
         let until = after.rings_until.since(START);
         call.rings_until = call.rings_until.max(millis(until));
         if after.ready_at.is_some() {

@@ -9,7 +9,7 @@ use ringback_core::ids::{CallId, DeviceId, Extension};
 
 use registration::{Contact, register, unregister};
 pub use registration::{Registration, is_registered, phone_rings};
-pub use ringing::{Ring, cancel, ring};
+pub use ringing::{Ring, cancel, count, ring};
 
 use crate::functions::{self, Answer};
 use crate::scenario::{DevicePlan, Reaction, Response, Scenario};

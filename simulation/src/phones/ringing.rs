@@ -74,6 +74,11 @@ fn devices(sim: &Sim, call: &Call) -> Vec<At> {
     devices.map(|device| At { extension, device }).collect()
 }
 
+/// How many devices the call's extension has.
+pub fn count(sim: &Sim, call: &Call) -> usize {
+    devices(sim, call).len()
+}
+
 /// Sends a push to each device. Returns those to which it was sent.
 pub fn ring(sim: &Sim, call: &Call) -> BTreeSet<DeviceId> {
     let mut sent = BTreeSet::new();
