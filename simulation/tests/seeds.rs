@@ -1,7 +1,9 @@
 //! Runs the kept seeds, and new ones for `SIMULATE_SECONDS` (5).
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
+use ringback::platform::clock;
+use ringback::platform::config::Environment;
 use ringback_simulation::{Violation, explain, simulate};
 
 /// The kept seeds, one a line, each with what it shows.
@@ -47,14 +49,11 @@ fn kept_seeds_break_no_promise() {
 
 #[test]
 fn new_seeds_break_no_promise_but_the_open_ones() {
-    let seconds = std::env::var("SIMULATE_SECONDS")
-        .ok()
-        .and_then(|text| text.parse().ok());
-    let time = Duration::from_secs(seconds.unwrap_or(5));
-    let clock = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    let first = clock.as_secs() * 1_000_000;
+    let seconds = Environment::of_process()
+        .count("SIMULATE_SECONDS", 5)
+        .unwrap();
+    let time = Duration::from_secs(seconds.into());
+    let first = clock::now().as_millis() * 1_000;
     let began = Instant::now();
     for seed in first.. {
         let is_open = |found: &Violation| OPEN.iter().any(|(promise, _)| *promise == found.promise);

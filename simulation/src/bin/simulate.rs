@@ -6,9 +6,10 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use clap::Parser;
+use ringback::platform::clock;
 use ringback_simulation::{Outcome, explain, report, simulate};
 
 #[derive(Parser)]
@@ -88,11 +89,11 @@ struct Broken {
 
 /// Returns whether no promise is broken.
 fn search(arguments: &Arguments) -> io::Result<bool> {
-    let clock = SystemTime::now().duration_since(UNIX_EPOCH);
-    let by_clock = clock.map_or(0, |time| time.as_secs() * 1_000_000);
     let search = Search {
         arguments,
-        first: arguments.first.unwrap_or(by_clock),
+        first: arguments
+            .first
+            .unwrap_or_else(|| clock::now().as_millis() * 1_000),
         began: Instant::now(),
         next: AtomicU64::new(0),
         is_over: AtomicBool::new(false),
