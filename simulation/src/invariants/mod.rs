@@ -1,4 +1,30 @@
 //! What `docs/promises.md` promises, as code. The truth is what the simulated people, PBXs and Exotel saw.
+//!
+//! | promise | check |
+//! | --- | --- |
+//! | Bridged, or busy in time; its three fallbacks | `callers_do_not_wait`: 2 s after the deadline, and what each fault adds to it |
+//! | No silence until then | not checked: Asterisk's ringing is its own (`e2e/tests`) |
+//! | Every device that rang receives a cancellation | `devices_are_silenced` |
+//! | A phone that receives nothing more stops at the end of its ring | `devices_stop_ringing` |
+//! | No ghost ring; a device stops soon after its call | `devices_stop_ringing`, `calls_end_with_their_caller` |
+//! | A leg of a phone ends within 2 s of its call | `phone_legs_end_with_their_call` |
+//! | One bridge; one leg to the phone | `Truth::bridged`, `pbx::dial_phone` |
+//! | Each device gets a push once, unless its process crashed | `devices_are_silenced` |
+//! | Exotel is asked once to place a call | `exotel::place` |
+//! | Clients receive each status once and in order | `clients_get_updates_in_order`, without faults |
+//! | Clients know the newest status in the end | `clients_know_the_end`. The field `timestamp` is not checked: clocks differ |
+//! | A region may fail: the other one accepts the answer | `who_accepts_is_bridged` |
+//! | Its own timer ends the ring within 3 s | not checked: with a lost region, only the PBX's limit in `callers_do_not_wait` is |
+//! | Bridged once, and one end in both regions | `Truth::bridged`, `regions_agree` |
+//! | A PBX may fail: calls on other PBXs go on | `parted`: Ringback cuts off nobody. `/health` is no part of a call |
+//! | A phone that loses its network is detected | not checked: SIP session timers are Asterisk's own (`e2e/tests/faults/silence.rs`) |
+//! | Requests that a person waits for are retried | `ready_phones_are_dialed`, `callers_do_not_wait` |
+//! | Not guaranteed: that a short conversation is shown as one | `SHORT_TALK` in `conversations_are_completed` |
+//! | Not guaranteed: that a call survives its PBX | `conversations_are_completed` skips a PBX that restarts |
+//! | Not guaranteed: regions that cannot reach each other | `parted` |
+//!
+//! Besides: metrics count each call once (`metrics_count_each_call`), a call to a number ends as Exotel says (`exotels_word_counts`),
+//! and nothing remains (`nothing_is_left`, `calls_have_ended`).
 
 mod counts;
 mod times;
