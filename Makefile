@@ -4,7 +4,7 @@
 #   RING_TIMEOUT_SECONDS=10 make run     environment variables set parameters of template.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help run up down regions call client screenshot test checks lint deny unit e2e chaos soak bench
+.PHONY: help run up down regions call client screenshot test checks lint deny unit simulate simulate-proof e2e chaos soak bench
 .PHONY: e2e-here faults-here chaos-here soak-here regions-here
 
 # Without `-p`, which would select other features of the same dependencies and compile them twice.
@@ -61,6 +61,8 @@ lint: ## formatting, clippy, and the template
 deny: ## licences, sources and known vulnerabilities of the dependencies
 	@local/tools/deny.sh
 
+# How long the simulation runs new seeds, beside the other tests.
+unit: export SIMULATE_SECONDS ?= 60
 unit: ## tests that need only cargo
 ifeq ($(NEXTEST),yes)
 	cargo nextest run --workspace --locked
@@ -68,6 +70,13 @@ ifeq ($(NEXTEST),yes)
 else
 	cargo test --workspace --locked
 endif
+
+simulate: ## simulated calls with faults for MINUTES=1, on all cores; ARGS='--seed 42' shows one
+	cargo run --locked --bin simulate -- --minutes $(or $(MINUTES),1) $(ARGS)
+
+# Not part of `make test`, because it compiles the simulation once for each fault.
+simulate-proof: ## put each past fault back, let the simulation find it, and write docs/simulation.md
+	simulation/prove.sh
 
 e2e chaos soak: export RING_TIMEOUT_SECONDS := $(TEST_RING_TIMEOUT_SECONDS)
 e2e chaos soak: export EXOTEL_CHECK_SECONDS := $(TEST_EXOTEL_CHECK_SECONDS)

@@ -49,7 +49,7 @@ pub async fn call(sim: &Sim, caller: usize) {
             0
         };
         let answer = functions::app_calls(sim, region, request.clone()).await;
-        sim.note(|| format!("the calling app gets {answer:?} from region {region}"));
+        sim.note(|| format!("the calling app gets {answer} from region {region}"));
         if matches!(answer, Answer::Done(_) | Answer::Rejected) {
             break;
         }

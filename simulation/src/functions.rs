@@ -1,5 +1,6 @@
 //! What each function does with a request, and how requests reach it.
 
+use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -30,6 +31,18 @@ pub enum Answer {
     Failed,
     /// The client gives up waiting.
     Nothing,
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Done(_) => "200",
+            Self::Rejected => "409",
+            Self::NoSuchCall => "404",
+            Self::Failed => "500",
+            Self::Nothing => "no answer",
+        })
+    }
 }
 
 const ASTERISK_INCOMING: Function = Function("asterisk-incoming", 10_000);

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use crate::faults::Fault;
+use crate::faults::{CUT, Fault, REGION_LOSS, RESTART};
 use crate::invariants::{Violation, check_end};
 use crate::scenario::{Kind, Scenario};
-use crate::sim::Sim;
+use crate::sim::{Seconds, Sim};
 use crate::{apps, pbx, trunk};
 
 /// How a run went.
@@ -62,16 +62,42 @@ pub fn simulate(seed: u64, without: &[u32], record: bool) -> std::io::Result<Out
 
 fn planned(plan: &Scenario) -> Vec<u32> {
     let all = [
-        (plan.region_loss.is_some(), crate::faults::REGION_LOSS),
-        (plan.cut.is_some(), crate::faults::CUT),
-        (plan.restart.is_some(), crate::faults::RESTART),
+        (plan.region_loss.is_some(), REGION_LOSS),
+        (plan.cut.is_some(), CUT),
+        (plan.restart.is_some(), RESTART),
     ];
     all.into_iter()
         .filter_map(|(is_planned, number)| is_planned.then_some(number))
         .collect()
 }
 
+/// The large faults stand at the beginning of the timeline.
+fn note_plan(sim: &Sim) {
+    let plan = sim.plan();
+    if let Some(loss) = plan.region_loss {
+        let (from, until) = (Seconds(loss.from), Seconds(loss.until));
+        let how = if loss.silent {
+            "does not answer"
+        } else {
+            "refuses connections"
+        };
+        let region = loss.region;
+        sim.note(|| {
+            format!("PLANNED {REGION_LOSS}: region {region} {how} from {from} s to {until} s")
+        });
+    }
+    if let Some((from, until)) = plan.cut {
+        let (from, until) = (Seconds(from), Seconds(until));
+        sim.note(|| format!("PLANNED {CUT}: no replication from {from} s to {until} s"));
+    }
+    if let Some((pbx, at)) = plan.restart {
+        let at = Seconds(at);
+        sim.note(|| format!("PLANNED {RESTART}: PBX {pbx} restarts at {at} s"));
+    }
+}
+
 fn begin(sim: &Sim) {
+    note_plan(sim);
     for (number, plan) in sim.plan().calls.iter().enumerate() {
         let (people, kind, starts) = (sim.clone(), plan.kind, plan.starts);
         sim.spawn(async move {

@@ -142,9 +142,7 @@ impl Sim {
     /// Adds a line to the timeline, if it is recorded.
     pub fn note(&self, line: impl FnOnce() -> String) {
         let elapsed = self.elapsed();
-        if let Some(timeline) = &mut self.state().timeline {
-            timeline.push(format!("{:>9.3} {}", Seconds(elapsed), line()));
-        }
+        self.state().note(elapsed, line);
     }
 
     /// A number that nothing else in this run has.
@@ -171,11 +169,20 @@ impl Sim {
     }
 }
 
-struct Seconds(u64);
+impl State {
+    /// Adds a line to the timeline, if it is recorded.
+    pub fn note(&mut self, elapsed: u64, line: impl FnOnce() -> String) {
+        if let Some(timeline) = &mut self.timeline {
+            timeline.push(format!("{:>9} s  {}", Seconds(elapsed).to_string(), line()));
+        }
+    }
+}
+
+/// Milliseconds, shown as seconds.
+pub struct Seconds(pub u64);
 
 impl std::fmt::Display for Seconds {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let text = format!("{}.{:03}", self.0 / 1000, self.0 % 1000);
-        f.pad_integral(true, "", &text)
+        write!(f, "{}.{:03}", self.0 / 1000, self.0 % 1000)
     }
 }

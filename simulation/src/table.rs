@@ -172,7 +172,7 @@ fn replace(sim: &Sim, state: &mut State, region: usize, key: Key, item: Item) {
     state
         .truth
         .saw_write(sim.elapsed(), region, &after, stored_in);
-    if let Some(timeline) = &mut state.timeline {
+    state.note(sim.elapsed(), || {
         let event = after
             .history
             .last()
@@ -189,13 +189,12 @@ fn replace(sim: &Sim, state: &mut State, region: usize, key: Key, item: Item) {
         };
         let reason = after.end_reason().map_or("", |reason| reason.as_str());
         let status = after.status.as_str();
-        timeline.push(format!(
-            "{:>6} ms region {region} {how} version {} of {}: {status} {reason} ({event} {by})",
-            sim.elapsed(),
-            after.version,
-            short(after.call_id),
-        ));
-    }
+        let (version, id) = (after.version, short(after.call_id));
+        let words = [status, reason, "after", event, &by];
+        let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
+        let what = words.join(" ");
+        format!("region {region} {how} version {version} of {id}: {what}")
+    });
     let table = &mut state.tables[region];
     table.stream.push_back(Record {
         before,

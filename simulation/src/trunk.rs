@@ -46,7 +46,7 @@ pub async fn call(sim: &Sim, caller: usize) {
             for _ in 0..=usize::from(again) {
                 exotel.note(|| format!("Exotel reports caller {caller}"));
                 let answer = functions::exotel_reports_caller(&exotel, 0, report.clone()).await;
-                exotel.note(|| format!("Exotel gets {answer:?}"));
+                exotel.note(|| format!("Exotel gets {answer}"));
             }
         });
     }

@@ -39,7 +39,7 @@ pub use truth::{Truth, parted};
 use crate::faults::Fault;
 use crate::phones::Ring;
 use crate::scenario::{Answers, Attempts, Kind};
-use crate::sim::{Sim, State};
+use crate::sim::{Seconds, Sim, State};
 use crate::table::short;
 
 /// A promise that was broken.
@@ -51,6 +51,18 @@ pub struct Violation {
     pub promise: &'static str,
     /// Details.
     pub details: String,
+}
+
+impl std::fmt::Display for Violation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            at,
+            promise,
+            details,
+        } = self;
+        let at = Seconds(*at);
+        write!(f, "BROKEN at {at} s: {promise}. Details: {details}")
+    }
 }
 
 /// A conversation that is shorter than this may be taken for none if its report is overtaken by a hang-up.

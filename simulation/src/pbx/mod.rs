@@ -122,7 +122,7 @@ fn report(sim: &Sim, pbx: usize, named: Named, event: Event) {
         }
         sim.note(|| format!("the PBX reports {}", event.as_str()));
         let answer = post(&sim, pbx, &Arrival::App(named, event)).await;
-        sim.note(|| format!("the PBX gets {answer:?}"));
+        sim.note(|| format!("the PBX gets {answer}"));
     });
 }
 
@@ -134,11 +134,9 @@ pub fn end_leg(sim: &Sim, state: &mut State, pbx: usize, id: &ChannelId, cause: 
     };
     let channel = channels.remove(place);
     let elapsed = sim.elapsed();
-    if let Some(timeline) = &mut state.timeline {
-        timeline.push(format!(
-            "{elapsed:>6} ms leg {id} ends: cause {cause}, by {by:?}"
-        ));
-    }
+    state.note(elapsed, || {
+        format!("leg {id} ends: cause {cause}, by {by:?}")
+    });
     is_over(sim, state, &channel, by == HungUpBy::Neither);
     let name = state.pbxs[pbx].name.clone();
     report_end(sim, pbx, &name, &channel, cause, by);

@@ -176,7 +176,7 @@ pub async fn respond(sim: &Sim, call: CallId, event: Event) -> Answer {
         let answer = functions::app_responds(sim, region, call, event.clone()).await;
         sim.note(|| {
             format!(
-                "the app gets {answer:?} for {} from region {region}",
+                "the app gets {answer} for {} from region {region}",
                 event.as_str()
             )
         });
