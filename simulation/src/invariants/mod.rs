@@ -229,7 +229,7 @@ impl Checks<'_> {
                 if ring.began.is_some() && ring.ended.is_none() {
                     self.violated("no device rings on", format!("{} for {id}", device.id));
                 }
-                if ring.pushes > 1 && !self.may_push_again() {
+                if ring.pushes > 1 && !self.may_push_again(ring.call) {
                     self.violated("a push is sent once", format!("{} for {id}", device.id));
                 }
             }
@@ -265,7 +265,11 @@ impl Checks<'_> {
     }
 
     /// A push is sent again only if its process has crashed or could not complete the effects, or if the regions were apart.
-    fn may_push_again(&self) -> bool {
+    fn may_push_again(&self, call: CallId) -> bool {
+        let call = self.state.truth.call(call);
+        if call.is_some_and(|call| call.stored_in == [true, true]) {
+            return true;
+        }
         let explains = |fault| match fault {
             Fault::Crash
             | Fault::StoreFails

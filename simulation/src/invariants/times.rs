@@ -23,6 +23,9 @@ const TIMER_CONTINUES_WITHIN: u64 = 4_000;
 /// All attempts of the dialplan to reach a function.
 const LONGEST_REPORT: u64 = 21_500;
 
+/// How often the dialplan tries to report, with one region.
+const FEWEST_ATTEMPTS: u64 = 3;
+
 /// The queue delivers a message again.
 const REDELIVERY: u64 = 15_000 + 2_000;
 
@@ -153,7 +156,9 @@ impl Checks<'_> {
     /// A call ends when its caller has gone.
     pub(super) fn calls_end_with_their_caller(&mut self) {
         let state = self.state;
-        let Some(delay) = self.delay(delays_report) else {
+        // A report whose attempts are all lost never arrives.
+        let is_lost = state.faults.count(Fault::RequestLost) >= FEWEST_ATTEMPTS;
+        let Some(delay) = self.delay(delays_report).filter(|_| !is_lost) else {
             return;
         };
         let waits = state.truth.waits.iter();
