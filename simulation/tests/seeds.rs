@@ -8,13 +8,11 @@ use ringback_simulation::{Violation, simulate};
 const KEPT: &str = include_str!("../kept_seeds.txt");
 
 /// Promises that the present rules break, with a seed. A rule that is mended leaves this list, and its seed goes to the kept ones.
-const OPEN: [(&str, u64); 6] = [
-    ("a call that was bridged ends as completed", 248),
-    ("a call to a number ends as Exotel says", 33),
-    ("every call comes to an end", 4496),
-    ("every device that rang is silenced", 5995),
-    ("no effect stays pending", 3316),
-    ("nobody who talks is cut off", 3598),
+const OPEN: [(&str, u64); 4] = [
+    ("a call that was bridged ends as completed", 11523),
+    ("a call to a number ends as Exotel says", 35696),
+    ("every device that rang is silenced", 4768),
+    ("no effect stays pending", 6586),
 ];
 
 fn violations(seed: u64) -> Vec<Violation> {
