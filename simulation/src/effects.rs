@@ -360,7 +360,8 @@ impl Effects for RunEffects {
             Effect::ArmTimer(at) => {
                 self.0.step("before it arms a timer").await;
                 self.0.sim.sleep(8).await;
-                timers::arm(&self.0, call, *at, context.now).await?;
+                let backstop = call.backstop(*at);
+                timers::arm(&self.0, call, *at, context.now, backstop).await?;
                 self.0.step("after it armed a timer").await;
             }
             Effect::DisarmTimer => {

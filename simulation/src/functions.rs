@@ -7,7 +7,7 @@ use std::sync::Arc;
 use futures::future::join_all;
 use ringback::api::status_update::StatusUpdate;
 use ringback::switchboard::{EventOutcome, InboundCallReport, NewCallRequest, SwitchboardError};
-use ringback_core::call::{Event, ReplicationAction, replication_action};
+use ringback_core::call::{Event, StreamAction, stream_action};
 use ringback_core::ids::CallId;
 use std::time::Duration;
 
@@ -308,10 +308,9 @@ pub async fn schedule_fired(sim: &Sim, region: usize, call: CallId) {
 /// `broadcast` gets records of the stream. Returns how many it has handled. `None`: the process has crashed.
 pub async fn broadcast(sim: &Sim, region: usize, batch: Vec<Record>) -> Option<usize> {
     run(sim, region, BROADCAST, |process| async move {
-        let is_one = process.sim.plan().regions == 1;
         let looks = batch.iter().map(|record| {
             let process = process.clone();
-            async move { is_one || look_at(&process, record).await }
+            async move { look_at(&process, record).await }
         });
         let looked_at = join_all(looks).await;
         let mut handled = 0;
@@ -334,21 +333,20 @@ pub async fn broadcast(sim: &Sim, region: usize, batch: Vec<Record>) -> Option<u
     .await
 }
 
-/// What this region must do about a change that may come from the other one.
+/// What this region must do about a change.
 async fn look_at(process: &Process, record: &Record) -> bool {
     process.step("before it looks at a change").await;
     let (stored_in, here) = (REGIONS[record.stored_in], REGIONS[process.region]);
-    let done = match replication_action(
-        record.before.as_deref(),
-        &record.after,
-        Some(stored_in),
-        here,
-    ) {
+    let before = record.before.as_deref();
+    let done = match stream_action(before, &record.after, Some(stored_in), here) {
         None => Ok(()),
-        Some(ReplicationAction::ArmTimer { call, at }) => {
-            timers::arm(process, call, at, process.now()).await
+        Some(StreamAction::CreateBackstop { call, backstop }) => {
+            timers::create_backstop(process, call, backstop)
         }
-        Some(ReplicationAction::Merge(version)) => timers::send_overwritten(process, version),
+        Some(StreamAction::ArmTimer { call, at, backstop }) => {
+            timers::arm(process, call, at, process.now(), Some(backstop)).await
+        }
+        Some(StreamAction::Merge(version)) => timers::send_overwritten(process, version),
     };
     process.step("after it looked at a change").await;
     done.is_ok()

@@ -17,7 +17,7 @@ use crate::harness::Harness;
 /// Ten deliveries, 15 s apart, and the overhead of the local cloud.
 const DEAD_LETTER_WITHIN: Duration = Duration::from_secs(10 * 15 + 40);
 /// The stream's `MaximumRecordAgeInSeconds`, and a margin.
-const STREAM_GIVES_UP_AFTER: Duration = Duration::from_secs(60 + 40);
+const STREAM_GIVES_UP_AFTER: Duration = Duration::from_secs(600 + 40);
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// The name of the fault rule.
 const POISON: &str = "a-change-that-kills";

@@ -21,8 +21,9 @@ use ringback_core::timestamp::Timestamp;
 use ringback_e2e::fixture::{CALLER, Fixture, SOON};
 use ringback_e2e::log_lines::log_lines;
 use ringback_e2e::memory::ProcessMemory;
+use ringback_e2e::observed_function::{ObservedFunction, example};
 use ringback_sip::Phone;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 const SIZES: [usize; 3] = [10, 100, 1_000];
@@ -67,6 +68,31 @@ async fn a_thousand_clients_receive_every_change_once_and_in_order() -> Result<(
         of_a_client < MEMORY_OF_A_CLIENT,
         "{of_a_client} B for each client"
     );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_update_that_cannot_be_sent_is_repeated_for_a_minute_only() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    let no_table = [("TABLE_NAME", "no-such-table")];
+    let mut function = ObservedFunction::start_with(&fixture, "broadcast", &no_table).await?;
+    for (age, is_repeated) in [(0, true), (50_000, true), (61_000, false)] {
+        let mut change = example("broadcast-status")?;
+        let record = &mut change["Records"][0]["dynamodb"];
+        let history = record["NewImage"]["history"]["L"].as_array_mut();
+        let last = history.and_then(|history| history.last_mut());
+        let at = clock::now().as_millis() - age;
+        last.context("no history")?["M"]["at"]["N"] = at.to_string().into();
+        let position = record["SequenceNumber"].clone();
+        let answer = function.answer_to(&change).await?;
+        let failed = json!({ "itemIdentifier": position });
+        let failures = if is_repeated {
+            json!([failed])
+        } else {
+            json!([])
+        };
+        assert_eq!(answer["batchItemFailures"], failures, "{age} ms");
+    }
     Ok(())
 }
 

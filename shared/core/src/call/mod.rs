@@ -25,9 +25,9 @@ mod pending;
 mod phone_rules;
 #[cfg(test)]
 mod properties;
-mod replication;
 mod rule;
 mod status;
+mod stream;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -42,8 +42,8 @@ pub use effect::{CancelAudience, CancelReason, Effect};
 pub use end_reason::EndReason;
 pub use event::{CallParty, CallSide, Event, Readiness, StopReason};
 pub use kind::{CallKind, CallType};
-pub use replication::{ReplicationAction, replication_action};
 pub use status::CallStatus;
+pub use stream::{StreamAction, stream_action};
 
 use crate::ids::{CallId, CallSid, ChannelId, DeviceId, Extension, Leg, PbxName};
 use crate::phone_number::{Caller, PhoneNumber};
