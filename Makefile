@@ -77,8 +77,6 @@ e2e: ## end-to-end tests on three stacks: a plain one, one with faults, one in t
 	$(NEEDS) regions $(CARGO_RUN) test-regions $(MAKE) --no-print-directory regions-here
 
 chaos: export REGION_LOST_BOTH_WAYS := yes
-chaos: export REGION_WELL_SECONDS ?= 15
-chaos: export REGION_LOST_SECONDS ?= 30
 chaos: ## inject every kind of failure during calls, and write docs/promises.md
 	FAULTS=yes $(NEEDS) stack $(CARGO_RUN) test-env $(MAKE) --no-print-directory chaos-here
 	$(NEEDS) regions $(CARGO_RUN) test-regions $(MAKE) --no-print-directory regions-here

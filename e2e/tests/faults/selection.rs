@@ -41,9 +41,9 @@ async fn calls_end_as_promised_during_one_fault() -> Result<()> {
     // One at a time: a crash also hits the other calls that the process works on, and their own crash would not
     // happen.
     for death in deaths() {
-        rows.extend(run_cases(&harness, vec![death], 1).await?);
+        rows.extend(run_cases(&harness, vec![death]).await?);
     }
-    rows.extend(run_cases(&harness, faults, 1).await?);
+    rows.extend(run_cases(&harness, faults).await?);
     println!("\n{}", table(&rows));
     ensure!(rows.iter().all(|row| row.lost == 0), "calls were lost");
     let channels = harness.fixture.channels().await?;

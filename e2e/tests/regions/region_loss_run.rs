@@ -82,8 +82,9 @@ impl RegionLossRun {
     }
 
     /// Varies the reaction and talk times, so that some callers talk while the region is lost and when it is restored.
+    /// Call 4 is placed as the region is lost, is accepted in the other region, and talks beyond the end of its ring.
     fn plan(self, number: usize) -> Result<CallPlan> {
-        let taps_after = [0, 400, 1_500, 3_500][number % 4];
+        let taps_after = [1_500, 400, 0, 3_500][number % 4];
         let talks_for = [2_000, 5_000, 9_000][number % 3];
         Ok(CallPlan {
             number,
