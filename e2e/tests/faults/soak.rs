@@ -23,7 +23,7 @@ pub(crate) const FAULT: &str = "mixed calls, half of them with a random fault";
 /// The number of concurrent calls.
 const AT_ONCE: usize = 6;
 /// How long calls start, unless `MINUTES` is set. The simulation mixes many more calls and faults.
-const SHORT: Duration = Duration::from_secs(30);
+const SHORT: Duration = Duration::from_secs(20);
 /// The shortest and the longest warm-up.
 const WARM_UP: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(60)];
 /// All effects of a call are complete after this time.
