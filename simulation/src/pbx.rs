@@ -60,6 +60,8 @@ pub enum Originated {
 pub const NORMAL: u16 = 16;
 pub const USER_BUSY: u16 = 17;
 const NO_ANSWER: u16 = 19;
+/// The dialplan's cause for a phone that answers after its caller has left.
+const CALLER_GONE: u16 = 26;
 /// `RINGBACK_MAX_WAIT_SECONDS`.
 pub const LONGEST_WAIT: u64 = 60_000;
 const ORIGINATE_TIMEOUT: u64 = 30_000;
@@ -386,7 +388,7 @@ pub fn phone_answers(sim: &Sim, pbx: usize, id: &ChannelId, serial: u32) {
         return;
     };
     let Some(waiting) = pbx_state.channel_mut(&caller) else {
-        return end_leg(sim, &mut state, pbx, id, NORMAL, HungUpBy::This);
+        return end_leg(sim, &mut state, pbx, id, CALLER_GONE, HungUpBy::This);
     };
     waiting.is_up = true;
     waiting.bridged_to = Some(id.clone());
@@ -487,7 +489,7 @@ pub fn end_leg(sim: &Sim, state: &mut State, pbx: usize, id: &ChannelId, cause: 
 fn report_end(sim: &Sim, pbx: usize, name: &PbxName, channel: &Channel, cause: u16, by: HungUpBy) {
     let is_phone = matches!(channel.role, Role::Phone(_));
     let answered = if is_phone {
-        channel.is_up
+        channel.is_up && cause != CALLER_GONE
     } else {
         channel.bridged_to.is_some()
     };

@@ -9,7 +9,9 @@ use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use ringback_core::call::{CallParty, CallSide, CallStatus, Effect, EndReason, Readiness};
+use ringback_core::call::{
+    CallParty, CallSide, CallStatus, Effect, EndReason, PushedDevices, Readiness,
+};
 use ringback_core::ids::{CallSid, DeviceId};
 use ringback_core::phone_number::{Caller, PhoneNumber};
 use ringback_core::testing::leg;
@@ -69,7 +71,6 @@ impl Effects for EffectRecorder {
             Effect::SendPush => Some(push_sent(&self.devices, context.now)),
             Effect::CheckBridge if self.is_bridged.load(Relaxed) => Some(Event::Bridged),
             Effect::CheckBridge => Some(Event::NotBridged { rings: false }),
-            Effect::Bridge => Some(Event::PhoneDialed),
             _ => None,
         })
     }
@@ -85,8 +86,7 @@ fn effect_name(effect: &Effect) -> &'static str {
         Effect::QueryExotel => "query_exotel",
         Effect::Bridge => "bridge",
         Effect::SendBusy => "send_busy",
-        Effect::HangUpCaller => "hang_up_caller",
-        Effect::HangUpPhone => "hang_up_phone",
+        Effect::HangUp => "hang_up",
         Effect::ArmTimer(_) => "arm_timer",
         Effect::MarkEffectsCompleted(_) => "mark_effects_completed",
         Effect::DisarmTimer => "disarm_timer",
@@ -230,10 +230,11 @@ pub(super) fn caller_hung_up(answered: bool) -> Event {
 }
 
 pub(super) fn push_sent(devices: &[&str], finished_at: Timestamp) -> Event {
-    Event::PushSent {
+    Event::PushSent(PushedDevices {
         devices: devices.iter().map(|name| device(name).device_id).collect(),
-        finished_at,
-    }
+        are_all: true,
+        at: finished_at,
+    })
 }
 
 #[tokio::test]

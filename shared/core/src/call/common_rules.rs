@@ -1,7 +1,7 @@
 //! Rules and assignments that are the same for all kinds of calls.
 
 use super::rule::{Rule, otherwise, when, when_read};
-use super::{Assignment, CallStatus, Condition, Effect, EndReason, Event, StreamState};
+use super::{Assignment, CallStatus, Condition, EndReason, Event, StreamState};
 use crate::timestamp::Timestamp;
 
 /// The rules for a stream of the call's audio.
@@ -35,11 +35,6 @@ pub(super) fn completed_effects(pending_since: Timestamp) -> Vec<Rule<'static>> 
                 Assignment::AnswerUnannounced(false),
             ])
             .then_nothing(),
-        // The call ended while the phone was dialed: its leg may have started after the hang-up.
-        when_read("has ended and the phone was ready", |call| {
-            call.status.is_final() && call.ready_at.is_some()
-        })
-        .only("hang up the phone", |_, _| vec![Effect::HangUpPhone]),
         otherwise().nothing(),
     ]
 }

@@ -1,9 +1,8 @@
 //! What can happen to a call.
 
-use std::collections::BTreeSet;
 use std::fmt;
 
-use super::{Call, CallStatus, EndReason};
+use super::{Call, CallStatus, EndReason, PushedDevices};
 use crate::ids::{CallSid, DeviceId, Extension, Leg, PbxName};
 use crate::timestamp::Timestamp;
 
@@ -20,12 +19,7 @@ pub enum Event {
     /// The app that started the call asks for it again, with the same `clientReference`.
     RequestedAgain,
     /// Push services accepted pushes to these devices.
-    PushSent {
-        /// The devices.
-        devices: BTreeSet<DeviceId>,
-        /// When the last push was accepted.
-        finished_at: Timestamp,
-    },
+    PushSent(PushedDevices),
     /// No device could be woken, for this reason.
     PushNotSent(EndReason),
     /// The phone of the calling app is registered with this PBX, which will dial it. The call stores the PBX before the phone is
@@ -33,8 +27,6 @@ pub enum Event {
     CallerPhoneLocated(PbxName),
     /// The PBX dials the phone of the calling app.
     CallerPhoneDialed,
-    /// The PBX dials the callee's phone.
-    PhoneDialed,
     /// The phone of the calling app could not be dialed.
     CallerUnreachable,
     /// Exotel reports the status of a call to a number.
@@ -115,11 +107,10 @@ impl Event {
             Self::Accepted { by, .. } | Self::Declined { by } | Self::HungUp { by } => Some(by),
             Self::CallerReported { .. }
             | Self::RequestedAgain
-            | Self::PushSent { .. }
+            | Self::PushSent(_)
             | Self::PushNotSent(_)
             | Self::CallerPhoneLocated(_)
             | Self::CallerPhoneDialed
-            | Self::PhoneDialed
             | Self::CallerUnreachable
             | Self::ExotelProgress { .. }
             | Self::OutboundCallRejected(_)
@@ -154,7 +145,7 @@ impl Event {
                 caller_leg: None, ..
             } => ("call_reported", None),
             Self::RequestedAgain => ("requested_again", None),
-            Self::PushSent { devices, .. } => {
+            Self::PushSent(PushedDevices { devices, .. }) => {
                 let plural = if devices.len() == 1 { "" } else { "s" };
                 (
                     "push_sent",
@@ -164,7 +155,6 @@ impl Event {
             Self::PushNotSent(reason) => ("push_not_sent", Some(reason.as_str().to_owned())),
             Self::CallerPhoneLocated(pbx) => ("caller_phone_located", Some(pbx.to_string())),
             Self::CallerPhoneDialed => ("caller_phone_dialed", None),
-            Self::PhoneDialed => ("phone_dialed", None),
             Self::CallerUnreachable => ("caller_unreachable", None),
             Self::ExotelProgress { status, .. } => {
                 ("exotel_progress", Some(status.as_str().to_owned()))

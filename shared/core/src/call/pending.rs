@@ -22,15 +22,15 @@ pub(super) fn effects(call: &Call) -> Vec<Effect> {
         CallStatus::InProgress => answered_elsewhere(call).into_iter().collect(),
         // The other region knows who answered. Whether it has sent the cancellations is unknown here.
         CallStatus::Completed if call.answered_by.is_none() => {
-            end_legs_and_ringing(call, Effect::HangUpCaller, CancelReason::AnsweredElsewhere)
+            end_legs_and_ringing(call, Effect::HangUp, CancelReason::AnsweredElsewhere)
         }
-        CallStatus::Completed => end_legs(call, Effect::HangUpCaller),
+        CallStatus::Completed => end_legs(call, Effect::HangUp),
         CallStatus::Canceled => {
-            end_legs_and_ringing(call, Effect::HangUpCaller, CancelReason::CallerHungUp)
+            end_legs_and_ringing(call, Effect::HangUp, CancelReason::CallerHungUp)
         }
         CallStatus::TimedOut => end_legs_and_ringing(call, Effect::SendBusy, CancelReason::Timeout),
         CallStatus::Failed if call.end_reason() == Some(EndReason::CallerUnreachable) => {
-            end_legs_and_ringing(call, Effect::HangUpCaller, CancelReason::CallerHungUp)
+            end_legs_and_ringing(call, Effect::HangUp, CancelReason::CallerHungUp)
         }
         CallStatus::Failed if call.ready_at.is_some() => {
             end_legs_and_ringing(call, Effect::SendBusy, CancelReason::Timeout)
@@ -152,14 +152,13 @@ pub(super) fn cancel_late_pushes(call: &Call, finished_at: Timestamp) -> Vec<Eff
     }
 }
 
-fn end_legs(call: &Call, caller: Effect) -> Vec<Effect> {
-    let mut effects: Vec<Effect> = call.caller_channel().map(|_| caller).into_iter().collect();
-    effects.extend(call.ready_at.map(|_| Effect::HangUpPhone));
-    effects
+fn end_legs(call: &Call, end: Effect) -> Vec<Effect> {
+    let may_have_legs = call.caller_channel().is_some() || call.ready_at.is_some();
+    may_have_legs.then_some(end).into_iter().collect()
 }
 
-fn end_legs_and_ringing(call: &Call, caller: Effect, reason: CancelReason) -> Vec<Effect> {
-    let mut effects = end_legs(call, caller);
+fn end_legs_and_ringing(call: &Call, end: Effect, reason: CancelReason) -> Vec<Effect> {
+    let mut effects = end_legs(call, end);
     effects.push(cancel(call, reason));
     effects
 }
@@ -180,7 +179,7 @@ fn cancel(call: &Call, reason: CancelReason) -> Effect {
 pub(super) fn answered_elsewhere(call: &Call) -> Option<Effect> {
     let answering_device = call.answered_by.as_ref()?.device.clone()?;
     let rang_only_there = call.pushed.as_ref().is_some_and(|pushed| {
-        pushed.devices.len() == 1 && pushed.devices.contains(&answering_device)
+        pushed.are_all && pushed.devices.len() == 1 && pushed.devices.contains(&answering_device)
     });
     if rang_only_there {
         return None;
@@ -196,5 +195,5 @@ pub(super) fn answered_elsewhere(call: &Call) -> Option<Effect> {
 fn rang_on_one_device(call: &Call) -> bool {
     call.pushed
         .as_ref()
-        .is_some_and(|pushed| pushed.devices.len() <= 1)
+        .is_some_and(|pushed| pushed.are_all && pushed.devices.len() <= 1)
 }

@@ -1,6 +1,5 @@
 //! The rules of a call to an app's phone: its caller came in through the trunk, or is another app.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::common_rules::{completed_effects, ended, stream_rules, talking};
@@ -11,12 +10,15 @@ use super::{
     CallStatus, Condition, Effect, EndReason, Event, LostPhoneLegs, PushedDevices, RejectReason,
     pending,
 };
-use crate::ids::{CallSid, DeviceId, Leg, PbxName};
+use crate::ids::{CallSid, Leg, PbxName};
 use crate::timestamp::Timestamp;
 
 /// Timers fire within a second. A later one may belong to a region that was away, or to the region that did not store the call:
 /// the other region may have continued the call, which is not known here yet.
 const LATE: Duration = Duration::from_secs(1);
+
+/// For how long Asterisk is asked whether the legs are bridged, before a call is given up that may be a conversation.
+const CHECKS_WITHIN: Duration = Duration::from_secs(8);
 
 /// How often a phone that does not answer is dialed.
 const PHONE_ATTEMPTS: u32 = 3;
@@ -26,6 +28,10 @@ const SAME_LEG_WITHIN: Duration = Duration::from_secs(1);
 
 /// The Q.850 causes with which a phone declines: 17 user busy, 21 call rejected.
 const DECLINE_CAUSES: [u16; 2] = [17, 21];
+
+/// The Q.850 cause with which the dialplan ends the leg of a phone that answers after its caller has left: 26, non-selected user
+/// clearing. The report of the caller's leg ends the call.
+const CALLER_GONE_CAUSE: u16 = 26;
 
 /// The rules for an event, in order.
 pub(super) fn rules(event: &Event, now: Timestamp) -> Vec<Rule<'_>> {
@@ -40,10 +46,7 @@ pub(super) fn rules(event: &Event, now: Timestamp) -> Vec<Rule<'_>> {
                 pending::unfinished_without_timer,
             )]
         }
-        Event::PushSent {
-            devices,
-            finished_at,
-        } => push_sent(devices, *finished_at, now),
+        Event::PushSent(pushed) => push_sent(pushed, now),
         Event::PushNotSent(reason) => vec![
             when([waiting(), Condition::PushNotRecorded])
                 .set(ended(CallStatus::Failed, *reason, now))
@@ -51,8 +54,7 @@ pub(super) fn rules(event: &Event, now: Timestamp) -> Vec<Rule<'_>> {
             otherwise().nothing(),
         ],
         Event::CallerPhoneLocated(pbx) => caller_phone_located(pbx),
-        Event::CallerPhoneDialed => dialed(Effect::HangUpCaller),
-        Event::PhoneDialed => dialed(Effect::HangUpPhone),
+        Event::CallerPhoneDialed => caller_phone_dialed(),
         Event::CallerUnreachable => vec![
             when_read("has ended or has the caller's leg", |call| {
                 call.status.is_final() || call.caller_leg.is_some()
@@ -97,6 +99,17 @@ fn caller_reported<'e>(
 ) -> Vec<Rule<'e>> {
     let has_same_sid = move |call: &Call| sid.is_some() && sid == call.call_sid.as_ref();
     let is_new_leg = move |call: &Call| leg.is_some_and(|leg| !call.is_callers_leg(leg));
+    let is_replaced = move |call: &Call| {
+        let known = call.caller_leg.as_ref();
+        let is_older = |leg: &Leg| known.is_some_and(|known| leg.channel.is_older_than(known));
+        // The phone is dialed on the PBX of the leg. A second one would ring on another PBX.
+        let is_dialed_elsewhere = |leg: &Leg| match call.status {
+            CallStatus::MobileReady => !call.may_be_on_pbx(&leg.pbx),
+            CallStatus::InProgress => true,
+            _ => false,
+        };
+        known.is_some() && leg.is_some_and(|leg| is_older(leg) || is_dialed_elsewhere(leg))
+    };
     vec![
         when_read("has another CallSid", move |call| {
             !has_same_sid(call) && sid.is_some() && call.call_sid.is_some()
@@ -110,6 +123,11 @@ fn caller_reported<'e>(
         when_read("has another leg and not the same CallSid", move |call| {
             is_new_leg(call) && call.caller_leg.is_some() && !has_same_sid(call)
         })
+        .reject(RejectReason::AnotherCall),
+        when_read(
+            "has a later leg, or its phone is dialed for another leg",
+            move |call| is_new_leg(call) && is_replaced(call),
+        )
         .reject(RejectReason::AnotherCall),
         when_read("has this leg and this CallSid", move |call| {
             !is_new_leg(call) && (has_same_sid(call) || sid.is_none())
@@ -160,15 +178,9 @@ fn after_report(call: &Call, leg_arrived: bool, now: Timestamp) -> Vec<Effect> {
     }
 }
 
-fn push_sent(
-    devices: &BTreeSet<DeviceId>,
-    finished_at: Timestamp,
-    now: Timestamp,
-) -> Vec<Rule<'_>> {
-    let pushed = Assignment::Pushed(PushedDevices {
-        devices: devices.clone(),
-        at: finished_at,
-    });
+fn push_sent(sent: &PushedDevices, now: Timestamp) -> Vec<Rule<'_>> {
+    let (devices, finished_at) = (&sent.devices, sent.at);
+    let pushed = Assignment::Pushed(sent.clone());
     let cancel_late =
         move |call: &Call, _now: Timestamp| pending::cancel_late_pushes(call, finished_at);
     let mut all_declined = vec![pushed.clone()];
@@ -182,7 +194,9 @@ fn push_sent(
         ])
         .set([pushed.clone(), Assignment::NoEffectsPending])
         .then("cancel late pushes", cancel_late),
-        when_read("has a recorded push", |call| call.pushed.is_some()).nothing(),
+        // The process was taken for crashed, and another one has sent pushes too.
+        when_read("has a recorded push", |call| call.pushed.is_some())
+            .only("cancel late pushes", cancel_late),
         // The record of the pushes was missing to know that all devices had declined.
         when([waiting()])
             .and("all these devices have declined", |call| {
@@ -227,10 +241,10 @@ fn caller_phone_located(pbx: &PbxName) -> Vec<Rule<'_>> {
 }
 
 /// The call may have ended between the request to dial and the leg, when there was no leg to hang up.
-fn dialed(hang_up: Effect) -> Vec<Rule<'static>> {
+fn caller_phone_dialed() -> Vec<Rule<'static>> {
     vec![
         when_read("has ended", |call| call.status.is_final())
-            .only("hang up this leg", move |_, _| vec![hang_up.clone()]),
+            .only("hang up", |_, _| vec![Effect::HangUp]),
         otherwise().nothing(),
     ]
 }
@@ -403,9 +417,10 @@ fn caller_leg_ended(
                 .then_pending(),
         );
     }
+    // Only bridging answers the caller's leg, so an answered one is the one that talked.
     rules.push(
         when_read("has another caller's leg", move |call| {
-            leg.is_some_and(|leg| !call.may_be_callers_leg(leg))
+            !answered && leg.is_some_and(|leg| !call.may_be_callers_leg(leg))
         })
         .reject(RejectReason::AnotherCall),
     );
@@ -437,10 +452,29 @@ fn caller_leg_ended(
         );
     }
     rules.push(
+        // Another leg of this call talks. Exotel reports the end of the call without a leg.
+        when([Condition::StatusIs(CallStatus::InProgress)])
+            .and("this leg was not bridged", move |_| {
+                !answered && leg.is_some()
+            })
+            .nothing(),
+    );
+    rules.push(
         when([Condition::StatusIs(CallStatus::InProgress)])
             .set(completed)
             .then_pending(),
     );
+    if answered {
+        // The report of the bridge is lost: the call was taken for unanswered when its timer fired or an app hung up.
+        rules.push(
+            when_read("has ended as unanswered", has_ended_unanswered)
+                .set_of("completed, by the side that hung up", move |call| {
+                    completed_after_all(call, hung_up_by(by), now)
+                })
+                .then_pending(),
+        );
+    }
+    rules.push(when_read("has ended", |call| call.status.is_final()).repeat());
     rules.push(otherwise().nothing());
     rules
 }
@@ -476,6 +510,11 @@ fn phone_leg_ended(
             .set(completed)
             .then_pending(),
         ready()
+            .and("the caller was gone when the phone answered", move |_| {
+                cause == CALLER_GONE_CAUSE
+            })
+            .nothing(),
+        ready()
             .and("the phone declines", move |_| {
                 DECLINE_CAUSES.contains(&cause)
             })
@@ -508,6 +547,7 @@ fn phone_leg_ended(
         ready()
             .set(ended(CallStatus::Failed, EndReason::PhoneUnreachable, now))
             .then_pending(),
+        when_read("has ended", |call| call.status.is_final()).repeat(),
         otherwise().nothing(),
     ]);
     rules
@@ -523,10 +563,28 @@ fn bridged(now: Timestamp) -> Vec<Rule<'static>> {
             .then_nothing(),
         // The other region has the accept, and its change is not here yet.
         when([waiting()]).set(talking_unheard).then_nothing(),
-        // The legs met while the call ended.
-        when_read("has ended", |call| call.status.is_final()).only("hang up both legs", |_, _| {
-            vec![Effect::HangUpCaller, Effect::HangUpPhone]
-        }),
+        // The other region, or an accept that was late, has connected the call.
+        when_read("has an assumed end", Call::end_is_assumed)
+            .set_of("talking again", move |call| {
+                let mut set = talking(now);
+                set.push(Assignment::NotEnded(now + call.limits.talk));
+                if call.ready_at.is_none() {
+                    set.push(Assignment::ReadyAt(now));
+                }
+                set
+            })
+            // The timers of the ring have fired.
+            .then("arm the timer", |call, _| {
+                call.deadline().map(Effect::ArmTimer).into_iter().collect()
+            }),
+        // The report of the bridge comes after that of its end, or the legs met while the call ended.
+        when_read("has ended as unanswered", has_ended_unanswered)
+            .set_of("completed", move |call| {
+                completed_after_all(call, EndReason::HungUp, now)
+            })
+            .then_pending(),
+        when_read("has ended", |call| call.status.is_final())
+            .only("hang up both legs", |_, _| vec![Effect::HangUp]),
         otherwise().nothing(),
     ]
 }
@@ -562,43 +620,62 @@ fn timer_fired(now: Timestamp) -> Vec<Rule<'static>> {
             call.deadline().is_some_and(|deadline| now < deadline)
         })
         .only("complete abandoned effects", complete_abandoned),
-        // The report of the bridge may be lost, or this timer is late. Ask Asterisk once before a conversation is ended.
+        // The report of the bridge may be lost, or this timer is late. Ask Asterisk before a conversation is ended.
         when_read("the legs may be bridged", move |call| {
-            may_be_bridged(call, now)
+            may_be_bridged(call, now) && call.checked_at.is_none()
         })
         .set([Assignment::CheckedAt(now)])
-        .then("check the bridge", |call, now| {
-            let next = match call.status {
-                CallStatus::WaitingForMobile => now + ABANDONED_AFTER,
-                _ => call.deadline().unwrap_or(now + ABANDONED_AFTER),
-            };
-            vec![Effect::CheckBridge, Effect::ArmTimer(next)]
-        }),
+        .then("check the bridge", check_bridge),
+        // Asterisk did not answer, or the process that asked has crashed.
+        when_read("the bridge may be checked again", move |call| {
+            let asked_within = |asked| now.since(asked) < CHECKS_WITHIN;
+            may_be_bridged(call, now) && call.checked_at.is_some_and(asked_within)
+        })
+        .only("check the bridge", check_bridge),
         otherwise()
             .set_of("the end", move |call| given_up(call, now))
             .then_pending(),
     ]
 }
 
+fn check_bridge(_call: &Call, now: Timestamp) -> Vec<Effect> {
+    vec![Effect::CheckBridge, Effect::ArmTimer(now + ABANDONED_AFTER)]
+}
+
 /// A timer that fires before the deadline ends nothing, but completes what a crashed process has left. This may be the last of the
 /// ring's own timers, and the clock of this process may be behind that of the process that armed it, so it arms the next one.
 fn complete_abandoned(call: &Call, now: Timestamp) -> Vec<Effect> {
-    // If the call was abandoned while it rings, the timer that ends it may be among what is left.
-    let mut effects = if call.was_abandoned(now) {
-        pending::effects(call)
-    } else {
-        Vec::new()
-    };
-    if now + CLOCK_DIFFERENCE >= call.rings_until {
-        effects.extend(call.deadline().map(Effect::ArmTimer));
+    let again = now + ABANDONED_AFTER;
+    let deadline = call.deadline().unwrap_or(again);
+    if call.status == CallStatus::MobileReady && call.caller_leg.is_some() {
+        // The phone may have registered since the last attempt.
+        let mut effects = if call.was_abandoned(now) {
+            pending::effects(call)
+        } else {
+            vec![Effect::Bridge]
+        };
+        effects.push(Effect::ArmTimer(again.min(deadline)));
+        return effects;
     }
-    effects
+    // If the call was abandoned while it rings, the timer that ends it may be among what is left.
+    if call.was_abandoned(now) {
+        let mut effects = pending::effects(call);
+        if now + CLOCK_DIFFERENCE >= call.rings_until {
+            effects.push(Effect::ArmTimer(deadline));
+        }
+        return effects;
+    }
+    match call.effects_pending_since {
+        _ if now + CLOCK_DIFFERENCE >= call.rings_until => vec![Effect::ArmTimer(deadline)],
+        Some(since) => vec![Effect::ArmTimer(since + ABANDONED_AFTER)],
+        None => Vec::new(),
+    }
 }
 
 fn may_be_bridged(call: &Call, now: Timestamp) -> bool {
-    let is_due = match call.status {
+    match call.status {
         CallStatus::MobileReady => true,
-        CallStatus::WaitingForMobile => now >= call.rings_until + LATE,
+        CallStatus::WaitingForMobile => call.caller_leg.is_some() && now >= call.rings_until + LATE,
         CallStatus::Initiated
         | CallStatus::Ringing
         | CallStatus::InProgress
@@ -607,8 +684,7 @@ fn may_be_bridged(call: &Call, now: Timestamp) -> bool {
         | CallStatus::TimedOut
         | CallStatus::Canceled
         | CallStatus::Failed => false,
-    };
-    is_due && call.caller_leg.is_some() && call.checked_at.is_none()
+    }
 }
 
 /// How a call ends when its time is up.
@@ -625,6 +701,19 @@ fn given_up(call: &Call, now: Timestamp) -> Vec<Assignment> {
         | CallStatus::Canceled
         | CallStatus::Failed => ended(CallStatus::TimedOut, EndReason::NoAnswer, now),
     }
+}
+
+fn has_ended_unanswered(call: &Call) -> bool {
+    call.status.is_final() && call.status != CallStatus::Completed
+}
+
+/// A call that was taken for unanswered was answered. If somebody has hung up, that stays the reason.
+fn completed_after_all(call: &Call, reason: EndReason, now: Timestamp) -> Vec<Assignment> {
+    let reason = match call.end_reason() {
+        Some(known @ (EndReason::CallerHungUp | EndReason::CalleeHungUp)) => known,
+        _ => reason,
+    };
+    ended(CallStatus::Completed, reason, now)
 }
 
 const fn waiting() -> Condition {

@@ -18,6 +18,8 @@ const ENDPOINT: &str = "/ari/endpoints/PJSIP/1001";
 const CALLER_LEG: &str = "1732175943.12";
 /// How much longer than expected something may take on a busy machine.
 const TOLERANCE: Duration = Duration::from_secs(1);
+/// For answers that a test may replace. 5 is the default, and 1 the highest.
+const LOW_PRIORITY: u8 = 10;
 const CALLER_CHANNEL: &str = "/ari/channels/1732175943.12";
 
 struct TestPbx {
@@ -30,6 +32,12 @@ impl TestPbx {
     /// A PBX with a waiting caller.
     async fn start() -> Self {
         let server = MockServer::start().await;
+        Mock::given(method("GET"))
+            .and(path(CALLER_CHANNEL))
+            .respond_with(channel("Ring"))
+            .with_priority(LOW_PRIORITY)
+            .mount(&server)
+            .await;
         let url = format!("{}/ari", server.uri());
         Self {
             server,
@@ -74,6 +82,13 @@ impl TestPbx {
             .await
     }
 
+    /// Sends busy to the caller, who waits on [`caller_leg`].
+    async fn send_busy(&self) -> Result<BusyOutcome, AsteriskError> {
+        let mut call = self.call.clone();
+        call.caller_leg = Some(caller_leg());
+        self.pbx().send_busy(&call).await
+    }
+
     /// The only PBX.
     fn pbx(&self) -> &super::Pbx {
         self.asterisk.pbx_of(&self.call).unwrap().unwrap()
@@ -116,8 +131,11 @@ impl TestPbx {
             .count()
     }
 
+    /// The last request that is no look-up.
     async fn last_request(&self) -> Request {
-        testing::requests(&self.server).await.pop().unwrap()
+        let mut requests = testing::requests(&self.server).await;
+        requests.retain(|request| request.method != "GET");
+        requests.pop().unwrap()
     }
 }
 
@@ -167,6 +185,10 @@ fn channel_not_found() -> ResponseTemplate {
     message(404, "Channel not found")
 }
 
+fn channel(state: &str) -> ResponseTemplate {
+    ResponseTemplate::new(200).set_body_json(json!({ "state": state }))
+}
+
 fn endpoint(state: &str) -> ResponseTemplate {
     ResponseTemplate::new(200).set_body_json(json!({
         "technology": "PJSIP", "resource": "1001", "state": state, "channel_ids": [],
@@ -203,7 +225,7 @@ async fn the_originate_request_has_what_the_dialplan_expects() {
         },
     });
     assert_eq!(request.body_json::<Value>().unwrap(), expected);
-    assert_eq!(pbx.requests().await.len(), 1, "one request is enough");
+    assert_eq!(pbx.originates().await, 1, "one request is enough");
 }
 
 /// Extension 1002 starts a video call to 1001.
@@ -272,7 +294,6 @@ async fn video_is_offered_to_both_phones_of_a_video_call() {
 #[tokio::test]
 async fn the_channel_state_tells_whether_the_phone_has_answered() {
     let pbx = TestPbx::start().await;
-    let channel = |state: &str| ResponseTemplate::new(200).set_body_json(json!({ "state": state }));
     let answers = [
         channel("Ringing"),
         channel("Up"),
@@ -309,6 +330,19 @@ async fn a_leg_that_exists_already_counts_as_created() {
     assert_eq!(pbx.originates().await, 1);
 }
 
+/// Every end takes the caller's leg down before the phone's.
+#[tokio::test]
+async fn a_phone_that_is_dialed_after_the_call_has_ended_is_hung_up() {
+    let pbx = TestPbx::start().await;
+    pbx.originate_replies([ok()]).await;
+    pbx.will_reply("GET", CALLER_CHANNEL, [channel_not_found()])
+        .await;
+    pbx.will_reply("DELETE", &pbx.phone_channel(), [no_content()])
+        .await;
+    assert_eq!(pbx.bridge().await.unwrap(), BridgeOutcome::CallerGone);
+    assert_eq!(pbx.requests().await.len(), 3);
+}
+
 #[tokio::test]
 async fn bridging_waits_until_the_phone_registers() {
     let pbx = TestPbx::start().await;
@@ -329,6 +363,7 @@ async fn bridging_waits_until_the_phone_registers() {
         lookup,
         format!("GET {CALLER_CHANNEL}"),
         originate,
+        format!("GET {CALLER_CHANNEL}"),
     ];
     assert_eq!(pbx.requests().await, expected);
 }
@@ -406,13 +441,13 @@ async fn a_wrong_password_is_reported_as_refused() {
     let pbx = TestPbx::start().await;
     let unauthorized = || message(401, "Authentication required");
     pbx.originate_replies([unauthorized()]).await;
-    pbx.always_replies("DELETE", CALLER_CHANNEL, unauthorized())
+    pbx.always_replies("GET", CALLER_CHANNEL, unauthorized())
         .await;
     pbx.always_replies("GET", "/ari/asterisk/ping", unauthorized())
         .await;
     for error in [
         pbx.bridge().await.unwrap_err(),
-        pbx.pbx().send_busy(&caller_leg()).await.unwrap_err(),
+        pbx.send_busy().await.unwrap_err(),
         pbx.pbx().ping().await.unwrap_err(),
     ] {
         let AsteriskError::Refused { status, .. } = error else {
@@ -451,7 +486,7 @@ async fn a_request_is_repeated_with_the_rotated_password() {
     asterisk.pbxs[0].ping().await.unwrap();
 
     let requests = testing::requests(&server).await;
-    assert_eq!(requests.len(), 3);
+    assert_eq!(requests.len(), 4);
     assert_eq!(requests[0].body, requests[1].body);
     assert_eq!(testing::requests(&secrets).await.len(), 2);
 }
@@ -497,7 +532,7 @@ async fn a_closed_port_is_reported_as_unreachable() {
     };
     for error in [
         pbx.bridge().await.unwrap_err(),
-        pbx.pbx().hang_up(&caller_leg()).await.unwrap_err(),
+        pbx.send_busy().await.unwrap_err(),
         pbx.pbx().ping().await.unwrap_err(),
     ] {
         assert!(matches!(error, AsteriskError::Unreachable(..)), "{error:?}");
@@ -552,33 +587,86 @@ async fn a_pbx_that_has_not_booted_is_unhealthy() {
 #[tokio::test]
 async fn sending_busy_twice_is_no_error() {
     let pbx = TestPbx::start().await;
-    pbx.will_reply(
-        "DELETE",
-        CALLER_CHANNEL,
-        [no_content(), channel_not_found()],
-    )
-    .await;
-    pbx.pbx().send_busy(&caller_leg()).await.unwrap();
-    pbx.pbx().send_busy(&caller_leg()).await.unwrap();
+    let states = [channel("Ring"), channel_not_found()];
+    pbx.will_reply("GET", CALLER_CHANNEL, states).await;
+    let answers = [no_content(), channel_not_found()];
+    pbx.will_reply("DELETE", CALLER_CHANNEL, answers).await;
+    for _ in 0..2 {
+        assert_eq!(pbx.send_busy().await.unwrap(), BusyOutcome::Ended);
+    }
     assert_eq!(pbx.last_request().await.url.query(), Some("reason=busy"));
+}
+
+#[tokio::test]
+async fn sending_busy_ends_the_leg_of_a_phone_that_rings() {
+    let mut pbx = TestPbx::start().await;
+    pbx.call.ready_at = Some(pbx.call.created_at);
+    pbx.will_reply("GET", CALLER_CHANNEL, [channel("Ring")])
+        .await;
+    for leg in [CALLER_CHANNEL, &pbx.phone_channel()] {
+        pbx.will_reply("DELETE", leg, [no_content()]).await;
+    }
+    assert_eq!(pbx.send_busy().await.unwrap(), BusyOutcome::Ended);
+    assert_eq!(pbx.requests().await.len(), 3);
+}
+
+/// The other region has bridged the call, or the report of the bridge was lost.
+#[tokio::test]
+async fn sending_busy_does_not_end_a_conversation() {
+    let pbx = TestPbx::start().await;
+    pbx.will_reply("GET", CALLER_CHANNEL, [channel("Up")]).await;
+    pbx.will_reply("GET", &pbx.phone_channel(), [channel("Up")])
+        .await;
+    assert_eq!(pbx.send_busy().await.unwrap(), BusyOutcome::IsBridged);
+}
+
+#[tokio::test]
+async fn sending_busy_leaves_a_caller_alone_who_talks_in_another_call() {
+    let pbx = TestPbx::start().await;
+    pbx.will_reply("GET", CALLER_CHANNEL, [channel("Up")]).await;
+    pbx.will_reply("GET", &pbx.phone_channel(), [channel_not_found()])
+        .await;
+    assert_eq!(pbx.send_busy().await.unwrap(), BusyOutcome::Ended);
+    assert_eq!(pbx.requests().await.len(), 2);
+}
+
+/// The leg of a calling app is up while it waits.
+#[tokio::test]
+async fn a_calling_app_hears_busy_unless_the_called_phone_has_answered() {
+    let pbx = a_video_call_between_apps().await;
+    let caller = format!("/ari/channels/ringback-caller-{}", pbx.call.call_id);
+    let phone = pbx.phone_channel();
+    pbx.will_reply("GET", &phone, [channel("Up"), channel_not_found()])
+        .await;
+    pbx.will_reply("DELETE", &caller, [no_content()]).await;
+    for expected in [BusyOutcome::IsBridged, BusyOutcome::Ended] {
+        assert_eq!(pbx.pbx().send_busy(&pbx.call).await.unwrap(), expected);
+    }
 }
 
 #[tokio::test]
 async fn sending_busy_is_retried_while_asterisk_boots() {
     let pbx = TestPbx::start().await;
     let proxy = |status| ResponseTemplate::new(status).set_body_string("<html>");
+    let states = [proxy(503), channel("Ring")];
+    pbx.will_reply("GET", CALLER_CHANNEL, states).await;
     let answers = [proxy(503), proxy(504), no_content()];
     pbx.will_reply("DELETE", CALLER_CHANNEL, answers).await;
-    pbx.pbx().send_busy(&caller_leg()).await.unwrap();
+    pbx.send_busy().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_hang_up_has_the_reason_normal() {
-    let pbx = TestPbx::start().await;
-    let leg = ChannelId::of_phone(pbx.call.call_id);
-    pbx.always_replies("DELETE", &pbx.phone_channel(), no_content())
-        .await;
-    pbx.pbx().hang_up(&leg).await.unwrap();
+async fn a_hang_up_ends_the_callers_leg_first() {
+    let mut pbx = TestPbx::start().await;
+    pbx.call.caller_leg = Some(caller_leg());
+    pbx.call.ready_at = Some(pbx.call.created_at);
+    let legs = [CALLER_CHANNEL, &pbx.phone_channel()];
+    for leg in legs {
+        pbx.always_replies("DELETE", leg, no_content()).await;
+    }
+    pbx.pbx().hang_up(&pbx.call).await.unwrap();
+    let expected = legs.map(|leg| format!("DELETE {leg}"));
+    assert_eq!(pbx.requests().await, expected);
     assert_eq!(pbx.last_request().await.url.query(), Some("reason=normal"));
 }
 
