@@ -5,7 +5,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help run up down regions call client screenshot test checks lint deny unit simulate simulate-proof e2e chaos soak bench
-.PHONY: e2e-here faults-here chaos-here soak-here regions-here
+.PHONY: e2e-here faults-here chaos-here soak-here regions-here region-loss-here
 
 # Without `-p`, which would select other features of the same dependencies and compile them twice.
 CARGO_RUN := cargo run --locked --bin ringback-local --
@@ -86,11 +86,9 @@ e2e: ## end-to-end tests on three stacks: a plain one, one with faults, one in t
 	$(NEEDS) regions $(CARGO_RUN) test-regions $(MAKE) --no-print-directory regions-here
 
 chaos: export REGION_LOST_BOTH_WAYS := yes
-chaos: export REGION_WELL_SECONDS ?= 15
-chaos: export REGION_LOST_SECONDS ?= 30
 chaos: ## inject every kind of failure during calls, and write docs/promises.md
 	FAULTS=yes $(NEEDS) stack $(CARGO_RUN) test-env $(MAKE) --no-print-directory chaos-here
-	$(NEEDS) regions $(CARGO_RUN) test-regions $(MAKE) --no-print-directory regions-here
+	$(NEEDS) regions $(CARGO_RUN) test-regions $(MAKE) --no-print-directory region-loss-here
 	cargo test --workspace --locked --test faults -- --ignored --nocapture $(PAGE_TEST)
 
 soak: export MINUTES ?= 30
@@ -136,11 +134,12 @@ soak-here:
 	$(CARGO_TEST) --test faults -- --ignored --nocapture soak::
 
 # On a stack in two regions:
-regions-here:
+region-loss-here: REGION_TEST := losing_the_primary_region_loses_no_call
+regions-here region-loss-here:
 ifeq ($(NEXTEST),yes)
-	$(CARGO_NEXTEST) --test regions
+	$(CARGO_NEXTEST) --test regions $(REGION_TEST)
 else
-	$(CARGO_TEST) --test regions -- --nocapture --test-threads 1
+	$(CARGO_TEST) --test regions -- --nocapture --test-threads 1 $(REGION_TEST)
 endif
 
 FUNCTIONS := $(notdir $(wildcard functions/*))

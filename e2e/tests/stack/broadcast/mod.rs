@@ -1,4 +1,4 @@
-//! Broadcasts to ten, a hundred and a thousand connected clients: all are reached, in time and with little memory.
+//! Broadcasts to ten, sixty and six hundred connected clients: all are reached, in time and with little memory.
 //! Real clients and the real functions; the local stack must be running.
 
 mod client_group;
@@ -26,7 +26,8 @@ use ringback_sip::Phone;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-const SIZES: [usize; 3] = [10, 100, 1_000];
+/// The largest is more than the function reads at a time (`PAGE` in `store/connections.rs`).
+const SIZES: [usize; 3] = [10, 60, 600];
 const STATUSES: [&str; 3] = ["ringing", "in-progress", "completed"];
 const MASKED_CALLER: &str = "***********10";
 
@@ -42,7 +43,7 @@ const GROWTH: u32 = 30;
 const MEMORY_OF_A_CLIENT: u64 = 32 * 1_024;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_clients_receive_every_change_once_and_in_order() -> Result<()> {
+async fn six_hundred_clients_receive_every_change_once_and_in_order() -> Result<()> {
     let fixture = Fixture::open().await?;
     let mut phone = fixture.registered_phone("1001").await?;
     let mut group = ClientGroup::of(&fixture.stack)?;
@@ -54,16 +55,16 @@ async fn a_thousand_clients_receive_every_change_once_and_in_order() -> Result<(
     left?;
     std::io::stdout().write_all(table(&rounds)?.as_bytes())?;
 
-    let [_, hundred, thousand] = rounds.as_slice() else {
+    let [_, fewer, more] = rounds.as_slice() else {
         bail!("a round is missing")
     };
     ensure!(
-        thousand.last() < GROWTH * hundred.last(),
+        more.last() < GROWTH * fewer.last(),
         "{:?} for ten times as many clients as in {:?}",
-        thousand.last(),
-        hundred.last()
+        more.last(),
+        fewer.last()
     );
-    let of_a_client = thousand.memory_of_a_client().unwrap_or_default();
+    let of_a_client = more.memory_of_a_client().unwrap_or_default();
     ensure!(
         of_a_client < MEMORY_OF_A_CLIENT,
         "{of_a_client} B for each client"
@@ -155,7 +156,7 @@ impl Change {
             clippy::cast_possible_truncation,
             clippy::cast_precision_loss,
             clippy::cast_sign_loss,
-            reason = "a share of a thousand"
+            reason = "a share of some hundreds"
         )]
         let index = (last as f64 * share).round() as usize;
         self.took.get(index).copied().unwrap_or_default()
@@ -317,8 +318,8 @@ async fn known(fixture: &Fixture) -> Result<usize> {
     Ok(known)
 }
 
-/// Disconnects the clients no faster than they are removed: a thousand disconnects at once would block the local cloud
-/// for a minute.
+/// Disconnects the clients no faster than they are removed: hundreds of disconnects at once would block the local
+/// cloud for a minute.
 async fn leave(fixture: &Fixture, mut group: ClientGroup) -> Result<()> {
     let deadline = Instant::now() + LEAVING;
     while !group.members().is_empty() {
@@ -367,7 +368,7 @@ fn table(rounds: &[Round]) -> Result<String> {
         "median",
         "p99",
         "last",
-        "the connection has no client",
+        "per client",
         "function",
         "sent",
         "gone",
