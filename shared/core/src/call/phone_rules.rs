@@ -670,7 +670,7 @@ fn complete_abandoned(call: &Call, now: Timestamp) -> Vec<Effect> {
     if call.status == CallStatus::MobileReady && call.caller_leg.is_some() {
         // The phone may have registered since the last attempt.
         let mut effects = if call.was_abandoned(now) {
-            pending::effects(call)
+            pending::abandoned(call, now)
         } else {
             vec![Effect::Bridge]
         };
@@ -679,7 +679,7 @@ fn complete_abandoned(call: &Call, now: Timestamp) -> Vec<Effect> {
     }
     // If the call was abandoned while it rings, the timer that ends it may be among what is left.
     if call.was_abandoned(now) {
-        let mut effects = pending::effects(call);
+        let mut effects = pending::abandoned(call, now);
         if now + CLOCK_DIFFERENCE >= call.rings_until {
             effects.push(Effect::ArmTimer(deadline));
         }
