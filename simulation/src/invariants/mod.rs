@@ -20,6 +20,7 @@
 //! | A phone that loses its network is detected | not checked: SIP session timers are Asterisk's own (`e2e/tests/faults/silence.rs`) |
 //! | Requests that a person waits for are retried | `ready_phones_are_dialed`, `callers_do_not_wait` |
 //! | Not guaranteed: that a short conversation is shown as one | `SHORT_TALK` in `conversations_are_completed` |
+//! | Not guaranteed: that a conversation is shown that no report shows | `Talk::is_reported` |
 //! | Not guaranteed: that a call survives its PBX | `conversations_are_completed` skips a PBX that restarts |
 //! | Not guaranteed: regions that cannot reach each other | `parted` |
 //!
@@ -202,7 +203,8 @@ impl Checks<'_> {
             let lasted = talk.ended.unwrap_or(u64::MAX).saturating_sub(talk.began);
             let app_hung_up = truth.call(talk.call).is_some_and(|call| call.app_hung_up);
             let is_unclear = lasted < SHORT_TALK && app_hung_up;
-            if truth.met_too_late(talk) || is_unclear || self.sim.plan().restart.is_some() {
+            let is_unknown = !talk.is_reported || self.sim.plan().restart.is_some();
+            if truth.met_too_late(talk) || is_unclear || is_unknown {
                 continue;
             }
             for region in self.regions() {

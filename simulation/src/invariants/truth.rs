@@ -31,6 +31,8 @@ pub struct Talk {
     pub call: CallId,
     pub began: u64,
     pub ended: Option<u64>,
+    /// A report that shows the conversation has reached a region that knows the call.
+    pub is_reported: bool,
 }
 
 /// What the tables and the people know of one call.
@@ -181,7 +183,14 @@ impl Truth {
             call,
             began: elapsed,
             ended: None,
+            is_reported: false,
         });
+    }
+
+    pub fn talk_is_reported(&mut self, call: CallId) {
+        for talk in &mut self.talks {
+            talk.is_reported |= talk.call == call;
+        }
     }
 
     /// Whether the call had ended before its legs met.

@@ -39,7 +39,9 @@ pub fn dial_phone(
     if !phones::is_registered(state, pbx, extension) {
         return Originated::NotRegistered;
     }
-    if state.pbxs.iter().any(|pbx| pbx.channel(&id).is_some()) {
+    // Regions that cannot hear each other may each dial for a leg of their own.
+    let are_apart = sim.plan().cut.is_some() || sim.plan().region_loss.is_some();
+    if !are_apart && state.pbxs.iter().any(|pbx| pbx.channel(&id).is_some()) {
         state
             .truth
             .violated(sim.elapsed(), "two phone legs at once", format!("{id}"));

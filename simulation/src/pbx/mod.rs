@@ -12,7 +12,7 @@ pub use waiting::caller_arrives;
 use waiting::{Arrival, post};
 
 use crate::faults::Fault;
-use crate::functions::Named;
+use crate::functions::{Answer, Named};
 use crate::invariants::parted;
 use crate::sim::{Sim, State};
 use crate::trunk;
@@ -121,8 +121,19 @@ fn report(sim: &Sim, pbx: usize, named: Named, event: Event) {
             return;
         }
         sim.note(|| format!("the PBX reports {}", event.as_str()));
+        let shows_talk = matches!(
+            event,
+            Event::Bridged | Event::CallerLegEnded { answered: true, .. }
+        );
+        let call = match named {
+            Named::ById(id) if shows_talk => Some(id),
+            _ => None,
+        };
         let answer = post(&sim, pbx, &Arrival::App(named, event)).await;
         sim.note(|| format!("the PBX gets {answer}"));
+        if let (Some(call), Answer::Done(_)) = (call, answer) {
+            sim.state().truth.talk_is_reported(call);
+        }
     });
 }
 

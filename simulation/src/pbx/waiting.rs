@@ -82,7 +82,7 @@ pub async fn wait_for_bridge(
         let channel = state.pbxs[pbx].channel(id);
         channel.is_some_and(|channel| channel.serial == serial && channel.bridged_to.is_none())
     };
-    let answer = post(sim, pbx, &arrival).await;
+    let answer = post_while(sim, pbx, &arrival, || waits(sim)).await;
     let end = |cause| {
         if waits(sim) {
             end_leg(sim, &mut sim.state(), pbx, id, cause, HungUpBy::This);
@@ -126,12 +126,20 @@ fn knows_call(sim: &Sim, pbx: usize, id: &ChannelId, serial: u32, call: CallId) 
     state.truth.leg_is_of(serial, call);
 }
 
-/// Sends a report as the dialplan does: up to four times, to two regions in turn, or three times to one.
+/// Sends a report beside the leg.
 pub async fn post(sim: &Sim, pbx: usize, arrival: &Arrival) -> Answer {
+    post_while(sim, pbx, arrival, || true).await
+}
+
+/// Sends a report as the dialplan does: up to four times, to two regions in turn, or three times to one. It stops with its channel.
+async fn post_while(sim: &Sim, pbx: usize, arrival: &Arrival, exists: impl Fn() -> bool) -> Answer {
     let is_two = sim.plan().regions == 2;
     let attempts = if is_two { 4 } else { 3 };
     let mut region = usize::from(is_two && sim.state().pbxs[pbx].avoid_until > sim.elapsed());
     for attempt in 1..=attempts {
+        if !exists() {
+            break;
+        }
         let answer = match arrival {
             Arrival::Trunk(report) => functions::caller_arrives(sim, region, report.clone()).await,
             Arrival::App(named, event) => {

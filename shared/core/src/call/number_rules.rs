@@ -95,7 +95,7 @@ fn exotel_progress(sid: &CallSid, status: CallStatus, now: Timestamp) -> Vec<Rul
             "has the CallSid and this status or a later one",
             move |call| call.call_sid.is_some() && !is_later(call, status),
         )
-        .nothing(),
+        .repeat(),
         otherwise()
             .set_of("the CallSid and the status if it is later", move |call| {
                 let mut set = Vec::new();

@@ -189,7 +189,9 @@ fn after_report(call: &Call, leg_arrived: bool, now: Timestamp) -> Vec<Effect> {
         | CallStatus::Canceled
         | CallStatus::Failed => {
             let mut effects = vec![Effect::SendBusy];
-            effects.extend(call.effects_pending_since.map(Effect::MarkEffectsCompleted));
+            // Older ones belong to the process that ended the call.
+            let own = call.effects_pending_since.filter(|since| *since == now);
+            effects.extend(own.map(Effect::MarkEffectsCompleted));
             effects
         }
     }
