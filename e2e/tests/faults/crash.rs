@@ -17,7 +17,7 @@ use ringback_e2e::outcome_table::table;
 
 /// The number of concurrent calls. The local cloud needs about a second of CPU for each, and Asterisk 22.10.1 crashed
 /// with eight of them on a busy machine.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 6;
 /// The number of calls to try until the crash happens.
 const TRIES: usize = 3;
 /// The maximum time from the end of the ring to the busy signal when a function crashes. SQS redelivers the timer
