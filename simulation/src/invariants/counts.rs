@@ -94,11 +94,14 @@ impl Checks<'_> {
                 let mut later = updates[place + 1..]
                     .iter()
                     .filter(|(other, ..)| other == id);
-                // Both regions may have made the same change before they heard of each other.
-                let may_repeat = self.sim.plan().regions == 2;
+                // Both regions may have made the same change before they heard of each other, and one of them may have given the call
+                // up before it heard how it ended.
+                let is_one = self.sim.plan().regions == 1;
+                let is_assumed = matches!(status, CallStatus::TimedOut | CallStatus::Failed);
                 let goes_back = |next: CallStatus| {
                     next.rank() < status.rank()
-                        || next.rank() == status.rank() && !(may_repeat && next == *status)
+                        || next.rank() == status.rank()
+                            && (is_one || next != *status && !is_assumed)
                 };
                 if let Some((_, next, _)) = later.next().filter(|(_, next, _)| goes_back(*next)) {
                     let details = format!(

@@ -47,6 +47,14 @@ pub(super) fn talking(now: Timestamp) -> Vec<Assignment> {
     ]
 }
 
+/// Why a conversation ended that was taken for an unanswered call. If somebody has hung up, that stays the reason.
+pub(super) const fn reason_of_conversation(known: EndReason, otherwise: EndReason) -> EndReason {
+    match known {
+        EndReason::CallerHungUp | EndReason::CalleeHungUp => known,
+        _ => otherwise,
+    }
+}
+
 /// The assignments of a call that ends.
 pub(super) fn ended(status: CallStatus, reason: EndReason, now: Timestamp) -> Vec<Assignment> {
     vec![

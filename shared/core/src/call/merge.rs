@@ -4,9 +4,9 @@
 //!
 //! [`Event::ReplicaOverwritten`]: super::Event::ReplicaOverwritten
 
-use super::common_rules::ended;
+use super::common_rules::{ended, reason_of_conversation};
 use super::rule::{Rule, otherwise, when_read};
-use super::{Assignment, Call, CallStatus, Effect, EndReason, PushedDevices, pending};
+use super::{Assignment, Call, CallEnd, CallStatus, Effect, EndReason, PushedDevices, pending};
 use crate::timestamp::Timestamp;
 
 impl Call {
@@ -175,6 +175,17 @@ fn answer(call: &Call, other: &Call) -> Vec<Assignment> {
 
 /// How far the call has come, if `other` has come further. Of two ends with the same rank, the standing version keeps its own.
 fn progress(call: &Call, other: &Call, now: Timestamp) -> Vec<Assignment> {
+    if let Some(end) = end_of_conversation(call, other) {
+        let mut set = vec![
+            Assignment::Status(CallStatus::Completed),
+            Assignment::Ended(
+                end.at,
+                reason_of_conversation(end.reason, EndReason::HungUp),
+            ),
+        ];
+        set.push(Assignment::EffectsPendingSince(now));
+        return set;
+    }
     if merge_rank(other) > merge_rank(call) {
         let mut set = vec![Assignment::Status(other.status)];
         // The other region knows when the call ended.
@@ -189,6 +200,19 @@ fn progress(call: &Call, other: &Call, now: Timestamp) -> Vec<Assignment> {
         return ended(CallStatus::Declined, EndReason::CalleeDeclined, now);
     }
     Vec::new()
+}
+
+/// The end of a conversation, if one region knows that the two talked, and the other one that the call has ended.
+fn end_of_conversation(call: &Call, other: &Call) -> Option<CallEnd> {
+    let has_talked = call.bridged_at.is_some() || other.bridged_at.is_some();
+    let is_completed = |call: &Call| call.status == CallStatus::Completed;
+    if call.is_to_number() || !has_talked || is_completed(call) || is_completed(other) {
+        return None;
+    }
+    let reported = [call, other]
+        .into_iter()
+        .filter(|call| !call.end_is_assumed());
+    reported.filter_map(|call| call.ended).next()
 }
 
 /// Each region has seen some devices decline, and neither has seen all of them.
@@ -522,7 +546,8 @@ mod tests {
             prop_assert!(!both.has_lost(&standing));
             let again = decide(&both, &overwritten(&other), now);
             prop_assert!(!matches!(again, Decision::Advance { .. }), "{again:?}");
-            if standing.status.is_final() && merge_rank(&other) <= merge_rank(&standing) {
+            let is_higher = merge_rank(&other) > merge_rank(&standing) || both.status == CallStatus::Completed;
+            if standing.status.is_final() && !is_higher {
                 prop_assert_eq!((both.status, both.end_reason()), (standing.status, standing.end_reason()));
             }
             if other.status == CallStatus::Completed {

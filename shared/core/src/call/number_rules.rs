@@ -104,8 +104,13 @@ fn exotel_progress(sid: &CallSid, status: CallStatus, now: Timestamp) -> Vec<Rul
                 }
                 if is_later(call, status) {
                     set.extend(reach(status, now));
-                    if call.ended.is_some() && !status.is_final() {
-                        set.push(Assignment::NotEnded(now + call.limits.talk));
+                    match call.ended {
+                        Some(_) if status.is_final() => {
+                            // The end that was assumed had no other effects.
+                            set.retain(|set| !matches!(set, Assignment::EffectsPendingSince(_)));
+                        }
+                        Some(_) => set.push(Assignment::NotEnded(now + call.limits.talk)),
+                        None => {}
                     }
                 }
                 set

@@ -2,7 +2,10 @@
 //! carried them out has crashed.
 
 use super::deadline::next_check;
-use super::{ABANDONED_AFTER, Call, CallStatus, CancelAudience, CancelReason, Effect, EndReason};
+use super::{
+    ABANDONED_AFTER, CLOCK_DIFFERENCE, Call, CallStatus, CancelAudience, CancelReason, Effect,
+    EndReason,
+};
 use crate::timestamp::Timestamp;
 
 /// All effects that the state of the call requires.
@@ -138,7 +141,9 @@ pub(super) fn bridge_soon(call: &Call, now: Timestamp) -> Vec<Effect> {
 /// cancellation is sent once more.
 pub(super) fn cancel_late_pushes(call: &Call, finished_at: Timestamp) -> Vec<Effect> {
     let stopped_ringing_at = call.ready_at.or(call.ended_at());
-    if stopped_ringing_at.is_none_or(|stopped| finished_at < stopped) {
+    // The other region's clock may be ahead of this one's.
+    let is_early = |stopped| finished_at + CLOCK_DIFFERENCE < stopped;
+    if stopped_ringing_at.is_none_or(is_early) {
         return Vec::new();
     }
     match call.status {

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::common_rules::{completed_effects, ended, stream_rules, talking};
+use super::common_rules::{
+    completed_effects, ended, reason_of_conversation, stream_rules, talking,
+};
 use super::deadline::connects_until;
 use super::rule::{Rule, otherwise, when, when_read};
 use super::{
@@ -493,7 +495,7 @@ fn caller_leg_ended(
                 .set_of("completed, by the side that hung up", move |call| {
                     completed_after_all(call, hung_up_by(by), now)
                 })
-                .then_pending(),
+                .then_nothing(),
         );
     }
     rules.push(when_read("has ended", |call| call.status.is_final()).repeat());
@@ -604,7 +606,7 @@ fn bridged(now: Timestamp) -> Vec<Rule<'static>> {
             .set_of("completed", move |call| {
                 completed_after_all(call, EndReason::HungUp, now)
             })
-            .then_pending(),
+            .then("hang up", |_, _| vec![Effect::HangUp]),
         when_read("has ended", |call| call.status.is_final())
             .only("hang up both legs", |_, _| vec![Effect::HangUp]),
         otherwise().nothing(),
@@ -729,13 +731,15 @@ fn has_ended_unanswered(call: &Call) -> bool {
     call.status.is_final() && call.status != CallStatus::Completed
 }
 
-/// A call that was taken for unanswered was answered. If somebody has hung up, that stays the reason.
+/// A call that was taken for unanswered was answered. Its end has its effects already.
 fn completed_after_all(call: &Call, reason: EndReason, now: Timestamp) -> Vec<Assignment> {
-    let reason = match call.end_reason() {
-        Some(known @ (EndReason::CallerHungUp | EndReason::CalleeHungUp)) => known,
-        _ => reason,
-    };
-    ended(CallStatus::Completed, reason, now)
+    let reason = call
+        .end_reason()
+        .map_or(reason, |known| reason_of_conversation(known, reason));
+    vec![
+        Assignment::Status(CallStatus::Completed),
+        Assignment::Ended(now, reason),
+    ]
 }
 
 const fn waiting() -> Condition {
