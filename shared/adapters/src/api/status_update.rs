@@ -29,9 +29,7 @@ impl StatusUpdate {
     pub fn of(before: Option<&Call>, after: Call) -> Option<Self> {
         let visible =
             |call: &Call| is_visible(call).then(|| (status_word(call.status), call.stream));
-        let is_loss = before.is_some_and(|before| {
-            before.status.rank() > after.status.rank() && after.has_lost(before)
-        });
+        let is_loss = before.is_some_and(|before| before.merge_rank() > after.merge_rank());
         let (before, now) = (before.and_then(visible), visible(&after));
         (now.is_some() && now != before && !is_loss).then_some(Self { call: after })
     }

@@ -15,6 +15,24 @@ impl Call {
     pub fn has_lost(&self, overwritten: &Self) -> bool {
         !learned(self, overwritten, overwritten.created_at).is_empty()
     }
+
+    /// Which of two versions of a call has come further. Other than with [`CallStatus::rank`], a conversation beats every other end, and a
+    /// report beats what a timer assumed: one region knows what happened, and the other one ended the call without knowing it while the
+    /// regions were apart.
+    #[must_use]
+    pub fn merge_rank(&self) -> u8 {
+        match self.status {
+            CallStatus::WaitingForMobile | CallStatus::Initiated => 0,
+            CallStatus::MobileReady | CallStatus::Ringing => 1,
+            _ if self.end_is_assumed() => 2,
+            CallStatus::InProgress => 3,
+            CallStatus::Declined
+            | CallStatus::TimedOut
+            | CallStatus::Canceled
+            | CallStatus::Failed => 4,
+            CallStatus::Completed => 5,
+        }
+    }
 }
 
 /// The rules for a version that was overwritten.
@@ -186,7 +204,7 @@ fn progress(call: &Call, other: &Call, now: Timestamp) -> Vec<Assignment> {
         set.push(Assignment::EffectsPendingSince(now));
         return set;
     }
-    if merge_rank(other) > merge_rank(call) {
+    if other.merge_rank() > call.merge_rank() {
         let mut set = vec![Assignment::Status(other.status)];
         // The other region knows when the call ended.
         set.extend(other.ended.map(|end| Assignment::Ended(end.at, end.reason)));
@@ -222,21 +240,6 @@ fn all_declined(call: &Call, other: &Call) -> bool {
     devices.peek().is_some()
         && devices
             .all(|device| call.declined_by.contains(device) || other.declined_by.contains(device))
-}
-
-/// [`CallStatus::rank`], but a conversation beats every other end, and a report beats what a timer assumed: one region knows what
-/// happened, and the other one ended the call without knowing it while the regions were apart.
-fn merge_rank(call: &Call) -> u8 {
-    match call.status {
-        CallStatus::WaitingForMobile | CallStatus::Initiated => 0,
-        CallStatus::MobileReady | CallStatus::Ringing => 1,
-        _ if call.end_is_assumed() => 2,
-        CallStatus::InProgress => 3,
-        CallStatus::Declined | CallStatus::TimedOut | CallStatus::Canceled | CallStatus::Failed => {
-            4
-        }
-        CallStatus::Completed => 5,
-    }
 }
 
 #[cfg(test)]
@@ -546,7 +549,7 @@ mod tests {
             prop_assert!(!both.has_lost(&standing));
             let again = decide(&both, &overwritten(&other), now);
             prop_assert!(!matches!(again, Decision::Advance { .. }), "{again:?}");
-            let is_higher = merge_rank(&other) > merge_rank(&standing) || both.status == CallStatus::Completed;
+            let is_higher = other.merge_rank() > standing.merge_rank() || both.status == CallStatus::Completed;
             if standing.status.is_final() && !is_higher {
                 prop_assert_eq!((both.status, both.end_reason()), (standing.status, standing.end_reason()));
             }

@@ -137,6 +137,17 @@ pub(super) fn bridge_soon(call: &Call, now: Timestamp) -> Vec<Effect> {
     effects
 }
 
+/// Pushes of which no record says whether they were sent may have reached their devices after the cancellation.
+pub(super) fn cancel_unrecorded_pushes(call: &Call) -> Option<Effect> {
+    let reason = match (call.status, call.end_reason()) {
+        (_, Some(EndReason::NoDevice | EndReason::PushFailed)) => return None,
+        (CallStatus::Declined | CallStatus::Completed, _) => CancelReason::AnsweredElsewhere,
+        (CallStatus::Canceled, _) => CancelReason::CallerHungUp,
+        _ => CancelReason::Timeout,
+    };
+    call.pushed.is_none().then(|| cancel(call, reason))
+}
+
 /// A push that was accepted only after the call had stopped ringing may reach its phone after the cancellation did, so the
 /// cancellation is sent once more.
 pub(super) fn cancel_late_pushes(call: &Call, finished_at: Timestamp) -> Vec<Effect> {

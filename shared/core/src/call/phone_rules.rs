@@ -639,7 +639,8 @@ fn timer_fired(now: Timestamp) -> Vec<Rule<'static>> {
         ])
         .set(ended(CallStatus::TimedOut, EndReason::NoAnswer, now))
         .then_pending(),
-        when_read("has ended", |call| call.status.is_final()).repeat(),
+        when_read("has ended", |call| call.status.is_final())
+            .only("unfinished and the next timer", complete_ended),
         when_read("its time is not up", move |call| {
             call.deadline().is_some_and(|deadline| now < deadline)
         })
@@ -664,6 +665,20 @@ fn timer_fired(now: Timestamp) -> Vec<Rule<'static>> {
 
 fn check_bridge(_call: &Call, now: Timestamp) -> Vec<Effect> {
     vec![Effect::CheckBridge, Effect::ArmTimer(now + ABANDONED_AFTER)]
+}
+
+/// A timer completes the effects of an end whose process has crashed.
+fn complete_ended(call: &Call, now: Timestamp) -> Vec<Effect> {
+    let mut effects = pending::unfinished(call, now);
+    match call.effects_pending_since {
+        // The process may still run. If it has crashed, no other timer may follow.
+        Some(since) if !call.was_abandoned(now) => {
+            effects.push(Effect::ArmTimer(since + ABANDONED_AFTER));
+        }
+        Some(_) => {}
+        None => effects.extend(pending::cancel_unrecorded_pushes(call)),
+    }
+    effects
 }
 
 /// A timer that fires before the deadline ends nothing, but completes what a crashed process has left. This may be the last of the
