@@ -281,6 +281,7 @@ impl Checks<'_> {
             | Fault::AriAnswerLost
             | Fault::AriSlow
             | Fault::QueueFails
+            | Fault::QueueLate
             | Fault::StreamLate
             | Fault::ReplicationLate => true,
             _ => false,

@@ -35,7 +35,8 @@ pub(super) fn effects(call: &Call) -> Vec<Effect> {
         CallStatus::Failed if call.end_reason() == Some(EndReason::CallerUnreachable) => {
             end_legs_and_ringing(call, Effect::HangUp, CancelReason::CallerHungUp)
         }
-        CallStatus::Failed if call.ready_at.is_some() => {
+        // The other region may have sent pushes although this one could not.
+        CallStatus::Failed if call.ready_at.is_some() || call.pushed.is_some() => {
             end_legs_and_ringing(call, Effect::SendBusy, CancelReason::Timeout)
         }
         CallStatus::Failed => end_legs(call, Effect::SendBusy),

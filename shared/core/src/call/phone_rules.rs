@@ -113,13 +113,12 @@ fn caller_reported<'e>(
     let is_replaced = move |call: &Call| {
         let known = call.caller_leg.as_ref();
         let is_older = |leg: &Leg| known.is_some_and(|known| leg.channel.is_older_than(known));
-        // The phone is dialed on the PBX of the leg. A second one would ring on another PBX.
-        let is_dialed_elsewhere = |leg: &Leg| match call.status {
-            CallStatus::MobileReady => !call.may_be_on_pbx(&leg.pbx),
-            CallStatus::InProgress => true,
-            _ => false,
-        };
-        known.is_some() && leg.is_some_and(|leg| is_older(leg) || is_dialed_elsewhere(leg))
+        // The phone is dialed for this leg, and the trunk cancels the others.
+        let is_dialed = matches!(
+            call.status,
+            CallStatus::MobileReady | CallStatus::InProgress
+        );
+        known.is_some() && (is_dialed || leg.is_some_and(is_older))
     };
     vec![
         when_read("has another CallSid", move |call| {
@@ -232,8 +231,20 @@ fn push_sent(sent: &PushedDevices, now: Timestamp) -> Vec<Rule<'_>> {
             .set([pushed.clone(), Assignment::NoEffectsPending])
             .then("cancel late pushes", cancel_late),
         otherwise()
-            .set([pushed])
-            .then("cancel late pushes", cancel_late),
+            .set_of("the push, and its pending cancellation", move |call| {
+                let mut set = vec![pushed.clone()];
+                if !cancel_late(call, now).is_empty() {
+                    set.extend(effects_pending_from(call, now));
+                    set.push(Assignment::AnswerUnannounced(call.answered_by.is_some()));
+                }
+                set
+            })
+            .then("cancel late pushes", move |call, now| {
+                let mut effects = cancel_late(call, now);
+                let own = call.effects_pending_since.filter(|since| *since == now);
+                effects.extend(own.map(Effect::MarkEffectsCompleted));
+                effects
+            }),
     ]
 }
 
@@ -584,9 +595,11 @@ fn bridged(now: Timestamp) -> Vec<Rule<'static>> {
         // The process that handles the accept still carries its effects out.
         when([Condition::StatusIs(CallStatus::MobileReady)])
             .set(talking(now))
-            .then_nothing(),
+            .then("arm the timer after the ring", arm_timer_after_ring),
         // The other region has the accept, and its change is not here yet.
-        when([waiting()]).set(talking_unheard).then_nothing(),
+        when([waiting()])
+            .set(talking_unheard)
+            .then("arm the timer after the ring", arm_timer_after_ring),
         // The other region, or an accept that was late, has connected the call.
         when_read("has an assumed end", Call::end_is_assumed)
             .set_of("talking again", move |call| {
@@ -611,6 +624,14 @@ fn bridged(now: Timestamp) -> Vec<Rule<'static>> {
             .only("hang up both legs", |_, _| vec![Effect::HangUp]),
         otherwise().nothing(),
     ]
+}
+
+/// The timers of the ring arm that of the conversation. If they may have fired already, no other one does.
+fn arm_timer_after_ring(call: &Call, now: Timestamp) -> Vec<Effect> {
+    let deadline = call
+        .deadline()
+        .filter(|_| now + CLOCK_DIFFERENCE >= call.rings_until);
+    deadline.map(Effect::ArmTimer).into_iter().collect()
 }
 
 fn not_bridged(rings: bool, now: Timestamp) -> Vec<Rule<'static>> {
@@ -699,6 +720,10 @@ fn complete_abandoned(call: &Call, now: Timestamp) -> Vec<Effect> {
     // If the call was abandoned while it rings, the timer that ends it may be among what is left.
     if call.was_abandoned(now) {
         let mut effects = pending::abandoned(call, now);
+        // This is the timer of the ring.
+        effects.retain(|effect| {
+            *effect != Effect::ArmTimer(call.rings_until) || now < call.rings_until
+        });
         if now + CLOCK_DIFFERENCE >= call.rings_until {
             effects.push(Effect::ArmTimer(deadline));
         }
