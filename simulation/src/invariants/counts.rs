@@ -1,5 +1,7 @@
 //! What the metrics and the clients of each region are told.
 
+use std::cmp::Ordering;
+
 use ringback::telemetry::metrics::{CallMetrics, Measurement, is_counted_in};
 use ringback_core::call::CallStatus;
 use ringback_core::ids::CallId;
@@ -94,14 +96,13 @@ impl Checks<'_> {
                 let mut later = updates[place + 1..]
                     .iter()
                     .filter(|(other, ..)| other == id);
-                // Both regions may have made the same change before they heard of each other, and one of them may have given the call
-                // up before it heard how it ended.
+                // Both regions may have changed the call before they heard of each other, and one of them may have given it up.
                 let is_one = self.sim.plan().regions == 1;
                 let is_assumed = matches!(status, CallStatus::TimedOut | CallStatus::Failed);
-                let goes_back = |next: CallStatus| {
-                    next.rank() < status.rank()
-                        || next.rank() == status.rank()
-                            && (is_one || next != *status && !is_assumed)
+                let goes_back = |next: CallStatus| match next.rank().cmp(&status.rank()) {
+                    Ordering::Less => is_one || !is_assumed,
+                    Ordering::Equal => is_one,
+                    Ordering::Greater => false,
                 };
                 if let Some((_, next, _)) = later.next().filter(|(_, next, _)| goes_back(*next)) {
                     let details = format!(

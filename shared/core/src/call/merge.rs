@@ -127,11 +127,11 @@ fn name_every_field(call: &Call) {
 
 fn legs_and_names(call: &Call, other: &Call) -> Vec<Assignment> {
     let mut set = Vec::new();
-    if call.caller_leg.is_none() {
+    let gains_leg = is_leg_of_other(call, other);
+    if gains_leg {
         set.extend(other.caller_leg.clone().map(Assignment::CallerLeg));
     }
     // The PBX of the call is that of its leg.
-    let gains_leg = call.caller_leg.is_none() && other.caller_leg.is_some();
     let lacks_pbx = call.pbx.is_none() && call.caller_leg == other.caller_leg;
     if (gains_leg && call.pbx != other.pbx) || lacks_pbx {
         set.extend(other.pbx.clone().map(Assignment::Pbx));
@@ -154,6 +154,18 @@ fn legs_and_names(call: &Call, other: &Call) -> Vec<Assignment> {
         set.push(Assignment::LostPhoneLegs(lost));
     }
     set
+}
+
+/// Whether the caller is on the other version's leg: that one talks, or is the trunk's later attempt.
+fn is_leg_of_other(call: &Call, other: &Call) -> bool {
+    let (Some(own), Some(theirs)) = (&call.caller_leg, &other.caller_leg) else {
+        return other.caller_leg.is_some();
+    };
+    match (call.bridged_at.is_some(), other.bridged_at.is_some()) {
+        (false, true) => own != theirs,
+        (true, false) => false,
+        _ => own.is_older_than(theirs),
+    }
 }
 
 fn devices(call: &Call, other: &Call) -> Vec<Assignment> {

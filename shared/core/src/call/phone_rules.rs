@@ -147,6 +147,10 @@ fn caller_reported<'e>(
             move |call| is_new_leg(call) && is_replaced(call),
         )
         .reject(RejectReason::AnotherCall),
+        when_read("has ended, and has this leg", move |call| {
+            call.status.is_final() && leg.is_some() && !is_new_leg(call)
+        })
+        .only("busy", |_, _| vec![Effect::SendBusy]),
         when_read("has this leg and this CallSid", move |call| {
             !is_new_leg(call) && (has_same_sid(call) || sid.is_none())
         })
@@ -157,7 +161,9 @@ fn caller_reported<'e>(
                 if let Some(leg) = leg.filter(|_| is_new_leg(call)) {
                     set.push(Assignment::CallerLeg(leg.channel.clone()));
                     set.push(Assignment::Pbx(leg.pbx.clone()));
-                    if call.status != CallStatus::WaitingForMobile {
+                    if call.status.is_final() {
+                        // The PBX repeats its report until it is answered.
+                    } else if call.status != CallStatus::WaitingForMobile {
                         set.extend(effects_pending_from(call, now));
                     } else if pending::dial_caller_phone(call).is_some() && call.pushed.is_some() {
                         set.push(Assignment::NoEffectsPending);
@@ -188,13 +194,7 @@ fn after_report(call: &Call, leg_arrived: bool, now: Timestamp) -> Vec<Effect> {
         | CallStatus::Declined
         | CallStatus::TimedOut
         | CallStatus::Canceled
-        | CallStatus::Failed => {
-            let mut effects = vec![Effect::SendBusy];
-            // Older ones belong to the process that ended the call.
-            let own = call.effects_pending_since.filter(|since| *since == now);
-            effects.extend(own.map(Effect::MarkEffectsCompleted));
-            effects
-        }
+        | CallStatus::Failed => vec![Effect::SendBusy],
     }
 }
 
@@ -216,6 +216,9 @@ fn push_sent(sent: &PushedDevices, now: Timestamp) -> Vec<Rule<'_>> {
         .then("cancel late pushes", cancel_late),
         // The process was taken for crashed, and another one has sent pushes too.
         when_read("has a recorded push", |call| call.pushed.is_some())
+            .only("cancel late pushes", cancel_late),
+        // Without a record of the pushes, each timer cancels them again, in case this process crashes.
+        when_read("has ended", |call| call.status.is_final())
             .only("cancel late pushes", cancel_late),
         // The record of the pushes was missing to know that all devices had declined.
         when([waiting()])
