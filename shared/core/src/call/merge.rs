@@ -4,6 +4,8 @@
 //!
 //! [`Event::ReplicaOverwritten`]: super::Event::ReplicaOverwritten
 
+use std::cmp::Ordering;
+
 use super::common_rules::{ended, reason_of_conversation};
 use super::rule::{Rule, otherwise, when_read};
 use super::{Assignment, Call, CallEnd, CallStatus, Effect, EndReason, PushedDevices, pending};
@@ -74,8 +76,13 @@ fn learned(call: &Call, other: &Call, now: Timestamp) -> Vec<Assignment> {
         .iter()
         .any(|set| matches!(set, Assignment::CallerLeg(_)));
     let may_have_legs = has_new_leg || !answer.is_empty();
-    if progress.is_empty() && may_have_legs && call.status != CallStatus::WaitingForMobile {
+    let rings_late = rings_late(call, other);
+    let has_effects = may_have_legs || rings_late;
+    if progress.is_empty() && has_effects && call.status != CallStatus::WaitingForMobile {
         set.push(Assignment::EffectsPendingSince(now));
+    }
+    if rings_late && call.answered_by.is_some() {
+        set.push(Assignment::AnswerUnannounced(true));
     }
     set.extend(answer);
     set.extend(progress);
@@ -84,6 +91,16 @@ fn learned(call: &Call, other: &Call, now: Timestamp) -> Vec<Assignment> {
         set.extend(other.effects_completed.map(Assignment::EffectsCompleted));
     }
     set
+}
+
+/// Whether the other region has sent pushes after this call has stopped ringing.
+fn rings_late(call: &Call, other: &Call) -> bool {
+    let is_later = |pushed: &&PushedDevices| {
+        let known = call.pushed.as_ref();
+        known.is_none_or(|known| known.at < pushed.at)
+    };
+    let pushed = other.pushed.as_ref().filter(is_later);
+    pushed.is_some_and(|pushed| !pending::cancel_late_pushes(call, pushed.at).is_empty())
 }
 
 /// Does nothing, but a new field of a call does not compile until it stands here: decide then what `learned` does with it.
@@ -161,10 +178,12 @@ fn is_leg_of_other(call: &Call, other: &Call) -> bool {
     let (Some(own), Some(theirs)) = (&call.caller_leg, &other.caller_leg) else {
         return other.caller_leg.is_some();
     };
-    match (call.bridged_at.is_some(), other.bridged_at.is_some()) {
-        (false, true) => own != theirs,
-        (true, false) => false,
-        _ => own.is_older_than(theirs),
+    // The phone is dialed for the leg that was known when the app was ready.
+    let progress = |call: &Call| (call.bridged_at.is_some(), call.ready_at.is_some());
+    match progress(other).cmp(&progress(call)) {
+        Ordering::Greater => own != theirs,
+        Ordering::Less => false,
+        Ordering::Equal => own.is_older_than(theirs),
     }
 }
 
@@ -172,7 +191,10 @@ fn devices(call: &Call, other: &Call) -> Vec<Assignment> {
     let mut set = Vec::new();
     if let Some(pushed) = &other.pushed {
         let known = call.pushed.as_ref();
-        if !known.is_some_and(|known| pushed.devices.is_subset(&known.devices)) {
+        let knows_all = |known: &PushedDevices| {
+            pushed.devices.is_subset(&known.devices) && pushed.at <= known.at
+        };
+        if !known.is_some_and(knows_all) {
             let known_devices = known.iter().flat_map(|known| &known.devices);
             set.push(Assignment::Pushed(PushedDevices {
                 devices: known_devices.chain(&pushed.devices).cloned().collect(),
