@@ -39,8 +39,9 @@ pub fn dial_phone(
     if !phones::is_registered(state, pbx, extension) {
         return Originated::NotRegistered;
     }
-    // Regions that cannot hear each other may each dial for a leg of their own.
-    let are_apart = sim.plan().cut.is_some() || sim.plan().region_loss.is_some();
+    // Two regions may each dial for a leg of their own, if the trunk brings the caller on two legs at once or replication is cut.
+    let has_two_legs = sim.plan().regions == 2 && state.truth.has_two_legs(call);
+    let are_apart = sim.plan().cut.is_some() || sim.plan().region_loss.is_some() || has_two_legs;
     if !are_apart && state.pbxs.iter().any(|pbx| pbx.channel(&id).is_some()) {
         state
             .truth
