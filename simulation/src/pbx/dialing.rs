@@ -142,7 +142,8 @@ pub fn phone_answers(sim: &Sim, pbx: usize, id: &ChannelId, serial: u32) {
     let (Role::Phone(waiting), Some(call)) = (phone.role.clone(), phone.call) else {
         return;
     };
-    let Some(leg) = pbx_state.channel_mut(&waiting) else {
+    let waits = |leg: &&mut Channel| leg.bridged_to.is_none();
+    let Some(leg) = pbx_state.channel_mut(&waiting).filter(waits) else {
         return end_leg(sim, &mut state, pbx, id, CALLER_GONE, HungUpBy::This);
     };
     leg.is_up = true;

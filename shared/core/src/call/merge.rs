@@ -76,16 +76,12 @@ fn learned(call: &Call, other: &Call, now: Timestamp) -> Vec<Assignment> {
         .iter()
         .any(|set| matches!(set, Assignment::CallerLeg(_)));
     let may_have_legs = has_new_leg || !answer.is_empty();
-    let rings_late = rings_late(call, other);
-    let has_effects = may_have_legs || rings_late;
-    if progress.is_empty() && has_effects && call.status != CallStatus::WaitingForMobile {
+    if progress.is_empty() && may_have_legs && call.status != CallStatus::WaitingForMobile {
         set.push(Assignment::EffectsPendingSince(now));
-    }
-    if rings_late && call.answered_by.is_some() {
-        set.push(Assignment::AnswerUnannounced(true));
     }
     set.extend(answer);
     set.extend(progress);
+    set.extend(pending_cancellation(call, other, &set, now));
     let is_completed = |since| other.effects_completed == Some(since);
     if set.is_empty() && call.effects_pending_since.is_some_and(is_completed) {
         set.extend(other.effects_completed.map(Assignment::EffectsCompleted));
@@ -93,14 +89,28 @@ fn learned(call: &Call, other: &Call, now: Timestamp) -> Vec<Assignment> {
     set
 }
 
-/// Whether the other region has sent pushes after this call has stopped ringing.
-fn rings_late(call: &Call, other: &Call) -> bool {
-    let is_later = |pushed: &&PushedDevices| {
-        let known = call.pushed.as_ref();
-        known.is_none_or(|known| known.at < pushed.at)
-    };
-    let pushed = other.pushed.as_ref().filter(is_later);
-    pushed.is_some_and(|pushed| !pending::cancel_late_pushes(call, pushed.at).is_empty())
+/// One region has sent pushes after the call had stopped ringing in the other one.
+fn pending_cancellation(
+    call: &Call,
+    other: &Call,
+    learned: &[Assignment],
+    now: Timestamp,
+) -> Vec<Assignment> {
+    let pushed_at = |call: &Call| call.pushed.as_ref().map(|pushed| pushed.at);
+    let is_known =
+        pushed_at(other) <= pushed_at(call) && call.status != CallStatus::WaitingForMobile;
+    let mut merged = call.clone();
+    for assignment in learned {
+        assignment.apply_to(&mut merged);
+    }
+    let pushed = pushed_at(&merged).filter(|_| !is_known);
+    if pushed.is_none_or(|at| pending::cancel_late_pushes(&merged, at).is_empty()) {
+        return Vec::new();
+    }
+    vec![
+        Assignment::EffectsPendingSince(now),
+        Assignment::AnswerUnannounced(merged.answered_by.is_some()),
+    ]
 }
 
 /// Does nothing, but a new field of a call does not compile until it stands here: decide then what `learned` does with it.
