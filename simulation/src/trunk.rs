@@ -21,7 +21,7 @@ pub struct TrunkCall {
     is_over: bool,
 }
 
-const NUMBERS: [&str; 2] = ["9876543210", "9876543211"];
+const NUMBERS: [&str; 3] = ["9876543210", "9876543211", "9876543212"];
 
 /// Exotel reports the caller, and brings the leg to a PBX.
 pub async fn call(sim: &Sim, caller: usize) {

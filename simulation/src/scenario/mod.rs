@@ -66,11 +66,16 @@ impl Scenario {
             .map(|number| devices::draw(seed, number, pbxs))
             .collect();
         let devices = |extension: usize| extensions[extension].len();
+        let trunk_names_sid = generator(seed, "trunk").bool();
+        let mut calls = calls::draw(seed, ring, EXTENSIONS, devices);
+        if regions == 2 && !trunk_names_sid {
+            calls::give_each_its_number(&mut calls);
+        }
         Self {
-            calls: calls::draw(seed, ring, EXTENSIONS, devices),
+            calls,
             regions,
             pbxs,
-            trunk_names_sid: generator(seed, "trunk").bool(),
+            trunk_names_sid,
             region_loss: region_loss(seed, ring)
                 .filter(|_| regions == 2 && !faults.is_without(REGION_LOSS)),
             cut: cut(seed, ring).filter(|_| regions == 2 && !faults.is_without(CUT)),
