@@ -153,6 +153,7 @@ pub struct PushedDevices {
     pub devices: BTreeSet<DeviceId>,
     /// Whether these are all devices of the extension. If a push to another one was rejected, that device may ring all the same: the
     /// other region has sent a push too, or the answer of the push service was wrong.
+    #[serde(default)]
     pub are_all: bool,
     /// When the last push was accepted.
     pub at: Timestamp,
