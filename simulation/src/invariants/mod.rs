@@ -272,19 +272,21 @@ impl Checks<'_> {
         if call.is_some_and(|call| call.stored_in == [true, true]) {
             return true;
         }
-        let explains = |fault| match fault {
-            Fault::Crash
-            | Fault::StoreFails
-            | Fault::StoreAnswerLost
-            | Fault::StoreSlow
-            | Fault::AriFails
-            | Fault::AriAnswerLost
-            | Fault::AriSlow
-            | Fault::QueueFails
-            | Fault::QueueLate
-            | Fault::StreamLate
-            | Fault::ReplicationLate => true,
-            _ => false,
+        let explains = |fault| {
+            matches!(
+                fault,
+                Fault::Crash
+                    | Fault::StoreFails
+                    | Fault::StoreAnswerLost
+                    | Fault::StoreSlow
+                    | Fault::AriFails
+                    | Fault::AriAnswerLost
+                    | Fault::AriSlow
+                    | Fault::QueueFails
+                    | Fault::QueueLate
+                    | Fault::StreamLate
+                    | Fault::ReplicationLate
+            )
         };
         let mut happened = self.state.faults.happened().iter();
         happened.any(|(_, fault)| explains(*fault)) || !self.sim.plan().has_no_planned_fault()
