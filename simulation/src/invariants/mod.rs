@@ -31,7 +31,7 @@ mod counts;
 mod times;
 mod truth;
 
-use ringback_core::call::CallStatus;
+use ringback_core::call::{CallStatus, EndReason};
 use ringback_core::ids::{CallId, DeviceId};
 
 pub use counts::Counted;
@@ -224,7 +224,9 @@ impl Checks<'_> {
             for ring in &device.rings {
                 let id = short(ring.call);
                 let knows = ring.is_settled || ring.is_canceled;
-                if ring.pushes > 0 && !knows && !self.has_decided(ring.call, &device.id) {
+                let is_known = self.has_decided(ring.call, &device.id)
+                    || self.other_region_may_have_pushed(ring.call);
+                if ring.pushes > 0 && !knows && !is_known {
                     let details = format!("{} for {id}", device.id);
                     self.violated("every device that rang is silenced", details);
                 }
@@ -236,6 +238,15 @@ impl Checks<'_> {
                 }
             }
         }
+    }
+
+    /// One region could send no push, and the record of the other one's pushes is lost. They end by themselves.
+    fn other_region_may_have_pushed(&self, call: CallId) -> bool {
+        let stored = self.state.truth.call(call);
+        let was_stored_twice = stored.is_some_and(|call| call.stored_in == [true, true]);
+        let known = self.state.tables[0].call(call);
+        let reason = known.and_then(|(call, _)| call.end_reason());
+        was_stored_twice && reason == Some(EndReason::PushFailed)
     }
 
     /// Whether the call knows that this device has answered or declined it.

@@ -140,6 +140,12 @@ impl Truth {
         }
     }
 
+    /// Whether the trunk has brought this call on two legs at once.
+    pub fn has_two_legs(&self, call: CallId) -> bool {
+        let mut waits = self.waits.iter();
+        waits.any(|wait| wait.call == Some(call) && wait.is_one_of_several)
+    }
+
     /// The caller has left, was refused or was bridged.
     pub fn caller_left(&mut self, elapsed: u64, serial: u32) {
         for wait in &mut self.waits {

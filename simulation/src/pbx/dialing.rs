@@ -39,8 +39,9 @@ pub fn dial_phone(
     if !phones::is_registered(state, pbx, extension) {
         return Originated::NotRegistered;
     }
-    // Regions that cannot hear each other may each dial for a leg of their own.
-    let are_apart = sim.plan().cut.is_some() || sim.plan().region_loss.is_some();
+    // Two regions may each dial for a leg of their own, if the trunk brings the caller on two legs at once or replication is cut.
+    let has_two_legs = sim.plan().regions == 2 && state.truth.has_two_legs(call);
+    let are_apart = sim.plan().cut.is_some() || sim.plan().region_loss.is_some() || has_two_legs;
     if !are_apart && state.pbxs.iter().any(|pbx| pbx.channel(&id).is_some()) {
         state
             .truth
@@ -141,7 +142,8 @@ pub fn phone_answers(sim: &Sim, pbx: usize, id: &ChannelId, serial: u32) {
     let (Role::Phone(waiting), Some(call)) = (phone.role.clone(), phone.call) else {
         return;
     };
-    let Some(leg) = pbx_state.channel_mut(&waiting) else {
+    let waits = |leg: &&mut Channel| leg.bridged_to.is_none();
+    let Some(leg) = pbx_state.channel_mut(&waiting).filter(waits) else {
         return end_leg(sim, &mut state, pbx, id, CALLER_GONE, HungUpBy::This);
     };
     leg.is_up = true;

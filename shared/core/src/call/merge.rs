@@ -4,6 +4,8 @@
 //!
 //! [`Event::ReplicaOverwritten`]: super::Event::ReplicaOverwritten
 
+use std::cmp::Ordering;
+
 use super::common_rules::{ended, reason_of_conversation};
 use super::rule::{Rule, otherwise, when_read};
 use super::{Assignment, Call, CallEnd, CallStatus, Effect, EndReason, PushedDevices, pending};
@@ -79,11 +81,36 @@ fn learned(call: &Call, other: &Call, now: Timestamp) -> Vec<Assignment> {
     }
     set.extend(answer);
     set.extend(progress);
+    set.extend(pending_cancellation(call, other, &set, now));
     let is_completed = |since| other.effects_completed == Some(since);
     if set.is_empty() && call.effects_pending_since.is_some_and(is_completed) {
         set.extend(other.effects_completed.map(Assignment::EffectsCompleted));
     }
     set
+}
+
+/// One region has sent pushes after the call had stopped ringing in the other one.
+fn pending_cancellation(
+    call: &Call,
+    other: &Call,
+    learned: &[Assignment],
+    now: Timestamp,
+) -> Vec<Assignment> {
+    let pushed_at = |call: &Call| call.pushed.as_ref().map(|pushed| pushed.at);
+    let is_known =
+        pushed_at(other) <= pushed_at(call) && call.status != CallStatus::WaitingForMobile;
+    let mut merged = call.clone();
+    for assignment in learned {
+        assignment.apply_to(&mut merged);
+    }
+    let pushed = pushed_at(&merged).filter(|_| !is_known);
+    if pushed.is_none_or(|at| pending::cancel_late_pushes(&merged, at).is_empty()) {
+        return Vec::new();
+    }
+    vec![
+        Assignment::EffectsPendingSince(now),
+        Assignment::AnswerUnannounced(merged.answered_by.is_some()),
+    ]
 }
 
 /// Does nothing, but a new field of a call does not compile until it stands here: decide then what `learned` does with it.
@@ -161,10 +188,12 @@ fn is_leg_of_other(call: &Call, other: &Call) -> bool {
     let (Some(own), Some(theirs)) = (&call.caller_leg, &other.caller_leg) else {
         return other.caller_leg.is_some();
     };
-    match (call.bridged_at.is_some(), other.bridged_at.is_some()) {
-        (false, true) => own != theirs,
-        (true, false) => false,
-        _ => own.is_older_than(theirs),
+    // The phone is dialed for the leg that was known when the app was ready.
+    let progress = |call: &Call| (call.bridged_at.is_some(), call.ready_at.is_some());
+    match progress(other).cmp(&progress(call)) {
+        Ordering::Greater => own != theirs,
+        Ordering::Less => false,
+        Ordering::Equal => own.is_older_than(theirs),
     }
 }
 
@@ -172,7 +201,10 @@ fn devices(call: &Call, other: &Call) -> Vec<Assignment> {
     let mut set = Vec::new();
     if let Some(pushed) = &other.pushed {
         let known = call.pushed.as_ref();
-        if !known.is_some_and(|known| pushed.devices.is_subset(&known.devices)) {
+        let knows_all = |known: &PushedDevices| {
+            pushed.devices.is_subset(&known.devices) && pushed.at <= known.at
+        };
+        if !known.is_some_and(knows_all) {
             let known_devices = known.iter().flat_map(|known| &known.devices);
             set.push(Assignment::Pushed(PushedDevices {
                 devices: known_devices.chain(&pushed.devices).cloned().collect(),

@@ -339,12 +339,14 @@ impl Call {
         self.rings_until + REPEATED_WITHIN
     }
 
-    /// Whether a timer ended the call without a report: the other region, or a report that comes later, may know better.
+    /// Whether the call was given up without a report of its end: the other region, or a report that comes later, may know better.
     #[must_use]
     pub fn end_is_assumed(&self) -> bool {
         match self.end_reason() {
             Some(EndReason::NoAnswer) => !self.is_to_number(),
-            Some(EndReason::NotConnected | EndReason::NeverReported) => true,
+            Some(
+                EndReason::NotConnected | EndReason::PhoneUnreachable | EndReason::NeverReported,
+            ) => true,
             _ => false,
         }
     }

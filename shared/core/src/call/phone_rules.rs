@@ -132,7 +132,10 @@ fn caller_reported<'e>(
                 match leg {
                     _ if has_same_sid(call) => false,
                     // The leg of a caller whose call was declined arrives late.
-                    Some(leg) => is_over && !call.is_callers_leg(leg),
+                    Some(leg) => {
+                        let may_join = call.caller_leg.is_none() && !call.status.is_final();
+                        is_over && !may_join && !call.is_callers_leg(leg)
+                    }
                     None => is_over || call.status.is_final(),
                 }
             },
