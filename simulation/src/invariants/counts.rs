@@ -119,9 +119,9 @@ impl Checks<'_> {
         for region in self.regions() {
             for call in self.state.tables[region].calls() {
                 let updates = self.state.truth.updates[region].iter();
-                let of_call = updates.filter(|(id, ..)| *id == call.call_id);
+                let mut of_call = updates.filter(|(id, ..)| *id == call.call_id);
                 // Their times may be those of clocks that differ.
-                let known = of_call.last().map(|(_, status, _)| *status);
+                let known = of_call.next_back().map(|(_, status, _)| *status);
                 if call.status.is_final() && known != Some(call.status) {
                     let id = short(call.call_id);
                     let details = format!("{id}: {known:?} instead of {:?}", call.status);

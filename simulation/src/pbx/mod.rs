@@ -35,7 +35,7 @@ pub struct Channel {
     pub caller: usize,
     role: Role,
     /// The call, once the PBX knows it.
-    call: Option<CallId>,
+    pub call: Option<CallId>,
     /// Whether its SIP call was answered.
     pub is_up: bool,
     bridged_to: Option<ChannelId>,

@@ -103,8 +103,12 @@ fn pending_cancellation(
     for assignment in learned {
         assignment.apply_to(&mut merged);
     }
+    // A region that could send no push has ended the call without a cancellation.
+    let is_unpushed = |call: &Call| call.end_reason() == Some(EndReason::PushFailed);
+    let is_missed = call.pushed.is_none() && is_unpushed(&merged);
+    let is_late = |at| !pending::cancel_late_pushes(&merged, at).is_empty();
     let pushed = pushed_at(&merged).filter(|_| !is_known);
-    if pushed.is_none_or(|at| pending::cancel_late_pushes(&merged, at).is_empty()) {
+    if !pushed.is_some_and(|at| is_missed || is_late(at)) {
         return Vec::new();
     }
     vec![
