@@ -16,6 +16,7 @@
 )]
 
 mod effects;
+pub mod exhaustive;
 mod exotel;
 mod faults;
 mod functions;
