@@ -319,6 +319,10 @@ pub enum Ari {
 
 /// The sender of a request or a message that was not handled sends it again.
 pub fn repeat(scope: &Scope, state: &mut State, process: &Process, again: Again) {
+    let is_arrival = matches!(process.from, Source::Arrival { .. });
+    if is_arrival && state.caller != CallerLeg::Waits {
+        return;
+    }
     let (pause, region) = match (process.from, again) {
         (Source::Queue, _) => (VISIBILITY, process.region),
         (Source::Schedule { .. }, _) => (SCHEDULE_AGAIN, process.region),

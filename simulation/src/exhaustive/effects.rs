@@ -127,6 +127,10 @@ pub fn end_leg(state: &mut State, leg: LegOf, cause: u16, by_us: bool) {
     };
     if ends_caller {
         state.caller = CallerLeg::Gone;
+        let clock = state.clock;
+        state.messages.retain(|message| {
+            message.due <= clock || !matches!(message.from, Source::Arrival { .. })
+        });
         let ended = Happens::CallerLegEnded {
             answered: talks,
             by: by(true),

@@ -7,6 +7,7 @@
 //! 3. `rules`: the real rules, asked once for each call, event and time.
 //! 4. `steps`: what can happen next. `deliver`, `effects`, `people` and `faults` carry it out.
 //! 5. `check`: what must be true. `search`: goes through all states, and keeps the shortest path to each broken promise.
+//!    `fingerprint`: which states are equal.
 //!
 //! Time: a step takes no time, and the clock moves to the next timer only when nothing else can happen. One fault may hold a
 //! message or a process back for up to [`state::HELD_FOR`]. Just before the ring's deadline, the clock may move at any moment.
@@ -21,6 +22,7 @@ mod check;
 mod deliver;
 mod effects;
 mod faults;
+mod fingerprint;
 mod people;
 mod rules;
 mod scope;

@@ -60,7 +60,7 @@ const BASE: Scope = Scope {
 };
 
 /// All scopes.
-const ALL: [Scope; 11] = [
+const ALL: [Scope; 12] = [
     Scope {
         name: "two-accept",
         ..BASE
@@ -87,6 +87,12 @@ const ALL: [Scope; 11] = [
     },
     Scope {
         name: "app-call",
+        from_app: true,
+        devices: &[Reaction::Accept],
+        ..BASE
+    },
+    Scope {
+        name: "app-call-caller-leaves",
         from_app: true,
         devices: &[Reaction::Accept],
         caller_may_leave: true,

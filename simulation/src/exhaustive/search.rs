@@ -1,10 +1,10 @@
 //! Goes through all states, nearest first, so that the first path to a broken promise is a shortest one.
 
 use std::collections::{BTreeMap, HashSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
 
 use ringback_core::ids::BadName;
 
+use super::fingerprint::fingerprint;
 use super::scope::Scope;
 use super::state::State;
 use super::steps::{World, describe};
@@ -48,7 +48,7 @@ struct Reached {
 pub fn explore(scope: Scope, most_states: usize) -> Result<Explored, BadName> {
     let mut world = World::new(scope)?;
     let start = world.start();
-    let mut seen = HashSet::from([fingerprint(&start)]);
+    let mut seen = HashSet::from([fingerprint(&scope, &start)]);
     let mut paths = vec![Reached { from: 0, step: 0 }];
     let mut level = vec![(0_u32, start)];
     let mut broken: BTreeMap<&'static str, u32> = BTreeMap::new();
@@ -74,7 +74,7 @@ pub fn explore(scope: Scope, most_states: usize) -> Result<Explored, BadName> {
             for (number, step) in possible.into_iter().enumerate() {
                 steps += 1;
                 let next = world.after(&state, step);
-                if seen.insert(fingerprint(&next)) {
+                if seen.insert(fingerprint(&scope, &next)) {
                     let reached = u32::try_from(paths.len()).unwrap_or(u32::MAX);
                     paths.push(Reached {
                         from: place,
@@ -99,13 +99,6 @@ pub fn explore(scope: Scope, most_states: usize) -> Result<Explored, BadName> {
         depth,
         is_cut_off: !level.is_empty(),
     })
-}
-
-/// Two states have the same fingerprint once in about 10^19 pairs.
-fn fingerprint(state: &State) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    state.hash(&mut hasher);
-    hasher.finish()
 }
 
 /// Goes the path again, from the start.

@@ -77,6 +77,9 @@ impl World {
 
     /// All that can happen next. If there is nothing, the world has come to its end.
     pub fn steps(&self, state: &State) -> Vec<Step> {
+        if let Some(process) = only_timers_left(state) {
+            return alone(state, process);
+        }
         let mut steps = self.urgent(state);
         let is_urgent = !steps.is_empty();
         steps.extend(self.choices(state));
@@ -155,6 +158,39 @@ impl World {
     }
 }
 
+/// A process whose only step left is one for its timers. This step changes nothing that others read before the clock moves, so its
+/// place among their steps does not matter: it comes first.
+fn only_timers_left(state: &State) -> Option<usize> {
+    state.processes.iter().position(|process| {
+        let mut work = &process.work;
+        while let [Task::Inner(inner)] = work.first.as_slice() {
+            if !work.last.is_empty() {
+                return false;
+            }
+            work = inner;
+        }
+        let is_free = process.held_since.is_none() && !work.has_failed;
+        is_free
+            && match (work.first.as_slice(), work.last.as_slice()) {
+                ([Task::Do(Do::ArmTimer(_))], []) => true,
+                ([], [Do::DisarmTimer]) => true,
+                _ => false,
+            }
+    })
+}
+
+/// The only step that is left for a process, and its faults.
+fn alone(state: &State, process: usize) -> Vec<Step> {
+    let mut steps = vec![Step::Perform { process, task: 0 }];
+    if state.faults_left > 0 {
+        let own = faults::faults(state).into_iter().filter(|fault| {
+            matches!(fault, Fault::Crash(of) | Fault::AnswerLost(of) | Fault::Held(Held::Process(of)) if *of == process)
+        });
+        steps.extend(own.map(Step::Fault));
+    }
+    steps
+}
+
 /// What runs when the clock moves has begun before.
 fn wait(state: &mut State, until: Time) {
     for message in &mut state.messages {
@@ -165,8 +201,19 @@ fn wait(state: &mut State, until: Time) {
     state.clock = until;
 }
 
-/// A request waits up to 3 s for the call to be replicated.
+/// A request waits up to 3 s for the call to be replicated. The dialplan reports the end of a leg when the report of its arrival was
+/// answered.
 fn can_arrive(state: &State, message: &Message) -> bool {
+    let is_arrival = |from: Source| from == Source::Arrival { again: false };
+    let is_end = matches!(
+        message.content,
+        Content::Event(Happens::CallerLegEnded { .. })
+    );
+    let arrives = state.messages.iter().any(|sent| is_arrival(sent.from));
+    let is_reported = !arrives && !state.processes.iter().any(|runs| is_arrival(runs.from));
+    if is_end && !is_reported {
+        return false;
+    }
     let region = message.region;
     let is_here = state.stored[usize::from(region)].is_some();
     let comes_soon = || {
