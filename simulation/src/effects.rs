@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ringback::store::devices::Device;
 use ringback::switchboard::{EffectContext, Effects};
-use ringback_core::call::{Call, CancelAudience, Effect, EndReason, Event};
+use ringback_core::call::{Call, CancelAudience, Effect, EndReason, Event, PushedDevices};
 use ringback_core::ids::{ChannelId, Extension};
 use ringback_core::timestamp::Timestamp;
 
@@ -191,12 +191,23 @@ impl RunEffects {
     }
 
     async fn take_down(&self, pbx: usize, leg: &ChannelId, cause: u16) -> Result<(), EffectError> {
+        let end = |state: &mut State| {
+            pbx::end_leg(&self.0.sim, state, pbx, leg, cause, HungUpBy::Neither);
+        };
+        self.ari_with_retries(pbx, "before it takes a leg down", end)
+            .await
+    }
+
+    /// A request about a leg that is to end. It is tried three times.
+    async fn ari_with_retries<T>(
+        &self,
+        pbx: usize,
+        doing: &'static str,
+        request: impl Fn(&mut State) -> T + Send + Sync,
+    ) -> Result<T, EffectError> {
         let mut tries = 0;
         loop {
-            let end = |state: &mut State| {
-                pbx::end_leg(&self.0.sim, state, pbx, leg, cause, HungUpBy::Neither);
-            };
-            match self.ari(pbx, "before it takes a leg down", end).await {
+            match self.ari(pbx, doing, &request).await {
                 Err(_) if tries < 2 => tries += 1,
                 ended => return ended,
             }
@@ -211,18 +222,51 @@ impl RunEffects {
         }
     }
 
+    /// Asterisk's requests for a call that was not answered, as the adapter makes them.
+    async fn send_busy(&self, call: &Call) -> Result<Option<Event>, EffectError> {
+        let Some(pbx) = self.pbx_of(call) else {
+            return Ok(None);
+        };
+        let caller = call.caller_channel();
+        let answered = match &caller {
+            Some(leg) if call.kind.calling_app().is_none() => {
+                let look =
+                    |state: &mut State| state.pbxs[pbx].channel(leg).is_some_and(|leg| leg.is_up);
+                Some(
+                    self.ari_with_retries(pbx, "before it looks for a leg", look)
+                        .await?,
+                )
+            }
+            _ => None,
+        };
+        if answered != Some(false) && self.phone_leg(pbx, call).await? == PhoneLeg::Answered {
+            return Ok(Some(Event::Bridged));
+        }
+        if let Some(leg) = caller.filter(|_| answered != Some(true)) {
+            self.take_down(pbx, &leg, pbx::USER_BUSY).await?;
+        }
+        if call.ready_at.is_some() {
+            let phone = ChannelId::of_phone(call.call_id);
+            self.take_down(pbx, &phone, pbx::NORMAL).await?;
+        }
+        Ok(None)
+    }
+
+    async fn phone_leg(&self, pbx: usize, call: &Call) -> Result<PhoneLeg, EffectError> {
+        let id = ChannelId::of_phone(call.call_id);
+        let look = |state: &mut State| match state.pbxs[pbx].channel(&id) {
+            None => PhoneLeg::None,
+            Some(channel) if channel.is_up => PhoneLeg::Answered,
+            Some(_) => PhoneLeg::Rings,
+        };
+        self.ari_with_retries(pbx, "before it looks for the phone's leg", look)
+            .await
+    }
+
     async fn check_bridge(&self, call: &Call) -> Result<Event, EffectError> {
         let leg = match self.pbx_of(call) {
             None => PhoneLeg::None,
-            Some(pbx) => {
-                let id = ChannelId::of_phone(call.call_id);
-                let look = |state: &mut State| match state.pbxs[pbx].channel(&id) {
-                    None => PhoneLeg::None,
-                    Some(channel) if channel.is_up => PhoneLeg::Answered,
-                    Some(_) => PhoneLeg::Rings,
-                };
-                self.ari(pbx, "before it checks the bridge", look).await?
-            }
+            Some(pbx) => self.phone_leg(pbx, call).await?,
         };
         Ok(match leg {
             PhoneLeg::Answered => Event::Bridged,
@@ -240,10 +284,11 @@ impl RunEffects {
         if devices.is_empty() {
             return Event::PushNotSent(EndReason::PushFailed);
         }
-        Event::PushSent {
+        Event::PushSent(PushedDevices {
+            are_all: devices.len() == self.0.sim.plan().devices.len(),
             devices,
-            finished_at: self.0.now(),
-        }
+            at: self.0.now(),
+        })
     }
 
     async fn cancel(&self, call: &Call, to: &CancelAudience) {
@@ -286,7 +331,7 @@ impl Effects for RunEffects {
             Effect::CheckBridge => return self.check_bridge(call).await.map(Some),
             Effect::PlaceOutboundCall => return Ok(Some(exotel::place(&self.0, call).await)),
             Effect::QueryExotel => return Ok(exotel::look_up(&self.0, call).await),
-            Effect::SendBusy => self.take_caller_down(call, pbx::USER_BUSY).await?,
+            Effect::SendBusy => return self.send_busy(call).await,
             Effect::HangUpCaller => self.take_caller_down(call, pbx::NORMAL).await?,
             Effect::HangUpPhone => {
                 if let Some(pbx) = self.pbx_of(call) {

@@ -9,7 +9,7 @@ use ringback_core::ids::{ChannelId, Extension};
 use ringback_core::timestamp::Timestamp;
 
 use crate::asterisk::{
-    Asterisk, AsteriskError, BridgeOutcome, DialCallerOutcome, Pbx, PhoneLegState,
+    Asterisk, AsteriskError, BridgeOutcome, BusyOutcome, DialCallerOutcome, Pbx, PhoneLegState,
 };
 use crate::exotel::{Exotel, ExotelError};
 use crate::platform::clock;
@@ -220,8 +220,10 @@ impl Effects for EffectRunner {
             Effect::QueryExotel => return self.query_exotel(call).await,
             Effect::Bridge => return self.bridge(context).await,
             Effect::SendBusy => {
-                if let Some((pbx, leg)) = self.caller_leg(call)? {
-                    pbx.send_busy(&leg).await?;
+                if let Some(pbx) = self.asterisk.pbx_of(call)?
+                    && pbx.send_busy(call).await? == BusyOutcome::IsBridged
+                {
+                    return Ok(Some(Event::Bridged));
                 }
             }
             Effect::HangUpCaller => {

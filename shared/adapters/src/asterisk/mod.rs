@@ -35,7 +35,7 @@ use pbx::REGISTRATION_POLL_INTERVAL;
 pub use error::AsteriskError;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) use pbx::read_any_answer;
-pub use pbx::{BridgeOutcome, Pbx, PhoneLegState};
+pub use pbx::{BridgeOutcome, BusyOutcome, Pbx, PhoneLegState};
 pub use pbx_list::PbxList;
 
 /// How long to wait until the phone of an app that starts a call registers. Such an app is awake, so this is shorter than

@@ -15,9 +15,9 @@ use super::originate_request::OriginateRequest;
 use crate::platform::clock;
 use crate::telemetry::requests;
 
-/// How often a failed hang-up is retried, and the pause before each retry.
-const HANGUP_RETRIES: usize = 2;
-const HANGUP_RETRY_PAUSE: Duration = Duration::from_millis(300);
+/// How often a failed request about a leg that is to end is retried, and the pause before each retry.
+const LEG_RETRIES: usize = 2;
+const LEG_RETRY_PAUSE: Duration = Duration::from_millis(300);
 
 /// How often to check whether a phone has registered. ARI answers within a few milliseconds.
 pub(super) const REGISTRATION_POLL_INTERVAL: Duration = Duration::from_millis(200);
@@ -32,6 +32,15 @@ pub enum BridgeOutcome {
     Dialing,
     /// The caller's channel no longer exists, so the phone was not called.
     CallerGone,
+}
+
+/// What [`Pbx::send_busy`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BusyOutcome {
+    /// The legs have ended.
+    Ended,
+    /// The legs are bridged, so they were not ended.
+    IsBridged,
 }
 
 /// The state of the leg to a phone.
@@ -118,25 +127,44 @@ impl Pbx {
     /// # Errors
     /// See [`AsteriskError`].
     pub async fn phone_leg_state(&self, call: CallId) -> Result<PhoneLegState, AsteriskError> {
-        let doing = "looking for the phone's leg";
-        let path = format!("/channels/{}", ChannelId::of_phone(call));
-        let Some(reply) = self.find(doing, &path).await? else {
-            return Ok(PhoneLegState::None);
-        };
-        let channel: Channel = parse_json(reply, doing).await?;
-        Ok(match channel.state.as_str() {
-            "Up" => PhoneLegState::Answered,
-            _ => PhoneLegState::Ringing,
+        let state = self.channel_state(&ChannelId::of_phone(call)).await?;
+        Ok(match state.as_deref() {
+            None => PhoneLegState::None,
+            Some("Up") => PhoneLegState::Answered,
+            Some(_) => PhoneLegState::Ringing,
         })
     }
 
-    /// Sends the caller on this channel a busy signal: Asterisk rejects the unanswered INVITE with 486. A channel that no
-    /// longer exists is no error.
+    /// Ends the legs of a call that was not answered, unless they are bridged. The caller hears busy: Asterisk rejects the
+    /// unanswered INVITE with 486. A leg that no longer exists is no error.
+    ///
+    /// A caller who was answered in another call is left alone: two regions that cannot reach each other may store one caller as two
+    /// calls.
     ///
     /// # Errors
     /// See [`AsteriskError`].
-    pub async fn send_busy(&self, caller_leg: &ChannelId) -> Result<(), AsteriskError> {
-        self.end_leg(caller_leg, "busy").await
+    pub async fn send_busy(&self, call: &Call) -> Result<BusyOutcome, AsteriskError> {
+        let caller = call.caller_channel();
+        let is_answered = match &caller {
+            // The phone of a calling app answers before it waits, so the state of its leg says nothing.
+            Some(leg) if call.kind.calling_app().is_none() => {
+                Some(self.channel_state(leg).await?.as_deref() == Some("Up"))
+            }
+            _ => None,
+        };
+        if is_answered != Some(false)
+            && self.phone_leg_state(call.call_id).await? == PhoneLegState::Answered
+        {
+            return Ok(BusyOutcome::IsBridged);
+        }
+        let caller_ended = match caller.filter(|_| is_answered != Some(true)) {
+            Some(leg) => self.end_leg(&leg, "busy").await,
+            None => Ok(()),
+        };
+        if call.ready_at.is_some() {
+            self.hang_up(&ChannelId::of_phone(call.call_id)).await?;
+        }
+        caller_ended.map(|()| BusyOutcome::Ended)
     }
 
     /// Hangs up a leg. A leg that no longer exists is no error.
@@ -244,16 +272,40 @@ impl Pbx {
     async fn end_leg(&self, leg: &ChannelId, reason: &'static str) -> Result<(), AsteriskError> {
         let doing = "ending a leg";
         let path = format!("/channels/{leg}?reason={reason}");
-        let mut reply = self.ari.request(doing, Method::DELETE, &path, None).await;
-        // Retried here, because the next timer is far away and the caller waits.
-        for _ in 0..HANGUP_RETRIES {
-            let Err(error) = &reply else { break };
-            tokio::time::sleep(HANGUP_RETRY_PAUSE).await;
-            requests::log_retry(SYSTEM, requests::error_chain(error));
-            reply = self.ari.request(doing, Method::DELETE, &path, None).await;
-        }
+        let reply = self.request_with_retries(doing, Method::DELETE, &path);
         let done = [StatusCode::NO_CONTENT, StatusCode::NOT_FOUND];
-        expect_status(&reply?, doing, &done)
+        expect_status(&reply.await?, doing, &done)
+    }
+
+    /// The state of a channel, in Asterisk's words. `None` if it does not exist.
+    async fn channel_state(&self, channel: &ChannelId) -> Result<Option<String>, AsteriskError> {
+        let doing = "looking for a leg";
+        let path = format!("/channels/{channel}");
+        let reply = self.request_with_retries(doing, Method::GET, &path).await?;
+        if reply.status() == StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        expect_status(&reply, doing, &[StatusCode::OK])?;
+        let channel: Channel = parse_json(reply, doing).await?;
+        Ok(Some(channel.state))
+    }
+
+    /// A request about a leg that is to end. Retried here, because the next timer is far away and the caller waits.
+    async fn request_with_retries(
+        &self,
+        doing: &'static str,
+        method: Method,
+        path: &str,
+    ) -> Result<Response, AsteriskError> {
+        let request = || self.ari.request(doing, method.clone(), path, None);
+        let mut reply = request().await;
+        for _ in 0..LEG_RETRIES {
+            let Err(error) = &reply else { break };
+            tokio::time::sleep(LEG_RETRY_PAUSE).await;
+            requests::log_retry(SYSTEM, requests::error_chain(error));
+            reply = request().await;
+        }
+        reply
     }
 }
 

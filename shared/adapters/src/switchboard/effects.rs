@@ -123,7 +123,8 @@ impl<S: CallStore + Sync, E: Effects + Sync> Switchboard<S, E> {
                 let now = self.effects.now().max(now);
                 let handled = Box::pin(self.handle(call.call_id, &completed, now, until));
                 call = handled.await?.call;
-            } else {
+            } else if call.status.is_final() {
+                // A call that was taken for unanswered may have been found bridged. It needs its timer.
                 let context = EffectContext {
                     call: &call,
                     devices: None,

@@ -161,6 +161,13 @@ impl<S: CallStore + Sync, E: Effects + Sync> Switchboard<S, E> {
         };
         if report.call_sid.is_some() {
             self.add_call_sid(&outcome.call).await?;
+        } else if report.call_id != outcome.call.call_id {
+            // The claim of the key ends with the ring, and the PBX may report this leg again later.
+            let id = outcome.call.call_id;
+            let added = self
+                .store
+                .add_alias(report.call_id, id, outcome.call.expires_at);
+            added.await?;
         }
         Ok(Correlation::Same(Box::new(outcome)))
     }

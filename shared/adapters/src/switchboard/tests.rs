@@ -9,7 +9,9 @@ use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use ringback_core::call::{CallParty, CallSide, CallStatus, Effect, EndReason, Readiness};
+use ringback_core::call::{
+    CallParty, CallSide, CallStatus, Effect, EndReason, PushedDevices, Readiness,
+};
 use ringback_core::ids::{CallSid, DeviceId};
 use ringback_core::phone_number::{Caller, PhoneNumber};
 use ringback_core::testing::leg;
@@ -230,10 +232,11 @@ pub(super) fn caller_hung_up(answered: bool) -> Event {
 }
 
 pub(super) fn push_sent(devices: &[&str], finished_at: Timestamp) -> Event {
-    Event::PushSent {
+    Event::PushSent(PushedDevices {
         devices: devices.iter().map(|name| device(name).device_id).collect(),
-        finished_at,
-    }
+        are_all: true,
+        at: finished_at,
+    })
 }
 
 #[tokio::test]

@@ -289,7 +289,7 @@ fn failure(call: &Call) -> Option<Metric> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ringback_core::call::{CallParty, Decision, Event, Readiness, decide};
+    use ringback_core::call::{CallParty, Decision, Event, PushedDevices, Readiness, decide};
     use ringback_core::testing::a_call;
 
     const NOW: Timestamp = Timestamp::from_millis(1_710_417_600_000);
@@ -314,10 +314,11 @@ mod tests {
 
     fn rang() -> Event {
         let device = ringback_core::ids::DeviceId::try_from("phone").unwrap();
-        Event::PushSent {
+        Event::PushSent(PushedDevices {
             devices: [device].into(),
-            finished_at: at(1),
-        }
+            are_all: true,
+            at: at(1),
+        })
     }
 
     fn accepted() -> Event {

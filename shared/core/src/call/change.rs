@@ -112,6 +112,8 @@ pub enum Assignment {
     BridgedAt(Timestamp),
     /// When and why the call ended. The item is kept for a day from then on.
     Ended(Timestamp, EndReason),
+    /// The call has not ended after all. The item is kept for a day after this moment.
+    NotEnded(Timestamp),
     /// The channel on which the caller waits.
     CallerLeg(ChannelId),
     /// The PBX that holds the call's legs.
@@ -149,6 +151,10 @@ impl Assignment {
                     reason: *reason,
                 });
                 call.expires_at = Call::expiry_after(*at);
+            }
+            Self::NotEnded(until) => {
+                call.ended = None;
+                call.expires_at = Call::expiry_after(*until);
             }
             Self::CallerLeg(channel) => call.caller_leg = Some(channel.clone()),
             Self::Pbx(pbx) => call.pbx = Some(pbx.clone()),

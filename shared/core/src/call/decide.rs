@@ -139,7 +139,7 @@ fn may_act(call: &Call, event: &Event) -> bool {
 
 fn history_entry(event: &Event, now: Timestamp) -> HistoryEntry {
     let at = match event {
-        Event::PushSent { finished_at, .. } => *finished_at,
+        Event::PushSent(pushed) => pushed.at,
         _ => now,
     };
     let (event, by) = event.description();

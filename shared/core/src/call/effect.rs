@@ -27,7 +27,8 @@ pub enum Effect {
     PlaceOutboundCall,
     /// Ask Exotel for the status of the call.
     QueryExotel,
-    /// Let the caller hear busy.
+    /// End the legs of a call that was not answered: the caller hears busy, and the phone stops ringing. Legs that are bridged stay,
+    /// and [`Event::Bridged`](super::Event::Bridged) follows: the other region may have connected the call.
     SendBusy,
     /// End the caller's leg.
     HangUpCaller,

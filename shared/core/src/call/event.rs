@@ -1,9 +1,8 @@
 //! What can happen to a call.
 
-use std::collections::BTreeSet;
 use std::fmt;
 
-use super::{Call, CallStatus, EndReason};
+use super::{Call, CallStatus, EndReason, PushedDevices};
 use crate::ids::{CallSid, DeviceId, Extension, Leg, PbxName};
 use crate::timestamp::Timestamp;
 
@@ -20,12 +19,7 @@ pub enum Event {
     /// The app that started the call asks for it again, with the same `clientReference`.
     RequestedAgain,
     /// Push services accepted pushes to these devices.
-    PushSent {
-        /// The devices.
-        devices: BTreeSet<DeviceId>,
-        /// When the last push was accepted.
-        finished_at: Timestamp,
-    },
+    PushSent(PushedDevices),
     /// No device could be woken, for this reason.
     PushNotSent(EndReason),
     /// The phone of the calling app is registered with this PBX, which will dial it. The call stores the PBX before the phone is
@@ -115,7 +109,7 @@ impl Event {
             Self::Accepted { by, .. } | Self::Declined { by } | Self::HungUp { by } => Some(by),
             Self::CallerReported { .. }
             | Self::RequestedAgain
-            | Self::PushSent { .. }
+            | Self::PushSent(_)
             | Self::PushNotSent(_)
             | Self::CallerPhoneLocated(_)
             | Self::CallerPhoneDialed
@@ -154,7 +148,7 @@ impl Event {
                 caller_leg: None, ..
             } => ("call_reported", None),
             Self::RequestedAgain => ("requested_again", None),
-            Self::PushSent { devices, .. } => {
+            Self::PushSent(PushedDevices { devices, .. }) => {
                 let plural = if devices.len() == 1 { "" } else { "s" };
                 (
                     "push_sent",

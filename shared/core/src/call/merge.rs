@@ -33,11 +33,15 @@ pub(super) fn rules(overwritten: &Call, now: Timestamp) -> Vec<Rule<'_>> {
 }
 
 fn effects_of_merge(call: &Call, now: Timestamp) -> Vec<Effect> {
-    if call.effects_pending_since == Some(now) {
-        pending::effects(call)
-    } else {
-        Vec::new()
+    if call.effects_pending_since != Some(now) {
+        return Vec::new();
     }
+    let mut effects = pending::effects(call);
+    if call.status == CallStatus::InProgress && !call.is_to_number() {
+        // This region may have ended the call, and its timers with it.
+        effects.extend(call.deadline().map(Effect::ArmTimer));
+    }
+    effects
 }
 
 /// What `call` learns from `other`.
@@ -137,6 +141,7 @@ fn devices(call: &Call, other: &Call) -> Vec<Assignment> {
             let known_devices = known.iter().flat_map(|known| &known.devices);
             set.push(Assignment::Pushed(PushedDevices {
                 devices: known_devices.chain(&pushed.devices).cloned().collect(),
+                are_all: known.is_none_or(|known| known.are_all) && pushed.are_all,
                 at: known.map_or(pushed.at, |known| known.at.max(pushed.at)),
             }));
         }
@@ -169,6 +174,9 @@ fn progress(call: &Call, other: &Call, now: Timestamp) -> Vec<Assignment> {
         let mut set = vec![Assignment::Status(other.status)];
         // The other region knows when the call ended.
         set.extend(other.ended.map(|end| Assignment::Ended(end.at, end.reason)));
+        if call.ended.is_some() && other.ended.is_none() {
+            set.push(Assignment::NotEnded(now + call.limits.talk));
+        }
         set.push(Assignment::EffectsPendingSince(now));
         return set;
     }
@@ -187,17 +195,18 @@ fn all_declined(call: &Call, other: &Call) -> bool {
             .all(|device| call.declined_by.contains(device) || other.declined_by.contains(device))
 }
 
-/// [`CallStatus::rank`], but a conversation beats every other end, and an end that was reported beats one that a timer assumed: one
-/// region knows what happened, and the other one ended the call without knowing it while the regions were apart.
+/// [`CallStatus::rank`], but a conversation beats every other end, and a report beats what a timer assumed: one region knows what
+/// happened, and the other one ended the call without knowing it while the regions were apart.
 fn merge_rank(call: &Call) -> u8 {
-    let is_assumed = matches!(
-        call.end_reason(),
-        Some(EndReason::NoAnswer | EndReason::NotConnected | EndReason::NeverReported)
-    );
     match call.status {
-        CallStatus::Completed => call.status.rank() + 2,
-        status if status.is_final() && !is_assumed => status.rank() + 1,
-        status => status.rank(),
+        CallStatus::WaitingForMobile | CallStatus::Initiated => 0,
+        CallStatus::MobileReady | CallStatus::Ringing => 1,
+        _ if call.end_is_assumed() => 2,
+        CallStatus::InProgress => 3,
+        CallStatus::Declined | CallStatus::TimedOut | CallStatus::Canceled | CallStatus::Failed => {
+            4
+        }
+        CallStatus::Completed => 5,
     }
 }
 
@@ -347,6 +356,54 @@ mod tests {
         }
     }
 
+    /// The region that was lost comes back at the end of the ring, and does not know yet that the two talk.
+    #[test]
+    fn a_conversation_goes_on_when_the_other_region_gives_the_call_up() {
+        let call = a_call(NOW);
+        let timed_out = after(&call, &Event::TimerFired, call.rings_until);
+        assert_eq!(timed_out.status, CallStatus::TimedOut);
+        let talking = after(&after(&call, &accepted(&call), NOW), &Event::Bridged, NOW);
+        for (standing, lost) in [(&timed_out, &talking), (&talking, &timed_out)] {
+            let decision = decide(standing, &overwritten(lost), call.rings_until);
+            let ends_legs = [Effect::SendBusy, Effect::HangUpCaller, Effect::HangUpPhone];
+            assert!(
+                !effects_of(&decision)
+                    .iter()
+                    .any(|effect| ends_legs.contains(effect))
+            );
+            let both = after(standing, &overwritten(lost), call.rings_until);
+            assert_eq!((both.status, both.ended), (CallStatus::InProgress, None));
+        }
+        // Its busy finds the two bridged.
+        let bridged = decide(&timed_out, &Event::Bridged, call.rings_until);
+        let talking_again = after(&timed_out, &Event::Bridged, call.rings_until);
+        assert_eq!(talking_again.status, CallStatus::InProgress);
+        let timer = Effect::ArmTimer(talking_again.deadline().unwrap());
+        assert_eq!(effects_of(&bridged), [timer]);
+    }
+
+    /// The app hangs up a conversation whose bridge was not reported.
+    #[test]
+    fn the_end_of_an_answered_leg_corrects_an_unanswered_end() {
+        let call = a_call(NOW);
+        let ready = after(&call, &accepted(&call), NOW);
+        let by = callee(&call);
+        let hung_up = after(&ready, &Event::HungUp { by }, NOW);
+        assert_eq!(hung_up.status, CallStatus::Declined);
+        let left = Event::CallerLegEnded {
+            leg: None,
+            answered: true,
+            by: crate::call::CallSide::Neither,
+        };
+        for evidence in [left, Event::Bridged] {
+            let completed = after(&hung_up, &evidence, NOW);
+            assert_eq!(
+                (completed.status, completed.end_reason()),
+                (CallStatus::Completed, Some(EndReason::CalleeHungUp))
+            );
+        }
+    }
+
     /// The PBX reports to one region the busy that the other region requested. The reason arrives by replication.
     #[test]
     fn a_busy_that_the_other_region_requested_is_not_a_hang_up_of_the_caller() {
@@ -394,9 +451,13 @@ mod tests {
         assert!(matches!(rings, Decision::Stay { effects } if effects.is_empty()));
         let alone = after(&asked, &Event::NotBridged { rings: false }, late);
         assert_eq!(alone.status, CallStatus::TimedOut);
+        // Asterisk is asked once more, in case it did not answer or the process that asked has crashed.
         let next = late + crate::call::ABANDONED_AFTER;
+        let asked_again = decide(&asked, &Event::TimerFired, next);
+        assert!(effects_of(&asked_again).contains(&Effect::CheckBridge));
+        let last = next + crate::call::ABANDONED_AFTER;
         assert_eq!(
-            after(&asked, &Event::TimerFired, next).status,
+            after(&asked, &Event::TimerFired, last).status,
             CallStatus::TimedOut
         );
     }
@@ -522,7 +583,8 @@ mod tests {
                 self.writes += 1;
                 version.call = version.call.apply(&change);
                 version.written = self.writes;
-                self.had_ended |= version.call.status.is_final();
+                let is_final = version.call.status.is_final();
+                self.had_ended |= is_final && !version.call.end_is_assumed();
                 self.known.push(version.call.clone());
             }
         }

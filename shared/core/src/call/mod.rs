@@ -148,6 +148,9 @@ pub enum StreamState {
 pub struct PushedDevices {
     /// The devices.
     pub devices: BTreeSet<DeviceId>,
+    /// Whether these are all devices of the extension. If a push to another one was rejected, that device may ring all the same: the
+    /// other region has sent a push too, or the answer of the push service was wrong.
+    pub are_all: bool,
     /// When the last push was accepted.
     pub at: Timestamp,
 }
@@ -320,6 +323,16 @@ impl Call {
     #[must_use]
     pub const fn may_have_been_placed(&self) -> bool {
         self.exotel_unanswered && self.call_sid.is_none()
+    }
+
+    /// Whether a timer ended the call without a report: the other region, or a report that comes later, may know better.
+    #[must_use]
+    pub fn end_is_assumed(&self) -> bool {
+        match self.end_reason() {
+            Some(EndReason::NoAnswer) => !self.is_to_number(),
+            Some(EndReason::NotConnected | EndReason::NeverReported) => true,
+            _ => false,
+        }
     }
 
     /// The extension of the app that started the call. `None` if the call came in through the trunk.

@@ -7,8 +7,8 @@ use super::common_rules::{completed_effects, ended, stream_rules, talking};
 use super::deadline::next_check;
 use super::rule::{Rule, otherwise, when, when_read};
 use super::{
-    ABANDONED_AFTER, Assignment, CLOCK_DIFFERENCE, CallStatus, Condition, Effect, EndReason, Event,
-    RejectReason, pending,
+    ABANDONED_AFTER, Assignment, CLOCK_DIFFERENCE, Call, CallStatus, Condition, Effect, EndReason,
+    Event, RejectReason, pending,
 };
 use crate::ids::CallSid;
 use crate::timestamp::Timestamp;
@@ -56,7 +56,7 @@ pub(super) fn rules(event: &Event, now: Timestamp) -> Vec<Rule<'_>> {
         ],
         Event::Accepted { .. } => vec![otherwise().reject(RejectReason::WrongStatus)],
         Event::CallerReported { .. } => vec![otherwise().repeat()],
-        Event::PushSent { .. }
+        Event::PushSent(_)
         | Event::PushNotSent(_)
         | Event::CallerPhoneLocated(_)
         | Event::CallerPhoneDialed
@@ -93,7 +93,7 @@ fn exotel_progress(sid: &CallSid, status: CallStatus, now: Timestamp) -> Vec<Rul
         .reject(RejectReason::AnotherCall),
         when_read(
             "has the CallSid and this status or a later one",
-            move |call| call.call_sid.is_some() && status.rank() <= call.status.rank(),
+            move |call| call.call_sid.is_some() && !is_later(call, status),
         )
         .nothing(),
         otherwise()
@@ -102,8 +102,11 @@ fn exotel_progress(sid: &CallSid, status: CallStatus, now: Timestamp) -> Vec<Rul
                 if call.call_sid.is_none() {
                     set.push(Assignment::CallSid(sid.clone()));
                 }
-                if status.rank() > call.status.rank() {
+                if is_later(call, status) {
                     set.extend(reach(status, now));
+                    if call.ended.is_some() && !status.is_final() {
+                        set.push(Assignment::NotEnded(now + call.limits.talk));
+                    }
                 }
                 set
             })
@@ -114,6 +117,13 @@ fn exotel_progress(sid: &CallSid, status: CallStatus, now: Timestamp) -> Vec<Rul
             }),
     ]);
     rules
+}
+
+/// Whether a call to a number has not come as far as Exotel reports. What a timer assumed gives way to a report of an answer or an
+/// end.
+fn is_later(call: &Call, reported: CallStatus) -> bool {
+    let is_answer_or_end = reported.rank() >= CallStatus::InProgress.rank();
+    reported.rank() > call.status.rank() || (call.end_is_assumed() && is_answer_or_end)
 }
 
 fn timer_fired(now: Timestamp) -> Vec<Rule<'static>> {

@@ -153,8 +153,16 @@ pub(super) fn cancel_late_pushes(call: &Call, finished_at: Timestamp) -> Vec<Eff
 }
 
 fn end_legs(call: &Call, caller: Effect) -> Vec<Effect> {
-    let mut effects: Vec<Effect> = call.caller_channel().map(|_| caller).into_iter().collect();
-    effects.extend(call.ready_at.map(|_| Effect::HangUpPhone));
+    let has_caller_leg = call.caller_channel().is_some();
+    let has_phone_leg = call.ready_at.is_some();
+    if caller == Effect::SendBusy {
+        return (has_caller_leg || has_phone_leg)
+            .then_some(caller)
+            .into_iter()
+            .collect();
+    }
+    let mut effects: Vec<Effect> = has_caller_leg.then_some(caller).into_iter().collect();
+    effects.extend(has_phone_leg.then_some(Effect::HangUpPhone));
     effects
 }
 
@@ -180,7 +188,7 @@ fn cancel(call: &Call, reason: CancelReason) -> Effect {
 pub(super) fn answered_elsewhere(call: &Call) -> Option<Effect> {
     let answering_device = call.answered_by.as_ref()?.device.clone()?;
     let rang_only_there = call.pushed.as_ref().is_some_and(|pushed| {
-        pushed.devices.len() == 1 && pushed.devices.contains(&answering_device)
+        pushed.are_all && pushed.devices.len() == 1 && pushed.devices.contains(&answering_device)
     });
     if rang_only_there {
         return None;
@@ -196,5 +204,5 @@ pub(super) fn answered_elsewhere(call: &Call) -> Option<Effect> {
 fn rang_on_one_device(call: &Call) -> bool {
     call.pushed
         .as_ref()
-        .is_some_and(|pushed| pushed.devices.len() <= 1)
+        .is_some_and(|pushed| pushed.are_all && pushed.devices.len() <= 1)
 }

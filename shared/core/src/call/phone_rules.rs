@@ -1,6 +1,5 @@
 //! The rules of a call to an app's phone: its caller came in through the trunk, or is another app.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::common_rules::{completed_effects, ended, stream_rules, talking};
@@ -11,12 +10,15 @@ use super::{
     CallStatus, Condition, Effect, EndReason, Event, LostPhoneLegs, PushedDevices, RejectReason,
     pending,
 };
-use crate::ids::{CallSid, DeviceId, Leg, PbxName};
+use crate::ids::{CallSid, Leg, PbxName};
 use crate::timestamp::Timestamp;
 
 /// Timers fire within a second. A later one may belong to a region that was away, or to the region that did not store the call:
 /// the other region may have continued the call, which is not known here yet.
 const LATE: Duration = Duration::from_secs(1);
+
+/// For how long Asterisk is asked whether the legs are bridged, before a call is given up that may be a conversation.
+const CHECKS_WITHIN: Duration = Duration::from_secs(8);
 
 /// How often a phone that does not answer is dialed.
 const PHONE_ATTEMPTS: u32 = 3;
@@ -40,10 +42,7 @@ pub(super) fn rules(event: &Event, now: Timestamp) -> Vec<Rule<'_>> {
                 pending::unfinished_without_timer,
             )]
         }
-        Event::PushSent {
-            devices,
-            finished_at,
-        } => push_sent(devices, *finished_at, now),
+        Event::PushSent(pushed) => push_sent(pushed, now),
         Event::PushNotSent(reason) => vec![
             when([waiting(), Condition::PushNotRecorded])
                 .set(ended(CallStatus::Failed, *reason, now))
@@ -160,15 +159,9 @@ fn after_report(call: &Call, leg_arrived: bool, now: Timestamp) -> Vec<Effect> {
     }
 }
 
-fn push_sent(
-    devices: &BTreeSet<DeviceId>,
-    finished_at: Timestamp,
-    now: Timestamp,
-) -> Vec<Rule<'_>> {
-    let pushed = Assignment::Pushed(PushedDevices {
-        devices: devices.clone(),
-        at: finished_at,
-    });
+fn push_sent(sent: &PushedDevices, now: Timestamp) -> Vec<Rule<'_>> {
+    let (devices, finished_at) = (&sent.devices, sent.at);
+    let pushed = Assignment::Pushed(sent.clone());
     let cancel_late =
         move |call: &Call, _now: Timestamp| pending::cancel_late_pushes(call, finished_at);
     let mut all_declined = vec![pushed.clone()];
@@ -441,6 +434,17 @@ fn caller_leg_ended(
             .set(completed)
             .then_pending(),
     );
+    if answered {
+        // The report of the bridge is lost: the call was taken for unanswered when its timer fired or an app hung up.
+        rules.push(
+            when_read("has ended as unanswered", has_ended_unanswered)
+                .set_of("completed, by the side that hung up", move |call| {
+                    completed_after_all(call, hung_up_by(by), now)
+                })
+                .then_pending(),
+        );
+    }
+    rules.push(when_read("has ended", |call| call.status.is_final()).repeat());
     rules.push(otherwise().nothing());
     rules
 }
@@ -508,6 +512,7 @@ fn phone_leg_ended(
         ready()
             .set(ended(CallStatus::Failed, EndReason::PhoneUnreachable, now))
             .then_pending(),
+        when_read("has ended", |call| call.status.is_final()).repeat(),
         otherwise().nothing(),
     ]);
     rules
@@ -523,7 +528,26 @@ fn bridged(now: Timestamp) -> Vec<Rule<'static>> {
             .then_nothing(),
         // The other region has the accept, and its change is not here yet.
         when([waiting()]).set(talking_unheard).then_nothing(),
-        // The legs met while the call ended.
+        // The other region, or an accept that was late, has connected the call.
+        when_read("has an assumed end", Call::end_is_assumed)
+            .set_of("talking again", move |call| {
+                let mut set = talking(now);
+                set.push(Assignment::NotEnded(now + call.limits.talk));
+                if call.ready_at.is_none() {
+                    set.push(Assignment::ReadyAt(now));
+                }
+                set
+            })
+            // The timers of the ring have fired.
+            .then("arm the timer", |call, _| {
+                call.deadline().map(Effect::ArmTimer).into_iter().collect()
+            }),
+        // The report of the bridge comes after that of its end, or the legs met while the call ended.
+        when_read("has ended as unanswered", has_ended_unanswered)
+            .set_of("completed", move |call| {
+                completed_after_all(call, EndReason::HungUp, now)
+            })
+            .then_pending(),
         when_read("has ended", |call| call.status.is_final()).only("hang up both legs", |_, _| {
             vec![Effect::HangUpCaller, Effect::HangUpPhone]
         }),
@@ -562,22 +586,26 @@ fn timer_fired(now: Timestamp) -> Vec<Rule<'static>> {
             call.deadline().is_some_and(|deadline| now < deadline)
         })
         .only("complete abandoned effects", complete_abandoned),
-        // The report of the bridge may be lost, or this timer is late. Ask Asterisk once before a conversation is ended.
+        // The report of the bridge may be lost, or this timer is late. Ask Asterisk before a conversation is ended.
         when_read("the legs may be bridged", move |call| {
-            may_be_bridged(call, now)
+            may_be_bridged(call, now) && call.checked_at.is_none()
         })
         .set([Assignment::CheckedAt(now)])
-        .then("check the bridge", |call, now| {
-            let next = match call.status {
-                CallStatus::WaitingForMobile => now + ABANDONED_AFTER,
-                _ => call.deadline().unwrap_or(now + ABANDONED_AFTER),
-            };
-            vec![Effect::CheckBridge, Effect::ArmTimer(next)]
-        }),
+        .then("check the bridge", check_bridge),
+        // Asterisk did not answer, or the process that asked has crashed.
+        when_read("the bridge may be checked again", move |call| {
+            let asked_within = |asked| now.since(asked) < CHECKS_WITHIN;
+            may_be_bridged(call, now) && call.checked_at.is_some_and(asked_within)
+        })
+        .only("check the bridge", check_bridge),
         otherwise()
             .set_of("the end", move |call| given_up(call, now))
             .then_pending(),
     ]
+}
+
+fn check_bridge(_call: &Call, now: Timestamp) -> Vec<Effect> {
+    vec![Effect::CheckBridge, Effect::ArmTimer(now + ABANDONED_AFTER)]
 }
 
 /// A timer that fires before the deadline ends nothing, but completes what a crashed process has left. This may be the last of the
@@ -596,9 +624,9 @@ fn complete_abandoned(call: &Call, now: Timestamp) -> Vec<Effect> {
 }
 
 fn may_be_bridged(call: &Call, now: Timestamp) -> bool {
-    let is_due = match call.status {
+    match call.status {
         CallStatus::MobileReady => true,
-        CallStatus::WaitingForMobile => now >= call.rings_until + LATE,
+        CallStatus::WaitingForMobile => call.caller_leg.is_some() && now >= call.rings_until + LATE,
         CallStatus::Initiated
         | CallStatus::Ringing
         | CallStatus::InProgress
@@ -607,8 +635,7 @@ fn may_be_bridged(call: &Call, now: Timestamp) -> bool {
         | CallStatus::TimedOut
         | CallStatus::Canceled
         | CallStatus::Failed => false,
-    };
-    is_due && call.caller_leg.is_some() && call.checked_at.is_none()
+    }
 }
 
 /// How a call ends when its time is up.
@@ -625,6 +652,19 @@ fn given_up(call: &Call, now: Timestamp) -> Vec<Assignment> {
         | CallStatus::Canceled
         | CallStatus::Failed => ended(CallStatus::TimedOut, EndReason::NoAnswer, now),
     }
+}
+
+fn has_ended_unanswered(call: &Call) -> bool {
+    call.status.is_final() && call.status != CallStatus::Completed
+}
+
+/// A call that was taken for unanswered was answered. If somebody has hung up, that stays the reason.
+fn completed_after_all(call: &Call, reason: EndReason, now: Timestamp) -> Vec<Assignment> {
+    let reason = match call.end_reason() {
+        Some(known @ (EndReason::CallerHungUp | EndReason::CalleeHungUp)) => known,
+        _ => reason,
+    };
+    ended(CallStatus::Completed, reason, now)
 }
 
 const fn waiting() -> Condition {

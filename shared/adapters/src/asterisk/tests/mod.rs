@@ -74,6 +74,13 @@ impl TestPbx {
             .await
     }
 
+    /// Sends busy to the caller, who waits on [`caller_leg`].
+    async fn send_busy(&self) -> Result<BusyOutcome, AsteriskError> {
+        let mut call = self.call.clone();
+        call.caller_leg = Some(caller_leg());
+        self.pbx().send_busy(&call).await
+    }
+
     /// The only PBX.
     fn pbx(&self) -> &super::Pbx {
         self.asterisk.pbx_of(&self.call).unwrap().unwrap()
@@ -165,6 +172,10 @@ fn already_exists() -> ResponseTemplate {
 
 fn channel_not_found() -> ResponseTemplate {
     message(404, "Channel not found")
+}
+
+fn channel(state: &str) -> ResponseTemplate {
+    ResponseTemplate::new(200).set_body_json(json!({ "state": state }))
 }
 
 fn endpoint(state: &str) -> ResponseTemplate {
@@ -272,7 +283,6 @@ async fn video_is_offered_to_both_phones_of_a_video_call() {
 #[tokio::test]
 async fn the_channel_state_tells_whether_the_phone_has_answered() {
     let pbx = TestPbx::start().await;
-    let channel = |state: &str| ResponseTemplate::new(200).set_body_json(json!({ "state": state }));
     let answers = [
         channel("Ringing"),
         channel("Up"),
@@ -406,13 +416,13 @@ async fn a_wrong_password_is_reported_as_refused() {
     let pbx = TestPbx::start().await;
     let unauthorized = || message(401, "Authentication required");
     pbx.originate_replies([unauthorized()]).await;
-    pbx.always_replies("DELETE", CALLER_CHANNEL, unauthorized())
+    pbx.always_replies("GET", CALLER_CHANNEL, unauthorized())
         .await;
     pbx.always_replies("GET", "/ari/asterisk/ping", unauthorized())
         .await;
     for error in [
         pbx.bridge().await.unwrap_err(),
-        pbx.pbx().send_busy(&caller_leg()).await.unwrap_err(),
+        pbx.send_busy().await.unwrap_err(),
         pbx.pbx().ping().await.unwrap_err(),
     ] {
         let AsteriskError::Refused { status, .. } = error else {
@@ -552,24 +562,72 @@ async fn a_pbx_that_has_not_booted_is_unhealthy() {
 #[tokio::test]
 async fn sending_busy_twice_is_no_error() {
     let pbx = TestPbx::start().await;
-    pbx.will_reply(
-        "DELETE",
-        CALLER_CHANNEL,
-        [no_content(), channel_not_found()],
-    )
-    .await;
-    pbx.pbx().send_busy(&caller_leg()).await.unwrap();
-    pbx.pbx().send_busy(&caller_leg()).await.unwrap();
+    let states = [channel("Ring"), channel_not_found()];
+    pbx.will_reply("GET", CALLER_CHANNEL, states).await;
+    let answers = [no_content(), channel_not_found()];
+    pbx.will_reply("DELETE", CALLER_CHANNEL, answers).await;
+    for _ in 0..2 {
+        assert_eq!(pbx.send_busy().await.unwrap(), BusyOutcome::Ended);
+    }
     assert_eq!(pbx.last_request().await.url.query(), Some("reason=busy"));
+}
+
+#[tokio::test]
+async fn sending_busy_ends_the_leg_of_a_phone_that_rings() {
+    let mut pbx = TestPbx::start().await;
+    pbx.call.ready_at = Some(pbx.call.created_at);
+    pbx.will_reply("GET", CALLER_CHANNEL, [channel("Ring")])
+        .await;
+    for leg in [CALLER_CHANNEL, &pbx.phone_channel()] {
+        pbx.will_reply("DELETE", leg, [no_content()]).await;
+    }
+    assert_eq!(pbx.send_busy().await.unwrap(), BusyOutcome::Ended);
+    assert_eq!(pbx.requests().await.len(), 3);
+}
+
+/// The other region has bridged the call, or the report of the bridge was lost.
+#[tokio::test]
+async fn sending_busy_does_not_end_a_conversation() {
+    let pbx = TestPbx::start().await;
+    pbx.will_reply("GET", CALLER_CHANNEL, [channel("Up")]).await;
+    pbx.will_reply("GET", &pbx.phone_channel(), [channel("Up")])
+        .await;
+    assert_eq!(pbx.send_busy().await.unwrap(), BusyOutcome::IsBridged);
+}
+
+#[tokio::test]
+async fn sending_busy_leaves_a_caller_alone_who_talks_in_another_call() {
+    let pbx = TestPbx::start().await;
+    pbx.will_reply("GET", CALLER_CHANNEL, [channel("Up")]).await;
+    pbx.will_reply("GET", &pbx.phone_channel(), [channel_not_found()])
+        .await;
+    assert_eq!(pbx.send_busy().await.unwrap(), BusyOutcome::Ended);
+    assert_eq!(pbx.requests().await.len(), 2);
+}
+
+/// The leg of a calling app is up while it waits.
+#[tokio::test]
+async fn a_calling_app_hears_busy_unless_the_called_phone_has_answered() {
+    let pbx = a_video_call_between_apps().await;
+    let caller = format!("/ari/channels/ringback-caller-{}", pbx.call.call_id);
+    let phone = pbx.phone_channel();
+    pbx.will_reply("GET", &phone, [channel("Up"), channel_not_found()])
+        .await;
+    pbx.will_reply("DELETE", &caller, [no_content()]).await;
+    for expected in [BusyOutcome::IsBridged, BusyOutcome::Ended] {
+        assert_eq!(pbx.pbx().send_busy(&pbx.call).await.unwrap(), expected);
+    }
 }
 
 #[tokio::test]
 async fn sending_busy_is_retried_while_asterisk_boots() {
     let pbx = TestPbx::start().await;
     let proxy = |status| ResponseTemplate::new(status).set_body_string("<html>");
+    let states = [proxy(503), channel("Ring")];
+    pbx.will_reply("GET", CALLER_CHANNEL, states).await;
     let answers = [proxy(503), proxy(504), no_content()];
     pbx.will_reply("DELETE", CALLER_CHANNEL, answers).await;
-    pbx.pbx().send_busy(&caller_leg()).await.unwrap();
+    pbx.send_busy().await.unwrap();
 }
 
 #[tokio::test]

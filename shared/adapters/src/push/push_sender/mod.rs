@@ -6,7 +6,7 @@ mod tests;
 use std::collections::BTreeSet;
 
 use futures::future::join_all;
-use ringback_core::call::{Call, CancelAudience, CancelReason, EndReason, Event};
+use ringback_core::call::{Call, CancelAudience, CancelReason, EndReason, Event, PushedDevices};
 use ringback_core::ids::DeviceId;
 use ringback_core::timestamp::Timestamp;
 
@@ -50,10 +50,11 @@ impl PushSender {
         let message = PushMessage::incoming_call(call, clock::now());
         let accepted = self.send_all(call, devices.iter(), &message, until).await;
         if !accepted.is_empty() {
-            return Event::PushSent {
+            return Event::PushSent(PushedDevices {
+                are_all: accepted.len() == devices.len(),
                 devices: accepted,
-                finished_at: clock::now(),
-            };
+                at: clock::now(),
+            });
         }
         Event::PushNotSent(if devices.is_empty() {
             EndReason::NoDevice

@@ -148,7 +148,7 @@ fn ids<const N: usize>(names: [&str; N]) -> BTreeSet<DeviceId> {
 
 fn rung_devices(event: Event) -> BTreeSet<DeviceId> {
     match event {
-        Event::PushSent { devices, .. } => devices,
+        Event::PushSent(pushed) => pushed.devices,
         other => panic!("{other:?}"),
     }
 }

@@ -111,6 +111,10 @@ impl Expressions {
                     };
                     self.compare("ended", "=", &end)?
                 }
+                Assignment::NotEnded(until) => {
+                    removes.push(self.name("ended"));
+                    self.compare("expires_at", "=", &Call::expiry_after(*until))?
+                }
                 Assignment::CallerLeg(channel) => self.compare("caller_leg", "=", channel)?,
                 Assignment::Pbx(pbx) => self.compare("pbx", "=", pbx)?,
                 Assignment::CallSid(sid) => self.compare("call_sid", "=", sid)?,

@@ -95,13 +95,14 @@ async fn a_phone_that_is_dialed_after_the_call_has_ended_is_hung_up() {
     let hung_up = Event::HungUp {
         by: callee_app(None),
     };
-    for (event, hang_ups) in [
-        (accepted(None), 0),
-        (Event::PhoneDialed, 0),
-        (hung_up, 1),
-        (Event::PhoneDialed, 2),
+    for (event, busy, hang_ups) in [
+        (accepted(None), 0, 0),
+        (Event::PhoneDialed, 0, 0),
+        (hung_up, 1, 0),
+        (Event::PhoneDialed, 1, 1),
     ] {
         switchboard.send(&call, event.clone()).await.unwrap();
+        assert_eq!(switchboard.count("send_busy"), busy, "{event:?}");
         assert_eq!(switchboard.count("hang_up_phone"), hang_ups, "{event:?}");
     }
 }

@@ -1,7 +1,7 @@
 //! Conditional updates.
 
 use futures::future::join_all;
-use ringback_core::call::CallSide;
+use ringback_core::call::{CallSide, PushedDevices};
 use ringback_core::ids::PbxName;
 
 use super::*;
@@ -35,10 +35,11 @@ async fn every_change_of_a_call_is_saved_as_the_rules_say(store: &impl CallStore
             caller_leg: caller_leg.clone(),
             call_sid: call.call_sid.clone(),
         },
-        Event::PushSent {
+        Event::PushSent(PushedDevices {
             devices: ["phone", "tablet"].map(device_id).into(),
-            finished_at: now,
-        },
+            are_all: true,
+            at: now,
+        }),
         Event::Declined {
             by: callee_app(&call, Some("tablet")),
         },
