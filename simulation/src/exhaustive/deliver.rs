@@ -243,7 +243,7 @@ impl World {
                     }
                 };
                 if ari == Ari::Answers {
-                    work.first.extend(caused.map(Task::Handle));
+                    work.first.extend(caused);
                 } else {
                     work.has_failed = true;
                 }

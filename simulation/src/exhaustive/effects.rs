@@ -1,7 +1,7 @@
 //! What effects do outside: at the PBX, the devices and the timers.
 
 use super::state::{
-    CallerLeg, Content, Do, Happens, PHONE_RINGS, PhoneLeg, Side, Source, State, Work,
+    CallerLeg, Content, Do, Happens, PHONE_RINGS, PhoneLeg, Side, Source, State, Task, Work,
 };
 use super::steps::World;
 
@@ -16,24 +16,25 @@ pub enum LegOf {
 }
 
 impl World {
-    /// Carries one effect out. Returns the event that it causes.
+    /// Carries one effect out. Returns what follows: the event that it causes, or its next request.
     pub fn carry_out(
         &mut self,
         state: &mut State,
         region: u8,
         work: &Work,
         effect: Do,
-    ) -> Option<Happens> {
+    ) -> Option<Task> {
         let call = self.rules.call(work.call);
         let knows_caller = call.caller_channel().is_some();
+        let phone_too = call.ready_at.map(|_| Task::Do(Do::HangUpPhone));
         match effect {
-            Do::SendPush => return Some(send_pushes(state)),
+            Do::SendPush => return Some(Task::Handle(send_pushes(state))),
             Do::CancelPush(to) => cancel_pushes(state, to),
             Do::DialCallerPhone => {
                 if matches!(state.caller, CallerLeg::None | CallerLeg::Gone) {
                     state.caller = CallerLeg::Dialed;
                 }
-                return Some(Happens::CallerPhoneDialed);
+                return Some(Task::Handle(Happens::CallerPhoneDialed));
             }
             Do::Bridge => {
                 call.caller_leg.as_ref()?;
@@ -41,18 +42,27 @@ impl World {
                     let until = state.clock + PHONE_RINGS;
                     state.phone = PhoneLeg::Rings { until };
                 }
-                return Some(Happens::PhoneDialed);
+                return Some(Task::Handle(Happens::PhoneDialed));
             }
             Do::CheckBridge => {
-                return Some(match state.phone {
+                return Some(Task::Handle(match state.phone {
                     PhoneLeg::Talks => Happens::Bridged,
                     PhoneLeg::Rings { .. } => Happens::NotBridged { rings: true },
                     PhoneLeg::None => Happens::NotBridged { rings: false },
-                });
+                }));
             }
-            Do::SendBusy if knows_caller => take_down(state, LegOf::Caller, USER_BUSY),
+            // It looks at the legs first.
+            Do::SendBusy if state.phone == PhoneLeg::Talks => {
+                return Some(Task::Handle(Happens::Bridged));
+            }
+            Do::SendBusy if knows_caller => return Some(Task::Do(Do::RefuseCaller)),
+            Do::SendBusy => return phone_too,
+            Do::RefuseCaller => {
+                take_down(state, LegOf::Caller, USER_BUSY);
+                return phone_too;
+            }
             Do::HangUpCaller if knows_caller => take_down(state, LegOf::Caller, NORMAL),
-            Do::SendBusy | Do::HangUpCaller => {}
+            Do::HangUpCaller => {}
             Do::HangUpPhone => take_down(state, LegOf::Phone, NORMAL),
             Do::ArmTimer(at) => self.arm(state, region, Some(work.call), at, work.now),
             Do::DisarmTimer => state.messages.retain(|message| {

@@ -77,7 +77,7 @@ fn hash_work(work: &Work, hasher: &mut DefaultHasher) {
     let reads_call = |effect: &Do| {
         matches!(
             effect,
-            Do::Bridge | Do::SendBusy | Do::HangUpCaller | Do::ArmTimer(_)
+            Do::Bridge | Do::SendBusy | Do::RefuseCaller | Do::HangUpCaller | Do::ArmTimer(_)
         )
     };
     let mut reads = work.last.iter().any(reads_call);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ringback_core::call::{
     Backstop, BackstopPhase, Call, CallKind, CallLimits, CallParty, CallSide, CallType, Decision,
-    Effect, Event, NewCall, Readiness, ReplicationAction, decide, first_effects, replication_action,
+    Effect, Event, NewCall, PushedDevices, Readiness, ReplicationAction, decide, first_effects, replication_action,
     unread_update,
 };
 use ringback_core::ids::{BadName, CallId, ChannelId, DeviceId, Extension, Leg, PbxName};
@@ -214,10 +214,11 @@ impl Rules {
                 call_sid: None,
             },
             Happens::RequestedAgain => Event::RequestedAgain,
-            Happens::PushSent { at: moment } => Event::PushSent {
+            Happens::PushSent { at: moment } => Event::PushSent(PushedDevices {
                 devices: names.devices.iter().cloned().collect(),
-                finished_at: at(moment),
-            },
+                at: at(moment),
+                are_all: true,
+            }),
             Happens::CallerPhoneDialed => Event::CallerPhoneDialed,
             Happens::PhoneDialed => Event::PhoneDialed,
             Happens::Accepted(device) => Event::Accepted {

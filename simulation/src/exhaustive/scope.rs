@@ -60,7 +60,12 @@ const BASE: Scope = Scope {
 };
 
 /// All scopes.
-const ALL: [Scope; 12] = [
+const ALL: [Scope; 13] = [
+    Scope {
+        name: "accept",
+        devices: &[Reaction::Accept],
+        ..BASE
+    },
     Scope {
         name: "two-accept",
         ..BASE

@@ -137,7 +137,10 @@ pub enum Do {
     DialCallerPhone,
     Bridge,
     CheckBridge,
+    /// Looks whether the legs are bridged. If not, [`Do::RefuseCaller`] follows.
     SendBusy,
+    /// The caller hears busy.
+    RefuseCaller,
     HangUpCaller,
     HangUpPhone,
     ArmTimer(Time),

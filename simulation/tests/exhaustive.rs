@@ -1,0 +1,49 @@
+//! Explores the scopes that are small enough for each test run. `explore` explores all of them (README of `docs/promises.md`).
+
+use ringback_simulation::exhaustive::{Scope, explore};
+
+/// No scope of these tests has more states.
+const MOST_STATES: usize = 1_000_000;
+
+/// Scopes with the faults that they allow here, and the promises that the present rules still break in them.
+const SCOPES: [(&str, u8, &[&str]); 7] = [
+    ("accept-decline", 0, &[]),
+    ("two-accept", 0, &[]),
+    ("accept-deadline", 0, &[]),
+    ("app-call", 0, &[]),
+    ("accept-caller-leaves", 0, &[NEVER_BRIDGED]),
+    ("accept-2", 0, &[]),
+    ("accept", 1, &[NOT_ENDED_BY_US]),
+];
+
+/// The caller hangs up just before the phone answers, and the phone's report comes first.
+const NEVER_BRIDGED: &str = "a call that was never bridged does not end as completed";
+
+/// The process that reported the call has sent and recorded the pushes, and crashes before it has armed the timer.
+const NOT_ENDED_BY_US: &str = "Ringback ends each wait";
+
+#[test]
+fn no_interleaving_breaks_a_promise_but_the_open_ones() {
+    for (name, faults, open) in SCOPES {
+        let scope = Scope::named(name).unwrap();
+        let scope = Scope { faults, ..scope };
+        let explored = explore(scope, MOST_STATES).unwrap();
+        assert!(!explored.is_cut_off, "{name}: more than {MOST_STATES} states");
+        assert!(explored.ends > 0, "{name}: no end");
+        for finding in &explored.findings {
+            assert!(
+                open.contains(&finding.promise),
+                "{name}: {}\n{}\nreproduce: cargo run --profile simulation -p ringback-simulation --bin explore -- {name} --faults {faults} --show '{}'",
+                finding.promise,
+                finding.timeline.join("\n"),
+                finding.promise,
+            );
+        }
+        // An open promise that no path breaks any more is mended, and leaves the list.
+        for promise in open {
+            let is_broken = explored.findings.iter().any(|found| found.promise == *promise);
+            assert!(is_broken, "{name}: {promise} holds");
+        }
+        println!("{name}, {faults} faults: {} states", explored.states);
+    }
+}
