@@ -23,6 +23,17 @@ impl World {
             && self.choices(state).is_empty()
     }
 
+    /// Time passes, and nothing else would happen now: a phone that still rings for an ended call rings on.
+    pub fn phone_must_not_ring(&self, state: &mut State) {
+        let mut versions = state.stored.iter().flatten();
+        let has_ended = versions.all(|version| self.rules.call(version.call).status.is_final());
+        let rings = matches!(state.phone, PhoneLeg::Rings { .. });
+        if rings && has_ended && state.processes.is_empty() && self.deadline(state) != state.clock + 1
+        {
+            state.truth.violated("no phone rings for an ended call");
+        }
+    }
+
     /// The promises that the end of a world breaks.
     pub fn broken_at_end(&self, state: &State) -> Vec<&'static str> {
         let mut broken = Vec::new();

@@ -158,7 +158,7 @@ pub fn end_leg(state: &mut State, leg: LegOf, cause: u16, by_us: bool) {
     }
 }
 
-/// The dialplan reports an event to the first region.
+/// The dialplan reports an event.
 pub fn report(state: &mut State, event: Happens) {
-    state.send(0, Content::Event(event), Source::Hook);
+    state.send(state.reports_to, Content::Event(event), Source::Hook);
 }

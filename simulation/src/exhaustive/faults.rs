@@ -78,6 +78,9 @@ pub fn faults(state: &State) -> Vec<Fault> {
             }
         }
     }
+    if state.stored.iter().all(Option::is_some) && state.cut_since.is_none() {
+        faults.push(Fault::Held(Held::Cut));
+    }
     for place in 0..state.replicas.len() {
         faults.push(Fault::Held(Held::Replica(place)));
     }
@@ -136,6 +139,10 @@ impl World {
             Fault::Held(Held::Replica(place)) => {
                 state.truth.was_replicated_late = true;
                 state.replicas[place].held_since = Some(clock);
+            }
+            Fault::Held(Held::Cut) => {
+                state.truth.was_replicated_late = true;
+                state.cut_since = Some(clock);
             }
             Fault::Held(Held::Message(place)) => state.messages[place].held_since = Some(clock),
             Fault::Held(Held::Process(place)) => {

@@ -13,6 +13,8 @@ pub fn fingerprint(scope: &Scope, state: &State) -> u64 {
         clock,
         stored,
         replicas,
+        cut_since,
+        reports_to: _,
         messages,
         processes,
         caller,
@@ -21,7 +23,8 @@ pub fn fingerprint(scope: &Scope, state: &State) -> u64 {
         faults_left,
         truth,
     } = state;
-    (clock, stored, replicas, messages, caller, phone, faults_left).hash(&mut hasher);
+    (clock, stored, replicas, cut_since, messages).hash(&mut hasher);
+    (caller, phone, faults_left).hash(&mut hasher);
     for process in processes {
         hash_process(process, *faults_left, &mut hasher);
     }

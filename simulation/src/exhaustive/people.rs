@@ -58,6 +58,11 @@ impl World {
             }
             steps.push(Step::React(number));
         }
+        let answers = state.devices.iter().any(|device| device.answers);
+        let phone_rings = matches!(state.phone, PhoneLeg::Rings { .. });
+        if self.scope.phone_may_wait && phone_rings && answers {
+            steps.push(Step::PhoneAnswers);
+        }
         if self.caller_may_leave(state) {
             steps.push(Step::CallerLeaves);
         }
@@ -74,7 +79,8 @@ impl World {
             steps.push(Step::CallerPhoneAnswers);
         }
         if let PhoneLeg::Rings { until } = state.phone {
-            if state.devices.iter().any(|device| device.answers) {
+            let answers = state.devices.iter().any(|device| device.answers);
+            if answers && !self.scope.phone_may_wait {
                 steps.push(Step::PhoneAnswers);
             } else if state.clock >= until {
                 steps.push(Step::PhoneGivesUp);

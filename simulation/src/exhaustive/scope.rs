@@ -17,6 +17,10 @@ pub struct Scope {
     pub at: Moment,
     /// Whether the caller may hang up while waiting.
     pub caller_may_leave: bool,
+    /// Whether a phone may ring for a while, or for too long, before it answers.
+    pub phone_may_wait: bool,
+    /// The region to which the PBX reports first what happens after the caller's arrival. It avoids one that did not answer.
+    pub reports_to: u8,
     /// Who ends a conversation.
     pub hangs_up: HangsUp,
 }
@@ -56,11 +60,27 @@ const BASE: Scope = Scope {
     devices: &[Reaction::Accept, Reaction::Accept],
     at: Moment::AtOnce,
     caller_may_leave: false,
+    phone_may_wait: false,
+    reports_to: 0,
     hangs_up: HangsUp::Caller,
 };
 
 /// All scopes.
-const ALL: [Scope; 13] = [
+const ALL: [Scope; 15] = [
+    Scope {
+        name: "slow-phone",
+        devices: &[Reaction::Accept],
+        caller_may_leave: true,
+        phone_may_wait: true,
+        ..BASE
+    },
+    Scope {
+        name: "fallback-2",
+        regions: 2,
+        devices: &[Reaction::Accept],
+        reports_to: 1,
+        ..BASE
+    },
     Scope {
         name: "accept",
         devices: &[Reaction::Accept],

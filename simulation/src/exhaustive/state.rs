@@ -30,6 +30,10 @@ pub struct State {
     pub stored: [Option<Version>; 2],
     /// Versions on their way to the other region.
     pub replicas: Vec<Replica>,
+    /// Since when nothing is replicated.
+    pub cut_since: Option<Time>,
+    /// The region to which the PBX reports first.
+    pub reports_to: u8,
     pub messages: Vec<Message>,
     pub processes: Vec<Process>,
     pub caller: CallerLeg,

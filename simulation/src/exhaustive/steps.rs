@@ -45,6 +45,8 @@ pub enum Held {
     Replica(usize),
     Message(usize),
     Process(usize),
+    /// All replication.
+    Cut,
 }
 
 impl World {
@@ -59,6 +61,8 @@ impl World {
             clock: 0,
             stored: [None, None],
             replicas: Vec::new(),
+            cut_since: None,
+            reports_to: self.scope.reports_to,
             messages: Vec::new(),
             processes: Vec::new(),
             caller: CallerLeg::None,
@@ -98,7 +102,7 @@ impl World {
     fn urgent(&self, state: &State) -> Vec<Step> {
         let mut steps = Vec::new();
         for (place, replica) in state.replicas.iter().enumerate() {
-            if replica.held_since.is_none() {
+            if replica.held_since.is_none() && state.cut_since.is_none() {
                 steps.push(Step::Replicate(place));
             }
         }
@@ -149,9 +153,13 @@ impl World {
             Step::HangUp => self.hang_up(&mut next),
             Step::Release(Held::Replica(place)) => next.replicas[place].held_since = None,
             Step::Release(Held::Message(place)) => next.messages[place].held_since = None,
+            Step::Release(Held::Cut) => next.cut_since = None,
             Step::Release(Held::Process(place)) => next.processes[place].held_since = None,
             Step::Fault(fault) => self.fail(&mut next, fault),
-            Step::Wait(until) => wait(&mut next, until),
+            Step::Wait(until) => {
+                self.phone_must_not_ring(&mut next);
+                wait(&mut next, until);
+            }
         }
         next.normalize();
         next
@@ -218,7 +226,8 @@ fn can_arrive(state: &State, message: &Message) -> bool {
     let is_here = state.stored[usize::from(region)].is_some();
     let comes_soon = || {
         let mut replicas = state.replicas.iter();
-        replicas.any(|replica| replica.to == region && replica.held_since.is_none())
+        let is_cut = state.cut_since.is_some();
+        replicas.any(|replica| replica.to == region && replica.held_since.is_none() && !is_cut)
     };
     is_here || !comes_soon()
 }
@@ -233,7 +242,8 @@ fn held(state: &State) -> impl Iterator<Item = (Held, Time)> {
     let processes = state.processes.iter().enumerate();
     let processes =
         processes.filter_map(|(place, held)| Some((Held::Process(place), held.held_since?)));
-    replicas.chain(messages).chain(processes)
+    let cut = state.cut_since.map(|since| (Held::Cut, since));
+    replicas.chain(messages).chain(processes).chain(cut)
 }
 
 fn releases(state: &State) -> impl Iterator<Item = Step> {
@@ -281,6 +291,7 @@ pub fn describe(world: &World, state: &State, step: Step) -> String {
 
 pub fn held_thing(world: &World, state: &State, held: Held) -> String {
     match held {
+        Held::Cut => "all replication".to_owned(),
         Held::Replica(place) => {
             let replica = &state.replicas[place];
             let status = world.rules.call(replica.version.call).status;
