@@ -1,4 +1,4 @@
-//! Explores the scopes that are small enough for each test run. `explore` explores all of them (README of `docs/promises.md`).
+//! Explores the scopes that are small enough for each test run. The program `explore` explores all of them.
 
 use ringback_simulation::exhaustive::{Scope, explore};
 
@@ -28,7 +28,10 @@ fn no_interleaving_breaks_a_promise_but_the_open_ones() {
         let scope = Scope::named(name).unwrap();
         let scope = Scope { faults, ..scope };
         let explored = explore(scope, MOST_STATES).unwrap();
-        assert!(!explored.is_cut_off, "{name}: more than {MOST_STATES} states");
+        assert!(
+            !explored.is_cut_off,
+            "{name}: more than {MOST_STATES} states"
+        );
         assert!(explored.ends > 0, "{name}: no end");
         for finding in &explored.findings {
             assert!(
@@ -41,7 +44,10 @@ fn no_interleaving_breaks_a_promise_but_the_open_ones() {
         }
         // An open promise that no path breaks any more is mended, and leaves the list.
         for promise in open {
-            let is_broken = explored.findings.iter().any(|found| found.promise == *promise);
+            let is_broken = explored
+                .findings
+                .iter()
+                .any(|found| found.promise == *promise);
             assert!(is_broken, "{name}: {promise} holds");
         }
         println!("{name}, {faults} faults: {} states", explored.states);

@@ -53,10 +53,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn explore_one(
-    scope: Scope,
-    arguments: &Arguments,
-) -> Result<bool, Box<dyn std::error::Error>> {
+fn explore_one(scope: Scope, arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>> {
     let began = Instant::now();
     let explored = explore(scope, arguments.states)?;
     println!(
@@ -71,7 +68,11 @@ fn explore_one(
         if explored.is_cut_off { ", CUT OFF" } else { "" },
     );
     for finding in &explored.findings {
-        println!("  BROKEN after {} steps: {}", finding.timeline.len(), finding.promise);
+        println!(
+            "  BROKEN after {} steps: {}",
+            finding.timeline.len(),
+            finding.promise
+        );
         let is_shown = |text: &String| finding.promise.contains(text.as_str());
         if arguments.show.as_ref().is_some_and(is_shown) {
             for line in &finding.timeline {

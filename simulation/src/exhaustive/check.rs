@@ -12,7 +12,10 @@ impl World {
         let mut versions = state.stored.iter().flatten();
         state.processes.is_empty()
             && state.replicas.is_empty()
-            && state.messages.iter().all(|message| is_timer(message.content))
+            && state
+                .messages
+                .iter()
+                .all(|message| is_timer(message.content))
             && state.caller == CallerLeg::Gone
             && state.phone == PhoneLeg::None
             && state.stored[0].is_some()
@@ -28,7 +31,10 @@ impl World {
         let mut versions = state.stored.iter().flatten();
         let has_ended = versions.all(|version| self.rules.call(version.call).status.is_final());
         let rings = matches!(state.phone, PhoneLeg::Rings { .. });
-        if rings && has_ended && state.processes.is_empty() && self.deadline(state) != state.clock + 1
+        if rings
+            && has_ended
+            && state.processes.is_empty()
+            && self.deadline(state) != state.clock + 1
         {
             state.truth.violated("no phone rings for an ended call");
         }

@@ -124,7 +124,10 @@ impl World {
         if self.scope.regions < 2 {
             return;
         }
-        match self.rules.replicated(before, after, version.stored_in, region) {
+        match self
+            .rules
+            .replicated(before, after, version.stored_in, region)
+        {
             Replicated::Nothing => {}
             Replicated::ArmTimer(at) => self.arm(state, region, Some(after), at, state.clock),
             Replicated::Merge => {
@@ -238,9 +241,7 @@ impl World {
             Task::Do(effect) => {
                 let caused = match ari {
                     Ari::Fails => None,
-                    Ari::Answers | Ari::AnswerLost => {
-                        self.carry_out(state, region, work, effect)
-                    }
+                    Ari::Answers | Ari::AnswerLost => self.carry_out(state, region, work, effect),
                 };
                 if ari == Ari::Answers {
                     work.first.extend(caused);

@@ -99,10 +99,8 @@ fn cancel_pushes(state: &mut State, to: u8) {
 fn take_down(state: &mut State, leg: LegOf, cause: u16) {
     let talks = state.caller == CallerLeg::Talks;
     let truth = state.truth;
-    let is_excused = truth.app_hung_up
-        || truth.caller_left
-        || truth.met_too_late()
-        || truth.was_replicated_late;
+    let is_excused =
+        truth.app_hung_up || truth.caller_left || truth.met_too_late() || truth.was_replicated_late;
     if talks && !is_excused {
         state.truth.violated("nobody who talks is cut off");
     }

@@ -1,9 +1,7 @@
 //! The faults: messages that are lost, doubled or held back, and processes that crash, stall, or whose answer is lost.
 
 use super::deliver::{Again, Ari, repeat};
-use super::state::{
-    Content, Do, Happens, Message, Process, Source, State, Task, Work,
-};
+use super::state::{Content, Do, Happens, Message, Process, Source, State, Task, Work};
 use super::steps::{Held, World, held_thing};
 
 /// One fault. The numbers are places in the lists of a state.
@@ -66,10 +64,7 @@ pub fn faults(state: &State) -> Vec<Fault> {
         let mut tasks = Vec::new();
         collect(&process.work, &mut tasks);
         for (task, effect) in tasks.into_iter().enumerate() {
-            if matches!(
-                effect,
-                Some(Do::Bridge | Do::CheckBridge)
-            ) {
+            if matches!(effect, Some(Do::Bridge | Do::CheckBridge)) {
                 faults.extend([true, false].map(|is_done| Fault::Ari {
                     process: place,
                     task,

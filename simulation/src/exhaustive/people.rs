@@ -52,7 +52,10 @@ impl World {
     pub fn choices(&self, state: &State) -> Vec<Step> {
         let mut steps = Vec::new();
         for (number, device) in (0..).zip(&state.devices) {
-            if device.has_reacted || !device.rings.is_some_and(|since| self.may_react(state, since))
+            if device.has_reacted
+                || !device
+                    .rings
+                    .is_some_and(|since| self.may_react(state, since))
             {
                 continue;
             }

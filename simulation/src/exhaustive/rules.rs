@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use ringback_core::call::{
     Backstop, BackstopPhase, Call, CallKind, CallLimits, CallParty, CallSide, CallType, Decision,
-    Effect, Event, NewCall, PushedDevices, Readiness, ReplicationAction, decide, first_effects, replication_action,
-    unread_update,
+    Effect, Event, NewCall, PushedDevices, Readiness, ReplicationAction, decide, first_effects,
+    replication_action, unread_update,
 };
 use ringback_core::ids::{BadName, CallId, ChannelId, DeviceId, Extension, Leg, PbxName};
 use ringback_core::timestamp::Timestamp;
@@ -163,9 +163,10 @@ impl Rules {
         let full = self.event(event);
         let (next, effects, is_rejected) = handle(&stored, &full, at(now));
         let next = next.map(|next| self.keep(next));
-        let (last, first) = self.names.small(&effects).into_iter().partition(|effect| {
-            matches!(effect, Do::MarkEffectsCompleted(_) | Do::DisarmTimer)
-        });
+        let (last, first) =
+            self.names.small(&effects).into_iter().partition(|effect| {
+                matches!(effect, Do::MarkEffectsCompleted(_) | Do::DisarmTimer)
+            });
         let decided = Rc::new(Decided {
             next,
             is_rejected,
@@ -262,7 +263,11 @@ impl Rules {
 /// Handles an event as the switchboard does: first the write that needs no reading, then the decision about the call.
 fn handle(call: &Call, event: &Event, now: Timestamp) -> (Option<Call>, Vec<Effect>, bool) {
     if let Some(unread) = unread_update(event, now)
-        && unread.update.conditions.iter().all(|condition| condition.holds(call))
+        && unread
+            .update
+            .conditions
+            .iter()
+            .all(|condition| condition.holds(call))
     {
         let next = call.apply(&unread.update.change);
         let effects = unread.effects(&next, now);

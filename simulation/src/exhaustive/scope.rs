@@ -180,7 +180,11 @@ impl Scope {
 
     /// The other region, if there is one.
     pub(super) const fn other(&self, region: u8) -> u8 {
-        if self.regions == 2 { 1 - region } else { region }
+        if self.regions == 2 {
+            1 - region
+        } else {
+            region
+        }
     }
 
     /// The region to which the app of a device sends its requests first: in the last device's case the last region.

@@ -117,19 +117,32 @@ pub enum Side {
 pub enum Happens {
     CallerReported,
     RequestedAgain,
-    PushSent { at: Time },
+    PushSent {
+        at: Time,
+    },
     CallerPhoneDialed,
     PhoneDialed,
     Accepted(u8),
     Declined(u8),
     AppHangsUp(u8),
-    CallerLegEnded { answered: bool, by: Side },
-    PhoneLegEnded { answered: bool, cause: u16, by: Side },
+    CallerLegEnded {
+        answered: bool,
+        by: Side,
+    },
+    PhoneLegEnded {
+        answered: bool,
+        cause: u16,
+        by: Side,
+    },
     Bridged,
-    NotBridged { rings: bool },
+    NotBridged {
+        rings: bool,
+    },
     TimerFired,
     Overwritten(CallRef),
-    EffectsCompleted { pending_since: Time },
+    EffectsCompleted {
+        pending_since: Time,
+    },
 }
 
 /// An effect, as small as it can be.
