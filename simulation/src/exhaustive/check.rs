@@ -82,7 +82,12 @@ impl World {
             }
         }
         let had_no_fault = state.faults_left == self.scope.faults;
-        if had_no_fault && truth.is_accept_done && !was_bridged && !truth.caller_left {
+        if had_no_fault
+            && !self.scope.phone_may_wait
+            && truth.is_accept_done
+            && !was_bridged
+            && !truth.caller_left
+        {
             broken.push("who accepts is bridged");
         }
         broken

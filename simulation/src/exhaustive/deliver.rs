@@ -105,6 +105,7 @@ impl World {
             call: 0,
             stored_in: region,
         });
+        let now = not_pending(state, now);
         let decided = self.rules.decide(version.call, event, now);
         if let Some(next) = decided.next {
             write(self, state, region, next, version.stored_in);
@@ -360,6 +361,27 @@ fn write(world: &mut World, state: &mut State, region: u8, call: CallRef, stored
             held_since: None,
         });
     }
+}
+
+/// This moment, or the next one from which no other process completes effects: two events of one call are hardly ever handled in the
+/// same millisecond.
+fn not_pending(state: &State, now: Time) -> Time {
+    let completes = |moment: Time| {
+        let mark = Do::MarkEffectsCompleted(moment);
+        state
+            .processes
+            .iter()
+            .any(|process| will_do(&process.work, mark))
+    };
+    (now..).find(|moment| !completes(*moment)).unwrap_or(now)
+}
+
+fn will_do(work: &Work, effect: Do) -> bool {
+    let inner = |task: &Task| match task {
+        Task::Inner(work) => will_do(work, effect),
+        Task::Do(_) | Task::Handle(_) => false,
+    };
+    work.last.contains(&effect) || work.first.iter().any(inner)
 }
 
 fn leave_out_done(work: &mut Work) {
