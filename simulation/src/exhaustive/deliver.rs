@@ -2,6 +2,8 @@
 
 use std::rc::Rc;
 
+use ringback_core::call::CallStatus;
+
 use super::rules::{Decided, Replicated};
 use super::scope::Scope;
 use super::state::{
@@ -108,6 +110,14 @@ impl World {
         let now = not_pending(state, now);
         let decided = self.rules.decide(version.call, event, now);
         if let Some(next) = decided.next {
+            let is_late = now >= self.rules.rings_until(next);
+            let status = |call| self.rules.call(call).status;
+            if is_late
+                && matches!(event, Happens::Accepted(_))
+                && status(version.call) == CallStatus::WaitingForMobile
+            {
+                state.truth.violated("a ring ends at its deadline");
+            }
             write(self, state, region, next, version.stored_in);
         }
         (decided.next.unwrap_or(version.call), decided)
@@ -119,7 +129,7 @@ impl World {
         let before = before.map(|before| before.call);
         let after = version.call;
         let status = self.rules.call(after).status;
-        if status.is_final() && status != ringback_core::call::CallStatus::Completed {
+        if status.is_final() && status != CallStatus::Completed {
             state.truth.unanswered_end.get_or_insert(state.clock);
         }
         if self.scope.regions < 2 {

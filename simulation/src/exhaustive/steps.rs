@@ -179,11 +179,10 @@ fn only_timers_left(state: &State) -> Option<usize> {
         }
         let is_free = process.held_since.is_none() && !work.has_failed;
         is_free
-            && match (work.first.as_slice(), work.last.as_slice()) {
-                ([Task::Do(Do::ArmTimer(_))], []) => true,
-                ([], [Do::DisarmTimer]) => true,
-                _ => false,
-            }
+            && matches!(
+                (work.first.as_slice(), work.last.as_slice()),
+                ([Task::Do(Do::ArmTimer(_))], []) | ([], [Do::DisarmTimer])
+            )
     })
 }
 
