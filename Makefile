@@ -4,8 +4,8 @@
 #   RING_TIMEOUT_SECONDS=10 make run     environment variables set parameters of template.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help run up down regions call client screenshot test checks lint deny unit e2e chaos soak bench
-.PHONY: e2e-here faults-here chaos-here soak-here regions-here
+.PHONY: help run up down regions call client screenshot test checks lint deny unit simulate simulate-proof e2e chaos soak bench
+.PHONY: e2e-here faults-here chaos-here soak-here regions-here region-loss-here
 
 # Without `-p`, which would select other features of the same dependencies and compile them twice.
 CARGO_RUN := cargo run --locked --bin ringback-local --
@@ -61,6 +61,8 @@ lint: ## formatting, clippy, and the template
 deny: ## licences, sources and known vulnerabilities of the dependencies
 	@local/tools/deny.sh
 
+# How long the simulation runs new seeds, beside the other tests.
+unit: export SIMULATE_SECONDS ?= 60
 unit: ## tests that need only cargo
 ifeq ($(NEXTEST),yes)
 	cargo nextest run --workspace --locked
@@ -68,6 +70,13 @@ ifeq ($(NEXTEST),yes)
 else
 	cargo test --workspace --locked
 endif
+
+simulate: ## simulated calls with faults for MINUTES=1, on all cores; ARGS='--seed 42' shows one
+	cargo run --locked --bin simulate -- --minutes $(or $(MINUTES),1) $(ARGS)
+
+# Not part of `make test`, because it compiles the simulation once for each fault.
+simulate-proof: ## put each past fault back, let the simulation find it, and write docs/simulation.md
+	simulation/prove.sh
 
 e2e chaos soak: export RING_TIMEOUT_SECONDS := $(TEST_RING_TIMEOUT_SECONDS)
 e2e chaos soak: export EXOTEL_CHECK_SECONDS := $(TEST_EXOTEL_CHECK_SECONDS)
@@ -77,11 +86,9 @@ e2e: ## end-to-end tests on three stacks: a plain one, one with faults, one in t
 	$(NEEDS) regions $(CARGO_RUN) test-regions $(MAKE) --no-print-directory regions-here
 
 chaos: export REGION_LOST_BOTH_WAYS := yes
-chaos: export REGION_WELL_SECONDS ?= 15
-chaos: export REGION_LOST_SECONDS ?= 30
 chaos: ## inject every kind of failure during calls, and write docs/promises.md
 	FAULTS=yes $(NEEDS) stack $(CARGO_RUN) test-env $(MAKE) --no-print-directory chaos-here
-	$(NEEDS) regions $(CARGO_RUN) test-regions $(MAKE) --no-print-directory regions-here
+	$(NEEDS) regions $(CARGO_RUN) test-regions $(MAKE) --no-print-directory region-loss-here
 	cargo test --workspace --locked --test faults -- --ignored --nocapture $(PAGE_TEST)
 
 soak: export MINUTES ?= 30
@@ -127,11 +134,12 @@ soak-here:
 	$(CARGO_TEST) --test faults -- --ignored --nocapture soak::
 
 # On a stack in two regions:
-regions-here:
+region-loss-here: REGION_TEST := losing_the_primary_region_loses_no_call
+regions-here region-loss-here:
 ifeq ($(NEXTEST),yes)
-	$(CARGO_NEXTEST) --test regions
+	$(CARGO_NEXTEST) --test regions $(REGION_TEST)
 else
-	$(CARGO_TEST) --test regions -- --nocapture --test-threads 1
+	$(CARGO_TEST) --test regions -- --nocapture --test-threads 1 $(REGION_TEST)
 endif
 
 FUNCTIONS := $(notdir $(wildcard functions/*))

@@ -5,13 +5,16 @@ use std::time::Duration;
 
 use ringback::store::devices::Device;
 use ringback::switchboard::{EffectContext, Effects};
-use ringback_core::call::{Call, CancelAudience, Effect, EndReason, Event, PushedDevices};
+use ringback_core::call::{
+    Call, CallStatus, CancelAudience, Effect, EndReason, Event, PushedDevices,
+};
 use ringback_core::ids::{ChannelId, Extension};
 use ringback_core::timestamp::Timestamp;
 
 use crate::faults::Fault;
 use crate::pbx::{self, HungUpBy, Originated};
 use crate::process::Process;
+use crate::random::Part;
 use crate::sim::State;
 use crate::{exotel, phones, timers};
 
@@ -56,7 +59,11 @@ impl RunEffects {
     ) -> Result<T, EffectError> {
         let sim = &self.0.sim;
         self.0.step(doing).await;
-        let way = sim.between(2, 15);
+        let way = if sim.fault(Fault::AriSlow) {
+            sim.between(Part::Asterisk, 300, 2_000)
+        } else {
+            sim.between(Part::Asterisk, 2, 15)
+        };
         sim.sleep(way).await;
         if sim.fault(Fault::AriFails) || sim.state().pbxs[pbx].is_down(sim.elapsed()) {
             return Err(EffectError::Asterisk);
@@ -79,26 +86,24 @@ impl RunEffects {
         }
     }
 
-    async fn bridge(&self, context: &EffectContext<'_>) -> Result<Option<Event>, EffectError> {
+    async fn bridge(&self, context: &EffectContext<'_>) -> Result<(), EffectError> {
         let call = context.call;
         let Some((leg, pbx)) = call.caller_leg.as_ref().zip(self.pbx_of(call)) else {
-            return Ok(None);
+            return Ok(());
         };
         let left = context.until.since(self.0.now());
         let dialing = self.dial_phone(call, leg, pbx, context.until);
         let dialed = tokio::time::timeout(left, dialing).await;
-        let is_dialed = dialed.unwrap_or(Err(EffectError::PhoneOffline))?;
-        Ok(is_dialed.then_some(Event::PhoneDialed))
+        dialed.unwrap_or(Err(EffectError::PhoneOffline))
     }
 
-    /// Returns whether the phone was dialed: not if the caller has left while the phone registered.
     async fn dial_phone(
         &self,
         call: &Call,
         caller: &ChannelId,
         pbx: usize,
         until: Timestamp,
-    ) -> Result<bool, EffectError> {
+    ) -> Result<(), EffectError> {
         let until = call
             .deadline()
             .map_or(until, |deadline| deadline.min(until));
@@ -109,23 +114,35 @@ impl RunEffects {
             .await?
             == Originated::NotRegistered
         {
-            self.wait_for(pbx, until, phones::is_registered).await?;
+            let extension = sim.plan().calls[sim.state().truth.caller_of(call.call_id)].extension;
+            let is_registered =
+                move |state: &State, pbx| phones::is_registered(state, pbx, extension);
+            self.wait_for(pbx, until, is_registered).await?;
             let exists = |state: &mut State| state.pbxs[pbx].channel(caller).is_some();
             if !self
                 .ari(pbx, "before it looks for the caller", exists)
                 .await?
             {
-                return Ok(false);
+                return Ok(());
             }
         }
-        Ok(true)
+        let exists = |state: &mut State| state.pbxs[pbx].channel(caller).is_some();
+        if !self
+            .ari(pbx, "before it looks for the caller again", exists)
+            .await?
+            && self.phone_leg(pbx, call).await? == PhoneLeg::Rings
+        {
+            self.take_down(pbx, &ChannelId::of_phone(call.call_id), pbx::NORMAL)
+                .await?;
+        }
+        Ok(())
     }
 
     async fn wait_for(
         &self,
         pbx: usize,
         until: Timestamp,
-        is_registered: fn(&State, usize) -> bool,
+        is_registered: impl Fn(&State, usize) -> bool + Copy + Send + Sync,
     ) -> Result<(), EffectError> {
         while self.0.now() + Duration::from_millis(LOOK_AGAIN_AFTER) < until {
             self.0.sim.sleep(LOOK_AGAIN_AFTER).await;
@@ -271,13 +288,14 @@ impl RunEffects {
         Ok(match leg {
             PhoneLeg::Answered => Event::Bridged,
             PhoneLeg::Rings => Event::NotBridged { rings: true },
+            PhoneLeg::None if call.status == CallStatus::InProgress => Event::BridgeEnded,
             PhoneLeg::None => Event::NotBridged { rings: false },
         })
     }
 
     async fn ring(&self, call: &Call) -> Event {
         self.0.step("before it sends pushes").await;
-        let way = self.0.sim.between(30, 300);
+        let way = self.0.sim.between(Part::Pushes, 30, 300);
         self.0.sim.sleep(way).await;
         let devices = phones::ring(&self.0.sim, call);
         self.0.step("after it sent pushes").await;
@@ -285,7 +303,7 @@ impl RunEffects {
             return Event::PushNotSent(EndReason::PushFailed);
         }
         Event::PushSent(PushedDevices {
-            are_all: devices.len() == self.0.sim.plan().devices.len(),
+            are_all: devices.len() == phones::count(&self.0.sim, call),
             devices,
             at: self.0.now(),
         })
@@ -293,7 +311,7 @@ impl RunEffects {
 
     async fn cancel(&self, call: &Call, to: &CancelAudience) {
         self.0.step("before it sends cancellations").await;
-        let way = self.0.sim.between(30, 300);
+        let way = self.0.sim.between(Part::Pushes, 30, 300);
         self.0.sim.sleep(way).await;
         phones::cancel(&self.0.sim, call, to);
         self.0.step("after it sent cancellations").await;
@@ -327,14 +345,14 @@ impl Effects for RunEffects {
             Effect::SendPush => return Ok(Some(self.ring(call).await)),
             Effect::CancelPush { to, .. } => self.cancel(call, to).await,
             Effect::DialCallerPhone => return Ok(Some(self.dial_caller(context).await)),
-            Effect::Bridge => return self.bridge(context).await,
+            Effect::Bridge => self.bridge(context).await?,
             Effect::CheckBridge => return self.check_bridge(call).await.map(Some),
             Effect::PlaceOutboundCall => return Ok(Some(exotel::place(&self.0, call).await)),
             Effect::QueryExotel => return Ok(exotel::look_up(&self.0, call).await),
             Effect::SendBusy => return self.send_busy(call).await,
-            Effect::HangUpCaller => self.take_caller_down(call, pbx::NORMAL).await?,
-            Effect::HangUpPhone => {
-                if let Some(pbx) = self.pbx_of(call) {
+            Effect::HangUp => {
+                self.take_caller_down(call, pbx::NORMAL).await?;
+                if let Some(pbx) = self.pbx_of(call).filter(|_| call.ready_at.is_some()) {
                     self.take_down(pbx, &ChannelId::of_phone(call.call_id), pbx::NORMAL)
                         .await?;
                 }
@@ -342,7 +360,8 @@ impl Effects for RunEffects {
             Effect::ArmTimer(at) => {
                 self.0.step("before it arms a timer").await;
                 self.0.sim.sleep(8).await;
-                timers::arm(&self.0, call, *at, context.now).await?;
+                let backstop = call.backstop(*at);
+                timers::arm(&self.0, call, *at, context.now, backstop).await?;
                 self.0.step("after it armed a timer").await;
             }
             Effect::DisarmTimer => {

@@ -6,47 +6,66 @@ use ringback_core::ids::{CallId, CallSid};
 use crate::faults::Fault;
 use crate::functions::{self, Answer};
 use crate::process::Process;
+use crate::random::Part;
 use crate::scenario::{Kind, Outcome};
 use crate::sim::Sim;
+use crate::table::short;
 
-/// The call that Exotel was asked to place.
+/// The calls that Exotel was asked to place, and what truly became of them.
 #[derive(Default)]
 pub struct Exotel {
-    pub placed: Option<CallStatus>,
+    placed: Vec<(CallId, CallStatus)>,
+}
+
+impl Exotel {
+    pub fn placed(&self, call: CallId) -> Option<CallStatus> {
+        let known = self.placed.iter().find(|(known, _)| *known == call);
+        known.map(|(_, status)| *status)
+    }
+
+    fn reach(&mut self, call: CallId, status: CallStatus) {
+        match self.placed.iter_mut().find(|(known, _)| *known == call) {
+            Some((_, known)) => *known = status,
+            None => self.placed.push((call, status)),
+        }
+    }
 }
 
 /// A StatusCallback that is not answered with 200 comes again after 5 and after 15 minutes.
 const PAUSES: [u64; 2] = [300_000, 900_000];
 
-pub fn sid() -> Option<CallSid> {
-    CallSid::try_from("exotel-sid").ok()
+/// Exotel's id of this call of the plan.
+pub fn sid(caller: usize) -> Option<CallSid> {
+    CallSid::try_from(format!("exotel-sid{caller}").as_str()).ok()
 }
 
 /// Asks Exotel to connect the two numbers of a call.
 pub async fn place(process: &Process, call: &Call) -> Event {
     let sim = &process.sim;
     process.step("before it asks Exotel to place a call").await;
-    let way = sim.between(50, 800);
+    let way = sim.between(Part::Exotel, 50, 800);
     sim.sleep(way).await;
     if sim.fault(Fault::ExotelRejects) {
         return Event::OutboundCallRejected(EndReason::ExotelRefused);
     }
-    let Some(call_sid) = sid() else {
+    let caller = sim.state().truth.caller_of(call.call_id);
+    let Some(call_sid) = sid(caller) else {
         return Event::ExotelNoAnswer;
     };
     {
         let mut state = sim.state();
-        if state.exotel.placed.is_some() {
+        if state.exotel.placed(call.call_id).is_some() {
+            let promise = "Exotel is asked once to place a call";
             state
                 .truth
-                .violated(sim.elapsed(), "placed twice", String::new());
+                .violated(sim.elapsed(), promise, short(call.call_id));
         }
-        state.exotel.placed = Some(CallStatus::Initiated);
+        state.exotel.reach(call.call_id, CallStatus::Initiated);
     }
     sim.note(|| "Exotel places the call".to_owned());
     let (exotel, id) = (sim.clone(), call.call_id);
     let longest = u64::try_from(call.limits.talk.as_millis()).unwrap_or(u64::MAX);
-    sim.spawn(async move { go_on(&exotel, id, longest).await });
+    sim.spawn(async move { go_on(&exotel, id, caller, longest).await });
     if sim.fault(Fault::ExotelAnswerLost) {
         sim.sleep(3_000).await;
         process.step("after Exotel did not answer").await;
@@ -60,44 +79,45 @@ pub async fn place(process: &Process, call: &Call) -> Event {
     }
 }
 
-async fn go_on(sim: &Sim, call: CallId, longest: u64) {
-    let Kind::ToNumber(outcome) = sim.plan().kind else {
+async fn go_on(sim: &Sim, call: CallId, caller: usize, longest: u64) {
+    let plan = &sim.plan().calls[caller];
+    let Kind::ToNumber(outcome) = plan.kind else {
         return;
     };
-    let rings = sim.between(1_000, 15_000);
+    let rings = sim.between(Part::Exotel, 1_000, 15_000);
     sim.sleep(rings).await;
     let end = match outcome {
         Outcome::Talks => {
-            reach(sim, call, CallStatus::InProgress);
-            sim.sleep(sim.plan().talk.min(longest)).await;
+            reach(sim, call, caller, CallStatus::InProgress);
+            sim.sleep(plan.talk.min(longest)).await;
             CallStatus::Completed
         }
         Outcome::Busy => CallStatus::Declined,
         Outcome::NoAnswer => CallStatus::TimedOut,
         Outcome::Fails => CallStatus::Failed,
     };
-    reach(sim, call, end);
+    reach(sim, call, caller, end);
 }
 
 /// The call reaches this status, and Exotel reports it.
-fn reach(sim: &Sim, call: CallId, status: CallStatus) {
+fn reach(sim: &Sim, call: CallId, caller: usize, status: CallStatus) {
     sim.note(|| format!("at Exotel, the call is {}", status.as_str()));
-    sim.state().exotel.placed = Some(status);
-    let Some(call_sid) = sid() else { return };
-    report(sim, call, Event::ExotelProgress { call_sid, status });
+    sim.state().exotel.reach(call, status);
+    let Some(call_sid) = sid(caller) else { return };
+    report(sim, call, &Event::ExotelProgress { call_sid, status });
 }
 
 /// Exotel reports an event to the first region: perhaps late, perhaps twice, perhaps never.
-pub fn report(sim: &Sim, call: CallId, event: Event) {
+pub fn report(sim: &Sim, call: CallId, event: &Event) {
     let again = sim.fault(Fault::ExotelTwice);
     for _ in 0..=usize::from(again) {
         if sim.fault(Fault::ExotelLost) {
             continue;
         }
         let late = if sim.fault(Fault::ExotelLate) {
-            sim.between(1_000, 40_000)
+            sim.between(Part::Exotel, 1_000, 40_000)
         } else {
-            sim.between(50, 500)
+            sim.between(Part::Exotel, 50, 500)
         };
         let (sim, event) = (sim.clone(), event.clone());
         sim.clone().spawn(async move {
@@ -119,10 +139,10 @@ pub fn report(sim: &Sim, call: CallId, event: Event) {
 pub async fn look_up(process: &Process, call: &Call) -> Option<Event> {
     let sim = &process.sim;
     process.step("before it asks Exotel").await;
-    let way = sim.between(50, 800);
+    let way = sim.between(Part::Exotel, 50, 800);
     sim.sleep(way).await;
     let call_sid = call.call_sid.clone()?;
-    let status = sim.state().exotel.placed;
+    let status = sim.state().exotel.placed(call.call_id);
     process.step("after Exotel answered").await;
     Some(Event::ExotelProgress {
         call_sid,

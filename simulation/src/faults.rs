@@ -2,6 +2,8 @@
 
 use fastrand::Rng;
 
+use crate::random::generator;
+
 /// A fault that can happen at many places of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -39,6 +41,8 @@ pub enum Fault {
     StreamLate,
     /// Asterisk does not answer, and has done nothing.
     AriFails,
+    /// Asterisk answers after up to 2 s.
+    AriSlow,
     /// Asterisk has done what it was asked to do, and its answer is lost.
     AriAnswerLost,
     /// A report of the PBX is lost, with all its repetitions.
@@ -61,7 +65,7 @@ pub enum Fault {
     ExotelAnswerLost,
 }
 
-const ALL: [Fault; 27] = [
+const ALL: [Fault; 28] = [
     Fault::Crash,
     Fault::ColdStart,
     Fault::StoreFails,
@@ -79,6 +83,7 @@ const ALL: [Fault; 27] = [
     Fault::StreamTwice,
     Fault::StreamLate,
     Fault::AriFails,
+    Fault::AriSlow,
     Fault::AriAnswerLost,
     Fault::HookLost,
     Fault::PushRejected,
@@ -103,8 +108,8 @@ const FIRST: u32 = 10;
 /// Which faults may happen in a run, and which have happened.
 #[derive(Debug)]
 pub struct Faults {
-    /// How likely each fault is at each of its places, in thousandths.
-    rates: [u32; ALL.len()],
+    /// How likely each fault is at each of its places, in thousandths, and its own generator.
+    kinds: [(u32, Rng); ALL.len()],
     left: u32,
     next: u32,
     without: Vec<u32>,
@@ -113,15 +118,18 @@ pub struct Faults {
 
 impl Faults {
     /// Draws the faults of a run: a quarter of the kinds, and up to six faults. `without` leaves these numbers out.
-    pub fn draw(rng: &mut Rng, without: &[u32]) -> Self {
-        let left = rng.u32(0..7);
-        let rates = ALL.map(|_| match rng.u32(0..4) {
-            0 => [20, 100, 400][rng.usize(0..3)],
-            _ => 0,
+    pub fn draw(seed: u64, without: &[u32]) -> Self {
+        let kinds = ALL.map(|fault| {
+            let mut rng = generator(seed, &format!("{fault:?}"));
+            let rate = match rng.u32(0..4) {
+                0 => [20, 100, 400][rng.usize(0..3)],
+                _ => 0,
+            };
+            (rate, rng)
         });
         Self {
-            rates,
-            left,
+            kinds,
+            left: generator(seed, "faults").u32(0..7),
             next: FIRST,
             without: without.to_vec(),
             happened: Vec::new(),
@@ -129,9 +137,9 @@ impl Faults {
     }
 
     /// Whether the fault happens here and now. Returns its number.
-    pub fn happens(&mut self, fault: Fault, rng: &mut Rng) -> Option<u32> {
-        let rate = self.rates[fault as usize];
-        if self.left == 0 || rate == 0 || rng.u32(0..1000) >= rate {
+    pub fn happens(&mut self, fault: Fault) -> Option<u32> {
+        let (rate, rng) = &mut self.kinds[fault as usize];
+        if self.left == 0 || *rate == 0 || rng.u32(0..1000) >= *rate {
             return None;
         }
         self.left -= 1;
@@ -147,6 +155,12 @@ impl Faults {
     /// The faults that have happened.
     pub fn happened(&self) -> &[(u32, Fault)] {
         &self.happened
+    }
+
+    /// How often this fault has happened.
+    pub fn count(&self, fault: Fault) -> u64 {
+        let same = self.happened.iter().filter(|(_, known)| *known == fault);
+        u64::try_from(same.count()).unwrap_or(0)
     }
 
     /// Whether this planned fault is left out.

@@ -1,18 +1,20 @@
 //! What each function does with a request, and how requests reach it.
 
+use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
 use futures::future::join_all;
 use ringback::api::status_update::StatusUpdate;
 use ringback::switchboard::{EventOutcome, InboundCallReport, NewCallRequest, SwitchboardError};
-use ringback_core::call::{Event, ReplicationAction, replication_action};
+use ringback_core::call::{Event, StreamAction, stream_action};
 use ringback_core::ids::CallId;
 use std::time::Duration;
 
 use crate::effects::EffectError;
 use crate::faults::Fault;
 use crate::process::{Function, Process, run};
+use crate::random::Part;
 use crate::sim::Sim;
 use crate::table::Record;
 use crate::timers::{self, Message};
@@ -31,6 +33,18 @@ pub enum Answer {
     Nothing,
 }
 
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Done(_) => "200",
+            Self::Rejected => "409",
+            Self::NoSuchCall => "404",
+            Self::Failed => "500",
+            Self::Nothing => "no answer",
+        })
+    }
+}
+
 const ASTERISK_INCOMING: Function = Function("asterisk-incoming", 10_000);
 const CALL_RESPONSE: Function = Function("call-response", 29_000);
 const CALL_TIMEOUT: Function = Function("call-timeout", 14_000);
@@ -41,7 +55,8 @@ const BROADCAST: Function = Function("broadcast", 60_000);
 /// The dialplan waits 5 s for an answer, so the function answers earlier.
 const PBX_PATIENCE: Duration = Duration::from_secs(4);
 
-const REGIONS: [&str; 2] = ["primary", "fallback"];
+/// The names of the regions.
+pub const REGIONS: [&str; 2] = ["primary", "fallback"];
 
 /// Sends a request to a function, and waits for its answer for this long. The process runs on if the client gives up.
 async fn request<B, F>(
@@ -65,11 +80,11 @@ where
         return Answer::Nothing;
     }
     let began = sim.elapsed();
-    let way = sim.between(5, 40);
+    let way = sim.between(Part::Requests, 5, 40);
     sim.sleep(way).await;
     if sim.fault(Fault::RequestTwice) {
         let (again, body) = (sim.clone(), body.clone());
-        let later = sim.between(0, 2_000);
+        let later = sim.between(Part::Requests, 0, 2_000);
         sim.spawn(async move {
             again.sleep(later).await;
             run(&again, region, function, body).await;
@@ -293,10 +308,9 @@ pub async fn schedule_fired(sim: &Sim, region: usize, call: CallId) {
 /// `broadcast` gets records of the stream. Returns how many it has handled. `None`: the process has crashed.
 pub async fn broadcast(sim: &Sim, region: usize, batch: Vec<Record>) -> Option<usize> {
     run(sim, region, BROADCAST, |process| async move {
-        let is_one = process.sim.plan().regions == 1;
         let looks = batch.iter().map(|record| {
             let process = process.clone();
-            async move { is_one || look_at(&process, record).await }
+            async move { look_at(&process, record).await }
         });
         let looked_at = join_all(looks).await;
         let mut handled = 0;
@@ -319,21 +333,20 @@ pub async fn broadcast(sim: &Sim, region: usize, batch: Vec<Record>) -> Option<u
     .await
 }
 
-/// What this region must do about a change that may come from the other one.
+/// What this region must do about a change.
 async fn look_at(process: &Process, record: &Record) -> bool {
     process.step("before it looks at a change").await;
     let (stored_in, here) = (REGIONS[record.stored_in], REGIONS[process.region]);
-    let done = match replication_action(
-        record.before.as_deref(),
-        &record.after,
-        Some(stored_in),
-        here,
-    ) {
+    let before = record.before.as_deref();
+    let done = match stream_action(before, &record.after, Some(stored_in), here) {
         None => Ok(()),
-        Some(ReplicationAction::ArmTimer { call, at }) => {
-            timers::arm(process, call, at, process.now()).await
+        Some(StreamAction::CreateBackstop { call, backstop }) => {
+            timers::create_backstop(process, call, backstop)
         }
-        Some(ReplicationAction::Merge(version)) => timers::send_overwritten(process, version),
+        Some(StreamAction::ArmTimer { call, at, backstop }) => {
+            timers::arm(process, call, at, process.now(), Some(backstop)).await
+        }
+        Some(StreamAction::Merge(version)) => timers::send_overwritten(process, version),
     };
     process.step("after it looked at a change").await;
     done.is_ok()

@@ -3,10 +3,10 @@
 //! It runs the real rules and the real switchboard. All else is simulated: the tables of two regions with their replication and
 //! streams, SQS and the scheduler, PBXs, phones and apps, pushes, Exotel, and the processes of the functions, which crash.
 //!
-//! 1. [`simulate`] runs one seed. [`shrink`] leaves out faults that a violation does not need.
-//! 2. `scenario` and `faults`: what people do and what goes wrong.
+//! 1. [`simulate`] runs one seed. [`shrink`] leaves out faults that a violation does not need. [`explain`] says what happened.
+//! 2. `scenario` and `faults`: what people do and what goes wrong. `random`: where chance comes from.
 //! 3. `functions`, `process`, `store`, `effects`: the functions, as the code in `functions/` puts them together.
-//! 4. `table`, `timers`, `pbx`, `phones`, `exotel`: the simulated parts.
+//! 4. `table`, `timers`, `pbx`, `phones`, `trunk`, `apps`, `exotel`: the simulated parts.
 //! 5. `invariants`: what must be true.
 
 #![allow(
@@ -15,6 +15,7 @@
     reason = "a test tool whose modules are private"
 )]
 
+mod apps;
 mod effects;
 pub mod exhaustive;
 mod exotel;
@@ -24,6 +25,8 @@ mod invariants;
 mod pbx;
 mod phones;
 mod process;
+mod random;
+mod report;
 mod run;
 mod scenario;
 mod shrink;
@@ -31,8 +34,10 @@ mod sim;
 mod store;
 mod table;
 mod timers;
+mod trunk;
 
 pub use faults::Fault;
 pub use invariants::Violation;
+pub use report::{Report, explain, report};
 pub use run::{Outcome, simulate};
 pub use shrink::shrink;

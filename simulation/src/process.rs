@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 
 use crate::effects::RunEffects;
 use crate::faults::Fault;
+use crate::random::Part;
 use crate::sim::Sim;
 use crate::store::Store;
 
@@ -89,16 +90,17 @@ where
 {
     let Function(name, timeout) = function;
     if sim.fault(Fault::ColdStart) {
-        let start = sim.between(500, 4_000);
+        let start = sim.between(Part::Processes, 500, 4_000);
         sim.sleep(start).await;
     }
     let steps = if sim.fault(Fault::Crash) {
-        sim.between(0, 16)
+        sim.between(Part::Processes, 0, 16)
     } else {
         u64::from(u32::MAX)
     };
-    let skew = if sim.state().rng.u32(0..4) == 0 {
-        sim.between(0, 2 * MOST_SKEW)
+    let is_off = sim.plan().clocks_differ && sim.between(Part::Processes, 0, 1) == 0;
+    let skew = if is_off {
+        sim.between(Part::Processes, 0, 2 * MOST_SKEW)
     } else {
         MOST_SKEW
     };

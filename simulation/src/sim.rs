@@ -5,19 +5,20 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use fastrand::Rng;
 use ringback_core::timestamp::Timestamp;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::exotel::Exotel;
 use crate::faults::{Fault, Faults};
-use crate::invariants::Truth;
+use crate::invariants::{Counted, Truth};
 use crate::pbx::Pbx;
 use crate::phones::Phones;
+use crate::random::{Part, Random, generator};
 use crate::scenario::Scenario;
 use crate::table::Table;
 use crate::timers::Timers;
+use crate::trunk::TrunkCall;
 
 /// When each run starts.
 pub const START: Timestamp = Timestamp::from_millis(1_795_000_000_000);
@@ -36,14 +37,18 @@ struct Shared {
 
 /// All that changes in a run.
 pub struct State {
-    pub rng: Rng,
+    pub random: Random,
     pub faults: Faults,
     pub tables: [Table; 2],
     pub timers: [Timers; 2],
     pub pbxs: Vec<Pbx>,
     pub phones: Phones,
     pub exotel: Exotel,
+    /// What the trunk knows of each caller.
+    pub trunk: Vec<TrunkCall>,
     pub truth: Truth,
+    /// What the metrics of each region have counted.
+    pub counted: [Counted; 2],
     /// What happened, if it is recorded.
     pub timeline: Option<Vec<String>>,
     pub serial: u32,
@@ -51,19 +56,20 @@ pub struct State {
 
 impl Sim {
     pub fn new(seed: u64, without: &[u32], record: bool) -> Self {
-        let mut rng = Rng::with_seed(seed);
-        let faults = Faults::draw(&mut rng, without);
-        let plan = Scenario::draw(&mut rng, &faults);
+        let faults = Faults::draw(seed, without);
+        let plan = Scenario::draw(seed, &faults);
         let state = State {
-            tables: [Table::draw(&mut rng), Table::draw(&mut rng)],
+            tables: ["table 0", "table 1"].map(|name| Table::draw(&mut generator(seed, name))),
             timers: [Timers::default(), Timers::default()],
             pbxs: Pbx::all(plan.pbxs),
-            phones: Phones::of(&plan, &mut rng),
+            phones: Phones::of(&plan, &mut generator(seed, "phones")),
             exotel: Exotel::default(),
+            trunk: vec![TrunkCall::default(); plan.calls.len()],
             truth: Truth::default(),
+            counted: [Counted::default(), Counted::default()],
             timeline: record.then(Vec::new),
             serial: 0,
-            rng,
+            random: Random::of(seed),
             faults,
         };
         Self(Arc::new(Shared {
@@ -120,18 +126,15 @@ impl Sim {
             .is_ok()
     }
 
-    pub fn between(&self, least: u64, most: u64) -> u64 {
-        self.state().rng.u64(least..=most)
+    /// A random number for this part of the run.
+    pub fn between(&self, part: Part, least: u64, most: u64) -> u64 {
+        self.state().random.of_part(part).u64(least..=most)
     }
 
     pub fn fault(&self, fault: Fault) -> bool {
-        let mut state = self.state();
-        let State { rng, faults, .. } = &mut *state;
-        let Some(number) = faults.happens(fault, rng) else {
+        let Some(number) = self.state().faults.happens(fault) else {
             return false;
         };
-        state.truth.was_replicated_late |= fault == Fault::ReplicationLate;
-        drop(state);
         self.note(|| format!("FAULT {number}: {fault:?}"));
         true
     }
@@ -139,9 +142,7 @@ impl Sim {
     /// Adds a line to the timeline, if it is recorded.
     pub fn note(&self, line: impl FnOnce() -> String) {
         let elapsed = self.elapsed();
-        if let Some(timeline) = &mut self.state().timeline {
-            timeline.push(format!("{:>9.3} {}", Seconds(elapsed), line()));
-        }
+        self.state().note(elapsed, line);
     }
 
     /// A number that nothing else in this run has.
@@ -168,11 +169,20 @@ impl Sim {
     }
 }
 
-struct Seconds(u64);
+impl State {
+    /// Adds a line to the timeline, if it is recorded.
+    pub fn note(&mut self, elapsed: u64, line: impl FnOnce() -> String) {
+        if let Some(timeline) = &mut self.timeline {
+            timeline.push(format!("{:>9} s  {}", Seconds(elapsed).to_string(), line()));
+        }
+    }
+}
+
+/// Milliseconds, shown as seconds.
+pub struct Seconds(pub u64);
 
 impl std::fmt::Display for Seconds {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let text = format!("{}.{:03}", self.0 / 1000, self.0 % 1000);
-        f.pad_integral(true, "", &text)
+        write!(f, "{}.{:03}", self.0 / 1000, self.0 % 1000)
     }
 }

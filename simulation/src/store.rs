@@ -14,6 +14,7 @@ use ringback_core::timestamp::Timestamp;
 
 use crate::faults::Fault;
 use crate::process::Process;
+use crate::random::Part;
 use crate::sim::State;
 use crate::table::{self, Key, Value};
 
@@ -43,9 +44,9 @@ impl Store {
         let sim = &self.0.sim;
         self.0.step(doing).await;
         let way = if sim.fault(Fault::StoreSlow) {
-            sim.between(500, 3_000)
+            sim.between(Part::Stores, 500, 3_000)
         } else {
-            sim.between(2, 12)
+            sim.between(Part::Stores, 2, 12)
         };
         sim.sleep(way).await;
         if sim.fault(Fault::StoreFails) {
@@ -113,7 +114,7 @@ impl CallStore for Store {
                 {
                     return CreateResult::KeyHeldBy(holder);
                 }
-                self.write(state, key, Value::Claim(id, call.rings_until));
+                self.write(state, key, Value::Claim(id, call.claims_caller_until()));
             }
             let value = Value::Call(Box::new(call.clone()), region);
             self.write(state, Key::Call(call.call_id), value);

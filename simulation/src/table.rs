@@ -10,6 +10,7 @@ use ringback_core::timestamp::Timestamp;
 
 use crate::faults::Fault;
 use crate::functions;
+use crate::random::Part;
 use crate::sim::{Sim, State};
 
 /// When and where an item was written. The later one wins.
@@ -121,7 +122,7 @@ pub fn write(sim: &Sim, state: &mut State, region: usize, key: Key, value: Value
     replace(sim, state, region, key.clone(), item.clone());
     if sim.plan().regions == 2 {
         let (least, most) = sim.plan().lag;
-        let lag = state.rng.u64(least..=most);
+        let lag = state.random.of_part(Part::Replication).u64(least..=most);
         let sim = sim.clone();
         sim.clone()
             .spawn(async move { replicate(&sim, region, lag, key, item).await });
@@ -130,7 +131,7 @@ pub fn write(sim: &Sim, state: &mut State, region: usize, key: Key, value: Value
 
 async fn replicate(sim: &Sim, from: usize, lag: u64, key: Key, item: Item) {
     let late = if sim.fault(Fault::ReplicationLate) {
-        sim.between(1_000, 15_000)
+        sim.between(Part::Replication, 1_000, 15_000)
     } else {
         0
     };
@@ -170,8 +171,8 @@ fn replace(sim: &Sim, state: &mut State, region: usize, key: Key, item: Item) {
     });
     state
         .truth
-        .saw_write(sim.elapsed(), before.as_deref(), &after);
-    if let Some(timeline) = &mut state.timeline {
+        .saw_write(sim.elapsed(), region, &after, stored_in);
+    state.note(sim.elapsed(), || {
         let event = after
             .history
             .last()
@@ -188,13 +189,12 @@ fn replace(sim: &Sim, state: &mut State, region: usize, key: Key, item: Item) {
         };
         let reason = after.end_reason().map_or("", |reason| reason.as_str());
         let status = after.status.as_str();
-        timeline.push(format!(
-            "{:>6} ms region {region} {how} version {} of {}: {status} {reason} ({event} {by})",
-            sim.elapsed(),
-            after.version,
-            short(after.call_id),
-        ));
-    }
+        let (version, id) = (after.version, short(after.call_id));
+        let words = [status, reason, "after", event, &by];
+        let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
+        let what = words.join(" ");
+        format!("region {region} {how} version {version} of {id}: {what}")
+    });
     let table = &mut state.tables[region];
     table.stream.push_back(Record {
         before,
@@ -222,9 +222,9 @@ const BATCH: usize = 10;
 async fn read_stream(sim: &Sim, region: usize) {
     let mut failures = 0;
     loop {
-        let pause = sim.between(30, 400);
+        let pause = sim.between(Part::Streams, 30, 400);
         let late = if sim.fault(Fault::StreamLate) {
-            sim.between(1_000, 10_000)
+            sim.between(Part::Streams, 1_000, 10_000)
         } else {
             0
         };
@@ -241,10 +241,23 @@ async fn read_stream(sim: &Sim, region: usize) {
         };
         let size = batch.len();
         let handled = functions::broadcast(sim, region, batch).await;
-        let again = if sim.fault(Fault::StreamTwice) { 1 } else { 0 };
-        let handled = handled.unwrap_or(0).saturating_sub(again);
+        let handled = handled.unwrap_or(0);
+        let again = sim.fault(Fault::StreamTwice);
+        let mut state = sim.state();
+        let State {
+            tables, counted, ..
+        } = &mut *state;
+        let (stream, counted) = (&mut tables[region].stream, &mut counted[region]);
+        // A process that fails has written no metrics.
+        for record in stream.iter().take(handled) {
+            counted.count(sim, region, record);
+        }
+        if let Some(last) = handled.checked_sub(1).filter(|_| again) {
+            counted.is_repeated(stream[last].after.call_id);
+        }
+        let handled = handled.saturating_sub(usize::from(again));
         failures = if handled == 0 { failures + 1 } else { 0 };
         let gone = if failures > ATTEMPTS { size } else { handled };
-        sim.state().tables[region].stream.drain(..gone);
+        stream.drain(..gone);
     }
 }

@@ -10,6 +10,7 @@ use crate::effects::EffectError;
 use crate::faults::Fault;
 use crate::functions;
 use crate::process::Process;
+use crate::random::Part;
 use crate::sim::Sim;
 use crate::table::short;
 
@@ -46,12 +47,13 @@ const MOST_RECEIVES: u32 = 10;
 /// How many messages a process gets at once.
 const BATCH: usize = 5;
 
-/// Arms a timer of the call: a message and a schedule. One of them is enough.
+/// Arms a timer of the call: a message, and its backstop if it gets one. One of them is enough.
 pub async fn arm(
     process: &Process,
     call: &Call,
     at: Timestamp,
     now: Timestamp,
+    backstop: Option<Backstop>,
 ) -> Result<(), EffectError> {
     let delay = at.since(now);
     process.note(|| {
@@ -62,16 +64,44 @@ pub async fn arm(
         )
     });
     process.sim.state().timers[process.region].armed += 1;
+    let schedule = |may_fail| {
+        backstop.map_or(Ok(()), |backstop| {
+            create_schedule(process, call, backstop, may_fail)
+        })
+    };
     if delay > LONGEST_DELAY {
-        return schedule_backstop(process, call, at, false);
+        return schedule(true);
     }
-    let timer = Timer {
+    let on_time = send(process, check(call), delay.as_millis().div_ceil(1000), true);
+    // Nothing promises a timer if SQS loses the message and the scheduler fails.
+    let backstop = schedule(on_time != Ok(Sent::Lost));
+    on_time.map(|_| ()).or(backstop)
+}
+
+/// Creates the backstop of a new call: a schedule, or a message if the scheduler rejects it.
+pub fn create_backstop(
+    process: &Process,
+    call: &Call,
+    backstop: Backstop,
+) -> Result<(), EffectError> {
+    let delay = backstop.at.since(process.now());
+    if !delay.is_zero() && create_schedule(process, call, backstop, true).is_ok() {
+        return Ok(());
+    }
+    send(
+        process,
+        check(call),
+        delay.as_millis().div_ceil(1000),
+        false,
+    )
+    .map(|_| ())
+}
+
+fn check(call: &Call) -> Timer {
+    Timer {
         call_id: call.call_id,
         overwritten: None,
-    };
-    let on_time = send(process, timer, delay.as_millis().div_ceil(1000));
-    let backstop = schedule_backstop(process, call, at, on_time == Ok(Sent::Accepted));
-    on_time.map(|_| ()).or(backstop)
+    }
 }
 
 /// Sends what replication has overwritten to the queue.
@@ -80,7 +110,7 @@ pub fn send_overwritten(process: &Process, version: &Call) -> Result<(), EffectE
         call_id: version.call_id,
         overwritten: Some(Box::new(version.clone())),
     };
-    send(process, timer, 0).map(|_| ())
+    send(process, timer, 0, false).map(|_| ())
 }
 
 /// What became of a message.
@@ -91,21 +121,26 @@ enum Sent {
     Lost,
 }
 
-fn send(process: &Process, timer: Timer, delay_seconds: u128) -> Result<Sent, EffectError> {
+/// `may_be_lost`: not a message that nothing else stands behind.
+fn send(
+    process: &Process,
+    timer: Timer,
+    delay_seconds: u128,
+    may_be_lost: bool,
+) -> Result<Sent, EffectError> {
     let (sim, region) = (&process.sim, process.region);
     if sim.fault(Fault::QueueFails) {
         return Err(EffectError::Timer);
     }
-    // Nothing else would bring an overwritten version.
-    if timer.overwritten.is_none() && sim.fault(Fault::QueueLost) {
+    if may_be_lost && sim.fault(Fault::QueueLost) {
         return Ok(Sent::Lost);
     }
     let copies = if sim.fault(Fault::QueueTwice) { 2 } else { 1 };
     for _ in 0..copies {
         let late = if sim.fault(Fault::QueueLate) {
-            sim.between(1_000, 20_000)
+            sim.between(Part::Timers, 1_000, 20_000)
         } else {
-            sim.between(20, 300)
+            sim.between(Part::Timers, 20, 300)
         };
         let delay = u64::try_from(delay_seconds * 1000).unwrap_or(0);
         let message = Message {
@@ -168,17 +203,13 @@ async fn deliver(sim: &Sim, region: usize) {
     }
 }
 
-/// The scheduler may fail only if the message arrives: nothing promises a timer when both fail.
-fn schedule_backstop(
+fn create_schedule(
     process: &Process,
     call: &Call,
-    at: Timestamp,
+    Backstop { phase, at }: Backstop,
     may_fail: bool,
 ) -> Result<(), EffectError> {
     let (sim, region) = (&process.sim, process.region);
-    let Some(Backstop { phase, at }) = call.backstop(at) else {
-        return Ok(());
-    };
     if may_fail && sim.fault(Fault::SchedulerFails) {
         return Err(EffectError::Timer);
     }
@@ -191,7 +222,8 @@ fn schedule_backstop(
         schedules.push(name);
     }
     let in_time = at.since(sim.now()).as_millis();
-    let fires_at = sim.elapsed() + u64::try_from(in_time).unwrap_or(0) + sim.between(0, 60_000);
+    let fires_at =
+        sim.elapsed() + u64::try_from(in_time).unwrap_or(0) + sim.between(Part::Timers, 0, 60_000);
     let sim = sim.clone();
     sim.clone().spawn(async move {
         sim.sleep_until(fires_at).await;

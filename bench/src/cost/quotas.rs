@@ -42,7 +42,7 @@ pub const ALL: [Quota; 6] = [
         name: "EventBridge Scheduler, schedules created per second (larger regions)",
         limit: 5_000.0,
         used: |usage, calls| usage.schedules * busiest_second(calls),
-        remedy: "ask AWS for tens of thousands; without its schedule, a call is still ended by the queue's message, and a log line says so",
+        remedy: "ask AWS for tens of thousands; without its schedule, a call gets a second message of the queue, and a log line says so",
         source: "https://docs.aws.amazon.com/scheduler/latest/UserGuide/scheduler-quotas.html",
     },
     Quota {

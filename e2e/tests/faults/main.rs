@@ -25,3 +25,4 @@ mod soak;
 mod stack_wide;
 mod subscriber;
 mod systems;
+mod timeouts;

@@ -41,9 +41,9 @@ async fn calls_end_as_promised_during_one_fault() -> Result<()> {
     // One at a time: a crash also hits the other calls that the process works on, and their own crash would not
     // happen.
     for death in deaths() {
-        rows.extend(run_cases(&harness, vec![death], 1).await?);
+        rows.extend(run_cases(&harness, vec![death]).await?);
     }
-    rows.extend(run_cases(&harness, faults, 1).await?);
+    rows.extend(run_cases(&harness, faults).await?);
     println!("\n{}", table(&rows));
     ensure!(rows.iter().all(|row| row.lost == 0), "calls were lost");
     let channels = harness.fixture.channels().await?;
@@ -53,25 +53,17 @@ async fn calls_end_as_promised_during_one_fault() -> Result<()> {
 
 fn deaths() -> Vec<Case> {
     use KillPoint::{After, Before};
-    use Scenario::{Answered, CallerGivesUp, OneOfTwoAccepts, Outbound};
+    use Scenario::{Answered, CallerGivesUp, Outbound};
     let dies = |fault, scenario, moment, (system, function, operation): (System, &str, &str)| {
         let rule = rule(system, operation, Some(1), Fault::Kill(moment));
         let within = ring() + std::time::Duration::from_secs(2) + AFTER_A_DEATH;
         case(fault, scenario, [from(function, rule)], None, within)
     };
     let makes = (System::Aws, "asterisk-incoming", "DynamoDB PutItem CALL");
-    let accepts = (System::Aws, "call-response", "DynamoDB UpdateItem CALL");
     let cancels = (System::Fcm, "asterisk-incoming", "FCM call_cancelled");
     let connects = (System::Exotel, "ws-message", "Exotel connect");
     vec![
-        dies("crash before the call is stored", Answered, Before, makes),
         dies("crash after the call is stored", Answered, After, makes),
-        dies(
-            "crash after the accept is stored",
-            OneOfTwoAccepts,
-            After,
-            accepts,
-        ),
         dies(
             "crash before the cancellations",
             CallerGivesUp,

@@ -12,10 +12,9 @@ use crate::harness::Harness;
 /// (RFC 3261, timer B), and so does the BYE that Asterisk then sends before it hangs up.
 const NOTICED: Duration = Duration::from_secs(45 + 2 * 32 + 5);
 
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "minutes: part of `make chaos`"]
-async fn a_phone_without_network_is_hung_up_and_other_calls_continue() -> Result<()> {
-    let harness = Harness::open(2).await?;
+pub(crate) async fn a_phone_without_network_is_hung_up_and_other_calls_continue(
+    harness: &Harness,
+) -> Result<()> {
     let pbx = harness.fixture.stack.sip.address.parse()?;
     let mut talks = Vec::new();
     for _ in 0..2 {

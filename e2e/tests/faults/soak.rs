@@ -22,6 +22,10 @@ pub(crate) const FAULT: &str = "mixed calls, half of them with a random fault";
 
 /// The number of concurrent calls.
 const AT_ONCE: usize = 6;
+/// How long calls start, unless `MINUTES` is set. The simulation mixes many more calls and faults.
+const SHORT: Duration = Duration::from_secs(20);
+/// The shortest and the longest warm-up.
+const WARM_UP: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(60)];
 /// All effects of a call are complete after this time.
 const EFFECTS_COMPLETE_WITHIN: Duration = Duration::from_secs(20);
 /// How much a function's process may grow after the first minute, in kilobytes. An invocation must not leak.
@@ -33,15 +37,15 @@ const GRACE: Duration = Duration::from_secs(36);
 #[ignore = "minutes: part of `make chaos`, and `make soak`"]
 async fn mixed_calls_lose_nothing_and_leak_nothing() -> Result<()> {
     let settings = Settings::from_environment();
-    let minutes = settings
-        .variable("MINUTES")
-        .and_then(|text| text.parse().ok());
-    let length = Duration::from_secs(60 * minutes.unwrap_or(1));
+    let minutes = settings.variable("MINUTES").map(str::parse).transpose()?;
+    let length = minutes.map_or(SHORT, |minutes: u64| Duration::from_secs(60 * minutes));
     let harness = Harness::open(2 * AT_ONCE).await?;
     let cases: Arc<Vec<Case>> = Arc::new(cases().into_iter().filter(Case::is_short).collect());
 
     // Warm-up: the first calls start the processes and fill their caches.
-    let mut result = calls_for(&harness, &cases, (length / 6).min(Duration::from_secs(60))).await?;
+    let [shortest, longest] = WARM_UP;
+    let warm_up = (length / 6).clamp(shortest, longest);
+    let mut result = calls_for(&harness, &cases, warm_up).await?;
     harness.clear().await?;
     let (memory_before, items_before) = (memory(), items_for_good(&harness).await?);
     result.extend(calls_for(&harness, &cases, length).await?);

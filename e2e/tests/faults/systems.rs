@@ -1,5 +1,6 @@
 //! Faults of the systems around the functions, as they really happen.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,8 +20,6 @@ use ringback_e2e::outcome_table::{OutcomeRow, table};
 
 /// The number of concurrent calls.
 const AT_ONCE: usize = 6;
-/// The number of calls with each fault.
-const CALLS: usize = 3;
 /// The time after the ring within which a caller hears busy: the promised 2 s, and 2 s more because a small local
 /// cloud ends several calls at once. (`calls/unanswered.rs` tests the promise itself with a single call.)
 const GRACE: Duration = Duration::from_secs(4);
@@ -393,7 +392,7 @@ async fn calls_end_as_promised_during_system_faults() -> Result<()> {
     let only = settings.variable("CHAOS_ONLY").unwrap_or_default();
     let mut cases = cases();
     cases.retain(|case| case.fault.contains(only));
-    let rows = run_cases(&harness, cases, CALLS).await?;
+    let rows = run_cases(&harness, cases).await?;
     println!("\n{}", table(&rows));
     for row in &rows {
         row.save()?;
@@ -402,16 +401,15 @@ async fn calls_end_as_promised_during_system_faults() -> Result<()> {
     Ok(())
 }
 
-/// Runs this many calls with each fault and returns the results.
-pub(crate) async fn run_cases(
-    harness: &Arc<Harness>,
-    cases: Vec<Case>,
-    calls: usize,
-) -> Result<Vec<OutcomeRow>> {
+/// Runs one call with each fault and returns the results.
+pub(crate) async fn run_cases(harness: &Arc<Harness>, cases: Vec<Case>) -> Result<Vec<OutcomeRow>> {
     let at_once = Arc::new(Semaphore::new(AT_ONCE));
     let mut playing = JoinSet::new();
     let cases = Arc::new(cases);
-    for place in (0..cases.len()).flat_map(|place| std::iter::repeat_n(place, calls)) {
+    // The longest calls begin first, so that the others run beside them.
+    let mut places: Vec<usize> = (0..cases.len()).collect();
+    places.sort_by_key(|place| Reverse(cases[*place].within));
+    for place in places {
         let (harness, at_once) = (Arc::clone(harness), Arc::clone(&at_once));
         let cases = Arc::clone(&cases);
         playing.spawn(async move {

@@ -154,9 +154,10 @@ async fn losing_the_primary_region_loses_no_call() -> Result<()> {
     };
     let run = RegionLossRun {
         every: Duration::from_millis(1_500),
-        before: seconds("REGION_WELL_SECONDS", 8)?,
-        lost: seconds("REGION_LOST_SECONDS", 12)?,
-        after: seconds("REGION_WELL_SECONDS", 8)?,
+        before: seconds("REGION_WELL_SECONDS", 6)?,
+        // Longer than a ring, so that a call that is placed at the loss ends before the region comes back.
+        lost: seconds("REGION_LOST_SECONDS", 16)?,
+        after: seconds("REGION_WELL_SECONDS", 6)?,
         lag: seconds("REPLICATION_LAG_SECONDS", LAG.as_secs())?,
     };
     let conditions: &[RegionState] = if settings.variable("REGION_LOST_BOTH_WAYS").is_some() {

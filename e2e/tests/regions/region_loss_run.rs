@@ -10,9 +10,12 @@ use tokio::time::{Instant, sleep_until};
 use crate::region_loss::RegionLoss;
 use crate::region_pair::{check_no_channels, check_same_end, ring};
 use crate::report::RunReport;
-use crate::steady_calls::{CallPlan, End, FailoverClients};
+use crate::steady_calls::{CallPlan, End, FailoverClients, TalkLength};
 use crate::{BUSY_WITHIN, OTHER_TIMER_DELAY};
 use ringback_e2e::fixture::{Fixture, SOON};
+
+/// The region is lost this much later than a call begins: the call is stored, but not replicated.
+const JUST_PLACED: Duration = Duration::from_millis(100);
 
 /// The phases of one run: the primary is healthy, lost, and restored.
 #[derive(Clone, Copy)]
@@ -37,7 +40,8 @@ impl RegionLossRun {
         loss.wait_until_replicated(SOON).await?;
         loss.lag(self.lag).await?;
         let began = Instant::now();
-        let (lost_at, back_at) = (began + self.before, began + self.before + self.lost);
+        let lost_at = began + self.before + JUST_PLACED;
+        let back_at = lost_at + self.lost;
         let until = back_at + self.after;
         let calling = async {
             let mut calls = JoinSet::new();
@@ -82,13 +86,18 @@ impl RegionLossRun {
     }
 
     /// Varies the reaction and talk times, so that some callers talk while the region is lost and when it is restored.
+    /// The region is lost just after call 4 is stored in it, and the other region takes the accept.
     fn plan(self, number: usize) -> Result<CallPlan> {
-        let taps_after = [0, 400, 1_500, 3_500][number % 4];
-        let talks_for = [2_000, 5_000, 9_000][number % 3];
+        let taps_after = [1_500, 400, 0, 3_500][number % 4];
+        let talks = [
+            TalkLength::For(Duration::from_secs(2)),
+            TalkLength::UntilAfterTheRing,
+            TalkLength::For(Duration::from_secs(9)),
+        ][number % 3];
         Ok(CallPlan {
             number,
             taps_after: Duration::from_millis(taps_after),
-            talks_for: Duration::from_millis(talks_for),
+            talks,
             rings_for: ring(),
             grace: BUSY_WITHIN + OTHER_TIMER_DELAY + self.lag,
         })

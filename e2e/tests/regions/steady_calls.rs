@@ -16,6 +16,10 @@ use tokio::time::{Instant, sleep, timeout};
 /// How long an app or Exotel waits for a connection, and for a response, before it switches to the other region.
 const TO_CONNECT: Duration = Duration::from_secs(1);
 const TO_ANSWER: Duration = Duration::from_secs(3);
+/// How long after the end of a ring some calls end.
+const JUST_AFTER: Duration = Duration::from_millis(300);
+/// The shortest conversation.
+const SHORT_TALK: Duration = Duration::from_secs(1);
 /// The pause between two rounds over both regions.
 const PAUSE: Duration = Duration::from_millis(300);
 
@@ -64,17 +68,40 @@ struct ExtensionApp {
     device: String,
 }
 
+/// How long two people talk.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum TalkLength {
+    For(Duration),
+    /// Until the ring would have ended. The timer of the region that took the call over fires a little later, when the legs
+    /// are gone and the PBX may still wait for the lost region to take its reports.
+    UntilAfterTheRing,
+}
+
 /// The timing of one call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CallPlan {
     pub(crate) number: usize,
     /// How long the person takes to accept.
     pub(crate) taps_after: Duration,
-    pub(crate) talks_for: Duration,
+    pub(crate) talks: TalkLength,
     /// The ring timeout: no caller hears busy earlier.
     pub(crate) rings_for: Duration,
     /// How much later than that a caller may hear busy.
     pub(crate) grace: Duration,
+}
+
+impl CallPlan {
+    /// How long people talk who are connected now, if the caller dialled at this moment.
+    fn talks_for(&self, placed: Instant) -> Duration {
+        match self.talks {
+            TalkLength::For(length) => length,
+            TalkLength::UntilAfterTheRing => {
+                let over = placed + self.rings_for + JUST_AFTER;
+                over.saturating_duration_since(Instant::now())
+                    .max(SHORT_TALK)
+            }
+        }
+    }
 }
 
 impl FailoverClients {
@@ -184,7 +211,7 @@ impl FailoverClients {
         let mut end = end;
         if let Some(talking) = talking {
             // The conversation must not end before the caller hangs up.
-            if talking.ended(plan.talks_for).await.is_ok() {
+            if talking.ended(plan.talks_for(placed)).await.is_ok() {
                 end = End::Lost("cut off during the conversation".to_owned());
             }
             let _ = talking.hang_up().await;

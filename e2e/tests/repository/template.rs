@@ -598,7 +598,7 @@ fn only_the_table_depends_on_the_regions() -> Result<()> {
 }
 
 #[test]
-fn broadcast_sets_timers_only_with_a_second_region() -> Result<()> {
+fn broadcast_sets_timers_in_every_deployment() -> Result<()> {
     let actions = BTreeSet::from(["iam:PassRole", "scheduler:CreateSchedule"]);
     let variables = [
         "TIMEOUT_QUEUE_URL",
@@ -606,15 +606,15 @@ fn broadcast_sets_timers_only_with_a_second_region() -> Result<()> {
         "SCHEDULE_GROUP",
         "SCHEDULER_ROLE_ARN",
     ];
-    for (parameters, sets_timers) in [(ONE_REGION, false), (PRIMARY, true), (FALLBACK, true)] {
+    for parameters in [ONE_REGION, PRIMARY, FALLBACK] {
         let template = deployed_with(&[parameters])?;
         let functions = template.functions();
         let broadcast = &functions["broadcast"];
-        assert_eq!(broadcast.actions().is_superset(&actions), sets_timers);
-        assert_eq!(broadcast.may("sqs:").contains("TimeoutQueue"), sets_timers);
+        assert!(broadcast.actions().is_superset(&actions));
+        assert!(broadcast.may("sqs:").contains("TimeoutQueue"));
         for variable in variables {
             let is_set = broadcast.environment().contains_key(variable);
-            assert_eq!(is_set, sets_timers, "{variable}");
+            assert!(is_set, "{variable}");
         }
     }
     Ok(())
@@ -915,14 +915,14 @@ fn asynchronous_failures_are_kept() -> Result<()> {
 }
 
 #[test]
-fn a_failed_status_update_delays_others_for_a_minute_at_most() -> Result<()> {
+fn a_change_of_a_call_is_handled_again_for_ten_minutes_and_then_kept() -> Result<()> {
     let template = template()?;
     let functions = template.functions();
     let broadcast = &functions["broadcast"];
     let source = &broadcast.properties["Events"]["CallChanged"]["Properties"];
     assert_eq!(source["BisectBatchOnFunctionError"], true);
-    assert!(source["MaximumRetryAttempts"].as_u64() <= Some(5));
-    assert!(source["MaximumRecordAgeInSeconds"].as_u64() <= Some(60));
+    assert_eq!(source["MaximumRetryAttempts"], 30);
+    assert_eq!(source["MaximumRecordAgeInSeconds"], 600);
     let kept = referred(&source["DestinationConfig"]["OnFailure"]["Destination"]);
     let kept = kept.context("a destination of failures")?;
     assert!(broadcast.may("sqs:").contains(kept));

@@ -19,6 +19,9 @@ use ringback_core::timestamp::Timestamp;
 /// How long sending to other clients may delay the next batch, and how old a change may be to be sent to them at all.
 const OTHERS_TIME_LIMIT: Duration = Duration::from_secs(5);
 
+/// From this age on, an update that cannot be sent is dropped instead of repeated, because it delays those of later changes.
+const OUTDATED_AFTER: Duration = Duration::from_secs(60);
+
 /// The connected clients and the rules for sending to them.
 pub(crate) struct ClientUpdates {
     pub(crate) connections: Connections,
@@ -36,8 +39,23 @@ pub(crate) struct ParticipantsUpdated {
 }
 
 impl ClientUpdates {
-    /// Sends the update to the call's extensions and to operators, without a limit.
+    /// Sends the update to the call's extensions and to operators, without a limit. `None` if it could not be sent and is
+    /// outdated.
     pub(crate) async fn send_to_participants(
+        &self,
+        update: StatusUpdate,
+    ) -> Result<Option<ParticipantsUpdated>, StoreError> {
+        let outdated_at = update.changed_at() + OUTDATED_AFTER;
+        match self.update_participants(update).await {
+            Err(error) if outdated_at <= clock::now() => {
+                tracing::error!(%error, cause = ?error.source(), "outdated status update dropped");
+                Ok(None)
+            }
+            sent => sent.map(Some),
+        }
+    }
+
+    async fn update_participants(
         &self,
         update: StatusUpdate,
     ) -> Result<ParticipantsUpdated, StoreError> {

@@ -1,41 +1,43 @@
 //! Reads the table's stream. For each change of a call it does three things:
 //!
-//! 1. It sends a status update to the connected clients ([`client_updates`]).
-//! 2. Where there are two regions, it does this region's part for calls of the other one ([`replica_duties`]).
-//! 3. It records the metrics of the change ([`change_metrics`]).
+//! 1. It does what the call depends on: the backstop of a new call, and this region's part for calls of the other region
+//!    ([`call_duties`]).
+//! 2. It sends a status update to the connected clients ([`client_updates`]).
+//! 3. It records the metrics of the change.
 //!
-//! One function does all three because AWS recommends a single reader for the stream of a global table. No call waits for
-//! it, however many clients are connected.
+//! One function does all three because AWS recommends a single reader for the stream of a global table. No request of a
+//! call waits for it, however many clients are connected.
 
-mod change_metrics;
+mod call_duties;
 mod client_updates;
-mod replica_duties;
 mod stream_records;
 
-use change_metrics::measure;
+use call_duties::CallDuties;
 use client_updates::{ClientUpdates, ParticipantsUpdated};
 use futures::future::join_all;
 use lambda_runtime::{Error, LambdaEvent};
-use replica_duties::ReplicaDuties;
 use ringback::api::status_update::StatusUpdate;
 use ringback::start::{Start, run};
 use ringback::telemetry::call_log_fields;
+use ringback::telemetry::metrics::CallMetrics;
 use ringback::timers::TimerError;
 use serde_json::{Value, json};
 use stream_records::{CallChange, StreamEvent};
 
 struct Broadcast {
     client_updates: ClientUpdates,
-    /// `None` in a deployment with one region.
-    replica_duties: Option<ReplicaDuties>,
+    call_duties: CallDuties,
 }
 
 impl Broadcast {
     /// Handles the changes in order. After a failure, Lambda delivers the batch again from the failed record on.
     async fn handle(&self, event: LambdaEvent<StreamEvent>) -> Result<Value, Error> {
         let changes = event.payload.call_changes();
-        // Replica duties come first: a call depends on them, and there may be many clients.
-        let duties = join_all(changes.iter().map(|change| self.replica_duty(change))).await;
+        // Duties come first: a call depends on them, and there may be many clients.
+        let duties = changes
+            .iter()
+            .map(|change| self.call_duties.perform(change));
+        let duties = join_all(duties).await;
         let (mut updates, mut failures) = (Vec::new(), Vec::new());
         for (change, duty) in changes.into_iter().zip(duties) {
             let sequence_number = change.sequence_number.clone();
@@ -54,25 +56,21 @@ impl Broadcast {
         Ok(json!({ "batchItemFailures": failures }))
     }
 
-    async fn replica_duty(&self, change: &CallChange) -> Result<(), TimerError> {
-        match &self.replica_duties {
-            Some(duties) => duties.perform(change).await,
-            None => Ok(()),
-        }
-    }
-
-    /// Updates the participants and records the metrics. Fails if the replica duty failed.
+    /// Updates the participants and records the metrics. Fails if the duty failed.
     async fn handle_change(
         &self,
         change: CallChange,
         duty: Result<(), TimerError>,
     ) -> Result<Option<ParticipantsUpdated>, Error> {
-        let measured = measure(&change, self.replica_duties.as_ref());
+        let measured = self
+            .call_duties
+            .counts(&change)
+            .then(|| CallMetrics::of_change(change.before.as_ref(), &change.after));
         let update = match StatusUpdate::of(change.before.as_ref(), change.after) {
             Some(update) => {
                 let call_id = update.call_id();
                 let sending = self.client_updates.send_to_participants(update);
-                Some(call_log_fields::with_call(call_id, sending).await?)
+                call_log_fields::with_call(call_id, sending).await?
             }
             None => None,
         };
@@ -94,7 +92,7 @@ async fn main() -> Result<(), Error> {
             posts: start.post_budget()?,
             audience: start.status_audience()?,
         },
-        replica_duties: ReplicaDuties::from_start(&start)?,
+        call_duties: CallDuties::from_start(&start)?,
     };
     run(move |event| this.handle(event)).await
 }

@@ -4,12 +4,12 @@
 use std::borrow::Cow;
 use std::error::Error as _;
 
-use ringback_core::call::{Call, Effect, Event};
-use ringback_core::ids::{ChannelId, Extension};
+use ringback_core::call::{Call, CallStatus, Effect, Event};
+use ringback_core::ids::Extension;
 use ringback_core::timestamp::Timestamp;
 
 use crate::asterisk::{
-    Asterisk, AsteriskError, BridgeOutcome, BusyOutcome, DialCallerOutcome, Pbx, PhoneLegState,
+    Asterisk, AsteriskError, BridgeOutcome, BusyOutcome, DialCallerOutcome, PhoneLegState,
 };
 use crate::exotel::{Exotel, ExotelError};
 use crate::platform::clock;
@@ -76,12 +76,12 @@ impl EffectRunner {
         }
     }
 
-    async fn bridge(&self, context: &EffectContext<'_>) -> Result<Option<Event>, EffectError> {
+    async fn bridge(&self, context: &EffectContext<'_>) -> Result<(), EffectError> {
         let Some(caller_leg) = &context.call.caller_leg else {
-            return Ok(None);
+            return Ok(());
         };
         let Some(pbx) = self.asterisk.pbx_of(context.call)? else {
-            return Ok(None);
+            return Ok(());
         };
         let call_id = context.call.call_id;
         let bridging = pbx.bridge(context.call, caller_leg, context.until);
@@ -89,21 +89,13 @@ impl EffectRunner {
         let time_left = context.until.since(clock::now());
         let bridging = tokio::time::timeout(time_left, bridging).await;
         let outcome = bridging.unwrap_or(Err(AsteriskError::PhoneOffline))?;
-        Ok(match outcome {
-            BridgeOutcome::Dialing => {
-                tracing::info!(%call_id, "calling the phone");
-                Some(Event::PhoneDialed)
-            }
+        match outcome {
+            BridgeOutcome::Dialing => tracing::info!(%call_id, "calling the phone"),
             BridgeOutcome::CallerGone => {
                 tracing::info!(%call_id, "caller hung up before the phone was called");
-                None
             }
-        })
-    }
-
-    /// The leg to end for the caller, and its PBX.
-    fn caller_leg(&self, call: &Call) -> Result<Option<(&Pbx, ChannelId)>, AsteriskError> {
-        Ok(self.asterisk.pbx_of(call)?.zip(call.caller_channel()))
+        }
+        Ok(())
     }
 
     async fn check_bridge(&self, call: &Call) -> Result<Event, AsteriskError> {
@@ -114,6 +106,7 @@ impl EffectRunner {
         Ok(match leg {
             PhoneLegState::Answered => Event::Bridged,
             PhoneLegState::Ringing => Event::NotBridged { rings: true },
+            PhoneLegState::None if call.status == CallStatus::InProgress => Event::BridgeEnded,
             PhoneLegState::None => Event::NotBridged { rings: false },
         })
     }
@@ -218,7 +211,7 @@ impl Effects for EffectRunner {
             Effect::CheckBridge => return Ok(Some(self.check_bridge(call).await?)),
             Effect::PlaceOutboundCall => return Ok(Some(self.place_outbound_call(call).await?)),
             Effect::QueryExotel => return self.query_exotel(call).await,
-            Effect::Bridge => return self.bridge(context).await,
+            Effect::Bridge => self.bridge(context).await?,
             Effect::SendBusy => {
                 if let Some(pbx) = self.asterisk.pbx_of(call)?
                     && pbx.send_busy(call).await? == BusyOutcome::IsBridged
@@ -226,14 +219,9 @@ impl Effects for EffectRunner {
                     return Ok(Some(Event::Bridged));
                 }
             }
-            Effect::HangUpCaller => {
-                if let Some((pbx, leg)) = self.caller_leg(call)? {
-                    pbx.hang_up(&leg).await?;
-                }
-            }
-            Effect::HangUpPhone => {
+            Effect::HangUp => {
                 if let Some(pbx) = self.asterisk.pbx_of(call)? {
-                    pbx.hang_up(&ChannelId::of_phone(call.call_id)).await?;
+                    pbx.hang_up(call).await?;
                 }
             }
             Effect::ArmTimer(at) => {

@@ -109,12 +109,25 @@ impl ChannelId {
     /// When the channel was made, to the second. Asterisk's unique ids are `1795149002.12`, or `pbx1-1795149002.12` with a system
     /// name.
     fn made_at(&self) -> Option<Timestamp> {
+        let (seconds, _) = self.seconds_and_number()?;
+        Some(Timestamp::from_millis(seconds * 1000))
+    }
+
+    /// Whether this channel was made before `other`. Of two PBXs, the clocks decide. `false` if one of the ids does not say it.
+    #[must_use]
+    pub fn is_older_than(&self, other: &Self) -> bool {
+        let both = self.seconds_and_number().zip(other.seconds_and_number());
+        both.is_some_and(|(own, other)| own < other)
+    }
+
+    fn seconds_and_number(&self) -> Option<(u64, u64)> {
         let id = self.0.rsplit('-').next()?;
         let (seconds, number) = id.split_once('.')?;
         let is_number = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
-        let is_unique_id = seconds.len() == 10 && is_number(seconds) && is_number(number);
-        let seconds: u64 = is_unique_id.then(|| seconds.parse().ok())??;
-        Some(Timestamp::from_millis(seconds * 1000))
+        if seconds.len() != 10 || !is_number(seconds) || !is_number(number) {
+            return None;
+        }
+        Some((seconds.parse().ok()?, number.parse().ok()?))
     }
 
     /// The call, if this is its phone leg.

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 /// How many clients connect or disconnect at a time. The local cloud serves streams, queues and disconnects from one
-/// process, which a thousand disconnects at once would block.
+/// process, which hundreds of disconnects at once would block.
 const AT_ONCE: usize = 16;
 /// One in this many clients takes part in the call.
 const PARTICIPANTS: usize = 10;

@@ -2,10 +2,15 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use reqwest::StatusCode;
 use serde_json::json;
 
+use ringback::platform::clock;
+use ringback::store::Table;
+use ringback::store::calls::{CallStore, DynamoCallStore};
+use ringback_core::call::CallStatus;
+use ringback_core::testing::a_call;
 use ringback_e2e::fixture::{Fixture, SOON, call_sid};
 
 /// The longest ring timeout of a test stack; see `RING_TIMEOUT_SECONDS` in the Makefile.
@@ -236,5 +241,32 @@ async fn the_scheduler_ends_the_call_if_the_queue_loses_its_message() -> Result<
     });
     assert_eq!(ended.await?["data"]["reason"], "timeout");
     assert_eq!(app.call(&id).await?["reason"], "no_answer");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_scheduler_ends_a_call_whose_function_failed_before_it_set_a_timer() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    let table = fixture.stack.aws.table.as_str();
+    let table = Table::new(aws_sdk_dynamodb::Client::new(&fixture.aws), table);
+    let store = DynamoCallStore::new(table);
+    let now = clock::now();
+    let mut call = a_call(now);
+    call.rings_until = now + Duration::from_secs(2);
+    call.limits.connect = Duration::from_secs(2);
+    (call.pbx, call.caller_leg) = (None, None);
+    // All that the function has done before it failed.
+    store.create(&call, None).await?;
+    let ended = tokio::time::timeout(Duration::from_secs(60), async {
+        loop {
+            let stored = store.find(call.call_id).await?;
+            let stored = stored.context("the call is not in the table")?;
+            if stored.status.is_final() {
+                return anyhow::Ok(stored.status);
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    });
+    assert_eq!(ended.await??, CallStatus::TimedOut);
     Ok(())
 }

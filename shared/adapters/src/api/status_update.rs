@@ -23,13 +23,15 @@ pub struct StatusUpdate {
 }
 
 impl StatusUpdate {
-    /// The update for a changed item. `None` if clients would see no difference.
+    /// The update for a changed item. `None` if clients would see no difference, or if the change is a loss: the other region's version,
+    /// which knew less, has overwritten this one, and both are merged at once.
     #[must_use]
     pub fn of(before: Option<&Call>, after: Call) -> Option<Self> {
         let visible =
             |call: &Call| is_visible(call).then(|| (status_word(call.status), call.stream));
+        let is_loss = before.is_some_and(|before| before.merge_rank() > after.merge_rank());
         let (before, now) = (before.and_then(visible), visible(&after));
-        (now.is_some() && now != before).then_some(Self { call: after })
+        (now.is_some() && now != before && !is_loss).then_some(Self { call: after })
     }
 
     /// The extensions that take part in the call.

@@ -25,12 +25,15 @@ pub(super) const REGISTRATION_POLL_INTERVAL: Duration = Duration::from_millis(20
 /// How long a PBX is skipped after it failed to say whether a phone is registered.
 const SKIP_AFTER_FAILURE: Duration = Duration::from_secs(10);
 
+/// The reason of an ordinary hang-up, as ARI names it.
+const NORMAL: &str = "normal";
+
 /// What [`Pbx::bridge`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BridgeOutcome {
     /// The phone is being called, since this request or an earlier one.
     Dialing,
-    /// The caller's channel no longer exists, so the phone was not called.
+    /// The caller's channel no longer exists, so the phone was not called, or does not ring any more.
     CallerGone,
 }
 
@@ -102,7 +105,17 @@ impl Pbx {
                 return Ok(BridgeOutcome::CallerGone);
             }
         }
-        Ok(BridgeOutcome::Dialing)
+        // The call may have ended meanwhile, in the other region too. Asterisk knows it first, because the caller's leg ends before
+        // the phone's.
+        if self.channel_exists(caller_leg).await? {
+            return Ok(BridgeOutcome::Dialing);
+        }
+        // A phone that has answered is bridged to a later leg of this caller, or the dialplan ends it.
+        if self.phone_leg_state(call.call_id).await? == PhoneLegState::Ringing {
+            let phone = ChannelId::of_phone(call.call_id);
+            self.end_leg(&phone, NORMAL).await?;
+        }
+        Ok(BridgeOutcome::CallerGone)
     }
 
     /// Calls the phone of `caller`, an app that starts a call. It then waits in the dialplan as every caller does.
@@ -157,22 +170,35 @@ impl Pbx {
         {
             return Ok(BusyOutcome::IsBridged);
         }
-        let caller_ended = match caller.filter(|_| is_answered != Some(true)) {
-            Some(leg) => self.end_leg(&leg, "busy").await,
-            None => Ok(()),
-        };
-        if call.ready_at.is_some() {
-            self.hang_up(&ChannelId::of_phone(call.call_id)).await?;
-        }
-        caller_ended.map(|()| BusyOutcome::Ended)
+        let caller = caller.filter(|_| is_answered != Some(true));
+        self.end_legs(call, caller, "busy").await?;
+        Ok(BusyOutcome::Ended)
     }
 
-    /// Hangs up a leg. A leg that no longer exists is no error.
+    /// Hangs up both legs of a call. A leg that no longer exists is no error.
     ///
     /// # Errors
     /// See [`AsteriskError`].
-    pub async fn hang_up(&self, leg: &ChannelId) -> Result<(), AsteriskError> {
-        self.end_leg(leg, "normal").await
+    pub async fn hang_up(&self, call: &Call) -> Result<(), AsteriskError> {
+        self.end_legs(call, call.caller_channel(), NORMAL).await
+    }
+
+    /// Ends the caller's leg, and then the phone's: [`Pbx::bridge`] relies on this order.
+    async fn end_legs(
+        &self,
+        call: &Call,
+        caller: Option<ChannelId>,
+        reason: &'static str,
+    ) -> Result<(), AsteriskError> {
+        let caller = match caller {
+            Some(leg) => self.end_leg(&leg, reason).await,
+            None => Ok(()),
+        };
+        if call.ready_at.is_some() {
+            self.end_leg(&ChannelId::of_phone(call.call_id), NORMAL)
+                .await?;
+        }
+        caller
     }
 
     /// Checks that the PBX has booted and accepts Ringback's password.

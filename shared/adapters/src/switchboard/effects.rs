@@ -6,6 +6,7 @@ use futures::future::join_all;
 use ringback_core::call::{Call, Effect, Event};
 use ringback_core::ids::Extension;
 use ringback_core::timestamp::Timestamp;
+use tokio::sync::OnceCell;
 
 use super::{EventOutcome, Switchboard, SwitchboardError};
 use crate::store::calls::CallStore;
@@ -87,7 +88,7 @@ impl<S: CallStore + Sync, E: Effects + Sync> Switchboard<S, E> {
             now,
             until,
         };
-        let results = join_all(first.iter().map(|effect| self.run(effect, &context))).await;
+        let results = self.run_all(&first, &context).await;
         let mut latest = call.clone();
         let mut failure = None;
         for result in results {
@@ -105,6 +106,28 @@ impl<S: CallStore + Sync, E: Effects + Sync> Switchboard<S, E> {
             }),
             Some(error) => Err(error),
         }
+    }
+
+    /// Runs effects at once. What they cause is handled when the timers are armed: a recorded push says that no effect is pending any
+    /// more, and then no repeated event would arm the timer.
+    async fn run_all(
+        &self,
+        effects: &[Effect],
+        context: &EffectContext<'_>,
+    ) -> Vec<Result<Option<Call>, SwitchboardError<E::Error>>> {
+        let is_timer = |effect: &&Effect| matches!(effect, Effect::ArmTimer(_));
+        let (timers, others): (Vec<_>, Vec<_>) = effects.iter().partition(is_timer);
+        let armed = OnceCell::new();
+        let arm =
+            || armed.get_or_init(|| join_all(timers.iter().map(|timer| self.run(timer, context))));
+        let run_others = others.into_iter().map(|effect| async {
+            let caused = self.run_one(effect, context).await?;
+            arm().await;
+            self.handle_caused(caused, context).await
+        });
+        let (_, mut results) = futures::join!(arm(), join_all(run_others));
+        results.extend(armed.into_inner().unwrap_or_default());
+        results
     }
 
     /// The effects that come last, one after the other.
@@ -146,11 +169,27 @@ impl<S: CallStore + Sync, E: Effects + Sync> Switchboard<S, E> {
         effect: &Effect,
         context: &EffectContext<'_>,
     ) -> Result<Option<Call>, SwitchboardError<E::Error>> {
+        let caused = self.run_one(effect, context).await?;
+        self.handle_caused(caused, context).await
+    }
+
+    async fn run_one(
+        &self,
+        effect: &Effect,
+        context: &EffectContext<'_>,
+    ) -> Result<Option<Event>, SwitchboardError<E::Error>> {
         let caused = self.effects.run(effect, context).await;
-        let caused = caused.map_err(|source| SwitchboardError::Effect {
+        caused.map_err(|source| SwitchboardError::Effect {
             call: Box::new(context.call.clone()),
             source,
-        })?;
+        })
+    }
+
+    async fn handle_caused(
+        &self,
+        caused: Option<Event>,
+        context: &EffectContext<'_>,
+    ) -> Result<Option<Call>, SwitchboardError<E::Error>> {
         let Some(event) = caused else {
             return Ok(None);
         };

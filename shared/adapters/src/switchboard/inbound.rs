@@ -76,7 +76,7 @@ impl InboundCallReport {
 /// Whether a report is about the call that holds its correlation key.
 enum Correlation {
     Same(Box<EventOutcome>),
-    /// It is about another call. The key stays with the holder while `is_active`.
+    /// It is about another call. The key stays with the holder while it rings (`is_active`).
     Other {
         is_active: bool,
     },
@@ -132,7 +132,7 @@ impl<S: CallStore + Sync, E: Effects + Sync> Switchboard<S, E> {
                 Correlation::Same(outcome) => return Ok(*outcome),
                 Correlation::Other { is_active } => is_active,
             };
-            // An active holder keeps the key. A call that has ended gives it up.
+            // A holder that rings keeps the key. Any other one gives it up.
             claim = (!is_active).then(|| report.claim(now, Some(holder)));
             created = self.store.create(&call, claim.as_ref()).await;
         }
@@ -150,7 +150,7 @@ impl<S: CallStore + Sync, E: Effects + Sync> Switchboard<S, E> {
         let outcome = match self.handle(holder, &report.event(), now, until).await {
             Ok(outcome) if outcome.rejected.is_none() => outcome,
             Ok(other) => {
-                let is_active = !other.call.status.is_final();
+                let is_active = !other.call.status.is_final() && now < other.call.rings_until;
                 return Ok(Correlation::Other { is_active });
             }
             // The claim has outlived its call.
@@ -161,13 +161,6 @@ impl<S: CallStore + Sync, E: Effects + Sync> Switchboard<S, E> {
         };
         if report.call_sid.is_some() {
             self.add_call_sid(&outcome.call).await?;
-        } else if report.call_id != outcome.call.call_id {
-            // The claim of the key ends with the ring, and the PBX may report this leg again later.
-            let id = outcome.call.call_id;
-            let added = self
-                .store
-                .add_alias(report.call_id, id, outcome.call.expires_at);
-            added.await?;
         }
         Ok(Correlation::Same(Box::new(outcome)))
     }

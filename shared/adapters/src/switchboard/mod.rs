@@ -3,8 +3,6 @@
 //! This is the only place that changes a call. `ringback_core::call` has the rules, [`CallStore`] keeps the calls, and
 //! [`Effects`] carries the effects out.
 
-#[cfg(test)]
-mod crash_tests;
 mod effects;
 mod error;
 mod inbound;

@@ -217,7 +217,8 @@ impl<S: CallStore + Sync, E: Effects + Sync> Switchboard<S, E> {
             .await
     }
 
-    /// No second report follows for a call that an app starts, so its timer is armed before the call is stored.
+    /// No second report follows for a call that an app starts, and its backstop may be a minute late. So its timer is armed before
+    /// the call is stored.
     async fn arm_timer_before_storing(
         &self,
         call: &Call,

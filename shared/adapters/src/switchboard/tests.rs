@@ -71,7 +71,6 @@ impl Effects for EffectRecorder {
             Effect::SendPush => Some(push_sent(&self.devices, context.now)),
             Effect::CheckBridge if self.is_bridged.load(Relaxed) => Some(Event::Bridged),
             Effect::CheckBridge => Some(Event::NotBridged { rings: false }),
-            Effect::Bridge => Some(Event::PhoneDialed),
             _ => None,
         })
     }
@@ -87,8 +86,7 @@ fn effect_name(effect: &Effect) -> &'static str {
         Effect::QueryExotel => "query_exotel",
         Effect::Bridge => "bridge",
         Effect::SendBusy => "send_busy",
-        Effect::HangUpCaller => "hang_up_caller",
-        Effect::HangUpPhone => "hang_up_phone",
+        Effect::HangUp => "hang_up",
         Effect::ArmTimer(_) => "arm_timer",
         Effect::MarkEffectsCompleted(_) => "mark_effects_completed",
         Effect::DisarmTimer => "disarm_timer",

@@ -98,6 +98,9 @@ pub const TIME_TO_PUSH: Metric = Metric::time("time_to_push");
 pub const TIME_TO_BRIDGE: Metric = Metric::time("time_to_bridge");
 /// Ended calls, by their final status.
 pub const CALLS_ENDED: Metric = Metric::count("calls_ended").by(&["outcome"]);
+/// Counts of [`CALLS_ENDED`] that are taken back, by the status that was counted: replication has brought a version of the call that
+/// has not ended, or has ended otherwise. Its right end is counted too.
+pub const CALLS_CORRECTED: Metric = Metric::count("calls_corrected").by(&["outcome"]);
 /// Calls in which the phone was ready but was never connected to the caller.
 pub const BRIDGE_FAILURES: Metric = Metric::count("bridge_failures");
 /// Calls for which no push was sent, although there is a device.
@@ -116,7 +119,7 @@ pub const RETRIES: Metric = Metric::count("retries").by(&["system"]);
 pub const COLD_STARTS: Metric = Metric::count("cold_starts");
 
 /// Every metric.
-pub const ALL: [Metric; 17] = [
+pub const ALL: [Metric; 18] = [
     TOTAL_CALLS,
     PHONE_CALLS,
     CALLS_REFUSED,
@@ -126,6 +129,7 @@ pub const ALL: [Metric; 17] = [
     TIME_TO_PUSH,
     TIME_TO_BRIDGE,
     CALLS_ENDED,
+    CALLS_CORRECTED,
     BRIDGE_FAILURES,
     PUSH_FAILURES,
     PUSH_RESULTS,
@@ -180,12 +184,25 @@ impl CallMetrics {
         Self(measured(before, after))
     }
 
+    /// Each of them.
+    #[must_use]
+    pub fn measurements(&self) -> &[Measurement] {
+        &self.0
+    }
+
     /// Records them.
     pub fn record(self) {
         for measurement in self.0 {
             measurement.record();
         }
     }
+}
+
+/// Whether this region counts a call that was stored in `stored_in`. Both regions see every change, so only the region that stored
+/// the call counts it. A call without a region is counted wherever it is seen.
+#[must_use]
+pub fn is_counted_in(region: &str, stored_in: Option<&str>) -> bool {
+    stored_in.is_none_or(|stored_in| stored_in == region)
 }
 
 /// Counts a push, sent or failed.
@@ -214,10 +231,16 @@ pub fn status_update_sent(clients: u64, took: Duration, dropped: bool) {
     histogram!(NOTIFY_TIME.name).record(millis(took));
 }
 
+/// One thing that a change of a call adds to a metric.
 #[derive(Clone, Debug, PartialEq)]
-enum Measurement {
+pub enum Measurement {
+    /// One more.
     Count(Metric),
+    /// The call has ended.
     EndedAs(CallStatus),
+    /// The call was counted as ended like this, which is wrong.
+    NotEndedAs(CallStatus),
+    /// Something took this long.
     Time(Metric, Duration),
 }
 
@@ -227,6 +250,9 @@ impl Measurement {
             Self::Count(metric) => counter!(metric.name).increment(1),
             Self::EndedAs(status) => {
                 counter!(CALLS_ENDED.name, "outcome" => status.as_str()).increment(1);
+            }
+            Self::NotEndedAs(status) => {
+                counter!(CALLS_CORRECTED.name, "outcome" => status.as_str()).increment(1);
             }
             Self::Time(metric, duration) => histogram!(metric.name).record(millis(*duration)),
         }
@@ -238,7 +264,7 @@ fn millis(duration: Duration) -> f64 {
 }
 
 fn measured(before: Option<&Call>, after: &Call) -> Vec<Measurement> {
-    use Measurement::{Count, EndedAs, Time};
+    use Measurement::{Count, EndedAs, NotEndedAs, Time};
     let mut measured = Vec::new();
     if before.is_none() {
         measured.push(Count(TOTAL_CALLS));
@@ -257,11 +283,19 @@ fn measured(before: Option<&Call>, after: &Call) -> Vec<Measurement> {
         let took = after.ready_at.map(|ready_at| bridged_at.since(ready_at));
         measured.extend(took.map(|took| Time(TIME_TO_BRIDGE, took)));
     }
+    let counted = before.and_then(ended_as);
+    if counted != ended_as(after) {
+        measured.extend(counted.map(NotEndedAs));
+        measured.extend(ended_as(after).map(EndedAs));
+    }
     if newly(before, after, |call| call.ended_at()).is_some() {
-        measured.push(EndedAs(after.status));
         measured.extend(failure(after).map(Count));
     }
     measured
+}
+
+fn ended_as(call: &Call) -> Option<CallStatus> {
+    call.status.is_final().then_some(call.status)
 }
 
 /// A value that this change has set.
@@ -391,6 +425,29 @@ mod tests {
                 .contains(&Measurement::Count(BRIDGE_FAILURES)),
             "{measurements:?}"
         );
+    }
+
+    /// The region's timer ended the call. Replication brings a version that still rings, and then the conversation.
+    #[test]
+    fn an_end_that_replication_corrects_is_taken_back() {
+        let ringing = a_call(NOW);
+        let (mut timed_out, mut completed) = (ringing.clone(), ringing.clone());
+        timed_out.status = CallStatus::TimedOut;
+        completed.status = CallStatus::Completed;
+        let ended = Measurement::EndedAs;
+        let taken_back = Measurement::NotEndedAs(CallStatus::TimedOut);
+        for (before, after, expected) in [
+            (&ringing, &timed_out, vec![ended(CallStatus::TimedOut)]),
+            (&timed_out, &ringing, vec![taken_back.clone()]),
+            (
+                &timed_out,
+                &completed,
+                vec![taken_back, ended(CallStatus::Completed)],
+            ),
+            (&completed, &completed, Vec::new()),
+        ] {
+            assert_eq!(measured(Some(before), after), expected);
+        }
     }
 
     /// The rows of the table in docs/operations.md: name, unit, dimensions.

@@ -1,8 +1,12 @@
 //! Which durable timer stands behind the ordinary one.
 //!
 //! A call is normally checked on time by a delayed queue message. A backstop is a second, durable timer that fires later
-//! and ends the call if that message is lost. This file decides which backstop a call needs; the timer adapter only
-//! creates it.
+//! and ends the call if that message is lost, or was never sent. This file decides which backstop a call needs; the timer
+//! adapter only creates it.
+//!
+//! The backstop of the ring is created from the table's stream ([`stream_action`](super::stream_action)), because the
+//! process that stores the call may fail before it arms a timer. The backstop of the conversation is created together with
+//! the ordinary timer.
 
 use std::time::Duration;
 
@@ -44,28 +48,37 @@ impl BackstopPhase {
 }
 
 impl Call {
-    /// The backstop to create when the ordinary timer is armed for `timer_at`. `None` where the call needs none, or where
-    /// one that exists already fires after this timer too.
+    /// The backstop of the ring, for a new call. `timer_at` is when the ordinary timer ends the ring. The backstop includes
+    /// the time to connect after it.
+    #[must_use]
+    pub(super) fn ring_backstop(&self, timer_at: Timestamp) -> Backstop {
+        let connect = if self.is_to_number() {
+            Duration::ZERO
+        } else {
+            self.limits.connect
+        };
+        Backstop {
+            phase: BackstopPhase::Ring,
+            at: timer_at + connect + BACKSTOP_DELAY,
+        }
+    }
+
+    /// The backstop to create when the ordinary timer is armed for `timer_at`: that of the conversation. `None` until then,
+    /// because the backstop of the ring exists as soon as the call is stored, and fires after such a timer.
     #[must_use]
     pub fn backstop(&self, timer_at: Timestamp) -> Option<Backstop> {
-        let (phase, at) = match self.status {
-            CallStatus::WaitingForMobile => {
-                let connected_by = timer_at + self.limits.connect;
-                (BackstopPhase::Ring, connected_by + BACKSTOP_DELAY)
-            }
-            CallStatus::Initiated if timer_at <= self.rings_until => {
-                (BackstopPhase::Ring, timer_at + BACKSTOP_DELAY)
-            }
+        let at = match self.status {
+            CallStatus::Initiated if timer_at <= self.rings_until => return None,
             // The ordinary timers of a call to a number repeat every few minutes to query Exotel. One backstop at the
             // call's deadline is enough for all of them.
             CallStatus::Initiated | CallStatus::Ringing | CallStatus::InProgress
                 if self.is_to_number() =>
             {
-                (BackstopPhase::Talk, self.deadline().unwrap_or(timer_at))
+                self.deadline().unwrap_or(timer_at)
             }
-            CallStatus::InProgress => (BackstopPhase::Talk, timer_at),
-            // The backstop of the ring includes the time to connect.
-            CallStatus::MobileReady
+            CallStatus::InProgress => timer_at,
+            CallStatus::WaitingForMobile
+            | CallStatus::MobileReady
             | CallStatus::Initiated
             | CallStatus::Ringing
             | CallStatus::Completed
@@ -74,6 +87,7 @@ impl Call {
             | CallStatus::Canceled
             | CallStatus::Failed => return None,
         };
+        let phase = BackstopPhase::Talk;
         Some(Backstop { phase, at })
     }
 
@@ -122,14 +136,15 @@ mod tests {
             // 30 s of ringing, 15 s of connecting, 5 s for the ordinary timer to act first.
             at: NOW + Duration::from_secs(50),
         };
-        assert_eq!(call.backstop(call.rings_until), Some(expected));
+        assert_eq!(call.ring_backstop(call.rings_until), expected);
         assert_eq!(call.backstop_phases(), [BackstopPhase::Ring]);
     }
 
     #[test]
-    fn a_call_that_connects_relies_on_the_backstop_of_its_ring() {
+    fn a_call_that_rings_or_connects_relies_on_the_backstop_of_its_ring() {
         let mut call = a_call(NOW);
-        let of_the_ring = call.backstop(call.rings_until).unwrap().at;
+        assert_eq!(call.backstop(call.rings_until), None);
+        let of_the_ring = call.ring_backstop(call.rings_until).at;
         call.status = CallStatus::MobileReady;
         // The app accepts at the last moment of the ring, and connecting takes as long as it may.
         let deadline = call.rings_until + call.limits.connect;
@@ -150,9 +165,10 @@ mod tests {
     }
 
     #[test]
-    fn an_call_to_a_number_has_a_backstop_for_its_ring_and_one_at_its_deadline() {
+    fn a_call_to_a_number_has_a_backstop_for_its_ring_and_one_at_its_deadline() {
         let mut call = call_to_a_number();
-        let first = call.backstop(call.rings_until).unwrap();
+        assert_eq!(call.backstop(call.rings_until), None);
+        let first = call.ring_backstop(call.rings_until);
         let after_the_ring = call.rings_until + BACKSTOP_DELAY;
         assert_eq!(first.phase, BackstopPhase::Ring);
         assert_eq!(first.at, after_the_ring);

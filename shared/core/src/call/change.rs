@@ -134,6 +134,8 @@ pub enum Assignment {
     EffectsPendingSince(Timestamp),
     /// No effects are pending.
     NoEffectsPending,
+    /// The effects that were pending since this moment are completed.
+    EffectsCompleted(Timestamp),
 }
 
 impl Assignment {
@@ -166,6 +168,10 @@ impl Assignment {
             Self::DeclinedBy(devices) => call.declined_by.clone_from(devices),
             Self::EffectsPendingSince(moment) => call.effects_pending_since = Some(*moment),
             Self::NoEffectsPending => call.effects_pending_since = None,
+            Self::EffectsCompleted(since) => {
+                call.effects_pending_since = None;
+                call.effects_completed = Some(*since);
+            }
         }
     }
 }

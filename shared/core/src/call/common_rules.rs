@@ -1,7 +1,7 @@
 //! Rules and assignments that are the same for all kinds of calls.
 
 use super::rule::{Rule, otherwise, when, when_read};
-use super::{Assignment, CallStatus, Condition, Effect, EndReason, Event, StreamState};
+use super::{Assignment, CallStatus, Condition, EndReason, Event, StreamState};
 use crate::timestamp::Timestamp;
 
 /// The rules for a stream of the call's audio.
@@ -31,15 +31,10 @@ pub(super) fn completed_effects(pending_since: Timestamp) -> Vec<Rule<'static>> 
     vec![
         when([Condition::EffectsPendingSince(pending_since)])
             .set([
-                Assignment::NoEffectsPending,
+                Assignment::EffectsCompleted(pending_since),
                 Assignment::AnswerUnannounced(false),
             ])
             .then_nothing(),
-        // The call ended while the phone was dialed: its leg may have started after the hang-up.
-        when_read("has ended and the phone was ready", |call| {
-            call.status.is_final() && call.ready_at.is_some()
-        })
-        .only("hang up the phone", |_, _| vec![Effect::HangUpPhone]),
         otherwise().nothing(),
     ]
 }
@@ -50,6 +45,14 @@ pub(super) fn talking(now: Timestamp) -> Vec<Assignment> {
         Assignment::Status(CallStatus::InProgress),
         Assignment::BridgedAt(now),
     ]
+}
+
+/// Why a conversation ended that was taken for an unanswered call. If somebody has hung up, that stays the reason.
+pub(super) const fn reason_of_conversation(known: EndReason, otherwise: EndReason) -> EndReason {
+    match known {
+        EndReason::CallerHungUp | EndReason::CalleeHungUp => known,
+        _ => otherwise,
+    }
 }
 
 /// The assignments of a call that ends.

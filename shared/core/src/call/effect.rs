@@ -30,10 +30,8 @@ pub enum Effect {
     /// End the legs of a call that was not answered: the caller hears busy, and the phone stops ringing. Legs that are bridged stay,
     /// and [`Event::Bridged`](super::Event::Bridged) follows: the other region may have connected the call.
     SendBusy,
-    /// End the caller's leg.
-    HangUpCaller,
-    /// End the phone's leg.
-    HangUpPhone,
+    /// End both legs, the caller's first: a process that dials the phone looks for the caller's leg afterwards.
+    HangUp,
     /// Arm a timer for the call that fires at this moment.
     ArmTimer(Timestamp),
     /// Record that the effects pending since this moment are completed.
@@ -57,11 +55,7 @@ impl Effect {
             | Self::ArmTimer(_)
             | Self::MarkEffectsCompleted(_)
             | Self::DisarmTimer => false,
-            Self::DialCallerPhone
-            | Self::Bridge
-            | Self::SendBusy
-            | Self::HangUpCaller
-            | Self::HangUpPhone => true,
+            Self::DialCallerPhone | Self::Bridge | Self::SendBusy | Self::HangUp => true,
         }
     }
 }

@@ -27,8 +27,6 @@ pub enum Event {
     CallerPhoneLocated(PbxName),
     /// The PBX dials the phone of the calling app.
     CallerPhoneDialed,
-    /// The PBX dials the callee's phone.
-    PhoneDialed,
     /// The phone of the calling app could not be dialed.
     CallerUnreachable,
     /// Exotel reports the status of a call to a number.
@@ -86,6 +84,8 @@ pub enum Event {
         /// Whether the phone rings at this moment.
         rings: bool,
     },
+    /// Asterisk says that the call, which was in progress, has no legs any more.
+    BridgeEnded,
     /// Exotel began to stream the call's audio.
     StreamStarted,
     /// Exotel stopped streaming the call's audio.
@@ -113,7 +113,6 @@ impl Event {
             | Self::PushNotSent(_)
             | Self::CallerPhoneLocated(_)
             | Self::CallerPhoneDialed
-            | Self::PhoneDialed
             | Self::CallerUnreachable
             | Self::ExotelProgress { .. }
             | Self::OutboundCallRejected(_)
@@ -121,6 +120,7 @@ impl Event {
             | Self::CallerLegEnded { .. }
             | Self::PhoneLegEnded { .. }
             | Self::Bridged
+            | Self::BridgeEnded
             | Self::NotBridged { .. }
             | Self::StreamStarted
             | Self::StreamStopped(_)
@@ -158,7 +158,6 @@ impl Event {
             Self::PushNotSent(reason) => ("push_not_sent", Some(reason.as_str().to_owned())),
             Self::CallerPhoneLocated(pbx) => ("caller_phone_located", Some(pbx.to_string())),
             Self::CallerPhoneDialed => ("caller_phone_dialed", None),
-            Self::PhoneDialed => ("phone_dialed", None),
             Self::CallerUnreachable => ("caller_unreachable", None),
             Self::ExotelProgress { status, .. } => {
                 ("exotel_progress", Some(status.as_str().to_owned()))
@@ -180,6 +179,7 @@ impl Event {
                 Some(format!("answered={answered} cause={cause}")),
             ),
             Self::Bridged => ("bridged", None),
+            Self::BridgeEnded => ("bridge_ended", None),
             Self::NotBridged { .. } => ("not_bridged", None),
             Self::StreamStarted => ("stream_started", None),
             Self::StreamStopped(reason) => ("stream_stopped", Some(reason.as_str().to_owned())),

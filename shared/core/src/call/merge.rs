@@ -4,9 +4,9 @@
 //!
 //! [`Event::ReplicaOverwritten`]: super::Event::ReplicaOverwritten
 
-use super::common_rules::ended;
+use super::common_rules::{ended, reason_of_conversation};
 use super::rule::{Rule, otherwise, when_read};
-use super::{Assignment, Call, CallStatus, Effect, EndReason, PushedDevices, pending};
+use super::{Assignment, Call, CallEnd, CallStatus, Effect, EndReason, PushedDevices, pending};
 use crate::timestamp::Timestamp;
 
 impl Call {
@@ -14,6 +14,24 @@ impl Call {
     #[must_use]
     pub fn has_lost(&self, overwritten: &Self) -> bool {
         !learned(self, overwritten, overwritten.created_at).is_empty()
+    }
+
+    /// Which of two versions of a call has come further. Other than with [`CallStatus::rank`], a conversation beats every other end, and a
+    /// report beats what a timer assumed: one region knows what happened, and the other one ended the call without knowing it while the
+    /// regions were apart.
+    #[must_use]
+    pub fn merge_rank(&self) -> u8 {
+        match self.status {
+            CallStatus::WaitingForMobile | CallStatus::Initiated => 0,
+            CallStatus::MobileReady | CallStatus::Ringing => 1,
+            _ if self.end_is_assumed() => 2,
+            CallStatus::InProgress => 3,
+            CallStatus::Declined
+            | CallStatus::TimedOut
+            | CallStatus::Canceled
+            | CallStatus::Failed => 4,
+            CallStatus::Completed => 5,
+        }
     }
 }
 
@@ -61,6 +79,10 @@ fn learned(call: &Call, other: &Call, now: Timestamp) -> Vec<Assignment> {
     }
     set.extend(answer);
     set.extend(progress);
+    let is_completed = |since| other.effects_completed == Some(since);
+    if set.is_empty() && call.effects_pending_since.is_some_and(is_completed) {
+        set.extend(other.effects_completed.map(Assignment::EffectsCompleted));
+    }
     set
 }
 
@@ -79,6 +101,7 @@ fn name_every_field(call: &Call) {
         version: _,
         checked_at: _,
         effects_pending_since: _,
+        effects_completed: _,
         history: _,
         expires_at: _,
         // `legs_and_names`
@@ -104,11 +127,11 @@ fn name_every_field(call: &Call) {
 
 fn legs_and_names(call: &Call, other: &Call) -> Vec<Assignment> {
     let mut set = Vec::new();
-    if call.caller_leg.is_none() {
+    let gains_leg = is_leg_of_other(call, other);
+    if gains_leg {
         set.extend(other.caller_leg.clone().map(Assignment::CallerLeg));
     }
     // The PBX of the call is that of its leg.
-    let gains_leg = call.caller_leg.is_none() && other.caller_leg.is_some();
     let lacks_pbx = call.pbx.is_none() && call.caller_leg == other.caller_leg;
     if (gains_leg && call.pbx != other.pbx) || lacks_pbx {
         set.extend(other.pbx.clone().map(Assignment::Pbx));
@@ -131,6 +154,18 @@ fn legs_and_names(call: &Call, other: &Call) -> Vec<Assignment> {
         set.push(Assignment::LostPhoneLegs(lost));
     }
     set
+}
+
+/// Whether the caller is on the other version's leg: that one talks, or is the trunk's later attempt.
+fn is_leg_of_other(call: &Call, other: &Call) -> bool {
+    let (Some(own), Some(theirs)) = (&call.caller_leg, &other.caller_leg) else {
+        return other.caller_leg.is_some();
+    };
+    match (call.bridged_at.is_some(), other.bridged_at.is_some()) {
+        (false, true) => own != theirs,
+        (true, false) => false,
+        _ => own.is_older_than(theirs),
+    }
 }
 
 fn devices(call: &Call, other: &Call) -> Vec<Assignment> {
@@ -170,7 +205,18 @@ fn answer(call: &Call, other: &Call) -> Vec<Assignment> {
 
 /// How far the call has come, if `other` has come further. Of two ends with the same rank, the standing version keeps its own.
 fn progress(call: &Call, other: &Call, now: Timestamp) -> Vec<Assignment> {
-    if merge_rank(other) > merge_rank(call) {
+    if let Some(end) = end_of_conversation(call, other) {
+        let mut set = vec![
+            Assignment::Status(CallStatus::Completed),
+            Assignment::Ended(
+                end.at,
+                reason_of_conversation(end.reason, EndReason::HungUp),
+            ),
+        ];
+        set.push(Assignment::EffectsPendingSince(now));
+        return set;
+    }
+    if other.merge_rank() > call.merge_rank() {
         let mut set = vec![Assignment::Status(other.status)];
         // The other region knows when the call ended.
         set.extend(other.ended.map(|end| Assignment::Ended(end.at, end.reason)));
@@ -186,6 +232,19 @@ fn progress(call: &Call, other: &Call, now: Timestamp) -> Vec<Assignment> {
     Vec::new()
 }
 
+/// The end of a conversation, if one region knows that the two talked, and the other one that the call has ended.
+fn end_of_conversation(call: &Call, other: &Call) -> Option<CallEnd> {
+    let has_talked = call.bridged_at.is_some() || other.bridged_at.is_some();
+    let is_completed = |call: &Call| call.status == CallStatus::Completed;
+    if call.is_to_number() || !has_talked || is_completed(call) || is_completed(other) {
+        return None;
+    }
+    let reported = [call, other]
+        .into_iter()
+        .filter(|call| !call.end_is_assumed());
+    reported.filter_map(|call| call.ended).next()
+}
+
 /// Each region has seen some devices decline, and neither has seen all of them.
 fn all_declined(call: &Call, other: &Call) -> bool {
     let pushed = call.pushed.iter().chain(&other.pushed);
@@ -193,21 +252,6 @@ fn all_declined(call: &Call, other: &Call) -> bool {
     devices.peek().is_some()
         && devices
             .all(|device| call.declined_by.contains(device) || other.declined_by.contains(device))
-}
-
-/// [`CallStatus::rank`], but a conversation beats every other end, and a report beats what a timer assumed: one region knows what
-/// happened, and the other one ended the call without knowing it while the regions were apart.
-fn merge_rank(call: &Call) -> u8 {
-    match call.status {
-        CallStatus::WaitingForMobile | CallStatus::Initiated => 0,
-        CallStatus::MobileReady | CallStatus::Ringing => 1,
-        _ if call.end_is_assumed() => 2,
-        CallStatus::InProgress => 3,
-        CallStatus::Declined | CallStatus::TimedOut | CallStatus::Canceled | CallStatus::Failed => {
-            4
-        }
-        CallStatus::Completed => 5,
-    }
 }
 
 #[cfg(test)]
@@ -293,7 +337,7 @@ mod tests {
         for (standing, lost) in [(&ready, &canceled), (&canceled, &ready)] {
             let decision = decide(standing, &overwritten(lost), NOW);
             assert!(
-                effects_of(&decision).contains(&Effect::HangUpPhone),
+                effects_of(&decision).contains(&Effect::HangUp),
                 "{decision:?}"
             );
             let both = after(standing, &overwritten(lost), NOW);
@@ -365,7 +409,7 @@ mod tests {
         let talking = after(&after(&call, &accepted(&call), NOW), &Event::Bridged, NOW);
         for (standing, lost) in [(&timed_out, &talking), (&talking, &timed_out)] {
             let decision = decide(standing, &overwritten(lost), call.rings_until);
-            let ends_legs = [Effect::SendBusy, Effect::HangUpCaller, Effect::HangUpPhone];
+            let ends_legs = [Effect::SendBusy, Effect::HangUp];
             assert!(
                 !effects_of(&decision)
                     .iter()
@@ -517,7 +561,8 @@ mod tests {
             prop_assert!(!both.has_lost(&standing));
             let again = decide(&both, &overwritten(&other), now);
             prop_assert!(!matches!(again, Decision::Advance { .. }), "{again:?}");
-            if standing.status.is_final() && merge_rank(&other) <= merge_rank(&standing) {
+            let is_higher = other.merge_rank() > standing.merge_rank() || both.status == CallStatus::Completed;
+            if standing.status.is_final() && !is_higher {
                 prop_assert_eq!((both.status, both.end_reason()), (standing.status, standing.end_reason()));
             }
             if other.status == CallStatus::Completed {

@@ -25,9 +25,9 @@ mod pending;
 mod phone_rules;
 #[cfg(test)]
 mod properties;
-mod replication;
 mod rule;
 mod status;
+mod stream;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -42,8 +42,8 @@ pub use effect::{CancelAudience, CancelReason, Effect};
 pub use end_reason::EndReason;
 pub use event::{CallParty, CallSide, Event, Readiness, StopReason};
 pub use kind::{CallKind, CallType};
-pub use replication::{ReplicationAction, replication_action};
 pub use status::CallStatus;
+pub use stream::{StreamAction, stream_action};
 
 use crate::ids::{CallId, CallSid, ChannelId, DeviceId, Extension, Leg, PbxName};
 use crate::phone_number::{Caller, PhoneNumber};
@@ -118,6 +118,9 @@ pub struct Call {
     /// Since when the effects of the last transition are pending. `None` once they are completed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub effects_pending_since: Option<Timestamp>,
+    /// The effects pending since this moment were completed. The other region's version may say that they still are pending.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effects_completed: Option<Timestamp>,
     /// What happened, oldest first. For people: no rule reads it.
     #[serde(default)]
     pub history: Vec<HistoryEntry>,
@@ -218,6 +221,9 @@ pub const ABANDONED_AFTER: Duration = Duration::from_secs(5);
 /// A timer that fires early by no more than this is on time: the queue and the writers of the table have different clocks.
 const CLOCK_DIFFERENCE: Duration = Duration::from_secs(2);
 
+/// How long after the end of the ring the PBX may repeat its report of the caller. It tries four times, 5 s each, and once more.
+const REPEATED_WITHIN: Duration = Duration::from_secs(30);
+
 /// How long an ended call is kept for late and repeated requests.
 pub const KEPT_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -289,6 +295,7 @@ impl Call {
             bridged_at: None,
             ended: None,
             effects_pending_since: Some(now),
+            effects_completed: None,
             history: vec![HistoryEntry {
                 at: now,
                 event: event.to_owned(),
@@ -323,6 +330,13 @@ impl Call {
     #[must_use]
     pub const fn may_have_been_placed(&self) -> bool {
         self.exotel_unanswered && self.call_sid.is_none()
+    }
+
+    /// Until when reports without a CallSid are matched to this call by its caller: while it rings, and while the PBX may report the
+    /// caller's leg again.
+    #[must_use]
+    pub fn claims_caller_until(&self) -> Timestamp {
+        self.rings_until + REPEATED_WITHIN
     }
 
     /// Whether a timer ended the call without a report: the other region, or a report that comes later, may know better.

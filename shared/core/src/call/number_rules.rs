@@ -60,12 +60,12 @@ pub(super) fn rules(event: &Event, now: Timestamp) -> Vec<Rule<'_>> {
         | Event::PushNotSent(_)
         | Event::CallerPhoneLocated(_)
         | Event::CallerPhoneDialed
-        | Event::PhoneDialed
         | Event::CallerUnreachable
         | Event::CallerLegEnded { .. }
         | Event::PhoneLegEnded { .. }
         | Event::Bridged
         | Event::NotBridged { .. }
+        | Event::BridgeEnded
         | Event::ReplicaOverwritten(_) => vec![otherwise().nothing()],
     }
 }
@@ -95,7 +95,7 @@ fn exotel_progress(sid: &CallSid, status: CallStatus, now: Timestamp) -> Vec<Rul
             "has the CallSid and this status or a later one",
             move |call| call.call_sid.is_some() && !is_later(call, status),
         )
-        .nothing(),
+        .repeat(),
         otherwise()
             .set_of("the CallSid and the status if it is later", move |call| {
                 let mut set = Vec::new();
@@ -104,8 +104,13 @@ fn exotel_progress(sid: &CallSid, status: CallStatus, now: Timestamp) -> Vec<Rul
                 }
                 if is_later(call, status) {
                     set.extend(reach(status, now));
-                    if call.ended.is_some() && !status.is_final() {
-                        set.push(Assignment::NotEnded(now + call.limits.talk));
+                    match call.ended {
+                        Some(_) if status.is_final() => {
+                            // The end that was assumed had no other effects.
+                            set.retain(|set| !matches!(set, Assignment::EffectsPendingSince(_)));
+                        }
+                        Some(_) => set.push(Assignment::NotEnded(now + call.limits.talk)),
+                        None => {}
                     }
                 }
                 set

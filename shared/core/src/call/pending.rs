@@ -2,7 +2,10 @@
 //! carried them out has crashed.
 
 use super::deadline::next_check;
-use super::{ABANDONED_AFTER, Call, CallStatus, CancelAudience, CancelReason, Effect, EndReason};
+use super::{
+    ABANDONED_AFTER, CLOCK_DIFFERENCE, Call, CallStatus, CancelAudience, CancelReason, Effect,
+    EndReason,
+};
 use crate::timestamp::Timestamp;
 
 /// All effects that the state of the call requires.
@@ -22,17 +25,18 @@ pub(super) fn effects(call: &Call) -> Vec<Effect> {
         CallStatus::InProgress => answered_elsewhere(call).into_iter().collect(),
         // The other region knows who answered. Whether it has sent the cancellations is unknown here.
         CallStatus::Completed if call.answered_by.is_none() => {
-            end_legs_and_ringing(call, Effect::HangUpCaller, CancelReason::AnsweredElsewhere)
+            end_legs_and_ringing(call, Effect::HangUp, CancelReason::AnsweredElsewhere)
         }
-        CallStatus::Completed => end_legs(call, Effect::HangUpCaller),
+        CallStatus::Completed => end_legs(call, Effect::HangUp),
         CallStatus::Canceled => {
-            end_legs_and_ringing(call, Effect::HangUpCaller, CancelReason::CallerHungUp)
+            end_legs_and_ringing(call, Effect::HangUp, CancelReason::CallerHungUp)
         }
         CallStatus::TimedOut => end_legs_and_ringing(call, Effect::SendBusy, CancelReason::Timeout),
         CallStatus::Failed if call.end_reason() == Some(EndReason::CallerUnreachable) => {
-            end_legs_and_ringing(call, Effect::HangUpCaller, CancelReason::CallerHungUp)
+            end_legs_and_ringing(call, Effect::HangUp, CancelReason::CallerHungUp)
         }
-        CallStatus::Failed if call.ready_at.is_some() => {
+        // The other region may have sent pushes although this one could not.
+        CallStatus::Failed if call.ready_at.is_some() || call.pushed.is_some() => {
             end_legs_and_ringing(call, Effect::SendBusy, CancelReason::Timeout)
         }
         CallStatus::Failed => end_legs(call, Effect::SendBusy),
@@ -134,11 +138,24 @@ pub(super) fn bridge_soon(call: &Call, now: Timestamp) -> Vec<Effect> {
     effects
 }
 
+/// Pushes of which no record says whether they were sent may have reached their devices after the cancellation.
+pub(super) fn cancel_unrecorded_pushes(call: &Call) -> Option<Effect> {
+    let reason = match (call.status, call.end_reason()) {
+        (_, Some(EndReason::NoDevice | EndReason::PushFailed)) => return None,
+        (CallStatus::Declined | CallStatus::Completed, _) => CancelReason::AnsweredElsewhere,
+        (CallStatus::Canceled, _) => CancelReason::CallerHungUp,
+        _ => CancelReason::Timeout,
+    };
+    call.pushed.is_none().then(|| cancel(call, reason))
+}
+
 /// A push that was accepted only after the call had stopped ringing may reach its phone after the cancellation did, so the
 /// cancellation is sent once more.
 pub(super) fn cancel_late_pushes(call: &Call, finished_at: Timestamp) -> Vec<Effect> {
     let stopped_ringing_at = call.ready_at.or(call.ended_at());
-    if stopped_ringing_at.is_none_or(|stopped| finished_at < stopped) {
+    // The other region's clock may be ahead of this one's.
+    let is_early = |stopped| finished_at + CLOCK_DIFFERENCE < stopped;
+    if stopped_ringing_at.is_none_or(is_early) {
         return Vec::new();
     }
     match call.status {
@@ -152,22 +169,13 @@ pub(super) fn cancel_late_pushes(call: &Call, finished_at: Timestamp) -> Vec<Eff
     }
 }
 
-fn end_legs(call: &Call, caller: Effect) -> Vec<Effect> {
-    let has_caller_leg = call.caller_channel().is_some();
-    let has_phone_leg = call.ready_at.is_some();
-    if caller == Effect::SendBusy {
-        return (has_caller_leg || has_phone_leg)
-            .then_some(caller)
-            .into_iter()
-            .collect();
-    }
-    let mut effects: Vec<Effect> = has_caller_leg.then_some(caller).into_iter().collect();
-    effects.extend(has_phone_leg.then_some(Effect::HangUpPhone));
-    effects
+fn end_legs(call: &Call, end: Effect) -> Vec<Effect> {
+    let may_have_legs = call.caller_channel().is_some() || call.ready_at.is_some();
+    may_have_legs.then_some(end).into_iter().collect()
 }
 
-fn end_legs_and_ringing(call: &Call, caller: Effect, reason: CancelReason) -> Vec<Effect> {
-    let mut effects = end_legs(call, caller);
+fn end_legs_and_ringing(call: &Call, end: Effect, reason: CancelReason) -> Vec<Effect> {
+    let mut effects = end_legs(call, end);
     effects.push(cancel(call, reason));
     effects
 }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::common_rules::{completed_effects, ended, stream_rules, talking};
+use super::common_rules::{
+    completed_effects, ended, reason_of_conversation, stream_rules, talking,
+};
 use super::deadline::connects_until;
 use super::rule::{Rule, otherwise, when, when_read};
 use super::{
@@ -29,6 +31,10 @@ const SAME_LEG_WITHIN: Duration = Duration::from_secs(1);
 /// The Q.850 causes with which a phone declines: 17 user busy, 21 call rejected.
 const DECLINE_CAUSES: [u16; 2] = [17, 21];
 
+/// The Q.850 cause with which the dialplan ends the leg of a phone that answers after its caller has left: 26, non-selected user
+/// clearing. The report of the caller's leg ends the call.
+const CALLER_GONE_CAUSE: u16 = 26;
+
 /// The rules for an event, in order.
 pub(super) fn rules(event: &Event, now: Timestamp) -> Vec<Rule<'_>> {
     match event {
@@ -50,8 +56,7 @@ pub(super) fn rules(event: &Event, now: Timestamp) -> Vec<Rule<'_>> {
             otherwise().nothing(),
         ],
         Event::CallerPhoneLocated(pbx) => caller_phone_located(pbx),
-        Event::CallerPhoneDialed => dialed(Effect::HangUpCaller),
-        Event::PhoneDialed => dialed(Effect::HangUpPhone),
+        Event::CallerPhoneDialed => caller_phone_dialed(),
         Event::CallerUnreachable => vec![
             when_read("has ended or has the caller's leg", |call| {
                 call.status.is_final() || call.caller_leg.is_some()
@@ -75,6 +80,15 @@ pub(super) fn rules(event: &Event, now: Timestamp) -> Vec<Rule<'_>> {
         } => phone_leg_ended(pbx, *answered, *cause, *by, now),
         Event::Bridged => bridged(now),
         Event::NotBridged { rings } => not_bridged(*rings, now),
+        Event::BridgeEnded => vec![
+            when([
+                Condition::StatusIs(CallStatus::InProgress),
+                Condition::IsToNumber(false),
+            ])
+            .set(ended(CallStatus::Completed, EndReason::HungUp, now))
+            .then_pending(),
+            otherwise().nothing(),
+        ],
         Event::StreamStarted | Event::StreamStopped(_) => stream_rules(event),
         Event::TimerFired => timer_fired(now),
         Event::EffectsCompleted {
@@ -96,20 +110,47 @@ fn caller_reported<'e>(
 ) -> Vec<Rule<'e>> {
     let has_same_sid = move |call: &Call| sid.is_some() && sid == call.call_sid.as_ref();
     let is_new_leg = move |call: &Call| leg.is_some_and(|leg| !call.is_callers_leg(leg));
+    let is_replaced = move |call: &Call| {
+        let known = call.caller_leg.as_ref();
+        let is_older = |leg: &Leg| known.is_some_and(|known| leg.channel.is_older_than(known));
+        // The phone is dialed for this leg, and the trunk cancels the others.
+        let is_dialed = matches!(
+            call.status,
+            CallStatus::MobileReady | CallStatus::InProgress
+        );
+        known.is_some() && (is_dialed || leg.is_some_and(is_older))
+    };
     vec![
         when_read("has another CallSid", move |call| {
             !has_same_sid(call) && sid.is_some() && call.call_sid.is_some()
         })
         .reject(RejectReason::AnotherCall),
         when_read(
-            "has ended, and neither CallSid nor leg says that it is meant",
-            move |call| call.status.is_final() && !has_same_sid(call) && leg.is_none(),
+            "rings no longer, and neither CallSid nor leg says that it is meant",
+            move |call| {
+                let is_over = now >= call.rings_until;
+                match leg {
+                    _ if has_same_sid(call) => false,
+                    // The leg of a caller whose call was declined arrives late.
+                    Some(leg) => is_over && !call.is_callers_leg(leg),
+                    None => is_over || call.status.is_final(),
+                }
+            },
         )
         .reject(RejectReason::AnotherCall),
         when_read("has another leg and not the same CallSid", move |call| {
             is_new_leg(call) && call.caller_leg.is_some() && !has_same_sid(call)
         })
         .reject(RejectReason::AnotherCall),
+        when_read(
+            "has a later leg, or its phone is dialed for another leg",
+            move |call| is_new_leg(call) && is_replaced(call),
+        )
+        .reject(RejectReason::AnotherCall),
+        when_read("has ended, and has this leg", move |call| {
+            call.status.is_final() && leg.is_some() && !is_new_leg(call)
+        })
+        .only("busy", |_, _| vec![Effect::SendBusy]),
         when_read("has this leg and this CallSid", move |call| {
             !is_new_leg(call) && (has_same_sid(call) || sid.is_none())
         })
@@ -120,7 +161,9 @@ fn caller_reported<'e>(
                 if let Some(leg) = leg.filter(|_| is_new_leg(call)) {
                     set.push(Assignment::CallerLeg(leg.channel.clone()));
                     set.push(Assignment::Pbx(leg.pbx.clone()));
-                    if call.status != CallStatus::WaitingForMobile {
+                    if call.status.is_final() {
+                        // The PBX repeats its report until it is answered.
+                    } else if call.status != CallStatus::WaitingForMobile {
                         set.extend(effects_pending_from(call, now));
                     } else if pending::dial_caller_phone(call).is_some() && call.pushed.is_some() {
                         set.push(Assignment::NoEffectsPending);
@@ -151,11 +194,7 @@ fn after_report(call: &Call, leg_arrived: bool, now: Timestamp) -> Vec<Effect> {
         | CallStatus::Declined
         | CallStatus::TimedOut
         | CallStatus::Canceled
-        | CallStatus::Failed => {
-            let mut effects = vec![Effect::SendBusy];
-            effects.extend(call.effects_pending_since.map(Effect::MarkEffectsCompleted));
-            effects
-        }
+        | CallStatus::Failed => vec![Effect::SendBusy],
     }
 }
 
@@ -175,7 +214,12 @@ fn push_sent(sent: &PushedDevices, now: Timestamp) -> Vec<Rule<'_>> {
         ])
         .set([pushed.clone(), Assignment::NoEffectsPending])
         .then("cancel late pushes", cancel_late),
-        when_read("has a recorded push", |call| call.pushed.is_some()).nothing(),
+        // The process was taken for crashed, and another one has sent pushes too.
+        when_read("has a recorded push", |call| call.pushed.is_some())
+            .only("cancel late pushes", cancel_late),
+        // Without a record of the pushes, each timer cancels them again, in case this process crashes.
+        when_read("has ended", |call| call.status.is_final())
+            .only("cancel late pushes", cancel_late),
         // The record of the pushes was missing to know that all devices had declined.
         when([waiting()])
             .and("all these devices have declined", |call| {
@@ -190,8 +234,20 @@ fn push_sent(sent: &PushedDevices, now: Timestamp) -> Vec<Rule<'_>> {
             .set([pushed.clone(), Assignment::NoEffectsPending])
             .then("cancel late pushes", cancel_late),
         otherwise()
-            .set([pushed])
-            .then("cancel late pushes", cancel_late),
+            .set_of("the push, and its pending cancellation", move |call| {
+                let mut set = vec![pushed.clone()];
+                if !cancel_late(call, now).is_empty() {
+                    set.extend(effects_pending_from(call, now));
+                    set.push(Assignment::AnswerUnannounced(call.answered_by.is_some()));
+                }
+                set
+            })
+            .then("cancel late pushes", move |call, now| {
+                let mut effects = cancel_late(call, now);
+                let own = call.effects_pending_since.filter(|since| *since == now);
+                effects.extend(own.map(Effect::MarkEffectsCompleted));
+                effects
+            }),
     ]
 }
 
@@ -220,10 +276,10 @@ fn caller_phone_located(pbx: &PbxName) -> Vec<Rule<'_>> {
 }
 
 /// The call may have ended between the request to dial and the leg, when there was no leg to hang up.
-fn dialed(hang_up: Effect) -> Vec<Rule<'static>> {
+fn caller_phone_dialed() -> Vec<Rule<'static>> {
     vec![
         when_read("has ended", |call| call.status.is_final())
-            .only("hang up this leg", move |_, _| vec![hang_up.clone()]),
+            .only("hang up", |_, _| vec![Effect::HangUp]),
         otherwise().nothing(),
     ]
 }
@@ -396,9 +452,10 @@ fn caller_leg_ended(
                 .then_pending(),
         );
     }
+    // Only bridging answers the caller's leg, so an answered one is the one that talked.
     rules.push(
         when_read("has another caller's leg", move |call| {
-            leg.is_some_and(|leg| !call.may_be_callers_leg(leg))
+            !answered && leg.is_some_and(|leg| !call.may_be_callers_leg(leg))
         })
         .reject(RejectReason::AnotherCall),
     );
@@ -429,6 +486,17 @@ fn caller_leg_ended(
                 .then_pending(),
         );
     }
+    if !answered {
+        let in_progress = || when([Condition::StatusIs(CallStatus::InProgress)]);
+        if leg.is_some() {
+            // Another leg of this call talks.
+            rules.push(in_progress().nothing());
+        } else {
+            // Exotel's report may be about another call of the same caller, if the trunk does not name its calls.
+            let check = |_: &Call, _| vec![Effect::CheckBridge];
+            rules.push(in_progress().only("check the bridge", check));
+        }
+    }
     rules.push(
         when([Condition::StatusIs(CallStatus::InProgress)])
             .set(completed)
@@ -441,7 +509,7 @@ fn caller_leg_ended(
                 .set_of("completed, by the side that hung up", move |call| {
                     completed_after_all(call, hung_up_by(by), now)
                 })
-                .then_pending(),
+                .then_nothing(),
         );
     }
     rules.push(when_read("has ended", |call| call.status.is_final()).repeat());
@@ -479,6 +547,11 @@ fn phone_leg_ended(
             .and("the phone had answered", move |_| answered)
             .set(completed)
             .then_pending(),
+        ready()
+            .and("the caller was gone when the phone answered", move |_| {
+                cause == CALLER_GONE_CAUSE
+            })
+            .nothing(),
         ready()
             .and("the phone declines", move |_| {
                 DECLINE_CAUSES.contains(&cause)
@@ -525,9 +598,11 @@ fn bridged(now: Timestamp) -> Vec<Rule<'static>> {
         // The process that handles the accept still carries its effects out.
         when([Condition::StatusIs(CallStatus::MobileReady)])
             .set(talking(now))
-            .then_nothing(),
+            .then("arm the timer after the ring", arm_timer_after_ring),
         // The other region has the accept, and its change is not here yet.
-        when([waiting()]).set(talking_unheard).then_nothing(),
+        when([waiting()])
+            .set(talking_unheard)
+            .then("arm the timer after the ring", arm_timer_after_ring),
         // The other region, or an accept that was late, has connected the call.
         when_read("has an assumed end", Call::end_is_assumed)
             .set_of("talking again", move |call| {
@@ -547,12 +622,19 @@ fn bridged(now: Timestamp) -> Vec<Rule<'static>> {
             .set_of("completed", move |call| {
                 completed_after_all(call, EndReason::HungUp, now)
             })
-            .then_pending(),
-        when_read("has ended", |call| call.status.is_final()).only("hang up both legs", |_, _| {
-            vec![Effect::HangUpCaller, Effect::HangUpPhone]
-        }),
+            .then("hang up", |_, _| vec![Effect::HangUp]),
+        when_read("has ended", |call| call.status.is_final())
+            .only("hang up both legs", |_, _| vec![Effect::HangUp]),
         otherwise().nothing(),
     ]
+}
+
+/// The timers of the ring arm that of the conversation. If they may have fired already, no other one does.
+fn arm_timer_after_ring(call: &Call, now: Timestamp) -> Vec<Effect> {
+    let deadline = call
+        .deadline()
+        .filter(|_| now + CLOCK_DIFFERENCE >= call.rings_until);
+    deadline.map(Effect::ArmTimer).into_iter().collect()
 }
 
 fn not_bridged(rings: bool, now: Timestamp) -> Vec<Rule<'static>> {
@@ -581,7 +663,8 @@ fn timer_fired(now: Timestamp) -> Vec<Rule<'static>> {
         ])
         .set(ended(CallStatus::TimedOut, EndReason::NoAnswer, now))
         .then_pending(),
-        when_read("has ended", |call| call.status.is_final()).repeat(),
+        when_read("has ended", |call| call.status.is_final())
+            .only("unfinished and the next timer", complete_ended),
         when_read("its time is not up", move |call| {
             call.deadline().is_some_and(|deadline| now < deadline)
         })
@@ -608,19 +691,52 @@ fn check_bridge(_call: &Call, now: Timestamp) -> Vec<Effect> {
     vec![Effect::CheckBridge, Effect::ArmTimer(now + ABANDONED_AFTER)]
 }
 
+/// A timer completes the effects of an end whose process has crashed.
+fn complete_ended(call: &Call, now: Timestamp) -> Vec<Effect> {
+    let mut effects = pending::unfinished(call, now);
+    match call.effects_pending_since {
+        // The process may still run. If it has crashed, no other timer may follow.
+        Some(since) if !call.was_abandoned(now) => {
+            effects.push(Effect::ArmTimer(since + ABANDONED_AFTER));
+        }
+        Some(_) => {}
+        None => effects.extend(pending::cancel_unrecorded_pushes(call)),
+    }
+    effects
+}
+
 /// A timer that fires before the deadline ends nothing, but completes what a crashed process has left. This may be the last of the
 /// ring's own timers, and the clock of this process may be behind that of the process that armed it, so it arms the next one.
 fn complete_abandoned(call: &Call, now: Timestamp) -> Vec<Effect> {
-    // If the call was abandoned while it rings, the timer that ends it may be among what is left.
-    let mut effects = if call.was_abandoned(now) {
-        pending::effects(call)
-    } else {
-        Vec::new()
-    };
-    if now + CLOCK_DIFFERENCE >= call.rings_until {
-        effects.extend(call.deadline().map(Effect::ArmTimer));
+    let again = now + ABANDONED_AFTER;
+    let deadline = call.deadline().unwrap_or(again);
+    if call.status == CallStatus::MobileReady && call.caller_leg.is_some() {
+        // The phone may have registered since the last attempt.
+        let mut effects = if call.was_abandoned(now) {
+            pending::abandoned(call, now)
+        } else {
+            vec![Effect::Bridge]
+        };
+        effects.push(Effect::ArmTimer(again.min(deadline)));
+        return effects;
     }
-    effects
+    // If the call was abandoned while it rings, the timer that ends it may be among what is left.
+    if call.was_abandoned(now) {
+        let mut effects = pending::abandoned(call, now);
+        // This is the timer of the ring.
+        effects.retain(|effect| {
+            *effect != Effect::ArmTimer(call.rings_until) || now < call.rings_until
+        });
+        if now + CLOCK_DIFFERENCE >= call.rings_until {
+            effects.push(Effect::ArmTimer(deadline));
+        }
+        return effects;
+    }
+    match call.effects_pending_since {
+        _ if now + CLOCK_DIFFERENCE >= call.rings_until => vec![Effect::ArmTimer(deadline)],
+        Some(since) => vec![Effect::ArmTimer(since + ABANDONED_AFTER)],
+        None => Vec::new(),
+    }
 }
 
 fn may_be_bridged(call: &Call, now: Timestamp) -> bool {
@@ -658,13 +774,15 @@ fn has_ended_unanswered(call: &Call) -> bool {
     call.status.is_final() && call.status != CallStatus::Completed
 }
 
-/// A call that was taken for unanswered was answered. If somebody has hung up, that stays the reason.
+/// A call that was taken for unanswered was answered. Its end has its effects already.
 fn completed_after_all(call: &Call, reason: EndReason, now: Timestamp) -> Vec<Assignment> {
-    let reason = match call.end_reason() {
-        Some(known @ (EndReason::CallerHungUp | EndReason::CalleeHungUp)) => known,
-        _ => reason,
-    };
-    ended(CallStatus::Completed, reason, now)
+    let reason = call
+        .end_reason()
+        .map_or(reason, |known| reason_of_conversation(known, reason));
+    vec![
+        Assignment::Status(CallStatus::Completed),
+        Assignment::Ended(now, reason),
+    ]
 }
 
 const fn waiting() -> Condition {

@@ -18,6 +18,8 @@ const ENDPOINT: &str = "/ari/endpoints/PJSIP/1001";
 const CALLER_LEG: &str = "1732175943.12";
 /// How much longer than expected something may take on a busy machine.
 const TOLERANCE: Duration = Duration::from_secs(1);
+/// For answers that a test may replace. 5 is the default, and 1 the highest.
+const LOW_PRIORITY: u8 = 10;
 const CALLER_CHANNEL: &str = "/ari/channels/1732175943.12";
 
 struct TestPbx {
@@ -30,6 +32,12 @@ impl TestPbx {
     /// A PBX with a waiting caller.
     async fn start() -> Self {
         let server = MockServer::start().await;
+        Mock::given(method("GET"))
+            .and(path(CALLER_CHANNEL))
+            .respond_with(channel("Ring"))
+            .with_priority(LOW_PRIORITY)
+            .mount(&server)
+            .await;
         let url = format!("{}/ari", server.uri());
         Self {
             server,
@@ -123,8 +131,11 @@ impl TestPbx {
             .count()
     }
 
+    /// The last request that is no look-up.
     async fn last_request(&self) -> Request {
-        testing::requests(&self.server).await.pop().unwrap()
+        let mut requests = testing::requests(&self.server).await;
+        requests.retain(|request| request.method != "GET");
+        requests.pop().unwrap()
     }
 }
 
@@ -214,7 +225,7 @@ async fn the_originate_request_has_what_the_dialplan_expects() {
         },
     });
     assert_eq!(request.body_json::<Value>().unwrap(), expected);
-    assert_eq!(pbx.requests().await.len(), 1, "one request is enough");
+    assert_eq!(pbx.originates().await, 1, "one request is enough");
 }
 
 /// Extension 1002 starts a video call to 1001.
@@ -319,6 +330,21 @@ async fn a_leg_that_exists_already_counts_as_created() {
     assert_eq!(pbx.originates().await, 1);
 }
 
+/// Every end takes the caller's leg down before the phone's.
+#[tokio::test]
+async fn a_phone_that_is_dialed_after_the_call_has_ended_is_hung_up() {
+    let pbx = TestPbx::start().await;
+    pbx.originate_replies([ok()]).await;
+    pbx.will_reply("GET", CALLER_CHANNEL, [channel_not_found()])
+        .await;
+    pbx.will_reply("GET", &pbx.phone_channel(), [channel("Ringing")])
+        .await;
+    pbx.will_reply("DELETE", &pbx.phone_channel(), [no_content()])
+        .await;
+    assert_eq!(pbx.bridge().await.unwrap(), BridgeOutcome::CallerGone);
+    assert_eq!(pbx.requests().await.len(), 4);
+}
+
 #[tokio::test]
 async fn bridging_waits_until_the_phone_registers() {
     let pbx = TestPbx::start().await;
@@ -339,6 +365,7 @@ async fn bridging_waits_until_the_phone_registers() {
         lookup,
         format!("GET {CALLER_CHANNEL}"),
         originate,
+        format!("GET {CALLER_CHANNEL}"),
     ];
     assert_eq!(pbx.requests().await, expected);
 }
@@ -461,7 +488,7 @@ async fn a_request_is_repeated_with_the_rotated_password() {
     asterisk.pbxs[0].ping().await.unwrap();
 
     let requests = testing::requests(&server).await;
-    assert_eq!(requests.len(), 3);
+    assert_eq!(requests.len(), 4);
     assert_eq!(requests[0].body, requests[1].body);
     assert_eq!(testing::requests(&secrets).await.len(), 2);
 }
@@ -507,7 +534,7 @@ async fn a_closed_port_is_reported_as_unreachable() {
     };
     for error in [
         pbx.bridge().await.unwrap_err(),
-        pbx.pbx().hang_up(&caller_leg()).await.unwrap_err(),
+        pbx.send_busy().await.unwrap_err(),
         pbx.pbx().ping().await.unwrap_err(),
     ] {
         assert!(matches!(error, AsteriskError::Unreachable(..)), "{error:?}");
@@ -631,12 +658,17 @@ async fn sending_busy_is_retried_while_asterisk_boots() {
 }
 
 #[tokio::test]
-async fn a_hang_up_has_the_reason_normal() {
-    let pbx = TestPbx::start().await;
-    let leg = ChannelId::of_phone(pbx.call.call_id);
-    pbx.always_replies("DELETE", &pbx.phone_channel(), no_content())
-        .await;
-    pbx.pbx().hang_up(&leg).await.unwrap();
+async fn a_hang_up_ends_the_callers_leg_first() {
+    let mut pbx = TestPbx::start().await;
+    pbx.call.caller_leg = Some(caller_leg());
+    pbx.call.ready_at = Some(pbx.call.created_at);
+    let legs = [CALLER_CHANNEL, &pbx.phone_channel()];
+    for leg in legs {
+        pbx.always_replies("DELETE", leg, no_content()).await;
+    }
+    pbx.pbx().hang_up(&pbx.call).await.unwrap();
+    let expected = legs.map(|leg| format!("DELETE {leg}"));
+    assert_eq!(pbx.requests().await, expected);
     assert_eq!(pbx.last_request().await.url.query(), Some("reason=normal"));
 }
 

@@ -34,7 +34,7 @@ pub async fn run_all(store: &(impl CallStore + Sync)) {
     one_of_two_equal_creates_is_new(store).await;
     reports_of_one_caller_and_extension_share_a_call(store).await;
     withheld_numbers_that_call_different_extensions_do_not_share_a_call(store).await;
-    a_correlation_claim_expires_with_the_ring(store).await;
+    a_correlation_claim_expires_after_the_ring(store).await;
     a_new_call_replaces_the_claim_of_an_ended_call(store).await;
     an_alias_finds_updates_and_creates_the_same_call(store).await;
     an_alias_does_not_replace_another_call(store).await;
@@ -212,7 +212,7 @@ async fn withheld_numbers_that_call_different_extensions_do_not_share_a_call(
     }
 }
 
-async fn a_correlation_claim_expires_with_the_ring(store: &impl CallStore) {
+async fn a_correlation_claim_expires_after_the_ring(store: &impl CallStore) {
     let now = clock::now();
     let first = new_call(now);
     create_new(store, &first, Some(&claim(&first, now))).await;
@@ -220,7 +220,7 @@ async fn a_correlation_claim_expires_with_the_ring(store: &impl CallStore) {
         rings_until: first.rings_until + first.limits.ring,
         ..second_report(&first)
     };
-    let claim = claim(&later, first.rings_until);
+    let claim = claim(&later, first.claims_caller_until());
     create_new(store, &later, Some(&claim)).await;
 }
 

@@ -3,7 +3,7 @@
 //! | `pk` | `sk` | item |
 //! | --- | --- | --- |
 //! | `CALL#{call id without its check field}` | `CALL` | the call, or `alias_of` another call |
-//! | `CALLER#{number or anonymous}#FOR#{extension}` | `CORRELATION` | the call that holds this correlation key, `until` its ring ends |
+//! | `CALLER#{number or anonymous}#FOR#{extension}` | `CORRELATION` | the call that holds this correlation key, `until` half a minute after its ring |
 //! | `EXTENSION#{extension}` | `ALLOWANCE#{purpose}` | how many calls its apps may start, and whether they may wait for a call of the
 //! other region: [`crate::store::allowance`] |
 //!
@@ -156,7 +156,7 @@ impl DynamoCallStore {
             .table_name(self.table.name())
             .set_item(Some(correlation_item_key(&claim.key).into_item()))
             .item("call_id", text(call.call_id))
-            .item("until", millis(call.rings_until))
+            .item("until", millis(call.claims_caller_until()))
             .item("expires_at", number(call.expires_at))
             .condition_expression(
                 "attribute_not_exists(pk) OR #until <= :now OR call_id IN (:this, :replaced)",

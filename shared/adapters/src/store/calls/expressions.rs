@@ -126,6 +126,10 @@ impl Expressions {
                 Assignment::EffectsPendingSince(moment) => {
                     self.compare("effects_pending_since", "=", moment)?
                 }
+                Assignment::EffectsCompleted(since) => {
+                    removes.push(self.name("effects_pending_since"));
+                    self.compare("effects_completed", "=", since)?
+                }
                 Assignment::NoEffectsPending => {
                     removes.push(self.name("effects_pending_since"));
                     continue;

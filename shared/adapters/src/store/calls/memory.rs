@@ -60,7 +60,7 @@ impl CallStore for MemoryCallStore {
             }
             table
                 .claims
-                .insert(claim.key.clone(), (id, call.rings_until));
+                .insert(claim.key.clone(), (id, call.claims_caller_until()));
         }
         table.calls.insert(id, call.clone());
         Ok(CreateResult::New)

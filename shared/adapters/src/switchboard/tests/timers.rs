@@ -85,7 +85,7 @@ mod at_the_deadline_of_an_accepted_call {
         switchboard.effects.is_bridged.store(true, Relaxed);
         let fired = switchboard.fire_timer(&call, deadline).await.unwrap();
         assert_eq!(fired.call.status, CallStatus::InProgress);
-        assert_eq!(switchboard.count("hang_up_phone"), 0);
+        assert_eq!(switchboard.count("hang_up"), 0);
     }
 
     #[tokio::test]

@@ -1,5 +1,6 @@
 //! Creates and deletes the timers of calls. The rules for them are in `ringback_core::call`: when a timer fires
-//! (`Effect::ArmTimer`), and which schedule stands behind it (`Call::backstop`).
+//! (`Effect::ArmTimer`), and which schedule stands behind it (`stream_action` for the ring, `Call::backstop` for the
+//! conversation).
 
 #[cfg(test)]
 mod tests;
@@ -15,7 +16,7 @@ use futures::future::join;
 use super::timer_message::TimerMessage;
 use crate::platform::config::{ConfigError, Environment};
 use crate::platform::lazy_client::LazyClient;
-use ringback_core::call::{Backstop, BackstopPhase, Call, ReplicationAction};
+use ringback_core::call::{Backstop, BackstopPhase, Call, StreamAction};
 use ringback_core::ids::CallId;
 use ringback_core::timestamp::Timestamp;
 
@@ -77,8 +78,8 @@ impl CallTimers {
         })
     }
 
-    /// Arms the timer of a call for `at`, and creates its backstop if it gets one. `backstop` is `None` where a schedule
-    /// that exists already fires after `at`.
+    /// Arms the timer of a call for `at`, and creates its backstop if it gets one. `backstop` is `None` where the table's
+    /// stream creates the backstop, or has created it.
     ///
     /// One of the two is enough, so a single failure is logged and is no error.
     ///
@@ -91,36 +92,41 @@ impl CallTimers {
         now: Timestamp,
         backstop: Option<Backstop>,
     ) -> Result<(), TimerError> {
+        let schedule = async {
+            match backstop {
+                Some(backstop) => self.create_schedule(call, backstop).await,
+                None => Ok(()),
+            }
+        };
         let delay = at.since(now);
         if delay > MAX_MESSAGE_DELAY {
-            return self.create_backstop(call, backstop).await;
+            return schedule.await;
         }
-        let (message, schedule) = join(
-            self.send_delayed(call, delay),
-            self.create_backstop(call, backstop),
-        )
-        .await;
+        let (message, schedule) = join(self.send_delayed(call, delay), schedule).await;
         let failures = [&message, &schedule].into_iter();
         for failure in failures.filter_map(|result| result.as_ref().err()) {
-            tracing::error!(call_id = %call, error = %failure, cause = ?failure.source, "timer not armed");
+            tracing::warn!(call_id = %call, error = %failure, cause = ?failure.source, "timer not armed");
         }
         message.or(schedule)
     }
 
-    /// Does what a replicated change of a call requires in this region.
+    /// Does what a change of a call, read from the table's stream, requires in this region.
     ///
     /// # Errors
     /// When a timer could not be armed, or the queue did not take the message. Repeating it is safe.
-    pub async fn replicate(
+    pub async fn perform(
         &self,
-        action: &ReplicationAction<'_>,
+        action: &StreamAction<'_>,
         now: Timestamp,
     ) -> Result<(), TimerError> {
         match action {
-            ReplicationAction::ArmTimer { call, at } => {
-                self.arm(call.call_id, *at, now, call.backstop(*at)).await
+            StreamAction::CreateBackstop { call, backstop } => {
+                self.create_backstop(call.call_id, *backstop, now).await
             }
-            ReplicationAction::Merge(overwritten) => {
+            StreamAction::ArmTimer { call, at, backstop } => {
+                self.arm(call.call_id, *at, now, Some(*backstop)).await
+            }
+            StreamAction::Merge(overwritten) => {
                 let (call_id, status) = (overwritten.call_id, overwritten.status.as_str());
                 tracing::warn!(%call_id, status, "replication overwrote a newer version of the call; merging it back");
                 self.send(&TimerMessage::merge(overwritten), 0).await
@@ -157,14 +163,25 @@ impl CallTimers {
         Ok(())
     }
 
+    /// Creates a schedule, or sends a delayed message if the scheduler rejects the schedule.
     async fn create_backstop(
         &self,
         call: CallId,
-        backstop: Option<Backstop>,
+        backstop: Backstop,
+        now: Timestamp,
     ) -> Result<(), TimerError> {
-        let Some(backstop) = backstop else {
-            return Ok(());
-        };
+        let delay = backstop.at.since(now);
+        // AWS does not document what the scheduler does with a time in the past.
+        if !delay.is_zero() {
+            let Err(error) = self.create_schedule(call, backstop).await else {
+                return Ok(());
+            };
+            tracing::warn!(call_id = %call, %error, cause = ?error.source, "schedule not created; sending a delayed message");
+        }
+        self.send_delayed(call, delay).await
+    }
+
+    async fn create_schedule(&self, call: CallId, backstop: Backstop) -> Result<(), TimerError> {
         let target = Target::builder()
             .arn(&self.function_arn)
             .role_arn(&self.scheduler_role_arn)

@@ -1,6 +1,6 @@
 //! SQS and EventBridge Scheduler, both simulated by one HTTP server.
 
-use ringback_core::call::{CallStatus, Event};
+use ringback_core::call::{CallStatus, Event, stream_action};
 use serde_json::{Value, json};
 use wiremock::matchers::{method, path_regex};
 use wiremock::{Mock, MockServer, Request, ResponseTemplate};
@@ -72,6 +72,12 @@ impl TestTimers {
         self.timers.arm(self.call.call_id, at, NOW, backstop).await
     }
 
+    /// Handles the record of the new call in the stream of the region that has stored it.
+    async fn handle_insert(&self, now: Timestamp) -> Result<(), TimerError> {
+        let action = stream_action(None, &self.call, None, "ap-south-1").unwrap();
+        self.timers.perform(&action, now).await
+    }
+
     async fn requests(&self) -> Vec<Request> {
         testing::requests(&self.server).await
     }
@@ -117,7 +123,7 @@ fn internal_error() -> ResponseTemplate {
 }
 
 #[tokio::test]
-async fn arming_a_ring_sends_a_delayed_message_and_creates_a_later_schedule() {
+async fn arming_a_ring_sends_a_delayed_message_only() {
     let test = TestTimers::start().await;
     let call = &test.call;
     test.arm(call.rings_until).await.unwrap();
@@ -127,7 +133,17 @@ async fn arming_a_ring_sends_a_delayed_message_and_creates_a_later_schedule() {
     assert_eq!(message["MessageBody"], body);
     assert_eq!(message["DelaySeconds"], 30);
     assert_eq!(message["QueueUrl"], test.timers.queue_url);
+    assert_eq!(test.schedules().await.len(), 0);
+}
 
+#[tokio::test]
+async fn a_new_call_gets_a_schedule_that_fires_after_its_ring() {
+    let test = TestTimers::start().await;
+    let call = &test.call;
+    test.handle_insert(NOW).await.unwrap();
+
+    assert_eq!(test.messages().await.len(), 0);
+    let body = format!(r#"{{"call_id":"{}"}}"#, call.call_id);
     let schedule = test.schedules().await.remove(0);
     let name = format!("/schedules/{}-ring", call.call_id);
     assert_eq!(schedule.url.path(), name);
@@ -155,8 +171,8 @@ async fn call_timeout_can_read_the_message_of_a_timer() {
 #[tokio::test]
 async fn an_overwritten_version_is_sent_to_call_timeout_without_delay() {
     let test = TestTimers::start().await;
-    let merge = ReplicationAction::Merge(&test.call);
-    test.timers.replicate(&merge, NOW).await.unwrap();
+    let merge = StreamAction::Merge(&test.call);
+    test.timers.perform(&merge, NOW).await.unwrap();
     let [sent] = test.messages().await.try_into().unwrap();
     assert_eq!(sent["DelaySeconds"], 0);
     let message: TimerMessage =
@@ -166,12 +182,37 @@ async fn an_overwritten_version_is_sent_to_call_timeout_without_delay() {
 }
 
 #[tokio::test]
+async fn a_new_call_gets_a_delayed_message_if_the_scheduler_fails() {
+    let test = TestTimers::that_reply(message_sent(), internal_error()).await;
+    test.handle_insert(NOW + Duration::from_millis(1500))
+        .await
+        .unwrap();
+    let message = test.messages().await.remove(0);
+    assert_eq!(message["DelaySeconds"], 49);
+    let body = format!(r#"{{"call_id":"{}"}}"#, test.call.call_id);
+    assert_eq!(message["MessageBody"], body);
+}
+
+#[tokio::test]
+async fn a_new_call_whose_ring_has_passed_gets_a_message_without_delay() {
+    let test = TestTimers::start().await;
+    let long_after = NOW + Duration::from_secs(300);
+    test.handle_insert(long_after).await.unwrap();
+    assert_eq!(test.messages().await[0]["DelaySeconds"], 0);
+    assert_eq!(test.schedules().await.len(), 0);
+}
+
+#[tokio::test]
+async fn a_new_call_without_schedule_and_message_is_an_error() {
+    let test = TestTimers::that_reply(internal_error(), internal_error()).await;
+    assert!(test.handle_insert(NOW).await.is_err());
+}
+
+#[tokio::test]
 async fn a_call_of_the_other_region_gets_a_message_and_a_schedule_here() {
     let test = TestTimers::start().await;
-    let at = test.call.rings_until + Duration::from_secs(1);
-    let call = &test.call;
-    let arm = ReplicationAction::ArmTimer { call, at };
-    test.timers.replicate(&arm, NOW).await.unwrap();
+    let action = stream_action(None, &test.call, Some("ap-south-1"), "ap-southeast-1").unwrap();
+    test.timers.perform(&action, NOW).await.unwrap();
     assert_eq!(test.messages().await[0]["DelaySeconds"], 31);
     let schedule: Value = test.schedules().await[0].body_json().unwrap();
     assert_eq!(schedule["ScheduleExpression"], "at(2024-03-14T12:00:51)");
@@ -222,24 +263,33 @@ async fn a_call_that_connects_gets_a_message_and_no_second_schedule() {
 async fn a_schedule_that_exists_already_counts_as_created() {
     let conflict = aws_error(409, "ConflictException");
     let test = TestTimers::that_reply(internal_error(), conflict).await;
+    test.handle_insert(NOW).await.unwrap();
+}
+
+/// The schedule that the stream creates ends it.
+#[tokio::test]
+async fn a_ring_whose_message_is_rejected_is_no_error() {
+    let test = TestTimers::that_reply(internal_error(), schedule_created()).await;
     test.arm(test.call.rings_until).await.unwrap();
 }
 
 #[tokio::test]
-async fn one_of_the_two_timers_is_enough() {
+async fn one_timer_of_a_conversation_is_enough() {
     for (queue, scheduler) in [
         (internal_error(), schedule_created()),
         (message_sent(), internal_error()),
     ] {
-        let test = TestTimers::that_reply(queue, scheduler).await;
-        test.arm(test.call.rings_until).await.unwrap();
+        let mut test = TestTimers::that_reply(queue, scheduler).await;
+        test.bridge();
+        test.arm(NOW + Duration::from_secs(60)).await.unwrap();
     }
 }
 
 #[tokio::test]
-async fn a_ring_without_any_timer_is_an_error() {
-    let test = TestTimers::that_reply(internal_error(), internal_error()).await;
-    assert!(test.arm(test.call.rings_until).await.is_err());
+async fn a_conversation_without_any_timer_is_an_error() {
+    let mut test = TestTimers::that_reply(internal_error(), internal_error()).await;
+    test.bridge();
+    assert!(test.arm(NOW + Duration::from_secs(60)).await.is_err());
 }
 
 #[tokio::test]

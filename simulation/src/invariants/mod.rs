@@ -1,0 +1,333 @@
+//! What `docs/promises.md` promises, as code. The truth is what the simulated people, PBXs and Exotel saw.
+//!
+//! | promise | check |
+//! | --- | --- |
+//! | Bridged, or busy in time; its three fallbacks | `callers_do_not_wait`: 2 s after the deadline, and what each fault adds to it |
+//! | No silence until then | not checked: Asterisk's ringing is its own (`e2e/tests`) |
+//! | Every device that rang receives a cancellation | `devices_are_silenced` |
+//! | A phone that receives nothing more stops at the end of its ring | `devices_stop_ringing` |
+//! | No ghost ring; a device stops soon after its call | `devices_stop_ringing`, `calls_end_with_their_caller` |
+//! | A leg of a phone ends within 2 s of its call | `phone_legs_end_with_their_call` |
+//! | One bridge; one leg to the phone | `Truth::bridged`, `pbx::dial_phone` |
+//! | Each device gets a push once, unless its process crashed | `devices_are_silenced` |
+//! | Exotel is asked once to place a call | `exotel::place` |
+//! | Clients receive each status once and in order | `clients_get_updates_in_order`, without faults |
+//! | Clients know the newest status in the end | `clients_know_the_end`. The field `timestamp` is not checked: clocks differ |
+//! | A region may fail: the other one accepts the answer | `who_accepts_is_bridged` |
+//! | Its own timer ends the ring within 3 s | not checked: with a lost region, only the PBX's limit in `callers_do_not_wait` is |
+//! | Bridged once, and one end in both regions | `Truth::bridged`, `regions_agree` |
+//! | A PBX may fail: calls on other PBXs go on | `parted`: Ringback cuts off nobody. `/health` is no part of a call |
+//! | A phone that loses its network is detected | not checked: SIP session timers are Asterisk's own (`e2e/tests/faults/silence.rs`) |
+//! | Requests that a person waits for are retried | `ready_phones_are_dialed`, `callers_do_not_wait` |
+//! | Not guaranteed: that a short conversation is shown as one | `SHORT_TALK` in `conversations_are_completed` |
+//! | Not guaranteed: that a conversation is shown that no report shows | `Talk::is_reported` |
+//! | Not guaranteed: that a call survives its PBX | `conversations_are_completed` skips a PBX that restarts |
+//! | Not guaranteed: regions that cannot reach each other | `parted` |
+//!
+//! Besides: metrics count each call once (`metrics_count_each_call`), a call to a number ends as Exotel says (`exotels_word_counts`),
+//! and nothing remains (`nothing_is_left`, `calls_have_ended`).
+
+mod counts;
+mod times;
+mod truth;
+
+use ringback_core::call::CallStatus;
+use ringback_core::ids::{CallId, DeviceId};
+
+pub use counts::Counted;
+pub use truth::{Truth, parted};
+
+use crate::faults::Fault;
+use crate::phones::Ring;
+use crate::scenario::{Answers, Attempts, Kind};
+use crate::sim::{Seconds, Sim, State};
+use crate::table::short;
+
+/// A promise that was broken.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    /// When, in milliseconds after the start.
+    pub at: u64,
+    /// Which promise.
+    pub promise: &'static str,
+    /// Details.
+    pub details: String,
+}
+
+impl std::fmt::Display for Violation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            at,
+            promise,
+            details,
+        } = self;
+        let at = Seconds(*at);
+        write!(f, "BROKEN at {at} s: {promise}. Details: {details}")
+    }
+}
+
+/// A conversation that is shorter than this may be taken for none if its report is overtaken by a hang-up.
+const SHORT_TALK: u64 = 5_000;
+
+/// A phone that registers later than this may be too late for its call.
+const CONNECTS_WITHIN: u64 = 10_000;
+
+/// An app that gets no answer asks the other region after 3.7 s.
+const ASKS_BOTH_WITHIN: u64 = 5_000;
+
+/// More timers than this for one call mean that timers arm timers.
+const MOST_TIMERS: usize = 200;
+
+/// Checks what must be true when nothing more can happen.
+pub fn check_end(sim: &Sim, is_idle: bool) {
+    let mut found = Vec::new();
+    {
+        let state = sim.state();
+        let mut checks = Checks {
+            sim,
+            state: &state,
+            found: &mut found,
+        };
+        if !is_idle {
+            checks.violated(
+                "every call comes to an end",
+                "something still happens after hours".to_owned(),
+            );
+        }
+        checks.nothing_is_left();
+        checks.regions_agree();
+        checks.calls_have_ended();
+        checks.conversations_are_completed();
+        checks.clients_know_the_end();
+        checks.devices_are_silenced();
+        checks.metrics_count_each_call();
+        checks.clients_get_updates_in_order();
+        checks.callers_do_not_wait();
+        checks.calls_end_with_their_caller();
+        checks.phone_legs_end_with_their_call();
+        checks.ready_phones_are_dialed();
+        checks.devices_stop_ringing();
+        checks.who_accepts_is_bridged();
+        checks.exotels_word_counts();
+    }
+    let mut state = sim.state();
+    let at = sim.elapsed();
+    for (promise, details) in found {
+        state.truth.violated(at, promise, details);
+    }
+}
+
+struct Checks<'a> {
+    sim: &'a Sim,
+    state: &'a State,
+    found: &'a mut Vec<(&'static str, String)>,
+}
+
+impl Checks<'_> {
+    fn violated(&mut self, promise: &'static str, details: String) {
+        self.found.push((promise, details));
+    }
+
+    fn regions(&self) -> std::ops::Range<usize> {
+        0..self.sim.plan().regions
+    }
+
+    fn nothing_is_left(&mut self) {
+        for region in self.regions() {
+            let timers = &self.state.timers[region];
+            if !timers.messages.is_empty() {
+                self.violated(
+                    "nothing remains armed",
+                    format!("messages in region {region}"),
+                );
+            }
+            if timers.armed > MOST_TIMERS {
+                self.violated(
+                    "timers do not multiply",
+                    format!("{} in region {region}", timers.armed),
+                );
+            }
+            if timers.dead > 0 {
+                self.violated(
+                    "no timer fails for good",
+                    format!("{} in region {region}", timers.dead),
+                );
+            }
+        }
+        for pbx in &self.state.pbxs {
+            if let Some(channel) = pbx.channels().first() {
+                self.violated("no leg is left", format!("{channel:?}"));
+            }
+        }
+    }
+
+    fn regions_agree(&mut self) {
+        if self.sim.plan().regions < 2 {
+            return;
+        }
+        let [first, second] = &self.state.tables;
+        for (here, there) in [(first, second), (second, first)] {
+            for call in here.calls() {
+                let other = there.call(call.call_id).map(|(call, _)| call);
+                if other != Some(call) {
+                    let (here, there) = (call.status, other.map(|call| call.status));
+                    let details = format!("{}: {here:?} and {there:?}", short(call.call_id));
+                    self.violated("both regions settle on the same call", details);
+                }
+            }
+        }
+    }
+
+    fn calls_have_ended(&mut self) {
+        for region in self.regions() {
+            for call in self.state.tables[region].calls() {
+                let id = short(call.call_id);
+                if !call.status.is_final() {
+                    self.violated(
+                        "every call comes to an end",
+                        format!("{id}: {:?}", call.status),
+                    );
+                } else if call.effects_pending_since.is_some() {
+                    self.violated(
+                        "no effect stays pending",
+                        format!("{id} in region {region}"),
+                    );
+                }
+            }
+        }
+    }
+
+    fn conversations_are_completed(&mut self) {
+        let truth = &self.state.truth;
+        for talk in &truth.talks {
+            let lasted = talk.ended.unwrap_or(u64::MAX).saturating_sub(talk.began);
+            let app_hung_up = truth.call(talk.call).is_some_and(|call| call.app_hung_up);
+            let is_unclear = lasted < SHORT_TALK && app_hung_up;
+            let is_unknown = !talk.is_reported || self.sim.plan().restart.is_some();
+            if truth.met_too_late(talk) || is_unclear || is_unknown {
+                continue;
+            }
+            for region in self.regions() {
+                let call = self.state.tables[region].call(talk.call);
+                let status = call.map(|(call, _)| call.status);
+                if status != Some(CallStatus::Completed) {
+                    let details = format!("{}: {status:?} in region {region}", short(talk.call));
+                    self.violated("a call that was bridged ends as completed", details);
+                }
+            }
+        }
+    }
+
+    fn devices_are_silenced(&mut self) {
+        let state = self.state;
+        for device in state.phones.extensions.iter().flatten() {
+            for ring in &device.rings {
+                let id = short(ring.call);
+                let knows = ring.is_settled || ring.is_canceled;
+                if ring.pushes > 0 && !knows && !self.has_decided(ring.call, &device.id) {
+                    let details = format!("{} for {id}", device.id);
+                    self.violated("every device that rang is silenced", details);
+                }
+                if ring.began.is_some() && ring.ended.is_none() {
+                    self.violated("no device rings on", format!("{} for {id}", device.id));
+                }
+                if ring.pushes > 1 && !self.may_push_again(ring.call) {
+                    self.violated("a push is sent once", format!("{} for {id}", device.id));
+                }
+            }
+        }
+    }
+
+    /// Whether the call knows that this device has answered or declined it.
+    fn has_decided(&self, call: CallId, device: &DeviceId) -> bool {
+        let Some((call, _)) = self.state.tables[0].call(call) else {
+            return false;
+        };
+        let has_answered = call.answered_by.as_ref().is_some_and(|by| {
+            let named = by.device.as_ref();
+            named.is_none_or(|named| named == device)
+        });
+        has_answered || call.declined_by.contains(device)
+    }
+
+    /// Whether the only fault is the loss of a region, while the call rang and was known in the other one, and its user accepted early
+    /// enough to ask that region too.
+    fn continues_elsewhere(&self, ring: &Ring) -> bool {
+        let plan = self.sim.plan();
+        let call = self.state.truth.call(ring.call);
+        let (Some(loss), Some(call), Some(tapped)) = (plan.region_loss, call, ring.ended) else {
+            return false;
+        };
+        let has_other_fault = plan.cut.is_some()
+            || plan.restart.is_some()
+            || !self.state.faults.happened().is_empty();
+        let was_known = call.known_in[1 - loss.region].is_some_and(|known| known < loss.from);
+        let is_pushed = ring.pushes == 1;
+        was_known && is_pushed && !has_other_fault && tapped + ASKS_BOTH_WITHIN < call.rings_until
+    }
+
+    /// A push is sent again only if its process has crashed or could not complete the effects, or if the regions were apart.
+    fn may_push_again(&self, call: CallId) -> bool {
+        let call = self.state.truth.call(call);
+        if call.is_some_and(|call| call.stored_in == [true, true]) {
+            return true;
+        }
+        let explains = |fault| match fault {
+            Fault::Crash
+            | Fault::StoreFails
+            | Fault::StoreAnswerLost
+            | Fault::StoreSlow
+            | Fault::AriFails
+            | Fault::AriAnswerLost
+            | Fault::AriSlow
+            | Fault::QueueFails
+            | Fault::QueueLate
+            | Fault::StreamLate
+            | Fault::ReplicationLate => true,
+            _ => false,
+        };
+        let mut happened = self.state.faults.happened().iter();
+        happened.any(|(_, fault)| explains(*fault)) || !self.sim.plan().has_no_planned_fault()
+    }
+
+    fn has_no_fault(&self) -> bool {
+        self.state.faults.happened().is_empty() && self.sim.plan().has_no_planned_fault()
+    }
+
+    /// Without faults, a caller who stays is bridged to the only device once its user has accepted and its phone answers. If a region
+    /// is lost that the other one knows the call of, too.
+    fn who_accepts_is_bridged(&mut self) {
+        let (state, plan) = (self.state, self.sim.plan());
+        // Two callers may be mistaken for each other, or answered with one phone.
+        let [call] = plan.calls.as_slice() else {
+            return;
+        };
+        let [device] = state.phones.extensions[call.extension].as_slice() else {
+            return;
+        };
+        let mut rings = device.rings.iter();
+        let Some(ring) = rings.find(|ring| ring.has_accepted) else {
+            return;
+        };
+        let stays_registered = device.plan.moves.is_none()
+            && (device.plan.registers_after.iter())
+                .all(|after| after.is_some_and(|after| after < CONNECTS_WITHIN));
+        let answers = call
+            .responses
+            .iter()
+            .all(|response| matches!(response.answers, Answers::Yes | Answers::AtTheSecondAttempt));
+        let has_one_leg = !matches!(
+            call.kind,
+            Kind::FromTrunk {
+                attempts: Attempts::Parallel(_),
+                ..
+            }
+        );
+        let stays = call.patience.is_none() && has_one_leg;
+        let is_willing = stays_registered && answers && stays;
+        let may_fail = !self.has_no_fault() && !self.continues_elsewhere(ring);
+        if is_willing && !may_fail && state.truth.talks.is_empty() {
+            self.violated("who accepts is bridged", device.id.to_string());
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! The PBX dials phones, and bridges them to the callers who wait.
+
+use ringback_core::call::Event;
+use ringback_core::ids::{CallId, ChannelId, Leg};
+
+use super::waiting::{Arrival, wait_for_bridge};
+use super::{CALLER_GONE, Channel, HungUpBy, NORMAL, Role, end_if, end_leg, report};
+use crate::functions::Named;
+use crate::phones;
+use crate::random::Part;
+use crate::scenario::HangsUp;
+use crate::sim::{Sim, State};
+
+const NO_ANSWER: u16 = 19;
+const ORIGINATE_TIMEOUT: u64 = 30_000;
+
+/// How a request to dial a phone ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Originated {
+    UnderWay,
+    NotRegistered,
+}
+
+/// Dials the callee's phone. Asterisk rejects a second channel with the same id.
+pub fn dial_phone(
+    sim: &Sim,
+    state: &mut State,
+    pbx: usize,
+    call: CallId,
+    waiting: &ChannelId,
+) -> Originated {
+    let id = ChannelId::of_phone(call);
+    if state.pbxs[pbx].channel(&id).is_some() {
+        return Originated::UnderWay;
+    }
+    let known = state.pbxs[pbx].channel(waiting);
+    let caller = known.map_or_else(|| state.truth.caller_of(call), |leg| leg.caller);
+    let extension = sim.plan().calls[caller].extension;
+    if !phones::is_registered(state, pbx, extension) {
+        return Originated::NotRegistered;
+    }
+    // Regions that cannot hear each other may each dial for a leg of their own.
+    let are_apart = sim.plan().cut.is_some() || sim.plan().region_loss.is_some();
+    if !are_apart && state.pbxs.iter().any(|pbx| pbx.channel(&id).is_some()) {
+        state
+            .truth
+            .violated(sim.elapsed(), "two phone legs at once", format!("{id}"));
+    }
+    let role = Role::Phone(waiting.clone());
+    let serial = originate(sim, state, pbx, id.clone(), role, (call, caller));
+    state.truth.phone_is_dialed(sim.elapsed(), serial, call);
+    phones::phone_rings(sim, state, pbx, call, caller, id, serial);
+    Originated::UnderWay
+}
+
+/// Dials the phone of the calling app, which answers by itself.
+pub fn dial_caller(sim: &Sim, state: &mut State, pbx: usize, call: CallId) -> Originated {
+    let id = ChannelId::of_app_caller(call);
+    if state.pbxs[pbx].channel(&id).is_some() {
+        return Originated::UnderWay;
+    }
+    if !phones::is_caller_registered(state, pbx) {
+        return Originated::NotRegistered;
+    }
+    if state.pbxs.iter().any(|pbx| pbx.channel(&id).is_some()) {
+        state
+            .truth
+            .violated(sim.elapsed(), "two caller legs at once", format!("{id}"));
+    }
+    let caller = state.truth.caller_of(call);
+    let serial = originate(sim, state, pbx, id.clone(), Role::AppCaller, (call, caller));
+    let answers_after = state.random.of_part(Part::Phones).u64(100..1_500);
+    let sim = sim.clone();
+    sim.clone().spawn(async move {
+        sim.sleep(answers_after).await;
+        let arrival = {
+            let mut state = sim.state();
+            let name = state.pbxs[pbx].name.clone();
+            let Some(channel) = state.pbxs[pbx]
+                .channel_mut(&id)
+                .filter(|leg| leg.serial == serial)
+            else {
+                return;
+            };
+            channel.is_up = true;
+            state
+                .truth
+                .caller_waits(sim.elapsed(), serial, pbx, Some(call));
+            let caller_leg = Some(Leg {
+                pbx: name,
+                channel: id.clone(),
+            });
+            Event::CallerReported {
+                caller_leg,
+                call_sid: None,
+            }
+        };
+        sim.note(|| format!("the calling app's phone waits on {id}"));
+        let arrival = Arrival::App(Named::ById(call), arrival);
+        wait_for_bridge(&sim, pbx, &id, serial, arrival).await;
+    });
+    Originated::UnderWay
+}
+
+fn originate(
+    sim: &Sim,
+    state: &mut State,
+    pbx: usize,
+    id: ChannelId,
+    role: Role,
+    (call, caller): (CallId, usize),
+) -> u32 {
+    state.serial += 1;
+    let serial = state.serial;
+    let channel = Channel {
+        id: id.clone(),
+        serial,
+        caller,
+        role,
+        call: Some(call),
+        is_up: false,
+        bridged_to: None,
+    };
+    state.pbxs[pbx].channels.push(channel);
+    let sim = sim.clone();
+    sim.clone().spawn(async move {
+        sim.sleep(ORIGINATE_TIMEOUT).await;
+        end_if(&sim, pbx, &id, serial, NO_ANSWER, |channel| !channel.is_up);
+    });
+    serial
+}
+
+/// The callee's phone answers: its leg takes the caller's away from its wait, if that is still there.
+pub fn phone_answers(sim: &Sim, pbx: usize, id: &ChannelId, serial: u32) {
+    let mut state = sim.state();
+    let pbx_state = &mut state.pbxs[pbx];
+    let Some(phone) = pbx_state.channel_mut(id).filter(|leg| leg.serial == serial) else {
+        return;
+    };
+    phone.is_up = true;
+    let (Role::Phone(waiting), Some(call)) = (phone.role.clone(), phone.call) else {
+        return;
+    };
+    let Some(leg) = pbx_state.channel_mut(&waiting) else {
+        return end_leg(sim, &mut state, pbx, id, CALLER_GONE, HungUpBy::This);
+    };
+    leg.is_up = true;
+    leg.bridged_to = Some(id.clone());
+    let is_app_call = matches!(leg.role, Role::AppCaller);
+    let (caller, caller_serial) = (leg.caller, leg.serial);
+    if let Some(phone) = pbx_state.channel_mut(id) {
+        phone.bridged_to = Some(waiting.clone());
+    }
+    state
+        .truth
+        .bridged(sim.elapsed(), call, caller_serial, serial);
+    state.cancel_other_legs(sim, caller, caller_serial);
+    drop(state);
+    sim.note(|| format!("BRIDGED: {waiting} and {id}"));
+    report(sim, pbx, Named::ById(call), Event::Bridged);
+    let sim = sim.clone();
+    let talk = Conversation {
+        pbx,
+        call,
+        caller,
+        leg: waiting,
+        phone: id.clone(),
+        is_app_call,
+    };
+    sim.clone().spawn(async move {
+        sim.sleep(sim.plan().calls[caller].talk).await;
+        hang_up(&sim, &talk).await;
+    });
+}
+
+struct Conversation {
+    pbx: usize,
+    call: CallId,
+    caller: usize,
+    leg: ChannelId,
+    phone: ChannelId,
+    is_app_call: bool,
+}
+
+async fn hang_up(sim: &Sim, talk: &Conversation) {
+    let is_bridged = |sim: &Sim| {
+        let state = sim.state();
+        state.pbxs[talk.pbx]
+            .channel(&talk.phone)
+            .is_some_and(|channel| channel.bridged_to.is_some())
+    };
+    if !is_bridged(sim) {
+        return;
+    }
+    let side = match sim.plan().calls[talk.caller].hangs_up {
+        HangsUp::CallersApp if !talk.is_app_call => HangsUp::Caller,
+        side => side,
+    };
+    sim.note(|| format!("hangs up: {side:?}"));
+    match side {
+        HangsUp::Nobody => return,
+        HangsUp::CalleesApp | HangsUp::CallersApp => {
+            sim.state().truth.app_hangs_up(talk.call);
+            phones::app_hangs_up(sim, talk.call, talk.caller, side == HangsUp::CallersApp).await;
+            sim.sleep(10_000).await;
+        }
+        HangsUp::Caller | HangsUp::CalleesPhone => {}
+    }
+    let leg = if matches!(side, HangsUp::Caller | HangsUp::CallersApp) {
+        &talk.leg
+    } else {
+        &talk.phone
+    };
+    if is_bridged(sim) {
+        end_leg(sim, &mut sim.state(), talk.pbx, leg, NORMAL, HungUpBy::This);
+    }
+}

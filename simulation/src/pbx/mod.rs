@@ -1,0 +1,276 @@
+//! The PBXs: their channels, and what their dialplan does.
+
+mod dialing;
+mod waiting;
+
+use ringback::switchboard::InboundCallReport;
+use ringback_core::call::{CallSide, CorrelationKey, Event};
+use ringback_core::ids::{CallId, ChannelId, Leg, PbxName};
+
+pub use dialing::{Originated, dial_caller, dial_phone, phone_answers};
+pub use waiting::caller_arrives;
+use waiting::{Arrival, post};
+
+use crate::faults::Fault;
+use crate::functions::{Answer, Named};
+use crate::invariants::parted;
+use crate::sim::{Sim, State};
+use crate::trunk;
+
+/// One PBX.
+pub struct Pbx {
+    pub name: PbxName,
+    down_until: u64,
+    /// Until when its reports go to the other region first.
+    avoid_until: u64,
+    channels: Vec<Channel>,
+}
+
+/// A channel that exists now.
+#[derive(Clone, Debug)]
+pub struct Channel {
+    pub id: ChannelId,
+    serial: u32,
+    /// Which caller of the plan.
+    pub caller: usize,
+    role: Role,
+    /// The call, once the PBX knows it.
+    call: Option<CallId>,
+    /// Whether its SIP call was answered.
+    pub is_up: bool,
+    bridged_to: Option<ChannelId>,
+}
+
+#[derive(Clone, Debug)]
+enum Role {
+    /// A caller from the trunk.
+    Caller(Box<InboundCallReport>),
+    /// The leg of the calling app.
+    AppCaller,
+    /// The leg of the callee's phone, for the caller on this channel.
+    Phone(ChannelId),
+}
+
+/// Who ended a leg, as the dialplan sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HungUpBy {
+    This,
+    Other,
+    Neither,
+}
+
+pub const NORMAL: u16 = 16;
+/// The dialplan's cause for a phone that answers after its caller has left.
+const CALLER_GONE: u16 = 26;
+pub const USER_BUSY: u16 = 17;
+/// `RINGBACK_MAX_WAIT_SECONDS`.
+pub const LONGEST_WAIT: u64 = 60_000;
+
+impl Pbx {
+    pub fn all(count: usize) -> Vec<Self> {
+        let named = |number: usize| PbxName::try_from(format!("pbx{number}")).ok();
+        let pbx = |name| Self {
+            name,
+            down_until: 0,
+            avoid_until: 0,
+            channels: Vec::new(),
+        };
+        (1..=count).filter_map(named).map(pbx).collect()
+    }
+
+    pub const fn is_down(&self, elapsed: u64) -> bool {
+        elapsed < self.down_until
+    }
+
+    pub fn channel(&self, id: &ChannelId) -> Option<&Channel> {
+        self.channels.iter().find(|channel| channel.id == *id)
+    }
+
+    fn channel_mut(&mut self, id: &ChannelId) -> Option<&mut Channel> {
+        self.channels.iter_mut().find(|channel| channel.id == *id)
+    }
+
+    pub fn channels(&self) -> &[Channel] {
+        &self.channels
+    }
+}
+
+/// Ends a leg from its own side if it is still this one and `holds`.
+pub fn end_if(
+    sim: &Sim,
+    pbx: usize,
+    id: &ChannelId,
+    serial: u32,
+    cause: u16,
+    holds: impl Fn(&Channel) -> bool,
+) {
+    let mut state = sim.state();
+    let channel = state.pbxs[pbx]
+        .channel(id)
+        .filter(|channel| channel.serial == serial);
+    if channel.is_some_and(holds) {
+        end_leg(sim, &mut state, pbx, id, cause, HungUpBy::This);
+    }
+}
+
+/// Reports an event beside the leg, which does not wait for the answer.
+fn report(sim: &Sim, pbx: usize, named: Named, event: Event) {
+    let sim = sim.clone();
+    sim.clone().spawn(async move {
+        if sim.fault(Fault::HookLost) {
+            return;
+        }
+        sim.note(|| format!("the PBX reports {}", event.as_str()));
+        let shows_talk = matches!(
+            event,
+            Event::Bridged | Event::CallerLegEnded { answered: true, .. }
+        );
+        let call = match named {
+            Named::ById(id) if shows_talk => Some(id),
+            _ => None,
+        };
+        let answer = post(&sim, pbx, &Arrival::App(named, event)).await;
+        sim.note(|| format!("the PBX gets {answer}"));
+        if let (Some(call), Answer::Done(_)) = (call, answer) {
+            sim.state().truth.talk_is_reported(call);
+        }
+    });
+}
+
+/// Ends a leg, and the leg that it is bridged to. The dialplan reports both.
+pub fn end_leg(sim: &Sim, state: &mut State, pbx: usize, id: &ChannelId, cause: u16, by: HungUpBy) {
+    let channels = &mut state.pbxs[pbx].channels;
+    let Some(place) = channels.iter().position(|channel| channel.id == *id) else {
+        return;
+    };
+    let channel = channels.remove(place);
+    let elapsed = sim.elapsed();
+    state.note(elapsed, || {
+        format!("leg {id} ends: cause {cause}, by {by:?}")
+    });
+    is_over(sim, state, &channel, by == HungUpBy::Neither);
+    let name = state.pbxs[pbx].name.clone();
+    report_end(sim, pbx, &name, &channel, cause, by);
+    if let Some(other) = channel.bridged_to {
+        let other_by = if by == HungUpBy::This {
+            HungUpBy::Other
+        } else {
+            by
+        };
+        let place = state.pbxs[pbx]
+            .channels
+            .iter()
+            .position(|known| known.id == other);
+        if let Some(place) = place {
+            let other = state.pbxs[pbx].channels.remove(place);
+            is_over(sim, state, &other, by == HungUpBy::Neither);
+            report_end(sim, pbx, &name, &other, NORMAL, other_by);
+        }
+    }
+}
+
+fn report_end(sim: &Sim, pbx: usize, name: &PbxName, channel: &Channel, cause: u16, by: HungUpBy) {
+    let is_phone = matches!(channel.role, Role::Phone(_));
+    let answered = if is_phone {
+        channel.is_up && cause != CALLER_GONE
+    } else {
+        channel.bridged_to.is_some()
+    };
+    let by = match (by, is_phone) {
+        (HungUpBy::Neither, _) if answered => CallSide::Neither,
+        (HungUpBy::Neither, false) if cause == USER_BUSY => CallSide::Neither,
+        (HungUpBy::Other, true) | (HungUpBy::This | HungUpBy::Neither, false) => CallSide::Caller,
+        (HungUpBy::Other, false) | (HungUpBy::This | HungUpBy::Neither, true) => CallSide::Callee,
+    };
+    let event = if is_phone {
+        Event::PhoneLegEnded {
+            pbx: name.clone(),
+            answered,
+            cause,
+            by,
+        }
+    } else {
+        let leg = Some(Leg {
+            pbx: name.clone(),
+            channel: channel.id.clone(),
+        });
+        Event::CallerLegEnded { leg, answered, by }
+    };
+    let named = match (channel.call, &channel.role) {
+        (Some(call), _) => Named::ById(call),
+        (None, Role::Caller(report)) => match &report.call_sid {
+            Some(sid) => Named::ById(CallId::of_call_sid(sid)),
+            None => Named::ByCaller(CorrelationKey {
+                extension: report.extension.clone(),
+                caller: report.caller.number.clone(),
+            }),
+        },
+        (None, Role::AppCaller | Role::Phone(_)) => return,
+    };
+    report(sim, pbx, named, event);
+}
+
+/// The people notice that this leg is over. `by_us`: Ringback has ended it.
+fn is_over(sim: &Sim, state: &mut State, channel: &Channel, by_us: bool) {
+    let elapsed = sim.elapsed();
+    if let (Some(_), Some(call)) = (&channel.bridged_to, channel.call) {
+        parted(sim, state, call, by_us);
+    }
+    match &channel.role {
+        Role::Phone(_) => state.truth.phone_leg_ended(elapsed, channel.serial),
+        Role::AppCaller => state.truth.caller_left(elapsed, channel.serial),
+        Role::Caller(_) => {
+            state.truth.caller_left(elapsed, channel.serial);
+            trunk::leg_ended(sim, state, channel.caller, channel.bridged_to.is_some());
+        }
+    }
+}
+
+impl State {
+    /// The legs on which this caller from the trunk waits or talks.
+    pub fn legs_of(&self, caller: usize) -> Vec<u32> {
+        let channels = self.pbxs.iter().flat_map(|pbx| &pbx.channels);
+        let own =
+            channels.filter(|leg| leg.caller == caller && matches!(leg.role, Role::Caller(_)));
+        own.map(|leg| leg.serial).collect()
+    }
+
+    /// Whether this caller is bridged.
+    pub fn is_talking(&self, caller: usize) -> bool {
+        let mut channels = self.pbxs.iter().flat_map(|pbx| &pbx.channels);
+        channels.any(|leg| leg.caller == caller && leg.bridged_to.is_some())
+    }
+
+    /// The trunk cancels the other legs of this caller: one was answered, or the caller has given up.
+    pub fn cancel_other_legs(&mut self, sim: &Sim, caller: usize, except: u32) {
+        for pbx in 0..self.pbxs.len() {
+            let is_waiting = |leg: &&Channel| {
+                leg.caller == caller
+                    && leg.serial != except
+                    && leg.bridged_to.is_none()
+                    && match leg.role {
+                        Role::Caller(_) => true,
+                        Role::AppCaller => leg.is_up,
+                        Role::Phone(_) => false,
+                    }
+            };
+            let legs = self.pbxs[pbx].channels.iter().filter(is_waiting);
+            for id in legs.map(|leg| leg.id.clone()).collect::<Vec<_>>() {
+                end_leg(sim, self, pbx, &id, NORMAL, HungUpBy::This);
+            }
+        }
+    }
+}
+
+/// The PBX restarts and has forgotten its channels. It reports none of them.
+pub async fn restart(sim: &Sim, pbx: usize, at: u64) {
+    sim.sleep_until(at).await;
+    sim.note(|| format!("PBX {pbx} restarts"));
+    let elapsed = sim.elapsed();
+    let mut state = sim.state();
+    state.pbxs[pbx].down_until = elapsed + 4_000;
+    let forgotten = std::mem::take(&mut state.pbxs[pbx].channels);
+    for channel in forgotten {
+        is_over(sim, &mut state, &channel, false);
+    }
+}

@@ -1,0 +1,166 @@
+//! A caller waits, as the dialplan has it.
+
+use ringback::switchboard::InboundCallReport;
+use ringback_core::call::Event;
+use ringback_core::ids::{CallId, CallSid, ChannelId, Leg};
+
+use super::{Channel, HungUpBy, LONGEST_WAIT, Role, USER_BUSY, end_leg};
+use crate::functions::{self, Answer, Named};
+use crate::sim::Sim;
+
+const AVOIDED_FOR: u64 = 20_000;
+
+/// A report that the dialplan repeats until it is answered.
+pub enum Arrival {
+    Trunk(InboundCallReport),
+    App(Named, Event),
+}
+
+/// A caller from the trunk arrives, and waits. Returns whether the PBX takes the leg.
+pub fn caller_arrives(
+    sim: &Sim,
+    caller: usize,
+    pbx: usize,
+    mut report: InboundCallReport,
+    sid: Option<CallSid>,
+) -> bool {
+    let serial = sim.serial();
+    let seconds = sim.now().as_millis() / 1000;
+    let Ok(id) = ChannelId::try_from(format!("{seconds}.{serial}")) else {
+        return false;
+    };
+    if sim.state().pbxs[pbx].is_down(sim.elapsed()) {
+        return false;
+    }
+    let leg = Leg {
+        pbx: sim.state().pbxs[pbx].name.clone(),
+        channel: id.clone(),
+    };
+    report.call_sid = sid;
+    let by_sid = report.call_sid.as_ref().map(CallId::of_call_sid);
+    let known = by_sid.or_else(|| CallId::of_leg(&leg, &report.extension));
+    report.call_id = known.unwrap_or(report.call_id);
+    report.caller_leg = Some(leg);
+    let channel = Channel {
+        id: id.clone(),
+        serial,
+        caller,
+        role: Role::Caller(Box::new(report.clone())),
+        call: None,
+        is_up: false,
+        bridged_to: None,
+    };
+    sim.note(|| format!("caller {caller} waits on {id}"));
+    {
+        let mut state = sim.state();
+        state.pbxs[pbx].channels.push(channel);
+        let (elapsed, truth) = (sim.elapsed(), &mut state.truth);
+        truth.names(report.call_id, caller);
+        truth.caller_waits(elapsed, serial, pbx, None);
+        let legs = state.legs_of(caller);
+        if legs.len() > 1 {
+            state.truth.has_several_legs(&legs);
+        }
+    }
+    let waits = sim.clone();
+    sim.spawn(async move {
+        wait_for_bridge(&waits, pbx, &id, serial, Arrival::Trunk(report)).await;
+    });
+    true
+}
+
+/// The dialplan reports the caller, and again after 5 s if there are two regions. Then it waits.
+pub async fn wait_for_bridge(
+    sim: &Sim,
+    pbx: usize,
+    id: &ChannelId,
+    serial: u32,
+    mut arrival: Arrival,
+) {
+    let waits = |sim: &Sim| {
+        let state = sim.state();
+        let channel = state.pbxs[pbx].channel(id);
+        channel.is_some_and(|channel| channel.serial == serial && channel.bridged_to.is_none())
+    };
+    let answer = post_while(sim, pbx, &arrival, || waits(sim)).await;
+    let end = |cause| {
+        if waits(sim) {
+            end_leg(sim, &mut sim.state(), pbx, id, cause, HungUpBy::This);
+        }
+    };
+    let call = match answer {
+        Answer::Done(call) => call,
+        Answer::Rejected | Answer::NoSuchCall => return end(1),
+        Answer::Failed | Answer::Nothing => return end(34),
+    };
+    knows_call(sim, pbx, id, serial, call);
+    let mut left = LONGEST_WAIT;
+    if sim.plan().regions == 2 {
+        sim.sleep(5_000).await;
+        left -= 5_000;
+        if waits(sim) {
+            if let Arrival::Trunk(report) = &mut arrival {
+                report.call_id = call;
+            }
+            let again = sim.clone();
+            sim.spawn(async move {
+                post(&again, pbx, &arrival).await;
+            });
+        }
+    }
+    sim.sleep(left).await;
+    if waits(sim) {
+        sim.note(|| format!("the PBX itself ends {id}"));
+    }
+    end(USER_BUSY);
+}
+
+fn knows_call(sim: &Sim, pbx: usize, id: &ChannelId, serial: u32, call: CallId) {
+    let mut state = sim.state();
+    let channel = state.pbxs[pbx].channel_mut(id);
+    if let Some(channel) = channel.filter(|channel| channel.serial == serial) {
+        channel.call = Some(call);
+        let caller = channel.caller;
+        state.truth.names(call, caller);
+    }
+    state.truth.leg_is_of(serial, call);
+}
+
+/// Sends a report beside the leg.
+pub async fn post(sim: &Sim, pbx: usize, arrival: &Arrival) -> Answer {
+    post_while(sim, pbx, arrival, || true).await
+}
+
+/// Sends a report as the dialplan does: up to four times, to two regions in turn, or three times to one. It stops with its channel.
+async fn post_while(sim: &Sim, pbx: usize, arrival: &Arrival, exists: impl Fn() -> bool) -> Answer {
+    let is_two = sim.plan().regions == 2;
+    let attempts = if is_two { 4 } else { 3 };
+    let mut region = usize::from(is_two && sim.state().pbxs[pbx].avoid_until > sim.elapsed());
+    for attempt in 1..=attempts {
+        if !exists() {
+            break;
+        }
+        let answer = match arrival {
+            Arrival::Trunk(report) => functions::caller_arrives(sim, region, report.clone()).await,
+            Arrival::App(named, event) => {
+                functions::pbx_reports(sim, region, named.clone(), event.clone()).await
+            }
+        };
+        match answer {
+            Answer::NoSuchCall if is_two && attempt == 1 => region = 1 - region,
+            Answer::Done(_) | Answer::Rejected | Answer::NoSuchCall => return answer,
+            Answer::Failed | Answer::Nothing => {
+                if is_two && region == 0 {
+                    sim.state().pbxs[pbx].avoid_until = sim.elapsed() + AVOIDED_FOR;
+                }
+                if is_two {
+                    region = 1 - region;
+                }
+                if attempt < attempts && (!is_two || attempt % 2 == 0) {
+                    sim.sleep(500).await;
+                }
+            }
+        }
+    }
+    Answer::Nothing
+}

@@ -1,0 +1,183 @@
+//! Where phones are registered. Each PBX knows one address of an extension: the one that registered last (`max_contacts = 1`).
+
+use ringback_core::ids::{CallId, ChannelId};
+
+use super::{At, response};
+use crate::pbx;
+use crate::random::Part;
+use crate::scenario::Answers;
+use crate::sim::{Sim, State};
+
+/// The address of an extension at a PBX.
+pub(super) struct Contact {
+    pbx: usize,
+    at: At,
+    address: u32,
+}
+
+/// A PBX knew where a phone is from then until then.
+pub struct Registration {
+    pub pbx: usize,
+    pub extension: usize,
+    pub from: u64,
+    pub until: Option<u64>,
+}
+
+/// Asterisk asks a phone every 10 s whether it is there, and waits 3 s for an answer.
+const NOTICED_WITHIN: (u64, u64) = (3_000, 13_000);
+/// How long a phone that is gone does not answer the SIP call, until its host refuses it.
+const REFUSES_AFTER: u64 = 500;
+
+/// The phone registers with the PBXs, each at its time, and again at its new address if it moves.
+pub(super) fn register(sim: &Sim, at: At) {
+    let (plan, is_new) = {
+        let mut state = sim.state();
+        let device = state.phones.device(at);
+        let is_new = !std::mem::replace(&mut device.has_registered, true);
+        (device.plan.clone(), is_new)
+    };
+    if !is_new {
+        return;
+    }
+    for (pbx, after) in plan.registers_after.iter().enumerate() {
+        let Some(after) = *after else { continue };
+        registers_at(sim, pbx, at, 0, after);
+        if let Some(moves) = plan.moves {
+            registers_at(sim, pbx, at, 1, moves.after + moves.registers_after);
+        }
+    }
+    if let Some(moves) = plan.moves {
+        let sim = sim.clone();
+        sim.clone().spawn(async move {
+            sim.sleep(moves.after).await;
+            sim.note(|| format!("device{} of {} moves", at.device, at.extension));
+            sim.state().phones.device(at).address = 1;
+            if !moves.breaks {
+                let (least, most) = NOTICED_WITHIN;
+                let noticed = sim.between(Part::Phones, least, most);
+                sim.sleep(noticed).await;
+            }
+            let mut state = sim.state();
+            forget(&mut state, sim.elapsed(), |contact| {
+                contact.at == at && contact.address == 0
+            });
+        });
+    }
+}
+
+fn registers_at(sim: &Sim, pbx: usize, at: At, address: u32, after: u64) {
+    let sim = sim.clone();
+    sim.clone().spawn(async move {
+        sim.sleep(after).await;
+        let elapsed = sim.elapsed();
+        let mut state = sim.state();
+        let device = state.phones.device(at);
+        // A phone that has moved, or that its app has sent away, does not register at that address.
+        if device.address != address || !device.has_registered {
+            return;
+        }
+        let is_replaced =
+            |contact: &Contact| contact.pbx == pbx && contact.at.extension == at.extension;
+        forget(&mut state, elapsed, is_replaced);
+        state.phones.contacts.push(Contact { pbx, at, address });
+        state.phones.registrations.push(Registration {
+            pbx,
+            extension: at.extension,
+            from: elapsed,
+            until: None,
+        });
+        drop(state);
+        sim.note(|| {
+            format!(
+                "device{} of {} registers with PBX {pbx}",
+                at.device, at.extension
+            )
+        });
+    });
+}
+
+/// The phone leaves all PBXs.
+pub(super) fn unregister(sim: &Sim, state: &mut State, at: At) {
+    let in_use = state.phones.device(at).rings.iter();
+    if in_use.filter(|ring| ring.has_accepted).count() > 0 {
+        return;
+    }
+    state.phones.device(at).has_registered = false;
+    forget(state, sim.elapsed(), |contact| contact.at == at);
+}
+
+fn forget(state: &mut State, elapsed: u64, which: impl Fn(&Contact) -> bool) {
+    let phones = &mut state.phones;
+    for gone in phones.contacts.iter().filter(|contact| which(contact)) {
+        for known in &mut phones.registrations {
+            if (known.pbx, known.extension) == (gone.pbx, gone.at.extension) {
+                known.until.get_or_insert(elapsed);
+            }
+        }
+    }
+    phones.contacts.retain(|contact| !which(contact));
+}
+
+/// Whether a phone of the extension is registered with the PBX.
+pub fn is_registered(state: &State, pbx: usize, extension: usize) -> bool {
+    let mut contacts = state.phones.contacts.iter();
+    contacts.any(|contact| contact.pbx == pbx && contact.at.extension == extension)
+}
+
+/// The phone at this address rings, and does what its user wants. At an address that it has left, nothing rings.
+pub fn phone_rings(
+    sim: &Sim,
+    state: &mut State,
+    pbx: usize,
+    call: CallId,
+    caller: usize,
+    id: ChannelId,
+    serial: u32,
+) {
+    let extension = sim.plan().calls[caller].extension;
+    let contacts = state.phones.contacts.iter();
+    let mut contacts =
+        contacts.filter(|contact| contact.pbx == pbx && contact.at.extension == extension);
+    let Some((at, address)) = contacts.next().map(|contact| (contact.at, contact.address)) else {
+        return;
+    };
+    let is_first = is_first_leg(state, call);
+    let is_there = state.phones.device(at).address == address;
+    let refuses = state.random.of_part(Part::Phones).bool();
+    let sim = sim.clone();
+    sim.clone().spawn(async move {
+        if !is_there {
+            sim.sleep(REFUSES_AFTER).await;
+            if refuses {
+                pbx::end_if(&sim, pbx, &id, serial, 20, |_| true);
+            }
+            return;
+        }
+        let Some(response) = response(&sim, at, call) else {
+            return;
+        };
+        sim.sleep(response.answers_after).await;
+        let is_in_call = sim.state().phones.device(at).ring_of(call).has_accepted;
+        match response.answers {
+            // A phone whose app takes no part in the call is not answered.
+            _ if !is_in_call => {}
+            Answers::Never => {}
+            Answers::Declines => pbx::end_if(&sim, pbx, &id, serial, 21, |_| true),
+            Answers::AtTheSecondAttempt if is_first => {
+                pbx::end_if(&sim, pbx, &id, serial, 20, |_| true);
+            }
+            Answers::Yes | Answers::AtTheSecondAttempt => {
+                pbx::phone_answers(&sim, pbx, &id, serial);
+            }
+        }
+    });
+}
+
+fn is_first_leg(state: &mut State, call: CallId) -> bool {
+    let dialed = &mut state.phones.dialed;
+    let is_first = !dialed.contains(&call);
+    if is_first {
+        dialed.push(call);
+    }
+    is_first
+}

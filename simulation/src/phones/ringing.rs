@@ -1,0 +1,182 @@
+//! Pushes ring devices, and silence them.
+
+use std::collections::BTreeSet;
+
+use ringback_core::call::{Call, CancelAudience};
+use ringback_core::ids::{CallId, DeviceId, Extension};
+use ringback_core::timestamp::Timestamp;
+
+use super::{At, PhoneDevice, callee, react, response};
+use crate::faults::Fault;
+use crate::random::Part;
+use crate::sim::{Sim, State};
+use crate::table::short;
+
+/// One call on one device.
+pub struct Ring {
+    pub call: CallId,
+    /// How often a push was sent, and whether a cancellation was sent after the last one.
+    pub pushes: u32,
+    pub is_canceled: bool,
+    /// The app knows what became of the call without a cancellation.
+    pub is_settled: bool,
+    pub has_accepted: bool,
+    /// When the device began to ring, and when it stopped.
+    pub began: Option<u64>,
+    pub ended: Option<u64>,
+    /// When the first cancellation arrived.
+    pub silenced: Option<u64>,
+}
+
+impl Ring {
+    pub fn stops(&mut self, elapsed: u64) {
+        if self.began.is_some() {
+            self.ended.get_or_insert(elapsed);
+        }
+    }
+
+    const fn rings(&self) -> bool {
+        self.began.is_some() && self.ended.is_none()
+    }
+}
+
+impl PhoneDevice {
+    pub fn ring_of(&mut self, call: CallId) -> &mut Ring {
+        let place = self.rings.iter().position(|ring| ring.call == call);
+        let place = place.unwrap_or_else(|| {
+            self.rings.push(Ring {
+                call,
+                pushes: 0,
+                is_canceled: false,
+                is_settled: false,
+                has_accepted: false,
+                began: None,
+                ended: None,
+                silenced: None,
+            });
+            self.rings.len() - 1
+        });
+        &mut self.rings[place]
+    }
+}
+
+fn number_of(sim: &Sim, extension: &Extension) -> Option<usize> {
+    let mut numbers = 0..sim.plan().extensions.len();
+    numbers.find(|number| callee(*number).as_ref() == Some(extension))
+}
+
+/// All devices of the call's extension.
+fn devices(sim: &Sim, call: &Call) -> Vec<At> {
+    let Some(extension) = number_of(sim, &call.extension) else {
+        return Vec::new();
+    };
+    let devices = 0..sim.plan().extensions[extension].len();
+    devices.map(|device| At { extension, device }).collect()
+}
+
+/// How many devices the call's extension has.
+pub fn count(sim: &Sim, call: &Call) -> usize {
+    devices(sim, call).len()
+}
+
+/// Sends a push to each device. Returns those to which it was sent.
+pub fn ring(sim: &Sim, call: &Call) -> BTreeSet<DeviceId> {
+    let mut sent = BTreeSet::new();
+    for at in devices(sim, call) {
+        if sim.fault(Fault::PushRejected) {
+            continue;
+        }
+        {
+            let mut state = sim.state();
+            let device = state.phones.device(at);
+            sent.insert(device.id.clone());
+            let ring = device.ring_of(call.call_id);
+            ring.pushes += 1;
+            ring.is_canceled = false;
+        }
+        if sim.fault(Fault::PushLost) {
+            continue;
+        }
+        let late = if sim.fault(Fault::PushLate) {
+            sim.between(Part::Pushes, 1_000, 20_000)
+        } else {
+            sim.between(Part::Pushes, 100, 1_500)
+        };
+        let (id, until) = (call.call_id, call.rings_until);
+        let sim = sim.clone();
+        sim.clone().spawn(async move {
+            sim.sleep(late).await;
+            device_rings(&sim, at, id, until).await;
+        });
+    }
+    sent
+}
+
+/// An app that reads its call before it rings, as iOS apps must, does not ring for one that is over.
+fn is_known_to_be_over(state: &State, at: At, call: CallId) -> bool {
+    let looks = state.phones.extensions[at.extension][at.device]
+        .plan
+        .looks_before_it_rings;
+    let known = state.tables[0].call(call);
+    looks && known.is_some_and(|(call, _)| call.status.is_final())
+}
+
+async fn device_rings(sim: &Sim, at: At, call: CallId, until: Timestamp) {
+    let ring_time = until.since(sim.now()).as_millis();
+    let Some(response) = response(sim, at, call) else {
+        return;
+    };
+    {
+        let mut state = sim.state();
+        if is_known_to_be_over(&state, at, call) {
+            return;
+        }
+        let ring = state.phones.device(at).ring_of(call);
+        if ring.began.is_some() || ring_time == 0 {
+            return;
+        }
+        ring.began = Some(sim.elapsed());
+    }
+    sim.note(|| {
+        format!(
+            "device{} of {} rings for {}",
+            at.device,
+            at.extension,
+            short(call)
+        )
+    });
+    let stops = sim.clone();
+    sim.spawn(async move {
+        stops.sleep(u64::try_from(ring_time).unwrap_or(0)).await;
+        let mut state = stops.state();
+        state.phones.device(at).ring_of(call).stops(stops.elapsed());
+    });
+    sim.sleep(response.after).await;
+    let still_rings = sim.state().phones.device(at).ring_of(call).rings();
+    if still_rings {
+        react(sim, at, call, response).await;
+    }
+}
+
+/// Sends a cancellation to the devices of this audience.
+pub fn cancel(sim: &Sim, call: &Call, to: &CancelAudience) {
+    for at in devices(sim, call) {
+        let mut state = sim.state();
+        let device = state.phones.device(at);
+        if !to.includes(&device.id) {
+            continue;
+        }
+        device.ring_of(call.call_id).is_canceled = true;
+        let arrives_after = state.random.of_part(Part::Pushes).u64(100..1_500);
+        drop(state);
+        let (sim, id) = (sim.clone(), call.call_id);
+        sim.clone().spawn(async move {
+            sim.sleep(arrives_after).await;
+            let elapsed = sim.elapsed();
+            let mut state = sim.state();
+            let ring = state.phones.device(at).ring_of(id);
+            ring.silenced.get_or_insert(elapsed);
+            ring.stops(elapsed);
+        });
+    }
+}
