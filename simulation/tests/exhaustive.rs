@@ -41,7 +41,7 @@ fn no_interleaving_breaks_a_promise_but_the_open_ones() {
         for finding in &explored.findings {
             assert!(
                 open.contains(&finding.promise),
-                "{name}: {}\n{}\nreproduce: cargo run --profile simulation -p ringback-simulation --bin explore -- {name} --faults {faults} --show '{}'",
+                "{name}: {}\n{}\nreproduce: cargo run --bin explore -- {name} --faults {faults} --show '{}'",
                 finding.promise,
                 finding.timeline.join("\n"),
                 finding.promise,

@@ -4,7 +4,8 @@ use std::rc::Rc;
 
 use ringback_core::call::CallStatus;
 
-use super::rules::{Decided, Replicated};
+use super::effects::{arm, create_schedule};
+use super::rules::{Decided, Streamed};
 use super::scope::Scope;
 use super::state::{
     CallRef, CallerLeg, Content, Do, Happens, Message, Process, Replica, Source, State, Task, Time,
@@ -40,7 +41,7 @@ impl World {
         let (work, is_rejected) = match (message.content, stored) {
             (Content::Push(device), _) => return self.push_arrives(state, device),
             (Content::Start, None) => {
-                self.arm(state, message.region, None, now + super::state::RING, now);
+                arm(state, message.region, now + super::state::RING, now);
                 self.create(state, message.region, now)
             }
             (Content::Event(Happens::CallerReported), None) if !self.scope.from_app => {
@@ -132,45 +133,20 @@ impl World {
         if status.is_final() && status != CallStatus::Completed {
             state.truth.unanswered_end.get_or_insert(state.clock);
         }
-        if self.scope.regions < 2 {
-            return;
-        }
+        // The stream repeats a change until its function has handled it.
         match self
             .rules
-            .replicated(before, after, version.stored_in, region)
+            .streamed(before, after, version.stored_in, region)
         {
-            Replicated::Nothing => {}
-            Replicated::ArmTimer(at) => self.arm(state, region, Some(after), at, state.clock),
-            Replicated::Merge => {
+            Streamed::Nothing => {}
+            Streamed::CreateBackstop(at) => create_schedule(state, region, false, at),
+            Streamed::ArmTimer { at, backstop } => {
+                arm(state, region, at, state.clock);
+                create_schedule(state, region, false, backstop);
+            }
+            Streamed::Merge => {
                 let lost = Happens::Overwritten(before.unwrap_or(after));
                 state.send(region, Content::Event(lost), Source::Queue);
-            }
-        }
-    }
-
-    /// Arms a timer: a message of the queue, and a schedule if there is none yet. Before the call is stored, its schedule is that of
-    /// the new call.
-    pub fn arm(
-        &mut self,
-        state: &mut State,
-        region: u8,
-        call: Option<CallRef>,
-        at: Time,
-        now: Time,
-    ) {
-        const LONGEST_DELAY: Time = 900_000;
-        let call = call.unwrap_or_else(|| self.rules.begin(self.scope.from_app, now).0);
-        let delay = at.saturating_sub(now);
-        let fired = Content::Event(Happens::TimerFired);
-        if delay <= LONGEST_DELAY {
-            let due = state.clock + delay.div_ceil(1_000) * 1_000;
-            state.send_at(due, region, fired, Source::Queue);
-        }
-        if let Some((talk, fires)) = self.rules.backstop(call, at) {
-            let from = Source::Schedule { talk };
-            let is_there = |message: &Message| message.from == from && message.region == region;
-            if !state.messages.iter().any(is_there) {
-                state.send_at(fires.max(state.clock), region, fired, from);
             }
         }
     }
@@ -196,7 +172,7 @@ impl World {
             Task::Do(_) | Task::Handle(_) => 1,
             Task::Inner(work) => Self::count_tasks(work),
         };
-        work.first.iter().map(count).sum()
+        work.ready().map(|place| count(&work.first[place])).sum()
     }
 
     /// A process makes one of its steps.
@@ -224,7 +200,8 @@ impl World {
             self.perform_last(state, region, work, next);
             return true;
         }
-        for index in 0..work.first.len() {
+        let ready: Vec<usize> = work.ready().collect();
+        for index in ready {
             if let Task::Inner(inner) = &mut work.first[index] {
                 if self.perform_in(state, region, inner, left, ari) {
                     return true;
@@ -275,7 +252,7 @@ impl World {
             let completed = Happens::EffectsCompleted { pending_since };
             let (inner, _) = self.handle(state, region, completed, now);
             work.first.push(Task::Inner(inner));
-        } else {
+        } else if self.rules.call(work.call).status.is_final() {
             self.carry_out(state, region, work, effect);
         }
     }
@@ -396,13 +373,19 @@ fn will_do(work: &Work, effect: Do) -> bool {
 
 fn leave_out_done(work: &mut Work) {
     let mut has_failed = work.has_failed;
+    let mut latest = work.call;
     work.first.retain_mut(|task| {
         let Task::Inner(inner) = task else {
             return true;
         };
         leave_out_done(inner);
         has_failed |= inner.is_done() && inner.has_failed;
+        latest = inner.call;
         !inner.is_done()
     });
     work.has_failed = has_failed;
+    // The last effects follow from the call as it is then.
+    if work.first.is_empty() {
+        work.call = latest;
+    }
 }

@@ -1,7 +1,10 @@
 //! What effects do outside: at the PBX, the devices and the timers.
 
+use ringback_core::call::CallStatus;
+
 use super::state::{
-    CallerLeg, Content, Do, Happens, PHONE_RINGS, PhoneLeg, Side, Source, State, Task, Work,
+    CallerLeg, Content, Do, Happens, Message, PHONE_RINGS, PhoneLeg, Side, Source, State, Task,
+    Time, Work,
 };
 use super::steps::World;
 
@@ -26,7 +29,7 @@ impl World {
     ) -> Option<Task> {
         let call = self.rules.call(work.call);
         let knows_caller = call.caller_channel().is_some();
-        let phone_too = call.ready_at.map(|_| Task::Do(Do::HangUpPhone));
+        let phone_too = call.ready_at.map(|_| Task::Do(Do::EndPhone));
         match effect {
             Do::SendPush => return Some(Task::Handle(send_pushes(state))),
             Do::CancelPush(to) => cancel_pushes(state, to),
@@ -42,29 +45,56 @@ impl World {
                     let until = state.clock + PHONE_RINGS;
                     state.phone = PhoneLeg::Rings { until };
                 }
-                return Some(Task::Handle(Happens::PhoneDialed));
+                return Some(Task::Do(Do::LookForCaller));
+            }
+            Do::LookForCaller => {
+                let is_gone = matches!(state.caller, CallerLeg::None | CallerLeg::Gone);
+                return is_gone.then_some(Task::Do(Do::LookAtUselessPhone));
+            }
+            Do::LookAtUselessPhone => {
+                let rings = matches!(state.phone, PhoneLeg::Rings { .. });
+                return rings.then_some(Task::Do(Do::EndPhone));
             }
             Do::CheckBridge => {
                 return Some(Task::Handle(match state.phone {
                     PhoneLeg::Talks => Happens::Bridged,
                     PhoneLeg::Rings { .. } => Happens::NotBridged { rings: true },
+                    PhoneLeg::None if call.status == CallStatus::InProgress => Happens::BridgeEnded,
                     PhoneLeg::None => Happens::NotBridged { rings: false },
                 }));
             }
-            // It looks at the legs first.
-            Do::SendBusy if state.phone == PhoneLeg::Talks => {
+            // The phone of a calling app answers before it waits, so the state of its leg says nothing.
+            Do::SendBusy if knows_caller && !self.scope.from_app => {
+                let is_answered = state.caller == CallerLeg::Talks;
+                let next = if is_answered {
+                    Do::LookForTalk
+                } else {
+                    Do::RefuseCaller
+                };
+                return Some(Task::Do(next));
+            }
+            Do::SendBusy | Do::LookForTalk if state.phone == PhoneLeg::Talks => {
                 return Some(Task::Handle(Happens::Bridged));
             }
             Do::SendBusy if knows_caller => return Some(Task::Do(Do::RefuseCaller)),
-            Do::SendBusy => return phone_too,
+            Do::SendBusy | Do::LookForTalk => return phone_too,
             Do::RefuseCaller => {
                 take_down(state, LegOf::Caller, USER_BUSY);
                 return phone_too;
             }
-            Do::HangUpCaller if knows_caller => take_down(state, LegOf::Caller, NORMAL),
-            Do::HangUpCaller => {}
-            Do::HangUpPhone => take_down(state, LegOf::Phone, NORMAL),
-            Do::ArmTimer(at) => self.arm(state, region, Some(work.call), at, work.now),
+            Do::HangUp => {
+                if knows_caller {
+                    take_down(state, LegOf::Caller, NORMAL);
+                }
+                return phone_too;
+            }
+            Do::EndPhone => take_down(state, LegOf::Phone, NORMAL),
+            Do::ArmTimer(at) => {
+                arm(state, region, at, work.now);
+                if let Some(backstop) = self.rules.backstop(work.call, at) {
+                    create_schedule(state, region, true, backstop);
+                }
+            }
             Do::DisarmTimer => state.messages.retain(|message| {
                 message.region != region || !matches!(message.from, Source::Schedule { .. })
             }),
@@ -72,6 +102,27 @@ impl World {
             Do::MarkEffectsCompleted(_) => {}
         }
         None
+    }
+}
+
+/// Sends a delayed message for a timer.
+pub fn arm(state: &mut State, region: u8, at: Time, now: Time) {
+    const LONGEST_DELAY: Time = 900_000;
+    let delay = at.saturating_sub(now);
+    if delay <= LONGEST_DELAY {
+        let due = state.clock + delay.div_ceil(1_000) * 1_000;
+        let fired = Content::Event(Happens::TimerFired);
+        state.send_at(due, region, fired, Source::Queue);
+    }
+}
+
+/// Creates a schedule, if there is none yet.
+pub fn create_schedule(state: &mut State, region: u8, talk: bool, at: Time) {
+    let from = Source::Schedule { talk };
+    let is_there = |message: &Message| message.from == from && message.region == region;
+    if !state.messages.iter().any(is_there) {
+        let fired = Content::Event(Happens::TimerFired);
+        state.send_at(at.max(state.clock), region, fired, from);
     }
 }
 

@@ -64,13 +64,17 @@ pub fn faults(state: &State) -> Vec<Fault> {
         let mut tasks = Vec::new();
         collect(&process.work, &mut tasks);
         for (task, effect) in tasks.into_iter().enumerate() {
-            if matches!(effect, Some(Do::Bridge | Do::CheckBridge)) {
-                faults.extend([true, false].map(|is_done| Fault::Ari {
-                    process: place,
-                    task,
-                    is_done,
-                }));
-            }
+            // The other requests are tried three times.
+            let ways: &[bool] = match effect {
+                Some(Do::Bridge) => &[true, false],
+                Some(Do::LookForCaller | Do::CheckBridge) => &[false],
+                _ => &[],
+            };
+            faults.extend(ways.iter().map(|is_done| Fault::Ari {
+                process: place,
+                task,
+                is_done: *is_done,
+            }));
         }
     }
     if state.stored.iter().all(Option::is_some) && state.cut_since.is_none() {
@@ -87,8 +91,8 @@ fn collect(work: &Work, tasks: &mut Vec<Option<Do>>) {
     if work.first.is_empty() && !work.is_done() {
         tasks.push(work.last.first().copied());
     }
-    for task in &work.first {
-        match task {
+    for place in work.ready() {
+        match &work.first[place] {
             Task::Do(effect) => tasks.push(Some(*effect)),
             Task::Handle(_) => tasks.push(None),
             Task::Inner(inner) => collect(inner, tasks),

@@ -2,11 +2,16 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use super::scope::{Moment, Scope};
-use super::state::{Content, Do, Happens, Process, Source, State, Task, Work};
+use ringback_core::call::CallStatus;
+
+use super::rules::Rules;
+use super::scope::Moment;
+use super::state::{Content, Do, Happens, Process, Source, State, Task, Time, Work};
+use super::steps::World;
 
 /// Two states have the same fingerprint once in about 10^19 pairs.
-pub fn fingerprint(scope: &Scope, state: &State) -> u64 {
+pub fn fingerprint(world: &World, state: &State) -> u64 {
+    let scope = &world.scope;
     let mut hasher = DefaultHasher::new();
     let had_fault = state.faults_left < scope.faults;
     let State {
@@ -26,7 +31,7 @@ pub fn fingerprint(scope: &Scope, state: &State) -> u64 {
     (clock, stored, replicas, cut_since, messages).hash(&mut hasher);
     (caller, phone, faults_left).hash(&mut hasher);
     for process in processes {
-        hash_process(process, *faults_left, &mut hasher);
+        hash_process(&world.rules, process, *faults_left, &mut hasher);
     }
     for device in devices {
         let mut device = *device;
@@ -46,7 +51,7 @@ pub fn fingerprint(scope: &Scope, state: &State) -> u64 {
 }
 
 /// A process that cannot fail needs not know who asked for what, unless the sender waits for the answer.
-fn hash_process(process: &Process, faults_left: u8, hasher: &mut DefaultHasher) {
+fn hash_process(rules: &Rules, process: &Process, faults_left: u8, hasher: &mut DefaultHasher) {
     let Process {
         region,
         content,
@@ -64,7 +69,7 @@ fn hash_process(process: &Process, faults_left: u8, hasher: &mut DefaultHasher) 
         (Content::Event(Happens::TimerFired), Source::Copy).hash(hasher);
     }
     (region, held_since).hash(hasher);
-    hash_work(work, hasher);
+    hash_work(rules, work, hasher);
 }
 
 fn has_failed(work: &Work) -> bool {
@@ -75,27 +80,38 @@ fn has_failed(work: &Work) -> bool {
     work.has_failed || work.first.iter().any(inner)
 }
 
-/// Effects that need the call as it was, or the time when the process began.
-fn hash_work(work: &Work, hasher: &mut DefaultHasher) {
-    let reads_call = |effect: &Do| {
-        matches!(
-            effect,
-            Do::Bridge | Do::SendBusy | Do::RefuseCaller | Do::HangUpCaller | Do::ArmTimer(_)
-        )
-    };
-    let mut reads = work.last.iter().any(reads_call);
+fn hash_work(rules: &Rules, work: &Work, hasher: &mut DefaultHasher) {
     for task in &work.first {
         match task {
-            Task::Do(effect) => {
-                reads |= reads_call(effect);
-                (0, effect).hash(hasher);
-            }
+            Task::Do(effect) => (0, effect, read_by(rules, work, *effect)).hash(hasher),
             Task::Handle(event) => (1, event).hash(hasher),
-            Task::Inner(inner) => hash_work(inner, hasher),
+            Task::Inner(inner) => hash_work(rules, inner, hasher),
         }
     }
-    if reads {
-        (work.call, work.now).hash(hasher);
+    for effect in &work.last {
+        (effect, read_by(rules, work, *effect)).hash(hasher);
     }
-    (&work.last, work.has_failed, work.first.len()).hash(hasher);
+    (work.has_failed, work.first.len(), work.last.len()).hash(hasher);
+}
+
+/// What an effect reads of the call as it was when the process saved it, and of the time then.
+fn read_by(rules: &Rules, work: &Work, effect: Do) -> (bool, bool, Time, Option<Time>) {
+    let call = rules.call(work.call);
+    match effect {
+        Do::Bridge => (call.caller_leg.is_some(), false, 0, None),
+        Do::CheckBridge => (call.status == CallStatus::InProgress, false, 0, None),
+        Do::SendBusy | Do::LookForTalk | Do::RefuseCaller | Do::HangUp => {
+            let knows_caller = call.caller_channel().is_some();
+            (knows_caller, call.ready_at.is_some(), 0, None)
+        }
+        Do::ArmTimer(at) => (false, false, work.now, rules.backstop(work.call, at)),
+        Do::DisarmTimer => (call.status.is_final(), false, 0, None),
+        Do::SendPush
+        | Do::CancelPush(_)
+        | Do::DialCallerPhone
+        | Do::LookForCaller
+        | Do::LookAtUselessPhone
+        | Do::EndPhone
+        | Do::MarkEffectsCompleted(_) => (false, false, 0, None),
+    }
 }

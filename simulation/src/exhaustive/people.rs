@@ -10,6 +10,7 @@ use super::steps::{Step, World};
 
 const NORMAL: u16 = 16;
 const NO_ANSWER: u16 = 19;
+const CALLER_GONE: u16 = 26;
 /// If the app's request to hang up is lost, its user hangs the phone up.
 const HANGS_UP_ITSELF_AFTER: Time = 10_000;
 
@@ -192,8 +193,8 @@ pub fn phone_answers(state: &mut State) {
     } else {
         state.phone = PhoneLeg::None;
         let ended = Happens::PhoneLegEnded {
-            answered: true,
-            cause: NORMAL,
+            answered: false,
+            cause: CALLER_GONE,
             by: Side::Callee,
         };
         report(state, ended);

@@ -5,9 +5,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use ringback_core::call::{
-    Backstop, BackstopPhase, Call, CallKind, CallLimits, CallParty, CallSide, CallType, Decision,
-    Effect, Event, NewCall, PushedDevices, Readiness, ReplicationAction, decide, first_effects,
-    replication_action, unread_update,
+    Backstop, Call, CallKind, CallLimits, CallParty, CallSide, CallType, Decision, Effect, Event,
+    NewCall, PushedDevices, Readiness, StreamAction, decide, first_effects, stream_action,
+    unread_update,
 };
 use ringback_core::ids::{BadName, CallId, ChannelId, DeviceId, Extension, Leg, PbxName};
 use ringback_core::timestamp::Timestamp;
@@ -22,7 +22,7 @@ pub struct Rules {
     calls: Vec<Call>,
     places: HashMap<String, CallRef>,
     decided: HashMap<(CallRef, Happens, Time), Rc<Decided>>,
-    replicated: HashMap<(Option<CallRef>, CallRef, u8, u8), Replicated>,
+    streamed: HashMap<(Option<CallRef>, CallRef, u8, u8), Streamed>,
     names: Names,
 }
 
@@ -45,11 +45,12 @@ pub struct Decided {
     pub last: Vec<Do>,
 }
 
-/// What a region does about a replicated version.
+/// What a region does about a change in its table's stream.
 #[derive(Clone, Copy, Debug)]
-pub enum Replicated {
+pub enum Streamed {
     Nothing,
-    ArmTimer(Time),
+    CreateBackstop(Time),
+    ArmTimer { at: Time, backstop: Time },
     Merge,
 }
 
@@ -81,7 +82,7 @@ impl Rules {
             calls: Vec::new(),
             places: HashMap::new(),
             decided: HashMap::new(),
-            replicated: HashMap::new(),
+            streamed: HashMap::new(),
             names: Names {
                 caller: Extension::try_from("1002")?,
                 devices: devices.collect::<Result<_, _>>()?,
@@ -177,33 +178,39 @@ impl Rules {
         decided
     }
 
-    pub fn replicated(
+    pub fn streamed(
         &mut self,
         before: Option<CallRef>,
         after: CallRef,
         stored_in: u8,
         here: u8,
-    ) -> Replicated {
+    ) -> Streamed {
         let key = (before, after, stored_in, here);
-        if let Some(known) = self.replicated.get(&key) {
+        if let Some(known) = self.streamed.get(&key) {
             return *known;
         }
         let region = |number: u8| REGIONS[usize::from(number)];
         let before = before.map(|before| self.call(before));
         let stored_in = Some(region(stored_in));
-        let action = match replication_action(before, self.call(after), stored_in, region(here)) {
-            None => Replicated::Nothing,
-            Some(ReplicationAction::ArmTimer { at, .. }) => Replicated::ArmTimer(since_start(at)),
-            Some(ReplicationAction::Merge(_)) => Replicated::Merge,
+        let action = match stream_action(before, self.call(after), stored_in, region(here)) {
+            None => Streamed::Nothing,
+            Some(StreamAction::CreateBackstop { backstop, .. }) => {
+                Streamed::CreateBackstop(since_start(backstop.at))
+            }
+            Some(StreamAction::ArmTimer { at, backstop, .. }) => Streamed::ArmTimer {
+                at: since_start(at),
+                backstop: since_start(backstop.at),
+            },
+            Some(StreamAction::Merge(_)) => Streamed::Merge,
         };
-        self.replicated.insert(key, action);
+        self.streamed.insert(key, action);
         action
     }
 
-    /// The backstop of a timer: whether it is for the conversation, and when it fires.
-    pub fn backstop(&self, call: CallRef, timer: Time) -> Option<(bool, Time)> {
-        let Backstop { phase, at: moment } = self.call(call).backstop(at(timer))?;
-        Some((phase == BackstopPhase::Talk, since_start(moment)))
+    /// When the backstop of a conversation fires, if a timer gets one.
+    pub fn backstop(&self, call: CallRef, timer: Time) -> Option<Time> {
+        let Backstop { at: moment, .. } = self.call(call).backstop(at(timer))?;
+        Some(since_start(moment))
     }
 
     fn event(&self, event: Happens) -> Event {
@@ -221,7 +228,6 @@ impl Rules {
                 are_all: true,
             }),
             Happens::CallerPhoneDialed => Event::CallerPhoneDialed,
-            Happens::PhoneDialed => Event::PhoneDialed,
             Happens::Accepted(device) => Event::Accepted {
                 by: names.party(device),
                 readiness: Readiness::Woken,
@@ -248,6 +254,7 @@ impl Rules {
                 by: by.into(),
             },
             Happens::Bridged => Event::Bridged,
+            Happens::BridgeEnded => Event::BridgeEnded,
             Happens::NotBridged { rings } => Event::NotBridged { rings },
             Happens::TimerFired => Event::TimerFired,
             Happens::Overwritten(call) => {
@@ -309,8 +316,7 @@ impl Names {
             Effect::Bridge => Some(Do::Bridge),
             Effect::CheckBridge => Some(Do::CheckBridge),
             Effect::SendBusy => Some(Do::SendBusy),
-            Effect::HangUpCaller => Some(Do::HangUpCaller),
-            Effect::HangUpPhone => Some(Do::HangUpPhone),
+            Effect::HangUp => Some(Do::HangUp),
             Effect::ArmTimer(at) => Some(Do::ArmTimer(since_start(*at))),
             Effect::MarkEffectsCompleted(since) => {
                 Some(Do::MarkEffectsCompleted(since_start(*since)))

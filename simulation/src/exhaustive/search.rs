@@ -48,7 +48,7 @@ struct Reached {
 pub fn explore(scope: Scope, most_states: usize) -> Result<Explored, BadName> {
     let mut world = World::new(scope)?;
     let start = world.start();
-    let mut seen = HashSet::from([fingerprint(&scope, &start)]);
+    let mut seen = HashSet::from([fingerprint(&world, &start)]);
     let mut paths = vec![Reached { from: 0, step: 0 }];
     let mut level = vec![(0_u32, start)];
     let mut broken: BTreeMap<&'static str, u32> = BTreeMap::new();
@@ -74,7 +74,7 @@ pub fn explore(scope: Scope, most_states: usize) -> Result<Explored, BadName> {
             for (number, step) in possible.into_iter().enumerate() {
                 steps += 1;
                 let next = world.after(&state, step);
-                if seen.insert(fingerprint(&scope, &next)) {
+                if seen.insert(fingerprint(&world, &next)) {
                     let reached = u32::try_from(paths.len()).unwrap_or(u32::MAX);
                     paths.push(Reached {
                         from: place,

@@ -121,7 +121,6 @@ pub enum Happens {
         at: Time,
     },
     CallerPhoneDialed,
-    PhoneDialed,
     Accepted(u8),
     Declined(u8),
     AppHangsUp(u8),
@@ -135,6 +134,7 @@ pub enum Happens {
         by: Side,
     },
     Bridged,
+    BridgeEnded,
     NotBridged {
         rings: bool,
     },
@@ -152,14 +152,23 @@ pub enum Do {
     /// To the devices whose bit is set.
     CancelPush(u8),
     DialCallerPhone,
+    /// Dials the phone. [`Do::LookForCaller`] follows.
     Bridge,
+    /// Looks whether the caller's leg still exists. If not, [`Do::LookAtUselessPhone`] follows.
+    LookForCaller,
+    /// Looks at the phone that was dialed after its caller had left. If it rings, [`Do::EndPhone`] follows.
+    LookAtUselessPhone,
     CheckBridge,
-    /// Looks whether the legs are bridged. If not, [`Do::RefuseCaller`] follows.
+    /// Looks whether the caller's leg is answered. If so, [`Do::LookForTalk`] follows, else [`Do::RefuseCaller`].
     SendBusy,
-    /// The caller hears busy.
+    /// Looks whether the phone's leg is answered. If so, the two talk.
+    LookForTalk,
+    /// The caller hears busy. [`Do::EndPhone`] follows.
     RefuseCaller,
-    HangUpCaller,
-    HangUpPhone,
+    /// Ends the caller's leg. [`Do::EndPhone`] follows.
+    HangUp,
+    /// Ends the phone's leg.
+    EndPhone,
     ArmTimer(Time),
     MarkEffectsCompleted(Time),
     DisarmTimer,
@@ -318,6 +327,16 @@ impl Work {
             }
         }
         self.first.sort_unstable();
+    }
+
+    /// The tasks that can go on now. An event that an effect has caused is handled when the timers of the same list are armed.
+    pub fn ready(&self) -> impl Iterator<Item = usize> {
+        let is_timer = |task: &Task| matches!(task, Task::Do(Do::ArmTimer(_)));
+        let are_armed = !self.first.iter().any(is_timer);
+        let tasks = self.first.iter().enumerate();
+        tasks
+            .filter(move |(_, task)| are_armed || !matches!(task, Task::Handle(_)))
+            .map(|(place, _)| place)
     }
 
     pub fn is_done(&self) -> bool {

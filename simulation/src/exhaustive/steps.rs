@@ -337,8 +337,8 @@ fn task_of(work: &Work, left: &mut usize) -> Option<String> {
         let next: Option<&Do> = work.last.first().filter(|_| *left == 0);
         return next.map(|next| format!("does {next:?}"));
     }
-    for task in &work.first {
-        match task {
+    for place in work.ready() {
+        match &work.first[place] {
             Task::Inner(inner) => {
                 let found = task_of(inner, left);
                 if found.is_some() {
