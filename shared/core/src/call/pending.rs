@@ -103,7 +103,7 @@ pub(super) fn unfinished_without_timer(call: &Call, now: Timestamp) -> Vec<Effec
 /// the call.
 pub(super) fn abandoned(call: &Call, now: Timestamp) -> Vec<Effect> {
     let mut effects = effects(call);
-    if now >= call.rings_until && !call.is_to_number() {
+    if now >= call.rings_until && call.status == CallStatus::WaitingForMobile {
         effects.retain(|effect| !matches!(effect, Effect::SendPush | Effect::DialCallerPhone));
     }
     effects
