@@ -52,6 +52,7 @@ async fn a_real_run_emits_exactly_the_documented_metrics() -> Result<()> {
         slow_app_is_answered(&fixture),
         registered_phone_rejects(&fixture)
     )?;
+    bridge_is_reported_after_the_end(&fixture).await?;
     pushes_fail(&fixture).await?;
     call_telephones(&fixture).await?;
 
@@ -215,6 +216,24 @@ async fn registered_phone_rejects(fixture: &Fixture) -> Result<()> {
     }
     let call = app.wait_for_status(&id, "failed").await?;
     assert_eq!(call["reason"], "phone_unreachable");
+    Ok(())
+}
+
+/// The app hangs up before the PBX's report of the bridge arrives.
+async fn bridge_is_reported_after_the_end(fixture: &Fixture) -> Result<()> {
+    let app = fixture.app("1001").await?;
+    let mut phone = fixture.registered_phone("1001").await?;
+    let (caller, id) = app.is_called().await?;
+    is_ready(&app, &id).await?;
+    let _leg = phone.next_call(SOON).await?;
+    app.respond("hangup", &id).await?;
+    caller.rejected(SOON).await?;
+    app.wait_for_status(&id, "declined").await?;
+    let channel = format!("ringback-{id}");
+    let bridged = [("call_id", id.as_str()), ("channel_id", channel.as_str())];
+    let (status, answer) = fixture.pbx_reports("bridged", &bridged).await?;
+    ensure!(status == StatusCode::OK, "{answer}");
+    app.wait_for_status(&id, "completed").await?;
     Ok(())
 }
 
