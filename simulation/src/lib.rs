@@ -17,6 +17,7 @@
 
 mod apps;
 mod effects;
+pub mod exhaustive;
 mod exotel;
 mod faults;
 mod functions;

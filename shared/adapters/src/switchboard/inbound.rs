@@ -181,13 +181,20 @@ impl<S: CallStore + Sync, E: Effects + Sync> Switchboard<S, E> {
             call_sid: call.call_sid.clone(),
         };
         let begun = self
-            .carry_out(call, &event, effects, devices.as_deref(), now, until)
+            .carry_out(
+                call.clone(),
+                &event,
+                effects,
+                devices.as_deref(),
+                now,
+                until,
+            )
             .await;
-        if let Err(SwitchboardError::Effect { call, .. }) = &begun {
+        if begun.is_err() {
             // No other report may follow, so a timer continues the call as soon as this attempt counts as crashed.
             let retry = Effect::ArmTimer(now + ABANDONED_AFTER);
             let context = EffectContext {
-                call,
+                call: &call,
                 devices: None,
                 now,
                 until,

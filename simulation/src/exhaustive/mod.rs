@@ -1,0 +1,34 @@
+//! Explores every interleaving of a small scope: one call, one or two devices and regions, and at most one fault.
+//!
+//! The rules are the real ones. The rest is a model with states that can be compared, so that each is visited once:
+//!
+//! 1. `scope`: what people do, and how many regions and faults there are.
+//! 2. `state`: everything that decides what can happen next.
+//! 3. `rules`: the real rules, asked once for each call, event and time.
+//! 4. `steps`: what can happen next. `deliver`, `effects`, `people` and `faults` carry it out.
+//! 5. `check`: what must be true. `search`: goes through all states, and keeps the shortest path to each broken promise.
+//!    `fingerprint`: which states are equal.
+//!
+//! Time: a step takes no time, and the clock moves to the next timer only when nothing else can happen. One fault may hold a
+//! message or a process back for up to [`state::HELD_FOR`]. Just before the ring's deadline, the clock may move at any moment.
+//!
+//! An event is handled in one step: the process reads, decides and writes until its conditional write succeeds, so nothing can
+//! come between the state that it decided on and its write. Crashes come before and after it, and between any two effects.
+//!
+//! Not in the model: clocks that differ, several PBXs, phones that register late, and reports of Exotel. The random simulation has
+//! these.
+
+mod check;
+mod deliver;
+mod effects;
+mod faults;
+mod fingerprint;
+mod people;
+mod rules;
+mod scope;
+mod search;
+mod state;
+mod steps;
+
+pub use scope::Scope;
+pub use search::{Explored, Finding, explore};

@@ -1,0 +1,60 @@
+//! Explores the scopes that are small enough for each test run. The program `explore` explores all of them.
+
+use ringback_simulation::exhaustive::{Scope, explore};
+
+/// No scope of these tests has more states.
+const MOST_STATES: usize = 1_000_000;
+
+/// Scopes with the faults that they allow here, and the promises that the present rules still break in them.
+const SCOPES: [(&str, u8, &[&str]); 9] = [
+    ("accept", 1, &[NOT_ENDED_BY_US]),
+    ("two-accept", 1, &[NOT_ENDED_BY_US, LATE_PUSH]),
+    ("accept-decline", 0, &[]),
+    ("accept-deadline", 0, &[]),
+    ("accept-caller-leaves", 0, &[NEVER_BRIDGED]),
+    ("slow-phone", 0, &[NEVER_BRIDGED]),
+    ("app-call", 0, &[]),
+    ("accept-2", 0, &[]),
+    ("accept-decline-2", 0, &[]),
+];
+
+/// The caller hangs up just before the phone answers, and the phone's report comes first.
+const NEVER_BRIDGED: &str = "a call that was never bridged does not end as completed";
+
+/// A process stalls before it sends the pushes, another one sends them and the call is answered. Then the first one sends them too.
+const LATE_PUSH: &str = "every device that rang is silenced";
+
+/// The process that reported the call has sent and recorded the pushes, and crashes before it has armed the timer.
+const NOT_ENDED_BY_US: &str = "Ringback ends each wait";
+
+#[test]
+fn no_interleaving_breaks_a_promise_but_the_open_ones() {
+    for (name, faults, open) in SCOPES {
+        let scope = Scope::named(name).unwrap();
+        let scope = Scope { faults, ..scope };
+        let explored = explore(scope, MOST_STATES).unwrap();
+        assert!(
+            !explored.is_cut_off,
+            "{name}: more than {MOST_STATES} states"
+        );
+        assert!(explored.ends > 0, "{name}: no end");
+        for finding in &explored.findings {
+            assert!(
+                open.contains(&finding.promise),
+                "{name}: {}\n{}\nreproduce: cargo run --bin explore -- {name} --faults {faults} --show '{}'",
+                finding.promise,
+                finding.timeline.join("\n"),
+                finding.promise,
+            );
+        }
+        // An open promise that no path breaks any more is mended, and leaves the list.
+        for promise in open {
+            let is_broken = explored
+                .findings
+                .iter()
+                .any(|found| found.promise == *promise);
+            assert!(is_broken, "{name}: {promise} holds");
+        }
+        println!("{name}, {faults} faults: {} states", explored.states);
+    }
+}
