@@ -6,7 +6,7 @@ use super::state::{CallerLeg, Content, Happens, PhoneLeg, State};
 use super::steps::World;
 
 impl World {
-    /// Whether only timers are left, which find an ended call.
+    /// Whether only timers are left that find nothing to do: the call has ended, and needs no cancellation of unrecorded pushes.
     pub fn is_over(&self, state: &State) -> bool {
         let is_timer = |content| content == Content::Event(Happens::TimerFired);
         let mut versions = state.stored.iter().flatten();
@@ -21,7 +21,8 @@ impl World {
             && state.stored[0].is_some()
             && versions.all(|version| {
                 let call = self.rules.call(version.call);
-                call.status.is_final() && call.effects_pending_since.is_none()
+                let has_ended = call.status.is_final() && call.effects_pending_since.is_none();
+                has_ended && call.pushed.is_some()
             })
             && self.choices(state).is_empty()
     }

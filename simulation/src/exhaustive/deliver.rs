@@ -108,7 +108,7 @@ impl World {
             call: 0,
             stored_in: region,
         });
-        let now = not_pending(state, now);
+        let now = self.next_new_moment(state, now);
         let decided = self.rules.decide(version.call, event, now);
         if let Some(next) = decided.next {
             let is_late = now >= self.rules.rings_until(next);
@@ -122,6 +122,19 @@ impl World {
             write(self, state, region, next, version.stored_in);
         }
         (decided.next.unwrap_or(version.call), decided)
+    }
+
+    /// This moment, or the next one from which no process completes effects or has completed them: two events of one call are hardly
+    /// ever handled in the same millisecond.
+    fn next_new_moment(&self, state: &State, now: Time) -> Time {
+        let was_pending = |moment: Time| {
+            let mark = Do::MarkEffectsCompleted(moment);
+            let mut processes = state.processes.iter();
+            let mut versions = state.stored.iter().flatten();
+            processes.any(|process| will_do(&process.work, mark))
+                || versions.any(|version| self.rules.has_completed(version.call, moment))
+        };
+        (now..).find(|moment| !was_pending(*moment)).unwrap_or(now)
     }
 
     /// Stores a version, and does what the region's stream demands.
@@ -348,19 +361,6 @@ fn write(world: &mut World, state: &mut State, region: u8, call: CallRef, stored
             held_since: None,
         });
     }
-}
-
-/// This moment, or the next one from which no other process completes effects: two events of one call are hardly ever handled in the
-/// same millisecond.
-fn not_pending(state: &State, now: Time) -> Time {
-    let completes = |moment: Time| {
-        let mark = Do::MarkEffectsCompleted(moment);
-        state
-            .processes
-            .iter()
-            .any(|process| will_do(&process.work, mark))
-    };
-    (now..).find(|moment| !completes(*moment)).unwrap_or(now)
 }
 
 fn will_do(work: &Work, effect: Do) -> bool {

@@ -87,7 +87,7 @@ pub fn faults(state: &State) -> Vec<Fault> {
 }
 
 /// The effects that a process can carry out next, in the order of its tasks.
-fn collect(work: &Work, tasks: &mut Vec<Option<Do>>) {
+pub fn collect(work: &Work, tasks: &mut Vec<Option<Do>>) {
     if work.first.is_empty() && !work.is_done() {
         tasks.push(work.last.first().copied());
     }

@@ -103,6 +103,11 @@ impl Rules {
         since_start(self.call(place).rings_until)
     }
 
+    /// Whether the effects pending since this moment are the last that were completed.
+    pub fn has_completed(&self, place: CallRef, since: Time) -> bool {
+        self.call(place).effects_completed == Some(at(since))
+    }
+
     /// Keeps what the rules read of a call. Each region counts its versions, and a version that says the same counts as the same.
     fn keep(&mut self, mut call: Call) -> CallRef {
         call.version = 1;

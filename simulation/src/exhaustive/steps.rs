@@ -81,8 +81,8 @@ impl World {
 
     /// All that can happen next. If there is nothing, the world has come to its end.
     pub fn steps(&self, state: &State) -> Vec<Step> {
-        if let Some(process) = only_timers_left(state) {
-            return alone(state, process);
+        if let Some((process, task)) = step_that_changes_nothing_else(state) {
+            return alone(state, process, task);
         }
         let mut steps = self.urgent(state);
         let is_urgent = !steps.is_empty();
@@ -166,29 +166,38 @@ impl World {
     }
 }
 
-/// A process whose only step left is one for its timers. This step changes nothing that others read before the clock moves, so its
-/// place among their steps does not matter: it comes first.
-fn only_timers_left(state: &State) -> Option<usize> {
-    state.processes.iter().position(|process| {
-        let mut work = &process.work;
-        while let [Task::Inner(inner)] = work.first.as_slice() {
-            if !work.last.is_empty() {
-                return false;
-            }
-            work = inner;
+/// A step for timers changes nothing that others read before the clock moves, so its place among their steps does not matter: it comes
+/// first. While a crash may come between it and the other steps of its process, it must be the only one that is left.
+fn step_that_changes_nothing_else(state: &State) -> Option<(usize, usize)> {
+    let free = state.processes.iter().enumerate();
+    let mut free = free.filter(|(_, process)| process.held_since.is_none());
+    free.find_map(|(place, process)| {
+        let mut tasks = Vec::new();
+        faults::collect(&process.work, &mut tasks);
+        if state.faults_left > 0 && (tasks.len() > 1 || !ends_with(&process.work)) {
+            return None;
         }
-        let is_free = process.held_since.is_none() && !work.has_failed;
-        is_free
-            && matches!(
-                (work.first.as_slice(), work.last.as_slice()),
-                ([Task::Do(Do::ArmTimer(_))], []) | ([], [Do::DisarmTimer])
-            )
+        let is_for_timers =
+            |task: &Option<Do>| matches!(task, Some(Do::ArmTimer(_) | Do::DisarmTimer));
+        let task = tasks.iter().position(is_for_timers)?;
+        Some((place, task))
     })
 }
 
+/// Whether nothing follows the next step of a process.
+fn ends_with(mut work: &Work) -> bool {
+    while let [Task::Inner(inner)] = work.first.as_slice() {
+        if !work.last.is_empty() {
+            return false;
+        }
+        work = inner;
+    }
+    !work.has_failed && work.first.len() + work.last.len() == 1
+}
+
 /// The only step that is left for a process, and its faults.
-fn alone(state: &State, process: usize) -> Vec<Step> {
-    let mut steps = vec![Step::Perform { process, task: 0 }];
+fn alone(state: &State, process: usize, task: usize) -> Vec<Step> {
+    let mut steps = vec![Step::Perform { process, task }];
     if state.faults_left > 0 {
         let own = faults::faults(state).into_iter().filter(|fault| {
             matches!(fault, Fault::Crash(of) | Fault::AnswerLost(of) | Fault::Held(Held::Process(of)) if *of == process)
