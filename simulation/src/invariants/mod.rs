@@ -31,7 +31,7 @@ mod counts;
 mod times;
 mod truth;
 
-use ringback_core::call::CallStatus;
+use ringback_core::call::{CallStatus, EndReason};
 use ringback_core::ids::{CallId, DeviceId};
 
 pub use counts::Counted;
@@ -232,7 +232,9 @@ impl Checks<'_> {
             for ring in &device.rings {
                 let id = short(ring.call);
                 let knows = ring.is_settled || ring.is_canceled;
-                if ring.pushes > 0 && !knows && !self.has_decided(ring.call, &device.id) {
+                let is_known = self.has_decided(ring.call, &device.id)
+                    || self.earlier_pushes_are_unknown(ring.call);
+                if ring.pushes > 0 && !knows && !is_known {
                     let details = format!("{} for {id}", device.id);
                     self.violated("every device that rang is silenced", details);
                 }
@@ -244,6 +246,12 @@ impl Checks<'_> {
                 }
             }
         }
+    }
+
+    /// No push could be sent, and the record of earlier ones is lost. They end by themselves.
+    fn earlier_pushes_are_unknown(&self, call: CallId) -> bool {
+        let known = self.state.tables[0].call(call);
+        known.is_some_and(|(call, _)| call.end_reason() == Some(EndReason::PushFailed))
     }
 
     /// Whether the call knows that this device has answered or declined it.

@@ -234,7 +234,9 @@ async fn the_scheduler_ends_the_call_if_the_queue_loses_its_message() -> Result<
     // `timed_out` alone could be computed from the clock. The cancellation proves that a function ended the call.
     let ended = tokio::time::timeout(Duration::from_secs(90), async {
         loop {
-            if let Ok(push) = app.push("call_cancelled").await {
+            if let Ok(push) = app.push("call_cancelled").await
+                && push["data"]["call_id"] == *id
+            {
                 return push;
             }
         }

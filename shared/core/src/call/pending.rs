@@ -141,7 +141,7 @@ pub(super) fn bridge_soon(call: &Call, now: Timestamp) -> Vec<Effect> {
 /// Pushes of which no record says whether they were sent may have reached their devices after the cancellation.
 pub(super) fn cancel_unrecorded_pushes(call: &Call) -> Option<Effect> {
     let reason = match (call.status, call.end_reason()) {
-        (_, Some(EndReason::NoDevice)) => return None,
+        (_, Some(EndReason::NoDevice | EndReason::PushFailed)) => return None,
         (CallStatus::Declined | CallStatus::Completed, _) => CancelReason::AnsweredElsewhere,
         (CallStatus::Canceled, _) => CancelReason::CallerHungUp,
         _ => CancelReason::Timeout,
