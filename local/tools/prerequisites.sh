@@ -220,8 +220,8 @@ space() {
     [ -d "$root/target/debug" ] && return
     free=$(df -Pk "$root" | awk 'NR == 2 { print int($4 / 1024) }')
     [ "$free" -ge $disk_needs_mb ] || echo "note: $free MB are free on the disk; a full target/ takes about $disk_needs_mb MB"
-    [ -r /proc/meminfo ] || return 0
-    free=$(awk '/^MemAvailable/ { print int($2 / 1024) }' /proc/meminfo)
+    command -v free >/dev/null || return 0
+    free=$(free -m | awk '/^Mem:/ { print $7 }')
     [ "$free" -ge $memory_needs_mb ] || echo "note: $free MB of memory are free; compiling takes up to $memory_needs_mb MB"
 }
 

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ringback::asterisk::PhoneLegState;
 use ringback::store::devices::Device;
 use ringback::switchboard::{EffectContext, Effects};
-use ringback_core::call::{
-    Call, CallStatus, CancelAudience, Effect, EndReason, Event, PushedDevices,
-};
+use ringback_core::call::{Call, CancelAudience, Effect, EndReason, Event, PushedDevices};
 use ringback_core::ids::{ChannelId, Extension};
 use ringback_core::timestamp::Timestamp;
 
@@ -40,14 +39,6 @@ pub enum EffectError {
 
 const LOOK_AGAIN_AFTER: u64 = 200;
 const CALLER_REGISTERS_WITHIN: Duration = Duration::from_secs(5);
-
-/// What Asterisk knows of a phone's leg.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum PhoneLeg {
-    None,
-    Rings,
-    Answered,
-}
 
 impl RunEffects {
     /// One request to a PBX.
@@ -130,7 +121,7 @@ impl RunEffects {
         if !self
             .ari(pbx, "before it looks for the caller again", exists)
             .await?
-            && self.phone_leg(pbx, call).await? == PhoneLeg::Rings
+            && self.phone_leg(pbx, call).await? == PhoneLegState::Ringing
         {
             self.take_down(pbx, &ChannelId::of_phone(call.call_id), pbx::NORMAL)
                 .await?;
@@ -232,11 +223,23 @@ impl RunEffects {
         }
     }
 
-    async fn take_caller_down(&self, call: &Call, cause: u16) -> Result<(), EffectError> {
-        match self.pbx_of(call).zip(call.caller_channel()) {
-            Some((pbx, leg)) => self.take_down(pbx, &leg, cause).await,
+    /// Ends the caller's leg, and then the phone's, as the adapter does.
+    async fn end_legs(
+        &self,
+        pbx: usize,
+        call: &Call,
+        caller: Option<ChannelId>,
+        cause: u16,
+    ) -> Result<(), EffectError> {
+        let caller = match caller {
+            Some(leg) => self.take_down(pbx, &leg, cause).await,
             None => Ok(()),
+        };
+        if call.ready_at.is_some() {
+            let phone = ChannelId::of_phone(call.call_id);
+            self.take_down(pbx, &phone, pbx::NORMAL).await?;
         }
+        caller
     }
 
     /// Asterisk's requests for a call that was not answered, as the adapter makes them.
@@ -256,25 +259,20 @@ impl RunEffects {
             }
             _ => None,
         };
-        if answered != Some(false) && self.phone_leg(pbx, call).await? == PhoneLeg::Answered {
+        if answered != Some(false) && self.phone_leg(pbx, call).await? == PhoneLegState::Answered {
             return Ok(Some(Event::Bridged));
         }
-        if let Some(leg) = caller.filter(|_| answered != Some(true)) {
-            self.take_down(pbx, &leg, pbx::USER_BUSY).await?;
-        }
-        if call.ready_at.is_some() {
-            let phone = ChannelId::of_phone(call.call_id);
-            self.take_down(pbx, &phone, pbx::NORMAL).await?;
-        }
+        let caller = caller.filter(|_| answered != Some(true));
+        self.end_legs(pbx, call, caller, pbx::USER_BUSY).await?;
         Ok(None)
     }
 
-    async fn phone_leg(&self, pbx: usize, call: &Call) -> Result<PhoneLeg, EffectError> {
+    async fn phone_leg(&self, pbx: usize, call: &Call) -> Result<PhoneLegState, EffectError> {
         let id = ChannelId::of_phone(call.call_id);
         let look = |state: &mut State| match state.pbxs[pbx].channel(&id) {
-            None => PhoneLeg::None,
-            Some(channel) if channel.is_up => PhoneLeg::Answered,
-            Some(_) => PhoneLeg::Rings,
+            None => PhoneLegState::None,
+            Some(channel) if channel.is_up => PhoneLegState::Answered,
+            Some(_) => PhoneLegState::Ringing,
         };
         self.ari_with_retries(pbx, "before it looks for the phone's leg", look)
             .await
@@ -282,15 +280,10 @@ impl RunEffects {
 
     async fn check_bridge(&self, call: &Call) -> Result<Event, EffectError> {
         let leg = match self.pbx_of(call) {
-            None => PhoneLeg::None,
+            None => PhoneLegState::None,
             Some(pbx) => self.phone_leg(pbx, call).await?,
         };
-        Ok(match leg {
-            PhoneLeg::Answered => Event::Bridged,
-            PhoneLeg::Rings => Event::NotBridged { rings: true },
-            PhoneLeg::None if call.status == CallStatus::InProgress => Event::BridgeEnded,
-            PhoneLeg::None => Event::NotBridged { rings: false },
-        })
+        Ok(leg.bridge_event(call))
     }
 
     async fn ring(&self, call: &Call) -> Event {
@@ -351,9 +344,8 @@ impl Effects for RunEffects {
             Effect::QueryExotel => return Ok(exotel::look_up(&self.0, call).await),
             Effect::SendBusy => return self.send_busy(call).await,
             Effect::HangUp => {
-                self.take_caller_down(call, pbx::NORMAL).await?;
-                if let Some(pbx) = self.pbx_of(call).filter(|_| call.ready_at.is_some()) {
-                    self.take_down(pbx, &ChannelId::of_phone(call.call_id), pbx::NORMAL)
+                if let Some(pbx) = self.pbx_of(call) {
+                    self.end_legs(pbx, call, call.caller_channel(), pbx::NORMAL)
                         .await?;
                 }
             }

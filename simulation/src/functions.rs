@@ -127,6 +127,15 @@ fn answer(process: &Process, handled: Handled) -> Answer {
     }
 }
 
+/// Handles an event of a call that is named by its id, with all the time that the function has.
+async fn handle(process: &Arc<Process>, call: CallId, event: &Event) -> Answer {
+    let handled = process
+        .switchboard()
+        .handle(call, event, process.now(), process.until)
+        .await;
+    answer(process, handled)
+}
+
 /// A phone that does not register in time is no failure for the PBX: the timer continues.
 fn answer_for_pbx(process: &Process, handled: Handled) -> Answer {
     match handled {
@@ -188,16 +197,7 @@ pub async fn pbx_reports(sim: &Sim, region: usize, named: Named, event: Event) -
 pub async fn app_responds(sim: &Sim, region: usize, call: CallId, event: Event) -> Answer {
     request(sim, region, CALL_RESPONSE, 3_000, move |process| {
         let event = event.clone();
-        async move {
-            let now = process.now();
-            answer(
-                &process,
-                process
-                    .switchboard()
-                    .handle(call, &event, now, process.until)
-                    .await,
-            )
-        }
+        async move { handle(&process, call, &event).await }
     })
     .await
 }
@@ -223,12 +223,7 @@ pub async fn exotel_reports(sim: &Sim, region: usize, call: CallId, event: Event
     request(sim, region, EXOTEL_WEBHOOK, 10_000, move |process| {
         let event = event.clone();
         async move {
-            let now = process.now();
-            let handled = process
-                .switchboard()
-                .handle(call, &event, now, process.until)
-                .await;
-            match answer(&process, handled) {
+            match handle(&process, call, &event).await {
                 // A repetition would not make the call known.
                 Answer::NoSuchCall => Answer::Done(call),
                 other => other,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ringback::store::StoreError;
 use ringback::store::calls::{
     AllowanceRequest, AllowanceResult, CallStore, CorrelationClaim, CreateResult,
-    ReplicationWaitError, UpdateResult,
+    PAUSES_FOR_REPLICATION, ReplicationWaitError, UpdateResult,
 };
 use ringback_core::call::{Call, ConditionalUpdate, CorrelationKey};
 use ringback_core::ids::{CallId, Extension};
@@ -20,16 +20,6 @@ use crate::table::{self, Key, Value};
 
 /// The store of one process.
 pub struct Store(pub Arc<Process>);
-
-/// How long a process looks again for a call of the other region: 3 s in all, as the DynamoDB store does.
-const PAUSES: [Duration; 6] = [
-    Duration::from_millis(100),
-    Duration::from_millis(200),
-    Duration::from_millis(400),
-    Duration::from_millis(600),
-    Duration::from_millis(800),
-    Duration::from_millis(900),
-];
 
 /// An extension waits for one call at a time.
 const NEXT_WAIT_AFTER: Duration = Duration::from_secs(4);
@@ -108,9 +98,7 @@ impl CallStore for Store {
                 let key = Key::Claim(claim.key.clone());
                 if let Some(item) = table.get(&key)
                     && let Value::Claim(holder, until) = item.value
-                    && until > claim.now
-                    && holder != id
-                    && Some(holder) != claim.instead_of
+                    && claim.leaves_key_to(holder, until, id)
                 {
                     return CreateResult::KeyHeldBy(holder);
                 }
@@ -168,7 +156,7 @@ impl CallStore for Store {
             return Ok(&[]);
         }
         let Some(extension) = extension else {
-            return Ok(&PAUSES);
+            return Ok(&PAUSES_FOR_REPLICATION);
         };
         let region = self.0.region;
         let wait = self
@@ -183,7 +171,7 @@ impl CallStore for Store {
                 None
             })
             .await?;
-        wait.map_or(Ok(&PAUSES), |wait| {
+        wait.map_or(Ok(&PAUSES_FOR_REPLICATION), |wait| {
             Err(ReplicationWaitError::WaitsAlready(wait))
         })
     }

@@ -11,9 +11,9 @@ use anyhow::{Context, Result, ensure};
 use ringback_local::settings::{PBXS, PORTS, PbxPorts, Ports};
 
 /// The system tools that the scripts use.
-const BASICS: [&str; 20] = [
-    "awk", "cat", "chmod", "cut", "df", "dirname", "env", "grep", "head", "id", "mkdir", "rm",
-    "sed", "sh", "sleep", "sort", "tail", "tr", "touch", "uname",
+const BASICS: [&str; 19] = [
+    "awk", "cat", "chmod", "cut", "dirname", "env", "grep", "head", "id", "mkdir", "rm", "sed",
+    "sh", "sleep", "sort", "tail", "tr", "touch", "uname",
 ];
 const SCRIPT: &str = "local/tools/prerequisites.sh";
 /// The files of the repository that the scripts read.
@@ -30,6 +30,18 @@ fn a_complete_machine_is_left_unchanged() -> Result<()> {
     let machine = Machine::complete("complete")?;
     let run = machine.run("test", &[])?;
     assert_eq!(run.text, "started with path\n");
+    ensure!(run.succeeded);
+    Ok(())
+}
+
+#[test]
+fn little_space_is_reported_and_stops_nothing() -> Result<()> {
+    let machine = Machine::complete("little-space")?;
+    machine.have_space(7_640, 1_500)?;
+    let run = machine.run("test", &[])?;
+    run.prints("note: 7640 MB are free on the disk")?;
+    run.prints("note: 1500 MB of memory are free")?;
+    run.prints("started with path\n")?;
     ensure!(run.succeeded);
     Ok(())
 }
@@ -360,6 +372,7 @@ impl Machine {
         ] {
             machine.have(program, does)?;
         }
+        machine.have_space(20_000, 4_000)?;
         machine.have_apt("")?;
         Ok(machine)
     }
@@ -377,6 +390,19 @@ impl Machine {
             path,
             PermissionsExt::from_mode(0o755),
         )?)
+    }
+
+    /// A `df` and a `free` that report this space, in megabytes.
+    fn have_space(&self, disk: u32, memory: u32) -> Result<()> {
+        let kilobytes = disk * 1024;
+        self.have(
+            "df",
+            &format!("echo Filesystem\necho '/dev/vda 0 0 {kilobytes} 0% /'"),
+        )?;
+        self.have(
+            "free",
+            &format!("echo total\necho 'Mem: 0 0 0 0 0 {memory}'"),
+        )
     }
 
     /// An `apt-get` that records its arguments and runs a command.

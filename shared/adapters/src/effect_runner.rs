@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::error::Error as _;
 
-use ringback_core::call::{Call, CallStatus, Effect, Event};
+use ringback_core::call::{Call, Effect, Event};
 use ringback_core::ids::Extension;
 use ringback_core::timestamp::Timestamp;
 
@@ -103,12 +103,7 @@ impl EffectRunner {
             Some(pbx) => pbx.phone_leg_state(call.call_id).await?,
             None => PhoneLegState::None,
         };
-        Ok(match leg {
-            PhoneLegState::Answered => Event::Bridged,
-            PhoneLegState::Ringing => Event::NotBridged { rings: true },
-            PhoneLegState::None if call.status == CallStatus::InProgress => Event::BridgeEnded,
-            PhoneLegState::None => Event::NotBridged { rings: false },
-        })
+        Ok(leg.bridge_event(call))
     }
 
     async fn dial_caller_phone(&self, context: &EffectContext<'_>) -> Option<Event> {

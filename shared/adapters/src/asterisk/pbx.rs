@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use reqwest::{Method, Response, StatusCode};
-use ringback_core::call::Call;
+use ringback_core::call::{Call, CallStatus, Event};
 use ringback_core::ids::{CallId, ChannelId, Extension, PbxName};
 use ringback_core::timestamp::Timestamp;
 use serde::Deserialize;
@@ -55,6 +55,19 @@ pub enum PhoneLegState {
     Ringing,
     /// The phone has answered. The dialplan bridges it to the caller at that moment.
     Answered,
+}
+
+impl PhoneLegState {
+    /// What this state of the phone's leg says about the bridge of `call`.
+    #[must_use]
+    pub fn bridge_event(self, call: &Call) -> Event {
+        match self {
+            Self::Answered => Event::Bridged,
+            Self::Ringing => Event::NotBridged { rings: true },
+            Self::None if call.status == CallStatus::InProgress => Event::BridgeEnded,
+            Self::None => Event::NotBridged { rings: false },
+        }
+    }
 }
 
 /// One PBX.
@@ -288,11 +301,7 @@ impl Pbx {
         path: &str,
     ) -> Result<Option<Response>, AsteriskError> {
         let reply = self.ari.request(doing, Method::GET, path, None).await?;
-        if reply.status() == StatusCode::NOT_FOUND {
-            return Ok(None);
-        }
-        expect_status(&reply, doing, &[StatusCode::OK])?;
-        Ok(Some(reply))
+        if_found(reply, doing)
     }
 
     async fn end_leg(&self, leg: &ChannelId, reason: &'static str) -> Result<(), AsteriskError> {
@@ -308,10 +317,9 @@ impl Pbx {
         let doing = "looking for a leg";
         let path = format!("/channels/{channel}");
         let reply = self.request_with_retries(doing, Method::GET, &path).await?;
-        if reply.status() == StatusCode::NOT_FOUND {
+        let Some(reply) = if_found(reply, doing)? else {
             return Ok(None);
-        }
-        expect_status(&reply, doing, &[StatusCode::OK])?;
+        };
         let channel: Channel = parse_json(reply, doing).await?;
         Ok(Some(channel.state))
     }
@@ -333,6 +341,15 @@ impl Pbx {
         }
         reply
     }
+}
+
+/// The reply to a GET. `None` if Asterisk has no such resource.
+fn if_found(reply: Response, doing: &'static str) -> Result<Option<Response>, AsteriskError> {
+    if reply.status() == StatusCode::NOT_FOUND {
+        return Ok(None);
+    }
+    expect_status(&reply, doing, &[StatusCode::OK])?;
+    Ok(Some(reply))
 }
 
 #[derive(Deserialize)]

@@ -89,7 +89,7 @@ impl<S: CallStore + Sync, E: Effects + Sync> Switchboard<S, E> {
             until,
         };
         let results = self.run_all(&first, &context).await;
-        let mut latest = call.clone();
+        let mut latest = call;
         let mut failure = None;
         for result in results {
             match result {

@@ -242,15 +242,14 @@ fn answer(call: &Call, other: &Call) -> Vec<Assignment> {
 /// How far the call has come, if `other` has come further. Of two ends with the same rank, the standing version keeps its own.
 fn progress(call: &Call, other: &Call, now: Timestamp) -> Vec<Assignment> {
     if let Some(end) = end_of_conversation(call, other) {
-        let mut set = vec![
+        return vec![
             Assignment::Status(CallStatus::Completed),
             Assignment::Ended(
                 end.at,
                 reason_of_conversation(end.reason, EndReason::HungUp),
             ),
+            Assignment::EffectsPendingSince(now),
         ];
-        set.push(Assignment::EffectsPendingSince(now));
-        return set;
     }
     if other.merge_rank() > call.merge_rank() {
         let mut set = vec![Assignment::Status(other.status)];

@@ -133,9 +133,14 @@ pub(super) fn dial_caller_phone(call: &Call) -> Option<Effect> {
 /// finds the bridge missing and makes it. The timer also completes effects that were pending before.
 pub(super) fn bridge_soon(call: &Call, now: Timestamp) -> Vec<Effect> {
     let mut effects = vec![Effect::ArmTimer(now + ABANDONED_AFTER), Effect::Bridge];
-    let own = call.effects_pending_since.filter(|since| *since == now);
-    effects.extend(own.map(Effect::MarkEffectsCompleted));
+    effects.extend(complete_own(call, now));
     effects
+}
+
+/// Completes the effects of a change that was saved at this moment. Older ones belong to another process.
+pub(super) fn complete_own(call: &Call, now: Timestamp) -> Option<Effect> {
+    let own = call.effects_pending_since.filter(|since| *since == now);
+    own.map(Effect::MarkEffectsCompleted)
 }
 
 /// Pushes of which no record says whether they were sent may have reached their devices after the cancellation.

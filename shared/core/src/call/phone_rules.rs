@@ -164,12 +164,16 @@ fn caller_reported<'e>(
                 if let Some(leg) = leg.filter(|_| is_new_leg(call)) {
                     set.push(Assignment::CallerLeg(leg.channel.clone()));
                     set.push(Assignment::Pbx(leg.pbx.clone()));
-                    if call.status.is_final() {
-                        // The PBX repeats its report until it is answered.
-                    } else if call.status != CallStatus::WaitingForMobile {
-                        set.extend(effects_pending_from(call, now));
-                    } else if pending::dial_caller_phone(call).is_some() && call.pushed.is_some() {
-                        set.push(Assignment::NoEffectsPending);
+                    let needs_no_other_effect =
+                        pending::dial_caller_phone(call).is_some() && call.pushed.is_some();
+                    match call.status {
+                        CallStatus::WaitingForMobile if needs_no_other_effect => {
+                            set.push(Assignment::NoEffectsPending);
+                        }
+                        CallStatus::WaitingForMobile => {}
+                        // The PBX repeats its report until it gets an answer.
+                        status if status.is_final() => {}
+                        _ => set.extend(effects_pending_from(call, now)),
                     }
                 }
                 set.extend(
@@ -247,8 +251,7 @@ fn push_sent(sent: &PushedDevices, now: Timestamp) -> Vec<Rule<'_>> {
             })
             .then("cancel late pushes", move |call, now| {
                 let mut effects = cancel_late(call, now);
-                let own = call.effects_pending_since.filter(|since| *since == now);
-                effects.extend(own.map(Effect::MarkEffectsCompleted));
+                effects.extend(pending::complete_own(call, now));
                 effects
             }),
     ]

@@ -23,7 +23,7 @@ use ringback_core::timestamp::Timestamp;
 use super::expressions::{Expressions, LIVE_STARTED_BY, LIVE_UNTIL, WRITER};
 use super::{
     AllowanceRequest, AllowanceResult, CallStore, CorrelationClaim, CreateResult,
-    ReplicationWaitError, UpdateResult,
+    PAUSES_FOR_REPLICATION, ReplicationWaitError, UpdateResult,
 };
 use crate::store::allowance::{Allowance, AllowanceError, Allowances, Purpose, TokenTaken};
 use crate::store::table::{
@@ -40,17 +40,6 @@ const PAUSES_AFTER_CONFLICT: [Duration; 3] = [
     Duration::from_millis(10),
     Duration::from_millis(40),
     Duration::from_millis(120),
-];
-
-/// The pauses after which to look again for a call that the other region may have stored (3 s in all). Replication takes about a
-/// second.
-const PAUSES_FOR_REPLICATION: [Duration; 6] = [
-    Duration::from_millis(100),
-    Duration::from_millis(200),
-    Duration::from_millis(400),
-    Duration::from_millis(600),
-    Duration::from_millis(800),
-    Duration::from_millis(900),
 ];
 
 /// How often the apps of an extension may wait for a call. A token comes back after 4 s and a wait lasts 3 s, so an extension has one

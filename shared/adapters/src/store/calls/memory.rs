@@ -52,9 +52,7 @@ impl CallStore for MemoryCallStore {
         }
         if let Some(claim) = claim {
             let holder = table.claims.get(&claim.key).copied();
-            let holder = holder.filter(|(other, until)| {
-                *until > claim.now && *other != id && Some(*other) != claim.instead_of
-            });
+            let holder = holder.filter(|(other, until)| claim.leaves_key_to(*other, *until, id));
             if let Some((holder, _)) = holder {
                 return Ok(CreateResult::KeyHeldBy(holder));
             }

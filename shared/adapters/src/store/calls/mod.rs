@@ -120,6 +120,25 @@ pub struct CorrelationClaim {
     pub instead_of: Option<CallId>,
 }
 
+impl CorrelationClaim {
+    /// Whether the key stays with `holder`, whose claim lasts until this moment, when the call `id` makes this claim.
+    #[must_use]
+    pub fn leaves_key_to(&self, holder: CallId, until: Timestamp, id: CallId) -> bool {
+        until > self.now && holder != id && Some(holder) != self.instead_of
+    }
+}
+
+/// The pauses after which to look again for a call that the other region may have stored (3 s in all). Replication takes about a
+/// second.
+pub const PAUSES_FOR_REPLICATION: [Duration; 6] = [
+    Duration::from_millis(100),
+    Duration::from_millis(200),
+    Duration::from_millis(400),
+    Duration::from_millis(600),
+    Duration::from_millis(800),
+    Duration::from_millis(900),
+];
+
 /// Which allowance a call is taken from.
 #[derive(Clone, Debug)]
 pub struct AllowanceRequest {
