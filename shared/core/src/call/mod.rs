@@ -340,6 +340,10 @@ impl Call {
         self.rings_until + REPEATED_WITHIN
     }
 
+    pub(crate) fn has_ended_unanswered(&self) -> bool {
+        self.status.is_final() && self.status != CallStatus::Completed
+    }
+
     /// Whether the call was given up without a report of its end: the other region, or a report that comes later, may know better.
     #[must_use]
     pub fn end_is_assumed(&self) -> bool {

@@ -51,11 +51,28 @@ pub(super) fn effects(call: &Call) -> Vec<Effect> {
         // The process that carried the accept out may have crashed before it sent the cancellations.
         effects.extend(answered_elsewhere(call));
     }
+    let looks_again_at = call.ended_at().filter(|_| phone_may_be_dialed_late(call));
+    effects.extend(looks_again_at.map(|ended| Effect::ArmTimer(ended + ABANDONED_AFTER)));
     effects.extend(call.effects_pending_since.map(Effect::MarkEffectsCompleted));
     if call.status.is_final() {
         effects.push(Effect::DisarmTimer);
     }
     effects
+}
+
+/// Ends the legs of a call once more, in case a process dialed the phone just as the call ended and then crashed.
+pub(super) fn end_late_legs(call: &Call) -> Vec<Effect> {
+    if !phone_may_be_dialed_late(call) {
+        return Vec::new();
+    }
+    let mut effects = effects(call);
+    effects.retain(|effect| matches!(effect, Effect::HangUp | Effect::SendBusy));
+    effects
+}
+
+/// The call was accepted and ended before it was bridged.
+fn phone_may_be_dialed_late(call: &Call) -> bool {
+    call.has_ended_unanswered() && call.ready_at.is_some()
 }
 
 /// A call to a number requires a timer until it has ended. The request to Exotel is not among it, because it is unknown

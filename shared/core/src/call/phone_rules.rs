@@ -511,7 +511,7 @@ fn caller_leg_ended(
     if answered {
         // The report of the bridge is lost: the call was taken for unanswered when its timer fired or an app hung up.
         rules.push(
-            when_read("has ended as unanswered", has_ended_unanswered)
+            when_read("has ended as unanswered", Call::has_ended_unanswered)
                 .set_of("completed, by the side that hung up", move |call| {
                     completed_after_all(call, hung_up_by(by), now)
                 })
@@ -624,7 +624,7 @@ fn bridged(now: Timestamp) -> Vec<Rule<'static>> {
                 call.deadline().map(Effect::ArmTimer).into_iter().collect()
             }),
         // The report of the bridge comes after that of its end, or the legs met while the call ended.
-        when_read("has ended as unanswered", has_ended_unanswered)
+        when_read("has ended as unanswered", Call::has_ended_unanswered)
             .set_of("completed", move |call| {
                 completed_after_all(call, EndReason::HungUp, now)
             })
@@ -706,7 +706,10 @@ fn complete_ended(call: &Call, now: Timestamp) -> Vec<Effect> {
             effects.push(Effect::ArmTimer(since + ABANDONED_AFTER));
         }
         Some(_) => {}
-        None => effects.extend(pending::cancel_unrecorded_pushes(call)),
+        None => {
+            effects.extend(pending::end_late_legs(call));
+            effects.extend(pending::cancel_unrecorded_pushes(call));
+        }
     }
     effects
 }
@@ -774,10 +777,6 @@ fn given_up(call: &Call, now: Timestamp) -> Vec<Assignment> {
         | CallStatus::Canceled
         | CallStatus::Failed => ended(CallStatus::TimedOut, EndReason::NoAnswer, now),
     }
-}
-
-fn has_ended_unanswered(call: &Call) -> bool {
-    call.status.is_final() && call.status != CallStatus::Completed
 }
 
 /// A call that was taken for unanswered was answered. Its end has its effects already.
