@@ -2,8 +2,11 @@
 
 use ringback_core::call::CallStatus;
 
-use super::state::{CallerLeg, Content, Happens, PhoneLeg, State};
+use super::state::{CallerLeg, Content, Happens, PhoneLeg, State, Time};
 use super::steps::World;
+
+/// A phone that was dialed just as its call ended stops ringing within this time.
+const RINGS_ON_FOR: Time = 6_000;
 
 impl World {
     /// Whether only timers are left that find nothing to do: the call has ended, and needs no cancellation of unrecorded pushes.
@@ -27,16 +30,16 @@ impl World {
             && self.choices(state).is_empty()
     }
 
-    /// Time passes, and nothing else would happen now: a phone that still rings for an ended call rings on.
-    pub fn phone_must_not_ring(&self, state: &mut State) {
-        let mut versions = state.stored.iter().flatten();
-        let has_ended = versions.all(|version| self.rules.call(version.call).status.is_final());
+    /// Time passes until `until`. A phone that rings for a call that has ended must not ring for so long.
+    pub fn phone_must_not_ring(&self, state: &mut State, until: Time) {
+        let ended = state
+            .stored
+            .iter()
+            .flatten()
+            .map(|version| self.rules.ended_at(version.call));
+        let last_ended = ended.reduce(|one, other| Some(one?.max(other?))).flatten();
         let rings = matches!(state.phone, PhoneLeg::Rings { .. });
-        if rings
-            && has_ended
-            && state.processes.is_empty()
-            && self.deadline(state) != state.clock + 1
-        {
+        if rings && last_ended.is_some_and(|ended| until > ended + RINGS_ON_FOR) {
             state.truth.violated("no phone rings for an ended call");
         }
     }

@@ -103,6 +103,11 @@ impl Rules {
         since_start(self.call(place).rings_until)
     }
 
+    /// When a call ended.
+    pub fn ended_at(&self, place: CallRef) -> Option<Time> {
+        self.call(place).ended_at().map(since_start)
+    }
+
     /// Whether the effects pending since this moment are the last that were completed.
     pub fn has_completed(&self, place: CallRef, since: Time) -> bool {
         self.call(place).effects_completed == Some(at(since))

@@ -157,7 +157,7 @@ impl World {
             Step::Release(Held::Process(place)) => next.processes[place].held_since = None,
             Step::Fault(fault) => self.fail(&mut next, fault),
             Step::Wait(until) => {
-                self.phone_must_not_ring(&mut next);
+                self.phone_must_not_ring(&mut next, until);
                 wait(&mut next, until);
             }
         }
