@@ -43,7 +43,7 @@ impl Process {
         self.sim.now().before(Duration::from_millis(MOST_SKEW)) + Duration::from_millis(self.skew)
     }
 
-    /// The process goes on, or crashes here.
+    /// The process continues, or crashes here.
     pub async fn step(&self, before: &'static str) {
         let left = self.steps_left.load(Relaxed);
         self.steps_left.store(left.saturating_sub(1), Relaxed);

@@ -107,7 +107,7 @@ impl Sim {
         self.sleep(elapsed.saturating_sub(self.elapsed())).await;
     }
 
-    /// Runs this beside everything else. The run ends when nothing is left.
+    /// Runs this beside all other tasks. The run ends when no task is left.
     pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         self.0.tasks.fetch_add(1, Relaxed);
         let sim = self.clone();

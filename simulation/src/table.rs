@@ -208,7 +208,7 @@ fn replace(sim: &Sim, state: &mut State, region: usize, key: Key, item: Item) {
     }
 }
 
-/// The last characters of an id, which tell the calls of a run apart.
+/// The last characters of an id. They differ for the calls of a run.
 pub fn short(id: CallId) -> String {
     let key = id.key();
     key[key.len().saturating_sub(4)..].to_owned()

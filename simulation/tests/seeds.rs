@@ -9,7 +9,7 @@ use ringback_simulation::{Violation, explain, simulate};
 /// The kept seeds, one a line, each with what it shows.
 const KEPT: &str = include_str!("../kept_seeds.txt");
 
-/// The new seeds are those of the day, so that all machines of a day run the same ones, and a failure is one for everybody.
+/// The new seeds depend on the date. All machines run the same seeds on one day, so a failure shows on all of them.
 const SEEDS_PER_DAY: u64 = 1_000_000_000;
 
 fn violations(seed: u64) -> Vec<Violation> {

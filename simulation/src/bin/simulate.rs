@@ -48,7 +48,7 @@ fn main() -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("the simulation cannot run: {error}");
-            ExitCode::FAILURE
+            ExitCode::from(2)
         }
     }
 }

@@ -153,7 +153,7 @@ fn take_down(state: &mut State, leg: LegOf, cause: u16) {
     let is_excused =
         truth.app_hung_up || truth.caller_left || truth.met_too_late() || truth.was_replicated_late;
     if talks && !is_excused {
-        state.truth.violated("nobody who talks is cut off");
+        state.truth.violated("no conversation is cut off");
     }
     end_leg(state, leg, cause, true);
 }

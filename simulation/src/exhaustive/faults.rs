@@ -1,4 +1,4 @@
-//! The faults: messages that are lost, doubled or held back, and processes that crash, stall, or whose answer is lost.
+//! The faults: messages are lost, sent twice or held back. Processes crash or stall, or their answers are lost.
 
 use super::deliver::{Again, Ari, repeat};
 use super::state::{Content, Do, Happens, Message, Process, Source, State, Task, Work};

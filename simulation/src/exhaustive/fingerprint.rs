@@ -50,7 +50,7 @@ pub fn fingerprint(world: &World, state: &State) -> u64 {
     hasher.finish()
 }
 
-/// A process that cannot fail needs not know who asked for what, unless the sender waits for the answer.
+/// The sender of a process that cannot fail does not matter, unless the sender waits for the answer.
 fn hash_process(rules: &Rules, process: &Process, faults_left: u8, hasher: &mut DefaultHasher) {
     let Process {
         region,

@@ -20,7 +20,7 @@ pub struct Explored {
     pub ends: usize,
     /// How many steps the longest of the shortest paths has.
     pub depth: usize,
-    /// Whether there are more states than were asked for.
+    /// Whether the scope has more states than the limit.
     pub is_cut_off: bool,
     /// The broken promises.
     pub findings: Vec<Finding>,

@@ -30,7 +30,7 @@ pub struct State {
     pub stored: [Option<Version>; 2],
     /// Versions on their way to the other region.
     pub replicas: Vec<Replica>,
-    /// Since when nothing is replicated.
+    /// When replication stopped.
     pub cut_since: Option<Time>,
     /// The region to which the PBX reports first.
     pub reports_to: u8,
@@ -100,7 +100,7 @@ pub enum Source {
         talk: bool,
     },
     PushService,
-    /// A copy for whose answer nobody waits.
+    /// A copy. No sender waits for its answer.
     Copy,
 }
 
@@ -149,7 +149,7 @@ pub enum Happens {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Do {
     SendPush,
-    /// To the devices whose bit is set.
+    /// The bits are the devices.
     CancelPush(u8),
     DialCallerPhone,
     /// Dials the phone. [`Do::LookForCaller`] follows.
@@ -202,7 +202,7 @@ pub enum Task {
     Do(Do),
     /// An effect has caused this event.
     Handle(Happens),
-    /// The event that an effect has caused has effects of its own.
+    /// The effects of the event that an effect caused.
     Inner(Work),
 }
 
@@ -329,7 +329,7 @@ impl Work {
         self.first.sort_unstable();
     }
 
-    /// The tasks that can go on now. An event that an effect has caused is handled when the timers of the same list are armed.
+    /// The tasks that can continue now. The event that an effect caused is handled after the timers of the same list are armed.
     pub fn ready(&self) -> impl Iterator<Item = usize> {
         let is_timer = |task: &Task| matches!(task, Task::Do(Do::ArmTimer(_)));
         let are_armed = !self.first.iter().any(is_timer);

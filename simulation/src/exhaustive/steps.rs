@@ -32,7 +32,7 @@ pub enum Step {
     React(u8),
     CallerLeaves,
     HangUp,
-    /// Something that a fault has held back goes on.
+    /// A fault no longer holds this back.
     Release(Held),
     Fault(Fault),
     /// Time passes until this moment.
@@ -290,7 +290,7 @@ pub fn describe(world: &World, state: &State, step: Step) -> String {
         }
         Step::CallerLeaves => "the caller hangs up".to_owned(),
         Step::HangUp => format!("hangs up: {:?}", world.scope.hangs_up),
-        Step::Release(held) => format!("goes on: {}", held_thing(world, state, held)),
+        Step::Release(held) => format!("continues: {}", held_thing(world, state, held)),
         Step::Fault(fault) => format!("FAULT: {}", faults::describe(world, state, fault)),
         Step::Wait(until) => return format!("{until:>6} ms"),
     };

@@ -1,4 +1,4 @@
-//! What the metrics and the clients of each region are told.
+//! The metrics of each region, and the updates to its clients.
 
 use std::cmp::Ordering;
 
@@ -16,7 +16,7 @@ use crate::table::{Record, short};
 pub struct Counted {
     /// How often each call is counted with each end. One that is taken back is not counted.
     ends: Vec<(CallId, CallStatus, i32)>,
-    /// Calls whose changes the stream has shown again.
+    /// Calls with changes that the stream has repeated.
     repeated: Vec<CallId>,
 }
 

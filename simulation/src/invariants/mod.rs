@@ -16,7 +16,7 @@
 //! | A region may fail: the other one accepts the answer | `who_accepts_is_bridged` |
 //! | Its own timer ends the ring within 3 s | not checked: with a lost region, only the PBX's limit in `callers_do_not_wait` is |
 //! | Bridged once, and one end in both regions | `Truth::bridged`, `regions_agree` |
-//! | A PBX may fail: calls on other PBXs go on | `parted`: Ringback cuts off nobody. `/health` is no part of a call |
+//! | A PBX may fail: calls on other PBXs continue | `parted`: Ringback cuts off no conversation. `/health` is no part of a call |
 //! | A phone that loses its network is detected | not checked: SIP session timers are Asterisk's own (`e2e/tests/faults/silence.rs`) |
 //! | Requests that a person waits for are retried | `ready_phones_are_dialed`, `callers_do_not_wait` |
 //! | Not guaranteed: that a short conversation is shown as one | `SHORT_TALK` in `conversations_are_completed` |

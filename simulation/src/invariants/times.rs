@@ -160,7 +160,7 @@ impl Checks<'_> {
     /// A call ends when its caller has gone.
     pub(super) fn calls_end_with_their_caller(&mut self) {
         let state = self.state;
-        // A report whose attempts are all lost never arrives.
+        // A report never arrives if all its attempts are lost.
         let is_lost = state.faults.count(Fault::RequestLost) >= FEWEST_ATTEMPTS;
         // Callers with one number may be taken for each other.
         let may_be_mistaken = self.sim.plan().calls.len() > 1;

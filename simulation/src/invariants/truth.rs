@@ -76,7 +76,7 @@ pub struct PhoneLeg {
     pub was_bridged: bool,
 }
 
-/// A call that ends while its legs meet may end them: nobody has talked yet.
+/// A call that ends while its legs meet may end them: the two people have not talked yet.
 const MEETS_WITHIN: u64 = 2_000;
 
 impl Truth {
@@ -260,6 +260,6 @@ pub fn parted(sim: &Sim, state: &mut State, call: CallId, by_us: bool) {
     let may_end = app_hung_up || reached_limit || truth.met_too_late(talk) || were_apart;
     if by_us && !may_end {
         let details = format!("{} after {lasted} ms", short(call));
-        truth.violated(elapsed, "nobody who talks is cut off", details);
+        truth.violated(elapsed, "no conversation is cut off", details);
     }
 }

@@ -54,7 +54,7 @@ pub fn dial_phone(
     Originated::UnderWay
 }
 
-/// Dials the phone of the calling app, which answers by itself.
+/// Dials the phone of the calling app. It answers at once, without its user.
 pub fn dial_caller(sim: &Sim, state: &mut State, pbx: usize, call: CallId) -> Originated {
     let id = ChannelId::of_app_caller(call);
     if state.pbxs[pbx].channel(&id).is_some() {

@@ -159,7 +159,7 @@ pub fn phone_rings(
         sim.sleep(response.answers_after).await;
         let is_in_call = sim.state().phones.device(at).ring_of(call).has_accepted;
         match response.answers {
-            // A phone whose app takes no part in the call is not answered.
+            // The phone does not answer if its app takes no part in the call.
             _ if !is_in_call => {}
             Answers::Never => {}
             Answers::Declines => pbx::end_if(&sim, pbx, &id, serial, 21, |_| true),

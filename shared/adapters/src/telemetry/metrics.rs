@@ -199,7 +199,7 @@ impl CallMetrics {
 }
 
 /// Whether this region counts a call that was stored in `stored_in`. Both regions see every change, so only the region that stored
-/// the call counts it. A call without a region is counted wherever it is seen.
+/// the call counts it. Each region counts a call without a region.
 #[must_use]
 pub fn is_counted_in(region: &str, stored_in: Option<&str>) -> bool {
     stored_in.is_none_or(|stored_in| stored_in == region)

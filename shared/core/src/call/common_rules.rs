@@ -47,7 +47,7 @@ pub(super) fn talking(now: Timestamp) -> Vec<Assignment> {
     ]
 }
 
-/// Why a conversation ended that was taken for an unanswered call. If somebody has hung up, that stays the reason.
+/// Why a conversation ended that was assumed to be unanswered. If a person has hung up, that stays the reason.
 pub(super) const fn reason_of_conversation(known: EndReason, otherwise: EndReason) -> EndReason {
     match known {
         EndReason::CallerHungUp | EndReason::CalleeHungUp => known,

@@ -413,7 +413,7 @@ mod tests {
         }
     }
 
-    /// The caller hangs up in one region. The other one does not hear of it, and its timer assumes that nobody answered.
+    /// The caller hangs up in one region. The other region does not get this change, and its timer ends the call as unanswered.
     #[test]
     fn a_reported_end_beats_an_assumed_one() {
         let call = a_call(NOW);
@@ -461,7 +461,7 @@ mod tests {
         assert_eq!(effects_of(&bridged), [timer]);
     }
 
-    /// The app hangs up a conversation whose bridge was not reported.
+    /// The app hangs up a conversation, and the PBX has not reported its bridge.
     #[test]
     fn the_end_of_an_answered_leg_corrects_an_unanswered_end() {
         let call = a_call(NOW);

@@ -131,7 +131,7 @@ fn caller_reported<'e>(
                 let is_over = now >= call.rings_until;
                 match leg {
                     _ if has_same_sid(call) => false,
-                    // The leg of a caller whose call was declined arrives late.
+                    // The call was declined, and the caller's leg arrives late.
                     Some(leg) => {
                         let may_join = call.caller_leg.is_none() && !call.status.is_final();
                         is_over && !may_join && !call.is_callers_leg(leg)
@@ -697,7 +697,7 @@ fn check_bridge(_call: &Call, now: Timestamp) -> Vec<Effect> {
     vec![Effect::CheckBridge, Effect::ArmTimer(now + ABANDONED_AFTER)]
 }
 
-/// A timer completes the effects of an end whose process has crashed.
+/// If the process that ended the call has crashed, a timer completes its effects.
 fn complete_ended(call: &Call, now: Timestamp) -> Vec<Effect> {
     let mut effects = pending::unfinished(call, now);
     match call.effects_pending_since {

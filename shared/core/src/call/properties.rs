@@ -303,7 +303,7 @@ proptest! {
     fn a_repeated_event_changes_nothing_and_sends_nothing(life in any_life()) {
         live(life, |_, event, now, decision, after| {
             let first_attempt_died = after.was_abandoned(now);
-            // Each `PushSent` is about pushes of its own.
+            // Each `PushSent` has other pushes.
             let repeats = !matches!(event, Event::PushSent(_));
             if repeats && matches!(decision, Decision::Advance { .. }) && !first_attempt_died {
                 let repeated = decide(after, event, now);

@@ -121,7 +121,7 @@ pub struct CorrelationClaim {
 }
 
 impl CorrelationClaim {
-    /// Whether the key stays with `holder`, whose claim lasts until this moment, when the call `id` makes this claim.
+    /// Whether the key stays with `holder` when the call `id` makes this claim. The holder's claim ends at `until`.
     #[must_use]
     pub fn leaves_key_to(&self, holder: CallId, until: Timestamp, id: CallId) -> bool {
         until > self.now && holder != id && Some(holder) != self.instead_of
