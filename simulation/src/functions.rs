@@ -282,8 +282,9 @@ async fn fire(process: &Arc<Process>, call: CallId, event: Event) -> bool {
     )
 }
 
-/// Lambda invokes a function again after one and after two minutes if it fails.
-const AGAIN_AFTER: [u64; 2] = [60_000, 120_000];
+/// Lambda invokes a function again after one and after two minutes if it fails. Then it moves the event to the dead-letter queue, which
+/// has an alarm. A person sends it to the queue within the hour, which delivers it until it is handled.
+const AGAIN_AFTER: [u64; 5] = [60_000, 120_000, 3_600_000, 15_000, 15_000];
 
 /// A schedule invokes `call-timeout`.
 pub async fn schedule_fired(sim: &Sim, region: usize, call: CallId) {

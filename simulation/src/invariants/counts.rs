@@ -96,11 +96,11 @@ impl Checks<'_> {
                 let mut later = updates[place + 1..]
                     .iter()
                     .filter(|(other, ..)| other == id);
-                // Both regions may have changed the call before they heard of each other, and one of them may have given it up.
+                // A call that was given up may be found bridged. Two regions may change the call before they hear of each other.
                 let is_one = self.sim.plan().regions == 1;
                 let is_assumed = matches!(status, CallStatus::TimedOut | CallStatus::Failed);
                 let goes_back = |next: CallStatus| match next.rank().cmp(&status.rank()) {
-                    Ordering::Less => is_one || !is_assumed,
+                    Ordering::Less => !is_assumed,
                     Ordering::Equal => is_one,
                     Ordering::Greater => false,
                 };

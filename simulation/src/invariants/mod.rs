@@ -279,10 +279,14 @@ impl Checks<'_> {
             || !self.state.faults.happened().is_empty();
         let was_known = call.known_in[1 - loss.region].is_some_and(|known| known < loss.from);
         let is_pushed = ring.pushes == 1;
-        was_known && is_pushed && !has_other_fault && tapped + ASKS_BOTH_WITHIN < call.rings_until
+        // The lost region ends the ring if it comes back at that moment, before it hears of the accept.
+        let hears_too_late = loss.until.abs_diff(call.rings_until) < LAST_MOMENT;
+        let is_in_time = tapped + ASKS_BOTH_WITHIN < call.rings_until && !hears_too_late;
+        was_known && is_pushed && !has_other_fault && is_in_time
     }
 
-    /// A push is sent again only if its process has crashed or could not complete the effects, or if the regions were apart.
+    /// A push is sent again only if its process has crashed or could not complete the effects, or if the other region has overwritten
+    /// its record and a slow function merges it.
     fn may_push_again(&self, call: CallId) -> bool {
         let call = self.state.truth.call(call);
         if call.is_some_and(|call| call.stored_in == [true, true]) {
@@ -303,7 +307,7 @@ impl Checks<'_> {
                     | Fault::QueueLate
                     | Fault::StreamLate
                     | Fault::ReplicationLate
-            )
+            ) || (fault == Fault::ColdStart && self.sim.plan().regions == 2)
         };
         let mut happened = self.state.faults.happened().iter();
         happened.any(|(_, fault)| explains(*fault)) || !self.sim.plan().has_no_planned_fault()

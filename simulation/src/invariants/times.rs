@@ -227,10 +227,9 @@ impl Checks<'_> {
             let Some((call, ready)) = call.and_then(|call| Some((call, call.ready?))) else {
                 continue;
             };
-            let Some(due) = self.dial_due(wait, call, ready) else {
+            let Some(due) = self.dial_due(wait, call, ready, delay) else {
                 continue;
             };
-            let due = due + delay;
             let is_over = wait.left.is_some_and(|left| left <= due)
                 || call.ended.is_some_and(|ended| ended <= due);
             let mut legs = state.truth.phone_legs.iter();
@@ -243,7 +242,7 @@ impl Checks<'_> {
     }
 
     /// When the phone must have been dialed, if it was registered for long enough.
-    fn dial_due(&self, wait: &Wait, call: &CallTruth, ready: u64) -> Option<u64> {
+    fn dial_due(&self, wait: &Wait, call: &CallTruth, ready: u64, delay: u64) -> Option<u64> {
         let since = wait.arrived.max(ready);
         let extension = self.sim.plan().calls[self.state.truth.caller_of(call.id)].extension;
         let mut known = self.state.phones.registrations.iter();
@@ -251,11 +250,12 @@ impl Checks<'_> {
             let is_there = known.until.is_none_or(|until| until > since);
             known.pbx == wait.pbx && known.extension == extension && is_there
         })?;
-        let due = if known.from > since + PBX_PATIENCE {
-            known.from + TIMER_CONTINUES_WITHIN + PROMISED
-        } else {
-            known.from.max(since) + PROMISED
-        };
+        let due = delay
+            + if known.from > since + PBX_PATIENCE {
+                known.from + TIMER_CONTINUES_WITHIN + PROMISED
+            } else {
+                known.from.max(since) + PROMISED
+            };
         known.until.is_none_or(|until| until > due).then_some(due)
     }
 

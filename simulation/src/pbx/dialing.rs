@@ -153,9 +153,7 @@ pub fn phone_answers(sim: &Sim, pbx: usize, id: &ChannelId, serial: u32) {
     if let Some(phone) = pbx_state.channel_mut(id) {
         phone.bridged_to = Some(waiting.clone());
     }
-    state
-        .truth
-        .bridged(sim.elapsed(), call, caller_serial, serial);
+    state.truth.bridged(sim, call, caller_serial, serial);
     state.cancel_other_legs(sim, caller, caller_serial);
     drop(state);
     sim.note(|| format!("BRIDGED: {waiting} and {id}"));

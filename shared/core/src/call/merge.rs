@@ -296,8 +296,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::call::properties::{START, any_call, any_event, any_life, effects_of, live};
-    use crate::call::{Decision, Event, Readiness, decide};
+    use crate::call::properties::{
+        START, an_outbound_call, any_call, any_event, any_life, effects_of, live,
+    };
+    use crate::call::{CancelAudience, CancelReason, Decision, Event, Readiness, decide};
+    use crate::ids::{CallSid, DeviceId};
     use crate::testing::a_call;
 
     const NOW: Timestamp = Timestamp::from_millis(1_710_417_600_000);
@@ -568,6 +571,95 @@ mod tests {
         let decision = decide(&call, &Event::TimerFired, early);
         let again = Effect::ArmTimer(call.rings_until);
         assert!(effects_of(&decision).contains(&again), "{decision:?}");
+    }
+
+    /// Two people call from one number, and one of them hangs up. The report of the other one's bridge is lost.
+    #[test]
+    fn exotels_report_of_an_end_is_checked_once_the_phone_is_dialed() {
+        let call = a_call(NOW);
+        let ready = after(&call, &accepted(&call), NOW);
+        let left = |leg| Event::CallerLegEnded {
+            leg,
+            answered: false,
+            by: crate::call::CallSide::Caller,
+        };
+        let checked = decide(&ready, &left(None), NOW);
+        assert!(matches!(&checked, Decision::Stay { .. }));
+        assert_eq!(effects_of(&checked), [Effect::CheckBridge]);
+        let reported_by_pbx = crate::ids::Leg {
+            pbx: ready.pbx.clone().unwrap(),
+            channel: ready.caller_leg.clone().unwrap(),
+        };
+        let canceled = after(&ready, &left(Some(reported_by_pbx)), NOW);
+        assert_eq!(canceled.status, CallStatus::Canceled);
+    }
+
+    /// A process dials the phone just as the caller hangs up, and crashes before it looks for the caller.
+    #[test]
+    fn the_legs_of_an_unanswered_call_are_ended_once_more() {
+        let call = a_call(NOW);
+        let ready = after(&call, &accepted(&call), NOW);
+        let by = callee(&call);
+        let hung_up = decide(&ready, &Event::HungUp { by }, NOW);
+        let looks_again_at = NOW + crate::call::ABANDONED_AFTER;
+        assert!(effects_of(&hung_up).contains(&Effect::ArmTimer(looks_again_at)));
+        let completed = Event::EffectsCompleted {
+            effects_pending_since: NOW,
+        };
+        let by = callee(&call);
+        let ended = after(&after(&ready, &Event::HungUp { by }, NOW), &completed, NOW);
+        let timer = decide(&ended, &Event::TimerFired, looks_again_at);
+        assert!(effects_of(&timer).contains(&Effect::SendBusy), "{timer:?}");
+    }
+
+    /// One device accepts, the caller hangs up, and a stalled process sends the pushes again.
+    #[test]
+    fn late_pushes_are_canceled_on_all_devices() {
+        let call = a_call(NOW);
+        let [answering, other] = ["phone", "tablet"].map(|id| DeviceId::try_from(id).unwrap());
+        let mut by = callee(&call);
+        by.device = Some(answering.clone());
+        let readiness = Readiness::Woken;
+        let ready = after(&call, &Event::Accepted { by, readiness }, NOW);
+        let mut canceled = ready;
+        canceled.status = CallStatus::Canceled;
+        canceled.ended = Some(CallEnd {
+            at: NOW,
+            reason: EndReason::CallerHungUp,
+        });
+        let sent = Event::PushSent(crate::call::PushedDevices {
+            devices: [answering.clone(), other].into(),
+            at: NOW,
+            are_all: true,
+        });
+        let canceled_for = |reason, to| Effect::CancelPush { reason, to };
+        assert_eq!(
+            effects_of(&decide(&canceled, &sent, NOW)),
+            [
+                canceled_for(
+                    CancelReason::CallerHungUp,
+                    CancelAudience::Only(answering.clone())
+                ),
+                canceled_for(
+                    CancelReason::AnsweredElsewhere,
+                    CancelAudience::AllExcept([answering].into())
+                ),
+            ]
+        );
+    }
+
+    /// Exotel's report is lost, and so is the answer to the query at the end.
+    #[test]
+    fn a_call_to_a_number_that_is_given_up_is_queried_once_more() {
+        let mut call = an_outbound_call();
+        call.call_sid = Some(CallSid::try_from("sid").unwrap());
+        let over = call.deadline().unwrap();
+        let asked = after(&call, &Event::TimerFired, over);
+        let given_up = decide(&asked, &Event::TimerFired, asked.deadline().unwrap());
+        assert!(
+            effects_of(&given_up).contains(&Effect::QueryExotel),
+            "{given_up:?}"
+        );
     }
 
     /// The report of the bridge may arrive in a region before the accept.

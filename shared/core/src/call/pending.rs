@@ -82,10 +82,14 @@ fn until_ended(call: &Call) -> Vec<Effect> {
         return Vec::new();
     };
     let completed = Effect::MarkEffectsCompleted(pending_since);
-    match next_check(call) {
-        Some(next) => vec![Effect::ArmTimer(next), completed],
-        None => vec![completed, Effect::DisarmTimer],
+    if let Some(next) = next_check(call) {
+        return vec![Effect::ArmTimer(next), completed];
     }
+    // The answer to the last query may be lost.
+    let is_assumed = call.call_sid.is_some() && call.end_is_assumed();
+    let query = is_assumed.then_some(Effect::QueryExotel);
+    let last = [completed, Effect::DisarmTimer];
+    query.into_iter().chain(last).collect()
 }
 
 /// What a repeated event carries out: nothing once all effects are completed; what goes unnoticed twice while the first attempt
@@ -161,14 +165,15 @@ pub(super) fn complete_own(call: &Call, now: Timestamp) -> Option<Effect> {
 }
 
 /// Pushes of which no record says whether they were sent may have reached their devices after the cancellation.
-pub(super) fn cancel_unrecorded_pushes(call: &Call) -> Option<Effect> {
-    let reason = match (call.status, call.end_reason()) {
-        (_, Some(EndReason::NoDevice | EndReason::PushFailed)) => return None,
-        (CallStatus::Declined | CallStatus::Completed, _) => CancelReason::AnsweredElsewhere,
-        (CallStatus::Canceled, _) => CancelReason::CallerHungUp,
-        _ => CancelReason::Timeout,
-    };
-    call.pushed.is_none().then(|| cancel(call, reason))
+pub(super) fn cancel_unrecorded_pushes(call: &Call) -> Vec<Effect> {
+    let could_not_push = matches!(
+        call.end_reason(),
+        Some(EndReason::NoDevice | EndReason::PushFailed)
+    );
+    if call.pushed.is_some() || could_not_push {
+        return Vec::new();
+    }
+    cancel_again(call)
 }
 
 /// A push that was accepted only after the call had stopped ringing may reach its phone after the cancellation did, so the
@@ -180,15 +185,25 @@ pub(super) fn cancel_late_pushes(call: &Call, finished_at: Timestamp) -> Vec<Eff
     if stopped_ringing_at.is_none_or(is_early) {
         return Vec::new();
     }
-    match call.status {
-        CallStatus::WaitingForMobile | CallStatus::Initiated | CallStatus::Ringing => Vec::new(),
-        CallStatus::MobileReady | CallStatus::InProgress | CallStatus::Completed => {
-            answered_elsewhere(call).into_iter().collect()
+    cancel_again(call)
+}
+
+/// The cancellations for all devices. A late push may reach each of them.
+fn cancel_again(call: &Call) -> Vec<Effect> {
+    let answered_by = call.answered_by.as_ref();
+    let is_named = answered_by.is_some_and(|by| by.device.is_some());
+    let reason = match call.status {
+        CallStatus::WaitingForMobile | CallStatus::Initiated | CallStatus::Ringing => {
+            return Vec::new();
         }
-        CallStatus::Canceled => vec![cancel(call, CancelReason::CallerHungUp)],
-        CallStatus::TimedOut | CallStatus::Failed => vec![cancel(call, CancelReason::Timeout)],
-        CallStatus::Declined => vec![cancel(call, CancelReason::AnsweredElsewhere)],
-    }
+        CallStatus::MobileReady | CallStatus::InProgress => None,
+        CallStatus::Completed | CallStatus::Declined if is_named => None,
+        CallStatus::Completed | CallStatus::Declined => Some(CancelReason::AnsweredElsewhere),
+        CallStatus::Canceled => Some(CancelReason::CallerHungUp),
+        CallStatus::TimedOut | CallStatus::Failed => Some(CancelReason::Timeout),
+    };
+    let ended = reason.map(|reason| cancel(call, reason));
+    ended.into_iter().chain(answered_elsewhere(call)).collect()
 }
 
 fn end_legs(call: &Call, end: Effect) -> Vec<Effect> {

@@ -444,6 +444,8 @@ fn caller_leg_ended(
             CallStatus::WaitingForMobile | CallStatus::MobileReady
         )
     };
+    // Exotel's report names no leg. It may be about another call of the same caller, if the trunk does not name its calls.
+    let check = |_: &Call, _: Timestamp| vec![Effect::CheckBridge];
     let mut rules = Vec::new();
     if answered {
         rules.push(
@@ -486,6 +488,15 @@ fn caller_leg_ended(
             .then_pending(),
         );
     } else {
+        if leg.is_none() {
+            // The report of the bridge may be lost. If the caller has left, the PBX reports it too.
+            rules.push(
+                when_read("its phone is dialed for a leg", |call| {
+                    call.status == CallStatus::MobileReady && call.caller_leg.is_some()
+                })
+                .only("check the bridge", check),
+            );
+        }
         rules.push(
             when_read("is not in progress yet", is_unanswered)
                 .set(canceled)
@@ -493,15 +504,12 @@ fn caller_leg_ended(
         );
     }
     if !answered {
-        let in_progress = || when([Condition::StatusIs(CallStatus::InProgress)]);
-        if leg.is_some() {
+        let in_progress = when([Condition::StatusIs(CallStatus::InProgress)]);
+        rules.push(match leg {
             // Another leg of this call talks.
-            rules.push(in_progress().nothing());
-        } else {
-            // Exotel's report may be about another call of the same caller, if the trunk does not name its calls.
-            let check = |_: &Call, _| vec![Effect::CheckBridge];
-            rules.push(in_progress().only("check the bridge", check));
-        }
+            Some(_) => in_progress.nothing(),
+            None => in_progress.only("check the bridge", check),
+        });
     }
     rules.push(
         when([Condition::StatusIs(CallStatus::InProgress)])
