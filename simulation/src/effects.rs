@@ -14,7 +14,7 @@ use crate::faults::Fault;
 use crate::pbx::{self, HungUpBy, Originated};
 use crate::process::Process;
 use crate::random::Part;
-use crate::sim::State;
+use crate::state::State;
 use crate::{exotel, phones, timers};
 
 /// The effects of one process.

@@ -9,27 +9,7 @@ use crate::process::Process;
 use crate::random::Part;
 use crate::scenario::{Kind, Outcome};
 use crate::sim::Sim;
-use crate::table::short;
-
-/// The calls that Exotel was asked to place, and what truly became of them.
-#[derive(Default)]
-pub struct Exotel {
-    placed: Vec<(CallId, CallStatus)>,
-}
-
-impl Exotel {
-    pub fn placed(&self, call: CallId) -> Option<CallStatus> {
-        let known = self.placed.iter().find(|(known, _)| *known == call);
-        known.map(|(_, status)| *status)
-    }
-
-    fn reach(&mut self, call: CallId, status: CallStatus) {
-        match self.placed.iter_mut().find(|(known, _)| *known == call) {
-            Some((_, known)) => *known = status,
-            None => self.placed.push((call, status)),
-        }
-    }
-}
+use crate::state::table::short;
 
 /// A StatusCallback that is not answered with 200 comes again after 5 and after 15 minutes.
 const PAUSES: [u64; 2] = [300_000, 900_000];

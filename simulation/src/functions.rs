@@ -16,8 +16,9 @@ use crate::faults::Fault;
 use crate::process::{Function, Process, run};
 use crate::random::Part;
 use crate::sim::Sim;
-use crate::table::Record;
-use crate::timers::{self, Message};
+use crate::state::table::{REGIONS, Record};
+use crate::state::timers::Message;
+use crate::timers;
 
 /// The answer to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,9 +55,6 @@ const BROADCAST: Function = Function("broadcast", 60_000);
 
 /// The dialplan waits 5 s for an answer, so the function answers earlier.
 const PBX_PATIENCE: Duration = Duration::from_secs(4);
-
-/// The names of the regions.
-pub const REGIONS: [&str; 2] = ["primary", "fallback"];
 
 /// Sends a request to a function, and waits for its answer for this long. The process runs on if the client gives up.
 async fn request<B, F>(

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use crate::clock::Seconds;
 use crate::faults::{CUT, Fault, REGION_LOSS, RESTART};
-use crate::invariants::{Violation, check_end};
+use crate::invariants::check_end;
 use crate::scenario::{Kind, Scenario};
-use crate::sim::{Seconds, Sim};
+use crate::sim::Sim;
+use crate::state::truth::Violation;
 use crate::{apps, pbx, trunk};
 
 /// How a run went.

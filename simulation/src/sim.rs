@@ -9,19 +9,11 @@ use ringback_core::timestamp::Timestamp;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::exotel::Exotel;
+use crate::clock::START;
 use crate::faults::{Fault, Faults};
-use crate::invariants::{Counted, Truth};
-use crate::pbx::Pbx;
-use crate::phones::Phones;
-use crate::random::{Part, Random, generator};
+use crate::random::Part;
 use crate::scenario::Scenario;
-use crate::table::Table;
-use crate::timers::Timers;
-use crate::trunk::TrunkCall;
-
-/// When each run starts.
-pub const START: Timestamp = Timestamp::from_millis(1_795_000_000_000);
+use crate::state::State;
 
 /// One run. Clones share it.
 #[derive(Clone)]
@@ -35,43 +27,11 @@ struct Shared {
     idle: Notify,
 }
 
-/// All that changes in a run.
-pub struct State {
-    pub random: Random,
-    pub faults: Faults,
-    pub tables: [Table; 2],
-    pub timers: [Timers; 2],
-    pub pbxs: Vec<Pbx>,
-    pub phones: Phones,
-    pub exotel: Exotel,
-    /// What the trunk knows of each caller.
-    pub trunk: Vec<TrunkCall>,
-    pub truth: Truth,
-    /// What the metrics of each region have counted.
-    pub counted: [Counted; 2],
-    /// What happened, if it is recorded.
-    pub timeline: Option<Vec<String>>,
-    pub serial: u32,
-}
-
 impl Sim {
     pub fn new(seed: u64, without: &[u32], record: bool) -> Self {
         let faults = Faults::draw(seed, without);
         let plan = Scenario::draw(seed, &faults);
-        let state = State {
-            tables: ["table 0", "table 1"].map(|name| Table::draw(&mut generator(seed, name))),
-            timers: [Timers::default(), Timers::default()],
-            pbxs: Pbx::all(plan.pbxs),
-            phones: Phones::of(&plan, &mut generator(seed, "phones")),
-            exotel: Exotel::default(),
-            trunk: vec![TrunkCall::default(); plan.calls.len()],
-            truth: Truth::default(),
-            counted: [Counted::default(), Counted::default()],
-            timeline: record.then(Vec::new),
-            serial: 0,
-            random: Random::of(seed),
-            faults,
-        };
+        let state = State::new(seed, &plan, faults, record);
         Self(Arc::new(Shared {
             state: Mutex::new(state),
             plan,
@@ -166,23 +126,5 @@ impl Sim {
         {
             self.sleep_until(loss.until).await;
         }
-    }
-}
-
-impl State {
-    /// Adds a line to the timeline, if it is recorded.
-    pub fn note(&mut self, elapsed: u64, line: impl FnOnce() -> String) {
-        if let Some(timeline) = &mut self.timeline {
-            timeline.push(format!("{:>9} s  {}", Seconds(elapsed).to_string(), line()));
-        }
-    }
-}
-
-/// Milliseconds, shown as seconds.
-pub struct Seconds(pub u64);
-
-impl std::fmt::Display for Seconds {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}.{:03}", self.0 / 1000, self.0 % 1000)
     }
 }

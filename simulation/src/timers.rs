@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use ringback_core::call::{Backstop, BackstopPhase, Call};
-use ringback_core::ids::CallId;
+use ringback_core::call::{Backstop, Call};
 use ringback_core::timestamp::Timestamp;
 
 use crate::effects::EffectError;
@@ -12,33 +11,8 @@ use crate::functions;
 use crate::process::Process;
 use crate::random::Part;
 use crate::sim::Sim;
-use crate::table::short;
-
-/// The queue and the schedules of one region.
-#[derive(Default)]
-pub struct Timers {
-    pub messages: Vec<Message>,
-    schedules: Vec<(CallId, BackstopPhase)>,
-    /// How many timers were armed in all.
-    pub armed: usize,
-    /// Messages that failed too often.
-    pub dead: usize,
-}
-
-/// What a message or a schedule brings to `call-timeout`.
-#[derive(Clone)]
-pub struct Timer {
-    pub call_id: CallId,
-    pub overwritten: Option<Box<Call>>,
-}
-
-#[derive(Clone)]
-pub struct Message {
-    pub serial: u32,
-    pub timer: Timer,
-    visible_at: u64,
-    receives: u32,
-}
+use crate::state::table::short;
+use crate::state::timers::{Message, Timer};
 
 /// SQS delays no message for longer.
 const LONGEST_DELAY: Duration = Duration::from_secs(900);

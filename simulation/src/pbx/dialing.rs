@@ -4,12 +4,14 @@ use ringback_core::call::Event;
 use ringback_core::ids::{CallId, ChannelId, Leg};
 
 use super::waiting::{Arrival, wait_for_bridge};
-use super::{CALLER_GONE, Channel, HungUpBy, NORMAL, Role, end_if, end_leg, report};
+use super::{CALLER_GONE, HungUpBy, NORMAL, cancel_other_legs, end_if, end_leg, report};
 use crate::functions::Named;
 use crate::phones;
 use crate::random::Part;
 use crate::scenario::HangsUp;
-use crate::sim::{Sim, State};
+use crate::sim::Sim;
+use crate::state::State;
+use crate::state::pbx::{Channel, Role};
 
 const NO_ANSWER: u16 = 19;
 const ORIGINATE_TIMEOUT: u64 = 30_000;
@@ -153,8 +155,9 @@ pub fn phone_answers(sim: &Sim, pbx: usize, id: &ChannelId, serial: u32) {
     if let Some(phone) = pbx_state.channel_mut(id) {
         phone.bridged_to = Some(waiting.clone());
     }
-    state.truth.bridged(sim, call, caller_serial, serial);
-    state.cancel_other_legs(sim, caller, caller_serial);
+    let (plan, elapsed) = (sim.plan(), sim.elapsed());
+    (state.truth).bridged(plan, elapsed, call, (caller_serial, serial));
+    cancel_other_legs(sim, &mut state, caller, caller_serial);
     drop(state);
     sim.note(|| format!("BRIDGED: {waiting} and {id}"));
     report(sim, pbx, Named::ById(call), Event::Bridged);

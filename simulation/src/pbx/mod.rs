@@ -1,9 +1,8 @@
-//! The PBXs: their channels, and what their dialplan does.
+//! The PBXs: how their legs end, and what their dialplan reports.
 
 mod dialing;
 mod waiting;
 
-use ringback::switchboard::InboundCallReport;
 use ringback_core::call::{CallSide, CorrelationKey, Event};
 use ringback_core::ids::{CallId, ChannelId, Leg, PbxName};
 
@@ -13,43 +12,10 @@ use waiting::{Arrival, post};
 
 use crate::faults::Fault;
 use crate::functions::{Answer, Named};
-use crate::invariants::parted;
-use crate::sim::{Sim, State};
+use crate::sim::Sim;
+use crate::state::State;
+use crate::state::pbx::{Channel, Role};
 use crate::trunk;
-
-/// One PBX.
-pub struct Pbx {
-    pub name: PbxName,
-    down_until: u64,
-    /// Until when its reports go to the other region first.
-    avoid_until: u64,
-    channels: Vec<Channel>,
-}
-
-/// A channel that exists now.
-#[derive(Clone, Debug)]
-pub struct Channel {
-    pub id: ChannelId,
-    serial: u32,
-    /// Which caller of the plan.
-    pub caller: usize,
-    role: Role,
-    /// The call, once the PBX knows it.
-    pub call: Option<CallId>,
-    /// Whether its SIP call was answered.
-    pub is_up: bool,
-    bridged_to: Option<ChannelId>,
-}
-
-#[derive(Clone, Debug)]
-enum Role {
-    /// A caller from the trunk.
-    Caller(Box<InboundCallReport>),
-    /// The leg of the calling app.
-    AppCaller,
-    /// The leg of the callee's phone, for the caller on this channel.
-    Phone(ChannelId),
-}
 
 /// Who ended a leg, as the dialplan sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,35 +31,6 @@ const CALLER_GONE: u16 = 26;
 pub const USER_BUSY: u16 = 17;
 /// `RINGBACK_MAX_WAIT_SECONDS`.
 pub const LONGEST_WAIT: u64 = 60_000;
-
-impl Pbx {
-    pub fn all(count: usize) -> Vec<Self> {
-        let named = |number: usize| PbxName::try_from(format!("pbx{number}")).ok();
-        let pbx = |name| Self {
-            name,
-            down_until: 0,
-            avoid_until: 0,
-            channels: Vec::new(),
-        };
-        (1..=count).filter_map(named).map(pbx).collect()
-    }
-
-    pub const fn is_down(&self, elapsed: u64) -> bool {
-        elapsed < self.down_until
-    }
-
-    pub fn channel(&self, id: &ChannelId) -> Option<&Channel> {
-        self.channels.iter().find(|channel| channel.id == *id)
-    }
-
-    fn channel_mut(&mut self, id: &ChannelId) -> Option<&mut Channel> {
-        self.channels.iter_mut().find(|channel| channel.id == *id)
-    }
-
-    pub fn channels(&self) -> &[Channel] {
-        &self.channels
-    }
-}
 
 /// Ends a leg from its own side if it is still this one and `holds`.
 pub fn end_if(
@@ -214,7 +151,7 @@ fn report_end(sim: &Sim, pbx: usize, name: &PbxName, channel: &Channel, cause: u
 fn is_over(sim: &Sim, state: &mut State, channel: &Channel, by_us: bool) {
     let elapsed = sim.elapsed();
     if let (Some(_), Some(call)) = (&channel.bridged_to, channel.call) {
-        parted(sim, state, call, by_us);
+        state.parted(sim.plan(), elapsed, call, by_us);
     }
     match &channel.role {
         Role::Phone(_) => state.truth.phone_leg_ended(elapsed, channel.serial),
@@ -226,38 +163,22 @@ fn is_over(sim: &Sim, state: &mut State, channel: &Channel, by_us: bool) {
     }
 }
 
-impl State {
-    /// The legs on which this caller from the trunk waits or talks.
-    pub fn legs_of(&self, caller: usize) -> Vec<u32> {
-        let channels = self.pbxs.iter().flat_map(|pbx| &pbx.channels);
-        let own =
-            channels.filter(|leg| leg.caller == caller && matches!(leg.role, Role::Caller(_)));
-        own.map(|leg| leg.serial).collect()
-    }
-
-    /// Whether this caller is bridged.
-    pub fn is_talking(&self, caller: usize) -> bool {
-        let mut channels = self.pbxs.iter().flat_map(|pbx| &pbx.channels);
-        channels.any(|leg| leg.caller == caller && leg.bridged_to.is_some())
-    }
-
-    /// The trunk cancels the other legs of this caller: one was answered, or the caller has given up.
-    pub fn cancel_other_legs(&mut self, sim: &Sim, caller: usize, except: u32) {
-        for pbx in 0..self.pbxs.len() {
-            let is_waiting = |leg: &&Channel| {
-                leg.caller == caller
-                    && leg.serial != except
-                    && leg.bridged_to.is_none()
-                    && match leg.role {
-                        Role::Caller(_) => true,
-                        Role::AppCaller => leg.is_up,
-                        Role::Phone(_) => false,
-                    }
-            };
-            let legs = self.pbxs[pbx].channels.iter().filter(is_waiting);
-            for id in legs.map(|leg| leg.id.clone()).collect::<Vec<_>>() {
-                end_leg(sim, self, pbx, &id, NORMAL, HungUpBy::This);
-            }
+/// The trunk cancels the other legs of this caller: one was answered, or the caller has given up.
+pub fn cancel_other_legs(sim: &Sim, state: &mut State, caller: usize, except: u32) {
+    for pbx in 0..state.pbxs.len() {
+        let is_waiting = |leg: &&Channel| {
+            leg.caller == caller
+                && leg.serial != except
+                && leg.bridged_to.is_none()
+                && match leg.role {
+                    Role::Caller(_) => true,
+                    Role::AppCaller => leg.is_up,
+                    Role::Phone(_) => false,
+                }
+        };
+        let legs = state.pbxs[pbx].channels.iter().filter(is_waiting);
+        for id in legs.map(|leg| leg.id.clone()).collect::<Vec<_>>() {
+            end_leg(sim, state, pbx, &id, NORMAL, HungUpBy::This);
         }
     }
 }

@@ -4,9 +4,10 @@ use ringback::switchboard::InboundCallReport;
 use ringback_core::call::Event;
 use ringback_core::ids::{CallId, CallSid, ChannelId, Leg};
 
-use super::{Channel, HungUpBy, LONGEST_WAIT, Role, USER_BUSY, end_leg};
+use super::{HungUpBy, LONGEST_WAIT, USER_BUSY, end_leg};
 use crate::functions::{self, Answer, Named};
 use crate::sim::Sim;
+use crate::state::pbx::{Channel, Role};
 
 const AVOIDED_FOR: u64 = 20_000;
 

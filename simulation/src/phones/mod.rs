@@ -3,106 +3,21 @@
 mod registration;
 mod ringing;
 
-use fastrand::Rng;
 use ringback_core::call::{CallParty, Event, Readiness};
-use ringback_core::ids::{CallId, DeviceId, Extension};
+use ringback_core::ids::CallId;
 
-use registration::{Contact, register, unregister};
-pub use registration::{Registration, is_registered, phone_rings};
-pub use ringing::{Ring, cancel, count, ring};
+pub use registration::{is_registered, phone_rings};
+use registration::{register, unregister};
+pub use ringing::{cancel, count, ring};
 
 use crate::functions::{self, Answer};
-use crate::scenario::{DevicePlan, Reaction, Response, Scenario};
-use crate::sim::{Sim, State};
-
-/// All phones and apps.
-pub struct Phones {
-    /// The devices of each extension.
-    pub extensions: Vec<Vec<PhoneDevice>>,
-    /// Whether the apps name their device if they are the only one.
-    name_devices: bool,
-    /// Where the phones of the calling apps are registered.
-    caller_at: usize,
-    /// The address at which each PBX reaches each extension: the one that registered last.
-    contacts: Vec<Contact>,
-    pub registrations: Vec<Registration>,
-    /// The calls for which the callee's phone was dialed.
-    dialed: Vec<CallId>,
-}
-
-/// One device of the callee.
-pub struct PhoneDevice {
-    pub id: DeviceId,
-    pub plan: DevicePlan,
-    pub rings: Vec<Ring>,
-    /// Which of its addresses the phone has now.
-    address: u32,
-    has_registered: bool,
-}
-
-/// A device of an extension.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct At {
-    pub extension: usize,
-    pub device: usize,
-}
+use crate::scenario::{Reaction, Response};
+use crate::sim::Sim;
+use crate::state::State;
+use crate::state::phones::{At, PhoneDevice, calling_extension};
 
 const ATTEMPTS: usize = 8;
 const PAUSE: u64 = 700;
-
-pub fn callee(number: usize) -> Option<Extension> {
-    Extension::try_from(format!("{}", 1001 + number).as_str()).ok()
-}
-
-pub fn caller(number: usize) -> Option<Extension> {
-    Extension::try_from(format!("{}", 2001 + number).as_str()).ok()
-}
-
-impl Phones {
-    pub fn of(plan: &Scenario, rng: &mut Rng) -> Self {
-        let device = |(number, plan): (usize, &DevicePlan)| {
-            Some(PhoneDevice {
-                id: DeviceId::try_from(format!("device{number}").as_str()).ok()?,
-                plan: plan.clone(),
-                rings: Vec::new(),
-                address: 0,
-                has_registered: false,
-            })
-        };
-        let extension = |devices: &Vec<DevicePlan>| {
-            let devices = devices.iter().enumerate();
-            devices.filter_map(device).collect()
-        };
-        Self {
-            extensions: plan.extensions.iter().map(extension).collect(),
-            name_devices: rng.bool(),
-            caller_at: rng.usize(0..plan.pbxs),
-            contacts: Vec::new(),
-            registrations: Vec::new(),
-            dialed: Vec::new(),
-        }
-    }
-
-    pub fn device(&mut self, at: At) -> &mut PhoneDevice {
-        &mut self.extensions[at.extension][at.device]
-    }
-
-    fn party(&self, at: At) -> Option<CallParty> {
-        let devices = &self.extensions[at.extension];
-        let id = devices[at.device].id.clone();
-        Some(CallParty {
-            extension: callee(at.extension)?,
-            device: (self.name_devices || devices.len() > 1).then_some(id),
-        })
-    }
-}
-
-/// What the user of this device does with the call.
-fn response(sim: &Sim, at: At, call: CallId) -> Option<Response> {
-    let caller = sim.state().truth.caller_of(call);
-    let plan = &sim.plan().calls[caller];
-    plan.responses.get(at.device).copied()
-}
 
 async fn react(sim: &Sim, at: At, call: CallId, response: Response) {
     let Some(by) = sim.state().phones.party(at) else {
@@ -192,7 +107,7 @@ pub async fn respond(sim: &Sim, call: CallId, event: Event) -> Answer {
 pub async fn app_hangs_up(sim: &Sim, call: CallId, calling: usize, is_caller: bool) {
     let extension = sim.plan().calls[calling].extension;
     let by = if is_caller {
-        caller(calling).map(|extension| CallParty {
+        calling_extension(calling).map(|extension| CallParty {
             extension,
             device: None,
         })

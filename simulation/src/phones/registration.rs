@@ -2,26 +2,12 @@
 
 use ringback_core::ids::{CallId, ChannelId};
 
-use super::{At, response};
 use crate::pbx;
 use crate::random::Part;
-use crate::scenario::Answers;
-use crate::sim::{Sim, State};
-
-/// The address of an extension at a PBX.
-pub(super) struct Contact {
-    pbx: usize,
-    at: At,
-    address: u32,
-}
-
-/// A PBX knew where a phone is from then until then.
-pub struct Registration {
-    pub pbx: usize,
-    pub extension: usize,
-    pub from: u64,
-    pub until: Option<u64>,
-}
+use crate::scenario::{Answers, Response};
+use crate::sim::Sim;
+use crate::state::State;
+use crate::state::phones::{At, Contact, Registration};
 
 /// Asterisk asks a phone every 10 s whether it is there, and waits 3 s for an answer.
 const NOTICED_WITHIN: (u64, u64) = (3_000, 13_000);
@@ -122,6 +108,13 @@ fn forget(state: &mut State, elapsed: u64, which: impl Fn(&Contact) -> bool) {
 pub fn is_registered(state: &State, pbx: usize, extension: usize) -> bool {
     let mut contacts = state.phones.contacts.iter();
     contacts.any(|contact| contact.pbx == pbx && contact.at.extension == extension)
+}
+
+/// What the user of this device does with the call.
+pub(super) fn response(sim: &Sim, at: At, call: CallId) -> Option<Response> {
+    let caller = sim.state().truth.caller_of(call);
+    let plan = &sim.plan().calls[caller];
+    plan.responses.get(at.device).copied()
 }
 
 /// The phone at this address rings, and does what its user wants. At an address that it has left, nothing rings.
