@@ -8,7 +8,7 @@ use ringback_core::call::{CallParty, CallType, Event};
 use ringback_core::ids::{CallId, Reference};
 use ringback_core::phone_number::PhoneNumber;
 
-use crate::functions::{self, Answer};
+use crate::requests::{Answer, Request};
 use crate::scenario::Kind;
 use crate::sim::Sim;
 use crate::state::phones::{called_extension, calling_extension};
@@ -49,7 +49,9 @@ pub async fn call(sim: &Sim, caller: usize) {
         } else {
             0
         };
-        let answer = functions::app_calls(sim, region, request.clone()).await;
+        let answer = sim
+            .request(region, Request::AppCalls(request.clone()))
+            .await;
         sim.note(|| format!("the calling app gets {answer} from region {region}"));
         if matches!(answer, Answer::Done(_) | Answer::Rejected) {
             break;

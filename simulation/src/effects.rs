@@ -30,8 +30,8 @@ pub enum EffectError {
     #[error("Asterisk did not answer")]
     Asterisk,
     /// No timer could be armed.
-    #[error("no timer could be armed")]
-    Timer,
+    #[error(transparent)]
+    Timer(#[from] timers::NotArmed),
     /// The devices could not be read.
     #[error("the devices could not be read")]
     Devices,

@@ -4,9 +4,9 @@ use ringback_core::call::{Call, CallStatus, EndReason, Event};
 use ringback_core::ids::{CallId, CallSid};
 
 use crate::faults::Fault;
-use crate::functions::{self, Answer};
 use crate::process::Process;
 use crate::random::Part;
+use crate::requests::{Answer, Request};
 use crate::scenario::{Kind, Outcome};
 use crate::sim::Sim;
 use crate::state::table::short;
@@ -104,7 +104,8 @@ pub fn report(sim: &Sim, call: CallId, event: &Event) {
             sim.sleep(late).await;
             for pause in PAUSES.into_iter().map(Some).chain([None]) {
                 sim.note(|| format!("Exotel reports {}", event.as_str()));
-                let answer = functions::exotel_reports(&sim, 0, call, event.clone()).await;
+                let report = Request::ExotelReports(call, event.clone());
+                let answer = sim.request(0, report).await;
                 if matches!(answer, Answer::Done(_)) {
                     return;
                 }

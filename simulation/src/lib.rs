@@ -29,6 +29,7 @@ mod phones;
 mod process;
 mod random;
 mod report;
+mod requests;
 mod run;
 mod scenario;
 mod shrink;

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::future::LocalBoxFuture;
+use ringback_core::ids::CallId;
 use ringback_core::timestamp::Timestamp;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -12,14 +14,18 @@ use tokio::time::Instant;
 use crate::clock::START;
 use crate::faults::{Fault, Faults};
 use crate::random::Part;
+use crate::requests::{Answer, Request};
 use crate::scenario::Scenario;
 use crate::state::State;
+use crate::state::table::Record;
+use crate::state::timers::Message;
 
 /// One run. Clones share it.
 #[derive(Clone)]
 pub struct Sim(Arc<Shared>);
 
 struct Shared {
+    handlers: Handlers,
     state: Mutex<State>,
     plan: Scenario,
     started: Instant,
@@ -27,12 +33,31 @@ struct Shared {
     idle: Notify,
 }
 
+/// Code that acts in a region on an input of this type.
+pub type Handler<Input, Output> = for<'a> fn(&'a Sim, usize, Input) -> LocalBoxFuture<'a, Output>;
+
+/// The code that acts on what a part sends or reports. A run gives it to [`Sim`] as values, so the parts do not import it.
+#[derive(Clone, Copy)]
+pub struct Handlers {
+    /// Sends a request to a function, and waits for the answer.
+    pub request: Handler<Request, Answer>,
+    /// SQS delivers messages. Returns those that were handled, or `None` if the process has crashed.
+    pub messages: Handler<Vec<Message>, Option<Vec<u32>>>,
+    /// The schedule of a call fires.
+    pub schedule: Handler<CallId, ()>,
+    /// The stream of the table delivers changes. Returns how many were handled, or `None` if the process has crashed.
+    pub records: Handler<Vec<Record>, Option<usize>>,
+    /// A leg of this caller from the trunk has ended, and was bridged or not.
+    pub leg_ended: fn(&Sim, &mut State, usize, bool),
+}
+
 impl Sim {
-    pub fn new(seed: u64, without: &[u32], record: bool) -> Self {
+    pub fn new(seed: u64, without: &[u32], record: bool, handlers: Handlers) -> Self {
         let faults = Faults::draw(seed, without);
         let plan = Scenario::draw(seed, &faults);
         let state = State::new(seed, &plan, faults, record);
         Self(Arc::new(Shared {
+            handlers,
             state: Mutex::new(state),
             plan,
             started: Instant::now(),
@@ -43,6 +68,15 @@ impl Sim {
 
     pub fn plan(&self) -> &Scenario {
         &self.0.plan
+    }
+
+    pub fn handlers(&self) -> &Handlers {
+        &self.0.handlers
+    }
+
+    /// Sends a request to a function of this region, and waits for the answer.
+    pub async fn request(&self, region: usize, request: Request) -> Answer {
+        (self.handlers().request)(self, region, request).await
     }
 
     pub fn state(&self) -> MutexGuard<'_, State> {

@@ -2,7 +2,6 @@
 //! shows each change of a call.
 
 use crate::faults::Fault;
-use crate::functions;
 use crate::random::Part;
 use crate::sim::Sim;
 use crate::state::State;
@@ -132,7 +131,7 @@ async fn read_stream(sim: &Sim, region: usize) {
             table.stream.iter().take(BATCH).cloned().collect()
         };
         let size = batch.len();
-        let handled = functions::broadcast(sim, region, batch).await;
+        let handled = (sim.handlers().records)(sim, region, batch).await;
         let handled = handled.unwrap_or(0);
         let again = sim.fault(Fault::StreamTwice);
         let mut state = sim.state();

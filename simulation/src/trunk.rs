@@ -9,11 +9,12 @@ use ringback_core::phone_number::{Caller, PhoneNumber};
 
 use crate::faults::Fault;
 use crate::random::Part;
+use crate::requests::Request;
 use crate::scenario::{Attempts, Kind};
 use crate::sim::Sim;
 use crate::state::State;
 use crate::state::phones::called_extension;
-use crate::{exotel, functions, pbx};
+use crate::{exotel, pbx};
 
 const NUMBERS: [&str; 3] = ["9876543210", "9876543211", "9876543212"];
 
@@ -39,7 +40,8 @@ pub async fn call(sim: &Sim, caller: usize) {
             let again = exotel.fault(Fault::ExotelTwice);
             for _ in 0..=usize::from(again) {
                 exotel.note(|| format!("Exotel reports caller {caller}"));
-                let answer = functions::exotel_reports_caller(&exotel, 0, report.clone()).await;
+                let report = Request::ExotelReportsCaller(report.clone());
+                let answer = exotel.request(0, report).await;
                 exotel.note(|| format!("Exotel gets {answer}"));
             }
         });

@@ -1,21 +1,21 @@
 //! The PBXs: how their legs end, and what their dialplan reports.
 
 mod dialing;
+mod reports;
 mod waiting;
 
 use ringback_core::call::{CallSide, CorrelationKey, Event};
 use ringback_core::ids::{CallId, ChannelId, Leg, PbxName};
 
-pub use dialing::{Originated, dial_caller, dial_phone, phone_answers};
+pub use dialing::{Originated, dial_caller, dial_phone};
+use reports::post;
 pub use waiting::caller_arrives;
-use waiting::{Arrival, post};
 
 use crate::faults::Fault;
-use crate::functions::{Answer, Named};
+use crate::requests::{Answer, Named, Request};
 use crate::sim::Sim;
 use crate::state::State;
 use crate::state::pbx::{Channel, Role};
-use crate::trunk;
 
 /// Who ended a leg, as the dialplan sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub const USER_BUSY: u16 = 17;
 pub const LONGEST_WAIT: u64 = 60_000;
 
 /// Ends a leg from its own side if it is still this one and `holds`.
-pub fn end_if(
+fn end_if(
     sim: &Sim,
     pbx: usize,
     id: &ChannelId,
@@ -66,7 +66,7 @@ fn report(sim: &Sim, pbx: usize, named: Named, event: Event) {
             Named::ById(id) if shows_talk => Some(id),
             _ => None,
         };
-        let answer = post(&sim, pbx, &Arrival::App(named, event)).await;
+        let answer = post(&sim, pbx, &Request::PbxReports(named, event)).await;
         sim.note(|| format!("the PBX gets {answer}"));
         if let (Some(call), Answer::Done(_)) = (call, answer) {
             sim.state().truth.talk_is_reported(call);
@@ -158,7 +158,8 @@ fn is_over(sim: &Sim, state: &mut State, channel: &Channel, by_us: bool) {
         Role::AppCaller => state.truth.caller_left(elapsed, channel.serial),
         Role::Caller(_) => {
             state.truth.caller_left(elapsed, channel.serial);
-            trunk::leg_ended(sim, state, channel.caller, channel.bridged_to.is_some());
+            let was_bridged = channel.bridged_to.is_some();
+            (sim.handlers().leg_ended)(sim, state, channel.caller, was_bridged);
         }
     }
 }

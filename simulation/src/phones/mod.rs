@@ -6,11 +6,11 @@ mod ringing;
 use ringback_core::call::{CallParty, Event, Readiness};
 use ringback_core::ids::CallId;
 
-pub use registration::{is_registered, phone_rings};
+pub use registration::{PhoneReply, is_registered, phone_rings};
 use registration::{register, unregister};
 pub use ringing::{cancel, count, ring};
 
-use crate::functions::{self, Answer};
+use crate::requests::{Answer, Request};
 use crate::scenario::{Reaction, Response};
 use crate::sim::Sim;
 use crate::state::State;
@@ -46,7 +46,8 @@ async fn react(sim: &Sim, at: At, call: CallId, response: Response) {
         }
         Reaction::AcceptAndDie => {
             register(sim, at);
-            functions::app_responds(sim, 0, call, accepts(Readiness::Running)).await;
+            sim.request(0, Request::AppResponds(call, accepts(Readiness::Running)))
+                .await;
             let mut state = sim.state();
             state.phones.device(at).ring_of(call).is_settled = true;
         }
@@ -88,7 +89,9 @@ pub async fn respond(sim: &Sim, call: CallId, event: Event) -> Answer {
         } else {
             0
         };
-        let answer = functions::app_responds(sim, region, call, event.clone()).await;
+        let answer = sim
+            .request(region, Request::AppResponds(call, event.clone()))
+            .await;
         sim.note(|| {
             format!(
                 "the app gets {answer} for {} from region {region}",
