@@ -3,8 +3,8 @@
 use ringback_core::call::Event;
 use ringback_core::ids::{CallId, ChannelId, Leg};
 
+use super::legs::{CALLER_GONE, HungUpBy, NORMAL, cancel_other_legs, end_if, end_leg, report};
 use super::waiting::wait_for_bridge;
-use super::{CALLER_GONE, HungUpBy, NORMAL, cancel_other_legs, end_if, end_leg, report};
 use crate::phones::{self, PhoneReply};
 use crate::random::Part;
 use crate::requests::{Named, Request};

@@ -3,8 +3,8 @@
 use ringback::switchboard::InboundCallReport;
 use ringback_core::ids::{CallId, CallSid, ChannelId, Leg};
 
+use super::legs::{HungUpBy, LONGEST_WAIT, USER_BUSY, end_leg};
 use super::reports::{post, post_while};
-use super::{HungUpBy, LONGEST_WAIT, USER_BUSY, end_leg};
 use crate::requests::{Answer, Request};
 use crate::sim::Sim;
 use crate::state::pbx::{Channel, Role};

@@ -116,6 +116,11 @@ pub(super) fn response(sim: &Sim, at: At, call: CallId) -> Option<Response> {
     plan.responses.get(at.device).copied()
 }
 
+/// The phone of a calling app is registered with one PBX.
+pub fn is_caller_registered(state: &State, pbx: usize) -> bool {
+    state.phones.caller_at == pbx
+}
+
 /// What a phone does with a call that it gets.
 pub enum PhoneReply {
     Answers,

@@ -6,7 +6,7 @@ use ringback_core::call::{Call, CancelAudience};
 use ringback_core::ids::{CallId, DeviceId, Extension};
 use ringback_core::timestamp::Timestamp;
 
-use super::react;
+use super::reactions::react;
 use super::registration::response;
 use crate::faults::Fault;
 use crate::random::Part;
