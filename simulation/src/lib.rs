@@ -5,7 +5,7 @@
 //!
 //! 1. [`simulate`] runs one seed. [`shrink`] leaves out faults that a violation does not need. [`explain`] says what happened.
 //! 2. `scenario` and `faults`: what people do and what goes wrong. `random`: where chance comes from.
-//! 3. `state`: the data of all parts. `sim`: one run, its virtual time and its tasks.
+//! 3. `state`: the data of all parts. `requests`: what they send to the functions. `sim`: one run, its virtual time and its tasks.
 //! 4. `table`, `timers`, `pbx`, `phones`, `trunk`, `apps`, `exotel`: what the simulated parts do.
 //! 5. `functions`, `process`, `store`, `effects`: the functions, as the code in `functions/` puts them together.
 //! 6. `invariants`: what must be true.
