@@ -70,7 +70,7 @@ impl Process {
 
     pub fn switchboard(self: &Arc<Self>) -> Live {
         let (store, effects) = (Store(self.clone()), RunEffects(self.clone()));
-        Switchboard::new(store, effects, self.sim.plan().limits)
+        Switchboard::new(store, effects, self.sim.plan().settings)
     }
 }
 

@@ -259,7 +259,7 @@ pub fn parted(sim: &Sim, state: &mut State, call: CallId, by_us: bool) {
     truth.talks[place].ended = Some(elapsed);
     let talk = &truth.talks[place];
     let lasted = elapsed - talk.began;
-    let reached_limit = lasted + 4_000 >= millis(sim.plan().limits.talk);
+    let reached_limit = lasted + 4_000 >= millis(sim.plan().settings.talk);
     let app_hung_up = truth.call(call).is_some_and(|call| call.app_hung_up);
     let may_end = app_hung_up || reached_limit || truth.met_too_late(talk) || were_apart;
     if by_us && !may_end {

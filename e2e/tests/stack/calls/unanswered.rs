@@ -255,7 +255,7 @@ async fn the_scheduler_ends_a_call_whose_function_failed_before_it_set_a_timer()
     let now = clock::now();
     let mut call = a_call(now);
     call.rings_until = now + Duration::from_secs(2);
-    call.limits.connect = Duration::from_secs(2);
+    call.settings.connect = Duration::from_secs(2);
     (call.pbx, call.caller_leg) = (None, None);
     // All that the function has done before it failed.
     store.create(&call, None).await?;
