@@ -44,7 +44,7 @@ pub async fn place(process: &Process, call: &Call) -> Event {
     }
     sim.note(|| "Exotel places the call".to_owned());
     let (exotel, id) = (sim.clone(), call.call_id);
-    let longest = u64::try_from(call.limits.talk.as_millis()).unwrap_or(u64::MAX);
+    let longest = u64::try_from(call.settings.talk.as_millis()).unwrap_or(u64::MAX);
     sim.spawn(async move { go_on(&exotel, id, caller, longest).await });
     if sim.fault(Fault::ExotelAnswerLost) {
         sim.sleep(3_000).await;

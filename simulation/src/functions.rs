@@ -87,7 +87,7 @@ pub async fn send(sim: &Sim, region: usize, request: Request) -> Answer {
 /// The switchboard of one process.
 fn switchboard(process: &Arc<Process>) -> Switchboard<Store, RunEffects> {
     let (store, effects) = (Store(process.clone()), RunEffects(process.clone()));
-    Switchboard::new(store, effects, process.sim.plan().limits)
+    Switchboard::new(store, effects, process.sim.plan().settings)
 }
 
 type Handled = Result<EventOutcome, SwitchboardError<EffectError>>;

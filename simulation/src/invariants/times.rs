@@ -187,7 +187,7 @@ impl Checks<'_> {
 
     /// Until when the call may ring and connect.
     fn deadline(&self, call: &CallTruth) -> u64 {
-        let connect = millis(self.sim.plan().limits.connect);
+        let connect = millis(self.sim.plan().settings.connect);
         let connected = call.ready.map_or(0, |ready| ready + connect);
         call.rings_until.max(connected)
     }
