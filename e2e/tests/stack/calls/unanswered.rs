@@ -256,10 +256,10 @@ async fn a_number_without_a_route_is_rejected() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_phone_that_rejects_makes_the_caller_hear_busy() -> Result<()> {
     let fixture = Fixture::open().await?;
-    let app = fixture.app("1001").await?;
     let mut phone = fixture.registered_phone("1001").await?;
     // Softphones send 480 for "do not disturb", and 603 for a decline.
     for code in [486, 480, 603] {
+        let app = fixture.app("1001").await?;
         let (caller, id) = app.is_called().await?;
         assert_eq!(app.respond("accept", &id).await?.0, StatusCode::OK);
         phone.next_call(SOON).await?.reject(code).await?;
