@@ -156,9 +156,10 @@ mod tests {
     }
 
     #[test]
-    fn limits_have_defaults_and_reject_invalid_values() {
-        let limits = Environment::of(|_| None).call_settings().unwrap();
-        assert_eq!(limits.ring, Duration::from_secs(30));
+    fn call_settings_have_defaults_and_reject_invalid_values() {
+        let settings = Environment::of(|_| None).call_settings().unwrap();
+        assert_eq!(settings.ring, Duration::from_secs(30));
+        assert_eq!(settings.decline_ends, DeclineEnds::Call);
         for invalid in [
             |_: &str| Some("0".to_owned()),
             |_: &str| Some("soon".to_owned()),
@@ -169,6 +170,14 @@ mod tests {
                 "{error}"
             );
         }
+        let decline_ends = |value: &'static str| {
+            let set = move |name: &str| (name == "DECLINE_ENDS").then(|| value.to_owned());
+            Environment::of(set).call_settings()
+        };
+        let device = decline_ends("device").unwrap();
+        assert_eq!(device.decline_ends, DeclineEnds::Device);
+        let error = decline_ends("phone").unwrap_err();
+        assert!(error.to_string().contains("DECLINE_ENDS"), "{error}");
     }
 
     #[test]
