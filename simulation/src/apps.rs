@@ -8,10 +8,11 @@ use ringback_core::call::{CallParty, CallType, Event};
 use ringback_core::ids::{CallId, Reference};
 use ringback_core::phone_number::PhoneNumber;
 
-use crate::functions::{self, Answer};
-use crate::phones;
+use crate::requests::{Answer, Request};
 use crate::scenario::Kind;
 use crate::sim::Sim;
+use crate::state::phones::{called_extension, calling_extension};
+use crate::{pbx, phones};
 
 const ATTEMPTS: usize = 4;
 const PAUSE: u64 = 700;
@@ -21,7 +22,7 @@ const PAUSE: u64 = 700;
 pub async fn call(sim: &Sim, caller: usize) {
     let plan = &sim.plan().calls[caller];
     let reference = Reference::try_from(format!("reference{caller}").as_str()).ok();
-    let parties = phones::caller(caller).zip(phones::callee(plan.extension));
+    let parties = calling_extension(caller).zip(called_extension(plan.extension));
     let (Some((by, callee)), Some(reference)) = (parties, reference) else {
         return;
     };
@@ -48,7 +49,9 @@ pub async fn call(sim: &Sim, caller: usize) {
         } else {
             0
         };
-        let answer = functions::app_calls(sim, region, request.clone()).await;
+        let answer = sim
+            .request(region, Request::AppCalls(request.clone()))
+            .await;
         sim.note(|| format!("the calling app gets {answer} from region {region}"));
         if matches!(answer, Answer::Done(_) | Answer::Rejected) {
             break;
@@ -71,10 +74,10 @@ fn loses_patience(sim: &Sim, caller: usize, call: CallId) {
         }
         sim.note(|| format!("caller {caller} gives up"));
         if patience % 2 == 0 {
-            sim.state().cancel_other_legs(&sim, caller, 0);
+            pbx::cancel_other_legs(&sim, &mut sim.state(), caller, 0);
             return;
         }
-        let by = phones::caller(caller).map(|extension| CallParty {
+        let by = calling_extension(caller).map(|extension| CallParty {
             extension,
             device: None,
         });

@@ -14,7 +14,7 @@ use crate::faults::Fault;
 use crate::pbx::{self, HungUpBy, Originated};
 use crate::process::Process;
 use crate::random::Part;
-use crate::sim::State;
+use crate::state::State;
 use crate::{exotel, phones, timers};
 
 /// The effects of one process.
@@ -30,8 +30,8 @@ pub enum EffectError {
     #[error("Asterisk did not answer")]
     Asterisk,
     /// No timer could be armed.
-    #[error("no timer could be armed")]
-    Timer,
+    #[error(transparent)]
+    Timer(#[from] timers::NotArmed),
     /// The devices could not be read.
     #[error("the devices could not be read")]
     Devices,

@@ -4,32 +4,12 @@ use ringback_core::call::{Call, CallStatus, EndReason, Event};
 use ringback_core::ids::{CallId, CallSid};
 
 use crate::faults::Fault;
-use crate::functions::{self, Answer};
 use crate::process::Process;
 use crate::random::Part;
+use crate::requests::{Answer, Request};
 use crate::scenario::{Kind, Outcome};
 use crate::sim::Sim;
-use crate::table::short;
-
-/// The calls that Exotel was asked to place, and what truly became of them.
-#[derive(Default)]
-pub struct Exotel {
-    placed: Vec<(CallId, CallStatus)>,
-}
-
-impl Exotel {
-    pub fn placed(&self, call: CallId) -> Option<CallStatus> {
-        let known = self.placed.iter().find(|(known, _)| *known == call);
-        known.map(|(_, status)| *status)
-    }
-
-    fn reach(&mut self, call: CallId, status: CallStatus) {
-        match self.placed.iter_mut().find(|(known, _)| *known == call) {
-            Some((_, known)) => *known = status,
-            None => self.placed.push((call, status)),
-        }
-    }
-}
+use crate::state::table::short;
 
 /// A StatusCallback that is not answered with 200 comes again after 5 and after 15 minutes.
 const PAUSES: [u64; 2] = [300_000, 900_000];
@@ -64,7 +44,7 @@ pub async fn place(process: &Process, call: &Call) -> Event {
     }
     sim.note(|| "Exotel places the call".to_owned());
     let (exotel, id) = (sim.clone(), call.call_id);
-    let longest = u64::try_from(call.limits.talk.as_millis()).unwrap_or(u64::MAX);
+    let longest = u64::try_from(call.settings.talk.as_millis()).unwrap_or(u64::MAX);
     sim.spawn(async move { go_on(&exotel, id, caller, longest).await });
     if sim.fault(Fault::ExotelAnswerLost) {
         sim.sleep(3_000).await;
@@ -124,7 +104,8 @@ pub fn report(sim: &Sim, call: CallId, event: &Event) {
             sim.sleep(late).await;
             for pause in PAUSES.into_iter().map(Some).chain([None]) {
                 sim.note(|| format!("Exotel reports {}", event.as_str()));
-                let answer = functions::exotel_reports(&sim, 0, call, event.clone()).await;
+                let report = Request::ExotelReports(call, event.clone());
+                let answer = sim.request(0, report).await;
                 if matches!(answer, Answer::Done(_)) {
                     return;
                 }

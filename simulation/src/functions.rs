@@ -1,49 +1,24 @@
-//! What each function does with a request, and how requests reach it.
+//! What each function does with a request, a message or a record, and how requests reach it.
 
-use std::fmt;
-use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::join_all;
 use ringback::api::status_update::StatusUpdate;
-use ringback::switchboard::{EventOutcome, InboundCallReport, NewCallRequest, SwitchboardError};
+use ringback::switchboard::{EventOutcome, Switchboard, SwitchboardError};
 use ringback_core::call::{Event, StreamAction, stream_action};
 use ringback_core::ids::CallId;
-use std::time::Duration;
 
-use crate::effects::EffectError;
+use crate::effects::{EffectError, RunEffects};
 use crate::faults::Fault;
 use crate::process::{Function, Process, run};
 use crate::random::Part;
+use crate::requests::{Answer, Named, Request};
 use crate::sim::Sim;
-use crate::table::Record;
-use crate::timers::{self, Message};
-
-/// The answer to a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// The event was handled. This is the call's id.
-    Done(CallId),
-    /// The call has gone another way.
-    Rejected,
-    NoSuchCall,
-    /// 5xx: the client repeats the request.
-    Failed,
-    /// The client gives up waiting.
-    Nothing,
-}
-
-impl fmt::Display for Answer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Done(_) => "200",
-            Self::Rejected => "409",
-            Self::NoSuchCall => "404",
-            Self::Failed => "500",
-            Self::Nothing => "no answer",
-        })
-    }
-}
+use crate::state::table::{REGIONS, Record};
+use crate::state::timers::Message;
+use crate::store::Store;
+use crate::timers;
 
 const ASTERISK_INCOMING: Function = Function("asterisk-incoming", 10_000);
 const CALL_RESPONSE: Function = Function("call-response", 29_000);
@@ -55,21 +30,19 @@ const BROADCAST: Function = Function("broadcast", 60_000);
 /// The dialplan waits 5 s for an answer, so the function answers earlier.
 const PBX_PATIENCE: Duration = Duration::from_secs(4);
 
-/// The names of the regions.
-pub const REGIONS: [&str; 2] = ["primary", "fallback"];
+/// The function that handles a request, and how long its client waits for the answer.
+const fn function_of(request: &Request) -> (Function, u64) {
+    match request {
+        Request::CallerArrives(_) | Request::PbxReports(..) => (ASTERISK_INCOMING, 5_000),
+        Request::AppResponds(..) => (CALL_RESPONSE, 3_000),
+        Request::ExotelReportsCaller(_) | Request::ExotelReports(..) => (EXOTEL_WEBHOOK, 10_000),
+        Request::AppCalls(_) => (WS_MESSAGE, 10_000),
+    }
+}
 
-/// Sends a request to a function, and waits for its answer for this long. The process runs on if the client gives up.
-async fn request<B, F>(
-    sim: &Sim,
-    region: usize,
-    function: Function,
-    patience: u64,
-    body: B,
-) -> Answer
-where
-    B: Fn(Arc<Process>) -> F + Clone + 'static,
-    F: Future<Output = Answer>,
-{
+/// Sends a request to its function, and waits for the answer. The process runs on if the client gives up.
+pub async fn send(sim: &Sim, region: usize, request: Request) -> Answer {
+    let (function, patience) = function_of(&request);
     if sim.is_lost(region) {
         let is_silent = sim.plan().region_loss.is_some_and(|loss| loss.silent);
         sim.sleep(if is_silent { patience } else { 5 }).await;
@@ -83,17 +56,20 @@ where
     let way = sim.between(Part::Requests, 5, 40);
     sim.sleep(way).await;
     if sim.fault(Fault::RequestTwice) {
-        let (again, body) = (sim.clone(), body.clone());
+        let (again, request) = (sim.clone(), request.clone());
         let later = sim.between(Part::Requests, 0, 2_000);
         sim.spawn(async move {
             again.sleep(later).await;
-            run(&again, region, function, body).await;
+            run(&again, region, function, |process| serve(process, request)).await;
         });
     }
     let (answer, answered) = tokio::sync::oneshot::channel();
     let running = sim.clone();
     sim.spawn(async move {
-        let done = run(&running, region, function, body).await;
+        let done = run(&running, region, function, |process| {
+            serve(process, request)
+        })
+        .await;
         let _client_gave_up = answer.send(done.unwrap_or(Answer::Failed));
     });
     let left = Duration::from_millis(patience.saturating_sub(sim.elapsed() - began));
@@ -106,6 +82,12 @@ where
         return Answer::Nothing;
     }
     answer
+}
+
+/// The switchboard of one process.
+fn switchboard(process: &Arc<Process>) -> Switchboard<Store, RunEffects> {
+    let (store, effects) = (Store(process.clone()), RunEffects(process.clone()));
+    Switchboard::new(store, effects, process.sim.plan().settings)
 }
 
 type Handled = Result<EventOutcome, SwitchboardError<EffectError>>;
@@ -127,15 +109,6 @@ fn answer(process: &Process, handled: Handled) -> Answer {
     }
 }
 
-/// Handles an event of a call that is named by its id, with all the time that the function has.
-async fn handle(process: &Arc<Process>, call: CallId, event: &Event) -> Answer {
-    let handled = process
-        .switchboard()
-        .handle(call, event, process.now(), process.until)
-        .await;
-    answer(process, handled)
-}
-
 /// A phone that does not register in time is no failure for the PBX: the timer continues.
 fn answer_for_pbx(process: &Process, handled: Handled) -> Answer {
     match handled {
@@ -147,38 +120,19 @@ fn answer_for_pbx(process: &Process, handled: Handled) -> Answer {
     }
 }
 
-/// `POST /asterisk/incoming` for a caller from the trunk.
-pub async fn caller_arrives(sim: &Sim, region: usize, report: InboundCallReport) -> Answer {
-    request(sim, region, ASTERISK_INCOMING, 5_000, move |process| {
-        let report = report.clone();
-        async move {
-            let now = process.now();
-            let until = process.until.min(now + PBX_PATIENCE);
-            let handled = process
-                .switchboard()
-                .report_inbound_call(&report, now, until)
+/// What the function does with a request.
+async fn serve(process: Arc<Process>, request: Request) -> Answer {
+    let (switchboard, now) = (switchboard(&process), process.now());
+    let until = process.until;
+    let until_pbx_leaves = until.min(now + PBX_PATIENCE);
+    match request {
+        Request::CallerArrives(report) => {
+            let handled = switchboard
+                .report_inbound_call(&report, now, until_pbx_leaves)
                 .await;
             answer_for_pbx(&process, handled)
         }
-    })
-    .await
-}
-
-/// How a report of the PBX names its call.
-#[derive(Clone, Debug)]
-pub enum Named {
-    ById(CallId),
-    ByCaller(ringback_core::call::CorrelationKey),
-}
-
-/// The other reports of the PBX.
-pub async fn pbx_reports(sim: &Sim, region: usize, named: Named, event: Event) -> Answer {
-    request(sim, region, ASTERISK_INCOMING, 5_000, move |process| {
-        let (named, event) = (named.clone(), event.clone());
-        async move {
-            let now = process.now();
-            let until = process.until.min(now + PBX_PATIENCE);
-            let switchboard = process.switchboard();
+        Request::PbxReports(named, event) => {
             let id = match named {
                 Named::ById(id) => id,
                 Named::ByCaller(key) => match switchboard.find_by_correlation_key(&key).await {
@@ -187,68 +141,29 @@ pub async fn pbx_reports(sim: &Sim, region: usize, named: Named, event: Event) -
                     Err(_) => return Answer::Failed,
                 },
             };
-            answer_for_pbx(&process, switchboard.handle(id, &event, now, until).await)
+            answer_for_pbx(
+                &process,
+                switchboard.handle(id, &event, now, until_pbx_leaves).await,
+            )
         }
-    })
-    .await
-}
-
-/// `POST /api/call-response`. The app waits 3 s.
-pub async fn app_responds(sim: &Sim, region: usize, call: CallId, event: Event) -> Answer {
-    request(sim, region, CALL_RESPONSE, 3_000, move |process| {
-        let event = event.clone();
-        async move { handle(&process, call, &event).await }
-    })
-    .await
-}
-
-/// Exotel's webhook reports a caller, or how a call goes.
-pub async fn exotel_reports_caller(sim: &Sim, region: usize, report: InboundCallReport) -> Answer {
-    request(sim, region, EXOTEL_WEBHOOK, 10_000, move |process| {
-        let report = report.clone();
-        async move {
-            let now = process.now();
-            let handled = process
-                .switchboard()
-                .report_inbound_call(&report, now, process.until)
-                .await;
+        Request::AppResponds(call, event) => {
+            answer(&process, switchboard.handle(call, &event, now, until).await)
+        }
+        Request::ExotelReportsCaller(report) => {
+            let handled = switchboard.report_inbound_call(&report, now, until).await;
             answer(&process, handled)
         }
-    })
-    .await
-}
-
-/// Exotel's webhook reports how a call goes.
-pub async fn exotel_reports(sim: &Sim, region: usize, call: CallId, event: Event) -> Answer {
-    request(sim, region, EXOTEL_WEBHOOK, 10_000, move |process| {
-        let event = event.clone();
-        async move {
-            match handle(&process, call, &event).await {
+        Request::ExotelReports(call, event) => {
+            match answer(&process, switchboard.handle(call, &event, now, until).await) {
                 // A repetition would not make the call known.
                 Answer::NoSuchCall => Answer::Done(call),
                 other => other,
             }
         }
-    })
-    .await
-}
-
-/// An app starts a call.
-pub async fn app_calls(sim: &Sim, region: usize, call: NewCallRequest) -> Answer {
-    request(sim, region, WS_MESSAGE, 10_000, move |process| {
-        let call = call.clone();
-        async move {
-            let now = process.now();
-            answer(
-                &process,
-                process
-                    .switchboard()
-                    .start_call(&call, now, process.until)
-                    .await,
-            )
+        Request::AppCalls(call) => {
+            answer(&process, switchboard.start_call(&call, now, until).await)
         }
-    })
-    .await
+    }
 }
 
 /// `call-timeout` gets messages. Returns those that it has handled. `None`: the process has crashed.
@@ -272,8 +187,7 @@ pub async fn call_timeout(sim: &Sim, region: usize, batch: Vec<Message>) -> Opti
 async fn fire(process: &Arc<Process>, call: CallId, event: Event) -> bool {
     let now = process.now();
     process.note(|| format!("handles {}", event.as_str()));
-    let handled = process
-        .switchboard()
+    let handled = switchboard(process)
         .handle(call, &event, now, process.until)
         .await;
     matches!(

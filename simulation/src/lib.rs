@@ -5,9 +5,10 @@
 //!
 //! 1. [`simulate`] runs one seed. [`shrink`] leaves out faults that a violation does not need. [`explain`] says what happened.
 //! 2. `scenario` and `faults`: what people do and what goes wrong. `random`: where chance comes from.
-//! 3. `functions`, `process`, `store`, `effects`: the functions, as the code in `functions/` puts them together.
-//! 4. `table`, `timers`, `pbx`, `phones`, `trunk`, `apps`, `exotel`: the simulated parts.
-//! 5. `invariants`: what must be true.
+//! 3. `state`: the data of all parts. `requests`: what they send to the functions. `sim`: one run, its virtual time and its tasks.
+//! 4. `table`, `timers`, `pbx`, `phones`, `trunk`, `apps`, `exotel`: what the simulated parts do.
+//! 5. `functions`, `process`, `store`, `effects`: the functions, as the code in `functions/` puts them together.
+//! 6. `invariants`: what must be true.
 
 #![allow(
     missing_docs,
@@ -16,6 +17,7 @@
 )]
 
 mod apps;
+mod clock;
 mod effects;
 pub mod exhaustive;
 mod exotel;
@@ -27,17 +29,19 @@ mod phones;
 mod process;
 mod random;
 mod report;
+mod requests;
 mod run;
 mod scenario;
 mod shrink;
 mod sim;
+mod state;
 mod store;
 mod table;
 mod timers;
 mod trunk;
 
 pub use faults::Fault;
-pub use invariants::Violation;
 pub use report::{Report, explain, report};
 pub use run::{Outcome, simulate};
 pub use shrink::shrink;
+pub use state::truth::Violation;

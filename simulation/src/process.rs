@@ -6,15 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use futures::future::{Either, select};
-use ringback::switchboard::Switchboard;
 use ringback_core::timestamp::Timestamp;
 use tokio::sync::Notify;
 
-use crate::effects::RunEffects;
 use crate::faults::Fault;
 use crate::random::Part;
 use crate::sim::Sim;
-use crate::store::Store;
 
 /// One process.
 pub struct Process {
@@ -33,9 +30,6 @@ pub struct Process {
 
 /// Clocks are ahead or behind by this at most, in milliseconds: two of them differ by twice as much.
 pub const MOST_SKEW: u64 = 1_000;
-
-/// The switchboard of one process.
-pub type Live = Switchboard<Store, RunEffects>;
 
 impl Process {
     /// The time by the clock of this process.
@@ -66,11 +60,6 @@ impl Process {
             ..
         } = self;
         sim.note(|| format!("region {region} {name} {serial} {}", line()));
-    }
-
-    pub fn switchboard(self: &Arc<Self>) -> Live {
-        let (store, effects) = (Store(self.clone()), RunEffects(self.clone()));
-        Switchboard::new(store, effects, self.sim.plan().limits)
     }
 }
 

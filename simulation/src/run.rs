@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use crate::clock::Seconds;
 use crate::faults::{CUT, Fault, REGION_LOSS, RESTART};
-use crate::invariants::{Violation, check_end};
+use crate::invariants::check_end;
 use crate::scenario::{Kind, Scenario};
-use crate::sim::{Seconds, Sim};
-use crate::{apps, pbx, trunk};
+use crate::sim::{Handlers, Sim};
+use crate::state::truth::Violation;
+use crate::{apps, functions, pbx, trunk};
 
 /// How a run went.
 #[derive(Debug)]
@@ -28,6 +30,15 @@ pub struct Outcome {
 /// A run may last so long. Calls last ten minutes at most, and their timers fire within minutes.
 const LONGEST_RUN: Duration = Duration::from_secs(4 * 60 * 60);
 
+/// The parts that others reach through [`Sim`].
+const HANDLERS: Handlers = Handlers {
+    request: |sim, region, request| Box::pin(functions::send(sim, region, request)),
+    messages: |sim, region, batch| Box::pin(functions::call_timeout(sim, region, batch)),
+    schedule: |sim, region, call| Box::pin(functions::schedule_fired(sim, region, call)),
+    records: |sim, region, batch| Box::pin(functions::broadcast(sim, region, batch)),
+    leg_ended: trunk::leg_ended,
+};
+
 /// Runs one seed, without the faults of these numbers.
 ///
 /// # Errors
@@ -39,7 +50,7 @@ pub fn simulate(seed: u64, without: &[u32], record: bool) -> std::io::Result<Out
         .build()?;
     let tasks = tokio::task::LocalSet::new();
     Ok(tasks.block_on(&runtime, async {
-        let sim = Sim::new(seed, without, record);
+        let sim = Sim::new(seed, without, record, HANDLERS);
         begin(&sim);
         let is_idle = sim.until_idle(LONGEST_RUN).await;
         check_end(&sim, is_idle);

@@ -5,29 +5,27 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::future::LocalBoxFuture;
+use ringback_core::ids::CallId;
 use ringback_core::timestamp::Timestamp;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::exotel::Exotel;
+use crate::clock::START;
 use crate::faults::{Fault, Faults};
-use crate::invariants::{Counted, Truth};
-use crate::pbx::Pbx;
-use crate::phones::Phones;
-use crate::random::{Part, Random, generator};
+use crate::random::Part;
+use crate::requests::{Answer, Request};
 use crate::scenario::Scenario;
-use crate::table::Table;
-use crate::timers::Timers;
-use crate::trunk::TrunkCall;
-
-/// When each run starts.
-pub const START: Timestamp = Timestamp::from_millis(1_795_000_000_000);
+use crate::state::State;
+use crate::state::table::Record;
+use crate::state::timers::Message;
 
 /// One run. Clones share it.
 #[derive(Clone)]
 pub struct Sim(Arc<Shared>);
 
 struct Shared {
+    handlers: Handlers,
     state: Mutex<State>,
     plan: Scenario,
     started: Instant,
@@ -35,44 +33,31 @@ struct Shared {
     idle: Notify,
 }
 
-/// All that changes in a run.
-pub struct State {
-    pub random: Random,
-    pub faults: Faults,
-    pub tables: [Table; 2],
-    pub timers: [Timers; 2],
-    pub pbxs: Vec<Pbx>,
-    pub phones: Phones,
-    pub exotel: Exotel,
-    /// What the trunk knows of each caller.
-    pub trunk: Vec<TrunkCall>,
-    pub truth: Truth,
-    /// What the metrics of each region have counted.
-    pub counted: [Counted; 2],
-    /// What happened, if it is recorded.
-    pub timeline: Option<Vec<String>>,
-    pub serial: u32,
+/// Code that acts in a region on an input of this type.
+pub type Handler<Input, Output> = for<'a> fn(&'a Sim, usize, Input) -> LocalBoxFuture<'a, Output>;
+
+/// The code that acts on what a part sends or reports. A run gives it to [`Sim`] as values, so the parts do not import it.
+#[derive(Clone, Copy)]
+pub struct Handlers {
+    /// Sends a request to a function, and waits for the answer.
+    pub request: Handler<Request, Answer>,
+    /// SQS delivers messages. Returns those that were handled, or `None` if the process has crashed.
+    pub messages: Handler<Vec<Message>, Option<Vec<u32>>>,
+    /// The schedule of a call fires.
+    pub schedule: Handler<CallId, ()>,
+    /// The stream of the table delivers changes. Returns how many were handled, or `None` if the process has crashed.
+    pub records: Handler<Vec<Record>, Option<usize>>,
+    /// A leg of this caller from the trunk has ended, and was bridged or not.
+    pub leg_ended: fn(&Sim, &mut State, usize, bool),
 }
 
 impl Sim {
-    pub fn new(seed: u64, without: &[u32], record: bool) -> Self {
+    pub fn new(seed: u64, without: &[u32], record: bool, handlers: Handlers) -> Self {
         let faults = Faults::draw(seed, without);
         let plan = Scenario::draw(seed, &faults);
-        let state = State {
-            tables: ["table 0", "table 1"].map(|name| Table::draw(&mut generator(seed, name))),
-            timers: [Timers::default(), Timers::default()],
-            pbxs: Pbx::all(plan.pbxs),
-            phones: Phones::of(&plan, &mut generator(seed, "phones")),
-            exotel: Exotel::default(),
-            trunk: vec![TrunkCall::default(); plan.calls.len()],
-            truth: Truth::default(),
-            counted: [Counted::default(), Counted::default()],
-            timeline: record.then(Vec::new),
-            serial: 0,
-            random: Random::of(seed),
-            faults,
-        };
+        let state = State::new(seed, &plan, faults, record);
         Self(Arc::new(Shared {
+            handlers,
             state: Mutex::new(state),
             plan,
             started: Instant::now(),
@@ -83,6 +68,15 @@ impl Sim {
 
     pub fn plan(&self) -> &Scenario {
         &self.0.plan
+    }
+
+    pub fn handlers(&self) -> &Handlers {
+        &self.0.handlers
+    }
+
+    /// Sends a request to a function of this region, and waits for the answer.
+    pub async fn request(&self, region: usize, request: Request) -> Answer {
+        (self.handlers().request)(self, region, request).await
     }
 
     pub fn state(&self) -> MutexGuard<'_, State> {
@@ -166,23 +160,5 @@ impl Sim {
         {
             self.sleep_until(loss.until).await;
         }
-    }
-}
-
-impl State {
-    /// Adds a line to the timeline, if it is recorded.
-    pub fn note(&mut self, elapsed: u64, line: impl FnOnce() -> String) {
-        if let Some(timeline) = &mut self.timeline {
-            timeline.push(format!("{:>9} s  {}", Seconds(elapsed).to_string(), line()));
-        }
-    }
-}
-
-/// Milliseconds, shown as seconds.
-pub struct Seconds(pub u64);
-
-impl std::fmt::Display for Seconds {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}.{:03}", self.0 / 1000, self.0 % 1000)
     }
 }

@@ -15,8 +15,9 @@ use ringback_core::timestamp::Timestamp;
 use crate::faults::Fault;
 use crate::process::Process;
 use crate::random::Part;
-use crate::sim::State;
-use crate::table::{self, Key, Value};
+use crate::state::State;
+use crate::state::table::{Key, Value};
+use crate::table;
 
 /// The store of one process.
 pub struct Store(pub Arc<Process>);

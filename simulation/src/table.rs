@@ -1,114 +1,11 @@
-//! The table of one region. Writes are local. Replication replaces whole items, and the last writer wins. The region's stream
+//! The tables. Writes are local. Replication replaces whole items, and the last writer wins. The stream of a region
 //! shows each change of a call.
 
-use std::collections::VecDeque;
-
-use fastrand::Rng;
-use ringback_core::call::{Call, CorrelationKey};
-use ringback_core::ids::{CallId, Extension};
-use ringback_core::timestamp::Timestamp;
-
 use crate::faults::Fault;
-use crate::functions;
 use crate::random::Part;
-use crate::sim::{Sim, State};
-
-/// When and where an item was written. The later one wins.
-pub type Written = (u64, usize);
-
-/// The table of one region.
-#[derive(Default)]
-pub struct Table {
-    pub items: Vec<(Key, Item)>,
-    /// How far this region's clock is ahead, in milliseconds.
-    ahead: u64,
-    pub stream: VecDeque<Record>,
-    stream_is_read: bool,
-    /// When this extension may next wait for a call of the other region.
-    pub waits: Vec<(Extension, Timestamp)>,
-}
-
-#[derive(Clone, PartialEq, Eq)]
-pub enum Key {
-    Call(CallId),
-    Claim(CorrelationKey),
-}
-
-#[derive(Clone)]
-pub struct Item {
-    pub value: Value,
-    pub written: Written,
-}
-
-#[derive(Clone)]
-pub enum Value {
-    /// A call, and the region that stored it.
-    Call(Box<Call>, usize),
-    /// The id stands for another one.
-    AliasOf(CallId),
-    /// The call that holds a correlation key, until its ring ends.
-    Claim(CallId, Timestamp),
-}
-
-/// One change of a call, as the stream shows it.
-#[derive(Clone)]
-pub struct Record {
-    pub before: Option<Box<Call>>,
-    pub after: Box<Call>,
-    pub stored_in: usize,
-}
-
-impl Table {
-    pub fn draw(rng: &mut Rng) -> Self {
-        let ahead = rng.u64(0..200);
-        Self {
-            ahead,
-            ..Self::default()
-        }
-    }
-
-    pub fn get(&self, key: &Key) -> Option<&Item> {
-        self.items
-            .iter()
-            .find(|(known, _)| known == key)
-            .map(|(_, item)| item)
-    }
-
-    pub fn calls(&self) -> impl Iterator<Item = &Call> {
-        self.items.iter().filter_map(|(_, item)| match &item.value {
-            Value::Call(call, _) => Some(&**call),
-            Value::AliasOf(_) | Value::Claim(..) => None,
-        })
-    }
-
-    /// The id that this one stands for.
-    pub fn resolve(&self, id: CallId) -> CallId {
-        match self.get(&Key::Call(id)) {
-            Some(Item {
-                value: Value::AliasOf(meant),
-                ..
-            }) => *meant,
-            _ => id,
-        }
-    }
-
-    pub fn call(&self, id: CallId) -> Option<(&Call, usize)> {
-        match &self.get(&Key::Call(self.resolve(id)))?.value {
-            Value::Call(call, stored_in) => Some((call, *stored_in)),
-            Value::AliasOf(_) | Value::Claim(..) => None,
-        }
-    }
-
-    fn put(&mut self, key: Key, item: Item) -> Option<Item> {
-        match self.items.iter_mut().find(|(known, _)| *known == key) {
-            Some((_, known)) => Some(std::mem::replace(known, item)),
-            None => {
-                self.items.push((key, item));
-                None
-            }
-        }
-    }
-}
+use crate::sim::Sim;
+use crate::state::State;
+use crate::state::table::{Item, Key, Record, Value, short};
 
 /// Writes an item in this region, and sends it to the other one.
 pub fn write(sim: &Sim, state: &mut State, region: usize, key: Key, value: Value) {
@@ -208,12 +105,6 @@ fn replace(sim: &Sim, state: &mut State, region: usize, key: Key, item: Item) {
     }
 }
 
-/// The last characters of an id. They differ for the calls of a run.
-pub fn short(id: CallId) -> String {
-    let key = id.key();
-    key[key.len().saturating_sub(4)..].to_owned()
-}
-
 /// How often a batch of the stream is repeated, and how many records it has at most.
 const ATTEMPTS: usize = 30;
 const BATCH: usize = 10;
@@ -240,7 +131,7 @@ async fn read_stream(sim: &Sim, region: usize) {
             table.stream.iter().take(BATCH).cloned().collect()
         };
         let size = batch.len();
-        let handled = functions::broadcast(sim, region, batch).await;
+        let handled = (sim.handlers().records)(sim, region, batch).await;
         let handled = handled.unwrap_or(0);
         let again = sim.fault(Fault::StreamTwice);
         let mut state = sim.state();
@@ -250,7 +141,7 @@ async fn read_stream(sim: &Sim, region: usize) {
         let (stream, counted) = (&mut tables[region].stream, &mut counted[region]);
         // A process that fails has written no metrics.
         for record in stream.iter().take(handled) {
-            counted.count(sim, region, record);
+            counted.count(sim.plan().regions, region, record);
         }
         if let Some(last) = handled.checked_sub(1).filter(|_| again) {
             counted.is_repeated(stream[last].after.call_id);

@@ -2,43 +2,15 @@
 
 use std::time::Duration;
 
-use ringback_core::call::{Backstop, BackstopPhase, Call};
-use ringback_core::ids::CallId;
+use ringback_core::call::{Backstop, Call};
 use ringback_core::timestamp::Timestamp;
 
-use crate::effects::EffectError;
 use crate::faults::Fault;
-use crate::functions;
 use crate::process::Process;
 use crate::random::Part;
 use crate::sim::Sim;
-use crate::table::short;
-
-/// The queue and the schedules of one region.
-#[derive(Default)]
-pub struct Timers {
-    pub messages: Vec<Message>,
-    schedules: Vec<(CallId, BackstopPhase)>,
-    /// How many timers were armed in all.
-    pub armed: usize,
-    /// Messages that failed too often.
-    pub dead: usize,
-}
-
-/// What a message or a schedule brings to `call-timeout`.
-#[derive(Clone)]
-pub struct Timer {
-    pub call_id: CallId,
-    pub overwritten: Option<Box<Call>>,
-}
-
-#[derive(Clone)]
-pub struct Message {
-    pub serial: u32,
-    pub timer: Timer,
-    visible_at: u64,
-    receives: u32,
-}
+use crate::state::table::short;
+use crate::state::timers::{Message, Timer};
 
 /// SQS delays no message for longer.
 const LONGEST_DELAY: Duration = Duration::from_secs(900);
@@ -47,6 +19,11 @@ const MOST_RECEIVES: u32 = 10;
 /// How many messages a process gets at once.
 const BATCH: usize = 5;
 
+/// No timer could be armed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no timer could be armed")]
+pub struct NotArmed;
+
 /// Arms a timer of the call: a message, and its backstop if it gets one. One of them is enough.
 pub async fn arm(
     process: &Process,
@@ -54,7 +31,7 @@ pub async fn arm(
     at: Timestamp,
     now: Timestamp,
     backstop: Option<Backstop>,
-) -> Result<(), EffectError> {
+) -> Result<(), NotArmed> {
     let delay = at.since(now);
     process.note(|| {
         format!(
@@ -79,11 +56,7 @@ pub async fn arm(
 }
 
 /// Creates the backstop of a new call: a schedule, or a message if the scheduler rejects it.
-pub fn create_backstop(
-    process: &Process,
-    call: &Call,
-    backstop: Backstop,
-) -> Result<(), EffectError> {
+pub fn create_backstop(process: &Process, call: &Call, backstop: Backstop) -> Result<(), NotArmed> {
     let delay = backstop.at.since(process.now());
     if !delay.is_zero() && create_schedule(process, call, backstop, true).is_ok() {
         return Ok(());
@@ -105,7 +78,7 @@ fn check(call: &Call) -> Timer {
 }
 
 /// Sends what replication has overwritten to the queue.
-pub fn send_overwritten(process: &Process, version: &Call) -> Result<(), EffectError> {
+pub fn send_overwritten(process: &Process, version: &Call) -> Result<(), NotArmed> {
     let timer = Timer {
         call_id: version.call_id,
         overwritten: Some(Box::new(version.clone())),
@@ -127,10 +100,10 @@ fn send(
     timer: Timer,
     delay_seconds: u128,
     may_be_lost: bool,
-) -> Result<Sent, EffectError> {
+) -> Result<Sent, NotArmed> {
     let (sim, region) = (&process.sim, process.region);
     if sim.fault(Fault::QueueFails) {
-        return Err(EffectError::Timer);
+        return Err(NotArmed);
     }
     if may_be_lost && sim.fault(Fault::QueueLost) {
         return Ok(Sent::Lost);
@@ -190,7 +163,7 @@ async fn deliver(sim: &Sim, region: usize) {
         return;
     }
     let serials: Vec<u32> = batch.iter().map(|message| message.serial).collect();
-    let handled = functions::call_timeout(sim, region, batch)
+    let handled = (sim.handlers().messages)(sim, region, batch)
         .await
         .unwrap_or_default();
     let mut state = sim.state();
@@ -208,10 +181,10 @@ fn create_schedule(
     call: &Call,
     Backstop { phase, at }: Backstop,
     may_fail: bool,
-) -> Result<(), EffectError> {
+) -> Result<(), NotArmed> {
     let (sim, region) = (&process.sim, process.region);
     if may_fail && sim.fault(Fault::SchedulerFails) {
-        return Err(EffectError::Timer);
+        return Err(NotArmed);
     }
     let name = (call.call_id, phase);
     {
@@ -234,7 +207,7 @@ fn create_schedule(
             place.map(|place| schedules.swap_remove(place)).is_some()
         };
         if is_there {
-            functions::schedule_fired(&sim, region, name.0).await;
+            (sim.handlers().schedule)(&sim, region, name.0).await;
         }
     });
     Ok(())

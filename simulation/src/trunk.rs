@@ -9,17 +9,12 @@ use ringback_core::phone_number::{Caller, PhoneNumber};
 
 use crate::faults::Fault;
 use crate::random::Part;
+use crate::requests::Request;
 use crate::scenario::{Attempts, Kind};
-use crate::sim::{Sim, State};
-use crate::{exotel, functions, pbx, phones};
-
-/// What the trunk knows of each caller of the plan.
-#[derive(Clone, Copy, Default)]
-pub struct TrunkCall {
-    pbx: usize,
-    attempts: u32,
-    is_over: bool,
-}
+use crate::sim::Sim;
+use crate::state::State;
+use crate::state::phones::called_extension;
+use crate::{exotel, pbx};
 
 const NUMBERS: [&str; 3] = ["9876543210", "9876543211", "9876543212"];
 
@@ -45,7 +40,8 @@ pub async fn call(sim: &Sim, caller: usize) {
             let again = exotel.fault(Fault::ExotelTwice);
             for _ in 0..=usize::from(again) {
                 exotel.note(|| format!("Exotel reports caller {caller}"));
-                let answer = functions::exotel_reports_caller(&exotel, 0, report.clone()).await;
+                let report = Request::ExotelReportsCaller(report.clone());
+                let answer = exotel.request(0, report).await;
                 exotel.note(|| format!("Exotel gets {answer}"));
             }
         });
@@ -79,7 +75,7 @@ fn report_of(sim: &Sim, caller: usize) -> Option<(InboundCallReport, CallSid)> {
     let sid = exotel::sid(caller)?;
     let report = InboundCallReport {
         call_id: CallId::of_call_sid(&sid),
-        extension: phones::callee(plan.extension)?,
+        extension: called_extension(plan.extension)?,
         caller: Caller::on_network(number, None),
         call_sid: Some(sid.clone()),
         caller_leg: None,
@@ -97,7 +93,7 @@ fn loses_patience(sim: &Sim, caller: usize) {
         sim.sleep(patience).await;
         let mut state = sim.state();
         state.trunk[caller].is_over = true;
-        state.cancel_other_legs(&sim, caller, 0);
+        pbx::cancel_other_legs(&sim, &mut state, caller, 0);
     });
 }
 

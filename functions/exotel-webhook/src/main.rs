@@ -133,7 +133,7 @@ impl ExotelWebhookHandler {
         now: Timestamp,
         until: Timestamp,
     ) -> Result<ApiAnswer, ApiError> {
-        if webhook.is_repetition(self.switchboard.limits().ring, now) {
+        if webhook.is_repetition(self.switchboard.settings().ring, now) {
             tracing::warn!(call_sid = %webhook.call_sid, "repeated report of an old call ignored");
             return Ok(ApiAnswer::ok(json!({ "status": "too_late" })));
         }

@@ -105,8 +105,8 @@ impl Start {
     }
 
     fn switchboard_with(&self, effects: EffectRunner) -> Result<LiveSwitchboard, ConfigError> {
-        let limits = self.environment.call_limits()?;
-        Ok(Switchboard::new(self.calls()?, effects, limits))
+        let settings = self.environment.call_settings()?;
+        Ok(Switchboard::new(self.calls()?, effects, settings))
     }
 
     fn effect_runner(&self) -> Result<EffectRunner, ConfigError> {

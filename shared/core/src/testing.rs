@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::call::{Call, CallKind, CallLimits, CallType, NewCall};
+use crate::call::{Call, CallKind, CallSettings, CallType, DeclineEnds, NewCall};
 use crate::ids::{CallId, ChannelId, Extension, Leg, PbxName};
 use crate::phone_number::{CallerName, PhoneNumber};
 use crate::timestamp::Timestamp;
@@ -23,13 +23,14 @@ pub fn a_call(now: Timestamp) -> Call {
         caller_leg: Some(leg("pbx", "1732175943.12")),
         call_sid: None,
     };
-    let limits = CallLimits {
+    let settings = CallSettings {
         ring: Duration::from_secs(30),
         connect: Duration::from_secs(15),
         talk: Duration::from_secs(14_400),
         check: Duration::from_secs(300),
+        decline_ends: DeclineEnds::Call,
     };
-    Call::new(new, limits, now)
+    Call::new(new, settings, now)
 }
 
 /// A leg of this id on this PBX.

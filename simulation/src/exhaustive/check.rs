@@ -3,7 +3,7 @@
 use ringback_core::call::CallStatus;
 
 use super::state::{CallerLeg, Content, Happens, PhoneLeg, State, Time};
-use super::steps::World;
+use super::world::World;
 
 /// A phone that was dialed just as its call ended stops ringing within this time.
 const RINGS_ON_FOR: Time = 6_000;

@@ -11,7 +11,7 @@ use super::state::{
     CallRef, CallerLeg, Content, Do, Happens, Message, Process, Replica, Source, State, Task, Time,
     Version, Work,
 };
-use super::steps::World;
+use super::world::World;
 
 /// The pauses after which a request or a message comes again.
 const PBX_PATIENCE: Time = 5_000;

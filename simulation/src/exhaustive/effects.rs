@@ -6,7 +6,7 @@ use super::state::{
     CallerLeg, Content, Do, Happens, Message, PHONE_RINGS, PhoneLeg, Side, Source, State, Task,
     Time, Work,
 };
-use super::steps::World;
+use super::world::World;
 
 const NORMAL: u16 = 16;
 const USER_BUSY: u16 = 17;

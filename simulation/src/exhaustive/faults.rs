@@ -2,30 +2,8 @@
 
 use super::deliver::{Again, Ari, repeat};
 use super::state::{Content, Do, Happens, Message, Process, Source, State, Task, Work};
-use super::steps::{Held, World, held_thing};
-
-/// One fault. The numbers are places in the lists of a state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// A message is lost. An app or the dialplan, which waits for an answer, sends it again.
-    Lost(usize),
-    /// A message comes again later.
-    Twice(usize),
-    /// A process crashes before it saves what a message brings.
-    CrashBefore(usize),
-    /// A process crashes between two of its steps.
-    Crash(usize),
-    /// The client of a process gets no answer. The process continues.
-    AnswerLost(usize),
-    /// Asterisk does not answer a request of a process, which is the task of this number.
-    Ari {
-        process: usize,
-        task: usize,
-        is_done: bool,
-    },
-    /// Something is held back. The client of a process that stalls gets no answer.
-    Held(Held),
-}
+use super::step::{Fault, Held};
+use super::world::World;
 
 /// The faults that can happen now.
 pub fn faults(state: &State) -> Vec<Fault> {
@@ -174,32 +152,5 @@ fn process_of(message: Message) -> Process {
             has_failed: true,
         },
         held_since: None,
-    }
-}
-
-pub fn describe(world: &World, state: &State, fault: Fault) -> String {
-    let message = |place| held_thing(world, state, Held::Message(place));
-    let process = |place| held_thing(world, state, Held::Process(place));
-    match fault {
-        Fault::Lost(place) => format!("lost: {}", message(place)),
-        Fault::Twice(place) => format!("comes again later: {}", message(place)),
-        Fault::CrashBefore(place) => {
-            format!("the process crashes before it saves {}", message(place))
-        }
-        Fault::Crash(place) => format!("crashes: {}", process(place)),
-        Fault::AnswerLost(place) => format!("the answer is lost: {}", process(place)),
-        Fault::Ari {
-            process: place,
-            is_done,
-            ..
-        } => {
-            let how = if is_done {
-                "does what it is asked to do, but its answer is lost"
-            } else {
-                "does nothing and does not answer"
-            };
-            format!("Asterisk {how}: {}", process(place))
-        }
-        Fault::Held(held) => format!("held back: {}", held_thing(world, state, held)),
     }
 }

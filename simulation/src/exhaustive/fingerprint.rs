@@ -7,7 +7,7 @@ use ringback_core::call::CallStatus;
 use super::rules::Rules;
 use super::scope::Moment;
 use super::state::{Content, Do, Happens, Process, Source, State, Task, Time, Work};
-use super::steps::World;
+use super::world::World;
 
 /// Two states have the same fingerprint once in about 10^19 pairs.
 pub fn fingerprint(world: &World, state: &State) -> u64 {

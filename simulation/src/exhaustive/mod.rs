@@ -5,7 +5,8 @@
 //! 1. `scope`: what people do, and how many regions and faults there are.
 //! 2. `state`: everything that decides what can happen next.
 //! 3. `rules`: the real rules, asked once for each call, event and time.
-//! 4. `steps`: what can happen next. `deliver`, `effects`, `people` and `faults` carry it out.
+//! 4. `step`: one step. `steps`: which can happen next. `deliver`, `effects`, `people` and `faults` carry them out in a `world`, and
+//!    `describe` puts them into words.
 //! 5. `check`: what must be true. `search`: goes through all states, and keeps the shortest path to each broken promise.
 //!    `fingerprint`: which states are equal.
 //!
@@ -23,6 +24,7 @@
 
 mod check;
 mod deliver;
+mod describe;
 mod effects;
 mod faults;
 mod fingerprint;
@@ -31,7 +33,9 @@ mod rules;
 mod scope;
 mod search;
 mod state;
+mod step;
 mod steps;
+mod world;
 
 pub use scope::Scope;
 pub use search::{Explored, Finding, explore};

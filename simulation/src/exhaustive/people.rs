@@ -6,7 +6,8 @@ use super::state::{
     CallerLeg, Content, Happens, LONGEST_TALK, LONGEST_WAIT, PhoneLeg, RING, SHORTEST_TALK, Side,
     Source, State, Time,
 };
-use super::steps::{Step, World};
+use super::step::Step;
+use super::world::World;
 
 const NORMAL: u16 = 16;
 const NO_ANSWER: u16 = 19;

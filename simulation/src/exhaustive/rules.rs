@@ -5,9 +5,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use ringback_core::call::{
-    Backstop, Call, CallKind, CallLimits, CallParty, CallSide, CallType, Decision, Effect, Event,
-    NewCall, PushedDevices, Readiness, StreamAction, decide, first_effects, stream_action,
-    unread_update,
+    Backstop, Call, CallKind, CallParty, CallSettings, CallSide, CallType, Decision, DeclineEnds,
+    Effect, Event, NewCall, PushedDevices, Readiness, StreamAction, decide, first_effects,
+    stream_action, unread_update,
 };
 use ringback_core::ids::{BadName, CallId, ChannelId, DeviceId, Extension, Leg, PbxName};
 use ringback_core::timestamp::Timestamp;
@@ -149,13 +149,14 @@ impl Rules {
             call_sid: None,
         };
         let seconds = Duration::from_secs;
-        let limits = CallLimits {
+        let settings = CallSettings {
             ring: Duration::from_millis(RING.into()),
             connect: seconds(15),
             talk: seconds(600),
             check: seconds(30),
+            decline_ends: DeclineEnds::Device,
         };
-        let call = Call::new(new, limits, at(now));
+        let call = Call::new(new, settings, at(now));
         let mut effects = first_effects(&call);
         if from_app {
             // Such a call's timer is armed before it is stored.

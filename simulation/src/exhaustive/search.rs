@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, HashSet};
 
 use ringback_core::ids::BadName;
 
+use super::describe::describe;
 use super::fingerprint::fingerprint;
 use super::scope::Scope;
 use super::state::State;
-use super::steps::{World, describe};
+use super::world::World;
 
 /// All states of a scope.
 #[derive(Debug)]

@@ -1,60 +1,16 @@
 //! What can happen next, and what a state becomes by it.
 
 use super::deliver::Ari;
-use super::faults::{self, Fault};
+use super::faults;
 use super::people;
-use super::rules::Rules;
-use super::scope::Scope;
 use super::state::{
     CallerLeg, Content, Device, Do, HELD_FOR, Happens, Message, PhoneLeg, Source, State, Task,
     Time, Truth, Work,
 };
-
-/// A scope, and what is known of its rules.
-pub struct World {
-    pub scope: Scope,
-    pub rules: Rules,
-}
-
-/// One thing that can happen. The numbers are places in the lists of a state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    Replicate(usize),
-    Deliver(usize),
-    Perform {
-        process: usize,
-        task: usize,
-    },
-    CallerPhoneAnswers,
-    PhoneAnswers,
-    PhoneGivesUp,
-    PbxGivesUp,
-    React(u8),
-    CallerLeaves,
-    HangUp,
-    /// A fault no longer holds this back.
-    Release(Held),
-    Fault(Fault),
-    /// Time passes until this moment.
-    Wait(Time),
-}
-
-/// Something that a fault holds back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Held {
-    Replica(usize),
-    Message(usize),
-    Process(usize),
-    /// All replication.
-    Cut,
-}
+use super::step::{Fault, Held, Step};
+use super::world::World;
 
 impl World {
-    pub fn new(scope: Scope) -> Result<Self, ringback_core::ids::BadName> {
-        let rules = Rules::new(scope.devices.len(), scope.from_app)?;
-        Ok(Self { scope, rules })
-    }
-
     /// A caller waits and is reported, or an app asks for a call.
     pub fn start(&self) -> State {
         let mut state = State {
@@ -261,104 +217,4 @@ fn releases(state: &State) -> impl Iterator<Item = Step> {
     held(state)
         .filter(later)
         .map(|(held, _)| Step::Release(held))
-}
-
-/// A step as a line of a timeline.
-pub fn describe(world: &World, state: &State, step: Step) -> String {
-    let what = match step {
-        Step::Replicate(place) => {
-            let replica = &state.replicas[place];
-            let status = world.rules.call(replica.version.call).status;
-            format!("region {} gets {status:?} by replication", replica.to)
-        }
-        Step::Deliver(place) => arrives(world, &state.messages[place]),
-        Step::Perform { process, task } => {
-            let running = &state.processes[process];
-            let name = what(world, running.content);
-            let mut left = task;
-            let does = task_of(&running.work, &mut left).unwrap_or_default();
-            format!("region {}: the process of {name} {does}", running.region)
-        }
-        Step::CallerPhoneAnswers => "the calling app's phone answers and waits".to_owned(),
-        Step::PhoneAnswers if state.caller == CallerLeg::Waits => "BRIDGED".to_owned(),
-        Step::PhoneAnswers => "the phone answers, and the caller is gone".to_owned(),
-        Step::PhoneGivesUp => "the phone has rung for too long".to_owned(),
-        Step::PbxGivesUp => "the PBX itself ends the caller's wait".to_owned(),
-        Step::React(device) => {
-            let reaction = world.scope.devices[usize::from(device)];
-            format!("the user of device {device} reacts: {reaction:?}")
-        }
-        Step::CallerLeaves => "the caller hangs up".to_owned(),
-        Step::HangUp => format!("hangs up: {:?}", world.scope.hangs_up),
-        Step::Release(held) => format!("continues: {}", held_thing(world, state, held)),
-        Step::Fault(fault) => format!("FAULT: {}", faults::describe(world, state, fault)),
-        Step::Wait(until) => return format!("{until:>6} ms"),
-    };
-    format!("          {what}")
-}
-
-pub fn held_thing(world: &World, state: &State, held: Held) -> String {
-    match held {
-        Held::Cut => "all replication".to_owned(),
-        Held::Replica(place) => {
-            let replica = &state.replicas[place];
-            let status = world.rules.call(replica.version.call).status;
-            format!("replication of {status:?} to region {}", replica.to)
-        }
-        Held::Message(place) => {
-            let message = &state.messages[place];
-            let what = what(world, message.content);
-            format!("{what} for region {}", message.region)
-        }
-        Held::Process(place) => {
-            let process = &state.processes[place];
-            let what = what(world, process.content);
-            format!("the process of {what} in region {}", process.region)
-        }
-    }
-}
-
-fn arrives(world: &World, message: &Message) -> String {
-    let what = what(world, message.content);
-    match message.content {
-        Content::Push(_) => format!("{what} arrives"),
-        Content::Event(_) | Content::Start => {
-            let region = message.region;
-            format!("region {region} gets {what} from {:?}", message.from)
-        }
-    }
-}
-
-fn what(world: &World, content: Content) -> String {
-    match content {
-        Content::Event(Happens::Overwritten(call)) => {
-            let status = world.rules.call(call).status;
-            format!("the overwritten version ({status:?})")
-        }
-        Content::Event(event) => format!("{event:?}"),
-        Content::Start => "the request to call".to_owned(),
-        Content::Push(device) => format!("the push for device {device}"),
-    }
-}
-
-fn task_of(work: &Work, left: &mut usize) -> Option<String> {
-    if work.first.is_empty() {
-        let next: Option<&Do> = work.last.first().filter(|_| *left == 0);
-        return next.map(|next| format!("does {next:?}"));
-    }
-    for place in work.ready() {
-        match &work.first[place] {
-            Task::Inner(inner) => {
-                let found = task_of(inner, left);
-                if found.is_some() {
-                    return found;
-                }
-                *left -= World::count_tasks(inner).min(*left);
-            }
-            Task::Do(effect) if *left == 0 => return Some(format!("does {effect:?}")),
-            Task::Handle(event) if *left == 0 => return Some(format!("saves {event:?}")),
-            Task::Do(_) | Task::Handle(_) => *left -= 1,
-        }
-    }
-    None
 }

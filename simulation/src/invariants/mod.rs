@@ -16,55 +16,29 @@
 //! | A region may fail: the other one accepts the answer | `who_accepts_is_bridged` |
 //! | Its own timer ends the ring within 3 s | not checked: with a lost region, only the PBX's limit in `callers_do_not_wait` is |
 //! | Bridged once, and one end in both regions | `Truth::bridged`, `regions_agree` |
-//! | A PBX may fail: calls on other PBXs continue | `parted`: Ringback cuts off no conversation. `/health` is no part of a call |
+//! | A PBX may fail: calls on other PBXs continue | `State::parted`: Ringback cuts off no conversation. `/health` is no part of a call |
 //! | A phone that loses its network is detected | not checked: SIP session timers are Asterisk's own (`e2e/tests/faults/silence.rs`) |
 //! | Requests that a person waits for are retried | `ready_phones_are_dialed`, `callers_do_not_wait` |
 //! | Not guaranteed: that a short conversation is shown as one | `SHORT_TALK` in `conversations_are_completed` |
 //! | Not guaranteed: that a conversation is shown that no report shows | `Talk::is_reported` |
 //! | Not guaranteed: that a call survives its PBX | `conversations_are_completed` skips a PBX that restarts |
-//! | Not guaranteed: regions that cannot reach each other | `parted` |
+//! | Not guaranteed: regions that cannot reach each other | `State::parted` |
 //!
 //! Besides: metrics count each call once (`metrics_count_each_call`), a call to a number ends as Exotel says (`exotels_word_counts`),
 //! and nothing remains (`nothing_is_left`, `calls_have_ended`).
 
 mod counts;
 mod times;
-mod truth;
 
 use ringback_core::call::{CallStatus, EndReason};
 use ringback_core::ids::{CallId, DeviceId};
 
-pub use counts::Counted;
-pub use truth::{Truth, parted};
-
 use crate::faults::Fault;
-use crate::phones::Ring;
 use crate::scenario::{Answers, Attempts, Kind};
-use crate::sim::{Seconds, Sim, State};
-use crate::table::short;
-
-/// A promise that was broken.
-#[derive(Clone, Debug)]
-pub struct Violation {
-    /// When, in milliseconds after the start.
-    pub at: u64,
-    /// Which promise.
-    pub promise: &'static str,
-    /// Details.
-    pub details: String,
-}
-
-impl std::fmt::Display for Violation {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self {
-            at,
-            promise,
-            details,
-        } = self;
-        let at = Seconds(*at);
-        write!(f, "BROKEN at {at} s: {promise}. Details: {details}")
-    }
-}
+use crate::sim::Sim;
+use crate::state::State;
+use crate::state::phones::Ring;
+use crate::state::table::short;
 
 /// A conversation that is shorter than this may be taken for none if its report is overtaken by a hang-up.
 const SHORT_TALK: u64 = 5_000;
@@ -161,7 +135,7 @@ impl Checks<'_> {
             // Each of two regions may know another of the legs on which the trunk has brought one caller.
             let is_two = self.sim.plan().regions == 2;
             let is_excused = |call| is_two && self.state.truth.has_two_legs(call);
-            let mut left = pbx.channels().iter();
+            let mut left = pbx.channels.iter();
             let left = left.find(|leg| !leg.call.is_some_and(is_excused));
             if let Some(channel) = left {
                 self.violated("no leg is left", format!("{channel:?}"));

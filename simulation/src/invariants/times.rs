@@ -3,12 +3,13 @@
 use ringback_core::call::CallStatus;
 
 use super::Checks;
-use super::truth::{CallTruth, PhoneLeg, Wait, millis};
+use crate::clock::millis;
 use crate::faults::Fault;
 use crate::pbx::LONGEST_WAIT;
-use crate::phones::Ring;
 use crate::process::MOST_SKEW;
-use crate::table::short;
+use crate::state::phones::Ring;
+use crate::state::table::short;
+use crate::state::truth::{CallTruth, PhoneLeg, Wait};
 
 /// Busy follows the deadline within this time. A phone leg ends within it after its call. A phone is dialed within it.
 const PROMISED: u64 = 2_000;
@@ -186,7 +187,7 @@ impl Checks<'_> {
 
     /// Until when the call may ring and connect.
     fn deadline(&self, call: &CallTruth) -> u64 {
-        let connect = millis(self.sim.plan().limits.connect);
+        let connect = millis(self.sim.plan().settings.connect);
         let connected = call.ready.map_or(0, |ready| ready + connect);
         call.rings_until.max(connected)
     }

@@ -3,13 +3,15 @@
 use ringback_core::call::Event;
 use ringback_core::ids::{CallId, ChannelId, Leg};
 
-use super::waiting::{Arrival, wait_for_bridge};
-use super::{CALLER_GONE, Channel, HungUpBy, NORMAL, Role, end_if, end_leg, report};
-use crate::functions::Named;
-use crate::phones;
+use super::legs::{CALLER_GONE, HungUpBy, NORMAL, cancel_other_legs, end_if, end_leg, report};
+use super::waiting::wait_for_bridge;
+use crate::phones::{self, PhoneReply};
 use crate::random::Part;
+use crate::requests::{Named, Request};
 use crate::scenario::HangsUp;
-use crate::sim::{Sim, State};
+use crate::sim::Sim;
+use crate::state::State;
+use crate::state::pbx::{Channel, Role};
 
 const NO_ANSWER: u16 = 19;
 const ORIGINATE_TIMEOUT: u64 = 30_000;
@@ -50,7 +52,16 @@ pub fn dial_phone(
     let role = Role::Phone(waiting.clone());
     let serial = originate(sim, state, pbx, id.clone(), role, (call, caller));
     state.truth.phone_is_dialed(sim.elapsed(), serial, call);
-    phones::phone_rings(sim, state, pbx, call, caller, id, serial);
+    if let Some(reply) = phones::phone_rings(sim, state, pbx, call, caller) {
+        let sim = sim.clone();
+        sim.clone().spawn(async move {
+            match reply.await {
+                PhoneReply::Answers => phone_answers(&sim, pbx, &id, serial),
+                PhoneReply::Refuses(cause) => end_if(&sim, pbx, &id, serial, cause, |_| true),
+                PhoneReply::Rings => {}
+            }
+        });
+    }
     Originated::UnderWay
 }
 
@@ -97,8 +108,8 @@ pub fn dial_caller(sim: &Sim, state: &mut State, pbx: usize, call: CallId) -> Or
             }
         };
         sim.note(|| format!("the calling app's phone waits on {id}"));
-        let arrival = Arrival::App(Named::ById(call), arrival);
-        wait_for_bridge(&sim, pbx, &id, serial, arrival).await;
+        let report = Request::PbxReports(Named::ById(call), arrival);
+        wait_for_bridge(&sim, pbx, &id, serial, report).await;
     });
     Originated::UnderWay
 }
@@ -132,7 +143,7 @@ fn originate(
 }
 
 /// The callee's phone answers: its leg takes the caller's away from its wait, if that is still there.
-pub fn phone_answers(sim: &Sim, pbx: usize, id: &ChannelId, serial: u32) {
+fn phone_answers(sim: &Sim, pbx: usize, id: &ChannelId, serial: u32) {
     let mut state = sim.state();
     let pbx_state = &mut state.pbxs[pbx];
     let Some(phone) = pbx_state.channel_mut(id).filter(|leg| leg.serial == serial) else {
@@ -153,8 +164,9 @@ pub fn phone_answers(sim: &Sim, pbx: usize, id: &ChannelId, serial: u32) {
     if let Some(phone) = pbx_state.channel_mut(id) {
         phone.bridged_to = Some(waiting.clone());
     }
-    state.truth.bridged(sim, call, caller_serial, serial);
-    state.cancel_other_legs(sim, caller, caller_serial);
+    let (plan, elapsed) = (sim.plan(), sim.elapsed());
+    (state.truth).bridged(plan, elapsed, call, (caller_serial, serial));
+    cancel_other_legs(sim, &mut state, caller, caller_serial);
     drop(state);
     sim.note(|| format!("BRIDGED: {waiting} and {id}"));
     report(sim, pbx, Named::ById(call), Event::Bridged);

@@ -1,20 +1,13 @@
 //! A caller waits, as the dialplan has it.
 
 use ringback::switchboard::InboundCallReport;
-use ringback_core::call::Event;
 use ringback_core::ids::{CallId, CallSid, ChannelId, Leg};
 
-use super::{Channel, HungUpBy, LONGEST_WAIT, Role, USER_BUSY, end_leg};
-use crate::functions::{self, Answer, Named};
+use super::legs::{HungUpBy, LONGEST_WAIT, USER_BUSY, end_leg};
+use super::reports::{post, post_while};
+use crate::requests::{Answer, Request};
 use crate::sim::Sim;
-
-const AVOIDED_FOR: u64 = 20_000;
-
-/// A report that the dialplan repeats until it is answered.
-pub enum Arrival {
-    Trunk(InboundCallReport),
-    App(Named, Event),
-}
+use crate::state::pbx::{Channel, Role};
 
 /// A caller from the trunk arrives, and waits. Returns whether the PBX takes the leg.
 pub fn caller_arrives(
@@ -64,7 +57,7 @@ pub fn caller_arrives(
     }
     let waits = sim.clone();
     sim.spawn(async move {
-        wait_for_bridge(&waits, pbx, &id, serial, Arrival::Trunk(report)).await;
+        wait_for_bridge(&waits, pbx, &id, serial, Request::CallerArrives(report)).await;
     });
     true
 }
@@ -75,14 +68,14 @@ pub async fn wait_for_bridge(
     pbx: usize,
     id: &ChannelId,
     serial: u32,
-    mut arrival: Arrival,
+    mut report: Request,
 ) {
     let waits = |sim: &Sim| {
         let state = sim.state();
         let channel = state.pbxs[pbx].channel(id);
         channel.is_some_and(|channel| channel.serial == serial && channel.bridged_to.is_none())
     };
-    let answer = post_while(sim, pbx, &arrival, || waits(sim)).await;
+    let answer = post_while(sim, pbx, &report, || waits(sim)).await;
     let end = |cause| {
         if waits(sim) {
             end_leg(sim, &mut sim.state(), pbx, id, cause, HungUpBy::This);
@@ -99,12 +92,12 @@ pub async fn wait_for_bridge(
         sim.sleep(5_000).await;
         left -= 5_000;
         if waits(sim) {
-            if let Arrival::Trunk(report) = &mut arrival {
+            if let Request::CallerArrives(report) = &mut report {
                 report.call_id = call;
             }
             let again = sim.clone();
             sim.spawn(async move {
-                post(&again, pbx, &arrival).await;
+                post(&again, pbx, &report).await;
             });
         }
     }
@@ -124,43 +117,4 @@ fn knows_call(sim: &Sim, pbx: usize, id: &ChannelId, serial: u32, call: CallId) 
         state.truth.names(call, caller);
     }
     state.truth.leg_is_of(serial, call);
-}
-
-/// Sends a report beside the leg.
-pub async fn post(sim: &Sim, pbx: usize, arrival: &Arrival) -> Answer {
-    post_while(sim, pbx, arrival, || true).await
-}
-
-/// Sends a report as the dialplan does: up to four times, to two regions in turn, or three times to one. It stops with its channel.
-async fn post_while(sim: &Sim, pbx: usize, arrival: &Arrival, exists: impl Fn() -> bool) -> Answer {
-    let is_two = sim.plan().regions == 2;
-    let attempts = if is_two { 4 } else { 3 };
-    let mut region = usize::from(is_two && sim.state().pbxs[pbx].avoid_until > sim.elapsed());
-    for attempt in 1..=attempts {
-        if !exists() {
-            break;
-        }
-        let answer = match arrival {
-            Arrival::Trunk(report) => functions::caller_arrives(sim, region, report.clone()).await,
-            Arrival::App(named, event) => {
-                functions::pbx_reports(sim, region, named.clone(), event.clone()).await
-            }
-        };
-        match answer {
-            Answer::NoSuchCall if is_two && attempt == 1 => region = 1 - region,
-            Answer::Done(_) | Answer::Rejected | Answer::NoSuchCall => return answer,
-            Answer::Failed | Answer::Nothing => {
-                if is_two && region == 0 {
-                    sim.state().pbxs[pbx].avoid_until = sim.elapsed() + AVOIDED_FOR;
-                }
-                if is_two {
-                    region = 1 - region;
-                }
-                if attempt < attempts && (!is_two || attempt % 2 == 0) {
-                    sim.sleep(500).await;
-                }
-            }
-        }
-    }
-    Answer::Nothing
 }

@@ -1,27 +1,12 @@
 //! Where phones are registered. Each PBX knows one address of an extension: the one that registered last (`max_contacts = 1`).
 
-use ringback_core::ids::{CallId, ChannelId};
+use ringback_core::ids::CallId;
 
-use super::{At, response};
-use crate::pbx;
 use crate::random::Part;
-use crate::scenario::Answers;
-use crate::sim::{Sim, State};
-
-/// The address of an extension at a PBX.
-pub(super) struct Contact {
-    pbx: usize,
-    at: At,
-    address: u32,
-}
-
-/// A PBX knew where a phone is from then until then.
-pub struct Registration {
-    pub pbx: usize,
-    pub extension: usize,
-    pub from: u64,
-    pub until: Option<u64>,
-}
+use crate::scenario::{Answers, Response};
+use crate::sim::Sim;
+use crate::state::State;
+use crate::state::phones::{At, Contact, Registration};
 
 /// Asterisk asks a phone every 10 s whether it is there, and waits 3 s for an answer.
 const NOTICED_WITHIN: (u64, u64) = (3_000, 13_000);
@@ -124,53 +109,68 @@ pub fn is_registered(state: &State, pbx: usize, extension: usize) -> bool {
     contacts.any(|contact| contact.pbx == pbx && contact.at.extension == extension)
 }
 
-/// The phone at this address rings, and does what its user wants. At an address that it has left, nothing rings.
+/// What the user of this device does with the call.
+pub(super) fn response(sim: &Sim, at: At, call: CallId) -> Option<Response> {
+    let caller = sim.state().truth.caller_of(call);
+    let plan = &sim.plan().calls[caller];
+    plan.responses.get(at.device).copied()
+}
+
+/// The phone of a calling app is registered with one PBX.
+pub fn is_caller_registered(state: &State, pbx: usize) -> bool {
+    state.phones.caller_at == pbx
+}
+
+/// What a phone does with a call that it gets.
+pub enum PhoneReply {
+    Answers,
+    /// It ends the call with this cause.
+    Refuses(u16),
+    /// It rings until the PBX ends the call.
+    Rings,
+}
+
+/// The phone at this address rings, and does what its user wants. At an address that it has left, nothing rings. `None`: the PBX
+/// knows no address.
 pub fn phone_rings(
     sim: &Sim,
     state: &mut State,
     pbx: usize,
     call: CallId,
     caller: usize,
-    id: ChannelId,
-    serial: u32,
-) {
+) -> Option<impl Future<Output = PhoneReply> + use<>> {
     let extension = sim.plan().calls[caller].extension;
-    let contacts = state.phones.contacts.iter();
-    let mut contacts =
-        contacts.filter(|contact| contact.pbx == pbx && contact.at.extension == extension);
-    let Some((at, address)) = contacts.next().map(|contact| (contact.at, contact.address)) else {
-        return;
-    };
+    let mut contacts = state.phones.contacts.iter();
+    let contact =
+        contacts.find(|contact| contact.pbx == pbx && contact.at.extension == extension)?;
+    let (at, address) = (contact.at, contact.address);
     let is_first = is_first_leg(state, call);
     let is_there = state.phones.device(at).address == address;
     let refuses = state.random.of_part(Part::Phones).bool();
     let sim = sim.clone();
-    sim.clone().spawn(async move {
+    Some(async move {
         if !is_there {
             sim.sleep(REFUSES_AFTER).await;
-            if refuses {
-                pbx::end_if(&sim, pbx, &id, serial, 20, |_| true);
-            }
-            return;
+            return if refuses {
+                PhoneReply::Refuses(20)
+            } else {
+                PhoneReply::Rings
+            };
         }
         let Some(response) = response(&sim, at, call) else {
-            return;
+            return PhoneReply::Rings;
         };
         sim.sleep(response.answers_after).await;
         let is_in_call = sim.state().phones.device(at).ring_of(call).has_accepted;
         match response.answers {
             // The phone does not answer if its app takes no part in the call.
-            _ if !is_in_call => {}
-            Answers::Never => {}
-            Answers::Declines => pbx::end_if(&sim, pbx, &id, serial, 21, |_| true),
-            Answers::AtTheSecondAttempt if is_first => {
-                pbx::end_if(&sim, pbx, &id, serial, 20, |_| true);
-            }
-            Answers::Yes | Answers::AtTheSecondAttempt => {
-                pbx::phone_answers(&sim, pbx, &id, serial);
-            }
+            _ if !is_in_call => PhoneReply::Rings,
+            Answers::Never => PhoneReply::Rings,
+            Answers::Declines => PhoneReply::Refuses(21),
+            Answers::AtTheSecondAttempt if is_first => PhoneReply::Refuses(20),
+            Answers::Yes | Answers::AtTheSecondAttempt => PhoneReply::Answers,
         }
-    });
+    })
 }
 
 fn is_first_leg(state: &mut State, call: CallId) -> bool {

@@ -6,63 +6,18 @@ use ringback_core::call::{Call, CancelAudience};
 use ringback_core::ids::{CallId, DeviceId, Extension};
 use ringback_core::timestamp::Timestamp;
 
-use super::{At, PhoneDevice, callee, react, response};
+use super::reactions::react;
+use super::registration::response;
 use crate::faults::Fault;
 use crate::random::Part;
-use crate::sim::{Sim, State};
-use crate::table::short;
-
-/// One call on one device.
-pub struct Ring {
-    pub call: CallId,
-    /// How often a push was sent, and whether a cancellation was sent after the last one.
-    pub pushes: u32,
-    pub is_canceled: bool,
-    /// The app knows what became of the call without a cancellation.
-    pub is_settled: bool,
-    pub has_accepted: bool,
-    /// When the device began to ring, and when it stopped.
-    pub began: Option<u64>,
-    pub ended: Option<u64>,
-    /// When the first cancellation arrived.
-    pub silenced: Option<u64>,
-}
-
-impl Ring {
-    pub fn stops(&mut self, elapsed: u64) {
-        if self.began.is_some() {
-            self.ended.get_or_insert(elapsed);
-        }
-    }
-
-    const fn rings(&self) -> bool {
-        self.began.is_some() && self.ended.is_none()
-    }
-}
-
-impl PhoneDevice {
-    pub fn ring_of(&mut self, call: CallId) -> &mut Ring {
-        let place = self.rings.iter().position(|ring| ring.call == call);
-        let place = place.unwrap_or_else(|| {
-            self.rings.push(Ring {
-                call,
-                pushes: 0,
-                is_canceled: false,
-                is_settled: false,
-                has_accepted: false,
-                began: None,
-                ended: None,
-                silenced: None,
-            });
-            self.rings.len() - 1
-        });
-        &mut self.rings[place]
-    }
-}
+use crate::sim::Sim;
+use crate::state::State;
+use crate::state::phones::{At, called_extension};
+use crate::state::table::short;
 
 fn number_of(sim: &Sim, extension: &Extension) -> Option<usize> {
     let mut numbers = 0..sim.plan().extensions.len();
-    numbers.find(|number| callee(*number).as_ref() == Some(extension))
+    numbers.find(|number| called_extension(*number).as_ref() == Some(extension))
 }
 
 /// All devices of the call's extension.

@@ -6,7 +6,7 @@ mod devices;
 use std::time::Duration;
 
 use fastrand::Rng;
-use ringback_core::call::CallLimits;
+use ringback_core::call::{CallSettings, DeclineEnds};
 
 pub use calls::{Answers, Attempts, CallPlan, HangsUp, Kind, Outcome, Reaction, Response};
 pub use devices::DevicePlan;
@@ -25,7 +25,7 @@ pub struct Scenario {
     pub pbxs: usize,
     /// Whether the trunk's INVITEs carry Exotel's CallSid.
     pub trunk_names_sid: bool,
-    pub limits: CallLimits,
+    pub settings: CallSettings,
     pub region_loss: Option<RegionLoss>,
     pub cut: Option<(u64, u64)>,
     pub restart: Option<(usize, u64)>,
@@ -53,13 +53,17 @@ impl Scenario {
         let regions = if rng.u32(0..4) == 0 { 1 } else { 2 };
         let pbxs = *pick(rng, &[1, 1, 2]);
         let seconds = |seconds| Duration::from_secs(seconds);
-        let limits = CallLimits {
+        let settings = CallSettings {
             ring: seconds(*pick(rng, &[10, 20, 30])),
             connect: seconds(15),
             talk: seconds(*pick(rng, &[60, 120, 600])),
             check: seconds(30),
+            decline_ends: *pick(
+                &mut generator(seed, "decline"),
+                &[DeclineEnds::Call, DeclineEnds::Device],
+            ),
         };
-        let ring = u64::try_from(limits.ring.as_millis()).unwrap_or(0);
+        let ring = u64::try_from(settings.ring.as_millis()).unwrap_or(0);
         let lag = *pick(rng, &[(200, 1_000), (500, 1_500), (20, 100)]);
         let clocks_differ = rng.bool();
         let extensions: Vec<_> = (0..EXTENSIONS)
@@ -83,7 +87,7 @@ impl Scenario {
             extensions,
             lag,
             clocks_differ,
-            limits,
+            settings,
         }
     }
 

@@ -180,6 +180,11 @@ async fn two_concurrent_accepts_have_one_winner_and_the_other_device_stops_ringi
     );
     // The losing device hangs up, which must not end the winner's call.
     assert_eq!(loser.respond("hangup", &id).await?.0, StatusCode::OK);
+    let (status, answer) = loser.respond_without_device("hangup", &id).await?;
+    assert_eq!(
+        (status, &answer["code"]),
+        (StatusCode::CONFLICT, &"device_unknown".into())
+    );
     let callee = phone.next_call(SOON).await?;
     callee.answer().await?;
     caller.answered(SOON).await?;

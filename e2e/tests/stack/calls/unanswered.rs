@@ -1,8 +1,9 @@
 //! Calls that are not answered, and what their callers hear.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use aws_sdk_dynamodb::types::AttributeValue;
 use reqwest::StatusCode;
 use serde_json::json;
 
@@ -10,7 +11,9 @@ use ringback::platform::clock;
 use ringback::store::Table;
 use ringback::store::calls::{CallStore, DynamoCallStore};
 use ringback_core::call::CallStatus;
+use ringback_core::ids::CallId;
 use ringback_core::testing::a_call;
+use ringback_core::timestamp::Timestamp;
 use ringback_e2e::fixture::{Fixture, SOON, call_sid};
 
 /// The longest ring timeout of a test stack; see `RING_TIMEOUT_SECONDS` in the Makefile.
@@ -40,7 +43,28 @@ async fn a_declined_caller_hears_busy() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_decline_on_one_device_leaves_the_others_ringing() -> Result<()> {
+async fn a_decline_on_one_device_silences_the_others() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    let (one, other) = (fixture.app("1001").await?, fixture.app("1001").await?);
+    let (caller, id) = one.is_called().await?;
+    other.receives_call().await?;
+    let (status, answer) = one.respond("decline", &id).await?;
+    assert_eq!(
+        (status, &answer["status"]),
+        (StatusCode::OK, &"declined".into())
+    );
+    assert_eq!(caller.rejected(SOON).await?.0, 486);
+    assert_eq!(
+        other.push("call_cancelled").await?["data"]["reason"],
+        "declined_elsewhere"
+    );
+    assert_eq!(one.count_pushes("call_cancelled").await?, 0);
+    Ok(())
+}
+
+/// As with `DeclineEnds` = `device`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decline_may_end_the_ring_of_its_device_only() -> Result<()> {
     let fixture = Fixture::open().await?;
     let (one, other) = (fixture.app("1001").await?, fixture.app("1001").await?);
     let (caller, id) = one.is_called().await?;
@@ -48,6 +72,17 @@ async fn a_decline_on_one_device_leaves_the_others_ringing() -> Result<()> {
     // Until the ringing devices are recorded, a decline counts for all of them.
     one.wait_for_status(&id, "waiting_for_mobile").await?;
     tokio::time::sleep(Duration::from_millis(300)).await;
+    let key = CallId::try_from(id.as_str())?.key();
+    aws_sdk_dynamodb::Client::new(&fixture.aws)
+        .update_item()
+        .table_name(&fixture.stack.aws.table)
+        .key("pk", AttributeValue::S(format!("CALL#{key}")))
+        .key("sk", AttributeValue::S("CALL".to_owned()))
+        .update_expression("SET settings.decline_ends = :device")
+        .condition_expression("attribute_exists(settings)")
+        .expression_attribute_values(":device", AttributeValue::S("device".to_owned()))
+        .send()
+        .await?;
     let (status, answer) = one.respond("decline", &id).await?;
     assert_eq!(
         (status, &answer["status"]),
@@ -59,6 +94,25 @@ async fn a_decline_on_one_device_leaves_the_others_ringing() -> Result<()> {
         (StatusCode::OK, &"declined".into())
     );
     assert_eq!(caller.rejected(SOON).await?.0, 486);
+    Ok(())
+}
+
+/// An app declines when its own ring timer ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decline_at_the_end_of_the_ring_is_no_decision() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    let app = fixture.app("1001").await?;
+    let (caller, id) = app.is_called().await?;
+    let expires_at = app.call(&id).await?["expires_at"].as_u64().unwrap();
+    let late = Timestamp::from_millis(expires_at).before(Duration::from_millis(1_500));
+    tokio::time::sleep(late.since(clock::now())).await;
+    let (status, answer) = app.respond("decline", &id).await?;
+    assert_eq!(
+        (status, &answer["status"]),
+        (StatusCode::OK, &"waiting_for_mobile".into())
+    );
+    assert_eq!(caller.rejected(SOON).await?.0, 486);
+    app.wait_for_status(&id, "timed_out").await?;
     Ok(())
 }
 
@@ -202,13 +256,24 @@ async fn a_number_without_a_route_is_rejected() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_phone_that_rejects_makes_the_caller_hear_busy() -> Result<()> {
     let fixture = Fixture::open().await?;
-    let app = fixture.app("1001").await?;
     let mut phone = fixture.registered_phone("1001").await?;
-    let (caller, id) = app.is_called().await?;
-    assert_eq!(app.respond("accept", &id).await?.0, StatusCode::OK);
-    phone.next_call(SOON).await?.reject(486).await?;
-    assert_eq!(caller.rejected(SOON).await?.0, 486);
-    app.wait_for_status(&id, "declined").await?;
+    // Softphones send 480 for "do not disturb", and 603 for a decline.
+    for code in [486, 480, 603] {
+        let app = fixture.app("1001").await?;
+        let (caller, id) = app.is_called().await?;
+        assert_eq!(app.respond("accept", &id).await?.0, StatusCode::OK);
+        phone.next_call(SOON).await?.reject(code).await?;
+        let rejected_at = Instant::now();
+        assert_eq!(caller.rejected(SOON).await?.0, 486, "{code}");
+        let busy_after = rejected_at.elapsed();
+        assert!(
+            busy_after < Duration::from_secs(2),
+            "{code}: {busy_after:?}"
+        );
+        app.wait_for_status(&id, "declined").await?;
+        let again = phone.next_call(Duration::from_millis(500)).await;
+        assert!(again.is_err(), "{code}: the phone is dialed again");
+    }
     Ok(())
 }
 
@@ -255,7 +320,7 @@ async fn the_scheduler_ends_a_call_whose_function_failed_before_it_set_a_timer()
     let now = clock::now();
     let mut call = a_call(now);
     call.rings_until = now + Duration::from_secs(2);
-    call.limits.connect = Duration::from_secs(2);
+    call.settings.connect = Duration::from_secs(2);
     (call.pbx, call.caller_leg) = (None, None);
     // All that the function has done before it failed.
     store.create(&call, None).await?;

@@ -78,6 +78,9 @@ impl ApiError {
             RejectReason::EndsAtThePhones => {
                 Self::from(ApiErrorCode::EndsAtThePhones).with_details(status)
             }
+            RejectReason::DeviceUnknown => {
+                Self::from(ApiErrorCode::DeviceUnknown).with_details(status)
+            }
             RejectReason::WrongStatus | RejectReason::AnotherCall => {
                 let current = call.status_at(now).as_str();
                 let message = format!("the call has gone another way: it is {current}");

@@ -62,6 +62,7 @@ api_error_codes! {
     NumberNotRouted: 404, "number_not_routed", "the number leads to no extension; add its route";
 
     CallGoneAnotherWay: 409, "call_gone_another_way", "the call is no longer in a state that allows this";
+    DeviceUnknown: 409, "device_unknown", "another device may have answered the call; send device_id";
     EndsAtThePhones: 409, "ends_at_the_phones", "the call is between two telephones; it ends when one of them hangs up";
     ReferenceUsed: 409, "reference_used", "another call was started under this clientReference; use a new one";
 
@@ -102,6 +103,7 @@ mod tests {
         ApiErrorCode::BadFrame,
         ApiErrorCode::BadToken,
         ApiErrorCode::CallGoneAnotherWay,
+        ApiErrorCode::DeviceUnknown,
         ApiErrorCode::EndsAtThePhones,
         ApiErrorCode::FrameTooLong,
         ApiErrorCode::NoSuchCall,

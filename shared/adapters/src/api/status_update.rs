@@ -185,7 +185,7 @@ mod tests {
             caller_leg: None,
             call_sid: None,
         };
-        let mut call = Call::new(new, a_call(NOW).limits, NOW);
+        let mut call = Call::new(new, a_call(NOW).settings, NOW);
         assert_eq!(StatusUpdate::of(None, call.clone()), None);
         call.call_sid = CallSid::try_from("sid").ok();
         let update = StatusUpdate::of(None, call).unwrap();

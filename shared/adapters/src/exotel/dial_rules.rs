@@ -135,7 +135,9 @@ impl DialRules {
     /// # Errors
     /// The rule that forbids the number.
     pub fn allow(&self, number: &PhoneNumber) -> Result<(), DialRuleViolation> {
-        let known = phonelib::PhoneNumber::parse(number.as_str());
+        // Only an E.164 number is in a numbering plan. Of other digits, the library would drop leading zeros.
+        let is_e164 = number.as_str().starts_with('+');
+        let known = phonelib::PhoneNumber::parse(number.as_str()).filter(|_| is_e164);
         let expensive = known
             .as_ref()
             .is_some_and(|known| costs_more(known.phone_type()));
@@ -212,6 +214,7 @@ mod tests {
             ("+870773111632", Err(DialRuleViolation::Prefix)),
             ("+881612345678", Err(DialRuleViolation::Prefix)),
             ("00442071838750", Err(DialRuleViolation::Prefix)),
+            ("00091010000000", Err(DialRuleViolation::Prefix)),
             // In no numbering plan.
             ("99912345678901234", Err(DialRuleViolation::Prefix)),
         ];

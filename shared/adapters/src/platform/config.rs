@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ringback_core::call::CallLimits;
+use ringback_core::call::{CallSettings, DeclineEnds};
 
 /// Why the configuration is invalid.
 #[derive(Debug, thiserror::Error)]
@@ -100,18 +100,30 @@ impl Environment {
         })
     }
 
-    /// `RING_TIMEOUT_SECONDS` (30), `CONNECT_TIMEOUT_SECONDS` (15), `MAX_CALL_SECONDS` (14,400) and `EXOTEL_CHECK_SECONDS`
-    /// (300).
+    /// `RING_TIMEOUT_SECONDS` (30), `CONNECT_TIMEOUT_SECONDS` (15), `MAX_CALL_SECONDS` (14,400), `EXOTEL_CHECK_SECONDS`
+    /// (300) and `DECLINE_ENDS` (`call`).
     ///
     /// # Errors
-    /// When one of them is not a number above 0.
-    pub fn call_limits(&self) -> Result<CallLimits, ConfigError> {
-        Ok(CallLimits {
+    /// When one of them has another value than it may have.
+    pub fn call_settings(&self) -> Result<CallSettings, ConfigError> {
+        Ok(CallSettings {
             ring: self.seconds("RING_TIMEOUT_SECONDS", 30)?,
             connect: self.seconds("CONNECT_TIMEOUT_SECONDS", 15)?,
             talk: self.seconds("MAX_CALL_SECONDS", 14_400)?,
             check: self.seconds("EXOTEL_CHECK_SECONDS", 300)?,
+            decline_ends: self.decline_ends()?,
         })
+    }
+
+    fn decline_ends(&self) -> Result<DeclineEnds, ConfigError> {
+        match self.optional("DECLINE_ENDS").as_deref() {
+            None | Some("call") => Ok(DeclineEnds::Call),
+            Some("device") => Ok(DeclineEnds::Device),
+            Some(_) => Err(ConfigError::Invalid {
+                name: "DECLINE_ENDS",
+                rule: "call or device",
+            }),
+        }
     }
 
     fn seconds(&self, name: &'static str, default: u64) -> Result<Duration, ConfigError> {
@@ -144,19 +156,28 @@ mod tests {
     }
 
     #[test]
-    fn limits_have_defaults_and_reject_invalid_values() {
-        let limits = Environment::of(|_| None).call_limits().unwrap();
-        assert_eq!(limits.ring, Duration::from_secs(30));
+    fn call_settings_have_defaults_and_reject_invalid_values() {
+        let settings = Environment::of(|_| None).call_settings().unwrap();
+        assert_eq!(settings.ring, Duration::from_secs(30));
+        assert_eq!(settings.decline_ends, DeclineEnds::Call);
         for invalid in [
             |_: &str| Some("0".to_owned()),
             |_: &str| Some("soon".to_owned()),
         ] {
-            let error = Environment::of(invalid).call_limits().unwrap_err();
+            let error = Environment::of(invalid).call_settings().unwrap_err();
             assert!(
                 error.to_string().contains("RING_TIMEOUT_SECONDS"),
                 "{error}"
             );
         }
+        let decline_ends = |value: &'static str| {
+            let set = move |name: &str| (name == "DECLINE_ENDS").then(|| value.to_owned());
+            Environment::of(set).call_settings()
+        };
+        let device = decline_ends("device").unwrap();
+        assert_eq!(device.decline_ends, DeclineEnds::Device);
+        let error = decline_ends("phone").unwrap_err();
+        assert!(error.to_string().contains("DECLINE_ENDS"), "{error}");
     }
 
     #[test]

@@ -54,7 +54,7 @@ impl PushMessage {
     #[must_use]
     pub fn call_cancelled(call: &Call, reason: CancelReason, now: Timestamp) -> Self {
         let kind = PushKind::CallCancelled(reason);
-        let mut message = Self::new(call, kind, now + call.limits.ring, now);
+        let mut message = Self::new(call, kind, now + call.settings.ring, now);
         message
             .data
             .insert("reason".to_owned(), reason.as_str().into());

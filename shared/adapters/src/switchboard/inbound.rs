@@ -1,8 +1,8 @@
 //! Exotel's webhook and the PBX report an inbound call, in any order and more than once.
 
 use ringback_core::call::{
-    ABANDONED_AFTER, Call, CallKind, CallLimits, CallType, CorrelationKey, Effect, Event, NewCall,
-    first_effects,
+    ABANDONED_AFTER, Call, CallKind, CallSettings, CallType, CorrelationKey, Effect, Event,
+    NewCall, first_effects,
 };
 use ringback_core::ids::{CallId, CallSid, Extension, Leg};
 use ringback_core::phone_number::Caller;
@@ -60,7 +60,7 @@ impl InboundCallReport {
         }
     }
 
-    pub(super) fn new_call(&self, limits: CallLimits, now: Timestamp) -> Call {
+    pub(super) fn new_call(&self, settings: CallSettings, now: Timestamp) -> Call {
         let new = NewCall {
             call_id: self.call_id,
             extension: self.extension.clone(),
@@ -69,7 +69,7 @@ impl InboundCallReport {
             caller_leg: self.caller_leg.clone(),
             call_sid: self.call_sid.clone(),
         };
-        Call::new(new, limits, now)
+        Call::new(new, settings, now)
     }
 }
 
@@ -94,7 +94,7 @@ impl<S: CallStore + Sync, E: Effects + Sync> Switchboard<S, E> {
         now: Timestamp,
         until: Timestamp,
     ) -> Result<EventOutcome, SwitchboardError<E::Error>> {
-        let call = report.new_call(self.limits, now);
+        let call = report.new_call(self.settings, now);
         let (call_id, event) = (call.call_id, report.event());
         // The futures are large, and one contains another.
         let handling = Box::pin(self.create_or_join(call, report, now, until));

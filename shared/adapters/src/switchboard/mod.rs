@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use futures::future::{Either, select};
 use ringback_core::call::{
-    Assignment, Call, CallLimits, CorrelationKey, Decision, Event, decide, unread_update,
+    Assignment, Call, CallSettings, CorrelationKey, Decision, Event, decide, unread_update,
 };
 use ringback_core::ids::{CallId, Extension};
 use ringback_core::timestamp::Timestamp;
@@ -43,22 +43,22 @@ const PREPARE_WITHIN: Duration = Duration::from_secs(1);
 pub struct Switchboard<S, E> {
     store: S,
     effects: E,
-    limits: CallLimits,
+    settings: CallSettings,
 }
 
 impl<S: CallStore + Sync, E: Effects + Sync> Switchboard<S, E> {
-    /// A switchboard that keeps its calls in `store` and has its effects carried out by `effects`. `limits` are those of new calls.
-    pub const fn new(store: S, effects: E, limits: CallLimits) -> Self {
+    /// A switchboard that keeps its calls in `store` and has its effects carried out by `effects`. `settings` are those of new calls.
+    pub const fn new(store: S, effects: E, settings: CallSettings) -> Self {
         Self {
             store,
             effects,
-            limits,
+            settings,
         }
     }
 
     /// How long each part of a new call may last.
-    pub const fn limits(&self) -> CallLimits {
-        self.limits
+    pub const fn settings(&self) -> CallSettings {
+        self.settings
     }
 
     /// Handles an event of a call. `until` is when this process must be done.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ringback_core::call::{
-    Call, CallKind, CallLimits, CallType, Effect, Event, NewCall, first_effects,
+    Call, CallKind, CallSettings, CallType, Effect, Event, NewCall, first_effects,
 };
 use ringback_core::ids::{CallId, Extension};
 use ringback_core::phone_number::PhoneNumber;
@@ -114,18 +114,18 @@ impl NewCallRequest {
         }
     }
 
-    fn new_call(&self, limits: CallLimits, now: Timestamp) -> Call {
+    fn new_call(&self, settings: CallSettings, now: Timestamp) -> Call {
         let by = self.by.clone();
         let (kind, extension, call_type, talk) = match &self.destination {
             Destination::App(extension, call_type) => (
                 CallKind::BetweenApps { caller: by },
                 extension.clone(),
                 *call_type,
-                limits.talk,
+                settings.talk,
             ),
             Destination::Number { from, to } => {
                 let (from, to) = (from.clone(), to.clone());
-                let talk = limits.talk.min(self.limits.longest_phone_call);
+                let talk = settings.talk.min(self.limits.longest_phone_call);
                 (CallKind::ToNumber { from, to }, by, CallType::Voice, talk)
             }
         };
@@ -137,7 +137,7 @@ impl NewCallRequest {
             caller_leg: None,
             call_sid: None,
         };
-        Call::new(new, CallLimits { talk, ..limits }, now)
+        Call::new(new, CallSettings { talk, ..settings }, now)
     }
 }
 
@@ -156,7 +156,7 @@ impl<S: CallStore + Sync, E: Effects + Sync> Switchboard<S, E> {
         now: Timestamp,
         until: Timestamp,
     ) -> Result<EventOutcome, SwitchboardError<E::Error>> {
-        let call = request.new_call(self.limits, now);
+        let call = request.new_call(self.settings, now);
         call_log_fields::note_call(call.call_id);
         let limits = request.limits;
         // The first check, so that an app that asks too often costs one write and no more.
@@ -173,7 +173,7 @@ impl<S: CallStore + Sync, E: Effects + Sync> Switchboard<S, E> {
         if active? >= limits.concurrent {
             return Err(SwitchboardError::TooMany {
                 limit: StartLimit::Concurrent,
-                wait: self.limits.ring,
+                wait: self.settings.ring,
             });
         }
         if call.is_to_number() {

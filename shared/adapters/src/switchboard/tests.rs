@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use ringback_core::call::{
-    CallParty, CallSide, CallStatus, Effect, EndReason, PushedDevices, Readiness,
+    CallParty, CallSide, CallStatus, DeclineEnds, Effect, EndReason, PushedDevices, Readiness,
 };
 use ringback_core::ids::{CallSid, DeviceId};
 use ringback_core::phone_number::{Caller, PhoneNumber};
@@ -22,11 +22,12 @@ use crate::store::devices::{Device, PushAddress};
 
 pub(super) const NOW: Timestamp = Timestamp::from_millis(1_000_000_000_000);
 const UNTIL: Timestamp = Timestamp::from_millis(1_000_000_029_000);
-pub(super) const LIMITS: CallLimits = CallLimits {
+pub(super) const SETTINGS: CallSettings = CallSettings {
     ring: Duration::from_secs(30),
     connect: Duration::from_secs(15),
     talk: Duration::from_secs(3600),
     check: Duration::from_secs(300),
+    decline_ends: DeclineEnds::Call,
 };
 
 /// Records effects, and reports their success unless their name is in `failing`.
@@ -101,7 +102,7 @@ fn switchboard(devices: &[&'static str]) -> TestSwitchboard {
         devices: devices.to_vec(),
         ..EffectRecorder::default()
     };
-    Switchboard::new(MemoryCallStore::default(), recorder, LIMITS)
+    Switchboard::new(MemoryCallStore::default(), recorder, SETTINGS)
 }
 
 /// A caller waits in Asterisk, and the devices have got a push.
@@ -114,7 +115,7 @@ async fn ringing_call(devices: &[&'static str]) -> (TestSwitchboard, Call) {
 /// A process stored this call and crashed before it ran an effect.
 async fn stored_call(devices: &[&'static str]) -> (TestSwitchboard, Call) {
     let switchboard = switchboard(devices);
-    let call = waiting_caller().new_call(LIMITS, NOW);
+    let call = waiting_caller().new_call(SETTINGS, NOW);
     switchboard.store.create(&call, None).await.unwrap();
     (switchboard, call)
 }

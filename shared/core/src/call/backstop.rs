@@ -55,7 +55,7 @@ impl Call {
         let connect = if self.is_to_number() {
             Duration::ZERO
         } else {
-            self.limits.connect
+            self.settings.connect
         };
         Backstop {
             phase: BackstopPhase::Ring,
@@ -125,7 +125,7 @@ mod tests {
             caller_leg: None,
             call_sid: None,
         };
-        Call::new(new, a_call(NOW).limits, NOW)
+        Call::new(new, a_call(NOW).settings, NOW)
     }
 
     #[test]
@@ -147,7 +147,7 @@ mod tests {
         let of_the_ring = call.ring_backstop(call.rings_until).at;
         call.status = CallStatus::MobileReady;
         // The app accepts at the last moment of the ring, and connecting takes as long as it may.
-        let deadline = call.rings_until + call.limits.connect;
+        let deadline = call.rings_until + call.settings.connect;
         assert_eq!(call.backstop(deadline), None);
         assert!(of_the_ring > deadline);
     }
@@ -179,7 +179,7 @@ mod tests {
             CallStatus::InProgress,
         ] {
             call.status = status;
-            let next_query = call.rings_until + call.limits.check;
+            let next_query = call.rings_until + call.settings.check;
             let backstop = call.backstop(next_query).unwrap();
             assert_eq!(backstop.phase, BackstopPhase::Talk, "{status:?}");
             assert_eq!(Some(backstop.at), call.deadline(), "{status:?}");

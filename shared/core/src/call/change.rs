@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use super::{
-    AnsweredBy, Call, CallEnd, CallKind, CallStatus, EndReason, HistoryEntry, LostPhoneLegs,
-    PushedDevices, StreamState,
+    AnsweredBy, Call, CallEnd, CallKind, CallStatus, DeclineEnds, EndReason, HistoryEntry,
+    LostPhoneLegs, PushedDevices, StreamState,
 };
 use crate::ids::{CallSid, ChannelId, DeviceId, Extension, Leg, PbxName};
 use crate::timestamp::Timestamp;
@@ -45,8 +45,8 @@ pub enum Condition {
     PushNotRecorded,
     /// No device has declined on its own.
     NoDeviceDeclined,
-    /// The push was sent to this device and to no other.
-    PushedOnlyTo(DeviceId),
+    /// A decline on one device ends the call.
+    DeclineEndsCall,
     /// This is the caller's leg, or none has arrived yet.
     CallerLegMayBe(Leg),
     /// The call is on this PBX, or its PBX is unknown.
@@ -77,10 +77,7 @@ impl Condition {
             Self::RingOverAt(moment) => call.rings_until <= *moment,
             Self::PushNotRecorded => call.pushed.is_none(),
             Self::NoDeviceDeclined => call.declined_by.is_empty(),
-            Self::PushedOnlyTo(device) => call
-                .pushed
-                .as_ref()
-                .is_some_and(|pushed| pushed.devices.len() == 1 && pushed.devices.contains(device)),
+            Self::DeclineEndsCall => call.settings.decline_ends == DeclineEnds::Call,
             Self::CallerLegMayBe(leg) => call.may_be_callers_leg(leg),
             Self::PbxMayBe(pbx) => call.may_be_on_pbx(pbx),
             Self::PbxUnknown => call.pbx.is_none(),

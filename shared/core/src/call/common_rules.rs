@@ -63,3 +63,8 @@ pub(super) fn ended(status: CallStatus, reason: EndReason, now: Timestamp) -> Ve
         Assignment::EffectsPendingSince(now),
     ]
 }
+
+/// The call rings.
+pub(super) const fn waiting() -> Condition {
+    Condition::StatusIs(CallStatus::WaitingForMobile)
+}

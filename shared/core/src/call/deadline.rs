@@ -13,7 +13,7 @@ impl Call {
             CallStatus::Initiated | CallStatus::Ringing => Some(report_due(self)),
             CallStatus::InProgress if self.is_to_number() => Some(report_due(self)),
             CallStatus::InProgress => {
-                Some(self.bridged_at.unwrap_or(self.created_at) + self.limits.talk)
+                Some(self.bridged_at.unwrap_or(self.created_at) + self.settings.talk)
             }
             CallStatus::Completed
             | CallStatus::Declined
@@ -27,7 +27,7 @@ impl Call {
 /// When the legs should be bridged.
 pub(super) fn connects_until(call: &Call) -> Timestamp {
     let ready_at = call.ready_at.unwrap_or(call.created_at);
-    call.rings_until.max(ready_at + call.limits.connect)
+    call.rings_until.max(ready_at + call.settings.connect)
 }
 
 /// `due`, or later while Asterisk has a moment to answer whether the legs are bridged.
@@ -40,8 +40,8 @@ fn after_check(call: &Call, due: Timestamp) -> Timestamp {
 /// gets a moment to answer. Whether Exotel placed a call that it never reported is unknown.
 fn report_due(call: &Call) -> Timestamp {
     let due = match (call.bridged_at, &call.call_sid) {
-        (Some(answered), _) => answered + call.limits.talk,
-        (None, Some(_)) => call.rings_until + call.limits.talk,
+        (Some(answered), _) => answered + call.settings.talk,
+        (None, Some(_)) => call.rings_until + call.settings.talk,
         (None, None) => call.rings_until,
     };
     let asked_at_the_end = call.checked_at.filter(|asked| *asked >= due);
@@ -52,6 +52,6 @@ fn report_due(call: &Call) -> Timestamp {
 pub(super) fn next_check(call: &Call) -> Option<Timestamp> {
     let deadline = call.deadline()?;
     let from = call.bridged_at.max(call.checked_at);
-    let due = from.map_or(call.rings_until, |from| from + call.limits.check);
+    let due = from.map_or(call.rings_until, |from| from + call.settings.check);
     Some(due.min(deadline))
 }

@@ -37,6 +37,8 @@ pub enum RejectReason {
     AnotherCall,
     /// Exotel connects two telephones, and its API ends no call: the call ends when one of them hangs up.
     EndsAtThePhones,
+    /// The app names no device, and another device may have answered the call.
+    DeviceUnknown,
 }
 
 /// What must be done when a new call has been stored.

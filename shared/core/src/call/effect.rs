@@ -65,8 +65,10 @@ impl Effect {
 pub enum CancelReason {
     /// The caller hung up.
     CallerHungUp,
-    /// Another device answered the call, or declined it for the extension.
+    /// Another device answered the call.
     AnsweredElsewhere,
+    /// Another device declined the call for the extension.
+    DeclinedElsewhere,
     /// The call was not answered or not connected in time.
     Timeout,
 }
@@ -78,6 +80,7 @@ impl CancelReason {
         match self {
             Self::CallerHungUp => "caller_hung_up",
             Self::AnsweredElsewhere => "answered_elsewhere",
+            Self::DeclinedElsewhere => "declined_elsewhere",
             Self::Timeout => "timeout",
         }
     }

@@ -127,7 +127,7 @@ fn name_every_field(call: &Call) {
         call_type: _,
         created_at: _,
         rings_until: _,
-        limits: _,
+        settings: _,
         // Each region has its own.
         version: _,
         checked_at: _,
@@ -256,7 +256,7 @@ fn progress(call: &Call, other: &Call, now: Timestamp) -> Vec<Assignment> {
         // The other region knows when the call ended.
         set.extend(other.ended.map(|end| Assignment::Ended(end.at, end.reason)));
         if call.ended.is_some() && other.ended.is_none() {
-            set.push(Assignment::NotEnded(now + call.limits.talk));
+            set.push(Assignment::NotEnded(now + call.settings.talk));
         }
         set.push(Assignment::EffectsPendingSince(now));
         return set;

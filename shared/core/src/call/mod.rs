@@ -14,6 +14,7 @@ mod common_rules;
 mod correlation;
 mod deadline;
 mod decide;
+mod decline;
 mod effect;
 mod end_reason;
 mod event;
@@ -70,8 +71,8 @@ pub struct Call {
     pub created_at: Timestamp,
     /// Until when the phone rings.
     pub rings_until: Timestamp,
-    /// The time limits that were configured when the call began.
-    pub limits: CallLimits,
+    /// What was configured when the call began.
+    pub settings: CallSettings,
     /// Exotel's id of the call, once a report has named it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub call_sid: Option<CallSid>,
@@ -185,9 +186,9 @@ pub struct CallEnd {
     pub reason: EndReason,
 }
 
-/// How long each part of a call may last.
+/// What a deployment configures for its calls: how long each part may last, and what ends the ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CallLimits {
+pub struct CallSettings {
     /// How long a phone rings.
     #[serde(rename = "ring_ms", with = "millis")]
     pub ring: Duration,
@@ -200,6 +201,20 @@ pub struct CallLimits {
     /// How often Exotel is asked about a call to a number of which it reports nothing.
     #[serde(rename = "check_ms", with = "millis")]
     pub check: Duration,
+    /// What a decline on one device ends.
+    #[serde(default)]
+    pub decline_ends: DeclineEnds,
+}
+
+/// What a decline on one device ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeclineEnds {
+    /// The call: all devices stop ringing, and the caller hears busy.
+    #[default]
+    Call,
+    /// The ring of this device. The call ends when all devices have declined.
+    Device,
 }
 
 /// One line of a call's history.
@@ -252,22 +267,22 @@ impl Call {
     /// The beginning of a call's life. The caller stores it, and then carries [`first_effects`] out. (A push that goes out first
     /// can bring an answer to a call that does not exist yet.)
     #[must_use]
-    pub fn new(new: NewCall, limits: CallLimits, now: Timestamp) -> Self {
+    pub fn new(new: NewCall, settings: CallSettings, now: Timestamp) -> Self {
         let is_to_number = matches!(new.kind, CallKind::ToNumber { .. });
-        let limits = CallLimits {
+        let settings = CallSettings {
             talk: if is_to_number {
-                limits.talk.min(LONGEST_EXOTEL_CALL)
+                settings.talk.min(LONGEST_EXOTEL_CALL)
             } else {
-                limits.talk
+                settings.talk
             },
-            ..limits
+            ..settings
         };
         let (status, event, rings_until) = if is_to_number {
             // Both numbers may ring, one after the other.
-            let rings_until = now + limits.ring + limits.ring + limits.connect;
+            let rings_until = now + settings.ring + settings.ring + settings.connect;
             (CallStatus::Initiated, "initiate", rings_until)
         } else {
-            (CallStatus::WaitingForMobile, "ring", now + limits.ring)
+            (CallStatus::WaitingForMobile, "ring", now + settings.ring)
         };
         let by = new.caller_leg.as_ref().map(ToString::to_string);
         let (caller_leg, pbx) = new.caller_leg.map(|leg| (leg.channel, leg.pbx)).unzip();
@@ -280,7 +295,7 @@ impl Call {
             call_type: new.call_type,
             created_at: now,
             rings_until,
-            limits,
+            settings,
             call_sid: new.call_sid,
             caller_leg,
             pbx,
@@ -302,7 +317,7 @@ impl Call {
                 event: event.to_owned(),
                 by,
             }],
-            expires_at: Self::expiry_after(rings_until + limits.connect + limits.talk),
+            expires_at: Self::expiry_after(rings_until + settings.connect + settings.talk),
         }
     }
 
@@ -340,6 +355,11 @@ impl Call {
         self.rings_until + REPEATED_WITHIN
     }
 
+    pub(crate) fn rang_on_one_device(&self) -> bool {
+        let pushed = self.pushed.as_ref();
+        pushed.is_some_and(|pushed| pushed.are_all && pushed.devices.len() <= 1)
+    }
+
     pub(crate) fn has_ended_unanswered(&self) -> bool {
         self.status.is_final() && self.status != CallStatus::Completed
     }
@@ -369,7 +389,7 @@ impl Call {
     /// The time limit of the whole call, in case its end is never reported.
     #[must_use]
     pub fn ends_by(&self) -> Timestamp {
-        self.rings_until + self.limits.connect + self.limits.talk
+        self.rings_until + self.settings.connect + self.settings.talk
     }
 
     /// Whether the call is active at `now`: it has not ended, and its time limit has not passed.

@@ -109,7 +109,7 @@ fn exotel_progress(sid: &CallSid, status: CallStatus, now: Timestamp) -> Vec<Rul
                             // The end that was assumed had no other effects.
                             set.retain(|set| !matches!(set, Assignment::EffectsPendingSince(_)));
                         }
-                        Some(_) => set.push(Assignment::NotEnded(now + call.limits.talk)),
+                        Some(_) => set.push(Assignment::NotEnded(now + call.settings.talk)),
                         None => {}
                     }
                 }

@@ -40,11 +40,11 @@ pub(super) fn effects(call: &Call) -> Vec<Effect> {
             end_legs_and_ringing(call, Effect::SendBusy, CancelReason::Timeout)
         }
         CallStatus::Failed => end_legs(call, Effect::SendBusy),
-        CallStatus::Declined if call.ready_at.is_some() || rang_on_one_device(call) => {
+        CallStatus::Declined if call.ready_at.is_some() || declined_where_it_rang(call) => {
             end_legs(call, Effect::SendBusy)
         }
         CallStatus::Declined => {
-            end_legs_and_ringing(call, Effect::SendBusy, CancelReason::AnsweredElsewhere)
+            end_legs_and_ringing(call, Effect::SendBusy, CancelReason::DeclinedElsewhere)
         }
     };
     if call.status.is_final() && call.answer_unannounced {
@@ -198,7 +198,8 @@ fn cancel_again(call: &Call) -> Vec<Effect> {
         }
         CallStatus::MobileReady | CallStatus::InProgress => None,
         CallStatus::Completed | CallStatus::Declined if is_named => None,
-        CallStatus::Completed | CallStatus::Declined => Some(CancelReason::AnsweredElsewhere),
+        CallStatus::Completed => Some(CancelReason::AnsweredElsewhere),
+        CallStatus::Declined => Some(CancelReason::DeclinedElsewhere),
         CallStatus::Canceled => Some(CancelReason::CallerHungUp),
         CallStatus::TimedOut | CallStatus::Failed => Some(CancelReason::Timeout),
     };
@@ -246,8 +247,10 @@ pub(super) fn answered_elsewhere(call: &Call) -> Option<Effect> {
     })
 }
 
-fn rang_on_one_device(call: &Call) -> bool {
-    call.pushed
-        .as_ref()
-        .is_some_and(|pushed| pushed.are_all && pushed.devices.len() <= 1)
+/// The call rang on one device, and that device declined it.
+fn declined_where_it_rang(call: &Call) -> bool {
+    let pushed = call.pushed.as_ref();
+    let has_declined = call.declined_by.is_empty()
+        || pushed.is_some_and(|pushed| pushed.devices.is_subset(&call.declined_by));
+    call.rang_on_one_device() && has_declined
 }

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use super::common_rules::{
-    completed_effects, ended, reason_of_conversation, stream_rules, talking,
+    completed_effects, ended, reason_of_conversation, stream_rules, talking, waiting,
 };
 use super::deadline::connects_until;
 use super::rule::{Rule, otherwise, when, when_read};
 use super::{
     ABANDONED_AFTER, AnsweredBy, Assignment, CLOCK_DIFFERENCE, Call, CallParty, CallSide,
     CallStatus, Condition, Effect, EndReason, Event, LostPhoneLegs, PushedDevices, RejectReason,
-    pending,
+    decline, pending,
 };
 use crate::ids::{CallSid, Leg, PbxName};
 use crate::timestamp::Timestamp;
@@ -28,8 +28,9 @@ const PHONE_ATTEMPTS: u32 = 3;
 /// All legs of a phone have the same id. A second end within this time is the same report again.
 const SAME_LEG_WITHIN: Duration = Duration::from_secs(1);
 
-/// The Q.850 causes with which a phone declines: 17 user busy, 21 call rejected.
-const DECLINE_CAUSES: [u16; 2] = [17, 21];
+/// The Q.850 causes with which a phone declines: 17 user busy (SIP 486, 600), 19 no answer (480: "do not disturb", or its own timer), 21
+/// call rejected (403, 603).
+const DECLINE_CAUSES: [u16; 3] = [17, 19, 21];
 
 /// The Q.850 cause with which the dialplan ends the leg of a phone that answers after its caller has left: 26, non-selected user
 /// clearing. The report of the caller's leg ends the call.
@@ -67,7 +68,7 @@ pub(super) fn rules(event: &Event, now: Timestamp) -> Vec<Rule<'_>> {
                 .then_pending(),
         ],
         Event::Accepted { by, .. } => accepted(by, now),
-        Event::Declined { by } => declined(by, now),
+        Event::Declined { by } => decline::declined(by, now),
         Event::HungUp { by } => hung_up(by, now),
         Event::CallerLegEnded { leg, answered, by } => {
             caller_leg_ended(leg.as_ref(), *answered, *by, now)
@@ -329,78 +330,9 @@ fn accepted(by: &CallParty, now: Timestamp) -> Vec<Rule<'_>> {
     ]
 }
 
-fn declined(by: &CallParty, now: Timestamp) -> Vec<Rule<'_>> {
-    let mut rules = decline_while_ringing(by, now);
-    rules.push(when([Condition::StatusIs(CallStatus::Declined)]).repeat());
-    rules.push(otherwise().reject(RejectReason::WrongStatus));
-    rules
-}
-
-/// A decline that names its device is that device's own: the others keep ringing until the last of them declines, which may show
-/// only when it is recorded to which devices the push was sent. A decline without a device is for the whole extension.
-fn decline_while_ringing(by: &CallParty, now: Timestamp) -> Vec<Rule<'_>> {
-    let device = by.device.as_ref();
-    let declined_by = move |call: &Call| {
-        let mut all = call.declined_by.clone();
-        all.extend(device.cloned());
-        all
-    };
-    let others_ring = move |call: &Call| {
-        let all_declined = |pushed: &PushedDevices| pushed.devices.is_subset(&declined_by(call));
-        device.is_some() && !call.pushed.as_ref().is_some_and(all_declined)
-    };
-    let decline = ended(CallStatus::Declined, EndReason::CalleeDeclined, now);
-    let mut usual = vec![waiting(), Condition::ExtensionIs(by.extension.clone())];
-    let mut usual_decline = Vec::new();
-    if let Some(device) = device {
-        usual.extend([
-            Condition::PushedOnlyTo(device.clone()),
-            Condition::NoDeviceDeclined,
-        ]);
-        usual_decline.push(Assignment::DeclinedBy([device.clone()].into()));
-    }
-    usual_decline.extend(decline.clone());
-    let is_callee = |call: &Call| by.extension == call.extension;
-    vec![
-        when(usual).set(usual_decline).then_pending(),
-        when([waiting()])
-            .and(
-                "the device did not ring, or has declined while others ring",
-                move |call| {
-                    let Some(device) = device.filter(|_| is_callee(call)) else {
-                        return false;
-                    };
-                    let did_not_ring = |pushed: &PushedDevices| !pushed.devices.contains(device);
-                    call.pushed.as_ref().is_some_and(did_not_ring)
-                        || (others_ring(call) && call.declined_by.contains(device))
-                },
-            )
-            .nothing(),
-        when([waiting()])
-            .and("other devices ring", move |call| {
-                is_callee(call) && others_ring(call)
-            })
-            .set_of("the devices that declined", move |call| {
-                vec![Assignment::DeclinedBy(declined_by(call))]
-            })
-            .then_nothing(),
-        when([waiting()])
-            .and("the callee declines", is_callee)
-            .set_of("the devices that declined, and the end", move |call| {
-                let mut set = Vec::new();
-                if device.is_some() {
-                    set.push(Assignment::DeclinedBy(declined_by(call)));
-                }
-                set.extend(decline.clone());
-                set
-            })
-            .then_pending(),
-    ]
-}
-
 fn hung_up(by: &CallParty, now: Timestamp) -> Vec<Rule<'_>> {
     let is_caller = |call: &Call| by.extension != call.extension;
-    let mut rules = decline_while_ringing(by, now);
+    let mut rules = decline::while_ringing(by, now);
     rules.extend([
         when_read("has ended", |call| call.status.is_final()).repeat(),
         when([Condition::StatusIs(CallStatus::InProgress)])
@@ -415,6 +347,16 @@ fn hung_up(by: &CallParty, now: Timestamp) -> Vec<Rule<'_>> {
             by.device.is_some() && !is_answering_device(call, by)
         })
         .nothing(),
+        when_read(
+            "the device is unknown, and another one may have answered",
+            |call| {
+                let answered_by = call.answered_by.as_ref();
+                let has_named_itself =
+                    answered_by.is_some_and(|answered| answered.device.is_some());
+                by.device.is_none() && has_named_itself && !call.rang_on_one_device()
+            },
+        )
+        .reject(RejectReason::DeviceUnknown),
         when([Condition::StatusIs(CallStatus::MobileReady)])
             .set(ended(CallStatus::Declined, EndReason::CalleeHungUp, now))
             .then_pending(),
@@ -621,7 +563,7 @@ fn bridged(now: Timestamp) -> Vec<Rule<'static>> {
         when_read("has an assumed end", Call::end_is_assumed)
             .set_of("talking again", move |call| {
                 let mut set = talking(now);
-                set.push(Assignment::NotEnded(now + call.limits.talk));
+                set.push(Assignment::NotEnded(now + call.settings.talk));
                 if call.ready_at.is_none() {
                     set.push(Assignment::ReadyAt(now));
                 }
@@ -796,10 +738,6 @@ fn completed_after_all(call: &Call, reason: EndReason, now: Timestamp) -> Vec<As
         Assignment::Status(CallStatus::Completed),
         Assignment::Ended(now, reason),
     ]
-}
-
-const fn waiting() -> Condition {
-    Condition::StatusIs(CallStatus::WaitingForMobile)
 }
 
 /// Effects that are pending already stay pending since then: otherwise the completion of the new ones would count for the old.

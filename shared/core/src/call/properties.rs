@@ -9,11 +9,12 @@ use super::*;
 
 use crate::phone_number::PhoneNumber;
 
-const LIMITS: CallLimits = CallLimits {
+const SETTINGS: CallSettings = CallSettings {
     ring: Duration::from_secs(30),
     connect: Duration::from_secs(15),
     talk: Duration::from_secs(3600),
     check: Duration::from_secs(300),
+    decline_ends: DeclineEnds::Call,
 };
 
 pub(super) const START: Timestamp = Timestamp::from_millis(1_000_000_000_000);
@@ -46,7 +47,7 @@ pub(super) fn a_call(caller_leg: Option<&str>) -> Call {
         caller_leg: caller_leg.map(leg),
         call_sid: None,
     };
-    Call::new(new, LIMITS, START)
+    Call::new(new, SETTINGS, START)
 }
 
 /// 1003 calls 1001, app to app.
@@ -71,7 +72,7 @@ pub(super) fn an_outbound_call() -> Call {
         caller_leg: None,
         call_sid: None,
     };
-    Call::new(new, LIMITS, START)
+    Call::new(new, SETTINGS, START)
 }
 
 pub(super) fn any_call() -> impl Strategy<Value = Call> {

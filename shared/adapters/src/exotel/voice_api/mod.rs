@@ -128,8 +128,8 @@ impl Exotel {
             caller_id: self.caller_id_in(secret)?,
             custom_field: call.call_id,
             status_callback: self.status_callback(call.call_id).await?,
-            time_limit: call.limits.talk,
-            ring_timeout: call.limits.ring,
+            time_limit: call.settings.talk,
+            ring_timeout: call.settings.ring,
         };
         self.connect_with(secret, &request).await
     }

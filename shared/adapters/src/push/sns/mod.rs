@@ -237,6 +237,7 @@ fn alert(message: &PushMessage) -> Value {
             let title = match reason {
                 CancelReason::CallerHungUp | CancelReason::Timeout => "Missed call",
                 CancelReason::AnsweredElsewhere => "Answered elsewhere",
+                CancelReason::DeclinedElsewhere => "Declined elsewhere",
             };
             json!({ "alert": { "title": title, "body": caller }, "content-available": 1 })
         }

@@ -217,7 +217,7 @@ async fn a_correlation_claim_expires_after_the_ring(store: &impl CallStore) {
     let first = new_call(now);
     create_new(store, &first, Some(&claim(&first, now))).await;
     let later = Call {
-        rings_until: first.rings_until + first.limits.ring,
+        rings_until: first.rings_until + first.settings.ring,
         ..second_report(&first)
     };
     let claim = claim(&later, first.claims_caller_until());

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use ringback_core::call::{Assignment, Call, CallEnd, Change, Condition, ConditionalUpdate};
+use ringback_core::call::{
+    Assignment, Call, CallEnd, Change, Condition, ConditionalUpdate, DeclineEnds,
+};
 use serde::Serialize;
 
 use crate::store::table::Item;
@@ -73,9 +75,12 @@ impl Expressions {
                 format!("attribute_not_exists({})", self.name("declined_by"))
             }
             Condition::PushNotRecorded => format!("attribute_not_exists({})", self.name("pushed")),
-            Condition::PushedOnlyTo(device) => {
-                let (pushed, devices) = (self.name("pushed"), self.name("devices"));
-                format!("{pushed}.{devices} = {}", self.value(&[device])?)
+            Condition::DeclineEndsCall => {
+                let (settings, decline_ends) = (self.name("settings"), self.name("decline_ends"));
+                format!(
+                    "{settings}.{decline_ends} = {}",
+                    self.value(&DeclineEnds::Call)?
+                )
             }
         };
         self.condition.push_str(" AND ");

@@ -58,7 +58,10 @@ async fn a_decline_before_the_push_is_sent_ends_the_call_if_no_other_device_ring
         (&["phone", "tablet"][..], CallStatus::WaitingForMobile, 0),
         (&["tablet"][..], CallStatus::Declined, 1),
     ] {
-        let (switchboard, call) = stored_call(&[]).await;
+        let switchboard = switchboard(&[]);
+        let mut call = waiting_caller().new_call(SETTINGS, NOW);
+        call.settings.decline_ends = DeclineEnds::Device;
+        switchboard.store.create(&call, None).await.unwrap();
         let by = callee_app(Some("tablet"));
         let declined = switchboard.send(&call, Event::Declined { by }).await;
         assert_eq!(declined.unwrap().call.status, CallStatus::WaitingForMobile);

@@ -188,7 +188,7 @@ async fn calls_to_telephones_have_a_daily_limit_and_a_shorter_time_limit() {
     let limited = |request: NewCallRequest| NewCallRequest { limits, ..request };
     let first = limited(phone_call());
     let call = switchboard.start(&first).await;
-    assert_eq!(call.limits.talk, Duration::from_secs(60));
+    assert_eq!(call.settings.talk, Duration::from_secs(60));
     switchboard
         .start_exceeds(&another(&first), NOW, StartLimit::Daily)
         .await;
@@ -196,7 +196,7 @@ async fn calls_to_telephones_have_a_daily_limit_and_a_shorter_time_limit() {
     // A repeated request and a call to an app do not count.
     switchboard.start(&first).await;
     let call = switchboard.start(&another(&limited(app_call()))).await;
-    assert!(call.limits.talk > Duration::from_secs(60));
+    assert!(call.settings.talk > Duration::from_secs(60));
 }
 
 fn exotel_progress(status: CallStatus) -> Event {
@@ -229,7 +229,7 @@ async fn timers_query_exotel_until_it_reports_the_end_of_the_call() {
     for queries in 1..=3 {
         switchboard.fire_timer(&call, now).await.unwrap();
         assert_eq!(switchboard.count("query_exotel"), queries);
-        now = now + LIMITS.check;
+        now = now + SETTINGS.check;
     }
     assert_eq!(switchboard.count("arm_timer"), 4);
 }

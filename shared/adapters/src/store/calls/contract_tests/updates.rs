@@ -1,7 +1,7 @@
 //! Conditional updates.
 
 use futures::future::join_all;
-use ringback_core::call::{CallSide, PushedDevices};
+use ringback_core::call::{CallSide, DeclineEnds, PushedDevices};
 use ringback_core::ids::PbxName;
 
 use super::*;
@@ -10,6 +10,7 @@ pub(super) async fn run_all(store: &(impl CallStore + Sync)) {
     an_update_is_saved_as_the_rules_say(store).await;
     every_change_of_a_call_is_saved_as_the_rules_say(store).await;
     a_rejected_update_returns_the_stored_call(store).await;
+    a_decline_is_saved_unread_if_it_ends_the_call(store).await;
     a_call_accepts_reports_of_its_own_pbx_only(store).await;
     one_of_ten_concurrent_updates_is_saved(store).await;
     one_of_two_equal_updates_is_saved(store).await;
@@ -28,7 +29,10 @@ async fn an_update_is_saved_as_the_rules_say(store: &impl CallStore) {
 /// Takes a call from its first report to its end, and compares the stored call with [`Call::apply`] after each event.
 async fn every_change_of_a_call_is_saved_as_the_rules_say(store: &impl CallStore) {
     let now = clock::now();
-    let mut call = stored_call(store, now).await;
+    let mut call = new_call(now);
+    // Otherwise the decline ends the call.
+    call.settings.decline_ends = DeclineEnds::Device;
+    create_new(store, &call, None).await;
     let caller_leg = Some(leg("pbx2", "1732175944.7"));
     let events = [
         Event::CallerReported {
@@ -89,6 +93,20 @@ async fn a_rejected_update_returns_the_stored_call(store: &impl CallStore) {
             panic!("{event:?} is saved: {result:?}")
         };
         assert_eq!(stored, call);
+    }
+}
+
+async fn a_decline_is_saved_unread_if_it_ends_the_call(store: &impl CallStore) {
+    let now = clock::now();
+    for decline_ends in [DeclineEnds::Call, DeclineEnds::Device] {
+        let mut call = new_call(now);
+        call.settings.decline_ends = decline_ends;
+        create_new(store, &call, None).await;
+        let by = callee_app(&call, Some("tablet"));
+        let declined = unread(&Event::Declined { by }, now);
+        let result = update(store, call.call_id, &declined).await;
+        let is_saved = matches!(result, UpdateResult::Saved(_));
+        assert_eq!(is_saved, decline_ends == DeclineEnds::Call, "{result:?}");
     }
 }
 

@@ -1,15 +1,12 @@
 //! What the simulated people, PBXs, Exotel and tables saw.
 
-use std::time::Duration;
-
 use ringback_core::call::{Call, CallStatus};
 use ringback_core::ids::CallId;
 use ringback_core::timestamp::Timestamp;
 
-use super::Violation;
-use crate::faults::Fault;
-use crate::sim::{START, Sim, State};
-use crate::table::short;
+use super::table::short;
+use crate::clock::{START, Seconds, millis};
+use crate::scenario::Scenario;
 
 /// What has truly happened. Times are in milliseconds after the start.
 #[derive(Default)]
@@ -74,6 +71,29 @@ pub struct PhoneLeg {
     pub began: u64,
     pub ended: Option<u64>,
     pub was_bridged: bool,
+}
+
+/// A promise that was broken.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    /// When, in milliseconds after the start.
+    pub at: u64,
+    /// Which promise.
+    pub promise: &'static str,
+    /// Details.
+    pub details: String,
+}
+
+impl std::fmt::Display for Violation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            at,
+            promise,
+            details,
+        } = self;
+        let at = Seconds(*at);
+        write!(f, "BROKEN at {at} s: {promise}. Details: {details}")
+    }
 }
 
 /// A call that ends while its legs meet may end them: the two people have not talked yet.
@@ -174,10 +194,15 @@ impl Truth {
     }
 
     /// The phone's leg with the second number takes the caller's leg with the first one.
-    pub fn bridged(&mut self, sim: &Sim, call: CallId, caller: u32, phone: u32) {
-        let elapsed = sim.elapsed();
+    pub fn bridged(
+        &mut self,
+        plan: &Scenario,
+        elapsed: u64,
+        call: CallId,
+        (caller, phone): (u32, u32),
+    ) {
         // While the regions are apart, an app may repeat its accept in the one that has not heard of the conversation.
-        let may_repeat = sim.plan().cut.is_some();
+        let may_repeat = plan.cut.is_some();
         let is_second = |talk: &Talk| talk.call == call && !(may_repeat && talk.ended.is_some());
         if self.talks.iter().any(is_second) {
             self.violated(elapsed, "at most one bridge", short(call));
@@ -239,31 +264,5 @@ impl Truth {
                 call.unanswered_end.get_or_insert(elapsed);
             }
         }
-    }
-}
-
-pub fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// A conversation is over. `by_us`: Ringback has ended it.
-pub fn parted(sim: &Sim, state: &mut State, call: CallId, by_us: bool) {
-    let elapsed = sim.elapsed();
-    // While both regions live and cannot hear each other, one of them may end a call that only the other has seen answered.
-    let were_apart = sim.plan().cut.is_some() || state.faults.count(Fault::ReplicationLate) > 0;
-    let truth = &mut state.truth;
-    let is_open = |talk: &Talk| talk.call == call && talk.ended.is_none();
-    let Some(place) = truth.talks.iter().position(is_open) else {
-        return;
-    };
-    truth.talks[place].ended = Some(elapsed);
-    let talk = &truth.talks[place];
-    let lasted = elapsed - talk.began;
-    let reached_limit = lasted + 4_000 >= millis(sim.plan().limits.talk);
-    let app_hung_up = truth.call(call).is_some_and(|call| call.app_hung_up);
-    let may_end = app_hung_up || reached_limit || truth.met_too_late(talk) || were_apart;
-    if by_us && !may_end {
-        let details = format!("{} after {lasted} ms", short(call));
-        truth.violated(elapsed, "no conversation is cut off", details);
     }
 }
