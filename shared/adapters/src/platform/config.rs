@@ -170,13 +170,11 @@ mod tests {
                 "{error}"
             );
         }
-        let decline_ends = |value: &'static str| {
-            let set = move |name: &str| (name == "DECLINE_ENDS").then(|| value.to_owned());
-            Environment::of(set).call_settings()
-        };
-        let device = decline_ends("device").unwrap();
-        assert_eq!(device.decline_ends, DeclineEnds::Device);
-        let error = decline_ends("phone").unwrap_err();
+        let device = |name: &str| (name == "DECLINE_ENDS").then(|| "device".to_owned());
+        let settings = Environment::of(device).call_settings().unwrap();
+        assert_eq!(settings.decline_ends, DeclineEnds::Device);
+        let phone = |name: &str| (name == "DECLINE_ENDS").then(|| "phone".to_owned());
+        let error = Environment::of(phone).call_settings().unwrap_err();
         assert!(error.to_string().contains("DECLINE_ENDS"), "{error}");
     }
 
