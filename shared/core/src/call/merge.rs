@@ -209,12 +209,8 @@ fn devices(call: &Call, other: &Call) -> Vec<Assignment> {
             pushed.devices.is_subset(&known.devices) && pushed.at <= known.at
         };
         if !known.is_some_and(knows_all) {
-            let known_devices = known.iter().flat_map(|known| &known.devices);
-            set.push(Assignment::Pushed(PushedDevices {
-                devices: known_devices.chain(&pushed.devices).cloned().collect(),
-                are_all: known.is_none_or(|known| known.are_all) && pushed.are_all,
-                at: known.map_or(pushed.at, |known| known.at.max(pushed.at)),
-            }));
+            let both = known.map_or_else(|| pushed.clone(), |known| known.and(pushed));
+            set.push(Assignment::Pushed(both));
         }
     }
     if !other.declined_by.is_subset(&call.declined_by) {
@@ -646,6 +642,34 @@ mod tests {
                 ),
             ]
         );
+    }
+
+    /// A device accepts in one region. The other region has not heard of it, and sends the pushes again.
+    #[test]
+    fn pushes_that_one_region_repeats_are_canceled_when_the_other_has_an_answer() {
+        let call = a_call(NOW);
+        let [answering, other] = ["phone", "tablet"].map(|id| DeviceId::try_from(id).unwrap());
+        let sent = |at| crate::call::PushedDevices {
+            devices: [answering.clone(), other.clone()].into(),
+            at,
+            are_all: true,
+        };
+        let rings = after(&call, &Event::PushSent(sent(NOW)), NOW);
+        let mut by = callee(&call);
+        by.device = Some(answering.clone());
+        let readiness = Readiness::Woken;
+        let ready = after(&rings, &Event::Accepted { by, readiness }, NOW);
+        let later = NOW + Duration::from_millis(500);
+        let rings_again = after(&rings, &Event::PushSent(sent(later)), later);
+        let silenced = Effect::CancelPush {
+            reason: CancelReason::AnsweredElsewhere,
+            to: CancelAudience::AllExcept([answering.clone()].into()),
+        };
+        for (standing, lost) in [(&ready, &rings_again), (&rings_again, &ready)] {
+            assert!(standing.has_lost(lost));
+            let merged = decide(standing, &overwritten(lost), later);
+            assert!(effects_of(&merged).contains(&silenced), "{merged:?}");
+        }
     }
 
     /// Exotel's report is lost, and so is the answer to the query at the end.

@@ -160,6 +160,17 @@ pub struct PushedDevices {
     pub at: Timestamp,
 }
 
+impl PushedDevices {
+    /// The record of both these pushes and other ones.
+    pub(crate) fn and(&self, other: &Self) -> Self {
+        Self {
+            devices: self.devices.union(&other.devices).cloned().collect(),
+            are_all: self.are_all && other.are_all,
+            at: self.at.max(other.at),
+        }
+    }
+}
+
 /// Who accepted a call: a device, or the extension as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AnsweredBy {

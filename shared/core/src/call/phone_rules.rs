@@ -222,7 +222,17 @@ fn push_sent(sent: &PushedDevices, now: Timestamp) -> Vec<Rule<'_>> {
         ])
         .set([pushed.clone(), Assignment::NoEffectsPending])
         .then("cancel late pushes", cancel_late),
-        // The process was taken for crashed, and another one has sent pushes too.
+        // The process was taken for crashed, and another one has sent pushes too. The other region may know already who answered, so it
+        // must learn of the later pushes.
+        when([waiting()])
+            .and("has a recorded push", |call| call.pushed.is_some())
+            .set_of("both pushes", |call| {
+                let known = call.pushed.as_ref();
+                vec![Assignment::Pushed(
+                    known.map_or_else(|| sent.clone(), |known| known.and(sent)),
+                )]
+            })
+            .then_nothing(),
         when_read("has a recorded push", |call| call.pushed.is_some())
             .only("cancel late pushes", cancel_late),
         // Without a record of the pushes, each timer cancels them again, in case this process crashes.
