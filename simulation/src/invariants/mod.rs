@@ -183,7 +183,7 @@ impl Checks<'_> {
         let truth = &self.state.truth;
         for talk in &truth.talks {
             let lasted = talk.ended.unwrap_or(u64::MAX).saturating_sub(talk.began);
-            let app_hung_up = truth.call(talk.call).is_some_and(|call| call.app_hung_up);
+            let app_hung_up = truth.app_hung_up(talk.call);
             let is_unclear = lasted < SHORT_TALK && app_hung_up;
             let is_unknown = !talk.is_reported || self.sim.plan().restart.is_some();
             if truth.met_too_late(talk) || is_unclear || is_unknown {
@@ -255,8 +255,15 @@ impl Checks<'_> {
         let is_pushed = ring.pushes == 1;
         // The lost region ends the ring if it comes back at that moment, before it hears of the accept.
         let hears_too_late = loss.until.abs_diff(call.rings_until) < LAST_MOMENT;
-        let is_in_time = tapped + ASKS_BOTH_WITHIN < call.rings_until && !hears_too_late;
-        was_known && is_pushed && !has_other_fault && is_in_time
+        // The region is lost before the other one hears of the accept.
+        let takes_it_along = (tapped..tapped + LAST_MOMENT).contains(&loss.from);
+        let is_in_time = tapped + ASKS_BOTH_WITHIN < call.rings_until;
+        was_known
+            && is_pushed
+            && !has_other_fault
+            && is_in_time
+            && !hears_too_late
+            && !takes_it_along
     }
 
     /// A push is sent again only if its process has crashed or could not complete the effects, or if the other region has overwritten

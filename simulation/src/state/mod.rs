@@ -93,7 +93,7 @@ impl State {
         let talk = &truth.talks[place];
         let lasted = elapsed - talk.began;
         let reached_limit = lasted + 4_000 >= millis(plan.settings.talk);
-        let app_hung_up = truth.call(call).is_some_and(|call| call.app_hung_up);
+        let app_hung_up = truth.app_hung_up(call);
         let may_end = app_hung_up || reached_limit || truth.met_too_late(talk) || were_apart;
         if by_us && !may_end {
             let details = format!("{} after {lasted} ms", short(call));

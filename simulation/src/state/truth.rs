@@ -19,6 +19,7 @@ pub struct Truth {
     pub updates: [Vec<(CallId, CallStatus, Timestamp)>; 2],
     /// Calls by their ids, as numbers of the plan.
     callers: Vec<(CallId, usize)>,
+    hung_up_by_app: Vec<CallId>,
     pub violations: Vec<Violation>,
 }
 
@@ -47,7 +48,6 @@ pub struct CallTruth {
     /// When it first ended in a table, and when it first ended there other than as completed.
     pub ended: Option<u64>,
     pub unanswered_end: Option<u64>,
-    pub app_hung_up: bool,
 }
 
 /// A caller waits on a leg.
@@ -125,11 +125,13 @@ impl Truth {
         self.calls.iter().find(|call| call.id == id)
     }
 
+    /// An app hangs up, maybe before the call is stored.
     pub fn app_hangs_up(&mut self, id: CallId) {
-        let mut calls = self.calls.iter_mut();
-        if let Some(call) = calls.find(|call| call.id == id) {
-            call.app_hung_up = true;
-        }
+        self.hung_up_by_app.push(id);
+    }
+
+    pub fn app_hung_up(&self, id: CallId) -> bool {
+        self.hung_up_by_app.contains(&id)
     }
 
     pub fn caller_waits(&mut self, elapsed: u64, serial: u32, pbx: usize, call: Option<CallId>) {
@@ -202,7 +204,7 @@ impl Truth {
         (caller, phone): (u32, u32),
     ) {
         // While the regions are apart, an app may repeat its accept in the one that has not heard of the conversation.
-        let may_repeat = plan.cut.is_some();
+        let may_repeat = plan.cut.is_some() || plan.region_loss.is_some();
         let is_second = |talk: &Talk| talk.call == call && !(may_repeat && talk.ended.is_some());
         if self.talks.iter().any(is_second) {
             self.violated(elapsed, "at most one bridge", short(call));
@@ -246,7 +248,6 @@ impl Truth {
                 ready: None,
                 ended: None,
                 unanswered_end: None,
-                app_hung_up: false,
             });
             self.calls.len() - 1
         });

@@ -79,6 +79,11 @@ fn learned(call: &Call, other: &Call, now: Timestamp) -> Vec<Assignment> {
     if progress.is_empty() && may_have_legs && call.status != CallStatus::WaitingForMobile {
         set.push(Assignment::EffectsPendingSince(now));
     }
+    // With the CallSid, Exotel can be asked how a call to a number ended that was given up.
+    let has_sid = set.iter().any(|set| matches!(set, Assignment::CallSid(_)));
+    if progress.is_empty() && has_sid && call.is_to_number() && call.end_is_assumed() {
+        set.push(Assignment::EffectsPendingSince(now));
+    }
     set.extend(answer);
     set.extend(progress);
     set.extend(pending_cancellation(call, other, &set, now));
@@ -683,6 +688,22 @@ mod tests {
         assert!(
             effects_of(&given_up).contains(&Effect::QueryExotel),
             "{given_up:?}"
+        );
+    }
+
+    /// One region gives the call up before it hears that Exotel has placed it.
+    #[test]
+    fn a_call_that_was_given_up_without_its_sid_is_queried_when_the_sid_is_known() {
+        let call = an_outbound_call();
+        let over = call.deadline().unwrap();
+        let given_up = after(&call, &Event::TimerFired, over);
+        assert_eq!(given_up.end_reason(), Some(EndReason::NeverReported));
+        let mut placed = call;
+        placed.call_sid = Some(CallSid::try_from("sid").unwrap());
+        let merged = decide(&given_up, &overwritten(&placed), over);
+        assert!(
+            effects_of(&merged).contains(&Effect::QueryExotel),
+            "{merged:?}"
         );
     }
 
