@@ -46,7 +46,10 @@ impl Checks<'_> {
                     .filter(|(other, ..)| other == id);
                 // A call that was given up may be found bridged. Two regions may change the call before they hear of each other.
                 let is_one = self.sim.plan().regions == 1;
-                let is_assumed = matches!(status, CallStatus::TimedOut | CallStatus::Failed);
+                let is_assumed = matches!(
+                    status,
+                    CallStatus::TimedOut | CallStatus::Failed | CallStatus::Declined
+                );
                 let goes_back = |next: CallStatus| match next.rank().cmp(&status.rank()) {
                     // The legs may meet in the moment in which the call ends.
                     _ if next == CallStatus::Completed && next != *status => false,

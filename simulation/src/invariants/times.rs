@@ -14,6 +14,9 @@ use crate::state::truth::{CallTruth, PhoneLeg, Wait};
 /// Busy follows the deadline within this time. A phone leg ends within it after its call. A phone is dialed within it.
 const PROMISED: u64 = 2_000;
 
+/// The longest lag of replication without a fault.
+const REPLICATED_WITHIN: u64 = 1_500;
+
 /// A cancellation is sent within 2 s, and takes up to 1.5 s to its device.
 const SILENT_WITHIN: u64 = 4_000;
 
@@ -203,7 +206,13 @@ impl Checks<'_> {
             let Some(over) = state.truth.call(leg.call).and_then(|call| call.ended) else {
                 continue;
             };
-            let due = over.max(leg.began) + PROMISED + delay;
+            // The region that dialed the phone hears of the end by replication.
+            let replicated = if self.sim.plan().regions == 2 {
+                REPLICATED_WITHIN
+            } else {
+                0
+            };
+            let due = over.max(leg.began) + PROMISED + replicated + delay;
             let ended = leg.ended.unwrap_or(u64::MAX);
             if ended > due {
                 let details = format!("{}: {ended} ms instead of {due} ms", short(leg.call));

@@ -707,6 +707,24 @@ mod tests {
         );
     }
 
+    /// A device declines in a region that has not heard of another device's answer.
+    #[test]
+    fn a_decline_ends_no_conversation_of_the_other_region() {
+        let call = a_call(NOW);
+        let talking = after(&after(&call, &accepted(&call), NOW), &Event::Bridged, NOW);
+        let mut by = callee(&call);
+        by.device = Some(DeviceId::try_from("tablet").unwrap());
+        let declined = after(&call, &Event::Declined { by }, NOW);
+        assert_eq!(declined.status, CallStatus::Declined);
+        // Its busy finds the two bridged.
+        let found = after(&declined, &Event::Bridged, NOW);
+        assert_eq!(found.status, CallStatus::InProgress);
+        for (standing, lost) in [(&declined, &talking), (&talking, &declined)] {
+            let both = after(standing, &overwritten(lost), NOW);
+            assert_eq!(both.status, CallStatus::InProgress);
+        }
+    }
+
     /// The report of the bridge may arrive in a region before the accept.
     #[test]
     fn a_bridged_call_accepts_a_late_answer() {

@@ -380,6 +380,8 @@ impl Call {
     pub fn end_is_assumed(&self) -> bool {
         match self.end_reason() {
             Some(EndReason::NoAnswer) => !self.is_to_number(),
+            // Another device may have answered in the other region.
+            Some(EndReason::CalleeDeclined) => self.ready_at.is_none(),
             Some(
                 EndReason::NotConnected | EndReason::PhoneUnreachable | EndReason::NeverReported,
             ) => true,
