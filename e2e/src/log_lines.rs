@@ -117,10 +117,13 @@ async fn events(fixture: &Fixture, group: &str, mut since: i64) -> Result<Vec<Va
     }
 }
 
+/// The pauses before a request is repeated (6.2 s in all). The more lines the local AWS has, the longer it answers 500.
+const PAUSES: [u64; 6] = [100, 200, 400, 800, 1_600, 3_100];
+
 /// Sends a request to CloudWatch Logs. Retries server errors, as the AWS SDKs do: the local AWS answers 500 while a
 /// function writes a line.
 async fn ask(fixture: &Fixture, operation: &'static str, question: &Value) -> Result<Value> {
-    let mut tries = 3;
+    let mut pauses = PAUSES.into_iter().map(Duration::from_millis);
     loop {
         let request = fixture
             .http
@@ -129,9 +132,10 @@ async fn ask(fixture: &Fixture, operation: &'static str, question: &Value) -> Re
             .header("x-amz-target", format!("Logs_20140328.{operation}"))
             .body(question.to_string());
         let answer = request.send().await?;
-        tries -= 1;
-        if answer.status().is_server_error() && tries > 0 {
-            tokio::time::sleep(Duration::from_millis(100)).await;
+        if answer.status().is_server_error()
+            && let Some(pause) = pauses.next()
+        {
+            tokio::time::sleep(pause).await;
             continue;
         }
         let answer = answer.error_for_status().context(operation)?;
