@@ -611,6 +611,13 @@ mod tests {
         let ended = after(&after(&ready, &Event::HungUp { by }, NOW), &completed, NOW);
         let timer = decide(&ended, &Event::TimerFired, looks_again_at);
         assert!(effects_of(&timer).contains(&Effect::SendBusy), "{timer:?}");
+        // Asterisk fails for good: the message of the timer is repeated, and arms no other one.
+        let by = callee(&call);
+        let pending = after(&ready, &Event::HungUp { by }, NOW);
+        let timer = decide(&pending, &Event::TimerFired, looks_again_at);
+        assert!(effects_of(&timer).contains(&Effect::SendBusy), "{timer:?}");
+        let arms = |effect: &Effect| matches!(effect, Effect::ArmTimer(_));
+        assert!(!effects_of(&timer).iter().any(arms), "{timer:?}");
     }
 
     /// One device accepts, the caller hangs up, and a stalled process sends the pushes again.

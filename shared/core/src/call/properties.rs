@@ -335,7 +335,9 @@ proptest! {
             }
             let later = now + ABANDONED_AFTER;
             let Decision::Stay { effects: redone } = decide(after, &Event::TimerFired, later) else { return };
-            for effect in effects {
+            // The later timer of an ended call repeats the end of its legs, which this timer does.
+            let is_later_look = |effect: &&Effect| after.status.is_final() && matches!(effect, Effect::ArmTimer(_));
+            for effect in effects.iter().filter(|effect| !is_later_look(effect)) {
                 assert!(redone.contains(effect), "{effect:?} is lost after {event:?}: {redone:?}");
             }
         });
