@@ -56,7 +56,7 @@ impl<S: CallStore + Sync, E: Effects + Sync> Switchboard<S, E> {
         }
     }
 
-    /// How long each part of a new call may last.
+    /// The settings of new calls.
     pub const fn settings(&self) -> CallSettings {
         self.settings
     }

@@ -76,12 +76,11 @@ fn learned(call: &Call, other: &Call, now: Timestamp) -> Vec<Assignment> {
         .iter()
         .any(|set| matches!(set, Assignment::CallerLeg(_)));
     let may_have_legs = has_new_leg || !answer.is_empty();
-    if progress.is_empty() && may_have_legs && call.status != CallStatus::WaitingForMobile {
-        set.push(Assignment::EffectsPendingSince(now));
-    }
+    let legs_wait = may_have_legs && call.status != CallStatus::WaitingForMobile;
     // With the CallSid, Exotel can be asked how a call to a number ended that was given up.
-    let has_sid = set.iter().any(|set| matches!(set, Assignment::CallSid(_)));
-    if progress.is_empty() && has_sid && call.is_to_number() && call.end_is_assumed() {
+    let has_new_sid = set.iter().any(|set| matches!(set, Assignment::CallSid(_)));
+    let may_be_queried = has_new_sid && call.is_to_number() && call.end_is_assumed();
+    if progress.is_empty() && (legs_wait || may_be_queried) {
         set.push(Assignment::EffectsPendingSince(now));
     }
     set.extend(answer);
@@ -214,8 +213,7 @@ fn devices(call: &Call, other: &Call) -> Vec<Assignment> {
             pushed.devices.is_subset(&known.devices) && pushed.at <= known.at
         };
         if !known.is_some_and(knows_all) {
-            let both = known.map_or_else(|| pushed.clone(), |known| known.and(pushed));
-            set.push(Assignment::Pushed(both));
+            set.push(Assignment::Pushed(pushed.added_to(known)));
         }
     }
     if !other.declined_by.is_subset(&call.declined_by) {
@@ -326,6 +324,17 @@ mod tests {
 
     fn accepted(call: &Call) -> Event {
         let by = callee(call);
+        let readiness = Readiness::Woken;
+        Event::Accepted { by, readiness }
+    }
+
+    fn device_ids<const N: usize>(ids: [&str; N]) -> [DeviceId; N] {
+        ids.map(|id| DeviceId::try_from(id).unwrap())
+    }
+
+    fn accepted_on(call: &Call, device: &DeviceId) -> Event {
+        let mut by = callee(call);
+        by.device = Some(device.clone());
         let readiness = Readiness::Woken;
         Event::Accepted { by, readiness }
     }
@@ -601,19 +610,18 @@ mod tests {
         let call = a_call(NOW);
         let ready = after(&call, &accepted(&call), NOW);
         let by = callee(&call);
-        let hung_up = decide(&ready, &Event::HungUp { by }, NOW);
+        let hang_up = Event::HungUp { by };
+        let hung_up = decide(&ready, &hang_up, NOW);
         let looks_again_at = NOW + crate::call::ABANDONED_AFTER;
         assert!(effects_of(&hung_up).contains(&Effect::ArmTimer(looks_again_at)));
         let completed = Event::EffectsCompleted {
             effects_pending_since: NOW,
         };
-        let by = callee(&call);
-        let ended = after(&after(&ready, &Event::HungUp { by }, NOW), &completed, NOW);
+        let pending = after(&ready, &hang_up, NOW);
+        let ended = after(&pending, &completed, NOW);
         let timer = decide(&ended, &Event::TimerFired, looks_again_at);
         assert!(effects_of(&timer).contains(&Effect::SendBusy), "{timer:?}");
         // Asterisk fails for good: the message of the timer is repeated, and arms no other one.
-        let by = callee(&call);
-        let pending = after(&ready, &Event::HungUp { by }, NOW);
         let timer = decide(&pending, &Event::TimerFired, looks_again_at);
         assert!(effects_of(&timer).contains(&Effect::SendBusy), "{timer:?}");
         let arms = |effect: &Effect| matches!(effect, Effect::ArmTimer(_));
@@ -624,12 +632,8 @@ mod tests {
     #[test]
     fn late_pushes_are_canceled_on_all_devices() {
         let call = a_call(NOW);
-        let [answering, other] = ["phone", "tablet"].map(|id| DeviceId::try_from(id).unwrap());
-        let mut by = callee(&call);
-        by.device = Some(answering.clone());
-        let readiness = Readiness::Woken;
-        let ready = after(&call, &Event::Accepted { by, readiness }, NOW);
-        let mut canceled = ready;
+        let [answering, other] = device_ids(["phone", "tablet"]);
+        let mut canceled = after(&call, &accepted_on(&call, &answering), NOW);
         canceled.status = CallStatus::Canceled;
         canceled.ended = Some(CallEnd {
             at: NOW,
@@ -660,17 +664,14 @@ mod tests {
     #[test]
     fn pushes_that_one_region_repeats_are_canceled_when_the_other_has_an_answer() {
         let call = a_call(NOW);
-        let [answering, other] = ["phone", "tablet"].map(|id| DeviceId::try_from(id).unwrap());
+        let [answering, other] = device_ids(["phone", "tablet"]);
         let sent = |at| crate::call::PushedDevices {
             devices: [answering.clone(), other.clone()].into(),
             at,
             are_all: true,
         };
         let rings = after(&call, &Event::PushSent(sent(NOW)), NOW);
-        let mut by = callee(&call);
-        by.device = Some(answering.clone());
-        let readiness = Readiness::Woken;
-        let ready = after(&rings, &Event::Accepted { by, readiness }, NOW);
+        let ready = after(&rings, &accepted_on(&call, &answering), NOW);
         let later = NOW + Duration::from_millis(500);
         let rings_again = after(&rings, &Event::PushSent(sent(later)), later);
         let silenced = Effect::CancelPush {

@@ -161,12 +161,15 @@ pub struct PushedDevices {
 }
 
 impl PushedDevices {
-    /// The record of both these pushes and other ones.
-    pub(crate) fn and(&self, other: &Self) -> Self {
+    /// The record of these pushes and of those that are recorded already.
+    pub(crate) fn added_to(&self, known: Option<&Self>) -> Self {
+        let Some(known) = known else {
+            return self.clone();
+        };
         Self {
-            devices: self.devices.union(&other.devices).cloned().collect(),
-            are_all: self.are_all && other.are_all,
-            at: self.at.max(other.at),
+            devices: self.devices.union(&known.devices).cloned().collect(),
+            are_all: self.are_all && known.are_all,
+            at: self.at.max(known.at),
         }
     }
 }

@@ -124,7 +124,7 @@ pub(super) fn unfinished_without_timer(call: &Call, now: Timestamp) -> Vec<Effec
 /// the call.
 pub(super) fn abandoned(call: &Call, now: Timestamp) -> Vec<Effect> {
     let mut effects = effects(call);
-    // This is the later look at the legs. If it fails, its message is repeated, and no other timer may follow.
+    // The timer of an ended call is for a later look at its legs, and this is that look. If it fails, its message is repeated.
     effects.retain(|effect| !call.status.is_final() || !matches!(effect, Effect::ArmTimer(_)));
     if now >= call.rings_until && call.status == CallStatus::WaitingForMobile {
         effects.retain(|effect| !matches!(effect, Effect::SendPush | Effect::DialCallerPhone));

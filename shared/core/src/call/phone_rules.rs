@@ -227,10 +227,7 @@ fn push_sent(sent: &PushedDevices, now: Timestamp) -> Vec<Rule<'_>> {
         when([waiting()])
             .and("has a recorded push", |call| call.pushed.is_some())
             .set_of("both pushes", |call| {
-                let known = call.pushed.as_ref();
-                vec![Assignment::Pushed(
-                    known.map_or_else(|| sent.clone(), |known| known.and(sent)),
-                )]
+                vec![Assignment::Pushed(sent.added_to(call.pushed.as_ref()))]
             })
             .then_nothing(),
         when_read("has a recorded push", |call| call.pushed.is_some())
