@@ -18,6 +18,8 @@ use tokio::time::{Instant, sleep};
 /// How long chromedriver and Chromium may take to start on a busy machine.
 const STARTED_WITHIN: Duration = Duration::from_secs(30);
 const DRIVER: &str = "chromedriver";
+/// How often it is started if it exits at once.
+const DRIVER_ATTEMPTS: u32 = 10;
 /// The error text when the browser or its driver is missing.
 pub const MISSING: &str =
     "cannot start the browser; `make test` and local/tools/prerequisites.sh say how to install it";
@@ -64,15 +66,7 @@ impl Browser {
 
     /// Starts the browser with additional Chromium arguments.
     pub async fn start_with(more: &[&str]) -> Result<Self> {
-        let mut driver = Command::new(DRIVER)
-            .arg("--port=0")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .context(MISSING)?;
-        let said = driver.stdout.take().context("chromedriver has no stdout")?;
-        let port = tokio::time::timeout(STARTED_WITHIN, port_in(said)).await??;
+        let (driver, port) = tokio::time::timeout(STARTED_WITHIN, start_driver()).await??;
         let http = Client::builder().timeout(STARTED_WITHIN).build()?;
         let arguments = [&ARGUMENTS, more].concat();
         let mut options = json!({ "args": arguments });
@@ -220,18 +214,37 @@ fn on_path(program: &str) -> Option<PathBuf> {
     files.find(|file| file.is_file())
 }
 
-/// Reads the port from chromedriver's output.
-async fn port_in(said: tokio::process::ChildStdout) -> Result<u16> {
+/// Starts chromedriver, and returns its port. It takes a free IPv6 port, and exits if the same IPv4 port is in use. The connections
+/// of earlier tests occupy many.
+async fn start_driver() -> Result<(Child, u16)> {
+    for _ in 0..DRIVER_ATTEMPTS {
+        let mut driver = Command::new(DRIVER)
+            .arg("--port=0")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .context(MISSING)?;
+        let said = driver.stdout.take().context("chromedriver has no stdout")?;
+        if let Some(port) = port_in(said).await? {
+            return Ok((driver, port));
+        }
+    }
+    bail!("{DRIVER} has not started in {DRIVER_ATTEMPTS} attempts")
+}
+
+/// Reads the port from chromedriver's output. `None` if it exits.
+async fn port_in(said: tokio::process::ChildStdout) -> Result<Option<u16>> {
     let mut lines = BufReader::new(said).lines();
     while let Some(line) = lines.next_line().await? {
         if let Some((_, port)) = line.split_once("started successfully on port ") {
             let port = port.trim_end_matches('.').parse()?;
             // chromedriver blocks when its output is not read.
             tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-            return Ok(port);
+            return Ok(Some(port));
         }
     }
-    bail!("{DRIVER} has not started")
+    Ok(None)
 }
 
 async fn send(http: &Client, method: Method, url: &str, body: &Value) -> Result<Value> {
