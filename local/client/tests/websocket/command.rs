@@ -116,6 +116,8 @@ async fn the_command_exits_on_ctrl_c() -> Result<()> {
 async fn a_lost_connection_is_an_error() -> Result<()> {
     let server = Server::start().await?;
     let (mut running, peer) = Running::start(&server, None).await?;
+    // `wait` would close the input, and the end of the input is no error.
+    let _input = running.child.stdin.take();
     drop(peer);
     let status = timeout(SOON, running.child.wait()).await??;
     ensure!(!status.success(), "{status}");
