@@ -24,7 +24,8 @@ const BATCH: usize = 5;
 #[error("no timer could be armed")]
 pub struct NotArmed;
 
-/// Arms a timer of the call: a message, and its backstop if it gets one. One of them is enough.
+/// Arms a timer of the call: a message, and its backstop if it gets one. One of them is enough for a live call, behind
+/// which the stream's schedule stands. An ended call needs the message.
 pub async fn arm(
     process: &Process,
     call: &Call,
@@ -52,7 +53,11 @@ pub async fn arm(
     let on_time = send(process, check(call), delay.as_millis().div_ceil(1000), true);
     // Nothing promises a timer if SQS loses the message and the scheduler fails.
     let backstop = schedule(on_time != Ok(Sent::Lost));
-    on_time.map(|_| ()).or(backstop)
+    let on_time = on_time.map(|_| ());
+    if call.status.is_final() {
+        return on_time;
+    }
+    on_time.or(backstop)
 }
 
 /// Creates the backstop of a new call: a schedule, or a message if the scheduler rejects it.

@@ -221,9 +221,7 @@ impl Effects for EffectRunner {
             }
             Effect::ArmTimer(at) => {
                 let backstop = call.backstop(*at);
-                self.timers
-                    .arm(call.call_id, *at, context.now, backstop)
-                    .await?;
+                self.timers.arm(call, *at, context.now, backstop).await?;
             }
             Effect::DisarmTimer => {
                 if let Err(error) = self.timers.disarm(call).await {

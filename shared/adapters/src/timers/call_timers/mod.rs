@@ -81,20 +81,22 @@ impl CallTimers {
     /// Arms the timer of a call for `at`, and creates its backstop if it gets one. `backstop` is `None` where the table's
     /// stream creates the backstop, or has created it.
     ///
-    /// One of the two is enough, so a single failure is logged and is no error.
+    /// A live call has a schedule, from here or from the stream, so a rejected message is only logged. An ended call has
+    /// none: its message must be accepted.
     ///
     /// # Errors
-    /// When neither could be armed. Then only the PBX's own time limit ends the call.
+    /// When neither the message nor a schedule will check the call. Repeating it is safe.
     pub async fn arm(
         &self,
-        call: CallId,
+        call: &Call,
         at: Timestamp,
         now: Timestamp,
         backstop: Option<Backstop>,
     ) -> Result<(), TimerError> {
+        let (call_id, has_ended) = (call.call_id, call.status.is_final());
         let schedule = async {
             match backstop {
-                Some(backstop) => self.create_schedule(call, backstop).await,
+                Some(backstop) => self.create_schedule(call_id, backstop).await,
                 None => Ok(()),
             }
         };
@@ -102,10 +104,13 @@ impl CallTimers {
         if delay > MAX_MESSAGE_DELAY {
             return schedule.await;
         }
-        let (message, schedule) = join(self.send_delayed(call, delay), schedule).await;
+        let (message, schedule) = join(self.send_delayed(call_id, delay), schedule).await;
         let failures = [&message, &schedule].into_iter();
         for failure in failures.filter_map(|result| result.as_ref().err()) {
-            tracing::warn!(call_id = %call, error = %failure, cause = ?failure.source, "timer not armed");
+            tracing::warn!(%call_id, error = %failure, cause = ?failure.source, "timer not armed");
+        }
+        if has_ended {
+            return message;
         }
         message.or(schedule)
     }
@@ -124,7 +129,7 @@ impl CallTimers {
                 self.create_backstop(call.call_id, *backstop, now).await
             }
             StreamAction::ArmTimer { call, at, backstop } => {
-                self.arm(call.call_id, *at, now, Some(*backstop)).await
+                self.arm(call, *at, now, Some(*backstop)).await
             }
             StreamAction::Merge(overwritten) => {
                 let (call_id, status) = (overwritten.call_id, overwritten.status.as_str());

@@ -69,7 +69,7 @@ impl TestTimers {
 
     async fn arm(&self, at: Timestamp) -> Result<(), TimerError> {
         let backstop = self.call.backstop(at);
-        self.timers.arm(self.call.call_id, at, NOW, backstop).await
+        self.timers.arm(&self.call, at, NOW, backstop).await
     }
 
     /// Handles the record of the new call in the stream of the region that has stored it.
@@ -271,6 +271,15 @@ async fn a_schedule_that_exists_already_counts_as_created() {
 async fn a_ring_whose_message_is_rejected_is_no_error() {
     let test = TestTimers::that_reply(internal_error(), schedule_created()).await;
     test.arm(test.call.rings_until).await.unwrap();
+}
+
+/// No schedule ends the legs of a call that has ended.
+#[tokio::test]
+async fn an_ended_call_whose_message_is_rejected_is_an_error() {
+    let mut test = TestTimers::that_reply(internal_error(), schedule_created()).await;
+    test.call.status = CallStatus::TimedOut;
+    let error = test.arm(NOW + Duration::from_secs(5)).await.unwrap_err();
+    assert!(error.to_string().contains("SQS"), "{error}");
 }
 
 #[tokio::test]
