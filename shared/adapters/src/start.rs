@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use aws_config::SdkConfig;
+use aws_config::{Region, SdkConfig};
 use serde::de::DeserializeOwned;
 
 use crate::api::status_update::StatusAudience;
@@ -17,7 +17,7 @@ use crate::platform::lazy_client::LazyClient;
 use crate::platform::secrets::{HookSecret, Secret, WebhookSecret};
 use crate::push::PushSender;
 use crate::push::fcm::Fcm;
-use crate::push::sns::Sns;
+use crate::push::sns::{Sns, SnsApplications};
 pub use crate::runtime::run;
 use crate::runtime::{aws_config, start_logging};
 use crate::store::allowance::Allowances;
@@ -112,7 +112,7 @@ impl Start {
     fn effect_runner(&self) -> Result<EffectRunner, ConfigError> {
         let environment = &self.environment;
         let fcm = Fcm::from_environment(environment, self.secret("FCM_SECRET_ARN")?)?;
-        let pushes = PushSender::new(self.devices()?, fcm, self.sns());
+        let pushes = PushSender::new(self.devices()?, fcm, self.sns()?);
         Ok(EffectRunner::new(
             self.asterisk()?,
             pushes,
@@ -223,10 +223,17 @@ impl Start {
         Ok(NumberRoutes::new(self.table()?))
     }
 
-    /// SNS mobile push.
-    #[must_use]
-    pub fn sns(&self) -> Sns {
-        Sns::from_environment(lazy_client!(aws_sdk_sns, self.aws), &self.environment)
+    /// SNS mobile push, in the region of the platform applications.
+    ///
+    /// # Errors
+    /// When they are of several regions.
+    pub fn sns(&self) -> Result<Sns, ConfigError> {
+        let applications = SnsApplications::from_environment(&self.environment)?;
+        let region = applications.region().map(|it| Region::new(it.to_owned()));
+        let mut aws = self.aws.to_builder();
+        aws.set_region(region.or_else(|| self.aws.region().cloned()));
+        let aws = aws.build();
+        Ok(Sns::new(lazy_client!(aws_sdk_sns, aws), applications))
     }
 
     /// The PBXs, with the credentials of their ARI.

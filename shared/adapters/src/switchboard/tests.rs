@@ -18,7 +18,7 @@ use ringback_core::testing::leg;
 
 use super::*;
 use crate::store::calls::MemoryCallStore;
-use crate::store::devices::{Device, PushAddress};
+use crate::store::devices::Device;
 
 pub(super) const NOW: Timestamp = Timestamp::from_millis(1_000_000_000_000);
 const UNTIL: Timestamp = Timestamp::from_millis(1_000_000_029_000);
@@ -174,10 +174,7 @@ pub(super) fn phone_number(text: &str) -> PhoneNumber {
 }
 
 pub(super) fn device(name: &str) -> Device {
-    let address = PushAddress::Fcm {
-        token: name.to_owned(),
-    };
-    crate::testing::device(name, address)
+    crate::testing::device(name, [])
 }
 
 /// An app of extension 1001, which is called.

@@ -185,8 +185,11 @@ fn call_request(bytes: &[u8]) {
 fn registration(bytes: &[u8]) {
     if let Ok(registration) = Registration::parse(bytes) {
         assert_plain(registration.extension.as_str());
-        let token = registration.token.as_str();
-        assert!(token.len() <= 4096 && token.bytes().all(|byte| byte.is_ascii_graphic()));
+        assert!(registration.addresses.len() <= 3);
+        for (_, token) in &registration.addresses {
+            let token = token.as_str();
+            assert!(token.len() <= 4096 && token.bytes().all(|byte| byte.is_ascii_graphic()));
+        }
     }
 }
 

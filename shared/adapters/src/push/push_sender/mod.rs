@@ -12,12 +12,12 @@ use ringback_core::timestamp::Timestamp;
 
 use super::fcm::Fcm;
 use super::push_message::{PushError, PushMessage};
-use super::sns::Sns;
+use super::sns::{self, Sns};
 use crate::platform::clock;
-use crate::store::devices::{Device, Devices, PushAddress, SnsService};
+use crate::store::devices::{Device, Devices, PushAddress, PushPlatform};
 use crate::telemetry::metrics;
 
-/// Sends pushes, and deletes devices with an expired push address.
+/// Sends pushes, and removes expired push addresses.
 #[derive(Debug)]
 pub struct PushSender {
     devices: Devices,
@@ -26,7 +26,7 @@ pub struct PushSender {
 }
 
 impl PushSender {
-    /// A sender through these services. `devices` is the table that expired devices are deleted from.
+    /// A sender through these services. `devices` is the table that expired addresses are removed from.
     #[must_use]
     pub const fn new(devices: Devices, fcm: Fcm, sns: Sns) -> Self {
         Self { devices, fcm, sns }
@@ -45,25 +45,33 @@ impl PushSender {
         }
     }
 
-    /// Rings all these devices at once. The event says which devices' push services accepted the push, or why none did.
+    /// Rings all these devices at once. The event says which devices' push services accepted the push, or why none did. A device
+    /// without an address gets no push.
     pub async fn ring(&self, call: &Call, devices: &[Device], until: Timestamp) -> Event {
         let message = PushMessage::incoming_call(call, clock::now());
-        let accepted = self.send_all(call, devices.iter(), &message, until).await;
+        let to = devices
+            .iter()
+            .map(|device| (device, device.addresses().collect::<Vec<_>>()))
+            .filter(|(_, addresses)| !addresses.is_empty())
+            .collect::<Vec<_>>();
+        let count = to.len();
+        let accepted = self.send_all(call, to, &message, until).await;
         if !accepted.is_empty() {
             return Event::PushSent(PushedDevices {
-                are_all: accepted.len() == devices.len(),
+                are_all: accepted.len() == count,
                 devices: accepted,
                 at: clock::now(),
             });
         }
-        Event::PushNotSent(if devices.is_empty() {
+        Event::PushNotSent(if count == 0 {
             EndReason::NoDevice
         } else {
             EndReason::PushFailed
         })
     }
 
-    /// Stops the devices of `audience` from ringing.
+    /// Stops the devices of `audience` from ringing. A phone without an address that accepts cancellations learns of the end through
+    /// the WebSocket or `GET /api/calls/{id}`.
     pub async fn cancel(
         &self,
         call: &Call,
@@ -73,61 +81,75 @@ impl PushSender {
         until: Timestamp,
     ) {
         let message = PushMessage::call_cancelled(call, reason, clock::now());
-        let recipients = devices.iter().filter(|device| {
-            audience.includes(&device.device_id) && accepts_cancellations(&device.address)
-        });
-        self.send_all(call, recipients, &message, until).await;
+        let devices = devices.iter();
+        let to = devices
+            .filter(|device| audience.includes(&device.device_id))
+            .map(|device| {
+                let addresses = device.addresses();
+                let accepting = addresses.filter(|it| it.platform.accepts_cancellations());
+                (device, accepting.collect())
+            });
+        self.send_all(call, to, &message, until).await;
     }
 
-    /// Sends a message to all these devices at once. Returns those for which the push service accepted it.
+    /// Sends a message to all these devices at once. Returns those for which a push service accepted it.
     async fn send_all<'a>(
         &self,
         call: &Call,
-        devices: impl Iterator<Item = &'a Device>,
+        devices: impl IntoIterator<Item = (&'a Device, Vec<&'a PushAddress>)>,
         message: &PushMessage,
         until: Timestamp,
     ) -> BTreeSet<DeviceId> {
-        let sends = devices.map(async |device| {
-            let accepted = self.send(call, device, message, until).await;
-            accepted.then(|| device.device_id.clone())
+        let sends = devices.into_iter().map(async |(device, addresses)| {
+            for address in addresses {
+                if self.send(call, device, address, message, until).await {
+                    return Some(device.device_id.clone());
+                }
+            }
+            None
         });
         join_all(sends).await.into_iter().flatten().collect()
     }
 
-    /// Sends a message to one device. Logs a failure and returns `false`, because a failed push must not fail the request.
+    /// Sends a message to one address. Logs a failure and returns `false`, because a failed push must not fail the request.
     async fn send(
         &self,
         call: &Call,
         device: &Device,
+        address: &PushAddress,
         message: &PushMessage,
         until: Timestamp,
     ) -> bool {
-        let result = match &device.address {
-            PushAddress::Fcm { token } => self.fcm.send(token, message, until).await,
-            PushAddress::Sns { service, endpoint } => {
-                self.sns.publish(*service, endpoint, message).await
+        let (result, via) = match address.platform {
+            PushPlatform::Fcm if !self.sns.serves_fcm() => {
+                let token = address.token.as_str();
+                (self.fcm.send(token, message, until).await, "fcm")
             }
+            platform => (
+                self.sns.send(address, message).await,
+                sns::service(platform),
+            ),
         };
-        let (call_id, device_id, via) = (call.call_id, &device.device_id, &device.address);
-        metrics::pushed(via.service(), metric_value(&result));
+        let (call_id, device_id) = (call.call_id, &device.device_id);
+        metrics::pushed(via, metric_value(&result));
         match result {
             Ok(()) => {
-                tracing::info!(%call_id, %device_id, ?via, kind = ?message.kind, "push sent");
+                tracing::info!(%call_id, %device_id, via, kind = ?message.kind, "push sent");
                 true
             }
             Err(PushError::AddressExpired) => {
-                tracing::warn!(%call_id, %device_id, ?via, "push address expired; deleting the device");
+                tracing::warn!(%call_id, %device_id, via, "push address expired; removing it");
                 if let Err(error) = self
                     .devices
-                    .remove_unreachable(&call.extension, device)
+                    .remove_unreachable(&call.extension, device_id, address)
                     .await
                 {
-                    tracing::warn!(%call_id, %device_id, %error, "device with an expired push address not deleted");
+                    tracing::warn!(%call_id, %device_id, %error, "expired push address not removed");
                 }
                 false
             }
             Err(error) => {
-                tracing::error!(%call_id, %device_id, ?via, %error, "push failed");
+                tracing::error!(%call_id, %device_id, via, %error, "push failed");
                 false
             }
         }
@@ -140,19 +162,5 @@ const fn metric_value(result: &Result<(), PushError>) -> &'static str {
         Ok(()) => "sent",
         Err(PushError::AddressExpired) => "expired",
         Err(_) => "failed",
-    }
-}
-
-/// Apple ends apps that receive a VoIP push and report no new call. Such phones learn of the end through
-/// `GET /api/calls/{id}`, or through an alert push if the app has registered its alert token too.
-///
-/// <https://developer.apple.com/documentation/pushkit/responding-to-voip-notifications-from-pushkit>
-const fn accepts_cancellations(address: &PushAddress) -> bool {
-    match address {
-        PushAddress::Fcm { .. } => true,
-        PushAddress::Sns { service, .. } => match service {
-            SnsService::Fcm | SnsService::Apns => true,
-            SnsService::ApnsVoip => false,
-        },
     }
 }

@@ -11,12 +11,17 @@ use wiremock::matchers::{body_partial_json, body_string_contains, header, method
 use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 
 use super::*;
+use crate::form_fields::FormFields;
+use crate::platform::config::Environment;
+use crate::push::sns::SnsApplications;
 use crate::store::Table;
+use crate::store::devices::PushPlatform::{Apns, ApnsVoip};
+use crate::store::devices::PushToken;
 use crate::testing;
 use ringback_core::ids::DeviceId;
 
 const SEND: &str = "/v1/projects/ringback-test/messages:send";
-const DELETE_ITEM: &str = "DynamoDB_20120810.DeleteItem";
+const UPDATE_ITEM: &str = "DynamoDB_20120810.UpdateItem";
 
 struct TestSender {
     server: MockServer,
@@ -35,7 +40,13 @@ impl TestSender {
         let server = MockServer::start().await;
         let aws = testing::aws(&server);
         let devices = Devices::new(Table::new(aws_sdk_dynamodb::Client::new(&aws), "calls"));
-        let sns = Sns::without_applications(aws_sdk_sns::Client::new(&aws));
+        let applications = Environment::of(|name| match name {
+            "SNS_APNS_APPLICATION_ARN" => Some(application("APNS")),
+            "SNS_APNS_VOIP_APPLICATION_ARN" => Some(application("APNS_VOIP")),
+            _ => None,
+        });
+        let applications = SnsApplications::from_environment(&applications).unwrap();
+        let sns = Sns::new(aws_sdk_sns::Client::new(&aws), applications);
         let sender = Self {
             pushes: PushSender::new(devices, Fcm::with_access(&server.uri()), sns),
             call: ringback_core::testing::a_call(clock::now()),
@@ -62,12 +73,12 @@ impl TestSender {
             reply,
         )
         .await;
-        testing::device(name, PushAddress::Fcm { token })
+        testing::device(name, [testing::address(PushPlatform::Fcm, &token)])
     }
 
-    /// Sets the reply of the table when a device is deleted.
-    async fn deletion_replies(&self, reply: ResponseTemplate) {
-        self.reply_to(Mock::given(header("x-amz-target", DELETE_ITEM)), reply)
+    /// Sets the reply of the table when an address is removed.
+    async fn removal_replies(&self, reply: ResponseTemplate) {
+        self.reply_to(Mock::given(header("x-amz-target", UPDATE_ITEM)), reply)
             .await;
     }
 
@@ -100,25 +111,48 @@ impl TestSender {
         tokens
     }
 
-    async fn deletions(&self) -> Vec<Value> {
+    /// The endpoints that SNS has received a message for.
+    async fn endpoints(&self) -> Vec<String> {
         let requests = self.requests().await;
-        let deletions = requests
+        let forms = requests
             .iter()
-            .filter(|request| testing::operation(request) == "DeleteItem");
-        deletions
+            .map(|request| FormFields::from_form(&request.body));
+        let mut endpoints: Vec<String> = forms
+            .filter_map(|form| Some(form.text("TargetArn")?.to_owned()))
+            .collect();
+        endpoints.sort();
+        endpoints
+    }
+
+    /// The removals of addresses.
+    async fn removals(&self) -> Vec<Value> {
+        let requests = self.requests().await;
+        let removals = requests
+            .iter()
+            .filter(|request| testing::operation(request) == "UpdateItem");
+        removals
             .map(|request| request.body_json().unwrap())
             .collect()
     }
 }
 
-fn iphone(name: &str, service: SnsService) -> Device {
-    let platform = match service {
-        SnsService::Fcm => "GCM",
-        SnsService::Apns => "APNS",
-        SnsService::ApnsVoip => "APNS_VOIP",
-    };
-    let endpoint = format!("arn:aws:sns:ap-south-1:123456789012:endpoint/{platform}/app/{name}");
-    testing::device(name, PushAddress::Sns { service, endpoint })
+fn application(platform: &str) -> String {
+    format!("arn:aws:sns:ap-south-1:123456789012:app/{platform}/app")
+}
+
+/// An iPhone with these addresses.
+fn iphone<const N: usize>(name: &str, platforms: [PushPlatform; N]) -> Device {
+    let addresses = platforms.map(|platform| {
+        let token = PushToken::try_from(format!("hush-{name}").as_str()).unwrap();
+        PushAddress::new(platform, token, Some(endpoint(name, platform)))
+    });
+    testing::device(name, addresses)
+}
+
+fn endpoint(name: &str, platform: PushPlatform) -> String {
+    let application = application(&platform.as_str().to_uppercase());
+    let endpoint = application.replace(":app/", ":endpoint/");
+    format!("{endpoint}/{name}")
 }
 
 fn accepted() -> ResponseTemplate {
@@ -134,7 +168,7 @@ fn refused() -> ResponseTemplate {
     ResponseTemplate::new(400).set_body_json(json!({ "error": { "status": "INVALID_ARGUMENT" } }))
 }
 
-fn deleted() -> ResponseTemplate {
+fn removed() -> ResponseTemplate {
     ResponseTemplate::new(200).set_body_json(json!({}))
 }
 
@@ -158,8 +192,8 @@ async fn devices_ring_through_fcm_and_sns() {
     let sender = TestSender::start().await;
     let devices = [
         sender.android("pixel", accepted()).await,
-        iphone("iphone", SnsService::ApnsVoip),
-        iphone("ipad", SnsService::Apns),
+        iphone("iphone", [ApnsVoip]),
+        iphone("ipad", [Apns]),
     ];
     let event = sender.ring(&devices).await;
     assert_eq!(rung_devices(event), ids(["pixel", "iphone", "ipad"]));
@@ -202,7 +236,7 @@ async fn a_failed_push_does_not_prevent_the_others() {
 #[tokio::test]
 async fn when_every_push_fails_the_event_says_so() {
     let sender = TestSender::start().await;
-    sender.deletion_replies(deleted()).await;
+    sender.removal_replies(removed()).await;
     let devices = [
         sender.android("broken", refused()).await,
         sender.android("dead", unregistered()).await,
@@ -212,43 +246,45 @@ async fn when_every_push_fails_the_event_says_so() {
 }
 
 #[tokio::test]
-async fn an_expired_device_is_deleted_if_its_address_has_not_changed() {
+async fn an_expired_address_is_removed_if_it_has_not_been_registered_again() {
     let sender = TestSender::start().await;
-    sender.deletion_replies(deleted()).await;
+    sender.removal_replies(removed()).await;
     let dead = sender.android("dead", unregistered()).await;
     sender.ring(&[dead]).await;
 
-    let deletions = sender.deletions().await;
-    // Deletes the device, and the item that reserves its address.
-    let [deletion, owner] = deletions.as_slice() else {
-        panic!("{deletions:?}");
+    let removals = sender.removals().await;
+    let [removal] = removals.as_slice() else {
+        panic!("{removals:?}");
     };
-    assert_eq!(owner["Key"]["sk"], json!({ "S": "OWNER" }));
-    assert_eq!(deletion["TableName"], "calls");
+    assert_eq!(removal["TableName"], "calls");
     let key = json!({ "pk": { "S": "EXTENSION#1001" }, "sk": { "S": "DEVICE#dead" } });
-    assert_eq!(deletion["Key"], key);
-    assert_eq!(deletion["ConditionExpression"], "address = :unreachable");
-    let address = json!({ "M": { "via": { "S": "fcm" }, "token": { "S": "hush-dead" } } });
-    assert_eq!(
-        deletion["ExpressionAttributeValues"][":unreachable"],
-        address
-    );
+    assert_eq!(removal["Key"], key);
+    assert_eq!(removal["UpdateExpression"], "REMOVE fcm");
+    let condition = "fcm.registration = :registration";
+    assert_eq!(removal["ConditionExpression"], condition);
+    // The item that reserves the address is deleted, too.
+    let requests = sender.requests().await;
+    let owner = requests
+        .iter()
+        .find(|request| testing::operation(request) == "DeleteItem");
+    let owner: Value = owner.unwrap().body_json().unwrap();
+    assert_eq!(owner["Key"]["sk"], json!({ "S": "OWNER" }));
 }
 
 #[tokio::test]
-async fn a_device_is_kept_after_any_other_failure() {
+async fn an_address_is_kept_after_any_other_failure() {
     let sender = TestSender::start().await;
     let broken = sender.android("broken", refused()).await;
     sender.ring(&[broken]).await;
-    assert_eq!(sender.deletions().await.len(), 0);
+    assert_eq!(sender.removals().await.len(), 0);
 }
 
 #[tokio::test]
-async fn a_failed_deletion_does_not_prevent_other_pushes() {
+async fn a_failed_removal_does_not_prevent_other_pushes() {
     let broken = ResponseTemplate::new(400).set_body_json(json!({ "__type": "x#NotAllowed" }));
     for reply in [testing::condition_failed(), broken] {
         let sender = TestSender::start().await;
-        sender.deletion_replies(reply).await;
+        sender.removal_replies(reply).await;
         let devices = [
             sender.android("dead", unregistered()).await,
             sender.android("pixel", accepted()).await,
@@ -258,35 +294,71 @@ async fn a_failed_deletion_does_not_prevent_other_pushes() {
 }
 
 #[tokio::test]
-async fn the_device_of_a_disabled_endpoint_is_deleted_too() {
+async fn the_address_of_a_disabled_endpoint_is_kept() {
     let disabled = "<ErrorResponse><Error><Code>EndpointDisabled</Code></Error></ErrorResponse>";
     let sender =
         TestSender::where_sns_replies(ResponseTemplate::new(400).set_body_string(disabled)).await;
-    sender.deletion_replies(deleted()).await;
-    let event = sender.ring(&[iphone("iphone", SnsService::ApnsVoip)]).await;
+    let event = sender.ring(&[iphone("iphone", [ApnsVoip])]).await;
     assert_eq!(event, Event::PushNotSent(EndReason::PushFailed));
-    let address = &sender.deletions().await[0]["ExpressionAttributeValues"][":unreachable"]["M"];
-    assert_eq!(address["service"]["S"], "apns_voip");
+    assert_eq!(sender.removals().await.len(), 0);
+}
+
+#[tokio::test]
+async fn an_iphone_with_two_addresses_rings_by_voip_and_is_cancelled_by_an_alert() {
+    let sender = TestSender::start().await;
+    let devices = [iphone("iphone", [Apns, ApnsVoip])];
+    let event = sender.ring(&devices).await;
+    let Event::PushSent(pushed) = event else {
+        panic!("{event:?}");
+    };
+    assert_eq!((pushed.devices, pushed.are_all), (ids(["iphone"]), true));
+    assert_eq!(sender.endpoints().await, [endpoint("iphone", ApnsVoip)]);
+    sender.cancel(&devices, &all_devices()).await;
+    let both = [endpoint("iphone", Apns), endpoint("iphone", ApnsVoip)];
+    assert_eq!(sender.endpoints().await, both);
+}
+
+#[tokio::test]
+async fn if_the_best_address_has_expired_the_next_one_is_tried() {
+    let sender = TestSender::start().await;
+    sender.removal_replies(removed()).await;
+    let dead = sender.android("phone", unregistered()).await;
+    let [fcm] = dead.addresses().collect::<Vec<_>>().try_into().unwrap();
+    let iphone = iphone("phone", [Apns]);
+    let both = iphone.addresses().chain([fcm]).cloned();
+    let event = sender.ring(&[testing::device("phone", both)]).await;
+    assert_eq!(rung_devices(event), ids(["phone"]));
+    assert_eq!(sender.fcm_tokens().await, ["hush-phone"]);
+    assert_eq!(sender.endpoints().await, [endpoint("phone", Apns)]);
+    let [removal] = sender.removals().await.try_into().unwrap();
+    assert_eq!(removal["UpdateExpression"], "REMOVE fcm");
+}
+
+#[tokio::test]
+async fn a_device_without_an_address_is_not_counted() {
+    let sender = TestSender::start().await;
+    let browser = testing::device("browser", []);
+    let only = [browser.clone()];
+    let event = sender.ring(&only).await;
+    assert_eq!(event, Event::PushNotSent(EndReason::NoDevice));
+    let both = [browser, iphone("iphone", [ApnsVoip])];
+    let Event::PushSent(pushed) = sender.ring(&both).await else {
+        panic!("nothing rings");
+    };
+    assert_eq!((pushed.devices, pushed.are_all), (ids(["iphone"]), true));
 }
 
 #[tokio::test]
 async fn a_cancellation_is_never_sent_as_a_voip_push() {
     let sender = TestSender::start().await;
     let devices = [
-        iphone("iphone", SnsService::ApnsVoip),
-        iphone("ipad", SnsService::Apns),
+        iphone("iphone", [ApnsVoip]),
+        iphone("ipad", [Apns]),
         sender.android("pixel", accepted()).await,
     ];
     sender.cancel(&devices, &all_devices()).await;
     assert_eq!(sender.fcm_tokens().await, ["hush-pixel"]);
-    let requests = sender.requests().await;
-    let published: Vec<String> = requests
-        .iter()
-        .filter(|request| request.url.path() == "/")
-        .map(|request| String::from_utf8(request.body.clone()).unwrap())
-        .collect();
-    assert_eq!(published.len(), 1);
-    assert!(published[0].contains("ipad"), "{published:?}");
+    assert_eq!(sender.endpoints().await, [endpoint("ipad", Apns)]);
 }
 
 #[tokio::test]
@@ -317,12 +389,12 @@ async fn a_cancellation_can_go_to_one_device_only() {
 #[tokio::test]
 async fn the_log_contains_no_token_and_no_caller() {
     let sender = TestSender::start().await;
-    sender.deletion_replies(testing::condition_failed()).await;
+    sender.removal_replies(testing::condition_failed()).await;
     let devices = [
         sender.android("pixel", accepted()).await,
         sender.android("broken", refused()).await,
         sender.android("dead", unregistered()).await,
-        iphone("iphone", SnsService::ApnsVoip),
+        iphone("iphone", [ApnsVoip]),
     ];
     let log = MemoryLog::default();
     // With only one subscriber, tracing caches the log level of one thread for all threads. A second one prevents that.
@@ -335,7 +407,7 @@ async fn the_log_contains_no_token_and_no_caller() {
     let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     assert!(log.contains("push sent"), "{log}");
     assert!(log.contains("push failed"), "{log}");
-    assert!(log.contains("deleting the device"), "{log}");
+    assert!(log.contains("removing it"), "{log}");
     for secret in ["hush", "9876543210", "आशा"] {
         assert!(!log.contains(secret), "{log}");
     }
