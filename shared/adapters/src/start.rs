@@ -16,6 +16,7 @@ use crate::platform::config::{ConfigError, Environment};
 use crate::platform::lazy_client::LazyClient;
 use crate::platform::secrets::{HookSecret, Secret, WebhookSecret};
 use crate::push::PushSender;
+use crate::push::answer_url::AnswerUrls;
 use crate::push::fcm::Fcm;
 use crate::push::sns::Sns;
 pub use crate::runtime::run;
@@ -112,7 +113,9 @@ impl Start {
     fn effect_runner(&self) -> Result<EffectRunner, ConfigError> {
         let environment = &self.environment;
         let fcm = Fcm::from_environment(environment, self.secret("FCM_SECRET_ARN")?)?;
+        let answer_urls = AnswerUrls::from_environment(environment, self.signing()?)?;
         let pushes = PushSender::new(self.devices()?, fcm, self.sns());
+        let pushes = pushes.with_answer_urls(answer_urls);
         Ok(EffectRunner::new(
             self.asterisk()?,
             pushes,
