@@ -27,6 +27,7 @@ use crate::store::connections::Connections;
 use crate::store::devices::Devices;
 use crate::store::number_routes::NumberRoutes;
 use crate::store::post_budget::PostBudget;
+use crate::store::ring_reports::RingReports;
 use crate::store::streams::AudioStreams;
 use crate::store::table::Table;
 use crate::switchboard::Switchboard;
@@ -193,6 +194,14 @@ impl Start {
         let per_second = self.environment.count("POSTS_PER_SECOND", 2_000)?;
         let region = self.region().to_owned();
         Ok(PostBudget::new(self.table()?, region, per_second))
+    }
+
+    /// The devices that report that they ring, in the table.
+    ///
+    /// # Errors
+    /// When a variable is missing.
+    pub fn ring_reports(&self) -> Result<RingReports, ConfigError> {
+        Ok(RingReports::new(self.table()?))
     }
 
     /// The audio streams in the table.
