@@ -16,6 +16,7 @@ use crate::platform::config::{ConfigError, Environment};
 use crate::platform::lazy_client::LazyClient;
 use crate::platform::secrets::{HookSecret, Secret, WebhookSecret};
 use crate::push::PushSender;
+use crate::push::answer_url::AnswerUrls;
 use crate::push::fcm::Fcm;
 use crate::push::sns::{Sns, SnsApplications};
 pub use crate::runtime::run;
@@ -26,6 +27,7 @@ use crate::store::connections::Connections;
 use crate::store::devices::Devices;
 use crate::store::number_routes::NumberRoutes;
 use crate::store::post_budget::PostBudget;
+use crate::store::ring_reports::RingReports;
 use crate::store::streams::AudioStreams;
 use crate::store::table::Table;
 use crate::switchboard::Switchboard;
@@ -112,7 +114,9 @@ impl Start {
     fn effect_runner(&self) -> Result<EffectRunner, ConfigError> {
         let environment = &self.environment;
         let fcm = Fcm::from_environment(environment, self.secret("FCM_SECRET_ARN")?)?;
+        let answer_urls = AnswerUrls::from_environment(environment, self.signing()?)?;
         let pushes = PushSender::new(self.devices()?, fcm, self.sns()?);
+        let pushes = pushes.with_answer_urls(answer_urls);
         Ok(EffectRunner::new(
             self.asterisk()?,
             pushes,
@@ -190,6 +194,14 @@ impl Start {
         let per_second = self.environment.count("POSTS_PER_SECOND", 2_000)?;
         let region = self.region().to_owned();
         Ok(PostBudget::new(self.table()?, region, per_second))
+    }
+
+    /// The devices that report that they ring, in the table.
+    ///
+    /// # Errors
+    /// When a variable is missing.
+    pub fn ring_reports(&self) -> Result<RingReports, ConfigError> {
+        Ok(RingReports::new(self.table()?))
     }
 
     /// The audio streams in the table.

@@ -13,9 +13,10 @@ use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 use crate::platform::config::Environment;
 use crate::platform::secrets::Secret;
 use crate::store::allowance::Allowance;
-use crate::store::devices::{Device, PushAddress, PushPlatform, PushToken};
+use crate::store::devices::{Device, PushAddress, PushToken};
 use crate::store::table::Table;
 use crate::switchboard::StartLimits;
+use ringback_core::call::PushPlatform;
 use ringback_core::ids::DeviceId;
 use ringback_core::timestamp::Timestamp;
 

@@ -2,6 +2,7 @@
 //! and apps that use HTTP.
 
 mod answered;
+mod answers;
 mod audio_streams;
 mod between_apps;
 mod encrypted;

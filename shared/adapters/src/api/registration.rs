@@ -3,7 +3,8 @@
 use serde_json::{Map, Value};
 
 use crate::api::json_fields::{object, text};
-use crate::store::devices::{PushPlatform, PushToken};
+use crate::store::devices::PushToken;
+use ringback_core::call::PushPlatform;
 use ringback_core::ids::{BadName, Extension};
 
 /// The body of the request.

@@ -1,5 +1,6 @@
 //! Authentication: of apps and operators by bearer token, of Exotel and the PBX by shared secret.
 
+pub mod answer_grant;
 mod claims;
 mod jwks;
 pub mod signing;

@@ -2,6 +2,7 @@
 //!
 //! [`PushSender`] sends a [`PushMessage`] to all devices, through FCM or SNS, depending on the address of each device.
 
+pub mod answer_url;
 pub mod fcm;
 mod push_message;
 mod push_sender;

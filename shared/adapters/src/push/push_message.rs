@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 
 use ringback_core::call::{Call, CancelReason};
@@ -58,6 +59,15 @@ impl PushMessage {
         message
             .data
             .insert("reason".to_owned(), reason.as_str().into());
+        message
+    }
+
+    /// The same push with the URL at which one device answers without a login.
+    #[must_use]
+    pub fn with_answer_url(&self, url: &SecretString) -> Self {
+        let mut message = self.clone();
+        let url = url.expose_secret().into();
+        message.data.insert("answer_url".to_owned(), url);
         message
     }
 

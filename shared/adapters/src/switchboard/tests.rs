@@ -1,5 +1,6 @@
 //! Tests of the switchboard with calls in memory. Effects are recorded and reach no outside system.
 
+mod answers;
 mod app_actions;
 mod inbound;
 mod start_call;

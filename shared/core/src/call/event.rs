@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Call, CallStatus, EndReason, PushedDevices};
+use super::{Call, CallStatus, EndReason, PushedDevices, RingReceipt};
 use crate::ids::{CallSid, DeviceId, Extension, Leg, PbxName};
 use crate::timestamp::Timestamp;
 
@@ -22,6 +22,13 @@ pub enum Event {
     PushSent(PushedDevices),
     /// No device could be woken, for this reason.
     PushNotSent(EndReason),
+    /// An app reports that its device rings.
+    DeviceRings {
+        /// The app. Its device is known.
+        by: CallParty,
+        /// Its report.
+        receipt: RingReceipt,
+    },
     /// The phone of the calling app is registered with this PBX, which will dial it. The call stores the PBX before the phone is
     /// dialed, so that a later hang-up goes to the right PBX.
     CallerPhoneLocated(PbxName),
@@ -106,7 +113,10 @@ impl Event {
     #[must_use]
     pub const fn app(&self) -> Option<&CallParty> {
         match self {
-            Self::Accepted { by, .. } | Self::Declined { by } | Self::HungUp { by } => Some(by),
+            Self::DeviceRings { by, .. }
+            | Self::Accepted { by, .. }
+            | Self::Declined { by }
+            | Self::HungUp { by } => Some(by),
             Self::CallerReported { .. }
             | Self::RequestedAgain
             | Self::PushSent(_)
@@ -156,6 +166,7 @@ impl Event {
                 )
             }
             Self::PushNotSent(reason) => ("push_not_sent", Some(reason.as_str().to_owned())),
+            Self::DeviceRings { by, .. } => ("ringing", Some(by.to_string())),
             Self::CallerPhoneLocated(pbx) => ("caller_phone_located", Some(pbx.to_string())),
             Self::CallerPhoneDialed => ("caller_phone_dialed", None),
             Self::CallerUnreachable => ("caller_unreachable", None),

@@ -8,7 +8,9 @@ use std::cmp::Ordering;
 
 use super::common_rules::{ended, reason_of_conversation};
 use super::rule::{Rule, otherwise, when_read};
-use super::{Assignment, Call, CallEnd, CallStatus, Effect, EndReason, PushedDevices, pending};
+use super::{
+    Assignment, Call, CallEnd, CallStatus, Effect, EndReason, PushedDevices, pending, ring_receipt,
+};
 use crate::timestamp::Timestamp;
 
 impl Call {
@@ -148,6 +150,7 @@ fn name_every_field(call: &Call) {
         lost_phone_legs: _,
         // `devices`
         pushed: _,
+        ring_receipts: _,
         declined_by: _,
         // `answer`
         answered_by: _,
@@ -215,6 +218,10 @@ fn devices(call: &Call, other: &Call) -> Vec<Assignment> {
         if !known.is_some_and(knows_all) {
             set.push(Assignment::Pushed(pushed.added_to(known)));
         }
+    }
+    let receipts = ring_receipt::first_of_both(&call.ring_receipts, &other.ring_receipts);
+    if receipts != call.ring_receipts {
+        set.push(Assignment::RingReceipts(receipts));
     }
     if !other.declined_by.is_subset(&call.declined_by) {
         let all = call.declined_by.union(&other.declined_by);

@@ -26,11 +26,13 @@ mod pending;
 mod phone_rules;
 #[cfg(test)]
 mod properties;
+mod push_platform;
+mod ring_receipt;
 mod rule;
 mod status;
 mod stream;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -43,6 +45,8 @@ pub use effect::{CancelAudience, CancelReason, Effect};
 pub use end_reason::EndReason;
 pub use event::{CallParty, CallSide, Event, Readiness, StopReason};
 pub use kind::{CallKind, CallType};
+pub use push_platform::PushPlatform;
+pub use ring_receipt::RingReceipt;
 pub use status::CallStatus;
 pub use stream::{StreamAction, stream_action};
 
@@ -95,6 +99,9 @@ pub struct Call {
     /// The devices to which a push was sent. `None` until that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pushed: Option<PushedDevices>,
+    /// The devices that have reported that they ring, with their first report.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ring_receipts: BTreeMap<DeviceId, RingReceipt>,
     /// The devices that declined while others kept ringing.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub declined_by: BTreeSet<DeviceId>,
@@ -317,6 +324,7 @@ impl Call {
             exotel_unanswered: false,
             stream: None,
             pushed: None,
+            ring_receipts: BTreeMap::new(),
             declined_by: BTreeSet::new(),
             answered_by: None,
             answer_unannounced: false,

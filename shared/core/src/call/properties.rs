@@ -34,6 +34,14 @@ fn leg(name: &str) -> Leg {
     crate::testing::leg("pbx1", name)
 }
 
+fn receipt(at: Timestamp) -> RingReceipt {
+    RingReceipt {
+        at,
+        pushed_at: START,
+        platform: PushPlatform::Fcm,
+    }
+}
+
 /// A new call. Its caller waits in Asterisk, or is still on the way there.
 pub(super) fn a_call(caller_leg: Option<&str>) -> Call {
     let new = NewCall {
@@ -159,6 +167,10 @@ pub(super) fn any_event() -> impl Strategy<Value = Event> {
                 Readiness::Running
             },
         }),
+        (any_party(), 0_u64..40_000).prop_map(|(by, after)| Event::DeviceRings {
+            by,
+            receipt: receipt(START + Duration::from_millis(after)),
+        }),
         any_party().prop_map(|by| Event::Declined { by }),
         any_party().prop_map(|by| Event::HungUp { by }),
         (prop::option::of(any_leg()), any::<bool>(), any_side())
@@ -255,6 +267,23 @@ proptest! {
                 let bridged = after.answered_by.clone().expect("bridged without an answer");
                 assert_eq!(answered_by.get_or_insert(bridged.clone()), &bridged, "{event:?}");
             }
+        });
+    }
+
+    #[test]
+    fn a_ringing_device_changes_nothing_but_the_reports(life in any_life()) {
+        live(life, |before, event, _, decision, after| {
+            if !matches!(event, Event::DeviceRings { .. }) {
+                return;
+            }
+            assert!(effects_of(decision).is_empty());
+            let expected = Call {
+                ring_receipts: after.ring_receipts.clone(),
+                version: after.version,
+                history: after.history.clone(),
+                ..before.clone()
+            };
+            assert_eq!(&expected, after);
         });
     }
 
@@ -364,7 +393,7 @@ proptest! {
             let foreign = match event {
                 Event::HungUp { by } => before.participants().all(|own| *own != by.extension),
                 // The caller cannot answer for the callee.
-                Event::Accepted { by, .. } | Event::Declined { by } => by.extension.as_str() != "1001",
+                Event::Accepted { by, .. } | Event::Declined { by } | Event::DeviceRings { by, .. } => by.extension.as_str() != "1001",
                 _ => false,
             };
             assert!(!foreign || before == after, "{event:?}");
@@ -636,6 +665,13 @@ mod rule_pages {
                     at: START,
                 }),
             ),
+            (
+                "phone rings",
+                Event::DeviceRings {
+                    by: party(Some("phone")),
+                    receipt: receipt(START),
+                },
+            ),
             ("no push sent", Event::PushNotSent(EndReason::PushFailed)),
             (
                 "caller's leg ended",
@@ -891,7 +927,11 @@ mod rule_pages {
                 are_all: true,
                 at: START,
             }),
-            Event::PushSent(_) => Event::PushNotSent(EndReason::NoDevice),
+            Event::PushSent(_) => Event::DeviceRings {
+                by: by(),
+                receipt: receipt(START),
+            },
+            Event::DeviceRings { .. } => Event::PushNotSent(EndReason::NoDevice),
             Event::PushNotSent(_) => Event::CallerPhoneLocated(leg("leg-a").pbx),
             Event::CallerPhoneLocated(_) => Event::CallerPhoneDialed,
             Event::CallerPhoneDialed => Event::CallerUnreachable,

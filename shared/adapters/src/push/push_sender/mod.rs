@@ -3,18 +3,22 @@
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use futures::future::join_all;
-use ringback_core::call::{Call, CancelAudience, CancelReason, EndReason, Event, PushedDevices};
+use ringback_core::call::{
+    Call, CancelAudience, CancelReason, EndReason, Event, PushPlatform, PushedDevices,
+};
 use ringback_core::ids::DeviceId;
 use ringback_core::timestamp::Timestamp;
 
+use super::answer_url::AnswerUrls;
 use super::fcm::Fcm;
-use super::push_message::{PushError, PushMessage};
+use super::push_message::{PushError, PushKind, PushMessage};
 use super::sns::{self, Sns};
 use crate::platform::clock;
-use crate::store::devices::{Device, Devices, PushAddress, PushPlatform};
+use crate::store::devices::{Device, Devices, PushAddress};
 use crate::telemetry::metrics;
 
 /// Sends pushes, and removes expired push addresses.
@@ -23,13 +27,28 @@ pub struct PushSender {
     devices: Devices,
     fcm: Fcm,
     sns: Sns,
+    answer_urls: Option<AnswerUrls>,
 }
 
 impl PushSender {
     /// A sender through these services. `devices` is the table that expired addresses are removed from.
     #[must_use]
     pub const fn new(devices: Devices, fcm: Fcm, sns: Sns) -> Self {
-        Self { devices, fcm, sns }
+        Self {
+            devices,
+            fcm,
+            sns,
+            answer_urls: None,
+        }
+    }
+
+    /// Adds an `answer_url` to each push that rings a device.
+    #[must_use]
+    pub fn with_answer_urls(self, answer_urls: AnswerUrls) -> Self {
+        Self {
+            answer_urls: Some(answer_urls),
+            ..self
+        }
     }
 
     /// The table of devices.
@@ -38,11 +57,20 @@ impl PushSender {
         &self.devices
     }
 
-    /// Fetches what the first push to FCM needs. Does nothing if SNS serves all devices.
+    /// Fetches what the first push needs: the key of the answer URLs and, unless SNS serves all devices, access to FCM.
     pub async fn get_ready(&self) {
-        if !self.sns.serves_fcm() {
-            self.fcm.get_ready().await;
-        }
+        // The futures are large.
+        let access = async {
+            if !self.sns.serves_fcm() {
+                self.fcm.get_ready().await;
+            }
+        };
+        let key = async {
+            if let Some(answer_urls) = &self.answer_urls {
+                answer_urls.get_ready().await;
+            }
+        };
+        tokio::join!(Box::pin(access), Box::pin(key));
     }
 
     /// Rings all these devices at once. The event says which devices' push services accepted the push, or why none did. A device
@@ -111,6 +139,30 @@ impl PushSender {
         join_all(sends).await.into_iter().flatten().collect()
     }
 
+    /// The message as this device gets it through this platform. Without its key, a push has no `answer_url`: the app can still log in and answer.
+    async fn for_device<'a>(
+        &self,
+        call: &Call,
+        device: &Device,
+        platform: PushPlatform,
+        message: &'a PushMessage,
+    ) -> Cow<'a, PushMessage> {
+        let Some(answer_urls) = &self.answer_urls else {
+            return Cow::Borrowed(message);
+        };
+        if message.kind != PushKind::IncomingCall {
+            return Cow::Borrowed(message);
+        }
+        let url = answer_urls.of(call, device, platform, message.sent_at);
+        match url.await {
+            Ok(url) => Cow::Owned(message.with_answer_url(&url)),
+            Err(error) => {
+                tracing::warn!(call_id = %call.call_id, %error, "push without answer_url");
+                Cow::Borrowed(message)
+            }
+        }
+    }
+
     /// Sends a message to one address. Logs a failure and returns `false`, because a failed push must not fail the request.
     async fn send(
         &self,
@@ -120,6 +172,9 @@ impl PushSender {
         message: &PushMessage,
         until: Timestamp,
     ) -> bool {
+        // The future is large.
+        let message = self.for_device(call, device, address.platform, message);
+        let message = &*Box::pin(message).await;
         let (result, via) = match address.platform {
             PushPlatform::Fcm if !self.sns.serves_fcm() => {
                 let token = address.token.as_str();

@@ -15,9 +15,9 @@ use crate::form_fields::FormFields;
 use crate::platform::config::Environment;
 use crate::push::sns::SnsApplications;
 use crate::store::Table;
-use crate::store::devices::PushPlatform::{Apns, ApnsVoip};
 use crate::store::devices::PushToken;
 use crate::testing;
+use ringback_core::call::PushPlatform::{Apns, ApnsVoip};
 use ringback_core::ids::DeviceId;
 
 const SEND: &str = "/v1/projects/ringback-test/messages:send";

@@ -15,9 +15,9 @@ use serde_json::{Map, Value, json};
 use super::push_message::{PushError, PushKind, PushMessage};
 use crate::platform::config::{ConfigError, Environment};
 use crate::platform::lazy_client::LazyClient;
-use crate::store::devices::{PushAddress, PushPlatform, PushToken};
+use crate::store::devices::{PushAddress, PushToken};
 use crate::telemetry::metrics;
-use ringback_core::call::CancelReason;
+use ringback_core::call::{CancelReason, PushPlatform};
 
 /// SNS, with the platform applications of this deployment.
 #[derive(Clone, Debug)]

@@ -18,10 +18,11 @@ use futures::future::try_join_all;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-pub use self::address::{PushAddress, PushPlatform, PushToken};
+pub use self::address::{PushAddress, PushToken};
 use crate::store::table::{
     ConditionalWrite, Item, ItemKey, StoreError, Table, conditional_write, text,
 };
+use ringback_core::call::PushPlatform;
 use ringback_core::ids::{DeviceId, Extension};
 use ringback_core::timestamp::Timestamp;
 
