@@ -6,7 +6,7 @@ use ringback_core::call::{Call, CancelAudience};
 use ringback_core::ids::{CallId, DeviceId, Extension};
 use ringback_core::timestamp::Timestamp;
 
-use super::reactions::react;
+use super::reactions::{react, report_ringing};
 use super::registration::response;
 use crate::faults::Fault;
 use crate::random::Part;
@@ -57,11 +57,11 @@ pub fn ring(sim: &Sim, call: &Call) -> BTreeSet<DeviceId> {
         } else {
             sim.between(Part::Pushes, 100, 1_500)
         };
-        let (id, until) = (call.call_id, call.rings_until);
+        let (id, until, pushed_at) = (call.call_id, call.rings_until, sim.now());
         let sim = sim.clone();
         sim.clone().spawn(async move {
             sim.sleep(late).await;
-            device_rings(&sim, at, id, until).await;
+            device_rings(&sim, at, id, until, pushed_at).await;
         });
     }
     sent
@@ -76,7 +76,7 @@ fn is_known_to_be_over(state: &State, at: At, call: CallId) -> bool {
     looks && known.is_some_and(|(call, _)| call.status.is_final())
 }
 
-async fn device_rings(sim: &Sim, at: At, call: CallId, until: Timestamp) {
+async fn device_rings(sim: &Sim, at: At, call: CallId, until: Timestamp, pushed_at: Timestamp) {
     let ring_time = until.since(sim.now()).as_millis();
     let Some(response) = response(sim, at, call) else {
         return;
@@ -99,6 +99,10 @@ async fn device_rings(sim: &Sim, at: At, call: CallId, until: Timestamp) {
             at.extension,
             short(call)
         )
+    });
+    let reports = sim.clone();
+    sim.spawn(async move {
+        report_ringing(&reports, at, call, pushed_at).await;
     });
     let stops = sim.clone();
     sim.spawn(async move {

@@ -10,6 +10,8 @@ pub struct DevicePlan {
     pub moves: Option<Move>,
     /// Whether the app reads the call before it rings.
     pub looks_before_it_rings: bool,
+    /// Whether the app uses the `answer_url` of its push: it reports that it rings, and declines there, which names its device.
+    pub uses_answer_url: bool,
 }
 
 /// A phone moves to another address.
@@ -29,6 +31,7 @@ pub fn draw(seed: u64, extension: usize, pbxs: usize) -> Vec<DevicePlan> {
         &mut generator(seed, &format!("devices of extension {extension}")),
         &[1, 1, 1, 2, 2, 3],
     );
+    let uses_answer_url = generator(seed, "answer url").u32(0..3) == 0;
     (0..count)
         .map(|number| {
             let name = format!("device {number} of extension {extension}");
@@ -51,6 +54,7 @@ pub fn draw(seed: u64, extension: usize, pbxs: usize) -> Vec<DevicePlan> {
                 registers_after,
                 moves,
                 looks_before_it_rings,
+                uses_answer_url,
             }
         })
         .collect()
