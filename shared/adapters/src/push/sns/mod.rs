@@ -107,9 +107,10 @@ impl SnsApplications {
     /// an earlier application, do not.
     fn endpoint<'a>(&self, address: &'a PushAddress) -> Option<&'a str> {
         let application = self.of(address.platform).ok()?;
-        let endpoints = application.replacen(":app/", ":endpoint/", 1) + "/";
-        let endpoint = address.endpoint.as_deref();
-        endpoint.filter(|endpoint| endpoint.starts_with(&endpoints))
+        let (region_and_account, name) = application.split_once(":app/")?;
+        let endpoint = address.endpoint.as_deref()?;
+        let path = endpoint.strip_prefix(region_and_account)?;
+        path.contains(&format!("/{name}/")).then_some(endpoint)
     }
 }
 
