@@ -250,7 +250,7 @@ function deviceIdOfTab() {
   return id;
 }
 
-/** An app that a push has started reports without a login that it rings. Without this report, the call goes on as usual. */
+/** An app that a push has started reports without a login that it rings. The call does not depend on this report. */
 const reportRinging = (answerUrl) =>
   fetch(new URL(answerUrl).pathname, {
     method: "POST",
