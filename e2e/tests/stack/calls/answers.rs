@@ -96,7 +96,7 @@ async fn an_answer_after_the_ring_gets_the_status() -> Result<()> {
     Ok(())
 }
 
-/// No table request is made for a token that this deployment did not sign, or whose time is over.
+/// A token that this deployment did not sign causes no request to the table.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_token_gets_403_before_the_table_is_asked() -> Result<()> {
     let fixture = Fixture::open().await?;

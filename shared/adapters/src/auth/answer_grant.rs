@@ -99,6 +99,14 @@ impl AnswerGrant {
     }
 }
 
+/// Reads any bytes. A grant that can be read is written with the same bytes.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) fn read_any_grant(bytes: &[u8]) {
+    if let Some(grant) = AnswerGrant::from_bytes(bytes) {
+        assert_eq!(grant.to_bytes(), bytes, "{grant:?}");
+    }
+}
+
 const fn platform_byte(platform: PushPlatform) -> u8 {
     match platform {
         PushPlatform::Fcm => 1,

@@ -19,6 +19,8 @@ use ringback_core::call::CallParty;
 use ringback_core::ids::Extension;
 
 #[cfg(any(test, feature = "testing"))]
+pub(crate) use answer_grant::read_any_grant;
+#[cfg(any(test, feature = "testing"))]
 pub(crate) use claims::read_any_claims;
 pub use jwks::KeysError;
 #[cfg(any(test, feature = "testing"))]
