@@ -11,7 +11,7 @@ use ringback_core::ids::DeviceId;
 use ringback_core::timestamp::Timestamp;
 
 use super::fcm::Fcm;
-use super::push_message::{PushError, PushMessage};
+use super::push_message::{PushError, PushMessage, RetryAfter};
 use super::sns::Sns;
 use crate::platform::clock;
 use crate::store::devices::{Device, Devices, PushAddress, SnsService};
@@ -45,22 +45,29 @@ impl PushSender {
         }
     }
 
-    /// Rings all these devices at once. The event says which devices' push services accepted the push, or why none did.
-    pub async fn ring(&self, call: &Call, devices: &[Device], until: Timestamp) -> Event {
+    /// Rings those of these devices at once that have not got a push yet and have not declined.
+    pub async fn ring(&self, call: &Call, devices: &[Device], until: Timestamp) -> RingResult {
         let message = PushMessage::incoming_call(call, clock::now());
-        let accepted = self.send_all(call, devices.iter(), &message, until).await;
-        if !accepted.is_empty() {
-            return Event::PushSent(PushedDevices {
-                are_all: accepted.len() == devices.len(),
-                devices: accepted,
-                at: clock::now(),
-            });
+        let recipients = devices
+            .iter()
+            .filter(|device| !call.needs_no_push(&device.device_id));
+        let deliveries = self.send_all(call, recipients, &message, until).await;
+        let now = clock::now();
+        let mut result = RingResult::default();
+        for (device, delivery) in deliveries {
+            match delivery {
+                Delivery::Accepted => {
+                    result.accepted.insert(device.clone());
+                }
+                Delivery::Delayed(retry) => {
+                    let next = retry.next_attempt(call.created_at, now);
+                    let earliest = result.retry_at.map_or(next, |known| known.min(next));
+                    result.retry_at = Some(earliest);
+                }
+                Delivery::Failed => {}
+            }
         }
-        Event::PushNotSent(if devices.is_empty() {
-            EndReason::NoDevice
-        } else {
-            EndReason::PushFailed
-        })
+        result
     }
 
     /// Stops the devices of `audience` from ringing.
@@ -79,29 +86,29 @@ impl PushSender {
         self.send_all(call, recipients, &message, until).await;
     }
 
-    /// Sends a message to all these devices at once. Returns those for which the push service accepted it.
+    /// Sends a message to all these devices at once.
     async fn send_all<'a>(
         &self,
         call: &Call,
         devices: impl Iterator<Item = &'a Device>,
         message: &PushMessage,
         until: Timestamp,
-    ) -> BTreeSet<DeviceId> {
+    ) -> Vec<(&'a DeviceId, Delivery)> {
         let sends = devices.map(async |device| {
-            let accepted = self.send(call, device, message, until).await;
-            accepted.then(|| device.device_id.clone())
+            let delivery = self.send(call, device, message, until).await;
+            (&device.device_id, delivery)
         });
-        join_all(sends).await.into_iter().flatten().collect()
+        join_all(sends).await
     }
 
-    /// Sends a message to one device. Logs a failure and returns `false`, because a failed push must not fail the request.
+    /// Sends a message to one device. Only logs a failure, because a failed push must not fail the request.
     async fn send(
         &self,
         call: &Call,
         device: &Device,
         message: &PushMessage,
         until: Timestamp,
-    ) -> bool {
+    ) -> Delivery {
         let result = match &device.address {
             PushAddress::Fcm { token } => self.fcm.send(token, message, until).await,
             PushAddress::Sns { service, endpoint } => {
@@ -113,7 +120,7 @@ impl PushSender {
         match result {
             Ok(()) => {
                 tracing::info!(%call_id, %device_id, ?via, kind = ?message.kind, "push sent");
-                true
+                Delivery::Accepted
             }
             Err(PushError::AddressExpired) => {
                 tracing::warn!(%call_id, %device_id, ?via, "push address expired; deleting the device");
@@ -124,14 +131,61 @@ impl PushSender {
                 {
                     tracing::warn!(%call_id, %device_id, %error, "device with an expired push address not deleted");
                 }
-                false
+                Delivery::Failed
             }
             Err(error) => {
                 tracing::error!(%call_id, %device_id, ?via, %error, "push failed");
-                false
+                match error {
+                    PushError::Delayed { retry, .. } => Delivery::Delayed(retry),
+                    PushError::AddressExpired | PushError::NotAccepted(_) => Delivery::Failed,
+                }
             }
         }
     }
+}
+
+/// Which devices a ring has reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RingResult {
+    /// The devices for which a push service has just accepted a push.
+    pub accepted: BTreeSet<DeviceId>,
+    /// When a push to one of the others may succeed. `None`: a push to none of them will.
+    pub retry_at: Option<Timestamp>,
+}
+
+impl RingResult {
+    /// Whether connected clients must ring: no device of the call has been reached.
+    #[must_use]
+    pub fn needs_clients(&self, call: &Call) -> bool {
+        let rings = call.pushed.as_ref().is_some_and(PushedDevices::reach_any);
+        self.accepted.is_empty() && !rings
+    }
+
+    /// The event for the call, whose extension has so many devices. So many connected clients ring without a push.
+    #[must_use]
+    pub fn event(self, call: &Call, devices: usize, clients: u32, now: Timestamp) -> Event {
+        if self.needs_clients(call) && clients == 0 && self.retry_at.is_none() {
+            return Event::PushNotSent(match devices {
+                0 => EndReason::NoDevice,
+                _ => EndReason::PushFailed,
+            });
+        }
+        Event::PushSent(PushedDevices {
+            are_all: devices > 0 && self.accepted.len() == devices,
+            devices: self.accepted,
+            at: now,
+            retry_at: self.retry_at.filter(|at| call.push_helps_at(*at)),
+            clients,
+        })
+    }
+}
+
+/// What became of the push to one device.
+enum Delivery {
+    Accepted,
+    /// A later push may succeed.
+    Delayed(RetryAfter),
+    Failed,
 }
 
 /// The value of the dimension `result` in the metric `push_results`.

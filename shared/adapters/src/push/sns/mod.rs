@@ -12,7 +12,7 @@ use aws_sdk_sns::operation::publish::PublishError;
 use aws_sdk_sns::types::MessageAttributeValue;
 use serde_json::{Map, Value, json};
 
-use super::push_message::{PushError, PushKind, PushMessage};
+use super::push_message::{PushError, PushKind, PushMessage, RetryAfter};
 use crate::platform::config::Environment;
 use crate::platform::lazy_client::LazyClient;
 use crate::store::devices::SnsService;
@@ -66,7 +66,7 @@ impl Sns {
     ///
     /// # Errors
     /// [`PushError::AddressExpired`] when the endpoint is disabled or deleted. SNS disables an endpoint when its token is no
-    /// longer valid.
+    /// longer valid. [`PushError::Delayed`] when a later push may succeed.
     pub async fn publish(
         &self,
         service: SnsService,
@@ -92,17 +92,29 @@ impl Sns {
         let Err(error) = request.send().await else {
             return Ok(());
         };
-        let description = match error {
+        let (retry, description) = match error {
             SdkError::ServiceError(refused) => match refused.err() {
                 PublishError::EndpointDisabledException(_) | PublishError::NotFoundException(_) => {
                     return Err(PushError::AddressExpired);
                 }
                 // Without the raw response that `refused` contains.
-                other => DisplayErrorContext(other).to_string(),
+                other => {
+                    let is_busy = refused.raw().status().is_server_error()
+                        || refused.raw().status().as_u16() == 429
+                        || other.code() == Some("Throttled");
+                    let description = DisplayErrorContext(other).to_string();
+                    (is_busy.then_some(RetryAfter::SERVER_ERROR), description)
+                }
             },
-            error => DisplayErrorContext(error).to_string(),
+            error => {
+                let description = DisplayErrorContext(error).to_string();
+                (Some(RetryAfter::NO_CONNECTION), description)
+            }
         };
-        Err(PushError::NotAccepted(description))
+        Err(match retry {
+            Some(retry) => PushError::Delayed { retry, description },
+            None => PushError::NotAccepted(description),
+        })
     }
 
     /// The endpoint for a device token. Creates it if necessary, and enables it again if SNS had disabled it.
