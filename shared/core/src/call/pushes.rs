@@ -77,12 +77,13 @@ impl Call {
         self.pushed.as_ref()?.retry_at.filter(|_| rings)
     }
 
-    /// Whether the device needs no push: it has one, or has declined.
+    /// Whether the device needs no push: it has one, or has declined meanwhile.
     #[must_use]
     pub fn needs_no_push(&self, device: &DeviceId) -> bool {
-        let pushed = self.pushed.as_ref();
-        pushed.is_some_and(|pushed| pushed.devices.contains(device))
-            || self.declined_by.contains(device)
+        // Without a record of the first pushes, it shows only from its result that all devices have declined.
+        self.pushed.as_ref().is_some_and(|pushed| {
+            pushed.devices.contains(device) || self.declined_by.contains(device)
+        })
     }
 }
 

@@ -164,7 +164,9 @@ impl RingResult {
     /// The event for the call, whose extension has so many devices. So many connected clients ring without a push.
     #[must_use]
     pub fn event(self, call: &Call, devices: usize, clients: u32, now: Timestamp) -> Event {
-        if self.needs_clients(call) && clients == 0 && self.retry_at.is_none() {
+        // A device that has declined has been reached.
+        let rings_nowhere = self.needs_clients(call) && clients == 0 && call.declined_by.is_empty();
+        if rings_nowhere && self.retry_at.is_none() {
             return Event::PushNotSent(match devices {
                 0 => EndReason::NoDevice,
                 _ => EndReason::PushFailed,
