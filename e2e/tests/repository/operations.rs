@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use ringback::push::sns::service;
-use ringback::store::devices::PushPlatform;
+use ringback_core::call::PushPlatform;
 use ringback::telemetry::metrics;
 use ringback_core::call::CallStatus;
 use ringback_e2e::cloudformation::{Template, as_written, each, referred};

@@ -121,6 +121,7 @@ impl Start {
             self.asterisk()?,
             pushes,
             self.timeouts()?,
+            self.connections()?,
         ))
     }
 
@@ -177,11 +178,14 @@ impl Start {
     /// When a variable is missing.
     pub fn connections(&self) -> Result<Connections, ConfigError> {
         let url = self.environment.url("WS_MANAGEMENT_URL")?;
-        let config = aws_sdk_apigatewaymanagement::config::Builder::from(&self.aws)
-            .interceptor(RequestObserver)
-            .endpoint_url(url)
-            .build();
-        let api = aws_sdk_apigatewaymanagement::Client::from_conf(config);
+        let aws = self.aws.clone();
+        let api = LazyClient::made_by(move || {
+            let config = aws_sdk_apigatewaymanagement::config::Builder::from(&aws)
+                .interceptor(RequestObserver)
+                .endpoint_url(url.clone())
+                .build();
+            aws_sdk_apigatewaymanagement::Client::from_conf(config)
+        });
         let region = self.region().to_owned();
         Ok(Connections::new(self.table()?, api, region))
     }

@@ -237,6 +237,8 @@ impl Rules {
                 devices: names.devices.iter().cloned().collect(),
                 at: at(moment),
                 are_all: true,
+                retry_at: None,
+                clients: 0,
             }),
             Happens::CallerPhoneDialed => Event::CallerPhoneDialed,
             Happens::Accepted(device) => Event::Accepted {

@@ -8,6 +8,8 @@
 //! | A phone that receives nothing more stops at the end of its ring | `devices_stop_ringing` |
 //! | No ghost ring; a device stops soon after its call | `devices_stop_ringing`, `calls_end_with_their_caller` |
 //! | A leg of a phone ends within 2 s of its call | `phone_legs_end_with_their_call` |
+//! | An extension that can be reached rings | `reachable_extensions_ring` |
+//! | A push that is not accepted now is sent again while it can help | `delayed_pushes_are_sent_again` |
 //! | One bridge; one leg to the phone | `Truth::bridged`, `pbx::dial_phone` |
 //! | Each device gets a push once, unless its process crashed | `devices_are_silenced` |
 //! | Exotel is asked once to place a call | `exotel::place` |
@@ -29,6 +31,7 @@
 //! `calls_have_ended`).
 
 mod counts;
+mod reach;
 mod times;
 
 use ringback_core::call::{CallStatus, EndReason};
@@ -88,6 +91,8 @@ pub fn check_end(sim: &Sim, is_idle: bool) {
         checks.who_accepts_is_bridged();
         checks.exotels_word_counts();
         checks.reports_are_kept();
+        checks.reachable_extensions_ring();
+        checks.delayed_pushes_are_sent_again();
     }
     let mut state = sim.state();
     let at = sim.elapsed();

@@ -12,6 +12,10 @@ pub struct DevicePlan {
     pub looks_before_it_rings: bool,
     /// Whether the app uses the `answer_url` of its push: it reports that it rings, and declines there, which names its device.
     pub uses_answer_url: bool,
+    /// Whether the device has a push address.
+    pub has_address: bool,
+    /// The region with whose WebSocket API the app is connected.
+    pub connected_to: Option<usize>,
 }
 
 /// A phone moves to another address.
@@ -26,7 +30,7 @@ pub struct Move {
     pub breaks: bool,
 }
 
-pub fn draw(seed: u64, extension: usize, pbxs: usize) -> Vec<DevicePlan> {
+pub fn draw(seed: u64, extension: usize, pbxs: usize, regions: usize) -> Vec<DevicePlan> {
     let count = *pick(
         &mut generator(seed, &format!("devices of extension {extension}")),
         &[1, 1, 1, 2, 2, 3],
@@ -50,11 +54,16 @@ pub fn draw(seed: u64, extension: usize, pbxs: usize) -> Vec<DevicePlan> {
                     _ => Some(usual + rng.u64(0..200)),
                 })
                 .collect();
+            let rng = &mut generator(seed, &format!("{name} without push"));
+            let has_address = rng.u32(0..16) > 0;
+            let connected_to = (rng.u32(0..8) == 0).then(|| rng.usize(0..regions));
             DevicePlan {
                 registers_after,
                 moves,
                 looks_before_it_rings,
                 uses_answer_url,
+                has_address,
+                connected_to,
             }
         })
         .collect()

@@ -8,5 +8,5 @@ mod push_message;
 mod push_sender;
 pub mod sns;
 
-pub use push_message::{PushError, PushKind, PushMessage};
-pub use push_sender::PushSender;
+pub use push_message::{PushError, PushKind, PushMessage, RetryAfter};
+pub use push_sender::{PushSender, RingResult};

@@ -161,6 +161,8 @@ mod tests {
             devices: [device("phone")].into(),
             are_all: true,
             at: NOW,
+            retry_at: None,
+            clients: 0,
         });
         let receipt = RingReceipt {
             at: NOW,

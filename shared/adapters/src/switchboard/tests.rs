@@ -232,6 +232,8 @@ pub(super) fn push_sent(devices: &[&str], finished_at: Timestamp) -> Event {
     Event::PushSent(PushedDevices {
         devices: devices.iter().map(|name| device(name).device_id).collect(),
         are_all: true,
+        retry_at: None,
+        clients: 0,
         at: finished_at,
     })
 }

@@ -330,7 +330,9 @@ fn newly<T>(before: Option<&Call>, after: &Call, what: impl Fn(&Call) -> Option<
 }
 
 fn pushed_at(call: &Call) -> Option<Timestamp> {
-    call.pushed.as_ref().map(|pushed| pushed.at)
+    let pushed = call.pushed.as_ref();
+    let sent = pushed.filter(|pushed| !pushed.devices.is_empty());
+    sent.map(|pushed| pushed.at)
 }
 
 fn failure(call: &Call) -> Option<Metric> {
@@ -339,6 +341,10 @@ fn failure(call: &Call) -> Option<Metric> {
             Some(BRIDGE_FAILURES)
         }
         (CallStatus::Failed, Some(EndReason::PushFailed)) => Some(PUSH_FAILURES),
+        // It rang on, because a later push could have succeeded.
+        (CallStatus::TimedOut | CallStatus::Canceled, _) if !call.pushed.as_ref()?.reach_any() => {
+            Some(PUSH_FAILURES)
+        }
         _ => None,
     }
 }
@@ -376,6 +382,8 @@ mod tests {
         Event::PushSent(PushedDevices {
             devices: [device].into(),
             are_all: true,
+            retry_at: None,
+            clients: 0,
             at: at(1),
         })
     }
@@ -462,11 +470,25 @@ mod tests {
 
     #[test]
     fn failures_are_counted_by_their_cause() {
-        let measurements = measure(&[(0, Event::PushNotSent(EndReason::PushFailed))]).concat();
-        assert!(
-            measurements.contains(&Measurement::Count(PUSH_FAILURES)),
-            "{measurements:?}"
-        );
+        let delayed = Event::PushSent(PushedDevices {
+            devices: [].into(),
+            are_all: false,
+            at: at(1),
+            retry_at: None,
+            clients: 0,
+        });
+        for unpushed in [
+            vec![(0, Event::PushNotSent(EndReason::PushFailed))],
+            vec![(1, delayed), (30, Event::TimerFired)],
+        ] {
+            let measurements = measure(&unpushed).concat();
+            assert!(
+                measurements.contains(&Measurement::Count(PUSH_FAILURES)),
+                "{measurements:?}"
+            );
+        }
+        let unanswered = measure(&[(1, rang()), (30, Event::TimerFired)]).concat();
+        assert!(!unanswered.contains(&Measurement::Count(PUSH_FAILURES)));
         let measurements = measure(&[
             (0, accepted()),
             (60, Event::TimerFired),

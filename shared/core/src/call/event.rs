@@ -18,9 +18,9 @@ pub enum Event {
     },
     /// The app that started the call asks for it again, with the same `clientReference`.
     RequestedAgain,
-    /// Push services accepted pushes to these devices.
+    /// Push services accepted pushes to these devices. If to none: connected clients took the ring, or a push may succeed later.
     PushSent(PushedDevices),
-    /// No device could be woken, for this reason.
+    /// No device can be reached by any means, for this reason.
     PushNotSent(EndReason),
     /// An app reports that its device rings.
     DeviceRings {
@@ -158,6 +158,10 @@ impl Event {
                 caller_leg: None, ..
             } => ("call_reported", None),
             Self::RequestedAgain => ("requested_again", None),
+            Self::PushSent(pushed) if pushed.devices.is_empty() => match pushed.clients {
+                0 => ("push_delayed", None),
+                clients => ("clients_rung", Some(clients.to_string())),
+            },
             Self::PushSent(PushedDevices { devices, .. }) => {
                 let plural = if devices.len() == 1 { "" } else { "s" };
                 (

@@ -650,6 +650,8 @@ mod tests {
             devices: [answering.clone(), other].into(),
             at: NOW,
             are_all: true,
+            retry_at: None,
+            clients: 0,
         });
         let canceled_for = |reason, to| Effect::CancelPush { reason, to };
         assert_eq!(
@@ -676,6 +678,8 @@ mod tests {
             devices: [answering.clone(), other.clone()].into(),
             at,
             are_all: true,
+            retry_at: None,
+            clients: 0,
         };
         let rings = after(&call, &Event::PushSent(sent(NOW)), NOW);
         let ready = after(&rings, &accepted_on(&call, &answering), NOW);

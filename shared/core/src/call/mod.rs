@@ -27,6 +27,7 @@ mod phone_rules;
 #[cfg(test)]
 mod properties;
 mod push_platform;
+mod pushes;
 mod ring_receipt;
 mod rule;
 mod status;
@@ -46,6 +47,7 @@ pub use end_reason::EndReason;
 pub use event::{CallParty, CallSide, Event, Readiness, StopReason};
 pub use kind::{CallKind, CallType};
 pub use push_platform::PushPlatform;
+pub use pushes::PushedDevices;
 pub use ring_receipt::RingReceipt;
 pub use status::CallStatus;
 pub use stream::{StreamAction, stream_action};
@@ -152,33 +154,6 @@ pub enum StreamState {
     Started,
     /// Exotel has stopped.
     Stopped,
-}
-
-/// The devices to which a push was sent.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PushedDevices {
-    /// The devices.
-    pub devices: BTreeSet<DeviceId>,
-    /// Whether these are all devices of the extension. If a push to another one was rejected, that device may ring all the same: the
-    /// other region has sent a push too, or the answer of the push service was wrong.
-    #[serde(default)]
-    pub are_all: bool,
-    /// When the last push was accepted.
-    pub at: Timestamp,
-}
-
-impl PushedDevices {
-    /// The record of these pushes and of those that are recorded already.
-    pub(crate) fn added_to(&self, known: Option<&Self>) -> Self {
-        let Some(known) = known else {
-            return self.clone();
-        };
-        Self {
-            devices: self.devices.union(&known.devices).cloned().collect(),
-            are_all: self.are_all && known.are_all,
-            at: self.at.max(known.at),
-        }
-    }
 }
 
 /// Who accepted a call: a device, or the extension as a whole.

@@ -142,7 +142,8 @@ fn any_side() -> impl Strategy<Value = CallSide> {
 }
 
 pub(super) fn any_event() -> impl Strategy<Value = Event> {
-    let rang = prop::collection::btree_set(prop_oneof![Just("phone"), Just("tablet")], 1..=2);
+    let rang = prop::collection::btree_set(prop_oneof![Just("phone"), Just("tablet")], 0..=2);
+    let retry = prop::option::of(0_u64..40_000);
     prop_oneof![
         (
             prop::option::of(any_leg()),
@@ -152,11 +153,15 @@ pub(super) fn any_event() -> impl Strategy<Value = Event> {
                 caller_leg: leg,
                 call_sid: sid.map(|sid| CallSid::try_from(sid).unwrap()),
             }),
-        (rang, 0_u64..40_000).prop_map(|(devices, after)| Event::PushSent(PushedDevices {
-            devices: devices.into_iter().map(device).collect::<BTreeSet<_>>(),
-            are_all: true,
-            at: START + Duration::from_millis(after),
-        })),
+        (rang, 0_u64..40_000, retry, 0_u32..=1).prop_map(|(devices, after, retry, clients)| {
+            Event::PushSent(PushedDevices {
+                devices: devices.into_iter().map(device).collect::<BTreeSet<_>>(),
+                are_all: retry.is_none(),
+                retry_at: retry.map(|after| START + Duration::from_millis(after)),
+                clients,
+                at: START + Duration::from_millis(after),
+            })
+        }),
         prop_oneof![Just(EndReason::NoDevice), Just(EndReason::PushFailed)]
             .prop_map(Event::PushNotSent),
         (any_party(), any::<bool>()).prop_map(|(by, woken)| Event::Accepted {
@@ -495,6 +500,8 @@ mod unread_updates {
         let rang = Event::PushSent(PushedDevices {
             devices: [device("phone")].into(),
             are_all: true,
+            retry_at: None,
+            clients: 0,
             at: START,
         });
         assert!(needs_no_read(&call, &rang));
@@ -542,6 +549,8 @@ mod rule_pages {
             Event::PushSent(PushedDevices {
                 devices: both,
                 are_all: true,
+                retry_at: None,
+                clients: 0,
                 at: START,
             }),
         );
@@ -662,6 +671,8 @@ mod rule_pages {
                 Event::PushSent(PushedDevices {
                     devices: [device("phone")].into(),
                     are_all: true,
+                    retry_at: None,
+                    clients: 0,
                     at: START,
                 }),
             ),
@@ -925,6 +936,8 @@ mod rule_pages {
             Event::RequestedAgain => Event::PushSent(PushedDevices {
                 devices: [device("phone")].into(),
                 are_all: true,
+                retry_at: None,
+                clients: 0,
                 at: START,
             }),
             Event::PushSent(_) => Event::DeviceRings {

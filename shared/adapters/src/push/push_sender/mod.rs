@@ -15,7 +15,7 @@ use ringback_core::timestamp::Timestamp;
 
 use super::answer_url::AnswerUrls;
 use super::fcm::Fcm;
-use super::push_message::{PushError, PushKind, PushMessage};
+use super::push_message::{PushError, PushKind, PushMessage, RetryAfter};
 use super::sns::{self, Sns};
 use crate::platform::clock;
 use crate::store::devices::{Device, Devices, PushAddress};
@@ -73,29 +73,30 @@ impl PushSender {
         tokio::join!(Box::pin(access), Box::pin(key));
     }
 
-    /// Rings all these devices at once. The event says which devices' push services accepted the push, or why none did. A device
-    /// without an address gets no push.
-    pub async fn ring(&self, call: &Call, devices: &[Device], until: Timestamp) -> Event {
+    /// Rings those of these devices at once that have not got a push yet and have not declined. A device without an address gets none.
+    pub async fn ring(&self, call: &Call, devices: &[Device], until: Timestamp) -> RingResult {
         let message = PushMessage::incoming_call(call, clock::now());
-        let to = devices
+        let recipients = devices
             .iter()
-            .map(|device| (device, device.addresses().collect::<Vec<_>>()))
-            .filter(|(_, addresses)| !addresses.is_empty())
-            .collect::<Vec<_>>();
-        let count = to.len();
-        let accepted = self.send_all(call, to, &message, until).await;
-        if !accepted.is_empty() {
-            return Event::PushSent(PushedDevices {
-                are_all: accepted.len() == count,
-                devices: accepted,
-                at: clock::now(),
-            });
+            .filter(|device| device.has_address() && !call.needs_no_push(&device.device_id))
+            .map(|device| (device, device.addresses().collect()));
+        let deliveries = self.send_all(call, recipients, &message, until).await;
+        let now = clock::now();
+        let mut result = RingResult::default();
+        for (device, delivery) in deliveries {
+            match delivery {
+                Delivery::Accepted => {
+                    result.accepted.insert(device.clone());
+                }
+                Delivery::Delayed(retry) => {
+                    let next = retry.next_attempt(call.created_at, now);
+                    let earliest = result.retry_at.map_or(next, |known| known.min(next));
+                    result.retry_at = Some(earliest);
+                }
+                Delivery::Failed => {}
+            }
         }
-        Event::PushNotSent(if count == 0 {
-            EndReason::NoDevice
-        } else {
-            EndReason::PushFailed
-        })
+        result
     }
 
     /// Stops the devices of `audience` from ringing. A phone without an address that accepts cancellations learns of the end through
@@ -120,23 +121,29 @@ impl PushSender {
         self.send_all(call, to, &message, until).await;
     }
 
-    /// Sends a message to all these devices at once. Returns those for which a push service accepted it.
+    /// Sends a message to all these devices at once, to each through the first of its addresses that accepts it.
     async fn send_all<'a>(
         &self,
         call: &Call,
         devices: impl IntoIterator<Item = (&'a Device, Vec<&'a PushAddress>)>,
         message: &PushMessage,
         until: Timestamp,
-    ) -> BTreeSet<DeviceId> {
+    ) -> Vec<(&'a DeviceId, Delivery)> {
         let sends = devices.into_iter().map(async |(device, addresses)| {
+            let mut delivery = Delivery::Failed;
             for address in addresses {
-                if self.send(call, device, address, message, until).await {
-                    return Some(device.device_id.clone());
+                match self.send(call, device, address, message, until).await {
+                    Delivery::Failed => {}
+                    Delivery::Delayed(retry) => delivery = Delivery::Delayed(retry),
+                    Delivery::Accepted => {
+                        delivery = Delivery::Accepted;
+                        break;
+                    }
                 }
             }
-            None
+            (&device.device_id, delivery)
         });
-        join_all(sends).await.into_iter().flatten().collect()
+        join_all(sends).await
     }
 
     /// The message as this device gets it through this platform. Without its key, a push has no `answer_url`: the app can still log in and answer.
@@ -163,7 +170,7 @@ impl PushSender {
         }
     }
 
-    /// Sends a message to one address. Logs a failure and returns `false`, because a failed push must not fail the request.
+    /// Sends a message to one address. Only logs a failure, because a failed push must not fail the request.
     async fn send(
         &self,
         call: &Call,
@@ -171,7 +178,7 @@ impl PushSender {
         address: &PushAddress,
         message: &PushMessage,
         until: Timestamp,
-    ) -> bool {
+    ) -> Delivery {
         // The future is large.
         let message = self.for_device(call, device, address.platform, message);
         let message = &*Box::pin(message).await;
@@ -190,7 +197,7 @@ impl PushSender {
         match result {
             Ok(()) => {
                 tracing::info!(%call_id, %device_id, via, kind = ?message.kind, "push sent");
-                true
+                Delivery::Accepted
             }
             Err(PushError::AddressExpired) => {
                 tracing::warn!(%call_id, %device_id, via, "push address expired; removing it");
@@ -201,14 +208,63 @@ impl PushSender {
                 {
                     tracing::warn!(%call_id, %device_id, %error, "expired push address not removed");
                 }
-                false
+                Delivery::Failed
             }
             Err(error) => {
                 tracing::error!(%call_id, %device_id, via, %error, "push failed");
-                false
+                match error {
+                    PushError::Delayed { retry, .. } => Delivery::Delayed(retry),
+                    PushError::AddressExpired | PushError::NotAccepted(_) => Delivery::Failed,
+                }
             }
         }
     }
+}
+
+/// Which devices a ring has reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RingResult {
+    /// The devices for which a push service has just accepted a push.
+    pub accepted: BTreeSet<DeviceId>,
+    /// When a push to one of the others may succeed. `None`: a push to none of them will.
+    pub retry_at: Option<Timestamp>,
+}
+
+impl RingResult {
+    /// Whether connected clients must ring: no device of the call has been reached.
+    #[must_use]
+    pub fn needs_clients(&self, call: &Call) -> bool {
+        let rings = call.pushed.as_ref().is_some_and(PushedDevices::reach_any);
+        self.accepted.is_empty() && !rings
+    }
+
+    /// The event for the call, whose extension has so many devices with a push address. So many connected clients ring without a push.
+    #[must_use]
+    pub fn event(self, call: &Call, devices: usize, clients: u32, now: Timestamp) -> Event {
+        // A device that has declined has been reached.
+        let rings_nowhere = self.needs_clients(call) && clients == 0 && call.declined_by.is_empty();
+        if rings_nowhere && self.retry_at.is_none() {
+            return Event::PushNotSent(match devices {
+                0 => EndReason::NoDevice,
+                _ => EndReason::PushFailed,
+            });
+        }
+        Event::PushSent(PushedDevices {
+            are_all: devices > 0 && self.accepted.len() == devices,
+            devices: self.accepted,
+            at: now,
+            retry_at: self.retry_at.filter(|at| call.push_helps_at(*at)),
+            clients,
+        })
+    }
+}
+
+/// What became of the push to one device.
+enum Delivery {
+    Accepted,
+    /// A later push may succeed.
+    Delayed(RetryAfter),
+    Failed,
 }
 
 /// The value of the dimension `result` in the metric `push_results`.

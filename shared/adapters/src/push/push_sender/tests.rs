@@ -82,7 +82,7 @@ impl TestSender {
             .await;
     }
 
-    async fn ring(&self, devices: &[Device]) -> Event {
+    async fn ring(&self, devices: &[Device]) -> RingResult {
         let until = clock::now() + Duration::from_secs(20);
         self.pushes.ring(&self.call, devices, until).await
     }
@@ -180,11 +180,12 @@ fn ids<const N: usize>(names: [&str; N]) -> BTreeSet<DeviceId> {
     names.map(|name| DeviceId::try_from(name).unwrap()).into()
 }
 
-fn rung_devices(event: Event) -> BTreeSet<DeviceId> {
-    match event {
-        Event::PushSent(pushed) => pushed.devices,
-        other => panic!("{other:?}"),
-    }
+fn nobody() -> RingResult {
+    RingResult::default()
+}
+
+fn busy(status: u16, retry_after: &str) -> ResponseTemplate {
+    ResponseTemplate::new(status).insert_header("retry-after", retry_after)
 }
 
 #[tokio::test]
@@ -195,8 +196,9 @@ async fn devices_ring_through_fcm_and_sns() {
         iphone("iphone", [ApnsVoip]),
         iphone("ipad", [Apns]),
     ];
-    let event = sender.ring(&devices).await;
-    assert_eq!(rung_devices(event), ids(["pixel", "iphone", "ipad"]));
+    let result = sender.ring(&devices).await;
+    assert_eq!(result.accepted, ids(["pixel", "iphone", "ipad"]));
+    assert_eq!(result.retry_at, None);
     assert_eq!(sender.requests().await.len(), 3);
 }
 
@@ -209,17 +211,14 @@ async fn all_devices_ring_at_once() {
         devices.push(sender.android(name, slow()).await);
     }
     let start = clock::now();
-    assert_eq!(rung_devices(sender.ring(&devices).await).len(), 4);
+    assert_eq!(sender.ring(&devices).await.accepted.len(), 4);
     assert!(clock::now().since(start) < Duration::from_millis(1500));
 }
 
 #[tokio::test]
 async fn without_a_device_no_push_is_sent() {
     let sender = TestSender::start().await;
-    assert_eq!(
-        sender.ring(&[]).await,
-        Event::PushNotSent(EndReason::NoDevice)
-    );
+    assert_eq!(sender.ring(&[]).await, nobody());
     assert_eq!(sender.requests().await.len(), 0);
 }
 
@@ -230,19 +229,62 @@ async fn a_failed_push_does_not_prevent_the_others() {
         sender.android("broken", refused()).await,
         sender.android("pixel", accepted()).await,
     ];
-    assert_eq!(rung_devices(sender.ring(&devices).await), ids(["pixel"]));
+    assert_eq!(sender.ring(&devices).await.accepted, ids(["pixel"]));
 }
 
 #[tokio::test]
-async fn when_every_push_fails_the_event_says_so() {
+async fn refused_pushes_and_dead_devices_are_not_tried_again() {
     let sender = TestSender::start().await;
     sender.removal_replies(removed()).await;
     let devices = [
         sender.android("broken", refused()).await,
         sender.android("dead", unregistered()).await,
     ];
-    let event = sender.ring(&devices).await;
-    assert_eq!(event, Event::PushNotSent(EndReason::PushFailed));
+    assert_eq!(sender.ring(&devices).await, nobody());
+}
+
+#[tokio::test]
+async fn a_device_whose_push_is_delayed_is_tried_again_at_the_earliest_time() {
+    let sender = TestSender::start().await;
+    let devices = [
+        sender.android("pixel", accepted()).await,
+        sender.android("slow", busy(429, "7")).await,
+        sender.android("slower", busy(503, "9")).await,
+    ];
+    let result = sender.ring(&devices).await;
+    assert_eq!(result.accepted, ids(["pixel"]));
+    let pause = result.retry_at.unwrap().since(sender.call.created_at);
+    let about_seven_seconds = Duration::from_secs(7)..Duration::from_secs(9);
+    assert!(about_seven_seconds.contains(&pause), "{pause:?}");
+}
+
+#[tokio::test]
+async fn a_device_that_has_a_push_or_has_declined_gets_no_other_push() {
+    let mut sender = TestSender::start().await;
+    let devices = [
+        sender.android("pixel", accepted()).await,
+        sender.android("tablet", accepted()).await,
+        sender.android("watch", accepted()).await,
+    ];
+    sender.call.declined_by = ids(["watch"]);
+    sender.call.pushed = Some(ringback_core::call::PushedDevices {
+        devices: ids(["pixel"]),
+        are_all: false,
+        at: clock::now(),
+        retry_at: Some(clock::now()),
+        clients: 0,
+    });
+    assert_eq!(sender.ring(&devices).await.accepted, ids(["tablet"]));
+    assert_eq!(sender.fcm_tokens().await, ["hush-tablet"]);
+}
+
+#[tokio::test]
+async fn an_sns_that_fails_is_tried_again() {
+    for (status, is_delayed) in [(503, true), (429, true), (403, false)] {
+        let sender = TestSender::where_sns_replies(ResponseTemplate::new(status)).await;
+        let result = sender.ring(&[iphone("iphone", [ApnsVoip])]).await;
+        assert_eq!(result.retry_at.is_some(), is_delayed, "{status}");
+    }
 }
 
 #[tokio::test]
@@ -289,7 +331,7 @@ async fn a_failed_removal_does_not_prevent_other_pushes() {
             sender.android("dead", unregistered()).await,
             sender.android("pixel", accepted()).await,
         ];
-        assert_eq!(rung_devices(sender.ring(&devices).await), ids(["pixel"]));
+        assert_eq!(sender.ring(&devices).await.accepted, ids(["pixel"]));
     }
 }
 
@@ -298,8 +340,8 @@ async fn the_address_of_a_disabled_endpoint_is_kept() {
     let disabled = "<ErrorResponse><Error><Code>EndpointDisabled</Code></Error></ErrorResponse>";
     let sender =
         TestSender::where_sns_replies(ResponseTemplate::new(400).set_body_string(disabled)).await;
-    let event = sender.ring(&[iphone("iphone", [ApnsVoip])]).await;
-    assert_eq!(event, Event::PushNotSent(EndReason::PushFailed));
+    let result = sender.ring(&[iphone("iphone", [ApnsVoip])]).await;
+    assert_eq!(result, nobody());
     assert_eq!(sender.removals().await.len(), 0);
 }
 
@@ -307,11 +349,8 @@ async fn the_address_of_a_disabled_endpoint_is_kept() {
 async fn an_iphone_with_two_addresses_rings_by_voip_and_is_cancelled_by_an_alert() {
     let sender = TestSender::start().await;
     let devices = [iphone("iphone", [Apns, ApnsVoip])];
-    let event = sender.ring(&devices).await;
-    let Event::PushSent(pushed) = event else {
-        panic!("{event:?}");
-    };
-    assert_eq!((pushed.devices, pushed.are_all), (ids(["iphone"]), true));
+    let result = sender.ring(&devices).await;
+    assert_eq!(result.accepted, ids(["iphone"]));
     assert_eq!(sender.endpoints().await, [endpoint("iphone", ApnsVoip)]);
     sender.cancel(&devices, &all_devices()).await;
     let both = [endpoint("iphone", Apns), endpoint("iphone", ApnsVoip)];
@@ -326,8 +365,8 @@ async fn if_the_best_address_has_expired_the_next_one_is_tried() {
     let [fcm] = dead.addresses().collect::<Vec<_>>().try_into().unwrap();
     let iphone = iphone("phone", [Apns]);
     let both = iphone.addresses().chain([fcm]).cloned();
-    let event = sender.ring(&[testing::device("phone", both)]).await;
-    assert_eq!(rung_devices(event), ids(["phone"]));
+    let result = sender.ring(&[testing::device("phone", both)]).await;
+    assert_eq!(result.accepted, ids(["phone"]));
     assert_eq!(sender.fcm_tokens().await, ["hush-phone"]);
     assert_eq!(sender.endpoints().await, [endpoint("phone", Apns)]);
     let [removal] = sender.removals().await.try_into().unwrap();
@@ -335,17 +374,13 @@ async fn if_the_best_address_has_expired_the_next_one_is_tried() {
 }
 
 #[tokio::test]
-async fn a_device_without_an_address_is_not_counted() {
+async fn a_device_without_an_address_gets_no_push() {
     let sender = TestSender::start().await;
     let browser = testing::device("browser", []);
     let only = [browser.clone()];
-    let event = sender.ring(&only).await;
-    assert_eq!(event, Event::PushNotSent(EndReason::NoDevice));
+    assert_eq!(sender.ring(&only).await, nobody());
     let both = [browser, iphone("iphone", [ApnsVoip])];
-    let Event::PushSent(pushed) = sender.ring(&both).await else {
-        panic!("nothing rings");
-    };
-    assert_eq!((pushed.devices, pushed.are_all), (ids(["iphone"]), true));
+    assert_eq!(sender.ring(&both).await.accepted, ids(["iphone"]));
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use aws_sdk_sns::operation::publish::PublishError;
 use aws_sdk_sns::types::MessageAttributeValue;
 use serde_json::{Map, Value, json};
 
-use super::push_message::{PushError, PushKind, PushMessage};
+use super::push_message::{PushError, PushKind, PushMessage, RetryAfter};
 use crate::platform::config::{ConfigError, Environment};
 use crate::platform::lazy_client::LazyClient;
 use crate::store::devices::{PushAddress, PushToken};
@@ -58,7 +58,7 @@ enum PublishFailure {
     /// The endpoint is disabled.
     Disabled,
     /// Another reason.
-    NotAccepted(String),
+    Other(PushError),
 }
 
 impl SnsApplications {
@@ -136,7 +136,8 @@ impl Sns {
     /// token is no longer valid, but also when the application's certificate or topic is wrong.
     ///
     /// # Errors
-    /// [`PushError::AddressExpired`] when SNS refuses to create an endpoint for the token.
+    /// [`PushError::AddressExpired`] when SNS refuses to create an endpoint for the token. [`PushError::Delayed`] when a later push may
+    /// succeed.
     pub async fn send(
         &self,
         address: &PushAddress,
@@ -159,7 +160,7 @@ impl Sns {
                 tracing::warn!(%endpoint, "SNS had disabled the endpoint; enabling it and sending the push again");
                 self.enable_endpoint(&endpoint, token).await?;
             }
-            Err(failure @ PublishFailure::NotAccepted(_)) => return Err(failure.into()),
+            Err(PublishFailure::Other(error)) => return Err(error),
         }
         Ok(self.publish(*platform, &endpoint, message).await?)
     }
@@ -183,7 +184,9 @@ impl Sns {
                 .build();
             request = request.message_attributes(
                 name,
-                value.map_err(|error| PublishFailure::NotAccepted(error.to_string()))?,
+                value.map_err(|error| {
+                    PublishFailure::Other(PushError::NotAccepted(error.to_string()))
+                })?,
             );
         }
         request.send().await.map(|_| ()).map_err(Into::into)
@@ -267,7 +270,7 @@ pub const fn service(platform: PushPlatform) -> &'static str {
 
 impl From<SdkError<PublishError>> for PublishFailure {
     fn from(error: SdkError<PublishError>) -> Self {
-        let description = match error {
+        let (retry, description) = match error {
             SdkError::ServiceError(refused) => match refused.err() {
                 PublishError::EndpointDisabledException(_) => return Self::Disabled,
                 PublishError::NotFoundException(_) => return Self::NoEndpoint,
@@ -280,21 +283,34 @@ impl From<SdkError<PublishError>> for PublishFailure {
                     return Self::NoEndpoint;
                 }
                 // Without the raw response that `refused` contains.
-                other => DisplayErrorContext(other).to_string(),
+                other => {
+                    let is_busy = refused.raw().status().is_server_error()
+                        || refused.raw().status().as_u16() == 429
+                        || other.code() == Some("Throttled");
+                    let description = DisplayErrorContext(other).to_string();
+                    (is_busy.then_some(RetryAfter::SERVER_ERROR), description)
+                }
             },
-            error => DisplayErrorContext(error).to_string(),
+            error => {
+                let description = DisplayErrorContext(error).to_string();
+                (Some(RetryAfter::NO_CONNECTION), description)
+            }
         };
-        Self::NotAccepted(description)
+        Self::Other(match retry {
+            Some(retry) => PushError::Delayed { retry, description },
+            None => PushError::NotAccepted(description),
+        })
     }
 }
 
 impl From<PublishFailure> for PushError {
     fn from(failure: PublishFailure) -> Self {
-        Self::NotAccepted(match failure {
-            PublishFailure::NoEndpoint => "SNS does not find the new endpoint".to_owned(),
-            PublishFailure::Disabled => "SNS has disabled the endpoint again".to_owned(),
-            PublishFailure::NotAccepted(description) => description,
-        })
+        let description = match failure {
+            PublishFailure::NoEndpoint => "SNS does not find the new endpoint",
+            PublishFailure::Disabled => "SNS has disabled the endpoint again",
+            PublishFailure::Other(error) => return error,
+        };
+        Self::NotAccepted(description.to_owned())
     }
 }
 
@@ -302,7 +318,11 @@ impl From<EndpointError> for PushError {
     fn from(error: EndpointError) -> Self {
         match error {
             EndpointError::BadToken => Self::AddressExpired,
-            error => Self::NotAccepted(DisplayErrorContext(error).to_string()),
+            EndpointError::NoApplication(_) => Self::NotAccepted(error.to_string()),
+            EndpointError::Unavailable(_) => Self::Delayed {
+                retry: RetryAfter::SERVER_ERROR,
+                description: DisplayErrorContext(error).to_string(),
+            },
         }
     }
 }

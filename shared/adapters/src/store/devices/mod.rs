@@ -72,6 +72,12 @@ impl Device {
             .flatten()
     }
 
+    /// Whether a push can reach it.
+    #[must_use]
+    pub fn has_address(&self) -> bool {
+        self.addresses().next().is_some()
+    }
+
     fn address(&self, platform: PushPlatform) -> Option<&PushAddress> {
         self.addresses()
             .find(|address| address.platform == platform)

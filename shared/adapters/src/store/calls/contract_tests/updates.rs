@@ -43,6 +43,8 @@ async fn every_change_of_a_call_is_saved_as_the_rules_say(store: &impl CallStore
         Event::PushSent(PushedDevices {
             devices: ["phone", "tablet"].map(device_id).into(),
             are_all: true,
+            retry_at: None,
+            clients: 0,
             at: now,
         }),
         rings(&call, "phone", now),
