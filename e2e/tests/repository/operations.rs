@@ -6,9 +6,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use ringback::push::sns::service;
-use ringback_core::call::PushPlatform;
 use ringback::telemetry::metrics;
 use ringback_core::call::CallStatus;
+use ringback_core::call::PushPlatform;
 use ringback_e2e::cloudformation::{Template, as_written, each, referred};
 use serde_json::{Value, json};
 

@@ -11,13 +11,15 @@ use wiremock::matchers::{body_partial_json, body_string_contains, header, method
 use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 
 use super::*;
+use crate::auth::signing::Signing;
 use crate::form_fields::FormFields;
 use crate::platform::config::Environment;
+use crate::platform::secrets::{Secret, SigningSecret};
 use crate::push::sns::SnsApplications;
 use crate::store::Table;
 use crate::store::devices::PushToken;
 use crate::testing;
-use ringback_core::call::PushPlatform::{Apns, ApnsVoip};
+use ringback_core::call::PushPlatform::{self, Apns, ApnsVoip};
 use ringback_core::ids::DeviceId;
 
 const SEND: &str = "/v1/projects/ringback-test/messages:send";
@@ -341,7 +343,7 @@ async fn the_address_of_a_disabled_endpoint_is_kept() {
     let sender =
         TestSender::where_sns_replies(ResponseTemplate::new(400).set_body_string(disabled)).await;
     let result = sender.ring(&[iphone("iphone", [ApnsVoip])]).await;
-    assert_eq!(result, nobody());
+    assert_eq!(result.accepted, ids([]));
     assert_eq!(sender.removals().await.len(), 0);
 }
 
@@ -481,4 +483,42 @@ impl Write for MemoryLog {
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
     }
+}
+
+#[tokio::test]
+async fn each_device_that_rings_gets_its_own_answer_url() {
+    let secret: SigningSecret =
+        serde_json::from_value(json!({ "signing_secret": "hush" })).unwrap();
+    let signing = Arc::new(Signing::new(Secret::known(secret)));
+    let environment = Environment::of(|_| Some("https://calls.example.com".to_owned()));
+    let answer_urls = AnswerUrls::from_environment(&environment, signing.clone()).unwrap();
+    let sender = TestSender::start().await;
+    let pushes = sender.pushes.with_answer_urls(answer_urls);
+    let sender = TestSender { pushes, ..sender };
+    let accepted = || ResponseTemplate::new(200).set_body_json(json!({ "name": "n" }));
+    let phone = sender.android("phone", accepted()).await;
+    let tablet = sender.android("tablet", accepted()).await;
+    let devices = [phone, tablet];
+    sender.ring(&devices).await;
+    let everyone = CancelAudience::AllExcept(BTreeSet::new());
+    sender.cancel(&devices, &everyone).await;
+
+    let requests = sender.requests().await;
+    let sends = requests.iter().filter(|request| request.url.path() == SEND);
+    let mut answering = BTreeSet::new();
+    for request in sends {
+        let message = request.body_json::<Value>().unwrap()["message"].clone();
+        let Some(url) = message["data"]["answer_url"].as_str() else {
+            assert_eq!(message["data"]["type"], "call_cancelled");
+            continue;
+        };
+        let token = url.strip_prefix("https://calls.example.com/api/answers/");
+        let token = token.unwrap().into();
+        let grant = signing.check_answer(&token, clock::now()).await.unwrap();
+        assert_eq!(grant.call_id, sender.call.call_id);
+        assert_eq!(grant.platform, PushPlatform::Fcm);
+        assert_eq!(message["token"], format!("hush-{}", grant.device));
+        answering.insert(grant.device.to_string());
+    }
+    assert_eq!(answering, ["phone", "tablet"].map(str::to_owned).into());
 }

@@ -354,16 +354,17 @@ async fn an_address_has_expired_only_if_sns_refuses_its_token() {
 
 #[tokio::test]
 async fn another_refusal_is_a_failure_without_another_attempt() {
-    for (status, code) in [
-        (400, "InvalidParameter"),
-        (400, "PlatformApplicationDisabled"),
-        (403, "AuthorizationError"),
-        (500, "InternalError"),
+    for (status, code, is_temporary) in [
+        (400, "InvalidParameter", false),
+        (400, "PlatformApplicationDisabled", false),
+        (403, "AuthorizationError", false),
+        (500, "InternalError", true),
     ] {
         let sns = TestSns::start().await;
         sns.reply_to("Publish", error_reply(status, code)).await;
         let error = sns.send(Some(VOIP)).await.unwrap_err();
-        assert!(matches!(error, PushError::NotAccepted(_)), "{code}");
+        let is_delayed = matches!(error, PushError::Delayed { .. });
+        assert_eq!(is_delayed, is_temporary, "{code}");
         assert_eq!(sns.actions().await, actions([("Publish", VOIP)]));
     }
 }
