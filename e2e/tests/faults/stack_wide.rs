@@ -34,11 +34,12 @@ const ARI_SILENT: &str = "ARI accepts connections and does not answer for 4 s";
 const ARI_AWAY_FOR_GOOD: &str = "ARI refuses connections permanently, call not answered";
 const EXPIRED: &str = "ARI's certificate has expired, call not answered";
 const FROZEN: &str = "Asterisk hangs for 4 s (SIGSTOP)";
-const FCM_AWAY: &str = "FCM refuses connections";
+const FCM_AWAY: &str = "FCM refuses connections for 4 s";
+const FCM_AWAY_FOR_GOOD: &str = "FCM refuses connections permanently";
 const EXOTEL_AWAY: &str = "Exotel refuses connections";
 const NO_ACCESS: &str = "FCM's access tokens are rejected, and new ones fail (503)";
 
-pub(crate) const FAULTS: [&str; 9] = [
+pub(crate) const FAULTS: [&str; 10] = [
     AWS_AWAY,
     ARI_AWAY,
     ARI_SILENT,
@@ -46,6 +47,7 @@ pub(crate) const FAULTS: [&str; 9] = [
     EXPIRED,
     FROZEN,
     FCM_AWAY,
+    FCM_AWAY_FOR_GOOD,
     EXOTEL_AWAY,
     NO_ACCESS,
 ];
@@ -138,9 +140,18 @@ fn all() -> Vec<StackFault> {
             Answered,
             System::Fcm,
             LinkState::Refused,
+            Some(4),
+            CallEnd::Bridged,
+            ring + 4,
+        ),
+        line(
+            FCM_AWAY_FOR_GOOD,
+            Answered,
+            System::Fcm,
+            LinkState::Refused,
             None,
             CallEnd::Busy,
-            6,
+            ring + 4,
         ),
         line(
             EXOTEL_AWAY,
@@ -157,7 +168,7 @@ fn all() -> Vec<StackFault> {
             what: FaultKind::NoAccess,
             lasts: None,
             end: CallEnd::Busy,
-            within: Duration::from_secs(8),
+            within: Duration::from_secs(ring + 4),
         },
     ]
 }

@@ -9,6 +9,7 @@ mod encrypted;
 mod ended;
 mod inbound_reports;
 mod outbound;
+mod reach;
 mod refused;
 mod status_updates;
 mod store;

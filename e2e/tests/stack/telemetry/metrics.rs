@@ -46,7 +46,7 @@ async fn a_real_run_emits_exactly_the_documented_metrics() -> Result<()> {
     let health = format!("{}/health", fixture.stack.http_url);
     fixture.http.get(health).send().await?;
     fixture
-        .fcm_behaves(&json!({ "send": [{ "status": 503 }] }))
+        .fcm_behaves(&json!({ "send": [{ "status": 503, "retry_after": 1 }] }))
         .await?;
     tokio::try_join!(
         slow_app_is_answered(&fixture),
