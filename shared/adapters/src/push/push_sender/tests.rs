@@ -512,6 +512,7 @@ async fn each_device_that_rings_gets_its_own_answer_url() {
             assert_eq!(message["data"]["type"], "call_cancelled");
             continue;
         };
+        assert_eq!(message["data"]["type"], "incoming_call");
         let token = url.strip_prefix("https://calls.example.com/api/answers/");
         let token = token.unwrap().into();
         let grant = signing.check_answer(&token, clock::now()).await.unwrap();
