@@ -34,12 +34,11 @@ const ARI_SILENT: &str = "ARI accepts connections and does not answer for 4 s";
 const ARI_AWAY_FOR_GOOD: &str = "ARI refuses connections permanently, call not answered";
 const EXPIRED: &str = "ARI's certificate has expired, call not answered";
 const FROZEN: &str = "Asterisk hangs for 4 s (SIGSTOP)";
-const FCM_AWAY: &str = "FCM refuses connections for 4 s";
-const FCM_AWAY_FOR_GOOD: &str = "FCM refuses connections permanently";
+const FCM_AWAY: &str = "FCM refuses connections permanently";
 const EXOTEL_AWAY: &str = "Exotel refuses connections";
 const NO_ACCESS: &str = "FCM's access tokens are rejected, and new ones fail (503)";
 
-pub(crate) const FAULTS: [&str; 10] = [
+pub(crate) const FAULTS: [&str; 9] = [
     AWS_AWAY,
     ARI_AWAY,
     ARI_SILENT,
@@ -47,7 +46,6 @@ pub(crate) const FAULTS: [&str; 10] = [
     EXPIRED,
     FROZEN,
     FCM_AWAY,
-    FCM_AWAY_FOR_GOOD,
     EXOTEL_AWAY,
     NO_ACCESS,
 ];
@@ -137,15 +135,6 @@ fn all() -> Vec<StackFault> {
         },
         line(
             FCM_AWAY,
-            Answered,
-            System::Fcm,
-            LinkState::Refused,
-            Some(4),
-            CallEnd::Bridged,
-            ring + 4,
-        ),
-        line(
-            FCM_AWAY_FOR_GOOD,
             Answered,
             System::Fcm,
             LinkState::Refused,

@@ -59,6 +59,8 @@ const EVENTS = {
   caller_phone_located: "Caller's phone located",
   caller_phone_dialed: "Caller's phone dialed",
   caller_unreachable: "Caller's phone unreachable",
+  push_delayed: "No push accepted yet",
+  clients_rung: "Connected apps ring",
   accept: "Accepted by a running app",
   accept_ready: "Accepted, app is ready",
   hangup: "Hung up by an app",

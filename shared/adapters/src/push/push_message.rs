@@ -151,7 +151,7 @@ impl RetryAfter {
     /// If the quota is exhausted, and the answer has no `Retry-After`.
     pub const QUOTA_EXCEEDED: Self = Self::AtLeast(Duration::from_secs(60));
     /// Without a connection, the service has got nothing, so an early attempt does not load it.
-    pub const NO_CONNECTION: Self = Self::AtLeast(Duration::from_secs(2));
+    pub const NO_CONNECTION: Self = Self::AtLeast(Duration::from_secs(1));
 
     /// The moment of the next attempt, for a call that began at `began`. The pauses double: until then, as much time has passed since
     /// the call began, and the first pause more. Calls begin at random times, so their attempts do not come together.
