@@ -17,7 +17,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, OnceCell};
 
-use super::push_message::{PushError, PushMessage, RetryAfter};
+use super::push_message::{PushError, PushKind, PushMessage, RetryAfter};
 use crate::platform::clock;
 use crate::platform::config::{ConfigError, Environment};
 use crate::platform::https;
@@ -37,6 +37,9 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The longest pause that this process waits before a retry. After a longer one, another process sends the push.
 const MAX_PAUSE: Duration = Duration::from_secs(2);
+
+/// The pause before a cancellation is sent again after a server error.
+const CANCELLATION_PAUSE: Duration = Duration::from_secs(1);
 
 /// FCM, with one service account.
 #[derive(Debug)]
@@ -121,10 +124,11 @@ impl Fcm {
                     waited = true;
                     description
                 }
-                Err(SendFailure::Busy {
-                    retry: RetryAfter::AsTold(pause),
-                    description,
-                }) if !waited && pause <= MAX_PAUSE && clock::now() + pause < until => {
+                Err(SendFailure::Busy { retry, description })
+                    if !waited
+                        && let Some(pause) = pause_before_retry(retry, message.kind)
+                        && clock::now() + pause < until =>
+                {
                     waited = true;
                     tokio::time::sleep(pause).await;
                     description
@@ -263,6 +267,18 @@ pub(crate) fn read_any_answer(body: &[u8]) {
 
 fn not_accepted(error: impl std::fmt::Display) -> PushError {
     PushError::NotAccepted(error.to_string())
+}
+
+/// How long this process waits before it sends the push again. `None` if it does not.
+fn pause_before_retry(retry: RetryAfter, kind: PushKind) -> Option<Duration> {
+    match retry {
+        RetryAfter::AsTold(pause) => (pause <= MAX_PAUSE).then_some(pause),
+        // No timer sends a cancellation again, and a phone that misses it rings on for nobody.
+        RetryAfter::SERVER_ERROR if matches!(kind, PushKind::CallCancelled(_)) => {
+            Some(CANCELLATION_PAUSE)
+        }
+        RetryAfter::AtLeast(_) => None,
+    }
 }
 
 fn delayed(retry: RetryAfter, description: impl Into<String>) -> PushError {

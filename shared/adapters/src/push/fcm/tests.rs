@@ -12,6 +12,7 @@ use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 use super::access_token::{RENEW_BEFORE, SCOPE};
 use super::*;
 use crate::testing;
+use ringback_core::call::CancelReason;
 
 const DEVICE_TOKEN: &str = "device-token-hush";
 const SEND: &str = "/v1/projects/ringback-test/messages:send";
@@ -195,7 +196,7 @@ async fn the_data_of_an_incoming_call_is_strings() {
 fn the_data_of_a_cancellation_is_strings() {
     let now = clock::now();
     let call = ringback_core::testing::a_call(now);
-    let reason = ringback_core::call::CancelReason::AnsweredElsewhere;
+    let reason = CancelReason::AnsweredElsewhere;
     let message = PushMessage::call_cancelled(&call, reason, now);
     let body = request_body(DEVICE_TOKEN, &message);
     let data = body["message"]["data"].as_object().unwrap();
@@ -472,6 +473,22 @@ async fn without_a_retry_after_header_googles_shortest_pauses_count() {
         google.will_reply([reply, accepted()]).await;
         assert_eq!(retry_of(google.send().await), expected, "{status}");
         assert_eq!(google.pushes().await, 1, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_cancellation_is_sent_again_soon_after_a_server_error() {
+    for (status, pushes) in [(500, 2), (503, 2), (429, 1)] {
+        let google = TestGoogle::start().await;
+        let reply = refused(status, "UNAVAILABLE", None);
+        google.will_reply([reply, accepted()]).await;
+        let now = clock::now();
+        let call = ringback_core::testing::a_call(now);
+        let message = PushMessage::call_cancelled(&call, CancelReason::CallerHungUp, now);
+        let until = now + Duration::from_secs(30);
+        let sent = google.fcm.send(DEVICE_TOKEN, &message, until).await;
+        assert_eq!(sent.is_ok(), pushes == 2, "{status}");
+        assert_eq!(google.pushes().await, pushes, "{status}");
     }
 }
 
