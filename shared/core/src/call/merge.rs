@@ -8,9 +8,7 @@ use std::cmp::Ordering;
 
 use super::common_rules::{ended, reason_of_conversation};
 use super::rule::{Rule, otherwise, when_read};
-use super::{
-    Assignment, Call, CallEnd, CallStatus, Effect, EndReason, PushedDevices, pending, ring_receipt,
-};
+use super::{Assignment, Call, CallEnd, CallStatus, Effect, EndReason, pending, ring_receipt};
 use crate::timestamp::Timestamp;
 
 impl Call {
@@ -89,7 +87,10 @@ fn learned(call: &Call, other: &Call, now: Timestamp) -> Vec<Assignment> {
     set.extend(progress);
     set.extend(pending_cancellation(call, other, &set, now));
     let is_completed = |since| other.effects_completed == Some(since);
-    if set.is_empty() && call.effects_pending_since.is_some_and(is_completed) {
+    let is_pending_again = set
+        .iter()
+        .any(|set| matches!(set, Assignment::EffectsPendingSince(_)));
+    if !is_pending_again && call.effects_pending_since.is_some_and(is_completed) {
         set.extend(other.effects_completed.map(Assignment::EffectsCompleted));
     }
     set
@@ -102,9 +103,10 @@ fn pending_cancellation(
     learned: &[Assignment],
     now: Timestamp,
 ) -> Vec<Assignment> {
-    let pushed_at = |call: &Call| call.pushed.as_ref().map(|pushed| pushed.at);
+    let known = call.pushed.as_ref();
+    let includes = |pushed| known.is_some_and(|known| known.include(pushed));
     let is_known =
-        pushed_at(other) <= pushed_at(call) && call.status != CallStatus::WaitingForMobile;
+        other.pushed.as_ref().is_none_or(includes) && call.status != CallStatus::WaitingForMobile;
     let mut merged = call.clone();
     for assignment in learned {
         assignment.apply_to(&mut merged);
@@ -113,8 +115,8 @@ fn pending_cancellation(
     let is_unpushed = |call: &Call| call.end_reason() == Some(EndReason::PushFailed);
     let is_missed = call.pushed.is_none() && is_unpushed(&merged);
     let is_late = |at| !pending::cancel_late_pushes(&merged, at).is_empty();
-    let pushed = pushed_at(&merged).filter(|_| !is_known);
-    if !pushed.is_some_and(|at| is_missed || is_late(at)) {
+    let pushed = merged.pushed.as_ref().filter(|_| !is_known);
+    if !pushed.is_some_and(|pushed| is_missed || is_late(pushed.at)) {
         return Vec::new();
     }
     vec![
@@ -212,10 +214,7 @@ fn devices(call: &Call, other: &Call) -> Vec<Assignment> {
     let mut set = Vec::new();
     if let Some(pushed) = &other.pushed {
         let known = call.pushed.as_ref();
-        let knows_all = |known: &PushedDevices| {
-            pushed.devices.is_subset(&known.devices) && pushed.at <= known.at
-        };
-        if !known.is_some_and(knows_all) {
+        if !known.is_some_and(|known| known.include(pushed)) {
             set.push(Assignment::Pushed(pushed.added_to(known)));
         }
     }

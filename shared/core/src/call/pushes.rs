@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Call, CallStatus};
+use super::{CLOCK_DIFFERENCE, Call, CallStatus};
 use crate::ids::DeviceId;
 use crate::timestamp::Timestamp;
 
@@ -47,6 +47,13 @@ impl PushedDevices {
             self.devices.is_subset(declined)
         };
         all_declined && self.retry_at.is_none()
+    }
+
+    /// Whether this record includes those pushes. The clocks of two regions differ, so it is not known which of two pushes within that
+    /// time came first.
+    pub(crate) fn include(&self, other: &Self) -> bool {
+        let is_later = other.at + CLOCK_DIFFERENCE <= self.at;
+        other.devices.is_subset(&self.devices) && (is_later || other.at == self.at)
     }
 
     /// The record of these pushes and of those that are recorded already. These know better when to send again.
