@@ -1,4 +1,4 @@
-//! Whom a call must reach.
+//! The devices that a call must reach.
 
 use ringback_core::call::EndReason;
 

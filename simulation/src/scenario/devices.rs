@@ -14,7 +14,7 @@ pub struct DevicePlan {
     pub uses_answer_url: bool,
     /// Whether the device has a push address.
     pub has_address: bool,
-    /// The region with whose WebSocket API the app is connected.
+    /// The region of the WebSocket API that the app is connected to.
     pub connected_to: Option<usize>,
 }
 

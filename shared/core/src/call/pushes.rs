@@ -248,7 +248,7 @@ mod tests {
         let call = declined(&call, "phone", at(2));
         assert_eq!(call.status, CallStatus::WaitingForMobile);
         assert!(call.needs_no_push(ids(&["phone"]).first().unwrap()));
-        // The other device's address is dead after all.
+        // The other device's address has expired.
         let (call, _) = after(&call, &pushed(&[], None, 0), at(11));
         assert_eq!(call.status, CallStatus::Declined);
     }

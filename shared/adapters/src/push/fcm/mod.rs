@@ -273,7 +273,7 @@ fn not_accepted(error: impl std::fmt::Display) -> PushError {
 fn pause_before_retry(retry: RetryAfter, kind: PushKind) -> Option<Duration> {
     match retry {
         RetryAfter::AsTold(pause) => (pause <= MAX_PAUSE).then_some(pause),
-        // No timer sends a cancellation again, and a phone that misses it rings on for nobody.
+        // No timer sends a cancellation again, and a phone that misses it continues to ring.
         RetryAfter::SERVER_ERROR if matches!(kind, PushKind::CallCancelled(_)) => {
             Some(CANCELLATION_PAUSE)
         }

@@ -238,7 +238,7 @@ impl RingResult {
         self.accepted.is_empty() && !rings
     }
 
-    /// The event for the call, whose extension has so many devices with a push address. So many connected clients ring without a push.
+    /// The event for the call. `devices` counts the extension's devices with a push address, and `clients` the connected clients that ring without a push.
     #[must_use]
     pub fn event(self, call: &Call, devices: usize, clients: u32, now: Timestamp) -> Event {
         // A device that has declined has been reached.

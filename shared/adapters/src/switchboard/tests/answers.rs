@@ -123,7 +123,7 @@ async fn a_device_that_rings_after_another_has_accepted_is_told_to_stop() {
     }
 }
 
-/// Each of five devices reports at once, and nothing is lost.
+/// Five devices report at the same time, and the call keeps all reports.
 #[tokio::test]
 async fn all_devices_report_at_once() {
     let devices = ["phone", "tablet", "watch", "desk", "laptop"];
