@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde_json::{Map, Value};
+
 use crate::api::json_fields::{object, text};
 use ringback_core::ids::{BadName, Extension};
 
@@ -17,6 +19,8 @@ pub struct Registration {
     pub platform: PushPlatform,
     /// The device's token at this service.
     pub token: PushToken,
+    /// Whether the device gets a SIP account of its own.
+    pub sip: bool,
 }
 
 /// A push service.
@@ -35,7 +39,7 @@ pub enum PushPlatform {
 pub struct PushToken(String);
 
 impl Registration {
-    /// Reads `{extension, platform, token}` and ignores other fields.
+    /// Reads `{extension, platform, token, sip?}` and ignores other fields.
     ///
     /// # Errors
     /// When the body is not a JSON object, or a field is missing or malformed. The error names the field.
@@ -45,7 +49,20 @@ impl Registration {
             platform: PushPlatform::parse(text(&fields, "platform")?)?,
             token: PushToken::parse(text(&fields, "token")?)?,
             extension: Extension::try_from(text(&fields, "extension")?)?,
+            sip: wants_sip_account(&fields)?,
         })
+    }
+}
+
+/// `sip`: `true` or `false`. Without it, the device gets no SIP account of its own.
+fn wants_sip_account(fields: &Map<String, Value>) -> Result<bool, BadName> {
+    match fields.get("sip") {
+        None => Ok(false),
+        Some(Value::Bool(wanted)) => Ok(*wanted),
+        Some(_) => Err(BadName {
+            what: "sip",
+            rule: "must be true or false",
+        }),
     }
 }
 
@@ -113,6 +130,12 @@ mod tests {
         assert_eq!(registration.platform, PushPlatform::Fcm);
         assert_eq!(registration.token.as_str(), "a:B-c_1");
         assert!(!format!("{registration:?}").contains("a:B"));
+        assert!(!registration.sip);
+        for wanted in [true, false] {
+            let mut body = good();
+            body["sip"] = wanted.into();
+            assert_eq!(parse(&body).unwrap().sip, wanted);
+        }
     }
 
     #[test]
@@ -136,6 +159,9 @@ mod tests {
             ("token", json!("a\u{0}")),
             ("token", json!("x".repeat(LONGEST_TOKEN + 1))),
             ("token", json!(["a"])),
+            ("sip", json!("true")),
+            ("sip", json!(1)),
+            ("sip", Value::Null),
         ] {
             assert_eq!(with(name, &value).unwrap_err().what, name, "{value}");
         }

@@ -15,6 +15,8 @@ mod error;
 mod originate_request;
 mod pbx;
 mod pbx_list;
+mod sip_account;
+mod sip_servers;
 #[cfg(test)]
 mod tests;
 
@@ -37,6 +39,8 @@ pub use error::AsteriskError;
 pub(crate) use pbx::read_any_answer;
 pub use pbx::{BridgeOutcome, BusyOutcome, Pbx, PhoneLegState};
 pub use pbx_list::PbxList;
+pub use sip_account::PhoneMedia;
+pub use sip_servers::{SipServer, SipServers};
 
 /// How long to wait until the phone of an app that starts a call registers. Such an app is awake, so this is shorter than
 /// for a phone that a push has to wake.
@@ -100,6 +104,12 @@ impl Asterisk {
     /// Fetches the secret that the first request needs.
     pub async fn get_ready(&self) {
         self.access.get_ready().await;
+    }
+
+    /// All PBXs.
+    #[must_use]
+    pub fn pbxs(&self) -> &[Pbx] {
+        &self.pbxs
     }
 
     /// The PBX that the call is on. `None` while the call may still be on any of several.

@@ -74,7 +74,7 @@ impl PhoneLegState {
 #[derive(Debug)]
 pub struct Pbx {
     name: PbxName,
-    ari: AriClient,
+    pub(super) ari: AriClient,
     /// In milliseconds since the Unix epoch.
     skipped_until: AtomicU64,
 }
@@ -229,13 +229,14 @@ impl Pbx {
         self.ari.trusted_ca().await
     }
 
-    pub(super) fn is_skipped(&self, now: Timestamp) -> bool {
+    /// Whether this process takes the PBX for unreachable, because a request failed a moment ago.
+    pub fn is_skipped(&self, now: Timestamp) -> bool {
         now.as_millis() < self.skipped_until.load(Ordering::Relaxed)
     }
 
     /// After a failure, skips this PBX for a while, so that later calls do not wait for it too. An extension without an
     /// endpoint is a fault of the configuration, not of the PBX.
-    pub(super) fn skip_after_failure<T>(&self, answer: &Result<T, AsteriskError>, now: Timestamp) {
+    pub fn skip_after_failure<T>(&self, answer: &Result<T, AsteriskError>, now: Timestamp) {
         if let Err(error) = answer
             && !matches!(error, AsteriskError::NoSuchEndpoint)
         {
@@ -295,7 +296,7 @@ impl Pbx {
     }
 
     /// GETs a resource. `None` if it does not exist.
-    async fn find(
+    pub(super) async fn find(
         &self,
         doing: &'static str,
         path: &str,

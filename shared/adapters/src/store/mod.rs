@@ -6,6 +6,7 @@ pub mod connections;
 pub mod devices;
 pub mod number_routes;
 pub mod post_budget;
+pub mod sip_accounts;
 pub mod streams;
 pub mod table;
 

@@ -24,7 +24,7 @@ use uuid::Uuid;
 use crate::store::table::{
     ConditionalWrite, Item, ItemKey, StoreError, Table, conditional_write, millis, text,
 };
-use ringback_core::ids::{DeviceId, Extension};
+use ringback_core::ids::{DeviceId, Extension, SipAccountName};
 use ringback_core::timestamp::Timestamp;
 
 /// An app's installation on one phone.
@@ -36,6 +36,9 @@ pub struct Device {
     pub address: PushAddress,
     /// When it was last registered.
     pub registered_at: Timestamp,
+    /// Its own SIP account. `None` if it uses the account of its extension.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sip_account: Option<SipAccountName>,
     /// The id of the last registration, set by [`Devices::register`]. A phone can send several within a millisecond.
     #[serde(default)]
     registration: Uuid,
@@ -49,7 +52,17 @@ impl Device {
             device_id,
             address,
             registered_at,
+            sip_account: None,
             registration: Uuid::nil(),
+        }
+    }
+
+    /// The same device with a SIP account of its own.
+    #[must_use]
+    pub fn with_sip_account(self, sip_account: Option<SipAccountName>) -> Self {
+        Self {
+            sip_account,
+            ..self
         }
     }
 }
@@ -131,6 +144,14 @@ impl Devices {
     /// When the table cannot be read.
     pub async fn of(&self, extension: &Extension) -> Result<Vec<Device>, StoreError> {
         self.found(extension, false).await
+    }
+
+    /// The same, with every write that was completed before.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub async fn latest_of(&self, extension: &Extension) -> Result<Vec<Device>, StoreError> {
+        self.found(extension, true).await
     }
 
     async fn found(
