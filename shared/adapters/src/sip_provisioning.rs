@@ -6,7 +6,9 @@
 
 use std::time::Duration;
 
+use futures::StreamExt;
 use futures::future::join_all;
+use futures::stream;
 use serde_json::{Value, json};
 
 use crate::asterisk::{Asterisk, AsteriskError, Pbx, SipServers};
@@ -23,6 +25,15 @@ const TRIES: usize = 5;
 
 /// How long a registration waits for the PBXs. A job does what is left over.
 const INLINE_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// How many accounts are written to a PBX at the same time. Asterisk needs about 7 ms for a request.
+const SYNCS_AT_ONCE: usize = 8;
+
+/// How many jobs are read at once.
+const JOBS_AT_ONCE: i32 = 100;
+
+/// How long a call waits for a PBX to say whether it has its accounts.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why a PBX could not be made to match.
 #[derive(Debug, thiserror::Error)]
@@ -223,6 +234,72 @@ impl SipProvisioning {
             account = now_live;
         }
         Err(SipProvisioningError::Unstable)
+    }
+
+    /// The PBXs.
+    #[must_use]
+    pub const fn asterisk(&self) -> &Asterisk {
+        &self.asterisk
+    }
+
+    /// Makes every PBX match the table where it may differ: does the jobs that are due, and writes all accounts to a PBX that has
+    /// lost its database. What does not succeed until `until` is left to the next run.
+    pub async fn catch_up(&self, now: Timestamp, until: Timestamp) {
+        let pbxs = self.asterisk.pbxs().iter().map(async |pbx| {
+            if let Err(error) = self.catch_up_with(pbx, now).await {
+                tracing::warn!(pbx = %pbx.name(), %error, "SIP accounts not updated on the PBX; the next run repeats it");
+            }
+        });
+        let time = until.since(clock::now());
+        if tokio::time::timeout(time, join_all(pbxs)).await.is_err() {
+            tracing::warn!("more SIP accounts than one run can update; the next run continues");
+        }
+    }
+
+    async fn catch_up_with(&self, pbx: &Pbx, now: Timestamp) -> Result<(), SipProvisioningError> {
+        if !pbx.has_sip_accounts().await? {
+            let names = self.accounts.all().await?;
+            tracing::warn!(pbx = %pbx.name(), accounts = names.len(), "the PBX has no SIP accounts; writing all of them");
+            let syncs = stream::iter(&names).map(|name| self.sync(pbx, name));
+            let mut syncs = syncs.buffer_unordered(SYNCS_AT_ONCE);
+            while let Some(synced) = syncs.next().await {
+                synced?;
+            }
+            pbx.mark_sip_accounts().await?;
+        }
+        loop {
+            let jobs = self.accounts.due(pbx.name(), now, JOBS_AT_ONCE).await?;
+            if jobs.is_empty() {
+                return Ok(());
+            }
+            let tries = stream::iter(&jobs).map(|job| self.try_job(pbx, job));
+            let done: Vec<bool> = tries.buffer_unordered(SYNCS_AT_ONCE).collect().await;
+            if done.contains(&false) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Before a call rings on these devices: writes their accounts to a PBX that has lost its database. Their phones register as soon
+    /// as a push wakes them, which may be before the next [`SipProvisioning::catch_up`].
+    pub async fn restore(&self, pbx: &Pbx, devices: &[Device]) {
+        let names: Vec<_> = devices
+            .iter()
+            .filter_map(|device| device.sip_account.as_ref())
+            .collect();
+        if names.is_empty() {
+            return;
+        }
+        let looked_up = tokio::time::timeout(LOOKUP_TIMEOUT, pbx.has_sip_accounts()).await;
+        if !matches!(looked_up, Ok(Ok(false))) {
+            return;
+        }
+        tracing::warn!(pbx = %pbx.name(), accounts = names.len(), "the PBX has no SIP accounts; writing those of the called devices");
+        for synced in join_all(names.into_iter().map(|name| self.sync(pbx, name))).await {
+            if let Err(error) = synced {
+                tracing::warn!(pbx = %pbx.name(), %error, "SIP account not written to the PBX");
+            }
+        }
     }
 
     fn pbx_names(&self) -> Vec<PbxName> {

@@ -116,7 +116,7 @@ impl Start {
         let fcm = Fcm::from_environment(environment, self.secret("FCM_SECRET_ARN")?)?;
         let pushes = PushSender::new(self.devices()?, fcm, self.sns());
         Ok(EffectRunner::new(
-            self.asterisk()?,
+            self.sip_provisioning()?,
             pushes,
             self.timeouts()?,
         ))

@@ -84,6 +84,12 @@ name!(
 );
 
 impl SipAccountName {
+    /// The account in `phones.conf` that the devices of `extension` share. It has the extension's name.
+    #[must_use]
+    pub fn of_extension(extension: &Extension) -> Self {
+        Self(extension.as_str().to_owned())
+    }
+
     /// A new name for a device of `extension`, which no other account has or had: it ends with 12 random hexadecimal digits.
     #[must_use]
     pub fn fresh(extension: &Extension) -> Self {

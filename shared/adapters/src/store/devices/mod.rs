@@ -154,6 +154,29 @@ impl Devices {
         self.found(extension, true).await
     }
 
+    /// The SIP account of a device, if it has one of its own. Reads no other attribute, so it works for any version of the item.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub async fn sip_account(
+        &self,
+        extension: &Extension,
+        device: &DeviceId,
+    ) -> Result<Option<SipAccountName>, StoreError> {
+        let doing = "looking up a device's SIP account";
+        let read = self
+            .table
+            .get(device_key(extension, device))
+            .projection_expression("sip_account")
+            .consistent_read(true)
+            .send();
+        let item = read.await.map_err(StoreError::unavailable(doing))?.item;
+        let name = item
+            .as_ref()
+            .and_then(|item| item.get("sip_account")?.as_s().ok());
+        Ok(name.and_then(|name| SipAccountName::try_from(name.as_str()).ok()))
+    }
+
     async fn found(
         &self,
         extension: &Extension,
