@@ -29,6 +29,9 @@ const INLINE_TIMEOUT: Duration = Duration::from_secs(4);
 /// How many accounts are written to a PBX at the same time. Asterisk needs about 7 ms for a request.
 const SYNCS_AT_ONCE: usize = 8;
 
+/// Asterisk answers a change of its database before it has committed it, which it does about once a second (`main/db.c`).
+const COMMITS_WITHIN: Duration = Duration::from_secs(3);
+
 /// How many jobs are read at once.
 const JOBS_AT_ONCE: i32 = 100;
 
@@ -187,7 +190,8 @@ impl SipProvisioning {
         Ok(jobs)
     }
 
-    /// Does the jobs after the devices have changed. A job that fails stays in the table.
+    /// Does the jobs after the devices have changed. They stay in the table, and are done again by [`SipProvisioning::catch_up`]: until
+    /// Asterisk has committed a change to its database, a crash of the PBX undoes it.
     pub async fn finish(&self, jobs: &[SipAccountJob]) {
         let pbxs = self.asterisk.pbxs().iter().map(async |pbx| {
             for job in jobs.iter().filter(|job| job.pbx == *pbx.name()) {
@@ -200,12 +204,9 @@ impl SipProvisioning {
         let _all_done = tokio::time::timeout(INLINE_TIMEOUT, join_all(pbxs)).await;
     }
 
-    /// Makes a PBX match an account, and deletes the job. Returns whether that succeeded.
+    /// Makes a PBX match the account of a job. Returns whether that succeeded.
     async fn try_job(&self, pbx: &Pbx, job: &SipAccountJob) -> bool {
-        let done = match self.sync(pbx, &job.account).await {
-            Ok(()) => self.accounts.done(job).await.map_err(Into::into),
-            Err(error) => Err(error),
-        };
+        let done = self.sync(pbx, &job.account).await;
         if let Err(error) = &done {
             tracing::warn!(pbx = %pbx.name(), account = %job.account, %error, "SIP account not updated on the PBX; a later run repeats it");
         }
@@ -243,7 +244,7 @@ impl SipProvisioning {
     }
 
     /// Makes every PBX match the table where it may differ: does the jobs that are due, and writes all accounts to a PBX that has
-    /// lost its database. What does not succeed until `until` is left to the next run.
+    /// lost its database. Each job is done twice, because a crash of the PBX may undo the first time. What does not succeed until `until` is left to the next run.
     pub async fn catch_up(&self, now: Timestamp, until: Timestamp) {
         let pbxs = self.asterisk.pbxs().iter().map(async |pbx| {
             if let Err(error) = self.catch_up_with(pbx, now).await {
@@ -272,9 +273,21 @@ impl SipProvisioning {
             if jobs.is_empty() {
                 return Ok(());
             }
-            let tries = stream::iter(&jobs).map(|job| self.try_job(pbx, job));
-            let done: Vec<bool> = tries.buffer_unordered(SYNCS_AT_ONCE).collect().await;
-            if done.contains(&false) {
+            let first = stream::iter(&jobs).map(|job| self.try_job(pbx, job));
+            let first: Vec<bool> = first.buffered(SYNCS_AT_ONCE).collect().await;
+            tokio::time::sleep(COMMITS_WITHIN).await;
+            let synced = jobs.iter().zip(&first).filter(|(_, synced)| **synced);
+            let again = stream::iter(synced).map(async |(job, _)| {
+                if self.try_job(pbx, job).await {
+                    self.accounts.done(job).await?;
+                }
+                Ok::<_, SipProvisioningError>(())
+            });
+            let mut again = again.buffer_unordered(SYNCS_AT_ONCE);
+            while let Some(done) = again.next().await {
+                done?;
+            }
+            if first.contains(&false) {
                 return Ok(());
             }
         }
