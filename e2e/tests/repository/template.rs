@@ -893,6 +893,12 @@ fn asynchronous_failures_are_kept() -> Result<()> {
         let sources = function.properties["Events"].as_object();
         for (source, event) in sources.into_iter().flatten() {
             let properties = &event["Properties"];
+            // The next run does what a failed one has left.
+            if event["Type"] == "Schedule" {
+                assert_eq!(properties["Schedule"], "rate(1 minute)", "{source}");
+                assert_eq!(properties["RetryPolicy"]["MaximumRetryAttempts"], 0);
+                continue;
+            }
             let reported = &properties["FunctionResponseTypes"];
             assert_eq!(*reported, json!(["ReportBatchItemFailures"]), "{source}");
             let kept = match event["Type"].as_str() {
