@@ -122,6 +122,15 @@ mod tests {
         CallRequest::parse(&fields, "IN")
     }
 
+    #[test]
+    fn a_device_may_name_itself() {
+        let device = |device: Value| parse(json!({ "recipientId": "1002", "deviceId": device }));
+        let named = device(json!("pixel")).unwrap().device;
+        assert_eq!(named.unwrap().as_str(), "pixel");
+        assert_eq!(device(Value::Null).unwrap().device, None);
+        assert_eq!(device(json!("a b")).unwrap_err().what, "deviceId");
+    }
+
     fn app(extension: &str) -> Address {
         Address::App(Extension::try_from(extension).unwrap())
     }

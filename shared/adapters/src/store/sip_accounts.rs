@@ -374,3 +374,54 @@ fn account_key(name: &SipAccountName) -> ItemKey {
 fn partition(pbx: &PbxName) -> String {
     format!("PBX#{pbx}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn account() -> (SipAccount, SipPassword) {
+        let extension = Extension::try_from("1001").unwrap();
+        let name = SipAccountName::fresh(&extension);
+        let device = DeviceId::try_from("pixel").unwrap();
+        SipAccount::new(
+            name,
+            extension,
+            device,
+            Timestamp::from_millis(1_000_000_000_001),
+        )
+    }
+
+    #[test]
+    fn only_the_device_gets_the_password_and_no_log_gets_the_digest() {
+        let (account, password) = account();
+        let ha1 = Md5::digest(format!("{}:ringback:{}", account.name, password.expose()));
+        let hex = ha1.iter().map(|byte| format!("{byte:02x}"));
+        let digest = format!("MD5:{}", hex.collect::<String>());
+        assert_eq!(account.password_digest.expose(), digest);
+        let shown = format!("{account:?} {password:?}");
+        assert!(!shown.contains(password.expose()) && !shown.contains(&digest));
+    }
+
+    #[test]
+    fn each_account_and_each_registration_has_secrets_of_its_own() {
+        let (one, two) = (account(), account());
+        assert_ne!(one.0.name, two.0.name);
+        assert_ne!(one.1.expose(), two.1.expose());
+        assert!(one.0.registration < two.0.registration);
+    }
+
+    #[test]
+    fn a_job_is_read_as_written_and_the_end_of_an_account_is_due_after_it() {
+        let (account, _) = account();
+        let pbxs = ["a", "b"].map(|name| PbxName::try_from(name).unwrap());
+        let jobs = SipAccountJob::of_expiry(&account, &pbxs);
+        assert_eq!(jobs.len(), 2);
+        for (job, pbx) in jobs.iter().zip(&pbxs) {
+            let item = job.key().into_item();
+            assert_eq!(item["pk"], text(format!("PBX#{pbx}")));
+            assert_eq!(SipAccountJob::read(pbx, &item).as_ref(), Some(job));
+            let late = job.due.since(account.valid_until);
+            assert!(job.due >= account.valid_until && late < EXPIRY_STEP);
+        }
+    }
+}
