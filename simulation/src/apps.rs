@@ -39,7 +39,10 @@ pub async fn call(sim: &Sim, caller: usize) {
     }
     let request = NewCallRequest {
         call_id,
-        by,
+        by: CallParty {
+            extension: by,
+            device: None,
+        },
         destination,
         limits: limits(),
     };

@@ -14,11 +14,13 @@ pub struct Registration {
     pub extension: Extension,
     /// The device's addresses, at most one of each push service.
     pub addresses: Vec<(PushPlatform, PushToken)>,
+    /// Whether the device gets a SIP account of its own.
+    pub sip: bool,
 }
 
 impl Registration {
-    /// Reads `{extension, platform, token}` or `{extension, addresses: [{platform, token}, …]}`, and ignores other fields. A device
-    /// that needs no push has no addresses.
+    /// Reads `{extension, platform, token, sip?}` or `{extension, addresses: [{platform, token}, …], sip?}`, and ignores other fields. A
+    /// device that needs no push has no addresses.
     ///
     /// # Errors
     /// When the body is not a JSON object, or a field is missing or malformed. The error names the field.
@@ -31,7 +33,20 @@ impl Registration {
         Ok(Self {
             addresses,
             extension: Extension::try_from(text(&fields, "extension")?)?,
+            sip: wants_sip_account(&fields)?,
         })
+    }
+}
+
+/// `sip`: `true` or `false`. Without it, the device gets no SIP account of its own.
+fn wants_sip_account(fields: &Map<String, Value>) -> Result<bool, BadName> {
+    match fields.get("sip") {
+        None => Ok(false),
+        Some(Value::Bool(wanted)) => Ok(*wanted),
+        Some(_) => Err(BadName {
+            what: "sip",
+            rule: "must be true or false",
+        }),
     }
 }
 
@@ -93,6 +108,12 @@ mod tests {
         assert_eq!(*platform, PushPlatform::Fcm);
         assert_eq!(token.as_str(), "a:B-c_1");
         assert!(!format!("{registration:?}").contains("a:B"));
+        assert!(!registration.sip);
+        for wanted in [true, false] {
+            let mut body = good();
+            body["sip"] = wanted.into();
+            assert_eq!(parse(&body).unwrap().sip, wanted);
+        }
     }
 
     #[test]
@@ -136,6 +157,9 @@ mod tests {
             ("token", json!("x".repeat(4097))),
             ("token", json!(["a"])),
             ("addresses", json!([])),
+            ("sip", json!("true")),
+            ("sip", json!(1)),
+            ("sip", Value::Null),
         ] {
             assert_eq!(with(name, &value).unwrap_err().what, name, "{value}");
         }

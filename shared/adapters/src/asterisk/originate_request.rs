@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use ringback_core::call::{Call, CallType};
-use ringback_core::ids::{ChannelId, Extension};
+use ringback_core::ids::{ChannelId, SipAccountName};
 use ringback_core::phone_number::Caller;
 
 /// The codecs that the phones' endpoints allow (`asterisk/pjsip.conf`).
@@ -19,12 +19,12 @@ pub(super) struct OriginateRequest {
 }
 
 impl OriginateRequest {
-    /// Calls the phone of the call's extension. When it answers, the dialplan bridges it to the caller's leg.
-    pub(super) fn to_phone(call: &Call, caller_leg: &ChannelId) -> Self {
+    /// Calls a phone of the call's extension. When it answers, the dialplan bridges it to the caller's leg.
+    pub(super) fn to_phone(call: &Call, phone: &SipAccountName, caller_leg: &ChannelId) -> Self {
         let caller = call.caller();
         let caller = caller.shown();
         let mut body = json!({
-            "endpoint": format!("PJSIP/{}", call.extension),
+            "endpoint": format!("PJSIP/{phone}"),
             "context": "incoming-calls",
             "extension": caller,
             "priority": 1,
@@ -38,9 +38,9 @@ impl OriginateRequest {
     }
 
     /// Calls the phone of the app that starts the call. The phone shows the extension that the app calls.
-    pub(super) fn to_calling_app(call: &Call, caller: &Extension) -> Self {
+    pub(super) fn to_calling_app(call: &Call, phone: &SipAccountName) -> Self {
         let mut body = json!({
-            "endpoint": format!("PJSIP/{caller}"),
+            "endpoint": format!("PJSIP/{phone}"),
             "context": "ringback-callers",
             "extension": call.extension,
             "priority": 1,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use reqwest::{Method, Response, StatusCode};
 use ringback_core::call::{Call, CallStatus, Event};
-use ringback_core::ids::{CallId, ChannelId, Extension, PbxName};
+use ringback_core::ids::{CallId, ChannelId, PbxName, SipAccountName};
 use ringback_core::timestamp::Timestamp;
 use serde::Deserialize;
 
@@ -74,7 +74,7 @@ impl PhoneLegState {
 #[derive(Debug)]
 pub struct Pbx {
     name: PbxName,
-    ari: AriClient,
+    pub(super) ari: AriClient,
     /// In milliseconds since the Unix epoch.
     skipped_until: AtomicU64,
 }
@@ -94,7 +94,7 @@ impl Pbx {
         &self.name
     }
 
-    /// Calls the phone. When it answers, the dialplan bridges it to the caller who waits on `caller_leg`.
+    /// Calls `phone`. When it answers, the dialplan bridges it to the caller who waits on `caller_leg`.
     ///
     /// A phone that a push has woken registers with SIP seconds after its app has accepted. Until then, Asterisk replies
     /// "Allocation failed". So this waits for the phone to register, until `until` or the call's deadline.
@@ -104,15 +104,16 @@ impl Pbx {
     pub async fn bridge(
         &self,
         call: &Call,
+        phone: &SipAccountName,
         caller_leg: &ChannelId,
         until: Timestamp,
     ) -> Result<BridgeOutcome, AsteriskError> {
         let until = call
             .deadline()
             .map_or(until, |deadline| deadline.min(until));
-        let request = OriginateRequest::to_phone(call, caller_leg);
+        let request = OriginateRequest::to_phone(call, phone, caller_leg);
         while !self.originate(&request).await? {
-            self.wait_for_registration(&call.extension, until).await?;
+            self.wait_for_registration(phone, until).await?;
             // The caller may have hung up during the wait. Do not ring the phone then.
             if !self.channel_exists(caller_leg).await? {
                 return Ok(BridgeOutcome::CallerGone);
@@ -131,19 +132,19 @@ impl Pbx {
         Ok(BridgeOutcome::CallerGone)
     }
 
-    /// Calls the phone of `caller`, an app that starts a call. It then waits in the dialplan as every caller does.
+    /// Calls `phone`, with which an app starts a call. It then waits in the dialplan as every caller does.
     ///
     /// # Errors
     /// See [`AsteriskError`].
     pub(super) async fn dial_caller(
         &self,
         call: &Call,
-        caller: &Extension,
+        phone: &SipAccountName,
         until: Timestamp,
     ) -> Result<(), AsteriskError> {
-        let request = OriginateRequest::to_calling_app(call, caller);
+        let request = OriginateRequest::to_calling_app(call, phone);
         while !self.originate(&request).await? {
-            self.wait_for_registration(caller, until).await?;
+            self.wait_for_registration(phone, until).await?;
         }
         Ok(())
     }
@@ -229,13 +230,14 @@ impl Pbx {
         self.ari.trusted_ca().await
     }
 
-    pub(super) fn is_skipped(&self, now: Timestamp) -> bool {
+    /// Whether this process takes the PBX for unreachable, because a request failed a moment ago.
+    pub fn is_skipped(&self, now: Timestamp) -> bool {
         now.as_millis() < self.skipped_until.load(Ordering::Relaxed)
     }
 
     /// After a failure, skips this PBX for a while, so that later calls do not wait for it too. An extension without an
     /// endpoint is a fault of the configuration, not of the PBX.
-    pub(super) fn skip_after_failure<T>(&self, answer: &Result<T, AsteriskError>, now: Timestamp) {
+    pub fn skip_after_failure<T>(&self, answer: &Result<T, AsteriskError>, now: Timestamp) {
         if let Err(error) = answer
             && !matches!(error, AsteriskError::NoSuchEndpoint)
         {
@@ -265,23 +267,23 @@ impl Pbx {
 
     async fn wait_for_registration(
         &self,
-        extension: &Extension,
+        phone: &SipAccountName,
         until: Timestamp,
     ) -> Result<(), AsteriskError> {
         while clock::now() + REGISTRATION_POLL_INTERVAL < until {
             // Sleeps before the first check too: a phone may be online and still fail to be called, and the loop of
             // the caller of this function must not spin then.
             tokio::time::sleep(REGISTRATION_POLL_INTERVAL).await;
-            if self.is_online(extension).await? {
+            if self.is_online(phone).await? {
                 return Ok(());
             }
         }
         Err(AsteriskError::PhoneOffline)
     }
 
-    pub(super) async fn is_online(&self, extension: &Extension) -> Result<bool, AsteriskError> {
+    pub(super) async fn is_online(&self, phone: &SipAccountName) -> Result<bool, AsteriskError> {
         let doing = "looking for the phone";
-        let path = format!("/endpoints/PJSIP/{extension}");
+        let path = format!("/endpoints/PJSIP/{phone}");
         let reply = self.find(doing, &path).await?;
         let reply = reply.ok_or(AsteriskError::NoSuchEndpoint)?;
         let endpoint: Endpoint = parse_json(reply, doing).await?;
@@ -295,7 +297,7 @@ impl Pbx {
     }
 
     /// GETs a resource. `None` if it does not exist.
-    async fn find(
+    pub(super) async fn find(
         &self,
         doing: &'static str,
         path: &str,

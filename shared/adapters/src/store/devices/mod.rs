@@ -23,7 +23,7 @@ use crate::store::table::{
     ConditionalWrite, Item, ItemKey, StoreError, Table, conditional_write, text,
 };
 use ringback_core::call::PushPlatform;
-use ringback_core::ids::{DeviceId, Extension};
+use ringback_core::ids::{DeviceId, Extension, SipAccountName};
 use ringback_core::timestamp::Timestamp;
 
 /// An app's installation on one phone. Without an address, no push goes to it.
@@ -39,6 +39,9 @@ pub struct Device {
     apns: Option<PushAddress>,
     /// When it was last registered.
     pub registered_at: Timestamp,
+    /// Its own SIP account. `None` if it uses the account of its extension.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sip_account: Option<SipAccountName>,
     /// The id of the last registration, set by [`Devices::register`].
     registration: Uuid,
 }
@@ -56,6 +59,7 @@ impl Device {
             fcm: None,
             apns: None,
             registered_at,
+            sip_account: None,
             registration: Uuid::nil(),
         };
         for address in addresses {
@@ -63,6 +67,15 @@ impl Device {
             *slot = Some(address);
         }
         device
+    }
+
+    /// The same device with a SIP account of its own.
+    #[must_use]
+    pub fn with_sip_account(self, sip_account: Option<SipAccountName>) -> Self {
+        Self {
+            sip_account,
+            ..self
+        }
     }
 
     /// Its addresses, in the order in which a ring tries them.
@@ -121,6 +134,37 @@ impl Devices {
     /// When the table cannot be read.
     pub async fn of(&self, extension: &Extension) -> Result<Vec<Device>, StoreError> {
         self.found(extension, false).await
+    }
+
+    /// The same, with every write that was completed before.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub async fn latest_of(&self, extension: &Extension) -> Result<Vec<Device>, StoreError> {
+        self.found(extension, true).await
+    }
+
+    /// The SIP account of a device, if it has one of its own. Reads no other attribute, so it works for any version of the item.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub async fn sip_account(
+        &self,
+        extension: &Extension,
+        device: &DeviceId,
+    ) -> Result<Option<SipAccountName>, StoreError> {
+        let doing = "looking up a device's SIP account";
+        let read = self
+            .table
+            .get(device_key(extension, device))
+            .projection_expression("sip_account")
+            .consistent_read(true)
+            .send();
+        let item = read.await.map_err(StoreError::unavailable(doing))?.item;
+        let name = item
+            .as_ref()
+            .and_then(|item| item.get("sip_account")?.as_s().ok());
+        Ok(name.and_then(|name| SipAccountName::try_from(name.as_str()).ok()))
     }
 
     async fn found(
