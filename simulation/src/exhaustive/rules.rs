@@ -239,6 +239,7 @@ impl Rules {
                 at: at(moment),
                 are_all: true,
                 retry_at: None,
+                earlier: [].into(),
                 clients: 0,
             }),
             Happens::CallerPhoneDialed => Event::CallerPhoneDialed,

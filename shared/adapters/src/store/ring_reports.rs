@@ -162,6 +162,7 @@ mod tests {
             are_all: true,
             at: NOW,
             retry_at: None,
+            earlier: [].into(),
             clients: 0,
         });
         let receipt = RingReceipt {

@@ -233,6 +233,7 @@ pub(super) fn push_sent(devices: &[&str], finished_at: Timestamp) -> Event {
         devices: devices.iter().map(|name| device(name).device_id).collect(),
         are_all: true,
         retry_at: None,
+        earlier: [].into(),
         clients: 0,
         at: finished_at,
     })

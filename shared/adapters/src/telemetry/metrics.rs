@@ -383,6 +383,7 @@ mod tests {
             devices: [device].into(),
             are_all: true,
             retry_at: None,
+            earlier: [].into(),
             clients: 0,
             at: at(1),
         })
@@ -475,6 +476,7 @@ mod tests {
             are_all: false,
             at: at(1),
             retry_at: None,
+            earlier: [].into(),
             clients: 0,
         });
         for unpushed in [

@@ -110,6 +110,7 @@ mod tests {
             at: NOW,
             are_all: true,
             retry_at: None,
+            earlier: [].into(),
             clients: 0,
         });
         call.effects_pending_since = None;

@@ -650,6 +650,7 @@ mod tests {
             at: NOW,
             are_all: true,
             retry_at: None,
+            earlier: [].into(),
             clients: 0,
         });
         let canceled_for = |reason, to| Effect::CancelPush { reason, to };
@@ -678,6 +679,7 @@ mod tests {
             at,
             are_all: true,
             retry_at: None,
+            earlier: [].into(),
             clients: 0,
         };
         let rings = after(&call, &Event::PushSent(sent(NOW)), NOW);

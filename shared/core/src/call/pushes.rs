@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{CLOCK_DIFFERENCE, Call, CallStatus};
+use super::{Call, CallStatus};
 use crate::ids::DeviceId;
 use crate::timestamp::Timestamp;
 
@@ -23,6 +23,10 @@ pub struct PushedDevices {
     pub are_all: bool,
     /// When the last push was accepted or failed.
     pub at: Timestamp,
+    /// The same of the other pushes, in both regions. Their clocks differ, so the time of the last one does not show whether a region
+    /// knows all of them.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub earlier: BTreeSet<Timestamp>,
     /// When a push to the other devices may succeed: their push service did not accept it for now. `None` if that is too late.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_at: Option<Timestamp>,
@@ -49,11 +53,14 @@ impl PushedDevices {
         all_declined && self.retry_at.is_none()
     }
 
-    /// Whether this record includes those pushes. The clocks of two regions differ, so it is not known which of two pushes within that
-    /// time came first.
+    /// Whether this record includes those pushes.
     pub(crate) fn include(&self, other: &Self) -> bool {
-        let is_later = other.at + CLOCK_DIFFERENCE <= self.at;
-        other.devices.is_subset(&self.devices) && (is_later || other.at == self.at)
+        let times = self.times();
+        other.devices.is_subset(&self.devices) && other.times().is_subset(&times)
+    }
+
+    fn times(&self) -> BTreeSet<Timestamp> {
+        self.earlier.iter().copied().chain([self.at]).collect()
     }
 
     /// The record of these pushes and of those that are recorded already. These know better when to send again.
@@ -61,10 +68,14 @@ impl PushedDevices {
         let Some(known) = known else {
             return self.clone();
         };
+        let at = self.at.max(known.at);
+        let mut earlier = &self.times() | &known.times();
+        earlier.remove(&at);
         Self {
             devices: self.devices.union(&known.devices).cloned().collect(),
             are_all: self.are_all && known.are_all,
-            at: self.at.max(known.at),
+            at,
+            earlier,
             retry_at: self.retry_at,
             clients: self.clients.max(known.clients),
         }
@@ -127,6 +138,7 @@ mod tests {
             are_all: false,
             at: NOW,
             retry_at: retry.map(at),
+            earlier: [].into(),
             clients,
         })
     }

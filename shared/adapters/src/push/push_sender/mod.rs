@@ -254,6 +254,7 @@ impl RingResult {
             devices: self.accepted,
             at: now,
             retry_at: self.retry_at.filter(|at| call.push_helps_at(*at)),
+            earlier: [].into(),
             clients,
         })
     }

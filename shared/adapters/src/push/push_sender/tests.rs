@@ -274,6 +274,7 @@ async fn a_device_that_has_a_push_or_has_declined_gets_no_other_push() {
         are_all: false,
         at: clock::now(),
         retry_at: Some(clock::now()),
+        earlier: [].into(),
         clients: 0,
     });
     assert_eq!(sender.ring(&devices).await.accepted, ids(["tablet"]));

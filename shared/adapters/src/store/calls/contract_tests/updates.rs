@@ -44,6 +44,7 @@ async fn every_change_of_a_call_is_saved_as_the_rules_say(store: &impl CallStore
             devices: ["phone", "tablet"].map(device_id).into(),
             are_all: true,
             retry_at: None,
+            earlier: [].into(),
             clients: 0,
             at: now,
         }),
