@@ -106,7 +106,7 @@ fn ring_receipts(call: &Call) -> Value {
         let shown = json!({
             "at": receipt.at,
             "platform": receipt.platform,
-            "time_to_ring_ms": receipt.at.as_millis().saturating_sub(receipt.pushed_at.as_millis()),
+            "time_to_ring_ms": receipt.time_to_ring().as_millis(),
         });
         (device.to_string(), shown)
     });

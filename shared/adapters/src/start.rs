@@ -117,8 +117,7 @@ impl Start {
         let environment = &self.environment;
         let fcm = Fcm::from_environment(environment, self.secret("FCM_SECRET_ARN")?)?;
         let answer_urls = AnswerUrls::from_environment(environment, self.signing()?)?;
-        let pushes = PushSender::new(self.devices()?, fcm, self.sns()?);
-        let pushes = pushes.with_answer_urls(answer_urls);
+        let pushes = PushSender::new(self.devices()?, fcm, self.sns()?, answer_urls);
         Ok(EffectRunner::new(
             self.sip_provisioning()?,
             pushes,

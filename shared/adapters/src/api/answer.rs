@@ -80,7 +80,7 @@ impl Answer {
         }
     }
 
-    /// The report of a device that rings is kept in any case. If the call does not ring, the answer tells the device to stop.
+    /// A report that a device rings is always saved. If the call no longer rings, the app gets 409, and stops.
     fn rejection(self, outcome: &EventOutcome, now: Timestamp) -> Option<RejectReason> {
         let status = outcome.call.status_at(now);
         let is_over = match self {

@@ -209,7 +209,7 @@ impl Connections {
         let (mut here, mut elsewhere) = (Vec::new(), 0);
         while let Some(item) = items.next().await {
             let item = item?;
-            let region = region_of(&item);
+            let region = region_and_id(&item).map(|(region, _id)| region);
             if region == Some(self.region.as_str()) {
                 here.extend(connection_in(&item));
             } else {
@@ -382,23 +382,21 @@ fn items_of(query: QueryFluentBuilder) -> impl Stream<Item = Result<Item, StoreE
     })
 }
 
-/// The region of a connection's item: `sk` = `CONNECTION#{region}#{connection id}`.
-fn region_of(item: &Item) -> Option<&str> {
+/// The region and the id in the key of a connection's item: `sk` = `CONNECTION#{region}#{connection id}`.
+fn region_and_id(item: &Item) -> Option<(&str, &str)> {
     let key = item.get("sk")?.as_s().ok()?;
-    let (region, _id) = key.strip_prefix("CONNECTION#")?.split_once('#')?;
-    Some(region)
+    key.strip_prefix("CONNECTION#")?.split_once('#')
 }
 
 fn connection_in(item: &Item) -> Option<Connection> {
-    let text = |name: &str| item.get(name)?.as_s().ok();
-    let viewer = match text("pk")?.as_str() {
+    let viewer = match item.get("pk")?.as_s().ok()?.as_str() {
         OPERATORS => Viewer::Operator,
         of_an_app => {
             let extension = of_an_app.strip_prefix("EXTENSION#")?;
             Viewer::App(Extension::try_from(extension).ok()?)
         }
     };
-    let (_region, id) = text("sk")?.strip_prefix("CONNECTION#")?.split_once('#')?;
+    let (_region, id) = region_and_id(item)?;
     let id = id.to_owned();
     Some(Connection { id, viewer })
 }

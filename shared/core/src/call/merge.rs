@@ -85,7 +85,7 @@ fn learned(call: &Call, other: &Call, now: Timestamp) -> Vec<Assignment> {
     }
     set.extend(answer);
     set.extend(progress);
-    set.extend(pending_cancellation(call, other, &set, now));
+    set.extend(pending_cancellation(call, &set, now));
     let is_completed = |since| other.effects_completed == Some(since);
     let is_pending_again = set
         .iter()
@@ -97,16 +97,11 @@ fn learned(call: &Call, other: &Call, now: Timestamp) -> Vec<Assignment> {
 }
 
 /// One region has sent pushes after the call had stopped ringing in the other one.
-fn pending_cancellation(
-    call: &Call,
-    other: &Call,
-    learned: &[Assignment],
-    now: Timestamp,
-) -> Vec<Assignment> {
-    let known = call.pushed.as_ref();
-    let includes = |pushed| known.is_some_and(|known| known.include(pushed));
-    let is_known =
-        other.pushed.as_ref().is_none_or(includes) && call.status != CallStatus::WaitingForMobile;
+fn pending_cancellation(call: &Call, learned: &[Assignment], now: Timestamp) -> Vec<Assignment> {
+    let has_later_pushes = learned
+        .iter()
+        .any(|set| matches!(set, Assignment::Pushed(_)));
+    let is_known = !has_later_pushes && call.status != CallStatus::WaitingForMobile;
     let mut merged = call.clone();
     for assignment in learned {
         assignment.apply_to(&mut merged);

@@ -116,9 +116,7 @@ const fn is_zero(value: &u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::call::{
-        CallParty, Decision, DeclineEnds, Effect, EndReason, Event, decide, unread_update,
-    };
+    use crate::call::{CallParty, Decision, DeclineEnds, Effect, EndReason, Event, decide};
     use crate::testing::a_call;
 
     const NOW: Timestamp = Timestamp::from_millis(1_710_417_600_000);
@@ -145,17 +143,6 @@ mod tests {
 
     /// The call after an event, and the effects that follow.
     fn after(call: &Call, event: &Event, now: Timestamp) -> (Call, Vec<Effect>) {
-        if let Some(unread) = unread_update(event, now)
-            && unread
-                .update
-                .conditions
-                .iter()
-                .all(|condition| condition.holds(call))
-        {
-            let next = call.apply(&unread.update.change);
-            let effects = unread.effects(&next, now);
-            return (next, effects);
-        }
         match decide(call, event, now) {
             Decision::Advance { change, effects } => (call.apply(&change), effects),
             Decision::Stay { effects } => (call.clone(), effects),

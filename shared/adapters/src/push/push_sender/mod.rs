@@ -27,27 +27,19 @@ pub struct PushSender {
     devices: Devices,
     fcm: Fcm,
     sns: Sns,
-    answer_urls: Option<AnswerUrls>,
+    answer_urls: AnswerUrls,
 }
 
 impl PushSender {
-    /// A sender through these services. `devices` is the table that expired addresses are removed from.
+    /// A sender through these services. `devices` is the table that expired addresses are removed from. Each push that rings a device has
+    /// one of `answer_urls`.
     #[must_use]
-    pub const fn new(devices: Devices, fcm: Fcm, sns: Sns) -> Self {
+    pub const fn new(devices: Devices, fcm: Fcm, sns: Sns, answer_urls: AnswerUrls) -> Self {
         Self {
             devices,
             fcm,
             sns,
-            answer_urls: None,
-        }
-    }
-
-    /// Adds an `answer_url` to each push that rings a device.
-    #[must_use]
-    pub fn with_answer_urls(self, answer_urls: AnswerUrls) -> Self {
-        Self {
-            answer_urls: Some(answer_urls),
-            ..self
+            answer_urls,
         }
     }
 
@@ -65,12 +57,7 @@ impl PushSender {
                 self.fcm.get_ready().await;
             }
         };
-        let key = async {
-            if let Some(answer_urls) = &self.answer_urls {
-                answer_urls.get_ready().await;
-            }
-        };
-        tokio::join!(Box::pin(access), Box::pin(key));
+        tokio::join!(Box::pin(access), Box::pin(self.answer_urls.get_ready()));
     }
 
     /// Rings those of these devices at once that have not got a push yet and have not declined. A device without an address gets none.
@@ -146,7 +133,8 @@ impl PushSender {
         join_all(sends).await
     }
 
-    /// The message as this device gets it through this platform. Without its key, a push has no `answer_url`: the app can still log in and answer.
+    /// The message as this device gets it through this platform. If the key cannot be fetched, a push has no `answer_url`: the app can still
+    /// log in and answer.
     async fn for_device<'a>(
         &self,
         call: &Call,
@@ -154,13 +142,10 @@ impl PushSender {
         platform: PushPlatform,
         message: &'a PushMessage,
     ) -> Cow<'a, PushMessage> {
-        let Some(answer_urls) = &self.answer_urls else {
-            return Cow::Borrowed(message);
-        };
         if message.kind != PushKind::IncomingCall {
             return Cow::Borrowed(message);
         }
-        let url = answer_urls.of(call, device, platform, message.sent_at);
+        let url = self.answer_urls.of(call, device, platform, message.sent_at);
         match url.await {
             Ok(url) => Cow::Owned(message.with_answer_url(&url)),
             Err(error) => {
@@ -238,7 +223,8 @@ impl RingResult {
         self.accepted.is_empty() && !rings
     }
 
-    /// The event for the call. `devices` counts the extension's devices with a push address, and `clients` the connected clients that ring without a push.
+    /// The event for the call. `devices` counts the extension's devices with a push address, and `clients` the connected clients that
+    /// ring without a push.
     #[must_use]
     pub fn event(self, call: &Call, devices: usize, clients: u32, now: Timestamp) -> Event {
         // A device that has declined has been reached.

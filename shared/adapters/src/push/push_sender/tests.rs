@@ -31,6 +31,17 @@ struct TestSender {
     call: Call,
 }
 
+fn signing() -> Signing {
+    let secret: SigningSecret =
+        serde_json::from_value(json!({ "signing_secret": "hush" })).unwrap();
+    Signing::new(Secret::known(secret))
+}
+
+fn answer_urls() -> AnswerUrls {
+    let environment = Environment::of(|_| Some("https://calls.example.com".to_owned()));
+    AnswerUrls::from_environment(&environment, Arc::new(signing())).unwrap()
+}
+
 impl TestSender {
     /// A sender with an SNS that accepts every push. FCM's reply is set for each Android phone.
     async fn start() -> Self {
@@ -50,7 +61,7 @@ impl TestSender {
         let applications = SnsApplications::from_environment(&applications).unwrap();
         let sns = Sns::new(aws_sdk_sns::Client::new(&aws), applications);
         let sender = Self {
-            pushes: PushSender::new(devices, Fcm::with_access(&server.uri()), sns),
+            pushes: PushSender::new(devices, Fcm::with_access(&server.uri()), sns, answer_urls()),
             call: ringback_core::testing::a_call(clock::now()),
             server,
         };
@@ -488,14 +499,7 @@ impl Write for MemoryLog {
 
 #[tokio::test]
 async fn each_device_that_rings_gets_its_own_answer_url() {
-    let secret: SigningSecret =
-        serde_json::from_value(json!({ "signing_secret": "hush" })).unwrap();
-    let signing = Arc::new(Signing::new(Secret::known(secret)));
-    let environment = Environment::of(|_| Some("https://calls.example.com".to_owned()));
-    let answer_urls = AnswerUrls::from_environment(&environment, signing.clone()).unwrap();
     let sender = TestSender::start().await;
-    let pushes = sender.pushes.with_answer_urls(answer_urls);
-    let sender = TestSender { pushes, ..sender };
     let accepted = || ResponseTemplate::new(200).set_body_json(json!({ "name": "n" }));
     let phone = sender.android("phone", accepted()).await;
     let tablet = sender.android("tablet", accepted()).await;
@@ -516,7 +520,7 @@ async fn each_device_that_rings_gets_its_own_answer_url() {
         assert_eq!(message["data"]["type"], "incoming_call");
         let token = url.strip_prefix("https://calls.example.com/api/answers/");
         let token = token.unwrap().into();
-        let grant = signing.check_answer(&token, clock::now()).await.unwrap();
+        let grant = signing().check_answer(&token, clock::now()).await.unwrap();
         assert_eq!(grant.call_id, sender.call.call_id);
         assert_eq!(grant.platform, PushPlatform::Fcm);
         assert_eq!(message["token"], format!("hush-{}", grant.device));
