@@ -23,9 +23,10 @@ const RULE: &str = "sip-accounts";
 /// The PBX's name, which is the default of a single URL.
 const PBX: &str = "PBX#pbx";
 /// The requests that change something, by system and operation.
-const WRITES: [(System, &str); 5] = [
+const WRITES: [(System, &str); 6] = [
     (System::Aws, "DynamoDB TransactWriteItems"),
     (System::Aws, "DynamoDB PutItem"),
+    (System::Aws, "DynamoDB UpdateItem"),
     (System::Aws, "DynamoDB DeleteItem"),
     (System::Pbx, "PUT "),
     (System::Pbx, "DELETE "),

@@ -1,5 +1,6 @@
 //! SIP accounts of devices, on two real PBXs with real SIP phones.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -101,6 +102,48 @@ async fn a_new_registration_keeps_the_name_and_replaces_the_password_at_once() -
     for pbx in 0..fixture.stack.pbxs.len() {
         assert!(!first.registers(&fixture, pbx).await?, "{pbx}");
         assert!(second.registers(&fixture, pbx).await?, "{pbx}");
+    }
+    app.unregister().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registration_without_sip_keeps_the_account() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    let app = fixture.unregistered_app("1001");
+    let account = Account::of(&app).await?;
+    // An iPhone sends its second push token by itself.
+    let (status, answer) = register(&app, json!({})).await?;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    assert_eq!(answer.get("sip"), None);
+    assert!(account.registers(&fixture, 0).await?);
+    let again = Account::of(&app).await?;
+    assert_eq!(again.text("username"), account.text("username"));
+    app.unregister().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn registrations_at_the_same_time_get_one_account() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    let app = fixture.unregistered_app("1001");
+    let registrations = (0..5).map(|_| register(&app, json!({ "sip": true })));
+    let mut accounts = Vec::new();
+    for answer in futures::future::join_all(registrations).await {
+        let (status, mut answer) = answer?;
+        // The slower ones are asked to try again.
+        if status != StatusCode::SERVICE_UNAVAILABLE {
+            ensure!(status == StatusCode::OK, "{status}: {answer}");
+            let answer = answer["sip"].take();
+            accounts.push(Account { answer });
+        }
+    }
+    let names: BTreeSet<_> = accounts.iter().map(|it| it.text("username")).collect();
+    assert_eq!(names.len(), 1, "{names:?}");
+    for pbx in 0..fixture.stack.pbxs.len() {
+        let mut usable = 0;
+        for account in &accounts {
+            usable += usize::from(account.registers(&fixture, pbx).await?);
+        }
+        assert_eq!(usable, 1, "of {} at PBX {pbx}", accounts.len());
     }
     app.unregister().await
 }

@@ -13,7 +13,7 @@ use ringback::push::sns::Sns;
 use ringback::sip_provisioning::{NewSipAccount, SipProvisioning};
 use ringback::start::Start;
 use ringback::store::allowance::{Allowance, AllowanceError, Allowances, Purpose};
-use ringback::store::devices::{Device, Devices, PushAddress, PushToken};
+use ringback::store::devices::{Device, Devices, PushAddress, PushToken, SipAccountUpdate};
 use ringback::store::sip_accounts::SipAccountJob;
 use ringback_core::call::PushPlatform;
 use ringback_core::ids::{DeviceId, Extension};
@@ -32,8 +32,10 @@ struct DeviceRegistry {
 
 /// What a registration does to SIP accounts.
 struct SipAccountChange {
-    /// The device's account, if it asks for one.
+    /// The device's new account or new password, if it asks for one.
     account: Option<NewSipAccount>,
+    /// What the device's item says about its account afterwards.
+    update: SipAccountUpdate,
     /// What the PBXs have to learn.
     jobs: Vec<SipAccountJob>,
 }
@@ -89,16 +91,12 @@ impl DeviceRegistry {
         let change = self
             .sip_account(&party.extension, &device_id, registration.sip, now)
             .await?;
-        let account = change
-            .account
-            .as_ref()
-            .map(|account| account.name().clone());
-        let device = Device::new(device_id, addresses, now).with_sip_account(account);
-        let registered = self
-            .devices
-            .register(&party.extension, &device, self.max_devices);
+        let device = Device::new(device_id, addresses, now);
+        let registered =
+            self.devices
+                .register(&party.extension, &device, &change.update, self.max_devices);
         let removed = registered.await?;
-        tracing::info!(extension = %party.extension, device_id = %device.device_id, platforms = ?platforms(&device), sip_account = ?device.sip_account, "device registered");
+        tracing::info!(extension = %party.extension, device_id = %device.device_id, platforms = ?platforms(&device), sip_account = ?change.update, "device registered");
         self.sip.finish(&change.jobs).await;
         self.delete_endpoints(removed).await;
         let mut answer = json!({ "device_id": device.device_id, "extension": party.extension });
@@ -109,15 +107,15 @@ impl DeviceRegistry {
     }
 
     /// Makes the account that the device asks for. Schedules the removal of the accounts that this registration may end: the
-    /// device's own, if it asks for none, and those of the devices that it may evict.
+    /// device's own, if it wants none, and those of the devices that it may evict.
     async fn sip_account(
         &self,
         extension: &Extension,
         device_id: &DeviceId,
-        wanted: bool,
+        sip: Option<bool>,
         now: Timestamp,
     ) -> Result<SipAccountChange, ApiError> {
-        if wanted && !self.sip.settings().are_offered() {
+        if sip == Some(true) && !self.sip.settings().are_offered() {
             return Err(ApiErrorCode::SipNotConfigured.into());
         }
         let (before, others): (Vec<_>, Vec<_>) = self
@@ -127,18 +125,25 @@ impl DeviceRegistry {
             .partition(|device| device.device_id == *device_id);
         let is_full = others.len() >= self.max_devices;
         let may_end = others.iter().filter(|_| is_full);
-        let may_end = may_end.chain(before.iter().filter(|_| !wanted));
-        let mut change = SipAccountChange {
-            account: None,
-            jobs: self.sip.schedule(may_end, now).await?,
+        let may_end = may_end.chain(before.iter().filter(|_| sip == Some(false)));
+        let mut jobs = self.sip.schedule(may_end, now).await?;
+        let (account, update) = match sip {
+            None => (None, SipAccountUpdate::Keep),
+            Some(false) => (None, SipAccountUpdate::Remove),
+            Some(true) => {
+                let before = before.first().and_then(|device| device.sip_account.clone());
+                let prepared = self.sip.prepare(extension, device_id, before.as_ref(), now);
+                let (account, its_jobs) = prepared.await?.ok_or(ApiErrorCode::TryAgain)?;
+                jobs.extend(its_jobs);
+                let name = account.name().clone();
+                (Some(account), SipAccountUpdate::Set { name, before })
+            }
         };
-        if wanted {
-            let prepared = self.sip.prepare(extension, device_id, before.first(), now);
-            let (account, jobs) = prepared.await?.ok_or(ApiErrorCode::TryAgain)?;
-            change.account = Some(account);
-            change.jobs.extend(jobs);
-        }
-        Ok(change)
+        Ok(SipAccountChange {
+            account,
+            update,
+            jobs,
+        })
     }
 
     /// The extension's devices, if they can have SIP accounts.

@@ -141,7 +141,7 @@ impl SipProvisioning {
         &self.settings
     }
 
-    /// Makes an account for a device, or a new password for the account that it has. The account is live as soon as the device
+    /// Makes an account for a device, or a new password for the account that it has, `before`. The account is live as soon as the device
     /// names it. The jobs are for [`SipProvisioning::finish`]. Returns `None` if another registration of the device is faster.
     ///
     /// # Errors
@@ -150,10 +150,10 @@ impl SipProvisioning {
         &self,
         extension: &Extension,
         device_id: &DeviceId,
-        before: Option<&Device>,
+        before: Option<&SipAccountName>,
         now: Timestamp,
     ) -> Result<Option<(NewSipAccount, Vec<SipAccountJob>)>, StoreError> {
-        let current = match before.and_then(|device| device.sip_account.as_ref()) {
+        let current = match before {
             Some(name) => self.accounts.live(name, now).await?,
             None => None,
         };

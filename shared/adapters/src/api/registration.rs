@@ -14,8 +14,8 @@ pub struct Registration {
     pub extension: Extension,
     /// The device's addresses, at most one of each push service.
     pub addresses: Vec<(PushPlatform, PushToken)>,
-    /// Whether the device gets a SIP account of its own.
-    pub sip: bool,
+    /// Whether the device gets a SIP account of its own (`true`), or uses that of its extension (`false`). `None`: as before.
+    pub sip: Option<bool>,
 }
 
 impl Registration {
@@ -33,21 +33,16 @@ impl Registration {
         Ok(Self {
             addresses,
             extension: Extension::try_from(text(&fields, "extension")?)?,
-            sip: wants_sip_account(&fields)?,
+            sip: fields.get("sip").map(true_or_false).transpose()?,
         })
     }
 }
 
-/// `sip`: `true` or `false`. Without it, the device gets no SIP account of its own.
-fn wants_sip_account(fields: &Map<String, Value>) -> Result<bool, BadName> {
-    match fields.get("sip") {
-        None => Ok(false),
-        Some(Value::Bool(wanted)) => Ok(*wanted),
-        Some(_) => Err(BadName {
-            what: "sip",
-            rule: "must be true or false",
-        }),
-    }
+fn true_or_false(sip: &Value) -> Result<bool, BadName> {
+    sip.as_bool().ok_or(BadName {
+        what: "sip",
+        rule: "must be true or false",
+    })
 }
 
 fn several(
@@ -108,11 +103,11 @@ mod tests {
         assert_eq!(*platform, PushPlatform::Fcm);
         assert_eq!(token.as_str(), "a:B-c_1");
         assert!(!format!("{registration:?}").contains("a:B"));
-        assert!(!registration.sip);
+        assert_eq!(registration.sip, None);
         for wanted in [true, false] {
             let mut body = good();
             body["sip"] = wanted.into();
-            assert_eq!(parse(&body).unwrap().sip, wanted);
+            assert_eq!(parse(&body).unwrap().sip, Some(wanted));
         }
     }
 
