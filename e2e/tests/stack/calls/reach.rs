@@ -1,6 +1,6 @@
 //! Calls that no push reaches at once: connected apps ring, and delayed pushes are sent again.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use reqwest::StatusCode;
