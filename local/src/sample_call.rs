@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use reqwest::{Client, Method};
 use ringback_sip::{CallEvents, CallStage, Caller, IncomingCall, OutgoingCall, Phone, Trunk};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
@@ -35,15 +36,18 @@ pub async fn place(settings: &Settings) -> Result<()> {
     let pbx = stack.sip.address.parse()?;
     let app = App::new(&stack, extension)?;
 
-    app.register_for_push().await?;
+    let account = app.register().await?;
     log.print(
         "app",
-        format!("registers its push token for {extension} and is terminated"),
+        format!(
+            "registers its push token for {extension}, gets the SIP account {}, and is terminated",
+            account.username
+        ),
     );
     let trunk = Trunk::bind(&format!("{}:0", stack.sip.trunk_source)).await?;
     let caller = dial(log, &trunk, pbx, number).await?;
     let watching = log.follow("caller", caller.events());
-    let (call_id, mut phone) = wake_app(log, &app, pbx).await?;
+    let (call_id, mut phone) = wake_app(log, &app, &account).await?;
     let callee = pick_up(log, &mut phone).await?;
     caller.answered(STEP_TIMEOUT).await?;
     talk(log, &app, &call_id, &caller, &callee).await?;
@@ -69,7 +73,7 @@ async fn dial(log: CallLog, trunk: &Trunk, pbx: SocketAddr, number: &str) -> Res
 }
 
 /// Waits for the push, registers the phone, and sends `accept_ready`.
-async fn wake_app(log: CallLog, app: &App<'_>, pbx: SocketAddr) -> Result<(String, Phone)> {
+async fn wake_app(log: CallLog, app: &App<'_>, account: &SipAccount) -> Result<(String, Phone)> {
     let push = app.wait_for_push().await?;
     let call_id = push["server_call_id"]
         .as_str()
@@ -79,7 +83,8 @@ async fn wake_app(log: CallLog, app: &App<'_>, pbx: SocketAddr) -> Result<(Strin
     let status = app.report_ringing(&push).await?;
     log.print("app", format!("rings; ringing -> {status}"));
     tokio::time::sleep(REACTION_TIME).await;
-    let mut phone = Phone::new(pbx, app.extension, app.sip_password).await?;
+    let pbx = account.address()?;
+    let mut phone = Phone::new(pbx, &account.username, &account.password).await?;
     phone.register().await?;
     let from = phone.address();
     log.print("app", format!("starts and registers its phone from {from}"));
@@ -170,13 +175,34 @@ fn describe(stage: &CallStage) -> String {
     }
 }
 
+/// The device's SIP account, as its registration returns it.
+#[derive(Deserialize)]
+struct SipAccount {
+    username: String,
+    password: String,
+    servers: Vec<SipServer>,
+}
+
+#[derive(Deserialize)]
+struct SipServer {
+    uris: Vec<String>,
+}
+
+impl SipAccount {
+    /// The UDP address of the first PBX.
+    fn address(&self) -> Result<SocketAddr> {
+        let mut uris = self.servers.iter().flat_map(|server| &server.uris);
+        let address = uris.find_map(|uri| uri.strip_prefix("sip:")?.strip_suffix(";transport=udp"));
+        Ok(address.context("the account has no UDP URI")?.parse()?)
+    }
+}
+
 /// The phone app: the HTTP API with its bearer token, and the pushes that the stand-in for FCM recorded.
 struct App<'a> {
     http: Client,
     stack: &'a Stack,
     extension: &'a str,
     token: &'a str,
-    sip_password: &'a str,
     push_token: String,
 }
 
@@ -191,22 +217,21 @@ impl<'a> App<'a> {
             stack,
             extension,
             token: &phone.token,
-            sip_password: &phone.sip_password,
             push_token,
         })
     }
 
-    async fn register_for_push(&self) -> Result<()> {
-        let body =
-            json!({"extension": self.extension, "platform": "fcm", "token": self.push_token});
-        let (status, answer) = self
+    /// Registers the device, and returns its SIP account. Its password is new each time.
+    async fn register(&self) -> Result<SipAccount> {
+        let body = json!({"extension": self.extension, "platform": "fcm", "token": self.push_token, "sip": true});
+        let (status, mut answer) = self
             .request(Method::PUT, &format!("/api/devices/{DEVICE}"), Some(body))
             .await?;
         ensure!(
             status == 200,
             "registering the device failed with {status}: {answer}"
         );
-        Ok(())
+        serde_json::from_value(answer["sip"].take()).context("the SIP account")
     }
 
     fn accept_ready(&self, call_id: &str) -> Value {
