@@ -115,7 +115,7 @@ impl Fixture {
     /// A new app of `extension` on a new device, registered for pushes.
     pub async fn app(&self, extension: &str) -> Result<App<'_>> {
         let app = self.unregistered_app(extension);
-        app.register_for_push(&app.push_token).await?;
+        app.register_for_push().await?;
         Ok(app)
     }
 
@@ -347,17 +347,21 @@ impl App<'_> {
     }
 
     /// Registers the device for pushes.
-    pub async fn register_for_push(&self, push_token: &str) -> Result<()> {
-        let body = json!({ "extension": self.extension, "platform": "fcm", "token": push_token });
-        let (status, answer) = self
-            .ask(
-                Method::PUT,
-                &format!("/api/devices/{}", self.device),
-                Some(body),
-            )
-            .await?;
+    pub async fn register_for_push(&self) -> Result<()> {
+        let (status, answer) = self.register(json!({})).await?;
         anyhow::ensure!(status == StatusCode::OK, "{status}: {answer}");
         Ok(())
+    }
+
+    /// Registers the device for pushes with more fields, and returns the answer.
+    pub async fn register(&self, more: Value) -> Result<(StatusCode, Value)> {
+        let mut body =
+            json!({ "extension": self.extension, "platform": "fcm", "token": self.push_token });
+        for (name, value) in more.as_object().into_iter().flatten() {
+            body[name] = value.clone();
+        }
+        let path = format!("/api/devices/{}", self.device);
+        self.ask(Method::PUT, &path, Some(body)).await
     }
 
     /// Unregisters the device, so that later calls do not ring there.

@@ -20,4 +20,5 @@ pub mod outcome_table;
 pub mod pbx;
 pub mod private_values;
 pub mod recording_proxy;
+pub mod sip_account;
 pub mod timeline;

@@ -36,3 +36,14 @@ pub(crate) async fn wait_until_back(fixture: &Fixture) -> Result<()> {
     }
     Ok(())
 }
+
+/// Asterisk crashes, and restarts with an empty database.
+pub(crate) async fn crash_and_lose_database(fixture: &Fixture) -> Result<()> {
+    // While it is stopped, it can neither write its database again nor restart.
+    signal(Signal::SIGSTOP)?;
+    let state = Settings::from_environment().state_dir().join("asterisk");
+    let database = state.join(PBXS[0].name).join("lib/astdb.sqlite3");
+    std::fs::remove_file(&database).with_context(|| database.display().to_string())?;
+    signal(Signal::SIGKILL)?;
+    wait_until_back(fixture).await
+}

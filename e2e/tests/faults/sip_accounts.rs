@@ -8,8 +8,8 @@ use anyhow::{Context, Result, ensure};
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::AttributeValue;
 use nix::sys::signal::Signal;
-use reqwest::Method;
-use ringback_e2e::fixture::{App, Fixture};
+use ringback_e2e::fixture::{App, Fixture, SOON};
+use ringback_e2e::sip_account::SipAccount;
 use ringback_local::faults::rule::{Fault, KillPoint, LinkState, System};
 use ringback_local::settings::STACK_NAME;
 use serde_json::{Value, json};
@@ -96,9 +96,7 @@ impl Step {
 }
 
 async fn register(app: &App<'_>, sip: bool) -> Result<()> {
-    let body = json!({ "extension": app.extension, "platform": "fcm", "token": app.push_token, "sip": sip });
-    let path = format!("/api/devices/{}", app.device);
-    let (status, answer) = app.ask(Method::PUT, &path, Some(body)).await?;
+    let (status, answer) = app.register(json!({ "sip": sip })).await?;
     ensure!(status.is_success(), "{status}: {answer}");
     Ok(())
 }
@@ -347,4 +345,35 @@ async fn a_pbx_that_was_away_gets_exactly_the_accounts_of_live_devices() -> Resu
         }
     }
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_reaches_a_device_after_its_pbx_has_restarted_with_an_empty_database() -> Result<()>
+{
+    let harness = Harness::open(0).await?;
+    let world = &World {
+        fixture: &harness.fixture,
+        table: Client::new(&harness.fixture.aws),
+    };
+    world.clear().await?;
+    world.run_scheduled_function().await?;
+    let [app, other] = ["1001", "1001"].map(|extension| world.fixture.unregistered_app(extension));
+    let account = SipAccount::of(&app).await?;
+    register(&other, true).await?;
+    let mut phone = account.phone(world.fixture, 0, false).await?;
+    phone.register().await?;
+    pbx::crash_and_lose_database(world.fixture).await?;
+    let (caller, id) = app.is_called().await?;
+    // The push wakes the app, which registers its phone at once.
+    phone.register().await?;
+    let (status, answer) = app.respond("accept_ready", &id).await?;
+    ensure!(status.is_success(), "{status}: {answer}");
+    let called = phone.next_call(SOON).await?;
+    called.answer().await?;
+    caller.answered(SOON).await?;
+    called.media().hears(caller.media(), SOON).await?;
+    caller.media().hears(called.media(), SOON).await?;
+    caller.hang_up().await?;
+    world.settles("an empty database").await?;
+    world.clear().await
 }

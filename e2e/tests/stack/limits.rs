@@ -432,8 +432,9 @@ async fn the_sixth_device_replaces_the_first() -> Result<()> {
 async fn a_phone_with_a_new_user_does_not_ring_for_the_previous_one() -> Result<()> {
     let fixture = Fixture::open().await?;
     let before = fixture.app("1001").await?;
-    let now = fixture.unregistered_app("1002");
-    now.register_for_push(&before.push_token).await?;
+    let mut now = fixture.unregistered_app("1002");
+    now.push_token.clone_from(&before.push_token);
+    now.register_for_push().await?;
 
     let caller = fixture.dial("1001").await?;
     let (status, _) = caller.rejected(SOON).await?;

@@ -5,79 +5,22 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use reqwest::{Method, StatusCode};
-use ringback_e2e::fixture::{App, Fixture, SOON};
-use ringback_sip::{Error, Phone};
+use ringback_e2e::fixture::{Fixture, SOON};
+use ringback_e2e::sip_account::SipAccount;
 use serde_json::{Value, json};
-
-/// The account that a registration returns.
-struct Account {
-    answer: Value,
-}
-
-impl Account {
-    /// Registers the device with `sip`.
-    async fn of(app: &App<'_>) -> Result<Self> {
-        let (status, answer) = register(app, json!({ "sip": true })).await?;
-        ensure!(status == StatusCode::OK, "{status}: {answer}");
-        let answer = answer["sip"].clone();
-        ensure!(answer.is_object(), "no account");
-        Ok(Self { answer })
-    }
-
-    fn text(&self, name: &str) -> &str {
-        self.answer[name].as_str().unwrap()
-    }
-
-    /// A phone with this account at a PBX, over UDP and RTP, or over TLS and SRTP.
-    async fn phone(&self, fixture: &Fixture, pbx: usize, encrypted: bool) -> Result<Phone> {
-        let scheme = if encrypted { "sips:" } else { "sip:" };
-        let uris = self.answer["servers"][pbx]["uris"].as_array();
-        let uri = uris
-            .into_iter()
-            .flatten()
-            .find_map(|uri| uri.as_str()?.strip_prefix(scheme))
-            .context("no such URI")?;
-        let address = uri.split(';').next().unwrap().parse()?;
-        let (user, password) = (self.text("username"), self.text("password"));
-        Ok(if encrypted {
-            let ca_pem = &fixture.stack.ari.ca_pem;
-            Phone::over_tls(address, user, password, ca_pem).await?
-        } else {
-            Phone::new(address, user, password).await?
-        })
-    }
-
-    async fn registers(&self, fixture: &Fixture, pbx: usize) -> Result<bool> {
-        match self.phone(fixture, pbx, false).await?.register().await {
-            Ok(()) => Ok(true),
-            Err(Error::RegisterRefused(401)) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
-    }
-}
-
-async fn register(app: &App<'_>, more: Value) -> Result<(StatusCode, Value)> {
-    let mut body =
-        json!({ "extension": app.extension, "platform": "fcm", "token": app.push_token });
-    for (name, value) in more.as_object().into_iter().flatten() {
-        body[name] = value.clone();
-    }
-    let path = format!("/api/devices/{}", app.device);
-    app.ask(Method::PUT, &path, Some(body)).await
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_registers_at_every_pbx_with_its_own_account() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.unregistered_app("1001");
-    let account = Account::of(&app).await?;
+    let account = SipAccount::of(&app).await?;
     assert!(account.text("username").starts_with("1001-"));
     assert_eq!(account.text("realm"), "ringback");
     let days_30 = 30 * 24 * 60 * 60 * 1000;
     let now = u64::try_from(time::OffsetDateTime::now_utc().unix_timestamp())? * 1000;
-    let expires_at = account.answer["expires_at"].as_u64().unwrap();
+    let expires_at = account.answer()["expires_at"].as_u64().unwrap();
     assert!(expires_at.abs_diff(now + days_30) < 60_000, "{expires_at}");
-    let servers = account.answer["servers"].as_array().unwrap();
+    let servers = account.answer()["servers"].as_array().unwrap();
     assert_eq!(servers.len(), fixture.stack.pbxs.len());
     for (index, pbx) in fixture.stack.pbxs.iter().enumerate() {
         assert_eq!(servers[index]["pbx"], pbx.name.as_str());
@@ -95,9 +38,9 @@ async fn a_device_registers_at_every_pbx_with_its_own_account() -> Result<()> {
 async fn a_new_registration_keeps_the_name_and_replaces_the_password_at_once() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.unregistered_app("1001");
-    let first = Account::of(&app).await?;
+    let first = SipAccount::of(&app).await?;
     assert!(first.registers(&fixture, 0).await?);
-    let second = Account::of(&app).await?;
+    let second = SipAccount::of(&app).await?;
     assert_eq!(second.text("username"), first.text("username"));
     for pbx in 0..fixture.stack.pbxs.len() {
         assert!(!first.registers(&fixture, pbx).await?, "{pbx}");
@@ -110,13 +53,13 @@ async fn a_new_registration_keeps_the_name_and_replaces_the_password_at_once() -
 async fn a_registration_without_sip_keeps_the_account() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.unregistered_app("1001");
-    let account = Account::of(&app).await?;
+    let account = SipAccount::of(&app).await?;
     // An iPhone sends its second push token by itself.
-    let (status, answer) = register(&app, json!({})).await?;
+    let (status, answer) = app.register(json!({})).await?;
     assert_eq!(status, StatusCode::OK, "{answer}");
     assert_eq!(answer.get("sip"), None);
     assert!(account.registers(&fixture, 0).await?);
-    let again = Account::of(&app).await?;
+    let again = SipAccount::of(&app).await?;
     assert_eq!(again.text("username"), account.text("username"));
     app.unregister().await
 }
@@ -125,15 +68,14 @@ async fn a_registration_without_sip_keeps_the_account() -> Result<()> {
 async fn registrations_at_the_same_time_get_one_account() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.unregistered_app("1001");
-    let registrations = (0..5).map(|_| register(&app, json!({ "sip": true })));
+    let registrations = (0..5).map(|_| app.register(json!({ "sip": true })));
     let mut accounts = Vec::new();
     for answer in futures::future::join_all(registrations).await {
-        let (status, mut answer) = answer?;
+        let (status, answer) = answer?;
         // The slower ones are asked to try again.
         if status != StatusCode::SERVICE_UNAVAILABLE {
             ensure!(status == StatusCode::OK, "{status}: {answer}");
-            let answer = answer["sip"].take();
-            accounts.push(Account { answer });
+            accounts.push(SipAccount::in_answer(&answer)?);
         }
     }
     let names: BTreeSet<_> = accounts.iter().map(|it| it.text("username")).collect();
@@ -153,13 +95,13 @@ async fn a_device_without_sip_or_that_is_deleted_or_evicted_loses_its_account() 
     let fixture = Fixture::open().await?;
     for how in ["without sip", "deleted", "evicted"] {
         let app = fixture.unregistered_app("1001");
-        let account = Account::of(&app).await?;
+        let account = SipAccount::of(&app).await?;
         let mut phone = account.phone(&fixture, 0, false).await?;
         phone.register().await?;
         assert!(is_online(&fixture, account.text("username")).await?);
         let mut others = Vec::new();
         match how {
-            "without sip" => drop(register(&app, json!({ "sip": false })).await?),
+            "without sip" => drop(app.register(json!({ "sip": false })).await?),
             "deleted" => app.unregister().await?,
             _ => {
                 for _ in 0..5 {
@@ -175,7 +117,7 @@ async fn a_device_without_sip_or_that_is_deleted_or_evicted_loses_its_account() 
             !is_online(&fixture, account.text("username")).await?,
             "{how}"
         );
-        let again = Account::of(&app).await?;
+        let again = SipAccount::of(&app).await?;
         assert_ne!(again.text("username"), account.text("username"), "{how}");
         app.unregister().await?;
         for other in others {
@@ -208,7 +150,7 @@ async fn is_online(fixture: &Fixture, name: &str) -> Result<bool> {
 async fn sip_must_be_true_or_false() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.unregistered_app("1001");
-    let (status, answer) = register(&app, json!({ "sip": "yes" })).await?;
+    let (status, answer) = app.register(json!({ "sip": "yes" })).await?;
     assert_eq!(
         (status, &answer["code"]),
         (StatusCode::BAD_REQUEST, &json!("bad_field"))
@@ -229,7 +171,7 @@ async fn the_device_that_accepts_is_the_one_that_is_called() -> Result<()> {
         let mut phones = Vec::new();
         for app in &mut apps {
             app.push_token = format!("token-{}", uuid::Uuid::new_v4().simple());
-            let account = Account::of(app).await?;
+            let account = SipAccount::of(app).await?;
             phones.push(account.phone(&fixture, 0, false).await?);
         }
         for index in [first, 1 - first] {
@@ -266,8 +208,14 @@ async fn a_device_that_accepts_before_it_registers_is_waited_for() -> Result<()>
         fixture.unregistered_app("1001"),
         fixture.unregistered_app("1001"),
     ];
-    let mut own = Account::of(&this).await?.phone(&fixture, 0, true).await?;
-    let mut others = Account::of(&other).await?.phone(&fixture, 0, false).await?;
+    let mut own = SipAccount::of(&this)
+        .await?
+        .phone(&fixture, 0, true)
+        .await?;
+    let mut others = SipAccount::of(&other)
+        .await?
+        .phone(&fixture, 0, false)
+        .await?;
     let mut shared = fixture.registered_phone("1001").await?;
     others.register().await?;
     let (caller, id) = this.is_called().await?;
@@ -302,8 +250,14 @@ async fn only_the_device_that_starts_a_call_picks_up_for_it() -> Result<()> {
         fixture.unregistered_app("1001"),
         fixture.unregistered_app("1001"),
     ];
-    let mut own = Account::of(&this).await?.phone(&fixture, 0, false).await?;
-    let mut others = Account::of(&other).await?.phone(&fixture, 0, false).await?;
+    let mut own = SipAccount::of(&this)
+        .await?
+        .phone(&fixture, 0, false)
+        .await?;
+    let mut others = SipAccount::of(&other)
+        .await?
+        .phone(&fixture, 0, false)
+        .await?;
     own.register().await?;
     others.register().await?;
     let callee = fixture.app("1002").await?;
@@ -331,7 +285,7 @@ async fn ari(fixture: &Fixture, pbx: usize, method: Method, path: &str) -> Resul
 }
 
 /// Deletes what the cloud has written to a PBX's database, as if the PBX had started with an empty one.
-async fn lose_database(fixture: &Fixture, pbx: usize, accounts: &[&Account]) -> Result<()> {
+async fn lose_database(fixture: &Fixture, pbx: usize, accounts: &[&SipAccount]) -> Result<()> {
     const OBJECTS: &str = "/asterisk/config/dynamic/res_pjsip";
     ari(
         fixture,
@@ -368,7 +322,10 @@ async fn a_pbx_that_lost_its_database_gets_all_accounts_again() -> Result<()> {
         fixture.unregistered_app("1001"),
         fixture.unregistered_app("1002"),
     ];
-    let (one, two) = (Account::of(&apps[0]).await?, Account::of(&apps[1]).await?);
+    let (one, two) = (
+        SipAccount::of(&apps[0]).await?,
+        SipAccount::of(&apps[1]).await?,
+    );
     for pbx in 0..fixture.stack.pbxs.len() {
         lose_database(&fixture, pbx, &[&one, &two]).await?;
         assert!(!one.registers(&fixture, pbx).await?);
@@ -388,7 +345,7 @@ async fn a_pbx_that_lost_its_database_gets_all_accounts_again() -> Result<()> {
 async fn a_call_reaches_a_device_whose_pbx_has_just_lost_its_database() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.unregistered_app("1001");
-    let account = Account::of(&app).await?;
+    let account = SipAccount::of(&app).await?;
     let mut phone = account.phone(&fixture, 0, false).await?;
     lose_database(&fixture, 0, &[&account]).await?;
     assert!(phone.register().await.is_err());
