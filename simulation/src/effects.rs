@@ -11,7 +11,7 @@ use ringback_core::ids::{ChannelId, Extension};
 use ringback_core::timestamp::Timestamp;
 
 use crate::faults::Fault;
-use crate::pbx::{self, HungUpBy, Originated};
+use crate::pbx::{self, HungUpBy, Originated, Progress};
 use crate::process::Process;
 use crate::random::Part;
 use crate::state::State;
@@ -38,6 +38,7 @@ pub enum EffectError {
 }
 
 const LOOK_AGAIN_AFTER: u64 = 200;
+const WATCHES_AFTER: u64 = 300;
 const CALLER_REGISTERS_WITHIN: Duration = Duration::from_secs(5);
 
 impl RunEffects {
@@ -77,10 +78,10 @@ impl RunEffects {
         }
     }
 
-    async fn bridge(&self, context: &EffectContext<'_>) -> Result<(), EffectError> {
+    async fn bridge(&self, context: &EffectContext<'_>) -> Result<Option<Event>, EffectError> {
         let call = context.call;
         let Some((leg, pbx)) = call.caller_leg.as_ref().zip(self.pbx_of(call)) else {
-            return Ok(());
+            return Ok(None);
         };
         let left = context.until.since(self.0.now());
         let dialing = self.dial_phone(call, leg, pbx, context.until);
@@ -94,12 +95,21 @@ impl RunEffects {
         caller: &ChannelId,
         pbx: usize,
         until: Timestamp,
-    ) -> Result<(), EffectError> {
+    ) -> Result<Option<Event>, EffectError> {
         let until = call
             .deadline()
             .map_or(until, |deadline| deadline.min(until));
         let sim = &self.0.sim;
-        let originate = |state: &mut State| pbx::dial_phone(sim, state, pbx, call.call_id, caller);
+        for leg in call.phone_channels().skip(1) {
+            match self.leg_state(pbx, &leg).await? {
+                PhoneLegState::None => {}
+                PhoneLegState::Ringing => self.take_down(pbx, &leg, pbx::NORMAL).await?,
+                PhoneLegState::Answered => return Ok(None),
+            }
+        }
+        let id = call.phone_channel();
+        let originate =
+            |state: &mut State| pbx::dial_phone(sim, state, pbx, (call.call_id, &id), caller);
         while self
             .ari(pbx, "before it dials the phone", originate)
             .await?
@@ -107,26 +117,61 @@ impl RunEffects {
         {
             let extension = sim.plan().calls[sim.state().truth.caller_of(call.call_id)].extension;
             let is_registered =
-                move |state: &State, pbx| phones::is_registered(state, pbx, extension);
+                move |state: &State, pbx| phones::contact(state, pbx, extension).is_some();
             self.wait_for(pbx, until, is_registered).await?;
             let exists = |state: &mut State| state.pbxs[pbx].channel(caller).is_some();
             if !self
                 .ari(pbx, "before it looks for the caller", exists)
                 .await?
             {
-                return Ok(());
+                return Ok(None);
+            }
+            let next = ChannelId::of_phone(call.call_id, call.phone_attempt + 1);
+            let exists = |state: &mut State| state.pbxs[pbx].channel(&next).is_some();
+            if self
+                .ari(pbx, "before it looks for a later leg", exists)
+                .await?
+            {
+                return Ok(None);
             }
         }
         let exists = |state: &mut State| state.pbxs[pbx].channel(caller).is_some();
-        if !self
+        if self
             .ari(pbx, "before it looks for the caller again", exists)
             .await?
-            && self.phone_leg(pbx, call).await? == PhoneLegState::Ringing
         {
-            self.take_down(pbx, &ChannelId::of_phone(call.call_id), pbx::NORMAL)
-                .await?;
+            return self.watch_phone(pbx, call, &id, until).await;
         }
-        Ok(())
+        if self.leg_state(pbx, &id).await? == PhoneLegState::Ringing {
+            self.take_down(pbx, &id, pbx::NORMAL).await?;
+        }
+        Ok(None)
+    }
+
+    async fn watch_phone(
+        &self,
+        pbx: usize,
+        call: &Call,
+        id: &ChannelId,
+        until: Timestamp,
+    ) -> Result<Option<Event>, EffectError> {
+        let look = |state: &mut State| pbx::phone_progress(&self.0.sim, state, pbx, id);
+        loop {
+            let progress = self.ari_with_retries(pbx, "before it watches the phone's leg", look);
+            match progress.await? {
+                Progress::Reached => return Ok(None),
+                Progress::Moved => {
+                    return Ok(Some(Event::PhoneMoved {
+                        attempt: call.phone_attempt,
+                    }));
+                }
+                Progress::Unanswered => {}
+            }
+            if self.0.now() + Duration::from_millis(WATCHES_AFTER) >= until {
+                return Ok(None);
+            }
+            self.0.sim.sleep(WATCHES_AFTER).await;
+        }
     }
 
     async fn wait_for(
@@ -236,8 +281,9 @@ impl RunEffects {
             None => Ok(()),
         };
         if call.ready_at.is_some() {
-            let phone = ChannelId::of_phone(call.call_id);
-            self.take_down(pbx, &phone, pbx::NORMAL).await?;
+            for phone in call.phone_channels() {
+                self.take_down(pbx, &phone, pbx::NORMAL).await?;
+            }
         }
         caller
     }
@@ -268,8 +314,33 @@ impl RunEffects {
     }
 
     async fn phone_leg(&self, pbx: usize, call: &Call) -> Result<PhoneLegState, EffectError> {
-        let id = ChannelId::of_phone(call.call_id);
-        let look = |state: &mut State| match state.pbxs[pbx].channel(&id) {
+        let mut furthest = PhoneLegState::None;
+        for leg in call.phone_channels() {
+            match self.leg_state(pbx, &leg).await? {
+                PhoneLegState::None => {}
+                PhoneLegState::Ringing => furthest = PhoneLegState::Ringing,
+                PhoneLegState::Answered => return Ok(PhoneLegState::Answered),
+            }
+        }
+        let Some(caller) = call.caller_channel() else {
+            return Ok(furthest);
+        };
+        let look = |state: &mut State| {
+            let caller = state.pbxs[pbx].channel(&caller);
+            let phone = caller.and_then(|leg| leg.bridged_to.as_ref()?.phone_of());
+            phone.is_some_and(|(bridged, _)| bridged == call.call_id)
+        };
+        let is_bridged =
+            self.ari_with_retries(pbx, "before it looks for the caller's bridge", look);
+        Ok(if is_bridged.await? {
+            PhoneLegState::Answered
+        } else {
+            furthest
+        })
+    }
+
+    async fn leg_state(&self, pbx: usize, id: &ChannelId) -> Result<PhoneLegState, EffectError> {
+        let look = |state: &mut State| match state.pbxs[pbx].channel(id) {
             None => PhoneLegState::None,
             Some(channel) if channel.is_up => PhoneLegState::Answered,
             Some(_) => PhoneLegState::Ringing,
@@ -338,7 +409,7 @@ impl Effects for RunEffects {
             Effect::SendPush => return Ok(Some(self.ring(call).await)),
             Effect::CancelPush { to, .. } => self.cancel(call, to).await,
             Effect::DialCallerPhone => return Ok(Some(self.dial_caller(context).await)),
-            Effect::Bridge => self.bridge(context).await?,
+            Effect::Bridge => return self.bridge(context).await,
             Effect::CheckBridge => return self.check_bridge(call).await.map(Some),
             Effect::PlaceOutboundCall => return Ok(Some(exotel::place(&self.0, call).await)),
             Effect::QueryExotel => return Ok(exotel::look_up(&self.0, call).await),

@@ -165,15 +165,18 @@ pub(super) fn any_event() -> impl Strategy<Value = Event> {
             .prop_map(|(leg, answered, by)| Event::CallerLegEnded { leg, answered, by }),
         (
             any_pbx(),
+            1..4_u32,
             any::<bool>(),
             prop_oneof![Just(0_u16), Just(16), Just(17), Just(21), Just(20)]
         )
-            .prop_map(|(pbx, answered, cause)| Event::PhoneLegEnded {
+            .prop_map(|(pbx, attempt, answered, cause)| Event::PhoneLegEnded {
                 pbx,
+                attempt,
                 answered,
                 cause,
                 by: CallSide::Callee
             }),
+        (1..4_u32).prop_map(|attempt| Event::PhoneMoved { attempt }),
         Just(Event::Bridged),
         Just(Event::BridgeEnded),
         Just(Event::TimerFired),
@@ -488,6 +491,7 @@ mod unread_updates {
             &talking,
             &Event::PhoneLegEnded {
                 pbx: leg("leg-a").pbx,
+                attempt: 1,
                 answered: true,
                 cause: 16,
                 by: CallSide::Callee
@@ -665,6 +669,7 @@ mod rule_pages {
                 "phone declines",
                 Event::PhoneLegEnded {
                     pbx: pbx.clone(),
+                    attempt: 1,
                     answered: false,
                     cause: 21,
                     by: CallSide::Callee,
@@ -674,6 +679,7 @@ mod rule_pages {
                 "phone not reached",
                 Event::PhoneLegEnded {
                     pbx: pbx.clone(),
+                    attempt: 1,
                     answered: false,
                     cause: 20,
                     by: CallSide::Callee,
@@ -683,11 +689,13 @@ mod rule_pages {
                 "phone hung up",
                 Event::PhoneLegEnded {
                     pbx: pbx.clone(),
+                    attempt: 1,
                     answered: true,
                     cause: 16,
                     by: CallSide::Callee,
                 },
             ),
+            ("phone moved", Event::PhoneMoved { attempt: 1 }),
             ("bridged", Event::Bridged),
             ("timer, early", Event::TimerFired),
         ]
@@ -909,8 +917,10 @@ mod rule_pages {
                 answered: false,
                 by: CallSide::Caller,
             },
-            Event::CallerLegEnded { .. } => Event::PhoneLegEnded {
+            Event::CallerLegEnded { .. } => Event::PhoneMoved { attempt: 1 },
+            Event::PhoneMoved { .. } => Event::PhoneLegEnded {
                 pbx: leg("leg-a").pbx,
+                attempt: 1,
                 answered: true,
                 cause: 16,
                 by: CallSide::Callee,
