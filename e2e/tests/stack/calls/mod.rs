@@ -7,6 +7,7 @@ mod between_apps;
 mod encrypted;
 mod ended;
 mod inbound_reports;
+mod moves;
 mod outbound;
 mod refused;
 mod status_updates;

@@ -341,9 +341,25 @@ impl Pbx {
             return Ok(true);
         }
         match self.contact(&request.endpoint).await? {
-            Some(contact) => self.originate(&request.at(&contact)).await,
-            None => Ok(false),
+            Some(contact) if self.has_transport_to(&request.endpoint, &contact).await? => {
+                self.originate(&request.at(&contact)).await
+            }
+            _ => Ok(false),
         }
+    }
+
+    /// Whether the endpoint may be called at this address. Asterisk accepts a REGISTER over any transport, but an encrypted endpoint is
+    /// called over TLS only.
+    async fn has_transport_to(&self, endpoint: &str, contact: &str) -> Result<bool, AsteriskError> {
+        let doing = "looking for the phone's transport";
+        let path = format!("/asterisk/config/dynamic/res_pjsip/endpoint/{endpoint}");
+        let reply = self.find(doing, &path).await?;
+        let reply = reply.ok_or(AsteriskError::NoSuchEndpoint)?;
+        let endpoint: Vec<ConfigField> = parse_json(reply, doing).await?;
+        let needs_tls = endpoint
+            .iter()
+            .any(|field| field.attribute == "transport" && !field.value.is_empty());
+        Ok(!needs_tls || contact.to_ascii_lowercase().contains(";transport=tls"))
     }
 
     /// Creates a leg. Returns `false` if Asterisk knows no address of the phone at which it can be reached.

@@ -15,6 +15,7 @@ use ringback_core::call::CallType;
 use ringback_core::ids::{CallId, CallSid, ChannelId};
 
 const AOR: &str = "/ari/asterisk/config/dynamic/res_pjsip/aor/1001";
+const ENDPOINT: &str = "/ari/asterisk/config/dynamic/res_pjsip/endpoint/1001";
 const CONTACT: &str = "sip:1001@192.0.2.7:5060";
 const CALLER_LEG: &str = "1732175943.12";
 /// How much longer than expected something may take on a busy machine.
@@ -36,6 +37,12 @@ impl TestPbx {
         Mock::given(method("GET"))
             .and(path(CALLER_CHANNEL))
             .respond_with(channel("Ring"))
+            .with_priority(LOW_PRIORITY)
+            .mount(&server)
+            .await;
+        Mock::given(method("GET"))
+            .and(path(ENDPOINT))
+            .respond_with(endpoint_over(""))
             .with_priority(LOW_PRIORITY)
             .mount(&server)
             .await;
@@ -212,6 +219,14 @@ fn aor(contact: &str) -> ResponseTemplate {
     ResponseTemplate::new(200).set_body_json(json!([
         { "attribute": "max_contacts", "value": "1" },
         { "attribute": "contact", "value": contact },
+    ]))
+}
+
+/// The configuration of an endpoint.
+fn endpoint_over(transport: &str) -> ResponseTemplate {
+    ResponseTemplate::new(200).set_body_json(json!([
+        { "attribute": "aors", "value": "1001" },
+        { "attribute": "transport", "value": transport },
     ]))
 }
 
@@ -443,6 +458,24 @@ async fn a_phone_that_registered_again_at_the_same_address_is_called_there_at_on
     let body: Value = pbx.last_request().await.body_json().unwrap();
     assert_eq!(body["endpoint"], format!("PJSIP/1001/{CONTACT}"));
     assert_eq!(body["variables"]["CALLER_CHANNEL"], CALLER_LEG);
+}
+
+/// Asterisk accepts its REGISTER, but has no transport for its INVITE.
+#[tokio::test]
+async fn an_encrypted_phone_is_not_called_over_an_unencrypted_transport() {
+    for (contact, expected) in [
+        (CONTACT, 1),
+        ("sip:1001@192.0.2.7:5060;transport=TCP", 1),
+        ("sip:1001@192.0.2.7:5060;transport=TLS", 2),
+    ] {
+        let pbx = TestPbx::start().await;
+        pbx.originate_replies([allocation_failed(), ok()]).await;
+        pbx.always_replies("GET", AOR, aor(contact)).await;
+        pbx.always_replies("GET", ENDPOINT, endpoint_over("transport-tls"))
+            .await;
+        let _outcome = pbx.bridge_for(Duration::from_millis(100)).await;
+        assert_eq!(pbx.originates().await, expected, "{contact}");
+    }
 }
 
 /// Every end takes the caller's leg down before the phone's.
