@@ -6,7 +6,9 @@ use std::time::Duration;
 use ringback::asterisk::PhoneLegState;
 use ringback::store::devices::Device;
 use ringback::switchboard::{EffectContext, Effects};
-use ringback_core::call::{Call, CancelAudience, Effect, EndReason, Event, PushedDevices};
+use ringback_core::call::{
+    ABANDONED_AFTER, Call, CancelAudience, Effect, EndReason, Event, PushedDevices,
+};
 use ringback_core::ids::{ChannelId, Extension};
 use ringback_core::timestamp::Timestamp;
 
@@ -155,6 +157,7 @@ impl RunEffects {
         id: &ChannelId,
         until: Timestamp,
     ) -> Result<Option<Event>, EffectError> {
+        let until = until.min(self.0.now() + ABANDONED_AFTER);
         let look = |state: &mut State| pbx::phone_progress(&self.0.sim, state, pbx, id);
         loop {
             let progress = self.ari_with_retries(pbx, "before it watches the phone's leg", look);
@@ -168,7 +171,7 @@ impl RunEffects {
                 Progress::Unanswered => {}
             }
             if self.0.now() + Duration::from_millis(WATCHES_AFTER) >= until {
-                return Ok(None);
+                return Ok(Some(Event::NotBridged { rings: true }));
             }
             self.0.sim.sleep(WATCHES_AFTER).await;
         }

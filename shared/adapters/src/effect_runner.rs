@@ -98,6 +98,10 @@ impl EffectRunner {
                 tracing::info!(%call_id, "caller hung up before the phone was called");
                 None
             }
+            BridgeOutcome::PhoneSilent => {
+                tracing::info!(%call_id, "the phone does not react to its INVITE");
+                Some(Event::NotBridged { rings: true })
+            }
             BridgeOutcome::PhoneMoved => Some(Event::PhoneMoved {
                 attempt: context.call.phone_attempt,
             }),

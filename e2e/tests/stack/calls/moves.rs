@@ -55,7 +55,8 @@ async fn a_phone_that_registers_again_at_the_same_address_is_reached_at_once() -
     let app = fixture.app("1001").await?;
     let gone = fixture.registered_phone("1001").await?;
     let address = gone.address();
-    gone.lose_network();
+    // Its app is killed, and starts again.
+    drop(gone);
     is_unavailable(&fixture, "1001").await?;
     let (caller, id) = app.is_called().await?;
     let password = &fixture

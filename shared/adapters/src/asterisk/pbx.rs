@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use reqwest::{Method, Response, StatusCode};
-use ringback_core::call::{Call, CallStatus, Event};
+use ringback_core::call::{ABANDONED_AFTER, Call, CallStatus, Event};
 use ringback_core::ids::{CallId, ChannelId, Extension, PbxName};
 use ringback_core::timestamp::Timestamp;
 use serde::Deserialize;
@@ -21,6 +21,9 @@ const LEG_RETRY_PAUSE: Duration = Duration::from_millis(300);
 
 /// How often to check whether a phone has registered. ARI answers within a few milliseconds.
 pub(super) const REGISTRATION_POLL_INTERVAL: Duration = Duration::from_millis(200);
+
+/// How long one process watches a phone that does not ring. The timers of a call that waits for its phone are as far apart.
+const WATCHED_FOR: Duration = ABANDONED_AFTER;
 
 /// How often to look at a leg whose phone has not answered its INVITE.
 const LEG_POLL_INTERVAL: Duration = Duration::from_millis(300);
@@ -40,6 +43,8 @@ pub enum BridgeOutcome {
     CallerGone,
     /// The phone has left the address at which it is called, and has registered anew.
     PhoneMoved,
+    /// The phone is being called, but has not reacted to its INVITE.
+    PhoneSilent,
 }
 
 /// What [`Pbx::send_busy`] did.
@@ -102,7 +107,7 @@ impl Pbx {
     /// Calls the phone. When it answers, the dialplan bridges it to the caller who waits on `caller_leg`.
     ///
     /// A phone that a push has woken registers with SIP seconds after its app has accepted. Until then, Asterisk replies
-    /// "Allocation failed". So this waits for the phone to register, until `until` or the call's deadline. For as long, it watches a
+    /// "Allocation failed". So this waits for the phone to register, until `until` or the call's deadline. Then it watches a
     /// phone that does not ring: the phone may have left the address that it registered last.
     ///
     /// # Errors
@@ -157,7 +162,7 @@ impl Pbx {
         Ok(PhoneLegState::None)
     }
 
-    /// Waits until the phone rings, has moved, or `until`.
+    /// Waits until the phone rings, or has moved. At most until `until` or for [`WATCHED_FOR`]: the app waits for an answer meanwhile.
     ///
     /// Asterisk goes on sending an INVITE to the address that it knew first, whatever the phone registers later. A phone that gets its
     /// INVITE answers at once, and its leg then rings, so the other requests are for phones that are gone or slow.
@@ -166,6 +171,7 @@ impl Pbx {
         leg: &ChannelId,
         until: Timestamp,
     ) -> Result<BridgeOutcome, AsteriskError> {
+        let until = until.min(clock::now() + WATCHED_FOR);
         let mut first_expiry = None;
         loop {
             let progress = self.leg_progress(leg).await?;
@@ -177,7 +183,7 @@ impl Pbx {
                 return Ok(BridgeOutcome::PhoneMoved);
             }
             if clock::now() + LEG_POLL_INTERVAL >= until {
-                return Ok(BridgeOutcome::Dialing);
+                return Ok(BridgeOutcome::PhoneSilent);
             }
             tokio::time::sleep(LEG_POLL_INTERVAL).await;
         }

@@ -630,7 +630,17 @@ fn arm_timer_after_ring(call: &Call, now: Timestamp) -> Vec<Effect> {
 }
 
 fn not_bridged(rings: bool, now: Timestamp) -> Vec<Rule<'static>> {
+    // The process that handles the accept has watched the phone for as long as the app may wait. Each further timer arms the next one.
+    let is_first_look = move |ready: Timestamp| now < ready + ABANDONED_AFTER + CLOCK_DIFFERENCE;
     vec![
+        when([Condition::StatusIs(CallStatus::MobileReady)])
+            .and(
+                "the app has just accepted, and its phone is silent",
+                move |call| {
+                    rings && call.caller_leg.is_some() && call.ready_at.is_some_and(is_first_look)
+                },
+            )
+            .only("arm the timer", |_, now| vec![Effect::ArmTimer(now)]),
         // The other region has an accept, and its change is on the way. The next timer fires soon enough.
         when([waiting()])
             .and("the phone rings", move |_| rings)

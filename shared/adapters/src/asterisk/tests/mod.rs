@@ -417,7 +417,10 @@ async fn a_leg_is_watched_until_the_process_must_be_done() {
     pbx.always_replies("GET", &pbx.watched_leg(), stuck).await;
     let start = clock::now();
     let time = Duration::from_millis(700);
-    assert_eq!(pbx.bridge_for(time).await.unwrap(), BridgeOutcome::Dialing);
+    assert_eq!(
+        pbx.bridge_for(time).await.unwrap(),
+        BridgeOutcome::PhoneSilent
+    );
     assert!(clock::now().since(start) < time + TOLERANCE);
 }
 
