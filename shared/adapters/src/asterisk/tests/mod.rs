@@ -801,8 +801,21 @@ async fn sending_busy_leaves_a_caller_alone_who_talks_in_another_call() {
     pbx.will_reply("GET", CALLER_CHANNEL, [channel("Up")]).await;
     pbx.will_reply("GET", &pbx.phone_channel(), [channel_not_found()])
         .await;
+    let bridge = format!("{CALLER_CHANNEL}/variable");
+    let bridged_to = |call: CallId| {
+        let leg = ChannelId::of_phone(call, 2);
+        ResponseTemplate::new(200).set_body_json(json!({ "value": leg.as_str() }))
+    };
+    pbx.will_reply("GET", &bridge, [bridged_to(CallId::fresh())])
+        .await;
     assert_eq!(pbx.send_busy().await.unwrap(), BusyOutcome::Ended);
-    assert_eq!(pbx.requests().await.len(), 2);
+    let requests = pbx.requests().await;
+    assert!(requests.iter().all(|line| line.starts_with("GET")));
+    // Only the other region knows of the attempt that is bridged.
+    pbx.will_reply("GET", CALLER_CHANNEL, [channel("Up")]).await;
+    pbx.will_reply("GET", &bridge, [bridged_to(pbx.call.call_id)])
+        .await;
+    assert_eq!(pbx.send_busy().await.unwrap(), BusyOutcome::IsBridged);
 }
 
 /// The leg of a calling app is up while it waits.
