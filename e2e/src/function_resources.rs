@@ -182,6 +182,7 @@ impl FunctionResources {
                 "EXOTEL_WEBHOOK_URL",
                 format!("{}/exotel/webhook", stack.http_url),
             ),
+            ("HTTP_URL", stack.http_url.clone()),
             ("APP_SECRET_ARN", self.secret("app")),
             ("WEBHOOK_SECRET_ARN", self.secret("webhook")),
             ("HOOK_SECRET_ARN", self.secret("hook")),

@@ -129,6 +129,10 @@ impl PrivateValues {
             if let Some(token) = message["token"].as_str() {
                 self.add(token, "a push token");
             }
+            let answer_url = message["data"]["answer_url"].as_str();
+            if let Some((_, token)) = answer_url.and_then(|url| url.rsplit_once('/')) {
+                self.add(token, "the token of an answer URL");
+            }
             if let Some(number) = message["data"]["caller_number"].as_str() {
                 self.add_detail(number);
             }

@@ -70,8 +70,14 @@ async fn dial(log: CallLog, trunk: &Trunk, pbx: SocketAddr, number: &str) -> Res
 
 /// Waits for the push, registers the phone, and sends `accept_ready`.
 async fn wake_app(log: CallLog, app: &App<'_>, pbx: SocketAddr) -> Result<(String, Phone)> {
-    let call_id = app.wait_for_push().await?;
+    let push = app.wait_for_push().await?;
+    let call_id = push["server_call_id"]
+        .as_str()
+        .context("call id")?
+        .to_owned();
     log.print("push", format!("incoming_call received, call {call_id}"));
+    let status = app.report_ringing(&push).await?;
+    log.print("app", format!("rings; ringing -> {status}"));
     tokio::time::sleep(REACTION_TIME).await;
     let mut phone = Phone::new(pbx, app.extension, app.sip_password).await?;
     phone.register().await?;
@@ -213,8 +219,16 @@ impl<'a> App<'a> {
         })
     }
 
-    /// Waits for the push, and returns the call id in it.
-    async fn wait_for_push(&self) -> Result<String> {
+    /// Reports that the device rings, without a login. Returns the status code.
+    async fn report_ringing(&self, push: &Value) -> Result<u16> {
+        let url = push["answer_url"].as_str().context("answer_url")?;
+        let rings = json!({ "action": "ringing" });
+        let answer = self.http.post(url).json(&rings).send().await?;
+        Ok(answer.status().as_u16())
+    }
+
+    /// Waits for the push, and returns its data.
+    async fn wait_for_push(&self) -> Result<Value> {
         let deadline = Instant::now() + STEP_TIMEOUT;
         while Instant::now() < deadline {
             let requests: Vec<Value> = self
@@ -229,8 +243,8 @@ impl<'a> App<'a> {
                 message["token"] == self.push_token.as_str()
                     && message["data"]["type"] == "incoming_call"
             });
-            if let Some(id) = push.and_then(|message| message["data"]["server_call_id"].as_str()) {
-                return Ok(id.to_owned());
+            if let Some(message) = push {
+                return Ok(message["data"].clone());
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

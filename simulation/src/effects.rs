@@ -6,9 +6,7 @@ use std::time::Duration;
 use ringback::asterisk::PhoneLegState;
 use ringback::store::devices::Device;
 use ringback::switchboard::{EffectContext, Effects};
-use ringback_core::call::{
-    ABANDONED_AFTER, Call, CancelAudience, Effect, EndReason, Event, PushedDevices,
-};
+use ringback_core::call::{ABANDONED_AFTER, Call, CancelAudience, Effect, Event};
 use ringback_core::ids::{ChannelId, Extension};
 use ringback_core::timestamp::Timestamp;
 
@@ -364,16 +362,17 @@ impl RunEffects {
         self.0.step("before it sends pushes").await;
         let way = self.0.sim.between(Part::Pushes, 30, 300);
         self.0.sim.sleep(way).await;
-        let devices = phones::ring(&self.0.sim, call);
+        let result = phones::ring(&self.0.sim, call, self.0.now());
         self.0.step("after it sent pushes").await;
-        if devices.is_empty() {
-            return Event::PushNotSent(EndReason::PushFailed);
-        }
-        Event::PushSent(PushedDevices {
-            are_all: devices.len() == phones::count(&self.0.sim, call),
-            devices,
-            at: self.0.now(),
-        })
+        let clients = if result.needs_clients(call) {
+            self.0.step("before it rings connected clients").await;
+            self.0.sim.sleep(10).await;
+            phones::ring_clients(&self.0.sim, self.0.region, call)
+        } else {
+            0
+        };
+        let devices = phones::count(&self.0.sim, call);
+        result.event(call, devices, clients, self.0.now())
     }
 
     async fn cancel(&self, call: &Call, to: &CancelAudience) {

@@ -18,7 +18,7 @@ use crate::sim::Sim;
 use crate::state::table::{REGIONS, Record};
 use crate::state::timers::Message;
 use crate::store::Store;
-use crate::timers;
+use crate::{phones, timers};
 
 const ASTERISK_INCOMING: Function = Function("asterisk-incoming", 10_000);
 const CALL_RESPONSE: Function = Function("call-response", 29_000);
@@ -228,7 +228,8 @@ pub async fn broadcast(sim: &Sim, region: usize, batch: Vec<Record>) -> Option<u
             process.step("before clients get an update").await;
             let (before, after) = (record.before.as_deref(), *record.after);
             let (id, status) = (after.call_id, after.status);
-            if let Some(update) = StatusUpdate::of(before, after) {
+            if let Some(update) = StatusUpdate::of(before, after.clone()) {
+                phones::update_clients(&process.sim, region, &after);
                 let changed_at = update.changed_at();
                 process.sim.state().truth.updates[region].push((id, status, changed_at));
             }

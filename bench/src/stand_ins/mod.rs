@@ -248,6 +248,7 @@ impl StandIns {
             ("ASTERISK_SECRET_ARN", "asterisk"),
             ("FCM_SECRET_ARN", "fcm"),
             ("SIGNING_SECRET_ARN", "signing"),
+            ("HTTP_URL", "https://calls.example.com"),
             ("LOG_LEVEL", "info"),
             ("RING_TIMEOUT_SECONDS", RING_SECONDS),
             ("SSL_CERT_FILE", &self.ca_file),

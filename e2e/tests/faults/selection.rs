@@ -16,7 +16,7 @@ const FAULTS: [&str; 7] = [
     "DynamoDB throttles the first 3 requests",
     "DynamoDB stores the accept, and its response is lost",
     "ARI calls the phone, and its response is lost",
-    "FCM answers 429 once, with Retry-After: 1",
+    "FCM fails (503) once, with Retry-After: 3",
     "FCM fails (503) permanently",
     "Exotel places the call, and its response is lost",
     "SQS delivers the timer twice",

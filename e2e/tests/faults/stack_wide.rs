@@ -34,7 +34,7 @@ const ARI_SILENT: &str = "ARI accepts connections and does not answer for 4 s";
 const ARI_AWAY_FOR_GOOD: &str = "ARI refuses connections permanently, call not answered";
 const EXPIRED: &str = "ARI's certificate has expired, call not answered";
 const FROZEN: &str = "Asterisk hangs for 4 s (SIGSTOP)";
-const FCM_AWAY: &str = "FCM refuses connections";
+const FCM_AWAY: &str = "FCM refuses connections permanently";
 const EXOTEL_AWAY: &str = "Exotel refuses connections";
 const NO_ACCESS: &str = "FCM's access tokens are rejected, and new ones fail (503)";
 
@@ -140,7 +140,7 @@ fn all() -> Vec<StackFault> {
             LinkState::Refused,
             None,
             CallEnd::Busy,
-            6,
+            ring + 4,
         ),
         line(
             EXOTEL_AWAY,
@@ -157,7 +157,7 @@ fn all() -> Vec<StackFault> {
             what: FaultKind::NoAccess,
             lasts: None,
             end: CallEnd::Busy,
-            within: Duration::from_secs(8),
+            within: Duration::from_secs(ring + 4),
         },
     ]
 }

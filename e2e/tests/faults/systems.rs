@@ -184,27 +184,36 @@ fn of_fcm() -> Vec<Case> {
     let busy = |code: u16| json!({"error": {"code": code, "status": "UNAVAILABLE"}}).to_string();
     let gone = json!({"error": {"code": 404, "status": "NOT_FOUND", "details": [{
         "@type": "type.googleapis.com/google.firebase.fcm.v1.FcmError", "errorCode": "UNREGISTERED"}]}});
-    let wait = |seconds: &str| answer_with(429, &[("retry-after", seconds)], &busy(429));
+    let busy_for =
+        |code, seconds: &str| answer_with(code, &[("retry-after", seconds)], &busy(code));
     vec![
         case(
             "FCM answers 429 once, with Retry-After: 1",
             Answered,
-            [fcm(Some(1), wait("1"))],
+            [fcm(Some(1), busy_for(429, "1"))],
             CallEnd::Bridged,
             in_time,
         ),
         case(
             "FCM answers 429, with Retry-After: 30",
             Answered,
-            [fcm(None, wait("30"))],
+            [fcm(None, busy_for(429, "30"))],
             CallEnd::Busy,
-            Duration::from_secs(6),
+            in_time,
         ),
+        case(
+            "FCM fails (503) once, with Retry-After: 3",
+            Answered,
+            [fcm(Some(1), busy_for(503, "3"))],
+            CallEnd::Bridged,
+            in_time,
+        ),
+        // Without `Retry-After`, Google asks for 10 s, which is the ring of these tests.
         case(
             "FCM fails (500) once",
             Answered,
             [fcm(Some(1), answer(500, &busy(500)))],
-            CallEnd::Bridged,
+            CallEnd::Busy,
             in_time,
         ),
         case(
@@ -212,7 +221,7 @@ fn of_fcm() -> Vec<Case> {
             Answered,
             [fcm(None, answer(503, &busy(503)))],
             CallEnd::Busy,
-            Duration::from_secs(8),
+            in_time,
         ),
         case(
             "FCM answers UNREGISTERED for the only device",
@@ -240,7 +249,7 @@ fn of_fcm() -> Vec<Case> {
             Answered,
             [fcm(None, Fault::Silence)],
             CallEnd::Busy,
-            Duration::from_secs(10),
+            in_time,
         ),
     ]
 }

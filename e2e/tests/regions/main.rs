@@ -21,10 +21,11 @@ use anyhow::{Context, Result, ensure};
 use region_loss_run::RegionLossRun;
 use region_pair::{check_same_end, client, item, ring, two_regions, wait_for_update};
 use reqwest::StatusCode;
-use ringback_e2e::fixture::{CALLER, SOON};
+use ringback_e2e::fixture::{CALLER, SOON, status_and_body};
 use ringback_local::region_outage::RegionState;
 use ringback_local::settings::Settings;
 use ringback_sip::Caller;
+use serde_json::json;
 
 /// A slow replication.
 const LAG: Duration = Duration::from_secs(1);
@@ -51,6 +52,35 @@ async fn an_accept_that_arrives_before_its_call_is_replicated_waits_for_it() -> 
     caller.answered(SOON).await?;
     caller.hang_up().await?;
     check_same_end(&primary, &fallback, &id, "completed").await?;
+    Ok(())
+}
+
+/// A killed app gets its push from one region, and its answers arrive in the other one, before the call does.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_token_of_a_push_answers_its_call_in_either_region() -> Result<()> {
+    let (primary, fallback, loss) = two_regions().await?;
+    let app = primary.app("1001").await?;
+    loss.wait_until_replicated(SOON).await?;
+    loss.lag(LAG).await?;
+    let (caller, id) = app.is_called().await?;
+    let push = app.push("incoming_call").await?;
+    let url = push["data"]["answer_url"].as_str().context("answer_url")?;
+    let path = url.strip_prefix(&primary.stack.http_url);
+    let path = path.context("the URL of the region that sent the push")?;
+    for action in ["ringing", "decline"] {
+        let url = format!("{}{path}", fallback.stack.http_url);
+        let answer = json!({ "action": action });
+        let answer = fallback.http.post(url).json(&answer).send().await?;
+        let (status, body) = status_and_body(answer).await?;
+        ensure!(status == StatusCode::OK, "{action}: {status} {body}");
+    }
+    ensure!(caller.rejected(SOON).await?.0 == 486);
+    check_same_end(&primary, &fallback, &id, "declined").await?;
+    for region in [&primary, &fallback] {
+        let call = app.in_region(region).call(&id).await?;
+        let receipt = &call["ring_receipts"][app.device.as_str()];
+        ensure!(receipt["platform"] == "fcm", "{call:#}");
+    }
     Ok(())
 }
 

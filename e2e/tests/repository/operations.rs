@@ -5,8 +5,10 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use ringback::push::sns::service;
 use ringback::telemetry::metrics;
 use ringback_core::call::CallStatus;
+use ringback_core::call::PushPlatform;
 use ringback_e2e::cloudformation::{Template, as_written, each, referred};
 use serde_json::{Value, json};
 
@@ -109,6 +111,48 @@ fn the_no_calls_end_well_alarm_fires_only_if_all_calls_fail() -> Result<()> {
         counted,
         well.map(|status| status.as_str().to_owned()).collect()
     );
+    Ok(())
+}
+
+#[test]
+fn disabled_endpoints_have_an_alarm_if_sns_is_used() -> Result<()> {
+    let id = "DisabledEndpointsAlarm";
+    ensure!(!with(&[])?.ids().contains(id), "{id} without SNS");
+    let application = "arn:aws:sns:ap-south-1:000000000000:app/APNS_VOIP/ringback";
+    let template = with(&[("SnsApnsVoipApplicationArn", application)])?;
+    let alarm = &template.resource(id)["Properties"];
+    let mut services = BTreeSet::new();
+    for pair in alarm_metrics(alarm)?.chunks(2) {
+        let [disabled, sent] = pair else {
+            anyhow::bail!("{pair:?}");
+        };
+        assert_eq!(disabled.dimensions[1].1, "disabled");
+        assert_eq!(sent.dimensions[1].1, "sent");
+        assert_eq!(disabled.dimensions[0], sent.dimensions[0]);
+        ensure!(disabled.is_there() && sent.is_there(), "{pair:?}");
+        services.insert(disabled.dimensions[0].1.clone());
+    }
+    let of_sns = PushPlatform::ALL.map(|platform| service(platform).to_owned());
+    assert_eq!(services, of_sns.into());
+    Ok(())
+}
+
+#[test]
+fn every_function_that_knows_the_sns_applications_may_create_and_enable_endpoints() -> Result<()> {
+    let template = with(&[])?;
+    let functions = template.functions().into_iter();
+    let mut pushing = functions
+        .filter(|(_, it)| {
+            it.environment()
+                .contains_key("SNS_APNS_VOIP_APPLICATION_ARN")
+        })
+        .peekable();
+    ensure!(pushing.peek().is_some(), "no function knows SNS");
+    for (name, function) in pushing {
+        for action in ["sns:CreatePlatformEndpoint", "sns:SetEndpointAttributes"] {
+            ensure!(function.actions().contains(action), "{name}: {action}");
+        }
+    }
     Ok(())
 }
 

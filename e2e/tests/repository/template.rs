@@ -173,17 +173,14 @@ fn each_secret_is_readable_only_by_the_functions_that_need_it() -> Result<()> {
         ("WebhookSecret", ["exotel-webhook", "ws-authorizer"].into()),
         ("HookSecret", ["asterisk-incoming"].into()),
         ("ExotelSecret", ["call-timeout", "ws-message"].into()),
-        // Functions that create or check call ids.
+        // Functions that create or check call ids, or send pushes.
         (
             "SigningSecret",
-            [
-                "asterisk-incoming",
-                "call-response",
-                "call-status",
-                "exotel-webhook",
-                "ws-message",
-            ]
-            .into(),
+            CALL_HANDLERS
+                .iter()
+                .copied()
+                .chain(["call-status"])
+                .collect(),
         ),
         ("FcmSecret", CALL_HANDLERS.into()),
         ("AsteriskSecret", handlers_and_health.collect()),
@@ -540,6 +537,12 @@ fn the_webhook_url_is_the_route_at_the_address_of_the_api() -> Result<()> {
         ] {
             let url = as_written(url);
             assert!(url.starts_with(base) && url.ends_with(path), "{url}");
+        }
+        // Apps answer a push in either region, too.
+        for name in CALL_HANDLERS {
+            let environment = template.functions()[name].environment();
+            let url = as_written(environment["HTTP_URL"]);
+            assert!(url.starts_with(reported_to), "{name}: {url}");
         }
     }
     Ok(())

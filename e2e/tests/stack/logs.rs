@@ -181,7 +181,7 @@ async fn complete_call(fixture: &Fixture) -> Result<String> {
     let mut phone = fixture.registered_phone("1001").await?;
     let sid = call_sid();
     fixture
-        .fcm_behaves(&json!({ "send": [{ "status": 503 }] }))
+        .fcm_behaves(&json!({ "send": [{ "status": 503, "retry_after": 1 }] }))
         .await?;
     let who = Caller::number(NUMBER).named(NAME);
     let caller = fixture.dial_as("1001", who, Some(&sid)).await?;

@@ -17,6 +17,7 @@ mod calls;
 mod console;
 mod events;
 mod hostile;
+mod iphones;
 mod limits;
 mod logs;
 mod mutated;

@@ -3,13 +3,14 @@
 //! 1. It does what the call depends on: the backstop of a new call, and this region's part for calls of the other region
 //!    ([`call_duties`]).
 //! 2. It sends a status update to the connected clients ([`client_updates`]).
-//! 3. It records the metrics of the change.
+//! 3. It records the metrics of the change, and counts the devices that did not ring ([`silent_devices`]).
 //!
 //! One function does all three because AWS recommends a single reader for the stream of a global table. No request of a
 //! call waits for it, however many clients are connected.
 
 mod call_duties;
 mod client_updates;
+mod silent_devices;
 mod stream_records;
 
 use call_duties::CallDuties;
@@ -22,11 +23,13 @@ use ringback::telemetry::call_log_fields;
 use ringback::telemetry::metrics::CallMetrics;
 use ringback::timers::TimerError;
 use serde_json::{Value, json};
+use silent_devices::SilentDevices;
 use stream_records::{CallChange, StreamEvent};
 
 struct Broadcast {
     client_updates: ClientUpdates,
     call_duties: CallDuties,
+    silent_devices: SilentDevices,
 }
 
 impl Broadcast {
@@ -39,11 +42,17 @@ impl Broadcast {
             .map(|change| self.call_duties.perform(change));
         let duties = join_all(duties).await;
         let (mut updates, mut failures) = (Vec::new(), Vec::new());
+        let mut rang = Vec::new();
         for (change, duty) in changes.into_iter().zip(duties) {
             let sequence_number = change.sequence_number.clone();
             let call_id = change.after.call_id;
+            let counted = self.call_duties.counts(&change).then_some(&change);
+            let counted = counted.and_then(silent_devices::call_to_count);
             match self.handle_change(change, duty).await {
-                Ok(update) => updates.extend(update),
+                Ok(update) => {
+                    updates.extend(update);
+                    rang.extend(counted);
+                }
                 Err(error) => {
                     tracing::error!(%call_id, %error, cause = ?error.source(), "broadcast failed");
                     failures.push(json!({ "itemIdentifier": sequence_number }));
@@ -52,7 +61,10 @@ impl Broadcast {
             }
         }
         // The participants of every call in the batch have their update by now. Other clients may be many.
-        self.client_updates.send_to_others(updates).await;
+        tokio::join!(
+            self.client_updates.send_to_others(updates),
+            self.silent_devices.count(&rang),
+        );
         Ok(json!({ "batchItemFailures": failures }))
     }
 
@@ -93,6 +105,7 @@ async fn main() -> Result<(), Error> {
             audience: start.status_audience()?,
         },
         call_duties: CallDuties::from_start(&start)?,
+        silent_devices: SilentDevices::new(start.ring_reports()?),
     };
     run(move |event| this.handle(event)).await
 }

@@ -93,10 +93,24 @@ fn call_json(call: &Call, now: Timestamp) -> Value {
         "bridged_at": call.bridged_at,
         "ended_at": call.ended_at(),
         "reason": call.end_reason(),
+        "ring_receipts": ring_receipts(call),
         "stream": call.stream,
         "answered_by": call.answered_by.as_ref().and_then(|answered_by| answered_by.device.as_ref()),
         "history": call.history,
     })
+}
+
+/// When each device reported that it rings.
+fn ring_receipts(call: &Call) -> Value {
+    let receipts = call.ring_receipts.iter().map(|(device, receipt)| {
+        let shown = json!({
+            "at": receipt.at,
+            "platform": receipt.platform,
+            "time_to_ring_ms": receipt.time_to_ring().as_millis(),
+        });
+        (device.to_string(), shown)
+    });
+    receipts.collect()
 }
 
 #[tokio::main(flavor = "current_thread")]

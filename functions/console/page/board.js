@@ -112,7 +112,7 @@ class Card {
     this.#parts.status.textContent = statusText(call.status) + video + streaming;
     this.#parts.reason.textContent = call.reason ? `Reason: ${reasonText(call.reason)}` : "";
     this.#parts.reason.hidden = !call.reason;
-    this.#parts.lines.replaceChildren(...(call.history ?? []).map((entry) => timelineLine(entry, call.began)));
+    this.#parts.lines.replaceChildren(...(call.history ?? []).map((entry) => timelineLine(entry, call)));
     if (call.history) this.#parts.note.hidden = true;
     this.tick();
   }
@@ -157,10 +157,10 @@ class Card {
   }
 }
 
-function timelineLine(entry, began) {
+function timelineLine(entry, { began, receipts }) {
   const at = new Date(entry.at);
   const time = element("time", { datetime: at.toISOString(), title: at.toLocaleString() }, [elapsed(entry.at - began)]);
-  const { text, detail } = eventText(entry);
+  const { text, detail } = eventText(entry, receipts);
   const details = detail ? [" ", element("span", { class: "by" }, [detail])] : [];
   return element("li", {}, [time, " ", element("span", {}, [text]), ...details]);
 }

@@ -62,6 +62,7 @@ export class Calls {
     const call = this.#calls.get(id);
     const isLonger = history.length > (call.history?.length ?? 0);
     if (isLonger) call.history = history;
+    call.receipts = body.ring_receipts ?? {};
     call.began = Math.min(call.began, body.created_at ?? call.began);
     call.name = body.caller_name ?? call.name;
     return changed ?? (isLonger || isNew ? call : undefined);

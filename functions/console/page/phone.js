@@ -108,7 +108,7 @@ export class Phone {
       const key = `${data.type} ${data.call_id}`;
       if (this.#handledPushes.has(key)) continue;
       this.#handledPushes.add(key);
-      if (data.type === "incoming_call") this.#wake(data.call_id);
+      if (data.type === "incoming_call") this.#wake(data.call_id, data.answer_url);
       if (data.type === "call_cancelled" && this.#call?.id === data.call_id && this.#call.state === "ringing") {
         this.#endCall(`Canceled: ${cancelReasonText(data.reason)}`);
       }
@@ -127,13 +127,14 @@ export class Phone {
   }
 
   /** A push may arrive late, so the phone asks for the call's status before it rings. */
-  async #wake(id) {
+  async #wake(id, answerUrl) {
     if (!this.#isOn || this.#call) return;
     const { ok, body } = await this.#api("GET", `api/calls/${encodeURIComponent(id)}`);
     if (!ok || !this.#isOn || this.#call || body.status !== "waiting_for_mobile") return;
     this.#call = { id, with: callerText(body.caller_name, body.caller_number), state: "ringing" };
     this.#show();
     this.#announce(`Incoming call from ${this.#call.with}`);
+    if (answerUrl) reportRinging(answerUrl);
   }
 
   async #accept() {
@@ -248,6 +249,14 @@ function deviceIdOfTab() {
   sessionStorage.setItem(DEVICE_ID_KEY, id);
   return id;
 }
+
+/** An app that a push has started reports without a login that it rings. The call does not depend on this report. */
+const reportRinging = (answerUrl) =>
+  fetch(new URL(answerUrl).pathname, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ action: "ringing" }),
+  }).catch(() => undefined);
 
 // The reasons that only a `call_cancelled` push has.
 const CANCEL_REASONS = {

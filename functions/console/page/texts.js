@@ -51,6 +51,7 @@ const REASONS = {
 const EVENTS = {
   ring: "Ringing",
   initiate: "Call requested by an app",
+  ringing: "Device rings",
   call_reported: "Call reported by Exotel",
   caller_leg_arrived: "Caller's leg reached the PBX",
   caller_leg_ended: "Caller's leg ended",
@@ -58,6 +59,8 @@ const EVENTS = {
   caller_phone_located: "Caller's phone located",
   caller_phone_dialed: "Caller's phone dialed",
   caller_unreachable: "Caller's phone unreachable",
+  push_delayed: "No push accepted yet",
+  clients_rung: "Connected apps ring",
   accept: "Accepted by a running app",
   accept_ready: "Accepted, app is ready",
   hangup: "Hung up by an app",
@@ -99,8 +102,20 @@ export const isOver = (name) => status(name)[2];
 export const updateStatus = (name) => lookUp(UPDATE_STATUSES, name) ?? name;
 export const reasonText = (name) => lookUp(REASONS, name) ?? readable(name);
 
-/** A line of a call's history: `{text, detail}`. `detail` is undefined if there is none. */
-export function eventText({ event, by }) {
+// The platforms of pushes.
+const PLATFORMS = { fcm: "FCM", apns: "APNs", apns_voip: "APNs VoIP" };
+
+/** How long after its push a device rang, as in "1001/my-pixel-8, 0.81 s after the push (FCM)". */
+function ringText(by, receipts) {
+  const receipt = lookUp(receipts, String(by).split("/").at(-1));
+  if (!receipt) return by;
+  const platform = lookUp(PLATFORMS, receipt.platform) ?? readable(receipt.platform);
+  return `${by}, ${(receipt.time_to_ring_ms / 1000).toFixed(2)} s after the push (${platform})`;
+}
+
+/** A line of a call's history: `{text, detail}`. `detail` is undefined if there is none. `receipts` has what each device reported. */
+export function eventText({ event, by }, receipts = {}) {
+  if (event === "ringing") return { text: EVENTS.ringing, detail: ringText(by, receipts) };
   if (event === "push_sent") return { text: `Push sent to ${count(Number.parseInt(by, 10), "device")}` };
   const text = lookUp(EVENTS, event) ?? sentence(readable(event));
   return { text, detail: by ? (lookUp(DETAILS, event)?.(by) ?? by) : undefined };

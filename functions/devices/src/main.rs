@@ -1,16 +1,18 @@
-//! `PUT` and `DELETE /api/devices/{device_id}`: an app registers its push token, or removes it.
+//! `PUT` and `DELETE /api/devices/{device_id}`: an app registers its device with its push addresses, or removes it.
 
+use futures::future::try_join_all;
 use lambda_http::Request;
 use lambda_http::http::Method;
 use ringback::api::http::{self, ApiAnswer, ApiError, ApiErrorCode};
-use ringback::api::registration::{PushPlatform, Registration};
+use ringback::api::registration::Registration;
 use ringback::auth::{Bearer, Tokens};
 use ringback::platform::config::ConfigError;
 use ringback::platform::invocation::InvocationContext;
 use ringback::push::sns::Sns;
 use ringback::start::Start;
 use ringback::store::allowance::{Allowance, AllowanceError, Allowances, Purpose};
-use ringback::store::devices::{Device, Devices, PushAddress, SnsService};
+use ringback::store::devices::{Device, Devices, PushAddress, PushToken};
+use ringback_core::call::PushPlatform;
 use ringback_core::ids::{DeviceId, Extension};
 use ringback_core::timestamp::Timestamp;
 use serde_json::json;
@@ -58,15 +60,16 @@ impl DeviceRegistry {
         let party = bearer.acting_for(&registration.extension);
         let party = party.ok_or(ApiErrorCode::NotYourExtension)?;
         self.take_allowance(&party.extension, now).await?;
-        let address = self
-            .address(registration.platform, registration.token.into())
-            .await?;
-        let device = Device::new(device_id, address, now);
+        let addresses = registration
+            .addresses
+            .into_iter()
+            .map(async |(platform, token)| self.address(platform, token).await);
+        let device = Device::new(device_id, try_join_all(addresses).await?, now);
         let registered = self
             .devices
             .register(&party.extension, &device, self.max_devices);
         let removed = registered.await?;
-        tracing::info!(extension = %party.extension, device_id = %device.device_id, via = ?device.address, "device registered");
+        tracing::info!(extension = %party.extension, device_id = %device.device_id, platforms = ?platforms(&device), "device registered");
         self.delete_endpoints(removed).await;
         Ok(ApiAnswer::ok(
             json!({ "device_id": device.device_id, "extension": party.extension }),
@@ -87,14 +90,15 @@ impl DeviceRegistry {
         })
     }
 
-    /// Deletes the SNS endpoints of removed devices. No push goes to them any more, so a failure is only logged.
-    async fn delete_endpoints(&self, addresses: impl IntoIterator<Item = PushAddress>) {
+    /// Deletes the SNS endpoints of removed addresses. No push goes to them any more, so a failure is only logged.
+    async fn delete_endpoints(&self, addresses: Vec<PushAddress>) {
         for address in addresses {
-            let PushAddress::Sns { endpoint, .. } = address else {
-                continue;
-            };
-            if let Err(error) = self.sns.delete_endpoint(&endpoint).await {
-                tracing::warn!(%endpoint, ?error, "SNS endpoint not deleted");
+            if let Err(error) = self.sns.delete_endpoint(&address).await {
+                tracing::warn!(
+                    endpoint = address.endpoint,
+                    ?error,
+                    "SNS endpoint not deleted"
+                );
             }
         }
     }
@@ -104,17 +108,18 @@ impl DeviceRegistry {
     async fn address(
         &self,
         platform: PushPlatform,
-        token: String,
+        token: PushToken,
     ) -> Result<PushAddress, ApiError> {
-        let service = match platform {
-            PushPlatform::Fcm if !self.sns.serves_fcm() => return Ok(PushAddress::Fcm { token }),
-            PushPlatform::Fcm => SnsService::Fcm,
-            PushPlatform::Apns => SnsService::Apns,
-            PushPlatform::ApnsVoip => SnsService::ApnsVoip,
+        let endpoint = match platform {
+            PushPlatform::Fcm if !self.sns.serves_fcm() => None,
+            _ => Some(self.sns.endpoint_for(platform, &token).await?),
         };
-        let endpoint = self.sns.endpoint_for(service, &token).await?;
-        Ok(PushAddress::Sns { service, endpoint })
+        Ok(PushAddress::new(platform, token, endpoint))
     }
+}
+
+fn platforms(device: &Device) -> Vec<PushPlatform> {
+    device.addresses().map(|address| address.platform).collect()
 }
 
 /// `MAX_DEVICES_PER_EXTENSION` (5): every call sends a push to each of them.
@@ -131,7 +136,7 @@ async fn main() -> Result<(), lambda_http::Error> {
         allowances: start.allowances()?,
         allowance: Allowance::of_registrations(&start.environment)?,
         max_devices: max_devices(&start)?,
-        sns: start.sns(),
+        sns: start.sns()?,
         tokens: start.tokens()?,
     };
     http::serve(|request, invocation| this.handle(request, invocation)).await

@@ -4,17 +4,20 @@
 use std::borrow::Cow;
 use std::error::Error as _;
 
+use futures::stream;
 use ringback_core::call::{Call, Effect, Event};
 use ringback_core::ids::Extension;
 use ringback_core::timestamp::Timestamp;
+use serde_json::json;
 
 use crate::asterisk::{
     Asterisk, AsteriskError, BridgeOutcome, BusyOutcome, DialCallerOutcome, PhoneLegState,
 };
 use crate::exotel::{Exotel, ExotelError};
 use crate::platform::clock;
-use crate::push::PushSender;
+use crate::push::{PushMessage, PushSender};
 use crate::store::StoreError;
+use crate::store::connections::{Connections, DeliveryCounts};
 use crate::store::devices::Device;
 use crate::switchboard::{EffectContext, Effects};
 use crate::timers::{CallTimers, TimerError};
@@ -25,6 +28,7 @@ pub struct EffectRunner {
     asterisk: Asterisk,
     pushes: PushSender,
     timers: CallTimers,
+    connections: Connections,
     exotel: Option<Exotel>,
 }
 
@@ -48,11 +52,17 @@ pub enum EffectError {
 impl EffectRunner {
     /// An effect runner without an Exotel account, see [`EffectRunner::with_exotel`].
     #[must_use]
-    pub const fn new(asterisk: Asterisk, pushes: PushSender, timers: CallTimers) -> Self {
+    pub const fn new(
+        asterisk: Asterisk,
+        pushes: PushSender,
+        timers: CallTimers,
+        connections: Connections,
+    ) -> Self {
         Self {
             asterisk,
             pushes,
             timers,
+            connections,
             exotel: None,
         }
     }
@@ -74,6 +84,39 @@ impl EffectRunner {
             Some(devices) => Ok(Cow::Borrowed(devices)),
             None => Ok(Cow::Owned(self.devices(&context.call.extension).await?)),
         }
+    }
+
+    /// Rings the devices through push services. If none accepts a push, connected clients ring without one.
+    async fn ring(&self, context: &EffectContext<'_>) -> Result<Event, EffectError> {
+        let call = context.call;
+        let devices = self.devices_of(context).await?;
+        let result = self.pushes.ring(call, &devices, context.until).await;
+        let clients = if result.needs_clients(call) {
+            self.ring_clients(call).await?
+        } else {
+            0
+        };
+        let with_address = devices.iter().filter(|device| device.has_address()).count();
+        Ok(result.event(call, with_address, clients, clock::now()))
+    }
+
+    /// Rings the connected clients of the extension, in one query. Returns how many there are. A client that did not take the message in
+    /// time counts: only API Gateway knows that a connection is gone. A client of the other region gets a status update there.
+    async fn ring_clients(&self, call: &Call) -> Result<u32, StoreError> {
+        let now = clock::now();
+        let data = PushMessage::incoming_call(call, now).data;
+        let text = json!({ "type": "incoming_call", "data": data }).to_string();
+        let (here, elsewhere) = self
+            .connections
+            .in_all_regions(&call.extension, now)
+            .await?;
+        let clients = stream::iter(here.into_iter().map(Ok));
+        let sending = self.connections.send_to_all(clients, |_| &text, now);
+        let DeliveryCounts { sent, gone, failed } = sending.await?;
+        tracing::info!(call_id = %call.call_id, sent, gone, failed, elsewhere, "connected clients rung");
+        Ok(u32::try_from(sent + failed)
+            .unwrap_or(u32::MAX)
+            .saturating_add(elsewhere))
     }
 
     async fn bridge(&self, context: &EffectContext<'_>) -> Result<Option<Event>, EffectError> {
@@ -201,11 +244,7 @@ impl Effects for EffectRunner {
     ) -> Result<Option<Event>, EffectError> {
         let call = context.call;
         match effect {
-            Effect::SendPush => {
-                let devices = self.devices_of(context).await?;
-                let event = self.pushes.ring(call, &devices, context.until).await;
-                return Ok(Some(event));
-            }
+            Effect::SendPush => return Ok(Some(self.ring(context).await?)),
             Effect::CancelPush { reason, to } => {
                 let devices = self.devices_of(context).await?;
                 self.pushes

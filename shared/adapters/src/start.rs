@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use aws_config::SdkConfig;
+use aws_config::{Region, SdkConfig};
 use serde::de::DeserializeOwned;
 
 use crate::api::status_update::StatusAudience;
@@ -16,8 +16,9 @@ use crate::platform::config::{ConfigError, Environment};
 use crate::platform::lazy_client::LazyClient;
 use crate::platform::secrets::{HookSecret, Secret, WebhookSecret};
 use crate::push::PushSender;
+use crate::push::answer_url::AnswerUrls;
 use crate::push::fcm::Fcm;
-use crate::push::sns::Sns;
+use crate::push::sns::{Sns, SnsApplications};
 pub use crate::runtime::run;
 use crate::runtime::{aws_config, start_logging};
 use crate::store::allowance::Allowances;
@@ -26,6 +27,7 @@ use crate::store::connections::Connections;
 use crate::store::devices::Devices;
 use crate::store::number_routes::NumberRoutes;
 use crate::store::post_budget::PostBudget;
+use crate::store::ring_reports::RingReports;
 use crate::store::streams::AudioStreams;
 use crate::store::table::Table;
 use crate::switchboard::Switchboard;
@@ -112,11 +114,13 @@ impl Start {
     fn effect_runner(&self) -> Result<EffectRunner, ConfigError> {
         let environment = &self.environment;
         let fcm = Fcm::from_environment(environment, self.secret("FCM_SECRET_ARN")?)?;
-        let pushes = PushSender::new(self.devices()?, fcm, self.sns());
+        let answer_urls = AnswerUrls::from_environment(environment, self.signing()?)?;
+        let pushes = PushSender::new(self.devices()?, fcm, self.sns()?, answer_urls);
         Ok(EffectRunner::new(
             self.asterisk()?,
             pushes,
             self.timeouts()?,
+            self.connections()?,
         ))
     }
 
@@ -173,11 +177,14 @@ impl Start {
     /// When a variable is missing.
     pub fn connections(&self) -> Result<Connections, ConfigError> {
         let url = self.environment.url("WS_MANAGEMENT_URL")?;
-        let config = aws_sdk_apigatewaymanagement::config::Builder::from(&self.aws)
-            .interceptor(RequestObserver)
-            .endpoint_url(url)
-            .build();
-        let api = aws_sdk_apigatewaymanagement::Client::from_conf(config);
+        let aws = self.aws.clone();
+        let api = LazyClient::made_by(move || {
+            let config = aws_sdk_apigatewaymanagement::config::Builder::from(&aws)
+                .interceptor(RequestObserver)
+                .endpoint_url(url.clone())
+                .build();
+            aws_sdk_apigatewaymanagement::Client::from_conf(config)
+        });
         let region = self.region().to_owned();
         Ok(Connections::new(self.table()?, api, region))
     }
@@ -190,6 +197,14 @@ impl Start {
         let per_second = self.environment.count("POSTS_PER_SECOND", 2_000)?;
         let region = self.region().to_owned();
         Ok(PostBudget::new(self.table()?, region, per_second))
+    }
+
+    /// The devices that report that they ring, in the table.
+    ///
+    /// # Errors
+    /// When a variable is missing.
+    pub fn ring_reports(&self) -> Result<RingReports, ConfigError> {
+        Ok(RingReports::new(self.table()?))
     }
 
     /// The audio streams in the table.
@@ -223,10 +238,17 @@ impl Start {
         Ok(NumberRoutes::new(self.table()?))
     }
 
-    /// SNS mobile push.
-    #[must_use]
-    pub fn sns(&self) -> Sns {
-        Sns::from_environment(lazy_client!(aws_sdk_sns, self.aws), &self.environment)
+    /// SNS mobile push, in the region of the platform applications.
+    ///
+    /// # Errors
+    /// When they are of several regions.
+    pub fn sns(&self) -> Result<Sns, ConfigError> {
+        let applications = SnsApplications::from_environment(&self.environment)?;
+        let region = applications.region().map(|it| Region::new(it.to_owned()));
+        let mut aws = self.aws.to_builder();
+        aws.set_region(region.or_else(|| self.aws.region().cloned()));
+        let aws = aws.build();
+        Ok(Sns::new(lazy_client!(aws_sdk_sns, aws), applications))
     }
 
     /// The PBXs, with the credentials of their ARI.

@@ -13,9 +13,10 @@ use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 use crate::platform::config::Environment;
 use crate::platform::secrets::Secret;
 use crate::store::allowance::Allowance;
-use crate::store::devices::{Device, PushAddress};
+use crate::store::devices::{Device, PushAddress, PushToken};
 use crate::store::table::Table;
 use crate::switchboard::StartLimits;
+use ringback_core::call::PushPlatform;
 use ringback_core::ids::DeviceId;
 use ringback_core::timestamp::Timestamp;
 
@@ -29,12 +30,17 @@ pub(crate) fn start_limits() -> StartLimits {
     }
 }
 
-/// A device with this push address.
-pub(crate) fn device(name: &str, address: PushAddress) -> Device {
+/// An address that needs no SNS endpoint.
+pub(crate) fn address(platform: PushPlatform, token: &str) -> PushAddress {
+    PushAddress::new(platform, PushToken::try_from(token).unwrap(), None)
+}
+
+/// A device with these push addresses.
+pub(crate) fn device(name: &str, addresses: impl IntoIterator<Item = PushAddress>) -> Device {
     let device_id = DeviceId::try_from(name).unwrap();
     Device::new(
         device_id,
-        address,
+        addresses,
         Timestamp::from_millis(1_000_000_000_000),
     )
 }

@@ -237,6 +237,9 @@ impl Rules {
                 devices: names.devices.iter().cloned().collect(),
                 at: at(moment),
                 are_all: true,
+                retry_at: None,
+                earlier: [].into(),
+                clients: 0,
             }),
             Happens::CallerPhoneDialed => Event::CallerPhoneDialed,
             Happens::Accepted(device) => Event::Accepted {

@@ -8,6 +8,8 @@
 //! | A phone that receives nothing more stops at the end of its ring | `devices_stop_ringing` |
 //! | No ghost ring; a device stops soon after its call | `devices_stop_ringing`, `calls_end_with_their_caller` |
 //! | A leg of a phone ends within 2 s of its call | `phone_legs_end_with_their_call` |
+//! | An extension that can be reached rings | `reachable_extensions_ring` |
+//! | A push that is not accepted now is sent again while it can help | `delayed_pushes_are_sent_again` |
 //! | One bridge; one leg to the phone | `Truth::bridged`, `pbx::dial_phone` |
 //! | Each device gets a push once, unless its process crashed | `devices_are_silenced` |
 //! | Exotel is asked once to place a call | `exotel::place` |
@@ -25,9 +27,11 @@
 //! | Not guaranteed: regions that cannot reach each other | `State::parted` |
 //!
 //! Besides: metrics count each call once (`metrics_count_each_call`), a call to a number ends as Exotel says (`exotels_word_counts`),
-//! and nothing remains (`nothing_is_left`, `calls_have_ended`).
+//! both regions keep each report of a ringing device that got its answer (`reports_are_kept`), and nothing remains (`nothing_is_left`,
+//! `calls_have_ended`).
 
 mod counts;
+mod reach;
 mod times;
 
 use ringback_core::call::{CallStatus, EndReason};
@@ -86,6 +90,9 @@ pub fn check_end(sim: &Sim, is_idle: bool) {
         checks.devices_stop_ringing();
         checks.who_accepts_is_bridged();
         checks.exotels_word_counts();
+        checks.reports_are_kept();
+        checks.reachable_extensions_ring();
+        checks.delayed_pushes_are_sent_again();
     }
     let mut state = sim.state();
     let at = sim.elapsed();
@@ -217,6 +224,24 @@ impl Checks<'_> {
                 }
                 if ring.pushes > 1 && !self.may_push_again(ring.call) {
                     self.violated("a push is sent once", format!("{} for {id}", device.id));
+                }
+            }
+        }
+    }
+
+    fn reports_are_kept(&mut self) {
+        let state = self.state;
+        for device in state.phones.extensions.iter().flatten() {
+            for ring in device.rings.iter().filter(|ring| ring.is_reported) {
+                for region in self.regions() {
+                    let call = state.tables[region].call(ring.call);
+                    let is_kept =
+                        call.is_some_and(|(call, _)| call.ring_receipts.contains_key(&device.id));
+                    if !is_kept {
+                        let id = short(ring.call);
+                        let details = format!("{} for {id} in region {region}", device.id);
+                        self.violated("a report of a ringing device is kept", details);
+                    }
                 }
             }
         }

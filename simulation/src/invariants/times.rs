@@ -77,6 +77,7 @@ const fn delays_hangup(fault: Fault) -> Option<u64> {
 const fn delays_silence(fault: Fault) -> Option<u64> {
     match fault {
         Fault::ColdStart => Some(4_000),
+        Fault::StreamLate => Some(10_000),
         Fault::QueueLate => Some(20_000),
         Fault::Crash
         | Fault::StoreFails
@@ -294,7 +295,9 @@ impl Checks<'_> {
         let (Some(delay), false) = (self.delay(delays_silence), was_overtaken) else {
             return;
         };
-        let is_over = call.ended.into_iter().chain(call.ready).min();
+        // A connected app without a push hears of the end, not of the answer of another device.
+        let answered = call.ready.filter(|_| ring.pushes > 0);
+        let is_over = call.ended.into_iter().chain(answered).min();
         let Some(due) = is_over.map(|over| over.max(began) + SILENT_WITHIN + delay) else {
             return;
         };

@@ -1,7 +1,8 @@
 //! What users do with a call, and what their apps then send.
 
-use ringback_core::call::{CallParty, Event, Readiness};
+use ringback_core::call::{CallParty, Event, PushPlatform, Readiness, RingReceipt};
 use ringback_core::ids::CallId;
+use ringback_core::timestamp::Timestamp;
 
 use super::registration::{register, unregister};
 use crate::requests::{Answer, Request};
@@ -11,6 +12,9 @@ use crate::state::phones::{At, PhoneDevice, calling_extension};
 
 const ATTEMPTS: usize = 8;
 const PAUSE: u64 = 700;
+
+/// An app that a push has started has a few seconds to report that it rings.
+const REPORT_ATTEMPTS: usize = 3;
 
 pub async fn react(sim: &Sim, at: At, call: CallId, response: Response) {
     let Some(by) = sim.state().phones.party(at) else {
@@ -34,6 +38,7 @@ pub async fn react(sim: &Sim, at: At, call: CallId, response: Response) {
     match response.reaction {
         Reaction::Ignore => {}
         Reaction::Decline => {
+            let by = with_answer_url(sim, at).unwrap_or(by);
             let answer = respond(sim, call, Event::Declined { by }).await;
             settle(sim, at, call, answer);
         }
@@ -57,6 +62,40 @@ pub async fn react(sim: &Sim, at: At, call: CallId, response: Response) {
             let answer = respond(sim, call, accepts(Readiness::Woken)).await;
             settle(sim, at, call, answer);
         }
+    }
+}
+
+/// The app as the token in its push names it, if it uses the token.
+fn with_answer_url(sim: &Sim, at: At) -> Option<CallParty> {
+    let mut state = sim.state();
+    let party = state.phones.party(at)?;
+    let device = state.phones.device(at);
+    device.plan.uses_answer_url.then(|| CallParty {
+        device: Some(device.id.clone()),
+        ..party
+    })
+}
+
+/// The app reports that its device rings, if it uses the token of its push.
+pub async fn report_ringing(sim: &Sim, at: At, call: CallId, pushed_at: Timestamp) {
+    let Some(by) = with_answer_url(sim, at) else {
+        return;
+    };
+    for attempt in 0..REPORT_ATTEMPTS {
+        let region = attempt % sim.plan().regions;
+        let receipt = RingReceipt {
+            at: sim.now(),
+            pushed_at,
+            platform: PushPlatform::Fcm,
+        };
+        let by = by.clone();
+        let event = Event::DeviceRings { by, receipt };
+        let answer = sim.request(region, Request::AppResponds(call, event)).await;
+        if matches!(answer, Answer::Done(_)) {
+            sim.state().phones.device(at).ring_of(call).is_reported = true;
+            return;
+        }
+        sim.sleep(PAUSE).await;
     }
 }
 

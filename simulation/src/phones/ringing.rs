@@ -1,12 +1,11 @@
 //! Pushes ring devices, and silence them.
 
-use std::collections::BTreeSet;
-
-use ringback_core::call::{Call, CancelAudience};
-use ringback_core::ids::{CallId, DeviceId, Extension};
+use ringback::push::{RetryAfter, RingResult};
+use ringback_core::call::{Call, CallStatus, CancelAudience};
+use ringback_core::ids::{CallId, Extension};
 use ringback_core::timestamp::Timestamp;
 
-use super::reactions::react;
+use super::reactions::{react, report_ringing};
 use super::registration::response;
 use crate::faults::Fault;
 use crate::random::Part;
@@ -14,6 +13,8 @@ use crate::sim::Sim;
 use crate::state::State;
 use crate::state::phones::{At, called_extension};
 use crate::state::table::short;
+
+const CLIENT_GETS_MESSAGE_AFTER: u64 = 50;
 
 fn number_of(sim: &Sim, extension: &Extension) -> Option<usize> {
     let mut numbers = 0..sim.plan().extensions.len();
@@ -29,22 +30,34 @@ fn devices(sim: &Sim, call: &Call) -> Vec<At> {
     devices.map(|device| At { extension, device }).collect()
 }
 
-/// How many devices the call's extension has.
-pub fn count(sim: &Sim, call: &Call) -> usize {
-    devices(sim, call).len()
+/// The devices of the call's extension that have a push address.
+fn registered(sim: &Sim, call: &Call) -> Vec<At> {
+    let mut all = devices(sim, call);
+    all.retain(|at| sim.state().phones.device(*at).plan.has_address);
+    all
 }
 
-/// Sends a push to each device. Returns those to which it was sent.
-pub fn ring(sim: &Sim, call: &Call) -> BTreeSet<DeviceId> {
-    let mut sent = BTreeSet::new();
-    for at in devices(sim, call) {
+/// How many devices with a push address the call's extension has.
+pub fn count(sim: &Sim, call: &Call) -> usize {
+    registered(sim, call).len()
+}
+
+/// Sends a push to each device that needs one. A push service that rejects one accepts another one later.
+pub fn ring(sim: &Sim, call: &Call, now: Timestamp) -> RingResult {
+    let mut result = RingResult::default();
+    for at in registered(sim, call) {
+        let id = sim.state().phones.device(at).id.clone();
+        if call.needs_no_push(&id) {
+            continue;
+        }
         if sim.fault(Fault::PushRejected) {
+            result.retry_at = Some(RetryAfter::SERVER_ERROR.next_attempt(call.created_at, now));
             continue;
         }
         {
             let mut state = sim.state();
             let device = state.phones.device(at);
-            sent.insert(device.id.clone());
+            result.accepted.insert(id);
             let ring = device.ring_of(call.call_id);
             ring.pushes += 1;
             ring.is_canceled = false;
@@ -57,14 +70,57 @@ pub fn ring(sim: &Sim, call: &Call) -> BTreeSet<DeviceId> {
         } else {
             sim.between(Part::Pushes, 100, 1_500)
         };
-        let (id, until) = (call.call_id, call.rings_until);
+        let (id, until, pushed_at) = (call.call_id, call.rings_until, sim.now());
         let sim = sim.clone();
         sim.clone().spawn(async move {
             sim.sleep(late).await;
-            device_rings(&sim, at, id, until).await;
+            device_rings(&sim, at, id, until, Some(pushed_at)).await;
         });
     }
-    sent
+    result
+}
+
+/// Rings the connected apps of this region. Returns how many are connected in all regions.
+pub fn ring_clients(sim: &Sim, region: usize, call: &Call) -> u32 {
+    let mut clients = 0;
+    for at in devices(sim, call) {
+        let connected_to = sim.state().phones.device(at).plan.connected_to;
+        clients += u32::from(connected_to.is_some());
+        if connected_to == Some(region) {
+            rings_soon(sim, at, call);
+        }
+    }
+    clients
+}
+
+fn rings_soon(sim: &Sim, at: At, call: &Call) {
+    let (sim, id, until) = (sim.clone(), call.call_id, call.rings_until);
+    sim.clone().spawn(async move {
+        sim.sleep(CLIENT_GETS_MESSAGE_AFTER).await;
+        device_rings(&sim, at, id, until, None).await;
+    });
+}
+
+/// The connected apps of this region get a status update: they ring, or stop ringing.
+pub fn update_clients(sim: &Sim, region: usize, call: &Call) {
+    for at in devices(sim, call) {
+        if sim.state().phones.device(at).plan.connected_to != Some(region) {
+            continue;
+        }
+        if call.status == CallStatus::WaitingForMobile {
+            rings_soon(sim, at, call);
+            continue;
+        }
+        let (sim, id) = (sim.clone(), call.call_id);
+        sim.clone().spawn(async move {
+            sim.sleep(CLIENT_GETS_MESSAGE_AFTER).await;
+            let elapsed = sim.elapsed();
+            let mut state = sim.state();
+            let ring = state.phones.device(at).ring_of(id);
+            ring.silenced.get_or_insert(elapsed);
+            ring.stops(elapsed);
+        });
+    }
 }
 
 /// An app that reads its call before it rings, as iOS apps must, does not ring for one that is over.
@@ -76,7 +132,14 @@ fn is_known_to_be_over(state: &State, at: At, call: CallId) -> bool {
     looks && known.is_some_and(|(call, _)| call.status.is_final())
 }
 
-async fn device_rings(sim: &Sim, at: At, call: CallId, until: Timestamp) {
+/// `pushed_at`: when the push was sent, or `None` for a message to a connected app, which has no `answer_url`.
+async fn device_rings(
+    sim: &Sim,
+    at: At,
+    call: CallId,
+    until: Timestamp,
+    pushed_at: Option<Timestamp>,
+) {
     let ring_time = until.since(sim.now()).as_millis();
     let Some(response) = response(sim, at, call) else {
         return;
@@ -100,6 +163,12 @@ async fn device_rings(sim: &Sim, at: At, call: CallId, until: Timestamp) {
             short(call)
         )
     });
+    if let Some(pushed_at) = pushed_at {
+        let reports = sim.clone();
+        sim.spawn(async move {
+            report_ringing(&reports, at, call, pushed_at).await;
+        });
+    }
     let stops = sim.clone();
     sim.spawn(async move {
         stops.sleep(u64::try_from(ring_time).unwrap_or(0)).await;
@@ -115,7 +184,7 @@ async fn device_rings(sim: &Sim, at: At, call: CallId, until: Timestamp) {
 
 /// Sends a cancellation to the devices of this audience.
 pub fn cancel(sim: &Sim, call: &Call, to: &CancelAudience) {
-    for at in devices(sim, call) {
+    for at in registered(sim, call) {
         let mut state = sim.state();
         let device = state.phones.device(at);
         if !to.includes(&device.id) {

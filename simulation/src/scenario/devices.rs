@@ -10,6 +10,12 @@ pub struct DevicePlan {
     pub moves: Option<Move>,
     /// Whether the app reads the call before it rings.
     pub looks_before_it_rings: bool,
+    /// Whether the app uses the `answer_url` of its push: it reports that it rings, and declines there, which names its device.
+    pub uses_answer_url: bool,
+    /// Whether the device has a push address.
+    pub has_address: bool,
+    /// The region of the WebSocket API that the app is connected to.
+    pub connected_to: Option<usize>,
 }
 
 /// A phone moves to another address.
@@ -24,11 +30,12 @@ pub struct Move {
     pub breaks: bool,
 }
 
-pub fn draw(seed: u64, extension: usize, pbxs: usize) -> Vec<DevicePlan> {
+pub fn draw(seed: u64, extension: usize, pbxs: usize, regions: usize) -> Vec<DevicePlan> {
     let count = *pick(
         &mut generator(seed, &format!("devices of extension {extension}")),
         &[1, 1, 1, 2, 2, 3],
     );
+    let uses_answer_url = generator(seed, "answer url").u32(0..3) == 0;
     (0..count)
         .map(|number| {
             let name = format!("device {number} of extension {extension}");
@@ -47,10 +54,16 @@ pub fn draw(seed: u64, extension: usize, pbxs: usize) -> Vec<DevicePlan> {
                     _ => Some(usual + rng.u64(0..200)),
                 })
                 .collect();
+            let rng = &mut generator(seed, &format!("{name} without push"));
+            let has_address = rng.u32(0..16) > 0;
+            let connected_to = (rng.u32(0..8) == 0).then(|| rng.usize(0..regions));
             DevicePlan {
                 registers_after,
                 moves,
                 looks_before_it_rings,
+                uses_answer_url,
+                has_address,
+                connected_to,
             }
         })
         .collect()

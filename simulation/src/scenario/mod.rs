@@ -67,7 +67,7 @@ impl Scenario {
         let lag = *pick(rng, &[(200, 1_000), (500, 1_500), (20, 100)]);
         let clocks_differ = rng.bool();
         let extensions: Vec<_> = (0..EXTENSIONS)
-            .map(|number| devices::draw(seed, number, pbxs))
+            .map(|number| devices::draw(seed, number, pbxs, regions))
             .collect();
         let devices = |extension: usize| extensions[extension].len();
         let trunk_names_sid = generator(seed, "trunk").bool();

@@ -28,7 +28,7 @@ impl Counted {
             match measurement {
                 Measurement::EndedAs(status) => self.add(id, *status, 1),
                 Measurement::NotEndedAs(status) => self.add(id, *status, -1),
-                Measurement::Count(_) | Measurement::Time(..) => {}
+                Measurement::Count(_) | Measurement::Time(..) | Measurement::TimeToRing(..) => {}
             }
         }
     }

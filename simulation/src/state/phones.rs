@@ -65,6 +65,8 @@ pub struct Ring {
     /// The app knows what became of the call without a cancellation.
     pub is_settled: bool,
     pub has_accepted: bool,
+    /// Whether a report that the device rings has got its answer.
+    pub is_reported: bool,
     /// When the device began to ring, and when it stopped.
     pub began: Option<u64>,
     pub ended: Option<u64>,
@@ -143,6 +145,7 @@ impl PhoneDevice {
                 is_canceled: false,
                 is_settled: false,
                 has_accepted: false,
+                is_reported: false,
                 began: None,
                 ended: None,
                 silenced: None,

@@ -2,6 +2,7 @@
 //! and apps that use HTTP.
 
 mod answered;
+mod answers;
 mod audio_streams;
 mod between_apps;
 mod encrypted;
@@ -9,6 +10,7 @@ mod ended;
 mod inbound_reports;
 mod moves;
 mod outbound;
+mod reach;
 mod refused;
 mod status_updates;
 mod store;

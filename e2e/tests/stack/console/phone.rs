@@ -34,10 +34,13 @@ async fn a_test_call_rings_is_accepted_heard_and_hung_up_on_the_page() -> Result
     page.shows("#leg", "talks, hears caller").await?;
     page.shows("#callers", "talks, hears phone 1001").await?;
     page.shows("#board .timeline", "Legs bridged").await?;
+    page.shows("#board .timeline", "s after the push (FCM)")
+        .await?;
     let history = history(&fixture, &page).await?;
     for event in [
         "ring",
         "push_sent",
+        "ringing",
         "accept_ready",
         "effects_completed",
         "bridged",

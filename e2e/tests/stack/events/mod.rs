@@ -21,7 +21,7 @@ use ringback_local::stack::Stack;
 use serde_json::{Value, json};
 
 /// The event files in the order of a call, with the status codes that each may get.
-const STORY: [(&str, &[u16]); 40] = [
+const STORY: [(&str, &[u16]); 42] = [
     ("health", &[200]),
     ("console-page", &[200]),
     ("console-file", &[200]),
@@ -37,6 +37,8 @@ const STORY: [(&str, &[u16]); 40] = [
     ("exotel-webhook-passthru-get", &[200]),
     ("exotel-webhook-passthru-post-json", &[200]),
     ("call-status", &[200]),
+    // The other events of the story may have ended the call.
+    ("call-response-answer-ringing", &[200, 409]),
     // The call has no legs, so Asterisk answers 404.
     ("call-response-accept", &[200, 502]),
     ("ws-message-call-response", &[200]),
@@ -52,6 +54,7 @@ const STORY: [(&str, &[u16]); 40] = [
     ("ws-message-exotel-mark", &[200]),
     ("ws-message-exotel-stop", &[200]),
     ("call-response-decline", &[200, 409]),
+    ("call-response-answer-decline", &[200, 409]),
     ("call-response-hangup", &[200]),
     ("asterisk-incoming-ended", &[200]),
     ("exotel-webhook-status-callback-form", &[200]),

@@ -46,13 +46,14 @@ async fn a_real_run_emits_exactly_the_documented_metrics() -> Result<()> {
     let health = format!("{}/health", fixture.stack.http_url);
     fixture.http.get(health).send().await?;
     fixture
-        .fcm_behaves(&json!({ "send": [{ "status": 503 }] }))
+        .fcm_behaves(&json!({ "send": [{ "status": 503, "retry_after": 1 }] }))
         .await?;
     tokio::try_join!(
         slow_app_is_answered(&fixture),
         registered_phone_rejects(&fixture)
     )?;
     bridge_is_reported_after_the_end(&fixture).await?;
+    device_becomes_silent(&fixture).await?;
     pushes_fail(&fixture).await?;
     call_telephones(&fixture).await?;
 
@@ -234,6 +235,29 @@ async fn bridge_is_reported_after_the_end(fixture: &Fixture) -> Result<()> {
     let (status, answer) = fixture.pbx_reports("bridged", &bridged).await?;
     ensure!(status == StatusCode::OK, "{answer}");
     app.wait_for_status(&id, "completed").await?;
+    Ok(())
+}
+
+/// A device reports once that it rings, and then not for 20 pushes.
+async fn device_becomes_silent(fixture: &Fixture) -> Result<()> {
+    fixture.delete_devices_of(&fixture.stack.phones).await?;
+    let app = fixture.app("1001").await?;
+    let number = fixture.number_of("1001");
+    for push in 0..=20 {
+        let sid = ringback_e2e::fixture::call_sid();
+        let (status, answer) = fixture.passthru(&sid, CALLER, number).await?;
+        ensure!(status == StatusCode::OK, "{answer}");
+        let id = answer["call_id"].as_str().context("the call's id")?;
+        if push == 0 {
+            let push = app.push("incoming_call").await?;
+            let url = push["data"]["answer_url"].as_str().context("answer_url")?;
+            let rings = json!({ "action": "ringing" });
+            let answer = fixture.http.post(url).json(&rings).send().await?;
+            ensure!(answer.status() == StatusCode::OK, "{answer:?}");
+        }
+        let (status, answer) = app.respond("decline", id).await?;
+        ensure!(status == StatusCode::OK, "{answer}");
+    }
     Ok(())
 }
 

@@ -231,6 +231,7 @@ impl From<SignatureError> for ApiError {
                 ApiErrorCode::NotYourCall,
                 "the token in this URL is not the one of this call",
             ),
+            SignatureError::BadAnswerToken => ApiErrorCode::BadAnswerToken.into(),
             SignatureError::Secret(error) => error.into(),
         }
     }

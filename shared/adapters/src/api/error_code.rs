@@ -50,6 +50,7 @@ api_error_codes! {
 
     Unauthorized: 401, "unauthorized", "show a valid bearer token or secret";
 
+    BadAnswerToken: 403, "bad_answer_token", "the answer_url is not valid, or its call stopped ringing more than 5 minutes ago";
     NoExtension: 403, "no_extension", "the token names no extension to act for";
     NotAllowed: 403, "not_allowed", "this deployment does not allow this call";
     NotYourCall: 403, "not_your_call", "the token's extension does not take part in this call";
@@ -99,6 +100,7 @@ mod tests {
     /// messages over the WebSocket.
     const NOT_FOR_MESSAGES: &[ApiErrorCode] = &[
         ApiErrorCode::AsteriskFailed,
+        ApiErrorCode::BadAnswerToken,
         ApiErrorCode::BadBody,
         ApiErrorCode::BadFrame,
         ApiErrorCode::BadToken,

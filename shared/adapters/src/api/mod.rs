@@ -1,5 +1,6 @@
 //! The HTTP and WebSocket API: requests of apps, Exotel and the PBX, and the answers to them.
 
+pub mod answer;
 pub mod call_response;
 #[cfg(any(test, feature = "testing"))]
 pub mod entry_points;

@@ -1,100 +1,73 @@
-//! `PUT /api/devices/{device_id}`: an app registers for push notifications.
+//! `PUT /api/devices/{device_id}`: an app registers its device and its push addresses.
 
-use std::fmt;
+use serde_json::{Map, Value};
 
 use crate::api::json_fields::{object, text};
+use crate::store::devices::PushToken;
+use ringback_core::call::PushPlatform;
 use ringback_core::ids::{BadName, Extension};
-
-/// The longest token, in bytes. Tokens of all push services are shorter.
-const LONGEST_TOKEN: usize = 4096;
 
 /// The body of the request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registration {
     /// The extension that the app acts for. Its bearer token must be for the same one.
     pub extension: Extension,
-    /// The push service.
-    pub platform: PushPlatform,
-    /// The device's token at this service.
-    pub token: PushToken,
+    /// The device's addresses, at most one of each push service.
+    pub addresses: Vec<(PushPlatform, PushToken)>,
 }
-
-/// A push service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PushPlatform {
-    /// Google's Firebase Cloud Messaging.
-    Fcm,
-    /// Apple's service for alerts.
-    Apns,
-    /// Apple's service for VoIP calls.
-    ApnsVoip,
-}
-
-/// A push service's token. It is opaque and private, so `Debug` hides it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct PushToken(String);
 
 impl Registration {
-    /// Reads `{extension, platform, token}` and ignores other fields.
+    /// Reads `{extension, platform, token}` or `{extension, addresses: [{platform, token}, …]}`, and ignores other fields. A device
+    /// that needs no push has no addresses.
     ///
     /// # Errors
     /// When the body is not a JSON object, or a field is missing or malformed. The error names the field.
     pub fn parse(body: &[u8]) -> Result<Self, BadName> {
         let fields = object(body)?;
+        let addresses = match fields.get("addresses") {
+            None => vec![address(&fields)?],
+            Some(addresses) => several(addresses, &fields)?,
+        };
         Ok(Self {
-            platform: PushPlatform::parse(text(&fields, "platform")?)?,
-            token: PushToken::parse(text(&fields, "token")?)?,
+            addresses,
             extension: Extension::try_from(text(&fields, "extension")?)?,
         })
     }
 }
 
-impl PushPlatform {
-    fn parse(text: &str) -> Result<Self, BadName> {
-        match text {
-            "fcm" => Ok(Self::Fcm),
-            "apns" => Ok(Self::Apns),
-            "apns_voip" => Ok(Self::ApnsVoip),
-            _ => Err(BadName {
-                what: "platform",
-                rule: "must be fcm, apns or apns_voip",
-            }),
+fn several(
+    addresses: &Value,
+    fields: &Map<String, Value>,
+) -> Result<Vec<(PushPlatform, PushToken)>, BadName> {
+    let malformed = |rule| BadName {
+        what: "addresses",
+        rule,
+    };
+    if fields.contains_key("platform") || fields.contains_key("token") {
+        return Err(malformed("must not be combined with platform and token"));
+    }
+    let addresses = addresses.as_array();
+    let addresses = addresses.ok_or(malformed("must be a list"))?.iter();
+    let mut several = Vec::new();
+    for one in addresses {
+        let one = one.as_object();
+        let (platform, token) = address(one.ok_or(malformed("must contain objects"))?)?;
+        if several.iter().any(|(other, _)| *other == platform) {
+            return Err(malformed("must not contain a platform twice"));
         }
+        several.push((platform, token));
     }
+    Ok(several)
 }
 
-impl PushToken {
-    fn parse(text: &str) -> Result<Self, BadName> {
-        let is_token = (1..=LONGEST_TOKEN).contains(&text.len())
-            && text.bytes().all(|byte| byte.is_ascii_graphic());
-        is_token.then(|| Self(text.to_owned())).ok_or(BadName {
-            what: "token",
-            rule: "must be 1 to 4096 printable ASCII characters",
-        })
-    }
-
-    /// The token as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl From<PushToken> for String {
-    fn from(token: PushToken) -> Self {
-        token.0
-    }
-}
-
-impl fmt::Debug for PushToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("PushToken(…)")
-    }
+fn address(fields: &Map<String, Value>) -> Result<(PushPlatform, PushToken), BadName> {
+    let platform = PushPlatform::try_from(text(fields, "platform")?)?;
+    Ok((platform, PushToken::try_from(text(fields, "token")?)?))
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 
@@ -106,18 +79,44 @@ mod tests {
         json!({ "extension": "1001", "platform": "fcm", "token": "a:B-c_1", "app_version": [1] })
     }
 
+    fn with_addresses(addresses: &Value) -> Value {
+        json!({ "extension": "1001", "addresses": addresses })
+    }
+
     #[test]
     fn a_registration_is_read_and_debug_hides_its_token() {
         let registration = parse(&good()).unwrap();
         assert_eq!(registration.extension.as_str(), "1001");
-        assert_eq!(registration.platform, PushPlatform::Fcm);
-        assert_eq!(registration.token.as_str(), "a:B-c_1");
+        let [(platform, token)] = registration.addresses.as_slice() else {
+            panic!("{registration:?}");
+        };
+        assert_eq!(*platform, PushPlatform::Fcm);
+        assert_eq!(token.as_str(), "a:B-c_1");
         assert!(!format!("{registration:?}").contains("a:B"));
     }
 
     #[test]
+    fn a_device_registers_several_addresses_at_once_or_none() {
+        let two = json!([
+            { "platform": "apns", "token": "a1" },
+            { "platform": "apns_voip", "token": "b2" },
+        ]);
+        let registration = parse(&with_addresses(&two)).unwrap();
+        let read = registration.addresses.iter();
+        let read: Vec<_> = read
+            .map(|(platform, token)| (*platform, token.as_str()))
+            .collect();
+        assert_eq!(
+            read,
+            [(PushPlatform::Apns, "a1"), (PushPlatform::ApnsVoip, "b2")]
+        );
+        let none = parse(&with_addresses(&json!([]))).unwrap();
+        assert_eq!(none.addresses, []);
+    }
+
+    #[test]
     fn an_error_names_the_field() {
-        let longest = json!("x".repeat(LONGEST_TOKEN));
+        let longest = json!("x".repeat(4096));
         let with = |name: &str, value: &Value| {
             let mut body = good();
             body[name] = value.clone();
@@ -134,11 +133,35 @@ mod tests {
             ("token", json!("two words")),
             ("token", json!("é")),
             ("token", json!("a\u{0}")),
-            ("token", json!("x".repeat(LONGEST_TOKEN + 1))),
+            ("token", json!("x".repeat(4097))),
             ("token", json!(["a"])),
+            ("addresses", json!([])),
         ] {
             assert_eq!(with(name, &value).unwrap_err().what, name, "{value}");
         }
         assert_eq!(Registration::parse(b"[]").unwrap_err().what, "the body");
+    }
+
+    #[test]
+    fn an_error_in_one_of_several_addresses_names_the_field() {
+        let voip = json!({ "platform": "apns_voip", "token": "b2" });
+        for (name, addresses) in [
+            ("addresses", Value::Null),
+            ("addresses", voip.clone()),
+            ("addresses", json!(["b2"])),
+            ("addresses", json!([voip, voip])),
+            (
+                "platform",
+                json!([voip, { "platform": "sms", "token": "1" }]),
+            ),
+            ("platform", json!([{ "token": "1" }])),
+            ("token", json!([voip, { "platform": "fcm" }])),
+        ] {
+            let error = parse(&with_addresses(&addresses)).unwrap_err();
+            assert_eq!(error.what, name, "{addresses}");
+        }
+        let mut both = with_addresses(&json!([voip]));
+        both["token"] = "b2".into();
+        assert_eq!(parse(&both).unwrap_err().what, "addresses");
     }
 }

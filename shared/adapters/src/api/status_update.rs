@@ -54,7 +54,7 @@ impl StatusUpdate {
     /// The message for clients in the call and for operators.
     #[must_use]
     pub fn for_participants(&self) -> String {
-        message(data(&self.call, ToOwned::to_owned))
+        message(data_for_participants(&self.call))
     }
 
     /// The message for all other clients. It hides the telephone numbers.
@@ -73,7 +73,7 @@ const fn is_visible(call: &Call) -> bool {
 /// `call_initiated`: the answer to an app that has started a call, with the app's own name for the call.
 #[must_use]
 pub fn call_initiated(call: &Call, reference: Option<&Reference>) -> Value {
-    let mut data = data(call, ToOwned::to_owned);
+    let mut data = data_for_participants(call);
     if let Some(reference) = reference {
         data["clientReference"] = reference.to_string().into();
     }
@@ -82,6 +82,14 @@ pub fn call_initiated(call: &Call, reference: Option<&Reference>) -> Value {
 
 fn message(data: Value) -> String {
     json!({ "type": "call_status_update", "data": data }).to_string()
+}
+
+/// What an app needs besides to ring without a push: the caller's name, and until when it rings.
+fn data_for_participants(call: &Call) -> Value {
+    let mut data = data(call, ToOwned::to_owned);
+    data["callerName"] = call.caller().name.map(String::from).into();
+    data["expiresAt"] = call.rings_until.to_iso().into();
+    data
 }
 
 /// The fields of the original protocol, and `callId`, `callType`, `reason` and `stream`. `show` writes or masks a telephone number.
@@ -159,12 +167,16 @@ mod tests {
             (&"ringing".into(), &"+919876543210".into(), &"1001".into())
         );
         assert_eq!(data["timestamp"], "2024-03-14T12:00:00Z");
+        assert_eq!(data["expiresAt"], "2024-03-14T12:00:30Z");
+        assert_eq!(data["callerName"], "आशा");
     }
 
     #[test]
     fn other_clients_see_no_number() {
         let update = StatusUpdate::of(None, a_call(NOW)).unwrap();
-        assert_eq!(data(&update.for_others())["from"], "***********10");
+        let others = data(&update.for_others());
+        assert_eq!(others["from"], "***********10");
+        assert_eq!(others["callerName"], Value::Null);
         let mut withheld = a_call(NOW);
         withheld.kind = ringback_core::testing::without_number(withheld.kind);
         let update = StatusUpdate::of(None, withheld).unwrap();

@@ -1,5 +1,6 @@
 //! Authentication: of apps and operators by bearer token, of Exotel and the PBX by shared secret.
 
+pub mod answer_grant;
 mod claims;
 mod jwks;
 pub mod signing;
@@ -17,6 +18,8 @@ use subtle::ConstantTimeEq;
 use ringback_core::call::CallParty;
 use ringback_core::ids::Extension;
 
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use answer_grant::read_any_grant;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) use claims::read_any_claims;
 pub use jwks::KeysError;

@@ -1,18 +1,23 @@
-//! Signatures with a key that only this deployment has: on call ids, and in the URLs at which Exotel reports calls that we place.
+//! Signatures with a key that only this deployment has: on call ids, in the URLs at which Exotel reports calls that we place, and in
+//! the URLs at which killed apps answer a push.
 //!
 //! A call id in a request is checked before any other request is made for it, so a guessed id costs nothing.
-//! Both signatures are truncated HMAC-SHA256 (RFC 2104) over the body of the call id. Each has its own label, so that one is never
-//! valid in place of the other.
+//! All signatures are truncated HMAC-SHA256 (RFC 2104), over the body of the call id or the content of an [`AnswerGrant`]. Each has
+//! its own label, so that one is never valid in place of another.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit, Mac};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::Sha256;
 
+use crate::auth::answer_grant::{AnswerGrant, LONGEST_GRANT};
 use crate::platform::secrets::{Secret, SecretError, SharedSecret, SigningSecret};
 use ringback_core::ids::CallId;
 use ringback_core::timestamp::Timestamp;
 
-/// The length of a [`Signing::callback_token`], in bytes. It is written in hexadecimal.
+/// The length of the signature in a [`Signing::callback_token`], which is written in hexadecimal, and at the end of a
+/// [`Signing::answer_token`], in bytes.
 const TOKEN_LENGTH: usize = 16;
 
 /// The use of a signature.
@@ -20,9 +25,10 @@ const TOKEN_LENGTH: usize = 16;
 enum SignatureUse {
     CallId,
     Callback,
+    Answer,
 }
 
-/// Why a call id or a callback token is rejected.
+/// Why a call id or a token is rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum SignatureError {
     /// The call id was not signed by this deployment.
@@ -31,6 +37,9 @@ pub enum SignatureError {
     /// The token is not the one in this call's callback URL.
     #[error("the token belongs to another call")]
     WrongToken,
+    /// The token is not that of an `answer_url`, or its time is over.
+    #[error("the token answers no call")]
+    BadAnswerToken,
     /// The key could not be fetched.
     #[error(transparent)]
     Secret(#[from] SecretError),
@@ -61,7 +70,12 @@ impl Signing {
     pub async fn sign(&self, id: CallId) -> Result<CallId, SecretError> {
         let secret = self.secret.value().await?;
         let mut check = [0; CallId::CHECK_LENGTH];
-        fill(&mut check, &secret.signing_secret, SignatureUse::CallId, id);
+        fill(
+            &mut check,
+            &secret.signing_secret,
+            SignatureUse::CallId,
+            id.body(),
+        );
         Ok(id.with_check(check))
     }
 
@@ -74,8 +88,12 @@ impl Signing {
         if !id.is_ours() {
             return Err(SignatureError::UnknownId);
         }
-        let fits = |secret: &SigningSecret| match fits(secret, SignatureUse::CallId, id, id.check())
-        {
+        let fits = |secret: &SigningSecret| match fits(
+            secret,
+            SignatureUse::CallId,
+            id.body(),
+            id.check(),
+        ) {
             true => Ok(()),
             false => Err(SignatureError::UnknownId),
         };
@@ -93,7 +111,7 @@ impl Signing {
             &mut token,
             &secret.signing_secret,
             SignatureUse::Callback,
-            id,
+            id.body(),
         );
         Ok(format!("{:032x}", u128::from_be_bytes(token)).into())
     }
@@ -112,7 +130,12 @@ impl Signing {
         let token = u128::from_str_radix(token, 16).ok();
         let token = token.filter(|_| is_long_enough);
         let token = token.ok_or(SignatureError::WrongToken)?.to_be_bytes();
-        let fits = |secret: &SigningSecret| match fits(secret, SignatureUse::Callback, id, &token) {
+        let fits = |secret: &SigningSecret| match fits(
+            secret,
+            SignatureUse::Callback,
+            id.body(),
+            &token,
+        ) {
             true => Ok(()),
             false => Err(SignatureError::WrongToken),
         };
@@ -120,42 +143,93 @@ impl Signing {
     }
 }
 
+impl Signing {
+    /// The token in the `answer_url` of one push: the grant and its signature.
+    ///
+    /// # Errors
+    /// When the key cannot be fetched.
+    pub async fn answer_token(&self, grant: &AnswerGrant) -> Result<SecretString, SecretError> {
+        let secret = self.secret.value().await?;
+        let mut token = grant.to_bytes();
+        let mut signature = [0; TOKEN_LENGTH];
+        fill(
+            &mut signature,
+            &secret.signing_secret,
+            SignatureUse::Answer,
+            &token,
+        );
+        token.extend(signature);
+        Ok(URL_SAFE_NO_PAD.encode(token).into())
+    }
+
+    /// Reads a token after its signature has been checked. A wrong signature can come from a newer key, so the key is fetched again,
+    /// at most once a minute.
+    ///
+    /// # Errors
+    /// [`SignatureError::BadAnswerToken`] if this deployment did not sign it, or if its time is over.
+    pub async fn check_answer(
+        &self,
+        token: &SecretString,
+        now: Timestamp,
+    ) -> Result<AnswerGrant, SignatureError> {
+        let token = token.expose_secret();
+        let is_short_enough = token.len() <= (LONGEST_GRANT + TOKEN_LENGTH).div_ceil(3) * 4;
+        let bytes = URL_SAFE_NO_PAD.decode(token).ok();
+        let bytes = bytes.filter(|_| is_short_enough);
+        let bytes = bytes.ok_or(SignatureError::BadAnswerToken)?;
+        let parts = bytes.split_last_chunk::<TOKEN_LENGTH>();
+        let (content, signature) = parts.ok_or(SignatureError::BadAnswerToken)?;
+        let fits =
+            |secret: &SigningSecret| match fits(secret, SignatureUse::Answer, content, signature) {
+                true => Ok(()),
+                false => Err(SignatureError::BadAnswerToken),
+            };
+        self.secret.check(now, fits).await??;
+        let grant = AnswerGrant::from_bytes(content).filter(|grant| now < grant.valid_until());
+        grant.ok_or(SignatureError::BadAnswerToken)
+    }
+}
+
 /// Whether this is the signature, or the beginning of it, with one of the valid keys. Compares in constant time.
-fn fits(secret: &SigningSecret, usage: SignatureUse, id: CallId, signature: &[u8]) -> bool {
+fn fits(secret: &SigningSecret, usage: SignatureUse, content: &[u8], signature: &[u8]) -> bool {
     secret.valid().any(|key| {
-        let mac = mac(key, usage, id);
+        let mac = mac(key, usage, content);
         mac.verify_truncated_left(signature).is_ok()
     })
 }
 
-fn fill(signature: &mut [u8], key: &SecretString, usage: SignatureUse, id: CallId) {
-    let whole = mac(key, usage, id).finalize().into_bytes();
+fn fill(signature: &mut [u8], key: &SecretString, usage: SignatureUse, content: &[u8]) {
+    let whole = mac(key, usage, content).finalize().into_bytes();
     let length = signature.len();
     signature.copy_from_slice(&whole[..length]);
 }
 
-fn mac(key: &SecretString, usage: SignatureUse, id: CallId) -> Hmac<Sha256> {
+fn mac(key: &SecretString, usage: SignatureUse, content: &[u8]) -> Hmac<Sha256> {
     let label: &[u8] = match usage {
         SignatureUse::CallId => b"call-id\0",
         SignatureUse::Callback => b"callback\0",
+        SignatureUse::Answer => b"answer\0",
     };
     let mut mac = match Hmac::<Sha256>::new_from_slice(key.expose_secret().as_bytes()) {
         Ok(mac) => mac,
         Err(_) => unreachable!("HMAC takes keys of any length"),
     };
     mac.update(label);
-    mac.update(id.body());
+    mac.update(content);
     mac
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
     use super::*;
     use crate::testing;
-    use ringback_core::ids::CallSid;
+    use ringback_core::call::PushPlatform;
+    use ringback_core::ids::{CallSid, DeviceId, Extension};
 
     const NOW: Timestamp = Timestamp::from_millis(1_732_175_943_000);
 
@@ -202,6 +276,13 @@ mod tests {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             prop_assert!(!runtime.block_on(fits(&signing(), guessed)));
         }
+
+        #[test]
+        fn no_guessed_answer_token_is_accepted(token in "[A-Za-z0-9_-]{0,300}|\\PC{0,100}") {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let read = runtime.block_on(async { signing().check_answer(&token.into(), NOW).await });
+            prop_assert!(matches!(read, Err(SignatureError::BadAnswerToken)));
+        }
     }
 
     #[tokio::test]
@@ -229,6 +310,66 @@ mod tests {
         }
     }
 
+    fn grant(call_id: CallId) -> AnswerGrant {
+        AnswerGrant {
+            call_id,
+            extension: Extension::try_from("1001").unwrap(),
+            device: DeviceId::try_from("my-pixel-8").unwrap(),
+            platform: PushPlatform::Fcm,
+            pushed_at: NOW,
+            rings_until: NOW + Duration::from_secs(30),
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_token_is_valid_until_five_minutes_after_the_ring() {
+        let grant = grant(CallId::fresh());
+        let token = signing().answer_token(&grant).await.unwrap();
+        let until = grant.rings_until + Duration::from_secs(300);
+        for at in [
+            NOW,
+            grant.rings_until,
+            until.before(Duration::from_millis(1)),
+        ] {
+            let read = signing().check_answer(&token, at).await;
+            assert_eq!(read.unwrap(), grant);
+        }
+        for (signing, at) in [(signing(), until), (signing_with("other"), NOW)] {
+            let read = signing.check_answer(&token, at).await;
+            assert!(matches!(read, Err(SignatureError::BadAnswerToken)));
+        }
+    }
+
+    #[tokio::test]
+    async fn no_changed_answer_token_is_valid() {
+        let (own, other) = (grant(CallId::fresh()), grant(CallId::fresh()));
+        let token = signing().answer_token(&own).await.unwrap();
+        let bytes = URL_SAFE_NO_PAD.decode(token.expose_secret()).unwrap();
+        let accepts = async |bytes: &[u8]| {
+            let token = URL_SAFE_NO_PAD.encode(bytes).into();
+            signing().check_answer(&token, NOW).await.is_ok()
+        };
+        assert!(accepts(&bytes).await);
+        for bit in 0..bytes.len() * 8 {
+            let mut changed = bytes.clone();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            assert!(!accepts(&changed).await, "bit {bit}");
+        }
+        for length in 0..bytes.len() {
+            assert!(!accepts(&bytes[..length]).await, "{length} bytes");
+            assert!(!accepts(&bytes[length + 1..]).await);
+        }
+        // The signature of another call, and one of another use.
+        let of_other = signing().answer_token(&other).await.unwrap();
+        let of_other = URL_SAFE_NO_PAD.decode(of_other.expose_secret()).unwrap();
+        let signature = &of_other[of_other.len() - TOKEN_LENGTH..];
+        assert!(!accepts(&[own.to_bytes().as_slice(), signature].concat()).await);
+        let callback = signing().callback_token(own.call_id).await.unwrap();
+        let callback = u128::from_str_radix(callback.expose_secret(), 16).unwrap();
+        let callback = callback.to_be_bytes();
+        assert!(!accepts(&[own.call_id.body(), callback.as_slice()].concat()).await);
+    }
+
     #[tokio::test]
     async fn signatures_with_the_previous_key_stay_valid_and_name_the_same_call() {
         let old = json!({ "signing_secret": "old" });
@@ -238,6 +379,7 @@ mod tests {
         let call = CallId::fresh();
         let before = signing.sign(call).await.unwrap();
         let token = signing.callback_token(call).await.unwrap();
+        let answer = signing.answer_token(&grant(call)).await.unwrap();
         // Another process has the new key already.
         let elsewhere = signing_with("new").sign(call).await.unwrap();
         assert!(fits(&signing, elsewhere).await);
@@ -245,6 +387,7 @@ mod tests {
         assert!(fits(&signing, before).await);
         let checked = signing.check_callback(call, token.expose_secret(), NOW);
         assert!(checked.await.is_ok());
+        assert!(signing.check_answer(&answer, NOW).await.is_ok());
         assert_eq!(testing::requests(&secrets).await.len(), 2);
     }
 
@@ -284,5 +427,10 @@ mod tests {
         let event = include_str!("../../../../events/call-response-accept.json");
         let id = id.unwrap().to_string();
         assert!(event.contains(&id), "{id}");
+        let event = include_str!("../../../../events/call-response-answer-ringing.json");
+        let event: Value = serde_json::from_str(event).unwrap();
+        let token = event["pathParameters"]["token"].as_str().unwrap().into();
+        let grant = signing_with(key).check_answer(&token, NOW).await.unwrap();
+        assert_eq!(grant.call_id.to_string(), id);
     }
 }

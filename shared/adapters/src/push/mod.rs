@@ -2,10 +2,11 @@
 //!
 //! [`PushSender`] sends a [`PushMessage`] to all devices, through FCM or SNS, depending on the address of each device.
 
+pub mod answer_url;
 pub mod fcm;
 mod push_message;
 mod push_sender;
 pub mod sns;
 
-pub use push_message::{PushError, PushKind, PushMessage};
-pub use push_sender::PushSender;
+pub use push_message::{PushError, PushKind, PushMessage, RetryAfter};
+pub use push_sender::{PushSender, RingResult};

@@ -1,11 +1,16 @@
 //! The content of a push, which is the same for all push services.
 
 use std::fmt;
+use std::time::Duration;
 
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 
 use ringback_core::call::{Call, CancelReason};
 use ringback_core::timestamp::Timestamp;
+
+/// A service that asks for no pause (`Retry-After: 0`) is asked again after this one.
+const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// A push.
 #[derive(Clone, PartialEq, Eq)]
@@ -61,6 +66,15 @@ impl PushMessage {
         message
     }
 
+    /// The same push with the URL at which one device answers without a login.
+    #[must_use]
+    pub fn with_answer_url(&self, url: &SecretString) -> Self {
+        let mut message = self.clone();
+        let url = url.expose_secret().into();
+        message.data.insert("answer_url".to_owned(), url);
+        message
+    }
+
     /// The seconds until it expires, at least 1: the TTL of FCM and SNS.
     #[must_use]
     pub fn ttl_seconds(&self) -> u64 {
@@ -107,7 +121,45 @@ pub enum PushError {
     /// The push service says that this address is no longer valid and never will be again.
     #[error("the push address has expired")]
     AddressExpired,
-    /// The push service did not accept the push. A later push may succeed.
+    /// The push service cannot accept the push now. A later push may succeed.
+    #[error("the push service cannot accept the push now: {description}")]
+    Delayed {
+        /// When.
+        retry: RetryAfter,
+        /// The service's answer, or why there is none.
+        description: String,
+    },
+    /// The push service refused the push, and refuses the same push again.
     #[error("the push service did not accept the push: {0}")]
     NotAccepted(String),
+}
+
+/// When a push service may be asked again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetryAfter {
+    /// After this time, as the service says (`Retry-After`).
+    AsTold(Duration),
+    /// The service does not say. Each attempt waits longer than the one before, and the first one this long.
+    AtLeast(Duration),
+}
+
+impl RetryAfter {
+    /// After a server error, Google recommends at least this pause, and longer ones after further attempts.
+    ///
+    /// <https://firebase.google.com/docs/cloud-messaging/scale-fcm#handling-retries>
+    pub const SERVER_ERROR: Self = Self::AtLeast(Duration::from_secs(10));
+    /// If the quota is exhausted, and the answer has no `Retry-After`.
+    pub const QUOTA_EXCEEDED: Self = Self::AtLeast(Duration::from_secs(60));
+    /// Without a connection, the service has got nothing, so an early attempt does not load it.
+    pub const NO_CONNECTION: Self = Self::AtLeast(Duration::from_secs(1));
+
+    /// The moment of the next attempt, for a call that began at `began`. The pauses double: until then, as much time has passed since
+    /// the call began, and the first pause more. Calls begin at random times, so their attempts do not come together.
+    #[must_use]
+    pub fn next_attempt(self, began: Timestamp, now: Timestamp) -> Timestamp {
+        now + match self {
+            Self::AsTold(pause) => pause.max(SHORTEST_PAUSE),
+            Self::AtLeast(first) => first + now.since(began),
+        }
+    }
 }

@@ -20,6 +20,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::auth::Viewer;
+use crate::platform::lazy_client::LazyClient;
 use crate::store::table::{
     Item, ItemKey, StoreError, Table, conditional_write, expiry, millis, number, text,
 };
@@ -102,7 +103,7 @@ impl AddAssign for DeliveryCounts {
 #[derive(Clone, Debug)]
 pub struct Connections {
     table: Table,
-    api: aws_sdk_apigatewaymanagement::Client,
+    api: LazyClient<aws_sdk_apigatewaymanagement::Client>,
     region: String,
     /// The connection ids of clients that did not take their last message in time.
     slow: Arc<Mutex<HashSet<String>>>,
@@ -111,10 +112,14 @@ pub struct Connections {
 impl Connections {
     /// The connections of this region in this table. `api` is the region's `@connections` API.
     #[must_use]
-    pub fn new(table: Table, api: aws_sdk_apigatewaymanagement::Client, region: String) -> Self {
+    pub fn new(
+        table: Table,
+        api: impl Into<LazyClient<aws_sdk_apigatewaymanagement::Client>>,
+        region: String,
+    ) -> Self {
         Self {
             table,
-            api,
+            api: api.into(),
             region,
             slow: Arc::default(),
         }
@@ -186,6 +191,34 @@ impl Connections {
         self.in_partition(partition_of(extension))
     }
 
+    /// The clients of one extension in this region, and how many there are in other regions.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub async fn in_all_regions(
+        &self,
+        extension: &Extension,
+        now: Timestamp,
+    ) -> Result<(Vec<Connection>, u32), StoreError> {
+        // DynamoDB deletes expired items late.
+        let query = self
+            .query(partition_of(extension), "CONNECTION#".to_owned())
+            .filter_expression("expires_at > :now")
+            .expression_attribute_values(":now", expiry(now));
+        let mut items = pin!(items_of(query));
+        let (mut here, mut elsewhere) = (Vec::new(), 0);
+        while let Some(item) = items.next().await {
+            let item = item?;
+            let region = region_and_id(&item).map(|(region, _id)| region);
+            if region == Some(self.region.as_str()) {
+                here.extend(connection_in(&item));
+            } else {
+                elsewhere += 1;
+            }
+        }
+        Ok((here, elsewhere))
+    }
+
     /// The operators' clients.
     pub fn of_operators(&self) -> impl Stream<Item = Result<Connection, StoreError>> + use<> {
         self.in_partition(OPERATORS.to_owned())
@@ -195,14 +228,16 @@ impl Connections {
         &self,
         partition: String,
     ) -> impl Stream<Item = Result<Connection, StoreError>> + use<> {
-        let query = self
-            .table
+        found_by(self.query(partition, self.prefix()))
+    }
+
+    fn query(&self, partition: String, prefix: String) -> QueryFluentBuilder {
+        self.table
             .query()
             .key_condition_expression("pk = :pk AND begins_with(sk, :connection)")
             .expression_attribute_values(":pk", text(partition))
-            .expression_attribute_values(":connection", text(self.prefix()))
-            .projection_expression("pk, sk");
-        found_by(query)
+            .expression_attribute_values(":connection", text(prefix))
+            .projection_expression("pk, sk")
     }
 
     /// All clients, in no order. At most a few pages of them are in memory at a time.
@@ -334,31 +369,34 @@ impl Connections {
 }
 
 fn found_by(query: QueryFluentBuilder) -> impl Stream<Item = Result<Connection, StoreError>> {
+    items_of(query).filter_map(|item| async { item.map(|item| connection_in(&item)).transpose() })
+}
+
+fn items_of(query: QueryFluentBuilder) -> impl Stream<Item = Result<Item, StoreError>> {
     let items = query.into_paginator().items().send();
-    let items = stream::unfold(items, |mut items| async {
-        items.next().await.map(|item| (item, items))
-    });
-    items.filter_map(|item| async {
-        match item {
-            Ok(item) => connection_in(&item).map(Ok),
-            Err(error) => {
-                let doing = "reading connected clients";
-                Some(Err(StoreError::unavailable(doing)(error)))
-            }
-        }
+    stream::unfold(items, |mut items| async {
+        let item = items.next().await?;
+        let item =
+            item.map_err(|error| StoreError::unavailable("reading connected clients")(error));
+        Some((item, items))
     })
 }
 
+/// The region and the id in the key of a connection's item: `sk` = `CONNECTION#{region}#{connection id}`.
+fn region_and_id(item: &Item) -> Option<(&str, &str)> {
+    let key = item.get("sk")?.as_s().ok()?;
+    key.strip_prefix("CONNECTION#")?.split_once('#')
+}
+
 fn connection_in(item: &Item) -> Option<Connection> {
-    let text = |name: &str| item.get(name)?.as_s().ok();
-    let viewer = match text("pk")?.as_str() {
+    let viewer = match item.get("pk")?.as_s().ok()?.as_str() {
         OPERATORS => Viewer::Operator,
         of_an_app => {
             let extension = of_an_app.strip_prefix("EXTENSION#")?;
             Viewer::App(Extension::try_from(extension).ok()?)
         }
     };
-    let (_region, id) = text("sk")?.strip_prefix("CONNECTION#")?.split_once('#')?;
+    let (_region, id) = region_and_id(item)?;
     let id = id.to_owned();
     Some(Connection { id, viewer })
 }
@@ -553,6 +591,31 @@ mod tests {
         );
         assert_eq!(query["ExpressionAttributeValues"][":pk"], row["pk"]);
         assert_eq!(delete["Key"], row);
+    }
+
+    #[tokio::test]
+    async fn the_clients_of_an_extension_are_found_in_all_regions() {
+        let server = MockServer::start().await;
+        let row = |key: &str| json!({ "pk": { "S": "EXTENSION#1001" }, "sk": { "S": key } });
+        let rows = [
+            row("CONNECTION#ap-south-1#L0SM9"),
+            row("CONNECTION#ap-southeast-1#K1TN0"),
+        ];
+        Mock::given(method("POST"))
+            .respond_with(ResponseTemplate::new(200).set_body_json(json!({ "Items": rows })))
+            .mount(&server)
+            .await;
+        let extension = Extension::try_from("1001").unwrap();
+        let connections = connections_at(&server);
+        let found = connections.in_all_regions(&extension, NOW).await;
+        let (here, elsewhere) = found.unwrap();
+        let ids: Vec<_> = here.iter().map(|client| client.id.as_str()).collect();
+        assert_eq!((ids, elsewhere), (vec!["L0SM9"], 1));
+        let [query] = requests(&server).await.try_into().unwrap();
+        let query: Value = query.body_json().unwrap();
+        let values = &query["ExpressionAttributeValues"];
+        assert_eq!(values[":pk"], json!({ "S": "EXTENSION#1001" }));
+        assert_eq!(values[":now"], json!({ "N": "1710417600" }));
     }
 
     /// Sends a message to a client that API Gateway does not know. `deletion` is DynamoDB's answer to the delete. Returns the

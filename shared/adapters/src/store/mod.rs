@@ -6,6 +6,7 @@ pub mod connections;
 pub mod devices;
 pub mod number_routes;
 pub mod post_budget;
+pub mod ring_reports;
 pub mod streams;
 pub mod table;
 

@@ -1,5 +1,6 @@
 //! Tests of the switchboard with calls in memory. Effects are recorded and reach no outside system.
 
+mod answers;
 mod app_actions;
 mod inbound;
 mod start_call;
@@ -18,7 +19,7 @@ use ringback_core::testing::leg;
 
 use super::*;
 use crate::store::calls::MemoryCallStore;
-use crate::store::devices::{Device, PushAddress};
+use crate::store::devices::Device;
 
 pub(super) const NOW: Timestamp = Timestamp::from_millis(1_000_000_000_000);
 const UNTIL: Timestamp = Timestamp::from_millis(1_000_000_029_000);
@@ -174,10 +175,7 @@ pub(super) fn phone_number(text: &str) -> PhoneNumber {
 }
 
 pub(super) fn device(name: &str) -> Device {
-    let address = PushAddress::Fcm {
-        token: name.to_owned(),
-    };
-    crate::testing::device(name, address)
+    crate::testing::device(name, [])
 }
 
 /// An app of extension 1001, which is called.
@@ -234,6 +232,9 @@ pub(super) fn push_sent(devices: &[&str], finished_at: Timestamp) -> Event {
     Event::PushSent(PushedDevices {
         devices: devices.iter().map(|name| device(name).device_id).collect(),
         are_all: true,
+        retry_at: None,
+        earlier: [].into(),
+        clients: 0,
         at: finished_at,
     })
 }

@@ -13,7 +13,7 @@ use metrics::{Unit, counter, describe_counter, histogram};
 use metrics_cloudwatch_embedded::{Builder, Collector};
 
 use crate::platform::config::Environment;
-use ringback_core::call::{Call, CallStatus, EndReason};
+use ringback_core::call::{Call, CallStatus, EndReason, PushPlatform};
 use ringback_core::timestamp::Timestamp;
 
 /// A metric in CloudWatch.
@@ -94,6 +94,10 @@ pub const BACKGROUND_LAUNCHES: Metric = Metric::count("background_launches");
 pub const AVERAGE_READY_TIME: Metric = Metric::time("average_ready_time");
 /// The time from a new call until the push services had accepted the last push.
 pub const TIME_TO_PUSH: Metric = Metric::time("time_to_push");
+/// The time from a push until its device reported that it rings, by the platform of the push.
+pub const TIME_TO_RING: Metric = Metric::time("time_to_ring").by(&["platform"]);
+/// Devices that had reported that they ring and have not done so for their last 20 pushes.
+pub const DEVICES_SILENT: Metric = Metric::count("devices_silent");
 /// The time from the phone being ready until both sides were connected.
 pub const TIME_TO_BRIDGE: Metric = Metric::time("time_to_bridge");
 /// Ended calls, by their final status.
@@ -119,7 +123,7 @@ pub const RETRIES: Metric = Metric::count("retries").by(&["system"]);
 pub const COLD_STARTS: Metric = Metric::count("cold_starts");
 
 /// Every metric.
-pub const ALL: [Metric; 18] = [
+pub const ALL: [Metric; 20] = [
     TOTAL_CALLS,
     PHONE_CALLS,
     CALLS_REFUSED,
@@ -127,6 +131,8 @@ pub const ALL: [Metric; 18] = [
     BACKGROUND_LAUNCHES,
     AVERAGE_READY_TIME,
     TIME_TO_PUSH,
+    TIME_TO_RING,
+    DEVICES_SILENT,
     TIME_TO_BRIDGE,
     CALLS_ENDED,
     CALLS_CORRECTED,
@@ -215,6 +221,11 @@ pub fn call_refused(rule: &'static str) {
     counter!(CALLS_REFUSED.name, "rule" => rule).increment(1);
 }
 
+/// Counts a device that has missed 20 pushes in a row.
+pub fn device_silent() {
+    counter!(DEVICES_SILENT.name).increment(1);
+}
+
 /// Counts a request to another system that is sent again.
 pub(crate) fn retried(system: impl Into<metrics::SharedString>) {
     counter!(RETRIES.name, "system" => system.into()).increment(1);
@@ -242,6 +253,8 @@ pub enum Measurement {
     NotEndedAs(CallStatus),
     /// Something took this long.
     Time(Metric, Duration),
+    /// A device rang this long after its push.
+    TimeToRing(PushPlatform, Duration),
 }
 
 impl Measurement {
@@ -255,6 +268,10 @@ impl Measurement {
                 counter!(CALLS_CORRECTED.name, "outcome" => status.as_str()).increment(1);
             }
             Self::Time(metric, duration) => histogram!(metric.name).record(millis(*duration)),
+            Self::TimeToRing(platform, duration) => {
+                histogram!(TIME_TO_RING.name, "platform" => platform.as_str())
+                    .record(millis(*duration));
+            }
         }
     }
 }
@@ -264,7 +281,7 @@ fn millis(duration: Duration) -> f64 {
 }
 
 fn measured(before: Option<&Call>, after: &Call) -> Vec<Measurement> {
-    use Measurement::{Count, EndedAs, NotEndedAs, Time};
+    use Measurement::{Count, EndedAs, NotEndedAs, Time, TimeToRing};
     let mut measured = Vec::new();
     if before.is_none() {
         measured.push(Count(TOTAL_CALLS));
@@ -272,6 +289,12 @@ fn measured(before: Option<&Call>, after: &Call) -> Vec<Measurement> {
     }
     if let Some(pushed_at) = newly(before, after, pushed_at) {
         measured.push(Time(TIME_TO_PUSH, pushed_at.since(after.created_at)));
+    }
+    let is_known = |device| before.is_some_and(|call| call.ring_receipts.contains_key(device));
+    for (device, receipt) in &after.ring_receipts {
+        if !is_known(device) {
+            measured.push(TimeToRing(receipt.platform, receipt.time_to_ring()));
+        }
     }
     if let Some(ready_at) = newly(before, after, |call| call.ready_at) {
         let took = ready_at.since(after.created_at);
@@ -307,7 +330,9 @@ fn newly<T>(before: Option<&Call>, after: &Call, what: impl Fn(&Call) -> Option<
 }
 
 fn pushed_at(call: &Call) -> Option<Timestamp> {
-    call.pushed.as_ref().map(|pushed| pushed.at)
+    let pushed = call.pushed.as_ref();
+    let sent = pushed.filter(|pushed| !pushed.devices.is_empty());
+    sent.map(|pushed| pushed.at)
 }
 
 fn failure(call: &Call) -> Option<Metric> {
@@ -316,6 +341,10 @@ fn failure(call: &Call) -> Option<Metric> {
             Some(BRIDGE_FAILURES)
         }
         (CallStatus::Failed, Some(EndReason::PushFailed)) => Some(PUSH_FAILURES),
+        // It rang on, because a later push could have succeeded.
+        (CallStatus::TimedOut | CallStatus::Canceled, _) if !call.pushed.as_ref()?.reach_any() => {
+            Some(PUSH_FAILURES)
+        }
         _ => None,
     }
 }
@@ -323,7 +352,9 @@ fn failure(call: &Call) -> Option<Metric> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ringback_core::call::{CallParty, Decision, Event, PushedDevices, Readiness, decide};
+    use ringback_core::call::{
+        CallParty, Decision, Event, PushedDevices, Readiness, RingReceipt, decide,
+    };
     use ringback_core::testing::a_call;
 
     const NOW: Timestamp = Timestamp::from_millis(1_710_417_600_000);
@@ -351,8 +382,39 @@ mod tests {
         Event::PushSent(PushedDevices {
             devices: [device].into(),
             are_all: true,
+            retry_at: None,
+            earlier: [].into(),
+            clients: 0,
             at: at(1),
         })
+    }
+
+    fn rings(device: &str, platform: PushPlatform, after: u64) -> Event {
+        let by = CallParty {
+            extension: a_call(NOW).extension,
+            device: ringback_core::ids::DeviceId::try_from(device).ok(),
+        };
+        let receipt = RingReceipt {
+            at: at(after),
+            pushed_at: NOW,
+            platform,
+        };
+        Event::DeviceRings { by, receipt }
+    }
+
+    #[test]
+    fn each_device_that_rings_is_measured_once() {
+        let measurements = measure(&[
+            (1, rings("phone", PushPlatform::Fcm, 1)),
+            (2, rings("phone", PushPlatform::Fcm, 2)),
+            (3, rings("tablet", PushPlatform::ApnsVoip, 3)),
+        ]);
+        let rang =
+            |platform, seconds| Measurement::TimeToRing(platform, Duration::from_secs(seconds));
+        assert_eq!(
+            measurements[1..].concat(),
+            [rang(PushPlatform::Fcm, 1), rang(PushPlatform::ApnsVoip, 3)]
+        );
     }
 
     fn accepted() -> Event {
@@ -409,11 +471,26 @@ mod tests {
 
     #[test]
     fn failures_are_counted_by_their_cause() {
-        let measurements = measure(&[(0, Event::PushNotSent(EndReason::PushFailed))]).concat();
-        assert!(
-            measurements.contains(&Measurement::Count(PUSH_FAILURES)),
-            "{measurements:?}"
-        );
+        let delayed = Event::PushSent(PushedDevices {
+            devices: [].into(),
+            are_all: false,
+            at: at(1),
+            retry_at: None,
+            earlier: [].into(),
+            clients: 0,
+        });
+        for unpushed in [
+            vec![(0, Event::PushNotSent(EndReason::PushFailed))],
+            vec![(1, delayed), (30, Event::TimerFired)],
+        ] {
+            let measurements = measure(&unpushed).concat();
+            assert!(
+                measurements.contains(&Measurement::Count(PUSH_FAILURES)),
+                "{measurements:?}"
+            );
+        }
+        let unanswered = measure(&[(1, rang()), (30, Event::TimerFired)]).concat();
+        assert!(!unanswered.contains(&Measurement::Count(PUSH_FAILURES)));
         let measurements = measure(&[
             (0, accepted()),
             (60, Event::TimerFired),

@@ -1,11 +1,11 @@
 //! A change of a call as data: what to set, and on what condition. The store makes one conditional write of it;
 //! [`Condition::holds`] and [`Call::apply`] define what that write means.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     AnsweredBy, Call, CallEnd, CallKind, CallStatus, DeclineEnds, EndReason, HistoryEntry,
-    LostPhoneLegs, PushedDevices, StreamState,
+    LostPhoneLegs, PushedDevices, RingReceipt, StreamState,
 };
 use crate::ids::{CallSid, ChannelId, DeviceId, Extension, Leg, PbxName};
 use crate::timestamp::Timestamp;
@@ -43,6 +43,8 @@ pub enum Condition {
     RingOverAt(Timestamp),
     /// It is not recorded yet to which devices the push was sent.
     PushNotRecorded,
+    /// No device has reported that it rings.
+    NoDeviceRings,
     /// No device has declined on its own.
     NoDeviceDeclined,
     /// A decline on one device ends the call.
@@ -76,6 +78,7 @@ impl Condition {
             Self::RingingAt(moment) => call.rings_until > *moment,
             Self::RingOverAt(moment) => call.rings_until <= *moment,
             Self::PushNotRecorded => call.pushed.is_none(),
+            Self::NoDeviceRings => call.ring_receipts.is_empty(),
             Self::NoDeviceDeclined => call.declined_by.is_empty(),
             Self::DeclineEndsCall => call.settings.decline_ends == DeclineEnds::Call,
             Self::CallerLegMayBe(leg) => call.may_be_callers_leg(leg),
@@ -127,6 +130,8 @@ pub enum Assignment {
     Stream(StreamState),
     /// The devices to which the push was sent.
     Pushed(PushedDevices),
+    /// The devices that have reported that they ring.
+    RingReceipts(BTreeMap<DeviceId, RingReceipt>),
     /// The devices that declined.
     DeclinedBy(BTreeSet<DeviceId>),
     /// Effects are pending from this moment on.
@@ -165,6 +170,7 @@ impl Assignment {
             Self::ExotelUnanswered => call.exotel_unanswered = true,
             Self::Stream(state) => call.stream = Some(*state),
             Self::Pushed(pushed) => call.pushed = Some(pushed.clone()),
+            Self::RingReceipts(receipts) => call.ring_receipts.clone_from(receipts),
             Self::DeclinedBy(devices) => call.declined_by.clone_from(devices),
             Self::EffectsPendingSince(moment) => call.effects_pending_since = Some(*moment),
             Self::NoEffectsPending => call.effects_pending_since = None,

@@ -30,7 +30,7 @@ pub(super) fn while_ringing(by: &CallParty, now: Timestamp) -> Vec<Rule<'_>> {
         all
     };
     let others_ring = move |call: &Call| {
-        let all_declined = |pushed: &PushedDevices| pushed.devices.is_subset(&declined_by(call));
+        let all_declined = |pushed: &PushedDevices| pushed.have_all_declined(&declined_by(call));
         let is_own = call.settings.decline_ends == DeclineEnds::Device && device.is_some();
         is_own && !call.pushed.as_ref().is_some_and(all_declined)
     };
@@ -64,7 +64,10 @@ pub(super) fn while_ringing(by: &CallParty, now: Timestamp) -> Vec<Rule<'_>> {
                     else {
                         return false;
                     };
-                    let did_not_ring = |pushed: &PushedDevices| !pushed.devices.contains(device);
+                    // A client that rings is not known by its device.
+                    let did_not_ring = |pushed: &PushedDevices| {
+                        !pushed.devices.is_empty() && !pushed.devices.contains(device)
+                    };
                     call.pushed.as_ref().is_some_and(did_not_ring)
                         || call.declined_by.contains(device)
                 },
@@ -106,6 +109,9 @@ mod tests {
             devices: devices.iter().map(|id| device(id)).collect(),
             at: NOW,
             are_all: true,
+            retry_at: None,
+            earlier: [].into(),
+            clients: 0,
         });
         call.effects_pending_since = None;
         call

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Call, CallStatus, EndReason, PushedDevices};
+use super::{Call, CallStatus, EndReason, PushedDevices, RingReceipt};
 use crate::ids::{CallSid, DeviceId, Extension, Leg, PbxName};
 use crate::timestamp::Timestamp;
 
@@ -18,10 +18,17 @@ pub enum Event {
     },
     /// The app that started the call asks for it again, with the same `clientReference`.
     RequestedAgain,
-    /// Push services accepted pushes to these devices.
+    /// Push services accepted pushes to these devices. If to none: connected clients took the ring, or a push may succeed later.
     PushSent(PushedDevices),
-    /// No device could be woken, for this reason.
+    /// No device can be reached by any means, for this reason.
     PushNotSent(EndReason),
+    /// An app reports that its device rings.
+    DeviceRings {
+        /// The app. Its device is known.
+        by: CallParty,
+        /// Its report.
+        receipt: RingReceipt,
+    },
     /// The phone of the calling app is registered with this PBX, which will dial it. The call stores the PBX before the phone is
     /// dialed, so that a later hang-up goes to the right PBX.
     CallerPhoneLocated(PbxName),
@@ -113,7 +120,10 @@ impl Event {
     #[must_use]
     pub const fn app(&self) -> Option<&CallParty> {
         match self {
-            Self::Accepted { by, .. } | Self::Declined { by } | Self::HungUp { by } => Some(by),
+            Self::DeviceRings { by, .. }
+            | Self::Accepted { by, .. }
+            | Self::Declined { by }
+            | Self::HungUp { by } => Some(by),
             Self::CallerReported { .. }
             | Self::RequestedAgain
             | Self::PushSent(_)
@@ -156,6 +166,10 @@ impl Event {
                 caller_leg: None, ..
             } => ("call_reported", None),
             Self::RequestedAgain => ("requested_again", None),
+            Self::PushSent(pushed) if pushed.devices.is_empty() => match pushed.clients {
+                0 => ("push_delayed", None),
+                clients => ("clients_rung", Some(clients.to_string())),
+            },
             Self::PushSent(PushedDevices { devices, .. }) => {
                 let plural = if devices.len() == 1 { "" } else { "s" };
                 (
@@ -164,6 +178,7 @@ impl Event {
                 )
             }
             Self::PushNotSent(reason) => ("push_not_sent", Some(reason.as_str().to_owned())),
+            Self::DeviceRings { by, .. } => ("ringing", Some(by.to_string())),
             Self::CallerPhoneLocated(pbx) => ("caller_phone_located", Some(pbx.to_string())),
             Self::CallerPhoneDialed => ("caller_phone_dialed", None),
             Self::CallerUnreachable => ("caller_unreachable", None),

@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 
 use super::common_rules::{ended, reason_of_conversation};
 use super::rule::{Rule, otherwise, when_read};
-use super::{Assignment, Call, CallEnd, CallStatus, Effect, EndReason, PushedDevices, pending};
+use super::{Assignment, Call, CallEnd, CallStatus, Effect, EndReason, pending, ring_receipt};
 use crate::timestamp::Timestamp;
 
 impl Call {
@@ -85,24 +85,23 @@ fn learned(call: &Call, other: &Call, now: Timestamp) -> Vec<Assignment> {
     }
     set.extend(answer);
     set.extend(progress);
-    set.extend(pending_cancellation(call, other, &set, now));
+    set.extend(pending_cancellation(call, &set, now));
     let is_completed = |since| other.effects_completed == Some(since);
-    if set.is_empty() && call.effects_pending_since.is_some_and(is_completed) {
+    let is_pending_again = set
+        .iter()
+        .any(|set| matches!(set, Assignment::EffectsPendingSince(_)));
+    if !is_pending_again && call.effects_pending_since.is_some_and(is_completed) {
         set.extend(other.effects_completed.map(Assignment::EffectsCompleted));
     }
     set
 }
 
 /// One region has sent pushes after the call had stopped ringing in the other one.
-fn pending_cancellation(
-    call: &Call,
-    other: &Call,
-    learned: &[Assignment],
-    now: Timestamp,
-) -> Vec<Assignment> {
-    let pushed_at = |call: &Call| call.pushed.as_ref().map(|pushed| pushed.at);
-    let is_known =
-        pushed_at(other) <= pushed_at(call) && call.status != CallStatus::WaitingForMobile;
+fn pending_cancellation(call: &Call, learned: &[Assignment], now: Timestamp) -> Vec<Assignment> {
+    let has_later_pushes = learned
+        .iter()
+        .any(|set| matches!(set, Assignment::Pushed(_)));
+    let is_known = !has_later_pushes && call.status != CallStatus::WaitingForMobile;
     let mut merged = call.clone();
     for assignment in learned {
         assignment.apply_to(&mut merged);
@@ -111,8 +110,8 @@ fn pending_cancellation(
     let is_unpushed = |call: &Call| call.end_reason() == Some(EndReason::PushFailed);
     let is_missed = call.pushed.is_none() && is_unpushed(&merged);
     let is_late = |at| !pending::cancel_late_pushes(&merged, at).is_empty();
-    let pushed = pushed_at(&merged).filter(|_| !is_known);
-    if !pushed.is_some_and(|at| is_missed || is_late(at)) {
+    let pushed = merged.pushed.as_ref().filter(|_| !is_known);
+    if !pushed.is_some_and(|pushed| is_missed || is_late(pushed.at)) {
         return Vec::new();
     }
     vec![
@@ -149,6 +148,7 @@ fn name_every_field(call: &Call) {
         lost_phone_legs: _,
         // `devices`
         pushed: _,
+        ring_receipts: _,
         declined_by: _,
         // `answer`
         answered_by: _,
@@ -213,12 +213,13 @@ fn devices(call: &Call, other: &Call) -> Vec<Assignment> {
     let mut set = Vec::new();
     if let Some(pushed) = &other.pushed {
         let known = call.pushed.as_ref();
-        let knows_all = |known: &PushedDevices| {
-            pushed.devices.is_subset(&known.devices) && pushed.at <= known.at
-        };
-        if !known.is_some_and(knows_all) {
+        if !known.is_some_and(|known| known.include(pushed)) {
             set.push(Assignment::Pushed(pushed.added_to(known)));
         }
+    }
+    let receipts = ring_receipt::first_of_both(&call.ring_receipts, &other.ring_receipts);
+    if receipts != call.ring_receipts {
+        set.push(Assignment::RingReceipts(receipts));
     }
     if !other.declined_by.is_subset(&call.declined_by) {
         let all = call.declined_by.union(&other.declined_by);
@@ -649,6 +650,9 @@ mod tests {
             devices: [answering.clone(), other].into(),
             at: NOW,
             are_all: true,
+            retry_at: None,
+            earlier: [].into(),
+            clients: 0,
         });
         let canceled_for = |reason, to| Effect::CancelPush { reason, to };
         assert_eq!(
@@ -675,6 +679,9 @@ mod tests {
             devices: [answering.clone(), other.clone()].into(),
             at,
             are_all: true,
+            retry_at: None,
+            earlier: [].into(),
+            clients: 0,
         };
         let rings = after(&call, &Event::PushSent(sent(NOW)), NOW);
         let ready = after(&rings, &accepted_on(&call, &answering), NOW);

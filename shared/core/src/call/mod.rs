@@ -26,11 +26,14 @@ mod pending;
 mod phone_rules;
 #[cfg(test)]
 mod properties;
+mod push_platform;
+mod pushes;
+mod ring_receipt;
 mod rule;
 mod status;
 mod stream;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -43,6 +46,9 @@ pub use effect::{CancelAudience, CancelReason, Effect};
 pub use end_reason::EndReason;
 pub use event::{CallParty, CallSide, Event, Readiness, StopReason};
 pub use kind::{CallKind, CallType};
+pub use push_platform::PushPlatform;
+pub use pushes::PushedDevices;
+pub use ring_receipt::RingReceipt;
 pub use status::CallStatus;
 pub use stream::{StreamAction, stream_action};
 
@@ -95,6 +101,9 @@ pub struct Call {
     /// The devices to which a push was sent. `None` until that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pushed: Option<PushedDevices>,
+    /// The devices that have reported that they ring, with their first report.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ring_receipts: BTreeMap<DeviceId, RingReceipt>,
     /// The devices that declined while others kept ringing.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub declined_by: BTreeSet<DeviceId>,
@@ -161,33 +170,6 @@ pub enum StreamState {
     Started,
     /// Exotel has stopped.
     Stopped,
-}
-
-/// The devices to which a push was sent.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PushedDevices {
-    /// The devices.
-    pub devices: BTreeSet<DeviceId>,
-    /// Whether these are all devices of the extension. If a push to another one was rejected, that device may ring all the same: the
-    /// other region has sent a push too, or the answer of the push service was wrong.
-    #[serde(default)]
-    pub are_all: bool,
-    /// When the last push was accepted.
-    pub at: Timestamp,
-}
-
-impl PushedDevices {
-    /// The record of these pushes and of those that are recorded already.
-    pub(crate) fn added_to(&self, known: Option<&Self>) -> Self {
-        let Some(known) = known else {
-            return self.clone();
-        };
-        Self {
-            devices: self.devices.union(&known.devices).cloned().collect(),
-            are_all: self.are_all && known.are_all,
-            at: self.at.max(known.at),
-        }
-    }
 }
 
 /// Who accepted a call: a device, or the extension as a whole.
@@ -333,6 +315,7 @@ impl Call {
             exotel_unanswered: false,
             stream: None,
             pushed: None,
+            ring_receipts: BTreeMap::new(),
             declined_by: BTreeSet::new(),
             answered_by: None,
             answer_unannounced: false,

@@ -57,6 +57,7 @@ pub(super) fn rules(event: &Event, now: Timestamp) -> Vec<Rule<'_>> {
         Event::Accepted { .. } => vec![otherwise().reject(RejectReason::WrongStatus)],
         Event::CallerReported { .. } => vec![otherwise().repeat()],
         Event::PushSent(_)
+        | Event::DeviceRings { .. }
         | Event::PushNotSent(_)
         | Event::CallerPhoneLocated(_)
         | Event::CallerPhoneDialed

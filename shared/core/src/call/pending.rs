@@ -142,7 +142,21 @@ pub(super) fn rearm_timer(call: &Call) -> Option<Effect> {
 fn while_ringing(call: &Call) -> Vec<Effect> {
     let mut effects = vec![Effect::ArmTimer(call.rings_until)];
     effects.extend(call.pushed.is_none().then_some(Effect::SendPush));
+    effects.extend(push_again(call));
     effects.extend(dial_caller_phone(call));
+    effects
+}
+
+/// The timer of the next push. With it, the effects of the ring are completed, unless the caller's phone must be dialed.
+pub(super) fn push_again(call: &Call) -> Vec<Effect> {
+    let mut effects: Vec<Effect> = call
+        .pushes_again_at()
+        .map(Effect::ArmTimer)
+        .into_iter()
+        .collect();
+    if call.pushed.is_some() && dial_caller_phone(call).is_none() {
+        effects.extend(call.effects_pending_since.map(Effect::MarkEffectsCompleted));
+    }
     effects
 }
 

@@ -10,7 +10,7 @@ use super::rule::{Rule, otherwise, when, when_read};
 use super::{
     ABANDONED_AFTER, AnsweredBy, Assignment, CLOCK_DIFFERENCE, Call, CallParty, CallSide,
     CallStatus, Condition, Effect, EndReason, Event, LostPhoneLegs, PushedDevices, RejectReason,
-    decline, pending,
+    decline, pending, ring_receipt,
 };
 use crate::ids::{CallSid, Leg, PbxName};
 use crate::timestamp::Timestamp;
@@ -50,8 +50,15 @@ pub(super) fn rules(event: &Event, now: Timestamp) -> Vec<Rule<'_>> {
             )]
         }
         Event::PushSent(pushed) => push_sent(pushed, now),
+        Event::DeviceRings { by, receipt } => ring_receipt::device_rings(by, *receipt),
         Event::PushNotSent(reason) => vec![
             when([waiting(), Condition::PushNotRecorded])
+                .set(ended(CallStatus::Failed, *reason, now))
+                .then_pending(),
+            when([waiting()])
+                .and("no device rings", |call| {
+                    !call.pushed.as_ref().is_some_and(PushedDevices::reach_any)
+                })
                 .set(ended(CallStatus::Failed, *reason, now))
                 .then_pending(),
             otherwise().nothing(),
@@ -209,12 +216,23 @@ fn after_report(call: &Call, leg_arrived: bool, now: Timestamp) -> Vec<Effect> {
 }
 
 fn push_sent(sent: &PushedDevices, now: Timestamp) -> Vec<Rule<'_>> {
-    let (devices, finished_at) = (&sent.devices, sent.at);
+    let finished_at = sent.at;
     let pushed = Assignment::Pushed(sent.clone());
     let cancel_late =
         move |call: &Call, _now: Timestamp| pending::cancel_late_pushes(call, finished_at);
-    let mut all_declined = vec![pushed.clone()];
-    all_declined.extend(ended(CallStatus::Declined, EndReason::CalleeDeclined, now));
+    let push_again = move |call: &Call, _now: Timestamp| {
+        let mut effects = cancel_late(call, now);
+        effects.extend(pending::push_again(call));
+        effects
+    };
+    // Effects stay pending until the timer of the next push is armed.
+    let mut recorded = vec![pushed.clone()];
+    recorded.extend(
+        sent.retry_at
+            .is_none()
+            .then_some(Assignment::NoEffectsPending),
+    );
+    let recorded_in = |call: &Call| sent.added_to(call.pushed.as_ref());
     vec![
         when([
             waiting(),
@@ -222,34 +240,38 @@ fn push_sent(sent: &PushedDevices, now: Timestamp) -> Vec<Rule<'_>> {
             Condition::NoDeviceDeclined,
             Condition::CalledFromTrunk,
         ])
-        .set([pushed.clone(), Assignment::NoEffectsPending])
-        .then("cancel late pushes", cancel_late),
-        // The process was taken for crashed, and another one has sent pushes too. The other region may know already who answered, so it
-        // must learn of the later pushes.
+        .set(recorded.clone())
+        .then("cancel late pushes and push again", push_again),
+        // The record of the pushes was missing to know that all devices had declined.
+        when([waiting()])
+            .and("all these devices have declined", move |call| {
+                recorded_in(call).have_all_declined(&call.declined_by)
+            })
+            .set_of("the pushes and the end", move |call| {
+                let mut set = vec![Assignment::Pushed(recorded_in(call))];
+                set.extend(ended(CallStatus::Declined, EndReason::CalleeDeclined, now));
+                set
+            })
+            .then_pending(),
+        // A push was sent again, or the process was taken for crashed, and another one has sent pushes too. The other region may know
+        // already who answered, so it must learn of the later pushes.
         when([waiting()])
             .and("has a recorded push", |call| call.pushed.is_some())
-            .set_of("both pushes", |call| {
-                vec![Assignment::Pushed(sent.added_to(call.pushed.as_ref()))]
+            .set_of("both pushes", move |call| {
+                vec![Assignment::Pushed(recorded_in(call))]
             })
-            .then_nothing(),
+            .then("push again", |call, _| pending::push_again(call)),
         when_read("has a recorded push", |call| call.pushed.is_some())
             .only("cancel late pushes", cancel_late),
         // Without a record of the pushes, each timer cancels them again, in case this process crashes.
         when_read("has ended", |call| call.status.is_final())
             .only("cancel late pushes", cancel_late),
-        // The record of the pushes was missing to know that all devices had declined.
-        when([waiting()])
-            .and("all these devices have declined", |call| {
-                devices.is_subset(&call.declined_by)
-            })
-            .set(all_declined)
-            .then_pending(),
         when([waiting()])
             .and("the caller's phone need not be dialed", |call| {
                 pending::dial_caller_phone(call).is_none()
             })
-            .set([pushed.clone(), Assignment::NoEffectsPending])
-            .then("cancel late pushes", cancel_late),
+            .set(recorded)
+            .then("cancel late pushes and push again", push_again),
         otherwise()
             .set_of("the push, and its pending cancellation", move |call| {
                 let mut set = vec![pushed.clone()];
@@ -259,8 +281,9 @@ fn push_sent(sent: &PushedDevices, now: Timestamp) -> Vec<Rule<'_>> {
                 }
                 set
             })
-            .then("cancel late pushes", move |call, now| {
+            .then("cancel late pushes and push again", move |call, now| {
                 let mut effects = cancel_late(call, now);
+                effects.extend(call.pushes_again_at().map(Effect::ArmTimer));
                 effects.extend(pending::complete_own(call, now));
                 effects
             }),
@@ -667,6 +690,26 @@ fn timer_fired(now: Timestamp) -> Vec<Rule<'static>> {
         .then_pending(),
         when_read("has ended", |call| call.status.is_final())
             .only("unfinished and the next timer", complete_ended),
+        when([waiting()])
+            .and("a push may succeed now", move |call| {
+                let due = call.pushes_again_at();
+                now < call.rings_until && due.is_some_and(|due| now + CLOCK_DIFFERENCE >= due)
+            })
+            .set_of("the next push, if this one gets no result", move |call| {
+                // Only one of several timers saves this. If its process crashes, the next timer sends the push.
+                let next = now + ABANDONED_AFTER;
+                let pushed = call.pushed.clone().map(|pushed| PushedDevices {
+                    retry_at: Some(next).filter(|next| call.push_helps_at(*next)),
+                    ..pushed
+                });
+                pushed.map(Assignment::Pushed).into_iter().collect()
+            })
+            .then("abandoned effects and the push", |call, now| {
+                let mut effects = complete_abandoned(call, now);
+                effects.extend(call.pushes_again_at().map(Effect::ArmTimer));
+                effects.push(Effect::SendPush);
+                effects
+            }),
         when_read("its time is not up", move |call| {
             call.deadline().is_some_and(|deadline| now < deadline)
         })

@@ -34,6 +34,14 @@ fn leg(name: &str) -> Leg {
     crate::testing::leg("pbx1", name)
 }
 
+fn receipt(at: Timestamp) -> RingReceipt {
+    RingReceipt {
+        at,
+        pushed_at: START,
+        platform: PushPlatform::Fcm,
+    }
+}
+
 /// A new call. Its caller waits in Asterisk, or is still on the way there.
 pub(super) fn a_call(caller_leg: Option<&str>) -> Call {
     let new = NewCall {
@@ -134,7 +142,8 @@ fn any_side() -> impl Strategy<Value = CallSide> {
 }
 
 pub(super) fn any_event() -> impl Strategy<Value = Event> {
-    let rang = prop::collection::btree_set(prop_oneof![Just("phone"), Just("tablet")], 1..=2);
+    let rang = prop::collection::btree_set(prop_oneof![Just("phone"), Just("tablet")], 0..=2);
+    let retry = prop::option::of(0_u64..40_000);
     prop_oneof![
         (
             prop::option::of(any_leg()),
@@ -144,11 +153,16 @@ pub(super) fn any_event() -> impl Strategy<Value = Event> {
                 caller_leg: leg,
                 call_sid: sid.map(|sid| CallSid::try_from(sid).unwrap()),
             }),
-        (rang, 0_u64..40_000).prop_map(|(devices, after)| Event::PushSent(PushedDevices {
-            devices: devices.into_iter().map(device).collect::<BTreeSet<_>>(),
-            are_all: true,
-            at: START + Duration::from_millis(after),
-        })),
+        (rang, 0_u64..40_000, retry, 0_u32..=1).prop_map(|(devices, after, retry, clients)| {
+            Event::PushSent(PushedDevices {
+                devices: devices.into_iter().map(device).collect::<BTreeSet<_>>(),
+                are_all: retry.is_none(),
+                retry_at: retry.map(|after| START + Duration::from_millis(after)),
+                earlier: [].into(),
+                clients,
+                at: START + Duration::from_millis(after),
+            })
+        }),
         prop_oneof![Just(EndReason::NoDevice), Just(EndReason::PushFailed)]
             .prop_map(Event::PushNotSent),
         (any_party(), any::<bool>()).prop_map(|(by, woken)| Event::Accepted {
@@ -158,6 +172,10 @@ pub(super) fn any_event() -> impl Strategy<Value = Event> {
             } else {
                 Readiness::Running
             },
+        }),
+        (any_party(), 0_u64..40_000).prop_map(|(by, after)| Event::DeviceRings {
+            by,
+            receipt: receipt(START + Duration::from_millis(after)),
         }),
         any_party().prop_map(|by| Event::Declined { by }),
         any_party().prop_map(|by| Event::HungUp { by }),
@@ -258,6 +276,23 @@ proptest! {
                 let bridged = after.answered_by.clone().expect("bridged without an answer");
                 assert_eq!(answered_by.get_or_insert(bridged.clone()), &bridged, "{event:?}");
             }
+        });
+    }
+
+    #[test]
+    fn a_ringing_device_changes_nothing_but_the_reports(life in any_life()) {
+        live(life, |before, event, _, decision, after| {
+            if !matches!(event, Event::DeviceRings { .. }) {
+                return;
+            }
+            assert!(effects_of(decision).is_empty());
+            let expected = Call {
+                ring_receipts: after.ring_receipts.clone(),
+                version: after.version,
+                history: after.history.clone(),
+                ..before.clone()
+            };
+            assert_eq!(&expected, after);
         });
     }
 
@@ -367,7 +402,7 @@ proptest! {
             let foreign = match event {
                 Event::HungUp { by } => before.participants().all(|own| *own != by.extension),
                 // The caller cannot answer for the callee.
-                Event::Accepted { by, .. } | Event::Declined { by } => by.extension.as_str() != "1001",
+                Event::Accepted { by, .. } | Event::Declined { by } | Event::DeviceRings { by, .. } => by.extension.as_str() != "1001",
                 _ => false,
             };
             assert!(!foreign || before == after, "{event:?}");
@@ -469,6 +504,9 @@ mod unread_updates {
         let rang = Event::PushSent(PushedDevices {
             devices: [device("phone")].into(),
             are_all: true,
+            retry_at: None,
+            earlier: [].into(),
+            clients: 0,
             at: START,
         });
         assert!(needs_no_read(&call, &rang));
@@ -517,6 +555,9 @@ mod rule_pages {
             Event::PushSent(PushedDevices {
                 devices: both,
                 are_all: true,
+                retry_at: None,
+                earlier: [].into(),
+                clients: 0,
                 at: START,
             }),
         );
@@ -637,8 +678,18 @@ mod rule_pages {
                 Event::PushSent(PushedDevices {
                     devices: [device("phone")].into(),
                     are_all: true,
+                    retry_at: None,
+                    earlier: [].into(),
+                    clients: 0,
                     at: START,
                 }),
+            ),
+            (
+                "phone rings",
+                Event::DeviceRings {
+                    by: party(Some("phone")),
+                    receipt: receipt(START),
+                },
             ),
             ("no push sent", Event::PushNotSent(EndReason::PushFailed)),
             (
@@ -897,9 +948,16 @@ mod rule_pages {
             Event::RequestedAgain => Event::PushSent(PushedDevices {
                 devices: [device("phone")].into(),
                 are_all: true,
+                retry_at: None,
+                earlier: [].into(),
+                clients: 0,
                 at: START,
             }),
-            Event::PushSent(_) => Event::PushNotSent(EndReason::NoDevice),
+            Event::PushSent(_) => Event::DeviceRings {
+                by: by(),
+                receipt: receipt(START),
+            },
+            Event::DeviceRings { .. } => Event::PushNotSent(EndReason::NoDevice),
             Event::PushNotSent(_) => Event::CallerPhoneLocated(leg("leg-a").pbx),
             Event::CallerPhoneLocated(_) => Event::CallerPhoneDialed,
             Event::CallerPhoneDialed => Event::CallerUnreachable,

@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use crate::api::answer::Answer;
 use crate::api::call_response::CallResponse;
 use crate::api::http;
 use crate::api::new_call::{Address, CallRequest};
@@ -44,13 +45,14 @@ pub struct EntryPoint {
 }
 
 /// The parsers of requests and of other systems' answers.
-pub const ENTRY_POINTS: [EntryPoint; 15] = [
+pub const ENTRY_POINTS: [EntryPoint; 16] = [
     entry_point("webhook_query", webhook_form),
     entry_point("webhook_form", webhook_form),
     entry_point("webhook_multipart", webhook_multipart),
     entry_point("webhook_json", webhook_json),
     entry_point("hook_report", hook_report),
     entry_point("call_response", call_response),
+    entry_point("answer", answer),
     entry_point("call_request", call_request),
     entry_point("registration", registration),
     entry_point("websocket_event", websocket_event),
@@ -165,6 +167,12 @@ fn call_response(bytes: &[u8]) {
     }
 }
 
+/// The body of an answer without a login, and the content of its token.
+fn answer(bytes: &[u8]) {
+    let _shown = format!("{:?}", Answer::parse(bytes));
+    auth::read_any_grant(bytes);
+}
+
 fn call_request(bytes: &[u8]) {
     let Ok(message) = serde_json::from_slice::<Map<String, Value>>(bytes) else {
         return;
@@ -185,8 +193,11 @@ fn call_request(bytes: &[u8]) {
 fn registration(bytes: &[u8]) {
     if let Ok(registration) = Registration::parse(bytes) {
         assert_plain(registration.extension.as_str());
-        let token = registration.token.as_str();
-        assert!(token.len() <= 4096 && token.bytes().all(|byte| byte.is_ascii_graphic()));
+        assert!(registration.addresses.len() <= 3);
+        for (_, token) in &registration.addresses {
+            let token = token.as_str();
+            assert!(token.len() <= 4096 && token.bytes().all(|byte| byte.is_ascii_graphic()));
+        }
     }
 }
 

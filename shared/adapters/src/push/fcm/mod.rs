@@ -17,11 +17,11 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, OnceCell};
 
-use super::push_message::{PushError, PushMessage};
+use super::push_message::{PushError, PushKind, PushMessage, RetryAfter};
 use crate::platform::clock;
 use crate::platform::config::{ConfigError, Environment};
 use crate::platform::https;
-use crate::platform::secrets::{Secret, ServiceAccount};
+use crate::platform::secrets::{Secret, SecretError, ServiceAccount};
 use crate::telemetry::requests;
 use crate::telemetry::xray;
 use access_token::{TokenCache, TokenError};
@@ -35,8 +35,11 @@ const SYSTEM: &str = "FCM";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The longest pause before a retry. A caller waits, so a longer pause is as bad as a failure.
+/// The longest pause that this process waits before a retry. After a longer one, another process sends the push.
 const MAX_PAUSE: Duration = Duration::from_secs(2);
+
+/// The pause before a cancellation is sent again after a server error.
+const CANCELLATION_PAUSE: Duration = Duration::from_secs(1);
 
 /// FCM, with one service account.
 #[derive(Debug)]
@@ -86,11 +89,12 @@ impl Fcm {
 
     /// Sends a message to one registration token.
     ///
-    /// Retries once with renewed access if Google rejects the access, and once if FCM is busy. Stops at `until`, and when
-    /// the message expires.
+    /// Retries once with renewed access if Google rejects the access, and once if the connection fails or FCM asks for a short pause.
+    /// Stops at `until`, and when the message expires.
     ///
     /// # Errors
     /// [`PushError::AddressExpired`] when FCM says that the token is unregistered. No other reply means that.
+    /// [`PushError::Delayed`] when a later push may succeed.
     pub async fn send(
         &self,
         token: &str,
@@ -115,24 +119,33 @@ impl Fcm {
                     }
                     description
                 }
-                Err(SendFailure::Busy { pause, description }) if !waited => {
+                // A kept connection may have been closed since the last push.
+                Err(SendFailure::NoReply { description, .. }) if !waited => {
                     waited = true;
-                    if pause > MAX_PAUSE || clock::now() + pause >= until {
-                        return Err(PushError::NotAccepted(description));
-                    }
+                    description
+                }
+                Err(SendFailure::Busy { retry, description })
+                    if !waited
+                        && let Some(pause) = pause_before_retry(retry, message.kind)
+                        && clock::now() + pause < until =>
+                {
+                    waited = true;
                     tokio::time::sleep(pause).await;
                     description
                 }
                 Err(
+                    SendFailure::Busy { retry, description }
+                    | SendFailure::NoReply { retry, description },
+                ) => return Err(PushError::Delayed { retry, description }),
+                Err(
                     SendFailure::AccessRefused { description, .. }
-                    | SendFailure::Busy { description, .. }
                     | SendFailure::Refused(description),
                 ) => return Err(PushError::NotAccepted(description)),
             };
             requests::log_retry(SYSTEM, retry_reason);
             let time_left = until.since(clock::now());
             let retry = tokio::time::timeout(time_left, self.attempt(token, message)).await;
-            let too_late = |_| PushError::NotAccepted("no reply in time".to_owned());
+            let too_late = |_| delayed(RetryAfter::SERVER_ERROR, "no reply in time");
             attempt = retry.map_err(too_late)??;
         }
     }
@@ -158,12 +171,12 @@ impl Fcm {
         token: &str,
         message: &PushMessage,
     ) -> Result<Result<(), SendFailure>, PushError> {
-        let account = self.account.value().await.map_err(not_accepted)?;
+        let account = self.account.value().await.map_err(without_account)?;
         let client = self.client().await?;
         let access = match self.access_token(client, &account).await {
             Ok(access) => access,
             Err(TokenError::Unavailable(description)) => {
-                return Err(PushError::NotAccepted(description));
+                return Err(delayed(RetryAfter::SERVER_ERROR, description));
             }
             Err(TokenError::KeyRefused(description)) => {
                 return Ok(Err(SendFailure::AccessRefused {
@@ -184,8 +197,12 @@ impl Fcm {
         Ok(
             match xray::trace_request(SYSTEM, "sending a push", request.send()).await {
                 Ok(reply) => read_reply(reply, account, access).await,
-                Err(error) => Err(SendFailure::Busy {
-                    pause: Duration::ZERO,
+                Err(error) => Err(SendFailure::NoReply {
+                    retry: if error.is_connect() {
+                        RetryAfter::NO_CONNECTION
+                    } else {
+                        RetryAfter::SERVER_ERROR
+                    },
                     description: requests::error_chain(&error.without_url()),
                 }),
             },
@@ -250,4 +267,28 @@ pub(crate) fn read_any_answer(body: &[u8]) {
 
 fn not_accepted(error: impl std::fmt::Display) -> PushError {
     PushError::NotAccepted(error.to_string())
+}
+
+/// How long this process waits before it sends the push again. `None` if it does not.
+fn pause_before_retry(retry: RetryAfter, kind: PushKind) -> Option<Duration> {
+    match retry {
+        RetryAfter::AsTold(pause) => (pause <= MAX_PAUSE).then_some(pause),
+        // No timer sends a cancellation again, and a phone that misses it continues to ring.
+        RetryAfter::SERVER_ERROR if matches!(kind, PushKind::CallCancelled(_)) => {
+            Some(CANCELLATION_PAUSE)
+        }
+        RetryAfter::AtLeast(_) => None,
+    }
+}
+
+fn delayed(retry: RetryAfter, description: impl Into<String>) -> PushError {
+    let description = description.into();
+    PushError::Delayed { retry, description }
+}
+
+fn without_account(error: SecretError) -> PushError {
+    match error {
+        SecretError::Unavailable(..) => delayed(RetryAfter::NO_CONNECTION, error.to_string()),
+        SecretError::NoValue(_) | SecretError::Malformed(_) => not_accepted(error),
+    }
 }

@@ -9,9 +9,7 @@ use secrecy::SecretString;
 use serde_json::Value;
 
 use crate::platform::secrets::ServiceAccount;
-
-/// The pause before a retry if FCM sends no `Retry-After`.
-pub(super) const DEFAULT_PAUSE: Duration = Duration::from_secs(1);
+use crate::push::push_message::RetryAfter;
 
 /// Why one attempt to send failed.
 pub(super) enum SendFailure {
@@ -23,9 +21,14 @@ pub(super) enum SendFailure {
         access: Option<SecretString>,
         description: String,
     },
-    /// FCM is overloaded or failed. A retry after the pause may succeed.
+    /// FCM is overloaded or failed. A retry may succeed.
     Busy {
-        pause: Duration,
+        retry: RetryAfter,
+        description: String,
+    },
+    /// FCM did not answer.
+    NoReply {
+        retry: RetryAfter,
         description: String,
     },
     /// FCM refused the push. A retry fails too.
@@ -42,11 +45,15 @@ pub(super) async fn read_reply(
     if status.is_success() {
         return Ok(());
     }
-    let pause = reply
+    let told = reply
         .headers()
         .get(RETRY_AFTER)
         .and_then(|value| value.to_str().ok()?.parse().ok())
-        .map_or(DEFAULT_PAUSE, Duration::from_secs);
+        .map(|seconds| RetryAfter::AsTold(Duration::from_secs(seconds)));
+    let busy = |otherwise, description| SendFailure::Busy {
+        retry: told.unwrap_or(otherwise),
+        description,
+    };
     let code = error_code(&reply.text().await.unwrap_or_default());
     let description = format!("{status} {code}");
     Err(match status {
@@ -67,8 +74,8 @@ pub(super) async fn read_reply(
             access: None,
             description,
         },
-        StatusCode::TOO_MANY_REQUESTS => SendFailure::Busy { pause, description },
-        status if status.is_server_error() => SendFailure::Busy { pause, description },
+        StatusCode::TOO_MANY_REQUESTS => busy(RetryAfter::QUOTA_EXCEEDED, description),
+        status if status.is_server_error() => busy(RetryAfter::SERVER_ERROR, description),
         _ => SendFailure::Refused(description),
     })
 }

@@ -10,9 +10,9 @@ use wiremock::matchers::path;
 use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 
 use super::access_token::{RENEW_BEFORE, SCOPE};
-use super::send_reply::DEFAULT_PAUSE;
 use super::*;
 use crate::testing;
+use ringback_core::call::CancelReason;
 
 const DEVICE_TOKEN: &str = "device-token-hush";
 const SEND: &str = "/v1/projects/ringback-test/messages:send";
@@ -196,7 +196,7 @@ async fn the_data_of_an_incoming_call_is_strings() {
 fn the_data_of_a_cancellation_is_strings() {
     let now = clock::now();
     let call = ringback_core::testing::a_call(now);
-    let reason = ringback_core::call::CancelReason::AnsweredElsewhere;
+    let reason = CancelReason::AnsweredElsewhere;
     let message = PushMessage::call_cancelled(&call, reason, now);
     let body = request_body(DEVICE_TOKEN, &message);
     let data = body["message"]["data"].as_object().unwrap();
@@ -340,15 +340,19 @@ async fn a_rejected_access_token_is_replaced_once() {
 
 #[tokio::test]
 async fn renewed_access_and_a_busy_fcm_each_allow_one_retry() {
+    let reply = |status| match status {
+        503 => busy(503, 0),
+        _ => ResponseTemplate::new(status),
+    };
     for order in [[401, 503, 200], [503, 401, 200]] {
         let google = TestGoogle::start().await;
-        google.will_reply(order.map(ResponseTemplate::new)).await;
+        google.will_reply(order.map(reply)).await;
         assert!(google.send().await.is_ok(), "{order:?}");
         assert_eq!(google.pushes().await, 3);
     }
     for order in [[401, 401, 200], [503, 503, 200]] {
         let google = TestGoogle::start().await;
-        google.will_reply(order.map(ResponseTemplate::new)).await;
+        google.will_reply(order.map(reply)).await;
         assert!(google.send().await.is_err(), "{order:?}");
         assert_eq!(google.pushes().await, 2);
     }
@@ -430,8 +434,20 @@ async fn the_error_contains_googles_error_code() {
     assert!(error.to_string().contains("SENDER_ID_MISMATCH"), "{error}");
 }
 
+/// When FCM may be asked again.
+fn retry_of(sent: Result<(), PushError>) -> RetryAfter {
+    match sent {
+        Err(PushError::Delayed { retry, .. }) => retry,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn told(seconds: u64) -> RetryAfter {
+    RetryAfter::AsTold(Duration::from_secs(seconds))
+}
+
 #[tokio::test]
-async fn a_temporary_failure_is_retried_once() {
+async fn a_failure_with_a_short_retry_after_is_retried_once() {
     for status in [429, 500, 503] {
         let google = TestGoogle::start().await;
         google.will_reply([busy(status, 0), accepted()]).await;
@@ -439,45 +455,72 @@ async fn a_temporary_failure_is_retried_once() {
         assert_eq!(google.pushes().await, 2, "{status}");
 
         google.always_replies(busy(status, 0)).await;
-        let error = google.send().await.unwrap_err();
-        assert!(matches!(error, PushError::NotAccepted(_)), "{error:?}");
+        assert_eq!(retry_of(google.send().await), told(0));
         assert_eq!(google.pushes().await, 4, "{status}");
     }
 }
 
 #[tokio::test]
-async fn without_a_retry_after_header_the_retry_waits_a_second() {
-    let google = TestGoogle::start().await;
-    google
-        .will_reply([refused(503, "UNAVAILABLE", None), accepted()])
-        .await;
-    let start = clock::now();
-    google.send().await.unwrap();
-    assert!(clock::now().since(start) >= DEFAULT_PAUSE);
+async fn without_a_retry_after_header_googles_shortest_pauses_count() {
+    let replies = [
+        (500, RetryAfter::SERVER_ERROR),
+        (503, RetryAfter::SERVER_ERROR),
+        (429, RetryAfter::QUOTA_EXCEEDED),
+    ];
+    for (status, expected) in replies {
+        let google = TestGoogle::start().await;
+        let reply = refused(status, "UNAVAILABLE", None);
+        google.will_reply([reply, accepted()]).await;
+        assert_eq!(retry_of(google.send().await), expected, "{status}");
+        assert_eq!(google.pushes().await, 1, "{status}");
+    }
 }
 
 #[tokio::test]
-async fn a_long_retry_after_is_an_error_at_once() {
+async fn a_cancellation_is_sent_again_soon_after_a_server_error() {
+    for (status, pushes) in [(500, 2), (503, 2), (429, 1)] {
+        let google = TestGoogle::start().await;
+        let reply = refused(status, "UNAVAILABLE", None);
+        google.will_reply([reply, accepted()]).await;
+        let now = clock::now();
+        let call = ringback_core::testing::a_call(now);
+        let message = PushMessage::call_cancelled(&call, CancelReason::CallerHungUp, now);
+        let until = now + Duration::from_secs(30);
+        let sent = google.fcm.send(DEVICE_TOKEN, &message, until).await;
+        assert_eq!(sent.is_ok(), pushes == 2, "{status}");
+        assert_eq!(google.pushes().await, pushes, "{status}");
+    }
+}
+
+#[test]
+fn pauses_double_unless_the_service_names_one() {
+    let began = Timestamp::from_millis(1_710_417_600_000);
+    let after = |seconds| began + Duration::from_secs(seconds);
+    let next = |retry: RetryAfter, seconds| retry.next_attempt(began, after(seconds));
+    let server_error = RetryAfter::SERVER_ERROR;
+    assert_eq!(next(server_error, 0), after(10));
+    assert_eq!(next(server_error, 10), after(30));
+    assert_eq!(next(server_error, 30), after(70));
+    assert_eq!(next(told(4), 10), after(14));
+    assert_eq!(next(told(0), 10), after(11));
+}
+
+#[tokio::test]
+async fn after_a_long_retry_after_this_process_does_not_wait() {
     let google = TestGoogle::start().await;
-    let reply = refused(429, "RESOURCE_EXHAUSTED", Some("QUOTA_EXCEEDED"));
-    google
-        .will_reply([reply.append_header("retry-after", "3"), accepted()])
-        .await;
+    google.will_reply([busy(429, 3), accepted()]).await;
     let start = clock::now();
-    let error = google.send().await.unwrap_err();
-    assert!(matches!(error, PushError::NotAccepted(_)), "{error:?}");
+    assert_eq!(retry_of(google.send().await), told(3));
     assert!(clock::now().since(start) < MAX_PAUSE);
     assert_eq!(google.pushes().await, 1);
 }
 
 #[tokio::test]
-async fn a_retry_after_beyond_the_time_left_is_an_error_at_once() {
+async fn after_a_retry_after_beyond_the_time_left_this_process_does_not_wait() {
     let google = TestGoogle::start().await;
-    google
-        .always_replies(busy(503, DEFAULT_PAUSE.as_secs()))
-        .await;
-    let soon = clock::now() + DEFAULT_PAUSE / 2;
-    assert!(google.send_until(soon).await.is_err());
+    google.always_replies(busy(503, 1)).await;
+    let soon = clock::now() + Duration::from_millis(500);
+    assert_eq!(retry_of(google.send_until(soon).await), told(1));
     assert_eq!(google.pushes().await, 1);
 }
 
@@ -487,9 +530,19 @@ async fn the_retry_ends_when_the_time_is_up() {
     let slow = accepted().set_delay(REPLY_TIMEOUT);
     google.will_reply([busy(503, 0), slow]).await;
     let soon = clock::now() + Duration::from_secs(1);
-    let error = google.send_until(soon).await.unwrap_err();
-    assert!(matches!(error, PushError::NotAccepted(_)), "{error:?}");
+    let retry = retry_of(google.send_until(soon).await);
+    assert_eq!(retry, RetryAfter::SERVER_ERROR);
     assert!(clock::now().since(soon) < Duration::from_secs(1));
+    assert_eq!(google.pushes().await, 2);
+}
+
+#[tokio::test]
+async fn an_fcm_that_does_not_answer_is_asked_twice() {
+    let google = TestGoogle::start().await;
+    google
+        .always_replies(accepted().set_delay(2 * REPLY_TIMEOUT))
+        .await;
+    assert_eq!(retry_of(google.send().await), RetryAfter::SERVER_ERROR);
     assert_eq!(google.pushes().await, 2);
 }
 
@@ -607,13 +660,18 @@ async fn simultaneous_pushes_share_one_failed_token_request() {
 }
 
 #[tokio::test]
-async fn a_closed_port_is_not_accepted() {
+async fn without_a_connection_a_later_push_may_succeed() {
     let google = TestGoogle {
         server: MockServer::start().await,
-        fcm: fcm_at(&testing::closed_port()),
+        fcm: Fcm::with_access(&testing::closed_port()),
     };
-    let error = google.send().await.unwrap_err();
-    assert!(matches!(error, PushError::NotAccepted(_)), "{error:?}");
+    assert_eq!(retry_of(google.send().await), RetryAfter::NO_CONNECTION);
+    // The token endpoint is away.
+    let google = TestGoogle {
+        fcm: fcm_at(&testing::closed_port()),
+        ..google
+    };
+    assert_eq!(retry_of(google.send().await), RetryAfter::SERVER_ERROR);
 }
 
 #[tokio::test]

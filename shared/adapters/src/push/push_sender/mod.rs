@@ -3,33 +3,44 @@
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use futures::future::join_all;
-use ringback_core::call::{Call, CancelAudience, CancelReason, EndReason, Event, PushedDevices};
+use ringback_core::call::{
+    Call, CancelAudience, CancelReason, EndReason, Event, PushPlatform, PushedDevices,
+};
 use ringback_core::ids::DeviceId;
 use ringback_core::timestamp::Timestamp;
 
+use super::answer_url::AnswerUrls;
 use super::fcm::Fcm;
-use super::push_message::{PushError, PushMessage};
-use super::sns::Sns;
+use super::push_message::{PushError, PushKind, PushMessage, RetryAfter};
+use super::sns::{self, Sns};
 use crate::platform::clock;
-use crate::store::devices::{Device, Devices, PushAddress, SnsService};
+use crate::store::devices::{Device, Devices, PushAddress};
 use crate::telemetry::metrics;
 
-/// Sends pushes, and deletes devices with an expired push address.
+/// Sends pushes, and removes expired push addresses.
 #[derive(Debug)]
 pub struct PushSender {
     devices: Devices,
     fcm: Fcm,
     sns: Sns,
+    answer_urls: AnswerUrls,
 }
 
 impl PushSender {
-    /// A sender through these services. `devices` is the table that expired devices are deleted from.
+    /// A sender through these services. `devices` is the table that expired addresses are removed from. Each push that rings a device has
+    /// one of `answer_urls`.
     #[must_use]
-    pub const fn new(devices: Devices, fcm: Fcm, sns: Sns) -> Self {
-        Self { devices, fcm, sns }
+    pub const fn new(devices: Devices, fcm: Fcm, sns: Sns, answer_urls: AnswerUrls) -> Self {
+        Self {
+            devices,
+            fcm,
+            sns,
+            answer_urls,
+        }
     }
 
     /// The table of devices.
@@ -38,32 +49,45 @@ impl PushSender {
         &self.devices
     }
 
-    /// Fetches what the first push to FCM needs. Does nothing if SNS serves all devices.
+    /// Fetches what the first push needs: the key of the answer URLs and, unless SNS serves all devices, access to FCM.
     pub async fn get_ready(&self) {
-        if !self.sns.serves_fcm() {
-            self.fcm.get_ready().await;
-        }
+        // The futures are large.
+        let access = async {
+            if !self.sns.serves_fcm() {
+                self.fcm.get_ready().await;
+            }
+        };
+        tokio::join!(Box::pin(access), Box::pin(self.answer_urls.get_ready()));
     }
 
-    /// Rings all these devices at once. The event says which devices' push services accepted the push, or why none did.
-    pub async fn ring(&self, call: &Call, devices: &[Device], until: Timestamp) -> Event {
+    /// Rings those of these devices at once that have not got a push yet and have not declined. A device without an address gets none.
+    pub async fn ring(&self, call: &Call, devices: &[Device], until: Timestamp) -> RingResult {
         let message = PushMessage::incoming_call(call, clock::now());
-        let accepted = self.send_all(call, devices.iter(), &message, until).await;
-        if !accepted.is_empty() {
-            return Event::PushSent(PushedDevices {
-                are_all: accepted.len() == devices.len(),
-                devices: accepted,
-                at: clock::now(),
-            });
+        let recipients = devices
+            .iter()
+            .filter(|device| device.has_address() && !call.needs_no_push(&device.device_id))
+            .map(|device| (device, device.addresses().collect()));
+        let deliveries = self.send_all(call, recipients, &message, until).await;
+        let now = clock::now();
+        let mut result = RingResult::default();
+        for (device, delivery) in deliveries {
+            match delivery {
+                Delivery::Accepted => {
+                    result.accepted.insert(device.clone());
+                }
+                Delivery::Delayed(retry) => {
+                    let next = retry.next_attempt(call.created_at, now);
+                    let earliest = result.retry_at.map_or(next, |known| known.min(next));
+                    result.retry_at = Some(earliest);
+                }
+                Delivery::Failed => {}
+            }
         }
-        Event::PushNotSent(if devices.is_empty() {
-            EndReason::NoDevice
-        } else {
-            EndReason::PushFailed
-        })
+        result
     }
 
-    /// Stops the devices of `audience` from ringing.
+    /// Stops the devices of `audience` from ringing. A phone without an address that accepts cancellations learns of the end through
+    /// the WebSocket or `GET /api/calls/{id}`.
     pub async fn cancel(
         &self,
         call: &Call,
@@ -73,65 +97,161 @@ impl PushSender {
         until: Timestamp,
     ) {
         let message = PushMessage::call_cancelled(call, reason, clock::now());
-        let recipients = devices.iter().filter(|device| {
-            audience.includes(&device.device_id) && accepts_cancellations(&device.address)
-        });
-        self.send_all(call, recipients, &message, until).await;
+        let devices = devices.iter();
+        let to = devices
+            .filter(|device| audience.includes(&device.device_id))
+            .map(|device| {
+                let addresses = device.addresses();
+                let accepting = addresses.filter(|it| it.platform.accepts_cancellations());
+                (device, accepting.collect())
+            });
+        self.send_all(call, to, &message, until).await;
     }
 
-    /// Sends a message to all these devices at once. Returns those for which the push service accepted it.
+    /// Sends a message to all these devices at once, to each through the first of its addresses that accepts it.
     async fn send_all<'a>(
         &self,
         call: &Call,
-        devices: impl Iterator<Item = &'a Device>,
+        devices: impl IntoIterator<Item = (&'a Device, Vec<&'a PushAddress>)>,
         message: &PushMessage,
         until: Timestamp,
-    ) -> BTreeSet<DeviceId> {
-        let sends = devices.map(async |device| {
-            let accepted = self.send(call, device, message, until).await;
-            accepted.then(|| device.device_id.clone())
+    ) -> Vec<(&'a DeviceId, Delivery)> {
+        let sends = devices.into_iter().map(async |(device, addresses)| {
+            let mut delivery = Delivery::Failed;
+            for address in addresses {
+                match self.send(call, device, address, message, until).await {
+                    Delivery::Failed => {}
+                    Delivery::Delayed(retry) => delivery = Delivery::Delayed(retry),
+                    Delivery::Accepted => {
+                        delivery = Delivery::Accepted;
+                        break;
+                    }
+                }
+            }
+            (&device.device_id, delivery)
         });
-        join_all(sends).await.into_iter().flatten().collect()
+        join_all(sends).await
     }
 
-    /// Sends a message to one device. Logs a failure and returns `false`, because a failed push must not fail the request.
+    /// The message as this device gets it through this platform. If the key cannot be fetched, a push has no `answer_url`: the app can still
+    /// log in and answer.
+    async fn for_device<'a>(
+        &self,
+        call: &Call,
+        device: &Device,
+        platform: PushPlatform,
+        message: &'a PushMessage,
+    ) -> Cow<'a, PushMessage> {
+        if message.kind != PushKind::IncomingCall {
+            return Cow::Borrowed(message);
+        }
+        let url = self.answer_urls.of(call, device, platform, message.sent_at);
+        match url.await {
+            Ok(url) => Cow::Owned(message.with_answer_url(&url)),
+            Err(error) => {
+                tracing::warn!(call_id = %call.call_id, %error, "push without answer_url");
+                Cow::Borrowed(message)
+            }
+        }
+    }
+
+    /// Sends a message to one address. Only logs a failure, because a failed push must not fail the request.
     async fn send(
         &self,
         call: &Call,
         device: &Device,
+        address: &PushAddress,
         message: &PushMessage,
         until: Timestamp,
-    ) -> bool {
-        let result = match &device.address {
-            PushAddress::Fcm { token } => self.fcm.send(token, message, until).await,
-            PushAddress::Sns { service, endpoint } => {
-                self.sns.publish(*service, endpoint, message).await
+    ) -> Delivery {
+        // The future is large.
+        let message = self.for_device(call, device, address.platform, message);
+        let message = &*Box::pin(message).await;
+        let (result, via) = match address.platform {
+            PushPlatform::Fcm if !self.sns.serves_fcm() => {
+                let token = address.token.as_str();
+                (self.fcm.send(token, message, until).await, "fcm")
             }
+            platform => (
+                self.sns.send(address, message).await,
+                sns::service(platform),
+            ),
         };
-        let (call_id, device_id, via) = (call.call_id, &device.device_id, &device.address);
-        metrics::pushed(via.service(), metric_value(&result));
+        let (call_id, device_id) = (call.call_id, &device.device_id);
+        metrics::pushed(via, metric_value(&result));
         match result {
             Ok(()) => {
-                tracing::info!(%call_id, %device_id, ?via, kind = ?message.kind, "push sent");
-                true
+                tracing::info!(%call_id, %device_id, via, kind = ?message.kind, "push sent");
+                Delivery::Accepted
             }
             Err(PushError::AddressExpired) => {
-                tracing::warn!(%call_id, %device_id, ?via, "push address expired; deleting the device");
+                tracing::warn!(%call_id, %device_id, via, "push address expired; removing it");
                 if let Err(error) = self
                     .devices
-                    .remove_unreachable(&call.extension, device)
+                    .remove_unreachable(&call.extension, device_id, address)
                     .await
                 {
-                    tracing::warn!(%call_id, %device_id, %error, "device with an expired push address not deleted");
+                    tracing::warn!(%call_id, %device_id, %error, "expired push address not removed");
                 }
-                false
+                Delivery::Failed
             }
             Err(error) => {
-                tracing::error!(%call_id, %device_id, ?via, %error, "push failed");
-                false
+                tracing::error!(%call_id, %device_id, via, %error, "push failed");
+                match error {
+                    PushError::Delayed { retry, .. } => Delivery::Delayed(retry),
+                    PushError::AddressExpired | PushError::NotAccepted(_) => Delivery::Failed,
+                }
             }
         }
     }
+}
+
+/// Which devices a ring has reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RingResult {
+    /// The devices for which a push service has just accepted a push.
+    pub accepted: BTreeSet<DeviceId>,
+    /// When a push to one of the others may succeed. `None`: a push to none of them will.
+    pub retry_at: Option<Timestamp>,
+}
+
+impl RingResult {
+    /// Whether connected clients must ring: no device of the call has been reached.
+    #[must_use]
+    pub fn needs_clients(&self, call: &Call) -> bool {
+        let rings = call.pushed.as_ref().is_some_and(PushedDevices::reach_any);
+        self.accepted.is_empty() && !rings
+    }
+
+    /// The event for the call. `devices` counts the extension's devices with a push address, and `clients` the connected clients that
+    /// ring without a push.
+    #[must_use]
+    pub fn event(self, call: &Call, devices: usize, clients: u32, now: Timestamp) -> Event {
+        // A device that has declined has been reached.
+        let rings_nowhere = self.needs_clients(call) && clients == 0 && call.declined_by.is_empty();
+        if rings_nowhere && self.retry_at.is_none() {
+            return Event::PushNotSent(match devices {
+                0 => EndReason::NoDevice,
+                _ => EndReason::PushFailed,
+            });
+        }
+        Event::PushSent(PushedDevices {
+            are_all: devices > 0 && self.accepted.len() == devices,
+            devices: self.accepted,
+            at: now,
+            retry_at: self.retry_at.filter(|at| call.push_helps_at(*at)),
+            earlier: [].into(),
+            clients,
+        })
+    }
+}
+
+/// What became of the push to one device.
+enum Delivery {
+    Accepted,
+    /// A later push may succeed.
+    Delayed(RetryAfter),
+    Failed,
 }
 
 /// The value of the dimension `result` in the metric `push_results`.
@@ -140,19 +260,5 @@ const fn metric_value(result: &Result<(), PushError>) -> &'static str {
         Ok(()) => "sent",
         Err(PushError::AddressExpired) => "expired",
         Err(_) => "failed",
-    }
-}
-
-/// Apple ends apps that receive a VoIP push and report no new call. Such phones learn of the end through
-/// `GET /api/calls/{id}`, or through an alert push if the app has registered its alert token too.
-///
-/// <https://developer.apple.com/documentation/pushkit/responding-to-voip-notifications-from-pushkit>
-const fn accepts_cancellations(address: &PushAddress) -> bool {
-    match address {
-        PushAddress::Fcm { .. } => true,
-        PushAddress::Sns { service, .. } => match service {
-            SnsService::Fcm | SnsService::Apns => true,
-            SnsService::ApnsVoip => false,
-        },
     }
 }

@@ -11,17 +11,35 @@ use wiremock::matchers::{body_partial_json, body_string_contains, header, method
 use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 
 use super::*;
+use crate::auth::signing::Signing;
+use crate::form_fields::FormFields;
+use crate::platform::config::Environment;
+use crate::platform::secrets::{Secret, SigningSecret};
+use crate::push::sns::SnsApplications;
 use crate::store::Table;
+use crate::store::devices::PushToken;
 use crate::testing;
+use ringback_core::call::PushPlatform::{self, Apns, ApnsVoip};
 use ringback_core::ids::DeviceId;
 
 const SEND: &str = "/v1/projects/ringback-test/messages:send";
-const DELETE_ITEM: &str = "DynamoDB_20120810.DeleteItem";
+const UPDATE_ITEM: &str = "DynamoDB_20120810.UpdateItem";
 
 struct TestSender {
     server: MockServer,
     pushes: PushSender,
     call: Call,
+}
+
+fn signing() -> Signing {
+    let secret: SigningSecret =
+        serde_json::from_value(json!({ "signing_secret": "hush" })).unwrap();
+    Signing::new(Secret::known(secret))
+}
+
+fn answer_urls() -> AnswerUrls {
+    let environment = Environment::of(|_| Some("https://calls.example.com".to_owned()));
+    AnswerUrls::from_environment(&environment, Arc::new(signing())).unwrap()
 }
 
 impl TestSender {
@@ -35,9 +53,15 @@ impl TestSender {
         let server = MockServer::start().await;
         let aws = testing::aws(&server);
         let devices = Devices::new(Table::new(aws_sdk_dynamodb::Client::new(&aws), "calls"));
-        let sns = Sns::without_applications(aws_sdk_sns::Client::new(&aws));
+        let applications = Environment::of(|name| match name {
+            "SNS_APNS_APPLICATION_ARN" => Some(application("APNS")),
+            "SNS_APNS_VOIP_APPLICATION_ARN" => Some(application("APNS_VOIP")),
+            _ => None,
+        });
+        let applications = SnsApplications::from_environment(&applications).unwrap();
+        let sns = Sns::new(aws_sdk_sns::Client::new(&aws), applications);
         let sender = Self {
-            pushes: PushSender::new(devices, Fcm::with_access(&server.uri()), sns),
+            pushes: PushSender::new(devices, Fcm::with_access(&server.uri()), sns, answer_urls()),
             call: ringback_core::testing::a_call(clock::now()),
             server,
         };
@@ -62,16 +86,16 @@ impl TestSender {
             reply,
         )
         .await;
-        testing::device(name, PushAddress::Fcm { token })
+        testing::device(name, [testing::address(PushPlatform::Fcm, &token)])
     }
 
-    /// Sets the reply of the table when a device is deleted.
-    async fn deletion_replies(&self, reply: ResponseTemplate) {
-        self.reply_to(Mock::given(header("x-amz-target", DELETE_ITEM)), reply)
+    /// Sets the reply of the table when an address is removed.
+    async fn removal_replies(&self, reply: ResponseTemplate) {
+        self.reply_to(Mock::given(header("x-amz-target", UPDATE_ITEM)), reply)
             .await;
     }
 
-    async fn ring(&self, devices: &[Device]) -> Event {
+    async fn ring(&self, devices: &[Device]) -> RingResult {
         let until = clock::now() + Duration::from_secs(20);
         self.pushes.ring(&self.call, devices, until).await
     }
@@ -100,25 +124,48 @@ impl TestSender {
         tokens
     }
 
-    async fn deletions(&self) -> Vec<Value> {
+    /// The endpoints that SNS has received a message for.
+    async fn endpoints(&self) -> Vec<String> {
         let requests = self.requests().await;
-        let deletions = requests
+        let forms = requests
             .iter()
-            .filter(|request| testing::operation(request) == "DeleteItem");
-        deletions
+            .map(|request| FormFields::from_form(&request.body));
+        let mut endpoints: Vec<String> = forms
+            .filter_map(|form| Some(form.text("TargetArn")?.to_owned()))
+            .collect();
+        endpoints.sort();
+        endpoints
+    }
+
+    /// The removals of addresses.
+    async fn removals(&self) -> Vec<Value> {
+        let requests = self.requests().await;
+        let removals = requests
+            .iter()
+            .filter(|request| testing::operation(request) == "UpdateItem");
+        removals
             .map(|request| request.body_json().unwrap())
             .collect()
     }
 }
 
-fn iphone(name: &str, service: SnsService) -> Device {
-    let platform = match service {
-        SnsService::Fcm => "GCM",
-        SnsService::Apns => "APNS",
-        SnsService::ApnsVoip => "APNS_VOIP",
-    };
-    let endpoint = format!("arn:aws:sns:ap-south-1:123456789012:endpoint/{platform}/app/{name}");
-    testing::device(name, PushAddress::Sns { service, endpoint })
+fn application(platform: &str) -> String {
+    format!("arn:aws:sns:ap-south-1:123456789012:app/{platform}/app")
+}
+
+/// An iPhone with these addresses.
+fn iphone<const N: usize>(name: &str, platforms: [PushPlatform; N]) -> Device {
+    let addresses = platforms.map(|platform| {
+        let token = PushToken::try_from(format!("hush-{name}").as_str()).unwrap();
+        PushAddress::new(platform, token, Some(endpoint(name, platform)))
+    });
+    testing::device(name, addresses)
+}
+
+fn endpoint(name: &str, platform: PushPlatform) -> String {
+    let application = application(&platform.as_str().to_uppercase());
+    let endpoint = application.replace(":app/", ":endpoint/");
+    format!("{endpoint}/{name}")
 }
 
 fn accepted() -> ResponseTemplate {
@@ -134,7 +181,7 @@ fn refused() -> ResponseTemplate {
     ResponseTemplate::new(400).set_body_json(json!({ "error": { "status": "INVALID_ARGUMENT" } }))
 }
 
-fn deleted() -> ResponseTemplate {
+fn removed() -> ResponseTemplate {
     ResponseTemplate::new(200).set_body_json(json!({}))
 }
 
@@ -146,11 +193,12 @@ fn ids<const N: usize>(names: [&str; N]) -> BTreeSet<DeviceId> {
     names.map(|name| DeviceId::try_from(name).unwrap()).into()
 }
 
-fn rung_devices(event: Event) -> BTreeSet<DeviceId> {
-    match event {
-        Event::PushSent(pushed) => pushed.devices,
-        other => panic!("{other:?}"),
-    }
+fn nobody() -> RingResult {
+    RingResult::default()
+}
+
+fn busy(status: u16, retry_after: &str) -> ResponseTemplate {
+    ResponseTemplate::new(status).insert_header("retry-after", retry_after)
 }
 
 #[tokio::test]
@@ -158,11 +206,12 @@ async fn devices_ring_through_fcm_and_sns() {
     let sender = TestSender::start().await;
     let devices = [
         sender.android("pixel", accepted()).await,
-        iphone("iphone", SnsService::ApnsVoip),
-        iphone("ipad", SnsService::Apns),
+        iphone("iphone", [ApnsVoip]),
+        iphone("ipad", [Apns]),
     ];
-    let event = sender.ring(&devices).await;
-    assert_eq!(rung_devices(event), ids(["pixel", "iphone", "ipad"]));
+    let result = sender.ring(&devices).await;
+    assert_eq!(result.accepted, ids(["pixel", "iphone", "ipad"]));
+    assert_eq!(result.retry_at, None);
     assert_eq!(sender.requests().await.len(), 3);
 }
 
@@ -175,17 +224,14 @@ async fn all_devices_ring_at_once() {
         devices.push(sender.android(name, slow()).await);
     }
     let start = clock::now();
-    assert_eq!(rung_devices(sender.ring(&devices).await).len(), 4);
+    assert_eq!(sender.ring(&devices).await.accepted.len(), 4);
     assert!(clock::now().since(start) < Duration::from_millis(1500));
 }
 
 #[tokio::test]
 async fn without_a_device_no_push_is_sent() {
     let sender = TestSender::start().await;
-    assert_eq!(
-        sender.ring(&[]).await,
-        Event::PushNotSent(EndReason::NoDevice)
-    );
+    assert_eq!(sender.ring(&[]).await, nobody());
     assert_eq!(sender.requests().await.len(), 0);
 }
 
@@ -196,97 +242,172 @@ async fn a_failed_push_does_not_prevent_the_others() {
         sender.android("broken", refused()).await,
         sender.android("pixel", accepted()).await,
     ];
-    assert_eq!(rung_devices(sender.ring(&devices).await), ids(["pixel"]));
+    assert_eq!(sender.ring(&devices).await.accepted, ids(["pixel"]));
 }
 
 #[tokio::test]
-async fn when_every_push_fails_the_event_says_so() {
+async fn refused_pushes_and_dead_devices_are_not_tried_again() {
     let sender = TestSender::start().await;
-    sender.deletion_replies(deleted()).await;
+    sender.removal_replies(removed()).await;
     let devices = [
         sender.android("broken", refused()).await,
         sender.android("dead", unregistered()).await,
     ];
-    let event = sender.ring(&devices).await;
-    assert_eq!(event, Event::PushNotSent(EndReason::PushFailed));
+    assert_eq!(sender.ring(&devices).await, nobody());
 }
 
 #[tokio::test]
-async fn an_expired_device_is_deleted_if_its_address_has_not_changed() {
+async fn a_device_whose_push_is_delayed_is_tried_again_at_the_earliest_time() {
     let sender = TestSender::start().await;
-    sender.deletion_replies(deleted()).await;
-    let dead = sender.android("dead", unregistered()).await;
-    sender.ring(&[dead]).await;
-
-    let deletions = sender.deletions().await;
-    // Deletes the device, and the item that reserves its address.
-    let [deletion, owner] = deletions.as_slice() else {
-        panic!("{deletions:?}");
-    };
-    assert_eq!(owner["Key"]["sk"], json!({ "S": "OWNER" }));
-    assert_eq!(deletion["TableName"], "calls");
-    let key = json!({ "pk": { "S": "EXTENSION#1001" }, "sk": { "S": "DEVICE#dead" } });
-    assert_eq!(deletion["Key"], key);
-    assert_eq!(deletion["ConditionExpression"], "address = :unreachable");
-    let address = json!({ "M": { "via": { "S": "fcm" }, "token": { "S": "hush-dead" } } });
-    assert_eq!(
-        deletion["ExpressionAttributeValues"][":unreachable"],
-        address
-    );
+    let devices = [
+        sender.android("pixel", accepted()).await,
+        sender.android("slow", busy(429, "7")).await,
+        sender.android("slower", busy(503, "9")).await,
+    ];
+    let result = sender.ring(&devices).await;
+    assert_eq!(result.accepted, ids(["pixel"]));
+    let pause = result.retry_at.unwrap().since(sender.call.created_at);
+    let about_seven_seconds = Duration::from_secs(7)..Duration::from_secs(9);
+    assert!(about_seven_seconds.contains(&pause), "{pause:?}");
 }
 
 #[tokio::test]
-async fn a_device_is_kept_after_any_other_failure() {
-    let sender = TestSender::start().await;
-    let broken = sender.android("broken", refused()).await;
-    sender.ring(&[broken]).await;
-    assert_eq!(sender.deletions().await.len(), 0);
+async fn a_device_that_has_a_push_or_has_declined_gets_no_other_push() {
+    let mut sender = TestSender::start().await;
+    let devices = [
+        sender.android("pixel", accepted()).await,
+        sender.android("tablet", accepted()).await,
+        sender.android("watch", accepted()).await,
+    ];
+    sender.call.declined_by = ids(["watch"]);
+    sender.call.pushed = Some(ringback_core::call::PushedDevices {
+        devices: ids(["pixel"]),
+        are_all: false,
+        at: clock::now(),
+        retry_at: Some(clock::now()),
+        earlier: [].into(),
+        clients: 0,
+    });
+    assert_eq!(sender.ring(&devices).await.accepted, ids(["tablet"]));
+    assert_eq!(sender.fcm_tokens().await, ["hush-tablet"]);
 }
 
 #[tokio::test]
-async fn a_failed_deletion_does_not_prevent_other_pushes() {
-    let broken = ResponseTemplate::new(400).set_body_json(json!({ "__type": "x#NotAllowed" }));
-    for reply in [testing::condition_failed(), broken] {
-        let sender = TestSender::start().await;
-        sender.deletion_replies(reply).await;
-        let devices = [
-            sender.android("dead", unregistered()).await,
-            sender.android("pixel", accepted()).await,
-        ];
-        assert_eq!(rung_devices(sender.ring(&devices).await), ids(["pixel"]));
+async fn an_sns_that_fails_is_tried_again() {
+    for (status, is_delayed) in [(503, true), (429, true), (403, false)] {
+        let sender = TestSender::where_sns_replies(ResponseTemplate::new(status)).await;
+        let result = sender.ring(&[iphone("iphone", [ApnsVoip])]).await;
+        assert_eq!(result.retry_at.is_some(), is_delayed, "{status}");
     }
 }
 
 #[tokio::test]
-async fn the_device_of_a_disabled_endpoint_is_deleted_too() {
+async fn an_expired_address_is_removed_if_it_has_not_been_registered_again() {
+    let sender = TestSender::start().await;
+    sender.removal_replies(removed()).await;
+    let dead = sender.android("dead", unregistered()).await;
+    sender.ring(&[dead]).await;
+
+    let removals = sender.removals().await;
+    let [removal] = removals.as_slice() else {
+        panic!("{removals:?}");
+    };
+    assert_eq!(removal["TableName"], "calls");
+    let key = json!({ "pk": { "S": "EXTENSION#1001" }, "sk": { "S": "DEVICE#dead" } });
+    assert_eq!(removal["Key"], key);
+    assert_eq!(removal["UpdateExpression"], "REMOVE fcm");
+    let condition = "fcm.registration = :registration";
+    assert_eq!(removal["ConditionExpression"], condition);
+    // The item that reserves the address is deleted, too.
+    let requests = sender.requests().await;
+    let owner = requests
+        .iter()
+        .find(|request| testing::operation(request) == "DeleteItem");
+    let owner: Value = owner.unwrap().body_json().unwrap();
+    assert_eq!(owner["Key"]["sk"], json!({ "S": "OWNER" }));
+}
+
+#[tokio::test]
+async fn an_address_is_kept_after_any_other_failure() {
+    let sender = TestSender::start().await;
+    let broken = sender.android("broken", refused()).await;
+    sender.ring(&[broken]).await;
+    assert_eq!(sender.removals().await.len(), 0);
+}
+
+#[tokio::test]
+async fn a_failed_removal_does_not_prevent_other_pushes() {
+    let broken = ResponseTemplate::new(400).set_body_json(json!({ "__type": "x#NotAllowed" }));
+    for reply in [testing::condition_failed(), broken] {
+        let sender = TestSender::start().await;
+        sender.removal_replies(reply).await;
+        let devices = [
+            sender.android("dead", unregistered()).await,
+            sender.android("pixel", accepted()).await,
+        ];
+        assert_eq!(sender.ring(&devices).await.accepted, ids(["pixel"]));
+    }
+}
+
+#[tokio::test]
+async fn the_address_of_a_disabled_endpoint_is_kept() {
     let disabled = "<ErrorResponse><Error><Code>EndpointDisabled</Code></Error></ErrorResponse>";
     let sender =
         TestSender::where_sns_replies(ResponseTemplate::new(400).set_body_string(disabled)).await;
-    sender.deletion_replies(deleted()).await;
-    let event = sender.ring(&[iphone("iphone", SnsService::ApnsVoip)]).await;
-    assert_eq!(event, Event::PushNotSent(EndReason::PushFailed));
-    let address = &sender.deletions().await[0]["ExpressionAttributeValues"][":unreachable"]["M"];
-    assert_eq!(address["service"]["S"], "apns_voip");
+    let result = sender.ring(&[iphone("iphone", [ApnsVoip])]).await;
+    assert_eq!(result.accepted, ids([]));
+    assert_eq!(sender.removals().await.len(), 0);
+}
+
+#[tokio::test]
+async fn an_iphone_with_two_addresses_rings_by_voip_and_is_cancelled_by_an_alert() {
+    let sender = TestSender::start().await;
+    let devices = [iphone("iphone", [Apns, ApnsVoip])];
+    let result = sender.ring(&devices).await;
+    assert_eq!(result.accepted, ids(["iphone"]));
+    assert_eq!(sender.endpoints().await, [endpoint("iphone", ApnsVoip)]);
+    sender.cancel(&devices, &all_devices()).await;
+    let both = [endpoint("iphone", Apns), endpoint("iphone", ApnsVoip)];
+    assert_eq!(sender.endpoints().await, both);
+}
+
+#[tokio::test]
+async fn if_the_best_address_has_expired_the_next_one_is_tried() {
+    let sender = TestSender::start().await;
+    sender.removal_replies(removed()).await;
+    let dead = sender.android("phone", unregistered()).await;
+    let [fcm] = dead.addresses().collect::<Vec<_>>().try_into().unwrap();
+    let iphone = iphone("phone", [Apns]);
+    let both = iphone.addresses().chain([fcm]).cloned();
+    let result = sender.ring(&[testing::device("phone", both)]).await;
+    assert_eq!(result.accepted, ids(["phone"]));
+    assert_eq!(sender.fcm_tokens().await, ["hush-phone"]);
+    assert_eq!(sender.endpoints().await, [endpoint("phone", Apns)]);
+    let [removal] = sender.removals().await.try_into().unwrap();
+    assert_eq!(removal["UpdateExpression"], "REMOVE fcm");
+}
+
+#[tokio::test]
+async fn a_device_without_an_address_gets_no_push() {
+    let sender = TestSender::start().await;
+    let browser = testing::device("browser", []);
+    let only = [browser.clone()];
+    assert_eq!(sender.ring(&only).await, nobody());
+    let both = [browser, iphone("iphone", [ApnsVoip])];
+    assert_eq!(sender.ring(&both).await.accepted, ids(["iphone"]));
 }
 
 #[tokio::test]
 async fn a_cancellation_is_never_sent_as_a_voip_push() {
     let sender = TestSender::start().await;
     let devices = [
-        iphone("iphone", SnsService::ApnsVoip),
-        iphone("ipad", SnsService::Apns),
+        iphone("iphone", [ApnsVoip]),
+        iphone("ipad", [Apns]),
         sender.android("pixel", accepted()).await,
     ];
     sender.cancel(&devices, &all_devices()).await;
     assert_eq!(sender.fcm_tokens().await, ["hush-pixel"]);
-    let requests = sender.requests().await;
-    let published: Vec<String> = requests
-        .iter()
-        .filter(|request| request.url.path() == "/")
-        .map(|request| String::from_utf8(request.body.clone()).unwrap())
-        .collect();
-    assert_eq!(published.len(), 1);
-    assert!(published[0].contains("ipad"), "{published:?}");
+    assert_eq!(sender.endpoints().await, [endpoint("ipad", Apns)]);
 }
 
 #[tokio::test]
@@ -317,12 +438,12 @@ async fn a_cancellation_can_go_to_one_device_only() {
 #[tokio::test]
 async fn the_log_contains_no_token_and_no_caller() {
     let sender = TestSender::start().await;
-    sender.deletion_replies(testing::condition_failed()).await;
+    sender.removal_replies(testing::condition_failed()).await;
     let devices = [
         sender.android("pixel", accepted()).await,
         sender.android("broken", refused()).await,
         sender.android("dead", unregistered()).await,
-        iphone("iphone", SnsService::ApnsVoip),
+        iphone("iphone", [ApnsVoip]),
     ];
     let log = MemoryLog::default();
     // With only one subscriber, tracing caches the log level of one thread for all threads. A second one prevents that.
@@ -335,7 +456,7 @@ async fn the_log_contains_no_token_and_no_caller() {
     let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     assert!(log.contains("push sent"), "{log}");
     assert!(log.contains("push failed"), "{log}");
-    assert!(log.contains("deleting the device"), "{log}");
+    assert!(log.contains("removing it"), "{log}");
     for secret in ["hush", "9876543210", "आशा"] {
         assert!(!log.contains(secret), "{log}");
     }
@@ -374,4 +495,36 @@ impl Write for MemoryLog {
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
     }
+}
+
+#[tokio::test]
+async fn each_device_that_rings_gets_its_own_answer_url() {
+    let sender = TestSender::start().await;
+    let accepted = || ResponseTemplate::new(200).set_body_json(json!({ "name": "n" }));
+    let phone = sender.android("phone", accepted()).await;
+    let tablet = sender.android("tablet", accepted()).await;
+    let devices = [phone, tablet];
+    sender.ring(&devices).await;
+    let everyone = CancelAudience::AllExcept(BTreeSet::new());
+    sender.cancel(&devices, &everyone).await;
+
+    let requests = sender.requests().await;
+    let sends = requests.iter().filter(|request| request.url.path() == SEND);
+    let mut answering = BTreeSet::new();
+    for request in sends {
+        let message = request.body_json::<Value>().unwrap()["message"].clone();
+        let Some(url) = message["data"]["answer_url"].as_str() else {
+            assert_eq!(message["data"]["type"], "call_cancelled");
+            continue;
+        };
+        assert_eq!(message["data"]["type"], "incoming_call");
+        let token = url.strip_prefix("https://calls.example.com/api/answers/");
+        let token = token.unwrap().into();
+        let grant = signing().check_answer(&token, clock::now()).await.unwrap();
+        assert_eq!(grant.call_id, sender.call.call_id);
+        assert_eq!(grant.platform, PushPlatform::Fcm);
+        assert_eq!(message["token"], format!("hush-{}", grant.device));
+        answering.insert(grant.device.to_string());
+    }
+    assert_eq!(answering, ["phone", "tablet"].map(str::to_owned).into());
 }

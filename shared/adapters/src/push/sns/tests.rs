@@ -30,10 +30,11 @@ impl TestSns {
     /// SNS with one platform application, for VoIP pushes.
     async fn start() -> Self {
         let server = MockServer::start().await;
-        let sns = Sns {
-            apns_voip_application: Some(APPLICATION.to_owned()),
-            ..Sns::without_applications(Client::new(&testing::aws(&server)))
+        let applications = SnsApplications {
+            apns_voip: Some(APPLICATION.to_owned()),
+            ..SnsApplications::default()
         };
+        let sns = Sns::new(Client::new(&testing::aws(&server)), applications);
         Self { server, sns }
     }
 
@@ -44,6 +45,16 @@ impl TestSns {
             .mount(&self.server)
             .await;
         self
+    }
+
+    /// The same for the next request only.
+    async fn reply_once_to(&self, action: &str, reply: ResponseTemplate) {
+        Mock::given(method("POST"))
+            .and(body_string_contains(format!("Action={action}&")))
+            .respond_with(reply)
+            .up_to_n_times(1)
+            .mount(&self.server)
+            .await;
     }
 
     /// The forms that SNS has received.
@@ -58,12 +69,13 @@ impl TestSns {
     /// Publishes a message. Returns the platform's key, its payload, and the message's attributes.
     async fn publish(
         &self,
-        service: SnsService,
+        platform: PushPlatform,
         endpoint: &str,
         message: &PushMessage,
     ) -> (String, Value, HashMap<String, String>) {
         self.reply_to("Publish", publish_reply()).await;
-        self.sns.publish(service, endpoint, message).await.unwrap();
+        let published = self.sns.publish(platform, endpoint, message).await;
+        assert!(published.is_ok(), "SNS has not accepted the message");
         let form = self.received().await.pop().unwrap();
         assert_eq!(form.text("TargetArn"), Some(endpoint));
         assert_eq!(form.text("MessageStructure"), Some("json"));
@@ -78,16 +90,37 @@ impl TestSns {
     }
 }
 
-impl Sns {
-    /// SNS without a platform application. It can only publish to existing endpoints.
-    pub(crate) fn without_applications(client: Client) -> Self {
-        Self {
-            client: client.into(),
-            fcm_application: None,
-            apns_application: None,
-            apns_voip_application: None,
-        }
+impl TestSns {
+    /// The actions that SNS has received, each with the endpoint or the token that it is about.
+    async fn actions(&self) -> Vec<(String, String)> {
+        let received = self.received().await;
+        let actions = received.iter().map(|form| {
+            let about = ["TargetArn", "EndpointArn", "Token"];
+            let about = about.into_iter().find_map(|name| form.text(name));
+            let action = form.text("Action").unwrap();
+            (action.to_owned(), about.unwrap().to_owned())
+        });
+        actions.collect()
     }
+
+    async fn send(&self, endpoint: Option<&str>) -> Result<(), PushError> {
+        let message = late_push(&ringback_core::testing::a_call(RANG_AT));
+        self.sns.send(&voip_address(endpoint), &message).await
+    }
+}
+
+fn token(text: &str) -> PushToken {
+    PushToken::try_from(text).unwrap()
+}
+
+/// An address that was registered with this endpoint.
+fn voip_address(endpoint: Option<&str>) -> PushAddress {
+    let endpoint = endpoint.map(str::to_owned);
+    PushAddress::new(PushPlatform::ApnsVoip, token("token-hush"), endpoint)
+}
+
+fn actions<const N: usize>(actions: [(&str, &str); N]) -> [(String, String); N] {
+    actions.map(|(action, about)| (action.to_owned(), about.to_owned()))
 }
 
 fn attributes_in(form: &FormFields) -> HashMap<String, String> {
@@ -100,6 +133,15 @@ fn attributes_in(form: &FormFields) -> HashMap<String, String> {
         ))
     };
     (1..).map_while(entry).collect()
+}
+
+/// The attributes in a `SetEndpointAttributes`.
+fn set_attributes(form: &FormFields) -> HashMap<&str, &str> {
+    let attribute = |number: usize| {
+        let field = |name: &str| form.text(&format!("Attributes.entry.{number}.{name}"));
+        (field("key").unwrap(), field("value").unwrap())
+    };
+    HashMap::from([attribute(1), attribute(2)])
 }
 
 fn publish_reply() -> ResponseTemplate {
@@ -140,7 +182,7 @@ async fn android_gets_a_high_priority_data_message_that_expires_with_the_ring() 
     let sns = TestSns::start().await;
     let call = ringback_core::testing::a_call(RANG_AT);
     let message = late_push(&call);
-    let (platform, payload, attributes) = sns.publish(SnsService::Fcm, FCM, &message).await;
+    let (platform, payload, attributes) = sns.publish(PushPlatform::Fcm, FCM, &message).await;
     assert_eq!(platform, "GCM");
     let expected = json!({
         "fcmV1Message": {
@@ -163,7 +205,7 @@ async fn a_voip_push_has_the_data_of_the_call_and_no_alert() {
     let sns = TestSns::start().await;
     let call = ringback_core::testing::a_call(RANG_AT);
     let (platform, payload, attributes) = sns
-        .publish(SnsService::ApnsVoip, VOIP, &late_push(&call))
+        .publish(PushPlatform::ApnsVoip, VOIP, &late_push(&call))
         .await;
     assert_eq!(platform, "APNS_VOIP");
     assert_eq!(payload["aps"], json!({}));
@@ -182,7 +224,7 @@ async fn a_development_build_is_reached_through_the_apns_sandbox() {
     let sns = TestSns::start().await;
     let message = late_push(&ringback_core::testing::a_call(RANG_AT));
     let (platform, _, attributes) = sns
-        .publish(SnsService::ApnsVoip, VOIP_SANDBOX, &message)
+        .publish(PushPlatform::ApnsVoip, VOIP_SANDBOX, &message)
         .await;
     assert_eq!(platform, "APNS_VOIP_SANDBOX");
     assert_eq!(attributes["AWS.SNS.MOBILE.APNS_VOIP_SANDBOX.TTL"], "18");
@@ -192,8 +234,9 @@ async fn a_development_build_is_reached_through_the_apns_sandbox() {
 async fn an_alert_push_shows_the_caller_and_later_how_the_call_ended() {
     let sns = TestSns::start().await;
     let call = ringback_core::testing::a_call(RANG_AT);
-    let (platform, payload, attributes) =
-        sns.publish(SnsService::Apns, APNS, &late_push(&call)).await;
+    let (platform, payload, attributes) = sns
+        .publish(PushPlatform::Apns, APNS, &late_push(&call))
+        .await;
     assert_eq!(platform, "APNS");
     assert_eq!(payload["aps"]["alert"]["title"], "Incoming call");
     assert_eq!(payload["aps"]["alert"]["body"], "आशा");
@@ -201,41 +244,147 @@ async fn an_alert_push_shows_the_caller_and_later_how_the_call_ended() {
     assert_eq!(attributes["AWS.SNS.MOBILE.APNS.TTL"], "18");
 
     let missed = PushMessage::call_cancelled(&call, CancelReason::Timeout, call.rings_until);
-    let (_, payload, attributes) = sns.publish(SnsService::Apns, APNS, &missed).await;
+    let (_, payload, attributes) = sns.publish(PushPlatform::Apns, APNS, &missed).await;
     assert_eq!(payload["aps"]["alert"]["title"], "Missed call");
     assert_eq!(payload["reason"], "timeout");
     assert_eq!(attributes["AWS.SNS.MOBILE.APNS.TTL"], "30");
 
     let elsewhere = PushMessage::call_cancelled(&call, CancelReason::AnsweredElsewhere, RANG_AT);
-    let (_, payload, _) = sns.publish(SnsService::Apns, APNS, &elsewhere).await;
+    let (_, payload, _) = sns.publish(PushPlatform::Apns, APNS, &elsewhere).await;
     assert_eq!(payload["aps"]["alert"]["title"], "Answered elsewhere");
 }
 
 #[tokio::test]
-async fn only_a_disabled_or_deleted_endpoint_has_expired() {
-    let replies = [
-        (400, "EndpointDisabled", true),
-        (404, "NotFound", true),
+async fn a_known_endpoint_takes_one_request() {
+    let sns = TestSns::start().await;
+    sns.reply_to("Publish", publish_reply()).await;
+    sns.send(Some(VOIP)).await.unwrap();
+    assert_eq!(sns.actions().await, actions([("Publish", VOIP)]));
+}
+
+#[tokio::test]
+async fn a_disabled_endpoint_is_enabled_and_the_push_is_sent_again() {
+    let sns = TestSns::start().await;
+    sns.reply_once_to("Publish", error_reply(400, "EndpointDisabled"))
+        .await;
+    sns.reply_to("Publish", publish_reply()).await;
+    sns.reply_to("SetEndpointAttributes", attributes_set())
+        .await;
+    sns.send(Some(VOIP)).await.unwrap();
+    let expected = [
+        ("Publish", VOIP),
+        ("SetEndpointAttributes", VOIP),
+        ("Publish", VOIP),
+    ];
+    assert_eq!(sns.actions().await, actions(expected));
+    let received = sns.received().await;
+    let attributes = set_attributes(&received[1]);
+    assert_eq!(attributes["Enabled"], "true");
+    assert_eq!(attributes["Token"], "token-hush");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_sns_disables_again_is_kept() {
+    let sns = TestSns::start().await;
+    sns.reply_to("Publish", error_reply(400, "EndpointDisabled"))
+        .await;
+    sns.reply_to("SetEndpointAttributes", attributes_set())
+        .await;
+    let error = sns.send(Some(VOIP)).await.unwrap_err();
+    assert!(matches!(error, PushError::NotAccepted(_)), "{error:?}");
+    assert_eq!(sns.actions().await.len(), 3);
+}
+
+#[tokio::test]
+async fn a_push_from_another_region_creates_the_endpoint_there() {
+    let elsewhere = VOIP.replace("ap-south-1", "ap-southeast-1");
+    let earlier_application = VOIP.replace("/ringback/", "/ringback-old/");
+    for registered in [None, Some(&*elsewhere), Some(&*earlier_application)] {
+        let sns = TestSns::start().await;
+        sns.reply_to("CreatePlatformEndpoint", endpoint_created())
+            .await;
+        sns.reply_to("Publish", publish_reply()).await;
+        sns.send(registered).await.unwrap();
+        let expected = [("CreatePlatformEndpoint", "token-hush"), ("Publish", VOIP)];
+        assert_eq!(sns.actions().await, actions(expected), "{registered:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_deleted_endpoint_is_created_again() {
+    let reason =
+        "Invalid parameter: TargetArn Reason: No endpoint found for the target arn specified";
+    for reply in [
+        error_reply(404, "NotFound"),
+        error_with_message(400, "InvalidParameter", reason),
+    ] {
+        let sns = TestSns::start().await;
+        sns.reply_once_to("Publish", reply).await;
+        sns.reply_to("Publish", publish_reply()).await;
+        sns.reply_to("CreatePlatformEndpoint", endpoint_created())
+            .await;
+        sns.send(Some(VOIP)).await.unwrap();
+        let expected = [
+            ("Publish", VOIP),
+            ("CreatePlatformEndpoint", "token-hush"),
+            ("Publish", VOIP),
+        ];
+        assert_eq!(sns.actions().await, actions(expected));
+    }
+}
+
+#[tokio::test]
+async fn an_address_has_expired_only_if_sns_refuses_its_token() {
+    let reason = "Invalid parameter: Token Reason: iOS device tokens must be no more than 400 hexadecimal characters";
+    for (reply, expired) in [
+        (error_with_message(400, "InvalidParameter", reason), true),
+        (error_reply(400, "InvalidParameter"), false),
+        (error_reply(403, "AuthorizationError"), false),
+        (error_reply(500, "InternalError"), false),
+    ] {
+        let sns = TestSns::start().await;
+        sns.reply_to("Publish", error_reply(404, "NotFound")).await;
+        sns.reply_to("CreatePlatformEndpoint", reply).await;
+        let error = sns.send(Some(VOIP)).await.unwrap_err();
+        let is_expired = matches!(error, PushError::AddressExpired);
+        assert_eq!(is_expired, expired, "{error:?}");
+        assert!(!format!("{error:?}").contains("hush"), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn another_refusal_is_a_failure_without_another_attempt() {
+    for (status, code, is_temporary) in [
         (400, "InvalidParameter", false),
         (400, "PlatformApplicationDisabled", false),
         (403, "AuthorizationError", false),
-        (500, "InternalError", false),
-    ];
-    for (status, code, expired) in replies {
+        (500, "InternalError", true),
+    ] {
         let sns = TestSns::start().await;
         sns.reply_to("Publish", error_reply(status, code)).await;
-        let message = late_push(&ringback_core::testing::a_call(RANG_AT));
-        let error = sns
-            .sns
-            .publish(SnsService::ApnsVoip, VOIP, &message)
-            .await
-            .unwrap_err();
-        assert_eq!(
-            matches!(error, PushError::AddressExpired),
-            expired,
-            "{code}: {error}"
-        );
+        let error = sns.send(Some(VOIP)).await.unwrap_err();
+        let is_delayed = matches!(error, PushError::Delayed { .. });
+        assert_eq!(is_delayed, is_temporary, "{code}");
+        assert_eq!(sns.actions().await, actions([("Publish", VOIP)]));
     }
+}
+
+#[test]
+fn the_applications_are_of_one_region_which_their_arns_name() {
+    let in_one = SnsApplications::from_environment(&Environment::of(|name| match name {
+        "SNS_APNS_VOIP_APPLICATION_ARN" => Some(APPLICATION.to_owned()),
+        "SNS_APNS_APPLICATION_ARN" => Some(APPLICATION.replace("_VOIP", "")),
+        _ => None,
+    }));
+    assert_eq!(in_one.unwrap().region(), Some("ap-south-1"));
+    let in_two = SnsApplications::from_environment(&Environment::of(|name| match name {
+        "SNS_APNS_VOIP_APPLICATION_ARN" => Some(APPLICATION.to_owned()),
+        "SNS_APNS_APPLICATION_ARN" => Some(APPLICATION.replace("ap-south-1", "us-east-1")),
+        _ => None,
+    }));
+    let error = in_two.unwrap_err();
+    assert!(error.to_string().contains("region"), "{error}");
+    assert_eq!(SnsApplications::default().region(), None);
 }
 
 #[tokio::test]
@@ -247,7 +396,7 @@ async fn an_endpoint_is_created_and_enabled() {
         .await;
     let endpoint = sns
         .sns
-        .endpoint_for(SnsService::ApnsVoip, "token-hush")
+        .endpoint_for(PushPlatform::ApnsVoip, &token("token-hush"))
         .await
         .unwrap();
     assert_eq!(endpoint, VOIP);
@@ -259,13 +408,8 @@ async fn an_endpoint_is_created_and_enabled() {
     assert_eq!(create.text("PlatformApplicationArn"), Some(APPLICATION));
     assert_eq!(create.text("Token"), Some("token-hush"));
     assert_eq!(set.text("EndpointArn"), Some(VOIP));
-    let attribute = |number: usize| {
-        let field = |name: &str| set.text(&format!("Attributes.entry.{number}.{name}"));
-        (field("key").unwrap(), field("value").unwrap())
-    };
-    let attributes = HashMap::from([attribute(1), attribute(2)]);
-    assert_eq!(attributes["Enabled"], "true");
-    assert_eq!(attributes["Token"], "token-hush");
+    assert_eq!(set_attributes(set)["Enabled"], "true");
+    assert_eq!(set_attributes(set)["Token"], "token-hush");
 }
 
 #[tokio::test]
@@ -273,11 +417,11 @@ async fn a_platform_without_an_application_fails_without_a_request() {
     let sns = TestSns::start().await;
     let error = sns
         .sns
-        .endpoint_for(SnsService::Apns, "token")
+        .endpoint_for(PushPlatform::Apns, &token("token"))
         .await
         .unwrap_err();
     assert!(
-        matches!(error, EndpointError::NoApplication(SnsService::Apns)),
+        matches!(error, EndpointError::NoApplication(PushPlatform::Apns)),
         "{error:?}"
     );
     assert!(!sns.sns.serves_fcm());
@@ -292,7 +436,7 @@ async fn a_refused_token_and_an_unavailable_sns_are_different_errors() {
     sns.reply_to("CreatePlatformEndpoint", bad_token).await;
     let refused_token = sns
         .sns
-        .endpoint_for(SnsService::ApnsVoip, "token-hush")
+        .endpoint_for(PushPlatform::ApnsVoip, &token("token-hush"))
         .await;
     let error = refused_token.unwrap_err();
     assert!(matches!(error, EndpointError::BadToken), "{error:?}");
@@ -303,7 +447,7 @@ async fn a_refused_token_and_an_unavailable_sns_are_different_errors() {
         .await;
     let unavailable = broken
         .sns
-        .endpoint_for(SnsService::ApnsVoip, "token-hush")
+        .endpoint_for(PushPlatform::ApnsVoip, &token("token-hush"))
         .await;
     let error = unavailable.unwrap_err();
     assert!(matches!(error, EndpointError::Unavailable(_)), "{error:?}");
@@ -317,7 +461,10 @@ async fn a_refused_application_does_not_count_as_a_bad_token() {
         "Invalid parameter: PlatformApplicationArn Reason: Platform application does not exist";
     let reply = error_with_message(400, "InvalidParameter", reason);
     sns.reply_to("CreatePlatformEndpoint", reply).await;
-    let refused = sns.sns.endpoint_for(SnsService::ApnsVoip, "token").await;
+    let refused = sns
+        .sns
+        .endpoint_for(PushPlatform::ApnsVoip, &token("token"))
+        .await;
     let error = refused.unwrap_err();
     assert!(matches!(error, EndpointError::Unavailable(_)), "{error:?}");
 }
@@ -333,7 +480,10 @@ async fn an_existing_endpoint_with_other_attributes_is_reused() {
         sns.reply_to("CreatePlatformEndpoint", reply).await;
         sns.reply_to("SetEndpointAttributes", attributes_set())
             .await;
-        let endpoint = sns.sns.endpoint_for(SnsService::ApnsVoip, "token").await;
+        let endpoint = sns
+            .sns
+            .endpoint_for(PushPlatform::ApnsVoip, &token("token"))
+            .await;
         assert_eq!(endpoint.unwrap(), VOIP);
     }
 }
@@ -343,13 +493,24 @@ async fn deleting_an_endpoint_reports_a_refusal() {
     let sns = TestSns::start().await;
     let deleted = ResponseTemplate::new(200).set_body_string("<DeleteEndpointResponse/>");
     sns.reply_to("DeleteEndpoint", deleted).await;
-    sns.sns.delete_endpoint(VOIP).await.unwrap();
-    assert_eq!(sns.received().await[0].text("EndpointArn"), Some(VOIP));
+    let address = voip_address(Some(VOIP));
+    sns.sns.delete_endpoint(&address).await.unwrap();
+    assert_eq!(sns.actions().await, actions([("DeleteEndpoint", VOIP)]));
 
     let broken = TestSns::start().await;
     let refusal = error_reply(403, "AuthorizationError");
     broken.reply_to("DeleteEndpoint", refusal).await;
-    assert!(broken.sns.delete_endpoint(VOIP).await.is_err());
+    assert!(broken.sns.delete_endpoint(&address).await.is_err());
+}
+
+#[tokio::test]
+async fn an_endpoint_of_another_region_is_not_deleted() {
+    let sns = TestSns::start().await;
+    let elsewhere = VOIP.replace("ap-south-1", "ap-southeast-1");
+    for address in [voip_address(Some(&elsewhere)), voip_address(None)] {
+        sns.sns.delete_endpoint(&address).await.unwrap();
+    }
+    assert_eq!(sns.received().await.len(), 0);
 }
 
 #[tokio::test]
@@ -361,7 +522,7 @@ async fn an_endpoint_that_could_not_be_enabled_is_an_error() {
         .await;
     let error = sns
         .sns
-        .endpoint_for(SnsService::ApnsVoip, "token")
+        .endpoint_for(PushPlatform::ApnsVoip, &token("token"))
         .await
         .unwrap_err();
     assert!(matches!(error, EndpointError::Unavailable(_)), "{error:?}");

@@ -74,6 +74,9 @@ impl Expressions {
             Condition::NoDeviceDeclined => {
                 format!("attribute_not_exists({})", self.name("declined_by"))
             }
+            Condition::NoDeviceRings => {
+                format!("attribute_not_exists({})", self.name("ring_receipts"))
+            }
             Condition::PushNotRecorded => format!("attribute_not_exists({})", self.name("pushed")),
             Condition::DeclineEndsCall => {
                 let (settings, decline_ends) = (self.name("settings"), self.name("decline_ends"));
@@ -128,6 +131,9 @@ impl Expressions {
                 Assignment::ExotelUnanswered => self.compare("exotel_unanswered", "=", &true)?,
                 Assignment::Stream(state) => self.compare("stream", "=", state)?,
                 Assignment::Pushed(pushed) => self.compare("pushed", "=", pushed)?,
+                Assignment::RingReceipts(receipts) => {
+                    self.compare("ring_receipts", "=", receipts)?
+                }
                 Assignment::DeclinedBy(devices) => self.compare("declined_by", "=", devices)?,
                 Assignment::EffectsPendingSince(moment) => {
                     self.compare("effects_pending_since", "=", moment)?

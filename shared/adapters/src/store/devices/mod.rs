@@ -1,9 +1,10 @@
-//! The devices of an extension, and the push address of each.
+//! The devices of an extension, and the push addresses of each.
 //!
-//! Items: `pk` = `EXTENSION#{extension}`, `sk` = `DEVICE#{device_id}` is a device. `pk` = `ADDRESS#{its hash}`, `sk` = `OWNER`
-//! says which device owns a push address. A phone can change hands without a removal of its old registration. Calls of the
-//! previous owner must not ring there and must not show the caller.
+//! Items: `pk` = `EXTENSION#{extension}`, `sk` = `DEVICE#{device_id}` is a device, with at most one address of each push service.
+//! `pk` = `ADDRESS#{its hash}`, `sk` = `OWNER` says which device owns a push address. A phone can change hands without a removal of
+//! its old registration. Calls of the previous owner must not ring there and must not show the caller.
 
+mod address;
 #[cfg(test)]
 mod many;
 #[cfg(test)]
@@ -12,104 +13,93 @@ mod tests;
 use std::cmp::Reverse;
 
 use aws_sdk_dynamodb::operation::delete_item::builders::DeleteItemFluentBuilder;
-use aws_sdk_dynamodb::operation::put_item::builders::PutItemFluentBuilder;
-use aws_sdk_dynamodb::types::ReturnValue;
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use aws_sdk_dynamodb::types::{ReturnValue, ReturnValuesOnConditionCheckFailure};
 use futures::future::try_join_all;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+pub use self::address::{PushAddress, PushToken};
 use crate::store::table::{
-    ConditionalWrite, Item, ItemKey, StoreError, Table, conditional_write, millis, text,
+    ConditionalWrite, Item, ItemKey, StoreError, Table, conditional_write, text,
 };
+use ringback_core::call::PushPlatform;
 use ringback_core::ids::{DeviceId, Extension};
 use ringback_core::timestamp::Timestamp;
 
-/// An app's installation on one phone.
+/// An app's installation on one phone. Without an address, no push goes to it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
     /// The app's own name for it.
     pub device_id: DeviceId,
-    /// Where pushes to it go.
-    pub address: PushAddress,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    apns_voip: Option<PushAddress>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fcm: Option<PushAddress>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    apns: Option<PushAddress>,
     /// When it was last registered.
     pub registered_at: Timestamp,
-    /// The id of the last registration, set by [`Devices::register`]. A phone can send several within a millisecond.
-    #[serde(default)]
+    /// The id of the last registration, set by [`Devices::register`].
     registration: Uuid,
 }
 
 impl Device {
-    /// A device to register.
-    #[must_use]
-    pub const fn new(device_id: DeviceId, address: PushAddress, registered_at: Timestamp) -> Self {
-        Self {
+    /// A device to register, with these addresses. The last one of each push service counts.
+    pub fn new(
+        device_id: DeviceId,
+        addresses: impl IntoIterator<Item = PushAddress>,
+        registered_at: Timestamp,
+    ) -> Self {
+        let mut device = Self {
             device_id,
-            address,
+            apns_voip: None,
+            fcm: None,
+            apns: None,
             registered_at,
             registration: Uuid::nil(),
+        };
+        for address in addresses {
+            let slot = device.slot(address.platform);
+            *slot = Some(address);
         }
+        device
     }
-}
 
-/// Where pushes to a device go. `Debug` shows the service only, because tokens are credentials.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "via", rename_all = "snake_case")]
-pub enum PushAddress {
-    /// FCM's HTTP v1 API.
-    Fcm {
-        /// The registration token that the FCM SDK gave the app.
-        token: String,
-    },
-    /// An endpoint of an SNS platform application.
-    Sns {
-        /// The push service of the endpoint's application.
-        service: SnsService,
-        /// The endpoint's ARN.
-        endpoint: String,
-    },
-}
+    /// Its addresses, in the order in which a ring tries them.
+    pub fn addresses(&self) -> impl Iterator<Item = &PushAddress> {
+        [&self.apns_voip, &self.fcm, &self.apns]
+            .into_iter()
+            .flatten()
+    }
 
-impl PushAddress {
-    /// The service's name in logs and metrics.
+    /// Whether a push can reach it.
     #[must_use]
-    pub const fn service(&self) -> &'static str {
-        match self {
-            Self::Fcm { .. } => "fcm",
-            Self::Sns {
-                service: SnsService::Fcm,
-                ..
-            } => "sns/fcm",
-            Self::Sns {
-                service: SnsService::Apns,
-                ..
-            } => "sns/apns",
-            Self::Sns {
-                service: SnsService::ApnsVoip,
-                ..
-            } => "sns/apns_voip",
+    pub fn has_address(&self) -> bool {
+        self.addresses().next().is_some()
+    }
+
+    fn address(&self, platform: PushPlatform) -> Option<&PushAddress> {
+        self.addresses()
+            .find(|address| address.platform == platform)
+    }
+
+    const fn slot(&mut self, platform: PushPlatform) -> &mut Option<PushAddress> {
+        match platform {
+            PushPlatform::ApnsVoip => &mut self.apns_voip,
+            PushPlatform::Fcm => &mut self.fcm,
+            PushPlatform::Apns => &mut self.apns,
         }
     }
-}
 
-impl std::fmt::Debug for PushAddress {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.service())
+    fn registered_as(mut self, registration: Uuid) -> Self {
+        self.registration = registration;
+        for platform in PushPlatform::ALL {
+            if let Some(address) = self.slot(platform) {
+                address.registration = registration;
+            }
+        }
+        self
     }
-}
-
-/// The services behind SNS platform applications.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SnsService {
-    /// Firebase Cloud Messaging.
-    Fcm,
-    /// Apple's alerts.
-    Apns,
-    /// Apple's VoIP pushes, which start a terminated app.
-    ApnsVoip,
 }
 
 /// The devices in the table.
@@ -153,12 +143,13 @@ impl Devices {
         Ok(items.filter_map(readable).collect())
     }
 
-    /// Registers a device, or updates its registration. It takes over its address from the device that had it. If the
-    /// extension then has more than `most` devices, the oldest are removed. Returns the addresses that no device uses any more.
+    /// Registers a device, or updates its registration. Its addresses replace those of the same push services, and it takes them over
+    /// from the devices that had them. If the extension then has more than `most` devices, the oldest are removed. Returns the
+    /// addresses that no device uses any more.
     ///
     /// The device is written first, and the next registration repeats every later step. So after a failure or a concurrent
     /// registration, there are soon at most `most` devices again, and no two with one address. When one device sends several
-    /// registrations at once, the writes of the latest registration win, in any order of arrival.
+    /// registrations at once, the latest one with an address of a push service wins, in any order of arrival.
     ///
     /// # Errors
     /// When the table cannot be written or read.
@@ -168,79 +159,107 @@ impl Devices {
         device: &Device,
         most: usize,
     ) -> Result<Vec<PushAddress>, StoreError> {
-        let device = &Device {
-            registration: Uuid::now_v7(),
-            ..device.clone()
-        };
-        let before = match self.put(extension, device).await? {
-            RegistrationWrite::Replaced(before) => before.and_then(readable),
-            RegistrationWrite::Outdated => return Ok(Vec::new()),
-        };
-        let (previous_owner, mut removed) = futures::try_join!(
-            self.take_over_address(extension, device),
-            self.remove_oldest(extension, most),
-        )?;
-        if let Some((other, device_id)) = previous_owner {
-            tracing::info!(extension = %other, %device_id, to = %extension, "push address moved to another device");
-        }
-        removed.extend(before.filter(|before| before.address != device.address));
-        let released = removed
-            .iter()
-            .map(async |device| self.release_address(extension, device).await);
-        let released = try_join_all(released).await?;
-        let removed = removed.into_iter().zip(released);
-        Ok(removed
-            .filter(|(_, released)| *released)
-            .map(|(device, _)| device.address)
-            .collect())
+        // UUIDv7, which sort by time: a phone can send several registrations within a millisecond.
+        let device = device.clone().registered_as(Uuid::now_v7());
+        let (device, before) = self.write(extension, device).await?;
+        let take_over = device
+            .addresses()
+            .map(async |address| self.take_over(extension, &device, address).await);
+        let (_, removed) =
+            futures::try_join!(try_join_all(take_over), self.remove_oldest(extension, most))?;
+        let replaced = before.iter().flat_map(Device::addresses).filter(|before| {
+            let now = device.address(before.platform);
+            now.is_some_and(|now| now.token != before.token)
+        });
+        let replaced = replaced.map(|address| (&device.device_id, address));
+        let removed = removed.iter().flat_map(owned_addresses);
+        self.release(extension, replaced.chain(removed)).await
     }
 
-    /// Writes a device, unless a later registration has been written.
-    async fn put(
+    /// Writes a device without those of its addresses that a later registration has replaced. Returns what it has written, and the
+    /// device before that.
+    async fn write(
         &self,
         extension: &Extension,
-        device: &Device,
-    ) -> Result<RegistrationWrite, StoreError> {
+        mut device: Device,
+    ) -> Result<(Device, Option<Device>), StoreError> {
         let doing = "registering a device";
-        let item = serde_dynamo::to_item(device).map_err(StoreError::unreadable(doing))?;
-        let put = self
-            .table
-            .put(device_key(extension, &device.device_id), item)
-            .condition_expression(IS_LATER)
-            .expression_attribute_values(":registration", text(device.registration));
-        write_registration(put, doing).await
+        // Each turn but the last leaves out an address.
+        loop {
+            let item: Item =
+                serde_dynamo::to_item(&device).map_err(StoreError::unreadable(doing))?;
+            let set: Vec<String> = item
+                .keys()
+                .map(|name| format!("{name} = :{name}"))
+                .collect();
+            let is_later: Vec<String> = device
+                .addresses()
+                .map(|address| is_later(&format!("{}.", address.platform.as_str())))
+                .collect();
+            let values = item
+                .into_iter()
+                .map(|(name, value)| (format!(":{name}"), value));
+            let update = self
+                .table
+                .update(device_key(extension, &device.device_id))
+                .update_expression(format!("SET {}", set.join(", ")))
+                .set_condition_expression((!is_later.is_empty()).then(|| is_later.join(" AND ")))
+                .set_expression_attribute_values(Some(values.collect()))
+                .return_values(ReturnValue::AllOld)
+                .return_values_on_condition_check_failure(
+                    ReturnValuesOnConditionCheckFailure::AllOld,
+                );
+            let stored = match conditional_write(update.send().await, doing)? {
+                ConditionalWrite::Written(answer) => {
+                    return Ok((device, answer.attributes.and_then(readable)));
+                }
+                ConditionalWrite::ConditionFailed(stored) => stored.unwrap_or_default(),
+            };
+            let stored: Device =
+                serde_dynamo::from_item(stored).map_err(StoreError::unreadable(doing))?;
+            for address in stored.addresses() {
+                if address.registration >= device.registration {
+                    *device.slot(address.platform) = None;
+                }
+            }
+        }
     }
 
-    /// Makes a device the owner of its address and removes the previous owner. Returns the owner that it has removed.
-    async fn take_over_address(
+    /// Makes a device the owner of its address, and removes the address from the device that had it.
+    async fn take_over(
         &self,
         extension: &Extension,
         device: &Device,
-    ) -> Result<Option<(Extension, DeviceId)>, StoreError> {
+        address: &PushAddress,
+    ) -> Result<(), StoreError> {
         let doing = "taking over a push address";
-        let owner = AddressOwner::of(extension, device);
+        let owner = AddressOwner::of(extension, &device.device_id, address);
         let item = serde_dynamo::to_item(&owner).map_err(StoreError::unreadable(doing))?;
         let put = self
             .table
-            .put(device.address.owner_key(), item)
+            .put(address.owner_key(), item)
             .condition_expression(format!(
-                "extension <> :extension OR device_id <> :device OR {IS_LATER}"
+                "extension <> :extension OR device_id <> :device OR {}",
+                is_later("")
             ))
-            .expression_attribute_values(":extension", text(extension.as_str()))
-            .expression_attribute_values(":device", text(device.device_id.as_str()))
-            .expression_attribute_values(":registration", text(device.registration));
-        let RegistrationWrite::Replaced(previous) = write_registration(put, doing).await? else {
-            return Ok(None);
+            .expression_attribute_values(":extension", text(extension))
+            .expression_attribute_values(":device", text(&device.device_id))
+            .expression_attribute_values(":registration", text(address.registration))
+            .return_values(ReturnValue::AllOld);
+        let ConditionalWrite::Written(answer) = conditional_write(put.send().await, doing)? else {
+            return Ok(());
         };
-        let previous = previous.map(serde_dynamo::from_item::<_, AddressOwner>);
-        let previous = previous
-            .transpose()
-            .map_err(StoreError::unreadable(doing))?;
-        let Some(previous) = previous.filter(|previous| !previous.is_same_device(&owner)) else {
-            return Ok(None);
+        let Some(previous) = answer.attributes else {
+            return Ok(());
         };
-        let removed = self.remove_registration(&previous).await?;
-        Ok(removed.then_some((previous.extension, previous.device_id)))
+        let previous: AddressOwner =
+            serde_dynamo::from_item(previous).map_err(StoreError::unreadable(doing))?;
+        if !previous.is_same_device(&owner)
+            && self.remove_address(&previous, address.platform).await?
+        {
+            tracing::info!(extension = %previous.extension, device_id = %previous.device_id, to = %extension, "push address moved to another device");
+        }
+        Ok(())
     }
 
     /// Removes the oldest devices until there are at most `most`. Returns those that it has removed. Concurrent registrations
@@ -253,19 +272,19 @@ impl Devices {
         let mut devices = self.found(extension, true).await?;
         devices.sort_by_key(|device| (Reverse(device.registered_at), device.device_id.clone()));
         let oldest = devices.split_off(most.min(devices.len()));
-        let removed = oldest.iter().map(async |device| {
-            let owner = AddressOwner::of(extension, device);
-            self.remove_registration(&owner).await
+        let removed = oldest.into_iter().map(async |device| {
+            let delete = self
+                .table
+                .delete(device_key(extension, &device.device_id))
+                .condition_expression(IS_SAME)
+                .expression_attribute_values(":registration", text(device.registration));
+            let removed = is_deleted(delete, "removing a device").await?;
+            Ok(removed.then_some(device))
         });
-        let removed = try_join_all(removed).await?;
-        let devices = oldest.into_iter().zip(removed);
-        Ok(devices
-            .filter(|(_, removed)| *removed)
-            .map(|(device, _)| device)
-            .collect())
+        Ok(try_join_all(removed).await?.into_iter().flatten().collect())
     }
 
-    /// Removes a device with any address. A device that does not exist is no error. Returns the address if no device uses it
+    /// Removes a device with all its addresses. A device that does not exist is no error. Returns the addresses that no device uses
     /// any more.
     ///
     /// # Errors
@@ -274,148 +293,114 @@ impl Devices {
         &self,
         extension: &Extension,
         device: &DeviceId,
-    ) -> Result<Option<PushAddress>, StoreError> {
+    ) -> Result<Vec<PushAddress>, StoreError> {
         let doing = "removing a device";
         let delete = self.table.delete(device_key(extension, device));
         let answer = delete.return_values(ReturnValue::AllOld).send().await;
         let answer = answer.map_err(StoreError::unavailable(doing))?;
-        let Some(device) = answer.attributes.and_then(readable) else {
-            return Ok(None);
-        };
-        let released = self.release_address(extension, &device).await?;
-        Ok(released.then_some(device.address))
+        let removed = answer.attributes.and_then(readable);
+        self.release(extension, removed.iter().flat_map(owned_addresses))
+            .await
     }
 
-    /// Removes a device after the push service has rejected its address, unless it has registered a new address meanwhile.
+    /// Removes an address of a device after the push service has rejected it, unless the device has registered again meanwhile. The
+    /// device stays.
     ///
     /// # Errors
     /// When the table cannot be written.
     pub async fn remove_unreachable(
         &self,
         extension: &Extension,
-        device: &Device,
+        device: &DeviceId,
+        address: &PushAddress,
     ) -> Result<(), StoreError> {
-        let doing = "removing an unreachable device";
-        let address = serde_dynamo::to_attribute_value(&device.address)
-            .map_err(StoreError::unreadable(doing))?;
-        let delete = self
-            .table
-            .delete(device_key(extension, &device.device_id))
-            .condition_expression("address = :unreachable")
-            .expression_attribute_values(":unreachable", address);
-        if is_deleted(delete, doing).await? {
-            self.release_address(extension, device).await?;
+        let owner = AddressOwner::of(extension, device, address);
+        if self.remove_address(&owner, address.platform).await? {
+            self.release(extension, [(device, address)]).await?;
         }
         Ok(())
     }
 
-    /// Removes this registration of a device. Returns whether it existed and was still the device's last registration.
-    async fn remove_registration(&self, owner: &AddressOwner) -> Result<bool, StoreError> {
-        let delete = self
+    /// Removes one address from its device. Returns whether the device still had it from the same registration.
+    async fn remove_address(
+        &self,
+        owner: &AddressOwner,
+        platform: PushPlatform,
+    ) -> Result<bool, StoreError> {
+        let platform = platform.as_str();
+        let update = self
             .table
-            .delete(device_key(&owner.extension, &owner.device_id))
-            .condition_expression(format!("registered_at = :then AND {IS_SAME}"));
-        is_deleted(owner.add_values(delete), "removing a device").await
+            .update(device_key(&owner.extension, &owner.device_id))
+            .update_expression(format!("REMOVE {platform}"))
+            .condition_expression(format!("{platform}.{IS_SAME}"))
+            .expression_attribute_values(":registration", text(owner.registration));
+        let doing = "removing a push address";
+        Ok(conditional_write(update.send().await, doing)?.is_written())
     }
 
-    /// Deletes the owner of a device's address. Returns whether the device was still the owner, or the address had none: devices
-    /// registered by older versions have no owner item.
-    async fn release_address(
+    /// Deletes the owners of these addresses. Returns the addresses that their device still owned.
+    async fn release<'a>(
         &self,
         extension: &Extension,
-        device: &Device,
-    ) -> Result<bool, StoreError> {
-        let delete = self
-            .table
-            .delete(device.address.owner_key())
-            .condition_expression(format!(
-                "attribute_not_exists(pk) OR (extension = :extension AND device_id = :device AND registered_at = :then AND {IS_SAME})",
-            ))
-            .expression_attribute_values(":extension", text(extension.as_str()))
-            .expression_attribute_values(":device", text(device.device_id.as_str()));
-        let delete = AddressOwner::of(extension, device).add_values(delete);
-        is_deleted(delete, "releasing a push address").await
+        addresses: impl IntoIterator<Item = (&'a DeviceId, &'a PushAddress)>,
+    ) -> Result<Vec<PushAddress>, StoreError> {
+        let released = addresses.into_iter().map(async |(device_id, address)| {
+            let delete = self
+                .table
+                .delete(address.owner_key())
+                .condition_expression(format!(
+                    "extension = :extension AND device_id = :device AND {IS_SAME}"
+                ))
+                .expression_attribute_values(":extension", text(extension))
+                .expression_attribute_values(":device", text(device_id))
+                .expression_attribute_values(":registration", text(address.registration));
+            let released = is_deleted(delete, "releasing a push address").await?;
+            Ok(released.then(|| address.clone()))
+        });
+        let released = try_join_all(released).await?;
+        Ok(released.into_iter().flatten().collect())
     }
+}
+
+fn owned_addresses(device: &Device) -> impl Iterator<Item = (&DeviceId, &PushAddress)> {
+    device
+        .addresses()
+        .map(|address| (&device.device_id, address))
 }
 
 fn device_key(extension: &Extension, device: &DeviceId) -> ItemKey {
     ItemKey::new(format!("EXTENSION#{extension}"), format!("DEVICE#{device}"))
 }
 
-/// Condition: no later registration has written the item. Registration ids are UUIDv7 and sort by time.
-const IS_LATER: &str = "attribute_not_exists(registration) OR registration < :registration";
+/// Condition: no later registration has written the item, or the attribute that `of` names, such as `fcm.`.
+fn is_later(of: &str) -> String {
+    format!("(attribute_not_exists({of}registration) OR {of}registration < :registration)")
+}
 
-/// Condition: the item belongs to this registration, or was written by a version without registration ids.
-const IS_SAME: &str = "(registration = :registration OR attribute_not_exists(registration))";
+/// Condition: the item, or an attribute of it, belongs to this registration.
+const IS_SAME: &str = "registration = :registration";
 
 /// The device that owns a push address.
 #[derive(Debug, Serialize, Deserialize)]
 struct AddressOwner {
     extension: Extension,
     device_id: DeviceId,
-    /// When that device was registered.
-    registered_at: Timestamp,
-    /// The id of that registration.
-    #[serde(default)]
+    /// The registration that has brought the address.
     registration: Uuid,
 }
 
 impl AddressOwner {
-    fn of(extension: &Extension, device: &Device) -> Self {
+    fn of(extension: &Extension, device_id: &DeviceId, address: &PushAddress) -> Self {
         Self {
             extension: extension.clone(),
-            device_id: device.device_id.clone(),
-            registered_at: device.registered_at,
-            registration: device.registration,
+            device_id: device_id.clone(),
+            registration: address.registration,
         }
-    }
-
-    /// Adds the values that a condition with [`IS_SAME`] names.
-    fn add_values(&self, delete: DeleteItemFluentBuilder) -> DeleteItemFluentBuilder {
-        delete
-            .expression_attribute_values(":then", millis(self.registered_at))
-            .expression_attribute_values(":registration", text(self.registration))
     }
 
     fn is_same_device(&self, other: &Self) -> bool {
         self.extension == other.extension && self.device_id == other.device_id
     }
-}
-
-impl PushAddress {
-    /// The key of the address's owner. It has a hash, because tokens are credentials and can be longer than a key.
-    fn owner_key(&self) -> ItemKey {
-        let (service, address) = match self {
-            Self::Fcm { token } => ("fcm", token),
-            Self::Sns { endpoint, .. } => ("sns", endpoint),
-        };
-        let hash = Sha256::new()
-            .chain_update(service)
-            .chain_update([0])
-            .chain_update(address)
-            .finalize();
-        let pk = format!("ADDRESS#{}", URL_SAFE_NO_PAD.encode(hash));
-        ItemKey::new(pk, "OWNER")
-    }
-}
-
-/// The result of writing an item of a registration.
-enum RegistrationWrite {
-    /// The item is written. This is the item that it replaced.
-    Replaced(Option<Item>),
-    /// A later registration has written the item before.
-    Outdated,
-}
-
-async fn write_registration(
-    put: PutItemFluentBuilder,
-    doing: &'static str,
-) -> Result<RegistrationWrite, StoreError> {
-    let sent = put.return_values(ReturnValue::AllOld).send().await;
-    Ok(match conditional_write(sent, doing)? {
-        ConditionalWrite::Written(answer) => RegistrationWrite::Replaced(answer.attributes),
-        ConditionalWrite::ConditionFailed(_) => RegistrationWrite::Outdated,
-    })
 }
 
 /// Whether the condition held, so that the item is deleted.

@@ -42,16 +42,29 @@ fn extension() -> Extension {
 }
 
 fn pixel() -> Device {
-    let token = "token-hush".to_owned();
-    testing::device("pixel", PushAddress::Fcm { token })
+    testing::device("pixel", [testing::address(PushPlatform::Fcm, "token-hush")])
 }
 
+const ENDPOINT: &str = "arn:…:endpoint/APNS_VOIP/app/1";
+
 fn iphone() -> Device {
-    let address = PushAddress::Sns {
-        service: SnsService::ApnsVoip,
-        endpoint: "arn:…:endpoint/APNS_VOIP/app/1".to_owned(),
-    };
-    testing::device("iphone", address)
+    let token = |token: &str| PushToken::try_from(token).unwrap();
+    let voip = token("token-hush-voip");
+    testing::device(
+        "iphone",
+        [
+            PushAddress::new(PushPlatform::ApnsVoip, voip, Some(ENDPOINT.to_owned())),
+            testing::address(PushPlatform::Apns, "token-hush-alert"),
+        ],
+    )
+}
+
+fn address_item(platform: &str, token: &str) -> Value {
+    json!({ "M": {
+        "platform": { "S": platform },
+        "token": { "S": token },
+        "registration": { "S": Uuid::nil().to_string() },
+    } })
 }
 
 fn pixel_item() -> Value {
@@ -59,22 +72,23 @@ fn pixel_item() -> Value {
         "pk": { "S": "EXTENSION#1001" },
         "sk": { "S": "DEVICE#pixel" },
         "device_id": { "S": "pixel" },
-        "address": { "M": { "via": { "S": "fcm" }, "token": { "S": "token-hush" } } },
+        "fcm": address_item("fcm", "token-hush"),
         "registered_at": { "N": "1000000000000" },
+        "registration": { "S": Uuid::nil().to_string() },
     })
 }
 
 fn iphone_item() -> Value {
+    let mut voip = address_item("apns_voip", "token-hush-voip");
+    voip["M"]["endpoint"] = json!({ "S": ENDPOINT });
     json!({
         "pk": { "S": "EXTENSION#1001" },
         "sk": { "S": "DEVICE#iphone" },
         "device_id": { "S": "iphone" },
-        "address": { "M": {
-            "via": { "S": "sns" },
-            "service": { "S": "apns_voip" },
-            "endpoint": { "S": "arn:…:endpoint/APNS_VOIP/app/1" },
-        } },
+        "apns_voip": voip,
+        "apns": address_item("apns", "token-hush-alert"),
         "registered_at": { "N": "1000000000000" },
+        "registration": { "S": Uuid::nil().to_string() },
     })
 }
 
@@ -107,45 +121,64 @@ async fn an_extension_can_have_no_device() {
 #[tokio::test]
 async fn an_unreadable_device_does_not_hide_the_others() {
     let mut newer_version = pixel_item();
-    newer_version["address"]["M"]["via"]["S"] = "carrier_pigeon".into();
+    newer_version["fcm"]["M"]["platform"]["S"] = "carrier_pigeon".into();
     let table = PlayedTable::that_answers(found(&[newer_version, iphone_item()])).await;
     assert_eq!(table.devices.of(&extension()).await.unwrap(), [iphone()]);
 }
 
 #[tokio::test]
-async fn a_registered_device_is_read_back_unchanged() {
+async fn a_registration_is_one_update_and_an_owner_for_each_address() {
     for (device, item) in [(pixel(), pixel_item()), (iphone(), iphone_item())] {
         let table = PlayedTable::that_answers(done()).await;
         let registered = table.devices.register(&extension(), &device, 5).await;
         assert_eq!(registered.unwrap(), []);
         let requests = testing::requests(&table.server).await;
-        let puts: Vec<Value> = requests
-            .iter()
-            .filter(|request| testing::operation(request) == "PutItem")
-            .map(|put| put.body_json::<Value>().unwrap()["Item"].clone())
-            .collect();
-        let [written, owner] = puts.as_slice() else {
-            panic!("{puts:?}")
+        let sent = |operation: &str| -> Vec<Value> {
+            let requests = requests.iter();
+            let sent = requests.filter(|request| testing::operation(request) == operation);
+            sent.map(|request| request.body_json().unwrap()).collect()
         };
-        let mut written = written.clone();
-        let registration = written.as_object_mut().unwrap().remove("registration");
-        assert_eq!(written, item);
-        assert_eq!(owner["registration"], registration.unwrap());
-        assert_eq!(
-            (&owner["extension"]["S"], &owner["device_id"]),
-            (&"1001".into(), &item["device_id"])
-        );
-        // Tokens are credentials, so the key has a hash of it.
-        let pk = owner["pk"]["S"].as_str().unwrap();
-        assert!(
-            pk.starts_with("ADDRESS#") && pk.len() == 51 && !pk.contains("hush"),
-            "{pk}"
-        );
+        let [update] = sent("UpdateItem").try_into().unwrap();
+        let values = update["ExpressionAttributeValues"].as_object().unwrap();
+        let registration = &values[":registration"];
+        let mut written = update["Key"].clone();
+        for (name, value) in values {
+            written[name.trim_start_matches(':')] = value.clone();
+        }
+        assert_eq!(written, registered_as(item.clone(), registration));
+
+        let owners = sent("PutItem");
+        assert_eq!(owners.len(), device.addresses().count());
+        for put in owners {
+            let owner = &put["Item"];
+            assert_eq!(owner["registration"], *registration);
+            assert_eq!(
+                (&owner["extension"]["S"], &owner["device_id"]),
+                (&"1001".into(), &item["device_id"])
+            );
+            // Tokens are credentials, so the key has a hash of it.
+            let pk = owner["pk"]["S"].as_str().unwrap();
+            assert!(
+                pk.starts_with("ADDRESS#") && pk.len() == 51 && !pk.contains("hush"),
+                "{pk}"
+            );
+        }
     }
 }
 
+/// The item with another registration.
+fn registered_as(mut item: Value, registration: &Value) -> Value {
+    item["registration"] = registration.clone();
+    for platform in PushPlatform::ALL {
+        if let Some(address) = item.get_mut(platform.as_str()) {
+            address["M"]["registration"] = registration.clone();
+        }
+    }
+    item
+}
+
 #[tokio::test]
-async fn a_device_is_removed_with_any_address() {
+async fn a_device_is_removed_with_all_its_addresses() {
     let table = PlayedTable::that_answers(done()).await;
     let device = pixel().device_id;
     table.devices.remove(&extension(), &device).await.unwrap();
@@ -156,35 +189,25 @@ async fn a_device_is_removed_with_any_address() {
 }
 
 #[tokio::test]
-async fn an_unreachable_device_is_removed_only_with_that_address() {
-    let table = PlayedTable::that_answers(done()).await;
-    let devices = &table.devices;
-    devices
-        .remove_unreachable(&extension(), &pixel())
-        .await
-        .unwrap();
-    let requests = testing::requests(&table.server).await;
-    let deletion: Value = requests[0].body_json().unwrap();
-    assert_eq!(deletion["ConditionExpression"], "address = :unreachable");
-    // DynamoDB compares the map as a whole, so it must be equal to the registered one.
-    let address = &deletion["ExpressionAttributeValues"][":unreachable"];
-    assert_eq!(*address, pixel_item()["address"]);
-}
-
-#[tokio::test]
-async fn a_device_with_a_new_registration_is_kept_without_an_error() {
+async fn an_address_that_has_been_registered_again_is_kept_without_an_error() {
     let table = PlayedTable::that_answers(testing::condition_failed()).await;
+    let (extension, device) = (extension(), pixel());
+    let address = device.addresses().next().unwrap();
     let devices = &table.devices;
-    devices
-        .remove_unreachable(&extension(), &pixel())
-        .await
-        .unwrap();
+    let removed = devices.remove_unreachable(&extension, &device.device_id, address);
+    removed.await.unwrap();
+    let (operation, update) = table.request().await;
+    assert_eq!(operation, "UpdateItem");
+    assert_eq!(update["UpdateExpression"], "REMOVE fcm");
+    let condition = "fcm.registration = :registration";
+    assert_eq!(update["ConditionExpression"], condition);
 }
 
 #[tokio::test]
 async fn a_table_that_does_not_answer_is_an_error_and_not_an_empty_table() {
     let table = PlayedTable::that_answers(ResponseTemplate::new(500)).await;
     let (devices, device) = (&table.devices, pixel());
+    let address = device.addresses().next().unwrap();
     for result in [
         devices.of(&extension()).await.map(|_| ()),
         devices.register(&extension(), &device, 5).await.map(|_| ()),
@@ -192,7 +215,9 @@ async fn a_table_that_does_not_answer_is_an_error_and_not_an_empty_table() {
             .remove(&extension(), &device.device_id)
             .await
             .map(|_| ()),
-        devices.remove_unreachable(&extension(), &device).await,
+        devices
+            .remove_unreachable(&extension(), &device.device_id, address)
+            .await,
     ] {
         let error = result.unwrap_err();
         assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
@@ -201,8 +226,22 @@ async fn a_table_that_does_not_answer_is_an_error_and_not_an_empty_table() {
 }
 
 #[test]
-fn debug_output_of_an_address_shows_only_its_service() {
-    assert_eq!(format!("{:?}", pixel().address), "fcm");
-    assert_eq!(format!("{:?}", iphone().address), "sns/apns_voip");
-    assert!(!format!("{:?}", pixel()).contains("hush"));
+fn debug_output_of_a_device_contains_no_token() {
+    let text = format!("{:?}", iphone());
+    assert!(
+        text.contains("ApnsVoip") && !text.contains("hush"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_ring_tries_a_voip_push_first_and_an_alert_last() {
+    let platforms = [
+        PushPlatform::Apns,
+        PushPlatform::Fcm,
+        PushPlatform::ApnsVoip,
+    ];
+    let device = testing::device("any", platforms.map(|it| testing::address(it, "1")));
+    let order: Vec<PushPlatform> = device.addresses().map(|it| it.platform).collect();
+    assert_eq!(order, PushPlatform::ALL);
 }

@@ -85,7 +85,7 @@ impl CallTimers {
     /// none: its message must be accepted.
     ///
     /// # Errors
-    /// When neither the message nor a schedule will check the call. Repeating it is safe.
+    /// When no message and no schedule fires for the call. Repeating it is safe.
     pub async fn arm(
         &self,
         call: &Call,

@@ -1,7 +1,7 @@
 //! Conditional updates.
 
 use futures::future::join_all;
-use ringback_core::call::{CallSide, DeclineEnds, PushedDevices};
+use ringback_core::call::{CallSide, DeclineEnds, PushPlatform, PushedDevices, RingReceipt};
 use ringback_core::ids::PbxName;
 
 use super::*;
@@ -11,6 +11,7 @@ pub(super) async fn run_all(store: &(impl CallStore + Sync)) {
     every_change_of_a_call_is_saved_as_the_rules_say(store).await;
     a_rejected_update_returns_the_stored_call(store).await;
     a_decline_is_saved_unread_if_it_ends_the_call(store).await;
+    the_first_ringing_device_is_saved_unread(store).await;
     a_call_accepts_reports_of_its_own_pbx_only(store).await;
     one_of_ten_concurrent_updates_is_saved(store).await;
     one_of_two_equal_updates_is_saved(store).await;
@@ -42,8 +43,13 @@ async fn every_change_of_a_call_is_saved_as_the_rules_say(store: &impl CallStore
         Event::PushSent(PushedDevices {
             devices: ["phone", "tablet"].map(device_id).into(),
             are_all: true,
+            retry_at: None,
+            earlier: [].into(),
+            clients: 0,
             at: now,
         }),
+        rings(&call, "phone", now),
+        rings(&call, "tablet", now),
         Event::Declined {
             by: callee_app(&call, Some("tablet")),
         },
@@ -107,6 +113,36 @@ async fn a_decline_is_saved_unread_if_it_ends_the_call(store: &impl CallStore) {
         let result = update(store, call.call_id, &declined).await;
         let is_saved = matches!(result, UpdateResult::Saved(_));
         assert_eq!(is_saved, decline_ends == DeclineEnds::Call, "{result:?}");
+    }
+}
+
+fn rings(call: &Call, device: &str, at: Timestamp) -> Event {
+    let receipt = RingReceipt {
+        at,
+        pushed_at: call.created_at,
+        platform: PushPlatform::ApnsVoip,
+    };
+    let by = callee_app(call, Some(device));
+    Event::DeviceRings { by, receipt }
+}
+
+async fn the_first_ringing_device_is_saved_unread(store: &impl CallStore) {
+    let now = clock::now();
+    let call = stored_call(store, now).await;
+    let saved = save(
+        store,
+        call.call_id,
+        &unread(&rings(&call, "phone", now), now),
+    )
+    .await;
+    assert_eq!(saved.ring_receipts.len(), 1);
+    for device in ["phone", "tablet"] {
+        let again = unread(&rings(&call, device, now), now);
+        let result = update(store, call.call_id, &again).await;
+        let UpdateResult::Rejected(Some(stored)) = result else {
+            panic!("{device} is saved unread: {result:?}")
+        };
+        assert_eq!(stored, saved);
     }
 }
 
