@@ -295,21 +295,27 @@ impl RunEffects {
             return Ok(None);
         };
         let caller = call.caller_channel();
-        let answered = match &caller {
-            Some(leg) if call.kind.calling_app().is_none() => {
+        let trunk_leg = caller
+            .as_ref()
+            .filter(|_| call.kind.calling_app().is_none());
+        let (is_answered, is_bridged) = match trunk_leg {
+            Some(leg) => {
                 let look =
                     |state: &mut State| state.pbxs[pbx].channel(leg).is_some_and(|leg| leg.is_up);
-                Some(
-                    self.ari_with_retries(pbx, "before it looks for a leg", look)
-                        .await?,
-                )
+                let is_answered = self.ari_with_retries(pbx, "before it looks for a leg", look);
+                let is_answered = is_answered.await?;
+                let is_bridged = is_answered && self.is_bridged(pbx, call, leg).await?;
+                (is_answered, is_bridged)
             }
-            _ => None,
+            None => {
+                let phone = self.phone_leg(pbx, call).await?;
+                (false, phone == PhoneLegState::Answered)
+            }
         };
-        if answered != Some(false) && self.phone_leg(pbx, call).await? == PhoneLegState::Answered {
+        if is_bridged {
             return Ok(Some(Event::Bridged));
         }
-        let caller = caller.filter(|_| answered != Some(true));
+        let caller = caller.filter(|_| !is_answered);
         self.end_legs(pbx, call, caller, pbx::USER_BUSY).await?;
         Ok(None)
     }
@@ -326,18 +332,26 @@ impl RunEffects {
         let Some(caller) = call.caller_channel() else {
             return Ok(furthest);
         };
-        let look = |state: &mut State| {
-            let caller = state.pbxs[pbx].channel(&caller);
-            let phone = caller.and_then(|leg| leg.bridged_to.as_ref()?.phone_of());
-            phone.is_some_and(|(bridged, _)| bridged == call.call_id)
-        };
-        let is_bridged =
-            self.ari_with_retries(pbx, "before it looks for the caller's bridge", look);
-        Ok(if is_bridged.await? {
+        Ok(if self.is_bridged(pbx, call, &caller).await? {
             PhoneLegState::Answered
         } else {
             furthest
         })
+    }
+
+    async fn is_bridged(
+        &self,
+        pbx: usize,
+        call: &Call,
+        caller: &ChannelId,
+    ) -> Result<bool, EffectError> {
+        let look = |state: &mut State| {
+            let caller = state.pbxs[pbx].channel(caller);
+            let phone = caller.and_then(|leg| leg.bridged_to.as_ref()?.phone_of());
+            phone.is_some_and(|(bridged, _)| bridged == call.call_id)
+        };
+        self.ari_with_retries(pbx, "before it looks for the caller's bridge", look)
+            .await
     }
 
     async fn leg_state(&self, pbx: usize, id: &ChannelId) -> Result<PhoneLegState, EffectError> {

@@ -82,9 +82,10 @@ pub fn dial_phone(
     }
     let role = Role::Phone(waiting.clone());
     let serial = originate(sim, state, pbx, id.clone(), role, (call, caller));
-    state.truth.phone_is_dialed(sim.elapsed(), serial, call);
-    let reply = phones::phone_rings(sim, state, call, &contact);
     let is_there = phones::is_there(state, &contact);
+    let missed_by = (!is_there).then_some(pbx);
+    (state.truth).phone_is_dialed(sim.elapsed(), serial, call, missed_by);
+    let reply = phones::phone_rings(sim, state, call, &contact);
     if let Some(leg) = state.pbxs[pbx].channel_mut(id) {
         leg.dialed = Some((contact, is_there));
     }

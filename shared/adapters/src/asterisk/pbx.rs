@@ -262,19 +262,26 @@ impl Pbx {
     /// See [`AsteriskError`].
     pub async fn send_busy(&self, call: &Call) -> Result<BusyOutcome, AsteriskError> {
         let caller = call.caller_channel();
-        let is_answered = match &caller {
-            // The phone of a calling app answers before it waits, so the state of its leg says nothing.
-            Some(leg) if call.kind.calling_app().is_none() => {
-                Some(self.channel_state(leg).await?.as_deref() == Some("Up"))
+        let trunk_leg = caller
+            .as_ref()
+            .filter(|_| call.kind.calling_app().is_none());
+        let (is_answered, is_bridged) = match trunk_leg {
+            // Only bridging answers this leg.
+            Some(leg) => {
+                let is_answered = self.channel_state(leg).await?.as_deref() == Some("Up");
+                let is_bridged = is_answered && self.bridged_call(leg).await? == Some(call.call_id);
+                (is_answered, is_bridged)
             }
-            _ => None,
+            // The phone of a calling app answers before it waits, so the state of its leg says nothing.
+            None => {
+                let phone = self.phone_leg_state(call).await?;
+                (false, phone == PhoneLegState::Answered)
+            }
         };
-        if is_answered != Some(false)
-            && self.phone_leg_state(call).await? == PhoneLegState::Answered
-        {
+        if is_bridged {
             return Ok(BusyOutcome::IsBridged);
         }
-        let caller = caller.filter(|_| is_answered != Some(true));
+        let caller = caller.filter(|_| !is_answered);
         self.end_legs(call, caller, "busy").await?;
         Ok(BusyOutcome::Ended)
     }

@@ -8,6 +8,8 @@
 //! 4. `phone_rules` and `number_rules`: all rows, for calls to an app's phone and for calls to a telephone number.
 //! 5. [`decide`]: takes the first row that applies.
 
+#[cfg(test)]
+mod attempts;
 mod backstop;
 mod change;
 mod common_rules;
@@ -383,10 +385,12 @@ impl Call {
     pub fn end_is_assumed(&self) -> bool {
         match self.end_reason() {
             Some(EndReason::NoAnswer) => !self.is_to_number(),
-            // Another device may have answered in the other region.
-            Some(EndReason::CalleeDeclined) => self.ready_at.is_none(),
+            // Another device may have answered in the other region, or the phone when it was dialed again.
             Some(
-                EndReason::NotConnected | EndReason::PhoneUnreachable | EndReason::NeverReported,
+                EndReason::CalleeDeclined
+                | EndReason::NotConnected
+                | EndReason::PhoneUnreachable
+                | EndReason::NeverReported,
             ) => true,
             _ => false,
         }
