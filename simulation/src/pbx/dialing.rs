@@ -28,6 +28,8 @@ pub enum Originated {
 pub enum Progress {
     /// The phone rings or has answered, or the leg has ended.
     Reached,
+    /// The caller has gone, and the phone does not know.
+    CallerGone,
     /// The phone has not reacted to its INVITE.
     Unanswered,
     /// Nor will it: it has registered again since.
@@ -36,12 +38,19 @@ pub enum Progress {
 
 /// Looks at the leg to the callee's phone.
 pub fn phone_progress(sim: &Sim, state: &State, pbx: usize, id: &ChannelId) -> Progress {
-    let leg = state.pbxs[pbx].channel(id);
-    let Some((caller, (dialed, false))) =
-        leg.and_then(|leg| Some((leg.caller, leg.dialed.as_ref()?)))
-    else {
+    let channels = &state.pbxs[pbx];
+    let Some(leg) = channels.channel(id).filter(|leg| !leg.is_up) else {
         return Progress::Reached;
     };
+    if let Role::Phone(waiting) = &leg.role
+        && channels.channel(waiting).is_none()
+    {
+        return Progress::CallerGone;
+    }
+    let Some((dialed, false)) = &leg.dialed else {
+        return Progress::Reached;
+    };
+    let caller = leg.caller;
     let now = phones::contact(state, pbx, sim.plan().calls[caller].extension);
     if now.is_some_and(|now| now != dialed) {
         Progress::Moved

@@ -138,16 +138,7 @@ impl Pbx {
                 return Ok(BridgeOutcome::Dialing);
             }
         }
-        // The call may have ended meanwhile, in the other region too. Asterisk knows it first, because the caller's leg ends before
-        // the phone's.
-        if self.channel_exists(caller_leg).await? {
-            return self.watch_phone(&request.channel, until).await;
-        }
-        // A phone that has answered is bridged to a later leg of this caller, or the dialplan ends it.
-        if self.leg_state(&request.channel).await? == PhoneLegState::Ringing {
-            self.end_leg(&request.channel, NORMAL).await?;
-        }
-        Ok(BridgeOutcome::CallerGone)
+        self.watch_phone(&request.channel, until).await
     }
 
     /// Ends the legs of earlier attempts, unless the phone has answered one. Normally they have ended.
@@ -165,7 +156,10 @@ impl Pbx {
     /// Waits until the phone rings, or has moved. At most until `until` or for [`WATCHED_FOR`]: the app waits for an answer meanwhile.
     ///
     /// Asterisk goes on sending an INVITE to the address that it knew first, whatever the phone registers later. A phone that gets its
-    /// INVITE answers at once, and its leg then rings, so the other requests are for phones that are gone or slow.
+    /// INVITE answers at once, and its leg then rings, so more than one look is for phones that are gone or slow.
+    ///
+    /// The call may have ended before its phone was dialed, in the other region too. Asterisk knows it first, because the caller's leg
+    /// ends before the phone's.
     async fn watch_phone(
         &self,
         leg: &ChannelId,
@@ -174,10 +168,16 @@ impl Pbx {
         let until = until.min(clock::now() + WATCHED_FOR);
         let mut first_expiry = None;
         loop {
-            let progress = self.leg_progress(leg).await?;
-            let Some(progress) = progress.filter(LegProgress::is_unanswered) else {
+            let Some(progress) = self.leg_progress(leg).await? else {
                 return Ok(BridgeOutcome::Dialing);
             };
+            if progress.lacks_caller() {
+                self.end_leg(leg, NORMAL).await?;
+                return Ok(BridgeOutcome::CallerGone);
+            }
+            if !progress.is_unanswered() {
+                return Ok(BridgeOutcome::Dialing);
+            }
             let first_expiry = *first_expiry.get_or_insert(progress.contact_expires_at);
             if progress.has_moved(first_expiry) {
                 return Ok(BridgeOutcome::PhoneMoved);
@@ -512,15 +512,17 @@ const BRIDGED_LEG: &str = "EVAL%28%24%7BSHARED%28RINGBACK_BRIDGED%29%7D%29";
 
 /// The expression of [`LegProgress`], percent-encoded, as the proxy in front of ARI lets it pass.
 ///
-/// `EVAL(${CHANNEL(state)} ${CHANNEL(pjsip,target_uri)} ${PJSIP_CONTACT(${PJSIP_AOR(${CHANNEL(endpoint)},contact)},uri)}
+/// `EVAL(${CHANNEL(state)} ${CHANNEL_EXISTS(${CALLER_CHANNEL})} ${CHANNEL(pjsip,target_uri)} ${PJSIP_CONTACT(${PJSIP_AOR(${CHANNEL(endpoint)},contact)},uri)}
 /// ${PJSIP_CONTACT(${PJSIP_AOR(${CHANNEL(endpoint)},contact)},expiration_time)})`
-const LEG_PROGRESS: &str = "EVAL%28%24%7BCHANNEL%28state%29%7D%20%24%7BCHANNEL%28pjsip%2Ctarget_uri%29%7D%20\
+const LEG_PROGRESS: &str = "EVAL%28%24%7BCHANNEL%28state%29%7D%20%24%7BCHANNEL_EXISTS%28%24%7BCALLER_CHANNEL%7D%29%7D%20\
+%24%7BCHANNEL%28pjsip%2Ctarget_uri%29%7D%20\
 %24%7BPJSIP_CONTACT%28%24%7BPJSIP_AOR%28%24%7BCHANNEL%28endpoint%29%7D%2Ccontact%29%7D%2Curi%29%7D%20\
 %24%7BPJSIP_CONTACT%28%24%7BPJSIP_AOR%28%24%7BCHANNEL%28endpoint%29%7D%2Ccontact%29%7D%2Cexpiration_time%29%7D%29";
 
-/// How far the leg to a phone has come, and where the phone is.
+/// How far the leg to a phone has come, whether its caller still waits, and where the phone is.
 struct LegProgress {
     state: String,
+    caller_exists: bool,
     /// Where the INVITE goes, as a SIP URI.
     target: String,
     /// Where the phone is registered. `None` if it is not.
@@ -535,6 +537,7 @@ impl LegProgress {
         let mut fields = value.split(' ').map(str::to_owned);
         Some(Self {
             state: fields.next()?,
+            caller_exists: fields.next()? == "1",
             target: fields.next().filter(|target| !target.is_empty())?,
             contact: fields.next().filter(|contact| !contact.is_empty()),
             contact_expires_at: fields.next().and_then(|seconds| seconds.parse().ok()),
@@ -544,6 +547,11 @@ impl LegProgress {
     /// Whether the phone has not reacted to its INVITE.
     fn is_unanswered(&self) -> bool {
         self.state == "Down"
+    }
+
+    /// Whether the phone may ring for a caller who has gone. A phone that has answered is bridged, or the dialplan ends its leg.
+    fn lacks_caller(&self) -> bool {
+        !self.caller_exists && self.state != "Up"
     }
 
     /// Whether the phone is registered at another address than that of the INVITE, or has registered again since the first look.
