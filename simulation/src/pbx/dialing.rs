@@ -3,7 +3,9 @@
 use ringback_core::call::Event;
 use ringback_core::ids::{CallId, ChannelId, Leg};
 
-use super::legs::{CALLER_GONE, HungUpBy, NORMAL, cancel_other_legs, end_if, end_leg, report};
+use super::legs::{
+    CALLER_GONE, HungUpBy, NORMAL, REJECTED, cancel_other_legs, end_if, end_leg, report,
+};
 use super::waiting::wait_for_bridge;
 use crate::phones::{self, PhoneReply};
 use crate::random::Part;
@@ -132,12 +134,18 @@ pub fn dial_caller(sim: &Sim, state: &mut State, pbx: usize, call: CallId) -> Or
         let arrival = {
             let mut state = sim.state();
             let name = state.pbxs[pbx].name.clone();
+            let has_given_up = state.truth.has_given_up(caller);
             let Some(channel) = state.pbxs[pbx]
                 .channel_mut(&id)
                 .filter(|leg| leg.serial == serial)
             else {
                 return;
             };
+            if has_given_up {
+                // The app picks up only while its user waits for the call.
+                end_leg(&sim, &mut state, pbx, &id, REJECTED, HungUpBy::This);
+                return;
+            }
             channel.is_up = true;
             state
                 .truth

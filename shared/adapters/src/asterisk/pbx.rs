@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use reqwest::{Method, Response, StatusCode};
 use ringback_core::call::{ABANDONED_AFTER, Call, CallStatus, Event};
-use ringback_core::ids::{CallId, ChannelId, Extension, PbxName};
+use ringback_core::ids::{CallId, ChannelId, PbxName, SipAccountName};
 use ringback_core::timestamp::Timestamp;
 use serde::Deserialize;
 
@@ -84,7 +84,7 @@ impl PhoneLegState {
 #[derive(Debug)]
 pub struct Pbx {
     name: PbxName,
-    ari: AriClient,
+    pub(super) ari: AriClient,
     /// In milliseconds since the Unix epoch.
     skipped_until: AtomicU64,
 }
@@ -104,7 +104,7 @@ impl Pbx {
         &self.name
     }
 
-    /// Calls the phone. When it answers, the dialplan bridges it to the caller who waits on `caller_leg`.
+    /// Calls `phone`. When it answers, the dialplan bridges it to the caller who waits on `caller_leg`.
     ///
     /// A phone that a push has woken registers with SIP seconds after its app has accepted. Until then, Asterisk replies
     /// "Allocation failed". So this waits for the phone to register, until `until` or the call's deadline. Then it watches a
@@ -115,6 +115,7 @@ impl Pbx {
     pub async fn bridge(
         &self,
         call: &Call,
+        phone: &SipAccountName,
         caller_leg: &ChannelId,
         until: Timestamp,
     ) -> Result<BridgeOutcome, AsteriskError> {
@@ -125,7 +126,7 @@ impl Pbx {
         if self.end_earlier_legs(call).await? == PhoneLegState::Answered {
             return Ok(BridgeOutcome::Dialing);
         }
-        let request = OriginateRequest::to_phone(call, caller_leg);
+        let request = OriginateRequest::to_phone(call, phone, caller_leg);
         while !self.dial(&request).await? {
             self.wait_for_registration(&request, until).await?;
             // The caller may have hung up during the wait. Do not ring the phone then.
@@ -189,17 +190,17 @@ impl Pbx {
         }
     }
 
-    /// Calls the phone of `caller`, an app that starts a call. It then waits in the dialplan as every caller does.
+    /// Calls `phone`, with which an app starts a call. It then waits in the dialplan as every caller does.
     ///
     /// # Errors
     /// See [`AsteriskError`].
     pub(super) async fn dial_caller(
         &self,
         call: &Call,
-        caller: &Extension,
+        phone: &SipAccountName,
         until: Timestamp,
     ) -> Result<(), AsteriskError> {
-        let request = OriginateRequest::to_calling_app(call, caller);
+        let request = OriginateRequest::to_calling_app(call, phone);
         while !self.dial(&request).await? {
             self.wait_for_registration(&request, until).await?;
         }
@@ -328,13 +329,14 @@ impl Pbx {
         self.ari.trusted_ca().await
     }
 
-    pub(super) fn is_skipped(&self, now: Timestamp) -> bool {
+    /// Whether this process takes the PBX for unreachable, because a request failed a moment ago.
+    pub fn is_skipped(&self, now: Timestamp) -> bool {
         now.as_millis() < self.skipped_until.load(Ordering::Relaxed)
     }
 
     /// After a failure, skips this PBX for a while, so that later calls do not wait for it too. An extension without an
     /// endpoint is a fault of the configuration, not of the PBX.
-    pub(super) fn skip_after_failure<T>(&self, answer: &Result<T, AsteriskError>, now: Timestamp) {
+    pub fn skip_after_failure<T>(&self, answer: &Result<T, AsteriskError>, now: Timestamp) {
         if let Err(error) = answer
             && !matches!(error, AsteriskError::NoSuchEndpoint)
         {
@@ -363,7 +365,11 @@ impl Pbx {
 
     /// Whether the endpoint may be called at this address. Asterisk accepts a REGISTER over any transport, but an encrypted endpoint is
     /// called over TLS only.
-    async fn has_transport_to(&self, endpoint: &str, contact: &str) -> Result<bool, AsteriskError> {
+    async fn has_transport_to(
+        &self,
+        endpoint: &SipAccountName,
+        contact: &str,
+    ) -> Result<bool, AsteriskError> {
         let doing = "looking for the phone's transport";
         let path = format!("/asterisk/config/dynamic/res_pjsip/endpoint/{endpoint}");
         let reply = self.find(doing, &path).await?;
@@ -408,9 +414,9 @@ impl Pbx {
         Err(AsteriskError::PhoneOffline)
     }
 
-    pub(super) async fn is_online(&self, extension: &Extension) -> Result<bool, AsteriskError> {
+    pub(super) async fn is_online(&self, phone: &SipAccountName) -> Result<bool, AsteriskError> {
         let doing = "looking for the phone";
-        let path = format!("/endpoints/PJSIP/{extension}");
+        let path = format!("/endpoints/PJSIP/{phone}");
         let reply = self.find(doing, &path).await?;
         let reply = reply.ok_or(AsteriskError::NoSuchEndpoint)?;
         let endpoint: Endpoint = parse_json(reply, doing).await?;
@@ -418,7 +424,7 @@ impl Pbx {
     }
 
     /// The address that the phone has registered, as a SIP URI.
-    async fn contact(&self, endpoint: &str) -> Result<Option<String>, AsteriskError> {
+    async fn contact(&self, endpoint: &SipAccountName) -> Result<Option<String>, AsteriskError> {
         let doing = "looking for the phone's address";
         let path = format!("/asterisk/config/dynamic/res_pjsip/aor/{endpoint}");
         let reply = self.find(doing, &path).await?;
@@ -449,7 +455,7 @@ impl Pbx {
     }
 
     /// GETs a resource. `None` if it does not exist.
-    async fn find(
+    pub(super) async fn find(
         &self,
         doing: &'static str,
         path: &str,

@@ -12,7 +12,7 @@ use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 use super::*;
 use crate::testing;
 use ringback_core::call::CallType;
-use ringback_core::ids::{CallId, CallSid, ChannelId};
+use ringback_core::ids::{CallId, CallSid, ChannelId, Extension};
 
 const AOR: &str = "/ari/asterisk/config/dynamic/res_pjsip/aor/1001";
 const ENDPOINT: &str = "/ari/asterisk/config/dynamic/res_pjsip/endpoint/1001";
@@ -115,9 +115,9 @@ impl TestPbx {
     }
 
     async fn dial_caller(&self) -> Result<DialCallerOutcome, AsteriskError> {
-        let caller = self.call.kind.calling_app().unwrap();
+        let caller = SipAccountName::of_extension(self.call.kind.calling_app().unwrap());
         let until = clock::now() + Duration::from_secs(10);
-        self.asterisk.dial_caller(&self.call, caller, until).await
+        self.asterisk.dial_caller(&self.call, &caller, until).await
     }
 
     async fn bridge(&self) -> Result<BridgeOutcome, AsteriskError> {
@@ -126,7 +126,10 @@ impl TestPbx {
 
     async fn bridge_for(&self, time: Duration) -> Result<BridgeOutcome, AsteriskError> {
         let until = clock::now() + time;
-        self.pbx().bridge(&self.call, &caller_leg(), until).await
+        let phone = SipAccountName::of_extension(&self.call.extension);
+        self.pbx()
+            .bridge(&self.call, &phone, &caller_leg(), until)
+            .await
     }
 
     /// The requests so far, such as `GET /ari/asterisk/ping`. Fails if one of them lists all channels.
@@ -281,6 +284,7 @@ async fn a_video_call_between_apps() -> TestPbx {
     let mut pbx = TestPbx::start().await;
     pbx.call.kind = ringback_core::call::CallKind::BetweenApps {
         caller: Extension::try_from("1002").unwrap(),
+        device: None,
     };
     pbx.call.call_type = CallType::Video;
     (pbx.call.caller_leg, pbx.call.pbx) = (None, None);
@@ -666,7 +670,8 @@ async fn a_request_is_repeated_with_the_rotated_password() {
     let asterisk = asterisk_with(server.uri(), secret);
     let call = ringback_core::testing::a_call(clock::now());
     let leg = caller_leg();
-    let bridging = asterisk.pbxs[0].bridge(&call, &leg, call.rings_until);
+    let phone = SipAccountName::of_extension(&call.extension);
+    let bridging = asterisk.pbxs[0].bridge(&call, &phone, &leg, call.rings_until);
     assert_eq!(bridging.await.unwrap(), BridgeOutcome::Dialing);
     asterisk.pbxs[0].ping().await.unwrap();
 
