@@ -25,7 +25,7 @@ pub enum Originated {
     NotRegistered,
 }
 
-/// How the leg to the callee's phone goes on.
+/// The state of the leg to the callee's phone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
     /// The phone rings or has answered, or the leg has ended.
@@ -34,7 +34,7 @@ pub enum Progress {
     CallerGone,
     /// The phone has not reacted to its INVITE.
     Unanswered,
-    /// Nor will it: it has registered again since.
+    /// The phone has not reacted to its INVITE, and has registered again since.
     Moved,
 }
 

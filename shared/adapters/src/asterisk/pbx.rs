@@ -41,7 +41,7 @@ pub enum BridgeOutcome {
     Dialing,
     /// The caller's channel no longer exists, so the phone was not called, or does not ring any more.
     CallerGone,
-    /// The phone has left the address at which it is called, and has registered anew.
+    /// The phone has left the address at which it is called, and has registered again.
     PhoneMoved,
     /// The phone is being called, but has not reacted to its INVITE.
     PhoneSilent,
@@ -156,7 +156,7 @@ impl Pbx {
 
     /// Waits until the phone rings, or has moved. At most until `until` or for [`WATCHED_FOR`]: the app waits for an answer meanwhile.
     ///
-    /// Asterisk goes on sending an INVITE to the address that it knew first, whatever the phone registers later. A phone that gets its
+    /// Asterisk repeats an INVITE at its first address, even if the phone registers at another one. A phone that gets its
     /// INVITE answers at once, and its leg then rings, so more than one look is for phones that are gone or slow.
     ///
     /// The call may have ended before its phone was dialed, in the other region too. Asterisk knows it first, because the caller's leg

@@ -507,7 +507,7 @@ fn caller_leg_ended(
     rules
 }
 
-/// The phone is dialed anew, at the address that it has now. The attempt is saved before the old leg is removed, so the report of that
+/// The phone is dialed again, at its new address. The attempt is saved before the old leg is removed, so the report of that
 /// leg's end changes nothing.
 fn phone_moved(attempt: u32, now: Timestamp) -> Vec<Rule<'static>> {
     vec![
