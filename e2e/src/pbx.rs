@@ -9,6 +9,7 @@ use ringback_local::pbx::server::ari_client;
 use ringback_local::process::PidFile;
 use ringback_local::settings::{PBXS, Settings};
 use ringback_local::stack::Ari;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::fixture::Fixture;
@@ -22,9 +23,22 @@ impl Fixture {
 
     /// The channels of the first PBX.
     pub async fn channels(&self) -> Result<Vec<Value>> {
+        self.ask_first_pbx("/channels").await
+    }
+
+    /// Whether a phone is `online` or `offline` for the first PBX.
+    pub async fn endpoint_state(&self, extension: &str) -> Result<String> {
+        let endpoint: Value = self
+            .ask_first_pbx(&format!("/endpoints/PJSIP/{extension}"))
+            .await?;
+        let state = endpoint["state"].as_str();
+        Ok(state.context("the endpoint has no state")?.to_owned())
+    }
+
+    async fn ask_first_pbx<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
         let ari = &self.stack.ari;
         let request = ari_client(&ari.ca_pem)?
-            .get(format!("{}/channels", ari.local_url))
+            .get(format!("{}{path}", ari.local_url))
             .basic_auth(&ari.username, Some(&ari.password));
         Ok(request.send().await?.error_for_status()?.json().await?)
     }

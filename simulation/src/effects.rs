@@ -6,12 +6,12 @@ use std::time::Duration;
 use ringback::asterisk::PhoneLegState;
 use ringback::store::devices::Device;
 use ringback::switchboard::{EffectContext, Effects};
-use ringback_core::call::{Call, CancelAudience, Effect, Event};
+use ringback_core::call::{ABANDONED_AFTER, Call, CancelAudience, Effect, Event};
 use ringback_core::ids::{ChannelId, Extension};
 use ringback_core::timestamp::Timestamp;
 
 use crate::faults::Fault;
-use crate::pbx::{self, HungUpBy, Originated};
+use crate::pbx::{self, HungUpBy, Originated, Progress};
 use crate::process::Process;
 use crate::random::Part;
 use crate::state::State;
@@ -38,6 +38,7 @@ pub enum EffectError {
 }
 
 const LOOK_AGAIN_AFTER: u64 = 200;
+const WATCHES_AFTER: u64 = 300;
 const CALLER_REGISTERS_WITHIN: Duration = Duration::from_secs(5);
 
 impl RunEffects {
@@ -77,10 +78,10 @@ impl RunEffects {
         }
     }
 
-    async fn bridge(&self, context: &EffectContext<'_>) -> Result<(), EffectError> {
+    async fn bridge(&self, context: &EffectContext<'_>) -> Result<Option<Event>, EffectError> {
         let call = context.call;
         let Some((leg, pbx)) = call.caller_leg.as_ref().zip(self.pbx_of(call)) else {
-            return Ok(());
+            return Ok(None);
         };
         let left = context.until.since(self.0.now());
         let dialing = self.dial_phone(call, leg, pbx, context.until);
@@ -94,12 +95,21 @@ impl RunEffects {
         caller: &ChannelId,
         pbx: usize,
         until: Timestamp,
-    ) -> Result<(), EffectError> {
+    ) -> Result<Option<Event>, EffectError> {
         let until = call
             .deadline()
             .map_or(until, |deadline| deadline.min(until));
         let sim = &self.0.sim;
-        let originate = |state: &mut State| pbx::dial_phone(sim, state, pbx, call.call_id, caller);
+        for leg in call.phone_channels().skip(1) {
+            match self.leg_state(pbx, &leg).await? {
+                PhoneLegState::None => {}
+                PhoneLegState::Ringing => self.take_down(pbx, &leg, pbx::NORMAL).await?,
+                PhoneLegState::Answered => return Ok(None),
+            }
+        }
+        let id = call.phone_channel();
+        let originate =
+            |state: &mut State| pbx::dial_phone(sim, state, pbx, (call.call_id, &id), caller);
         while self
             .ari(pbx, "before it dials the phone", originate)
             .await?
@@ -107,26 +117,56 @@ impl RunEffects {
         {
             let extension = sim.plan().calls[sim.state().truth.caller_of(call.call_id)].extension;
             let is_registered =
-                move |state: &State, pbx| phones::is_registered(state, pbx, extension);
+                move |state: &State, pbx| phones::contact(state, pbx, extension).is_some();
             self.wait_for(pbx, until, is_registered).await?;
             let exists = |state: &mut State| state.pbxs[pbx].channel(caller).is_some();
             if !self
                 .ari(pbx, "before it looks for the caller", exists)
                 .await?
             {
-                return Ok(());
+                return Ok(None);
+            }
+            let next = ChannelId::of_phone(call.call_id, call.phone_attempt + 1);
+            let exists = |state: &mut State| state.pbxs[pbx].channel(&next).is_some();
+            if self
+                .ari(pbx, "before it looks for a later leg", exists)
+                .await?
+            {
+                return Ok(None);
             }
         }
-        let exists = |state: &mut State| state.pbxs[pbx].channel(caller).is_some();
-        if !self
-            .ari(pbx, "before it looks for the caller again", exists)
-            .await?
-            && self.phone_leg(pbx, call).await? == PhoneLegState::Ringing
-        {
-            self.take_down(pbx, &ChannelId::of_phone(call.call_id), pbx::NORMAL)
-                .await?;
+        self.watch_phone(pbx, call, &id, until).await
+    }
+
+    async fn watch_phone(
+        &self,
+        pbx: usize,
+        call: &Call,
+        id: &ChannelId,
+        until: Timestamp,
+    ) -> Result<Option<Event>, EffectError> {
+        let until = until.min(self.0.now() + ABANDONED_AFTER);
+        let look = |state: &mut State| pbx::phone_progress(&self.0.sim, state, pbx, id);
+        loop {
+            let progress = self.ari_with_retries(pbx, "before it watches the phone's leg", look);
+            match progress.await? {
+                Progress::Reached => return Ok(None),
+                Progress::CallerGone => {
+                    self.take_down(pbx, id, pbx::NORMAL).await?;
+                    return Ok(None);
+                }
+                Progress::Moved => {
+                    return Ok(Some(Event::PhoneMoved {
+                        attempt: call.phone_attempt,
+                    }));
+                }
+                Progress::Unanswered => {}
+            }
+            if self.0.now() + Duration::from_millis(WATCHES_AFTER) >= until {
+                return Ok(Some(Event::NotBridged { rings: true }));
+            }
+            self.0.sim.sleep(WATCHES_AFTER).await;
         }
-        Ok(())
     }
 
     async fn wait_for(
@@ -236,8 +276,9 @@ impl RunEffects {
             None => Ok(()),
         };
         if call.ready_at.is_some() {
-            let phone = ChannelId::of_phone(call.call_id);
-            self.take_down(pbx, &phone, pbx::NORMAL).await?;
+            for phone in call.phone_channels() {
+                self.take_down(pbx, &phone, pbx::NORMAL).await?;
+            }
         }
         caller
     }
@@ -248,28 +289,67 @@ impl RunEffects {
             return Ok(None);
         };
         let caller = call.caller_channel();
-        let answered = match &caller {
-            Some(leg) if call.kind.calling_app().is_none() => {
+        let trunk_leg = caller
+            .as_ref()
+            .filter(|_| call.kind.calling_app().is_none());
+        let (is_answered, is_bridged) = match trunk_leg {
+            Some(leg) => {
                 let look =
                     |state: &mut State| state.pbxs[pbx].channel(leg).is_some_and(|leg| leg.is_up);
-                Some(
-                    self.ari_with_retries(pbx, "before it looks for a leg", look)
-                        .await?,
-                )
+                let is_answered = self.ari_with_retries(pbx, "before it looks for a leg", look);
+                let is_answered = is_answered.await?;
+                let is_bridged = is_answered && self.is_bridged(pbx, call, leg).await?;
+                (is_answered, is_bridged)
             }
-            _ => None,
+            None => {
+                let phone = self.phone_leg(pbx, call).await?;
+                (false, phone == PhoneLegState::Answered)
+            }
         };
-        if answered != Some(false) && self.phone_leg(pbx, call).await? == PhoneLegState::Answered {
+        if is_bridged {
             return Ok(Some(Event::Bridged));
         }
-        let caller = caller.filter(|_| answered != Some(true));
+        let caller = caller.filter(|_| !is_answered);
         self.end_legs(pbx, call, caller, pbx::USER_BUSY).await?;
         Ok(None)
     }
 
     async fn phone_leg(&self, pbx: usize, call: &Call) -> Result<PhoneLegState, EffectError> {
-        let id = ChannelId::of_phone(call.call_id);
-        let look = |state: &mut State| match state.pbxs[pbx].channel(&id) {
+        let mut furthest = PhoneLegState::None;
+        for leg in call.phone_channels() {
+            match self.leg_state(pbx, &leg).await? {
+                PhoneLegState::None => {}
+                PhoneLegState::Ringing => furthest = PhoneLegState::Ringing,
+                PhoneLegState::Answered => return Ok(PhoneLegState::Answered),
+            }
+        }
+        let Some(caller) = call.caller_channel() else {
+            return Ok(furthest);
+        };
+        Ok(if self.is_bridged(pbx, call, &caller).await? {
+            PhoneLegState::Answered
+        } else {
+            furthest
+        })
+    }
+
+    async fn is_bridged(
+        &self,
+        pbx: usize,
+        call: &Call,
+        caller: &ChannelId,
+    ) -> Result<bool, EffectError> {
+        let look = |state: &mut State| {
+            let caller = state.pbxs[pbx].channel(caller);
+            let phone = caller.and_then(|leg| leg.bridged_to.as_ref()?.phone_of());
+            phone.is_some_and(|(bridged, _)| bridged == call.call_id)
+        };
+        self.ari_with_retries(pbx, "before it looks for the caller's bridge", look)
+            .await
+    }
+
+    async fn leg_state(&self, pbx: usize, id: &ChannelId) -> Result<PhoneLegState, EffectError> {
+        let look = |state: &mut State| match state.pbxs[pbx].channel(id) {
             None => PhoneLegState::None,
             Some(channel) if channel.is_up => PhoneLegState::Answered,
             Some(_) => PhoneLegState::Ringing,
@@ -339,7 +419,7 @@ impl Effects for RunEffects {
             Effect::SendPush => return Ok(Some(self.ring(call).await)),
             Effect::CancelPush { to, .. } => self.cancel(call, to).await,
             Effect::DialCallerPhone => return Ok(Some(self.dial_caller(context).await)),
-            Effect::Bridge => self.bridge(context).await?,
+            Effect::Bridge => return self.bridge(context).await,
             Effect::CheckBridge => return self.check_bridge(call).await.map(Some),
             Effect::PlaceOutboundCall => return Ok(Some(exotel::place(&self.0, call).await)),
             Effect::QueryExotel => return Ok(exotel::look_up(&self.0, call).await),

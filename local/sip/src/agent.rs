@@ -162,6 +162,10 @@ async fn dispatch(
                 }
             });
         } else if request.original.method == Method::Invite {
+            // A phone rings by itself, before its user looks at it.
+            if let Err(error) = request.reply(StatusCode::Ringing).await {
+                tracing::debug!(%error, "ringing failed");
+            }
             // If the receiver is gone, the transaction is dropped and the stack ends it.
             let _ = invitations.send(request);
         } else {

@@ -33,7 +33,18 @@ impl Phone {
     /// Creates a phone with UDP and RTP. It is not registered yet. Its address is the local address that reaches the
     /// PBX.
     pub async fn new(pbx: SocketAddr, extension: &str, password: &str) -> Result<Self, Error> {
-        let agent = Agent::bind(local_address_towards(pbx).await?).await?;
+        let local = local_address_towards(pbx).await?;
+        Self::at(local, pbx, extension, password).await
+    }
+
+    /// Creates a phone as [`Phone::new`] does, at this local address.
+    pub async fn at(
+        local: SocketAddr,
+        pbx: SocketAddr,
+        extension: &str,
+        password: &str,
+    ) -> Result<Self, Error> {
+        let agent = Agent::bind(local).await?;
         Self::with_agent(agent, pbx, extension, password, Encryption::Clear)
     }
 

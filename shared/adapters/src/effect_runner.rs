@@ -122,12 +122,12 @@ impl EffectRunner {
             .saturating_add(elsewhere))
     }
 
-    async fn bridge(&self, context: &EffectContext<'_>) -> Result<(), EffectError> {
+    async fn bridge(&self, context: &EffectContext<'_>) -> Result<Option<Event>, EffectError> {
         let Some(caller_leg) = &context.call.caller_leg else {
-            return Ok(());
+            return Ok(None);
         };
         let Some(pbx) = self.asterisk().pbx_of(context.call)? else {
-            return Ok(());
+            return Ok(None);
         };
         let call = context.call;
         let call_id = call.call_id;
@@ -138,13 +138,23 @@ impl EffectRunner {
         let time_left = context.until.since(clock::now());
         let bridging = tokio::time::timeout(time_left, bridging).await;
         let outcome = bridging.unwrap_or(Err(AsteriskError::PhoneOffline))?;
-        match outcome {
-            BridgeOutcome::Dialing => tracing::info!(%call_id, "calling the phone"),
+        Ok(match outcome {
+            BridgeOutcome::Dialing => {
+                tracing::info!(%call_id, "calling the phone");
+                None
+            }
             BridgeOutcome::CallerGone => {
                 tracing::info!(%call_id, "caller hung up before the phone was called");
+                None
             }
-        }
-        Ok(())
+            BridgeOutcome::PhoneSilent => {
+                tracing::info!(%call_id, "the phone does not react to its INVITE");
+                Some(Event::NotBridged { rings: true })
+            }
+            BridgeOutcome::PhoneMoved => Some(Event::PhoneMoved {
+                attempt: call.phone_attempt,
+            }),
+        })
     }
 
     /// The SIP account to call: the device's own, if it has one, and otherwise the one that all devices of the extension share.
@@ -176,7 +186,7 @@ impl EffectRunner {
 
     async fn check_bridge(&self, call: &Call) -> Result<Event, AsteriskError> {
         let leg = match self.asterisk().pbx_of(call)? {
-            Some(pbx) => pbx.phone_leg_state(call.call_id).await?,
+            Some(pbx) => pbx.phone_leg_state(call).await?,
             None => PhoneLegState::None,
         };
         Ok(leg.bridge_event(call))
@@ -285,7 +295,7 @@ impl Effects for EffectRunner {
             Effect::CheckBridge => return Ok(Some(self.check_bridge(call).await?)),
             Effect::PlaceOutboundCall => return Ok(Some(self.place_outbound_call(call).await?)),
             Effect::QueryExotel => return self.query_exotel(call).await,
-            Effect::Bridge => self.bridge(context).await?,
+            Effect::Bridge => return self.bridge(context).await,
             Effect::SendBusy => {
                 if let Some(pbx) = self.asterisk().pbx_of(call)?
                     && pbx.send_busy(call).await? == BusyOutcome::IsBridged

@@ -114,11 +114,11 @@ impl ChannelId {
     const PHONE_PREFIX: &str = "ringback-";
     const APP_CALLER_PREFIX: &str = "ringback-caller-";
 
-    /// The channel id of a call's phone leg. It is made from the call's id, so that Asterisk itself (409, "already exists")
-    /// keeps a call from having two phone legs.
+    /// The channel id of a call's phone leg. It is made from the call's id and the number of the attempt, so that Asterisk itself
+    /// (409, "already exists") keeps an attempt from having two legs.
     #[must_use]
-    pub fn of_phone(call: CallId) -> Self {
-        Self(format!("{}{call}", Self::PHONE_PREFIX))
+    pub fn of_phone(call: CallId, attempt: u32) -> Self {
+        Self(format!("{}{call}-{attempt}", Self::PHONE_PREFIX))
     }
 
     /// The channel id of the leg to the calling app's phone, in a call between apps.
@@ -151,10 +151,16 @@ impl ChannelId {
         Some((seconds.parse().ok()?, number.parse().ok()?))
     }
 
-    /// The call, if this is its phone leg.
+    /// The call and the attempt, if this is a phone leg.
     #[must_use]
-    pub fn phone_of(&self) -> Option<CallId> {
-        CallId::try_from(self.0.strip_prefix(Self::PHONE_PREFIX)?).ok()
+    pub fn phone_of(&self) -> Option<(CallId, u32)> {
+        let named = self.0.strip_prefix(Self::PHONE_PREFIX)?;
+        // Until this version, a call had one leg without a number.
+        if let Ok(call) = CallId::try_from(named) {
+            return Some((call, 1));
+        }
+        let (call, attempt) = named.rsplit_once('-')?;
+        Some((CallId::try_from(call).ok()?, attempt.parse().ok()?))
     }
 
     /// The call, if this is the leg to its calling app's phone.
@@ -456,13 +462,18 @@ mod tests {
     }
 
     #[test]
-    fn the_channel_id_of_a_phone_leg_names_its_call() {
+    fn the_channel_id_of_a_phone_leg_names_its_call_and_attempt() {
         let call = CallId::fresh();
-        assert_eq!(ChannelId::of_phone(call).phone_of(), Some(call));
-        assert_eq!(
-            ChannelId::try_from("1732175943.12").unwrap().phone_of(),
-            None
-        );
+        assert_eq!(ChannelId::of_phone(call, 2).phone_of(), Some((call, 2)));
+        let leg_of = |channel: &str| ChannelId::try_from(channel).unwrap().phone_of();
+        assert_eq!(leg_of(&format!("ringback-{call}")), Some((call, 1)));
+        for other in [
+            "1732175943.12",
+            &format!("ringback-{call}-"),
+            "ringback-1-1",
+        ] {
+            assert_eq!(leg_of(other), None, "{other}");
+        }
     }
 
     #[test]
@@ -473,10 +484,10 @@ mod tests {
             (caller.app_caller_of(), caller.phone_of()),
             (Some(call), None)
         );
-        let phone = ChannelId::of_phone(call);
+        let phone = ChannelId::of_phone(call, 1);
         assert_eq!(
             (phone.app_caller_of(), phone.phone_of()),
-            (None, Some(call))
+            (None, Some((call, 1)))
         );
     }
 

@@ -41,7 +41,12 @@ impl World {
             }
             Do::Bridge => {
                 call.caller_leg.as_ref()?;
+                let rings = matches!(state.phone, PhoneLeg::Rings { .. });
+                if rings && state.phone_attempt < call.phone_attempt {
+                    end_leg(state, LegOf::Phone, NORMAL, true);
+                }
                 if state.phone == PhoneLeg::None {
+                    state.phone_attempt = call.phone_attempt;
                     let until = state.clock + PHONE_RINGS;
                     state.phone = PhoneLeg::Rings { until };
                 }
@@ -88,6 +93,8 @@ impl World {
                 }
                 return phone_too;
             }
+            // It ends the legs that the call knows.
+            Do::EndPhone if state.phone_attempt > call.phone_attempt => {}
             Do::EndPhone => take_down(state, LegOf::Phone, NORMAL),
             Do::ArmTimer(at) => {
                 arm(state, region, at, work.now);
@@ -199,6 +206,7 @@ pub fn end_leg(state: &mut State, leg: LegOf, cause: u16, by_us: bool) {
     if ends_phone {
         state.phone = PhoneLeg::None;
         let ended = Happens::PhoneLegEnded {
+            attempt: state.phone_attempt,
             answered: talks,
             cause: if leg == LegOf::Phone { cause } else { NORMAL },
             by: by(false),

@@ -6,7 +6,7 @@ use ringback_core::call::CallStatus;
 
 use super::rules::Rules;
 use super::scope::Moment;
-use super::state::{Content, Do, Happens, Process, Source, State, Task, Time, Work};
+use super::state::{Content, Do, Happens, PhoneLeg, Process, Source, State, Task, Time, Work};
 use super::world::World;
 
 /// Two states have the same fingerprint once in about 10^19 pairs.
@@ -24,12 +24,16 @@ pub fn fingerprint(world: &World, state: &State) -> u64 {
         processes,
         caller,
         phone,
+        phone_attempt,
         devices,
         faults_left,
         truth,
     } = state;
     (clock, stored, replicas, cut_since, messages).hash(&mut hasher);
     (caller, phone, faults_left).hash(&mut hasher);
+    (*phone != PhoneLeg::None)
+        .then_some(phone_attempt)
+        .hash(&mut hasher);
     for process in processes {
         hash_process(&world.rules, process, *faults_left, &mut hasher);
     }
@@ -98,20 +102,24 @@ fn hash_work(rules: &Rules, work: &Work, hasher: &mut DefaultHasher) {
 fn read_by(rules: &Rules, work: &Work, effect: Do) -> (bool, bool, Time, Option<Time>) {
     let call = rules.call(work.call);
     match effect {
-        Do::Bridge => (call.caller_leg.is_some(), false, 0, None),
+        Do::Bridge => (call.caller_leg.is_some(), false, call.phone_attempt, None),
         Do::CheckBridge => (call.status == CallStatus::InProgress, false, 0, None),
         Do::SendBusy | Do::LookForTalk | Do::RefuseCaller | Do::HangUp => {
             let knows_caller = call.caller_channel().is_some();
-            (knows_caller, call.ready_at.is_some(), 0, None)
+            (
+                knows_caller,
+                call.ready_at.is_some(),
+                call.phone_attempt,
+                None,
+            )
+        }
+        Do::LookForCaller | Do::LookAtUselessPhone | Do::EndPhone => {
+            (false, false, call.phone_attempt, None)
         }
         Do::ArmTimer(at) => (false, false, work.now, rules.backstop(work.call, at)),
         Do::DisarmTimer => (call.status.is_final(), false, 0, None),
-        Do::SendPush
-        | Do::CancelPush(_)
-        | Do::DialCallerPhone
-        | Do::LookForCaller
-        | Do::LookAtUselessPhone
-        | Do::EndPhone
-        | Do::MarkEffectsCompleted(_) => (false, false, 0, None),
+        Do::SendPush | Do::CancelPush(_) | Do::DialCallerPhone | Do::MarkEffectsCompleted(_) => {
+            (false, false, 0, None)
+        }
     }
 }

@@ -194,6 +194,7 @@ pub fn phone_answers(state: &mut State) {
     } else {
         state.phone = PhoneLeg::None;
         let ended = Happens::PhoneLegEnded {
+            attempt: state.phone_attempt,
             answered: false,
             cause: CALLER_GONE,
             by: Side::Callee,

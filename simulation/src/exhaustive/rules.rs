@@ -259,11 +259,13 @@ impl Rules {
                 by: by.into(),
             },
             Happens::PhoneLegEnded {
+                attempt,
                 answered,
                 cause,
                 by,
             } => Event::PhoneLegEnded {
                 pbx: names.pbx.clone(),
+                attempt,
                 answered,
                 cause,
                 by: by.into(),

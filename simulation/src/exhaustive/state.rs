@@ -38,6 +38,8 @@ pub struct State {
     pub processes: Vec<Process>,
     pub caller: CallerLeg,
     pub phone: PhoneLeg,
+    /// The number of the phone's last leg.
+    pub phone_attempt: u32,
     pub devices: Vec<Device>,
     pub faults_left: u8,
     pub truth: Truth,
@@ -129,6 +131,7 @@ pub enum Happens {
         by: Side,
     },
     PhoneLegEnded {
+        attempt: u32,
         answered: bool,
         cause: u16,
         by: Side,

@@ -23,6 +23,7 @@ impl World {
             processes: Vec::new(),
             caller: CallerLeg::None,
             phone: PhoneLeg::None,
+            phone_attempt: 0,
             devices: vec![Device::default(); self.scope.devices.len()],
             faults_left: self.scope.faults,
             truth: Truth::default(),

@@ -11,6 +11,7 @@
 //! | An extension that can be reached rings | `reachable_extensions_ring` |
 //! | A push that is not accepted now is sent again while it can help | `delayed_pushes_are_sent_again` |
 //! | One bridge; one leg to the phone | `Truth::bridged`, `pbx::dial_phone` |
+//! | A phone that moves is called at its new address within 2 s | `moved_phones_are_called_again` |
 //! | Each device gets a push once, unless its process crashed | `devices_are_silenced` |
 //! | Exotel is asked once to place a call | `exotel::place` |
 //! | Clients receive each status once and in order | `clients_get_updates_in_order`, without faults |
@@ -87,6 +88,7 @@ pub fn check_end(sim: &Sim, is_idle: bool) {
         checks.calls_end_with_their_caller();
         checks.phone_legs_end_with_their_call();
         checks.ready_phones_are_dialed();
+        checks.moved_phones_are_called_again();
         checks.devices_stop_ringing();
         checks.who_accepts_is_bridged();
         checks.exotels_word_counts();

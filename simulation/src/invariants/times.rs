@@ -252,6 +252,39 @@ impl Checks<'_> {
         }
     }
 
+    /// A phone that is called at an address which it has left is called at its new one as soon as it registers there.
+    pub(super) fn moved_phones_are_called_again(&mut self) {
+        let state = self.state;
+        let Some(delay) = self.delay(delays_dialing) else {
+            return;
+        };
+        let legs = &state.truth.phone_legs;
+        for (leg, pbx) in legs.iter().filter_map(|leg| Some((leg, leg.missed_by?))) {
+            let extension = self.sim.plan().calls[state.truth.caller_of(leg.call)].extension;
+            let mut known = state.phones.registrations.iter();
+            let moved = known.find(|known| {
+                let is_later = known.from > leg.began;
+                let is_called = leg.ended.is_none_or(|ended| known.from < ended);
+                (known.pbx, known.extension) == (pbx, extension) && is_later && is_called
+            });
+            let Some(moved) = moved else { continue };
+            let due = moved.from + PROMISED + delay;
+            let call = state.truth.call(leg.call);
+            let mut waits = state.truth.waits.iter();
+            let is_over = call.is_none_or(|call| call.ended.is_some_and(|ended| ended <= due))
+                || waits.all(|wait| {
+                    wait.call != Some(leg.call) || wait.left.is_some_and(|left| left <= due)
+                })
+                || moved.until.is_some_and(|until| until <= due);
+            let is_again =
+                |next: &PhoneLeg| next.call == leg.call && (moved.from..=due).contains(&next.began);
+            if !is_over && !legs.iter().any(is_again) {
+                let details = format!("{} by {due} ms", short(leg.call));
+                self.violated("a phone that has moved is called again", details);
+            }
+        }
+    }
+
     /// When the phone must have been dialed, if it was registered for long enough.
     fn dial_due(&self, wait: &Wait, call: &CallTruth, ready: u64, delay: u64) -> Option<u64> {
         let since = wait.arrived.max(ready);

@@ -25,45 +25,89 @@ pub enum Originated {
     NotRegistered,
 }
 
-/// Dials the callee's phone. Asterisk rejects a second channel with the same id.
+/// The state of the leg to the callee's phone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// The phone rings or has answered, or the leg has ended.
+    Reached,
+    /// The caller has gone, and the phone does not know.
+    CallerGone,
+    /// The phone has not reacted to its INVITE.
+    Unanswered,
+    /// The phone has not reacted to its INVITE, and has registered again since.
+    Moved,
+}
+
+/// Looks at the leg to the callee's phone.
+pub fn phone_progress(sim: &Sim, state: &State, pbx: usize, id: &ChannelId) -> Progress {
+    let channels = &state.pbxs[pbx];
+    let Some(leg) = channels.channel(id).filter(|leg| !leg.is_up) else {
+        return Progress::Reached;
+    };
+    if let Role::Phone(waiting) = &leg.role
+        && channels.channel(waiting).is_none()
+    {
+        return Progress::CallerGone;
+    }
+    let Some((dialed, false)) = &leg.dialed else {
+        return Progress::Reached;
+    };
+    let caller = leg.caller;
+    let now = phones::contact(state, pbx, sim.plan().calls[caller].extension);
+    if now.is_some_and(|now| now != dialed) {
+        Progress::Moved
+    } else {
+        Progress::Unanswered
+    }
+}
+
+/// Dials the callee's phone on this channel. Asterisk rejects a second channel with the same id.
 pub fn dial_phone(
     sim: &Sim,
     state: &mut State,
     pbx: usize,
-    call: CallId,
+    (call, id): (CallId, &ChannelId),
     waiting: &ChannelId,
 ) -> Originated {
-    let id = ChannelId::of_phone(call);
-    if state.pbxs[pbx].channel(&id).is_some() {
+    if state.pbxs[pbx].channel(id).is_some() {
         return Originated::UnderWay;
     }
     let known = state.pbxs[pbx].channel(waiting);
     let caller = known.map_or_else(|| state.truth.caller_of(call), |leg| leg.caller);
     let extension = sim.plan().calls[caller].extension;
-    if !phones::is_registered(state, pbx, extension) {
+    let Some(contact) = phones::contact(state, pbx, extension).cloned() else {
         return Originated::NotRegistered;
-    }
+    };
     // Two regions may each dial for a leg of their own, if the trunk brings the caller on two legs at once or replication is cut.
     let has_two_legs = sim.plan().regions == 2 && state.truth.has_two_legs(call);
     let are_apart = sim.plan().cut.is_some() || sim.plan().region_loss.is_some() || has_two_legs;
-    if !are_apart && state.pbxs.iter().any(|pbx| pbx.channel(&id).is_some()) {
+    let mut channels = state.pbxs.iter().flat_map(|pbx| &pbx.channels);
+    // A region may not have heard yet that the other one has dialed the phone elsewhere.
+    let may_be = |leg: &Channel| sim.plan().regions == 1 || leg.id == *id;
+    let is_other =
+        |leg: &Channel| matches!(leg.role, Role::Phone(_)) && leg.call == Some(call) && may_be(leg);
+    if !are_apart && channels.any(is_other) {
         state
             .truth
             .violated(sim.elapsed(), "two phone legs at once", format!("{id}"));
     }
     let role = Role::Phone(waiting.clone());
     let serial = originate(sim, state, pbx, id.clone(), role, (call, caller));
-    state.truth.phone_is_dialed(sim.elapsed(), serial, call);
-    if let Some(reply) = phones::phone_rings(sim, state, pbx, call, caller) {
-        let sim = sim.clone();
-        sim.clone().spawn(async move {
-            match reply.await {
-                PhoneReply::Answers => phone_answers(&sim, pbx, &id, serial),
-                PhoneReply::Refuses(cause) => end_if(&sim, pbx, &id, serial, cause, |_| true),
-                PhoneReply::Rings => {}
-            }
-        });
+    let is_there = phones::is_there(state, &contact);
+    let missed_by = (!is_there).then_some(pbx);
+    (state.truth).phone_is_dialed(sim.elapsed(), serial, call, missed_by);
+    let reply = phones::phone_rings(sim, state, call, &contact);
+    if let Some(leg) = state.pbxs[pbx].channel_mut(id) {
+        leg.dialed = Some((contact, is_there));
     }
+    let (sim, id) = (sim.clone(), id.clone());
+    sim.clone().spawn(async move {
+        match reply.await {
+            PhoneReply::Answers => phone_answers(&sim, pbx, &id, serial),
+            PhoneReply::Refuses(cause) => end_if(&sim, pbx, &id, serial, cause, |_| true),
+            PhoneReply::Rings => {}
+        }
+    });
     Originated::UnderWay
 }
 
@@ -140,6 +184,7 @@ fn originate(
         call: Some(call),
         is_up: false,
         bridged_to: None,
+        dialed: None,
     };
     state.pbxs[pbx].channels.push(channel);
     let sim = sim.clone();

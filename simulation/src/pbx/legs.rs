@@ -116,6 +116,7 @@ fn report_end(sim: &Sim, pbx: usize, name: &PbxName, channel: &Channel, cause: u
     let event = if is_phone {
         Event::PhoneLegEnded {
             pbx: name.clone(),
+            attempt: channel.id.phone_of().map_or(0, |(_, attempt)| attempt),
             answered,
             cause,
             by,

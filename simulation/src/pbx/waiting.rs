@@ -42,6 +42,7 @@ pub fn caller_arrives(
         call: None,
         is_up: false,
         bridged_to: None,
+        dialed: None,
     };
     sim.note(|| format!("caller {caller} waits on {id}"));
     {

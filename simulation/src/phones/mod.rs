@@ -5,5 +5,5 @@ mod registration;
 mod ringing;
 
 pub use reactions::{app_hangs_up, respond};
-pub use registration::{PhoneReply, is_caller_registered, is_registered, phone_rings};
+pub use registration::{PhoneReply, contact, is_caller_registered, is_there, phone_rings};
 pub use ringing::{cancel, count, ring, ring_clients, update_clients};

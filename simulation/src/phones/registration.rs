@@ -9,8 +9,6 @@ use crate::sim::Sim;
 use crate::state::State;
 use crate::state::phones::{At, Contact, Registration};
 
-/// Asterisk asks a phone every 10 s whether it is there, and waits 3 s for an answer.
-const NOTICED_WITHIN: (u64, u64) = (3_000, 13_000);
 /// How long a phone that is gone does not answer the SIP call, until its host refuses it.
 const REFUSES_AFTER: u64 = 500;
 
@@ -37,16 +35,13 @@ pub(super) fn register(sim: &Sim, at: At) {
         sim.clone().spawn(async move {
             sim.sleep(moves.after).await;
             sim.note(|| format!("device{} of {} moves", at.device, at.extension));
-            sim.state().phones.device(at).address = 1;
-            if !moves.breaks {
-                let (least, most) = NOTICED_WITHIN;
-                let noticed = sim.between(Part::Phones, least, most);
-                sim.sleep(noticed).await;
-            }
             let mut state = sim.state();
-            forget(&mut state, sim.elapsed(), |contact| {
-                contact.at == at && contact.address == 0
-            });
+            state.phones.device(at).address = 1;
+            if moves.breaks {
+                forget(&mut state, sim.elapsed(), |contact| {
+                    contact.at == at && contact.address == 0
+                });
+            }
         });
     }
 }
@@ -65,7 +60,12 @@ fn registers_at(sim: &Sim, pbx: usize, at: At, address: u32, after: u64) {
         let is_replaced =
             |contact: &Contact| contact.pbx == pbx && contact.at.extension == at.extension;
         forget(&mut state, elapsed, is_replaced);
-        state.phones.contacts.push(Contact { pbx, at, address });
+        state.phones.contacts.push(Contact {
+            pbx,
+            at,
+            address,
+            since: elapsed,
+        });
         state.phones.registrations.push(Registration {
             pbx,
             extension: at.extension,
@@ -104,10 +104,16 @@ fn forget(state: &mut State, elapsed: u64, which: impl Fn(&Contact) -> bool) {
     phones.contacts.retain(|contact| !which(contact));
 }
 
-/// Whether a phone of the extension is registered with the PBX.
-pub fn is_registered(state: &State, pbx: usize, extension: usize) -> bool {
+/// The address at which the PBX reaches the extension.
+pub fn contact(state: &State, pbx: usize, extension: usize) -> Option<&Contact> {
     let mut contacts = state.phones.contacts.iter();
-    contacts.any(|contact| contact.pbx == pbx && contact.at.extension == extension)
+    contacts.find(|contact| contact.pbx == pbx && contact.at.extension == extension)
+}
+
+/// Whether the phone is still at this address.
+pub fn is_there(state: &State, contact: &Contact) -> bool {
+    let At { extension, device } = contact.at;
+    state.phones.extensions[extension][device].address == contact.address
 }
 
 /// What the user of this device does with the call.
@@ -131,25 +137,19 @@ pub enum PhoneReply {
     Rings,
 }
 
-/// The phone at this address rings, and does what its user wants. At an address that it has left, nothing rings. `None`: the PBX
-/// knows no address.
+/// The phone at this address rings, and does what its user wants. At an address that it has left, nothing rings.
 pub fn phone_rings(
     sim: &Sim,
     state: &mut State,
-    pbx: usize,
     call: CallId,
-    caller: usize,
-) -> Option<impl Future<Output = PhoneReply> + use<>> {
-    let extension = sim.plan().calls[caller].extension;
-    let mut contacts = state.phones.contacts.iter();
-    let contact =
-        contacts.find(|contact| contact.pbx == pbx && contact.at.extension == extension)?;
-    let (at, address) = (contact.at, contact.address);
+    contact: &Contact,
+) -> impl Future<Output = PhoneReply> + use<> {
+    let at = contact.at;
     let is_first = is_first_leg(state, call);
-    let is_there = state.phones.device(at).address == address;
+    let is_there = is_there(state, contact);
     let refuses = state.random.of_part(Part::Phones).bool();
     let sim = sim.clone();
-    Some(async move {
+    async move {
         if !is_there {
             sim.sleep(REFUSES_AFTER).await;
             return if refuses {
@@ -171,7 +171,7 @@ pub fn phone_rings(
             Answers::AtTheSecondAttempt if is_first => PhoneReply::Refuses(20),
             Answers::Yes | Answers::AtTheSecondAttempt => PhoneReply::Answers,
         }
-    })
+    }
 }
 
 fn is_first_leg(state: &mut State, call: CallId) -> bool {

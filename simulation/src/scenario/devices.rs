@@ -25,8 +25,8 @@ pub struct Move {
     pub after: u64,
     /// How long it takes until it registers again.
     pub registers_after: u64,
-    /// The PBX notices at once that the old address is gone: its connection breaks. If not, it tries that address until it gets
-    /// no answer to OPTIONS.
+    /// The PBX notices at once that the old address is gone: its connection breaks. If not, it calls that address until the phone
+    /// registers again.
     pub breaks: bool,
 }
 

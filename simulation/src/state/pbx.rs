@@ -3,6 +3,8 @@
 use ringback::switchboard::InboundCallReport;
 use ringback_core::ids::{CallId, ChannelId, PbxName};
 
+use super::phones::Contact;
+
 /// One PBX.
 pub struct Pbx {
     pub name: PbxName,
@@ -25,6 +27,8 @@ pub struct Channel {
     /// Whether its SIP call was answered.
     pub is_up: bool,
     pub bridged_to: Option<ChannelId>,
+    /// The registration at whose address the callee's phone is dialed, and whether the phone is there.
+    pub dialed: Option<(Contact, bool)>,
 }
 
 #[derive(Clone, Debug)]

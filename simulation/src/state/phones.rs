@@ -39,10 +39,13 @@ pub struct At {
 }
 
 /// The address of an extension at a PBX.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Contact {
     pub pbx: usize,
     pub at: At,
     pub address: u32,
+    /// When the phone registered it.
+    pub since: u64,
 }
 
 /// A PBX knew where a phone is from then until then.

@@ -73,6 +73,8 @@ pub struct PhoneLeg {
     pub began: u64,
     pub ended: Option<u64>,
     pub was_bridged: bool,
+    /// The PBX that calls it at an address that it has left.
+    pub missed_by: Option<usize>,
 }
 
 /// A promise that was broken.
@@ -187,13 +189,20 @@ impl Truth {
         }
     }
 
-    pub fn phone_is_dialed(&mut self, elapsed: u64, serial: u32, call: CallId) {
+    pub fn phone_is_dialed(
+        &mut self,
+        elapsed: u64,
+        serial: u32,
+        call: CallId,
+        missed_by: Option<usize>,
+    ) {
         self.phone_legs.push(PhoneLeg {
             serial,
             call,
             began: elapsed,
             ended: None,
             was_bridged: false,
+            missed_by,
         });
     }
 

@@ -232,6 +232,13 @@ async fn the_proxy_forwards_only_the_functions_ari_requests() -> Result<()> {
                 "GET /ari/channels/ringback-0192f0aa-7777-7000-8000-000000000001",
                 404,
             ),
+            (LEG_PROGRESS, 404),
+            (BRIDGED_LEG, 404),
+            ("GET /ari/asterisk/config/dynamic/res_pjsip/aor/1001", 200),
+            (
+                "GET /ari/asterisk/config/dynamic/res_pjsip/endpoint/nobody",
+                404,
+            ),
             ("DELETE /ari/channels/1795149002.12?reason=busy", 404),
             (
                 "DELETE /ari/channels/pbx-1-1795149002.12?reason=normal",
@@ -270,7 +277,13 @@ async fn the_proxy_forwards_only_the_functions_ari_requests() -> Result<()> {
     Ok(())
 }
 
-const REFUSED_BY_ARI: [&str; 34] = [
+const LEG_PROGRESS: &str = "GET /ari/channels/ringback-0192f0aa-7777-7000-8000-000000000001-1/variable?variable=\
+EVAL%28%24%7BCHANNEL%28state%29%7D%20%24%7BCHANNEL_EXISTS%28%24%7BCALLER_CHANNEL%7D%29%7D%20%24%7BCHANNEL%28pjsip%2Ctarget_uri%29%7D%20\
+%24%7BPJSIP_CONTACT%28%24%7BPJSIP_AOR%28%24%7BCHANNEL%28endpoint%29%7D%2Ccontact%29%7D%2Curi%29%7D%20\
+%24%7BPJSIP_CONTACT%28%24%7BPJSIP_AOR%28%24%7BCHANNEL%28endpoint%29%7D%2Ccontact%29%7D%2Cexpiration_time%29%7D%29";
+const BRIDGED_LEG: &str = "GET /ari/channels/1795149002.12/variable?variable=EVAL%28%24%7BSHARED%28RINGBACK_BRIDGED%29%7D%29";
+
+const REFUSED_BY_ARI: [&str; 38] = [
     "GET /ari/channels",
     "GET /ari/channels/",
     "GET /ari/channels/..",
@@ -289,6 +302,10 @@ const REFUSED_BY_ARI: [&str; 34] = [
     "GET /ari/asterisk/info",
     "GET /ari/asterisk/variable?variable=RINGBACK_HOOK_SECRET",
     "GET /ari/asterisk/config/dynamic/res_pjsip/auth/1001",
+    "PUT /ari/asterisk/config/dynamic/res_pjsip/aor/1001",
+    "GET /ari/channels/ringback-1/variable?variable=EVAL%28%24%7BRINGBACK_HOOK_SECRET%7D%29",
+    "GET /ari/channels/1.1/variable?variable=RINGBACK_HOOK_SECRET",
+    "POST /ari/channels/1.1/variable?variable=EVAL%28%24%7BSHARED%28RINGBACK_BRIDGED%29%7D%29",
     "GET /ari/endpoints",
     "GET /ari/endpoints/PJSIP/1001;x",
     "PUT /ari/endpoints/sendMessage?to=pjsip:1001&from=a",

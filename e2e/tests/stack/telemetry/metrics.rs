@@ -230,7 +230,7 @@ async fn bridge_is_reported_after_the_end(fixture: &Fixture) -> Result<()> {
     app.respond("hangup", &id).await?;
     caller.rejected(SOON).await?;
     app.wait_for_status(&id, "declined").await?;
-    let channel = format!("ringback-{id}");
+    let channel = format!("ringback-{id}-1");
     let bridged = [("call_id", id.as_str()), ("channel_id", channel.as_str())];
     let (status, answer) = fixture.pbx_reports("bridged", &bridged).await?;
     ensure!(status == StatusCode::OK, "{answer}");

@@ -122,9 +122,8 @@ impl DialplanReport {
     /// The call that the report is about. The channel id of a phone's leg contains the call's id.
     #[must_use]
     pub fn reported_call(&self) -> ReportedCall {
-        self.leg
-            .channel
-            .phone_of()
+        let phone_of = self.leg.channel.phone_of().map(|(call, _)| call);
+        phone_of
             .or_else(|| self.app_caller_call())
             .or(self.call_id)
             .or_else(|| self.call_sid.as_ref().map(CallId::of_call_sid))
@@ -169,7 +168,8 @@ impl DialplanReport {
     #[must_use]
     pub fn leg_ended_event(&self) -> Event {
         let answered = self.answered;
-        let is_phone = self.leg.channel.phone_of().is_some();
+        let phone_attempt = self.leg.channel.phone_of().map(|(_, attempt)| attempt);
+        let is_phone = phone_attempt.is_some();
         let by = match (self.hung_up_by, is_phone) {
             (HungUpBy::Neither, _) if answered => CallSide::Neither,
             // Ringback sent the caller a busy signal.
@@ -181,9 +181,10 @@ impl DialplanReport {
                 CallSide::Callee
             }
         };
-        if is_phone {
+        if let Some(attempt) = phone_attempt {
             Event::PhoneLegEnded {
                 pbx: self.leg.pbx.clone(),
+                attempt,
                 answered,
                 cause: self.cause,
                 by,
@@ -233,12 +234,13 @@ mod tests {
     #[test]
     fn the_channel_id_tells_whose_leg_has_ended() {
         let call = CallId::fresh();
-        let phone = parse(&format!("channel_id=ringback-{call}&cause=21&answered=0")).unwrap();
+        let phone = parse(&format!("channel_id=ringback-{call}-2&cause=21&answered=0")).unwrap();
         assert_eq!(phone.reported_call(), ReportedCall::ById(call));
         assert_eq!(
             phone.leg_ended_event(),
             Event::PhoneLegEnded {
                 pbx: phone.leg.pbx.clone(),
+                attempt: 2,
                 answered: false,
                 cause: 21,
                 by: CallSide::Callee

@@ -15,6 +15,8 @@ const RING_SECONDS: u32 = 30;
 /// A request to create a leg: `POST /channels/{channel}` with this body.
 pub(super) struct OriginateRequest {
     pub(super) channel: ChannelId,
+    /// The phone's PJSIP endpoint and AOR, which have the same name.
+    pub(super) endpoint: SipAccountName,
     pub(super) body: Value,
 }
 
@@ -24,7 +26,6 @@ impl OriginateRequest {
         let caller = call.caller();
         let caller = caller.shown();
         let mut body = json!({
-            "endpoint": format!("PJSIP/{phone}"),
             "context": "incoming-calls",
             "extension": caller,
             "priority": 1,
@@ -34,13 +35,12 @@ impl OriginateRequest {
         body["variables"] = variables(call, "mobile_ready", "ringback-phone-ended,s,1");
         body["variables"]["ORIGINAL_CALLER"] = caller.into();
         body["variables"]["CALLER_CHANNEL"] = caller_leg.as_str().into();
-        Self::new(ChannelId::of_phone(call.call_id), body, call.call_type)
+        Self::new(call.phone_channel(), phone, body, call.call_type)
     }
 
     /// Calls the phone of the app that starts the call. The phone shows the extension that the app calls.
     pub(super) fn to_calling_app(call: &Call, phone: &SipAccountName) -> Self {
         let mut body = json!({
-            "endpoint": format!("PJSIP/{phone}"),
             "context": "ringback-callers",
             "extension": call.extension,
             "priority": 1,
@@ -51,15 +51,37 @@ impl OriginateRequest {
         // The person has just started the call, so the phone answers automatically (RFC 5373). A phone that does not support
         // this header rings.
         body["variables"]["PJSIP_HEADER(add,Answer-Mode)"] = "Auto".into();
-        Self::new(ChannelId::of_app_caller(call.call_id), body, call.call_type)
+        let channel = ChannelId::of_app_caller(call.call_id);
+        Self::new(channel, phone, body, call.call_type)
     }
 
-    fn new(channel: ChannelId, mut body: Value, call_type: CallType) -> Self {
+    fn new(
+        channel: ChannelId,
+        phone: &SipAccountName,
+        mut body: Value,
+        call_type: CallType,
+    ) -> Self {
+        body["endpoint"] = format!("PJSIP/{phone}").into();
         // Without `formats`, Asterisk offers audio only.
         if call_type == CallType::Video {
             body["formats"] = VIDEO_FORMATS.into();
         }
-        Self { channel, body }
+        Self {
+            channel,
+            endpoint: phone.clone(),
+            body,
+        }
+    }
+
+    /// The same request for this address of the phone, whether Asterisk thinks that the phone can be reached there or not.
+    pub(super) fn at(&self, contact: &str) -> Self {
+        let mut body = self.body.clone();
+        body["endpoint"] = format!("PJSIP/{}/{contact}", self.endpoint).into();
+        Self {
+            channel: self.channel.clone(),
+            endpoint: self.endpoint.clone(),
+            body,
+        }
     }
 }
 

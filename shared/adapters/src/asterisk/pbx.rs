@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use reqwest::{Method, Response, StatusCode};
-use ringback_core::call::{Call, CallStatus, Event};
+use ringback_core::call::{ABANDONED_AFTER, Call, CallStatus, Event};
 use ringback_core::ids::{CallId, ChannelId, PbxName, SipAccountName};
 use ringback_core::timestamp::Timestamp;
 use serde::Deserialize;
@@ -22,6 +22,12 @@ const LEG_RETRY_PAUSE: Duration = Duration::from_millis(300);
 /// How often to check whether a phone has registered. ARI answers within a few milliseconds.
 pub(super) const REGISTRATION_POLL_INTERVAL: Duration = Duration::from_millis(200);
 
+/// How long one process watches a phone that does not ring. The timers of a call that waits for its phone are as far apart.
+const WATCHED_FOR: Duration = ABANDONED_AFTER;
+
+/// How often to look at a leg whose phone has not answered its INVITE.
+const LEG_POLL_INTERVAL: Duration = Duration::from_millis(300);
+
 /// How long a PBX is skipped after it failed to say whether a phone is registered.
 const SKIP_AFTER_FAILURE: Duration = Duration::from_secs(10);
 
@@ -35,6 +41,10 @@ pub enum BridgeOutcome {
     Dialing,
     /// The caller's channel no longer exists, so the phone was not called, or does not ring any more.
     CallerGone,
+    /// The phone has left the address at which it is called, and has registered again.
+    PhoneMoved,
+    /// The phone is being called, but has not reacted to its INVITE.
+    PhoneSilent,
 }
 
 /// What [`Pbx::send_busy`] did.
@@ -97,7 +107,8 @@ impl Pbx {
     /// Calls `phone`. When it answers, the dialplan bridges it to the caller who waits on `caller_leg`.
     ///
     /// A phone that a push has woken registers with SIP seconds after its app has accepted. Until then, Asterisk replies
-    /// "Allocation failed". So this waits for the phone to register, until `until` or the call's deadline.
+    /// "Allocation failed". So this waits for the phone to register, until `until` or the call's deadline. Then it watches a
+    /// phone that does not ring: the phone may have left the address that it registered last.
     ///
     /// # Errors
     /// See [`AsteriskError`].
@@ -111,25 +122,72 @@ impl Pbx {
         let until = call
             .deadline()
             .map_or(until, |deadline| deadline.min(until));
+        // At most one leg at a time may ring the phone.
+        if self.end_earlier_legs(call).await? == PhoneLegState::Answered {
+            return Ok(BridgeOutcome::Dialing);
+        }
         let request = OriginateRequest::to_phone(call, phone, caller_leg);
-        while !self.originate(&request).await? {
-            self.wait_for_registration(phone, until).await?;
+        while !self.dial(&request).await? {
+            self.wait_for_registration(&request, until).await?;
             // The caller may have hung up during the wait. Do not ring the phone then.
             if !self.channel_exists(caller_leg).await? {
                 return Ok(BridgeOutcome::CallerGone);
             }
+            // Another process may have dialed the phone meanwhile, and found that it had moved.
+            let next = ChannelId::of_phone(call.call_id, call.phone_attempt + 1);
+            if self.channel_exists(&next).await? {
+                return Ok(BridgeOutcome::Dialing);
+            }
         }
-        // The call may have ended meanwhile, in the other region too. Asterisk knows it first, because the caller's leg ends before
-        // the phone's.
-        if self.channel_exists(caller_leg).await? {
-            return Ok(BridgeOutcome::Dialing);
+        self.watch_phone(&request.channel, until).await
+    }
+
+    /// Ends the legs of earlier attempts, unless the phone has answered one. Normally they have ended.
+    async fn end_earlier_legs(&self, call: &Call) -> Result<PhoneLegState, AsteriskError> {
+        for leg in call.phone_channels().skip(1) {
+            match self.leg_state(&leg).await? {
+                PhoneLegState::None => {}
+                PhoneLegState::Ringing => self.end_leg(&leg, NORMAL).await?,
+                PhoneLegState::Answered => return Ok(PhoneLegState::Answered),
+            }
         }
-        // A phone that has answered is bridged to a later leg of this caller, or the dialplan ends it.
-        if self.phone_leg_state(call.call_id).await? == PhoneLegState::Ringing {
-            let phone = ChannelId::of_phone(call.call_id);
-            self.end_leg(&phone, NORMAL).await?;
+        Ok(PhoneLegState::None)
+    }
+
+    /// Waits until the phone rings, or has moved. At most until `until` or for [`WATCHED_FOR`]: the app waits for an answer meanwhile.
+    ///
+    /// Asterisk repeats an INVITE at its first address, even if the phone registers at another one. A phone that gets its
+    /// INVITE answers at once, and its leg then rings, so more than one look is for phones that are gone or slow.
+    ///
+    /// The call may have ended before its phone was dialed, in the other region too. Asterisk knows it first, because the caller's leg
+    /// ends before the phone's.
+    async fn watch_phone(
+        &self,
+        leg: &ChannelId,
+        until: Timestamp,
+    ) -> Result<BridgeOutcome, AsteriskError> {
+        let until = until.min(clock::now() + WATCHED_FOR);
+        let mut first_expiry = None;
+        loop {
+            let Some(progress) = self.leg_progress(leg).await? else {
+                return Ok(BridgeOutcome::Dialing);
+            };
+            if progress.lacks_caller() {
+                self.end_leg(leg, NORMAL).await?;
+                return Ok(BridgeOutcome::CallerGone);
+            }
+            if !progress.is_unanswered() {
+                return Ok(BridgeOutcome::Dialing);
+            }
+            let first_expiry = *first_expiry.get_or_insert(progress.contact_expires_at);
+            if progress.has_moved(first_expiry) {
+                return Ok(BridgeOutcome::PhoneMoved);
+            }
+            if clock::now() + LEG_POLL_INTERVAL >= until {
+                return Ok(BridgeOutcome::PhoneSilent);
+            }
+            tokio::time::sleep(LEG_POLL_INTERVAL).await;
         }
-        Ok(BridgeOutcome::CallerGone)
     }
 
     /// Calls `phone`, with which an app starts a call. It then waits in the dialplan as every caller does.
@@ -143,18 +201,51 @@ impl Pbx {
         until: Timestamp,
     ) -> Result<(), AsteriskError> {
         let request = OriginateRequest::to_calling_app(call, phone);
-        while !self.originate(&request).await? {
-            self.wait_for_registration(phone, until).await?;
+        while !self.dial(&request).await? {
+            self.wait_for_registration(&request, until).await?;
         }
         Ok(())
     }
 
-    /// The state of the leg to the call's phone.
+    /// The state of the legs to the call's phone: that of the one which has come furthest. A leg that only the other region knows of
+    /// counts if it is bridged.
     ///
     /// # Errors
     /// See [`AsteriskError`].
-    pub async fn phone_leg_state(&self, call: CallId) -> Result<PhoneLegState, AsteriskError> {
-        let state = self.channel_state(&ChannelId::of_phone(call)).await?;
+    pub async fn phone_leg_state(&self, call: &Call) -> Result<PhoneLegState, AsteriskError> {
+        let mut furthest = PhoneLegState::None;
+        for leg in call.phone_channels() {
+            match self.leg_state(&leg).await? {
+                PhoneLegState::None => {}
+                PhoneLegState::Ringing => furthest = PhoneLegState::Ringing,
+                PhoneLegState::Answered => return Ok(PhoneLegState::Answered),
+            }
+        }
+        if let Some(caller) = call.caller_channel()
+            && self.bridged_call(&caller).await? == Some(call.call_id)
+        {
+            return Ok(PhoneLegState::Answered);
+        }
+        Ok(furthest)
+    }
+
+    /// The call whose phone is bridged to this caller.
+    async fn bridged_call(&self, caller: &ChannelId) -> Result<Option<CallId>, AsteriskError> {
+        let doing = "looking for the caller's bridge";
+        let path = format!("/channels/{caller}/variable?variable={BRIDGED_LEG}");
+        let reply = self.request_with_retries(doing, Method::GET, &path).await?;
+        let Some(reply) = if_found(reply, doing)? else {
+            return Ok(None);
+        };
+        let variable: Variable = parse_json(reply, doing).await?;
+        let phone = ChannelId::try_from(variable.value.as_str()).ok();
+        Ok(phone
+            .and_then(|phone| phone.phone_of())
+            .map(|(call, _)| call))
+    }
+
+    async fn leg_state(&self, leg: &ChannelId) -> Result<PhoneLegState, AsteriskError> {
+        let state = self.channel_state(leg).await?;
         Ok(match state.as_deref() {
             None => PhoneLegState::None,
             Some("Up") => PhoneLegState::Answered,
@@ -172,19 +263,26 @@ impl Pbx {
     /// See [`AsteriskError`].
     pub async fn send_busy(&self, call: &Call) -> Result<BusyOutcome, AsteriskError> {
         let caller = call.caller_channel();
-        let is_answered = match &caller {
-            // The phone of a calling app answers before it waits, so the state of its leg says nothing.
-            Some(leg) if call.kind.calling_app().is_none() => {
-                Some(self.channel_state(leg).await?.as_deref() == Some("Up"))
+        let trunk_leg = caller
+            .as_ref()
+            .filter(|_| call.kind.calling_app().is_none());
+        let (is_answered, is_bridged) = match trunk_leg {
+            // Only bridging answers this leg.
+            Some(leg) => {
+                let is_answered = self.channel_state(leg).await?.as_deref() == Some("Up");
+                let is_bridged = is_answered && self.bridged_call(leg).await? == Some(call.call_id);
+                (is_answered, is_bridged)
             }
-            _ => None,
+            // The phone of a calling app answers before it waits, so the state of its leg says nothing.
+            None => {
+                let phone = self.phone_leg_state(call).await?;
+                (false, phone == PhoneLegState::Answered)
+            }
         };
-        if is_answered != Some(false)
-            && self.phone_leg_state(call.call_id).await? == PhoneLegState::Answered
-        {
+        if is_bridged {
             return Ok(BusyOutcome::IsBridged);
         }
-        let caller = caller.filter(|_| is_answered != Some(true));
+        let caller = caller.filter(|_| !is_answered);
         self.end_legs(call, caller, "busy").await?;
         Ok(BusyOutcome::Ended)
     }
@@ -209,8 +307,9 @@ impl Pbx {
             None => Ok(()),
         };
         if call.ready_at.is_some() {
-            self.end_leg(&ChannelId::of_phone(call.call_id), NORMAL)
-                .await?;
+            for leg in call.phone_channels() {
+                self.end_leg(&leg, NORMAL).await?;
+            }
         }
         caller
     }
@@ -248,7 +347,41 @@ impl Pbx {
         }
     }
 
-    /// Creates a leg. Returns `false` if the phone is not registered.
+    /// Calls a phone. Returns `false` if it is not registered.
+    ///
+    /// Asterisk refuses to call a phone that has not answered its last OPTIONS request, and does not send another one when the phone
+    /// registers again at the same address, but up to 10 s later. So this calls it at its address then.
+    async fn dial(&self, request: &OriginateRequest) -> Result<bool, AsteriskError> {
+        if self.originate(request).await? {
+            return Ok(true);
+        }
+        match self.contact(&request.endpoint).await? {
+            Some(contact) if self.has_transport_to(&request.endpoint, &contact).await? => {
+                self.originate(&request.at(&contact)).await
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Whether the endpoint may be called at this address. Asterisk accepts a REGISTER over any transport, but an encrypted endpoint is
+    /// called over TLS only.
+    async fn has_transport_to(
+        &self,
+        endpoint: &SipAccountName,
+        contact: &str,
+    ) -> Result<bool, AsteriskError> {
+        let doing = "looking for the phone's transport";
+        let path = format!("/asterisk/config/dynamic/res_pjsip/endpoint/{endpoint}");
+        let reply = self.find(doing, &path).await?;
+        let reply = reply.ok_or(AsteriskError::NoSuchEndpoint)?;
+        let endpoint: Vec<ConfigField> = parse_json(reply, doing).await?;
+        let needs_tls = endpoint
+            .iter()
+            .any(|field| field.attribute == "transport" && !field.value.is_empty());
+        Ok(!needs_tls || contact.to_ascii_lowercase().contains(";transport=tls"))
+    }
+
+    /// Creates a leg. Returns `false` if Asterisk knows no address of the phone at which it can be reached.
     ///
     /// The leg's id is made from the call's id, so a repeated request creates no second leg: Asterisk replies 409.
     async fn originate(&self, request: &OriginateRequest) -> Result<bool, AsteriskError> {
@@ -267,14 +400,14 @@ impl Pbx {
 
     async fn wait_for_registration(
         &self,
-        phone: &SipAccountName,
+        request: &OriginateRequest,
         until: Timestamp,
     ) -> Result<(), AsteriskError> {
         while clock::now() + REGISTRATION_POLL_INTERVAL < until {
             // Sleeps before the first check too: a phone may be online and still fail to be called, and the loop of
             // the caller of this function must not spin then.
             tokio::time::sleep(REGISTRATION_POLL_INTERVAL).await;
-            if self.is_online(phone).await? {
+            if self.contact(&request.endpoint).await?.is_some() {
                 return Ok(());
             }
         }
@@ -288,6 +421,31 @@ impl Pbx {
         let reply = reply.ok_or(AsteriskError::NoSuchEndpoint)?;
         let endpoint: Endpoint = parse_json(reply, doing).await?;
         Ok(endpoint.state == "online")
+    }
+
+    /// The address that the phone has registered, as a SIP URI.
+    async fn contact(&self, endpoint: &SipAccountName) -> Result<Option<String>, AsteriskError> {
+        let doing = "looking for the phone's address";
+        let path = format!("/asterisk/config/dynamic/res_pjsip/aor/{endpoint}");
+        let reply = self.find(doing, &path).await?;
+        let reply = reply.ok_or(AsteriskError::NoSuchEndpoint)?;
+        let aor: Vec<ConfigField> = parse_json(reply, doing).await?;
+        let contacts = aor.into_iter().filter(|field| field.attribute == "contact");
+        Ok(contacts
+            .map(|field| field.value)
+            .find(|contact| !contact.is_empty()))
+    }
+
+    /// How far the leg to a phone has come. `None` if it does not exist.
+    async fn leg_progress(&self, leg: &ChannelId) -> Result<Option<LegProgress>, AsteriskError> {
+        let doing = "watching a leg";
+        let path = format!("/channels/{leg}/variable?variable={LEG_PROGRESS}");
+        let reply = self.request_with_retries(doing, Method::GET, &path).await?;
+        let Some(reply) = if_found(reply, doing)? else {
+            return Ok(None);
+        };
+        let variable: Variable = parse_json(reply, doing).await?;
+        Ok(LegProgress::parse(&variable.value))
     }
 
     async fn channel_exists(&self, channel: &ChannelId) -> Result<bool, AsteriskError> {
@@ -354,6 +512,72 @@ fn if_found(reply: Response, doing: &'static str) -> Result<Option<Response>, As
     Ok(Some(reply))
 }
 
+/// The phone's leg that is bridged to a caller's, which the dialplan notes: `EVAL(${SHARED(RINGBACK_BRIDGED)})`, percent-encoded. Empty
+/// if there is none.
+const BRIDGED_LEG: &str = "EVAL%28%24%7BSHARED%28RINGBACK_BRIDGED%29%7D%29";
+
+/// The expression of [`LegProgress`], percent-encoded, as the proxy in front of ARI lets it pass.
+///
+/// `EVAL(${CHANNEL(state)} ${CHANNEL_EXISTS(${CALLER_CHANNEL})} ${CHANNEL(pjsip,target_uri)} ${PJSIP_CONTACT(${PJSIP_AOR(${CHANNEL(endpoint)},contact)},uri)}
+/// ${PJSIP_CONTACT(${PJSIP_AOR(${CHANNEL(endpoint)},contact)},expiration_time)})`
+const LEG_PROGRESS: &str = "EVAL%28%24%7BCHANNEL%28state%29%7D%20%24%7BCHANNEL_EXISTS%28%24%7BCALLER_CHANNEL%7D%29%7D%20\
+%24%7BCHANNEL%28pjsip%2Ctarget_uri%29%7D%20\
+%24%7BPJSIP_CONTACT%28%24%7BPJSIP_AOR%28%24%7BCHANNEL%28endpoint%29%7D%2Ccontact%29%7D%2Curi%29%7D%20\
+%24%7BPJSIP_CONTACT%28%24%7BPJSIP_AOR%28%24%7BCHANNEL%28endpoint%29%7D%2Ccontact%29%7D%2Cexpiration_time%29%7D%29";
+
+/// How far the leg to a phone has come, whether its caller still waits, and where the phone is.
+struct LegProgress {
+    state: String,
+    caller_exists: bool,
+    /// Where the INVITE goes, as a SIP URI.
+    target: String,
+    /// Where the phone is registered. `None` if it is not.
+    contact: Option<String>,
+    /// When the registration expires, in seconds since the Unix epoch. Each REGISTER changes it.
+    contact_expires_at: Option<u64>,
+}
+
+impl LegProgress {
+    /// Parses the value of [`LEG_PROGRESS`]. `None` for a leg that has just ended.
+    fn parse(value: &str) -> Option<Self> {
+        let mut fields = value.split(' ').map(str::to_owned);
+        Some(Self {
+            state: fields.next()?,
+            caller_exists: fields.next()? == "1",
+            target: fields.next().filter(|target| !target.is_empty())?,
+            contact: fields.next().filter(|contact| !contact.is_empty()),
+            contact_expires_at: fields.next().and_then(|seconds| seconds.parse().ok()),
+        })
+    }
+
+    /// Whether the phone has not reacted to its INVITE.
+    fn is_unanswered(&self) -> bool {
+        self.state == "Down"
+    }
+
+    /// Whether the phone may ring for a caller who has gone. A phone that has answered is bridged, or the dialplan ends its leg.
+    fn lacks_caller(&self) -> bool {
+        !self.caller_exists && self.state != "Up"
+    }
+
+    /// Whether the phone is registered at another address than that of the INVITE, or has registered again since the first look.
+    fn has_moved(&self, first_expiry: Option<u64>) -> bool {
+        let is_elsewhere = |contact: &String| *contact != self.target;
+        self.contact.as_ref().is_some_and(is_elsewhere) || self.contact_expires_at > first_expiry
+    }
+}
+
+#[derive(Deserialize)]
+struct ConfigField {
+    attribute: String,
+    value: String,
+}
+
+#[derive(Deserialize)]
+struct Variable {
+    value: String,
+}
+
 #[derive(Deserialize)]
 struct Endpoint {
     state: String,
@@ -374,7 +598,10 @@ struct OriginateFailure {
 pub(crate) fn read_any_answer(body: &[u8]) {
     let endpoint = serde_json::from_slice::<Endpoint>(body).map(|endpoint| endpoint.state);
     let failure = serde_json::from_slice::<OriginateFailure>(body).map(|failure| failure.error);
-    let _parsed = (endpoint, failure);
+    let fields = serde_json::from_slice::<Vec<ConfigField>>(body).map(|fields| fields.len());
+    let variable = serde_json::from_slice::<Variable>(body)
+        .map(|variable| LegProgress::parse(&variable.value).is_some_and(|leg| leg.has_moved(None)));
+    let _parsed = (endpoint, failure, fields, variable);
 }
 
 /// Asterisk replies 500 with this text when the endpoint has no registered contact.

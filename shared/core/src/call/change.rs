@@ -106,6 +106,8 @@ pub enum Assignment {
     AnswerUnannounced(bool),
     /// When the app was ready.
     ReadyAt(Timestamp),
+    /// The number of the leg to the phone.
+    PhoneAttempt(u32),
     /// The phone legs that ended before the call was bridged.
     LostPhoneLegs(LostPhoneLegs),
     /// When the legs were bridged.
@@ -147,6 +149,7 @@ impl Assignment {
             Self::AnsweredBy(answered_by) => call.answered_by = Some(answered_by.clone()),
             Self::AnswerUnannounced(unannounced) => call.answer_unannounced = *unannounced,
             Self::ReadyAt(moment) => call.ready_at = Some(*moment),
+            Self::PhoneAttempt(attempt) => call.phone_attempt = *attempt,
             Self::LostPhoneLegs(lost) => call.lost_phone_legs = Some(*lost),
             Self::BridgedAt(moment) => call.bridged_at = Some(*moment),
             Self::Ended(at, reason) => {

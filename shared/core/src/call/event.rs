@@ -73,10 +73,17 @@ pub enum Event {
         /// The side that hung up.
         by: CallSide,
     },
+    /// The phone has not answered the INVITE of its leg at all, and has registered again since: it has left the address of that leg.
+    PhoneMoved {
+        /// The number of the leg.
+        attempt: u32,
+    },
     /// The phone's leg ended.
     PhoneLegEnded {
         /// The PBX of the leg.
         pbx: PbxName,
+        /// The number of the leg.
+        attempt: u32,
         /// Whether the phone answered it.
         answered: bool,
         /// The Q.850 cause; 0 if there is none.
@@ -128,6 +135,7 @@ impl Event {
             | Self::OutboundCallRejected(_)
             | Self::ExotelNoAnswer
             | Self::CallerLegEnded { .. }
+            | Self::PhoneMoved { .. }
             | Self::PhoneLegEnded { .. }
             | Self::Bridged
             | Self::BridgeEnded
@@ -187,6 +195,7 @@ impl Event {
             Self::CallerLegEnded { answered, .. } => {
                 ("caller_leg_ended", Some(format!("answered={answered}")))
             }
+            Self::PhoneMoved { attempt } => ("phone_moved", Some(format!("attempt={attempt}"))),
             Self::PhoneLegEnded {
                 answered, cause, ..
             } => (

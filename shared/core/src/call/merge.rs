@@ -71,10 +71,10 @@ fn learned(call: &Call, other: &Call, now: Timestamp) -> Vec<Assignment> {
     set.extend(devices(call, other));
     let answer = answer(call, other);
     let progress = progress(call, other, now);
-    // A phone may have been dialed for the app that answered, or a leg waits that was unknown here.
+    // A phone may have been dialed for the app that answered, or at another address, or a leg waits that was unknown here.
     let has_new_leg = set
         .iter()
-        .any(|set| matches!(set, Assignment::CallerLeg(_)));
+        .any(|set| matches!(set, Assignment::CallerLeg(_) | Assignment::PhoneAttempt(_)));
     let may_have_legs = has_new_leg || !answer.is_empty();
     let legs_wait = may_have_legs && call.status != CallStatus::WaitingForMobile;
     // With the CallSid, Exotel can be asked how a call to a number ended that was given up.
@@ -144,6 +144,7 @@ fn name_every_field(call: &Call) {
         call_sid: _,
         stream: _,
         exotel_unanswered: _,
+        phone_attempt: _,
         lost_phone_legs: _,
         // `devices`
         pushed: _,
@@ -180,6 +181,9 @@ fn legs_and_names(call: &Call, other: &Call) -> Vec<Assignment> {
     }
     if other.exotel_unanswered && !call.exotel_unanswered {
         set.push(Assignment::ExotelUnanswered);
+    }
+    if other.phone_attempt > call.phone_attempt {
+        set.push(Assignment::PhoneAttempt(other.phone_attempt));
     }
     if let Some(lost) = other.lost_phone_legs
         && call
@@ -409,6 +413,7 @@ mod tests {
         let over = call.rings_until + Duration::from_millis(200);
         let left = Event::PhoneLegEnded {
             pbx: call.pbx.clone().unwrap(),
+            attempt: 1,
             answered: true,
             cause: 16,
             by: crate::call::CallSide::Callee,
@@ -562,6 +567,7 @@ mod tests {
         let talking = after(&after(&call, &accepted(&call), NOW), &Event::Bridged, NOW);
         let left = |answered, cause| Event::PhoneLegEnded {
             pbx: call.pbx.clone().unwrap(),
+            attempt: 1,
             answered,
             cause,
             by: crate::call::CallSide::Callee,

@@ -8,6 +8,8 @@
 //! 4. `phone_rules` and `number_rules`: all rows, for calls to an app's phone and for calls to a telephone number.
 //! 5. [`decide`]: takes the first row that applies.
 
+#[cfg(test)]
+mod attempts;
 mod backstop;
 mod change;
 mod common_rules;
@@ -116,6 +118,10 @@ pub struct Call {
     /// When the app said that it was ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_at: Option<Timestamp>,
+    /// The number of the leg to the phone, which counts from 1. It grows each time that the phone has left the address of the last leg
+    /// and is dialed elsewhere.
+    #[serde(default = "first_attempt", skip_serializing_if = "is_first_attempt")]
+    pub phone_attempt: u32,
     /// The phone legs that ended before the call was bridged. `None` if there were none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost_phone_legs: Option<LostPhoneLegs>,
@@ -144,6 +150,18 @@ pub struct Call {
 )]
 const fn is_false(value: &bool) -> bool {
     !*value
+}
+
+const fn first_attempt() -> u32 {
+    1
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+const fn is_first_attempt(attempt: &u32) -> bool {
+    *attempt == first_attempt()
 }
 
 /// Whether Exotel streams a call's audio (its Stream and Voicebot applets).
@@ -304,6 +322,7 @@ impl Call {
             answered_by: None,
             answer_unannounced: false,
             ready_at: None,
+            phone_attempt: first_attempt(),
             lost_phone_legs: None,
             bridged_at: None,
             ended: None,
@@ -366,10 +385,12 @@ impl Call {
     pub fn end_is_assumed(&self) -> bool {
         match self.end_reason() {
             Some(EndReason::NoAnswer) => !self.is_to_number(),
-            // Another device may have answered in the other region.
-            Some(EndReason::CalleeDeclined) => self.ready_at.is_none(),
+            // Another device may have answered in the other region, or the phone when it was dialed again.
             Some(
-                EndReason::NotConnected | EndReason::PhoneUnreachable | EndReason::NeverReported,
+                EndReason::CalleeDeclined
+                | EndReason::NotConnected
+                | EndReason::PhoneUnreachable
+                | EndReason::NeverReported,
             ) => true,
             _ => false,
         }
@@ -421,6 +442,19 @@ impl Call {
         let own = self.kind.calling_app();
         let own = own.map(|_| ChannelId::of_app_caller(self.call_id));
         self.caller_leg.clone().or(own)
+    }
+
+    /// The channel of the leg to the phone.
+    #[must_use]
+    pub fn phone_channel(&self) -> ChannelId {
+        ChannelId::of_phone(self.call_id, self.phone_attempt)
+    }
+
+    /// The channels of all legs to the phone, the last one first. Normally, only the last one exists.
+    pub fn phone_channels(&self) -> impl Iterator<Item = ChannelId> + use<> {
+        let call = self.call_id;
+        let attempts = (1..=self.phone_attempt).rev();
+        attempts.map(move |attempt| ChannelId::of_phone(call, attempt))
     }
 
     /// Whether the caller waits on `leg`.

@@ -25,7 +25,7 @@ const CHECKS_WITHIN: Duration = Duration::from_secs(8);
 /// How often a phone that does not answer is dialed.
 const PHONE_ATTEMPTS: u32 = 3;
 
-/// All legs of a phone have the same id. A second end within this time is the same report again.
+/// A second end of the phone's leg within this time is the same report again.
 const SAME_LEG_WITHIN: Duration = Duration::from_secs(1);
 
 /// The Q.850 causes with which a phone declines: 17 user busy (SIP 486, 600), 19 no answer (480: "do not disturb", or its own timer), 21
@@ -80,12 +80,14 @@ pub(super) fn rules(event: &Event, now: Timestamp) -> Vec<Rule<'_>> {
         Event::CallerLegEnded { leg, answered, by } => {
             caller_leg_ended(leg.as_ref(), *answered, *by, now)
         }
+        Event::PhoneMoved { attempt } => phone_moved(*attempt, now),
         Event::PhoneLegEnded {
             pbx,
+            attempt,
             answered,
             cause,
             by,
-        } => phone_leg_ended(pbx, *answered, *cause, *by, now),
+        } => phone_leg_ended(pbx, *attempt, (*answered, *cause), *by, now),
         Event::Bridged => bridged(now),
         Event::NotBridged { rings } => not_bridged(*rings, now),
         Event::BridgeEnded => vec![
@@ -505,17 +507,39 @@ fn caller_leg_ended(
     rules
 }
 
+/// The phone is dialed again, at its new address. The attempt is saved before the old leg is removed, so the report of that
+/// leg's end changes nothing.
+fn phone_moved(attempt: u32, now: Timestamp) -> Vec<Rule<'static>> {
+    vec![
+        when([Condition::StatusIs(CallStatus::MobileReady)])
+            .and("this is its last leg", move |call| {
+                call.phone_attempt == attempt && may_dial_phone(call, now)
+            })
+            .set_of("the next attempt", move |call| {
+                let mut set = vec![Assignment::PhoneAttempt(attempt + 1)];
+                set.extend(effects_pending_from(call, now));
+                set
+            })
+            .then("bridge soon", pending::bridge_soon),
+        otherwise().nothing(),
+    ]
+}
+
+fn may_dial_phone(call: &Call, now: Timestamp) -> bool {
+    call.caller_leg.is_some() && call.deadline().is_some_and(|deadline| now < deadline)
+}
+
 fn phone_leg_ended(
     pbx: &PbxName,
-    answered: bool,
-    cause: u16,
+    attempt: u32,
+    (answered, cause): (bool, u16),
     by: CallSide,
     now: Timestamp,
 ) -> Vec<Rule<'_>> {
     let ready = || when([Condition::StatusIs(CallStatus::MobileReady)]);
     let completed = ended(CallStatus::Completed, hung_up_by(by), now);
     let mut rules = Vec::new();
-    // Two people who talk have answered. All legs of a phone have the same id, so this may be a repeated report of an earlier leg.
+    // Two people who talk have answered. A report of another leg, which was not answered, ends no conversation.
     if answered {
         rules.push(
             when([
@@ -535,6 +559,12 @@ fn phone_leg_ended(
             .and("the phone had answered", move |_| answered)
             .set(completed)
             .then_pending(),
+        // Ringback has removed this leg, because the phone has left its address.
+        ready()
+            .and("this is an earlier leg", move |call| {
+                attempt < call.phone_attempt
+            })
+            .nothing(),
         ready()
             .and("the caller was gone when the phone answered", move |_| {
                 cause == CALLER_GONE_CAUSE
@@ -556,8 +586,7 @@ fn phone_leg_ended(
         ready()
             .and("the phone may be dialed again", move |call| {
                 let lost = call.lost_phone_legs.map_or(0, |lost| lost.count);
-                let is_in_time = call.deadline().is_some_and(|deadline| now < deadline);
-                is_in_time && call.caller_leg.is_some() && lost + 1 < PHONE_ATTEMPTS
+                may_dial_phone(call, now) && lost + 1 < PHONE_ATTEMPTS
             })
             .set_of("one more lost phone leg", move |call| {
                 let count = call.lost_phone_legs.map_or(0, |lost| lost.count) + 1;
@@ -626,7 +655,17 @@ fn arm_timer_after_ring(call: &Call, now: Timestamp) -> Vec<Effect> {
 }
 
 fn not_bridged(rings: bool, now: Timestamp) -> Vec<Rule<'static>> {
+    // The process that handles the accept has watched the phone for as long as the app may wait. Each further timer arms the next one.
+    let is_first_look = move |ready: Timestamp| now < ready + ABANDONED_AFTER + CLOCK_DIFFERENCE;
     vec![
+        when([Condition::StatusIs(CallStatus::MobileReady)])
+            .and(
+                "the app has just accepted, and its phone is silent",
+                move |call| {
+                    rings && call.caller_leg.is_some() && call.ready_at.is_some_and(is_first_look)
+                },
+            )
+            .only("arm the timer", |_, now| vec![Effect::ArmTimer(now)]),
         // The other region has an accept, and its change is on the way. The next timer fires soon enough.
         when([waiting()])
             .and("the phone rings", move |_| rings)

@@ -186,15 +186,18 @@ pub(super) fn any_event() -> impl Strategy<Value = Event> {
             .prop_map(|(leg, answered, by)| Event::CallerLegEnded { leg, answered, by }),
         (
             any_pbx(),
+            1..4_u32,
             any::<bool>(),
             prop_oneof![Just(0_u16), Just(16), Just(17), Just(21), Just(20)]
         )
-            .prop_map(|(pbx, answered, cause)| Event::PhoneLegEnded {
+            .prop_map(|(pbx, attempt, answered, cause)| Event::PhoneLegEnded {
                 pbx,
+                attempt,
                 answered,
                 cause,
                 by: CallSide::Callee
             }),
+        (1..4_u32).prop_map(|attempt| Event::PhoneMoved { attempt }),
         Just(Event::Bridged),
         Just(Event::BridgeEnded),
         Just(Event::TimerFired),
@@ -529,6 +532,7 @@ mod unread_updates {
             &talking,
             &Event::PhoneLegEnded {
                 pbx: leg("leg-a").pbx,
+                attempt: 1,
                 answered: true,
                 cause: 16,
                 by: CallSide::Callee
@@ -719,6 +723,7 @@ mod rule_pages {
                 "phone declines",
                 Event::PhoneLegEnded {
                     pbx: pbx.clone(),
+                    attempt: 1,
                     answered: false,
                     cause: 21,
                     by: CallSide::Callee,
@@ -728,6 +733,7 @@ mod rule_pages {
                 "phone not reached",
                 Event::PhoneLegEnded {
                     pbx: pbx.clone(),
+                    attempt: 1,
                     answered: false,
                     cause: 20,
                     by: CallSide::Callee,
@@ -737,11 +743,13 @@ mod rule_pages {
                 "phone hung up",
                 Event::PhoneLegEnded {
                     pbx: pbx.clone(),
+                    attempt: 1,
                     answered: true,
                     cause: 16,
                     by: CallSide::Callee,
                 },
             ),
+            ("phone moved", Event::PhoneMoved { attempt: 1 }),
             ("bridged", Event::Bridged),
             ("timer, early", Event::TimerFired),
         ]
@@ -970,8 +978,10 @@ mod rule_pages {
                 answered: false,
                 by: CallSide::Caller,
             },
-            Event::CallerLegEnded { .. } => Event::PhoneLegEnded {
+            Event::CallerLegEnded { .. } => Event::PhoneMoved { attempt: 1 },
+            Event::PhoneMoved { .. } => Event::PhoneLegEnded {
                 pbx: leg("leg-a").pbx,
+                attempt: 1,
                 answered: true,
                 cause: 16,
                 by: CallSide::Callee,

@@ -108,6 +108,7 @@ impl Expressions {
                     continue;
                 }
                 Assignment::ReadyAt(moment) => self.compare("ready_at", "=", moment)?,
+                Assignment::PhoneAttempt(attempt) => self.compare("phone_attempt", "=", attempt)?,
                 Assignment::LostPhoneLegs(lost) => self.compare("lost_phone_legs", "=", lost)?,
                 Assignment::BridgedAt(moment) => self.compare("bridged_at", "=", moment)?,
                 Assignment::Ended(at, reason) => {

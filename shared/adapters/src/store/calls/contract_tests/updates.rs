@@ -158,6 +158,7 @@ async fn a_call_accepts_reports_of_its_own_pbx_only(store: &impl CallStore) {
     };
     let phone_left = Event::PhoneLegEnded {
         pbx: pbx("pbx2"),
+        attempt: 1,
         answered: true,
         cause: 16,
         by: CallSide::Callee,
