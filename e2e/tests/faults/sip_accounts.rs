@@ -39,7 +39,7 @@ type Item = std::collections::HashMap<String, AttributeValue>;
 enum Step {
     Create,
     Renew,
-    RegisterWithoutSip,
+    RemoveAccount,
     Delete,
     Evict,
     Expire,
@@ -49,7 +49,7 @@ impl Step {
     const ALL: [Self; 6] = [
         Self::Create,
         Self::Renew,
-        Self::RegisterWithoutSip,
+        Self::RemoveAccount,
         Self::Delete,
         Self::Evict,
         Self::Expire,
@@ -82,7 +82,7 @@ impl Step {
     async fn take(self, world: &World<'_>, app: &App<'_>) -> Result<()> {
         let _answer = match self {
             Self::Create | Self::Renew => register(app, true).await,
-            Self::RegisterWithoutSip => register(app, false).await,
+            Self::RemoveAccount => register(app, false).await,
             Self::Delete => app.unregister().await,
             Self::Evict => register(&world.fixture.unregistered_app("1001"), true).await,
             Self::Expire => {
@@ -194,19 +194,25 @@ impl World<'_> {
         Ok(live.map(with_digest).collect())
     }
 
-    /// The generated accounts that the PBX has.
+    /// The generated accounts that the PBX has, with the digests of their passwords. Each has two endpoints.
     async fn accounts_on_pbx(&self) -> Result<BTreeMap<String, String>> {
         let endpoints = self.ari("/endpoints/PJSIP").await?;
-        let names = endpoints.as_array().into_iter().flatten();
-        let names = names.filter_map(|endpoint| endpoint["resource"].as_str());
+        let endpoints = endpoints.as_array().into_iter().flatten();
+        let endpoints = endpoints.filter_map(|endpoint| endpoint["resource"].as_str());
+        let mut counts = BTreeMap::new();
+        for endpoint in endpoints.filter(|name| name.starts_with("1001-")) {
+            let name = endpoint.trim_end_matches("-webrtc");
+            *counts.entry(name.to_owned()).or_insert(0) += 1;
+        }
         let mut found = BTreeMap::new();
-        for name in names.filter(|name| name.starts_with("1001-")) {
+        for (name, count) in counts {
             let path = format!("/asterisk/config/dynamic/res_pjsip/auth/{name}");
             let auth = self.ari(&path).await?;
             let mut fields = auth.as_array().into_iter().flatten();
             let digest = fields.find(|field| field["attribute"] == "password_digest");
             let digest = digest.and_then(|field| field["value"].as_str());
-            found.insert(name.to_owned(), digest.unwrap_or("none").to_owned());
+            let digest = digest.filter(|_| count == 2).unwrap_or("incomplete");
+            found.insert(name, digest.to_owned());
         }
         Ok(found)
     }
@@ -236,11 +242,16 @@ impl World<'_> {
         }
         let ari = &self.fixture.stack.ari;
         for name in self.accounts_on_pbx().await?.into_keys() {
-            for kind in ["endpoint", "auth", "aor"] {
-                let path = format!("/asterisk/config/dynamic/res_pjsip/{kind}/{name}");
+            let endpoints = [
+                format!("endpoint/{name}"),
+                format!("endpoint/{name}-webrtc"),
+            ];
+            let others = [format!("auth/{name}"), format!("aor/{name}")];
+            for object in endpoints.into_iter().chain(others) {
+                let path = format!("/asterisk/config/dynamic/res_pjsip/{object}");
                 let request = self.fixture.http.delete(format!("{}{path}", ari.local_url));
                 let request = request.basic_auth(&ari.username, Some(&ari.password));
-                request.send().await?.error_for_status()?;
+                request.send().await?;
             }
         }
         Ok(())
@@ -364,8 +375,11 @@ async fn a_call_reaches_a_device_after_its_pbx_has_restarted_with_an_empty_datab
     phone.register().await?;
     pbx::crash_and_lose_database(world.fixture).await?;
     let (caller, id) = app.is_called().await?;
-    // The push wakes the app, which registers its phone at once.
-    phone.register().await?;
+    // The push wakes the app, which registers its phone.
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(1);
+    while let Err(error) = phone.register().await {
+        ensure!(tokio::time::Instant::now() < deadline, "{error}");
+    }
     let (status, answer) = app.respond("accept_ready", &id).await?;
     ensure!(status.is_success(), "{status}: {answer}");
     let called = phone.next_call(SOON).await?;

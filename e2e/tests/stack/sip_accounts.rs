@@ -113,10 +113,12 @@ async fn a_device_without_sip_or_that_is_deleted_or_evicted_loses_its_account() 
             assert!(!account.registers(&fixture, pbx).await?, "{how}, {pbx}");
         }
         // The phone was registered. Its contact is gone too, and does not come back with another account.
-        assert!(
-            !is_online(&fixture, account.text("username")).await?,
-            "{how}"
-        );
+        let name = account.text("username");
+        for endpoint in [name, &format!("{name}-webrtc")] {
+            let path = format!("/endpoints/PJSIP/{endpoint}");
+            let status = ari(&fixture, 0, Method::GET, &path).await?;
+            assert_eq!(status, StatusCode::NOT_FOUND, "{how}, {endpoint}");
+        }
         let again = SipAccount::of(&app).await?;
         assert_ne!(again.text("username"), account.text("username"), "{how}");
         app.unregister().await?;
@@ -295,8 +297,14 @@ async fn lose_database(fixture: &Fixture, pbx: usize, accounts: &[&SipAccount]) 
     )
     .await?;
     for account in accounts {
-        for kind in ["endpoint", "auth", "aor"] {
-            let path = format!("{OBJECTS}/{kind}/{}", account.text("username"));
+        let name = account.text("username");
+        let endpoints = [
+            format!("endpoint/{name}"),
+            format!("endpoint/{name}-webrtc"),
+        ];
+        let others = [format!("auth/{name}"), format!("aor/{name}")];
+        for object in endpoints.into_iter().chain(others) {
+            let path = format!("{OBJECTS}/{object}");
             assert_eq!(ari(fixture, pbx, Method::DELETE, &path).await?, 204);
         }
     }

@@ -22,11 +22,14 @@ fn sip_uris(settings: &Settings, listed: &str) -> String {
         vec![("pbx", &PBXS[0])]
     };
     let uris = pbxs.into_iter().flat_map(|(name, pbx)| {
-        let PbxPorts { sip, sip_tls, .. } = pbx;
+        let PbxPorts {
+            sip, sip_tls, wss, ..
+        } = pbx;
         [
             format!("{name}=sips:{LOOPBACK}:{sip_tls};transport=tls"),
             format!("{name}=sip:{LOOPBACK}:{sip};transport=udp"),
             format!("{name}=sip:{LOOPBACK}:{sip};transport=tcp"),
+            format!("{name}=wss://{LOOPBACK}:{wss}/ws"),
         ]
     });
     uris.collect::<Vec<_>>().join(",")

@@ -7,12 +7,13 @@ use std::error::Error as _;
 use futures::future::join_all;
 use futures::stream;
 use ringback_core::call::{Call, Effect, Event};
-use ringback_core::ids::{DeviceId, Extension, SipAccountName};
+use ringback_core::ids::{DeviceId, Extension};
 use ringback_core::timestamp::Timestamp;
 use serde_json::json;
 
 use crate::asterisk::{
-    Asterisk, AsteriskError, BridgeOutcome, BusyOutcome, DialCallerOutcome, PhoneLegState,
+    Asterisk, AsteriskError, BridgeOutcome, BusyOutcome, CalledPhone, DialCallerOutcome,
+    PhoneLegState,
 };
 use crate::exotel::{Exotel, ExotelError};
 use crate::platform::clock;
@@ -157,17 +158,22 @@ impl EffectRunner {
         })
     }
 
-    /// The SIP account to call: the device's own, if it has one, and otherwise the one that all devices of the extension share.
+    /// The phone to call: that of the device's own SIP account, if it has one, and otherwise that of the account that all devices of the
+    /// extension share.
     async fn phone_of(
         &self,
         extension: &Extension,
         device: Option<&DeviceId>,
-    ) -> Result<SipAccountName, StoreError> {
+    ) -> Result<CalledPhone, StoreError> {
         let own = match device {
             Some(device) => self.pushes.devices().sip_account(extension, device).await?,
             None => None,
         };
-        Ok(own.unwrap_or_else(|| SipAccountName::of_extension(extension)))
+        let transports = self.sip.settings().servers.transports();
+        Ok(own.map_or_else(
+            || CalledPhone::of_extension(extension),
+            |account| CalledPhone::of_device(account, transports),
+        ))
     }
 
     /// On the PBX of the call, or on all of them while the call may be on any.

@@ -223,8 +223,8 @@ impl SipProvisioning {
         for _ in 0..TRIES {
             match &account {
                 Some(live) => {
-                    let media = self.settings.servers.media();
-                    pbx.put_sip_account(live, media).await?;
+                    let transports = self.settings.servers.transports();
+                    pbx.put_sip_account(live, transports).await?;
                 }
                 None => pbx.delete_sip_account(name).await?,
             }

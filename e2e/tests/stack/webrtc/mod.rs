@@ -1,6 +1,7 @@
 //! A WebRTC phone (JsSIP in a real Chromium) in a whole call. Needs the running stack and the phone's script (`make
 //! e2e/tests/stack/webrtc/dist/phone.js`).
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,7 +13,9 @@ use axum::routing::get;
 use reqwest::StatusCode;
 use ringback_e2e::browser::Browser;
 use ringback_e2e::fixture::{App, Fixture, SOON};
-use ringback_local::stack::{Phone as Account, Stack};
+use ringback_e2e::sip_account::SipAccount;
+use ringback_local::stack::Stack;
+use ringback_sip::OutgoingCall;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep};
@@ -29,14 +32,63 @@ async fn a_browser_registers_over_wss_is_called_by_the_trunk_and_exchanges_media
     let caller = fixture.dial(EXTENSION).await?;
     let id = app.receives_call().await?;
     let phone = WebPhone::open(&fixture.stack).await?;
+    let account = fixture.stack.phone(EXTENSION).unwrap();
     phone
-        .register(fixture.stack.phone(EXTENSION).unwrap())
+        .register(&account.uri, &account.extension, &account.sip_password)
         .await?;
     accept_ready(&app, &id).await?;
+    talks(&phone, &app, &caller, &id).await?;
+
+    phone.run("window.phone.hangUp()").await?;
+    caller.ended(SOON).await?;
+    app.wait_for_status(&id, "completed").await?;
+    phone.browser.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_with_its_own_account_uses_webrtc_or_tls_as_it_registers() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    let mut app = fixture.unregistered_app("1001");
+    let mut names = BTreeSet::new();
+    for uses_webrtc in [true, false, true, false] {
+        // The account keeps its name, with a new password.
+        app.push_token = format!("token-{}", uuid::Uuid::new_v4().simple());
+        let account = SipAccount::of(&app).await?;
+        names.insert(account.text("username").to_owned());
+        let (caller, id) = app.is_called().await?;
+        if uses_webrtc {
+            let phone = WebPhone::open(&fixture.stack).await?;
+            let (user, password) = (account.text("username"), account.text("password"));
+            let uri = account.uri(0, "wss:")?;
+            phone.register(uri, user, password).await?;
+            accept_ready(&app, &id).await?;
+            talks(&phone, &app, &caller, &id).await?;
+            caller.hang_up().await?;
+            phone.becomes("ended").await?;
+            phone.browser.close().await?;
+        } else {
+            let mut phone = account.phone(&fixture, 0, true).await?;
+            phone.register().await?;
+            accept_ready(&app, &id).await?;
+            let called = phone.next_call(SOON).await?;
+            ensure!(called.offer().contains(" RTP/SAVP "), "{}", called.offer());
+            called.answer().await?;
+            caller.answered(SOON).await?;
+            called.media().hears(caller.media(), SOON).await?;
+            caller.media().hears(called.media(), SOON).await?;
+            caller.hang_up().await?;
+        }
+        app.wait_for_status(&id, "completed").await?;
+    }
+    assert_eq!(names.len(), 1, "{names:?}");
+    app.unregister().await
+}
+
+/// Waits until the caller and the browser hear each other, over encrypted media.
+async fn talks(phone: &WebPhone, app: &App<'_>, caller: &OutgoingCall, id: &str) -> Result<()> {
     phone.becomes("talking").await?;
     caller.answered(SOON).await?;
-    app.wait_for_status(&id, "in_progress").await?;
-
+    app.wait_for_status(id, "in_progress").await?;
     let offer = phone.read("offer").await?;
     let offer = offer.as_str().context("the INVITE has no SDP")?;
     ensure!(offer.contains(" UDP/TLS/RTP/SAVPF "), "{offer}");
@@ -56,11 +108,7 @@ async fn a_browser_registers_over_wss_is_called_by_the_trunk_and_exchanges_media
         caller.media().received() >= HEARD,
         "the caller hears no audio"
     );
-
-    phone.run("window.phone.hangUp()").await?;
-    caller.ended(SOON).await?;
-    app.wait_for_status(&id, "completed").await?;
-    phone.browser.close().await
+    Ok(())
 }
 
 /// A phone that has just registered can be called after it has answered the PBX's first OPTIONS. Until then, the app
@@ -103,10 +151,9 @@ impl WebPhone {
         Ok(Self { browser })
     }
 
-    async fn register(&self, account: &Account) -> Result<()> {
+    async fn register(&self, uri: &str, user: &str, password: &str) -> Result<()> {
         let body = "window.phone.register(...arguments)";
-        let account = json!([account.uri, account.extension, account.sip_password]);
-        self.browser.run(body, account).await?;
+        self.browser.run(body, json!([uri, user, password])).await?;
         self.becomes("registered").await
     }
 

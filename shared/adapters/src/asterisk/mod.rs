@@ -10,6 +10,7 @@
 //! ARI: <https://docs.asterisk.org/Latest_API/API_Documentation/Asterisk_REST_Interface/Channels_REST_API/>
 
 mod ari_client;
+mod called_phone;
 pub mod dialplan_report;
 mod error;
 mod originate_request;
@@ -26,7 +27,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use reqwest::StatusCode;
 use ringback_core::call::Call;
-use ringback_core::ids::{PbxName, SipAccountName};
+use ringback_core::ids::PbxName;
 use ringback_core::timestamp::Timestamp;
 
 use crate::platform::clock;
@@ -34,12 +35,12 @@ use crate::platform::secrets::{AriCredentials, Secret};
 use ari_client::{AriAccess, AriClient};
 use pbx::REGISTRATION_POLL_INTERVAL;
 
+pub use called_phone::{CalledPhone, PhoneTransports};
 pub use error::AsteriskError;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) use pbx::read_any_answer;
 pub use pbx::{BridgeOutcome, BusyOutcome, Pbx, PhoneLegState};
 pub use pbx_list::PbxList;
-pub use sip_account::PhoneMedia;
 pub use sip_servers::{SipServer, SipServers};
 
 /// How long to wait until the phone of an app that starts a call registers. Such an app is awake, so this is shorter than
@@ -138,7 +139,7 @@ impl Asterisk {
     pub async fn dial_caller(
         &self,
         call: &Call,
-        phone: &SipAccountName,
+        phone: &CalledPhone,
         until: Timestamp,
     ) -> Result<DialCallerOutcome, AsteriskError> {
         let until = until.min(clock::now() + REGISTRATION_WAIT);
@@ -172,7 +173,7 @@ impl Asterisk {
     /// The first PBX of the list at which the phone is registered. Polls until one reports it, or until `until`.
     async fn find_registration(
         &self,
-        phone: &SipAccountName,
+        phone: &CalledPhone,
         until: Timestamp,
     ) -> Result<PbxName, AsteriskError> {
         loop {
@@ -194,7 +195,7 @@ impl Asterisk {
     /// may have recovered.
     async fn query_registration(
         &self,
-        phone: &SipAccountName,
+        phone: &CalledPhone,
     ) -> Vec<(&Pbx, Result<bool, AsteriskError>)> {
         let now = clock::now();
         let mut candidates: Vec<&Pbx> = self.pbxs.iter().collect();

@@ -3,8 +3,10 @@
 use serde_json::{Value, json};
 
 use ringback_core::call::{Call, CallType};
-use ringback_core::ids::{ChannelId, SipAccountName};
+use ringback_core::ids::ChannelId;
 use ringback_core::phone_number::Caller;
+
+use super::called_phone::CalledPhone;
 
 /// The codecs that the phones' endpoints allow (`asterisk/pjsip.conf`).
 const VIDEO_FORMATS: &str = "opus,ulaw,alaw,vp8,h264";
@@ -15,14 +17,13 @@ const RING_SECONDS: u32 = 30;
 /// A request to create a leg: `POST /channels/{channel}` with this body.
 pub(super) struct OriginateRequest {
     pub(super) channel: ChannelId,
-    /// The phone's PJSIP endpoint and AOR, which have the same name.
-    pub(super) endpoint: SipAccountName,
+    pub(super) phone: CalledPhone,
     pub(super) body: Value,
 }
 
 impl OriginateRequest {
     /// Calls a phone of the call's extension. When it answers, the dialplan bridges it to the caller's leg.
-    pub(super) fn to_phone(call: &Call, phone: &SipAccountName, caller_leg: &ChannelId) -> Self {
+    pub(super) fn to_phone(call: &Call, phone: &CalledPhone, caller_leg: &ChannelId) -> Self {
         let caller = call.caller();
         let caller = caller.shown();
         let mut body = json!({
@@ -39,7 +40,7 @@ impl OriginateRequest {
     }
 
     /// Calls the phone of the app that starts the call. The phone shows the extension that the app calls.
-    pub(super) fn to_calling_app(call: &Call, phone: &SipAccountName) -> Self {
+    pub(super) fn to_calling_app(call: &Call, phone: &CalledPhone) -> Self {
         let mut body = json!({
             "context": "ringback-callers",
             "extension": call.extension,
@@ -55,31 +56,27 @@ impl OriginateRequest {
         Self::new(channel, phone, body, call.call_type)
     }
 
-    fn new(
-        channel: ChannelId,
-        phone: &SipAccountName,
-        mut body: Value,
-        call_type: CallType,
-    ) -> Self {
-        body["endpoint"] = format!("PJSIP/{phone}").into();
+    fn new(channel: ChannelId, phone: &CalledPhone, mut body: Value, call_type: CallType) -> Self {
+        body["endpoint"] = format!("PJSIP/{}", phone.account).into();
+        body["variables"]["RINGBACK_PHONE"] = phone.account.as_str().into();
         // Without `formats`, Asterisk offers audio only.
         if call_type == CallType::Video {
             body["formats"] = VIDEO_FORMATS.into();
         }
         Self {
             channel,
-            endpoint: phone.clone(),
+            phone: phone.clone(),
             body,
         }
     }
 
     /// The same request for this address of the phone, whether Asterisk thinks that the phone can be reached there or not.
-    pub(super) fn at(&self, contact: &str) -> Self {
+    pub(super) fn at(&self, endpoint: &str, contact: &str) -> Self {
         let mut body = self.body.clone();
-        body["endpoint"] = format!("PJSIP/{}/{contact}", self.endpoint).into();
+        body["endpoint"] = format!("PJSIP/{endpoint}/{contact}").into();
         Self {
             channel: self.channel.clone(),
-            endpoint: self.endpoint.clone(),
+            phone: self.phone.clone(),
             body,
         }
     }

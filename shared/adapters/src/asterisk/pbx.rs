@@ -10,6 +10,7 @@ use ringback_core::timestamp::Timestamp;
 use serde::Deserialize;
 
 use super::ari_client::{AriClient, SYSTEM, expect_status, parse_json};
+use super::called_phone::CalledPhone;
 use super::error::AsteriskError;
 use super::originate_request::OriginateRequest;
 use crate::platform::clock;
@@ -115,7 +116,7 @@ impl Pbx {
     pub async fn bridge(
         &self,
         call: &Call,
-        phone: &SipAccountName,
+        phone: &CalledPhone,
         caller_leg: &ChannelId,
         until: Timestamp,
     ) -> Result<BridgeOutcome, AsteriskError> {
@@ -197,7 +198,7 @@ impl Pbx {
     pub(super) async fn dial_caller(
         &self,
         call: &Call,
-        phone: &SipAccountName,
+        phone: &CalledPhone,
         until: Timestamp,
     ) -> Result<(), AsteriskError> {
         let request = OriginateRequest::to_calling_app(call, phone);
@@ -351,15 +352,28 @@ impl Pbx {
     ///
     /// Asterisk refuses to call a phone that has not answered its last OPTIONS request, and does not send another one when the phone
     /// registers again at the same address, but up to 10 s later. So this calls it at its address then.
+    ///
+    /// A phone that may use WebRTC is always called at its address, which shows what it uses.
     async fn dial(&self, request: &OriginateRequest) -> Result<bool, AsteriskError> {
-        if self.originate(request).await? {
+        let CalledPhone {
+            account,
+            transports,
+        } = &request.phone;
+        let transports = transports.filter(|transports| transports.websocket);
+        if transports.is_none() && self.originate(request).await? {
             return Ok(true);
         }
-        match self.contact(&request.endpoint).await? {
-            Some(contact) if self.has_transport_to(&request.endpoint, &contact).await? => {
-                self.originate(&request.at(&contact)).await
-            }
-            _ => Ok(false),
+        let Some(contact) = self.contact(account).await? else {
+            return Ok(false);
+        };
+        let endpoint = match transports {
+            Some(transports) => transports.endpoint(account, &contact),
+            None if self.has_transport_to(account, &contact).await? => Some(account.to_string()),
+            None => None,
+        };
+        match endpoint {
+            Some(endpoint) => self.originate(&request.at(&endpoint, &contact)).await,
+            None => Ok(false),
         }
     }
 
@@ -407,16 +421,16 @@ impl Pbx {
             // Sleeps before the first check too: a phone may be online and still fail to be called, and the loop of
             // the caller of this function must not spin then.
             tokio::time::sleep(REGISTRATION_POLL_INTERVAL).await;
-            if self.contact(&request.endpoint).await?.is_some() {
+            if self.contact(&request.phone.account).await?.is_some() {
                 return Ok(());
             }
         }
         Err(AsteriskError::PhoneOffline)
     }
 
-    pub(super) async fn is_online(&self, phone: &SipAccountName) -> Result<bool, AsteriskError> {
+    pub(super) async fn is_online(&self, phone: &CalledPhone) -> Result<bool, AsteriskError> {
         let doing = "looking for the phone";
-        let path = format!("/endpoints/PJSIP/{phone}");
+        let path = format!("/endpoints/PJSIP/{}", phone.account);
         let reply = self.find(doing, &path).await?;
         let reply = reply.ok_or(AsteriskError::NoSuchEndpoint)?;
         let endpoint: Endpoint = parse_json(reply, doing).await?;
@@ -424,9 +438,9 @@ impl Pbx {
     }
 
     /// The address that the phone has registered, as a SIP URI.
-    async fn contact(&self, endpoint: &SipAccountName) -> Result<Option<String>, AsteriskError> {
+    async fn contact(&self, account: &SipAccountName) -> Result<Option<String>, AsteriskError> {
         let doing = "looking for the phone's address";
-        let path = format!("/asterisk/config/dynamic/res_pjsip/aor/{endpoint}");
+        let path = format!("/asterisk/config/dynamic/res_pjsip/aor/{account}");
         let reply = self.find(doing, &path).await?;
         let reply = reply.ok_or(AsteriskError::NoSuchEndpoint)?;
         let aor: Vec<ConfigField> = parse_json(reply, doing).await?;
@@ -518,12 +532,12 @@ const BRIDGED_LEG: &str = "EVAL%28%24%7BSHARED%28RINGBACK_BRIDGED%29%7D%29";
 
 /// The expression of [`LegProgress`], percent-encoded, as the proxy in front of ARI lets it pass.
 ///
-/// `EVAL(${CHANNEL(state)} ${CHANNEL_EXISTS(${CALLER_CHANNEL})} ${CHANNEL(pjsip,target_uri)} ${PJSIP_CONTACT(${PJSIP_AOR(${CHANNEL(endpoint)},contact)},uri)}
-/// ${PJSIP_CONTACT(${PJSIP_AOR(${CHANNEL(endpoint)},contact)},expiration_time)})`
+/// `EVAL(${CHANNEL(state)} ${CHANNEL_EXISTS(${CALLER_CHANNEL})} ${CHANNEL(pjsip,target_uri)} ${PJSIP_CONTACT(${PJSIP_AOR(${RINGBACK_PHONE},contact)},uri)}
+/// ${PJSIP_CONTACT(${PJSIP_AOR(${RINGBACK_PHONE},contact)},expiration_time)})`
 const LEG_PROGRESS: &str = "EVAL%28%24%7BCHANNEL%28state%29%7D%20%24%7BCHANNEL_EXISTS%28%24%7BCALLER_CHANNEL%7D%29%7D%20\
 %24%7BCHANNEL%28pjsip%2Ctarget_uri%29%7D%20\
-%24%7BPJSIP_CONTACT%28%24%7BPJSIP_AOR%28%24%7BCHANNEL%28endpoint%29%7D%2Ccontact%29%7D%2Curi%29%7D%20\
-%24%7BPJSIP_CONTACT%28%24%7BPJSIP_AOR%28%24%7BCHANNEL%28endpoint%29%7D%2Ccontact%29%7D%2Cexpiration_time%29%7D%29";
+%24%7BPJSIP_CONTACT%28%24%7BPJSIP_AOR%28%24%7BRINGBACK_PHONE%7D%2Ccontact%29%7D%2Curi%29%7D%20\
+%24%7BPJSIP_CONTACT%28%24%7BPJSIP_AOR%28%24%7BRINGBACK_PHONE%7D%2Ccontact%29%7D%2Cexpiration_time%29%7D%29";
 
 /// How far the leg to a phone has come, whether its caller still waits, and where the phone is.
 struct LegProgress {

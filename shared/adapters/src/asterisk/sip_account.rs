@@ -1,7 +1,7 @@
 //! SIP accounts that Ringback creates on a PBX while it runs: PJSIP objects in Asterisk's own database (`asterisk/sorcery.conf`).
 //!
-//! An account has an `auth`, an `aor` and an `endpoint` of its name. Templates of `pjsip.conf` do not apply to such objects, so
-//! the endpoint gets all their options.
+//! An account has an `auth`, an `aor` and an `endpoint` of its name, and a second endpoint if phones may use WebRTC. Templates of
+//! `pjsip.conf` do not apply to such objects, so the endpoints get all their options.
 //!
 //! ARI: <https://docs.asterisk.org/Latest_API/API_Documentation/Asterisk_REST_Interface/Asterisk_REST_API/>
 
@@ -10,6 +10,7 @@ use ringback_core::ids::SipAccountName;
 use serde_json::{Value, json};
 
 use super::ari_client::expect_status;
+use super::called_phone::{PhoneTransports, webrtc_endpoint};
 use super::error::AsteriskError;
 use super::pbx::Pbx;
 use crate::store::sip_accounts::{REALM, SipAccount};
@@ -46,26 +47,33 @@ const AOR: &[(&str, &str)] = &[
 /// The AOR that shows that the PBX has its accounts. It belongs to no endpoint, so nobody can register with it.
 const MARKER: &str = "ringback-accounts";
 
-/// How phones with an account of their own send SIP and media.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PhoneMedia {
-    /// SIP over TLS, and SRTP with keys in the SDP, as `[phone]` in `pjsip.conf`.
-    Encrypted,
-    /// Also over UDP and TCP, without encryption. A phone that supports SRTP still uses it.
-    EncryptionOptional,
-}
+/// The options of the endpoint for WebRTC. Those of `[phone-webrtc]`, without `set_var`, which Asterisk's database does not keep. Here
+/// the phone is called only at an address with a WebSocket ([`PhoneTransports::endpoint`]).
+const WEBRTC: &[(&str, &str)] = &[("webrtc", "yes"), ("media_encryption_optimistic", "no")];
 
-impl PhoneMedia {
+impl PhoneTransports {
+    /// The options of the endpoint of the account's name. Those of `[phone]` if there is nothing else than TLS and SRTP.
     const fn options(self) -> &'static [(&'static str, &'static str)] {
         match self {
-            Self::Encrypted => &[
-                ("transport", "transport-tls"),
+            Self {
+                unencrypted: true, ..
+            } => &[
+                ("transport", ""),
+                ("media_encryption", "sdes"),
+                ("media_encryption_optimistic", "yes"),
+            ],
+            // Asterisk sends OPTIONS requests with this endpoint, to a phone with a WebSocket too. With "transport", it could not.
+            Self {
+                websocket: true, ..
+            } => &[
+                ("transport", ""),
                 ("media_encryption", "sdes"),
                 ("media_encryption_optimistic", "no"),
             ],
-            Self::EncryptionOptional => &[
+            Self { .. } => &[
+                ("transport", "transport-tls"),
                 ("media_encryption", "sdes"),
-                ("media_encryption_optimistic", "yes"),
+                ("media_encryption_optimistic", "no"),
             ],
         }
     }
@@ -74,15 +82,15 @@ impl PhoneMedia {
 impl Pbx {
     /// Creates an account, or changes the password of an existing one. The old password stops working at once.
     ///
-    /// The AOR and the endpoint of an existing account stay untouched: a second PUT of an AOR would make Asterisk qualify the
-    /// registered contact forever, even after the phone has moved (seen with 22.10).
+    /// The AOR of an existing account stays untouched: a second PUT of it would make Asterisk qualify the registered contact forever,
+    /// even after the phone has moved (seen with 22.10). A second PUT of an endpoint has no such effect.
     ///
     /// # Errors
     /// See [`AsteriskError`].
     pub async fn put_sip_account(
         &self,
         account: &SipAccount,
-        media: PhoneMedia,
+        transports: PhoneTransports,
     ) -> Result<(), AsteriskError> {
         let name = account.name.as_str();
         let auth = [
@@ -93,13 +101,17 @@ impl Pbx {
         ];
         self.put_object("auth", name, &auth).await?;
         let doing = "looking for a SIP account";
-        if self.find(doing, &path("endpoint", name)).await?.is_some() {
-            return Ok(());
+        if self.find(doing, &path("aor", name)).await?.is_none() {
+            self.put_object("aor", name, AOR).await?;
         }
-        self.put_object("aor", name, AOR).await?;
-        // The endpoint comes last: it makes the account usable, and shows that the other two exist.
         let own = [("auth", name), ("aors", name)];
-        let options: Vec<_> = [&own, ENDPOINT, media.options()].concat();
+        if transports.websocket {
+            let options = [&own, ENDPOINT, WEBRTC].concat();
+            let name = webrtc_endpoint(&account.name);
+            self.put_object("endpoint", &name, &options).await?;
+        }
+        // This endpoint comes last, because it makes the account usable.
+        let options = [&own, ENDPOINT, transports.options()].concat();
         self.put_object("endpoint", name, &options).await
     }
 
@@ -109,9 +121,16 @@ impl Pbx {
     /// See [`AsteriskError`].
     pub async fn delete_sip_account(&self, name: &SipAccountName) -> Result<(), AsteriskError> {
         let doing = "deleting a SIP account";
-        // The endpoint first, so that the phone cannot register any more.
-        for kind in ["endpoint", "auth", "aor"] {
-            let path = path(kind, name.as_str());
+        let webrtc = webrtc_endpoint(name);
+        let name = name.as_str();
+        // This endpoint first, so that the phone cannot register any more.
+        for (kind, name) in [
+            ("endpoint", name),
+            ("endpoint", &webrtc),
+            ("auth", name),
+            ("aor", name),
+        ] {
+            let path = path(kind, name);
             let reply = self.ari.request(doing, Method::DELETE, &path, None).await?;
             expect_status(
                 &reply,
@@ -191,9 +210,13 @@ mod tests {
     #[test]
     fn a_generated_account_has_the_options_of_a_static_one() {
         assert_eq!(sent(AOR), section("phone-aor"));
-        let mut endpoint = section("phone-base");
-        endpoint.extend(section("phone"));
-        let media = PhoneMedia::Encrypted.options();
-        assert_eq!(sent(&[ENDPOINT, media].concat()), endpoint);
+        let mut encrypted = section("phone-base");
+        encrypted.extend(section("phone"));
+        let options = PhoneTransports::default().options();
+        assert_eq!(sent(&[ENDPOINT, options].concat()), encrypted);
+        let mut webrtc = section("phone-base");
+        webrtc.extend(section("phone-webrtc"));
+        webrtc.remove("set_var");
+        assert_eq!(sent(&[ENDPOINT, WEBRTC].concat()), webrtc);
     }
 }

@@ -3,8 +3,9 @@
 use ringback_core::ids::PbxName;
 use serde::Serialize;
 
+use super::called_phone::PhoneTransports;
 use super::pbx_list::PbxList;
-use super::sip_account::PhoneMedia;
+
 use crate::platform::config::{ConfigError, Environment};
 
 /// A PBX, as phones reach it.
@@ -42,7 +43,7 @@ impl SipServers {
     pub fn parse(list: &str, pbxs: &PbxList) -> Result<Self, ConfigError> {
         let invalid = || ConfigError::Invalid {
             name: "SIP_URIS",
-            rule: "a list of names in ARI_URL with a SIP URI each: pbx1=sips:a.example.com:5061;transport=tls,pbx2=…",
+            rule: "a list of names in ARI_URL with a SIP or wss URI each: pbx1=sips:a.example.com:5061;transport=tls,pbx2=…",
         };
         let mut servers: Vec<SipServer> = Vec::new();
         for entry in list.split(',') {
@@ -67,20 +68,20 @@ impl SipServers {
         &self.0
     }
 
-    /// Encryption is optional if a URI is for unencrypted SIP.
+    /// How phones may send SIP and media, besides SIP over TLS.
     #[must_use]
-    pub fn media(&self) -> PhoneMedia {
+    pub fn transports(&self) -> PhoneTransports {
+        let is_plain = |uri: &String| uri.starts_with("sip:") && !uri.ends_with(";transport=tls");
         let mut uris = self.0.iter().flat_map(|server| &server.uris);
-        if uris.any(|uri| uri.starts_with("sip:") && !uri.ends_with(";transport=tls")) {
-            PhoneMedia::EncryptionOptional
-        } else {
-            PhoneMedia::Encrypted
+        PhoneTransports {
+            unencrypted: uris.clone().any(is_plain),
+            websocket: uris.any(|uri| uri.starts_with("wss:")),
         }
     }
 }
 
 fn host(uri: &str) -> Option<&str> {
-    let rest = ["sips:", "sip:"]
+    let rest = ["sips:", "sip:", "wss://"]
         .iter()
         .find_map(|scheme| uri.strip_prefix(scheme))?;
     let host = rest.split([':', ';', '/', '?']).next()?;
@@ -99,7 +100,7 @@ mod tests {
     #[test]
     fn a_pbx_may_have_several_uris() {
         let parsed = parse(
-            "a=sips:a.example.com:5061;transport=tls,b=sips:b.example.com,a=sip:10.0.0.1;transport=udp",
+            "a=sips:a.example.com:5061;transport=tls,b=wss://b.example.com/ws,a=sip:10.0.0.1;transport=udp",
         );
         let parsed = parsed.unwrap();
         let [a, b] = parsed.as_slice() else { panic!() };
@@ -112,17 +113,23 @@ mod tests {
             ]
         );
         assert_eq!((b.domain.as_str(), b.uris.len()), ("b.example.com", 1));
-        assert_eq!(parsed.media(), PhoneMedia::EncryptionOptional);
     }
 
     #[test]
     fn media_is_encrypted_unless_a_uri_allows_otherwise() {
-        for encrypted in ["a=sips:a.example.com", "a=sip:a.example.com;transport=tls"] {
-            assert_eq!(parse(encrypted).unwrap().media(), PhoneMedia::Encrypted);
-        }
-        for plain in ["a=sip:a.example.com", "a=sips:a,b=sip:b;transport=tcp"] {
-            let parsed = parse(plain).unwrap();
-            assert_eq!(parsed.media(), PhoneMedia::EncryptionOptional);
+        for (list, unencrypted, websocket) in [
+            ("a=sips:a.example.com", false, false),
+            ("a=sip:a.example.com;transport=tls", false, false),
+            ("a=sip:a.example.com", true, false),
+            ("a=sips:a,b=sip:b;transport=tcp", true, false),
+            ("a=sips:a,b=wss://b/ws", false, true),
+            ("a=sip:a,a=wss://a:8443/ws", true, true),
+        ] {
+            let expected = PhoneTransports {
+                unencrypted,
+                websocket,
+            };
+            assert_eq!(parse(list).unwrap().transports(), expected, "{list}");
         }
     }
 
@@ -134,6 +141,8 @@ mod tests {
             "c=sips:c.example.com",
             "a=",
             "a=sips:",
+            "a=wss:a.example.com/ws",
+            "a=ws://a.example.com/ws",
             "a=https://a.example.com",
             "a=sips:a.example.com,",
         ] {

@@ -12,7 +12,7 @@ use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 use super::*;
 use crate::testing;
 use ringback_core::call::CallType;
-use ringback_core::ids::{CallId, CallSid, ChannelId, Extension};
+use ringback_core::ids::{CallId, CallSid, ChannelId, Extension, SipAccountName};
 
 const AOR: &str = "/ari/asterisk/config/dynamic/res_pjsip/aor/1001";
 const ENDPOINT: &str = "/ari/asterisk/config/dynamic/res_pjsip/endpoint/1001";
@@ -115,7 +115,7 @@ impl TestPbx {
     }
 
     async fn dial_caller(&self) -> Result<DialCallerOutcome, AsteriskError> {
-        let caller = SipAccountName::of_extension(self.call.kind.calling_app().unwrap());
+        let caller = CalledPhone::of_extension(self.call.kind.calling_app().unwrap());
         let until = clock::now() + Duration::from_secs(10);
         self.asterisk.dial_caller(&self.call, &caller, until).await
     }
@@ -126,7 +126,7 @@ impl TestPbx {
 
     async fn bridge_for(&self, time: Duration) -> Result<BridgeOutcome, AsteriskError> {
         let until = clock::now() + time;
-        let phone = SipAccountName::of_extension(&self.call.extension);
+        let phone = CalledPhone::of_extension(&self.call.extension);
         self.pbx()
             .bridge(&self.call, &phone, &caller_leg(), until)
             .await
@@ -494,6 +494,46 @@ async fn an_encrypted_phone_is_not_called_over_an_unencrypted_transport() {
     }
 }
 
+/// One account serves WebRTC and SIP over TLS. What the phone has registered shows which endpoint offers the right media.
+#[tokio::test]
+async fn a_phone_that_may_use_webrtc_is_called_with_the_endpoint_for_its_address() {
+    let name = "1001-9f3a61c04b7e";
+    let account = SipAccountName::try_from(name).unwrap();
+    let transports = PhoneTransports {
+        unencrypted: false,
+        websocket: true,
+    };
+    let phone = CalledPhone::of_device(account, transports);
+    for (contact, endpoint) in [
+        (
+            "sip:b1@192.0.2.7:45386;transport=WS",
+            Some("1001-9f3a61c04b7e-webrtc"),
+        ),
+        (
+            "sip:1001@192.0.2.7:5061;transport=TLS",
+            Some("1001-9f3a61c04b7e"),
+        ),
+        (CONTACT, None),
+    ] {
+        let pbx = TestPbx::start().await;
+        let aor_path = format!("/ari/asterisk/config/dynamic/res_pjsip/aor/{name}");
+        pbx.always_replies("GET", &aor_path, aor(contact)).await;
+        pbx.originate_replies([ok()]).await;
+        let until = clock::now() + Duration::from_millis(100);
+        let bridging = pbx.pbx().bridge(&pbx.call, &phone, &caller_leg(), until);
+        let outcome = bridging.await;
+        let Some(endpoint) = endpoint else {
+            assert!(matches!(outcome, Err(AsteriskError::PhoneOffline)));
+            assert_eq!(pbx.originates().await, 0, "{contact}");
+            continue;
+        };
+        assert_eq!(outcome.unwrap(), BridgeOutcome::Dialing);
+        let body: Value = testing::requests(&pbx.server).await[1].body_json().unwrap();
+        assert_eq!(body["endpoint"], format!("PJSIP/{endpoint}/{contact}"));
+        assert_eq!(body["variables"]["RINGBACK_PHONE"], name);
+    }
+}
+
 /// Every end takes the caller's leg down before the phone's.
 #[tokio::test]
 async fn a_phone_that_is_dialed_after_the_call_has_ended_is_hung_up() {
@@ -670,7 +710,7 @@ async fn a_request_is_repeated_with_the_rotated_password() {
     let asterisk = asterisk_with(server.uri(), secret);
     let call = ringback_core::testing::a_call(clock::now());
     let leg = caller_leg();
-    let phone = SipAccountName::of_extension(&call.extension);
+    let phone = CalledPhone::of_extension(&call.extension);
     let bridging = asterisk.pbxs[0].bridge(&call, &phone, &leg, call.rings_until);
     assert_eq!(bridging.await.unwrap(), BridgeOutcome::Dialing);
     asterisk.pbxs[0].ping().await.unwrap();

@@ -39,7 +39,7 @@ impl SeveralPbxs {
     }
 
     async fn dial_caller_within(&self, time: Duration) -> Result<DialCallerOutcome, AsteriskError> {
-        let caller = SipAccountName::of_extension(self.call.kind.calling_app().unwrap());
+        let caller = CalledPhone::of_extension(self.call.kind.calling_app().unwrap());
         let until = clock::now() + time;
         self.asterisk.dial_caller(&self.call, &caller, until).await
     }
