@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::fixture::Fixture;
 use crate::log_lines::LogLine;
+use crate::sip_account;
 
 /// The fields of the stack's secrets that are not secret. A new field counts as a secret until it is listed here.
 const PUBLIC: [&str; 13] = [
@@ -26,6 +27,8 @@ const PUBLIC: [&str; 13] = [
 /// A shorter value could appear in a line by chance.
 const SHORTEST: usize = 8;
 
+/// The prefix of a password's digest.
+const DIGEST: &str = "MD5:";
 /// The prefix of Google's access tokens.
 const ACCESS_TOKEN: &str = "ya29.";
 /// The minimum number of digits of a phone number without its country code.
@@ -48,6 +51,13 @@ impl PrivateValues {
             all.add(&phone.sip_password, "a SIP password");
         }
         all.0.push((ACCESS_TOKEN.to_owned(), "an access token"));
+        all.0
+            .push((DIGEST.to_owned(), "the digest of a SIP password"));
+        // Missing if no test has got an account.
+        let passwords = std::fs::read_to_string(sip_account::passwords()).unwrap_or_default();
+        for password in passwords.lines() {
+            all.add(password, "the SIP password of a device");
+        }
         for name in [
             "app", "webhook", "hook", "signing", "exotel", "asterisk", "fcm",
         ] {

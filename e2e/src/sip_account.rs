@@ -1,7 +1,11 @@
 //! The SIP account that a device gets with `"sip": true`.
 
+use std::io::Write;
+use std::path::PathBuf;
+
 use anyhow::{Context, Result, ensure};
 use reqwest::StatusCode;
+use ringback_local::settings::Settings;
 use ringback_sip::{Error, Phone};
 use serde_json::{Value, json};
 
@@ -24,7 +28,19 @@ impl SipAccount {
     pub fn in_answer(answer: &Value) -> Result<Self> {
         let answer = answer["sip"].clone();
         ensure!(answer.is_object(), "no account");
-        Ok(Self { answer })
+        let account = Self { answer };
+        account.record_password()?;
+        Ok(account)
+    }
+
+    /// Appends the password to the passwords that must appear in no log.
+    fn record_password(&self) -> Result<()> {
+        let file = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(passwords())?;
+        writeln!(&file, "{}", self.text("password"))?;
+        Ok(())
     }
 
     /// All fields of `sip` in the answer.
@@ -67,4 +83,9 @@ impl SipAccount {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// The file with the passwords of all accounts that tests have got, one in each line.
+pub(crate) fn passwords() -> PathBuf {
+    Settings::from_environment().state("sip-passwords")
 }
