@@ -271,6 +271,7 @@ async fn the_originate_request_has_what_the_dialplan_expects() {
             "CALLER_CHANNEL": CALLER_LEG,
             "RINGBACK_CALL_ID": pbx.call.call_id.to_string(),
             "RINGBACK_CALL_TYPE": "voice",
+            "RINGBACK_PHONE": "1001",
             "PJSIP_HEADER(add,X-Ringback-Call-Id)": pbx.call.call_id.to_string(),
             "CHANNEL(hangup_handler_push)": "ringback-phone-ended,s,1",
         },
@@ -309,6 +310,7 @@ async fn the_phone_of_a_calling_app_is_called_into_the_context_for_callers() {
             "CALL_TYPE": "outgoing",
             "RINGBACK_CALL_ID": pbx.call.call_id.to_string(),
             "RINGBACK_CALL_TYPE": "video",
+            "RINGBACK_PHONE": "1002",
             "PJSIP_HEADER(add,X-Ringback-Call-Id)": pbx.call.call_id.to_string(),
             "PJSIP_HEADER(add,Answer-Mode)": "Auto",
             "CHANNEL(hangup_handler_push)": "ringback-app-caller-ended,s,1",
@@ -520,7 +522,8 @@ async fn a_phone_that_may_use_webrtc_is_called_with_the_endpoint_for_its_address
         pbx.always_replies("GET", &aor_path, aor(contact)).await;
         pbx.originate_replies([ok()]).await;
         let until = clock::now() + Duration::from_millis(100);
-        let bridging = pbx.pbx().bridge(&pbx.call, &phone, &caller_leg(), until);
+        let leg = caller_leg();
+        let bridging = pbx.pbx().bridge(&pbx.call, &phone, &leg, until);
         let outcome = bridging.await;
         let Some(endpoint) = endpoint else {
             assert!(matches!(outcome, Err(AsteriskError::PhoneOffline)));
