@@ -283,7 +283,7 @@ EVAL%28%24%7BCHANNEL%28state%29%7D%20%24%7BCHANNEL_EXISTS%28%24%7BCALLER_CHANNEL
 %24%7BPJSIP_CONTACT%28%24%7BPJSIP_AOR%28%24%7BRINGBACK_PHONE%7D%2Ccontact%29%7D%2Cexpiration_time%29%7D%29";
 const BRIDGED_LEG: &str = "GET /ari/channels/1795149002.12/variable?variable=EVAL%28%24%7BSHARED%28RINGBACK_BRIDGED%29%7D%29";
 
-const REFUSED_BY_ARI: [&str; 38] = [
+const REFUSED_BY_ARI: [&str; 40] = [
     "GET /ari/channels",
     "GET /ari/channels/",
     "GET /ari/channels/..",
@@ -303,6 +303,8 @@ const REFUSED_BY_ARI: [&str; 38] = [
     "GET /ari/asterisk/variable?variable=RINGBACK_HOOK_SECRET",
     "GET /ari/asterisk/config/dynamic/res_pjsip/auth/1001",
     "PUT /ari/asterisk/config/dynamic/res_pjsip/aor/1001",
+    "PUT /ari/asterisk/config/dynamic/res_pjsip/endpoint/1001-webrtc",
+    "DELETE /ari/asterisk/config/dynamic/res_pjsip/endpoint/1001-0123456789ab-other",
     "GET /ari/channels/ringback-1/variable?variable=EVAL%28%24%7BRINGBACK_HOOK_SECRET%7D%29",
     "GET /ari/channels/1.1/variable?variable=RINGBACK_HOOK_SECRET",
     "POST /ari/channels/1.1/variable?variable=EVAL%28%24%7BSHARED%28RINGBACK_BRIDGED%29%7D%29",
