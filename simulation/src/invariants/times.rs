@@ -259,13 +259,12 @@ impl Checks<'_> {
             return;
         };
         let legs = &state.truth.phone_legs;
-        for (leg, pbx) in legs.iter().filter_map(|leg| Some((leg, leg.missed_by?))) {
-            let extension = self.sim.plan().calls[state.truth.caller_of(leg.call)].extension;
+        for (leg, missed_by) in legs.iter().filter_map(|leg| Some((leg, leg.missed_by?))) {
             let mut known = state.phones.registrations.iter();
             let moved = known.find(|known| {
                 let is_later = known.from > leg.began;
                 let is_called = leg.ended.is_none_or(|ended| known.from < ended);
-                (known.pbx, known.extension) == (pbx, extension) && is_later && is_called
+                (known.pbx, known.account) == missed_by && is_later && is_called
             });
             let Some(moved) = moved else { continue };
             let due = moved.from + PROMISED + delay;
@@ -289,10 +288,12 @@ impl Checks<'_> {
     fn dial_due(&self, wait: &Wait, call: &CallTruth, ready: u64, delay: u64) -> Option<u64> {
         let since = wait.arrived.max(ready);
         let extension = self.sim.plan().calls[self.state.truth.caller_of(call.id)].extension;
-        let mut known = self.state.phones.registrations.iter();
-        let known = known.find(|known| {
+        let phones = &self.state.phones;
+        // If devices with several accounts have accepted, the regions may not agree at once on which of them is called.
+        let account = phones.accepting_account(extension, call.id)?;
+        let known = phones.registrations.iter().find(|known| {
             let is_there = known.until.is_none_or(|until| until > since);
-            known.pbx == wait.pbx && known.extension == extension && is_there
+            (known.pbx, known.account) == (wait.pbx, account) && is_there
         })?;
         let due = delay
             + if known.from > since + PBX_PATIENCE {

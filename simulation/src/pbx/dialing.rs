@@ -12,6 +12,7 @@ use crate::scenario::HangsUp;
 use crate::sim::Sim;
 use crate::state::State;
 use crate::state::pbx::{Channel, Role};
+use crate::state::phones::Account;
 
 const NO_ANSWER: u16 = 19;
 const ORIGINATE_TIMEOUT: u64 = 30_000;
@@ -35,14 +36,12 @@ pub enum Progress {
 }
 
 /// Looks at the leg to the callee's phone.
-pub fn phone_progress(sim: &Sim, state: &State, pbx: usize, id: &ChannelId) -> Progress {
+pub fn phone_progress(state: &State, pbx: usize, id: &ChannelId) -> Progress {
     let leg = state.pbxs[pbx].channel(id);
-    let Some((caller, (dialed, false))) =
-        leg.and_then(|leg| Some((leg.caller, leg.dialed.as_ref()?)))
-    else {
+    let Some((dialed, false)) = leg.and_then(|leg| leg.dialed.as_ref()) else {
         return Progress::Reached;
     };
-    let now = phones::contact(state, pbx, sim.plan().calls[caller].extension);
+    let now = phones::contact(state, pbx, dialed.account);
     if now.is_some_and(|now| now != dialed) {
         Progress::Moved
     } else {
@@ -56,6 +55,7 @@ pub fn dial_phone(
     state: &mut State,
     pbx: usize,
     (call, id): (CallId, &ChannelId),
+    account: Account,
     waiting: &ChannelId,
 ) -> Originated {
     if state.pbxs[pbx].channel(id).is_some() {
@@ -63,12 +63,12 @@ pub fn dial_phone(
     }
     let known = state.pbxs[pbx].channel(waiting);
     let caller = known.map_or_else(|| state.truth.caller_of(call), |leg| leg.caller);
-    let extension = sim.plan().calls[caller].extension;
-    let Some(contact) = phones::contact(state, pbx, extension).cloned() else {
+    let Some(contact) = phones::contact(state, pbx, account).cloned() else {
         return Originated::NotRegistered;
     };
     // Two regions may each dial for a leg of their own, if the trunk brings the caller on two legs at once or replication is cut.
-    let has_two_legs = sim.plan().regions == 2 && state.truth.has_two_legs(call);
+    let has_two_legs = state.truth.has_two_legs(call) || state.legs_of(caller).len() > 1;
+    let has_two_legs = has_two_legs && sim.plan().regions == 2;
     let are_apart = sim.plan().cut.is_some() || sim.plan().region_loss.is_some() || has_two_legs;
     let mut channels = state.pbxs.iter().flat_map(|pbx| &pbx.channels);
     // A region may not have heard yet that the other one has dialed the phone elsewhere.
@@ -83,7 +83,7 @@ pub fn dial_phone(
     let role = Role::Phone(waiting.clone());
     let serial = originate(sim, state, pbx, id.clone(), role, (call, caller));
     let is_there = phones::is_there(state, &contact);
-    let missed_by = (!is_there).then_some(pbx);
+    let missed_by = (!is_there).then_some((pbx, account));
     (state.truth).phone_is_dialed(sim.elapsed(), serial, call, missed_by);
     let reply = phones::phone_rings(sim, state, call, &contact);
     if let Some(leg) = state.pbxs[pbx].channel_mut(id) {

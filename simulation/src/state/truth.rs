@@ -4,6 +4,7 @@ use ringback_core::call::{Call, CallStatus};
 use ringback_core::ids::CallId;
 use ringback_core::timestamp::Timestamp;
 
+use super::phones::Account;
 use super::table::short;
 use crate::clock::{START, Seconds, millis};
 use crate::scenario::Scenario;
@@ -71,8 +72,8 @@ pub struct PhoneLeg {
     pub began: u64,
     pub ended: Option<u64>,
     pub was_bridged: bool,
-    /// The PBX that calls it at an address that it has left.
-    pub missed_by: Option<usize>,
+    /// The PBX that calls it at an address that it has left, and the account called.
+    pub missed_by: Option<(usize, Account)>,
 }
 
 /// A promise that was broken.
@@ -184,7 +185,7 @@ impl Truth {
         elapsed: u64,
         serial: u32,
         call: CallId,
-        missed_by: Option<usize>,
+        missed_by: Option<(usize, Account)>,
     ) {
         self.phone_legs.push(PhoneLeg {
             serial,
