@@ -272,11 +272,13 @@ impl Fixture {
         self.delete_devices_of(&self.stack.phones).await
     }
 
-    /// Deletes the devices that earlier tests registered. They would ring too.
+    /// Deletes the devices that earlier tests registered, and the connections that have not ended yet. They would ring too.
     pub async fn delete_devices_of(&self, phones: &[Account]) -> Result<()> {
         for phone in phones {
-            self.delete_all(&format!("EXTENSION#{}", phone.extension), "DEVICE#")
-                .await?;
+            let pk = format!("EXTENSION#{}", phone.extension);
+            for kind in ["DEVICE#", "CONNECTION#"] {
+                self.delete_all(&pk, kind).await?;
+            }
         }
         Ok(())
     }

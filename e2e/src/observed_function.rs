@@ -49,6 +49,7 @@ impl ObservedFunction {
         let ari = RecordingProxy::in_front_of(&stack.ari.url, client_of_ari(stack)?, DELAY).await?;
         // The call is stored with the name of the PBX that reported it.
         let ari_url = format!("{}={}", stack.pbxs[0].name, ari.url());
+        let sip_uris = format!("{}=sips:{}", stack.pbxs[0].name, stack.sip.tls);
         let fcm = stack.requests.fcm.trim_end_matches("/requests");
         let push = RecordingProxy::in_front_of(fcm, fixture.http.clone(), DELAY).await?;
 
@@ -60,6 +61,7 @@ impl ObservedFunction {
             ("AWS_ACCESS_KEY_ID", "test"),
             ("AWS_SECRET_ACCESS_KEY", "test"),
             ("ARI_URL", &ari_url),
+            ("SIP_URIS", &sip_uris),
             ("FCM_BASE_URL", push.url()),
         ];
         let changed = changed.iter().chain(variables).copied();

@@ -39,7 +39,10 @@ pub async fn call(sim: &Sim, caller: usize) {
     }
     let request = NewCallRequest {
         call_id,
-        by,
+        by: CallParty {
+            extension: by,
+            device: None,
+        },
         destination,
         limits: limits(),
     };
@@ -73,6 +76,7 @@ fn loses_patience(sim: &Sim, caller: usize, call: CallId) {
             return;
         }
         sim.note(|| format!("caller {caller} gives up"));
+        sim.state().truth.caller_gives_up(caller);
         if patience % 2 == 0 {
             pbx::cancel_other_legs(&sim, &mut sim.state(), caller, 0);
             return;

@@ -137,17 +137,7 @@ impl RunEffects {
                 return Ok(None);
             }
         }
-        let exists = |state: &mut State| state.pbxs[pbx].channel(caller).is_some();
-        if self
-            .ari(pbx, "before it looks for the caller again", exists)
-            .await?
-        {
-            return self.watch_phone(pbx, call, &id, until).await;
-        }
-        if self.leg_state(pbx, &id).await? == PhoneLegState::Ringing {
-            self.take_down(pbx, &id, pbx::NORMAL).await?;
-        }
-        Ok(None)
+        self.watch_phone(pbx, call, &id, until).await
     }
 
     /// The SIP account of the device that has accepted.
@@ -171,6 +161,10 @@ impl RunEffects {
             let progress = self.ari_with_retries(pbx, "before it watches the phone's leg", look);
             match progress.await? {
                 Progress::Reached => return Ok(None),
+                Progress::CallerGone => {
+                    self.take_down(pbx, id, pbx::NORMAL).await?;
+                    return Ok(None);
+                }
                 Progress::Moved => {
                     return Ok(Some(Event::PhoneMoved {
                         attempt: call.phone_attempt,

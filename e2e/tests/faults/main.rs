@@ -21,6 +21,7 @@ mod report;
 mod restart;
 mod selection;
 mod silence;
+mod sip_accounts;
 mod soak;
 mod stack_wide;
 mod subscriber;

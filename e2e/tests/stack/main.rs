@@ -25,6 +25,7 @@ mod pbx_access;
 mod pbxs;
 mod requests;
 mod rotation;
+mod sip_accounts;
 mod telemetry;
 mod template_lint;
 mod webrtc;

@@ -1,4 +1,5 @@
-//! `PUT` and `DELETE /api/devices/{device_id}`: an app registers its device with its push addresses, or removes it.
+//! `PUT` and `DELETE /api/devices/{device_id}`: an app registers its device with its push addresses and gets a SIP account, or removes
+//! it.
 
 use futures::future::try_join_all;
 use lambda_http::Request;
@@ -9,9 +10,11 @@ use ringback::auth::{Bearer, Tokens};
 use ringback::platform::config::ConfigError;
 use ringback::platform::invocation::InvocationContext;
 use ringback::push::sns::Sns;
+use ringback::sip_provisioning::{NewSipAccount, SipProvisioning};
 use ringback::start::Start;
 use ringback::store::allowance::{Allowance, AllowanceError, Allowances, Purpose};
-use ringback::store::devices::{Device, Devices, PushAddress, PushToken};
+use ringback::store::devices::{Device, Devices, PushAddress, PushToken, SipAccountUpdate};
+use ringback::store::sip_accounts::SipAccountJob;
 use ringback_core::call::PushPlatform;
 use ringback_core::ids::{DeviceId, Extension};
 use ringback_core::timestamp::Timestamp;
@@ -24,6 +27,17 @@ struct DeviceRegistry {
     max_devices: usize,
     sns: Sns,
     tokens: Tokens,
+    sip: SipProvisioning,
+}
+
+/// What a registration does to SIP accounts.
+struct SipAccountChange {
+    /// The device's new account or new password, if it asks for one.
+    account: Option<NewSipAccount>,
+    /// What the device's item says about its account afterwards.
+    update: SipAccountUpdate,
+    /// What the PBXs have to learn.
+    jobs: Vec<SipAccountJob>,
 }
 
 impl DeviceRegistry {
@@ -37,14 +51,23 @@ impl DeviceRegistry {
         let bearer = self.tokens.bearer(header, now).await?;
         let device_id = DeviceId::try_from(http::path_parameter(&request, "device_id")?)?;
         if request.method() == Method::DELETE {
-            return self.remove(&bearer, &device_id).await;
+            return self.remove(&bearer, &device_id, now).await;
         }
         self.register(&request, &bearer, device_id, now).await
     }
 
-    async fn remove(&self, bearer: &Bearer, device_id: &DeviceId) -> Result<ApiAnswer, ApiError> {
+    async fn remove(
+        &self,
+        bearer: &Bearer,
+        device_id: &DeviceId,
+        now: Timestamp,
+    ) -> Result<ApiAnswer, ApiError> {
         let party = bearer.party().ok_or(ApiErrorCode::NoExtension)?;
+        let devices = self.devices_with_accounts(&party.extension).await?;
+        let this = devices.iter().filter(|it| it.device_id == *device_id);
+        let jobs = self.sip.schedule(this, now).await?;
         let removed = self.devices.remove(&party.extension, device_id).await?;
+        self.sip.finish(&jobs).await;
         self.delete_endpoints(removed).await;
         Ok(ApiAnswer::ok(json!({ "device_id": device_id })))
     }
@@ -64,16 +87,72 @@ impl DeviceRegistry {
             .addresses
             .into_iter()
             .map(async |(platform, token)| self.address(platform, token).await);
-        let device = Device::new(device_id, try_join_all(addresses).await?, now);
-        let registered = self
-            .devices
-            .register(&party.extension, &device, self.max_devices);
+        let addresses = try_join_all(addresses).await?;
+        let change = self
+            .sip_account(&party.extension, &device_id, registration.sip, now)
+            .await?;
+        let device = Device::new(device_id, addresses, now);
+        let registered =
+            self.devices
+                .register(&party.extension, &device, &change.update, self.max_devices);
         let removed = registered.await?;
-        tracing::info!(extension = %party.extension, device_id = %device.device_id, platforms = ?platforms(&device), "device registered");
+        tracing::info!(extension = %party.extension, device_id = %device.device_id, platforms = ?platforms(&device), sip_account = ?change.update, "device registered");
+        self.sip.finish(&change.jobs).await;
         self.delete_endpoints(removed).await;
-        Ok(ApiAnswer::ok(
-            json!({ "device_id": device.device_id, "extension": party.extension }),
-        ))
+        let mut answer = json!({ "device_id": device.device_id, "extension": party.extension });
+        if let Some(account) = &change.account {
+            answer["sip"] = account.answer(self.sip.settings());
+        }
+        Ok(ApiAnswer::ok(answer))
+    }
+
+    /// Makes the account that the device asks for. Schedules the removal of the accounts that this registration may end: the
+    /// device's own, if it wants none, and those of the devices that it may evict.
+    async fn sip_account(
+        &self,
+        extension: &Extension,
+        device_id: &DeviceId,
+        sip: Option<bool>,
+        now: Timestamp,
+    ) -> Result<SipAccountChange, ApiError> {
+        if sip == Some(true) && !self.sip.settings().are_offered() {
+            return Err(ApiErrorCode::SipNotConfigured.into());
+        }
+        let (before, others): (Vec<_>, Vec<_>) = self
+            .devices_with_accounts(extension)
+            .await?
+            .into_iter()
+            .partition(|device| device.device_id == *device_id);
+        let is_full = others.len() >= self.max_devices;
+        let may_end = others.iter().filter(|_| is_full);
+        let may_end = may_end.chain(before.iter().filter(|_| sip == Some(false)));
+        let mut jobs = self.sip.schedule(may_end, now).await?;
+        let (account, update) = match sip {
+            None => (None, SipAccountUpdate::Keep),
+            Some(false) => (None, SipAccountUpdate::Remove),
+            Some(true) => {
+                let before = before.first().and_then(|device| device.sip_account.clone());
+                let prepared = self.sip.prepare(extension, device_id, before.as_ref(), now);
+                let (account, its_jobs) = prepared.await?.ok_or(ApiErrorCode::TryAgain)?;
+                jobs.extend(its_jobs);
+                let name = account.name().clone();
+                (Some(account), SipAccountUpdate::Set { name, before })
+            }
+        };
+        Ok(SipAccountChange {
+            account,
+            update,
+            jobs,
+        })
+    }
+
+    /// The extension's devices, if they can have SIP accounts.
+    async fn devices_with_accounts(&self, extension: &Extension) -> Result<Vec<Device>, ApiError> {
+        if self.sip.settings().are_offered() {
+            Ok(self.devices.latest_of(extension).await?)
+        } else {
+            Ok(Vec::new())
+        }
     }
 
     /// Limits registrations, because one costs more requests to AWS than any other request of an app.
@@ -138,6 +217,7 @@ async fn main() -> Result<(), lambda_http::Error> {
         max_devices: max_devices(&start)?,
         sns: start.sns()?,
         tokens: start.tokens()?,
+        sip: start.sip_provisioning()?,
     };
     http::serve(|request, invocation| this.handle(request, invocation)).await
 }

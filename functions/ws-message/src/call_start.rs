@@ -12,7 +12,7 @@ use ringback::start::LiveSwitchboard;
 use ringback::store::number_routes::NumberRoutes;
 use ringback::switchboard::{Destination, NewCallRequest, StartLimits, SwitchboardError};
 use ringback::telemetry::metrics;
-use ringback_core::call::{Call, CallType, EndReason};
+use ringback_core::call::{Call, CallParty, CallType, EndReason};
 use ringback_core::ids::{CallId, Extension};
 use ringback_core::phone_number::PhoneNumber;
 use serde_json::Value;
@@ -31,10 +31,12 @@ impl CallStarter {
     /// Starts a call for `app`. A request with a `clientReference` that was used before gets the state of that call.
     pub(crate) async fn start(
         &self,
-        app: &Extension,
+        party: CallParty,
         request: CallRequest,
         invocation: InvocationContext,
     ) -> Result<Value, ApiError> {
+        let app = &party.extension;
+        let device = request.device.clone().or(party.device);
         let InvocationContext { now, deadline } = invocation;
         let reference = request.reference.clone();
         let call_id = match &reference {
@@ -46,7 +48,10 @@ impl CallStarter {
         let new_call = NewCallRequest {
             destination: destination?,
             call_id: call_id?,
-            by: app.clone(),
+            by: CallParty {
+                extension: app.clone(),
+                device,
+            },
             limits: self.limits,
         };
         let started = self.switchboard.start_call(&new_call, now, deadline).await;

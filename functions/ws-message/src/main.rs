@@ -117,9 +117,7 @@ impl WsMessage {
     ) -> Result<Value, ApiError> {
         let request = CallRequest::parse(message, &self.calls.country)?;
         let party = bearer.party().ok_or(ApiErrorCode::NoExtension)?;
-        self.calls
-            .start(&party.extension, request, invocation)
-            .await
+        self.calls.start(party.clone(), request, invocation).await
     }
 }
 

@@ -162,7 +162,7 @@ async fn dispatch(
                 }
             });
         } else if request.original.method == Method::Invite {
-            // A phone rings by itself, whenever its user looks at it.
+            // A phone rings by itself, before its user looks at it.
             if let Err(error) = request.reply(StatusCode::Ringing).await {
                 tracing::debug!(%error, "ringing failed");
             }

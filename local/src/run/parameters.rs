@@ -8,7 +8,29 @@ use crate::faults::rule::System;
 use crate::faults::{self, SystemUrls};
 use crate::pbx::fleet::ari_urls;
 use crate::pbx::server::ari_url;
-use crate::settings::{LOOPBACK, PBXS, PORTS, Settings, TOKEN_AUDIENCE, TOKEN_ISSUER};
+use crate::settings::{LOOPBACK, PBXS, PORTS, PbxPorts, Settings, TOKEN_AUDIENCE, TOKEN_ISSUER};
+
+/// The SIP URIs of the PBXs that `listed` (the value of `ARI_URL`) contains, encrypted ones first. A PBX without a name is the first
+/// one. Another PBX than the stack's own has none.
+fn sip_uris(settings: &Settings, listed: &str) -> String {
+    if settings.variable("ARI_URL").is_some() {
+        return String::new();
+    }
+    let pbxs: Vec<(&str, &PbxPorts)> = if listed.contains(PBXS[0].name) {
+        PBXS.iter().map(|pbx| (pbx.name, pbx)).collect()
+    } else {
+        vec![("pbx", &PBXS[0])]
+    };
+    let uris = pbxs.into_iter().flat_map(|(name, pbx)| {
+        let PbxPorts { sip, sip_tls, .. } = pbx;
+        [
+            format!("{name}=sips:{LOOPBACK}:{sip_tls};transport=tls"),
+            format!("{name}=sip:{LOOPBACK}:{sip};transport=udp"),
+            format!("{name}=sip:{LOOPBACK}:{sip};transport=tcp"),
+        ]
+    });
+    uris.collect::<Vec<_>>().join(",")
+}
 
 /// The template parameters with the URLs of systems that can be behind a fault proxy.
 const PROXIED_URLS: [&str; 3] = ["AriUrl", "FcmBaseUrl", "ExotelBaseUrl"];
@@ -73,6 +95,7 @@ pub(super) fn parameters(
             .to_owned(),
         ),
         ("AriUrl", urls.pbx.clone()),
+        ("SipUris", sip_uris(settings, &urls.pbx)),
         ("FcmBaseUrl", urls.fcm.clone()),
         ("ExotelBaseUrl", urls.exotel.clone()),
         ("PublicHttpUrl", region.http_url()),

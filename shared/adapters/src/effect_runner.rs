@@ -4,9 +4,10 @@
 use std::borrow::Cow;
 use std::error::Error as _;
 
+use futures::future::join_all;
 use futures::stream;
 use ringback_core::call::{Call, Effect, Event};
-use ringback_core::ids::Extension;
+use ringback_core::ids::{DeviceId, Extension, SipAccountName};
 use ringback_core::timestamp::Timestamp;
 use serde_json::json;
 
@@ -16,6 +17,7 @@ use crate::asterisk::{
 use crate::exotel::{Exotel, ExotelError};
 use crate::platform::clock;
 use crate::push::{PushMessage, PushSender};
+use crate::sip_provisioning::SipProvisioning;
 use crate::store::StoreError;
 use crate::store::connections::{Connections, DeliveryCounts};
 use crate::store::devices::Device;
@@ -25,7 +27,7 @@ use crate::timers::{CallTimers, TimerError};
 /// Carries out effects.
 #[derive(Debug)]
 pub struct EffectRunner {
-    asterisk: Asterisk,
+    sip: SipProvisioning,
     pushes: PushSender,
     timers: CallTimers,
     connections: Connections,
@@ -53,13 +55,13 @@ impl EffectRunner {
     /// An effect runner without an Exotel account, see [`EffectRunner::with_exotel`].
     #[must_use]
     pub const fn new(
-        asterisk: Asterisk,
+        sip: SipProvisioning,
         pushes: PushSender,
         timers: CallTimers,
         connections: Connections,
     ) -> Self {
         Self {
-            asterisk,
+            sip,
             pushes,
             timers,
             connections,
@@ -90,7 +92,8 @@ impl EffectRunner {
     async fn ring(&self, context: &EffectContext<'_>) -> Result<Event, EffectError> {
         let call = context.call;
         let devices = self.devices_of(context).await?;
-        let result = self.pushes.ring(call, &devices, context.until).await;
+        let ringing = self.pushes.ring(call, &devices, context.until);
+        let (result, ()) = futures::join!(ringing, self.restore_accounts(call, &devices));
         let clients = if result.needs_clients(call) {
             self.ring_clients(call).await?
         } else {
@@ -123,11 +126,14 @@ impl EffectRunner {
         let Some(caller_leg) = &context.call.caller_leg else {
             return Ok(None);
         };
-        let Some(pbx) = self.asterisk.pbx_of(context.call)? else {
+        let Some(pbx) = self.asterisk().pbx_of(context.call)? else {
             return Ok(None);
         };
-        let call_id = context.call.call_id;
-        let bridging = pbx.bridge(context.call, caller_leg, context.until);
+        let call = context.call;
+        let call_id = call.call_id;
+        let device = call.answered_by.as_ref().and_then(|by| by.device.as_ref());
+        let phone = self.phone_of(&call.extension, device).await?;
+        let bridging = pbx.bridge(call, &phone, caller_leg, context.until);
         // Each request has its own timeout. This one limits their sum, so that there is time left to answer.
         let time_left = context.until.since(clock::now());
         let bridging = tokio::time::timeout(time_left, bridging).await;
@@ -146,13 +152,40 @@ impl EffectRunner {
                 Some(Event::NotBridged { rings: true })
             }
             BridgeOutcome::PhoneMoved => Some(Event::PhoneMoved {
-                attempt: context.call.phone_attempt,
+                attempt: call.phone_attempt,
             }),
         })
     }
 
+    /// The SIP account to call: the device's own, if it has one, and otherwise the one that all devices of the extension share.
+    async fn phone_of(
+        &self,
+        extension: &Extension,
+        device: Option<&DeviceId>,
+    ) -> Result<SipAccountName, StoreError> {
+        let own = match device {
+            Some(device) => self.pushes.devices().sip_account(extension, device).await?,
+            None => None,
+        };
+        Ok(own.unwrap_or_else(|| SipAccountName::of_extension(extension)))
+    }
+
+    /// On the PBX of the call, or on all of them while the call may be on any.
+    async fn restore_accounts(&self, call: &Call, devices: &[Device]) {
+        let asterisk = self.asterisk();
+        let pbxs = match asterisk.pbx_of(call) {
+            Ok(Some(pbx)) => std::slice::from_ref(pbx),
+            Ok(None) | Err(_) => asterisk.pbxs(),
+        };
+        join_all(pbxs.iter().map(|pbx| self.sip.restore(pbx, devices))).await;
+    }
+
+    const fn asterisk(&self) -> &Asterisk {
+        self.sip.asterisk()
+    }
+
     async fn check_bridge(&self, call: &Call) -> Result<Event, AsteriskError> {
-        let leg = match self.asterisk.pbx_of(call)? {
+        let leg = match self.asterisk().pbx_of(call)? {
             Some(pbx) => pbx.phone_leg_state(call).await?,
             None => PhoneLegState::None,
         };
@@ -161,18 +194,25 @@ impl EffectRunner {
 
     async fn dial_caller_phone(&self, context: &EffectContext<'_>) -> Option<Event> {
         let caller = context.call.kind.calling_app()?;
-        let dialing = self
-            .asterisk
-            .dial_caller(context.call, caller, context.until);
-        let error = match dialing.await {
-            Ok(DialCallerOutcome::Dialing) => return Some(Event::CallerPhoneDialed),
-            Ok(DialCallerOutcome::RegisteredAt(pbx)) => {
-                return Some(Event::CallerPhoneLocated(pbx));
+        Some(match self.dial(caller, context).await {
+            Ok(DialCallerOutcome::Dialing) => Event::CallerPhoneDialed,
+            Ok(DialCallerOutcome::RegisteredAt(pbx)) => Event::CallerPhoneLocated(pbx),
+            Err(error) => {
+                tracing::warn!(call_id = %context.call.call_id, %error, cause = ?error.source(), "the caller's own phone could not be called");
+                Event::CallerUnreachable
             }
-            Err(error) => error,
-        };
-        tracing::warn!(call_id = %context.call.call_id, %error, cause = ?error.source(), "the caller's own phone could not be called");
-        Some(Event::CallerUnreachable)
+        })
+    }
+
+    async fn dial(
+        &self,
+        caller: &Extension,
+        context: &EffectContext<'_>,
+    ) -> Result<DialCallerOutcome, EffectError> {
+        let call = context.call;
+        let phone = self.phone_of(caller, call.kind.calling_device()).await?;
+        let dialing = self.asterisk().dial_caller(call, &phone, context.until);
+        Ok(dialing.await?)
     }
 
     async fn place_outbound_call(&self, call: &Call) -> Result<Event, EffectError> {
@@ -232,7 +272,7 @@ impl Effects for EffectRunner {
             Event::Accepted { .. }
             | Event::Declined { .. }
             | Event::HungUp { .. }
-            | Event::TimerFired => self.asterisk.get_ready().await,
+            | Event::TimerFired => self.asterisk().get_ready().await,
             _ => {}
         }
     }
@@ -257,14 +297,14 @@ impl Effects for EffectRunner {
             Effect::QueryExotel => return self.query_exotel(call).await,
             Effect::Bridge => return self.bridge(context).await,
             Effect::SendBusy => {
-                if let Some(pbx) = self.asterisk.pbx_of(call)?
+                if let Some(pbx) = self.asterisk().pbx_of(call)?
                     && pbx.send_busy(call).await? == BusyOutcome::IsBridged
                 {
                     return Ok(Some(Event::Bridged));
                 }
             }
             Effect::HangUp => {
-                if let Some(pbx) = self.asterisk.pbx_of(call)? {
+                if let Some(pbx) = self.asterisk().pbx_of(call)? {
                     pbx.hang_up(call).await?;
                 }
             }

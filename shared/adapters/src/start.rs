@@ -6,7 +6,7 @@ use aws_config::{Region, SdkConfig};
 use serde::de::DeserializeOwned;
 
 use crate::api::status_update::StatusAudience;
-use crate::asterisk::{Asterisk, PbxList};
+use crate::asterisk::{Asterisk, PbxList, SipServers};
 use crate::auth::Tokens;
 use crate::auth::signing::Signing;
 use crate::auth::webhook_auth::{AllowedSources, WebhookAuth};
@@ -21,6 +21,7 @@ use crate::push::fcm::Fcm;
 use crate::push::sns::{Sns, SnsApplications};
 pub use crate::runtime::run;
 use crate::runtime::{aws_config, start_logging};
+use crate::sip_provisioning::{SipAccountSettings, SipProvisioning};
 use crate::store::allowance::Allowances;
 use crate::store::calls::DynamoCallStore;
 use crate::store::connections::Connections;
@@ -28,6 +29,7 @@ use crate::store::devices::Devices;
 use crate::store::number_routes::NumberRoutes;
 use crate::store::post_budget::PostBudget;
 use crate::store::ring_reports::RingReports;
+use crate::store::sip_accounts::SipAccounts;
 use crate::store::streams::AudioStreams;
 use crate::store::table::Table;
 use crate::switchboard::Switchboard;
@@ -117,7 +119,7 @@ impl Start {
         let answer_urls = AnswerUrls::from_environment(environment, self.signing()?)?;
         let pushes = PushSender::new(self.devices()?, fcm, self.sns()?, answer_urls);
         Ok(EffectRunner::new(
-            self.asterisk()?,
+            self.sip_provisioning()?,
             pushes,
             self.timeouts()?,
             self.connections()?,
@@ -259,6 +261,19 @@ impl Start {
         Ok(Asterisk::new(
             self.pbxs()?,
             self.secret("ASTERISK_SECRET_ARN")?,
+        ))
+    }
+
+    /// Gives devices their SIP accounts.
+    ///
+    /// # Errors
+    /// When a variable is missing or invalid.
+    pub fn sip_provisioning(&self) -> Result<SipProvisioning, ConfigError> {
+        let servers = SipServers::from_environment(&self.environment, &self.pbxs()?)?;
+        Ok(SipProvisioning::new(
+            SipAccounts::new(self.table()?),
+            self.asterisk()?,
+            SipAccountSettings::from_environment(&self.environment, servers)?,
         ))
     }
 

@@ -78,6 +78,27 @@ name!(
 );
 
 name!(
+    /// The SIP account of one device: its SIP user name, and the name of its PJSIP objects.
+    SipAccountName, "sip_account", "must be 1 to 64 letters, digits, '_' or '-'", 64,
+    |c| c.is_ascii_alphanumeric() || c == '_' || c == '-'
+);
+
+impl SipAccountName {
+    /// The account in `phones.conf` that the devices of `extension` share. It has the extension's name.
+    #[must_use]
+    pub fn of_extension(extension: &Extension) -> Self {
+        Self(extension.as_str().to_owned())
+    }
+
+    /// A new name for a device of `extension`, which no other account has or had: it ends with 12 random hexadecimal digits.
+    #[must_use]
+    pub fn fresh(extension: &Extension) -> Self {
+        let random = Uuid::new_v4().simple().to_string();
+        Self(format!("{extension}-{}", &random[..12]))
+    }
+}
+
+name!(
     /// An app's installation on one device, as the app names it.
     DeviceId, "device_id", "must be 1 to 128 letters, digits, '.', ':', '_' or '-'", 128,
     |c| c.is_ascii_alphanumeric() || matches!(c, '.' | ':' | '_' | '-')

@@ -133,6 +133,7 @@ impl Rules {
         let kind = if from_app {
             CallKind::BetweenApps {
                 caller: self.names.caller.clone(),
+                device: None,
             }
         } else {
             CallKind::FromTrunk {

@@ -253,7 +253,7 @@ impl Checks<'_> {
     }
 
     /// A phone that is called at an address which it has left is called at its new one as soon as it registers there.
-    pub(super) fn moved_phones_are_called_anew(&mut self) {
+    pub(super) fn moved_phones_are_called_again(&mut self) {
         let state = self.state;
         let Some(delay) = self.delay(delays_dialing) else {
             return;
@@ -275,11 +275,11 @@ impl Checks<'_> {
                     wait.call != Some(leg.call) || wait.left.is_some_and(|left| left <= due)
                 })
                 || moved.until.is_some_and(|until| until <= due);
-            let is_anew =
+            let is_again =
                 |next: &PhoneLeg| next.call == leg.call && (moved.from..=due).contains(&next.began);
-            if !is_over && !legs.iter().any(is_anew) {
+            if !is_over && !legs.iter().any(is_again) {
                 let details = format!("{} by {due} ms", short(leg.call));
-                self.violated("a phone that has moved is called anew", details);
+                self.violated("a phone that has moved is called again", details);
             }
         }
     }

@@ -3,7 +3,9 @@
 use ringback_core::call::Event;
 use ringback_core::ids::{CallId, ChannelId, Leg};
 
-use super::legs::{CALLER_GONE, HungUpBy, NORMAL, cancel_other_legs, end_if, end_leg, report};
+use super::legs::{
+    CALLER_GONE, HungUpBy, NORMAL, REJECTED, cancel_other_legs, end_if, end_leg, report,
+};
 use super::waiting::wait_for_bridge;
 use crate::phones::{self, PhoneReply};
 use crate::random::Part;
@@ -24,21 +26,31 @@ pub enum Originated {
     NotRegistered,
 }
 
-/// How the leg to the callee's phone goes on.
+/// The state of the leg to the callee's phone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
     /// The phone rings or has answered, or the leg has ended.
     Reached,
+    /// The caller has gone, and the phone does not know.
+    CallerGone,
     /// The phone has not reacted to its INVITE.
     Unanswered,
-    /// Nor will it: it has registered again since.
+    /// The phone has not reacted to its INVITE, and has registered again since.
     Moved,
 }
 
 /// Looks at the leg to the callee's phone.
 pub fn phone_progress(state: &State, pbx: usize, id: &ChannelId) -> Progress {
-    let leg = state.pbxs[pbx].channel(id);
-    let Some((dialed, false)) = leg.and_then(|leg| leg.dialed.as_ref()) else {
+    let channels = &state.pbxs[pbx];
+    let Some(leg) = channels.channel(id).filter(|leg| !leg.is_up) else {
+        return Progress::Reached;
+    };
+    if let Role::Phone(waiting) = &leg.role
+        && channels.channel(waiting).is_none()
+    {
+        return Progress::CallerGone;
+    }
+    let Some((dialed, false)) = &leg.dialed else {
         return Progress::Reached;
     };
     let now = phones::contact(state, pbx, dialed.account);
@@ -123,12 +135,18 @@ pub fn dial_caller(sim: &Sim, state: &mut State, pbx: usize, call: CallId) -> Or
         let arrival = {
             let mut state = sim.state();
             let name = state.pbxs[pbx].name.clone();
+            let has_given_up = state.truth.has_given_up(caller);
             let Some(channel) = state.pbxs[pbx]
                 .channel_mut(&id)
                 .filter(|leg| leg.serial == serial)
             else {
                 return;
             };
+            if has_given_up {
+                // The app picks up only while its user waits for the call.
+                end_leg(&sim, &mut state, pbx, &id, REJECTED, HungUpBy::This);
+                return;
+            }
             channel.is_up = true;
             state
                 .truth

@@ -22,6 +22,7 @@ pub const NORMAL: u16 = 16;
 /// The dialplan's cause for a phone that answers after its caller has left.
 pub const CALLER_GONE: u16 = 26;
 pub const USER_BUSY: u16 = 17;
+pub const REJECTED: u16 = 21;
 /// `RINGBACK_MAX_WAIT_SECONDS`.
 pub const LONGEST_WAIT: u64 = 60_000;
 

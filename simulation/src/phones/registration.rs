@@ -2,6 +2,7 @@
 
 use ringback_core::ids::CallId;
 
+use crate::pbx::REJECTED;
 use crate::random::Part;
 use crate::scenario::{Answers, Response};
 use crate::sim::Sim;
@@ -167,7 +168,7 @@ pub fn phone_rings(
             // The phone does not answer if its app takes no part in the call.
             _ if !is_in_call => PhoneReply::Rings,
             Answers::Never => PhoneReply::Rings,
-            Answers::Declines => PhoneReply::Refuses(21),
+            Answers::Declines => PhoneReply::Refuses(REJECTED),
             Answers::AtTheSecondAttempt if is_first => PhoneReply::Refuses(20),
             Answers::Yes | Answers::AtTheSecondAttempt => PhoneReply::Answers,
         }

@@ -21,6 +21,8 @@ pub struct Truth {
     /// Calls by their ids, as numbers of the plan.
     callers: Vec<(CallId, usize)>,
     hung_up_by_app: Vec<CallId>,
+    /// The callers of the plan who have given up.
+    gave_up: Vec<usize>,
     pub violations: Vec<Violation>,
 }
 
@@ -135,6 +137,14 @@ impl Truth {
 
     pub fn app_hung_up(&self, id: CallId) -> bool {
         self.hung_up_by_app.contains(&id)
+    }
+
+    pub fn caller_gives_up(&mut self, caller: usize) {
+        self.gave_up.push(caller);
+    }
+
+    pub fn has_given_up(&self, caller: usize) -> bool {
+        self.gave_up.contains(&caller)
     }
 
     pub fn caller_waits(&mut self, elapsed: u64, serial: u32, pbx: usize, call: Option<CallId>) {

@@ -33,7 +33,7 @@ async fn a_phone_that_leaves_its_udp_address_is_called_at_its_new_one() -> Resul
     is_reached((&fixture, &app), (caller, id), (moved, REACHED_WITHIN)).await
 }
 
-/// The connection breaks without a FIN, so Asterisk goes on sending into it.
+/// The connection breaks without a FIN, so Asterisk continues to send into it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_phone_whose_connection_has_died_is_called_over_its_new_one() -> Result<()> {
     let fixture = Fixture::open().await?;

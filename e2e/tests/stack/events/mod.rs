@@ -21,11 +21,12 @@ use ringback_local::stack::Stack;
 use serde_json::{Value, json};
 
 /// The event files in the order of a call, with the status codes that each may get.
-const STORY: [(&str, &[u16]); 42] = [
+const STORY: [(&str, &[u16]); 43] = [
     ("health", &[200]),
     ("console-page", &[200]),
     ("console-file", &[200]),
     ("devices-put", &[200]),
+    ("sip-accounts-schedule", &[]),
     ("ws-authorizer-header", &[]),
     ("ws-authorizer-token", &[]),
     ("ws-authorizer-secret", &[]),

@@ -278,7 +278,7 @@ async fn the_proxy_forwards_only_the_functions_ari_requests() -> Result<()> {
 }
 
 const LEG_PROGRESS: &str = "GET /ari/channels/ringback-0192f0aa-7777-7000-8000-000000000001-1/variable?variable=\
-EVAL%28%24%7BCHANNEL%28state%29%7D%20%24%7BCHANNEL%28pjsip%2Ctarget_uri%29%7D%20\
+EVAL%28%24%7BCHANNEL%28state%29%7D%20%24%7BCHANNEL_EXISTS%28%24%7BCALLER_CHANNEL%7D%29%7D%20%24%7BCHANNEL%28pjsip%2Ctarget_uri%29%7D%20\
 %24%7BPJSIP_CONTACT%28%24%7BPJSIP_AOR%28%24%7BCHANNEL%28endpoint%29%7D%2Ccontact%29%7D%2Curi%29%7D%20\
 %24%7BPJSIP_CONTACT%28%24%7BPJSIP_AOR%28%24%7BCHANNEL%28endpoint%29%7D%2Ccontact%29%7D%2Cexpiration_time%29%7D%29";
 const BRIDGED_LEG: &str = "GET /ari/channels/1795149002.12/variable?variable=EVAL%28%24%7BSHARED%28RINGBACK_BRIDGED%29%7D%29";

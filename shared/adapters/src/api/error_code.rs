@@ -46,6 +46,7 @@ api_error_codes! {
     NotYourFrame: 400, "not_your_frame", "only Exotel sends the frames of streams";
     OwnExtension: 400, "own_extension", "recipientId is the caller's own extension";
     PlatformNotConfigured: 400, "platform_not_configured", "this deployment has no SNS platform application for this platform";
+    SipNotConfigured: 400, "sip_not_configured", "this deployment has no SIP accounts for devices; register without sip";
     UnknownType: 400, "unknown_type", "type must be ping, call_response or incoming_call";
 
     Unauthorized: 401, "unauthorized", "show a valid bearer token or secret";
@@ -115,6 +116,7 @@ mod tests {
         ApiErrorCode::NumberNotRouted,
         ApiErrorCode::PhoneNotRegistered,
         ApiErrorCode::PlatformNotConfigured,
+        ApiErrorCode::SipNotConfigured,
         ApiErrorCode::SourceNotAllowed,
         ApiErrorCode::TooManyRegistrations,
         ApiErrorCode::Unauthorized,

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::api::json_fields::text;
 use ringback_core::call::CallType;
-use ringback_core::ids::{BadName, Extension, Reference};
+use ringback_core::ids::{BadName, DeviceId, Extension, Reference};
 use ringback_core::phone_number::PhoneNumber;
 
 /// The call that an app asks for.
@@ -18,6 +18,8 @@ pub struct CallRequest {
     pub call_type: CallType,
     /// The app's own name for the call, `clientReference`. A repeated request with the same name is the same call.
     pub reference: Option<Reference>,
+    /// The device that starts the call, `deviceId`. Without it, the device of the app's token.
+    pub device: Option<DeviceId>,
 }
 
 /// A caller or a callee.
@@ -67,7 +69,7 @@ impl Address {
 }
 
 impl CallRequest {
-    /// Reads `{callerId?, recipientId, callType?, clientReference?}` and ignores other fields.
+    /// Reads `{callerId?, recipientId, callType?, clientReference?, deviceId?}` and ignores other fields.
     ///
     /// # Errors
     /// When a field is missing or malformed. The error names the field.
@@ -95,6 +97,13 @@ impl CallRequest {
             reference: optional("clientReference")?
                 .map(Reference::try_from)
                 .transpose()?,
+            device: optional("deviceId")?
+                .map(DeviceId::try_from)
+                .transpose()
+                .map_err(|error| BadName {
+                    what: "deviceId",
+                    ..error
+                })?,
         })
     }
 }
@@ -111,6 +120,15 @@ mod tests {
             panic!("no object")
         };
         CallRequest::parse(&fields, "IN")
+    }
+
+    #[test]
+    fn a_device_may_name_itself() {
+        let device = |device: Value| parse(json!({ "recipientId": "1002", "deviceId": device }));
+        let named = device(json!("pixel")).unwrap().device;
+        assert_eq!(named.unwrap().as_str(), "pixel");
+        assert_eq!(device(Value::Null).unwrap().device, None);
+        assert_eq!(device(json!("a b")).unwrap_err().what, "deviceId");
     }
 
     fn app(extension: &str) -> Address {

@@ -14,11 +14,13 @@ pub struct Registration {
     pub extension: Extension,
     /// The device's addresses, at most one of each push service.
     pub addresses: Vec<(PushPlatform, PushToken)>,
+    /// Whether the device gets a SIP account of its own (`true`), or uses that of its extension (`false`). `None`: as before.
+    pub sip: Option<bool>,
 }
 
 impl Registration {
-    /// Reads `{extension, platform, token}` or `{extension, addresses: [{platform, token}, …]}`, and ignores other fields. A device
-    /// that needs no push has no addresses.
+    /// Reads `{extension, platform, token, sip?}` or `{extension, addresses: [{platform, token}, …], sip?}`, and ignores other fields. A
+    /// device that needs no push has no addresses.
     ///
     /// # Errors
     /// When the body is not a JSON object, or a field is missing or malformed. The error names the field.
@@ -31,8 +33,16 @@ impl Registration {
         Ok(Self {
             addresses,
             extension: Extension::try_from(text(&fields, "extension")?)?,
+            sip: fields.get("sip").map(true_or_false).transpose()?,
         })
     }
+}
+
+fn true_or_false(sip: &Value) -> Result<bool, BadName> {
+    sip.as_bool().ok_or(BadName {
+        what: "sip",
+        rule: "must be true or false",
+    })
 }
 
 fn several(
@@ -93,6 +103,12 @@ mod tests {
         assert_eq!(*platform, PushPlatform::Fcm);
         assert_eq!(token.as_str(), "a:B-c_1");
         assert!(!format!("{registration:?}").contains("a:B"));
+        assert_eq!(registration.sip, None);
+        for wanted in [true, false] {
+            let mut body = good();
+            body["sip"] = wanted.into();
+            assert_eq!(parse(&body).unwrap().sip, Some(wanted));
+        }
     }
 
     #[test]
@@ -136,6 +152,9 @@ mod tests {
             ("token", json!("x".repeat(4097))),
             ("token", json!(["a"])),
             ("addresses", json!([])),
+            ("sip", json!("true")),
+            ("sip", json!(1)),
+            ("sip", Value::Null),
         ] {
             assert_eq!(with(name, &value).unwrap_err().what, name, "{value}");
         }

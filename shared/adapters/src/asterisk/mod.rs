@@ -15,6 +15,8 @@ mod error;
 mod originate_request;
 mod pbx;
 mod pbx_list;
+mod sip_account;
+mod sip_servers;
 #[cfg(test)]
 mod tests;
 
@@ -24,7 +26,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use reqwest::StatusCode;
 use ringback_core::call::Call;
-use ringback_core::ids::{Extension, PbxName};
+use ringback_core::ids::{PbxName, SipAccountName};
 use ringback_core::timestamp::Timestamp;
 
 use crate::platform::clock;
@@ -37,6 +39,8 @@ pub use error::AsteriskError;
 pub(crate) use pbx::read_any_answer;
 pub use pbx::{BridgeOutcome, BusyOutcome, Pbx, PhoneLegState};
 pub use pbx_list::PbxList;
+pub use sip_account::PhoneMedia;
+pub use sip_servers::{SipServer, SipServers};
 
 /// How long to wait until the phone of an app that starts a call registers. Such an app is awake, so this is shorter than
 /// for a phone that a push has to wake.
@@ -102,6 +106,12 @@ impl Asterisk {
         self.access.get_ready().await;
     }
 
+    /// All PBXs.
+    #[must_use]
+    pub fn pbxs(&self) -> &[Pbx] {
+        &self.pbxs
+    }
+
     /// The PBX that the call is on. `None` while the call may still be on any of several.
     ///
     /// # Errors
@@ -118,7 +128,7 @@ impl Asterisk {
         Ok(self.pbxs.first().filter(|_| is_first))
     }
 
-    /// Calls the phone of `caller`, an app that starts a call, so that it waits in the dialplan as every caller does. While
+    /// Calls `phone`, with which an app starts a call, so that it waits in the dialplan as every caller does. While
     /// the call may be on any of several PBXs, only finds the PBX at which the phone is registered.
     ///
     /// Waits for the phone to register until `until`, and for [`REGISTRATION_WAIT`] at most.
@@ -128,17 +138,17 @@ impl Asterisk {
     pub async fn dial_caller(
         &self,
         call: &Call,
-        caller: &Extension,
+        phone: &SipAccountName,
         until: Timestamp,
     ) -> Result<DialCallerOutcome, AsteriskError> {
         let until = until.min(clock::now() + REGISTRATION_WAIT);
         match self.pbx_of(call)? {
             Some(pbx) => pbx
-                .dial_caller(call, caller, until)
+                .dial_caller(call, phone, until)
                 .await
                 .map(|()| DialCallerOutcome::Dialing),
             None => self
-                .find_registration(caller, until)
+                .find_registration(phone, until)
                 .await
                 .map(DialCallerOutcome::RegisteredAt),
         }
@@ -162,7 +172,7 @@ impl Asterisk {
     /// The first PBX of the list at which the phone is registered. Polls until one reports it, or until `until`.
     async fn find_registration(
         &self,
-        phone: &Extension,
+        phone: &SipAccountName,
         until: Timestamp,
     ) -> Result<PbxName, AsteriskError> {
         loop {
@@ -184,7 +194,7 @@ impl Asterisk {
     /// may have recovered.
     async fn query_registration(
         &self,
-        phone: &Extension,
+        phone: &SipAccountName,
     ) -> Vec<(&Pbx, Result<bool, AsteriskError>)> {
         let now = clock::now();
         let mut candidates: Vec<&Pbx> = self.pbxs.iter().collect();

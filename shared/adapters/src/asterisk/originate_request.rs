@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use ringback_core::call::{Call, CallType};
-use ringback_core::ids::{ChannelId, Extension};
+use ringback_core::ids::{ChannelId, SipAccountName};
 use ringback_core::phone_number::Caller;
 
 /// The codecs that the phones' endpoints allow (`asterisk/pjsip.conf`).
@@ -16,13 +16,13 @@ const RING_SECONDS: u32 = 30;
 pub(super) struct OriginateRequest {
     pub(super) channel: ChannelId,
     /// The phone's PJSIP endpoint and AOR, which have the same name.
-    pub(super) endpoint: String,
+    pub(super) endpoint: SipAccountName,
     pub(super) body: Value,
 }
 
 impl OriginateRequest {
-    /// Calls the phone of the call's extension. When it answers, the dialplan bridges it to the caller's leg.
-    pub(super) fn to_phone(call: &Call, caller_leg: &ChannelId) -> Self {
+    /// Calls a phone of the call's extension. When it answers, the dialplan bridges it to the caller's leg.
+    pub(super) fn to_phone(call: &Call, phone: &SipAccountName, caller_leg: &ChannelId) -> Self {
         let caller = call.caller();
         let caller = caller.shown();
         let mut body = json!({
@@ -35,11 +35,11 @@ impl OriginateRequest {
         body["variables"] = variables(call, "mobile_ready", "ringback-phone-ended,s,1");
         body["variables"]["ORIGINAL_CALLER"] = caller.into();
         body["variables"]["CALLER_CHANNEL"] = caller_leg.as_str().into();
-        Self::new(call.phone_channel(), &call.extension, body, call.call_type)
+        Self::new(call.phone_channel(), phone, body, call.call_type)
     }
 
     /// Calls the phone of the app that starts the call. The phone shows the extension that the app calls.
-    pub(super) fn to_calling_app(call: &Call, caller: &Extension) -> Self {
+    pub(super) fn to_calling_app(call: &Call, phone: &SipAccountName) -> Self {
         let mut body = json!({
             "context": "ringback-callers",
             "extension": call.extension,
@@ -52,18 +52,23 @@ impl OriginateRequest {
         // this header rings.
         body["variables"]["PJSIP_HEADER(add,Answer-Mode)"] = "Auto".into();
         let channel = ChannelId::of_app_caller(call.call_id);
-        Self::new(channel, caller, body, call.call_type)
+        Self::new(channel, phone, body, call.call_type)
     }
 
-    fn new(channel: ChannelId, endpoint: &Extension, mut body: Value, call_type: CallType) -> Self {
-        body["endpoint"] = format!("PJSIP/{endpoint}").into();
+    fn new(
+        channel: ChannelId,
+        phone: &SipAccountName,
+        mut body: Value,
+        call_type: CallType,
+    ) -> Self {
+        body["endpoint"] = format!("PJSIP/{phone}").into();
         // Without `formats`, Asterisk offers audio only.
         if call_type == CallType::Video {
             body["formats"] = VIDEO_FORMATS.into();
         }
         Self {
             channel,
-            endpoint: endpoint.to_string(),
+            endpoint: phone.clone(),
             body,
         }
     }

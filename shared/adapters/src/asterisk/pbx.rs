@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use reqwest::{Method, Response, StatusCode};
 use ringback_core::call::{ABANDONED_AFTER, Call, CallStatus, Event};
-use ringback_core::ids::{CallId, ChannelId, Extension, PbxName};
+use ringback_core::ids::{CallId, ChannelId, PbxName, SipAccountName};
 use ringback_core::timestamp::Timestamp;
 use serde::Deserialize;
 
@@ -41,7 +41,7 @@ pub enum BridgeOutcome {
     Dialing,
     /// The caller's channel no longer exists, so the phone was not called, or does not ring any more.
     CallerGone,
-    /// The phone has left the address at which it is called, and has registered anew.
+    /// The phone has left the address at which it is called, and has registered again.
     PhoneMoved,
     /// The phone is being called, but has not reacted to its INVITE.
     PhoneSilent,
@@ -84,7 +84,7 @@ impl PhoneLegState {
 #[derive(Debug)]
 pub struct Pbx {
     name: PbxName,
-    ari: AriClient,
+    pub(super) ari: AriClient,
     /// In milliseconds since the Unix epoch.
     skipped_until: AtomicU64,
 }
@@ -104,7 +104,7 @@ impl Pbx {
         &self.name
     }
 
-    /// Calls the phone. When it answers, the dialplan bridges it to the caller who waits on `caller_leg`.
+    /// Calls `phone`. When it answers, the dialplan bridges it to the caller who waits on `caller_leg`.
     ///
     /// A phone that a push has woken registers with SIP seconds after its app has accepted. Until then, Asterisk replies
     /// "Allocation failed". So this waits for the phone to register, until `until` or the call's deadline. Then it watches a
@@ -115,6 +115,7 @@ impl Pbx {
     pub async fn bridge(
         &self,
         call: &Call,
+        phone: &SipAccountName,
         caller_leg: &ChannelId,
         until: Timestamp,
     ) -> Result<BridgeOutcome, AsteriskError> {
@@ -125,7 +126,7 @@ impl Pbx {
         if self.end_earlier_legs(call).await? == PhoneLegState::Answered {
             return Ok(BridgeOutcome::Dialing);
         }
-        let request = OriginateRequest::to_phone(call, caller_leg);
+        let request = OriginateRequest::to_phone(call, phone, caller_leg);
         while !self.dial(&request).await? {
             self.wait_for_registration(&request, until).await?;
             // The caller may have hung up during the wait. Do not ring the phone then.
@@ -138,16 +139,7 @@ impl Pbx {
                 return Ok(BridgeOutcome::Dialing);
             }
         }
-        // The call may have ended meanwhile, in the other region too. Asterisk knows it first, because the caller's leg ends before
-        // the phone's.
-        if self.channel_exists(caller_leg).await? {
-            return self.watch_phone(&request.channel, until).await;
-        }
-        // A phone that has answered is bridged to a later leg of this caller, or the dialplan ends it.
-        if self.leg_state(&request.channel).await? == PhoneLegState::Ringing {
-            self.end_leg(&request.channel, NORMAL).await?;
-        }
-        Ok(BridgeOutcome::CallerGone)
+        self.watch_phone(&request.channel, until).await
     }
 
     /// Ends the legs of earlier attempts, unless the phone has answered one. Normally they have ended.
@@ -164,8 +156,11 @@ impl Pbx {
 
     /// Waits until the phone rings, or has moved. At most until `until` or for [`WATCHED_FOR`]: the app waits for an answer meanwhile.
     ///
-    /// Asterisk goes on sending an INVITE to the address that it knew first, whatever the phone registers later. A phone that gets its
-    /// INVITE answers at once, and its leg then rings, so the other requests are for phones that are gone or slow.
+    /// Asterisk repeats an INVITE at its first address, even if the phone registers at another one. A phone that gets its
+    /// INVITE answers at once, and its leg then rings, so more than one look is for phones that are gone or slow.
+    ///
+    /// The call may have ended before its phone was dialed, in the other region too. Asterisk knows it first, because the caller's leg
+    /// ends before the phone's.
     async fn watch_phone(
         &self,
         leg: &ChannelId,
@@ -174,10 +169,16 @@ impl Pbx {
         let until = until.min(clock::now() + WATCHED_FOR);
         let mut first_expiry = None;
         loop {
-            let progress = self.leg_progress(leg).await?;
-            let Some(progress) = progress.filter(LegProgress::is_unanswered) else {
+            let Some(progress) = self.leg_progress(leg).await? else {
                 return Ok(BridgeOutcome::Dialing);
             };
+            if progress.lacks_caller() {
+                self.end_leg(leg, NORMAL).await?;
+                return Ok(BridgeOutcome::CallerGone);
+            }
+            if !progress.is_unanswered() {
+                return Ok(BridgeOutcome::Dialing);
+            }
             let first_expiry = *first_expiry.get_or_insert(progress.contact_expires_at);
             if progress.has_moved(first_expiry) {
                 return Ok(BridgeOutcome::PhoneMoved);
@@ -189,17 +190,17 @@ impl Pbx {
         }
     }
 
-    /// Calls the phone of `caller`, an app that starts a call. It then waits in the dialplan as every caller does.
+    /// Calls `phone`, with which an app starts a call. It then waits in the dialplan as every caller does.
     ///
     /// # Errors
     /// See [`AsteriskError`].
     pub(super) async fn dial_caller(
         &self,
         call: &Call,
-        caller: &Extension,
+        phone: &SipAccountName,
         until: Timestamp,
     ) -> Result<(), AsteriskError> {
-        let request = OriginateRequest::to_calling_app(call, caller);
+        let request = OriginateRequest::to_calling_app(call, phone);
         while !self.dial(&request).await? {
             self.wait_for_registration(&request, until).await?;
         }
@@ -328,13 +329,14 @@ impl Pbx {
         self.ari.trusted_ca().await
     }
 
-    pub(super) fn is_skipped(&self, now: Timestamp) -> bool {
+    /// Whether this process takes the PBX for unreachable, because a request failed a moment ago.
+    pub fn is_skipped(&self, now: Timestamp) -> bool {
         now.as_millis() < self.skipped_until.load(Ordering::Relaxed)
     }
 
     /// After a failure, skips this PBX for a while, so that later calls do not wait for it too. An extension without an
     /// endpoint is a fault of the configuration, not of the PBX.
-    pub(super) fn skip_after_failure<T>(&self, answer: &Result<T, AsteriskError>, now: Timestamp) {
+    pub fn skip_after_failure<T>(&self, answer: &Result<T, AsteriskError>, now: Timestamp) {
         if let Err(error) = answer
             && !matches!(error, AsteriskError::NoSuchEndpoint)
         {
@@ -363,7 +365,11 @@ impl Pbx {
 
     /// Whether the endpoint may be called at this address. Asterisk accepts a REGISTER over any transport, but an encrypted endpoint is
     /// called over TLS only.
-    async fn has_transport_to(&self, endpoint: &str, contact: &str) -> Result<bool, AsteriskError> {
+    async fn has_transport_to(
+        &self,
+        endpoint: &SipAccountName,
+        contact: &str,
+    ) -> Result<bool, AsteriskError> {
         let doing = "looking for the phone's transport";
         let path = format!("/asterisk/config/dynamic/res_pjsip/endpoint/{endpoint}");
         let reply = self.find(doing, &path).await?;
@@ -408,9 +414,9 @@ impl Pbx {
         Err(AsteriskError::PhoneOffline)
     }
 
-    pub(super) async fn is_online(&self, extension: &Extension) -> Result<bool, AsteriskError> {
+    pub(super) async fn is_online(&self, phone: &SipAccountName) -> Result<bool, AsteriskError> {
         let doing = "looking for the phone";
-        let path = format!("/endpoints/PJSIP/{extension}");
+        let path = format!("/endpoints/PJSIP/{phone}");
         let reply = self.find(doing, &path).await?;
         let reply = reply.ok_or(AsteriskError::NoSuchEndpoint)?;
         let endpoint: Endpoint = parse_json(reply, doing).await?;
@@ -418,7 +424,7 @@ impl Pbx {
     }
 
     /// The address that the phone has registered, as a SIP URI.
-    async fn contact(&self, endpoint: &str) -> Result<Option<String>, AsteriskError> {
+    async fn contact(&self, endpoint: &SipAccountName) -> Result<Option<String>, AsteriskError> {
         let doing = "looking for the phone's address";
         let path = format!("/asterisk/config/dynamic/res_pjsip/aor/{endpoint}");
         let reply = self.find(doing, &path).await?;
@@ -449,7 +455,7 @@ impl Pbx {
     }
 
     /// GETs a resource. `None` if it does not exist.
-    async fn find(
+    pub(super) async fn find(
         &self,
         doing: &'static str,
         path: &str,
@@ -512,15 +518,17 @@ const BRIDGED_LEG: &str = "EVAL%28%24%7BSHARED%28RINGBACK_BRIDGED%29%7D%29";
 
 /// The expression of [`LegProgress`], percent-encoded, as the proxy in front of ARI lets it pass.
 ///
-/// `EVAL(${CHANNEL(state)} ${CHANNEL(pjsip,target_uri)} ${PJSIP_CONTACT(${PJSIP_AOR(${CHANNEL(endpoint)},contact)},uri)}
+/// `EVAL(${CHANNEL(state)} ${CHANNEL_EXISTS(${CALLER_CHANNEL})} ${CHANNEL(pjsip,target_uri)} ${PJSIP_CONTACT(${PJSIP_AOR(${CHANNEL(endpoint)},contact)},uri)}
 /// ${PJSIP_CONTACT(${PJSIP_AOR(${CHANNEL(endpoint)},contact)},expiration_time)})`
-const LEG_PROGRESS: &str = "EVAL%28%24%7BCHANNEL%28state%29%7D%20%24%7BCHANNEL%28pjsip%2Ctarget_uri%29%7D%20\
+const LEG_PROGRESS: &str = "EVAL%28%24%7BCHANNEL%28state%29%7D%20%24%7BCHANNEL_EXISTS%28%24%7BCALLER_CHANNEL%7D%29%7D%20\
+%24%7BCHANNEL%28pjsip%2Ctarget_uri%29%7D%20\
 %24%7BPJSIP_CONTACT%28%24%7BPJSIP_AOR%28%24%7BCHANNEL%28endpoint%29%7D%2Ccontact%29%7D%2Curi%29%7D%20\
 %24%7BPJSIP_CONTACT%28%24%7BPJSIP_AOR%28%24%7BCHANNEL%28endpoint%29%7D%2Ccontact%29%7D%2Cexpiration_time%29%7D%29";
 
-/// How far the leg to a phone has come, and where the phone is.
+/// How far the leg to a phone has come, whether its caller still waits, and where the phone is.
 struct LegProgress {
     state: String,
+    caller_exists: bool,
     /// Where the INVITE goes, as a SIP URI.
     target: String,
     /// Where the phone is registered. `None` if it is not.
@@ -535,6 +543,7 @@ impl LegProgress {
         let mut fields = value.split(' ').map(str::to_owned);
         Some(Self {
             state: fields.next()?,
+            caller_exists: fields.next()? == "1",
             target: fields.next().filter(|target| !target.is_empty())?,
             contact: fields.next().filter(|contact| !contact.is_empty()),
             contact_expires_at: fields.next().and_then(|seconds| seconds.parse().ok()),
@@ -544,6 +553,11 @@ impl LegProgress {
     /// Whether the phone has not reacted to its INVITE.
     fn is_unanswered(&self) -> bool {
         self.state == "Down"
+    }
+
+    /// Whether the phone may ring for a caller who has gone. A phone that has answered is bridged, or the dialplan ends its leg.
+    fn lacks_caller(&self) -> bool {
+        !self.caller_exists && self.state != "Up"
     }
 
     /// Whether the phone is registered at another address than that of the INVITE, or has registered again since the first look.

@@ -7,6 +7,7 @@ pub mod devices;
 pub mod number_routes;
 pub mod post_budget;
 pub mod ring_reports;
+pub mod sip_accounts;
 pub mod streams;
 pub mod table;
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ringback_core::call::{
-    Call, CallKind, CallSettings, CallType, Effect, Event, NewCall, first_effects,
+    Call, CallKind, CallParty, CallSettings, CallType, Effect, Event, NewCall, first_effects,
 };
 use ringback_core::ids::{CallId, Extension};
 use ringback_core::phone_number::PhoneNumber;
@@ -20,8 +20,8 @@ use crate::telemetry::call_log_fields;
 pub struct NewCallRequest {
     /// The id that the call gets, signed ([`crate::auth::signing`]). A request with the same id asks for the same call.
     pub call_id: CallId,
-    /// The extension of the app.
-    pub by: Extension,
+    /// The app.
+    pub by: CallParty,
     /// Who is called.
     pub destination: Destination,
     /// How many calls this extension may start.
@@ -115,10 +115,13 @@ impl NewCallRequest {
     }
 
     fn new_call(&self, settings: CallSettings, now: Timestamp) -> Call {
-        let by = self.by.clone();
+        let CallParty {
+            extension: by,
+            device,
+        } = self.by.clone();
         let (kind, extension, call_type, talk) = match &self.destination {
             Destination::App(extension, call_type) => (
-                CallKind::BetweenApps { caller: by },
+                CallKind::BetweenApps { caller: by, device },
                 extension.clone(),
                 *call_type,
                 settings.talk,
@@ -164,7 +167,8 @@ impl<S: CallStore + Sync, E: Effects + Sync> Switchboard<S, E> {
         self.take_allowance(request, rate, now).await?;
         let (known, active) = futures::join!(
             self.store.find(call.call_id),
-            self.store.count_live(&request.by, limits.concurrent, now),
+            self.store
+                .count_live(&request.by.extension, limits.concurrent, now),
         );
         // A stored call has its timer, and is within the limits.
         if let Some(known) = known? {
@@ -195,7 +199,7 @@ impl<S: CallStore + Sync, E: Effects + Sync> Switchboard<S, E> {
         now: Timestamp,
     ) -> Result<(), SwitchboardError<E::Error>> {
         let starter = AllowanceRequest {
-            extension: request.by.clone(),
+            extension: request.by.extension.clone(),
             purpose,
             allowance,
         };

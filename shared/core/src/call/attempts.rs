@@ -7,7 +7,7 @@ use super::*;
 
 const LATER: Timestamp = Timestamp::from_millis(1_000_000_050_000);
 
-/// A call whose phone is called for the nth time.
+/// A call whose phone is dialed as this attempt.
 fn ready(attempt: u32) -> Call {
     let call = a_call(Some("leg-a"));
     let by = CallParty {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::Extension;
+use crate::ids::{DeviceId, Extension};
 use crate::phone_number::{Caller, CallerName, PhoneNumber};
 
 /// The kind of a call, with the data that only this kind has.
@@ -22,6 +22,9 @@ pub enum CallKind {
     BetweenApps {
         /// The extension of the calling app.
         caller: Extension,
+        /// The device that starts the call, if the app names it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        device: Option<DeviceId>,
     },
     /// An app asks Exotel to connect two telephone numbers. The PBX has no part in it.
     ToNumber {
@@ -37,7 +40,10 @@ impl CallKind {
     #[must_use]
     pub fn to_app(caller: Caller) -> Self {
         match caller.extension {
-            Some(caller) => Self::BetweenApps { caller },
+            Some(caller) => Self::BetweenApps {
+                caller,
+                device: None,
+            },
             None => Self::FromTrunk {
                 number: caller.number,
                 name: caller.name,
@@ -50,7 +56,7 @@ impl CallKind {
     pub fn caller(&self) -> Caller {
         match self {
             Self::FromTrunk { number, name } => Caller::on_network(number.clone(), name.clone()),
-            Self::BetweenApps { caller } => Caller::app(caller.clone()),
+            Self::BetweenApps { caller, .. } => Caller::app(caller.clone()),
             Self::ToNumber { from, .. } => Caller::on_network(Some(from.clone()), None),
         }
     }
@@ -59,7 +65,16 @@ impl CallKind {
     #[must_use]
     pub const fn calling_app(&self) -> Option<&Extension> {
         match self {
-            Self::BetweenApps { caller } => Some(caller),
+            Self::BetweenApps { caller, .. } => Some(caller),
+            Self::FromTrunk { .. } | Self::ToNumber { .. } => None,
+        }
+    }
+
+    /// The device that starts a call to another app, if its app names it.
+    #[must_use]
+    pub const fn calling_device(&self) -> Option<&DeviceId> {
+        match self {
+            Self::BetweenApps { device, .. } => device.as_ref(),
             Self::FromTrunk { .. } | Self::ToNumber { .. } => None,
         }
     }

@@ -401,7 +401,7 @@ impl Call {
     pub const fn started_by(&self) -> Option<&Extension> {
         match &self.kind {
             CallKind::FromTrunk { .. } => None,
-            CallKind::BetweenApps { caller } => Some(caller),
+            CallKind::BetweenApps { caller, .. } => Some(caller),
             CallKind::ToNumber { .. } => Some(&self.extension),
         }
     }

@@ -276,7 +276,9 @@ fn push_sent(sent: &PushedDevices, now: Timestamp) -> Vec<Rule<'_>> {
             .set_of("the push, and its pending cancellation", move |call| {
                 let mut set = vec![pushed.clone()];
                 if !cancel_late(call, now).is_empty() {
-                    set.extend(effects_pending_from(call, now));
+                    set.push(Assignment::EffectsPendingSince(
+                        call.effects_pending_since.map_or(now, pending_for_nobody),
+                    ));
                     set.push(Assignment::AnswerUnannounced(call.answered_by.is_some()));
                 }
                 set
@@ -505,7 +507,7 @@ fn caller_leg_ended(
     rules
 }
 
-/// The phone is dialed anew, at the address that it has now. The attempt is saved before the old leg is removed, so the report of that
+/// The phone is dialed again, at its new address. The attempt is saved before the old leg is removed, so the report of that
 /// leg's end changes nothing.
 fn phone_moved(attempt: u32, now: Timestamp) -> Vec<Rule<'static>> {
     vec![
@@ -833,6 +835,12 @@ fn completed_after_all(call: &Call, reason: EndReason, now: Timestamp) -> Vec<As
 fn effects_pending_from(call: &Call, now: Timestamp) -> Option<Assignment> {
     let is_new = call.effects_pending_since.is_none();
     is_new.then_some(Assignment::EffectsPendingSince(now))
+}
+
+/// Effects join others that another process carries out. They are pending since a moment that belongs to neither process, so that
+/// none completes the effects of the other one. A timer repeats and completes all of them.
+fn pending_for_nobody(since: Timestamp) -> Timestamp {
+    Timestamp::from_millis(since.as_millis().saturating_sub(1))
 }
 
 fn is_answering_device(call: &Call, by: &CallParty) -> bool {

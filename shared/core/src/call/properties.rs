@@ -62,7 +62,10 @@ pub(super) fn a_call(caller_leg: Option<&str>) -> Call {
 pub(super) fn an_app_call() -> Call {
     let mut call = a_call(None);
     let caller = Extension::try_from("1003").unwrap();
-    call.kind = CallKind::BetweenApps { caller };
+    call.kind = CallKind::BetweenApps {
+        caller,
+        device: None,
+    };
     call
 }
 

@@ -12,7 +12,7 @@ use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 use super::*;
 use crate::testing;
 use ringback_core::call::CallType;
-use ringback_core::ids::{CallId, CallSid, ChannelId};
+use ringback_core::ids::{CallId, CallSid, ChannelId, Extension};
 
 const AOR: &str = "/ari/asterisk/config/dynamic/res_pjsip/aor/1001";
 const ENDPOINT: &str = "/ari/asterisk/config/dynamic/res_pjsip/endpoint/1001";
@@ -115,9 +115,9 @@ impl TestPbx {
     }
 
     async fn dial_caller(&self) -> Result<DialCallerOutcome, AsteriskError> {
-        let caller = self.call.kind.calling_app().unwrap();
+        let caller = SipAccountName::of_extension(self.call.kind.calling_app().unwrap());
         let until = clock::now() + Duration::from_secs(10);
-        self.asterisk.dial_caller(&self.call, caller, until).await
+        self.asterisk.dial_caller(&self.call, &caller, until).await
     }
 
     async fn bridge(&self) -> Result<BridgeOutcome, AsteriskError> {
@@ -126,7 +126,10 @@ impl TestPbx {
 
     async fn bridge_for(&self, time: Duration) -> Result<BridgeOutcome, AsteriskError> {
         let until = clock::now() + time;
-        self.pbx().bridge(&self.call, &caller_leg(), until).await
+        let phone = SipAccountName::of_extension(&self.call.extension);
+        self.pbx()
+            .bridge(&self.call, &phone, &caller_leg(), until)
+            .await
     }
 
     /// The requests so far, such as `GET /ari/asterisk/ping`. Fails if one of them lists all channels.
@@ -233,7 +236,7 @@ fn endpoint_over(transport: &str) -> ResponseTemplate {
 
 /// The value of the expression with which a leg is watched.
 fn leg(state: &str, target: &str, contact: &str, expires_at: u64) -> ResponseTemplate {
-    let value = format!("{state} {target} {contact} {expires_at}");
+    let value = format!("{state} 1 {target} {contact} {expires_at}");
     ResponseTemplate::new(200).set_body_json(json!({ "value": value }))
 }
 
@@ -281,6 +284,7 @@ async fn a_video_call_between_apps() -> TestPbx {
     let mut pbx = TestPbx::start().await;
     pbx.call.kind = ringback_core::call::CallKind::BetweenApps {
         caller: Extension::try_from("1002").unwrap(),
+        device: None,
     };
     pbx.call.call_type = CallType::Video;
     (pbx.call.caller_leg, pbx.call.pbx) = (None, None);
@@ -384,8 +388,10 @@ async fn a_phone_that_rings_at_once_costs_one_look_at_its_leg() {
     let pbx = TestPbx::start().await;
     pbx.originate_replies([ok()]).await;
     assert_eq!(pbx.bridge().await.unwrap(), BridgeOutcome::Dialing);
-    let looks = [CALLER_CHANNEL, &pbx.watched_leg()].map(|path| format!("GET {path}"));
-    assert_eq!(pbx.requests().await[1..], looks);
+    assert_eq!(
+        pbx.requests().await[1..],
+        [format!("GET {}", pbx.watched_leg())]
+    );
 }
 
 #[tokio::test]
@@ -491,16 +497,18 @@ async fn an_encrypted_phone_is_not_called_over_an_unencrypted_transport() {
 /// Every end takes the caller's leg down before the phone's.
 #[tokio::test]
 async fn a_phone_that_is_dialed_after_the_call_has_ended_is_hung_up() {
-    let pbx = TestPbx::start().await;
-    pbx.originate_replies([ok()]).await;
-    pbx.will_reply("GET", CALLER_CHANNEL, [channel_not_found()])
-        .await;
-    pbx.will_reply("GET", &pbx.phone_channel(), [channel("Ringing")])
-        .await;
-    pbx.will_reply("DELETE", &pbx.phone_channel(), [no_content()])
-        .await;
-    assert_eq!(pbx.bridge().await.unwrap(), BridgeOutcome::CallerGone);
-    assert_eq!(pbx.requests().await.len(), 4);
+    for state in ["Down", "Ringing"] {
+        let pbx = TestPbx::start().await;
+        pbx.originate_replies([ok()]).await;
+        let value = format!("{state} 0 {CONTACT} {CONTACT} 1800000000");
+        let without_caller = ResponseTemplate::new(200).set_body_json(json!({ "value": value }));
+        pbx.will_reply("GET", &pbx.watched_leg(), [without_caller])
+            .await;
+        pbx.will_reply("DELETE", &pbx.phone_channel(), [no_content()])
+            .await;
+        assert_eq!(pbx.bridge().await.unwrap(), BridgeOutcome::CallerGone);
+        assert_eq!(pbx.requests().await.len(), 3);
+    }
 }
 
 #[tokio::test]
@@ -541,7 +549,6 @@ async fn bridging_waits_until_the_phone_registers() {
             ChannelId::of_phone(pbx.call.call_id, 2)
         ),
         originate,
-        format!("GET {CALLER_CHANNEL}"),
         format!("GET {}", pbx.watched_leg()),
     ];
     assert_eq!(pbx.requests().await, expected);
@@ -663,12 +670,13 @@ async fn a_request_is_repeated_with_the_rotated_password() {
     let asterisk = asterisk_with(server.uri(), secret);
     let call = ringback_core::testing::a_call(clock::now());
     let leg = caller_leg();
-    let bridging = asterisk.pbxs[0].bridge(&call, &leg, call.rings_until);
+    let phone = SipAccountName::of_extension(&call.extension);
+    let bridging = asterisk.pbxs[0].bridge(&call, &phone, &leg, call.rings_until);
     assert_eq!(bridging.await.unwrap(), BridgeOutcome::Dialing);
     asterisk.pbxs[0].ping().await.unwrap();
 
     let requests = testing::requests(&server).await;
-    assert_eq!(requests.len(), 5);
+    assert_eq!(requests.len(), 4);
     assert_eq!(requests[0].body, requests[1].body);
     assert_eq!(testing::requests(&secrets).await.len(), 2);
 }

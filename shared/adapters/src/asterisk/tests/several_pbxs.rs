@@ -24,6 +24,7 @@ impl SeveralPbxs {
         let mut call = ringback_core::testing::a_call(clock::now());
         call.kind = ringback_core::call::CallKind::BetweenApps {
             caller: Extension::try_from("1002").unwrap(),
+            device: None,
         };
         (call.caller_leg, call.pbx) = (None, None);
         Self {
@@ -38,9 +39,9 @@ impl SeveralPbxs {
     }
 
     async fn dial_caller_within(&self, time: Duration) -> Result<DialCallerOutcome, AsteriskError> {
-        let caller = self.call.kind.calling_app().unwrap();
+        let caller = SipAccountName::of_extension(self.call.kind.calling_app().unwrap());
         let until = clock::now() + time;
-        self.asterisk.dial_caller(&self.call, caller, until).await
+        self.asterisk.dial_caller(&self.call, &caller, until).await
     }
 
     async fn requests_to(&self, index: usize) -> usize {

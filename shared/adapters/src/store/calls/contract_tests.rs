@@ -332,6 +332,7 @@ fn call_started_by(starter: &Extension, now: Timestamp) -> Call {
     Call {
         kind: CallKind::BetweenApps {
             caller: starter.clone(),
+            device: None,
         },
         caller_leg: None,
         pbx: None,

@@ -53,7 +53,9 @@ impl MemoryTable {
             let released = if request.is_removal {
                 self.devices.remove(&extension, &device.device_id).await
             } else {
-                self.devices.register(&extension, &device, MOST).await
+                self.devices
+                    .register(&extension, &device, &SipAccountUpdate::Keep, MOST)
+                    .await
             };
             released.unwrap()
         });
@@ -298,7 +300,10 @@ async fn an_outdated_registration_keeps_what_no_later_one_has_replaced() {
     let new = DeviceRequest::register(0, 1, &[3]);
     table.at_once(&[new], moment(1)).await;
     let devices = &table.devices;
-    let (written, _) = devices.write(&extension(0), old).await.unwrap();
+    let (written, _) = devices
+        .write(&extension(0), old, &SipAccountUpdate::Keep)
+        .await
+        .unwrap();
     let written: Vec<Address> = written.addresses().map(platform_and_token).collect();
     assert_eq!(written, [address(2)]);
     assert_eq!(table.addresses().await, [address(3), address(2)]);

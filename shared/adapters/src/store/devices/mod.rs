@@ -11,8 +11,10 @@ mod many;
 mod tests;
 
 use std::cmp::Reverse;
+use std::collections::HashMap;
 
 use aws_sdk_dynamodb::operation::delete_item::builders::DeleteItemFluentBuilder;
+use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::types::{ReturnValue, ReturnValuesOnConditionCheckFailure};
 use futures::future::try_join_all;
 use serde::{Deserialize, Serialize};
@@ -23,7 +25,7 @@ use crate::store::table::{
     ConditionalWrite, Item, ItemKey, StoreError, Table, conditional_write, text,
 };
 use ringback_core::call::PushPlatform;
-use ringback_core::ids::{DeviceId, Extension};
+use ringback_core::ids::{DeviceId, Extension, SipAccountName};
 use ringback_core::timestamp::Timestamp;
 
 /// An app's installation on one phone. Without an address, no push goes to it.
@@ -39,6 +41,9 @@ pub struct Device {
     apns: Option<PushAddress>,
     /// When it was last registered.
     pub registered_at: Timestamp,
+    /// Its own SIP account. `None` if it uses the account of its extension.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sip_account: Option<SipAccountName>,
     /// The id of the last registration, set by [`Devices::register`].
     registration: Uuid,
 }
@@ -56,6 +61,7 @@ impl Device {
             fcm: None,
             apns: None,
             registered_at,
+            sip_account: None,
             registration: Uuid::nil(),
         };
         for address in addresses {
@@ -102,6 +108,22 @@ impl Device {
     }
 }
 
+/// What a registration does to the SIP account of its device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SipAccountUpdate {
+    /// The device keeps the account that it has, if any.
+    Keep,
+    /// The device gets an account.
+    Set {
+        /// The account.
+        name: SipAccountName,
+        /// The account that the device had when this one was made. If it has a third one now, another registration was faster.
+        before: Option<SipAccountName>,
+    },
+    /// The device uses the account of its extension.
+    Remove,
+}
+
 /// The devices in the table.
 #[derive(Clone, Debug)]
 pub struct Devices {
@@ -121,6 +143,37 @@ impl Devices {
     /// When the table cannot be read.
     pub async fn of(&self, extension: &Extension) -> Result<Vec<Device>, StoreError> {
         self.found(extension, false).await
+    }
+
+    /// The same, with every write that was completed before.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub async fn latest_of(&self, extension: &Extension) -> Result<Vec<Device>, StoreError> {
+        self.found(extension, true).await
+    }
+
+    /// The SIP account of a device, if it has one of its own. Reads no other attribute, so it works for any version of the item.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub async fn sip_account(
+        &self,
+        extension: &Extension,
+        device: &DeviceId,
+    ) -> Result<Option<SipAccountName>, StoreError> {
+        let doing = "looking up a device's SIP account";
+        let read = self
+            .table
+            .get(device_key(extension, device))
+            .projection_expression("sip_account")
+            .consistent_read(true)
+            .send();
+        let item = read.await.map_err(StoreError::unavailable(doing))?.item;
+        let name = item
+            .as_ref()
+            .and_then(|item| item.get("sip_account")?.as_s().ok());
+        Ok(name.and_then(|name| SipAccountName::try_from(name.as_str()).ok()))
     }
 
     async fn found(
@@ -152,16 +205,17 @@ impl Devices {
     /// registrations at once, the latest one with an address of a push service wins, in any order of arrival.
     ///
     /// # Errors
-    /// When the table cannot be written or read.
+    /// When the table cannot be written or read, or when another registration gives the device another SIP account at the same time.
     pub async fn register(
         &self,
         extension: &Extension,
         device: &Device,
+        sip_account: &SipAccountUpdate,
         most: usize,
     ) -> Result<Vec<PushAddress>, StoreError> {
         // UUIDv7, which sort by time: a phone can send several registrations within a millisecond.
         let device = device.clone().registered_as(Uuid::now_v7());
-        let (device, before) = self.write(extension, device).await?;
+        let (device, before) = self.write(extension, device, sip_account).await?;
         let take_over = device
             .addresses()
             .map(async |address| self.take_over(extension, &device, address).await);
@@ -182,33 +236,11 @@ impl Devices {
         &self,
         extension: &Extension,
         mut device: Device,
+        sip_account: &SipAccountUpdate,
     ) -> Result<(Device, Option<Device>), StoreError> {
         let doing = "registering a device";
-        // Each turn but the last leaves out an address.
         loop {
-            let item: Item =
-                serde_dynamo::to_item(&device).map_err(StoreError::unreadable(doing))?;
-            let set: Vec<String> = item
-                .keys()
-                .map(|name| format!("{name} = :{name}"))
-                .collect();
-            let is_later: Vec<String> = device
-                .addresses()
-                .map(|address| is_later(&format!("{}.", address.platform.as_str())))
-                .collect();
-            let values = item
-                .into_iter()
-                .map(|(name, value)| (format!(":{name}"), value));
-            let update = self
-                .table
-                .update(device_key(extension, &device.device_id))
-                .update_expression(format!("SET {}", set.join(", ")))
-                .set_condition_expression((!is_later.is_empty()).then(|| is_later.join(" AND ")))
-                .set_expression_attribute_values(Some(values.collect()))
-                .return_values(ReturnValue::AllOld)
-                .return_values_on_condition_check_failure(
-                    ReturnValuesOnConditionCheckFailure::AllOld,
-                );
+            let update = self.update(extension, &device, sip_account)?;
             let stored = match conditional_write(update.send().await, doing)? {
                 ConditionalWrite::Written(answer) => {
                     return Ok((device, answer.attributes.and_then(readable)));
@@ -217,12 +249,66 @@ impl Devices {
             };
             let stored: Device =
                 serde_dynamo::from_item(stored).map_err(StoreError::unreadable(doing))?;
-            for address in stored.addresses() {
-                if address.registration >= device.registration {
-                    *device.slot(address.platform) = None;
-                }
+            let replaced: Vec<_> = stored
+                .addresses()
+                .filter(|stored| device.address(stored.platform).is_some())
+                .filter(|stored| stored.registration >= device.registration)
+                .map(|stored| stored.platform)
+                .collect();
+            if replaced.is_empty() {
+                let reason = "another registration has given the device another SIP account";
+                return Err(StoreError::unavailable(doing)(reason));
+            }
+            for platform in replaced {
+                *device.slot(platform) = None;
             }
         }
+    }
+
+    /// The update that writes a device, unless a later registration has written one of its addresses, or its SIP account is another
+    /// one by now.
+    fn update(
+        &self,
+        extension: &Extension,
+        device: &Device,
+        sip_account: &SipAccountUpdate,
+    ) -> Result<UpdateItemFluentBuilder, StoreError> {
+        let mut item: Item =
+            serde_dynamo::to_item(device).map_err(StoreError::unreadable("writing a device"))?;
+        let mut conditions: Vec<String> = device
+            .addresses()
+            .map(|address| is_later(&format!("{}.", address.platform.as_str())))
+            .collect();
+        if let SipAccountUpdate::Set { name, .. } = sip_account {
+            item.insert("sip_account".to_owned(), text(name));
+        }
+        let set: Vec<String> = item
+            .keys()
+            .map(|name| format!("{name} = :{name}"))
+            .collect();
+        let mut expression = format!("SET {}", set.join(", "));
+        if *sip_account == SipAccountUpdate::Remove {
+            expression.push_str(" REMOVE sip_account");
+        }
+        let mut values: HashMap<_, _> = item
+            .into_iter()
+            .map(|(name, value)| (format!(":{name}"), value))
+            .collect();
+        if let SipAccountUpdate::Set { name, before } = sip_account {
+            let before = before.as_ref().unwrap_or(name);
+            values.insert(":before".to_owned(), text(before));
+            conditions.push(
+                "(attribute_not_exists(sip_account) OR sip_account IN (:sip_account, :before))"
+                    .to_owned(),
+            );
+        }
+        let update = self.table.update(device_key(extension, &device.device_id));
+        Ok(update
+            .update_expression(expression)
+            .set_condition_expression((!conditions.is_empty()).then(|| conditions.join(" AND ")))
+            .set_expression_attribute_values(Some(values))
+            .return_values(ReturnValue::AllOld)
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld))
     }
 
     /// Makes a device the owner of its address, and removes the address from the device that had it.

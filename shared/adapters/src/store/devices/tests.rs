@@ -130,7 +130,10 @@ async fn an_unreadable_device_does_not_hide_the_others() {
 async fn a_registration_is_one_update_and_an_owner_for_each_address() {
     for (device, item) in [(pixel(), pixel_item()), (iphone(), iphone_item())] {
         let table = PlayedTable::that_answers(done()).await;
-        let registered = table.devices.register(&extension(), &device, 5).await;
+        let registered = table
+            .devices
+            .register(&extension(), &device, &SipAccountUpdate::Keep, 5)
+            .await;
         assert_eq!(registered.unwrap(), []);
         let requests = testing::requests(&table.server).await;
         let sent = |operation: &str| -> Vec<Value> {
@@ -210,7 +213,10 @@ async fn a_table_that_does_not_answer_is_an_error_and_not_an_empty_table() {
     let address = device.addresses().next().unwrap();
     for result in [
         devices.of(&extension()).await.map(|_| ()),
-        devices.register(&extension(), &device, 5).await.map(|_| ()),
+        devices
+            .register(&extension(), &device, &SipAccountUpdate::Keep, 5)
+            .await
+            .map(|_| ()),
         devices
             .remove(&extension(), &device.device_id)
             .await
@@ -244,4 +250,56 @@ fn a_ring_tries_a_voip_push_first_and_an_alert_last() {
     let device = testing::device("any", platforms.map(|it| testing::address(it, "1")));
     let order: Vec<PushPlatform> = device.addresses().map(|it| it.platform).collect();
     assert_eq!(order, PushPlatform::ALL);
+}
+
+#[tokio::test]
+async fn a_sip_account_is_set_or_removed_and_otherwise_kept() {
+    let name = |name: &str| SipAccountName::try_from(name).unwrap();
+    let set = SipAccountUpdate::Set {
+        name: name("1001-b"),
+        before: Some(name("1001-a")),
+    };
+    for (change, sets, removes) in [
+        (SipAccountUpdate::Keep, false, false),
+        (SipAccountUpdate::Remove, false, true),
+        (set, true, false),
+    ] {
+        let table = PlayedTable::that_answers(done()).await;
+        let (extension, device) = (extension(), pixel());
+        let registered = table.devices.register(&extension, &device, &change, 5);
+        registered.await.unwrap();
+        let requests = testing::requests(&table.server).await;
+        let mut updates = requests
+            .iter()
+            .filter(|request| testing::operation(request) == "UpdateItem");
+        let update: Value = updates.next().unwrap().body_json().unwrap();
+        let expression = update["UpdateExpression"].as_str().unwrap();
+        let condition = update["ConditionExpression"].as_str().unwrap();
+        let values = &update["ExpressionAttributeValues"];
+        assert_eq!(expression.contains("sip_account = :sip_account"), sets);
+        assert_eq!(expression.ends_with(" REMOVE sip_account"), removes);
+        assert_eq!(condition.contains("sip_account IN"), sets);
+        assert_eq!(values[":before"]["S"] == "1001-a", sets);
+    }
+}
+
+#[tokio::test]
+async fn a_registration_whose_sip_account_lost_against_another_is_an_error() {
+    let mut stored = pixel_item();
+    stored["sip_account"] = json!({ "S": "1001-other" });
+    let failed = ResponseTemplate::new(400).set_body_json(json!({
+        "__type": "com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException",
+        "Item": stored,
+    }));
+    let table = PlayedTable::that_answers(failed).await;
+    let change = SipAccountUpdate::Set {
+        name: SipAccountName::try_from("1001-mine").unwrap(),
+        before: None,
+    };
+    let (extension, device) = (extension(), pixel());
+    let registered = table.devices.register(&extension, &device, &change, 5);
+    let error = registered.await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
+    let (operation, _) = table.request().await;
+    assert_eq!(operation, "UpdateItem");
 }

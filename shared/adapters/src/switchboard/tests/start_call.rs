@@ -12,7 +12,10 @@ fn request(destination: Destination) -> NewCallRequest {
     let reference = Reference::try_from("tap-1").unwrap();
     NewCallRequest {
         call_id: CallId::of_reference(&by, &reference),
-        by,
+        by: CallParty {
+            extension: by,
+            device: None,
+        },
         destination,
         limits: crate::testing::start_limits(),
     }
@@ -105,7 +108,7 @@ async fn a_repeated_request_for_a_call_that_was_not_stored_starts_it_with_a_time
     let switchboard = switchboard(&[]);
     let request = phone_call();
     let first_token = AllowanceRequest {
-        extension: request.by.clone(),
+        extension: request.by.extension.clone(),
         purpose: Purpose::Calls,
         allowance: request.limits.calls,
     };
@@ -151,7 +154,10 @@ async fn an_extension_has_a_limit_of_concurrent_calls() {
     assert_eq!(repeated.call_id, second_call.call_id);
     // Other extensions have limits of their own.
     let by_other = NewCallRequest {
-        by: extension("1003"),
+        by: CallParty {
+            extension: extension("1003"),
+            device: None,
+        },
         ..another(&request)
     };
     switchboard.start(&by_other).await;
