@@ -213,6 +213,8 @@ fn phone_answers(sim: &Sim, pbx: usize, id: &ChannelId, serial: u32) {
     };
     leg.is_up = true;
     leg.bridged_to = Some(id.clone());
+    // The phone's leg names the call, even if the answer with the call's id was lost.
+    leg.call = Some(call);
     let is_app_call = matches!(leg.role, Role::AppCaller);
     let (caller, caller_serial) = (leg.caller, leg.serial);
     if let Some(phone) = pbx_state.channel_mut(id) {
