@@ -157,15 +157,21 @@ impl EffectRunner {
         })
     }
 
-    /// The SIP account to call: the device's own, if it has one, and otherwise the one that all devices of the extension share.
+    /// The SIP account to call: the device's own, if it has one, and otherwise the one that all devices of the extension share. An app
+    /// that does not name its device is on the only one.
     async fn phone_of(
         &self,
         extension: &Extension,
         device: Option<&DeviceId>,
     ) -> Result<SipAccountName, StoreError> {
+        let devices = self.pushes.devices();
         let own = match device {
-            Some(device) => self.pushes.devices().sip_account(extension, device).await?,
-            None => None,
+            _ if !self.sip.settings().are_offered() => None,
+            Some(device) => devices.sip_account(extension, device).await?,
+            None => match devices.of(extension).await?.as_slice() {
+                [only] => only.sip_account.clone(),
+                _ => None,
+            },
         };
         Ok(own.unwrap_or_else(|| SipAccountName::of_extension(extension)))
     }
