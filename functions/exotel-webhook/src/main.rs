@@ -159,12 +159,12 @@ impl ExotelWebhookHandler {
         ))
     }
 
-    /// The extension of the number that was called.
+    /// The extension of the agent's number, or else of the number that was called.
     async fn find_extension(&self, webhook: &ExotelWebhook) -> Result<Extension, ApiError> {
-        if let Some(number) = &webhook.to
-            && let Some(extension) = self.routes.of(number).await?
-        {
-            return Ok(extension);
+        for number in [&webhook.agent, &webhook.to].into_iter().flatten() {
+            if let Some(extension) = self.routes.of(number).await? {
+                return Ok(extension);
+            }
         }
         tracing::error!(call_sid = %webhook.call_sid, number = ?webhook.to, "number has no route");
         let no_route = ApiError::with_message(

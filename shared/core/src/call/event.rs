@@ -73,6 +73,9 @@ pub enum Event {
         /// The side that hung up.
         by: CallSide,
     },
+    /// Exotel is done with the agent whom it called for this call: he did not answer, or the conversation is over. The caller may be on
+    /// the line.
+    AgentDone,
     /// The phone's leg ended.
     PhoneLegEnded {
         /// The PBX of the leg.
@@ -128,6 +131,7 @@ impl Event {
             | Self::OutboundCallRejected(_)
             | Self::ExotelNoAnswer
             | Self::CallerLegEnded { .. }
+            | Self::AgentDone
             | Self::PhoneLegEnded { .. }
             | Self::Bridged
             | Self::BridgeEnded
@@ -187,6 +191,7 @@ impl Event {
             Self::CallerLegEnded { answered, .. } => {
                 ("caller_leg_ended", Some(format!("answered={answered}")))
             }
+            Self::AgentDone => ("agent_done", None),
             Self::PhoneLegEnded {
                 answered, cause, ..
             } => (

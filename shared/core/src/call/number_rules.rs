@@ -63,6 +63,7 @@ pub(super) fn rules(event: &Event, now: Timestamp) -> Vec<Rule<'_>> {
         | Event::CallerPhoneDialed
         | Event::CallerUnreachable
         | Event::CallerLegEnded { .. }
+        | Event::AgentDone
         | Event::PhoneLegEnded { .. }
         | Event::Bridged
         | Event::NotBridged { .. }

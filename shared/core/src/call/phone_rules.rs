@@ -80,6 +80,7 @@ pub(super) fn rules(event: &Event, now: Timestamp) -> Vec<Rule<'_>> {
         Event::CallerLegEnded { leg, answered, by } => {
             caller_leg_ended(leg.as_ref(), *answered, *by, now)
         }
+        Event::AgentDone => agent_done(now),
         Event::PhoneLegEnded {
             pbx,
             answered,
@@ -501,6 +502,38 @@ fn caller_leg_ended(
     rules.push(when_read("has ended", |call| call.status.is_final()).repeat());
     rules.push(otherwise().nothing());
     rules
+}
+
+/// A caller whose leg waits may wait for another agent, and the PBX reports when he leaves. Without a leg, nothing else says that
+/// Exotel has stopped calling this extension.
+fn agent_done(now: Timestamp) -> Vec<Rule<'static>> {
+    let canceled = ended(CallStatus::Canceled, EndReason::CallerHungUp, now);
+    vec![
+        when([
+            waiting(),
+            Condition::CalledFromTrunk,
+            Condition::NoCallerLeg,
+        ])
+        .set(canceled.clone())
+        .then_pending(),
+        when([
+            Condition::StatusIs(CallStatus::MobileReady),
+            Condition::CalledFromTrunk,
+            Condition::NoCallerLeg,
+        ])
+        .set(canceled)
+        .then_pending(),
+        // The report of the end may be lost.
+        when_read("its phone is dialed or talks", |call| {
+            matches!(
+                call.status,
+                CallStatus::MobileReady | CallStatus::InProgress
+            )
+        })
+        .only("check the bridge", |_, _| vec![Effect::CheckBridge]),
+        when_read("has ended", |call| call.status.is_final()).repeat(),
+        otherwise().nothing(),
+    ]
 }
 
 fn phone_leg_ended(

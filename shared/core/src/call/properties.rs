@@ -192,6 +192,7 @@ pub(super) fn any_event() -> impl Strategy<Value = Event> {
                 cause,
                 by: CallSide::Callee
             }),
+        Just(Event::AgentDone),
         Just(Event::Bridged),
         Just(Event::BridgeEnded),
         Just(Event::TimerFired),
@@ -712,6 +713,7 @@ mod rule_pages {
                     by: CallSide::Caller,
                 },
             ),
+            ("agent done", Event::AgentDone),
             (
                 "phone declines",
                 Event::PhoneLegEnded {
@@ -967,7 +969,8 @@ mod rule_pages {
                 answered: false,
                 by: CallSide::Caller,
             },
-            Event::CallerLegEnded { .. } => Event::PhoneLegEnded {
+            Event::CallerLegEnded { .. } => Event::AgentDone,
+            Event::AgentDone => Event::PhoneLegEnded {
                 pbx: leg("leg-a").pbx,
                 answered: true,
                 cause: 16,
