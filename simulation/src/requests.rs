@@ -4,7 +4,7 @@ use std::fmt;
 
 use ringback::switchboard::{InboundCallReport, NewCallRequest};
 use ringback_core::call::{CorrelationKey, Event};
-use ringback_core::ids::CallId;
+use ringback_core::ids::{CallId, CallSid, Extension, Leg};
 
 /// A request to a function.
 #[derive(Clone)]
@@ -17,8 +17,10 @@ pub enum Request {
     AppResponds(CallId, Event),
     /// Exotel's webhook reports a caller.
     ExotelReportsCaller(InboundCallReport),
-    /// Exotel's webhook reports how a call goes.
+    /// Exotel's webhook reports how a call goes that it was asked to place.
     ExotelReports(CallId, Event),
+    /// Exotel's webhook reports how a caller's calls go: all of them, or those of one extension.
+    ExotelReportsSid(CallSid, Option<Extension>, Event),
     /// An app starts a call.
     AppCalls(NewCallRequest),
 }
@@ -27,6 +29,7 @@ pub enum Request {
 #[derive(Clone, Debug)]
 pub enum Named {
     ById(CallId),
+    ByLeg(CallSid, Extension, Leg),
     ByCaller(CorrelationKey),
 }
 

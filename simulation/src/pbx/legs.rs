@@ -1,7 +1,7 @@
 //! How legs end, and what the dialplan reports of them.
 
 use ringback_core::call::{CallSide, CorrelationKey, Event};
-use ringback_core::ids::{CallId, ChannelId, Leg, PbxName};
+use ringback_core::ids::{ChannelId, Leg, PbxName};
 
 use super::reports::post;
 use crate::faults::Fault;
@@ -129,7 +129,13 @@ fn report_end(sim: &Sim, pbx: usize, name: &PbxName, channel: &Channel, cause: u
     let named = match (channel.call, &channel.role) {
         (Some(call), _) => Named::ById(call),
         (None, Role::Caller(report)) => match &report.call_sid {
-            Some(sid) => Named::ById(CallId::of_call_sid(sid)),
+            Some(sid) => {
+                let leg = Leg {
+                    pbx: name.clone(),
+                    channel: channel.id.clone(),
+                };
+                Named::ByLeg(sid.clone(), report.extension.clone(), leg)
+            }
             None => Named::ByCaller(CorrelationKey {
                 extension: report.extension.clone(),
                 caller: report.caller.number.clone(),
@@ -161,7 +167,7 @@ fn is_over(sim: &Sim, state: &mut State, channel: &Channel, by_us: bool) {
 pub fn cancel_other_legs(sim: &Sim, state: &mut State, caller: usize, except: u32) {
     for pbx in 0..state.pbxs.len() {
         let is_waiting = |leg: &&Channel| {
-            leg.caller == caller
+            sim.plan().ring_together(leg.caller, caller)
                 && leg.serial != except
                 && leg.bridged_to.is_none()
                 && match leg.role {
