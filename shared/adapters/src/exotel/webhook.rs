@@ -99,7 +99,7 @@ impl ExotelWebhook {
             },
             caller: Caller::on_network(
                 number(either("CallFrom", "From")),
-                fields.with_quotes("CallerName").and_then(CallerName::parse),
+                fields.with_quotes("CallerName").and_then(caller_name),
             ),
             to: number(either("CallTo", "To")),
             agent: agent_stage.and_then(|_| number(fields.text("DialWhomNumber"))),
@@ -146,6 +146,12 @@ impl ExotelWebhook {
             }),
         }
     }
+}
+
+/// Exotel writes `null` for a value that it does not have.
+fn caller_name(text: &str) -> Option<CallerName> {
+    let is_missing = matches!(text.trim_matches('"'), "" | "null");
+    (!is_missing).then(|| CallerName::parse(text)).flatten()
 }
 
 /// `Direction` is `incoming` (Passthru), `inbound` (StatusCallback), `outbound-dial` or `outbound-api`.
@@ -205,6 +211,9 @@ fn progress(fields: &FormFields) -> Option<CallStatus> {
     } else if is_event(fields, "terminal") {
         // The call has ended with a status that Exotel does not document.
         Some(CallStatus::Failed)
+    } else if is_event(fields, "ringing") {
+        // AgentStream reports it. Exotel says `in-progress` from the start.
+        Some(CallStatus::Ringing)
     } else if is_event(fields, "answered") && second_number_rings(fields) {
         Some(CallStatus::Ringing)
     } else if is_event(fields, "answered") {
@@ -383,6 +392,15 @@ mod tests {
                 "EventType=answered&Status=in-progress",
                 Some(CallStatus::InProgress),
             ),
+            ("EventType=ringing", Some(CallStatus::Ringing)),
+            (
+                "EventType=Ringing&Status=in-progress",
+                Some(CallStatus::Ringing),
+            ),
+            (
+                "EventType=ringing&Status=no-answer",
+                Some(CallStatus::TimedOut),
+            ),
             ("EventType=answered", Some(CallStatus::InProgress)),
             (
                 "EventType=answered&Status=in-progress&Legs[0][Status]=in-progress&Legs[1][Status]=",
@@ -416,6 +434,20 @@ mod tests {
                 let other = webhook(&format!("Direction={other}&{fields}"));
                 assert_eq!(other.progress, None, "{fields}");
             }
+        }
+    }
+
+    #[test]
+    fn null_is_not_the_name_of_a_caller() {
+        let name = |text: &str| {
+            let caller = webhook(&format!("CallFrom=09876543210&CallerName={text}")).caller;
+            caller.name.map(|name| name.as_str().to_owned())
+        };
+        for missing in ["null", "%22null%22", "+null+", "", "%22%22"] {
+            assert_eq!(name(missing), None, "{missing}");
+        }
+        for shown in ["Asha", "Null", "Jennifer+Null"] {
+            assert_eq!(name(shown), Some(shown.replace('+', " ")), "{shown}");
         }
     }
 
