@@ -136,14 +136,14 @@ async fn serve(process: Arc<Process>, request: Request) -> Answer {
         }
         Request::PbxReports(named, event) => {
             let id = match named {
-                Named::ById(id) => id,
-                Named::ByLeg(sid, extension, leg) => {
+                Named::Id(id) => id,
+                Named::Leg(sid, extension, leg) => {
                     let rings = (&sid, &extension);
                     let handled =
                         switchboard.handle_leg(rings, &leg, &event, now, until_pbx_leaves);
                     return answer_for_pbx(&process, handled.await);
                 }
-                Named::ByCaller(key) => match switchboard.find_by_correlation_key(&key).await {
+                Named::Caller(key) => match switchboard.find_by_correlation_key(&key).await {
                     Ok(Some(id)) => id,
                     Ok(None) => return Answer::NoSuchCall,
                     Err(_) => return Answer::Failed,

@@ -28,9 +28,9 @@ pub enum Request {
 /// How a report of the PBX names its call.
 #[derive(Clone, Debug)]
 pub enum Named {
-    ById(CallId),
-    ByLeg(CallSid, Extension, Leg),
-    ByCaller(CorrelationKey),
+    Id(CallId),
+    Leg(CallSid, Extension, Leg),
+    Caller(CorrelationKey),
 }
 
 /// The answer to a request.

@@ -56,7 +56,7 @@ pub fn report(sim: &Sim, pbx: usize, named: Named, event: Event) {
             Event::Bridged | Event::CallerLegEnded { answered: true, .. }
         );
         let call = match named {
-            Named::ById(id) if shows_talk => Some(id),
+            Named::Id(id) if shows_talk => Some(id),
             _ => None,
         };
         let answer = post(&sim, pbx, &Request::PbxReports(named, event)).await;
@@ -127,16 +127,16 @@ fn report_end(sim: &Sim, pbx: usize, name: &PbxName, channel: &Channel, cause: u
         Event::CallerLegEnded { leg, answered, by }
     };
     let named = match (channel.call, &channel.role) {
-        (Some(call), _) => Named::ById(call),
+        (Some(call), _) => Named::Id(call),
         (None, Role::Caller(report)) => match &report.call_sid {
             Some(sid) => {
                 let leg = Leg {
                     pbx: name.clone(),
                     channel: channel.id.clone(),
                 };
-                Named::ByLeg(sid.clone(), report.extension.clone(), leg)
+                Named::Leg(sid.clone(), report.extension.clone(), leg)
             }
-            None => Named::ByCaller(CorrelationKey {
+            None => Named::Caller(CorrelationKey {
                 extension: report.extension.clone(),
                 caller: report.caller.number.clone(),
             }),

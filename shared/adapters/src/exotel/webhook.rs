@@ -131,7 +131,8 @@ impl ExotelWebhook {
         })
     }
 
-    /// The event for an inbound call that has ended, or whose agent Exotel is done with; `None` while the caller waits or talks.
+    /// The event for an inbound call that has ended, or whose agent Exotel no longer calls; `None` while the caller waits or
+    /// talks.
     #[must_use]
     pub const fn end_event(&self) -> Option<Event> {
         match self.stage {
@@ -173,11 +174,11 @@ fn agent_stage(fields: &FormFields) -> Option<CallStage> {
         .into_iter()
         .any(|event| is_event(fields, event));
     let has_event = fields.text("EventType").is_some();
+    let says_busy = is_busy && names_agent && !has_event;
+    let says_called = is_being_called && (is_busy || is_free || (names_agent && status.is_empty()));
     if fields.text("Direction") == Some("outbound-api") {
         None
-    } else if is_being_called && (is_busy || is_free || (names_agent && status.is_empty())) {
-        Some(CallStage::Ongoing)
-    } else if is_busy && names_agent && !has_event {
+    } else if says_called || says_busy {
         Some(CallStage::Ongoing)
     } else if is_free || (is_event(fields, "terminal") && names_agent && status.is_empty()) {
         Some(CallStage::AgentDone)

@@ -73,8 +73,8 @@ pub enum Event {
         /// The side that hung up.
         by: CallSide,
     },
-    /// Exotel is done with the agent whom it called for this call: he did not answer, or the conversation is over. The caller may be on
-    /// the line.
+    /// Exotel no longer calls the agent of this call: the agent did not answer, or the conversation is over. The caller may be on the
+    /// line.
     AgentDone,
     /// The phone's leg ended.
     PhoneLegEnded {

@@ -518,8 +518,8 @@ fn caller_leg_ended(
     rules
 }
 
-/// A caller whose leg waits may wait for another agent, and the PBX reports when he leaves. Without a leg, nothing else says that
-/// Exotel has stopped calling this extension.
+/// A caller whose leg waits may wait for another agent, and the PBX reports the end of the leg. Without a leg, no other report says
+/// that Exotel has stopped calling this extension.
 fn agent_done(now: Timestamp) -> Vec<Rule<'static>> {
     let canceled = ended(CallStatus::Canceled, EndReason::CallerHungUp, now);
     vec![
