@@ -134,7 +134,7 @@ fn each_function_may_do_to_the_table_only_what_it_does() -> Result<()> {
         // Takes a rate token, writes the device and the owner of its address, finds and deletes the oldest device.
         ("devices", "UpdateItem PutItem Query DeleteItem"),
         // Reads the call, and takes a rate token before it waits for a call of the other region.
-        ("call-status", "GetItem UpdateItem"),
+        ("call-status", "GetItem Query UpdateItem"),
         ("health", "GetItem"),
         ("ws-connect", "PutItem"),
         ("ws-disconnect", "DeleteItem"),
