@@ -161,7 +161,7 @@ pub fn dial_caller(sim: &Sim, state: &mut State, pbx: usize, call: CallId) -> Or
             }
         };
         sim.note(|| format!("the calling app's phone waits on {id}"));
-        let report = Request::PbxReports(Named::ById(call), arrival);
+        let report = Request::PbxReports(Named::Id(call), arrival);
         wait_for_bridge(&sim, pbx, &id, serial, report).await;
     });
     Originated::UnderWay
@@ -225,7 +225,7 @@ fn phone_answers(sim: &Sim, pbx: usize, id: &ChannelId, serial: u32) {
     cancel_other_legs(sim, &mut state, caller, caller_serial);
     drop(state);
     sim.note(|| format!("BRIDGED: {waiting} and {id}"));
-    report(sim, pbx, Named::ById(call), Event::Bridged);
+    report(sim, pbx, Named::Id(call), Event::Bridged);
     let sim = sim.clone();
     let talk = Conversation {
         pbx,
