@@ -35,7 +35,7 @@ mod counts;
 mod reach;
 mod times;
 
-use ringback_core::call::{CallStatus, EndReason};
+use ringback_core::call::{CallStatus, EndReason, PushedDevices};
 use ringback_core::ids::{CallId, DeviceId};
 
 use crate::faults::Fault;
@@ -266,7 +266,12 @@ impl Checks<'_> {
             let named = by.device.as_ref();
             named.is_none_or(|named| named == device)
         });
-        has_answered || call.declined_by.contains(device)
+        // An app that does not name its device is on the only one.
+        let is_only = |pushed: &PushedDevices| pushed.devices.iter().all(|rang| rang == device);
+        let has_declined_unnamed = call.end_reason() == Some(EndReason::CalleeDeclined)
+            && call.declined_by.is_empty()
+            && call.pushed.as_ref().is_some_and(is_only);
+        has_answered || has_declined_unnamed || call.declined_by.contains(device)
     }
 
     /// Whether the only fault is the loss of a region, while the call rang and was known in the other one, and its user accepted early

@@ -7,6 +7,7 @@ use super::legs::{
     CALLER_GONE, HungUpBy, NORMAL, REJECTED, cancel_other_legs, end_if, end_leg, report,
 };
 use super::waiting::wait_for_bridge;
+use crate::faults::Fault;
 use crate::phones::{self, PhoneReply};
 use crate::random::Part;
 use crate::requests::{Named, Request};
@@ -82,9 +83,11 @@ pub fn dial_phone(
     let has_two_legs = state.truth.has_two_legs(call) || state.legs_of(caller).len() > 1;
     let has_two_legs = has_two_legs && sim.plan().regions == 2;
     let are_apart = sim.plan().cut.is_some() || sim.plan().region_loss.is_some() || has_two_legs;
+    // A request to dial the phone may reach Asterisk after the phone has moved and was dialed anew.
+    let is_late = state.faults.count(Fault::AriSlow) > 0;
     let mut channels = state.pbxs.iter().flat_map(|pbx| &pbx.channels);
     // A region may not have heard yet that the other one has dialed the phone elsewhere.
-    let may_be = |leg: &Channel| sim.plan().regions == 1 || leg.id == *id;
+    let may_be = |leg: &Channel| (sim.plan().regions == 1 && !is_late) || leg.id == *id;
     let is_other =
         |leg: &Channel| matches!(leg.role, Role::Phone(_)) && leg.call == Some(call) && may_be(leg);
     if !are_apart && channels.any(is_other) {
@@ -135,14 +138,14 @@ pub fn dial_caller(sim: &Sim, state: &mut State, pbx: usize, call: CallId) -> Or
         let arrival = {
             let mut state = sim.state();
             let name = state.pbxs[pbx].name.clone();
-            let has_given_up = state.truth.has_given_up(caller);
+            let is_awaited = state.truth.is_awaited_by(caller);
             let Some(channel) = state.pbxs[pbx]
                 .channel_mut(&id)
                 .filter(|leg| leg.serial == serial)
             else {
                 return;
             };
-            if has_given_up {
+            if !is_awaited {
                 // The app picks up only while its user waits for the call.
                 end_leg(&sim, &mut state, pbx, &id, REJECTED, HungUpBy::This);
                 return;
@@ -222,6 +225,7 @@ fn phone_answers(sim: &Sim, pbx: usize, id: &ChannelId, serial: u32) {
     }
     let (plan, elapsed) = (sim.plan(), sim.elapsed());
     (state.truth).bridged(plan, elapsed, call, (caller_serial, serial));
+    state.truth.caller_waits_no_more(caller);
     cancel_other_legs(sim, &mut state, caller, caller_serial);
     drop(state);
     sim.note(|| format!("BRIDGED: {waiting} and {id}"));

@@ -21,8 +21,8 @@ pub struct Truth {
     /// Calls by their ids, as numbers of the plan.
     callers: Vec<(CallId, usize)>,
     hung_up_by_app: Vec<CallId>,
-    /// The callers of the plan who have given up.
-    gave_up: Vec<usize>,
+    /// The callers of the plan whose apps await no call any more: they have given up, or have been bridged.
+    wait_no_more: Vec<usize>,
     pub violations: Vec<Violation>,
 }
 
@@ -139,12 +139,12 @@ impl Truth {
         self.hung_up_by_app.contains(&id)
     }
 
-    pub fn caller_gives_up(&mut self, caller: usize) {
-        self.gave_up.push(caller);
+    pub fn caller_waits_no_more(&mut self, caller: usize) {
+        self.wait_no_more.push(caller);
     }
 
-    pub fn has_given_up(&self, caller: usize) -> bool {
-        self.gave_up.contains(&caller)
+    pub fn is_awaited_by(&self, caller: usize) -> bool {
+        !self.wait_no_more.contains(&caller)
     }
 
     pub fn caller_waits(&mut self, elapsed: u64, serial: u32, pbx: usize, call: Option<CallId>) {

@@ -19,6 +19,9 @@ use crate::timestamp::Timestamp;
 /// the other region may have continued the call, which is not known here yet.
 const LATE: Duration = Duration::from_secs(1);
 
+/// How long the process that handles an accept may work on it.
+const APP_PATIENCE: Duration = Duration::from_secs(8);
+
 /// For how long Asterisk is asked whether the legs are bridged, before a call is given up that may be a conversation.
 const CHECKS_WITHIN: Duration = Duration::from_secs(8);
 
@@ -702,8 +705,9 @@ fn arm_timer_after_ring(call: &Call, now: Timestamp) -> Vec<Effect> {
 }
 
 fn not_bridged(rings: bool, now: Timestamp) -> Vec<Rule<'static>> {
-    // The process that handles the accept has watched the phone for as long as the app may wait. Each further timer arms the next one.
-    let is_first_look = move |ready: Timestamp| now < ready + ABANDONED_AFTER + CLOCK_DIFFERENCE;
+    // The process that handles the accept has waited for the phone, and then watched it, for as long as the app may wait. Each further
+    // timer arms the next one.
+    let is_first_look = move |ready: Timestamp| now < ready + APP_PATIENCE + CLOCK_DIFFERENCE;
     vec![
         when([Condition::StatusIs(CallStatus::MobileReady)])
             .and(
