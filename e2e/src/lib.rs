@@ -11,6 +11,7 @@ pub mod browser;
 pub mod clients;
 pub mod cloudformation;
 pub mod event_files;
+pub mod exotel_flow;
 pub mod fixture;
 pub mod function_resources;
 pub mod log_lines;

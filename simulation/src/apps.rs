@@ -76,7 +76,7 @@ fn loses_patience(sim: &Sim, caller: usize, call: CallId) {
             return;
         }
         sim.note(|| format!("caller {caller} gives up"));
-        sim.state().truth.caller_gives_up(caller);
+        sim.state().truth.caller_waits_no_more(caller);
         if patience % 2 == 0 {
             pbx::cancel_other_legs(&sim, &mut sim.state(), caller, 0);
             return;

@@ -15,6 +15,7 @@ use crate::pbx::{self, HungUpBy, Originated, Progress};
 use crate::process::Process;
 use crate::random::Part;
 use crate::state::State;
+use crate::state::phones::Account;
 use crate::{exotel, phones, timers};
 
 /// The effects of one process.
@@ -108,16 +109,17 @@ impl RunEffects {
             }
         }
         let id = call.phone_channel();
-        let originate =
-            |state: &mut State| pbx::dial_phone(sim, state, pbx, (call.call_id, &id), caller);
+        let account = self.account_to_call(call);
+        let originate = |state: &mut State| {
+            pbx::dial_phone(sim, state, pbx, (call.call_id, &id), account, caller)
+        };
         while self
             .ari(pbx, "before it dials the phone", originate)
             .await?
             == Originated::NotRegistered
         {
-            let extension = sim.plan().calls[sim.state().truth.caller_of(call.call_id)].extension;
             let is_registered =
-                move |state: &State, pbx| phones::contact(state, pbx, extension).is_some();
+                move |state: &State, pbx| phones::contact(state, pbx, account).is_some();
             self.wait_for(pbx, until, is_registered).await?;
             let exists = |state: &mut State| state.pbxs[pbx].channel(caller).is_some();
             if !self
@@ -138,6 +140,14 @@ impl RunEffects {
         self.watch_phone(pbx, call, &id, until).await
     }
 
+    /// The SIP account of the device that has accepted.
+    fn account_to_call(&self, call: &Call) -> Account {
+        let state = self.0.sim.state();
+        let extension = self.0.sim.plan().calls[state.truth.caller_of(call.call_id)].extension;
+        let device = call.answered_by.as_ref().and_then(|by| by.device.as_ref());
+        state.phones.account_to_call(extension, device)
+    }
+
     async fn watch_phone(
         &self,
         pbx: usize,
@@ -146,7 +156,7 @@ impl RunEffects {
         until: Timestamp,
     ) -> Result<Option<Event>, EffectError> {
         let until = until.min(self.0.now() + ABANDONED_AFTER);
-        let look = |state: &mut State| pbx::phone_progress(&self.0.sim, state, pbx, id);
+        let look = |state: &mut State| pbx::phone_progress(state, pbx, id);
         loop {
             let progress = self.ari_with_retries(pbx, "before it watches the phone's leg", look);
             match progress.await? {

@@ -14,9 +14,10 @@ use crate::state::table::short;
 /// A StatusCallback that is not answered with 200 comes again after 5 and after 15 minutes.
 const PAUSES: [u64; 2] = [300_000, 900_000];
 
-/// Exotel's id of this call of the plan.
-pub fn sid(caller: usize) -> Option<CallSid> {
-    CallSid::try_from(format!("exotel-sid{caller}").as_str()).ok()
+/// Exotel's id of this call of the plan. Calls that ring in parallel have one id.
+pub fn sid(sim: &Sim, caller: usize) -> Option<CallSid> {
+    let first = sim.plan().calls[caller].parallel_to.unwrap_or(caller);
+    CallSid::try_from(format!("exotel-sid{first}").as_str()).ok()
 }
 
 /// Asks Exotel to connect the two numbers of a call.
@@ -29,7 +30,7 @@ pub async fn place(process: &Process, call: &Call) -> Event {
         return Event::OutboundCallRejected(EndReason::ExotelRefused);
     }
     let caller = sim.state().truth.caller_of(call.call_id);
-    let Some(call_sid) = sid(caller) else {
+    let Some(call_sid) = sid(sim, caller) else {
         return Event::ExotelNoAnswer;
     };
     {
@@ -83,12 +84,15 @@ async fn go_on(sim: &Sim, call: CallId, caller: usize, longest: u64) {
 fn reach(sim: &Sim, call: CallId, caller: usize, status: CallStatus) {
     sim.note(|| format!("at Exotel, the call is {}", status.as_str()));
     sim.state().exotel.reach(call, status);
-    let Some(call_sid) = sid(caller) else { return };
-    report(sim, call, &Event::ExotelProgress { call_sid, status });
+    let Some(call_sid) = sid(sim, caller) else {
+        return;
+    };
+    let progress = Event::ExotelProgress { call_sid, status };
+    report(sim, &Request::ExotelReports(call, progress));
 }
 
-/// Exotel reports an event to the first region: perhaps late, perhaps twice, perhaps never.
-pub fn report(sim: &Sim, call: CallId, event: &Event) {
+/// Exotel reports to the first region: perhaps late, perhaps twice, perhaps never.
+pub fn report(sim: &Sim, request: &Request) {
     let again = sim.fault(Fault::ExotelTwice);
     for _ in 0..=usize::from(again) {
         if sim.fault(Fault::ExotelLost) {
@@ -99,20 +103,27 @@ pub fn report(sim: &Sim, call: CallId, event: &Event) {
         } else {
             sim.between(Part::Exotel, 50, 500)
         };
-        let (sim, event) = (sim.clone(), event.clone());
+        let (sim, request) = (sim.clone(), request.clone());
         sim.clone().spawn(async move {
             sim.sleep(late).await;
             for pause in PAUSES.into_iter().map(Some).chain([None]) {
-                sim.note(|| format!("Exotel reports {}", event.as_str()));
-                let report = Request::ExotelReports(call, event.clone());
-                let answer = sim.request(0, report).await;
-                if matches!(answer, Answer::Done(_)) {
+                sim.note(|| format!("Exotel reports {}", what(&request)));
+                let answer = sim.request(0, request.clone()).await;
+                // The webhook answers 200 for an unknown call too: a repetition would not make it known.
+                if matches!(answer, Answer::Done(_) | Answer::NoSuchCall) {
                     return;
                 }
                 let Some(pause) = pause else { return };
                 sim.sleep(pause).await;
             }
         });
+    }
+}
+
+fn what(request: &Request) -> &'static str {
+    match request {
+        Request::ExotelReports(_, event) | Request::ExotelReportsSid(_, _, event) => event.as_str(),
+        _ => "a caller",
     }
 }
 

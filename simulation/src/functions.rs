@@ -35,7 +35,9 @@ const fn function_of(request: &Request) -> (Function, u64) {
     match request {
         Request::CallerArrives(_) | Request::PbxReports(..) => (ASTERISK_INCOMING, 5_000),
         Request::AppResponds(..) => (CALL_RESPONSE, 3_000),
-        Request::ExotelReportsCaller(_) | Request::ExotelReports(..) => (EXOTEL_WEBHOOK, 10_000),
+        Request::ExotelReportsCaller(_)
+        | Request::ExotelReports(..)
+        | Request::ExotelReportsSid(..) => (EXOTEL_WEBHOOK, 10_000),
         Request::AppCalls(_) => (WS_MESSAGE, 10_000),
     }
 }
@@ -128,14 +130,20 @@ async fn serve(process: Arc<Process>, request: Request) -> Answer {
     match request {
         Request::CallerArrives(report) => {
             let handled = switchboard
-                .report_inbound_call(&report, now, until_pbx_leaves)
+                .report_inbound_call(&report, |id| id, now, until_pbx_leaves)
                 .await;
             answer_for_pbx(&process, handled)
         }
         Request::PbxReports(named, event) => {
             let id = match named {
-                Named::ById(id) => id,
-                Named::ByCaller(key) => match switchboard.find_by_correlation_key(&key).await {
+                Named::Id(id) => id,
+                Named::Leg(sid, extension, leg) => {
+                    let rings = (&sid, &extension);
+                    let handled =
+                        switchboard.handle_leg(rings, &leg, &event, now, until_pbx_leaves);
+                    return answer_for_pbx(&process, handled.await);
+                }
+                Named::Caller(key) => match switchboard.find_by_correlation_key(&key).await {
                     Ok(Some(id)) => id,
                     Ok(None) => return Answer::NoSuchCall,
                     Err(_) => return Answer::Failed,
@@ -150,14 +158,19 @@ async fn serve(process: Arc<Process>, request: Request) -> Answer {
             answer(&process, switchboard.handle(call, &event, now, until).await)
         }
         Request::ExotelReportsCaller(report) => {
-            let handled = switchboard.report_inbound_call(&report, now, until).await;
-            answer(&process, handled)
+            let handled = switchboard.report_inbound_call(&report, |id| id, now, until);
+            answer(&process, handled.await)
         }
         Request::ExotelReports(call, event) => {
-            match answer(&process, switchboard.handle(call, &event, now, until).await) {
-                // A repetition would not make the call known.
-                Answer::NoSuchCall => Answer::Done(call),
-                other => other,
+            answer(&process, switchboard.handle(call, &event, now, until).await)
+        }
+        Request::ExotelReportsSid(sid, extension, event) => {
+            let handled = switchboard.handle_by_sid(&sid, extension.as_ref(), &event, now, until);
+            match handled.await {
+                Ok(calls) => calls.last().map_or(Answer::NoSuchCall, |outcome| {
+                    Answer::Done(outcome.call.call_id)
+                }),
+                Err(error) => answer(&process, Err(error)),
             }
         }
         Request::AppCalls(call) => {

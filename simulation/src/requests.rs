@@ -4,7 +4,7 @@ use std::fmt;
 
 use ringback::switchboard::{InboundCallReport, NewCallRequest};
 use ringback_core::call::{CorrelationKey, Event};
-use ringback_core::ids::CallId;
+use ringback_core::ids::{CallId, CallSid, Extension, Leg};
 
 /// A request to a function.
 #[derive(Clone)]
@@ -17,8 +17,10 @@ pub enum Request {
     AppResponds(CallId, Event),
     /// Exotel's webhook reports a caller.
     ExotelReportsCaller(InboundCallReport),
-    /// Exotel's webhook reports how a call goes.
+    /// Exotel's webhook reports how a call goes that it was asked to place.
     ExotelReports(CallId, Event),
+    /// Exotel's webhook reports how a caller's calls go: all of them, or those of one extension.
+    ExotelReportsSid(CallSid, Option<Extension>, Event),
     /// An app starts a call.
     AppCalls(NewCallRequest),
 }
@@ -26,8 +28,9 @@ pub enum Request {
 /// How a report of the PBX names its call.
 #[derive(Clone, Debug)]
 pub enum Named {
-    ById(CallId),
-    ByCaller(CorrelationKey),
+    Id(CallId),
+    Leg(CallSid, Extension, Leg),
+    Caller(CorrelationKey),
 }
 
 /// The answer to a request.

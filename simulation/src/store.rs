@@ -9,7 +9,7 @@ use ringback::store::calls::{
     PAUSES_FOR_REPLICATION, ReplicationWaitError, UpdateResult,
 };
 use ringback_core::call::{Call, ConditionalUpdate, CorrelationKey};
-use ringback_core::ids::{CallId, Extension};
+use ringback_core::ids::{CallId, CallSid, Extension};
 use ringback_core::timestamp::Timestamp;
 
 use crate::faults::Fault;
@@ -208,8 +208,31 @@ impl CallStore for Store {
         self.ask("looking up a correlation key", |state| {
             match state.tables[region].get(&Key::Claim(key.clone()))?.value {
                 Value::Claim(id, _) => Some(id),
-                Value::Call(..) | Value::AliasOf(_) => None,
+                Value::Call(..) | Value::AliasOf(_) | Value::OfSid => None,
             }
+        })
+        .await
+    }
+
+    async fn index_by_sid(&self, call: &Call) -> Result<(), StoreError> {
+        let Some(sid) = call.call_sid.clone() else {
+            return Ok(());
+        };
+        self.ask("indexing a call by its CallSid", |state| {
+            let key = Key::OfSid(sid, call.extension.clone(), call.call_id);
+            self.write(state, key, Value::OfSid);
+        })
+        .await
+    }
+
+    async fn find_by_sid(
+        &self,
+        sid: &CallSid,
+        extension: Option<&Extension>,
+    ) -> Result<Vec<CallId>, StoreError> {
+        let region = self.0.region;
+        self.ask("finding calls by their CallSid", |state| {
+            state.tables[region].of_sid(sid, extension)
         })
         .await
     }
@@ -225,7 +248,7 @@ impl CallStore for Store {
             let key = Key::Call(alias);
             match state.tables[region].get(&key).map(|item| &item.value) {
                 Some(Value::AliasOf(known)) => *known == id,
-                Some(Value::Call(..) | Value::Claim(..)) => false,
+                Some(Value::Call(..) | Value::Claim(..) | Value::OfSid) => false,
                 None => {
                     self.write(state, key, Value::AliasOf(id));
                     true

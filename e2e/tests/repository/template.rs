@@ -135,7 +135,7 @@ fn each_function_may_do_to_the_table_only_what_it_does() -> Result<()> {
         // writes SIP accounts.
         ("devices", "GetItem UpdateItem PutItem Query DeleteItem"),
         // Reads the call, and takes a rate token before it waits for a call of the other region.
-        ("call-status", "GetItem UpdateItem"),
+        ("call-status", "GetItem Query UpdateItem"),
         ("health", "GetItem"),
         // Reads accounts, their devices and the jobs of PBXs, and deletes jobs that are done.
         ("sip-accounts", "Query GetItem DeleteItem"),

@@ -235,8 +235,9 @@ impl Functions {
                 environment.insert((*name).to_owned(), value.clone());
             }
         }
-        // The tokens of the event files have no issuer and no audience.
-        environment.retain(|name, _| !["TOKEN_ISSUER", "TOKEN_AUDIENCE"].contains(&name.as_str()));
+        // The tokens of the event files have no issuer and no audience, and `ARI_URL` names no PBX of the deployment.
+        let unused = ["TOKEN_ISSUER", "TOKEN_AUDIENCE", "SIP_URIS"];
+        environment.retain(|name, _| !unused.contains(&name.as_str()));
         Ok(environment)
     }
 

@@ -204,6 +204,21 @@ async fn the_device_that_accepts_is_the_one_that_is_called() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_only_device_is_called_even_if_it_does_not_name_itself() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    let app = fixture.unregistered_app("1001");
+    let mut phone = Account::of(&app).await?.phone(&fixture, 0, false).await?;
+    phone.register().await?;
+    let (caller, id) = app.is_called().await?;
+    let (status, answer) = app.respond_without_device("accept", &id).await?;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    phone.next_call(SOON).await?.answer().await?;
+    caller.answered(SOON).await?;
+    caller.hang_up().await?;
+    app.unregister().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_device_that_accepts_before_it_registers_is_waited_for() -> Result<()> {
     let fixture = Fixture::open().await?;
     let [this, other] = [

@@ -17,7 +17,7 @@ use ringback::start::{LiveSwitchboard, Start};
 use ringback::store::number_routes::NumberRoutes;
 use ringback::switchboard::{EventOutcome, InboundCallReport, SwitchboardError};
 use ringback_core::call::Event;
-use ringback_core::ids::{CallId, Extension};
+use ringback_core::ids::Extension;
 use ringback_core::timestamp::Timestamp;
 use serde_json::json;
 
@@ -76,7 +76,7 @@ impl AsteriskIncoming {
     ) -> Result<ApiAnswer, ApiError> {
         let extension = self.extension(&report).await?;
         let report = InboundCallReport {
-            call_id: self.signing.sign(report.call_id_for(&extension)).await?,
+            call_id: report.call_id_for(&extension),
             extension,
             caller: report.caller,
             call_sid: report.call_sid,
@@ -84,12 +84,9 @@ impl AsteriskIncoming {
         };
         let reported = self
             .switchboard
-            .report_inbound_call(&report, now, until)
+            .report_inbound_call(&report, self.signing.signer().await?, now, until)
             .await;
-        let call = accept_offline_phone(reported)?.call;
-        Ok(ApiAnswer::ok(
-            json!({ "call_id": call.call_id, "status": call.status }),
-        ))
+        answer(&accept_offline_phone(reported)?, now)
     }
 
     async fn handle_event(
@@ -99,24 +96,24 @@ impl AsteriskIncoming {
         now: Timestamp,
         until: Timestamp,
     ) -> Result<ApiAnswer, ApiError> {
-        let call_id = self.find_call(report).await?;
-        let handled = self.switchboard.handle(call_id, event, now, until).await;
-        let outcome = accept_offline_phone(handled)?;
-        match outcome.rejected {
-            None => Ok(ApiAnswer::ok(
-                json!({ "call_id": call_id, "status": outcome.call.status }),
-            )),
-            Some(reason) => Err(ApiError::rejected(reason, &outcome.call, now)),
-        }
-    }
-
-    async fn find_call(&self, report: &DialplanReport) -> Result<CallId, ApiError> {
-        let key = match report.reported_call() {
-            ReportedCall::ById(id) => return Ok(id),
-            ReportedCall::ByCaller => report.correlation_key(self.extension(report).await?),
+        let handled = match report.reported_call() {
+            ReportedCall::ById(id) => self.switchboard.handle(id, event, now, until).await,
+            ReportedCall::ByCallSid(sid) => {
+                let extension = self.extension(report).await?;
+                let rings = (&sid, &extension);
+                let handling = self
+                    .switchboard
+                    .handle_leg(rings, &report.leg, event, now, until);
+                handling.await
+            }
+            ReportedCall::ByCaller => {
+                let key = report.correlation_key(self.extension(report).await?);
+                let id = self.switchboard.find_by_correlation_key(&key).await?;
+                let id = id.ok_or(ApiErrorCode::NoSuchCall)?;
+                self.switchboard.handle(id, event, now, until).await
+            }
         };
-        let call = self.switchboard.find_by_correlation_key(&key).await?;
-        Ok(call.ok_or(ApiErrorCode::NoSuchCall)?)
+        answer(&accept_offline_phone(handled)?, now)
     }
 
     /// The extension in the report, or else the extension of the number that was called.
@@ -133,6 +130,16 @@ impl AsteriskIncoming {
         }
         tracing::error!(leg = %report.leg, ?number, "number has no route");
         Err(ApiErrorCode::NumberNotRouted.into())
+    }
+}
+
+fn answer(outcome: &EventOutcome, now: Timestamp) -> Result<ApiAnswer, ApiError> {
+    let call = &outcome.call;
+    match outcome.rejected {
+        None => Ok(ApiAnswer::ok(
+            json!({ "call_id": call.call_id, "status": call.status }),
+        )),
+        Some(reason) => Err(ApiError::rejected(reason, call, now)),
     }
 }
 

@@ -46,7 +46,7 @@ impl CallStatusHandler {
         Ok(ApiAnswer::ok(call_json(&call, now)))
     }
 
-    /// Finds a call by its id; for an operator also by Exotel's CallSid. The signature of an id is checked before the table
+    /// Finds a call by its id; for an operator also by Exotel's CallSid: of several calls, the last one. The signature of an id is checked before the table
     /// is read, so that made-up ids cost no read.
     async fn find(
         &self,
@@ -59,7 +59,15 @@ impl CallStatusHandler {
         match viewer {
             Viewer::Operator if !is_id => {
                 let sid = CallSid::try_from(id)?;
-                Ok(self.calls.find(CallId::of_call_sid(&sid)).await?)
+                let mut last: Option<Call> = None;
+                for id in self.calls.find_by_sid(&sid, None).await? {
+                    let call = self.calls.find(id).await?;
+                    last = last
+                        .into_iter()
+                        .chain(call)
+                        .max_by_key(|call| call.created_at);
+                }
+                Ok(last)
             }
             Viewer::Operator => {
                 let id = CallId::try_from(id)?;

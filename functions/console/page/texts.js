@@ -55,6 +55,7 @@ const EVENTS = {
   call_reported: "Call reported by Exotel",
   caller_leg_arrived: "Caller's leg reached the PBX",
   caller_leg_ended: "Caller's leg ended",
+  agent_done: "Exotel is done with this agent",
   phone_leg_ended: "Phone's leg ended",
   caller_phone_located: "Caller's phone located",
   caller_phone_dialed: "Caller's phone dialed",

@@ -8,13 +8,13 @@ use lambda_http::Request;
 use ringback::api::http::{self, ApiAnswer, ApiError, ApiErrorCode};
 use ringback::auth::signing::{SignatureError, Signing};
 use ringback::auth::webhook_auth::WebhookAuth;
-use ringback::exotel::{CallDirection, ExotelWebhook, WebhookSource};
+use ringback::exotel::{CallDirection, CallStage, ExotelWebhook, WebhookSource};
 use ringback::platform::secrets::WebhookSecret;
 use ringback::start::{LiveSwitchboard, Start};
 use ringback::store::number_routes::NumberRoutes;
 use ringback::switchboard::{InboundCallReport, SwitchboardError};
 use ringback_core::call::Event;
-use ringback_core::ids::{CallId, Extension};
+use ringback_core::ids::{CallId, CallSid, Extension};
 use ringback_core::timestamp::Timestamp;
 use serde_json::json;
 
@@ -48,7 +48,6 @@ impl ExotelWebhookHandler {
             .map(Extension::try_from)
             .transpose()?;
         let webhook = self.parse(&request, query).await?;
-        let id_of_sid = CallId::of_call_sid(&webhook.call_sid);
         match (scope, webhook.direction) {
             (scope, CallDirection::Outbound) => {
                 // A call that Ringback did not place, or a status that Exotel does not document.
@@ -56,16 +55,31 @@ impl ExotelWebhookHandler {
                     return Ok(ApiAnswer::ok(json!({ "status": "ignored" })));
                 };
                 let call_id = match scope {
-                    ReportScope::OneCall(call_id) => call_id,
-                    ReportScope::AllCalls => webhook.call_id.unwrap_or(id_of_sid),
+                    ReportScope::OneCall(call_id) => Some(call_id),
+                    ReportScope::AllCalls => webhook.call_id,
                 };
-                self.handle_event(call_id, &progress, now, deadline).await
+                match call_id {
+                    Some(id) => self.handle_event(id, &progress, now, deadline).await,
+                    None => {
+                        let sid = &webhook.call_sid;
+                        self.handle_by_sid(sid, None, &progress, now, deadline)
+                            .await
+                    }
+                }
             }
             (ReportScope::OneCall(_), CallDirection::Inbound) => {
                 Err(SignatureError::WrongToken.into())
             }
             (ReportScope::AllCalls, CallDirection::Inbound) => match webhook.end_event() {
-                Some(end) => self.handle_event(id_of_sid, &end, now, deadline).await,
+                Some(end) => {
+                    let extension = match webhook.stage {
+                        CallStage::AgentDone => self.extension(&webhook, extension).await?,
+                        CallStage::Ended | CallStage::Ongoing => None,
+                    };
+                    let (sid, extension) = (&webhook.call_sid, extension.as_ref());
+                    self.handle_by_sid(sid, extension, &end, now, deadline)
+                        .await
+                }
                 None => self.start_call(webhook, extension, now, deadline).await,
             },
         }
@@ -126,6 +140,28 @@ impl ExotelWebhookHandler {
         }
     }
 
+    /// Handles an event of all calls with this CallSid, or of those that call `extension`.
+    async fn handle_by_sid(
+        &self,
+        sid: &CallSid,
+        extension: Option<&Extension>,
+        event: &Event,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<ApiAnswer, ApiError> {
+        let handled = self
+            .switchboard
+            .handle_by_sid(sid, extension, event, now, until)
+            .await?;
+        let Some(outcome) = handled.last() else {
+            tracing::info!(call_sid = %sid, "report of an unknown call");
+            return Ok(ApiAnswer::ok(json!({ "status": "unknown" })));
+        };
+        Ok(ApiAnswer::ok(
+            json!({ "call_id": outcome.call.call_id, "status": outcome.call.status }),
+        ))
+    }
+
     async fn start_call(
         &self,
         webhook: ExotelWebhook,
@@ -137,21 +173,17 @@ impl ExotelWebhookHandler {
             tracing::warn!(call_sid = %webhook.call_sid, "repeated report of an old call ignored");
             return Ok(ApiAnswer::ok(json!({ "status": "too_late" })));
         }
-        let extension = match extension {
-            Some(extension) => extension,
-            None => self.find_extension(&webhook).await?,
-        };
-        let call_id = CallId::of_call_sid(&webhook.call_sid);
+        let extension = self.extension(&webhook, extension).await?;
         let report = InboundCallReport {
-            call_id: self.signing.sign(call_id).await?,
-            extension,
+            call_id: None,
+            extension: extension.ok_or_else(|| no_route(&webhook))?,
             caller: webhook.caller,
             call_sid: Some(webhook.call_sid),
             caller_leg: None,
         };
         let call = self
             .switchboard
-            .report_inbound_call(&report, now, until)
+            .report_inbound_call(&report, self.signing.signer().await?, now, until)
             .await?
             .call;
         Ok(ApiAnswer::ok(
@@ -159,23 +191,35 @@ impl ExotelWebhookHandler {
         ))
     }
 
-    /// The extension of the number that was called.
-    async fn find_extension(&self, webhook: &ExotelWebhook) -> Result<Extension, ApiError> {
-        if let Some(number) = &webhook.to
-            && let Some(extension) = self.routes.of(number).await?
-        {
-            return Ok(extension);
-        }
-        tracing::error!(call_sid = %webhook.call_sid, number = ?webhook.to, "number has no route");
-        let no_route = ApiError::with_message(
-            ApiErrorCode::NumberNotRouted,
-            "the number has no route to an extension; add a route, or add ?extension= to the webhook URL",
-        );
-        Err(match webhook.source {
-            // A Passthru applet takes the flow's failure branch on 302.
-            WebhookSource::Passthru => no_route.with_status(302),
-            WebhookSource::StatusCallback => no_route,
+    /// The extension that the report is about: that of the agent's number, or else the one in the URL, or else that of the number that
+    /// was called.
+    async fn extension(
+        &self,
+        webhook: &ExotelWebhook,
+        in_url: Option<Extension>,
+    ) -> Result<Option<Extension>, ApiError> {
+        let of_agent = match &webhook.agent {
+            Some(number) => self.routes.of(number).await?,
+            None => None,
+        };
+        Ok(match (of_agent.or(in_url), &webhook.to) {
+            (Some(extension), _) => Some(extension),
+            (None, Some(number)) => self.routes.of(number).await?,
+            (None, None) => None,
         })
+    }
+}
+
+fn no_route(webhook: &ExotelWebhook) -> ApiError {
+    tracing::error!(call_sid = %webhook.call_sid, number = ?webhook.to, "number has no route");
+    let no_route = ApiError::with_message(
+        ApiErrorCode::NumberNotRouted,
+        "the number has no route to an extension; add a route, or add ?extension= to the webhook URL",
+    );
+    match webhook.source {
+        // A Passthru applet takes the flow's failure branch on 302.
+        WebhookSource::Passthru => no_route.with_status(302),
+        WebhookSource::StatusCallback => no_route,
     }
 }
 

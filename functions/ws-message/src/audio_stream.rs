@@ -9,9 +9,8 @@ use ringback::platform::invocation::InvocationContext;
 use ringback::start::LiveSwitchboard;
 use ringback::store::connections::Connections;
 use ringback::store::streams::{AudioStream, AudioStreams};
-use ringback::switchboard::SwitchboardError;
-use ringback_core::call::{Call, Event};
-use ringback_core::ids::{CallId, CallSid};
+use ringback_core::call::{Call, CallStatus, Event};
+use ringback_core::ids::CallSid;
 use ringback_core::timestamp::Timestamp;
 use serde_json::{Value, json};
 
@@ -100,23 +99,23 @@ impl StreamHandler {
     }
 }
 
-/// `None` if the call is unknown. That is no error, because Exotel could do nothing about it.
+/// The call that the audio belongs to: of several with one CallSid, the one that talks. `None` if the call is unknown. That is no error,
+/// because Exotel could do nothing about it.
 async fn handle_event(
     switchboard: &LiveSwitchboard,
     call_sid: &CallSid,
     event: &Event,
     invocation: InvocationContext,
 ) -> Result<Option<Call>, ApiError> {
-    let call_id = CallId::of_call_sid(call_sid);
     let InvocationContext { now, deadline } = invocation;
-    match switchboard.handle(call_id, event, now, deadline).await {
-        Ok(outcome) => Ok(Some(outcome.call)),
-        Err(SwitchboardError::NoSuchCall) => {
-            tracing::warn!(%call_sid, "stream of an unknown call");
-            Ok(None)
-        }
-        Err(error) => Err(error.into()),
+    let handled = switchboard.handle_by_sid(call_sid, None, event, now, deadline);
+    let calls = handled.await?.into_iter().map(|outcome| outcome.call);
+    let talks = |call: &Call| call.status == CallStatus::InProgress;
+    let call = calls.max_by_key(|call| (talks(call), !call.status.is_final(), call.created_at));
+    if call.is_none() {
+        tracing::warn!(%call_sid, "stream of an unknown call");
     }
+    Ok(call)
 }
 
 /// The message of a pressed key. It has the form of `call_status_update`.

@@ -159,15 +159,20 @@ impl EffectRunner {
     }
 
     /// The phone to call: that of the device's own SIP account, if it has one, and otherwise that of the account that all devices of the
-    /// extension share.
+    /// extension share. An app that does not name its device is on the only one.
     async fn phone_of(
         &self,
         extension: &Extension,
         device: Option<&DeviceId>,
     ) -> Result<CalledPhone, StoreError> {
+        let devices = self.pushes.devices();
         let own = match device {
-            Some(device) => self.pushes.devices().sip_account(extension, device).await?,
-            None => None,
+            _ if !self.sip.settings().are_offered() => None,
+            Some(device) => devices.sip_account(extension, device).await?,
+            None => match devices.of(extension).await?.as_slice() {
+                [only] => only.sip_account.clone(),
+                _ => None,
+            },
         };
         let transports = self.sip.settings().servers.transports();
         Ok(own.map_or_else(

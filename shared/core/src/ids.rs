@@ -235,10 +235,13 @@ impl CallId {
     /// The length of the body, in bytes.
     const BODY_LENGTH: usize = 16 - Self::CHECK_LENGTH;
 
-    /// The id of the call with this CallSid: always the same, so that all reports with this CallSid are about the same call.
+    /// The id of one ring of Exotel's call `sid` at `extension`: always the same, so that all reports of this ring are about the same
+    /// call. Exotel may call several extensions at once, and each of them again. The first ring is number 1.
     #[must_use]
-    pub fn of_call_sid(sid: &CallSid) -> Self {
-        Self::with_body_of(Uuid::new_v5(&CALL_SID_NAMESPACE, sid.as_str().as_bytes()))
+    pub fn of_ring(sid: &CallSid, extension: &Extension, ring: u32) -> Self {
+        // Neither a CallSid nor an extension holds a slash.
+        let name = format!("{sid}/{extension}/{ring}");
+        Self::with_body_of(Uuid::new_v5(&CALL_SID_NAMESPACE, name.as_bytes()))
     }
 
     /// The id of the call that an app starts with this reference: the same request again names the same call.
@@ -408,16 +411,27 @@ mod tests {
     }
 
     #[test]
-    fn the_same_call_sid_makes_the_same_uuid() {
-        let sid = CallSid::try_from("b3d1e5a2c4f60718293a4b5c6d7e8f90").unwrap();
-        assert_eq!(CallId::of_call_sid(&sid), CallId::of_call_sid(&sid));
-        assert_eq!(CallId::of_call_sid(&sid).to_string().len(), 36);
+    fn each_ring_of_a_call_sid_at_an_extension_has_its_own_id() {
+        let ring = |sid: &str, extension: &str, ring| {
+            let sid = CallSid::try_from(sid).unwrap();
+            CallId::of_ring(&sid, &Extension::try_from(extension).unwrap(), ring)
+        };
+        let first = ring("b3d1e5a2", "1001", 1);
+        assert_eq!(first, ring("b3d1e5a2", "1001", 1));
+        assert_eq!(first.to_string().len(), 36);
+        for other in [
+            ring("b3d1e5a3", "1001", 1),
+            ring("b3d1e5a2", "1002", 1),
+            ring("b3d1e5a2", "1001", 2),
+        ] {
+            assert_ne!(first, other);
+        }
     }
 
     #[test]
     fn two_ids_with_different_check_fields_are_equal() {
         let sid = CallSid::try_from("sid-1").unwrap();
-        let unchecked = CallId::of_call_sid(&sid);
+        let unchecked = CallId::of_ring(&sid, &Extension::try_from("1001").unwrap(), 1);
         let checked = unchecked.with_check([0xde, 0xad, 0xbe, 0xef]);
         assert_eq!(checked, unchecked);
         assert_eq!(checked.key(), unchecked.key());
@@ -438,8 +452,8 @@ mod tests {
             channel: ChannelId::try_from("1795149002.12").unwrap(),
         };
         let ids = [
-            CallId::of_call_sid(&CallSid::try_from("a").unwrap()),
-            CallId::of_call_sid(&CallSid::try_from("b").unwrap()),
+            CallId::of_ring(&CallSid::try_from("a").unwrap(), &extension, 1),
+            CallId::of_ring(&CallSid::try_from("a").unwrap(), &extension, 2),
             CallId::of_reference(&extension, &Reference::try_from("a").unwrap()),
             CallId::of_leg(&leg, &extension).unwrap(),
             CallId::fresh(),

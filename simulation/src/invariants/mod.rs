@@ -35,7 +35,7 @@ mod counts;
 mod reach;
 mod times;
 
-use ringback_core::call::{CallStatus, EndReason};
+use ringback_core::call::{CallStatus, EndReason, PushedDevices};
 use ringback_core::ids::{CallId, DeviceId};
 
 use crate::faults::Fault;
@@ -170,9 +170,7 @@ impl Checks<'_> {
     }
 
     fn calls_have_ended(&mut self) {
-        let happened = self.state.faults.happened().iter();
-        let lost_timers = happened.filter(|(_, fault)| *fault == Fault::QueueLost);
-        let lost_timers = lost_timers.count();
+        let are_timers_lost = self.state.faults.count(Fault::QueueLost) > 1;
         for region in self.regions() {
             for call in self.state.tables[region].calls() {
                 let id = short(call.call_id);
@@ -181,7 +179,7 @@ impl Checks<'_> {
                         "every call comes to an end",
                         format!("{id}: {:?}", call.status),
                     );
-                } else if call.effects_pending_since.is_some() && lost_timers < 2 {
+                } else if call.effects_pending_since.is_some() && !are_timers_lost {
                     self.violated(
                         "no effect stays pending",
                         format!("{id} in region {region}"),
@@ -214,13 +212,14 @@ impl Checks<'_> {
 
     fn devices_are_silenced(&mut self) {
         let state = self.state;
+        let are_timers_lost = state.faults.count(Fault::QueueLost) > 1;
         for device in state.phones.extensions.iter().flatten() {
             for ring in &device.rings {
                 let id = short(ring.call);
                 let knows = ring.is_settled || ring.is_canceled;
                 let is_known = self.has_decided(ring.call, &device.id)
                     || self.earlier_pushes_are_unknown(ring.call);
-                if ring.pushes > 0 && !knows && !is_known {
+                if ring.pushes > 0 && !knows && !is_known && !are_timers_lost {
                     let details = format!("{} for {id}", device.id);
                     self.violated("every device that rang is silenced", details);
                 }
@@ -267,7 +266,12 @@ impl Checks<'_> {
             let named = by.device.as_ref();
             named.is_none_or(|named| named == device)
         });
-        has_answered || call.declined_by.contains(device)
+        // An app that does not name its device is on the only one.
+        let is_only = |pushed: &PushedDevices| pushed.devices.iter().all(|rang| rang == device);
+        let has_declined_unnamed = call.end_reason() == Some(EndReason::CalleeDeclined)
+            && call.declined_by.is_empty()
+            && call.pushed.as_ref().is_some_and(is_only);
+        has_answered || has_declined_unnamed || call.declined_by.contains(device)
     }
 
     /// Whether the only fault is the loss of a region, while the call rang and was known in the other one, and its user accepted early

@@ -7,6 +7,7 @@ use super::legs::{
     CALLER_GONE, HungUpBy, NORMAL, REJECTED, cancel_other_legs, end_if, end_leg, report,
 };
 use super::waiting::wait_for_bridge;
+use crate::faults::Fault;
 use crate::phones::{self, PhoneReply};
 use crate::random::Part;
 use crate::requests::{Named, Request};
@@ -14,6 +15,7 @@ use crate::scenario::HangsUp;
 use crate::sim::Sim;
 use crate::state::State;
 use crate::state::pbx::{Channel, Role};
+use crate::state::phones::Account;
 
 const NO_ANSWER: u16 = 19;
 const ORIGINATE_TIMEOUT: u64 = 30_000;
@@ -39,7 +41,7 @@ pub enum Progress {
 }
 
 /// Looks at the leg to the callee's phone.
-pub fn phone_progress(sim: &Sim, state: &State, pbx: usize, id: &ChannelId) -> Progress {
+pub fn phone_progress(state: &State, pbx: usize, id: &ChannelId) -> Progress {
     let channels = &state.pbxs[pbx];
     let Some(leg) = channels.channel(id).filter(|leg| !leg.is_up) else {
         return Progress::Reached;
@@ -52,8 +54,7 @@ pub fn phone_progress(sim: &Sim, state: &State, pbx: usize, id: &ChannelId) -> P
     let Some((dialed, false)) = &leg.dialed else {
         return Progress::Reached;
     };
-    let caller = leg.caller;
-    let now = phones::contact(state, pbx, sim.plan().calls[caller].extension);
+    let now = phones::contact(state, pbx, dialed.account);
     if now.is_some_and(|now| now != dialed) {
         Progress::Moved
     } else {
@@ -67,6 +68,7 @@ pub fn dial_phone(
     state: &mut State,
     pbx: usize,
     (call, id): (CallId, &ChannelId),
+    account: Account,
     waiting: &ChannelId,
 ) -> Originated {
     if state.pbxs[pbx].channel(id).is_some() {
@@ -74,16 +76,18 @@ pub fn dial_phone(
     }
     let known = state.pbxs[pbx].channel(waiting);
     let caller = known.map_or_else(|| state.truth.caller_of(call), |leg| leg.caller);
-    let extension = sim.plan().calls[caller].extension;
-    let Some(contact) = phones::contact(state, pbx, extension).cloned() else {
+    let Some(contact) = phones::contact(state, pbx, account).cloned() else {
         return Originated::NotRegistered;
     };
     // Two regions may each dial for a leg of their own, if the trunk brings the caller on two legs at once or replication is cut.
-    let has_two_legs = sim.plan().regions == 2 && state.truth.has_two_legs(call);
+    let has_two_legs = state.truth.has_two_legs(call) || state.legs_of(caller).len() > 1;
+    let has_two_legs = has_two_legs && sim.plan().regions == 2;
     let are_apart = sim.plan().cut.is_some() || sim.plan().region_loss.is_some() || has_two_legs;
+    // A request to dial the phone may reach Asterisk after the phone has moved and was dialed anew.
+    let is_late = state.faults.count(Fault::AriSlow) > 0;
     let mut channels = state.pbxs.iter().flat_map(|pbx| &pbx.channels);
     // A region may not have heard yet that the other one has dialed the phone elsewhere.
-    let may_be = |leg: &Channel| sim.plan().regions == 1 || leg.id == *id;
+    let may_be = |leg: &Channel| (sim.plan().regions == 1 && !is_late) || leg.id == *id;
     let is_other =
         |leg: &Channel| matches!(leg.role, Role::Phone(_)) && leg.call == Some(call) && may_be(leg);
     if !are_apart && channels.any(is_other) {
@@ -94,7 +98,7 @@ pub fn dial_phone(
     let role = Role::Phone(waiting.clone());
     let serial = originate(sim, state, pbx, id.clone(), role, (call, caller));
     let is_there = phones::is_there(state, &contact);
-    let missed_by = (!is_there).then_some(pbx);
+    let missed_by = (!is_there).then_some((pbx, account));
     (state.truth).phone_is_dialed(sim.elapsed(), serial, call, missed_by);
     let reply = phones::phone_rings(sim, state, call, &contact);
     if let Some(leg) = state.pbxs[pbx].channel_mut(id) {
@@ -134,14 +138,14 @@ pub fn dial_caller(sim: &Sim, state: &mut State, pbx: usize, call: CallId) -> Or
         let arrival = {
             let mut state = sim.state();
             let name = state.pbxs[pbx].name.clone();
-            let has_given_up = state.truth.has_given_up(caller);
+            let is_awaited = state.truth.is_awaited_by(caller);
             let Some(channel) = state.pbxs[pbx]
                 .channel_mut(&id)
                 .filter(|leg| leg.serial == serial)
             else {
                 return;
             };
-            if has_given_up {
+            if !is_awaited {
                 // The app picks up only while its user waits for the call.
                 end_leg(&sim, &mut state, pbx, &id, REJECTED, HungUpBy::This);
                 return;
@@ -160,7 +164,7 @@ pub fn dial_caller(sim: &Sim, state: &mut State, pbx: usize, call: CallId) -> Or
             }
         };
         sim.note(|| format!("the calling app's phone waits on {id}"));
-        let report = Request::PbxReports(Named::ById(call), arrival);
+        let report = Request::PbxReports(Named::Id(call), arrival);
         wait_for_bridge(&sim, pbx, &id, serial, report).await;
     });
     Originated::UnderWay
@@ -212,6 +216,8 @@ fn phone_answers(sim: &Sim, pbx: usize, id: &ChannelId, serial: u32) {
     };
     leg.is_up = true;
     leg.bridged_to = Some(id.clone());
+    // The phone's leg names the call, even if the answer with the call's id was lost.
+    leg.call = Some(call);
     let is_app_call = matches!(leg.role, Role::AppCaller);
     let (caller, caller_serial) = (leg.caller, leg.serial);
     if let Some(phone) = pbx_state.channel_mut(id) {
@@ -219,10 +225,11 @@ fn phone_answers(sim: &Sim, pbx: usize, id: &ChannelId, serial: u32) {
     }
     let (plan, elapsed) = (sim.plan(), sim.elapsed());
     (state.truth).bridged(plan, elapsed, call, (caller_serial, serial));
+    state.truth.caller_waits_no_more(caller);
     cancel_other_legs(sim, &mut state, caller, caller_serial);
     drop(state);
     sim.note(|| format!("BRIDGED: {waiting} and {id}"));
-    report(sim, pbx, Named::ById(call), Event::Bridged);
+    report(sim, pbx, Named::Id(call), Event::Bridged);
     let sim = sim.clone();
     let talk = Conversation {
         pbx,

@@ -1,7 +1,7 @@
 //! How legs end, and what the dialplan reports of them.
 
 use ringback_core::call::{CallSide, CorrelationKey, Event};
-use ringback_core::ids::{CallId, ChannelId, Leg, PbxName};
+use ringback_core::ids::{ChannelId, Leg, PbxName};
 
 use super::reports::post;
 use crate::faults::Fault;
@@ -57,7 +57,7 @@ pub fn report(sim: &Sim, pbx: usize, named: Named, event: Event) {
             Event::Bridged | Event::CallerLegEnded { answered: true, .. }
         );
         let call = match named {
-            Named::ById(id) if shows_talk => Some(id),
+            Named::Id(id) if shows_talk => Some(id),
             _ => None,
         };
         let answer = post(&sim, pbx, &Request::PbxReports(named, event)).await;
@@ -129,10 +129,16 @@ fn report_end(sim: &Sim, pbx: usize, name: &PbxName, channel: &Channel, cause: u
         Event::CallerLegEnded { leg, answered, by }
     };
     let named = match (channel.call, &channel.role) {
-        (Some(call), _) => Named::ById(call),
+        (Some(call), _) => Named::Id(call),
         (None, Role::Caller(report)) => match &report.call_sid {
-            Some(sid) => Named::ById(CallId::of_call_sid(sid)),
-            None => Named::ByCaller(CorrelationKey {
+            Some(sid) => {
+                let leg = Leg {
+                    pbx: name.clone(),
+                    channel: channel.id.clone(),
+                };
+                Named::Leg(sid.clone(), report.extension.clone(), leg)
+            }
+            None => Named::Caller(CorrelationKey {
                 extension: report.extension.clone(),
                 caller: report.caller.number.clone(),
             }),
@@ -163,7 +169,7 @@ fn is_over(sim: &Sim, state: &mut State, channel: &Channel, by_us: bool) {
 pub fn cancel_other_legs(sim: &Sim, state: &mut State, caller: usize, except: u32) {
     for pbx in 0..state.pbxs.len() {
         let is_waiting = |leg: &&Channel| {
-            leg.caller == caller
+            sim.plan().ring_together(leg.caller, caller)
                 && leg.serial != except
                 && leg.bridged_to.is_none()
                 && match leg.role {

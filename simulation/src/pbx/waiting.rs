@@ -30,10 +30,9 @@ pub fn caller_arrives(
         channel: id.clone(),
     };
     report.call_sid = sid;
-    let by_sid = report.call_sid.as_ref().map(CallId::of_call_sid);
-    let known = by_sid.or_else(|| CallId::of_leg(&leg, &report.extension));
-    report.call_id = known.unwrap_or(report.call_id);
-    report.caller_leg = Some(leg);
+    let by_leg = || CallId::of_leg(&leg, &report.extension);
+    report.call_id = report.call_sid.is_none().then(by_leg).flatten();
+    report.caller_leg = Some(leg.clone());
     let channel = Channel {
         id: id.clone(),
         serial,
@@ -49,7 +48,9 @@ pub fn caller_arrives(
         let mut state = sim.state();
         state.pbxs[pbx].channels.push(channel);
         let (elapsed, truth) = (sim.elapsed(), &mut state.truth);
-        truth.names(report.call_id, caller);
+        if let Some(id) = report.call_id {
+            truth.names(id, caller);
+        }
         truth.caller_waits(elapsed, serial, pbx, None);
         let legs = state.legs_of(caller);
         if legs.len() > 1 {
@@ -94,7 +95,7 @@ pub async fn wait_for_bridge(
         left -= 5_000;
         if waits(sim) {
             if let Request::CallerArrives(report) = &mut report {
-                report.call_id = call;
+                report.call_id = Some(call);
             }
             let again = sim.clone();
             sim.spawn(async move {

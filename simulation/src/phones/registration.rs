@@ -1,4 +1,4 @@
-//! Where phones are registered. Each PBX knows one address of an extension: the one that registered last (`max_contacts = 1`).
+//! Where phones are registered. Each PBX knows one address of a SIP account: the one that registered last.
 
 use ringback_core::ids::CallId;
 
@@ -7,7 +7,7 @@ use crate::random::Part;
 use crate::scenario::{Answers, Response};
 use crate::sim::Sim;
 use crate::state::State;
-use crate::state::phones::{At, Contact, Registration};
+use crate::state::phones::{Account, At, Contact, Registration};
 
 /// How long a phone that is gone does not answer the SIP call, until its host refuses it.
 const REFUSES_AFTER: u64 = 500;
@@ -57,18 +57,19 @@ fn registers_at(sim: &Sim, pbx: usize, at: At, address: u32, after: u64) {
         if device.address != address || !device.has_registered {
             return;
         }
-        let is_replaced =
-            |contact: &Contact| contact.pbx == pbx && contact.at.extension == at.extension;
+        let account = state.phones.account_of(at);
+        let is_replaced = |contact: &Contact| (contact.pbx, contact.account) == (pbx, account);
         forget(&mut state, elapsed, is_replaced);
         state.phones.contacts.push(Contact {
             pbx,
+            account,
             at,
             address,
             since: elapsed,
         });
         state.phones.registrations.push(Registration {
             pbx,
-            extension: at.extension,
+            account,
             from: elapsed,
             until: None,
         });
@@ -96,7 +97,7 @@ fn forget(state: &mut State, elapsed: u64, which: impl Fn(&Contact) -> bool) {
     let phones = &mut state.phones;
     for gone in phones.contacts.iter().filter(|contact| which(contact)) {
         for known in &mut phones.registrations {
-            if (known.pbx, known.extension) == (gone.pbx, gone.at.extension) {
+            if (known.pbx, known.account) == (gone.pbx, gone.account) {
                 known.until.get_or_insert(elapsed);
             }
         }
@@ -104,10 +105,10 @@ fn forget(state: &mut State, elapsed: u64, which: impl Fn(&Contact) -> bool) {
     phones.contacts.retain(|contact| !which(contact));
 }
 
-/// The address at which the PBX reaches the extension.
-pub fn contact(state: &State, pbx: usize, extension: usize) -> Option<&Contact> {
+/// The address at which the PBX reaches the account.
+pub fn contact(state: &State, pbx: usize, account: Account) -> Option<&Contact> {
     let mut contacts = state.phones.contacts.iter();
-    contacts.find(|contact| contact.pbx == pbx && contact.at.extension == extension)
+    contacts.find(|contact| (contact.pbx, contact.account) == (pbx, account))
 }
 
 /// Whether the phone is still at this address.

@@ -18,6 +18,10 @@ pub struct CallPlan {
     pub hangs_up: HangsUp,
     /// What the user of each device of the extension does.
     pub responses: Vec<Response>,
+    /// The call that Exotel's same caller makes to another extension at the same time.
+    pub parallel_to: Option<usize>,
+    /// Whether the popup URL of the Connect applet reports who is called.
+    pub popups: bool,
 }
 
 /// The kind of the call.
@@ -107,7 +111,7 @@ pub fn draw(
         14..=17 => 2,
         _ => 3,
     };
-    (0..count)
+    let mut calls: Vec<_> = (0..count)
         .map(|number| {
             let rng = &mut generator(seed, &format!("call {number}"));
             let is_first = number == 0;
@@ -140,9 +144,53 @@ pub fn draw(
                     ],
                 ),
                 responses: responses.collect(),
+                parallel_to: None,
+                popups: generator(seed, &format!("call {number} popups")).u32(0..3) == 0,
             }
         })
-        .collect()
+        .collect();
+    if extensions > 1 {
+        let parallel = parallel(seed, &mut calls[0], ring, devices);
+        calls.extend(parallel);
+    }
+    calls
+}
+
+/// At times, Exotel brings the first caller to both extensions at once.
+fn parallel(
+    seed: u64,
+    first: &mut CallPlan,
+    ring: u64,
+    devices: impl Fn(usize) -> usize,
+) -> Option<CallPlan> {
+    let rng = &mut generator(seed, "parallel");
+    let Kind::FromTrunk {
+        attempts, number, ..
+    } = &mut first.kind
+    else {
+        return None;
+    };
+    if rng.u32(0..4) != 0 {
+        return None;
+    }
+    *attempts = Attempts::One;
+    let kind = Kind::FromTrunk {
+        webhook: None,
+        leg: rng.u64(0..1_500),
+        number: *number,
+        reports_end: false,
+        attempts: Attempts::One,
+    };
+    let extension = 1 - first.extension;
+    let responses = (0..devices(extension)).map(|_| response(rng, ring));
+    Some(CallPlan {
+        kind,
+        extension,
+        responses: responses.collect(),
+        patience: None,
+        parallel_to: Some(0),
+        ..first.clone()
+    })
 }
 
 fn kind(rng: &mut Rng) -> Kind {
@@ -221,7 +269,7 @@ fn response(rng: &mut Rng, ring: u64) -> Response {
 pub fn give_each_its_number(calls: &mut [CallPlan]) {
     for (place, call) in calls.iter_mut().enumerate() {
         if let Kind::FromTrunk { number, .. } = &mut call.kind {
-            *number = Some(place);
+            *number = Some(call.parallel_to.unwrap_or(place));
         }
     }
 }

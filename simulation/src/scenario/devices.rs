@@ -16,6 +16,8 @@ pub struct DevicePlan {
     pub has_address: bool,
     /// The region of the WebSocket API that the app is connected to.
     pub connected_to: Option<usize>,
+    /// Whether the device has a SIP account of its own.
+    pub has_sip_account: bool,
 }
 
 /// A phone moves to another address.
@@ -36,6 +38,9 @@ pub fn draw(seed: u64, extension: usize, pbxs: usize, regions: usize) -> Vec<Dev
         &[1, 1, 1, 2, 2, 3],
     );
     let uses_answer_url = generator(seed, "answer url").u32(0..3) == 0;
+    let accounts = &mut generator(seed, &format!("SIP accounts of extension {extension}"));
+    let share_one = accounts.u32(0..3) == 0;
+    let mut has_sip_account = || !share_one && accounts.u32(0..8) > 0;
     (0..count)
         .map(|number| {
             let name = format!("device {number} of extension {extension}");
@@ -64,6 +69,7 @@ pub fn draw(seed: u64, extension: usize, pbxs: usize, regions: usize) -> Vec<Dev
                 uses_answer_url,
                 has_address,
                 connected_to,
+                has_sip_account: has_sip_account(),
             }
         })
         .collect()

@@ -91,6 +91,12 @@ impl Scenario {
         }
     }
 
+    /// Whether these are one caller, whom Exotel brings to several extensions at once.
+    pub fn ring_together(&self, one: usize, other: usize) -> bool {
+        let first = |call: usize| self.calls[call].parallel_to.unwrap_or(call);
+        first(one) == first(other)
+    }
+
     /// Whether none of the large faults happens.
     pub const fn has_no_planned_fault(&self) -> bool {
         self.region_loss.is_none() && self.cut.is_none() && self.restart.is_none()

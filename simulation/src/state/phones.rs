@@ -14,7 +14,7 @@ pub struct Phones {
     pub name_devices: bool,
     /// Where the phones of the calling apps are registered.
     pub caller_at: usize,
-    /// The address at which each PBX reaches each extension: the one that registered last.
+    /// The address at which each PBX reaches each account: the one that registered last.
     pub contacts: Vec<Contact>,
     pub registrations: Vec<Registration>,
     /// The calls for which the callee's phone was dialed.
@@ -38,20 +38,29 @@ pub struct At {
     pub device: usize,
 }
 
-/// The address of an extension at a PBX.
+/// A SIP account. A PBX knows one address of each: the one that registered last (`max_contacts = 1`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Account {
+    Own(At),
+    /// The devices of an extension share it.
+    Shared(usize),
+}
+
+/// The address of an account at a PBX.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Contact {
     pub pbx: usize,
+    pub account: Account,
     pub at: At,
     pub address: u32,
     /// When the phone registered it.
     pub since: u64,
 }
 
-/// A PBX knew where a phone is from then until then.
+/// A PBX knew where the phone of an account is from then until then.
 pub struct Registration {
     pub pbx: usize,
-    pub extension: usize,
+    pub account: Account,
     pub from: u64,
     pub until: Option<u64>,
 }
@@ -111,6 +120,42 @@ impl Phones {
 
     pub fn device(&mut self, at: At) -> &mut PhoneDevice {
         &mut self.extensions[at.extension][at.device]
+    }
+
+    /// The account with which this device registers.
+    pub fn account_of(&self, at: At) -> Account {
+        if self.extensions[at.extension][at.device]
+            .plan
+            .has_sip_account
+        {
+            Account::Own(at)
+        } else {
+            Account::Shared(at.extension)
+        }
+    }
+
+    /// The account to call: that of the device, or of the only device of the extension.
+    pub fn account_to_call(&self, extension: usize, device: Option<&DeviceId>) -> Account {
+        let devices = &self.extensions[extension];
+        let place = match device {
+            Some(device) => devices.iter().position(|known| known.id == *device),
+            None => (devices.len() == 1).then_some(0),
+        };
+        place.map_or(Account::Shared(extension), |device| {
+            self.account_of(At { extension, device })
+        })
+    }
+
+    /// The account of all devices whose users have accepted the call, if it is one.
+    pub fn accepting_account(&self, extension: usize, call: CallId) -> Option<Account> {
+        let devices = self.extensions[extension].iter().enumerate();
+        let accepting = devices.filter(|(_, device)| {
+            let mut rings = device.rings.iter();
+            rings.any(|ring| ring.call == call && ring.has_accepted)
+        });
+        let mut accounts = accepting.map(|(device, _)| self.account_of(At { extension, device }));
+        let first = accounts.next()?;
+        accounts.all(|other| other == first).then_some(first)
     }
 
     pub fn party(&self, at: At) -> Option<CallParty> {

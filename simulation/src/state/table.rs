@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use fastrand::Rng;
 use ringback_core::call::{Call, CorrelationKey};
-use ringback_core::ids::{CallId, Extension};
+use ringback_core::ids::{CallId, CallSid, Extension};
 use ringback_core::timestamp::Timestamp;
 
 /// The names of the regions.
@@ -29,6 +29,8 @@ pub struct Table {
 pub enum Key {
     Call(CallId),
     Claim(CorrelationKey),
+    /// A call with this CallSid.
+    OfSid(CallSid, Extension, CallId),
 }
 
 #[derive(Clone)]
@@ -45,6 +47,8 @@ pub enum Value {
     AliasOf(CallId),
     /// The call that holds a correlation key, until its ring ends.
     Claim(CallId, Timestamp),
+    /// Its key says it all.
+    OfSid,
 }
 
 /// One change of a call, as the stream shows it.
@@ -74,8 +78,18 @@ impl Table {
     pub fn calls(&self) -> impl Iterator<Item = &Call> {
         self.items.iter().filter_map(|(_, item)| match &item.value {
             Value::Call(call, _) => Some(&**call),
-            Value::AliasOf(_) | Value::Claim(..) => None,
+            Value::AliasOf(_) | Value::Claim(..) | Value::OfSid => None,
         })
+    }
+
+    /// The calls with this CallSid, of all extensions or of this one.
+    pub fn of_sid(&self, sid: &CallSid, extension: Option<&Extension>) -> Vec<CallId> {
+        let is_meant = |called: &Extension| extension.is_none_or(|meant| meant == called);
+        let keys = self.items.iter().filter_map(|(key, _)| match key {
+            Key::OfSid(known, called, id) if known == sid && is_meant(called) => Some(*id),
+            Key::OfSid(..) | Key::Call(_) | Key::Claim(_) => None,
+        });
+        keys.collect()
     }
 
     /// The id that this one stands for.
@@ -92,7 +106,7 @@ impl Table {
     pub fn call(&self, id: CallId) -> Option<(&Call, usize)> {
         match &self.get(&Key::Call(self.resolve(id)))?.value {
             Value::Call(call, stored_in) => Some((call, *stored_in)),
-            Value::AliasOf(_) | Value::Claim(..) => None,
+            Value::AliasOf(_) | Value::Claim(..) | Value::OfSid => None,
         }
     }
 

@@ -4,6 +4,7 @@ use ringback_core::call::{Call, CallStatus};
 use ringback_core::ids::CallId;
 use ringback_core::timestamp::Timestamp;
 
+use super::phones::Account;
 use super::table::short;
 use crate::clock::{START, Seconds, millis};
 use crate::scenario::Scenario;
@@ -20,8 +21,8 @@ pub struct Truth {
     /// Calls by their ids, as numbers of the plan.
     callers: Vec<(CallId, usize)>,
     hung_up_by_app: Vec<CallId>,
-    /// The callers of the plan who have given up.
-    gave_up: Vec<usize>,
+    /// The callers of the plan whose apps await no call any more: they have given up, or have been bridged.
+    wait_no_more: Vec<usize>,
     pub violations: Vec<Violation>,
 }
 
@@ -73,8 +74,8 @@ pub struct PhoneLeg {
     pub began: u64,
     pub ended: Option<u64>,
     pub was_bridged: bool,
-    /// The PBX that calls it at an address that it has left.
-    pub missed_by: Option<usize>,
+    /// The PBX that calls it at an address that it has left, and the account called.
+    pub missed_by: Option<(usize, Account)>,
 }
 
 /// A promise that was broken.
@@ -138,12 +139,12 @@ impl Truth {
         self.hung_up_by_app.contains(&id)
     }
 
-    pub fn caller_gives_up(&mut self, caller: usize) {
-        self.gave_up.push(caller);
+    pub fn caller_waits_no_more(&mut self, caller: usize) {
+        self.wait_no_more.push(caller);
     }
 
-    pub fn has_given_up(&self, caller: usize) -> bool {
-        self.gave_up.contains(&caller)
+    pub fn is_awaited_by(&self, caller: usize) -> bool {
+        !self.wait_no_more.contains(&caller)
     }
 
     pub fn caller_waits(&mut self, elapsed: u64, serial: u32, pbx: usize, call: Option<CallId>) {
@@ -194,7 +195,7 @@ impl Truth {
         elapsed: u64,
         serial: u32,
         call: CallId,
-        missed_by: Option<usize>,
+        missed_by: Option<(usize, Account)>,
     ) {
         self.phone_legs.push(PhoneLeg {
             serial,

@@ -7,6 +7,7 @@ mod audio_streams;
 mod between_apps;
 mod encrypted;
 mod ended;
+mod exotel_flows;
 mod inbound_reports;
 mod moves;
 mod outbound;

@@ -331,6 +331,38 @@ async fn a_call_that_exotel_placed_without_a_response_continues_when_it_reports(
     Ok(())
 }
 
+/// Exotel answers after it has handed the first call to an operator.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_connect_is_not_a_lost_one() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    let mut client = fixture.client("1001").await?;
+    let mut listener = fixture.client("1001").await?;
+    fixture
+        .exotel_behaves(&json!({ "delay_ms": 9_000 }))
+        .await?;
+    client.send(wants(&unique())).await?;
+    let answer = loop {
+        let message = client.next(Duration::from_secs(15)).await?;
+        if message["type"] != "call_status_update" {
+            break message;
+        }
+    };
+    assert_eq!(answer["type"], "call_initiated", "{answer}");
+    let id = answer["data"]["callId"].as_str().unwrap();
+    let sids = fixture.exotel_call_sids(id).await?;
+    assert_eq!(sids.len(), 1);
+    assert_eq!(answer["data"]["callSid"], sids[0].as_str());
+    fixture.exotel_behaves(&json!({})).await?;
+    fixture
+        .exotel_event(&sids[0], json!({ "status": "completed" }))
+        .await?;
+    assert_eq!(
+        statuses_of(&status_updates(&mut listener, id).await?),
+        ["initiated", "completed"]
+    );
+    Ok(())
+}
+
 /// The test stack looks such calls up every 10 s.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_without_a_final_report_is_looked_up_at_exotel() -> Result<()> {

@@ -81,7 +81,7 @@ impl ApiError {
             RejectReason::DeviceUnknown => {
                 Self::from(ApiErrorCode::DeviceUnknown).with_details(status)
             }
-            RejectReason::WrongStatus | RejectReason::AnotherCall => {
+            RejectReason::WrongStatus | RejectReason::AnotherCall | RejectReason::RingIsOver => {
                 let current = call.status_at(now).as_str();
                 let message = format!("the call has gone another way: it is {current}");
                 Self::with_message(ApiErrorCode::CallGoneAnotherWay, message).with_details(status)

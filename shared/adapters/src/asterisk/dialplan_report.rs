@@ -62,8 +62,10 @@ enum HungUpBy {
 /// How a report identifies its call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReportedCall {
-    /// By the call's id, which may be derived from Exotel's CallSid.
+    /// By the call's id.
     ById(CallId),
+    /// By Exotel's CallSid, and the number or extension that was dialled.
+    ByCallSid(CallSid),
     /// By the caller's number and the number or extension that was dialled.
     ByCaller,
 }
@@ -122,22 +124,22 @@ impl DialplanReport {
     /// The call that the report is about. The channel id of a phone's leg contains the call's id.
     #[must_use]
     pub fn reported_call(&self) -> ReportedCall {
-        let phone_of = self.leg.channel.phone_of().map(|(call, _)| call);
-        phone_of
-            .or_else(|| self.app_caller_call())
-            .or(self.call_id)
-            .or_else(|| self.call_sid.as_ref().map(CallId::of_call_sid))
-            .map_or(ReportedCall::ByCaller, ReportedCall::ById)
+        let id = self.leg.channel.phone_of().map(|(call, _)| call);
+        let id = id.or_else(|| self.app_caller_call()).or(self.call_id);
+        match (id, &self.call_sid) {
+            (Some(id), _) => ReportedCall::ById(id),
+            (None, Some(sid)) => ReportedCall::ByCallSid(sid.clone()),
+            (None, None) => ReportedCall::ByCaller,
+        }
     }
 
-    /// The id of the call to `extension` that this caller's leg belongs to: the id that the PBX knows already, or else one
-    /// derived from the CallSid or from the leg, or a fresh one.
+    /// The id of the call to `extension` that this caller's leg belongs to: the id that the PBX knows already, or else, without a
+    /// CallSid, one derived from the leg.
     #[must_use]
-    pub fn call_id_for(&self, extension: &Extension) -> CallId {
-        let by_sid = || self.call_sid.as_ref().map(CallId::of_call_sid);
+    pub fn call_id_for(&self, extension: &Extension) -> Option<CallId> {
         let by_leg = || CallId::of_leg(&self.leg, extension);
-        let known = self.call_id.or_else(by_sid).or_else(by_leg);
-        known.unwrap_or_else(CallId::fresh)
+        self.call_id
+            .or_else(|| self.call_sid.is_none().then(by_leg).flatten())
     }
 
     /// The call, if this leg is the own leg of an app that starts a call.
@@ -249,7 +251,7 @@ mod tests {
         let caller = parse("channel_id=1.1&call_sid=abc&cause=16&answered=1").unwrap();
         assert_eq!(
             caller.reported_call(),
-            ReportedCall::ById(CallId::of_call_sid(&CallSid::try_from("abc").unwrap()))
+            ReportedCall::ByCallSid(CallSid::try_from("abc").unwrap())
         );
         assert_eq!(
             caller.leg_ended_event(),

@@ -68,15 +68,22 @@ impl Signing {
     /// # Errors
     /// When the key cannot be fetched.
     pub async fn sign(&self, id: CallId) -> Result<CallId, SecretError> {
+        let sign = self.signer().await?;
+        Ok(sign(id))
+    }
+
+    /// Adds the check field to any number of ids.
+    ///
+    /// # Errors
+    /// When the key cannot be fetched.
+    pub async fn signer(&self) -> Result<impl Fn(CallId) -> CallId, SecretError> {
         let secret = self.secret.value().await?;
-        let mut check = [0; CallId::CHECK_LENGTH];
-        fill(
-            &mut check,
-            &secret.signing_secret,
-            SignatureUse::CallId,
-            id.body(),
-        );
-        Ok(id.with_check(check))
+        Ok(move |id: CallId| {
+            let mut check = [0; CallId::CHECK_LENGTH];
+            let key = &secret.signing_secret;
+            fill(&mut check, key, SignatureUse::CallId, id.body());
+            id.with_check(check)
+        })
     }
 
     /// Checks the id in a request. An id with another format is rejected without the key. A wrong check field can come from a newer
@@ -243,6 +250,10 @@ mod tests {
         signing_with("hush")
     }
 
+    fn of_sid(sid: &CallSid) -> CallId {
+        CallId::of_ring(sid, &Extension::try_from("1001").unwrap(), 1)
+    }
+
     /// The id with one bit flipped.
     fn flipped(id: CallId, bit: usize) -> CallId {
         let text = id.to_string().replace('-', "");
@@ -257,7 +268,7 @@ mod tests {
     #[tokio::test]
     async fn a_signed_id_is_accepted_and_no_changed_one() {
         let sid = CallSid::try_from("sid-1").unwrap();
-        for id in [CallId::of_call_sid(&sid), CallId::fresh()] {
+        for id in [of_sid(&sid), CallId::fresh()] {
             let signed = signing().sign(id).await.unwrap();
             assert_eq!(signed, id);
             assert!(fits(&signing(), signed).await);
@@ -423,7 +434,7 @@ mod tests {
     async fn the_example_events_have_the_signed_id_of_their_call_sid() {
         let key = "ringback-events-signing-secret-not-for-any-deployment";
         let sid = CallSid::try_from("c5c81d5f2a3e4b7f9d0e6a1b8c4f1781").unwrap();
-        let id = signing_with(key).sign(CallId::of_call_sid(&sid)).await;
+        let id = signing_with(key).sign(of_sid(&sid)).await;
         let event = include_str!("../../../../events/call-response-accept.json");
         let id = id.unwrap().to_string();
         assert!(event.contains(&id), "{id}");

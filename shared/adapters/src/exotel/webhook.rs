@@ -1,6 +1,11 @@
-//! Exotel's reports on a call: the request of the Passthru applet, and the StatusCallback.
+//! Exotel's reports on a call: the request of the Passthru applet, the StatusCallback, and the popup URL of the Connect applet.
 //!
-//! <https://support.exotel.com/support/solutions/articles/48283-working-with-passthru-applet>
+//! - <https://support.exotel.com/support/solutions/articles/48283-working-with-passthru-applet>
+//! - <https://support.exotel.com/support/solutions/articles/48284-agent-pass-through-knowing-when-an-agent-gets-a-call>: the popup
+//!   URL reports one *agent*, and not the call. `Status=busy` means that the agent begins to be called, rings or talks, and
+//!   `Status=free` that Exotel is done with him: he did not answer, or the conversation is over.
+//!
+//! docs/compatibility.md says in which forms these reports were seen.
 
 use std::time::Duration;
 
@@ -28,6 +33,8 @@ pub struct ExotelWebhook {
     pub caller: Caller,
     /// The number that was dialled.
     pub to: Option<PhoneNumber>,
+    /// The agent's number, in a report of the popup URL.
+    pub agent: Option<PhoneNumber>,
     /// Whether the call has ended.
     pub stage: CallStage,
     /// The progress of a call that Ringback placed; `None` for every other call.
@@ -54,6 +61,8 @@ pub enum CallDirection {
 pub enum CallStage {
     /// The caller is on the line.
     Ongoing,
+    /// Exotel is done with one agent. The caller may be on the line.
+    AgentDone,
     /// The call has ended.
     Ended,
 }
@@ -79,16 +88,22 @@ impl ExotelWebhook {
         };
         let call_sid = CallSid::try_from(fields.text("CallSid").ok_or(missing)?)?;
         let either = |first, second| fields.text(first).or_else(|| fields.text(second));
+        let agent_stage = agent_stage(fields);
         let number = |text: Option<&str>| text.and_then(|text| PhoneNumber::parse(text, country));
         Ok(Self {
             call_sid,
-            direction: direction(fields),
+            direction: match agent_stage {
+                // Exotel's help says `outbound-dial` here, and its users got `incoming`.
+                Some(_) => CallDirection::Inbound,
+                None => direction(fields),
+            },
             caller: Caller::on_network(
                 number(either("CallFrom", "From")),
-                fields.with_quotes("CallerName").and_then(CallerName::parse),
+                fields.with_quotes("CallerName").and_then(caller_name),
             ),
             to: number(either("CallTo", "To")),
-            stage: stage(fields),
+            agent: agent_stage.and_then(|_| number(fields.text("DialWhomNumber"))),
+            stage: agent_stage.unwrap_or_else(|| stage(fields)),
             progress: progress(fields),
             call_id: fields
                 .text("CustomField")
@@ -116,11 +131,13 @@ impl ExotelWebhook {
         })
     }
 
-    /// The event for an inbound call that has ended; `None` while it has not.
+    /// The event for an inbound call that has ended, or whose agent Exotel no longer calls; `None` while the caller waits or
+    /// talks.
     #[must_use]
     pub const fn end_event(&self) -> Option<Event> {
         match self.stage {
             CallStage::Ongoing => None,
+            CallStage::AgentDone => Some(Event::AgentDone),
             // Exotel also reports "completed" when it only played a greeting, so this does not say that the legs were
             // bridged.
             CallStage::Ended => Some(Event::CallerLegEnded {
@@ -132,11 +149,41 @@ impl ExotelWebhook {
     }
 }
 
+/// Exotel writes `null` for a value that it does not have.
+fn caller_name(text: &str) -> Option<CallerName> {
+    let is_missing = matches!(text.trim_matches('"'), "" | "null");
+    (!is_missing).then(|| CallerName::parse(text)).flatten()
+}
+
 /// `Direction` is `incoming` (Passthru), `inbound` (StatusCallback), `outbound-dial` or `outbound-api`.
 fn direction(fields: &FormFields) -> CallDirection {
     match fields.text("Direction") {
         Some(text) if text.starts_with("outbound") => CallDirection::Outbound,
         _ => CallDirection::Inbound,
+    }
+}
+
+/// What the popup URL reports of an agent; `None` for every other report. Without the events, which Exotel switches on for an account
+/// on request, only `Status` and `DialWhomNumber` say that the report is one of the popup URL.
+fn agent_stage(fields: &FormFields) -> Option<CallStage> {
+    let names_agent = fields.text("DialWhomNumber").is_some();
+    let status = fields.text("Status").unwrap_or_default();
+    let is_free = status.eq_ignore_ascii_case("free");
+    let is_busy = status.eq_ignore_ascii_case("busy");
+    let is_being_called = ["dial", "ringing", "answered"]
+        .into_iter()
+        .any(|event| is_event(fields, event));
+    let has_event = fields.text("EventType").is_some();
+    let says_busy = is_busy && names_agent && !has_event;
+    let says_called = is_being_called && (is_busy || is_free || (names_agent && status.is_empty()));
+    if fields.text("Direction") == Some("outbound-api") {
+        None
+    } else if says_called || says_busy {
+        Some(CallStage::Ongoing)
+    } else if is_free || (is_event(fields, "terminal") && names_agent && status.is_empty()) {
+        Some(CallStage::AgentDone)
+    } else {
+        None
     }
 }
 
@@ -154,8 +201,7 @@ fn stage(fields: &FormFields) -> CallStage {
     }
 }
 
-/// Ringback places calls through the API only. A Connect applet reports its call as `outbound-dial`; there, `busy` means
-/// that an agent is being called.
+/// Ringback places calls through the API only.
 fn progress(fields: &FormFields) -> Option<CallStatus> {
     if fields.text("Direction") != Some("outbound-api") {
         return None;
@@ -166,6 +212,9 @@ fn progress(fields: &FormFields) -> Option<CallStatus> {
     } else if is_event(fields, "terminal") {
         // The call has ended with a status that Exotel does not document.
         Some(CallStatus::Failed)
+    } else if is_event(fields, "ringing") {
+        // AgentStream reports it. Exotel says `in-progress` from the start.
+        Some(CallStatus::Ringing)
     } else if is_event(fields, "answered") && second_number_rings(fields) {
         Some(CallStatus::Ringing)
     } else if is_event(fields, "answered") {
@@ -203,6 +252,8 @@ fn source(fields: &FormFields) -> WebhookSource {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const SID: &str = "5a1e0f9c2b3d4e5f60718293a4b5c6d7";
@@ -250,6 +301,65 @@ mod tests {
         }
     }
 
+    /// The order in which the popup URL reports one agent, in the forms that Exotel documents (`outbound-dial`) and that its users got
+    /// (`incoming`), with and without the events.
+    #[test]
+    fn the_popup_url_reports_an_agent_and_not_the_end_of_the_call() {
+        for (fields, stage) in [
+            ("Status=busy&EventType=Dial", CallStage::Ongoing),
+            ("Status=busy&EventType=Ringing", CallStage::Ongoing),
+            ("Status=busy&EventType=Answered", CallStage::Ongoing),
+            ("Status=free&EventType=Terminal", CallStage::AgentDone),
+            ("Status=busy", CallStage::Ongoing),
+            ("Status=free", CallStage::AgentDone),
+            ("EventType=Terminal", CallStage::AgentDone),
+        ] {
+            for direction in ["", "&Direction=incoming", "&Direction=outbound-dial"] {
+                let popup = webhook(&format!(
+                    "{fields}{direction}&CallFrom=09876543210&CallTo=08047491899&DialWhomNumber=08047491800"
+                ));
+                let is = (popup.direction, popup.stage, popup.progress);
+                let expected = (CallDirection::Inbound, stage, None);
+                assert_eq!(is, expected, "{fields}{direction}");
+                assert_eq!(popup.agent.unwrap().as_str(), "+918047491800");
+                assert_eq!(popup.source, WebhookSource::StatusCallback);
+            }
+        }
+        // The agent of a trunk has no number.
+        let popup = webhook("Status=busy&EventType=Dial&DialWhomNumber=sip%3Atrunk-1");
+        assert_eq!((popup.stage, popup.agent), (CallStage::Ongoing, None));
+    }
+
+    #[test]
+    fn a_busy_call_has_ended() {
+        for ended in ["Status=busy", "Status=busy&EventType=terminal"] {
+            let inbound = webhook(&format!("{ended}&Direction=inbound"));
+            assert_eq!(inbound.stage, CallStage::Ended, "{ended}");
+            let placed = webhook(&format!("{ended}&Direction=outbound-api"));
+            assert_eq!(placed.progress, Some(CallStatus::Declined), "{ended}");
+        }
+        let after_connect = "DialWhomNumber=08047491800&DialCallStatus=busy&CallType=incomplete";
+        assert_eq!(webhook(after_connect).stage, CallStage::Ended);
+    }
+
+    proptest! {
+        #[test]
+        fn an_agent_who_is_called_or_free_ends_no_call(
+            event in prop::sample::select(vec!["Dial", "Ringing", "Answered", "dial", "ANSWERED", " Dial", "Terminal", ""]),
+            status in prop::sample::select(vec!["busy", "free", "Busy", "FREE"]),
+            direction in prop::sample::select(vec!["incoming", "inbound", "outbound-dial", ""]),
+            agent in prop::sample::select(vec!["08047491800", "sip:trunk-1", "null"]),
+        ) {
+            let is_end_of_call = event == "Terminal" && status.eq_ignore_ascii_case("busy");
+            let report = webhook(&format!(
+                "Status={status}&EventType={event}&Direction={direction}&DialWhomNumber={agent}"
+            ));
+            prop_assert_eq!(report.stage == CallStage::Ended, is_end_of_call);
+            let is_free = status.eq_ignore_ascii_case("free");
+            prop_assert_eq!(report.stage == CallStage::AgentDone, is_free && matches!(event, "Terminal" | ""));
+        }
+    }
+
     #[test]
     fn a_repetition_after_5_or_15_minutes_is_recognised_by_its_time() {
         let webhook = webhook("CurrentTime=2024-03-14+17%3A30%3A00");
@@ -282,6 +392,15 @@ mod tests {
             (
                 "EventType=answered&Status=in-progress",
                 Some(CallStatus::InProgress),
+            ),
+            ("EventType=ringing", Some(CallStatus::Ringing)),
+            (
+                "EventType=Ringing&Status=in-progress",
+                Some(CallStatus::Ringing),
+            ),
+            (
+                "EventType=ringing&Status=no-answer",
+                Some(CallStatus::TimedOut),
             ),
             ("EventType=answered", Some(CallStatus::InProgress)),
             (
@@ -316,6 +435,20 @@ mod tests {
                 let other = webhook(&format!("Direction={other}&{fields}"));
                 assert_eq!(other.progress, None, "{fields}");
             }
+        }
+    }
+
+    #[test]
+    fn null_is_not_the_name_of_a_caller() {
+        let name = |text: &str| {
+            let caller = webhook(&format!("CallFrom=09876543210&CallerName={text}")).caller;
+            caller.name.map(|name| name.as_str().to_owned())
+        };
+        for missing in ["null", "%22null%22", "+null+", "", "%22%22"] {
+            assert_eq!(name(missing), None, "{missing}");
+        }
+        for shown in ["Asha", "Null", "Jennifer+Null"] {
+            assert_eq!(name(shown), Some(shown.replace('+', " ")), "{shown}");
         }
     }
 

@@ -2,7 +2,7 @@
 
 use ringback_core::call::{
     ABANDONED_AFTER, Call, CallKind, CallSettings, CallType, CorrelationKey, Effect, Event,
-    NewCall, first_effects,
+    NewCall, RejectReason, first_effects,
 };
 use ringback_core::ids::{CallId, CallSid, Extension, Leg};
 use ringback_core::phone_number::Caller;
@@ -16,11 +16,14 @@ use crate::store::calls::{CallStore, CorrelationClaim, CreateResult};
 use crate::store::devices::Device;
 use crate::telemetry::call_log_fields;
 
+/// How many rings one CallSid may have at one extension. Exotel's retries are few; this limits the requests of one report.
+pub(super) const MAX_RINGS: u32 = 20;
+
 /// A caller waits for an extension, as Exotel's webhook or the PBX reports it.
 #[derive(Clone, Debug)]
 pub struct InboundCallReport {
-    /// The signed id ([`crate::auth::signing`]) for a new call, or the call's id if the report names it.
-    pub call_id: CallId,
+    /// The id of the call, if the report names it, or else the id for a new call without a CallSid.
+    pub call_id: Option<CallId>,
     /// The extension that is called.
     pub extension: Extension,
     /// Who calls.
@@ -60,9 +63,21 @@ impl InboundCallReport {
         }
     }
 
-    pub(super) fn new_call(&self, settings: CallSettings, now: Timestamp) -> Call {
+    /// The ids that the call may have, in the order in which they are tried: the one that the report names, and those of the rings.
+    /// Without either, a fresh one.
+    fn call_ids(&self) -> impl Iterator<Item = CallId> {
+        let rings = self.call_sid.iter().flat_map(|sid| {
+            (1..=MAX_RINGS).map(|ring| CallId::of_ring(sid, &self.extension, ring))
+        });
+        let rings = rings.filter(|id| Some(*id) != self.call_id);
+        let is_unnamed = self.call_id.is_none() && self.call_sid.is_none();
+        let fresh = is_unnamed.then(CallId::fresh);
+        self.call_id.into_iter().chain(fresh).chain(rings)
+    }
+
+    pub(super) fn new_call(&self, call_id: CallId, settings: CallSettings, now: Timestamp) -> Call {
         let new = NewCall {
-            call_id: self.call_id,
+            call_id,
             extension: self.extension.clone(),
             kind: CallKind::to_app(self.caller.clone()),
             call_type: CallType::Voice,
@@ -84,22 +99,33 @@ enum Correlation {
 
 impl<S: CallStore + Sync, E: Effects + Sync> Switchboard<S, E> {
     /// Handles the report of an inbound call: the first report makes the call and rings the phone, the others add what they know. A
-    /// repeated report changes nothing.
+    /// repeated report changes nothing. A caller who comes back on a new leg, after the last ring of this CallSid and extension has
+    /// ended, gets a new ring. `sign` adds the check field to the id of a new call ([`crate::auth::signing`]).
     ///
     /// # Errors
     /// See [`SwitchboardError`]. A call that was stored is not lost: the next report or the timer continues it.
     pub async fn report_inbound_call(
         &self,
         report: &InboundCallReport,
+        sign: impl Fn(CallId) -> CallId,
         now: Timestamp,
         until: Timestamp,
     ) -> Result<EventOutcome, SwitchboardError<E::Error>> {
-        let call = report.new_call(self.settings, now);
-        let (call_id, event) = (call.call_id, report.event());
-        // The futures are large, and one contains another.
-        let handling = Box::pin(self.create_or_join(call, report, now, until));
-        let handling = while_preparing(handling, self.effects.prepare(&event));
-        call_log_fields::with_call(call_id, handling).await
+        let event = report.event();
+        let mut last = Err(SwitchboardError::Contended);
+        for call_id in report.call_ids().map(sign) {
+            let call = report.new_call(call_id, self.settings, now);
+            // The futures are large, and one contains another.
+            let handling = Box::pin(self.create_or_join(call, report, now, until));
+            let handling = while_preparing(handling, self.effects.prepare(&event));
+            last = call_log_fields::with_call(call_id, handling).await;
+            let is_over =
+                |outcome: &EventOutcome| outcome.rejected == Some(RejectReason::RingIsOver);
+            if !last.as_ref().is_ok_and(is_over) {
+                break;
+            }
+        }
+        last
     }
 
     async fn create_or_join(
@@ -119,9 +145,16 @@ impl<S: CallStore + Sync, E: Effects + Sync> Switchboard<S, E> {
             let holder = match created? {
                 CreateResult::New => {
                     let effects = first_effects(&call);
-                    return self.begin(call, effects, devices.ok(), now, until).await;
+                    let new = call.clone();
+                    let begin = self.begin(call, effects, devices.ok(), now, until);
+                    let (begun, ()) = futures::join!(begin, self.index_by_sid(&new));
+                    return begun;
                 }
                 CreateResult::Existing(known) => {
+                    // The process that stored it may have crashed before it was indexed.
+                    if known.was_abandoned(now) {
+                        self.index_by_sid(&known).await;
+                    }
                     return self
                         .decide_and_save(*known, &report.event(), now, until)
                         .await;
@@ -159,8 +192,19 @@ impl<S: CallStore + Sync, E: Effects + Sync> Switchboard<S, E> {
             }
             Err(error) => return Err(error),
         };
-        if report.call_sid.is_some() {
-            self.add_call_sid(&outcome.call).await?;
+        if let Some(sid) = &report.call_sid {
+            self.index_by_sid(&outcome.call).await;
+            // A repeated webhook finds this call, also after it has ended.
+            let (call, first_ring) = (&outcome.call, CallId::of_ring(sid, &report.extension, 1));
+            let is_other = first_ring != call.call_id;
+            if is_other
+                && !(self
+                    .store
+                    .add_alias(first_ring, call.call_id, call.expires_at))
+                .await?
+            {
+                tracing::warn!(call_id = %call.call_id, "CallSid belongs to another call");
+            }
         }
         Ok(Correlation::Same(Box::new(outcome)))
     }

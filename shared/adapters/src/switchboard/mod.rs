@@ -3,6 +3,7 @@
 //! This is the only place that changes a call. `ringback_core::call` has the rules, [`CallStore`] keeps the calls, and
 //! [`Effects`] carries the effects out.
 
+mod by_sid;
 mod effects;
 mod error;
 mod inbound;
@@ -149,8 +150,8 @@ impl<S: CallStore + Sync, E: Effects + Sync> Switchboard<S, E> {
                     let update = call.update(change);
                     match self.store.update(call.call_id, &update).await? {
                         UpdateResult::Saved(next) => {
-                            if learns_call_sid && next.is_to_number() {
-                                self.try_to_add_call_sid(&next).await;
+                            if learns_call_sid {
+                                self.index_by_sid(&next).await;
                             }
                             return self.carry_out(next, event, effects, None, now, until).await;
                         }
@@ -164,25 +165,12 @@ impl<S: CallStore + Sync, E: Effects + Sync> Switchboard<S, E> {
         Err(SwitchboardError::Contended)
     }
 
-    /// Lets stream frames, which carry only Exotel's id, find a call to a number. Its reports do not need it, so a failure is
-    /// only logged.
-    async fn try_to_add_call_sid(&self, call: &Call) {
-        if let Err(error) = self.add_call_sid(call).await {
-            tracing::warn!(call_id = %call.call_id, %error, "call to a number cannot be found by its CallSid");
+    /// Lets reports and stream frames that carry only Exotel's id find the call. Most calls do not need it, so a failure is only
+    /// logged, and the next report repeats it.
+    async fn index_by_sid(&self, call: &Call) {
+        if let Err(error) = self.store.index_by_sid(call).await {
+            tracing::warn!(call_id = %call.call_id, %error, "call cannot be found by its CallSid");
         }
-    }
-
-    /// Lets the call be found by Exotel's id too, for reports that carry no other id.
-    async fn add_call_sid(&self, call: &Call) -> Result<(), StoreError> {
-        let alias = call.call_sid.as_ref().map(CallId::of_call_sid);
-        let Some(alias) = alias.filter(|alias| *alias != call.call_id) else {
-            return Ok(());
-        };
-        let added = self.store.add_alias(alias, call.call_id, call.expires_at);
-        if !added.await? {
-            tracing::warn!(call_id = %call.call_id, "CallSid belongs to another call");
-        }
-        Ok(())
     }
 }
 

@@ -116,7 +116,7 @@ async fn ringing_call(devices: &[&'static str]) -> (TestSwitchboard, Call) {
 /// A process stored this call and crashed before it ran an effect.
 async fn stored_call(devices: &[&'static str]) -> (TestSwitchboard, Call) {
     let switchboard = switchboard(devices);
-    let call = waiting_caller().new_call(SETTINGS, NOW);
+    let call = waiting_caller().new_call(first_ring(), SETTINGS, NOW);
     switchboard.store.create(&call, None).await.unwrap();
     (switchboard, call)
 }
@@ -145,7 +145,7 @@ impl TestSwitchboard {
     }
 
     async fn report_at(&self, report: &InboundCallReport, now: Timestamp) -> EventResult {
-        self.report_inbound_call(report, now, UNTIL).await
+        self.report_inbound_call(report, |id| id, now, UNTIL).await
     }
 
     async fn send(&self, call: &Call, event: Event) -> EventResult {
@@ -186,10 +186,15 @@ pub(super) fn callee_app(device: Option<&str>) -> CallParty {
     }
 }
 
+/// The id of the first ring of [`webhook`].
+pub(super) fn first_ring() -> CallId {
+    CallId::of_ring(&call_sid("sid-1"), &extension("1001"), 1)
+}
+
 /// The report of Exotel's webhook.
 pub(super) fn webhook() -> InboundCallReport {
     InboundCallReport {
-        call_id: CallId::of_call_sid(&call_sid("sid-1")),
+        call_id: None,
         extension: extension("1001"),
         caller: Caller::on_network(Some(phone_number("9876543210")), None),
         call_sid: Some(call_sid("sid-1")),
@@ -199,11 +204,8 @@ pub(super) fn webhook() -> InboundCallReport {
 
 /// The PBX's report of the same caller, who waits on this leg. It may lack Exotel's id.
 fn pbx_report(sid: Option<&str>, channel: &str) -> InboundCallReport {
-    let call_sid = sid.map(call_sid);
-    let by_sid = call_sid.as_ref().map(CallId::of_call_sid);
     InboundCallReport {
-        call_id: by_sid.unwrap_or_else(CallId::fresh),
-        call_sid,
+        call_sid: sid.map(call_sid),
         caller_leg: Some(leg("pbx1", channel)),
         ..webhook()
     }

@@ -53,6 +53,8 @@ pub enum Condition {
     CallerLegMayBe(Leg),
     /// The call is on this PBX, or its PBX is unknown.
     PbxMayBe(PbxName),
+    /// No leg of the caller has arrived.
+    NoCallerLeg,
     /// The PBX of the call is unknown.
     PbxUnknown,
     /// The caller came in through the trunk.
@@ -83,6 +85,7 @@ impl Condition {
             Self::DeclineEndsCall => call.settings.decline_ends == DeclineEnds::Call,
             Self::CallerLegMayBe(leg) => call.may_be_callers_leg(leg),
             Self::PbxMayBe(pbx) => call.may_be_on_pbx(pbx),
+            Self::NoCallerLeg => call.caller_leg.is_none(),
             Self::PbxUnknown => call.pbx.is_none(),
             Self::CalledFromTrunk => matches!(call.kind, CallKind::FromTrunk { .. }),
             Self::CallingAppHasNoLeg => {

@@ -35,6 +35,8 @@ pub enum RejectReason {
     WrongStatus,
     /// The report is about another call of the same caller.
     AnotherCall,
+    /// The caller comes back after this ring has ended, so a new ring begins.
+    RingIsOver,
     /// Exotel connects two telephones, and its API ends no call: the call ends when one of them hangs up.
     EndsAtThePhones,
     /// The app names no device, and another device may have answered the call.

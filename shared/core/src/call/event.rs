@@ -78,6 +78,9 @@ pub enum Event {
         /// The number of the leg.
         attempt: u32,
     },
+    /// Exotel no longer calls the agent of this call: the agent did not answer, or the conversation is over. The caller may be on the
+    /// line.
+    AgentDone,
     /// The phone's leg ended.
     PhoneLegEnded {
         /// The PBX of the leg.
@@ -136,6 +139,7 @@ impl Event {
             | Self::ExotelNoAnswer
             | Self::CallerLegEnded { .. }
             | Self::PhoneMoved { .. }
+            | Self::AgentDone
             | Self::PhoneLegEnded { .. }
             | Self::Bridged
             | Self::BridgeEnded
@@ -196,6 +200,7 @@ impl Event {
                 ("caller_leg_ended", Some(format!("answered={answered}")))
             }
             Self::PhoneMoved { attempt } => ("phone_moved", Some(format!("attempt={attempt}"))),
+            Self::AgentDone => ("agent_done", None),
             Self::PhoneLegEnded {
                 answered, cause, ..
             } => (

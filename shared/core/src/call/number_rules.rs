@@ -64,6 +64,7 @@ pub(super) fn rules(event: &Event, now: Timestamp) -> Vec<Rule<'_>> {
         | Event::CallerUnreachable
         | Event::CallerLegEnded { .. }
         | Event::PhoneMoved { .. }
+        | Event::AgentDone
         | Event::PhoneLegEnded { .. }
         | Event::Bridged
         | Event::NotBridged { .. }

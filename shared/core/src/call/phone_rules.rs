@@ -19,6 +19,9 @@ use crate::timestamp::Timestamp;
 /// the other region may have continued the call, which is not known here yet.
 const LATE: Duration = Duration::from_secs(1);
 
+/// How long the process that handles an accept may work on it.
+const APP_PATIENCE: Duration = Duration::from_secs(8);
+
 /// For how long Asterisk is asked whether the legs are bridged, before a call is given up that may be a conversation.
 const CHECKS_WITHIN: Duration = Duration::from_secs(8);
 
@@ -81,6 +84,7 @@ pub(super) fn rules(event: &Event, now: Timestamp) -> Vec<Rule<'_>> {
             caller_leg_ended(leg.as_ref(), *answered, *by, now)
         }
         Event::PhoneMoved { attempt } => phone_moved(*attempt, now),
+        Event::AgentDone => agent_done(now),
         Event::PhoneLegEnded {
             pbx,
             attempt,
@@ -112,7 +116,7 @@ pub(super) fn rules(event: &Event, now: Timestamp) -> Vec<Rule<'_>> {
 }
 
 /// Exotel's webhook and the PBX report one call, in any order and more than once. Two legs with the same CallSid are the trunk's
-/// second attempt; without a CallSid they are two callers.
+/// second attempt while the phone rings, and a new ring after that; without a CallSid they are two callers.
 fn caller_reported<'e>(
     leg: Option<&'e Leg>,
     sid: Option<&'e CallSid>,
@@ -160,6 +164,11 @@ fn caller_reported<'e>(
             move |call| is_new_leg(call) && is_replaced(call),
         )
         .reject(RejectReason::AnotherCall),
+        when_read("has ended, and the caller comes back", move |call| {
+            let is_back = is_new_leg(call) && has_same_sid(call);
+            call.status.is_final() && is_back && !awaits_leg(call, now)
+        })
+        .reject(RejectReason::RingIsOver),
         when_read("has ended, and has this leg", move |call| {
             call.status.is_final() && leg.is_some() && !is_new_leg(call)
         })
@@ -197,6 +206,12 @@ fn caller_reported<'e>(
                 after_report(call, leg.is_some(), now)
             }),
     ]
+}
+
+/// Whether the call was declined, or reached no device, before the leg of its caller arrived. This leg belongs to the same ring.
+fn awaits_leg(call: &Call, now: Timestamp) -> bool {
+    let ended_here = matches!(call.status, CallStatus::Declined | CallStatus::Failed);
+    ended_here && call.caller_leg.is_none() && now < call.rings_until
 }
 
 /// A leg that arrives after its call has moved on is bridged, or hears how the call ended.
@@ -408,7 +423,10 @@ fn caller_leg_ended(
     now: Timestamp,
 ) -> Vec<Rule<'_>> {
     let completed = ended(CallStatus::Completed, hung_up_by(by), now);
-    let canceled = ended(CallStatus::Canceled, EndReason::CallerHungUp, now);
+    let mut canceled = ended(CallStatus::Canceled, EndReason::CallerHungUp, now);
+    // The report of its arrival may still come. It must not be taken for the caller who comes back.
+    canceled.extend(leg.map(|leg| Assignment::CallerLeg(leg.channel.clone())));
+    canceled.extend(leg.map(|leg| Assignment::Pbx(leg.pbx.clone())));
     let own_leg = move |status| {
         let mut conditions = vec![Condition::StatusIs(status), Condition::IsToNumber(false)];
         conditions.extend(leg.cloned().map(Condition::CallerLegMayBe));
@@ -521,6 +539,38 @@ fn phone_moved(attempt: u32, now: Timestamp) -> Vec<Rule<'static>> {
                 set
             })
             .then("bridge soon", pending::bridge_soon),
+        otherwise().nothing(),
+    ]
+}
+
+/// A caller whose leg waits may wait for another agent, and the PBX reports the end of the leg. Without a leg, no other report says
+/// that Exotel has stopped calling this extension.
+fn agent_done(now: Timestamp) -> Vec<Rule<'static>> {
+    let canceled = ended(CallStatus::Canceled, EndReason::CallerHungUp, now);
+    vec![
+        when([
+            waiting(),
+            Condition::CalledFromTrunk,
+            Condition::NoCallerLeg,
+        ])
+        .set(canceled.clone())
+        .then_pending(),
+        when([
+            Condition::StatusIs(CallStatus::MobileReady),
+            Condition::CalledFromTrunk,
+            Condition::NoCallerLeg,
+        ])
+        .set(canceled)
+        .then_pending(),
+        // The report of the end may be lost.
+        when_read("its phone is dialed or talks", |call| {
+            matches!(
+                call.status,
+                CallStatus::MobileReady | CallStatus::InProgress
+            )
+        })
+        .only("check the bridge", |_, _| vec![Effect::CheckBridge]),
+        when_read("has ended", |call| call.status.is_final()).repeat(),
         otherwise().nothing(),
     ]
 }
@@ -655,8 +705,9 @@ fn arm_timer_after_ring(call: &Call, now: Timestamp) -> Vec<Effect> {
 }
 
 fn not_bridged(rings: bool, now: Timestamp) -> Vec<Rule<'static>> {
-    // The process that handles the accept has watched the phone for as long as the app may wait. Each further timer arms the next one.
-    let is_first_look = move |ready: Timestamp| now < ready + ABANDONED_AFTER + CLOCK_DIFFERENCE;
+    // The process that handles the accept has waited for the phone, and then watched it, for as long as the app may wait. Each further
+    // timer arms the next one.
+    let is_first_look = move |ready: Timestamp| now < ready + APP_PATIENCE + CLOCK_DIFFERENCE;
     vec![
         when([Condition::StatusIs(CallStatus::MobileReady)])
             .and(

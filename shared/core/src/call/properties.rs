@@ -198,6 +198,7 @@ pub(super) fn any_event() -> impl Strategy<Value = Event> {
                 by: CallSide::Callee
             }),
         (1..4_u32).prop_map(|attempt| Event::PhoneMoved { attempt }),
+        Just(Event::AgentDone),
         Just(Event::Bridged),
         Just(Event::BridgeEnded),
         Just(Event::TimerFired),
@@ -719,6 +720,7 @@ mod rule_pages {
                     by: CallSide::Caller,
                 },
             ),
+            ("agent done", Event::AgentDone),
             (
                 "phone declines",
                 Event::PhoneLegEnded {
@@ -979,7 +981,8 @@ mod rule_pages {
                 by: CallSide::Caller,
             },
             Event::CallerLegEnded { .. } => Event::PhoneMoved { attempt: 1 },
-            Event::PhoneMoved { .. } => Event::PhoneLegEnded {
+            Event::PhoneMoved { .. } => Event::AgentDone,
+            Event::AgentDone => Event::PhoneLegEnded {
                 pbx: leg("leg-a").pbx,
                 attempt: 1,
                 answered: true,

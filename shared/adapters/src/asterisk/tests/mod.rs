@@ -249,7 +249,8 @@ fn bridged_to(call: CallId) -> ResponseTemplate {
 #[tokio::test]
 async fn the_originate_request_has_what_the_dialplan_expects() {
     let mut pbx = TestPbx::start().await;
-    pbx.call.call_id = CallId::of_call_sid(&CallSid::try_from("sid").unwrap());
+    let (sid, extension) = (CallSid::try_from("sid").unwrap(), &pbx.call.extension);
+    pbx.call.call_id = CallId::of_ring(&sid, extension, 1);
     pbx.call.kind = ringback_core::testing::without_name(pbx.call.kind);
     pbx.originate_replies([ok()]).await;
     assert_eq!(pbx.bridge().await.unwrap(), BridgeOutcome::Dialing);

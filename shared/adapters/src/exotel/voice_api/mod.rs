@@ -37,8 +37,12 @@ pub use error::{ExotelError, ReplyError};
 const SYSTEM: &str = "Exotel";
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Until the reply is complete. Exotel replies to a connect before it dials.
+/// Until the reply is complete.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(6);
+/// The same for a connect. Exotel replies only after it has handed the first call to an operator, and tries other routes before that:
+/// 15 s and more were seen. `ws-message` has 25 s.
+/// <https://support.exotel.com/support/solutions/articles/3000083306-why-does-the-response-time-of-connect-api-vary->
+const CONNECT_REPLY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The voice API, with one account.
 #[derive(Debug)]
@@ -48,6 +52,7 @@ pub struct Exotel {
     country: String,
     secret: Secret<ExotelAccount>,
     client: OnceCell<Client>,
+    connect_reply_timeout: Duration,
 }
 
 /// Ringback's own webhook, to which Exotel reports the calls that Ringback places.
@@ -102,6 +107,7 @@ impl Exotel {
             country,
             secret,
             client: OnceCell::new(),
+            connect_reply_timeout: CONNECT_REPLY_TIMEOUT,
         }
     }
 
@@ -180,6 +186,7 @@ impl Exotel {
         request: &ConnectRequest,
     ) -> Result<PlacedCall, ExotelError> {
         let sending = self.request(secret, Method::POST, "connect.json").await?;
+        let sending = sending.timeout(self.connect_reply_timeout);
         let sending = sending.form(&request.form_fields()).send();
         let reply = match xray::trace_request(SYSTEM, "placing a call", sending).await {
             Ok(reply) => reply,

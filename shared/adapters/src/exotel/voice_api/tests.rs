@@ -240,13 +240,24 @@ async fn after_a_gateway_error_the_call_may_have_been_placed() {
 
 #[tokio::test]
 async fn after_a_timeout_the_call_may_have_been_placed() {
-    let late = call_reply(json!({})).set_delay(REPLY_TIMEOUT * 2);
-    let (server, exotel) = exotel_replying(late).await;
+    let timeout = Duration::from_millis(500);
+    let late = call_reply(json!({})).set_delay(timeout * 4);
+    let (server, mut exotel) = exotel_replying(late).await;
+    exotel.connect_reply_timeout = timeout;
     let start = clock::now();
     let error = exotel.connect(&a_request()).await.unwrap_err();
     assert!(matches!(error, ExotelError::Unknown(_)), "{error:?}");
-    assert!(clock::now().since(start) < REPLY_TIMEOUT + CONNECT_TIMEOUT);
+    assert!(clock::now().since(start) < timeout + CONNECT_TIMEOUT);
     assert_eq!(testing::requests(&server).await.len(), 1);
+}
+
+/// Exotel replies after it has handed the first call to an operator.
+#[tokio::test]
+async fn a_connect_may_take_longer_than_other_requests() {
+    let late = call_reply(json!({ "Sid": "sid-1", "Status": "in-progress" }));
+    let late = late.set_delay(REPLY_TIMEOUT + Duration::from_secs(1));
+    let (_server, exotel) = exotel_replying(late).await;
+    exotel.connect(&a_request()).await.unwrap();
 }
 
 #[tokio::test]

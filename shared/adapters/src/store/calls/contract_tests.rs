@@ -11,6 +11,7 @@
 mod allowances;
 mod updates;
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use ringback_core::call::{
@@ -39,6 +40,7 @@ pub async fn run_all(store: &(impl CallStore + Sync)) {
     an_alias_finds_updates_and_creates_the_same_call(store).await;
     an_alias_does_not_replace_another_call(store).await;
     the_check_field_of_an_id_does_not_matter(store).await;
+    all_calls_of_a_call_sid_are_found(store).await;
     live_calls_are_counted_by_the_extension_that_started_them(store).await;
     updates::run_all(store).await;
     allowances::run_all(store).await;
@@ -283,6 +285,48 @@ async fn the_check_field_of_an_id_does_not_matter(store: &impl CallStore) {
     assert!(matches!(created, CreateResult::Existing(existing) if *existing == call));
     let saved = save(store, second, &unread(&accepted(&call, "phone"), now)).await;
     assert_eq!(saved.call_id.to_string(), call.call_id.to_string());
+}
+
+async fn all_calls_of_a_call_sid_are_found(store: &impl CallStore) {
+    let now = clock::now();
+    let first = new_call(now);
+    let sid = first.call_sid.clone().expect("a CallSid");
+    let again = second_report(&first);
+    let elsewhere = Call {
+        extension: new_call(now).extension,
+        ..second_report(&first)
+    };
+    let unrelated = new_call(now);
+    // The first report may be repeated, also by the region that did not store the call.
+    for call in [&first, &again, &elsewhere, &unrelated, &first] {
+        store.index_by_sid(call).await.expect("index_by_sid");
+    }
+    let find = async |extension| {
+        let found = store.find_by_sid(&sid, extension).await;
+        found
+            .expect("find_by_sid")
+            .into_iter()
+            .collect::<HashSet<_>>()
+    };
+    let (first_id, again_id, elsewhere_id) = (first.call_id, again.call_id, elsewhere.call_id);
+    assert_eq!(find(None).await, [first_id, again_id, elsewhere_id].into());
+    assert_eq!(
+        find(Some(&first.extension)).await,
+        [first_id, again_id].into()
+    );
+    assert_eq!(
+        find(Some(&elsewhere.extension)).await,
+        [elsewhere_id].into()
+    );
+    assert_eq!(find(Some(&unrelated.extension)).await, [].into());
+    let unnamed = Call {
+        call_sid: None,
+        ..new_call(now)
+    };
+    store
+        .index_by_sid(&unnamed)
+        .await
+        .expect("nothing to index");
 }
 
 async fn live_calls_are_counted_by_the_extension_that_started_them(store: &impl CallStore) {

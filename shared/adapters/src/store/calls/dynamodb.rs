@@ -3,6 +3,8 @@
 //! | `pk` | `sk` | item |
 //! | --- | --- | --- |
 //! | `CALL#{call id without its check field}` | `CALL` | the call, or `alias_of` another call |
+//! | `CALLSID#{CallSid}` | `{extension}#{call id without its check field}` | a call with this CallSid. Exotel may call several
+//! extensions at once, and each of them again |
 //! | `CALLER#{number or anonymous}#FOR#{extension}` | `CORRELATION` | the call that holds this correlation key, `until` half a minute after its ring |
 //! | `EXTENSION#{extension}` | `ALLOWANCE#{purpose}` | how many calls its apps may start, and whether they may wait for a call of the
 //! other region: [`crate::store::allowance`] |
@@ -16,7 +18,7 @@ use aws_sdk_dynamodb::types::{
     Put, ReturnValue, ReturnValuesOnConditionCheckFailure as OnFailure, Select, TransactWriteItem,
 };
 use ringback_core::call::{Call, ConditionalUpdate, CorrelationKey};
-use ringback_core::ids::{CallId, Extension};
+use ringback_core::ids::{CallId, CallSid, Extension};
 use ringback_core::phone_number::{Caller, PhoneNumber};
 use ringback_core::timestamp::Timestamp;
 
@@ -347,6 +349,44 @@ impl CallStore for DynamoCallStore {
         let doing = "reading a correlation key";
         let claim = self.item(correlation_item_key(key), doing).await?;
         Ok(claim.and_then(|item| id_in(&item, "call_id")))
+    }
+
+    async fn index_by_sid(&self, call: &Call) -> Result<(), StoreError> {
+        let Some(sid) = &call.call_sid else {
+            return Ok(());
+        };
+        let attributes = Item::from([
+            ("call_id".to_owned(), text(call.call_id)),
+            ("expires_at".to_owned(), number(call.expires_at)),
+        ]);
+        let sort = format!("{}#{}", call.extension, call.call_id.key());
+        let key = ItemKey::new(format!("CALLSID#{sid}"), &sort);
+        let put = self.table.put(key, attributes).send().await;
+        let doing = "indexing a call by its CallSid";
+        put.map(drop).map_err(StoreError::unavailable(doing))
+    }
+
+    async fn find_by_sid(
+        &self,
+        sid: &CallSid,
+        extension: Option<&Extension>,
+    ) -> Result<Vec<CallId>, StoreError> {
+        let query = self.table.query().consistent_read(true);
+        let query = query.expression_attribute_values(":sid", text(format!("CALLSID#{sid}")));
+        let query = match extension {
+            // No extension holds a `#`.
+            Some(extension) => query
+                .key_condition_expression("pk = :sid AND begins_with(sk, :extension)")
+                .expression_attribute_values(":extension", text(format!("{extension}#"))),
+            None => query.key_condition_expression("pk = :sid"),
+        };
+        let answer = query.send().await;
+        let answer = answer.map_err(StoreError::unavailable("finding calls by their CallSid"))?;
+        let items = answer.items.unwrap_or_default();
+        Ok(items
+            .iter()
+            .filter_map(|item| id_in(item, "call_id"))
+            .collect())
     }
 
     async fn add_alias(

@@ -70,6 +70,9 @@ impl Expressions {
                 format!("{channel} AND {}", self.may_be("pbx", &leg.pbx)?)
             }
             Condition::PbxMayBe(pbx) => self.may_be("pbx", pbx)?,
+            Condition::NoCallerLeg => {
+                format!("attribute_not_exists({})", self.name("caller_leg"))
+            }
             Condition::PbxUnknown => format!("attribute_not_exists({})", self.name("pbx")),
             Condition::NoDeviceDeclined => {
                 format!("attribute_not_exists({})", self.name("declined_by"))

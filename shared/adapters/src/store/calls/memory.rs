@@ -1,6 +1,6 @@
 //! CallStore in memory: the twin that fast tests run on.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::store::allowance::Purpose;
 use ringback_core::call::{Call, ConditionalUpdate};
-use ringback_core::ids::{CallId, Extension};
+use ringback_core::ids::{CallId, CallSid, Extension};
 use ringback_core::timestamp::Timestamp;
 
 /// CallStore kept in this process.
@@ -23,6 +23,7 @@ struct Table {
     calls: HashMap<CallId, Call>,
     aliases: HashMap<CallId, CallId>,
     claims: HashMap<CorrelationKey, (CallId, Timestamp)>,
+    by_sid: BTreeSet<(CallSid, Extension, CallId)>,
     /// When each token bucket is full again, and the call that took its last token.
     buckets: HashMap<(Extension, Purpose), (Timestamp, CallId)>,
 }
@@ -131,6 +132,26 @@ impl CallStore for MemoryCallStore {
         key: &CorrelationKey,
     ) -> Result<Option<CallId>, StoreError> {
         Ok(self.table().claims.get(key).map(|(id, _)| *id))
+    }
+
+    async fn index_by_sid(&self, call: &Call) -> Result<(), StoreError> {
+        if let Some(sid) = call.call_sid.clone() {
+            let entry = (sid, call.extension.clone(), call.call_id);
+            self.table().by_sid.insert(entry);
+        }
+        Ok(())
+    }
+
+    async fn find_by_sid(
+        &self,
+        sid: &CallSid,
+        extension: Option<&Extension>,
+    ) -> Result<Vec<CallId>, StoreError> {
+        let table = self.table();
+        let named = table.by_sid.iter().filter(|(known, called, _)| {
+            known == sid && extension.is_none_or(|extension| called == extension)
+        });
+        Ok(named.map(|(_, _, id)| *id).collect())
     }
 
     async fn add_alias(

@@ -13,7 +13,7 @@ use std::time::Duration;
 pub use dynamodb::{DynamoCallStore, stored_in};
 pub use memory::MemoryCallStore;
 use ringback_core::call::{Call, ConditionalUpdate, CorrelationKey};
-use ringback_core::ids::{CallId, Extension};
+use ringback_core::ids::{CallId, CallSid, Extension};
 use ringback_core::timestamp::Timestamp;
 
 pub use super::StoreError;
@@ -71,6 +71,16 @@ pub trait CallStore {
         &self,
         key: &CorrelationKey,
     ) -> impl Future<Output = Result<Option<CallId>, StoreError>> + Send;
+
+    /// Lets the call be found by its CallSid, if it has one. Repeating it changes nothing.
+    fn index_by_sid(&self, call: &Call) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// All calls with this CallSid, or those that call `extension`.
+    fn find_by_sid(
+        &self,
+        sid: &CallSid,
+        extension: Option<&Extension>,
+    ) -> impl Future<Output = Result<Vec<CallId>, StoreError>> + Send;
 
     /// Lets `alias` stand for `id` in all other operations. Returns whether it does: an id that is a call's, or stands for another
     /// call, keeps its meaning.

@@ -59,7 +59,7 @@ async fn a_decline_before_the_push_is_sent_ends_the_call_if_no_other_device_ring
         (&["tablet"][..], CallStatus::Declined, 1),
     ] {
         let switchboard = switchboard(&[]);
-        let mut call = waiting_caller().new_call(SETTINGS, NOW);
+        let mut call = waiting_caller().new_call(first_ring(), SETTINGS, NOW);
         call.settings.decline_ends = DeclineEnds::Device;
         switchboard.store.create(&call, None).await.unwrap();
         let by = callee_app(Some("tablet"));
