@@ -101,12 +101,8 @@ impl RunEffects {
             .deadline()
             .map_or(until, |deadline| deadline.min(until));
         let sim = &self.0.sim;
-        for leg in call.phone_channels().skip(1) {
-            match self.leg_state(pbx, &leg).await? {
-                PhoneLegState::None => {}
-                PhoneLegState::Ringing => self.take_down(pbx, &leg, pbx::NORMAL).await?,
-                PhoneLegState::Answered => return Ok(None),
-            }
+        if self.end_earlier_legs(pbx, call).await? == PhoneLegState::Answered {
+            return Ok(None);
         }
         let id = call.phone_channel();
         let account = self.account_to_call(call);
@@ -137,7 +133,25 @@ impl RunEffects {
                 return Ok(None);
             }
         }
+        if self.end_earlier_legs(pbx, call).await? == PhoneLegState::Answered {
+            return Ok(None);
+        }
         self.watch_phone(pbx, call, &id, until).await
+    }
+
+    async fn end_earlier_legs(
+        &self,
+        pbx: usize,
+        call: &Call,
+    ) -> Result<PhoneLegState, EffectError> {
+        for leg in call.phone_channels().skip(1) {
+            match self.leg_state(pbx, &leg).await? {
+                PhoneLegState::None => {}
+                PhoneLegState::Ringing => self.take_down(pbx, &leg, pbx::NORMAL).await?,
+                PhoneLegState::Answered => return Ok(PhoneLegState::Answered),
+            }
+        }
+        Ok(PhoneLegState::None)
     }
 
     /// The SIP account of the device that has accepted.

@@ -96,7 +96,6 @@ const fn delays_dialing(fault: Fault) -> Option<u64> {
         Fault::RequestTwice
         | Fault::QueueTwice
         | Fault::StreamTwice
-        | Fault::StreamLate
         | Fault::PushRejected
         | Fault::PushLost
         | Fault::PushLate
@@ -108,6 +107,8 @@ const fn delays_dialing(fault: Fault) -> Option<u64> {
         | Fault::SchedulerFails
         | Fault::AnswerLost => Some(0),
         Fault::ColdStart => Some(4_000),
+        // The region that has the caller's leg may hear late that the other one has overwritten it.
+        Fault::StreamLate => Some(10_000),
         Fault::StoreSlow | Fault::AriSlow => Some(6_000),
         Fault::RequestLost => Some(5_000),
         _ => None,

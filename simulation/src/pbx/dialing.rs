@@ -18,6 +18,7 @@ use crate::state::pbx::{Channel, Role};
 use crate::state::phones::Account;
 
 const NO_ANSWER: u16 = 19;
+const EARLIER_LEG_ENDS_WITHIN: u64 = 1_000;
 const ORIGINATE_TIMEOUT: u64 = 30_000;
 
 /// How a request to dial a phone ended.
@@ -62,6 +63,29 @@ pub fn phone_progress(state: &State, pbx: usize, id: &ChannelId) -> Progress {
     }
 }
 
+fn two_legs(sim: &Sim, state: &mut State, id: &ChannelId) {
+    let (at, details) = (sim.elapsed(), format!("{id}"));
+    (state.truth).violated(at, "two phone legs at once", details);
+}
+
+/// A leg of an earlier attempt ends soon after this one begins.
+fn expect_one_leg(sim: &Sim, call: CallId, id: &ChannelId) {
+    let (sim, id) = (sim.clone(), id.clone());
+    sim.clone().spawn(async move {
+        sim.sleep(EARLIER_LEG_ENDS_WITHIN).await;
+        let mut state = sim.state();
+        let legs = state.pbxs.iter().flat_map(|pbx| &pbx.channels);
+        let is_phone = |leg: &&Channel| matches!(leg.role, Role::Phone(_));
+        let legs: Vec<_> = legs
+            .filter(|leg| is_phone(leg) && leg.call == Some(call))
+            .map(|leg| leg.id.clone())
+            .collect();
+        if legs.len() > 1 && legs.contains(&id) {
+            two_legs(&sim, &mut state, &id);
+        }
+    });
+}
+
 /// Dials the callee's phone on this channel. Asterisk rejects a second channel with the same id.
 pub fn dial_phone(
     sim: &Sim,
@@ -83,17 +107,14 @@ pub fn dial_phone(
     let has_two_legs = state.truth.has_two_legs(call) || state.legs_of(caller).len() > 1;
     let has_two_legs = has_two_legs && sim.plan().regions == 2;
     let are_apart = sim.plan().cut.is_some() || sim.plan().region_loss.is_some() || has_two_legs;
-    // A request to dial the phone may reach Asterisk after the phone has moved and was dialed anew.
-    let is_late = state.faults.count(Fault::AriSlow) > 0;
     let mut channels = state.pbxs.iter().flat_map(|pbx| &pbx.channels);
-    // A region may not have heard yet that the other one has dialed the phone elsewhere.
-    let may_be = |leg: &Channel| (sim.plan().regions == 1 && !is_late) || leg.id == *id;
-    let is_other =
-        |leg: &Channel| matches!(leg.role, Role::Phone(_)) && leg.call == Some(call) && may_be(leg);
-    if !are_apart && channels.any(is_other) {
-        state
-            .truth
-            .violated(sim.elapsed(), "two phone legs at once", format!("{id}"));
+    if !are_apart && channels.any(|leg| leg.id == *id) {
+        two_legs(sim, state, id);
+    }
+    // A region may not have heard yet that the other one has dialed the phone elsewhere. And a request to dial the phone may reach
+    // Asterisk after the phone has moved and was dialed anew.
+    if sim.plan().regions == 1 && state.faults.count(Fault::AriSlow) == 0 {
+        expect_one_leg(sim, call, id);
     }
     let role = Role::Phone(waiting.clone());
     let serial = originate(sim, state, pbx, id.clone(), role, (call, caller));

@@ -94,7 +94,10 @@ impl State {
         let lasted = elapsed - talk.began;
         let reached_limit = lasted + 4_000 >= millis(plan.settings.talk);
         let app_hung_up = truth.app_hung_up(call);
-        let may_end = app_hung_up || reached_limit || truth.met_too_late(talk) || were_apart;
+        // Of a caller on two legs, the other region may know only the one that has left.
+        let is_half_known = plan.region_loss.is_some() && truth.has_two_legs(call);
+        let may_end =
+            app_hung_up || reached_limit || truth.met_too_late(talk) || were_apart || is_half_known;
         if by_us && !may_end {
             let details = format!("{} after {lasted} ms", short(call));
             truth.violated(elapsed, "no conversation is cut off", details);

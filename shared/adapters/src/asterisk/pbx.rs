@@ -140,6 +140,10 @@ impl Pbx {
                 return Ok(BridgeOutcome::Dialing);
             }
         }
+        // A process that waited for the phone may have dialed it in the same moment, as an earlier attempt.
+        if self.end_earlier_legs(call).await? == PhoneLegState::Answered {
+            return Ok(BridgeOutcome::Dialing);
+        }
         self.watch_phone(&request.channel, until).await
     }
 

@@ -101,7 +101,9 @@ fn pending_cancellation(call: &Call, learned: &[Assignment], now: Timestamp) -> 
     let has_later_pushes = learned
         .iter()
         .any(|set| matches!(set, Assignment::Pushed(_)));
-    let is_known = !has_later_pushes && call.status != CallStatus::WaitingForMobile;
+    // A region may know of the conversation and not of the accept.
+    let has_stopped = call.answered_by.is_some() || call.status.is_final();
+    let is_known = !has_later_pushes && has_stopped;
     let mut merged = call.clone();
     for assignment in learned {
         assignment.apply_to(&mut merged);
