@@ -207,7 +207,10 @@ async fn the_device_that_accepts_is_the_one_that_is_called() -> Result<()> {
 async fn the_only_device_is_called_even_if_it_does_not_name_itself() -> Result<()> {
     let fixture = Fixture::open().await?;
     let app = fixture.unregistered_app("1001");
-    let mut phone = Account::of(&app).await?.phone(&fixture, 0, false).await?;
+    let mut phone = SipAccount::of(&app)
+        .await?
+        .phone(&fixture, 0, false)
+        .await?;
     phone.register().await?;
     let (caller, id) = app.is_called().await?;
     let (status, answer) = app.respond_without_device("accept", &id).await?;

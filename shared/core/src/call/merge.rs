@@ -247,6 +247,16 @@ fn answer(call: &Call, other: &Call) -> Vec<Assignment> {
 
 /// How far the call has come, if `other` has come further. Of two ends with the same rank, the standing version keeps its own.
 fn progress(call: &Call, other: &Call, now: Timestamp) -> Vec<Assignment> {
+    if lost_another_leg(other, call) {
+        return Vec::new();
+    }
+    if lost_another_leg(call, other) {
+        return vec![
+            Assignment::Status(CallStatus::InProgress),
+            Assignment::NotEnded(now + call.settings.talk),
+            Assignment::EffectsPendingSince(now),
+        ];
+    }
     if let Some(end) = end_of_conversation(call, other) {
         return vec![
             Assignment::Status(CallStatus::Completed),
@@ -284,6 +294,17 @@ fn end_of_conversation(call: &Call, other: &Call) -> Option<CallEnd> {
         .into_iter()
         .filter(|call| !call.end_is_assumed());
     reported.filter_map(|call| call.ended).next()
+}
+
+/// Whether one version ended with a leg of its caller, who talks on another leg in the other version: the trunk brought the caller on two
+/// legs, and canceled one of them when the other was answered.
+fn lost_another_leg(ended: &Call, talking: &Call) -> bool {
+    ended.status == CallStatus::Canceled
+        && ended.bridged_at.is_none()
+        && talking.status == CallStatus::InProgress
+        && ended.caller_leg.is_some()
+        && talking.caller_leg.is_some()
+        && ended.caller_leg != talking.caller_leg
 }
 
 /// Each region has seen some devices decline, and neither has seen all of them.
