@@ -137,12 +137,11 @@ impl Search<'_> {
         for violation in &outcome.violations {
             if !is_ignored(violation.promise) {
                 let broken = tally.broken.entry(violation.promise).or_default();
-                if broken.times == 0 {
+                broken.times += 1;
+                if broken.seeds.insert(seed) {
                     // A long run that is ended early must not lose what it has found.
                     println!("found at seed {seed}: {}", violation.promise);
                 }
-                broken.times += 1;
-                broken.seeds.insert(seed);
                 self.is_over.fetch_or(!self.arguments.count, Relaxed);
             }
         }

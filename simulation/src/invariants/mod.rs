@@ -322,7 +322,9 @@ impl Checks<'_> {
                     | Fault::QueueLate
                     | Fault::StreamLate
                     | Fault::ReplicationLate
-            ) || (fault == Fault::ColdStart && self.sim.plan().regions == 2)
+            ) || (self.sim.plan().regions == 2
+                // Each region may find that a delayed push is due.
+                && matches!(fault, Fault::ColdStart | Fault::PushRejected))
         };
         let mut happened = self.state.faults.happened().iter();
         happened.any(|(_, fault)| explains(*fault)) || !self.sim.plan().has_no_planned_fault()
