@@ -215,8 +215,10 @@ async fn the_only_device_is_called_even_if_it_does_not_name_itself() -> Result<(
     let (caller, id) = app.is_called().await?;
     let (status, answer) = app.respond_without_device("accept", &id).await?;
     assert_eq!(status, StatusCode::OK, "{answer}");
-    phone.next_call(SOON).await?.answer().await?;
+    let called = phone.next_call(SOON).await?;
+    called.answer().await?;
     caller.answered(SOON).await?;
+    called.media().hears(caller.media(), SOON).await?;
     caller.hang_up().await?;
     app.unregister().await
 }
