@@ -107,7 +107,17 @@ struct World<'a> {
     table: Client,
 }
 
-impl World<'_> {
+impl<'a> World<'a> {
+    /// Without devices, accounts and jobs.
+    async fn open(harness: &'a Harness) -> Result<Self> {
+        let world = Self {
+            fixture: &harness.fixture,
+            table: Client::new(&harness.fixture.aws),
+        };
+        world.clear().await?;
+        Ok(world)
+    }
+
     async fn items(&self, pk: &str) -> Result<Vec<Item>> {
         let query = self
             .table
@@ -266,11 +276,7 @@ fn text<'a>(item: &'a Item, name: &str) -> &'a str {
 #[ignore = "minutes: part of `make chaos`"]
 async fn a_killed_function_leaves_exactly_the_accounts_of_live_devices() -> Result<()> {
     let harness = Harness::open(0).await?;
-    let world = &World {
-        fixture: &harness.fixture,
-        table: Client::new(&harness.fixture.aws),
-    };
-    world.clear().await?;
+    let world = &World::open(&harness).await?;
     let mut kills = 0;
     for step in Step::ALL {
         for (system, operation) in WRITES {
@@ -308,11 +314,7 @@ async fn a_killed_function_leaves_exactly_the_accounts_of_live_devices() -> Resu
 async fn a_pbx_that_crashes_after_its_answer_gets_exactly_the_accounts_of_live_devices()
 -> Result<()> {
     let harness = Harness::open(0).await?;
-    let world = &World {
-        fixture: &harness.fixture,
-        table: Client::new(&harness.fixture.aws),
-    };
-    world.clear().await?;
+    let world = &World::open(&harness).await?;
     world.run_scheduled_function().await?;
     for step in Step::ALL {
         let app = world.fixture.unregistered_app("1001");
@@ -337,11 +339,7 @@ async fn a_pbx_that_crashes_after_its_answer_gets_exactly_the_accounts_of_live_d
 #[ignore = "part of `make chaos`"]
 async fn a_pbx_that_was_away_gets_exactly_the_accounts_of_live_devices() -> Result<()> {
     let harness = Harness::open(0).await?;
-    let world = &World {
-        fixture: &harness.fixture,
-        table: Client::new(&harness.fixture.aws),
-    };
-    world.clear().await?;
+    let world = &World::open(&harness).await?;
     for link in [LinkState::Refused, LinkState::Silent] {
         for step in Step::ALL {
             let app = world.fixture.unregistered_app("1001");
@@ -362,11 +360,7 @@ async fn a_pbx_that_was_away_gets_exactly_the_accounts_of_live_devices() -> Resu
 async fn a_call_reaches_a_device_after_its_pbx_has_restarted_with_an_empty_database() -> Result<()>
 {
     let harness = Harness::open(0).await?;
-    let world = &World {
-        fixture: &harness.fixture,
-        table: Client::new(&harness.fixture.aws),
-    };
-    world.clear().await?;
+    let world = &World::open(&harness).await?;
     world.run_scheduled_function().await?;
     let [app, other] = ["1001", "1001"].map(|extension| world.fixture.unregistered_app(extension));
     let account = SipAccount::of(&app).await?;

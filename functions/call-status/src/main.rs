@@ -46,8 +46,8 @@ impl CallStatusHandler {
         Ok(ApiAnswer::ok(call_json(&call, now)))
     }
 
-    /// Finds a call by its id; for an operator also by Exotel's CallSid: of several calls, the last one. The signature of an id is checked before the table
-    /// is read, so that made-up ids cost no read.
+    /// Finds a call by its id; for an operator also by Exotel's CallSid: of several calls, the last one. The signature of an id is
+    /// checked before the table is read, so that made-up ids cost no read.
     async fn find(
         &self,
         id: &str,

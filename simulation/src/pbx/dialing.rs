@@ -112,7 +112,7 @@ pub fn dial_phone(
         two_legs(sim, state, id);
     }
     // A region may not have heard yet that the other one has dialed the phone elsewhere. And a request to dial the phone may reach
-    // Asterisk after the phone has moved and was dialed anew.
+    // Asterisk after the phone has moved and was dialed again.
     if sim.plan().regions == 1 && state.faults.count(Fault::AriSlow) == 0 {
         expect_one_leg(sim, call, id);
     }

@@ -91,7 +91,7 @@ impl Scenario {
         }
     }
 
-    /// Whether these are one caller, whom Exotel brings to several extensions at once.
+    /// Whether both calls come from one caller who rings at several extensions at once.
     pub fn ring_together(&self, one: usize, other: usize) -> bool {
         let first = |call: usize| self.calls[call].parallel_to.unwrap_or(call);
         first(one) == first(other)

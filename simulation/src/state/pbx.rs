@@ -27,7 +27,7 @@ pub struct Channel {
     /// Whether its SIP call was answered.
     pub is_up: bool,
     pub bridged_to: Option<ChannelId>,
-    /// The registration at whose address the callee's phone is dialed, and whether the phone is there.
+    /// The contact at which the callee's phone is dialed, and whether the phone is still there.
     pub dialed: Option<(Contact, bool)>,
 }
 

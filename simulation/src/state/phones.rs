@@ -146,7 +146,7 @@ impl Phones {
         })
     }
 
-    /// The account of all devices whose users have accepted the call, if it is one.
+    /// The account of the devices that have accepted the call. `None` if they have several accounts.
     pub fn accepting_account(&self, extension: usize, call: CallId) -> Option<Account> {
         let devices = self.extensions[extension].iter().enumerate();
         let accepting = devices.filter(|(_, device)| {

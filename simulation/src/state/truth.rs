@@ -21,7 +21,7 @@ pub struct Truth {
     /// Calls by their ids, as numbers of the plan.
     callers: Vec<(CallId, usize)>,
     hung_up_by_app: Vec<CallId>,
-    /// The callers of the plan whose apps await no call any more: they have given up, or have been bridged.
+    /// The callers who have given up or were bridged. Their apps reject further INVITEs.
     wait_no_more: Vec<usize>,
     pub violations: Vec<Violation>,
 }

@@ -335,13 +335,13 @@ impl Pbx {
     }
 
     /// Whether this process takes the PBX for unreachable, because a request failed a moment ago.
-    pub fn is_skipped(&self, now: Timestamp) -> bool {
+    pub(super) fn is_skipped(&self, now: Timestamp) -> bool {
         now.as_millis() < self.skipped_until.load(Ordering::Relaxed)
     }
 
     /// After a failure, skips this PBX for a while, so that later calls do not wait for it too. An extension without an
     /// endpoint is a fault of the configuration, not of the PBX.
-    pub fn skip_after_failure<T>(&self, answer: &Result<T, AsteriskError>, now: Timestamp) {
+    pub(super) fn skip_after_failure<T>(&self, answer: &Result<T, AsteriskError>, now: Timestamp) {
         if let Err(error) = answer
             && !matches!(error, AsteriskError::NoSuchEndpoint)
         {

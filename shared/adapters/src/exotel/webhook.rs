@@ -131,8 +131,7 @@ impl ExotelWebhook {
         })
     }
 
-    /// The event for an inbound call that has ended, or whose agent Exotel no longer calls; `None` while the caller waits or
-    /// talks.
+    /// The event of a report that an inbound call has ended, or that Exotel has stopped calling its agent. `None` for other reports.
     #[must_use]
     pub const fn end_event(&self) -> Option<Event> {
         match self.stage {

@@ -4,7 +4,7 @@
 //! ([`Device::sip_account`](crate::store::devices::Device)), so the write of the device is what creates or removes it.
 //!
 //! `pk` = `PBX#{name}`, `sk` = `{due}#{account}` is a job: from this moment on, the PBX may differ from the account. Jobs are
-//! written before the device changes. So after a crash, the job still makes the PBX match, whatever the state is then.
+//! written before the device changes. If the process crashes, the job makes the PBX match the table later.
 
 use std::fmt;
 use std::time::Duration;
@@ -63,7 +63,7 @@ pub struct SipAccount {
 /// A password of an account, which only the device knows. `Debug` hides it.
 pub struct SipPassword(String);
 
-/// A password's digest, as PJSIP's `password_digest` takes it: `MD5:` and HA1 of RFC 7616. Whoever has it can log in, so `Debug`
+/// A password's digest, as PJSIP's `password_digest` takes it: `MD5:` and HA1 of RFC 7616. It is as good as the password, so `Debug`
 /// hides it. MD5, because many SIP phones support no other algorithm.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]

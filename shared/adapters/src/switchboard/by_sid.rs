@@ -35,8 +35,8 @@ impl<S: CallStore + Sync, E: Effects + Sync> Switchboard<S, E> {
         handled.into_iter().filter(known).collect()
     }
 
-    /// Handles an event of a caller's leg whose PBX has not learned the call's id: asks each ring of this CallSid and extension, until
-    /// one of them has the leg.
+    /// Handles an event of a caller's leg if the PBX does not know the call's id. Tries each ring of this CallSid and extension until one
+    /// of them has the leg.
     ///
     /// # Errors
     /// See [`SwitchboardError`]. Each of them may be answered by repeating the event.

@@ -2,12 +2,12 @@
 
 use proptest::prelude::*;
 
-use super::properties::{START, a_call, any_event, any_life, effects_of, live};
+use super::properties::{START, a_call, after, any_event, any_life, effects_of, live};
 use super::*;
 
 const LATER: Timestamp = Timestamp::from_millis(1_000_000_050_000);
 
-/// A call whose phone is dialed as this attempt.
+/// A call whose app has accepted, with this number of attempts to dial its phone.
 fn ready(attempt: u32) -> Call {
     let call = a_call(Some("leg-a"));
     let by = CallParty {
@@ -28,13 +28,6 @@ fn ended(attempt: u32, cause: u16) -> Event {
         answered: false,
         cause,
         by: CallSide::Callee,
-    }
-}
-
-fn after(call: &Call, event: &Event, now: Timestamp) -> Call {
-    match decide(call, event, now) {
-        Decision::Advance { change, .. } => call.apply(&change),
-        Decision::Stay { .. } | Decision::Reject(_) => call.clone(),
     }
 }
 

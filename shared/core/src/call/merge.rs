@@ -324,20 +324,13 @@ mod tests {
 
     use super::*;
     use crate::call::properties::{
-        START, an_outbound_call, any_call, any_event, any_life, effects_of, live,
+        START, after, an_outbound_call, any_call, any_event, any_life, effects_of, live,
     };
     use crate::call::{CancelAudience, CancelReason, Decision, Event, Readiness, decide};
     use crate::ids::{CallSid, DeviceId};
     use crate::testing::a_call;
 
     const NOW: Timestamp = Timestamp::from_millis(1_710_417_600_000);
-
-    fn after(call: &Call, event: &Event, now: Timestamp) -> Call {
-        match decide(call, event, now) {
-            Decision::Advance { change, .. } => call.apply(&change),
-            Decision::Stay { .. } | Decision::Reject(_) => call.clone(),
-        }
-    }
 
     fn overwritten(version: &Call) -> Event {
         Event::ReplicaOverwritten(Box::new(version.clone()))

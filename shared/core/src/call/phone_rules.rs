@@ -543,8 +543,8 @@ fn phone_moved(attempt: u32, now: Timestamp) -> Vec<Rule<'static>> {
     ]
 }
 
-/// A caller whose leg waits may wait for another agent, and the PBX reports the end of the leg. Without a leg, no other report says
-/// that Exotel has stopped calling this extension.
+/// If the caller has a leg, the PBX reports its end, and Exotel may call another agent meanwhile. Without a leg, only this report says
+/// that Exotel has stopped calling the extension.
 fn agent_done(now: Timestamp) -> Vec<Rule<'static>> {
     let canceled = ended(CallStatus::Canceled, EndReason::CallerHungUp, now);
     vec![

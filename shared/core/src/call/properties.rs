@@ -253,6 +253,14 @@ pub(super) fn live(
     call
 }
 
+/// The call after an event. The call itself if the event changes nothing.
+pub(super) fn after(call: &Call, event: &Event, now: Timestamp) -> Call {
+    match decide(call, event, now) {
+        Decision::Advance { change, .. } => call.apply(&change),
+        Decision::Stay { .. } | Decision::Reject(_) => call.clone(),
+    }
+}
+
 pub(super) fn effects_of(decision: &Decision) -> &[Effect] {
     match decision {
         Decision::Advance { effects, .. } | Decision::Stay { effects } => effects,

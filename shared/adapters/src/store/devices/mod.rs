@@ -153,7 +153,8 @@ impl Devices {
         self.found(extension, true).await
     }
 
-    /// The SIP account of a device, if it has one of its own. Reads no other attribute, so it works for any version of the item.
+    /// The SIP account of a device. `None` if it uses the account of its extension. Reads no other attribute, so an item of another
+    /// version is no error.
     ///
     /// # Errors
     /// When the table cannot be read.

@@ -259,7 +259,7 @@ async fn a_new_leg_after_the_end_of_a_ring_is_a_new_ring() {
         rings,
         [1, 2, 3].map(|ring| CallId::of_ring(&sid, &called, ring))
     );
-    // The older legs of the trunk ring nobody again.
+    // An older leg of the trunk starts no new ring.
     let old = switchboard
         .report(&pbx_report(Some("sid-1"), "1795149040.2"))
         .await;
