@@ -187,9 +187,12 @@ pub async fn call_timeout(sim: &Sim, region: usize, batch: Vec<Message>) -> Opti
             async move {
                 let overwritten = message.timer.overwritten;
                 let event = overwritten.map_or(Event::TimerFired, Event::ReplicaOverwritten);
-                fire(&process, message.timer.call_id, event)
-                    .await
-                    .then_some(message.serial)
+                let call = message.timer.call_id;
+                let mut is_handled = fire(&process, call, event).await;
+                if is_handled && message.receives > 1 {
+                    is_handled = fire(&process, call, Event::TimerRepeated).await;
+                }
+                is_handled.then_some(message.serial)
             }
         });
         join_all(fires).await.into_iter().flatten().collect()

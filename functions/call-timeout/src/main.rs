@@ -6,6 +6,8 @@ use ringback::platform::invocation::InvocationContext;
 use ringback::start::{LiveSwitchboard, Start, run};
 use ringback::switchboard::SwitchboardError;
 use ringback::timers::TimerMessage;
+use ringback_core::call::Event;
+use ringback_core::ids::CallId;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -25,6 +27,20 @@ enum TimerEvent {
 struct QueueMessage {
     message_id: String,
     body: String,
+    attributes: QueueAttributes,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct QueueAttributes {
+    /// How often SQS has delivered the message, as text.
+    approximate_receive_count: String,
+}
+
+impl QueueMessage {
+    fn is_repeated(&self) -> bool {
+        self.attributes.approximate_receive_count != "1"
+    }
 }
 
 async fn handle(
@@ -60,10 +76,14 @@ async fn handle_message<'a>(
 ) -> Option<&'a str> {
     let id = &message.message_id;
     match serde_json::from_str::<TimerMessage>(&message.body) {
-        Ok(timer) => fire(switchboard, timer, invocation)
-            .await
-            .err()
-            .map(|_| id.as_str()),
+        Ok(timer) => {
+            let call_id = timer.call_id;
+            let mut fired = fire(switchboard, timer, invocation).await;
+            if fired.is_ok() && message.is_repeated() {
+                fired = handle_event(switchboard, call_id, &Event::TimerRepeated, invocation).await;
+            }
+            fired.err().map(|_| id.as_str())
+        }
         Err(error) => {
             tracing::error!(message_id = id, %error, "message is not a timer");
             Some(id)
@@ -71,38 +91,37 @@ async fn handle_message<'a>(
     }
 }
 
-/// Handles the timer and logs a failure. SQS or EventBridge retries a timer that failed.
+/// SQS or EventBridge retries a timer that failed.
 async fn fire(
     switchboard: &LiveSwitchboard,
     timer: TimerMessage,
     invocation: InvocationContext,
 ) -> Result<(), Error> {
-    let call_id = timer.call_id;
-    let result = handle_timer(switchboard, timer, invocation).await;
-    if let Err(error) = &result {
-        tracing::error!(%call_id, %error, cause = ?error.source(), "timer failed");
-    }
-    result
+    handle_event(switchboard, timer.call_id, &timer.event(), invocation).await
 }
 
-async fn handle_timer(
+/// Handles the event and logs a failure.
+async fn handle_event(
     switchboard: &LiveSwitchboard,
-    timer: TimerMessage,
+    call_id: CallId,
+    event: &Event,
     invocation: InvocationContext,
 ) -> Result<(), Error> {
-    let (call_id, event) = (timer.call_id, timer.event());
     let InvocationContext { now, deadline } = invocation;
-    let handling = switchboard.handle(call_id, &event, now, deadline);
-    let time_limit = invocation.time_left(now);
-    match tokio::time::timeout(time_limit, handling).await? {
-        Ok(_) => Ok(()),
+    let handling = switchboard.handle(call_id, event, now, deadline);
+    let handled = tokio::time::timeout(invocation.time_left(now), handling).await;
+    let error: Error = match handled {
+        Ok(Ok(_)) => return Ok(()),
         // A timer is armed before its call is stored, and the item of an old call expires.
-        Err(SwitchboardError::NoSuchCall) => {
+        Ok(Err(SwitchboardError::NoSuchCall)) => {
             tracing::warn!(%call_id, "timer of an unknown call");
-            Ok(())
+            return Ok(());
         }
-        Err(error) => Err(error.into()),
-    }
+        Ok(Err(error)) => error.into(),
+        Err(elapsed) => elapsed.into(),
+    };
+    tracing::error!(%call_id, %error, cause = ?error.source(), "timer failed");
+    Err(error)
 }
 
 #[tokio::main(flavor = "current_thread")]

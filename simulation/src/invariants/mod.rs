@@ -212,7 +212,8 @@ impl Checks<'_> {
 
     fn devices_are_silenced(&mut self) {
         let state = self.state;
-        let are_timers_lost = state.faults.count(Fault::QueueLost) > 1;
+        let lost = [Fault::QueueLost, Fault::QueueFails].map(|fault| state.faults.count(fault));
+        let are_timers_lost = lost.iter().sum::<u64>() > 1;
         for device in state.phones.extensions.iter().flatten() {
             for ring in &device.rings {
                 let id = short(ring.call);

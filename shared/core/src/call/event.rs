@@ -109,6 +109,8 @@ pub enum Event {
     StreamStopped(StopReason),
     /// A timer of this call fired.
     TimerFired,
+    /// The queue delivers a message of this call again. The process that had it before has failed, perhaps after it sent pushes.
+    TimerRepeated,
     /// Replication replaced this version of the call by the other region's, which lacks something of it.
     ReplicaOverwritten(Box<Call>),
     /// The effects pending since this moment are completed.
@@ -147,6 +149,7 @@ impl Event {
             | Self::StreamStarted
             | Self::StreamStopped(_)
             | Self::TimerFired
+            | Self::TimerRepeated
             | Self::ReplicaOverwritten(_)
             | Self::EffectsCompleted { .. } => None,
         }
@@ -213,6 +216,7 @@ impl Event {
             Self::StreamStarted => ("stream_started", None),
             Self::StreamStopped(reason) => ("stream_stopped", Some(reason.as_str().to_owned())),
             Self::TimerFired => ("timer_fired", None),
+            Self::TimerRepeated => ("timer_repeated", None),
             Self::ReplicaOverwritten(version) => (
                 "replica_overwritten",
                 Some(version.status.as_str().to_owned()),

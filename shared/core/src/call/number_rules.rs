@@ -69,6 +69,7 @@ pub(super) fn rules(event: &Event, now: Timestamp) -> Vec<Rule<'_>> {
         | Event::Bridged
         | Event::NotBridged { .. }
         | Event::BridgeEnded
+        | Event::TimerRepeated
         | Event::ReplicaOverwritten(_) => vec![otherwise().nothing()],
     }
 }

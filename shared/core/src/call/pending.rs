@@ -204,8 +204,8 @@ pub(super) fn cancel_late_pushes(call: &Call, finished_at: Timestamp) -> Vec<Eff
     cancel_again(call)
 }
 
-/// The cancellations for all devices. A late push may reach each of them.
-fn cancel_again(call: &Call) -> Vec<Effect> {
+/// The cancellations for all devices once the call rings no longer. A push that is late, or that no record names, may reach each of them.
+pub(super) fn cancel_again(call: &Call) -> Vec<Effect> {
     let answered_by = call.answered_by.as_ref();
     let is_named = answered_by.is_some_and(|by| by.device.is_some());
     let reason = match call.status {

@@ -105,6 +105,9 @@ pub(super) fn rules(event: &Event, now: Timestamp) -> Vec<Rule<'_>> {
         ],
         Event::StreamStarted | Event::StreamStopped(_) => stream_rules(event),
         Event::TimerFired => timer_fired(now),
+        Event::TimerRepeated => vec![otherwise().only("cancel unknown pushes", |call, _| {
+            pending::cancel_again(call)
+        })],
         Event::EffectsCompleted {
             effects_pending_since,
         } => completed_effects(*effects_pending_since),

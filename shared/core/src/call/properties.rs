@@ -202,6 +202,7 @@ pub(super) fn any_event() -> impl Strategy<Value = Event> {
         Just(Event::Bridged),
         Just(Event::BridgeEnded),
         Just(Event::TimerFired),
+        Just(Event::TimerRepeated),
         any_pbx().prop_map(Event::CallerPhoneLocated),
         Just(Event::CallerPhoneDialed),
         Just(Event::CallerUnreachable),
@@ -762,6 +763,7 @@ mod rule_pages {
             ("phone moved", Event::PhoneMoved { attempt: 1 }),
             ("bridged", Event::Bridged),
             ("timer, early", Event::TimerFired),
+            ("timer, repeated", Event::TimerRepeated),
         ]
     }
 
@@ -1003,7 +1005,8 @@ mod rule_pages {
             Event::NotBridged { .. } => Event::StreamStarted,
             Event::StreamStarted => Event::StreamStopped(StopReason::CallEnded),
             Event::StreamStopped(_) => Event::TimerFired,
-            Event::TimerFired => Event::ReplicaOverwritten(Box::new(a_call(None))),
+            Event::TimerFired => Event::TimerRepeated,
+            Event::TimerRepeated => Event::ReplicaOverwritten(Box::new(a_call(None))),
             Event::ReplicaOverwritten(_) | Event::EffectsCompleted { .. } => {
                 Event::EffectsCompleted {
                     effects_pending_since: START,
