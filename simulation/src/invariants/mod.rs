@@ -302,7 +302,7 @@ impl Checks<'_> {
     }
 
     /// A push is sent again only if its process has crashed or could not complete the effects, or if the other region has overwritten
-    /// its record and a slow function merges it.
+    /// its record, and a timer or a report comes before both versions are merged.
     fn may_push_again(&self, call: CallId) -> bool {
         let call = self.state.truth.call(call);
         if call.is_some_and(|call| call.stored_in == [true, true]) {
@@ -324,8 +324,8 @@ impl Checks<'_> {
                     | Fault::StreamLate
                     | Fault::ReplicationLate
             ) || (self.sim.plan().regions == 2
-                // Each region may find that a delayed push is due.
-                && matches!(fault, Fault::ColdStart | Fault::PushRejected))
+                // Each region may find that a delayed push is due. Without an answer, the PBX reports to the other region.
+                && matches!(fault, Fault::ColdStart | Fault::PushRejected | Fault::AnswerLost))
         };
         let mut happened = self.state.faults.happened().iter();
         happened.any(|(_, fault)| explains(*fault)) || !self.sim.plan().has_no_planned_fault()
