@@ -753,6 +753,36 @@ fn a_deployment_without_the_console_has_nothing_of_it() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn pages_of_other_origins_need_a_parameter() -> Result<()> {
+    let cors = |template: &Template| {
+        template.resource("HttpApi")["Properties"]["CorsConfiguration"].clone()
+    };
+    assert!(cors(&template()?).is_null());
+    let origins = [(
+        "AllowedOrigins",
+        "https://app.example.com,http://localhost:8100",
+    )];
+    let allowed = cors(&deployed_with(&[&origins])?);
+    // Credentials are cookies, which the API does not use.
+    assert!(allowed["AllowCredentials"].is_null());
+    assert_eq!(
+        allowed["AllowHeaders"],
+        json!(["authorization", "content-type"])
+    );
+    assert_eq!(refused(&[origins[0]])?, [""; 0]);
+    assert_eq!(refused(&[("AllowedOrigins", "*")])?, [""; 0]);
+    for wrong in [
+        "https://app.example.com/",
+        "app.example.com",
+        "https://a.example, https://b.example",
+        "null",
+    ] {
+        assert_eq!(refused(&[("AllowedOrigins", wrong)])?.len(), 1, "{wrong}");
+    }
+    Ok(())
+}
+
 /// The content security policy of the page allows only this address.
 #[test]
 fn the_console_gets_the_address_of_the_websocket_api() -> Result<()> {

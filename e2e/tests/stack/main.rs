@@ -13,6 +13,7 @@
 
 mod access;
 mod broadcast;
+mod browsers;
 mod calls;
 mod console;
 mod events;

@@ -1,9 +1,13 @@
 //! Reads the parameters and functions of `template.yaml`, and writes a copy for the deployment in which each function's
-//! `CodeUri` is its archive, as `sam build` would write it.
+//! `CodeUri` is its archive, as `sam build` would write it, and the CORS configuration has the names of API Gateway's own API.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+
+/// The properties of `CorsConfiguration`. The emulator does not translate them from CloudFormation's names to those of API
+/// Gateway's API (`allowOrigins`), which it reads.
+const CORS_PROPERTIES: [&str; 4] = ["AllowOrigins", "AllowMethods", "AllowHeaders", "MaxAge"];
 
 /// The text of `template.yaml`.
 #[derive(Debug)]
@@ -41,14 +45,15 @@ impl Template {
             .collect()
     }
 
-    /// The template with each function's archive as its `CodeUri`, which takes precedence over that of `Globals`.
+    /// The template with each function's archive as its `CodeUri`, which takes precedence over that of `Globals`, and with
+    /// [`CORS_PROPERTIES`] as the emulator reads them.
     pub fn with_builds(&self, archive: impl Fn(&str) -> PathBuf) -> Result<String> {
         let mut function = None;
         let mut added = 0;
         let mut lines = Vec::new();
         for line in self.text.lines() {
             function = binary(line).or(function);
-            lines.push(line.to_owned());
+            lines.push(as_emulator_reads(line));
             if line.trim() == "Properties:"
                 && let Some(name) = function.take()
             {
@@ -62,6 +67,21 @@ impl Template {
             "{functions} functions name a Binary, but only {added} have Properties after it"
         );
         Ok(lines.join("\n") + "\n")
+    }
+}
+
+fn as_emulator_reads(line: &str) -> String {
+    let property = line.trim_start().trim_start_matches("- ");
+    let is_cors = |name: &&&str| {
+        let rest = property.strip_prefix(**name);
+        rest.is_some_and(|rest| rest.starts_with(':'))
+    };
+    match CORS_PROPERTIES.iter().find(is_cors) {
+        Some(name) => {
+            let (first, rest) = name.split_at(1);
+            line.replacen(name, &(first.to_lowercase() + rest), 1)
+        }
+        None => line.to_owned(),
     }
 }
 
@@ -115,6 +135,21 @@ Resources:
         let properties = "    Properties:\n";
         let expected = format!("{properties}      CodeUri: /t/health.zip\n");
         assert_eq!(deployed, TEXT.replace(properties, &expected));
+    }
+
+    #[test]
+    fn the_cors_configuration_has_the_names_of_the_api() {
+        let read = [
+            (
+                "        - AllowOrigins: !Split [x]",
+                "        - allowOrigins: !Split [x]",
+            ),
+            ("          MaxAge: 7200", "          maxAge: 7200"),
+            ("  AllowOriginsOfPages: x", "  AllowOriginsOfPages: x"),
+        ];
+        for (line, expected) in read {
+            assert_eq!(as_emulator_reads(line), expected);
+        }
     }
 
     #[test]
