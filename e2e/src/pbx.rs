@@ -10,7 +10,7 @@ use ringback_local::process::PidFile;
 use ringback_local::settings::{PBXS, Settings};
 use ringback_local::stack::Ari;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::fixture::Fixture;
 
@@ -33,6 +33,25 @@ impl Fixture {
             .await?;
         let state = endpoint["state"].as_str();
         Ok(state.context("the endpoint has no state")?.to_owned())
+    }
+
+    /// Changes options of a SIP account's endpoint at the first PBX.
+    pub async fn set_endpoint(&self, name: &str, options: &[(&str, &str)]) -> Result<()> {
+        let fields = options
+            .iter()
+            .map(|(attribute, value)| json!({ "attribute": attribute, "value": value }));
+        let fields = json!({ "fields": fields.collect::<Vec<_>>() });
+        let ari = &self.stack.ari;
+        let url = format!(
+            "{}/asterisk/config/dynamic/res_pjsip/endpoint/{name}",
+            ari.local_url
+        );
+        let request = ari_client(&ari.ca_pem)?
+            .put(url)
+            .json(&fields)
+            .basic_auth(&ari.username, Some(&ari.password));
+        request.send().await?.error_for_status()?;
+        Ok(())
     }
 
     async fn ask_first_pbx<T: DeserializeOwned>(&self, path: &str) -> Result<T> {

@@ -1,9 +1,9 @@
-//! A phone loses its network during a conversation and sends no BYE.
+//! A phone loses its network during a conversation and sends no BYE. Another one holds its call for as long.
 
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use ringback_sip::Caller;
+use ringback_sip::{Caller, Hold};
 
 use crate::call_run::ring;
 use crate::harness::Harness;
@@ -17,7 +17,7 @@ pub(crate) async fn a_phone_without_network_is_hung_up_and_other_calls_continue(
 ) -> Result<()> {
     let pbx = harness.fixture.stack.sip.address.parse()?;
     let mut talks = Vec::new();
-    for _ in 0..2 {
+    for _ in 0..3 {
         let mut subscriber = harness.subscriber().await?;
         subscriber.prepare(1).await?;
         let caller = Caller::number(&harness.new_caller());
@@ -34,16 +34,16 @@ pub(crate) async fn a_phone_without_network_is_hung_up_and_other_calls_continue(
         call.answered(ring()).await?;
         talks.push((subscriber, call, leg));
     }
+    // The hold lasts longer than the session of 90 s (RFC 4028), and the phone sends nothing.
+    talks[2].2.leg().hold(Hold::Inactive).await?;
     let (dead_seat, dead_call, dead_leg) = &talks[0];
     dead_seat.phone.lose_network();
     dead_leg.media().mute();
     dead_call.ended(NOTICED).await?;
-    let (_, call, leg) = &talks[1];
-    ensure!(
-        !call.events().is_over(),
-        "the other conversation was cut off"
-    );
-    call.hang_up().await?;
-    leg.ended(ring()).await?;
+    for (_, call, leg) in &talks[1..] {
+        ensure!(!call.events().is_over(), "another conversation was cut off");
+        call.hang_up().await?;
+        leg.ended(ring()).await?;
+    }
     Ok(())
 }

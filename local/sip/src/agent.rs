@@ -189,7 +189,7 @@ async fn answer_outside_dialogs(mut request: Transaction) {
 
 /// One side of a call: its dialog, event log and media.
 #[derive(Clone)]
-pub(crate) struct Leg {
+pub struct Leg {
     pub(crate) dialog: InviteDialog,
     pub(crate) log: EventLog,
     pub(crate) media: Media,

@@ -36,6 +36,12 @@ pub enum Error {
     /// The registrar refused the registration.
     #[error("the PBX answered REGISTER with {0}")]
     RegisterRefused(u16),
+    /// The PBX refused a request of an answered call.
+    #[error("the PBX answered a request in a call with {0}")]
+    RequestRefused(u16),
+    /// A request of an answered call has no final response, or the call is not answered.
+    #[error("a request in a call got no final response")]
+    NotAnswered,
     /// The remote session description has no address, no port or no PCMU.
     #[error("no PCMU audio in the session description: {0}")]
     Sdp(String),

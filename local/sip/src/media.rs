@@ -3,10 +3,12 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::watch;
+
 use crate::{
     Error,
     rtp::{Codec, Encryption, Stream},
-    sdp,
+    sdp::{self, Hold},
 };
 
 /// The media of one leg: PCMU, and VP8 if the leg has a camera. Sends recognisable packets over real RTP (20 ms of
@@ -15,6 +17,8 @@ use crate::{
 pub struct Media {
     audio: Stream,
     video: Option<Stream>,
+    /// How this leg holds the call, and the version of its session description.
+    session: watch::Sender<(Option<Hold>, u32)>,
 }
 
 /// Whether a leg supports video.
@@ -35,14 +39,27 @@ impl Media {
             Camera::None => None,
             Camera::Vp8 => Some(Stream::open(Codec::Vp8, ip, encryption).await?),
         };
-        Ok(Self { audio, video })
+        Ok(Self {
+            audio,
+            video,
+            session: watch::Sender::new((None, 1)),
+        })
     }
 
     fn local(&self) -> sdp::LocalStreams {
+        let (hold, version) = *self.session.borrow();
         sdp::LocalStreams {
             audio: local_stream(&self.audio),
             video: self.video.as_ref().map(local_stream),
+            hold,
+            version,
         }
+    }
+
+    /// Begins or ends a hold. The next offer says it.
+    pub(crate) fn set_hold(&self, hold: Option<Hold>) {
+        let next = |(_, version): &(_, u32)| (hold, version + 1);
+        self.session.send_modify(|session| *session = next(session));
     }
 
     pub(crate) fn offer(&self) -> Vec<u8> {
@@ -63,7 +80,9 @@ impl Media {
         if self.audio.key().is_some() && audio.key.is_none() {
             return Err(Error::UnencryptedMedia);
         }
-        self.audio.connect(audio);
+        if !self.is_held_silently() {
+            self.audio.connect(audio);
+        }
         if let Some(video) = &self.video {
             match sdp::video(their_description) {
                 Some(remote) => video.connect(remote),
@@ -79,6 +98,12 @@ impl Media {
         self.video.iter().for_each(Stream::mute);
     }
 
+    /// A phone that holds with `a=sendonly` keeps sending, because that is the harder case for a PBX.
+    fn is_held_silently(&self) -> bool {
+        let hold = self.session.borrow().0;
+        matches!(hold, Some(Hold::Inactive | Hold::ZeroAddress))
+    }
+
     /// Our address for audio.
     pub fn address(&self) -> SocketAddr {
         self.audio.local()
@@ -92,6 +117,21 @@ impl Media {
     /// How many audio packets have arrived that exactly match what the other leg sends.
     pub fn received_from(&self, other: &Self) -> u64 {
         self.audio.received_from(&other.audio)
+    }
+
+    /// How many audio packets have arrived that are not silence and that no simulated leg sent, such as music.
+    pub fn received_sound(&self) -> u64 {
+        self.audio.received_sound()
+    }
+
+    /// Presses a key: sends a digit, `*` or `#` as an RFC 4733 event.
+    pub fn press(&self, digit: char) {
+        self.audio.press(digit);
+    }
+
+    /// The digits that have arrived as RFC 4733 events, oldest first.
+    pub fn digits(&self) -> String {
+        self.audio.digits()
     }
 
     /// Waits until this leg has received 100 ms of audio (five packets) from the other leg.

@@ -266,6 +266,11 @@ impl IncomingCall {
         self.leg.events()
     }
 
+    /// This side of the call, for requests while the parties talk.
+    pub fn leg(&self) -> &Leg {
+        &self.leg
+    }
+
     /// The audio and video of this leg.
     pub fn media(&self) -> &Media {
         &self.leg.media

@@ -7,7 +7,11 @@ use std::{
     time::Duration,
 };
 
-use tokio::{net::UdpSocket, sync::watch, time::MissedTickBehavior};
+use tokio::{
+    net::UdpSocket,
+    sync::{mpsc, watch},
+    time::MissedTickBehavior,
+};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
@@ -25,6 +29,15 @@ type SenderTag = [u8; TAG_BYTES];
 
 /// The key for packets that no simulated leg sends, such as announcements.
 const UNKNOWN_SENDER: SenderTag = [0; TAG_BYTES];
+
+/// The key for such packets that contain only silence. PCMU has two codes for it.
+const SILENCE: SenderTag = [0xff; TAG_BYTES];
+
+/// The payload type of digits, which is Asterisk's, too.
+pub(crate) const TELEPHONE_EVENT: u8 = 101;
+
+/// The keys in the order of their event codes (RFC 4733, section 3.2).
+const KEYS: &str = "0123456789*#ABCD";
 
 /// The codec of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,6 +133,9 @@ pub(crate) struct Stream {
     remote: watch::Sender<Option<RemoteStream>>,
     /// The payload type and the key of the remote's packets. Packets with another payload type belong to another codec.
     inbound: watch::Sender<(u8, Option<MasterKey>)>,
+    /// Keys to press, and the digits that have arrived.
+    keys: mpsc::UnboundedSender<char>,
+    digits: watch::Sender<String>,
     /// Stops both tasks when the last clone is dropped.
     _stop: Arc<DropGuard>,
 }
@@ -135,6 +151,7 @@ impl Stream {
         let local = socket.local_addr();
         let local = local.map_err(|source| failed("reading the RTP socket's address", source))?;
         let stop = CancellationToken::new();
+        let (keys, pressed) = mpsc::unbounded_channel();
         let stream = Self {
             codec,
             local,
@@ -147,10 +164,12 @@ impl Stream {
             socket,
             remote: watch::Sender::default(),
             inbound: watch::Sender::new((codec.payload_type(), None)),
+            keys,
+            digits: watch::Sender::default(),
             _stop: Arc::new(stop.clone().drop_guard()),
         };
         stream.spawn_receiver(stop.clone());
-        stream.spawn_sender(stop)?;
+        stream.spawn_sender(pressed, stop)?;
         Ok(stream)
     }
 
@@ -195,8 +214,25 @@ impl Stream {
         result.is_ok_and(|enough| enough.is_ok())
     }
 
+    /// How many packets that no simulated leg sent contain more than silence.
+    pub(crate) fn received_sound(&self) -> u64 {
+        let received = self.received.borrow();
+        received.get(&UNKNOWN_SENDER).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn press(&self, digit: char) {
+        // The sender stops only when the stream is dropped.
+        let _ = self.keys.send(digit);
+    }
+
+    pub(crate) fn digits(&self) -> String {
+        self.digits.borrow().clone()
+    }
+
     fn spawn_receiver(&self, stop: CancellationToken) {
         let (socket, received) = (self.socket.clone(), self.received.clone());
+        let digits = self.digits.clone();
+        let mut last_digit_at = None;
         let (codec, inbound, encrypted) =
             (self.codec, self.inbound.subscribe(), self.key.is_some());
         tokio::spawn(stop.run_until_cancelled_owned(async move {
@@ -208,15 +244,24 @@ impl Stream {
                     true => decryptor.decrypt(&packet[..size], key),
                     false => Some(packet[..size].to_vec()),
                 };
-                let tag = packet.and_then(|packet| tag_in_packet(&packet, codec, payload_type));
-                if let Some(tag) = tag {
+                let Some(packet) = packet else { continue };
+                if let Some((digit, at)) = ended_digit(&packet)
+                    && last_digit_at.replace(at) != Some(at)
+                {
+                    digits.send_modify(|digits| digits.push(digit));
+                }
+                if let Some(tag) = tag_in_packet(&packet, codec, payload_type) {
                     received.send_modify(|received| *received.entry(tag).or_default() += 1);
                 }
             }
         }));
     }
 
-    fn spawn_sender(&self, stop: CancellationToken) -> Result<(), Error> {
+    fn spawn_sender(
+        &self,
+        mut pressed: mpsc::UnboundedReceiver<char>,
+        stop: CancellationToken,
+    ) -> Result<(), Error> {
         let (socket, codec, tag) = (self.socket.clone(), self.codec, self.tag);
         let session = self.key.map(SrtpContext::new).transpose()?;
         let remote = self.remote.subscribe();
@@ -224,12 +269,20 @@ impl Stream {
             let mut clock = tokio::time::interval(codec.packet_every());
             // After a pause, continue at the normal rate and do not send the missed packets in a burst.
             clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let mut key: Option<PressedKey> = None;
             for sequence in 0_u32.. {
                 clock.tick().await;
                 let Some(remote) = *remote.borrow() else {
                     continue;
                 };
-                let mut packet = packet(codec, remote.payload_type, sequence, tag);
+                key = key.and_then(PressedKey::next).or_else(|| {
+                    let digit = pressed.try_recv().ok()?;
+                    PressedKey::new(digit, sequence)
+                });
+                let mut packet = match key {
+                    Some(key) => key.packet(sequence, tag),
+                    None => packet(codec, remote.payload_type, sequence, tag),
+                };
                 if let Some(session) = &session
                     && session.protect(&mut packet, sequence.into()).is_err()
                 {
@@ -241,6 +294,63 @@ impl Stream {
         }));
         Ok(())
     }
+}
+
+/// A key that is held down, as one packet every 20 ms in place of the audio.
+#[derive(Clone, Copy)]
+struct PressedKey {
+    event: u8,
+    /// The timestamp of all its packets.
+    since: u32,
+    /// How many packets there have been.
+    packets: u16,
+}
+
+impl PressedKey {
+    /// 100 ms, and the end three times, because packets are lost (RFC 4733, section 2.5.1.4).
+    const HELD: u16 = 5;
+    const ENDS: u16 = 3;
+
+    fn new(digit: char, sequence: u32) -> Option<Self> {
+        let event = KEYS.find(digit)?;
+        Some(Self {
+            event: u8::try_from(event).ok()?,
+            since: sequence.wrapping_mul(Codec::Pcmu.ticks()),
+            packets: 1,
+        })
+    }
+
+    fn next(self) -> Option<Self> {
+        let packets = self.packets + 1;
+        (packets <= Self::HELD + Self::ENDS).then_some(Self { packets, ..self })
+    }
+
+    fn packet(self, sequence: u32, tag: SenderTag) -> Vec<u8> {
+        let marker = if self.packets == 1 { MARKER_BIT } else { 0 };
+        let mut packet = rtp_header(marker | TELEPHONE_EVENT, sequence, self.since, tag);
+        let end = if self.packets > Self::HELD {
+            DIGIT_ENDS
+        } else {
+            0
+        };
+        let duration = self.packets.min(Self::HELD) * 160;
+        // The volume of −10 dBm0.
+        packet.extend([self.event, end | 10]);
+        packet.extend(duration.to_be_bytes());
+        packet
+    }
+}
+
+/// The E bit of an event.
+const DIGIT_ENDS: u8 = 0x80;
+
+/// The digit whose last packet this is, and its timestamp.
+fn ended_digit(packet: &[u8]) -> Option<(char, [u8; 4])> {
+    let is_event = packet.get(1)? & !MARKER_BIT == TELEPHONE_EVENT;
+    let (event, flags) = (*packet.get(HEADER_BYTES)?, *packet.get(HEADER_BYTES + 1)?);
+    let digit = KEYS.chars().nth(event.into())?;
+    let at = *packet.get(4..)?.first_chunk()?;
+    (is_event && flags & DIGIT_ENDS != 0).then_some((digit, at))
 }
 
 /// Decrypts the remote's packets.
@@ -286,18 +396,21 @@ fn sender_tag(address: SocketAddr) -> SenderTag {
 }
 
 fn packet(codec: Codec, payload_type: u8, sequence: u32, tag: SenderTag) -> Vec<u8> {
-    const VERSION_2: u8 = 0x80;
     let time = sequence.wrapping_mul(codec.ticks());
-    let size = HEADER_BYTES + codec.payload_header().len() + codec.payload_bytes();
-    let mut packet = Vec::with_capacity(size);
-    packet.extend([VERSION_2, codec.marker_bit() | payload_type]);
-    packet.extend((sequence as u16).to_be_bytes());
-    packet.extend(time.to_be_bytes());
-    // The stream id (SSRC), which is as unique as the tag.
-    packet.extend(&tag[TAG_BYTES - 4..]);
+    let mut packet = rtp_header(codec.marker_bit() | payload_type, sequence, time, tag);
     packet.extend(codec.payload_header());
     packet.extend(tag.iter().cycle().take(codec.payload_bytes()));
     packet
+}
+
+fn rtp_header(marker_and_type: u8, sequence: u32, time: u32, tag: SenderTag) -> Vec<u8> {
+    const VERSION_2: u8 = 0x80;
+    let mut header = vec![VERSION_2, marker_and_type];
+    header.extend((sequence as u16).to_be_bytes());
+    header.extend(time.to_be_bytes());
+    // The stream id (SSRC), which is as unique as the tag.
+    header.extend(&tag[TAG_BYTES - 4..]);
+    header
 }
 
 /// The sender of a packet. [`UNKNOWN_SENDER`] when the payload is not one repeated tag, `None` when it has another
@@ -307,6 +420,9 @@ fn tag_in_packet(packet: &[u8], codec: Codec, payload_type: u8) -> Option<Sender
         return None;
     }
     let payload = packet.get(HEADER_BYTES..)?;
+    if codec == Codec::Pcmu && payload.iter().all(|sample| matches!(sample, 0x7f | 0xff)) {
+        return Some(SILENCE);
+    }
     Some(tag_in_payload(payload, codec).unwrap_or(UNKNOWN_SENDER))
 }
 
@@ -330,6 +446,29 @@ mod tests {
         speech[1] = 8;
         assert_eq!(tag_in_packet(&speech, Codec::Pcmu, 0), None);
         assert_eq!(tag_in_packet(&speech[..11], Codec::Pcmu, 8), None);
+    }
+
+    #[test]
+    fn a_pressed_key_is_one_digit_with_three_last_packets() {
+        let mut key = PressedKey::new('#', 7);
+        let (mut packets, mut ended) = (Vec::new(), Vec::new());
+        while let Some(pressed) = key {
+            packets.push(pressed.packet(7 + u32::from(pressed.packets), SENDER));
+            ended.extend(packets.last().and_then(|packet| ended_digit(packet)));
+            key = pressed.next();
+        }
+        let at = (7_u32 * 160).to_be_bytes();
+        assert_eq!((packets.len(), ended), (8, vec![('#', at); 3]));
+        assert_eq!(packets[0][1], MARKER_BIT | TELEPHONE_EVENT);
+        assert_eq!(tag_in_packet(&packets[0], Codec::Pcmu, 0), None);
+        assert_eq!(PressedKey::new('x', 7).map(|key| key.event), None);
+    }
+
+    #[test]
+    fn silence_is_no_sound() {
+        let mut silence = packet(Codec::Pcmu, 0, 1, SENDER);
+        silence[HEADER_BYTES..].fill(0xff);
+        assert_eq!(tag_in_packet(&silence, Codec::Pcmu, 0), Some(SILENCE));
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! The part of SDP that one PCMU stream and one VP8 stream need.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::{
     Error,
-    rtp::{Codec, RemoteStream},
+    rtp::{Codec, RemoteStream, TELEPHONE_EVENT},
     srtp::{self, MasterKey},
 };
 
@@ -13,6 +13,39 @@ use crate::{
 pub(crate) struct LocalStreams {
     pub(crate) audio: LocalStream,
     pub(crate) video: Option<LocalStream>,
+    /// How this leg holds the call. `None` while the parties talk.
+    pub(crate) hold: Option<Hold>,
+    /// The version of the session description, which each new offer raises (RFC 3264, section 8).
+    pub(crate) version: u32,
+}
+
+/// How a phone says that it holds a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    /// `a=sendonly`: the phone may send music, and many phones keep sending silence (RFC 3264, section 8.4).
+    SendOnly,
+    /// `a=inactive`: no media in either direction.
+    Inactive,
+    /// `c=IN IP4 0.0.0.0`, as RFC 2543 did it.
+    ZeroAddress,
+}
+
+impl LocalStreams {
+    fn direction(self) -> &'static str {
+        match self.hold {
+            None | Some(Hold::ZeroAddress) => "sendrecv",
+            Some(Hold::SendOnly) => "sendonly",
+            Some(Hold::Inactive) => "inactive",
+        }
+    }
+
+    fn ip(self) -> IpAddr {
+        match (self.hold, self.audio.address.ip()) {
+            (Some(Hold::ZeroAddress), IpAddr::V4(_)) => Ipv4Addr::UNSPECIFIED.into(),
+            (Some(Hold::ZeroAddress), IpAddr::V6(_)) => Ipv6Addr::UNSPECIFIED.into(),
+            (_, ip) => ip,
+        }
+    }
 }
 
 /// The local side of a stream.
@@ -46,12 +79,13 @@ const OFFER_CRYPTO_TAG: &str = "1";
 
 /// Writes the offer of a leg.
 pub(crate) fn offer(local: LocalStreams) -> String {
-    let audio = audio_lines(local.audio, OFFER_CRYPTO_TAG);
+    let direction = local.direction();
+    let audio = audio_lines(local.audio, OFFER_CRYPTO_TAG, true, direction);
     let video = local.video.map(|video| {
         let payload_type = Codec::Vp8.payload_type().to_string();
-        video_lines(video, &payload_type, OFFER_CRYPTO_TAG)
+        video_lines(video, &payload_type, OFFER_CRYPTO_TAG, direction)
     });
-    session_lines(local.audio) + &audio + &video.unwrap_or_default()
+    session_lines(local) + &audio + &video.unwrap_or_default()
 }
 
 /// Writes the answer to an offer. An answer needs one `m=` line per offered stream, in the same order; port 0 refuses a
@@ -59,6 +93,7 @@ pub(crate) fn offer(local: LocalStreams) -> String {
 pub(crate) fn answer(local: LocalStreams, offered: &[u8]) -> String {
     let offered = SessionDescription::read(offered);
     let (mut audio, mut video) = (Some(local.audio), local.video);
+    let direction = local.direction();
     let answers = offered.streams.iter().map(|stream| {
         let vp8 = stream.payload_type_of("VP8/90000");
         let crypto = stream.crypto.map(|(tag, _)| tag);
@@ -68,16 +103,16 @@ pub(crate) fn answer(local: LocalStreams, offered: &[u8]) -> String {
             ("audio", _) => audio
                 .take()
                 .filter(accepts)
-                .map(|rtp| audio_lines(rtp, tag)),
+                .map(|rtp| audio_lines(rtp, tag, stream.offers_digits(), direction)),
             ("video", Some(vp8)) if stream.port != 0 => {
                 let video = video.take().filter(accepts);
-                video.map(|rtp| video_lines(rtp, vp8, tag))
+                video.map(|rtp| video_lines(rtp, vp8, tag, direction))
             }
             _ => None,
         }
         .unwrap_or_else(|| stream.refused())
     });
-    session_lines(local.audio) + &answers.collect::<String>()
+    session_lines(local) + &answers.collect::<String>()
 }
 
 /// The remote address for PCMU.
@@ -94,26 +129,34 @@ pub(crate) fn video(sdp: &[u8]) -> Option<RemoteStream> {
     SessionDescription::read(sdp).remote("video", |stream| stream.payload_type_of("VP8/90000"))
 }
 
-fn session_lines(receiver: LocalStream) -> String {
-    let rtp = receiver.address;
-    let family = if rtp.is_ipv4() { "IP4" } else { "IP6" };
-    let (ip, port) = (rtp.ip(), rtp.port());
-    format!("v=0\r\no=ringback {port} 1 IN {family} {ip}\r\ns=-\r\nc=IN {family} {ip}\r\nt=0 0\r\n")
-}
-
-fn audio_lines(receiver: LocalStream, tag: &str) -> String {
-    let (port, profile) = (receiver.address.port(), receiver.profile());
-    let crypto = receiver.crypto_line(tag);
+fn session_lines(local: LocalStreams) -> String {
+    let (ip, port, version) = (local.ip(), local.audio.address.port(), local.version);
+    let family = if ip.is_ipv4() { "IP4" } else { "IP6" };
     format!(
-        "m=audio {port} {profile} 0\r\na=rtpmap:0 PCMU/8000\r\n{crypto}a=ptime:20\r\na=sendrecv\r\n"
+        "v=0\r\no=ringback {port} {version} IN {family} {ip}\r\ns=-\r\nc=IN {family} {ip}\r\nt=0 0\r\n"
     )
 }
 
-fn video_lines(receiver: LocalStream, payload_type: &str, tag: &str) -> String {
+fn audio_lines(receiver: LocalStream, tag: &str, digits: bool, direction: &str) -> String {
+    let (port, profile) = (receiver.address.port(), receiver.profile());
+    let crypto = receiver.crypto_line(tag);
+    let (payload_type, rtpmap) = match digits {
+        true => (
+            format!(" {TELEPHONE_EVENT}"),
+            format!("a=rtpmap:{TELEPHONE_EVENT} telephone-event/8000\r\n"),
+        ),
+        false => (String::new(), String::new()),
+    };
+    format!(
+        "m=audio {port} {profile} 0{payload_type}\r\na=rtpmap:0 PCMU/8000\r\n{rtpmap}{crypto}a=ptime:20\r\na={direction}\r\n"
+    )
+}
+
+fn video_lines(receiver: LocalStream, payload_type: &str, tag: &str, direction: &str) -> String {
     let (port, profile) = (receiver.address.port(), receiver.profile());
     let crypto = receiver.crypto_line(tag);
     format!(
-        "m=video {port} {profile} {payload_type}\r\na=rtpmap:{payload_type} VP8/90000\r\n{crypto}a=sendrecv\r\n"
+        "m=video {port} {profile} {payload_type}\r\na=rtpmap:{payload_type} VP8/90000\r\n{crypto}a={direction}\r\n"
     )
 }
 
@@ -189,6 +232,12 @@ impl<'a> MediaSection<'a> {
         Some(payload_type)
     }
 
+    /// Whether the remote takes digits as RFC 4733 events with our payload type.
+    fn offers_digits(&self) -> bool {
+        let ours = TELEPHONE_EVENT.to_string();
+        self.payload_type_of("telephone-event/8000") == Some(ours.as_str())
+    }
+
     fn refused(&self) -> String {
         let payload_types = self.payload_types.join(" ");
         format!("m={} 0 {} {payload_types}\r\n", self.kind, self.protocol)
@@ -214,6 +263,8 @@ mod tests {
     const VOICE: LocalStreams = LocalStreams {
         audio: at(4000),
         video: None,
+        hold: None,
+        version: 1,
     };
     const VIDEO: LocalStreams = LocalStreams {
         video: Some(at(4002)),
@@ -237,6 +288,28 @@ mod tests {
     const OFFERED: &[u8] = b"v=0\r\nc=IN IP4 10.0.0.1\r\nm=audio 1 RTP/AVP 0 8\r\na=x\r\n\
                              m=video 2 RTP/AVP 99 100\r\na=rtpmap:99 H264/90000\r\na=rtpmap:100 VP8/90000\r\n";
 
+    const VOICE_OFFERED: &[u8] = b"v=0\r\nc=IN IP4 10.0.0.1\r\nm=audio 1 RTP/AVP 0 8\r\n";
+
+    #[test]
+    fn each_kind_of_hold_is_offered_and_kept_in_an_answer() {
+        let kinds = [
+            (Hold::SendOnly, "c=IN IP4 127.0.0.1", "a=sendonly"),
+            (Hold::Inactive, "c=IN IP4 127.0.0.1", "a=inactive"),
+            (Hold::ZeroAddress, "c=IN IP4 0.0.0.0", "a=sendrecv"),
+        ];
+        for (hold, address, direction) in kinds {
+            let held = LocalStreams {
+                hold: Some(hold),
+                ..VOICE
+            };
+            for text in [offer(held), answer(held, OFFERED)] {
+                for line in [address, direction] {
+                    assert!(text.contains(line), "{hold:?}: {text}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn an_offer_can_be_parsed() -> Result<(), Error> {
         for address in ["127.0.0.2:40000", "[::1]:40002"] {
@@ -246,6 +319,7 @@ mod tests {
             let local = LocalStreams {
                 audio: receiver(audio),
                 video: Some(receiver(video)),
+                ..VOICE
             };
             let offer = offer(local);
             assert_eq!(super::audio(offer.as_bytes())?.address, audio);
@@ -284,14 +358,14 @@ mod tests {
 
     #[test]
     fn a_phone_without_a_camera_refuses_video() {
-        let expected = offer(VOICE) + "m=video 0 RTP/AVP 99 100\r\n";
+        let expected = answer(VOICE, VOICE_OFFERED) + "m=video 0 RTP/AVP 99 100\r\n";
         assert_eq!(answer(VOICE, OFFERED), expected);
     }
 
     #[test]
     fn a_phone_with_a_camera_accepts_vp8_with_the_offered_payload_type() {
-        let expected =
-            offer(VOICE) + "m=video 4002 RTP/AVP 100\r\na=rtpmap:100 VP8/90000\r\na=sendrecv\r\n";
+        let expected = answer(VOICE, VOICE_OFFERED)
+            + "m=video 4002 RTP/AVP 100\r\na=rtpmap:100 VP8/90000\r\na=sendrecv\r\n";
         assert_eq!(answer(VIDEO, OFFERED), expected);
         let theirs = video(OFFERED).map(|theirs| (theirs.address.to_string(), theirs.payload_type));
         assert_eq!(theirs, Some(("10.0.0.1:2".to_owned(), 100)));

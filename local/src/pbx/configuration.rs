@@ -3,8 +3,9 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::source::AsteriskSource;
 use crate::credentials::{Credentials, SipAccount};
@@ -27,6 +28,8 @@ const CERTIFICATE: &str = "tls.pem";
 const KEY: &str = "tls.key";
 /// The certificate and the key in one file, as HAProxy requires.
 const CERTIFICATE_WITH_KEY: &str = "tls-with-key.pem";
+/// The folder with the sound for a party on hold, beside `etc`.
+const HOLD_MUSIC: &str = "lib/moh";
 /// HAProxy's configuration. Its site file has the same name.
 const PROXY: &str = "haproxy.cfg";
 
@@ -80,6 +83,7 @@ pub fn write(
         inside: &inside.join("etc"),
         outside: &etc,
     };
+    write_hold_music(settings.repository(), &outside.join(HOLD_MUSIC))?;
     for (name, text) in site_files(pbx, credentials, hooks, &folders) {
         write_text(&site.join(name), &text)?;
     }
@@ -123,6 +127,15 @@ fn copy_repository_files(from: &Path, etc: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Runs the script that an operator runs once.
+fn write_hold_music(repository: &Path, folder: &Path) -> Result<()> {
+    let script = repository.join("asterisk/hold-music.sh");
+    let status = Command::new(&script).arg(folder).status();
+    let status = status.with_context(|| format!("could not run {}", script.display()))?;
+    ensure!(status.success(), "{} failed: {status}", script.display());
+    Ok(())
+}
+
 fn write_text(path: &Path, text: &str) -> Result<()> {
     std::fs::write(path, text).with_context(|| format!("could not write {}", path.display()))
 }
@@ -145,12 +158,13 @@ fn site_files(
     credentials: &Credentials,
     hooks: &HookSettings<'_>,
     folders: &Folders<'_>,
-) -> [(&'static str, String); 8] {
+) -> [(&'static str, String); 9] {
     [
         ("ari.conf", ari(credentials)),
         ("dialplan.conf", dialplan(hooks, &credentials.hook_secret)),
         (PROXY, proxy(pbx, folders.outside)),
         ("http.conf", http(pbx)),
+        ("musiconhold.conf", music_on_hold(folders.inside)),
         ("phones.conf", phones(&credentials.sip_accounts)),
         ("rtp.conf", rtp(pbx)),
         ("transports.conf", transports(pbx, folders.inside)),
@@ -180,6 +194,14 @@ fn dialplan(hooks: &HookSettings<'_>, hook_secret: &str) -> String {
 fn rtp(pbx: &PbxPorts) -> String {
     let [first, last] = pbx.rtp;
     format!("[general](+)\nrtpstart = {first}\nrtpend = {last}\n")
+}
+
+fn music_on_hold(etc: &Path) -> String {
+    let folder = etc.with_file_name(HOLD_MUSIC);
+    format!(
+        "[default]\nmode = files\ndirectory = {}\n",
+        folder.display()
+    )
 }
 
 fn http(pbx: &PbxPorts) -> String {

@@ -8,6 +8,7 @@ mod between_apps;
 mod encrypted;
 mod ended;
 mod exotel_flows;
+mod hold;
 mod inbound_reports;
 mod moves;
 mod outbound;

@@ -16,7 +16,7 @@ use reqwest::Method;
 use ringback_e2e::fixture::{Conversation, Fixture, SOON, call_sid};
 use ringback_local::pbx::source;
 use ringback_local::settings::{PBXS, Settings};
-use ringback_local::stack::Pbx;
+use ringback_local::stack::{Pbx, Stack};
 use ringback_sip::{Caller, Phone};
 use tokio::io::AsyncReadExt as _;
 use tokio::task::JoinSet;
@@ -134,8 +134,8 @@ async fn a_phone_can_only_act_as_itself() -> Result<()> {
         // The trunk's name with a phone's password.
         (Request::new("INVITE", "exotel", number), 401),
         // Phones can only receive calls.
-        (Request::new("INVITE", "1001", number), 403),
-        (Request::new("INVITE", "1001", "1002"), 403),
+        (Request::new("INVITE", "1001", number), 404),
+        (Request::new("INVITE", "1001", "1002"), 404),
         // A phone registers its contact at another extension's address of record.
         (Request::new("REGISTER", "1001", "1002"), 404),
         (Request::new("REGISTER", "1001", "exotel"), 404),
@@ -164,6 +164,28 @@ async fn a_phone_can_only_act_as_itself() -> Result<()> {
     }
     sleep(Duration::from_secs(1)).await;
     assert_eq!(app.count_pushes("incoming_call").await?, 0);
+    Ok(())
+}
+
+/// Asterisk replaces a leg whatever `allow_transfer` says, so no INVITE of a phone may come that far.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_phone_takes_over_a_leg_of_a_call() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    let app = fixture.app("1002").await?;
+    let talk = Conversation::start(&app, &mut fixture.phone("1002").await?).await?;
+    let (pbx, password) = (
+        &fixture.stack.pbxs[0],
+        &fixture.stack.phone("1001").unwrap().sip_password,
+    );
+    for leg in [talk.caller.leg(), talk.callee.leg()] {
+        let request = Request::new("INVITE", "1001", "1002").with(&leg.replaces());
+        let mut phone =
+            UnauthenticatedClient::connect(pbx, Transport::Udp, CLIENT_ADDRESS.into()).await?;
+        let answer = phone.ask_as("1001", password, &request).await?;
+        ensure!(is(&answer, 404), "{answer}");
+    }
+    talk.both_hear().await?;
+    talk.end(&app).await?;
     Ok(())
 }
 
@@ -423,7 +445,7 @@ async fn idle_tls_connections_delay_no_call() -> Result<()> {
     let password = &fixture.stack.phone("1001").unwrap().sip_password;
     let request = Request::new("INVITE", "1001", "1002");
     let answer = phone.ask_as("1001", password, &request).await?;
-    ensure!(is(&answer, 403), "a WebSocket phone gets {answer}");
+    ensure!(is(&answer, 404), "a WebSocket phone gets {answer}");
     ensure!(
         idle.len() == 6 * usize::from(IDLE),
         "some connections were given up"
@@ -463,10 +485,11 @@ async fn call_takes(fixture: &Fixture) -> Result<Duration> {
 /// Asterisk closes an upgraded connection that sends nothing for 32 s.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_websocket_is_closed() -> Result<()> {
-    let fixture = Fixture::open().await?;
-    let pbx = &fixture.stack.pbxs[0];
+    // Without a fixture, because that would keep all other tests waiting.
+    let stack = Stack::load(&Settings::from_environment().state_dir())?;
     let mut silent =
-        UnauthenticatedClient::connect(pbx, Transport::Wss, CLIENT_ADDRESS.into()).await?;
+        UnauthenticatedClient::connect(&stack.pbxs[0], Transport::Wss, CLIENT_ADDRESS.into())
+            .await?;
     tokio::time::timeout(Duration::from_secs(50), silent.ended()).await?;
     Ok(())
 }
