@@ -134,8 +134,8 @@ fn each_function_may_do_to_the_table_only_what_it_does() -> Result<()> {
         // Takes a rate token, writes the device and the owner of its address, finds and deletes the oldest device. Reads and
         // writes SIP accounts.
         ("devices", "GetItem UpdateItem PutItem Query DeleteItem"),
-        // Reads the call, and takes a rate token before it waits for a call of the other region.
-        ("call-status", "GetItem Query UpdateItem"),
+        // Reads a call or listed calls, and takes a rate token before it waits for a call of the other region.
+        ("call-status", "GetItem BatchGetItem Query UpdateItem"),
         ("health", "GetItem"),
         // Reads accounts, their devices and the jobs of PBXs, and deletes jobs that are done.
         ("sip-accounts", "Query GetItem DeleteItem"),
@@ -143,10 +143,10 @@ fn each_function_may_do_to_the_table_only_what_it_does() -> Result<()> {
         ("ws-disconnect", "DeleteItem"),
         ("ws-authorizer", ""),
         ("console", ""),
-        // Finds connections, deletes closed ones, counts posts, and reads the stream of changes.
+        // Finds connections, deletes closed ones, counts posts, lists calls, and reads the stream of changes.
         (
             "broadcast",
-            "Query DeleteItem UpdateItem DescribeStream GetRecords GetShardIterator ListStreams",
+            "Query PutItem DeleteItem UpdateItem DescribeStream GetRecords GetShardIterator ListStreams",
         ),
     ];
     let handlers = CALL_HANDLERS.map(|name| (name, handle_calls));

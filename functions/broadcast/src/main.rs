@@ -1,7 +1,7 @@
 //! Reads the table's stream. For each change of a call it does three things:
 //!
 //! 1. It does what the call depends on: the backstop of a new call, and this region's part for calls of the other region
-//!    ([`call_duties`]).
+//!    ([`call_duties`]). It adds a new call to the lists of its extensions.
 //! 2. It sends a status update to the connected clients ([`client_updates`]).
 //! 3. It records the metrics of the change, and counts the devices that did not ring ([`silent_devices`]).
 //!
@@ -19,9 +19,9 @@ use futures::future::join_all;
 use lambda_runtime::{Error, LambdaEvent};
 use ringback::api::status_update::StatusUpdate;
 use ringback::start::{Start, run};
+use ringback::store::call_lists::CallLists;
 use ringback::telemetry::call_log_fields;
 use ringback::telemetry::metrics::CallMetrics;
-use ringback::timers::TimerError;
 use serde_json::{Value, json};
 use silent_devices::SilentDevices;
 use stream_records::{CallChange, StreamEvent};
@@ -29,6 +29,7 @@ use stream_records::{CallChange, StreamEvent};
 struct Broadcast {
     client_updates: ClientUpdates,
     call_duties: CallDuties,
+    call_lists: CallLists,
     silent_devices: SilentDevices,
 }
 
@@ -37,9 +38,7 @@ impl Broadcast {
     async fn handle(&self, event: LambdaEvent<StreamEvent>) -> Result<Value, Error> {
         let changes = event.payload.call_changes();
         // Duties come first: a call depends on them, and there may be many clients.
-        let duties = changes
-            .iter()
-            .map(|change| self.call_duties.perform(change));
+        let duties = changes.iter().map(|change| self.perform_duties(change));
         let duties = join_all(duties).await;
         let (mut updates, mut failures) = (Vec::new(), Vec::new());
         let mut rang = Vec::new();
@@ -68,11 +67,24 @@ impl Broadcast {
         Ok(json!({ "batchItemFailures": failures }))
     }
 
-    /// Updates the participants and records the metrics. Fails if the duty failed.
+    /// May run twice for the same change.
+    async fn perform_duties(&self, change: &CallChange) -> Result<(), Error> {
+        let listing = async {
+            match change.before {
+                None => self.call_lists.add(&change.after).await,
+                Some(_) => Ok(()),
+            }
+        };
+        let (timer, listed) = tokio::join!(self.call_duties.perform(change), listing);
+        timer?;
+        Ok(listed?)
+    }
+
+    /// Updates the participants and records the metrics. Fails if a duty failed.
     async fn handle_change(
         &self,
         change: CallChange,
-        duty: Result<(), TimerError>,
+        duty: Result<(), Error>,
     ) -> Result<Option<ParticipantsUpdated>, Error> {
         let measured = self
             .call_duties
@@ -105,6 +117,7 @@ async fn main() -> Result<(), Error> {
             audience: start.status_audience()?,
         },
         call_duties: CallDuties::from_start(&start)?,
+        call_lists: start.call_lists()?,
         silent_devices: SilentDevices::new(start.ring_reports()?),
     };
     run(move |event| this.handle(event)).await

@@ -1,5 +1,7 @@
 //! `GET /api/calls/{id}`: the current state of a call. An app that wakes late asks for it before it rings, so that it does
 //! not ring for a call that is over.
+//!
+//! `GET /api/calls`: the recent calls of an extension.
 
 use ringback::platform::invocation::InvocationContext;
 use std::sync::Arc;
@@ -9,19 +11,25 @@ use ringback::api::http::{self, ApiAnswer, ApiError, ApiErrorCode};
 use ringback::auth::signing::Signing;
 use ringback::auth::{Tokens, Viewer};
 use ringback::start::Start;
+use ringback::store::call_lists::{CallLists, ListPosition};
 use ringback::store::calls::{
     CallStore, DynamoCallStore, ReplicationWaitError, find_when_replicated,
 };
 use ringback_core::call::Call;
-use ringback_core::ids::{CallId, CallSid};
+use ringback_core::ids::{BadName, CallId, CallSid, Extension};
 use ringback_core::timestamp::Timestamp;
 use serde_json::{Value, json};
 
 /// The length of a UUID with its dashes.
 const UUID_LENGTH: usize = 36;
 
+/// How many calls a list has that does not ask for more or fewer, and at most.
+const LISTED: usize = 20;
+const MOST_LISTED: usize = 100;
+
 struct CallStatusHandler {
     calls: DynamoCallStore,
+    lists: CallLists,
     tokens: Tokens,
     signing: Arc<Signing>,
 }
@@ -37,13 +45,42 @@ impl CallStatusHandler {
         let bearer = self.tokens.bearer(header, now);
         let (bearer, ()) = tokio::join!(bearer, self.signing.get_ready());
         let viewer = bearer?.viewer();
-        let id = http::path_parameter(&request, "id")?;
+        // Only the route of a single call has this parameter.
+        let Ok(id) = http::path_parameter(&request, "id") else {
+            return self.list(&request, &viewer, now).await;
+        };
         let call = self.find(&id, &viewer, now).await?;
         let call = call.ok_or(ApiErrorCode::NoSuchCall)?;
         if !viewer.sees(call.participants()) {
             return Err(ApiErrorCode::NotYourCall.into());
         }
         Ok(ApiAnswer::ok(call_json(&call, now)))
+    }
+
+    async fn list(
+        &self,
+        request: &Request,
+        viewer: &Viewer,
+        now: Timestamp,
+    ) -> Result<ApiAnswer, ApiError> {
+        let query = ListQuery::parse(request)?;
+        if !viewer.sees(std::iter::once(&query.extension)) {
+            return Err(ApiErrorCode::NotYourExtension.into());
+        }
+        let page = self
+            .lists
+            .page(&query.extension, query.limit, query.after.as_ref())
+            .await?;
+        let calls = self.calls.find_all(&page.call_ids).await?;
+        // DynamoDB deletes expired items late.
+        let kept = |call: &&Call| call.expires_at > now.as_secs_rounded_up();
+        let calls: Vec<Value> = calls
+            .iter()
+            .filter(kept)
+            .map(|call| call_json(call, now))
+            .collect();
+        let next = page.next.map(|next| next.to_string());
+        Ok(ApiAnswer::ok(json!({ "calls": calls, "next": next })))
     }
 
     /// Finds a call by its id; for an operator also by Exotel's CallSid: of several calls, the last one. The signature of an id is
@@ -84,7 +121,36 @@ impl CallStatusHandler {
     }
 }
 
-/// The answer's body. A field that is also in the push has the same name as there.
+/// Which calls a client asks for.
+struct ListQuery {
+    extension: Extension,
+    limit: usize,
+    after: Option<ListPosition>,
+}
+
+impl ListQuery {
+    fn parse(request: &Request) -> Result<Self, BadName> {
+        let extension = http::query_parameter(request, "extension").unwrap_or_default();
+        let limit = match http::query_parameter(request, "limit") {
+            Some(text) => text.parse().ok(),
+            None => Some(LISTED),
+        };
+        let limit = limit.filter(|limit| (1..=MOST_LISTED).contains(limit));
+        let next = http::query_parameter(request, "next");
+        Ok(Self {
+            extension: Extension::try_from(extension)?,
+            limit: limit.ok_or(BadName {
+                what: "limit",
+                rule: "must be a number from 1 to 100",
+            })?,
+            after: next
+                .map(|next| ListPosition::try_from(next.as_str()))
+                .transpose()?,
+        })
+    }
+}
+
+/// The body of one call. A field that is also in the push has the same name as there.
 fn call_json(call: &Call, now: Timestamp) -> Value {
     json!({
         "call_id": call.call_id,
@@ -126,6 +192,7 @@ async fn main() -> Result<(), lambda_http::Error> {
     let start = Start::function().await;
     let this = CallStatusHandler {
         calls: start.calls()?,
+        lists: start.call_lists()?,
         tokens: start.tokens()?,
         signing: start.signing()?,
     };

@@ -6,6 +6,7 @@ import { Connection } from "./connection.js";
 import { element } from "./draw.js";
 import { Local } from "./local.js";
 import { Phone } from "./phone.js";
+import { RecentCalls } from "./recent.js";
 
 const $ = (id) => document.getElementById(id);
 const TOKEN_KEY = "ringback-token";
@@ -52,8 +53,10 @@ class Session {
   #onMessage;
   #onConnected;
 
-  constructor(token, onMessage = () => {}, onConnected = () => {}) {
+  /** Shows the recent calls of `extension` at first, if the viewer has one. */
+  constructor(token, extension, onMessage = () => {}, onConnected = () => {}) {
     this.#api = apiWith(token);
+    new RecentCalls($("recent"), this.#api).show(extension);
     this.#onMessage = onMessage;
     this.#onConnected = onConnected;
     this.#board = new Board($("board"), $("no-calls"), announce, (id) => this.#fetchCall(id));
@@ -116,9 +119,9 @@ class Session {
 let session;
 let phone;
 
-function startSession(token, onMessage, onConnected) {
+function startSession(token, extension, onMessage, onConnected) {
   session?.close();
-  session = new Session(token, onMessage, onConnected);
+  session = new Session(token, extension, onMessage, onConnected);
   $("failure").textContent = "";
   $("sign-in").hidden = true;
   $("signed").hidden = false;
@@ -166,6 +169,7 @@ function signIn(token) {
   const roles = [claim(claims, settings.roleClaim || "role")].flat();
   const { api } = startSession(
     token,
+    typeof extension === "string" ? extension : undefined,
     (message) => phone?.handleMessage(message),
     (isLive) => phone?.setConnected(isLive),
   );
@@ -202,7 +206,11 @@ function startLocally() {
   setOptions($("dialled"), phones.map(({ extension, number }) => [extension, `${extension}, at ${number}`]));
   $("viewer").hidden = $("phone").hidden = $("test-call").hidden = false;
 
-  const showCalls = () => startSession(localToken($("viewer-of").value));
+  const showCalls = () => {
+    const viewer = $("viewer-of").value;
+    const own = phones.find(({ extension }) => extension === viewer) ?? phones[0];
+    startSession(localToken(viewer), own?.extension);
+  };
   $("viewer-of").addEventListener("change", showCalls);
   showCalls();
 

@@ -23,6 +23,7 @@ pub use crate::runtime::run;
 use crate::runtime::{aws_config, start_logging};
 use crate::sip_provisioning::{SipAccountSettings, SipProvisioning};
 use crate::store::allowance::Allowances;
+use crate::store::call_lists::CallLists;
 use crate::store::calls::DynamoCallStore;
 use crate::store::connections::Connections;
 use crate::store::devices::Devices;
@@ -137,6 +138,14 @@ impl Start {
             Some(_) => calls.replicated_in(self.region().to_owned()),
             None => calls,
         })
+    }
+
+    /// The lists of recent calls in the table.
+    ///
+    /// # Errors
+    /// When a variable is missing.
+    pub fn call_lists(&self) -> Result<CallLists, ConfigError> {
+        Ok(CallLists::new(self.table()?))
     }
 
     /// The other region of a deployment in two regions: `OTHER_REGION`. Each takes over when the other one fails.

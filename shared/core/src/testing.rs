@@ -29,6 +29,7 @@ pub fn a_call(now: Timestamp) -> Call {
         talk: Duration::from_secs(14_400),
         check: Duration::from_secs(300),
         decline_ends: DeclineEnds::Call,
+        kept_seconds: 7 * 24 * 60 * 60,
     };
     Call::new(new, settings, now)
 }

@@ -156,6 +156,7 @@ impl Rules {
             talk: seconds(600),
             check: seconds(30),
             decline_ends: DeclineEnds::Device,
+            kept_seconds: 7 * 24 * 60 * 60,
         };
         let call = Call::new(new, settings, at(now));
         let mut effects = first_effects(&call);

@@ -62,6 +62,7 @@ impl Scenario {
                 &mut generator(seed, "decline"),
                 &[DeclineEnds::Call, DeclineEnds::Device],
             ),
+            kept_seconds: 7 * 24 * 60 * 60,
         };
         let ring = u64::try_from(settings.ring.as_millis()).unwrap_or(0);
         let lag = *pick(rng, &[(200, 1_000), (500, 1_500), (20, 100)]);

@@ -13,6 +13,7 @@ mod inbound_reports;
 mod moves;
 mod outbound;
 mod reach;
+mod recent;
 mod refused;
 mod status_updates;
 mod store;

@@ -121,6 +121,64 @@ async fn a_lost_connection_is_restored_and_missed_changes_are_fetched() -> Resul
     page.close().await
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_ended_before_the_page_was_opened_are_listed() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    let app = fixture.app("1001").await?;
+    let (caller, id) = app.is_called().await?;
+    caller.cancel().await?;
+    app.wait_for_status(&id, "canceled").await?;
+    let page = Page::open(&fixture).await?;
+    let latest = "document.querySelector('#recent ol > li')";
+    let shows_it = format!("{latest}?.dataset.call === {}", json!(id));
+    page.browser.until(&shows_it, SOON).await?;
+    page.shows("#recent ol > li", "Canceled: the caller hung up")
+        .await?;
+    page.browser.fill("#recent-extension", "10/01").await?;
+    page.click("#recent form button").await?;
+    page.shows("#recent .note", "could not be loaded").await?;
+    assert_eq!(page.measured(&format!("{latest} === null")).await?, true);
+    // The browser logs the 400 response as an error.
+    let complaints = page.browser.complaints().await?;
+    ensure!(
+        complaints.iter().all(|one| one.contains("400")),
+        "{complaints:?}"
+    );
+    page.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_list_of_recent_calls_grows_by_pages_and_forgets_another_extension() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    let page = Page::open(&fixture).await?;
+    let script = "const { RecentCalls } = await import('/console/recent.js');
+        const section = document.querySelector('#recent');
+        const call = (id) => ({ call_id: id, status: 'timed_out', created_at: 0, extension: '1', caller_number: 'anonymous' });
+        const asked = [], waiting = [];
+        const answer = (calls, next) => waiting.shift()({ ok: true, status: 200, body: { calls: calls.map(call), next } });
+        const api = (method, path) => { asked.push(path); return new Promise((done) => waiting.push(done)); };
+        const shown = () => [...section.querySelectorAll('ol > li')].map((line) => line.dataset.call).join();
+        const settle = () => new Promise((done) => setTimeout(done));
+        const recent = new RecentCalls(section, api), older = section.querySelector('.older');
+        recent.show('1'); recent.show('2');
+        answer(['of 1'], 'x'); answer(['c', 'b'], 'n'); await settle();
+        const first = [shown(), older.hidden];
+        older.click(); answer(['a'], null); await settle();
+        return { asked, first, then: [shown(), older.hidden], text: section.querySelector('ol > li').textContent };";
+    let result = page.browser.run(script, json!([])).await?;
+    assert_eq!(result["first"], json!(["c,b", false]));
+    assert_eq!(result["then"], json!(["c,b,a", true]));
+    let asked = ["?extension=1", "?extension=2", "?extension=2&next=n"];
+    assert_eq!(
+        result["asked"],
+        json!(asked.map(|query| format!("api/calls{query}")))
+    );
+    let text = result["text"].as_str().context("no text")?;
+    ensure!(text.contains("Number withheld → 1"), "{text}");
+    ensure!(text.contains("Not answered"), "{text}");
+    page.close().await
+}
+
 /// Closes every connection on the server's side, as API Gateway does after two hours.
 async fn close_all_connections(fixture: &Fixture) -> Result<()> {
     let items = aws_sdk_dynamodb::Client::new(&fixture.aws)

@@ -59,7 +59,7 @@ api_error_codes! {
     SourceNotAllowed: 403, "source_not_allowed", "requests from this address are not accepted";
 
     NoDevice: 404, "no_device", "this extension has no registered device";
-    NoSuchCall: 404, "no_such_call", "there is no such call, or it ended more than a day ago";
+    NoSuchCall: 404, "no_such_call", "there is no such call, or it ended too long ago";
     NoSuchRoute: 404, "no_such_route", "there is no such route";
     NumberNotRouted: 404, "number_not_routed", "the number leads to no extension; add its route";
 

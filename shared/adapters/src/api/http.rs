@@ -76,6 +76,13 @@ pub fn path_parameter(request: &Request, name: &str) -> Result<String, ApiError>
     Ok(value.ok_or(ApiErrorCode::NoSuchRoute)?)
 }
 
+/// The parameter of this name in the query, if there is one.
+#[must_use]
+pub fn query_parameter(request: &Request, name: &str) -> Option<String> {
+    let parameters = request.query_string_parameters();
+    parameters.first(name).map(ToOwned::to_owned)
+}
+
 /// The path as the route sees it, without the stage.
 #[must_use]
 pub fn path(request: &Request) -> String {

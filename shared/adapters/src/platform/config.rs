@@ -101,7 +101,7 @@ impl Environment {
     }
 
     /// `RING_TIMEOUT_SECONDS` (30), `CONNECT_TIMEOUT_SECONDS` (15), `MAX_CALL_SECONDS` (14,400), `EXOTEL_CHECK_SECONDS`
-    /// (300) and `DECLINE_ENDS` (`call`).
+    /// (300), `DECLINE_ENDS` (`call`) and `HISTORY_DAYS` (7).
     ///
     /// # Errors
     /// When one of them has another value than it may have.
@@ -112,6 +112,7 @@ impl Environment {
             talk: self.seconds("MAX_CALL_SECONDS", 14_400)?,
             check: self.seconds("EXOTEL_CHECK_SECONDS", 300)?,
             decline_ends: self.decline_ends()?,
+            kept_seconds: u64::from(self.count("HISTORY_DAYS", 7)?) * 24 * 60 * 60,
         })
     }
 

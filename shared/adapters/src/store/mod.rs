@@ -1,6 +1,7 @@
 //! The DynamoDB table: one module for each kind of item. [`table`] is the way to it for all of them.
 
 pub mod allowance;
+pub mod call_lists;
 pub mod calls;
 pub mod connections;
 pub mod devices;

@@ -29,6 +29,7 @@ pub(super) const SETTINGS: CallSettings = CallSettings {
     talk: Duration::from_secs(3600),
     check: Duration::from_secs(300),
     decline_ends: DeclineEnds::Call,
+    kept_seconds: 7 * 24 * 60 * 60,
 };
 
 /// Records effects, and reports their success unless their name is in `failing`.

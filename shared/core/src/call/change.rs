@@ -115,9 +115,9 @@ pub enum Assignment {
     LostPhoneLegs(LostPhoneLegs),
     /// When the legs were bridged.
     BridgedAt(Timestamp),
-    /// When and why the call ended. The item is kept for a day from then on.
+    /// When and why the call ended. The item is kept for [`CallSettings::kept_seconds`](super::CallSettings) from then on.
     Ended(Timestamp, EndReason),
-    /// The call has not ended after all. The item is kept for a day after this moment.
+    /// The call has not ended after all. The item is kept as long after this moment.
     NotEnded(Timestamp),
     /// The channel on which the caller waits.
     CallerLeg(ChannelId),
@@ -160,11 +160,11 @@ impl Assignment {
                     at: *at,
                     reason: *reason,
                 });
-                call.expires_at = Call::expiry_after(*at);
+                call.expires_at = call.expiry_after(*at);
             }
             Self::NotEnded(until) => {
                 call.ended = None;
-                call.expires_at = Call::expiry_after(*until);
+                call.expires_at = call.expiry_after(*until);
             }
             Self::CallerLeg(channel) => call.caller_leg = Some(channel.clone()),
             Self::Pbx(pbx) => call.pbx = Some(pbx.clone()),

@@ -218,6 +218,13 @@ pub struct CallSettings {
     /// What a decline on one device ends.
     #[serde(default)]
     pub decline_ends: DeclineEnds,
+    /// For how many seconds an ended call is kept, for late and repeated requests and for the list of calls.
+    #[serde(default = "one_day")]
+    pub kept_seconds: u64,
+}
+
+const fn one_day() -> u64 {
+    KEPT_BEFORE_HISTORY.as_secs()
 }
 
 /// What a decline on one device ends.
@@ -254,8 +261,8 @@ const CLOCK_DIFFERENCE: Duration = Duration::from_secs(2);
 /// How long after the end of the ring the PBX may repeat its report of the caller. It tries four times, 5 s each, and once more.
 const REPEATED_WITHIN: Duration = Duration::from_secs(30);
 
-/// How long an ended call is kept for late and repeated requests.
-pub const KEPT_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long an ended call is kept that was stored before calls had [`CallSettings::kept_seconds`].
+pub const KEPT_BEFORE_HISTORY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The longest that Exotel lets a call last.
 const LONGEST_EXOTEL_CALL: Duration = Duration::from_secs(4 * 60 * 60);
@@ -333,7 +340,8 @@ impl Call {
                 event: event.to_owned(),
                 by,
             }],
-            expires_at: Self::expiry_after(rings_until + settings.connect + settings.talk),
+            expires_at: (rings_until + settings.connect + settings.talk).as_secs_rounded_up()
+                + settings.kept_seconds,
         }
     }
 
@@ -518,8 +526,8 @@ impl Call {
 
     /// When the item of a call that ends at `ended_at` may be deleted, in seconds since the Unix epoch.
     #[must_use]
-    pub fn expiry_after(ended_at: Timestamp) -> u64 {
-        (ended_at + KEPT_FOR).as_secs_rounded_up()
+    pub const fn expiry_after(&self, ended_at: Timestamp) -> u64 {
+        ended_at.as_secs_rounded_up() + self.settings.kept_seconds
     }
 }
 

@@ -15,6 +15,7 @@ const SETTINGS: CallSettings = CallSettings {
     talk: Duration::from_secs(3600),
     check: Duration::from_secs(300),
     decline_ends: DeclineEnds::Call,
+    kept_seconds: 7 * 24 * 60 * 60,
 };
 
 pub(super) const START: Timestamp = Timestamp::from_millis(1_000_000_000_000);

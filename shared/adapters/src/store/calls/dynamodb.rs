@@ -12,10 +12,12 @@
 //! The index `live-calls` has the active calls that apps started: `live_started_by`, `live_until`. The write that ends a call
 //! removes both attributes. A call whose end is lost stops counting at `live_until`.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::types::{
-    Put, ReturnValue, ReturnValuesOnConditionCheckFailure as OnFailure, Select, TransactWriteItem,
+    KeysAndAttributes, Put, ReturnValue, ReturnValuesOnConditionCheckFailure as OnFailure, Select,
+    TransactWriteItem,
 };
 use ringback_core::call::{Call, ConditionalUpdate, CorrelationKey};
 use ringback_core::ids::{CallId, CallSid, Extension};
@@ -36,6 +38,10 @@ use crate::store::table::{
 const STORING: &str = "storing a call";
 const READING: &str = "reading a call";
 const SAVING: &str = "saving a change";
+const READING_MANY: &str = "reading listed calls";
+
+/// How often listed calls are read until all are there. The SDK pauses between attempts only if DynamoDB reads none at all.
+const READS_OF_MANY: usize = 3;
 
 /// Two reports of one call are written at the same moment, and DynamoDB may then accept neither (`TransactionConflict`).
 const PAUSES_AFTER_CONFLICT: [Duration; 3] = [
@@ -79,6 +85,48 @@ impl DynamoCallStore {
             region: Some(region),
             ..self
         }
+    }
+
+    /// The calls with these ids, as they are, in this order, in one request. Ids without a call are left out.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub async fn find_all(&self, ids: &[CallId]) -> Result<Vec<Call>, StoreError> {
+        let mut keys: Vec<Item> = ids
+            .iter()
+            .map(|id| call_item_key(*id).into_item())
+            .collect();
+        let mut found: HashMap<CallId, Call> = HashMap::new();
+        // A throttled table answers with a part of the items.
+        for _ in 0..READS_OF_MANY {
+            if keys.is_empty() {
+                break;
+            }
+            let requested = KeysAndAttributes::builder().set_keys(Some(keys));
+            let requested = requested.consistent_read(true).build();
+            let requested = requested.map_err(StoreError::unavailable(READING_MANY))?;
+            let read = self.table.client().batch_get_item();
+            let read = read
+                .request_items(self.table.name(), requested)
+                .send()
+                .await;
+            let answer = read.map_err(StoreError::unavailable(READING_MANY))?;
+            let items = answer.responses.into_iter().flatten();
+            for item in items.flat_map(|(_table, items)| items) {
+                let call: Call =
+                    serde_dynamo::from_item(item).map_err(StoreError::unreadable(READING_MANY))?;
+                found.insert(call.call_id, call);
+            }
+            let left = answer.unprocessed_keys.into_iter().flatten();
+            keys = left.flat_map(|(_table, left)| left.keys).collect();
+        }
+        if !keys.is_empty() {
+            return Err(StoreError::Unavailable {
+                doing: READING_MANY,
+                source: "DynamoDB did not read all of them".into(),
+            });
+        }
+        Ok(ids.iter().filter_map(|id| found.remove(id)).collect())
     }
 
     async fn create_alone(&self, call: &Call) -> Result<CreateResult, StoreError> {

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 
 use ringback_core::call::{
-    Assignment, Call, CallEnd, Change, Condition, ConditionalUpdate, DeclineEnds,
+    Assignment, CallEnd, Change, Condition, ConditionalUpdate, DeclineEnds, KEPT_BEFORE_HISTORY,
 };
+use ringback_core::timestamp::Timestamp;
 use serde::Serialize;
 
 use crate::store::table::Item;
@@ -116,7 +117,7 @@ impl Expressions {
                 Assignment::BridgedAt(moment) => self.compare("bridged_at", "=", moment)?,
                 Assignment::Ended(at, reason) => {
                     removes.extend([LIVE_STARTED_BY, LIVE_UNTIL].map(|name| self.name(name)));
-                    sets.push(self.compare("expires_at", "=", &Call::expiry_after(*at))?);
+                    sets.push(self.expiry_after(*at)?);
                     let end = CallEnd {
                         at: *at,
                         reason: *reason,
@@ -125,7 +126,7 @@ impl Expressions {
                 }
                 Assignment::NotEnded(until) => {
                     removes.push(self.name("ended"));
-                    self.compare("expires_at", "=", &Call::expiry_after(*until))?
+                    self.expiry_after(*until)?
                 }
                 Assignment::CallerLeg(channel) => self.compare("caller_leg", "=", channel)?,
                 Assignment::Pbx(pbx) => self.compare("pbx", "=", pbx)?,
@@ -161,6 +162,18 @@ impl Expressions {
             update.push_str(&format!(" REMOVE {}", removes.join(", ")));
         }
         Ok(update)
+    }
+
+    /// [`Call::expiry_after`](ringback_core::call::Call::expiry_after), computed by DynamoDB, because a write without a read does not know
+    /// the call's settings.
+    fn expiry_after(&mut self, ended_at: Timestamp) -> Result<String, serde_dynamo::Error> {
+        let [expires_at, settings, kept] =
+            ["expires_at", "settings", "kept_seconds"].map(|name| self.name(name));
+        let ended_at = self.value(&ended_at.as_secs_rounded_up())?;
+        let default = self.value(&KEPT_BEFORE_HISTORY.as_secs())?;
+        Ok(format!(
+            "{expires_at} = if_not_exists({settings}.{kept}, {default}) + {ended_at}"
+        ))
     }
 
     /// The call is of this kind, or is not. `kind` is a map with one key, the name of the kind.
