@@ -59,6 +59,8 @@ const fn delays_hangup(fault: Fault) -> Option<u64> {
     match fault {
         Fault::ColdStart => Some(4_000),
         Fault::AriSlow => Some(2_000),
+        // The region that dialed the phone hears of the end from its stream.
+        Fault::StreamLate => Some(10_000),
         Fault::QueueLate => Some(20_000),
         Fault::Crash
         | Fault::StoreFails
