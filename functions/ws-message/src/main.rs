@@ -115,8 +115,8 @@ impl WsMessage {
         message: &Map<String, Value>,
         invocation: InvocationContext,
     ) -> Result<Value, ApiError> {
-        let request = CallRequest::parse(message, &self.calls.country)?;
         let party = bearer.party().ok_or(ApiErrorCode::NoExtension)?;
+        let request = CallRequest::parse(message, &party.extension, &self.calls.country)?;
         self.calls.start(party.clone(), request, invocation).await
     }
 }

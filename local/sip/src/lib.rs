@@ -42,7 +42,7 @@ mod stage;
 mod tls;
 mod trunk;
 
-pub use caller::Caller;
+pub use caller::{CALLER_HEADER, Caller};
 pub use error::Error;
 pub use events::{CallEvent, CallEvents, EventTime};
 pub use media::Media;

@@ -4,7 +4,7 @@
 
 mod issuer;
 mod statuses;
-mod tokens;
+pub(crate) mod tokens;
 
 use std::time::Duration;
 

@@ -10,6 +10,7 @@ mod ended;
 mod exotel_flows;
 mod inbound_reports;
 mod moves;
+mod numbers;
 mod outbound;
 mod reach;
 mod refused;
