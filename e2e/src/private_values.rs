@@ -52,6 +52,8 @@ impl PrivateValues {
         }
         all.0.push((ACCESS_TOKEN.to_owned(), "an access token"));
         all.0
+            .push(("stream_token=".to_owned(), "the token of a stream"));
+        all.0
             .push((DIGEST.to_owned(), "the digest of a SIP password"));
         // Missing if no test has got an account.
         let passwords = std::fs::read_to_string(sip_account::passwords()).unwrap_or_default();

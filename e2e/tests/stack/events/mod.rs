@@ -21,7 +21,7 @@ use ringback_local::stack::Stack;
 use serde_json::{Value, json};
 
 /// The event files in the order of a call, with the status codes that each may get.
-const STORY: [(&str, &[u16]); 43] = [
+const STORY: [(&str, &[u16]); 44] = [
     ("health", &[200]),
     ("console-page", &[200]),
     ("console-file", &[200]),
@@ -37,6 +37,7 @@ const STORY: [(&str, &[u16]); 43] = [
     ("asterisk-incoming-incoming", &[200]),
     ("exotel-webhook-passthru-get", &[200]),
     ("exotel-webhook-passthru-post-json", &[200]),
+    ("exotel-webhook-voicebot", &[200]),
     ("call-status", &[200]),
     // The other events of the story may have ended the call.
     ("call-response-answer-ringing", &[200, 409]),
