@@ -5,7 +5,7 @@ use ringback_client::Client;
 use ringback_e2e::clients::next_of_type;
 use ringback_e2e::fixture::{App, Fixture, SOON, call_sid};
 use ringback_e2e::sip_account::SipAccount;
-use ringback_sip::Caller;
+use ringback_sip::{Caller, Phone};
 use serde_json::json;
 
 use crate::access::tokens::{Secrets, claims_of, hs256, with};
@@ -106,4 +106,71 @@ async fn extensions_of_many_digits_and_of_64_characters_call_and_are_called() ->
         caller.unregister().await?;
     }
     Ok(())
+}
+
+/// A phone with an account of this name on the first PBX, as `phones.conf` has one for an extension: all of its devices share it.
+async fn phone_with_shared_account(fixture: &Fixture, name: &str) -> Result<Phone> {
+    let ari = &fixture.stack.ari;
+    let objects = [
+        ("auth", vec![("username", name), ("password", PASSWORD)]),
+        (
+            "aor",
+            vec![("max_contacts", "1"), ("remove_existing", "yes")],
+        ),
+        (
+            "endpoint",
+            vec![
+                ("context", "ringback-phones"),
+                ("identify_by", "username"),
+                ("auth", name),
+                ("aors", name),
+                ("disallow", "all"),
+                ("allow", "ulaw,alaw"),
+                ("direct_media", "no"),
+            ],
+        ),
+    ];
+    for (kind, options) in objects {
+        let url = format!(
+            "{}/asterisk/config/dynamic/res_pjsip/{kind}/{name}",
+            ari.local_url
+        );
+        let options = options.iter();
+        let options = options.map(|(name, value)| json!({ "attribute": name, "value": value }));
+        let request = fixture.http.put(url);
+        let request = request.basic_auth(&ari.username, Some(&ari.password));
+        let body = json!({ "fields": options.collect::<Vec<_>>() });
+        request.json(&body).send().await?.error_for_status()?;
+    }
+    let mut phone = Phone::new(fixture.pbx, name, PASSWORD).await?;
+    phone.register().await?;
+    Ok(phone)
+}
+
+const PASSWORD: &str = "not-a-secret-of-a-deployment";
+
+/// Asterisk limits the name of a channel, which contains that of the account.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shared_account_of_64_characters_is_called() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    let name = &"y-2".repeat(22)[..64];
+    let callee = app_of(&fixture, name).await?;
+    callee.register_for_push().await?;
+    let mut phone = phone_with_shared_account(&fixture, name).await?;
+    let mut caller_phone = fixture.registered_phone("1001").await?;
+    let mut client = fixture.client("1001").await?;
+    let call = json!({ "type": "incoming_call", "recipientId": name, "callType": "voice" });
+    client.send(call).await?;
+    let own_leg = caller_phone.next_call(SOON).await?;
+    own_leg.answer().await?;
+    let id = callee.receives_call().await?;
+    callee.respond("accept_ready", &id).await?;
+    let leg = phone.next_call(SOON).await?;
+    leg.answer().await?;
+    callee.wait_for_status(&id, "in_progress").await?;
+    own_leg.media().hears(leg.media(), SOON).await?;
+    leg.hang_up().await?;
+    let ended = callee.wait_for_status(&id, "completed").await?;
+    assert_eq!(ended["reason"], "callee_hung_up");
+    callee.unregister().await
 }
