@@ -183,6 +183,7 @@ impl FunctionResources {
                 format!("{}/exotel/webhook", stack.http_url),
             ),
             ("HTTP_URL", stack.http_url.clone()),
+            ("EXOTEL_STREAM_URL", stack.ws_url.clone()),
             ("APP_SECRET_ARN", self.secret("app")),
             ("WEBHOOK_SECRET_ARN", self.secret("webhook")),
             ("HOOK_SECRET_ARN", self.secret("hook")),

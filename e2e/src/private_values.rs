@@ -1,6 +1,7 @@
 //! Values that must never appear in a log.
 
 use anyhow::{Context, Result};
+use aws_sdk_dynamodb::types::AttributeValue;
 use ringback_local::settings::STACK_NAME;
 use serde_json::Value;
 
@@ -51,6 +52,8 @@ impl PrivateValues {
             all.add(&phone.sip_password, "a SIP password");
         }
         all.0.push((ACCESS_TOKEN.to_owned(), "an access token"));
+        all.0
+            .push(("stream_token=".to_owned(), "the token of a stream"));
         all.0
             .push((DIGEST.to_owned(), "the digest of a SIP password"));
         // Missing if no test has got an account.
@@ -143,7 +146,10 @@ impl PrivateValues {
             if let Some((_, token)) = answer_url.and_then(|url| url.rsplit_once('/')) {
                 self.add(token, "the token of an answer URL");
             }
-            if let Some(number) = message["data"]["caller_number"].as_str() {
+            // The caller may be an app. Its extension is not private.
+            if let Some(number) = message["data"]["caller_number"].as_str()
+                && !is_extension(fixture, number).await?
+            {
                 self.add_detail(number);
             }
             let authorization = request["headers"]["authorization"].as_str();
@@ -197,6 +203,22 @@ impl PrivateValues {
             .filter(|line| line.len() >= SHORTEST && !line.starts_with("-----"));
         self.0.extend(lines.map(|line| (line.to_owned(), what)));
     }
+}
+
+/// Whether the table has an item of this extension.
+async fn is_extension(fixture: &Fixture, name: &str) -> Result<bool> {
+    if name.starts_with('+') || name.len() < SHORTEST {
+        return Ok(false);
+    }
+    let dynamodb = aws_sdk_dynamodb::Client::new(&fixture.aws);
+    let pk = AttributeValue::S(format!("EXTENSION#{name}"));
+    let items = dynamodb
+        .query()
+        .table_name(&fixture.stack.aws.table)
+        .key_condition_expression("pk = :pk")
+        .expression_attribute_values(":pk", pk)
+        .limit(1);
+    Ok(items.send().await?.count() > 0)
 }
 
 /// All numbers that are written with a country code, such as `+919812345067`, without the `+`.

@@ -249,6 +249,7 @@ impl StandIns {
             ("FCM_SECRET_ARN", "fcm"),
             ("SIGNING_SECRET_ARN", "signing"),
             ("HTTP_URL", "https://calls.example.com"),
+            ("EXOTEL_STREAM_URL", "wss://calls.example.com/exotel-stream"),
             ("LOG_LEVEL", "info"),
             ("RING_TIMEOUT_SECONDS", RING_SECONDS),
             ("SSL_CERT_FILE", &self.ca_file),

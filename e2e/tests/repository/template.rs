@@ -414,6 +414,7 @@ fn apps_and_streams_leave_most_of_the_quota_to_the_pbx_and_exotel() -> Result<()
                     hooks.push(limit);
                 }
                 "/exotel/webhook" => hooks.push(limit),
+                "/exotel/voicebot" => assert!(limit >= quota * 0.005, "{limit}"),
                 // Route 53 sends a request every 10 s from about 16 places to each of two endpoints. Allow 11 times that.
                 "/health" => assert!(limit >= 2.0 * 16.0 / 10.0 * 11.0, "{limit}"),
                 _ => ensure!(path == "/" || path == "/console/{file}", "{path}"),

@@ -28,11 +28,16 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 type EntryPoint = (&'static str, &'static str, &'static [&'static str]);
 
 /// In this order no phone is registered when calls come in, so no function waits for one.
-const ENTRY_POINTS: [EntryPoint; 14] = [
+const ENTRY_POINTS: [EntryPoint; 15] = [
     (
         "GET /exotel/webhook",
         "exotel-webhook",
         &["exotel-webhook-passthru-get"],
+    ),
+    (
+        "GET /exotel/voicebot",
+        "exotel-webhook",
+        &["exotel-webhook-voicebot"],
     ),
     (
         "POST /exotel/webhook",

@@ -1,4 +1,5 @@
-//! `GET` and `POST /exotel/webhook`: Exotel reports a new call or a call's end.
+//! `GET` and `POST /exotel/webhook`: Exotel reports a new call or a call's end. `GET /exotel/voicebot`: Exotel asks where to stream a
+//! call's audio.
 
 use ringback::form_fields::FormFields;
 use ringback::platform::invocation::InvocationContext;
@@ -14,8 +15,9 @@ use ringback::start::{LiveSwitchboard, Start};
 use ringback::store::number_routes::NumberRoutes;
 use ringback::switchboard::{InboundCallReport, SwitchboardError};
 use ringback_core::call::Event;
-use ringback_core::ids::{CallId, CallSid, Extension};
+use ringback_core::ids::{BadName, CallId, CallSid, Extension};
 use ringback_core::timestamp::Timestamp;
+use secrecy::ExposeSecret;
 use serde_json::json;
 
 struct ExotelWebhookHandler {
@@ -24,6 +26,8 @@ struct ExotelWebhookHandler {
     webhook_auth: WebhookAuth<WebhookSecret>,
     signing: Arc<Signing>,
     country: String,
+    /// The WebSocket API, to which Exotel streams audio.
+    stream_url: String,
 }
 
 /// Which calls a request may report, by the credentials in its URL.
@@ -42,6 +46,9 @@ impl ExotelWebhookHandler {
     ) -> Result<ApiAnswer, ApiError> {
         let InvocationContext { now, deadline } = invocation;
         let query = FormFields::from_form(request.uri().query().unwrap_or_default().as_bytes());
+        if http::path(&request) == "/exotel/voicebot" {
+            return self.stream_address(&request, &query, now).await;
+        }
         let scope = self.authenticate(&request, &query, now).await?;
         let extension = query
             .text("extension")
@@ -83,6 +90,28 @@ impl ExotelWebhookHandler {
                 None => self.start_call(webhook, extension, now, deadline).await,
             },
         }
+    }
+
+    /// Where a Stream or Voicebot applet streams this call's audio. Exotel documents an HTTPS URL in place of the `wss` URL, which gets
+    /// the parameters of a Passthru and returns `{"url": "wss://…"}`
+    /// (<https://developer.exotel.com/docs/agentstream/stream-voicebot-applet>).
+    async fn stream_address(
+        &self,
+        request: &Request,
+        query: &FormFields,
+        now: Timestamp,
+    ) -> Result<ApiAnswer, ApiError> {
+        let (source, secret) = (http::source(request), query.text("secret"));
+        self.webhook_auth.authenticate(source, secret, now).await?;
+        let call_sid = query.text("CallSid").ok_or(BadName {
+            what: "CallSid",
+            rule: "is missing",
+        })?;
+        let call_sid = CallSid::try_from(call_sid)?;
+        let token = self.webhook_auth.stream_token(&call_sid, now).await?;
+        let url = &self.stream_url;
+        let url = format!("{url}?stream_token={}", token.expose_secret());
+        Ok(ApiAnswer::ok(json!({ "url": url })))
     }
 
     /// Checks the credentials. Loads the key that signs a new call's id at the same time.
@@ -232,6 +261,7 @@ async fn main() -> Result<(), lambda_http::Error> {
         webhook_auth: start.exotel_webhook_auth()?,
         signing: start.signing()?,
         country: start.country(),
+        stream_url: start.environment.required("EXOTEL_STREAM_URL")?,
     };
     http::serve(|request, invocation| this.handle(request, invocation)).await
 }

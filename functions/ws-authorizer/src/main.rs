@@ -10,6 +10,7 @@ use ringback::auth::{TokenError, Tokens};
 use ringback::platform::clock;
 use ringback::platform::secrets::WebhookSecret;
 use ringback::start::{Start, run};
+use ringback_core::ids::CallSid;
 use ringback_core::timestamp::Timestamp;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
@@ -36,7 +37,7 @@ impl WsAuthorizer {
         };
         let principal = match &identity {
             ConnectedClient::Client(bearer) => bearer.viewer().to_string(),
-            ConnectedClient::Exotel => "exotel".to_owned(),
+            ConnectedClient::Exotel { .. } => "exotel".to_owned(),
         };
         let context = serde_json::to_value(identity)?;
         Ok(policy("Allow", &principal, method_arn, &context))
@@ -60,15 +61,25 @@ impl WsAuthorizer {
             }
             Credentials::Secret(secret) => {
                 let secret = Some(secret.expose_secret());
-                match self.webhook_auth.authenticate(source, secret, now).await {
-                    Ok(()) => Ok(Some(ConnectedClient::Exotel)),
-                    Err(WebhookAuthError::Secret(error)) => Err(error.into()),
-                    Err(
-                        WebhookAuthError::SourceNotAllowed(_) | WebhookAuthError::Unauthorized(_),
-                    ) => Ok(None),
-                }
+                let known = self.webhook_auth.authenticate(source, secret, now).await;
+                exotel(known.map(|()| None))
+            }
+            Credentials::StreamToken(token) => {
+                let checked = self.webhook_auth.check_stream_token(source, token, now);
+                exotel(checked.await.map(Some))
             }
         }
+    }
+}
+
+/// Exotel, with the call that its credentials are limited to.
+fn exotel(
+    checked: Result<Option<CallSid>, WebhookAuthError>,
+) -> Result<Option<ConnectedClient>, Error> {
+    match checked {
+        Ok(call_sid) => Ok(Some(ConnectedClient::Exotel { call_sid })),
+        Err(WebhookAuthError::Secret(error)) => Err(error.into()),
+        Err(WebhookAuthError::SourceNotAllowed(_) | WebhookAuthError::Unauthorized(_)) => Ok(None),
     }
 }
 

@@ -20,15 +20,36 @@ pub(crate) struct StreamHandler {
     pub(crate) connections: Connections,
 }
 
+/// A connection of Exotel's.
+#[derive(Clone, Copy)]
+pub(crate) struct StreamConnection<'a> {
+    pub(crate) id: &'a str,
+    /// The only call that it may stream. `None` if it may stream any.
+    pub(crate) only_call: Option<&'a CallSid>,
+}
+
+impl StreamConnection<'_> {
+    fn may_stream(&self, call_sid: &CallSid) -> Result<(), ApiError> {
+        match self.only_call.is_none_or(|only| only == call_sid) {
+            true => Ok(()),
+            false => Err(ApiError::with_message(
+                ApiErrorCode::NotAllowed,
+                "the token of this connection is for another call",
+            )),
+        }
+    }
+}
+
 impl StreamHandler {
     /// Handles a frame from a connection of Exotel's. Exotel expects no answer.
     pub(crate) async fn handle_frame(
         &self,
         switchboard: &LiveSwitchboard,
-        connection_id: &str,
+        connection: StreamConnection<'_>,
         text: &str,
         invocation: InvocationContext,
     ) -> Result<(), ApiError> {
+        let connection_id = connection.id;
         if text.len() > MAX_FRAME_BYTES {
             return Err(ApiErrorCode::FrameTooLong.into());
         }
@@ -40,6 +61,7 @@ impl StreamHandler {
                 call_sid,
                 sample_rate,
             } => {
+                connection.may_stream(&call_sid)?;
                 let started = Event::StreamStarted;
                 if let Some(call) =
                     handle_event(switchboard, &call_sid, &started, invocation).await?
@@ -52,6 +74,7 @@ impl StreamHandler {
             }
             StreamFrame::Dtmf(dtmf) => self.send_key(connection_id, &dtmf, invocation.now).await,
             StreamFrame::Stop { call_sid, reason } => {
+                connection.may_stream(&call_sid)?;
                 let stopped = Event::StreamStopped(reason);
                 if let Some(call) =
                     handle_event(switchboard, &call_sid, &stopped, invocation).await?

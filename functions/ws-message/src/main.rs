@@ -7,7 +7,7 @@ mod audio_stream;
 mod call_start;
 mod error_posts;
 
-use audio_stream::StreamHandler;
+use audio_stream::{StreamConnection, StreamHandler};
 use call_start::CallStarter;
 use error_posts::ErrorPosts;
 use lambda_runtime::{Error, LambdaEvent};
@@ -20,7 +20,10 @@ use ringback::exotel::dial_rules::DialRules;
 use ringback::platform::invocation::InvocationContext;
 use ringback::start::{Start, run};
 use ringback::switchboard::StartLimits;
+use ringback_core::ids::CallSid;
 use serde_json::{Map, Value, json};
+
+const ONLY_FRAMES: &str = "this connection may send only the frames of its call's stream";
 
 struct WsMessage {
     calls: CallStarter,
@@ -33,8 +36,14 @@ impl WsMessage {
         let invocation = InvocationContext::begin(&event.context);
         let request = event.payload;
         match request.client() {
-            ConnectedClient::Exotel => {
-                self.handle_frame(&request, invocation).await;
+            // With the token of one call, only frames are allowed. Exotel sends no such messages, so this answer disturbs no call.
+            ConnectedClient::Exotel { call_sid: Some(_) } if request.has_route_response() => {
+                let refused = ApiError::with_message(ApiErrorCode::NotAllowed, ONLY_FRAMES);
+                Ok(websocket::answer(&refused.into_message()))
+            }
+            ConnectedClient::Exotel { call_sid } => {
+                let call_sid = call_sid.as_ref();
+                self.handle_frame(&request, call_sid, invocation).await;
                 Ok(websocket::done())
             }
             ConnectedClient::Client(bearer) => {
@@ -44,14 +53,20 @@ impl WsMessage {
     }
 
     /// Errors are only logged: Exotel would take an answer for a frame, in the middle of a call.
-    async fn handle_frame(&self, request: &Request, invocation: InvocationContext) {
-        let (switchboard, connection_id) = (&self.calls.switchboard, request.connection_id());
-        let handled = self.audio_streams.handle_frame(
-            switchboard,
-            connection_id,
-            text_of(request),
-            invocation,
-        );
+    async fn handle_frame(
+        &self,
+        request: &Request,
+        only_call: Option<&CallSid>,
+        invocation: InvocationContext,
+    ) {
+        let connection = StreamConnection {
+            id: request.connection_id(),
+            only_call,
+        };
+        let (switchboard, text) = (&self.calls.switchboard, text_of(request));
+        let handled = self
+            .audio_streams
+            .handle_frame(switchboard, connection, text, invocation);
         if let Err(error) = handled.await {
             error.log();
         }
@@ -115,8 +130,8 @@ impl WsMessage {
         message: &Map<String, Value>,
         invocation: InvocationContext,
     ) -> Result<Value, ApiError> {
-        let request = CallRequest::parse(message, &self.calls.country)?;
         let party = bearer.party().ok_or(ApiErrorCode::NoExtension)?;
+        let request = CallRequest::parse(message, &party.extension, &self.calls.country)?;
         self.calls.start(party.clone(), request, invocation).await
     }
 }

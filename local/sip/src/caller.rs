@@ -12,7 +12,12 @@ pub struct Caller {
     /// The number is withheld: `From` is anonymous, and only `P-Asserted-Identity` has the number, with `Privacy: id`
     /// (RFC 3325).
     pub withheld: bool,
+    /// The number in a header of this trunk, with its country code.
+    pub in_header: Option<String>,
 }
+
+/// The header of [`Caller::in_header`].
+pub const CALLER_HEADER: &str = "X-Caller-E164";
 
 impl Caller {
     /// A caller with a number and no name.
@@ -21,6 +26,15 @@ impl Caller {
             number: number.to_owned(),
             display_name: None,
             withheld: false,
+            in_header: None,
+        }
+    }
+
+    /// Adds the number in the header [`CALLER_HEADER`].
+    pub fn in_header(self, value: &str) -> Self {
+        Self {
+            in_header: Some(value.to_owned()),
+            ..self
         }
     }
 
@@ -55,11 +69,15 @@ impl Caller {
         self.display_name.as_deref().map(quoted)
     }
 
-    pub(crate) fn privacy(&self, agent: &Agent) -> Result<Vec<Header>, Error> {
+    pub(crate) fn headers(&self, agent: &Agent) -> Result<Vec<Header>, Error> {
+        let in_header = self.in_header.iter();
+        let mut headers: Vec<Header> = in_header
+            .map(|value| Header::Other(CALLER_HEADER.into(), value.clone()))
+            .collect();
         if !self.withheld {
-            return Ok(Vec::new());
+            return Ok(headers);
         }
-        let mut headers = vec![Header::Other("Privacy".into(), "id".into())];
+        headers.push(Header::Other("Privacy".into(), "id".into()));
         if !self.number.is_empty() {
             let asserted = format!("<{}>", agent.uri(&self.number)?);
             headers.push(Header::Other("P-Asserted-Identity".into(), asserted));
@@ -76,6 +94,7 @@ impl Caller {
             withheld: number.is_empty() || number.eq_ignore_ascii_case("anonymous"),
             number,
             display_name: display_name.or(from.display_name),
+            in_header: None,
         })
     }
 }

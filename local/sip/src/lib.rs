@@ -44,7 +44,7 @@ mod tls;
 mod trunk;
 
 pub use agent::Leg;
-pub use caller::Caller;
+pub use caller::{CALLER_HEADER, Caller};
 pub use error::Error;
 pub use events::{CallEvent, CallEvents, EventTime};
 pub use media::Media;

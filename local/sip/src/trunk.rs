@@ -74,7 +74,7 @@ impl Trunk {
         call_sid: Option<&str>,
     ) -> Result<OutgoingCall, Error> {
         let media = Media::open(self.agent.ip(), self.camera, self.encryption).await?;
-        let mut headers = caller.privacy(&self.agent)?;
+        let mut headers = caller.headers(&self.agent)?;
         headers.extend(call_sid.map(|sid| Header::Other("X-Exotel-CallSid".into(), sid.into())));
         let invite = InviteOption {
             caller_display_name: caller.quoted_name(),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use ringback_sip::CALLER_HEADER;
 
 use super::source::AsteriskSource;
 use crate::credentials::{Credentials, SipAccount};
@@ -179,7 +180,7 @@ fn ari(credentials: &Credentials) -> String {
 
 fn dialplan(hooks: &HookSettings<'_>, hook_secret: &str) -> String {
     let mut text = format!(
-        "[globals]\nRINGBACK_HOOK_URL = {}\nRINGBACK_HOOK_SECRET = {hook_secret}\nRINGBACK_MAX_WAIT_SECONDS = 60\n",
+        "[globals]\nRINGBACK_HOOK_URL = {}\nRINGBACK_HOOK_SECRET = {hook_secret}\nRINGBACK_MAX_WAIT_SECONDS = 60\nRINGBACK_CALLER_HEADER = {CALLER_HEADER}\n",
         hooks.url
     );
     if let Some(fallback_url) = hooks.fallback_url {

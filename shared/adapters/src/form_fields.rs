@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use serde_json::Value;
 
 use ringback_core::ids::BadName;
+use ringback_core::phone_number::PhoneNumber;
 
 /// Why a body could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -122,7 +123,19 @@ impl FormFields {
         (!value.is_empty()).then_some(value)
     }
 
-    /// The same with quotes, for the names of people.
+    /// A telephone number. `country` (ISO 3166) is the country of a number without a country code. The plus sign of a country code may
+    /// arrive as a space, because a sender has to encode it and may forget it.
+    #[must_use]
+    pub fn phone_number(&self, name: &str, country: &str) -> Option<PhoneNumber> {
+        let text = self.text(name)?;
+        let is_plus_lost = self.0.get(name)?.starts_with(' ');
+        match is_plus_lost {
+            true => PhoneNumber::parse_global(text, country),
+            false => PhoneNumber::parse(text, country),
+        }
+    }
+
+    /// The same as [`FormFields::text`] with quotes, for the names of people.
     #[must_use]
     pub fn with_quotes(&self, name: &str) -> Option<&str> {
         let value = self.0.get(name)?.trim();
@@ -164,6 +177,21 @@ mod tests {
 
     async fn read(content_type: &str, body: &str) -> Result<FormFields, BadBody> {
         FormFields::from_body(content_type, body.as_bytes()).await
+    }
+
+    #[test]
+    fn a_plus_sign_that_is_not_encoded_is_still_one() {
+        for (form, expected) in [
+            ("From=+6561234567", "+6561234567"),
+            ("From=%2B6561234567", "+6561234567"),
+            ("From=+09876543210", "+919876543210"),
+            // Valid only as a national number.
+            ("From=+9876543210", "+919876543210"),
+            ("From=9876543210", "+919876543210"),
+        ] {
+            let number = FormFields::from_form(form.as_bytes()).phone_number("From", "IN");
+            assert_eq!(number.unwrap().as_str(), expected, "{form}");
+        }
     }
 
     #[tokio::test]

@@ -65,7 +65,7 @@ macro_rules! name {
 
         impl fmt::Display for $type {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
+                f.pad(&self.0)
             }
         }
     };
@@ -73,7 +73,9 @@ macro_rules! name {
 
 name!(
     /// A phone's SIP extension: the name of its PJSIP endpoint, and the extension in an app's token.
-    Extension, "extension", "must be 1 to 32 letters, digits, '_' or '-'", 32,
+    ///
+    /// At most 64 characters, because Asterisk limits the name of a channel (`PJSIP/{endpoint}-00000001`) to 79.
+    Extension, "extension", "must be 1 to 64 letters, digits, '_' or '-'", 64,
     |c| c.is_ascii_alphanumeric() || c == '_' || c == '-'
 );
 
@@ -90,11 +92,12 @@ impl SipAccountName {
         Self(extension.as_str().to_owned())
     }
 
-    /// A new name for a device of `extension`, which no other account has or had: it ends with 12 random hexadecimal digits.
+    /// A new name for a device of `extension`, which no other account has or had: it ends with 12 random hexadecimal digits. It begins
+    /// with at most 32 characters of the extension, which leaves room for the name of the endpoint for WebRTC.
     #[must_use]
     pub fn fresh(extension: &Extension) -> Self {
         let random = Uuid::new_v4().simple().to_string();
-        Self(format!("{extension}-{}", &random[..12]))
+        Self(format!("{extension:.32}-{}", &random[..12]))
     }
 }
 
@@ -408,6 +411,18 @@ mod tests {
             assert!(Extension::try_from(text).is_err(), "{text:?}");
         }
         assert!(Extension::try_from("1001").is_ok());
+    }
+
+    #[test]
+    fn an_extension_has_up_to_64_characters_and_its_accounts_names_stay_short() {
+        assert!(Extension::try_from("e".repeat(65)).is_err());
+        let sub = "8c2f6a1e-5b7d-4f3a-9c0e-1d2b3a4f5e6d";
+        for extension in ["1001", sub, &"e".repeat(64)] {
+            let account = SipAccountName::fresh(&Extension::try_from(extension).unwrap());
+            let (start, random) = account.as_str().rsplit_once('-').unwrap();
+            assert_eq!(start, &extension[..extension.len().min(32)]);
+            assert!(random.len() == 12 && u64::from_str_radix(random, 16).is_ok());
+        }
     }
 
     #[test]

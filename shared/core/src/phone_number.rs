@@ -36,8 +36,8 @@ fn is_digits(text: &str) -> bool {
 }
 
 impl PhoneNumber {
-    /// Reads a number as Exotel (`09876543210`), Asterisk (`919876543210`) or a person writes it. A number without a country code
-    /// is one of `country` (ISO 3166, `IN`). `None` if `text` contains no number.
+    /// Reads a number as Exotel (`09876543210`), Asterisk (`919876543210`) or a person writes it. `+` and `00` begin a number with a
+    /// country code. A number without a country code is one of `country` (ISO 3166, `IN`). `None` if `text` contains no number.
     #[must_use]
     pub fn parse(text: &str, country: &str) -> Option<Self> {
         let compact: String = text
@@ -48,18 +48,35 @@ impl PhoneNumber {
         if !is_digits(digits) {
             return None;
         }
+        let global = |digits: &str| phonelib::PhoneNumber::parse(&format!("+{digits}"));
+        let national = || phonelib::PhoneNumber::parse_with_country(digits, country);
         // More digits than a national number has, and no trunk prefix: a country code without its plus sign.
-        let international =
+        let is_international =
             compact.starts_with('+') || (digits.len() > 10 && !digits.starts_with('0'));
-        let parsed = if international {
-            phonelib::PhoneNumber::parse(&format!("+{digits}"))
-        } else {
-            phonelib::PhoneNumber::parse_with_country(digits, country)
+        let parsed = match digits.strip_prefix("00") {
+            _ if is_international => global(digits),
+            // phonelib reads `0014155550123` as a national number, because Australia dials `0011` before a country code.
+            Some(digits) if !digits.starts_with('0') => global(digits).or_else(national),
+            _ => national(),
         };
         Some(Self(parsed.map_or_else(
             || digits.to_owned(),
             |number| number.e164().to_owned(),
         )))
+    }
+
+    /// Reads a number that has its country code, with or without `+` or `00` before it. One that begins with a single `0`, or that is
+    /// valid only without a country code, is one of `country`.
+    #[must_use]
+    pub fn parse_global(text: &str, country: &str) -> Option<Self> {
+        let text = text.trim();
+        let says_it_itself = text.starts_with(['+', '0']);
+        let global = (!says_it_itself)
+            .then(|| Self::parse(&format!("+{text}"), country))
+            .flatten();
+        global
+            .filter(|number| number.0.starts_with('+'))
+            .or_else(|| Self::parse(text, country))
     }
 
     /// The number as text.
@@ -184,6 +201,8 @@ impl fmt::Debug for CallerName {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn number(text: &str) -> Option<String> {
@@ -219,6 +238,65 @@ mod tests {
     fn a_landline_and_a_foreign_number_keep_their_country_code() {
         assert_eq!(number("08047491899").as_deref(), Some("+918047491899"));
         assert_eq!(number("+442071838750").as_deref(), Some("+442071838750"));
+    }
+
+    #[test]
+    fn a_foreign_number_is_recognized_by_a_plus_sign_or_two_zeros() {
+        for (text, expected) in [
+            ("+14155550123", "+14155550123"),
+            ("0014155550123", "+14155550123"),
+            ("14155550123", "+14155550123"),
+            ("00 65 6123 4567", "+6561234567"),
+            ("00919876543210", "+919876543210"),
+            // Too short for any country.
+            ("0012", "0012"),
+        ] {
+            assert_eq!(number(text).as_deref(), Some(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_number_that_has_its_country_code_needs_no_plus_sign() {
+        let global = |text: &str| PhoneNumber::parse_global(text, "IN").map(String::from);
+        for (text, expected) in [
+            // Ten digits, which would be a national number otherwise.
+            ("6561234567", "+6561234567"),
+            ("+6561234567", "+6561234567"),
+            ("006561234567", "+6561234567"),
+            ("09876543210", "+919876543210"),
+            ("919876543210", "+919876543210"),
+            ("56161", "56161"),
+        ] {
+            assert_eq!(global(text).as_deref(), Some(expected), "{text}");
+        }
+        assert_eq!(global("anonymous"), None);
+    }
+
+    proptest! {
+        /// In all forms that a trunk may send, for callers of any country.
+        #[test]
+        fn a_valid_number_is_the_same_in_each_form(digits in "[1-9][0-9]{7,14}") {
+            let plus = format!("+{digits}");
+            let known = phonelib::PhoneNumber::parse(&plus);
+            prop_assume!(known.is_some_and(|known| known.e164() == plus));
+            for country in ["IN", "US", "GB", "SG"] {
+                for text in [plus.clone(), format!("00{digits}")] {
+                    let read = PhoneNumber::parse(&text, country).map(String::from);
+                    prop_assert_eq!(read.as_ref(), Some(&plus), "{} in {}", text, country);
+                }
+                for text in [&plus, &digits, &format!("00{digits}")] {
+                    let read = PhoneNumber::parse_global(text, country).map(String::from);
+                    prop_assert_eq!(read.as_ref(), Some(&plus), "{} in {}", text, country);
+                }
+            }
+        }
+
+        #[test]
+        fn a_parsed_number_is_digits(text in ".*") {
+            for number in [PhoneNumber::parse(&text, "IN"), PhoneNumber::parse_global(&text, "IN")] {
+                prop_assert!(number.is_none_or(|number| PhoneNumber::try_from(number.0.clone()).is_ok()));
+            }
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 mod issuer;
 mod statuses;
-mod tokens;
+pub(crate) mod tokens;
 
 use std::time::Duration;
 
@@ -156,9 +156,9 @@ async fn every_exotel_and_pbx_route_has_the_right_status_for_every_secret() -> R
     let app = &fixture.stack.phone("1001").context("1001")?.token;
     let webhook = secrets.get("webhook", "webhook_secret")?;
     let hook = secrets.get("hook", "hook_secret")?;
-    let rejected = [401, 401, 403, 403, 401, 401, 401];
-    let exotel = [200, 200, OPEN, OPEN, 401, 401, 401];
-    let pbx = [401, 401, 403, 403, 200, 200, 200];
+    let rejected = [401, 401, 401, 403, 403, 401, 401, 401];
+    let exotel = [200, 200, 200, OPEN, OPEN, 401, 401, 401];
+    let pbx = [401, 401, 401, 403, 403, 200, 200, 200];
     let callers = [
         ("none", None, rejected),
         ("empty", Some(""), rejected),
@@ -445,9 +445,10 @@ impl<'a> Routes<'a> {
         "WS header",
         "WS ?token=",
     ];
-    const WITNESSES: [&'static str; 7] = [
+    const WITNESSES: [&'static str; 8] = [
         "GET webhook",
         "POST webhook",
+        "GET voicebot",
         "WS ?secret=",
         "WS Basic",
         "PBX incoming",
@@ -529,7 +530,7 @@ impl<'a> Routes<'a> {
     }
 
     /// The reports of Exotel and the PBX for one call each, from start to end.
-    async fn all_reports(&self, secret: Option<&str>) -> Result<[u16; 7]> {
+    async fn all_reports(&self, secret: Option<&str>) -> Result<[u16; 8]> {
         let stack = &self.fixture.stack;
         let webhook = format!("{}/exotel/webhook", stack.http_url);
         let sid = call_sid();
@@ -553,6 +554,7 @@ impl<'a> Routes<'a> {
         query.extend_pairs(secret.map(|secret| ("secret", secret)));
         query.extend_pairs(passthru);
         let asked = format!("{webhook}?{}", query.finish());
+        let voicebot = asked.replace("/webhook?", "/voicebot?");
         let url = match secret {
             Some(secret) => format!("{}?secret={secret}", stack.ws_url),
             None => stack.ws_url.clone(),
@@ -570,6 +572,7 @@ impl<'a> Routes<'a> {
         Ok([
             status_of(self.fixture.http.get(asked)).await?,
             status_of(self.fixture.http.post(posted).form(&ended)).await?,
+            status_of(self.fixture.http.get(voicebot)).await?,
             connects(&url, &Credential::InUrl).await?,
             connects_with_password(&stack.ws_url, secret).await?,
             self.pbx("incoming", secret, &arrives).await?,

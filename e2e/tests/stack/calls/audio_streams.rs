@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use reqwest::StatusCode;
 use ringback_client::{Client, Credential, Error};
 use serde_json::{Value, json};
 
 use ringback_e2e::clients::next_of_type;
-use ringback_e2e::fixture::{CALLER, Conversation, Fixture, SOON, call_sid};
+use ringback_e2e::fixture::{CALLER, Conversation, Fixture, SOON, call_sid, status_and_body};
 
 /// How long a connection must stay silent. Other clients receive their messages within a few hundredths of this time.
 const A_WHILE: Duration = Duration::from_secs(2);
@@ -26,9 +27,12 @@ impl Stream {
             .exotel_webhook_url
             .split_once('?')
             .context("the webhook's URL has no secret")?;
-        let url = format!("{}?{secret}", fixture.stack.ws_url);
+        Self::connect_at(&format!("{}?{secret}", fixture.stack.ws_url), sid).await
+    }
+
+    async fn connect_at(url: &str, sid: &str) -> Result<Self> {
         let mut stream = Self {
-            connection: Client::connect_as(&url, &Credential::InUrl).await?,
+            connection: Client::connect_as(url, &Credential::InUrl).await?,
             sid: sid.to_owned(),
         };
         stream.send(json!({ "event": "connected" })).await?;
@@ -231,5 +235,99 @@ async fn apps_cannot_send_frames_and_exotel_cannot_send_messages() -> Result<()>
         stream.send(message).await?;
     }
     stream.receives_only_empty_messages().await;
+    Ok(())
+}
+
+/// What an applet gets from the HTTPS URL that it is given in place of the address of a stream.
+async fn voicebot(fixture: &Fixture, secret: &str, sid: &str) -> Result<(StatusCode, Value)> {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    query.extend_pairs([
+        ("secret", secret),
+        ("CallSid", sid),
+        ("CallFrom", "09876543210"),
+        ("CallTo", "08047491899"),
+        ("Direction", "incoming"),
+    ]);
+    let url = format!(
+        "{}/exotel/voicebot?{}",
+        fixture.stack.http_url,
+        query.finish()
+    );
+    status_and_body(fixture.http.get(url).send().await?).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_applet_gets_the_address_of_its_calls_stream_and_can_send_nothing_else() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    let app = fixture.app("1001").await?;
+    let mut phone = fixture.phone("1001").await?;
+    let mut participant = fixture.client("1001").await?;
+    let talk = Conversation::start(&app, &mut phone).await?;
+    let heard = until(&mut participant, &talk.id, ("status", "in-progress")).await?;
+    let sid = heard.last().unwrap()["data"]["callSid"].as_str().unwrap();
+    let webhook = &fixture.stack.exotel_webhook_url;
+    let (_, secret) = webhook.split_once("secret=").context("the secret")?;
+
+    // The address for another call opens a stream, which cannot start for this call.
+    let (status, answer) = voicebot(&fixture, secret, &call_sid()).await?;
+    assert_eq!(status, 200, "{answer}");
+    let url = answer["url"].as_str().context("no url")?;
+    let mut other = Stream::connect_at(url, sid).await?;
+    other.starts().await?;
+    other.stops("callended").await?;
+    other.receives_nothing().await;
+    let call = app.call(&talk.id).await?;
+    assert!(!has_happened(&call, "stream_started", None), "{call:#}");
+
+    let (_, answer) = voicebot(&fixture, secret, sid).await?;
+    let url = answer["url"].as_str().context("no url")?;
+    // An applet appends its parameters.
+    let mut stream = Stream::connect_at(&format!("{url}?sample-rate=8000"), sid).await?;
+    stream.starts().await?;
+    until(&mut participant, &talk.id, ("stream", "started")).await?;
+    stream.send_audio().await?;
+    stream.send_key("5").await?;
+    let key = next_of_type(&mut participant, "call_dtmf").await?["data"].clone();
+    assert_eq!((&key["callSid"], &key["digit"]), (&sid.into(), &"5".into()));
+    for message in [
+        json!({ "type": "ping" }),
+        json!({ "type": "incoming_call", "recipientId": "1002" }),
+        json!({ "type": "call_response", "server_call_id": talk.id, "extension": "1001", "action": "hangup" }),
+    ] {
+        stream.send(message).await?;
+        let refused = next_of_type(&mut stream.connection, "error").await?;
+        assert_eq!(refused["code"], "not_allowed", "{refused}");
+    }
+    stream.stops("callended").await?;
+    until(&mut participant, &talk.id, ("stream", "stopped")).await?;
+    talk.end(&app).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_address_of_a_stream_needs_the_secret_and_its_token_cannot_be_changed() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    let webhook = &fixture.stack.exotel_webhook_url;
+    let (_, secret) = webhook.split_once("secret=").context("the secret")?;
+    let sid = call_sid();
+    for (secret, sid, expected) in [
+        ("", sid.as_str(), (401, "unauthorized")),
+        ("guess", &sid, (401, "unauthorized")),
+        (secret, "", (400, "bad_field")),
+        (secret, "a/b", (400, "bad_field")),
+    ] {
+        let (status, answer) = voicebot(&fixture, secret, sid).await?;
+        let code = answer["code"].as_str().unwrap_or_default();
+        assert_eq!((status.as_u16(), code), expected, "{answer}");
+    }
+    let (_, answer) = voicebot(&fixture, secret, &sid).await?;
+    let url = answer["url"].as_str().context("no url")?;
+    let of_other_call = url.replace(&sid, &call_sid());
+    for changed in [&of_other_call, &url[..url.len() - 1], &format!("{url}0")] {
+        let refused = Client::connect_as(changed, &Credential::InUrl).await;
+        let is_refused = matches!(refused, Err(Error::Refused { status: 403, .. }));
+        assert!(is_refused, "{refused:?}");
+    }
+    Stream::connect_at(url, &sid).await?;
     Ok(())
 }

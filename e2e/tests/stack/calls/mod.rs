@@ -11,6 +11,7 @@ mod exotel_flows;
 mod hold;
 mod inbound_reports;
 mod moves;
+mod numbers;
 mod outbound;
 mod reach;
 mod recent;

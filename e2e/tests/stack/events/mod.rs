@@ -37,6 +37,7 @@ const STORY: [(&str, &[u16]); 44] = [
     ("asterisk-incoming-incoming", &[200]),
     ("exotel-webhook-passthru-get", &[200]),
     ("exotel-webhook-passthru-post-json", &[200]),
+    ("exotel-webhook-voicebot", &[200]),
     ("call-status", &[200]),
     ("call-status-list", &[200]),
     // The other events of the story may have ended the call.

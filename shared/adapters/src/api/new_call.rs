@@ -34,6 +34,13 @@ pub enum Address {
 /// The number of digits of a telephone number. E.164 allows 15 at most; a shorter name is an extension.
 const DIGITS: std::ops::RangeInclusive<usize> = 8..=15;
 
+/// What `recipientId` names, `recipientType`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AddressType {
+    Extension,
+    Number,
+}
+
 impl Address {
     /// A name that begins with `+` or has 8 to 15 digits is a telephone number; any other is an extension. So the meaning of a
     /// name does not depend on registered devices. A number without a country code belongs to `country` (ISO 3166).
@@ -41,49 +48,85 @@ impl Address {
     /// # Errors
     /// When `text` is neither. `what` is the field's name for the error.
     pub fn parse(text: &str, what: &'static str, country: &str) -> Result<Self, BadName> {
+        let looks_like_number = match text.strip_prefix('+') {
+            Some(rest) => is_number(rest),
+            None => count_digits(text) >= *DIGITS.start() && is_number(text),
+        };
+        let kind = match looks_like_number {
+            true => AddressType::Number,
+            false => AddressType::Extension,
+        };
+        Self::parse_as(kind, text, what, country)
+    }
+
+    fn parse_as(
+        kind: AddressType,
+        text: &str,
+        what: &'static str,
+        country: &str,
+    ) -> Result<Self, BadName> {
         let malformed = BadName {
             what,
             rule: "must be a telephone number of 8 to 15 digits, or an extension",
         };
-        let digits = text.bytes().filter(u8::is_ascii_digit).count();
-        let is_number = |text: &str| {
-            text.bytes()
-                .all(|b| b.is_ascii_digit() || b" -().".contains(&b))
+        let address = match kind {
+            AddressType::Extension => Extension::try_from(text).ok().map(Self::App),
+            AddressType::Number => Self::number(text, country).map(Self::Telephone),
         };
-        let looks_like_number = match text.strip_prefix('+') {
-            Some(rest) => is_number(rest),
-            None => digits >= *DIGITS.start() && is_number(text),
-        };
-        if !looks_like_number {
-            return Extension::try_from(text)
-                .map(Self::App)
-                .map_err(|_| malformed);
+        address.ok_or(malformed)
+    }
+
+    fn number(text: &str, country: &str) -> Option<PhoneNumber> {
+        if !is_number(text.strip_prefix('+').unwrap_or(text)) {
+            return None;
         }
-        let number = PhoneNumber::parse(text, country).filter(|number| {
+        PhoneNumber::parse(text, country).filter(|number| {
             // Without a valid country code, the digits after `+` would be dialled as a national number.
             let keeps_its_country = !text.starts_with('+') || number.as_str().starts_with('+');
-            DIGITS.contains(&digits) && keeps_its_country
-        });
-        number.map(Self::Telephone).ok_or(malformed)
+            let written = text.strip_prefix("00").unwrap_or(text);
+            DIGITS.contains(&count_digits(written)) && keeps_its_country
+        })
     }
 }
 
+fn is_number(text: &str) -> bool {
+    text.bytes()
+        .all(|b| b.is_ascii_digit() || b" -().".contains(&b))
+}
+
+fn count_digits(text: &str) -> usize {
+    text.bytes().filter(u8::is_ascii_digit).count()
+}
+
 impl CallRequest {
-    /// Reads `{callerId?, recipientId, callType?, clientReference?, deviceId?}` and ignores other fields.
+    /// Reads `{callerId?, recipientId, recipientType?, callType?, clientReference?, deviceId?}` of the app of `own` extension, and
+    /// ignores other fields. `recipientType` decides where `recipientId` could be a telephone number or an extension.
     ///
     /// # Errors
     /// When a field is missing or malformed. The error names the field.
-    pub fn parse(fields: &Map<String, Value>, country: &str) -> Result<Self, BadName> {
+    pub fn parse(
+        fields: &Map<String, Value>,
+        own: &Extension,
+        country: &str,
+    ) -> Result<Self, BadName> {
         let optional = |name: &'static str| match fields.get(name) {
             None | Some(Value::Null) => Ok(None),
             Some(_) => text(fields, name).map(Some),
         };
-        let caller = optional("callerId")?;
+        let caller = |caller: &str| match caller == own.as_str() {
+            // The app's own extension may have as many digits as a telephone number.
+            true => Ok(Address::App(own.clone())),
+            false => Address::parse(caller, "callerId", country),
+        };
+        let recipient = text(fields, "recipientId")?;
         Ok(Self {
-            caller: caller
-                .map(|caller| Address::parse(caller, "callerId", country))
-                .transpose()?,
-            recipient: Address::parse(text(fields, "recipientId")?, "recipientId", country)?,
+            caller: optional("callerId")?.map(caller).transpose()?,
+            recipient: match optional("recipientType")? {
+                None => Address::parse(recipient, "recipientId", country)?,
+                Some(kind) => {
+                    Address::parse_as(address_type(kind)?, recipient, "recipientId", country)?
+                }
+            },
             call_type: match optional("callType")? {
                 None | Some("voice") => CallType::Voice,
                 Some("video") => CallType::Video,
@@ -108,6 +151,17 @@ impl CallRequest {
     }
 }
 
+fn address_type(text: &str) -> Result<AddressType, BadName> {
+    match text {
+        "extension" => Ok(AddressType::Extension),
+        "number" => Ok(AddressType::Number),
+        _ => Err(BadName {
+            what: "recipientType",
+            rule: "must be extension or number",
+        }),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -119,7 +173,43 @@ mod tests {
         let Value::Object(fields) = message else {
             panic!("no object")
         };
-        CallRequest::parse(&fields, "IN")
+        CallRequest::parse(&fields, &Extension::try_from("12345678").unwrap(), "IN")
+    }
+
+    #[test]
+    fn the_recipient_type_decides_what_the_recipient_is() {
+        let recipient = |text: &str, kind: Value| {
+            let request = parse(json!({ "recipientId": text, "recipientType": kind }));
+            request.map(|request| request.recipient)
+        };
+        for text in ["98765432", "98765432101234567", "1002"] {
+            assert_eq!(recipient(text, json!("extension")), Ok(app(text)));
+        }
+        let (number, null) = ("98765 43210", Value::Null);
+        assert_eq!(recipient(number, json!("number")), Ok(telephone(number)));
+        assert_eq!(recipient("9876543210", null), Ok(telephone(number)));
+        assert_eq!(
+            recipient("0014155550123", json!("number")),
+            Ok(telephone("+14155550123"))
+        );
+        for (text, kind, what) in [
+            ("+919876543210", json!("extension"), "recipientId"),
+            ("1002", json!("number"), "recipientId"),
+            ("asha", json!("number"), "recipientId"),
+            ("1002", json!("phone"), "recipientType"),
+            ("1002", json!(1), "recipientType"),
+        ] {
+            assert_eq!(recipient(text, kind).unwrap_err().what, what, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_caller_with_the_apps_own_extension_is_the_app() {
+        let caller = |text: &str| {
+            parse(json!({ "callerId": text, "recipientId": "1002" })).map(|request| request.caller)
+        };
+        assert_eq!(caller("12345678"), Ok(Some(app("12345678"))));
+        assert_eq!(caller("22345678"), Ok(Some(telephone("22345678"))));
     }
 
     #[test]

@@ -142,7 +142,7 @@ mod tests {
         for (name, value) in [
             ("extension", json!(1001)),
             ("extension", json!("10/01")),
-            ("extension", json!("1".repeat(33))),
+            ("extension", json!("1".repeat(65))),
             ("platform", json!("FCM")),
             ("platform", Value::Null),
             ("token", json!("")),

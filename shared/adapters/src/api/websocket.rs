@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::auth::Bearer;
 use crate::store::connections::Connection;
 use ringback_core::call::CallParty;
-use ringback_core::ids::{DeviceId, Extension};
+use ringback_core::ids::{CallSid, DeviceId, Extension};
 
 /// The authorizer's event: a client connects.
 #[derive(Deserialize)]
@@ -48,11 +48,13 @@ pub enum Credentials {
     Token(SecretString),
     /// The secret in Exotel's URLs.
     Secret(SecretString),
+    /// The token of one call in a URL that Exotel got for it.
+    StreamToken(SecretString),
 }
 
 impl Connecting {
     /// Apps send `Authorization: Bearer …`, or `?token=…` from a browser, which cannot set headers. Exotel sends `?secret=…`, or
-    /// `Authorization: Basic …` with the secret as password if its URL has the secret before the host name.
+    /// `Authorization: Basic …` with the secret as password if its URL has the secret before the host name, or `?stream_token=…`.
     #[must_use]
     pub fn credentials(&self) -> Option<Credentials> {
         self.in_header().or_else(|| self.in_query())
@@ -83,7 +85,10 @@ impl Connecting {
         let token = query.get("token");
         let token = token.map(|token| Credentials::Token(format!("Bearer {token}").into()));
         let secret = || Some(Credentials::Secret(query.get("secret")?.as_str().into()));
-        token.or_else(secret)
+        // An applet appends its own parameters to the URL, perhaps with a second question mark.
+        let stream_token = || query.get("stream_token")?.split('?').next();
+        let stream_token = || Some(Credentials::StreamToken(stream_token()?.into()));
+        token.or_else(secret).or_else(stream_token)
     }
 }
 
@@ -122,7 +127,10 @@ pub enum ConnectedClient {
     /// A phone app, or an operator.
     Client(Bearer),
     /// Exotel, with the audio stream of a call.
-    Exotel,
+    Exotel {
+        /// The only call that it may stream. `None` with the secret, which every call's stream may have.
+        call_sid: Option<CallSid>,
+    },
 }
 
 /// The same as API Gateway passes it on: it allows only text values, no nested ones.
@@ -134,6 +142,8 @@ struct AuthorizerContext {
     extension: Option<Extension>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     device_id: Option<DeviceId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    call_sid: Option<CallSid>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -152,7 +162,9 @@ impl TryFrom<AuthorizerContext> for ConnectedClient {
             .extension
             .map(|extension| CallParty { extension, device });
         match (context.role, party) {
-            (Some(ClientRole::Exotel), _) => Ok(Self::Exotel),
+            (Some(ClientRole::Exotel), _) => Ok(Self::Exotel {
+                call_sid: context.call_sid,
+            }),
             (Some(ClientRole::Operator), party) => Ok(Self::Client(Bearer::Operator(party))),
             (None, Some(party)) => Ok(Self::Client(Bearer::App(party))),
             (None, None) => Err("the authorizer names neither a role nor an extension"),
@@ -162,16 +174,19 @@ impl TryFrom<AuthorizerContext> for ConnectedClient {
 
 impl From<ConnectedClient> for AuthorizerContext {
     fn from(client: ConnectedClient) -> Self {
-        let (role, party) = match client {
-            ConnectedClient::Client(Bearer::App(party)) => (None, Some(party)),
-            ConnectedClient::Client(Bearer::Operator(party)) => (Some(ClientRole::Operator), party),
-            ConnectedClient::Exotel => (Some(ClientRole::Exotel), None),
+        let (role, party, call_sid) = match client {
+            ConnectedClient::Client(Bearer::App(party)) => (None, Some(party), None),
+            ConnectedClient::Client(Bearer::Operator(party)) => {
+                (Some(ClientRole::Operator), party, None)
+            }
+            ConnectedClient::Exotel { call_sid } => (Some(ClientRole::Exotel), None, call_sid),
         };
         let (extension, device_id) = party.map(|party| (party.extension, party.device)).unzip();
         Self {
             role,
             extension,
             device_id: device_id.flatten(),
+            call_sid,
         }
     }
 }
@@ -200,7 +215,7 @@ impl Request {
     #[must_use]
     pub fn connection(&self) -> Option<Connection> {
         match self.client() {
-            ConnectedClient::Exotel => None,
+            ConnectedClient::Exotel { .. } => None,
             ConnectedClient::Client(bearer) => Some(Connection {
                 id: self.connection_id().to_owned(),
                 viewer: bearer.viewer(),
@@ -237,6 +252,7 @@ mod tests {
         Some(match connecting.credentials()? {
             Credentials::Token(token) => ("token", token.expose_secret().to_owned()),
             Credentials::Secret(secret) => ("secret", secret.expose_secret().to_owned()),
+            Credentials::StreamToken(token) => ("stream", token.expose_secret().to_owned()),
         })
     }
 
@@ -249,6 +265,14 @@ mod tests {
             credentials(Some("Bearer abc"), &json!({ "secret": "x" })),
             token
         );
+    }
+
+    #[test]
+    fn exotel_sends_a_calls_token_in_the_query() {
+        for shown in ["a-1.1.ff", "a-1.1.ff?sample-rate=16000"] {
+            let shown = credentials(None, &json!({ "stream_token": shown }));
+            assert_eq!(shown, Some(("stream", "a-1.1.ff".to_owned())));
+        }
     }
 
     #[test]
@@ -307,7 +331,16 @@ mod tests {
                 operator(Some(party(None))),
                 json!({ "role": "operator", "extension": "1001" }),
             ),
-            (ConnectedClient::Exotel, json!({ "role": "exotel" })),
+            (
+                ConnectedClient::Exotel { call_sid: None },
+                json!({ "role": "exotel" }),
+            ),
+            (
+                ConnectedClient::Exotel {
+                    call_sid: Some(CallSid::try_from("a-1").unwrap()),
+                },
+                json!({ "role": "exotel", "call_sid": "a-1" }),
+            ),
         ] {
             assert_eq!(serde_json::to_value(&client).unwrap(), context);
             let mut passed_on = context;

@@ -12,10 +12,11 @@ use ringback_core::phone_number::{Caller, CallerName, PhoneNumber};
 const USER_BUSY: u16 = 17;
 
 /// The fields of a report. Others are ignored.
-const FIELDS: [&str; 11] = [
+const FIELDS: [&str; 12] = [
     "pbx",
     "channel_id",
     "caller",
+    "caller_header",
     "caller_name",
     "number",
     "extension",
@@ -81,11 +82,6 @@ impl DialplanReport {
             what: "channel_id",
             rule: "is missing",
         };
-        let number = |name| {
-            fields
-                .text(name)
-                .and_then(|text| PhoneNumber::parse(text, country))
-        };
         fields.check_texts(&FIELDS)?;
         let call_sid = fields.text("call_sid").map(CallSid::try_from).transpose()?;
         Ok(Self {
@@ -94,12 +90,12 @@ impl DialplanReport {
                 channel: ChannelId::try_from(fields.text("channel_id").ok_or(missing)?)?,
             },
             caller: Caller::on_network(
-                number("caller"),
+                caller_number(fields, country),
                 fields
                     .with_quotes("caller_name")
                     .and_then(CallerName::parse),
             ),
-            number: number("number"),
+            number: fields.phone_number("number", country),
             extension: fields
                 .text("extension")
                 .map(Extension::try_from)
@@ -201,8 +197,31 @@ impl DialplanReport {
     }
 }
 
+/// The caller's number. The header of the INVITE in which this trunk sends it with its country code (`RINGBACK_CALLER_HEADER`) takes
+/// precedence over the ordinary one, unless the caller withholds the number.
+fn caller_number(fields: &FormFields, country: &str) -> Option<PhoneNumber> {
+    let ordinary = fields.text("caller")?;
+    let in_header = fields
+        .text("caller_header")
+        .filter(|_| ordinary != Caller::WITHHELD)
+        .and_then(|header| PhoneNumber::parse_global(user_of_uri(header), country));
+    in_header.or_else(|| fields.phone_number("caller", country))
+}
+
+/// The user part of a SIP or tel URI, such as `"Asha" <sip:+14155550123@example.com;user=phone>`. Any other text as it is.
+fn user_of_uri(header: &str) -> &str {
+    let uri = header.rsplit_once('<').map_or(header, |(_, uri)| uri);
+    let after_scheme = ["sip:", "sips:", "tel:"]
+        .into_iter()
+        .find_map(|scheme| uri.strip_prefix(scheme));
+    let user = after_scheme.unwrap_or(uri);
+    user.split(['@', ';', '>', '?']).next().unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn parse(form: &str) -> Result<DialplanReport, BadName> {
@@ -231,6 +250,48 @@ mod tests {
                 .number,
             None
         );
+    }
+
+    fn caller_of(caller: &str, header: &str) -> String {
+        let mut form = form_urlencoded::Serializer::new("channel_id=1.1&".to_owned());
+        form.append_pair("caller", caller)
+            .append_pair("caller_header", header);
+        parse(&form.finish()).unwrap().caller.shown().to_owned()
+    }
+
+    #[test]
+    fn the_configured_header_has_the_callers_country() {
+        for header in [
+            "<sip:+6561234567@trunk.example.com>",
+            "\"Wei <Ltd>\" <sips:+6561234567@trunk.example.com;user=phone>;x=1",
+            "<tel:+65-6123-4567;phone-context=x>",
+            "+6561234567",
+            "6561234567",
+            "006561234567",
+        ] {
+            assert_eq!(caller_of("6561234567", header), "+6561234567", "{header}");
+        }
+    }
+
+    #[test]
+    fn without_a_number_in_the_header_the_ordinary_one_counts() {
+        for header in ["", "sip:alice@example.com", "<>", "anonymous"] {
+            assert_eq!(
+                caller_of("09876543210", header),
+                "+919876543210",
+                "{header}"
+            );
+        }
+        let withheld = caller_of("anonymous", "<sip:+6561234567@trunk.example.com>");
+        assert_eq!(withheld, Caller::WITHHELD);
+    }
+
+    proptest! {
+        #[test]
+        fn any_header_gives_a_number_or_the_ordinary_one(header in ".*") {
+            let caller = caller_of("09876543210", &header);
+            prop_assert!(caller.trim_start_matches('+').bytes().all(|byte| byte.is_ascii_digit()));
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use ringback_core::ids::{CallId, DeviceId, Extension};
 use ringback_core::timestamp::Timestamp;
 
 /// The longest content of a grant, in bytes: its fixed part, the longest extension and the longest device id.
-pub const LONGEST_GRANT: usize = FIXED_LENGTH + 32 + 128;
+pub const LONGEST_GRANT: usize = FIXED_LENGTH + 64 + 128;
 
 const FIXED_LENGTH: usize = 16 + 8 + 8 + 1 + 1;
 
@@ -137,7 +137,7 @@ mod tests {
             Just(PushPlatform::ApnsVoip)
         ];
         let times = (any::<u64>(), any::<u64>());
-        let names = ("[A-Za-z0-9_-]{1,32}", "[A-Za-z0-9.:_-]{1,128}");
+        let names = ("[A-Za-z0-9_-]{1,64}", "[A-Za-z0-9.:_-]{1,128}");
         (any::<u128>(), names, platform, times).prop_map(
             |(id, (extension, device), platform, (pushed_at, rings_until))| AnswerGrant {
                 call_id: CallId::try_from(format!("{id:032x}").as_str()).unwrap(),

@@ -4,6 +4,7 @@ pub mod answer_grant;
 mod claims;
 mod jwks;
 pub mod signing;
+mod stream_token;
 #[cfg(test)]
 mod testing;
 mod token;

@@ -1,5 +1,5 @@
 //! Signatures with a key that only this deployment has: on call ids, in the URLs at which Exotel reports calls that we place, and in
-//! the URLs at which killed apps answer a push.
+//! the URLs at which killed apps answer a push. The token of a stream has another key (`stream_token.rs`).
 //!
 //! A call id in a request is checked before any other request is made for it, so a guessed id costs nothing.
 //! All signatures are truncated HMAC-SHA256 (RFC 2104), over the body of the call id or the content of an [`AnswerGrant`]. Each has
@@ -18,14 +18,15 @@ use ringback_core::timestamp::Timestamp;
 
 /// The length of the signature in a [`Signing::callback_token`], which is written in hexadecimal, and at the end of a
 /// [`Signing::answer_token`], in bytes.
-const TOKEN_LENGTH: usize = 16;
+pub(super) const TOKEN_LENGTH: usize = 16;
 
 /// The use of a signature.
 #[derive(Clone, Copy, Debug)]
-enum SignatureUse {
+pub(super) enum SignatureUse {
     CallId,
     Callback,
     Answer,
+    Stream,
 }
 
 /// Why a call id or a token is rejected.
@@ -95,7 +96,7 @@ impl Signing {
         if !id.is_ours() {
             return Err(SignatureError::UnknownId);
         }
-        let fits = |secret: &SigningSecret| match fits(
+        let fits = |secret: &SigningSecret| match fits_any(
             secret,
             SignatureUse::CallId,
             id.body(),
@@ -137,7 +138,7 @@ impl Signing {
         let token = u128::from_str_radix(token, 16).ok();
         let token = token.filter(|_| is_long_enough);
         let token = token.ok_or(SignatureError::WrongToken)?.to_be_bytes();
-        let fits = |secret: &SigningSecret| match fits(
+        let fits = |secret: &SigningSecret| match fits_any(
             secret,
             SignatureUse::Callback,
             id.body(),
@@ -186,26 +187,39 @@ impl Signing {
         let bytes = bytes.ok_or(SignatureError::BadAnswerToken)?;
         let parts = bytes.split_last_chunk::<TOKEN_LENGTH>();
         let (content, signature) = parts.ok_or(SignatureError::BadAnswerToken)?;
-        let fits =
-            |secret: &SigningSecret| match fits(secret, SignatureUse::Answer, content, signature) {
-                true => Ok(()),
-                false => Err(SignatureError::BadAnswerToken),
-            };
+        let fits = |secret: &SigningSecret| match fits_any(
+            secret,
+            SignatureUse::Answer,
+            content,
+            signature,
+        ) {
+            true => Ok(()),
+            false => Err(SignatureError::BadAnswerToken),
+        };
         self.secret.check(now, fits).await??;
         let grant = AnswerGrant::from_bytes(content).filter(|grant| now < grant.valid_until());
         grant.ok_or(SignatureError::BadAnswerToken)
     }
 }
 
-/// Whether this is the signature, or the beginning of it, with one of the valid keys. Compares in constant time.
-fn fits(secret: &SigningSecret, usage: SignatureUse, content: &[u8], signature: &[u8]) -> bool {
-    secret.valid().any(|key| {
-        let mac = mac(key, usage, content);
-        mac.verify_truncated_left(signature).is_ok()
-    })
+/// Whether this is the signature, or the beginning of it, with one of the valid keys.
+fn fits_any(secret: &SigningSecret, usage: SignatureUse, content: &[u8], signature: &[u8]) -> bool {
+    let mut keys = secret.valid();
+    keys.any(|key| fits(key, usage, content, signature))
 }
 
-fn fill(signature: &mut [u8], key: &SecretString, usage: SignatureUse, content: &[u8]) {
+/// Whether this is the signature, or the beginning of it, with this key. Compares in constant time.
+pub(super) fn fits(
+    key: &SecretString,
+    usage: SignatureUse,
+    content: &[u8],
+    signature: &[u8],
+) -> bool {
+    let mac = mac(key, usage, content);
+    mac.verify_truncated_left(signature).is_ok()
+}
+
+pub(super) fn fill(signature: &mut [u8], key: &SecretString, usage: SignatureUse, content: &[u8]) {
     let whole = mac(key, usage, content).finalize().into_bytes();
     let length = signature.len();
     signature.copy_from_slice(&whole[..length]);
@@ -216,6 +230,7 @@ fn mac(key: &SecretString, usage: SignatureUse, content: &[u8]) -> Hmac<Sha256> 
         SignatureUse::CallId => b"call-id\0",
         SignatureUse::Callback => b"callback\0",
         SignatureUse::Answer => b"answer\0",
+        SignatureUse::Stream => b"stream\0",
     };
     let mut mac = match Hmac::<Sha256>::new_from_slice(key.expose_secret().as_bytes()) {
         Ok(mac) => mac,

@@ -54,6 +54,10 @@ impl<T: DeserializeOwned + SharedSecret> WebhookAuth<T> {
         Ok(self.secret.check(now, known).await??)
     }
 
+    pub(super) const fn secret(&self) -> &Secret<T> {
+        &self.secret
+    }
+
     /// Checks the source address only, for requests that carry another credential than the secret.
     ///
     /// # Errors

@@ -89,7 +89,7 @@ impl ExotelWebhook {
         let call_sid = CallSid::try_from(fields.text("CallSid").ok_or(missing)?)?;
         let either = |first, second| fields.text(first).or_else(|| fields.text(second));
         let agent_stage = agent_stage(fields);
-        let number = |text: Option<&str>| text.and_then(|text| PhoneNumber::parse(text, country));
+        let number = |name| fields.phone_number(name, country);
         Ok(Self {
             call_sid,
             direction: match agent_stage {
@@ -98,11 +98,15 @@ impl ExotelWebhook {
                 None => direction(fields),
             },
             caller: Caller::on_network(
-                number(either("CallFrom", "From")),
+                number(if fields.text("CallFrom").is_some() {
+                    "CallFrom"
+                } else {
+                    "From"
+                }),
                 fields.with_quotes("CallerName").and_then(caller_name),
             ),
-            to: number(either("CallTo", "To")),
-            agent: agent_stage.and_then(|_| number(fields.text("DialWhomNumber"))),
+            to: number("CallTo").or_else(|| number("To")),
+            agent: agent_stage.and_then(|_| number("DialWhomNumber")),
             stage: agent_stage.unwrap_or_else(|| stage(fields)),
             progress: progress(fields),
             call_id: fields

@@ -30,6 +30,7 @@ use crate::store::streams::AudioStream;
 use crate::timers::TimerMessage;
 use crate::{asterisk, exotel, push};
 use ringback_core::call::Call;
+use ringback_core::ids::Extension;
 use ringback_core::phone_number::{Caller, PhoneNumber};
 
 /// A parser of input from outside, with its properties.
@@ -177,7 +178,10 @@ fn call_request(bytes: &[u8]) {
     let Ok(message) = serde_json::from_slice::<Map<String, Value>>(bytes) else {
         return;
     };
-    if let Ok(request) = CallRequest::parse(&message, COUNTRY) {
+    let Ok(own) = Extension::try_from("1001") else {
+        return;
+    };
+    if let Ok(request) = CallRequest::parse(&message, &own, COUNTRY) {
         for address in request.caller.iter().chain([&request.recipient]) {
             match address {
                 Address::App(extension) => assert_plain(extension.as_str()),
