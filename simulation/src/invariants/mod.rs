@@ -170,7 +170,7 @@ impl Checks<'_> {
     }
 
     fn calls_have_ended(&mut self) {
-        let are_timers_lost = self.state.faults.count(Fault::QueueLost) > 1;
+        let are_timers_lost = self.are_timers_lost();
         for region in self.regions() {
             for call in self.state.tables[region].calls() {
                 let id = short(call.call_id);
@@ -210,10 +210,16 @@ impl Checks<'_> {
         }
     }
 
+    /// SQS has rejected or lost two timers.
+    fn are_timers_lost(&self) -> bool {
+        let lost = [Fault::QueueLost, Fault::QueueFails];
+        let lost = lost.map(|fault| self.state.faults.count(fault));
+        lost.iter().sum::<u64>() > 1
+    }
+
     fn devices_are_silenced(&mut self) {
         let state = self.state;
-        let lost = [Fault::QueueLost, Fault::QueueFails].map(|fault| state.faults.count(fault));
-        let are_timers_lost = lost.iter().sum::<u64>() > 1;
+        let are_timers_lost = self.are_timers_lost();
         for device in state.phones.extensions.iter().flatten() {
             for ring in &device.rings {
                 let id = short(ring.call);
