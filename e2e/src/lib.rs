@@ -7,6 +7,7 @@
     reason = "only tests use this: a panic fails the test"
 )]
 
+pub mod baresip;
 pub mod browser;
 pub mod clients;
 pub mod cloudformation;

@@ -46,7 +46,7 @@ lack() {
     for package in $1; do
         case $package in
         haproxy | fail2ban) to_unpack="$to_unpack $package" ;;
-        chromium | chromium-driver | procps)
+        chromium | chromium-driver | procps | baresip-core)
             if [ -z "$sudo" ]; then to_install="$to_install $package"; else to_unpack="$to_unpack $package"; fi ;;
         *) to_install="$to_install $package" ;;
         esac
@@ -74,6 +74,7 @@ look() {
     [ "$level" = test ] || return 0
     browser
     has fail2ban-regex || lack fail2ban "pip install fail2ban" "fail2ban-regex"
+    has baresip || lack baresip-core "brew install baresip" "baresip"
     # The venv comes last, so that the Node of the machine takes precedence.
     PATH=${PATH%:"$tools/node/bin"}:$tools/node/bin
     found=$(node --version 2>/dev/null | sed 's/^v//') || true
@@ -266,7 +267,8 @@ apt_unpack() {
     mkdir -p "$unpacked/programs"
     libraries=$(find "$unpacked" -name '*.so*' -exec dirname {} + | sort -u | paste -s -d : -)
     echo "<fontconfig><dir>/usr/share/fonts</dir><dir>$unpacked/usr/share/fonts</dir></fontconfig>" >"$unpacked/fonts.conf"
-    for program in usr/lib/chromium/chromium usr/bin/chromedriver usr/sbin/haproxy usr/bin/ps bin/ps usr/bin/fail2ban-regex; do
+    for program in usr/lib/chromium/chromium usr/bin/chromedriver usr/sbin/haproxy usr/bin/ps bin/ps usr/bin/baresip \
+        usr/bin/fail2ban-regex; do
         [ -x "$unpacked/$program" ] || continue
         started=$unpacked/$program
         # Uses the python3 on the PATH.

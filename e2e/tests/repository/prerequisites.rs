@@ -367,6 +367,7 @@ impl Machine {
             ("chromium", "echo 'Chromium 156.0.8078.108 built on Debian'"),
             ("chromedriver", "echo 'ChromeDriver 156.0.8078.108 (x)'"),
             ("fail2ban-regex", ""),
+            ("baresip", ""),
             ("node", "echo v18.20.4"),
             ("npm", ""),
         ] {

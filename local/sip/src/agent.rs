@@ -3,7 +3,10 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use rsipstack::{
@@ -36,6 +39,8 @@ pub(crate) struct Agent {
     transport: Transport,
     pub(crate) endpoint: EndpointInnerRef,
     pub(crate) dialogs: Arc<DialogLayer>,
+    /// How many PRACK requests have arrived (RFC 3262).
+    pub(crate) pracks: Arc<AtomicU32>,
     /// Stops the SIP stack's tasks and closes the socket.
     pub(crate) stop: CancellationToken,
     /// Triggers `stop` when the last clone of the agent is dropped.
@@ -82,18 +87,20 @@ impl Agent {
         let incoming = incoming.map_err(failed("reading SIP requests"))?;
         let dialogs = Arc::new(DialogLayer::new(endpoint.inner.clone()));
         let (sender, invitations) = mpsc::unbounded_channel();
+        let pracks = Arc::new(AtomicU32::new(0));
         let agent = Self {
             local,
             transport,
             endpoint: endpoint.inner.clone(),
             dialogs: dialogs.clone(),
+            pracks: pracks.clone(),
             stop: stop.clone(),
             _stop: Arc::new(stop.clone().drop_guard()),
         };
         tokio::spawn(stop.run_until_cancelled_owned(async move {
             tokio::select! {
                 _ = endpoint.serve() => {}
-                () = dispatch(incoming, dialogs, sender) => {}
+                () = dispatch(incoming, dialogs, sender, pracks) => {}
             }
         }));
         Ok((agent, invitations))
@@ -153,8 +160,12 @@ async fn dispatch(
     mut incoming: TransactionReceiver,
     dialogs: Arc<DialogLayer>,
     invitations: mpsc::UnboundedSender<Transaction>,
+    pracks: Arc<AtomicU32>,
 ) {
     while let Some(mut request) = incoming.recv().await {
+        if request.original.method == Method::PRack {
+            pracks.fetch_add(1, Ordering::Relaxed);
+        }
         if let Some(mut dialog) = dialogs.match_dialog(&request) {
             tokio::spawn(async move {
                 if let Err(error) = dialog.handle(&mut request).await {

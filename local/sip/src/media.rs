@@ -46,6 +46,22 @@ impl Media {
         })
     }
 
+    /// New media of the same kind, in sockets of its own.
+    pub(crate) async fn another(&self) -> Result<Self, Error> {
+        let camera = match self.video {
+            None => Camera::None,
+            Some(_) => Camera::Vp8,
+        };
+        let encryption = match self.audio.key() {
+            None => Encryption::Clear,
+            Some(_) => Encryption::Srtp,
+        };
+        let another = Self::open(self.address().ip(), camera, encryption).await?;
+        let (hold, version) = *self.session.borrow();
+        another.session.send_replace((hold, version + 1));
+        Ok(another)
+    }
+
     fn local(&self) -> sdp::LocalStreams {
         let (hold, version) = *self.session.borrow();
         sdp::LocalStreams {

@@ -1,4 +1,9 @@
-use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use rsipstack::{
     dialog::{authenticate::Credential, registration::Registration},
@@ -194,7 +199,7 @@ impl Phone {
             offer,
             _hang_up: leg.hang_up_guard(),
             leg,
-            _agent: self.agent.clone(),
+            agent: self.agent.clone(),
         })
     }
 }
@@ -236,7 +241,7 @@ pub struct IncomingCall {
     leg: Leg,
     _hang_up: Arc<HangUpGuard>,
     /// Keeps the socket open when the `Phone` is dropped before the call.
-    _agent: Agent,
+    agent: Agent,
 }
 
 impl IncomingCall {
@@ -274,6 +279,33 @@ impl IncomingCall {
     /// The audio and video of this leg.
     pub fn media(&self) -> &Media {
         &self.leg.media
+    }
+
+    /// Sends early media with a 183 and keeps ringing.
+    pub fn send_early_media(&self) -> Result<(), Error> {
+        self.leg.media.connect(&self.offer)?;
+        let answer = self.leg.media.answer(&self.offer);
+        let sent = self
+            .leg
+            .dialog
+            .ringing(Some(agent::sdp_content_type()), Some(answer));
+        sent.map_err(failed("sending a 183"))
+    }
+
+    /// Rings with a 180 that the PBX must acknowledge with a PRACK (RFC 3262). Returns whether it does so in time.
+    pub async fn ring_reliably(&self, within: Duration) -> Result<bool, Error> {
+        let headers = vec![
+            Header::Require("100rel".into()),
+            Header::Other("RSeq".into(), "1".into()),
+        ];
+        let sent = self.leg.dialog.ringing(Some(headers), None);
+        sent.map_err(failed("ringing"))?;
+        let acknowledged = async {
+            while self.agent.pracks.load(Ordering::Relaxed) == 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        Ok(tokio::time::timeout(within, acknowledged).await.is_ok())
     }
 
     /// Answers (200), and starts sending audio, and video if both sides have it. Returns the time of the answer.

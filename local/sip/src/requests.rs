@@ -3,12 +3,17 @@
 use rsipstack::sip::{Header, Response};
 
 use crate::{
-    Error, Hold,
+    Error, Hold, Media,
     agent::{Leg, sdp_content_type},
     error::failed,
 };
 
 impl Leg {
+    /// The audio and video of this leg.
+    pub fn media(&self) -> &Media {
+        &self.media
+    }
+
     /// Holds the call with a re-INVITE.
     pub async fn hold(&self, how: Hold) -> Result<(), Error> {
         self.media.set_hold(Some(how));
@@ -32,11 +37,40 @@ impl Leg {
         self.media.connect(&answer.body)
     }
 
-    /// Sends an UPDATE without a session description: a refresh of the session (RFC 3311, RFC 4028).
-    pub async fn update(&self) -> Result<(), Error> {
-        let sent = self.dialog.update(None, None).await;
-        accepted(sent.map_err(failed("sending an UPDATE"))?)?;
-        Ok(())
+    /// Moves the audio to another socket with a re-INVITE, as a phone does that changes its network. Returns the leg with
+    /// the new media.
+    pub async fn with_new_media(&self) -> Result<Self, Error> {
+        let media = self.media.another().await?;
+        self.media.mute();
+        let moved = Self {
+            media,
+            ..self.clone()
+        };
+        moved.reinvite().await?;
+        Ok(moved)
+    }
+
+    /// Holds or resumes the call with an UPDATE (RFC 3311).
+    pub async fn update(&self, hold: Option<Hold>) -> Result<(), Error> {
+        self.media.set_hold(hold);
+        let offer = Some(self.media.offer());
+        let sent = self.dialog.update(Some(sdp_content_type()), offer).await;
+        let answer = accepted(sent.map_err(failed("sending an UPDATE"))?)?;
+        self.media.connect(&answer.body)
+    }
+
+    /// Refreshes the session with an UPDATE that describes no media (RFC 4028, section 7.4). Returns the session's new
+    /// length, as the PBX sends it.
+    pub async fn refresh(&self) -> Result<Option<String>, Error> {
+        let headers = vec![
+            Header::Supported("timer".into()),
+            Header::Other("Session-Expires".into(), "90;refresher=uac".into()),
+        ];
+        let sent = self.dialog.update(Some(headers), None).await;
+        let answer = accepted(sent.map_err(failed("sending an UPDATE"))?)?;
+        let is_session = |header: &&Header| header.name().eq_ignore_ascii_case("Session-Expires");
+        let session = answer.headers.iter().find(is_session);
+        Ok(session.map(|header| header.value().to_owned()))
     }
 
     /// Sends a key as an INFO request, as many softphones do instead of RFC 4733.

@@ -27,7 +27,9 @@ const MARKER_BIT: u8 = 0x80;
 /// unchanged, so the other leg recognises the sender.
 type SenderTag = [u8; TAG_BYTES];
 
-/// The key for packets that no simulated leg sends, such as announcements.
+const TAG_BEGINS: &[u8] = b"RB";
+
+/// The key for packets that no simulated leg sends, such as music, or audio that a real phone has encoded again.
 const UNKNOWN_SENDER: SenderTag = [0; TAG_BYTES];
 
 /// The key for such packets that contain only silence. PCMU has two codes for it.
@@ -390,7 +392,7 @@ fn sender_tag(address: SocketAddr) -> SenderTag {
         IpAddr::V4(ip) => tag[2..6].copy_from_slice(&ip.octets()),
         IpAddr::V6(ip) => tag[2..6].copy_from_slice(&ip.octets()[12..]),
     }
-    tag[..2].copy_from_slice(b"RB");
+    tag[..2].copy_from_slice(TAG_BEGINS);
     tag[6..].copy_from_slice(&address.port().to_be_bytes());
     tag
 }
@@ -430,7 +432,7 @@ fn tag_in_payload(payload: &[u8], codec: Codec) -> Option<SenderTag> {
     let body = payload.strip_prefix(codec.payload_header())?;
     let tag = *body.first_chunk::<TAG_BYTES>()?;
     let intact = body.iter().eq(tag.iter().cycle().take(body.len()));
-    intact.then_some(tag)
+    (intact && tag.starts_with(TAG_BEGINS)).then_some(tag)
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use crate::{
 /// A SIP trunk. The PBX identifies it by its address.
 pub struct Trunk {
     agent: Agent,
+    headers: Vec<Header>,
     camera: Camera,
     encryption: Encryption,
 }
@@ -27,6 +28,7 @@ impl Trunk {
         let (agent, _invitations) = Agent::bind(socket(address)?).await?;
         Ok(Self {
             agent,
+            headers: Vec::new(),
             camera: Camera::None,
             encryption: Encryption::Clear,
         })
@@ -38,6 +40,7 @@ impl Trunk {
         let (agent, _invitations) = Agent::connect(socket(address)?, pbx, ca_pem).await?;
         Ok(Self {
             agent,
+            headers: Vec::new(),
             camera: Camera::None,
             encryption: Encryption::Srtp,
         })
@@ -49,6 +52,12 @@ impl Trunk {
             encryption: Encryption::Clear,
             ..self
         }
+    }
+
+    /// Adds a header to each INVITE.
+    pub fn with_header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push(Header::Other(name.into(), value.into()));
+        self
     }
 
     /// Offers video in each call. Exotel's trunk does not.
@@ -75,6 +84,7 @@ impl Trunk {
     ) -> Result<OutgoingCall, Error> {
         let media = Media::open(self.agent.ip(), self.camera, self.encryption).await?;
         let mut headers = caller.headers(&self.agent)?;
+        headers.extend(self.headers.iter().cloned());
         headers.extend(call_sid.map(|sid| Header::Other("X-Exotel-CallSid".into(), sid.into())));
         let invite = InviteOption {
             caller_display_name: caller.quoted_name(),
