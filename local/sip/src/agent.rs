@@ -22,6 +22,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
     CallStage, Error, Media,
+    cancel_reasons::CancelReasons,
     error::failed,
     events::{CallEvents, EventLog},
     tls,
@@ -36,6 +37,7 @@ pub(crate) struct Agent {
     transport: Transport,
     pub(crate) endpoint: EndpointInnerRef,
     pub(crate) dialogs: Arc<DialogLayer>,
+    pub(crate) cancel_reasons: CancelReasons,
     /// Stops the SIP stack's tasks and closes the socket.
     pub(crate) stop: CancellationToken,
     /// Triggers `stop` when the last clone of the agent is dropped.
@@ -73,7 +75,9 @@ impl Agent {
         local: SocketAddr,
         stop: CancellationToken,
     ) -> Result<(Self, Invitations), Error> {
+        let cancel_reasons = CancelReasons::default();
         let endpoint = EndpointBuilder::new()
+            .with_inspector(Box::new(cancel_reasons.clone()))
             .with_user_agent("ringback-sip")
             .with_cancel_token(stop.clone())
             .with_transport_layer(layer)
@@ -87,6 +91,7 @@ impl Agent {
             transport,
             endpoint: endpoint.inner.clone(),
             dialogs: dialogs.clone(),
+            cancel_reasons,
             stop: stop.clone(),
             _stop: Arc::new(stop.clone().drop_guard()),
         };

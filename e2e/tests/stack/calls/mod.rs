@@ -8,6 +8,7 @@ mod between_apps;
 mod encrypted;
 mod ended;
 mod exotel_flows;
+mod final_status;
 mod inbound_reports;
 mod moves;
 mod outbound;

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use ringback_core::call::{
     CallParty, CallSide, CallStatus, DeclineEnds, Effect, EndReason, PushedDevices, Readiness,
+    Rejection,
 };
 use ringback_core::ids::{CallSid, DeviceId};
 use ringback_core::phone_number::{Caller, PhoneNumber};
@@ -29,6 +30,7 @@ pub(super) const SETTINGS: CallSettings = CallSettings {
     talk: Duration::from_secs(3600),
     check: Duration::from_secs(300),
     decline_ends: DeclineEnds::Call,
+    unanswered: Rejection::BusyHere,
 };
 
 /// Records effects, and reports their success unless their name is in `failing`.

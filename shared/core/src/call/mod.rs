@@ -218,6 +218,21 @@ pub struct CallSettings {
     /// What a decline on one device ends.
     #[serde(default)]
     pub decline_ends: DeclineEnds,
+    /// The final SIP status for a caller on the trunk if nobody answers.
+    #[serde(default)]
+    pub unanswered: Rejection,
+}
+
+/// The final SIP status for the trunk's INVITE. Some trunks try another destination after one of these and not after the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Rejection {
+    /// 486 Busy Here.
+    #[default]
+    #[serde(rename = "486")]
+    BusyHere,
+    /// 480 Temporarily Unavailable.
+    #[serde(rename = "480")]
+    TemporarilyUnavailable,
 }
 
 /// What a decline on one device ends.
@@ -428,6 +443,22 @@ impl Call {
     #[must_use]
     pub fn end_reason(&self) -> Option<EndReason> {
         self.ended.map(|end| end.reason)
+    }
+
+    /// The final SIP status for the waiting caller. After a decline, it is always 486.
+    #[must_use]
+    pub const fn rejection(&self) -> Rejection {
+        match self.status {
+            CallStatus::TimedOut | CallStatus::Failed => self.settings.unanswered,
+            CallStatus::WaitingForMobile
+            | CallStatus::MobileReady
+            | CallStatus::Initiated
+            | CallStatus::Ringing
+            | CallStatus::InProgress
+            | CallStatus::Completed
+            | CallStatus::Declined
+            | CallStatus::Canceled => Rejection::BusyHere,
+        }
     }
 
     /// The extensions that take part in the call.

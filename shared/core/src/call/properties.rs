@@ -15,6 +15,7 @@ const SETTINGS: CallSettings = CallSettings {
     talk: Duration::from_secs(3600),
     check: Duration::from_secs(300),
     decline_ends: DeclineEnds::Call,
+    unanswered: Rejection::BusyHere,
 };
 
 pub(super) const START: Timestamp = Timestamp::from_millis(1_000_000_000_000);
@@ -140,7 +141,9 @@ fn any_side() -> impl Strategy<Value = CallSide> {
     prop_oneof![
         Just(CallSide::Caller),
         Just(CallSide::Callee),
-        Just(CallSide::Neither)
+        Just(CallSide::Neither),
+        Just(CallSide::AnsweredElsewhere),
+        Just(CallSide::DeclinedElsewhere),
     ]
 }
 
@@ -718,6 +721,14 @@ mod rule_pages {
                     leg: None,
                     answered: false,
                     by: CallSide::Neither,
+                },
+            ),
+            (
+                "caller's leg canceled, answered elsewhere",
+                Event::CallerLegEnded {
+                    leg: None,
+                    answered: false,
+                    by: CallSide::AnsweredElsewhere,
                 },
             ),
             (
