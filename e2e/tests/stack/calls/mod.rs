@@ -10,6 +10,7 @@ mod ended;
 mod exotel_flows;
 mod final_status;
 mod inbound_reports;
+mod invite_size;
 mod moves;
 mod outbound;
 mod reach;
