@@ -136,9 +136,11 @@ impl AsteriskIncoming {
 fn answer(outcome: &EventOutcome, now: Timestamp) -> Result<ApiAnswer, ApiError> {
     let call = &outcome.call;
     match outcome.rejected {
-        None => Ok(ApiAnswer::ok(
-            json!({ "call_id": call.call_id, "status": call.status }),
-        )),
+        None => Ok(ApiAnswer::ok(json!({
+            "call_id": call.call_id,
+            "status": call.status,
+            "unanswered_status": call.settings.unanswered,
+        }))),
         Some(reason) => Err(ApiError::rejected(reason, call, now)),
     }
 }

@@ -260,8 +260,6 @@ const reportRinging = (answerUrl) =>
 
 // The reasons that only a `call_cancelled` push has.
 const CANCEL_REASONS = {
-  answered_elsewhere: "answered on another device",
-  declined_elsewhere: "declined on another device",
   timeout: "no answer in time",
 };
 

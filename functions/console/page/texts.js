@@ -28,6 +28,8 @@ const REASONS = {
   callee_hung_up: "the callee hung up",
   callee_declined: "the callee declined",
   caller_hung_up: "the caller hung up",
+  answered_elsewhere: "answered elsewhere",
+  declined_elsewhere: "declined elsewhere",
   hung_up: "one side hung up",
   no_answer: "no answer in time",
   no_device: "no device is registered for the extension",

@@ -25,6 +25,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
     CallStage, Error, Media,
+    cancel_reasons::CancelReasons,
     error::failed,
     events::{CallEvents, EventLog},
     tls,
@@ -41,6 +42,7 @@ pub(crate) struct Agent {
     pub(crate) dialogs: Arc<DialogLayer>,
     /// How many PRACK requests have arrived (RFC 3262).
     pub(crate) pracks: Arc<AtomicU32>,
+    pub(crate) cancel_reasons: CancelReasons,
     /// Stops the SIP stack's tasks and closes the socket.
     pub(crate) stop: CancellationToken,
     /// Triggers `stop` when the last clone of the agent is dropped.
@@ -78,7 +80,9 @@ impl Agent {
         local: SocketAddr,
         stop: CancellationToken,
     ) -> Result<(Self, Invitations), Error> {
+        let cancel_reasons = CancelReasons::default();
         let endpoint = EndpointBuilder::new()
+            .with_inspector(Box::new(cancel_reasons.clone()))
             .with_user_agent("ringback-sip")
             .with_cancel_token(stop.clone())
             .with_transport_layer(layer)
@@ -94,6 +98,7 @@ impl Agent {
             endpoint: endpoint.inner.clone(),
             dialogs: dialogs.clone(),
             pracks: pracks.clone(),
+            cancel_reasons,
             stop: stop.clone(),
             _stop: Arc::new(stop.clone().drop_guard()),
         };

@@ -31,6 +31,7 @@
 
 mod agent;
 mod caller;
+mod cancel_reasons;
 mod error;
 mod events;
 mod media;

@@ -240,7 +240,7 @@ pub struct IncomingCall {
     offer: Vec<u8>,
     leg: Leg,
     _hang_up: Arc<HangUpGuard>,
-    /// Keeps the socket open when the `Phone` is dropped before the call.
+    /// Also keeps the socket open when the `Phone` is dropped before the call.
     agent: Agent,
 }
 
@@ -254,6 +254,12 @@ impl IncomingCall {
     pub fn header(&self, name: &str) -> Option<&str> {
         let has_name = |header: &&Header| header.name().eq_ignore_ascii_case(name);
         self.headers.iter().find(has_name).map(Header::value)
+    }
+
+    /// The values of the header `Reason` in the CANCEL of this call (RFC 3326). Empty before the CANCEL.
+    pub fn cancel_reasons(&self) -> Vec<String> {
+        let call_id = self.leg.dialog.id().call_id;
+        self.agent.cancel_reasons.received(&call_id)
     }
 
     /// The INVITE's session description.

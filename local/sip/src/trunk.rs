@@ -124,7 +124,7 @@ impl Trunk {
             placed,
             _hang_up: leg.hang_up_guard(),
             leg,
-            _agent: self.agent.clone(),
+            agent: self.agent.clone(),
         })
     }
 }
@@ -156,8 +156,8 @@ pub struct OutgoingCall {
     placed: EventTime,
     leg: Leg,
     _hang_up: Arc<HangUpGuard>,
-    /// Keeps the socket open when the `Trunk` is dropped before the call.
-    _agent: Agent,
+    /// Also keeps the socket open when the `Trunk` is dropped before the call.
+    agent: Agent,
 }
 
 impl OutgoingCall {
@@ -222,6 +222,13 @@ impl OutgoingCall {
     pub async fn cancel(&self) -> Result<(), Error> {
         let result = self.leg.dialog.cancel().await;
         result.map_err(failed("cancelling a call"))
+    }
+
+    /// Cancels an unanswered call, with these values of the header `Reason` (RFC 3326).
+    pub async fn cancel_because(&self, reasons: &[&str]) -> Result<(), Error> {
+        let call_id = self.leg.dialog.id().call_id;
+        self.agent.cancel_reasons.send_with(&call_id, reasons);
+        self.cancel().await
     }
 
     /// Ends the call: BYE if it was answered, CANCEL if not.

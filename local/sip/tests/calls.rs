@@ -208,3 +208,17 @@ async fn the_phone_can_read_the_invites_headers() -> Result<()> {
     assert_eq!(incoming.header("X-Nothing"), None);
     Ok(())
 }
+
+#[tokio::test]
+async fn the_phone_gets_the_reasons_of_a_cancel() -> Result<()> {
+    let (call, incoming) = Line::new().await?.ring().await?;
+    let reasons = [
+        r#"SIP;cause=200;text="Call completed elsewhere""#,
+        "Q.850;cause=26",
+    ];
+    assert!(incoming.cancel_reasons().is_empty());
+    call.cancel_because(&reasons).await?;
+    incoming.ended(SOON).await?;
+    assert_eq!(incoming.cancel_reasons(), reasons);
+    Ok(())
+}

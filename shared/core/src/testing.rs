@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::call::{Call, CallKind, CallSettings, CallType, DeclineEnds, NewCall};
+use crate::call::{Call, CallKind, CallSettings, CallType, DeclineEnds, NewCall, Rejection};
 use crate::ids::{CallId, ChannelId, Extension, Leg, PbxName};
 use crate::phone_number::{CallerName, PhoneNumber};
 use crate::timestamp::Timestamp;
@@ -30,6 +30,7 @@ pub fn a_call(now: Timestamp) -> Call {
         check: Duration::from_secs(300),
         decline_ends: DeclineEnds::Call,
         kept_seconds: 7 * 24 * 60 * 60,
+        unanswered: Rejection::BusyHere,
     };
     Call::new(new, settings, now)
 }

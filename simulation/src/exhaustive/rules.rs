@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use ringback_core::call::{
     Backstop, Call, CallKind, CallParty, CallSettings, CallSide, CallType, Decision, DeclineEnds,
-    Effect, Event, NewCall, PushedDevices, Readiness, StreamAction, decide, first_effects,
-    stream_action, unread_update,
+    Effect, Event, NewCall, PushedDevices, Readiness, Rejection, StreamAction, decide,
+    first_effects, stream_action, unread_update,
 };
 use ringback_core::ids::{BadName, CallId, ChannelId, DeviceId, Extension, Leg, PbxName};
 use ringback_core::timestamp::Timestamp;
@@ -157,6 +157,7 @@ impl Rules {
             check: seconds(30),
             decline_ends: DeclineEnds::Device,
             kept_seconds: 7 * 24 * 60 * 60,
+            unanswered: Rejection::default(),
         };
         let call = Call::new(new, settings, at(now));
         let mut effects = first_effects(&call);

@@ -16,6 +16,8 @@ pub enum HungUpBy {
     This,
     Other,
     Neither,
+    /// The trunk, whose CANCEL says that another leg was answered.
+    AnsweredElsewhere,
 }
 
 pub const NORMAL: u16 = 16;
@@ -110,6 +112,7 @@ fn report_end(sim: &Sim, pbx: usize, name: &PbxName, channel: &Channel, cause: u
     let by = match (by, is_phone) {
         (HungUpBy::Neither, _) if answered => CallSide::Neither,
         (HungUpBy::Neither, false) if cause == USER_BUSY => CallSide::Neither,
+        (HungUpBy::AnsweredElsewhere, _) => CallSide::AnsweredElsewhere,
         (HungUpBy::Other, true) | (HungUpBy::This | HungUpBy::Neither, false) => CallSide::Caller,
         (HungUpBy::Other, false) | (HungUpBy::This | HungUpBy::Neither, true) => CallSide::Callee,
     };
@@ -179,8 +182,19 @@ pub fn cancel_other_legs(sim: &Sim, state: &mut State, caller: usize, except: u3
                 }
         };
         let legs = state.pbxs[pbx].channels.iter().filter(is_waiting);
-        for id in legs.map(|leg| leg.id.clone()).collect::<Vec<_>>() {
-            end_leg(sim, state, pbx, &id, NORMAL, HungUpBy::This);
+        let canceled = |leg: &Channel| {
+            // Not every trunk gives a reason.
+            let has_reason = except != 0 && leg.serial.is_multiple_of(2);
+            let is_trunk = matches!(leg.role, Role::Caller(_));
+            let by = if has_reason && is_trunk {
+                HungUpBy::AnsweredElsewhere
+            } else {
+                HungUpBy::This
+            };
+            (leg.id.clone(), by)
+        };
+        for (id, by) in legs.map(canceled).collect::<Vec<_>>() {
+            end_leg(sim, state, pbx, &id, NORMAL, by);
         }
     }
 }

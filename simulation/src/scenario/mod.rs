@@ -6,7 +6,7 @@ mod devices;
 use std::time::Duration;
 
 use fastrand::Rng;
-use ringback_core::call::{CallSettings, DeclineEnds};
+use ringback_core::call::{CallSettings, DeclineEnds, Rejection};
 
 pub use calls::{Answers, Attempts, CallPlan, HangsUp, Kind, Outcome, Reaction, Response};
 pub use devices::DevicePlan;
@@ -63,6 +63,8 @@ impl Scenario {
                 &[DeclineEnds::Call, DeclineEnds::Device],
             ),
             kept_seconds: 7 * 24 * 60 * 60,
+            // No rule depends on it.
+            unanswered: Rejection::default(),
         };
         let ring = u64::try_from(settings.ring.as_millis()).unwrap_or(0);
         let lag = *pick(rng, &[(200, 1_000), (500, 1_500), (20, 100)]);

@@ -8,11 +8,22 @@ use ringback_core::call::{CallSide, Event};
 use ringback_core::ids::{BadName, CallId, CallSid, ChannelId, Extension, Leg};
 use ringback_core::phone_number::{Caller, CallerName, PhoneNumber};
 
-/// The Q.850 cause "user busy". Ringback ends a caller's leg with it to send a busy signal.
+/// The Q.850 causes with which Ringback ends the leg of a trunk's caller who was not answered: 17 user busy (486) and 19 no answer
+/// (480).
+const REJECTED_BY_RINGBACK: [u16; 2] = [17, 19];
+
+/// The first of these for the leg of a calling app. The other one means that its phone was not answered.
 const USER_BUSY: u16 = 17;
 
+/// The Q.850 causes of a trunk's CANCEL for a call that was answered elsewhere: 26, non-selected user clearing, and 16, to which
+/// Asterisk translates `SIP;cause=200` of the header `Reason` (RFC 3326).
+const ANSWERED_ELSEWHERE: [u16; 2] = [16, 26];
+
+/// The same for a call that was declined elsewhere: 17, user busy (`SIP;cause=600`), and 21, call rejected (`SIP;cause=603`).
+const DECLINED_ELSEWHERE: [u16; 2] = [17, 21];
+
 /// The fields of a report. Others are ignored.
-const FIELDS: [&str; 12] = [
+const FIELDS: [&str; 13] = [
     "pbx",
     "channel_id",
     "caller",
@@ -24,6 +35,7 @@ const FIELDS: [&str; 12] = [
     "call_id",
     "answered",
     "cause",
+    "cancel_cause",
     "hung_up_by",
 ];
 
@@ -46,6 +58,8 @@ pub struct DialplanReport {
     answered: bool,
     /// The Q.850 cause with which the leg ended; 0 if there is none.
     cause: u16,
+    /// The Q.850 cause of the trunk's CANCEL, if that ended the leg; 0 otherwise.
+    cancel_cause: u16,
     hung_up_by: HungUpBy,
 }
 
@@ -82,6 +96,10 @@ impl DialplanReport {
             what: "channel_id",
             rule: "is missing",
         };
+        let cause = |name| {
+            let cause = fields.text(name).and_then(|text| text.parse().ok());
+            cause.unwrap_or(0)
+        };
         fields.check_texts(&FIELDS)?;
         let call_sid = fields.text("call_sid").map(CallSid::try_from).transpose()?;
         Ok(Self {
@@ -110,10 +128,8 @@ impl DialplanReport {
                 Some("neither") => HungUpBy::Neither,
                 _ => HungUpBy::ThisParty,
             },
-            cause: fields
-                .text("cause")
-                .and_then(|text| text.parse().ok())
-                .unwrap_or(0),
+            cause: cause("cause"),
+            cancel_cause: cause("cancel_cause"),
         })
     }
 
@@ -162,6 +178,22 @@ impl DialplanReport {
         }
     }
 
+    fn was_rejected_by_ringback(&self) -> bool {
+        match self.app_caller_call() {
+            Some(_) => self.cause == USER_BUSY,
+            None => REJECTED_BY_RINGBACK.contains(&self.cause),
+        }
+    }
+
+    /// What the trunk's CANCEL says about the call at other destinations.
+    fn canceled_elsewhere(&self) -> Option<CallSide> {
+        match self.cancel_cause {
+            cause if ANSWERED_ELSEWHERE.contains(&cause) => Some(CallSide::AnsweredElsewhere),
+            cause if DECLINED_ELSEWHERE.contains(&cause) => Some(CallSide::DeclinedElsewhere),
+            _ => None,
+        }
+    }
+
     /// The event for the end of this leg. Maps the dialplan's `hung_up_by` and the Q.850 cause to the side that hung up.
     #[must_use]
     pub fn leg_ended_event(&self) -> Event {
@@ -170,8 +202,7 @@ impl DialplanReport {
         let is_phone = phone_attempt.is_some();
         let by = match (self.hung_up_by, is_phone) {
             (HungUpBy::Neither, _) if answered => CallSide::Neither,
-            // Ringback sent the caller a busy signal.
-            (HungUpBy::Neither, false) if self.cause == USER_BUSY => CallSide::Neither,
+            (HungUpBy::Neither, false) if self.was_rejected_by_ringback() => CallSide::Neither,
             (HungUpBy::OtherParty, true) | (HungUpBy::ThisParty | HungUpBy::Neither, false) => {
                 CallSide::Caller
             }
@@ -191,7 +222,7 @@ impl DialplanReport {
             Event::CallerLegEnded {
                 leg: Some(self.leg.clone()),
                 answered,
-                by,
+                by: self.canceled_elsewhere().unwrap_or(by),
             }
         }
     }
@@ -356,6 +387,7 @@ mod tests {
     #[test]
     fn either_leg_reports_which_side_hung_up() {
         let phone = format!("ringback-{}", CallId::fresh());
+        let app = format!("ringback-caller-{}", CallId::fresh());
         let cases = [
             (phone.as_str(), "this", CallSide::Callee),
             (phone.as_str(), "other", CallSide::Caller),
@@ -367,6 +399,16 @@ mod tests {
             (phone.as_str(), "neither&answered=1", CallSide::Neither),
             ("1.1", "neither&cause=17", CallSide::Neither),
             (phone.as_str(), "neither&cause=17", CallSide::Callee),
+            ("1.1", "neither&cause=19", CallSide::Neither),
+            (app.as_str(), "neither&cause=17", CallSide::Neither),
+            (app.as_str(), "neither&cause=19", CallSide::Caller),
+            ("1.1", "this&cancel_cause=16", CallSide::AnsweredElsewhere),
+            ("1.1", "this&cancel_cause=26", CallSide::AnsweredElsewhere),
+            ("1.1", "this&cancel_cause=17", CallSide::DeclinedElsewhere),
+            ("1.1", "this&cancel_cause=21", CallSide::DeclinedElsewhere),
+            ("1.1", "this&cancel_cause=127", CallSide::Caller),
+            ("1.1", "this&cancel_cause=", CallSide::Caller),
+            ("1.1", "this&cause=17", CallSide::Caller),
         ];
         for (channel, hung_up_by, expected) in cases {
             let report = parse(&format!("channel_id={channel}&hung_up_by={hung_up_by}")).unwrap();

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use reqwest::{Method, Response, StatusCode};
-use ringback_core::call::{ABANDONED_AFTER, Call, CallStatus, Event};
+use ringback_core::call::{ABANDONED_AFTER, Call, CallStatus, EndReason, Event, Rejection};
 use ringback_core::ids::{CallId, ChannelId, PbxName, SipAccountName};
 use ringback_core::timestamp::Timestamp;
 use serde::Deserialize;
@@ -34,6 +34,10 @@ const SKIP_AFTER_FAILURE: Duration = Duration::from_secs(10);
 
 /// The reason of an ordinary hang-up, as ARI names it.
 const NORMAL: &str = "normal";
+
+/// The reason for a leg of which the phone must show no missed call: Asterisk's CANCEL then has `Reason: SIP;cause=200` and
+/// `Q.850;cause=26` (RFC 3326). Asterisk has none for a call that was declined elsewhere.
+const ANSWERED_ELSEWHERE: &str = "answered_elsewhere";
 
 /// What [`Pbx::bridge`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,7 +156,7 @@ impl Pbx {
         for leg in call.phone_channels().skip(1) {
             match self.leg_state(&leg).await? {
                 PhoneLegState::None => {}
-                PhoneLegState::Ringing => self.end_leg(&leg, NORMAL).await?,
+                PhoneLegState::Ringing => self.end_leg(&leg, ANSWERED_ELSEWHERE).await?,
                 PhoneLegState::Answered => return Ok(PhoneLegState::Answered),
             }
         }
@@ -259,7 +263,7 @@ impl Pbx {
     }
 
     /// Ends the legs of a call that was not answered, unless they are bridged. The caller hears busy: Asterisk rejects the
-    /// unanswered INVITE with 486. A leg that no longer exists is no error.
+    /// unanswered INVITE with 486 or 480 ([`Call::rejection`]). A leg that no longer exists is no error.
     ///
     /// A caller who was answered in another call is left alone: two regions that cannot reach each other may store one caller as two
     /// calls.
@@ -287,8 +291,12 @@ impl Pbx {
         if is_bridged {
             return Ok(BusyOutcome::IsBridged);
         }
+        let reason = match call.rejection() {
+            Rejection::TemporarilyUnavailable if trunk_leg.is_some() => "no_answer",
+            Rejection::TemporarilyUnavailable | Rejection::BusyHere => "busy",
+        };
         let caller = caller.filter(|_| !is_answered);
-        self.end_legs(call, caller, "busy").await?;
+        self.end_legs(call, caller, reason).await?;
         Ok(BusyOutcome::Ended)
     }
 
@@ -313,7 +321,7 @@ impl Pbx {
         };
         if call.ready_at.is_some() {
             for leg in call.phone_channels() {
-                self.end_leg(&leg, NORMAL).await?;
+                self.end_leg(&leg, reason_at_phone(call)).await?;
             }
         }
         caller
@@ -518,6 +526,14 @@ impl Pbx {
             reply = request().await;
         }
         reply
+    }
+}
+
+/// Why the leg to the phone of an ended call ends.
+fn reason_at_phone(call: &Call) -> &'static str {
+    match call.end_reason() {
+        Some(EndReason::AnsweredElsewhere | EndReason::DeclinedElsewhere) => ANSWERED_ELSEWHERE,
+        _ => NORMAL,
     }
 }
 

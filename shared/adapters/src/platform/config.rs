@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ringback_core::call::{CallSettings, DeclineEnds};
+use ringback_core::call::{CallSettings, DeclineEnds, Rejection};
 
 /// Why the configuration is invalid.
 #[derive(Debug, thiserror::Error)]
@@ -101,7 +101,7 @@ impl Environment {
     }
 
     /// `RING_TIMEOUT_SECONDS` (30), `CONNECT_TIMEOUT_SECONDS` (15), `MAX_CALL_SECONDS` (14,400), `EXOTEL_CHECK_SECONDS`
-    /// (300), `DECLINE_ENDS` (`call`) and `HISTORY_DAYS` (7).
+    /// (300), `DECLINE_ENDS` (`call`), `UNANSWERED_STATUS` (486) and `HISTORY_DAYS` (7).
     ///
     /// # Errors
     /// When one of them has another value than it may have.
@@ -113,7 +113,19 @@ impl Environment {
             check: self.seconds("EXOTEL_CHECK_SECONDS", 300)?,
             decline_ends: self.decline_ends()?,
             kept_seconds: u64::from(self.count("HISTORY_DAYS", 7)?) * 24 * 60 * 60,
+            unanswered: self.unanswered_status()?,
         })
+    }
+
+    fn unanswered_status(&self) -> Result<Rejection, ConfigError> {
+        match self.optional("UNANSWERED_STATUS").as_deref() {
+            None | Some("486") => Ok(Rejection::BusyHere),
+            Some("480") => Ok(Rejection::TemporarilyUnavailable),
+            Some(_) => Err(ConfigError::Invalid {
+                name: "UNANSWERED_STATUS",
+                rule: "486 or 480",
+            }),
+        }
     }
 
     fn decline_ends(&self) -> Result<DeclineEnds, ConfigError> {
@@ -177,6 +189,20 @@ mod tests {
         let phone = |name: &str| (name == "DECLINE_ENDS").then(|| "phone".to_owned());
         let error = Environment::of(phone).call_settings().unwrap_err();
         assert!(error.to_string().contains("DECLINE_ENDS"), "{error}");
+    }
+
+    #[test]
+    fn an_unanswered_caller_gets_486_or_480() {
+        let expected = |read: fn(&str) -> Option<String>| {
+            let settings = Environment::of(read).call_settings();
+            settings.map(|settings| settings.unanswered)
+        };
+        let set = |name: &str| (name == "UNANSWERED_STATUS").then(|| "480".to_owned());
+        assert_eq!(expected(|_| None).unwrap(), Rejection::BusyHere);
+        assert_eq!(expected(set).unwrap(), Rejection::TemporarilyUnavailable);
+        let other = |name: &str| (name == "UNANSWERED_STATUS").then(|| "503".to_owned());
+        let error = expected(other).unwrap_err();
+        assert!(error.to_string().contains("UNANSWERED_STATUS"), "{error}");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use ringback_core::call::{
     CallParty, CallSide, CallStatus, DeclineEnds, Effect, EndReason, PushedDevices, Readiness,
+    Rejection,
 };
 use ringback_core::ids::{CallSid, DeviceId};
 use ringback_core::phone_number::{Caller, PhoneNumber};
@@ -30,6 +31,7 @@ pub(super) const SETTINGS: CallSettings = CallSettings {
     check: Duration::from_secs(300),
     decline_ends: DeclineEnds::Call,
     kept_seconds: 7 * 24 * 60 * 60,
+    unanswered: Rejection::BusyHere,
 };
 
 /// Records effects, and reports their success unless their name is in `failing`.

@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 pub enum EndReason {
     /// The caller hung up.
     CallerHungUp,
+    /// The trunk canceled the call, because it was answered at another destination.
+    AnsweredElsewhere,
+    /// The trunk canceled the call, because it was declined at another destination.
+    DeclinedElsewhere,
     /// The callee declined.
     CalleeDeclined,
     /// The callee hung up.
@@ -52,6 +56,8 @@ impl EndReason {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::CallerHungUp => "caller_hung_up",
+            Self::AnsweredElsewhere => "answered_elsewhere",
+            Self::DeclinedElsewhere => "declined_elsewhere",
             Self::CalleeDeclined => "callee_declined",
             Self::CalleeHungUp => "callee_hung_up",
             Self::NoAnswer => "no_answer",

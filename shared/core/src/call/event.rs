@@ -199,8 +199,16 @@ impl Event {
             Self::Accepted { by, readiness } => (readiness.as_str(), Some(by.to_string())),
             Self::Declined { by } => ("decline", Some(by.to_string())),
             Self::HungUp { by } => ("hangup", Some(by.to_string())),
-            Self::CallerLegEnded { answered, .. } => {
-                ("caller_leg_ended", Some(format!("answered={answered}")))
+            Self::CallerLegEnded { answered, by, .. } => {
+                let elsewhere = match by {
+                    CallSide::AnsweredElsewhere => " answered_elsewhere",
+                    CallSide::DeclinedElsewhere => " declined_elsewhere",
+                    CallSide::Caller | CallSide::Callee | CallSide::Neither => "",
+                };
+                (
+                    "caller_leg_ended",
+                    Some(format!("answered={answered}{elsewhere}")),
+                )
             }
             Self::PhoneMoved { attempt } => ("phone_moved", Some(format!("attempt={attempt}"))),
             Self::AgentDone => ("agent_done", None),
@@ -255,6 +263,10 @@ pub enum CallSide {
     Callee,
     /// Neither: Ringback ended the leg, in this region or in the other one.
     Neither,
+    /// Neither: the trunk canceled the caller's leg, because the call was answered at another destination.
+    AnsweredElsewhere,
+    /// Neither: the trunk canceled the caller's leg, because the call was declined at another destination.
+    DeclinedElsewhere,
 }
 
 /// Whether the app was running when the call arrived.

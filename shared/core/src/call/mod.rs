@@ -219,12 +219,22 @@ pub struct CallSettings {
     #[serde(default)]
     pub decline_ends: DeclineEnds,
     /// For how many seconds an ended call is kept, for late and repeated requests and for the list of calls.
-    #[serde(default = "one_day")]
     pub kept_seconds: u64,
+    /// The final SIP status for a caller on the trunk if nobody answers.
+    #[serde(default)]
+    pub unanswered: Rejection,
 }
 
-const fn one_day() -> u64 {
-    KEPT_BEFORE_HISTORY.as_secs()
+/// The final SIP status for the trunk's INVITE. Some trunks try another destination after one of these and not after the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Rejection {
+    /// 486 Busy Here.
+    #[default]
+    #[serde(rename = "486")]
+    BusyHere,
+    /// 480 Temporarily Unavailable.
+    #[serde(rename = "480")]
+    TemporarilyUnavailable,
 }
 
 /// What a decline on one device ends.
@@ -260,9 +270,6 @@ const CLOCK_DIFFERENCE: Duration = Duration::from_secs(2);
 
 /// How long after the end of the ring the PBX may repeat its report of the caller. It tries four times, 5 s each, and once more.
 const REPEATED_WITHIN: Duration = Duration::from_secs(30);
-
-/// How long an ended call is kept that was stored before calls had [`CallSettings::kept_seconds`].
-pub const KEPT_BEFORE_HISTORY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The longest that Exotel lets a call last.
 const LONGEST_EXOTEL_CALL: Duration = Duration::from_secs(4 * 60 * 60);
@@ -436,6 +443,22 @@ impl Call {
     #[must_use]
     pub fn end_reason(&self) -> Option<EndReason> {
         self.ended.map(|end| end.reason)
+    }
+
+    /// The final SIP status for the waiting caller. After a decline, it is always 486.
+    #[must_use]
+    pub const fn rejection(&self) -> Rejection {
+        match self.status {
+            CallStatus::TimedOut | CallStatus::Failed => self.settings.unanswered,
+            CallStatus::WaitingForMobile
+            | CallStatus::MobileReady
+            | CallStatus::Initiated
+            | CallStatus::Ringing
+            | CallStatus::InProgress
+            | CallStatus::Completed
+            | CallStatus::Declined
+            | CallStatus::Canceled => Rejection::BusyHere,
+        }
     }
 
     /// The extensions that take part in the call.

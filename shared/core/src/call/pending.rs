@@ -28,9 +28,7 @@ pub(super) fn effects(call: &Call) -> Vec<Effect> {
             end_legs_and_ringing(call, Effect::HangUp, CancelReason::AnsweredElsewhere)
         }
         CallStatus::Completed => end_legs(call, Effect::HangUp),
-        CallStatus::Canceled => {
-            end_legs_and_ringing(call, Effect::HangUp, CancelReason::CallerHungUp)
-        }
+        CallStatus::Canceled => end_legs_and_ringing(call, Effect::HangUp, reason_of_cancel(call)),
         CallStatus::TimedOut => end_legs_and_ringing(call, Effect::SendBusy, CancelReason::Timeout),
         CallStatus::Failed if call.end_reason() == Some(EndReason::CallerUnreachable) => {
             end_legs_and_ringing(call, Effect::HangUp, CancelReason::CallerHungUp)
@@ -216,11 +214,20 @@ pub(super) fn cancel_again(call: &Call) -> Vec<Effect> {
         CallStatus::Completed | CallStatus::Declined if is_named => None,
         CallStatus::Completed => Some(CancelReason::AnsweredElsewhere),
         CallStatus::Declined => Some(CancelReason::DeclinedElsewhere),
-        CallStatus::Canceled => Some(CancelReason::CallerHungUp),
+        CallStatus::Canceled => Some(reason_of_cancel(call)),
         CallStatus::TimedOut | CallStatus::Failed => Some(CancelReason::Timeout),
     };
     let ended = reason.map(|reason| cancel(call, reason));
     ended.into_iter().chain(answered_elsewhere(call)).collect()
+}
+
+/// Whether a canceled call is a missed one.
+fn reason_of_cancel(call: &Call) -> CancelReason {
+    match call.end_reason() {
+        Some(EndReason::AnsweredElsewhere) => CancelReason::AnsweredElsewhere,
+        Some(EndReason::DeclinedElsewhere) => CancelReason::DeclinedElsewhere,
+        _ => CancelReason::CallerHungUp,
+    }
 }
 
 fn end_legs(call: &Call, end: Effect) -> Vec<Effect> {

@@ -426,7 +426,7 @@ fn caller_leg_ended(
     now: Timestamp,
 ) -> Vec<Rule<'_>> {
     let completed = ended(CallStatus::Completed, hung_up_by(by), now);
-    let mut canceled = ended(CallStatus::Canceled, EndReason::CallerHungUp, now);
+    let mut canceled = ended(CallStatus::Canceled, canceled_by(by), now);
     // The report of its arrival may still come. It must not be taken for the caller who comes back.
     canceled.extend(leg.map(|leg| Assignment::CallerLeg(leg.channel.clone())));
     canceled.extend(leg.map(|leg| Assignment::Pbx(leg.pbx.clone())));
@@ -907,6 +907,17 @@ const fn hung_up_by(side: CallSide) -> EndReason {
     match side {
         CallSide::Caller => EndReason::CallerHungUp,
         CallSide::Callee => EndReason::CalleeHungUp,
-        CallSide::Neither => EndReason::HungUp,
+        CallSide::Neither | CallSide::AnsweredElsewhere | CallSide::DeclinedElsewhere => {
+            EndReason::HungUp
+        }
+    }
+}
+
+/// Why the caller's leg ended before it was answered.
+const fn canceled_by(side: CallSide) -> EndReason {
+    match side {
+        CallSide::AnsweredElsewhere => EndReason::AnsweredElsewhere,
+        CallSide::DeclinedElsewhere => EndReason::DeclinedElsewhere,
+        CallSide::Caller | CallSide::Callee | CallSide::Neither => EndReason::CallerHungUp,
     }
 }

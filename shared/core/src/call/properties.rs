@@ -16,6 +16,7 @@ const SETTINGS: CallSettings = CallSettings {
     check: Duration::from_secs(300),
     decline_ends: DeclineEnds::Call,
     kept_seconds: 7 * 24 * 60 * 60,
+    unanswered: Rejection::BusyHere,
 };
 
 pub(super) const START: Timestamp = Timestamp::from_millis(1_000_000_000_000);
@@ -141,7 +142,9 @@ fn any_side() -> impl Strategy<Value = CallSide> {
     prop_oneof![
         Just(CallSide::Caller),
         Just(CallSide::Callee),
-        Just(CallSide::Neither)
+        Just(CallSide::Neither),
+        Just(CallSide::AnsweredElsewhere),
+        Just(CallSide::DeclinedElsewhere),
     ]
 }
 
@@ -720,6 +723,14 @@ mod rule_pages {
                     leg: None,
                     answered: false,
                     by: CallSide::Neither,
+                },
+            ),
+            (
+                "caller's leg canceled, answered elsewhere",
+                Event::CallerLegEnded {
+                    leg: None,
+                    answered: false,
+                    by: CallSide::AnsweredElsewhere,
                 },
             ),
             (

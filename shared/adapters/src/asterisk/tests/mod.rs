@@ -11,7 +11,7 @@ use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 
 use super::*;
 use crate::testing;
-use ringback_core::call::CallType;
+use ringback_core::call::{CallEnd, CallStatus, CallType, EndReason, Rejection};
 use ringback_core::ids::{CallId, CallSid, ChannelId, Extension, SipAccountName};
 
 const AOR: &str = "/ari/asterisk/config/dynamic/res_pjsip/aor/1001";
@@ -455,6 +455,9 @@ async fn the_leg_of_an_earlier_attempt_is_removed_before_the_next_is_dialed() {
         format!("POST {}", pbx.phone_channel()),
     ];
     assert_eq!(pbx.requests().await[..3], expected);
+    // The phone rings at its new address, and must show no missed call for the old one.
+    let removed = &pbx.server.received_requests().await.unwrap()[1];
+    assert_eq!(removed.url.query(), Some("reason=answered_elsewhere"));
 }
 
 #[tokio::test]
@@ -829,6 +832,52 @@ async fn sending_busy_twice_is_no_error() {
         assert_eq!(pbx.send_busy().await.unwrap(), BusyOutcome::Ended);
     }
     assert_eq!(pbx.last_request().await.url.query(), Some("reason=busy"));
+}
+
+/// Busy and declined are 486 for every trunk.
+#[tokio::test]
+async fn only_an_unanswered_caller_of_the_trunk_is_rejected_with_the_configured_status() {
+    use CallStatus::{Declined, Failed, TimedOut};
+    use Rejection::{BusyHere, TemporarilyUnavailable};
+    for (status, unanswered, expected) in [
+        (TimedOut, BusyHere, "busy"),
+        (TimedOut, TemporarilyUnavailable, "no_answer"),
+        (Failed, TemporarilyUnavailable, "no_answer"),
+        (Declined, TemporarilyUnavailable, "busy"),
+    ] {
+        let mut pbx = TestPbx::start().await;
+        pbx.call.status = status;
+        pbx.call.settings.unanswered = unanswered;
+        pbx.will_reply("GET", CALLER_CHANNEL, [channel("Ring")])
+            .await;
+        pbx.always_replies("DELETE", CALLER_CHANNEL, no_content())
+            .await;
+        pbx.send_busy().await.unwrap();
+        let query = format!("reason={expected}");
+        assert_eq!(
+            pbx.last_request().await.url.query(),
+            Some(query.as_str()),
+            "{status:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_phone_gets_the_reason_that_the_call_was_answered_elsewhere() {
+    for (reason, expected) in [
+        (EndReason::CallerHungUp, "reason=normal"),
+        (EndReason::AnsweredElsewhere, "reason=answered_elsewhere"),
+        (EndReason::DeclinedElsewhere, "reason=answered_elsewhere"),
+    ] {
+        let mut pbx = TestPbx::start().await;
+        let at = pbx.call.created_at;
+        pbx.call.ready_at = Some(at);
+        pbx.call.ended = Some(CallEnd { at, reason });
+        let phone = pbx.phone_channel();
+        pbx.always_replies("DELETE", &phone, no_content()).await;
+        pbx.pbx().hang_up(&pbx.call).await.unwrap();
+        assert_eq!(pbx.last_request().await.url.query(), Some(expected));
+    }
 }
 
 #[tokio::test]

@@ -2,9 +2,7 @@
 
 use std::collections::HashMap;
 
-use ringback_core::call::{
-    Assignment, CallEnd, Change, Condition, ConditionalUpdate, DeclineEnds, KEPT_BEFORE_HISTORY,
-};
+use ringback_core::call::{Assignment, CallEnd, Change, Condition, ConditionalUpdate, DeclineEnds};
 use ringback_core::timestamp::Timestamp;
 use serde::Serialize;
 
@@ -170,10 +168,7 @@ impl Expressions {
         let [expires_at, settings, kept] =
             ["expires_at", "settings", "kept_seconds"].map(|name| self.name(name));
         let ended_at = self.value(&ended_at.as_secs_rounded_up())?;
-        let default = self.value(&KEPT_BEFORE_HISTORY.as_secs())?;
-        Ok(format!(
-            "{expires_at} = if_not_exists({settings}.{kept}, {default}) + {ended_at}"
-        ))
+        Ok(format!("{expires_at} = {settings}.{kept} + {ended_at}"))
     }
 
     /// The call is of this kind, or is not. `kind` is a map with one key, the name of the kind.
