@@ -9,6 +9,7 @@ mod encrypted;
 mod ended;
 mod exotel_flows;
 mod inbound_reports;
+mod missed;
 mod moves;
 mod outbound;
 mod reach;
