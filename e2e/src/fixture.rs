@@ -272,11 +272,12 @@ impl Fixture {
         self.delete_devices_of(&self.stack.phones).await
     }
 
-    /// Deletes the devices that earlier tests registered, and the connections that have not ended yet. They would ring too.
+    /// Deletes the devices that earlier tests registered, and the connections that have not ended yet: they would ring too. Deletes the
+    /// count of missed calls.
     pub async fn delete_devices_of(&self, phones: &[Account]) -> Result<()> {
         for phone in phones {
             let pk = format!("EXTENSION#{}", phone.extension);
-            for kind in ["DEVICE#", "CONNECTION#"] {
+            for kind in ["DEVICE#", "CONNECTION#", "MISSED"] {
                 self.delete_all(&pk, kind).await?;
             }
         }
@@ -411,12 +412,13 @@ impl App<'_> {
         }
     }
 
-    /// The number of pushes of this type so far.
+    /// The number of pushes of this type so far, without notices of missed calls.
     pub async fn count_pushes(&self, kind: &str) -> Result<usize> {
         let pushes = self.fixture.pushes_to(&self.push_token).await?;
         Ok(pushes
             .iter()
             .filter(|push| push["data"]["type"] == kind)
+            .filter(|push| push["android"]["collapse_key"] != "missed_calls")
             .count())
     }
 

@@ -18,6 +18,7 @@ pub mod function_resources;
 pub mod log_lines;
 pub mod memory;
 pub mod observed_function;
+pub mod offline_device;
 pub mod outcome_table;
 pub mod pbx;
 pub mod private_values;

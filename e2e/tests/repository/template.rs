@@ -134,8 +134,11 @@ fn each_function_may_do_to_the_table_only_what_it_does() -> Result<()> {
         // Takes a rate token, writes the device and the owner of its address, finds and deletes the oldest device. Reads and
         // writes SIP accounts.
         ("devices", "GetItem UpdateItem PutItem Query DeleteItem"),
-        // Reads a call or listed calls, and takes a rate token before it waits for a call of the other region.
-        ("call-status", "GetItem BatchGetItem Query UpdateItem"),
+        // Reads a call or listed calls, resets missed calls, and takes a rate token before it waits for a call of the other region.
+        (
+            "call-status",
+            "GetItem BatchGetItem Query UpdateItem DeleteItem",
+        ),
         ("health", "GetItem"),
         // Reads accounts, their devices and the jobs of PBXs, and deletes jobs that are done.
         ("sip-accounts", "Query GetItem DeleteItem"),

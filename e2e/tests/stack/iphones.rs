@@ -77,20 +77,36 @@ async fn ring(
     incoming: &mut ObservedFunction,
     app: &App<'_>,
 ) -> Result<(String, Timeline)> {
-    let mut event = example("asterisk-incoming-incoming")?;
+    let channel = format!("iphones.{}", call_sid());
+    let number = fixture.number_of(&app.extension);
+    let caller = unused_mobile_number();
+    let fields = [
+        ("channel_id", channel.as_str()),
+        ("caller", &caller),
+        ("number", number),
+    ];
+    let (answer, timeline) = report(fixture, incoming, "incoming", &fields).await?;
+    let id = answer["call_id"].as_str();
+    let id = id.with_context(|| format!("the call has no id: {answer}"))?;
+    Ok((id.to_owned(), timeline))
+}
+
+/// The PBX reports something.
+async fn report(
+    fixture: &Fixture,
+    incoming: &mut ObservedFunction,
+    what: &str,
+    fields: &[(&str, &str)],
+) -> Result<(Value, Timeline)> {
+    let mut event = example(&format!("asterisk-incoming-{what}"))?;
     for (name, value) in &fixture.stack.headers.asterisk {
         event["headers"][name.to_ascii_lowercase()] = value.as_str().into();
     }
     event["isBase64Encoded"] = false.into();
     let mut form = form_urlencoded::Serializer::new(String::new());
-    form.append_pair("channel_id", &format!("iphones.{}", call_sid()))
-        .append_pair("caller", &unused_mobile_number())
-        .append_pair("number", fixture.number_of(&app.extension));
+    form.extend_pairs(fields);
     event["body"] = form.finish().into();
-    let (answer, timeline) = incoming.invoke(&event).await?;
-    let id = answer["call_id"].as_str();
-    let id = id.with_context(|| format!("the call has no id: {answer}"))?;
-    Ok((id.to_owned(), timeline))
+    incoming.invoke(&event).await
 }
 
 /// The requests to SNS: the action, and the endpoint or the token that it is about.
@@ -289,5 +305,114 @@ async fn an_iphone_whose_endpoint_sns_has_disabled_rings() -> Result<()> {
         values.sum::<u64>()
     };
     ensure!((counted("disabled"), counted("sent")) == (1, 2), "{log}");
+    Ok(())
+}
+
+/// The messages to SNS: the platform, the payload and the attributes. Fails if Apple or SNS would not deliver one of them as it is meant.
+fn published(timeline: &Timeline) -> Result<Vec<(String, Value, HashMap<String, String>)>> {
+    let forms = timeline.aws.iter().map(|request| {
+        let form = form_urlencoded::parse(&request.body);
+        form.into_owned().collect::<HashMap<String, String>>()
+    });
+    let published = forms.filter(|form| form.get("Action").is_some_and(|it| it == "Publish"));
+    let messages = published.map(|form| {
+        let platform = form["TargetArn"].split('/').nth(1).context("platform")?;
+        let wrapped: Value = serde_json::from_str(&form["Message"])?;
+        let payload: Value = serde_json::from_str(wrapped[platform].as_str().context("payload")?)?;
+        let attributes = (1..).map_while(|number| {
+            let field = |name: &str| form.get(&format!("MessageAttributes.entry.{number}.{name}"));
+            Some((field("Name")?.clone(), field("Value.StringValue")?.clone()))
+        });
+        let attributes = attributes.collect();
+        check_as_documented(platform, &payload, &attributes)?;
+        Ok((platform.to_owned(), payload, attributes))
+    });
+    messages.collect()
+}
+
+/// The rules of Apple's "Sending notification requests to APNs", and of SNS for `Publish`.
+fn check_as_documented(
+    platform: &str,
+    payload: &Value,
+    attributes: &HashMap<String, String>,
+) -> Result<()> {
+    let of_apns = |name: &str| attributes.get(&format!("AWS.SNS.MOBILE.APNS.{name}"));
+    let (push_type, priority) = (of_apns("PUSH_TYPE"), of_apns("PRIORITY"));
+    let push_type = push_type.context("no push type")?.as_str();
+    ensure!(
+        (push_type == "voip") == platform.starts_with("APNS_VOIP"),
+        "{platform}: {push_type}"
+    );
+    let has_alert = payload["aps"]["alert"].is_object();
+    ensure!(
+        (push_type == "alert") == has_alert,
+        "{push_type}: {payload}"
+    );
+    if push_type == "background" {
+        ensure!(priority.is_some_and(|it| it == "5"), "{priority:?}");
+        ensure!(payload["aps"]["content-available"] == 1, "{payload}");
+    }
+    let collapse_id = of_apns("COLLAPSE_ID").context("no collapse id")?;
+    ensure!(collapse_id.len() <= 64, "{collapse_id}");
+    let ttl = attributes.get(&format!("AWS.SNS.MOBILE.{platform}.TTL"));
+    let ttl: u64 = ttl.context("no TTL")?.parse()?;
+    ensure!((1..=2_419_200).contains(&ttl), "{ttl}");
+    ensure!(payload.to_string().len() <= 4_096, "{payload}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_iphone_learns_of_a_missed_call_by_an_alert_and_of_another_end_in_the_background()
+-> Result<()> {
+    let fixture = Fixture::open().await?;
+    let applications = applications(&fixture, HERE).await?;
+    let mut devices = function(&fixture, "devices", &applications, &[]).await?;
+    let mut incoming = function(&fixture, "asterisk-incoming", &applications, &[]).await?;
+    let mut responses = function(&fixture, "call-response", &applications, &[]).await?;
+    let iphone = fixture.unregistered_app("1001");
+    register(&mut devices, &iphone, &["apns_voip", "apns"]).await?;
+    let channel = format!("iphones.{}", call_sid());
+    let caller = unused_mobile_number();
+    let number = fixture.number_of("1001");
+    let fields = [
+        ("channel_id", channel.as_str()),
+        ("caller", &caller),
+        ("number", number),
+    ];
+    let (answer, timeline) = report(&fixture, &mut incoming, "incoming", &fields).await?;
+    let id = answer["call_id"].as_str().context("no id")?.to_owned();
+    let [(platform, ..)] = published(&timeline)?.try_into().ok().context("one push")?;
+    assert_eq!(platform, "APNS_VOIP");
+    let fields = [fields.as_slice(), &[("cause", "16"), ("answered", "0")]].concat();
+    let (_, timeline) = report(&fixture, &mut incoming, "ended", &fields).await?;
+    ensure!(iphone.call(&id).await?["status"] == "canceled");
+    let pushes = published(&timeline)?;
+    let [(first, stop, stop_attributes), (second, notice, attributes)] = &pushes[..] else {
+        anyhow::bail!("{pushes:?}");
+    };
+    assert_eq!((first.as_str(), second.as_str()), ("APNS", "APNS"));
+    assert_eq!(
+        stop_attributes["AWS.SNS.MOBILE.APNS.PUSH_TYPE"],
+        "background"
+    );
+    assert_eq!(
+        (&stop["call_id"], &stop["aps"]["alert"]),
+        (&json!(id), &Value::Null)
+    );
+    assert_eq!(notice["aps"]["alert"]["title"], "Missed call");
+    assert_eq!(notice["missed_calls"], "1");
+    assert_eq!(
+        attributes["AWS.SNS.MOBILE.APNS.COLLAPSE_ID"],
+        "missed_calls"
+    );
+    assert_eq!(attributes["AWS.SNS.MOBILE.APNS.TTL"], "86400");
+
+    let ipad = fixture.unregistered_app("1001");
+    register(&mut devices, &ipad, &["apns_voip", "apns"]).await?;
+    let (id, _) = ring(&fixture, &mut incoming, &iphone).await?;
+    let (_, timeline) = responses.invoke(&decline(&ipad, &id)?).await?;
+    let [(_, stop, attributes)] = published(&timeline)?.try_into().ok().context("one push")?;
+    assert_eq!(stop["reason"], "declined_elsewhere");
+    assert_eq!(attributes["AWS.SNS.MOBILE.APNS.PUSH_TYPE"], "background");
     Ok(())
 }

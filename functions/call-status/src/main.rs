@@ -15,6 +15,7 @@ use ringback::store::call_lists::{CallLists, ListPosition};
 use ringback::store::calls::{
     CallStore, DynamoCallStore, ReplicationWaitError, find_when_replicated,
 };
+use ringback::store::missed_calls::MissedCalls;
 use ringback_core::call::Call;
 use ringback_core::ids::{BadName, CallId, CallSid, Extension};
 use ringback_core::timestamp::Timestamp;
@@ -30,6 +31,7 @@ const MOST_LISTED: usize = 100;
 struct CallStatusHandler {
     calls: DynamoCallStore,
     lists: CallLists,
+    missed_calls: MissedCalls,
     tokens: Tokens,
     signing: Arc<Signing>,
 }
@@ -69,8 +71,9 @@ impl CallStatusHandler {
         }
         let page = self
             .lists
-            .page(&query.extension, query.limit, query.after.as_ref())
-            .await?;
+            .page(&query.extension, query.limit, query.after.as_ref());
+        let (page, ()) = tokio::join!(page, self.forget_missed_calls(&query, viewer));
+        let page = page?;
         let calls = self.calls.find_all(&page.call_ids).await?;
         // DynamoDB deletes expired items late.
         let kept = |call: &&Call| call.expires_at > now.as_secs_rounded_up();
@@ -81,6 +84,17 @@ impl CallStatusHandler {
             .collect();
         let next = page.next.map(|next| next.to_string());
         Ok(ApiAnswer::ok(json!({ "calls": calls, "next": next })))
+    }
+
+    /// An app that asks for the newest calls knows of those that it has missed. If this fails, the next notice counts them again.
+    async fn forget_missed_calls(&self, query: &ListQuery, viewer: &Viewer) {
+        let is_app = matches!(viewer, Viewer::App(_));
+        if is_app
+            && query.after.is_none()
+            && let Err(error) = self.missed_calls.forget(&query.extension).await
+        {
+            tracing::warn!(extension = %query.extension, %error, "missed calls not reset");
+        }
     }
 
     /// Finds a call by its id; for an operator also by Exotel's CallSid: of several calls, the last one. The signature of an id is
@@ -193,6 +207,7 @@ async fn main() -> Result<(), lambda_http::Error> {
     let this = CallStatusHandler {
         calls: start.calls()?,
         lists: start.call_lists()?,
+        missed_calls: start.missed_calls()?,
         tokens: start.tokens()?,
         signing: start.signing()?,
     };

@@ -209,6 +209,7 @@ fn check_apns(message: &Value) -> Result<(), FieldViolation> {
         ));
     }
     let aps = &apns["payload"]["aps"];
+    check_push_type(&apns["headers"], aps)?;
     let silent = aps["content-available"] == 1
         && ["alert", "sound", "badge"]
             .iter()
@@ -220,6 +221,30 @@ fn check_apns(message: &Value) -> Result<(), FieldViolation> {
         ));
     }
     Ok(())
+}
+
+/// The rules of Apple's "Sending notification requests to APNs" for the headers. FCM passes them on, and drops what Apple refuses.
+fn check_push_type(headers: &Value, aps: &Value) -> Result<(), FieldViolation> {
+    let header = |name: &str| headers[name].as_str();
+    let violation = |name, description: &str| {
+        let field = format!("message.apns.headers[{name}]");
+        Err(FieldViolation::new(&field, description))
+    };
+    let has_alert = !aps["alert"].is_null();
+    match header("apns-push-type") {
+        Some("alert") if !has_alert => violation("apns-push-type", "an alert push has an alert"),
+        Some("background") if has_alert => {
+            violation("apns-push-type", "a background push has no alert")
+        }
+        Some("background") if header("apns-priority") != Some("5") => {
+            violation("apns-priority", "a background push has priority 5")
+        }
+        Some("voip") => violation("apns-push-type", "FCM delivers no VoIP pushes"),
+        _ if header("apns-collapse-id").is_some_and(|id| id.len() > 64) => {
+            violation("apns-collapse-id", "longer than 64 bytes")
+        }
+        _ => Ok(()),
+    }
 }
 
 fn check_kind(path: &str, kind: &FieldType, value: &Value) -> Result<(), FieldViolation> {
@@ -412,6 +437,29 @@ mod tests {
             validate_only: false,
         };
         assert_eq!(check(&incoming_call()), Ok(accepted));
+    }
+
+    #[test]
+    fn headers_that_apple_refuses_are_rejected() {
+        let with = |headers: Value, aps: Value| {
+            violation_with(|message| {
+                message["apns"] = json!({ "headers": headers, "payload": { "aps": aps } });
+            })
+            .field
+        };
+        let alert = json!({ "alert": { "title": "Missed call" } });
+        let silent = json!({ "content-available": 1 });
+        let kind = |push_type: &str, priority: &str| json!({ "apns-push-type": push_type, "apns-priority": priority });
+        let (push_type, priority) = (
+            "message.apns.headers[apns-push-type]",
+            "message.apns.headers[apns-priority]",
+        );
+        assert_eq!(with(kind("alert", "10"), silent.clone()), push_type);
+        assert_eq!(with(kind("background", "5"), alert.clone()), push_type);
+        assert_eq!(with(kind("background", "10"), silent.clone()), priority);
+        assert_eq!(with(kind("voip", "10"), silent), push_type);
+        let long = json!({ "apns-collapse-id": "x".repeat(65) });
+        assert_eq!(with(long, alert), "message.apns.headers[apns-collapse-id]");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What a function is made of: configuration and the adapters, each built once, when the process starts.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use aws_config::{Region, SdkConfig};
 use serde::de::DeserializeOwned;
@@ -27,6 +28,7 @@ use crate::store::call_lists::CallLists;
 use crate::store::calls::DynamoCallStore;
 use crate::store::connections::Connections;
 use crate::store::devices::Devices;
+use crate::store::missed_calls::MissedCalls;
 use crate::store::number_routes::NumberRoutes;
 use crate::store::post_budget::PostBudget;
 use crate::store::ring_reports::RingReports;
@@ -118,7 +120,15 @@ impl Start {
         let environment = &self.environment;
         let fcm = Fcm::from_environment(environment, self.secret("FCM_SECRET_ARN")?)?;
         let answer_urls = AnswerUrls::from_environment(environment, self.signing()?)?;
-        let pushes = PushSender::new(self.devices()?, fcm, self.sns()?, answer_urls);
+        let hours = u64::from(environment.count("MISSED_CALL_HOURS", 24)?);
+        let pushes = PushSender::new(
+            self.devices()?,
+            fcm,
+            self.sns()?,
+            answer_urls,
+            self.missed_calls()?,
+            Duration::from_secs(hours * 60 * 60),
+        );
         Ok(EffectRunner::new(
             self.sip_provisioning()?,
             pushes,
@@ -146,6 +156,14 @@ impl Start {
     /// When a variable is missing.
     pub fn call_lists(&self) -> Result<CallLists, ConfigError> {
         Ok(CallLists::new(self.table()?))
+    }
+
+    /// The missed calls in the table.
+    ///
+    /// # Errors
+    /// When a variable is missing.
+    pub fn missed_calls(&self) -> Result<MissedCalls, ConfigError> {
+        Ok(MissedCalls::new(self.table()?))
     }
 
     /// The other region of a deployment in two regions: `OTHER_REGION`. Each takes over when the other one fails.

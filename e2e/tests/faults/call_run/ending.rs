@@ -116,8 +116,18 @@ impl CallRun {
             let mut pushes = device.pushes(kind).await?;
             // A late cancellation of an earlier call goes to the devices that are registered by then.
             pushes.retain(|push| push["data"]["server_call_id"] == id);
-            if pushes.len() > 1 && !self.may_repeat {
-                self.problem(format!("{} pushes {kind}", pushes.len()));
+            // A missed call has a notice besides, with a key of its own.
+            let is_notice = |push: &Value| push["android"]["collapse_key"] == "missed_calls";
+            let (notices, pushes): (Vec<_>, Vec<_>) = pushes.into_iter().partition(is_notice);
+            if (pushes.len() > 1 || notices.len() > 1) && !self.may_repeat {
+                let (pushes, notices) = (pushes.len(), notices.len());
+                self.problem(format!("{pushes} pushes {kind}, {notices} notices"));
+            }
+            if notices
+                .iter()
+                .any(|push| push["data"]["type"] != "call_cancelled")
+            {
+                self.problem("a ring with the key of missed calls".to_owned());
             }
             if pushes
                 .iter()

@@ -13,6 +13,7 @@ mod final_status;
 mod hold;
 mod inbound_reports;
 mod invite_size;
+mod missed;
 mod moves;
 mod numbers;
 mod outbound;

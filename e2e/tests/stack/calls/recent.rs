@@ -116,18 +116,32 @@ async fn an_invalid_request_for_a_list_is_refused_with_the_reason() -> Result<()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_costs_one_query_and_one_read_of_its_calls() -> Result<()> {
     let fixture = Fixture::open().await?;
+    let first = missed_call(&fixture.app("1001").await?).await?;
     let app = fixture.app("1001").await?;
-    let id = missed_call(&app).await?;
-    newest(&app, &[&id]).await?;
+    let second = missed_call(&app).await?;
+    newest(&app, &[&second, &first]).await?;
     let mut function = ObservedFunction::start(&fixture, "call-status", "info").await?;
     let mut event = example("call-status-list")?;
     event["headers"]["authorization"] = format!("Bearer {}", app.token).into();
-    let (answer, timeline) = function.invoke_full(&event).await?;
-    ensure!(answer["statusCode"] == 200, "{answer}");
-    let targets = timeline.aws.iter().filter_map(|request| {
-        let target = request.headers.get("x-amz-target")?.to_str().ok()?;
-        target.strip_prefix("DynamoDB_20120810.")
-    });
-    assert_eq!(targets.collect::<Vec<_>>(), ["Query", "BatchGetItem"]);
+    event["rawQueryString"] = "extension=1001&limit=1".into();
+    // The newest calls reset the count of missed calls.
+    let expected: [&[&str]; 2] = [
+        &["BatchGetItem", "DeleteItem", "Query"],
+        &["BatchGetItem", "Query"],
+    ];
+    for expected in expected {
+        let (answer, timeline) = function.invoke_full(&event).await?;
+        ensure!(answer["statusCode"] == 200, "{answer}");
+        let targets = timeline.aws.iter().filter_map(|request| {
+            let target = request.headers.get("x-amz-target")?.to_str().ok()?;
+            target.strip_prefix("DynamoDB_20120810.")
+        });
+        let mut targets: Vec<_> = targets.collect();
+        targets.sort_unstable();
+        assert_eq!(targets, expected);
+        let body: Value = serde_json::from_str(answer["body"].as_str().context("body")?)?;
+        let next = body["next"].as_str().context("no next page")?;
+        event["rawQueryString"] = format!("extension=1001&limit=1&next={next}").into();
+    }
     Ok(())
 }

@@ -4,13 +4,19 @@ use std::fmt;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use ringback_core::call::{Call, CancelReason};
 use ringback_core::timestamp::Timestamp;
 
 /// A service that asks for no pause (`Retry-After: 0`) is asked again after this one.
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// A cancellation that stops the ring is of no use later than this after the ring.
+const CANCELLED_UNTIL: Duration = Duration::from_secs(60);
+
+/// The collapse key of missed-call notices. Push services keep the keys of each device apart.
+pub(super) const MISSED_CALLS: &str = "missed_calls";
 
 /// A push.
 #[derive(Clone, PartialEq, Eq)]
@@ -19,7 +25,7 @@ pub struct PushMessage {
     pub kind: PushKind,
     /// The data that the app reads. Every value is a string, because FCM accepts nothing else.
     pub data: Map<String, Value>,
-    /// The call's id. A later push with the same key replaces an earlier one that has not been delivered.
+    /// The call's id, or [`MISSED_CALLS`]. A later push to the device with the same key replaces an earlier one that has not been delivered.
     pub collapse_key: String,
     /// The push service discards the push if it has not delivered it by then.
     pub expires_at: Timestamp,
@@ -32,7 +38,7 @@ impl fmt::Debug for PushMessage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PushMessage")
             .field("kind", &self.kind)
-            .field("call_id", &self.collapse_key)
+            .field("collapse_key", &self.collapse_key)
             .field("expires_at", &self.expires_at)
             .field("sent_at", &self.sent_at)
             .finish_non_exhaustive()
@@ -44,8 +50,13 @@ impl fmt::Debug for PushMessage {
 pub enum PushKind {
     /// `incoming_call`
     IncomingCall,
-    /// `call_cancelled`
+    /// `call_cancelled`, which stops the ring.
     CallCancelled(CancelReason),
+    /// `call_cancelled` with `missed_calls`, for a device that was offline during the ring.
+    MissedCalls {
+        /// How many, if that is known.
+        count: Option<u64>,
+    },
 }
 
 impl PushMessage {
@@ -55,15 +66,55 @@ impl PushMessage {
         Self::new(call, PushKind::IncomingCall, call.rings_until, now)
     }
 
-    /// Stops a phone from ringing. Expires after the duration of a ring.
+    /// Stops a phone from ringing. Expires a minute after the ring; with the ring, if a missed-call notice follows. FCM keeps messages of
+    /// four keys for a device, so this key should not outlive that of the ring, which it replaces.
     #[must_use]
     pub fn call_cancelled(call: &Call, reason: CancelReason, now: Timestamp) -> Self {
         let kind = PushKind::CallCancelled(reason);
-        let mut message = Self::new(call, kind, now + call.settings.ring, now);
+        let expires_at = if reason.is_missed_call() {
+            call.rings_until
+        } else {
+            call.rings_until + CANCELLED_UNTIL
+        };
+        Self::new(call, kind, expires_at, now).with_reason(reason)
+    }
+
+    /// Tells a device that was offline of a missed call, and how many there are. It replaces an earlier notice that has not been delivered:
+    /// FCM keeps messages of four keys for a device, and APNs the last one. So the app asks for its recent calls.
+    #[must_use]
+    pub fn missed_calls(
+        call: &Call,
+        reason: CancelReason,
+        count: Option<u64>,
+        expires_at: Timestamp,
+        now: Timestamp,
+    ) -> Self {
+        let kind = PushKind::MissedCalls { count };
+        let mut message = Self::new(call, kind, expires_at, now).with_reason(reason);
+        MISSED_CALLS.clone_into(&mut message.collapse_key);
+        let count = count.map(|count| ("missed_calls".to_owned(), count.to_string().into()));
+        message.data.extend(count);
         message
-            .data
-            .insert("reason".to_owned(), reason.as_str().into());
-        message
+    }
+
+    fn with_reason(mut self, reason: CancelReason) -> Self {
+        let reason = reason.as_str().into();
+        self.data.insert("reason".to_owned(), reason);
+        self
+    }
+
+    /// The `aps` of a missed-call notice: the only push about the end of a call that a person sees. `None` for any other push.
+    #[must_use]
+    pub fn missed_calls_alert(&self) -> Option<Value> {
+        let PushKind::MissedCalls { count } = self.kind else {
+            return None;
+        };
+        let title = match count {
+            Some(count) if count > 1 => format!("{count} missed calls"),
+            Some(_) | None => "Missed call".to_owned(),
+        };
+        let alert = json!({ "title": title, "body": self.data["caller_name"] });
+        Some(json!({ "alert": alert, "content-available": 1 }))
     }
 
     /// The same push with the URL at which one device answers without a login.
@@ -88,7 +139,7 @@ impl PushMessage {
         let name = caller.name.as_ref().map_or(number, |name| name.as_str());
         let kind_name = match kind {
             PushKind::IncomingCall => "incoming_call",
-            PushKind::CallCancelled(_) => "call_cancelled",
+            PushKind::CallCancelled(_) | PushKind::MissedCalls { .. } => "call_cancelled",
         };
         let data = [
             ("type", kind_name.to_owned()),

@@ -74,6 +74,15 @@ pub enum CancelReason {
 }
 
 impl CancelReason {
+    /// Whether a call that ends so is a missed call, of which a device must learn even if it was offline.
+    #[must_use]
+    pub const fn is_missed_call(self) -> bool {
+        match self {
+            Self::CallerHungUp | Self::Timeout => true,
+            Self::AnsweredElsewhere | Self::DeclinedElsewhere => false,
+        }
+    }
+
     /// The reason as the push writes it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

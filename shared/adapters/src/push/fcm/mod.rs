@@ -234,8 +234,13 @@ impl Fcm {
 /// The request body. Data only: Android shows a `notification` itself instead of waking the app.
 ///
 /// `ttl` and all headers are strings. The push to iOS is a background push with priority 5, because Apple rejects
-/// `content-available` with priority 10. It does not start a terminated app; devices with an `apns_voip` address are for that.
+/// `content-available` with priority 10. It does not start a terminated app; devices with an `apns_voip` address are for that. A
+/// missed-call notice is an alert.
 fn request_body(token: &str, message: &PushMessage) -> Value {
+    let (push_type, priority, aps) = match message.missed_calls_alert() {
+        Some(alert) => ("alert", "10", alert),
+        None => ("background", "5", json!({ "content-available": 1 })),
+    };
     json!({
         "message": {
             "token": token,
@@ -247,12 +252,12 @@ fn request_body(token: &str, message: &PushMessage) -> Value {
             },
             "apns": {
                 "headers": {
-                    "apns-push-type": "background",
-                    "apns-priority": "5",
+                    "apns-push-type": push_type,
+                    "apns-priority": priority,
                     "apns-expiration": message.expires_at.as_secs_rounded_up().to_string(),
                     "apns-collapse-id": message.collapse_key,
                 },
-                "payload": { "aps": { "content-available": 1 } },
+                "payload": { "aps": aps },
             },
         }
     })
@@ -274,9 +279,7 @@ fn pause_before_retry(retry: RetryAfter, kind: PushKind) -> Option<Duration> {
     match retry {
         RetryAfter::AsTold(pause) => (pause <= MAX_PAUSE).then_some(pause),
         // No timer sends a cancellation again, and a phone that misses it continues to ring.
-        RetryAfter::SERVER_ERROR if matches!(kind, PushKind::CallCancelled(_)) => {
-            Some(CANCELLATION_PAUSE)
-        }
+        RetryAfter::SERVER_ERROR if kind != PushKind::IncomingCall => Some(CANCELLATION_PAUSE),
         RetryAfter::AtLeast(_) => None,
     }
 }

@@ -5,6 +5,7 @@ mod tests;
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use futures::future::join_all;
 use ringback_core::call::{
@@ -19,6 +20,7 @@ use super::push_message::{PushError, PushKind, PushMessage, RetryAfter};
 use super::sns::{self, Sns};
 use crate::platform::clock;
 use crate::store::devices::{Device, Devices, PushAddress};
+use crate::store::missed_calls::MissedCalls;
 use crate::telemetry::metrics;
 
 /// Sends pushes, and removes expired push addresses.
@@ -28,14 +30,25 @@ pub struct PushSender {
     fcm: Fcm,
     sns: Sns,
     answer_urls: AnswerUrls,
+    missed_calls: MissedCalls,
+    notices_kept_for: Duration,
 }
 
 impl PushSender {
     /// A sender through these services. `devices` is the table that expired addresses are removed from. Each push that rings a device has
-    /// one of `answer_urls`.
+    /// one of `answer_urls`. `missed_calls` counts those that ended unanswered, and their notices live for `notices_kept_for`.
     #[must_use]
-    pub const fn new(devices: Devices, fcm: Fcm, sns: Sns, answer_urls: AnswerUrls) -> Self {
+    pub const fn new(
+        devices: Devices,
+        fcm: Fcm,
+        sns: Sns,
+        answer_urls: AnswerUrls,
+        missed_calls: MissedCalls,
+        notices_kept_for: Duration,
+    ) -> Self {
         Self {
+            missed_calls,
+            notices_kept_for,
             devices,
             fcm,
             sns,
@@ -86,8 +99,11 @@ impl PushSender {
         result
     }
 
-    /// Stops the devices of `audience` from ringing. A phone without an address that accepts cancellations learns of the end through
-    /// the WebSocket or `GET /api/calls/{id}`.
+    /// Stops the devices of `audience` from ringing, and tells them of a missed call. A phone without an address that accepts cancellations
+    /// learns of the end through the WebSocket or `GET /api/calls/{id}`.
+    ///
+    /// During the ring, the cancellation replaces a push of the ring that has not been delivered. A notice of missed calls follows, with
+    /// a collapse key and a life of its own. After the ring, its push has expired, and the notice is the cancellation.
     pub async fn cancel(
         &self,
         call: &Call,
@@ -96,16 +112,53 @@ impl PushSender {
         audience: &CancelAudience,
         until: Timestamp,
     ) {
-        let message = PushMessage::call_cancelled(call, reason, clock::now());
         let devices = devices.iter();
-        let to = devices
+        let to: Vec<(&Device, Vec<&PushAddress>)> = devices
             .filter(|device| audience.includes(&device.device_id))
             .map(|device| {
                 let addresses = device.addresses();
                 let accepting = addresses.filter(|it| it.platform.accepts_cancellations());
-                (device, accepting.collect())
-            });
-        self.send_all(call, to, &message, until).await;
+                (device, accepting.collect::<Vec<_>>())
+            })
+            .filter(|(_, addresses)| !addresses.is_empty())
+            .collect();
+        let now = clock::now();
+        let is_missed = reason.is_missed_call() && !to.is_empty();
+        let stop = async {
+            if now < call.rings_until || !is_missed {
+                let message = PushMessage::call_cancelled(call, reason, now);
+                self.send_all(call, to.clone(), &message, until).await;
+            }
+        };
+        let count = async {
+            if is_missed {
+                self.count_missed(call, now).await
+            } else {
+                None
+            }
+        };
+        // The futures are large.
+        let ((), count) = tokio::join!(Box::pin(stop), Box::pin(count));
+        if is_missed {
+            let expires_at = now + self.notices_kept_for;
+            let notice = PushMessage::missed_calls(call, reason, count, expires_at, now);
+            self.send_all(call, to, &notice, until).await;
+        }
+    }
+
+    /// `None` if the table does not answer: the notice matters more than its count.
+    async fn count_missed(&self, call: &Call, now: Timestamp) -> Option<u64> {
+        match self
+            .missed_calls
+            .add(call, now + self.notices_kept_for)
+            .await
+        {
+            Ok(count) => Some(count),
+            Err(error) => {
+                tracing::warn!(call_id = %call.call_id, %error, "missed call not counted");
+                None
+            }
+        }
     }
 
     /// Sends a message to all these devices at once, to each through the first of its addresses that accepts it.

@@ -23,6 +23,7 @@ use ringback_core::call::PushPlatform::{self, Apns, ApnsVoip};
 use ringback_core::ids::DeviceId;
 
 const SEND: &str = "/v1/projects/ringback-test/messages:send";
+const A_DAY: Duration = Duration::from_secs(86_400);
 const UPDATE_ITEM: &str = "DynamoDB_20120810.UpdateItem";
 
 struct TestSender {
@@ -61,7 +62,14 @@ impl TestSender {
         let applications = SnsApplications::from_environment(&applications).unwrap();
         let sns = Sns::new(aws_sdk_sns::Client::new(&aws), applications);
         let sender = Self {
-            pushes: PushSender::new(devices, Fcm::with_access(&server.uri()), sns, answer_urls()),
+            pushes: PushSender::new(
+                devices,
+                Fcm::with_access(&server.uri()),
+                sns,
+                answer_urls(),
+                MissedCalls::new(testing::table(&server)),
+                A_DAY,
+            ),
             call: ringback_core::testing::a_call(clock::now()),
             server,
         };
@@ -101,8 +109,17 @@ impl TestSender {
     }
 
     async fn cancel(&self, devices: &[Device], audience: &CancelAudience) {
+        self.cancel_because(CancelReason::AnsweredElsewhere, devices, audience)
+            .await;
+    }
+
+    async fn cancel_because(
+        &self,
+        reason: CancelReason,
+        devices: &[Device],
+        audience: &CancelAudience,
+    ) {
         let until = clock::now() + Duration::from_secs(20);
-        let reason = CancelReason::AnsweredElsewhere;
         self.pushes
             .cancel(&self.call, devices, reason, audience, until)
             .await;
@@ -408,6 +425,116 @@ async fn a_cancellation_is_never_sent_as_a_voip_push() {
     sender.cancel(&devices, &all_devices()).await;
     assert_eq!(sender.fcm_tokens().await, ["hush-pixel"]);
     assert_eq!(sender.endpoints().await, [endpoint("ipad", Apns)]);
+}
+
+impl TestSender {
+    /// The Android part and the data of each message that FCM has received, in order.
+    async fn sent_to_android(&self) -> Vec<(Value, Value)> {
+        let requests = self.requests().await;
+        let sends = requests.iter().filter(|request| request.url.path() == SEND);
+        let sent = sends.map(|request| {
+            let message = request.body_json::<Value>().unwrap()["message"].clone();
+            (message["android"].clone(), message["data"].clone())
+        });
+        sent.collect()
+    }
+
+    /// The table has counted this many missed calls.
+    async fn has_missed(&self, count: usize) {
+        let calls: Vec<String> = (0..count).map(|call| call.to_string()).collect();
+        let saved = json!({ "Attributes": { "calls": { "SS": calls } } });
+        let reply = ResponseTemplate::new(200).set_body_json(saved);
+        self.reply_to(Mock::given(header("x-amz-target", UPDATE_ITEM)), reply)
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn during_the_ring_a_missed_call_replaces_its_push_and_a_notice_outlives_it() {
+    let sender = TestSender::start().await;
+    sender.has_missed(4).await;
+    let devices = [sender.android("pixel", accepted()).await];
+    sender.ring(&devices).await;
+    let everyone = all_devices();
+    sender
+        .cancel_because(CancelReason::CallerHungUp, &devices, &everyone)
+        .await;
+    let [ring, stop, notice] = sender.sent_to_android().await.try_into().unwrap();
+    let id = sender.call.call_id.to_string();
+    assert_eq!(
+        (&ring.0["collapse_key"], &stop.0["collapse_key"]),
+        (&json!(id), &json!(id))
+    );
+    // The cancellation does not outlive the push that it replaces.
+    let seconds = |ttl: &Value| {
+        ttl.as_str()
+            .unwrap()
+            .trim_end_matches('s')
+            .parse::<u64>()
+            .unwrap()
+    };
+    assert!(seconds(&stop.0["ttl"]) <= seconds(&ring.0["ttl"]));
+    assert_eq!(stop.1["missed_calls"], Value::Null);
+
+    assert_eq!(notice.0["collapse_key"], "missed_calls");
+    assert_eq!(
+        (&notice.0["ttl"], &notice.0["priority"]),
+        (&json!("86400s"), &json!("HIGH"))
+    );
+    assert_eq!(notice.1["missed_calls"], "4");
+    for (_, data) in [stop, notice] {
+        assert_eq!(
+            (&data["type"], &data["reason"], &data["call_id"]),
+            (
+                &json!("call_cancelled"),
+                &json!("caller_hung_up"),
+                &json!(id)
+            )
+        );
+    }
+}
+
+#[tokio::test]
+async fn after_the_ring_the_notice_is_the_cancellation() {
+    let mut sender = TestSender::start().await;
+    sender.call = ringback_core::testing::a_call(clock::now().before(Duration::from_secs(31)));
+    // The table does not answer as expected, so the number is not known.
+    let devices = [sender.android("pixel", accepted()).await];
+    sender
+        .cancel_because(CancelReason::Timeout, &devices, &all_devices())
+        .await;
+    let [notice] = sender.sent_to_android().await.try_into().unwrap();
+    assert_eq!(notice.0["collapse_key"], "missed_calls");
+    assert_eq!(
+        (&notice.1["reason"], &notice.1["missed_calls"]),
+        (&json!("timeout"), &Value::Null)
+    );
+}
+
+#[tokio::test]
+async fn an_answer_elsewhere_is_no_missed_call() {
+    let sender = TestSender::start().await;
+    let devices = [sender.android("pixel", accepted()).await];
+    for reason in [
+        CancelReason::AnsweredElsewhere,
+        CancelReason::DeclinedElsewhere,
+    ] {
+        sender
+            .cancel_because(reason, &devices, &all_devices())
+            .await;
+    }
+    let sent = sender.sent_to_android().await;
+    assert_eq!(sent.len(), 2);
+    for (android, data) in sent {
+        assert_eq!(android["collapse_key"], sender.call.call_id.to_string());
+        // The ring of 30 s, and a minute.
+        assert!(
+            ["89s", "90s"].contains(&android["ttl"].as_str().unwrap()),
+            "{android}"
+        );
+        assert_eq!(data["missed_calls"], Value::Null);
+    }
+    assert!(sender.removals().await.is_empty(), "a write counted it");
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use crate::platform::config::{ConfigError, Environment};
 use crate::platform::lazy_client::LazyClient;
 use crate::store::devices::{PushAddress, PushToken};
 use crate::telemetry::metrics;
-use ringback_core::call::{CancelReason, PushPlatform};
+use ringback_core::call::PushPlatform;
 
 /// SNS, with the platform applications of this deployment.
 #[derive(Clone, Debug)]
@@ -372,7 +372,7 @@ fn payload(platform: PushPlatform, endpoint: &str, message: &PushMessage) -> Str
                 },
             },
         }),
-        PushPlatform::Apns => with_data(json!({ "aps": alert(message) }), message),
+        PushPlatform::Apns => with_data(json!({ "aps": aps(message) }), message),
         PushPlatform::ApnsVoip => with_data(json!({ "aps": {} }), message),
     };
     // SNS requires a `default` message, even if no platform uses it. The value for each platform is JSON in a string.
@@ -388,22 +388,17 @@ fn with_data(mut payload: Value, message: &PushMessage) -> Value {
     payload
 }
 
-fn alert(message: &PushMessage) -> Value {
-    let caller = &message.data["caller_name"];
+/// Only a ring and a missed-call notice are alerts. Another end of the call is a background push, which no person sees.
+fn aps(message: &PushMessage) -> Value {
     match message.kind {
         PushKind::IncomingCall => json!({
-            "alert": { "title": "Incoming call", "body": caller },
+            "alert": { "title": "Incoming call", "body": message.data["caller_name"] },
             "sound": "default",
             "interruption-level": "time-sensitive",
         }),
-        PushKind::CallCancelled(reason) => {
-            let title = match reason {
-                CancelReason::CallerHungUp | CancelReason::Timeout => "Missed call",
-                CancelReason::AnsweredElsewhere => "Answered elsewhere",
-                CancelReason::DeclinedElsewhere => "Declined elsewhere",
-            };
-            json!({ "alert": { "title": title, "body": caller }, "content-available": 1 })
-        }
+        PushKind::CallCancelled(_) | PushKind::MissedCalls { .. } => message
+            .missed_calls_alert()
+            .unwrap_or_else(|| json!({ "content-available": 1 })),
     }
 }
 
@@ -413,17 +408,25 @@ fn message_attributes(
     message: &PushMessage,
 ) -> Vec<(String, String)> {
     let ttl = message.ttl_seconds().to_string();
-    let (push_type, key) = match platform {
-        PushPlatform::Fcm => return vec![("AWS.SNS.MOBILE.FCM.TTL".to_owned(), ttl)],
-        PushPlatform::Apns => ("alert", message_key(endpoint)),
-        PushPlatform::ApnsVoip => ("voip", message_key(endpoint)),
+    let (push_type, priority) = match (platform, message.kind) {
+        (PushPlatform::Fcm, _) => return vec![("AWS.SNS.MOBILE.FCM.TTL".to_owned(), ttl)],
+        (PushPlatform::ApnsVoip, _) => ("voip", "10"),
+        // Apple rejects a background push with another priority.
+        (PushPlatform::Apns, PushKind::CallCancelled(_)) => ("background", "5"),
+        (PushPlatform::Apns, PushKind::IncomingCall | PushKind::MissedCalls { .. }) => {
+            ("alert", "10")
+        }
     };
+    let key = message_key(endpoint);
     vec![
         (
             "AWS.SNS.MOBILE.APNS.PUSH_TYPE".to_owned(),
             push_type.to_owned(),
         ),
-        ("AWS.SNS.MOBILE.APNS.PRIORITY".to_owned(), "10".to_owned()),
+        (
+            "AWS.SNS.MOBILE.APNS.PRIORITY".to_owned(),
+            priority.to_owned(),
+        ),
         (
             "AWS.SNS.MOBILE.APNS.COLLAPSE_ID".to_owned(),
             message.collapse_key.clone(),

@@ -9,7 +9,7 @@ use wiremock::{Mock, MockServer, ResponseTemplate};
 use super::*;
 use crate::form_fields::FormFields;
 use crate::testing;
-use ringback_core::call::Call;
+use ringback_core::call::{Call, CancelReason};
 use ringback_core::timestamp::Timestamp;
 
 const FCM: &str = "arn:aws:sns:ap-south-1:123456789012:endpoint/GCM/ringback/e1";
@@ -231,7 +231,7 @@ async fn a_development_build_is_reached_through_the_apns_sandbox() {
 }
 
 #[tokio::test]
-async fn an_alert_push_shows_the_caller_and_later_how_the_call_ended() {
+async fn an_alert_push_shows_the_caller_and_later_that_the_call_was_missed() {
     let sns = TestSns::start().await;
     let call = ringback_core::testing::a_call(RANG_AT);
     let (platform, payload, attributes) = sns
@@ -243,15 +243,47 @@ async fn an_alert_push_shows_the_caller_and_later_how_the_call_ended() {
     assert_eq!(attributes["AWS.SNS.MOBILE.APNS.PUSH_TYPE"], "alert");
     assert_eq!(attributes["AWS.SNS.MOBILE.APNS.TTL"], "18");
 
-    let missed = PushMessage::call_cancelled(&call, CancelReason::Timeout, call.rings_until);
-    let (_, payload, attributes) = sns.publish(PushPlatform::Apns, APNS, &missed).await;
-    assert_eq!(payload["aps"]["alert"]["title"], "Missed call");
-    assert_eq!(payload["reason"], "timeout");
-    assert_eq!(attributes["AWS.SNS.MOBILE.APNS.TTL"], "30");
+    for (count, title) in [
+        (None, "Missed call"),
+        (Some(1), "Missed call"),
+        (Some(3), "3 missed calls"),
+    ] {
+        let missed = missed_calls(&call, count);
+        let (_, payload, attributes) = sns.publish(PushPlatform::Apns, APNS, &missed).await;
+        assert_eq!(payload["aps"]["alert"]["title"], title);
+        assert_eq!(payload["reason"], "timeout");
+        assert_eq!(attributes["AWS.SNS.MOBILE.APNS.PUSH_TYPE"], "alert");
+        assert_eq!(
+            attributes["AWS.SNS.MOBILE.APNS.COLLAPSE_ID"],
+            "missed_calls"
+        );
+        assert_eq!(attributes["AWS.SNS.MOBILE.APNS.TTL"], "86400");
+    }
+}
 
-    let elsewhere = PushMessage::call_cancelled(&call, CancelReason::AnsweredElsewhere, RANG_AT);
-    let (_, payload, _) = sns.publish(PushPlatform::Apns, APNS, &elsewhere).await;
-    assert_eq!(payload["aps"]["alert"]["title"], "Answered elsewhere");
+fn missed_calls(call: &Call, count: Option<u64>) -> PushMessage {
+    let tomorrow = RANG_AT + Duration::from_secs(86_400);
+    PushMessage::missed_calls(call, CancelReason::Timeout, count, tomorrow, RANG_AT)
+}
+
+#[tokio::test]
+async fn an_end_that_is_no_missed_call_is_a_background_push() {
+    let sns = TestSns::start().await;
+    let call = ringback_core::testing::a_call(RANG_AT);
+    for reason in [
+        CancelReason::AnsweredElsewhere,
+        CancelReason::DeclinedElsewhere,
+    ] {
+        let elsewhere = PushMessage::call_cancelled(&call, reason, RANG_AT);
+        let (_, payload, attributes) = sns.publish(PushPlatform::Apns, APNS, &elsewhere).await;
+        assert_eq!(payload["aps"], json!({ "content-available": 1 }));
+        assert_eq!(attributes["AWS.SNS.MOBILE.APNS.PUSH_TYPE"], "background");
+        assert_eq!(attributes["AWS.SNS.MOBILE.APNS.PRIORITY"], "5");
+        // The ring, and a minute.
+        assert_eq!(attributes["AWS.SNS.MOBILE.APNS.TTL"], "90");
+        let collapse_id = &attributes["AWS.SNS.MOBILE.APNS.COLLAPSE_ID"];
+        assert_eq!(*collapse_id, call.call_id.to_string());
+    }
 }
 
 #[tokio::test]
