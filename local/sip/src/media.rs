@@ -21,6 +21,9 @@ pub struct Media {
     session: watch::Sender<(Option<Hold>, u32)>,
 }
 
+/// The payload type of PCMA.
+const PCMA: u8 = 8;
+
 /// Whether a leg supports video.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Camera {
@@ -92,7 +95,10 @@ impl Media {
 
     /// Starts sending to the address in the remote session description. An SRTP leg refuses an unencrypted remote.
     pub(crate) fn connect(&self, their_description: &[u8]) -> Result<(), Error> {
-        let audio = sdp::audio(their_description)?;
+        let mut audio = sdp::audio(their_description)?;
+        if self.session.borrow().0 == Some(Hold::SendOnlyInPcma) {
+            audio.payload_type = PCMA;
+        }
         if self.audio.key().is_some() && audio.key.is_none() {
             return Err(Error::UnencryptedMedia);
         }

@@ -17,7 +17,7 @@ impl Leg {
     /// Holds the call with a re-INVITE.
     pub async fn hold(&self, how: Hold) -> Result<(), Error> {
         self.media.set_hold(Some(how));
-        if how != Hold::SendOnly {
+        if !matches!(how, Hold::SendOnly | Hold::SendOnlyInPcma) {
             self.media.mute();
         }
         self.reinvite().await

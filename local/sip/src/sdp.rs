@@ -24,6 +24,8 @@ pub(crate) struct LocalStreams {
 pub enum Hold {
     /// `a=sendonly`: the phone may send music, and many phones keep sending silence (RFC 3264, section 8.4).
     SendOnly,
+    /// The same, but the phone also changes from PCMU to PCMA, because it offers all its codecs again.
+    SendOnlyInPcma,
     /// `a=inactive`: no media in either direction.
     Inactive,
     /// `c=IN IP4 0.0.0.0`, as RFC 2543 did it.
@@ -34,8 +36,16 @@ impl LocalStreams {
     fn direction(self) -> &'static str {
         match self.hold {
             None | Some(Hold::ZeroAddress) => "sendrecv",
-            Some(Hold::SendOnly) => "sendonly",
+            Some(Hold::SendOnly | Hold::SendOnlyInPcma) => "sendonly",
             Some(Hold::Inactive) => "inactive",
+        }
+    }
+
+    /// The payload types of the audio, and the lines for those that PCMU does not need.
+    fn codecs(self) -> (&'static str, &'static str) {
+        match self.hold {
+            Some(Hold::SendOnlyInPcma) => ("8 0", "a=rtpmap:8 PCMA/8000\r\n"),
+            _ => ("0", ""),
         }
     }
 
@@ -80,7 +90,7 @@ const OFFER_CRYPTO_TAG: &str = "1";
 /// Writes the offer of a leg.
 pub(crate) fn offer(local: LocalStreams) -> String {
     let direction = local.direction();
-    let audio = audio_lines(local.audio, OFFER_CRYPTO_TAG, true, direction);
+    let audio = audio_lines(local, OFFER_CRYPTO_TAG, true);
     let video = local.video.map(|video| {
         let payload_type = Codec::Vp8.payload_type().to_string();
         video_lines(video, &payload_type, OFFER_CRYPTO_TAG, direction)
@@ -103,7 +113,7 @@ pub(crate) fn answer(local: LocalStreams, offered: &[u8]) -> String {
             ("audio", _) => audio
                 .take()
                 .filter(accepts)
-                .map(|rtp| audio_lines(rtp, tag, stream.offers_digits(), direction)),
+                .map(|_| audio_lines(local, tag, stream.offers_digits())),
             ("video", Some(vp8)) if stream.port != 0 => {
                 let video = video.take().filter(accepts);
                 video.map(|rtp| video_lines(rtp, vp8, tag, direction))
@@ -137,9 +147,10 @@ fn session_lines(local: LocalStreams) -> String {
     )
 }
 
-fn audio_lines(receiver: LocalStream, tag: &str, digits: bool, direction: &str) -> String {
-    let (port, profile) = (receiver.address.port(), receiver.profile());
-    let crypto = receiver.crypto_line(tag);
+fn audio_lines(local: LocalStreams, tag: &str, digits: bool) -> String {
+    let (port, profile) = (local.audio.address.port(), local.audio.profile());
+    let crypto = local.audio.crypto_line(tag);
+    let (direction, (codecs, rtpmaps)) = (local.direction(), local.codecs());
     let (payload_type, rtpmap) = match digits {
         true => (
             format!(" {TELEPHONE_EVENT}"),
@@ -148,7 +159,7 @@ fn audio_lines(receiver: LocalStream, tag: &str, digits: bool, direction: &str) 
         false => (String::new(), String::new()),
     };
     format!(
-        "m=audio {port} {profile} 0{payload_type}\r\na=rtpmap:0 PCMU/8000\r\n{rtpmap}{crypto}a=ptime:20\r\na={direction}\r\n"
+        "m=audio {port} {profile} {codecs}{payload_type}\r\n{rtpmaps}a=rtpmap:0 PCMU/8000\r\n{rtpmap}{crypto}a=ptime:20\r\na={direction}\r\n"
     )
 }
 
@@ -294,6 +305,7 @@ mod tests {
     fn each_kind_of_hold_is_offered_and_kept_in_an_answer() {
         let kinds = [
             (Hold::SendOnly, "c=IN IP4 127.0.0.1", "a=sendonly"),
+            (Hold::SendOnlyInPcma, " 8 0", "a=sendonly"),
             (Hold::Inactive, "c=IN IP4 127.0.0.1", "a=inactive"),
             (Hold::ZeroAddress, "c=IN IP4 0.0.0.0", "a=sendrecv"),
         ];

@@ -46,7 +46,12 @@ async fn each_party_hears_music_while_the_other_one_holds() -> Result<()> {
         ("the trunk", caller.leg(), caller.media(), callee.media()),
     ];
     for (name, holder, holders, others) in sides {
-        for how in [Hold::SendOnly, Hold::Inactive, Hold::ZeroAddress] {
+        for how in [
+            Hold::SendOnly,
+            Hold::SendOnlyInPcma,
+            Hold::Inactive,
+            Hold::ZeroAddress,
+        ] {
             let case = || format!("{name}, {how:?}");
             holder.hold(how).await.with_context(case)?;
             hears_music(others).await.with_context(case)?;
