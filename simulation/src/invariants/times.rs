@@ -106,8 +106,9 @@ const fn delays_dialing(fault: Fault) -> Option<u64> {
         | Fault::ExotelLate
         | Fault::ExotelRejects
         | Fault::ExotelAnswerLost
-        | Fault::SchedulerFails
-        | Fault::AnswerLost => Some(0),
+        | Fault::SchedulerFails => Some(0),
+        // The PBX reports the caller's leg to the other region, which must merge it with the accept.
+        Fault::AnswerLost => Some(REPLICATED_WITHIN),
         Fault::ColdStart => Some(4_000),
         // The region that has the caller's leg may hear late that the other one has overwritten it.
         Fault::StreamLate => Some(10_000),
