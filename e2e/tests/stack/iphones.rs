@@ -308,8 +308,11 @@ async fn an_iphone_whose_endpoint_sns_has_disabled_rings() -> Result<()> {
     Ok(())
 }
 
-/// The messages to SNS: the platform, the payload and the attributes. Fails if Apple or SNS would not deliver one of them as it is meant.
-fn published(timeline: &Timeline) -> Result<Vec<(String, Value, HashMap<String, String>)>> {
+/// A message to SNS: the platform, the payload and the attributes.
+type Published = (String, Value, HashMap<String, String>);
+
+/// The messages to SNS. Fails if Apple or SNS would not deliver one of them as it is meant.
+fn published(timeline: &Timeline) -> Result<Vec<Published>> {
     let forms = timeline.aws.iter().map(|request| {
         let form = form_urlencoded::parse(&request.body);
         form.into_owned().collect::<HashMap<String, String>>()
