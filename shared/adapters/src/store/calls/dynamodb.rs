@@ -529,7 +529,7 @@ mod tests {
             "call_id": { "S": call.call_id }, "version": { "N": "1" }, "status": { "S": "waiting_for_mobile" },
             "extension": { "S": "1001" }, "kind": { "M": { "from_trunk": { "M": {} } } }, "call_type": { "S": "voice" },
             "created_at": { "N": "1710417600000" }, "rings_until": { "N": "1710417630000" },
-            "settings": { "M": { "ring_ms": { "N": "30000" }, "connect_ms": { "N": "15000" }, "talk_ms": { "N": "1000" }, "check_ms": { "N": "1000" } } },
+            "settings": { "M": { "ring_ms": { "N": "30000" }, "connect_ms": { "N": "15000" }, "talk_ms": { "N": "1000" }, "check_ms": { "N": "1000" }, "kept_seconds": { "N": "604800" } } },
             "expires_at": { "N": "1710504000" },
         });
         let server = MockServer::start().await;
