@@ -193,8 +193,17 @@ impl<S: CallStore + Sync, E: Effects + Sync> Switchboard<S, E> {
         let Some(event) = caused else {
             return Ok(None);
         };
-        let now = self.effects.now().max(context.now);
-        let handled = Box::pin(self.handle(context.call.call_id, &event, now, context.until));
-        Ok(Some(handled.await?.call))
+        let handle = || {
+            let now = self.effects.now().max(context.now);
+            Box::pin(self.handle(context.call.call_id, &event, now, context.until))
+        };
+        let handled = match handle().await {
+            // Another process may have recorded its own pushes. Without a record of these, nobody would cancel them.
+            Err(SwitchboardError::Store(_)) if matches!(event, Event::PushSent(_)) => {
+                handle().await
+            }
+            handled => handled,
+        };
+        Ok(Some(handled?.call))
     }
 }
