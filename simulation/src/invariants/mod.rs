@@ -217,16 +217,21 @@ impl Checks<'_> {
         lost.iter().sum::<u64>() > 1
     }
 
+    /// Both regions may have sent pushes, and the table has rejected a record of them twice.
+    fn are_records_lost(&self) -> bool {
+        self.sim.plan().regions == 2 && self.state.faults.count(Fault::StoreFails) > 1
+    }
+
     fn devices_are_silenced(&mut self) {
         let state = self.state;
-        let are_timers_lost = self.are_timers_lost();
+        let is_lost = self.are_timers_lost() || self.are_records_lost();
         for device in state.phones.extensions.iter().flatten() {
             for ring in &device.rings {
                 let id = short(ring.call);
                 let knows = ring.is_settled || ring.is_canceled;
                 let is_known = self.has_decided(ring.call, &device.id)
                     || self.earlier_pushes_are_unknown(ring.call);
-                if ring.pushes > 0 && !knows && !is_known && !are_timers_lost {
+                if ring.pushes > 0 && !knows && !is_known && !is_lost {
                     let details = format!("{} for {id}", device.id);
                     self.violated("every device that rang is silenced", details);
                 }
