@@ -387,7 +387,7 @@ async fn a_replaced_device_is_deleted_at_sns_and_registrations_are_limited() -> 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_process_pings_the_pbx_at_most_once_a_second_for_health() -> Result<()> {
     const PROCESSES: usize = 3;
-    const ASKED: usize = 60;
+    const ASKED: usize = 20;
     let fixture = Fixture::open().await?;
     let asking = (0..PROCESSES).map(async |_| {
         let mut process = ObservedFunction::start(&fixture, "health", "info").await?;

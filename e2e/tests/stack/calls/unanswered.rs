@@ -278,40 +278,6 @@ async fn a_phone_that_rejects_makes_the_caller_hear_busy() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_scheduler_ends_the_call_if_the_queue_loses_its_message() -> Result<()> {
-    let fixture = Fixture::open().await?;
-    let app = fixture.app("1001").await?;
-    // Only Exotel has reported this caller, so only a timer can end the call.
-    let (status, _) = fixture
-        .passthru(&call_sid(), "09876543210", fixture.number_of("1001"))
-        .await?;
-    assert_eq!(status, StatusCode::OK);
-    let id = app.receives_call().await?;
-    let queues = aws_sdk_sqs::Client::new(&fixture.aws);
-    let listed = queues
-        .list_queues()
-        .queue_name_prefix("ringback-local")
-        .send()
-        .await?;
-    for queue in listed.queue_urls() {
-        queues.purge_queue().queue_url(queue).send().await?;
-    }
-    // `timed_out` alone could be computed from the clock. The cancellation proves that a function ended the call.
-    let ended = tokio::time::timeout(Duration::from_secs(90), async {
-        loop {
-            if let Ok(push) = app.push("call_cancelled").await
-                && push["data"]["call_id"] == *id
-            {
-                return push;
-            }
-        }
-    });
-    assert_eq!(ended.await?["data"]["reason"], "timeout");
-    assert_eq!(app.call(&id).await?["reason"], "no_answer");
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn the_scheduler_ends_a_call_whose_function_failed_before_it_set_a_timer() -> Result<()> {
     let fixture = Fixture::open().await?;
     let table = fixture.stack.aws.table.as_str();
