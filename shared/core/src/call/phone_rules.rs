@@ -19,9 +19,6 @@ use crate::timestamp::Timestamp;
 /// the other region may have continued the call, which is not known here yet.
 const LATE: Duration = Duration::from_secs(1);
 
-/// How long the process that handles an accept may work on it.
-const APP_PATIENCE: Duration = Duration::from_secs(8);
-
 /// For how long Asterisk is asked whether the legs are bridged, before a call is given up that may be a conversation.
 const CHECKS_WITHIN: Duration = Duration::from_secs(8);
 
@@ -708,16 +705,14 @@ fn arm_timer_after_ring(call: &Call, now: Timestamp) -> Vec<Effect> {
 }
 
 fn not_bridged(rings: bool, now: Timestamp) -> Vec<Rule<'static>> {
-    // The process that handles the accept has waited for the phone, and then watched it, for as long as the app may wait. Each further
-    // timer arms the next one.
-    let is_first_look = move |ready: Timestamp| now < ready + APP_PATIENCE + CLOCK_DIFFERENCE;
+    // The process that handles the accept or the caller's leg has waited for the phone, and then watched it. Its effects are pending
+    // until it is done. Each further timer arms the next one.
+    let is_first_look = |call: &Call| call.effects_pending_since.is_some();
     vec![
         when([Condition::StatusIs(CallStatus::MobileReady)])
             .and(
                 "the app has just accepted, and its phone is silent",
-                move |call| {
-                    rings && call.caller_leg.is_some() && call.ready_at.is_some_and(is_first_look)
-                },
+                move |call| rings && call.caller_leg.is_some() && is_first_look(call),
             )
             .only("arm the timer", |_, now| vec![Effect::ArmTimer(now)]),
         // The other region has an accept, and its change is on the way. The next timer fires soon enough.
