@@ -707,7 +707,8 @@ fn arm_timer_after_ring(call: &Call, now: Timestamp) -> Vec<Effect> {
 fn not_bridged(rings: bool, now: Timestamp) -> Vec<Rule<'static>> {
     // The process that handles the accept or the caller's leg has waited for the phone, and then watched it. Its effects are pending
     // until it is done. Each further timer arms the next one.
-    let is_first_look = |call: &Call| call.effects_pending_since.is_some();
+    let is_first_look =
+        move |call: &Call| call.effects_pending_since.is_some() && now < connects_until(call);
     vec![
         when([Condition::StatusIs(CallStatus::MobileReady)])
             .and(
