@@ -12,7 +12,7 @@ use rsipstack::{
 /// The name of the header that says why a call was canceled (RFC 3326).
 const REASON: &str = "Reason";
 
-/// The `Reason` headers of the CANCEL requests of a user agent, by Call-ID. The SIP library neither adds nor shows them.
+/// The `Reason` headers of a user agent's CANCEL requests, by Call-ID. The SIP library does not support this header.
 #[derive(Clone, Default)]
 pub(crate) struct CancelReasons {
     to_send: Reasons,

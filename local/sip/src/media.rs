@@ -49,7 +49,7 @@ impl Media {
         })
     }
 
-    /// New media of the same kind, in sockets of its own.
+    /// New media of the same kind, on other sockets.
     pub(crate) async fn another(&self) -> Result<Self, Error> {
         let camera = match self.video {
             None => Camera::None,

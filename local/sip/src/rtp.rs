@@ -346,7 +346,7 @@ impl PressedKey {
 /// The E bit of an event.
 const DIGIT_ENDS: u8 = 0x80;
 
-/// The digit whose last packet this is, and its timestamp.
+/// The digit and its timestamp, if this is the last packet of an event.
 fn ended_digit(packet: &[u8]) -> Option<(char, [u8; 4])> {
     let is_event = packet.get(1)? & !MARKER_BIT == TELEPHONE_EVENT;
     let (event, flags) = (*packet.get(HEADER_BYTES)?, *packet.get(HEADER_BYTES + 1)?);

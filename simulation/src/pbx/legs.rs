@@ -16,7 +16,7 @@ pub enum HungUpBy {
     This,
     Other,
     Neither,
-    /// The trunk, whose CANCEL says that another leg was answered.
+    /// The trunk. Its CANCEL says that another leg was answered.
     AnsweredElsewhere,
 }
 

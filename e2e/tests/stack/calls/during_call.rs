@@ -6,16 +6,9 @@ use anyhow::{Context, Result, ensure};
 use ringback_e2e::fixture::{CALLER, Conversation, Fixture, SOON, call_sid};
 use ringback_sip::{CallStage, Caller, Hold, Media, OutgoingCall, Trunk};
 use serde_json::json;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
-async fn until(what: &str, holds: impl Fn() -> bool) -> Result<()> {
-    let deadline = Instant::now() + SOON;
-    while !holds() {
-        ensure!(Instant::now() < deadline, "{what}");
-        sleep(Duration::from_millis(20)).await;
-    }
-    Ok(())
-}
+use super::{hears_again, until};
 
 async fn gets_digits(media: &Media, expected: &str) -> Result<()> {
     let result = until("digits are missing", || media.digits() == expected).await;
@@ -174,8 +167,7 @@ async fn an_update_holds_and_resumes_the_call() -> Result<()> {
     talk.callee.leg().update(Some(Hold::SendOnly)).await?;
     until("no music", || caller.received_sound() > 10).await?;
     talk.callee.leg().update(None).await?;
-    let heard = caller.received_from(callee);
-    until("no audio", || caller.received_from(callee) > heard + 10).await?;
+    hears_again(caller, callee).await?;
     talk.end(&app).await?;
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! How a caller's INVITE ends that nobody answers: the trunk cancels it, perhaps with a reason (RFC 3326), or the PBX rejects it with
-//! 486 or 480 (`UnansweredStatus`).
+//! The end of an unanswered INVITE: the trunk cancels it, with or without a `Reason` header (RFC 3326), or the PBX rejects it with 486 or
+//! 480 (`UnansweredStatus`).
 
 use std::time::Duration;
 

@@ -6,31 +6,14 @@ use anyhow::{Context, Result, ensure};
 use ringback_e2e::fixture::{Conversation, Fixture, SOON};
 use ringback_e2e::sip_account::SipAccount;
 use ringback_sip::{Hold, Media};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
-/// As many packets as 200 ms of audio have.
-const ENOUGH: u64 = 10;
+use super::{ENOUGH, hears_again, until};
 
 /// Waits for 200 ms of sound that comes from no party.
 async fn hears_music(media: &Media) -> Result<()> {
-    let before = media.received_sound();
-    let deadline = Instant::now() + SOON;
-    while media.received_sound() < before + ENOUGH {
-        ensure!(Instant::now() < deadline, "no music");
-        sleep(Duration::from_millis(20)).await;
-    }
-    Ok(())
-}
-
-/// Waits for 200 ms of the other party's audio, counted from now.
-async fn hears_again(media: &Media, other: &Media) -> Result<()> {
-    let before = media.received_from(other);
-    let deadline = Instant::now() + SOON;
-    while media.received_from(other) < before + ENOUGH {
-        ensure!(Instant::now() < deadline, "no audio");
-        sleep(Duration::from_millis(20)).await;
-    }
-    Ok(())
+    let enough = media.received_sound() + ENOUGH;
+    until("no music", || media.received_sound() >= enough).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -56,7 +56,7 @@ async fn a_video_invite_with_srtp_over_udp_fits_into_a_packet() -> Result<()> {
     Ok(())
 }
 
-/// 1001 calls 1002, whose phone rings.
+/// The app of 1001 calls 1002, and the phone of 1002 rings.
 async fn call_with_video(
     fixture: &Fixture,
     app: &App<'_>,

@@ -87,7 +87,7 @@ async fn extensions_of_many_digits_and_of_64_characters_call_and_are_called() ->
         leg.hang_up().await?;
         callee.wait_for_status(&id, "completed").await?;
 
-        // And back. The app's own extension is no telephone number, whatever it looks like.
+        // The other direction. An app's own extension is never read as a telephone number.
         let mut client = Client::connect(&fixture.stack.ws_url, &callee.token).await?;
         let back = json!({ "type": "incoming_call", "callerId": extension, "recipientId": "1001", "callType": "voice", "deviceId": callee.device });
         client.send(back).await?;

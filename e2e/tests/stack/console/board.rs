@@ -68,12 +68,7 @@ async fn a_viewer_without_a_part_in_a_call_sees_no_numbers_and_no_timeline() -> 
     ensure!(!card.contains("PushSender went out"), "{card}");
     caller.cancel().await?;
     page.latest_is("Canceled").await?;
-    // The browser logs the 403 response as an error.
-    let complaints = page.browser.complaints().await?;
-    ensure!(
-        complaints.iter().all(|one| one.contains("403")),
-        "{complaints:?}"
-    );
+    page.complains_only_of("403").await?;
     page.close().await
 }
 
@@ -113,11 +108,7 @@ async fn a_lost_connection_is_restored_and_missed_changes_are_fetched() -> Resul
         .await?;
     page.is_live().await?;
     page.latest_is("Canceled").await?;
-    let complaints = page.browser.complaints().await?;
-    ensure!(
-        complaints.iter().all(|one| one.contains("no network")),
-        "{complaints:?}"
-    );
+    page.complains_only_of("no network").await?;
     page.close().await
 }
 
@@ -138,12 +129,7 @@ async fn calls_that_ended_before_the_page_was_opened_are_listed() -> Result<()> 
     page.click("#recent form button").await?;
     page.shows("#recent .note", "could not be loaded").await?;
     assert_eq!(page.measured(&format!("{latest} === null")).await?, true);
-    // The browser logs the 400 response as an error.
-    let complaints = page.browser.complaints().await?;
-    ensure!(
-        complaints.iter().all(|one| one.contains("400")),
-        "{complaints:?}"
-    );
+    page.complains_only_of("400").await?;
     page.close().await
 }
 

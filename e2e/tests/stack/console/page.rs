@@ -40,6 +40,14 @@ impl Page {
         self.browser.close().await
     }
 
+    /// Fails if the browser logged an error without this text. The browser logs each failed request as an error.
+    pub(crate) async fn complains_only_of(&self, text: &str) -> Result<()> {
+        let complaints = self.browser.complaints().await?;
+        let is_expected = complaints.iter().all(|one| one.contains(text));
+        ensure!(is_expected, "{complaints:?}");
+        Ok(())
+    }
+
     pub(crate) async fn is_live(&self) -> Result<()> {
         let live = "document.querySelector('#connection').dataset.state === 'live'";
         self.browser.until(live, SOON).await

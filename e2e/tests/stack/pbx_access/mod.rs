@@ -167,7 +167,7 @@ async fn a_phone_can_only_act_as_itself() -> Result<()> {
     Ok(())
 }
 
-/// Asterisk replaces a leg whatever `allow_transfer` says, so no INVITE of a phone may come that far.
+/// Asterisk ignores `allow_transfer` for `Replaces`, so the dialplan must reject each INVITE of a phone.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_phone_takes_over_a_leg_of_a_call() -> Result<()> {
     let fixture = Fixture::open().await?;

@@ -20,6 +20,8 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep};
 
+use crate::calls::until;
+
 /// The extension with the WebRTC phone.
 const EXTENSION: &str = "1004";
 /// The packets in one second of audio.
@@ -106,14 +108,8 @@ async fn talks(phone: &WebPhone, app: &App<'_>, caller: &OutgoingCall, id: &str)
     let cipher = media["cipher"].as_str().unwrap_or_default();
     ensure!(cipher.contains("AES"), "{media}");
     // The browser counts a packet when it is sent, so the last ones are still on their way to the caller.
-    let deadline = Instant::now() + SOON;
-    while caller.media().received() < HEARD {
-        let received = caller.media().received();
-        let waits = Instant::now() < deadline;
-        ensure!(waits, "the caller hears {received} packets of audio only");
-        sleep(Duration::from_millis(20)).await;
-    }
-    Ok(())
+    let heard = || caller.media().received() >= HEARD;
+    until("the caller hears no audio", heard).await
 }
 
 /// A phone that has just registered can be called after it has answered the PBX's first OPTIONS. Until then, the app

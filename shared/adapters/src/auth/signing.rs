@@ -18,7 +18,7 @@ use ringback_core::timestamp::Timestamp;
 
 /// The length of the signature in a [`Signing::callback_token`], which is written in hexadecimal, and at the end of a
 /// [`Signing::answer_token`], in bytes.
-pub(super) const TOKEN_LENGTH: usize = 16;
+const TOKEN_LENGTH: usize = 16;
 
 /// The use of a signature.
 #[derive(Clone, Copy, Debug)]
@@ -114,14 +114,8 @@ impl Signing {
     /// When the key cannot be fetched.
     pub async fn callback_token(&self, id: CallId) -> Result<SecretString, SecretError> {
         let secret = self.secret.value().await?;
-        let mut token = [0; TOKEN_LENGTH];
-        fill(
-            &mut token,
-            &secret.signing_secret,
-            SignatureUse::Callback,
-            id.body(),
-        );
-        Ok(format!("{:032x}", u128::from_be_bytes(token)).into())
+        let key = &secret.signing_secret;
+        Ok(to_hex(key, SignatureUse::Callback, id.body()).into())
     }
 
     /// Checks the token of a callback URL for this call.
@@ -134,10 +128,7 @@ impl Signing {
         token: &str,
         now: Timestamp,
     ) -> Result<(), SignatureError> {
-        let is_long_enough = token.len() == 2 * TOKEN_LENGTH;
-        let token = u128::from_str_radix(token, 16).ok();
-        let token = token.filter(|_| is_long_enough);
-        let token = token.ok_or(SignatureError::WrongToken)?.to_be_bytes();
+        let token = from_hex(token).ok_or(SignatureError::WrongToken)?;
         let fits = |secret: &SigningSecret| match fits_any(
             secret,
             SignatureUse::Callback,
@@ -219,7 +210,21 @@ pub(super) fn fits(
     mac.verify_truncated_left(signature).is_ok()
 }
 
-pub(super) fn fill(signature: &mut [u8], key: &SecretString, usage: SignatureUse, content: &[u8]) {
+/// The signature in hexadecimal.
+pub(super) fn to_hex(key: &SecretString, usage: SignatureUse, content: &[u8]) -> String {
+    let mut signature = [0; TOKEN_LENGTH];
+    fill(&mut signature, key, usage, content);
+    format!("{:032x}", u128::from_be_bytes(signature))
+}
+
+/// Reads what [`to_hex`] has written.
+pub(super) fn from_hex(text: &str) -> Option<[u8; TOKEN_LENGTH]> {
+    let signature = u128::from_str_radix(text, 16).ok();
+    let whole = signature.filter(|_| text.len() == 2 * TOKEN_LENGTH);
+    whole.map(u128::to_be_bytes)
+}
+
+fn fill(signature: &mut [u8], key: &SecretString, usage: SignatureUse, content: &[u8]) {
     let whole = mac(key, usage, content).finalize().into_bytes();
     let length = signature.len();
     signature.copy_from_slice(&whole[..length]);

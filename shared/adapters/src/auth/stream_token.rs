@@ -9,7 +9,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::Unauthorized;
-use super::signing::{SignatureUse, TOKEN_LENGTH, fill, fits};
+use super::signing::{SignatureUse, fits, from_hex, to_hex};
 use super::webhook_auth::{WebhookAuth, WebhookAuthError};
 use crate::platform::secrets::{SecretError, SharedSecret, WebhookSecret};
 use ringback_core::ids::CallSid;
@@ -30,16 +30,9 @@ impl WebhookAuth<WebhookSecret> {
     ) -> Result<SecretString, SecretError> {
         let secret = self.secret().value().await?;
         let content = format!("{call_sid}.{}", (now + VALID_FOR).as_millis());
-        let mut signature = [0; TOKEN_LENGTH];
         let key = &secret.webhook_secret;
-        fill(
-            &mut signature,
-            key,
-            SignatureUse::Stream,
-            content.as_bytes(),
-        );
-        let signature = u128::from_be_bytes(signature);
-        Ok(format!("{content}.{signature:032x}").into())
+        let signature = to_hex(key, SignatureUse::Stream, content.as_bytes());
+        Ok(format!("{content}.{signature}").into())
     }
 
     /// The call that a client with this token may stream.
@@ -55,12 +48,9 @@ impl WebhookAuth<WebhookSecret> {
         self.check_source(source)?;
         let (content, signature) = token.expose_secret().rsplit_once('.').ok_or(Unauthorized)?;
         let (call_sid, valid_until) = content.split_once('.').ok_or(Unauthorized)?;
-        let is_long_enough = signature.len() == 2 * TOKEN_LENGTH;
-        let signature = u128::from_str_radix(signature, 16).ok();
-        let signature = signature.filter(|_| is_long_enough).ok_or(Unauthorized)?;
+        let signature = from_hex(signature).ok_or(Unauthorized)?;
         let signed = |secret: &WebhookSecret| {
             let content = content.as_bytes();
-            let signature = signature.to_be_bytes();
             // With an empty key, anyone could sign.
             let mut keys = secret.valid().filter(|key| !key.expose_secret().is_empty());
             match keys.any(|key| fits(key, SignatureUse::Stream, content, &signature)) {

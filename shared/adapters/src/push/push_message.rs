@@ -79,7 +79,7 @@ impl PushMessage {
         Self::new(call, kind, expires_at, now).with_reason(reason)
     }
 
-    /// Tells a device that was offline of a missed call, and how many there are. It replaces an earlier notice that has not been delivered:
+    /// A notice of missed calls for a device that was offline, with their number. It replaces an earlier notice that has not been delivered:
     /// FCM keeps messages of four keys for a device, and APNs the last one. So the app asks for its recent calls.
     #[must_use]
     pub fn missed_calls(

@@ -12,7 +12,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use ringback_core::call::Call;
 use ringback_core::ids::{BadName, CallId, Extension};
 
-use crate::store::table::{Item, ItemKey, StoreError, Table, number, text};
+use crate::store::table::{Item, ItemKey, StoreError, Table, extension_partition, number, text};
 
 /// The prefix of the sort keys.
 const PREFIX: &str = "CALL#";
@@ -79,7 +79,7 @@ impl CallLists {
             .table
             .query()
             .key_condition_expression("pk = :pk AND begins_with(sk, :call)")
-            .expression_attribute_values(":pk", text(partition(extension)))
+            .expression_attribute_values(":pk", text(extension_partition(extension)))
             .expression_attribute_values(":call", text(PREFIX))
             .scan_index_forward(false)
             .limit(at_most)
@@ -95,12 +95,8 @@ impl CallLists {
     }
 }
 
-fn partition(extension: &Extension) -> String {
-    format!("EXTENSION#{extension}")
-}
-
 fn key(extension: &Extension, position: &ListPosition) -> ItemKey {
-    ItemKey::new(partition(extension), format!("{PREFIX}{}", position.0))
+    ItemKey::of_extension(extension, format!("{PREFIX}{}", position.0))
 }
 
 /// Calls that began in the same millisecond are ordered by their ids.

@@ -22,7 +22,8 @@ use tokio::time::timeout;
 use crate::auth::Viewer;
 use crate::platform::lazy_client::LazyClient;
 use crate::store::table::{
-    Item, ItemKey, StoreError, Table, conditional_write, expiry, millis, number, text,
+    Item, ItemKey, StoreError, Table, conditional_write, expiry, extension_partition, millis,
+    number, text,
 };
 use ringback_core::ids::Extension;
 use ringback_core::timestamp::Timestamp;
@@ -142,7 +143,7 @@ impl Connections {
 
     fn key_of(&self, connection: &Connection) -> ItemKey {
         let partition = match &connection.viewer {
-            Viewer::App(extension) => partition_of(extension),
+            Viewer::App(extension) => extension_partition(extension),
             Viewer::Operator => OPERATORS.to_owned(),
         };
         ItemKey::new(partition, format!("{}{}", self.prefix(), connection.id))
@@ -188,7 +189,7 @@ impl Connections {
         &self,
         extension: &Extension,
     ) -> impl Stream<Item = Result<Connection, StoreError>> + use<> {
-        self.in_partition(partition_of(extension))
+        self.in_partition(extension_partition(extension))
     }
 
     /// The clients of one extension in this region, and how many there are in other regions.
@@ -202,7 +203,7 @@ impl Connections {
     ) -> Result<(Vec<Connection>, u32), StoreError> {
         // DynamoDB deletes expired items late.
         let query = self
-            .query(partition_of(extension), "CONNECTION#".to_owned())
+            .query(extension_partition(extension), "CONNECTION#".to_owned())
             .filter_expression("expires_at > :now")
             .expression_attribute_values(":now", expiry(now));
         let mut items = pin!(items_of(query));
@@ -399,10 +400,6 @@ fn connection_in(item: &Item) -> Option<Connection> {
     let (_region, id) = region_and_id(item)?;
     let id = id.to_owned();
     Some(Connection { id, viewer })
-}
-
-fn partition_of(extension: &Extension) -> String {
-    format!("EXTENSION#{extension}")
 }
 
 /// FNV-1a. The hash must spread ids evenly and never change.

@@ -1,4 +1,4 @@
-//! The calls that an extension has missed since one of its apps asked for its recent calls. Their number is in missed-call notices.
+//! An extension's missed calls since the last request of its apps for recent calls. A missed-call notice has their number.
 //!
 //! Item: `pk` = `EXTENSION#{extension}`, `sk` = `MISSED`, `calls` = the ids of the calls without their check fields, as a set. A set, and
 //! not a number, because an effect may run twice: it adds the same call again. It is of the extension, and not of each device, because an
@@ -29,8 +29,8 @@ impl MissedCalls {
         Self { table }
     }
 
-    /// Adds a call to those that its extension has missed, and counts them. They are kept until then, or longer if another one follows.
-    /// Repeating it changes nothing.
+    /// Adds a call to its extension's missed calls, and returns their number. The item expires at `kept_until`; the next missed call
+    /// replaces this time. Repeating it changes nothing.
     ///
     /// # Errors
     /// When the table cannot be written.
@@ -72,7 +72,7 @@ impl MissedCalls {
 }
 
 fn key(extension: &Extension) -> ItemKey {
-    ItemKey::new(format!("EXTENSION#{extension}"), "MISSED")
+    ItemKey::of_extension(extension, "MISSED")
 }
 
 #[cfg(test)]

@@ -42,7 +42,7 @@ impl NumberRoutes {
         extension: &Extension,
         country: &str,
     ) -> Result<Option<PhoneNumber>, StoreError> {
-        let key = ItemKey::new(format!("EXTENSION#{extension}"), "NUMBER");
+        let key = ItemKey::of_extension(extension, "NUMBER");
         let text = self
             .text(key, "number", "looking up an extension's number")
             .await?;

@@ -16,7 +16,8 @@ use serde::Deserialize;
 
 use crate::platform::clock;
 use crate::store::table::{
-    ConditionalWrite, ItemKey, StoreError, Table, conditional_write, expiry, number, text,
+    ConditionalWrite, ItemKey, StoreError, Table, conditional_write, expiry, extension_partition,
+    number, text,
 };
 
 /// A device is silent after this many pushes in a row without a report.
@@ -76,7 +77,7 @@ impl RingReports {
             .table
             .query()
             .key_condition_expression("pk = :pk AND begins_with(sk, :ringing)")
-            .expression_attribute_values(":pk", text(format!("EXTENSION#{extension}")))
+            .expression_attribute_values(":pk", text(extension_partition(extension)))
             .expression_attribute_values(":ringing", text("RINGING#"));
         let answer = query.send().await;
         let answer = answer.map_err(StoreError::unavailable(doing))?;
@@ -98,10 +99,7 @@ impl RingReports {
         missed: u64,
     ) -> Result<bool, StoreError> {
         let (extension, until) = (&call.extension, clock::now() + KEPT_FOR);
-        let key = ItemKey::new(
-            format!("EXTENSION#{extension}"),
-            format!("RINGING#{device}"),
-        );
+        let key = ItemKey::of_extension(extension, format!("RINGING#{device}"));
         let update = self
             .table
             .update(key)

@@ -262,10 +262,8 @@ impl SipAccounts {
         if account.valid_until <= now {
             return Ok(None);
         }
-        let device = ItemKey::new(
-            format!("EXTENSION#{}", account.extension),
-            format!("DEVICE#{}", account.device_id),
-        );
+        let device =
+            ItemKey::of_extension(&account.extension, format!("DEVICE#{}", account.device_id));
         let device = self.item(device, doing).await?.unwrap_or_default();
         let named = device.get("sip_account").and_then(|it| it.as_s().ok());
         Ok(Some(account).filter(|account| named.is_some_and(|it| it == account.name.as_str())))

@@ -19,6 +19,7 @@ use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::types::error::ConditionalCheckFailedException;
 use aws_sdk_dynamodb::types::{AttributeValue, CancellationReason};
 
+use ringback_core::ids::Extension;
 use ringback_core::timestamp::Timestamp;
 
 /// An item, or its key, by attribute name.
@@ -47,6 +48,11 @@ impl ItemKey {
         }
     }
 
+    /// The key of an item of this extension.
+    pub fn of_extension(extension: &Extension, sk: impl Into<String>) -> Self {
+        Self::new(extension_partition(extension), sk)
+    }
+
     /// The key's attributes, `pk` and `sk`.
     #[must_use]
     pub fn into_item(self) -> Item {
@@ -55,6 +61,12 @@ impl ItemKey {
             ("sk".to_owned(), AttributeValue::S(self.sk)),
         ])
     }
+}
+
+/// The partition key of an extension's items.
+#[must_use]
+pub fn extension_partition(extension: &Extension) -> String {
+    format!("EXTENSION#{extension}")
 }
 
 impl Table {

@@ -198,7 +198,7 @@ impl<S: CallStore + Sync, E: Effects + Sync> Switchboard<S, E> {
             Box::pin(self.handle(context.call.call_id, &event, now, context.until))
         };
         let handled = match handle().await {
-            // Another process may have recorded its own pushes. Without a record of these, nobody would cancel them.
+            // If another process has recorded other pushes, only this record makes Ringback cancel these.
             Err(SwitchboardError::Store(_)) if matches!(event, Event::PushSent(_)) => {
                 handle().await
             }

@@ -7,7 +7,7 @@ use super::*;
 
 const LATER: Timestamp = Timestamp::from_millis(1_000_000_050_000);
 
-/// A call whose app has accepted, with this number of attempts to dial its phone.
+/// An accepted call after this number of attempts to dial the phone.
 fn ready(attempt: u32) -> Call {
     let call = a_call(Some("leg-a"));
     let by = CallParty {

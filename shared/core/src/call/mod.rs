@@ -220,7 +220,7 @@ pub struct CallSettings {
     pub decline_ends: DeclineEnds,
     /// For how many seconds an ended call is kept, for late and repeated requests and for the list of calls.
     pub kept_seconds: u64,
-    /// The final SIP status for a caller on the trunk if nobody answers.
+    /// The final SIP status of an unanswered INVITE from the trunk.
     #[serde(default)]
     pub unanswered: Rejection,
 }

@@ -712,7 +712,7 @@ fn not_bridged(rings: bool, now: Timestamp) -> Vec<Rule<'static>> {
     vec![
         when([Condition::StatusIs(CallStatus::MobileReady)])
             .and(
-                "the app has just accepted, and its phone is silent",
+                "a process has waited for the phone, and it is silent",
                 move |call| rings && call.caller_leg.is_some() && is_first_look(call),
             )
             .only("arm the timer", |_, now| vec![Effect::ArmTimer(now)]),

@@ -102,8 +102,8 @@ impl PushSender {
     /// Stops the devices of `audience` from ringing, and tells them of a missed call. A phone without an address that accepts cancellations
     /// learns of the end through the WebSocket or `GET /api/calls/{id}`.
     ///
-    /// During the ring, the cancellation replaces a push of the ring that has not been delivered. A notice of missed calls follows, with
-    /// a collapse key and a life of its own. After the ring, its push has expired, and the notice is the cancellation.
+    /// During the ring, the cancellation replaces a push of the ring that has not been delivered. Then the device gets a notice of missed
+    /// calls, which has another collapse key and another TTL. After the ring, the push of the ring has expired, and only the notice is sent.
     pub async fn cancel(
         &self,
         call: &Call,

@@ -278,10 +278,7 @@ fn bucket(extension: &Extension, purpose: Purpose) -> ItemKey {
         Purpose::Registrations => "registrations",
         Purpose::Waits => "waits",
     };
-    ItemKey::new(
-        format!("EXTENSION#{extension}"),
-        format!("ALLOWANCE#{purpose}"),
-    )
+    ItemKey::of_extension(extension, format!("ALLOWANCE#{purpose}"))
 }
 
 /// When the bucket in an item is full.

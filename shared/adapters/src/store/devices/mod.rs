@@ -22,7 +22,8 @@ use uuid::Uuid;
 
 pub use self::address::{PushAddress, PushToken};
 use crate::store::table::{
-    ConditionalWrite, Item, ItemKey, StoreError, Table, conditional_write, text,
+    ConditionalWrite, Item, ItemKey, StoreError, Table, conditional_write, extension_partition,
+    text,
 };
 use ringback_core::call::PushPlatform;
 use ringback_core::ids::{DeviceId, Extension, SipAccountName};
@@ -187,7 +188,7 @@ impl Devices {
             .table
             .query()
             .key_condition_expression("pk = :pk AND begins_with(sk, :device)")
-            .expression_attribute_values(":pk", text(format!("EXTENSION#{extension}")))
+            .expression_attribute_values(":pk", text(extension_partition(extension)))
             .expression_attribute_values(":device", text("DEVICE#"))
             .consistent_read(consistent)
             .send()
@@ -456,7 +457,7 @@ fn owned_addresses(device: &Device) -> impl Iterator<Item = (&DeviceId, &PushAdd
 }
 
 fn device_key(extension: &Extension, device: &DeviceId) -> ItemKey {
-    ItemKey::new(format!("EXTENSION#{extension}"), format!("DEVICE#{device}"))
+    ItemKey::of_extension(extension, format!("DEVICE#{device}"))
 }
 
 /// Condition: no later registration has written the item, or the attribute that `of` names, such as `fcm.`.
