@@ -5,10 +5,8 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use aws_config::SdkConfig;
-use aws_sdk_dynamodb::types::{
-    AttributeDefinition, AttributeValue, BillingMode, GlobalSecondaryIndex, KeySchemaElement,
-    KeyType, Projection, ProjectionType, ScalarAttributeType, TableStatus,
-};
+use aws_sdk_dynamodb::types::AttributeValue;
+use ringback_local::cloud::replica;
 use ringback_local::settings::STACK_NAME;
 use ringback_local::stack::Stack;
 use serde_json::json;
@@ -53,42 +51,8 @@ impl FunctionResources {
 
     async fn make_table(&self) -> Result<()> {
         let dynamodb = aws_sdk_dynamodb::Client::new(&self.sdk);
-        let mut table = dynamodb
-            .create_table()
-            .table_name(&self.name)
-            .billing_mode(BillingMode::PayPerRequest);
-        let (text, number) = (ScalarAttributeType::S, ScalarAttributeType::N);
-        for (name, kind) in [
-            ("pk", &text),
-            ("sk", &text),
-            ("audience", &text),
-            ("live_started_by", &text),
-            ("live_until", &number),
-        ] {
-            let attribute = AttributeDefinition::builder().attribute_name(name);
-            table = table.attribute_definitions(attribute.attribute_type(kind.clone()).build()?);
-        }
-        let keys_only = Projection::builder().projection_type(ProjectionType::KeysOnly);
-        for (name, partition, sort) in [
-            ("connections", "audience", "sk"),
-            ("live-calls", "live_started_by", "live_until"),
-        ] {
-            let index = GlobalSecondaryIndex::builder()
-                .index_name(name)
-                .set_key_schema(Some(keys(partition, sort)?))
-                .projection(keys_only.clone().build());
-            table = table.global_secondary_indexes(index.build()?);
-        }
-        table = table.set_key_schema(Some(keys("pk", "sk")?));
-        let made = table
-            .send()
-            .await?
-            .table_description
-            .context("the new table has no description")?;
-        anyhow::ensure!(
-            made.table_status == Some(TableStatus::Active),
-            "the new table is not active"
-        );
+        let deployed = &self.stack.aws.table;
+        replica::copy_schema(&dynamodb, deployed, &dynamodb, &self.name, None).await?;
         dynamodb
             .put_item()
             .table_name(&self.name)
@@ -224,17 +188,4 @@ impl FunctionResources {
         }
         Ok(())
     }
-}
-
-fn keys(partition: &str, sort: &str) -> Result<Vec<KeySchemaElement>> {
-    let key = |name, kind| {
-        KeySchemaElement::builder()
-            .attribute_name(name)
-            .key_type(kind)
-            .build()
-    };
-    Ok(vec![
-        key(partition, KeyType::Hash)?,
-        key(sort, KeyType::Range)?,
-    ])
 }
