@@ -47,25 +47,6 @@ async fn each_party_hears_music_while_the_other_one_holds() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_transfer_is_declined_and_the_call_continues() -> Result<()> {
-    let fixture = Fixture::open().await?;
-    let app = fixture.app("1001").await?;
-    let mut phone = fixture.phone("1001").await?;
-    let _other = fixture.registered_phone("1002").await?;
-    let talk = Conversation::start(&app, &mut phone).await?;
-    talk.both_hear().await?;
-    for leg in [talk.callee.leg(), talk.caller.leg()] {
-        assert_eq!(
-            leg.refer(&format!("<sip:1002@{}>", fixture.pbx)).await?,
-            603
-        );
-    }
-    hears_again(talk.caller.media(), talk.callee.media()).await?;
-    talk.end(&app).await?;
-    Ok(())
-}
-
 /// The shipped configuration has no RTP timeout. An operator may set one: it ends a silent call, but not a call on hold.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_rtp_timeout_ends_a_silent_call_and_no_call_on_hold() -> Result<()> {

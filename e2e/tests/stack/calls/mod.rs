@@ -30,6 +30,7 @@ mod refused;
 mod softphone;
 mod status_updates;
 mod store;
+mod transfer;
 mod unanswered;
 
 /// As many packets as 200 ms of audio have.
