@@ -1,6 +1,6 @@
 #!/bin/sh
-# Checks ringback-site/ before Asterisk starts: every site file exists, and none contains a value of its example.
-# Asterisk itself would start with a known password, or without the phones of a missing file.
+# Checks ringback-site/ before Asterisk starts: every site file exists, none contains a value of its example, and none allows
+# transfers. Asterisk itself would start with a known password, or without the phones of a missing file.
 #
 #   check-site.sh [FOLDER]     the default FOLDER is ringback-site beside this script
 #
@@ -23,14 +23,21 @@ for example in "$here"/ringback-site/*.example; do
     name=$(basename "$example" .example)
     [ -e "$site/$name" ] || fault "$name is missing; copy $name.example and fill it in"
 done
-for file in "$site"/*; do
-    case $file in *.example) continue ;; esac
+# reported FILE PATTERN REASON: a fault for each line with the pattern.
+reported() {
     # A comment begins with a semicolon, in haproxy's files with a number sign.
-    found=$(sed 's/[;#].*//' "$file" | grep -nE "$placeholder") || continue
+    found=$(sed 's/[;#].*//' "$1" | grep -nE "$2") || return 0
     while IFS= read -r line; do
-        fault "$(basename "$file"), line ${line%%:*}: $(printf %s "${line#*:}" | grep -oE "$placeholder" | head -n 1) is a placeholder of the example; set your own value"
+        fault "$(basename "$1"), line ${line%%:*}: $(printf %s "${line#*:}" | grep -oE "$2" | head -n 1) $3"
     done <<LINES
 $found
 LINES
+}
+
+for file in "$site"/*; do
+    case $file in *.example) continue ;; esac
+    reported "$file" "$placeholder" "is a placeholder of the example; set your own value"
+    # Asterisk's values for "yes". A phone that may transfer can take over the calls of others (README.md, "During a call").
+    reported "$file" "allow_transfer *=>? *([Yy1tT]|[Oo][Nn])[^ ]*" "lets a phone take over the calls of others; remove this line"
 done
 exit $faults

@@ -74,6 +74,25 @@ mod tests {
     }
 
     #[test]
+    fn a_phone_that_may_transfer_is_reported() {
+        let site = copied_examples("transfer");
+        let phones = site.join("phones.conf");
+        for (line, is_reported) in [
+            ("allow_transfer = yes", true),
+            ("allow_transfer=true", true),
+            ("allow_transfer => on", true),
+            ("allow_transfer = no", false),
+            ("; allow_transfer = yes", false),
+        ] {
+            fs::write(&phones, format!("[1001](phone)\n{line}\n")).unwrap();
+            let problems = problems(&site);
+            let reported = problems.contains("phones.conf, line 2: allow_transfer");
+            assert_eq!(reported, is_reported, "{line}\n{problems}");
+        }
+        fs::remove_dir_all(&site).unwrap();
+    }
+
+    #[test]
     fn a_complete_folder_passes_and_a_missing_file_is_reported() {
         let site = copied_examples("filled-in");
         let names: BTreeSet<PathBuf> = fs::read_dir(&site)
