@@ -1,5 +1,6 @@
 //! A real softphone that is not ours: baresip, without a sound card. It plays a tone of 440 Hz.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use ringback_local::settings::Settings;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
@@ -27,8 +28,7 @@ impl Baresip {
     pub async fn register(fixture: &Fixture, extension: &str) -> Result<Self> {
         let folder = Settings::from_environment().state("baresip");
         tokio::fs::create_dir_all(&folder).await?;
-        let sip = UdpSocket::bind("127.0.0.1:0").await?.local_addr()?;
-        let control = TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
+        let (sip, control) = free_ports().await?;
         let modules = modules().context("baresip's modules are missing")?;
         let config = format!(
             "poll_method poll\nsip_listen {sip}\nnet_interface 127.0.0.1\ncall_local_timeout 120\n\
@@ -128,6 +128,13 @@ fn take_netstring(bytes: &mut Vec<u8>) -> Option<Vec<u8>> {
     let text = bytes.get(colon + 1..colon + 1 + length)?.to_vec();
     bytes.drain(..(colon + 2 + length).min(bytes.len()));
     Some(text)
+}
+
+/// Two free ports. Baresip listens over UDP and TCP; over TCP, closed connections still occupy many ports.
+async fn free_ports() -> Result<(SocketAddr, SocketAddr)> {
+    let one = TcpListener::bind("127.0.0.1:0").await?;
+    let other = TcpListener::bind("127.0.0.1:0").await?;
+    Ok((one.local_addr()?, other.local_addr()?))
 }
 
 /// The folder with baresip's modules: installed, or unpacked by `local/tools/prerequisites.sh`.
