@@ -1,7 +1,7 @@
 //! Reads the table's stream. For each change of a call it does three things:
 //!
 //! 1. It does what the call depends on: the backstop of a new call, and this region's part for calls of the other region
-//!    ([`call_duties`]). It adds a new call to the lists of its extensions.
+//!    ([`call_duties`]). It adds a new call to the lists of its extensions, and takes an ended one off the lists of calls in progress.
 //! 2. It sends a status update to the connected clients ([`client_updates`]).
 //! 3. It records the metrics of the change, and counts the devices that did not ring ([`silent_devices`]).
 //!
@@ -20,6 +20,7 @@ use lambda_runtime::{Error, LambdaEvent};
 use ringback::api::status_update::StatusUpdate;
 use ringback::start::{Start, run};
 use ringback::store::call_lists::CallLists;
+use ringback::store::live_calls::LiveCalls;
 use ringback::telemetry::call_log_fields;
 use ringback::telemetry::metrics::CallMetrics;
 use serde_json::{Value, json};
@@ -30,6 +31,7 @@ struct Broadcast {
     client_updates: ClientUpdates,
     call_duties: CallDuties,
     call_lists: CallLists,
+    live_calls: LiveCalls,
     silent_devices: SilentDevices,
 }
 
@@ -75,9 +77,15 @@ impl Broadcast {
                 Some(_) => Ok(()),
             }
         };
-        let (timer, listed) = tokio::join!(self.call_duties.perform(change), listing);
+        let (before, after) = (change.before.as_ref(), &change.after);
+        let (timer, listed, live) = tokio::join!(
+            self.call_duties.perform(change),
+            listing,
+            self.live_calls.update(before, after),
+        );
         timer?;
-        Ok(listed?)
+        listed?;
+        Ok(live?)
     }
 
     /// Updates the participants and records the metrics. Fails if a duty failed.
@@ -118,6 +126,7 @@ async fn main() -> Result<(), Error> {
         },
         call_duties: CallDuties::from_start(&start)?,
         call_lists: start.call_lists()?,
+        live_calls: start.live_calls()?,
         silent_devices: SilentDevices::new(start.ring_reports()?),
     };
     run(move |event| this.handle(event)).await

@@ -5,8 +5,8 @@
 //! 1. [`switchboard`]: applies the rules to an event, saves the change, and has the effects carried out.
 //! 2. [`effect_runner`]: sends each effect to the outside system that carries it out.
 //! 3. [`store`]: the DynamoDB table.
-//! 4. [`asterisk`], [`exotel`], [`push`] (FCM and SNS), [`timers`] (SQS and EventBridge Scheduler): the outside systems.
-//!    [`sip_provisioning`] gives devices their SIP accounts.
+//! 4. [`asterisk`], [`exotel`], [`push`] (FCM and SNS), [`timers`] (SQS and EventBridge Scheduler), [`replay_queue`] (SQS): the outside
+//!    systems. [`sip_provisioning`] gives devices their SIP accounts.
 //! 5. [`api`]: requests of apps, Exotel and the PBX, and the answers to them. [`form_fields`] reads requests in several formats.
 //! 6. [`auth`]: authentication of these requests.
 //! 7. [`telemetry`]: logs, metrics and traces.
@@ -21,6 +21,7 @@ pub mod exotel;
 pub mod form_fields;
 pub mod platform;
 pub mod push;
+pub mod replay_queue;
 pub mod runtime;
 pub mod sip_provisioning;
 pub mod start;

@@ -20,6 +20,7 @@ use crate::push::PushSender;
 use crate::push::answer_url::AnswerUrls;
 use crate::push::fcm::Fcm;
 use crate::push::sns::{Sns, SnsApplications};
+use crate::replay_queue::ReplayQueue;
 pub use crate::runtime::run;
 use crate::runtime::{aws_config, start_logging};
 use crate::sip_provisioning::{SipAccountSettings, SipProvisioning};
@@ -28,6 +29,7 @@ use crate::store::call_lists::CallLists;
 use crate::store::calls::DynamoCallStore;
 use crate::store::connections::Connections;
 use crate::store::devices::Devices;
+use crate::store::live_calls::LiveCalls;
 use crate::store::missed_calls::MissedCalls;
 use crate::store::number_routes::NumberRoutes;
 use crate::store::post_budget::PostBudget;
@@ -156,6 +158,23 @@ impl Start {
     /// When a variable is missing.
     pub fn call_lists(&self) -> Result<CallLists, ConfigError> {
         Ok(CallLists::new(self.table()?))
+    }
+
+    /// The calls in progress in the table.
+    ///
+    /// # Errors
+    /// When a variable is missing.
+    pub fn live_calls(&self) -> Result<LiveCalls, ConfigError> {
+        Ok(LiveCalls::new(self.table()?))
+    }
+
+    /// The queue of clients that wait for the calls in progress: `REPLAY_QUEUE_URL`.
+    ///
+    /// # Errors
+    /// When the variable is missing.
+    pub fn replay_queue(&self) -> Result<ReplayQueue, ConfigError> {
+        let url = self.environment.required("REPLAY_QUEUE_URL")?;
+        Ok(ReplayQueue::new(lazy_client!(aws_sdk_sqs, self.aws), url))
     }
 
     /// The missed calls in the table.

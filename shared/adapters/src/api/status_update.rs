@@ -80,8 +80,19 @@ pub fn call_initiated(call: &Call, reference: Option<&Reference>) -> Value {
     json!({ "type": "call_initiated", "data": data })
 }
 
+/// The message that tells a client which has just connected of a call in progress that it may see. `None` if the call is over, or if
+/// clients do not see it yet. Its timestamp is that of the call's last change, as in the message of that change.
+#[must_use]
+pub fn replay(call: &Call, now: Timestamp) -> Option<String> {
+    let data = (call.is_live(now) && is_visible(call)).then(|| data_for_participants(call))?;
+    let message = json!({ "type": TYPE, "data": data, "replay": true });
+    Some(message.to_string())
+}
+
+const TYPE: &str = "call_status_update";
+
 fn message(data: Value) -> String {
-    json!({ "type": "call_status_update", "data": data }).to_string()
+    json!({ "type": TYPE, "data": data }).to_string()
 }
 
 /// What an app needs besides to ring without a push: the caller's name, and until when it rings.

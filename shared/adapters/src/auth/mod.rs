@@ -14,6 +14,7 @@ pub mod webhook_auth;
 use std::fmt;
 
 use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
 use ringback_core::call::CallParty;
@@ -45,7 +46,8 @@ pub enum Bearer {
 }
 
 /// The calls that a client may see.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Viewer {
     /// Those of the app's extension.
     App(Extension),

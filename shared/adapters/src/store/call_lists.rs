@@ -36,6 +36,13 @@ pub struct CallListPage {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListPosition(String);
 
+impl ListPosition {
+    /// The position as it is in a sort key.
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 impl CallLists {
     /// The lists in this table.
     #[must_use]
@@ -100,7 +107,7 @@ fn key(extension: &Extension, position: &ListPosition) -> ItemKey {
 }
 
 /// Calls that began in the same millisecond are ordered by their ids.
-fn position_of(call: &Call) -> ListPosition {
+pub(super) fn position_of(call: &Call) -> ListPosition {
     let began = call.created_at.as_millis();
     ListPosition(format!("{began:013}#{}", call.call_id.key()))
 }
@@ -111,7 +118,7 @@ fn position_in(item: &Item) -> Option<ListPosition> {
         .map(|position| ListPosition(position.to_owned()))
 }
 
-fn call_id_in(item: &Item) -> Option<CallId> {
+pub(super) fn call_id_in(item: &Item) -> Option<CallId> {
     CallId::try_from(item.get("call_id")?.as_s().ok()?.as_str()).ok()
 }
 

@@ -16,6 +16,7 @@ use aws_sdk_apigatewaymanagement::operation::post_to_connection::PostToConnectio
 use aws_sdk_apigatewaymanagement::primitives::Blob;
 use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
 use futures::stream::{self, Stream, StreamExt};
+use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -62,7 +63,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const SLOW_KNOWN: usize = 10_000;
 
 /// A connected client.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connection {
     /// API Gateway's id of the connection.
     pub id: String,
@@ -403,7 +404,7 @@ fn connection_in(item: &Item) -> Option<Connection> {
 }
 
 /// FNV-1a. The hash must spread ids evenly and never change.
-fn shard_of(id: &str) -> u8 {
+pub(super) fn shard_of(id: &str) -> u8 {
     let hash = id.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
         (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
     });
