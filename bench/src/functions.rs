@@ -13,7 +13,7 @@ use tokio::process::Command;
 const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The deployed functions.
-pub const FUNCTIONS: [&str; 14] = [
+pub const FUNCTIONS: [&str; 15] = [
     "exotel-webhook",
     "asterisk-incoming",
     "call-response",
@@ -26,6 +26,7 @@ pub const FUNCTIONS: [&str; 14] = [
     "health",
     "ws-authorizer",
     "ws-connect",
+    "ws-replay",
     "ws-disconnect",
     "console",
 ];

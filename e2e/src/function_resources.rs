@@ -123,6 +123,7 @@ impl FunctionResources {
             ),
             ("WEBSOCKET_URL", stack.ws_url.clone()),
             ("TIMEOUT_QUEUE_URL", self.queue_url.clone()),
+            ("REPLAY_QUEUE_URL", self.queue_url.clone()),
             ("TIMEOUT_FUNCTION_ARN", function.to_owned()),
             ("SCHEDULE_GROUP", self.name.clone()),
             (

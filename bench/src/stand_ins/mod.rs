@@ -226,6 +226,7 @@ impl StandIns {
             ("AWS_ENDPOINT_URL_SNS", System::Sns, ""),
             ("WS_MANAGEMENT_URL", System::Connections, "/exotel-stream"),
             ("TIMEOUT_QUEUE_URL", System::Sqs, "/000000000000/timeouts"),
+            ("REPLAY_QUEUE_URL", System::Sqs, "/000000000000/replays"),
             ("FCM_BASE_URL", System::Fcm, ""),
             ("ARI_URL", System::Ari, "/ari"),
             ("EXOTEL_BASE_URL", System::Exotel, ""),

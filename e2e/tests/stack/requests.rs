@@ -148,6 +148,29 @@ async fn an_extension_waits_for_one_call_of_the_other_region_at_a_time() -> Resu
     Ok(())
 }
 
+/// `README.md` and `docs/operations.md` have these numbers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_connects_costs_two_requests_and_one_for_the_calls_in_progress() -> Result<()>
+{
+    let fixture = Fixture::open().await?;
+    let mut requests = async |name: &str| {
+        let mut function = ObservedFunction::start(&fixture, name, "info").await?;
+        let (_, timeline) = function.invoke_full(&example(name)?).await?;
+        anyhow::Ok(operations(&timeline))
+    };
+    let connect = requests("ws-connect").await?;
+    let replay = requests("ws-replay").await?;
+    requests("ws-disconnect").await?;
+    assert_eq!(
+        (connect, replay),
+        (
+            vec!["PutItem".to_owned(), "SendMessage".to_owned()],
+            vec!["Query".to_owned()]
+        )
+    );
+    Ok(())
+}
+
 fn function_of(event: &str) -> &str {
     ["call-response", "call-status", "ws-message"]
         .into_iter()
@@ -208,13 +231,19 @@ async fn ask(
         timeline.ari.is_empty() && timeline.push.is_empty(),
         "{timeline}"
     );
+    Ok((code.to_owned(), operations(&timeline)))
+}
+
+/// The operations of the AWS requests.
+fn operations(timeline: &Timeline) -> Vec<String> {
     let operation = |request: &ringback_e2e::recording_proxy::Request| {
         let target = request.headers.get("x-amz-target")?.to_str().ok()?;
         Some(target.rsplit('.').next()?.to_owned())
     };
     let asked = timeline.aws.iter();
-    let asked = asked.map(|request| operation(request).unwrap_or_else(|| request.uri.to_string()));
-    Ok((code.to_owned(), asked.collect()))
+    asked
+        .map(|request| operation(request).unwrap_or_else(|| request.uri.to_string()))
+        .collect()
 }
 
 /// Two runs of one path by the same process: with cold and with warm caches.

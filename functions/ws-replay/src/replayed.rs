@@ -9,9 +9,8 @@ use ringback_core::timestamp::Timestamp;
 /// stored. `broadcast` sends it those that began later.
 pub(crate) fn texts(request: &ReplayRequest, calls: &[Call], now: Timestamp) -> Vec<String> {
     let viewer = &request.connection.viewer;
-    let is_for_client = |call: &&Call| {
-        viewer.sees(call.participants()) && call.created_at <= request.stored_at
-    };
+    let is_for_client =
+        |call: &&Call| viewer.sees(call.participants()) && call.created_at <= request.stored_at;
     let calls = calls.iter().filter(is_for_client);
     calls
         .filter_map(|call| status_update::replay(call, now))
@@ -70,10 +69,15 @@ mod tests {
                 .iter()
                 .map(|message| (&message["data"]["callId"], &message["data"]["status"]))
                 .collect();
-            let ids = calls.each_ref().map(|call| Value::from(call.call_id.to_string()));
+            let ids = calls
+                .each_ref()
+                .map(|call| Value::from(call.call_id.to_string()));
             assert_eq!(
                 shown,
-                [(&ids[0], &"ringing".into()), (&ids[1], &"in-progress".into())]
+                [
+                    (&ids[0], &"ringing".into()),
+                    (&ids[1], &"in-progress".into())
+                ]
             );
             assert!(messages.iter().all(|message| message["replay"] == true));
         }

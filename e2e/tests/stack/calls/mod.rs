@@ -27,6 +27,7 @@ mod outbound;
 mod reach;
 mod recent;
 mod refused;
+mod replays;
 mod softphone;
 mod status_updates;
 mod store;

@@ -36,7 +36,7 @@ async fn pushes(app: &App<'_>) -> Result<usize> {
 }
 
 /// The app accepts over its connection.
-async fn accepts(client: &mut Client, app: &App<'_>, id: &str) -> Result<()> {
+pub(super) async fn accepts(client: &mut Client, app: &App<'_>, id: &str) -> Result<()> {
     let accept = json!({
         "type": "call_response", "server_call_id": id, "extension": app.extension, "action": "accept_ready",
         "timestamp": 1, "device_id": app.device,

@@ -21,7 +21,7 @@ use ringback_local::stack::Stack;
 use serde_json::{Value, json};
 
 /// The event files in the order of a call, with the status codes that each may get.
-const STORY: [(&str, &[u16]); 45] = [
+const STORY: [(&str, &[u16]); 46] = [
     ("health", &[200]),
     ("console-page", &[200]),
     ("console-file", &[200]),
@@ -64,6 +64,7 @@ const STORY: [(&str, &[u16]); 45] = [
     ("exotel-webhook-status-callback-multipart", &[200]),
     ("exotel-webhook-status-callback-json", &[200]),
     ("broadcast-status", &[]),
+    ("ws-replay", &[]),
     ("ws-disconnect-exotel", &[200]),
     ("ws-disconnect", &[200]),
     ("devices-delete", &[200]),

@@ -65,7 +65,9 @@ impl LiveCalls {
     async fn remove(&self, call: &Call) -> Result<(), StoreError> {
         let deletes = keys_of(call).map(|key| self.table.delete(key).send());
         let deleted = try_join_all(deletes).await;
-        deleted.map_err(StoreError::unavailable("deleting an ended call from a list"))?;
+        deleted.map_err(StoreError::unavailable(
+            "deleting an ended call from a list",
+        ))?;
         Ok(())
     }
 
