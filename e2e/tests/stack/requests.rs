@@ -153,7 +153,7 @@ async fn an_extension_waits_for_one_call_of_the_other_region_at_a_time() -> Resu
 async fn a_client_that_connects_costs_two_requests_and_one_for_the_calls_in_progress() -> Result<()>
 {
     let fixture = Fixture::open().await?;
-    let mut requests = async |name: &str| {
+    let requests = async |name: &str| {
         let mut function = ObservedFunction::start(&fixture, name, "info").await?;
         let (_, timeline) = function.invoke_full(&example(name)?).await?;
         anyhow::Ok(operations(&timeline))

@@ -111,7 +111,7 @@ class Session {
       refused: "The token was refused. Sign in again.",
     }[name];
     if (name === "refused") signOut();
-    // Updates that were sent while the page was disconnected are not repeated.
+    // The API repeats calls in progress after each connection, and no call that has ended meanwhile.
     if (isLive) for (const call of this.#calls.active()) this.#fetchCall(call.id);
   }
 }

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 /// How long a message to a client waits for the budget of posts. Then SQS delivers the request again.
 const WAIT_FOR_POSTS: Duration = Duration::from_secs(5);
 
-/// The pauses before a message is sent again. API Gateway does not know a client whose `$connect` it is still answering.
+/// The pauses before a message is sent again. API Gateway does not know a client that is still connecting.
 const PAUSES: [Duration; 3] = [
     Duration::from_millis(100),
     Duration::from_millis(300),

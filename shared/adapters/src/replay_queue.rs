@@ -1,5 +1,5 @@
-//! The queue between `ws-connect`, which stores a client, and `ws-replay`, which sends it the calls in progress. API Gateway delivers a
-//! message only to a client whose `$connect` has been answered, so `ws-connect` cannot send them itself.
+//! The queue between `ws-connect`, which stores a client, and `ws-replay`, which sends it the calls in progress. `ws-connect` cannot send
+//! them itself: API Gateway delivers nothing before it has answered `$connect`.
 
 use std::time::Duration;
 

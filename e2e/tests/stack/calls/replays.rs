@@ -92,7 +92,7 @@ async fn an_app_that_connects_while_its_call_rings_receives_the_call_and_answers
     let mut phone = fixture.registered_phone("1001").await?;
     let mut watching = fixture.client("1002").await?;
     let (caller, id) = asleep.is_called().await?;
-    // From now on, nobody gets this change of the call any more.
+    // `broadcast` sends this change to no client that connects later.
     let before = update_of(&mut watching, &id).await?;
     assert_eq!(before["replay"], Value::Null);
 
@@ -177,7 +177,7 @@ async fn a_client_that_is_gone_is_deleted_and_one_that_may_be_connecting_is_kept
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_connects_although_the_queue_does_not_answer() -> Result<()> {
+async fn a_client_connects_although_the_queue_refuses_its_request() -> Result<()> {
     let fixture = Fixture::open().await?;
     let no_queue = [("REPLAY_QUEUE_URL", "http://127.0.0.1:1/no-such-queue")];
     let mut connect = ObservedFunction::start_with(&fixture, "ws-connect", &no_queue).await?;

@@ -80,8 +80,8 @@ pub fn call_initiated(call: &Call, reference: Option<&Reference>) -> Value {
     json!({ "type": "call_initiated", "data": data })
 }
 
-/// The message that tells a client which has just connected of a call in progress that it may see. `None` if the call is over, or if
-/// clients do not see it yet. Its timestamp is that of the call's last change, as in the message of that change.
+/// A call in progress, for a client of the call or an operator that has just connected: the message of the call's last change. `None` if
+/// the call is over, or if clients do not see it yet.
 #[must_use]
 pub fn replay(call: &Call, now: Timestamp) -> Option<String> {
     let data = (call.is_live(now) && is_visible(call)).then(|| data_for_participants(call))?;

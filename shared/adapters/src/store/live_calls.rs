@@ -3,8 +3,8 @@
 //! Item: `pk` = `EXTENSION#{extension}` for each extension of the call, and `LIVE-CALLS#{shard}` for operators, `sk` = `LIVE#{start of the
 //! call, epoch ms}#{call id without its check field}`, `call_id`. `broadcast` writes the items of a new call before it reads which clients
 //! are connected, and deletes them when the call has ended. A client is stored before this list is read for it. So the client finds the
-//! call here, or `broadcast` finds the client. An item only names the call, which says itself whether it is in progress: an item whose
-//! deletion is lost stays until the call's time limit, and does no harm.
+//! call here, or `broadcast` finds the client. An item only names the call, and the call says whether it is in progress. So an item that is
+//! not deleted does no harm; it expires at the call's time limit.
 //!
 //! The items for operators are in as many partitions as connections are: DynamoDB writes 1,000 units a second to one, which is 500 calls.
 
