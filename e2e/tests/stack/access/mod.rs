@@ -403,15 +403,25 @@ async fn operators_see_calls_that_are_limited_to_participants() -> Result<()> {
     let mut broadcast = started(&fixture, "broadcast", changed).await?;
     broadcast.invoke(&example("broadcast-status")?).await?;
     for client in [&mut operator, &mut participant] {
-        let message = client.next(SOON).await?;
+        let message = next_change(client, SOON).await?;
         assert_eq!(message["data"]["from"], "+919876543210", "{message}");
     }
-    let silence = other.next(Duration::from_millis(300)).await;
+    let silence = next_change(&mut other, Duration::from_millis(300)).await;
     assert!(
         matches!(silence, Err(Error::MessageTimeout(_))),
         "{silence:?}"
     );
     Ok(())
+}
+
+/// The next message that is no replay. Calls of earlier tests may still ring.
+async fn next_change(client: &mut Client, time: Duration) -> Result<Value, Error> {
+    loop {
+        let message = client.next(time).await?;
+        if message["replay"].is_null() {
+            return Ok(message);
+        }
+    }
 }
 
 /// A declined call to 1001.
