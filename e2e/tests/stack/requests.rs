@@ -148,7 +148,7 @@ async fn an_extension_waits_for_one_call_of_the_other_region_at_a_time() -> Resu
     Ok(())
 }
 
-/// `README.md` and `docs/operations.md` have these numbers.
+/// `docs/operations.md` has these numbers.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_connects_costs_two_requests_and_one_for_the_calls_in_progress() -> Result<()>
 {
