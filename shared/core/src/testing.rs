@@ -4,7 +4,9 @@
 
 use std::time::Duration;
 
-use crate::call::{Call, CallKind, CallSettings, CallType, DeclineEnds, NewCall, Rejection};
+use crate::call::{
+    Call, CallKind, CallSettings, CallType, CallWaiting, DeclineEnds, NewCall, Rejection,
+};
 use crate::ids::{CallId, ChannelId, Extension, Leg, PbxName};
 use crate::phone_number::{CallerName, PhoneNumber};
 use crate::timestamp::Timestamp;
@@ -31,6 +33,7 @@ pub fn a_call(now: Timestamp) -> Call {
         decline_ends: DeclineEnds::Call,
         kept_seconds: 7 * 24 * 60 * 60,
         unanswered: Rejection::BusyHere,
+        call_waiting: CallWaiting::Ring,
     };
     Call::new(new, settings, now)
 }

@@ -60,7 +60,7 @@ impl Effect {
     }
 }
 
-/// Why a phone stops ringing: `reason` in the push `call_cancelled`.
+/// Why a phone stops ringing, or did not ring: `reason` in the push `call_cancelled`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CancelReason {
     /// The caller hung up.
@@ -71,6 +71,10 @@ pub enum CancelReason {
     DeclinedElsewhere,
     /// The call was not answered or not connected in time.
     Timeout,
+    /// The call did not ring, because the callee was in another conversation.
+    Busy,
+    /// The call did not ring, because the callee wants no calls now.
+    DoNotDisturb,
 }
 
 impl CancelReason {
@@ -78,8 +82,20 @@ impl CancelReason {
     #[must_use]
     pub const fn is_missed_call(self) -> bool {
         match self {
-            Self::CallerHungUp | Self::Timeout => true,
+            Self::CallerHungUp | Self::Timeout | Self::Busy | Self::DoNotDisturb => true,
             Self::AnsweredElsewhere | Self::DeclinedElsewhere => false,
+        }
+    }
+
+    /// Whether the call may ring on a device, so that a push must stop it.
+    #[must_use]
+    pub const fn stops_a_ring(self) -> bool {
+        match self {
+            Self::CallerHungUp
+            | Self::Timeout
+            | Self::AnsweredElsewhere
+            | Self::DeclinedElsewhere => true,
+            Self::Busy | Self::DoNotDisturb => false,
         }
     }
 
@@ -91,6 +107,8 @@ impl CancelReason {
             Self::AnsweredElsewhere => "answered_elsewhere",
             Self::DeclinedElsewhere => "declined_elsewhere",
             Self::Timeout => "timeout",
+            Self::Busy => "busy",
+            Self::DoNotDisturb => "do_not_disturb",
         }
     }
 }

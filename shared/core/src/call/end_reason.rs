@@ -16,6 +16,10 @@ pub enum EndReason {
     CalleeDeclined,
     /// The callee hung up.
     CalleeHungUp,
+    /// The callee was in another conversation, and takes one call at a time.
+    Busy,
+    /// The callee wants no calls now.
+    DoNotDisturb,
     /// The call was not answered while the phone rang.
     NoAnswer,
     /// The extension has no device.
@@ -60,6 +64,8 @@ impl EndReason {
             Self::DeclinedElsewhere => "declined_elsewhere",
             Self::CalleeDeclined => "callee_declined",
             Self::CalleeHungUp => "callee_hung_up",
+            Self::Busy => "busy",
+            Self::DoNotDisturb => "do_not_disturb",
             Self::NoAnswer => "no_answer",
             Self::NoDevice => "no_device",
             Self::PushFailed => "push_failed",

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Call, CallStatus, EndReason, PushedDevices, RingReceipt};
+use super::{Call, CallStatus, EndReason, PushedDevices, Refusal, RingReceipt};
 use crate::ids::{CallSid, DeviceId, Extension, Leg, PbxName};
 use crate::timestamp::Timestamp;
 
@@ -22,6 +22,8 @@ pub enum Event {
     PushSent(PushedDevices),
     /// No device can be reached by any means, for this reason.
     PushNotSent(EndReason),
+    /// The callee of a new call takes no call now.
+    CalleeUnavailable(Refusal),
     /// An app reports that its device rings.
     DeviceRings {
         /// The app. Its device is known.
@@ -133,6 +135,7 @@ impl Event {
             | Self::RequestedAgain
             | Self::PushSent(_)
             | Self::PushNotSent(_)
+            | Self::CalleeUnavailable(_)
             | Self::CallerPhoneLocated(_)
             | Self::CallerPhoneDialed
             | Self::CallerUnreachable
@@ -185,6 +188,10 @@ impl Event {
                 )
             }
             Self::PushNotSent(reason) => ("push_not_sent", Some(reason.as_str().to_owned())),
+            Self::CalleeUnavailable(refusal) => {
+                let reason = refusal.reason().as_str();
+                ("callee_unavailable", Some(reason.to_owned()))
+            }
             Self::DeviceRings { by, .. } => ("ringing", Some(by.to_string())),
             Self::CallerPhoneLocated(pbx) => ("caller_phone_located", Some(pbx.to_string())),
             Self::CallerPhoneDialed => ("caller_phone_dialed", None),

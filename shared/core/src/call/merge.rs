@@ -108,8 +108,9 @@ fn pending_cancellation(call: &Call, learned: &[Assignment], now: Timestamp) -> 
     for assignment in learned {
         assignment.apply_to(&mut merged);
     }
-    // A region that could send no push has ended the call without a cancellation.
-    let is_unpushed = |call: &Call| call.end_reason() == Some(EndReason::PushFailed);
+    // A region that could send no push, or has refused the call, has ended it without a cancellation.
+    let is_unpushed =
+        |call: &Call| call.end_reason() == Some(EndReason::PushFailed) || call.refusal().is_some();
     let is_missed = call.pushed.is_none() && is_unpushed(&merged);
     let is_late = |at| !pending::cancel_late_pushes(&merged, at).is_empty();
     let pushed = merged.pushed.as_ref().filter(|_| !is_known);

@@ -30,6 +30,7 @@ mod phone_rules;
 mod properties;
 mod push_platform;
 mod pushes;
+mod refusal;
 mod ring_receipt;
 mod rule;
 mod status;
@@ -50,6 +51,7 @@ pub use event::{CallParty, CallSide, Event, Readiness, StopReason};
 pub use kind::{CallKind, CallType};
 pub use push_platform::PushPlatform;
 pub use pushes::PushedDevices;
+pub use refusal::{CallWaiting, Refusal};
 pub use ring_receipt::RingReceipt;
 pub use status::CallStatus;
 pub use stream::{StreamAction, stream_action};
@@ -223,6 +225,9 @@ pub struct CallSettings {
     /// The final SIP status of an unanswered INVITE from the trunk.
     #[serde(default)]
     pub unanswered: Rejection,
+    /// What a caller hears while the callee talks to another one.
+    #[serde(default)]
+    pub call_waiting: CallWaiting,
 }
 
 /// The final SIP status for the trunk's INVITE. Some trunks try another destination after one of these and not after the other.
@@ -403,6 +408,8 @@ impl Call {
             // Another device may have answered in the other region, or the phone when it was dialed again.
             Some(
                 EndReason::CalleeDeclined
+                | EndReason::Busy
+                | EndReason::DoNotDisturb
                 | EndReason::NotConnected
                 | EndReason::PhoneUnreachable
                 | EndReason::NeverReported,
@@ -445,7 +452,7 @@ impl Call {
         self.ended.map(|end| end.reason)
     }
 
-    /// The final SIP status for the waiting caller. After a decline, it is always 486.
+    /// The final SIP status for the waiting caller. After a decline and for a refused call, it is always 486.
     #[must_use]
     pub const fn rejection(&self) -> Rejection {
         match self.status {

@@ -59,6 +59,7 @@ pub(super) fn rules(event: &Event, now: Timestamp) -> Vec<Rule<'_>> {
         Event::PushSent(_)
         | Event::DeviceRings { .. }
         | Event::PushNotSent(_)
+        | Event::CalleeUnavailable(_)
         | Event::CallerPhoneLocated(_)
         | Event::CallerPhoneDialed
         | Event::CallerUnreachable

@@ -4,7 +4,7 @@
 use super::deadline::next_check;
 use super::{
     ABANDONED_AFTER, CLOCK_DIFFERENCE, Call, CallStatus, CancelAudience, CancelReason, Effect,
-    EndReason,
+    EndReason, Refusal,
 };
 use crate::timestamp::Timestamp;
 
@@ -38,6 +38,7 @@ pub(super) fn effects(call: &Call) -> Vec<Effect> {
             end_legs_and_ringing(call, Effect::SendBusy, CancelReason::Timeout)
         }
         CallStatus::Failed => end_legs(call, Effect::SendBusy),
+        CallStatus::Declined if call.refusal().is_some() => refused(call),
         CallStatus::Declined if call.ready_at.is_some() || declined_where_it_rang(call) => {
             end_legs(call, Effect::SendBusy)
         }
@@ -184,7 +185,7 @@ pub(super) fn cancel_unrecorded_pushes(call: &Call) -> Vec<Effect> {
         call.end_reason(),
         Some(EndReason::NoDevice | EndReason::PushFailed)
     );
-    if call.pushed.is_some() || could_not_push {
+    if call.pushed.is_some() || could_not_push || call.was_refused_when_stored() {
         return Vec::new();
     }
     cancel_again(call)
@@ -213,6 +214,7 @@ pub(super) fn cancel_again(call: &Call) -> Vec<Effect> {
         CallStatus::MobileReady | CallStatus::InProgress => None,
         CallStatus::Completed | CallStatus::Declined if is_named => None,
         CallStatus::Completed => Some(CancelReason::AnsweredElsewhere),
+        CallStatus::Declined if call.refusal().is_some() => Some(CancelReason::Timeout),
         CallStatus::Declined => Some(CancelReason::DeclinedElsewhere),
         CallStatus::Canceled => Some(reason_of_cancel(call)),
         CallStatus::TimedOut | CallStatus::Failed => Some(CancelReason::Timeout),
@@ -239,6 +241,14 @@ fn end_legs_and_ringing(call: &Call, end: Effect, reason: CancelReason) -> Vec<E
     let mut effects = end_legs(call, end);
     effects.push(cancel(call, reason));
     effects
+}
+
+/// The caller hears busy, and the devices get the notice of a missed call. If the other region has rung them, they also stop.
+fn refused(call: &Call) -> Vec<Effect> {
+    let rang_nowhere = call.was_refused_when_stored() && call.pushed.is_none();
+    let refusal = call.refusal().filter(|_| rang_nowhere);
+    let reason = refusal.map_or(CancelReason::Timeout, Refusal::notice);
+    end_legs_and_ringing(call, Effect::SendBusy, reason)
 }
 
 /// The cancellation for every device that may still show the call.

@@ -10,7 +10,7 @@ use super::rule::{Rule, otherwise, when, when_read};
 use super::{
     ABANDONED_AFTER, AnsweredBy, Assignment, CLOCK_DIFFERENCE, Call, CallParty, CallSide,
     CallStatus, Condition, Effect, EndReason, Event, LostPhoneLegs, PushedDevices, RejectReason,
-    decline, pending, ring_receipt,
+    decline, pending, refusal, ring_receipt,
 };
 use crate::ids::{CallSid, Leg, PbxName};
 use crate::timestamp::Timestamp;
@@ -50,6 +50,7 @@ pub(super) fn rules(event: &Event, now: Timestamp) -> Vec<Rule<'_>> {
             )]
         }
         Event::PushSent(pushed) => push_sent(pushed, now),
+        Event::CalleeUnavailable(refusal) => refusal::callee_unavailable(*refusal, now),
         Event::DeviceRings { by, receipt } => ring_receipt::device_rings(by, *receipt),
         Event::PushNotSent(reason) => vec![
             when([waiting(), Condition::PushNotRecorded])

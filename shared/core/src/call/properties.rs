@@ -17,6 +17,7 @@ const SETTINGS: CallSettings = CallSettings {
     decline_ends: DeclineEnds::Call,
     kept_seconds: 7 * 24 * 60 * 60,
     unanswered: Rejection::BusyHere,
+    call_waiting: CallWaiting::Ring,
 };
 
 pub(super) const START: Timestamp = Timestamp::from_millis(1_000_000_000_000);
@@ -172,6 +173,8 @@ pub(super) fn any_event() -> impl Strategy<Value = Event> {
         }),
         prop_oneof![Just(EndReason::NoDevice), Just(EndReason::PushFailed)]
             .prop_map(Event::PushNotSent),
+        prop_oneof![Just(Refusal::Busy), Just(Refusal::DoNotDisturb)]
+            .prop_map(Event::CalleeUnavailable),
         (any_party(), any::<bool>()).prop_map(|(by, woken)| Event::Accepted {
             by,
             readiness: if woken {
@@ -985,7 +988,8 @@ mod rule_pages {
                 receipt: receipt(START),
             },
             Event::DeviceRings { .. } => Event::PushNotSent(EndReason::NoDevice),
-            Event::PushNotSent(_) => Event::CallerPhoneLocated(leg("leg-a").pbx),
+            Event::PushNotSent(_) => Event::CalleeUnavailable(Refusal::Busy),
+            Event::CalleeUnavailable(_) => Event::CallerPhoneLocated(leg("leg-a").pbx),
             Event::CallerPhoneLocated(_) => Event::CallerPhoneDialed,
             Event::CallerPhoneDialed => Event::CallerUnreachable,
             Event::CallerUnreachable => reported(CallStatus::InProgress),
