@@ -2,7 +2,8 @@
 //!
 //! 1. It does what the call depends on: the backstop of a new call, and this region's part for calls of the other region
 //!    ([`call_duties`]). It adds a new call to the lists of its extensions, and takes an ended one off the lists of calls in progress.
-//! 2. It sends a status update to the connected clients ([`client_updates`]).
+//! 2. It sends a status update to the connected clients ([`client_updates`]), except for a new call that is refused ([`new_calls`]).
+//!    Before that, it notes who talks.
 //! 3. It records the metrics of the change, and counts the devices that did not ring ([`silent_devices`]).
 //!
 //! One function does all three because AWS recommends a single reader for the stream of a global table. No request of a
@@ -10,6 +11,7 @@
 
 mod call_duties;
 mod client_updates;
+mod new_calls;
 mod silent_devices;
 mod stream_records;
 
@@ -17,9 +19,11 @@ use call_duties::CallDuties;
 use client_updates::{ClientUpdates, ParticipantsUpdated};
 use futures::future::join_all;
 use lambda_runtime::{Error, LambdaEvent};
+use new_calls::NewCalls;
 use ringback::api::status_update::StatusUpdate;
 use ringback::start::{Start, run};
 use ringback::store::call_lists::CallLists;
+use ringback::store::devices::Devices;
 use ringback::store::live_calls::LiveCalls;
 use ringback::telemetry::call_log_fields;
 use ringback::telemetry::metrics::CallMetrics;
@@ -32,6 +36,8 @@ struct Broadcast {
     call_duties: CallDuties,
     call_lists: CallLists,
     live_calls: LiveCalls,
+    devices: Devices,
+    new_calls: NewCalls,
     silent_devices: SilentDevices,
 }
 
@@ -98,13 +104,18 @@ impl Broadcast {
             .call_duties
             .counts(&change)
             .then(|| CallMetrics::of_change(change.before.as_ref(), &change.after));
+        // One after the other: a short conversation may begin and end in one batch.
+        self.devices
+            .note_conversation(change.before.as_ref(), &change.after)
+            .await?;
+        let is_refused = self.new_calls.is_refused(&change).await?;
         let update = match StatusUpdate::of(change.before.as_ref(), change.after) {
-            Some(update) => {
+            Some(update) if !is_refused => {
                 let call_id = update.call_id();
                 let sending = self.client_updates.send_to_participants(update);
                 call_log_fields::with_call(call_id, sending).await?
             }
-            None => None,
+            Some(_) | None => None,
         };
         duty?;
         // Only now: a record that failed is delivered again and must not be counted twice.
@@ -127,6 +138,11 @@ async fn main() -> Result<(), Error> {
         call_duties: CallDuties::from_start(&start)?,
         call_lists: start.call_lists()?,
         live_calls: start.live_calls()?,
+        devices: start.devices()?,
+        new_calls: NewCalls {
+            calls: start.calls()?,
+            devices: start.devices()?,
+        },
         silent_devices: SilentDevices::new(start.ring_reports()?),
     };
     run(move |event| this.handle(event)).await

@@ -27,6 +27,8 @@ const UPDATE_STATUSES = {
 const REASONS = {
   callee_hung_up: "the callee hung up",
   callee_declined: "the callee declined",
+  busy: "the callee was in another conversation",
+  do_not_disturb: "the callee wants no calls now",
   caller_hung_up: "the caller hung up",
   answered_elsewhere: "answered elsewhere",
   declined_elsewhere: "declined elsewhere",
@@ -84,6 +86,7 @@ const legText = (by) =>
 // How an event's `by` is shown. Without an entry here, it is shown as it is.
 const DETAILS = {
   push_not_sent: (by) => reasonText(by),
+  callee_unavailable: (by) => reasonText(by),
   outbound_call_rejected: (by) => reasonText(by),
   caller_leg_ended: legText,
   phone_leg_ended: legText,

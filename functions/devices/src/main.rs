@@ -1,9 +1,10 @@
 //! `PUT` and `DELETE /api/devices/{device_id}`: an app registers its device with its push addresses and gets a SIP account, or removes
-//! it.
+//! it. `PUT /api/extensions/{extension}/do-not-disturb`: its person wants no calls until a given time.
 
 use futures::future::try_join_all;
 use lambda_http::Request;
 use lambda_http::http::Method;
+use ringback::api::do_not_disturb;
 use ringback::api::http::{self, ApiAnswer, ApiError, ApiErrorCode};
 use ringback::api::registration::Registration;
 use ringback::auth::{Bearer, Tokens};
@@ -49,11 +50,34 @@ impl DeviceRegistry {
         let now = invocation.now;
         let header = http::header(&request, "authorization");
         let bearer = self.tokens.bearer(header, now).await?;
+        if let Ok(extension) = http::path_parameter(&request, "extension") {
+            let extension = Extension::try_from(extension)?;
+            return self
+                .do_not_disturb(&request, &bearer, &extension, now)
+                .await;
+        }
         let device_id = DeviceId::try_from(http::path_parameter(&request, "device_id")?)?;
         if request.method() == Method::DELETE {
             return self.remove(&bearer, &device_id, now).await;
         }
         self.register(&request, &bearer, device_id, now).await
+    }
+
+    async fn do_not_disturb(
+        &self,
+        request: &Request,
+        bearer: &Bearer,
+        extension: &Extension,
+        now: Timestamp,
+    ) -> Result<ApiAnswer, ApiError> {
+        let until = do_not_disturb::parse(http::body(request)?, now)?;
+        let party = bearer.acting_for(extension);
+        let extension = &party.ok_or(ApiErrorCode::NotYourExtension)?.extension;
+        self.devices.set_do_not_disturb(extension, until).await?;
+        tracing::info!(%extension, until = until.map(Timestamp::as_millis), "do-not-disturb set");
+        Ok(ApiAnswer::ok(
+            json!({ "extension": extension, "until": until }),
+        ))
     }
 
     async fn remove(

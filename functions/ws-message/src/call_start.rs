@@ -153,6 +153,8 @@ fn start_error(call: &Call) -> Option<ApiErrorCode> {
     Some(match call.end_reason() {
         Some(EndReason::NoDevice) => ApiErrorCode::NoDevice,
         Some(EndReason::PushFailed) => ApiErrorCode::PushFailed,
+        Some(EndReason::Busy) => ApiErrorCode::CalleeBusy,
+        Some(EndReason::DoNotDisturb) => ApiErrorCode::DoNotDisturb,
         Some(EndReason::CallerUnreachable) => ApiErrorCode::CallerUnreachable,
         Some(EndReason::ExotelRefused) => ApiErrorCode::ExotelRefused,
         Some(EndReason::ExotelNoBalance) => ApiErrorCode::ExotelNoBalance,

@@ -21,7 +21,7 @@ use crate::push::{PushMessage, PushSender};
 use crate::sip_provisioning::SipProvisioning;
 use crate::store::StoreError;
 use crate::store::connections::{Connections, DeliveryCounts};
-use crate::store::devices::Device;
+use crate::store::devices::{Callee, Device};
 use crate::switchboard::{EffectContext, Effects};
 use crate::timers::{CallTimers, TimerError};
 
@@ -85,7 +85,10 @@ impl EffectRunner {
     ) -> Result<Cow<'a, [Device]>, EffectError> {
         match context.devices {
             Some(devices) => Ok(Cow::Borrowed(devices)),
-            None => Ok(Cow::Owned(self.devices(&context.call.extension).await?)),
+            None => {
+                let devices = self.pushes.devices().of(&context.call.extension);
+                Ok(Cow::Owned(devices.await?))
+            }
         }
     }
 
@@ -271,8 +274,12 @@ impl Effects for EffectRunner {
         clock::now()
     }
 
-    async fn devices(&self, extension: &Extension) -> Result<Vec<Device>, EffectError> {
-        Ok(self.pushes.devices().of(extension).await?)
+    async fn callee(&self, extension: &Extension) -> Result<Callee, EffectError> {
+        Ok(self
+            .pushes
+            .devices()
+            .callee(extension, clock::now())
+            .await?)
     }
 
     async fn prepare(&self, event: &Event) {

@@ -64,7 +64,9 @@ api_error_codes! {
     NumberNotRouted: 404, "number_not_routed", "the number leads to no extension; add its route";
 
     CallGoneAnotherWay: 409, "call_gone_another_way", "the call is no longer in a state that allows this";
+    CalleeBusy: 409, "callee_busy", "the person called is in another conversation; call again later";
     DeviceUnknown: 409, "device_unknown", "another device may have answered the call; send device_id";
+    DoNotDisturb: 409, "do_not_disturb", "the person called wants no calls now; call again later";
     EndsAtThePhones: 409, "ends_at_the_phones", "the call is between two telephones; it ends when one of them hangs up";
     ReferenceUsed: 409, "reference_used", "another call was started under this clientReference; use a new one";
 

@@ -2,6 +2,7 @@
 
 pub mod answer;
 pub mod call_response;
+pub mod do_not_disturb;
 #[cfg(any(test, feature = "testing"))]
 pub mod entry_points;
 pub mod error;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ringback_core::call::{CallSettings, DeclineEnds, Rejection};
+use ringback_core::call::{CallSettings, CallWaiting, DeclineEnds, Rejection};
 
 /// Why the configuration is invalid.
 #[derive(Debug, thiserror::Error)]
@@ -101,7 +101,7 @@ impl Environment {
     }
 
     /// `RING_TIMEOUT_SECONDS` (30), `CONNECT_TIMEOUT_SECONDS` (15), `MAX_CALL_SECONDS` (14,400), `EXOTEL_CHECK_SECONDS`
-    /// (300), `DECLINE_ENDS` (`call`), `UNANSWERED_STATUS` (486) and `HISTORY_DAYS` (7).
+    /// (300), `DECLINE_ENDS` (`call`), `UNANSWERED_STATUS` (486), `CALL_WAITING` (`ring`) and `HISTORY_DAYS` (7).
     ///
     /// # Errors
     /// When one of them has another value than it may have.
@@ -114,6 +114,7 @@ impl Environment {
             decline_ends: self.decline_ends()?,
             kept_seconds: u64::from(self.count("HISTORY_DAYS", 7)?) * 24 * 60 * 60,
             unanswered: self.unanswered_status()?,
+            call_waiting: self.call_waiting()?,
         })
     }
 
@@ -124,6 +125,17 @@ impl Environment {
             Some(_) => Err(ConfigError::Invalid {
                 name: "UNANSWERED_STATUS",
                 rule: "486 or 480",
+            }),
+        }
+    }
+
+    fn call_waiting(&self) -> Result<CallWaiting, ConfigError> {
+        match self.optional("CALL_WAITING").as_deref() {
+            None | Some("ring") => Ok(CallWaiting::Ring),
+            Some("busy") => Ok(CallWaiting::Busy),
+            Some(_) => Err(ConfigError::Invalid {
+                name: "CALL_WAITING",
+                rule: "ring or busy",
             }),
         }
     }
@@ -203,6 +215,20 @@ mod tests {
         let other = |name: &str| (name == "UNANSWERED_STATUS").then(|| "503".to_owned());
         let error = expected(other).unwrap_err();
         assert!(error.to_string().contains("UNANSWERED_STATUS"), "{error}");
+    }
+
+    #[test]
+    fn a_second_call_rings_or_gets_busy() {
+        let of = |read: fn(&str) -> Option<String>| {
+            let settings = Environment::of(read).call_settings();
+            settings.map(|settings| settings.call_waiting)
+        };
+        let busy = |name: &str| (name == "CALL_WAITING").then(|| "busy".to_owned());
+        assert_eq!(of(|_| None).unwrap(), CallWaiting::Ring);
+        assert_eq!(of(busy).unwrap(), CallWaiting::Busy);
+        let other = |name: &str| (name == "CALL_WAITING").then(|| "no".to_owned());
+        let error = of(other).unwrap_err();
+        assert!(error.to_string().contains("CALL_WAITING"), "{error}");
     }
 
     #[test]

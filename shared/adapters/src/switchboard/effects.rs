@@ -10,7 +10,7 @@ use tokio::sync::OnceCell;
 
 use super::{EventOutcome, Switchboard, SwitchboardError};
 use crate::store::calls::CallStore;
-use crate::store::devices::Device;
+use crate::store::devices::{Callee, Device};
 use crate::telemetry::call_log_fields;
 
 /// Carries effects out: [`crate::effect_runner::EffectRunner`] in outside systems, a recorder in tests.
@@ -21,11 +21,11 @@ pub trait Effects {
     /// The time, after effects have taken theirs.
     fn now(&self) -> Timestamp;
 
-    /// The devices of an extension. They are read while the call is stored.
-    fn devices(
+    /// An extension that is called, as it is now.
+    fn callee(
         &self,
         extension: &Extension,
-    ) -> impl Future<Output = Result<Vec<Device>, Self::Error>> + Send;
+    ) -> impl Future<Output = Result<Callee, Self::Error>> + Send;
 
     /// Fetches what the effects of such an event need and what does not depend on the call, while the event is saved. The effect
     /// reports what could not be fetched.

@@ -8,12 +8,12 @@ use ringback_core::ids::{CallId, CallSid, Extension, Leg};
 use ringback_core::phone_number::Caller;
 use ringback_core::timestamp::Timestamp;
 
+use super::refusal::CalleeAnswer;
 use super::{
     EffectContext, Effects, EventOutcome, SAVE_ATTEMPTS, Switchboard, SwitchboardError,
     while_preparing,
 };
 use crate::store::calls::{CallStore, CorrelationClaim, CreateResult};
-use crate::store::devices::Device;
 use crate::telemetry::call_log_fields;
 
 /// How many rings one CallSid may have at one extension. Exotel's retries are few; this limits the requests of one report.
@@ -137,16 +137,16 @@ impl<S: CallStore + Sync, E: Effects + Sync> Switchboard<S, E> {
     ) -> Result<EventOutcome, SwitchboardError<E::Error>> {
         let needs_key = report.needs_correlation_key();
         let mut claim = needs_key.then(|| report.claim(now, None));
-        let (mut created, devices) = futures::join!(
+        let (mut created, callee) = futures::join!(
             self.store.create(&call, claim.as_ref()),
-            self.effects.devices(&report.extension),
+            self.ask_callee(&call, now, until),
         );
         for _ in 0..SAVE_ATTEMPTS {
             let holder = match created? {
                 CreateResult::New => {
                     let effects = first_effects(&call);
                     let new = call.clone();
-                    let begin = self.begin(call, effects, devices.ok(), now, until);
+                    let begin = self.begin(call, effects, callee, now, until);
                     let (begun, ()) = futures::join!(begin, self.index_by_sid(&new));
                     return begun;
                 }
@@ -209,13 +209,12 @@ impl<S: CallStore + Sync, E: Effects + Sync> Switchboard<S, E> {
         Ok(Correlation::Same(Box::new(outcome)))
     }
 
-    /// Carries out the first effects of a call that was just stored.
+    /// Carries out the first effects of a call that was just stored, or refuses it.
     pub(super) async fn begin(
         &self,
         call: Call,
         effects: Vec<Effect>,
-        // `None` if they could not be read. The push reads them again, and the timers are armed in any case.
-        devices: Option<Vec<Device>>,
+        callee: CalleeAnswer,
         now: Timestamp,
         until: Timestamp,
     ) -> Result<EventOutcome, SwitchboardError<E::Error>> {
@@ -224,16 +223,17 @@ impl<S: CallStore + Sync, E: Effects + Sync> Switchboard<S, E> {
             caller_leg: leg.map(|(pbx, channel)| Leg { pbx, channel }),
             call_sid: call.call_sid.clone(),
         };
-        let begun = self
-            .carry_out(
-                call.clone(),
-                &event,
-                effects,
-                devices.as_deref(),
-                now,
-                until,
-            )
-            .await;
+        let begun = match callee {
+            CalleeAnswer::Refuses(refusal) => {
+                let refused = Event::CalleeUnavailable(refusal);
+                self.handle(call.call_id, &refused, now, until).await
+            }
+            CalleeAnswer::Rings(devices) => {
+                let (call, devices) = (call.clone(), devices.as_deref());
+                self.carry_out(call, &event, effects, devices, now, until)
+                    .await
+            }
+        };
         if begun.is_err() {
             // No other report may follow, so a timer continues the call as soon as this attempt counts as crashed.
             let retry = Effect::ArmTimer(now + ABANDONED_AFTER);

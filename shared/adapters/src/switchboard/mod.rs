@@ -7,6 +7,7 @@ mod by_sid;
 mod effects;
 mod error;
 mod inbound;
+mod refusal;
 mod start_call;
 #[cfg(test)]
 mod tests;

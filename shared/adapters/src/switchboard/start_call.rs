@@ -9,6 +9,7 @@ use ringback_core::ids::{CallId, Extension};
 use ringback_core::phone_number::PhoneNumber;
 use ringback_core::timestamp::Timestamp;
 
+use super::refusal::CalleeAnswer;
 use super::{EffectContext, Effects, EventOutcome, Switchboard, SwitchboardError};
 use crate::platform::config::{ConfigError, Environment};
 use crate::store::allowance::{Allowance, Purpose};
@@ -165,10 +166,17 @@ impl<S: CallStore + Sync, E: Effects + Sync> Switchboard<S, E> {
         // The first check, so that an app that asks too often costs one write and no more.
         let rate = (Purpose::Calls, limits.calls, StartLimit::Rate);
         self.take_allowance(request, rate, now).await?;
-        let (known, active) = futures::join!(
+        let asking = async {
+            if call.is_to_number() {
+                return CalleeAnswer::Rings(None);
+            }
+            self.ask_callee(&call, now, until).await
+        };
+        let (known, active, callee) = futures::join!(
             self.store.find(call.call_id),
             self.store
                 .count_live(&request.by.extension, limits.concurrent, now),
+            asking,
         );
         // A stored call has its timer, and is within the limits.
         if let Some(known) = known? {
@@ -186,7 +194,7 @@ impl<S: CallStore + Sync, E: Effects + Sync> Switchboard<S, E> {
         }
         self.arm_timer_before_storing(&call, now, until).await?;
         match self.store.create(&call, None).await? {
-            CreateResult::New => Ok(self.begin_started(call, now, until).await),
+            CreateResult::New => Ok(self.begin_started(call, callee, now, until).await),
             CreateResult::Existing(known) => self.request_again(*known, now, until).await,
             CreateResult::KeyHeldBy(_) => Err(SwitchboardError::Contended),
         }
@@ -242,10 +250,16 @@ impl<S: CallStore + Sync, E: Effects + Sync> Switchboard<S, E> {
 
     /// The call is stored now and may ring. If something fails, the app gets the call as it is, and is never asked to start
     /// another one.
-    async fn begin_started(&self, call: Call, now: Timestamp, until: Timestamp) -> EventOutcome {
+    async fn begin_started(
+        &self,
+        call: Call,
+        callee: CalleeAnswer,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> EventOutcome {
         let mut effects = first_effects(&call);
         effects.retain(|effect| !matches!(effect, Effect::ArmTimer(_)));
-        let begun = self.begin(call.clone(), effects, None, now, until).await;
+        let begun = self.begin(call.clone(), effects, callee, now, until).await;
         begun.unwrap_or_else(|error| {
             tracing::error!(call_id = %call.call_id, %error, cause = ?std::error::Error::source(&error), "call setup failed");
             let call = match error {

@@ -3,6 +3,7 @@
 mod answers;
 mod app_actions;
 mod inbound;
+mod refusals;
 mod start_call;
 mod timers;
 
@@ -11,16 +12,17 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use ringback_core::call::{
-    CallParty, CallSide, CallStatus, DeclineEnds, Effect, EndReason, PushedDevices, Readiness,
-    Rejection,
+    CallParty, CallSide, CallStatus, CallWaiting, DeclineEnds, Effect, EndReason, PushedDevices,
+    Readiness, Rejection,
 };
 use ringback_core::ids::{CallSid, DeviceId};
 use ringback_core::phone_number::{Caller, PhoneNumber};
 use ringback_core::testing::leg;
 
 use super::*;
+use crate::asterisk::PhoneLegState;
 use crate::store::calls::MemoryCallStore;
-use crate::store::devices::Device;
+use crate::store::devices::{Callee, Device};
 
 pub(super) const NOW: Timestamp = Timestamp::from_millis(1_000_000_000_000);
 const UNTIL: Timestamp = Timestamp::from_millis(1_000_000_029_000);
@@ -32,6 +34,7 @@ pub(super) const SETTINGS: CallSettings = CallSettings {
     decline_ends: DeclineEnds::Call,
     kept_seconds: 7 * 24 * 60 * 60,
     unanswered: Rejection::BusyHere,
+    call_waiting: CallWaiting::Ring,
 };
 
 /// Records effects, and reports their success unless their name is in `failing`.
@@ -43,6 +46,8 @@ struct EffectRecorder {
     failing: Mutex<BTreeSet<&'static str>>,
     /// What Asterisk answers to `CheckBridge`.
     is_bridged: AtomicBool,
+    /// What the callee's items say, besides the devices.
+    callee: Mutex<Callee>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -56,8 +61,11 @@ impl Effects for EffectRecorder {
         NOW
     }
 
-    async fn devices(&self, _extension: &Extension) -> Result<Vec<Device>, EffectFailed> {
-        Ok(self.devices.iter().map(|name| device(name)).collect())
+    async fn callee(&self, _extension: &Extension) -> Result<Callee, EffectFailed> {
+        Ok(Callee {
+            devices: self.devices.iter().map(|name| device(name)).collect(),
+            ..self.callee.lock().unwrap().clone()
+        })
     }
 
     async fn run(
@@ -75,7 +83,7 @@ impl Effects for EffectRecorder {
             }
             Effect::SendPush => Some(push_sent(&self.devices, context.now)),
             Effect::CheckBridge if self.is_bridged.load(Relaxed) => Some(Event::Bridged),
-            Effect::CheckBridge => Some(Event::NotBridged { rings: false }),
+            Effect::CheckBridge => Some(PhoneLegState::None.bridge_event(context.call)),
             _ => None,
         })
     }

@@ -6,6 +6,7 @@
 pub mod mutation;
 
 use std::fmt::Debug;
+use std::time::Duration;
 
 use futures::FutureExt;
 use lambda_http::Context;
@@ -15,11 +16,11 @@ use serde_json::{Map, Value};
 
 use crate::api::answer::Answer;
 use crate::api::call_response::CallResponse;
-use crate::api::http;
 use crate::api::new_call::{Address, CallRequest};
 use crate::api::registration::Registration;
 use crate::api::status_update::StatusUpdate;
 use crate::api::websocket::{Connecting, Request};
+use crate::api::{do_not_disturb, http};
 use crate::asterisk::PbxList;
 use crate::asterisk::dialplan_report::DialplanReport;
 use crate::auth::{self, Bearer};
@@ -32,6 +33,7 @@ use crate::{asterisk, exotel, push};
 use ringback_core::call::Call;
 use ringback_core::ids::Extension;
 use ringback_core::phone_number::{Caller, PhoneNumber};
+use ringback_core::timestamp::Timestamp;
 
 /// A parser of input from outside, with its properties.
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +48,7 @@ pub struct EntryPoint {
 }
 
 /// The parsers of requests and of other systems' answers.
-pub const ENTRY_POINTS: [EntryPoint; 16] = [
+pub const ENTRY_POINTS: [EntryPoint; 17] = [
     entry_point("webhook_query", webhook_form),
     entry_point("webhook_form", webhook_form),
     entry_point("webhook_multipart", webhook_multipart),
@@ -56,6 +58,7 @@ pub const ENTRY_POINTS: [EntryPoint; 16] = [
     entry_point("answer", answer),
     entry_point("call_request", call_request),
     entry_point("registration", registration),
+    entry_point("do_not_disturb", do_not_disturb),
     entry_point("websocket_event", websocket_event),
     entry_point("stream_frame", stream_frame),
     entry_point("http_event", http_event),
@@ -202,6 +205,13 @@ fn registration(bytes: &[u8]) {
             let token = token.as_str();
             assert!(token.len() <= 4096 && token.bytes().all(|byte| byte.is_ascii_graphic()));
         }
+    }
+}
+
+fn do_not_disturb(bytes: &[u8]) {
+    let now = Timestamp::from_millis(1_795_149_000_000);
+    if let Ok(Some(until)) = do_not_disturb::parse(bytes, now) {
+        assert!(until > now && until.since(now) <= Duration::from_secs(365 * 24 * 60 * 60));
     }
 }
 

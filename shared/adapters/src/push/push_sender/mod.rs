@@ -102,7 +102,7 @@ impl PushSender {
     /// Stops the devices of `audience` from ringing, and tells them of a missed call. A phone without an address that accepts cancellations
     /// learns of the end through the WebSocket or `GET /api/calls/{id}`.
     ///
-    /// During the ring, the cancellation replaces a push of the ring that has not been delivered. Then the device gets a notice of missed
+    /// A refused call has not rung, so only the notice is sent. During the ring, the cancellation replaces a push of the ring that has not been delivered. Then the device gets a notice of missed
     /// calls, which has another collapse key and another TTL. After the ring, the push of the ring has expired, and only the notice is sent.
     pub async fn cancel(
         &self,
@@ -125,7 +125,7 @@ impl PushSender {
         let now = clock::now();
         let is_missed = reason.is_missed_call() && !to.is_empty();
         let stop = async {
-            if now < call.rings_until || !is_missed {
+            if reason.stops_a_ring() && (now < call.rings_until || !is_missed) {
                 let message = PushMessage::call_cancelled(call, reason, now);
                 self.send_all(call, to.clone(), &message, until).await;
             }

@@ -2,9 +2,10 @@
 //!
 //! Items: `pk` = `EXTENSION#{extension}`, `sk` = `DEVICE#{device_id}` is a device, with at most one address of each push service.
 //! `pk` = `ADDRESS#{its hash}`, `sk` = `OWNER` says which device owns a push address. A phone can change hands without a removal of
-//! its old registration. Calls of the previous owner must not ring there and must not show the caller.
+//! its old registration. Calls of the previous owner must not ring there and must not show the caller. [`callee`] has the other items.
 
 mod address;
+mod callee;
 #[cfg(test)]
 mod many;
 #[cfg(test)]
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 pub use self::address::{PushAddress, PushToken};
+pub use self::callee::Callee;
 use crate::store::table::{
     ConditionalWrite, Item, ItemKey, StoreError, Table, conditional_write, extension_partition,
     text,

@@ -6,6 +6,8 @@ use wiremock::{Mock, MockServer, ResponseTemplate};
 
 use super::*;
 use crate::testing;
+use ringback_core::call::{CallKind, CallStatus, CallWaiting};
+use ringback_core::ids::CallId;
 
 struct PlayedTable {
     server: MockServer,
@@ -302,4 +304,70 @@ async fn a_registration_whose_sip_account_lost_against_another_is_an_error() {
     assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
     let (operation, _) = table.request().await;
     assert_eq!(operation, "UpdateItem");
+}
+
+/// What the query of a callee finds beside its device.
+fn callee_items(items: &[Value]) -> ResponseTemplate {
+    let mut all = vec![pixel_item()];
+    all.extend_from_slice(items);
+    ResponseTemplate::new(200).set_body_json(json!({ "Items": all }))
+}
+
+#[tokio::test]
+async fn one_query_finds_a_callee_with_all_that_decides_whether_it_takes_a_call() {
+    let now = Timestamp::from_millis(1_710_417_600_000);
+    let hint = |call: CallId, expires_at: &str| {
+        json!({
+            "sk": { "S": format!("DURING-CALL#{}", call.key()) },
+            "call_id": { "S": call },
+            "expires_at": { "N": expires_at },
+        })
+    };
+    let dnd = |until: &str| json!({ "sk": { "S": "DO-NOT-DISTURB" }, "until": { "N": until } });
+    let [first, second, expired] = [(); 3].map(|()| CallId::fresh());
+    let table = PlayedTable::that_answers(callee_items(&[
+        dnd("1710417600001"),
+        hint(first, "1710417700"),
+        hint(expired, "1710417600"),
+        hint(second, "1710417800"),
+    ]))
+    .await;
+    let callee = table.devices.callee(&extension(), now).await.unwrap();
+    assert_eq!(callee.devices, [pixel()]);
+    assert_eq!(callee.during_calls, [second, first]);
+    let until = Timestamp::from_millis(1_710_417_600_001);
+    assert_eq!(callee.do_not_disturb_until, Some(until));
+    let (operation, _) = table.request().await;
+    assert_eq!(operation, "Query");
+
+    let table = PlayedTable::that_answers(callee_items(&[dnd("1710417600000")])).await;
+    let callee = table.devices.callee(&extension(), now).await.unwrap();
+    assert_eq!(callee.do_not_disturb_until, None);
+}
+
+#[tokio::test]
+async fn a_conversation_is_noted_for_both_apps_if_second_calls_are_refused() {
+    let mut talks = ringback_core::testing::a_call(Timestamp::from_millis(1_710_417_600_000));
+    talks.kind = CallKind::BetweenApps {
+        caller: Extension::try_from("1002").unwrap(),
+        device: None,
+    };
+    let rings = talks.clone();
+    talks.status = CallStatus::InProgress;
+    for (call_waiting, expected) in [(CallWaiting::Ring, 0), (CallWaiting::Busy, 2)] {
+        let table = PlayedTable::that_answers(ResponseTemplate::new(200)).await;
+        talks.settings.call_waiting = call_waiting;
+        let mut over = talks.clone();
+        over.status = CallStatus::Completed;
+        for (before, after) in [(&rings, &talks), (&talks, &talks), (&talks, &over)] {
+            let noted = table.devices.note_conversation(Some(before), after);
+            noted.await.unwrap();
+        }
+        let requests = testing::requests(&table.server).await;
+        let operations = requests.iter().map(testing::operation);
+        let expected = ["PutItem", "DeleteItem"]
+            .map(|it| vec![it; expected])
+            .concat();
+        assert_eq!(operations.collect::<Vec<_>>(), expected);
+    }
 }
