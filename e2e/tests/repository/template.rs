@@ -151,7 +151,7 @@ fn each_function_may_do_to_the_table_only_what_it_does() -> Result<()> {
         // Finds connections, deletes closed ones, counts posts, lists calls and those in progress, and reads the stream of changes.
         (
             "broadcast",
-            "Query PutItem DeleteItem UpdateItem DescribeStream GetRecords GetShardIterator ListStreams",
+            "Query GetItem PutItem DeleteItem UpdateItem DescribeStream GetRecords GetShardIterator ListStreams",
         ),
     ];
     let handlers = CALL_HANDLERS.map(|name| (name, handle_calls));

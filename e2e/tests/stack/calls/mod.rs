@@ -12,6 +12,7 @@ mod answered;
 mod answers;
 mod audio_streams;
 mod between_apps;
+mod call_waiting;
 mod during_call;
 mod encrypted;
 mod ended;

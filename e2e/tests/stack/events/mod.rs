@@ -26,6 +26,7 @@ const STORY: [(&str, &[u16]); 46] = [
     ("console-page", &[200]),
     ("console-file", &[200]),
     ("devices-put", &[200]),
+    ("devices-do-not-disturb", &[200]),
     ("sip-accounts-schedule", &[]),
     ("ws-authorizer-header", &[]),
     ("ws-authorizer-token", &[]),
