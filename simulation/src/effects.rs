@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ringback::asterisk::PhoneLegState;
-use ringback::store::devices::Device;
+use ringback::store::devices::Callee;
 use ringback::switchboard::{EffectContext, Effects};
 use ringback_core::call::{ABANDONED_AFTER, Call, CancelAudience, Effect, Event};
 use ringback_core::ids::{ChannelId, Extension};
 use ringback_core::timestamp::Timestamp;
 
+use crate::clock::START;
 use crate::faults::Fault;
 use crate::pbx::{self, HungUpBy, Originated, Progress};
 use crate::process::Process;
@@ -33,9 +34,9 @@ pub enum EffectError {
     /// No timer could be armed.
     #[error(transparent)]
     Timer(#[from] timers::NotArmed),
-    /// The devices could not be read.
-    #[error("the devices could not be read")]
-    Devices,
+    /// The callee could not be looked up.
+    #[error("the callee could not be looked up")]
+    Callee,
 }
 
 const LOOK_AGAIN_AFTER: u64 = 200;
@@ -423,13 +424,22 @@ impl Effects for RunEffects {
         self.0.now()
     }
 
-    async fn devices(&self, _extension: &Extension) -> Result<Vec<Device>, EffectError> {
-        self.0.step("before it reads the devices").await;
-        self.0.sim.sleep(5).await;
-        if self.0.sim.fault(Fault::StoreFails) {
-            return Err(EffectError::Devices);
+    /// Without the devices: a ring finds them in the state.
+    async fn callee(&self, extension: &Extension) -> Result<Callee, EffectError> {
+        let sim = &self.0.sim;
+        self.0.step("before it looks up the callee").await;
+        sim.sleep(5).await;
+        if sim.fault(Fault::StoreFails) {
+            return Err(EffectError::Callee);
         }
-        Ok(Vec::new())
+        let until = phones::number_of(sim, extension).and_then(|of| sim.plan().do_not_disturb[of]);
+        Ok(Callee {
+            devices: Vec::new(),
+            do_not_disturb_until: until
+                .map(|until| START + Duration::from_millis(until))
+                .filter(|until| *until > self.0.now()),
+            during_calls: sim.state().tables[self.0.region].during_calls(extension),
+        })
     }
 
     async fn run(
@@ -441,6 +451,8 @@ impl Effects for RunEffects {
         self.0.note(|| format!("does {effect:?}"));
         match effect {
             Effect::SendPush => return Ok(Some(self.ring(call).await)),
+            // No device shows a call that was refused.
+            Effect::CancelPush { reason, .. } if !reason.stops_a_ring() => {}
             Effect::CancelPush { to, .. } => self.cancel(call, to).await,
             Effect::DialCallerPhone => return Ok(Some(self.dial_caller(context).await)),
             Effect::Bridge => return self.bridge(context).await,

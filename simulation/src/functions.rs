@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use ringback::api::status_update::StatusUpdate;
-use ringback::switchboard::{EventOutcome, Switchboard, SwitchboardError};
-use ringback_core::call::{Event, StreamAction, stream_action};
+use ringback::store::calls::CallStore;
+use ringback::switchboard::{Effects, EventOutcome, Switchboard, SwitchboardError};
+use ringback_core::call::{CallStatus, Event, StreamAction, stream_action};
 use ringback_core::ids::CallId;
 
 use crate::effects::{EffectError, RunEffects};
@@ -242,9 +243,18 @@ pub async fn broadcast(sim: &Sim, region: usize, batch: Vec<Record>) -> Option<u
         let mut handled = 0;
         for (record, is_done) in batch.into_iter().zip(looked_at) {
             process.step("before clients get an update").await;
+            let store = Store(process.clone());
+            let noted = store.note_conversation(record.before.as_deref(), &record.after);
+            if noted.await.is_err() {
+                break;
+            }
+            let Ok(is_refused) = is_refused(&process, &record).await else {
+                break;
+            };
             let (before, after) = (record.before.as_deref(), *record.after);
             let (id, status) = (after.call_id, after.status);
-            if let Some(update) = StatusUpdate::of(before, after.clone()) {
+            let update = StatusUpdate::of(before, after.clone());
+            if let Some(update) = update.filter(|_| !is_refused) {
                 phones::update_clients(&process.sim, region, &after);
                 let changed_at = update.changed_at();
                 process.sim.state().truth.updates[region].push((id, status, changed_at));
@@ -258,6 +268,31 @@ pub async fn broadcast(sim: &Sim, region: usize, batch: Vec<Record>) -> Option<u
         handled
     })
     .await
+}
+
+/// Whether a new call is refused by now.
+async fn is_refused(process: &Arc<Process>, record: &Record) -> Result<bool, EffectError> {
+    let call = &record.after;
+    if record.before.is_some() || call.status != CallStatus::WaitingForMobile {
+        return Ok(false);
+    }
+    let looking = RunEffects(process.clone());
+    let callee = looking.callee(&call.extension).await?;
+    if !callee.may_refuse(call) {
+        return Ok(false);
+    }
+    let mut pauses = [200, 400, 600].into_iter();
+    loop {
+        let current = Store(process.clone()).find(call.call_id).await;
+        let Some(current) = current.map_err(|_| EffectError::Callee)? else {
+            return Ok(false);
+        };
+        let is_decided = current.status != CallStatus::WaitingForMobile || current.pushed.is_some();
+        match pauses.next() {
+            Some(pause) if !is_decided => process.sim.sleep(pause).await,
+            _ => return Ok(current.refusal().is_some()),
+        }
+    }
 }
 
 /// What this region must do about a change.

@@ -8,11 +8,12 @@ use ringback::store::calls::{
     AllowanceRequest, AllowanceResult, CallStore, CorrelationClaim, CreateResult,
     PAUSES_FOR_REPLICATION, ReplicationWaitError, UpdateResult,
 };
-use ringback_core::call::{Call, ConditionalUpdate, CorrelationKey};
+use ringback_core::call::{Call, CallStatus, CallWaiting, ConditionalUpdate, CorrelationKey};
 use ringback_core::ids::{CallId, CallSid, Extension};
 use ringback_core::timestamp::Timestamp;
 
 use crate::faults::Fault;
+use crate::invariants::check_refusal;
 use crate::process::Process;
 use crate::random::Part;
 use crate::state::State;
@@ -26,6 +27,27 @@ pub struct Store(pub Arc<Process>);
 const NEXT_WAIT_AFTER: Duration = Duration::from_secs(4);
 
 impl Store {
+    /// What `broadcast` notes when a conversation begins or ends.
+    pub async fn note_conversation(
+        &self,
+        before: Option<&Call>,
+        after: &Call,
+    ) -> Result<(), StoreError> {
+        let talked = before.is_some_and(|call| call.status == CallStatus::InProgress);
+        let talks = after.status == CallStatus::InProgress;
+        if after.settings.call_waiting == CallWaiting::Ring || talked == talks {
+            return Ok(());
+        }
+        for extension in after.participants() {
+            let key = Key::During(extension.clone(), after.call_id);
+            self.ask("noting a conversation", |state| {
+                self.write(state, key, Value::Talks(talks));
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
     /// One request to the table, which the process may not survive.
     async fn ask<T>(
         &self,
@@ -130,17 +152,22 @@ impl CallStore for Store {
     ) -> Result<UpdateResult, StoreError> {
         let region = self.0.region;
         self.ask("saving a change", |state| {
-            let Some((call, stored_in)) = state.tables[region].call(id) else {
+            let known = state.tables[region].call(id);
+            let Some((call, stored_in)) = known.map(|(call, region)| (call.clone(), region)) else {
                 return UpdateResult::Rejected(None);
             };
             if !update
                 .conditions
                 .iter()
-                .all(|condition| condition.holds(call))
+                .all(|condition| condition.holds(&call))
             {
-                return UpdateResult::Rejected(Some(call.clone()));
+                return UpdateResult::Rejected(Some(call));
             }
             let next = call.apply(&update.change);
+            let is_refusal = update.change.entry.event == "callee_unavailable";
+            if let Some(refusal) = next.refusal().filter(|_| is_refusal) {
+                check_refusal(&self.0.sim, state, &next, refusal);
+            }
             let value = Value::Call(Box::new(next.clone()), stored_in);
             self.write(state, Key::Call(next.call_id), value);
             UpdateResult::Saved(next)
@@ -208,7 +235,7 @@ impl CallStore for Store {
         self.ask("looking up a correlation key", |state| {
             match state.tables[region].get(&Key::Claim(key.clone()))?.value {
                 Value::Claim(id, _) => Some(id),
-                Value::Call(..) | Value::AliasOf(_) | Value::OfSid => None,
+                Value::Call(..) | Value::AliasOf(_) | Value::OfSid | Value::Talks(_) => None,
             }
         })
         .await
@@ -248,7 +275,7 @@ impl CallStore for Store {
             let key = Key::Call(alias);
             match state.tables[region].get(&key).map(|item| &item.value) {
                 Some(Value::AliasOf(known)) => *known == id,
-                Some(Value::Call(..) | Value::Claim(..) | Value::OfSid) => false,
+                Some(Value::Call(..) | Value::Claim(..) | Value::OfSid | Value::Talks(_)) => false,
                 None => {
                     self.write(state, key, Value::AliasOf(id));
                     true

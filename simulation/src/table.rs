@@ -55,7 +55,7 @@ async fn replicate(sim: &Sim, from: usize, lag: u64, key: Key, item: Item) {
 fn replace(sim: &Sim, state: &mut State, region: usize, key: Key, item: Item) {
     let call = match &item.value {
         Value::Call(call, stored_in) => Some((call.clone(), *stored_in)),
-        Value::AliasOf(_) | Value::Claim(..) | Value::OfSid => None,
+        Value::AliasOf(_) | Value::Claim(..) | Value::OfSid | Value::Talks(_) => None,
     };
     let writer = item.written.1;
     let before = state.tables[region].put(key, item);
@@ -64,7 +64,7 @@ fn replace(sim: &Sim, state: &mut State, region: usize, key: Key, item: Item) {
     };
     let before = before.and_then(|item| match item.value {
         Value::Call(call, _) => Some(call),
-        Value::AliasOf(_) | Value::Claim(..) | Value::OfSid => None,
+        Value::AliasOf(_) | Value::Claim(..) | Value::OfSid | Value::Talks(_) => None,
     });
     state
         .truth

@@ -5,8 +5,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use ringback_core::call::{
-    Backstop, Call, CallKind, CallParty, CallSettings, CallSide, CallType, Decision, DeclineEnds,
-    Effect, Event, NewCall, PushedDevices, Readiness, Rejection, StreamAction, decide,
+    Backstop, Call, CallKind, CallParty, CallSettings, CallSide, CallType, CallWaiting, Decision,
+    DeclineEnds, Effect, Event, NewCall, PushedDevices, Readiness, Rejection, StreamAction, decide,
     first_effects, stream_action, unread_update,
 };
 use ringback_core::ids::{BadName, CallId, ChannelId, DeviceId, Extension, Leg, PbxName};
@@ -158,6 +158,7 @@ impl Rules {
             decline_ends: DeclineEnds::Device,
             kept_seconds: 7 * 24 * 60 * 60,
             unanswered: Rejection::default(),
+            call_waiting: CallWaiting::default(),
         };
         let call = Call::new(new, settings, at(now));
         let mut effects = first_effects(&call);

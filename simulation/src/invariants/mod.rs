@@ -10,6 +10,7 @@
 //! | A leg of a phone ends within 2 s of its call | `phone_legs_end_with_their_call` |
 //! | An extension that can be reached rings | `reachable_extensions_ring` |
 //! | A push that is not accepted now is sent again while it can help | `delayed_pushes_are_sent_again` |
+//! | Nobody is refused without a reason, or stays busy; a refused call rings no device | `check_refusal`, `refused_calls_ring_nowhere`, `second_calls_are_refused`, `nobody_stays_busy` |
 //! | One bridge; one leg to the phone | `Truth::bridged`, `pbx::dial_phone` |
 //! | A phone that moves is called at its new address within 2 s | `moved_phones_are_called_again` |
 //! | Each device gets a push once, unless its process crashed | `devices_are_silenced` |
@@ -33,10 +34,13 @@
 
 mod counts;
 mod reach;
+mod refusals;
 mod times;
 
 use ringback_core::call::{CallStatus, EndReason, PushedDevices};
 use ringback_core::ids::{CallId, DeviceId};
+
+pub use refusals::check_refusal;
 
 use crate::faults::Fault;
 use crate::scenario::{Answers, Attempts, Kind};
@@ -95,6 +99,9 @@ pub fn check_end(sim: &Sim, is_idle: bool) {
         checks.reports_are_kept();
         checks.reachable_extensions_ring();
         checks.delayed_pushes_are_sent_again();
+        checks.refused_calls_ring_nowhere();
+        checks.second_calls_are_refused();
+        checks.nobody_stays_busy();
     }
     let mut state = sim.state();
     let at = sim.elapsed();

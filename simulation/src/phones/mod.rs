@@ -6,4 +6,4 @@ mod ringing;
 
 pub use reactions::{app_hangs_up, respond};
 pub use registration::{PhoneReply, contact, is_caller_registered, is_there, phone_rings};
-pub use ringing::{cancel, count, ring, ring_clients, update_clients};
+pub use ringing::{cancel, count, number_of, ring, ring_clients, update_clients};

@@ -16,7 +16,8 @@ use crate::state::table::short;
 
 const CLIENT_GETS_MESSAGE_AFTER: u64 = 50;
 
-fn number_of(sim: &Sim, extension: &Extension) -> Option<usize> {
+/// Which of the called extensions this is.
+pub fn number_of(sim: &Sim, extension: &Extension) -> Option<usize> {
     let mut numbers = 0..sim.plan().extensions.len();
     numbers.find(|number| called_extension(*number).as_ref() == Some(extension))
 }

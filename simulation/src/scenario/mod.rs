@@ -6,7 +6,7 @@ mod devices;
 use std::time::Duration;
 
 use fastrand::Rng;
-use ringback_core::call::{CallSettings, DeclineEnds, Rejection};
+use ringback_core::call::{CallSettings, CallWaiting, DeclineEnds, Rejection};
 
 pub use calls::{Answers, Attempts, CallPlan, HangsUp, Kind, Outcome, Reaction, Response};
 pub use devices::DevicePlan;
@@ -21,6 +21,8 @@ pub struct Scenario {
     pub calls: Vec<CallPlan>,
     /// The devices of each extension that is called.
     pub extensions: Vec<Vec<DevicePlan>>,
+    /// Until when each extension that is called takes no calls.
+    pub do_not_disturb: Vec<Option<u64>>,
     pub regions: usize,
     pub pbxs: usize,
     /// Whether the trunk's INVITEs carry Exotel's CallSid.
@@ -65,12 +67,19 @@ impl Scenario {
             kept_seconds: 7 * 24 * 60 * 60,
             // No rule depends on it.
             unanswered: Rejection::default(),
+            call_waiting: *pick(
+                &mut generator(seed, "call waiting"),
+                &[CallWaiting::Ring, CallWaiting::Busy, CallWaiting::Busy],
+            ),
         };
         let ring = u64::try_from(settings.ring.as_millis()).unwrap_or(0);
         let lag = *pick(rng, &[(200, 1_000), (500, 1_500), (20, 100)]);
         let clocks_differ = rng.bool();
         let extensions: Vec<_> = (0..EXTENSIONS)
             .map(|number| devices::draw(seed, number, pbxs, regions))
+            .collect();
+        let do_not_disturb = (0..EXTENSIONS)
+            .map(|number| do_not_disturb(seed, number, ring))
             .collect();
         let devices = |extension: usize| extensions[extension].len();
         let trunk_names_sid = generator(seed, "trunk").bool();
@@ -88,6 +97,7 @@ impl Scenario {
             cut: cut(seed, ring).filter(|_| regions == 2 && !faults.is_without(CUT)),
             restart: restart(seed, pbxs).filter(|_| !faults.is_without(RESTART)),
             extensions,
+            do_not_disturb,
             lag,
             clocks_differ,
             settings,
@@ -104,6 +114,11 @@ impl Scenario {
     pub const fn has_no_planned_fault(&self) -> bool {
         self.region_loss.is_none() && self.cut.is_none() && self.restart.is_none()
     }
+}
+
+fn do_not_disturb(seed: u64, extension: usize, ring: u64) -> Option<u64> {
+    let rng = &mut generator(seed, &format!("do not disturb of extension {extension}"));
+    (rng.u32(0..16) == 0).then(|| rng.u64(0..ring))
 }
 
 fn region_loss(seed: u64, ring: u64) -> Option<RegionLoss> {

@@ -31,6 +31,8 @@ pub enum Key {
     Claim(CorrelationKey),
     /// A call with this CallSid.
     OfSid(CallSid, Extension, CallId),
+    /// The extension may talk in this call.
+    During(Extension, CallId),
 }
 
 #[derive(Clone)]
@@ -49,6 +51,8 @@ pub enum Value {
     Claim(CallId, Timestamp),
     /// Its key says it all.
     OfSid,
+    /// Whether the item exists or was deleted.
+    Talks(bool),
 }
 
 /// One change of a call, as the stream shows it.
@@ -78,7 +82,7 @@ impl Table {
     pub fn calls(&self) -> impl Iterator<Item = &Call> {
         self.items.iter().filter_map(|(_, item)| match &item.value {
             Value::Call(call, _) => Some(&**call),
-            Value::AliasOf(_) | Value::Claim(..) | Value::OfSid => None,
+            Value::AliasOf(_) | Value::Claim(..) | Value::OfSid | Value::Talks(_) => None,
         })
     }
 
@@ -87,7 +91,7 @@ impl Table {
         let is_meant = |called: &Extension| extension.is_none_or(|meant| meant == called);
         let keys = self.items.iter().filter_map(|(key, _)| match key {
             Key::OfSid(known, called, id) if known == sid && is_meant(called) => Some(*id),
-            Key::OfSid(..) | Key::Call(_) | Key::Claim(_) => None,
+            Key::OfSid(..) | Key::Call(_) | Key::Claim(_) | Key::During(..) => None,
         });
         keys.collect()
     }
@@ -106,8 +110,21 @@ impl Table {
     pub fn call(&self, id: CallId) -> Option<(&Call, usize)> {
         match &self.get(&Key::Call(self.resolve(id)))?.value {
             Value::Call(call, stored_in) => Some((call, *stored_in)),
-            Value::AliasOf(_) | Value::Claim(..) | Value::OfSid => None,
+            Value::AliasOf(_) | Value::Claim(..) | Value::OfSid | Value::Talks(_) => None,
         }
+    }
+
+    /// The calls in which this extension may talk.
+    pub fn during_calls(&self, extension: &Extension) -> Vec<CallId> {
+        let hints = self.items.iter().filter_map(|(key, item)| match key {
+            Key::During(of, call)
+                if of == extension && matches!(item.value, Value::Talks(true)) =>
+            {
+                Some(*call)
+            }
+            _ => None,
+        });
+        hints.collect()
     }
 
     pub fn put(&mut self, key: Key, item: Item) -> Option<Item> {
