@@ -21,7 +21,7 @@ use ringback_local::stack::Stack;
 use serde_json::{Value, json};
 
 /// The event files in the order of a call, with the status codes that each may get.
-const STORY: [(&str, &[u16]); 46] = [
+const STORY: [(&str, &[u16]); 47] = [
     ("health", &[200]),
     ("console-page", &[200]),
     ("console-file", &[200]),
