@@ -435,9 +435,7 @@ impl Effects for RunEffects {
         let until = phones::number_of(sim, extension).and_then(|of| sim.plan().do_not_disturb[of]);
         Ok(Callee {
             devices: Vec::new(),
-            do_not_disturb_until: until
-                .map(|until| START + Duration::from_millis(until))
-                .filter(|until| *until > self.0.now()),
+            do_not_disturb_until: until.map(|until| START + Duration::from_millis(until)),
             during_calls: sim.state().tables[self.0.region].during_calls(extension),
         })
     }

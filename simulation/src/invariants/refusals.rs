@@ -1,16 +1,21 @@
 //! Calls that were refused because their callee took none.
 
+use std::time::Duration;
+
 use ringback_core::call::{Call, CallWaiting, Refusal};
 
 use super::Checks;
+use crate::clock::START;
 use crate::process::MOST_SKEW;
 use crate::sim::Sim;
 use crate::state::State;
 use crate::state::table::{Key, Value, short};
 
-/// A call is stored so long after Asterisk was asked whether the callee talks: the rest of the second in which the callee is looked up,
-/// and a slow table.
-const STORED_WITHIN: u64 = 1_000 + 3_500;
+/// How long a call waits for the answer whether its callee talks.
+const ASKED_WITHIN: u64 = 1_000;
+
+/// A refusal is stored so long after Asterisk was asked whether the callee talks: the rest of that second, and a slow table.
+const STORED_WITHIN: u64 = ASKED_WITHIN + 3_500;
 
 /// A conversation is noted within this time, in both regions: its report, the stream and replication take it.
 const NOTED_WITHIN: u64 = 4_000;
@@ -24,8 +29,11 @@ pub fn check_refusal(sim: &Sim, state: &mut State, call: &Call, refusal: Refusal
             let talks_there = plan.calls[state.truth.caller_of(talk.call)].extension == extension;
             talks_there && talk.ended.is_none_or(|ended| now <= ended + STORED_WITHIN)
         }),
-        Refusal::DoNotDisturb => plan.do_not_disturb[extension]
-            .is_some_and(|until| now <= until + STORED_WITHIN + MOST_SKEW),
+        // The process that stores a call asks at the time that it writes into the call.
+        Refusal::DoNotDisturb => plan.do_not_disturb[extension].is_some_and(|until| {
+            let until = START + Duration::from_millis(until + MOST_SKEW);
+            call.created_at < until
+        }),
     };
     if !is_right {
         let details = format!("{}: {refusal:?}", short(call.call_id));
@@ -36,24 +44,22 @@ pub fn check_refusal(sim: &Sim, state: &mut State, call: &Call, refusal: Refusal
 }
 
 impl Checks<'_> {
-    /// A refused call rings no device. In the other region, it may have been stored as one that rings. A connected app gets an update of
-    /// a call whose refusal takes longer than a second, which needs a fault.
+    /// Without faults, a refused call rings no device. A fault may let two processes handle one report at once, and one of them rings before
+    /// the other one refuses. Then `devices_are_silenced` holds.
     pub(super) fn refused_calls_ring_nowhere(&mut self) {
         let state = self.state;
+        if !self.has_no_fault() {
+            return;
+        }
         for call in state.tables[0]
             .calls()
             .filter(|call| call.refusal().is_some())
         {
-            let truth = state.truth.call(call.call_id);
-            if truth.is_some_and(|call| call.stored_in == [true, true]) {
-                continue;
-            }
-            let mut rings = state.phones.extensions.iter().flatten();
-            let rang = rings.find(|device| {
+            let mut devices = state.phones.extensions.iter().flatten();
+            let rang = devices.find(|device| {
                 let mut rings = device.rings.iter();
                 rings.any(|ring| {
-                    let rang = ring.pushes > 0 || (ring.began.is_some() && self.has_no_fault());
-                    ring.call == call.call_id && rang
+                    ring.call == call.call_id && (ring.pushes > 0 || ring.began.is_some())
                 })
             });
             if let Some(device) = rang {
@@ -83,7 +89,7 @@ impl Checks<'_> {
                 .iter()
                 .filter(|talk| talk.call != id && extension(talk.call) == extension(id));
             let is_during = talks.any(|talk| {
-                let is_on = talk.ended.is_none_or(|ended| ended > stored);
+                let is_on = talk.ended.is_none_or(|ended| ended > stored + ASKED_WITHIN);
                 talk.began + NOTED_WITHIN < stored && is_on
             });
             if is_during && call.refusal().is_none() {

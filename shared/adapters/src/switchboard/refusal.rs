@@ -1,7 +1,7 @@
 //! Whether the callee of a new call takes it.
 //!
-//! This is asked while the call is stored, by the query of the callee's devices. If the callee may talk, that call is read too, and
-//! Asterisk is asked about it.
+//! While the call is stored, the query of the callee's devices answers this. If the callee may talk in another call, that call is read,
+//! and Asterisk says whether it still bridges it.
 
 use std::time::Duration;
 
@@ -60,8 +60,8 @@ impl<S: CallStore + Sync, E: Effects + Sync> Switchboard<S, E> {
         talks.contains(&true).then_some(Refusal::Busy)
     }
 
-    /// Whether the callee of `call` talks in the call `other`. A hint names that call, and may be late. A crash of Asterisk may have ended
-    /// it, of which no report tells, so Asterisk is asked too.
+    /// Whether the callee of `call` talks in the call `other`, which a hint names. After a crash of Asterisk, no report of its end arrives.
+    /// So this asks Asterisk too.
     async fn talks(&self, call: &Call, other: CallId, now: Timestamp, until: Timestamp) -> bool {
         let Ok(Some(other)) = self.store.find(other).await else {
             return false;

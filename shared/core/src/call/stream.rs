@@ -16,11 +16,12 @@ const REPLICATION_TIME: Duration = Duration::from_secs(1);
 /// What this region has to do about a change of a call.
 #[derive(Debug, PartialEq, Eq)]
 pub enum StreamAction<'a> {
-    /// This region has stored the call. Its process arms the timer, and this is the backstop behind that timer.
+    /// A process of this region has stored the call, or has continued an ended one after a late report. It arms the timer, and this is the
+    /// backstop behind that timer.
     CreateBackstop {
         /// The call.
         call: &'a Call,
-        /// The backstop of the ring.
+        /// The backstop of the ring or of the conversation.
         backstop: Backstop,
     },
     /// The other region has stored the call. It may be lost before it ends the ring, so this region arms a timer too.
@@ -46,13 +47,12 @@ pub fn stream_action<'a>(
     stored_in: Option<&str>,
     here: &str,
 ) -> Option<StreamAction<'a>> {
-    if let Some(before) = before {
-        return after
-            .has_lost(before)
-            .then_some(StreamAction::Merge(before));
-    }
-    if after.status.is_final() {
-        return None;
+    match before {
+        Some(before) if after.has_lost(before) => return Some(StreamAction::Merge(before)),
+        Some(before) if before.status.is_final() => return continued(after),
+        Some(_) => return None,
+        None if after.status.is_final() => return None,
+        None => {}
     }
     let is_own = stored_in.is_none_or(|region| region == here);
     Some(if is_own {
@@ -70,10 +70,18 @@ pub fn stream_action<'a>(
     })
 }
 
+/// A late report continues a call. Its end has removed the backstops.
+fn continued(call: &Call) -> Option<StreamAction<'_>> {
+    let deadline = call.deadline()?;
+    let backstop = call.backstop(deadline);
+    let backstop = backstop.unwrap_or_else(|| call.ring_backstop(deadline));
+    Some(StreamAction::CreateBackstop { call, backstop })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::call::{BackstopPhase, CallStatus};
+    use crate::call::{BackstopPhase, CallStatus, Decision, Event, decide};
     use crate::testing::a_call;
 
     const NOW: Timestamp = Timestamp::from_millis(1_710_417_600_000);
@@ -116,6 +124,29 @@ mod tests {
         for region in [Some(HERE), Some(THERE), None] {
             assert_eq!(stream_action(None, &call, region, HERE), None);
         }
+    }
+
+    #[test]
+    fn a_call_that_a_late_report_continues_gets_a_backstop() {
+        let call = a_call(NOW);
+        let late = call.rings_until;
+        let changed = |call: &Call, event| match decide(call, &event, late) {
+            Decision::Advance { change, .. } => call.apply(&change),
+            decision => panic!("{decision:?}"),
+        };
+        let before = changed(&call, Event::TimerFired);
+        assert_eq!(before.status, CallStatus::TimedOut);
+        let after = changed(&before, Event::Bridged);
+        let backstop = Backstop {
+            phase: BackstopPhase::Talk,
+            at: late + after.settings.talk,
+        };
+        let call = &after;
+        let expected = StreamAction::CreateBackstop { call, backstop };
+        let action = stream_action(Some(&before), call, Some(HERE), HERE);
+        assert_eq!(action, Some(expected));
+        let ends_again = stream_action(Some(&before), &before, Some(HERE), HERE);
+        assert_eq!(ends_again, None);
     }
 
     #[test]

@@ -24,17 +24,19 @@ const MOST_HINTS: usize = 5;
 pub struct Callee {
     /// Its devices.
     pub devices: Vec<Device>,
-    /// Until when it takes no calls.
+    /// Until when it takes no calls. This moment may have passed.
     pub do_not_disturb_until: Option<Timestamp>,
     /// The calls in which it may talk, the last one first.
     pub during_calls: Vec<CallId>,
 }
 
 impl Callee {
-    /// Whether it may refuse this new call: only the calls in which it may talk show whether it does.
+    /// Whether it may have refused this call when the call was stored. Only the calls in which it may talk show whether it has.
     #[must_use]
     pub fn may_refuse(&self, call: &Call) -> bool {
-        self.do_not_disturb_until.is_some() || self.other_calls(call).next().is_some()
+        let until = self.do_not_disturb_until;
+        until.is_some_and(|until| call.created_at < until)
+            || self.other_calls(call).next().is_some()
     }
 
     /// The calls in which it may talk, if a conversation keeps it from taking `call`.
@@ -70,7 +72,7 @@ impl Devices {
         for item in answer.items.unwrap_or_default() {
             match item.get("sk").and_then(|key| key.as_s().ok()) {
                 Some(key) if key == DO_NOT_DISTURB => {
-                    callee.do_not_disturb_until = moment(&item, "until").filter(|it| *it > now);
+                    callee.do_not_disturb_until = moment(&item, "until");
                 }
                 Some(key) if key.starts_with(DURING_CALL) => hints.extend(hint(&item, now)),
                 _ => callee.devices.extend(readable(item)),

@@ -1,5 +1,7 @@
 //! Requests and answers, against a server that plays the table.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use wiremock::matchers::method;
 use wiremock::{Mock, MockServer, ResponseTemplate};
@@ -339,10 +341,19 @@ async fn one_query_finds_a_callee_with_all_that_decides_whether_it_takes_a_call(
     assert_eq!(callee.do_not_disturb_until, Some(until));
     let (operation, _) = table.request().await;
     assert_eq!(operation, "Query");
+}
 
-    let table = PlayedTable::that_answers(callee_items(&[dnd("1710417600000")])).await;
-    let callee = table.devices.callee(&extension(), now).await.unwrap();
-    assert_eq!(callee.do_not_disturb_until, None);
+#[test]
+fn a_callee_may_have_refused_a_call_that_was_stored_before_the_end_of_do_not_disturb() {
+    let now = Timestamp::from_millis(1_710_417_600_000);
+    let call = ringback_core::testing::a_call(now);
+    for (until, may_refuse) in [(1, true), (0, false)] {
+        let callee = Callee {
+            do_not_disturb_until: Some(now + Duration::from_millis(until)),
+            ..Callee::default()
+        };
+        assert_eq!(callee.may_refuse(&call), may_refuse);
+    }
 }
 
 #[tokio::test]
