@@ -8,7 +8,7 @@ use ringback::store::calls::{
     AllowanceRequest, AllowanceResult, CallStore, CorrelationClaim, CreateResult,
     PAUSES_FOR_REPLICATION, ReplicationWaitError, UpdateResult,
 };
-use ringback_core::call::{Call, CallStatus, CallWaiting, ConditionalUpdate, CorrelationKey};
+use ringback_core::call::{Call, ConditionalUpdate, CorrelationKey};
 use ringback_core::ids::{CallId, CallSid, Extension};
 use ringback_core::timestamp::Timestamp;
 
@@ -33,11 +33,9 @@ impl Store {
         before: Option<&Call>,
         after: &Call,
     ) -> Result<(), StoreError> {
-        let talked = before.is_some_and(|call| call.status == CallStatus::InProgress);
-        let talks = after.status == CallStatus::InProgress;
-        if after.settings.call_waiting == CallWaiting::Ring || talked == talks {
+        let Some(talks) = after.conversation_change(before) else {
             return Ok(());
-        }
+        };
         for extension in after.participants() {
             let key = Key::During(extension.clone(), after.call_id);
             self.ask("noting a conversation", |state| {

@@ -71,6 +71,16 @@ impl Call {
         self.refusal().is_some() && self.ended_at() == Some(self.created_at)
     }
 
+    /// Whether a conversation begins (`true`) or ends with the change of a call to this version. `None` if neither does, or if second calls
+    /// are not refused, so that nobody needs to know.
+    #[must_use]
+    pub fn conversation_change(&self, before: Option<&Self>) -> Option<bool> {
+        let is_talking = |call: &Self| call.status == CallStatus::InProgress;
+        let (talked, talks) = (before.is_some_and(is_talking), is_talking(self));
+        let is_noted = self.settings.call_waiting == CallWaiting::Busy && talked != talks;
+        is_noted.then_some(talks)
+    }
+
     /// Whether the person of this extension talks in this call.
     #[must_use]
     pub fn occupies(&self, extension: &Extension) -> bool {

@@ -6,7 +6,7 @@
 use std::cmp::Reverse;
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use ringback_core::call::{Call, CallStatus, CallWaiting};
+use ringback_core::call::{Call, CallWaiting};
 use ringback_core::ids::{CallId, Extension};
 use ringback_core::timestamp::Timestamp;
 
@@ -119,11 +119,9 @@ impl Devices {
         before: Option<&Call>,
         after: &Call,
     ) -> Result<(), StoreError> {
-        let talked = before.is_some_and(|call| call.status == CallStatus::InProgress);
-        let talks = after.status == CallStatus::InProgress;
-        if after.settings.call_waiting == CallWaiting::Ring || talked == talks {
+        let Some(talks) = after.conversation_change(before) else {
             return Ok(());
-        }
+        };
         for extension in after.participants() {
             let key = format!("{DURING_CALL}{}", after.call_id.key());
             let key = ItemKey::of_extension(extension, key);
