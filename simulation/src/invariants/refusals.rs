@@ -10,6 +10,7 @@ use crate::process::MOST_SKEW;
 use crate::sim::Sim;
 use crate::state::State;
 use crate::state::table::{Key, Value, short};
+use crate::state::truth::Talk;
 
 /// How long a call waits for the answer whether its callee talks.
 const ASKED_WITHIN: u64 = 1_000;
@@ -45,7 +46,8 @@ pub fn check_refusal(sim: &Sim, state: &mut State, call: &Call, refusal: Refusal
 
 impl Checks<'_> {
     /// Without faults, a refused call rings no device. A fault may let two processes handle one report at once, and one of them rings before
-    /// the other one refuses. Then `devices_are_silenced` holds.
+    /// the other one refuses. Then `devices_are_silenced` holds. An app that is connected to the other region may ring for a conversation
+    /// that is not noted there yet.
     pub(super) fn refused_calls_ring_nowhere(&mut self) {
         let state = self.state;
         if !self.has_no_fault() {
@@ -55,11 +57,14 @@ impl Checks<'_> {
             .calls()
             .filter(|call| call.refusal().is_some())
         {
+            let is_noted = call.refusal() != Some(Refusal::Busy)
+                || self.others_talk(call, |talk, stored| talk.began + NOTED_WITHIN < stored);
             let mut devices = state.phones.extensions.iter().flatten();
             let rang = devices.find(|device| {
                 let mut rings = device.rings.iter();
                 rings.any(|ring| {
-                    ring.call == call.call_id && (ring.pushes > 0 || ring.began.is_some())
+                    let rang = ring.pushes > 0 || (ring.began.is_some() && is_noted);
+                    ring.call == call.call_id && rang
                 })
             });
             if let Some(device) = rang {
@@ -75,28 +80,29 @@ impl Checks<'_> {
         if plan.settings.call_waiting == CallWaiting::Ring || !self.has_no_fault() {
             return;
         }
-        let extension = |call| plan.calls[state.truth.caller_of(call)].extension;
         for call in state.tables[0].calls().filter(|call| !call.is_to_number()) {
-            let id = call.call_id;
-            let stored = state
-                .truth
-                .call(id)
-                .and_then(|call| call.known_in.into_iter().flatten().min());
-            let Some(stored) = stored else { continue };
-            let mut talks = state
-                .truth
-                .talks
-                .iter()
-                .filter(|talk| talk.call != id && extension(talk.call) == extension(id));
-            let is_during = talks.any(|talk| {
+            let is_during = self.others_talk(call, |talk, stored| {
                 let is_on = talk.ended.is_none_or(|ended| ended > stored + ASKED_WITHIN);
                 talk.began + NOTED_WITHIN < stored && is_on
             });
             if is_during && call.refusal().is_none() {
-                let details = format!("{}: {:?}", short(id), call.status);
+                let details = format!("{}: {:?}", short(call.call_id), call.status);
                 self.violated("a second call is refused", details);
             }
         }
+    }
+
+    /// Whether the callee has a conversation in another call that is as asked. `is_asked` also gets the time at which this call was stored.
+    fn others_talk(&self, call: &Call, is_asked: impl Fn(&Talk, u64) -> bool) -> bool {
+        let (truth, plan) = (&self.state.truth, self.sim.plan());
+        let known_in = truth.call(call.call_id).map(|call| call.known_in);
+        let Some(stored) = known_in.and_then(|known| known.into_iter().flatten().min()) else {
+            return false;
+        };
+        let extension = |call| plan.calls[truth.caller_of(call)].extension;
+        let callee = extension(call.call_id);
+        let mut others = truth.talks.iter().filter(|talk| talk.call != call.call_id);
+        others.any(|talk| extension(talk.call) == callee && is_asked(talk, stored))
     }
 
     /// No hint outlives its conversation.
