@@ -273,11 +273,11 @@ impl Fixture {
     }
 
     /// Deletes the devices that earlier tests registered, and the connections that have not ended yet: they would ring too. Deletes the
-    /// count of missed calls.
+    /// count of missed calls, and what is left of the list of calls in progress.
     pub async fn delete_devices_of(&self, phones: &[Account]) -> Result<()> {
         for phone in phones {
             let pk = format!("EXTENSION#{}", phone.extension);
-            for kind in ["DEVICE#", "CONNECTION#", "MISSED"] {
+            for kind in ["DEVICE#", "CONNECTION#", "LIVE#", "MISSED"] {
                 self.delete_all(&pk, kind).await?;
             }
         }

@@ -1,9 +1,9 @@
 //! Reads the table's stream. For each change of a call it does three things:
 //!
 //! 1. It does what the call depends on: the backstop of a new call, and this region's part for calls of the other region
-//!    ([`call_duties`]). It adds a new call to the lists of its extensions, and takes an ended one off the lists of calls in progress.
+//!    ([`call_duties`]). It adds a new call to the lists of its extensions.
 //! 2. It sends a status update to the connected clients ([`client_updates`]), except for a new call that is refused ([`new_calls`]).
-//!    Before that, it notes who talks.
+//!    Before that, it notes who talks, and which calls are in progress.
 //! 3. It records the metrics of the change, and counts the devices that did not ring ([`silent_devices`]).
 //!
 //! One function does all three because AWS recommends a single reader for the stream of a global table. No request of a
@@ -83,15 +83,9 @@ impl Broadcast {
                 Some(_) => Ok(()),
             }
         };
-        let (before, after) = (change.before.as_ref(), &change.after);
-        let (timer, listed, live) = tokio::join!(
-            self.call_duties.perform(change),
-            listing,
-            self.live_calls.update(before, after),
-        );
+        let (timer, listed) = tokio::join!(self.call_duties.perform(change), listing);
         timer?;
-        listed?;
-        Ok(live?)
+        Ok(listed?)
     }
 
     /// Updates the participants and records the metrics. Fails if a duty failed.
@@ -104,10 +98,14 @@ impl Broadcast {
             .call_duties
             .counts(&change)
             .then(|| CallMetrics::of_change(change.before.as_ref(), &change.after));
-        // One after the other: a short conversation may begin and end in one batch.
-        self.devices
-            .note_conversation(change.before.as_ref(), &change.after)
-            .await?;
+        // One change after the other: a short call or conversation may begin and end in one batch.
+        let (before, after) = (change.before.as_ref(), &change.after);
+        let (noted, listed) = tokio::join!(
+            self.devices.note_conversation(before, after),
+            self.live_calls.update(before, after),
+        );
+        noted?;
+        listed?;
         let is_refused = self.new_calls.is_refused(&change).await?;
         let update = match StatusUpdate::of(change.before.as_ref(), change.after) {
             Some(update) if !is_refused => {
