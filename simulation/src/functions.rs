@@ -287,9 +287,8 @@ async fn is_refused(process: &Arc<Process>, record: &Record) -> Result<bool, Eff
         let Some(current) = current.map_err(|_| EffectError::Callee)? else {
             return Ok(false);
         };
-        let is_decided = current.status != CallStatus::WaitingForMobile || current.pushed.is_some();
         match pauses.next() {
-            Some(pause) if !is_decided => process.sim.sleep(pause).await,
+            Some(pause) if !current.has_callees_answer() => process.sim.sleep(pause).await,
             _ => return Ok(current.refusal().is_some()),
         }
     }

@@ -7,7 +7,7 @@ use ringback::platform::clock;
 use ringback::store::StoreError;
 use ringback::store::calls::{CallStore, DynamoCallStore};
 use ringback::store::devices::Devices;
-use ringback_core::call::{Call, CallStatus};
+use ringback_core::call::CallStatus;
 
 use crate::stream_records::CallChange;
 
@@ -38,10 +38,8 @@ impl NewCalls {
         let mut pauses = PAUSES.into_iter();
         loop {
             let current = self.calls.find(call.call_id).await?;
-            let is_decided =
-                |call: &Call| call.status != CallStatus::WaitingForMobile || call.pushed.is_some();
             match (current, pauses.next()) {
-                (Some(current), Some(pause)) if !is_decided(&current) => {
+                (Some(current), Some(pause)) if !current.has_callees_answer() => {
                     tokio::time::sleep(pause).await;
                 }
                 (current, _) => return Ok(current.is_some_and(|call| call.refusal().is_some())),

@@ -66,13 +66,19 @@ impl Call {
         }
     }
 
+    /// Whether it is known whether the callee takes this call.
+    #[must_use]
+    pub fn has_callees_answer(&self) -> bool {
+        self.status != CallStatus::WaitingForMobile || self.pushed.is_some()
+    }
+
     /// Whether the process that stored this version of the call has refused it. Another version may ring in the other region.
     pub(crate) fn was_refused_when_stored(&self) -> bool {
         self.refusal().is_some() && self.ended_at() == Some(self.created_at)
     }
 
-    /// Whether a conversation begins (`true`) or ends with the change of a call to this version. `None` if neither does, or if second calls
-    /// are not refused, so that nobody needs to know.
+    /// Whether a conversation begins (`true`) or ends with the change of a call to this version. `None` if neither does, or if the deployment
+    /// does not refuse second calls.
     #[must_use]
     pub fn conversation_change(&self, before: Option<&Self>) -> Option<bool> {
         let is_talking = |call: &Self| call.status == CallStatus::InProgress;

@@ -102,8 +102,9 @@ impl PushSender {
     /// Stops the devices of `audience` from ringing, and tells them of a missed call. A phone without an address that accepts cancellations
     /// learns of the end through the WebSocket or `GET /api/calls/{id}`.
     ///
-    /// A refused call has not rung, so only the notice is sent. During the ring, the cancellation replaces a push of the ring that has not been delivered. Then the device gets a notice of missed
-    /// calls, which has another collapse key and another TTL. After the ring, the push of the ring has expired, and only the notice is sent.
+    /// During the ring, the cancellation replaces a push of the ring that has not been delivered. Then the device gets a notice of missed
+    /// calls, which has another collapse key and another TTL. After the ring, the push of the ring has expired, and only the notice is
+    /// sent. The same holds for a refused call, which has not rung.
     pub async fn cancel(
         &self,
         call: &Call,

@@ -16,7 +16,7 @@ use crate::store::table::{Item, ItemKey, StoreError, expiry, extension_partition
 const DO_NOT_DISTURB: &str = "DO-NOT-DISTURB";
 const DURING_CALL: &str = "DURING-CALL#";
 
-/// A person normally talks in one call. Hints of calls whose end was lost stay until they expire.
+/// How many hints are read. A person normally talks in one call; a leftover hint stays until it expires.
 const MOST_HINTS: usize = 5;
 
 /// An extension that is called.

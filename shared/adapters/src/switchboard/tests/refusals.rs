@@ -1,4 +1,4 @@
-//! Calls whose callee takes no call now.
+//! Calls that are refused: the callee is busy or has set do-not-disturb.
 
 use std::sync::atomic::Ordering::Relaxed;
 
