@@ -224,12 +224,14 @@ impl Checks<'_> {
         lost.iter().sum::<u64>() > 1
     }
 
-    /// Both regions may have sent pushes, and the table has rejected a record of them twice, or one region was lost while they could not
-    /// hear each other.
+    /// Both regions may have sent pushes, and the table has rejected a record of them twice, or its answers were lost, or one region was
+    /// lost while they could not hear each other.
     fn are_records_lost(&self) -> bool {
         let plan = self.sim.plan();
         let was_lost_apart = plan.cut.is_some() && plan.region_loss.is_some();
-        let are_rejected = plan.regions == 2 && self.state.faults.count(Fault::StoreFails) > 1;
+        let unsaved = [Fault::StoreFails, Fault::StoreAnswerLost];
+        let unsaved = unsaved.map(|fault| self.state.faults.count(fault));
+        let are_rejected = plan.regions == 2 && unsaved.iter().sum::<u64>() > 1;
         was_lost_apart || are_rejected
     }
 
