@@ -449,8 +449,6 @@ impl Effects for RunEffects {
         self.0.note(|| format!("does {effect:?}"));
         match effect {
             Effect::SendPush => return Ok(Some(self.ring(call).await)),
-            // No device shows a call that was refused.
-            Effect::CancelPush { reason, .. } if !reason.stops_a_ring() => {}
             Effect::CancelPush { to, .. } => self.cancel(call, to).await,
             Effect::DialCallerPhone => return Ok(Some(self.dial_caller(context).await)),
             Effect::Bridge => return self.bridge(context).await,
