@@ -6,7 +6,7 @@ use std::time::Duration;
 use ringback::asterisk::PhoneLegState;
 use ringback::store::devices::Callee;
 use ringback::switchboard::{EffectContext, Effects};
-use ringback_core::call::{ABANDONED_AFTER, Call, CancelAudience, Effect, Event};
+use ringback_core::call::{ABANDONED_AFTER, Call, CallStatus, CancelAudience, Effect, Event};
 use ringback_core::ids::{ChannelId, Extension};
 use ringback_core::timestamp::Timestamp;
 
@@ -384,11 +384,17 @@ impl RunEffects {
     }
 
     async fn check_bridge(&self, call: &Call) -> Result<Event, EffectError> {
-        let leg = match self.pbx_of(call) {
-            None => PhoneLegState::None,
-            Some(pbx) => self.phone_leg(pbx, call).await?,
+        let all = 0..self.0.sim.plan().pbxs;
+        let pbxs = match self.pbx_of(call) {
+            Some(pbx) => pbx..pbx + 1,
+            None if call.status == CallStatus::InProgress => all,
+            None => 0..0,
         };
-        Ok(leg.bridge_event(call))
+        let mut furthest = PhoneLegState::None;
+        for pbx in pbxs {
+            furthest = furthest.max(self.phone_leg(pbx, call).await?);
+        }
+        Ok(furthest.bridge_event(call))
     }
 
     async fn ring(&self, call: &Call) -> Event {

@@ -13,7 +13,6 @@ use serde_json::json;
 
 use crate::asterisk::{
     Asterisk, AsteriskError, BridgeOutcome, BusyOutcome, CalledPhone, DialCallerOutcome,
-    PhoneLegState,
 };
 use crate::exotel::{Exotel, ExotelError};
 use crate::platform::clock;
@@ -199,10 +198,7 @@ impl EffectRunner {
     }
 
     async fn check_bridge(&self, call: &Call) -> Result<Event, AsteriskError> {
-        let leg = match self.asterisk().pbx_of(call)? {
-            Some(pbx) => pbx.phone_leg_state(call).await?,
-            None => PhoneLegState::None,
-        };
+        let leg = self.asterisk().phone_leg_state(call).await?;
         Ok(leg.bridge_event(call))
     }
 

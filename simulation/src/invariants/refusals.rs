@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ringback_core::call::{Call, CallWaiting, Refusal};
+use ringback_core::call::{Call, CallWaiting, EndReason, Refusal};
 
 use super::Checks;
 use crate::clock::START;
@@ -46,8 +46,8 @@ pub fn check_refusal(sim: &Sim, state: &mut State, call: &Call, refusal: Refusal
 
 impl Checks<'_> {
     /// Without faults, a refused call rings no device. A fault may let two processes handle one report at once, and one of them rings before
-    /// the other one refuses. Then `devices_are_silenced` holds. An app that is connected to the other region may ring for a conversation
-    /// that is not noted there yet.
+    /// the other one refuses. Then `devices_are_silenced` holds. An app that is connected to the other region may ring for a moment, if the
+    /// conversation is not noted there yet or not any more.
     pub(super) fn refused_calls_ring_nowhere(&mut self) {
         let state = self.state;
         if !self.has_no_fault() {
@@ -58,7 +58,10 @@ impl Checks<'_> {
             .filter(|call| call.refusal().is_some())
         {
             let is_noted = call.refusal() != Some(Refusal::Busy)
-                || self.others_talk(call, |talk, stored| talk.began + NOTED_WITHIN < stored);
+                || self.others_talk(call, |talk, stored| {
+                    let is_noted = talk.ended.is_none_or(|ended| ended > stored + NOTED_WITHIN);
+                    talk.began + NOTED_WITHIN < stored && is_noted
+                });
             let mut devices = state.phones.extensions.iter().flatten();
             let rang = devices.find(|device| {
                 let mut rings = device.rings.iter();
@@ -85,7 +88,11 @@ impl Checks<'_> {
                 let is_on = talk.ended.is_none_or(|ended| ended > stored + ASKED_WITHIN);
                 talk.began + NOTED_WITHIN < stored && is_on
             });
-            if is_during && call.refusal().is_none() {
+            let gives_up = call.end_reason() == Some(EndReason::CallerHungUp);
+            let waited = call.ended_at().map(|at| at.since(call.created_at));
+            let gave_up_first = gives_up
+                && waited.is_some_and(|waited| waited < Duration::from_millis(ASKED_WITHIN));
+            if is_during && call.refusal().is_none() && !gave_up_first {
                 let details = format!("{}: {:?}", short(call.call_id), call.status);
                 self.violated("a second call is refused", details);
             }

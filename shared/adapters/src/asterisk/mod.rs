@@ -24,9 +24,9 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::future::{join_all, try_join_all};
 use reqwest::StatusCode;
-use ringback_core::call::Call;
+use ringback_core::call::{Call, CallStatus};
 use ringback_core::ids::PbxName;
 use ringback_core::timestamp::Timestamp;
 
@@ -127,6 +127,20 @@ impl Asterisk {
         // A caller's leg without the name of its PBX was stored while there was only one PBX.
         let is_first = self.pbxs.len() == 1 || call.caller_leg.is_some();
         Ok(self.pbxs.first().filter(|_| is_first))
+    }
+
+    /// The state of the leg to the phone. A region may learn that two people talk before it learns on which PBX: then all are asked.
+    ///
+    /// # Errors
+    /// When a PBX fails.
+    pub async fn phone_leg_state(&self, call: &Call) -> Result<PhoneLegState, AsteriskError> {
+        let pbxs = match self.pbx_of(call)? {
+            Some(pbx) => std::slice::from_ref(pbx),
+            None if call.status == CallStatus::InProgress => self.pbxs(),
+            None => &[],
+        };
+        let legs = try_join_all(pbxs.iter().map(|pbx| pbx.phone_leg_state(call))).await?;
+        Ok(legs.into_iter().max().unwrap_or(PhoneLegState::None))
     }
 
     /// Calls `phone`, with which an app starts a call, so that it waits in the dialplan as every caller does. While

@@ -62,7 +62,7 @@ pub enum BusyOutcome {
 }
 
 /// The state of the leg to a phone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PhoneLegState {
     /// The PBX has no such leg.
     None,

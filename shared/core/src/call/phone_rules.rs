@@ -28,6 +28,9 @@ const PHONE_ATTEMPTS: u32 = 3;
 /// A second end of the phone's leg within this time is the same report again.
 const SAME_LEG_WITHIN: Duration = Duration::from_secs(1);
 
+/// Exotel's webhook may be this much later than the caller's leg.
+const WEBHOOK_AFTER_LEG: Duration = Duration::from_secs(5);
+
 /// The Q.850 causes with which a phone declines: 17 user busy (SIP 486, 600), 19 no answer (480: "do not disturb", or its own timer), 21
 /// call rejected (403, 603).
 const DECLINE_CAUSES: [u16; 3] = [17, 19, 21];
@@ -135,6 +138,11 @@ fn caller_reported<'e>(
         );
         known.is_some() && (is_dialed || leg.is_some_and(is_older))
     };
+    // The webhook of a caller who has waited and gone since. A caller who calls again needs longer, and has a leg of his own.
+    let is_late = move |call: &Call| {
+        let is_recent = now < call.created_at + WEBHOOK_AFTER_LEG;
+        sid.is_some() && call.call_sid.is_none() && call.caller_leg.is_some() && is_recent
+    };
     vec![
         when_read("has another CallSid", move |call| {
             !has_same_sid(call) && sid.is_some() && call.call_sid.is_some()
@@ -151,7 +159,7 @@ fn caller_reported<'e>(
                         let may_join = call.caller_leg.is_none() && !call.status.is_final();
                         is_over && !may_join && !call.is_callers_leg(leg)
                     }
-                    None => is_over || call.status.is_final(),
+                    None => is_over || (call.status.is_final() && !is_late(call)),
                 }
             },
         )

@@ -51,6 +51,22 @@ async fn the_webhook_and_the_pbx_report_one_call_in_any_order() {
     }
 }
 
+/// The trunk names no CallSid, and the caller has hung up before Exotel's webhook arrives. Later, a caller with this number is a new one.
+#[tokio::test]
+async fn a_late_webhook_of_a_caller_who_has_gone_rings_nobody() {
+    for (late, pushes) in [(Duration::from_secs(2), 1), (Duration::from_secs(6), 2)] {
+        let switchboard = switchboard(&["phone"]);
+        let call = switchboard.report(&pbx_report(None, "leg-1")).await;
+        switchboard
+            .send(&call, caller_hung_up(false))
+            .await
+            .unwrap();
+        let reported = switchboard.report_at(&webhook(), NOW + late).await.unwrap();
+        assert_eq!(reported.call.call_id == call.call_id, pushes == 1);
+        assert_eq!(switchboard.count("send_push"), pushes);
+    }
+}
+
 #[tokio::test]
 async fn each_caller_with_a_withheld_number_has_a_separate_call() {
     let switchboard = switchboard(&["phone"]);
