@@ -11,6 +11,7 @@ use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_dynamodb::config::Credentials;
 use aws_sdk_dynamodb::types::AttributeValue;
 use reqwest::{Client, Method, StatusCode};
+use ringback::platform::aws::AwsHttpClient;
 use ringback_local::settings::{Settings, Transport};
 use ringback_local::stack::{Phone as Account, Stack};
 use ringback_sip::{Caller, IncomingCall, OutgoingCall, Phone, Trunk};
@@ -563,6 +564,7 @@ impl Conversation {
 pub async fn aws_config(stack: &Stack) -> SdkConfig {
     aws_config::defaults(BehaviorVersion::latest())
         .endpoint_url(&stack.aws.endpoint)
+        .http_client(AwsHttpClient::default())
         .region(Region::new(stack.aws.region.clone()))
         .credentials_provider(Credentials::new("test", "test", None, None, "local stack"))
         .load()

@@ -4,8 +4,7 @@ use ringback::platform::invocation::InvocationContext;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lambda_http::Request;
-use ringback::api::http::{self, ApiAnswer, ApiError, ApiErrorCode};
+use ringback::api::http::{self, ApiAnswer, ApiError, ApiErrorCode, Request};
 use ringback::asterisk::dialplan_report::{DialplanReport, ReportedCall};
 use ringback::asterisk::{AsteriskError, PbxList};
 use ringback::auth::signing::Signing;
@@ -41,11 +40,11 @@ impl AsteriskIncoming {
     ) -> Result<ApiAnswer, ApiError> {
         let now = invocation.now;
         self.authenticate(&request, now).await?;
-        let content_type = http::header(&request, "content-type").unwrap_or_default();
-        let fields = FormFields::from_body(content_type, http::body(&request)?).await?;
+        let content_type = request.header("content-type").unwrap_or_default();
+        let fields = FormFields::from_body(content_type, request.body()?).await?;
         let report = DialplanReport::parse(&fields, &self.country, &self.pbxs)?;
         let until = invocation.within(ANSWER_WITHIN).deadline;
-        let event = match http::path(&request).rsplit('/').next() {
+        let event = match request.path().rsplit('/').next() {
             // The leg of a call that an app has started: the call exists already.
             Some("incoming") if report.app_caller_call().is_some() => report.arrival_event(),
             Some("incoming") => return self.start_call(report, now, until).await,
@@ -60,10 +59,8 @@ impl AsteriskIncoming {
 
     /// Checks the hook's secret. Loads the key that signs a new call's id at the same time.
     async fn authenticate(&self, request: &Request, now: Timestamp) -> Result<(), ApiError> {
-        let secret = http::header(request, "x-ringback-secret");
-        let admitted = self
-            .hook_auth
-            .authenticate(http::source(request), secret, now);
+        let secret = request.header("x-ringback-secret");
+        let admitted = self.hook_auth.authenticate(request.source(), secret, now);
         let (admitted, ()) = tokio::join!(admitted, self.signing.get_ready());
         Ok(admitted?)
     }
@@ -163,8 +160,8 @@ fn accept_offline_phone(
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), lambda_http::Error> {
-    let start = Start::function().await;
+async fn main() -> Result<(), lambda_runtime::Error> {
+    let start = Start::function()?;
     let this = AsteriskIncoming {
         switchboard: start.switchboard()?,
         routes: start.routes()?,

@@ -126,7 +126,7 @@ impl Broadcast {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    let start = Start::function().await;
+    let start = Start::function()?;
     let this = &Broadcast {
         client_updates: ClientUpdates {
             connections: start.connections()?,

@@ -3,8 +3,7 @@
 
 use std::sync::Arc;
 
-use lambda_http::Request;
-use ringback::api::http::{self, ApiAnswer, ApiError};
+use ringback::api::http::{self, ApiAnswer, ApiError, Request};
 use ringback::api::{answer, call_response};
 use ringback::auth::Tokens;
 use ringback::auth::signing::Signing;
@@ -24,23 +23,23 @@ impl CallResponseHandler {
         invocation: InvocationContext,
     ) -> Result<ApiAnswer, ApiError> {
         let (switchboard, signing) = (&self.switchboard, &self.signing);
-        if let Ok(token) = http::path_parameter(&request, "token") {
-            let body = http::body(&request)?;
+        if let Ok(token) = request.path_parameter("token") {
+            let body = request.body()?;
             let answered = answer::handle(switchboard, signing, token.into(), body, invocation);
             return Ok(answered.await?.into_answer());
         }
-        let header = http::header(&request, "authorization");
+        let header = request.header("authorization");
         let bearer = self.tokens.bearer(header, invocation.now);
         let (bearer, ()) = tokio::join!(bearer, self.signing.get_ready());
-        let (bearer, body) = (bearer?, http::body(&request)?);
+        let (bearer, body) = (bearer?, request.body()?);
         let accepted = call_response::handle(switchboard, signing, &bearer, body, invocation);
         Ok(accepted.await?.into_answer())
     }
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), lambda_http::Error> {
-    let start = Start::function().await;
+async fn main() -> Result<(), lambda_runtime::Error> {
+    let start = Start::function()?;
     let this = CallResponseHandler {
         switchboard: start.switchboard()?,
         tokens: start.tokens()?,

@@ -6,8 +6,7 @@
 use ringback::platform::invocation::InvocationContext;
 use std::sync::Arc;
 
-use lambda_http::Request;
-use ringback::api::http::{self, ApiAnswer, ApiError, ApiErrorCode};
+use ringback::api::http::{self, ApiAnswer, ApiError, ApiErrorCode, Request};
 use ringback::auth::signing::Signing;
 use ringback::auth::{Tokens, Viewer};
 use ringback::start::Start;
@@ -43,12 +42,12 @@ impl CallStatusHandler {
         invocation: InvocationContext,
     ) -> Result<ApiAnswer, ApiError> {
         let now = invocation.now;
-        let header = http::header(&request, "authorization");
+        let header = request.header("authorization");
         let bearer = self.tokens.bearer(header, now);
         let (bearer, ()) = tokio::join!(bearer, self.signing.get_ready());
         let viewer = bearer?.viewer();
         // Only the route of a single call has this parameter.
-        let Ok(id) = http::path_parameter(&request, "id") else {
+        let Ok(id) = request.path_parameter("id") else {
             return self.list(&request, &viewer, now).await;
         };
         let call = self.find(&id, &viewer, now).await?;
@@ -144,22 +143,21 @@ struct ListQuery {
 
 impl ListQuery {
     fn parse(request: &Request) -> Result<Self, BadName> {
-        let extension = http::query_parameter(request, "extension").unwrap_or_default();
-        let limit = match http::query_parameter(request, "limit") {
+        let query = request.query();
+        let extension = query.text("extension").unwrap_or_default();
+        let limit = match query.text("limit") {
             Some(text) => text.parse().ok(),
             None => Some(LISTED),
         };
         let limit = limit.filter(|limit| (1..=MOST_LISTED).contains(limit));
-        let next = http::query_parameter(request, "next");
+        let next = query.text("next");
         Ok(Self {
             extension: Extension::try_from(extension)?,
             limit: limit.ok_or(BadName {
                 what: "limit",
                 rule: "must be a number from 1 to 100",
             })?,
-            after: next
-                .map(|next| ListPosition::try_from(next.as_str()))
-                .transpose()?,
+            after: next.map(ListPosition::try_from).transpose()?,
         })
     }
 }
@@ -202,8 +200,8 @@ fn ring_receipts(call: &Call) -> Value {
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), lambda_http::Error> {
-    let start = Start::function().await;
+async fn main() -> Result<(), lambda_runtime::Error> {
+    let start = Start::function()?;
     let this = CallStatusHandler {
         calls: start.calls()?,
         lists: start.call_lists()?,

@@ -126,7 +126,7 @@ async fn handle_event(
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    let start = Start::function().await;
+    let start = Start::function()?;
     let switchboard = &start.switchboard_with_exotel()?;
     run(move |event| handle(switchboard, event)).await
 }

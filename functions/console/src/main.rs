@@ -3,13 +3,23 @@
 
 mod pages;
 
-use lambda_http::http::header::IF_NONE_MATCH;
-use lambda_http::http::{HeaderMap, StatusCode};
-use lambda_http::{Body, Error, Request, RequestExt, Response, run, service_fn};
+use std::collections::HashMap;
+
+use lambda_runtime::{Error, LambdaEvent, run, service_fn};
 use pages::{Page, Pages, Settings};
+use serde::Deserialize;
+use serde_json::{Value, json};
 
 /// The browser revalidates each file before it uses it, so all its files are of the same version. Mostly the answer is 304.
 const CACHE_CONTROL: &str = "no-cache";
+
+/// What this function reads of API Gateway's event. Names of headers are in small letters.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Request {
+    path_parameters: Option<HashMap<String, String>>,
+    headers: Option<HashMap<String, String>>,
+}
 
 struct Console {
     pages: Pages,
@@ -24,40 +34,39 @@ impl Console {
         }
     }
 
-    fn answer(&self, file: Option<&str>, headers: &HeaderMap) -> Result<Response<Body>, Error> {
-        let Some(page) = self.pages.find(file) else {
-            return self.respond(StatusCode::NOT_FOUND, None);
+    fn answer(&self, request: &Request) -> Value {
+        let parameters = request.path_parameters.as_ref();
+        let file = parameters.and_then(|all| all.get("file"));
+        let Some(page) = self.pages.find(file.map(String::as_str)) else {
+            return self.response(404, None);
         };
-        let cached = headers.get(IF_NONE_MATCH);
-        if cached.is_some_and(|etag| etag.as_bytes() == page.etag.as_bytes()) {
-            return self.respond(StatusCode::NOT_MODIFIED, Some(page));
+        let headers = request.headers.as_ref();
+        let cached = headers.and_then(|all| all.get("if-none-match"));
+        if cached.is_some_and(|etag| *etag == page.etag) {
+            return self.response(304, Some(page));
         }
-        self.respond(StatusCode::OK, Some(page))
+        self.response(200, Some(page))
     }
 
-    fn respond(&self, status: StatusCode, page: Option<&Page>) -> Result<Response<Body>, Error> {
-        let mut response = Response::builder()
-            .status(status)
-            .header("content-security-policy", &self.policy)
-            .header("x-content-type-options", "nosniff")
-            .header("referrer-policy", "no-referrer")
-            .header("cross-origin-opener-policy", "same-origin")
-            .header("cross-origin-resource-policy", "same-origin")
-            .header(
-                "permissions-policy",
-                "camera=(), geolocation=(), microphone=()",
-            );
-        let mut body = Body::Empty;
+    fn response(&self, status: u16, page: Option<&Page>) -> Value {
+        let mut headers = json!({
+            "content-security-policy": self.policy,
+            "x-content-type-options": "nosniff",
+            "referrer-policy": "no-referrer",
+            "cross-origin-opener-policy": "same-origin",
+            "cross-origin-resource-policy": "same-origin",
+            "permissions-policy": "camera=(), geolocation=(), microphone=()",
+        });
+        let mut body = "";
         if let Some(page) = page {
-            response = response
-                .header("cache-control", CACHE_CONTROL)
-                .header("etag", &page.etag);
-            if status == StatusCode::OK {
-                response = response.header("content-type", page.content_type);
-                body = Body::Text(page.text.clone());
+            headers["cache-control"] = CACHE_CONTROL.into();
+            headers["etag"] = page.etag.as_str().into();
+            if status == 200 {
+                headers["content-type"] = page.content_type.into();
+                body = &page.text;
             }
         }
-        Ok(response.body(body)?)
+        json!({ "statusCode": status, "headers": headers, "isBase64Encoded": false, "body": body })
     }
 }
 
@@ -83,9 +92,8 @@ fn content_security_policy(websocket_url: &str) -> String {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     let console = &Console::new(&Settings::from_environment());
-    run(service_fn(move |request: Request| async move {
-        let parameters = request.path_parameters();
-        console.answer(parameters.first("file"), request.headers())
+    run(service_fn(move |event: LambdaEvent<Request>| async move {
+        Ok::<_, Error>(console.answer(&event.payload))
     }))
     .await
 }
@@ -101,19 +109,24 @@ mod tests {
         })
     }
 
-    fn get(file: Option<&str>, etag: Option<&str>) -> Response<Body> {
-        let etag = etag.map(|etag| (IF_NONE_MATCH, etag.parse().unwrap()));
-        console().answer(file, &etag.into_iter().collect()).unwrap()
+    fn get(file: Option<&str>, etag: Option<&str>) -> Value {
+        let field = |name: &str, value: Option<&str>| {
+            value.map(|value| HashMap::from([(name.to_owned(), value.to_owned())]))
+        };
+        console().answer(&Request {
+            path_parameters: field("file", file),
+            headers: field("if-none-match", etag),
+        })
     }
 
-    fn header<'a>(response: &'a Response<Body>, name: &str) -> &'a str {
-        response.headers()[name].to_str().unwrap()
+    fn header<'a>(response: &'a Value, name: &str) -> &'a str {
+        response["headers"][name].as_str().unwrap()
     }
 
     #[test]
     fn the_policy_allows_connections_to_this_api_only() {
         let page = get(None, None);
-        assert_eq!(page.status(), 200);
+        assert_eq!(page["statusCode"], 200);
         assert_eq!(header(&page, "content-type"), "text/html; charset=utf-8");
         let policy = header(&page, "content-security-policy");
         let connect = "connect-src 'self' wss://live.example.com/exotel-stream;";
@@ -131,8 +144,12 @@ mod tests {
             "text/javascript; charset=utf-8"
         );
         let again = get(Some("console.js"), Some(header(&first, "etag")));
-        assert_eq!((again.status().as_u16(), again.body().len()), (304, 0));
-        assert_eq!(get(Some("console.js"), Some("\"other\"")).status(), 200);
+        assert_eq!(
+            (&again["statusCode"], &again["body"]),
+            (&304.into(), &"".into())
+        );
+        let changed = get(Some("console.js"), Some("\"other\""));
+        assert_eq!(changed["statusCode"], 200);
     }
 
     #[test]
@@ -145,11 +162,8 @@ mod tests {
             "index.html/",
         ] {
             let answer = get(Some(file), None);
-            assert_eq!(
-                (answer.status().as_u16(), answer.body().len()),
-                (404, 0),
-                "{file}"
-            );
+            let found = (&answer["statusCode"], &answer["body"]);
+            assert_eq!(found, (&404.into(), &"".into()), "{file}");
         }
     }
 

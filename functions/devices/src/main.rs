@@ -2,10 +2,8 @@
 //! it. `PUT /api/extensions/{extension}/do-not-disturb`: its person wants no calls until a given time.
 
 use futures::future::try_join_all;
-use lambda_http::Request;
-use lambda_http::http::Method;
 use ringback::api::do_not_disturb;
-use ringback::api::http::{self, ApiAnswer, ApiError, ApiErrorCode};
+use ringback::api::http::{self, ApiAnswer, ApiError, ApiErrorCode, Request};
 use ringback::api::registration::Registration;
 use ringback::auth::{Bearer, Tokens};
 use ringback::platform::config::ConfigError;
@@ -48,16 +46,16 @@ impl DeviceRegistry {
         invocation: InvocationContext,
     ) -> Result<ApiAnswer, ApiError> {
         let now = invocation.now;
-        let header = http::header(&request, "authorization");
+        let header = request.header("authorization");
         let bearer = self.tokens.bearer(header, now).await?;
-        if let Ok(extension) = http::path_parameter(&request, "extension") {
+        if let Ok(extension) = request.path_parameter("extension") {
             let extension = Extension::try_from(extension)?;
             return self
                 .do_not_disturb(&request, &bearer, &extension, now)
                 .await;
         }
-        let device_id = DeviceId::try_from(http::path_parameter(&request, "device_id")?)?;
-        if request.method() == Method::DELETE {
+        let device_id = DeviceId::try_from(request.path_parameter("device_id")?)?;
+        if request.method() == "DELETE" {
             return self.remove(&bearer, &device_id, now).await;
         }
         self.register(&request, &bearer, device_id, now).await
@@ -70,7 +68,7 @@ impl DeviceRegistry {
         extension: &Extension,
         now: Timestamp,
     ) -> Result<ApiAnswer, ApiError> {
-        let until = do_not_disturb::parse(http::body(request)?, now)?;
+        let until = do_not_disturb::parse(request.body()?, now)?;
         let party = bearer.acting_for(extension);
         let extension = &party.ok_or(ApiErrorCode::NotYourExtension)?.extension;
         self.devices.set_do_not_disturb(extension, until).await?;
@@ -103,7 +101,7 @@ impl DeviceRegistry {
         device_id: DeviceId,
         now: Timestamp,
     ) -> Result<ApiAnswer, ApiError> {
-        let registration = Registration::parse(http::body(request)?)?;
+        let registration = Registration::parse(request.body()?)?;
         let party = bearer.acting_for(&registration.extension);
         let party = party.ok_or(ApiErrorCode::NotYourExtension)?;
         self.take_allowance(&party.extension, now).await?;
@@ -232,8 +230,8 @@ fn max_devices(start: &Start) -> Result<usize, ConfigError> {
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), lambda_http::Error> {
-    let start = Start::function().await;
+async fn main() -> Result<(), lambda_runtime::Error> {
+    let start = Start::function()?;
     let this = DeviceRegistry {
         devices: start.devices()?,
         allowances: start.allowances()?,

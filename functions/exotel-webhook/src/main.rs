@@ -5,8 +5,7 @@ use ringback::form_fields::FormFields;
 use ringback::platform::invocation::InvocationContext;
 use std::sync::Arc;
 
-use lambda_http::Request;
-use ringback::api::http::{self, ApiAnswer, ApiError, ApiErrorCode};
+use ringback::api::http::{self, ApiAnswer, ApiError, ApiErrorCode, Request};
 use ringback::auth::signing::{SignatureError, Signing};
 use ringback::auth::webhook_auth::WebhookAuth;
 use ringback::exotel::{CallDirection, CallStage, ExotelWebhook, WebhookSource};
@@ -45,8 +44,8 @@ impl ExotelWebhookHandler {
         invocation: InvocationContext,
     ) -> Result<ApiAnswer, ApiError> {
         let InvocationContext { now, deadline } = invocation;
-        let query = FormFields::from_form(request.uri().query().unwrap_or_default().as_bytes());
-        if http::path(&request) == "/exotel/voicebot" {
+        let query = request.query();
+        if request.path() == "/exotel/voicebot" {
             return self.stream_address(&request, &query, now).await;
         }
         let scope = self.authenticate(&request, &query, now).await?;
@@ -101,7 +100,7 @@ impl ExotelWebhookHandler {
         query: &FormFields,
         now: Timestamp,
     ) -> Result<ApiAnswer, ApiError> {
-        let (source, secret) = (http::source(request), query.text("secret"));
+        let (source, secret) = (request.source(), query.text("secret"));
         self.webhook_auth.authenticate(source, secret, now).await?;
         let call_sid = query.text("CallSid").ok_or(BadName {
             what: "CallSid",
@@ -121,7 +120,7 @@ impl ExotelWebhookHandler {
         query: &FormFields,
         now: Timestamp,
     ) -> Result<ReportScope, ApiError> {
-        let source = http::source(request);
+        let source = request.source();
         if let (Some(token), Some(call_id)) = (query.text("call_token"), query.text("CustomField"))
         {
             self.webhook_auth.check_source(source)?;
@@ -138,8 +137,8 @@ impl ExotelWebhookHandler {
     }
 
     async fn parse(&self, request: &Request, query: FormFields) -> Result<ExotelWebhook, ApiError> {
-        let content_type = http::header(request, "content-type").unwrap_or_default();
-        let body = FormFields::from_body(content_type, http::body(request)?).await?;
+        let content_type = request.header("content-type").unwrap_or_default();
+        let body = FormFields::from_body(content_type, request.body()?).await?;
         // In a callback for a call that we placed, our own URL names the call and so takes precedence over the body.
         let is_callback = query.text("CustomField").is_some();
         let fields = if is_callback {
@@ -253,8 +252,8 @@ fn no_route(webhook: &ExotelWebhook) -> ApiError {
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), lambda_http::Error> {
-    let start = Start::function().await;
+async fn main() -> Result<(), lambda_runtime::Error> {
+    let start = Start::function()?;
     let this = ExotelWebhookHandler {
         switchboard: start.switchboard()?,
         routes: start.routes()?,

@@ -91,8 +91,8 @@ const fn state_text(answers: bool) -> &'static str {
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), lambda_http::Error> {
-    let start = Start::function().await;
+async fn main() -> Result<(), lambda_runtime::Error> {
+    let start = Start::function()?;
     let this = HealthHandler {
         table: start.table()?,
         sqs: start.sqs(),

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_runtime::Error> {
-    let sip = Start::function().await.sip_provisioning()?;
+    let sip = Start::function()?.sip_provisioning()?;
     run(async |event: LambdaEvent<Value>| {
         let invocation = InvocationContext::begin(&event.context);
         sip.catch_up(invocation.now, invocation.deadline).await;

@@ -96,7 +96,7 @@ fn policy(effect: &str, principal: &str, method_arn: &str, context: &Value) -> V
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    let start = Start::function().await;
+    let start = Start::function()?;
     let this = &WsAuthorizer {
         tokens: start.tokens()?,
         webhook_auth: start.exotel_webhook_auth()?,

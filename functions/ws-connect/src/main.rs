@@ -36,7 +36,7 @@ async fn handle(
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    let start = Start::function().await;
+    let start = Start::function()?;
     let connections = &start.connections()?;
     let replays = &start.replay_queue()?;
     run(move |event| handle(connections, replays, event)).await

@@ -20,7 +20,7 @@ async fn handle(connections: &Connections, event: LambdaEvent<Request>) -> Resul
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    let start = Start::function().await;
+    let start = Start::function()?;
     let connections = &start.connections()?;
     run(move |event| handle(connections, event)).await
 }

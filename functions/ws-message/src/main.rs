@@ -142,7 +142,7 @@ fn text_of(request: &Request) -> &str {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    let start = Start::function().await;
+    let start = Start::function()?;
     let this = &WsMessage {
         calls: CallStarter {
             switchboard: start.switchboard_with_exotel()?,

@@ -110,7 +110,7 @@ impl Replay {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    let start = Start::function().await;
+    let start = Start::function()?;
     let this = &Replay {
         live_calls: start.live_calls()?,
         calls: start.calls()?,

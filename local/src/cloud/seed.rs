@@ -5,6 +5,7 @@ use anyhow::{Context, Result};
 use aws_config::{BehaviorVersion, SdkConfig};
 use aws_sdk_dynamodb::config::Credentials as AwsCredentials;
 use aws_sdk_dynamodb::types::AttributeValue;
+use ringback::platform::aws::AwsHttpClient;
 use serde_json::Value;
 
 use super::deploy::Outputs;
@@ -16,6 +17,7 @@ use crate::settings::{EXTRA_PHONES, MOBILE_NUMBERS, NUMBERS, extra_phone};
 pub async fn aws_config(region: Region) -> SdkConfig {
     aws_config::defaults(BehaviorVersion::latest())
         .endpoint_url(region.endpoint())
+        .http_client(AwsHttpClient::default())
         .region(aws_config::Region::new(region.name))
         .credentials_provider(AwsCredentials::new(
             "local",

@@ -1,10 +1,7 @@
-//! Runs a function in Lambda: logs, the SDK's configuration, and the loop over invocations.
+//! Runs a function in Lambda: logs, and the loop over invocations.
 
 use std::fmt;
-use std::time::Duration;
 
-use aws_config::timeout::TimeoutConfig;
-use aws_config::{BehaviorVersion, SdkConfig};
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -13,18 +10,10 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::platform::config::Environment;
-use crate::platform::https::AwsHttpClient;
 use crate::telemetry::{call_log_fields, metrics, xray};
 
 /// Libraries with `info` messages that do not help an operator.
-const QUIET: [&str; 6] = [
-    "aws",
-    "aws_config",
-    "aws_smithy_runtime",
-    "hyper",
-    "lambda_http",
-    "lambda_runtime",
-];
+const QUIET: [&str; 4] = ["aws", "aws_smithy_runtime", "hyper", "lambda_runtime"];
 
 /// Starts JSON logs at `LOG_LEVEL`.
 pub(crate) fn start_logging(environment: &Environment) {
@@ -47,24 +36,6 @@ fn log_filter(level: Option<&str>) -> Targets {
     Targets::new()
         .with_default(level.unwrap_or(LevelFilter::INFO))
         .with_targets(QUIET.map(|target| (target, LevelFilter::WARN)))
-}
-
-/// The configuration of all clients of the SDK.
-pub(crate) async fn aws_config() -> SdkConfig {
-    aws_config::defaults(BehaviorVersion::latest())
-        .timeout_config(timeouts())
-        .http_client(AwsHttpClient::default())
-        .load()
-        .await
-}
-
-/// AWS answers within a few milliseconds. A slower request is sent again, because a caller is waiting.
-fn timeouts() -> TimeoutConfig {
-    TimeoutConfig::builder()
-        .connect_timeout(Duration::from_secs(1))
-        .operation_attempt_timeout(Duration::from_secs(2))
-        .operation_timeout(Duration::from_secs(5))
-        .build()
 }
 
 /// Handles invocations until Lambda stops the process.

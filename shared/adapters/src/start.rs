@@ -3,7 +3,8 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use aws_config::{Region, SdkConfig};
+use aws_sdk_dynamodb::config::Region;
+use aws_types::SdkConfig;
 use serde::de::DeserializeOwned;
 
 use crate::api::status_update::StatusAudience;
@@ -13,6 +14,7 @@ use crate::auth::signing::Signing;
 use crate::auth::webhook_auth::{AllowedSources, WebhookAuth};
 use crate::effect_runner::EffectRunner;
 use crate::exotel::Exotel;
+use crate::platform::aws::sdk_config;
 use crate::platform::config::{ConfigError, Environment};
 use crate::platform::lazy_client::LazyClient;
 use crate::platform::secrets::{HookSecret, Secret, WebhookSecret};
@@ -22,7 +24,7 @@ use crate::push::fcm::Fcm;
 use crate::push::sns::{Sns, SnsApplications};
 use crate::replay_queue::ReplayQueue;
 pub use crate::runtime::run;
-use crate::runtime::{aws_config, start_logging};
+use crate::runtime::start_logging;
 use crate::sip_provisioning::{SipAccountSettings, SipProvisioning};
 use crate::store::allowance::Allowances;
 use crate::store::call_lists::CallLists;
@@ -45,22 +47,23 @@ use crate::timers::CallTimers;
 /// The switchboard of a deployed function: calls in DynamoDB, effects on the real outside systems.
 pub type LiveSwitchboard = Switchboard<DynamoCallStore, EffectRunner>;
 
-/// A client of one of the SDK's crates, with a [`RequestObserver`].
+/// A client of one of the SDK's crates, with a [`RequestObserver`]. `$endpoint` is the variable with another URL for this service
+/// (<https://docs.aws.amazon.com/sdkref/latest/guide/feature-ss-endpoints.html>).
 macro_rules! client {
-    ($sdk:ident, $aws:expr) => {
-        $sdk::Client::from_conf(
-            $sdk::config::Builder::from(&$aws)
-                .interceptor(RequestObserver)
-                .build(),
-        )
-    };
+    ($sdk:ident, $aws:expr, $endpoint:literal) => {{
+        let mut config = $sdk::config::Builder::from(&$aws).interceptor(RequestObserver);
+        if let Some(url) = Environment::of_process().optional($endpoint) {
+            config = config.endpoint_url(url);
+        }
+        $sdk::Client::from_conf(config.build())
+    }};
 }
 
 /// The same client, made at its first use.
 macro_rules! lazy_client {
-    ($sdk:ident, $aws:expr) => {{
+    ($sdk:ident, $aws:expr, $endpoint:literal) => {{
         let aws = $aws.clone();
-        LazyClient::made_by(move || client!($sdk, aws))
+        LazyClient::made_by(move || client!($sdk, aws, $endpoint))
     }};
 }
 
@@ -78,18 +81,21 @@ pub struct Start {
 impl Start {
     /// Starts logs (JSON, at `LOG_LEVEL`), metrics and traces, and loads the SDK's configuration. Each part reads its own variables
     /// when a function asks for it, so a function needs only the variables of the parts that it uses.
-    pub async fn function() -> Self {
+    ///
+    /// # Errors
+    /// When a variable of Lambda is missing.
+    pub fn function() -> Result<Self, ConfigError> {
         let environment = Environment::of_process();
         start_logging(&environment);
         metrics::start(&environment);
         xray::start(&environment);
-        Self {
+        Ok(Self {
+            aws: sdk_config(&environment)?,
             environment,
-            aws: aws_config().await,
             dynamodb: OnceLock::new(),
             secrets: OnceLock::new(),
             signing: OnceLock::new(),
-        }
+        })
     }
 
     /// The switchboard for inbound calls.
@@ -174,7 +180,10 @@ impl Start {
     /// When the variable is missing.
     pub fn replay_queue(&self) -> Result<ReplayQueue, ConfigError> {
         let url = self.environment.required("REPLAY_QUEUE_URL")?;
-        Ok(ReplayQueue::new(lazy_client!(aws_sdk_sqs, self.aws), url))
+        Ok(ReplayQueue::new(
+            lazy_client!(aws_sdk_sqs, self.aws, "AWS_ENDPOINT_URL_SQS"),
+            url,
+        ))
     }
 
     /// The missed calls in the table.
@@ -197,8 +206,8 @@ impl Start {
     /// When a variable is missing.
     pub fn timeouts(&self) -> Result<CallTimers, ConfigError> {
         CallTimers::from_environment(
-            lazy_client!(aws_sdk_sqs, self.aws),
-            lazy_client!(aws_sdk_scheduler, self.aws),
+            lazy_client!(aws_sdk_sqs, self.aws, "AWS_ENDPOINT_URL_SQS"),
+            lazy_client!(aws_sdk_scheduler, self.aws, "AWS_ENDPOINT_URL_SCHEDULER"),
             &self.environment,
         )
     }
@@ -296,7 +305,10 @@ impl Start {
         let mut aws = self.aws.to_builder();
         aws.set_region(region.or_else(|| self.aws.region().cloned()));
         let aws = aws.build();
-        Ok(Sns::new(lazy_client!(aws_sdk_sns, aws), applications))
+        Ok(Sns::new(
+            lazy_client!(aws_sdk_sns, aws, "AWS_ENDPOINT_URL_SNS"),
+            applications,
+        ))
     }
 
     /// The PBXs, with the credentials of their ARI.
@@ -380,9 +392,13 @@ impl Start {
         &self,
         variable: &'static str,
     ) -> Result<Secret<T>, ConfigError> {
-        let client = self
-            .secrets
-            .get_or_init(|| client!(aws_sdk_secretsmanager, self.aws));
+        let client = self.secrets.get_or_init(|| {
+            client!(
+                aws_sdk_secretsmanager,
+                self.aws,
+                "AWS_ENDPOINT_URL_SECRETS_MANAGER"
+            )
+        });
         Secret::from_environment(client, &self.environment, variable)
     }
 
@@ -401,7 +417,7 @@ impl Start {
     pub fn table(&self) -> Result<Table, ConfigError> {
         let client = self
             .dynamodb
-            .get_or_init(|| client!(aws_sdk_dynamodb, self.aws));
+            .get_or_init(|| client!(aws_sdk_dynamodb, self.aws, "AWS_ENDPOINT_URL_DYNAMODB"));
         let name = self.environment.required("TABLE_NAME")?;
         Ok(Table::new(client.clone(), name))
     }
@@ -409,7 +425,7 @@ impl Start {
     /// A client of SQS.
     #[must_use]
     pub fn sqs(&self) -> aws_sdk_sqs::Client {
-        client!(aws_sdk_sqs, self.aws)
+        client!(aws_sdk_sqs, self.aws, "AWS_ENDPOINT_URL_SQS")
     }
 
     /// The region that this function runs in.

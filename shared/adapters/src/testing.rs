@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use aws_config::retry::RetryConfig;
-use aws_config::{BehaviorVersion, Region, SdkConfig};
-use aws_sdk_secretsmanager::config::{Credentials, SharedCredentialsProvider};
+use aws_sdk_secretsmanager::config::retry::RetryConfig;
+use aws_sdk_secretsmanager::config::{
+    BehaviorVersion, Credentials, Region, SharedCredentialsProvider,
+};
+use aws_types::SdkConfig;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use wiremock::matchers::header;

@@ -11,5 +11,6 @@ pub mod http;
 mod json_fields;
 pub mod new_call;
 pub mod registration;
+pub mod request;
 pub mod status_update;
 pub mod websocket;

@@ -1,5 +1,6 @@
 //! What every function needs, without knowledge of calls: clock, configuration, secrets, HTTPS clients.
 
+pub mod aws;
 pub mod clock;
 pub mod config;
 pub(crate) mod https;

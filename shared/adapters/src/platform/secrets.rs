@@ -237,8 +237,8 @@ impl<T> Secret<T> {
     /// A secret that is never fetched, for tests.
     #[cfg(any(test, feature = "testing"))]
     pub fn known(value: impl Into<Arc<T>>) -> Self {
-        let nowhere = aws_config::SdkConfig::builder()
-            .behavior_version(aws_config::BehaviorVersion::latest())
+        let nowhere = aws_types::SdkConfig::builder()
+            .behavior_version(aws_sdk_secretsmanager::config::BehaviorVersion::latest())
             .build();
         let fetched = FetchedSecret {
             value: value.into(),

@@ -9,18 +9,18 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use futures::FutureExt;
-use lambda_http::Context;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::api::answer::Answer;
 use crate::api::call_response::CallResponse;
+use crate::api::do_not_disturb;
 use crate::api::new_call::{Address, CallRequest};
 use crate::api::registration::Registration;
+use crate::api::request::{GatewayEvent, Request as HttpRequest};
 use crate::api::status_update::StatusUpdate;
 use crate::api::websocket::{Connecting, Request};
-use crate::api::{do_not_disturb, http};
 use crate::asterisk::PbxList;
 use crate::asterisk::dialplan_report::DialplanReport;
 use crate::auth::{self, Bearer};
@@ -246,20 +246,20 @@ fn http_event(bytes: &[u8]) {
         return;
     };
     event.insert("isBase64Encoded".to_owned(), false.into());
-    let Ok(event) = serde_json::from_value(event.into()) else {
+    let Ok(event) = serde_json::from_value::<GatewayEvent>(event.into()) else {
         return;
     };
-    let Ok(request) = http::request(event, Context::default()) else {
+    let Ok(request) = HttpRequest::try_from(event) else {
         return;
     };
-    webhook_form(request.uri().query().unwrap_or_default().as_bytes());
-    let content_type = http::header(&request, "content-type").unwrap_or_default();
-    if let Ok(bytes) = http::body(&request)
+    webhook(&request.query());
+    let content_type = request.header("content-type").unwrap_or_default();
+    if let Ok(bytes) = request.body()
         && let Ok(fields) = body(content_type, bytes)
     {
         webhook(&fields);
     }
-    let _path = http::path(&request);
+    let _path = request.path();
 }
 
 /// Reads the bytes as a token, as the claims of a signed token, and as an issuer's keys.
