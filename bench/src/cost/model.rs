@@ -63,8 +63,6 @@ pub mod assumed {
     pub const SECRETS: f64 = 5.0;
     /// Clients that are always connected.
     pub const WATCHING: f64 = 1.0;
-    /// Bytes that Lambda itself logs for an invocation (start and report, as JSON).
-    pub const LOGGED_BY_LAMBDA: f64 = 700.0;
     /// Share of schedules that fire.
     pub const SCHEDULES_FIRED: f64 = 0.001;
     /// Calls in the busiest second, relative to an average second.
@@ -108,7 +106,6 @@ pub fn bill(usage: &Usage) -> Vec<BillLine> {
         monthly,
     };
     let fetched = usage.invocations * assumed::COLD * assumed::SECRETS_FETCHED;
-    let logged = usage.logged + usage.invocations * assumed::LOGGED_BY_LAMBDA;
     let watching = assumed::WATCHING * assumed::MONTH_MINUTES;
     vec![
         line(
@@ -156,7 +153,11 @@ pub fn bill(usage: &Usage) -> Vec<BillLine> {
             for_each(fetched, SECRET_FETCHED),
             for_each(assumed::SECRETS, SECRET_MONTH),
         ),
-        line("CloudWatch Logs", for_each(logged / 1e9, LOGGED_GB), 0.0),
+        line(
+            "CloudWatch Logs",
+            for_each(usage.logged / 1e9, LOGGED_GB),
+            0.0,
+        ),
     ]
 }
 

@@ -858,10 +858,19 @@ fn lambda_keeps_every_log_line_of_the_log_level() -> Result<()> {
         assert_eq!(*mapped, json!(value.to_uppercase()));
     }
     let level = json!({ "Fn::FindInMap": ["LambdaLogLevel", { "Ref": "LogLevel" }, "Level"] });
+    // Lambda logs an invocation that fails or times out at WARN or above.
+    for value in ["error", "warn", "info"] {
+        assert_eq!(
+            *template.mapped("LambdaLogLevel", value, "System"),
+            json!("WARN")
+        );
+    }
+    let own_lines = json!({ "Fn::FindInMap": ["LambdaLogLevel", { "Ref": "LogLevel" }, "System"] });
     for (name, function) in template.functions() {
         let config = &function.properties["LoggingConfig"];
         assert_eq!(config["LogFormat"], "JSON", "{name}");
         assert_eq!(config["ApplicationLogLevel"], level, "{name}");
+        assert_eq!(config["SystemLogLevel"], own_lines, "{name}");
     }
     Ok(())
 }

@@ -98,14 +98,18 @@ impl ClientUpdates {
         let mut deliveries = sent.deliveries;
         deliveries += to_others;
         let took = sent.started_at.elapsed();
-        metrics::status_update_sent(deliveries.sent, took, dropped);
+        let is_last = sent.update.is_last();
+        metrics::status_update_sent(is_last.then_some((deliveries.sent, took)), dropped);
         let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         let DeliveryCounts {
             sent: clients,
             gone,
             failed,
         } = deliveries;
-        tracing::info!(call_id = %sent.update.call_id(), sent = clients, gone, failed, dropped, took_ms, "status update sent");
+        let call_id = sent.update.call_id();
+        if is_last || dropped || failed > 0 {
+            tracing::info!(%call_id, sent = clients, gone, failed, dropped, took_ms, "status update sent");
+        }
     }
 
     /// Returns the deliveries, and whether some clients got no update for lack of posts or time.

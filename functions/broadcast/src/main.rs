@@ -4,12 +4,13 @@
 //!    ([`call_duties`]). It adds a new call to the lists of its extensions.
 //! 2. It sends a status update to the connected clients ([`client_updates`]), except for a new call that is refused ([`new_calls`]).
 //!    Before that, it notes who talks, and which calls are in progress.
-//! 3. It records the metrics of the change, and counts the devices that did not ring ([`silent_devices`]).
+//! 3. It records the metrics of the change, logs an ended call ([`call_story`]), and counts the devices that did not ring ([`silent_devices`]).
 //!
 //! One function does all three because AWS recommends a single reader for the stream of a global table. No request of a
 //! call waits for it, however many clients are connected.
 
 mod call_duties;
+mod call_story;
 mod client_updates;
 mod new_calls;
 mod silent_devices;
@@ -98,6 +99,8 @@ impl Broadcast {
             .call_duties
             .counts(&change)
             .then(|| CallMetrics::of_change(change.before.as_ref(), &change.after));
+        let ended = measured.is_some() && call_story::is_end(change.before.as_ref(), &change.after);
+        let ended = ended.then(|| change.after.clone());
         // One change after the other: a short call or conversation may begin and end in one batch.
         let (before, after) = (change.before.as_ref(), &change.after);
         let (noted, listed) = tokio::join!(
@@ -119,6 +122,9 @@ impl Broadcast {
         // Only now: a record that failed is delivered again and must not be counted twice.
         if let Some(measured) = measured {
             measured.record();
+        }
+        if let Some(call) = ended {
+            call_story::log(&call);
         }
         Ok(update)
     }

@@ -119,7 +119,7 @@ impl EffectRunner {
         let clients = stream::iter(here.into_iter().map(Ok));
         let sending = self.connections.send_to_all(clients, |_| &text, now);
         let DeliveryCounts { sent, gone, failed } = sending.await?;
-        tracing::info!(call_id = %call.call_id, sent, gone, failed, elsewhere, "connected clients rung");
+        tracing::debug!(call_id = %call.call_id, sent, gone, failed, elsewhere, "connected clients rung");
         Ok(u32::try_from(sent + failed)
             .unwrap_or(u32::MAX)
             .saturating_add(elsewhere))
@@ -143,7 +143,7 @@ impl EffectRunner {
         let outcome = bridging.unwrap_or(Err(AsteriskError::PhoneOffline))?;
         Ok(match outcome {
             BridgeOutcome::Dialing => {
-                tracing::info!(%call_id, "calling the phone");
+                tracing::debug!(%call_id, "calling the phone");
                 None
             }
             BridgeOutcome::CallerGone => {

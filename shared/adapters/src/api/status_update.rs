@@ -45,6 +45,12 @@ impl StatusUpdate {
         self.call.call_id
     }
 
+    /// Whether it says that the call has ended.
+    #[must_use]
+    pub const fn is_last(&self) -> bool {
+        self.call.status.is_final()
+    }
+
     /// When the call changed.
     #[must_use]
     pub fn changed_at(&self) -> Timestamp {

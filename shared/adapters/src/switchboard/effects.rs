@@ -72,7 +72,7 @@ impl<S: CallStore + Sync, E: Effects + Sync> Switchboard<S, E> {
     ) -> Result<EventOutcome, SwitchboardError<E::Error>> {
         call_log_fields::note_call(call.call_id);
         let (name, by) = event.description();
-        tracing::info!(
+        tracing::debug!(
             call_id = %call.call_id, call_sid = call.call_sid.as_ref().map(tracing::field::display), event = name, by, status = call.status.as_str(), ?effects,
             "call event"
         );

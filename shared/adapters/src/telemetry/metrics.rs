@@ -111,11 +111,11 @@ pub const BRIDGE_FAILURES: Metric = Metric::count("bridge_failures");
 pub const PUSH_FAILURES: Metric = Metric::count("push_failures");
 /// PushSender, by service and result.
 pub const PUSH_RESULTS: Metric = Metric::count("push_results").by(&["service", "result"]);
-/// Clients that got the status update of one change of a call.
+/// Clients that got the last status update of a call.
 pub const CLIENTS_NOTIFIED: Metric = Metric::count("clients_notified");
 /// Changes of calls with a status update that did not reach all clients outside the call, for lack of message budget or time.
 pub const UPDATES_DROPPED: Metric = Metric::count("updates_dropped");
-/// How long sending a status update to all clients took.
+/// How long sending the last status update of a call to all clients took.
 pub const NOTIFY_TIME: Metric = Metric::time("notify_time");
 /// Requests to another system that were sent again.
 pub const RETRIES: Metric = Metric::count("retries").by(&["system"]);
@@ -231,15 +231,20 @@ pub(crate) fn retried(system: impl Into<metrics::SharedString>) {
     counter!(RETRIES.name, "system" => system.into()).increment(1);
 }
 
-/// Counts the clients that got a status update. `dropped` says that it did not reach all clients outside the call.
-pub fn status_update_sent(clients: u64, took: Duration, dropped: bool) {
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "there are fewer than 2^53 clients"
-    )]
-    histogram!(CLIENTS_NOTIFIED.name).record(clients as f64);
-    histogram!(UPDATES_DROPPED.name).record(f64::from(u8::from(dropped)));
-    histogram!(NOTIFY_TIME.name).record(millis(took));
+/// Counts a status update. `last`: the clients that got it, and how long that took, if it is the last one of its call: one sample for each
+/// call is enough. `dropped` says that it did not reach all clients outside the call.
+pub fn status_update_sent(last: Option<(u64, Duration)>, dropped: bool) {
+    if let Some((clients, took)) = last {
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "there are fewer than 2^53 clients"
+        )]
+        histogram!(CLIENTS_NOTIFIED.name).record(clients as f64);
+        histogram!(NOTIFY_TIME.name).record(millis(took));
+    }
+    if dropped {
+        counter!(UPDATES_DROPPED.name).increment(1);
+    }
 }
 
 /// One thing that a change of a call adds to a metric.

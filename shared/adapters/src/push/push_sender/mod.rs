@@ -235,7 +235,7 @@ impl PushSender {
         metrics::pushed(via, metric_value(&result));
         match result {
             Ok(()) => {
-                tracing::info!(%call_id, %device_id, via, kind = ?message.kind, "push sent");
+                tracing::debug!(%call_id, %device_id, via, kind = ?message.kind, "push sent");
                 Delivery::Accepted
             }
             Err(PushError::AddressExpired) => {
