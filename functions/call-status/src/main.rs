@@ -50,7 +50,7 @@ impl CallStatusHandler {
         let Ok(id) = request.path_parameter("id") else {
             return self.list(&request, &viewer, now).await;
         };
-        let call = self.find(&id, &viewer, now).await?;
+        let call = self.find(id, &viewer, now).await?;
         let call = call.ok_or(ApiErrorCode::NoSuchCall)?;
         if !viewer.sees(call.participants()) {
             return Err(ApiErrorCode::NotYourCall.into());
