@@ -1,6 +1,11 @@
 //! The least work for an event with requests to AWS, for comparison: a function on the same runtime crate that sends signed requests one
 //! after the other over one connection, with hyper and rustls alone.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "this program has no configuration or clock of its own"
+)]
+
 use std::env;
 use std::sync::Arc;
 use std::time::SystemTime;
