@@ -204,10 +204,16 @@ impl Credentials {
         self.token(&self.token.role_claim, "operator")
     }
 
+    /// A bearer token for an admin.
+    pub fn admin_token(&self) -> Result<String> {
+        self.token(&self.token.role_claim, "admin")
+    }
+
     fn token(&self, claim: &str, value: &str) -> Result<String> {
         let names = &self.token;
         let expires = (OffsetDateTime::now_utc() + LIFETIME).unix_timestamp();
-        let mut claims = json!({"iss": names.issuer, "aud": names.audience, "exp": expires});
+        let mut claims =
+            json!({"iss": names.issuer, "aud": names.audience, "sub": value, "exp": expires});
         claims[claim] = value.into();
         Ok(encode(
             &Header::new(Algorithm::HS256),

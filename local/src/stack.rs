@@ -35,7 +35,9 @@ pub struct Stack {
     /// The phones.
     pub phones: Vec<Phone>,
     /// An operator, who sees all calls.
-    pub operator: Operator,
+    pub operator: RoleToken,
+    /// An admin, who also changes numbers.
+    pub admin: RoleToken,
     /// Dialled numbers with their extensions.
     pub numbers: BTreeMap<String, String>,
     /// The recorded requests of the stand-ins.
@@ -141,9 +143,9 @@ pub struct Phone {
     pub mobile_number: String,
 }
 
-/// An operator, who sees all calls.
+/// The token of a role.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Operator {
+pub struct RoleToken {
     /// The bearer token.
     pub token: String,
 }

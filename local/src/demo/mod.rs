@@ -112,6 +112,7 @@ async fn stack(State(demo): State<Demo>) -> Result<Json<Value>, DemoError> {
     });
     Ok(Json(json!({
         "operator": { "token": stack.operator.token },
+        "admin": { "token": stack.admin.token },
         "phones": phones.collect::<Vec<_>>(),
     })))
 }

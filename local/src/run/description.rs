@@ -14,7 +14,7 @@ use crate::settings::{
     ENCRYPTED_TRUNK_SOURCE, EXTENSIONS, EXTRA_PHONES, LOOPBACK, MOBILE_NUMBERS, NUMBERS, PBXS,
     PORTS, PbxPorts, Settings, TRUNK_SOURCE, Transport, extra_phone,
 };
-use crate::stack::{Ari, Aws, Faults, Headers, Operator, Pbx, Phone, Requests, Sip, Stack};
+use crate::stack::{Ari, Aws, Faults, Headers, Pbx, Phone, Requests, RoleToken, Sip, Stack};
 
 /// Describes one region, including the parts that all regions share.
 pub(super) fn describe(
@@ -52,8 +52,11 @@ pub(super) fn describe(
         sip: sip(&PBXS[0], credentials),
         pbxs: PBXS.map(|pbx| describe_pbx(&pbx, credentials)).into(),
         phones: phones(credentials, is_standard)?,
-        operator: Operator {
+        operator: RoleToken {
             token: credentials.operator_token()?,
+        },
+        admin: RoleToken {
+            token: credentials.admin_token()?,
         },
         numbers: NUMBERS
             .iter()

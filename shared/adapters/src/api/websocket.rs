@@ -176,7 +176,8 @@ impl From<ConnectedClient> for AuthorizerContext {
     fn from(client: ConnectedClient) -> Self {
         let (role, party, call_sid) = match client {
             ConnectedClient::Client(Bearer::App(party)) => (None, Some(party), None),
-            ConnectedClient::Client(Bearer::Operator(party)) => {
+            // What only an admin may do goes over HTTP.
+            ConnectedClient::Client(Bearer::Operator(party) | Bearer::Admin { party, .. }) => {
                 (Some(ClientRole::Operator), party, None)
             }
             ConnectedClient::Exotel { call_sid } => (Some(ClientRole::Exotel), None, call_sid),

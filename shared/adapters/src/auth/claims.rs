@@ -2,14 +2,15 @@
 
 use serde_json::Value;
 
-use super::Bearer;
 use super::token_rejection::TokenRejection;
+use super::{Bearer, Subject};
 use crate::platform::config::Environment;
 use ringback_core::call::CallParty;
 use ringback_core::ids::{DeviceId, Extension};
 
-/// The value of the role claim that makes an operator.
+/// The values of the role claim that make an operator and an admin.
 const OPERATOR: &str = "operator";
+const ADMIN: &str = "admin";
 
 /// The claim with the app's device.
 const DEVICE: &str = "device_id";
@@ -46,17 +47,24 @@ impl ClaimNames {
             .map_err(|_| TokenRejection::Extension)?
             .map(|extension| CallParty { extension, device });
         match party {
-            party if self.makes_an_operator(claims) => Ok(Bearer::Operator(party)),
+            // The audit trail says who made a change.
+            party if self.names_role(claims, ADMIN) => {
+                let subject = text(claims, "sub").ok().flatten();
+                let subject = subject.and_then(Subject::parse);
+                let subject = subject.ok_or(TokenRejection::Subject)?;
+                Ok(Bearer::Admin { party, subject })
+            }
+            party if self.names_role(claims, OPERATOR) => Ok(Bearer::Operator(party)),
             Some(party) => Ok(Bearer::App(party)),
             None => Err(TokenRejection::Extension),
         }
     }
 
     /// The role is a text, or a list of texts, as groups are.
-    fn makes_an_operator(&self, claims: &Value) -> bool {
+    fn names_role(&self, claims: &Value, role: &str) -> bool {
         match find(claims, &self.role) {
-            Some(Value::Array(roles)) => roles.iter().any(|role| role == OPERATOR),
-            Some(role) => role == OPERATOR,
+            Some(Value::Array(roles)) => roles.iter().any(|one| one == role),
+            Some(one) => one == role,
             None => false,
         }
     }
@@ -169,6 +177,32 @@ mod tests {
                 bearer("extension", "role", &claims),
                 Ok(Bearer::App(party()))
             );
+        }
+    }
+
+    #[test]
+    fn an_admin_has_the_role_and_a_subject() {
+        for role in [json!("admin"), json!(["operator", "admin"])] {
+            let admin =
+                |sub: Value| bearer("extension", "role", &json!({ "role": role, "sub": sub }));
+            let bearer = admin(json!("priya@example.com")).unwrap();
+            assert_eq!(bearer.admin().unwrap().as_str(), "priya@example.com");
+            assert!(!format!("{bearer:?}").contains("priya"));
+            assert!(admin(json!("é".repeat(255))).is_ok());
+            for nobody in [
+                json!(null),
+                json!(""),
+                json!(7),
+                json!("a\nb"),
+                json!("é".repeat(256)),
+            ] {
+                assert_eq!(admin(nobody), Err(TokenRejection::Subject));
+            }
+        }
+        for no_admin in [json!("operator"), json!("Admin"), json!(["admins"])] {
+            let claims = json!({ "role": no_admin, "sub": "priya", "extension": "1001" });
+            let bearer = bearer("extension", "role", &claims).unwrap();
+            assert_eq!(bearer.admin(), None, "{claims}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! Authentication: of apps and operators by bearer token, of Exotel and the PBX by shared secret.
+//! Authentication: of apps, operators and admins by bearer token, of Exotel and the PBX by shared secret.
 
 pub mod answer_grant;
 mod claims;
@@ -43,6 +43,39 @@ pub enum Bearer {
     App(CallParty),
     /// An operator: sees all calls, and acts for an extension only if the token names one.
     Operator(Option<CallParty>),
+    /// An admin: an operator who also changes number routes and telephone numbers.
+    Admin {
+        /// As an operator's.
+        party: Option<CallParty>,
+        /// Who it is, for the audit trail.
+        subject: Subject,
+    },
+}
+
+/// The `sub` of a token: who it was issued to. It may be a person's mail address, so it is hidden from `Debug`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Subject(String);
+
+impl Subject {
+    /// The subject in `text`: 1 to 255 characters (OpenID Connect, 2), and no control characters.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let length = text.chars().count();
+        let is_subject = (1..=255).contains(&length) && !text.contains(char::is_control);
+        is_subject.then(|| Self(text.to_owned()))
+    }
+
+    /// The subject as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Subject(…)")
+    }
 }
 
 /// The calls that a client may see.
@@ -56,12 +89,12 @@ pub enum Viewer {
 }
 
 impl Bearer {
-    /// The extension and device that it acts for. `None` for an operator without an extension.
+    /// The extension and device that it acts for. `None` for an operator or admin without an extension.
     #[must_use]
     pub const fn party(&self) -> Option<&CallParty> {
         match self {
             Self::App(party) => Some(party),
-            Self::Operator(party) => party.as_ref(),
+            Self::Operator(party) | Self::Admin { party, .. } => party.as_ref(),
         }
     }
 
@@ -71,12 +104,21 @@ impl Bearer {
         self.party().filter(|party| party.extension == *extension)
     }
 
+    /// Who it is, if it is an admin.
+    #[must_use]
+    pub const fn admin(&self) -> Option<&Subject> {
+        match self {
+            Self::Admin { subject, .. } => Some(subject),
+            Self::App(_) | Self::Operator(_) => None,
+        }
+    }
+
     /// The calls that it may see.
     #[must_use]
     pub fn viewer(&self) -> Viewer {
         match self {
             Self::App(party) => Viewer::App(party.extension.clone()),
-            Self::Operator(_) => Viewer::Operator,
+            Self::Operator(_) | Self::Admin { .. } => Viewer::Operator,
         }
     }
 }
@@ -145,9 +187,15 @@ mod tests {
     #[test]
     fn an_operator_sees_all_calls_and_acts_only_for_its_own_extension() {
         let (own, other) = (party("1001").extension, party("1002").extension);
+        let admin = |party| Bearer::Admin {
+            party,
+            subject: Subject::parse("priya").unwrap(),
+        };
         for operator in [
             Bearer::Operator(None),
             Bearer::Operator(Some(party("1001"))),
+            admin(None),
+            admin(Some(party("1001"))),
         ] {
             assert!(operator.viewer().sees([&other].into_iter()));
             assert_eq!(operator.acting_for(&other), None);

@@ -27,4 +27,6 @@ pub(super) enum TokenRejection {
     Extension,
     #[error("its claim device_id is malformed")]
     Device,
+    #[error("its role is admin, and its claim sub is missing or malformed")]
+    Subject,
 }
