@@ -108,7 +108,7 @@ async function webhook(event) {
   if (!same(query.get('secret'), expected)) return answer(401, { success: false });
   const [sid, caller, number] = ['CallSid', 'CallFrom', 'CallTo'].map((name) => query.get(name));
   const route = await dynamodb.send(new GetItemCommand({
-    TableName, Key: { pk: { S: `NUMBER#${number}` }, sk: { S: 'ROUTE' } },
+    TableName, Key: { pk: { S: 'NUMBERS' }, sk: { S: number } },
   }));
   const extension = route.Item.extension.S;
   const now = Date.now();

@@ -160,6 +160,7 @@ async fn firsts(fixture: &mut Fixture, programs: &[Program]) -> Result<Vec<First
                 "broadcast" => (fixture.change()?, &ringing),
                 "call-status" => (fixture.status(&call)?, &ringing),
                 "devices" => (event("devices-put")?, &no_call),
+                "admin" => (event("admin-list")?, &no_call),
                 "sip-accounts" => (event("sip-accounts-schedule")?, &no_call),
                 "ws-authorizer" => (event("ws-authorizer-header")?, &no_call),
                 "console" => (event("console-page")?, &no_call),

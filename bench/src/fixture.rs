@@ -42,7 +42,7 @@ impl Fixture {
             calls: 0,
         };
         fixture.stand_ins.items().put(item(json!({
-            "pk": { "S": format!("NUMBER#{NUMBER}") }, "sk": { "S": "ROUTE" }, "extension": { "S": "1001" },
+            "pk": { "S": "NUMBERS" }, "sk": { "S": NUMBER }, "extension": { "S": "1001" },
         })))?;
         for (function, event) in [("devices", "devices-put"), ("ws-connect", "ws-connect")] {
             let mut function = fixture.start_function(function).await?;

@@ -13,7 +13,7 @@ use tokio::process::Command;
 const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The deployed functions.
-pub const FUNCTIONS: [&str; 15] = [
+pub const FUNCTIONS: [&str; 16] = [
     "exotel-webhook",
     "asterisk-incoming",
     "call-response",
@@ -22,6 +22,7 @@ pub const FUNCTIONS: [&str; 15] = [
     "broadcast",
     "call-status",
     "devices",
+    "admin",
     "sip-accounts",
     "health",
     "ws-authorizer",

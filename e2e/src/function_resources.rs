@@ -56,8 +56,8 @@ impl FunctionResources {
         dynamodb
             .put_item()
             .table_name(&self.name)
-            .item("pk", AttributeValue::S("NUMBER#+918047491899".to_owned()))
-            .item("sk", AttributeValue::S("ROUTE".to_owned()))
+            .item("pk", AttributeValue::S("NUMBERS".to_owned()))
+            .item("sk", AttributeValue::S("+918047491899".to_owned()))
             .item("extension", AttributeValue::S("1001".to_owned()))
             .send()
             .await?;

@@ -142,6 +142,8 @@ fn each_function_may_do_to_the_table_only_what_it_does() -> Result<()> {
         ("health", "GetItem"),
         // Reads accounts, their devices and the jobs of PBXs, and deletes jobs that are done.
         ("sip-accounts", "Query GetItem DeleteItem"),
+        // Reads, lists and changes entries, and adds to the audit trail.
+        ("admin", "GetItem Query PutItem DeleteItem"),
         ("ws-connect", "PutItem"),
         // Reads the calls in progress, counts posts, and deletes a client that has gone.
         ("ws-replay", "Query BatchGetItem UpdateItem DeleteItem"),
@@ -179,7 +181,14 @@ fn each_secret_is_readable_only_by_the_functions_that_need_it() -> Result<()> {
         // Functions that check the tokens of apps.
         (
             "AppSecret",
-            ["call-response", "call-status", "devices", "ws-authorizer"].into(),
+            [
+                "admin",
+                "call-response",
+                "call-status",
+                "devices",
+                "ws-authorizer",
+            ]
+            .into(),
         ),
         ("WebhookSecret", ["exotel-webhook", "ws-authorizer"].into()),
         ("HookSecret", ["asterisk-incoming"].into()),
@@ -776,7 +785,7 @@ fn pages_of_other_origins_need_a_parameter() -> Result<()> {
     assert!(allowed["AllowCredentials"].is_null());
     assert_eq!(
         allowed["AllowHeaders"],
-        json!(["authorization", "content-type"])
+        json!(["authorization", "content-type", "if-match", "if-none-match"])
     );
     assert_eq!(refused(&[origins[0]])?, [""; 0]);
     assert_eq!(refused(&[("AllowedOrigins", "*")])?, [""; 0]);

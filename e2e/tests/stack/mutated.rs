@@ -28,7 +28,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 type EntryPoint = (&'static str, &'static str, &'static [&'static str]);
 
 /// In this order no phone is registered when calls come in, so no function waits for one.
-const ENTRY_POINTS: [EntryPoint; 15] = [
+const ENTRY_POINTS: [EntryPoint; 16] = [
     (
         "GET /exotel/webhook",
         "exotel-webhook",
@@ -115,6 +115,7 @@ const ENTRY_POINTS: [EntryPoint; 15] = [
         "devices",
         &["devices-delete"],
     ),
+    ("PUT /api/admin/{kind}/{key}", "admin", &["admin-put"]),
 ];
 
 /// Creates and ends the call of the event files, so that mutated requests refer to it and do not wait.

@@ -63,22 +63,13 @@ pub async fn numbers(region: Region, outputs: &Outputs, with_extra_phones: bool)
         }
     }
     for (number, extension) in &numbers {
-        let key = format!("NUMBER#{}", international(number));
-        write_item(
-            &config,
-            table,
-            [("pk", &key), ("sk", "ROUTE"), ("extension", extension)],
-        )
-        .await?;
+        let number = international(number);
+        let attributes = [("pk", "NUMBERS"), ("sk", &number), ("extension", extension)];
+        write_item(&config, table, attributes).await?;
     }
     for (extension, number) in &mobiles {
-        let key = format!("EXTENSION#{extension}");
-        write_item(
-            &config,
-            table,
-            [("pk", &key), ("sk", "NUMBER"), ("number", number)],
-        )
-        .await?;
+        let attributes = [("pk", "EXTENSIONS"), ("sk", extension), ("number", number)];
+        write_item(&config, table, attributes).await?;
     }
     Ok(())
 }
@@ -102,7 +93,7 @@ async fn write_item(config: &SdkConfig, table: &str, attributes: [(&str, &str); 
         .set_item(Some(attributes.into_iter().map(text).collect()))
         .send()
         .await
-        .with_context(|| format!("could not write the item {}", attributes[0].1))?;
+        .with_context(|| format!("could not write the item {}", attributes[1].1))?;
     Ok(())
 }
 

@@ -31,6 +31,7 @@ use crate::store::call_lists::CallLists;
 use crate::store::calls::DynamoCallStore;
 use crate::store::connections::Connections;
 use crate::store::devices::Devices;
+use crate::store::directories::Directories;
 use crate::store::live_calls::LiveCalls;
 use crate::store::missed_calls::MissedCalls;
 use crate::store::number_routes::NumberRoutes;
@@ -285,6 +286,14 @@ impl Start {
                 rule: "everyone or participants",
             }),
         }
+    }
+
+    /// The directories of numbers and extensions in the table, for admins.
+    ///
+    /// # Errors
+    /// When a variable is missing.
+    pub fn directories(&self) -> Result<Directories, ConfigError> {
+        Ok(Directories::new(self.table()?))
     }
 
     /// The number routes in the table.

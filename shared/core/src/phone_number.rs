@@ -79,6 +79,12 @@ impl PhoneNumber {
             .or_else(|| Self::parse(text, country))
     }
 
+    /// Whether it has its country code. Otherwise it is a short code.
+    #[must_use]
+    pub fn is_e164(&self) -> bool {
+        self.0.starts_with('+')
+    }
+
     /// The number as text.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -21,12 +21,16 @@ use ringback_local::stack::Stack;
 use serde_json::{Value, json};
 
 /// The event files in the order of a call, with the status codes that each may get.
-const STORY: [(&str, &[u16]); 47] = [
+const STORY: [(&str, &[u16]); 52] = [
     ("health", &[200]),
     ("console-page", &[200]),
     ("console-file", &[200]),
     ("devices-put", &[200]),
     ("devices-do-not-disturb", &[200]),
+    ("admin-put", &[200]),
+    ("admin-get", &[200]),
+    ("admin-list", &[200]),
+    ("admin-audit", &[200]),
     ("sip-accounts-schedule", &[]),
     ("ws-authorizer-header", &[]),
     ("ws-authorizer-token", &[]),
@@ -69,6 +73,7 @@ const STORY: [(&str, &[u16]); 47] = [
     ("ws-disconnect-exotel", &[200]),
     ("ws-disconnect", &[200]),
     ("devices-delete", &[200]),
+    ("admin-delete", &[200]),
     ("call-timeout-sqs", &[]),
     ("call-timeout-schedule", &[]),
 ];

@@ -40,7 +40,7 @@ api_error_codes! {
     BadFrame: 400, "bad_frame", "the frame of a stream is malformed";
     BadMessage: 400, "bad_message", "a message is a JSON object";
     BadToken: 400, "bad_token", "the push service rejects this token";
-    CallerHasNoTelephone: 400, "caller_has_no_telephone", "Exotel calls the caller's telephone first, and this extension has no number in the table; ask the operator to add it";
+    CallerHasNoTelephone: 400, "caller_has_no_telephone", "Exotel calls the caller's telephone first, and this extension has no number in the table; ask an admin to add it";
     FrameTooLong: 400, "frame_too_long", "a frame may have 128 KiB at most";
     NoVideoToATelephone: 400, "no_video_to_a_telephone", "a telephone shows no video; call it with callType voice";
     NotYourFrame: 400, "not_your_frame", "only Exotel sends the frames of streams";
@@ -53,6 +53,7 @@ api_error_codes! {
 
     BadAnswerToken: 403, "bad_answer_token", "the answer_url is not valid, or its call stopped ringing more than 5 minutes ago";
     NoExtension: 403, "no_extension", "the token names no extension to act for";
+    NotAdmin: 403, "not_admin", "this needs a token with the role admin";
     NotAllowed: 403, "not_allowed", "this deployment does not allow this call";
     NotYourCall: 403, "not_your_call", "the token's extension does not take part in this call";
     NotYourExtension: 403, "not_your_extension", "the token is for another extension";
@@ -60,6 +61,7 @@ api_error_codes! {
 
     NoDevice: 404, "no_device", "this extension has no registered device";
     NoSuchCall: 404, "no_such_call", "there is no such call, or it ended too long ago";
+    NoSuchEntry: 404, "no_such_entry", "there is no such number or extension here";
     NoSuchRoute: 404, "no_such_route", "there is no such route";
     NumberNotRouted: 404, "number_not_routed", "the number leads to no extension; add its route";
 
@@ -69,6 +71,8 @@ api_error_codes! {
     DoNotDisturb: 409, "do_not_disturb", "the person called wants no calls now; call again later";
     EndsAtThePhones: 409, "ends_at_the_phones", "the call is between two telephones; it ends when one of them hangs up";
     ReferenceUsed: 409, "reference_used", "another call was started under this clientReference; use a new one";
+
+    Changed: 412, "changed", "the entry is not as If-Match or If-None-Match expects; look at current, and decide again";
 
     BodyTooLong: 413, "body_too_long", "the body is longer than 16 KiB";
     UriTooLong: 414, "uri_too_long", "the path and the query are longer than 16 KiB";
@@ -108,12 +112,15 @@ mod tests {
         ApiErrorCode::BadFrame,
         ApiErrorCode::BadToken,
         ApiErrorCode::CallGoneAnotherWay,
+        ApiErrorCode::Changed,
         ApiErrorCode::DeviceUnknown,
         ApiErrorCode::EndsAtThePhones,
         ApiErrorCode::FrameTooLong,
         ApiErrorCode::NoSuchCall,
         ApiErrorCode::NoSuchEndpoint,
+        ApiErrorCode::NoSuchEntry,
         ApiErrorCode::NoSuchRoute,
+        ApiErrorCode::NotAdmin,
         ApiErrorCode::NotYourCall,
         ApiErrorCode::NumberNotRouted,
         ApiErrorCode::PhoneNotRegistered,

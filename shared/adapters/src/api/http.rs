@@ -17,14 +17,24 @@ use crate::telemetry::call_log_fields;
 
 /// A successful answer.
 #[derive(Debug)]
-pub struct ApiAnswer(Value);
+pub struct ApiAnswer {
+    body: Value,
+    etag: Option<String>,
+}
 
 impl ApiAnswer {
     /// 200 with this JSON object and `"success": true`.
     #[must_use]
     pub fn ok(mut body: Value) -> Self {
         body["success"] = true.into();
-        Self(body)
+        Self { body, etag: None }
+    }
+
+    /// Adds the header `ETag`.
+    #[must_use]
+    pub fn with_etag(self, etag: String) -> Self {
+        let etag = Some(etag);
+        Self { etag, ..self }
     }
 }
 
@@ -74,14 +84,21 @@ pub async fn in_time<T>(
 
 /// The answer in API Gateway's format.
 fn respond(result: Result<ApiAnswer, ApiError>) -> Value {
-    let (status, retry_after, body) = match result {
-        Ok(ApiAnswer(body)) => (200, None, body),
-        Err(error) => (error.status(), error.retry_after(), error.into_body()),
-    };
     let mut headers = json!({ "content-type": "application/json" });
-    if let Some(seconds) = retry_after {
-        headers["retry-after"] = seconds.to_string().into();
-    }
+    let (status, body) = match result {
+        Ok(answer) => {
+            if let Some(etag) = answer.etag {
+                headers["etag"] = etag.into();
+            }
+            (200, answer.body)
+        }
+        Err(error) => {
+            if let Some(seconds) = error.retry_after() {
+                headers["retry-after"] = seconds.to_string().into();
+            }
+            (error.status(), error.into_body())
+        }
+    };
     json!({
         "statusCode": status,
         "headers": headers,

@@ -1,5 +1,6 @@
 //! The HTTP and WebSocket API: requests of apps, Exotel and the PBX, and the answers to them.
 
+pub mod admin;
 pub mod answer;
 pub mod call_response;
 pub mod do_not_disturb;

@@ -5,6 +5,7 @@ pub mod call_lists;
 pub mod calls;
 pub mod connections;
 pub mod devices;
+pub mod directories;
 pub mod live_calls;
 pub mod missed_calls;
 pub mod number_routes;

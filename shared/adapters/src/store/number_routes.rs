@@ -1,9 +1,7 @@
-//! Two directories: dialled number → extension, and extension → its person's telephone number.
-//!
-//! Items: `pk` = `NUMBER#{E.164}`, `sk` = `ROUTE`, `extension`; `pk` = `EXTENSION#{extension}`, `sk` = `NUMBER`,
-//! `number`. The operator of the deployment writes them (README, Routes).
+//! What a call looks up in the two directories of [`crate::store::directories`].
 
-use crate::store::table::{ItemKey, StoreError, Table};
+use crate::store::directories::{EntryKey, text_in};
+use crate::store::table::{StoreError, Table};
 use ringback_core::ids::Extension;
 use ringback_core::phone_number::PhoneNumber;
 
@@ -25,10 +23,8 @@ impl NumberRoutes {
     /// # Errors
     /// When the table cannot be read.
     pub async fn of(&self, number: &PhoneNumber) -> Result<Option<Extension>, StoreError> {
-        let key = ItemKey::new(format!("NUMBER#{number}"), "ROUTE");
-        let text = self
-            .text(key, "extension", "looking up a number's route")
-            .await?;
+        let key = EntryKey::Number(number.clone());
+        let text = self.text(&key, "looking up a number's route").await?;
         Ok(text.and_then(|text| Extension::try_from(text).ok()))
     }
 
@@ -42,26 +38,22 @@ impl NumberRoutes {
         extension: &Extension,
         country: &str,
     ) -> Result<Option<PhoneNumber>, StoreError> {
-        let key = ItemKey::of_extension(extension, "NUMBER");
-        let text = self
-            .text(key, "number", "looking up an extension's number")
-            .await?;
+        let key = EntryKey::Extension(extension.clone());
+        let text = self.text(&key, "looking up an extension's number").await?;
         Ok(text.and_then(|text| PhoneNumber::parse(&text, country)))
     }
 
     async fn text(
         &self,
-        key: ItemKey,
-        attribute: &str,
+        key: &EntryKey,
         doing: &'static str,
     ) -> Result<Option<String>, StoreError> {
-        let answer = self.table.get(key).send().await;
+        let answer = self.table.get(key.item_key()).send().await;
         let answer = answer.map_err(StoreError::unavailable(doing))?;
-        let item = answer.item.unwrap_or_default();
-        Ok(item
-            .get(attribute)
-            .and_then(|value| value.as_s().ok())
-            .cloned())
+        Ok(text_in(
+            &answer.item.unwrap_or_default(),
+            key.directory().value_name(),
+        ))
     }
 }
 
@@ -96,7 +88,7 @@ mod tests {
         let item = json!({ "Item": { "extension": { "S": "1001" } } });
         let (route, request) = route(found(&item)).await;
         assert_eq!(route.unwrap(), Extension::try_from("1001").ok());
-        let key = json!({ "pk": { "S": "NUMBER#+919876543210" }, "sk": { "S": "ROUTE" } });
+        let key = json!({ "pk": { "S": "NUMBERS" }, "sk": { "S": "+919876543210" } });
         assert_eq!(request["Key"], key);
         assert_eq!(request["TableName"], "calls");
     }

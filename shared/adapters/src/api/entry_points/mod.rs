@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use crate::api::admin::Expectation;
 use crate::api::answer::Answer;
 use crate::api::call_response::CallResponse;
 use crate::api::do_not_disturb;
@@ -24,9 +25,12 @@ use crate::api::websocket::{Connecting, Request};
 use crate::asterisk::PbxList;
 use crate::asterisk::dialplan_report::DialplanReport;
 use crate::auth::{self, Bearer};
+use crate::exotel::dial_rules::DialRules;
 use crate::exotel::{ExotelWebhook, StreamFrame};
 use crate::form_fields::{BadBody, FormFields};
+use crate::platform::config::Environment;
 use crate::store::devices::Device;
+use crate::store::directories::{Directory, EntryKey, Position};
 use crate::store::streams::AudioStream;
 use crate::timers::TimerMessage;
 use crate::{asterisk, exotel, push};
@@ -48,7 +52,7 @@ pub struct EntryPoint {
 }
 
 /// The parsers of requests and of other systems' answers.
-pub const ENTRY_POINTS: [EntryPoint; 17] = [
+pub const ENTRY_POINTS: [EntryPoint; 18] = [
     entry_point("webhook_query", webhook_form),
     entry_point("webhook_form", webhook_form),
     entry_point("webhook_multipart", webhook_multipart),
@@ -59,6 +63,7 @@ pub const ENTRY_POINTS: [EntryPoint; 17] = [
     entry_point("call_request", call_request),
     entry_point("registration", registration),
     entry_point("do_not_disturb", do_not_disturb),
+    entry_point("admin_request", admin_request),
     entry_point("websocket_event", websocket_event),
     entry_point("stream_frame", stream_frame),
     entry_point("http_event", http_event),
@@ -213,6 +218,26 @@ fn do_not_disturb(bytes: &[u8]) {
     if let Ok(Some(until)) = do_not_disturb::parse(bytes, now) {
         assert!(until > now && until.since(now) <= Duration::from_secs(365 * 24 * 60 * 60));
     }
+}
+
+/// The bytes as the key of an entry, as the body that changes it, as a condition, and as a place in a list.
+fn admin_request(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let environment = Environment::of(|_| None);
+    let Ok(rules) = DialRules::from_environment(&environment, COUNTRY.to_owned()) else {
+        return;
+    };
+    for directory in [Directory::Numbers, Directory::Extensions] {
+        if let Ok(key) = EntryKey::parse(directory, &text, COUNTRY) {
+            assert_plain(key.as_str());
+        }
+        let key = EntryKey::parse(directory, "1001", COUNTRY);
+        if let Ok(value) = key.and_then(|key| Ok(key.parse_value(bytes, COUNTRY, &rules))) {
+            assert_plain(&value.unwrap_or_default());
+        }
+    }
+    let _condition = Expectation::parse(Some(&text), None);
+    let _position = Position::try_from(&*text);
 }
 
 /// API Gateway's event of a message, or of a client that connects.

@@ -1,0 +1,158 @@
+//! `/api/admin/…`: an admin lists, reads and changes the directories of numbers and extensions, and reads the audit trail.
+
+use std::time::Duration;
+
+use lambda_http::Request;
+use lambda_http::http::Method;
+use ringback::api::admin::{Decision, Expectation};
+use ringback::api::http::{self, ApiAnswer, ApiError, ApiErrorCode};
+use ringback::auth::{Subject, Tokens};
+use ringback::exotel::dial_rules::DialRules;
+use ringback::platform::invocation::InvocationContext;
+use ringback::start::Start;
+use ringback::store::directories::{
+    Change, Directories, Directory, EntryKey, Page, Position, etag,
+};
+use ringback_core::timestamp::Timestamp;
+use serde_json::{Value, json};
+
+/// How often a change is tried while other admins change the same entry.
+const ATTEMPTS: u32 = 8;
+
+struct AdminHandler {
+    directories: Directories,
+    tokens: Tokens,
+    country: String,
+    rules: DialRules,
+}
+
+impl AdminHandler {
+    async fn handle(
+        &self,
+        request: Request,
+        invocation: InvocationContext,
+    ) -> Result<ApiAnswer, ApiError> {
+        let now = invocation.now;
+        let header = |name| http::header(&request, name);
+        let bearer = self.tokens.bearer(header("authorization"), now).await?;
+        let admin = bearer.admin().ok_or(ApiErrorCode::NotAdmin)?;
+        let kind = http::path_parameter(&request, "kind")?;
+        let Ok(key) = http::path_parameter(&request, "key") else {
+            return self.list(&kind, &request).await;
+        };
+        let directory = directory(&kind).ok_or(ApiErrorCode::NoSuchRoute)?;
+        let key = EntryKey::parse(directory, &key, &self.country)?;
+        let expectation = Expectation::parse(header("if-match"), header("if-none-match"));
+        let value = match *request.method() {
+            Method::PUT => {
+                let body = http::body(&request)?;
+                Some(key.parse_value(body, &self.country, &self.rules)?)
+            }
+            Method::DELETE => None,
+            _ => {
+                let value = self.directories.find(&key).await?;
+                let value = value.ok_or(ApiErrorCode::NoSuchEntry)?;
+                return Ok(entry_answer(&key, &value));
+            }
+        };
+        self.change(&key, value, &expectation?, admin, now).await
+    }
+
+    async fn list(&self, kind: &str, request: &Request) -> Result<ApiAnswer, ApiError> {
+        let next = http::query_parameter(request, "next");
+        let after = next.map(|next| Position::try_from(next.as_str()));
+        let after = after.transpose()?;
+        if let Some(directory) = directory(kind) {
+            let page = self.directories.page(directory, after.as_ref()).await?;
+            let entry = |(key, value): (String, String)| entry(directory, &key, &value);
+            return Ok(page_answer(kind, page, entry));
+        }
+        if kind != "audit" {
+            return Err(ApiErrorCode::NoSuchRoute.into());
+        }
+        let page = self.directories.changes(after.as_ref()).await?;
+        Ok(page_answer("changes", page, |change| json!(change)))
+    }
+
+    /// Gives the entry this value, or deletes it. Several admins may do so at once: each attempt writes on condition that the entry is
+    /// still as it was read, because the audit trail has the value before.
+    async fn change(
+        &self,
+        key: &EntryKey,
+        value: Option<String>,
+        expectation: &Expectation,
+        admin: &Subject,
+        now: Timestamp,
+    ) -> Result<ApiAnswer, ApiError> {
+        for attempt in 1..=ATTEMPTS {
+            let before = self.directories.find(key).await?;
+            match expectation.decide(before.as_deref(), value.as_deref()) {
+                Decision::Done => return Ok(changed_answer(key, value.as_deref())),
+                Decision::Missing => return Err(ApiErrorCode::NoSuchEntry.into()),
+                Decision::Refuse => {
+                    let entry = |value: &String| entry(key.directory(), key.as_str(), value);
+                    let current = before.as_ref().map_or(Value::Null, entry);
+                    let error = ApiError::from(ApiErrorCode::Changed);
+                    return Err(error.with_detail("current", Some(&current)));
+                }
+                Decision::Write => {}
+            }
+            let change = Change {
+                at: now,
+                by: admin.as_str().to_owned(),
+                directory: key.directory(),
+                key: key.as_str().to_owned(),
+                before,
+                after: value.clone(),
+            };
+            if self.directories.apply(key, &change).await? {
+                tracing::info!(directory = ?key.directory(), "entry changed");
+                return Ok(changed_answer(key, value.as_deref()));
+            }
+            tokio::time::sleep(Duration::from_millis(20) * attempt).await;
+        }
+        Err(ApiErrorCode::TryAgain.into())
+    }
+}
+
+fn directory(kind: &str) -> Option<Directory> {
+    match kind {
+        "numbers" => Some(Directory::Numbers),
+        "extensions" => Some(Directory::Extensions),
+        _ => None,
+    }
+}
+
+fn entry(directory: Directory, key: &str, value: &str) -> Value {
+    json!({ directory.key_name(): key, directory.value_name(): value, "etag": etag(value) })
+}
+
+fn entry_answer(key: &EntryKey, value: &str) -> ApiAnswer {
+    let entry = entry(key.directory(), key.as_str(), value);
+    ApiAnswer::ok(entry).with_etag(etag(value))
+}
+
+fn changed_answer(key: &EntryKey, value: Option<&str>) -> ApiAnswer {
+    match value {
+        Some(value) => entry_answer(key, value),
+        None => ApiAnswer::ok(json!({ key.directory().key_name(): key.as_str() })),
+    }
+}
+
+fn page_answer<T>(name: &str, page: Page<T>, entry: impl Fn(T) -> Value) -> ApiAnswer {
+    let entries: Vec<Value> = page.entries.into_iter().map(entry).collect();
+    let next = page.next.as_ref().map(Position::token);
+    ApiAnswer::ok(json!({ name: entries, "next": next }))
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), lambda_http::Error> {
+    let start = Start::function().await;
+    let this = AdminHandler {
+        directories: start.directories()?,
+        tokens: start.tokens()?,
+        country: start.country(),
+        rules: DialRules::from_environment(&start.environment, start.country())?,
+    };
+    http::serve(|request, invocation| this.handle(request, invocation)).await
+}
