@@ -5,6 +5,7 @@ import { Calls } from "./calls.js";
 import { Connection } from "./connection.js";
 import { element } from "./draw.js";
 import { Local } from "./local.js";
+import { Numbers } from "./numbers.js";
 import { Phone } from "./phone.js";
 import { RecentCalls } from "./recent.js";
 
@@ -20,10 +21,11 @@ const announce = (text) => ($("announcer").textContent = text);
 /** A function that sends requests with this token. It returns `{ok, status, body}` and never throws. */
 function apiWith(token) {
   return async (method, path, body, options = {}) => {
-    const headers = { authorization: `Bearer ${token}` };
+    const { headers: conditions, ...more } = options;
+    const headers = { authorization: `Bearer ${token}`, ...conditions };
     if (body) headers["content-type"] = "application/json";
     try {
-      const answer = await fetch(path, { method, headers, body: body && JSON.stringify(body), ...options });
+      const answer = await fetch(path, { method, headers, body: body && JSON.stringify(body), ...more });
       return { ok: answer.ok, status: answer.status, body: await answer.json().catch(() => ({})) };
     } catch {
       return { ok: false, status: 0, body: { error: "The API could not be reached." } };
@@ -50,6 +52,7 @@ class Session {
   #calls = new Calls();
   #board;
   #api;
+  #numbers;
   #onMessage;
   #onConnected;
 
@@ -57,6 +60,7 @@ class Session {
   constructor(token, extension, onMessage = () => {}, onConnected = () => {}) {
     this.#api = apiWith(token);
     new RecentCalls($("recent"), this.#api).show(extension);
+    if (rolesIn(claimsOf(token)).includes("admin")) this.#numbers = new Numbers($("numbers"), this.#api);
     this.#onMessage = onMessage;
     this.#onConnected = onConnected;
     this.#board = new Board($("board"), $("no-calls"), announce, (id) => this.#fetchCall(id));
@@ -78,6 +82,7 @@ class Session {
   close() {
     this.#connection.close();
     this.#board.close();
+    this.#numbers?.close();
   }
 
   #handleMessage(message) {
@@ -146,6 +151,11 @@ function claim(claims, name) {
   return steps.reduce((value, step) => value?.[step], claims);
 }
 
+/** The roles in a token's claims. */
+function rolesIn(claims) {
+  return [claim(claims ?? {}, settings.roleClaim || "role")].flat();
+}
+
 // ------------------------------------------------------------------ on AWS: the user's own token
 
 function signOut() {
@@ -166,7 +176,7 @@ function signIn(token) {
     return;
   }
   const extension = claim(claims, settings.extensionClaim || "extension");
-  const roles = [claim(claims, settings.roleClaim || "role")].flat();
+  const roles = rolesIn(claims);
   const { api } = startSession(
     token,
     typeof extension === "string" ? extension : undefined,
@@ -174,7 +184,7 @@ function signIn(token) {
     (isLive) => phone?.setConnected(isLive),
   );
   $("signed-in").hidden = false;
-  const identity = [roles.includes("operator") && "Operator", extension && `Extension ${extension}`];
+  const identity = [roles.includes("operator") && "Operator", roles.includes("admin") && "Admin", extension && `Extension ${extension}`];
   $("signed-in-as").textContent = identity.filter(Boolean).join(", ");
   $("phone").hidden = typeof extension !== "string";
   if (typeof extension !== "string") return;
@@ -201,7 +211,7 @@ $("sign-out").addEventListener("click", () => {
 
 function startLocally() {
   const phones = local.phones;
-  setOptions($("viewer-of"), [["operator", "an operator"], ...phones.map(({ extension }) => [extension, `extension ${extension}`])]);
+  setOptions($("viewer-of"), [["operator", "an operator"], ["admin", "an admin"], ...phones.map(({ extension }) => [extension, `extension ${extension}`])]);
   setOptions($("extension"), phones.map(({ extension }) => [extension, extension]));
   setOptions($("dialled"), phones.map(({ extension, number }) => [extension, `${extension}, at ${number}`]));
   $("viewer").hidden = $("phone").hidden = $("test-call").hidden = false;
@@ -245,9 +255,9 @@ function startLocally() {
   });
 }
 
-/** The token of an extension's app, or else the operator's. */
+/** The token of an extension's app, or of a role. */
 function localToken(viewer) {
-  return local.phones.find(({ extension }) => extension === viewer)?.token ?? local.operator.token;
+  return local.phones.find(({ extension }) => extension === viewer)?.token ?? local[viewer].token;
 }
 
 // The simulated callers on the page, by id.

@@ -17,7 +17,7 @@ async function request(method, path, body) {
 }
 
 export class Local {
-  /** The local stack with its tokens and phones: `{operator: {token}, phones: [{extension, token, number}]}`. */
+  /** The local stack with its tokens and phones: `{operator: {token}, admin: {token}, phones: [{extension, token, number}]}`. */
   static async find() {
     const local = new Local();
     Object.assign(local, await request("GET", "stack"));

@@ -6,7 +6,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 /// The files below `/console/`. The first one is also served at `/`.
-const FILES: [(&str, &str); 12] = [
+const FILES: [(&str, &str); 13] = [
     ("index.html", include_str!("../page/index.html")),
     ("style.css", include_str!("../page/style.css")),
     ("icon.svg", include_str!("../page/icon.svg")),
@@ -15,6 +15,7 @@ const FILES: [(&str, &str); 12] = [
     ("calls.js", include_str!("../page/calls.js")),
     ("draw.js", include_str!("../page/draw.js")),
     ("board.js", include_str!("../page/board.js")),
+    ("numbers.js", include_str!("../page/numbers.js")),
     ("phone.js", include_str!("../page/phone.js")),
     ("recent.js", include_str!("../page/recent.js")),
     ("local.js", include_str!("../page/local.js")),
