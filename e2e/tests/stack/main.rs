@@ -12,6 +12,7 @@
 )]
 
 mod access;
+mod admin;
 mod broadcast;
 mod browsers;
 mod calls;

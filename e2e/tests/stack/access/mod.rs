@@ -38,8 +38,8 @@ async fn every_app_route_has_the_right_status_for_every_token() -> Result<()> {
     let key = secrets.get("app", "jwt_secret")?;
     let signed = |claims: &Value| hs256(claims, key);
     let rsa = Issuer::of_rsa("a")?;
-    let others = [401, 401, 401, 401, 401, 403, 403];
-    let callers: Vec<(&str, Option<String>, [u16; 7])> = vec![
+    let others = [401, 401, 401, 401, 401, 401, 403, 403];
+    let callers: Vec<(&str, Option<String>, [u16; 8])> = vec![
         ("no token", None, others),
         ("no JWT", Some("not.a.token".to_owned()), others),
         (
@@ -115,22 +115,36 @@ async fn every_app_route_has_the_right_status_for_every_token() -> Result<()> {
             "other extension",
             Some(fixture.stack.phone("1002").context("1002")?.token.clone()),
             // The app unregisters its own device, which does not exist here.
-            [403, 403, 403, 403, 200, OPEN, OPEN],
+            [403, 403, 403, 403, 200, 403, OPEN, OPEN],
         ),
         (
             "operator",
             Some(fixture.stack.operator.token.clone()),
-            [403, 200, 200, 403, 403, OPEN, OPEN],
+            [403, 200, 200, 403, 403, 403, OPEN, OPEN],
+        ),
+        (
+            "admin",
+            Some(fixture.stack.admin.token.clone()),
+            [403, 200, 200, 403, 403, 200, OPEN, OPEN],
+        ),
+        (
+            "admin without a subject",
+            Some(signed(&with(
+                &without(&claims, "sub"),
+                "role",
+                json!("admin"),
+            ))?),
+            others,
         ),
         (
             "previous secret",
             Some(hs256(&claims, secrets.get("app", "jwt_secret_previous")?)?),
-            [200, 200, 200, 200, 200, OPEN, OPEN],
+            [200, 200, 200, 200, 200, 403, OPEN, OPEN],
         ),
         (
             "right",
             Some(right.clone()),
-            [200, 200, 200, 200, 200, OPEN, OPEN],
+            [200, 200, 200, 200, 200, 403, OPEN, OPEN],
         ),
     ];
 
@@ -141,7 +155,7 @@ async fn every_app_route_has_the_right_status_for_every_token() -> Result<()> {
         let found = routes.all_app_routes(token.as_deref()).await?;
         table.row(who, expected, &found);
         let exists = routes.device_exists().await?;
-        let is_owner = *expected == [200, 200, 200, 200, 200, OPEN, OPEN];
+        let is_owner = *expected == [200, 200, 200, 200, 200, 403, OPEN, OPEN];
         ensure!(exists != is_owner, "{who} changed the device: {exists}");
     }
     table.check()
@@ -446,12 +460,13 @@ struct Routes<'a> {
 }
 
 impl<'a> Routes<'a> {
-    const APPS: [&'static str; 7] = [
+    const APPS: [&'static str; 8] = [
         "POST call-response",
         "GET call",
         "GET calls",
         "PUT device",
         "DELETE device",
+        "GET numbers",
         "WS header",
         "WS ?token=",
     ];
@@ -475,7 +490,7 @@ impl<'a> Routes<'a> {
         }
     }
 
-    async fn all_app_routes(&self, token: Option<&str>) -> Result<[u16; 7]> {
+    async fn all_app_routes(&self, token: Option<&str>) -> Result<[u16; 8]> {
         let hangs_up = json!({
             "server_call_id": self.call, "extension": "1001", "action": "hangup",
             "timestamp": 1_732_175_943_000_u64,
@@ -498,6 +513,8 @@ impl<'a> Routes<'a> {
                 .await?,
             self.put_device(token).await?,
             self.asks(Method::DELETE, &device, token, None).await?,
+            self.asks(Method::GET, "/api/admin/numbers", token, None)
+                .await?,
             connects(url, &header).await?,
             connects(url, &query).await?,
         ])

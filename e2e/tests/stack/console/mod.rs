@@ -3,5 +3,6 @@
 mod access;
 mod board;
 mod deployed;
+mod numbers;
 mod page;
 mod phone;
