@@ -105,7 +105,7 @@ async fn a_routed_number_rings_at_the_next_call_and_a_deleted_route_ends_no_call
         .await?;
     assert_eq!(
         (status, &answer["code"]),
-        (StatusCode::NOT_FOUND, &json!("number_not_routed"))
+        (StatusCode::FOUND, &json!("number_not_routed"))
     );
     let changes = admin.changes_of(&number).await?;
     assert_eq!(
