@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use lambda_http::Request;
-use lambda_http::http::Method;
 use ringback::api::admin::{Decision, Expectation};
-use ringback::api::http::{self, ApiAnswer, ApiError, ApiErrorCode};
+use ringback::api::http::{self, ApiAnswer, ApiError, ApiErrorCode, Request};
 use ringback::auth::{Subject, Tokens};
 use ringback::exotel::dial_rules::DialRules;
 use ringback::platform::invocation::InvocationContext;
@@ -33,22 +31,22 @@ impl AdminHandler {
         invocation: InvocationContext,
     ) -> Result<ApiAnswer, ApiError> {
         let now = invocation.now;
-        let header = |name| http::header(&request, name);
+        let header = |name| request.header(name);
         let bearer = self.tokens.bearer(header("authorization"), now).await?;
         let admin = bearer.admin().ok_or(ApiErrorCode::NotAdmin)?;
-        let kind = http::path_parameter(&request, "kind")?;
-        let Ok(key) = http::path_parameter(&request, "key") else {
-            return self.list(&kind, &request).await;
+        let kind = request.path_parameter("kind")?;
+        let Ok(key) = request.path_parameter("key") else {
+            return self.list(kind, &request).await;
         };
-        let directory = directory(&kind).ok_or(ApiErrorCode::NoSuchRoute)?;
-        let key = EntryKey::parse(directory, &key, &self.country)?;
+        let directory = directory(kind).ok_or(ApiErrorCode::NoSuchRoute)?;
+        let key = EntryKey::parse(directory, key, &self.country)?;
         let expectation = Expectation::parse(header("if-match"), header("if-none-match"));
-        let value = match *request.method() {
-            Method::PUT => {
-                let body = http::body(&request)?;
+        let value = match request.method() {
+            "PUT" => {
+                let body = request.body()?;
                 Some(key.parse_value(body, &self.country, &self.rules)?)
             }
-            Method::DELETE => None,
+            "DELETE" => None,
             _ => {
                 let value = self.directories.find(&key).await?;
                 let value = value.ok_or(ApiErrorCode::NoSuchEntry)?;
@@ -59,9 +57,8 @@ impl AdminHandler {
     }
 
     async fn list(&self, kind: &str, request: &Request) -> Result<ApiAnswer, ApiError> {
-        let next = http::query_parameter(request, "next");
-        let after = next.map(|next| Position::try_from(next.as_str()));
-        let after = after.transpose()?;
+        let query = request.query();
+        let after = query.text("next").map(Position::try_from).transpose()?;
         if let Some(directory) = directory(kind) {
             let page = self.directories.page(directory, after.as_ref()).await?;
             let entry = |(key, value): (String, String)| entry(directory, &key, &value);
@@ -146,8 +143,8 @@ fn page_answer<T>(name: &str, page: Page<T>, entry: impl Fn(T) -> Value) -> ApiA
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), lambda_http::Error> {
-    let start = Start::function().await;
+async fn main() -> Result<(), lambda_runtime::Error> {
+    let start = Start::function()?;
     let this = AdminHandler {
         directories: start.directories()?,
         tokens: start.tokens()?,

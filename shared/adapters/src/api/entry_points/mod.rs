@@ -232,7 +232,7 @@ fn admin_request(bytes: &[u8]) {
             assert_plain(key.as_str());
         }
         let key = EntryKey::parse(directory, "1001", COUNTRY);
-        if let Ok(value) = key.and_then(|key| Ok(key.parse_value(bytes, COUNTRY, &rules))) {
+        if let Ok(value) = key.map(|key| key.parse_value(bytes, COUNTRY, &rules)) {
             assert_plain(&value.unwrap_or_default());
         }
     }
