@@ -11,7 +11,7 @@
 CARGO_RUN := cargo run --locked --bin ringback-local --
 NEEDS := local/tools/prerequisites.sh
 # The test binaries of e2e/ that need a running stack, so that plain `cargo test` leaves them alone: on a plain stack, on
-# one with FAULTS=yes, and on one in two regions. `secrecy` runs last: it reads the logs that the others leave.
+# one with FAULTS=yes CALL_WAITING=busy, and on one in two regions. `secrecy` runs last: it reads the logs that the others leave.
 STACK_TESTS := --test stack --test secrecy --test faults --test regions
 # Writes the results of the other tests of `make chaos` into docs/promises.md.
 PAGE_TEST := page::
@@ -78,22 +78,24 @@ simulate: ## simulated calls with faults for MINUTES=1, on all cores; ARGS='--se
 simulate-proof: ## put each past fault back, let the simulation find it, and write docs/simulation.md
 	simulation/prove.sh
 
+# Second calls are refused there, so that each call also shows that nobody stays busy.
+FAULTS_STACK := FAULTS=yes CALL_WAITING=busy $(NEEDS) stack $(CARGO_RUN) test-env
 e2e chaos soak: export RING_TIMEOUT_SECONDS := $(TEST_RING_TIMEOUT_SECONDS)
 e2e chaos soak: export EXOTEL_CHECK_SECONDS := $(TEST_EXOTEL_CHECK_SECONDS)
 e2e: ## end-to-end tests on three stacks: a plain one, one with faults, one in two regions
 	$(NEEDS) test $(CARGO_RUN) test-env $(MAKE) --no-print-directory e2e-here
-	FAULTS=yes $(NEEDS) stack $(CARGO_RUN) test-env $(MAKE) --no-print-directory faults-here
+	$(FAULTS_STACK) $(MAKE) --no-print-directory faults-here
 	$(NEEDS) regions $(CARGO_RUN) test-regions $(MAKE) --no-print-directory regions-here
 
 chaos: export REGION_LOST_BOTH_WAYS := yes
 chaos: ## inject every kind of failure during calls, and write docs/promises.md
-	FAULTS=yes $(NEEDS) stack $(CARGO_RUN) test-env $(MAKE) --no-print-directory chaos-here
+	$(FAULTS_STACK) $(MAKE) --no-print-directory chaos-here
 	$(NEEDS) regions $(CARGO_RUN) test-regions $(MAKE) --no-print-directory region-loss-here
 	cargo test --workspace --locked --test faults -- --ignored --nocapture $(PAGE_TEST)
 
 soak: export MINUTES ?= 30
 soak: ## mixed calls with random faults for MINUTES=30
-	FAULTS=yes $(NEEDS) stack $(CARGO_RUN) test-env $(MAKE) --no-print-directory soak-here
+	$(FAULTS_STACK) $(MAKE) --no-print-directory soak-here
 
 # The WebRTC phone of a test: JsSIP in one file, for a browser.
 WEBRTC_PHONE := e2e/tests/stack/webrtc/dist/phone.js
@@ -115,7 +117,7 @@ else
 	$(CARGO_TEST) --test secrecy
 endif
 
-# On a stack with FAULTS=yes:
+# On a stack with FAULTS=yes and CALL_WAITING=busy:
 faults-here:
 ifeq ($(NEXTEST),yes)
 	$(CARGO_NEXTEST) --test faults

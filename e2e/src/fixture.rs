@@ -225,6 +225,28 @@ impl Fixture {
         Ok(sids.map(ToOwned::to_owned).collect())
     }
 
+    /// Waits until the table says that this extension talks, or does not.
+    pub async fn notes_talk(&self, extension: &str, talks: bool) -> Result<()> {
+        let table = aws_sdk_dynamodb::Client::new(&self.aws);
+        let partition = AttributeValue::S(format!("EXTENSION#{extension}"));
+        let deadline = Instant::now() + SOON;
+        loop {
+            let hints = table
+                .query()
+                .table_name(&self.stack.aws.table)
+                .key_condition_expression("pk = :pk AND begins_with(sk, :hint)")
+                .expression_attribute_values(":pk", partition.clone())
+                .expression_attribute_values(":hint", AttributeValue::S("DURING-CALL#".to_owned()));
+            if hints.send().await?.items().is_empty() != talks {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!("not noted: {talks}");
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// Simulates an event of a call at Exotel, which then reports it. Returns what the webhook answered.
     pub async fn exotel_event(&self, sid: &str, event: Value) -> Result<Value> {
         let url = format!("{}/{sid}/events", self.exotel("calls"));

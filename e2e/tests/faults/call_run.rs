@@ -24,6 +24,7 @@ use crate::faults::{answer, rule};
 use crate::harness::Harness;
 use crate::pbx;
 use crate::subscriber::Subscriber;
+use ringback_e2e::fixture::Conversation;
 
 /// The timeout for a call that does not end: longer than the PBX lets a caller wait.
 const LOST_AFTER: Duration = Duration::from_secs(80);
@@ -47,10 +48,14 @@ pub(crate) enum Scenario {
     Outbound,
     NumberBusy,
     ExotelRefuses,
+    DoNotDisturb,
+    AppToDoNotDisturb,
+    CalleeTalks,
+    ConnectsLate,
 }
 
 impl Scenario {
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::Answered,
         Self::WebhookFirst,
         Self::TwoAccept,
@@ -64,6 +69,10 @@ impl Scenario {
         Self::Outbound,
         Self::NumberBusy,
         Self::ExotelRefuses,
+        Self::DoNotDisturb,
+        Self::AppToDoNotDisturb,
+        Self::CalleeTalks,
+        Self::ConnectsLate,
     ];
 
     pub(crate) const fn name(self) -> &'static str {
@@ -81,7 +90,35 @@ impl Scenario {
             Self::Outbound => "an app calls a telephone, answered",
             Self::NumberBusy => "an app calls a telephone, busy",
             Self::ExotelRefuses => "an app calls a telephone, rejected by Exotel",
+            Self::DoNotDisturb => "the callee wants no calls",
+            Self::AppToDoNotDisturb => "an app calls an app whose person wants no calls",
+            Self::CalleeTalks => "the callee talks to another one",
+            Self::ConnectsLate => "an app connects while it rings, and answers",
         }
+    }
+
+    /// The end reason of the call, if the callee refuses it.
+    const fn refusal(self) -> Option<&'static str> {
+        match self {
+            Self::DoNotDisturb | Self::AppToDoNotDisturb => Some("do_not_disturb"),
+            Self::CalleeTalks => Some("busy"),
+            _ => None,
+        }
+    }
+
+    /// Whether the crashes of this function in this flow are of a kind of their own, because it does other work here.
+    pub(crate) fn is_special(self, function: &str) -> bool {
+        match self {
+            Self::ConnectsLate => function.starts_with("ws-"),
+            _ => self.refusal().is_some(),
+        }
+    }
+
+    const fn is_between_apps(self) -> bool {
+        matches!(
+            self,
+            Self::AppToApp | Self::AppGivesUp | Self::AppToDoNotDisturb
+        )
     }
 
     const fn is_outbound(self) -> bool {
@@ -258,14 +295,17 @@ async fn run_once(
     repeats: bool,
 ) -> Result<CallResult> {
     subscriber.prepare(scenario.devices()).await?;
-    let mut callee = match scenario {
-        Scenario::AppToApp | Scenario::AppGivesUp => {
-            let mut callee = harness.subscriber().await?;
-            callee.prepare(1).await?;
-            Some(callee)
-        }
-        _ => None,
-    };
+    let mut callee = None;
+    if scenario.is_between_apps() {
+        let callee = callee.insert(harness.subscriber().await?);
+        callee.prepare(1).await?;
+    }
+    let mut talk = None;
+    if scenario == Scenario::CalleeTalks {
+        talk = Some(harness.conversation(subscriber).await?);
+        let extension = &subscriber.account.extension;
+        harness.fixture.notes_talk(extension, true).await?;
+    }
     let mut run = CallRun {
         harness: Arc::clone(harness),
         scenario,
@@ -279,19 +319,24 @@ async fn run_once(
     let subscribers: Vec<&Subscriber> = std::iter::once(&*subscriber)
         .chain(callee.as_ref())
         .collect();
-    let marks = Harness::marks(&subscribers, &run.caller);
+    let mut marks = Harness::marks(&subscribers, &run.caller);
+    // A call is stored under its id without the check field, the last 8 characters.
+    marks.extend(talk.as_ref().map(|talk| talk.id[..28].to_owned()));
     let faults = ActiveFaults::begin(harness, &marks, scenario, rules).await?;
 
     let began = clock::now();
     harness.begun.fetch_add(1, Ordering::Relaxed);
     let legs = run.act(subscriber, callee.as_mut()).await;
+    let met = faults.met(rules.len()).await;
+    let steps = faults.end().await;
+    let called = callee.as_mut().unwrap_or(subscriber);
+    let afterwards = run.rings_again(called, talk).await;
     // Return the subscriber in any case: the next call needs it.
     if let Some(callee) = callee {
         harness.put_back(callee).await;
     }
-    let met = faults.met(rules.len()).await;
-    let steps = faults.end().await?;
-    let (legs, (hits, hit_for)) = (legs?, met?);
+    let (legs, (hits, hit_for), steps) = (legs?, met?, steps?);
+    afterwards?;
     Ok(CallResult {
         end: legs.end,
         waited: legs.waited,
@@ -369,6 +414,10 @@ impl CallRun {
         subscriber: &mut Subscriber,
         callee: Option<&mut Subscriber>,
     ) -> Result<CallLegs> {
+        if self.scenario.refusal() == Some("do_not_disturb") {
+            let called = callee.as_deref().unwrap_or(subscriber);
+            called.devices[0].do_not_disturb(Some(LOST_AFTER)).await?;
+        }
         let (legs, called) = match callee {
             Some(callee) => (self.between_apps(subscriber, callee).await?, callee),
             None if self.scenario.is_outbound() => (self.outbound(subscriber).await?, subscriber),
@@ -376,6 +425,34 @@ impl CallRun {
         };
         self.check(called, &legs).await?;
         Ok(legs)
+    }
+
+    /// After a refused call, the person takes calls again: the next one rings.
+    async fn rings_again(
+        &mut self,
+        called: &mut Subscriber,
+        talk: Option<Conversation>,
+    ) -> Result<()> {
+        if self.scenario.refusal().is_none() {
+            return Ok(());
+        }
+        match talk {
+            Some(talk) if talk.caller.events().is_over() => {
+                self.problem("the other conversation was cut off");
+            }
+            Some(talk) => {
+                talk.caller.hang_up().await?;
+                talk.callee.ended(ring()).await?;
+            }
+            None => called.devices[0].do_not_disturb(None).await?,
+        }
+        let (harness, repeats) = (Arc::clone(&self.harness), self.may_repeat);
+        let next = run_once(&harness, called, Scenario::CallerGivesUp, &[], repeats);
+        let next = Box::pin(next).await?;
+        if next.end != CallEnd::Abandoned || next.is_lost() {
+            self.problem(format!("the next call: {next}"));
+        }
+        Ok(())
     }
 
     pub(crate) async fn dial(

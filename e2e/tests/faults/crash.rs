@@ -106,10 +106,12 @@ async fn requests_of(
 /// The crashes before and after each kind of request. A flow gets as few of them as possible, so the kinds that few flows
 /// send come first.
 fn spread(flows: &[(Scenario, BTreeSet<RequestStep>)]) -> Vec<Death> {
-    let mut kinds: BTreeMap<(&str, &str), Vec<(Scenario, &RequestStep)>> = BTreeMap::new();
+    let mut kinds: BTreeMap<_, Vec<(Scenario, &RequestStep)>> = BTreeMap::new();
     for (scenario, steps) in flows {
         for step in steps {
-            let senders = kinds.entry((&step.function, &step.operation)).or_default();
+            let special = scenario.is_special(&step.function).then_some(*scenario);
+            let kind = (special, &step.function, &step.operation);
+            let senders = kinds.entry(kind).or_default();
             if senders.last().is_none_or(|(last, _)| last != scenario) {
                 senders.push((*scenario, step));
             }

@@ -9,14 +9,15 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use ringback_client::Client;
 use ringback_local::faults::rule::{LinkState, System};
-use ringback_sip::Trunk;
+use ringback_sip::{Caller, Trunk};
 use serde_json::Value;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::task::JoinHandle;
 
+use crate::call_run::ring;
 use crate::faults::Faults;
 use crate::subscriber::Subscriber;
-use ringback_e2e::fixture::Fixture;
+use ringback_e2e::fixture::{Conversation, Fixture};
 
 /// The test harness of this binary.
 pub(crate) struct Harness {
@@ -80,6 +81,23 @@ impl Harness {
         self.subscribers.lock().await.push(subscriber);
     }
 
+    /// A caller on the trunk talks to this subscriber.
+    pub(crate) async fn conversation(&self, subscriber: &mut Subscriber) -> Result<Conversation> {
+        let pbx = self.fixture.stack.sip.address.parse()?;
+        let caller = Caller::number(&self.new_caller());
+        let caller = self
+            .trunk
+            .call(pbx, &subscriber.number, caller, None)
+            .await?;
+        let device = &subscriber.devices[0];
+        let id = device.receives_call(ring()).await?.context("no push")?;
+        device.respond("accept_ready", &id).await?;
+        let callee = subscriber.phone.next_call(ring()).await?;
+        callee.answer().await?;
+        caller.answered(ring()).await?;
+        Ok(Conversation { id, caller, callee })
+    }
+
     /// Unregisters the devices that the last calls used.
     pub(crate) async fn clear(&self) -> Result<()> {
         for subscriber in self.subscribers.lock().await.iter() {
@@ -104,6 +122,8 @@ impl Harness {
             marks.insert(format!("EXTENSION#{extension}"));
             marks.insert(format!("FOR#{extension}"));
             marks.insert(format!("PJSIP/{extension}"));
+            // A client in the queue of `ws-replay`.
+            marks.insert(format!(r#"\"app\":\"{extension}\""#));
             marks.insert(subscriber.account.mobile_number.clone());
             marks.insert(format!("+91{}", subscriber.number.trim_start_matches('0')));
         }

@@ -12,7 +12,7 @@ use crate::systems::{Case, case, cases, run_cases};
 use ringback_e2e::outcome_table::table;
 
 /// The names of the faults in the table.
-const FAULTS: [&str; 7] = [
+const FAULTS: [&str; 9] = [
     "DynamoDB throttles the first 3 requests",
     "DynamoDB stores the accept, and its response is lost",
     "ARI calls the phone, and its response is lost",
@@ -20,6 +20,8 @@ const FAULTS: [&str; 7] = [
     "FCM fails (503) permanently",
     "Exotel places the call, and its response is lost",
     "SQS delivers the timer twice",
+    "DynamoDB stores the refusal, and its response is lost",
+    "SQS delivers a client that has connected twice",
 ];
 /// One for each concurrent call, and one more for each call between apps.
 const SUBSCRIBERS: usize = 16;

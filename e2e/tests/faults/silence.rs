@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use ringback_sip::{Caller, Hold};
+use ringback_sip::Hold;
 
 use crate::call_run::ring;
 use crate::harness::Harness;
@@ -15,35 +15,26 @@ const NOTICED: Duration = Duration::from_secs(45 + 2 * 32 + 5);
 pub(crate) async fn a_phone_without_network_is_hung_up_and_other_calls_continue(
     harness: &Harness,
 ) -> Result<()> {
-    let pbx = harness.fixture.stack.sip.address.parse()?;
     let mut talks = Vec::new();
     for _ in 0..3 {
         let mut subscriber = harness.subscriber().await?;
         subscriber.prepare(1).await?;
-        let caller = Caller::number(&harness.new_caller());
-        let call = harness
-            .trunk
-            .call(pbx, &subscriber.number, caller, None)
-            .await?;
-        let device = subscriber.devices[0].clone();
-        let id = device.receives_call(ring()).await?;
-        let id = id.ok_or_else(|| anyhow::anyhow!("no push"))?;
-        device.respond("accept_ready", &id).await?;
-        let leg = subscriber.phone.next_call(ring()).await?;
-        leg.answer().await?;
-        call.answered(ring()).await?;
-        talks.push((subscriber, call, leg));
+        let talk = harness.conversation(&mut subscriber).await?;
+        talks.push((subscriber, talk));
     }
     // The hold lasts longer than the session of 90 s (RFC 4028), and the phone sends nothing.
-    talks[2].2.leg().hold(Hold::Inactive).await?;
-    let (dead_seat, dead_call, dead_leg) = &talks[0];
+    talks[2].1.callee.leg().hold(Hold::Inactive).await?;
+    let (dead_seat, dead) = &talks[0];
     dead_seat.phone.lose_network();
-    dead_leg.media().mute();
-    dead_call.ended(NOTICED).await?;
-    for (_, call, leg) in &talks[1..] {
-        ensure!(!call.events().is_over(), "another conversation was cut off");
-        call.hang_up().await?;
-        leg.ended(ring()).await?;
+    dead.callee.media().mute();
+    dead.caller.ended(NOTICED).await?;
+    for (_, talk) in &talks[1..] {
+        ensure!(
+            !talk.caller.events().is_over(),
+            "another conversation was cut off"
+        );
+        talk.caller.hang_up().await?;
+        talk.callee.ended(ring()).await?;
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use reqwest::{Client, Method};
+use ringback::platform::clock;
 use ringback_local::stack::{Phone as Account, Stack};
 use ringback_sip::Phone;
 use serde_json::{Value, json};
@@ -135,15 +136,33 @@ impl Device {
 
     /// Sends a call response, and repeats it until it is answered, as an app does.
     pub(crate) async fn respond(&self, action: &str, call: &str) -> Result<(u16, Value)> {
-        let body = json!({
+        let body = self.response(action, call);
+        self.request_with_retries(Method::POST, "/api/call-response", Some(&body))
+            .await
+    }
+
+    /// A call response, for HTTP and for the WebSocket.
+    pub(crate) fn response(&self, action: &str, call: &str) -> Value {
+        json!({
+            "type": "call_response",
             "server_call_id": call,
             "extension": self.account.extension,
             "action": action,
             "timestamp": 1_732_175_943_000_u64,
             "device_id": self.id,
-        });
-        self.request_with_retries(Method::POST, "/api/call-response", Some(&body))
-            .await
+        })
+    }
+
+    /// The person wants no calls for this long, or wants calls again.
+    pub(crate) async fn do_not_disturb(&self, lasts: Option<Duration>) -> Result<()> {
+        let until = lasts.map(|lasts| clock::now() + lasts);
+        let path = format!("/api/extensions/{}/do-not-disturb", self.account.extension);
+        let body = json!({ "until": until });
+        let (status, answer) = self
+            .request_with_retries(Method::PUT, &path, Some(&body))
+            .await?;
+        anyhow::ensure!(status == 200, "{status}: {answer}");
+        Ok(())
     }
 
     /// The current state of the call, if it can be read.

@@ -45,6 +45,8 @@ pub(crate) fn cases() -> Vec<Case> {
     cases.extend(of_fcm());
     cases.extend(of_exotel());
     cases.extend(of_the_timers());
+    cases.extend(of_refusals());
+    cases.extend(of_replays());
     cases
 }
 
@@ -366,6 +368,90 @@ fn of_the_timers() -> Vec<Case> {
             CallEnd::Busy,
             // Then the backstop ends the call.
             ring() + BACKSTOP + GRACE,
+        ),
+    ]
+}
+
+fn of_refusals() -> Vec<Case> {
+    use Scenario::{AppToDoNotDisturb, CalleeTalks, DoNotDisturb};
+    let asked = |function, fault| {
+        from(
+            function,
+            rule(System::Aws, "DynamoDB Query EXTENSION", Some(1), fault),
+        )
+    };
+    let refused = |function, fault| {
+        from(
+            function,
+            rule(System::Aws, "DynamoDB UpdateItem CALL", Some(1), fault),
+        )
+    };
+    let pbx = |operation, fault| rule(System::Pbx, operation, Some(1), fault);
+    let in_time = ring() + GRACE;
+    vec![
+        case(
+            "DynamoDB does not answer whether the callee wants calls",
+            DoNotDisturb,
+            [asked("asterisk-incoming", Fault::Silence)],
+            CallEnd::Busy,
+            in_time,
+        ),
+        case(
+            "DynamoDB stores the refusal, and its response is lost",
+            DoNotDisturb,
+            [refused("asterisk-incoming", Fault::LoseAnswer)],
+            CallEnd::Busy,
+            in_time,
+        ),
+        case(
+            "DynamoDB stores the refusal of an app's call, and its response is lost",
+            AppToDoNotDisturb,
+            [refused("ws-message", Fault::LoseAnswer)],
+            CallEnd::Busy,
+            in_time,
+        ),
+        case(
+            "ARI does not answer the request to refuse the caller",
+            DoNotDisturb,
+            [pbx("DELETE", Fault::Silence)],
+            CallEnd::Busy,
+            in_time,
+        ),
+        case(
+            "ARI does not answer whether the callee talks",
+            CalleeTalks,
+            [pbx("GET /channels", Fault::Silence)],
+            CallEnd::Busy,
+            in_time,
+        ),
+    ]
+}
+
+fn of_replays() -> Vec<Case> {
+    use Scenario::ConnectsLate;
+    let wanted = rule(System::Aws, "AmazonSQS SendMessage", None, Fault::Twice);
+    let replay = |operation, fault| from("ws-replay", rule(System::Aws, operation, Some(1), fault));
+    let late = |fault, rule| {
+        case(
+            fault,
+            ConnectsLate,
+            [rule],
+            CallEnd::Bridged,
+            ring() + GRACE,
+        )
+    };
+    vec![
+        late(
+            "SQS delivers a client that has connected twice",
+            from("ws-connect", wanted),
+        ),
+        late(
+            "DynamoDB does not answer which calls are in progress",
+            replay("DynamoDB Query", Fault::Silence),
+        ),
+        late(
+            "the message to a client that has connected fails (500) once",
+            replay("connections POST", answer(500, "{}")),
         ),
     ]
 }

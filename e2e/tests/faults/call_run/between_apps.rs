@@ -6,6 +6,7 @@ use anyhow::Result;
 use ringback_client::Client;
 use ringback_sip::IncomingCall;
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{CallEnd, CallLegs, CallRun, LOST_AFTER, Scenario, ring};
@@ -30,14 +31,24 @@ impl CallRun {
             "type": "incoming_call", "callType": "voice", "clientReference": uuid::Uuid::new_v4().to_string(),
             "callerId": subscriber.account.extension, "recipientId": callee.account.extension,
         });
-        let phone = &mut subscriber.phone;
+        let (phone, failed) = (&mut subscriber.phone, Notify::new());
         let picks_up = async {
-            let leg = phone.next_call(ring()).await.ok()?;
+            let leg = tokio::select! {
+                leg = phone.next_call(ring()) => leg.ok()?,
+                () = failed.notified() => return None,
+            };
             // The call may have been cancelled.
             let _ = leg.answer().await;
             Some(leg)
         };
-        let (id, own) = tokio::join!(self.request(&mut client, &wanted), picks_up);
+        let asks = async {
+            let id = self.request(&mut client, &wanted).await;
+            if !self.observations.answers.is_empty() {
+                failed.notify_one();
+            }
+            id
+        };
+        let (id, own) = tokio::join!(asks, picks_up);
         self.observations.call = id?;
         let Some(own) = own else {
             return self.wait_for_end_by_update(began).await;
@@ -50,7 +61,7 @@ impl CallRun {
                     "action": "hangup", "timestamp": 1,
                 });
                 self.request(&mut client, &hangup).await?;
-            } else {
+            } else if self.scenario == Scenario::AppToApp {
                 let rings = async {
                     tokio::select! {
                         leg = callee.phone.next_call(LOST_AFTER) => leg.ok(),

@@ -26,7 +26,7 @@ impl CallRun {
         subscriber: &mut Subscriber,
         legs: &CallLegs,
     ) -> Result<()> {
-        self.check_single_call();
+        self.check_single_call().await;
         let Some(id) = self.observations.call.clone() else {
             // The call was rejected before it was stored.
             return Ok(());
@@ -38,13 +38,28 @@ impl CallRun {
         for device in devices {
             self.check_pushes(device, &id).await?;
         }
-        self.check_cancellations(devices).await?;
+        self.check_cancellations(devices, &id).await?;
         self.check_status_updates(&id).await;
+        if let Some(reason) = self.scenario.refusal() {
+            self.check_refusal(&devices[0], &id, reason).await?;
+        }
         Ok(())
     }
 
-    fn check_single_call(&mut self) {
+    async fn check_single_call(&mut self) {
+        let deadline = Instant::now() + COMPLETE_WITHIN;
         let mut calls = self.harness.updates.with(&self.caller);
+        // A refused call rings nowhere, so only the operator sees it.
+        while self.scenario.refusal().is_some()
+            && calls.is_empty()
+            && self.observations.call.is_none()
+        {
+            if Instant::now() > deadline {
+                return self.problem("the operator does not see the refused call");
+            }
+            sleep(POLL_INTERVAL).await;
+            calls = self.harness.updates.with(&self.caller);
+        }
         calls.extend(self.observations.call.clone());
         calls.sort();
         calls.dedup();
@@ -140,18 +155,49 @@ impl CallRun {
     }
 
     /// Every device that rang and did not respond gets a cancellation.
-    async fn check_cancellations(&mut self, devices: &[Device]) -> Result<()> {
+    async fn check_cancellations(&mut self, devices: &[Device], id: &str) -> Result<()> {
+        let is_ours = |push: &Value| push["data"]["server_call_id"] == id;
         let deadline = Instant::now() + COMPLETE_WITHIN;
         for device in devices
             .iter()
             .filter(|device| !self.informed.contains(&device.token))
         {
-            let rang = !device.pushes("incoming_call").await?.is_empty();
+            let rang = device.pushes("incoming_call").await?.iter().any(is_ours);
             let left = deadline.saturating_duration_since(Instant::now());
             if rang && device.push("call_cancelled", left).await?.is_none() {
                 self.problems
                     .push("a device that rang received no cancellation".to_owned());
             }
+        }
+        Ok(())
+    }
+
+    /// A refused call rings nowhere, all its updates say why, and it counts as missed. If a fault hides whether the callee takes the
+    /// call, it rings instead.
+    async fn check_refusal(&mut self, device: &Device, id: &str, reason: &str) -> Result<()> {
+        if self.observations.state["reason"] != reason {
+            if !self.may_repeat {
+                self.problem("the call was not refused");
+            }
+            return Ok(());
+        }
+        let is_ours = |push: &Value| push["data"]["server_call_id"] == id;
+        if device.pushes("incoming_call").await?.iter().any(is_ours) {
+            self.problem("a refused call rang");
+        }
+        let is_notice = |push: &Value| is_ours(push) && push["data"]["reason"] == reason;
+        let deadline = Instant::now() + COMPLETE_WITHIN;
+        while !device.pushes("call_cancelled").await?.iter().any(is_notice) {
+            if Instant::now() > deadline {
+                self.problem("a refused call has no notice");
+                break;
+            }
+            sleep(POLL_INTERVAL).await;
+        }
+        let updates = self.harness.updates.of(id);
+        let is_refusal = |it: &Value| it["status"] == "busy" && it["reason"] == reason;
+        if !updates.iter().all(is_refusal) || (updates.len() > 1 && !self.may_repeat) {
+            self.problem(format!("updates of a refused call: {updates:?}"));
         }
         Ok(())
     }

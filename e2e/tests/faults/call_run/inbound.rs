@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use ringback_client::Client;
 use ringback_sip::OutgoingCall;
-use tokio::time::sleep;
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
 
 use super::{CallEnd, CallLegs, CallRun, Scenario, phone_rings, ring};
+use crate::crash::AFTER_A_DEATH;
 use crate::subscriber::{Device, Subscriber};
 use ringback_e2e::fixture::call_sid;
 
@@ -16,6 +19,9 @@ const TALK: Duration = Duration::from_millis(600);
 const ENDS_WITHIN: Duration = Duration::from_secs(25);
 /// The time that a person takes to press a button.
 const REACTION_TIME: Duration = Duration::from_millis(200);
+
+/// How long the person waits for an app that connects to show the call. Then another device answers.
+const SHOWN_WITHIN: Duration = Duration::from_secs(4);
 
 impl CallRun {
     pub(super) async fn inbound(&mut self, subscriber: &mut Subscriber) -> Result<CallLegs> {
@@ -30,7 +36,8 @@ impl CallRun {
             | Scenario::WebhookFirst
             | Scenario::TwoAccept
             | Scenario::OneOfTwoAccepts
-            | Scenario::HungUpByTheApp => self.is_answered(subscriber, &call).await,
+            | Scenario::HungUpByTheApp
+            | Scenario::ConnectsLate => self.is_answered(subscriber, &call).await,
             Scenario::Declined => {
                 if let Some(id) = self.receives_call(&devices[0]).await? {
                     sleep(REACTION_TIME).await;
@@ -47,6 +54,7 @@ impl CallRun {
             }
             Scenario::AppToApp
             | Scenario::AppGivesUp
+            | Scenario::AppToDoNotDisturb
             | Scenario::Outbound
             | Scenario::NumberBusy
             | Scenario::ExotelRefuses => anyhow::bail!("not an inbound scenario"),
@@ -54,6 +62,7 @@ impl CallRun {
                 self.receives_call(&devices[0]).await?;
                 self.is_over(&call).await
             }
+            Scenario::DoNotDisturb | Scenario::CalleeTalks => self.is_over(&call).await,
         }
     }
 
@@ -112,6 +121,12 @@ impl CallRun {
         let Some(id) = self.receives_call(&devices[0]).await? else {
             return self.is_over(call).await;
         };
+        let mut client = None;
+        let mut shown = false;
+        if self.scenario == Scenario::ConnectsLate {
+            let client = client.insert(self.client(subscriber).await?);
+            shown = shows_call(client, &id, SHOWN_WITHIN).await;
+        }
         let both = self.scenario == Scenario::TwoAccept;
         if self.scenario.devices() == 2 {
             self.receives_call(&devices[1]).await?;
@@ -130,9 +145,17 @@ impl CallRun {
             }
             leg
         };
-        let (first, second, phone) =
-            tokio::join!(devices[0].respond("accept_ready", &id), other, answers);
-        let (first, second) = (first?.0, second?.map(|(status, _)| status));
+        let accepts = async {
+            match client.as_mut().filter(|_| shown) {
+                Some(client) => {
+                    let accept = devices[0].response("accept_ready", &id);
+                    self.request(client, &accept).await.map(|_| 200)
+                }
+                None => Ok(devices[0].respond("accept_ready", &id).await?.0),
+            }
+        };
+        let (first, second, phone) = tokio::join!(accepts, other, answers);
+        let (first, second) = (first?, second?.map(|(status, _)| status));
         for (device, status) in devices.iter().zip(std::iter::once(first).chain(second)) {
             self.observations
                 .answers
@@ -147,6 +170,11 @@ impl CallRun {
         let (end, waited) = self.wait_for_outcome(call).await;
         if end == CallEnd::Bridged {
             self.talks(call, phone.as_ref()).await;
+            if let Some(client) = client.as_mut().filter(|_| !shown)
+                && !shows_call(client, &id, AFTER_A_DEATH).await
+            {
+                self.problem("an app that connected does not get the call in progress");
+            }
             let winner = if first == 200 {
                 &devices[0]
             } else {
@@ -179,4 +207,16 @@ impl CallRun {
         }
         sleep(TALK).await;
     }
+}
+
+/// Waits until the client gets this call as one that is in progress.
+async fn shows_call(client: &mut Client, id: &str, within: Duration) -> bool {
+    let until = Instant::now() + within;
+    let is_shown = |message: &Value| message["replay"] == true && message["data"]["callId"] == id;
+    while let Ok(message) = client.next(until - Instant::now()).await {
+        if is_shown(&message) {
+            return true;
+        }
+    }
+    false
 }

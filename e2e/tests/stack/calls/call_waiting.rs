@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
-use aws_sdk_dynamodb::types::AttributeValue;
+use anyhow::{Context, Result, ensure};
 use reqwest::{Method, StatusCode};
 use ringback::platform::clock;
 use ringback_sip::{Caller, OutgoingCall};
@@ -40,27 +39,6 @@ impl<'a> BusyWebhook<'a> {
     }
 }
 
-/// Waits until the table says that 1001 talks, or does not.
-async fn noted(fixture: &Fixture, talks: bool) -> Result<()> {
-    let table = aws_sdk_dynamodb::Client::new(&fixture.aws);
-    let deadline = Instant::now() + SOON;
-    loop {
-        let hints = table
-            .query()
-            .table_name(&fixture.stack.aws.table)
-            .key_condition_expression("pk = :pk AND begins_with(sk, :hint)")
-            .expression_attribute_values(":pk", AttributeValue::S("EXTENSION#1001".to_owned()))
-            .expression_attribute_values(":hint", AttributeValue::S("DURING-CALL#".to_owned()));
-        if hints.send().await?.items().is_empty() != talks {
-            return Ok(());
-        }
-        if Instant::now() > deadline {
-            bail!("not noted: {talks}");
-        }
-        sleep(Duration::from_millis(50)).await;
-    }
-}
-
 async fn ring_again(app: &App<'_>, rings: usize) -> Result<()> {
     let deadline = Instant::now() + SOON;
     while app.count_pushes("incoming_call").await? < rings {
@@ -82,7 +60,7 @@ async fn a_second_caller_hears_busy_while_the_first_conversation_goes_on() -> Re
     let (status, answer) = app.respond("accept_ready", &id).await?;
     ensure!(status == StatusCode::OK, "{answer}");
     let talk = Conversation::join(&app, &mut phone, caller, id).await?;
-    noted(&fixture, true).await?;
+    fixture.notes_talk("1001", true).await?;
 
     let second = unused_mobile_number();
     let mut client = fixture.client("1001").await?;
@@ -113,7 +91,7 @@ async fn a_second_caller_hears_busy_while_the_first_conversation_goes_on() -> Re
     talk.both_hear().await?;
 
     talk.end(&app).await?;
-    noted(&fixture, false).await?;
+    fixture.notes_talk("1001", false).await?;
     let (third, answer) = webhook.call(&unused_mobile_number()).await?;
     assert_eq!(answer["status"], "waiting_for_mobile");
     ring_again(&app, 3).await?;
