@@ -106,12 +106,17 @@ impl Scenario {
         }
     }
 
-    /// Whether the crashes of this function in this flow are of a kind of their own, because it does other work here.
-    pub(crate) fn is_special(self, function: &str) -> bool {
-        match self {
-            Self::ConnectsLate => function.starts_with("ws-"),
-            _ => self.refusal().is_some(),
-        }
+    /// What this function does in this flow and in no other kind of flow. Its requests then have crashes of their own.
+    pub(crate) fn special_work(self, function: &str) -> Option<&'static str> {
+        let (work, functions): (_, &[_]) = match self {
+            Self::ConnectsLate => ("replay", &["ws-connect", "ws-replay"]),
+            _ if self.refusal().is_some() => (
+                "refusal",
+                &["asterisk-incoming", "broadcast", "devices", "ws-message"],
+            ),
+            _ => return None,
+        };
+        functions.contains(&function).then_some(work)
     }
 
     const fn is_between_apps(self) -> bool {

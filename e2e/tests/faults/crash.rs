@@ -109,18 +109,18 @@ fn spread(flows: &[(Scenario, BTreeSet<RequestStep>)]) -> Vec<Death> {
     let mut kinds: BTreeMap<_, Vec<(Scenario, &RequestStep)>> = BTreeMap::new();
     for (scenario, steps) in flows {
         for step in steps {
-            let special = scenario.is_special(&step.function).then_some(*scenario);
-            let kind = (special, &step.function, &step.operation);
+            let work = scenario.special_work(&step.function);
+            let kind = (work, &step.function, &step.operation);
             let senders = kinds.entry(kind).or_default();
             if senders.last().is_none_or(|(last, _)| last != scenario) {
                 senders.push((*scenario, step));
             }
         }
     }
-    let mut kinds: Vec<_> = kinds.into_values().collect();
-    kinds.sort_by_key(Vec::len);
+    let mut kinds: Vec<_> = kinds.into_iter().collect();
+    kinds.sort_by_key(|((work, ..), senders)| (work.is_none(), senders.len()));
     let mut deaths: Vec<Death> = Vec::new();
-    for senders in kinds {
+    for (_, senders) in kinds {
         for moment in [KillPoint::Before, KillPoint::After] {
             let so_far = |scenario| {
                 deaths

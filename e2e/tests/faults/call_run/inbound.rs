@@ -209,10 +209,14 @@ impl CallRun {
     }
 }
 
-/// Waits until the client gets this call as one that is in progress.
+/// Waits until the client gets this call as one that is in progress. If `broadcast` lists the call only after the client has connected, it
+/// sends the client the ring itself.
 async fn shows_call(client: &mut Client, id: &str, within: Duration) -> bool {
     let until = Instant::now() + within;
-    let is_shown = |message: &Value| message["replay"] == true && message["data"]["callId"] == id;
+    let is_shown = |message: &Value| {
+        let begins = message["replay"] == true || message["data"]["status"] == "ringing";
+        begins && message["data"]["callId"] == id
+    };
     while let Ok(message) = client.next(until - Instant::now()).await {
         if is_shown(&message) {
             return true;
