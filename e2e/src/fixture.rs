@@ -21,6 +21,9 @@ use tokio::time::{Instant, sleep};
 /// A timeout for what takes a few requests. The local cloud needs about 0.1 s for each.
 pub const SOON: Duration = Duration::from_secs(5);
 
+/// How long `broadcast` may take to note a conversation. Among crashes, other changes are before it in the stream.
+const NOTED_WITHIN: Duration = Duration::from_secs(40);
+
 /// The number of the caller on the trunk.
 pub const CALLER: &str = "+919876543210";
 
@@ -229,7 +232,7 @@ impl Fixture {
     pub async fn notes_talk(&self, extension: &str, talks: bool) -> Result<()> {
         let table = aws_sdk_dynamodb::Client::new(&self.aws);
         let partition = AttributeValue::S(format!("EXTENSION#{extension}"));
-        let deadline = Instant::now() + SOON;
+        let deadline = Instant::now() + NOTED_WITHIN;
         loop {
             let hints = table
                 .query()

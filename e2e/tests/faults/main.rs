@@ -1,7 +1,7 @@
 //! Calls while something fails: functions that crash at any request, systems that reject, hang or answer late,
 //! messages that arrive twice. The calls are real SIP calls through a real Asterisk and the real functions; the faults
-//! are injected between them. The stack must run with `FAULTS=yes`. `make chaos` starts one and writes the results
-//! into `docs/promises.md`.
+//! are injected between them. The stack must run with `FAULTS=yes` and `CALL_WAITING=busy`. `make chaos` starts one
+//! and writes the results into `docs/promises.md`.
 
 #![allow(
     clippy::unwrap_used,
