@@ -307,7 +307,7 @@ async fn run_once(
     }
     let mut talk = None;
     if scenario == Scenario::CalleeTalks {
-        talk = Some(harness.conversation(subscriber).await?);
+        talk = Some(harness.conversation_among_crashes(subscriber).await?);
         let extension = &subscriber.account.extension;
         harness.fixture.notes_talk(extension, true).await?;
     }

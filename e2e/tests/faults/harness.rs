@@ -98,6 +98,20 @@ impl Harness {
         Ok(Conversation { id, caller, callee })
     }
 
+    /// The same, while other plays crash functions. A crash may hit this call, so it is tried three times.
+    pub(crate) async fn conversation_among_crashes(
+        &self,
+        subscriber: &mut Subscriber,
+    ) -> Result<Conversation> {
+        for _ in 0..2 {
+            if let Ok(talk) = self.conversation(subscriber).await {
+                return Ok(talk);
+            }
+            subscriber.prepare(1).await?;
+        }
+        self.conversation(subscriber).await
+    }
+
     /// Unregisters the devices that the last calls used.
     pub(crate) async fn clear(&self) -> Result<()> {
         for subscriber in self.subscribers.lock().await.iter() {
