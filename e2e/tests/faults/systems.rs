@@ -373,7 +373,7 @@ fn of_the_timers() -> Vec<Case> {
 }
 
 fn of_refusals() -> Vec<Case> {
-    use Scenario::{AppToDoNotDisturb, CalleeTalks, DoNotDisturb};
+    use Scenario::{CalleeTalks, DoNotDisturb};
     let asked = |function, fault| {
         from(
             function,
@@ -400,13 +400,6 @@ fn of_refusals() -> Vec<Case> {
             "DynamoDB stores the refusal, and its response is lost",
             DoNotDisturb,
             [refused("asterisk-incoming", Fault::LoseAnswer)],
-            CallEnd::Busy,
-            in_time,
-        ),
-        case(
-            "DynamoDB stores the refusal of an app's call, and its response is lost",
-            AppToDoNotDisturb,
-            [refused("ws-message", Fault::LoseAnswer)],
             CallEnd::Busy,
             in_time,
         ),
