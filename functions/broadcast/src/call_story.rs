@@ -48,11 +48,15 @@ mod tests {
     #[test]
     fn the_story_has_each_event_with_its_time() {
         let mut call = a_call(NOW);
-        call.history.push(HistoryEntry {
-            at: NOW + Duration::from_millis(3_216),
-            event: "accept_ready".to_owned(),
-            by: Some("1001/pixel".to_owned()),
-        });
+        let line = |millis, event: &str, by: Option<&str>| HistoryEntry {
+            at: NOW + Duration::from_millis(millis),
+            event: event.to_owned(),
+            by: by.map(ToOwned::to_owned),
+        };
+        call.history = vec![
+            line(0, "ring", None),
+            line(3_216, "accept_ready", Some("1001/pixel")),
+        ];
         assert_eq!(story(&call), "0.00 ring, 3.22 accept_ready (1001/pixel)");
     }
 

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use wiremock::matchers::header;
 use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 
+use crate::platform::aws::AwsHttpClient;
 use crate::platform::config::Environment;
 use crate::platform::secrets::Secret;
 use crate::store::allowance::Allowance;
@@ -72,6 +73,7 @@ pub(crate) fn aws(server: &MockServer) -> SdkConfig {
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new("ap-south-1"))
         .endpoint_url(server.uri())
+        .http_client(AwsHttpClient::default())
         .credentials_provider(SharedCredentialsProvider::new(credentials))
         .retry_config(RetryConfig::disabled())
         .build()
