@@ -240,7 +240,7 @@ mod tests {
             ("SQS", 2.4 + 648_000.0 * 0.4e-6),
             ("EventBridge Scheduler", 0.001),
             ("Secrets Manager", 1.5 + 2.0),
-            ("CloudWatch Logs", 5.0),
+            ("CloudWatch Logs", 1.5),
         ] {
             let found = of(item);
             assert!(
