@@ -26,7 +26,7 @@ const STORY: [(&str, &str); 4] = [
     ("broadcast", "status update sent"),
     ("broadcast", "call ended"),
 ];
-/// What the line of the ended call tells.
+/// The history in the line of the ended call.
 const HISTORY: [&str; 6] = [
     "0.00 ring",
     "call_reported",

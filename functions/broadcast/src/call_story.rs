@@ -1,4 +1,4 @@
-//! The log line of an ended call. It tells the whole call, so that the lines of its single events are needed at the level `debug` only.
+//! The log line of an ended call. It contains the call's history. So the lines of single events have the level `debug`.
 
 use ringback_core::call::Call;
 

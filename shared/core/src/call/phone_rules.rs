@@ -138,7 +138,7 @@ fn caller_reported<'e>(
         );
         known.is_some() && (is_dialed || leg.is_some_and(is_older))
     };
-    // The webhook of a caller who has waited and gone since. A caller who calls again needs longer, and has a leg of his own.
+    // Exotel's webhook, after its caller has left. A caller who calls again needs longer, and has another leg.
     let is_late = move |call: &Call| {
         let is_recent = now < call.created_at + WEBHOOK_AFTER_LEG;
         sid.is_some() && call.call_sid.is_none() && call.caller_leg.is_some() && is_recent

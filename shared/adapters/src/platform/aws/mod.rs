@@ -1,7 +1,7 @@
 //! The configuration of all clients of the AWS SDK.
 //!
-//! Lambda passes credentials and region as variables. So `aws-config`, which searches files, profiles and metadata services for them, is
-//! not needed, nor are its clients of STS and SSO.
+//! Lambda passes credentials and region as variables. So the functions do not contain `aws-config`, which searches files, profiles and
+//! metadata services for them.
 
 mod http_client;
 
