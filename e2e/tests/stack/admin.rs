@@ -326,7 +326,7 @@ async fn a_bad_request_changes_nothing_and_its_answer_names_the_field() -> Resul
     assert_eq!(admin.ask(Method::GET, &path, None, None).await?.0, 404);
     for (list, status) in [
         ("numbers?next=x", 400),
-        ("audit?next=%21", 400),
+        ("audit?next=", 400),
         ("calls", 404),
     ] {
         assert_eq!(

@@ -57,8 +57,8 @@ impl AdminHandler {
     }
 
     async fn list(&self, kind: &str, request: &Request) -> Result<ApiAnswer, ApiError> {
-        let query = request.query();
-        let after = query.text("next").map(Position::try_from).transpose()?;
+        let next = request.query_parameter("next");
+        let after = next.as_deref().map(Position::try_from).transpose()?;
         if let Some(directory) = directory(kind) {
             let page = self.directories.page(directory, after.as_ref()).await?;
             let entry = |(key, value): (String, String)| entry(directory, &key, &value);

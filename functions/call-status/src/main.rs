@@ -143,21 +143,20 @@ struct ListQuery {
 
 impl ListQuery {
     fn parse(request: &Request) -> Result<Self, BadName> {
-        let query = request.query();
-        let extension = query.text("extension").unwrap_or_default();
-        let limit = match query.text("limit") {
+        let extension = request.query_parameter("extension").unwrap_or_default();
+        let limit = match request.query_parameter("limit") {
             Some(text) => text.parse().ok(),
             None => Some(LISTED),
         };
         let limit = limit.filter(|limit| (1..=MOST_LISTED).contains(limit));
-        let next = query.text("next");
+        let next = request.query_parameter("next");
         Ok(Self {
             extension: Extension::try_from(extension)?,
             limit: limit.ok_or(BadName {
                 what: "limit",
                 rule: "must be a number from 1 to 100",
             })?,
-            after: next.map(ListPosition::try_from).transpose()?,
+            after: next.as_deref().map(ListPosition::try_from).transpose()?,
         })
     }
 }

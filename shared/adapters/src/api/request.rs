@@ -95,6 +95,15 @@ impl Request {
         FormFields::from_form(query.unwrap_or_default().as_bytes())
     }
 
+    /// The parameter of this name in the query, if there is one. It may be empty.
+    #[must_use]
+    pub fn query_parameter(&self, name: &str) -> Option<String> {
+        let query = self.event.raw_query_string.as_deref();
+        let mut fields = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+        let value = fields.find(|(known, _)| known == name);
+        value.map(|(_, value)| value.into_owned())
+    }
+
     /// A header, if it exists.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -176,7 +185,17 @@ mod tests {
         ] {
             let request = request(json!({ "rawQueryString": query })).unwrap();
             assert_eq!(request.query(), FormFields::from_form(query.as_bytes()));
+            let sid = request.query_parameter("CallSid");
+            assert_eq!(sid.as_deref(), request.query().text("CallSid"));
         }
+    }
+
+    #[test]
+    fn an_empty_parameter_is_not_a_missing_one() {
+        let request = request(json!({ "rawQueryString": "a=&b=%2B1+2&b=3" })).unwrap();
+        assert_eq!(request.query_parameter("a").as_deref(), Some(""));
+        assert_eq!(request.query_parameter("b").as_deref(), Some("+1 2"));
+        assert_eq!(request.query_parameter("c"), None);
     }
 
     #[test]
