@@ -133,12 +133,16 @@ impl Browser {
         Ok(())
     }
 
-    /// Clicks the first element that matches a CSS selector.
+    /// Clicks the first element that matches a CSS selector. The page may draw it again just now; then the new one is clicked.
     pub async fn click(&self, css: &str) -> Result<()> {
-        let element = self.find(css).await?;
-        self.post(&format!("element/{element}/click"), json!({}))
-            .await?;
-        Ok(())
+        loop {
+            let element = self.find(css).await?;
+            let click = format!("element/{element}/click");
+            match self.post(&click, json!({})).await {
+                Err(error) if format!("{error:#}").contains("stale element reference") => {}
+                clicked => return clicked.map(drop),
+            }
+        }
     }
 
     /// Replaces the text of an input field.
