@@ -27,10 +27,9 @@ const STORY: [(&str, &str); 4] = [
     ("broadcast", "call ended"),
 ];
 /// The history in the line of the ended call.
-const HISTORY: [&str; 6] = [
-    "0.00 ring",
-    "call_reported",
-    "push_sent (1 device)",
+const HISTORY: [&str; 5] = [
+    "0.00 ring (pbx1/",
+    "push_sent (2 devices)",
     "accept_ready (1001/",
     "bridged",
     "caller_leg_ended",
