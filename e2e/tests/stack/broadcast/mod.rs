@@ -191,7 +191,7 @@ async fn answered_call(
     }
     let clients = group.members().len();
     let line = last_update(fixture, &id).await?;
-    // The client that just died may still be found; its failure is not distinguished from that of a client that is connecting.
+    // The function may still find the client that just died. It counts it as failed, like a client that is connecting.
     ensure!(line["failed"].as_u64() <= Some(1), "{line}");
     ensure!(
         line["sent"] == clients + 1,
