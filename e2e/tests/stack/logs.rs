@@ -26,13 +26,13 @@ const STORY: [(&str, &str); 4] = [
     ("broadcast", "status update sent"),
     ("broadcast", "call ended"),
 ];
-/// The history in the line of the ended call.
+/// The history in the line of the ended call. The PBX may report either leg first.
 const HISTORY: [&str; 5] = [
     "0.00 ring (pbx1/",
     "push_sent (2 devices)",
     "accept_ready (1001/",
     "bridged",
-    "caller_leg_ended",
+    "_leg_ended (answered=true",
 ];
 /// The functions that only handle calls.
 const OF_CALLS: [&str; 5] = [
@@ -210,5 +210,20 @@ async fn complete_call(fixture: &Fixture) -> Result<String> {
     });
     connected.send(accepts).await?;
     let talk = Conversation::join(&app, &mut phone, caller, id).await?;
+    push_is_saved(&app, &talk.id).await?;
     talk.end(&app).await
+}
+
+/// Waits until the call's history has the push. FCM's second answer may come after the accept.
+async fn push_is_saved(app: &App<'_>, id: &str) -> Result<()> {
+    let deadline = Instant::now() + STORY_TIMEOUT;
+    while Instant::now() < deadline {
+        let call = app.call(id).await?;
+        let history = call["history"].as_array().context("no history")?;
+        if history.iter().any(|line| line["event"] == "push_sent") {
+            return Ok(());
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    bail!("call {id} has no push in its history");
 }

@@ -7,9 +7,11 @@ export function element(tag, attributes = {}, children = []) {
   return created;
 }
 
-/** Puts the children in this order. A child in the right place is not moved, because it would lose the focus. */
+/** Puts the children in this order. The focus stays where it is, also in a child that is moved. */
 export function arrange(parent, children) {
+  const focused = document.activeElement;
   children.forEach((child, index) => {
     if (parent.children[index] !== child) parent.insertBefore(child, parent.children[index] ?? null);
   });
+  if (parent.contains(focused) && focused !== document.activeElement) focused.focus({ preventScroll: true });
 }

@@ -165,6 +165,30 @@ async fn the_list_of_recent_calls_grows_by_pages_and_forgets_another_extension()
     page.close().await
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_focus_stays_when_calls_change_their_order() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    let page = Page::open(&fixture).await?;
+    let script = "const { arrange } = await import('/console/draw.js');
+        const list = document.createElement('ol');
+        document.body.append(list);
+        const [one, two, three] = ['one', 'two', 'three'].map((id) => {
+          const item = document.createElement('li');
+          item.append(Object.assign(document.createElement('button'), { id }));
+          return item;
+        });
+        arrange(list, [one, two, three]);
+        return ['one', 'two', 'three'].map((id) => {
+          document.getElementById(id).focus();
+          arrange(list, [three, two, one]);
+          arrange(list, [one, two, three]);
+          return document.activeElement.id;
+        });";
+    let focused = page.browser.run(script, json!([])).await?;
+    assert_eq!(focused, json!(["one", "two", "three"]));
+    page.close().await
+}
+
 /// Closes every connection on the server's side, as API Gateway does after two hours.
 async fn close_all_connections(fixture: &Fixture) -> Result<()> {
     let items = aws_sdk_dynamodb::Client::new(&fixture.aws)

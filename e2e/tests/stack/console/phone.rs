@@ -140,7 +140,10 @@ async fn tab_to(page: &Page, id: &str, passed: &mut Vec<String>) -> Result<()> {
         let outline = "const style = getComputedStyle(document.activeElement);
             return style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 2";
         let seen = page.browser.run(outline, json!([])).await?;
-        ensure!(seen == true, "the focus on {focus} is not visible");
+        ensure!(
+            seen == true,
+            "the focus on {focus} is not visible after {passed:?}"
+        );
         passed.push(focus.clone());
         if focus == id {
             return Ok(());
