@@ -29,6 +29,8 @@ pub struct Invocation {
     pub duration: Duration,
     /// CPU time.
     pub cpu: Duration,
+    /// Its requests to other systems.
+    pub requests: Vec<AnsweredRequest>,
 }
 
 /// What one call used.
@@ -36,8 +38,6 @@ pub struct Invocation {
 pub struct CallRun {
     /// The invocations, in order.
     pub invocations: Vec<Invocation>,
-    /// The requests to other systems.
-    pub requests: Vec<AnsweredRequest>,
     /// Bytes logged.
     pub logged: u64,
 }
@@ -46,15 +46,20 @@ impl CallRun {
     /// The number of requests to a system.
     #[must_use]
     pub fn requests_to(&self, system: System) -> usize {
-        let requests = self.requests.iter();
+        let requests = self.requests();
         requests.filter(|request| request.system == system).count()
+    }
+
+    /// The requests of all invocations.
+    pub fn requests(&self) -> impl Iterator<Item = &AnsweredRequest> {
+        self.invocations.iter().flat_map(|one| &one.requests)
     }
 
     /// What DynamoDB charges for the call.
     #[must_use]
     pub fn units(&self) -> RequestUnits {
         let mut units = RequestUnits::default();
-        for request in &self.requests {
+        for request in self.requests() {
             units += request.units;
         }
         units
@@ -84,7 +89,6 @@ impl WarmFunctions {
         let logged = self.logged(fixture)?;
         let mut run = CallRun::default();
         fixture.stand_ins.items().take_changes();
-        fixture.stand_ins.start_recording();
         let webhook = fixture.passthru(&sid)?;
         let answered = self
             .invoke(fixture, &mut run, "exotel-webhook", &webhook)
@@ -100,7 +104,7 @@ impl WarmFunctions {
             let ready = fixture.accept_ready(&call)?;
             self.invoke(fixture, &mut run, "call-response", &ready)
                 .await?;
-            for report in [fixture.bridged(&sid, &call)?, fixture.ended(&sid, &call)?] {
+            for report in [fixture.bridged(&call)?, fixture.ended(&sid, &call)?] {
                 self.invoke(fixture, &mut run, "asterisk-incoming", &report)
                     .await?;
             }
@@ -115,7 +119,6 @@ impl WarmFunctions {
             let event = json!({ "Records": [record] });
             self.invoke(fixture, &mut run, "broadcast", &event).await?;
         }
-        run.requests = fixture.stand_ins.recorded();
         run.logged = self.logged(fixture)? - logged;
         Ok(run)
     }
@@ -134,6 +137,7 @@ impl WarmFunctions {
         let running = self.running.get_mut(function).context("just started")?;
         let pid = running.pid().context("the function has ended")?;
         running.wait_until_idle().await?;
+        fixture.stand_ins.start_recording();
         let before = cpu_time(pid)?;
         let answered = running.invoke_timed(event).await?;
         ensure_success(&answered.answer).with_context(|| format!("{function}: {event}"))?;
@@ -142,6 +146,7 @@ impl WarmFunctions {
             function,
             duration: answered.at - answered.began,
             cpu: cpu_time(pid)?.saturating_sub(before),
+            requests: fixture.stand_ins.recorded(),
         });
         Ok(answered)
     }

@@ -81,7 +81,8 @@ pub fn timeline(requests: &[AnsweredRequest]) -> String {
 }
 
 /// An operation without the ids in its path, which differ from call to call.
-fn without_ids(operation: &str) -> String {
+#[must_use]
+pub fn without_ids(operation: &str) -> String {
     let parts = operation.split('/');
     let parts = parts.map(|part| if part.len() > 20 { "…" } else { part });
     parts.collect::<Vec<_>>().join("/")
@@ -98,6 +99,7 @@ mod tests {
         let requests = spans.iter().map(|(began, ended, system)| AnsweredRequest {
             system: *system,
             operation: "POST /x".to_owned(),
+            items: Vec::new(),
             began: at(*began),
             ended: at(*ended),
             units: RequestUnits::default(),

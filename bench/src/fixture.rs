@@ -128,8 +128,12 @@ impl Fixture {
     ///
     /// # Errors
     /// When the example event is missing.
-    pub fn bridged(&self, sid: &str, call: &str) -> Result<Value> {
-        self.report("asterisk-incoming-bridged", sid, call)
+    pub fn bridged(&self, call: &str) -> Result<Value> {
+        let fields = [
+            ("channel_id", format!("ringback-{call}-1")),
+            ("call_id", call.to_owned()),
+        ];
+        self.hook("asterisk-incoming-bridged", &fields)
     }
 
     /// The PBX's report that the caller has hung up.
@@ -137,18 +141,15 @@ impl Fixture {
     /// # Errors
     /// When the example event is missing.
     pub fn ended(&self, sid: &str, call: &str) -> Result<Value> {
-        self.report("asterisk-incoming-ended", sid, call)
-    }
-
-    fn report(&self, example: &str, sid: &str, call: &str) -> Result<Value> {
         let fields = [
             ("channel_id", channel(sid)),
             ("call_id", call.to_owned()),
             ("caller", caller(sid)),
             ("number", NUMBER.to_owned()),
             ("cause", "16".to_owned()),
+            ("answered", "1".to_owned()),
         ];
-        self.hook(example, &fields)
+        self.hook("asterisk-incoming-ended", &fields)
     }
 
     fn hook(&self, example: &str, fields: &[(&str, String)]) -> Result<Value> {

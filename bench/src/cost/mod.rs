@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::call_run::{CallEnding, CallRun, WarmFunctions};
+use crate::critical_path::without_ids;
 use crate::express::Express;
 use crate::figures::{Rounded, Samples};
 use crate::fixture::Fixture;
@@ -52,12 +53,13 @@ const fn answer_time(system: System) -> Duration {
 /// When a function fails.
 pub async fn measure(paths: &Paths) -> Result<String> {
     let mut fixture = Fixture::start(paths).await?;
-    let answered = usage_of_calls(&mut fixture, CallEnding::Answered).await?;
-    let timed_out = usage_of_calls(&mut fixture, CallEnding::TimedOut).await?;
+    let (answered, run) = usage_of_calls(&mut fixture, CallEnding::Answered).await?;
+    let (timed_out, _) = usage_of_calls(&mut fixture, CallEnding::TimedOut).await?;
     let mixed = answered.mixed(assumed::ANSWERED, timed_out);
     let server = cpu_of_express(&mut fixture).await?;
     Ok([
         usage_table(&answered, &timed_out)?,
+        requests_table(&run)?,
         bill_table(&mixed)?,
         months_table(&mixed, server)?,
         quotas_table(&mixed)?,
@@ -67,19 +69,20 @@ pub async fn measure(paths: &Paths) -> Result<String> {
     .join("\n"))
 }
 
-/// The mean usage of several calls of this kind.
-async fn usage_of_calls(fixture: &mut Fixture, ending: CallEnding) -> Result<Usage> {
+/// The mean usage of several calls of this kind, and the last of them.
+async fn usage_of_calls(fixture: &mut Fixture, ending: CallEnding) -> Result<(Usage, CallRun)> {
     fixture.remove_calls();
     let mut functions = WarmFunctions::default();
     functions.run_call(fixture, ending).await?;
     fixture.stand_ins.delay_answers(answer_time);
-    let mut usages = Vec::new();
+    let (mut usages, mut last) = (Vec::new(), CallRun::default());
     for _ in 0..CALLS {
-        usages.push(usage_of(&functions.run_call(fixture, ending).await?));
+        last = functions.run_call(fixture, ending).await?;
+        usages.push(usage_of(&last));
     }
     fixture.stand_ins.answer_at_once();
     let mean = |of: fn(&Usage) -> f64| usages.iter().map(of).sum::<f64>() / usages.len() as f64;
-    Ok(Usage {
+    let usage = Usage {
         invocations: mean(|usage| usage.invocations),
         gb_seconds: mean(|usage| usage.gb_seconds),
         http_requests: mean(|usage| usage.http_requests),
@@ -90,14 +93,14 @@ async fn usage_of_calls(fixture: &mut Fixture, ending: CallEnding) -> Result<Usa
         schedules: mean(|usage| usage.schedules),
         logged: mean(|usage| usage.logged),
         pushes: mean(|usage| usage.pushes),
-    })
+    };
+    Ok((usage, last))
 }
 
 fn usage_of(run: &CallRun) -> Usage {
     let requests = |system| run.requests_to(system) as f64;
     let operations = |system, start: &str| {
-        let requests = run.requests.iter();
-        requests
+        run.requests()
             .filter(|request| request.system == system && request.operation.starts_with(start))
             .count() as f64
     };
@@ -164,6 +167,35 @@ fn usage_table(answered: &Usage, timed_out: &Usage) -> Result<String> {
         table.row(&[&what, &Rounded(of(answered)), &Rounded(of(timed_out))])?;
     }
     Ok(format!("Counted and measured:\n\n{table}"))
+}
+
+/// Each request of a call, by invocation.
+fn requests_table(run: &CallRun) -> Result<String> {
+    let mut table = MarkdownTable::new(&[
+        "invocation",
+        "request",
+        "items",
+        "write units",
+        "read units",
+    ]);
+    for (number, invocation) in run.invocations.iter().enumerate() {
+        let name = format!("{}. `{}`", number + 1, invocation.function);
+        if invocation.requests.is_empty() {
+            table.row(&[&name, &"none", &"", &"", &""])?;
+        }
+        for request in &invocation.requests {
+            let (system, operation) = (request.system.name(), without_ids(&request.operation));
+            let shown = |units: f64| (units > 0.0).then(|| Rounded(units).to_string());
+            table.row(&[
+                &name,
+                &format!("{system} {operation}"),
+                &request.items.join(", "),
+                &shown(request.units.written).unwrap_or_default(),
+                &shown(request.units.read).unwrap_or_default(),
+            ])?;
+        }
+    }
+    Ok(format!("The requests of an answered call:\n\n{table}"))
 }
 
 fn bill_table(usage: &Usage) -> Result<String> {

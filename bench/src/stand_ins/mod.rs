@@ -98,6 +98,27 @@ struct ReceivedRequest {
     body: Bytes,
 }
 
+/// The items in a request to DynamoDB, by the kinds in their keys.
+fn named_items(request: &Value) -> Vec<String> {
+    let kind = |key: &Value| {
+        let text = key["S"].as_str().unwrap_or_default();
+        let end = text.find('#').map_or(text.len(), |hash| hash + 1);
+        text[..end].to_owned()
+    };
+    let key = |of: &Value| format!("{} {}", kind(&of["pk"]), kind(&of["sk"]));
+    let transaction = request["TransactItems"].as_array().into_iter().flatten();
+    let parts =
+        transaction.flat_map(|part| part.as_object().into_iter().flat_map(|it| it.values()));
+    let written = std::iter::once(request).chain(parts).flat_map(|part| {
+        let keys = [&part["Key"], &part["Item"]].into_iter();
+        keys.filter(|key| key.is_object()).map(key)
+    });
+    let queried = request["ExpressionAttributeValues"][":pk"].as_object();
+    written
+        .chain(queried.map(|_| format!("{} …", kind(&request["ExpressionAttributeValues"][":pk"]))))
+        .collect()
+}
+
 /// A request that a stand-in has answered.
 #[derive(Clone, Debug)]
 pub struct AnsweredRequest {
@@ -105,6 +126,8 @@ pub struct AnsweredRequest {
     pub system: System,
     /// The AWS operation, or method and path.
     pub operation: String,
+    /// The items that DynamoDB reads or writes, as `pk sk` without ids.
+    pub items: Vec<String>,
     /// When the whole request had arrived.
     pub began: Instant,
     /// When the answer was ready.
@@ -329,6 +352,9 @@ impl State {
             recorded.push(AnsweredRequest {
                 system: request.system,
                 operation,
+                items: serde_json::from_slice(&request.body)
+                    .map(|body| named_items(&body))
+                    .unwrap_or_default(),
                 began,
                 ended: Instant::now(),
                 units,
@@ -378,6 +404,10 @@ impl State {
                 return Ok((StatusCode::NO_CONTENT, Value::Null, RequestUnits::default()));
             }
             System::Ari if request.path.contains("/endpoints/") => json!({ "state": "online" }),
+            // A phone's leg, whose caller exists.
+            System::Ari if request.path.ends_with("/variable") => {
+                json!({ "value": "Ringing 1 sip:1001@192.0.2.10:5060" })
+            }
             System::Ari => json!({ "id": "bench", "state": "Up" }),
             System::Exotel => json!({ "Call": { "Sid": "bench", "Status": "in-progress" } }),
         };
