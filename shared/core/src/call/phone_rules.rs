@@ -285,6 +285,19 @@ fn push_sent(sent: &PushedDevices, now: Timestamp) -> Vec<Rule<'_>> {
                 vec![Assignment::Pushed(recorded_in(call))]
             })
             .then("push again", |call, _| pending::push_again(call)),
+        // Only the other region knows which device answered. It cancels these pushes when it learns of them.
+        when_read(
+            "has a recorded push, and talks with an unknown device",
+            |call| {
+                let is_unknown =
+                    call.status == CallStatus::InProgress && call.answered_by.is_none();
+                is_unknown && call.pushed.is_some()
+            },
+        )
+        .set_of("both pushes", move |call| {
+            vec![Assignment::Pushed(recorded_in(call))]
+        })
+        .then_nothing(),
         when_read("has a recorded push", |call| call.pushed.is_some())
             .only("cancel late pushes", cancel_late),
         // Without a record of the pushes, each timer cancels them again, in case this process crashes.
