@@ -82,7 +82,8 @@ impl StoredItems {
         match operation {
             "GetItem" => self.get(request),
             "Query" => self.query(request),
-            "UpdateItem" if request["ReturnValues"] != "ALL_NEW" => {
+            // Counters, whose values the bench does not need.
+            "UpdateItem" if !request["ReturnValues"].is_string() => {
                 Ok(ok(json!({}), RequestUnits::of_write(0)))
             }
             "PutItem" | "UpdateItem" | "DeleteItem" => self.write(operation, request),
@@ -210,7 +211,14 @@ impl StoredItems {
                 let item = request["Item"].as_object().cloned();
                 (is_new_only && before.is_some(), item)
             }
-            ("UpdateItem", None) => (true, None),
+            ("UpdateItem", None) => {
+                let condition = request["ConditionExpression"].as_str().unwrap_or_default();
+                let new = request["Key"].as_object().context("no key")?;
+                match condition.contains("attribute_exists(pk)") {
+                    true => (true, None),
+                    false => (false, Some(updated(request, new)?)),
+                }
+            }
             ("UpdateItem", Some(before)) => {
                 (differs(request, before)?, Some(updated(request, before)?))
             }
@@ -290,7 +298,7 @@ fn updated(request: &Value, before: &Item) -> Result<Item> {
     let mut after = before.clone();
     for (name, value) in assignments(sets) {
         let name = name_of(name);
-        let value = new_value(request, value, before.get(&name))
+        let value = new_value(request, value, before)
             .with_context(|| format!("the stand-in cannot set {name} to {value}"))?;
         after.insert(name, value);
     }
@@ -318,17 +326,26 @@ fn assignments(sets: &str) -> Vec<(&str, &str)> {
         .collect()
 }
 
-fn new_value(request: &Value, expression: &str, before: Option<&Value>) -> Option<Value> {
+fn new_value(request: &Value, expression: &str, before: &Item) -> Option<Value> {
+    let name_of = |word: &str| request["ExpressionAttributeNames"][word].as_str();
+    // An attribute, or one in a map: `#settings.#kept_seconds`.
+    let at = |path: &str| {
+        let mut names = path
+            .split('.')
+            .map(|word| name_of(word).unwrap_or(word).to_owned());
+        let first = before.get(&names.next()?)?;
+        names.try_fold(first, |value, name| value["M"].get(name))
+    };
     let value_of = |word: &str| request["ExpressionAttributeValues"].get(word);
     if let Some(operands) = expression.strip_prefix("list_append(") {
-        let (_, word) = operands.strip_suffix(')')?.split_once(", ")?;
-        let mut list = before?["L"].as_array()?.clone();
+        let (path, word) = operands.strip_suffix(')')?.split_once(", ")?;
+        let mut list = at(path)?["L"].as_array()?.clone();
         list.extend(value_of(word)?["L"].as_array()?.iter().cloned());
         return Some(json!({ "L": list }));
     }
-    if let Some((_, word)) = expression.split_once(" + ") {
+    if let Some((path, word)) = expression.split_once(" + ") {
         let number = |value: &Value| value["N"].as_str()?.parse::<i64>().ok();
-        let sum = number(before?)? + number(value_of(word)?)?;
+        let sum = number(at(path)?)? + number(value_of(word)?)?;
         return Some(json!({ "N": sum.to_string() }));
     }
     value_of(expression).cloned()
