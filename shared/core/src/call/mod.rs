@@ -223,11 +223,16 @@ pub struct CallSettings {
     /// For how many seconds an ended call is kept, for late and repeated requests and for the list of calls.
     pub kept_seconds: u64,
     /// The final SIP status of an unanswered INVITE from the trunk.
-    #[serde(default)]
+    // A default takes no room: DynamoDB charges a write by the KiB, and a call has about one.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub unanswered: Rejection,
     /// What a caller hears while the callee talks to another one.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub call_waiting: CallWaiting,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// The final SIP status for the trunk's INVITE. Some trunks try another destination after one of these and not after the other.

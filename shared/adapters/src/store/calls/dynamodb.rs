@@ -484,8 +484,9 @@ fn correlation_item_key(key: &CorrelationKey) -> ItemKey {
     )
 }
 
+/// Short, because each write of a call stores one.
 fn new_writer() -> String {
-    uuid::Uuid::now_v7().to_string()
+    format!("{:016x}", uuid::Uuid::new_v4().as_u64_pair().1)
 }
 
 fn is_by(item: &Item, writer: &str) -> bool {
