@@ -41,19 +41,26 @@ pub struct Paths {
 }
 
 impl Paths {
-    /// Finds them: the functions' binaries are beside this program, stripped copies in the folder `bench` beside it.
+    /// The functions' binaries are beside this program, stripped copies in the folder `bench` beside it.
     ///
     /// # Errors
     /// When that folder cannot be created.
     pub fn find() -> Result<Self> {
         let program = std::env::current_exe()?;
-        let binaries = program.parent().context("a folder")?.to_owned();
+        Self::in_folder(program.parent().context("a folder")?)
+    }
+
+    /// The functions' binaries are in this folder, stripped copies in its folder `bench`.
+    ///
+    /// # Errors
+    /// When that folder cannot be created.
+    pub fn in_folder(binaries: &Path) -> Result<Self> {
         let scratch = binaries.join("bench");
         std::fs::create_dir_all(&scratch)?;
         let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
         Ok(Self {
             repository: repository.context("a repository")?.to_owned(),
-            binaries,
+            binaries: binaries.to_owned(),
             scratch,
         })
     }

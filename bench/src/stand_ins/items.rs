@@ -82,7 +82,7 @@ impl StoredItems {
         match operation {
             "GetItem" => self.get(request),
             "Query" => self.query(request),
-            // Counters, whose values the bench does not need.
+            // These are counters. The bench does not need their values.
             "UpdateItem" if !request["ReturnValues"].is_string() => {
                 Ok(ok(json!({}), RequestUnits::of_write(0)))
             }

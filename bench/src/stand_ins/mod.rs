@@ -404,7 +404,7 @@ impl State {
                 return Ok((StatusCode::NO_CONTENT, Value::Null, RequestUnits::default()));
             }
             System::Ari if request.path.contains("/endpoints/") => json!({ "state": "online" }),
-            // A phone's leg, whose caller exists.
+            // The progress of a phone's leg. Its caller exists.
             System::Ari if request.path.ends_with("/variable") => {
                 json!({ "value": "Ringing 1 sip:1001@192.0.2.10:5060" })
             }

@@ -15,6 +15,7 @@ mod access;
 mod admin;
 mod broadcast;
 mod browsers;
+mod call_cost;
 mod calls;
 mod console;
 mod events;
