@@ -104,8 +104,7 @@ pub fn dial_phone(
         return Originated::NotRegistered;
     };
     // Two regions may each dial for a leg of their own, if the trunk brings the caller on two legs at once or replication is cut.
-    let has_two_legs = state.truth.has_two_legs(call) || state.legs_of(caller).len() > 1;
-    let has_two_legs = has_two_legs && sim.plan().regions == 2;
+    let has_two_legs = state.truth.has_two_legs(call) && sim.plan().regions == 2;
     let are_apart = sim.plan().cut.is_some() || sim.plan().region_loss.is_some() || has_two_legs;
     let mut channels = state.pbxs.iter().flat_map(|pbx| &pbx.channels);
     if !are_apart && channels.any(|leg| leg.id == *id) {
@@ -174,7 +173,7 @@ pub fn dial_caller(sim: &Sim, state: &mut State, pbx: usize, call: CallId) -> Or
             channel.is_up = true;
             state
                 .truth
-                .caller_waits(sim.elapsed(), serial, pbx, Some(call));
+                .caller_waits(sim.elapsed(), (caller, serial), pbx, Some(call));
             let caller_leg = Some(Leg {
                 pbx: name,
                 channel: id.clone(),

@@ -51,7 +51,7 @@ pub fn caller_arrives(
         if let Some(id) = report.call_id {
             truth.names(id, caller);
         }
-        truth.caller_waits(elapsed, serial, pbx, None);
+        truth.caller_waits(elapsed, (caller, serial), pbx, None);
         let legs = state.legs_of(caller);
         if legs.len() > 1 {
             state.truth.has_several_legs(&legs);

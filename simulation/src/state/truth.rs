@@ -57,6 +57,7 @@ pub struct CallTruth {
 #[derive(Debug)]
 pub struct Wait {
     serial: u32,
+    caller: usize,
     pub call: Option<CallId>,
     pub pbx: usize,
     pub arrived: u64,
@@ -147,9 +148,16 @@ impl Truth {
         !self.wait_no_more.contains(&caller)
     }
 
-    pub fn caller_waits(&mut self, elapsed: u64, serial: u32, pbx: usize, call: Option<CallId>) {
+    pub fn caller_waits(
+        &mut self,
+        elapsed: u64,
+        (caller, serial): (usize, u32),
+        pbx: usize,
+        call: Option<CallId>,
+    ) {
         self.waits.push(Wait {
             serial,
+            caller,
             call,
             pbx,
             arrived: elapsed,
@@ -175,10 +183,12 @@ impl Truth {
         }
     }
 
-    /// Whether the trunk has brought this call on two legs at once.
+    /// Whether the trunk has brought this call on two legs at once. One of them may be over by now, and its PBX may not have heard yet to
+    /// which call it belongs.
     pub fn has_two_legs(&self, call: CallId) -> bool {
-        let mut waits = self.waits.iter();
-        waits.any(|wait| wait.call == Some(call) && wait.is_one_of_several)
+        let caller = self.caller_of(call);
+        let mut waits = self.waits.iter().filter(|wait| wait.is_one_of_several);
+        waits.any(|wait| wait.caller == caller || wait.call == Some(call))
     }
 
     /// The caller has left, was refused or was bridged.
