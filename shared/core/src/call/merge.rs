@@ -237,9 +237,10 @@ fn answer(call: &Call, other: &Call) -> Vec<Assignment> {
         set.push(Assignment::AnsweredBy(answered_by.clone()));
         set.push(Assignment::AnswerUnannounced(other.answer_unannounced));
     }
-    if call.ready_at.is_none() {
-        set.extend(other.ready_at.map(Assignment::ReadyAt));
-    }
+    // A region that hears of a conversation before it knows the accept takes that moment for the accept.
+    let is_earlier = |theirs: &Timestamp| call.ready_at.is_none_or(|own| *theirs < own);
+    let earlier = other.ready_at.filter(is_earlier);
+    set.extend(earlier.map(Assignment::ReadyAt));
     if call.bridged_at.is_none() {
         set.extend(other.bridged_at.map(Assignment::BridgedAt));
     }

@@ -368,9 +368,11 @@ fn accepted(by: &CallParty, now: Timestamp) -> Vec<Rule<'_>> {
             device: by.device.clone(),
         }),
         Assignment::AnswerUnannounced(true),
+    ];
+    let mut ready = vec![
+        Assignment::Status(CallStatus::MobileReady),
         Assignment::ReadyAt(now),
     ];
-    let mut ready = vec![Assignment::Status(CallStatus::MobileReady)];
     ready.extend(answer.clone());
     ready.push(Assignment::EffectsPendingSince(now));
     vec![
@@ -610,6 +612,11 @@ fn phone_leg_ended(
 ) -> Vec<Rule<'_>> {
     let ready = || when([Condition::StatusIs(CallStatus::MobileReady)]);
     let completed = ended(CallStatus::Completed, hung_up_by(by), now);
+    let completed_unheard = completed.clone();
+    let has_just_lost_leg = move |call: &Call| {
+        let last = call.lost_phone_legs.map(|lost| lost.last_at);
+        last.is_some_and(|last| now.since(last) < SAME_LEG_WITHIN)
+    };
     let mut rules = Vec::new();
     // Two people who talk have answered. A report of another leg, which was not answered, ends no conversation.
     if answered {
@@ -649,10 +656,7 @@ fn phone_leg_ended(
             .set(ended(CallStatus::Declined, EndReason::CalleeDeclined, now))
             .then_pending(),
         ready()
-            .and("a phone leg has just ended", move |call| {
-                let last = call.lost_phone_legs.map(|lost| lost.last_at);
-                last.is_some_and(|last| now.since(last) < SAME_LEG_WITHIN)
-            })
+            .and("a phone leg has just ended", has_just_lost_leg)
             .repeat(),
         // The phone may have been dialed at an address that it has left since: an app that wakes up registers again.
         ready()
@@ -661,12 +665,7 @@ fn phone_leg_ended(
                 may_dial_phone(call, now) && lost + 1 < PHONE_ATTEMPTS
             })
             .set_of("one more lost phone leg", move |call| {
-                let count = call.lost_phone_legs.map_or(0, |lost| lost.count) + 1;
-                let lost = LostPhoneLegs {
-                    count,
-                    last_at: now,
-                };
-                let mut set = vec![Assignment::LostPhoneLegs(lost)];
+                let mut set = vec![one_more_lost_leg(call, now)];
                 set.extend(effects_pending_from(call, now));
                 set
             })
@@ -674,10 +673,42 @@ fn phone_leg_ended(
         ready()
             .set(ended(CallStatus::Failed, EndReason::PhoneUnreachable, now))
             .then_pending(),
+        when([waiting()])
+            .and("this is an earlier leg", move |call| {
+                attempt < call.phone_attempt
+            })
+            .nothing(),
+        // Only a region that has the accept dials the phone, and its change is not here yet.
+        when([waiting()])
+            .and("the phone had answered", move |_| answered)
+            .set(completed_unheard)
+            .then_pending(),
+        when([waiting()])
+            .and("the phone declines", move |_| {
+                DECLINE_CAUSES.contains(&cause)
+            })
+            .set(ended(CallStatus::Declined, EndReason::CalleeDeclined, now))
+            .then_pending(),
+        // The other region dials again when it learns of this.
+        when([waiting()])
+            .and("a phone leg was lost", move |call| {
+                cause != CALLER_GONE_CAUSE && !has_just_lost_leg(call)
+            })
+            .set_of("one more lost phone leg", move |call| {
+                vec![one_more_lost_leg(call, now)]
+            })
+            .then_nothing(),
         when_read("has ended", |call| call.status.is_final()).repeat(),
         otherwise().nothing(),
     ]);
     rules
+}
+
+fn one_more_lost_leg(call: &Call, now: Timestamp) -> Assignment {
+    Assignment::LostPhoneLegs(LostPhoneLegs {
+        count: call.lost_phone_legs.map_or(0, |lost| lost.count) + 1,
+        last_at: now,
+    })
 }
 
 fn bridged(now: Timestamp) -> Vec<Rule<'static>> {
