@@ -1,0 +1,288 @@
+//! Finds the deployment: a CloudFormation stack on AWS, or the one in the local AWS of a checkout's running local stack.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use aws_config::meta::region::RegionProviderChain;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_cloudformation::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_cloudformation::types::Stack;
+use clap::Args;
+use ringback::platform::aws::AwsHttpClient;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::failure::{Failure, Result};
+
+/// The description of the running local stack, below the root of the repository.
+const LOCAL_STACK: &str = "target/local/stack.json";
+
+/// Which deployment a command is for.
+#[derive(Args, Debug)]
+pub(crate) struct Target {
+    /// The name of the stack, as `sam deploy` has it
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME",
+        env = "RINGBACK_STACK",
+        default_value = "ringback"
+    )]
+    stack: String,
+    /// The AWS region of the stack; the default is that of the profile or of AWS_REGION
+    #[arg(long, global = true)]
+    region: Option<String>,
+    /// The profile of the AWS configuration; the default is AWS_PROFILE
+    #[arg(long, global = true)]
+    profile: Option<String>,
+    /// Use the local stack of this checkout, which `make up` starts
+    #[arg(long, global = true, conflicts_with_all = ["region", "profile"])]
+    local: bool,
+}
+
+/// A deployment.
+#[derive(Debug)]
+pub(crate) struct Deployment {
+    /// The name of its stack.
+    pub(crate) name: String,
+    /// The configuration of AWS clients.
+    pub(crate) aws: SdkConfig,
+    /// The HTTP API, without a slash at its end.
+    pub(crate) http_url: String,
+    /// The WebSocket API.
+    pub(crate) ws_url: String,
+    outputs: BTreeMap<String, String>,
+    parameters: BTreeMap<String, String>,
+}
+
+/// The part of `stack.json` that is needed here.
+#[derive(Debug, Deserialize)]
+struct LocalStack {
+    http_url: String,
+    ws_url: String,
+    aws: LocalAws,
+}
+
+#[derive(Debug, Deserialize)]
+struct LocalAws {
+    endpoint: String,
+    region: String,
+}
+
+impl Target {
+    /// Finds the deployment.
+    pub(crate) async fn find(&self) -> Result<Deployment> {
+        if !self.local {
+            let aws = self.aws_config().await?;
+            return Deployment::of(self.describe(&aws).await?, &self.stack, aws);
+        }
+        let local = running_stack(Path::new("."))?;
+        let aws = local.aws_config().await;
+        let deployment = Deployment::of(self.describe(&aws).await?, &self.stack, aws)?;
+        // The APIs of the local AWS have no addresses of their own.
+        Ok(Deployment {
+            http_url: local.http_url,
+            ws_url: local.ws_url,
+            ..deployment
+        })
+    }
+
+    /// Configures AWS clients from the arguments, the environment and the profile, as AWS's own tools do.
+    async fn aws_config(&self) -> Result<SdkConfig> {
+        let mut loader =
+            aws_config::defaults(BehaviorVersion::latest()).http_client(AwsHttpClient::default());
+        if let Some(profile) = &self.profile {
+            loader = loader.profile_name(profile);
+        }
+        if let Some(region) = self.region.clone() {
+            loader = loader.region(RegionProviderChain::first_try(Region::new(region)));
+        }
+        let config = loader.load().await;
+        match config.region() {
+            Some(_) => Ok(config),
+            None => Err(Failure::wrong_use(
+                "No AWS region is set: add one, such as --region ap-south-1, or set AWS_REGION.",
+            )),
+        }
+    }
+
+    async fn describe(&self, aws: &SdkConfig) -> Result<Stack> {
+        let client = aws_sdk_cloudformation::Client::new(aws);
+        let described = client.describe_stacks().stack_name(&self.stack).send();
+        let mut stacks = match described.await {
+            Ok(described) => described.stacks.unwrap_or_default(),
+            Err(error) if error.code() == Some("ValidationError") => Vec::new(),
+            Err(error) => return Err(aws_failure("CloudFormation", &error)),
+        };
+        stacks.pop().ok_or_else(|| self.no_such_stack(aws))
+    }
+
+    fn no_such_stack(&self, aws: &SdkConfig) -> Failure {
+        let region = aws.region().map_or("this region", Region::as_ref);
+        Failure::not_reachable(format!(
+            "There is no stack {} in {region}: deploy it with `sam deploy`, or name yours with --stack and --region.",
+            self.stack
+        ))
+    }
+}
+
+impl Deployment {
+    fn of(stack: Stack, name: &str, aws: SdkConfig) -> Result<Self> {
+        let outputs = stack.outputs.unwrap_or_default().into_iter();
+        let outputs: BTreeMap<String, String> = outputs
+            .filter_map(|output| Some((output.output_key?, output.output_value?)))
+            .collect();
+        let parameters = stack.parameters.unwrap_or_default().into_iter();
+        let parameters = parameters
+            .filter_map(|one| Some((one.parameter_key?, one.parameter_value?)))
+            .collect();
+        let mut deployment = Self {
+            name: name.to_owned(),
+            aws,
+            http_url: String::new(),
+            ws_url: String::new(),
+            outputs,
+            parameters,
+        };
+        let http_url = deployment.output("HttpUrl")?.trim_end_matches('/');
+        deployment.http_url = http_url.to_owned();
+        deployment.ws_url = deployment.output("WebSocketUrl")?.to_owned();
+        Ok(deployment)
+    }
+
+    /// An output of the stack.
+    pub(crate) fn output(&self, name: &str) -> Result<&str> {
+        let value = self.outputs.get(name).map(String::as_str);
+        value.ok_or_else(|| {
+            Failure::not_reachable(format!(
+                "The stack {} has no output {name}: it is not Ringback's, or its deployment is not complete.",
+                self.name
+            ))
+        })
+    }
+
+    /// A parameter of the stack, unless it is empty.
+    pub(crate) fn parameter(&self, name: &str) -> Option<&str> {
+        let value = self.parameters.get(name).map(String::as_str);
+        value.filter(|value| !value.is_empty())
+    }
+
+    /// The region.
+    pub(crate) fn region(&self) -> &str {
+        self.aws.region().map_or("", Region::as_ref)
+    }
+
+    /// The value of a secret, whose ARN is in this output. `None` if it has none yet.
+    pub(crate) async fn secret(&self, output: &str) -> Result<Option<Value>> {
+        let client = aws_sdk_secretsmanager::Client::new(&self.aws);
+        let arn = self.output(output)?;
+        let text = match client.get_secret_value().secret_id(arn).send().await {
+            Ok(found) => found.secret_string.unwrap_or_default(),
+            Err(error) if error.code() == Some("ResourceNotFoundException") => String::new(),
+            Err(error) => return Err(aws_failure("Secrets Manager", &error)),
+        };
+        if text.is_empty() {
+            return Ok(None);
+        }
+        // The parser's error may contain parts of the secret.
+        serde_json::from_str(&text).map(Some).map_err(|_| {
+            Failure::refused(format!(
+                "The secret {arn} is not a JSON object: write all its fields again with `ringback secret set`."
+            ))
+        })
+    }
+
+    /// Replaces the value of a secret.
+    pub(crate) async fn put_secret(&self, output: &str, value: &Value) -> Result<()> {
+        let client = aws_sdk_secretsmanager::Client::new(&self.aws);
+        let arn = self.output(output)?;
+        let put = client.put_secret_value().secret_id(arn);
+        let put = put.secret_string(value.to_string()).send().await;
+        put.map(drop)
+            .map_err(|error| aws_failure("Secrets Manager", &error))
+    }
+}
+
+impl LocalStack {
+    async fn aws_config(&self) -> SdkConfig {
+        let credentials =
+            aws_sdk_secretsmanager::config::Credentials::new("local", "local", None, None, "local");
+        aws_config::defaults(BehaviorVersion::latest())
+            .endpoint_url(&self.aws.endpoint)
+            .http_client(AwsHttpClient::default())
+            .region(Region::new(self.aws.region.clone()))
+            .credentials_provider(credentials)
+            .load()
+            .await
+    }
+}
+
+/// The local stack that runs in the checkout around this folder.
+fn running_stack(folder: &Path) -> Result<LocalStack> {
+    let folder = std::path::absolute(folder).unwrap_or_default();
+    let paths = folder.ancestors().map(|folder| folder.join(LOCAL_STACK));
+    let path: Option<PathBuf> = paths.into_iter().find(|path| path.exists());
+    let path = path.ok_or_else(|| {
+        Failure::not_reachable(format!(
+            "No local stack runs in this checkout ({LOCAL_STACK} is missing): start it with `make up`."
+        ))
+    })?;
+    let text = std::fs::read_to_string(&path).ok();
+    let stack = text.and_then(|text| serde_json::from_str(&text).ok());
+    stack.ok_or_else(|| {
+        Failure::not_reachable(format!(
+            "{} cannot be read: start the local stack again with `make down` and `make up`.",
+            path.display()
+        ))
+    })
+}
+
+/// Why AWS did not do what it should.
+fn aws_failure<E>(service: &str, error: &SdkError<E>) -> Failure
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    let causes = DisplayErrorContext(error).to_string();
+    // The SDK has no type of its own for this.
+    let is_without_login = causes.contains("credentials") || causes.contains("token");
+    match (error.code(), error.message()) {
+        (Some("AccessDenied" | "AccessDeniedException"), message) => Failure::refused(format!(
+            "AWS does not allow you to use {service}: {}",
+            sentence(message.unwrap_or("access denied"))
+        )),
+        (Some("ExpiredToken" | "ExpiredTokenException" | "InvalidClientTokenId"), _) => no_login(),
+        (Some(code), message) => Failure::not_reachable(format!(
+            "{service} answered {code}: {}",
+            sentence(message.unwrap_or("no reason"))
+        )),
+        (None, _) if is_without_login && !matches!(error, SdkError::ServiceError(_)) => no_login(),
+        (None, _) => Failure::not_reachable(format!(
+            "{service} does not answer: {}",
+            sentence(&innermost(error))
+        )),
+    }
+}
+
+fn no_login() -> Failure {
+    Failure::not_reachable(
+        "You are not logged in at AWS, or no longer: run `aws sso login` or `aws configure`, or name a profile with --profile.",
+    )
+}
+
+/// The innermost cause says what happened, and the others only where.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
+
+/// The text with a full stop at its end.
+pub(crate) fn sentence(text: &str) -> String {
+    let text = text.trim();
+    match text.ends_with(['.', '!', '?']) {
+        true => text.to_owned(),
+        false => format!("{text}."),
+    }
+}

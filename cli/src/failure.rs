@@ -1,0 +1,76 @@
+//! Why a command fails: one sentence for a person, and an exit code for a script.
+
+use std::fmt;
+use std::process::ExitCode;
+
+/// The exit codes, as `ringback --help` shows them.
+pub(crate) const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  the deployment says no: the token, the number or the value is not accepted, or somebody else made a change
+  2  wrong use: an argument, a file or the input is not valid; nothing was changed
+  3  not reachable: there is no such stack, no login at AWS, or no answer";
+
+/// A command failed.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    kind: Kind,
+    message: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Refused = 1,
+    WrongUse = 2,
+    NotReachable = 3,
+}
+
+/// The result of a command.
+pub(crate) type Result<T> = std::result::Result<T, Failure>;
+
+impl Failure {
+    /// The deployment says no.
+    pub(crate) fn refused(message: impl Into<String>) -> Self {
+        Self::new(Kind::Refused, message)
+    }
+
+    /// The command is used wrongly.
+    pub(crate) fn wrong_use(message: impl Into<String>) -> Self {
+        Self::new(Kind::WrongUse, message)
+    }
+
+    /// The deployment, or AWS, is not there or does not answer.
+    pub(crate) fn not_reachable(message: impl Into<String>) -> Self {
+        Self::new(Kind::NotReachable, message)
+    }
+
+    /// The same failure with another sentence after the first one.
+    #[must_use]
+    pub(crate) fn and(mut self, sentence: &str) -> Self {
+        self.message = format!("{} {sentence}", self.message);
+        self
+    }
+
+    fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+        }
+    }
+
+    /// The exit code of the process.
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        ExitCode::from(self.number())
+    }
+
+    /// The exit code as a number.
+    pub(crate) const fn number(&self) -> u8 {
+        self.kind as u8
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}

@@ -1,0 +1,108 @@
+//! What commands print: results on stdout, for people or as JSON, and everything else on stderr.
+
+use std::io::{IsTerminal, Write};
+
+use serde_json::{Value, json};
+
+use crate::failure::{Failure, Result};
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Output {
+    json: bool,
+}
+
+impl Output {
+    /// `json`: the user has passed `--json`.
+    pub(crate) const fn new(json: bool) -> Self {
+        Self { json }
+    }
+
+    /// Prints a result: the JSON document with `--json`, otherwise the text.
+    pub(crate) fn print(self, document: &Value, text: &str) -> Result<()> {
+        match self.json {
+            true => write_line(&document.to_string()),
+            false => write_line(text),
+        }
+    }
+
+    /// Prints rows in columns. The heading is only for a terminal, because a script would have to skip it.
+    pub(crate) fn print_table<const N: usize>(
+        self,
+        document: &Value,
+        heading: [&str; N],
+        rows: Vec<[String; N]>,
+    ) -> Result<()> {
+        if self.json {
+            return write_line(&document.to_string());
+        }
+        let heading = std::io::stdout().is_terminal().then_some(heading);
+        let heading = heading.map(|names| names.map(str::to_owned));
+        match columns(heading.into_iter().chain(rows).collect()) {
+            text if text.is_empty() => Ok(()),
+            text => write_line(&text),
+        }
+    }
+
+    /// Tells a person something that is not the result.
+    #[expect(clippy::unused_self, reason = "reads like the other outputs")]
+    pub(crate) fn note(self, text: &str) {
+        eprintln!("{text}");
+    }
+
+    /// Prints why the command failed.
+    pub(crate) fn fail(self, failure: &Failure) {
+        if self.json {
+            let code = failure.number();
+            eprintln!(
+                "{}",
+                json!({ "error": failure.to_string(), "exit_code": code })
+            );
+        } else {
+            eprintln!("error: {failure}");
+        }
+    }
+}
+
+/// The rows with all columns but the last one padded.
+pub(crate) fn columns<const N: usize>(rows: Vec<[String; N]>) -> String {
+    let width = |column: usize| {
+        let widths = rows.iter().map(|row| row[column].chars().count());
+        widths.max().unwrap_or_default()
+    };
+    let widths: [usize; N] = std::array::from_fn(width);
+    let line = |row: &[String; N]| {
+        let cells = row.iter().zip(widths);
+        let cells = cells.map(|(cell, width)| format!("{cell:width$}"));
+        let line = cells.collect::<Vec<_>>().join("  ");
+        line.trim_end().to_owned()
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// Writes a line to stdout. A reader that has seen enough (`| head`) ends the command, and that is no failure.
+fn write_line(line: &str) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(error) => Err(Failure::not_reachable(format!(
+            "The output cannot be written: {error}."
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let rows = vec![
+            ["+918047491899".to_owned(), "1001".to_owned()],
+            ["1909".to_owned(), "अ".to_owned()],
+        ];
+        assert_eq!(columns(rows), "+918047491899  1001\n1909           अ");
+        assert_eq!(columns::<2>(vec![]), "");
+    }
+}
