@@ -17,18 +17,15 @@ use crate::failure::{Failure, Result};
 /// The description of the running local stack, below the root of the repository.
 const LOCAL_STACK: &str = "target/local/stack.json";
 
+/// The name of the stack in the local AWS.
+const LOCAL_NAME: &str = "ringback-local";
+
 /// Which deployment a command is for.
 #[derive(Args, Debug)]
 pub(crate) struct Target {
-    /// The name of the stack, as `sam deploy` has it
-    #[arg(
-        long,
-        global = true,
-        value_name = "NAME",
-        env = "RINGBACK_STACK",
-        default_value = "ringback"
-    )]
-    stack: String,
+    /// The name of the stack, as `sam deploy` has it [default: ringback, with --local ringback-local]
+    #[arg(long, global = true, value_name = "NAME", env = "RINGBACK_STACK")]
+    stack: Option<String>,
     /// The AWS region of the stack; the default is that of the profile or of AWS_REGION
     #[arg(long, global = true)]
     region: Option<String>,
@@ -70,15 +67,21 @@ struct LocalAws {
 }
 
 impl Target {
+    /// The name of the stack. The one of the local stack differs, so that no command mistakes one for the other.
+    fn stack(&self) -> &str {
+        let default = if self.local { LOCAL_NAME } else { "ringback" };
+        self.stack.as_deref().unwrap_or(default)
+    }
+
     /// Finds the deployment.
     pub(crate) async fn find(&self) -> Result<Deployment> {
         if !self.local {
             let aws = self.aws_config().await?;
-            return Deployment::of(self.describe(&aws).await?, &self.stack, aws);
+            return Deployment::of(self.describe(&aws).await?, self.stack(), aws);
         }
         let local = running_stack(Path::new("."))?;
         let aws = local.aws_config().await;
-        let deployment = Deployment::of(self.describe(&aws).await?, &self.stack, aws)?;
+        let deployment = Deployment::of(self.describe(&aws).await?, self.stack(), aws)?;
         // The APIs of the local AWS have no addresses of their own.
         Ok(Deployment {
             http_url: local.http_url,
@@ -108,7 +111,7 @@ impl Target {
 
     async fn describe(&self, aws: &SdkConfig) -> Result<Stack> {
         let client = aws_sdk_cloudformation::Client::new(aws);
-        let described = client.describe_stacks().stack_name(&self.stack).send();
+        let described = client.describe_stacks().stack_name(self.stack()).send();
         let mut stacks = match described.await {
             Ok(described) => described.stacks.unwrap_or_default(),
             Err(error) if error.code() == Some("ValidationError") => Vec::new(),
@@ -121,7 +124,7 @@ impl Target {
         let region = aws.region().map_or("this region", Region::as_ref);
         Failure::not_reachable(format!(
             "There is no stack {} in {region}: deploy it with `sam deploy`, or name yours with --stack and --region.",
-            self.stack
+            self.stack()
         ))
     }
 }

@@ -17,6 +17,7 @@ mod broadcast;
 mod browsers;
 mod call_cost;
 mod calls;
+mod cli;
 mod console;
 mod events;
 mod hostile;
