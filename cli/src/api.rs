@@ -20,7 +20,7 @@ pub(crate) struct Api {
     token: SecretString,
 }
 
-/// What a change expects of an entry, so that it does not undo somebody else's change.
+/// The entry that a change replaces. The deployment refuses the change of any other one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Expects {
     /// There is none.
@@ -157,7 +157,7 @@ impl Refusal {
         self.answer["code"] == code
     }
 
-    /// The failure of a command that cannot go on.
+    /// Says why the command fails.
     pub(crate) fn into_failure(self) -> Failure {
         let error = self.answer["error"].as_str();
         let error = error.or_else(|| self.answer["message"].as_str());

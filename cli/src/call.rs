@@ -22,7 +22,7 @@ const NEWEST: usize = 20;
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum CallCommand {
-    /// Tell what happened to one call, and why it ended
+    /// Show the history of one call, and why it ended
     #[command(after_help = "Example:\n  ringback call show 0193512d-7f1c-8a10-b3c5-2f9d6c1e4a77")]
     Show {
         /// The id of the call, or Exotel's CallSid
@@ -134,7 +134,7 @@ fn talked(call: &Value) -> Option<String> {
     Some(words::clock(bridged, end))
 }
 
-/// The story of a call: who called whom, what happened when, and how it ended.
+/// The story of a call: its parties, its history, and its end.
 fn story(call: &Value) -> String {
     let begin = words::time(&call["created_at"]).unwrap_or_else(clock::now);
     let name = call["caller_name"].as_str();

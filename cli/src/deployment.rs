@@ -22,6 +22,7 @@ const LOCAL_NAME: &str = "ringback-local";
 
 /// Which deployment a command is for.
 #[derive(Args, Debug)]
+#[command(next_help_heading = "Deployment")]
 pub(crate) struct Target {
     /// The name of the stack, as `sam deploy` has it [default: ringback, with --local ringback-local]
     #[arg(long, global = true, value_name = "NAME", env = "RINGBACK_STACK")]
@@ -175,7 +176,7 @@ impl Deployment {
         self.aws.region().map_or("", Region::as_ref)
     }
 
-    /// The value of a secret, whose ARN is in this output. `None` if it has none yet.
+    /// Reads the secret with the ARN in this output. `None`: it has no value yet.
     pub(crate) async fn secret(&self, output: &str) -> Result<Option<Value>> {
         let client = aws_sdk_secretsmanager::Client::new(&self.aws);
         let arn = self.output(output)?;
@@ -246,7 +247,7 @@ where
     E: ProvideErrorMetadata + std::error::Error + 'static,
 {
     let causes = DisplayErrorContext(error).to_string();
-    // The SDK has no type of its own for this.
+    // The SDK has no error type for a missing login.
     let is_without_login = causes.contains("credentials") || causes.contains("token");
     match (error.code(), error.message()) {
         (Some("AccessDenied" | "AccessDeniedException"), message) => Failure::refused(format!(

@@ -126,7 +126,7 @@ pub(crate) async fn entries(api: &Api, directory: Directory) -> Result<Vec<Entry
     Ok(entries)
 }
 
-/// The failure of a change of an entry that somebody else has changed. `current` is its value now.
+/// Says that somebody else has changed the entry, and its value now.
 pub(crate) fn changed_meanwhile(directory: Directory, key: &str, refusal: &Refusal) -> Failure {
     let current = Entry::parse(directory, &refusal.answer["current"]);
     let current = match current {

@@ -39,7 +39,7 @@ struct Arguments {
     #[command(flatten)]
     target: Target,
     /// Print the result as one JSON document, or one per line for `tail`, and errors as JSON on stderr
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Output")]
     json: bool,
     #[command(subcommand)]
     command: Command,
@@ -63,7 +63,7 @@ enum Command {
         #[command(subcommand)]
         command: TelephoneCommand,
     },
-    /// Tell what happens to calls
+    /// Show calls: one, the recent ones, or all as they happen
     Call {
         #[command(flatten)]
         login: Login,

@@ -44,7 +44,7 @@ impl Output {
         }
     }
 
-    /// Tells a person something that is not the result.
+    /// Prints a remark for people.
     #[expect(clippy::unused_self, reason = "reads like the other outputs")]
     pub(crate) fn note(self, text: &str) {
         eprintln!("{text}");

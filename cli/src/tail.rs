@@ -106,7 +106,7 @@ fn is_of(update: &Value, extension: &str) -> bool {
     from == extension || to == extension || (is_shown_number(from) && is_shown_number(to))
 }
 
-/// One update as a line: when, which call, who calls whom, and what it is now.
+/// One update as a line: its time, the call, the parties, the status.
 fn line(update: &Value, is_replay: bool) -> String {
     let text = |name: &str| update[name].as_str().unwrap_or("-");
     let reason = update["reason"].as_str();

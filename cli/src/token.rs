@@ -171,7 +171,7 @@ impl Claims {
     ) -> Result<Value> {
         let mut claims = json!({
             "sub": self.subject()?,
-            // A validity that is rounded up would be longer than asked for.
+            // Rounded down: the token ends in time.
             "exp": expires.as_millis() / 1000,
         });
         for (claim, name) in [("iss", "TokenIssuer"), ("aud", "TokenAudience")] {

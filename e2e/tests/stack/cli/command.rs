@@ -1,4 +1,4 @@
-//! Starts the command `ringback` in a folder whose local stack is the running one, or looks like it.
+//! Starts the command `ringback`. Its folder has a description of the running stack, as a checkout has.
 
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
