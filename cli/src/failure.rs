@@ -58,6 +58,11 @@ impl Failure {
         }
     }
 
+    /// Whether the same command may succeed later.
+    pub(crate) fn may_pass(&self) -> bool {
+        self.kind == Kind::NotReachable
+    }
+
     /// The exit code of the process.
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.number())

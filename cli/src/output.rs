@@ -45,7 +45,6 @@ impl Output {
     }
 
     /// Prints a remark for people.
-    #[expect(clippy::unused_self, reason = "reads like the other outputs")]
     pub(crate) fn note(self, text: &str) {
         eprintln!("{text}");
     }

@@ -45,34 +45,42 @@ async fn follow(
     let mut pause = Duration::from_secs(1);
     let mut was_connected = false;
     loop {
-        // A new token for each connection, because they outlive it.
-        let claims = match extension {
-            Some(extension) => Claims::of_extension(extension),
-            None => Claims::of_role(Role::Operator),
-        };
-        let token = token::for_command(deployment, given, claims).await?;
         let began = Instant::now();
-        let lost = match Client::connect_as(&deployment.ws_url, &Credential::InHeader(token)).await
-        {
+        let lost = match connect(deployment, given, extension).await {
             Ok(client) => {
                 was_connected = true;
                 output.note("connected");
-                read(client, extension, output).await?
+                read(client, extension, output).await?.to_string()
             }
-            Err(error) if !was_connected || is_final(&error) => return Err(failure(&error)),
-            Err(error) => error,
+            Err(failure) if was_connected && failure.may_pass() => failure.to_string(),
+            Err(failure) => return Err(failure),
         };
         if began.elapsed() >= LONGEST_PAUSE {
             pause = Duration::from_secs(1);
         }
         output.note(&format!(
             "connection lost, connecting again: {}",
-            sentence(&lost.to_string())
+            sentence(&lost)
         ));
         // At random, so that all clients do not come back at the same moment.
         sleep(pause.mul_f64(fastrand::f64())).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
+}
+
+/// Connects with a new token, because a connection outlives one.
+async fn connect(
+    deployment: &Deployment,
+    given: Option<&SecretString>,
+    extension: Option<&str>,
+) -> Result<Client> {
+    let claims = match extension {
+        Some(extension) => Claims::of_extension(extension),
+        None => Claims::of_role(Role::Operator),
+    };
+    let token = token::for_command(deployment, given, claims).await?;
+    let client = Client::connect_as(&deployment.ws_url, &Credential::InHeader(token)).await;
+    client.map_err(|error| failure(&error))
 }
 
 /// Prints updates until the connection is lost.
@@ -123,20 +131,10 @@ fn line(update: &Value, is_replay: bool) -> String {
     )
 }
 
-/// Whether another attempt is useless: the token is not valid, or no longer.
-const fn is_final(error: &Error) -> bool {
-    match error {
-        Error::Refused { status, .. } => {
-            matches!(*status, 400..=499) && !matches!(*status, 408 | 429)
-        }
-        Error::InvalidAddress(_) => true,
-        _ => false,
-    }
-}
-
 fn failure(error: &Error) -> Failure {
     match error {
-        Error::Refused {
+        Error::InvalidAddress(_)
+        | Error::Refused {
             status: 401 | 403, ..
         } => Failure::refused(
             "The deployment does not accept the token: it is not valid, or no longer. Make a new one with `ringback token`.",
@@ -198,7 +196,8 @@ mod tests {
             status,
             body: String::new(),
         };
-        assert!(is_final(&refused(401)) && is_final(&refused(403)));
-        assert!(!is_final(&refused(429)) && !is_final(&refused(503)));
+        for (status, may_pass) in [(401, false), (403, false), (429, true), (503, true)] {
+            assert_eq!(failure(&refused(status)).may_pass(), may_pass, "{status}");
+        }
     }
 }
