@@ -3,10 +3,12 @@
 mod command;
 mod interceptor;
 
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use command::Ringback;
+use futures::FutureExt;
 use ringback_e2e::fixture::{Fixture, SOON, unused_mobile_number};
 use serde_json::{Value, json};
 
@@ -205,10 +207,11 @@ async fn a_secret_is_read_from_stdin_merged_checked_and_rotated() -> Result<()> 
         assert_eq!(rotated["webhook_secret_previous"], before["webhook_secret"]);
         anyhow::Ok(())
     };
-    let outcome = outcome.await;
+    // The other tests need the old secret, also if an assertion fails.
+    let outcome = AssertUnwindSafe(outcome).catch_unwind().await;
     let restore = secrets.put_secret_value().secret_id(name);
     restore.secret_string(original).send().await?;
-    outcome?;
+    outcome.unwrap_or_else(|panic| resume_unwind(panic))?;
 
     let set = ["secret", "set", "fcm"];
     let malformed = ringback.run_with_stdin(&set, r#"{"key":"hush"}"#).await?;

@@ -38,7 +38,7 @@ pub enum SecretError {
     ),
     /// The deployment creates it empty, and the operator has not put a value yet.
     #[error(
-        "the secret of {0} has no value yet; put one with put-secret-value (see README, Secrets)"
+        "the secret of {0} has no value yet; put one with `ringback secret set` (see docs/cli.md)"
     )]
     NoValue(&'static str),
     /// It does not have the format that `template.yaml` describes. The error does not contain its content.
