@@ -1,57 +1,11 @@
-//! `ringback route` and `ringback telephone`: the two directories that admins write.
+//! The two directories that admins write, over the admin API.
 
-use clap::Subcommand;
 use ringback::store::directories::Directory;
 use serde_json::{Value, json};
 
 use crate::api::{Api, Expects, Refusal, encoded};
-use crate::apply;
 use crate::failure::{Failure, Result};
 use crate::output::Output;
-
-#[derive(Subcommand, Debug)]
-pub(crate) enum RouteCommand {
-    /// List the dialled numbers and the extension that each one rings
-    List,
-    /// Lead a dialled number to an extension, from the next call on
-    #[command(after_help = "Example:\n  ringback route set +918047491899 1001")]
-    Set {
-        /// The dialled number, such as +918047491899
-        #[arg(allow_hyphen_values = true)]
-        number: String,
-        /// The extension that rings, such as 1001
-        extension: String,
-    },
-    /// Remove the route of a dialled number
-    #[command(after_help = "Example:\n  ringback route remove +918047491899")]
-    Remove {
-        /// The dialled number
-        number: String,
-    },
-    /// Make the routes and telephones as they are in a YAML file
-    #[command(after_help = apply::HELP)]
-    Apply(apply::ApplyArguments),
-}
-
-#[derive(Subcommand, Debug)]
-pub(crate) enum TelephoneCommand {
-    /// List the extensions with the telephone of each one
-    List,
-    /// Set the telephone that Exotel calls first when the app of an extension calls a number
-    #[command(after_help = "Example:\n  ringback telephone set 1001 +919800001001")]
-    Set {
-        /// The extension, such as 1001
-        extension: String,
-        /// The telephone of its owner, such as +919800001001
-        number: String,
-    },
-    /// Remove the telephone of an extension
-    #[command(after_help = "Example:\n  ringback telephone remove 1001")]
-    Remove {
-        /// The extension
-        extension: String,
-    },
-}
 
 /// An entry of a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,40 +13,6 @@ pub(crate) struct Entry {
     pub(crate) key: String,
     pub(crate) value: String,
     pub(crate) etag: String,
-}
-
-/// Runs `ringback route`.
-pub(crate) async fn run_route(
-    api: &Api,
-    command: RouteCommand,
-    country: &str,
-    output: Output,
-) -> Result<()> {
-    let numbers = Directory::Numbers;
-    match command {
-        RouteCommand::List => list(api, numbers, ["NUMBER", "EXTENSION"], output).await,
-        RouteCommand::Set { number, extension } => {
-            set(api, numbers, &number, &extension, output).await
-        }
-        RouteCommand::Remove { number } => remove(api, numbers, &number, output).await,
-        RouteCommand::Apply(arguments) => apply::run(api, &arguments, country, output).await,
-    }
-}
-
-/// Runs `ringback telephone`.
-pub(crate) async fn run_telephone(
-    api: &Api,
-    command: TelephoneCommand,
-    output: Output,
-) -> Result<()> {
-    let extensions = Directory::Extensions;
-    match command {
-        TelephoneCommand::List => list(api, extensions, ["EXTENSION", "TELEPHONE"], output).await,
-        TelephoneCommand::Set { extension, number } => {
-            set(api, extensions, &extension, &number, output).await
-        }
-        TelephoneCommand::Remove { extension } => remove(api, extensions, &extension, output).await,
-    }
 }
 
 /// The directory's name in paths and answers.
@@ -126,7 +46,7 @@ pub(crate) async fn entries(api: &Api, directory: Directory) -> Result<Vec<Entry
     Ok(entries)
 }
 
-/// Says that somebody else has changed the entry, and its value now.
+/// The failure of a change, because somebody else has changed the entry. It contains the value that the entry has now.
 pub(crate) fn changed_meanwhile(directory: Directory, key: &str, refusal: &Refusal) -> Failure {
     let current = Entry::parse(directory, &refusal.answer["current"]);
     let current = match current {
@@ -153,7 +73,13 @@ impl Entry {
     }
 }
 
-async fn list(api: &Api, directory: Directory, heading: [&str; 2], output: Output) -> Result<()> {
+/// Prints all entries.
+pub(crate) async fn list(
+    api: &Api,
+    directory: Directory,
+    heading: [&str; 2],
+    output: Output,
+) -> Result<()> {
     let entries = entries(api, directory).await?;
     let document: Vec<Value> = entries.iter().map(|one| one.to_json(directory)).collect();
     let document = json!({ name(directory): document });
@@ -164,7 +90,8 @@ async fn list(api: &Api, directory: Directory, heading: [&str; 2], output: Outpu
     output.print_table(&document, heading, rows.collect())
 }
 
-async fn set(
+/// Gives an entry this value, unless somebody else changes it at the same time.
+pub(crate) async fn set(
     api: &Api,
     directory: Directory,
     key: &str,
@@ -198,7 +125,13 @@ async fn set(
     output.print(&entry.to_json(directory), &text)
 }
 
-async fn remove(api: &Api, directory: Directory, key: &str, output: Output) -> Result<()> {
+/// Removes an entry, unless somebody else changes it at the same time.
+pub(crate) async fn remove(
+    api: &Api,
+    directory: Directory,
+    key: &str,
+    output: Output,
+) -> Result<()> {
     let path = path(directory, key);
     let before = api.find(&path).await?;
     let before = before.and_then(|answer| Entry::parse(directory, &answer));

@@ -9,6 +9,7 @@ mod duration;
 mod failure;
 mod output;
 mod prompt;
+mod route;
 mod secret;
 mod tail;
 mod token;
@@ -23,9 +24,9 @@ use secrecy::SecretString;
 use api::Api;
 use call::CallCommand;
 use deployment::{Deployment, Target};
-use directory::{RouteCommand, TelephoneCommand};
 use failure::Result;
 use output::Output;
+use route::{RouteCommand, TelephoneCommand};
 use secret::SecretCommand;
 use token::{Claims, Role, TokenArguments};
 
@@ -121,11 +122,11 @@ async fn run(arguments: Arguments, output: Output) -> Result<()> {
         Command::Route { login, command } => {
             let country = deployment.parameter("DefaultCountry").unwrap_or("IN");
             let api = login.admin_api(&deployment).await?;
-            directory::run_route(&api, command, country, output).await
+            route::run_route(&api, command, country, output).await
         }
         Command::Telephone { login, command } => {
             let api = login.admin_api(&deployment).await?;
-            directory::run_telephone(&api, command, output).await
+            route::run_telephone(&api, command, output).await
         }
         Command::Call { login, command } => {
             call::run(&deployment, login.token.as_ref(), command, output).await
