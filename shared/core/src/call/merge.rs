@@ -233,14 +233,16 @@ fn devices(call: &Call, other: &Call) -> Vec<Assignment> {
 
 fn answer(call: &Call, other: &Call) -> Vec<Assignment> {
     let mut set = Vec::new();
+    let mut learns_moment = call.ready_at.is_none();
     if let (None, Some(answered_by)) = (&call.answered_by, &other.answered_by) {
         set.push(Assignment::AnsweredBy(answered_by.clone()));
         set.push(Assignment::AnswerUnannounced(other.answer_unannounced));
+        // A region that hears of a conversation before it knows the accept takes that moment for the accept.
+        learns_moment = true;
     }
-    // A region that hears of a conversation before it knows the accept takes that moment for the accept.
-    let is_earlier = |theirs: &Timestamp| call.ready_at.is_none_or(|own| *theirs < own);
-    let earlier = other.ready_at.filter(is_earlier);
-    set.extend(earlier.map(Assignment::ReadyAt));
+    if learns_moment && call.ready_at != other.ready_at {
+        set.extend(other.ready_at.map(Assignment::ReadyAt));
+    }
     if call.bridged_at.is_none() {
         set.extend(other.bridged_at.map(Assignment::BridgedAt));
     }
