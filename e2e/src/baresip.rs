@@ -26,6 +26,14 @@ pub struct Baresip {
 impl Baresip {
     /// Starts baresip and waits until it is registered over UDP. It prefers Opus.
     pub async fn register(fixture: &Fixture, extension: &str) -> Result<Self> {
+        // Another program may take a free port before baresip does, and baresip then ends.
+        match Self::start(fixture, extension).await {
+            Err(_) => Self::start(fixture, extension).await,
+            started => started,
+        }
+    }
+
+    async fn start(fixture: &Fixture, extension: &str) -> Result<Self> {
         let folder = Settings::from_environment().state("baresip");
         tokio::fs::create_dir_all(&folder).await?;
         let (sip, control) = free_ports().await?;
@@ -46,7 +54,7 @@ impl Baresip {
             tokio::fs::write(folder.join(name), text).await?;
         }
         let log = std::fs::File::create(folder.join("baresip.log"))?;
-        let process = Command::new("baresip")
+        let mut process = Command::new("baresip")
             .arg("-f")
             .arg(&folder)
             .stdin(Stdio::null())
@@ -58,14 +66,17 @@ impl Baresip {
         let control = async {
             loop {
                 match TcpStream::connect(control).await {
-                    Ok(control) => return control,
+                    Ok(control) => return Ok(control),
                     Err(_) => sleep(Duration::from_millis(50)).await,
+                }
+                if let Some(status) = process.try_wait()? {
+                    bail!("baresip has ended: {status}");
                 }
             }
         };
         let control = timeout(SOON, control)
             .await
-            .context("baresip's control port is closed")?;
+            .context("baresip's control port is closed")??;
         let mut this = Self {
             _process: process,
             control,
