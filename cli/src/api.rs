@@ -162,9 +162,7 @@ impl Refusal {
         let error = self.answer["error"].as_str();
         let error = error.or_else(|| self.answer["message"].as_str());
         match self.status {
-            StatusCode::UNAUTHORIZED => Failure::refused(
-                "The deployment does not accept the token: it is not valid, or no longer. Make a new one with `ringback token`.",
-            ),
+            StatusCode::UNAUTHORIZED => Failure::wrong_token(),
             status if status.is_server_error() => Failure::not_reachable(format!(
                 "The deployment answered {}: {} Try again.",
                 status.as_u16(),

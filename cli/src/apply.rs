@@ -10,8 +10,8 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
-use crate::api::{Api, Expects};
-use crate::directory::{Entry, body, changed_meanwhile, entries, path};
+use crate::api::Api;
+use crate::directory::{Entry, entries, name, write};
 use crate::failure::{Failure, Result};
 use crate::output::{Output, columns};
 
@@ -263,22 +263,12 @@ impl Plan {
 
 impl Difference {
     async fn apply(&self, api: &Api) -> Result<()> {
-        let value = self.after.as_ref().map(|value| body(self.directory, value));
-        let expects = match &self.before {
-            Some(entry) => Expects::Entry(entry.etag.clone()),
-            None => Expects::Nothing,
-        };
-        let path = path(self.directory, &self.key);
-        match api.write(&path, value.as_ref(), &expects).await? {
-            Ok(_) => Ok(()),
-            Err(refusal) if refusal.is("no_such_entry") && value.is_none() => Ok(()),
-            Err(refusal) if refusal.is("changed") => {
-                Err(changed_meanwhile(self.directory, &self.key, &refusal))
-            }
-            Err(refusal) => Err(refusal
-                .into_failure()
-                .and(&format!("This is about {}.", self.key))),
-        }
+        let (before, after) = (self.before.as_ref(), self.after.as_deref());
+        let written = write(api, self.directory, &self.key, before, after).await?;
+        written.map(drop).map_err(|refusal| {
+            let about = format!("This is about {}.", self.key);
+            refusal.into_failure().and(&about)
+        })
     }
 
     const fn action(&self) -> &'static str {
@@ -311,7 +301,7 @@ impl Difference {
     fn to_json(&self) -> Value {
         json!({
             "action": self.action(),
-            "directory": crate::directory::name(self.directory),
+            "directory": name(self.directory),
             "key": self.key,
             "before": self.before.as_ref().map(|entry| &entry.value),
             "after": self.after,

@@ -171,6 +171,12 @@ impl Deployment {
         value.filter(|value| !value.is_empty())
     }
 
+    /// The algorithm of the tokens, if an identity provider signs them and no secret of the deployment does.
+    pub(crate) fn providers_algorithm(&self) -> Option<&str> {
+        let algorithm = self.parameter("TokenAlgorithm");
+        algorithm.filter(|name| matches!(*name, "RS256" | "ES256"))
+    }
+
     /// The region.
     pub(crate) fn region(&self) -> &str {
         self.aws.region().map_or("", Region::as_ref)

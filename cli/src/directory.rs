@@ -23,14 +23,8 @@ pub(crate) const fn name(directory: Directory) -> &'static str {
     }
 }
 
-/// The path of an entry.
-pub(crate) fn path(directory: Directory, key: &str) -> String {
+fn path(directory: Directory, key: &str) -> String {
     format!("/api/admin/{}/{}", name(directory), encoded(key))
-}
-
-/// The body that gives an entry this value.
-pub(crate) fn body(directory: Directory, value: &str) -> Value {
-    json!({ directory.value_name(): value })
 }
 
 /// All entries of a directory.
@@ -46,15 +40,43 @@ pub(crate) async fn entries(api: &Api, directory: Directory) -> Result<Vec<Entry
     Ok(entries)
 }
 
-/// The failure of a change, because somebody else has changed the entry. It contains the value that the entry has now.
-pub(crate) fn changed_meanwhile(directory: Directory, key: &str, refusal: &Refusal) -> Failure {
+/// Reads an entry.
+async fn find(api: &Api, directory: Directory, key: &str) -> Result<Option<Entry>> {
+    let answer = api.find(&path(directory, key)).await?;
+    Ok(answer.and_then(|answer| Entry::parse(directory, &answer)))
+}
+
+/// Sets the value of an entry, or removes the entry (`None`), if it has not changed since it was read. The inner error is a refusal for
+/// another reason.
+pub(crate) async fn write(
+    api: &Api,
+    directory: Directory,
+    key: &str,
+    before: Option<&Entry>,
+    value: Option<&str>,
+) -> Result<std::result::Result<Value, Refusal>> {
+    let expects = match before {
+        Some(entry) => Expects::Entry(entry.etag.clone()),
+        None => Expects::Nothing,
+    };
+    let body = value.map(|value| json!({ directory.value_name(): value }));
+    let path = path(directory, key);
+    match api.write(&path, body.as_ref(), &expects).await? {
+        // Another admin has removed it too.
+        Err(refusal) if refusal.is("no_such_entry") && value.is_none() => Ok(Ok(Value::Null)),
+        Err(refusal) if refusal.is("changed") => Err(changed_meanwhile(directory, key, &refusal)),
+        answer => Ok(answer),
+    }
+}
+
+fn changed_meanwhile(directory: Directory, key: &str, refusal: &Refusal) -> Failure {
     let current = Entry::parse(directory, &refusal.answer["current"]);
     let current = match current {
         Some(entry) => format!("it is {} now", entry.value),
         None => "it is gone now".to_owned(),
     };
     Failure::refused(format!(
-        "Somebody else has changed {key} meanwhile ({current}), so it was left as it is: look at it, and run the command again."
+        "Another admin has changed {key} meanwhile ({current}), so it was left as it is: look at it, and run the command again."
     ))
 }
 
@@ -90,7 +112,7 @@ pub(crate) async fn list(
     output.print_table(&document, heading, rows.collect())
 }
 
-/// Gives an entry this value, unless somebody else changes it at the same time.
+/// Sets the value of an entry. A concurrent change by another admin makes it fail.
 pub(crate) async fn set(
     api: &Api,
     directory: Directory,
@@ -98,22 +120,10 @@ pub(crate) async fn set(
     value: &str,
     output: Output,
 ) -> Result<()> {
-    let path = path(directory, key);
-    let before = api.find(&path).await?;
-    let before = before.and_then(|answer| Entry::parse(directory, &answer));
-    let expects = match &before {
-        Some(entry) => Expects::Entry(entry.etag.clone()),
-        None => Expects::Nothing,
-    };
-    let wanted = body(directory, value);
-    let entry = match api.write(&path, Some(&wanted), &expects).await? {
-        Ok(answer) => Entry::parse(directory, &answer),
-        Err(refusal) if refusal.is("changed") => {
-            return Err(changed_meanwhile(directory, key, &refusal));
-        }
-        Err(refusal) => return Err(refusal.into_failure()),
-    };
-    let entry = entry.ok_or_else(|| {
+    let before = find(api, directory, key).await?;
+    let answer = write(api, directory, key, before.as_ref(), Some(value)).await?;
+    let answer = answer.map_err(Refusal::into_failure)?;
+    let entry = Entry::parse(directory, &answer).ok_or_else(|| {
         Failure::not_reachable("The answer of the deployment is not that of Ringback.")
     })?;
     let was = match before.map(|entry| entry.value) {
@@ -125,31 +135,20 @@ pub(crate) async fn set(
     output.print(&entry.to_json(directory), &text)
 }
 
-/// Removes an entry, unless somebody else changes it at the same time.
+/// Removes an entry. A concurrent change by another admin makes it fail.
 pub(crate) async fn remove(
     api: &Api,
     directory: Directory,
     key: &str,
     output: Output,
 ) -> Result<()> {
-    let path = path(directory, key);
-    let before = api.find(&path).await?;
-    let before = before.and_then(|answer| Entry::parse(directory, &answer));
-    let Some(entry) = before else {
+    let Some(entry) = find(api, directory, key).await? else {
         return Err(Failure::refused(format!(
             "There is no entry {key}: `list` shows all entries."
         )));
     };
-    let expects = Expects::Entry(entry.etag.clone());
-    match api.write(&path, None, &expects).await? {
-        Ok(_) => {}
-        // Another admin has removed it too.
-        Err(refusal) if refusal.is("no_such_entry") => {}
-        Err(refusal) if refusal.is("changed") => {
-            return Err(changed_meanwhile(directory, key, &refusal));
-        }
-        Err(refusal) => return Err(refusal.into_failure()),
-    }
+    let removed = write(api, directory, key, Some(&entry), None).await?;
+    removed.map_err(Refusal::into_failure)?;
     let text = format!("{} removed (was {})", entry.key, entry.value);
     output.print(&json!({ "removed": entry.to_json(directory) }), &text)
 }

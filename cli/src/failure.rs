@@ -7,7 +7,7 @@ use std::process::ExitCode;
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  the deployment says no: the token, the number or the value is not accepted, or somebody else made a change
+  1  refused: the deployment does not accept the token, the number or the value, or another admin has changed the entry
   2  wrong use: an argument, a file or the input is not valid; nothing was changed
   3  not reachable: there is no such stack, no login at AWS, or no answer";
 
@@ -29,9 +29,16 @@ enum Kind {
 pub(crate) type Result<T> = std::result::Result<T, Failure>;
 
 impl Failure {
-    /// The deployment says no.
+    /// The deployment refuses.
     pub(crate) fn refused(message: impl Into<String>) -> Self {
         Self::new(Kind::Refused, message)
+    }
+
+    /// The deployment does not accept the token.
+    pub(crate) fn wrong_token() -> Self {
+        Self::refused(
+            "The deployment does not accept the token: it is not valid, or no longer. Make a new one with `ringback token`.",
+        )
     }
 
     /// The command is used wrongly.

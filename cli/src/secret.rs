@@ -1,7 +1,7 @@
 //! `ringback secret`: writes the secrets of a deployment. No value is ever an argument, because other users of the machine and the
 //! history of the shell would have it.
 
-use std::io::{IsTerminal, Read};
+use std::io::IsTerminal;
 
 use clap::{Args, Subcommand, ValueEnum};
 use ringback::platform::secrets::{
@@ -329,13 +329,8 @@ fn read_value(field: &str) -> Result<String> {
 }
 
 fn read_stdin() -> Result<String> {
-    let mut text = String::new();
-    match std::io::stdin().read_to_string(&mut text) {
-        Ok(_) => Ok(text),
-        Err(error) => Err(Failure::wrong_use(format!(
-            "stdin cannot be read: {error}."
-        ))),
-    }
+    std::io::read_to_string(std::io::stdin())
+        .map_err(|error| Failure::wrong_use(format!("stdin cannot be read: {error}.")))
 }
 
 fn read_fields() -> Result<Fields> {
@@ -378,7 +373,7 @@ async fn rotate(
         )));
     };
     if name == SecretName::App
-        && let Some(algorithm @ ("RS256" | "ES256")) = deployment.parameter("TokenAlgorithm")
+        && let Some(algorithm) = deployment.providers_algorithm()
     {
         return Err(Failure::refused(format!(
             "This deployment accepts {algorithm} tokens of your identity provider and does not use the secret app."

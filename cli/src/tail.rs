@@ -136,9 +136,7 @@ fn failure(error: &Error) -> Failure {
         Error::InvalidAddress(_)
         | Error::Refused {
             status: 401 | 403, ..
-        } => Failure::refused(
-            "The deployment does not accept the token: it is not valid, or no longer. Make a new one with `ringback token`.",
-        ),
+        } => Failure::wrong_token(),
         Error::Refused { status, .. } => {
             Failure::not_reachable(format!("The WebSocket API answered {status}: try again."))
         }

@@ -122,7 +122,7 @@ pub(crate) async fn for_command(
 
 /// Makes a token with the deployment's own secret.
 async fn mint(deployment: &Deployment, claims: &Claims, valid_for: Duration) -> Result<Token> {
-    if let Some(algorithm @ ("RS256" | "ES256")) = deployment.parameter("TokenAlgorithm") {
+    if let Some(algorithm) = deployment.providers_algorithm() {
         let issuer = deployment.parameter("TokenIssuer").unwrap_or("its issuer");
         return Err(Failure::refused(format!(
             "This deployment accepts only {algorithm} tokens of {issuer}: get one there, and pass it in RINGBACK_TOKEN."
