@@ -288,10 +288,7 @@ fn differs(request: &Value, item: &Item) -> Result<bool> {
 
 /// The item after the update: `SET a = :value, b = list_append(b, :value), c = c + :value REMOVE d, e`.
 fn updated(request: &Value, before: &Item) -> Result<Item> {
-    let name_of = |word: &str| {
-        let name = request["ExpressionAttributeNames"][word].as_str();
-        name.unwrap_or(word).to_owned()
-    };
+    let name_of = |word| attribute_name(request, word).to_owned();
     let update = request["UpdateExpression"].as_str().context("no update")?;
     let (sets, removes) = update.split_once(" REMOVE ").unwrap_or((update, ""));
     let sets = sets.strip_prefix("SET ").context("no SET clause")?;
@@ -326,14 +323,17 @@ fn assignments(sets: &str) -> Vec<(&str, &str)> {
         .collect()
 }
 
+/// The name of an attribute that an expression names by itself or by a placeholder.
+fn attribute_name<'a>(request: &'a Value, word: &'a str) -> &'a str {
+    let name = request["ExpressionAttributeNames"][word].as_str();
+    name.unwrap_or(word)
+}
+
 fn new_value(request: &Value, expression: &str, before: &Item) -> Option<Value> {
-    let name_of = |word: &str| request["ExpressionAttributeNames"][word].as_str();
     // An attribute, or one in a map: `#settings.#kept_seconds`.
     let at = |path: &str| {
-        let mut names = path
-            .split('.')
-            .map(|word| name_of(word).unwrap_or(word).to_owned());
-        let first = before.get(&names.next()?)?;
+        let mut names = path.split('.').map(|word| attribute_name(request, word));
+        let first = before.get(names.next()?)?;
         names.try_fold(first, |value, name| value["M"].get(name))
     };
     let value_of = |word: &str| request["ExpressionAttributeValues"].get(word);

@@ -113,10 +113,11 @@ fn named_items(request: &Value) -> Vec<String> {
         let keys = [&part["Key"], &part["Item"]].into_iter();
         keys.filter(|key| key.is_object()).map(key)
     });
-    let queried = request["ExpressionAttributeValues"][":pk"].as_object();
-    written
-        .chain(queried.map(|_| format!("{} …", kind(&request["ExpressionAttributeValues"][":pk"]))))
-        .collect()
+    let partition = &request["ExpressionAttributeValues"][":pk"];
+    let queried = partition
+        .is_object()
+        .then(|| format!("{} …", kind(partition)));
+    written.chain(queried).collect()
 }
 
 /// A request that a stand-in has answered.

@@ -97,7 +97,7 @@ pub struct Call {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checked_at: Option<Timestamp>,
     /// Whether Exotel did not answer the request for this call.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub exotel_unanswered: bool,
     /// Whether Exotel streams the call's audio. `None` if it never has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -115,7 +115,7 @@ pub struct Call {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answered_by: Option<AnsweredBy>,
     /// Whether other devices may still lack the push that says that the call was answered.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub answer_unannounced: bool,
     /// When the app said that it was ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -146,12 +146,9 @@ pub struct Call {
     pub expires_at: u64,
 }
 
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde passes a reference"
-)]
-const fn is_false(value: &bool) -> bool {
-    !*value
+/// Whether a value need not be stored.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 const fn first_attempt() -> u32 {
@@ -229,10 +226,6 @@ pub struct CallSettings {
     /// What a caller hears while the callee talks to another one.
     #[serde(default, skip_serializing_if = "is_default")]
     pub call_waiting: CallWaiting,
-}
-
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
 }
 
 /// The final SIP status for the trunk's INVITE. Some trunks try another destination after one of these and not after the other.

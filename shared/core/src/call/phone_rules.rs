@@ -612,7 +612,6 @@ fn phone_leg_ended(
 ) -> Vec<Rule<'_>> {
     let ready = || when([Condition::StatusIs(CallStatus::MobileReady)]);
     let completed = ended(CallStatus::Completed, hung_up_by(by), now);
-    let completed_unheard = completed.clone();
     let has_just_lost_leg = move |call: &Call| {
         let last = call.lost_phone_legs.map(|lost| lost.last_at);
         last.is_some_and(|last| now.since(last) < SAME_LEG_WITHIN)
@@ -636,7 +635,7 @@ fn phone_leg_ended(
             .reject(RejectReason::AnotherCall),
         ready()
             .and("the phone had answered", move |_| answered)
-            .set(completed)
+            .set(completed.clone())
             .then_pending(),
         // Ringback has removed this leg, because the phone has left its address.
         ready()
@@ -681,7 +680,7 @@ fn phone_leg_ended(
         // Only a region that has the accept dials the phone, and its change is not here yet.
         when([waiting()])
             .and("the phone had answered", move |_| answered)
-            .set(completed_unheard)
+            .set(completed)
             .then_pending(),
         when([waiting()])
             .and("the phone declines", move |_| {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Call, CallStatus};
+use super::{Call, CallStatus, is_default};
 use crate::ids::DeviceId;
 use crate::timestamp::Timestamp;
 
@@ -31,7 +31,7 @@ pub struct PushedDevices {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_at: Option<Timestamp>,
     /// How many connected clients of the extension took the ring. Counted only if no device has been reached by a push.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub clients: u32,
 }
 
@@ -103,14 +103,6 @@ impl Call {
             pushed.devices.contains(device) || self.declined_by.contains(device)
         })
     }
-}
-
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde passes a reference"
-)]
-const fn is_zero(value: &u32) -> bool {
-    *value == 0
 }
 
 #[cfg(test)]
