@@ -191,7 +191,7 @@ async fn answered_call(
     }
     let clients = group.members().len();
     let line = last_update(fixture, &id).await?;
-    // The function may still find the client that just died. It counts it as failed, like a client that is connecting.
+    // The function may still find a client that has disconnected. It counts that client as failed, like one that is connecting.
     ensure!(line["failed"].as_u64() <= Some(1), "{line}");
     ensure!(
         line["sent"] == clients + 1,
