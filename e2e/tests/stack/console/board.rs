@@ -138,7 +138,8 @@ async fn the_list_of_recent_calls_grows_by_pages_and_forgets_another_extension()
     let fixture = Fixture::open().await?;
     let page = Page::open(&fixture).await?;
     let script = "const { RecentCalls } = await import('/console/recent.js');
-        const section = document.querySelector('#recent');
+        // A copy, because the page fills its own list at the same time.
+        const section = document.querySelector('#recent').cloneNode(true);
         const call = (id) => ({ call_id: id, status: 'timed_out', created_at: 0, extension: '1', caller_number: 'anonymous' });
         const asked = [], waiting = [];
         const answer = (calls, next) => waiting.shift()({ ok: true, status: 200, body: { calls: calls.map(call), next } });
