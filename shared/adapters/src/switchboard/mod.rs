@@ -184,13 +184,15 @@ enum Found {
 }
 
 /// Runs both. Preparation that has not finished when the event is handled is dropped: nothing may keep running in a process that
-/// is frozen until its next invocation.
+/// is frozen until its next invocation. Preparation that takes too long is dropped too, with its locks, because the handling may wait
+/// for one of them.
 async fn while_preparing<T>(
     handling: impl Future<Output = T>,
     preparing: impl Future<Output = ()>,
 ) -> T {
-    let preparing = timeout(PREPARE_WITHIN, preparing);
-    match select(pin!(handling), pin!(preparing)).await {
+    // In a box, which `select` drops. It would only forget a reference to it.
+    let preparing = Box::pin(timeout(PREPARE_WITHIN, preparing));
+    match select(pin!(handling), preparing).await {
         Either::Left((outcome, _)) => outcome,
         Either::Right((_, handling)) => handling.await,
     }

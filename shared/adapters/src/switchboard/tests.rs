@@ -268,3 +268,18 @@ async fn an_effect_that_needs_no_prepared_data_does_not_wait_for_it() {
     let hangs = std::future::pending();
     assert_eq!(while_preparing(async { "done" }, hangs).await, "done");
 }
+
+#[tokio::test(start_paused = true)]
+async fn preparation_that_takes_too_long_keeps_no_lock_that_an_effect_needs() {
+    let token = tokio::sync::Mutex::new("token");
+    let preparing = async {
+        let _locked = token.lock().await;
+        std::future::pending().await
+    };
+    let handling = async {
+        tokio::task::yield_now().await;
+        *token.lock().await
+    };
+    let handled = timeout(UNTIL.since(NOW), while_preparing(handling, preparing));
+    assert_eq!(handled.await, Ok("token"));
+}
