@@ -341,7 +341,7 @@ impl RunEffects {
 
     async fn phone_leg(&self, pbx: usize, call: &Call) -> Result<PhoneLegState, EffectError> {
         let mut furthest = PhoneLegState::None;
-        for leg in call.phone_channels() {
+        for leg in call.phone_channels_of_both_regions() {
             match self.leg_state(pbx, &leg).await? {
                 PhoneLegState::None => {}
                 PhoneLegState::Ringing => furthest = PhoneLegState::Ringing,

@@ -223,7 +223,7 @@ impl Pbx {
     /// See [`AsteriskError`].
     pub async fn phone_leg_state(&self, call: &Call) -> Result<PhoneLegState, AsteriskError> {
         let mut furthest = PhoneLegState::None;
-        for leg in call.phone_channels() {
+        for leg in call.phone_channels_of_both_regions() {
             match self.leg_state(&leg).await? {
                 PhoneLegState::None => {}
                 PhoneLegState::Ringing => furthest = PhoneLegState::Ringing,

@@ -5,10 +5,13 @@
 //! [`Event::ReplicaOverwritten`]: super::Event::ReplicaOverwritten
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 
 use super::common_rules::{ended, reason_of_conversation};
 use super::rule::{Rule, otherwise, when_read};
-use super::{Assignment, Call, CallEnd, CallStatus, Effect, EndReason, pending, ring_receipt};
+use super::{
+    Assignment, Call, CallEnd, CallStatus, Effect, EndReason, PushedDevices, pending, ring_receipt,
+};
 use crate::timestamp::Timestamp;
 
 impl Call {
@@ -108,10 +111,7 @@ fn pending_cancellation(call: &Call, learned: &[Assignment], now: Timestamp) -> 
     for assignment in learned {
         assignment.apply_to(&mut merged);
     }
-    // A region that could send no push, or has refused the call, has ended it without a cancellation.
-    let is_unpushed =
-        |call: &Call| call.end_reason() == Some(EndReason::PushFailed) || call.refusal().is_some();
-    let is_missed = call.pushed.is_none() && is_unpushed(&merged);
+    let is_missed = call.pushed.is_none() && has_ended_unpushed(&merged);
     let is_late = |at| !pending::cancel_late_pushes(&merged, at).is_empty();
     let pushed = merged.pushed.as_ref().filter(|_| !is_known);
     if !pushed.is_some_and(|pushed| is_missed || is_late(pushed.at)) {
@@ -214,7 +214,11 @@ fn is_leg_of_other(call: &Call, other: &Call) -> bool {
 
 fn devices(call: &Call, other: &Call) -> Vec<Assignment> {
     let mut set = Vec::new();
-    if let Some(pushed) = &other.pushed {
+    if let Some(pushed) = other
+        .pushed
+        .as_ref()
+        .or(unrecorded_pushes(call, other).as_ref())
+    {
         let known = call.pushed.as_ref();
         if !known.is_some_and(|known| known.include(pushed)) {
             set.push(Assignment::Pushed(pushed.added_to(known)));
@@ -229,6 +233,28 @@ fn devices(call: &Call, other: &Call) -> Vec<Assignment> {
         set.push(Assignment::DeclinedBy(all.cloned().collect()));
     }
     set
+}
+
+/// Both regions have stored the call, and a process of the other one may have crashed after it sent pushes and before it recorded them. It
+/// matters if this region has ended the call without a cancellation.
+fn unrecorded_pushes(call: &Call, other: &Call) -> Option<PushedDevices> {
+    let rings = other.status == CallStatus::WaitingForMobile && !other.is_to_number();
+    let at = other.effects_pending_since.filter(|_| rings)?;
+    let is_stored_twice = call.created_at != other.created_at;
+    let is_unknown = call.pushed.is_none() && has_ended_unpushed(call);
+    (is_stored_twice && is_unknown).then(|| PushedDevices {
+        devices: BTreeSet::new(),
+        are_all: false,
+        at,
+        earlier: BTreeSet::new(),
+        retry_at: None,
+        clients: 0,
+    })
+}
+
+/// A region that could send no push, or has refused the call, has ended it without a cancellation.
+fn has_ended_unpushed(call: &Call) -> bool {
+    call.end_reason() == Some(EndReason::PushFailed) || call.refusal().is_some()
 }
 
 fn answer(call: &Call, other: &Call) -> Vec<Assignment> {

@@ -493,6 +493,12 @@ impl Call {
         attempts.map(move |attempt| ChannelId::of_phone(call, attempt))
     }
 
+    /// The same, and the channel of the next attempt before them: the other region may have dialed the phone once more.
+    pub fn phone_channels_of_both_regions(&self) -> impl Iterator<Item = ChannelId> + use<> {
+        let next = ChannelId::of_phone(self.call_id, self.phone_attempt + 1);
+        std::iter::once(next).chain(self.phone_channels())
+    }
+
     /// Whether the caller waits on `leg`.
     #[must_use]
     pub fn is_callers_leg(&self, leg: &Leg) -> bool {

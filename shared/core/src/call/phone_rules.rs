@@ -185,7 +185,10 @@ fn caller_reported<'e>(
         when_read("has this leg and this CallSid", move |call| {
             !is_new_leg(call) && (has_same_sid(call) || sid.is_none())
         })
-        .repeat(),
+        .only(
+            "unfinished and the timer of an accepted call",
+            repeated_report,
+        ),
         otherwise()
             .set_of("the new leg and the CallSid", move |call| {
                 let mut set = Vec::new();
@@ -215,6 +218,15 @@ fn caller_reported<'e>(
                 after_report(call, leg.is_some(), now)
             }),
     ]
+}
+
+/// The process that stored the ring may have crashed before it armed the timer, and the app has accepted meanwhile.
+fn repeated_report(call: &Call, now: Timestamp) -> Vec<Effect> {
+    let mut effects = pending::unfinished(call, now);
+    if call.status == CallStatus::MobileReady && call.effects_pending_since.is_some() {
+        effects.push(Effect::ArmTimer(now + ABANDONED_AFTER));
+    }
+    effects
 }
 
 /// Whether the call was declined, or reached no device, before the leg of its caller arrived. This leg belongs to the same ring.
@@ -663,11 +675,16 @@ fn phone_leg_ended(
                 let lost = call.lost_phone_legs.map_or(0, |lost| lost.count);
                 may_dial_phone(call, now) && lost + 1 < PHONE_ATTEMPTS
             })
-            .set_of("one more lost phone leg", move |call| {
-                let mut set = vec![one_more_lost_leg(call, now)];
-                set.extend(effects_pending_from(call, now));
-                set
-            })
+            .set_of(
+                "one more lost phone leg and the next attempt",
+                move |call| {
+                    // The leg gets an id of its own: a late request of the other region to remove the old one must not remove it.
+                    let next = Assignment::PhoneAttempt(attempt + 1);
+                    let mut set = vec![one_more_lost_leg(call, now), next];
+                    set.extend(effects_pending_from(call, now));
+                    set
+                },
+            )
             .then("bridge soon", pending::bridge_soon),
         ready()
             .set(ended(CallStatus::Failed, EndReason::PhoneUnreachable, now))
@@ -894,7 +911,10 @@ fn complete_abandoned(call: &Call, now: Timestamp) -> Vec<Effect> {
 fn may_be_bridged(call: &Call, now: Timestamp) -> bool {
     match call.status {
         CallStatus::MobileReady => true,
-        CallStatus::WaitingForMobile => call.caller_leg.is_some() && now >= call.rings_until + LATE,
+        // The other region may know the leg of a calling app, and this one not.
+        CallStatus::WaitingForMobile => {
+            call.caller_channel().is_some() && now >= call.rings_until + LATE
+        }
         CallStatus::Initiated
         | CallStatus::Ringing
         | CallStatus::InProgress
