@@ -155,9 +155,9 @@ BENCH_TARGET := target/$(BENCH_PROFILE:dev=debug)
 # Not part of `make test`, because it needs the whole machine.
 bench: export CARGO_PROFILE_RELEASE_STRIP := none
 bench: bench/node/dist/index.mjs bench/express/node_modules ## measure the cost of a call, into bench/README.md; PART=cold for one part
-	cargo build --locked --profile $(BENCH_PROFILE) --bin ringback-bench --bin hello --bin floor $(FUNCTIONS:%=--bin %)
+	cargo build --locked --profile $(BENCH_PROFILE) --bin ringback-bench --bin hello --bin floor --bin floor-sdk $(FUNCTIONS:%=--bin %)
 	mkdir -p $(BENCH_TARGET)/bench
-	for it in hello floor $(FUNCTIONS); do strip -o $(BENCH_TARGET)/bench/$$it $(BENCH_TARGET)/$$it || exit 1; done
+	for it in hello floor floor-sdk $(FUNCTIONS); do strip -o $(BENCH_TARGET)/bench/$$it $(BENCH_TARGET)/$$it || exit 1; done
 	$(BENCH_TARGET)/ringback-bench $(if $(filter shipped,$(BENCH_PROFILE)),,--dry) $(PART)
 
 bench/%/node_modules: bench/%/package.json

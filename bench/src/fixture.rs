@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use crate::functions::Paths;
-use crate::stand_ins::{HOOK_SECRET, Item, StandIns, StoredItems, WEBHOOK_SECRET};
+use crate::stand_ins::{HOOK_SECRET, Item, StandIns, StoredItems, Transport, WEBHOOK_SECRET};
 
 /// The number that leads to the extension 1001.
 const NUMBER: &str = "+918047491899";
@@ -32,7 +32,15 @@ impl Fixture {
     /// # Errors
     /// When one of these functions fails.
     pub async fn start(paths: &Paths) -> Result<Self> {
-        let stand_ins = StandIns::start(paths.scratch()).await?;
+        Self::start_with(paths, Transport::Tls).await
+    }
+
+    /// The same with another way to reach the stand-ins.
+    ///
+    /// # Errors
+    /// When one of these functions fails.
+    pub async fn start_with(paths: &Paths, transport: Transport) -> Result<Self> {
+        let stand_ins = StandIns::start(paths.scratch(), transport).await?;
         let variables = stand_ins.variables();
         let mut fixture = Self {
             stand_ins,

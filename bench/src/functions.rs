@@ -115,14 +115,29 @@ impl Paths {
         command.arg(self.file("bench/node/dist/index.mjs"));
         let mut variables = variables.clone();
         variables.insert("RINGBACK_FUNCTION".to_owned(), function.to_owned());
+        let name = format!("node-{function}");
+        self.start_command(&name, command, &variables).await
+    }
+
+    /// Starts a program on the `PATH` as a function.
+    ///
+    /// # Errors
+    /// When the program is missing.
+    pub async fn start_command(
+        &self,
+        name: &str,
+        command: Command,
+        variables: &BTreeMap<String, String>,
+    ) -> Result<RunningFunction> {
+        let mut variables = variables.clone();
         if let Some(path) = std::env::var_os("PATH").and_then(|path| path.into_string().ok()) {
             variables.insert("PATH".to_owned(), path);
         }
-        let name = format!("node-{function}");
-        let log = self.log(&name);
-        RunningFunction::start_command(&name, command, &variables, TIMEOUT, &log)
+        let log = self.log(name);
+        let program = command.as_std().get_program().to_owned();
+        RunningFunction::start_command(name, command, &variables, TIMEOUT, &log)
             .await
-            .context("Node.js does not start")
+            .with_context(|| format!("{} does not start", program.display()))
     }
 
     /// A function's log.

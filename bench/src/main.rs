@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use ringback_bench::functions::Paths;
 use ringback_bench::page::ResultsPage;
-use ringback_bench::{cold, cost, machine, scale, size, warm};
+use ringback_bench::{cold, cost, instructions, machine, scale, size, warm};
 
 /// The results page.
 const PAGE: &str = "bench/README.md";
@@ -27,6 +27,8 @@ enum BenchPart {
     Cold,
     /// CPU time and own time of each kind of event.
     Warm,
+    /// Instructions of each kind of event.
+    Instructions,
     /// Size of the files, and memory.
     Size,
     /// Many clients, many stored calls, many events.
@@ -40,6 +42,7 @@ impl BenchPart {
         match self {
             Self::Cold => "cold",
             Self::Warm => "warm",
+            Self::Instructions => "instructions",
             Self::Size => "size",
             Self::Scale => "scale",
             Self::Cost => "cost",
@@ -50,6 +53,7 @@ impl BenchPart {
         match self {
             Self::Cold => cold::measure(paths).await,
             Self::Warm => warm::measure(paths).await,
+            Self::Instructions => instructions::measure(paths).await,
             Self::Size => size::measure(paths).await,
             Self::Scale => scale::measure(paths).await,
             Self::Cost => cost::measure(paths).await,

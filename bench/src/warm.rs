@@ -11,9 +11,10 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::cold::verdict;
 use crate::critical_path::{self, ANSWER_DELAY, PathGoal};
+use crate::event_kind::EventKind;
 use crate::express::Express;
 use crate::figures::{Rounded, Samples, millis};
-use crate::fixture::{Fixture, call_id, ensure_success};
+use crate::fixture::{Fixture, ensure_success};
 use crate::functions::Paths;
 use crate::page::MarkdownTable;
 use crate::process::cpu_time;
@@ -37,112 +38,6 @@ const IDLE_AFTER: Duration = Duration::from_millis(1);
 /// How long calls ring in the Express server when its timeouts are measured: longer than it takes to start them all.
 const EXPRESS_RING: Duration = Duration::from_secs(4);
 
-/// A measured kind of event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum EventKind {
-    Webhook,
-    WebhookForExtension,
-    Arrival,
-    AcceptReady,
-    Timeout,
-    AcceptReadyByWebSocket,
-    Ping,
-    Media,
-    CallStatus,
-    StatusUpdate,
-}
-
-impl EventKind {
-    const ALL: [Self; 10] = [
-        Self::Webhook,
-        Self::WebhookForExtension,
-        Self::Arrival,
-        Self::AcceptReady,
-        Self::Timeout,
-        Self::AcceptReadyByWebSocket,
-        Self::Ping,
-        Self::Media,
-        Self::CallStatus,
-        Self::StatusUpdate,
-    ];
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Webhook => "webhook, by number",
-            Self::WebhookForExtension => "webhook, `?extension=`",
-            Self::Arrival => "PBX hook, a caller",
-            Self::AcceptReady => "`accept_ready`",
-            Self::Timeout => "ring timeout",
-            Self::AcceptReadyByWebSocket => "WebSocket: `accept_ready`",
-            Self::Ping => "WebSocket: `ping`",
-            Self::Media => "WebSocket: a stream's audio",
-            Self::CallStatus => "`GET /api/calls/{id}`",
-            Self::StatusUpdate => "status update to one client",
-        }
-    }
-
-    const fn function(self) -> &'static str {
-        match self {
-            Self::Webhook | Self::WebhookForExtension => "exotel-webhook",
-            Self::Arrival => "asterisk-incoming",
-            Self::AcceptReady => "call-response",
-            Self::Timeout => "call-timeout",
-            Self::AcceptReadyByWebSocket | Self::Ping | Self::Media => "ws-message",
-            Self::CallStatus => "call-status",
-            Self::StatusUpdate => "broadcast",
-        }
-    }
-
-    /// The end of the critical path of this event, if a person waits for it.
-    const fn goal(self) -> Option<PathGoal> {
-        match self {
-            Self::Webhook | Self::WebhookForExtension => Some(PathGoal::Push),
-            Self::AcceptReady => Some(PathGoal::Originate),
-            _ => None,
-        }
-    }
-
-    /// Events of this kind, each for another call in the state in which such an event arrives.
-    async fn events(self, fixture: &mut Fixture, count: usize) -> Result<Vec<Value>> {
-        let mut pbx = fixture.start_function("asterisk-incoming").await?;
-        let mut events = Vec::new();
-        for _ in 0..count {
-            let sid = fixture.call_sid();
-            let event = match self {
-                Self::Webhook => fixture.passthru(&sid)?,
-                Self::WebhookForExtension => {
-                    let mut event = fixture.passthru(&sid)?;
-                    let query = event["rawQueryString"].as_str().context("a query")?;
-                    event["rawQueryString"] = format!("{query}&extension=1001").into();
-                    event
-                }
-                Self::Arrival => fixture.arrival(&sid)?,
-                Self::Ping => fixture.paths.event("ws-message-ping")?,
-                Self::Media => fixture.paths.event("ws-message-exotel-media")?,
-                Self::StatusUpdate => fixture.change()?,
-                Self::AcceptReady
-                | Self::Timeout
-                | Self::AcceptReadyByWebSocket
-                | Self::CallStatus => {
-                    let ringing = pbx.invoke_timed(&fixture.arrival(&sid)?).await?;
-                    self.event_of(fixture, &call_id(&ringing)?)?
-                }
-            };
-            events.push(event);
-        }
-        Ok(events)
-    }
-
-    fn event_of(self, fixture: &Fixture, call: &str) -> Result<Value> {
-        match self {
-            Self::Timeout => fixture.timer(call),
-            Self::AcceptReadyByWebSocket => fixture.accept_ready_by_websocket(call),
-            Self::CallStatus => fixture.status(call),
-            _ => fixture.accept_ready(call),
-        }
-    }
-}
-
 /// The costs of all events of one kind.
 #[derive(Debug, Default)]
 pub struct EventCosts {
@@ -152,6 +47,15 @@ pub struct EventCosts {
     pub own: Samples,
     /// Requests to other systems.
     pub requests: Samples,
+}
+
+/// The median CPU time of the least work for each event, in milliseconds.
+#[derive(Debug)]
+struct Floors {
+    /// With bare hyper and rustls.
+    bare: Vec<f64>,
+    /// With the AWS SDK.
+    with_sdk: Vec<f64>,
 }
 
 /// Measures all kinds of event.
@@ -174,11 +78,16 @@ pub async fn measure(paths: &Paths) -> Result<String> {
         }
     }
     fixture.remove_calls();
-    let floor = of_floor(&fixture, &costs).await.context("bench/floor")?;
+    let floors = Floors {
+        bare: of_floor(&fixture, "floor", &costs).await.context("floor")?,
+        with_sdk: of_floor(&fixture, "floor-sdk", &costs)
+            .await
+            .context("floor-sdk")?,
+    };
     let express = of_express(&mut fixture).await.context("bench/express")?;
     Ok(format!(
         "{}\n{}",
-        costs_table(&costs, &floor, &express)?,
+        costs_table(&costs, &floors, &express)?,
         critical_paths(&delayed)?
     ))
 }
@@ -213,8 +122,12 @@ async fn of_function(
 }
 
 /// The median CPU time, in milliseconds, of the least work for each event's number of requests.
-async fn of_floor(fixture: &Fixture, costs: &[(EventKind, EventCosts)]) -> Result<Vec<f64>> {
-    let mut floor = fixture.start_function("floor").await?;
+async fn of_floor(
+    fixture: &Fixture,
+    program: &str,
+    costs: &[(EventKind, EventCosts)],
+) -> Result<Vec<f64>> {
+    let mut floor = fixture.start_function(program).await?;
     let mut medians = Vec::new();
     for (_, cost) in costs {
         let event = json!({ "requests": cost.requests.median() as u64 });
@@ -343,7 +256,7 @@ async fn timeouts_of_express(fixture: &mut Fixture) -> Result<EventCosts> {
 
 fn costs_table(
     costs: &[(EventKind, EventCosts)],
-    floor: &[f64],
+    floors: &Floors,
     express: &[(EventKind, EventCosts)],
 ) -> Result<String> {
     let mut table = MarkdownTable::new(&[
@@ -354,13 +267,14 @@ fn costs_table(
         "requests",
         "floor: CPU, ms",
         "Ringback ÷ floor, CPU",
+        "floor with the SDK: CPU, ms",
         "Express: CPU, ms",
         "own time, ms",
         "requests",
         "Ringback ÷ Express, CPU",
     ]);
     let mut missed = Vec::new();
-    for ((kind, cost), floor) in costs.iter().zip(floor) {
+    for (((kind, cost), floor), with_sdk) in costs.iter().zip(&floors.bare).zip(&floors.with_sdk) {
         let cpu = cost.cpu.median();
         let other = express.iter().find(|(other, _)| other == kind);
         let of_other = |figures: fn(&EventCosts) -> &Samples| match other {
@@ -369,7 +283,7 @@ fn costs_table(
             }
             _ => String::new(),
         };
-        let times_floor = cpu / floor;
+        let times_floor = cpu / *floor;
         let times_express = other.map(|(_, other)| cpu / other.cpu.median());
         for (times, goal, what) in [
             (Some(times_floor), MAX_TIMES_FLOOR, "the floor"),
@@ -388,6 +302,7 @@ fn costs_table(
             &cost.requests.median(),
             &Rounded(*floor),
             &Rounded(times_floor),
+            &Rounded(*with_sdk),
             &of_other(|cost| &cost.cpu),
             &of_other(|cost| &cost.own),
             &of_other(|cost| &cost.requests),

@@ -14,6 +14,8 @@ use axum::extract::{Path as UrlPath, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
@@ -207,6 +209,18 @@ impl RunningFunction {
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.process.id()
+    }
+
+    /// Ends the process with SIGTERM, and waits for its end.
+    ///
+    /// # Errors
+    /// When the process cannot be signaled.
+    pub async fn terminate(mut self) -> Result<()> {
+        if let Some(pid) = self.pid() {
+            kill(Pid::from_raw(pid.try_into()?), Signal::SIGTERM)?;
+            self.process.wait().await?;
+        }
+        Ok(())
     }
 
     /// Waits until the function requests the next event, which means that it has finished all earlier ones. Returns the

@@ -74,6 +74,7 @@ look() {
     [ "$level" = test ] || return 0
     browser
     has fail2ban-regex || lack fail2ban "pip install fail2ban" "fail2ban-regex"
+    { has valgrind && has vgdb; } || lack valgrind "your distribution's valgrind" "valgrind"
     has baresip || lack baresip-core "brew install baresip" "baresip"
     # The venv comes last, so that the Node of the machine takes precedence.
     PATH=${PATH%:"$tools/node/bin"}:$tools/node/bin

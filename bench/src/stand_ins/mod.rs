@@ -1,7 +1,7 @@
 //! Stand-ins for the systems that the functions use: DynamoDB, SQS, Scheduler, Secrets Manager, SNS, `@connections`, FCM,
 //! Google's tokens, ARI and Exotel.
 //!
-//! Each listens with TLS on its own port, sends canned answers without delay and counts the requests. So the figures show what
+//! Each listens on its own port, with TLS by default, sends canned answers without delay and counts the requests. So the figures show what
 //! Ringback costs, not how long the systems take.
 
 mod items;
@@ -137,6 +137,15 @@ pub struct AnsweredRequest {
     pub units: RequestUnits,
 }
 
+/// How the functions reach the stand-ins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// HTTPS, as in a deployment.
+    Tls,
+    /// HTTP.
+    Plain,
+}
+
 /// The running stand-ins. Dropping this stops them.
 #[derive(Debug)]
 pub struct StandIns {
@@ -159,7 +168,7 @@ impl StandIns {
     ///
     /// # Errors
     /// When a certificate or a key cannot be generated, or no port is free.
-    pub async fn start(folder: &Path) -> Result<Self> {
+    pub async fn start(folder: &Path, transport: Transport) -> Result<Self> {
         let certificate = Certificate::generate()?;
         let state = Arc::new(State {
             items: Mutex::default(),
@@ -168,7 +177,10 @@ impl StandIns {
             connected: Mutex::default(),
             delay: Mutex::new(|_| Duration::ZERO),
         });
-        let tls = server::tls(&certificate)?;
+        let tls = match transport {
+            Transport::Tls => Some(server::tls(&certificate)?),
+            Transport::Plain => None,
+        };
         let mut servers = BTreeMap::new();
         for system in System::ALL {
             let server = Server::start(system, tls.clone(), Arc::clone(&state)).await?;

@@ -1,4 +1,4 @@
-//! One stand-in: a listener with TLS, as the real system has.
+//! One stand-in: a listener, with TLS as the real system has, or without.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use ringback_local::credentials::Certificate;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
@@ -44,26 +45,42 @@ pub(super) fn tls(certificate: &Certificate) -> Result<TlsAcceptor> {
 }
 
 impl Server {
-    pub(super) async fn start(system: System, tls: TlsAcceptor, state: Arc<State>) -> Result<Self> {
+    /// Without `tls`, it speaks plain HTTP.
+    pub(super) async fn start(
+        system: System,
+        tls: Option<TlsAcceptor>,
+        state: Arc<State>,
+    ) -> Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await;
         let listener = listener.context("a port for a stand-in")?;
-        let url = format!("https://localhost:{}", listener.local_addr()?.port());
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://localhost:{}", listener.local_addr()?.port());
         let accepting = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(system, stream, tls.clone(), Arc::clone(&state)));
+                tokio::spawn(accept(system, stream, tls.clone(), Arc::clone(&state)));
             }
         });
         Ok(Self { url, accepting })
     }
 }
 
-async fn serve(system: System, stream: TcpStream, tls: TlsAcceptor, state: Arc<State>) {
+async fn accept(system: System, stream: TcpStream, tls: Option<TlsAcceptor>, state: Arc<State>) {
     // With Nagle's algorithm, an answer may wait for the client's acknowledgement.
     let _ = stream.set_nodelay(true);
-    // A handshake fails when the function's process ends meanwhile.
-    let Ok(stream) = tls.accept(stream).await else {
-        return;
+    let Some(tls) = tls else {
+        return serve(system, stream, state).await;
     };
+    // A handshake fails when the function's process ends meanwhile.
+    if let Ok(stream) = tls.accept(stream).await {
+        serve(system, stream, state).await;
+    }
+}
+
+async fn serve(
+    system: System,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    state: Arc<State>,
+) {
     state.connected(system);
     let service = service_fn(|request| {
         let state = Arc::clone(&state);

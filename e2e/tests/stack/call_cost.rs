@@ -1,12 +1,14 @@
-//! What a whole call costs, counted with the stand-ins of the bench around the deployed functions.
+//! What a whole call costs, and how many instructions an event takes, counted with the stand-ins of the bench around the deployed functions.
 
 use std::os::unix::fs::symlink;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use ringback_bench::call_run::{CallEnding, CallRun, WarmFunctions};
+use ringback_bench::event_kind::EventKind;
 use ringback_bench::fixture::Fixture;
 use ringback_bench::functions::{FUNCTIONS, Paths};
-use ringback_bench::stand_ins::System;
+use ringback_bench::instructions;
+use ringback_bench::stand_ins::{System, Transport};
 use ringback_local::settings::Settings;
 
 /// The most that a call may cost.
@@ -20,13 +22,7 @@ struct Budget {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_stays_within_its_budget() -> Result<()> {
-    let folder = Settings::from_environment().state("bench");
-    let paths = Paths::in_folder(&folder)?;
-    for function in FUNCTIONS {
-        let deployed = format!("target/lambda/{function}/bootstrap");
-        let _ = std::fs::remove_file(paths.binary(function));
-        symlink(paths.file(&deployed), paths.binary(function))?;
-    }
+    let paths = deployed_functions("bench")?;
     let mut fixture = Fixture::start(&paths).await?;
     for (ending, budget) in [
         (
@@ -57,6 +53,43 @@ async fn a_call_stays_within_its_budget() -> Result<()> {
         budget.allows(&run, ending);
     }
     Ok(())
+}
+
+/// Thousand instructions of an event, as five runs of the builds for tests gave them. More than a tenth more is a slower Ringback.
+const INSTRUCTIONS: [(EventKind, u64); 5] = [
+    (EventKind::Webhook, 21_500),
+    (EventKind::AcceptReady, 12_245),
+    (EventKind::Timeout, 22_654),
+    (EventKind::Ping, 1_095),
+    (EventKind::StatusUpdate, 25_831),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_takes_no_more_instructions_than_it_did() -> Result<()> {
+    let paths = deployed_functions("instructions")?;
+    let mut fixture = Fixture::start_with(&paths, Transport::Plain).await?;
+    for (kind, known) in INSTRUCTIONS {
+        let thousands = instructions::per_event(&mut fixture, kind).await? / 1_000;
+        println!("{}: {thousands} thousand instructions", kind.name());
+        let allowed = known + known / 10;
+        ensure!(
+            thousands <= allowed,
+            "{}: {thousands} > {allowed}",
+            kind.name()
+        );
+    }
+    Ok(())
+}
+
+/// The functions as they are deployed, in a folder for the bench.
+fn deployed_functions(folder: &str) -> Result<Paths> {
+    let paths = Paths::in_folder(&Settings::from_environment().state(folder))?;
+    for function in FUNCTIONS {
+        let deployed = format!("target/lambda/{function}/bootstrap");
+        let _ = std::fs::remove_file(paths.binary(function));
+        symlink(paths.file(&deployed), paths.binary(function))?;
+    }
+    Ok(paths)
 }
 
 impl Budget {
