@@ -145,7 +145,7 @@ else
 endif
 
 FUNCTIONS := $(notdir $(wildcard functions/*))
-# One part of the bench: cold, warm, size, scale or cost.
+# One part of the bench: cold, warm, instructions, size, scale or cost.
 PART :=
 # `release` is built in half the time, without link-time optimization; its figures are not for the page. `dev` is enough to check
 # that the stand-ins answer all requests, for example with PART=cost.

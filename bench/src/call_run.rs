@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use ringback_local::runtime_api::{RunningFunction, TimedAnswer};
 use serde_json::{Value, json};
 
@@ -151,12 +151,18 @@ impl WarmFunctions {
         Ok(answered)
     }
 
+    /// The bytes that the functions have logged. None of them may warn: its figures would not be those of a normal call.
     fn logged(&self, fixture: &Fixture) -> Result<u64> {
-        let sizes = self.running.keys().map(|function| {
-            let log = std::fs::metadata(fixture.paths.log(function))?;
-            Ok(log.len())
-        });
-        sizes.sum()
+        let mut bytes = 0;
+        for function in self.running.keys() {
+            let log = std::fs::read_to_string(fixture.paths.log(function))?;
+            let warning = |line: &&str| ["WARN", "ERROR"].iter().any(|level| line.contains(level));
+            if let Some(line) = log.lines().find(warning) {
+                bail!("{function} warns: {line}");
+            }
+            bytes += log.len() as u64;
+        }
+        Ok(bytes)
     }
 }
 

@@ -14,7 +14,7 @@
 //! Checks of time and of absence always hold, because the bench sends each event when it is due. Any other request, such as
 //! `Scan`, gets an error that makes the function and so the bench fail.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -286,13 +286,26 @@ fn differs(request: &Value, item: &Item) -> Result<bool> {
     Ok(differs)
 }
 
-/// The item after the update: `SET a = :value, b = list_append(b, :value), c = c + :value REMOVE d, e`.
+/// The item after the update: `ADD set :texts SET a = :value, b = list_append(b, :value), c = c + :value REMOVE d, e`.
 fn updated(request: &Value, before: &Item) -> Result<Item> {
     let name_of = |word| attribute_name(request, word).to_owned();
     let update = request["UpdateExpression"].as_str().context("no update")?;
     let (sets, removes) = update.split_once(" REMOVE ").unwrap_or((update, ""));
-    let sets = sets.strip_prefix("SET ").context("no SET clause")?;
+    let (adds, sets) = sets.split_once("SET ").context("no SET clause")?;
     let mut after = before.clone();
+    if let Some((name, word)) = adds.strip_prefix("ADD ").and_then(|it| it.split_once(' ')) {
+        let name = name_of(name);
+        let added = &request["ExpressionAttributeValues"][word.trim()]["SS"];
+        let known = after.get(&name).map(|set| &set["SS"]);
+        let texts = [known, Some(added)].into_iter().flatten();
+        let union: BTreeSet<&str> = texts
+            .filter_map(Value::as_array)
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
+        let union = json!({ "SS": union });
+        after.insert(name, union);
+    }
     for (name, value) in assignments(sets) {
         let name = name_of(name);
         let value = new_value(request, value, before)

@@ -40,7 +40,7 @@ async fn a_call_stays_within_its_budget() -> Result<()> {
             Budget {
                 invocations: 8,
                 dynamodb_requests: 30,
-                write_units: 15.0,
+                write_units: 16.0,
                 read_units: 8.5,
                 logged_bytes: 2_400,
             },
