@@ -4,7 +4,7 @@
 #   RING_TIMEOUT_SECONDS=10 make run     environment variables set parameters of template.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help run up down regions call client screenshot test checks lint deny unit simulate simulate-proof e2e chaos soak bench
+.PHONY: help run up down regions call client screenshot test checks lint deny unit simulate simulate-proof e2e chaos soak dist bench
 .PHONY: e2e-here faults-here chaos-here soak-here regions-here region-loss-here
 
 # Without `-p`, which would select other features of the same dependencies and compile them twice.
@@ -145,6 +145,13 @@ else
 endif
 
 FUNCTIONS := $(notdir $(wildcard functions/*))
+# `dev` packs the programs of the local stack, which is enough to try the archive.
+DIST_PROFILE := release
+
+dist: ## make the release archive of this machine's architecture, in target/release-archives
+	@$(NEEDS) build cargo build --locked --profile $(DIST_PROFILE) --bin ringback --bin ringback-local $(FUNCTIONS:%=--bin %)
+	target/$(DIST_PROFILE:dev=debug)/ringback-local dist
+
 # One part of the bench: cold, warm, instructions, size, scale or cost.
 PART :=
 # `release` is built in half the time, without link-time optimization; its figures are not for the page. `dev` is enough to check

@@ -396,12 +396,7 @@ fn read(repository: &Path) -> Result<&'static Value> {
 
 fn parse(repository: &Path) -> Result<Value> {
     let path = repository.join("template.yaml");
-    let text =
-        std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-    let mut yaml: yaml_serde::Value =
-        yaml_serde::from_str(&text).with_context(|| format!("parse {}", path.display()))?;
-    yaml.apply_merge()?;
-    let mut template = long_form(yaml)?;
+    let mut template = ringback_local::cloud::template::Template::read(&path)?.into_value();
     let globals = template["Globals"]["Function"].clone();
     let resources = template["Resources"].as_object_mut();
     for (_, resource) in resources.into_iter().flatten() {
@@ -420,38 +415,4 @@ fn add_defaults(own: &mut Value, defaults: &Value) {
             add_defaults(own, default);
         }
     }
-}
-
-fn long_form(yaml: yaml_serde::Value) -> Result<Value> {
-    use yaml_serde::Value as Yaml;
-    Ok(match yaml {
-        Yaml::Tagged(tagged) => {
-            let (name, value) = (tagged.tag.to_string(), long_form(tagged.value)?);
-            match (name.trim_start_matches('!'), value) {
-                ("Ref", value) => json!({ "Ref": value }),
-                ("Condition", value) => json!({ "Condition": value }),
-                ("GetAtt", Value::String(path)) => {
-                    let (id, attribute) = path
-                        .split_once('.')
-                        .with_context(|| format!("!GetAtt {path}"))?;
-                    json!({ "Fn::GetAtt": [id, attribute] })
-                }
-                (name, value) => json!({ (format!("Fn::{name}")): value }),
-            }
-        }
-        Yaml::Mapping(mapping) => {
-            let mut object = Map::new();
-            for (key, value) in mapping {
-                let Yaml::String(key) = key else {
-                    bail!("not a text key: {key:?}")
-                };
-                object.insert(key, long_form(value)?);
-            }
-            Value::Object(object)
-        }
-        Yaml::Sequence(values) => {
-            Value::Array(values.into_iter().map(long_form).collect::<Result<_>>()?)
-        }
-        scalar => serde_json::to_value(scalar)?,
-    })
 }

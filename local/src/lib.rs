@@ -4,6 +4,7 @@
 //! and [`stand_in`] replaces the two external services, FCM and Exotel. [`gateway`] is the single address in front, and
 //! [`demo`] is the console's part that exists only here. [`sample_call`] is `make call`. [`faults`] injects faults.
 //! [`replication`] simulates a DynamoDB global table, and [`region_outage`] simulates the outage of a region.
+//! [`release`] makes the release archive, in which the local stack works without Rust.
 
 pub mod cloud;
 pub mod credentials;
@@ -14,6 +15,7 @@ pub mod pbx;
 pub mod process;
 pub mod progress;
 pub mod region_outage;
+pub mod release;
 pub mod replication;
 pub mod run;
 pub mod runtime_api;

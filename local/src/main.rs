@@ -2,11 +2,11 @@
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use ringback_local::cloud::region::RegionCount;
 use ringback_local::settings::Settings;
-use ringback_local::{run, sample_call};
+use ringback_local::{release, run, sample_call};
 
 /// Runs everything that Ringback needs on this machine
 #[derive(Parser)]
@@ -28,6 +28,8 @@ enum Command {
     Regions,
     /// Place one SIP call through the running stack and play the phone
     Call,
+    /// Pack the programs beside this one into a release archive (`make dist` builds them first)
+    Dist,
     /// Start a stack, run a command, stop the stack, and exit with the command's status
     TestEnv {
         /// The command and its arguments
@@ -61,6 +63,12 @@ async fn execute(command: Command) -> Result<ExitCode> {
         Command::Up => run::up(&settings).await?,
         Command::Down => run::down(&settings).await?,
         Command::Call => sample_call::place(&settings).await?,
+        Command::Dist => {
+            let program = std::env::current_exe()?;
+            let built = program.parent().context("this program has no folder")?;
+            let archive = release::create(&settings, built).await?;
+            println!("{}", archive.display());
+        }
         Command::TestEnv { command } => {
             return run_with_stack(&settings, RegionCount::One, &command).await;
         }

@@ -6,12 +6,20 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cloud::template::EXPANDED;
+
 /// The address that everything binds to, so that the stack is not reachable from other machines.
 pub const LOOPBACK: &str = "127.0.0.1";
 /// The source address of the simulated Exotel trunk. The PBX identifies the trunk by it.
 pub const TRUNK_SOURCE: &str = "127.0.0.2";
 /// The source address of the trunk with TLS and SRTP.
 pub const ENCRYPTED_TRUNK_SOURCE: &str = "127.0.0.3";
+/// This machine's processor architecture, as Lambda names it.
+pub const ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") {
+    "arm64"
+} else {
+    "x86_64"
+};
 /// The name of the CloudFormation stack.
 pub const STACK_NAME: &str = "ringback-local";
 
@@ -169,10 +177,9 @@ pub struct Settings {
 impl Settings {
     /// Reads the environment.
     pub fn from_environment() -> Self {
-        let repository = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .parent()
-            .unwrap_or(Path::new("."))
-            .to_owned();
+        let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+        let repository = release_of_this_program()
+            .unwrap_or_else(|| checkout.unwrap_or(Path::new(".")).to_owned());
         let environment = std::env::vars()
             .filter(|(_, value)| !value.is_empty())
             .collect();
@@ -182,9 +189,24 @@ impl Settings {
         }
     }
 
-    /// The root of the repository.
+    /// The root of the repository, or of an unpacked release.
     pub fn repository(&self) -> &Path {
         &self.repository
+    }
+
+    /// Whether this is an unpacked release, whose functions are built already.
+    pub fn is_release(&self) -> bool {
+        self.repository.join(EXPANDED).exists()
+    }
+
+    /// The template to deploy.
+    pub fn template(&self) -> PathBuf {
+        let name = if self.is_release() {
+            EXPANDED
+        } else {
+            "template.yaml"
+        };
+        self.repository.join(name)
     }
 
     /// The directory for the state of the running stack: logs, pid files, `stack.json`.
@@ -233,6 +255,13 @@ impl Settings {
             })
             .collect()
     }
+}
+
+/// The folder of the running program, if it is an unpacked release.
+fn release_of_this_program() -> Option<PathBuf> {
+    let program = std::env::current_exe().ok()?.canonicalize().ok()?;
+    let folder = program.parent()?;
+    folder.join(EXPANDED).exists().then(|| folder.to_owned())
 }
 
 /// The environment variable that sets a template parameter: `RING_TIMEOUT_SECONDS` for `RingTimeoutSeconds`.

@@ -2,6 +2,7 @@
 # Checks the prerequisites on this machine before anything is compiled, installs missing ones, and runs a command.
 #
 #   prerequisites.sh build|stack|regions|test COMMAND...
+#   prerequisites.sh release COMMAND...      the stack of an unpacked release, which compiles nothing
 #
 # As root on Debian or Ubuntu it installs with apt. Without root, it unpacks relocatable packages into target/. It always
 # unpacks services, so that none is started. For anything else, it prints the command that installs it. With INSTALL=no it
@@ -55,9 +56,7 @@ lack() {
 
 look() {
     missing='' to_install='' to_unpack='' beyond_apt='' toolchain='' node=''
-    links || lack "gcc libc6-dev" "xcode-select --install, or your distribution's gcc" "a C compiler that links (cc)"
-    has strip || lack binutils "your distribution's binutils" "strip"
-    rust
+    [ "$level" = release ] || compiler
     [ "$level" = build ] && return
     if ! python3 -c "import sys, venv, ensurepip; sys.exit(sys.version_info < (${python_needs%.*}, ${python_needs#*.}))" 2>/dev/null; then
         found=$(python3 --version 2>/dev/null || true)
@@ -84,6 +83,12 @@ look() {
         missing="$missing
   - Node $node_needs or later with npm${found:+ (node is $found)}: from PyPI, into target/tools/node"
     fi
+}
+
+compiler() {
+    links || lack "gcc libc6-dev" "xcode-select --install, or your distribution's gcc" "a C compiler that links (cc)"
+    has strip || lack binutils "your distribution's binutils" "strip"
+    rust
 }
 
 links() { echo 'int main(void) { return 0; }' | cc -x c -o /dev/null - 2>/dev/null; }
@@ -121,7 +126,7 @@ ports() {
     taken=$(python3 - "$level" <<'END'
 import socket, sys
 tcp = [5050, 5051, 5052, 5053, 4566, 5060, 5061, 5070, 5071, 8087, 8088, 8089, 8090, 8443, 8444]
-if sys.argv[1] != "stack":
+if sys.argv[1] not in ("stack", "release"):
     tcp += [5150, 5151, 4666]
 def free(kind, port, address="127.0.0.1"):
     with socket.socket(socket.AF_INET, kind) as one:

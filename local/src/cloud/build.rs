@@ -12,11 +12,15 @@ use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
 use crate::process::run_logged;
+use crate::release;
 use crate::settings::Settings;
 use crate::tools::{Tools, make_dir, remove_cargo_variables};
 
 /// The profile of this program itself. The functions reuse the dependencies that it has compiled.
 const OWN_PROFILE: &str = "dev";
+
+/// The compression of archives that never leave this machine.
+const FAST: i64 = 1;
 
 /// The folder of the built functions. cargo-lambda uses the same one.
 pub fn builds_dir(settings: &Settings) -> PathBuf {
@@ -37,7 +41,7 @@ fn profile(settings: &Settings) -> String {
     settings.override_or("FUNCTIONS_PROFILE", OWN_PROFILE)
 }
 
-/// Builds every function for the architecture of this machine, so no cross compiler is needed.
+/// Builds every function for the architecture of this machine, so no cross compiler is needed. Those of a release are built.
 pub async fn functions(settings: &Settings, tools: &Tools, binaries: &[String]) -> Result<()> {
     if needs_cargo_lambda(settings) {
         with_cargo_lambda(settings, tools, binaries).await?;
@@ -54,7 +58,7 @@ pub async fn functions(settings: &Settings, tools: &Tools, binaries: &[String]) 
             if is_up_to_date(&archive, &bootstrap) {
                 return Ok(());
             }
-            pack(&bootstrap, &archive)?;
+            pack(&bootstrap, &archive, FAST)?;
             mark_up_to_date(&archive, &bootstrap)
         });
     }
@@ -66,18 +70,23 @@ pub async fn functions(settings: &Settings, tools: &Tools, binaries: &[String]) 
 
 /// The ZIP archive of a function.
 pub fn archive(settings: &Settings, binary: &str) -> PathBuf {
-    builds_dir(settings).join(format!("{binary}.zip"))
+    let folder = if settings.is_release() {
+        settings.repository().join(release::FUNCTIONS)
+    } else {
+        builds_dir(settings)
+    };
+    folder.join(format!("{binary}.zip"))
 }
 
 fn bootstrap(settings: &Settings, binary: &str) -> PathBuf {
     builds_dir(settings).join(binary).join("bootstrap")
 }
 
-/// Compresses for speed, because the archive never leaves this machine.
-fn pack(bootstrap: &Path, archive: &Path) -> Result<()> {
+/// Compresses a function's executable, as Lambda wants it.
+pub(crate) fn pack(bootstrap: &Path, archive: &Path, level: i64) -> Result<()> {
     let options = SimpleFileOptions::default()
         .compression_method(CompressionMethod::Deflated)
-        .compression_level(Some(1))
+        .compression_level(Some(level))
         .unix_permissions(0o755);
     let mut zip = ZipWriter::new(File::create(archive)?);
     zip.start_file("bootstrap", options)?;
@@ -127,10 +136,15 @@ async fn strip_into_place(settings: &Settings, binary: &str) -> Result<()> {
     if is_up_to_date(&bootstrap, &compiled) {
         return Ok(());
     }
-    let mut strip = Command::new("strip");
-    strip.arg("-o").arg(&bootstrap).arg(&compiled);
-    run_logged(&mut strip, &log(settings)).await?;
+    strip(&compiled, &bootstrap, &log(settings)).await?;
     mark_up_to_date(&bootstrap, &compiled)
+}
+
+/// Copies a program without its symbols.
+pub(crate) async fn strip(compiled: &Path, to: &Path, log: &Path) -> Result<()> {
+    let mut strip = Command::new("strip");
+    strip.arg("-o").arg(to).arg(compiled);
+    run_logged(&mut strip, log).await
 }
 
 /// Whether `made` is up to date with `of`, which it is when both have the same modification time. A later time is not

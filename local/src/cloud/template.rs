@@ -1,94 +1,150 @@
-//! Reads the parameters and functions of `template.yaml`, and writes a copy for the deployment in which each function's
-//! `CodeUri` is its archive, as `sam build` would write it, and the CORS configuration has the names of API Gateway's own API.
+//! Reads `template.yaml`, and writes it as one JSON document for a deployment: without YAML's anchors, in CloudFormation's long
+//! form (`{"Ref": …}`), and with an archive as the `CodeUri` of each function, as `sam build` would write it.
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail};
+use serde_json::{Map, Value, json};
+
+/// The name of the written document. The SAM CLI finds it by this name.
+pub const EXPANDED: &str = "template.json";
 
 /// The properties of `CorsConfiguration`. The emulator does not translate them from CloudFormation's names to those of API
 /// Gateway's API (`allowOrigins`), which it reads.
 const CORS_PROPERTIES: [&str; 4] = ["AllowOrigins", "AllowMethods", "AllowHeaders", "MaxAge"];
 
-/// The text of `template.yaml`.
-#[derive(Debug)]
-pub struct Template {
-    text: String,
-}
+/// A template in CloudFormation's long form.
+#[derive(Debug, Clone)]
+pub struct Template(Value);
 
 impl Template {
-    /// Reads the file.
+    /// Reads a file in YAML or JSON.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("could not read {}", path.display()))?;
-        Ok(Self { text })
+        Self::parse(&text).with_context(|| format!("could not parse {}", path.display()))
+    }
+
+    fn parse(text: &str) -> Result<Self> {
+        let mut yaml: yaml_serde::Value = yaml_serde::from_str(text)?;
+        yaml.apply_merge()?;
+        Ok(Self(long_form(yaml)?))
+    }
+
+    /// The whole document.
+    pub fn into_value(self) -> Value {
+        self.0
     }
 
     /// The names of the functions' executables.
     pub fn binaries(&self) -> Vec<String> {
-        self.text
-            .lines()
-            .filter_map(binary)
-            .map(str::to_owned)
+        let resources = self.0["Resources"].as_object().into_iter().flatten();
+        resources
+            .filter_map(|(_, resource)| binary(resource).map(str::to_owned))
             .collect()
     }
 
     /// The names of the parameters.
     pub fn parameters(&self) -> Vec<String> {
-        self.text
-            .lines()
-            .skip_while(|line| *line != "Parameters:")
-            .skip(1)
-            .take_while(|line| line.is_empty() || line.starts_with([' ', '#']))
-            .filter_map(|line| line.strip_prefix("  ")?.strip_suffix(':'))
-            .filter(|name| name.starts_with(|letter: char| letter.is_ascii_alphabetic()))
-            .map(str::to_owned)
-            .collect()
+        let parameters = self.0["Parameters"].as_object().into_iter();
+        parameters.flat_map(Map::keys).cloned().collect()
     }
 
-    /// The template with each function's archive as its `CodeUri`, which takes precedence over that of `Globals`, and with
-    /// [`CORS_PROPERTIES`] as the emulator reads them.
-    pub fn with_builds(&self, archive: impl Fn(&str) -> PathBuf) -> Result<String> {
-        let mut function = None;
-        let mut added = 0;
-        let mut lines = Vec::new();
-        for line in self.text.lines() {
-            function = binary(line).or(function);
-            lines.push(as_emulator_reads(line));
-            if line.trim() == "Properties:"
-                && let Some(name) = function.take()
-            {
-                lines.push(format!("      CodeUri: {}", archive(name).display()));
-                added += 1;
+    /// The template with built functions: each has its archive as `CodeUri`, and nothing is left to build.
+    #[must_use]
+    pub fn with_builds(mut self, archive: impl Fn(&str) -> PathBuf) -> Self {
+        if let Some(defaults) = self.0["Globals"]["Function"].as_object_mut() {
+            defaults.remove("CodeUri");
+        }
+        let resources = self.0["Resources"].as_object_mut();
+        for (_, resource) in resources.into_iter().flatten() {
+            let Some(archive) = binary(resource).map(&archive) else {
+                continue;
+            };
+            resource["Properties"]["CodeUri"] = json!(archive);
+            if let Some(metadata) = resource["Metadata"].as_object_mut() {
+                metadata.remove("BuildMethod");
             }
         }
-        let functions = self.binaries().len();
-        ensure!(
-            functions == added,
-            "{functions} functions name a Binary, but only {added} have Properties after it"
-        );
-        Ok(lines.join("\n") + "\n")
+        self
+    }
+
+    /// The template for functions of one architecture only.
+    #[must_use]
+    pub fn for_architecture(mut self, name: &str) -> Self {
+        let parameter = &mut self.0["Parameters"]["Architecture"];
+        parameter["Default"] = json!(name);
+        parameter["AllowedValues"] = json!([name]);
+        self
+    }
+
+    /// The template with [`CORS_PROPERTIES`] as the emulator reads them.
+    #[must_use]
+    pub fn for_emulator(mut self) -> Self {
+        rename_cors_properties(&mut self.0);
+        self
+    }
+
+    /// Writes the document.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(&self.0)? + "\n";
+        std::fs::write(path, text).with_context(|| format!("could not write {}", path.display()))
     }
 }
 
-fn as_emulator_reads(line: &str) -> String {
-    let property = line.trim_start().trim_start_matches("- ");
-    let is_cors = |name: &&&str| {
-        let rest = property.strip_prefix(**name);
-        rest.is_some_and(|rest| rest.starts_with(':'))
-    };
-    match CORS_PROPERTIES.iter().find(is_cors) {
-        Some(name) => {
-            let (first, rest) = name.split_at(1);
-            line.replacen(name, &(first.to_lowercase() + rest), 1)
+/// The executable that a function's metadata names.
+fn binary(resource: &Value) -> Option<&str> {
+    resource["Metadata"]["BuildProperties"]["Binary"].as_str()
+}
+
+fn rename_cors_properties(value: &mut Value) {
+    match value {
+        Value::Object(object) => {
+            for name in CORS_PROPERTIES {
+                if let Some(value) = object.remove(name) {
+                    let (first, rest) = name.split_at(1);
+                    object.insert(first.to_lowercase() + rest, value);
+                }
+            }
+            object.values_mut().for_each(rename_cors_properties);
         }
-        None => line.to_owned(),
+        Value::Array(values) => values.iter_mut().for_each(rename_cors_properties),
+        _ => {}
     }
 }
 
-/// The executable that a line of a function's metadata names.
-fn binary(line: &str) -> Option<&str> {
-    let name = line.trim().strip_prefix("BuildProperties: { Binary: ")?;
-    name.strip_suffix(" }")
+fn long_form(yaml: yaml_serde::Value) -> Result<Value> {
+    use yaml_serde::Value as Yaml;
+    Ok(match yaml {
+        Yaml::Tagged(tagged) => {
+            let (name, value) = (tagged.tag.to_string(), long_form(tagged.value)?);
+            match (name.trim_start_matches('!'), value) {
+                ("Ref", value) => json!({ "Ref": value }),
+                ("Condition", value) => json!({ "Condition": value }),
+                ("GetAtt", Value::String(path)) => {
+                    let (id, attribute) = path
+                        .split_once('.')
+                        .with_context(|| format!("!GetAtt {path}"))?;
+                    json!({ "Fn::GetAtt": [id, attribute] })
+                }
+                (name, value) => json!({ (format!("Fn::{name}")): value }),
+            }
+        }
+        Yaml::Mapping(mapping) => {
+            let mut object = Map::new();
+            for (key, value) in mapping {
+                let Yaml::String(key) = key else {
+                    bail!("not a text key: {key:?}")
+                };
+                object.insert(key, long_form(value)?);
+            }
+            Value::Object(object)
+        }
+        Yaml::Sequence(values) => {
+            Value::Array(values.into_iter().map(long_form).collect::<Result<_>>()?)
+        }
+        scalar => serde_json::to_value(scalar)?,
+    })
 }
 
 #[cfg(test)]
@@ -97,66 +153,66 @@ mod tests {
 
     const TEXT: &str = "\
 Parameters:
-  AriUrl:
-    Type: String
-  # A comment.
-
-  RingTimeoutSeconds:
-    Default: 30
+  AriUrl: { Type: String }
+  Architecture: { Default: arm64, AllowedValues: [arm64, x86_64] }
+Globals:
+  Function: { CodeUri: ., Timeout: 10 }
 Resources:
   HealthFunction:
-    Type: AWS::Serverless::Function
     Metadata:
       BuildMethod: rust-cargolambda
       BuildProperties: { Binary: health }
     Properties:
-      Timeout: 5
+      Environment:
+        <<: &Shared { TABLE: !Ref Table }
+        OTHER: !GetAtt Queue.Arn
+  Api:
+    Properties: { Cors: !If [HasOrigins, { AllowOrigins: [x], MaxAge: 7200 }, !Ref AWS::NoValue] }
 ";
 
-    fn archive(binary: &str) -> PathBuf {
-        PathBuf::from(format!("/t/{binary}.zip"))
-    }
-
     fn template() -> Template {
-        Template {
-            text: TEXT.to_owned(),
-        }
+        Template::parse(TEXT).unwrap()
     }
 
     #[test]
     fn parameters_and_binaries_are_found() {
-        assert_eq!(template().parameters(), ["AriUrl", "RingTimeoutSeconds"]);
+        assert_eq!(template().parameters(), ["Architecture", "AriUrl"]);
         assert_eq!(template().binaries(), ["health"]);
     }
 
     #[test]
-    fn only_the_code_uri_is_added() {
-        let deployed = template().with_builds(archive).unwrap();
-        let properties = "    Properties:\n";
-        let expected = format!("{properties}      CodeUri: /t/health.zip\n");
-        assert_eq!(deployed, TEXT.replace(properties, &expected));
+    fn a_built_function_has_its_archive_and_no_build_method() {
+        let built = template()
+            .with_builds(|binary| PathBuf::from(format!("functions/{binary}.zip")))
+            .into_value();
+        let function = &built["Resources"]["HealthFunction"];
+        assert_eq!(function["Properties"]["CodeUri"], "functions/health.zip");
+        assert_eq!(
+            function["Metadata"],
+            json!({ "BuildProperties": { "Binary": "health" } })
+        );
+        assert_eq!(
+            function["Properties"]["Environment"],
+            json!({ "TABLE": { "Ref": "Table" }, "OTHER": { "Fn::GetAtt": ["Queue", "Arn"] } })
+        );
+        assert_eq!(built["Globals"]["Function"], json!({ "Timeout": 10 }));
+    }
+
+    #[test]
+    fn only_the_built_architecture_can_be_chosen() {
+        let template = template().for_architecture("x86_64").into_value();
+        assert_eq!(
+            template["Parameters"]["Architecture"],
+            json!({ "Default": "x86_64", "AllowedValues": ["x86_64"] })
+        );
     }
 
     #[test]
     fn the_cors_configuration_has_the_names_of_the_api() {
-        let read = [
-            (
-                "        - AllowOrigins: !Split [x]",
-                "        - allowOrigins: !Split [x]",
-            ),
-            ("          MaxAge: 7200", "          maxAge: 7200"),
-            ("  AllowOriginsOfPages: x", "  AllowOriginsOfPages: x"),
-        ];
-        for (line, expected) in read {
-            assert_eq!(as_emulator_reads(line), expected);
-        }
-    }
-
-    #[test]
-    fn a_function_without_properties_is_an_error() {
-        let template = Template {
-            text: TEXT.replace("    Properties:\n", ""),
-        };
-        assert!(template.with_builds(archive).is_err());
+        let template = template().for_emulator().into_value();
+        assert_eq!(
+            template["Resources"]["Api"]["Properties"]["Cors"]["Fn::If"][1],
+            json!({ "allowOrigins": ["x"], "maxAge": 7200 })
+        );
     }
 }

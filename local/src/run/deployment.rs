@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::parameters::{FunctionUrls, parameters};
 use crate::cloud::deploy::{self, Outputs};
 use crate::cloud::region::{FALLBACK, PRIMARY, Region, RegionCount};
-use crate::cloud::template::Template;
+use crate::cloud::template::{EXPANDED, Template};
 use crate::cloud::{build, emulator, replica, seed};
 use crate::credentials::Credentials;
 use crate::process::Daemon;
@@ -68,13 +68,24 @@ impl<'a> Deployer<'a> {
             progress,
             with_faults,
             tools: Tools::at(settings),
-            template: Template::read(&settings.repository().join("template.yaml"))?,
+            template: Template::read(&settings.template())?,
         })
     }
 
-    /// Installs the tools and compiles the functions, in parallel unless cargo-lambda must be installed first.
+    /// Installs the tools and compiles the functions, in parallel unless cargo-lambda must be installed first. A release has
+    /// its functions.
     pub(super) async fn install_and_build(&self) -> Result<()> {
         let (settings, tools) = (self.settings, &self.tools);
+        let install_tools = || {
+            let name = "install the tools into target/tools";
+            self.progress.step(name, Some(tools.log()), tools.install())
+        };
+        if settings.is_release() {
+            return match tools.are_installed() {
+                true => Ok(()),
+                false => install_tools().await,
+            };
+        }
         let binaries = self.template.binaries();
         let name = format!("compile the {} functions", binaries.len());
         let build = build::functions(settings, tools, &binaries);
@@ -82,8 +93,7 @@ impl<'a> Deployer<'a> {
         if tools.are_installed() {
             return compile.await;
         }
-        let name = "install the tools into target/tools";
-        let install = self.progress.step(name, Some(tools.log()), tools.install());
+        let install = install_tools();
         if build::needs_cargo_lambda(settings) {
             install.await?;
             return compile.await;
@@ -155,13 +165,14 @@ impl<'a> Deployer<'a> {
 
     async fn deploy(&self, region: Region, own: RegionParameters) -> Result<Outputs> {
         let (settings, template) = (self.settings, &self.template);
-        let path = settings.state("template.yaml");
-        let text = template.with_builds(|binary| build::archive(settings, binary))?;
-        std::fs::write(&path, text)?;
+        let path = settings.state(EXPANDED);
+        let deployed = template.clone();
+        let deployed = deployed.with_builds(|binary| build::archive(settings, binary));
+        deployed.for_emulator().write(&path)?;
         let urls = self.function_urls(region);
         let parameters = parameters(settings, &template.parameters(), &urls, region, own);
         let deployment = deploy::deploy(settings, &self.tools, region, &path, &parameters);
-        let name = format!("deploy template.yaml into {}", region.name);
+        let name = format!("deploy the template into {}", region.name);
         let log = deploy::log(settings, region);
         self.progress.step(&name, Some(log), deployment).await
     }

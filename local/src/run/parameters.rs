@@ -8,7 +8,9 @@ use crate::faults::rule::System;
 use crate::faults::{self, SystemUrls};
 use crate::pbx::fleet::ari_urls;
 use crate::pbx::server::ari_url;
-use crate::settings::{LOOPBACK, PBXS, PORTS, PbxPorts, Settings, TOKEN_AUDIENCE, TOKEN_ISSUER};
+use crate::settings::{
+    ARCHITECTURE, LOOPBACK, PBXS, PORTS, PbxPorts, Settings, TOKEN_AUDIENCE, TOKEN_ISSUER,
+};
 
 /// The SIP URIs of the PBXs that `listed` (the value of `ARI_URL`) contains, encrypted ones first. A PBX without a name is the first
 /// one. Another PBX than the stack's own has none.
@@ -88,15 +90,7 @@ pub(super) fn parameters(
     region_parameters: Vec<(&'static str, String)>,
 ) -> BTreeMap<String, String> {
     let defaults = [
-        (
-            "Architecture",
-            if cfg!(target_arch = "aarch64") {
-                "arm64"
-            } else {
-                "x86_64"
-            }
-            .to_owned(),
-        ),
+        ("Architecture", ARCHITECTURE.to_owned()),
         ("AriUrl", urls.pbx.clone()),
         ("SipUris", sip_uris(settings, &urls.pbx)),
         ("FcmBaseUrl", urls.fcm.clone()),
