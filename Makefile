@@ -4,7 +4,7 @@
 #   RING_TIMEOUT_SECONDS=10 make run     environment variables set parameters of template.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help run up down regions call client screenshot test checks lint deny unit simulate simulate-proof e2e chaos soak dist bench
+.PHONY: help run up down regions call invoke client screenshot test checks lint deny unit simulate simulate-proof e2e chaos soak dist bench
 .PHONY: e2e-here faults-here chaos-here soak-here regions-here region-loss-here
 
 # Without `-p`, which would select other features of the same dependencies and compile them twice.
@@ -38,6 +38,9 @@ regions: ## start the local stack in two regions, and stay until Ctrl-C
 
 call: ## place a call through the running stack, and answer it with a simulated phone
 	@$(NEEDS) build $(CARGO_RUN) call
+
+invoke: ## send an example event to its function with `sam local invoke` and Docker, on the running stack: EVENT=console-page
+	@$(NEEDS) build $(CARGO_RUN) invoke $(EVENT)
 
 client: ## an interactive client of the WebSocket API; ARGS='--url wss://… --token …' for another than the running stack's
 	@$(NEEDS) build cargo run --locked --bin ringback-client -- $(ARGS)

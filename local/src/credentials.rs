@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
+use crate::events::HOST_OF_CONTAINERS;
 use crate::settings::{
     EXTENSIONS, EXTRA_PHONES, NUMBERS, Settings, TOKEN_AUDIENCE, TOKEN_ISSUER, Transport,
     extra_phone,
@@ -279,6 +280,9 @@ impl Credentials {
     }
 }
 
+/// The names of this machine: its own, and that in the containers of `sam local invoke`.
+const NAMES: [&str; 4] = ["localhost", "127.0.0.1", "::1", HOST_OF_CONTAINERS];
+
 impl Certificate {
     /// Creates a certificate authority and a certificate for this machine.
     pub fn generate() -> Result<Self> {
@@ -293,8 +297,7 @@ impl Certificate {
         let ca_pem = ca.self_signed(&ca_key)?.pem();
 
         let key = KeyPair::generate()?;
-        let mut server =
-            CertificateParams::new(vec!["localhost".into(), "127.0.0.1".into(), "::1".into()])?;
+        let mut server = CertificateParams::new(NAMES.map(str::to_owned))?;
         server
             .distinguished_name
             .push(DnType::CommonName, "localhost");

@@ -4,11 +4,13 @@
 //! and [`stand_in`] replaces the two external services, FCM and Exotel. [`gateway`] is the single address in front, and
 //! [`demo`] is the console's part that exists only here. [`sample_call`] is `make call`. [`faults`] injects faults.
 //! [`replication`] simulates a DynamoDB global table, and [`region_outage`] simulates the outage of a region.
+//! [`events`] sends the example events to their functions.
 //! [`release`] makes the release archive, in which the local stack works without Rust.
 
 pub mod cloud;
 pub mod credentials;
 pub mod demo;
+pub mod events;
 pub mod faults;
 pub mod gateway;
 pub mod pbx;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use ringback_local::cloud::region::RegionCount;
 use ringback_local::settings::Settings;
-use ringback_local::{release, run, sample_call};
+use ringback_local::{events, release, run, sample_call};
 
 /// Runs everything that Ringback needs on this machine
 #[derive(Parser)]
@@ -28,6 +28,11 @@ enum Command {
     Regions,
     /// Place one SIP call through the running stack and play the phone
     Call,
+    /// Send an event of `events/` to its function with `sam local invoke`, on the running stack
+    Invoke {
+        /// The file's name without `.json`, such as `console-page`
+        event: String,
+    },
     /// Pack the programs beside this one into a release archive (`make dist` builds them first)
     Dist,
     /// Start a stack, run a command, stop the stack, and exit with the command's status
@@ -63,6 +68,7 @@ async fn execute(command: Command) -> Result<ExitCode> {
         Command::Up => run::up(&settings).await?,
         Command::Down => run::down(&settings).await?,
         Command::Call => sample_call::place(&settings).await?,
+        Command::Invoke { event } => events::invoke::invoke(&settings, &event).await?,
         Command::Dist => {
             let program = std::env::current_exe()?;
             let built = program.parent().context("this program has no folder")?;

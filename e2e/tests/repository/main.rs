@@ -8,6 +8,7 @@
     reason = "these are tests"
 )]
 
+mod documents;
 mod operations;
 mod prerequisites;
 mod template;

@@ -12,7 +12,7 @@ use ringback::auth::Tokens;
 use ringback::platform::config::{ConfigError, Environment};
 use ringback::platform::secrets::{AppSecret, Secret};
 use ringback_e2e::cloudformation::{Template, as_written, each, referred};
-use ringback_e2e::event_files::{EventFile, documented_secrets};
+use ringback_local::events::{EventFile, documented_secrets};
 use ringback_local::settings::variable_name;
 use serde_json::{Value, json};
 

@@ -27,6 +27,7 @@ mod logs;
 mod mutated;
 mod pbx_access;
 mod pbxs;
+mod release;
 mod requests;
 mod rotation;
 mod sip_accounts;

@@ -19,8 +19,9 @@ use crate::tools::{Tools, make_dir, remove_cargo_variables};
 /// The profile of this program itself. The functions reuse the dependencies that it has compiled.
 const OWN_PROFILE: &str = "dev";
 
-/// The compression of archives that never leave this machine.
-const FAST: i64 = 1;
+/// The compression of archives: the best one for a release, which this program makes when it is optimized itself. Otherwise it
+/// would take minutes.
+const COMPRESSION: i64 = if cfg!(debug_assertions) { 1 } else { 9 };
 
 /// The folder of the built functions. cargo-lambda uses the same one.
 pub fn builds_dir(settings: &Settings) -> PathBuf {
@@ -45,12 +46,22 @@ fn profile(settings: &Settings) -> String {
 pub async fn functions(settings: &Settings, tools: &Tools, binaries: &[String]) -> Result<()> {
     if needs_cargo_lambda(settings) {
         with_cargo_lambda(settings, tools, binaries).await?;
-    } else {
-        with_cargo(settings, binaries).await?;
-        for binary in binaries {
-            strip_into_place(settings, binary).await?;
-        }
+        return pack_all(settings, binaries).await;
     }
+    with_cargo(settings, binaries).await?;
+    let built = settings.repository().join("target/debug");
+    package(settings, &built, binaries).await
+}
+
+/// Makes the archives of the executables in the folder `built`.
+pub async fn package(settings: &Settings, built: &Path, binaries: &[String]) -> Result<()> {
+    for binary in binaries {
+        strip_into_place(settings, built, binary).await?;
+    }
+    pack_all(settings, binaries).await
+}
+
+async fn pack_all(settings: &Settings, binaries: &[String]) -> Result<()> {
     let mut packing = JoinSet::new();
     for binary in binaries {
         let (bootstrap, archive) = (bootstrap(settings, binary), archive(settings, binary));
@@ -58,7 +69,7 @@ pub async fn functions(settings: &Settings, tools: &Tools, binaries: &[String]) 
             if is_up_to_date(&archive, &bootstrap) {
                 return Ok(());
             }
-            pack(&bootstrap, &archive, FAST)?;
+            pack(&bootstrap, &archive)?;
             mark_up_to_date(&archive, &bootstrap)
         });
     }
@@ -78,15 +89,15 @@ pub fn archive(settings: &Settings, binary: &str) -> PathBuf {
     folder.join(format!("{binary}.zip"))
 }
 
-fn bootstrap(settings: &Settings, binary: &str) -> PathBuf {
+/// The executable of a function.
+pub fn bootstrap(settings: &Settings, binary: &str) -> PathBuf {
     builds_dir(settings).join(binary).join("bootstrap")
 }
 
-/// Compresses a function's executable, as Lambda wants it.
-pub(crate) fn pack(bootstrap: &Path, archive: &Path, level: i64) -> Result<()> {
+fn pack(bootstrap: &Path, archive: &Path) -> Result<()> {
     let options = SimpleFileOptions::default()
         .compression_method(CompressionMethod::Deflated)
-        .compression_level(Some(level))
+        .compression_level(Some(COMPRESSION))
         .unix_permissions(0o755);
     let mut zip = ZipWriter::new(File::create(archive)?);
     zip.start_file("bootstrap", options)?;
@@ -125,14 +136,14 @@ async fn build(settings: &Settings, mut command: Command, binaries: &[String]) -
 }
 
 /// Copies the executable without its symbols, which are most of its size.
-async fn strip_into_place(settings: &Settings, binary: &str) -> Result<()> {
+async fn strip_into_place(settings: &Settings, built: &Path, binary: &str) -> Result<()> {
     let bootstrap = bootstrap(settings, binary);
     make_dir(
         bootstrap
             .parent()
             .context("the path has no parent folder")?,
     )?;
-    let compiled = settings.repository().join("target/debug").join(binary);
+    let compiled = built.join(binary);
     if is_up_to_date(&bootstrap, &compiled) {
         return Ok(());
     }

@@ -19,7 +19,7 @@ pub fn apis(endpoint: &str) -> String {
 }
 
 /// Points a command at a region's local AWS, and not at the user's own AWS account.
-fn point_at_local_aws(command: &mut Command, region: Region) -> &mut Command {
+pub fn point_at_local_aws(command: &mut Command, region: Region) -> &mut Command {
     for variable in [
         "AWS_PROFILE",
         "AWS_DEFAULT_PROFILE",

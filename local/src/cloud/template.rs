@@ -1,6 +1,7 @@
 //! Reads `template.yaml`, and writes it as one JSON document for a deployment: without YAML's anchors, in CloudFormation's long
 //! form (`{"Ref": …}`), and with an archive as the `CodeUri` of each function, as `sam build` would write it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -36,12 +37,17 @@ impl Template {
         self.0
     }
 
-    /// The names of the functions' executables.
-    pub fn binaries(&self) -> Vec<String> {
+    /// The logical ids of the functions, by the names of their executables.
+    pub fn functions(&self) -> BTreeMap<String, String> {
         let resources = self.0["Resources"].as_object().into_iter().flatten();
         resources
-            .filter_map(|(_, resource)| binary(resource).map(str::to_owned))
+            .filter_map(|(id, resource)| Some((binary(resource)?.to_owned(), id.clone())))
             .collect()
+    }
+
+    /// The names of the functions' executables.
+    pub fn binaries(&self) -> Vec<String> {
+        self.functions().into_keys().collect()
     }
 
     /// The names of the parameters.
@@ -75,6 +81,13 @@ impl Template {
         let parameter = &mut self.0["Parameters"]["Architecture"];
         parameter["Default"] = json!(name);
         parameter["AllowedValues"] = json!([name]);
+        self
+    }
+
+    /// The template with an empty environment variable of all functions. The SAM CLI sets declared variables only.
+    #[must_use]
+    pub fn with_variable(mut self, name: &str) -> Self {
+        self.0["Globals"]["Function"]["Environment"]["Variables"][name] = json!("");
         self
     }
 

@@ -3,13 +3,18 @@
 use std::path::Path;
 
 use anyhow::{Result, ensure};
+use tokio::process::Command;
+
+use crate::process::output;
 
 /// The version of glibc in the runtime `provided.al2023`, 2.34.
 const OF_LAMBDA: u32 = 34;
 
 /// Fails if the program needs a newer glibc than Lambda has.
-pub(super) fn check(program: &Path) -> Result<()> {
-    let needed = newest(&std::fs::read(program)?);
+pub(super) async fn check(program: &Path) -> Result<()> {
+    let mut readelf = Command::new("readelf");
+    let versions = output(readelf.arg("--version-info").arg(program)).await?;
+    let needed = newest(&versions);
     ensure!(
         needed <= OF_LAMBDA,
         "it needs glibc 2.{needed}, and Lambda has 2.{OF_LAMBDA}: build the release on Amazon Linux 2023 or Debian 12"
@@ -17,15 +22,14 @@ pub(super) fn check(program: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The newest version that the program's symbols name, such as 34 for `GLIBC_2.34`.
-fn newest(program: &[u8]) -> u32 {
-    const NAME: &[u8] = b"GLIBC_2.";
-    let versions = program.windows(NAME.len() + 2).filter_map(|window| {
-        let digits = window.strip_prefix(NAME)?;
-        let digits = digits.split(|byte| !byte.is_ascii_digit()).next()?;
-        std::str::from_utf8(digits).ok()?.parse().ok()
+/// The newest version that the program's symbols need, such as 34 for `GLIBC_2.34`.
+fn newest(versions: &str) -> u32 {
+    let names = versions.split("GLIBC_2.").skip(1);
+    let minors = names.filter_map(|name| {
+        let minor = name.split(|letter: char| !letter.is_ascii_digit()).next()?;
+        minor.parse().ok()
     });
-    versions.max().unwrap_or_default()
+    minors.max().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -34,8 +38,9 @@ mod tests {
 
     #[test]
     fn the_newest_version_counts() {
-        let symbols = b"\0memcpy\0GLIBC_2.2.5\0GLIBC_2.34\0GLIBC_2.9\0GLIBC_PRIVATE\0";
-        assert_eq!(newest(symbols), 34);
-        assert_eq!(newest(b"static"), 0);
+        let versions =
+            "Name: GLIBC_2.2.5  Flags: none\nName: GLIBC_2.34\nName: GLIBC_2.9\nGLIBC_PRIVATE";
+        assert_eq!(newest(versions), 34);
+        assert_eq!(newest("No version information found in this file."), 0);
     }
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use tokio::process::Command;
 
-use crate::cloud::build::{pack, strip};
+use crate::cloud::build;
 use crate::cloud::template::{EXPANDED, Template};
 use crate::process::run_logged;
 use crate::settings::{ARCHITECTURE, Settings};
@@ -40,8 +40,6 @@ const COPIED: [&str; 10] = [
     "local/tools",
     "samconfig.toml",
 ];
-/// The best compression, because each deployment uploads the functions.
-const SMALL: i64 = 9;
 
 /// The name of the release, which is also the name of its folder.
 pub fn name() -> String {
@@ -62,18 +60,23 @@ pub async fn create(settings: &Settings, built: &Path) -> Result<PathBuf> {
 
     let template = Template::read(&repository.join("template.yaml"))?;
     let functions = template.binaries();
+    build::package(settings, built, &functions).await?;
     for function in &functions {
-        let stripped = releases.join("bootstrap");
-        strip(&built.join(function), &stripped, &log).await?;
-        glibc::check(&stripped).with_context(|| format!("the function {function}"))?;
-        pack(&stripped, &folder.join(archive(function)), SMALL)?;
+        let program = build::bootstrap(settings, function);
+        glibc::check(&program)
+            .await
+            .with_context(|| format!("the function {function}"))?;
+        std::fs::copy(
+            build::archive(settings, function),
+            folder.join(archive(function)),
+        )?;
     }
     template
         .with_builds(|function| archive(function))
         .for_architecture(ARCHITECTURE)
         .write(&folder.join(EXPANDED))?;
     for command in COMMANDS {
-        strip(&built.join(command), &folder.join(command), &log).await?;
+        build::strip(&built.join(command), &folder.join(command), &log).await?;
     }
     let mut copy = Command::new("cp");
     copy.args(["-r", "--parents"]).args(COPIED).arg(&folder);

@@ -163,7 +163,7 @@ impl Running {
 }
 
 /// The binary beside those of the tests. Cargo builds it if it is older than its source.
-fn binary() -> Result<&'static Path> {
+pub(crate) fn binary() -> Result<&'static Path> {
     static BINARY: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
     if let Some(binary) = BINARY.get() {
         return Ok(binary);

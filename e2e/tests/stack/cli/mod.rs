@@ -1,6 +1,6 @@
 //! The command `ringback`, started as a user starts it: what it prints where, its exit codes, and what the deployment then has.
 
-mod command;
+pub(crate) mod command;
 mod interceptor;
 
 use std::panic::{AssertUnwindSafe, resume_unwind};

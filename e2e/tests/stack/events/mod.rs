@@ -12,84 +12,27 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use ringback_e2e::cloudformation::{Function, Template, referred};
-use ringback_e2e::event_files::{EventFile, documented_secrets};
-use ringback_e2e::function_resources::FunctionResources;
 use ringback_e2e::recording_proxy::RecordingProxy;
+use ringback_local::events::{
+    EventFile, Expectation, FunctionResources, documented_secrets, expectations,
+};
 use ringback_local::runtime_api::RunningFunction;
 use ringback_local::settings::Settings;
 use ringback_local::stack::Stack;
 use serde_json::{Value, json};
 
-/// The event files in the order of a call, with the status codes that each may get.
-const STORY: [(&str, &[u16]); 52] = [
-    ("health", &[200]),
-    ("console-page", &[200]),
-    ("console-file", &[200]),
-    ("devices-put", &[200]),
-    ("devices-do-not-disturb", &[200]),
-    ("admin-put", &[200]),
-    ("admin-get", &[200]),
-    ("admin-list", &[200]),
-    ("admin-audit", &[200]),
-    ("sip-accounts-schedule", &[]),
-    ("ws-authorizer-header", &[]),
-    ("ws-authorizer-token", &[]),
-    ("ws-authorizer-secret", &[]),
-    ("ws-authorizer-basic", &[]),
-    ("ws-connect", &[200]),
-    ("ws-connect-exotel", &[200]),
-    ("ws-message-ping", &[200]),
-    ("asterisk-incoming-incoming", &[200]),
-    ("exotel-webhook-passthru-get", &[200]),
-    ("exotel-webhook-passthru-post-json", &[200]),
-    ("exotel-webhook-voicebot", &[200]),
-    ("call-status", &[200]),
-    ("call-status-list", &[200]),
-    // The other events of the story may have ended the call.
-    ("call-response-answer-ringing", &[200, 409]),
-    // The call has no legs, so Asterisk answers 404.
-    ("call-response-accept", &[200, 502]),
-    ("ws-message-call-response", &[200]),
-    ("ws-message-incoming-call-app", &[200]),
-    ("ws-message-incoming-call-number", &[200]),
-    ("call-response-accept-ready", &[200, 502]),
-    ("asterisk-incoming-bridged", &[200]),
-    ("ws-message-unknown", &[200]),
-    ("ws-message-exotel-connected", &[200]),
-    ("ws-message-exotel-start", &[200]),
-    ("ws-message-exotel-media", &[200]),
-    ("ws-message-exotel-dtmf", &[200]),
-    ("ws-message-exotel-mark", &[200]),
-    ("ws-message-exotel-stop", &[200]),
-    ("call-response-decline", &[200, 409]),
-    ("call-response-answer-decline", &[200, 409]),
-    ("call-response-hangup", &[200]),
-    ("asterisk-incoming-ended", &[200]),
-    ("exotel-webhook-status-callback-form", &[200]),
-    ("exotel-webhook-status-callback-multipart", &[200]),
-    ("exotel-webhook-status-callback-json", &[200]),
-    ("broadcast-status", &[]),
-    ("ws-replay", &[]),
-    ("ws-disconnect-exotel", &[200]),
-    ("ws-disconnect", &[200]),
-    ("devices-delete", &[200]),
-    ("admin-delete", &[200]),
-    ("call-timeout-sqs", &[]),
-    ("call-timeout-schedule", &[]),
-];
-
 #[tokio::test(flavor = "multi_thread")]
 async fn every_event_gets_a_valid_answer_with_the_permissions_of_its_function() -> Result<()> {
     let settings = Settings::from_environment();
     let files = EventFile::all(settings.repository())?;
-    let in_story: BTreeSet<&str> = STORY.iter().map(|(name, _)| *name).collect();
-    let written: BTreeSet<&str> = files.iter().map(|file| file.name.as_str()).collect();
-    assert_eq!(in_story, written, "STORY and events/ have different events");
+    let story = expectations(settings.repository())?;
 
     let secrets = documented_secrets(settings.repository())?;
     let resources =
         FunctionResources::create(Stack::load(&settings.state_dir())?, &secrets).await?;
-    let result = Functions::new(settings, &resources)?.run(&files).await;
+    let result = Functions::new(settings, &resources)?
+        .run(&files, &story)
+        .await;
     resources.delete().await?;
     result
 }
@@ -114,10 +57,14 @@ impl Functions {
         })
     }
 
-    async fn run(mut self, files: &[EventFile]) -> Result<()> {
-        for (name, statuses) in STORY {
-            let file = files.iter().find(|file| file.name == name).context(name)?;
-            let answer = self.invoke(file).await.context(name)?;
+    async fn run(mut self, files: &[EventFile], story: &[Expectation]) -> Result<()> {
+        for expected in story {
+            let (name, statuses) = (expected.event.as_str(), expected.statuses.as_slice());
+            let file = files
+                .iter()
+                .find(|file| file.name == name)
+                .context(name.to_owned())?;
+            let answer = self.invoke(file).await.context(name.to_owned())?;
             if name.starts_with("console-") {
                 check_page(&answer, statuses)
             } else if file.route().is_some() {

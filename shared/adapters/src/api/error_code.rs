@@ -103,7 +103,7 @@ mod tests {
 
     use super::*;
 
-    /// Codes that only answers over HTTP have, and those of Exotel's frames, which are only logged. The README's table is about
+    /// Codes that only answers over HTTP have, and those of Exotel's frames, which are only logged. The table of docs/apps.md is about
     /// messages over the WebSocket.
     const NOT_FOR_MESSAGES: &[ApiErrorCode] = &[
         ApiErrorCode::AsteriskFailed,
@@ -149,9 +149,9 @@ mod tests {
     }
 
     #[test]
-    fn the_readme_lists_every_code_of_starting_a_call_and_no_unknown_one() {
-        let readme = include_str!("../../../../README.md");
-        let table = readme
+    fn the_page_for_apps_lists_every_code_of_starting_a_call_and_no_unknown_one() {
+        let page = include_str!("../../../../docs/apps.md");
+        let table = page
             .lines()
             .skip_while(|line| !line.starts_with("| `code` |"));
         let rows = table.skip(2).take_while(|line| line.starts_with('|'));

@@ -42,7 +42,9 @@ pub enum SecretError {
     )]
     NoValue(&'static str),
     /// It does not have the format that `template.yaml` describes. The error does not contain its content.
-    #[error("the secret of {0} is not the JSON object that it must be (see README, Secrets)")]
+    #[error(
+        "the secret of {0} is not the JSON object that it must be (see docs/deployment.md, Secrets)"
+    )]
     Malformed(&'static str),
 }
 

@@ -6,25 +6,38 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 use aws_config::SdkConfig;
 use aws_sdk_dynamodb::types::AttributeValue;
-use ringback_local::cloud::replica;
-use ringback_local::settings::STACK_NAME;
-use ringback_local::stack::Stack;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::fixture::aws_config;
+use crate::cloud::region::PRIMARY;
+use crate::cloud::replica;
+use crate::cloud::seed::aws_config;
+use crate::settings::{LOOPBACK, STACK_NAME};
+use crate::stack::Stack;
 
 /// The resources of one test run.
+#[derive(Debug)]
 pub struct FunctionResources {
     name: String,
     sdk: SdkConfig,
     queue_url: String,
     stack: Stack,
+    /// The name by which the functions find this machine.
+    host: String,
 }
 
 impl FunctionResources {
-    /// Creates the resources. `secrets` has the values by name.
+    /// Creates the resources for functions that run as processes of this machine. `secrets` has the values by name.
     pub async fn create(stack: Stack, secrets: &BTreeMap<String, String>) -> Result<Self> {
-        let sdk = aws_config(&stack).await;
+        Self::create_for(LOOPBACK, stack, secrets).await
+    }
+
+    /// The same for functions that find this machine by another name.
+    pub async fn create_for(
+        host: &str,
+        stack: Stack,
+        secrets: &BTreeMap<String, String>,
+    ) -> Result<Self> {
+        let sdk = aws_config(PRIMARY).await;
         let name = format!("ringback-events-{}", uuid::Uuid::new_v4().simple());
         let queue = aws_sdk_sqs::Client::new(&sdk)
             .create_queue()
@@ -37,6 +50,7 @@ impl FunctionResources {
             sdk,
             queue_url,
             stack,
+            host: host.to_owned(),
         };
         resources.make_table().await?;
         resources.make_secrets(secrets).await?;
@@ -85,6 +99,7 @@ impl FunctionResources {
                 "signing",
                 json!({ "signing_secret": secrets.get("signing_secret") }),
             ),
+            ("fcm", self.service_account().await?),
         ];
         let manager = aws_sdk_secretsmanager::Client::new(&self.sdk);
         for (whose, value) in values {
@@ -98,6 +113,21 @@ impl FunctionResources {
         Ok(())
     }
 
+    /// The stack's own service account, because the stand-in for FCM knows its key.
+    async fn service_account(&self) -> Result<Value> {
+        let manager = aws_sdk_secretsmanager::Client::new(&self.sdk);
+        let secret = manager.get_secret_value();
+        let secret = secret.secret_id(format!("{STACK_NAME}/fcm")).send().await?;
+        let text = secret
+            .secret_string
+            .context("the stack has no FCM secret")?;
+        Ok(serde_json::from_str(&self.as_seen_by_functions(&text))?)
+    }
+
+    fn as_seen_by_functions(&self, text: &str) -> String {
+        text.replace(LOOPBACK, &self.host)
+    }
+
     fn secret(&self, whose: &str) -> String {
         format!("{}/{whose}", self.name)
     }
@@ -107,7 +137,7 @@ impl FunctionResources {
         let stack = &self.stack;
         let function =
             "arn:aws:lambda:ap-south-1:000000000000:function:ringback-events-call-timeout";
-        BTreeMap::from([
+        let variables = BTreeMap::from([
             ("AWS_ENDPOINT_URL", stack.aws.endpoint.clone()),
             ("AWS_REGION", stack.aws.region.clone()),
             ("AWS_ACCESS_KEY_ID", "test".to_owned()),
@@ -155,14 +185,17 @@ impl FunctionResources {
             ("EXOTEL_SECRET_ARN", self.secret("exotel")),
             ("ASTERISK_SECRET_ARN", self.secret("asterisk")),
             ("SIGNING_SECRET_ARN", self.secret("signing")),
-            // The stack's own secret, because the FCM stand-in knows its key.
-            ("FCM_SECRET_ARN", format!("{STACK_NAME}/fcm")),
+            ("FCM_SECRET_ARN", self.secret("fcm")),
             ("LOG_LEVEL", "debug".to_owned()),
             ("METRICS_NAMESPACE", self.name.clone()),
             // Short, because no phone registers in these tests.
             ("RING_TIMEOUT_SECONDS", "5".to_owned()),
             ("CONNECT_TIMEOUT_SECONDS", "5".to_owned()),
-        ])
+        ]);
+        let variables = variables.into_iter();
+        variables
+            .map(|(name, value)| (name, self.as_seen_by_functions(&value)))
+            .collect()
     }
 
     /// Deletes the resources.
@@ -183,7 +216,7 @@ impl FunctionResources {
             .send()
             .await?;
         let manager = aws_sdk_secretsmanager::Client::new(&self.sdk);
-        for whose in ["app", "webhook", "hook", "asterisk", "signing"] {
+        for whose in ["app", "webhook", "hook", "asterisk", "signing", "fcm"] {
             let secret = manager.delete_secret().secret_id(self.secret(whose));
             secret.force_delete_without_recovery(true).send().await?;
         }

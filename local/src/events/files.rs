@@ -73,15 +73,65 @@ impl EventFile {
     }
 }
 
+/// What `events/README.md` says about an event.
+#[derive(Debug)]
+pub struct Expectation {
+    /// The name of its file.
+    pub event: String,
+    /// The events that must come first, in this order.
+    pub needs: Vec<String>,
+    /// The status codes that the answer may have. An event that is no request has none.
+    pub statuses: Vec<u16>,
+    /// The answer in words.
+    pub answer: String,
+}
+
+/// What `events/README.md` says about each event, in the order of a call, from table rows of the form
+/// ``| `event` | function | needs | answer |``.
+pub fn expectations(repository: &Path) -> Result<Vec<Expectation>> {
+    let rows = rows(repository)?.into_iter();
+    let rows = rows.filter_map(|cells| {
+        let [event, _function, needs, answer] = cells.try_into().ok()?;
+        let first = answer.split([':', ',']).next().unwrap_or_default();
+        let statuses = first.split(" or ").map(str::parse);
+        Some(Expectation {
+            event: in_backticks(&event)?.to_owned(),
+            needs: needs
+                .split(", ")
+                .filter_map(in_backticks)
+                .map(str::to_owned)
+                .collect(),
+            statuses: statuses.collect::<Result<_, _>>().unwrap_or_default(),
+            answer,
+        })
+    });
+    Ok(rows.collect())
+}
+
 /// The secrets documented in `events/README.md`, from table rows of the form ``| `name` | `value` |``.
 pub fn documented_secrets(repository: &Path) -> Result<BTreeMap<String, String>> {
+    let rows = rows(repository)?.into_iter();
+    let rows = rows.filter_map(|cells| {
+        let [name, value] = cells.try_into().ok()?;
+        Some((
+            in_backticks(&name)?.to_owned(),
+            in_backticks(&value)?.to_owned(),
+        ))
+    });
+    Ok(rows.collect())
+}
+
+/// The cells of the table rows in `events/README.md`.
+fn rows(repository: &Path) -> Result<Vec<Vec<String>>> {
     let readme = std::fs::read_to_string(repository.join("events/README.md"))
         .context("read events/README.md")?;
-    let in_backticks =
-        |cell: &str| Some(cell.trim().strip_prefix('`')?.strip_suffix('`')?.to_owned());
     let rows = readme.lines().filter_map(|line| {
-        let mut cells = line.strip_prefix('|')?.split('|');
-        Some((in_backticks(cells.next()?)?, in_backticks(cells.next()?)?))
+        let cells = line.strip_prefix('|')?.strip_suffix('|')?.split('|');
+        Some(cells.map(|cell| cell.trim().to_owned()).collect())
     });
-    Ok(rows.filter(|(name, _)| name.ends_with("_secret")).collect())
+    Ok(rows.collect())
+}
+
+fn in_backticks(cell: &str) -> Option<&str> {
+    cell.strip_prefix('`')?.strip_suffix('`')
 }

@@ -1,0 +1,65 @@
+//! Lets containers reach the local stack, which listens on loopback only: the address of Docker's bridge accepts connections
+//! while an event is invoked, and each goes to the same port on loopback.
+
+use std::net::IpAddr;
+
+use anyhow::{Context, Result};
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::Command;
+use tokio::task::JoinSet;
+
+use crate::process::output;
+use crate::settings::{LOOPBACK, PBXS, PORTS};
+
+/// The relays. Dropping it ends them.
+pub(super) struct Relays {
+    /// This machine's address on Docker's bridge.
+    pub(super) address: IpAddr,
+    _ports: JoinSet<()>,
+}
+
+impl Relays {
+    /// Opens a relay to each part of the stack that functions use.
+    pub(super) async fn open() -> Result<Self> {
+        let address = bridge().await?;
+        let mut ports = JoinSet::new();
+        for port in [
+            PORTS.cloud,
+            PORTS.gateway,
+            PORTS.fcm,
+            PORTS.exotel,
+            PBXS[0].ari,
+        ] {
+            let listener = TcpListener::bind((address, port)).await.with_context(|| {
+                format!("could not listen on {address}:{port}, Docker's bridge: Docker must run on this machine, with its default bridge")
+            })?;
+            ports.spawn(relay(listener, port));
+        }
+        Ok(Self {
+            address,
+            _ports: ports,
+        })
+    }
+}
+
+async fn relay(listener: TcpListener, port: u16) {
+    while let Ok((mut from, _)) = listener.accept().await {
+        tokio::spawn(async move {
+            if let Ok(mut to) = TcpStream::connect((LOOPBACK, port)).await {
+                // A connection may end in any way. Its client sees it.
+                let _ended = copy_bidirectional(&mut from, &mut to).await;
+            }
+        });
+    }
+}
+
+async fn bridge() -> Result<IpAddr> {
+    let mut docker = Command::new("docker");
+    docker.args(["network", "inspect", "bridge"]);
+    docker.args(["--format", "{{(index .IPAM.Config 0).Gateway}}"]);
+    let printed = output(&mut docker).await;
+    let printed = printed.context("`sam local invoke` needs a running Docker engine")?;
+    let address = printed.trim().parse();
+    address.with_context(|| format!("Docker's bridge has no address: {printed}"))
+}
