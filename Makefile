@@ -105,13 +105,19 @@ WEBRTC_PHONE := e2e/tests/stack/webrtc/dist/phone.js
 $(WEBRTC_PHONE): e2e/tests/stack/webrtc/phone.js e2e/tests/stack/webrtc/package.json
 	cd e2e/tests/stack/webrtc && npm install --no-package-lock --no-audit --no-fund --silent && npm run --silent build
 
+# CDK, for the test that includes a release's template in a CDK stack.
+CDK := e2e/tests/stack/cdk/node_modules
+$(CDK): e2e/tests/stack/cdk/package.json
+	cd $(@D) && npm install --no-package-lock --no-audit --no-fund --silent
+	@touch $@
+
 # The targets below need a stack that runs already. Its tests share two extensions, so they run one at a time: nextest
 # groups them (.config/nextest.toml), `cargo test` gets --test-threads 1.
 CARGO_TEST := cargo test --workspace --locked
 CARGO_NEXTEST := cargo nextest run --workspace --locked
 
 # On a plain stack:
-e2e-here: $(WEBRTC_PHONE)
+e2e-here: $(WEBRTC_PHONE) $(CDK)
 ifeq ($(NEXTEST),yes)
 	$(CARGO_NEXTEST) --no-fail-fast --test stack
 	$(CARGO_NEXTEST) --test secrecy

@@ -194,7 +194,7 @@ impl Settings {
         &self.repository
     }
 
-    /// Whether this is an unpacked release, whose functions are built already.
+    /// Whether this is an unpacked release, which has built functions.
     pub fn is_release(&self) -> bool {
         self.repository.join(EXPANDED).exists()
     }

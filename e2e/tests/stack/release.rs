@@ -23,6 +23,7 @@ async fn a_release_deploys_without_rust_and_its_functions_run() -> Result<()> {
     let endpoint = Stack::load(&settings.state_dir())?.aws.endpoint;
     let folder = unpacked(&settings).await?;
     has_the_checksums_and_the_bill_of_its_parts(&folder)?;
+    cdk_includes_the_whole_template(&settings, &folder)?;
 
     let sam = Sam::of(&settings, &folder)?;
     sam.run(&[
@@ -79,6 +80,41 @@ fn has_the_checksums_and_the_bill_of_its_parts(folder: &Path) -> Result<()> {
             component(not_shipped).is_none(),
             "the bill has {not_shipped}"
         );
+    }
+    Ok(())
+}
+
+/// CDK's `CfnInclude` keeps every part. It only sorts the dependencies.
+fn cdk_includes_the_whole_template(settings: &Settings, folder: &Path) -> Result<()> {
+    let path = folder.join("template.json");
+    let mut node = Command::new("node");
+    node.arg(
+        settings
+            .repository()
+            .join("e2e/tests/stack/cdk/include.mjs"),
+    );
+    let mut included: Value = serde_json::from_str(&run(node.arg(&path).current_dir(folder))?)?;
+    let mut template: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
+    for resources in [&mut included["Resources"], &mut template["Resources"]] {
+        for resource in resources
+            .as_object_mut()
+            .into_iter()
+            .flat_map(|all| all.values_mut())
+        {
+            if let Some(names) = resource["DependsOn"].as_array_mut() {
+                names.sort_by_key(Value::to_string);
+            }
+        }
+    }
+    for part in [
+        "Transform",
+        "Globals",
+        "Mappings",
+        "Conditions",
+        "Resources",
+        "Outputs",
+    ] {
+        ensure!(included[part] == template[part], "CDK changes {part}");
     }
     Ok(())
 }

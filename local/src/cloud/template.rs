@@ -56,7 +56,7 @@ impl Template {
         parameters.flat_map(Map::keys).cloned().collect()
     }
 
-    /// The template with built functions: each has its archive as `CodeUri`, and nothing is left to build.
+    /// The template with built functions: each has its archive as `CodeUri`, and no build method.
     #[must_use]
     pub fn with_builds(mut self, archive: impl Fn(&str) -> PathBuf) -> Self {
         if let Some(defaults) = self.0["Globals"]["Function"].as_object_mut() {

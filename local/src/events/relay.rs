@@ -1,7 +1,7 @@
 //! Lets containers reach the local stack, which listens on loopback only: the address of Docker's bridge accepts connections
 //! while an event is invoked, and each goes to the same port on loopback.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context, Result};
 use tokio::io::copy_bidirectional;
@@ -56,10 +56,31 @@ async fn relay(listener: TcpListener, port: u16) {
 
 async fn bridge() -> Result<IpAddr> {
     let mut docker = Command::new("docker");
-    docker.args(["network", "inspect", "bridge"]);
-    docker.args(["--format", "{{(index .IPAM.Config 0).Gateway}}"]);
+    docker.args(["network", "inspect", "bridge", "--format"]);
+    docker.arg("{{with index .IPAM.Config 0}}{{or .Gateway .Subnet}}{{end}}");
     let printed = output(&mut docker).await;
     let printed = printed.context("`sam local invoke` needs a running Docker engine")?;
-    let address = printed.trim().parse();
-    address.with_context(|| format!("Docker's bridge has no address: {printed}"))
+    address(printed.trim()).with_context(|| format!("Docker's bridge has no address: {printed}"))
+}
+
+/// The bridge's address. Some versions of Docker name only its subnet, in which it has the first one.
+fn address(gateway_or_subnet: &str) -> Option<IpAddr> {
+    let Some((network, _)) = gateway_or_subnet.split_once('/') else {
+        return gateway_or_subnet.parse().ok();
+    };
+    let network: Ipv4Addr = network.parse().ok()?;
+    Some(Ipv4Addr::from(u32::from(network) + 1).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bridge_has_the_first_address_of_its_subnet_unless_docker_names_it() {
+        let expected = Some(IpAddr::from([172, 17, 0, 1]));
+        assert_eq!(address("172.17.0.1"), expected);
+        assert_eq!(address("172.17.0.0/16"), expected);
+        assert_eq!(address(""), None);
+    }
 }

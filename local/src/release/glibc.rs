@@ -1,4 +1,4 @@
-//! Checks that a program runs on Lambda, whose C library may be older than that of the machine that builds it.
+//! Checks that a program runs on Lambda. The C library there may be older than that of the machine that builds it.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Makes the release archive `target/release-archives/ringback-VERSION-ARCHITECTURE.tar.gz`. Who has it needs no Rust: `sam deploy`
+//! Makes the release archive `target/release-archives/ringback-VERSION-ARCHITECTURE.tar.gz`. It needs no Rust: `sam deploy`
 //! works in its folder, and so do the command `ringback` and the local stack.
 //!
 //! It packs what cargo has compiled into the folder of this program. So tests pack what they have, and `make dist` what it has built
@@ -56,6 +56,8 @@ pub async fn create(settings: &Settings, built: &Path) -> Result<PathBuf> {
             .with_context(|| format!("could not clear {}", folder.display()))?;
     }
     make_dir(&folder.join(FUNCTIONS))?;
+    // For the logs of the builds.
+    make_dir(&settings.state_dir())?;
     let log = releases.join("release.log");
 
     let template = Template::read(&repository.join("template.yaml"))?;
