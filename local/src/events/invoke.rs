@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
@@ -18,7 +19,7 @@ use crate::cloud::region::{PRIMARY, Region};
 use crate::cloud::template::{EXPANDED, Template};
 use crate::cloud::{build, point_at_local_aws};
 use crate::process::output;
-use crate::settings::{ARCHITECTURE, STACK_NAME, Settings};
+use crate::settings::{ARCHITECTURE, LOOPBACK, STACK_NAME, Settings};
 use crate::stack::Stack;
 use crate::tools::{Tools, make_dir};
 
@@ -120,7 +121,9 @@ impl<'a> Invoker<'a> {
                     .repository()
                     .join(format!("events/{name}.json")),
             )
-            .current_dir(&self.folder);
+            .current_dir(&self.folder)
+            // The log of the function.
+            .stderr(Stdio::inherit());
         println!("sam local invoke {id} --event events/{name}.json");
         let printed = output(&mut sam).await?;
         let answer: Value = serde_json::from_str(printed.trim())
@@ -156,7 +159,10 @@ async fn environment(
         .with_context(|| format!("the local AWS has no environment of {binary}"))?;
     let of_resources = resources.variables();
     for (name, value) in &mut environment {
-        if let Some(own) = of_resources.get(name.as_str()) {
+        // All PBXs, because the deployed SIP URIs have their names.
+        if name == "ARI_URL" {
+            *value = value.replace(LOOPBACK, HOST_OF_CONTAINERS);
+        } else if let Some(own) = of_resources.get(name.as_str()) {
             value.clone_from(own);
         }
     }

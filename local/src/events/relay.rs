@@ -24,13 +24,11 @@ impl Relays {
     pub(super) async fn open() -> Result<Self> {
         let address = bridge().await?;
         let mut ports = JoinSet::new();
-        for port in [
-            PORTS.cloud,
-            PORTS.gateway,
-            PORTS.fcm,
-            PORTS.exotel,
-            PBXS[0].ari,
-        ] {
+        let of_pbxs = PBXS.map(|pbx| pbx.ari);
+        for port in [PORTS.cloud, PORTS.gateway, PORTS.fcm, PORTS.exotel]
+            .into_iter()
+            .chain(of_pbxs)
+        {
             let listener = TcpListener::bind((address, port)).await.with_context(|| {
                 format!("could not listen on {address}:{port}, Docker's bridge: Docker must run on this machine, with its default bridge")
             })?;

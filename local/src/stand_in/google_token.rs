@@ -122,7 +122,8 @@ impl TokenEndpoint {
 
     fn check(&self, assertion: &str, now: OffsetDateTime) -> Result<(), OauthError> {
         let mut validation = Validation::new(Algorithm::RS256);
-        validation.set_audience(&[&self.audience]);
+        let in_a_container = self.audience.replace(LOOPBACK, HOST_OF_CONTAINERS);
+        validation.set_audience(&[&self.audience, &in_a_container]);
         validation.set_issuer(&[&self.client_email]);
         validation.set_required_spec_claims(&["iss", "aud", "exp"]);
         // The expiry is compared below with the given time.
