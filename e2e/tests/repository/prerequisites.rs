@@ -119,6 +119,17 @@ fn a_failed_apt_install_stops_the_command() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn the_stack_of_a_release_needs_no_compiler() -> Result<()> {
+    let machine = Machine::complete("release")?;
+    for program in ["cargo", "cc", "strip"] {
+        machine.lose(program)?;
+    }
+    let run = machine.run("release", &[])?;
+    assert_eq!(run.text, "started with path\n");
+    Ok(())
+}
+
 /// The script installs nothing if it cannot install everything that is missing.
 #[test]
 fn missing_rust_is_reported_before_anything_is_installed() -> Result<()> {

@@ -18,7 +18,6 @@ use super::{
 use crate::cloud::region::{PRIMARY, Region};
 use crate::cloud::template::{EXPANDED, Template};
 use crate::cloud::{build, point_at_local_aws};
-use crate::process::output;
 use crate::settings::{ARCHITECTURE, LOOPBACK, STACK_NAME, Settings};
 use crate::stack::Stack;
 use crate::tools::{Tools, make_dir};
@@ -122,12 +121,13 @@ impl<'a> Invoker<'a> {
                     .join(format!("events/{name}.json")),
             )
             .current_dir(&self.folder)
-            // The log of the function.
-            .stderr(Stdio::inherit());
+            .stdout(Stdio::piped());
         println!("sam local invoke {id} --event events/{name}.json");
-        let printed = output(&mut sam).await?;
-        let answer: Value = serde_json::from_str(printed.trim())
-            .with_context(|| format!("{id} answered no JSON: {printed}"))?;
+        // The function's log goes to stderr.
+        let sam = sam.spawn().context("could not start the SAM CLI")?;
+        let printed = sam.wait_with_output().await?;
+        let answer: Value = serde_json::from_slice(&printed.stdout)
+            .with_context(|| format!("{id} gave no answer: see its log above"))?;
         println!("{}", serde_json::to_string_pretty(&answer)?);
         let status = answer["statusCode"].as_u64();
         let is_expected = expected.statuses.is_empty()

@@ -8,6 +8,9 @@ use serde::Deserialize;
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
+use crate::events::HOST_OF_CONTAINERS;
+use crate::settings::LOOPBACK;
+
 /// The grant type for a service account's assertion.
 const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 /// The scopes that allow sending pushes.
