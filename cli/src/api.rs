@@ -23,6 +23,8 @@ pub(crate) struct Api {
 /// The entry that a change replaces. The deployment refuses the change of any other one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Expects {
+    /// Whatever it is.
+    Anything,
     /// There is none.
     Nothing,
     /// It has this `ETag`.
@@ -109,7 +111,7 @@ impl Api {
         let mut request = self.http.request(method, url);
         request = request.bearer_auth(self.token.expose_secret());
         request = match expects {
-            None => request,
+            None | Some(Expects::Anything) => request,
             Some(Expects::Nothing) => request.header("if-none-match", "*"),
             Some(Expects::Entry(etag)) => request.header("if-match", etag),
         };

@@ -135,7 +135,7 @@ fn talked(call: &Value) -> Option<String> {
 }
 
 /// The story of a call: its parties, its history, and its end.
-fn story(call: &Value) -> String {
+pub(crate) fn story(call: &Value) -> String {
     let begin = words::time(&call["created_at"]).unwrap_or_else(clock::now);
     let name = call["caller_name"].as_str();
     let name = name.map_or_else(String::new, |name| format!("{name}, "));

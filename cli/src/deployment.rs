@@ -273,7 +273,7 @@ where
     }
 }
 
-fn no_login() -> Failure {
+pub(crate) fn no_login() -> Failure {
     Failure::not_reachable(
         "You are not logged in at AWS, or no longer: run `aws sso login` or `aws configure`, or name a profile with --profile.",
     )

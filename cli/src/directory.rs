@@ -41,7 +41,7 @@ pub(crate) async fn entries(api: &Api, directory: Directory) -> Result<Vec<Entry
 }
 
 /// Reads an entry.
-async fn find(api: &Api, directory: Directory, key: &str) -> Result<Option<Entry>> {
+pub(crate) async fn find(api: &Api, directory: Directory, key: &str) -> Result<Option<Entry>> {
     let answer = api.find(&path(directory, key)).await?;
     Ok(answer.and_then(|answer| Entry::parse(directory, &answer)))
 }

@@ -16,6 +16,8 @@ Exit codes:
 pub(crate) struct Failure {
     kind: Kind,
     message: String,
+    /// Where a command of several steps failed.
+    step: Option<&'static str>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +64,20 @@ impl Failure {
         Self {
             kind,
             message: message.into(),
+            step: None,
         }
+    }
+
+    /// The same failure of this step.
+    #[must_use]
+    pub(crate) const fn in_step(mut self, step: &'static str) -> Self {
+        self.step = Some(step);
+        self
+    }
+
+    /// The step that failed, of a command that has steps.
+    pub(crate) const fn step(&self) -> Option<&'static str> {
+        self.step
     }
 
     /// Whether the same command may succeed later.
@@ -83,6 +98,9 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        match self.step {
+            Some(step) => write!(f, "step \"{step}\": {}", self.message),
+            None => f.write_str(&self.message),
+        }
     }
 }

@@ -7,10 +7,12 @@ mod deployment;
 mod directory;
 mod duration;
 mod failure;
+mod lambda;
 mod output;
 mod prompt;
 mod route;
 mod secret;
+mod smoke;
 mod tail;
 mod token;
 mod words;
@@ -28,6 +30,7 @@ use failure::Result;
 use output::Output;
 use route::{RouteCommand, TelephoneCommand};
 use secret::SecretCommand;
+use smoke::SmokeArguments;
 use token::{Claims, Role, TokenArguments};
 
 /// Operates a deployment of Ringback: tokens, routes, calls and secrets.
@@ -70,6 +73,14 @@ enum Command {
         login: Login,
         #[command(subcommand)]
         command: CallCommand,
+    },
+    /// Test a deployment with a real call that rings no telephone, and say which step fails
+    #[command(after_help = smoke::HELP)]
+    Smoke {
+        #[command(flatten)]
+        login: Login,
+        #[command(flatten)]
+        arguments: SmokeArguments,
     },
     /// Set and rotate the secrets of the deployment
     Secret {
@@ -130,6 +141,9 @@ async fn run(arguments: Arguments, output: Output) -> Result<()> {
         }
         Command::Call { login, command } => {
             call::run(&deployment, login.token.as_ref(), command, output).await
+        }
+        Command::Smoke { login, arguments } => {
+            smoke::run(&deployment, login.token.as_ref(), arguments, output).await
         }
         Command::Secret { command } => secret::run(&deployment, command, output).await,
         Command::Completions { .. } => Ok(()),

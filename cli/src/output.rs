@@ -52,11 +52,11 @@ impl Output {
     /// Prints why the command failed.
     pub(crate) fn fail(self, failure: &Failure) {
         if self.json {
-            let code = failure.number();
-            eprintln!(
-                "{}",
-                json!({ "error": failure.to_string(), "exit_code": code })
-            );
+            let mut error = json!({ "error": failure.to_string(), "exit_code": failure.number() });
+            if let Some(step) = failure.step() {
+                error["step"] = step.into();
+            }
+            eprintln!("{error}");
         } else {
             eprintln!("error: {failure}");
         }

@@ -46,7 +46,7 @@ async fn follow(
     let mut was_connected = false;
     loop {
         let began = Instant::now();
-        let lost = match connect(deployment, given, extension).await {
+        let lost = match connect_anew(deployment, given, extension).await {
             Ok(client) => {
                 was_connected = true;
                 output.note("connected");
@@ -69,7 +69,7 @@ async fn follow(
 }
 
 /// Connects with a new token, because a connection outlives one.
-async fn connect(
+async fn connect_anew(
     deployment: &Deployment,
     given: Option<&SecretString>,
     extension: Option<&str>,
@@ -79,6 +79,11 @@ async fn connect(
         None => Claims::of_role(Role::Operator),
     };
     let token = token::for_command(deployment, given, claims).await?;
+    connect(deployment, token).await
+}
+
+/// Connects to the WebSocket API.
+pub(crate) async fn connect(deployment: &Deployment, token: SecretString) -> Result<Client> {
     let client = Client::connect_as(&deployment.ws_url, &Credential::InHeader(token)).await;
     client.map_err(|error| failure(&error))
 }
@@ -131,7 +136,8 @@ fn line(update: &Value, is_replay: bool) -> String {
     )
 }
 
-fn failure(error: &Error) -> Failure {
+/// Why there is no connection any more.
+pub(crate) fn failure(error: &Error) -> Failure {
     match error {
         Error::InvalidAddress(_)
         | Error::Refused {

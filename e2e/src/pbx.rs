@@ -1,6 +1,8 @@
 //! Controls the stack's Asterisk processes.
 
-use anyhow::{Context, Result};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
 use form_urlencoded::Serializer;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -8,7 +10,7 @@ use reqwest::{Client, Method, RequestBuilder};
 use ringback_local::pbx::server::ari_client;
 use ringback_local::process::PidFile;
 use ringback_local::settings::{PBXS, Settings};
-use ringback_local::stack::Ari;
+use ringback_local::stack::{Ari, Pbx};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -124,5 +126,54 @@ impl DialplanGlobals {
         let url = format!("{}/asterisk/variable?{query}", self.ari.local_url);
         let request = self.http.request(method, url);
         request.basic_auth(&self.ari.username, Some(&self.ari.password))
+    }
+}
+
+/// A changed file of a running PBX's configuration. The change is undone with [`ChangedFile::undo`].
+pub struct ChangedFile {
+    path: PathBuf,
+    original: String,
+    module: &'static str,
+    http: Client,
+    ari: Ari,
+}
+
+impl ChangedFile {
+    /// Changes a file below `etc` of the PBX at this index of the stack's list, and reloads the module that reads it.
+    pub async fn change(
+        fixture: &Fixture,
+        which: usize,
+        name: &str,
+        module: &'static str,
+        change: impl Fn(&str) -> String,
+    ) -> Result<Self> {
+        let Pbx { name: pbx, ari, .. } = &fixture.stack.pbxs[which];
+        let state = ringback_local::pbx::source::state(&Settings::from_environment());
+        let path = state.join(pbx).join("etc").join(name);
+        let file = Self {
+            original: std::fs::read_to_string(&path)?,
+            path,
+            module,
+            http: ari_client(&ari.ca_pem)?,
+            ari: ari.clone(),
+        };
+        let changed = change(&file.original);
+        ensure!(changed != file.original, "nothing is changed in {name}");
+        file.write(&changed).await?;
+        Ok(file)
+    }
+
+    /// Restores the file.
+    pub async fn undo(self) -> Result<()> {
+        self.write(&self.original).await
+    }
+
+    async fn write(&self, text: &str) -> Result<()> {
+        std::fs::write(&self.path, text)?;
+        let url = format!("{}/asterisk/modules/{}", self.ari.local_url, self.module);
+        let reload = self.http.put(url);
+        let reload = reload.basic_auth(&self.ari.username, Some(&self.ari.password));
+        reload.send().await?.error_for_status()?;
+        Ok(())
     }
 }

@@ -14,6 +14,8 @@ pub const LOOPBACK: &str = "127.0.0.1";
 pub const TRUNK_SOURCE: &str = "127.0.0.2";
 /// The source address of the trunk with TLS and SRTP.
 pub const ENCRYPTED_TRUNK_SOURCE: &str = "127.0.0.3";
+/// The address at which a PBX calls itself.
+pub const SMOKE_SOURCE: &str = "127.0.0.9";
 /// This machine's processor architecture, as Lambda names it.
 pub const ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") {
     "arm64"
@@ -69,6 +71,8 @@ pub struct PbxPorts {
     pub sip: u16,
     /// SIP over TLS.
     pub sip_tls: u16,
+    /// SIP over UDP, at which the PBX calls itself.
+    pub smoke: u16,
     /// SIP over secure WebSocket, at the proxy.
     pub wss: u16,
     /// ARI over HTTPS, at the proxy, which passes only the requests that the functions need.
@@ -87,6 +91,7 @@ pub const PBXS: [PbxPorts; 2] = [
         proxy_daemon: "haproxy",
         sip: 5060,
         sip_tls: 5061,
+        smoke: 5069,
         wss: 8443,
         ari: 8089,
         ari_plain: 8088,
@@ -98,6 +103,7 @@ pub const PBXS: [PbxPorts; 2] = [
         proxy_daemon: "haproxy-2",
         sip: 5070,
         sip_tls: 5071,
+        smoke: 5079,
         wss: 8444,
         ari: 8090,
         ari_plain: 8087,

@@ -140,6 +140,7 @@ fn each_function_may_do_to_the_table_only_what_it_does() -> Result<()> {
             "GetItem BatchGetItem Query UpdateItem DeleteItem",
         ),
         ("health", "GetItem"),
+        ("smoke", ""),
         // Reads accounts, their devices and the jobs of PBXs, and deletes jobs that are done.
         ("sip-accounts", "Query GetItem DeleteItem"),
         // Reads, lists and changes entries, and adds to the audit trail.
@@ -173,10 +174,11 @@ fn each_function_may_do_to_the_table_only_what_it_does() -> Result<()> {
 #[test]
 fn each_secret_is_readable_only_by_the_functions_that_need_it() -> Result<()> {
     let template = template()?;
-    let users_of_ari = CALL_HANDLERS
-        .iter()
-        .copied()
-        .chain(["health", "devices", "sip-accounts"]);
+    let users_of_ari =
+        CALL_HANDLERS
+            .iter()
+            .copied()
+            .chain(["health", "devices", "sip-accounts", "smoke"]);
     let expected: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::from([
         // Functions that check the tokens of apps.
         (

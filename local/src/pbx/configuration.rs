@@ -10,7 +10,9 @@ use ringback_sip::CALLER_HEADER;
 
 use super::source::AsteriskSource;
 use crate::credentials::{Credentials, SipAccount};
-use crate::settings::{ENCRYPTED_TRUNK_SOURCE, LOOPBACK, PbxPorts, Settings, TRUNK_SOURCE};
+use crate::settings::{
+    ENCRYPTED_TRUNK_SOURCE, LOOPBACK, PbxPorts, SMOKE_SOURCE, Settings, TRUNK_SOURCE,
+};
 use crate::tools::make_dir;
 
 /// The directories that Asterisk writes to. Modules and sounds stay where the package installs them.
@@ -159,7 +161,7 @@ fn site_files(
     credentials: &Credentials,
     hooks: &HookSettings<'_>,
     folders: &Folders<'_>,
-) -> [(&'static str, String); 9] {
+) -> [(&'static str, String); 10] {
     [
         ("ari.conf", ari(credentials)),
         ("dialplan.conf", dialplan(hooks, &credentials.hook_secret)),
@@ -168,6 +170,7 @@ fn site_files(
         ("musiconhold.conf", music_on_hold(folders.inside)),
         ("phones.conf", phones(&credentials.sip_accounts)),
         ("rtp.conf", rtp(pbx)),
+        ("smoke.conf", smoke(pbx)),
         ("transports.conf", transports(pbx, folders.inside)),
         ("trunk.conf", trunk()),
     ]
@@ -264,6 +267,17 @@ fn trunk() -> String {
     };
     endpoint("exotel-encrypted", "trunk", ENCRYPTED_TRUNK_SOURCE)
         + &endpoint("exotel", "trunk-plain", TRUNK_SOURCE)
+}
+
+/// Like the example, at the PBX's own port.
+fn smoke(pbx: &PbxPorts) -> String {
+    let (name, source, port) = ("ringback-smoke", SMOKE_SOURCE, pbx.smoke);
+    format!(
+        "[{name}-transport]\ntype = transport\nprotocol = udp\nbind = {source}:{port}\n\n\
+         [{name}](smoke)\naors = {name}\n\n\
+         [{name}]\ntype = aor\ncontact = sip:{name}@{source}:{port}\n\n\
+         [{name}-identify]\ntype = identify\nendpoint = {name}\nmatch = {source}\n"
+    )
 }
 
 #[cfg(test)]

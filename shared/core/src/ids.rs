@@ -130,6 +130,12 @@ impl ChannelId {
         Self(format!("{}{call}", Self::APP_CALLER_PREFIX))
     }
 
+    /// The channel id of the caller in a PBX's test call.
+    #[must_use]
+    pub fn of_smoke_caller(sid: &CallSid) -> Self {
+        Self(format!("ringback-smoke-{sid}"))
+    }
+
     /// When the channel was made, to the second. Asterisk's unique ids are `1795149002.12`, or `pbx1-1795149002.12` with a system
     /// name.
     fn made_at(&self) -> Option<Timestamp> {

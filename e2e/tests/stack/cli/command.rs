@@ -13,8 +13,8 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio::time::timeout;
 
-/// The longest time of a command. Each one needs a few requests.
-const AT_MOST: Duration = Duration::from_secs(20);
+/// The longest time of a command. Most need a few requests, and a test call waits for its steps.
+const AT_MOST: Duration = Duration::from_secs(60);
 
 /// The command in its folder.
 pub(crate) struct Ringback {

@@ -2,6 +2,7 @@
 
 pub(crate) mod command;
 mod interceptor;
+mod smoke;
 
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::time::Duration;

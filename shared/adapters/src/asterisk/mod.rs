@@ -18,6 +18,7 @@ mod pbx;
 mod pbx_list;
 mod sip_account;
 mod sip_servers;
+mod smoke_call;
 #[cfg(test)]
 mod tests;
 
@@ -42,6 +43,7 @@ pub(crate) use pbx::read_any_answer;
 pub use pbx::{BridgeOutcome, BusyOutcome, Pbx, PhoneLegState};
 pub use pbx_list::PbxList;
 pub use sip_servers::{SipServer, SipServers};
+pub use smoke_call::{SMOKE_EXTENSION, SMOKE_NUMBER};
 
 /// How long to wait until the phone of an app that starts a call registers. Such an app is awake, so this is shorter than
 /// for a phone that a push has to wake.

@@ -8,6 +8,7 @@ use ringback_core::call::{ABANDONED_AFTER, Call, CallStatus, EndReason, Event, R
 use ringback_core::ids::{CallId, ChannelId, PbxName, SipAccountName};
 use ringback_core::timestamp::Timestamp;
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::ari_client::{AriClient, SYSTEM, expect_status, parse_json};
 use super::called_phone::CalledPhone;
@@ -372,7 +373,7 @@ impl Pbx {
             transports,
         } = &request.phone;
         let transports = transports.filter(|transports| transports.websocket);
-        if transports.is_none() && self.originate(request).await? {
+        if transports.is_none() && self.originate(&request.channel, &request.body).await? {
             return Ok(true);
         }
         let Some(contact) = self.contact(account).await? else {
@@ -384,7 +385,10 @@ impl Pbx {
             None => None,
         };
         match endpoint {
-            Some(endpoint) => self.originate(&request.at(&endpoint, &contact)).await,
+            Some(endpoint) => {
+                let request = request.at(&endpoint, &contact);
+                self.originate(&request.channel, &request.body).await
+            }
             None => Ok(false),
         }
     }
@@ -410,13 +414,15 @@ impl Pbx {
     /// Creates a leg. Returns `false` if Asterisk knows no address of the phone at which it can be reached.
     ///
     /// The leg's id is made from the call's id, so a repeated request creates no second leg: Asterisk replies 409.
-    async fn originate(&self, request: &OriginateRequest) -> Result<bool, AsteriskError> {
+    pub(super) async fn originate(
+        &self,
+        channel: &ChannelId,
+        body: &Value,
+    ) -> Result<bool, AsteriskError> {
         let doing = "calling a phone";
-        let path = format!("/channels/{}", request.channel);
-        let reply = self
-            .ari
-            .request(doing, Method::POST, &path, Some(&request.body))
-            .await?;
+        let path = format!("/channels/{channel}");
+        let reply = self.ari.request(doing, Method::POST, &path, Some(body));
+        let reply = reply.await?;
         match reply.status() {
             StatusCode::INTERNAL_SERVER_ERROR if is_allocation_failure(reply).await => Ok(false),
             StatusCode::OK | StatusCode::CONFLICT => Ok(true),

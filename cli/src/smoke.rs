@@ -1,0 +1,340 @@
+//! `ringback smoke`: a real call on the way of every call, without a telephone. A PBX calls itself as a caller on the trunk, this
+//! command is the app that is told of the call and accepts it, and the PBX calls itself again as the app's phone.
+
+use std::time::Duration;
+
+use clap::Args;
+use ringback::asterisk::{SMOKE_EXTENSION, SMOKE_NUMBER};
+use ringback::platform::clock;
+use ringback::store::directories::Directory;
+use ringback_client::{Client, Error};
+use secrecy::SecretString;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep, timeout_at};
+use uuid::Uuid;
+
+use crate::api::{Api, Expects, Refusal, encoded};
+use crate::call;
+use crate::deployment::{Deployment, sentence};
+use crate::directory;
+use crate::failure::{Failure, Result};
+use crate::lambda;
+use crate::output::Output;
+use crate::tail;
+use crate::token::{self, Claims, Role};
+use crate::words;
+
+/// How long each step may take. Functions that start cold, one after another, take a few seconds.
+const STEP: Duration = Duration::from_secs(15);
+/// How long the two sides stay connected.
+const TALK: Duration = Duration::from_secs(1);
+/// How often to read the call while its last reports arrive.
+const POLL: Duration = Duration::from_millis(250);
+
+pub(crate) const HELP: &str = "\
+The PBX calls itself, so no telephone rings and the call costs nothing at Exotel. For the time of the call, the number 000000 leads to the
+extension ringback-smoke, which has one device. The PBX needs ringback-site/smoke.conf. You need lambda:InvokeFunction on STACK-smoke.
+
+Exit codes: 0 passed, 1 failed, 2 wrong use, 3 not reachable";
+
+#[derive(Args, Debug)]
+pub(crate) struct SmokeArguments {
+    /// The PBX, as AriUrl names it; the default is the first one
+    #[arg(long, value_name = "NAME")]
+    pbx: Option<String>,
+}
+
+/// The test call of this command, with the app's connection.
+struct Test<'a> {
+    deployment: &'a Deployment,
+    api: &'a Api,
+    device: String,
+    call_sid: String,
+    /// Known as soon as the app has heard of the call.
+    call_id: Option<String>,
+    /// The steps that left something to clean up.
+    has_device: bool,
+    has_route: bool,
+}
+
+/// Runs `ringback smoke`.
+pub(crate) async fn run(
+    deployment: &Deployment,
+    given: Option<&SecretString>,
+    arguments: SmokeArguments,
+    output: Output,
+) -> Result<()> {
+    let claims = Claims {
+        role: Some(Role::Admin),
+        ..Claims::of_extension(SMOKE_EXTENSION)
+    };
+    let token = token::for_command(deployment, given, claims).await?;
+    let api = Api::new(deployment, token.clone())?;
+    let id = Uuid::new_v4().simple();
+    let mut test = Test {
+        deployment,
+        api: &api,
+        device: format!("smoke-{id}"),
+        call_sid: format!("smoke-{id}"),
+        call_id: None,
+        has_device: false,
+        has_route: false,
+    };
+    let passed = tokio::select! {
+        passed = test.run(&token, arguments.pbx.as_deref()) => passed,
+        _ = tokio::signal::ctrl_c() => Err(Failure::refused("The test was stopped.")),
+    };
+    let story = test.story().await;
+    let cleaned = test.clean_up().await;
+    match passed.and(cleaned) {
+        Ok(()) => {
+            let call = story.unwrap_or_default();
+            let text = format!(
+                "{}\n\nPassed: the call was bridged, and both legs were up.",
+                call::story(&call)
+            );
+            output.print(&json!({ "passed": true, "call": call }), &text)
+        }
+        Err(failure) => {
+            if let Some(call) = story {
+                output.note(&format!("{}\n", call::story(&call)));
+            }
+            Err(failure)
+        }
+    }
+}
+
+impl Test<'_> {
+    /// The steps of the call, each with what to look at if it fails.
+    async fn run(&mut self, token: &SecretString, pbx: Option<&str>) -> Result<()> {
+        self.lead_number_here().await.map_err(in_step("route"))?;
+        self.register_device().await.map_err(in_step("device"))?;
+        let app = tail::connect(self.deployment, token.clone()).await;
+        let app = &mut app.map_err(in_step("connect"))?;
+        self.begin(pbx).await.map_err(in_step("originate"))?;
+        self.hear_of_call(app).await?;
+        self.send(app, "accept_ready")
+            .await
+            .map_err(in_step("accept"))?;
+        self.wait_until_bridged(app)
+            .await
+            .map_err(in_step("bridge"))?;
+        sleep(TALK).await;
+        self.send(app, "hangup").await.map_err(in_step("hang up"))?;
+        self.check_legs().await.map_err(in_step("legs"))
+    }
+
+    /// Leads the test's number to the test's extension. Another destination may be a person's phone.
+    async fn lead_number_here(&mut self) -> Result<()> {
+        let before = directory::find(self.api, Directory::Numbers, SMOKE_NUMBER).await?;
+        if let Some(entry) = &before
+            && entry.value != SMOKE_EXTENSION
+        {
+            return Err(Failure::refused(format!(
+                "The number {SMOKE_NUMBER} leads to {}: remove it with `ringback route remove {SMOKE_NUMBER}`. No call was made.",
+                entry.value
+            )));
+        }
+        self.has_route = true;
+        self.write_route(before.as_ref(), Some(SMOKE_EXTENSION))
+            .await
+    }
+
+    async fn write_route(
+        &self,
+        before: Option<&directory::Entry>,
+        value: Option<&str>,
+    ) -> Result<()> {
+        let numbers = Directory::Numbers;
+        let written = directory::write(self.api, numbers, SMOKE_NUMBER, before, value).await?;
+        written.map(drop).map_err(Refusal::into_failure)
+    }
+
+    /// Registers the app without a push address, so it is told of the call over the WebSocket.
+    async fn register_device(&mut self) -> Result<()> {
+        let body = json!({ "extension": SMOKE_EXTENSION, "addresses": [] });
+        self.has_device = true;
+        self.write_device(Some(&body)).await
+    }
+
+    async fn write_device(&self, body: Option<&Value>) -> Result<()> {
+        let path = format!("/api/devices/{}", self.device);
+        let written = self.api.write(&path, body, &Expects::Anything).await?;
+        written.map(drop).map_err(Refusal::into_failure)
+    }
+
+    async fn begin(&self, pbx: Option<&str>) -> Result<()> {
+        let request = json!({ "pbx": pbx, "call_sid": self.call_sid });
+        let answer = lambda::invoke(self.deployment, "smoke", &request).await?;
+        if answer["success"] == true {
+            return Ok(());
+        }
+        let pbx = pbx.unwrap_or("the first PBX");
+        let error = sentence(answer["error"].as_str().unwrap_or("no reason"));
+        Err(match answer["code"].as_str() {
+            Some("no_endpoint") => Failure::refused(format!(
+                "Asterisk has no endpoint {SMOKE_EXTENSION} ({pbx}): copy ringback-site/smoke.conf.example to smoke.conf, and the new \
+                 pjsip.conf and extensions.conf, and restart Asterisk."
+            )),
+            Some("unknown_pbx") => Failure::wrong_use(error),
+            _ => Failure::refused(format!(
+                "{error} Look at `{}/health` and at ari_username and ari_password of the secret asterisk.",
+                self.deployment.http_url
+            )),
+        })
+    }
+
+    /// Waits until the app is told of this call, and not of that of another test.
+    async fn hear_of_call(&mut self, app: &mut Client) -> Result<()> {
+        let deadline = Instant::now() + STEP;
+        let mut offered = Vec::new();
+        loop {
+            let message = match next(app, deadline).await {
+                Ok(message) => message,
+                Err(failure) if self.call_id.is_some() => {
+                    return Err(in_step("ring")(failure.and(
+                        "The call is stored, but the connected app was not told of it: look at the log of asterisk-incoming.",
+                    )));
+                }
+                Err(failure) => {
+                    return Err(in_step("arrive")(failure.and(
+                        "The PBX has called itself, but the deployment knows no such call. Look at Asterisk's log for `attempt 1 of 3 to reach \
+                         /asterisk/incoming failed` (RINGBACK_HOOK_URL and RINGBACK_HOOK_SECRET in ringback-site/dialplan.conf), and at \
+                         `pjsip show endpoint ringback-smoke`.",
+                    )));
+                }
+            };
+            let data = &message["data"];
+            match message["type"].as_str() {
+                Some("incoming_call") => {
+                    offered.extend(data["call_id"].as_str().map(str::to_owned))
+                }
+                Some("call_status_update") if data["callSid"] == *self.call_sid => {
+                    self.call_id = data["callId"].as_str().map(str::to_owned);
+                    if let Some(reason) = data["reason"].as_str() {
+                        return Err(in_step("ring")(ended(reason)));
+                    }
+                }
+                _ => {}
+            }
+            if self.call_id.as_ref().is_some_and(|id| offered.contains(id)) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Sends what an app sends. The answer is one of the next messages.
+    async fn send(&self, app: &mut Client, action: &str) -> Result<()> {
+        let response = json!({
+            "type": "call_response", "action": action, "server_call_id": self.call_id, "extension": SMOKE_EXTENSION,
+            "device_id": self.device, "timestamp": clock::now().as_millis(),
+        });
+        app.send(response)
+            .await
+            .map_err(|error| tail::failure(&error))
+    }
+
+    async fn wait_until_bridged(&self, app: &mut Client) -> Result<()> {
+        let deadline = Instant::now() + STEP + STEP;
+        loop {
+            let message = next(app, deadline).await.map_err(|failure| {
+                failure.and("The app was ready, but the legs were not bridged: look at Asterisk's log, and at `pjsip show endpoint ringback-smoke`.")
+            })?;
+            let data = &message["data"];
+            match (message["type"].as_str(), data["status"].as_str()) {
+                // An update from before, or of another call.
+                _ if data["callId"].as_str() != self.call_id.as_deref()
+                    && message["type"] != "error" => {}
+                (Some("error"), _) => {
+                    let error = message["error"].as_str().unwrap_or("no reason");
+                    return Err(Failure::refused(format!(
+                        "The deployment refused: {}",
+                        sentence(error)
+                    )));
+                }
+                (_, Some("in-progress")) => return Ok(()),
+                (_, Some("initiated" | "ringing")) => {}
+                _ => return Err(ended(data["reason"].as_str().unwrap_or("no reason"))),
+            }
+        }
+    }
+
+    /// Waits for the reports of both legs. They arrive after the end of the call, and say whether their leg was up.
+    async fn check_legs(&self) -> Result<()> {
+        let deadline = Instant::now() + STEP;
+        loop {
+            let call = self.read().await?;
+            let missing = ["bridged", "caller_leg_ended", "phone_leg_ended"]
+                .into_iter()
+                .find(|name| {
+                    let mut history = call["history"].as_array().into_iter().flatten();
+                    let was_up = |line: &Value| {
+                        line["by"]
+                            .as_str()
+                            .is_none_or(|by| !by.contains("answered=false"))
+                    };
+                    !history.any(|line| line["event"] == *name && was_up(line))
+                });
+            match missing {
+                None => return Ok(()),
+                Some(name) if Instant::now() >= deadline => {
+                    return Err(Failure::refused(format!(
+                        "The call ended, but its history does not have: {}. The PBX sends /asterisk/bridged, and /asterisk/ended for each leg: \
+                         look at Asterisk's log.",
+                        words::event(name, None)
+                    )));
+                }
+                Some(_) => sleep(POLL).await,
+            }
+        }
+    }
+
+    async fn read(&self) -> Result<Value> {
+        let id = self.call_id.as_deref().unwrap_or(&self.call_sid);
+        self.api.read(&format!("/api/calls/{}", encoded(id))).await
+    }
+
+    /// The call, if it has come so far.
+    async fn story(&self) -> Option<Value> {
+        self.read().await.ok()
+    }
+
+    /// Ends the call, and removes the device and the route.
+    async fn clean_up(&self) -> Result<()> {
+        if self.has_device {
+            self.write_device(None).await.map_err(in_step("clean up"))?;
+        }
+        if self.has_route {
+            let entry = directory::find(self.api, Directory::Numbers, SMOKE_NUMBER).await?;
+            if let Some(entry) = entry.filter(|entry| entry.value == SMOKE_EXTENSION) {
+                let removed = self.write_route(Some(&entry), None).await;
+                removed.map_err(in_step("clean up"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The next message. A wait that takes too long is a failed step.
+async fn next(app: &mut Client, deadline: Instant) -> Result<Value> {
+    loop {
+        return match timeout_at(deadline, app.receive()).await {
+            Ok(Ok(message)) => Ok(message),
+            Ok(Err(Error::NotJson(_))) => continue,
+            Ok(Err(error)) => Err(tail::failure(&error)),
+            Err(_) => Err(Failure::refused("Nothing more happened in time.")),
+        };
+    }
+}
+
+fn ended(reason: &str) -> Failure {
+    Failure::refused(format!(
+        "The call ended before it was bridged: {}.",
+        words::reason(reason)
+    ))
+}
+
+/// Names the step that failed.
+fn in_step(step: &'static str) -> impl Fn(Failure) -> Failure {
+    move |failure| failure.in_step(step)
+}
