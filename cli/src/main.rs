@@ -4,6 +4,7 @@ mod api;
 mod apply;
 mod call;
 mod deployment;
+mod device;
 mod directory;
 mod duration;
 mod failure;
@@ -26,6 +27,7 @@ use secrecy::SecretString;
 use api::Api;
 use call::CallCommand;
 use deployment::{Deployment, Target};
+use device::DeviceCommand;
 use failure::Result;
 use output::Output;
 use route::{RouteCommand, TelephoneCommand};
@@ -73,6 +75,13 @@ enum Command {
         login: Login,
         #[command(subcommand)]
         command: CallCommand,
+    },
+    /// List the devices of an extension, and test the pushes to one
+    Device {
+        #[command(flatten)]
+        login: Login,
+        #[command(subcommand)]
+        command: DeviceCommand,
     },
     /// Test a deployment with a real call that rings no telephone, and say which step fails
     #[command(after_help = smoke::HELP)]
@@ -141,6 +150,9 @@ async fn run(arguments: Arguments, output: Output) -> Result<()> {
         }
         Command::Call { login, command } => {
             call::run(&deployment, login.token.as_ref(), command, output).await
+        }
+        Command::Device { login, command } => {
+            device::run(&deployment, login.token.as_ref(), command, output).await
         }
         Command::Smoke { login, arguments } => {
             smoke::run(&deployment, login.token.as_ref(), arguments, output).await

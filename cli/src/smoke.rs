@@ -64,10 +64,8 @@ pub(crate) async fn run(
     arguments: SmokeArguments,
     output: Output,
 ) -> Result<()> {
-    let claims = Claims {
-        role: Some(Role::Admin),
-        ..Claims::of_extension(SMOKE_EXTENSION)
-    };
+    let mut claims = Claims::of_extension(SMOKE_EXTENSION);
+    claims.role = Some(Role::Admin);
     let token = token::for_command(deployment, given, claims).await?;
     let api = Api::new(deployment, token.clone())?;
     let id = Uuid::new_v4().simple();

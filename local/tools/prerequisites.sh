@@ -141,13 +141,13 @@ def free(kind, port, address="127.0.0.1"):
 taken = [f"{port}/tcp" for port in tcp if not free(socket.SOCK_STREAM, port)]
 taken += [f"{port}/udp" for port in (5060, 5070) if not free(socket.SOCK_DGRAM, port)]
 print(", ".join(taken))
-for trunk in "127.0.0.2", "127.0.0.3":
-    if not free(socket.SOCK_DGRAM, 0, trunk):
-        print(trunk)
+for address in "127.0.0.2", "127.0.0.3", "127.0.0.9":
+    if not free(socket.SOCK_DGRAM, 0, address):
+        print(address)
 END
     )
     for address in $(echo "$taken" | tail -n +2); do
-        lack "" "sudo ifconfig lo0 alias $address" "the address $address, for a simulated trunk"
+        lack "" "sudo ifconfig lo0 alias $address" "the address $address, from which the simulated trunk or the PBX itself calls"
     done
     taken=$(echo "$taken" | head -n 1)
     [ -z "$taken" ] || lack "" "ss -lntup    (shows the programs)" "free ports: other programs use $taken"

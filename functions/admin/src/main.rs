@@ -1,4 +1,5 @@
-//! `/api/admin/…`: an admin lists, reads and changes the directories of numbers and extensions, and reads the audit trail.
+//! `/api/admin/…`: an admin lists, reads and changes the directories of numbers and extensions, lists devices, and reads the
+//! audit trail.
 
 use std::time::Duration;
 
@@ -8,9 +9,11 @@ use ringback::auth::{Subject, Tokens};
 use ringback::exotel::dial_rules::DialRules;
 use ringback::platform::invocation::InvocationContext;
 use ringback::start::Start;
+use ringback::store::devices::{Device, Devices};
 use ringback::store::directories::{
     Change, Directories, Directory, EntryKey, Page, Position, etag,
 };
+use ringback_core::ids::Extension;
 use ringback_core::timestamp::Timestamp;
 use serde_json::{Value, json};
 
@@ -19,6 +22,7 @@ const ATTEMPTS: u32 = 8;
 
 struct AdminHandler {
     directories: Directories,
+    devices: Devices,
     tokens: Tokens,
     country: String,
     rules: DialRules,
@@ -38,6 +42,9 @@ impl AdminHandler {
         let Ok(key) = request.path_parameter("key") else {
             return self.list(kind, &request).await;
         };
+        if kind == "devices" && request.method() == "GET" {
+            return self.devices_of(&Extension::try_from(key)?).await;
+        }
         let directory = directory(kind).ok_or(ApiErrorCode::NoSuchRoute)?;
         let key = EntryKey::parse(directory, key, &self.country)?;
         let expectation = Expectation::parse(header("if-match"), header("if-none-match"));
@@ -54,6 +61,22 @@ impl AdminHandler {
             }
         };
         self.change(&key, value, &expectation?, admin, now).await
+    }
+
+    /// The devices, without their push tokens and passwords.
+    async fn devices_of(&self, extension: &Extension) -> Result<ApiAnswer, ApiError> {
+        let devices = self.devices.latest_of(extension).await?;
+        let device = |device: &Device| {
+            let platforms = device.addresses().map(|address| address.platform.as_str());
+            json!({
+                "device_id": device.device_id,
+                "platforms": platforms.collect::<Vec<_>>(),
+                "sip_account": device.sip_account,
+                "registered_at": device.registered_at,
+            })
+        };
+        let devices: Vec<Value> = devices.iter().map(device).collect();
+        Ok(ApiAnswer::ok(json!({ "devices": devices })))
     }
 
     async fn list(&self, kind: &str, request: &Request) -> Result<ApiAnswer, ApiError> {
@@ -147,6 +170,7 @@ async fn main() -> Result<(), lambda_runtime::Error> {
     let start = Start::function()?;
     let this = AdminHandler {
         directories: start.directories()?,
+        devices: start.devices()?,
         tokens: start.tokens()?,
         country: start.country(),
         rules: DialRules::from_environment(&start.environment, start.country())?,

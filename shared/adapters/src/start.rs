@@ -18,10 +18,10 @@ use crate::platform::aws::sdk_config;
 use crate::platform::config::{ConfigError, Environment};
 use crate::platform::lazy_client::LazyClient;
 use crate::platform::secrets::{HookSecret, Secret, WebhookSecret};
-use crate::push::PushSender;
 use crate::push::answer_url::AnswerUrls;
 use crate::push::fcm::Fcm;
 use crate::push::sns::{Sns, SnsApplications};
+use crate::push::{PushSender, PushServices};
 use crate::replay_queue::ReplayQueue;
 pub use crate::runtime::run;
 use crate::runtime::start_logging;
@@ -127,13 +127,11 @@ impl Start {
 
     fn effect_runner(&self) -> Result<EffectRunner, ConfigError> {
         let environment = &self.environment;
-        let fcm = Fcm::from_environment(environment, self.secret("FCM_SECRET_ARN")?)?;
         let answer_urls = AnswerUrls::from_environment(environment, self.signing()?)?;
         let hours = u64::from(environment.count("MISSED_CALL_HOURS", 24)?);
         let pushes = PushSender::new(
             self.devices()?,
-            fcm,
-            self.sns()?,
+            self.push_services()?,
             answer_urls,
             self.missed_calls()?,
             Duration::from_secs(hours * 60 * 60),
@@ -144,6 +142,15 @@ impl Start {
             self.timeouts()?,
             self.connections()?,
         ))
+    }
+
+    /// The push services.
+    ///
+    /// # Errors
+    /// When a variable is missing or invalid.
+    pub fn push_services(&self) -> Result<PushServices, ConfigError> {
+        let fcm = Fcm::from_environment(&self.environment, self.secret("FCM_SECRET_ARN")?)?;
+        Ok(PushServices::new(fcm, self.sns()?))
     }
 
     /// The calls in the table.

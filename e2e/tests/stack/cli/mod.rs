@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use command::Ringback;
 use futures::FutureExt;
+use reqwest::Method;
 use ringback_e2e::fixture::{Fixture, SOON, unused_mobile_number};
 use serde_json::{Value, json};
 
@@ -266,5 +267,43 @@ async fn a_failure_has_a_sentence_on_stderr_and_its_exit_code() -> Result<()> {
     away.run(&["call", "tail"])
         .await?
         .fails(3, "cannot be reached");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_are_listed_and_a_test_push_says_what_the_service_answers() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    let ringback = Ringback::with(Some(&fixture.stack))?;
+    let app = fixture.app("1001").await?;
+    let list = ["device", "list", "--extension", "1001", "--json"];
+    let listed = ringback.run(&list).await?;
+    assert!(!listed.stdout.contains(&app.push_token), "{listed:?}");
+    let document = listed.document()?;
+    let devices = document["devices"].as_array().context("no devices")?;
+    let device = devices.iter().find(|it| it["device_id"] == *app.device);
+    assert_eq!(device.context("not listed")?["platforms"], json!(["fcm"]));
+
+    let test = ["device", "push-test", "--extension", "1001", &app.device];
+    let tested = ringback.run(&test).await?;
+    assert_eq!(tested.succeeds(), "fcm  accepted by fcm\n");
+    app.push("call_cancelled").await?;
+    assert_eq!(app.count_pushes("incoming_call").await?, 0);
+
+    let unregistered = json!({ "tokens": { (app.push_token.as_str()): "UNREGISTERED" } });
+    fixture.fcm_behaves(&unregistered).await?;
+    let refused = ringback.run(&test).await;
+    fixture.fcm_behaves(&json!({})).await?;
+    refused?.fails(1, "fcm: the push address has expired");
+    let unknown = ["device", "push-test", "--extension", "1002", &app.device];
+    let unknown = ringback.run(&unknown).await?;
+    unknown.fails(1, "1002 has no device");
+
+    let client = fixture.unregistered_app("1001");
+    let path = format!("/api/devices/{}", client.device);
+    let no_address = json!({ "extension": "1001", "addresses": [] });
+    client.ask(Method::PUT, &path, Some(no_address)).await?;
+    let without = ["device", "push-test", "--extension", "1001", &client.device];
+    let without = ringback.run(&without).await?;
+    without.fails(1, "has no push address to test");
     Ok(())
 }

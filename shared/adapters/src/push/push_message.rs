@@ -7,6 +7,8 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
 
 use ringback_core::call::{Call, CancelReason};
+use ringback_core::ids::CallId;
+use ringback_core::phone_number::Caller;
 use ringback_core::timestamp::Timestamp;
 
 /// A service that asks for no pause (`Retry-After: 0`) is asked again after this one.
@@ -95,6 +97,32 @@ impl PushMessage {
         let count = count.map(|count| ("missed_calls".to_owned(), count.to_string().into()));
         message.data.extend(count);
         message
+    }
+
+    /// A push for a test: it ends a call that does not exist, so a device that gets it neither rings nor shows anything.
+    #[must_use]
+    pub fn test(now: Timestamp) -> Self {
+        let reason = CancelReason::AnsweredElsewhere;
+        let id = CallId::fresh().to_string();
+        let at = now.as_millis().to_string();
+        let data = json!({
+            "type": "call_cancelled",
+            "call_id": id,
+            "server_call_id": id,
+            "caller_name": "Ringback test",
+            "caller_number": Caller::WITHHELD,
+            "call_type": "voice",
+            "reason": reason.as_str(),
+            "expires_at": at,
+            "sent_at": at,
+        });
+        Self {
+            kind: PushKind::CallCancelled(reason),
+            data: data.as_object().cloned().unwrap_or_default(),
+            collapse_key: id,
+            expires_at: now + CANCELLED_UNTIL,
+            sent_at: now,
+        }
     }
 
     fn with_reason(mut self, reason: CancelReason) -> Self {

@@ -15,20 +15,17 @@ use ringback_core::ids::DeviceId;
 use ringback_core::timestamp::Timestamp;
 
 use super::answer_url::AnswerUrls;
-use super::fcm::Fcm;
 use super::push_message::{PushError, PushKind, PushMessage, RetryAfter};
-use super::sns::{self, Sns};
+use super::push_services::PushServices;
 use crate::platform::clock;
 use crate::store::devices::{Device, Devices, PushAddress};
 use crate::store::missed_calls::MissedCalls;
-use crate::telemetry::metrics;
 
 /// Sends pushes, and removes expired push addresses.
 #[derive(Debug)]
 pub struct PushSender {
     devices: Devices,
-    fcm: Fcm,
-    sns: Sns,
+    services: PushServices,
     answer_urls: AnswerUrls,
     missed_calls: MissedCalls,
     notices_kept_for: Duration,
@@ -40,8 +37,7 @@ impl PushSender {
     #[must_use]
     pub const fn new(
         devices: Devices,
-        fcm: Fcm,
-        sns: Sns,
+        services: PushServices,
         answer_urls: AnswerUrls,
         missed_calls: MissedCalls,
         notices_kept_for: Duration,
@@ -50,8 +46,7 @@ impl PushSender {
             missed_calls,
             notices_kept_for,
             devices,
-            fcm,
-            sns,
+            services,
             answer_urls,
         }
     }
@@ -65,11 +60,7 @@ impl PushSender {
     /// Fetches what the first push needs: the key of the answer URLs and, unless SNS serves all devices, access to FCM.
     pub async fn get_ready(&self) {
         // The futures are large.
-        let access = async {
-            if !self.sns.serves_fcm() {
-                self.fcm.get_ready().await;
-            }
-        };
+        let access = self.services.get_ready();
         tokio::join!(Box::pin(access), Box::pin(self.answer_urls.get_ready()));
     }
 
@@ -221,18 +212,8 @@ impl PushSender {
         // The future is large.
         let message = self.for_device(call, device, address.platform, message);
         let message = &*Box::pin(message).await;
-        let (result, via) = match address.platform {
-            PushPlatform::Fcm if !self.sns.serves_fcm() => {
-                let token = address.token.as_str();
-                (self.fcm.send(token, message, until).await, "fcm")
-            }
-            platform => (
-                self.sns.send(address, message).await,
-                sns::service(platform),
-            ),
-        };
+        let (result, via) = self.services.send(address, message, until).await;
         let (call_id, device_id) = (call.call_id, &device.device_id);
-        metrics::pushed(via, metric_value(&result));
         match result {
             Ok(()) => {
                 tracing::debug!(%call_id, %device_id, via, kind = ?message.kind, "push sent");
@@ -306,13 +287,4 @@ enum Delivery {
     /// A later push may succeed.
     Delayed(RetryAfter),
     Failed,
-}
-
-/// The value of the dimension `result` in the metric `push_results`.
-const fn metric_value(result: &Result<(), PushError>) -> &'static str {
-    match result {
-        Ok(()) => "sent",
-        Err(PushError::AddressExpired) => "expired",
-        Err(_) => "failed",
-    }
 }

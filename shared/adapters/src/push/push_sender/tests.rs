@@ -15,7 +15,8 @@ use crate::auth::signing::Signing;
 use crate::form_fields::FormFields;
 use crate::platform::config::Environment;
 use crate::platform::secrets::{Secret, SigningSecret};
-use crate::push::sns::SnsApplications;
+use crate::push::fcm::Fcm;
+use crate::push::sns::{Sns, SnsApplications};
 use crate::store::Table;
 use crate::store::devices::PushToken;
 use crate::testing;
@@ -64,8 +65,7 @@ impl TestSender {
         let sender = Self {
             pushes: PushSender::new(
                 devices,
-                Fcm::with_access(&server.uri()),
-                sns,
+                PushServices::new(Fcm::with_access(&server.uri()), sns),
                 answer_urls(),
                 MissedCalls::new(testing::table(&server)),
                 A_DAY,
