@@ -82,8 +82,10 @@ impl Target {
         }
         let local = running_stack(Path::new("."))?;
         let aws = local.aws_config().await;
-        let deployment = Deployment::of(self.describe(&aws).await?, self.stack(), aws)?;
+        let mut deployment = Deployment::of(self.describe(&aws).await?, self.stack(), aws)?;
         // The APIs of the local AWS have no addresses of their own.
+        let hooks = ("RegionalHttpUrl".to_owned(), local.http_url.clone());
+        deployment.outputs.extend([hooks]);
         Ok(Deployment {
             http_url: local.http_url,
             ws_url: local.ws_url,

@@ -7,7 +7,8 @@ use std::process::ExitCode;
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  refused: the deployment does not accept the token, the number or the value, or another admin has changed the entry
+  1  refused: the deployment does not accept the token, the number or the value, or another admin has changed the entry;
+     or a test has failed, or the PBX has a mistake
   2  wrong use: an argument, a file or the input is not valid; nothing was changed
   3  not reachable: there is no such stack, no login at AWS, or no answer";
 

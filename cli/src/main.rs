@@ -10,6 +10,7 @@ mod duration;
 mod failure;
 mod lambda;
 mod output;
+mod pbx;
 mod prompt;
 mod route;
 mod secret;
@@ -30,6 +31,7 @@ use deployment::{Deployment, Target};
 use device::DeviceCommand;
 use failure::Result;
 use output::Output;
+use pbx::PbxCommand;
 use route::{RouteCommand, TelephoneCommand};
 use secret::SecretCommand;
 use smoke::SmokeArguments;
@@ -82,6 +84,11 @@ enum Command {
         login: Login,
         #[command(subcommand)]
         command: DeviceCommand,
+    },
+    /// Write the site files of a PBX, and find mistakes in its configuration
+    Pbx {
+        #[command(subcommand)]
+        command: PbxCommand,
     },
     /// Test a deployment with a real call that rings no telephone, and say which step fails
     #[command(after_help = smoke::HELP)]
@@ -136,6 +143,13 @@ async fn run(arguments: Arguments, output: Output) -> Result<()> {
         );
         return Ok(());
     }
+    // The PBX has no login at AWS.
+    if let Command::Pbx {
+        command: PbxCommand::Check(arguments),
+    } = arguments.command
+    {
+        return pbx::check(arguments, output).await;
+    }
     let deployment = arguments.target.find().await?;
     match arguments.command {
         Command::Token(arguments) => token::run(&deployment, arguments, output).await,
@@ -158,7 +172,10 @@ async fn run(arguments: Arguments, output: Output) -> Result<()> {
             smoke::run(&deployment, login.token.as_ref(), arguments, output).await
         }
         Command::Secret { command } => secret::run(&deployment, command, output).await,
-        Command::Completions { .. } => Ok(()),
+        Command::Pbx {
+            command: PbxCommand::Init(arguments),
+        } => pbx::init(&deployment, arguments, output).await,
+        Command::Completions { .. } | Command::Pbx { .. } => Ok(()),
     }
 }
 

@@ -123,7 +123,7 @@ impl SecretName {
     }
 
     /// The stack's output with its ARN.
-    const fn output(self) -> &'static str {
+    pub(crate) const fn output(self) -> &'static str {
         match self {
             Self::App => "AppSecretArn",
             Self::Webhook => "WebhookSecretArn",
@@ -451,7 +451,7 @@ fn note_other_region(deployment: &Deployment, name: SecretName, output: Output) 
 }
 
 /// 244 random bits, in characters that are safe in URLs, headers and configuration files.
-fn generate() -> String {
+pub(crate) fn generate() -> String {
     format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple())
 }
 

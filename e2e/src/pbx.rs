@@ -10,7 +10,7 @@ use reqwest::{Client, Method, RequestBuilder};
 use ringback_local::pbx::server::ari_client;
 use ringback_local::process::PidFile;
 use ringback_local::settings::{PBXS, Settings};
-use ringback_local::stack::{Ari, Pbx};
+use ringback_local::stack::Ari;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -129,27 +129,63 @@ impl DialplanGlobals {
     }
 }
 
+/// The folder with the configuration of the PBX at this index of the stack's list.
+pub fn configuration_folder(fixture: &Fixture, which: usize) -> PathBuf {
+    let state = ringback_local::pbx::source::state(&Settings::from_environment());
+    state.join(&fixture.stack.pbxs[which].name).join("etc")
+}
+
+/// The command that started the Asterisk at this index of the stack's list, with its arguments for the console.
+pub fn asterisk_command(fixture: &Fixture, which: usize) -> Result<String> {
+    let name = &fixture.stack.pbxs[which].name;
+    let ports = PBXS.iter().find(|pbx| pbx.name == name);
+    let daemon = ports.context("no such PBX")?.daemon;
+    let asterisk = PidFile::new(&Settings::from_environment().state_dir(), daemon);
+    let pid = asterisk.running().context("Asterisk is not running")?;
+    let words = std::fs::read_to_string(format!("/proc/{pid}/cmdline"))?;
+    let words = words.split_terminator('\0').filter(|word| *word != "-f");
+    Ok(words.collect::<Vec<_>>().join(" "))
+}
+
+/// Loads a module of a running PBX (`POST`), reloads it (`PUT`) or unloads it (`DELETE`).
+pub async fn change_module(
+    fixture: &Fixture,
+    which: usize,
+    method: Method,
+    module: &str,
+) -> Result<()> {
+    let ari = &fixture.stack.pbxs[which].ari;
+    module_request(&ari_client(&ari.ca_pem)?, ari, method, module).await
+}
+
+async fn module_request(http: &Client, ari: &Ari, method: Method, module: &str) -> Result<()> {
+    let url = format!("{}/asterisk/modules/{module}", ari.local_url);
+    let request = http.request(method, url);
+    let request = request.basic_auth(&ari.username, Some(&ari.password));
+    request.send().await?.error_for_status()?;
+    Ok(())
+}
+
 /// A changed file of a running PBX's configuration. The change is undone with [`ChangedFile::undo`].
 pub struct ChangedFile {
     path: PathBuf,
     original: String,
-    module: &'static str,
+    module: Option<&'static str>,
     http: Client,
     ari: Ari,
 }
 
 impl ChangedFile {
-    /// Changes a file below `etc` of the PBX at this index of the stack's list, and reloads the module that reads it.
+    /// Changes a file below `etc` of the PBX at this index of the stack's list. Reloads the module that reads it, if it is named.
     pub async fn change(
         fixture: &Fixture,
         which: usize,
         name: &str,
-        module: &'static str,
+        module: Option<&'static str>,
         change: impl Fn(&str) -> String,
     ) -> Result<Self> {
-        let Pbx { name: pbx, ari, .. } = &fixture.stack.pbxs[which];
-        let state = ringback_local::pbx::source::state(&Settings::from_environment());
-        let path = state.join(pbx).join("etc").join(name);
+        let ari = &fixture.stack.pbxs[which].ari;
+        let path = configuration_folder(fixture, which).join(name);
         let file = Self {
             original: std::fs::read_to_string(&path)?,
             path,
@@ -170,10 +206,9 @@ impl ChangedFile {
 
     async fn write(&self, text: &str) -> Result<()> {
         std::fs::write(&self.path, text)?;
-        let url = format!("{}/asterisk/modules/{}", self.ari.local_url, self.module);
-        let reload = self.http.put(url);
-        let reload = reload.basic_auth(&self.ari.username, Some(&self.ari.password));
-        reload.send().await?.error_for_status()?;
-        Ok(())
+        match self.module {
+            Some(module) => module_request(&self.http, &self.ari, Method::PUT, module).await,
+            None => Ok(()),
+        }
     }
 }

@@ -54,6 +54,11 @@ impl Ringback {
         Ok(std::fs::write(self.folder.join(name), text)?)
     }
 
+    /// The path of a file in the folder.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
     /// Runs a command for the local stack to its end.
     pub(crate) async fn run(&self, arguments: &[&str]) -> Result<Outcome> {
         self.run_with_stdin(arguments, "").await

@@ -2,6 +2,7 @@
 
 pub(crate) mod command;
 mod interceptor;
+mod pbx;
 mod smoke;
 
 use std::panic::{AssertUnwindSafe, resume_unwind};

@@ -59,7 +59,7 @@ async fn fails_if_the_number_leads_elsewhere(ringback: &Ringback) -> Result<()> 
 
 async fn fails_without_the_endpoint(fixture: &Fixture, ringback: &Ringback) -> Result<()> {
     let (name, module) = SMOKE;
-    let change = ChangedFile::change(fixture, 1, name, module, |_| String::new()).await?;
+    let change = ChangedFile::change(fixture, 1, name, Some(module), |_| String::new()).await?;
     let failed = ringback.run(&["smoke", "--pbx", "pbx2", "--json"]).await;
     change.undo().await?;
     let failed = failed?;
@@ -72,7 +72,7 @@ async fn fails_if_the_phone_does_not_answer(fixture: &Fixture, ringback: &Ringba
     let (name, module) = DIALPLAN;
     let silent =
         |text: &str| text.replace("ringback-smoke,1,Answer()", "ringback-smoke,1,Hangup(20)");
-    let change = ChangedFile::change(fixture, 1, name, module, silent).await?;
+    let change = ChangedFile::change(fixture, 1, name, Some(module), silent).await?;
     let failed = ringback.run(&["smoke", "--pbx", "pbx2", "--json"]).await;
     change.undo().await?;
     let failed = failed?;
@@ -88,7 +88,7 @@ async fn fails_if_the_hook_is_rejected(fixture: &Fixture, ringback: &Ringback) -
     let (name, module) = ("ringback-site/dialplan.conf", "pbx_config.so");
     let wrong =
         |text: &str| text.replace("RINGBACK_HOOK_SECRET = ", "RINGBACK_HOOK_SECRET = wrong");
-    let change = ChangedFile::change(fixture, 1, name, module, wrong).await?;
+    let change = ChangedFile::change(fixture, 1, name, Some(module), wrong).await?;
     let failed = ringback.run(&["smoke", "--pbx", "pbx2", "--json"]).await;
     change.undo().await?;
     let failed = failed?;
