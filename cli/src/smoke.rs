@@ -1,5 +1,5 @@
-//! `ringback smoke`: a real call on the way of every call, without a telephone. A PBX calls itself as a caller on the trunk, this
-//! command is the app that is told of the call and accepts it, and the PBX calls itself again as the app's phone.
+//! `ringback smoke`: a real call without a telephone. A PBX calls itself as a caller on the trunk does. This command is the app, which
+//! accepts the call. Then the PBX calls itself again, as the app's phone.
 
 use std::time::Duration;
 
@@ -157,7 +157,7 @@ impl Test<'_> {
         written.map(drop).map_err(Refusal::into_failure)
     }
 
-    /// Registers the app without a push address, so it is told of the call over the WebSocket.
+    /// Registers the app without a push address. Such an app learns of calls over the WebSocket.
     async fn register_device(&mut self) -> Result<()> {
         let body = json!({ "extension": SMOKE_EXTENSION, "addresses": [] });
         self.has_device = true;
@@ -191,7 +191,7 @@ impl Test<'_> {
         })
     }
 
-    /// Waits until the app is told of this call, and not of that of another test.
+    /// Waits until the app learns of this call. Another test may run at the same time.
     async fn hear_of_call(&mut self, app: &mut Client) -> Result<()> {
         let deadline = Instant::now() + STEP;
         let mut offered = Vec::new();

@@ -49,7 +49,7 @@ pub(crate) struct InitArguments {
     /// An address from which Exotel's trunk calls; ask Exotel for those of your account's region
     #[arg(long, required = true, value_name = "ADDRESS")]
     trunk: Vec<IpAddr>,
-    /// An extension whose devices share one SIP account
+    /// An extension that gets a SIP account, which its devices share
     #[arg(long, value_name = "EXTENSION")]
     extension: Vec<String>,
     /// The name of this PBX in AriUrl, if that lists several
