@@ -12,7 +12,7 @@ use tokio::process::Command;
 /// Longer than any invocation takes.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// The deployed functions.
+/// The deployed functions, without `doctor`, which people start by hand.
 pub const FUNCTIONS: [&str; 16] = [
     "exotel-webhook",
     "asterisk-incoming",

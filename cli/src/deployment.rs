@@ -184,8 +184,11 @@ impl Deployment {
         self.aws.region().map_or("", Region::as_ref)
     }
 
-    /// Reads the secret with the ARN in this output. `None`: it has no value yet.
-    pub(crate) async fn secret(&self, output: &str) -> Result<Option<Value>> {
+    /// Reads the secret with the ARN in this output. `None`: it has no value yet. The inner error: it is not JSON.
+    pub(crate) async fn secret(
+        &self,
+        output: &str,
+    ) -> Result<Option<std::result::Result<Value, serde_json::Error>>> {
         let client = aws_sdk_secretsmanager::Client::new(&self.aws);
         let arn = self.output(output)?;
         let text = match client.get_secret_value().secret_id(arn).send().await {
@@ -193,15 +196,7 @@ impl Deployment {
             Err(error) if error.code() == Some("ResourceNotFoundException") => String::new(),
             Err(error) => return Err(aws_failure("Secrets Manager", &error)),
         };
-        if text.is_empty() {
-            return Ok(None);
-        }
-        // The parser's error may contain parts of the secret.
-        serde_json::from_str(&text).map(Some).map_err(|_| {
-            Failure::refused(format!(
-                "The secret {arn} is not a JSON object: write all its fields again with `ringback secret set`."
-            ))
-        })
+        Ok((!text.is_empty()).then(|| serde_json::from_str(&text)))
     }
 
     /// Replaces the value of a secret.

@@ -6,6 +6,7 @@ mod call;
 mod deployment;
 mod device;
 mod directory;
+mod doctor;
 mod duration;
 mod failure;
 mod lambda;
@@ -103,6 +104,8 @@ enum Command {
         #[command(subcommand)]
         command: SecretCommand,
     },
+    /// Find what is wrong with the deployment, and print what fixes it. Exit code 1: a fault was found
+    Doctor,
     /// Print the completions of a shell
     #[command(
         after_help = "Example:\n  ringback completions bash > ~/.local/share/bash-completion/completions/ringback"
@@ -125,7 +128,7 @@ async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let output = Output::new(arguments.json);
     match run(arguments, output).await {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => {
             output.fail(&failure);
             failure.exit_code()
@@ -133,7 +136,7 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(arguments: Arguments, output: Output) -> Result<()> {
+async fn run(arguments: Arguments, output: Output) -> Result<ExitCode> {
     if let Command::Completions { shell } = arguments.command {
         clap_complete::generate(
             shell,
@@ -141,17 +144,19 @@ async fn run(arguments: Arguments, output: Output) -> Result<()> {
             "ringback",
             &mut std::io::stdout(),
         );
-        return Ok(());
+        return Ok(ExitCode::SUCCESS);
     }
     // The PBX has no login at AWS.
     if let Command::Pbx {
         command: PbxCommand::Check(arguments),
     } = arguments.command
     {
-        return pbx::check(arguments, output).await;
+        return pbx::check(arguments, output)
+            .await
+            .map(|()| ExitCode::SUCCESS);
     }
     let deployment = arguments.target.find().await?;
-    match arguments.command {
+    let done = match arguments.command {
         Command::Token(arguments) => token::run(&deployment, arguments, output).await,
         Command::Route { login, command } => {
             let country = deployment.parameter("DefaultCountry").unwrap_or("IN");
@@ -175,8 +180,13 @@ async fn run(arguments: Arguments, output: Output) -> Result<()> {
         Command::Pbx {
             command: PbxCommand::Init(arguments),
         } => pbx::init(&deployment, arguments, output).await,
+        Command::Doctor => {
+            let is_healthy = doctor::run(&deployment, output).await?;
+            return Ok(ExitCode::from(u8::from(!is_healthy)));
+        }
         Command::Completions { .. } | Command::Pbx { .. } => Ok(()),
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 impl Login {

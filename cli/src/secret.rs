@@ -4,6 +4,7 @@
 use std::io::IsTerminal;
 
 use clap::{Args, Subcommand, ValueEnum};
+use ringback::doctor::{Fault, Finding};
 use ringback::platform::secrets::{
     AppSecret, AriCredentials, ExotelAccount, HookSecret, ServiceAccount, SigningSecret,
     WebhookSecret,
@@ -97,12 +98,30 @@ pub(crate) enum SecretName {
 
 type Fields = Map<String, Value>;
 
+/// Whether a value comes from an example: `change-me`, `<key>`, `…`.
+fn is_placeholder(value: &Value) -> bool {
+    let text = value.as_str().unwrap_or_default();
+    text.contains("change-me") || text.starts_with('<') || text.contains('…')
+}
+
 impl SecretName {
+    /// All secrets.
+    pub(crate) const ALL: [Self; 7] = [
+        Self::App,
+        Self::Webhook,
+        Self::Hook,
+        Self::Signing,
+        Self::Exotel,
+        Self::Asterisk,
+        Self::Fcm,
+    ];
+
     /// Reads the secret. One without a value has no fields.
     pub(crate) async fn read(self, deployment: &Deployment) -> Result<Fields> {
         match deployment.secret(self.output()).await? {
             None => Ok(Fields::new()),
-            Some(Value::Object(fields)) => Ok(fields),
+            Some(Ok(Value::Object(fields))) => Ok(fields),
+            // The parser's error may contain parts of the secret.
             Some(_) => Err(Failure::refused(format!(
                 "The secret {} is not a JSON object: write it again with `aws secretsmanager put-secret-value`.",
                 self.name()
@@ -110,7 +129,32 @@ impl SecretName {
         }
     }
 
-    const fn name(self) -> &'static str {
+    /// What is wrong with the value of the secret.
+    pub(crate) async fn fault(self, deployment: &Deployment) -> Result<Option<Finding>> {
+        let unusable = Fault::SecretUnusable.at(self.name());
+        let fields = match deployment.secret(self.output()).await? {
+            Some(Ok(Value::Object(fields))) => fields,
+            Some(_) => return Ok(Some(unusable.seen("it is not a JSON object"))),
+            // A deployment without calls to telephones has none.
+            None if self == Self::Exotel => return Ok(None),
+            None => return Ok(Some(Fault::SecretMissing.at(self.name()))),
+        };
+        let placeholder = fields.iter().find(|(_, value)| is_placeholder(value));
+        let lacking = self
+            .fields()
+            .iter()
+            .find(|field| !fields.contains_key(**field));
+        Ok(match (self.check(&fields), placeholder, lacking) {
+            (Err(failure), ..) => Some(unusable.seen(failure)),
+            (_, Some((field, _)), _) => Some(unusable.seen(format!("{field} is a placeholder"))),
+            (_, _, Some(field)) if self == Self::Exotel && !fields.is_empty() => {
+                Some(unusable.seen(format!("it has no {field}, which calls to telephones need")))
+            }
+            _ => None,
+        })
+    }
+
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::App => "app",
             Self::Webhook => "webhook",
@@ -232,7 +276,7 @@ impl SecretName {
         match serde_json::from_value::<T>(value) {
             Ok(_) => Ok(()),
             Err(_) => Err(Failure::wrong_use(format!(
-                "The secret {} needs {required}; nothing was changed.",
+                "The secret {} needs {required}.",
                 self.name()
             ))),
         }

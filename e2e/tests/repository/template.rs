@@ -142,6 +142,8 @@ fn each_function_may_do_to_the_table_only_what_it_does() -> Result<()> {
         ("health", "GetItem"),
         ("smoke", ""),
         ("push-test", "Query"),
+        // Lists routes and the devices of their extensions.
+        ("doctor", "Query"),
         // Reads accounts, their devices and the jobs of PBXs, and deletes jobs that are done.
         ("sip-accounts", "Query GetItem DeleteItem"),
         // Reads, lists and changes entries, and adds to the audit trail.
@@ -175,11 +177,13 @@ fn each_function_may_do_to_the_table_only_what_it_does() -> Result<()> {
 #[test]
 fn each_secret_is_readable_only_by_the_functions_that_need_it() -> Result<()> {
     let template = template()?;
-    let users_of_ari =
-        CALL_HANDLERS
-            .iter()
-            .copied()
-            .chain(["health", "devices", "sip-accounts", "smoke"]);
+    let users_of_ari = CALL_HANDLERS.iter().copied().chain([
+        "health",
+        "devices",
+        "sip-accounts",
+        "smoke",
+        "doctor",
+    ]);
     let expected: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::from([
         // Functions that check the tokens of apps.
         (
@@ -195,7 +199,10 @@ fn each_secret_is_readable_only_by_the_functions_that_need_it() -> Result<()> {
         ),
         ("WebhookSecret", ["exotel-webhook", "ws-authorizer"].into()),
         ("HookSecret", ["asterisk-incoming"].into()),
-        ("ExotelSecret", ["call-timeout", "ws-message"].into()),
+        (
+            "ExotelSecret",
+            ["call-timeout", "ws-message", "doctor"].into(),
+        ),
         // Functions that create or check call ids, or send pushes.
         (
             "SigningSecret",
@@ -207,7 +214,11 @@ fn each_secret_is_readable_only_by_the_functions_that_need_it() -> Result<()> {
         ),
         (
             "FcmSecret",
-            CALL_HANDLERS.iter().copied().chain(["push-test"]).collect(),
+            CALL_HANDLERS
+                .iter()
+                .copied()
+                .chain(["push-test", "doctor"])
+                .collect(),
         ),
         ("AsteriskSecret", users_of_ari.collect()),
     ]);

@@ -11,11 +11,13 @@
 //! 6. [`auth`]: authentication of these requests.
 //! 7. [`telemetry`]: logs, metrics and traces.
 //! 8. [`platform`]: clock, configuration, secrets, HTTPS. It knows nothing about calls.
-//! 9. [`start`] builds all of this for a function, and [`runtime`] runs the function in Lambda.
+//! 9. [`doctor`] lists the faults that a deployment can have.
+//! 10. [`start`] builds all of this for a function, and [`runtime`] runs the function in Lambda.
 
 pub mod api;
 pub mod asterisk;
 pub mod auth;
+pub mod doctor;
 pub mod effect_runner;
 pub mod exotel;
 pub mod form_fields;

@@ -4,6 +4,7 @@ use reqwest::StatusCode;
 use ringback_core::ids::PbxName;
 
 use crate::platform::secrets::SecretError;
+use crate::telemetry::requests;
 
 /// Why Asterisk did not do what Ringback requested.
 #[derive(Debug, thiserror::Error)]
@@ -37,4 +38,23 @@ pub enum AsteriskError {
     /// The secret with the ARI password could not be read.
     #[error(transparent)]
     Secret(#[from] SecretError),
+}
+
+impl AsteriskError {
+    /// Whether the certificate of the PBX is not trusted.
+    #[must_use]
+    pub fn is_about_trust(&self) -> bool {
+        match self {
+            Self::BadCertificate(_) => true,
+            // The TLS library's own error is not in the public interface of the HTTP client.
+            Self::Unreachable(..) => self.with_causes().contains("certificate"),
+            _ => false,
+        }
+    }
+
+    /// The error with its causes, in one line.
+    #[must_use]
+    pub fn with_causes(&self) -> String {
+        requests::error_chain(self)
+    }
 }

@@ -13,6 +13,7 @@ mod ari_client;
 mod called_phone;
 pub mod dialplan_report;
 mod error;
+mod examination;
 mod originate_request;
 mod pbx;
 mod pbx_list;
@@ -38,6 +39,7 @@ use pbx::REGISTRATION_POLL_INTERVAL;
 
 pub use called_phone::{CalledPhone, PhoneTransports};
 pub use error::AsteriskError;
+pub use examination::{DialplanNotes, HookAnswer};
 #[cfg(any(test, feature = "testing"))]
 pub(crate) use pbx::read_any_answer;
 pub use pbx::{BridgeOutcome, BusyOutcome, Pbx, PhoneLegState};

@@ -614,8 +614,8 @@ struct ConfigField {
 }
 
 #[derive(Deserialize)]
-struct Variable {
-    value: String,
+pub(super) struct Variable {
+    pub(super) value: String,
 }
 
 #[derive(Deserialize)]

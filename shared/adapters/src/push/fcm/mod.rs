@@ -103,7 +103,8 @@ impl Fcm {
     ) -> Result<(), PushError> {
         let until = until.min(message.expires_at);
         let (mut renewed, mut waited) = (false, false);
-        let mut attempt = self.attempt(token, message).await?;
+        let body = request_body(token, message);
+        let mut attempt = self.attempt(&body).await?;
         loop {
             let retry_reason = match attempt {
                 Ok(()) => return Ok(()),
@@ -144,7 +145,7 @@ impl Fcm {
             };
             requests::log_retry(SYSTEM, retry_reason);
             let time_left = until.since(clock::now());
-            let retry = tokio::time::timeout(time_left, self.attempt(token, message)).await;
+            let retry = tokio::time::timeout(time_left, self.attempt(&body)).await;
             let too_late = |_| delayed(RetryAfter::SERVER_ERROR, "no reply in time");
             attempt = retry.map_err(too_late)??;
         }
@@ -166,11 +167,27 @@ impl Fcm {
         }
     }
 
-    async fn attempt(
-        &self,
-        token: &str,
-        message: &PushMessage,
-    ) -> Result<Result<(), SendFailure>, PushError> {
+    /// Checks that FCM accepts the service account: a message that FCM only validates, to a topic that nobody has subscribed to.
+    ///
+    /// # Errors
+    /// [`PushError::NotAccepted`] when FCM refuses, [`PushError::Delayed`] when it cannot be reached or fails.
+    pub async fn validate(&self) -> Result<(), PushError> {
+        let message = json!({ "topic": "ringback-doctor", "data": { "type": "doctor" } });
+        let body = json!({ "validate_only": true, "message": message });
+        match self.attempt(&body).await? {
+            Ok(()) => Ok(()),
+            Err(
+                SendFailure::Busy { retry, description }
+                | SendFailure::NoReply { retry, description },
+            ) => Err(PushError::Delayed { retry, description }),
+            Err(
+                SendFailure::AccessRefused { description, .. } | SendFailure::Refused(description),
+            ) => Err(PushError::NotAccepted(description)),
+            Err(SendFailure::TokenUnregistered) => Err(not_accepted("UNREGISTERED")),
+        }
+    }
+
+    async fn attempt(&self, body: &Value) -> Result<Result<(), SendFailure>, PushError> {
         let account = self.account.value().await.map_err(without_account)?;
         let client = self.client().await?;
         let access = match self.access_token(client, &account).await {
@@ -193,7 +210,7 @@ impl Fcm {
         let request = client
             .post(url)
             .bearer_auth(access.expose_secret())
-            .json(&request_body(token, message));
+            .json(body);
         Ok(
             match xray::trace_request(SYSTEM, "sending a push", request.send()).await {
                 Ok(reply) => read_reply(reply, account, access).await,

@@ -5,6 +5,8 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
+
 use aws_sdk_sns::Client;
 use aws_sdk_sns::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_sns::operation::create_platform_endpoint::CreatePlatformEndpointError;
@@ -35,6 +37,15 @@ pub struct SnsApplications {
     fcm: Option<String>,
     apns: Option<String>,
     apns_voip: Option<String>,
+}
+
+/// What SNS says about a platform application.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApplicationState {
+    /// Whether it sends pushes.
+    pub is_enabled: bool,
+    /// When Apple's certificate ends, in ISO 8601. `None` without one: FCM, and APNs with a key.
+    pub certificate_ends: Option<String>,
 }
 
 /// Why no endpoint could be created for a device, or deleted.
@@ -114,6 +125,17 @@ impl SnsApplications {
     }
 }
 
+impl ApplicationState {
+    fn of(attributes: &HashMap<String, String>) -> Self {
+        Self {
+            is_enabled: attributes
+                .get("Enabled")
+                .is_none_or(|value| value != "false"),
+            certificate_ends: attributes.get("AppleCertificateExpirationDate").cloned(),
+        }
+    }
+}
+
 impl Sns {
     /// SNS in the region of these applications.
     #[must_use]
@@ -122,6 +144,32 @@ impl Sns {
             client: client.into(),
             applications,
         }
+    }
+
+    /// The ARNs of the platform applications with what SNS says about each. `None`: it does not exist.
+    ///
+    /// # Errors
+    /// When SNS does not answer, or refuses.
+    pub async fn application_states(
+        &self,
+    ) -> Result<Vec<(String, Option<ApplicationState>)>, EndpointError> {
+        let SnsApplications {
+            fcm,
+            apns,
+            apns_voip,
+        } = &self.applications;
+        let mut states = Vec::new();
+        for arn in [fcm, apns, apns_voip].into_iter().flatten() {
+            let request = self.client.get_platform_application_attributes();
+            let answer = request.platform_application_arn(arn).send().await;
+            let state = match answer {
+                Ok(answer) => Some(ApplicationState::of(&answer.attributes.unwrap_or_default())),
+                Err(error) if error.code() == Some("NotFound") => None,
+                Err(error) => return Err(EndpointError::Unavailable(error.into())),
+            };
+            states.push((arn.clone(), state));
+        }
+        Ok(states)
     }
 
     /// Whether this deployment reaches Android phones through SNS instead of FCM.

@@ -1,0 +1,96 @@
+//! `ringback doctor`: finds what is wrong with a deployment. A part of the checks runs in the function `doctor`.
+
+mod apis;
+mod lambda;
+
+use ringback::doctor::{Fault, Finding};
+use serde_json::json;
+
+use crate::deployment::Deployment;
+use crate::failure::Result;
+use crate::output::Output;
+use crate::secret::SecretName;
+use lambda::Lambda;
+
+/// AWS lets no account reserve more than all but this many.
+const LEAST_CONCURRENCY: u32 = 100;
+
+/// Runs all checks, and returns whether the deployment has no fault.
+pub(crate) async fn run(deployment: &Deployment, output: Output) -> Result<bool> {
+    let lambda = Lambda::new(deployment)?;
+    let mut findings = check_secrets(deployment).await?;
+    let lacks = |name: &str| {
+        findings
+            .iter()
+            .any(|finding: &Finding| finding.place == name)
+    };
+    let has_token = !lacks(SecretName::App.name());
+    findings.extend(lambda.examine().await?.findings);
+    findings.extend(apis::check_http(deployment).await?);
+    if has_token {
+        match apis::check_websocket(deployment).await? {
+            Some(found) => findings.extend(found),
+            None => output
+                .note("The WebSocket API was not tried: your identity provider makes the tokens."),
+        }
+    }
+    findings.extend(check_concurrency(&lambda, deployment).await?);
+    if let Some(other) = deployment.parameter("OtherRegion") {
+        let here = deployment.region();
+        output.note(&format!(
+            "These are the parts in {here}. Check the others with --region {other}."
+        ));
+    }
+    print(&findings, output)?;
+    Ok(findings.is_empty())
+}
+
+/// Each secret has a value that the functions can use.
+async fn check_secrets(deployment: &Deployment) -> Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    for name in SecretName::ALL {
+        // Nothing uses the secret app then.
+        if name == SecretName::App && deployment.providers_algorithm().is_some() {
+            continue;
+        }
+        findings.extend(name.fault(deployment).await?);
+    }
+    Ok(findings)
+}
+
+async fn check_concurrency(
+    lambda: &Lambda<'_>,
+    deployment: &Deployment,
+) -> Result<Option<Finding>> {
+    let left = lambda.unreserved_concurrency().await?;
+    let fault = Fault::Concurrency.at(deployment.region());
+    Ok((left < LEAST_CONCURRENCY).then(|| fault.seen(format!("{left} are left"))))
+}
+
+fn print(findings: &[Finding], output: Output) -> Result<()> {
+    let documents = findings.iter().map(|finding| {
+        let Finding { fault, place, detail } = finding;
+        json!({
+            "fault": fault.id(), "where": place, "what": fault.what(), "detail": detail, "fix": fault.fix(place),
+        })
+    });
+    let document = json!({ "findings": documents.collect::<Vec<_>>() });
+    let texts = findings.iter().map(|finding| {
+        let Finding {
+            fault,
+            place,
+            detail,
+        } = finding;
+        let detail = detail
+            .as_ref()
+            .map_or_else(String::new, |seen| format!("\n  Seen: {seen}"));
+        let (id, what, fix) = (fault.id(), fault.what(), fault.fix(place));
+        format!("{id}  {place}\n  {what}{detail}\n  Fix: {fix}\n\n")
+    });
+    let count = match findings.len() {
+        0 => "No fault found.".to_owned(),
+        1 => "1 fault found.".to_owned(),
+        many => format!("{many} faults found."),
+    };
+    output.print(&document, &format!("{}{count}", texts.collect::<String>()))
+}
