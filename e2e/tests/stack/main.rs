@@ -19,6 +19,7 @@ mod call_cost;
 mod calls;
 mod cli;
 mod console;
+mod doctor;
 mod events;
 mod hostile;
 mod iphones;

@@ -178,3 +178,14 @@ finding names.
 | fault | what is wrong | what fixes it |
 | --- | --- | --- |
 ";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_has_this_table() {
+        let written = include_str!("../../../docs/doctor.md");
+        assert_eq!(written, page(), "write the right side into docs/doctor.md");
+    }
+}

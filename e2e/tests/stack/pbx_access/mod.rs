@@ -256,6 +256,10 @@ async fn the_proxy_forwards_only_the_functions_ari_requests() -> Result<()> {
             ),
             (LEG_PROGRESS, 404),
             (BRIDGED_LEG, 404),
+            (
+                "GET /ari/channels/ringback-doctor-0192f0aa-7777-7000-8000-000000000001/variable?variable=RINGBACK_DOCTOR",
+                404,
+            ),
             ("GET /ari/asterisk/config/dynamic/res_pjsip/aor/1001", 200),
             (
                 "GET /ari/asterisk/config/dynamic/res_pjsip/endpoint/nobody",
