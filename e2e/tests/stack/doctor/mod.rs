@@ -40,7 +40,7 @@ async fn provoke(patient: &Patient, fault: Fault) -> Result<()> {
     let both = &["pbx1", "pbx2"];
     match fault {
         Fault::SecretMissing => {
-            let seen = patient.with_secret_text("fcm", "").await?;
+            let seen = patient.without_value("fcm").await?;
             exactly(&seen, fault, &["fcm"])
         }
         Fault::SecretUnusable => {

@@ -42,8 +42,8 @@ impl Patient {
 
     /// Registers or removes the device of an extension.
     async fn device(&self, method: Method, extension: &str) -> Result<()> {
-        let token = self.ringback.run(&["token", "--extension", extension]);
-        let token = token.await?;
+        let mint = ["token", "--extension", extension];
+        let token = self.ringback.run(&mint).await?;
         let url = format!("{}/api/devices/doctor", self.fixture.stack.http_url);
         let request = self.fixture.http.request(method, url);
         let request = request.bearer_auth(token.succeeds().trim());
@@ -94,6 +94,22 @@ impl Patient {
         self.put_secret(name, text).await?;
         let seen = self.findings().await;
         self.put_secret(name, &before).await?;
+        seen
+    }
+
+    /// With a secret that has no value, as the deployment creates it.
+    pub(super) async fn without_value(&self, name: &str) -> Result<Vec<(String, String)>> {
+        let manager = aws_sdk_secretsmanager::Client::new(&self.fixture.aws);
+        let id = format!("{STACK_NAME}/{name}");
+        let before = manager.get_secret_value().secret_id(&id).send().await?;
+        let version = before.version_id.context("a version")?;
+        let current = || {
+            let change = manager.update_secret_version_stage().secret_id(&id);
+            change.version_stage("AWSCURRENT")
+        };
+        current().remove_from_version_id(&version).send().await?;
+        let seen = self.findings().await;
+        current().move_to_version_id(&version).send().await?;
         seen
     }
 
