@@ -86,6 +86,9 @@ faults! {
     RouteWithoutDevice, "route_without_device",
         "A number leads to an extension that has no device, so no push wakes a phone."
         => "Start the app of this extension, which registers its device, or `ringback route set NUMBER EXTENSION` with another extension";
+    NoTelephone, "no_telephone",
+        "Exotel is set up, and no extension has a telephone, so apps cannot call telephones."
+        => "`ringback telephone set EXTENSION NUMBER`, or `sam deploy --parameter-overrides CallerIdPolicy=any`";
     SnsMissing, "sns_missing",
         "A platform application of SNS does not exist, so its phones do not wake."
         => "`aws sns create-platform-application`, then `sam deploy` with its ARN in the parameter of this platform";

@@ -153,7 +153,14 @@ async fn provoke(patient: &Patient, fault: Fault) -> Result<()> {
             let seen = patient.with_secret("exotel", change).await?;
             exactly(&seen, fault, &["Exotel"])
         }
-        Fault::NoRoute => exactly(&patient.without_routes().await?, fault, &["numbers"]),
+        Fault::NoRoute => {
+            let seen = patient.without_entries("NUMBERS").await?;
+            exactly(&seen, fault, &["numbers"])
+        }
+        Fault::NoTelephone => {
+            let seen = patient.without_entries("EXTENSIONS").await?;
+            exactly(&seen, fault, &["extensions"])
+        }
         Fault::RouteWithoutDevice => {
             let seen = patient.without_device("1003").await?;
             exactly(&seen, fault, &["1003"])

@@ -1,7 +1,7 @@
 //! A healthy stack, and the ways to break it: in the secrets, in Asterisk, in the stand-ins, in the table and in the functions. Each way
 //! creates a fault, looks, and takes the fault back before it compares.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
@@ -32,9 +32,10 @@ impl Patient {
         let fixture = Fixture::open().await?;
         let ringback = Ringback::with(Some(&fixture.stack))?;
         let this = Self { fixture, ringback };
-        let routes = this.routes().await?;
-        let extensions: BTreeSet<&str> = routes.iter().map(|(_, to)| to.as_str()).collect();
-        for extension in extensions {
+        let routes = this.entries("NUMBERS").await?;
+        let extensions = routes.iter().map(|route| route["extension"].as_s().ok());
+        let extensions: Option<BTreeSet<_>> = extensions.collect();
+        for extension in extensions.context("a route")? {
             this.device(Method::PUT, extension).await?;
         }
         Ok(this)
@@ -233,22 +234,21 @@ impl Patient {
         seen
     }
 
-    /// Without any route.
-    pub(super) async fn without_routes(&self) -> Result<Vec<(String, String)>> {
-        let before = self.routes().await?;
+    /// Without the entries of a directory: numbers lead nowhere, or extensions have no telephone.
+    pub(super) async fn without_entries(&self, directory: &str) -> Result<Vec<(String, String)>> {
+        let before = self.entries(directory).await?;
         let table = aws_sdk_dynamodb::Client::new(&self.fixture.aws);
         let name = &self.fixture.stack.aws.table;
-        let text = |text: &str| AttributeValue::S(text.to_owned());
-        for (number, _) in &before {
+        for item in &before {
             let delete = table.delete_item().table_name(name);
-            let delete = delete.key("pk", text("NUMBERS")).key("sk", text(number));
-            delete.send().await?;
+            let delete = delete.key("pk", item["pk"].clone());
+            delete.key("sk", item["sk"].clone()).send().await?;
         }
-        let seen = self.findings().await;
-        for (number, extension) in &before {
+        // As deployed, unlike in the local stack: apps call from their own telephone.
+        let seen = self.with_variable("CALLER_ID_POLICY", "own").await;
+        for item in before {
             let put = table.put_item().table_name(name);
-            let put = put.item("pk", text("NUMBERS")).item("sk", text(number));
-            put.item("extension", text(extension)).send().await?;
+            put.set_item(Some(item)).send().await?;
         }
         seen
     }
@@ -261,18 +261,14 @@ impl Patient {
         seen
     }
 
-    /// Numbers and the extensions that they lead to.
-    async fn routes(&self) -> Result<Vec<(String, String)>> {
+    /// The items of a directory.
+    async fn entries(&self, directory: &str) -> Result<Vec<HashMap<String, AttributeValue>>> {
         let table = aws_sdk_dynamodb::Client::new(&self.fixture.aws);
         let query = table.query().table_name(&self.fixture.stack.aws.table);
-        let query = query.key_condition_expression("pk = :numbers");
-        let numbers = AttributeValue::S("NUMBERS".to_owned());
-        let found = query.expression_attribute_values(":numbers", numbers);
-        let found = found.send().await?;
-        let text = |value: Option<&AttributeValue>| Some(value?.as_s().ok()?.clone());
-        let routes = found.items().iter();
-        let routes = routes.map(|item| Some((text(item.get("sk"))?, text(item.get("extension"))?)));
-        routes.collect::<Option<_>>().context("a route")
+        let query = query.key_condition_expression("pk = :directory");
+        let directory = AttributeValue::S(directory.to_owned());
+        let query = query.expression_attribute_values(":directory", directory);
+        Ok(query.send().await?.items.unwrap_or_default())
     }
 }
 
