@@ -381,6 +381,8 @@ impl Machine {
             ("chromedriver", "echo 'ChromeDriver 156.0.8078.108 (x)'"),
             ("fail2ban-regex", ""),
             ("baresip", ""),
+            ("valgrind", ""),
+            ("vgdb", ""),
             ("node", "echo v18.20.4"),
             ("npm", ""),
         ] {
