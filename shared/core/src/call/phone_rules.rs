@@ -678,7 +678,7 @@ fn phone_leg_ended(
             .set_of(
                 "one more lost phone leg and the next attempt",
                 move |call| {
-                    // The leg gets an id of its own: a late request of the other region to remove the old one must not remove it.
+                    // A new id: a late request of the other region to remove the old leg must not remove the new one.
                     let next = Assignment::PhoneAttempt(attempt + 1);
                     let mut set = vec![one_more_lost_leg(call, now), next];
                     set.extend(effects_pending_from(call, now));
