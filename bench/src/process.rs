@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-/// User and system CPU time of all threads of a process so far, from the scheduler (`schedstat`, in nanoseconds).
+/// User and system CPU time of all threads of a process so far, from the scheduler (`schedstat`, in nanoseconds). A thread that ends takes its
+/// time with it, so a later value can be smaller.
 ///
 /// # Errors
 /// When the process has ended, or the kernel has no `schedstat`.

@@ -109,7 +109,7 @@ async fn of_function(
         let requests = fixture.stand_ins.recorded();
         let after = cpu_when_idle(function, pid).await?;
         if index >= WARM_UP {
-            cost.add(after - before, answered.at - answered.began, &requests);
+            cost.add(after.saturating_sub(before), answered.at - answered.began, &requests);
         }
     }
     fixture.stand_ins.delay_answers(|_| ANSWER_DELAY);
@@ -226,7 +226,7 @@ async fn once<T>(
     let after = cpu_time(pid)?;
     let requests = fixture.stand_ins.recorded();
     if counts {
-        cost.add(after - before, duration, &requests);
+        cost.add(after.saturating_sub(before), duration, &requests);
     }
     Ok(answer)
 }
