@@ -140,8 +140,10 @@ def free(kind, port, address="127.0.0.1"):
     return True
 taken = [f"{port}/tcp" for port in tcp if not free(socket.SOCK_STREAM, port)]
 taken += [f"{port}/udp" for port in (5060, 5070) if not free(socket.SOCK_DGRAM, port)]
+own = "127.0.0.9"
+taken += [f"{own}:{port}/udp" for port in (5069, 5079) if free(socket.SOCK_DGRAM, 0, own) and not free(socket.SOCK_DGRAM, port, own)]
 print(", ".join(taken))
-for address in "127.0.0.2", "127.0.0.3", "127.0.0.9":
+for address in "127.0.0.2", "127.0.0.3", own:
     if not free(socket.SOCK_DGRAM, 0, address):
         print(address)
 END

@@ -271,11 +271,11 @@ impl Pbx {
     /// Logs in at ARI with the user of the site file, directly at Asterisk.
     async fn check_ari(&mut self) -> Result<()> {
         let user_file = self.read("ari.conf")?;
-        let sections = user_file.lines().filter_map(|line| {
+        let mut sections = user_file.lines().filter_map(|line| {
             let name = line.trim().strip_prefix('[')?;
             Some(name.split_once(']')?.0.to_owned())
         });
-        let user = sections.last().unwrap_or_default();
+        let user = sections.next().unwrap_or_default();
         let password = values(&user_file, "password").pop();
         let port = values(&self.read("http.conf")?, "bindport").pop();
         let port = port.unwrap_or_else(|| "8088".to_owned());

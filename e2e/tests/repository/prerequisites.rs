@@ -292,6 +292,7 @@ fn the_script_checks_all_ports_of_the_settings() -> Result<()> {
     for PbxPorts {
         sip,
         sip_tls,
+        smoke,
         wss,
         ari,
         ari_plain,
@@ -303,12 +304,15 @@ fn the_script_checks_all_ports_of_the_settings() -> Result<()> {
         smoke: _,
     } in PBXS
     {
-        ports.extend([sip, sip_tls, wss, ari, ari_plain]);
+        ports.extend([sip, sip_tls, smoke, wss, ari, ari_plain]);
     }
     let script = std::fs::read_to_string(repository().join(SCRIPT))?;
     let lists: String = script
         .lines()
-        .filter(|line| line.contains("tcp = ") || line.contains("tcp += "))
+        .filter(|line| {
+            let lists = ["tcp = ", "tcp += ", "/udp"];
+            lists.iter().any(|list| line.contains(list))
+        })
         .collect();
     for port in ports {
         ensure!(lists.contains(&port.to_string()), "{port}: {lists}");
