@@ -170,6 +170,9 @@ async fn environment(
         "AWS_ENDPOINT_URL".to_owned(),
         of_resources["AWS_ENDPOINT_URL"].clone(),
     );
+    // Longer than the events that come first take.
+    let ring = environment.entry("RING_TIMEOUT_SECONDS".to_owned());
+    ring.and_modify(|seconds| *seconds = "20".to_owned());
     // The tokens of the events have neither.
     for name in ["TOKEN_ISSUER", "TOKEN_AUDIENCE"] {
         environment.entry(name.to_owned()).and_modify(String::clear);
