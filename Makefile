@@ -163,8 +163,7 @@ dist: ## make the release archive of this machine's architecture, in target/rele
 
 # One part of the bench: cold, warm, instructions, size, scale or cost.
 PART :=
-# `release` is built in half the time, without link-time optimization; its figures are not for the page. `dev` is enough to check
-# that the stand-ins answer all requests, for example with PART=cost.
+# `dev` is enough to check that the stand-ins answer all requests, for example with PART=cost; its figures are not for the page.
 BENCH_PROFILE := shipped
 BENCH_TARGET := target/$(BENCH_PROFILE:dev=debug)
 

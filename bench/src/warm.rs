@@ -109,7 +109,11 @@ async fn of_function(
         let requests = fixture.stand_ins.recorded();
         let after = cpu_when_idle(function, pid).await?;
         if index >= WARM_UP {
-            cost.add(after.saturating_sub(before), answered.at - answered.began, &requests);
+            cost.add(
+                after.saturating_sub(before),
+                answered.at - answered.began,
+                &requests,
+            );
         }
     }
     fixture.stand_ins.delay_answers(|_| ANSWER_DELAY);

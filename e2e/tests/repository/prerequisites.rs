@@ -300,8 +300,6 @@ fn the_script_checks_all_ports_of_the_settings() -> Result<()> {
         daemon: _,
         proxy_daemon: _,
         rtp: _,
-        // UDP on an address of its own.
-        smoke: _,
     } in PBXS
     {
         ports.extend([sip, sip_tls, smoke, wss, ari, ari_plain]);

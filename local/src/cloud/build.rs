@@ -106,11 +106,10 @@ fn pack(bootstrap: &Path, archive: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Disables cargo-lambda's release defaults (LTO, one codegen unit), which take a minute per function.
 async fn with_cargo_lambda(settings: &Settings, tools: &Tools, binaries: &[String]) -> Result<()> {
     let mut command = tools.command("cargo-lambda");
     command.args(["lambda", "build", "--locked", "--compiler", "cargo"]);
-    command.args(["--disable-optimizations", "--profile", &profile(settings)]);
+    command.args(["--profile", &profile(settings)]);
     build(settings, command, binaries).await
 }
 

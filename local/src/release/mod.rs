@@ -74,7 +74,7 @@ pub async fn create(settings: &Settings, built: &Path) -> Result<PathBuf> {
         )?;
     }
     template
-        .with_builds(|function| archive(function))
+        .with_builds(archive)
         .for_architecture(ARCHITECTURE)
         .write(&folder.join(EXPANDED))?;
     for command in COMMANDS {
