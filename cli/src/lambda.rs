@@ -1,5 +1,5 @@
-//! Invokes a function of the deployment that has no route. Lambda's SDK crate would compile all other SDK crates again with more
-//! features, for one request.
+//! AWS Lambda: invokes functions of the deployment that have no route. Lambda's SDK crate would compile all other SDK crates again with
+//! more features, for two requests.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -22,27 +22,13 @@ pub(crate) async fn invoke(
     function: &str,
     payload: &Value,
 ) -> Result<Value> {
-    let http = Client::builder().timeout(TIMEOUT).build();
-    let http = http
-        .map_err(|error| Failure::not_reachable(format!("There is no HTTPS client: {error}.")))?;
     let full_name = format!("{}-{function}", deployment.name);
     let path = format!("/2015-03-31/functions/{full_name}/invocations");
-    let request = signed(deployment, &http, &path, payload.to_string()).await?;
-    let unreachable = |error: reqwest::Error| {
-        Failure::not_reachable(format!("Lambda does not answer: {}.", error.without_url()))
-    };
-    let answer = http.execute(request).await.map_err(unreachable)?;
-    let status = answer.status();
-    let failed = answer.headers().contains_key("x-amz-function-error");
-    let body = answer.bytes().await.map_err(unreachable)?;
-    let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let (status, failed, body) = send(deployment, Method::POST, &path, payload.to_string()).await?;
     if status.is_success() && !failed {
         return Ok(body);
     }
-    let message = ["errorMessage", "message", "Message"]
-        .into_iter()
-        .find_map(|name| body[name].as_str());
-    let message = sentence(message.unwrap_or("no reason"));
+    let message = message_in(&body);
     Err(match status {
         _ if failed => Failure::not_reachable(format!(
             "The function {full_name} failed: {message} Its log is /aws/lambda/{full_name}."
@@ -57,9 +43,57 @@ pub(crate) async fn invoke(
     })
 }
 
+/// How many functions without reserved concurrency can run at the same time.
+pub(crate) async fn unreserved_concurrency(deployment: &Deployment) -> Result<u64> {
+    let path = "/2016-08-19/account-settings/";
+    let (status, _, body) = send(deployment, Method::GET, path, String::new()).await?;
+    let left = body["AccountLimit"]["UnreservedConcurrentExecutions"].as_u64();
+    left.filter(|_| status.is_success()).ok_or_else(|| {
+        let message = message_in(&body);
+        match status {
+            StatusCode::FORBIDDEN => Failure::refused(format!(
+                "AWS does not allow you to read the settings of Lambda: {message}"
+            )),
+            status => Failure::not_reachable(format!("Lambda answered {status}: {message}")),
+        }
+    })
+}
+
+fn message_in(body: &Value) -> String {
+    let names = ["errorMessage", "message", "Message"].into_iter();
+    let message = names.filter_map(|name| body[name].as_str()).next();
+    sentence(message.unwrap_or("no reason"))
+}
+
+/// Lambda's answer: its status, whether the function failed, and the body.
+async fn send(
+    deployment: &Deployment,
+    method: Method,
+    path: &str,
+    body: String,
+) -> Result<(StatusCode, bool, Value)> {
+    let http = Client::builder().timeout(TIMEOUT).build();
+    let http = http
+        .map_err(|error| Failure::not_reachable(format!("There is no HTTPS client: {error}.")))?;
+    let request = signed(deployment, &http, method, path, body).await?;
+    let unreachable = |error: reqwest::Error| {
+        Failure::not_reachable(format!("Lambda does not answer: {}.", error.without_url()))
+    };
+    let answer = http.execute(request).await.map_err(unreachable)?;
+    let status = answer.status();
+    let failed = answer.headers().contains_key("x-amz-function-error");
+    let body = answer.bytes().await.map_err(unreachable)?;
+    Ok((
+        status,
+        failed,
+        serde_json::from_slice(&body).unwrap_or_default(),
+    ))
+}
+
 async fn signed(
     deployment: &Deployment,
     http: &Client,
+    method: Method,
     path: &str,
     body: String,
 ) -> Result<Request> {
@@ -87,11 +121,11 @@ async fn signed(
         .build()
         .map_err(|error| unsigned(&error))?;
     let content = SignableBody::Bytes(body.as_bytes());
-    let signable = SignableRequest::new("POST", &url, std::iter::empty(), content);
+    let signable = SignableRequest::new(method.as_str(), &url, std::iter::empty(), content);
     let signable = signable.map_err(|error| unsigned(&error))?;
     let signed = sign(signable, &params.into()).map_err(|error| unsigned(&error))?;
     let (instructions, _signature) = signed.into_parts();
-    let mut request = http.request(Method::POST, &url).body(body);
+    let mut request = http.request(method, &url).body(body);
     for (name, value) in instructions.headers() {
         request = request.header(name, value);
     }

@@ -1,23 +1,21 @@
 //! `ringback doctor`: finds what is wrong with a deployment. A part of the checks runs in the function `doctor`.
 
 mod apis;
-mod lambda;
 
-use ringback::doctor::{Fault, Finding};
+use ringback::doctor::{Examination, Fault, Finding};
 use serde_json::json;
 
 use crate::deployment::Deployment;
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
+use crate::lambda;
 use crate::output::Output;
 use crate::secret::SecretName;
-use lambda::Lambda;
 
 /// AWS lets no account reserve more than all but this many.
-const LEAST_CONCURRENCY: u32 = 100;
+const LEAST_CONCURRENCY: u64 = 100;
 
 /// Runs all checks, and returns whether the deployment has no fault.
 pub(crate) async fn run(deployment: &Deployment, output: Output) -> Result<bool> {
-    let lambda = Lambda::new(deployment)?;
     let mut findings = check_secrets(deployment).await?;
     let lacks = |name: &str| {
         findings
@@ -25,7 +23,7 @@ pub(crate) async fn run(deployment: &Deployment, output: Output) -> Result<bool>
             .any(|finding: &Finding| finding.place == name)
     };
     let has_token = !lacks(SecretName::App.name());
-    findings.extend(lambda.examine().await?.findings);
+    findings.extend(examine(deployment).await?.findings);
     findings.extend(apis::check_http(deployment).await?);
     if has_token {
         match apis::check_websocket(deployment).await? {
@@ -34,7 +32,7 @@ pub(crate) async fn run(deployment: &Deployment, output: Output) -> Result<bool>
                 .note("The WebSocket API was not tried: your identity provider makes the tokens."),
         }
     }
-    findings.extend(check_concurrency(&lambda, deployment).await?);
+    findings.extend(check_concurrency(deployment).await?);
     if let Some(other) = deployment.parameter("OtherRegion") {
         let here = deployment.region();
         output.note(&format!(
@@ -58,11 +56,16 @@ async fn check_secrets(deployment: &Deployment) -> Result<Vec<Finding>> {
     Ok(findings)
 }
 
-async fn check_concurrency(
-    lambda: &Lambda<'_>,
-    deployment: &Deployment,
-) -> Result<Option<Finding>> {
-    let left = lambda.unreserved_concurrency().await?;
+/// What only a function can see.
+async fn examine(deployment: &Deployment) -> Result<Examination> {
+    let answer = lambda::invoke(deployment, "doctor", &json!({})).await?;
+    serde_json::from_value(answer).map_err(|_| {
+        Failure::not_reachable("The function doctor is of another version: run `sam deploy`.")
+    })
+}
+
+async fn check_concurrency(deployment: &Deployment) -> Result<Option<Finding>> {
+    let left = lambda::unreserved_concurrency(deployment).await?;
     let fault = Fault::Concurrency.at(deployment.region());
     Ok((left < LEAST_CONCURRENCY).then(|| fault.seen(format!("{left} are left"))))
 }
