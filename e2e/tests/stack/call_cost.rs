@@ -55,12 +55,10 @@ async fn a_call_stays_within_its_budget() -> Result<()> {
     Ok(())
 }
 
-/// Thousand instructions of an event, as five runs of the builds for tests gave them. More than a tenth more is a slower Ringback.
-const INSTRUCTIONS: [(EventKind, u64); 5] = [
+/// Thousand instructions of an event in the builds for tests. A tenth more is allowed: hash maps and the order of answers differ.
+const INSTRUCTIONS: [(EventKind, u64); 3] = [
     (EventKind::Webhook, 21_500),
     (EventKind::AcceptReady, 12_245),
-    (EventKind::Timeout, 22_654),
-    (EventKind::Ping, 1_095),
     (EventKind::StatusUpdate, 25_831),
 ];
 

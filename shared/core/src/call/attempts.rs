@@ -40,7 +40,7 @@ proptest! {
     fn attempts_never_go_back_and_grow_one_by_one((_, events) in any_life(), first in 1..4_u32) {
         live((ready(first), events), |before, event, _, _, after| {
             let next = match event {
-                Event::PhoneMoved { attempt } | Event::PhoneLegEnded { attempt, .. } => attempt + 1,
+                Event::PhoneMoved { attempt } => attempt + 1,
                 _ => before.phone_attempt,
             };
             let is_next = after.phone_attempt == next && next > before.phone_attempt;

@@ -675,16 +675,11 @@ fn phone_leg_ended(
                 let lost = call.lost_phone_legs.map_or(0, |lost| lost.count);
                 may_dial_phone(call, now) && lost + 1 < PHONE_ATTEMPTS
             })
-            .set_of(
-                "one more lost phone leg and the next attempt",
-                move |call| {
-                    // A new id: a late request of the other region to remove the old leg must not remove the new one.
-                    let next = Assignment::PhoneAttempt(attempt + 1);
-                    let mut set = vec![one_more_lost_leg(call, now), next];
-                    set.extend(effects_pending_from(call, now));
-                    set
-                },
-            )
+            .set_of("one more lost phone leg", move |call| {
+                let mut set = vec![one_more_lost_leg(call, now)];
+                set.extend(effects_pending_from(call, now));
+                set
+            })
             .then("bridge soon", pending::bridge_soon),
         ready()
             .set(ended(CallStatus::Failed, EndReason::PhoneUnreachable, now))
