@@ -12,9 +12,11 @@ use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
 use crate::process::run_logged;
-use crate::release;
 use crate::settings::Settings;
 use crate::tools::{Tools, make_dir, remove_cargo_variables};
+
+/// The folder of the functions' archives in a release.
+pub const FUNCTIONS: &str = "functions";
 
 /// The profile of this program itself. The functions reuse the dependencies that it has compiled.
 const OWN_PROFILE: &str = "dev";
@@ -82,7 +84,7 @@ async fn pack_all(settings: &Settings, binaries: &[String]) -> Result<()> {
 /// The ZIP archive of a function.
 pub fn archive(settings: &Settings, binary: &str) -> PathBuf {
     let folder = if settings.is_release() {
-        settings.repository().join(release::FUNCTIONS)
+        settings.repository().join(FUNCTIONS)
     } else {
         builds_dir(settings)
     };

@@ -12,14 +12,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use tokio::process::Command;
 
-use crate::cloud::build;
+use crate::cloud::build::{self, FUNCTIONS};
 use crate::cloud::template::{EXPANDED, Template};
 use crate::process::run_logged;
 use crate::settings::{ARCHITECTURE, Settings};
 use crate::tools::make_dir;
 
-/// The folder of the functions' archives in a release.
-pub const FUNCTIONS: &str = "functions";
 /// The folder of the releases, in the repository.
 pub const RELEASES: &str = "target/release-archives";
 
