@@ -42,10 +42,7 @@ pub(crate) struct Refusal {
 impl Api {
     /// The API of a deployment.
     pub(crate) fn new(deployment: &Deployment, token: SecretString) -> Result<Self> {
-        let http = Client::builder().timeout(TIMEOUT).build();
-        let http = http.map_err(|error| {
-            Failure::not_reachable(format!("There is no HTTPS client: {error}."))
-        })?;
+        let http = http_client(TIMEOUT)?;
         Ok(Self {
             http,
             base: deployment.http_url.clone(),
@@ -187,6 +184,12 @@ pub(crate) fn encoded(text: &str) -> String {
     // In a path, `+` would be a plus sign.
     let encoded: String = form_urlencoded::byte_serialize(text.as_bytes()).collect();
     encoded.replace('+', "%20")
+}
+
+/// A client with a time limit for each request.
+pub(crate) fn http_client(timeout: Duration) -> Result<Client> {
+    let client = Client::builder().timeout(timeout).build();
+    client.map_err(|error| Failure::not_reachable(format!("There is no HTTPS client: {error}.")))
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use reqwest::{Client, Method, Request, StatusCode};
 use ringback::platform::clock;
 use serde_json::Value;
 
+use crate::api::http_client;
 use crate::deployment::{Deployment, no_login, sentence};
 use crate::failure::{Failure, Result};
 
@@ -72,9 +73,7 @@ async fn send(
     path: &str,
     body: String,
 ) -> Result<(StatusCode, bool, Value)> {
-    let http = Client::builder().timeout(TIMEOUT).build();
-    let http = http
-        .map_err(|error| Failure::not_reachable(format!("There is no HTTPS client: {error}.")))?;
+    let http = http_client(TIMEOUT)?;
     let request = signed(deployment, &http, method, path, body).await?;
     let unreachable = |error: reqwest::Error| {
         Failure::not_reachable(format!("Lambda does not answer: {}.", error.without_url()))

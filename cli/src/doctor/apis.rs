@@ -6,17 +6,16 @@ use ringback::doctor::{Fault, Finding};
 use ringback_client::{Client, Credential};
 use serde_json::Value;
 
+use crate::api::http_client;
 use crate::deployment::Deployment;
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
 use crate::token::{self, Claims, Role};
 
 const TIMEOUT: Duration = Duration::from_secs(15);
 
 /// `GET /health` is answered by this deployment, whether or not its PBXs are there.
 pub(super) async fn check_http(deployment: &Deployment) -> Result<Vec<Finding>> {
-    let http = reqwest::Client::builder().timeout(TIMEOUT).build();
-    let http = http
-        .map_err(|error| Failure::not_reachable(format!("There is no HTTPS client: {error}.")))?;
+    let http = http_client(TIMEOUT)?;
     let url = format!("{}/health", deployment.http_url);
     let fault = Fault::HttpUnreachable.at(&deployment.http_url);
     let answer = match http.get(url).send().await {

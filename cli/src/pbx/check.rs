@@ -9,11 +9,13 @@ use std::time::Duration;
 
 use clap::Args;
 use reqwest::{Client, StatusCode};
+use ringback::asterisk::DIALPLAN_CONTEXTS;
 use ringback::platform::clock;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::api::http_client;
 use crate::deployment::sentence;
 use crate::failure::{Failure, Result};
 use crate::output::Output;
@@ -34,14 +36,6 @@ const CLOCK_SECONDS: u64 = 5;
 
 /// The modules that Asterisk must load.
 const MODULES: &str = include_str!("../../../asterisk/modules.conf");
-/// The contexts that the trunk, the phones and the functions use.
-const CONTEXTS: [&str; 5] = [
-    "exotel-trunk",
-    "ringback-callers",
-    "incoming-calls",
-    "ringback-phones",
-    "ringback-phone-ended",
-];
 /// A call that does not exist. The cloud answers `no_such_call` to a report of it, if it accepts the secret.
 const NO_CALL: &str = "channel_id=ringback-check&call_id=00000000-0000-8000-8000-000000000000";
 
@@ -71,12 +65,9 @@ struct Mistake {
 
 /// Runs `ringback pbx check`.
 pub(crate) async fn run(arguments: CheckArguments, output: Output) -> Result<()> {
-    let http = Client::builder().timeout(TIMEOUT).build();
-    let http = http
-        .map_err(|error| Failure::not_reachable(format!("There is no HTTPS client: {error}.")))?;
     let mut pbx = Pbx {
         arguments,
-        http,
+        http: http_client(TIMEOUT)?,
         mistakes: Vec::new(),
     };
     pbx.check_site_files()?;
@@ -254,7 +245,7 @@ impl Pbx {
 
     fn check_contexts(&mut self) -> Result<()> {
         let dialplan = self.console("dialplan show").unwrap_or_default();
-        let missing: Vec<&str> = CONTEXTS
+        let missing: Vec<&str> = DIALPLAN_CONTEXTS
             .into_iter()
             .filter(|name| !dialplan.contains(&format!("Context '{name}' created by")))
             .collect();

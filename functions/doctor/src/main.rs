@@ -1,7 +1,7 @@
 //! Checks what only a function can see, for `ringback doctor`: the PBXs, FCM, SNS, Exotel, and the routes in the table. The command invokes
 //! it directly. It has no route, and its answer contains no secret.
 //!
-//! Each invocation builds its clients anew, so that it sees the secrets as they are now. The command itself checks that secrets are
+//! Each invocation builds new clients, and so reads the current secrets. The command itself checks that secrets are
 //! complete: a check that lacks one is left out here.
 
 mod exotel;

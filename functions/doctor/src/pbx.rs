@@ -23,7 +23,7 @@ pub(crate) async fn check(start: &Start) -> Result<Vec<Finding>, Error> {
     Ok(join_all(checks).await.concat())
 }
 
-/// A PBX without a name of its own counts as the first one of the list.
+/// A PBX that reports no name is the first one of the list.
 async fn check_pbx(pbx: &Pbx, is_first: bool, settings: &CallSettings) -> Vec<Finding> {
     if let Err(error) = pbx.ping().await {
         return vec![fault_of(pbx, &error)];

@@ -265,7 +265,7 @@ fn expiring_certificate() -> Result<String> {
     Ok(String::from_utf8(made.stdout)?)
 }
 
-/// The address of an API that knows the hook's secret, and whose clock is another one.
+/// The address of an API that accepts the hook's secret and has a wrong clock.
 async fn with_another_clock() -> Result<String> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = format!("http://{}", listener.local_addr()?);

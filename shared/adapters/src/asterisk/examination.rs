@@ -22,7 +22,7 @@ const LONGEST: Duration = Duration::from_secs(16);
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The contexts that functions name, or that trunks and phones enter, as the notes name them.
-const CONTEXTS: [&str; 6] = [
+pub const DIALPLAN_CONTEXTS: [&str; 6] = [
     "exotel-trunk",
     "incoming-calls",
     "ringback-callers",
@@ -75,7 +75,7 @@ impl Pbx {
         expect_status(&originated.await?, doing, &[StatusCode::OK])?;
         let notes = tokio::time::timeout(LONGEST, self.notes(&path)).await;
         let hangup = format!("{path}?reason=normal");
-        // It ends by itself a few seconds later.
+        // If this fails, the channel ends after its timeout.
         let _gone = self.ari.request(doing, Method::DELETE, &hangup, None).await;
         let notes = notes.unwrap_or(Err(AsteriskError::Silent(doing)))?;
         Ok(notes.map(|text| DialplanNotes::parse(&text)))
@@ -113,7 +113,7 @@ impl DialplanNotes {
         let first = text("hook").unwrap_or_else(|| "no RINGBACK_HOOK_URL".to_owned());
         let fallback = text("fallback_hook").map(|url| hook(url, "fallback_answer"));
         Self {
-            missing: CONTEXTS.into_iter().filter(is_missing).collect(),
+            missing: DIALPLAN_CONTEXTS.into_iter().filter(is_missing).collect(),
             name: text("pbx"),
             wait: seconds
                 .filter(|seconds| *seconds > 0)

@@ -39,7 +39,7 @@ use pbx::REGISTRATION_POLL_INTERVAL;
 
 pub use called_phone::{CalledPhone, PhoneTransports};
 pub use error::AsteriskError;
-pub use examination::{DialplanNotes, HookAnswer};
+pub use examination::{DIALPLAN_CONTEXTS, DialplanNotes, HookAnswer};
 #[cfg(any(test, feature = "testing"))]
 pub(crate) use pbx::read_any_answer;
 pub use pbx::{BridgeOutcome, BusyOutcome, Pbx, PhoneLegState};

@@ -99,7 +99,7 @@ impl PushMessage {
         message
     }
 
-    /// A push for a test: it ends a call that does not exist, so a device that gets it neither rings nor shows anything.
+    /// A test push. It ends a call that does not exist, so the device does not ring and shows nothing.
     #[must_use]
     pub fn test(now: Timestamp) -> Self {
         let reason = CancelReason::AnsweredElsewhere;

@@ -108,7 +108,6 @@ impl Fcm {
         loop {
             let retry_reason = match attempt {
                 Ok(()) => return Ok(()),
-                Err(SendFailure::TokenUnregistered) => return Err(PushError::AddressExpired),
                 Err(SendFailure::AccessRefused {
                     account,
                     access,
@@ -134,14 +133,7 @@ impl Fcm {
                     tokio::time::sleep(pause).await;
                     description
                 }
-                Err(
-                    SendFailure::Busy { retry, description }
-                    | SendFailure::NoReply { retry, description },
-                ) => return Err(PushError::Delayed { retry, description }),
-                Err(
-                    SendFailure::AccessRefused { description, .. }
-                    | SendFailure::Refused(description),
-                ) => return Err(PushError::NotAccepted(description)),
+                Err(failure) => return Err(failure.into()),
             };
             requests::log_retry(SYSTEM, retry_reason);
             let time_left = until.since(clock::now());
@@ -167,24 +159,14 @@ impl Fcm {
         }
     }
 
-    /// Checks that FCM accepts the service account: a message that FCM only validates, to a topic that nobody has subscribed to.
+    /// Checks that FCM accepts the service account. FCM only validates this message, and its topic has no subscribers.
     ///
     /// # Errors
     /// [`PushError::NotAccepted`] when FCM refuses, [`PushError::Delayed`] when it cannot be reached or fails.
     pub async fn validate(&self) -> Result<(), PushError> {
         let message = json!({ "topic": "ringback-doctor", "data": { "type": "doctor" } });
         let body = json!({ "validate_only": true, "message": message });
-        match self.attempt(&body).await? {
-            Ok(()) => Ok(()),
-            Err(
-                SendFailure::Busy { retry, description }
-                | SendFailure::NoReply { retry, description },
-            ) => Err(PushError::Delayed { retry, description }),
-            Err(
-                SendFailure::AccessRefused { description, .. } | SendFailure::Refused(description),
-            ) => Err(PushError::NotAccepted(description)),
-            Err(SendFailure::TokenUnregistered) => Err(not_accepted("UNREGISTERED")),
-        }
+        self.attempt(&body).await?.map_err(PushError::from)
     }
 
     async fn attempt(&self, body: &Value) -> Result<Result<(), SendFailure>, PushError> {

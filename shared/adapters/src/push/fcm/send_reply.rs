@@ -9,7 +9,7 @@ use secrecy::SecretString;
 use serde_json::Value;
 
 use crate::platform::secrets::ServiceAccount;
-use crate::push::push_message::RetryAfter;
+use crate::push::push_message::{PushError, RetryAfter};
 
 /// Why one attempt to send failed.
 pub(super) enum SendFailure {
@@ -33,6 +33,20 @@ pub(super) enum SendFailure {
     },
     /// FCM refused the push. A retry fails too.
     Refused(String),
+}
+
+/// What a failure means if the push is not sent again at once.
+impl From<SendFailure> for PushError {
+    fn from(failure: SendFailure) -> Self {
+        match failure {
+            SendFailure::TokenUnregistered => Self::AddressExpired,
+            SendFailure::Busy { retry, description }
+            | SendFailure::NoReply { retry, description } => Self::Delayed { retry, description },
+            SendFailure::AccessRefused { description, .. } | SendFailure::Refused(description) => {
+                Self::NotAccepted(description)
+            }
+        }
+    }
 }
 
 /// Reads a reply. The error codes are documented at <https://firebase.google.com/docs/reference/fcm/rest/v1/ErrorCode>.
