@@ -146,13 +146,33 @@ impl RunEffects {
         call: &Call,
     ) -> Result<PhoneLegState, EffectError> {
         for leg in call.phone_channels().skip(1) {
-            match self.leg_state(pbx, &leg).await? {
-                PhoneLegState::None => {}
-                PhoneLegState::Ringing => self.take_down(pbx, &leg, pbx::NORMAL).await?,
-                PhoneLegState::Answered => return Ok(PhoneLegState::Answered),
+            if self.end_unanswered_leg(pbx, &leg).await? == PhoneLegState::Answered {
+                return Ok(PhoneLegState::Answered);
             }
         }
         Ok(PhoneLegState::None)
+    }
+
+    async fn end_unanswered_leg(
+        &self,
+        pbx: usize,
+        leg: &ChannelId,
+    ) -> Result<PhoneLegState, EffectError> {
+        let end = |state: &mut State| {
+            pbx::end_leg(&self.0.sim, state, pbx, leg, pbx::NORMAL, HungUpBy::Neither);
+        };
+        let mut retries = 0;
+        loop {
+            let state = self.leg_state(pbx, leg).await?;
+            if state != PhoneLegState::Ringing {
+                return Ok(state);
+            }
+            match self.ari(pbx, "before it takes a leg down", end).await {
+                Err(_) if retries < 2 => retries += 1,
+                ended => return ended.map(|()| PhoneLegState::None),
+            }
+            self.0.sim.sleep(300).await;
+        }
     }
 
     /// The SIP account of the device that has accepted.

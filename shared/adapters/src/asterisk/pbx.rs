@@ -33,6 +33,9 @@ const LEG_POLL_INTERVAL: Duration = Duration::from_millis(300);
 /// How long a PBX is skipped after it failed to say whether a phone is registered.
 const SKIP_AFTER_FAILURE: Duration = Duration::from_secs(10);
 
+/// What a request does that ends a leg, for errors.
+const ENDING: &str = "ending a leg";
+
 /// The reason of an ordinary hang-up, as ARI names it.
 const NORMAL: &str = "normal";
 
@@ -155,13 +158,31 @@ impl Pbx {
     /// Ends the legs of earlier attempts, unless the phone has answered one. Normally they have ended.
     async fn end_earlier_legs(&self, call: &Call) -> Result<PhoneLegState, AsteriskError> {
         for leg in call.phone_channels().skip(1) {
-            match self.leg_state(&leg).await? {
-                PhoneLegState::None => {}
-                PhoneLegState::Ringing => self.end_leg(&leg, ANSWERED_ELSEWHERE).await?,
-                PhoneLegState::Answered => return Ok(PhoneLegState::Answered),
+            if self.end_unanswered_leg(&leg).await? == PhoneLegState::Answered {
+                return Ok(PhoneLegState::Answered);
             }
         }
         Ok(PhoneLegState::None)
+    }
+
+    /// Ends a leg, unless the phone has answered it. Returns what is left of it.
+    ///
+    /// If the reply to the request that ends it is lost, this looks at the leg again: the other region may have dialed the phone
+    /// with the same id since, and the phone may have answered.
+    async fn end_unanswered_leg(&self, leg: &ChannelId) -> Result<PhoneLegState, AsteriskError> {
+        let path = end_path(leg, ANSWERED_ELSEWHERE);
+        let mut retries = 0;
+        loop {
+            let state = self.leg_state(leg).await?;
+            if state != PhoneLegState::Ringing {
+                return Ok(state);
+            }
+            match self.ari.request(ENDING, Method::DELETE, &path, None).await {
+                Err(error) if retries < LEG_RETRIES => pause_before_retry(&error).await,
+                reply => return expect_ended(&reply?).map(|()| PhoneLegState::None),
+            }
+            retries += 1;
+        }
     }
 
     /// Waits until the phone rings, or has moved. At most until `until` or for [`WATCHED_FOR`]: the app waits for an answer meanwhile.
@@ -497,11 +518,9 @@ impl Pbx {
     }
 
     async fn end_leg(&self, leg: &ChannelId, reason: &'static str) -> Result<(), AsteriskError> {
-        let doing = "ending a leg";
-        let path = format!("/channels/{leg}?reason={reason}");
-        let reply = self.request_with_retries(doing, Method::DELETE, &path);
-        let done = [StatusCode::NO_CONTENT, StatusCode::NOT_FOUND];
-        expect_status(&reply.await?, doing, &done)
+        let path = end_path(leg, reason);
+        let reply = self.request_with_retries(ENDING, Method::DELETE, &path);
+        expect_ended(&reply.await?)
     }
 
     /// The state of a channel, in Asterisk's words. `None` if it does not exist.
@@ -527,12 +546,25 @@ impl Pbx {
         let mut reply = request().await;
         for _ in 0..LEG_RETRIES {
             let Err(error) = &reply else { break };
-            tokio::time::sleep(LEG_RETRY_PAUSE).await;
-            requests::log_retry(SYSTEM, requests::error_chain(error));
+            pause_before_retry(error).await;
             reply = request().await;
         }
         reply
     }
+}
+
+async fn pause_before_retry(error: &AsteriskError) {
+    tokio::time::sleep(LEG_RETRY_PAUSE).await;
+    requests::log_retry(SYSTEM, requests::error_chain(error));
+}
+
+fn end_path(leg: &ChannelId, reason: &str) -> String {
+    format!("/channels/{leg}?reason={reason}")
+}
+
+fn expect_ended(reply: &Response) -> Result<(), AsteriskError> {
+    let done = [StatusCode::NO_CONTENT, StatusCode::NOT_FOUND];
+    expect_status(reply, ENDING, &done)
 }
 
 /// Why the leg to the phone of an ended call ends.

@@ -470,6 +470,26 @@ async fn a_phone_that_has_answered_an_earlier_attempt_is_not_dialed_again() {
     assert_eq!(pbx.requests().await, [format!("GET {old}")]);
 }
 
+/// The other region may dial the phone under the same id after the first request has ended the leg.
+#[tokio::test]
+async fn an_earlier_leg_that_is_answered_after_a_lost_reply_is_not_ended() {
+    for (then, expected) in [("Up", 1), ("Down", 2)] {
+        let mut pbx = TestPbx::start().await;
+        let old = pbx.phone_channel();
+        pbx.call.phone_attempt = 2;
+        let states = [channel("Ringing"), channel(then)];
+        pbx.will_reply("GET", &old, states).await;
+        let replies = [ResponseTemplate::new(504), no_content()];
+        pbx.will_reply("DELETE", &old, replies).await;
+        pbx.originate_replies([ok()]).await;
+        assert_eq!(pbx.bridge().await.unwrap(), BridgeOutcome::Dialing);
+        let requests = pbx.requests().await;
+        let ends = format!("DELETE {old}");
+        let ends = requests.iter().filter(|request| **request == ends).count();
+        assert_eq!(ends, expected, "{then}: {requests:?}");
+    }
+}
+
 /// Asterisk refuses to call it until it has answered an OPTIONS request, up to 10 s later.
 #[tokio::test]
 async fn a_phone_that_registered_again_at_the_same_address_is_called_there_at_once() {
