@@ -7,8 +7,7 @@
 .PHONY: help run up down regions call invoke client screenshot test checks lint deny unit simulate simulate-proof e2e chaos soak dist bench
 .PHONY: e2e-here faults-here chaos-here soak-here regions-here region-loss-here
 
-# Without `-p`, which would select other features of the same dependencies and compile them twice.
-CARGO_RUN := cargo run --locked --bin ringback-local --
+CARGO_RUN := local/tools/run.sh ringback-local
 NEEDS := local/tools/prerequisites.sh
 # The test binaries of e2e/ that need a running stack, so that plain `cargo test` leaves them alone: on a plain stack, on
 # one with FAULTS=yes CALL_WAITING=busy, and on one in two regions. `secrecy` runs last: it reads the logs that the others leave.
@@ -43,7 +42,7 @@ invoke: ## send an example event to its function with `sam local invoke` and Doc
 	@$(NEEDS) build $(CARGO_RUN) invoke $(EVENT)
 
 client: ## an interactive client of the WebSocket API; ARGS='--url wss://… --token …' for another than the running stack's
-	@$(NEEDS) build cargo run --locked --bin ringback-client -- $(ARGS)
+	@$(NEEDS) build local/tools/run.sh ringback-client $(ARGS)
 
 screenshot: ## take the README's picture of the console, on the running stack
 	cargo test --workspace --locked --test stack -- --exact console::phone::a_test_call_rings_is_accepted_heard_and_hung_up_on_the_page
@@ -75,7 +74,7 @@ else
 endif
 
 simulate: ## simulated calls with faults for MINUTES=1, on all cores; ARGS='--seed 42' shows one
-	cargo run --locked --bin simulate -- --minutes $(or $(MINUTES),1) $(ARGS)
+	local/tools/run.sh simulate --minutes $(or $(MINUTES),1) $(ARGS)
 
 # Not part of `make test`, because it compiles the simulation once for each fault.
 simulate-proof: ## put each past fault back, let the simulation find it, and write docs/simulation.md
@@ -158,7 +157,8 @@ FUNCTIONS := $(notdir $(wildcard functions/*))
 DIST_PROFILE := release
 
 dist: ## make the release archive of this machine's architecture, in target/release-archives
-	@$(NEEDS) build cargo build --locked --profile $(DIST_PROFILE) --bin ringback --bin ringback-local $(FUNCTIONS:%=--bin %)
+	@$(NEEDS) build cargo build --locked --profile $(DIST_PROFILE) $(if $(filter dev,$(DIST_PROFILE)),--workspace) $(FUNCTIONS:%=--bin %)
+	cargo build --locked --profile $(DIST_PROFILE) --workspace --bin ringback --bin ringback-local
 	target/$(DIST_PROFILE:dev=debug)/ringback-local dist
 
 # One part of the bench: cold, warm, instructions, size, scale or cost.
@@ -166,13 +166,16 @@ PART :=
 # `dev` is enough to check that the stand-ins answer all requests, for example with PART=cost; its figures are not for the page.
 BENCH_PROFILE := shipped
 BENCH_TARGET := target/$(BENCH_PROFILE:dev=debug)
+BENCHED := hello floor $(FUNCTIONS)
 
 # Not part of `make test`, because it needs the whole machine.
 bench: export CARGO_PROFILE_RELEASE_STRIP := none
 bench: bench/node/dist/index.mjs bench/express/node_modules ## measure the cost of a call, into bench/README.md; PART=cold for one part
-	cargo build --locked --profile $(BENCH_PROFILE) --bin ringback-bench --bin hello --bin floor --bin floor-sdk $(FUNCTIONS:%=--bin %)
+	cargo build --locked --profile $(BENCH_PROFILE) --workspace --bin ringback-bench
+	# The functions and what they are compared with, with the features of a deployment.
+	cargo build --locked --profile $(BENCH_PROFILE) $(BENCHED:%=-p %)
 	mkdir -p $(BENCH_TARGET)/bench
-	for it in hello floor floor-sdk $(FUNCTIONS); do strip -o $(BENCH_TARGET)/bench/$$it $(BENCH_TARGET)/$$it || exit 1; done
+	for it in floor-sdk $(BENCHED); do strip -o $(BENCH_TARGET)/bench/$$it $(BENCH_TARGET)/$$it || exit 1; done
 	$(BENCH_TARGET)/ringback-bench $(if $(filter shipped,$(BENCH_PROFILE)),,--dry) $(PART)
 
 bench/%/node_modules: bench/%/package.json

@@ -32,7 +32,7 @@ fn no_interleaving_breaks_a_promise() {
         assert!(explored.ends > 0, "{name}: no end");
         if let Some(finding) = explored.findings.first() {
             panic!(
-                "{name}: {}\n{}\nreproduce: cargo run --bin explore -- {name} --faults {faults} --show '{}'",
+                "{name}: {}\n{}\nreproduce: local/tools/run.sh explore {name} --faults {faults} --show '{}'",
                 finding.promise,
                 finding.timeline.join("\n"),
                 finding.promise,

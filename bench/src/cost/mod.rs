@@ -4,6 +4,7 @@
 pub mod model;
 pub mod prices;
 pub mod quotas;
+mod reasons;
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -169,6 +170,9 @@ fn usage_table(answered: &Usage, timed_out: &Usage) -> Result<String> {
     Ok(format!("Counted and measured:\n\n{table}"))
 }
 
+/// Why `broadcast` is invoked without a request.
+const NO_REQUEST: &str = "a change of the call that clients do not see; a filter of the stream cannot compare it with the version before";
+
 /// Each request of a call, by invocation.
 fn requests_table(run: &CallRun) -> Result<String> {
     let mut table = MarkdownTable::new(&[
@@ -177,21 +181,26 @@ fn requests_table(run: &CallRun) -> Result<String> {
         "items",
         "write units",
         "read units",
+        "why",
     ]);
     for (number, invocation) in run.invocations.iter().enumerate() {
         let name = format!("{}. `{}`", number + 1, invocation.function);
         if invocation.requests.is_empty() {
-            table.row(&[&name, &"none", &"", &"", &""])?;
+            table.row(&[&name, &"none", &"", &"", &"", &NO_REQUEST])?;
         }
         for request in &invocation.requests {
             let (system, operation) = (request.system.name(), without_ids(&request.operation));
+            let request_text = format!("{system} {operation}");
+            let items = request.items.join(", ");
+            let why = reasons::reason(&invocation.function, &request_text, &items)?;
             let shown = |units: f64| (units > 0.0).then(|| Rounded(units).to_string());
             table.row(&[
                 &name,
-                &format!("{system} {operation}"),
-                &request.items.join(", "),
+                &request_text,
+                &items,
                 &shown(request.units.written).unwrap_or_default(),
                 &shown(request.units.read).unwrap_or_default(),
+                &why,
             ])?;
         }
     }

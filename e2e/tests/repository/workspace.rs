@@ -56,6 +56,7 @@ fn every_build_command_uses_the_lock_file() -> Result<()> {
         "Makefile",
         "local/tools/deny.sh",
         ".ci/run",
+        "local/tools/run.sh",
         "simulation/prove.sh",
     ] {
         for line in read(file)?.lines() {
@@ -75,6 +76,25 @@ fn every_build_command_uses_the_lock_file() -> Result<()> {
         functions.contains("\"--locked\""),
         "the functions' build was not found"
     );
+    Ok(())
+}
+
+/// Only what a function needs is in its archive. `sam build` compiles the default members of the workspace.
+#[test]
+fn the_functions_have_no_features_of_tests() -> Result<()> {
+    let tree = std::process::Command::new(env!("CARGO"))
+        .args(["tree", "--locked", "--edges=normal", "--prefix=none"])
+        .args(["--format={p}\t{f}"])
+        .current_dir(repository())
+        .output()?;
+    let tree = String::from_utf8(tree.stdout)?;
+    ensure!(tree.contains("tokio v"), "cargo printed no tree: {tree}");
+    for line in tree.lines() {
+        let features = line.split('\t').nth(1).unwrap_or_default();
+        let mut features = features.split([',', ' ']);
+        let of_tests = features.find(|it| ["test-util", "testing", "full"].contains(it));
+        ensure!(of_tests.is_none(), "{line}");
+    }
     Ok(())
 }
 

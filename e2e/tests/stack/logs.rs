@@ -20,10 +20,9 @@ const IN_NATIONAL_FORM: &str = "09812345067";
 const NAME: &str = "Padmavathi Venkataraman";
 
 /// The minimum log of [`complete_call`], at the default level.
-const STORY: [(&str, &str); 4] = [
+const STORY: [(&str, &str); 3] = [
     ("asterisk-incoming", "FCM request sent again"),
     ("ws-message", "request rejected"),
-    ("broadcast", "status update sent"),
     ("broadcast", "call ended"),
 ];
 /// The history in the line of the ended call. The PBX may report either leg first.

@@ -107,7 +107,7 @@ impl ClientUpdates {
             failed,
         } = deliveries;
         let call_id = sent.update.call_id();
-        if is_last || dropped || failed > 0 {
+        if dropped || failed > 0 {
             tracing::info!(%call_id, sent = clients, gone, failed, dropped, took_ms, "status update sent");
         }
     }

@@ -118,8 +118,8 @@ async fn with_cargo_lambda(settings: &Settings, tools: &Tools, binaries: &[Strin
 async fn with_cargo(settings: &Settings, binaries: &[String]) -> Result<()> {
     let mut command = Command::new("cargo");
     remove_cargo_variables(&mut command);
-    // No `-p`: with it, cargo would choose other features for the same dependencies and compile them twice.
-    command.args(["build", "--locked"]);
+    // With `--workspace`, the dependencies have the features that the tests and this program need too, so cargo does not compile them again.
+    command.args(["build", "--locked", "--workspace"]);
     command
         .arg("--target-dir")
         .arg(settings.repository().join("target"));

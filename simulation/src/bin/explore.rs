@@ -79,7 +79,7 @@ fn explore_one(scope: Scope, arguments: &Arguments) -> Result<bool, Box<dyn std:
                 println!("    {line}");
             }
             println!(
-                "  reproduce: cargo run --bin explore -- {} --show '{}'",
+                "  reproduce: local/tools/run.sh explore {} --show '{}'",
                 scope.name, finding.promise
             );
         }

@@ -182,6 +182,7 @@ async fn answered_call(
     callee.answer().await?;
     caller.answered(SOON).await?;
     took.push(group.hears(&id, STATUSES[1], TIMEOUT).await?);
+    let hung_up_at = clock::now();
     caller.hang_up().await?;
     took.push(group.hears(&id, STATUSES[2], TIMEOUT).await?);
     group.settles(Duration::from_millis(500)).await;
@@ -190,12 +191,10 @@ async fn answered_call(
         check(member, &id, &STATUSES)?;
     }
     let clients = group.members().len();
-    let line = last_update(fixture, &id).await?;
-    // The function may still find a client that has disconnected. It counts that client as failed, like one that is connecting.
-    ensure!(line["failed"].as_u64() <= Some(1), "{line}");
+    let notified = clients_notified(fixture, hung_up_at).await?;
     ensure!(
-        line["sent"] == clients + 1,
-        "not sent to exactly these clients and the frozen one: {line}"
+        notified == f64::from(u32::try_from(clients + 1)?),
+        "not sent to exactly these {clients} clients and the frozen one: {notified}"
     );
     ensure!(
         !is_there(fixture, &left).await?,
@@ -328,19 +327,18 @@ async fn leave(fixture: &Fixture, mut group: ClientGroup) -> Result<()> {
     Ok(())
 }
 
-/// The function's log line for the last update of a call. It appears a little later than the update.
-async fn last_update(fixture: &Fixture, call: &str) -> Result<Value> {
+/// The metric of the first call that has ended since then. Its line appears a little later than the update.
+async fn clients_notified(fixture: &Fixture, since: Timestamp) -> Result<f64> {
     let deadline = Instant::now() + SOON;
     loop {
         let lines = log_lines(fixture, "broadcast").await?.into_iter();
-        let last = lines
-            .map(|line| line.json)
-            .filter(|json| json["message"] == "status update sent" && json["call_id"] == call)
-            .max_by_key(|line| line["timestamp"].to_string());
-        if let Some(last) = last {
-            return Ok(last);
+        let is_later = |json: &Value| json["_aws"]["Timestamp"].as_u64() >= Some(since.as_millis());
+        let later = lines.map(|line| line.json).filter(is_later);
+        let mut counts = later.filter_map(|json| json["clients_notified"][0].as_f64());
+        if let Some(count) = counts.next() {
+            return Ok(count);
         }
-        ensure!(Instant::now() < deadline, "the log has no update");
+        ensure!(Instant::now() < deadline, "the log has no such metric");
         sleep(Duration::from_millis(200)).await;
     }
 }

@@ -242,9 +242,8 @@ pub fn status_update_sent(last: Option<(u64, Duration)>, dropped: bool) {
         histogram!(CLIENTS_NOTIFIED.name).record(clients as f64);
         histogram!(NOTIFY_TIME.name).record(millis(took));
     }
-    // A metric without values would be missing on the dashboard.
-    if last.is_some() || dropped {
-        histogram!(UPDATES_DROPPED.name).record(f64::from(u8::from(dropped)));
+    if dropped {
+        counter!(UPDATES_DROPPED.name).increment(1);
     }
 }
 
@@ -282,8 +281,9 @@ impl Measurement {
     }
 }
 
+/// Whole milliseconds.
 fn millis(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1000.0
+    (duration.as_secs_f64() * 1000.0).round()
 }
 
 fn measured(before: Option<&Call>, after: &Call) -> Vec<Measurement> {
@@ -293,7 +293,8 @@ fn measured(before: Option<&Call>, after: &Call) -> Vec<Measurement> {
         measured.push(Count(TOTAL_CALLS));
         measured.extend(after.is_to_number().then_some(Count(PHONE_CALLS)));
     }
-    if let Some(pushed_at) = newly(before, after, pushed_at) {
+    // What happens before a call is answered or ends is measured then, all in one line of the log.
+    if let Some(pushed_at) = newly(before, after, |call| pushed_at(settled(call)?)) {
         measured.push(Time(TIME_TO_PUSH, pushed_at.since(after.created_at)));
     }
     let is_known = |device| before.is_some_and(|call| call.ring_receipts.contains_key(device));
@@ -302,7 +303,7 @@ fn measured(before: Option<&Call>, after: &Call) -> Vec<Measurement> {
             measured.push(TimeToRing(receipt.platform, receipt.time_to_ring()));
         }
     }
-    if let Some(ready_at) = newly(before, after, |call| call.ready_at) {
+    if let Some(ready_at) = newly(before, after, |call| settled(call)?.ready_at) {
         let took = ready_at.since(after.created_at);
         measured.push(Time(AVERAGE_READY_TIME, took));
         measured.extend((took > LAUNCHED_AFTER).then_some(Count(BACKGROUND_LAUNCHES)));
@@ -321,6 +322,11 @@ fn measured(before: Option<&Call>, after: &Call) -> Vec<Measurement> {
         measured.extend(failure(after).map(Count));
     }
     measured
+}
+
+/// The call, if it was answered or has ended.
+fn settled(call: &Call) -> Option<&Call> {
+    (call.bridged_at.is_some() || call.status.is_final()).then_some(call)
 }
 
 fn ended_as(call: &Call) -> Option<CallStatus> {
@@ -441,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answered_call_is_counted_once_at_each_step() {
+    fn an_answered_call_is_counted_once() {
         let measurements = measure(&[
             (1, rang()),
             (7, accepted()),
@@ -451,28 +457,33 @@ mod tests {
             (60, hung_up()),
             (61, Event::TimerFired),
         ]);
-        let measurements: Vec<Measurement> = measurements.into_iter().flatten().collect();
+        let measurements: Vec<_> = measurements
+            .into_iter()
+            .filter(|it| !it.is_empty())
+            .collect();
         let seconds = Duration::from_secs;
         let expected = [
-            Measurement::Count(TOTAL_CALLS),
-            Measurement::Time(TIME_TO_PUSH, seconds(1)),
-            Measurement::Time(AVERAGE_READY_TIME, seconds(7)),
-            Measurement::Count(BACKGROUND_LAUNCHES),
-            Measurement::Count(SUCCESSFUL_CALLS),
-            Measurement::Time(TIME_TO_BRIDGE, seconds(2)),
-            Measurement::EndedAs(CallStatus::Completed),
+            vec![Measurement::Count(TOTAL_CALLS)],
+            vec![
+                Measurement::Time(TIME_TO_PUSH, seconds(1)),
+                Measurement::Time(AVERAGE_READY_TIME, seconds(7)),
+                Measurement::Count(BACKGROUND_LAUNCHES),
+                Measurement::Count(SUCCESSFUL_CALLS),
+                Measurement::Time(TIME_TO_BRIDGE, seconds(2)),
+            ],
+            vec![Measurement::EndedAs(CallStatus::Completed)],
         ];
         assert_eq!(measurements, expected);
     }
 
     #[test]
     fn a_running_app_is_not_counted_as_launched() {
-        let measurements = measure(&[(5, accepted())]);
-        assert!(
-            !measurements
-                .concat()
-                .contains(&Measurement::Count(BACKGROUND_LAUNCHES))
-        );
+        let measurements = measure(&[(5, accepted()), (6, Event::Bridged)]).concat();
+        assert!(measurements.contains(&Measurement::Time(
+            AVERAGE_READY_TIME,
+            Duration::from_secs(5)
+        )));
+        assert!(!measurements.contains(&Measurement::Count(BACKGROUND_LAUNCHES)));
     }
 
     #[test]
