@@ -46,7 +46,7 @@ use crate::faults::Fault;
 use crate::scenario::{Answers, Attempts, Kind};
 use crate::sim::Sim;
 use crate::state::State;
-use crate::state::phones::Ring;
+use crate::state::phones::{PhoneDevice, Ring};
 use crate::state::table::short;
 
 /// A conversation that is shorter than this may be taken for none if its report is overtaken by a hang-up.
@@ -301,7 +301,7 @@ impl Checks<'_> {
 
     /// Whether the only fault is the loss of a region, while the call rang and was known in the other one, and its user accepted early
     /// enough to ask that region too.
-    fn continues_elsewhere(&self, ring: &Ring) -> bool {
+    fn continues_elsewhere(&self, device: &PhoneDevice, ring: &Ring) -> bool {
         let plan = self.sim.plan();
         let call = self.state.truth.call(ring.call);
         let (Some(loss), Some(call), Some(tapped)) = (plan.region_loss, call, ring.ended) else {
@@ -312,8 +312,12 @@ impl Checks<'_> {
             || !self.state.faults.happened().is_empty();
         let was_known = call.known_in[1 - loss.region].is_some_and(|known| known < loss.from);
         let is_pushed = ring.pushes == 1;
-        // The lost region ends the ring if it comes back at that moment, before it hears of the accept.
-        let hears_too_late = loss.until.abs_diff(call.rings_until) < LAST_MOMENT;
+        // The lost region ends the ring if it comes back at that moment, before it hears of the accept. The same holds later, until the
+        // PBX shows that the phone rings.
+        let registers_after = device.plan.registers_after.iter().flatten().max();
+        let rings_from = tapped + registers_after.copied().unwrap_or_default();
+        let hears_too_late = loss.until + LAST_MOMENT > call.rings_until
+            && loss.until < call.rings_until.max(rings_from) + LAST_MOMENT;
         // The region is lost before the other one hears of the accept.
         let takes_it_along = (tapped..tapped + LAST_MOMENT).contains(&loss.from);
         let is_in_time = tapped + ASKS_BOTH_WITHIN < call.rings_until;
@@ -395,7 +399,7 @@ impl Checks<'_> {
             .zip(state.truth.call(ring.call))
             .is_some_and(|(tapped, call)| tapped + LAST_MOMENT < call.rings_until);
         let is_willing = stays_registered && answers && stays && is_early;
-        let may_fail = !self.has_no_fault() && !self.continues_elsewhere(ring);
+        let may_fail = !self.has_no_fault() && !self.continues_elsewhere(device, ring);
         if is_willing && !may_fail && state.truth.talks.is_empty() {
             self.violated("who accepts is bridged", device.id.to_string());
         }
