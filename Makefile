@@ -39,7 +39,7 @@ call: ## place a call through the running stack, and answer it with a simulated 
 	@$(NEEDS) build $(CARGO_RUN) call
 
 invoke: ## send an example event to its function with `sam local invoke` and Docker, on the running stack: EVENT=console-page
-	@$(NEEDS) build $(CARGO_RUN) invoke $(EVENT)
+	@$(NEEDS) build $(CARGO_RUN) invoke $(or $(EVENT),$(error set EVENT, for example EVENT=console-page; events/README.md lists all))
 
 client: ## an interactive client of the WebSocket API; ARGS='--url wss://… --token …' for another than the running stack's
 	@$(NEEDS) build local/tools/run.sh ringback-client $(ARGS)

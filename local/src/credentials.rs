@@ -177,6 +177,7 @@ impl Credentials {
         ] {
             *name = settings.override_or(variable, name.as_str());
         }
+        self.hook_secret = settings.override_or("HOOK_SECRET", self.hook_secret);
         self.ari_username = settings.override_or("ARI_USERNAME", self.ari_username);
         self.ari_password = settings.override_or("ARI_PASSWORD", self.ari_password);
         self.exotel.sid = settings.override_or("EXOTEL_ACCOUNT_SID", self.exotel.sid);

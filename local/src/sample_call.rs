@@ -193,7 +193,10 @@ impl SipAccount {
     fn address(&self) -> Result<SocketAddr> {
         let mut uris = self.servers.iter().flat_map(|server| &server.uris);
         let address = uris.find_map(|uri| uri.strip_prefix("sip:")?.strip_suffix(";transport=udp"));
-        Ok(address.context("the account has no UDP URI")?.parse()?)
+        let address = address.context(
+            "the PBX is not the stack's own (ARI_URL is set), and this call knows no other: use `ringback --local smoke`",
+        )?;
+        Ok(address.parse()?)
     }
 }
 

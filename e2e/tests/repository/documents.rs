@@ -52,14 +52,16 @@ fn every_link_between_documents_leads_to_a_file_and_a_heading() -> Result<()> {
 fn samconfig_has_three_values_to_fill_in_and_every_other_default() -> Result<()> {
     let text = read(&repository().join("samconfig.toml"))?;
     let (of_default, _) = text.split_once("\n]").context("no parameters")?;
-    let value = Regex::new(r#"(?m)^    (# )?"(\w+)=([^"]*)","#)?;
+    // SAM rejects `NAME=` for an empty value.
+    let value = Regex::new(r#"(?m)^    (# )?(?:"(\w+)=([^"]+)"|'(\w+)=""'),"#)?;
     let (mut set, mut defaults) = (BTreeSet::new(), BTreeSet::new());
     for line in value.captures_iter(of_default) {
-        let name = line[2].to_owned();
+        let text = |number| line.get(number).map(|found| found.as_str().to_owned());
+        let name = text(2).or(text(4)).context("no name")?;
         if line.get(1).is_none() {
             set.insert(name);
         } else {
-            defaults.insert((name, line[3].to_owned()));
+            defaults.insert((name, text(3).unwrap_or_default()));
         }
     }
     assert_eq!(set, TO_FILL_IN.map(str::to_owned).into());

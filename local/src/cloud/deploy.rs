@@ -75,10 +75,18 @@ pub async fn deploy(
         .args(
             parameters
                 .iter()
-                .map(|(name, value)| format!("{name}={value}")),
+                .map(|(name, value)| override_of(name, value)),
         );
     run_logged(&mut command, &log(settings, region)).await?;
     outputs(settings, tools, region).await
+}
+
+/// A parameter as SAM reads it. It rejects `NAME=`.
+fn override_of(name: &str, value: &str) -> String {
+    match value {
+        "" => format!("{name}=\"\""),
+        value => format!("{name}={value}"),
+    }
 }
 
 /// Runs the SAM CLI in the state directory, where no `samconfig.toml` overrides the arguments.

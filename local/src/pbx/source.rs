@@ -148,7 +148,9 @@ fn asterisk_origin(settings: &Settings) -> Result<AsteriskOrigin> {
         Some("debian") => Ok(AsteriskOrigin::Debian),
         Some("docker") => Ok(AsteriskOrigin::Docker),
         Some(other) => bail!("ASTERISK_FROM is `{other}`, but must be path, debian or docker"),
-        None => bail!("ASTERISK_FROM is not set; start the stack with `make`, which sets it"),
+        None => bail!(
+            "ASTERISK_FROM is not set; start the stack with `make up`, or with `local/tools/prerequisites.sh release ringback-local up`, which set it"
+        ),
     }
 }
 
