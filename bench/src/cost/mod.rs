@@ -192,7 +192,7 @@ fn requests_table(run: &CallRun) -> Result<String> {
             let (system, operation) = (request.system.name(), without_ids(&request.operation));
             let request_text = format!("{system} {operation}");
             let items = request.items.join(", ");
-            let why = reasons::reason(&invocation.function, &request_text, &items)?;
+            let why = reasons::reason(invocation.function, &request_text, &items)?;
             let shown = |units: f64| (units > 0.0).then(|| Rounded(units).to_string());
             table.row(&[
                 &name,

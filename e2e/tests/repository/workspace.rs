@@ -92,7 +92,7 @@ fn the_functions_have_no_features_of_tests() -> Result<()> {
     for line in tree.lines() {
         let features = line.split('\t').nth(1).unwrap_or_default();
         let mut features = features.split([',', ' ']);
-        let of_tests = features.find(|it| ["test-util", "testing", "full"].contains(it));
+        let of_tests = features.find(|it| ["test-util", "testing"].contains(it));
         ensure!(of_tests.is_none(), "{line}");
     }
     Ok(())
