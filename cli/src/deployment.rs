@@ -49,19 +49,30 @@ pub(crate) struct Deployment {
     pub(crate) http_url: String,
     /// The WebSocket API.
     pub(crate) ws_url: String,
+    /// The state of the stack, such as `UPDATE_COMPLETE`.
+    pub(crate) status: String,
     outputs: BTreeMap<String, String>,
     parameters: BTreeMap<String, String>,
 }
 
+/// A region of a deployment.
+struct Place {
+    aws: SdkConfig,
+    /// The local stack in it.
+    local: Option<LocalStack>,
+}
+
 /// The part of `stack.json` that is needed here.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 struct LocalStack {
     http_url: String,
     ws_url: String,
     aws: LocalAws,
+    /// The second region, of a stack with two.
+    fallback: Option<Box<LocalStack>>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 struct LocalAws {
     endpoint: String,
     region: String,
@@ -76,32 +87,64 @@ impl Target {
 
     /// Finds the deployment.
     pub(crate) async fn find(&self) -> Result<Deployment> {
+        let place = self.place(None).await?;
+        let found = self.find_at(&place).await?;
+        found.ok_or_else(|| self.no_such_stack(&place.aws))
+    }
+
+    /// Finds the deployment in another region, if there is one.
+    pub(crate) async fn find_in(&self, region: &str) -> Result<Option<Deployment>> {
+        self.find_at(&self.place(Some(region)).await?).await
+    }
+
+    /// The configuration of AWS clients for another region.
+    pub(crate) async fn aws_in(&self, region: &str) -> Result<SdkConfig> {
+        Ok(self.place(Some(region)).await?.aws)
+    }
+
+    async fn find_at(&self, place: &Place) -> Result<Option<Deployment>> {
+        let Some(stack) = self.describe(&place.aws).await? else {
+            return Ok(None);
+        };
+        let deployment = Deployment::of(stack, self.stack(), place.aws.clone())?;
+        let Some(local) = &place.local else {
+            return Ok(Some(deployment));
+        };
+        Ok(Some(deployment.at(&local.http_url, &local.ws_url)))
+    }
+
+    /// A region, by default that of the deployment.
+    async fn place(&self, region: Option<&str>) -> Result<Place> {
         if !self.local {
-            let aws = self.aws_config().await?;
-            return Deployment::of(self.describe(&aws).await?, self.stack(), aws);
+            let aws = self.aws_config(region.or(self.region.as_deref())).await?;
+            return Ok(Place { aws, local: None });
         }
-        let local = running_stack(Path::new("."))?;
+        let first = running_stack(Path::new("."))?;
+        let regions = std::iter::successors(Some(first), |one| one.fallback.as_deref().cloned());
+        let mut regions = regions.filter(|one| region.is_none_or(|name| one.aws.region == name));
+        let local = regions.next().ok_or_else(|| {
+            Failure::wrong_use(format!(
+                "The local stack has no region {}: `make regions` starts one in ap-south-1 and ap-southeast-1.",
+                region.unwrap_or_default()
+            ))
+        })?;
         let aws = local.aws_config().await;
-        let mut deployment = Deployment::of(self.describe(&aws).await?, self.stack(), aws)?;
-        // The APIs of the local AWS have no addresses of their own.
-        let hooks = ("RegionalHttpUrl".to_owned(), local.http_url.clone());
-        deployment.outputs.extend([hooks]);
-        Ok(Deployment {
-            http_url: local.http_url,
-            ws_url: local.ws_url,
-            ..deployment
+        Ok(Place {
+            aws,
+            local: Some(local),
         })
     }
 
     /// Configures AWS clients from the arguments, the environment and the profile, as AWS's own tools do.
-    async fn aws_config(&self) -> Result<SdkConfig> {
+    async fn aws_config(&self, region: Option<&str>) -> Result<SdkConfig> {
         let mut loader =
             aws_config::defaults(BehaviorVersion::latest()).http_client(AwsHttpClient::default());
         if let Some(profile) = &self.profile {
             loader = loader.profile_name(profile);
         }
-        if let Some(region) = self.region.clone() {
-            loader = loader.region(RegionProviderChain::first_try(Region::new(region)));
+        if let Some(region) = region {
+            let region = Region::new(region.to_owned());
+            loader = loader.region(RegionProviderChain::first_try(region));
         }
         let config = loader.load().await;
         match config.region() {
@@ -112,15 +155,14 @@ impl Target {
         }
     }
 
-    async fn describe(&self, aws: &SdkConfig) -> Result<Stack> {
+    async fn describe(&self, aws: &SdkConfig) -> Result<Option<Stack>> {
         let client = aws_sdk_cloudformation::Client::new(aws);
         let described = client.describe_stacks().stack_name(self.stack()).send();
-        let mut stacks = match described.await {
-            Ok(described) => described.stacks.unwrap_or_default(),
-            Err(error) if error.code() == Some("ValidationError") => Vec::new(),
-            Err(error) => return Err(aws_failure("CloudFormation", &error)),
-        };
-        stacks.pop().ok_or_else(|| self.no_such_stack(aws))
+        match described.await {
+            Ok(described) => Ok(described.stacks.unwrap_or_default().pop()),
+            Err(error) if error.code() == Some("ValidationError") => Ok(None),
+            Err(error) => Err(aws_failure("CloudFormation", &error)),
+        }
     }
 
     fn no_such_stack(&self, aws: &SdkConfig) -> Failure {
@@ -133,18 +175,20 @@ impl Target {
 }
 
 impl Deployment {
-    fn of(stack: Stack, name: &str, aws: SdkConfig) -> Result<Self> {
+    pub(crate) fn of(stack: Stack, name: &str, aws: SdkConfig) -> Result<Self> {
         let outputs = stack.outputs.unwrap_or_default().into_iter();
         let outputs: BTreeMap<String, String> = outputs
             .filter_map(|output| Some((output.output_key?, output.output_value?)))
             .collect();
         let parameters = stack.parameters.unwrap_or_default().into_iter();
         let parameters = parameters
-            .filter_map(|one| Some((one.parameter_key?, one.parameter_value?)))
+            .filter_map(|one| Some((one.parameter_key?, one.parameter_value.unwrap_or_default())))
             .collect();
+        let status = stack.stack_status.map(|status| status.as_str().to_owned());
         let mut deployment = Self {
             name: name.to_owned(),
             aws,
+            status: status.unwrap_or_default(),
             http_url: String::new(),
             ws_url: String::new(),
             outputs,
@@ -154,6 +198,15 @@ impl Deployment {
         deployment.http_url = http_url.to_owned();
         deployment.ws_url = deployment.output("WebSocketUrl")?.to_owned();
         Ok(deployment)
+    }
+
+    /// The same with other addresses: the APIs of the local AWS have none of their own.
+    fn at(mut self, http_url: &str, ws_url: &str) -> Self {
+        self.http_url = http_url.to_owned();
+        self.ws_url = ws_url.to_owned();
+        let hooks = ("RegionalHttpUrl".to_owned(), http_url.to_owned());
+        self.outputs.extend([hooks]);
+        self
     }
 
     /// An output of the stack.
@@ -171,6 +224,12 @@ impl Deployment {
     pub(crate) fn parameter(&self, name: &str) -> Option<&str> {
         let value = self.parameters.get(name).map(String::as_str);
         value.filter(|value| !value.is_empty())
+    }
+
+    /// All parameters of the stack, also the empty ones.
+    pub(crate) fn parameters(&self) -> impl Iterator<Item = (&str, &str)> {
+        let parameters = self.parameters.iter();
+        parameters.map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
     /// The algorithm of the tokens, if an identity provider signs them and no secret of the deployment does.
@@ -197,6 +256,15 @@ impl Deployment {
             Err(error) => return Err(aws_failure("Secrets Manager", &error)),
         };
         Ok((!text.is_empty()).then(|| serde_json::from_str(&text)))
+    }
+
+    /// How many values a secret has had, of those that have a label: the current one and the previous one.
+    pub(crate) async fn secret_versions(&self, output: &str) -> Result<usize> {
+        let client = aws_sdk_secretsmanager::Client::new(&self.aws);
+        let described = client.describe_secret().secret_id(self.output(output)?);
+        let described = described.send().await;
+        let described = described.map_err(|error| aws_failure("Secrets Manager", &error))?;
+        Ok(described.version_ids_to_stages.map_or(0, |all| all.len()))
     }
 
     /// Replaces the value of a secret.
@@ -245,7 +313,7 @@ fn running_stack(folder: &Path) -> Result<LocalStack> {
 }
 
 /// Why AWS did not do what it should.
-fn aws_failure<E>(service: &str, error: &SdkError<E>) -> Failure
+pub(crate) fn aws_failure<E>(service: &str, error: &SdkError<E>) -> Failure
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
 {
@@ -277,7 +345,7 @@ pub(crate) fn no_login() -> Failure {
 }
 
 /// The innermost cause says what happened, and the others only where.
-fn innermost(error: &dyn std::error::Error) -> String {
+pub(crate) fn innermost(error: &dyn std::error::Error) -> String {
     let mut error = error;
     while let Some(source) = error.source() {
         error = source;

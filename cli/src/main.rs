@@ -13,6 +13,7 @@ mod lambda;
 mod output;
 mod pbx;
 mod prompt;
+mod region;
 mod route;
 mod secret;
 mod smoke;
@@ -33,6 +34,7 @@ use device::DeviceCommand;
 use failure::Result;
 use output::Output;
 use pbx::PbxCommand;
+use region::RegionCommand;
 use route::{RouteCommand, TelephoneCommand};
 use secret::SecretCommand;
 use smoke::SmokeArguments;
@@ -104,6 +106,11 @@ enum Command {
         #[command(subcommand)]
         command: SecretCommand,
     },
+    /// Set up a second region
+    Region {
+        #[command(subcommand)]
+        command: RegionCommand,
+    },
     /// Find what is wrong with the deployment, and print what fixes it. Exit code 1: a fault was found
     Doctor,
     /// Print the completions of a shell
@@ -155,6 +162,13 @@ async fn run(arguments: Arguments, output: Output) -> Result<ExitCode> {
             .await
             .map(|()| ExitCode::SUCCESS);
     }
+    if let Command::Region {
+        command: RegionCommand::Add(add),
+    } = arguments.command
+    {
+        let is_healthy = region::add(&arguments.target, add, output).await?;
+        return Ok(ExitCode::from(u8::from(!is_healthy)));
+    }
     let deployment = arguments.target.find().await?;
     let done = match arguments.command {
         Command::Token(arguments) => token::run(&deployment, arguments, output).await,
@@ -184,7 +198,7 @@ async fn run(arguments: Arguments, output: Output) -> Result<ExitCode> {
             let is_healthy = doctor::run(&deployment, output).await?;
             return Ok(ExitCode::from(u8::from(!is_healthy)));
         }
-        Command::Completions { .. } | Command::Pbx { .. } => Ok(()),
+        Command::Completions { .. } | Command::Pbx { .. } | Command::Region { .. } => Ok(()),
     };
     done.map(|()| ExitCode::SUCCESS)
 }

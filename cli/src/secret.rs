@@ -129,6 +129,12 @@ impl SecretName {
         }
     }
 
+    /// Whether the secret still has the value that its stack has generated.
+    pub(crate) async fn is_as_generated(self, deployment: &Deployment) -> Result<bool> {
+        let versions = deployment.secret_versions(self.output());
+        Ok(self.generated().is_some() && versions.await? == 1)
+    }
+
     /// What is wrong with the value of the secret.
     pub(crate) async fn fault(self, deployment: &Deployment) -> Result<Option<Finding>> {
         let unusable = Fault::SecretUnusable.at(self.name());

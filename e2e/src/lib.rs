@@ -21,5 +21,6 @@ pub mod outcome_table;
 pub mod pbx;
 pub mod private_values;
 pub mod recording_proxy;
+pub mod ringback_command;
 pub mod sip_account;
 pub mod timeline;

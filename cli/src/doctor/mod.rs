@@ -3,7 +3,7 @@
 mod apis;
 
 use ringback::doctor::{Examination, Fault, Finding};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::deployment::Deployment;
 use crate::failure::{Failure, Result};
@@ -16,6 +16,20 @@ const LEAST_CONCURRENCY: u64 = 100;
 
 /// Runs all checks, and returns whether the deployment has no fault.
 pub(crate) async fn run(deployment: &Deployment, output: Output) -> Result<bool> {
+    let findings = examine(deployment, output).await?;
+    if let Some(other) = deployment.parameter("OtherRegion") {
+        let here = deployment.region();
+        output.note(&format!(
+            "These are the parts in {here}. Check the others with --region {other}."
+        ));
+    }
+    let document = json!({ "findings": documents(&findings) });
+    output.print(&document, &text(&findings))?;
+    Ok(findings.is_empty())
+}
+
+/// Runs all checks.
+pub(crate) async fn examine(deployment: &Deployment, output: Output) -> Result<Vec<Finding>> {
     let mut findings = check_secrets(deployment).await?;
     let lacks = |name: &str| {
         findings
@@ -23,7 +37,7 @@ pub(crate) async fn run(deployment: &Deployment, output: Output) -> Result<bool>
             .any(|finding: &Finding| finding.place == name)
     };
     let has_token = !lacks(SecretName::App.name());
-    findings.extend(examine(deployment).await?.findings);
+    findings.extend(ask_function(deployment).await?.findings);
     findings.extend(apis::check_http(deployment).await?);
     if has_token {
         match apis::check_websocket(deployment).await? {
@@ -33,14 +47,7 @@ pub(crate) async fn run(deployment: &Deployment, output: Output) -> Result<bool>
         }
     }
     findings.extend(check_concurrency(deployment).await?);
-    if let Some(other) = deployment.parameter("OtherRegion") {
-        let here = deployment.region();
-        output.note(&format!(
-            "These are the parts in {here}. Check the others with --region {other}."
-        ));
-    }
-    print(&findings, output)?;
-    Ok(findings.is_empty())
+    Ok(findings)
 }
 
 /// Each secret has a value that the functions can use.
@@ -57,7 +64,7 @@ async fn check_secrets(deployment: &Deployment) -> Result<Vec<Finding>> {
 }
 
 /// What only a function can see.
-async fn examine(deployment: &Deployment) -> Result<Examination> {
+async fn ask_function(deployment: &Deployment) -> Result<Examination> {
     let answer = lambda::invoke(deployment, "doctor", &json!({})).await?;
     serde_json::from_value(answer).map_err(|_| {
         Failure::not_reachable("The function doctor is of another version: run `sam deploy`.")
@@ -70,14 +77,19 @@ async fn check_concurrency(deployment: &Deployment) -> Result<Option<Finding>> {
     Ok((left < LEAST_CONCURRENCY).then(|| fault.seen(format!("{left} are left"))))
 }
 
-fn print(findings: &[Finding], output: Output) -> Result<()> {
+/// The findings for scripts.
+pub(crate) fn documents(findings: &[Finding]) -> Vec<Value> {
     let documents = findings.iter().map(|finding| {
         let Finding { fault, place, detail } = finding;
         json!({
             "fault": fault.id(), "where": place, "what": fault.what(), "detail": detail, "fix": fault.fix(place),
         })
     });
-    let document = json!({ "findings": documents.collect::<Vec<_>>() });
+    documents.collect()
+}
+
+/// The findings for people, and how many there are.
+pub(crate) fn text(findings: &[Finding]) -> String {
     let texts = findings.iter().map(|finding| {
         let Finding {
             fault,
@@ -95,5 +107,5 @@ fn print(findings: &[Finding], output: Output) -> Result<()> {
         1 => "1 fault found.".to_owned(),
         many => format!("{many} faults found."),
     };
-    output.print(&document, &format!("{}{count}", texts.collect::<String>()))
+    format!("{}{count}", texts.collect::<String>())
 }

@@ -8,6 +8,7 @@
     reason = "these are tests"
 )]
 
+mod region_add;
 mod region_loss;
 mod region_loss_run;
 mod region_pair;

@@ -12,8 +12,6 @@ use ringback_local::settings::Settings;
 use ringback_local::stack::Stack;
 use serde_json::Value;
 
-use crate::cli;
-
 /// The deployment from the release, beside the one of the running stack.
 const NAME: &str = "ringback-release";
 
@@ -49,7 +47,7 @@ async fn a_release_deploys_without_rust_and_its_functions_run() -> Result<()> {
 
 /// Makes the archive and unpacks it elsewhere.
 async fn unpacked(settings: &Settings) -> Result<PathBuf> {
-    let command = cli::command::binary()?;
+    let command = ringback_e2e::ringback_command::binary()?;
     let built = command.parent().context("the command has no folder")?;
     let archive = release::create(settings, built).await?;
     let elsewhere = std::env::temp_dir().join(format!("ringback-release-{}", std::process::id()));

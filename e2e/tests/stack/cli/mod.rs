@@ -1,6 +1,5 @@
 //! The command `ringback`, started as a user starts it: what it prints where, its exit codes, and what the deployment then has.
 
-pub(crate) mod command;
 mod interceptor;
 mod pbx;
 mod smoke;
@@ -9,10 +8,10 @@ use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use command::Ringback;
 use futures::FutureExt;
 use reqwest::Method;
 use ringback_e2e::fixture::{Fixture, SOON, unused_mobile_number};
+use ringback_e2e::ringback_command::Ringback;
 use serde_json::{Value, json};
 
 use crate::access::tokens::{Secrets, claims_of, hs256, with};

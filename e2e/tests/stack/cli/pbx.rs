@@ -12,7 +12,7 @@ use ringback_local::settings::Settings;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use super::command::Ringback;
+use ringback_e2e::ringback_command::Ringback;
 
 const PBX: usize = 1;
 const DIALPLAN: &str = "ringback-site/dialplan.conf";

@@ -5,7 +5,7 @@ use ringback_e2e::fixture::Fixture;
 use ringback_e2e::pbx::ChangedFile;
 use serde_json::{Value, json};
 
-use super::command::{Outcome, Ringback};
+use ringback_e2e::ringback_command::{Outcome, Ringback};
 
 /// The site file with the endpoint at which the PBX calls itself, and the module that reads it.
 const SMOKE: (&str, &str) = ("ringback-site/smoke.conf", "res_pjsip.so");

@@ -16,7 +16,7 @@ use ringback_local::settings::{STACK_NAME, Settings};
 use ringback_local::stack::Stack;
 use serde_json::{Value, json};
 
-use crate::cli::command::Ringback;
+use ringback_e2e::ringback_command::Ringback;
 
 /// The ARI user that only these tests create.
 pub(super) const OTHER_ARI_USER: &str = "limited";

@@ -17,20 +17,23 @@ use tokio::time::timeout;
 const AT_MOST: Duration = Duration::from_secs(60);
 
 /// The command in its folder.
-pub(crate) struct Ringback {
+pub struct Ringback {
     folder: PathBuf,
 }
 
 /// What a command printed, and its exit code.
 #[derive(Debug)]
-pub(crate) struct Outcome {
-    pub(crate) code: i32,
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
+pub struct Outcome {
+    /// The exit code.
+    pub code: i32,
+    /// The results.
+    pub stdout: String,
+    /// Everything else.
+    pub stderr: String,
 }
 
 /// A command that runs until it is stopped.
-pub(crate) struct Running {
+pub struct Running {
     child: Child,
     stdout: Lines<BufReader<ChildStdout>>,
     stderr: Lines<BufReader<ChildStderr>>,
@@ -38,7 +41,7 @@ pub(crate) struct Running {
 
 impl Ringback {
     /// The command in a new folder, with this description of the local stack, or none.
-    pub(crate) fn with(stack: Option<&Stack>) -> Result<Self> {
+    pub fn with(stack: Option<&Stack>) -> Result<Self> {
         let name = format!("ringback-cli-{}", uuid::Uuid::new_v4().simple());
         let folder = std::env::temp_dir().join(name);
         let state = folder.join("target/local");
@@ -50,22 +53,22 @@ impl Ringback {
     }
 
     /// Writes a file into the folder.
-    pub(crate) fn file(&self, name: &str, text: &str) -> Result<()> {
+    pub fn file(&self, name: &str, text: &str) -> Result<()> {
         Ok(std::fs::write(self.folder.join(name), text)?)
     }
 
     /// The path of a file in the folder.
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
 
     /// Runs a command for the local stack to its end.
-    pub(crate) async fn run(&self, arguments: &[&str]) -> Result<Outcome> {
+    pub async fn run(&self, arguments: &[&str]) -> Result<Outcome> {
         self.run_with_stdin(arguments, "").await
     }
 
     /// The same, with a text on stdin.
-    pub(crate) async fn run_with_stdin(&self, arguments: &[&str], text: &str) -> Result<Outcome> {
+    pub async fn run_with_stdin(&self, arguments: &[&str], text: &str) -> Result<Outcome> {
         let mut child = self.command(arguments)?.spawn()?;
         let mut stdin = child.stdin.take().context("no stdin")?;
         // A command that fails before it reads has closed it.
@@ -84,7 +87,7 @@ impl Ringback {
     }
 
     /// Starts a command for the local stack.
-    pub(crate) fn start(&self, arguments: &[&str]) -> Result<Running> {
+    pub fn start(&self, arguments: &[&str]) -> Result<Running> {
         let mut child = self.command(arguments)?.spawn()?;
         let stdout = child.stdout.take().context("no stdout")?;
         let stderr = child.stderr.take().context("no stderr")?;
@@ -120,18 +123,18 @@ impl Drop for Ringback {
 
 impl Outcome {
     /// The result of a command that succeeded.
-    pub(crate) fn succeeds(&self) -> &str {
+    pub fn succeeds(&self) -> &str {
         assert_eq!(self.code, 0, "{self:?}");
         &self.stdout
     }
 
     /// The same, as JSON.
-    pub(crate) fn document(&self) -> Result<Value> {
+    pub fn document(&self) -> Result<Value> {
         Ok(serde_json::from_str(self.succeeds())?)
     }
 
     /// Checks that the command failed with this code, and says this on stderr only.
-    pub(crate) fn fails(&self, code: i32, sentence: &str) {
+    pub fn fails(&self, code: i32, sentence: &str) {
         assert_eq!(
             (self.code, self.stdout.as_str()),
             (code, ""),
@@ -144,13 +147,13 @@ impl Outcome {
 
 impl Running {
     /// The next line on stderr.
-    pub(crate) async fn note(&mut self, within: Duration) -> Result<String> {
+    pub async fn note(&mut self, within: Duration) -> Result<String> {
         let line = timeout(within, self.stderr.next_line()).await??;
         line.context("the command has ended")
     }
 
     /// The next line on stdout, as JSON.
-    pub(crate) async fn document(&mut self, within: Duration) -> Result<Value> {
+    pub async fn document(&mut self, within: Duration) -> Result<Value> {
         let line = timeout(within, self.stdout.next_line()).await??;
         Ok(serde_json::from_str(
             &line.context("the command has ended")?,
@@ -158,7 +161,7 @@ impl Running {
     }
 
     /// Stops the command as Ctrl-C does.
-    pub(crate) async fn stop(mut self) -> Result<()> {
+    pub async fn stop(mut self) -> Result<()> {
         let pid = self.child.id().context("the command has ended")?;
         kill(Pid::from_raw(pid.try_into()?), Signal::SIGINT)?;
         let status = timeout(AT_MOST, self.child.wait()).await??;
@@ -168,7 +171,7 @@ impl Running {
 }
 
 /// The binary beside those of the tests. Cargo builds it if it is older than its source.
-pub(crate) fn binary() -> Result<&'static Path> {
+pub fn binary() -> Result<&'static Path> {
     static BINARY: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
     if let Some(binary) = BINARY.get() {
         return Ok(binary);

@@ -1,0 +1,289 @@
+//! `ringback region add` on the local stack: the first region forgets its second one, and gets it again. CloudFormation's update, the
+//! secrets and the checks are real. The local CloudFormation makes no replica, so the tests make it.
+
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, resume_unwind};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use aws_sdk_cloudformation::types::{Capability, Parameter};
+use futures::FutureExt;
+use ringback_e2e::fixture::{Fixture, SOON};
+use ringback_e2e::ringback_command::{Outcome, Ringback};
+use ringback_local::cloud::region::{FALLBACK, PRIMARY, Region};
+use ringback_local::cloud::replica;
+use ringback_local::settings::STACK_NAME;
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use crate::region_pair::two_regions;
+
+const SAMCONFIG: &str = include_str!("../../../samconfig.toml");
+/// A region of the second local AWS in which nothing is deployed.
+const EMPTY: Region = Region {
+    name: "ap-southeast-2",
+    ..FALLBACK
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_stack_gets_a_second_region_in_steps_that_can_be_repeated() -> Result<()> {
+    let (primary, fallback, loss) = two_regions().await?;
+    // A route to an extension without a device would be a finding.
+    for extension in primary.stack.numbers.values().collect::<BTreeSet<_>>() {
+        primary.app(extension).await?;
+    }
+    loss.wait_until_replicated(SOON).await?;
+    let outcome = async {
+        set_other_region(&primary, "").await?;
+        from_the_beginning(&primary).await?;
+        set_other_region(&primary, "").await?;
+        with_a_deployed_stack(&primary, &fallback).await
+    };
+    // The other tests need the second region, also if an assertion fails.
+    let outcome = AssertUnwindSafe(outcome).catch_unwind().await;
+    set_other_region(&primary, FALLBACK.name).await?;
+    outcome.unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+/// Nothing is in the second region yet.
+async fn from_the_beginning(primary: &Fixture) -> Result<()> {
+    let mut stack = primary.stack.clone();
+    let there = stack.fallback.as_mut().context("two regions")?;
+    EMPTY.name.clone_into(&mut there.aws.region);
+    let ringback = Ringback::with(Some(&stack))?;
+    let add = ["region", "add", EMPTY.name];
+    ringback.run(&add).await?.fails(2, "samconfig.toml");
+    ringback.file("samconfig.toml", SAMCONFIG)?;
+    let file = || std::fs::read_to_string(ringback.path("samconfig.toml"));
+
+    for (wrong, code, sentence) in [
+        ("ap-south-1", 2, "in ap-south-1 itself"),
+        ("singapore", 2, "is not a region"),
+        ("eu-west-1", 2, "has no region eu-west-1"),
+    ] {
+        let refused = ringback.run(&["region", "add", wrong]).await?;
+        refused.fails(code, sentence);
+    }
+    let dry = ringback
+        .run(&["region", "add", EMPTY.name, "--dry-run"])
+        .await?;
+    dry.succeeds();
+    ensure!(dry.stderr.contains("would    replica"), "{dry:?}");
+    ensure!(
+        dry.stderr.contains("+    \"OtherRegion=ap-southeast-2\""),
+        "{dry:?}"
+    );
+    assert_eq!(
+        other_region(primary).await?.0,
+        "",
+        "a dry run has updated the stack"
+    );
+    assert_eq!(file()?, SAMCONFIG, "a dry run has written");
+
+    // The update of the stack is made, and then there is no replica: as if the command had stopped half way.
+    ringback.run(&add).await?.fails(3, "run the command again");
+    assert_eq!(other_region(primary).await?.0, EMPTY.name);
+    assert_eq!(file()?, SAMCONFIG);
+    let elsewhere = Ringback::with(Some(&primary.stack))?;
+    elsewhere.file("samconfig.toml", SAMCONFIG)?;
+    let second = elsewhere.run(&["region", "add", FALLBACK.name]).await?;
+    second.fails(1, "has a second region already, ap-southeast-2");
+
+    let table = &primary.stack.aws.table;
+    let label = replica::create(PRIMARY, table, EMPTY).await?;
+    let continued = ringback.run(&add).await?;
+    ensure!(
+        continued.stderr.contains("already  replica"),
+        "{continued:?}"
+    );
+    let next = "sam deploy --config-env fallback\n";
+    ensure!(continued.succeeds().ends_with(next), "{continued:?}");
+    let text = file()?;
+    for expected in [
+        "stack_name = \"ringback-local\"\n",
+        "region = \"ap-southeast-2\" # Singapore\n",
+        "    \"OtherRegion=ap-south-1\",\n",
+        &format!("    \"ExistingTableName={table}\",\n    \"ExistingTableStreamLabel={label}\",\n"),
+        // What the running stack has, and the template's default is not.
+        "    \"CallerIdPolicy=any\",\n",
+        "    \"AriUrl=pbx1=https://",
+    ] {
+        ensure!(text.contains(expected), "{expected} is not in {text}");
+    }
+    let added: Vec<&str> = text
+        .lines()
+        .filter(|line| !SAMCONFIG.contains(line))
+        .collect();
+    for absent in ["AlarmFailures", "PublicHttpUrl", "LocalApiGatewayUrl"] {
+        ensure!(!added.iter().any(|line| line.contains(absent)), "{added:?}");
+    }
+    let again = ringback.run(&add).await?;
+    ensure!(again.succeeds().ends_with(next), "{again:?}");
+    ensure!(again.stderr.contains("already  file"), "{again:?}");
+    assert_eq!(file()?, text);
+    Ok(())
+}
+
+/// `sam deploy` has run.
+async fn with_a_deployed_stack(primary: &Fixture, fallback: &Fixture) -> Result<()> {
+    let ringback = Ringback::with(Some(&primary.stack))?;
+    ringback.file("samconfig.toml", SAMCONFIG)?;
+    let add = async |more: &[&str]| {
+        let arguments = [&["region", "add", FALLBACK.name, "--json"], more].concat();
+        ringback.run(&arguments).await
+    };
+    let (signing, exotel) = (
+        secret(primary, "signing").await?,
+        secret(primary, "exotel").await?,
+    );
+    // The stack has generated this one, and nobody has changed it. Somebody has set the other one.
+    put_secret(
+        fallback,
+        "signing",
+        &json!({ "signing_secret": "hush-generated" }),
+    )
+    .await?;
+    forget_previous_value(fallback, "signing").await?;
+    put_secret(fallback, "exotel", &json!({ "account_sid": "hush-set" })).await?;
+
+    let refused = add(&[]).await?;
+    refused.fails(
+        1,
+        "left as they are: exotel. If the value in ap-south-1 is right",
+    );
+    says_no_secret(&refused, [&signing, &exotel]);
+    assert_eq!(other_region(primary).await?.0, FALLBACK.name);
+    assert_eq!(secret(fallback, "signing").await?, signing);
+    assert_eq!(secret(fallback, "exotel").await?["account_sid"], "hush-set");
+
+    let added = add(&["--overwrite", "exotel"]).await?;
+    says_no_secret(&added, [&signing, &exotel]);
+    assert_eq!(secret(fallback, "exotel").await?, exotel);
+    let document = added.document()?;
+    let (here, there) = (&primary.stack, &fallback.stack);
+    assert_eq!(
+        document["findings"],
+        json!({ here.aws.region.as_str(): [], there.aws.region.as_str(): [] })
+    );
+    assert_eq!(
+        document["hook_urls"],
+        json!([here.http_url, there.http_url])
+    );
+    assert_eq!(document["next"], Value::Null);
+
+    let again = add(&[]).await?.document()?;
+    let steps = again["steps"].as_array().context("steps")?;
+    ensure!(steps.len() == 10, "{steps:#?}");
+    ensure!(
+        steps.iter().all(|step| step["state"] == "already"),
+        "{steps:#?}"
+    );
+
+    let mut reversed = fallback.stack.clone();
+    reversed.fallback = Some(Box::new(primary.stack.clone()));
+    let reversed = Ringback::with(Some(&reversed))?;
+    reversed.file("samconfig.toml", SAMCONFIG)?;
+    let second = reversed.run(&["region", "add", "ap-south-1"]).await?;
+    second.fails(1, "is the second of two regions");
+    Ok(())
+}
+
+fn says_no_secret(outcome: &Outcome, secrets: [&Value; 2]) {
+    let values = secrets.into_iter().filter_map(Value::as_object);
+    let values = values.flat_map(|fields| fields.values().filter_map(Value::as_str));
+    for value in values.chain(["hush-"]) {
+        for printed in [&outcome.stdout, &outcome.stderr] {
+            assert!(!printed.contains(value), "{value} is in {printed}");
+        }
+    }
+}
+
+/// The parameter of the stack, and the names of all others.
+async fn other_region(fixture: &Fixture) -> Result<(String, Vec<String>)> {
+    let client = aws_sdk_cloudformation::Client::new(&fixture.aws);
+    let described = client
+        .describe_stacks()
+        .stack_name(STACK_NAME)
+        .send()
+        .await?;
+    let stack = described.stacks().first().context("a stack")?;
+    let is_other = |one: &&Parameter| one.parameter_key() == Some("OtherRegion");
+    let value = stack.parameters().iter().find(is_other);
+    let value = value
+        .and_then(Parameter::parameter_value)
+        .unwrap_or_default();
+    let others = stack.parameters().iter().filter(|one| !is_other(one));
+    let others = others.filter_map(|one| one.parameter_key().map(str::to_owned));
+    let status = stack.stack_status().map(|status| status.as_str());
+    let is_settled = status.is_some_and(|status| !status.ends_with("_IN_PROGRESS"));
+    Ok((
+        if is_settled { value } else { "in progress" }.to_owned(),
+        others.collect(),
+    ))
+}
+
+/// Changes the parameter, unless the stack has this value.
+async fn set_other_region(fixture: &Fixture, value: &str) -> Result<()> {
+    let (before, others) = other_region(fixture).await?;
+    if before == value {
+        return Ok(());
+    }
+    let parameter = |name: &str| Parameter::builder().parameter_key(name);
+    let others = others
+        .iter()
+        .map(|name| parameter(name).use_previous_value(true).build());
+    let own = parameter("OtherRegion").parameter_value(value).build();
+    aws_sdk_cloudformation::Client::new(&fixture.aws)
+        .update_stack()
+        .stack_name(STACK_NAME)
+        .use_previous_template(true)
+        .set_parameters(Some(others.chain([own]).collect()))
+        .capabilities(Capability::CapabilityIam)
+        .capabilities(Capability::CapabilityAutoExpand)
+        .send()
+        .await?;
+    for _ in 0..120 {
+        if other_region(fixture).await?.0 == value {
+            return Ok(());
+        }
+        sleep(Duration::from_millis(500)).await;
+    }
+    anyhow::bail!("the stack did not take OtherRegion={value}")
+}
+
+async fn secret(fixture: &Fixture, name: &str) -> Result<Value> {
+    let manager = aws_sdk_secretsmanager::Client::new(&fixture.aws);
+    let secret = manager
+        .get_secret_value()
+        .secret_id(format!("{STACK_NAME}/{name}"));
+    let secret = secret.send().await?;
+    Ok(serde_json::from_str(
+        secret.secret_string().context("a text")?,
+    )?)
+}
+
+async fn put_secret(fixture: &Fixture, name: &str, value: &Value) -> Result<()> {
+    let manager = aws_sdk_secretsmanager::Client::new(&fixture.aws);
+    let put = manager
+        .put_secret_value()
+        .secret_id(format!("{STACK_NAME}/{name}"));
+    put.secret_string(value.to_string()).send().await?;
+    Ok(())
+}
+
+/// Makes a secret look as its stack has created it: with one value.
+async fn forget_previous_value(fixture: &Fixture, name: &str) -> Result<()> {
+    let manager = aws_sdk_secretsmanager::Client::new(&fixture.aws);
+    let id = format!("{STACK_NAME}/{name}");
+    let described = manager.describe_secret().secret_id(&id).send().await?;
+    let versions = described.version_ids_to_stages.unwrap_or_default();
+    let previous = |stages: &Vec<String>| stages.iter().any(|stage| stage == "AWSPREVIOUS");
+    let version = versions.into_iter().find(|(_, stages)| previous(stages));
+    let (version, _) = version.context("a previous value")?;
+    let change = manager.update_secret_version_stage().secret_id(&id);
+    let change = change
+        .version_stage("AWSPREVIOUS")
+        .remove_from_version_id(version);
+    change.send().await?;
+    Ok(())
+}
