@@ -14,6 +14,7 @@ mod region_loss_run;
 mod region_pair;
 mod report;
 mod steady_calls;
+mod update_stand_in;
 
 use ringback::platform::clock;
 use std::time::Duration;

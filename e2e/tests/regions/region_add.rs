@@ -1,22 +1,19 @@
-//! `ringback region add` on the local stack: the first region forgets its second one, and gets it again. CloudFormation's update, the
-//! secrets and the checks are real. The local CloudFormation makes no replica, so the tests make it.
+//! `ringback region add` on the local stack in two regions. The secrets, the tables and the checks are real, and so is CloudFormation
+//! except for the update of the first stack: the local CloudFormation replaces a table that gets a replica, so a stand-in answers
+//! `UpdateStack`, and shows the parameter in `DescribeStacks`.
 
 use std::collections::BTreeSet;
-use std::panic::{AssertUnwindSafe, resume_unwind};
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use aws_sdk_cloudformation::types::{Capability, Parameter};
-use futures::FutureExt;
 use ringback_e2e::fixture::{Fixture, SOON};
 use ringback_e2e::ringback_command::{Outcome, Ringback};
 use ringback_local::cloud::region::{FALLBACK, PRIMARY, Region};
 use ringback_local::cloud::replica;
 use ringback_local::settings::STACK_NAME;
 use serde_json::{Value, json};
-use tokio::time::sleep;
 
 use crate::region_pair::two_regions;
+use crate::update_stand_in::UpdateStandIn;
 
 const SAMCONFIG: &str = include_str!("../../../samconfig.toml");
 /// A region of the second local AWS in which nothing is deployed.
@@ -33,21 +30,15 @@ async fn a_running_stack_gets_a_second_region_in_steps_that_can_be_repeated() ->
         primary.app(extension).await?;
     }
     loss.wait_until_replicated(SOON).await?;
-    let outcome = async {
-        set_other_region(&primary, "").await?;
-        from_the_beginning(&primary).await?;
-        set_other_region(&primary, "").await?;
-        with_a_deployed_stack(&primary, &fallback).await
-    };
-    // The other tests need the second region, also if an assertion fails.
-    let outcome = AssertUnwindSafe(outcome).catch_unwind().await;
-    set_other_region(&primary, FALLBACK.name).await?;
-    outcome.unwrap_or_else(|panic| resume_unwind(panic))
+    let stand_in = UpdateStandIn::start(&primary.stack).await?;
+    from_the_beginning(&primary, &stand_in).await?;
+    stand_in.set("");
+    with_a_deployed_stack(&primary, &fallback, &stand_in).await
 }
 
 /// Nothing is in the second region yet.
-async fn from_the_beginning(primary: &Fixture) -> Result<()> {
-    let mut stack = primary.stack.clone();
+async fn from_the_beginning(primary: &Fixture, stand_in: &UpdateStandIn) -> Result<()> {
+    let mut stack = stand_in.stack.clone();
     let there = stack.fallback.as_mut().context("two regions")?;
     EMPTY.name.clone_into(&mut there.aws.region);
     let ringback = Ringback::with(Some(&stack))?;
@@ -74,7 +65,7 @@ async fn from_the_beginning(primary: &Fixture) -> Result<()> {
         "{dry:?}"
     );
     assert_eq!(
-        other_region(primary).await?.0,
+        stand_in.other_region(),
         "",
         "a dry run has updated the stack"
     );
@@ -82,9 +73,9 @@ async fn from_the_beginning(primary: &Fixture) -> Result<()> {
 
     // The update of the stack is made, and then there is no replica: as if the command had stopped half way.
     ringback.run(&add).await?.fails(3, "run the command again");
-    assert_eq!(other_region(primary).await?.0, EMPTY.name);
+    assert_eq!(stand_in.other_region(), EMPTY.name);
     assert_eq!(file()?, SAMCONFIG);
-    let elsewhere = Ringback::with(Some(&primary.stack))?;
+    let elsewhere = Ringback::with(Some(&stand_in.stack))?;
     elsewhere.file("samconfig.toml", SAMCONFIG)?;
     let second = elsewhere.run(&["region", "add", FALLBACK.name]).await?;
     second.fails(1, "has a second region already, ap-southeast-2");
@@ -101,7 +92,7 @@ async fn from_the_beginning(primary: &Fixture) -> Result<()> {
     let text = file()?;
     for expected in [
         "stack_name = \"ringback-local\"\n",
-        "region = \"ap-southeast-2\" # Singapore\n",
+        "region = \"ap-southeast-2\"\n",
         "    \"OtherRegion=ap-south-1\",\n",
         &format!("    \"ExistingTableName={table}\",\n    \"ExistingTableStreamLabel={label}\",\n"),
         // What the running stack has, and the template's default is not.
@@ -125,8 +116,12 @@ async fn from_the_beginning(primary: &Fixture) -> Result<()> {
 }
 
 /// `sam deploy` has run.
-async fn with_a_deployed_stack(primary: &Fixture, fallback: &Fixture) -> Result<()> {
-    let ringback = Ringback::with(Some(&primary.stack))?;
+async fn with_a_deployed_stack(
+    primary: &Fixture,
+    fallback: &Fixture,
+    stand_in: &UpdateStandIn,
+) -> Result<()> {
+    let ringback = Ringback::with(Some(&stand_in.stack))?;
     ringback.file("samconfig.toml", SAMCONFIG)?;
     let add = async |more: &[&str]| {
         let arguments = [&["region", "add", FALLBACK.name, "--json"], more].concat();
@@ -152,7 +147,7 @@ async fn with_a_deployed_stack(primary: &Fixture, fallback: &Fixture) -> Result<
         "left as they are: exotel. If the value in ap-south-1 is right",
     );
     says_no_secret(&refused, [&signing, &exotel]);
-    assert_eq!(other_region(primary).await?.0, FALLBACK.name);
+    assert_eq!(stand_in.other_region(), FALLBACK.name);
     assert_eq!(secret(fallback, "signing").await?, signing);
     assert_eq!(secret(fallback, "exotel").await?["account_sid"], "hush-set");
 
@@ -196,59 +191,6 @@ fn says_no_secret(outcome: &Outcome, secrets: [&Value; 2]) {
             assert!(!printed.contains(value), "{value} is in {printed}");
         }
     }
-}
-
-/// The parameter of the stack, and the names of all others.
-async fn other_region(fixture: &Fixture) -> Result<(String, Vec<String>)> {
-    let client = aws_sdk_cloudformation::Client::new(&fixture.aws);
-    let described = client
-        .describe_stacks()
-        .stack_name(STACK_NAME)
-        .send()
-        .await?;
-    let stack = described.stacks().first().context("a stack")?;
-    let is_other = |one: &&Parameter| one.parameter_key() == Some("OtherRegion");
-    let value = stack.parameters().iter().find(is_other);
-    let value = value
-        .and_then(Parameter::parameter_value)
-        .unwrap_or_default();
-    let others = stack.parameters().iter().filter(|one| !is_other(one));
-    let others = others.filter_map(|one| one.parameter_key().map(str::to_owned));
-    let status = stack.stack_status().map(|status| status.as_str());
-    let is_settled = status.is_some_and(|status| !status.ends_with("_IN_PROGRESS"));
-    Ok((
-        if is_settled { value } else { "in progress" }.to_owned(),
-        others.collect(),
-    ))
-}
-
-/// Changes the parameter, unless the stack has this value.
-async fn set_other_region(fixture: &Fixture, value: &str) -> Result<()> {
-    let (before, others) = other_region(fixture).await?;
-    if before == value {
-        return Ok(());
-    }
-    let parameter = |name: &str| Parameter::builder().parameter_key(name);
-    let others = others
-        .iter()
-        .map(|name| parameter(name).use_previous_value(true).build());
-    let own = parameter("OtherRegion").parameter_value(value).build();
-    aws_sdk_cloudformation::Client::new(&fixture.aws)
-        .update_stack()
-        .stack_name(STACK_NAME)
-        .use_previous_template(true)
-        .set_parameters(Some(others.chain([own]).collect()))
-        .capabilities(Capability::CapabilityIam)
-        .capabilities(Capability::CapabilityAutoExpand)
-        .send()
-        .await?;
-    for _ in 0..120 {
-        if other_region(fixture).await?.0 == value {
-            return Ok(());
-        }
-        sleep(Duration::from_millis(500)).await;
-    }
-    anyhow::bail!("the stack did not take OtherRegion={value}")
 }
 
 async fn secret(fixture: &Fixture, name: &str) -> Result<Value> {
