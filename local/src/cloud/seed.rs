@@ -30,10 +30,10 @@ pub async fn aws_config(region: Region) -> SdkConfig {
         .await
 }
 
-/// Writes the secrets of a region.
-pub async fn secrets(region: Region, outputs: &Outputs, credentials: &Credentials) -> Result<()> {
-    let config = aws_config(region).await;
-    let secrets = [
+/// The values of the secrets, by the outputs with their ARNs.
+#[must_use]
+pub fn secret_values(credentials: &Credentials) -> [(&'static str, Value); 7] {
+    [
         ("AppSecretArn", credentials.app_secret()),
         ("WebhookSecretArn", credentials.webhook_secret()),
         ("HookSecretArn", credentials.hook_secret()),
@@ -41,9 +41,14 @@ pub async fn secrets(region: Region, outputs: &Outputs, credentials: &Credential
         ("AsteriskSecretArn", credentials.asterisk_secret()),
         ("SigningSecretArn", credentials.signing_secret()),
         ("FcmSecretArn", credentials.fcm_secret()),
-    ];
-    for (output, value) in secrets {
-        write_secret(&config, outputs.require(output)?, &value).await?;
+    ]
+}
+
+/// Writes the secrets of a region.
+pub async fn secrets(region: Region, outputs: &Outputs, values: &[(&str, Value)]) -> Result<()> {
+    let config = aws_config(region).await;
+    for (output, value) in values {
+        write_secret(&config, outputs.require(output)?, value).await?;
     }
     Ok(())
 }

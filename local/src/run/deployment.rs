@@ -40,8 +40,10 @@ impl DeployedRegions {
         credentials: &Credentials,
         with_extra_phones: bool,
     ) -> Result<()> {
+        // Both regions need equal values.
+        let values = seed::secret_values(credentials);
         for deployed in self.all() {
-            seed::secrets(deployed.region, &deployed.outputs, credentials).await?;
+            seed::secrets(deployed.region, &deployed.outputs, &values).await?;
         }
         let first = &self.first;
         seed::numbers(first.region, &first.outputs, with_extra_phones).await
