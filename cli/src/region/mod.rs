@@ -209,8 +209,8 @@ fn check_name(here: &str, other: &str) -> Result<()> {
     let is_number = |part: &&str| part.len() <= 2 && part.parse::<u8>().is_ok();
     let is_name = match parts.as_slice() {
         [area, words @ .., number] => {
-            let words_are_words = !words.is_empty() && words.iter().all(|it| is_word(&it));
-            area.len() == 2 && is_word(&area) && words_are_words && is_number(&number)
+            let words_are_words = !words.is_empty() && words.iter().all(is_word);
+            area.len() == 2 && is_word(area) && words_are_words && is_number(number)
         }
         _ => false,
     };
