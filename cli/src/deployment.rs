@@ -85,6 +85,21 @@ impl Target {
         self.stack.as_deref().unwrap_or(default)
     }
 
+    /// The arguments with which another command is for the same deployment.
+    pub(crate) fn arguments(&self) -> Vec<String> {
+        let local = self.local.then(|| "--local".to_owned());
+        let named = [
+            ("--stack", &self.stack),
+            ("--region", &self.region),
+            ("--profile", &self.profile),
+        ];
+        let named = named.into_iter().filter_map(|(name, value)| {
+            let value = value.as_ref()?;
+            Some(format!("{name} {value}"))
+        });
+        local.into_iter().chain(named).collect()
+    }
+
     /// Finds the deployment.
     pub(crate) async fn find(&self) -> Result<Deployment> {
         let place = self.place(None).await?;

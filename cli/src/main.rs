@@ -133,7 +133,7 @@ struct Login {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let output = Output::new(arguments.json);
+    let output = Output::new(arguments.json, arguments.target.arguments().leak());
     match run(arguments, output).await {
         Ok(code) => code,
         Err(failure) => {

@@ -10,19 +10,21 @@ use crate::failure::{Failure, Result};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Output {
     json: bool,
+    /// The arguments that name the deployment.
+    target: &'static [String],
 }
 
 impl Output {
-    /// `json`: the user has passed `--json`.
-    pub(crate) const fn new(json: bool) -> Self {
-        Self { json }
+    /// `json`: the user has passed `--json`. `target`: see [`Target::arguments`](crate::deployment::Target::arguments).
+    pub(crate) const fn new(json: bool, target: &'static [String]) -> Self {
+        Self { json, target }
     }
 
     /// Prints a result: the JSON document with `--json`, otherwise the text.
     pub(crate) fn print(self, document: &Value, text: &str) -> Result<()> {
         match self.json {
-            true => write_line(&document.to_string()),
-            false => write_line(text),
+            true => write_line(&self.aim_all(document).to_string()),
+            false => write_line(&self.aim(text)),
         }
     }
 
@@ -46,19 +48,56 @@ impl Output {
 
     /// Prints a remark for people.
     pub(crate) fn note(self, text: &str) {
-        eprintln!("{text}");
+        eprintln!("{}", self.aim(text));
     }
 
     /// Prints why the command failed.
     pub(crate) fn fail(self, failure: &Failure) {
+        let text = self.aim(&failure.to_string());
         if self.json {
-            let mut error = json!({ "error": failure.to_string(), "exit_code": failure.number() });
+            let mut error = json!({ "error": text, "exit_code": failure.number() });
             if let Some(step) = failure.step() {
                 error["step"] = step.into();
             }
             eprintln!("{error}");
         } else {
-            eprintln!("error: {failure}");
+            eprintln!("error: {text}");
+        }
+    }
+
+    /// Adds the target to each command of Ringback in a text (`` `ringback … ` ``). A reader pastes such a command, and it must not change
+    /// another deployment.
+    fn aim(self, text: &str) -> String {
+        let aimed = text.split('`').enumerate().map(|(index, part)| {
+            let command = part
+                .split_once("ringback ")
+                .filter(|(before, _)| index > 0 && (before.is_empty() || before.ends_with("| ")));
+            let Some((before, rest)) = command else {
+                return part.to_owned();
+            };
+            // A command for another region names it itself.
+            let is_new = |argument: &&String| {
+                let name = argument.split(' ').next().unwrap_or_default();
+                !rest.contains(name)
+            };
+            let target = self.target.iter().filter(is_new);
+            let target: String = target.map(|argument| format!("{argument} ")).collect();
+            format!("{before}ringback {target}{rest}")
+        });
+        aimed.collect::<Vec<_>>().join("`")
+    }
+
+    /// The same for all texts of a document.
+    fn aim_all(self, document: &Value) -> Value {
+        match document {
+            Value::String(text) => self.aim(text).into(),
+            Value::Array(items) => items.iter().map(|item| self.aim_all(item)).collect(),
+            Value::Object(fields) => {
+                let fields = fields.iter();
+                let aimed = fields.map(|(name, value)| (name.clone(), self.aim_all(value)));
+                aimed.collect()
+            }
+            other => other.clone(),
         }
     }
 }
@@ -94,6 +133,34 @@ fn write_line(line: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_command_in_a_text_is_for_the_same_deployment() {
+        let target = ["--local", "--region ap-south-1"].map(str::to_owned);
+        let output = Output::new(true, Vec::from(target).leak());
+        for (text, expected) in [
+            (
+                "`ringback doctor` of ringback `x`",
+                "`ringback --local --region ap-south-1 doctor` of ringback `x`",
+            ),
+            (
+                "`echo 1 | ringback secret set fcm`",
+                "`echo 1 | ringback --local --region ap-south-1 secret set fcm`",
+            ),
+            (
+                "`ringback doctor --region ap-southeast-1`",
+                "`ringback --local doctor --region ap-southeast-1`",
+            ),
+        ] {
+            assert_eq!(output.aim(text), expected);
+            let document = output.aim_all(&json!({ "findings": [{ "fix": text }], "code": 1 }));
+            assert_eq!(
+                document,
+                json!({ "findings": [{ "fix": expected }], "code": 1 })
+            );
+            assert_eq!(Output::new(true, &[]).aim(text), text);
+        }
+    }
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {

@@ -20,7 +20,7 @@ pub(crate) async fn run(deployment: &Deployment, output: Output) -> Result<bool>
     if let Some(other) = deployment.parameter("OtherRegion") {
         let here = deployment.region();
         output.note(&format!(
-            "These are the parts in {here}. Check the others with --region {other}."
+            "These are the parts in {here}. Check the others with `ringback doctor --region {other}`."
         ));
     }
     let document = json!({ "findings": documents(&findings) });

@@ -253,11 +253,14 @@ async fn a_failure_has_a_sentence_on_stderr_and_its_exit_code() -> Result<()> {
     let expired = hs256(&expired, secrets.get("app", "jwt_secret")?)?;
     let expired = ["--json", "route", "list", "--token", &expired];
     let expired = ringback.run(&expired).await?;
-    expired.fails(1, "ringback token");
+    expired.fails(1, "ringback --local token");
     let error: Value = serde_json::from_str(&expired.stderr)?;
     assert_eq!(error["exit_code"], 1);
     let tail = ["call", "tail", "--token", "e30.e30.e30"];
-    ringback.run(&tail).await?.fails(1, "ringback token");
+    ringback
+        .run(&tail)
+        .await?
+        .fails(1, "ringback --local token");
 
     let mut away = fixture.stack.clone();
     away.http_url = "http://127.0.0.1:9".to_owned();
