@@ -8,7 +8,7 @@ pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
   0  done
   1  refused: the deployment does not accept the token, the number or the value, or another admin has changed the entry;
-     or a test has failed, or doctor, region add or pbx check has found a fault
+     or a test has failed, or doctor, secret set, region add or pbx check has found a fault
   2  wrong use: an argument, a file or the input is not valid; nothing was changed
   3  not reachable: there is no such stack, no login at AWS, or no answer";
 

@@ -166,8 +166,7 @@ async fn run(arguments: Arguments, output: Output) -> Result<ExitCode> {
         command: RegionCommand::Add(add),
     } = arguments.command
     {
-        let is_healthy = region::add(&arguments.target, add, output).await?;
-        return Ok(ExitCode::from(u8::from(!is_healthy)));
+        return region::add(&arguments.target, add, output).await.map(code);
     }
     let deployment = arguments.target.find().await?;
     let done = match arguments.command {
@@ -190,17 +189,23 @@ async fn run(arguments: Arguments, output: Output) -> Result<ExitCode> {
         Command::Smoke { login, arguments } => {
             smoke::run(&deployment, login.token.as_ref(), arguments, output).await
         }
-        Command::Secret { command } => secret::run(&deployment, command, output).await,
+        Command::Secret { command } => {
+            return secret::run(&deployment, command, output).await.map(code);
+        }
         Command::Pbx {
             command: PbxCommand::Init(arguments),
         } => pbx::init(&deployment, arguments, output).await,
         Command::Doctor => {
-            let is_healthy = doctor::run(&deployment, output).await?;
-            return Ok(ExitCode::from(u8::from(!is_healthy)));
+            return doctor::run(&deployment, output).await.map(code);
         }
         Command::Completions { .. } | Command::Pbx { .. } | Command::Region { .. } => Ok(()),
     };
     done.map(|()| ExitCode::SUCCESS)
+}
+
+/// The exit code of a command that looks for faults.
+fn code(is_healthy: bool) -> ExitCode {
+    ExitCode::from(u8::from(!is_healthy))
 }
 
 impl Login {

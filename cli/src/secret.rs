@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use crate::deployment::Deployment;
+use crate::doctor;
 use crate::failure::{Failure, Result};
 use crate::output::Output;
 use crate::prompt;
@@ -23,7 +24,7 @@ const SHORTEST: usize = 32;
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum SecretCommand {
-    /// Set fields of a secret; the other fields stay as they are
+    /// Set fields of a secret, and try the value; the other fields stay as they are. Exit code 1: the value is set, and not accepted
     #[command(after_help = SET_HELP)]
     Set(SetArguments),
     /// Replace a secret that Ringback generates; the old value stays accepted until --finish
@@ -34,6 +35,8 @@ pub(crate) enum SecretCommand {
 const SET_HELP: &str = "\
 With FIELD, the value is read from stdin, or typed without echo. Without FIELD, stdin has a JSON object with the fields to set, and
 a field that is null is removed; in a terminal, each field is asked for. A field whose value is not typed stays.
+
+Then the function doctor tries the values of exotel, asterisk and fcm. You need lambda:InvokeFunction on STACK-doctor for it.
 
 Fields:
   app       jwt_secret, jwt_secret_previous
@@ -209,6 +212,23 @@ impl SecretName {
         }
     }
 
+    /// Whether the fault says that the other side refuses this secret, or that it could not be asked. Nobody can be asked about a secret that
+    /// Ringback generates: the old value may stay accepted for a minute.
+    const fn concerns(self, fault: Fault) -> bool {
+        match self {
+            Self::Exotel => matches!(fault, Fault::ExotelRefused | Fault::ExotelUnreachable),
+            Self::Asterisk => matches!(
+                fault,
+                Fault::AriPassword
+                    | Fault::AriCertificate
+                    | Fault::AriRefused
+                    | Fault::AriUnreachable
+            ),
+            Self::Fcm => matches!(fault, Fault::FcmRefused | Fault::FcmUnreachable),
+            Self::App | Self::Webhook | Self::Hook | Self::Signing => false,
+        }
+    }
+
     /// When the functions use a changed value.
     const fn takes_effect(self) -> &'static str {
         match self {
@@ -288,6 +308,27 @@ impl SecretName {
         }
     }
 
+    /// Lets the function `doctor` try the value, which is set already.
+    async fn try_value(self, deployment: &Deployment, output: Output) -> Vec<Finding> {
+        if self.generated().is_some() {
+            return vec![];
+        }
+        match doctor::ask_function(deployment).await {
+            Ok(examination) => {
+                let findings = examination.findings.into_iter();
+                findings
+                    .filter(|finding| self.concerns(finding.fault))
+                    .collect()
+            }
+            Err(failure) => {
+                output.note(&format!(
+                    "The value is set, and was not tried: {failure} `ringback doctor` tries it later."
+                ));
+                vec![]
+            }
+        }
+    }
+
     fn no_such_field(self, field: &str) -> Failure {
         let known = self.fields().join(", ");
         Failure::wrong_use(match self {
@@ -297,19 +338,22 @@ impl SecretName {
     }
 }
 
-/// Runs `ringback secret`.
+/// Runs `ringback secret`, and returns whether no fault of the value was found.
 pub(crate) async fn run(
     deployment: &Deployment,
     command: SecretCommand,
     output: Output,
-) -> Result<()> {
+) -> Result<bool> {
     match command {
         SecretCommand::Set(arguments) => set(deployment, &arguments, output).await,
-        SecretCommand::Rotate(arguments) => rotate(deployment, &arguments, output).await,
+        SecretCommand::Rotate(arguments) => {
+            let rotated = rotate(deployment, &arguments, output).await;
+            rotated.map(|()| true)
+        }
     }
 }
 
-async fn set(deployment: &Deployment, arguments: &SetArguments, output: Output) -> Result<()> {
+async fn set(deployment: &Deployment, arguments: &SetArguments, output: Output) -> Result<bool> {
     let name = arguments.name;
     let given = match &arguments.field {
         Some(field) if !name.fields().contains(&field.as_str()) => {
@@ -338,18 +382,25 @@ async fn set(deployment: &Deployment, arguments: &SetArguments, output: Output) 
         )
         .collect();
     let secret = format!("{}/{}", deployment.name, name.name());
-    let document = json!({ "secret": secret, "changed": changed });
-    if changed.is_empty() {
-        return output.print(&document, &format!("{secret} has these values already."));
+    let mut document = json!({ "secret": secret, "changed": changed });
+    let mut text = format!("{secret} has these values already.");
+    if !changed.is_empty() {
+        deployment
+            .put_secret(name.output(), &Value::Object(after.clone()))
+            .await?;
+        text = format!("{secret}: {} changed.", changed.join(", "));
     }
-    deployment
-        .put_secret(name.output(), &Value::Object(after.clone()))
-        .await?;
-    let text = format!("{secret}: {} changed.", changed.join(", "));
+    let findings = name.try_value(deployment, output).await;
+    if !findings.is_empty() {
+        document["findings"] = doctor::documents(&findings).into();
+        text = format!("{text}\n\n{}", doctor::text(&findings));
+    }
     output.print(&document, &text)?;
-    output.note(name.takes_effect());
-    note_other_region(deployment, name, output);
-    Ok(())
+    if !changed.is_empty() {
+        output.note(name.takes_effect());
+        note_other_region(deployment, name, output);
+    }
+    Ok(findings.is_empty())
 }
 
 /// Merges fields as a JSON merge patch does: null removes a field.

@@ -64,7 +64,7 @@ async fn check_secrets(deployment: &Deployment) -> Result<Vec<Finding>> {
 }
 
 /// What only a function can see.
-async fn ask_function(deployment: &Deployment) -> Result<Examination> {
+pub(crate) async fn ask_function(deployment: &Deployment) -> Result<Examination> {
     let answer = lambda::invoke(deployment, "doctor", &json!({})).await?;
     serde_json::from_value(answer).map_err(|_| {
         Failure::not_reachable("The function doctor is of another version: run `sam deploy`.")

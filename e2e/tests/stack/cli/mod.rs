@@ -230,6 +230,36 @@ async fn a_secret_is_read_from_stdin_merged_checked_and_rotated() -> Result<()> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_secret_that_the_other_side_refuses_is_set_and_reported() -> Result<()> {
+    let fixture = Fixture::open().await?;
+    let ringback = Ringback::with(Some(&fixture.stack))?;
+    let secrets = aws_sdk_secretsmanager::Client::new(&fixture.aws);
+    let id = "ringback-local/asterisk";
+    let before = secrets.get_secret_value().secret_id(id).send().await?;
+    let before = before.secret_string.context("no value")?;
+    let set = ["secret", "set", "asterisk", "ari_password"];
+    let wrong = ringback.run_with_stdin(&set, "wrong").await;
+    let after = secrets.get_secret_value().secret_id(id).send().await;
+    let set = ["--json", "secret", "set", "asterisk"];
+    let restored = ringback.run_with_stdin(&set, &before).await;
+    let wrong = wrong?;
+    assert_eq!(wrong.code, 1, "{wrong:?}");
+    for part in [
+        "asterisk: ari_password changed.",
+        "ari_password  pbx1\n",
+        "`ringback --local secret set asterisk`",
+    ] {
+        assert!(wrong.stdout.contains(part), "{wrong:?}");
+    }
+    let after = after?.secret_string.context("no value")?;
+    ensure!(after.contains(r#""ari_password":"wrong""#), "it is not set");
+    let restored = restored?.document()?;
+    assert_eq!(restored["changed"], json!(["ari_password"]));
+    assert_eq!(restored["findings"], Value::Null);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_failure_has_a_sentence_on_stderr_and_its_exit_code() -> Result<()> {
     let fixture = Fixture::open().await?;
     let elsewhere = Ringback::with(None)?;
