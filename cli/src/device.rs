@@ -54,12 +54,22 @@ pub(crate) async fn run(
     }
 }
 
-async fn list(api: &Api, extension: &str, output: Output) -> Result<()> {
+/// The devices of an extension, as the admin API lists them.
+pub(crate) async fn devices(api: &Api, extension: &str) -> Result<Vec<Value>> {
     let path = format!("/api/admin/devices/{}", encoded(extension));
-    let answer = api.read(&path).await?;
-    let document = json!({ "devices": answer["devices"] });
-    let devices = document["devices"].as_array().into_iter().flatten();
-    let rows: Vec<[String; 4]> = devices.map(row).collect();
+    let mut answer = api.read(&path).await?;
+    match answer["devices"].take() {
+        Value::Array(devices) => Ok(devices),
+        _ => Err(Failure::not_reachable(
+            "The answer of the deployment is not that of Ringback.",
+        )),
+    }
+}
+
+async fn list(api: &Api, extension: &str, output: Output) -> Result<()> {
+    let devices = devices(api, extension).await?;
+    let rows: Vec<[String; 4]> = devices.iter().map(row).collect();
+    let document = json!({ "devices": devices });
     if rows.is_empty() {
         output.note("The extension has no device.");
     }

@@ -5,6 +5,7 @@ use ringback::store::directories::Directory;
 
 use crate::api::Api;
 use crate::apply;
+use crate::device;
 use crate::directory::{list, remove, set};
 use crate::failure::Result;
 use crate::output::Output;
@@ -64,10 +65,23 @@ pub(crate) async fn run_route(
     match command {
         RouteCommand::List => list(api, numbers, ["NUMBER", "EXTENSION"], output).await,
         RouteCommand::Set { number, extension } => {
-            set(api, numbers, &number, &extension, output).await
+            set(api, numbers, &number, &extension, output).await?;
+            note_missing_device(api, &extension, output).await;
+            Ok(())
         }
         RouteCommand::Remove { number } => remove(api, numbers, &number, output).await,
         RouteCommand::Apply(arguments) => apply::run(api, &arguments, country, output).await,
+    }
+}
+
+/// The route is written already, so a failure of this look is none of the command.
+async fn note_missing_device(api: &Api, extension: &str, output: Output) {
+    if let Ok(devices) = device::devices(api, extension).await
+        && devices.is_empty()
+    {
+        output.note(&format!(
+            "{extension} has no device: nothing rings until an app registers."
+        ));
     }
 }
 

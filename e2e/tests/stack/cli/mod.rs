@@ -63,6 +63,15 @@ async fn routes_and_telephones_are_listed_set_and_removed() -> Result<()> {
             .await?;
         assert_eq!(set.succeeds(), printed);
     }
+    let silent = ["route", "set", &national, "no-device"];
+    let silent = ringback.run(&silent).await?;
+    silent.succeeds();
+    let warning = "no-device has no device: nothing rings until an app registers.\n";
+    assert_eq!(silent.stderr, warning);
+    let app = fixture.app("1002").await?;
+    let rings = ["route", "set", &national, &app.extension];
+    let rings = ringback.run(&rings).await?;
+    assert_eq!((rings.succeeds().is_empty(), &*rings.stderr), (false, ""));
     let listed = ringback.run(&["route", "list"]).await?;
     let line = listed
         .succeeds()
