@@ -103,7 +103,7 @@ faults! {
         => "Correct the DNS record of HttpDomainName, or the proxy at PublicHttpUrl. `curl {}/health` shows who answers";
     WebSocketUnreachable, "websocket_unreachable",
         "Apps cannot connect to the WebSocket API."
-        => "Correct the DNS record of WebSocketDomainName. Exit code 0 of `ringback call tail --json | head -1` shows that it works";
+        => "Correct the DNS record of WebSocketDomainName. `ringback call tail` prints `connected` when it works";
     Concurrency, "concurrency",
         "Fewer than 100 functions can run at the same time beside those with reserved concurrency, so AWS refuses requests."
         => "`aws service-quotas request-service-quota-increase --service-code lambda --quota-code L-B99A9384 --desired-value 1000`, or `sam deploy` with a lower CallPathConcurrency";
