@@ -27,14 +27,14 @@ pub(crate) struct Target {
     /// The name of the stack, as `sam deploy` has it [default: ringback, with --local ringback-local]
     #[arg(long, global = true, value_name = "NAME", env = "RINGBACK_STACK")]
     stack: Option<String>,
-    /// The AWS region of the stack; the default is that of the profile or of AWS_REGION
+    /// The AWS region of the stack; the default is that of the profile or of AWS_REGION, with --local the first one
     #[arg(long, global = true)]
     region: Option<String>,
     /// The profile of the AWS configuration; the default is AWS_PROFILE
     #[arg(long, global = true)]
     profile: Option<String>,
     /// Use the local stack of this checkout, which `make up` starts
-    #[arg(long, global = true, conflicts_with_all = ["region", "profile"])]
+    #[arg(long, global = true, conflicts_with = "profile")]
     local: bool,
 }
 
@@ -130,8 +130,9 @@ impl Target {
 
     /// A region, by default that of the deployment.
     async fn place(&self, region: Option<&str>) -> Result<Place> {
+        let region = region.or(self.region.as_deref());
         if !self.local {
-            let aws = self.aws_config(region.or(self.region.as_deref())).await?;
+            let aws = self.aws_config(region).await?;
             return Ok(Place { aws, local: None });
         }
         let first = running_stack(Path::new("."))?;

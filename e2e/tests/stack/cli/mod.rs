@@ -281,6 +281,9 @@ async fn a_failure_has_a_sentence_on_stderr_and_its_exit_code() -> Result<()> {
     let unknown = ["--stack", "unknown", "route", "list"];
     let unknown = ringback.run(&unknown).await?;
     unknown.fails(3, "There is no stack unknown in ap-south-1: deploy it with");
+    let elsewhere = ["--region", "eu-west-1", "route", "list"];
+    let elsewhere = ringback.run(&elsewhere).await?;
+    elsewhere.fails(2, "The local stack has no region eu-west-1");
     ringback
         .run(&["route", "lists"])
         .await?
